@@ -1,0 +1,198 @@
+//! The trait that application code is written against.
+
+use crate::entry::Loaded;
+use crate::error::{AnyError, LoadError};
+use std::any::Any;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// The loader of [`Cache::get_or_load_erased`]: any loader, behind one type.
+pub type ErasedLoader<'a, K, V> = dyn FnMut(&K) -> Result<Loaded<V>, Arc<AnyError>> + 'a;
+
+/// A cache for blocking callers, whatever holds its values.
+///
+/// Write application code against `impl Cache<K, V>` or `Arc<dyn Cache<K, V>>`, and the backend
+/// can change without it: [`LocalCache`](crate::LocalCache) today, and in a test a double of
+/// one's own:
+///
+/// ```
+/// use hotset::{AnyError, Cache, ErasedLoader, LoadError};
+/// use std::{collections::HashMap, sync::{Arc, Mutex}, time::Duration};
+///
+/// /// Remembers everything, for ever, and loads under a lock: enough for a test.
+/// #[derive(Default)]
+/// struct Double(Mutex<HashMap<u32, String>>);
+///
+/// impl Cache<u32, String> for Double {
+///     fn get(&self, key: &u32) -> Option<String> {
+///         self.0.lock().unwrap().get(key).cloned()
+///     }
+///     fn insert(&self, key: u32, value: String) {
+///         self.0.lock().unwrap().insert(key, value);
+///     }
+///     fn insert_with_ttl(&self, key: u32, value: String, _: Duration) {
+///         self.insert(key, value);
+///     }
+///     fn remove(&self, key: &u32) -> Option<String> {
+///         self.0.lock().unwrap().remove(key)
+///     }
+///     fn clear(&self) {
+///         self.0.lock().unwrap().clear();
+///     }
+///     fn get_or_load_erased(
+///         &self,
+///         key: &u32,
+///         load: &mut ErasedLoader<'_, u32, String>,
+///     ) -> Result<String, LoadError<AnyError>> {
+///         if let Some(value) = self.get(key) {
+///             return Ok(value);
+///         }
+///         let value = load(key).map_err(LoadError::Failed)?.into_value();
+///         self.insert(*key, value.clone());
+///         Ok(value)
+///     }
+/// }
+///
+/// fn greet(names: &impl Cache<u32, String>) -> String {
+///     let name = names.get_or_load(&1, |_| Ok::<_, std::io::Error>("Ada".to_string()));
+///     format!("hello {}", name.unwrap())
+/// }
+///
+/// assert_eq!(greet(&Double::default()), "hello Ada");
+/// assert_eq!(greet(&hotset::LocalCache::new(10)), "hello Ada");
+/// let shared: Arc<dyn Cache<u32, String>> = Arc::new(Double::default());
+/// assert_eq!(greet(&shared), "hello Ada");
+/// ```
+pub trait Cache<K, V>: Send + Sync {
+    /// The value of a key, if a live one is held.
+    fn get(&self, key: &K) -> Option<V>;
+
+    /// Stores a value for as long as the cache's own settings say.
+    fn insert(&self, key: K, value: V);
+
+    /// Stores a value for `ttl`.
+    fn insert_with_ttl(&self, key: K, value: V, ttl: Duration);
+
+    /// Takes a key out and returns its value, if a live one was held. A load of the key that is
+    /// under way does not store its result.
+    fn remove(&self, key: &K) -> Option<V>;
+
+    /// Takes everything out. Loads that are under way do not store their results.
+    fn clear(&self);
+
+    /// [`get_or_load`](Self::get_or_load) for an object: implement this one, call the other.
+    ///
+    /// An implementation calls `load` at most once.
+    ///
+    /// # Errors
+    ///
+    /// As `get_or_load`; a `Failed` holds what some caller's `load` returned, unchanged.
+    fn get_or_load_erased(
+        &self,
+        key: &K,
+        load: &mut ErasedLoader<'_, K, V>,
+    ) -> Result<V, LoadError<AnyError>>;
+
+    /// The value of a key; if none is held, what `load` returns, which is then stored.
+    ///
+    /// # Errors
+    ///
+    /// What the load failed with, or why it could not be awaited: see [`LoadError`].
+    ///
+    /// # Blocking
+    ///
+    /// While `load` runs here, or in another caller for the same key.
+    fn get_or_load<L, E>(
+        &self,
+        key: &K,
+        load: impl FnOnce(&K) -> Result<L, E>,
+    ) -> Result<V, LoadError<E>>
+    where
+        L: Into<Loaded<V>>,
+        E: Any + Send + Sync,
+        Self: Sized,
+    {
+        with_erased(load, |erased| self.get_or_load_erased(key, erased))
+    }
+}
+
+impl<K, V> dyn Cache<K, V> + '_ {
+    /// See [`Cache::get_or_load`], which an object offers here.
+    ///
+    /// # Errors
+    ///
+    /// What the load failed with, or why it could not be awaited: see [`LoadError`].
+    pub fn get_or_load<L, E>(
+        &self,
+        key: &K,
+        load: impl FnOnce(&K) -> Result<L, E>,
+    ) -> Result<V, LoadError<E>>
+    where
+        L: Into<Loaded<V>>,
+        E: Any + Send + Sync,
+    {
+        with_erased(load, |erased| self.get_or_load_erased(key, erased))
+    }
+}
+
+impl<K, V, C: Cache<K, V> + ?Sized> Cache<K, V> for Arc<C> {
+    fn get(&self, key: &K) -> Option<V> {
+        (**self).get(key)
+    }
+
+    fn insert(&self, key: K, value: V) {
+        (**self).insert(key, value);
+    }
+
+    fn insert_with_ttl(&self, key: K, value: V, ttl: Duration) {
+        (**self).insert_with_ttl(key, value, ttl);
+    }
+
+    fn remove(&self, key: &K) -> Option<V> {
+        (**self).remove(key)
+    }
+
+    fn clear(&self) {
+        (**self).clear();
+    }
+
+    fn get_or_load_erased(
+        &self,
+        key: &K,
+        load: &mut ErasedLoader<'_, K, V>,
+    ) -> Result<V, LoadError<AnyError>> {
+        (**self).get_or_load_erased(key, load)
+    }
+}
+
+/// Runs `call` with `load` behind one type, and gives its result the type of `load` again.
+///
+/// Callers of one key may have loaders with different error types. One who waited for a load that
+/// failed with a foreign type cannot return that error, and still has a loader: it calls again.
+pub(crate) fn with_erased<K, V, L, E>(
+    load: impl FnOnce(&K) -> Result<L, E>,
+    mut call: impl FnMut(&mut ErasedLoader<'_, K, V>) -> Result<V, LoadError<AnyError>>,
+) -> Result<V, LoadError<E>>
+where
+    L: Into<Loaded<V>>,
+    E: Any + Send + Sync,
+{
+    let mut load = Some(load);
+    loop {
+        let result = call(&mut |key| {
+            let load = load.take().expect("a cache calls a loader at most once");
+            match load(key) {
+                Ok(loaded) => Ok(loaded.into()),
+                Err(error) => Err(Arc::new(error)),
+            }
+        });
+        match result.map_err(LoadError::downcast::<E>) {
+            Ok(value) => return Ok(value),
+            Err(Ok(error)) => return Err(error),
+            Err(Err(_)) => assert!(
+                load.is_some(),
+                "get_or_load_erased returned an error that is not its loader's"
+            ),
+        }
+    }
+}

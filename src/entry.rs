@@ -1,0 +1,67 @@
+//! A loaded value and what its entry shall be.
+
+use std::time::Duration;
+
+/// A value with settings of its own, for a loader or [`LocalCache::insert`] to hand in.
+///
+/// Wherever a loader may return a `Loaded<V>` it may also return a plain `V`, which takes the
+/// cache's settings.
+///
+/// ```
+/// use hotset::{Loaded, LocalCache};
+/// use std::time::Duration;
+///
+/// let sessions: LocalCache<u64, String> = LocalCache::new(1_000);
+/// let session = sessions.get_or_load(&7, |_| {
+///     Ok::<_, std::io::Error>(Loaded::new("alice".to_string()).ttl(Duration::from_secs(30)))
+/// })?;
+/// assert_eq!(session, "alice");
+/// assert!(sessions.remaining_ttl(&7).unwrap() <= Duration::from_secs(30));
+/// # Ok::<(), hotset::LoadError<std::io::Error>>(())
+/// ```
+///
+/// [`LocalCache::insert`]: crate::LocalCache::insert
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Loaded<V> {
+    pub(crate) value: V,
+    pub(crate) ttl: Option<Duration>,
+    pub(crate) weight: Option<u64>,
+}
+
+impl<V> Loaded<V> {
+    /// The value, with the cache's own settings.
+    pub const fn new(value: V) -> Self {
+        Self {
+            value,
+            ttl: None,
+            weight: None,
+        }
+    }
+
+    /// How long the entry lives, in place of the cache's `time_to_live`. `Duration::MAX` is for
+    /// ever; zero stores nothing, and the value still reaches the callers of the load.
+    #[must_use]
+    pub const fn ttl(mut self, ttl: Duration) -> Self {
+        self.ttl = Some(ttl);
+        self
+    }
+
+    /// What the entry weighs, in place of what the cache's `weigher` says; at least 1 is counted.
+    /// A cache that is bounded by a number of entries ignores it.
+    #[must_use]
+    pub const fn weight(mut self, weight: u64) -> Self {
+        self.weight = Some(weight);
+        self
+    }
+
+    /// The value alone.
+    pub fn into_value(self) -> V {
+        self.value
+    }
+}
+
+impl<V> From<V> for Loaded<V> {
+    fn from(value: V) -> Self {
+        Self::new(value)
+    }
+}

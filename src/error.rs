@@ -1,0 +1,140 @@
+//! What can go wrong, and what to do about it.
+
+use std::any::Any;
+use std::error::Error;
+use std::fmt;
+use std::sync::Arc;
+
+/// A setting of a [`Builder`](crate::Builder) that cannot be, with what to change.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum BuildError {
+    /// Neither `capacity`, nor `max_weight`, nor `unbounded` was called.
+    NoBound,
+    /// More than one of `capacity`, `max_weight` and `unbounded` was called.
+    SeveralBounds,
+    /// `max_weight` without a `weigher`.
+    NoWeigher,
+    /// A `weigher` without a `max_weight`.
+    WeigherWithoutBound,
+    /// `shards(0)`, or more than [`Builder::MAX_SHARDS`](crate::Builder::MAX_SHARDS).
+    Shards(usize),
+    /// A duration of zero; the name of the setting.
+    ZeroDuration(&'static str),
+}
+
+impl fmt::Display for BuildError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoBound => f.write_str(
+                "the cache has no bound: call capacity(entries), or max_weight(weight) with a \
+                 weigher, or unbounded() if it shall grow without limit",
+            ),
+            Self::SeveralBounds => f.write_str(
+                "the cache has more than one bound: keep one of capacity, max_weight and unbounded",
+            ),
+            Self::NoWeigher => f.write_str(
+                "max_weight needs to know what an entry weighs: add weigher(|key, value| ..), or \
+                 use capacity(entries) to count each as one",
+            ),
+            Self::WeigherWithoutBound => f.write_str(
+                "a weigher has no effect without max_weight: add max_weight(weight) in place of \
+                 the other bound, or leave out the weigher",
+            ),
+            Self::Shards(0) => {
+                f.write_str("shards is 0: use 1 or more, or leave it out for a default")
+            }
+            Self::Shards(n) => write!(
+                f,
+                "shards is {n}: use at most {}, or leave it out for a default",
+                crate::local::MAX_SHARDS
+            ),
+            Self::ZeroDuration(setting) => write!(
+                f,
+                "{setting} is zero, which nothing can meet: use a longer duration, or leave it out"
+            ),
+        }
+    }
+}
+
+impl Error for BuildError {}
+
+/// An error of any type, as callers of one load share it.
+pub type AnyError = dyn Any + Send + Sync;
+
+/// Why [`get_or_load`](crate::LocalCache::get_or_load) has no value.
+///
+/// Clones share the loader's error.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum LoadError<E: ?Sized> {
+    /// The loader failed. All callers who waited for this load get the same error.
+    Failed(Arc<E>),
+    /// Another caller's load took longer than this cache's `wait_timeout`. It goes on.
+    WaitTimeout,
+    /// The loader asked the cache for the key that it was loading, on the same thread, which
+    /// would wait for itself.
+    Recursive,
+}
+
+impl<E: ?Sized> LoadError<E> {
+    /// The loader's error, if it was the loader that failed.
+    pub fn failed(&self) -> Option<&Arc<E>> {
+        match self {
+            Self::Failed(error) => Some(error),
+            _ => None,
+        }
+    }
+}
+
+impl LoadError<AnyError> {
+    /// The same with the loader's error as an `E`.
+    ///
+    /// # Errors
+    ///
+    /// `self`, unchanged, if the loader's error is of another type.
+    pub fn downcast<E: Any + Send + Sync>(self) -> Result<LoadError<E>, Self> {
+        match self {
+            Self::Failed(error) => error
+                .downcast::<E>()
+                .map(LoadError::Failed)
+                .map_err(Self::Failed),
+            Self::WaitTimeout => Ok(LoadError::WaitTimeout),
+            Self::Recursive => Ok(LoadError::Recursive),
+        }
+    }
+}
+
+impl<E: ?Sized> Clone for LoadError<E> {
+    fn clone(&self) -> Self {
+        match self {
+            Self::Failed(error) => Self::Failed(Arc::clone(error)),
+            Self::WaitTimeout => Self::WaitTimeout,
+            Self::Recursive => Self::Recursive,
+        }
+    }
+}
+
+impl<E: ?Sized + fmt::Display> fmt::Display for LoadError<E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Failed(error) => write!(f, "the loader failed: {error}"),
+            Self::WaitTimeout => {
+                f.write_str("another caller's load of this key took longer than the wait timeout")
+            }
+            Self::Recursive => f.write_str(
+                "the loader asked for the key that it is loading itself: load another key, or \
+                 read with get",
+            ),
+        }
+    }
+}
+
+impl<E: Error + 'static> Error for LoadError<E> {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match self {
+            Self::Failed(error) => Some(&**error),
+            _ => None,
+        }
+    }
+}

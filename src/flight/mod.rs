@@ -1,0 +1,551 @@
+//! Single flight: of all callers who want one key, one loads and the others wait for it.
+//!
+//! After Go's `singleflight`, with what production adds: a leader that fails to land (a panic, a
+//! dropped future) hands over to exactly one waiter; one that loads for longer than its lease is
+//! superseded by exactly one waiter; and a write to the key *revokes* the flight, as invalidations
+//! kill memcached's leases (Nishtala et al., "Scaling Memcache at Facebook", NSDI 2013): its
+//! callers get its value, but it is not stored, and callers to come start a new flight.
+//!
+//! [`State`] is the state machine: pure, without a lock, a clock or a wake-up of its own.
+//! [`Flight`] puts it under a lock; [`Flights`] finds the flight of a key. Waiting is by [`Waker`],
+//! so threads ([`blocking`]) and tasks wait in one queue.
+//!
+//! # Why a load that began before a write never stores
+//!
+//! The cache's side of the bargain, in this order:
+//!
+//! - a leader registers here, *then* looks the key up under the shard's lock, then loads, then
+//!   asks [`Leader::may_store`] and stores under one exclusive hold of the shard's lock;
+//! - a writer calls [`Flights::revoke`] and writes under one exclusive hold of the shard's lock.
+//!
+//! If the leader's look-up came first, the shard's lock makes its registration visible to the
+//! writer, who revokes it. If the write came first, the load began after it. This is also why
+//! `revoke` may trust a relaxed count of what is registered.
+//!
+//! Locks are taken in this order: shard, table, state. None is held while user code runs, but for
+//! `Eq` and `Hash` of keys under the table's.
+
+pub(crate) mod blocking;
+
+use crate::error::AnyError;
+use equivalent::Equivalent;
+use hashbrown::HashTable;
+use parking_lot::Mutex;
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
+use std::task::Waker;
+use std::thread::{self, ThreadId};
+use std::time::{Duration, Instant};
+
+/// What a load came to, for those who waited for it.
+pub(crate) enum Outcome<V> {
+    Value(V),
+    Failed(Arc<AnyError>),
+}
+
+/// Who loads, and who waits.
+struct State {
+    phase: Phase,
+    /// Counts the leaders; a leader whose generation is not this has been superseded.
+    generation: u32,
+    waiters: Waiters,
+    next_ticket: u64,
+}
+
+/// In order of arrival, by ticket. One that was not polled yet, or was woken, has no waker.
+type Waiters = VecDeque<(u64, Option<Waker>)>;
+
+/// Called without a lock: waking is an executor's code.
+fn wake(waiters: Waiters) {
+    for waker in waiters.into_iter().filter_map(|(_, waker)| waker) {
+        waker.wake();
+    }
+}
+
+enum Phase {
+    /// Someone loads, and may be superseded from `lease_end` on (`None`: never).
+    Led {
+        by: ThreadId,
+        lease_end: Option<Instant>,
+    },
+    /// The leader is gone; the next who asks leads.
+    Vacant,
+    /// The outcome is there, or the waiters have to start anew.
+    Over,
+}
+
+/// Who asks, and the terms on which it would lead.
+#[derive(Clone, Copy)]
+pub(crate) struct Candidate {
+    thread: ThreadId,
+    now: Instant,
+    lease: Duration,
+}
+
+impl Candidate {
+    /// The current thread, now.
+    pub(crate) fn new(lease: Duration) -> Self {
+        Self {
+            thread: thread::current().id(),
+            now: Instant::now(),
+            lease,
+        }
+    }
+}
+
+/// The state machine's answer to a newcomer.
+enum Admission {
+    Lead { generation: u32 },
+    Wait { ticket: u64 },
+    Recursive,
+}
+
+/// The state machine's answer to a waiter.
+enum Turn {
+    Over,
+    Lead { generation: u32 },
+    Wait { lease_end: Option<Instant> },
+}
+
+impl State {
+    /// The first leader is on its way.
+    fn led(candidate: Candidate) -> Self {
+        let mut state = Self {
+            phase: Phase::Vacant,
+            generation: 0,
+            waiters: Waiters::new(),
+            next_ticket: 0,
+        };
+        state.lead(candidate);
+        state
+    }
+
+    fn lead(&mut self, candidate: Candidate) -> u32 {
+        self.generation += 1;
+        self.phase = Phase::Led {
+            by: candidate.thread,
+            lease_end: candidate.now.checked_add(candidate.lease),
+        };
+        self.generation
+    }
+
+    fn admit(&mut self, candidate: Candidate) -> Admission {
+        match self.phase {
+            Phase::Vacant => Admission::Lead {
+                generation: self.lead(candidate),
+            },
+            Phase::Led { by, .. } if by == candidate.thread => Admission::Recursive,
+            Phase::Led { .. } | Phase::Over => {
+                let ticket = self.next_ticket;
+                self.next_ticket += 1;
+                self.waiters.push_back((ticket, None));
+                Admission::Wait { ticket }
+            }
+        }
+    }
+
+    /// A waiter asks for its turn. One that must wait leaves `waker`; others leave the queue.
+    fn poll(&mut self, ticket: u64, candidate: Candidate, waker: &Waker) -> Turn {
+        match self.phase {
+            Phase::Over => {
+                self.forget(ticket);
+                Turn::Over
+            }
+            Phase::Led { lease_end, .. } if lease_end.is_none_or(|end| candidate.now < end) => {
+                if let Ok(place) = self.find(ticket) {
+                    match &mut self.waiters[place].1 {
+                        Some(old) => old.clone_from(waker),
+                        none => *none = Some(waker.clone()),
+                    }
+                }
+                Turn::Wait { lease_end }
+            }
+            Phase::Led { .. } | Phase::Vacant => {
+                self.forget(ticket);
+                Turn::Lead {
+                    generation: self.lead(candidate),
+                }
+            }
+        }
+    }
+
+    fn find(&self, ticket: u64) -> Result<usize, usize> {
+        self.waiters
+            .binary_search_by_key(&ticket, |(other, _)| *other)
+    }
+
+    fn forget(&mut self, ticket: u64) {
+        if let Ok(place) = self.find(ticket) {
+            self.waiters.remove(place);
+        }
+    }
+
+    fn is_led(&self, generation: u32) -> bool {
+        matches!(self.phase, Phase::Led { .. }) && self.generation == generation
+    }
+
+    /// The leader has its result and is about to land: from now on it cannot be superseded.
+    /// `false` if it was.
+    fn prepare_landing(&mut self, generation: u32) -> bool {
+        let led = self.is_led(generation);
+        if let (true, Phase::Led { lease_end, .. }) = (led, &mut self.phase) {
+            *lease_end = None;
+        }
+        led
+    }
+
+    /// The leader is gone. Whom to wake: the first waiter, who then leads.
+    fn abandon(&mut self, generation: u32) -> Option<Waker> {
+        if !self.is_led(generation) {
+            return None;
+        }
+        self.phase = Phase::Vacant;
+        self.wake_first()
+    }
+
+    /// A waiter goes away. If it may have been the one who was woken to lead, the next one is.
+    fn leave(&mut self, ticket: u64) -> Option<Waker> {
+        self.forget(ticket);
+        match self.phase {
+            Phase::Vacant => self.wake_first(),
+            _ => None,
+        }
+    }
+
+    fn wake_first(&mut self) -> Option<Waker> {
+        self.waiters.iter_mut().find_map(|(_, waker)| waker.take())
+    }
+
+    /// Whom to wake: all.
+    fn end(&mut self) -> Waiters {
+        self.phase = Phase::Over;
+        std::mem::take(&mut self.waiters)
+    }
+}
+
+/// In `Flight::stored`: no generation may store any more.
+const REVOKED: u32 = u32::MAX;
+
+/// One key's load under way.
+struct Flight<K, V> {
+    hash: u64,
+    key: K,
+    /// Others may wait for it. An [`exclusive`](Flights::register_exclusive) one is not for them.
+    joinable: bool,
+    /// The newest generation that has stored, or [`REVOKED`]. Compared and raised under the
+    /// shard's exclusive lock when storing, so relaxed.
+    stored: AtomicU32,
+    state: Mutex<State>,
+    /// Set before the phase is `Over`, unless waiters have to start anew.
+    outcome: OnceLock<Outcome<V>>,
+}
+
+impl<K, V> Flight<K, V> {
+    fn is_revoked(&self) -> bool {
+        self.stored.load(Relaxed) == REVOKED
+    }
+}
+
+/// The flights over one shard.
+pub(crate) struct Flights<K, V> {
+    /// The length of `table`, so that writes see without a lock that there is nothing to revoke.
+    registered: AtomicUsize,
+    /// A flight is here until it lands, is revoked, or has neither leader nor waiter; so the table
+    /// never drops the last reference, and with it a key, under its lock.
+    table: Mutex<HashTable<Arc<Flight<K, V>>>>,
+}
+
+/// How a caller comes aboard.
+pub(crate) enum Boarding<'a, K, V> {
+    Lead(Leader<'a, K, V>),
+    Wait(Waiter<'a, K, V>),
+    /// This very thread leads the flight.
+    Recursive,
+}
+
+impl<K: Eq, V> Flights<K, V> {
+    pub(crate) fn new() -> Self {
+        Self {
+            registered: AtomicUsize::new(0),
+            table: Mutex::new(HashTable::new()),
+        }
+    }
+
+    /// Joins the key's flight, or starts one.
+    pub(crate) fn board(&self, hash: u64, key: &K, candidate: Candidate) -> Boarding<'_, K, V>
+    where
+        K: Clone,
+    {
+        if let Some(boarding) = self.join(&self.table.lock(), hash, key, candidate) {
+            return boarding;
+        }
+        let flight = self.launch(hash, key.clone(), true, candidate);
+        let mut table = self.table.lock();
+        // Somebody else may have been quicker.
+        if let Some(boarding) = self.join(&table, hash, key, candidate) {
+            drop(table);
+            return boarding;
+        }
+        Boarding::Lead(self.register(&mut table, flight))
+    }
+
+    /// A flight nobody joins: for a read, a decision and a write that shall be one. It may store
+    /// unless the key was written to since. Several for one key exclude each other that way.
+    pub(crate) fn register_exclusive(
+        &self,
+        hash: u64,
+        key: K,
+        candidate: Candidate,
+    ) -> Leader<'_, K, V> {
+        let flight = self.launch(hash, key, false, candidate);
+        self.register(&mut self.table.lock(), flight)
+    }
+
+    fn launch(&self, hash: u64, key: K, joinable: bool, by: Candidate) -> Arc<Flight<K, V>> {
+        Arc::new(Flight {
+            hash,
+            key,
+            joinable,
+            stored: AtomicU32::new(0),
+            state: Mutex::new(State::led(by)),
+            outcome: OnceLock::new(),
+        })
+    }
+
+    fn register(
+        &self,
+        table: &mut HashTable<Arc<Flight<K, V>>>,
+        flight: Arc<Flight<K, V>>,
+    ) -> Leader<'_, K, V> {
+        table.insert_unique(flight.hash, Arc::clone(&flight), |other| other.hash);
+        self.registered.store(table.len(), Relaxed);
+        Leader {
+            flights: self,
+            flight,
+            generation: 1,
+        }
+    }
+
+    fn join(
+        &self,
+        table: &HashTable<Arc<Flight<K, V>>>,
+        hash: u64,
+        key: &K,
+        candidate: Candidate,
+    ) -> Option<Boarding<'_, K, V>> {
+        let is_it =
+            |other: &Arc<Flight<K, V>>| other.joinable && other.hash == hash && other.key == *key;
+        let flight = Arc::clone(table.find(hash, is_it)?);
+        let admission = flight.state.lock().admit(candidate);
+        Some(match admission {
+            Admission::Lead { generation } => Boarding::Lead(Leader {
+                flights: self,
+                flight,
+                generation,
+            }),
+            Admission::Wait { ticket } => Boarding::Wait(Waiter {
+                flights: self,
+                flight,
+                ticket: Some(ticket),
+            }),
+            Admission::Recursive => Boarding::Recursive,
+        })
+    }
+
+    /// The key is being written to: no flight for it may store, but for `except`'s. Called under
+    /// the shard's exclusive lock, before the write.
+    pub(crate) fn revoke<Q>(&self, hash: u64, key: &Q, except: Option<&Leader<'_, K, V>>)
+    where
+        Q: Equivalent<K> + ?Sized,
+    {
+        if self.registered.load(Relaxed) == 0 {
+            return;
+        }
+        let spared = |other: &Arc<Flight<K, V>>| {
+            except.is_some_and(|leader| Arc::ptr_eq(&leader.flight, other))
+        };
+        let mut table = self.table.lock();
+        while let Ok(found) = table.find_entry(hash, |other| {
+            other.hash == hash && !spared(other) && key.equivalent(&other.key)
+        }) {
+            let (flight, _) = found.remove();
+            flight.stored.store(REVOKED, Relaxed);
+        }
+        self.registered.store(table.len(), Relaxed);
+    }
+
+    /// As [`revoke`](Self::revoke), for every key.
+    pub(crate) fn revoke_all(&self) {
+        let mut table = self.table.lock();
+        for flight in table.drain() {
+            flight.stored.store(REVOKED, Relaxed);
+        }
+        self.registered.store(0, Relaxed);
+    }
+}
+
+impl<K, V> Flights<K, V> {
+    /// Takes a flight out of the table, if it is there still. No superseded leader of it may store
+    /// after this: a write could not find the flight to revoke it.
+    fn close(&self, table: &mut HashTable<Arc<Flight<K, V>>>, flight: &Arc<Flight<K, V>>) {
+        flight.stored.store(REVOKED, Relaxed);
+        if let Ok(found) = table.find_entry(flight.hash, |other| Arc::ptr_eq(other, flight)) {
+            found.remove();
+            self.registered.store(table.len(), Relaxed);
+        }
+    }
+
+    /// Runs a step that may leave a flight without a leader, and wakes whom the step names. Where
+    /// no waiter can lead, for there is none or the flight is revoked, that is its end; waiters
+    /// then start anew, in a flight that others find.
+    fn step_away(
+        &self,
+        flight: &Arc<Flight<K, V>>,
+        step: impl FnOnce(&mut State) -> Option<Waker>,
+    ) {
+        let mut table = self.table.lock();
+        let mut state = flight.state.lock();
+        let mut woken = Waiters::new();
+        if let Some(waker) = step(&mut state) {
+            woken.push_back((0, Some(waker)));
+        }
+        let vacant = matches!(state.phase, Phase::Vacant);
+        if vacant && (state.waiters.is_empty() || flight.is_revoked()) {
+            self.close(&mut table, flight);
+            woken.append(&mut state.end());
+        }
+        drop(state);
+        drop(table);
+        wake(woken);
+    }
+
+    /// For tests: how many flights are registered.
+    pub(crate) fn len(&self) -> usize {
+        let table = self.table.lock();
+        assert_eq!(table.len(), self.registered.load(Relaxed));
+        table.len()
+    }
+}
+
+/// The one who loads. Dropped without landing, it hands over to a waiter.
+pub(crate) struct Leader<'a, K, V> {
+    flights: &'a Flights<K, V>,
+    flight: Arc<Flight<K, V>>,
+    generation: u32,
+}
+
+impl<K, V> Leader<'_, K, V> {
+    /// May what this leader has loaded be stored? Not if the key was written to since, nor if a
+    /// later leader of this flight has stored. Called under the shard's exclusive lock, and if it
+    /// says yes, the value is stored under the same hold.
+    pub(crate) fn may_store(&self) -> bool {
+        self.flight.stored.fetch_max(self.generation, Relaxed) <= self.generation
+    }
+
+    /// Ends the flight with what `outcome` gives, which is asked only if someone waits. A leader
+    /// that was superseded ends nothing.
+    ///
+    /// # Panics
+    ///
+    /// If `outcome` does; the waiters then start anew.
+    pub(crate) fn land(self, outcome: impl FnOnce() -> Outcome<V>) {
+        if !self.flight.state.lock().prepare_landing(self.generation) {
+            return;
+        }
+        self.flights
+            .close(&mut self.flights.table.lock(), &self.flight);
+        // Nobody can join any more.
+        if !self.flight.state.lock().waiters.is_empty() {
+            let outcome = outcome();
+            // Empty until now: one leader gets past `prepare_landing`.
+            let _ = self.flight.outcome.set(outcome);
+        }
+        let waiters = self.flight.state.lock().end();
+        wake(waiters);
+    }
+}
+
+impl<K, V> Drop for Leader<'_, K, V> {
+    fn drop(&mut self) {
+        if self.flight.state.lock().is_led(self.generation) {
+            self.flights
+                .step_away(&self.flight, |state| state.abandon(self.generation));
+        }
+    }
+}
+
+/// One who waits for a leader. Dropped before it is told that the wait is over, it leaves.
+pub(crate) struct Waiter<'a, K, V> {
+    flights: &'a Flights<K, V>,
+    flight: Arc<Flight<K, V>>,
+    /// `None` once it is told.
+    ticket: Option<u64>,
+}
+
+/// What a waiter is told.
+pub(crate) enum Step<'a, K, V> {
+    /// It has what the leader has.
+    Landed(Landed<K, V>),
+    /// It is the leader now.
+    Lead(Leader<'a, K, V>),
+    /// The flight is no more; it boards anew.
+    BoardAgain,
+}
+
+/// A waiter is told nothing yet: it asks again when woken, and at `lease_end`.
+pub(crate) struct NotYet {
+    pub(crate) lease_end: Option<Instant>,
+}
+
+impl<'a, K, V> Waiter<'a, K, V> {
+    /// Asks for its turn; after an answer other than `NotYet` it is asked no more.
+    pub(crate) fn poll(
+        &mut self,
+        candidate: Candidate,
+        waker: &Waker,
+    ) -> Result<Step<'a, K, V>, NotYet> {
+        let Some(ticket) = self.ticket else {
+            return Ok(Step::BoardAgain);
+        };
+        let turn = self.flight.state.lock().poll(ticket, candidate, waker);
+        if let Turn::Wait { lease_end } = turn {
+            return Err(NotYet { lease_end });
+        }
+        self.ticket = None;
+        if let Turn::Lead { generation } = turn {
+            let leader = Leader {
+                flights: self.flights,
+                flight: Arc::clone(&self.flight),
+                generation,
+            };
+            // Nobody leads what cannot be stored: dropping the leader ends the flight for all who
+            // wait in it.
+            if !self.flight.is_revoked() {
+                return Ok(Step::Lead(leader));
+            }
+        } else if self.flight.outcome.get().is_some() {
+            return Ok(Step::Landed(Landed(Arc::clone(&self.flight))));
+        }
+        Ok(Step::BoardAgain)
+    }
+}
+
+impl<K, V> Drop for Waiter<'_, K, V> {
+    fn drop(&mut self) {
+        if let Some(ticket) = self.ticket {
+            self.flights
+                .step_away(&self.flight, |state| state.leave(ticket));
+        }
+    }
+}
+
+/// A flight that has landed.
+pub(crate) struct Landed<K, V>(Arc<Flight<K, V>>);
+
+impl<K, V> Landed<K, V> {
+    pub(crate) fn outcome(&self) -> &Outcome<V> {
+        let outcome = self.0.outcome.get();
+        outcome.expect("made only once the outcome is there")
+    }
+}

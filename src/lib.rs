@@ -1,0 +1,23 @@
+#![doc = include_str!("../README.md")]
+
+mod thread_slot;
+
+mod clock;
+mod error;
+mod stats;
+
+mod entry;
+
+mod cache;
+
+mod flight;
+
+mod local;
+
+pub use cache::{Cache, ErasedLoader};
+pub use clock::{Clock, ManualClock, SystemClock};
+pub use entry::Loaded;
+pub use equivalent::Equivalent;
+pub use error::{AnyError, BuildError, LoadError};
+pub use local::{Builder, DefaultHasher, Iter, LocalCache, RemovalCause};
+pub use stats::{LoadTimes, Stats};

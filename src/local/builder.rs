@@ -1,0 +1,226 @@
+//! How a cache is set up.
+
+use crate::clock::{Clock, NEVER, Nanos, TimeSource, saturating_nanos};
+use crate::error::BuildError;
+use crate::local::removal::{Listener, RemovalCause};
+use crate::local::{DefaultHasher, LocalCache, MAX_SHARDS};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Tells what an entry weighs.
+pub(crate) type Weigher<K, V> = dyn Fn(&K, &V) -> u64 + Send + Sync;
+
+/// How long a loader has before a waiter may take over, unless set.
+const DEFAULT_LEASE: Duration = Duration::from_secs(10);
+
+/// Sets up a [`LocalCache`]; from [`LocalCache::builder`].
+///
+/// One bound is needed: [`capacity`](Self::capacity), [`max_weight`](Self::max_weight) or
+/// [`unbounded`](Self::unbounded). All else has a default.
+#[must_use = "a builder does nothing until build is called"]
+pub struct Builder<K, V, S = DefaultHasher> {
+    pub(crate) capacity: Option<usize>,
+    pub(crate) max_weight: Option<u64>,
+    pub(crate) unbounded: bool,
+    pub(crate) shards: Option<usize>,
+    pub(crate) hasher: S,
+    pub(crate) settings: Settings<K, V>,
+}
+
+/// What a cache goes on needing once it is built.
+pub(crate) struct Settings<K, V> {
+    pub(crate) name: Option<String>,
+    pub(crate) time_to_live: Option<Duration>,
+    pub(crate) time_to_idle: Option<Duration>,
+    pub(crate) clock: TimeSource,
+    pub(crate) lease: Duration,
+    pub(crate) wait_timeout: Option<Duration>,
+    pub(crate) weigher: Option<Box<Weigher<K, V>>>,
+    pub(crate) listener: Option<Box<Listener<K, V>>>,
+}
+
+impl<K, V> Settings<K, V> {
+    /// The deadline of an entry stored now with this time to live, or the cache's own.
+    pub(crate) fn deadline(&self, now: Nanos, ttl: Option<Duration>) -> Nanos {
+        ttl.or(self.time_to_live)
+            .map_or(NEVER, |ttl| now.saturating_add(saturating_nanos(ttl)))
+    }
+
+    /// What an entry weighs: at least 1, so that a bound on weight bounds entries too.
+    pub(crate) fn weigh(&self, key: &K, value: &V, own: Option<u64>) -> u64 {
+        let Some(weigher) = &self.weigher else {
+            return 1;
+        };
+        own.unwrap_or_else(|| weigher(key, value)).max(1)
+    }
+}
+
+impl<K, V> Builder<K, V> {
+    /// The most shards that [`shards`](Self::shards) takes.
+    pub const MAX_SHARDS: usize = MAX_SHARDS;
+
+    pub(crate) fn new() -> Self {
+        Self {
+            capacity: None,
+            max_weight: None,
+            unbounded: false,
+            shards: None,
+            hasher: DefaultHasher::default(),
+            settings: Settings {
+                name: None,
+                time_to_live: None,
+                time_to_idle: None,
+                clock: TimeSource::System,
+                lease: DEFAULT_LEASE,
+                wait_timeout: None,
+                weigher: None,
+                listener: None,
+            },
+        }
+    }
+}
+
+impl<K, V, S> Builder<K, V, S> {
+    /// Holds at most this many entries, exactly, over all shards. With 0 nothing is held, and
+    /// [`get_or_load`](LocalCache::get_or_load) still makes one load of several at a time.
+    pub fn capacity(mut self, entries: usize) -> Self {
+        self.capacity = Some(entries);
+        self
+    }
+
+    /// Holds entries of at most this weight together, exactly, over all shards, in the unit of the
+    /// [`weigher`](Self::weigher).
+    pub fn max_weight(mut self, weight: u64) -> Self {
+        self.max_weight = Some(weight);
+        self
+    }
+
+    /// Tells what an entry weighs; at least 1 is counted. It is called once, when the entry is
+    /// stored, without a lock.
+    pub fn weigher(mut self, weigher: impl Fn(&K, &V) -> u64 + Send + Sync + 'static) -> Self {
+        self.settings.weigher = Some(Box::new(weigher));
+        self
+    }
+
+    /// Holds whatever is inserted until it expires or is removed.
+    pub fn unbounded(mut self) -> Self {
+        self.unbounded = true;
+        self
+    }
+
+    /// How long an entry lives after it was stored. Default: for ever.
+    pub fn time_to_live(mut self, ttl: Duration) -> Self {
+        self.settings.time_to_live = Some(ttl);
+        self
+    }
+
+    /// How long an entry lives after it was last stored or hit. Default: for ever. An entry with a
+    /// time to live as well goes at whichever comes first.
+    pub fn time_to_idle(mut self, idle: Duration) -> Self {
+        self.settings.time_to_idle = Some(idle);
+        self
+    }
+
+    /// How many parts the cache is split into, each with a lock of its own; rounded up to a power
+    /// of two. The default grows with the number of cores, and is less for small caches.
+    pub fn shards(mut self, shards: usize) -> Self {
+        self.shards = Some(shards);
+        self
+    }
+
+    /// What hashes keys. The default is ahash, seeded at random, which resists keys made to
+    /// collide.
+    pub fn hasher<T>(self, hasher: T) -> Builder<K, V, T> {
+        Builder {
+            capacity: self.capacity,
+            max_weight: self.max_weight,
+            unbounded: self.unbounded,
+            shards: self.shards,
+            hasher,
+            settings: self.settings,
+        }
+    }
+
+    /// What tells the time for expiry. Default: [`SystemClock`](crate::SystemClock).
+    pub fn clock(mut self, clock: impl Clock) -> Self {
+        self.settings.clock = TimeSource::Custom(Arc::new(clock));
+        self
+    }
+
+    /// How long a loader may take before one of those who wait for it loads as well. Default: 10
+    /// seconds. `Duration::MAX` is for ever.
+    pub fn lease(mut self, lease: Duration) -> Self {
+        self.settings.lease = lease;
+        self
+    }
+
+    /// How long a caller waits for another caller's load before it gets
+    /// [`WaitTimeout`](crate::LoadError::WaitTimeout). Default: as long as it takes.
+    pub fn wait_timeout(mut self, timeout: Duration) -> Self {
+        self.settings.wait_timeout = Some(timeout);
+        self
+    }
+
+    /// Is told of every entry that leaves, with the cause, by the thread that made it leave, after
+    /// the fact and without a lock. It may call the cache. Entries that are held when the cache is
+    /// dropped are not told of.
+    ///
+    /// Two threads that remove a key's successive values may tell of them in either order.
+    pub fn on_removal(
+        mut self,
+        listener: impl Fn(&K, &V, RemovalCause) + Send + Sync + 'static,
+    ) -> Self {
+        self.settings.listener = Some(Box::new(listener));
+        self
+    }
+
+    /// What the cache is called where it is shown.
+    pub fn name(mut self, name: impl Into<String>) -> Self {
+        self.settings.name = Some(name.into());
+        self
+    }
+
+    /// The cache.
+    ///
+    /// # Errors
+    ///
+    /// If the settings cannot be: the error says which, and what to change.
+    pub fn build(self) -> Result<LocalCache<K, V, S>, BuildError>
+    where
+        K: Eq,
+    {
+        self.validate()?;
+        Ok(LocalCache::from_builder(self))
+    }
+
+    fn validate(&self) -> Result<(), BuildError> {
+        let bounds = usize::from(self.capacity.is_some())
+            + usize::from(self.max_weight.is_some())
+            + usize::from(self.unbounded);
+        match bounds {
+            0 => return Err(BuildError::NoBound),
+            1 => {}
+            _ => return Err(BuildError::SeveralBounds),
+        }
+        match (self.max_weight, &self.settings.weigher) {
+            (Some(_), None) => return Err(BuildError::NoWeigher),
+            (None, Some(_)) => return Err(BuildError::WeigherWithoutBound),
+            _ => {}
+        }
+        if let Some(shards) = self.shards.filter(|n| *n == 0 || *n > MAX_SHARDS) {
+            return Err(BuildError::Shards(shards));
+        }
+        let durations = [
+            ("time_to_live", self.settings.time_to_live),
+            ("time_to_idle", self.settings.time_to_idle),
+            ("lease", Some(self.settings.lease)),
+            ("wait_timeout", self.settings.wait_timeout),
+        ];
+        for (setting, duration) in durations {
+            if duration.is_some_and(|duration| duration.is_zero()) {
+                return Err(BuildError::ZeroDuration(setting));
+            }
+        }
+        Ok(())
+    }
+}

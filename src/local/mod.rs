@@ -1,0 +1,443 @@
+//! The cache in this process.
+
+mod budget;
+mod builder;
+mod expiry;
+mod iter;
+mod load;
+mod policy;
+pub(crate) mod reader_lock;
+mod removal;
+mod shard;
+mod slab;
+mod write;
+
+pub use builder::Builder;
+pub use iter::Iter;
+pub use removal::RemovalCause;
+
+use crate::cache::{Cache, ErasedLoader};
+use crate::clock::NEVER;
+use crate::error::{AnyError, LoadError};
+use crate::flight::Flights;
+use crate::stats::{Count, Counters, Stats};
+use budget::Budget;
+use builder::Settings;
+use equivalent::Equivalent;
+use reader_lock::ReaderLock;
+use removal::{Removals, Removed};
+use shard::{Shard, SlotHash};
+use std::fmt;
+use std::hash::{BuildHasher, Hash};
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+/// The hasher of a cache that was given none: ahash, seeded at random.
+pub type DefaultHasher = ahash::RandomState;
+
+/// Shards are chosen by the top 16 bits of a hash.
+pub(crate) const MAX_SHARDS: usize = 1 << 16;
+
+/// A sharded cache in this process: LRU, with a time to live for each entry, bounded by entries or
+/// by weight.
+///
+/// A clone is another handle to the same cache, so share it by cloning.
+///
+/// A hit takes no exclusive lock and writes nothing that another core reads. Methods may be called
+/// from any thread, also from removal listeners, loaders and the `Drop` of keys and values: these
+/// run without a lock.
+///
+/// ```
+/// use hotset::LocalCache;
+/// use std::sync::Arc;
+///
+/// let profiles: LocalCache<u64, Arc<str>> = LocalCache::new(100_000);
+/// let fetch = |id: &u64| Ok::<Arc<str>, std::io::Error>(format!("profile {id}").into());
+///
+/// let profile = profiles.get_or_load(&7, fetch)?;
+/// assert_eq!(&*profile, "profile 7");
+/// assert!(profiles.contains_key(&7));
+/// # Ok::<(), hotset::LoadError<std::io::Error>>(())
+/// ```
+///
+/// # Panics
+///
+/// `Clone`, `Eq` and `Hash` of keys and values run inside the cache and must not call it. Where one
+/// of them writes to the shard that it is called from, the call panics; nothing deadlocks. A panic
+/// in any user code reaches the caller and leaves the cache valid.
+///
+/// # Blocking
+///
+/// A read waits for a write to its shard that is under way, a write for reads and writes of its
+/// shard; none of them for another shard, nor for a loader. Only
+/// [`get_or_load`](Self::get_or_load) waits for loaders.
+pub struct LocalCache<K, V, S = DefaultHasher> {
+    inner: Arc<Inner<K, V, S>>,
+}
+
+struct Inner<K, V, S> {
+    cells: Box<[Cell<K, V>]>,
+    /// How far the bits of a hash that choose a shard are shifted, but for one.
+    shard_shift: u32,
+    hasher: S,
+    settings: Settings<K, V>,
+    counters: Counters,
+    bound: Bound,
+    budget: Budget,
+}
+
+/// What the budget counts.
+#[derive(Clone, Copy, PartialEq)]
+enum Bound {
+    Entries,
+    Weight,
+    None,
+}
+
+/// A shard with what is concurrent about it, on cache lines of its own.
+#[repr(align(128))]
+struct Cell<K, V> {
+    shard: ReaderLock<Shard<K, V>>,
+    flights: Flights<K, V>,
+}
+
+/// Where a key belongs.
+struct Place<'a, K, V> {
+    cell: &'a Cell<K, V>,
+    index: usize,
+    hash: u64,
+}
+
+impl<K, V> Place<'_, K, V> {
+    /// The bits below those that choose the shard.
+    #[inline]
+    #[allow(clippy::cast_possible_truncation)]
+    fn slot_hash(&self) -> SlotHash {
+        SlotHash::new((self.hash >> 16) as u32)
+    }
+}
+
+impl<K, V, S> Clone for LocalCache<K, V, S> {
+    fn clone(&self) -> Self {
+        Self {
+            inner: Arc::clone(&self.inner),
+        }
+    }
+}
+
+impl<K: Eq + Hash, V> LocalCache<K, V> {
+    /// A cache of at most `capacity` entries that do not expire, unless they are stored with a
+    /// time to live of their own. [`builder`](Self::builder) sets up everything else.
+    #[must_use]
+    pub fn new(capacity: usize) -> Self {
+        Self::from_builder(Self::builder().capacity(capacity))
+    }
+}
+
+impl<K, V> LocalCache<K, V> {
+    /// Sets up a cache.
+    ///
+    /// ```
+    /// use hotset::{BuildError, LocalCache};
+    /// use std::time::Duration;
+    ///
+    /// let pages: LocalCache<String, Vec<u8>> = LocalCache::builder()
+    ///     .max_weight(64 << 20)
+    ///     .weigher(|url: &String, page: &Vec<u8>| (url.len() + page.len()) as u64)
+    ///     .time_to_live(Duration::from_secs(3_600))
+    ///     .build()?;
+    ///
+    /// let refused = LocalCache::<u32, u32>::builder().build();
+    /// assert_eq!(refused.unwrap_err(), BuildError::NoBound);
+    /// # Ok::<(), BuildError>(())
+    /// ```
+    pub fn builder() -> Builder<K, V> {
+        Builder::new()
+    }
+}
+
+/// How many shards a cache has that was not told: enough that writers seldom meet, but not so many
+/// that a small cache's LRU order falls to pieces.
+fn default_shards(capacity: Option<usize>) -> usize {
+    let cores = thread::available_parallelism().map_or(1, usize::from);
+    let by_cores = (cores * 4).next_power_of_two().min(MAX_SHARDS);
+    let by_size = capacity.map_or(by_cores, |capacity| capacity / 64);
+    by_cores.min((by_size / 2 + 1).next_power_of_two())
+}
+
+impl<K: Eq, V, S> LocalCache<K, V, S> {
+    fn from_builder(builder: Builder<K, V, S>) -> Self {
+        let (bound, limit) = match (builder.capacity, builder.max_weight) {
+            (Some(entries), _) => (Bound::Entries, entries as u64),
+            (None, Some(weight)) => (Bound::Weight, weight),
+            (None, None) => (Bound::None, u64::MAX),
+        };
+        let shards = builder.shards.map_or_else(
+            || default_shards(builder.capacity),
+            usize::next_power_of_two,
+        );
+        let idle = builder.settings.time_to_idle;
+        let idle = idle.map(crate::clock::saturating_nanos);
+        let cell = |_| Cell {
+            shard: ReaderLock::new(Shard::new(bound == Bound::Weight, idle)),
+            flights: Flights::new(),
+        };
+        let inner = Inner {
+            cells: (0..shards).map(cell).collect(),
+            shard_shift: u64::BITS - 1 - shards.ilog2(),
+            hasher: builder.hasher,
+            settings: builder.settings,
+            counters: Counters::new(),
+            bound,
+            budget: Budget::new(limit),
+        };
+        Self {
+            inner: Arc::new(inner),
+        }
+    }
+}
+
+impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
+    #[inline]
+    #[allow(clippy::cast_possible_truncation)]
+    fn place<Q: Hash + ?Sized>(&self, key: &Q) -> Place<'_, K, V> {
+        // Fibonacci hashing: a weak hasher of the user's may leave the high bits alone.
+        let hash = self.inner.hasher.hash_one(key);
+        let hash = hash.wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        // In two steps, since one shard would make it a shift by 64.
+        let index = ((hash >> 1) >> self.inner.shard_shift) as usize;
+        Place {
+            cell: &self.inner.cells[index],
+            index,
+            hash,
+        }
+    }
+
+    /// A clone of the value of a key, if a live one is held.
+    ///
+    /// `Clone` runs under the shard's shared lock: keep it cheap, with an `Arc` around what is not.
+    #[inline]
+    pub fn get<Q>(&self, key: &Q) -> Option<V>
+    where
+        Q: Hash + Equivalent<K> + ?Sized,
+        V: Clone,
+    {
+        self.get_with(key, V::clone)
+    }
+
+    /// What `read` returns of the value of a key, if a live one is held.
+    ///
+    /// `read` runs under the shard's shared lock, so it delays writers of the shard.
+    ///
+    /// # Panics
+    ///
+    /// If `read` writes to the same shard of this cache. It may read.
+    #[inline]
+    pub fn get_with<Q, R>(&self, key: &Q, read: impl FnOnce(&V) -> R) -> Option<R>
+    where
+        Q: Hash + Equivalent<K> + ?Sized,
+    {
+        self.hit(&self.place(key), key, read)
+    }
+
+    #[inline]
+    fn hit<Q, R>(&self, place: &Place<'_, K, V>, key: &Q, read: impl FnOnce(&V) -> R) -> Option<R>
+    where
+        Q: Hash + Equivalent<K> + ?Sized,
+    {
+        let found = place.cell.shard.read(|shard| {
+            let now = || self.inner.settings.clock.now();
+            shard.hit(place.slot_hash(), key, now).map(read)
+        });
+        let count = if found.is_some() {
+            Count::Hit
+        } else {
+            Count::Miss
+        };
+        self.inner.counters.add(count);
+        found
+    }
+
+    /// A live value as `read` sees it, without a trace in statistics and order.
+    fn peek<Q, R>(
+        &self,
+        place: &Place<'_, K, V>,
+        key: &Q,
+        read: impl FnOnce(&V, u64) -> R,
+    ) -> Option<R>
+    where
+        Q: Hash + Equivalent<K> + ?Sized,
+    {
+        place.cell.shard.read(|shard| {
+            let now = || self.inner.settings.clock.now();
+            let found = shard.peek(place.slot_hash(), key, now);
+            found.map(|(value, deadline)| read(value, deadline))
+        })
+    }
+
+    /// Is a live value of the key held? Counts as no lookup and no use.
+    pub fn contains_key<Q>(&self, key: &Q) -> bool
+    where
+        Q: Hash + Equivalent<K> + ?Sized,
+    {
+        self.peek(&self.place(key), key, |_, _| ()).is_some()
+    }
+
+    /// How long the entry of a key has to live, if a live one is held; `Duration::MAX` if it does
+    /// not expire. Counts as no lookup and no use.
+    pub fn remaining_ttl<Q>(&self, key: &Q) -> Option<Duration>
+    where
+        Q: Hash + Equivalent<K> + ?Sized,
+    {
+        let deadline = self.peek(&self.place(key), key, |_, deadline| deadline)?;
+        if deadline == NEVER {
+            return Some(Duration::MAX);
+        }
+        let left = deadline.checked_sub(self.inner.settings.clock.now())?;
+        (left > 0).then(|| Duration::from_nanos(left))
+    }
+
+    /// Clones of all live entries, the hottest first as the policy sees it.
+    ///
+    /// Each shard is read under its shared lock, one after the other, so the snapshot is of one
+    /// moment within a shard only.
+    #[must_use]
+    pub fn iter(&self) -> Iter<K, V>
+    where
+        K: Clone,
+        V: Clone,
+    {
+        let now = self.inner.settings.clock.now();
+        let shards = self.inner.cells.iter().map(|cell| {
+            cell.shard.read(|shard| {
+                let entries = shard.hottest_first(now);
+                entries
+                    .map(|(key, value)| (key.clone(), value.clone()))
+                    .collect()
+            })
+        });
+        Iter::merge(shards.collect())
+    }
+}
+
+impl<K, V, S> LocalCache<K, V, S> {
+    /// How many entries are held, expired ones that have not been taken out yet included. Never
+    /// above the capacity.
+    #[must_use]
+    #[allow(clippy::cast_possible_truncation)]
+    pub fn len(&self) -> usize {
+        match self.inner.bound {
+            Bound::Weight => self.stats().entries as usize,
+            Bound::Entries | Bound::None => self.inner.budget.used() as usize,
+        }
+    }
+
+    /// Is nothing held?
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.weight() == 0
+    }
+
+    /// What the held entries weigh together; without a weigher, each weighs 1. Never above the
+    /// budget.
+    #[must_use]
+    pub fn weight(&self) -> u64 {
+        self.inner.budget.used()
+    }
+
+    /// The budget: a number of entries, or a weight if there is a weigher. `None` if unbounded.
+    #[must_use]
+    pub fn capacity(&self) -> Option<u64> {
+        (self.inner.bound != Bound::None).then(|| self.inner.budget.limit())
+    }
+
+    /// What the cache is called, if it was named.
+    #[must_use]
+    pub fn name(&self) -> Option<&str> {
+        self.inner.settings.name.as_deref()
+    }
+
+    /// What the cache has done and holds.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        let mut stats = self.inner.counters.snapshot();
+        for cell in &self.inner.cells {
+            cell.shard.read(|shard| shard.add_to(&mut stats));
+        }
+        stats.weight = self.inner.budget.used();
+        stats
+    }
+
+    /// Checks what must hold while no call is under way, for tests.
+    ///
+    /// # Panics
+    ///
+    /// If something does not hold.
+    #[doc(hidden)]
+    pub fn validate(&self)
+    where
+        K: Eq,
+    {
+        let weight = self.inner.cells.iter().map(|cell| {
+            assert_eq!(cell.flights.len(), 0, "a flight was left behind");
+            cell.shard.read(Shard::validate)
+        });
+        assert_eq!(weight.sum::<u64>(), self.inner.budget.used());
+        assert!(self.inner.budget.used() <= self.inner.budget.limit());
+    }
+
+    /// Tells the listener of what has left, and drops all but the first. Without a lock.
+    fn finish(&self, removals: Removals<K, V>) -> Option<Removed<K, V>> {
+        removals.finish(self.inner.settings.listener.as_deref())
+    }
+}
+
+impl<K, V, S> fmt::Debug for LocalCache<K, V, S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LocalCache")
+            .field("name", &self.name())
+            .field("capacity", &self.capacity())
+            .field("len", &self.len())
+            .finish_non_exhaustive()
+    }
+}
+
+impl<K, V, S> Cache<K, V> for LocalCache<K, V, S>
+where
+    K: Eq + Hash + Clone + Send + Sync,
+    V: Clone + Send + Sync,
+    S: BuildHasher + Send + Sync,
+{
+    fn get(&self, key: &K) -> Option<V> {
+        self.get(key)
+    }
+
+    fn insert(&self, key: K, value: V) {
+        self.insert(key, value);
+    }
+
+    fn insert_with_ttl(&self, key: K, value: V, ttl: Duration) {
+        self.insert_with_ttl(key, value, ttl);
+    }
+
+    fn remove(&self, key: &K) -> Option<V> {
+        self.remove(key)
+    }
+
+    fn clear(&self) {
+        self.clear();
+    }
+
+    fn get_or_load_erased(
+        &self,
+        key: &K,
+        load: &mut ErasedLoader<'_, K, V>,
+    ) -> Result<V, LoadError<AnyError>> {
+        let place = self.place(key);
+        match self.hit(&place, key, V::clone) {
+            Some(value) => Ok(value),
+            None => self.load(&place, key, load),
+        }
+    }
+}

@@ -1,0 +1,601 @@
+//! A reader-writer lock for data that is read far more often than written.
+//!
+//! A reader writes to no memory that another reader reads: it announces itself in a slot of its
+//! own thread, one array for the whole process, by storing the lock's address there. A writer
+//! raises the lock's `writer` word and waits until no slot holds the lock's address. Kin: Linux's
+//! brlock, folly's `SharedMutex` with deferred readers, BRAVO (Dice and Kogan, USENIX ATC 2019).
+//!
+//! Entering is Dekker's handshake. The reader stores to its slot, then loads `writer`; the writer
+//! stores to `writer`, then loads the slots. All four are sequentially consistent, so at least one
+//! of the two sees the other: a reader that sees a writer takes its slot back and waits on an
+//! ordinary `RwLock` that the writer holds meanwhile; a writer that sees a reader waits.
+//!
+//! Readers with no slot, or whose slot announces another lock, use that `RwLock` throughout. A
+//! thread that reads what it is reading already just goes on, as it would otherwise wait for a
+//! writer who waits for it. A thread that asks to write what it is reading or writing would wait
+//! for itself, and panics; user code (`Clone`, `Eq`, a `get_with` closure) can come here so.
+//!
+//! This is the only file with `unsafe` code, and these are its invariants:
+//!
+//! - W: a `WriteGuard` exists only while its thread holds `fallback` for writing, `writer` is not
+//!   zero, and after every slot was seen without this lock's address since `writer` was raised.
+//! - R: the closure of `read` runs only while this thread's slot holds the lock's address and
+//!   `writer` was seen zero since it was put there, or while this thread holds `fallback` for
+//!   reading, or inside such a closure of the same thread and lock.
+#![allow(unsafe_code)]
+
+use primitives::{
+    AtomicUsize, RwLock, RwLockWriteGuard, UnsafeCell, announced, current, pause, slots, token,
+};
+use std::cell::RefCell;
+use std::marker::PhantomData;
+use std::ops::{Deref, DerefMut};
+use std::sync::atomic::Ordering::{Relaxed, Release, SeqCst};
+
+/// What a slot holds that announces no reader, and `writer` while nobody writes.
+const NOBODY: usize = 0;
+
+pub(crate) struct ReaderLock<T> {
+    /// The token of the thread that writes, or [`NOBODY`].
+    writer: AtomicUsize,
+    /// Held by the writer, and by readers who cannot announce themselves.
+    fallback: RwLock<()>,
+    data: UnsafeCell<T>,
+}
+
+// SAFETY: as for `std::sync::RwLock`: readers share `&T` (`T: Sync`) and a writer gets `&mut T` on
+// whichever thread it runs (`T: Send`); invariants W and R keep the two apart.
+unsafe impl<T: Send + Sync> Sync for ReaderLock<T> {}
+
+impl<T> ReaderLock<T> {
+    pub(crate) fn new(data: T) -> Self {
+        Self {
+            writer: AtomicUsize::new(NOBODY),
+            fallback: RwLock::new(()),
+            data: UnsafeCell::new(data),
+        }
+    }
+
+    /// Runs `read` on the data, shared with other readers.
+    ///
+    /// # Panics
+    ///
+    /// If this thread is writing to the same lock.
+    #[inline]
+    pub(crate) fn read<R>(&self, read: impl FnOnce(&T) -> R) -> R {
+        if let Some(slot) = current().map(|index| &slots()[index]) {
+            match slot.load(Relaxed) {
+                NOBODY => {
+                    // First half of the handshake; the second is in `write`.
+                    slot.swap(self.address(), SeqCst);
+                    primitives::handshake_fence();
+                    let announced = Announced(slot);
+                    if self.writer.load(SeqCst) == NOBODY {
+                        return self.read_now(read);
+                    }
+                    drop(announced);
+                }
+                address if address == self.address() => return self.read_now(read),
+                _ => {}
+            }
+        }
+        self.read_unannounced(read)
+    }
+
+    /// Calls `read`; the caller has seen to invariant R.
+    #[inline]
+    fn read_now<R>(&self, read: impl FnOnce(&T) -> R) -> R {
+        // SAFETY: invariant R holds for the whole call, so by W there is no `WriteGuard`: one that
+        // was before ended with a release store to `writer` (or of `fallback`) that we have
+        // acquired, and one to come waits for our slot (or `fallback`).
+        self.data.with(|data| read(unsafe { &*data }))
+    }
+
+    #[cold]
+    fn read_unannounced<R>(&self, read: impl FnOnce(&T) -> R) -> R {
+        assert!(
+            self.writer.load(Relaxed) != token(),
+            "{}",
+            reentered("read")
+        );
+        // A thread that holds some `fallback` already must not queue up behind a writer who may be
+        // waiting for it.
+        let _permit = if Unannounced::any() {
+            self.fallback.read_recursive()
+        } else {
+            self.fallback.read()
+        };
+        let _held = Unannounced::new(self.address());
+        self.read_now(read)
+    }
+
+    /// Waits until nobody else reads or writes, and keeps all out while the guard lives.
+    ///
+    /// # Panics
+    ///
+    /// If this thread is reading or writing the same lock.
+    pub(crate) fn write(&self) -> WriteGuard<'_, T> {
+        assert!(!self.is_mine(), "{}", reentered("write"));
+        let permit = self.fallback.write();
+        self.raise();
+        for slot in announced() {
+            let mut tries = 0;
+            while slot.load(SeqCst) == self.address() {
+                pause(&mut tries);
+            }
+        }
+        self.guard(permit)
+    }
+
+    /// As [`write`](Self::write), but gives up where that would wait.
+    pub(crate) fn try_write(&self) -> Option<WriteGuard<'_, T>> {
+        let permit = self.fallback.try_write()?;
+        self.raise();
+        if announced().any(|slot| slot.load(SeqCst) == self.address()) {
+            self.writer.store(NOBODY, Release);
+            return None;
+        }
+        Some(self.guard(permit))
+    }
+
+    /// The writer's first half of the handshake; looking at the slots is the second.
+    fn raise(&self) {
+        self.writer.swap(token(), SeqCst);
+        primitives::handshake_fence();
+    }
+
+    fn guard<'a>(&'a self, permit: RwLockWriteGuard<'a, ()>) -> WriteGuard<'a, T> {
+        WriteGuard {
+            lock: self,
+            _permit: permit,
+            _not_send: PhantomData,
+        }
+    }
+
+    /// Does this thread read or write this lock?
+    fn is_mine(&self) -> bool {
+        current().is_some_and(|slot| slots()[slot].load(Relaxed) == self.address())
+            || self.writer.load(Relaxed) == token()
+            || Unannounced::contains(self.address())
+    }
+
+    fn address(&self) -> usize {
+        std::ptr::from_ref(self) as usize
+    }
+}
+
+fn reentered(what: &str) -> String {
+    format!(
+        "hotset: user code tried to {what} a cache from inside that cache: Clone, Eq and Hash of \
+         keys and values, and the closure of get_with, run under a lock and must not write to it"
+    )
+}
+
+/// Exclusive access. Not `Send`: re-entry is told by the thread.
+pub(crate) struct WriteGuard<'a, T> {
+    lock: &'a ReaderLock<T>,
+    /// Released after `drop` has lowered `writer`.
+    _permit: RwLockWriteGuard<'a, ()>,
+    _not_send: PhantomData<*const ()>,
+}
+
+impl<T> Deref for WriteGuard<'_, T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        // SAFETY: invariant W; the reference borrows the guard, so no `&mut` is made meanwhile.
+        self.lock.data.with(|data| unsafe { &*data })
+    }
+}
+
+impl<T> DerefMut for WriteGuard<'_, T> {
+    fn deref_mut(&mut self) -> &mut T {
+        // SAFETY: invariant W: no reader and no other writer is in, those that were ended with a
+        // release that we have acquired, and the reference borrows the guard mutably.
+        self.lock.data.with_mut(|data| unsafe { &mut *data })
+    }
+}
+
+impl<T> Drop for WriteGuard<'_, T> {
+    fn drop(&mut self) {
+        self.lock.writer.store(NOBODY, Release);
+    }
+}
+
+/// Takes the announcement back, also when the reading closure panics.
+struct Announced<'a>(&'a AtomicUsize);
+
+impl Drop for Announced<'_> {
+    #[inline]
+    fn drop(&mut self) {
+        self.0.store(NOBODY, Release);
+    }
+}
+
+/// The locks that this thread reads without an announcement, by address, so that asking to write
+/// one of them is found out.
+struct Unannounced;
+
+primitives::thread_local! {
+    static UNANNOUNCED: RefCell<Vec<usize>> = RefCell::new(Vec::new());
+}
+
+impl Unannounced {
+    // Where the thread is ending and the list is gone, nothing is tracked.
+    fn new(address: usize) -> Self {
+        let _ = UNANNOUNCED.try_with(|list| list.borrow_mut().push(address));
+        Self
+    }
+
+    fn any() -> bool {
+        UNANNOUNCED
+            .try_with(|list| !list.borrow().is_empty())
+            .unwrap_or(true)
+    }
+
+    fn contains(address: usize) -> bool {
+        UNANNOUNCED
+            .try_with(|list| list.borrow().contains(&address))
+            .unwrap_or(false)
+    }
+}
+
+impl Drop for Unannounced {
+    fn drop(&mut self) {
+        let _ = UNANNOUNCED.try_with(|list| list.borrow_mut().pop());
+    }
+}
+
+#[cfg(not(loom))]
+mod primitives {
+    use crate::thread_slot;
+    pub(super) use parking_lot::{RwLock, RwLockWriteGuard};
+    pub(super) use std::sync::atomic::AtomicUsize;
+    pub(super) use std::thread_local;
+    pub(super) use thread_slot::{current, thread_token as token};
+
+    /// On two cache lines of its own, since lines are fetched in pairs.
+    #[repr(align(128))]
+    pub(super) struct Slot(AtomicUsize);
+
+    impl std::ops::Deref for Slot {
+        type Target = AtomicUsize;
+
+        #[inline]
+        fn deref(&self) -> &AtomicUsize {
+            &self.0
+        }
+    }
+
+    #[inline]
+    pub(super) fn slots() -> &'static [Slot; thread_slot::SLOTS] {
+        static SLOTS: [Slot; thread_slot::SLOTS] =
+            [const { Slot(AtomicUsize::new(super::NOBODY)) }; thread_slot::SLOTS];
+        &SLOTS
+    }
+
+    /// The slots that some thread may use. One that is assigned later is first used after our
+    /// `writer` was raised, so its reader sees that.
+    pub(super) fn announced() -> impl Iterator<Item = &'static AtomicUsize> {
+        slots()[..thread_slot::high_water()]
+            .iter()
+            .map(|slot| &**slot)
+    }
+
+    pub(super) fn pause(tries: &mut u32) {
+        *tries += 1;
+        if *tries < 64 {
+            std::hint::spin_loop();
+        } else {
+            std::thread::yield_now();
+        }
+    }
+
+    /// Sequentially consistent accesses make the handshake on their own; loom does not model them.
+    #[inline]
+    pub(super) fn handshake_fence() {}
+
+    /// The interface of loom's cell over the real one.
+    pub(super) struct UnsafeCell<T>(std::cell::UnsafeCell<T>);
+
+    impl<T> UnsafeCell<T> {
+        pub(super) fn new(data: T) -> Self {
+            Self(std::cell::UnsafeCell::new(data))
+        }
+
+        #[inline]
+        pub(super) fn with<R>(&self, access: impl FnOnce(*const T) -> R) -> R {
+            access(self.0.get())
+        }
+
+        #[inline]
+        pub(super) fn with_mut<R>(&self, access: impl FnOnce(*mut T) -> R) -> R {
+            access(self.0.get())
+        }
+    }
+}
+
+#[cfg(loom)]
+mod primitives {
+    pub(super) use loom::cell::UnsafeCell;
+    pub(super) use loom::sync::RwLockWriteGuard;
+    pub(super) use loom::sync::atomic::AtomicUsize;
+    pub(super) use loom::thread_local;
+    use std::sync::atomic::Ordering::SeqCst;
+
+    /// One fewer than the threads of a model, so that one of them has none.
+    const SLOTS: usize = 2;
+
+    loom::lazy_static! {
+        static ref ALL: Vec<AtomicUsize> =
+            (0..SLOTS).map(|_| AtomicUsize::new(super::NOBODY)).collect();
+        static ref NEXT: std::sync::atomic::AtomicUsize = std::sync::atomic::AtomicUsize::new(0);
+    }
+
+    thread_local! {
+        static MINE: usize = NEXT.fetch_add(1, SeqCst);
+    }
+
+    pub(super) fn current() -> Option<usize> {
+        MINE.with(|mine| (*mine < SLOTS).then_some(*mine))
+    }
+
+    pub(super) fn token() -> usize {
+        MINE.with(|mine| mine + 1)
+    }
+
+    pub(super) fn slots() -> &'static [AtomicUsize] {
+        ALL.get()
+    }
+
+    pub(super) fn announced() -> impl Iterator<Item = &'static AtomicUsize> {
+        slots().iter()
+    }
+
+    pub(super) fn pause(_: &mut u32) {
+        loom::thread::yield_now();
+    }
+
+    pub(super) fn handshake_fence() {
+        loom::sync::atomic::fence(SeqCst);
+    }
+
+    /// `parking_lot`'s interface over loom's lock.
+    pub(super) struct RwLock<T>(loom::sync::RwLock<T>);
+
+    impl<T> RwLock<T> {
+        pub(super) fn new(data: T) -> Self {
+            Self(loom::sync::RwLock::new(data))
+        }
+
+        pub(super) fn read(&self) -> loom::sync::RwLockReadGuard<'_, T> {
+            self.0.read().unwrap()
+        }
+
+        pub(super) fn read_recursive(&self) -> loom::sync::RwLockReadGuard<'_, T> {
+            self.read()
+        }
+
+        pub(super) fn write(&self) -> RwLockWriteGuard<'_, T> {
+            self.0.write().unwrap()
+        }
+
+        pub(super) fn try_write(&self) -> Option<RwLockWriteGuard<'_, T>> {
+            self.0.try_write().ok()
+        }
+    }
+}
+
+#[cfg(all(test, loom))]
+mod models {
+    use super::*;
+    use loom::sync::Arc;
+    use loom::thread;
+
+    /// Every access goes through loom's cell, which fails a model in which a reader and a writer
+    /// overlap; the two halves make torn data visible as well.
+    type Pair = (usize, usize);
+
+    fn bump(lock: &ReaderLock<Pair>) {
+        let mut pair = lock.write();
+        pair.0 += 1;
+        pair.1 += 1;
+    }
+
+    fn check(lock: &ReaderLock<Pair>) {
+        lock.read(|pair| assert_eq!(pair.0, pair.1));
+    }
+
+    fn model(run: impl Fn(Arc<ReaderLock<Pair>>) + Sync + Send + 'static) {
+        let mut builder = loom::model::Builder::new();
+        builder.preemption_bound = Some(3);
+        builder.check(move || run(Arc::new(ReaderLock::new((0, 0)))));
+    }
+
+    #[test]
+    fn a_reader_against_a_writer() {
+        model(|lock| {
+            let reader = thread::spawn({
+                let lock = Arc::clone(&lock);
+                move || check(&lock)
+            });
+            bump(&lock);
+            reader.join().unwrap();
+        });
+    }
+
+    #[test]
+    fn two_readers_and_a_writer_one_without_a_slot() {
+        model(|lock| {
+            let readers = [(); 2].map(|()| {
+                let lock = Arc::clone(&lock);
+                thread::spawn(move || check(&lock))
+            });
+            bump(&lock);
+            readers.map(|reader| reader.join().unwrap());
+        });
+    }
+
+    #[test]
+    fn a_nested_reader_does_not_wait_for_a_waiting_writer() {
+        model(|lock| {
+            let reader = thread::spawn({
+                let lock = Arc::clone(&lock);
+                move || lock.read(|_| check(&lock))
+            });
+            bump(&lock);
+            reader.join().unwrap();
+        });
+    }
+
+    #[test]
+    fn two_writers_one_of_which_gives_up() {
+        model(|lock| {
+            let writer = thread::spawn({
+                let lock = Arc::clone(&lock);
+                move || bump(&lock)
+            });
+            if let Some(mut pair) = lock.try_write() {
+                pair.0 += 1;
+                pair.1 += 1;
+            }
+            check(&lock);
+            writer.join().unwrap();
+        });
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+    use std::sync::Barrier;
+    use std::sync::atomic::AtomicBool;
+    use std::sync::mpsc;
+    use std::thread;
+
+    #[test]
+    fn readers_never_see_half_a_write() {
+        let lock = ReaderLock::new([0u64; 16]);
+        let done = AtomicBool::new(false);
+        thread::scope(|scope| {
+            let writers: Vec<_> = (0..2)
+                .map(|_| {
+                    scope.spawn(|| {
+                        for _ in 0..50_000 {
+                            let mut words = lock.write();
+                            let next = words[0] + 1;
+                            words.iter_mut().for_each(|word| *word = next);
+                        }
+                    })
+                })
+                .collect();
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    let mut last = 0;
+                    while !done.load(Relaxed) {
+                        lock.read(|words| {
+                            assert!(words.iter().all(|&word| word == words[0]), "{words:?}");
+                            assert!(words[0] >= last, "time went back");
+                            last = words[0];
+                        });
+                    }
+                });
+            }
+            for writer in writers {
+                writer.join().unwrap();
+            }
+            done.store(true, Relaxed);
+        });
+        assert_eq!(lock.read(|words| words[15]), 100_000);
+    }
+
+    #[test]
+    fn readers_without_a_slot_are_kept_apart_from_writers_too() {
+        let lock = ReaderLock::new((0u64, 0u64));
+        let threads = crate::thread_slot::SLOTS + 8;
+        let gate = Barrier::new(threads);
+        thread::scope(|scope| {
+            for thread in 0..threads {
+                let (lock, gate) = (&lock, &gate);
+                scope.spawn(move || {
+                    let _ = current();
+                    gate.wait();
+                    for _ in 0..500 {
+                        if thread % 8 == 0 {
+                            let mut pair = lock.write();
+                            pair.0 += 1;
+                            pair.1 += 1;
+                        } else {
+                            lock.read(|pair| assert_eq!(pair.0, pair.1));
+                        }
+                    }
+                });
+            }
+        });
+        assert_eq!(lock.read(|pair| pair.0), threads.div_ceil(8) as u64 * 500);
+    }
+
+    #[test]
+    fn a_read_inside_a_read_goes_on_while_a_writer_waits() {
+        let lock = ReaderLock::new(0);
+        let other = ReaderLock::new(0);
+        let (reading, is_reading) = mpsc::channel();
+        thread::scope(|scope| {
+            let (lock, other) = (&lock, &other);
+            scope.spawn(move || {
+                lock.read(|_| {
+                    reading.send(()).unwrap();
+                    while lock.writer.load(SeqCst) == NOBODY {
+                        thread::yield_now();
+                    }
+                    // The writer waits for us now.
+                    lock.read(|value| assert_eq!(*value, 0));
+                    other.read(|_| lock.read(|_| other.read(|value| assert_eq!(*value, 0))));
+                });
+            });
+            is_reading.recv().unwrap();
+            *lock.write() = 1;
+        });
+        assert_eq!(lock.read(|value| *value), 1);
+    }
+
+    #[test]
+    fn a_thread_that_would_wait_for_itself_panics_and_the_lock_lives_on() {
+        let lock = ReaderLock::new(0);
+        let other = ReaderLock::new(0);
+        let panics = |f: &dyn Fn()| {
+            let message = catch_unwind(AssertUnwindSafe(f)).expect_err("it went on");
+            message
+                .downcast_ref::<String>()
+                .unwrap()
+                .contains("from inside that cache")
+        };
+        assert!(panics(&|| lock.read(|_| *lock.write() = 1)));
+        assert!(panics(&|| other.read(|_| lock.read(|_| *lock.write() = 1))));
+        assert!(panics(&|| {
+            let _guard = lock.write();
+            lock.read(|_| ());
+        }));
+        assert!(panics(&|| {
+            let _guard = lock.write();
+            *lock.write() = 1;
+        }));
+        lock.read(|_| assert!(lock.try_write().is_none()));
+        lock.read(|_| *other.write() += 1);
+        *lock.write() += 1;
+        assert_eq!(lock.read(|value| *value) + other.read(|value| *value), 2);
+    }
+
+    #[test]
+    fn a_panic_in_a_reader_or_a_writer_lets_others_in() {
+        let lock = ReaderLock::new(0);
+        let _ = catch_unwind(AssertUnwindSafe(|| lock.read(|_| panic!("reader"))));
+        let _ = catch_unwind(AssertUnwindSafe(|| {
+            let _guard = lock.write();
+            panic!("writer");
+        }));
+        *lock.write() += 1;
+        assert_eq!(lock.read(|value| *value), 1);
+    }
+}

@@ -1,0 +1,404 @@
+//! One shard: index, slots, policy and expiry behind `&mut self`. It knows no lock, no flight and
+//! no user callback; what it removes it hands out, to be dropped outside the lock.
+//!
+//! Of user code only `Eq` of keys runs here, and always before anything is changed, so a panic in
+//! it changes nothing.
+
+use crate::clock::{NEVER, Nanos};
+use crate::local::budget::{Budget, Reservation};
+use crate::local::expiry::{Expiry, SLOTS_PER_WRITE};
+use crate::local::policy::{Lru, Policy, Words};
+use crate::local::removal::{RemovalCause, Removals, Removed};
+use crate::local::slab::{NO_SLOT, Slab};
+use crate::stats::Stats;
+use equivalent::Equivalent;
+use hashbrown::HashTable;
+use std::num::NonZeroU32;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+
+/// More slots than this and the shard evicts, whatever the budget: slots are addressed by `u32`,
+/// and the policy needs some numbers for itself.
+const MAX_ENTRIES: u32 = NO_SLOT - (1 << 16);
+
+/// The part of a key's hash that a shard keeps with the entry, so that it never hashes a key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct SlotHash(NonZeroU32);
+
+impl SlotHash {
+    #[inline]
+    pub(crate) fn new(bits: u32) -> Self {
+        Self(NonZeroU32::new(bits).unwrap_or(NonZeroU32::MAX))
+    }
+
+    /// What the index takes: its position from the low bits, its tag from the top seven.
+    #[inline]
+    fn spread(self) -> u64 {
+        u64::from(self.0.get()) * 0x1_0000_0001
+    }
+}
+
+struct Entry<K, V> {
+    key: K,
+    value: V,
+    /// First moment at which it is no longer served. Hits move it where entries idle.
+    deadline: AtomicU64,
+    /// The policy's.
+    word: AtomicU32,
+    hash: SlotHash,
+}
+
+/// An entry to be stored.
+pub(crate) struct NewEntry<K, V> {
+    pub(crate) hash: SlotHash,
+    pub(crate) key: K,
+    pub(crate) value: V,
+    pub(crate) deadline: Nanos,
+    pub(crate) weight: u64,
+}
+
+pub(crate) struct Shard<K, V, P = Lru> {
+    index: HashTable<u32>,
+    slab: Slab<Entry<K, V>>,
+    policy: P,
+    expiry: Expiry,
+    /// By slot; `None` where each entry weighs 1.
+    weights: Option<Vec<u64>>,
+    counts: WriteCounts,
+}
+
+/// Counted under the lock that a write holds anyway.
+#[derive(Default)]
+struct WriteCounts {
+    inserts: u64,
+    /// By [`RemovalCause`].
+    removals: [u64; 5],
+}
+
+impl<K, V> Words for Slab<Entry<K, V>> {
+    #[inline]
+    fn word(&self, slot: u32) -> &AtomicU32 {
+        &self
+            .get(slot)
+            .expect("the policy knows occupied slots")
+            .word
+    }
+}
+
+impl<K, V, P: Policy> Shard<K, V, P> {
+    pub(crate) fn new(weighted: bool, time_to_idle: Option<Nanos>) -> Self {
+        Self {
+            index: HashTable::new(),
+            slab: Slab::new(),
+            policy: P::default(),
+            expiry: Expiry::new(time_to_idle),
+            weights: weighted.then(Vec::new),
+            counts: WriteCounts::default(),
+        }
+    }
+
+    pub(crate) fn len(&self) -> u64 {
+        self.slab.len().into()
+    }
+
+    #[inline]
+    fn find<Q>(&self, hash: SlotHash, key: &Q) -> Option<(u32, &Entry<K, V>)>
+    where
+        Q: Equivalent<K> + ?Sized,
+    {
+        let is_it = |&slot: &u32| {
+            let entry = self.slab.get(slot);
+            entry.is_some_and(|entry| key.equivalent(&entry.key))
+        };
+        let slot = *self.index.find(hash.spread(), is_it)?;
+        Some((slot, self.slab.get(slot)?))
+    }
+
+    /// A live value, as a hit: the policy and idle deadlines take note.
+    #[inline]
+    pub(crate) fn hit<Q>(&self, hash: SlotHash, key: &Q, now: impl FnOnce() -> Nanos) -> Option<&V>
+    where
+        Q: Equivalent<K> + ?Sized,
+    {
+        let (slot, entry) = self.find(hash, key)?;
+        let deadline = entry.deadline.load(Relaxed);
+        if deadline != NEVER {
+            let now = now();
+            if now >= deadline {
+                return None;
+            }
+            self.expiry.touch(slot, &entry.deadline, now);
+        }
+        self.policy.touch(&entry.word);
+        Some(&entry.value)
+    }
+
+    /// A live value and its deadline; nothing takes note.
+    pub(crate) fn peek<Q>(
+        &self,
+        hash: SlotHash,
+        key: &Q,
+        now: impl FnOnce() -> Nanos,
+    ) -> Option<(&V, Nanos)>
+    where
+        Q: Equivalent<K> + ?Sized,
+    {
+        let (_, entry) = self.find(hash, key)?;
+        let deadline = entry.deadline.load(Relaxed);
+        (deadline == NEVER || now() < deadline).then_some((&entry.value, deadline))
+    }
+
+    /// Stores an entry, taking `new`, or leaves it there and returns `false` if this shard has no
+    /// more to evict and the budget is still short.
+    pub(crate) fn insert<'b>(
+        &mut self,
+        new: &mut Option<NewEntry<K, V>>,
+        room: &mut Reservation<'b>,
+        now: Nanos,
+        out: &mut Removals<K, V>,
+    ) -> bool
+    where
+        K: Eq,
+    {
+        let Some(NewEntry {
+            hash, key, weight, ..
+        }) = new
+        else {
+            return true;
+        };
+        let (held, weight) = (self.find(*hash, key).map(|(slot, _)| slot), *weight);
+        self.policy.before_write(&self.slab);
+        if let Some(slot) = held {
+            room.add(self.weight(slot));
+            if room.reach(weight) {
+                room.spend(weight);
+                self.replace(slot, new, now, out);
+                self.sweep(SLOTS_PER_WRITE, now, |freed| room.add(freed), out);
+                return true;
+            }
+            // Heavier than what it replaces: the old one goes first, then others.
+            self.take_out(slot, RemovalCause::Replaced, now, out);
+        }
+        self.sweep(SLOTS_PER_WRITE, now, |freed| room.add(freed), out);
+        while self.slab.len() >= MAX_ENTRIES || !room.reach(weight) {
+            match self.evict(now, out) {
+                Some(freed) => room.add(freed),
+                None => return false,
+            }
+        }
+        room.spend(weight);
+        self.fill(new, now);
+        true
+    }
+
+    /// Puts a new key and value into an occupied slot.
+    fn replace(
+        &mut self,
+        slot: u32,
+        new: &mut Option<NewEntry<K, V>>,
+        now: Nanos,
+        out: &mut Removals<K, V>,
+    ) {
+        let (Some(entry), Some(new)) = (self.slab.get_mut(slot), new.take()) else {
+            return;
+        };
+        let deadline = self.expiry.first_deadline(now, new.deadline);
+        let old_deadline = std::mem::replace(entry.deadline.get_mut(), deadline);
+        let old = Removed {
+            key: std::mem::replace(&mut entry.key, new.key),
+            value: std::mem::replace(&mut entry.value, new.value),
+            cause: RemovalCause::Replaced.unless_expired(old_deadline, now),
+        };
+        self.policy.touch(&entry.word);
+        self.expiry.set(slot, new.deadline, deadline);
+        self.set_weight(slot, new.weight);
+        self.counts.inserts += 1;
+        self.count_out(old, out);
+    }
+
+    /// Puts a new entry into a free slot.
+    fn fill(&mut self, new: &mut Option<NewEntry<K, V>>, now: Nanos) {
+        let Some(new) = new.take() else { return };
+        let deadline = self.expiry.first_deadline(now, new.deadline);
+        let slot = self.slab.insert(Entry {
+            key: new.key,
+            value: new.value,
+            deadline: AtomicU64::new(deadline),
+            word: AtomicU32::new(0),
+            hash: new.hash,
+        });
+        let slab = &self.slab;
+        self.index.insert_unique(new.hash.spread(), slot, |&slot| {
+            slab.get(slot).map_or(0, |entry| entry.hash.spread())
+        });
+        self.policy.insert(slot, &self.slab);
+        self.expiry.set(slot, new.deadline, deadline);
+        self.set_weight(slot, new.weight);
+        self.counts.inserts += 1;
+    }
+
+    fn weight(&self, slot: u32) -> u64 {
+        self.weights
+            .as_ref()
+            .map_or(1, |weights| weights[slot as usize])
+    }
+
+    fn set_weight(&mut self, slot: u32, weight: u64) {
+        if let Some(weights) = &mut self.weights {
+            let slot = slot as usize;
+            if weights.len() <= slot {
+                weights.resize(slot + 1, 0);
+            }
+            weights[slot] = weight;
+        }
+    }
+
+    /// Takes a key out, and says whether it was there. The cause is `Expired` if it was past its
+    /// deadline. Sweeps.
+    pub(crate) fn remove<Q>(
+        &mut self,
+        hash: SlotHash,
+        key: &Q,
+        cause: RemovalCause,
+        budget: &Budget,
+        now: Nanos,
+        out: &mut Removals<K, V>,
+    ) -> bool
+    where
+        Q: Equivalent<K> + ?Sized,
+    {
+        let Some((slot, _)) = self.find(hash, key) else {
+            return false;
+        };
+        self.policy.before_write(&self.slab);
+        budget.release(self.weight(slot));
+        self.take_out(slot, cause, now, out);
+        self.sweep(SLOTS_PER_WRITE, now, |freed| budget.release(freed), out);
+        true
+    }
+
+    /// Evicts the policy's victim and returns what it weighed.
+    pub(crate) fn evict(&mut self, now: Nanos, out: &mut Removals<K, V>) -> Option<u64> {
+        let victim = self.policy.victim(&self.slab)?;
+        let weight = self.weight(victim);
+        self.take_out(victim, RemovalCause::Evicted, now, out);
+        Some(weight)
+    }
+
+    /// Looks at the next `slots` slots and takes out those past their deadline, calling `freed`
+    /// with what each weighed. Returns `false` once nothing more can have expired.
+    pub(crate) fn sweep(
+        &mut self,
+        slots: u32,
+        now: Nanos,
+        mut freed: impl FnMut(u64),
+        out: &mut Removals<K, V>,
+    ) -> bool {
+        for _ in 0..slots {
+            let Some(slot) = self.expiry.next(now, self.slab.end()) else {
+                return false;
+            };
+            let Some(entry) = self.slab.get(slot) else {
+                continue;
+            };
+            let deadline = entry.deadline.load(Relaxed);
+            if deadline <= now {
+                freed(self.weight(slot));
+                self.take_out(slot, RemovalCause::Expired, now, out);
+            } else {
+                self.expiry.passed(deadline);
+            }
+        }
+        true
+    }
+
+    /// How many slots a sweep goes over in a round.
+    pub(crate) fn slots(&self) -> u32 {
+        self.slab.end()
+    }
+
+    /// Takes everything out.
+    pub(crate) fn clear(&mut self, budget: &Budget, now: Nanos, out: &mut Removals<K, V>) {
+        self.policy.before_write(&self.slab);
+        for slot in 0..self.slab.end() {
+            if self.slab.get(slot).is_some() {
+                budget.release(self.weight(slot));
+                self.take_out(slot, RemovalCause::Cleared, now, out);
+            }
+        }
+    }
+
+    /// Unhooks an entry from everything; its weight is the caller's to account for.
+    fn take_out(&mut self, slot: u32, cause: RemovalCause, now: Nanos, out: &mut Removals<K, V>) {
+        let Some(mut entry) = self.slab.remove(slot) else {
+            return;
+        };
+        let found = self
+            .index
+            .find_entry(entry.hash.spread(), |&other| other == slot);
+        if let Ok(found) = found {
+            found.remove();
+        }
+        self.policy.remove(slot);
+        let removed = Removed {
+            key: entry.key,
+            value: entry.value,
+            cause: cause.unless_expired(*entry.deadline.get_mut(), now),
+        };
+        self.count_out(removed, out);
+    }
+
+    fn count_out(&mut self, removed: Removed<K, V>, out: &mut Removals<K, V>) {
+        self.counts.removals[removed.cause as usize] += 1;
+        out.push(removed);
+    }
+
+    /// Live entries, the last to be evicted first.
+    pub(crate) fn hottest_first(&self, now: Nanos) -> impl Iterator<Item = (&K, &V)> {
+        let slots = self.policy.hottest_first(&self.slab).into_iter();
+        let entries = slots.filter_map(|slot| self.slab.get(slot));
+        entries
+            .filter(move |entry| now < entry.deadline.load(Relaxed))
+            .map(|entry| (&entry.key, &entry.value))
+    }
+
+    /// Adds what this shard holds and has counted.
+    pub(crate) fn add_to(&self, stats: &mut Stats) {
+        let [replaced, removed, expired, evicted, cleared] = self.counts.removals;
+        stats.inserts += self.counts.inserts;
+        stats.replaced += replaced;
+        stats.removed += removed;
+        stats.expired += expired;
+        stats.evicted += evicted;
+        stats.cleared += cleared;
+        stats.entries += self.len();
+    }
+
+    /// Checks everything that holds between writes, and returns the weight held.
+    ///
+    /// # Panics
+    ///
+    /// If something does not hold.
+    pub(crate) fn validate(&self) -> u64 {
+        assert_eq!(self.index.len(), self.slab.len() as usize);
+        for &slot in &self.index {
+            assert!(self.slab.get(slot).is_some(), "slot {slot} is vacant");
+        }
+        for (slot, entry) in self.slab.iter() {
+            let spread = entry.hash.spread();
+            assert!(self.index.find(spread, |&other| other == slot).is_some());
+        }
+        self.policy.validate(&self.slab);
+        let deadlines = self.slab.iter();
+        self.expiry
+            .validate(deadlines.map(|(slot, entry)| (slot, entry.deadline.load(Relaxed))));
+        let removals: u64 = self.counts.removals.iter().sum();
+        assert_eq!(self.counts.inserts - removals, self.len());
+        self.slab.iter().map(|(slot, _)| self.weight(slot)).sum()
+    }
+}
+
+impl RemovalCause {
+    fn unless_expired(self, deadline: Nanos, now: Nanos) -> Self {
+        if deadline <= now { Self::Expired } else { self }
+    }
+}

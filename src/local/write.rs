@@ -1,0 +1,215 @@
+//! Writes: what happens under a shard's exclusive lock, and around it.
+
+use super::budget::Reservation;
+use super::removal::{RemovalCause, Removals};
+use super::shard::NewEntry;
+use super::{Cell, LocalCache, Place};
+use crate::clock::Nanos;
+use crate::entry::Loaded;
+use crate::flight::Leader;
+use crate::stats::Count;
+use equivalent::Equivalent;
+use std::hash::{BuildHasher, Hash};
+use std::thread;
+use std::time::Duration;
+
+/// How many slots `evict_expired` looks at under one hold of a shard's lock.
+const SLICE: u32 = 1_024;
+
+/// A write was not done, since its key was written to after the leader set out.
+#[derive(Debug)]
+pub(super) struct Outdated;
+
+impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
+    /// Stores a value for as long as the cache's settings say, in place of one that is held.
+    ///
+    /// A value heavier than the whole budget is not stored, and counted in
+    /// [`Stats::refused`](crate::Stats::refused); the old value goes all the same. Loads of the key
+    /// that are under way do not store their results.
+    pub fn insert(&self, key: K, value: V) {
+        self.insert_loaded(key, Loaded::new(value));
+    }
+
+    /// As [`insert`](Self::insert), with a time to live of its own. `Duration::MAX` is for ever,
+    /// unless the cache has a time to idle; with zero nothing is stored.
+    pub fn insert_with_ttl(&self, key: K, value: V, ttl: Duration) {
+        self.insert_loaded(key, Loaded::new(value).ttl(ttl));
+    }
+
+    fn insert_loaded(&self, key: K, loaded: Loaded<V>) {
+        let place = self.place(&key);
+        let mut removals = Removals::new();
+        // Without a leader nothing is outdated.
+        let _ = self.store(&place, key, loaded, None, &mut removals);
+        self.finish(removals);
+    }
+
+    /// Takes a key out and returns its value, if a live one was held. Loads of the key that are
+    /// under way do not store their results.
+    pub fn remove<Q>(&self, key: &Q) -> Option<V>
+    where
+        Q: Hash + Equivalent<K> + ?Sized,
+    {
+        let mut removals = Removals::new();
+        let place = self.place(key);
+        let taken = self.take_out(&place, key, RemovalCause::Removed, None, &mut removals);
+        // The first to leave is the key's own entry, if there was one.
+        let removed = self.finish(removals).filter(|_| taken.unwrap_or(false))?;
+        (removed.cause == RemovalCause::Removed).then_some(removed.value)
+    }
+
+    /// Takes everything out, one shard after the other. Loads that are under way do not store
+    /// their results.
+    pub fn clear(&self) {
+        for cell in &self.inner.cells {
+            let now = self.inner.settings.clock.now();
+            let mut removals = Removals::new();
+            let mut shard = cell.shard.write();
+            cell.flights.revoke_all();
+            shard.clear(&self.inner.budget, now, &mut removals);
+            drop(shard);
+            self.finish(removals);
+        }
+    }
+
+    /// Takes out all entries that are past their deadline, and returns how many there were.
+    ///
+    /// A cache that is written to does this as it goes along; an idle one waits for this call. The
+    /// lock of a shard is held for 1,024 slots at a time.
+    pub fn evict_expired(&self) -> usize {
+        self.inner
+            .cells
+            .iter()
+            .map(|cell| self.evict_expired_of(cell))
+            .sum()
+    }
+
+    fn evict_expired_of(&self, cell: &Cell<K, V>) -> usize {
+        let now = self.inner.settings.clock.now();
+        let mut left = cell.shard.read(|shard| shard.slots());
+        let mut expired = 0;
+        while left > 0 {
+            let slice = left.min(SLICE);
+            left -= slice;
+            let mut removals = Removals::new();
+            let freed = |weight| self.inner.budget.release(weight);
+            let more = cell.shard.write().sweep(slice, now, freed, &mut removals);
+            expired += removals.len();
+            self.finish(removals);
+            if !more {
+                break;
+            }
+        }
+        expired
+    }
+
+    /// Stores a value, unless its leader may not. What gives way goes to `removals`.
+    pub(super) fn store(
+        &self,
+        place: &Place<'_, K, V>,
+        key: K,
+        loaded: Loaded<V>,
+        leader: Option<&Leader<'_, K, V>>,
+        removals: &mut Removals<K, V>,
+    ) -> Result<(), Outdated> {
+        let inner = &*self.inner;
+        let Loaded { value, ttl, weight } = loaded;
+        let weight = inner.settings.weigh(&key, &value, weight);
+        let now = inner.settings.clock.now();
+        let deadline = inner.settings.deadline(now, ttl);
+        if weight > inner.budget.limit() || deadline <= now {
+            inner.counters.add(Count::Refused);
+            self.take_out(place, &key, RemovalCause::Replaced, leader, removals)?;
+            return Ok(());
+        }
+        // Declared before the lock is taken, so that it is dropped outside even if `Eq` panics.
+        let mut new = Some(NewEntry {
+            hash: place.slot_hash(),
+            key,
+            value,
+            deadline,
+            weight,
+        });
+        let mut room = Reservation::none(&inner.budget);
+        loop {
+            let mut shard = place.cell.shard.write();
+            self.begin_write(place, new.as_ref().map(|new| &new.key), leader)?;
+            if shard.insert(&mut new, &mut room, now, removals) {
+                return Ok(());
+            }
+            drop(shard);
+            self.evict_elsewhere(place.index, weight, &mut room, now, removals);
+        }
+    }
+
+    /// What a write does first under the lock: see that it may, and revoke loads under way.
+    fn begin_write<Q>(
+        &self,
+        place: &Place<'_, K, V>,
+        key: Option<&Q>,
+        leader: Option<&Leader<'_, K, V>>,
+    ) -> Result<(), Outdated>
+    where
+        Q: Equivalent<K> + ?Sized,
+    {
+        if leader.is_some_and(|leader| !leader.may_store()) {
+            self.inner.counters.add(Count::Outdated);
+            return Err(Outdated);
+        }
+        if let Some(key) = key {
+            place.cell.flights.revoke(place.hash, key, leader);
+        }
+        Ok(())
+    }
+
+    /// Takes a key out, and says whether it was there, unless the leader may not.
+    pub(super) fn take_out<Q>(
+        &self,
+        place: &Place<'_, K, V>,
+        key: &Q,
+        cause: RemovalCause,
+        leader: Option<&Leader<'_, K, V>>,
+        removals: &mut Removals<K, V>,
+    ) -> Result<bool, Outdated>
+    where
+        Q: Hash + Equivalent<K> + ?Sized,
+    {
+        let now = self.inner.settings.clock.now();
+        let mut shard = place.cell.shard.write();
+        self.begin_write(place, Some(key), leader)?;
+        let budget = &self.inner.budget;
+        Ok(shard.remove(place.slot_hash(), key, cause, budget, now, removals))
+    }
+
+    /// The key's own shard has nothing left to evict: evicts in others until `room` has `weight`.
+    ///
+    /// It waits for no lock. Where all other shards are locked or empty, it lets their writers go
+    /// on and gives back what it has, so that two who have half of what they need do not wait for
+    /// each other.
+    fn evict_elsewhere(
+        &self,
+        home: usize,
+        weight: u64,
+        room: &mut Reservation<'_>,
+        now: Nanos,
+        removals: &mut Removals<K, V>,
+    ) {
+        let cells = &self.inner.cells;
+        for index in (home + 1..cells.len()).chain(0..home) {
+            let Some(mut shard) = cells[index].shard.try_write() else {
+                continue;
+            };
+            while !room.reach(weight) {
+                match shard.evict(now, removals) {
+                    Some(freed) => room.add(freed),
+                    None => break,
+                }
+            }
+            if room.reach(weight) {
+                return;
+            }
+        }
+        room.give_back();
+        thread::yield_now();
+    }
+}
