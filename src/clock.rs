@@ -52,6 +52,16 @@ impl Clock for SystemClock {
     }
 }
 
+#[cfg(target_os = "linux")]
+#[inline(never)]
+#[allow(clippy::cast_sign_loss)]
+fn system_nanos() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::MonotonicCoarse);
+    // Time since boot: neither is negative, and the sum lasts for 584 years.
+    (now.tv_sec as u64).wrapping_mul(1_000_000_000) + now.tv_nsec as u64
+}
+
+#[cfg(not(target_os = "linux"))]
 #[inline]
 fn system_nanos() -> u64 {
     // `now` would also store into a static that all threads share. Ticks are 2^-32 seconds.
@@ -117,9 +127,14 @@ impl TimeSource {
     pub(crate) fn now(&self) -> Nanos {
         match self {
             Self::System => system_nanos(),
-            Self::Custom(clock) => saturating_nanos(clock.now()),
+            Self::Custom(clock) => custom_nanos(&**clock),
         }
     }
+}
+
+#[cold]
+fn custom_nanos(clock: &dyn Clock) -> Nanos {
+    saturating_nanos(clock.now())
 }
 
 impl fmt::Debug for TimeSource {

@@ -1,6 +1,6 @@
 //! Statistics: counters that cost a hit next to nothing, and the snapshot that one reads.
 
-use crate::thread_slot;
+use crate::thread_slot::{SLOTS, ThreadSlot};
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
@@ -209,7 +209,7 @@ struct Stripe([AtomicU64; COUNTS]);
 
 /// The counters of one cache, one stripe a thread, and one that all further threads share.
 pub(crate) struct Counters {
-    stripes: Box<[Stripe]>,
+    stripes: Box<[Stripe; SLOTS + 1]>,
     load_nanos: AtomicU64,
     load_buckets: Box<[AtomicU64]>,
 }
@@ -217,23 +217,26 @@ pub(crate) struct Counters {
 impl Counters {
     pub(crate) fn new() -> Self {
         Self {
-            stripes: (0..=thread_slot::SLOTS)
-                .map(|_| Stripe::default())
-                .collect(),
+            stripes: Box::new(std::array::from_fn(|_| Stripe::default())),
             load_nanos: AtomicU64::new(0),
             load_buckets: (0..BUCKETS).map(|_| AtomicU64::new(0)).collect(),
         }
     }
 
     #[inline]
-    pub(crate) fn add(&self, count: Count) {
-        if let Some(slot) = thread_slot::current() {
+    pub(crate) fn add(&self, slot: ThreadSlot, count: Count) {
+        let counter = &self.stripes[slot.index()].0[count as usize];
+        if slot.index() < SLOTS {
             // No other thread writes this stripe, so there is no update to lose.
-            let counter = &self.stripes[slot].0[count as usize];
             counter.store(counter.load(Relaxed).wrapping_add(1), Relaxed);
         } else {
-            self.stripes[thread_slot::SLOTS].0[count as usize].fetch_add(1, Relaxed);
+            counter.fetch_add(1, Relaxed);
         }
+    }
+
+    /// As [`add`](Self::add), for where it is not called on every hit.
+    pub(crate) fn count(&self, count: Count) {
+        self.add(ThreadSlot::current(), count);
     }
 
     pub(crate) fn add_load_time(&self, elapsed: Duration) {
@@ -304,10 +307,10 @@ mod tests {
     #[test]
     fn no_count_is_lost_with_more_threads_than_stripes() {
         let counters = Counters::new();
-        let threads = thread_slot::SLOTS + 16;
+        let threads = SLOTS + 16;
         thread::scope(|scope| {
             for _ in 0..threads {
-                scope.spawn(|| (0..1_000).for_each(|_| counters.add(Count::Hit)));
+                scope.spawn(|| (0..1_000).for_each(|_| counters.count(Count::Hit)));
             }
         });
         assert_eq!(counters.snapshot().hits, threads as u64 * 1_000);

@@ -1,75 +1,113 @@
-//! A small number that is the current thread's alone while it lives.
+//! A slot that is the current thread's alone while it lives.
 //!
-//! Statistics are striped by it and [`ReaderLock`](crate::local::reader_lock) announces readers
-//! under it: both may then write their own cache line without a contended instruction.
+//! [`ReaderLock`](crate::local::reader_lock) announces readers in it and statistics are striped by
+//! it: both may then write a cache line of their own without a contended instruction.
 
 use parking_lot::Mutex;
 use std::cell::{Cell, OnceCell};
+use std::marker::PhantomData;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// How many threads can own a slot at one time. Those above it share, and are a little slower.
+/// How many threads can own a slot at one time. Those above it share one, and are a little slower.
 pub(crate) const SLOTS: usize = 64;
 
-/// Not asked yet.
-const UNASSIGNED: usize = usize::MAX;
-/// None was free, or this thread is ending.
-const NONE: usize = usize::MAX - 1;
+/// What a slot announces that announces no reader.
+pub(crate) const NOBODY: usize = 0;
+/// What the shared slot announces, for ever: no address, but not [`NOBODY`] either.
+const SHARED: usize = 1;
 
-/// One bit a slot.
+/// On two cache lines of its own, since lines are fetched in pairs.
+#[repr(align(128))]
+struct Slot {
+    announced: AtomicUsize,
+    index: usize,
+}
+
+static ALL: [Slot; SLOTS + 1] = {
+    let mut slots = [const {
+        Slot {
+            announced: AtomicUsize::new(NOBODY),
+            index: 0,
+        }
+    }; SLOTS + 1];
+    let mut index = 0;
+    while index <= SLOTS {
+        slots[index].index = index;
+        index += 1;
+    }
+    slots[SLOTS].announced = AtomicUsize::new(SHARED);
+    slots
+};
+
+/// One bit an owned slot.
 static TAKEN: Mutex<u64> = Mutex::new(0);
-/// One more than the highest slot ever assigned.
+/// One more than the highest index ever owned.
 static HIGH_WATER: AtomicUsize = AtomicUsize::new(0);
 
 thread_local! {
-    static SLOT: Cell<usize> = const { Cell::new(UNASSIGNED) };
+    static MINE: Cell<Option<&'static Slot>> = const { Cell::new(None) };
     static RELEASE: OnceCell<Release> = const { OnceCell::new() };
 }
 
-/// The slot of the current thread, if there is one for it.
-#[inline]
-pub(crate) fn current() -> Option<usize> {
-    let slot = SLOT.get();
-    if slot < SLOTS {
-        Some(slot)
-    } else if slot == UNASSIGNED {
-        assign()
-    } else {
-        None
+/// The slot of the current thread. Not `Send`, so it cannot be another thread's.
+#[derive(Clone, Copy)]
+pub(crate) struct ThreadSlot {
+    slot: &'static Slot,
+    _not_send: PhantomData<*const ()>,
+}
+
+impl ThreadSlot {
+    #[inline]
+    pub(crate) fn current() -> Self {
+        Self {
+            slot: MINE.get().unwrap_or_else(assign),
+            _not_send: PhantomData,
+        }
+    }
+
+    /// The address of the lock that the owner reads, or [`NOBODY`].
+    #[inline]
+    pub(crate) fn announced(self) -> &'static AtomicUsize {
+        &self.slot.announced
+    }
+
+    /// At most [`SLOTS`], which is the shared one.
+    #[inline]
+    pub(crate) fn index(self) -> usize {
+        self.slot.index
     }
 }
 
-/// One more than the highest slot that any thread has owned.
+/// All slots that a thread may own.
 ///
-/// Sequentially consistent with the assignment of a slot: whoever reads less here than a slot's
-/// number has read it before that slot was first used.
-#[inline]
-pub(crate) fn high_water() -> usize {
-    HIGH_WATER.load(Ordering::SeqCst)
+/// Sequentially consistent with their assignment: one that is missing here is first used after
+/// this was called.
+pub(crate) fn in_use() -> impl Iterator<Item = &'static AtomicUsize> {
+    let slots = &ALL[..HIGH_WATER.load(Ordering::SeqCst)];
+    slots.iter().map(|slot| &slot.announced)
 }
 
 /// A number that no other live thread has, and that is never zero.
-#[inline]
 pub(crate) fn thread_token() -> usize {
-    SLOT.with(|slot| std::ptr::from_ref(slot) as usize)
+    MINE.with(|mine| std::ptr::from_ref(mine) as usize)
 }
 
 #[cold]
-fn assign() -> Option<usize> {
+fn assign() -> &'static Slot {
     let assigned = RELEASE.try_with(|release| {
         let mut taken = TAKEN.lock();
-        let slot = (!*taken).trailing_zeros() as usize;
-        if slot >= SLOTS {
-            return None;
+        let index = (!*taken).trailing_zeros() as usize;
+        if index < SLOTS {
+            *taken |= 1 << index;
+            HIGH_WATER.fetch_max(index + 1, Ordering::SeqCst);
+            // Empty until now: this is reached once in a thread's life.
+            let _ = release.set(Release(index));
         }
-        *taken |= 1 << slot;
-        HIGH_WATER.fetch_max(slot + 1, Ordering::SeqCst);
-        // Empty until now: `assign` runs once in a thread's life.
-        let _ = release.set(Release(slot));
-        Some(slot)
+        index
     });
     // An error: the thread is ending and `RELEASE` is gone, so a slot would never come back.
-    let slot = assigned.unwrap_or(None);
-    SLOT.set(slot.unwrap_or(NONE));
+    let slot = &ALL[assigned.unwrap_or(SLOTS)];
+    MINE.set(Some(slot));
     slot
 }
 
@@ -77,7 +115,7 @@ struct Release(usize);
 
 impl Drop for Release {
     fn drop(&mut self) {
-        SLOT.set(NONE);
+        MINE.set(Some(&ALL[SLOTS]));
         *TAKEN.lock() &= !(1 << self.0);
     }
 }
@@ -96,9 +134,9 @@ mod tests {
                 let threads: Vec<_> = (0..32)
                     .map(|_| {
                         scope.spawn(|| {
-                            let slot = current().expect("fewer threads than slots");
+                            let slot = ThreadSlot::current().index();
                             gate.wait();
-                            assert_eq!(current(), Some(slot));
+                            assert_eq!(ThreadSlot::current().index(), slot);
                             slot
                         })
                     })
@@ -108,7 +146,8 @@ mod tests {
             slots.sort_unstable();
             slots.dedup();
             assert_eq!(slots.len(), 32);
-            assert!(high_water() > slots[31]);
+            assert!(slots[31] < SLOTS, "more threads than slots");
+            assert!(in_use().count() > slots[31]);
         }
     }
 }

@@ -11,6 +11,8 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 /// many writes as there are slots.
 pub(crate) const SLOTS_PER_WRITE: u32 = 8;
 
+/// What a hit reads comes first.
+#[repr(C)]
 pub(crate) struct Expiry {
     time_to_idle: Option<Nanos>,
     /// With `time_to_idle`: how far hits may move the deadline of each slot.

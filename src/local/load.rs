@@ -94,7 +94,7 @@ where
         let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
         loop {
             let candidate = Candidate::new(settings.lease);
-            let step = match place.cell.flights.board(place.hash, key, candidate) {
+            let step = match place.cell.flights.board(place.hash.0, key, candidate) {
                 Boarding::Lead(leader) => Step::Lead(leader),
                 Boarding::Wait(waiter) => blocking::wait(waiter, settings.lease, deadline)
                     .ok_or(LoadError::WaitTimeout)?,
@@ -103,7 +103,7 @@ where
             match step {
                 Step::Lead(leader) => return self.lead(place, key, leader, load),
                 Step::Landed(landed) => {
-                    self.inner.counters.add(Count::Coalesced);
+                    self.inner.counters.count(Count::Coalesced);
                     return match landed.outcome() {
                         Outcome::Value(value) => Ok(value.clone()),
                         Outcome::Failed(error) => Err(LoadError::Failed(error.clone())),
@@ -125,7 +125,7 @@ where
         // Another flight may have landed between the miss and this one's registration. The order,
         // register and then look, is also what `flight`'s proof rests on.
         if let Some(value) = self.peek(place, key, |value, _| value.clone()) {
-            self.inner.counters.add(Count::Coalesced);
+            self.inner.counters.count(Count::Coalesced);
             leader.land(|| Outcome::Value(value.clone()));
             return Ok(value);
         }
@@ -224,7 +224,7 @@ where
     fn claim<'a>(&self, place: &Place<'a, K, V>, key: &K) -> Leader<'a, K, V> {
         let candidate = Candidate::new(self.inner.settings.lease);
         let flights = &place.cell.flights;
-        flights.register_exclusive(place.hash, key.clone(), candidate)
+        flights.register_exclusive(place.hash.0, key.clone(), candidate)
     }
 
     fn remove_claimed(
@@ -248,7 +248,7 @@ struct LoadTimer<'a> {
 
 impl<'a> LoadTimer<'a> {
     fn start(counters: &'a Counters) -> Self {
-        counters.add(Count::Load);
+        counters.count(Count::Load);
         Self {
             counters,
             started: Instant::now(),
@@ -265,7 +265,7 @@ impl Drop for LoadTimer<'_> {
     fn drop(&mut self) {
         self.counters.add_load_time(self.started.elapsed());
         if self.failed {
-            self.counters.add(Count::LoadFailure);
+            self.counters.count(Count::LoadFailure);
         }
     }
 }

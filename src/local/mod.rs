@@ -17,16 +17,17 @@ pub use iter::Iter;
 pub use removal::RemovalCause;
 
 use crate::cache::{Cache, ErasedLoader};
-use crate::clock::NEVER;
+use crate::clock::{NEVER, Nanos, TimeSource};
 use crate::error::{AnyError, LoadError};
 use crate::flight::Flights;
 use crate::stats::{Count, Counters, Stats};
+use crate::thread_slot::ThreadSlot;
 use budget::Budget;
 use builder::Settings;
 use equivalent::Equivalent;
-use reader_lock::ReaderLock;
+use reader_lock::{Reader, ReaderLock};
 use removal::{Removals, Removed};
-use shard::{Shard, SlotHash};
+use shard::{KeyHash, Shard};
 use std::fmt;
 use std::hash::{BuildHasher, Hash};
 use std::sync::Arc;
@@ -78,8 +79,10 @@ pub struct LocalCache<K, V, S = DefaultHasher> {
 
 struct Inner<K, V, S> {
     cells: Box<[Cell<K, V>]>,
-    /// How far the bits of a hash that choose a shard are shifted, but for one.
-    shard_shift: u32,
+    /// One less than the number of cells, a power of two.
+    cell_mask: usize,
+    /// Do entries have a deadline unless they are given none?
+    expires: bool,
     hasher: S,
     settings: Settings<K, V>,
     counters: Counters,
@@ -96,7 +99,7 @@ enum Bound {
 }
 
 /// A shard with what is concurrent about it, on cache lines of its own.
-#[repr(align(128))]
+#[repr(C, align(128))]
 struct Cell<K, V> {
     shard: ReaderLock<Shard<K, V>>,
     flights: Flights<K, V>,
@@ -106,15 +109,29 @@ struct Cell<K, V> {
 struct Place<'a, K, V> {
     cell: &'a Cell<K, V>,
     index: usize,
-    hash: u64,
+    hash: KeyHash,
 }
 
-impl<K, V> Place<'_, K, V> {
-    /// The bits below those that choose the shard.
-    #[inline]
-    #[allow(clippy::cast_possible_truncation)]
-    fn slot_hash(&self) -> SlotHash {
-        SlotHash::new((self.hash >> 16) as u32)
+/// A look-up, as the lock takes it.
+struct Hit<'a, Q: ?Sized, F> {
+    hash: KeyHash,
+    key: &'a Q,
+    ahead: Option<Nanos>,
+    clock: &'a TimeSource,
+    read: F,
+}
+
+impl<K, V, Q, F, R> Reader<Shard<K, V>> for Hit<'_, Q, F>
+where
+    Q: Equivalent<K> + ?Sized,
+    F: FnOnce(&V) -> R,
+{
+    type Output = Option<R>;
+
+    #[inline(always)]
+    fn read(self, shard: &Shard<K, V>) -> Option<R> {
+        let now = || self.ahead.unwrap_or_else(|| self.clock.now());
+        shard.hit(self.hash, self.key, now).map(self.read)
     }
 }
 
@@ -185,7 +202,8 @@ impl<K: Eq, V, S> LocalCache<K, V, S> {
         };
         let inner = Inner {
             cells: (0..shards).map(cell).collect(),
-            shard_shift: u64::BITS - 1 - shards.ilog2(),
+            cell_mask: shards - 1,
+            expires: builder.settings.time_to_live.is_some() || idle.is_some(),
             hasher: builder.hasher,
             settings: builder.settings,
             counters: Counters::new(),
@@ -200,13 +218,9 @@ impl<K: Eq, V, S> LocalCache<K, V, S> {
 
 impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
     #[inline]
-    #[allow(clippy::cast_possible_truncation)]
     fn place<Q: Hash + ?Sized>(&self, key: &Q) -> Place<'_, K, V> {
-        // Fibonacci hashing: a weak hasher of the user's may leave the high bits alone.
-        let hash = self.inner.hasher.hash_one(key);
-        let hash = hash.wrapping_mul(0x9E37_79B9_7F4A_7C15);
-        // In two steps, since one shard would make it a shift by 64.
-        let index = ((hash >> 1) >> self.inner.shard_shift) as usize;
+        let hash = KeyHash(self.inner.hasher.hash_one(key));
+        let index = hash.shard_bits() & self.inner.cell_mask;
         Place {
             cell: &self.inner.cells[index],
             index,
@@ -246,16 +260,25 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
     where
         Q: Hash + Equivalent<K> + ?Sized,
     {
-        let found = place.cell.shard.read(|shard| {
-            let now = || self.inner.settings.clock.now();
-            shard.hit(place.slot_hash(), key, now).map(read)
-        });
+        let slot = ThreadSlot::current();
+        let settings = &self.inner.settings;
+        // Where most entries have a deadline, the clock is read ahead of the lock: a processor
+        // overlaps the two badly the other way round.
+        let ahead = self.inner.expires.then(|| settings.clock.now());
+        let hit = Hit {
+            hash: place.hash,
+            key,
+            ahead,
+            clock: &settings.clock,
+            read,
+        };
+        let found = place.cell.shard.read_as(slot, hit);
         let count = if found.is_some() {
             Count::Hit
         } else {
             Count::Miss
         };
-        self.inner.counters.add(count);
+        self.inner.counters.add(slot, count);
         found
     }
 
@@ -271,7 +294,7 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
     {
         place.cell.shard.read(|shard| {
             let now = || self.inner.settings.clock.now();
-            let found = shard.peek(place.slot_hash(), key, now);
+            let found = shard.peek(place.hash, key, now);
             found.map(|(value, deadline)| read(value, deadline))
         })
     }

@@ -24,28 +24,43 @@
 //!   reading, or inside such a closure of the same thread and lock.
 #![allow(unsafe_code)]
 
-use primitives::{
-    AtomicUsize, RwLock, RwLockWriteGuard, UnsafeCell, announced, current, pause, slots, token,
-};
+use crate::thread_slot::{NOBODY, ThreadSlot, in_use, thread_token};
+use primitives::{AtomicUsize, RwLock, RwLockReadGuard, RwLockWriteGuard, UnsafeCell, pause};
 use std::cell::RefCell;
 use std::marker::PhantomData;
 use std::ops::{Deref, DerefMut};
 use std::sync::atomic::Ordering::{Relaxed, Release, SeqCst};
 
-/// What a slot holds that announces no reader, and `writer` while nobody writes.
-const NOBODY: usize = 0;
-
+/// What a reader reads comes first, `fallback` last.
+#[repr(C)]
 pub(crate) struct ReaderLock<T> {
     /// The token of the thread that writes, or [`NOBODY`].
     writer: AtomicUsize,
+    data: UnsafeCell<T>,
     /// Held by the writer, and by readers who cannot announce themselves.
     fallback: RwLock<()>,
-    data: UnsafeCell<T>,
 }
 
 // SAFETY: as for `std::sync::RwLock`: readers share `&T` (`T: Sync`) and a writer gets `&mut T` on
 // whichever thread it runs (`T: Send`); invariants W and R keep the two apart.
 unsafe impl<T: Send + Sync> Sync for ReaderLock<T> {}
+
+/// What is done with the data under a shared lock: a closure, or a type of its own where it must be
+/// compiled into the caller, which a closure with two callers is not.
+pub(crate) trait Reader<T> {
+    type Output;
+
+    fn read(self, data: &T) -> Self::Output;
+}
+
+impl<T, R, F: FnOnce(&T) -> R> Reader<T> for F {
+    type Output = R;
+
+    #[inline]
+    fn read(self, data: &T) -> R {
+        self(data)
+    }
+}
 
 impl<T> ReaderLock<T> {
     pub(crate) fn new(data: T) -> Self {
@@ -61,52 +76,59 @@ impl<T> ReaderLock<T> {
     /// # Panics
     ///
     /// If this thread is writing to the same lock.
-    #[inline]
     pub(crate) fn read<R>(&self, read: impl FnOnce(&T) -> R) -> R {
-        if let Some(slot) = current().map(|index| &slots()[index]) {
-            match slot.load(Relaxed) {
-                NOBODY => {
-                    // First half of the handshake; the second is in `write`.
-                    slot.swap(self.address(), SeqCst);
-                    primitives::handshake_fence();
-                    let announced = Announced(slot);
-                    if self.writer.load(SeqCst) == NOBODY {
-                        return self.read_now(read);
-                    }
-                    drop(announced);
-                }
-                address if address == self.address() => return self.read_now(read),
-                _ => {}
-            }
-        }
-        self.read_unannounced(read)
+        self.read_as(ThreadSlot::current(), read)
     }
 
-    /// Calls `read`; the caller has seen to invariant R.
-    #[inline]
-    fn read_now<R>(&self, read: impl FnOnce(&T) -> R) -> R {
-        // SAFETY: invariant R holds for the whole call, so by W there is no `WriteGuard`: one that
-        // was before ended with a release store to `writer` (or of `fallback`) that we have
-        // acquired, and one to come waits for our slot (or `fallback`).
-        self.data.with(|data| read(unsafe { &*data }))
+    /// As [`read`](Self::read), where the thread's slot is known already.
+    #[inline(always)]
+    pub(crate) fn read_as<R: Reader<T>>(&self, slot: ThreadSlot, reader: R) -> R::Output {
+        let Some(_announced) = self.announce(slot) else {
+            return self.read_unannounced(slot, reader);
+        };
+        // SAFETY: the first case of invariant R, by the handshake, while `_announced` lives. By W
+        // there is no `WriteGuard`: one that was before ended with a release store to `writer` that
+        // we have acquired, and one to come waits for our slot.
+        self.data.with(|data| reader.read(unsafe { &*data }))
+    }
+
+    /// The reader's half of the handshake. `None` if there is a writer, or no slot that is idle.
+    #[inline(always)]
+    fn announce(&self, slot: ThreadSlot) -> Option<Announced> {
+        let slot = slot.announced();
+        if slot.load(Relaxed) != NOBODY {
+            return None;
+        }
+        slot.swap(self.address(), SeqCst);
+        primitives::handshake_fence();
+        // The other half is in `write`.
+        let announced = Announced(slot);
+        (self.writer.load(SeqCst) == NOBODY).then_some(announced)
     }
 
     #[cold]
-    fn read_unannounced<R>(&self, read: impl FnOnce(&T) -> R) -> R {
-        assert!(
-            self.writer.load(Relaxed) != token(),
-            "{}",
-            reentered("read")
-        );
+    #[inline(never)]
+    fn read_unannounced<R: Reader<T>>(&self, slot: ThreadSlot, reader: R) -> R::Output {
+        let nested = slot.announced().load(Relaxed) == self.address();
+        let _permit = (!nested).then(|| self.permit());
+        // SAFETY: the second or third case of invariant R, while `_permit` lives or the outer
+        // reader runs. By W there is no `WriteGuard`: one that was before ended with a release of
+        // `fallback` that we have acquired, and one to come waits for `fallback` or our slot.
+        self.data.with(|data| reader.read(unsafe { &*data }))
+    }
+
+    /// Takes `fallback` for reading, and notes that this thread does.
+    fn permit(&self) -> (Unannounced, RwLockReadGuard<'_, ()>) {
+        let writing = self.writer.load(Relaxed) == thread_token();
+        assert!(!writing, "{}", reentered("read"));
         // A thread that holds some `fallback` already must not queue up behind a writer who may be
         // waiting for it.
-        let _permit = if Unannounced::any() {
+        let permit = if Unannounced::any() {
             self.fallback.read_recursive()
         } else {
             self.fallback.read()
         };
-        let _held = Unannounced::new(self.address());
-        self.read_now(read)
+        (Unannounced::new(self.address()), permit)
     }
 
     /// Waits until nobody else reads or writes, and keeps all out while the guard lives.
@@ -118,7 +140,7 @@ impl<T> ReaderLock<T> {
         assert!(!self.is_mine(), "{}", reentered("write"));
         let permit = self.fallback.write();
         self.raise();
-        for slot in announced() {
+        for slot in in_use() {
             let mut tries = 0;
             while slot.load(SeqCst) == self.address() {
                 pause(&mut tries);
@@ -131,7 +153,7 @@ impl<T> ReaderLock<T> {
     pub(crate) fn try_write(&self) -> Option<WriteGuard<'_, T>> {
         let permit = self.fallback.try_write()?;
         self.raise();
-        if announced().any(|slot| slot.load(SeqCst) == self.address()) {
+        if in_use().any(|slot| slot.load(SeqCst) == self.address()) {
             self.writer.store(NOBODY, Release);
             return None;
         }
@@ -140,7 +162,7 @@ impl<T> ReaderLock<T> {
 
     /// The writer's first half of the handshake; looking at the slots is the second.
     fn raise(&self) {
-        self.writer.swap(token(), SeqCst);
+        self.writer.swap(thread_token(), SeqCst);
         primitives::handshake_fence();
     }
 
@@ -154,8 +176,8 @@ impl<T> ReaderLock<T> {
 
     /// Does this thread read or write this lock?
     fn is_mine(&self) -> bool {
-        current().is_some_and(|slot| slots()[slot].load(Relaxed) == self.address())
-            || self.writer.load(Relaxed) == token()
+        ThreadSlot::current().announced().load(Relaxed) == self.address()
+            || self.writer.load(Relaxed) == thread_token()
             || Unannounced::contains(self.address())
     }
 
@@ -202,10 +224,10 @@ impl<T> Drop for WriteGuard<'_, T> {
     }
 }
 
-/// Takes the announcement back, also when the reading closure panics.
-struct Announced<'a>(&'a AtomicUsize);
+/// Keeps writers out. It is taken back also when a reader panics.
+struct Announced(&'static AtomicUsize);
 
-impl Drop for Announced<'_> {
+impl Drop for Announced {
     #[inline]
     fn drop(&mut self) {
         self.0.store(NOBODY, Release);
@@ -248,40 +270,9 @@ impl Drop for Unannounced {
 
 #[cfg(not(loom))]
 mod primitives {
-    use crate::thread_slot;
-    pub(super) use parking_lot::{RwLock, RwLockWriteGuard};
+    pub(super) use parking_lot::{RwLock, RwLockReadGuard, RwLockWriteGuard};
     pub(super) use std::sync::atomic::AtomicUsize;
     pub(super) use std::thread_local;
-    pub(super) use thread_slot::{current, thread_token as token};
-
-    /// On two cache lines of its own, since lines are fetched in pairs.
-    #[repr(align(128))]
-    pub(super) struct Slot(AtomicUsize);
-
-    impl std::ops::Deref for Slot {
-        type Target = AtomicUsize;
-
-        #[inline]
-        fn deref(&self) -> &AtomicUsize {
-            &self.0
-        }
-    }
-
-    #[inline]
-    pub(super) fn slots() -> &'static [Slot; thread_slot::SLOTS] {
-        static SLOTS: [Slot; thread_slot::SLOTS] =
-            [const { Slot(AtomicUsize::new(super::NOBODY)) }; thread_slot::SLOTS];
-        &SLOTS
-    }
-
-    /// The slots that some thread may use. One that is assigned later is first used after our
-    /// `writer` was raised, so its reader sees that.
-    pub(super) fn announced() -> impl Iterator<Item = &'static AtomicUsize> {
-        slots()[..thread_slot::high_water()]
-            .iter()
-            .map(|slot| &**slot)
-    }
-
     pub(super) fn pause(tries: &mut u32) {
         *tries += 1;
         if *tries < 64 {
@@ -318,46 +309,16 @@ mod primitives {
 #[cfg(loom)]
 mod primitives {
     pub(super) use loom::cell::UnsafeCell;
-    pub(super) use loom::sync::RwLockWriteGuard;
     pub(super) use loom::sync::atomic::AtomicUsize;
+    pub(super) use loom::sync::{RwLockReadGuard, RwLockWriteGuard};
     pub(super) use loom::thread_local;
-    use std::sync::atomic::Ordering::SeqCst;
-
-    /// One fewer than the threads of a model, so that one of them has none.
-    const SLOTS: usize = 2;
-
-    loom::lazy_static! {
-        static ref ALL: Vec<AtomicUsize> =
-            (0..SLOTS).map(|_| AtomicUsize::new(super::NOBODY)).collect();
-        static ref NEXT: std::sync::atomic::AtomicUsize = std::sync::atomic::AtomicUsize::new(0);
-    }
-
-    thread_local! {
-        static MINE: usize = NEXT.fetch_add(1, SeqCst);
-    }
-
-    pub(super) fn current() -> Option<usize> {
-        MINE.with(|mine| (*mine < SLOTS).then_some(*mine))
-    }
-
-    pub(super) fn token() -> usize {
-        MINE.with(|mine| mine + 1)
-    }
-
-    pub(super) fn slots() -> &'static [AtomicUsize] {
-        ALL.get()
-    }
-
-    pub(super) fn announced() -> impl Iterator<Item = &'static AtomicUsize> {
-        slots().iter()
-    }
 
     pub(super) fn pause(_: &mut u32) {
         loom::thread::yield_now();
     }
 
     pub(super) fn handshake_fence() {
-        loom::sync::atomic::fence(SeqCst);
+        loom::sync::atomic::fence(std::sync::atomic::Ordering::SeqCst);
     }
 
     /// `parking_lot`'s interface over loom's lock.
@@ -368,11 +329,11 @@ mod primitives {
             Self(loom::sync::RwLock::new(data))
         }
 
-        pub(super) fn read(&self) -> loom::sync::RwLockReadGuard<'_, T> {
+        pub(super) fn read(&self) -> RwLockReadGuard<'_, T> {
             self.0.read().unwrap()
         }
 
-        pub(super) fn read_recursive(&self) -> loom::sync::RwLockReadGuard<'_, T> {
+        pub(super) fn read_recursive(&self) -> RwLockReadGuard<'_, T> {
             self.read()
         }
 
@@ -432,7 +393,9 @@ mod models {
                 thread::spawn(move || check(&lock))
             });
             bump(&lock);
-            readers.map(|reader| reader.join().unwrap());
+            for reader in readers {
+                reader.join().unwrap();
+            }
         });
     }
 
@@ -519,7 +482,7 @@ mod tests {
             for thread in 0..threads {
                 let (lock, gate) = (&lock, &gate);
                 scope.spawn(move || {
-                    let _ = current();
+                    let _ = ThreadSlot::current();
                     gate.wait();
                     for _ in 0..500 {
                         if thread % 8 == 0 {

@@ -9,34 +9,58 @@ use crate::local::budget::{Budget, Reservation};
 use crate::local::expiry::{Expiry, SLOTS_PER_WRITE};
 use crate::local::policy::{Lru, Policy, Words};
 use crate::local::removal::{RemovalCause, Removals, Removed};
-use crate::local::slab::{NO_SLOT, Slab};
+use crate::local::slab::Slab;
 use crate::stats::Stats;
 use equivalent::Equivalent;
 use hashbrown::HashTable;
 use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 
-/// More slots than this and the shard evicts, whatever the budget: slots are addressed by `u32`,
-/// and the policy needs some numbers for itself.
-const MAX_ENTRIES: u32 = NO_SLOT - (1 << 16);
+/// A shard with this many entries evicts, whatever the budget: more, and its index might grow to
+/// more positions than a [`StoredHash`] tells apart.
+pub(crate) const MAX_ENTRIES: u32 = (1 << StoredHash::POSITION_BITS) / 16 * 7;
 
-/// The part of a key's hash that a shard keeps with the entry, so that it never hashes a key.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct SlotHash(NonZeroU32);
+/// A key's hash. The index takes a position from its low bits and a tag from its top seven, as
+/// hashbrown does.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct KeyHash(pub(crate) u64);
 
-impl SlotHash {
+impl KeyHash {
+    /// Bits to choose a shard by: others than the index takes, if the hash is good, and still
+    /// different for small integers that hash to themselves.
     #[inline]
-    pub(crate) fn new(bits: u32) -> Self {
-        Self(NonZeroU32::new(bits).unwrap_or(NonZeroU32::MAX))
-    }
-
-    /// What the index takes: its position from the low bits, its tag from the top seven.
-    #[inline]
-    fn spread(self) -> u64 {
-        u64::from(self.0.get()) * 0x1_0000_0001
+    #[allow(clippy::cast_possible_truncation)]
+    pub(crate) fn shard_bits(self) -> usize {
+        (self.0 ^ (self.0 >> 40)) as usize
     }
 }
 
+/// What an entry keeps of its key's hash, so that a shard never hashes a key: the bits that the
+/// index takes, and one that is always set, so that an empty slot costs no memory.
+#[derive(Clone, Copy)]
+struct StoredHash(NonZeroU32);
+
+impl StoredHash {
+    const POSITION_BITS: u32 = 24;
+    const SET: NonZeroU32 = NonZeroU32::new(1 << Self::POSITION_BITS).expect("not zero");
+    const POSITION: u64 = (1 << Self::POSITION_BITS) - 1;
+
+    #[allow(clippy::cast_possible_truncation)]
+    fn new(KeyHash(hash): KeyHash) -> Self {
+        let tag = (hash >> 57) << 25;
+        Self(Self::SET | (tag | hash & Self::POSITION) as u32)
+    }
+
+    /// A hash with the same position and tag.
+    fn restore(self) -> u64 {
+        let stored = u64::from(self.0.get());
+        (stored >> 25) << 57 | stored & Self::POSITION
+    }
+}
+
+#[repr(align(32))]
+/// Aligned so that a small one lies on one cache line.
+#[repr(align(32))]
 struct Entry<K, V> {
     key: K,
     value: V,
@@ -44,18 +68,20 @@ struct Entry<K, V> {
     deadline: AtomicU64,
     /// The policy's.
     word: AtomicU32,
-    hash: SlotHash,
+    hash: StoredHash,
 }
 
 /// An entry to be stored.
 pub(crate) struct NewEntry<K, V> {
-    pub(crate) hash: SlotHash,
+    pub(crate) hash: KeyHash,
     pub(crate) key: K,
     pub(crate) value: V,
     pub(crate) deadline: Nanos,
     pub(crate) weight: u64,
 }
 
+/// What a hit reads comes first, to lie on few cache lines.
+#[repr(C)]
 pub(crate) struct Shard<K, V, P = Lru> {
     index: HashTable<u32>,
     slab: Slab<Entry<K, V>>,
@@ -101,7 +127,7 @@ impl<K, V, P: Policy> Shard<K, V, P> {
     }
 
     #[inline]
-    fn find<Q>(&self, hash: SlotHash, key: &Q) -> Option<(u32, &Entry<K, V>)>
+    fn find<Q>(&self, hash: KeyHash, key: &Q) -> Option<(u32, &Entry<K, V>)>
     where
         Q: Equivalent<K> + ?Sized,
     {
@@ -109,13 +135,13 @@ impl<K, V, P: Policy> Shard<K, V, P> {
             let entry = self.slab.get(slot);
             entry.is_some_and(|entry| key.equivalent(&entry.key))
         };
-        let slot = *self.index.find(hash.spread(), is_it)?;
+        let slot = *self.index.find(hash.0, is_it)?;
         Some((slot, self.slab.get(slot)?))
     }
 
     /// A live value, as a hit: the policy and idle deadlines take note.
-    #[inline]
-    pub(crate) fn hit<Q>(&self, hash: SlotHash, key: &Q, now: impl FnOnce() -> Nanos) -> Option<&V>
+    #[inline(always)]
+    pub(crate) fn hit<Q>(&self, hash: KeyHash, key: &Q, now: impl FnOnce() -> Nanos) -> Option<&V>
     where
         Q: Equivalent<K> + ?Sized,
     {
@@ -135,7 +161,7 @@ impl<K, V, P: Policy> Shard<K, V, P> {
     /// A live value and its deadline; nothing takes note.
     pub(crate) fn peek<Q>(
         &self,
-        hash: SlotHash,
+        hash: KeyHash,
         key: &Q,
         now: impl FnOnce() -> Nanos,
     ) -> Option<(&V, Nanos)>
@@ -224,11 +250,11 @@ impl<K, V, P: Policy> Shard<K, V, P> {
             value: new.value,
             deadline: AtomicU64::new(deadline),
             word: AtomicU32::new(0),
-            hash: new.hash,
+            hash: StoredHash::new(new.hash),
         });
         let slab = &self.slab;
-        self.index.insert_unique(new.hash.spread(), slot, |&slot| {
-            slab.get(slot).map_or(0, |entry| entry.hash.spread())
+        self.index.insert_unique(new.hash.0, slot, |&slot| {
+            slab.get(slot).map_or(0, |entry| entry.hash.restore())
         });
         self.policy.insert(slot, &self.slab);
         self.expiry.set(slot, new.deadline, deadline);
@@ -256,7 +282,7 @@ impl<K, V, P: Policy> Shard<K, V, P> {
     /// deadline. Sweeps.
     pub(crate) fn remove<Q>(
         &mut self,
-        hash: SlotHash,
+        hash: KeyHash,
         key: &Q,
         cause: RemovalCause,
         budget: &Budget,
@@ -334,7 +360,7 @@ impl<K, V, P: Policy> Shard<K, V, P> {
         };
         let found = self
             .index
-            .find_entry(entry.hash.spread(), |&other| other == slot);
+            .find_entry(entry.hash.restore(), |&other| other == slot);
         if let Ok(found) = found {
             found.remove();
         }
@@ -384,8 +410,8 @@ impl<K, V, P: Policy> Shard<K, V, P> {
             assert!(self.slab.get(slot).is_some(), "slot {slot} is vacant");
         }
         for (slot, entry) in self.slab.iter() {
-            let spread = entry.hash.spread();
-            assert!(self.index.find(spread, |&other| other == slot).is_some());
+            let bits = entry.hash.restore();
+            assert!(self.index.find(bits, |&other| other == slot).is_some());
         }
         self.policy.validate(&self.slab);
         let deadlines = self.slab.iter();

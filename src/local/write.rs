@@ -118,13 +118,13 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
         let now = inner.settings.clock.now();
         let deadline = inner.settings.deadline(now, ttl);
         if weight > inner.budget.limit() || deadline <= now {
-            inner.counters.add(Count::Refused);
+            inner.counters.count(Count::Refused);
             self.take_out(place, &key, RemovalCause::Replaced, leader, removals)?;
             return Ok(());
         }
         // Declared before the lock is taken, so that it is dropped outside even if `Eq` panics.
         let mut new = Some(NewEntry {
-            hash: place.slot_hash(),
+            hash: place.hash,
             key,
             value,
             deadline,
@@ -153,11 +153,11 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
         Q: Equivalent<K> + ?Sized,
     {
         if leader.is_some_and(|leader| !leader.may_store()) {
-            self.inner.counters.add(Count::Outdated);
+            self.inner.counters.count(Count::Outdated);
             return Err(Outdated);
         }
         if let Some(key) = key {
-            place.cell.flights.revoke(place.hash, key, leader);
+            place.cell.flights.revoke(place.hash.0, key, leader);
         }
         Ok(())
     }
@@ -178,7 +178,7 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
         let mut shard = place.cell.shard.write();
         self.begin_write(place, Some(key), leader)?;
         let budget = &self.inner.budget;
-        Ok(shard.remove(place.slot_hash(), key, cause, budget, now, removals))
+        Ok(shard.remove(place.hash, key, cause, budget, now, removals))
     }
 
     /// The key's own shard has nothing left to evict: evicts in others until `room` has `weight`.

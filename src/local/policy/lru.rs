@@ -36,16 +36,20 @@ struct Link {
     next: u32,
 }
 
+/// What a hit reads comes first.
+#[repr(C)]
 pub(crate) struct Lru {
+    clock: u32,
+    /// How far a stamp may lag behind the clock, in writes: `len / RESOLUTION`.
+    slack: u32,
+    len: u32,
+    /// Generations live from `oldest` to `newest`; their markers are these modulo `GENERATIONS`.
+    oldest: u32,
+    newest: u32,
     /// One circular list: nodes below [`GENERATIONS`] are markers, the others slots.
     links: Vec<Link>,
     /// The write clock when each generation began, by marker.
     starts: Box<[u32]>,
-    /// Generations live from `oldest` to `newest`; their markers are these modulo `GENERATIONS`.
-    oldest: u32,
-    newest: u32,
-    clock: u32,
-    len: u32,
 }
 
 fn node(slot: u32) -> u32 {
@@ -61,12 +65,6 @@ fn marker(generation: u32) -> u32 {
 }
 
 impl Lru {
-    /// How far a stamp may lag behind the clock, in writes.
-    #[inline]
-    fn slack(&self) -> u32 {
-        self.len / RESOLUTION
-    }
-
     fn age(&self, stamp: u32) -> u32 {
         self.clock.wrapping_sub(stamp)
     }
@@ -167,6 +165,7 @@ impl Default for Lru {
             oldest: 0,
             newest: 0,
             clock: 0,
+            slack: 0,
             len: 0,
         }
     }
@@ -175,14 +174,14 @@ impl Default for Lru {
 impl Policy for Lru {
     #[inline]
     fn touch(&self, word: &AtomicU32) {
-        if self.age(word.load(Relaxed)) > self.slack() {
+        if self.age(word.load(Relaxed)) > self.slack {
             word.store(self.clock, Relaxed);
         }
     }
 
     fn before_write(&mut self, words: &impl Words) {
         self.clock = self.clock.wrapping_add(1);
-        if self.age(self.starts[marker(self.newest) as usize]) >= self.slack().max(1) {
+        if self.age(self.starts[marker(self.newest) as usize]) >= self.slack.max(1) {
             self.begin_generation(words);
         }
     }
@@ -196,11 +195,13 @@ impl Policy for Lru {
         }
         self.link(node, marker(self.newest));
         self.len += 1;
+        self.slack = self.len / RESOLUTION;
     }
 
     fn remove(&mut self, slot: u32) {
         self.unlink(node(slot));
         self.len -= 1;
+        self.slack = self.len / RESOLUTION;
     }
 
     fn victim(&mut self, words: &impl Words) -> Option<u32> {

@@ -1,0 +1,47 @@
+//! `thread_slot` as loom's models see it.
+
+use loom::sync::atomic::AtomicUsize;
+use loom::thread_local;
+use std::sync::atomic::Ordering::SeqCst;
+
+/// One fewer than the threads of a model, so that one of them has none of its own.
+pub(crate) const SLOTS: usize = 2;
+pub(crate) const NOBODY: usize = 0;
+const SHARED: usize = 1;
+
+loom::lazy_static! {
+    static ref ALL: Vec<AtomicUsize> = {
+        let announced = |slot| if slot < SLOTS { NOBODY } else { SHARED };
+        (0..=SLOTS).map(|slot| AtomicUsize::new(announced(slot))).collect()
+    };
+    static ref NEXT: std::sync::atomic::AtomicUsize = std::sync::atomic::AtomicUsize::new(0);
+}
+
+thread_local! {
+    static MINE: usize = NEXT.fetch_add(1, SeqCst);
+}
+
+#[derive(Clone, Copy)]
+pub(crate) struct ThreadSlot(usize);
+
+impl ThreadSlot {
+    pub(crate) fn current() -> Self {
+        Self(MINE.with(|mine| (*mine).min(SLOTS)))
+    }
+
+    pub(crate) fn announced(self) -> &'static AtomicUsize {
+        &ALL[self.0]
+    }
+
+    pub(crate) fn index(self) -> usize {
+        self.0
+    }
+}
+
+pub(crate) fn in_use() -> impl Iterator<Item = &'static AtomicUsize> {
+    ALL[..SLOTS].iter()
+}
+
+pub(crate) fn thread_token() -> usize {
+    MINE.with(|mine| mine + 1)
+}
