@@ -95,6 +95,9 @@ pub trait Cache<K, V>: Send + Sync {
 
     /// The value of a key; if none is held, what `load` returns, which is then stored.
     ///
+    /// It needs a sized type, which an `Arc<dyn Cache<K, V>>` is. With `cache: &dyn Cache<K, V>`
+    /// call `(&cache).get_or_load(..)`.
+    ///
     /// # Errors
     ///
     /// What the load failed with, or why it could not be awaited: see [`LoadError`].
@@ -116,54 +119,42 @@ pub trait Cache<K, V>: Send + Sync {
     }
 }
 
-impl<K, V> dyn Cache<K, V> + '_ {
-    /// See [`Cache::get_or_load`], which an object offers here.
-    ///
-    /// # Errors
-    ///
-    /// What the load failed with, or why it could not be awaited: see [`LoadError`].
-    pub fn get_or_load<L, E>(
-        &self,
-        key: &K,
-        load: impl FnOnce(&K) -> Result<L, E>,
-    ) -> Result<V, LoadError<E>>
-    where
-        L: Into<Loaded<V>>,
-        E: Any + Send + Sync,
-    {
-        with_erased(load, |erased| self.get_or_load_erased(key, erased))
-    }
+/// A pointer to a cache is a cache, so that `get_or_load` is there for an object as well.
+macro_rules! impl_for_pointer {
+    ($($pointer:ty),*) => {$(
+        impl<K, V, C: Cache<K, V> + ?Sized> Cache<K, V> for $pointer {
+            fn get(&self, key: &K) -> Option<V> {
+                (**self).get(key)
+            }
+
+            fn insert(&self, key: K, value: V) {
+                (**self).insert(key, value);
+            }
+
+            fn insert_with_ttl(&self, key: K, value: V, ttl: Duration) {
+                (**self).insert_with_ttl(key, value, ttl);
+            }
+
+            fn remove(&self, key: &K) -> Option<V> {
+                (**self).remove(key)
+            }
+
+            fn clear(&self) {
+                (**self).clear();
+            }
+
+            fn get_or_load_erased(
+                &self,
+                key: &K,
+                load: &mut ErasedLoader<'_, K, V>,
+            ) -> Result<V, LoadError<AnyError>> {
+                (**self).get_or_load_erased(key, load)
+            }
+        }
+    )*};
 }
 
-impl<K, V, C: Cache<K, V> + ?Sized> Cache<K, V> for Arc<C> {
-    fn get(&self, key: &K) -> Option<V> {
-        (**self).get(key)
-    }
-
-    fn insert(&self, key: K, value: V) {
-        (**self).insert(key, value);
-    }
-
-    fn insert_with_ttl(&self, key: K, value: V, ttl: Duration) {
-        (**self).insert_with_ttl(key, value, ttl);
-    }
-
-    fn remove(&self, key: &K) -> Option<V> {
-        (**self).remove(key)
-    }
-
-    fn clear(&self) {
-        (**self).clear();
-    }
-
-    fn get_or_load_erased(
-        &self,
-        key: &K,
-        load: &mut ErasedLoader<'_, K, V>,
-    ) -> Result<V, LoadError<AnyError>> {
-        (**self).get_or_load_erased(key, load)
-    }
-}
+impl_for_pointer!(Arc<C>, Box<C>, &C);
 
 /// Runs `call` with `load` behind one type, and gives its result the type of `load` again.
 ///

@@ -123,6 +123,10 @@ impl<K, V, S> Builder<K, V, S> {
 
     /// How many parts the cache is split into, each with a lock of its own; rounded up to a power
     /// of two. The default grows with the number of cores, and is less for small caches.
+    ///
+    /// A shard holds at most seven million entries and then evicts, whatever the bound. Where
+    /// `capacity` asks for more, there are more shards; with `max_weight` and `unbounded` it is for
+    /// you to set enough.
     pub fn shards(mut self, shards: usize) -> Self {
         self.shards = Some(shards);
         self

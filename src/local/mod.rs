@@ -30,6 +30,7 @@ use removal::{Removals, Removed};
 use shard::{KeyHash, Shard};
 use std::fmt;
 use std::hash::{BuildHasher, Hash};
+use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
@@ -174,13 +175,23 @@ impl<K, V> LocalCache<K, V> {
     }
 }
 
-/// How many shards a cache has that was not told: enough that writers seldom meet, but not so many
-/// that a small cache's LRU order falls to pieces.
+/// How many shards a cache has that was not told: enough that writers seldom meet, but of at least
+/// 64 entries, so that a small cache's LRU order does not fall to pieces.
 fn default_shards(capacity: Option<usize>) -> usize {
     let cores = thread::available_parallelism().map_or(1, usize::from);
     let by_cores = (cores * 4).next_power_of_two().min(MAX_SHARDS);
-    let by_size = capacity.map_or(by_cores, |capacity| capacity / 64);
-    by_cores.min((by_size / 2 + 1).next_power_of_two())
+    match capacity {
+        Some(capacity) => by_cores.min(1 << (capacity / 64).max(1).ilog2()),
+        None => by_cores,
+    }
+}
+
+/// So many that all entries have room in them, with some to spare, since keys do not spread evenly.
+/// No more than room for billions, for one who says `usize::MAX` and means none of it.
+fn least_shards(capacity: Option<usize>) -> usize {
+    let of_half_size = shard::MAX_ENTRIES as usize / 2;
+    let shards = capacity.unwrap_or(0).div_ceil(of_half_size);
+    shards.min(1_024).next_power_of_two()
 }
 
 impl<K: Eq, V, S> LocalCache<K, V, S> {
@@ -190,10 +201,11 @@ impl<K: Eq, V, S> LocalCache<K, V, S> {
             (None, Some(weight)) => (Bound::Weight, weight),
             (None, None) => (Bound::None, u64::MAX),
         };
-        let shards = builder.shards.map_or_else(
-            || default_shards(builder.capacity),
-            usize::next_power_of_two,
-        );
+        let shards = match builder.shards {
+            Some(shards) => shards.next_power_of_two(),
+            None => default_shards(builder.capacity),
+        };
+        let shards = shards.max(least_shards(builder.capacity));
         let idle = builder.settings.time_to_idle;
         let idle = idle.map(crate::clock::saturating_nanos);
         let cell = |_| Cell {
@@ -415,6 +427,10 @@ impl<K, V, S> LocalCache<K, V, S> {
         removals.finish(self.inner.settings.listener.as_deref())
     }
 }
+
+/// A panic in user code leaves the cache valid, so it may be used on after one was caught.
+impl<K, V, S> UnwindSafe for LocalCache<K, V, S> {}
+impl<K, V, S> RefUnwindSafe for LocalCache<K, V, S> {}
 
 impl<K, V, S> fmt::Debug for LocalCache<K, V, S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
