@@ -10,7 +10,6 @@ use common::{Bench, Hotset, Moka, MutexLru, Peer, PlainMap, QuickCache, Work};
 use std::time::Duration;
 
 const ROUNDS: u64 = 9;
-const SIZES: [usize; 3] = [1_000, 100_000, 1_000_000];
 /// How long a turn takes, about.
 const TURN: Duration = Duration::from_millis(60);
 
@@ -70,9 +69,8 @@ fn main() {
         if !names.is_empty() && names.iter().all(|name| !work.name().contains(*name)) {
             continue;
         }
-        for capacity in SIZES {
-            let picked = sizes.is_empty() || sizes.contains(&&capacity.to_string());
-            if !picked || work == Work::HotKey && capacity != SIZES[0] {
+        for capacity in work.sizes() {
+            if !sizes.is_empty() && !sizes.contains(&&capacity.to_string()) {
                 continue;
             }
             let keys = work.keys(capacity);

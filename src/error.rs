@@ -79,6 +79,7 @@ pub enum LoadError<E: ?Sized> {
 
 impl<E: ?Sized> LoadError<E> {
     /// The loader's error, if it was the loader that failed.
+    #[must_use]
     pub fn failed(&self) -> Option<&Arc<E>> {
         match self {
             Self::Failed(error) => Some(error),

@@ -184,7 +184,7 @@ impl fmt::Debug for LoadTimes {
             .field("total", &self.total)
             .field("p50", &self.percentile(50.0))
             .field("p99", &self.percentile(99.0))
-            .finish()
+            .finish_non_exhaustive()
     }
 }
 

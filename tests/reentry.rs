@@ -82,16 +82,17 @@ fn a_listener_may_call_the_cache() {
     cache.validate();
 }
 
+fn factorial(cache: &LocalCache<u32, u64>, n: u32) -> u64 {
+    let load = |&n: &u32| {
+        let below = if n == 0 { 1 } else { factorial(cache, n - 1) };
+        Ok::<_, Infallible>(below * u64::from(n.max(1)))
+    };
+    cache.get_or_load(&n, load).unwrap()
+}
+
 #[test]
 fn a_loader_may_call_the_cache() {
-    let cache: LocalCache<u32, u64> = one_shard(100).build().unwrap();
-    fn factorial(cache: &LocalCache<u32, u64>, n: u32) -> u64 {
-        let load = |&n: &u32| {
-            let below = if n == 0 { 1 } else { factorial(cache, n - 1) };
-            Ok::<_, Infallible>(below * u64::from(n.max(1)))
-        };
-        cache.get_or_load(&n, load).unwrap()
-    }
+    let cache = one_shard(100).build().unwrap();
     assert_eq!(factorial(&cache, 10), 3_628_800);
     assert_eq!(cache.len(), 11);
     cache.validate();

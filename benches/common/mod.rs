@@ -1,5 +1,8 @@
 //! What the benchmarks share: the caches side by side, and the work they are given.
 
+// Each benchmark that includes this file is a crate of its own.
+#![allow(unreachable_pub)]
+
 use hotset::LocalCache;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
@@ -11,6 +14,9 @@ use std::time::{Duration, Instant};
 
 /// Long enough that nothing expires in a run; what is measured is that it is checked.
 const TTL: Duration = Duration::from_secs(3_600);
+
+/// How many entries the caches hold.
+pub const SIZES: [usize; 3] = [1_000, 100_000, 1_000_000];
 
 /// A cache under test, `u64` to `u64`.
 pub trait Peer: Sync + Sized {
@@ -52,7 +58,7 @@ impl Peer for Hotset {
     }
 }
 
-/// Has no time to live. Without its statistics.
+/// Has no time to live, and in its default features no statistics.
 pub struct QuickCache(quick_cache::sync::Cache<u64, u64>);
 
 impl Peer for QuickCache {
@@ -203,6 +209,14 @@ impl Work {
             Self::Churn => "churn",
             Self::LoadHit => "get_or_load hit",
             Self::LoadMiss => "get_or_load miss",
+        }
+    }
+
+    /// The sizes at which it makes a difference.
+    pub fn sizes(self) -> Vec<usize> {
+        match self {
+            Self::HotKey => SIZES[..1].to_vec(),
+            _ => SIZES.to_vec(),
         }
     }
 

@@ -23,11 +23,11 @@ thread_local! {
 }
 
 /// Waits until the waiter is told something; `None` once `deadline` has passed.
-pub(crate) fn wait<'a, K, V>(
-    mut waiter: Waiter<'a, K, V>,
+pub(crate) fn wait<K, V>(
+    mut waiter: Waiter<'_, K, V>,
     lease: Duration,
     deadline: Option<Instant>,
-) -> Option<Step<'a, K, V>> {
+) -> Option<Step<'_, K, V>> {
     // A thread that is ending may have lost its waker already; it makes one more.
     let waker = WAKER
         .try_with(Waker::clone)

@@ -242,6 +242,17 @@ struct Flight<K, V> {
 }
 
 impl<K, V> Flight<K, V> {
+    fn launch(hash: u64, key: K, joinable: bool, leader: Candidate) -> Arc<Self> {
+        Arc::new(Self {
+            hash,
+            key,
+            joinable,
+            stored: AtomicU32::new(0),
+            state: Mutex::new(State::led(leader)),
+            outcome: OnceLock::new(),
+        })
+    }
+
     fn is_revoked(&self) -> bool {
         self.stored.load(Relaxed) == REVOKED
     }
@@ -280,7 +291,7 @@ impl<K: Eq, V> Flights<K, V> {
         if let Some(boarding) = self.join(&self.table.lock(), hash, key, candidate) {
             return boarding;
         }
-        let flight = self.launch(hash, key.clone(), true, candidate);
+        let flight = Flight::launch(hash, key.clone(), true, candidate);
         let mut table = self.table.lock();
         // Somebody else may have been quicker.
         if let Some(boarding) = self.join(&table, hash, key, candidate) {
@@ -298,19 +309,8 @@ impl<K: Eq, V> Flights<K, V> {
         key: K,
         candidate: Candidate,
     ) -> Leader<'_, K, V> {
-        let flight = self.launch(hash, key, false, candidate);
+        let flight = Flight::launch(hash, key, false, candidate);
         self.register(&mut self.table.lock(), flight)
-    }
-
-    fn launch(&self, hash: u64, key: K, joinable: bool, by: Candidate) -> Arc<Flight<K, V>> {
-        Arc::new(Flight {
-            hash,
-            key,
-            joinable,
-            stored: AtomicU32::new(0),
-            state: Mutex::new(State::led(by)),
-            outcome: OnceLock::new(),
-        })
     }
 
     fn register(

@@ -239,7 +239,7 @@ impl Drop for Announced {
 struct Unannounced;
 
 primitives::thread_local! {
-    static UNANNOUNCED: RefCell<Vec<usize>> = RefCell::new(Vec::new());
+    static UNANNOUNCED: RefCell<Vec<usize>> = const { RefCell::new(Vec::new()) };
 }
 
 impl Unannounced {

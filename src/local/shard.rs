@@ -175,10 +175,10 @@ impl<K, V, P: Policy> Shard<K, V, P> {
 
     /// Stores an entry, taking `new`, or leaves it there and returns `false` if this shard has no
     /// more to evict and the budget is still short.
-    pub(crate) fn insert<'b>(
+    pub(crate) fn insert(
         &mut self,
         new: &mut Option<NewEntry<K, V>>,
-        room: &mut Reservation<'b>,
+        room: &mut Reservation<'_>,
         now: Nanos,
         out: &mut Removals<K, V>,
     ) -> bool

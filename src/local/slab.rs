@@ -1,7 +1,7 @@
 //! Slots addressed by `u32`, stable while they are occupied.
 
-/// What a slot number can never be: the end of a list.
-pub(crate) const NO_SLOT: u32 = u32::MAX;
+/// What a slot number can never be: the end of the free list.
+const NO_SLOT: u32 = u32::MAX;
 
 /// Values in slots; a freed slot is the next to be used again.
 pub(crate) struct Slab<T> {
@@ -58,25 +58,20 @@ impl<T> Slab<T> {
     ///
     /// If `u32` has no number left for it; the shard evicts long before.
     pub(crate) fn insert(&mut self, value: T) -> u32 {
+        self.len += 1;
         let slot = self.free;
-        match self.slots.get_mut(slot as usize) {
-            Some(vacant) => {
-                let Slot::Vacant { next } = *vacant else {
-                    unreachable!("the free list names vacant slots only")
-                };
-                self.free = next;
-                *vacant = Slot::Occupied(value);
-                self.len += 1;
-                slot
-            }
-            None => {
-                let slot = self.end();
-                assert!(slot < NO_SLOT, "a shard holds fewer than 2^32 entries");
-                self.slots.push(Slot::Occupied(value));
-                self.len += 1;
-                slot
-            }
+        if let Some(free) = self.slots.get_mut(slot as usize) {
+            let Slot::Vacant { next } = *free else {
+                unreachable!("the free list names vacant slots only")
+            };
+            self.free = next;
+            *free = Slot::Occupied(value);
+            return slot;
         }
+        let slot = self.end();
+        assert!(slot < NO_SLOT, "slots are numbered by u32");
+        self.slots.push(Slot::Occupied(value));
+        slot
     }
 
     /// Takes the value of an occupied slot.

@@ -2,7 +2,7 @@
 
 use super::budget::Reservation;
 use super::removal::{RemovalCause, Removals};
-use super::shard::NewEntry;
+use super::shard::{NewEntry, Shard};
 use super::{Cell, LocalCache, Place};
 use crate::clock::Nanos;
 use crate::entry::Loaded;
@@ -76,6 +76,7 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
     ///
     /// A cache that is written to does this as it goes along; an idle one waits for this call. The
     /// lock of a shard is held for 1,024 slots at a time.
+    #[allow(clippy::must_use_candidate)]
     pub fn evict_expired(&self) -> usize {
         self.inner
             .cells
@@ -86,7 +87,7 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
 
     fn evict_expired_of(&self, cell: &Cell<K, V>) -> usize {
         let now = self.inner.settings.clock.now();
-        let mut left = cell.shard.read(|shard| shard.slots());
+        let mut left = cell.shard.read(Shard::slots);
         let mut expired = 0;
         while left > 0 {
             let slice = left.min(SLICE);

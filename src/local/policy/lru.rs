@@ -284,8 +284,10 @@ mod tests {
 
     impl Model {
         fn new(slots: usize, clock: u32) -> Self {
-            let mut lru = Lru::default();
-            lru.clock = clock;
+            let mut lru = Lru {
+                clock,
+                ..Lru::default()
+            };
             lru.starts[0] = clock;
             Self {
                 lru,

@@ -1,0 +1,59 @@
+//! `cargo bench --bench cache`: each workload at each size with one thread and with two, hotset
+//! beside its peers, by criterion. For a table of ratios from interleaved rounds see `compare`.
+
+mod common;
+
+use common::{Bench, Hotset, Moka, MutexLru, Peer, PlainMap, QuickCache, SIZES, Work};
+use criterion::measurement::WallTime;
+use criterion::{
+    BenchmarkGroup, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main,
+};
+use std::time::Duration;
+
+fn bench<P: Peer>(
+    group: &mut BenchmarkGroup<'_, WallTime>,
+    work: Work,
+    capacity: usize,
+    keys: &[u64],
+) {
+    if !work.suits::<P>() {
+        return;
+    }
+    let bench = Bench::<P>::new(work, capacity, keys);
+    for threads in [1, 2] {
+        group.throughput(Throughput::Elements(threads));
+        let id = BenchmarkId::new(P::NAME, format!("{threads} threads"));
+        let mut seed = 0;
+        group.bench_function(id, |bencher| {
+            bencher.iter_custom(|operations| {
+                seed += 1;
+                bench.time(threads, operations, seed)
+            });
+        });
+    }
+}
+
+fn caches(criterion: &mut Criterion) {
+    for work in Work::ALL {
+        for capacity in work.sizes() {
+            let keys = work.keys(capacity);
+            let mut group = criterion.benchmark_group(format!("{}/{capacity}", work.name()));
+            bench::<Hotset>(&mut group, work, capacity, &keys);
+            bench::<QuickCache>(&mut group, work, capacity, &keys);
+            bench::<Moka>(&mut group, work, capacity, &keys);
+            bench::<MutexLru>(&mut group, work, capacity, &keys);
+            bench::<PlainMap>(&mut group, work, capacity, &keys);
+            group.finish();
+        }
+    }
+}
+
+criterion_group! {
+    name = benches;
+    config = Criterion::default()
+        .sample_size(10)
+        .warm_up_time(Duration::from_millis(200))
+        .measurement_time(Duration::from_millis(800));
+    targets = caches
+}
+criterion_main!(benches);
