@@ -48,7 +48,7 @@ where
     /// assert!(matches!(error, LoadError::Failed(reason) if *reason == "no connection"));
     ///
     /// assert_eq!(prices.get_or_load(&key, |_| Ok::<_, &str>(120))?, 120);
-    /// assert_eq!(prices.get_or_load(&key, |_| Err("not even asked"))?, 120);
+    /// assert_eq!(prices.get_or_load(&key, |_| Err::<u64, _>("not asked"))?, 120);
     /// # Ok::<(), LoadError<&str>>(())
     /// ```
     ///
