@@ -6,9 +6,8 @@
 //! kill memcached's leases (Nishtala et al., "Scaling Memcache at Facebook", NSDI 2013): its
 //! callers get its value, but it is not stored, and callers to come start a new flight.
 //!
-//! [`State`] is the state machine: pure, without a lock, a clock or a wake-up of its own.
-//! [`Flight`] puts it under a lock; [`Flights`] finds the flight of a key. Waiting is by [`Waker`],
-//! so threads ([`blocking`]) and tasks wait in one queue.
+//! [`State`] is the state machine, pure; [`Flight`] puts it under a lock; [`Flights`] finds the
+//! flight of a key. Waiting is by [`Waker`], so threads ([`blocking`]) and tasks wait in one queue.
 //!
 //! # Why a load that began before a write never stores
 //!
@@ -26,202 +25,24 @@
 //! `Eq` and `Hash` of keys under the table's.
 
 pub(crate) mod blocking;
+mod state;
+
+pub(crate) use state::Candidate;
 
 use crate::error::AnyError;
 use equivalent::Equivalent;
 use hashbrown::HashTable;
 use parking_lot::Mutex;
-use std::collections::VecDeque;
+use state::{Admission, State, Turn, Waiters, wake};
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 use std::task::Waker;
-use std::thread::{self, ThreadId};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 /// What a load came to, for those who waited for it.
 pub(crate) enum Outcome<V> {
     Value(V),
     Failed(Arc<AnyError>),
-}
-
-/// Who loads, and who waits.
-struct State {
-    phase: Phase,
-    /// Counts the leaders; a leader whose generation is not this has been superseded.
-    generation: u32,
-    waiters: Waiters,
-    next_ticket: u64,
-}
-
-/// In order of arrival, by ticket. One that was not polled yet, or was woken, has no waker.
-type Waiters = VecDeque<(u64, Option<Waker>)>;
-
-/// Called without a lock: waking is an executor's code.
-fn wake(waiters: Waiters) {
-    for waker in waiters.into_iter().filter_map(|(_, waker)| waker) {
-        waker.wake();
-    }
-}
-
-enum Phase {
-    /// Someone loads, and may be superseded from `lease_end` on (`None`: never).
-    Led {
-        by: ThreadId,
-        lease_end: Option<Instant>,
-    },
-    /// The leader is gone; the next who asks leads.
-    Vacant,
-    /// The outcome is there, or the waiters have to start anew.
-    Over,
-}
-
-/// Who asks, and the terms on which it would lead.
-#[derive(Clone, Copy)]
-pub(crate) struct Candidate {
-    thread: ThreadId,
-    now: Instant,
-    lease: Duration,
-}
-
-impl Candidate {
-    /// The current thread, now.
-    pub(crate) fn new(lease: Duration) -> Self {
-        Self {
-            thread: thread::current().id(),
-            now: Instant::now(),
-            lease,
-        }
-    }
-}
-
-/// The state machine's answer to a newcomer.
-enum Admission {
-    Lead { generation: u32 },
-    Wait { ticket: u64 },
-    Recursive,
-}
-
-/// The state machine's answer to a waiter.
-enum Turn {
-    Over,
-    Lead { generation: u32 },
-    Wait { lease_end: Option<Instant> },
-}
-
-impl State {
-    /// The first leader is on its way.
-    fn led(candidate: Candidate) -> Self {
-        let mut state = Self {
-            phase: Phase::Vacant,
-            generation: 0,
-            waiters: Waiters::new(),
-            next_ticket: 0,
-        };
-        state.lead(candidate);
-        state
-    }
-
-    fn lead(&mut self, candidate: Candidate) -> u32 {
-        self.generation += 1;
-        self.phase = Phase::Led {
-            by: candidate.thread,
-            lease_end: candidate.now.checked_add(candidate.lease),
-        };
-        self.generation
-    }
-
-    fn admit(&mut self, candidate: Candidate) -> Admission {
-        match self.phase {
-            Phase::Vacant => Admission::Lead {
-                generation: self.lead(candidate),
-            },
-            Phase::Led { by, .. } if by == candidate.thread => Admission::Recursive,
-            Phase::Led { .. } | Phase::Over => {
-                let ticket = self.next_ticket;
-                self.next_ticket += 1;
-                self.waiters.push_back((ticket, None));
-                Admission::Wait { ticket }
-            }
-        }
-    }
-
-    /// A waiter asks for its turn. One that must wait leaves `waker`; others leave the queue.
-    fn poll(&mut self, ticket: u64, candidate: Candidate, waker: &Waker) -> Turn {
-        match self.phase {
-            Phase::Over => {
-                self.forget(ticket);
-                Turn::Over
-            }
-            Phase::Led { lease_end, .. } if lease_end.is_none_or(|end| candidate.now < end) => {
-                if let Ok(place) = self.find(ticket) {
-                    match &mut self.waiters[place].1 {
-                        Some(old) => old.clone_from(waker),
-                        none => *none = Some(waker.clone()),
-                    }
-                }
-                Turn::Wait { lease_end }
-            }
-            Phase::Led { .. } | Phase::Vacant => {
-                self.forget(ticket);
-                Turn::Lead {
-                    generation: self.lead(candidate),
-                }
-            }
-        }
-    }
-
-    fn find(&self, ticket: u64) -> Result<usize, usize> {
-        self.waiters
-            .binary_search_by_key(&ticket, |(other, _)| *other)
-    }
-
-    fn forget(&mut self, ticket: u64) {
-        if let Ok(place) = self.find(ticket) {
-            self.waiters.remove(place);
-        }
-    }
-
-    fn is_led(&self, generation: u32) -> bool {
-        matches!(self.phase, Phase::Led { .. }) && self.generation == generation
-    }
-
-    /// The leader has its result and is about to land: from now on it cannot be superseded.
-    /// `false` if it was.
-    fn prepare_landing(&mut self, generation: u32) -> bool {
-        let led = self.is_led(generation);
-        if let (true, Phase::Led { lease_end, .. }) = (led, &mut self.phase) {
-            *lease_end = None;
-        }
-        led
-    }
-
-    /// The leader is gone. Whom to wake: the first waiter, who then leads.
-    fn abandon(&mut self, generation: u32) -> Option<Waker> {
-        if !self.is_led(generation) {
-            return None;
-        }
-        self.phase = Phase::Vacant;
-        self.wake_first()
-    }
-
-    /// A waiter goes away. If it may have been the one who was woken to lead, the next one is.
-    fn leave(&mut self, ticket: u64) -> Option<Waker> {
-        self.forget(ticket);
-        match self.phase {
-            Phase::Vacant => self.wake_first(),
-            _ => None,
-        }
-    }
-
-    fn wake_first(&mut self) -> Option<Waker> {
-        self.waiters.iter_mut().find_map(|(_, waker)| waker.take())
-    }
-
-    /// Whom to wake: all.
-    fn end(&mut self) -> Waiters {
-        self.phase = Phase::Over;
-        std::mem::take(&mut self.waiters)
-    }
 }
 
 /// In `Flight::stored`: no generation may store any more.
@@ -410,8 +231,8 @@ impl<K, V> Flights<K, V> {
         if let Some(waker) = step(&mut state) {
             woken.push_back((0, Some(waker)));
         }
-        let vacant = matches!(state.phase, Phase::Vacant);
-        if vacant && (state.waiters.is_empty() || flight.is_revoked()) {
+        let vacant = state.is_vacant();
+        if vacant && (!state.is_awaited() || flight.is_revoked()) {
             self.close(&mut table, flight);
             woken.append(&mut state.end());
         }
@@ -456,7 +277,7 @@ impl<K, V> Leader<'_, K, V> {
         self.flights
             .close(&mut self.flights.table.lock(), &self.flight);
         // Nobody can join any more.
-        if !self.flight.state.lock().waiters.is_empty() {
+        if self.flight.state.lock().is_awaited() {
             let outcome = outcome();
             // Empty until now: one leader gets past `prepare_landing`.
             let _ = self.flight.outcome.set(outcome);
@@ -553,8 +374,10 @@ impl<K, V> Landed<K, V> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+    use std::sync::atomic::Ordering::SeqCst;
     use std::task::Wake;
+    use std::thread::{self, ThreadId};
+    use std::time::Duration;
 
     const LEASE: Duration = Duration::from_secs(10);
 
@@ -574,11 +397,8 @@ mod tests {
         }
 
         fn at(&self, thread: usize, seconds: u64) -> Candidate {
-            Candidate {
-                thread: self.threads[thread],
-                now: self.start + Duration::from_secs(seconds),
-                lease: LEASE,
-            }
+            let now = self.start + Duration::from_secs(seconds);
+            Candidate::of(self.threads[thread], now, LEASE)
         }
     }
 
