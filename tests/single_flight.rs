@@ -379,7 +379,7 @@ fn storm_step(cache: &Cache, random: u32) {
         0 => drop(cache.remove(&key)),
         1 => cache.insert(key, key * 100),
         2 => cache.clear(),
-        3 => drop(cache.update(&key, Option::<&u32>::copied)),
+        3 => drop(cache.update(&key, |value| Some(*value?))),
         _ => {
             let call = AssertUnwindSafe(|| cache.get_or_load(&key, load));
             if let Ok(Ok(value)) = catch_unwind(call) {
