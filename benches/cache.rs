@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::{Bench, Hotset, Moka, MutexLru, Peer, PlainMap, QuickCache, SIZES, Work};
+use common::{Bench, Hotset, Moka, MutexLru, Peer, PlainMap, QuickCache, Work};
 use criterion::measurement::WallTime;
 use criterion::{
     BenchmarkGroup, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main,

@@ -5,6 +5,7 @@
 
 use hotset::LocalCache;
 use rand::rngs::SmallRng;
+use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
 use rand_distr::{Distribution, Zipf};
 use std::convert::Infallible;
@@ -247,10 +248,13 @@ pub struct Bench<'a, P> {
 }
 
 impl<'a, P: Peer> Bench<'a, P> {
-    /// Fills the cache to its capacity, coldest keys first.
+    /// Fills the cache to its capacity, in random order: what is popular is neither first nor last
+    /// in memory.
     pub fn new(work: Work, capacity: usize, keys: &'a [u64]) -> Self {
         let cache = P::with_capacity(capacity);
-        for rank in (0..capacity as u64).rev() {
+        let mut ranks: Vec<u64> = (0..capacity as u64).collect();
+        ranks.shuffle(&mut SmallRng::seed_from_u64(3));
+        for rank in ranks {
             cache.insert(key(rank), rank);
         }
         Self { cache, work, keys }
