@@ -132,9 +132,10 @@ impl TimeSource {
     }
 }
 
+/// Before `NEVER`, so that what never expires does not expire at the end of the clock either.
 #[cold]
 fn custom_nanos(clock: &dyn Clock) -> Nanos {
-    saturating_nanos(clock.now())
+    saturating_nanos(clock.now()).min(NEVER - 1)
 }
 
 impl fmt::Debug for TimeSource {

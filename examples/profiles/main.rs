@@ -1,0 +1,82 @@
+//! What a cache saves: the same requests, served by a database alone and through the cache.
+//!
+//! ```sh
+//! cargo run --release --example profiles
+//! cargo run --release --example profiles -- --help
+//! ```
+//!
+//! It makes an SQLite database of user profiles in a temporary folder, serves requests from it
+//! with several threads, and compares. Then the hottest profile expires, and a herd of threads asks
+//! for it at the same moment.
+
+// SQLite is a name and not an item.
+#![allow(clippy::doc_markdown)]
+
+mod args;
+mod database;
+mod herd;
+mod people;
+mod report;
+mod server;
+mod traffic;
+
+use args::Args;
+use clap::Parser;
+use database::{Database, Profile};
+use hotset::LocalCache;
+use server::Server;
+use std::error::Error;
+use std::process::ExitCode;
+use std::sync::Arc;
+use traffic::Traffic;
+
+/// An error from any thread, for `main` to print.
+pub(crate) type AnyError = Box<dyn Error + Send + Sync>;
+
+/// An `Arc` around each profile: a hit clones the pointer and not the text.
+pub(crate) type ProfileCache = LocalCache<u64, Arc<Profile>>;
+
+fn main() -> ExitCode {
+    let args = match Args::try_parse() {
+        Ok(args) => args,
+        Err(error) => return args::explain(&error),
+    };
+    match run(&args) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(args: &Args) -> Result<(), AnyError> {
+    let traffic = match &args.trace {
+        Some(path) => Traffic::from_trace(path)?,
+        None => Traffic::zipf(args.profiles, args.seed),
+    };
+    let profiles = args.profiles.max(traffic.distinct());
+    let database = Database::create(profiles, args.seed)?;
+    let cache: ProfileCache = LocalCache::builder()
+        .capacity(args.capacity)
+        .time_to_live(args.ttl)
+        .build()?;
+
+    report::print_setup(args, profiles);
+    let server = Server {
+        database: &database,
+        traffic: &traffic,
+        threads: args.threads,
+        duration: args.seconds,
+    };
+    let alone = server.serve("database alone", |reader, id| Ok(reader.profile(id)?))?;
+    let cached = server.serve("through the cache", |reader, id| {
+        Ok(cache.get_or_load(&id, |id| reader.profile(*id))?)
+    })?;
+
+    report::print_table(&alone, &cached, cache.stats().hit_ratio());
+    report::print_savings(&alone, &cached);
+    herd::stampede(&cache, &database, traffic.hottest())?;
+    report::print_stats(&cache.stats());
+    Ok(())
+}
