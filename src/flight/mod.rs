@@ -40,6 +40,7 @@ use std::task::Waker;
 use std::time::Instant;
 
 /// What a load came to, for those who waited for it.
+#[derive(Clone)]
 pub(crate) enum Outcome<V> {
     Value(V),
     Failed(Arc<AnyError>),
@@ -365,8 +366,13 @@ impl<K, V> Drop for Waiter<'_, K, V> {
 pub(crate) struct Landed<K, V>(Arc<Flight<K, V>>);
 
 impl<K, V> Landed<K, V> {
-    pub(crate) fn outcome(&self) -> &Outcome<V> {
-        let outcome = self.0.outcome.get();
+    pub(crate) fn into_outcome(self) -> Outcome<V>
+    where
+        V: Clone,
+    {
+        let outcome = self.0.outcome.get().cloned();
+        // Before the outcome is on its way to the caller: a panic in a `drop` would leak it there.
+        drop(self);
         outcome.expect("made only once the outcome is there")
     }
 }
@@ -453,7 +459,7 @@ mod tests {
         fn has_landed_with(&mut self, candidate: Candidate, expected: u32) -> bool {
             match self.poll(candidate) {
                 Ok(Step::Landed(landed)) => {
-                    matches!(landed.outcome(), Outcome::Value(value) if *value == expected)
+                    matches!(landed.into_outcome(), Outcome::Value(value) if value == expected)
                 }
                 _ => false,
             }

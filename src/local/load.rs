@@ -104,9 +104,9 @@ where
                 Step::Lead(leader) => return self.lead(place, key, leader, load),
                 Step::Landed(landed) => {
                     self.inner.counters.count(Count::Coalesced);
-                    return match landed.outcome() {
-                        Outcome::Value(value) => Ok(value.clone()),
-                        Outcome::Failed(error) => Err(LoadError::Failed(error.clone())),
+                    return match landed.into_outcome() {
+                        Outcome::Value(value) => Ok(value),
+                        Outcome::Failed(error) => Err(LoadError::Failed(error)),
                     };
                 }
                 Step::BoardAgain => {}
@@ -140,11 +140,11 @@ where
         };
         timer.succeeded();
         let value = loaded.value.clone();
-        let mut removals = Removals::new();
+        let mut removals = self.removals();
         // Outdated or not: its callers get the value.
         let _ = self.store(place, key.clone(), loaded, Some(&leader), &mut removals);
         leader.land(|| Outcome::Value(value.clone()));
-        self.finish(removals);
+        removals.finish();
         Ok(value)
     }
 
@@ -173,7 +173,7 @@ where
             let claim = self.claim(&place, key);
             let current = self.peek(&place, key, |value, _| value.clone());
             let next = change(current.as_ref());
-            let mut removals = Removals::new();
+            let mut removals = self.removals();
             let written = match next.clone() {
                 Some(value) => {
                     let loaded = Loaded::new(value);
@@ -181,8 +181,9 @@ where
                 }
                 None => self.remove_claimed(&place, key, &claim, &mut removals),
             };
-            drop(claim);
-            self.finish(removals);
+            // Not as it returns: a panic in a `drop` then leaks what is on its way to the caller.
+            drop((claim, current));
+            removals.finish();
             if written.is_ok() {
                 return next;
             }
@@ -214,10 +215,10 @@ where
         if value.is_none_or(|value| keep(key, &value)) {
             return Ok(());
         }
-        let mut removals = Removals::new();
+        let mut removals = self.removals();
         let removed = self.remove_claimed(&place, key, &claim, &mut removals);
         drop(claim);
-        self.finish(removals);
+        removals.finish();
         removed
     }
 
@@ -232,7 +233,7 @@ where
         place: &Place<'_, K, V>,
         key: &K,
         claim: &Leader<'_, K, V>,
-        removals: &mut Removals<K, V>,
+        removals: &mut Removals<'_, K, V>,
     ) -> Result<(), Outdated> {
         self.take_out(place, key, RemovalCause::Removed, Some(claim), removals)?;
         Ok(())

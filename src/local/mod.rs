@@ -26,7 +26,7 @@ use budget::Budget;
 use builder::Settings;
 use equivalent::Equivalent;
 use reader_lock::{Reader, ReaderLock};
-use removal::{Removals, Removed};
+use removal::Removals;
 use shard::{KeyHash, Shard};
 use std::fmt;
 use std::hash::{BuildHasher, Hash};
@@ -422,9 +422,9 @@ impl<K, V, S> LocalCache<K, V, S> {
         assert!(self.inner.budget.used() <= self.inner.budget.limit());
     }
 
-    /// Tells the listener of what has left, and drops all but the first. Without a lock.
-    fn finish(&self, removals: Removals<K, V>) -> Option<Removed<K, V>> {
-        removals.finish(self.inner.settings.listener.as_deref())
+    /// Where a write puts what leaves.
+    fn removals(&self) -> Removals<'_, K, V> {
+        Removals::new(self.inner.settings.listener.as_deref())
     }
 }
 

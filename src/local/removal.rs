@@ -1,5 +1,7 @@
 //! What leaves a shard, carried out of its lock.
 
+use std::any::Any;
+use std::mem::take;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
 /// Why an entry is no longer held.
@@ -28,15 +30,21 @@ pub(crate) struct Removed<K, V> {
     pub(crate) cause: RemovalCause,
 }
 
-/// Entries that have left: most writes remove none or one, which takes no allocation.
-pub(crate) struct Removals<K, V> {
+/// Entries that have left. The listener is told of them by `finish`, or when this is dropped because
+/// of a panic on the way there: of each entry exactly once.
+///
+/// It must outlive the shard's lock, so declare it before the lock is taken.
+pub(crate) struct Removals<'a, K, V> {
+    listener: Option<&'a Listener<K, V>>,
+    /// Most writes remove none or one, which takes no allocation.
     first: Option<Removed<K, V>>,
     rest: Vec<Removed<K, V>>,
 }
 
-impl<K, V> Removals<K, V> {
-    pub(crate) const fn new() -> Self {
+impl<'a, K, V> Removals<'a, K, V> {
+    pub(crate) const fn new(listener: Option<&'a Listener<K, V>>) -> Self {
         Self {
+            listener,
             first: None,
             rest: Vec::new(),
         }
@@ -59,19 +67,35 @@ impl<K, V> Removals<K, V> {
     /// # Panics
     ///
     /// If the listener does, after it was told of all.
-    pub(crate) fn finish(self, listener: Option<&Listener<K, V>>) -> Option<Removed<K, V>> {
-        let Some(listener) = listener else {
-            return self.first;
-        };
-        let mut panicked = None;
-        for Removed { key, value, cause } in self.first.iter().chain(&self.rest) {
-            if let Err(panic) = catch_unwind(AssertUnwindSafe(|| listener(key, value, *cause))) {
-                panicked.get_or_insert(panic);
-            }
-        }
+    pub(crate) fn finish(mut self) -> Option<Removed<K, V>> {
+        let (first, panicked) = self.tell();
         match panicked {
             Some(panic) => resume_unwind(panic),
-            None => self.first,
+            None => first,
         }
+    }
+
+    /// Empties itself; returns the first entry, and the first panic of the listener.
+    fn tell(&mut self) -> (Option<Removed<K, V>>, Option<Panic>) {
+        let (first, rest) = (self.first.take(), take(&mut self.rest));
+        let mut panicked = None;
+        if let Some(listener) = self.listener {
+            for Removed { key, value, cause } in first.iter().chain(&rest) {
+                let told = catch_unwind(AssertUnwindSafe(|| listener(key, value, *cause)));
+                panicked = panicked.or(told.err());
+            }
+        }
+        // Before the first is on its way to the caller: a panic in a `drop` would leak it there.
+        drop(rest);
+        (first, panicked)
+    }
+}
+
+type Panic = Box<dyn Any + Send>;
+
+impl<K, V> Drop for Removals<'_, K, V> {
+    fn drop(&mut self) {
+        // Something panics already; a second panic would end the process.
+        drop(self.tell());
     }
 }

@@ -180,7 +180,7 @@ impl<K, V, P: Policy> Shard<K, V, P> {
         new: &mut Option<NewEntry<K, V>>,
         room: &mut Reservation<'_>,
         now: Nanos,
-        out: &mut Removals<K, V>,
+        out: &mut Removals<'_, K, V>,
     ) -> bool
     where
         K: Eq,
@@ -222,7 +222,7 @@ impl<K, V, P: Policy> Shard<K, V, P> {
         slot: u32,
         new: &mut Option<NewEntry<K, V>>,
         now: Nanos,
-        out: &mut Removals<K, V>,
+        out: &mut Removals<'_, K, V>,
     ) {
         let (Some(entry), Some(new)) = (self.slab.get_mut(slot), new.take()) else {
             return;
@@ -287,7 +287,7 @@ impl<K, V, P: Policy> Shard<K, V, P> {
         cause: RemovalCause,
         budget: &Budget,
         now: Nanos,
-        out: &mut Removals<K, V>,
+        out: &mut Removals<'_, K, V>,
     ) -> bool
     where
         Q: Equivalent<K> + ?Sized,
@@ -303,7 +303,7 @@ impl<K, V, P: Policy> Shard<K, V, P> {
     }
 
     /// Evicts the policy's victim and returns what it weighed.
-    pub(crate) fn evict(&mut self, now: Nanos, out: &mut Removals<K, V>) -> Option<u64> {
+    pub(crate) fn evict(&mut self, now: Nanos, out: &mut Removals<'_, K, V>) -> Option<u64> {
         let victim = self.policy.victim(&self.slab)?;
         let weight = self.weight(victim);
         self.take_out(victim, RemovalCause::Evicted, now, out);
@@ -317,7 +317,7 @@ impl<K, V, P: Policy> Shard<K, V, P> {
         slots: u32,
         now: Nanos,
         mut freed: impl FnMut(u64),
-        out: &mut Removals<K, V>,
+        out: &mut Removals<'_, K, V>,
     ) -> bool {
         for _ in 0..slots {
             let Some(slot) = self.expiry.next(now, self.slab.end()) else {
@@ -343,7 +343,7 @@ impl<K, V, P: Policy> Shard<K, V, P> {
     }
 
     /// Takes everything out.
-    pub(crate) fn clear(&mut self, budget: &Budget, now: Nanos, out: &mut Removals<K, V>) {
+    pub(crate) fn clear(&mut self, budget: &Budget, now: Nanos, out: &mut Removals<'_, K, V>) {
         self.policy.before_write(&self.slab);
         for slot in 0..self.slab.end() {
             if self.slab.get(slot).is_some() {
@@ -354,7 +354,13 @@ impl<K, V, P: Policy> Shard<K, V, P> {
     }
 
     /// Unhooks an entry from everything; its weight is the caller's to account for.
-    fn take_out(&mut self, slot: u32, cause: RemovalCause, now: Nanos, out: &mut Removals<K, V>) {
+    fn take_out(
+        &mut self,
+        slot: u32,
+        cause: RemovalCause,
+        now: Nanos,
+        out: &mut Removals<'_, K, V>,
+    ) {
         let Some(mut entry) = self.slab.remove(slot) else {
             return;
         };
@@ -373,7 +379,7 @@ impl<K, V, P: Policy> Shard<K, V, P> {
         self.count_out(removed, out);
     }
 
-    fn count_out(&mut self, removed: Removed<K, V>, out: &mut Removals<K, V>) {
+    fn count_out(&mut self, removed: Removed<K, V>, out: &mut Removals<'_, K, V>) {
         self.counts.removals[removed.cause as usize] += 1;
         out.push(removed);
     }

@@ -38,10 +38,10 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
 
     fn insert_loaded(&self, key: K, loaded: Loaded<V>) {
         let place = self.place(&key);
-        let mut removals = Removals::new();
+        let mut removals = self.removals();
         // Without a leader nothing is outdated.
         let _ = self.store(&place, key, loaded, None, &mut removals);
-        self.finish(removals);
+        removals.finish();
     }
 
     /// Takes a key out and returns its value, if a live one was held. Loads of the key that are
@@ -50,11 +50,13 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
     where
         Q: Hash + Equivalent<K> + ?Sized,
     {
-        let mut removals = Removals::new();
+        let mut removals = self.removals();
         let place = self.place(key);
         let taken = self.take_out(&place, key, RemovalCause::Removed, None, &mut removals);
         // The first to leave is the key's own entry, if there was one.
-        let removed = self.finish(removals).filter(|_| taken.unwrap_or(false))?;
+        let removed = removals.finish().filter(|_| taken.unwrap_or(false))?;
+        // Not as it returns: a panic in a `drop` then leaks what is on its way to the caller.
+        drop(removed.key);
         (removed.cause == RemovalCause::Removed).then_some(removed.value)
     }
 
@@ -63,12 +65,12 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
     pub fn clear(&self) {
         for cell in &self.inner.cells {
             let now = self.inner.settings.clock.now();
-            let mut removals = Removals::new();
+            let mut removals = self.removals();
             let mut shard = cell.shard.write();
             cell.flights.revoke_all();
             shard.clear(&self.inner.budget, now, &mut removals);
             drop(shard);
-            self.finish(removals);
+            removals.finish();
         }
     }
 
@@ -92,11 +94,11 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
         while left > 0 {
             let slice = left.min(SLICE);
             left -= slice;
-            let mut removals = Removals::new();
+            let mut removals = self.removals();
             let freed = |weight| self.inner.budget.release(weight);
             let more = cell.shard.write().sweep(slice, now, freed, &mut removals);
             expired += removals.len();
-            self.finish(removals);
+            removals.finish();
             if !more {
                 break;
             }
@@ -111,7 +113,7 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
         key: K,
         loaded: Loaded<V>,
         leader: Option<&Leader<'_, K, V>>,
-        removals: &mut Removals<K, V>,
+        removals: &mut Removals<'_, K, V>,
     ) -> Result<(), Outdated> {
         let inner = &*self.inner;
         let Loaded { value, ttl, weight } = loaded;
@@ -170,7 +172,7 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
         key: &Q,
         cause: RemovalCause,
         leader: Option<&Leader<'_, K, V>>,
-        removals: &mut Removals<K, V>,
+        removals: &mut Removals<'_, K, V>,
     ) -> Result<bool, Outdated>
     where
         Q: Hash + Equivalent<K> + ?Sized,
@@ -193,7 +195,7 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
         weight: u64,
         room: &mut Reservation<'_>,
         now: Nanos,
-        removals: &mut Removals<K, V>,
+        removals: &mut Removals<'_, K, V>,
     ) {
         let cells = &self.inner.cells;
         for index in (home + 1..cells.len()).chain(0..home) {

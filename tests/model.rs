@@ -1,0 +1,522 @@
+//! Random operations on a cache of one shard, against a naive model of LRU and expiry.
+//!
+//! The removal listener drives the model: when an expired entry is swept out is the cache's affair,
+//! so the model does not foretell removals but judges each one. Was the entry held, was it past its
+//! deadline, was there need for room, was there an entry less recently used?
+
+use hotset::{Builder, Loaded, LocalCache, ManualClock, RemovalCause, Stats};
+use proptest::collection::vec;
+use proptest::option;
+use proptest::prelude::*;
+use proptest::test_runner::Config;
+use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+type Key = u16;
+
+#[derive(Debug, Clone, PartialEq)]
+struct Value {
+    /// No two values of a run share it, so each removal is told apart from all others.
+    id: u64,
+    weight: u64,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Bound {
+    Entries(u64),
+    Weight(u64),
+}
+
+/// Times are in nanoseconds throughout, the unit of deadlines.
+#[derive(Debug, Clone)]
+struct Setup {
+    bound: Bound,
+    time_to_live: Option<u64>,
+    time_to_idle: Option<u64>,
+    keys: Key,
+    /// The run begins with an insertion of every key, and checks the contents less often.
+    large: bool,
+}
+
+#[derive(Debug, Clone)]
+struct Load {
+    weight: u64,
+    own_weight: Option<u64>,
+    ttl: Option<u64>,
+}
+
+#[derive(Debug, Clone)]
+enum Op {
+    Insert(Key, u64),
+    InsertWithTtl(Key, u64, u64),
+    Get(Key),
+    GetWith(Key),
+    /// With `None` the loader fails.
+    GetOrLoad(Key, Option<Load>),
+    Remove(Key),
+    /// With `None` the key is removed.
+    Update(Key, Option<u64>),
+    /// Keeps the keys below.
+    Retain(Key),
+    Clear,
+    EvictExpired,
+    Advance(u64),
+    SetBack(u64),
+}
+
+/// An entry of the cache, live or past its deadline.
+struct Held {
+    value: Value,
+    weight: u64,
+    /// Where hits may move the deadline to.
+    limit: u64,
+    deadline: u64,
+    /// The tick of its last use.
+    used: u64,
+}
+
+struct Model {
+    setup: Setup,
+    cache: LocalCache<Key, Value>,
+    clock: ManualClock,
+    told: Arc<Mutex<Vec<(Key, Value, RemovalCause)>>>,
+    held: BTreeMap<Key, Held>,
+    now: u64,
+    /// Counts the writes to the shard; reads between two of them are simultaneous.
+    tick: u64,
+    /// The most entries since there was none: a use is noted with the resolution of its time.
+    peak: u64,
+    stats: Stats,
+    next_id: u64,
+}
+
+impl Model {
+    fn new(setup: &Setup) -> Self {
+        let clock = ManualClock::new();
+        let told = Arc::new(Mutex::new(Vec::new()));
+        let listener = {
+            let told = Arc::clone(&told);
+            move |key: &Key, value: &Value, cause| {
+                told.lock().unwrap().push((*key, value.clone(), cause));
+            }
+        };
+        let mut builder: Builder<Key, Value> = LocalCache::builder()
+            .shards(1)
+            .clock(clock.clone())
+            .on_removal(listener);
+        builder = match setup.bound {
+            Bound::Entries(entries) => builder.capacity(usize::try_from(entries).unwrap()),
+            Bound::Weight(weight) => builder
+                .max_weight(weight)
+                .weigher(|_, value: &Value| value.weight),
+        };
+        if let Some(ttl) = setup.time_to_live {
+            builder = builder.time_to_live(Duration::from_nanos(ttl));
+        }
+        if let Some(idle) = setup.time_to_idle {
+            builder = builder.time_to_idle(Duration::from_nanos(idle));
+        }
+        Self {
+            setup: setup.clone(),
+            cache: builder.build().unwrap(),
+            clock,
+            told,
+            held: BTreeMap::new(),
+            now: 0,
+            tick: 0,
+            peak: 0,
+            stats: Stats::default(),
+            next_id: 0,
+        }
+    }
+
+    fn run(setup: &Setup, ops: &[Op]) {
+        let mut model = Self::new(setup);
+        if setup.large {
+            (0..setup.keys).for_each(|key| model.insert(key, 1, None));
+        }
+        let check_every = if setup.large { 32 } else { 1 };
+        for (step, op) in ops.iter().enumerate() {
+            model.apply(op);
+            // What leaves for no reason that `apply` knows may only have expired.
+            model.judge(&[], RemovalCause::Expired, None);
+            model.check_figures();
+            if step % check_every == 0 {
+                model.check_contents();
+            }
+        }
+        model.check_contents();
+    }
+
+    fn apply(&mut self, op: &Op) {
+        match *op {
+            Op::Insert(key, weight) => self.insert(key, weight, None),
+            Op::InsertWithTtl(key, weight, ttl) => self.insert(key, weight, Some(ttl)),
+            Op::Get(key) => {
+                let expected = self.look_up(key);
+                assert_eq!(self.cache.get(&key), expected);
+            }
+            Op::GetWith(key) => {
+                let expected = self.look_up(key).map(|value| value.id);
+                assert_eq!(self.cache.get_with(&key, |value| value.id), expected);
+            }
+            Op::GetOrLoad(key, ref load) => self.get_or_load(key, load.as_ref()),
+            Op::Remove(key) => {
+                let expected = self.live(key).cloned();
+                assert_eq!(self.cache.remove(&key), expected);
+                self.removed(key, RemovalCause::Removed);
+            }
+            Op::Update(key, weight) => self.update(key, weight),
+            Op::Retain(below) => self.retain(below),
+            Op::Clear => {
+                self.cache.clear();
+                self.tick += 1;
+                let all: Vec<Key> = self.held.keys().copied().collect();
+                self.judge(&all, RemovalCause::Cleared, None);
+            }
+            Op::EvictExpired => {
+                let expired = self.held.values().filter(|held| held.deadline <= self.now);
+                assert_eq!(self.cache.evict_expired(), expired.count());
+                self.judge(&[], RemovalCause::Expired, None);
+                assert!(self.held.values().all(|held| self.now < held.deadline));
+            }
+            Op::Advance(by) => {
+                self.now += by;
+                self.clock.advance(Duration::from_nanos(by));
+            }
+            Op::SetBack(by) => {
+                self.now = self.now.saturating_sub(by);
+                self.clock.set(Duration::from_nanos(self.now));
+            }
+        }
+    }
+
+    fn insert(&mut self, key: Key, weight: u64, ttl: Option<u64>) {
+        let value = self.new_value(weight);
+        match ttl.map(Duration::from_nanos) {
+            Some(ttl) => self.cache.insert_with_ttl(key, value.clone(), ttl),
+            None => self.cache.insert(key, value.clone()),
+        }
+        self.inserted(key, value, weight, ttl);
+    }
+
+    fn get_or_load(&mut self, key: Key, load: Option<&Load>) {
+        let hit = self.look_up(key);
+        let fresh = load.map(|load| {
+            let value = self.new_value(load.weight);
+            let mut loaded = Loaded::new(value.clone());
+            if let Some(weight) = load.own_weight {
+                loaded = loaded.weight(weight);
+            }
+            if let Some(ttl) = load.ttl {
+                loaded = loaded.ttl(Duration::from_nanos(ttl));
+            }
+            (value, loaded)
+        });
+        let mut loads = 0;
+        let returned = self.cache.get_or_load(&key, |_| {
+            loads += 1;
+            fresh.clone().map(|(_, loaded)| loaded).ok_or("not found")
+        });
+        assert_eq!(loads, u64::from(hit.is_none()));
+        self.stats.loads += loads;
+        match (hit, load, fresh) {
+            (Some(value), ..) => assert_eq!(returned.unwrap(), value),
+            (None, Some(load), Some((value, _))) => {
+                assert_eq!(returned.unwrap(), value);
+                let weight = load.own_weight.unwrap_or(load.weight);
+                self.inserted(key, value, weight, load.ttl);
+            }
+            _ => {
+                self.stats.load_failures += 1;
+                assert_eq!(returned.unwrap_err().failed(), Some(&Arc::new("not found")));
+            }
+        }
+    }
+
+    fn update(&mut self, key: Key, weight: Option<u64>) {
+        let live = self.live(key).cloned();
+        let next = weight.map(|weight| self.new_value(weight));
+        let mut seen = Vec::new();
+        let returned = self.cache.update(&key, |value| {
+            seen.push(value.cloned());
+            next.clone()
+        });
+        assert_eq!(seen, [live]);
+        assert_eq!(returned, next);
+        match next {
+            Some(value) => {
+                let weight = value.weight;
+                self.inserted(key, value, weight, None);
+            }
+            None => self.removed(key, RemovalCause::Removed),
+        }
+    }
+
+    fn retain(&mut self, below: Key) {
+        let mut seen = Vec::new();
+        self.cache.retain(|&key, value| {
+            seen.push((key, value.clone()));
+            key < below
+        });
+        seen.sort_by_key(|(key, _)| *key);
+        assert_eq!(seen, self.all_live());
+        let dropped = seen.split_off(seen.partition_point(|(key, _)| *key < below));
+        let dropped: Vec<Key> = dropped.into_iter().map(|(key, _)| key).collect();
+        self.tick += dropped.len() as u64;
+        self.judge(&dropped, RemovalCause::Removed, None);
+    }
+
+    /// The cache was given a value to store.
+    fn inserted(&mut self, key: Key, value: Value, weight: u64, ttl: Option<u64>) {
+        let (budget, weight) = match self.setup.bound {
+            Bound::Entries(entries) => (entries, 1),
+            Bound::Weight(budget) => (budget, weight.max(1)),
+        };
+        let ttl = ttl.or(self.setup.time_to_live);
+        let limit = ttl.map_or(u64::MAX, |ttl| self.now.saturating_add(ttl));
+        if weight > budget || limit <= self.now {
+            self.stats.refused += 1;
+            self.removed(key, RemovalCause::Replaced);
+            return;
+        }
+        self.tick += 1;
+        self.judge(&[key], RemovalCause::Replaced, Some(budget - weight));
+        let entry = Held {
+            value,
+            weight,
+            limit,
+            deadline: self.idle_deadline(limit),
+            used: self.tick,
+        };
+        self.held.insert(key, entry);
+        self.stats.inserts += 1;
+        self.peak = self.peak.max(self.held.len() as u64);
+    }
+
+    /// The cache was told to take a key out.
+    fn removed(&mut self, key: Key, cause: RemovalCause) {
+        self.tick += u64::from(self.held.contains_key(&key));
+        self.judge(&[key], cause, None);
+    }
+
+    /// Judges what the listener was told: the keys in `own` leave for `cause`, all of them, and
+    /// others may have expired, or give way until there is no more than `room` for them.
+    fn judge(&mut self, own: &[Key], cause: RemovalCause, room: Option<u64>) {
+        let told = std::mem::take(&mut *self.told.lock().unwrap());
+        for (key, value, told_cause) in told {
+            let oldest = self.held.values().map(|held| held.used).min();
+            let weight = self.weight();
+            let entry = self.held.remove(&key).expect("was held, and left once");
+            assert_eq!(entry.value, value);
+            if entry.deadline <= self.now {
+                assert_eq!(told_cause, RemovalCause::Expired);
+            } else if own.contains(&key) {
+                assert_eq!(told_cause, cause);
+            } else {
+                assert_eq!(told_cause, RemovalCause::Evicted);
+                assert!(room.is_some_and(|room| weight > room), "there was room");
+                // A 128th for the time of use and one for the order: exact below 128 entries.
+                let last = oldest.unwrap() + self.peak / 128 * 2;
+                assert!(entry.used <= last, "{key}: {} > {last}", entry.used);
+            }
+            self.count(told_cause);
+        }
+        if self.held.is_empty() {
+            self.peak = 0;
+        }
+        assert!(own.iter().all(|key| !self.held.contains_key(key)));
+    }
+
+    fn count(&mut self, cause: RemovalCause) {
+        let counter = match cause {
+            RemovalCause::Replaced => &mut self.stats.replaced,
+            RemovalCause::Removed => &mut self.stats.removed,
+            RemovalCause::Expired => &mut self.stats.expired,
+            RemovalCause::Evicted => &mut self.stats.evicted,
+            RemovalCause::Cleared => &mut self.stats.cleared,
+            _ => unreachable!("{cause:?} is new"),
+        };
+        *counter += 1;
+    }
+
+    /// A hit or a miss of a key.
+    fn look_up(&mut self, key: Key) -> Option<Value> {
+        if self.live(key).is_none() {
+            self.stats.misses += 1;
+            return None;
+        }
+        self.stats.hits += 1;
+        let moved = self.idle_deadline(self.held[&key].limit);
+        let entry = self.held.get_mut(&key)?;
+        entry.used = self.tick;
+        entry.deadline = entry.deadline.max(moved);
+        Some(entry.value.clone())
+    }
+
+    /// The deadline of an entry used now that may live up to `limit`.
+    fn idle_deadline(&self, limit: u64) -> u64 {
+        let idle = self.setup.time_to_idle;
+        idle.map_or(limit, |idle| limit.min(self.now.saturating_add(idle)))
+    }
+
+    fn live(&self, key: Key) -> Option<&Value> {
+        let entry = self.held.get(&key)?;
+        (self.now < entry.deadline).then_some(&entry.value)
+    }
+
+    fn all_live(&self) -> Vec<(Key, Value)> {
+        let keys = self.held.keys();
+        keys.filter_map(|&key| Some((key, self.live(key)?.clone())))
+            .collect()
+    }
+
+    fn weight(&self) -> u64 {
+        self.held.values().map(|held| held.weight).sum()
+    }
+
+    fn new_value(&mut self, weight: u64) -> Value {
+        self.next_id += 1;
+        Value {
+            id: self.next_id,
+            weight,
+        }
+    }
+
+    fn check_figures(&mut self) {
+        self.stats.entries = self.held.len() as u64;
+        self.stats.weight = self.weight();
+        let stats = self.cache.stats();
+        assert_eq!(stats.load_times.count(), stats.loads);
+        self.stats.load_times = stats.load_times.clone();
+        assert_eq!(stats, self.stats);
+        assert_eq!(self.cache.len(), self.held.len());
+        assert_eq!(self.cache.weight(), self.weight());
+        assert_eq!(self.cache.is_empty(), self.held.is_empty());
+    }
+
+    /// None of these reads may count as a use: later victims would show it.
+    fn check_contents(&self) {
+        self.cache.validate();
+        for key in 0..self.setup.keys {
+            assert_eq!(self.cache.contains_key(&key), self.live(key).is_some());
+            let left = self.live(key).map(|_| match self.held[&key].deadline {
+                u64::MAX => Duration::MAX,
+                deadline => Duration::from_nanos(deadline - self.now),
+            });
+            assert_eq!(self.cache.remaining_ttl(&key), left);
+        }
+        let mut listed: Vec<_> = self.cache.iter().collect();
+        let mut hottest = 0;
+        for used in listed.iter().rev().map(|(key, _)| self.held[key].used) {
+            assert!(used + self.peak / 128 >= hottest, "out of order");
+            hottest = hottest.max(used);
+        }
+        listed.sort_by_key(|(key, _)| *key);
+        assert_eq!(listed, self.all_live());
+    }
+}
+
+/// Small steps of the clock, and now and then one that ends most lives.
+fn steps() -> impl Strategy<Value = u64> {
+    prop_oneof![12 => 1..=3_u64, 1 => 1..=400_u64]
+}
+
+fn ops(keys: Key, budget: u64) -> impl Strategy<Value = Op> {
+    // A hot eighth, and a tail that comes and goes.
+    let key = || prop_oneof![5 => 0..keys.div_ceil(8), 2 => 0..keys];
+    // Mostly for some entries to fit, and now and then too heavy for the whole budget.
+    let weight = || prop_oneof![9 => 0..=budget / 10 + 1, 1 => 0..=budget + budget / 10 + 1];
+    let ttl = || prop_oneof![1 => Just(u64::MAX), 2 => 0..400_u64];
+    let load = (weight(), option::of(weight()), option::of(ttl()));
+    let load = load.prop_map(|(weight, own_weight, ttl)| Load {
+        weight,
+        own_weight,
+        ttl,
+    });
+    prop_oneof![
+        200 => (key(), weight()).prop_map(|(key, weight)| Op::Insert(key, weight)),
+        40 => (key(), weight(), ttl()).prop_map(|(key, weight, ttl)| Op::InsertWithTtl(key, weight, ttl)),
+        250 => key().prop_map(Op::Get),
+        50 => key().prop_map(Op::GetWith),
+        100 => (key(), option::weighted(0.8, load)).prop_map(|(key, load)| Op::GetOrLoad(key, load)),
+        30 => key().prop_map(Op::Remove),
+        100 => (key(), option::weighted(0.8, weight())).prop_map(|(key, weight)| Op::Update(key, weight)),
+        2 => (0..=keys).prop_map(Op::Retain),
+        1 => Just(Op::Clear),
+        5 => Just(Op::EvictExpired),
+        100 => steps().prop_map(Op::Advance),
+        10 => steps().prop_map(Op::SetBack),
+    ]
+}
+
+fn runs(
+    bounds: impl Strategy<Value = (Bound, Key)>,
+    large: bool,
+    length: RangeInclusive<usize>,
+) -> impl Strategy<Value = (Setup, Vec<Op>)> {
+    let lives = || option::of(1..=400_u64);
+    let setups = (bounds, lives(), lives());
+    setups.prop_flat_map(move |((bound, keys), time_to_live, time_to_idle)| {
+        let (Bound::Entries(budget) | Bound::Weight(budget)) = bound;
+        let setup = Setup {
+            bound,
+            time_to_live,
+            time_to_idle,
+            keys,
+            large,
+        };
+        (Just(setup), vec(ops(keys, budget), length.clone()))
+    })
+}
+
+fn config(cases: u32) -> Config {
+    Config {
+        cases,
+        failure_persistence: None,
+        ..Config::default()
+    }
+}
+
+proptest! {
+    #![proptest_config(config(40))]
+
+    #[test]
+    fn a_small_cache_is_an_exact_lru_with_expiry(
+        (setup, ops) in runs(
+            (1..=60_u64, 1..=130_u16).prop_map(|(entries, keys)| (Bound::Entries(entries), keys)),
+            false,
+            300..=900,
+        )
+    ) {
+        Model::run(&setup, &ops);
+    }
+
+    #[test]
+    fn a_weighted_cache_evicts_in_the_same_order_and_only_for_want_of_room(
+        (setup, ops) in runs(
+            (1..=300_u64, 1..=80_u16).prop_map(|(weight, keys)| (Bound::Weight(weight), keys)),
+            false,
+            300..=900,
+        )
+    ) {
+        Model::run(&setup, &ops);
+    }
+}
+
+proptest! {
+    #![proptest_config(config(16))]
+
+    #[test]
+    fn a_large_cache_resolves_recency_to_a_64th_of_its_entries(
+        (setup, ops) in runs(
+            (128..=500_u64, 130..=700_u16).prop_map(|(entries, keys)| (Bound::Entries(entries), keys)),
+            true,
+            700..=2_000,
+        )
+    ) {
+        Model::run(&setup, &ops);
+    }
+}
