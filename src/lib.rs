@@ -3,6 +3,8 @@
 #[cfg_attr(loom, path = "thread_slot_model.rs")]
 mod thread_slot;
 
+mod held;
+
 mod clock;
 mod error;
 mod stats;

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 /// What a cache has done so far, and what it holds: a snapshot.
 ///
-/// Each figure is exact, but they are read one after the other while the cache goes on, so sums
-/// over several may be off by what happened meanwhile.
+/// They are read one after the other and shard by shard while the cache goes on, so a sum over
+/// several may be off by what happened meanwhile. While nothing happens all are exact.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct Stats {
@@ -28,7 +28,8 @@ pub struct Stats {
     pub inserts: u64,
     /// Values not stored: heavier than the whole budget, or with a time to live of zero.
     pub refused: u64,
-    /// Loaded values not stored since the key was written or removed meanwhile.
+    /// Loads whose value was not stored, and steps of `update` and `retain` taken again, since the
+    /// key was written or removed meanwhile.
     pub outdated: u64,
     /// Entries that gave way to a new value of their key.
     pub replaced: u64,

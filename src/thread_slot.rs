@@ -14,7 +14,7 @@ pub(crate) const SLOTS: usize = 64;
 /// What a slot announces that announces no reader.
 pub(crate) const NOBODY: usize = 0;
 /// What the shared slot announces, for ever: no address, but not [`NOBODY`] either.
-const SHARED: usize = 1;
+pub(crate) const SHARED: usize = 1;
 
 /// On two cache lines of its own, since lines are fetched in pairs.
 #[repr(align(128))]
@@ -85,11 +85,6 @@ impl ThreadSlot {
 pub(crate) fn in_use() -> impl Iterator<Item = &'static AtomicUsize> {
     let slots = &ALL[..HIGH_WATER.load(Ordering::SeqCst)];
     slots.iter().map(|slot| &slot.announced)
-}
-
-/// A number that no other live thread has, and that is never zero.
-pub(crate) fn thread_token() -> usize {
-    MINE.with(|mine| std::ptr::from_ref(mine) as usize)
 }
 
 #[cold]

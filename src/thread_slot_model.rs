@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering::SeqCst;
 /// One fewer than the threads of a model, so that one of them has none of its own.
 pub(crate) const SLOTS: usize = 2;
 pub(crate) const NOBODY: usize = 0;
-const SHARED: usize = 1;
+pub(crate) const SHARED: usize = 1;
 
 loom::lazy_static! {
     static ref ALL: Vec<AtomicUsize> = {
@@ -40,8 +40,4 @@ impl ThreadSlot {
 
 pub(crate) fn in_use() -> impl Iterator<Item = &'static AtomicUsize> {
     ALL[..SLOTS].iter()
-}
-
-pub(crate) fn thread_token() -> usize {
-    MINE.with(|mine| mine + 1)
 }

@@ -5,7 +5,8 @@ use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 use std::collections::HashMap;
 use std::convert::Infallible;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::hint;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
@@ -318,4 +319,28 @@ fn an_unbounded_cache_holds_all_it_is_given() {
     hammer(&cache, 1_000, 1, || assert!(cache.len() >= 19_000));
     assert_eq!(cache.stats().evicted, 0);
     check_settled(&cache, &told);
+}
+
+/// All room is in one shard or the other, and readers are always in both.
+#[test]
+fn an_insert_gets_room_from_a_shard_that_is_always_read() {
+    let cache = build(bounded(1, 2));
+    let done = AtomicBool::new(false);
+    thread::scope(|scope| {
+        for _ in 0..3 {
+            scope.spawn(|| {
+                while !done.load(Relaxed) {
+                    for key in 0..8 {
+                        cache.get_with(&key, |_| (0..200).for_each(|_| hint::spin_loop()));
+                    }
+                }
+            });
+        }
+        for key in 0..20_000 {
+            cache.insert(key % 8, 1);
+        }
+        done.store(true, Relaxed);
+    });
+    assert_eq!(cache.len(), 1);
+    cache.validate();
 }

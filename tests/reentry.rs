@@ -2,6 +2,7 @@
 
 use hotset::{LocalCache, RemovalCause};
 use std::convert::Infallible;
+use std::hash::{Hash, Hasher};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, OnceLock, Weak};
@@ -98,33 +99,132 @@ fn a_loader_may_call_the_cache() {
     cache.validate();
 }
 
+type Write = fn(&LocalCache<u32, u32>, &LocalCache<u32, u32>);
+
 #[test]
 fn what_get_with_calls_may_read_and_panics_where_it_writes() {
-    let cache: LocalCache<u32, u32> = one_shard(10).build().unwrap();
-    cache.insert(1, 2);
-    cache.insert(2, 3);
-    let nested = cache.get_with(&1, |next| {
-        assert_eq!(cache.len(), 2);
-        cache.get_with(next, |value| cache.get(&1).unwrap() + value)
-    });
-    assert_eq!(nested, Some(Some(5)));
+    // Whether the shard is the same or another, nor the cache: each may be one of a circle.
+    let other: LocalCache<u32, u32> = LocalCache::new(10);
+    for shards in [1, 8] {
+        let builder = LocalCache::builder().capacity(10).shards(shards);
+        let cache: LocalCache<u32, u32> = builder.build().unwrap();
+        cache.insert(1, 2);
+        cache.insert(2, 3);
+        let nested = cache.get_with(&1, |next| {
+            assert_eq!((cache.len(), other.get(next)), (2, None));
+            cache.get_with(next, |value| cache.get(&1).unwrap() + value)
+        });
+        assert_eq!(nested, Some(Some(5)));
 
-    for write in [
-        |cache: &LocalCache<u32, u32>| cache.insert(9, 9),
-        |cache: &LocalCache<u32, u32>| {
-            cache.remove(&1);
-        },
-        LocalCache::clear,
-        |cache: &LocalCache<u32, u32>| drop(cache.get_or_load(&9, |_| Ok::<_, Infallible>(9))),
-    ] {
-        let inside = AssertUnwindSafe(|| cache.get_with(&1, |_| write(&cache)));
-        let panic = catch_unwind(inside).unwrap_err();
-        let message = panic.downcast_ref::<String>().unwrap();
-        assert!(message.contains("must not write to it"), "{message}");
+        let writes: [Write; 5] = [
+            |cache, _| cache.insert(9, 9),
+            |_, other| other.insert(9, 9),
+            |cache, _| assert_eq!(cache.remove(&1), None),
+            |cache, _| cache.clear(),
+            |cache, _| drop(cache.get_or_load(&9, |_| Ok::<_, Infallible>(9))),
+        ];
+        for write in writes {
+            let inside = AssertUnwindSafe(|| cache.get_with(&1, |_| write(&cache, &other)));
+            let panic = catch_unwind(inside).unwrap_err();
+            let message = panic.downcast_ref::<String>().unwrap();
+            assert!(message.contains("may only read"), "{message}");
+            cache.validate();
+        }
+        cache.insert(3, 4);
+        assert_eq!(cache.len(), 3);
+    }
+}
+
+type Ask = fn(&LocalCache<Curious, u32>);
+
+/// Asks the cache while it is compared.
+struct Curious {
+    id: u32,
+    ask: Ask,
+    home: Arc<OnceLock<LocalCache<Curious, u32>>>,
+}
+
+impl Clone for Curious {
+    fn clone(&self) -> Self {
+        Self {
+            ask: |_| (),
+            home: self.home.clone(),
+            ..*self
+        }
+    }
+}
+
+impl Hash for Curious {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.id.hash(state);
+    }
+}
+
+impl PartialEq for Curious {
+    fn eq(&self, other: &Self) -> bool {
+        for key in [self, other] {
+            (key.ask)(key.home.get().unwrap());
+        }
+        self.id == other.id
+    }
+}
+
+impl Eq for Curious {}
+
+#[test]
+fn an_eq_that_calls_the_cache_panics_rather_than_wait_for_itself() {
+    let home = Arc::new(OnceLock::new());
+    let key = |ask: Ask| Curious {
+        id: 1,
+        ask,
+        home: home.clone(),
+    };
+    let plain = key(|_| ());
+    let cache: LocalCache<Curious, u32> = one_shard(10).build().unwrap();
+    home.set(cache.clone()).unwrap_or_else(|_| unreachable!());
+    cache.insert(plain.clone(), 1);
+    let asks: [Ask; 2] = [LocalCache::clear, |cache| assert!(cache.stats().hits < 100)];
+    for ask in asks {
+        // As a writer, and as a loader of a key whose flight is in the table.
+        let curious = key(ask);
+        let writes = catch_unwind(AssertUnwindSafe(|| cache.insert(curious.clone(), 2)));
+        assert!(writes.is_ok(), "clones do not ask");
+        let writes = catch_unwind(AssertUnwindSafe(|| cache.insert(key(ask), 2)));
+        assert!(writes.is_err());
+        cache.validate();
+        let loaded = cache.get_or_load(
+            &Curious {
+                id: 2,
+                ..plain.clone()
+            },
+            |_| {
+                let inner = Curious { id: 2, ..key(ask) };
+                let load = || cache.get_or_load(&inner, |_| Ok::<_, Infallible>(3));
+                let _ = catch_unwind(AssertUnwindSafe(load));
+                Ok::<_, Infallible>(4)
+            },
+        );
+        assert_eq!(loaded.unwrap(), 4);
+        cache.remove(&Curious {
+            id: 2,
+            ..plain.clone()
+        });
         cache.validate();
     }
-    cache.insert(3, 4);
-    assert_eq!(cache.len(), 3);
+}
+
+#[test]
+fn what_a_closure_holds_is_dropped_outside_the_lock_on_a_miss() {
+    struct Writes(LocalCache<u32, u32>);
+    impl Drop for Writes {
+        fn drop(&mut self) {
+            self.0.insert(1, 1);
+        }
+    }
+    let cache: LocalCache<u32, u32> = one_shard(10).build().unwrap();
+    let writes = Writes(cache.clone());
+    assert_eq!(cache.get_with(&2, move |_| drop(writes)), None);
+    assert_eq!(cache.get(&1), Some(1));
 }
 
 #[test]

@@ -18,11 +18,12 @@
 //! - a writer calls [`Flights::revoke`] and writes under one exclusive hold of the shard's lock.
 //!
 //! If the leader's look-up came first, the shard's lock makes its registration visible to the
-//! writer, who revokes it. If the write came first, the load began after it. This is also why
-//! `revoke` may trust a relaxed count of what is registered.
+//! writer, who revokes it. If the write came first, the load began after it. So `revoke` may trust a
+//! count of what is registered without taking the table's lock. A flight that closes takes itself
+//! out of the table at any time; whoever reads the lower count also sees that it may not store.
 //!
 //! Locks are taken in this order: shard, table, state. None is held while user code runs, but for
-//! `Eq` and `Hash` of keys under the table's.
+//! `Eq` of keys under the table's.
 
 pub(crate) mod blocking;
 mod state;
@@ -30,11 +31,15 @@ mod state;
 pub(crate) use state::Candidate;
 
 use crate::error::AnyError;
+use crate::held::{Held, assert_holds_nothing};
 use equivalent::Equivalent;
 use hashbrown::HashTable;
 use parking_lot::Mutex;
 use state::{Admission, State, Turn, Waiters, wake};
-use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{
+    AtomicU32, AtomicUsize,
+    Ordering::{Acquire, Relaxed, Release},
+};
 use std::sync::{Arc, OnceLock};
 use std::task::Waker;
 use std::time::Instant;
@@ -106,10 +111,15 @@ impl<K: Eq, V> Flights<K, V> {
     }
 
     /// Joins the key's flight, or starts one.
+    ///
+    /// # Panics
+    ///
+    /// If this thread holds a lock: the flight's leader may wait for it.
     pub(crate) fn board(&self, hash: u64, key: &K, candidate: Candidate) -> Boarding<'_, K, V>
     where
         K: Clone,
     {
+        assert_holds_nothing("load into");
         if let Some(boarding) = self.join(&self.table.lock(), hash, key, candidate) {
             return boarding;
         }
@@ -141,7 +151,7 @@ impl<K: Eq, V> Flights<K, V> {
         flight: Arc<Flight<K, V>>,
     ) -> Leader<'_, K, V> {
         table.insert_unique(flight.hash, Arc::clone(&flight), |other| other.hash);
-        self.registered.store(table.len(), Relaxed);
+        self.count(table);
         Leader {
             flights: self,
             flight,
@@ -156,6 +166,7 @@ impl<K: Eq, V> Flights<K, V> {
         key: &K,
         candidate: Candidate,
     ) -> Option<Boarding<'_, K, V>> {
+        let _held = Held::exclusively();
         let is_it =
             |other: &Arc<Flight<K, V>>| other.joinable && other.hash == hash && other.key == *key;
         let flight = Arc::clone(table.find(hash, is_it)?);
@@ -181,7 +192,7 @@ impl<K: Eq, V> Flights<K, V> {
     where
         Q: Equivalent<K> + ?Sized,
     {
-        if self.registered.load(Relaxed) == 0 {
+        if self.registered.load(Acquire) == 0 {
             return;
         }
         let spared = |other: &Arc<Flight<K, V>>| {
@@ -193,8 +204,8 @@ impl<K: Eq, V> Flights<K, V> {
         }) {
             let (flight, _) = found.remove();
             flight.stored.store(REVOKED, Relaxed);
+            self.count(&table);
         }
-        self.registered.store(table.len(), Relaxed);
     }
 
     /// As [`revoke`](Self::revoke), for every key.
@@ -203,7 +214,7 @@ impl<K: Eq, V> Flights<K, V> {
         for flight in table.drain() {
             flight.stored.store(REVOKED, Relaxed);
         }
-        self.registered.store(0, Relaxed);
+        self.count(&table);
     }
 }
 
@@ -214,8 +225,13 @@ impl<K, V> Flights<K, V> {
         flight.stored.store(REVOKED, Relaxed);
         if let Ok(found) = table.find_entry(flight.hash, |other| Arc::ptr_eq(other, flight)) {
             found.remove();
-            self.registered.store(table.len(), Relaxed);
+            self.count(table);
         }
+    }
+
+    /// A release: a writer who reads that a flight is gone sees that it may not store any more.
+    fn count(&self, table: &HashTable<Arc<Flight<K, V>>>) {
+        self.registered.store(table.len(), Release);
     }
 
     /// Runs a step that may leave a flight without a leader, and wakes whom the step names. Where

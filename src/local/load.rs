@@ -194,13 +194,16 @@ where
     ///
     /// `keep` is called without a lock, once for each live entry, and again if the entry is
     /// written to meanwhile. It counts as no lookup and no use. Entries inserted meanwhile may or
-    /// may not be seen.
+    /// may not be seen; so a load under way, of a key that is not held yet, stores what it finds.
+    /// [`clear`](Self::clear) and [`remove`](Self::remove) are for that.
     pub fn retain(&self, mut keep: impl FnMut(&K, &V) -> bool) {
         for cell in &self.inner.cells {
             let now = self.inner.settings.clock.now();
-            let keys: Vec<K> = cell.shard.read(|shard| {
+            // Outside, so that it is dropped there if a `clone` panics.
+            let mut keys = Vec::new();
+            cell.shard.read(|shard| {
                 let live = shard.hottest_first(now);
-                live.map(|(key, _)| key.clone()).collect()
+                keys.extend(live.map(|(key, _)| key.clone()));
             });
             for key in keys {
                 while self.retain_one(&key, &mut keep).is_err() {}

@@ -65,14 +65,16 @@ pub(crate) const MAX_SHARDS: usize = 1 << 16;
 ///
 /// # Panics
 ///
-/// `Clone`, `Eq` and `Hash` of keys and values run inside the cache and must not call it. Where one
-/// of them writes to the shard that it is called from, the call panics; nothing deadlocks. A panic
-/// in any user code reaches the caller and leaves the cache valid.
+/// `Clone`, `Eq` and `Hash` of keys and values, and the closure of [`get_with`](Self::get_with), run
+/// inside the cache. They may read caches. Where one of them writes or loads, into this cache or
+/// another, that call panics, since it could deadlock. A panic in any user code reaches the caller
+/// and leaves the cache valid.
 ///
 /// # Blocking
 ///
 /// A read waits for a write to its shard that is under way, a write for reads and writes of its
-/// shard; none of them for another shard, nor for a loader. Only
+/// shard; none of them for a loader. They wait for another shard in one case: where a write needs
+/// room, its own shard is empty, and those that are not are all in use. Only
 /// [`get_or_load`](Self::get_or_load) waits for loaders.
 pub struct LocalCache<K, V, S = DefaultHasher> {
     inner: Arc<Inner<K, V, S>>,
@@ -127,12 +129,16 @@ where
     Q: Equivalent<K> + ?Sized,
     F: FnOnce(&V) -> R,
 {
-    type Output = Option<R>;
+    /// On a miss the closure, which is the user's and so must not be dropped under the lock.
+    type Output = Result<R, F>;
 
     #[inline(always)]
-    fn read(self, shard: &Shard<K, V>) -> Option<R> {
+    fn read(self, shard: &Shard<K, V>) -> Result<R, F> {
         let now = || self.ahead.unwrap_or_else(|| self.clock.now());
-        shard.hit(self.hash, self.key, now).map(self.read)
+        match shard.hit(self.hash, self.key, now) {
+            Some(value) => Ok((self.read)(value)),
+            None => Err(self.read),
+        }
     }
 }
 
@@ -258,7 +264,7 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
     ///
     /// # Panics
     ///
-    /// If `read` writes to the same shard of this cache. It may read.
+    /// If `read` writes to a cache or calls `get_or_load`. It may read.
     #[inline]
     pub fn get_with<Q, R>(&self, key: &Q, read: impl FnOnce(&V) -> R) -> Option<R>
     where
@@ -284,7 +290,7 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
             clock: &settings.clock,
             read,
         };
-        let found = place.cell.shard.read_as(slot, hit);
+        let found = place.cell.shard.read_as(slot, hit).ok();
         let count = if found.is_some() {
             Count::Hit
         } else {
@@ -345,12 +351,13 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
     {
         let now = self.inner.settings.clock.now();
         let shards = self.inner.cells.iter().map(|cell| {
+            // Outside, so that it is dropped there if a `clone` panics.
+            let mut clones = Vec::new();
             cell.shard.read(|shard| {
                 let entries = shard.hottest_first(now);
-                entries
-                    .map(|(key, value)| (key.clone(), value.clone()))
-                    .collect()
-            })
+                clones.extend(entries.map(|(key, value)| (key.clone(), value.clone())));
+            });
+            clones
         });
         Iter::merge(shards.collect())
     }

@@ -10,10 +10,16 @@
 //! of the two sees the other: a reader that sees a writer takes its slot back and waits on an
 //! ordinary `RwLock` that the writer holds meanwhile; a writer that sees a reader waits.
 //!
-//! Readers with no slot, or whose slot announces another lock, use that `RwLock` throughout. A
-//! thread that reads what it is reading already just goes on, as it would otherwise wait for a
-//! writer who waits for it. A thread that asks to write what it is reading or writing would wait
-//! for itself, and panics; user code (`Clone`, `Eq`, a `get_with` closure) can come here so.
+//! Readers with no slot, or whose slot announces another lock, use that `RwLock` throughout.
+//!
+//! User code under a lock (`Clone`, `Eq`, a `get_with` closure) may come here again, and must not
+//! close a circle of those who wait for each other:
+//!
+//! - A thread that reads what it is reading already just goes on.
+//! - A thread that reads something else may have to wait for a writer, who waits for readers, who
+//!   wait for what this thread reads. It says that it is *urgent*, and a writer who waits gives way.
+//! - A thread that reads or writes anything and wants to write, or writes and would have to wait to
+//!   read, panics.
 //!
 //! This is the only file with `unsafe` code, and these are its invariants:
 //!
@@ -24,21 +30,26 @@
 //!   reading, or inside such a closure of the same thread and lock.
 #![allow(unsafe_code)]
 
-use crate::thread_slot::{NOBODY, ThreadSlot, in_use, thread_token};
+use crate::held::{Held, assert_holds_nothing, is_exclusive, is_reading};
+use crate::thread_slot::{NOBODY, ThreadSlot, in_use};
 use primitives::{AtomicUsize, RwLock, RwLockReadGuard, RwLockWriteGuard, UnsafeCell, pause};
-use std::cell::RefCell;
 use std::marker::PhantomData;
 use std::ops::{Deref, DerefMut};
 use std::sync::atomic::Ordering::{Relaxed, Release, SeqCst};
 
-/// What a reader reads comes first, `fallback` last.
+/// What `writer` holds while somebody writes.
+const WRITER: usize = 1;
+
+/// What a reader reads comes first, what only the others need last.
 #[repr(C)]
 pub(crate) struct ReaderLock<T> {
-    /// The token of the thread that writes, or [`NOBODY`].
+    /// [`NOBODY`], or not while somebody writes.
     writer: AtomicUsize,
     data: UnsafeCell<T>,
     /// Held by the writer, and by readers who cannot announce themselves.
     fallback: RwLock<()>,
+    /// How many wait for `fallback` while they read another lock.
+    urgent: AtomicUsize,
 }
 
 // SAFETY: as for `std::sync::RwLock`: readers share `&T` (`T: Sync`) and a writer gets `&mut T` on
@@ -67,6 +78,7 @@ impl<T> ReaderLock<T> {
         Self {
             writer: AtomicUsize::new(NOBODY),
             fallback: RwLock::new(()),
+            urgent: AtomicUsize::new(0),
             data: UnsafeCell::new(data),
         }
     }
@@ -75,7 +87,7 @@ impl<T> ReaderLock<T> {
     ///
     /// # Panics
     ///
-    /// If this thread is writing to the same lock.
+    /// If this thread is writing to a lock, and would have to wait.
     pub(crate) fn read<R>(&self, read: impl FnOnce(&T) -> R) -> R {
         self.read_as(ThreadSlot::current(), read)
     }
@@ -118,35 +130,56 @@ impl<T> ReaderLock<T> {
     }
 
     /// Takes `fallback` for reading, and notes that this thread does.
-    fn permit(&self) -> (Unannounced, RwLockReadGuard<'_, ()>) {
-        let writing = self.writer.load(Relaxed) == thread_token();
-        assert!(!writing, "{}", reentered("read"));
-        // A thread that holds some `fallback` already must not queue up behind a writer who may be
-        // waiting for it.
-        let permit = if Unannounced::any() {
-            self.fallback.read_recursive()
+    fn permit(&self) -> (Held, RwLockReadGuard<'_, ()>) {
+        if is_exclusive() {
+            assert_holds_nothing("wait for a writer of");
+        }
+        let permit = if is_reading() {
+            // The writer whom we wait for may wait for one who waits for what we read.
+            self.urgent.fetch_add(1, SeqCst);
+            let permit = self.fallback.read_recursive();
+            self.urgent.fetch_sub(1, SeqCst);
+            permit
         } else {
             self.fallback.read()
         };
-        (Unannounced::new(self.address()), permit)
+        (Held::reading(), permit)
     }
 
     /// Waits until nobody else reads or writes, and keeps all out while the guard lives.
     ///
     /// # Panics
     ///
-    /// If this thread is reading or writing the same lock.
+    /// If this thread reads or writes any lock.
     pub(crate) fn write(&self) -> WriteGuard<'_, T> {
-        assert!(!self.is_mine(), "{}", reentered("write"));
-        let permit = self.fallback.write();
-        self.raise();
-        for slot in in_use() {
+        assert_holds_nothing("write to");
+        loop {
+            let permit = self.fallback.write();
+            self.raise();
+            if self.readers_have_left() {
+                return self.guard(permit);
+            }
+            self.writer.store(NOBODY, Release);
+            drop(permit);
             let mut tries = 0;
-            while slot.load(SeqCst) == self.address() {
+            while self.urgent.load(SeqCst) > 0 {
                 pause(&mut tries);
             }
         }
-        self.guard(permit)
+    }
+
+    /// Waits until no slot holds this lock's address. `false` if an urgent reader is to go first.
+    fn readers_have_left(&self) -> bool {
+        for slot in in_use() {
+            let mut tries = 0;
+            while slot.load(SeqCst) == self.address() {
+                if self.urgent.load(SeqCst) > 0 {
+                    return false;
+                }
+                pause(&mut tries);
+            }
+        }
+        true
     }
 
     /// As [`write`](Self::write), but gives up where that would wait.
@@ -162,23 +195,17 @@ impl<T> ReaderLock<T> {
 
     /// The writer's first half of the handshake; looking at the slots is the second.
     fn raise(&self) {
-        self.writer.swap(thread_token(), SeqCst);
+        self.writer.swap(WRITER, SeqCst);
         primitives::handshake_fence();
     }
 
     fn guard<'a>(&'a self, permit: RwLockWriteGuard<'a, ()>) -> WriteGuard<'a, T> {
         WriteGuard {
             lock: self,
+            _held: Held::exclusively(),
             _permit: permit,
             _not_send: PhantomData,
         }
-    }
-
-    /// Does this thread read or write this lock?
-    fn is_mine(&self) -> bool {
-        ThreadSlot::current().announced().load(Relaxed) == self.address()
-            || self.writer.load(Relaxed) == thread_token()
-            || Unannounced::contains(self.address())
     }
 
     fn address(&self) -> usize {
@@ -186,16 +213,10 @@ impl<T> ReaderLock<T> {
     }
 }
 
-fn reentered(what: &str) -> String {
-    format!(
-        "hotset: user code tried to {what} a cache from inside that cache: Clone, Eq and Hash of \
-         keys and values, and the closure of get_with, run under a lock and must not write to it"
-    )
-}
-
 /// Exclusive access. Not `Send`: re-entry is told by the thread.
 pub(crate) struct WriteGuard<'a, T> {
     lock: &'a ReaderLock<T>,
+    _held: Held,
     /// Released after `drop` has lowered `writer`.
     _permit: RwLockWriteGuard<'a, ()>,
     _not_send: PhantomData<*const ()>,
@@ -234,45 +255,10 @@ impl Drop for Announced {
     }
 }
 
-/// The locks that this thread reads without an announcement, by address, so that asking to write
-/// one of them is found out.
-struct Unannounced;
-
-primitives::thread_local! {
-    static UNANNOUNCED: RefCell<Vec<usize>> = const { RefCell::new(Vec::new()) };
-}
-
-impl Unannounced {
-    // Where the thread is ending and the list is gone, nothing is tracked.
-    fn new(address: usize) -> Self {
-        let _ = UNANNOUNCED.try_with(|list| list.borrow_mut().push(address));
-        Self
-    }
-
-    fn any() -> bool {
-        UNANNOUNCED
-            .try_with(|list| !list.borrow().is_empty())
-            .unwrap_or(true)
-    }
-
-    fn contains(address: usize) -> bool {
-        UNANNOUNCED
-            .try_with(|list| list.borrow().contains(&address))
-            .unwrap_or(false)
-    }
-}
-
-impl Drop for Unannounced {
-    fn drop(&mut self) {
-        let _ = UNANNOUNCED.try_with(|list| list.borrow_mut().pop());
-    }
-}
-
 #[cfg(not(loom))]
 mod primitives {
     pub(super) use parking_lot::{RwLock, RwLockReadGuard, RwLockWriteGuard};
     pub(super) use std::sync::atomic::AtomicUsize;
-    pub(super) use std::thread_local;
     pub(super) fn pause(tries: &mut u32) {
         *tries += 1;
         if *tries < 64 {
@@ -311,7 +297,6 @@ mod primitives {
     pub(super) use loom::cell::UnsafeCell;
     pub(super) use loom::sync::atomic::AtomicUsize;
     pub(super) use loom::sync::{RwLockReadGuard, RwLockWriteGuard};
-    pub(super) use loom::thread_local;
 
     pub(super) fn pause(_: &mut u32) {
         loom::thread::yield_now();
@@ -409,6 +394,26 @@ mod models {
             });
             bump(&lock);
             reader.join().unwrap();
+        });
+    }
+
+    #[test]
+    fn nested_readers_in_opposite_order_and_a_writer_do_not_wait_in_a_circle() {
+        let mut builder = loom::model::Builder::new();
+        builder.preemption_bound = Some(2);
+        builder.check(|| {
+            let locks = Arc::new([ReaderLock::new((0, 0)), ReaderLock::new((0, 0))]);
+            let other = thread::spawn({
+                let locks = Arc::clone(&locks);
+                move || locks[1].read(|_| check(&locks[0]))
+            });
+            let writer = thread::spawn({
+                let locks = Arc::clone(&locks);
+                move || bump(&locks[0])
+            });
+            locks[0].read(|_| check(&locks[1]));
+            other.join().unwrap();
+            writer.join().unwrap();
         });
     }
 
@@ -534,7 +539,7 @@ mod tests {
             message
                 .downcast_ref::<String>()
                 .unwrap()
-                .contains("from inside that cache")
+                .contains("from inside a cache")
         };
         assert!(panics(&|| lock.read(|_| *lock.write() = 1)));
         assert!(panics(&|| other.read(|_| lock.read(|_| *lock.write() = 1))));
@@ -546,10 +551,36 @@ mod tests {
             let _guard = lock.write();
             *lock.write() = 1;
         }));
+        // Another lock may be one of a circle.
+        assert!(panics(&|| lock.read(|_| *other.write() = 1)));
+        assert!(panics(&|| {
+            let _guard = lock.write();
+            *other.write() = 1;
+        }));
         lock.read(|_| assert!(lock.try_write().is_none()));
-        lock.read(|_| *other.write() += 1);
         *lock.write() += 1;
+        *other.write() += 1;
         assert_eq!(lock.read(|value| *value) + other.read(|value| *value), 2);
+    }
+
+    #[test]
+    fn nested_readers_in_opposite_order_and_writers_do_not_wait_in_a_circle() {
+        let locks = [ReaderLock::new(0), ReaderLock::new(0)];
+        thread::scope(|scope| {
+            for thread in 0..4 {
+                let [first, second] = [&locks[thread % 2], &locks[1 - thread % 2]];
+                scope.spawn(move || {
+                    for _ in 0..50_000 {
+                        if thread < 2 {
+                            first.read(|_| second.read(|_| ()));
+                        } else {
+                            *first.write() += 1;
+                        }
+                    }
+                });
+            }
+        });
+        assert_eq!(locks.map(|lock| lock.read(|value| *value)), [50_000; 2]);
     }
 
     #[test]

@@ -44,21 +44,26 @@ impl StoredHash {
     const POSITION_BITS: u32 = 24;
     const SET: NonZeroU32 = NonZeroU32::new(1 << Self::POSITION_BITS).expect("not zero");
     const POSITION: u64 = (1 << Self::POSITION_BITS) - 1;
+    /// hashbrown takes the tag from the top seven bits of a `usize`.
+    const TAG_SHIFT: u32 = if usize::BITS < 64 {
+        usize::BITS - 7
+    } else {
+        57
+    };
 
     #[allow(clippy::cast_possible_truncation)]
     fn new(KeyHash(hash): KeyHash) -> Self {
-        let tag = (hash >> 57) << 25;
+        let tag = (hash >> Self::TAG_SHIFT & 0x7F) << 25;
         Self(Self::SET | (tag | hash & Self::POSITION) as u32)
     }
 
     /// A hash with the same position and tag.
     fn restore(self) -> u64 {
         let stored = u64::from(self.0.get());
-        (stored >> 25) << 57 | stored & Self::POSITION
+        (stored >> 25) << Self::TAG_SHIFT | stored & Self::POSITION
     }
 }
 
-#[repr(align(32))]
 /// Aligned so that a small one lies on one cache line.
 #[repr(align(32))]
 struct Entry<K, V> {
@@ -367,9 +372,7 @@ impl<K, V, P: Policy> Shard<K, V, P> {
         let found = self
             .index
             .find_entry(entry.hash.restore(), |&other| other == slot);
-        if let Ok(found) = found {
-            found.remove();
-        }
+        found.expect("each occupied slot is in the index").remove();
         self.policy.remove(slot);
         let removed = Removed {
             key: entry.key,

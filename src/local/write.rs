@@ -186,9 +186,10 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
 
     /// The key's own shard has nothing left to evict: evicts in others until `room` has `weight`.
     ///
-    /// It waits for no lock. Where all other shards are locked or empty, it lets their writers go
-    /// on and gives back what it has, so that two who have half of what they need do not wait for
-    /// each other.
+    /// First where that waits for nobody. If it does not suffice, it waits for each shard in turn,
+    /// holding no other: else readers of the one shard that has something could put it off for ever.
+    /// If even that does not suffice, others hold what is missing for insertions of their own; what
+    /// this one holds is given back, so that they do not wait for each other.
     fn evict_elsewhere(
         &self,
         home: usize,
@@ -198,18 +199,26 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
         removals: &mut Removals<'_, K, V>,
     ) {
         let cells = &self.inner.cells;
-        for index in (home + 1..cells.len()).chain(0..home) {
-            let Some(mut shard) = cells[index].shard.try_write() else {
-                continue;
-            };
-            while !room.reach(weight) {
-                match shard.evict(now, removals) {
-                    Some(freed) => room.add(freed),
-                    None => break,
+        for wait in [false, true] {
+            for index in (home + 1..cells.len()).chain(0..home) {
+                let shard = &cells[index].shard;
+                let locked = if !wait {
+                    shard.try_write()
+                } else if shard.read(|shard| shard.len() > 0) {
+                    Some(shard.write())
+                } else {
+                    None
+                };
+                let Some(mut shard) = locked else { continue };
+                while !room.reach(weight) {
+                    match shard.evict(now, removals) {
+                        Some(freed) => room.add(freed),
+                        None => break,
+                    }
                 }
-            }
-            if room.reach(weight) {
-                return;
+                if room.reach(weight) {
+                    return;
+                }
             }
         }
         room.give_back();
