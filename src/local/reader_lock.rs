@@ -398,26 +398,6 @@ mod models {
     }
 
     #[test]
-    fn nested_readers_in_opposite_order_and_a_writer_do_not_wait_in_a_circle() {
-        let mut builder = loom::model::Builder::new();
-        builder.preemption_bound = Some(2);
-        builder.check(|| {
-            let locks = Arc::new([ReaderLock::new((0, 0)), ReaderLock::new((0, 0))]);
-            let other = thread::spawn({
-                let locks = Arc::clone(&locks);
-                move || locks[1].read(|_| check(&locks[0]))
-            });
-            let writer = thread::spawn({
-                let locks = Arc::clone(&locks);
-                move || bump(&locks[0])
-            });
-            locks[0].read(|_| check(&locks[1]));
-            other.join().unwrap();
-            writer.join().unwrap();
-        });
-    }
-
-    #[test]
     fn two_writers_one_of_which_gives_up() {
         model(|lock| {
             let writer = thread::spawn({
@@ -563,6 +543,7 @@ mod tests {
         assert_eq!(lock.read(|value| *value) + other.read(|value| *value), 2);
     }
 
+    /// Too many threads that spin for loom; without urgent readers this stops for ever.
     #[test]
     fn nested_readers_in_opposite_order_and_writers_do_not_wait_in_a_circle() {
         let locks = [ReaderLock::new(0), ReaderLock::new(0)];
