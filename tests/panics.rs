@@ -488,3 +488,39 @@ fn each_entry_that_leaves_is_told_of_whatever_panics() {
         .collect();
     assert_eq!(untold, [], "panics here hide removals");
 }
+
+#[test]
+fn a_panic_on_handing_a_value_to_those_who_wait_strands_nobody_and_hides_nothing() {
+    let keys: Rc<[Key]> = (0..KEY_COUNT).map(Key::new).collect();
+    let panic_while_one_waits = || {
+        let scene = Scene::new(1, &keys);
+        let cache = &scene.cache;
+        // Makes room for what is loaded, so there is something to tell of.
+        scene.insert(0, MAX_WEIGHT);
+        let sprung = thread::scope(|scope| {
+            springs(|| {
+                let loaded = cache.get_or_load(scene.key(1), |_| {
+                    scope.spawn(|| {
+                        let waited =
+                            cache.get_or_load(&Key::new(1), |_| Err::<Value, _>("not asked"));
+                        assert_eq!(waited.map(|value| value.0).unwrap(), 2);
+                    });
+                    while cache.stats().misses < 2 {
+                        thread::yield_now();
+                    }
+                    (0..100).for_each(|_| thread::yield_now());
+                    // The first clone is the caller's own.
+                    TRAP.set(Some((Hook::CloneValue, 2)));
+                    Ok::<_, &str>(Value::new(2))
+                });
+                drop(loaded);
+            })
+        });
+        TRAP.set(None);
+        cache.validate();
+        assert_eq!(scene.untold(), 0);
+        sprung
+    };
+    // One who has missed, but does not wait yet, is handed nothing.
+    assert!((0..1_000).any(|_| panic_while_one_waits()));
+}
