@@ -60,7 +60,9 @@ fn main() {
         .filter(|argument| !argument.starts_with("--"));
     let (sizes, names): (Vec<&String>, Vec<&String>) =
         picks.partition(|pick| pick.parse::<usize>().is_ok());
-    println!("Million operations a second over all threads, median of {ROUNDS} rounds; in brackets");
+    println!(
+        "Million operations a second over all threads, median of {ROUNDS} rounds; in brackets"
+    );
     println!("hotset's figure over theirs. hotset and moka with a time to live, hotset with");
     println!("statistics.\n");
     println!("| work | entries | threads | hotset | quick_cache | moka | Mutex<lru> | plain map |");
