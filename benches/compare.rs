@@ -65,7 +65,9 @@ fn main() {
     );
     println!("hotset's figure over theirs. hotset and moka with a time to live, hotset with");
     println!("statistics.\n");
-    println!("| work | entries | threads | hotset | `quick_cache` | moka | `Mutex<lru>` | plain map |");
+    println!(
+        "| work | entries | threads | hotset | `quick_cache` | moka | `Mutex<lru>` | plain map |"
+    );
     println!("| --- | --: | --: | --: | --: | --: | --: | --: |");
     for work in Work::ALL {
         if !names.is_empty() && names.iter().all(|name| !work.name().contains(*name)) {
