@@ -1,5 +1,7 @@
 //! A snapshot of what is held.
 
+use super::LocalCache;
+use std::hash::{BuildHasher, Hash};
 use std::iter::FusedIterator;
 use std::vec;
 
@@ -40,3 +42,17 @@ impl<K, V> Iterator for Iter<K, V> {
 
 impl<K, V> ExactSizeIterator for Iter<K, V> {}
 impl<K, V> FusedIterator for Iter<K, V> {}
+
+impl<K, V, S> IntoIterator for &LocalCache<K, V, S>
+where
+    K: Eq + Hash + Clone,
+    V: Clone,
+    S: BuildHasher,
+{
+    type Item = (K, V);
+    type IntoIter = Iter<K, V>;
+
+    fn into_iter(self) -> Iter<K, V> {
+        self.iter()
+    }
+}

@@ -435,20 +435,6 @@ impl<K, V, S> LocalCache<K, V, S> {
     }
 }
 
-impl<K, V, S> IntoIterator for &LocalCache<K, V, S>
-where
-    K: Eq + Hash + Clone,
-    V: Clone,
-    S: BuildHasher,
-{
-    type Item = (K, V);
-    type IntoIter = Iter<K, V>;
-
-    fn into_iter(self) -> Iter<K, V> {
-        self.iter()
-    }
-}
-
 /// A panic in user code leaves the cache valid, so it may be used on after one was caught.
 impl<K, V, S> UnwindSafe for LocalCache<K, V, S> {}
 impl<K, V, S> RefUnwindSafe for LocalCache<K, V, S> {}
