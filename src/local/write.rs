@@ -62,6 +62,11 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
 
     /// Takes everything out, one shard after the other. Loads that are under way do not store
     /// their results.
+    ///
+    /// # Panics
+    ///
+    /// If a listener or the `Drop` of a key or value does; shards that come later are then not
+    /// cleared.
     pub fn clear(&self) {
         for cell in &self.inner.cells {
             let now = self.inner.settings.clock.now();
@@ -78,6 +83,11 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
     ///
     /// A cache that is written to does this as it goes along; an idle one waits for this call. The
     /// lock of a shard is held for 1,024 slots at a time.
+    ///
+    /// # Panics
+    ///
+    /// If a listener or the `Drop` of a key or value does; slots that come later are then left for
+    /// the next call.
     #[allow(clippy::must_use_candidate)]
     pub fn evict_expired(&self) -> usize {
         self.inner

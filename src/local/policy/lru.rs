@@ -13,7 +13,8 @@
 //!
 //! So no entry is evicted while one less recently used exists, where recency is resolved to 1/64
 //! of the shard (1/128 for the stamp's age, 1/128 for the generation's span). Below 128 entries
-//! both are exact.
+//! both are exact. The size is that at the time of use: a shard that has shrunk since still knows its
+//! entries' past only as finely as it was noted.
 //!
 //! Generations end as fast as they begin while writes evict. Where writes only update, they run
 //! out: then all entries filed too low are filed again, which leaves one list in order, and all
