@@ -128,6 +128,8 @@ impl<K: Eq, V> Flights<K, V> {
         // Somebody else may have been quicker.
         if let Some(boarding) = self.join(&table, hash, key, candidate) {
             drop(table);
+            // Not as it returns: a panic in a `drop` of the key would leak a place in the queue.
+            drop(flight);
             return boarding;
         }
         Boarding::Lead(self.register(&mut table, flight))
