@@ -4,6 +4,7 @@
 mod thread_slot;
 
 mod held;
+mod sync;
 
 mod clock;
 mod error;

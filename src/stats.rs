@@ -2,6 +2,7 @@
 
 use crate::thread_slot::{SLOTS, ThreadSlot};
 use std::fmt;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
@@ -208,31 +209,41 @@ const COUNTS: usize = Count::Outdated as usize + 1;
 #[repr(align(128))]
 struct Stripe([AtomicU64; COUNTS]);
 
+/// How long loads took, in nanoseconds, as counted by one thread.
+struct LoadStripe {
+    total: AtomicU64,
+    buckets: [AtomicU64; BUCKETS],
+}
+
+/// Adds to a counter of the current thread's stripe.
+#[inline]
+fn add_to(counter: &AtomicU64, slot: ThreadSlot, amount: u64) {
+    if slot.index() < SLOTS {
+        // No other thread writes this stripe, so there is no update to lose.
+        counter.store(counter.load(Relaxed).wrapping_add(amount), Relaxed);
+    } else {
+        counter.fetch_add(amount, Relaxed);
+    }
+}
+
 /// The counters of one cache, one stripe a thread, and one that all further threads share.
 pub(crate) struct Counters {
     stripes: Box<[Stripe; SLOTS + 1]>,
-    load_nanos: AtomicU64,
-    load_buckets: Box<[AtomicU64]>,
+    /// Only threads that load have one: they are large.
+    load_stripes: Box<[OnceLock<Box<LoadStripe>>; SLOTS + 1]>,
 }
 
 impl Counters {
     pub(crate) fn new() -> Self {
         Self {
             stripes: Box::new(std::array::from_fn(|_| Stripe::default())),
-            load_nanos: AtomicU64::new(0),
-            load_buckets: (0..BUCKETS).map(|_| AtomicU64::new(0)).collect(),
+            load_stripes: Box::new(std::array::from_fn(|_| OnceLock::new())),
         }
     }
 
     #[inline]
     pub(crate) fn add(&self, slot: ThreadSlot, count: Count) {
-        let counter = &self.stripes[slot.index()].0[count as usize];
-        if slot.index() < SLOTS {
-            // No other thread writes this stripe, so there is no update to lose.
-            counter.store(counter.load(Relaxed).wrapping_add(1), Relaxed);
-        } else {
-            counter.fetch_add(1, Relaxed);
-        }
+        add_to(&self.stripes[slot.index()].0[count as usize], slot, 1);
     }
 
     /// As [`add`](Self::add), for where it is not called on every hit.
@@ -241,9 +252,27 @@ impl Counters {
     }
 
     pub(crate) fn add_load_time(&self, elapsed: Duration) {
+        let slot = ThreadSlot::current();
         let nanos = u64::try_from(elapsed.as_nanos()).unwrap_or(u64::MAX);
-        self.load_nanos.fetch_add(nanos, Relaxed);
-        self.load_buckets[bucket_of(nanos)].fetch_add(1, Relaxed);
+        let stripe = self.load_stripes[slot.index()].get_or_init(|| {
+            Box::new(LoadStripe {
+                total: AtomicU64::new(0),
+                buckets: std::array::from_fn(|_| AtomicU64::new(0)),
+            })
+        });
+        add_to(&stripe.total, slot, nanos);
+        add_to(&stripe.buckets[bucket_of(nanos)], slot, 1);
+    }
+
+    fn load_times(&self) -> LoadTimes {
+        let mut times = LoadTimes::default();
+        for stripe in self.load_stripes.iter().filter_map(OnceLock::get) {
+            times.total += Duration::from_nanos(stripe.total.load(Relaxed));
+            for (sum, bucket) in times.buckets.iter_mut().zip(&stripe.buckets) {
+                *sum += bucket.load(Relaxed);
+            }
+        }
+        times
     }
 
     /// The part of a snapshot that is counted here.
@@ -260,10 +289,7 @@ impl Counters {
             coalesced: sum(Count::Coalesced),
             refused: sum(Count::Refused),
             outdated: sum(Count::Outdated),
-            load_times: LoadTimes {
-                total: Duration::from_nanos(self.load_nanos.load(Relaxed)),
-                buckets: self.load_buckets.iter().map(|b| b.load(Relaxed)).collect(),
-            },
+            load_times: self.load_times(),
             ..Stats::default()
         }
     }

@@ -1,10 +1,13 @@
-//! The front for threads: waits for a flight by parking.
+//! The front for threads: runs a future by parking.
 
-use super::{Candidate, NotYet, Step, Waiter};
+use super::Alarm;
+use std::cell::Cell;
+use std::future::Future;
+use std::pin::pin;
 use std::sync::Arc;
-use std::task::{Wake, Waker};
+use std::task::{Context, Poll, Wake, Waker};
 use std::thread::{self, Thread};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 struct Unpark(Thread);
 
@@ -18,33 +21,46 @@ impl Wake for Unpark {
     }
 }
 
-thread_local! {
-    static WAKER: Waker = Waker::from(Arc::new(Unpark(thread::current())));
+fn new_waker() -> Waker {
+    Arc::new(Unpark(thread::current())).into()
 }
 
-/// Waits until the waiter is told something; `None` once `deadline` has passed.
-pub(crate) fn wait<K, V>(
-    mut waiter: Waiter<'_, K, V>,
-    lease: Duration,
-    deadline: Option<Instant>,
-) -> Option<Step<'_, K, V>> {
+thread_local! {
+    static WAKER: Waker = new_waker();
+}
+
+/// Tells [`block_on`] how long to park.
+pub(crate) struct ThreadAlarm<'a>(&'a Cell<Option<Instant>>);
+
+impl Alarm for ThreadAlarm<'_> {
+    fn set(&mut self, at: Option<Instant>, _: &mut Context<'_>) -> Poll<()> {
+        self.0.set(at);
+        Poll::Pending
+    }
+}
+
+/// Runs a future on this thread, which it may park through the alarm only.
+pub(crate) fn block_on<'a, F: Future>(
+    wake_at: &'a Cell<Option<Instant>>,
+    make: impl FnOnce(ThreadAlarm<'a>) -> F,
+) -> F::Output {
+    let mut future = pin!(make(ThreadAlarm(wake_at)));
+    let mut run = |waker: &Waker| {
+        let mut cx = Context::from_waker(waker);
+        loop {
+            // `park` may return at any time, and the future looks at everything afresh.
+            if let Poll::Ready(output) = future.as_mut().poll(&mut cx) {
+                return output;
+            }
+            match wake_at.take() {
+                Some(at) => thread::park_timeout(at.saturating_duration_since(Instant::now())),
+                None => thread::park(),
+            }
+        }
+    };
     // A thread that is ending may have lost its waker already; it makes one more.
-    let waker = WAKER
-        .try_with(Waker::clone)
-        .unwrap_or_else(|_| Arc::new(Unpark(thread::current())).into());
-    loop {
-        // `park` may return at any time, so everything is looked at afresh.
-        let lease_end = match waiter.poll(Candidate::new(lease), &waker) {
-            Ok(step) => return Some(step),
-            Err(NotYet { lease_end }) => lease_end,
-        };
-        let now = Instant::now();
-        if deadline.is_some_and(|deadline| deadline <= now) {
-            return None;
-        }
-        match deadline.into_iter().chain(lease_end).min() {
-            Some(wake_at) => thread::park_timeout(wake_at.saturating_duration_since(now)),
-            None => thread::park(),
-        }
+    match WAKER.try_with(&mut run) {
+        Ok(output) => output,
+        Err(_) => run(&new_waker()),
     }
 }

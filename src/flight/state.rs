@@ -3,7 +3,6 @@
 
 use std::collections::VecDeque;
 use std::task::Waker;
-use std::thread::{self, ThreadId};
 use std::time::{Duration, Instant};
 
 /// Who loads, and who waits.
@@ -11,6 +10,11 @@ pub(super) struct State {
     phase: Phase,
     /// Counts the leaders; a leader whose generation is not this has been superseded.
     generation: u32,
+    /// The epoch in which the last leader took the lead.
+    epoch: u64,
+    /// Took the place of a flight of an older epoch, and is not replaced in turn: at most two
+    /// loads of a key run because of epochs.
+    replaces: bool,
     waiters: Waiters,
     next_ticket: u64,
 }
@@ -26,11 +30,11 @@ pub(super) fn wake(waiters: Waiters) {
 }
 
 enum Phase {
+    /// Someone leads but has not begun to load: it waits for a permit. One that has a permit may
+    /// supersede it, and no load is wasted.
+    Queued,
     /// Someone loads, and may be superseded from `lease_end` on (`None`: never).
-    Led {
-        by: ThreadId,
-        lease_end: Option<Instant>,
-    },
+    Loading { lease_end: Option<Instant> },
     /// The leader is gone; the next who asks leads.
     Vacant,
     /// The outcome is there, or the waiters have to start anew.
@@ -40,42 +44,53 @@ enum Phase {
 /// Who asks, and the terms on which it would lead.
 #[derive(Clone, Copy)]
 pub(crate) struct Candidate {
-    thread: ThreadId,
-    now: Instant,
-    lease: Duration,
+    pub(crate) now: Instant,
+    pub(crate) lease: Duration,
+    /// How many invalidations there were of things whose keys are not known. It comes after them,
+    /// so it may not get what a load of an older epoch finds.
+    pub(crate) epoch: u64,
+    /// It need not wait for a permit before it loads.
+    pub(crate) permitted: bool,
 }
 
 impl Candidate {
-    /// The current thread, now.
-    pub(crate) fn new(lease: Duration) -> Self {
-        Self::of(thread::current().id(), Instant::now(), lease)
-    }
-
-    pub(super) fn of(thread: ThreadId, now: Instant, lease: Duration) -> Self {
-        Self { thread, now, lease }
+    fn lease_end(&self) -> Option<Instant> {
+        self.now.checked_add(self.lease)
     }
 }
 
 /// The state machine's answer to a newcomer.
 pub(super) enum Admission {
-    Lead { generation: u32 },
-    Wait { ticket: u64 },
-    Recursive,
+    Lead {
+        generation: u32,
+    },
+    Wait {
+        ticket: u64,
+    },
+    /// The flight is of an older epoch: the newcomer starts another in its place.
+    Replace,
 }
 
 /// The state machine's answer to a waiter.
 pub(super) enum Turn {
     Over,
-    Lead { generation: u32 },
-    Wait { lease_end: Option<Instant> },
+    Lead {
+        generation: u32,
+    },
+    /// `again`: when to ask once more, if not woken before.
+    Wait {
+        again: Option<Instant>,
+    },
 }
 
 impl State {
     /// The first leader is on its way.
-    pub(super) fn led(candidate: Candidate) -> Self {
+    pub(super) fn led(candidate: Candidate, replaces: bool) -> Self {
         let mut state = Self {
             phase: Phase::Vacant,
             generation: 0,
+            epoch: candidate.epoch,
+            replaces,
             waiters: Waiters::new(),
             next_ticket: 0,
         };
@@ -85,51 +100,76 @@ impl State {
 
     fn lead(&mut self, candidate: Candidate) -> u32 {
         self.generation += 1;
-        self.phase = Phase::Led {
-            by: candidate.thread,
-            lease_end: candidate.now.checked_add(candidate.lease),
+        self.epoch = candidate.epoch;
+        self.phase = if candidate.permitted {
+            Phase::Loading {
+                lease_end: candidate.lease_end(),
+            }
+        } else {
+            Phase::Queued
         };
         self.generation
     }
 
+    /// The leader has its permit and is about to load: its lease begins. `false` if it was
+    /// superseded.
+    pub(super) fn begin(&mut self, generation: u32, candidate: Candidate) -> bool {
+        let led = self.is_led(generation);
+        if led {
+            self.epoch = candidate.epoch;
+            self.phase = Phase::Loading {
+                lease_end: candidate.lease_end(),
+            };
+        }
+        led
+    }
+
     pub(super) fn admit(&mut self, candidate: Candidate) -> Admission {
         match self.phase {
-            Phase::Vacant => Admission::Lead {
+            Phase::Loading { .. } if candidate.epoch > self.epoch && !self.replaces => {
+                Admission::Replace
+            }
+            Phase::Queued if !candidate.permitted => self.board(),
+            Phase::Loading { .. } | Phase::Over => self.board(),
+            Phase::Queued | Phase::Vacant => Admission::Lead {
                 generation: self.lead(candidate),
             },
-            Phase::Led { by, .. } if by == candidate.thread => Admission::Recursive,
-            Phase::Led { .. } | Phase::Over => {
-                let ticket = self.next_ticket;
-                self.next_ticket += 1;
-                self.waiters.push_back((ticket, None));
-                Admission::Wait { ticket }
-            }
         }
+    }
+
+    fn board(&mut self) -> Admission {
+        let ticket = self.next_ticket;
+        self.next_ticket += 1;
+        self.waiters.push_back((ticket, None));
+        Admission::Wait { ticket }
     }
 
     /// A waiter asks for its turn. One that must wait leaves `waker`; others leave the queue.
     pub(super) fn poll(&mut self, ticket: u64, candidate: Candidate, waker: &Waker) -> Turn {
-        match self.phase {
+        let again = match self.phase {
             Phase::Over => {
                 self.forget(ticket);
-                Turn::Over
+                return Turn::Over;
             }
-            Phase::Led { lease_end, .. } if lease_end.is_none_or(|end| candidate.now < end) => {
-                if let Ok(place) = self.find(ticket) {
-                    match &mut self.waiters[place].1 {
-                        Some(old) => old.clone_from(waker),
-                        none => *none = Some(waker.clone()),
-                    }
-                }
-                Turn::Wait { lease_end }
+            Phase::Loading { lease_end } if lease_end.is_none_or(|end| candidate.now < end) => {
+                lease_end
             }
-            Phase::Led { .. } | Phase::Vacant => {
+            // The leader's lease has not begun. When it ends is not before this.
+            Phase::Queued if !candidate.permitted => candidate.lease_end(),
+            Phase::Queued | Phase::Loading { .. } | Phase::Vacant => {
                 self.forget(ticket);
-                Turn::Lead {
+                return Turn::Lead {
                     generation: self.lead(candidate),
-                }
+                };
+            }
+        };
+        if let Ok(place) = self.find(ticket) {
+            match &mut self.waiters[place].1 {
+                Some(old) => old.clone_from(waker),
+                none => *none = Some(waker.clone()),
             }
         }
+        Turn::Wait { again }
     }
 
     fn find(&self, ticket: u64) -> Result<usize, usize> {
@@ -152,15 +192,15 @@ impl State {
     }
 
     pub(super) fn is_led(&self, generation: u32) -> bool {
-        matches!(self.phase, Phase::Led { .. }) && self.generation == generation
+        matches!(self.phase, Phase::Queued | Phase::Loading { .. }) && self.generation == generation
     }
 
     /// The leader has its result and is about to land: from now on it cannot be superseded.
     /// `false` if it was.
     pub(super) fn prepare_landing(&mut self, generation: u32) -> bool {
         let led = self.is_led(generation);
-        if let (true, Phase::Led { lease_end, .. }) = (led, &mut self.phase) {
-            *lease_end = None;
+        if led {
+            self.phase = Phase::Loading { lease_end: None };
         }
         led
     }

@@ -1,17 +1,17 @@
-//! `get_or_load` for threads, and what else reads, runs user code, and then writes: `update` and
-//! `retain`. All of them are flights, so the user code runs without a lock, and a write in between
-//! is noticed.
+//! `get_or_load`: what a caller does on a miss, written once, for threads and tasks.
 
-use super::removal::{RemovalCause, Removals};
-use super::write::Outdated;
 use super::{LocalCache, Place};
 use crate::cache::{ErasedLoader, with_erased};
 use crate::entry::Loaded;
 use crate::error::{AnyError, LoadError};
-use crate::flight::{Boarding, Candidate, Leader, Outcome, Step, blocking};
+use crate::flight::blocking::block_on;
+use crate::flight::{Alarm, Boarding, Candidate, Leader, Outcome, Step, TooLate, run_within, wait};
 use crate::stats::{Count, Counters};
 use std::any::Any;
+use std::cell::Cell;
+use std::future::{Future, ready};
 use std::hash::{BuildHasher, Hash};
+use std::sync::Arc;
 use std::time::Instant;
 
 impl<K, V, S> LocalCache<K, V, S>
@@ -77,51 +77,94 @@ where
         let place = self.place(key);
         match self.hit(&place, key, V::clone) {
             Some(value) => Ok(value),
-            None => with_erased(load, |load| self.load(&place, key, load)),
+            None => with_erased(load, |load| self.load_blocking(&place, key, load)),
         }
     }
 
     /// `get_or_load` after a miss.
     #[cold]
-    pub(super) fn load(
+    pub(super) fn load_blocking(
         &self,
         place: &Place<'_, K, V>,
         key: &K,
         load: &mut ErasedLoader<'_, K, V>,
     ) -> Result<V, LoadError<AnyError>> {
-        let settings = &self.inner.settings;
-        let timeout = settings.wait_timeout;
-        let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+        block_on(&Cell::new(None), async |mut alarm| {
+            self.load(place, key, &mut alarm, |key| ready(load(key)))
+                .await
+        })
+    }
+
+    /// A caller's way to the value of a key that was not there: it leads or it waits.
+    pub(super) async fn load<F>(
+        &self,
+        place: &Place<'_, K, V>,
+        key: &K,
+        alarm: &mut impl Alarm,
+        load: impl FnOnce(&K) -> F,
+    ) -> Result<V, LoadError<AnyError>>
+    where
+        F: Future<Output = Result<Loaded<V>, Arc<AnyError>>>,
+    {
+        let deadline = self.wait_deadline();
         loop {
-            let candidate = Candidate::new(settings.lease);
-            let step = match place.cell.flights.board(place.hash.0, key, candidate) {
+            let step = match self.board(place, key) {
                 Boarding::Lead(leader) => Step::Lead(leader),
-                Boarding::Wait(waiter) => blocking::wait(waiter, settings.lease, deadline)
-                    .ok_or(LoadError::WaitTimeout)?,
+                Boarding::Wait(waiter) => {
+                    wait(waiter, || self.candidate(), deadline, alarm).await?
+                }
                 Boarding::Recursive => return Err(LoadError::Recursive),
             };
             match step {
-                Step::Lead(leader) => return self.lead(place, key, leader, load),
-                Step::Landed(landed) => {
-                    self.inner.counters.count(Count::Coalesced);
-                    return match landed.into_outcome() {
-                        Outcome::Value(value) => Ok(value),
-                        Outcome::Failed(error) => Err(LoadError::Failed(error)),
-                    };
-                }
+                Step::Lead(leader) => return self.lead(place, key, leader, load).await,
+                Step::Landed(landed) => return self.disembark(landed.into_outcome()),
                 Step::BoardAgain => {}
             }
         }
     }
 
+    fn board<'a>(&self, place: &Place<'a, K, V>, key: &K) -> Boarding<'a, K, V> {
+        place
+            .cell
+            .flights
+            .board(place.hash.0, key, self.candidate())
+    }
+
+    /// The terms on which the current caller would load.
+    pub(super) fn candidate(&self) -> Candidate {
+        Candidate {
+            now: Instant::now(),
+            lease: self.inner.settings.lease,
+            epoch: 0,
+            permitted: true,
+        }
+    }
+
+    fn wait_deadline(&self) -> Option<Instant> {
+        let timeout = self.inner.settings.wait_timeout?;
+        Instant::now().checked_add(timeout)
+    }
+
+    /// What a waiter makes of what another caller's load came to.
+    fn disembark(&self, outcome: Outcome<V>) -> Result<V, LoadError<AnyError>> {
+        self.inner.counters.count(Count::Coalesced);
+        match outcome {
+            Outcome::Value(value) => Ok(value),
+            Outcome::Failed(error) => Err(LoadError::Failed(error)),
+        }
+    }
+
     /// Runs the loader, stores what it returns, and tells those who wait.
-    fn lead(
+    async fn lead<F>(
         &self,
         place: &Place<'_, K, V>,
         key: &K,
         leader: Leader<'_, K, V>,
-        load: &mut ErasedLoader<'_, K, V>,
-    ) -> Result<V, LoadError<AnyError>> {
+        load: impl FnOnce(&K) -> F,
+    ) -> Result<V, LoadError<AnyError>>
+    where
+        F: Future<Output = Result<Loaded<V>, Arc<AnyError>>>,
+    {
         // Another flight may have landed between the miss and this one's registration. The order,
         // register and then look, is also what `flight`'s proof rests on.
         if let Some(value) = self.peek(place, key, |value, _| value.clone()) {
@@ -129,121 +172,45 @@ where
             leader.land(|| Outcome::Value(value.clone()));
             return Ok(value);
         }
-        let timer = LoadTimer::start(&self.inner.counters);
-        let loaded = match load(key) {
+        let timer = LoadTimer::start(&self.inner.counters, leader.since);
+        let result = run_within(|| leader.enter(), || load(key)).await;
+        timer.stop(result.is_ok());
+        self.settle(place, key, leader, result)
+    }
+
+    /// Stores what a load has found, and tells those who wait.
+    fn settle(
+        &self,
+        place: &Place<'_, K, V>,
+        key: &K,
+        mut leader: Leader<'_, K, V>,
+        result: Result<Loaded<V>, Arc<AnyError>>,
+    ) -> Result<V, LoadError<AnyError>> {
+        let loaded = match result {
             Ok(loaded) => loaded,
             Err(error) => {
-                drop(timer);
                 leader.land(|| Outcome::Failed(error.clone()));
                 return Err(LoadError::Failed(error));
             }
         };
-        timer.succeeded();
         let value = loaded.value.clone();
         let mut removals = self.removals();
         // Outdated or not: its callers get the value.
-        let _ = self.store(place, key.clone(), loaded, Some(&leader), &mut removals);
+        let _ = self.store(place, key.clone(), loaded, Some(&mut leader), &mut removals);
         leader.land(|| Outcome::Value(value.clone()));
         removals.finish();
         Ok(value)
     }
+}
 
-    /// Replaces the value of a key by what `change` makes of it, as one step: if the key is
-    /// written to meanwhile, `change` is called again with the new value.
-    ///
-    /// `change` is given the live value, if one is held, and returns the new one, or `None` to
-    /// remove the key. The new entry's time to live begins anew. Returns the new value. Loads of
-    /// the key that are under way do not store their results.
-    ///
-    /// `change` runs without a lock and may call the cache; if it writes to the same key each time,
-    /// it is called for ever.
-    ///
-    /// ```
-    /// let visits: hotset::LocalCache<&str, u64> = hotset::LocalCache::new(100);
-    /// for _ in 0..3 {
-    ///     visits.update(&"home", |count| Some(count.map_or(1, |count| count + 1)));
-    /// }
-    /// assert_eq!(visits.get("home"), Some(3));
-    /// assert_eq!(visits.update(&"home", |_| None), None);
-    /// assert!(visits.is_empty());
-    /// ```
-    pub fn update(&self, key: &K, mut change: impl FnMut(Option<&V>) -> Option<V>) -> Option<V> {
-        let place = self.place(key);
-        loop {
-            let claim = self.claim(&place, key);
-            let current = self.peek(&place, key, |value, _| value.clone());
-            let next = change(current.as_ref());
-            let mut removals = self.removals();
-            let written = match next.clone() {
-                Some(value) => {
-                    let loaded = Loaded::new(value);
-                    self.store(&place, key.clone(), loaded, Some(&claim), &mut removals)
-                }
-                None => self.remove_claimed(&place, key, &claim, &mut removals),
-            };
-            // Not as it returns: a panic in a `drop` then leaks what is on its way to the caller.
-            drop((claim, current));
-            removals.finish();
-            if written.is_ok() {
-                return next;
-            }
-        }
-    }
-
-    /// Takes out the entries for which `keep` returns `false`.
-    ///
-    /// `keep` is called without a lock, once for each live entry, and again if the entry is
-    /// written to meanwhile. It counts as no lookup and no use. Entries inserted meanwhile may or
-    /// may not be seen; so a load under way, of a key that is not held yet, stores what it finds.
-    /// [`clear`](Self::clear) and [`remove`](Self::remove) are for that.
-    pub fn retain(&self, mut keep: impl FnMut(&K, &V) -> bool) {
-        for cell in &self.inner.cells {
-            let now = self.inner.settings.clock.now();
-            // Outside, so that it is dropped there if a `clone` panics.
-            let mut keys = Vec::new();
-            cell.shard.read(|shard| {
-                let live = shard.hottest_first(now);
-                keys.extend(live.map(|(key, _)| key.clone()));
-            });
-            for key in keys {
-                while self.retain_one(&key, &mut keep).is_err() {}
-            }
-        }
-    }
-
-    fn retain_one(&self, key: &K, keep: &mut impl FnMut(&K, &V) -> bool) -> Result<(), Outdated> {
-        let place = self.place(key);
-        let claim = self.claim(&place, key);
-        let value = self.peek(&place, key, |value, _| value.clone());
-        if value.is_none_or(|value| keep(key, &value)) {
-            return Ok(());
-        }
-        let mut removals = self.removals();
-        let removed = self.remove_claimed(&place, key, &claim, &mut removals);
-        drop(claim);
-        removals.finish();
-        removed
-    }
-
-    fn claim<'a>(&self, place: &Place<'a, K, V>, key: &K) -> Leader<'a, K, V> {
-        let candidate = Candidate::new(self.inner.settings.lease);
-        let flights = &place.cell.flights;
-        flights.register_exclusive(place.hash.0, key.clone(), candidate)
-    }
-
-    fn remove_claimed(
-        &self,
-        place: &Place<'_, K, V>,
-        key: &K,
-        claim: &Leader<'_, K, V>,
-        removals: &mut Removals<'_, K, V>,
-    ) -> Result<(), Outdated> {
-        self.take_out(place, key, RemovalCause::Removed, Some(claim), removals)?;
-        Ok(())
+impl<E: ?Sized> From<TooLate> for LoadError<E> {
+    fn from(TooLate: TooLate) -> Self {
+        Self::WaitTimeout
     }
 }
 
-/// Counts a run of a loader, as failed unless it is told otherwise: also if it panics.
+/// Counts a run of a loader, as failed unless it is told otherwise: also if it panics or is
+/// cancelled.
 struct LoadTimer<'a> {
     counters: &'a Counters,
     started: Instant,
@@ -251,17 +218,17 @@ struct LoadTimer<'a> {
 }
 
 impl<'a> LoadTimer<'a> {
-    fn start(counters: &'a Counters) -> Self {
+    fn start(counters: &'a Counters, started: Instant) -> Self {
         counters.count(Count::Load);
         Self {
             counters,
-            started: Instant::now(),
+            started,
             failed: true,
         }
     }
 
-    fn succeeded(mut self) {
-        self.failed = false;
+    fn stop(mut self, succeeded: bool) {
+        self.failed = !succeeded;
     }
 }
 

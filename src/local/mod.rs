@@ -10,6 +10,7 @@ pub(crate) mod reader_lock;
 mod removal;
 mod shard;
 mod slab;
+mod update;
 mod write;
 
 pub use builder::Builder;
@@ -483,7 +484,7 @@ where
         let place = self.place(key);
         match self.hit(&place, key, V::clone) {
             Some(value) => Ok(value),
-            None => self.load(&place, key, load),
+            None => self.load_blocking(&place, key, load),
         }
     }
 }

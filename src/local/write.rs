@@ -6,7 +6,7 @@ use super::shard::{NewEntry, Shard};
 use super::{Cell, LocalCache, Place};
 use crate::clock::Nanos;
 use crate::entry::Loaded;
-use crate::flight::Leader;
+use crate::flight::{Leader, Outdated, Writing};
 use crate::stats::Count;
 use equivalent::Equivalent;
 use std::hash::{BuildHasher, Hash};
@@ -15,10 +15,6 @@ use std::time::Duration;
 
 /// How many slots `evict_expired` looks at under one hold of a shard's lock.
 const SLICE: u32 = 1_024;
-
-/// A write was not done, since its key was written to after the leader set out.
-#[derive(Debug)]
-pub(super) struct Outdated;
 
 impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
     /// Stores a value for as long as the cache's settings say, in place of one that is held.
@@ -122,7 +118,7 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
         place: &Place<'_, K, V>,
         key: K,
         loaded: Loaded<V>,
-        leader: Option<&Leader<'_, K, V>>,
+        mut leader: Option<&mut Leader<'_, K, V>>,
         removals: &mut Removals<'_, K, V>,
     ) -> Result<(), Outdated> {
         let inner = &*self.inner;
@@ -146,9 +142,12 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
         let mut room = Reservation::none(&inner.budget);
         loop {
             let mut shard = place.cell.shard.write();
-            self.begin_write(place, new.as_ref().map(|new| &new.key), leader)?;
-            if shard.insert(&mut new, &mut room, now, removals) {
-                return Ok(());
+            if let Some(NewEntry { key, .. }) = &new {
+                let writing = self.begin_write(place, key, leader.as_deref_mut())?;
+                if shard.insert(&mut new, &mut room, now, removals) {
+                    writing.done();
+                    return Ok(());
+                }
             }
             drop(shard);
             self.evict_elsewhere(place.index, weight, &mut room, now, removals);
@@ -156,23 +155,20 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
     }
 
     /// What a write does first under the lock: see that it may, and revoke loads under way.
-    fn begin_write<Q>(
+    fn begin_write<'a, 'f, Q>(
         &self,
-        place: &Place<'_, K, V>,
-        key: Option<&Q>,
-        leader: Option<&Leader<'_, K, V>>,
-    ) -> Result<(), Outdated>
+        place: &Place<'a, K, V>,
+        key: &Q,
+        leader: Option<&'a mut Leader<'f, K, V>>,
+    ) -> Result<Writing<'a, 'f, K, V>, Outdated>
     where
         Q: Equivalent<K> + ?Sized,
     {
-        if leader.is_some_and(|leader| !leader.may_store()) {
+        let writing = place.cell.flights.write(place.hash.0, key, leader);
+        if writing.is_err() {
             self.inner.counters.count(Count::Outdated);
-            return Err(Outdated);
         }
-        if let Some(key) = key {
-            place.cell.flights.revoke(place.hash.0, key, leader);
-        }
-        Ok(())
+        writing
     }
 
     /// Takes a key out, and says whether it was there, unless the leader may not.
@@ -181,7 +177,7 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
         place: &Place<'_, K, V>,
         key: &Q,
         cause: RemovalCause,
-        leader: Option<&Leader<'_, K, V>>,
+        leader: Option<&mut Leader<'_, K, V>>,
         removals: &mut Removals<'_, K, V>,
     ) -> Result<bool, Outdated>
     where
@@ -189,9 +185,11 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
     {
         let now = self.inner.settings.clock.now();
         let mut shard = place.cell.shard.write();
-        self.begin_write(place, Some(key), leader)?;
+        let writing = self.begin_write(place, key, leader)?;
         let budget = &self.inner.budget;
-        Ok(shard.remove(place.hash, key, cause, budget, now, removals))
+        let removed = shard.remove(place.hash, key, cause, budget, now, removals);
+        writing.done();
+        Ok(removed)
     }
 
     /// The key's own shard has nothing left to evict: evicts in others until `room` has `weight`.

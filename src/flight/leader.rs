@@ -1,0 +1,88 @@
+//! The one who loads.
+
+use super::context::Entered;
+use super::state::{Candidate, wake};
+use super::{Flight, Flights, Outcome};
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Instant;
+
+/// The one who loads. Dropped without landing, it hands over to a waiter.
+pub(crate) struct Leader<'a, K, V> {
+    pub(super) flights: &'a Flights<K, V>,
+    pub(super) flight: Arc<Flight<K, V>>,
+    pub(super) generation: u32,
+    /// When it took the lead, or began to load.
+    pub(crate) since: Instant,
+    /// What it loads is at least of this epoch.
+    pub(crate) epoch: u64,
+    /// It has landed.
+    pub(super) over: bool,
+}
+
+impl<'a, K, V> Leader<'a, K, V> {
+    pub(super) fn new(
+        flights: &'a Flights<K, V>,
+        flight: Arc<Flight<K, V>>,
+        generation: u32,
+        candidate: Candidate,
+    ) -> Self {
+        Self {
+            flights,
+            flight,
+            generation,
+            since: candidate.now,
+            epoch: candidate.epoch,
+            over: false,
+        }
+    }
+
+    /// One that had no permit has one now and is about to load. `false` if it was superseded.
+    pub(crate) fn begin(&mut self, candidate: Candidate) -> bool {
+        self.since = candidate.now;
+        self.epoch = candidate.epoch;
+        self.flight.state.lock().begin(self.generation, candidate)
+    }
+
+    /// This thread runs the loader while the result lives: a call for the same key is recursive.
+    pub(crate) fn enter(&self) -> impl Drop + use<K, V> {
+        Entered::new(Arc::as_ptr(&self.flight))
+    }
+
+    /// Who boards in this epoch or later may not have what this leader lands with.
+    pub(crate) fn outdate(&self, from: u64) {
+        self.flight.outdated_from.fetch_min(from, Relaxed);
+    }
+
+    /// Ends the flight with what `outcome` gives, which is asked only if someone waits. A leader
+    /// that was superseded ends nothing.
+    ///
+    /// # Panics
+    ///
+    /// If `outcome` does; the waiters then start anew.
+    pub(crate) fn land(mut self, outcome: impl FnOnce() -> Outcome<V>) {
+        if self.over || !self.flight.state.lock().prepare_landing(self.generation) {
+            return;
+        }
+        self.flights
+            .close(&mut self.flights.table.lock(), &self.flight);
+        // Nobody can join any more.
+        if self.flight.state.lock().is_awaited() {
+            let outcome = outcome();
+            // Empty until now: one leader gets past `prepare_landing`.
+            let _ = self.flight.outcome.set(outcome);
+        }
+        let waiters = self.flight.state.lock().end();
+        self.over = true;
+        wake(waiters);
+    }
+}
+
+impl<K, V> Drop for Leader<'_, K, V> {
+    fn drop(&mut self) {
+        if !self.over && self.flight.state.lock().is_led(self.generation) {
+            self.flights
+                .step_away(&self.flight, |state| state.abandon(self.generation));
+        }
+    }
+}

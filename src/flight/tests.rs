@@ -1,0 +1,306 @@
+//! The state machine, step by step.
+
+use super::*;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::task::Wake;
+use std::time::{Duration, Instant};
+
+const LEASE: Duration = Duration::from_secs(10);
+
+/// Moments, in seconds from the start.
+struct Cast {
+    start: Instant,
+}
+
+impl Cast {
+    fn new() -> Self {
+        Self {
+            start: Instant::now(),
+        }
+    }
+
+    fn at(&self, seconds: u64) -> Candidate {
+        Candidate {
+            now: self.start + Duration::from_secs(seconds),
+            lease: LEASE,
+            epoch: 0,
+            permitted: true,
+        }
+    }
+}
+
+#[derive(Default)]
+struct Bell(AtomicUsize);
+
+impl Wake for Bell {
+    fn wake(self: Arc<Self>) {
+        self.0.fetch_add(1, SeqCst);
+    }
+}
+
+/// A waiter with the bell that wakes it.
+struct Guest<'a> {
+    waiter: Waiter<'a, u32, u32>,
+    bell: Arc<Bell>,
+}
+
+impl<'a> Guest<'a> {
+    fn board(flights: &'a Flights<u32, u32>, candidate: Candidate) -> Self {
+        match flights.board(1, &1, candidate) {
+            Boarding::Wait(waiter) => Self {
+                waiter,
+                bell: Arc::default(),
+            },
+            _ => panic!("there is no flight to wait for"),
+        }
+    }
+
+    fn poll(&mut self, candidate: Candidate) -> Result<Step<'a, u32, u32>, NotYet> {
+        self.waiter.poll(candidate, &self.bell.clone().into())
+    }
+
+    fn must_wait(&mut self, candidate: Candidate) -> Option<Instant> {
+        match self.poll(candidate) {
+            Err(NotYet { again }) => again,
+            Ok(_) => panic!("it was told something"),
+        }
+    }
+
+    fn leads(&mut self, candidate: Candidate) -> Leader<'a, u32, u32> {
+        match self.poll(candidate) {
+            Ok(Step::Lead(leader)) => leader,
+            _ => panic!("it does not lead"),
+        }
+    }
+
+    fn is_sent_away(&mut self, candidate: Candidate) -> bool {
+        matches!(self.poll(candidate), Ok(Step::BoardAgain))
+    }
+
+    fn has_landed_with(&mut self, candidate: Candidate, expected: u32) -> bool {
+        match self.poll(candidate) {
+            Ok(Step::Landed(landed)) => {
+                matches!(landed.into_outcome(), Outcome::Value(value) if value == expected)
+            }
+            _ => false,
+        }
+    }
+
+    fn rung(&self) -> usize {
+        self.bell.0.load(SeqCst)
+    }
+}
+
+fn lead(flights: &Flights<u32, u32>, candidate: Candidate) -> Leader<'_, u32, u32> {
+    match flights.board(1, &1, candidate) {
+        Boarding::Lead(leader) => leader,
+        _ => panic!("somebody leads already"),
+    }
+}
+
+/// Stores as the leader, but for the cache itself.
+fn stores(leader: &mut Leader<'_, u32, u32>) -> bool {
+    leader.flights.write(1, &1, Some(leader)).is_ok()
+}
+
+fn revoke(flights: &Flights<u32, u32>) {
+    flights.write(1, &1, None).unwrap().done();
+}
+
+#[test]
+fn all_who_wait_land_with_the_leader() {
+    let (cast, flights) = (Cast::new(), Flights::new());
+    let mut leader = lead(&flights, cast.at(0));
+    let mut early = Guest::board(&flights, cast.at(1));
+    assert_eq!(early.must_wait(cast.at(1)), Some(cast.start + LEASE));
+    // One that was never polled before the landing is told as well.
+    let mut late = Guest::board(&flights, cast.at(1));
+    assert!(stores(&mut leader));
+    leader.land(|| Outcome::Value(7));
+    assert_eq!(early.rung(), 1);
+    assert!(early.has_landed_with(cast.at(2), 7));
+    assert!(late.has_landed_with(cast.at(2), 7));
+    assert_eq!(flights.len(), 0);
+}
+
+#[test]
+fn nobody_is_asked_for_an_outcome_that_nobody_waits_for() {
+    let (cast, flights) = (Cast::new(), Flights::new());
+    lead(&flights, cast.at(0)).land(|| panic!("asked"));
+    assert_eq!(flights.len(), 0);
+}
+
+#[test]
+fn the_loader_itself_is_told_that_it_is_recursive() {
+    let (cast, flights) = (Cast::new(), Flights::new());
+    let leader = lead(&flights, cast.at(0));
+    drop(Guest::board(&flights, cast.at(1)));
+    let _loading = leader.enter();
+    assert!(matches!(
+        flights.board(1, &1, cast.at(1)),
+        Boarding::Recursive
+    ));
+    assert!(matches!(
+        flights.board(2, &2, cast.at(1)),
+        Boarding::Lead(_)
+    ));
+}
+
+#[test]
+fn a_lost_leader_wakes_one_waiter_who_leads() {
+    let (cast, flights) = (Cast::new(), Flights::new());
+    let leader = lead(&flights, cast.at(0));
+    let mut guests = [(), ()].map(|()| Guest::board(&flights, cast.at(0)));
+    for guest in &mut guests {
+        guest.must_wait(cast.at(0));
+    }
+    drop(leader);
+    let [first, second] = &mut guests;
+    assert_eq!((first.rung(), second.rung()), (1, 0));
+    let leader = first.leads(cast.at(1));
+    second.must_wait(cast.at(1));
+    leader.land(|| Outcome::Value(8));
+    assert!(second.has_landed_with(cast.at(2), 8));
+}
+
+#[test]
+fn a_waiter_that_was_woken_to_lead_and_goes_away_wakes_the_next() {
+    let (cast, flights) = (Cast::new(), Flights::new());
+    let leader = lead(&flights, cast.at(0));
+    let mut first = Guest::board(&flights, cast.at(0));
+    let mut second = Guest::board(&flights, cast.at(0));
+    first.must_wait(cast.at(0));
+    second.must_wait(cast.at(0));
+    drop(leader);
+    drop(first);
+    assert_eq!(second.rung(), 1);
+    drop(second.leads(cast.at(1)));
+    // The last one out closes the flight.
+    assert_eq!(flights.len(), 0);
+}
+
+#[test]
+fn a_newcomer_may_lead_before_the_woken_waiter_does() {
+    let (cast, flights) = (Cast::new(), Flights::new());
+    let leader = lead(&flights, cast.at(0));
+    let mut guest = Guest::board(&flights, cast.at(0));
+    guest.must_wait(cast.at(0));
+    drop(leader);
+    let newcomer = lead(&flights, cast.at(1));
+    guest.must_wait(cast.at(1));
+    newcomer.land(|| Outcome::Value(9));
+    assert!(guest.has_landed_with(cast.at(2), 9));
+}
+
+#[test]
+fn after_the_lease_the_first_to_ask_leads_under_a_lease_of_its_own() {
+    let (cast, flights) = (Cast::new(), Flights::new());
+    let mut slow = lead(&flights, cast.at(0));
+    let mut first = Guest::board(&flights, cast.at(1));
+    let mut second = Guest::board(&flights, cast.at(1));
+    first.must_wait(cast.at(9));
+    let mut leader = first.leads(cast.at(10));
+    let again = second.must_wait(cast.at(10));
+    assert_eq!(again, Some(cast.start + 2 * LEASE));
+
+    assert!(stores(&mut leader));
+    assert!(!stores(&mut slow), "something newer was stored");
+    slow.land(|| panic!("superseded"));
+    second.must_wait(cast.at(11));
+    leader.land(|| Outcome::Value(3));
+    assert!(second.has_landed_with(cast.at(11), 3));
+}
+
+#[test]
+fn a_superseded_leader_stores_as_long_as_its_successor_has_not() {
+    let (cast, flights) = (Cast::new(), Flights::new());
+    let mut slow = lead(&flights, cast.at(0));
+    let mut guest = Guest::board(&flights, cast.at(1));
+    let mut leader = guest.leads(cast.at(10));
+    assert!(stores(&mut slow));
+    assert!(stores(&mut leader));
+    assert!(!stores(&mut slow));
+}
+
+#[test]
+fn who_failed_to_land_in_time_may_not_store_once_nobody_could_revoke_it() {
+    let (cast, flights) = (Cast::new(), Flights::new());
+    let mut slow = lead(&flights, cast.at(0));
+    let mut guest = Guest::board(&flights, cast.at(1));
+    guest
+        .leads(cast.at(10))
+        .land(|| Outcome::Failed(Arc::new("refused")));
+    assert_eq!(flights.len(), 0);
+    assert!(!stores(&mut slow));
+}
+
+#[test]
+fn a_revoked_flight_lands_with_those_aboard_and_newcomers_take_another() {
+    let (cast, flights) = (Cast::new(), Flights::new());
+    let mut leader = lead(&flights, cast.at(0));
+    let mut guest = Guest::board(&flights, cast.at(0));
+    revoke(&flights);
+    assert!(!stores(&mut leader));
+    let mut anew = lead(&flights, cast.at(1));
+    leader.land(|| Outcome::Value(4));
+    assert!(guest.has_landed_with(cast.at(1), 4));
+    assert!(stores(&mut anew));
+}
+
+#[test]
+fn nobody_leads_a_revoked_flight_all_start_anew() {
+    let (cast, flights) = (Cast::new(), Flights::new());
+    let leader = lead(&flights, cast.at(0));
+    let mut guests = [(), ()].map(|()| Guest::board(&flights, cast.at(0)));
+    for guest in &mut guests {
+        guest.must_wait(cast.at(0));
+    }
+    flights.revoke_all();
+    drop(leader);
+    for guest in &mut guests {
+        assert_eq!(guest.rung(), 1);
+        assert!(guest.is_sent_away(cast.at(1)));
+    }
+    assert_eq!(flights.len(), 0);
+}
+
+#[test]
+fn a_revoked_flight_is_not_waited_for_after_its_lease() {
+    let (cast, flights) = (Cast::new(), Flights::new());
+    let slow = lead(&flights, cast.at(0));
+    let mut first = Guest::board(&flights, cast.at(0));
+    let mut second = Guest::board(&flights, cast.at(0));
+    second.must_wait(cast.at(0));
+    revoke(&flights);
+    assert!(first.is_sent_away(cast.at(10)));
+    assert_eq!(second.rung(), 1);
+    assert!(second.is_sent_away(cast.at(10)));
+    slow.land(|| panic!("superseded"));
+}
+
+#[test]
+fn an_exclusive_flight_is_revoked_by_others_but_not_by_itself() {
+    let (cast, flights) = (Cast::new(), Flights::new());
+    let mut mine = flights.register_exclusive(1, 1, cast.at(0));
+    let mut other = flights.register_exclusive(1, 1, cast.at(0));
+    let mut loading = lead(&flights, cast.at(0));
+    assert!(stores(&mut mine));
+    assert!(stores(&mut mine));
+    assert!(stores(&mut mine) && !stores(&mut other) && !stores(&mut loading));
+    assert_eq!(flights.len(), 1);
+    drop(mine);
+    assert_eq!(flights.len(), 0);
+}
+
+#[test]
+fn an_outcome_that_panics_sends_all_who_wait_away() {
+    let (cast, flights) = (Cast::new(), Flights::new());
+    let leader = lead(&flights, cast.at(0));
+    let mut guest = Guest::board(&flights, cast.at(0));
+    guest.must_wait(cast.at(0));
+    let land = std::panic::AssertUnwindSafe(|| leader.land(|| panic!("Clone")));
+    assert!(std::panic::catch_unwind(land).is_err());
+    assert_eq!(guest.rung(), 1);
+    assert!(guest.is_sent_away(cast.at(1)));
+    assert_eq!(flights.len(), 0);
+}

@@ -1,0 +1,108 @@
+//! What reads, runs user code, and then writes as one step. These are flights too, so the user
+//! code runs without a lock, and a write in between is noticed.
+
+use super::removal::{RemovalCause, Removals};
+use super::{LocalCache, Place};
+use crate::entry::Loaded;
+use crate::flight::{Leader, Outdated};
+use std::hash::{BuildHasher, Hash};
+
+impl<K, V, S> LocalCache<K, V, S>
+where
+    K: Eq + Hash + Clone,
+    V: Clone,
+    S: BuildHasher,
+{
+    /// Replaces the value of a key by what `change` makes of it, as one step: if the key is
+    /// written to meanwhile, `change` is called again with the new value.
+    ///
+    /// `change` is given the live value, if one is held, and returns the new one, or `None` to
+    /// remove the key. The new entry's time to live begins anew. Returns the new value. Loads of
+    /// the key that are under way do not store their results.
+    ///
+    /// `change` runs without a lock and may call the cache; if it writes to the same key each time,
+    /// it is called for ever.
+    ///
+    /// ```
+    /// let visits: hotset::LocalCache<&str, u64> = hotset::LocalCache::new(100);
+    /// for _ in 0..3 {
+    ///     visits.update(&"home", |count| Some(count.map_or(1, |count| count + 1)));
+    /// }
+    /// assert_eq!(visits.get("home"), Some(3));
+    /// assert_eq!(visits.update(&"home", |_| None), None);
+    /// assert!(visits.is_empty());
+    /// ```
+    pub fn update(&self, key: &K, mut change: impl FnMut(Option<&V>) -> Option<V>) -> Option<V> {
+        let place = self.place(key);
+        loop {
+            let mut claim = self.claim(&place, key);
+            let current = self.peek(&place, key, |value, _| value.clone());
+            let next = change(current.as_ref());
+            let mut removals = self.removals();
+            let written = match next.clone() {
+                Some(value) => {
+                    let loaded = Loaded::new(value);
+                    self.store(&place, key.clone(), loaded, Some(&mut claim), &mut removals)
+                }
+                None => self.remove_claimed(&place, key, &mut claim, &mut removals),
+            };
+            // Not as it returns: a panic in a `drop` then leaks what is on its way to the caller.
+            drop((claim, current));
+            removals.finish();
+            if written.is_ok() {
+                return next;
+            }
+        }
+    }
+
+    /// Takes out the entries for which `keep` returns `false`.
+    ///
+    /// `keep` is called without a lock, once for each live entry, and again if the entry is
+    /// written to meanwhile. It counts as no lookup and no use. Entries inserted meanwhile may or
+    /// may not be seen; so a load under way, of a key that is not held yet, stores what it finds.
+    /// [`clear`](Self::clear) and [`remove`](Self::remove) are for that.
+    pub fn retain(&self, mut keep: impl FnMut(&K, &V) -> bool) {
+        for cell in &self.inner.cells {
+            let now = self.inner.settings.clock.now();
+            // Outside, so that it is dropped there if a `clone` panics.
+            let mut keys = Vec::new();
+            cell.shard.read(|shard| {
+                let live = shard.hottest_first(now);
+                keys.extend(live.map(|(key, _)| key.clone()));
+            });
+            for key in keys {
+                while self.retain_one(&key, &mut keep).is_err() {}
+            }
+        }
+    }
+
+    fn retain_one(&self, key: &K, keep: &mut impl FnMut(&K, &V) -> bool) -> Result<(), Outdated> {
+        let place = self.place(key);
+        let mut claim = self.claim(&place, key);
+        let value = self.peek(&place, key, |value, _| value.clone());
+        if value.is_none_or(|value| keep(key, &value)) {
+            return Ok(());
+        }
+        let mut removals = self.removals();
+        let removed = self.remove_claimed(&place, key, &mut claim, &mut removals);
+        drop(claim);
+        removals.finish();
+        removed
+    }
+
+    fn claim<'a>(&self, place: &Place<'a, K, V>, key: &K) -> Leader<'a, K, V> {
+        let flights = &place.cell.flights;
+        flights.register_exclusive(place.hash.0, key.clone(), self.candidate())
+    }
+
+    fn remove_claimed(
+        &self,
+        place: &Place<'_, K, V>,
+        key: &K,
+        claim: &mut Leader<'_, K, V>,
+        removals: &mut Removals<'_, K, V>,
+    ) -> Result<(), Outdated> {
+        self.take_out(place, key, RemovalCause::Removed, Some(claim), removals)?;
+        Ok(())
+    }
+}

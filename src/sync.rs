@@ -1,0 +1,46 @@
+//! What is concurrent, for real or in a model: flights are written against this, so that loom and
+//! shuttle can run them.
+
+#[cfg(not(any(loom, shuttle)))]
+mod by {
+    pub(crate) use parking_lot::{Mutex, MutexGuard};
+    pub(crate) use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize};
+    pub(crate) use std::thread_local;
+}
+
+#[cfg(any(loom, shuttle))]
+mod by {
+    #[cfg(loom)]
+    pub(crate) use loom::{
+        sync::MutexGuard,
+        sync::atomic::{AtomicU32, AtomicU64, AtomicUsize},
+        thread_local,
+    };
+    #[cfg(shuttle)]
+    pub(crate) use shuttle::{
+        sync::MutexGuard,
+        sync::atomic::{AtomicU32, AtomicU64, AtomicUsize},
+        thread_local,
+    };
+
+    /// `parking_lot`'s interface over the model's lock.
+    pub(crate) struct Mutex<T>(
+        #[cfg(loom)] loom::sync::Mutex<T>,
+        #[cfg(shuttle)] shuttle::sync::Mutex<T>,
+    );
+
+    impl<T> Mutex<T> {
+        pub(crate) fn new(value: T) -> Self {
+            #[cfg(loom)]
+            return Self(loom::sync::Mutex::new(value));
+            #[cfg(shuttle)]
+            return Self(shuttle::sync::Mutex::new(value));
+        }
+
+        pub(crate) fn lock(&self) -> MutexGuard<'_, T> {
+            self.0.lock().unwrap()
+        }
+    }
+}
+
+pub(crate) use by::*;
