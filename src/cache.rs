@@ -1,9 +1,12 @@
-//! The trait that application code is written against.
+//! The traits that application code is written against.
 
 use crate::entry::Loaded;
 use crate::error::{AnyError, LoadError};
 use std::any::Any;
+use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 /// The loader of [`Cache::get_or_load_erased`]: any loader, behind one type.
@@ -151,6 +154,36 @@ macro_rules! impl_for_pointer {
                 (**self).get_or_load_erased(key, load)
             }
         }
+
+        impl<K, V, C: AsyncCache<K, V> + ?Sized> AsyncCache<K, V> for $pointer {
+            fn get<'a>(&'a self, key: &'a K) -> CacheFuture<'a, Option<V>> {
+                (**self).get(key)
+            }
+
+            fn insert(&self, key: K, value: V) -> CacheFuture<'_, ()> {
+                (**self).insert(key, value)
+            }
+
+            fn insert_with_ttl(&self, key: K, value: V, ttl: Duration) -> CacheFuture<'_, ()> {
+                (**self).insert_with_ttl(key, value, ttl)
+            }
+
+            fn remove<'a>(&'a self, key: &'a K) -> CacheFuture<'a, Option<V>> {
+                (**self).remove(key)
+            }
+
+            fn clear(&self) -> CacheFuture<'_, ()> {
+                (**self).clear()
+            }
+
+            fn get_or_load_erased<'a>(
+                &'a self,
+                key: &'a K,
+                load: &'a mut ErasedAsyncLoader<'_, V>,
+            ) -> CacheFuture<'a, Result<V, LoadError<AnyError>>> {
+                (**self).get_or_load_erased(key, load)
+            }
+        }
     )*};
 }
 
@@ -177,13 +210,169 @@ where
                 Err(error) => Err(Arc::new(error)),
             }
         });
-        match result.map_err(LoadError::downcast::<E>) {
-            Ok(value) => return Ok(value),
-            Err(Ok(error)) => return Err(error),
-            Err(Err(_)) => assert!(
-                load.is_some(),
-                "get_or_load_erased returned an error that is not its loader's"
-            ),
+        if let Some(result) = typed(result) {
+            return result;
         }
+        assert!(load.is_some(), "{FOREIGN_ERROR}");
+    }
+}
+
+const FOREIGN_ERROR: &str = "get_or_load_erased returned an error that is not its loader's";
+
+/// A result with the type of the caller's loader; `None` if it is another caller's error of
+/// another type.
+pub(crate) fn typed<V, E: Any + Send + Sync>(
+    result: Result<V, LoadError<AnyError>>,
+) -> Option<Result<V, LoadError<E>>> {
+    match result.map_err(LoadError::downcast::<E>) {
+        Ok(value) => Some(Ok(value)),
+        Err(Ok(error)) => Some(Err(error)),
+        Err(Err(_)) => None,
+    }
+}
+
+/// What a loader makes for [`AsyncCache::get_or_load_erased`].
+pub type BoxedLoad<'a, V> =
+    Pin<Box<dyn Future<Output = Result<Loaded<V>, Arc<AnyError>>> + Send + 'a>>;
+
+/// The loader of [`AsyncCache::get_or_load_erased`]: any loader, behind one type.
+pub type ErasedAsyncLoader<'a, V> = dyn FnMut() -> BoxedLoad<'a, V> + Send + 'a;
+
+/// A cache for tasks, whatever holds its values: [`Cache`], with futures.
+///
+/// ```
+/// use hotset::{AsyncCache, LocalCache};
+/// use std::sync::Arc;
+///
+/// async fn greet(names: &impl AsyncCache<u32, String>) -> String {
+///     let fetch = || async { Ok::<_, std::io::Error>("Ada".to_string()) };
+///     format!("hello {}", names.get_or_load_async(&1, fetch).await.unwrap())
+/// }
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() {
+/// let names: Arc<dyn AsyncCache<u32, String>> = Arc::new(LocalCache::new(10));
+/// assert_eq!(greet(&names).await, "hello Ada");
+/// assert_eq!(names.get(&1).await.as_deref(), Some("Ada"));
+/// # }
+/// ```
+///
+/// # Cancellation
+///
+/// Each future may be dropped at any time. What it was to do may then have been done or not.
+pub trait AsyncCache<K, V>: Send + Sync {
+    /// The value of a key, if a live one is held.
+    fn get<'a>(&'a self, key: &'a K) -> CacheFuture<'a, Option<V>>;
+
+    /// Stores a value for as long as the cache's own settings say.
+    fn insert(&self, key: K, value: V) -> CacheFuture<'_, ()>;
+
+    /// Stores a value for `ttl`.
+    fn insert_with_ttl(&self, key: K, value: V, ttl: Duration) -> CacheFuture<'_, ()>;
+
+    /// Takes a key out and returns its value, if a live one was held. A load of the key that is
+    /// under way does not store its result.
+    fn remove<'a>(&'a self, key: &'a K) -> CacheFuture<'a, Option<V>>;
+
+    /// Takes everything out. Loads that are under way do not store their results.
+    fn clear(&self) -> CacheFuture<'_, ()>;
+
+    /// [`get_or_load_async`](Self::get_or_load_async) for an object: implement this one, call the
+    /// other.
+    ///
+    /// An implementation calls `load` at most once.
+    ///
+    /// # Errors
+    ///
+    /// As `get_or_load_async`; a `Failed` holds what some caller's `load` returned, unchanged.
+    fn get_or_load_erased<'a>(
+        &'a self,
+        key: &'a K,
+        load: &'a mut ErasedAsyncLoader<'_, V>,
+    ) -> CacheFuture<'a, Result<V, LoadError<AnyError>>>;
+
+    /// The value of a key; if none is held, what `load` returns, which is then stored.
+    ///
+    /// It needs a sized type, which an `Arc<dyn AsyncCache<K, V>>` is.
+    ///
+    /// # Errors
+    ///
+    /// What the load failed with, or why it could not be awaited: see [`LoadError`].
+    fn get_or_load_async<L, E, F>(
+        &self,
+        key: &K,
+        load: impl FnOnce() -> F + Send,
+    ) -> impl Future<Output = Result<V, LoadError<E>>> + Send
+    where
+        F: Future<Output = Result<L, E>> + Send,
+        L: Into<Loaded<V>>,
+        E: Any + Send + Sync,
+        K: Sync,
+        V: Send,
+        Self: Sized,
+    {
+        async move {
+            let mut load = Some(load);
+            loop {
+                let result = {
+                    let mut erased = || -> BoxedLoad<'_, V> {
+                        let load = load.take().expect("a cache calls a loader at most once");
+                        Box::pin(async move {
+                            match load().await {
+                                Ok(loaded) => Ok(loaded.into()),
+                                Err(error) => Err(Arc::new(error) as Arc<AnyError>),
+                            }
+                        })
+                    };
+                    self.get_or_load_erased(key, &mut erased).await
+                };
+                if let Some(result) = typed(result) {
+                    return result;
+                }
+                assert!(load.is_some(), "{FOREIGN_ERROR}");
+            }
+        }
+    }
+}
+
+/// The future of a method of [`AsyncCache`]: ready at once, or boxed.
+#[must_use = "futures do nothing unless they are awaited"]
+pub struct CacheFuture<'a, T>(Kind<'a, T>);
+
+enum Kind<'a, T> {
+    /// `None` once it was taken.
+    Ready(Option<T>),
+    Boxed(Pin<Box<dyn Future<Output = T> + Send + 'a>>),
+}
+
+impl<'a, T> CacheFuture<'a, T> {
+    /// A future that is ready, without an allocation.
+    pub const fn ready(value: T) -> Self {
+        Self(Kind::Ready(Some(value)))
+    }
+
+    /// Any future.
+    pub fn new(future: impl Future<Output = T> + Send + 'a) -> Self {
+        Self(Kind::Boxed(Box::pin(future)))
+    }
+}
+
+// Nothing is pinned but what is in a box.
+impl<T> Unpin for CacheFuture<'_, T> {}
+
+impl<T> Future for CacheFuture<'_, T> {
+    type Output = T;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<T> {
+        match &mut self.get_mut().0 {
+            Kind::Ready(value) => Poll::Ready(value.take().expect("polled after it was ready")),
+            Kind::Boxed(future) => future.as_mut().poll(cx),
+        }
+    }
+}
+
+impl<T> std::fmt::Debug for CacheFuture<'_, T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("CacheFuture").finish_non_exhaustive()
     }
 }

@@ -18,7 +18,7 @@ mod flight;
 
 mod local;
 
-pub use cache::{Cache, ErasedLoader};
+pub use cache::{AsyncCache, BoxedLoad, Cache, CacheFuture, ErasedAsyncLoader, ErasedLoader};
 pub use clock::{Clock, ManualClock, SystemClock};
 pub use entry::Loaded;
 pub use equivalent::Equivalent;

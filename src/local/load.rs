@@ -90,7 +90,8 @@ where
         load: &mut ErasedLoader<'_, K, V>,
     ) -> Result<V, LoadError<AnyError>> {
         block_on(&Cell::new(None), async |mut alarm| {
-            self.load(place, key, &mut alarm, |key| ready(load(key)))
+            let start = |key: &K| ready(load(key));
+            self.load(place, key, &mut alarm, start, |result| result)
                 .await
         })
     }
@@ -102,9 +103,10 @@ where
         key: &K,
         alarm: &mut impl Alarm,
         load: impl FnOnce(&K) -> F,
+        erase: impl FnOnce(F::Output) -> Result<Loaded<V>, Arc<AnyError>>,
     ) -> Result<V, LoadError<AnyError>>
     where
-        F: Future<Output = Result<Loaded<V>, Arc<AnyError>>>,
+        F: Future,
     {
         let deadline = self.wait_deadline();
         loop {
@@ -116,7 +118,7 @@ where
                 Boarding::Recursive => return Err(LoadError::Recursive),
             };
             match step {
-                Step::Lead(leader) => return self.lead(place, key, leader, load).await,
+                Step::Lead(leader) => return self.lead(place, key, leader, load, erase).await,
                 Step::Landed(landed) => return self.disembark(landed.into_outcome()),
                 Step::BoardAgain => {}
             }
@@ -161,9 +163,10 @@ where
         key: &K,
         leader: Leader<'_, K, V>,
         load: impl FnOnce(&K) -> F,
+        erase: impl FnOnce(F::Output) -> Result<Loaded<V>, Arc<AnyError>>,
     ) -> Result<V, LoadError<AnyError>>
     where
-        F: Future<Output = Result<Loaded<V>, Arc<AnyError>>>,
+        F: Future,
     {
         // Another flight may have landed between the miss and this one's registration. The order,
         // register and then look, is also what `flight`'s proof rests on.
@@ -174,6 +177,7 @@ where
         }
         let timer = LoadTimer::start(&self.inner.counters, leader.since);
         let result = run_within(|| leader.enter(), || load(key)).await;
+        let result = erase(result);
         timer.stop(result.is_ok());
         self.settle(place, key, leader, result)
     }

@@ -5,6 +5,7 @@ mod builder;
 mod expiry;
 mod iter;
 mod load;
+mod load_async;
 mod policy;
 pub(crate) mod reader_lock;
 mod removal;

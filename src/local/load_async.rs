@@ -1,0 +1,171 @@
+//! `get_or_load` for tasks.
+
+use super::{LocalCache, Place};
+use crate::cache::{AsyncCache, CacheFuture, ErasedAsyncLoader, typed};
+use crate::entry::Loaded;
+use crate::error::{AnyError, LoadError};
+use crate::flight::future::TaskAlarm;
+use std::any::Any;
+use std::future::Future;
+use std::hash::{BuildHasher, Hash};
+use std::sync::Arc;
+use std::time::Duration;
+
+impl<K, V, S> LocalCache<K, V, S>
+where
+    K: Eq + Hash + Clone,
+    V: Clone,
+    S: BuildHasher,
+{
+    /// As [`get_or_load`](Self::get_or_load), for tasks. Both share the same flights: of all callers
+    /// who miss a key together, threads and tasks, one loads.
+    ///
+    /// `load` makes the future that loads; on a hit it is not called. The returned future is `Send` if
+    /// `load` and its future are, and a hit allocates nothing.
+    ///
+    /// ```
+    /// use hotset::LocalCache;
+    ///
+    /// # #[derive(Clone, Debug, PartialEq)]
+    /// # struct Profile(u64);
+    /// # struct Database;
+    /// # impl Database {
+    /// #     async fn fetch_profile(&self, id: u64) -> std::io::Result<Profile> { Ok(Profile(id)) }
+    /// # }
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), hotset::LoadError<std::io::Error>> {
+    /// # let db = Database;
+    /// let profiles: LocalCache<u64, Profile> = LocalCache::new(1_000);
+    /// let profile = profiles.get_or_load_async(&7, || db.fetch_profile(7)).await?;
+    /// assert_eq!(profile, Profile(7));
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As [`get_or_load`](Self::get_or_load). [`Recursive`](LoadError::Recursive) is what a loader gets
+    /// that asks for its own key in its own task; one that asks from a task that it has spawned
+    /// and awaits is freed by the lease.
+    ///
+    /// # Timers
+    ///
+    /// Waiting tasks are woken by `Waker`s alone, on any runtime. The [lease](crate::Builder::lease)
+    /// and the [wait timeout](crate::Builder::wait_timeout) need a timer as well: with the feature
+    /// `tokio`, in a tokio runtime, that is `tokio::time`. Without it a task looks at the time only
+    /// when something else wakes it, so a load that hangs holds up those who wait for it already;
+    /// the first caller who comes after the lease loads anew, and frees them when it has landed.
+    /// Threads that wait always have a timer.
+    ///
+    /// # Panics
+    ///
+    /// With the feature `tokio`, if it has to wait in a tokio runtime that was built without
+    /// `enable_time`.
+    ///
+    /// # Cancellation
+    ///
+    /// The future may be dropped at any time. If it was the one that loads, exactly one of those who
+    /// wait loads in its place; [`detached`](Self::detached) is for loads that shall go on.
+    pub async fn get_or_load_async<L, E, F>(
+        &self,
+        key: &K,
+        load: impl FnOnce() -> F,
+    ) -> Result<V, LoadError<E>>
+    where
+        F: Future<Output = Result<L, E>>,
+        L: Into<Loaded<V>>,
+        E: Any + Send + Sync,
+    {
+        let place = self.place(key);
+        match self.hit(&place, key, V::clone) {
+            Some(value) => Ok(value),
+            // Boxed, so that this future stays small whatever the loader's size.
+            None => Box::pin(self.load_async(place, key, load)).await,
+        }
+    }
+
+    async fn load_async<L, E, F>(
+        &self,
+        place: Place<'_, K, V>,
+        key: &K,
+        load: impl FnOnce() -> F,
+    ) -> Result<V, LoadError<E>>
+    where
+        F: Future<Output = Result<L, E>>,
+        L: Into<Loaded<V>>,
+        E: Any + Send + Sync,
+    {
+        let mut load = Some(load);
+        let mut alarm = TaskAlarm::default();
+        loop {
+            let start = |_: &K| load.take().expect("a cache calls a loader at most once")();
+            let result = self.load(&place, key, &mut alarm, start, erase).await;
+            if let Some(result) = typed(result) {
+                return result;
+            }
+        }
+    }
+
+    async fn load_erased(
+        &self,
+        place: Place<'_, K, V>,
+        key: &K,
+        load: &mut ErasedAsyncLoader<'_, V>,
+    ) -> Result<V, LoadError<AnyError>> {
+        let mut alarm = TaskAlarm::default();
+        self.load(&place, key, &mut alarm, |_| load(), |result| result)
+            .await
+    }
+}
+
+impl<K, V, S> AsyncCache<K, V> for LocalCache<K, V, S>
+where
+    K: Eq + Hash + Clone + Send + Sync,
+    V: Clone + Send + Sync,
+    S: BuildHasher + Send + Sync,
+{
+    fn get<'a>(&'a self, key: &'a K) -> CacheFuture<'a, Option<V>> {
+        CacheFuture::ready(self.get(key))
+    }
+
+    fn insert(&self, key: K, value: V) -> CacheFuture<'_, ()> {
+        self.insert(key, value);
+        CacheFuture::ready(())
+    }
+
+    fn insert_with_ttl(&self, key: K, value: V, ttl: Duration) -> CacheFuture<'_, ()> {
+        self.insert_with_ttl(key, value, ttl);
+        CacheFuture::ready(())
+    }
+
+    fn remove<'a>(&'a self, key: &'a K) -> CacheFuture<'a, Option<V>> {
+        CacheFuture::ready(self.remove(key))
+    }
+
+    fn clear(&self) -> CacheFuture<'_, ()> {
+        self.clear();
+        CacheFuture::ready(())
+    }
+
+    fn get_or_load_erased<'a>(
+        &'a self,
+        key: &'a K,
+        load: &'a mut ErasedAsyncLoader<'_, V>,
+    ) -> CacheFuture<'a, Result<V, LoadError<AnyError>>> {
+        let place = self.place(key);
+        match self.hit(&place, key, V::clone) {
+            Some(value) => CacheFuture::ready(Ok(value)),
+            None => CacheFuture::new(self.load_erased(place, key, load)),
+        }
+    }
+}
+
+/// What a loader has returned, as flights know it.
+pub(super) fn erase<L: Into<Loaded<V>>, V, E: Any + Send + Sync>(
+    result: Result<L, E>,
+) -> Result<Loaded<V>, Arc<AnyError>> {
+    match result {
+        Ok(loaded) => Ok(loaded.into()),
+        Err(error) => Err(Arc::new(error)),
+    }
+}

@@ -1,0 +1,60 @@
+//! The future of `get_or_load_async`: its size, what it is `Send` with, and when it does what.
+
+use hotset::LocalCache;
+use std::convert::Infallible;
+use std::future::{Future, ready};
+use std::mem::size_of_val;
+use std::pin::pin;
+use std::task::{Context, Poll, Waker};
+
+type Cache = LocalCache<u32, u32>;
+
+fn poll<F: Future>(future: std::pin::Pin<&mut F>) -> Poll<F::Output> {
+    future.poll(&mut Context::from_waker(Waker::noop()))
+}
+
+/// A loader whose future is more than a thousand bytes.
+async fn large(value: u32) -> Result<u32, Infallible> {
+    let bytes = [value; 256];
+    tokio::task::yield_now().await;
+    Ok(bytes[255])
+}
+
+#[test]
+fn it_is_small_whatever_the_loaders_size() {
+    let cache = Cache::new(10);
+    assert!(size_of_val(&large(1)) > 1_000);
+    let size = size_of_val(&cache.get_or_load_async(&1, || large(1)));
+    assert!(size <= 96, "{size} bytes");
+    let captured = [1_u8; 1_000];
+    let load = || ready(Ok::<_, Infallible>(captured.len() as u32));
+    let moving = cache.get_or_load_async(&1, load);
+    assert!(size_of_val(&moving) <= 96, "{} bytes", size_of_val(&moving));
+}
+
+#[test]
+fn it_is_send_when_the_loader_is() {
+    fn assert_send<T: Send>(value: T) -> T {
+        value
+    }
+    let cache = Cache::new(10);
+    drop(assert_send(cache.get_or_load_async(&1, || large(1))));
+}
+
+#[test]
+fn the_loader_is_called_on_a_miss_only_and_not_before_the_first_poll() {
+    let cache = Cache::new(10);
+    drop(
+        cache.get_or_load_async(&1, || -> std::future::Ready<Result<u32, Infallible>> {
+            panic!("called")
+        }),
+    );
+    assert_eq!(cache.stats().misses, 0);
+    cache.insert(1, 5);
+    let mut hit = pin!(cache.get_or_load_async(&1, || {
+        panic!("called");
+        #[allow(unreachable_code)]
+        ready(Ok::<_, Infallible>(0))
+    }));
+    assert!(matches!(poll(hit.as_mut()), Poll::Ready(Ok(5))));
+}
