@@ -1,8 +1,9 @@
 //! A loaded value and what its entry shall be.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-/// A value with settings of its own, for a loader or [`LocalCache::insert`] to hand in.
+/// A value with settings of its own, for a loader or [`LocalCache::insert_loaded`] to hand in.
 ///
 /// Wherever a loader may return a `Loaded<V>` it may also return a plain `V`, which takes the
 /// cache's settings.
@@ -20,12 +21,13 @@ use std::time::Duration;
 /// # Ok::<(), hotset::LoadError<std::io::Error>>(())
 /// ```
 ///
-/// [`LocalCache::insert`]: crate::LocalCache::insert
+/// [`LocalCache::insert_loaded`]: crate::LocalCache::insert_loaded
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Loaded<V> {
     pub(crate) value: V,
     pub(crate) ttl: Option<Duration>,
     pub(crate) weight: Option<u64>,
+    pub(crate) tags: Vec<Arc<str>>,
 }
 
 impl<V> Loaded<V> {
@@ -35,6 +37,7 @@ impl<V> Loaded<V> {
             value,
             ttl: None,
             weight: None,
+            tags: Vec::new(),
         }
     }
 
@@ -51,6 +54,29 @@ impl<V> Loaded<V> {
     #[must_use]
     pub const fn weight(mut self, weight: u64) -> Self {
         self.weight = Some(weight);
+        self
+    }
+
+    /// Names that the entry shares with others, for
+    /// [`invalidate_tag`](crate::LocalCache::invalidate_tag). Each call adds to those before.
+    ///
+    /// ```
+    /// use hotset::{Loaded, LocalCache};
+    ///
+    /// let pages: LocalCache<&str, String> = LocalCache::new(100);
+    /// let render = |path: &&str| {
+    ///     let page = Loaded::new(format!("<h1>{path}</h1>"));
+    ///     Ok::<_, std::io::Error>(page.tags(["layout", "product:7"]))
+    /// };
+    /// pages.get_or_load(&"/shop", render)?;
+    /// assert!(pages.contains_key("/shop"));
+    /// pages.invalidate_tag("product:7");
+    /// assert!(!pages.contains_key("/shop"));
+    /// # Ok::<(), hotset::LoadError<std::io::Error>>(())
+    /// ```
+    #[must_use]
+    pub fn tags<T: Into<Arc<str>>>(mut self, tags: impl IntoIterator<Item = T>) -> Self {
+        self.tags.extend(tags.into_iter().map(Into::into));
         self
     }
 

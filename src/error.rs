@@ -21,6 +21,12 @@ pub enum BuildError {
     Shards(usize),
     /// A duration of zero; the name of the setting.
     ZeroDuration(&'static str),
+    /// `refresh_after` that is not below `time_to_live`.
+    RefreshAfterEnd,
+    /// A number that is not in its range; the name of the setting.
+    OutOfRange(&'static str),
+    /// `max_concurrent_loads(0)`.
+    NoLoads,
 }
 
 impl fmt::Display for BuildError {
@@ -48,6 +54,20 @@ impl fmt::Display for BuildError {
                 f,
                 "shards is {n}: use at most {}, or leave it out for a default",
                 crate::local::MAX_SHARDS
+            ),
+            Self::RefreshAfterEnd => f.write_str(
+                "refresh_after is not below time_to_live, so entries would expire before they are \
+                 renewed: use a shorter refresh_after",
+            ),
+            Self::OutOfRange("ttl_jitter") => {
+                f.write_str("ttl_jitter is a fraction: use a number above 0 and at most 1")
+            }
+            Self::OutOfRange(setting) => {
+                write!(f, "{setting} is out of range: use a finite number above 0")
+            }
+            Self::NoLoads => f.write_str(
+                "max_concurrent_loads is 0, so nothing could be loaded: use 1 or more, or leave it \
+                 out",
             ),
             Self::ZeroDuration(setting) => write!(
                 f,

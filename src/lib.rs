@@ -8,6 +8,7 @@ mod sync;
 
 mod clock;
 mod error;
+mod random;
 mod stats;
 
 mod entry;

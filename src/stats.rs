@@ -23,6 +23,12 @@ pub struct Stats {
     pub load_failures: u64,
     /// Callers who missed, and got what another caller's load had found.
     pub coalesced: u64,
+    /// Loaders that were run for an entry that was alive, to renew it.
+    pub renewals: u64,
+    /// Callers who were served an expired value, since the load failed or had failed lately.
+    pub stale: u64,
+    /// Loads that had to wait for others to end, for want of a permit.
+    pub queued: u64,
     /// How long loaders took, failed ones included.
     pub load_times: LoadTimes,
     /// Entries stored, replacements included.
@@ -42,6 +48,8 @@ pub struct Stats {
     pub evicted: u64,
     /// Entries taken out by `clear`.
     pub cleared: u64,
+    /// Entries taken out since a tag of theirs was invalidated.
+    pub invalidated: u64,
     /// Entries held now, expired ones that have not been taken out yet included.
     pub entries: u64,
     /// What they weigh. Without a weigher, each weighs 1.
@@ -198,6 +206,9 @@ pub(crate) enum Count {
     Load,
     LoadFailure,
     Coalesced,
+    Renewal,
+    Stale,
+    Queued,
     Refused,
     Outdated,
 }
@@ -287,6 +298,9 @@ impl Counters {
             loads: sum(Count::Load),
             load_failures: sum(Count::LoadFailure),
             coalesced: sum(Count::Coalesced),
+            renewals: sum(Count::Renewal),
+            stale: sum(Count::Stale),
+            queued: sum(Count::Queued),
             refused: sum(Count::Refused),
             outdated: sum(Count::Outdated),
             load_times: self.load_times(),

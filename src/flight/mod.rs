@@ -27,6 +27,7 @@
 //! `Eq` of keys under the table's.
 
 pub(crate) mod blocking;
+mod bulkhead;
 mod context;
 pub(crate) mod future;
 mod leader;
@@ -34,6 +35,7 @@ mod state;
 mod wait;
 mod waiter;
 
+pub(crate) use bulkhead::{Bulkhead, Permit};
 pub(crate) use context::run_within;
 pub(crate) use leader::Leader;
 pub(crate) use state::Candidate;
@@ -55,6 +57,10 @@ use std::task::Waker;
 #[derive(Clone)]
 pub(crate) enum Outcome<V> {
     Value(V),
+    /// The load failed, and this is an older one.
+    Stale(V),
+    /// The load did not fail, but has no value for the key.
+    Absent,
     Failed(Arc<AnyError>),
 }
 
@@ -288,6 +294,10 @@ pub(crate) struct Writing<'a, 'f, K, V> {
 }
 
 impl<K, V> Writing<'_, '_, K, V> {
+    pub(crate) fn is_leaders(&self) -> bool {
+        self.leader.is_some()
+    }
+
     /// The write is done. A leader for whom nobody waits has landed with it.
     pub(crate) fn done(self) {
         let (Some(leader), Some(mut table)) = (self.leader, self.table) else {

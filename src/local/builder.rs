@@ -3,7 +3,9 @@
 use crate::clock::{Clock, NEVER, Nanos, TimeSource, saturating_nanos};
 use crate::error::BuildError;
 use crate::local::removal::{Listener, RemovalCause};
+use crate::local::renewal::{Rules, THROTTLE};
 use crate::local::{DefaultHasher, LocalCache, MAX_SHARDS};
+use crate::random;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -35,6 +37,11 @@ pub(crate) struct Settings<K, V> {
     pub(crate) clock: TimeSource,
     pub(crate) lease: Duration,
     pub(crate) wait_timeout: Option<Duration>,
+    pub(crate) max_concurrent_loads: Option<usize>,
+    pub(crate) refresh_after: Option<Duration>,
+    pub(crate) early_renewal: Option<f64>,
+    pub(crate) stale_if_error: Option<Duration>,
+    pub(crate) ttl_jitter: Option<f64>,
     pub(crate) weigher: Option<Box<Weigher<K, V>>>,
     pub(crate) listener: Option<Box<Listener<K, V>>>,
 }
@@ -43,7 +50,40 @@ impl<K, V> Settings<K, V> {
     /// The deadline of an entry stored now with this time to live, or the cache's own.
     pub(crate) fn deadline(&self, now: Nanos, ttl: Option<Duration>) -> Nanos {
         ttl.or(self.time_to_live)
-            .map_or(NEVER, |ttl| now.saturating_add(saturating_nanos(ttl)))
+            .map_or(NEVER, |ttl| now.saturating_add(self.jitter(ttl)))
+    }
+
+    #[allow(
+        clippy::cast_precision_loss,
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss
+    )]
+    fn jitter(&self, ttl: Duration) -> Nanos {
+        let nanos = saturating_nanos(ttl);
+        match self.ttl_jitter {
+            Some(fraction) if nanos != NEVER => {
+                nanos - (nanos as f64 * fraction * (1.0 - random::unit())) as Nanos
+            }
+            _ => nanos,
+        }
+    }
+
+    /// What there is to know of renewals, if there are any.
+    pub(crate) fn renewal(&self) -> Option<Rules> {
+        let rules = Rules {
+            refresh_after: self.refresh_after.map(saturating_nanos),
+            early: self.early_renewal.unwrap_or(0.0),
+            stale: self.grace(),
+            lease: saturating_nanos(self.lease),
+            throttle: saturating_nanos(THROTTLE),
+        };
+        let renews = self.refresh_after.is_some() || self.early_renewal.is_some();
+        (renews || self.stale_if_error.is_some()).then_some(rules)
+    }
+
+    /// How long entries are kept past their deadline.
+    pub(crate) fn grace(&self) -> Nanos {
+        self.stale_if_error.map_or(0, saturating_nanos)
     }
 
     /// What an entry weighs: at least 1, so that a bound on weight bounds entries too.
@@ -73,6 +113,11 @@ impl<K, V> Builder<K, V> {
                 clock: TimeSource::System,
                 lease: DEFAULT_LEASE,
                 wait_timeout: None,
+                max_concurrent_loads: None,
+                refresh_after: None,
+                early_renewal: None,
+                stale_if_error: None,
+                ttl_jitter: None,
                 weigher: None,
                 listener: None,
             },
@@ -165,6 +210,62 @@ impl<K, V, S> Builder<K, V, S> {
         self
     }
 
+    /// At most this many loaders of this cache run at one time, over all keys: a bulkhead for what is
+    /// behind the cache. Loads above it wait in order, up to the
+    /// [`wait_timeout`](Self::wait_timeout). Default: no bound.
+    ///
+    /// A loader that loads other keys of the same cache does so within its own permit. The
+    /// [`lease`](Self::lease) begins with the permit. A batch of
+    /// [`get_many_or_load`](LocalCache::get_many_or_load) is one load. Renewals do not wait: they
+    /// are put off.
+    pub fn max_concurrent_loads(mut self, loads: usize) -> Self {
+        self.settings.max_concurrent_loads = Some(loads);
+        self
+    }
+
+    /// How long after it was stored an entry is loaded anew, though it lives. Default: never.
+    ///
+    /// It is served meanwhile. The first `get_or_load` that finds it due runs its loader: a thread
+    /// and a plain [`get_or_load_async`](LocalCache::get_or_load_async) wait for it themselves, all
+    /// others are served at once. With [`detached`](LocalCache::detached) it runs in a task of its
+    /// own, and nobody waits. If it fails, the old value is returned, and the next attempt is made
+    /// a second later at the earliest. A write to the key meanwhile wins, as over every load.
+    pub fn refresh_after(mut self, age: Duration) -> Self {
+        self.settings.refresh_after = Some(age);
+        self
+    }
+
+    /// Renews popular entries before they expire, by chance: the sooner the deadline, in units of
+    /// the time that the entry took to load, the likelier. So nobody finds it expired, and of many
+    /// entries that were stored together not all are renewed together. Default: off.
+    ///
+    /// This is XFetch (Vattani, Chierichetti, Lowenstein, VLDB 2015). `beta` is 1.0 for the paper's
+    /// optimum; with more, renewals come earlier. Who renews, and what happens when that fails, is
+    /// as for [`refresh_after`](Self::refresh_after).
+    pub fn early_renewal(mut self, beta: f64) -> Self {
+        self.settings.early_renewal = Some(beta);
+        self
+    }
+
+    /// Where a load fails, `get_or_load` returns a value that has expired no longer than this ago, if
+    /// one is held. It is counted in [`Stats::stale`](crate::Stats::stale), and for a second there is
+    /// no other attempt to load the key. Default: the error is returned.
+    ///
+    /// Entries are kept that much longer, as far as there is room, and
+    /// [`len`](LocalCache::len) counts them. `get` does not return them, nor is a value served that
+    /// was removed or invalidated.
+    pub fn stale_if_error(mut self, max: Duration) -> Self {
+        self.settings.stale_if_error = Some(max);
+        self
+    }
+
+    /// Shortens each time to live by up to this fraction of it, by chance, so that what was stored
+    /// together does not expire together. Above 0, at most 1. Default: off.
+    pub fn ttl_jitter(mut self, fraction: f64) -> Self {
+        self.settings.ttl_jitter = Some(fraction);
+        self
+    }
+
     /// Is told of every entry that leaves, with the cause, by the thread that made it leave, after
     /// the fact and without a lock. It may call the cache. Entries that are held when the cache is
     /// dropped are not told of.
@@ -219,11 +320,34 @@ impl<K, V, S> Builder<K, V, S> {
             ("time_to_idle", self.settings.time_to_idle),
             ("lease", Some(self.settings.lease)),
             ("wait_timeout", self.settings.wait_timeout),
+            ("refresh_after", self.settings.refresh_after),
+            ("stale_if_error", self.settings.stale_if_error),
         ];
         for (setting, duration) in durations {
             if duration.is_some_and(|duration| duration.is_zero()) {
                 return Err(BuildError::ZeroDuration(setting));
             }
+        }
+        self.validate_loads()
+    }
+
+    fn validate_loads(&self) -> Result<(), BuildError> {
+        let settings = &self.settings;
+        let refresh = settings.refresh_after.zip(settings.time_to_live);
+        if refresh.is_some_and(|(refresh, ttl)| refresh >= ttl) {
+            return Err(BuildError::RefreshAfterEnd);
+        }
+        let numbers = [
+            ("early_renewal", settings.early_renewal, f64::MAX),
+            ("ttl_jitter", settings.ttl_jitter, 1.0),
+        ];
+        for (setting, number, most) in numbers {
+            if number.is_some_and(|number| !(number > 0.0 && number <= most)) {
+                return Err(BuildError::OutOfRange(setting));
+            }
+        }
+        if settings.max_concurrent_loads == Some(0) {
+            return Err(BuildError::NoLoads);
         }
         Ok(())
     }

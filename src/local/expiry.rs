@@ -11,10 +11,15 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 /// many writes as there are slots.
 pub(crate) const SLOTS_PER_WRITE: u32 = 8;
 
+/// Where the hand is before a round that looks at every slot.
+const SEARCH: u32 = u32::MAX;
+
 /// What a hit reads comes first.
 #[repr(C)]
 pub(crate) struct Expiry {
     time_to_idle: Option<Nanos>,
+    /// How long entries are kept past their deadline.
+    grace: Nanos,
     /// With `time_to_idle`: how far hits may move the deadline of each slot.
     limits: Vec<Nanos>,
     /// No deadline lies before it.
@@ -22,16 +27,20 @@ pub(crate) struct Expiry {
     /// No deadline of a slot that the hand has passed in this round lies before it.
     soonest_passed: Nanos,
     hand: u32,
+    /// This round looks at every slot, whatever `soonest` says.
+    searching: bool,
 }
 
 impl Expiry {
-    pub(crate) const fn new(time_to_idle: Option<Nanos>) -> Self {
+    pub(crate) const fn new(time_to_idle: Option<Nanos>, grace: Nanos) -> Self {
         Self {
             time_to_idle,
+            grace,
             limits: Vec::new(),
             soonest: NEVER,
             soonest_passed: NEVER,
             hand: 0,
+            searching: false,
         }
     }
 
@@ -69,15 +78,27 @@ impl Expiry {
     /// The next slot for the sweep to look at, or `None` while nothing can have expired.
     pub(crate) fn next(&mut self, now: Nanos, end: u32) -> Option<u32> {
         if self.hand >= end {
+            self.searching = self.hand == SEARCH;
             self.hand = 0;
             self.soonest = self.soonest_passed;
             self.soonest_passed = NEVER;
         }
-        if now < self.soonest || end == 0 {
+        if end == 0 || !(self.searching || self.is_over(self.soonest, now)) {
             return None;
         }
         self.hand += 1;
         Some(self.hand - 1)
+    }
+
+    /// Is an entry with this deadline of no use any more?
+    pub(crate) fn is_over(&self, deadline: Nanos, now: Nanos) -> bool {
+        deadline.saturating_add(self.grace) <= now
+    }
+
+    /// Something may be dead that no deadline tells of: the next round looks at every slot.
+    pub(crate) fn start_over(&mut self) {
+        self.hand = SEARCH;
+        self.soonest_passed = 0;
     }
 
     /// The sweep has found a slot alive.

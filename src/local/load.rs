@@ -1,18 +1,23 @@
 //! `get_or_load`: what a caller does on a miss, written once, for threads and tasks.
 
+use super::shard::Shard;
 use super::{LocalCache, Place};
 use crate::cache::{ErasedLoader, with_erased};
+use crate::clock::{Nanos, saturating_nanos};
 use crate::entry::Loaded;
 use crate::error::{AnyError, LoadError};
 use crate::flight::blocking::block_on;
-use crate::flight::{Alarm, Boarding, Candidate, Leader, Outcome, Step, TooLate, run_within, wait};
+use crate::flight::{
+    Alarm, Boarding, Bulkhead, Candidate, Leader, Outcome, Permit, Step, TooLate, Waiter,
+    run_within, wait,
+};
 use crate::stats::{Count, Counters};
 use std::any::Any;
 use std::cell::Cell;
 use std::future::{Future, ready};
 use std::hash::{BuildHasher, Hash};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 impl<K, V, S> LocalCache<K, V, S>
 where
@@ -75,137 +80,282 @@ where
         E: Any + Send + Sync,
     {
         let place = self.place(key);
-        match self.hit(&place, key, V::clone) {
-            Some(value) => Ok(value),
-            None => with_erased(load, |load| self.load_blocking(&place, key, load)),
+        match self.hit(&place, key, true, V::clone) {
+            Some((value, false)) => Ok(value),
+            found => {
+                let mut found = found;
+                with_erased(load, |load| {
+                    self.load_blocking(&place, key, found.take(), load)
+                })
+            }
         }
     }
 
-    /// `get_or_load` after a miss.
+    /// `get_or_load` after a miss, or after a hit (`found`) that the caller is to renew.
     #[cold]
     pub(super) fn load_blocking(
         &self,
         place: &Place<'_, K, V>,
         key: &K,
+        found: Option<(V, bool)>,
         load: &mut ErasedLoader<'_, K, V>,
     ) -> Result<V, LoadError<AnyError>> {
         block_on(&Cell::new(None), async |mut alarm| {
             let start = |key: &K| ready(load(key));
-            self.load(place, key, &mut alarm, start, |result| result)
-                .await
+            match found {
+                None => {
+                    self.load(place, key, &mut alarm, start, |result| result)
+                        .await
+                }
+                Some((old, _)) => Ok(self.renew(place, key, old, start, |result| result).await),
+            }
         })
     }
 
-    /// A caller's way to the value of a key that was not there: it leads or it waits.
-    pub(super) async fn load<F>(
+    /// A caller's way to the value of a key that was not there: it leads or it waits. `erase` makes
+    /// of what the loader returned what flights know.
+    pub(super) async fn load<F: Future>(
         &self,
         place: &Place<'_, K, V>,
         key: &K,
         alarm: &mut impl Alarm,
         load: impl FnOnce(&K) -> F,
-        erase: impl FnOnce(F::Output) -> Result<Loaded<V>, Arc<AnyError>>,
-    ) -> Result<V, LoadError<AnyError>>
-    where
-        F: Future,
-    {
+        erase: impl FnOnce(F::Output) -> LoadResult<V>,
+    ) -> Result<V, LoadError<AnyError>> {
         let deadline = self.wait_deadline();
         loop {
             let step = match self.board(place, key) {
                 Boarding::Lead(leader) => Step::Lead(leader),
-                Boarding::Wait(waiter) => {
-                    wait(waiter, || self.candidate(), deadline, alarm).await?
-                }
+                Boarding::Wait(waiter) => self.wait(waiter, deadline, alarm).await?,
                 Boarding::Recursive => return Err(LoadError::Recursive),
             };
             match step {
-                Step::Lead(leader) => return self.lead(place, key, leader, load, erase).await,
-                Step::Landed(landed) => return self.disembark(landed.into_outcome()),
+                Step::Lead(mut leader) => {
+                    let permit = self.permit(deadline, alarm).await?;
+                    if permit.is_none() || leader.begin(self.permitted()) {
+                        return self.lead(place, key, (leader, permit), load, erase).await;
+                    }
+                }
+                Step::Landed(landed) => match landed.into_outcome() {
+                    // A batch had nothing to say of the key; a loader of one's own may.
+                    Outcome::Absent => {}
+                    outcome => return self.disembark(outcome),
+                },
                 Step::BoardAgain => {}
             }
         }
     }
 
-    fn board<'a>(&self, place: &Place<'a, K, V>, key: &K) -> Boarding<'a, K, V> {
-        place
-            .cell
-            .flights
-            .board(place.hash.0, key, self.candidate())
+    pub(super) fn board<'a>(&self, place: &Place<'a, K, V>, key: &K) -> Boarding<'a, K, V> {
+        let flights = &place.cell.flights;
+        flights.board(place.hash.0, key, self.candidate())
+    }
+
+    pub(super) async fn wait<'a>(
+        &self,
+        waiter: Waiter<'a, K, V>,
+        deadline: Option<Instant>,
+        alarm: &mut impl Alarm,
+    ) -> Result<Step<'a, K, V>, TooLate> {
+        wait(waiter, || self.candidate(), deadline, alarm).await
     }
 
     /// The terms on which the current caller would load.
     pub(super) fn candidate(&self) -> Candidate {
+        let bulkhead = self.inner.bulkhead.as_ref();
         Candidate {
             now: Instant::now(),
             lease: self.inner.settings.lease,
-            epoch: 0,
-            permitted: true,
+            epoch: self.inner.tags.epoch(),
+            permitted: bulkhead.is_none_or(Bulkhead::is_passed),
         }
     }
 
-    fn wait_deadline(&self) -> Option<Instant> {
+    /// The terms of one who has a permit.
+    pub(super) fn permitted(&self) -> Candidate {
+        Candidate {
+            permitted: true,
+            ..self.candidate()
+        }
+    }
+
+    pub(super) fn wait_deadline(&self) -> Option<Instant> {
         let timeout = self.inner.settings.wait_timeout?;
         Instant::now().checked_add(timeout)
     }
 
-    /// What a waiter makes of what another caller's load came to.
-    fn disembark(&self, outcome: Outcome<V>) -> Result<V, LoadError<AnyError>> {
+    /// Waits for a permit, where one is needed.
+    pub(super) async fn permit(
+        &self,
+        deadline: Option<Instant>,
+        alarm: &mut impl Alarm,
+    ) -> Result<Option<Permit<'_>>, TooLate> {
+        let Some(bulkhead) = &self.inner.bulkhead else {
+            return Ok(None);
+        };
+        if bulkhead.is_passed() {
+            return Ok(None);
+        }
+        if let Some(permit) = bulkhead.try_pass() {
+            return Ok(Some(permit));
+        }
+        self.inner.counters.count(Count::Queued);
+        bulkhead.pass(deadline, alarm).await.map(Some)
+    }
+
+    /// What a caller makes of what another caller's load came to.
+    pub(super) fn disembark(&self, outcome: Outcome<V>) -> Result<V, LoadError<AnyError>> {
         self.inner.counters.count(Count::Coalesced);
         match outcome {
             Outcome::Value(value) => Ok(value),
+            Outcome::Stale(value) => {
+                self.inner.counters.count(Count::Stale);
+                Ok(value)
+            }
             Outcome::Failed(error) => Err(LoadError::Failed(error)),
+            Outcome::Absent => unreachable!("callers look for it themselves"),
         }
     }
 
-    /// Runs the loader, stores what it returns, and tells those who wait.
-    async fn lead<F>(
+    /// Another flight may have landed between a miss and a leader's registration. The order,
+    /// register and then look, is also what `flight`'s proof rests on.
+    pub(super) fn look_again(&self, place: &Place<'_, K, V>, key: &K) -> Option<Outcome<V>> {
+        let live = self.peek(place, key, |value, _| value.clone());
+        let found = live.map(Outcome::Value);
+        found.or_else(|| self.stale(place, key, false).map(Outcome::Stale))
+    }
+
+    /// A value to serve in place of a load that has failed, now or lately.
+    fn stale(&self, place: &Place<'_, K, V>, key: &K, failed: bool) -> Option<V> {
+        self.inner.settings.stale_if_error?;
+        let now = self.inner.settings.clock.now();
+        let stale = |shard: &Shard<K, V>| shard.stale(place.hash, key, now, failed).cloned();
+        place.cell.shard.read(stale)
+    }
+
+    /// Looks again, and runs the loader if it must.
+    pub(super) async fn lead<F: Future>(
         &self,
         place: &Place<'_, K, V>,
         key: &K,
-        leader: Leader<'_, K, V>,
+        (leader, permit): Load<'_, K, V>,
         load: impl FnOnce(&K) -> F,
-        erase: impl FnOnce(F::Output) -> Result<Loaded<V>, Arc<AnyError>>,
-    ) -> Result<V, LoadError<AnyError>>
-    where
-        F: Future,
-    {
-        // Another flight may have landed between the miss and this one's registration. The order,
-        // register and then look, is also what `flight`'s proof rests on.
-        if let Some(value) = self.peek(place, key, |value, _| value.clone()) {
-            self.inner.counters.count(Count::Coalesced);
-            leader.land(|| Outcome::Value(value.clone()));
-            return Ok(value);
+        erase: impl FnOnce(F::Output) -> LoadResult<V>,
+    ) -> Result<V, LoadError<AnyError>> {
+        if let Some(outcome) = self.look_again(place, key) {
+            leader.land(|| outcome.clone());
+            return self.disembark(outcome);
         }
+        self.run(place, key, (leader, permit), load, erase).await
+    }
+
+    /// Runs the loader, stores what it returns, and tells those who wait.
+    pub(super) async fn run<F: Future>(
+        &self,
+        place: &Place<'_, K, V>,
+        key: &K,
+        (leader, permit): Load<'_, K, V>,
+        load: impl FnOnce(&K) -> F,
+        erase: impl FnOnce(F::Output) -> LoadResult<V>,
+    ) -> Result<V, LoadError<AnyError>> {
         let timer = LoadTimer::start(&self.inner.counters, leader.since);
-        let result = run_within(|| leader.enter(), || load(key)).await;
-        let result = erase(result);
-        timer.stop(result.is_ok());
-        self.settle(place, key, leader, result)
+        let enter = || (leader.enter(), permit.as_ref().map(Permit::enter));
+        let result = erase(run_within(enter, || load(key)).await);
+        let load_time = timer.stop(result.is_ok());
+        drop(permit);
+        self.settle(place, key, leader, result, load_time)
+    }
+
+    /// Renews a live entry on behalf of a caller who has its value. If that fails, or somebody else
+    /// loads the key already, the caller keeps what it has.
+    pub(super) async fn renew<F: Future>(
+        &self,
+        place: &Place<'_, K, V>,
+        key: &K,
+        old: V,
+        load: impl FnOnce(&K) -> F,
+        erase: impl FnOnce(F::Output) -> LoadResult<V>,
+    ) -> V {
+        match self.begin_renewal(place, key) {
+            Some(renewal) => self
+                .run(place, key, renewal, load, erase)
+                .await
+                .unwrap_or(old),
+            None => old,
+        }
+    }
+
+    /// Renewals do not wait for a permit: others keep the entry alive.
+    pub(super) fn begin_renewal<'a>(
+        &'a self,
+        place: &Place<'a, K, V>,
+        key: &K,
+    ) -> Option<Load<'a, K, V>> {
+        let bulkhead = self.inner.bulkhead.as_ref();
+        let permit = match bulkhead.filter(|bulkhead| !bulkhead.is_passed()) {
+            Some(bulkhead) => Some(bulkhead.try_pass()?),
+            None => None,
+        };
+        let flights = &place.cell.flights;
+        let Boarding::Lead(leader) = flights.board(place.hash.0, key, self.permitted()) else {
+            return None;
+        };
+        // What it finds does not matter, but that it looks does, for `flight`'s proof.
+        self.peek(place, key, |_, _| ());
+        self.inner.counters.count(Count::Renewal);
+        Some((leader, permit))
     }
 
     /// Stores what a load has found, and tells those who wait.
-    fn settle(
+    pub(super) fn settle(
         &self,
         place: &Place<'_, K, V>,
         key: &K,
         mut leader: Leader<'_, K, V>,
-        result: Result<Loaded<V>, Arc<AnyError>>,
+        result: LoadResult<V>,
+        load_time: Nanos,
     ) -> Result<V, LoadError<AnyError>> {
         let loaded = match result {
             Ok(loaded) => loaded,
-            Err(error) => {
-                leader.land(|| Outcome::Failed(error.clone()));
-                return Err(LoadError::Failed(error));
-            }
+            Err(error) => return self.fall_back(place, key, leader, error),
         };
         let value = loaded.value.clone();
+        if !loaded.tags.is_empty() {
+            // Who came after an invalidation, maybe of one of these tags, looks for itself.
+            leader.outdate(leader.epoch + 1);
+        }
         let mut removals = self.removals();
+        let (key, out) = (key.clone(), &mut removals);
         // Outdated or not: its callers get the value.
-        let _ = self.store(place, key.clone(), loaded, Some(&mut leader), &mut removals);
+        let _ = self.store(place, key, loaded, load_time, Some(&mut leader), out);
         leader.land(|| Outcome::Value(value.clone()));
         removals.finish();
         Ok(value)
     }
+
+    /// The load has failed: all get an older value, if one may serve, or the error.
+    fn fall_back(
+        &self,
+        place: &Place<'_, K, V>,
+        key: &K,
+        leader: Leader<'_, K, V>,
+        error: Arc<AnyError>,
+    ) -> Result<V, LoadError<AnyError>> {
+        if let Some(value) = self.stale(place, key, true) {
+            self.inner.counters.count(Count::Stale);
+            leader.land(|| Outcome::Stale(value.clone()));
+            return Ok(value);
+        }
+        leader.land(|| Outcome::Failed(error.clone()));
+        Err(LoadError::Failed(error))
+    }
 }
+
+/// What flights know of what a loader has returned.
+pub(super) type LoadResult<V> = Result<Loaded<V>, Arc<AnyError>>;
+
+/// What a caller holds that is about to load.
+pub(super) type Load<'a, K, V> = (Leader<'a, K, V>, Option<Permit<'a>>);
 
 impl<E: ?Sized> From<TooLate> for LoadError<E> {
     fn from(TooLate: TooLate) -> Self {
@@ -215,30 +365,36 @@ impl<E: ?Sized> From<TooLate> for LoadError<E> {
 
 /// Counts a run of a loader, as failed unless it is told otherwise: also if it panics or is
 /// cancelled.
-struct LoadTimer<'a> {
+pub(super) struct LoadTimer<'a> {
     counters: &'a Counters,
     started: Instant,
     failed: bool,
+    elapsed: Option<Duration>,
 }
 
 impl<'a> LoadTimer<'a> {
-    fn start(counters: &'a Counters, started: Instant) -> Self {
+    pub(super) fn start(counters: &'a Counters, started: Instant) -> Self {
         counters.count(Count::Load);
         Self {
             counters,
             started,
             failed: true,
+            elapsed: None,
         }
     }
 
-    fn stop(mut self, succeeded: bool) {
+    /// Returns how long it took.
+    pub(super) fn stop(mut self, succeeded: bool) -> Nanos {
         self.failed = !succeeded;
+        self.elapsed = Some(self.started.elapsed());
+        saturating_nanos(self.elapsed.unwrap_or_default())
     }
 }
 
 impl Drop for LoadTimer<'_> {
     fn drop(&mut self) {
-        self.counters.add_load_time(self.started.elapsed());
+        let elapsed = self.elapsed.unwrap_or_else(|| self.started.elapsed());
+        self.counters.add_load_time(elapsed);
         if self.failed {
             self.counters.count(Count::LoadFailure);
         }

@@ -77,10 +77,10 @@ where
         E: Any + Send + Sync,
     {
         let place = self.place(key);
-        match self.hit(&place, key, V::clone) {
-            Some(value) => Ok(value),
+        match self.hit(&place, key, true, V::clone) {
+            Some((value, false)) => Ok(value),
             // Boxed, so that this future stays small whatever the loader's size.
-            None => Box::pin(self.load_async(place, key, load)).await,
+            found => Box::pin(self.load_async(place, key, found, load)).await,
         }
     }
 
@@ -88,6 +88,7 @@ where
         &self,
         place: Place<'_, K, V>,
         key: &K,
+        found: Option<(V, bool)>,
         load: impl FnOnce() -> F,
     ) -> Result<V, LoadError<E>>
     where
@@ -95,6 +96,9 @@ where
         L: Into<Loaded<V>>,
         E: Any + Send + Sync,
     {
+        if let Some((old, _)) = found {
+            return Ok(self.renew(&place, key, old, |_| load(), erase).await);
+        }
         let mut load = Some(load);
         let mut alarm = TaskAlarm::default();
         loop {
@@ -110,8 +114,14 @@ where
         &self,
         place: Place<'_, K, V>,
         key: &K,
+        found: Option<(V, bool)>,
         load: &mut ErasedAsyncLoader<'_, V>,
     ) -> Result<V, LoadError<AnyError>> {
+        if let Some((old, _)) = found {
+            return Ok(self
+                .renew(&place, key, old, |_| load(), |result| result)
+                .await);
+        }
         let mut alarm = TaskAlarm::default();
         self.load(&place, key, &mut alarm, |_| load(), |result| result)
             .await
@@ -153,9 +163,9 @@ where
         load: &'a mut ErasedAsyncLoader<'_, V>,
     ) -> CacheFuture<'a, Result<V, LoadError<AnyError>>> {
         let place = self.place(key);
-        match self.hit(&place, key, V::clone) {
-            Some(value) => CacheFuture::ready(Ok(value)),
-            None => CacheFuture::new(self.load_erased(place, key, load)),
+        match self.hit(&place, key, true, V::clone) {
+            Some((value, false)) => CacheFuture::ready(Ok(value)),
+            found => CacheFuture::new(self.load_erased(place, key, found, load)),
         }
     }
 }

@@ -9,8 +9,10 @@ mod load_async;
 mod policy;
 pub(crate) mod reader_lock;
 mod removal;
+mod renewal;
 mod shard;
 mod slab;
+mod tags;
 mod update;
 mod write;
 
@@ -21,7 +23,7 @@ pub use removal::RemovalCause;
 use crate::cache::{Cache, ErasedLoader};
 use crate::clock::{NEVER, Nanos, TimeSource};
 use crate::error::{AnyError, LoadError};
-use crate::flight::Flights;
+use crate::flight::{Bulkhead, Flights};
 use crate::stats::{Count, Counters, Stats};
 use crate::thread_slot::ThreadSlot;
 use budget::Budget;
@@ -29,13 +31,14 @@ use builder::Settings;
 use equivalent::Equivalent;
 use reader_lock::{Reader, ReaderLock};
 use removal::Removals;
-use shard::{KeyHash, Shard};
+use shard::{KeyHash, Setup, Shard};
 use std::fmt;
 use std::hash::{BuildHasher, Hash};
 use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
+use tags::Tags;
 
 /// The hasher of a cache that was given none: ahash, seeded at random.
 pub type DefaultHasher = ahash::RandomState;
@@ -91,6 +94,8 @@ struct Inner<K, V, S> {
     hasher: S,
     settings: Settings<K, V>,
     counters: Counters,
+    tags: Tags,
+    bulkhead: Option<Bulkhead>,
     bound: Bound,
     budget: Budget,
 }
@@ -123,6 +128,8 @@ struct Hit<'a, Q: ?Sized, F> {
     key: &'a Q,
     ahead: Option<Nanos>,
     clock: &'a TimeSource,
+    /// Is the caller one who can renew the entry?
+    renews: bool,
     read: F,
 }
 
@@ -131,14 +138,18 @@ where
     Q: Equivalent<K> + ?Sized,
     F: FnOnce(&V) -> R,
 {
-    /// On a miss the closure, which is the user's and so must not be dropped under the lock.
-    type Output = Result<R, F>;
+    /// With a hit, whether the caller is to renew it. On a miss the closure, which is the user's and
+    /// so must not be dropped under the lock.
+    type Output = Result<(R, bool), F>;
 
     #[inline(always)]
-    fn read(self, shard: &Shard<K, V>) -> Result<R, F> {
+    fn read(self, shard: &Shard<K, V>) -> Result<(R, bool), F> {
         let now = || self.ahead.unwrap_or_else(|| self.clock.now());
         match shard.hit(self.hash, self.key, now) {
-            Some(value) => Ok((self.read)(value)),
+            Some((slot, value)) => {
+                let due = self.renews && shard.claim_renewal(slot, now);
+                Ok(((self.read)(value), due))
+            }
             None => Err(self.read),
         }
     }
@@ -216,17 +227,27 @@ impl<K: Eq, V, S> LocalCache<K, V, S> {
         let shards = shards.max(least_shards(builder.capacity));
         let idle = builder.settings.time_to_idle;
         let idle = idle.map(crate::clock::saturating_nanos);
+        let renewal = builder.settings.renewal();
+        let tags = Tags::new();
         let cell = |_| Cell {
-            shard: ReaderLock::new(Shard::new(bound == Bound::Weight, idle)),
+            shard: ReaderLock::new(Shard::new(Setup {
+                weighted: bound == Bound::Weight,
+                time_to_idle: idle,
+                grace: builder.settings.grace(),
+                renewal,
+                tag_epoch: tags.shared_epoch(),
+            })),
             flights: Flights::new(),
         };
         let inner = Inner {
             cells: (0..shards).map(cell).collect(),
             cell_mask: shards - 1,
-            expires: builder.settings.time_to_live.is_some() || idle.is_some(),
+            expires: builder.settings.time_to_live.is_some() || idle.is_some() || renewal.is_some(),
             hasher: builder.hasher,
+            bulkhead: builder.settings.max_concurrent_loads.map(Bulkhead::new),
             settings: builder.settings,
             counters: Counters::new(),
+            tags,
             bound,
             budget: Budget::new(limit),
         };
@@ -272,11 +293,19 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
     where
         Q: Hash + Equivalent<K> + ?Sized,
     {
-        self.hit(&self.place(key), key, read)
+        let (result, _) = self.hit(&self.place(key), key, false, read)?;
+        Some(result)
     }
 
-    #[inline]
-    fn hit<Q, R>(&self, place: &Place<'_, K, V>, key: &Q, read: impl FnOnce(&V) -> R) -> Option<R>
+    /// What `read` returns of a live value, and whether the caller is to renew it, if it can.
+    #[inline(always)]
+    fn hit<Q, R>(
+        &self,
+        place: &Place<'_, K, V>,
+        key: &Q,
+        renews: bool,
+        read: impl FnOnce(&V) -> R,
+    ) -> Option<(R, bool)>
     where
         Q: Hash + Equivalent<K> + ?Sized,
     {
@@ -290,6 +319,7 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
             key,
             ahead,
             clock: &settings.clock,
+            renews,
             read,
         };
         let found = place.cell.shard.read_as(slot, hit).ok();
@@ -483,9 +513,9 @@ where
         load: &mut ErasedLoader<'_, K, V>,
     ) -> Result<V, LoadError<AnyError>> {
         let place = self.place(key);
-        match self.hit(&place, key, V::clone) {
-            Some(value) => Ok(value),
-            None => self.load_blocking(&place, key, load),
+        match self.hit(&place, key, true, V::clone) {
+            Some((value, false)) => Ok(value),
+            found => self.load_blocking(&place, key, found, load),
         }
     }
 }

@@ -18,6 +18,8 @@ pub enum RemovalCause {
     Evicted,
     /// `clear` took it out.
     Cleared,
+    /// A tag of it was invalidated, and it was found since, whatever the call that found it.
+    Invalidated,
 }
 
 /// What is told of each entry that leaves, outside every lock.

@@ -9,11 +9,14 @@ use crate::local::budget::{Budget, Reservation};
 use crate::local::expiry::{Expiry, SLOTS_PER_WRITE};
 use crate::local::policy::{Lru, Policy, Words};
 use crate::local::removal::{RemovalCause, Removals, Removed};
+use crate::local::renewal::{Renewals, Rules};
 use crate::local::slab::Slab;
+use crate::local::tags::Tagged;
 use crate::stats::Stats;
 use equivalent::Equivalent;
 use hashbrown::HashTable;
 use std::num::NonZeroU32;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 
 /// A shard with this many entries evicts, whatever the budget: more, and its index might grow to
@@ -83,6 +86,20 @@ pub(crate) struct NewEntry<K, V> {
     pub(crate) value: V,
     pub(crate) deadline: Nanos,
     pub(crate) weight: u64,
+    /// How long it took to load.
+    pub(crate) load_time: Nanos,
+    pub(crate) tags: Option<Box<Tagged>>,
+}
+
+/// What a shard is set up with.
+pub(crate) struct Setup {
+    pub(crate) weighted: bool,
+    pub(crate) time_to_idle: Option<Nanos>,
+    /// How long entries are kept past their deadline.
+    pub(crate) grace: Nanos,
+    pub(crate) renewal: Option<Rules>,
+    /// Raised when a tag is invalidated.
+    pub(crate) tag_epoch: Arc<AtomicU64>,
 }
 
 /// What a hit reads comes first, to lie on few cache lines.
@@ -92,9 +109,15 @@ pub(crate) struct Shard<K, V, P = Lru> {
     slab: Slab<Entry<K, V>>,
     policy: P,
     expiry: Expiry,
+    /// By slot; empty until an entry has tags.
+    tags: Vec<Option<Box<Tagged>>>,
+    renewals: Option<Renewals>,
     /// By slot; `None` where each entry weighs 1.
     weights: Option<Vec<u64>>,
     counts: WriteCounts,
+    tag_epoch: Arc<AtomicU64>,
+    /// The tags' epoch when the sweep last set out.
+    swept_epoch: u64,
 }
 
 /// Counted under the lock that a write holds anyway.
@@ -102,7 +125,7 @@ pub(crate) struct Shard<K, V, P = Lru> {
 struct WriteCounts {
     inserts: u64,
     /// By [`RemovalCause`].
-    removals: [u64; 5],
+    removals: [u64; 6],
 }
 
 impl<K, V> Words for Slab<Entry<K, V>> {
@@ -116,14 +139,18 @@ impl<K, V> Words for Slab<Entry<K, V>> {
 }
 
 impl<K, V, P: Policy> Shard<K, V, P> {
-    pub(crate) fn new(weighted: bool, time_to_idle: Option<Nanos>) -> Self {
+    pub(crate) fn new(setup: Setup) -> Self {
         Self {
             index: HashTable::new(),
             slab: Slab::new(),
             policy: P::default(),
-            expiry: Expiry::new(time_to_idle),
-            weights: weighted.then(Vec::new),
+            expiry: Expiry::new(setup.time_to_idle, setup.grace),
+            tags: Vec::new(),
+            renewals: setup.renewal.map(Renewals::new),
+            weights: setup.weighted.then(Vec::new),
             counts: WriteCounts::default(),
+            tag_epoch: setup.tag_epoch,
+            swept_epoch: 0,
         }
     }
 
@@ -144,9 +171,23 @@ impl<K, V, P: Policy> Shard<K, V, P> {
         Some((slot, self.slab.get(slot)?))
     }
 
-    /// A live value, as a hit: the policy and idle deadlines take note.
+    /// Was no tag of the entry invalidated?
+    #[inline]
+    fn is_current(&self, slot: u32) -> bool {
+        match self.tags.get(slot as usize) {
+            Some(Some(tags)) => tags.is_current(),
+            _ => true,
+        }
+    }
+
+    /// A live value and its slot, as a hit: the policy and idle deadlines take note.
     #[inline(always)]
-    pub(crate) fn hit<Q>(&self, hash: KeyHash, key: &Q, now: impl FnOnce() -> Nanos) -> Option<&V>
+    pub(crate) fn hit<Q>(
+        &self,
+        hash: KeyHash,
+        key: &Q,
+        now: impl FnOnce() -> Nanos,
+    ) -> Option<(u32, &V)>
     where
         Q: Equivalent<K> + ?Sized,
     {
@@ -159,8 +200,21 @@ impl<K, V, P: Policy> Shard<K, V, P> {
             }
             self.expiry.touch(slot, &entry.deadline, now);
         }
+        if !self.is_current(slot) {
+            return None;
+        }
         self.policy.touch(&entry.word);
-        Some(&entry.value)
+        Some((slot, &entry.value))
+    }
+
+    /// Is the caller, who has hit this slot, to renew it?
+    #[inline]
+    pub(crate) fn claim_renewal(&self, slot: u32, now: impl FnOnce() -> Nanos) -> bool {
+        let Some(renewals) = &self.renewals else {
+            return false;
+        };
+        let entry = self.slab.get(slot);
+        entry.is_some_and(|entry| renewals.claim(slot, entry.deadline.load(Relaxed), now()))
     }
 
     /// A live value and its deadline; nothing takes note.
@@ -173,9 +227,27 @@ impl<K, V, P: Policy> Shard<K, V, P> {
     where
         Q: Equivalent<K> + ?Sized,
     {
-        let (_, entry) = self.find(hash, key)?;
+        let (slot, entry) = self.find(hash, key)?;
         let deadline = entry.deadline.load(Relaxed);
-        (deadline == NEVER || now() < deadline).then_some((&entry.value, deadline))
+        let is_live = (deadline == NEVER || now() < deadline) && self.is_current(slot);
+        is_live.then_some((&entry.value, deadline))
+    }
+
+    /// A value that may serve where a load fails: live, or not expired for too long. Notes the
+    /// failure if this is one (`failed`); else there is a value only while an earlier one counts.
+    pub(crate) fn stale<Q>(&self, hash: KeyHash, key: &Q, now: Nanos, failed: bool) -> Option<&V>
+    where
+        Q: Equivalent<K> + ?Sized,
+    {
+        let renewals = self.renewals.as_ref()?;
+        let (slot, entry) = self.find(hash, key)?;
+        if failed {
+            renewals.failed(slot, now);
+        }
+        let serves = self.is_current(slot)
+            && renewals.may_serve(entry.deadline.load(Relaxed), now)
+            && renewals.is_throttled(slot, now);
+        serves.then_some(&entry.value)
     }
 
     /// Stores an entry, taking `new`, or leaves it there and returns `false` if this shard has no
@@ -229,19 +301,20 @@ impl<K, V, P: Policy> Shard<K, V, P> {
         now: Nanos,
         out: &mut Removals<'_, K, V>,
     ) {
+        let cause = self.cause(slot, RemovalCause::Replaced, now);
         let (Some(entry), Some(new)) = (self.slab.get_mut(slot), new.take()) else {
             return;
         };
         let deadline = self.expiry.first_deadline(now, new.deadline);
-        let old_deadline = std::mem::replace(entry.deadline.get_mut(), deadline);
+        *entry.deadline.get_mut() = deadline;
         let old = Removed {
             key: std::mem::replace(&mut entry.key, new.key),
             value: std::mem::replace(&mut entry.value, new.value),
-            cause: RemovalCause::Replaced.unless_expired(old_deadline, now),
+            cause,
         };
         self.policy.touch(&entry.word);
         self.expiry.set(slot, new.deadline, deadline);
-        self.set_weight(slot, new.weight);
+        self.set_extras(slot, new.weight, new.load_time, new.tags, now);
         self.counts.inserts += 1;
         self.count_out(old, out);
     }
@@ -263,7 +336,7 @@ impl<K, V, P: Policy> Shard<K, V, P> {
         });
         self.policy.insert(slot, &self.slab);
         self.expiry.set(slot, new.deadline, deadline);
-        self.set_weight(slot, new.weight);
+        self.set_extras(slot, new.weight, new.load_time, new.tags, now);
         self.counts.inserts += 1;
     }
 
@@ -273,13 +346,30 @@ impl<K, V, P: Policy> Shard<K, V, P> {
             .map_or(1, |weights| weights[slot as usize])
     }
 
-    fn set_weight(&mut self, slot: u32, weight: u64) {
+    /// Sets what lies beside an entry, where the cache has such a thing.
+    fn set_extras(
+        &mut self,
+        slot: u32,
+        weight: u64,
+        load_time: Nanos,
+        tags: Option<Box<Tagged>>,
+        now: Nanos,
+    ) {
+        if let Some(renewals) = &mut self.renewals {
+            renewals.set(slot, now, load_time);
+        }
+        let slot = slot as usize;
         if let Some(weights) = &mut self.weights {
-            let slot = slot as usize;
             if weights.len() <= slot {
                 weights.resize(slot + 1, 0);
             }
             weights[slot] = weight;
+        }
+        if tags.is_some() && self.tags.len() <= slot {
+            self.tags.resize_with(slot + 1, || None);
+        }
+        if let Some(place) = self.tags.get_mut(slot) {
+            *place = tags;
         }
     }
 
@@ -315,8 +405,9 @@ impl<K, V, P: Policy> Shard<K, V, P> {
         Some(weight)
     }
 
-    /// Looks at the next `slots` slots and takes out those past their deadline, calling `freed`
-    /// with what each weighed. Returns `false` once nothing more can have expired.
+    /// Looks at the next `slots` slots and takes out those past their deadline and those whose tags
+    /// were invalidated, calling `freed` with what each weighed. Returns `false` once there can be
+    /// no more of them.
     pub(crate) fn sweep(
         &mut self,
         slots: u32,
@@ -324,6 +415,11 @@ impl<K, V, P: Policy> Shard<K, V, P> {
         mut freed: impl FnMut(u64),
         out: &mut Removals<'_, K, V>,
     ) -> bool {
+        let epoch = self.tag_epoch.load(Relaxed);
+        if epoch != self.swept_epoch && !self.tags.is_empty() {
+            self.swept_epoch = epoch;
+            self.expiry.start_over();
+        }
         for _ in 0..slots {
             let Some(slot) = self.expiry.next(now, self.slab.end()) else {
                 return false;
@@ -332,7 +428,7 @@ impl<K, V, P: Policy> Shard<K, V, P> {
                 continue;
             };
             let deadline = entry.deadline.load(Relaxed);
-            if deadline <= now {
+            if self.expiry.is_over(deadline, now) || !self.is_current(slot) {
                 freed(self.weight(slot));
                 self.take_out(slot, RemovalCause::Expired, now, out);
             } else {
@@ -366,9 +462,13 @@ impl<K, V, P: Policy> Shard<K, V, P> {
         now: Nanos,
         out: &mut Removals<'_, K, V>,
     ) {
-        let Some(mut entry) = self.slab.remove(slot) else {
+        let cause = self.cause(slot, cause, now);
+        let Some(entry) = self.slab.remove(slot) else {
             return;
         };
+        if let Some(tags) = self.tags.get_mut(slot as usize) {
+            *tags = None;
+        }
         let found = self
             .index
             .find_entry(entry.hash.restore(), |&other| other == slot);
@@ -377,9 +477,21 @@ impl<K, V, P: Policy> Shard<K, V, P> {
         let removed = Removed {
             key: entry.key,
             value: entry.value,
-            cause: cause.unless_expired(*entry.deadline.get_mut(), now),
+            cause,
         };
         self.count_out(removed, out);
+    }
+
+    /// Why an entry leaves: `cause`, unless it was dead already.
+    fn cause(&self, slot: u32, cause: RemovalCause, now: Nanos) -> RemovalCause {
+        let entry = self.slab.get(slot);
+        if !self.is_current(slot) {
+            RemovalCause::Invalidated
+        } else if entry.is_some_and(|entry| entry.deadline.load(Relaxed) <= now) {
+            RemovalCause::Expired
+        } else {
+            cause
+        }
     }
 
     fn count_out(&mut self, removed: Removed<K, V>, out: &mut Removals<'_, K, V>) {
@@ -390,7 +502,8 @@ impl<K, V, P: Policy> Shard<K, V, P> {
     /// Live entries, the last to be evicted first.
     pub(crate) fn hottest_first(&self, now: Nanos) -> impl Iterator<Item = (&K, &V)> {
         let slots = self.policy.hottest_first(&self.slab).into_iter();
-        let entries = slots.filter_map(|slot| self.slab.get(slot));
+        let current = slots.filter(|&slot| self.is_current(slot));
+        let entries = current.filter_map(|slot| self.slab.get(slot));
         entries
             .filter(move |entry| now < entry.deadline.load(Relaxed))
             .map(|entry| (&entry.key, &entry.value))
@@ -398,13 +511,14 @@ impl<K, V, P: Policy> Shard<K, V, P> {
 
     /// Adds what this shard holds and has counted.
     pub(crate) fn add_to(&self, stats: &mut Stats) {
-        let [replaced, removed, expired, evicted, cleared] = self.counts.removals;
+        let [replaced, removed, expired, evicted, cleared, invalidated] = self.counts.removals;
         stats.inserts += self.counts.inserts;
         stats.replaced += replaced;
         stats.removed += removed;
         stats.expired += expired;
         stats.evicted += evicted;
         stats.cleared += cleared;
+        stats.invalidated += invalidated;
         stats.entries += self.len();
     }
 
@@ -429,11 +543,5 @@ impl<K, V, P: Policy> Shard<K, V, P> {
         let removals: u64 = self.counts.removals.iter().sum();
         assert_eq!(self.counts.inserts - removals, self.len());
         self.slab.iter().map(|(slot, _)| self.weight(slot)).sum()
-    }
-}
-
-impl RemovalCause {
-    fn unless_expired(self, deadline: Nanos, now: Nanos) -> Self {
-        if deadline <= now { Self::Expired } else { self }
     }
 }

@@ -42,7 +42,14 @@ where
             let written = match next.clone() {
                 Some(value) => {
                     let loaded = Loaded::new(value);
-                    self.store(&place, key.clone(), loaded, Some(&mut claim), &mut removals)
+                    self.store(
+                        &place,
+                        key.clone(),
+                        loaded,
+                        0,
+                        Some(&mut claim),
+                        &mut removals,
+                    )
                 }
                 None => self.remove_claimed(&place, key, &mut claim, &mut removals),
             };

@@ -32,11 +32,12 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
         self.insert_loaded(key, Loaded::new(value).ttl(ttl));
     }
 
-    fn insert_loaded(&self, key: K, loaded: Loaded<V>) {
+    /// As [`insert`](Self::insert), with a time to live, a weight and tags of its own.
+    pub fn insert_loaded(&self, key: K, loaded: Loaded<V>) {
         let place = self.place(&key);
         let mut removals = self.removals();
         // Without a leader nothing is outdated.
-        let _ = self.store(&place, key, loaded, None, &mut removals);
+        let _ = self.store(&place, key, loaded, 0, None, &mut removals);
         removals.finish();
     }
 
@@ -54,6 +55,20 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
         // Not as it returns: a panic in a `drop` then leaks what is on its way to the caller.
         drop(removed.key);
         (removed.cause == RemovalCause::Removed).then_some(removed.value)
+    }
+
+    /// Takes out, for all who look, every entry that was stored with this [tag](Loaded::tags). Loads
+    /// that are under way and return it do not store their results.
+    ///
+    /// It takes the same short time whatever the number of entries. They are never served again;
+    /// their room is reclaimed as the cache is written to, or by
+    /// [`evict_expired`](Self::evict_expired).
+    ///
+    /// Since nobody knows the tags of a load under way, callers to come do not wait for one that
+    /// began before: they start another. Of those there is one a key; a third does not begin before
+    /// it has ended.
+    pub fn invalidate_tag(&self, tag: &str) {
+        self.inner.tags.invalidate(tag);
     }
 
     /// Takes everything out, one shard after the other. Loads that are under way do not store
@@ -75,7 +90,8 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
         }
     }
 
-    /// Takes out all entries that are past their deadline, and returns how many there were.
+    /// Takes out all entries that are past their deadline (by more than `stale_if_error`, if that is
+    /// set) or whose tags were invalidated, and returns how many there were.
     ///
     /// A cache that is written to does this as it goes along; an idle one waits for this call. The
     /// lock of a shard is held for 1,024 slots at a time.
@@ -118,11 +134,20 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
         place: &Place<'_, K, V>,
         key: K,
         loaded: Loaded<V>,
+        load_time: Nanos,
         mut leader: Option<&mut Leader<'_, K, V>>,
         removals: &mut Removals<'_, K, V>,
     ) -> Result<(), Outdated> {
         let inner = &*self.inner;
-        let Loaded { value, ttl, weight } = loaded;
+        let Loaded {
+            value,
+            ttl,
+            weight,
+            tags,
+        } = loaded;
+        let epoch = leader.as_ref().map(|leader| leader.epoch);
+        let epoch = epoch.unwrap_or_else(|| inner.tags.epoch());
+        let tags = inner.tags.tag(&tags, epoch);
         let weight = inner.settings.weigh(&key, &value, weight);
         let now = inner.settings.clock.now();
         let deadline = inner.settings.deadline(now, ttl);
@@ -138,12 +163,18 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
             value,
             deadline,
             weight,
+            load_time,
+            tags,
         });
         let mut room = Reservation::none(&inner.budget);
         loop {
             let mut shard = place.cell.shard.write();
-            if let Some(NewEntry { key, .. }) = &new {
+            if let Some(NewEntry { key, tags, .. }) = &new {
                 let writing = self.begin_write(place, key, leader.as_deref_mut())?;
+                if writing.is_leaders() && tags.as_ref().is_some_and(|tags| !tags.is_current()) {
+                    inner.counters.count(Count::Outdated);
+                    return Err(Outdated);
+                }
                 if shard.insert(&mut new, &mut room, now, removals) {
                     writing.done();
                     return Ok(());
