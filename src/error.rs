@@ -92,9 +92,11 @@ pub enum LoadError<E: ?Sized> {
     Failed(Arc<E>),
     /// Another caller's load took longer than this cache's `wait_timeout`. It goes on.
     WaitTimeout,
-    /// The loader asked the cache for the key that it was loading, on the same thread, which
+    /// The loader asked the cache for the key that it was loading, in the same thread or task, which
     /// would wait for itself.
     Recursive,
+    /// The runtime that ran a [detached](crate::LocalCache::detached) load was shut down.
+    Shutdown,
 }
 
 impl<E: ?Sized> LoadError<E> {
@@ -122,6 +124,7 @@ impl LoadError<AnyError> {
                 .map_err(Self::Failed),
             Self::WaitTimeout => Ok(LoadError::WaitTimeout),
             Self::Recursive => Ok(LoadError::Recursive),
+            Self::Shutdown => Ok(LoadError::Shutdown),
         }
     }
 }
@@ -132,6 +135,7 @@ impl<E: ?Sized> Clone for LoadError<E> {
             Self::Failed(error) => Self::Failed(Arc::clone(error)),
             Self::WaitTimeout => Self::WaitTimeout,
             Self::Recursive => Self::Recursive,
+            Self::Shutdown => Self::Shutdown,
         }
     }
 }
@@ -142,6 +146,9 @@ impl<E: ?Sized + fmt::Display> fmt::Display for LoadError<E> {
             Self::Failed(error) => write!(f, "the loader failed: {error}"),
             Self::WaitTimeout => {
                 f.write_str("another caller's load of this key took longer than the wait timeout")
+            }
+            Self::Shutdown => {
+                f.write_str("the runtime was shut down before the detached load was done")
             }
             Self::Recursive => f.write_str(
                 "the loader asked for the key that it is loading itself: load another key, or \

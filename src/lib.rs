@@ -24,5 +24,7 @@ pub use clock::{Clock, ManualClock, SystemClock};
 pub use entry::Loaded;
 pub use equivalent::Equivalent;
 pub use error::{AnyError, BuildError, LoadError};
+#[cfg(feature = "tokio")]
+pub use local::Detached;
 pub use local::{Builder, DefaultHasher, Iter, LocalCache, RemovalCause};
 pub use stats::{LoadTimes, Stats};

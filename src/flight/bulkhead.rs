@@ -5,6 +5,7 @@ use super::wait::until;
 use super::{Alarm, NotYet, TooLate};
 use crate::sync::Mutex;
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::task::Waker;
 use std::time::Instant;
 
@@ -53,13 +54,13 @@ impl Bulkhead {
     }
 
     /// A permit, if one is free and nobody waits.
-    pub(crate) fn try_pass(&self) -> Option<Permit<'_>> {
+    pub(crate) fn try_pass(self: &Arc<Self>) -> Option<Permit> {
         let mut queue = self.queue.lock();
         if queue.free <= queue.waiting.len() {
             return None;
         }
         queue.free -= 1;
-        Some(Permit(self))
+        Some(Permit(Arc::clone(self)))
     }
 
     /// A permit, in order of arrival.
@@ -68,26 +69,26 @@ impl Bulkhead {
     ///
     /// If there is none until `deadline`.
     pub(crate) async fn pass(
-        &self,
+        self: &Arc<Self>,
         deadline: Option<Instant>,
         alarm: &mut impl Alarm,
-    ) -> Result<Permit<'_>, TooLate> {
+    ) -> Result<Permit, TooLate> {
         let mut queued = Queued::new(self);
         until(alarm, deadline, |cx| queued.poll(cx.waker())).await
     }
 }
 
 /// The right to load.
-pub(crate) struct Permit<'a>(&'a Bulkhead);
+pub(crate) struct Permit(Arc<Bulkhead>);
 
-impl Permit<'_> {
+impl Permit {
     /// This thread loads with this permit while the result lives.
     pub(crate) fn enter(&self) -> impl Drop + use<> {
-        Entered::new(self.0)
+        Entered::new(Arc::as_ptr(&self.0))
     }
 }
 
-impl Drop for Permit<'_> {
+impl Drop for Permit {
     fn drop(&mut self) {
         let mut queue = self.0.queue.lock();
         queue.free += 1;
@@ -101,12 +102,12 @@ impl Drop for Permit<'_> {
 
 /// A place in the queue. Dropped, it is left to the next.
 struct Queued<'a> {
-    bulkhead: &'a Bulkhead,
+    bulkhead: &'a Arc<Bulkhead>,
     ticket: u64,
 }
 
 impl<'a> Queued<'a> {
-    fn new(bulkhead: &'a Bulkhead) -> Self {
+    fn new(bulkhead: &'a Arc<Bulkhead>) -> Self {
         let mut queue = bulkhead.queue.lock();
         let ticket = queue.next_ticket;
         queue.next_ticket += 1;
@@ -114,14 +115,14 @@ impl<'a> Queued<'a> {
         Self { bulkhead, ticket }
     }
 
-    fn poll(&mut self, waker: &Waker) -> Result<Permit<'a>, NotYet> {
+    fn poll(&mut self, waker: &Waker) -> Result<Permit, NotYet> {
         let mut queue = self.bulkhead.queue.lock();
         let never = NotYet { again: None };
         let place = queue.find(self.ticket).ok_or(never)?;
         if place < queue.free {
             queue.waiting.remove(place);
             queue.free -= 1;
-            return Ok(Permit(self.bulkhead));
+            return Ok(Permit(Arc::clone(self.bulkhead)));
         }
         queue.waiting[place].1 = Some(waker.clone());
         Err(NotYet { again: None })
@@ -153,7 +154,7 @@ mod tests {
 
     #[test]
     fn permits_go_out_in_order_and_a_place_that_is_left_goes_to_the_next() {
-        let bulkhead = Bulkhead::new(1);
+        let bulkhead = Arc::new(Bulkhead::new(1));
         let first = bulkhead.try_pass().unwrap();
         let mut queued = [(); 3].map(|()| Queued::new(&bulkhead));
         let waker = Waker::noop();

@@ -10,7 +10,8 @@ use std::future::{Future, poll_fn};
 use std::pin::pin;
 
 thread_local! {
-    // Addresses of what lives as long as its `Entered`.
+    // Addresses of what lives as long as its `Entered`. loom's macro knows no `const` blocks.
+    #[allow(clippy::missing_const_for_thread_local)]
     static WITHIN: RefCell<Vec<usize>> = RefCell::new(Vec::new());
 }
 

@@ -54,6 +54,18 @@ impl<'a, K, V> Leader<'a, K, V> {
         self.flight.outdated_from.fetch_min(from, Relaxed);
     }
 
+    /// Lets go of the table's lifetime, for a task that will [`resume`](Flights::resume).
+    #[cfg(feature = "tokio")]
+    pub(crate) fn suspend(mut self) -> Suspended<K, V> {
+        self.over = true;
+        Suspended {
+            flight: Arc::clone(&self.flight),
+            generation: self.generation,
+            since: self.since,
+            epoch: self.epoch,
+        }
+    }
+
     /// Ends the flight with what `outcome` gives, which is asked only if someone waits. A leader
     /// that was superseded ends nothing.
     ///
@@ -83,6 +95,29 @@ impl<K, V> Drop for Leader<'_, K, V> {
         if !self.over && self.flight.state.lock().is_led(self.generation) {
             self.flights
                 .step_away(&self.flight, |state| state.abandon(self.generation));
+        }
+    }
+}
+
+/// A leader between two places. It must be resumed, if only to be dropped.
+#[cfg(feature = "tokio")]
+pub(crate) struct Suspended<K, V> {
+    flight: Arc<Flight<K, V>>,
+    generation: u32,
+    since: Instant,
+    epoch: u64,
+}
+
+#[cfg(feature = "tokio")]
+impl<K, V> Flights<K, V> {
+    pub(crate) fn resume(&self, suspended: Suspended<K, V>) -> Leader<'_, K, V> {
+        Leader {
+            flights: self,
+            flight: suspended.flight,
+            generation: suspended.generation,
+            since: suspended.since,
+            epoch: suspended.epoch,
+            over: false,
         }
     }
 }

@@ -8,7 +8,7 @@
 //!
 //! [`State`] is the state machine, pure; [`Flight`] puts it under a lock; [`Flights`] finds the
 //! flight of a key. Waiting is by [`Waker`], so threads ([`blocking`]) and tasks ([`future`]) wait in
-//! one queue, and what they do there ([`wait`]) is written once.
+//! one queue, and what they do there (`wait.rs`) is written once.
 //!
 //! # Why a load that began before a write never stores
 //!
@@ -38,6 +38,8 @@ mod waiter;
 pub(crate) use bulkhead::{Bulkhead, Permit};
 pub(crate) use context::run_within;
 pub(crate) use leader::Leader;
+#[cfg(feature = "tokio")]
+pub(crate) use leader::Suspended;
 pub(crate) use state::Candidate;
 pub(crate) use wait::{Alarm, TooLate, wait};
 pub(crate) use waiter::{NotYet, Step, Waiter};

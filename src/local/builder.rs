@@ -239,7 +239,7 @@ impl<K, V, S> Builder<K, V, S> {
     /// the time that the entry took to load, the likelier. So nobody finds it expired, and of many
     /// entries that were stored together not all are renewed together. Default: off.
     ///
-    /// This is XFetch (Vattani, Chierichetti, Lowenstein, VLDB 2015). `beta` is 1.0 for the paper's
+    /// This is `XFetch` (Vattani, Chierichetti, Lowenstein, VLDB 2015). `beta` is 1.0 for the paper's
     /// optimum; with more, renewals come earlier. Who renews, and what happens when that fails, is
     /// as for [`refresh_after`](Self::refresh_after).
     pub fn early_renewal(mut self, beta: f64) -> Self {

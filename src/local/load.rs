@@ -8,8 +8,7 @@ use crate::entry::Loaded;
 use crate::error::{AnyError, LoadError};
 use crate::flight::blocking::block_on;
 use crate::flight::{
-    Alarm, Boarding, Bulkhead, Candidate, Leader, Outcome, Permit, Step, TooLate, Waiter,
-    run_within, wait,
+    Alarm, Boarding, Candidate, Leader, Outcome, Permit, Step, TooLate, Waiter, run_within, wait,
 };
 use crate::stats::{Count, Counters};
 use std::any::Any;
@@ -112,8 +111,8 @@ where
         })
     }
 
-    /// A caller's way to the value of a key that was not there: it leads or it waits. `erase` makes
-    /// of what the loader returned what flights know.
+    /// A caller's way to the value of a key that was not there. `erase` makes of what the loader
+    /// returned what flights know.
     pub(super) async fn load<F: Future>(
         &self,
         place: &Place<'_, K, V>,
@@ -122,6 +121,19 @@ where
         load: impl FnOnce(&K) -> F,
         erase: impl FnOnce(F::Output) -> LoadResult<V>,
     ) -> Result<V, LoadError<AnyError>> {
+        match self.approach(place, key, alarm).await? {
+            Approach::Arrived(value) => Ok(value),
+            Approach::Load(held) => self.run(place, key, held, load, erase).await,
+        }
+    }
+
+    /// Waits until the caller has a value, or is to load it.
+    pub(super) async fn approach<'a>(
+        &self,
+        place: &Place<'a, K, V>,
+        key: &K,
+        alarm: &mut impl Alarm,
+    ) -> Result<Approach<'a, K, V>, LoadError<AnyError>> {
         let deadline = self.wait_deadline();
         loop {
             let step = match self.board(place, key) {
@@ -132,14 +144,19 @@ where
             match step {
                 Step::Lead(mut leader) => {
                     let permit = self.permit(deadline, alarm).await?;
-                    if permit.is_none() || leader.begin(self.permitted()) {
-                        return self.lead(place, key, (leader, permit), load, erase).await;
+                    if permit.is_some() && !leader.begin(self.permitted()) {
+                        continue;
                     }
+                    let Some(outcome) = self.look_again(place, key) else {
+                        return Ok(Approach::Load((leader, permit)));
+                    };
+                    leader.land(|| outcome.clone());
+                    return self.disembark(outcome).map(Approach::Arrived);
                 }
                 Step::Landed(landed) => match landed.into_outcome() {
                     // A batch had nothing to say of the key; a loader of one's own may.
                     Outcome::Absent => {}
-                    outcome => return self.disembark(outcome),
+                    outcome => return self.disembark(outcome).map(Approach::Arrived),
                 },
                 Step::BoardAgain => {}
             }
@@ -167,7 +184,7 @@ where
             now: Instant::now(),
             lease: self.inner.settings.lease,
             epoch: self.inner.tags.epoch(),
-            permitted: bulkhead.is_none_or(Bulkhead::is_passed),
+            permitted: bulkhead.is_none_or(|bulkhead| bulkhead.is_passed()),
         }
     }
 
@@ -189,7 +206,7 @@ where
         &self,
         deadline: Option<Instant>,
         alarm: &mut impl Alarm,
-    ) -> Result<Option<Permit<'_>>, TooLate> {
+    ) -> Result<Option<Permit>, TooLate> {
         let Some(bulkhead) = &self.inner.bulkhead else {
             return Ok(None);
         };
@@ -233,28 +250,12 @@ where
         place.cell.shard.read(stale)
     }
 
-    /// Looks again, and runs the loader if it must.
-    pub(super) async fn lead<F: Future>(
-        &self,
-        place: &Place<'_, K, V>,
-        key: &K,
-        (leader, permit): Load<'_, K, V>,
-        load: impl FnOnce(&K) -> F,
-        erase: impl FnOnce(F::Output) -> LoadResult<V>,
-    ) -> Result<V, LoadError<AnyError>> {
-        if let Some(outcome) = self.look_again(place, key) {
-            leader.land(|| outcome.clone());
-            return self.disembark(outcome);
-        }
-        self.run(place, key, (leader, permit), load, erase).await
-    }
-
     /// Runs the loader, stores what it returns, and tells those who wait.
     pub(super) async fn run<F: Future>(
         &self,
         place: &Place<'_, K, V>,
         key: &K,
-        (leader, permit): Load<'_, K, V>,
+        (leader, permit): Held<'_, K, V>,
         load: impl FnOnce(&K) -> F,
         erase: impl FnOnce(F::Output) -> LoadResult<V>,
     ) -> Result<V, LoadError<AnyError>> {
@@ -287,10 +288,10 @@ where
 
     /// Renewals do not wait for a permit: others keep the entry alive.
     pub(super) fn begin_renewal<'a>(
-        &'a self,
+        &self,
         place: &Place<'a, K, V>,
         key: &K,
-    ) -> Option<Load<'a, K, V>> {
+    ) -> Option<Held<'a, K, V>> {
         let bulkhead = self.inner.bulkhead.as_ref();
         let permit = match bulkhead.filter(|bulkhead| !bulkhead.is_passed()) {
             Some(bulkhead) => Some(bulkhead.try_pass()?),
@@ -355,7 +356,13 @@ where
 pub(super) type LoadResult<V> = Result<Loaded<V>, Arc<AnyError>>;
 
 /// What a caller holds that is about to load.
-pub(super) type Load<'a, K, V> = (Leader<'a, K, V>, Option<Permit<'a>>);
+pub(super) type Held<'a, K, V> = (Leader<'a, K, V>, Option<Permit>);
+
+/// How the way to a value ends, if not with an error.
+pub(super) enum Approach<'a, K, V> {
+    Arrived(V),
+    Load(Held<'a, K, V>),
+}
 
 impl<E: ?Sized> From<TooLate> for LoadError<E> {
     fn from(TooLate: TooLate) -> Self {

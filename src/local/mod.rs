@@ -2,10 +2,13 @@
 
 mod budget;
 mod builder;
+#[cfg(feature = "tokio")]
+mod detached;
 mod expiry;
 mod iter;
 mod load;
 mod load_async;
+mod many;
 mod policy;
 pub(crate) mod reader_lock;
 mod removal;
@@ -17,6 +20,8 @@ mod update;
 mod write;
 
 pub use builder::Builder;
+#[cfg(feature = "tokio")]
+pub use detached::Detached;
 pub use iter::Iter;
 pub use removal::RemovalCause;
 
@@ -95,7 +100,7 @@ struct Inner<K, V, S> {
     settings: Settings<K, V>,
     counters: Counters,
     tags: Tags,
-    bulkhead: Option<Bulkhead>,
+    bulkhead: Option<Arc<Bulkhead>>,
     bound: Bound,
     budget: Budget,
 }
@@ -239,12 +244,13 @@ impl<K: Eq, V, S> LocalCache<K, V, S> {
             })),
             flights: Flights::new(),
         };
+        let loads = builder.settings.max_concurrent_loads;
         let inner = Inner {
             cells: (0..shards).map(cell).collect(),
             cell_mask: shards - 1,
             expires: builder.settings.time_to_live.is_some() || idle.is_some() || renewal.is_some(),
             hasher: builder.hasher,
-            bulkhead: builder.settings.max_concurrent_loads.map(Bulkhead::new),
+            bulkhead: loads.map(|loads| Arc::new(Bulkhead::new(loads))),
             settings: builder.settings,
             counters: Counters::new(),
             tags,

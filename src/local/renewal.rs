@@ -1,6 +1,6 @@
 //! When an entry is loaded anew though it lives, and when a load that failed is tried again.
 //!
-//! Early renewal is XFetch (Vattani, Chierichetti, Lowenstein, "Optimal Probabilistic Cache Stampede
+//! Early renewal is `XFetch` (Vattani, Chierichetti, Lowenstein, "Optimal Probabilistic Cache Stampede
 //! Prevention", VLDB 2015): each hit renews with a chance that grows as the deadline comes near,
 //! measured in the time that a load takes.
 
@@ -16,7 +16,7 @@ pub(crate) const THROTTLE: Duration = Duration::from_secs(1);
 #[derive(Clone, Copy)]
 pub(crate) struct Rules {
     pub(crate) refresh_after: Option<Nanos>,
-    /// XFetch's beta; 0 for never.
+    /// `XFetch`'s beta; 0 for never.
     pub(crate) early: f64,
     /// How long past its deadline a value may serve where a load fails.
     pub(crate) stale: Nanos,
@@ -121,20 +121,20 @@ mod tests {
     /// The chance of a renewal when `left` is left of the time to live, at a load time of 1,000.
     fn chance(left: Nanos) -> f64 {
         let mut renewals = Renewals::new(RULES);
-        let tries = 20_000;
+        let tries = 20_000_u32;
         let hits = (0..tries).filter(|_| {
             renewals.set(0, 0, 1_000);
             renewals.claim(0, left + 1, 1)
         });
-        hits.count() as f64 / f64::from(tries)
+        f64::from(u32::try_from(hits.count()).unwrap()) / f64::from(tries)
     }
 
     #[test]
     fn the_chance_of_an_early_renewal_is_xfetchs() {
         // -1,000 * ln(u) >= left, with u even between 0 and 1: that is exp(-left / 1,000).
-        for left in [0, 500, 1_000, 2_000] {
-            let expected = (-(left as f64) / 1_000.0).exp();
-            let found = chance(left);
+        for left in [0_u32, 500, 1_000, 2_000] {
+            let expected = (-f64::from(left) / 1_000.0).exp();
+            let found = chance(left.into());
             assert!(
                 (found - expected).abs() < 0.02,
                 "{left}: {found}, {expected}"

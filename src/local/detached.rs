@@ -1,0 +1,190 @@
+//! Loads in tasks of their own.
+
+use super::load::{Approach, Held};
+use super::load_async::erase;
+use super::shard::KeyHash;
+use super::{DefaultHasher, LocalCache, Place};
+use crate::cache::typed;
+use crate::entry::Loaded;
+use crate::error::{AnyError, LoadError};
+use crate::flight::future::TaskAlarm;
+use crate::flight::{Permit, Suspended};
+use std::any::Any;
+use std::fmt;
+use std::future::Future;
+use std::hash::{BuildHasher, Hash};
+use std::panic::resume_unwind;
+use tokio::task::JoinHandle;
+
+/// A cache whose loads are tasks of their own, from [`LocalCache::detached`].
+pub struct Detached<'a, K, V, S = DefaultHasher>(&'a LocalCache<K, V, S>);
+
+impl<K, V, S> LocalCache<K, V, S> {
+    /// The same cache, with loads that go on when their caller goes away.
+    ///
+    /// A request that is cancelled then does not waste a query, and those who wait for the query are
+    /// not put back. Entries that are due for [renewal](crate::Builder::refresh_after) are renewed
+    /// in the background, so that nobody waits.
+    ///
+    /// ```
+    /// # #[derive(Clone)]
+    /// # struct Database;
+    /// # impl Database {
+    /// #     async fn fetch_price(&self, id: u64) -> std::io::Result<u64> { Ok(id * 100) }
+    /// # }
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), hotset::LoadError<std::io::Error>> {
+    /// # let db = Database;
+    /// let prices: hotset::LocalCache<u64, u64> = hotset::LocalCache::new(1_000);
+    /// let fetch = {
+    ///     let db = db.clone();
+    ///     move || async move { db.fetch_price(7).await }
+    /// };
+    /// assert_eq!(prices.detached().get_or_load_async(&7, fetch).await?, 700);
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn detached(&self) -> Detached<'_, K, V, S> {
+        Detached(self)
+    }
+}
+
+impl<K, V, S> Detached<'_, K, V, S>
+where
+    K: Eq + Hash + Clone + Send + Sync + 'static,
+    V: Clone + Send + Sync + 'static,
+    S: BuildHasher + Send + Sync + 'static,
+{
+    /// As [`LocalCache::get_or_load_async`]; a load is run in a task of its own, and so must own what
+    /// it needs.
+    ///
+    /// # Errors
+    ///
+    /// As [`LocalCache::get_or_load_async`], and [`Shutdown`](LoadError::Shutdown) if the runtime
+    /// is shut down before the load is done.
+    ///
+    /// # Panics
+    ///
+    /// If it has to load and is not called in a tokio runtime. A panic of the loader reaches this
+    /// caller, or nobody if it has gone away.
+    ///
+    /// # Cancellation
+    ///
+    /// The future may be dropped at any time. A load that it has begun goes on.
+    pub async fn get_or_load_async<L, E, F>(
+        &self,
+        key: &K,
+        load: impl FnOnce() -> F + Send + 'static,
+    ) -> Result<V, LoadError<E>>
+    where
+        F: Future<Output = Result<L, E>> + Send + 'static,
+        L: Into<Loaded<V>>,
+        E: Any + Send + Sync,
+    {
+        let place = self.0.place(key);
+        match self.0.hit(&place, key, true, V::clone) {
+            Some((value, due)) => {
+                if let Some(held) = due.then(|| self.0.begin_renewal(&place, key)).flatten() {
+                    self.depart(&place, key, held, load);
+                }
+                Ok(value)
+            }
+            None => Box::pin(self.load(place, key, load)).await,
+        }
+    }
+
+    async fn load<L, E, F>(
+        &self,
+        place: Place<'_, K, V>,
+        key: &K,
+        load: impl FnOnce() -> F + Send + 'static,
+    ) -> Result<V, LoadError<E>>
+    where
+        F: Future<Output = Result<L, E>> + Send + 'static,
+        L: Into<Loaded<V>>,
+        E: Any + Send + Sync,
+    {
+        let mut alarm = TaskAlarm::default();
+        let held = loop {
+            match self.0.approach(&place, key, &mut alarm).await {
+                Ok(Approach::Load(held)) => break held,
+                Ok(Approach::Arrived(value)) => return Ok(value),
+                Err(error) => {
+                    // Another caller's error of another type: this one has a loader still.
+                    if let Some(result) = typed(Err(error)) {
+                        return result;
+                    }
+                }
+            }
+        };
+        let result = match self.depart(&place, key, held, load).await {
+            Ok(result) => result,
+            Err(error) if error.is_panic() => resume_unwind(error.into_panic()),
+            Err(_) => return Err(LoadError::Shutdown),
+        };
+        typed(result).expect("the error is of this caller's loader")
+    }
+
+    /// Runs a load in a task.
+    fn depart<L, E, F>(
+        &self,
+        place: &Place<'_, K, V>,
+        key: &K,
+        (leader, permit): Held<'_, K, V>,
+        load: impl FnOnce() -> F + Send + 'static,
+    ) -> JoinHandle<Result<V, LoadError<AnyError>>>
+    where
+        F: Future<Output = Result<L, E>> + Send + 'static,
+        L: Into<Loaded<V>>,
+        E: Any + Send + Sync,
+    {
+        let mut departure = Departure {
+            cache: self.0.clone(),
+            index: place.index,
+            hash: place.hash,
+            leader: Some(leader.suspend()),
+        };
+        let (key, permit): (K, Option<Permit>) = (key.clone(), permit);
+        tokio::spawn(async move {
+            let leader = departure.leader.take().expect("departs once");
+            let place = departure.place();
+            let held = (place.cell.flights.resume(leader), permit);
+            let cache = &departure.cache;
+            cache.run(&place, &key, held, |_| load(), erase).await
+        })
+    }
+}
+
+/// A load on its way into a task, which owns what it needs of the cache.
+struct Departure<K, V, S> {
+    cache: LocalCache<K, V, S>,
+    index: usize,
+    hash: KeyHash,
+    /// `None` once the task runs. If it never does, dropping it hands over to a waiter.
+    leader: Option<Suspended<K, V>>,
+}
+
+impl<K, V, S> Departure<K, V, S> {
+    fn place(&self) -> Place<'_, K, V> {
+        Place {
+            cell: &self.cache.inner.cells[self.index],
+            index: self.index,
+            hash: self.hash,
+        }
+    }
+}
+
+impl<K, V, S> Drop for Departure<K, V, S> {
+    fn drop(&mut self) {
+        if let Some(leader) = self.leader.take() {
+            drop(self.place().cell.flights.resume(leader));
+        }
+    }
+}
+
+impl<K, V, S> fmt::Debug for Detached<'_, K, V, S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Detached").field(self.0).finish()
+    }
+}

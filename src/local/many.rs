@@ -1,0 +1,336 @@
+//! `get_many_or_load`: one load for all that is missing of several keys.
+//!
+//! Each missing key has a flight of its own, so batches and single loads share them. A batch loads
+//! first what it leads, and only then waits for what others lead: two batches never wait for each
+//! other.
+
+use super::load::{LoadResult, LoadTimer};
+use super::{LocalCache, Place};
+use crate::cache::typed;
+use crate::clock::Nanos;
+use crate::entry::Loaded;
+use crate::error::{AnyError, LoadError};
+use crate::flight::blocking::block_on;
+use crate::flight::future::TaskAlarm;
+use crate::flight::{Alarm, Boarding, Leader, Outcome, Permit, Step, Waiter, run_within};
+use hashbrown::HashTable;
+use std::any::Any;
+use std::cell::Cell;
+use std::future::{Future, ready};
+use std::hash::{BuildHasher, Hash};
+use std::sync::Arc;
+use std::time::Instant;
+
+impl<K, V, S> LocalCache<K, V, S>
+where
+    K: Eq + Hash + Clone,
+    V: Clone,
+    S: BuildHasher,
+{
+    /// The values of several keys, in their order; what is not held, `load` is asked for at once.
+    ///
+    /// `load` is given the keys that nobody loads already, each once, and returns pairs of key and
+    /// value, in any order, as a map, a vector or any other iterator. A key that it leaves out is
+    /// `None` in the result, is not cached, and is no error for the rest; one that it was not asked for
+    /// is ignored. Keys that other callers load, alone or in batches, are waited for. `load` is
+    /// called again only for those of them whose load is lost, by a panic or a hang.
+    ///
+    /// Of a loader's `Loaded` values each has its own settings. A batch renews no entries: those past
+    /// [`refresh_after`](crate::Builder::refresh_after) are served as they are.
+    ///
+    /// ```
+    /// use hotset::LocalCache;
+    ///
+    /// let prices: LocalCache<u32, u64> = LocalCache::new(1_000);
+    /// prices.insert(1, 100);
+    /// let found = prices.get_many_or_load(&[1, 2, 3], |missing| {
+    ///     assert_eq!(missing, [2, 3]);
+    ///     Ok::<_, std::io::Error>([(2, 200)])
+    /// })?;
+    /// assert_eq!(found, [Some(100), Some(200), None]);
+    /// # Ok::<(), hotset::LoadError<std::io::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As [`get_or_load`](Self::get_or_load), if that is what became of any of the keys. What was loaded
+    /// of the others is in the cache.
+    ///
+    /// # Blocking
+    ///
+    /// As [`get_or_load`](Self::get_or_load).
+    pub fn get_many_or_load<M, L, E>(
+        &self,
+        keys: &[K],
+        mut load: impl FnMut(Vec<K>) -> Result<M, E>,
+    ) -> Result<Vec<Option<V>>, LoadError<E>>
+    where
+        M: IntoIterator<Item = (K, L)>,
+        L: Into<Loaded<V>>,
+        E: Any + Send + Sync,
+    {
+        loop {
+            let result = block_on(&Cell::new(None), async |mut alarm| {
+                let start = |missing| ready(load(missing));
+                self.load_many(keys, &mut alarm, start, erase_many).await
+            });
+            // `None`: another caller's error of another type.
+            if let Some(result) = typed(result) {
+                return result;
+            }
+        }
+    }
+
+    /// As [`get_many_or_load`](Self::get_many_or_load), for tasks.
+    ///
+    /// # Errors
+    ///
+    /// As [`get_or_load_async`](Self::get_or_load_async), if that is what became of any of the keys.
+    ///
+    /// # Cancellation
+    ///
+    /// The future may be dropped at any time: see [`get_or_load_async`](Self::get_or_load_async).
+    pub async fn get_many_or_load_async<M, L, E, F>(
+        &self,
+        keys: &[K],
+        mut load: impl FnMut(Vec<K>) -> F,
+    ) -> Result<Vec<Option<V>>, LoadError<E>>
+    where
+        F: Future<Output = Result<M, E>>,
+        M: IntoIterator<Item = (K, L)>,
+        L: Into<Loaded<V>>,
+        E: Any + Send + Sync,
+    {
+        let mut alarm = TaskAlarm::default();
+        loop {
+            let batch = self.load_many(keys, &mut alarm, &mut load, erase_many);
+            if let Some(result) = typed(Box::pin(batch).await) {
+                return result;
+            }
+        }
+    }
+
+    async fn load_many<F: Future>(
+        &self,
+        keys: &[K],
+        alarm: &mut impl Alarm,
+        mut load: impl FnMut(Vec<K>) -> F,
+        erase: impl Fn(F::Output) -> BatchResult<K, V>,
+    ) -> Result<Vec<Option<V>>, LoadError<AnyError>> {
+        let deadline = self.wait_deadline();
+        let mut batch = Batch::look_up(self, keys);
+        while let Some((led, waiting)) = batch.board()? {
+            batch.load(led, deadline, alarm, &mut load, &erase).await?;
+            for (at, waiter) in waiting {
+                match self.wait(waiter, deadline, alarm).await? {
+                    Step::Landed(landed) => batch.disembark(at, landed.into_outcome())?,
+                    Step::BoardAgain => batch.missing.push(at),
+                    // At once: nobody waits for others while others wait for it.
+                    Step::Lead(leader) => {
+                        let led = vec![(at, leader)];
+                        batch.load(led, deadline, alarm, &mut load, &erase).await?;
+                    }
+                }
+            }
+        }
+        Ok(batch.into_values())
+    }
+}
+
+/// What flights know of what a loader of several keys has returned.
+type BatchResult<K, V> = Result<Vec<(K, Loaded<V>)>, Arc<AnyError>>;
+
+fn erase_many<M, K, L, V, E>(result: Result<M, E>) -> BatchResult<K, V>
+where
+    M: IntoIterator<Item = (K, L)>,
+    L: Into<Loaded<V>>,
+    E: Any + Send + Sync,
+{
+    match result {
+        Ok(found) => Ok(found
+            .into_iter()
+            .map(|(key, it)| (key, it.into()))
+            .collect()),
+        Err(error) => Err(Arc::new(error)),
+    }
+}
+
+/// The keys of one call, by position, and what is known of them.
+struct Batch<'a, K, V, S> {
+    cache: &'a LocalCache<K, V, S>,
+    keys: &'a [K],
+    places: Vec<Place<'a, K, V>>,
+    /// The first position of each key.
+    first: HashTable<usize>,
+    values: Vec<Option<V>>,
+    /// First positions of keys to load or to wait for.
+    missing: Vec<usize>,
+}
+
+type Led<'a, K, V> = Vec<(usize, Leader<'a, K, V>)>;
+type Waiting<'a, K, V> = Vec<(usize, Waiter<'a, K, V>)>;
+
+impl<'a, K, V, S> Batch<'a, K, V, S>
+where
+    K: Eq + Hash + Clone,
+    V: Clone,
+    S: BuildHasher,
+{
+    fn look_up(cache: &'a LocalCache<K, V, S>, keys: &'a [K]) -> Self {
+        let mut batch = Self {
+            cache,
+            keys,
+            places: keys.iter().map(|key| cache.place(key)).collect(),
+            first: HashTable::with_capacity(keys.len()),
+            values: vec![None; keys.len()],
+            missing: Vec::new(),
+        };
+        for (at, key) in keys.iter().enumerate() {
+            if batch.position(key, &batch.places[at]).is_some() {
+                continue;
+            }
+            let Batch { places, first, .. } = &mut batch;
+            first.insert_unique(places[at].hash.0, at, |&other| places[other].hash.0);
+            match cache.hit(&batch.places[at], key, false, V::clone) {
+                Some((value, _)) => batch.values[at] = Some(value),
+                None => batch.missing.push(at),
+            }
+        }
+        batch
+    }
+
+    fn position(&self, key: &K, place: &Place<'_, K, V>) -> Option<usize> {
+        let is_it = |&other: &usize| self.keys[other] == *key;
+        self.first.find(place.hash.0, is_it).copied()
+    }
+
+    /// Boards the flights of all that is missing; `None` once nothing is.
+    #[allow(clippy::type_complexity)]
+    fn board(&mut self) -> Result<Option<(Led<'a, K, V>, Waiting<'a, K, V>)>, LoadError<AnyError>> {
+        if self.missing.is_empty() {
+            return Ok(None);
+        }
+        let (mut led, mut waiting) = (Vec::new(), Vec::new());
+        for at in std::mem::take(&mut self.missing) {
+            match self.cache.board(&self.places[at], &self.keys[at]) {
+                Boarding::Lead(leader) => led.push((at, leader)),
+                Boarding::Wait(waiter) => waiting.push((at, waiter)),
+                Boarding::Recursive => return Err(LoadError::Recursive),
+            }
+        }
+        Ok(Some((led, waiting)))
+    }
+
+    /// Loads what this caller leads, but for what has come meanwhile.
+    async fn load<F: Future>(
+        &mut self,
+        led: Led<'a, K, V>,
+        deadline: Option<Instant>,
+        alarm: &mut impl Alarm,
+        load: &mut impl FnMut(Vec<K>) -> F,
+        erase: &impl Fn(F::Output) -> BatchResult<K, V>,
+    ) -> Result<(), LoadError<AnyError>> {
+        if led.is_empty() {
+            return Ok(());
+        }
+        let permit = self.cache.permit(deadline, alarm).await?;
+        let led = self.begin(led, permit.is_some())?;
+        let Some((_, leader)) = led.first() else {
+            return Ok(());
+        };
+        let asked = led.iter().map(|&(at, _)| self.keys[at].clone()).collect();
+        let timer = LoadTimer::start(&self.cache.inner.counters, leader.since);
+        let enter = || {
+            let leaders = led.iter().map(|(_, leader)| leader.enter());
+            (
+                leaders.collect::<Vec<_>>(),
+                permit.as_ref().map(Permit::enter),
+            )
+        };
+        let result = erase(run_within(enter, || load(asked)).await);
+        let load_time = timer.stop(result.is_ok());
+        drop(permit);
+        self.settle(led, result, load_time)
+    }
+
+    /// Looks again for what this caller leads, and returns what is still to load.
+    fn begin(
+        &mut self,
+        led: Led<'a, K, V>,
+        has_permit: bool,
+    ) -> Result<Led<'a, K, V>, LoadError<AnyError>> {
+        let permitted = self.cache.permitted();
+        let mut to_load = Vec::with_capacity(led.len());
+        for (at, mut leader) in led {
+            if has_permit && !leader.begin(permitted) {
+                self.missing.push(at);
+                continue;
+            }
+            match self.cache.look_again(&self.places[at], &self.keys[at]) {
+                Some(outcome) => {
+                    leader.land(|| outcome.clone());
+                    self.disembark(at, outcome)?;
+                }
+                None => to_load.push((at, leader)),
+            }
+        }
+        Ok(to_load)
+    }
+
+    fn settle(
+        &mut self,
+        led: Led<'a, K, V>,
+        result: BatchResult<K, V>,
+        load_time: Nanos,
+    ) -> Result<(), LoadError<AnyError>> {
+        let mut loaded: Vec<Option<Loaded<V>>> = Vec::new();
+        loaded.resize_with(self.keys.len(), || None);
+        let failed = match result {
+            Ok(pairs) => {
+                for (key, value) in pairs {
+                    if let Some(at) = self.position(&key, &self.cache.place(&key)) {
+                        loaded[at] = Some(value);
+                    }
+                }
+                None
+            }
+            Err(error) => Some(error),
+        };
+        let mut first_error = Ok(());
+        for (at, leader) in led {
+            let result: LoadResult<V> = match (loaded[at].take(), &failed) {
+                (Some(loaded), _) => Ok(loaded),
+                (None, Some(error)) => Err(Arc::clone(error)),
+                (None, None) => {
+                    leader.land(|| Outcome::Absent);
+                    continue;
+                }
+            };
+            let (place, key) = (&self.places[at], &self.keys[at]);
+            match self.cache.settle(place, key, leader, result, load_time) {
+                Ok(value) => self.values[at] = Some(value),
+                Err(error) => first_error = first_error.and(Err(error)),
+            }
+        }
+        first_error
+    }
+
+    fn disembark(&mut self, at: usize, outcome: Outcome<V>) -> Result<(), LoadError<AnyError>> {
+        if !matches!(outcome, Outcome::Absent) {
+            self.values[at] = Some(self.cache.disembark(outcome)?);
+        }
+        Ok(())
+    }
+
+    /// What was found, for each position: also where a key comes again.
+    fn into_values(mut self) -> Vec<Option<V>> {
+        for (at, key) in self.keys.iter().enumerate() {
+            let first = self.position(key, &self.places[at]);
+            if let Some(first) = first.filter(|&first| first != at) {
+                let value = self.values[first].clone();
+                self.values[at] = value;
+            }
+        }
+        self.values
+    }
+}
