@@ -27,7 +27,7 @@ fn it_is_small_whatever_the_loaders_size() {
     let size = size_of_val(&cache.get_or_load_async(&1, || large(1)));
     assert!(size <= 96, "{size} bytes");
     let captured = [1_u8; 1_000];
-    let load = || ready(Ok::<_, Infallible>(captured[999].into()));
+    let load = || ready(Ok::<_, Infallible>(u32::from(captured[999])));
     let moving = cache.get_or_load_async(&1, load);
     assert!(size_of_val(&moving) <= 96, "{} bytes", size_of_val(&moving));
 }

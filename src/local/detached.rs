@@ -1,8 +1,8 @@
 //! Loads in tasks of their own.
 
+use super::hash::KeyHash;
 use super::load::{Approach, Held};
 use super::load_async::erase;
-use super::shard::KeyHash;
 use super::{DefaultHasher, LocalCache, Place};
 use crate::cache::typed;
 use crate::entry::Loaded;

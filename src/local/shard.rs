@@ -7,65 +7,21 @@
 use crate::clock::{NEVER, Nanos};
 use crate::local::budget::{Budget, Reservation};
 use crate::local::expiry::{Expiry, SLOTS_PER_WRITE};
+use crate::local::extras::{Extra, Extras};
+use crate::local::hash::{KeyHash, StoredHash};
 use crate::local::policy::{Lru, Policy, Words};
 use crate::local::removal::{RemovalCause, Removals, Removed};
-use crate::local::renewal::{Renewals, Rules};
+use crate::local::renewal::Rules;
 use crate::local::slab::Slab;
-use crate::local::tags::Tagged;
 use crate::stats::Stats;
 use equivalent::Equivalent;
 use hashbrown::HashTable;
-use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 
 /// A shard with this many entries evicts, whatever the budget: more, and its index might grow to
 /// more positions than a [`StoredHash`] tells apart.
 pub(crate) const MAX_ENTRIES: u32 = (1 << StoredHash::POSITION_BITS) / 16 * 7;
-
-/// A key's hash. The index takes a position from its low bits and a tag from its top seven, as
-/// hashbrown does.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct KeyHash(pub(crate) u64);
-
-impl KeyHash {
-    /// Bits to choose a shard by: others than the index takes, if the hash is good, and still
-    /// different for small integers that hash to themselves.
-    #[inline]
-    #[allow(clippy::cast_possible_truncation)]
-    pub(crate) fn shard_bits(self) -> usize {
-        (self.0 ^ (self.0 >> 40)) as usize
-    }
-}
-
-/// What an entry keeps of its key's hash, so that a shard never hashes a key: the bits that the
-/// index takes, and one that is always set, so that an empty slot costs no memory.
-#[derive(Clone, Copy)]
-struct StoredHash(NonZeroU32);
-
-impl StoredHash {
-    const POSITION_BITS: u32 = 24;
-    const SET: NonZeroU32 = NonZeroU32::new(1 << Self::POSITION_BITS).expect("not zero");
-    const POSITION: u64 = (1 << Self::POSITION_BITS) - 1;
-    /// hashbrown takes the tag from the top seven bits of a `usize`.
-    const TAG_SHIFT: u32 = if usize::BITS < 64 {
-        usize::BITS - 7
-    } else {
-        57
-    };
-
-    #[allow(clippy::cast_possible_truncation)]
-    fn new(KeyHash(hash): KeyHash) -> Self {
-        let tag = (hash >> Self::TAG_SHIFT & 0x7F) << 25;
-        Self(Self::SET | (tag | hash & Self::POSITION) as u32)
-    }
-
-    /// A hash with the same position and tag.
-    fn restore(self) -> u64 {
-        let stored = u64::from(self.0.get());
-        (stored >> 25) << Self::TAG_SHIFT | stored & Self::POSITION
-    }
-}
 
 /// Aligned so that a small one lies on one cache line.
 #[repr(align(32))]
@@ -85,10 +41,7 @@ pub(crate) struct NewEntry<K, V> {
     pub(crate) key: K,
     pub(crate) value: V,
     pub(crate) deadline: Nanos,
-    pub(crate) weight: u64,
-    /// How long it took to load.
-    pub(crate) load_time: Nanos,
-    pub(crate) tags: Option<Box<Tagged>>,
+    pub(crate) extra: Extra,
 }
 
 /// What a shard is set up with.
@@ -109,11 +62,7 @@ pub(crate) struct Shard<K, V, P = Lru> {
     slab: Slab<Entry<K, V>>,
     policy: P,
     expiry: Expiry,
-    /// By slot; empty until an entry has tags.
-    tags: Vec<Option<Box<Tagged>>>,
-    renewals: Option<Renewals>,
-    /// By slot; `None` where each entry weighs 1.
-    weights: Option<Vec<u64>>,
+    extras: Extras,
     counts: WriteCounts,
     tag_epoch: Arc<AtomicU64>,
     /// The tags' epoch when the sweep last set out.
@@ -145,9 +94,7 @@ impl<K, V, P: Policy> Shard<K, V, P> {
             slab: Slab::new(),
             policy: P::default(),
             expiry: Expiry::new(setup.time_to_idle, setup.grace),
-            tags: Vec::new(),
-            renewals: setup.renewal.map(Renewals::new),
-            weights: setup.weighted.then(Vec::new),
+            extras: Extras::new(setup.weighted, setup.renewal),
             counts: WriteCounts::default(),
             tag_epoch: setup.tag_epoch,
             swept_epoch: 0,
@@ -171,15 +118,6 @@ impl<K, V, P: Policy> Shard<K, V, P> {
         Some((slot, self.slab.get(slot)?))
     }
 
-    /// Was no tag of the entry invalidated?
-    #[inline]
-    fn is_current(&self, slot: u32) -> bool {
-        match self.tags.get(slot as usize) {
-            Some(Some(tags)) => tags.is_current(),
-            _ => true,
-        }
-    }
-
     /// A live value and its slot, as a hit: the policy and idle deadlines take note.
     #[inline(always)]
     pub(crate) fn hit<Q>(
@@ -200,7 +138,7 @@ impl<K, V, P: Policy> Shard<K, V, P> {
             }
             self.expiry.touch(slot, &entry.deadline, now);
         }
-        if !self.is_current(slot) {
+        if !self.extras.is_current(slot) {
             return None;
         }
         self.policy.touch(&entry.word);
@@ -210,7 +148,7 @@ impl<K, V, P: Policy> Shard<K, V, P> {
     /// Is the caller, who has hit this slot, to renew it?
     #[inline]
     pub(crate) fn claim_renewal(&self, slot: u32, now: impl FnOnce() -> Nanos) -> bool {
-        let Some(renewals) = &self.renewals else {
+        let Some(renewals) = &self.extras.renewals else {
             return false;
         };
         let entry = self.slab.get(slot);
@@ -229,7 +167,7 @@ impl<K, V, P: Policy> Shard<K, V, P> {
     {
         let (slot, entry) = self.find(hash, key)?;
         let deadline = entry.deadline.load(Relaxed);
-        let is_live = (deadline == NEVER || now() < deadline) && self.is_current(slot);
+        let is_live = (deadline == NEVER || now() < deadline) && self.extras.is_current(slot);
         is_live.then_some((&entry.value, deadline))
     }
 
@@ -239,12 +177,12 @@ impl<K, V, P: Policy> Shard<K, V, P> {
     where
         Q: Equivalent<K> + ?Sized,
     {
-        let renewals = self.renewals.as_ref()?;
+        let renewals = self.extras.renewals.as_ref()?;
         let (slot, entry) = self.find(hash, key)?;
         if failed {
             renewals.failed(slot, now);
         }
-        let serves = self.is_current(slot)
+        let serves = self.extras.is_current(slot)
             && renewals.may_serve(entry.deadline.load(Relaxed), now)
             && renewals.is_throttled(slot, now);
         serves.then_some(&entry.value)
@@ -263,15 +201,15 @@ impl<K, V, P: Policy> Shard<K, V, P> {
         K: Eq,
     {
         let Some(NewEntry {
-            hash, key, weight, ..
+            hash, key, extra, ..
         }) = new
         else {
             return true;
         };
-        let (held, weight) = (self.find(*hash, key).map(|(slot, _)| slot), *weight);
+        let (held, weight) = (self.find(*hash, key).map(|(slot, _)| slot), extra.weight);
         self.policy.before_write(&self.slab);
         if let Some(slot) = held {
-            room.add(self.weight(slot));
+            room.add(self.extras.weight(slot));
             if room.reach(weight) {
                 room.spend(weight);
                 self.replace(slot, new, now, out);
@@ -314,7 +252,7 @@ impl<K, V, P: Policy> Shard<K, V, P> {
         };
         self.policy.touch(&entry.word);
         self.expiry.set(slot, new.deadline, deadline);
-        self.set_extras(slot, new.weight, new.load_time, new.tags, now);
+        self.extras.set(slot, new.extra, now);
         self.counts.inserts += 1;
         self.count_out(old, out);
     }
@@ -336,41 +274,8 @@ impl<K, V, P: Policy> Shard<K, V, P> {
         });
         self.policy.insert(slot, &self.slab);
         self.expiry.set(slot, new.deadline, deadline);
-        self.set_extras(slot, new.weight, new.load_time, new.tags, now);
+        self.extras.set(slot, new.extra, now);
         self.counts.inserts += 1;
-    }
-
-    fn weight(&self, slot: u32) -> u64 {
-        self.weights
-            .as_ref()
-            .map_or(1, |weights| weights[slot as usize])
-    }
-
-    /// Sets what lies beside an entry, where the cache has such a thing.
-    fn set_extras(
-        &mut self,
-        slot: u32,
-        weight: u64,
-        load_time: Nanos,
-        tags: Option<Box<Tagged>>,
-        now: Nanos,
-    ) {
-        if let Some(renewals) = &mut self.renewals {
-            renewals.set(slot, now, load_time);
-        }
-        let slot = slot as usize;
-        if let Some(weights) = &mut self.weights {
-            if weights.len() <= slot {
-                weights.resize(slot + 1, 0);
-            }
-            weights[slot] = weight;
-        }
-        if tags.is_some() && self.tags.len() <= slot {
-            self.tags.resize_with(slot + 1, || None);
-        }
-        if let Some(place) = self.tags.get_mut(slot) {
-            *place = tags;
-        }
     }
 
     /// Takes a key out, and says whether it was there. The cause is `Expired` if it was past its
@@ -391,7 +296,7 @@ impl<K, V, P: Policy> Shard<K, V, P> {
             return false;
         };
         self.policy.before_write(&self.slab);
-        budget.release(self.weight(slot));
+        budget.release(self.extras.weight(slot));
         self.take_out(slot, cause, now, out);
         self.sweep(SLOTS_PER_WRITE, now, |freed| budget.release(freed), out);
         true
@@ -400,7 +305,7 @@ impl<K, V, P: Policy> Shard<K, V, P> {
     /// Evicts the policy's victim and returns what it weighed.
     pub(crate) fn evict(&mut self, now: Nanos, out: &mut Removals<'_, K, V>) -> Option<u64> {
         let victim = self.policy.victim(&self.slab)?;
-        let weight = self.weight(victim);
+        let weight = self.extras.weight(victim);
         self.take_out(victim, RemovalCause::Evicted, now, out);
         Some(weight)
     }
@@ -416,7 +321,7 @@ impl<K, V, P: Policy> Shard<K, V, P> {
         out: &mut Removals<'_, K, V>,
     ) -> bool {
         let epoch = self.tag_epoch.load(Relaxed);
-        if epoch != self.swept_epoch && !self.tags.is_empty() {
+        if epoch != self.swept_epoch && self.extras.has_tags() {
             self.swept_epoch = epoch;
             self.expiry.start_over();
         }
@@ -428,8 +333,8 @@ impl<K, V, P: Policy> Shard<K, V, P> {
                 continue;
             };
             let deadline = entry.deadline.load(Relaxed);
-            if self.expiry.is_over(deadline, now) || !self.is_current(slot) {
-                freed(self.weight(slot));
+            if self.expiry.is_over(deadline, now) || !self.extras.is_current(slot) {
+                freed(self.extras.weight(slot));
                 self.take_out(slot, RemovalCause::Expired, now, out);
             } else {
                 self.expiry.passed(deadline);
@@ -448,7 +353,7 @@ impl<K, V, P: Policy> Shard<K, V, P> {
         self.policy.before_write(&self.slab);
         for slot in 0..self.slab.end() {
             if self.slab.get(slot).is_some() {
-                budget.release(self.weight(slot));
+                budget.release(self.extras.weight(slot));
                 self.take_out(slot, RemovalCause::Cleared, now, out);
             }
         }
@@ -466,9 +371,7 @@ impl<K, V, P: Policy> Shard<K, V, P> {
         let Some(entry) = self.slab.remove(slot) else {
             return;
         };
-        if let Some(tags) = self.tags.get_mut(slot as usize) {
-            *tags = None;
-        }
+        self.extras.clear(slot);
         let found = self
             .index
             .find_entry(entry.hash.restore(), |&other| other == slot);
@@ -485,7 +388,7 @@ impl<K, V, P: Policy> Shard<K, V, P> {
     /// Why an entry leaves: `cause`, unless it was dead already.
     fn cause(&self, slot: u32, cause: RemovalCause, now: Nanos) -> RemovalCause {
         let entry = self.slab.get(slot);
-        if !self.is_current(slot) {
+        if !self.extras.is_current(slot) {
             RemovalCause::Invalidated
         } else if entry.is_some_and(|entry| entry.deadline.load(Relaxed) <= now) {
             RemovalCause::Expired
@@ -502,7 +405,7 @@ impl<K, V, P: Policy> Shard<K, V, P> {
     /// Live entries, the last to be evicted first.
     pub(crate) fn hottest_first(&self, now: Nanos) -> impl Iterator<Item = (&K, &V)> {
         let slots = self.policy.hottest_first(&self.slab).into_iter();
-        let current = slots.filter(|&slot| self.is_current(slot));
+        let current = slots.filter(|&slot| self.extras.is_current(slot));
         let entries = current.filter_map(|slot| self.slab.get(slot));
         entries
             .filter(move |entry| now < entry.deadline.load(Relaxed))
@@ -542,6 +445,9 @@ impl<K, V, P: Policy> Shard<K, V, P> {
             .validate(deadlines.map(|(slot, entry)| (slot, entry.deadline.load(Relaxed))));
         let removals: u64 = self.counts.removals.iter().sum();
         assert_eq!(self.counts.inserts - removals, self.len());
-        self.slab.iter().map(|(slot, _)| self.weight(slot)).sum()
+        self.slab
+            .iter()
+            .map(|(slot, _)| self.extras.weight(slot))
+            .sum()
     }
 }

@@ -1,6 +1,7 @@
 //! Writes: what happens under a shard's exclusive lock, and around it.
 
 use super::budget::Reservation;
+use super::extras::Extra;
 use super::removal::{RemovalCause, Removals};
 use super::shard::{NewEntry, Shard};
 use super::{Cell, LocalCache, Place};
@@ -162,16 +163,19 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
             key,
             value,
             deadline,
-            weight,
-            load_time,
-            tags,
+            extra: Extra {
+                weight,
+                load_time,
+                tags,
+            },
         });
         let mut room = Reservation::none(&inner.budget);
         loop {
             let mut shard = place.cell.shard.write();
-            if let Some(NewEntry { key, tags, .. }) = &new {
+            if let Some(NewEntry { key, extra, .. }) = &new {
                 let writing = self.begin_write(place, key, leader.as_deref_mut())?;
-                if writing.is_leaders() && tags.as_ref().is_some_and(|tags| !tags.is_current()) {
+                let tags = extra.tags.as_ref();
+                if writing.is_leaders() && tags.is_some_and(|tags| !tags.is_current()) {
                     inner.counters.count(Count::Outdated);
                     return Err(Outdated);
                 }
