@@ -4,7 +4,7 @@
 #[cfg(not(any(loom, shuttle)))]
 mod by {
     pub(crate) use parking_lot::{Mutex, MutexGuard};
-    pub(crate) use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize};
+    pub(crate) use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize};
     pub(crate) use std::thread_local;
 }
 
@@ -13,13 +13,13 @@ mod by {
     #[cfg(loom)]
     pub(crate) use loom::{
         sync::MutexGuard,
-        sync::atomic::{AtomicU32, AtomicU64, AtomicUsize},
+        sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize},
         thread_local,
     };
     #[cfg(shuttle)]
     pub(crate) use shuttle::{
         sync::MutexGuard,
-        sync::atomic::{AtomicU32, AtomicU64, AtomicUsize},
+        sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize},
         thread_local,
     };
 

@@ -46,7 +46,7 @@ pub(crate) use waiter::{NotYet, Step, Waiter};
 
 use crate::error::AnyError;
 use crate::held::{Held, assert_holds_nothing};
-use crate::sync::{AtomicU32, AtomicU64, AtomicUsize, Mutex, MutexGuard};
+use crate::sync::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Mutex, MutexGuard};
 use context::is_within;
 use equivalent::Equivalent;
 use hashbrown::HashTable;
@@ -75,6 +75,9 @@ struct Flight<K, V> {
     key: K,
     /// Others may wait for it. An [`exclusive`](Flights::register_exclusive) one is not for them.
     joinable: bool,
+    /// Somebody has joined: until then its leader is the only one who knows it. Under the table's
+    /// lock, so relaxed.
+    joined: AtomicBool,
     /// The newest generation that has stored, or [`REVOKED`]. Written under the table's lock, and
     /// read there by those who mean to store, so relaxed.
     stored: AtomicU32,
@@ -91,6 +94,7 @@ impl<K, V> Flight<K, V> {
             hash,
             key,
             joinable,
+            joined: AtomicBool::new(false),
             stored: AtomicU32::new(0),
             outdated_from: AtomicU64::new(u64::MAX),
             state: Mutex::new(state),
@@ -212,6 +216,7 @@ impl<K: Eq, V> Flights<K, V> {
         if is_within(Arc::as_ptr(flight)) {
             return Join::Boarded(Boarding::Recursive);
         }
+        flight.joined.store(true, Relaxed);
         let admission = flight.state.lock().admit(candidate);
         Join::Boarded(match admission {
             Admission::Lead { generation } => {
@@ -305,13 +310,16 @@ impl<K, V> Writing<'_, '_, K, V> {
         let (Some(leader), Some(mut table)) = (self.leader, self.table) else {
             return;
         };
-        let mut state = leader.flight.state.lock();
-        if state.is_led(leader.generation) && !state.is_awaited() {
+        let flight = &leader.flight;
+        if flight.joined.load(Relaxed) {
+            let mut state = flight.state.lock();
+            if !state.is_led(leader.generation) || state.is_awaited() {
+                return;
+            }
             state.end();
-            drop(state);
-            self.flights.close(&mut table, &leader.flight);
-            leader.over = true;
         }
+        self.flights.close(&mut table, flight);
+        leader.over = true;
     }
 }
 
