@@ -64,8 +64,21 @@ pub(crate) fn is_exclusive() -> bool {
 ///
 /// If this thread holds any.
 pub(crate) fn assert_holds_nothing(what: &str) {
+    refuse_if(is_reading() || is_exclusive(), what);
+}
+
+/// Refuses what might wait for a lock that this thread holds exclusively.
+///
+/// # Panics
+///
+/// If this thread holds any that way.
+pub(crate) fn assert_nothing_exclusive(what: &str) {
+    refuse_if(is_exclusive(), what);
+}
+
+fn refuse_if(refused: bool, what: &str) {
     assert!(
-        !is_reading() && !is_exclusive(),
+        !refused,
         "hotset: user code tried to {what} a cache from inside a cache: Clone, Eq and Hash of keys \
          and values, and the closure of get_with, run under a lock and may only read"
     );

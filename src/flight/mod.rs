@@ -14,14 +14,15 @@
 //!
 //! The cache's side of the bargain, in this order:
 //!
-//! - a leader registers here, *then* looks the key up under the shard's lock, then loads, then
-//!   calls [`Flights::write`] and stores under one exclusive hold of the shard's lock;
+//! - a leader looks the key up and registers here under one shared hold of the shard's lock, then
+//!   loads, then calls [`Flights::write`] and stores under one exclusive hold of it;
 //! - every other writer calls [`Flights::write`] and writes under one such hold as well.
 //!
-//! If the leader's look-up came first, the shard's lock makes its registration visible to the
-//! writer, who revokes it. If the write came first, the load began after it. So `write` may trust a
-//! count of what is registered without taking the table's lock. A flight that closes takes itself
-//! out of the table at any time; whoever reads the lower count also sees that it may not store.
+//! If the leader's hold came first, the shard's lock makes its registration visible to the writer,
+//! who revokes it. If the write came first, the load began after it. So `write` may trust a count of
+//! what is registered without taking the table's lock. A flight that closes takes itself out of the
+//! table at any time; whoever reads the lower count also sees that it may not store. One who takes a
+//! flight over leads what has been registered since before, and nobody leads what is revoked.
 //!
 //! Locks are taken in this order: shard, table, state. None is held while user code runs, but for
 //! `Eq` of keys under the table's.
@@ -45,7 +46,7 @@ pub(crate) use wait::{Alarm, TooLate, wait};
 pub(crate) use waiter::{NotYet, Step, Waiter};
 
 use crate::error::AnyError;
-use crate::held::{Held, assert_holds_nothing};
+use crate::held::{Held, assert_nothing_exclusive};
 use crate::sync::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Mutex, MutexGuard};
 use context::is_within;
 use equivalent::Equivalent;
@@ -143,16 +144,17 @@ impl<K: Eq, V> Flights<K, V> {
         }
     }
 
-    /// Joins the key's flight, or starts one.
+    /// Joins the key's flight, or starts one. Called under the shard's shared lock, in one hold with
+    /// the look-up that found nothing.
     ///
     /// # Panics
     ///
-    /// If this thread holds a lock: the flight's leader may wait for it.
+    /// If this thread holds a lock exclusively.
     pub(crate) fn board(&self, hash: u64, key: &K, candidate: Candidate) -> Boarding<'_, K, V>
     where
         K: Clone,
     {
-        assert_holds_nothing("load into");
+        assert_nothing_exclusive("load into");
         let mut replaces = false;
         // With nothing registered there is most likely nothing to join; the lock below tells.
         if self.registered.load(Relaxed) > 0 {

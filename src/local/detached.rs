@@ -3,6 +3,7 @@
 use super::hash::KeyHash;
 use super::load::{Approach, Held};
 use super::load_async::erase;
+use super::read::Sought;
 use super::{DefaultHasher, LocalCache, Place};
 use crate::cache::typed;
 use crate::entry::Loaded;
@@ -83,21 +84,23 @@ where
         E: Any + Send + Sync,
     {
         let place = self.0.place(key);
-        match self.0.hit(&place, key, true, V::clone) {
-            Some((value, due)) => {
-                if let Some(held) = due.then(|| self.0.begin_renewal(&place, key)).flatten() {
+        match self.0.seek(&place, key) {
+            Sought::Live(value) => Ok(value),
+            Sought::Due(value) => {
+                if let Some(held) = self.0.begin_renewal(&place, key) {
                     self.depart(&place, key, held, load);
                 }
                 Ok(value)
             }
-            None => Box::pin(self.load(place, key, load)).await,
+            sought => Box::pin(self.load(place, key, sought, load)).await,
         }
     }
 
-    async fn load<L, E, F>(
+    async fn load<'a, L, E, F>(
         &self,
-        place: Place<'_, K, V>,
+        place: Place<'a, K, V>,
         key: &K,
+        mut sought: Sought<'a, K, V>,
         load: impl FnOnce() -> F + Send + 'static,
     ) -> Result<V, LoadError<E>>
     where
@@ -107,7 +110,7 @@ where
     {
         let mut alarm = TaskAlarm::default();
         let held = loop {
-            match self.0.approach(&place, key, &mut alarm).await {
+            match self.0.approach(&place, key, sought, &mut alarm).await {
                 Ok(Approach::Load(held)) => break held,
                 Ok(Approach::Arrived(value)) => return Ok(value),
                 Err(error) => {
@@ -115,6 +118,7 @@ where
                     if let Some(result) = typed(Err(error)) {
                         return result;
                     }
+                    sought = self.0.board(&place, key);
                 }
             }
         };

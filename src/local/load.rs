@@ -1,5 +1,6 @@
 //! `get_or_load`: what a caller does on a miss, written once, for threads and tasks.
 
+use super::read::Sought;
 use super::shard::Shard;
 use super::{LocalCache, Place};
 use crate::cache::{ErasedLoader, with_erased};
@@ -10,6 +11,7 @@ use crate::flight::blocking::block_on;
 use crate::flight::{
     Alarm, Boarding, Candidate, Leader, Outcome, Permit, Step, TooLate, Waiter, run_within, wait,
 };
+use crate::held::assert_holds_nothing;
 use crate::stats::{Count, Counters};
 use std::any::Any;
 use std::cell::Cell;
@@ -79,49 +81,52 @@ where
         E: Any + Send + Sync,
     {
         let place = self.place(key);
-        match self.hit(&place, key, true, V::clone) {
-            Some((value, false)) => Ok(value),
-            found => {
-                let mut found = found;
+        match self.seek(&place, key) {
+            Sought::Live(value) => Ok(value),
+            sought => {
+                let mut sought = Some(sought);
                 with_erased(load, |load| {
-                    self.load_blocking(&place, key, found.take(), load)
+                    let sought = sought.take().unwrap_or_else(|| self.board(&place, key));
+                    self.load_blocking(&place, key, sought, load)
                 })
             }
         }
     }
 
-    /// `get_or_load` after a miss, or after a hit (`found`) that the caller is to renew.
+    /// `get_or_load` once it is known that it is not a mere hit.
     #[cold]
-    pub(super) fn load_blocking(
+    pub(super) fn load_blocking<'a>(
         &self,
-        place: &Place<'_, K, V>,
+        place: &Place<'a, K, V>,
         key: &K,
-        found: Option<(V, bool)>,
+        sought: Sought<'a, K, V>,
         load: &mut ErasedLoader<'_, K, V>,
     ) -> Result<V, LoadError<AnyError>> {
         block_on(&Cell::new(None), async |mut alarm| {
             let start = |key: &K| ready(load(key));
-            match found {
-                None => {
-                    self.load(place, key, &mut alarm, start, |result| result)
-                        .await
-                }
-                Some((old, _)) => Ok(self.renew(place, key, old, start, |result| result).await),
-            }
+            self.load(place, key, sought, &mut alarm, start, |result| result)
+                .await
         })
     }
 
-    /// A caller's way to the value of a key that was not there. `erase` makes of what the loader
-    /// returned what flights know.
-    pub(super) async fn load<F: Future>(
+    /// A caller's way from what it has found to a value. `erase` makes of what the loader returned
+    /// what flights know.
+    pub(super) async fn load<'a, F: Future>(
         &self,
-        place: &Place<'_, K, V>,
+        place: &Place<'a, K, V>,
         key: &K,
+        sought: Sought<'a, K, V>,
         alarm: &mut impl Alarm,
         load: impl FnOnce(&K) -> F,
         erase: impl FnOnce(F::Output) -> LoadResult<V>,
     ) -> Result<V, LoadError<AnyError>> {
-        match self.approach(place, key, alarm).await? {
+        if let Sought::Due(old) = sought {
+            let Some(held) = self.begin_renewal(place, key) else {
+                return Ok(old);
+            };
+            return self.run(place, key, held, load, erase).await.or(Ok(old));
+        }
+        match self.approach(place, key, sought, alarm).await? {
             Approach::Arrived(value) => Ok(value),
             Approach::Load(held) => self.run(place, key, held, load, erase).await,
         }
@@ -132,40 +137,56 @@ where
         &self,
         place: &Place<'a, K, V>,
         key: &K,
+        mut sought: Sought<'a, K, V>,
         alarm: &mut impl Alarm,
     ) -> Result<Approach<'a, K, V>, LoadError<AnyError>> {
         let deadline = self.wait_deadline();
         loop {
-            let step = match self.board(place, key) {
-                Boarding::Lead(leader) => Step::Lead(leader),
-                Boarding::Wait(waiter) => self.wait(waiter, deadline, alarm).await?,
-                Boarding::Recursive => return Err(LoadError::Recursive),
+            let boarding = match sought {
+                Sought::Missing(boarding) => boarding,
+                Sought::Live(value) | Sought::Due(value) => {
+                    let outcome = Outcome::Value(value);
+                    return self.disembark(outcome).map(Approach::Arrived);
+                }
+                Sought::Stale(value) => {
+                    let outcome = Outcome::Stale(value);
+                    return self.disembark(outcome).map(Approach::Arrived);
+                }
             };
-            match step {
-                Step::Lead(mut leader) => {
-                    let permit = self.permit(deadline, alarm).await?;
-                    if permit.is_some() && !leader.begin(self.permitted()) {
+            let (mut leader, took_over) = match boarding {
+                Boarding::Lead(leader) => (leader, false),
+                Boarding::Wait(waiter) => match self.wait(waiter, deadline, alarm).await? {
+                    Step::Lead(leader) => (leader, true),
+                    Step::Landed(landed) => match landed.into_outcome() {
+                        // A batch had nothing to say of the key; a loader of one's own may.
+                        Outcome::Absent => {
+                            sought = self.board(place, key);
+                            continue;
+                        }
+                        outcome => return self.disembark(outcome).map(Approach::Arrived),
+                    },
+                    Step::BoardAgain => {
+                        sought = self.board(place, key);
                         continue;
                     }
-                    let Some(outcome) = self.look_again(place, key) else {
-                        return Ok(Approach::Load((leader, permit)));
-                    };
+                },
+                Boarding::Recursive => return Err(LoadError::Recursive),
+            };
+            let permit = self.permit(deadline, alarm).await?;
+            if permit.is_some() && !leader.begin(self.permitted()) {
+                drop((leader, permit));
+                sought = self.board(place, key);
+                continue;
+            }
+            // It may be there by now.
+            if took_over || permit.is_some() {
+                if let Some(outcome) = self.look_again(place, key) {
                     leader.land(|| outcome.clone());
                     return self.disembark(outcome).map(Approach::Arrived);
                 }
-                Step::Landed(landed) => match landed.into_outcome() {
-                    // A batch had nothing to say of the key; a loader of one's own may.
-                    Outcome::Absent => {}
-                    outcome => return self.disembark(outcome).map(Approach::Arrived),
-                },
-                Step::BoardAgain => {}
             }
+            return Ok(Approach::Load((leader, permit)));
         }
-    }
-
-    pub(super) fn board<'a>(&self, place: &Place<'a, K, V>, key: &K) -> Boarding<'a, K, V> {
-        let flights = &place.cell.flights;
-        flights.board(place.hash.0, key, self.candidate())
     }
 
     pub(super) async fn wait<'a>(
@@ -222,20 +243,17 @@ where
 
     /// What a caller makes of what another caller's load came to.
     pub(super) fn disembark(&self, outcome: Outcome<V>) -> Result<V, LoadError<AnyError>> {
-        self.inner.counters.count(Count::Coalesced);
-        match outcome {
-            Outcome::Value(value) => Ok(value),
-            Outcome::Stale(value) => {
-                self.inner.counters.count(Count::Stale);
-                Ok(value)
-            }
-            Outcome::Failed(error) => Err(LoadError::Failed(error)),
+        let (count, result) = match outcome {
+            Outcome::Value(value) => (Count::Coalesced, Ok(value)),
+            Outcome::Stale(value) => (Count::Stale, Ok(value)),
+            Outcome::Failed(error) => (Count::Coalesced, Err(LoadError::Failed(error))),
             Outcome::Absent => unreachable!("callers look for it themselves"),
-        }
+        };
+        self.inner.counters.count(count);
+        result
     }
 
-    /// Another flight may have landed between a miss and a leader's registration. The order,
-    /// register and then look, is also what `flight`'s proof rests on.
+    /// For one who leads a flight that it boarded some time ago.
     pub(super) fn look_again(&self, place: &Place<'_, K, V>, key: &K) -> Option<Outcome<V>> {
         let live = self.peek(place, key, |value, _| value.clone());
         let found = live.map(Outcome::Value);
@@ -267,26 +285,8 @@ where
         self.settle(place, key, leader, result, load_time)
     }
 
-    /// Renews a live entry on behalf of a caller who has its value. If that fails, or somebody else
-    /// loads the key already, the caller keeps what it has.
-    pub(super) async fn renew<F: Future>(
-        &self,
-        place: &Place<'_, K, V>,
-        key: &K,
-        old: V,
-        load: impl FnOnce(&K) -> F,
-        erase: impl FnOnce(F::Output) -> LoadResult<V>,
-    ) -> V {
-        match self.begin_renewal(place, key) {
-            Some(renewal) => self
-                .run(place, key, renewal, load, erase)
-                .await
-                .unwrap_or(old),
-            None => old,
-        }
-    }
-
-    /// Renewals do not wait for a permit: others keep the entry alive.
+    /// Boards to renew an entry, unless somebody else loads it already. Renewals do not wait for a
+    /// permit either: the entry is alive.
     pub(super) fn begin_renewal<'a>(
         &self,
         place: &Place<'a, K, V>,
@@ -298,11 +298,12 @@ where
             None => None,
         };
         let flights = &place.cell.flights;
-        let Boarding::Lead(leader) = flights.board(place.hash.0, key, self.permitted()) else {
+        let board = |_: &_| flights.board(place.hash.0, key, self.permitted());
+        let boarding = place.cell.shard.read(board);
+        assert_holds_nothing("load into");
+        let Boarding::Lead(leader) = boarding else {
             return None;
         };
-        // What it finds does not matter, but that it looks does, for `flight`'s proof.
-        self.peek(place, key, |_, _| ());
         self.inner.counters.count(Count::Renewal);
         Some((leader, permit))
     }

@@ -1,5 +1,6 @@
 //! `get_or_load` for tasks.
 
+use super::read::Sought;
 use super::{LocalCache, Place};
 use crate::cache::{AsyncCache, CacheFuture, ErasedAsyncLoader, typed};
 use crate::entry::Loaded;
@@ -77,18 +78,18 @@ where
         E: Any + Send + Sync,
     {
         let place = self.place(key);
-        match self.hit(&place, key, true, V::clone) {
-            Some((value, false)) => Ok(value),
+        match self.seek(&place, key) {
+            Sought::Live(value) => Ok(value),
             // Boxed, so that this future stays small whatever the loader's size.
-            found => Box::pin(self.load_async(place, key, found, load)).await,
+            sought => Box::pin(self.load_async(place, key, sought, load)).await,
         }
     }
 
-    async fn load_async<L, E, F>(
+    async fn load_async<'a, L, E, F>(
         &self,
-        place: Place<'_, K, V>,
+        place: Place<'a, K, V>,
         key: &K,
-        found: Option<(V, bool)>,
+        mut sought: Sought<'a, K, V>,
         load: impl FnOnce() -> F,
     ) -> Result<V, LoadError<E>>
     where
@@ -96,34 +97,27 @@ where
         L: Into<Loaded<V>>,
         E: Any + Send + Sync,
     {
-        if let Some((old, _)) = found {
-            return Ok(self.renew(&place, key, old, |_| load(), erase).await);
-        }
         let mut load = Some(load);
         let mut alarm = TaskAlarm::default();
         loop {
             let start = |_: &K| load.take().expect("a cache calls a loader at most once")();
-            let result = self.load(&place, key, &mut alarm, start, erase).await;
-            if let Some(result) = typed(result) {
+            let result = self.load(&place, key, sought, &mut alarm, start, erase);
+            if let Some(result) = typed(result.await) {
                 return result;
             }
+            sought = self.board(&place, key);
         }
     }
 
-    async fn load_erased(
+    async fn load_erased<'a>(
         &self,
-        place: Place<'_, K, V>,
+        place: Place<'a, K, V>,
         key: &K,
-        found: Option<(V, bool)>,
+        sought: Sought<'a, K, V>,
         load: &mut ErasedAsyncLoader<'_, V>,
     ) -> Result<V, LoadError<AnyError>> {
-        if let Some((old, _)) = found {
-            return Ok(self
-                .renew(&place, key, old, |_| load(), |result| result)
-                .await);
-        }
         let mut alarm = TaskAlarm::default();
-        self.load(&place, key, &mut alarm, |_| load(), |result| result)
+        self.load(&place, key, sought, &mut alarm, |_| load(), |result| result)
             .await
     }
 }
@@ -163,9 +157,9 @@ where
         load: &'a mut ErasedAsyncLoader<'_, V>,
     ) -> CacheFuture<'a, Result<V, LoadError<AnyError>>> {
         let place = self.place(key);
-        match self.hit(&place, key, true, V::clone) {
-            Some((value, false)) => CacheFuture::ready(Ok(value)),
-            found => CacheFuture::new(self.load_erased(place, key, found, load)),
+        match self.seek(&place, key) {
+            Sought::Live(value) => CacheFuture::ready(Ok(value)),
+            sought => CacheFuture::new(self.load_erased(place, key, sought, load)),
         }
     }
 }

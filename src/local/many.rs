@@ -5,6 +5,7 @@
 //! other.
 
 use super::load::{LoadResult, LoadTimer};
+use super::read::Sought;
 use super::{LocalCache, Place};
 use crate::cache::typed;
 use crate::clock::Nanos;
@@ -191,9 +192,9 @@ where
             }
             let Batch { places, first, .. } = &mut batch;
             first.insert_unique(places[at].hash.0, at, |&other| places[other].hash.0);
-            match cache.hit(&batch.places[at], key, false, V::clone) {
-                Some((value, _)) => batch.values[at] = Some(value),
-                None => batch.missing.push(at),
+            batch.values[at] = cache.hit(&batch.places[at], key, V::clone);
+            if batch.values[at].is_none() {
+                batch.missing.push(at);
             }
         }
         batch
@@ -213,9 +214,13 @@ where
         let (mut led, mut waiting) = (Vec::new(), Vec::new());
         for at in std::mem::take(&mut self.missing) {
             match self.cache.board(&self.places[at], &self.keys[at]) {
-                Boarding::Lead(leader) => led.push((at, leader)),
-                Boarding::Wait(waiter) => waiting.push((at, waiter)),
-                Boarding::Recursive => return Err(LoadError::Recursive),
+                Sought::Missing(Boarding::Lead(leader)) => led.push((at, leader)),
+                Sought::Missing(Boarding::Wait(waiter)) => waiting.push((at, waiter)),
+                Sought::Missing(Boarding::Recursive) => return Err(LoadError::Recursive),
+                Sought::Stale(value) => self.disembark(at, Outcome::Stale(value))?,
+                Sought::Live(value) | Sought::Due(value) => {
+                    self.disembark(at, Outcome::Value(value))?;
+                }
             }
         }
         Ok(Some((led, waiting)))

@@ -35,6 +35,7 @@ use crate::stats::{Counters, Stats};
 use budget::Budget;
 use builder::Settings;
 use hash::KeyHash;
+use read::Sought;
 use reader_lock::ReaderLock;
 use removal::Removals;
 use shard::{Setup, Shard};
@@ -362,9 +363,9 @@ where
         load: &mut ErasedLoader<'_, K, V>,
     ) -> Result<V, LoadError<AnyError>> {
         let place = self.place(key);
-        match self.hit(&place, key, true, V::clone) {
-            Some((value, false)) => Ok(value),
-            found => self.load_blocking(&place, key, found, load),
+        match self.seek(&place, key) {
+            Sought::Live(value) => Ok(value),
+            sought => self.load_blocking(&place, key, sought, load),
         }
     }
 }

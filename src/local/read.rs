@@ -5,6 +5,8 @@ use super::reader_lock::Reader;
 use super::shard::Shard;
 use super::{Iter, LocalCache, Place};
 use crate::clock::{NEVER, Nanos, TimeSource};
+use crate::flight::Boarding;
+use crate::held::assert_holds_nothing;
 use crate::stats::Count;
 use crate::thread_slot::ThreadSlot;
 use equivalent::Equivalent;
@@ -17,8 +19,6 @@ struct Hit<'a, Q: ?Sized, F> {
     key: &'a Q,
     ahead: Option<Nanos>,
     clock: &'a TimeSource,
-    /// Is the caller one who can renew the entry?
-    renews: bool,
     read: F,
 }
 
@@ -27,21 +27,56 @@ where
     Q: Equivalent<K> + ?Sized,
     F: FnOnce(&V) -> R,
 {
-    /// With a hit, whether the caller is to renew it. On a miss the closure, which is the user's and
-    /// so must not be dropped under the lock.
-    type Output = Result<(R, bool), F>;
+    /// On a miss the closure, which is the user's and so must not be dropped under the lock.
+    type Output = Result<R, F>;
 
     #[inline(always)]
-    fn read(self, shard: &Shard<K, V>) -> Result<(R, bool), F> {
+    fn read(self, shard: &Shard<K, V>) -> Result<R, F> {
         let now = || self.ahead.unwrap_or_else(|| self.clock.now());
         match shard.hit(self.hash, self.key, now) {
-            Some((slot, value)) => {
-                let due = self.renews && shard.claim_renewal(slot, now);
-                Ok(((self.read)(value), due))
-            }
+            Some((_, value)) => Ok((self.read)(value)),
             None => Err(self.read),
         }
     }
+}
+
+/// A look-up by one who can load, as the lock takes it.
+struct Seek<'s, 'a, K, V, S> {
+    cache: &'s LocalCache<K, V, S>,
+    place: &'s Place<'a, K, V>,
+    key: &'s K,
+    ahead: Option<Nanos>,
+}
+
+impl<'a, K, V, S> Reader<Shard<K, V>> for Seek<'_, 'a, K, V, S>
+where
+    K: Eq + Hash + Clone,
+    V: Clone,
+    S: BuildHasher,
+{
+    type Output = Sought<'a, K, V>;
+
+    #[inline(always)]
+    fn read(self, shard: &Shard<K, V>) -> Sought<'a, K, V> {
+        let clock = &self.cache.inner.settings.clock;
+        let now = || self.ahead.unwrap_or_else(|| clock.now());
+        match shard.hit(self.place.hash, self.key, now) {
+            Some((slot, value)) if !shard.claim_renewal(slot, now) => Sought::Live(value.clone()),
+            Some((_, value)) => Sought::Due(value.clone()),
+            None => self.cache.board_under(shard, self.place, self.key),
+        }
+    }
+}
+
+/// What one who can load has found.
+pub(super) enum Sought<'a, K, V> {
+    Live(V),
+    /// A live value that the caller is to renew, if it can.
+    Due(V),
+    /// An expired value: the load failed so lately that it is not tried again.
+    Stale(V),
+    /// Nothing. The caller has boarded the key's flight.
+    Missing(Boarding<'a, K, V>),
 }
 
 impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
@@ -69,33 +104,34 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
     where
         Q: Hash + Equivalent<K> + ?Sized,
     {
-        let (result, _) = self.hit(&self.place(key), key, false, read)?;
-        Some(result)
+        self.hit(&self.place(key), key, read)
     }
 
-    /// What `read` returns of a live value, and whether the caller is to renew it, if it can.
+    /// Where most entries have a deadline, the clock is read ahead of the lock: a processor overlaps
+    /// the two badly the other way round.
+    #[inline(always)]
+    fn read_clock_ahead(&self) -> Option<Nanos> {
+        let settings = &self.inner.settings;
+        self.inner.expires.then(|| settings.clock.now())
+    }
+
+    /// What `read` returns of a live value.
     #[inline(always)]
     pub(super) fn hit<Q, R>(
         &self,
         place: &Place<'_, K, V>,
         key: &Q,
-        renews: bool,
         read: impl FnOnce(&V) -> R,
-    ) -> Option<(R, bool)>
+    ) -> Option<R>
     where
         Q: Hash + Equivalent<K> + ?Sized,
     {
         let slot = ThreadSlot::current();
-        let settings = &self.inner.settings;
-        // Where most entries have a deadline, the clock is read ahead of the lock: a processor
-        // overlaps the two badly the other way round.
-        let ahead = self.inner.expires.then(|| settings.clock.now());
         let hit = Hit {
             hash: place.hash,
             key,
-            ahead,
-            clock: &settings.clock,
-            renews,
+            ahead: self.read_clock_ahead(),
+            clock: &self.inner.settings.clock,
             read,
         };
         let found = place.cell.shard.read_as(slot, hit).ok();
@@ -168,5 +204,69 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
             clones
         });
         Iter::merge(shards.collect())
+    }
+}
+
+impl<K, V, S> LocalCache<K, V, S>
+where
+    K: Eq + Hash + Clone,
+    V: Clone,
+    S: BuildHasher,
+{
+    /// Looks a key up and, if it is not there, boards its flight, as one step: no write comes
+    /// between.
+    ///
+    /// # Panics
+    ///
+    /// If it is not there and this thread holds a lock: a flight's leader may wait for it.
+    #[inline(always)]
+    pub(super) fn seek<'a>(&self, place: &Place<'a, K, V>, key: &K) -> Sought<'a, K, V> {
+        let slot = ThreadSlot::current();
+        let seek = Seek {
+            cache: self,
+            place,
+            key,
+            ahead: self.read_clock_ahead(),
+        };
+        let sought = place.cell.shard.read_as(slot, seek);
+        if let Sought::Live(_) | Sought::Due(_) = sought {
+            self.inner.counters.add(slot, Count::Hit);
+        } else {
+            self.inner.counters.add(slot, Count::Miss);
+            assert_holds_nothing("load into");
+        }
+        sought
+    }
+
+    /// As [`seek`](Self::seek), without a trace in statistics and order.
+    pub(super) fn board<'a>(&self, place: &Place<'a, K, V>, key: &K) -> Sought<'a, K, V> {
+        let now = || self.inner.settings.clock.now();
+        let sought = place.cell.shard.read(|shard| {
+            let found = shard.peek(place.hash, key, now);
+            match found {
+                Some((value, _)) => Sought::Live(value.clone()),
+                None => self.board_under(shard, place, key),
+            }
+        });
+        assert_holds_nothing("load into");
+        sought
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn board_under<'a>(
+        &self,
+        shard: &Shard<K, V>,
+        place: &Place<'a, K, V>,
+        key: &K,
+    ) -> Sought<'a, K, V> {
+        if self.inner.settings.stale_if_error.is_some() {
+            let now = self.inner.settings.clock.now();
+            if let Some(value) = shard.stale(place.hash, key, now, false) {
+                return Sought::Stale(value.clone());
+            }
+        }
+        let flights = &place.cell.flights;
+        Sought::Missing(flights.board(place.hash.0, key, self.candidate()))
     }
 }
