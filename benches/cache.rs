@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::{Bench, Hotset, Moka, MutexLru, Peer, PlainMap, QuickCache, Work};
+use common::{Bench, Hotset, Moka, MokaFuture, MutexLru, Peer, PlainMap, QuickCache, Work};
 use criterion::measurement::WallTime;
 use criterion::{
     BenchmarkGroup, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main,
@@ -41,6 +41,7 @@ fn caches(criterion: &mut Criterion) {
             bench::<Hotset>(&mut group, work, capacity, &keys);
             bench::<QuickCache>(&mut group, work, capacity, &keys);
             bench::<Moka>(&mut group, work, capacity, &keys);
+            bench::<MokaFuture>(&mut group, work, capacity, &keys);
             bench::<MutexLru>(&mut group, work, capacity, &keys);
             bench::<PlainMap>(&mut group, work, capacity, &keys);
             group.finish();

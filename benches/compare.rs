@@ -6,7 +6,7 @@
 
 mod common;
 
-use common::{Bench, Hotset, Moka, MutexLru, Peer, PlainMap, QuickCache, Work};
+use common::{Bench, Hotset, Moka, MokaFuture, MutexLru, Peer, PlainMap, QuickCache, Work};
 use std::time::Duration;
 
 const ROUNDS: u64 = 9;
@@ -89,7 +89,8 @@ fn row(work: Work, capacity: usize, threads: u64, keys: &[u64], turn: Duration) 
     let mut columns = [
         column::<Hotset>(work, capacity, threads, keys, turn),
         column::<QuickCache>(work, capacity, threads, keys, turn),
-        column::<Moka>(work, capacity, threads, keys, turn),
+        column::<Moka>(work, capacity, threads, keys, turn)
+            .or_else(|| column::<MokaFuture>(work, capacity, threads, keys, turn)),
         column::<MutexLru>(work, capacity, threads, keys, turn),
         column::<PlainMap>(work, capacity, threads, keys, turn),
     ];

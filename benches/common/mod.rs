@@ -9,9 +9,11 @@ use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
 use rand_distr::{Distribution, Zipf};
 use std::convert::Infallible;
+use std::future::Future;
 use std::sync::{Barrier, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
+use tokio::runtime::Runtime;
 
 /// Long enough that nothing expires in a run; what is measured is that it is checked.
 const TTL: Duration = Duration::from_secs(3_600);
@@ -23,15 +25,23 @@ pub const SIZES: [usize; 3] = [1_000, 100_000, 1_000_000];
 pub trait Peer: Sync + Sized {
     /// What the tables call it.
     const NAME: &'static str;
+    /// Does it have a blocking `get`?
+    const GETS: bool = true;
     /// Does it evict, or is it only the limit of what a look-up can be?
     const EVICTS: bool = true;
-    /// Does it have a `get_or_load` of its own?
+    /// Does it have a `get_or_load` of its own, for threads and for tasks?
     const LOADS: bool = true;
+    const LOADS_ASYNC: bool = true;
 
     fn with_capacity(capacity: usize) -> Self;
     fn get(&self, key: u64) -> Option<u64>;
     fn insert(&self, key: u64, value: u64);
     fn get_or_load(&self, key: u64, load: impl FnOnce() -> u64) -> u64;
+
+    /// Always a miss on a peer that has none.
+    fn get_or_load_async(&self, _: u64, load: impl Fn() -> u64) -> impl Future<Output = u64> {
+        std::future::ready(load())
+    }
 }
 
 /// With a time to live; statistics are always on.
@@ -55,6 +65,12 @@ impl Peer for Hotset {
 
     fn get_or_load(&self, key: u64, load: impl FnOnce() -> u64) -> u64 {
         let loaded = self.0.get_or_load(&key, |_| Ok::<_, Infallible>(load()));
+        loaded.expect("the loader does not fail")
+    }
+
+    async fn get_or_load_async(&self, key: u64, load: impl Fn() -> u64) -> u64 {
+        let load = || async { Ok::<_, Infallible>(load()) };
+        let loaded = self.0.get_or_load_async(&key, load).await;
         loaded.expect("the loader does not fail")
     }
 }
@@ -83,6 +99,12 @@ impl Peer for QuickCache {
             .get_or_insert_with(&key, || Ok::<_, Infallible>(load()));
         loaded.expect("the loader does not fail")
     }
+
+    async fn get_or_load_async(&self, key: u64, load: impl Fn() -> u64) -> u64 {
+        let load = async { Ok::<_, Infallible>(load()) };
+        let loaded = self.0.get_or_insert_async(&key, load).await;
+        loaded.expect("the loader does not fail")
+    }
 }
 
 /// With a time to live.
@@ -90,6 +112,7 @@ pub struct Moka(moka::sync::Cache<u64, u64>);
 
 impl Peer for Moka {
     const NAME: &'static str = "moka";
+    const LOADS_ASYNC: bool = false;
 
     fn with_capacity(capacity: usize) -> Self {
         let builder = moka::sync::Cache::builder().max_capacity(capacity as u64);
@@ -110,12 +133,53 @@ impl Peer for Moka {
     }
 }
 
+/// moka for tasks, with a time to live. Its own `get` and `insert` are futures as well, so only
+/// loads are compared.
+pub struct MokaFuture {
+    cache: moka::future::Cache<u64, u64>,
+    runtime: Runtime,
+}
+
+impl Peer for MokaFuture {
+    const NAME: &'static str = "moka";
+    const GETS: bool = false;
+    const EVICTS: bool = false;
+    const LOADS: bool = false;
+
+    fn with_capacity(capacity: usize) -> Self {
+        let builder = moka::future::Cache::builder().max_capacity(capacity as u64);
+        Self {
+            cache: builder.time_to_live(TTL).build(),
+            runtime: runtime(),
+        }
+    }
+
+    fn get(&self, key: u64) -> Option<u64> {
+        self.runtime.block_on(self.cache.get(&key))
+    }
+
+    fn insert(&self, key: u64, value: u64) {
+        self.runtime.block_on(self.cache.insert(key, value));
+    }
+
+    fn get_or_load(&self, key: u64, load: impl FnOnce() -> u64) -> u64 {
+        self.get(key).unwrap_or_else(load)
+    }
+
+    async fn get_or_load_async(&self, key: u64, load: impl Fn() -> u64) -> u64 {
+        let load = async { Ok::<_, Infallible>(load()) };
+        let loaded = self.cache.try_get_with(key, load).await;
+        loaded.expect("the loader does not fail")
+    }
+}
+
 /// The `lru` crate behind a mutex: what one writes on a first day.
 pub struct MutexLru(Mutex<lru::LruCache<u64, u64>>);
 
 impl Peer for MutexLru {
     const NAME: &'static str = "Mutex<lru>";
     const LOADS: bool = false;
+    const LOADS_ASYNC: bool = false;
 
     fn with_capacity(capacity: usize) -> Self {
         let capacity = capacity.try_into().expect("a capacity above zero");
@@ -142,6 +206,7 @@ impl Peer for PlainMap {
     const NAME: &'static str = "plain map";
     const EVICTS: bool = false;
     const LOADS: bool = false;
+    const LOADS_ASYNC: bool = false;
 
     fn with_capacity(capacity: usize) -> Self {
         Self((0..capacity as u64).map(|rank| (key(rank), rank)).collect())
@@ -190,16 +255,22 @@ pub enum Work {
     LoadHit,
     /// `get_or_load` of ever new keys.
     LoadMiss,
+    /// `get_or_load_async` of what is held.
+    AsyncHit,
+    /// `get_or_load_async` of ever new keys.
+    AsyncMiss,
 }
 
 impl Work {
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 8] = [
         Self::Hit,
         Self::HotKey,
         Self::Mixed,
         Self::Churn,
         Self::LoadHit,
         Self::LoadMiss,
+        Self::AsyncHit,
+        Self::AsyncMiss,
     ];
 
     pub fn name(self) -> &'static str {
@@ -210,6 +281,8 @@ impl Work {
             Self::Churn => "churn",
             Self::LoadHit => "get_or_load hit",
             Self::LoadMiss => "get_or_load miss",
+            Self::AsyncHit => "get_or_load_async hit",
+            Self::AsyncMiss => "get_or_load_async miss",
         }
     }
 
@@ -223,19 +296,20 @@ impl Work {
 
     pub fn suits<P: Peer>(self) -> bool {
         match self {
-            Self::Hit | Self::HotKey => true,
+            Self::Hit | Self::HotKey => P::GETS,
             Self::Mixed | Self::Churn => P::EVICTS,
             Self::LoadHit | Self::LoadMiss => P::LOADS,
+            Self::AsyncHit | Self::AsyncMiss => P::LOADS_ASYNC,
         }
     }
 
     /// The keys that are asked for; none where they are ever new.
     pub fn keys(self, capacity: usize) -> Vec<u64> {
         match self {
-            Self::Hit | Self::LoadHit => zipf_keys(capacity, 0.99, 1),
+            Self::Hit | Self::LoadHit | Self::AsyncHit => zipf_keys(capacity, 0.99, 1),
             Self::HotKey => vec![key(0); 1 << 10],
             Self::Mixed => zipf_keys(capacity * 10, 0.9, 2),
-            Self::Churn | Self::LoadMiss => Vec::new(),
+            Self::Churn | Self::LoadMiss | Self::AsyncMiss => Vec::new(),
         }
     }
 }
@@ -262,44 +336,34 @@ impl<'a, P: Peer> Bench<'a, P> {
 
     /// One operation.
     #[inline]
-    fn step(&self, at: usize, fresh: &mut u64) -> u64 {
-        let mut next_fresh = || {
-            *fresh = fresh.wrapping_add(0x9E37_79B9_7F4A_7C15);
-            *fresh
-        };
+    fn step(&self, key: u64) -> u64 {
         match self.work {
-            Work::Hit | Work::HotKey => self.cache.get(self.keys[at]).unwrap_or(0),
-            Work::Mixed => {
-                let key = self.keys[at];
-                self.cache.get(key).unwrap_or_else(|| {
-                    self.cache.insert(key, 1);
-                    1
-                })
-            }
+            Work::Hit | Work::HotKey => self.cache.get(key).unwrap_or(0),
+            Work::Mixed => self.cache.get(key).unwrap_or_else(|| {
+                self.cache.insert(key, 1);
+                1
+            }),
             Work::Churn => {
-                self.cache.insert(next_fresh(), 1);
+                self.cache.insert(key, 1);
                 1
             }
-            Work::LoadHit => self.cache.get_or_load(self.keys[at], || 1),
-            Work::LoadMiss => self.cache.get_or_load(next_fresh(), || 1),
+            _ => self.cache.get_or_load(key, || 1),
         }
     }
 
     /// So many operations on one thread, which starts where `seed` says.
     pub fn run(&self, operations: u64, seed: u64) -> u64 {
-        let mut rng = SmallRng::seed_from_u64(seed);
-        let mut fresh = rng.next_u64();
-        let length = self.keys.len().max(1);
-        let mut at = usize::try_from(rng.next_u64() % length as u64).expect("below a length");
-        let mut sum = 0u64;
-        for _ in 0..operations {
-            sum = sum.wrapping_add(self.step(at, &mut fresh));
-            at += 1;
-            if at == length {
-                at = 0;
-            }
+        let keys = Keys::new(self.keys, seed).take(operations);
+        match self.work {
+            Work::AsyncHit | Work::AsyncMiss => runtime().block_on(async {
+                let mut sum = 0u64;
+                for key in keys {
+                    sum = sum.wrapping_add(self.cache.get_or_load_async(key, || 1).await);
+                }
+                sum
+            }),
+            _ => keys.fold(0, |sum: u64, key| sum.wrapping_add(self.step(key))),
         }
-        sum
     }
 
     /// The time in which each of `threads` does so many operations, all starting together.
@@ -323,4 +387,48 @@ impl<'a, P: Peer> Bench<'a, P> {
             times.max().expect("at least one thread")
         })
     }
+}
+
+/// Keys without end: those that are given, over and over, or ever new ones.
+struct Keys<'a> {
+    given: &'a [u64],
+    at: usize,
+    fresh: u64,
+}
+
+impl<'a> Keys<'a> {
+    fn new(given: &'a [u64], seed: u64) -> Self {
+        let mut rng = SmallRng::seed_from_u64(seed);
+        let fresh = rng.next_u64();
+        let length = given.len().max(1) as u64;
+        let at = usize::try_from(rng.next_u64() % length).expect("below a length");
+        Self { given, at, fresh }
+    }
+
+    fn take(self, count: u64) -> std::iter::Take<Self> {
+        Iterator::take(self, usize::try_from(count).expect("it fits into memory"))
+    }
+}
+
+impl Iterator for Keys<'_> {
+    type Item = u64;
+
+    #[inline]
+    fn next(&mut self) -> Option<u64> {
+        if self.given.is_empty() {
+            self.fresh = self.fresh.wrapping_add(0x9E37_79B9_7F4A_7C15);
+            return Some(self.fresh);
+        }
+        let key = self.given[self.at];
+        self.at += 1;
+        if self.at == self.given.len() {
+            self.at = 0;
+        }
+        Some(key)
+    }
+}
+
+fn runtime() -> Runtime {
+    let runtime = tokio::runtime::Builder::new_current_thread().build();
+    runtime.expect("a runtime of one thread")
 }

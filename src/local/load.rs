@@ -102,6 +102,17 @@ where
         sought: Sought<'a, K, V>,
         load: &mut ErasedLoader<'_, K, V>,
     ) -> Result<V, LoadError<AnyError>> {
+        let sought = match sought {
+            // By far the most misses, which need not become a future.
+            Sought::Missing(Boarding::Lead(leader)) if self.inner.bulkhead.is_none() => {
+                let timer = LoadTimer::start(&self.inner.counters, leader.since);
+                let entered = leader.enter();
+                let result = load(key);
+                drop(entered);
+                return self.settle(place, key, leader, result, timer);
+            }
+            sought => sought,
+        };
         block_on(&Cell::new(None), async |mut alarm| {
             let start = |key: &K| ready(load(key));
             self.load(place, key, sought, &mut alarm, start, |result| result)
@@ -280,9 +291,8 @@ where
         let timer = LoadTimer::start(&self.inner.counters, leader.since);
         let enter = || (leader.enter(), permit.as_ref().map(Permit::enter));
         let result = erase(run_within(enter, || load(key)).await);
-        let load_time = timer.stop(result.is_ok());
         drop(permit);
-        self.settle(place, key, leader, result, load_time)
+        self.settle(place, key, leader, result, timer)
     }
 
     /// Boards to renew an entry, unless somebody else loads it already. Renewals do not wait for a
@@ -308,19 +318,31 @@ where
         Some((leader, permit))
     }
 
+    /// A load has ended.
+    fn settle(
+        &self,
+        place: &Place<'_, K, V>,
+        key: &K,
+        leader: Leader<'_, K, V>,
+        result: LoadResult<V>,
+        timer: LoadTimer<'_>,
+    ) -> Result<V, LoadError<AnyError>> {
+        let load_time = timer.stop(result.is_ok());
+        match result {
+            Ok(loaded) => Ok(self.land(place, key, leader, loaded, load_time)),
+            Err(error) => self.fall_back(place, key, leader, error),
+        }
+    }
+
     /// Stores what a load has found, and tells those who wait.
-    pub(super) fn settle(
+    pub(super) fn land(
         &self,
         place: &Place<'_, K, V>,
         key: &K,
         mut leader: Leader<'_, K, V>,
-        result: LoadResult<V>,
+        loaded: Loaded<V>,
         load_time: Nanos,
-    ) -> Result<V, LoadError<AnyError>> {
-        let loaded = match result {
-            Ok(loaded) => loaded,
-            Err(error) => return self.fall_back(place, key, leader, error),
-        };
+    ) -> V {
         let value = loaded.value.clone();
         if !loaded.tags.is_empty() {
             // Who came after an invalidation, maybe of one of these tags, looks for itself.
@@ -332,11 +354,11 @@ where
         let _ = self.store(place, key, loaded, load_time, Some(&mut leader), out);
         leader.land(|| Outcome::Value(value.clone()));
         removals.finish();
-        Ok(value)
+        value
     }
 
     /// The load has failed: all get an older value, if one may serve, or the error.
-    fn fall_back(
+    pub(super) fn fall_back(
         &self,
         place: &Place<'_, K, V>,
         key: &K,

@@ -4,7 +4,7 @@
 //! first what it leads, and only then waits for what others lead: two batches never wait for each
 //! other.
 
-use super::load::{LoadResult, LoadTimer};
+use super::load::LoadTimer;
 use super::read::Sought;
 use super::{LocalCache, Place};
 use crate::cache::typed;
@@ -303,16 +303,16 @@ where
         };
         let mut first_error = Ok(());
         for (at, leader) in led {
-            let result: LoadResult<V> = match (loaded[at].take(), &failed) {
-                (Some(loaded), _) => Ok(loaded),
-                (None, Some(error)) => Err(Arc::clone(error)),
+            let (place, key) = (&self.places[at], &self.keys[at]);
+            let value = match (loaded[at].take(), &failed) {
+                (Some(loaded), _) => Ok(self.cache.land(place, key, leader, loaded, load_time)),
+                (None, Some(error)) => self.cache.fall_back(place, key, leader, error.clone()),
                 (None, None) => {
                     leader.land(|| Outcome::Absent);
                     continue;
                 }
             };
-            let (place, key) = (&self.places[at], &self.keys[at]);
-            match self.cache.settle(place, key, leader, result, load_time) {
+            match value {
                 Ok(value) => self.values[at] = Some(value),
                 Err(error) => first_error = first_error.and(Err(error)),
             }
