@@ -56,7 +56,7 @@ pub(crate) struct Args {
     pub(crate) profiles: usize,
 }
 
-fn count<const MAX: usize>(text: &str) -> Result<usize, String> {
+pub(crate) fn count<const MAX: usize>(text: &str) -> Result<usize, String> {
     match text.parse() {
         Ok(count) if (1..=MAX).contains(&count) => Ok(count),
         _ => Err(format!("give a whole number from 1 to {MAX}")),
@@ -78,6 +78,8 @@ pub(crate) fn explain(error: &clap::Error) -> ExitCode {
         error.exit();
     }
     let text = error.to_string();
-    eprintln!("{}; see --help", text.lines().next().unwrap_or_default());
+    let problem = text.lines().take_while(|line| !line.is_empty());
+    let problem: Vec<_> = problem.map(str::trim).collect();
+    eprintln!("{}; see --help", problem.join(" "));
     ExitCode::from(2)
 }

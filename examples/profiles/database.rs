@@ -6,6 +6,7 @@ use indicatif::{ProgressBar, ProgressIterator, ProgressStyle};
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
 use rusqlite::{Connection, OpenFlags, Transaction, params};
+use serde::Serialize;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -37,7 +38,7 @@ const PROFILE: &str = "
 ";
 
 /// What a page about a user shows.
-#[derive(PartialEq)]
+#[derive(PartialEq, Serialize)]
 pub(crate) struct Profile {
     pub(crate) name: String,
     email: String,
@@ -50,14 +51,14 @@ pub(crate) struct Profile {
 
 pub(crate) struct Database {
     folder: TempDir,
-    queries: AtomicU64,
+    queries: Arc<AtomicU64>,
 }
 
 impl Database {
     pub(crate) fn create(profiles: usize, seed: u64) -> Result<Self, AnyError> {
         let database = Self {
             folder: tempfile::tempdir()?,
-            queries: AtomicU64::new(0),
+            queries: Arc::default(),
         };
         let mut connection = Connection::open(database.file())?;
         connection.execute_batch(TABLES)?;
@@ -67,21 +68,21 @@ impl Database {
         Ok(database)
     }
 
-    fn file(&self) -> PathBuf {
+    pub(crate) fn file(&self) -> PathBuf {
         self.folder.path().join("profiles.sqlite")
     }
 
     /// A connection for each of several threads.
-    pub(crate) fn readers(&self, count: usize) -> rusqlite::Result<Vec<Reader<'_>>> {
+    pub(crate) fn readers(&self, count: usize) -> rusqlite::Result<Vec<Reader>> {
         (0..count).map(|_| self.reader()).collect()
     }
 
-    pub(crate) fn reader(&self) -> rusqlite::Result<Reader<'_>> {
-        // Each connection stays with one thread, so SQLite need not lock it.
+    pub(crate) fn reader(&self) -> rusqlite::Result<Reader> {
+        // One thread at a time uses a connection, so SQLite need not lock it.
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         Ok(Reader {
             connection: Connection::open_with_flags(self.file(), flags)?,
-            queries: &self.queries,
+            queries: Arc::clone(&self.queries),
         })
     }
 
@@ -91,13 +92,13 @@ impl Database {
     }
 }
 
-/// One thread's connection.
-pub(crate) struct Reader<'a> {
+/// A connection for one thread at a time.
+pub(crate) struct Reader {
     connection: Connection,
-    queries: &'a AtomicU64,
+    queries: Arc<AtomicU64>,
 }
 
-impl Reader<'_> {
+impl Reader {
     pub(crate) fn profile(&self, id: u64) -> rusqlite::Result<Arc<Profile>> {
         self.queries.fetch_add(1, Relaxed);
         let mut query = self.connection.prepare_cached(PROFILE)?;

@@ -17,14 +17,14 @@ mod database;
 mod herd;
 mod people;
 mod report;
-mod server;
+mod runs;
 mod traffic;
 
 use args::Args;
 use clap::Parser;
 use database::{Database, Profile};
 use hotset::LocalCache;
-use server::Server;
+use runs::Runs;
 use std::error::Error;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -63,14 +63,16 @@ fn run(args: &Args) -> Result<(), AnyError> {
         .build()?;
 
     report::print_setup(args, profiles);
-    let server = Server {
+    let runs = Runs {
         database: &database,
         traffic: &traffic,
-        threads: args.threads,
         duration: args.seconds,
     };
-    let alone = server.serve("database alone", |reader, id| Ok(reader.profile(id)?))?;
-    let cached = server.serve("through the cache", |reader, id| {
+    let readers = || database.readers(args.threads);
+    let alone = runs.run("database alone", readers()?, |reader, id| {
+        Ok(reader.profile(id)?)
+    })?;
+    let cached = runs.run("through the cache", readers()?, |reader, id| {
         Ok(cache.get_or_load(&id, |id| reader.profile(*id))?)
     })?;
 

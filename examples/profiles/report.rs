@@ -1,7 +1,7 @@
 //! What is printed about the runs.
 
 use crate::args::Args;
-use crate::server::Run;
+use crate::runs::Run;
 use hotset::Stats;
 use indicatif::{HumanCount, HumanFloatCount};
 use std::time::Duration;

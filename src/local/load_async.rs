@@ -66,7 +66,9 @@ where
     /// # Cancellation
     ///
     /// The future may be dropped at any time. If it was the one that loads, exactly one of those who
-    /// wait loads in its place; [`detached`](Self::detached) is for loads that shall go on.
+    /// wait loads in its place; `detached` (feature `tokio`) is for loads that shall go on. Mind your
+    /// own futures too: if one that writes to the database is dropped before it has called
+    /// [`remove`](Self::remove), the cache keeps the old value. Do both where nothing can come between.
     pub async fn get_or_load_async<L, E, F>(
         &self,
         key: &K,

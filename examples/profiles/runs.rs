@@ -1,21 +1,20 @@
-//! Threads that serve requests for a while and measure each one.
+//! Threads that work through requests for a while and measure each one.
 
 use crate::AnyError;
-use crate::database::{Database, Profile, Reader};
+use crate::database::Database;
 use crate::traffic::{Replay, Traffic};
 use hdrhistogram::Histogram;
 use indicatif::{ProgressBar, ProgressStyle};
-use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
 /// Longer times, in nanoseconds, count as this one.
 const LONGEST: u64 = 60_000_000_000;
 
-pub(crate) struct Server<'a> {
+/// What all runs have in common.
+pub(crate) struct Runs<'a> {
     pub(crate) database: &'a Database,
     pub(crate) traffic: &'a Traffic,
-    pub(crate) threads: usize,
     pub(crate) duration: Duration,
 }
 
@@ -43,30 +42,31 @@ impl Run {
     }
 }
 
-impl Server<'_> {
-    /// Answers requests with `answer`, from the first one on, until the time is over.
-    pub(crate) fn serve(
+impl Runs<'_> {
+    /// Answers requests with `answer`, from the first one on, until the time is over. Each worker has
+    /// a thread of its own.
+    pub(crate) fn run<W: Send, T>(
         &self,
         name: &'static str,
-        answer: impl Fn(&Reader, u64) -> Result<Arc<Profile>, AnyError> + Sync,
+        workers: Vec<W>,
+        answer: impl Fn(&mut W, u64) -> Result<T, AnyError> + Sync,
     ) -> Result<Run, AnyError> {
-        let readers = self.database.readers(self.threads)?;
         let bar = self.progress_bar(name)?;
         let replay = self.traffic.replay();
         let queries = self.database.queries();
         let started = Instant::now();
-        let work = |reader: Reader| {
+        let work = |mut worker: W| {
             let mut latencies = Histogram::new_with_max(LONGEST, 3)?;
             while latencies.is_empty() || started.elapsed() < self.duration {
-                serve_block(&replay, &reader, &mut latencies, &answer)?;
+                answer_block(&replay, &mut worker, &mut latencies, &answer)?;
                 bar.set_position(millis(started.elapsed()));
             }
             Ok::<_, AnyError>(latencies)
         };
         let latencies = thread::scope(|scope| {
             let work = &work;
-            let spawn = |reader| scope.spawn(move || work(reader));
-            let threads: Vec<_> = readers.into_iter().map(spawn).collect();
+            let spawn = |worker| scope.spawn(move || work(worker));
+            let threads: Vec<_> = workers.into_iter().map(spawn).collect();
             let mut all = Histogram::new_with_max(LONGEST, 3)?;
             for thread in threads {
                 all.add(thread.join().expect("no thread panics")?)?;
@@ -94,15 +94,15 @@ fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
-fn serve_block(
+fn answer_block<W, T>(
     replay: &Replay,
-    reader: &Reader,
+    worker: &mut W,
     latencies: &mut Histogram<u64>,
-    answer: impl Fn(&Reader, u64) -> Result<Arc<Profile>, AnyError>,
+    answer: impl Fn(&mut W, u64) -> Result<T, AnyError>,
 ) -> Result<(), AnyError> {
     for id in replay.next_block() {
         let started = Instant::now();
-        answer(reader, *id)?;
+        answer(worker, *id)?;
         let nanos = started.elapsed().as_nanos();
         latencies.saturating_record(u64::try_from(nanos).unwrap_or(LONGEST));
     }
