@@ -3,14 +3,10 @@
 //! User code runs under some locks, and may call a cache from there. One who holds something and
 //! waits for a lock could close a circle, so those who are about to wait ask here, and panic.
 
+use crate::sync::{LocalKey, thread_local};
 use crate::thread_slot::{SHARED, ThreadSlot};
 use std::cell::Cell;
 use std::sync::atomic::Ordering;
-
-#[cfg(loom)]
-use loom::{thread::LocalKey, thread_local};
-#[cfg(not(loom))]
-use std::thread::LocalKey;
 
 thread_local! {
     // Without a destructor, so that they are there to the thread's end.

@@ -1,6 +1,6 @@
 #![doc = include_str!("../README.md")]
 
-#[cfg_attr(loom, path = "thread_slot_model.rs")]
+#[cfg_attr(loom_models, path = "thread_slot_model.rs")]
 mod thread_slot;
 
 mod held;

@@ -90,7 +90,7 @@ struct Flight<K, V> {
 }
 
 impl<K, V> Flight<K, V> {
-    fn launch(hash: u64, key: K, joinable: bool, state: State) -> Arc<Self> {
+    fn launch(hash: u64, key: K, joinable: bool, candidate: Candidate) -> Arc<Self> {
         Arc::new(Self {
             hash,
             key,
@@ -98,7 +98,7 @@ impl<K, V> Flight<K, V> {
             joined: AtomicBool::new(false),
             stored: AtomicU32::new(0),
             outdated_from: AtomicU64::new(u64::MAX),
-            state: Mutex::new(state),
+            state: Mutex::new(State::led(candidate)),
             outcome: OnceLock::new(),
         })
     }
@@ -127,15 +127,6 @@ pub(crate) enum Boarding<'a, K, V> {
     Recursive,
 }
 
-/// What became of looking for a flight to board.
-enum Join<'a, K, V> {
-    Boarded(Boarding<'a, K, V>),
-    /// There is none; or there was one of an older epoch, which is out of the table now.
-    Launch {
-        replaces: bool,
-    },
-}
-
 impl<K: Eq, V> Flights<K, V> {
     pub(crate) fn new() -> Self {
         Self {
@@ -155,20 +146,19 @@ impl<K: Eq, V> Flights<K, V> {
         K: Clone,
     {
         assert_nothing_exclusive("load into");
-        let mut replaces = false;
         // With nothing registered there is most likely nothing to join; the lock below tells.
         if self.registered.load(Relaxed) > 0 {
-            match self.join(&mut self.table.lock(), hash, key, candidate) {
-                Join::Boarded(boarding) => return boarding,
-                Join::Launch { replaces: it } => replaces = it,
+            let joined = self.join(&mut self.table.lock(), hash, key, candidate, None);
+            if let Some(boarding) = joined {
+                return boarding;
             }
         }
-        let state = State::led(candidate, replaces);
-        let flight = Flight::launch(hash, key.clone(), true, state);
+        let flight = Flight::launch(hash, key.clone(), true, candidate);
         let mut table = self.table.lock();
         // Somebody else may have been quicker.
         if !table.is_empty() {
-            if let Join::Boarded(boarding) = self.join(&mut table, hash, key, candidate) {
+            let joined = self.join(&mut table, hash, key, candidate, Some(&flight));
+            if let Some(boarding) = joined {
                 drop(table);
                 // Not as it returns: a panic in a `drop` of the key would leak a place in the queue.
                 drop(flight);
@@ -186,7 +176,7 @@ impl<K: Eq, V> Flights<K, V> {
         key: K,
         candidate: Candidate,
     ) -> Leader<'_, K, V> {
-        let flight = Flight::launch(hash, key, false, State::led(candidate, false));
+        let flight = Flight::launch(hash, key, false, candidate);
         self.register(&mut self.table.lock(), flight, candidate)
     }
 
@@ -201,26 +191,27 @@ impl<K: Eq, V> Flights<K, V> {
         Leader::new(self, flight, 1, candidate)
     }
 
+    /// `None` if there is none to join. One of an older epoch makes way for `another`, if there is
+    /// that already: were the table without both for a moment, a third could start there.
     fn join(
         &self,
         table: &mut Table<K, V>,
         hash: u64,
         key: &K,
         candidate: Candidate,
-    ) -> Join<'_, K, V> {
+        another: Option<&Flight<K, V>>,
+    ) -> Option<Boarding<'_, K, V>> {
         let _held = Held::exclusively();
         let is_it =
             |other: &Arc<Flight<K, V>>| other.joinable && other.hash == hash && other.key == *key;
-        let Ok(found) = table.find_entry(hash, is_it) else {
-            return Join::Launch { replaces: false };
-        };
+        let found = table.find_entry(hash, is_it).ok()?;
         let flight = found.get();
         if is_within(Arc::as_ptr(flight)) {
-            return Join::Boarded(Boarding::Recursive);
+            return Some(Boarding::Recursive);
         }
         flight.joined.store(true, Relaxed);
         let admission = flight.state.lock().admit(candidate);
-        Join::Boarded(match admission {
+        Some(match admission {
             Admission::Lead { generation } => {
                 Boarding::Lead(Leader::new(self, Arc::clone(flight), generation, candidate))
             }
@@ -228,10 +219,13 @@ impl<K: Eq, V> Flights<K, V> {
                 Boarding::Wait(Waiter::new(self, Arc::clone(flight), ticket, candidate))
             }
             Admission::Replace => {
-                flight.stored.store(REVOKED, Relaxed);
-                found.remove();
-                self.count(table);
-                return Join::Launch { replaces: true };
+                if let Some(another) = another {
+                    another.state.lock().replace();
+                    flight.stored.store(REVOKED, Relaxed);
+                    found.remove();
+                    self.count(table);
+                }
+                return None;
             }
         })
     }
@@ -373,5 +367,7 @@ impl<K, V> Flights<K, V> {
     }
 }
 
+#[cfg(all(test, any(loom_models, shuttle_models)))]
+mod models;
 #[cfg(test)]
 mod tests;

@@ -12,8 +12,8 @@ pub(super) struct State {
     generation: u32,
     /// The epoch in which the last leader took the lead.
     epoch: u64,
-    /// Took the place of a flight of an older epoch, and is not replaced in turn: at most two
-    /// loads of a key run because of epochs.
+    /// Took the place of a flight of an older epoch. It is not replaced in turn while it is under
+    /// way: invalidations, however many, make no stampede.
     replaces: bool,
     waiters: Waiters,
     next_ticket: u64,
@@ -85,17 +85,22 @@ pub(super) enum Turn {
 
 impl State {
     /// The first leader is on its way.
-    pub(super) fn led(candidate: Candidate, replaces: bool) -> Self {
+    pub(super) fn led(candidate: Candidate) -> Self {
         let mut state = Self {
             phase: Phase::Vacant,
             generation: 0,
             epoch: candidate.epoch,
-            replaces,
+            replaces: false,
             waiters: Waiters::new(),
             next_ticket: 0,
         };
         state.lead(candidate);
         state
+    }
+
+    /// It takes the place of a flight of an older epoch.
+    pub(super) fn replace(&mut self) {
+        self.replaces = true;
     }
 
     fn lead(&mut self, candidate: Candidate) -> u32 {

@@ -255,7 +255,7 @@ impl Drop for Announced {
     }
 }
 
-#[cfg(not(loom))]
+#[cfg(not(loom_models))]
 mod primitives {
     pub(super) use parking_lot::{RwLock, RwLockReadGuard, RwLockWriteGuard};
     pub(super) use std::sync::atomic::AtomicUsize;
@@ -292,7 +292,7 @@ mod primitives {
     }
 }
 
-#[cfg(loom)]
+#[cfg(loom_models)]
 mod primitives {
     pub(super) use loom::cell::UnsafeCell;
     pub(super) use loom::sync::atomic::AtomicUsize;
@@ -333,7 +333,7 @@ mod primitives {
 }
 
 #[cfg(test)]
-#[cfg(loom)]
+#[cfg(loom_models)]
 mod models {
     use super::*;
     use loom::sync::Arc;
@@ -415,7 +415,7 @@ mod models {
 }
 
 #[cfg(test)]
-#[cfg(not(loom))]
+#[cfg(not(loom_models))]
 mod tests {
     use super::*;
     use std::panic::{AssertUnwindSafe, catch_unwind};

@@ -66,8 +66,7 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
     /// [`evict_expired`](Self::evict_expired).
     ///
     /// Since nobody knows the tags of a load under way, callers to come do not wait for one that
-    /// began before: they start another. Of those there is one a key; a third does not begin before
-    /// it has ended.
+    /// began before: they start another. While that one is under way nobody starts a third.
     pub fn invalidate_tag(&self, tag: &str) {
         self.inner.tags.invalidate(tag);
     }

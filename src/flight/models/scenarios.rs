@@ -1,0 +1,366 @@
+//! What happens in the models.
+
+use super::*;
+
+/// How many threads there are.
+const CALLERS: usize = if cfg!(loom_models) { 3 } else { 4 };
+
+/// Each is a test by the name of its function.
+macro_rules! scenarios {
+    ($($scenario:ident)*) => {
+        mod checked {
+            $(#[test]
+            fn $scenario() {
+                super::check(super::$scenario);
+            })*
+        }
+    };
+}
+
+scenarios! {
+    callers_together
+    a_lost_leader
+    a_waiter_that_gives_up_on_a_lost_leader
+    a_waiter_that_gives_up_on_a_leader_that_lands
+    a_takeover
+    one_of_two_takes_over
+    a_takeover_from_one_that_lands
+    a_takeover_and_then_an_invalidation
+    a_takeover_and_an_invalidation
+    an_invalidation
+    an_invalidation_of_all
+    an_invalidation_and_nobody_after_it
+    a_lost_leader_and_an_invalidation
+    a_lost_leader_after_an_invalidation
+    an_epoch
+    epochs_together
+    an_epoch_after_an_epoch
+    a_queue
+    exclusive_flights
+}
+
+/// What everybody was told, this thread first.
+fn all<T>(first: T, others: impl IntoIterator<Item = thread::JoinHandle<T>>) -> Vec<T> {
+    let others = others.into_iter().map(|other| other.join().unwrap());
+    std::iter::once(first).chain(others).collect()
+}
+
+fn callers_together() {
+    let model = Model::new();
+    let others: Vec<_> = (1..CALLERS).map(|_| model.spawn(Model::ask)).collect();
+    let told = all(model.ask(), others);
+    assert!(told.iter().all(|&value| value == OLD));
+    model.ends_with(Some(OLD), 1..=1);
+}
+
+fn a_lost_leader() {
+    let model = Model::new();
+    let leader = model.caller().is_first();
+    let others: Vec<_> = (1..CALLERS).map(|_| model.spawn(Model::ask)).collect();
+    drop(leader);
+    for other in others {
+        assert_eq!(other.join().unwrap(), OLD);
+    }
+    model.ends_with(Some(OLD), 1..=1);
+}
+
+fn a_waiter_that_gives_up_on_a_lost_leader() {
+    let model = Model::new();
+    let leader = model.caller().is_first();
+    let quitter = model.spawn(|model| model.caller().give_up());
+    let others: Vec<_> = (2..CALLERS).map(|_| model.spawn(Model::ask)).collect();
+    drop(leader);
+    quitter.join().unwrap();
+    for other in others {
+        assert_eq!(other.join().unwrap(), OLD);
+    }
+    model.ends_with(Some(OLD), 1..=1);
+}
+
+fn a_waiter_that_gives_up_on_a_leader_that_lands() {
+    let model = Model::new();
+    let leader = model.caller().is_first();
+    let quitter = model.spawn(|model| model.caller().give_up());
+    let others: Vec<_> = (2..CALLERS).map(|_| model.spawn(Model::ask)).collect();
+    let told = all(model.caller().lead(leader, false).unwrap(), others);
+    quitter.join().unwrap();
+    assert!(told.iter().all(|&value| value == OLD));
+    model.ends_with(Some(OLD), 1..=1);
+}
+
+/// By all who are woken at the end of the lease, and then of each other's.
+fn a_takeover() {
+    let model = Model::new();
+    let slow = Caller {
+        load: Model::load_what_changes,
+        ..model.caller()
+    };
+    let leader = slow.is_first();
+    let impatient = |model: &Model| {
+        let caller = Caller {
+            alarm_works: true,
+            load: Model::load_what_changes,
+            ..model.caller()
+        };
+        caller.ask()
+    };
+    let others: Vec<_> = (1..CALLERS).map(|_| model.spawn(impatient)).collect();
+    slow.lead(leader, false);
+    let told: Vec<_> = others.into_iter().map(|it| it.join().unwrap()).collect();
+    let stored = model.stored();
+    assert!(told.iter().any(|&value| Some(value) == stored));
+    model.ends_with(stored, 1..=CALLERS);
+}
+
+/// Late comers take over from a slow leader, under a lease which they respect in each other.
+fn one_of_two_takes_over() {
+    let model = Model::new();
+    let slow = Caller {
+        load: Model::load_what_changes,
+        ..model.caller()
+    };
+    let leader = slow.is_first();
+    let takes_over = |model: &Model| {
+        let caller = Caller {
+            load: Model::load_what_changes,
+            ..late(model)
+        };
+        caller.ask()
+    };
+    let others = [model.spawn(takes_over), model.spawn(takes_over)];
+    slow.lead(leader, false);
+    let told = others.map(|other| other.join().unwrap());
+    let stored = model.stored();
+    assert!(told.iter().any(|&value| Some(value) == stored));
+    model.ends_with(stored, 1..=2);
+}
+
+/// Who leads can store: nobody takes over from one that is about to land.
+fn a_takeover_from_one_that_lands() {
+    let model = Model::new();
+    let slow = Caller {
+        stores: false,
+        ..model.caller()
+    };
+    let leader = slow.is_first();
+    let other = model.spawn(|model| late(model).ask());
+    slow.lead(leader, false);
+    other.join().unwrap();
+    let stored = model.stored();
+    model.ends_with(stored, 1..=if stored.is_some() { 2 } else { 1 });
+}
+
+fn late(model: &Model) -> Caller<'_> {
+    Caller {
+        now: Cell::new(model.start + LEASE),
+        ..model.caller()
+    }
+}
+
+/// Ends the flight without its slow leader, so that no write finds it.
+fn lands_late_without_storing(model: &Model) {
+    let caller = Caller {
+        stores: false,
+        ..late(model)
+    };
+    caller.ask();
+}
+
+fn a_takeover_and_then_an_invalidation() {
+    let model = Model::new();
+    let slow = model.caller();
+    let leader = slow.is_first();
+    let other = model.spawn(|model| {
+        lands_late_without_storing(model);
+        model.invalidate();
+    });
+    slow.lead(leader, false);
+    other.join().unwrap();
+    model.ends_with(None, 1..=2);
+}
+
+fn a_takeover_and_an_invalidation() {
+    let model = Model::new();
+    let slow = model.caller();
+    let leader = slow.is_first();
+    let others = [
+        model.spawn(lands_late_without_storing),
+        model.spawn(Model::invalidate),
+    ];
+    slow.lead(leader, false);
+    for other in others {
+        other.join().unwrap();
+    }
+    model.ends_with(None, 1..=2);
+}
+
+fn an_invalidation_by(invalidate: fn(&Model)) {
+    let model = Model::new();
+    let others: Vec<_> = (1..CALLERS).map(|_| model.spawn(Model::ask)).collect();
+    invalidate(&model);
+    assert_eq!(model.ask(), NEW);
+    for other in others {
+        other.join().unwrap();
+    }
+    model.ends_with(Some(NEW), 1..=CALLERS);
+}
+
+fn an_invalidation() {
+    an_invalidation_by(Model::invalidate);
+}
+
+fn an_invalidation_of_all() {
+    an_invalidation_by(Model::clear);
+}
+
+/// Nobody comes after the invalidation to load anew and hide what a load has left.
+fn an_invalidation_and_nobody_after_it() {
+    let model = Model::new();
+    let others: Vec<_> = (1..CALLERS).map(|_| model.spawn(Model::ask)).collect();
+    model.invalidate();
+    for other in others {
+        other.join().unwrap();
+    }
+    assert_ne!(model.stored(), Some(OLD));
+    model.ends_with(model.stored(), 1..=CALLERS);
+}
+
+fn a_lost_leader_and_an_invalidation() {
+    let model = Model::new();
+    let leader = model.caller().is_first();
+    let waiters: Vec<_> = (2..CALLERS).map(|_| model.spawn(Model::ask)).collect();
+    let other = model.spawn(Model::invalidate);
+    drop(leader);
+    other.join().unwrap();
+    for waiter in waiters {
+        waiter.join().unwrap();
+    }
+    assert_ne!(model.stored(), Some(OLD));
+    model.ends_with(model.stored(), 1..=CALLERS);
+}
+
+/// Nobody leads it, all board again.
+fn a_lost_leader_after_an_invalidation() {
+    let model = Model::new();
+    let leader = model.caller().is_first();
+    let waiters: Vec<_> = (1..CALLERS).map(|_| model.spawn(Model::ask)).collect();
+    model.invalidate();
+    drop(leader);
+    for waiter in waiters {
+        assert_eq!(waiter.join().unwrap(), NEW);
+    }
+    model.ends_with(Some(NEW), 1..=1);
+}
+
+/// What the database holds from this epoch on.
+fn new_in(epoch: u64) -> u32 {
+    NEW + u32::try_from(epoch).unwrap()
+}
+
+fn caller_in(model: &Model, epoch: u64) -> Caller<'_> {
+    Caller {
+        epoch,
+        load: Model::load_one_of_two,
+        ..model.caller()
+    }
+}
+
+fn an_epoch() {
+    let model = Model::new();
+    let leader = caller_in(&model, 0).is_first();
+    let later = model.spawn(|model| {
+        model.change(new_in(1));
+        model.epoch.store(1, Release);
+        assert_eq!(caller_in(model, 1).ask(), new_in(1));
+    });
+    let any = model.spawn(|model| {
+        let epoch = model.epoch.load(Acquire);
+        let value = caller_in(model, epoch).ask();
+        assert!(epoch == 0 || value == new_in(epoch));
+    });
+    caller_in(&model, 0).lead(leader, false);
+    later.join().unwrap();
+    any.join().unwrap();
+    model.ends_with(Some(new_in(1)), 1..=3);
+}
+
+fn epochs_together() {
+    let model = Model::new();
+    let later = |epoch| {
+        model.spawn(move |model| {
+            model.change(new_in(epoch));
+            assert!(caller_in(model, epoch).ask() >= new_in(epoch));
+        })
+    };
+    let others = [later(1), later(2)];
+    caller_in(&model, 0).ask();
+    for other in others {
+        other.join().unwrap();
+    }
+    model.ends_with(Some(new_in(2)), 1..=3);
+}
+
+/// While two loads run because of epochs, a newcomer of another waits, but not for their values.
+fn an_epoch_after_an_epoch() {
+    let model = Model::new();
+    let _slow = caller_in(&model, 0).is_first();
+    model.running.store(1, Relaxed);
+    model.change(new_in(1));
+    let leader = caller_in(&model, 1).is_first();
+    let later = |model: &Model| {
+        model.change(new_in(2));
+        assert_eq!(caller_in(model, 2).ask(), new_in(2));
+    };
+    let others: Vec<_> = (1..CALLERS).map(|_| model.spawn(later)).collect();
+    caller_in(&model, 1).lead(leader, false);
+    for other in others {
+        other.join().unwrap();
+    }
+    model.ends_with(Some(new_in(2)), 1..=2);
+}
+
+fn a_queue() {
+    let model = Model::new();
+    let queued = Caller {
+        permitted: Cell::new(false),
+        ..model.caller()
+    };
+    let leader = queued.is_first();
+    let others: Vec<_> = (1..CALLERS)
+        .map(|nth| {
+            model.spawn(move |model| {
+                let caller = Caller {
+                    permitted: Cell::new(false),
+                    permitted_once_it_waits: nth == 1,
+                    ..model.caller()
+                };
+                caller.ask()
+            })
+        })
+        .collect();
+    let told = queued.lead(leader, true).unwrap_or_else(|| queued.ask());
+    assert!(all(told, others).iter().all(|&value| value == OLD));
+    model.ends_with(Some(OLD), 1..=1);
+}
+
+/// Reads, decides and writes: each excludes the others, or tries again.
+fn exclusive_flights() {
+    fn increment(model: &Model) {
+        loop {
+            let flights = &model.flights;
+            let mut leader = flights.register_exclusive(HASH, KEY, model.caller().candidate());
+            let value = model.stored().unwrap_or(0);
+            if model.store(&mut leader, value + 1) {
+                return;
+            }
+        }
+    }
+    let model = Model::new();
+    let others: Vec<_> = (1..CALLERS).map(|_| model.spawn(increment)).collect();
+    increment(&model);
+    for other in others {
+        other.join().unwrap();
+    }
+    let increments = u32::try_from(CALLERS).unwrap();
+    model.ends_with(Some(increments), 0..=0);
+}
