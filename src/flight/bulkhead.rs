@@ -5,6 +5,7 @@ use super::wait::until;
 use super::{Alarm, NotYet, TooLate};
 use crate::sync::Mutex;
 use std::collections::VecDeque;
+use std::mem::swap;
 use std::sync::Arc;
 use std::task::Waker;
 use std::time::Instant;
@@ -116,15 +117,20 @@ impl<'a> Queued<'a> {
     }
 
     fn poll(&mut self, waker: &Waker) -> Result<Permit, NotYet> {
+        // Wakers are cloned and dropped without the lock: both are an executor's code.
+        let mut waker = Some(waker.clone());
         let mut queue = self.bulkhead.queue.lock();
         let never = NotYet { again: None };
         let place = queue.find(self.ticket).ok_or(never)?;
         if place < queue.free {
-            queue.waiting.remove(place);
+            let left = queue.waiting.remove(place);
             queue.free -= 1;
+            drop(queue);
+            drop(left);
             return Ok(Permit(Arc::clone(self.bulkhead)));
         }
-        queue.waiting[place].1 = Some(waker.clone());
+        swap(&mut queue.waiting[place].1, &mut waker);
+        drop(queue);
         Err(NotYet { again: None })
     }
 }
@@ -135,13 +141,14 @@ impl Drop for Queued<'_> {
         let Some(place) = queue.find(self.ticket) else {
             return;
         };
-        queue.waiting.remove(place);
+        let left = queue.waiting.remove(place);
         let woken = if place < queue.free {
             queue.admit()
         } else {
             None
         };
         drop(queue);
+        drop(left);
         if let Some(waker) = woken {
             waker.wake();
         }

@@ -8,6 +8,7 @@ use crate::sync::thread_local;
 use std::cell::RefCell;
 use std::future::{Future, poll_fn};
 use std::pin::pin;
+use std::task::{Poll, ready};
 
 thread_local! {
     // Addresses of what lives as long as its `Entered`. loom's macro knows no `const` blocks.
@@ -43,19 +44,31 @@ pub(super) fn is_within<T>(what: *const T) -> bool {
         .unwrap_or(false)
 }
 
-/// Makes a future and runs it, always within what `enter` enters.
-pub(crate) async fn run_within<E, F: Future>(
+/// Does this thread run a loader, of whatever?
+#[cfg(feature = "tokio")]
+pub(crate) fn is_loading() -> bool {
+    let within = WITHIN.try_with(|within| !within.borrow().is_empty());
+    within.unwrap_or(false)
+}
+
+/// Makes a future, runs it and makes of its output what it is to be, always within what `enter`
+/// enters.
+pub(crate) async fn run_within<E, F: Future, T>(
     enter: impl Fn() -> E,
     make: impl FnOnce() -> F,
-) -> F::Output {
+    finish: impl FnOnce(F::Output) -> T,
+) -> T {
     let future = {
         let _entered = enter();
         make()
     };
     let mut future = pin!(future);
+    let mut finish = Some(finish);
     poll_fn(|cx| {
         let _entered = enter();
-        future.as_mut().poll(cx)
+        let output = ready!(future.as_mut().poll(cx));
+        let finish = finish.take().expect("a future is ready once");
+        Poll::Ready(finish(output))
     })
     .await
 }

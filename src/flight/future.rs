@@ -9,7 +9,7 @@ use std::time::Instant;
 #[derive(Default)]
 pub(crate) struct TaskAlarm {
     #[cfg(feature = "tokio")]
-    sleep: Option<std::pin::Pin<Box<tokio::time::Sleep>>>,
+    sleep: Option<(Instant, std::pin::Pin<Box<tokio::time::Sleep>>)>,
 }
 
 impl Alarm for TaskAlarm {
@@ -24,16 +24,17 @@ impl Alarm for TaskAlarm {
             self.sleep = None;
             return Poll::Pending;
         };
-        if self.sleep.is_none() && tokio::runtime::Handle::try_current().is_err() {
-            return Poll::Pending;
+        if !matches!(&self.sleep, Some((set, sleep)) if *set == at && !sleep.is_elapsed()) {
+            if tokio::runtime::Handle::try_current().is_err() {
+                return Poll::Pending;
+            }
+            // By what is left: tokio's clock may be a paused one, which is somewhere else.
+            let left = at.saturating_duration_since(Instant::now());
+            self.sleep = Some((at, Box::pin(tokio::time::sleep(left))));
         }
-        let at = tokio::time::Instant::from_std(at);
-        let sleep = self
-            .sleep
-            .get_or_insert_with(|| Box::pin(tokio::time::sleep_until(at)));
-        if sleep.deadline() != at {
-            sleep.as_mut().reset(at);
+        match &mut self.sleep {
+            Some((_, sleep)) => sleep.as_mut().poll(cx),
+            None => Poll::Pending,
         }
-        sleep.as_mut().poll(cx)
     }
 }

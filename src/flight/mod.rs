@@ -25,7 +25,7 @@
 //! flight over leads what has been registered since before, and nobody leads what is revoked.
 //!
 //! Locks are taken in this order: shard, table, state. None is held while user code runs, but for
-//! `Eq` of keys under the table's.
+//! `Eq` and `Clone` of keys under the table's.
 
 pub(crate) mod blocking;
 mod bulkhead;
@@ -37,6 +37,8 @@ mod wait;
 mod waiter;
 
 pub(crate) use bulkhead::{Bulkhead, Permit};
+#[cfg(feature = "tokio")]
+pub(crate) use context::is_loading;
 pub(crate) use context::run_within;
 pub(crate) use leader::Leader;
 #[cfg(feature = "tokio")]
@@ -90,7 +92,7 @@ struct Flight<K, V> {
 }
 
 impl<K, V> Flight<K, V> {
-    fn launch(hash: u64, key: K, joinable: bool, candidate: Candidate) -> Arc<Self> {
+    fn launch(hash: u64, key: K, joinable: bool, state: State) -> Arc<Self> {
         Arc::new(Self {
             hash,
             key,
@@ -98,7 +100,7 @@ impl<K, V> Flight<K, V> {
             joined: AtomicBool::new(false),
             stored: AtomicU32::new(0),
             outdated_from: AtomicU64::new(u64::MAX),
-            state: Mutex::new(State::led(candidate)),
+            state: Mutex::new(state),
             outcome: OnceLock::new(),
         })
     }
@@ -127,6 +129,15 @@ pub(crate) enum Boarding<'a, K, V> {
     Recursive,
 }
 
+/// What became of looking for a flight to board.
+enum Join<'a, K, V> {
+    Boarded(Boarding<'a, K, V>),
+    /// There is none; or there was one of an older epoch, which is out of the table now.
+    Launch {
+        replaces: bool,
+    },
+}
+
 impl<K: Eq, V> Flights<K, V> {
     pub(crate) fn new() -> Self {
         Self {
@@ -146,25 +157,15 @@ impl<K: Eq, V> Flights<K, V> {
         K: Clone,
     {
         assert_nothing_exclusive("load into");
-        // With nothing registered there is most likely nothing to join; the lock below tells.
-        if self.registered.load(Relaxed) > 0 {
-            let joined = self.join(&mut self.table.lock(), hash, key, candidate, None);
-            if let Some(boarding) = joined {
-                return boarding;
-            }
-        }
-        let flight = Flight::launch(hash, key.clone(), true, candidate);
         let mut table = self.table.lock();
-        // Somebody else may have been quicker.
-        if !table.is_empty() {
-            let joined = self.join(&mut table, hash, key, candidate, Some(&flight));
-            if let Some(boarding) = joined {
-                drop(table);
-                // Not as it returns: a panic in a `drop` of the key would leak a place in the queue.
-                drop(flight);
-                return boarding;
-            }
-        }
+        let replaces = match self.join(&mut table, hash, key, candidate) {
+            Join::Boarded(boarding) => return boarding,
+            Join::Launch { replaces } => replaces,
+        };
+        // The key is cloned under the lock: a flight for nothing would be dropped under the shard's.
+        let _held = Held::exclusively();
+        let state = State::led(candidate, replaces);
+        let flight = Flight::launch(hash, key.clone(), true, state);
         Boarding::Lead(self.register(&mut table, flight, candidate))
     }
 
@@ -176,7 +177,7 @@ impl<K: Eq, V> Flights<K, V> {
         key: K,
         candidate: Candidate,
     ) -> Leader<'_, K, V> {
-        let flight = Flight::launch(hash, key, false, candidate);
+        let flight = Flight::launch(hash, key, false, State::led(candidate, false));
         self.register(&mut self.table.lock(), flight, candidate)
     }
 
@@ -191,27 +192,26 @@ impl<K: Eq, V> Flights<K, V> {
         Leader::new(self, flight, 1, candidate)
     }
 
-    /// `None` if there is none to join. One of an older epoch makes way for `another`, if there is
-    /// that already: were the table without both for a moment, a third could start there.
     fn join(
         &self,
         table: &mut Table<K, V>,
         hash: u64,
         key: &K,
         candidate: Candidate,
-        another: Option<&Flight<K, V>>,
-    ) -> Option<Boarding<'_, K, V>> {
+    ) -> Join<'_, K, V> {
         let _held = Held::exclusively();
         let is_it =
             |other: &Arc<Flight<K, V>>| other.joinable && other.hash == hash && other.key == *key;
-        let found = table.find_entry(hash, is_it).ok()?;
+        let Ok(found) = table.find_entry(hash, is_it) else {
+            return Join::Launch { replaces: false };
+        };
         let flight = found.get();
         if is_within(Arc::as_ptr(flight)) {
-            return Some(Boarding::Recursive);
+            return Join::Boarded(Boarding::Recursive);
         }
         flight.joined.store(true, Relaxed);
         let admission = flight.state.lock().admit(candidate);
-        Some(match admission {
+        Join::Boarded(match admission {
             Admission::Lead { generation } => {
                 Boarding::Lead(Leader::new(self, Arc::clone(flight), generation, candidate))
             }
@@ -219,13 +219,10 @@ impl<K: Eq, V> Flights<K, V> {
                 Boarding::Wait(Waiter::new(self, Arc::clone(flight), ticket, candidate))
             }
             Admission::Replace => {
-                if let Some(another) = another {
-                    another.state.lock().replace();
-                    flight.stored.store(REVOKED, Relaxed);
-                    found.remove();
-                    self.count(table);
-                }
-                return None;
+                flight.stored.store(REVOKED, Relaxed);
+                found.remove();
+                self.count(table);
+                return Join::Launch { replaces: true };
             }
         })
     }

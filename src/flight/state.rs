@@ -2,7 +2,10 @@
 //! no clock and wakes nobody; it returns whom to wake.
 
 use std::collections::VecDeque;
+use std::mem::swap;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::task::Waker;
+use std::thread::panicking;
 use std::time::{Duration, Instant};
 
 /// Who loads, and who waits.
@@ -22,10 +25,19 @@ pub(super) struct State {
 /// In order of arrival, by ticket. One that was not polled yet, or was woken, has no waker.
 pub(super) type Waiters = VecDeque<(u64, Option<Waker>)>;
 
-/// Called without a lock: waking is an executor's code.
+/// Wakes all of them. Called without a lock: waking is an executor's code.
+///
+/// # Panics
+///
+/// If waking one does, after all were woken, and unless something panics already.
 pub(super) fn wake(waiters: Waiters) {
+    let mut panicked = None;
     for waker in waiters.into_iter().filter_map(|(_, waker)| waker) {
-        waker.wake();
+        let woken = catch_unwind(AssertUnwindSafe(|| waker.wake()));
+        panicked = panicked.or(woken.err());
+    }
+    if let Some(panic) = panicked.filter(|_| !panicking()) {
+        resume_unwind(panic);
     }
 }
 
@@ -85,22 +97,17 @@ pub(super) enum Turn {
 
 impl State {
     /// The first leader is on its way.
-    pub(super) fn led(candidate: Candidate) -> Self {
+    pub(super) fn led(candidate: Candidate, replaces: bool) -> Self {
         let mut state = Self {
             phase: Phase::Vacant,
             generation: 0,
             epoch: candidate.epoch,
-            replaces: false,
+            replaces,
             waiters: Waiters::new(),
             next_ticket: 0,
         };
         state.lead(candidate);
         state
-    }
-
-    /// It takes the place of a flight of an older epoch.
-    pub(super) fn replace(&mut self) {
-        self.replaces = true;
     }
 
     fn lead(&mut self, candidate: Candidate) -> u32 {
@@ -149,11 +156,17 @@ impl State {
         Admission::Wait { ticket }
     }
 
-    /// A waiter asks for its turn. One that must wait leaves `waker`; others leave the queue.
-    pub(super) fn poll(&mut self, ticket: u64, candidate: Candidate, waker: &Waker) -> Turn {
+    /// A waiter asks for its turn. One that must wait leaves `waker`; others leave the queue. What is
+    /// left in `waker` is to be dropped without a lock, since that is an executor's code too.
+    pub(super) fn poll(
+        &mut self,
+        ticket: u64,
+        candidate: Candidate,
+        waker: &mut Option<Waker>,
+    ) -> Turn {
         let again = match self.phase {
             Phase::Over => {
-                self.forget(ticket);
+                *waker = self.forget(ticket);
                 return Turn::Over;
             }
             Phase::Loading { lease_end } if lease_end.is_none_or(|end| candidate.now < end) => {
@@ -162,17 +175,14 @@ impl State {
             // The leader's lease has not begun. When it ends is not before this.
             Phase::Queued if !candidate.permitted => candidate.lease_end(),
             Phase::Queued | Phase::Loading { .. } | Phase::Vacant => {
-                self.forget(ticket);
+                *waker = self.forget(ticket);
                 return Turn::Lead {
                     generation: self.lead(candidate),
                 };
             }
         };
         if let Ok(place) = self.find(ticket) {
-            match &mut self.waiters[place].1 {
-                Some(old) => old.clone_from(waker),
-                none => *none = Some(waker.clone()),
-            }
+            swap(&mut self.waiters[place].1, waker);
         }
         Turn::Wait { again }
     }
@@ -182,10 +192,9 @@ impl State {
             .binary_search_by_key(&ticket, |(other, _)| *other)
     }
 
-    fn forget(&mut self, ticket: u64) {
-        if let Ok(place) = self.find(ticket) {
-            self.waiters.remove(place);
-        }
+    fn forget(&mut self, ticket: u64) -> Option<Waker> {
+        let place = self.find(ticket).ok()?;
+        self.waiters.remove(place)?.1
     }
 
     pub(super) fn is_vacant(&self) -> bool {
@@ -219,12 +228,13 @@ impl State {
         self.wake_first()
     }
 
-    /// A waiter goes away. If it may have been the one who was woken to lead, the next one is.
-    pub(super) fn leave(&mut self, ticket: u64) -> Option<Waker> {
-        self.forget(ticket);
+    /// A waiter goes away. If it may have been the one who was woken to lead, the next one is: whom to
+    /// wake, and its own waker, to be dropped without a lock.
+    pub(super) fn leave(&mut self, ticket: u64) -> (Option<Waker>, Option<Waker>) {
+        let own = self.forget(ticket);
         match self.phase {
-            Phase::Vacant => self.wake_first(),
-            _ => None,
+            Phase::Vacant => (self.wake_first(), own),
+            _ => (None, own),
         }
     }
 

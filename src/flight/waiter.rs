@@ -57,7 +57,10 @@ impl<'a, K, V> Waiter<'a, K, V> {
         let Some(ticket) = self.ticket else {
             return Ok(Step::BoardAgain);
         };
-        let turn = self.flight.state.lock().poll(ticket, candidate, waker);
+        // Cloned before the lock is taken, and what is left of it dropped after.
+        let mut waker = Some(waker.clone());
+        let turn = self.flight.state.lock().poll(ticket, candidate, &mut waker);
+        drop(waker);
         if let Turn::Wait { again } = turn {
             return Err(NotYet { again });
         }
@@ -86,8 +89,12 @@ impl<'a, K, V> Waiter<'a, K, V> {
 impl<K, V> Drop for Waiter<'_, K, V> {
     fn drop(&mut self) {
         if let Some(ticket) = self.ticket {
-            self.flights
-                .step_away(&self.flight, |state| state.leave(ticket));
+            let mut own = None;
+            self.flights.step_away(&self.flight, |state| {
+                let (woken, left) = state.leave(ticket);
+                own = left;
+                woken
+            });
         }
     }
 }

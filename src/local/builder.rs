@@ -74,7 +74,6 @@ impl<K, V> Settings<K, V> {
             refresh_after: self.refresh_after.map(saturating_nanos),
             early: self.early_renewal.unwrap_or(0.0),
             stale: self.grace(),
-            lease: saturating_nanos(self.lease),
             throttle: saturating_nanos(THROTTLE),
         };
         let renews = self.refresh_after.is_some() || self.early_renewal.is_some();

@@ -9,7 +9,7 @@ use crate::cache::typed;
 use crate::entry::Loaded;
 use crate::error::{AnyError, LoadError};
 use crate::flight::future::TaskAlarm;
-use crate::flight::{Permit, Suspended};
+use crate::flight::{Permit, Suspended, is_loading};
 use std::any::Any;
 use std::fmt;
 use std::future::Future;
@@ -58,7 +58,7 @@ where
     S: BuildHasher + Send + Sync + 'static,
 {
     /// As [`LocalCache::get_or_load_async`]; a load is run in a task of its own, and so must own what
-    /// it needs.
+    /// it needs. A load within a load is part of that: it stays in its task.
     ///
     /// # Errors
     ///
@@ -87,7 +87,8 @@ where
         match self.0.seek(&place, key) {
             Sought::Live(value) => Ok(value),
             Sought::Due(value) => {
-                if let Some(held) = self.0.begin_renewal(&place, key) {
+                let idle = !is_loading();
+                if let Some(held) = idle.then(|| self.0.begin_renewal(&place, key)).flatten() {
                     self.depart(&place, key, held, load);
                 }
                 Ok(value)
@@ -122,6 +123,10 @@ where
                 }
             }
         };
+        if is_loading() {
+            let result = self.0.run(&place, key, held, |_| load(), erase).await;
+            return typed(result).expect("the error is of this caller's loader");
+        }
         let result = match self.depart(&place, key, held, load).await {
             Ok(result) => result,
             Err(error) if error.is_panic() => resume_unwind(error.into_panic()),

@@ -11,9 +11,6 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 /// many writes as there are slots.
 pub(crate) const SLOTS_PER_WRITE: u32 = 8;
 
-/// Where the hand is before a round that looks at every slot.
-const SEARCH: u32 = u32::MAX;
-
 /// What a hit reads comes first.
 #[repr(C)]
 pub(crate) struct Expiry {
@@ -27,8 +24,8 @@ pub(crate) struct Expiry {
     /// No deadline of a slot that the hand has passed in this round lies before it.
     soonest_passed: Nanos,
     hand: u32,
-    /// This round looks at every slot, whatever `soonest` says.
-    searching: bool,
+    /// How many slots to look at whatever `soonest` says.
+    to_search: u32,
 }
 
 impl Expiry {
@@ -40,7 +37,7 @@ impl Expiry {
             soonest: NEVER,
             soonest_passed: NEVER,
             hand: 0,
-            searching: false,
+            to_search: 0,
         }
     }
 
@@ -78,14 +75,14 @@ impl Expiry {
     /// The next slot for the sweep to look at, or `None` while nothing can have expired.
     pub(crate) fn next(&mut self, now: Nanos, end: u32) -> Option<u32> {
         if self.hand >= end {
-            self.searching = self.hand == SEARCH;
             self.hand = 0;
             self.soonest = self.soonest_passed;
             self.soonest_passed = NEVER;
         }
-        if end == 0 || !(self.searching || self.is_over(self.soonest, now)) {
+        if end == 0 || !(self.to_search > 0 || self.is_over(self.soonest, now)) {
             return None;
         }
+        self.to_search = self.to_search.saturating_sub(1);
         self.hand += 1;
         Some(self.hand - 1)
     }
@@ -95,10 +92,9 @@ impl Expiry {
         deadline.saturating_add(self.grace) <= now
     }
 
-    /// Something may be dead that no deadline tells of: the next round looks at every slot.
-    pub(crate) fn start_over(&mut self) {
-        self.hand = SEARCH;
-        self.soonest_passed = 0;
+    /// Something may be dead that no deadline tells of: the hand goes round once more.
+    pub(crate) fn search(&mut self, slots: u32) {
+        self.to_search = slots;
     }
 
     /// The sweep has found a slot alive.

@@ -16,6 +16,12 @@ pub(crate) struct Extras {
 /// What an entry is stored with.
 pub(crate) struct Extra {
     pub(crate) weight: u64,
+    pub(crate) origin: Origin,
+}
+
+/// Where a value comes from.
+#[derive(Default)]
+pub(crate) struct Origin {
     /// How long it took to load.
     pub(crate) load_time: Nanos,
     pub(crate) tags: Option<Box<Tagged>>,
@@ -32,7 +38,7 @@ impl Extras {
 
     pub(crate) fn set(&mut self, slot: u32, extra: Extra, now: Nanos) {
         if let Some(renewals) = &mut self.renewals {
-            renewals.set(slot, now, extra.load_time);
+            renewals.set(slot, now, extra.origin.load_time);
         }
         let slot = slot as usize;
         if let Some(weights) = &mut self.weights {
@@ -41,11 +47,11 @@ impl Extras {
             }
             weights[slot] = extra.weight;
         }
-        if extra.tags.is_some() && self.tags.len() <= slot {
+        if extra.origin.tags.is_some() && self.tags.len() <= slot {
             self.tags.resize_with(slot + 1, || None);
         }
         if let Some(tags) = self.tags.get_mut(slot) {
-            *tags = extra.tags;
+            *tags = extra.origin.tags;
         }
     }
 
@@ -64,10 +70,12 @@ impl Extras {
     /// Was no tag of the entry invalidated?
     #[inline]
     pub(crate) fn is_current(&self, slot: u32) -> bool {
-        match self.tags.get(slot as usize) {
-            Some(Some(tags)) => tags.is_current(),
-            _ => true,
-        }
+        self.tags(slot).is_none_or(Tagged::is_current)
+    }
+
+    #[inline]
+    pub(crate) fn tags(&self, slot: u32) -> Option<&Tagged> {
+        self.tags.get(slot as usize)?.as_deref()
     }
 
     pub(crate) fn has_tags(&self) -> bool {

@@ -18,6 +18,7 @@ use std::cell::Cell;
 use std::future::{Future, ready};
 use std::hash::{BuildHasher, Hash};
 use std::sync::Arc;
+use std::task::Waker;
 use std::time::{Duration, Instant};
 
 impl<K, V, S> LocalCache<K, V, S>
@@ -104,7 +105,7 @@ where
     ) -> Result<V, LoadError<AnyError>> {
         let sought = match sought {
             // By far the most misses, which need not become a future.
-            Sought::Missing(Boarding::Lead(leader)) if self.inner.bulkhead.is_none() => {
+            Sought::Missing(Boarding::Lead(leader)) if self.inner.leads_at_once => {
                 let timer = LoadTimer::start(&self.inner.counters, leader.since);
                 let entered = leader.enter();
                 let result = load(key);
@@ -189,9 +190,9 @@ where
                 sought = self.board(place, key);
                 continue;
             }
-            // It may be there by now.
-            if took_over || permit.is_some() {
-                if let Some(outcome) = self.look_again(place, key) {
+            // There may be a value by now, or a failure that one does not try again so soon.
+            if took_over || !self.inner.leads_at_once {
+                if let Some(outcome) = self.look_again(place, key, &leader) {
                     leader.land(|| outcome.clone());
                     return self.disembark(outcome).map(Approach::Arrived);
                 }
@@ -265,17 +266,32 @@ where
     }
 
     /// For one who leads a flight that it boarded some time ago.
-    pub(super) fn look_again(&self, place: &Place<'_, K, V>, key: &K) -> Option<Outcome<V>> {
+    pub(super) fn look_again(
+        &self,
+        place: &Place<'_, K, V>,
+        key: &K,
+        leader: &Leader<'_, K, V>,
+    ) -> Option<Outcome<V>> {
+        // Who comes after an invalidation, maybe of what is found here, looks for itself.
+        leader.outdate(leader.epoch + 1);
         let live = self.peek(place, key, |value, _| value.clone());
         let found = live.map(Outcome::Value);
-        found.or_else(|| self.stale(place, key, false).map(Outcome::Stale))
+        found.or_else(|| self.stale(place, key))
     }
 
-    /// A value to serve in place of a load that has failed, now or lately.
-    fn stale(&self, place: &Place<'_, K, V>, key: &K, failed: bool) -> Option<V> {
+    /// What to serve in place of a load that has failed lately.
+    fn stale(&self, place: &Place<'_, K, V>, key: &K) -> Option<Outcome<V>> {
         self.inner.settings.stale_if_error?;
         let now = self.inner.settings.clock.now();
-        let stale = |shard: &Shard<K, V>| shard.stale(place.hash, key, now, failed).cloned();
+        let outcome = |(value, is_live): (&V, bool)| {
+            let kind = if is_live {
+                Outcome::Value
+            } else {
+                Outcome::Stale
+            };
+            kind(value.clone())
+        };
+        let stale = |shard: &Shard<K, V>| shard.stale(place.hash, key, now).map(outcome);
         place.cell.shard.read(stale)
     }
 
@@ -290,7 +306,7 @@ where
     ) -> Result<V, LoadError<AnyError>> {
         let timer = LoadTimer::start(&self.inner.counters, leader.since);
         let enter = || (leader.enter(), permit.as_ref().map(Permit::enter));
-        let result = erase(run_within(enter, || load(key)).await);
+        let result = run_within(enter, || load(key), erase).await;
         drop(permit);
         self.settle(place, key, leader, result, timer)
     }
@@ -311,8 +327,14 @@ where
         let board = |_: &_| flights.board(place.hash.0, key, self.permitted());
         let boarding = place.cell.shard.read(board);
         assert_holds_nothing("load into");
-        let Boarding::Lead(leader) = boarding else {
-            return None;
+        let leader = match boarding {
+            Boarding::Lead(leader) => leader,
+            // Somebody loads already, unless the lease is over.
+            Boarding::Wait(mut waiter) => match waiter.poll(self.permitted(), Waker::noop()) {
+                Ok(Step::Lead(leader)) => leader,
+                _ => return None,
+            },
+            Boarding::Recursive => return None,
         };
         self.inner.counters.count(Count::Renewal);
         Some((leader, permit))
@@ -348,10 +370,11 @@ where
             // Who came after an invalidation, maybe of one of these tags, looks for itself.
             leader.outdate(leader.epoch + 1);
         }
+        let origin = self.origin(&loaded, leader.epoch, load_time);
         let mut removals = self.removals();
         let (key, out) = (key.clone(), &mut removals);
         // Outdated or not: its callers get the value.
-        let _ = self.store(place, key, loaded, load_time, Some(&mut leader), out);
+        let _ = self.store(place, key, loaded, origin, Some(&mut leader), out);
         leader.land(|| Outcome::Value(value.clone()));
         removals.finish();
         value
@@ -365,10 +388,22 @@ where
         leader: Leader<'_, K, V>,
         error: Arc<AnyError>,
     ) -> Result<V, LoadError<AnyError>> {
-        if let Some(value) = self.stale(place, key, true) {
-            self.inner.counters.count(Count::Stale);
-            leader.land(|| Outcome::Stale(value.clone()));
-            return Ok(value);
+        // Before anything is read: see `look_again`.
+        leader.outdate(leader.epoch + 1);
+        if self.inner.renews {
+            let now = self.inner.settings.clock.now();
+            let note = |shard: &Shard<K, V>| shard.load_failed(place.hash, key, now);
+            place.cell.shard.read(note);
+        }
+        if let Some(outcome) = self.stale(place, key) {
+            if let Outcome::Stale(_) = outcome {
+                self.inner.counters.count(Count::Stale);
+            }
+            leader.land(|| outcome.clone());
+            return match outcome {
+                Outcome::Value(value) | Outcome::Stale(value) => Ok(value),
+                Outcome::Failed(_) | Outcome::Absent => unreachable!("there is a value"),
+            };
         }
         leader.land(|| Outcome::Failed(error.clone()));
         Err(LoadError::Failed(error))

@@ -47,7 +47,8 @@ where
     ///
     /// As [`get_or_load`](Self::get_or_load). [`Recursive`](LoadError::Recursive) is what a loader gets
     /// that asks for its own key in its own task; one that asks from a task that it has spawned
-    /// and awaits is freed by the lease.
+    /// and awaits is freed by the lease. A blocking loader that drives a runtime on its own thread
+    /// counts as the caller of all that runs there.
     ///
     /// # Timers
     ///

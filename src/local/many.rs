@@ -252,7 +252,7 @@ where
                 permit.as_ref().map(Permit::enter),
             )
         };
-        let result = erase(run_within(enter, || load(asked)).await);
+        let result = run_within(enter, || load(asked), erase).await;
         let load_time = timer.stop(result.is_ok());
         drop(permit);
         self.settle(led, result, load_time)
@@ -271,7 +271,10 @@ where
                 self.missing.push(at);
                 continue;
             }
-            match self.cache.look_again(&self.places[at], &self.keys[at]) {
+            match self
+                .cache
+                .look_again(&self.places[at], &self.keys[at], &leader)
+            {
                 Some(outcome) => {
                     leader.land(|| outcome.clone());
                     self.disembark(at, outcome)?;

@@ -98,6 +98,10 @@ struct Inner<K, V, S> {
     cell_mask: usize,
     /// Do entries have a deadline unless they are given none?
     expires: bool,
+    /// Are there renewals, or old values that serve where a load fails?
+    renews: bool,
+    /// May one who leads a flight load at once, without a look at anything else?
+    leads_at_once: bool,
     hasher: S,
     settings: Settings<K, V>,
     counters: Counters,
@@ -218,6 +222,8 @@ impl<K: Eq, V, S> LocalCache<K, V, S> {
             cells: (0..shards).map(cell).collect(),
             cell_mask: shards - 1,
             expires: builder.settings.time_to_live.is_some() || idle.is_some() || renewal.is_some(),
+            renews: renewal.is_some(),
+            leads_at_once: loads.is_none() && builder.settings.stale_if_error.is_none(),
             hasher: builder.hasher,
             bulkhead: loads.map(|loads| Arc::new(Bulkhead::new(loads))),
             settings: builder.settings,

@@ -262,7 +262,7 @@ where
     ) -> Sought<'a, K, V> {
         if self.inner.settings.stale_if_error.is_some() {
             let now = self.inner.settings.clock.now();
-            if let Some(value) = shard.stale(place.hash, key, now, false) {
+            if let Some((value, false)) = shard.stale(place.hash, key, now) {
                 return Sought::Stale(value.clone());
             }
         }

@@ -9,7 +9,8 @@ use crate::random;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
-/// How long after a failed load the next one is tried, where an old value serves meanwhile.
+/// How long after a renewal has begun, or a load has failed, the next one is tried where an old value
+/// serves meanwhile.
 pub(crate) const THROTTLE: Duration = Duration::from_secs(1);
 
 /// The rules of a cache.
@@ -20,8 +21,6 @@ pub(crate) struct Rules {
     pub(crate) early: f64,
     /// How long past its deadline a value may serve where a load fails.
     pub(crate) stale: Nanos,
-    /// A renewal that has not ended after this is taken for lost.
-    pub(crate) lease: Nanos,
     pub(crate) throttle: Nanos,
 }
 
@@ -35,7 +34,7 @@ struct Slot {
     refresh_at: Nanos,
     /// How long the load of this entry took.
     load_time: Nanos,
-    /// Somebody renews it, or has failed to: nobody else tries before this.
+    /// Somebody has set out to renew it: nobody else does before this.
     not_before: AtomicU64,
     /// A load of it failed: an old value serves until this.
     failed_until: AtomicU64,
@@ -72,10 +71,12 @@ impl Renewals {
         if now < not_before || !(now >= slot.refresh_at || self.is_early(slot, deadline, now)) {
             return false;
         }
-        let lost_after = now.saturating_add(self.rules.lease.max(1));
+        // Not for long: whatever becomes of the caller, there will be another. While a renewal is
+        // under way its flight keeps others from a second.
+        let until = now.saturating_add(self.rules.throttle);
         let claim = slot
             .not_before
-            .compare_exchange(not_before, lost_after, Relaxed, Relaxed);
+            .compare_exchange(not_before, until, Relaxed, Relaxed);
         claim.is_ok()
     }
 
@@ -114,7 +115,6 @@ mod tests {
         refresh_after: None,
         early: 1.0,
         stale: 0,
-        lease: 10,
         throttle: 5,
     };
 
@@ -144,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn one_claims_and_the_next_may_after_the_lease_or_the_throttle() {
+    fn one_claims_and_the_next_may_after_the_throttle() {
         let rules = Rules {
             refresh_after: Some(100),
             early: 0.0,
@@ -154,10 +154,10 @@ mod tests {
         renewals.set(3, 1_000, 7);
         assert!(!renewals.claim(3, NEVER, 1_099));
         assert!(renewals.claim(3, NEVER, 1_100));
-        assert!(!renewals.claim(3, NEVER, 1_109));
-        assert!(renewals.claim(3, NEVER, 1_110));
-        renewals.failed(3, 1_111);
-        assert!(!renewals.claim(3, NEVER, 1_115) && renewals.is_throttled(3, 1_115));
-        assert!(renewals.claim(3, NEVER, 1_116) && !renewals.is_throttled(3, 1_116));
+        assert!(!renewals.claim(3, NEVER, 1_104));
+        assert!(renewals.claim(3, NEVER, 1_105));
+        renewals.failed(3, 1_109);
+        assert!(!renewals.claim(3, NEVER, 1_113) && renewals.is_throttled(3, 1_113));
+        assert!(renewals.claim(3, NEVER, 1_114) && !renewals.is_throttled(3, 1_114));
     }
 }

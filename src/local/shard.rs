@@ -13,11 +13,15 @@ use crate::local::policy::{Lru, Policy, Words};
 use crate::local::removal::{RemovalCause, Removals, Removed};
 use crate::local::renewal::Rules;
 use crate::local::slab::Slab;
+use crate::local::tags::Tagged;
 use crate::stats::Stats;
 use equivalent::Equivalent;
 use hashbrown::HashTable;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{
+    AtomicU32, AtomicU64,
+    Ordering::{Acquire, Relaxed},
+};
 
 /// A shard with this many entries evicts, whatever the budget: more, and its index might grow to
 /// more positions than a [`StoredHash`] tells apart.
@@ -171,21 +175,43 @@ impl<K, V, P: Policy> Shard<K, V, P> {
         is_live.then_some((&entry.value, deadline))
     }
 
-    /// A value that may serve where a load fails: live, or not expired for too long. Notes the
-    /// failure if this is one (`failed`); else there is a value only while an earlier one counts.
-    pub(crate) fn stale<Q>(&self, hash: KeyHash, key: &Q, now: Nanos, failed: bool) -> Option<&V>
+    /// As [`peek`](Self::peek), with the entry's tags.
+    pub(crate) fn peek_tagged<Q>(
+        &self,
+        hash: KeyHash,
+        key: &Q,
+        now: impl FnOnce() -> Nanos,
+    ) -> Option<(&V, Option<&Tagged>)>
+    where
+        Q: Equivalent<K> + ?Sized,
+    {
+        let (value, _) = self.peek(hash, key, now)?;
+        let (slot, _) = self.find(hash, key)?;
+        Some((value, self.extras.tags(slot)))
+    }
+
+    /// A load of this key has failed.
+    pub(crate) fn load_failed<Q>(&self, hash: KeyHash, key: &Q, now: Nanos)
+    where
+        Q: Equivalent<K> + ?Sized,
+    {
+        if let (Some(renewals), Some((slot, _))) = (&self.extras.renewals, self.find(hash, key)) {
+            renewals.failed(slot, now);
+        }
+    }
+
+    /// A value that may serve in place of a load that has failed lately, and whether it is alive.
+    pub(crate) fn stale<Q>(&self, hash: KeyHash, key: &Q, now: Nanos) -> Option<(&V, bool)>
     where
         Q: Equivalent<K> + ?Sized,
     {
         let renewals = self.extras.renewals.as_ref()?;
         let (slot, entry) = self.find(hash, key)?;
-        if failed {
-            renewals.failed(slot, now);
-        }
+        let deadline = entry.deadline.load(Relaxed);
         let serves = self.extras.is_current(slot)
-            && renewals.may_serve(entry.deadline.load(Relaxed), now)
+            && renewals.may_serve(deadline, now)
             && renewals.is_throttled(slot, now);
-        serves.then_some(&entry.value)
+        serves.then_some((&entry.value, now < deadline))
     }
 
     /// Stores an entry, taking `new`, or leaves it there and returns `false` if this shard has no
@@ -252,7 +278,7 @@ impl<K, V, P: Policy> Shard<K, V, P> {
         };
         self.policy.touch(&entry.word);
         self.expiry.set(slot, new.deadline, deadline);
-        self.extras.set(slot, new.extra, now);
+        self.set_extra(slot, new.extra, now);
         self.counts.inserts += 1;
         self.count_out(old, out);
     }
@@ -274,8 +300,16 @@ impl<K, V, P: Policy> Shard<K, V, P> {
         });
         self.policy.insert(slot, &self.slab);
         self.expiry.set(slot, new.deadline, deadline);
-        self.extras.set(slot, new.extra, now);
+        self.set_extra(slot, new.extra, now);
         self.counts.inserts += 1;
+    }
+
+    fn set_extra(&mut self, slot: u32, extra: Extra, now: Nanos) {
+        self.extras.set(slot, extra, now);
+        if !self.extras.is_current(slot) {
+            // Its tag was invalidated just now, which the sweep may have noted before.
+            self.expiry.search(self.slab.end());
+        }
     }
 
     /// Takes a key out, and says whether it was there. The cause is `Expired` if it was past its
@@ -320,10 +354,11 @@ impl<K, V, P: Policy> Shard<K, V, P> {
         mut freed: impl FnMut(u64),
         out: &mut Removals<'_, K, V>,
     ) -> bool {
-        let epoch = self.tag_epoch.load(Relaxed);
+        // The release is `Tags::invalidate`'s.
+        let epoch = self.tag_epoch.load(Acquire);
         if epoch != self.swept_epoch && self.extras.has_tags() {
             self.swept_epoch = epoch;
-            self.expiry.start_over();
+            self.expiry.search(self.slab.end());
         }
         for _ in 0..slots {
             let Some(slot) = self.expiry.next(now, self.slab.end()) else {

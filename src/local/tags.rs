@@ -75,9 +75,10 @@ impl Tags {
             Some(tag) => Arc::clone(tag),
             None => known.get(&Arc::from(name)),
         };
-        // Under the lock, so that a tag's epochs rise.
-        let epoch = self.epoch.fetch_add(1, Release) + 1;
+        // Under the lock, so that epochs rise. Who sees the new epoch sees what it is of.
+        let epoch = self.epoch.load(Relaxed) + 1;
         tag.invalidated.store(epoch, Relaxed);
+        self.epoch.store(epoch, Release);
     }
 }
 
@@ -112,6 +113,7 @@ impl Known {
 }
 
 /// The tags of one entry.
+#[derive(Clone)]
 pub(crate) struct Tagged {
     epoch: u64,
     tags: Box<[Arc<Tag>]>,

@@ -1,7 +1,9 @@
 //! What reads, runs user code, and then writes as one step. These are flights too, so the user
 //! code runs without a lock, and a write in between is noticed.
 
+use super::extras::Origin;
 use super::removal::{RemovalCause, Removals};
+use super::tags::Tagged;
 use super::{LocalCache, Place};
 use crate::entry::Loaded;
 use crate::flight::{Leader, Outdated};
@@ -17,7 +19,8 @@ where
     /// written to meanwhile, `change` is called again with the new value.
     ///
     /// `change` is given the live value, if one is held, and returns the new one, or `None` to
-    /// remove the key. The new entry's time to live begins anew. Returns the new value. Loads of
+    /// remove the key. The new entry's time to live begins anew, its [tags](Loaded::tags) are the old
+    /// one's: if one of them is invalidated meanwhile, `change` is called again with `None`. Returns the new value. Loads of
     /// the key that are under way do not store their results.
     ///
     /// `change` runs without a lock and may call the cache; if it writes to the same key each time,
@@ -36,20 +39,15 @@ where
         let place = self.place(key);
         loop {
             let mut claim = self.claim(&place, key);
-            let current = self.peek(&place, key, |value, _| value.clone());
+            let (current, tags) = self.peek_tagged(&place, key);
             let next = change(current.as_ref());
             let mut removals = self.removals();
             let written = match next.clone() {
                 Some(value) => {
                     let loaded = Loaded::new(value);
-                    self.store(
-                        &place,
-                        key.clone(),
-                        loaded,
-                        0,
-                        Some(&mut claim),
-                        &mut removals,
-                    )
+                    let origin = Origin { load_time: 0, tags };
+                    let claim = Some(&mut claim);
+                    self.store(&place, key.clone(), loaded, origin, claim, &mut removals)
                 }
                 None => self.remove_claimed(&place, key, &mut claim, &mut removals),
             };
@@ -95,6 +93,16 @@ where
         drop(claim);
         removals.finish();
         removed
+    }
+
+    fn peek_tagged(&self, place: &Place<'_, K, V>, key: &K) -> (Option<V>, Option<Box<Tagged>>) {
+        place.cell.shard.read(|shard| {
+            let now = || self.inner.settings.clock.now();
+            match shard.peek_tagged(place.hash, key, now) {
+                Some((value, tags)) => (Some(value.clone()), tags.cloned().map(Box::new)),
+                None => (None, None),
+            }
+        })
     }
 
     fn claim<'a>(&self, place: &Place<'a, K, V>, key: &K) -> Leader<'a, K, V> {

@@ -1,7 +1,7 @@
 //! Writes: what happens under a shard's exclusive lock, and around it.
 
 use super::budget::Reservation;
-use super::extras::Extra;
+use super::extras::{Extra, Origin};
 use super::removal::{RemovalCause, Removals};
 use super::shard::{NewEntry, Shard};
 use super::{Cell, LocalCache, Place};
@@ -37,8 +37,9 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
     pub fn insert_loaded(&self, key: K, loaded: Loaded<V>) {
         let place = self.place(&key);
         let mut removals = self.removals();
+        let origin = self.origin(&loaded, self.inner.tags.epoch(), 0);
         // Without a leader nothing is outdated.
-        let _ = self.store(&place, key, loaded, 0, None, &mut removals);
+        let _ = self.store(&place, key, loaded, origin, None, &mut removals);
         removals.finish();
     }
 
@@ -128,26 +129,26 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
         expired
     }
 
+    /// Where a value comes from whose load began in `epoch`.
+    pub(super) fn origin(&self, loaded: &Loaded<V>, epoch: u64, load_time: Nanos) -> Origin {
+        let tags = self.inner.tags.tag(&loaded.tags, epoch);
+        Origin { load_time, tags }
+    }
+
     /// Stores a value, unless its leader may not. What gives way goes to `removals`.
     pub(super) fn store(
         &self,
         place: &Place<'_, K, V>,
         key: K,
         loaded: Loaded<V>,
-        load_time: Nanos,
+        origin: Origin,
         mut leader: Option<&mut Leader<'_, K, V>>,
         removals: &mut Removals<'_, K, V>,
     ) -> Result<(), Outdated> {
         let inner = &*self.inner;
         let Loaded {
-            value,
-            ttl,
-            weight,
-            tags,
+            value, ttl, weight, ..
         } = loaded;
-        let epoch = leader.as_ref().map(|leader| leader.epoch);
-        let epoch = epoch.unwrap_or_else(|| inner.tags.epoch());
-        let tags = inner.tags.tag(&tags, epoch);
         let weight = inner.settings.weigh(&key, &value, weight);
         let now = inner.settings.clock.now();
         let deadline = inner.settings.deadline(now, ttl);
@@ -162,18 +163,14 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
             key,
             value,
             deadline,
-            extra: Extra {
-                weight,
-                load_time,
-                tags,
-            },
+            extra: Extra { weight, origin },
         });
         let mut room = Reservation::none(&inner.budget);
         loop {
             let mut shard = place.cell.shard.write();
             if let Some(NewEntry { key, extra, .. }) = &new {
                 let writing = self.begin_write(place, key, leader.as_deref_mut())?;
-                let tags = extra.tags.as_ref();
+                let tags = extra.origin.tags.as_ref();
                 if writing.is_leaders() && tags.is_some_and(|tags| !tags.is_current()) {
                     inner.counters.count(Count::Outdated);
                     return Err(Outdated);

@@ -1,0 +1,307 @@
+//! What failed once, where features meet: renewals, tags, batches, permits, and failures.
+
+use hotset::{Loaded, LocalCache, ManualClock};
+use std::convert::Infallible;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::SeqCst};
+use std::sync::{Arc, Barrier, mpsc};
+use std::thread;
+use std::time::Duration;
+
+type Cache = LocalCache<u32, u64>;
+
+const fn seconds(count: u64) -> Duration {
+    Duration::from_secs(count)
+}
+
+/// `fall_back` asks `stale`, which returns before it notes the failure where there is no
+/// `stale_if_error`; so the claim lasts for the lease (10 s; for ever with `Duration::MAX`).
+#[test]
+fn a_failed_renewal_is_tried_again_after_a_second() {
+    let clock = ManualClock::new();
+    let cache: Cache = LocalCache::builder()
+        .capacity(10)
+        .time_to_live(seconds(100))
+        .refresh_after(seconds(10))
+        .clock(clock.clone())
+        .build()
+        .unwrap();
+    cache.insert(1, 1);
+    clock.set(seconds(10));
+    assert_eq!(cache.get_or_load(&1, |_| Err::<u64, _>("no")).unwrap(), 1);
+    clock.advance(seconds(1));
+    assert_eq!(cache.get_or_load(&1, |_| Ok::<_, &str>(2)).unwrap(), 2);
+}
+
+/// The claim is not given back where no permit is free: put off for a lease, here for ever.
+#[test]
+fn a_renewal_that_found_no_permit_is_tried_again() {
+    let clock = ManualClock::new();
+    let cache: Cache = LocalCache::builder()
+        .capacity(10)
+        .time_to_live(seconds(1_000_000))
+        .refresh_after(seconds(10))
+        .max_concurrent_loads(1)
+        .lease(Duration::MAX)
+        .clock(clock.clone())
+        .build()
+        .unwrap();
+    cache.insert(1, 1);
+    clock.set(seconds(10));
+    cache
+        .get_or_load(&2, |_| {
+            let ask = || cache.get_or_load(&1, |_| Ok::<_, Infallible>(2)).unwrap();
+            assert_eq!(thread::scope(|scope| scope.spawn(ask).join().unwrap()), 1);
+            Ok::<_, Infallible>(0)
+        })
+        .unwrap();
+    clock.set(seconds(100_000));
+    assert_eq!(
+        cache.get_or_load(&1, |_| Ok::<_, Infallible>(2)).unwrap(),
+        2
+    );
+}
+
+#[test]
+fn a_renewal_that_panicked_is_tried_again_whatever_the_lease() {
+    let clock = ManualClock::new();
+    let cache: Cache = LocalCache::builder()
+        .capacity(10)
+        .refresh_after(seconds(10))
+        .lease(Duration::MAX)
+        .clock(clock.clone())
+        .build()
+        .unwrap();
+    cache.insert(1, 1);
+    clock.set(seconds(10));
+    let panic = || -> Result<u64, Infallible> { std::panic::resume_unwind(Box::new("panic")) };
+    let load = std::panic::AssertUnwindSafe(|| cache.get_or_load(&1, |_| panic()));
+    assert!(std::panic::catch_unwind(load).is_err());
+    clock.set(seconds(100_000));
+    assert_eq!(
+        cache.get_or_load(&1, |_| Ok::<_, Infallible>(2)).unwrap(),
+        2
+    );
+}
+
+/// An invalidation is no write to the key, so `change` is not called again, and the new entry has
+/// no tags: what was made of the old value is served for ever.
+#[test]
+fn an_update_does_not_keep_what_it_made_of_an_invalidated_value() {
+    let cache = Cache::new(10);
+    cache.insert_loaded(1, Loaded::new(10).tags(["t"]));
+    let mut invalidated = false;
+    cache.update(&1, |held| {
+        if !std::mem::replace(&mut invalidated, true) {
+            cache.invalidate_tag("t");
+        }
+        held.map(|held| held + 1)
+    });
+    assert_eq!(cache.get(&1), None);
+}
+
+#[test]
+fn an_update_keeps_the_tags() {
+    let cache = Cache::new(10);
+    cache.insert_loaded(1, Loaded::new(10).tags(["t"]));
+    cache.update(&1, |held| held.map(|held| held + 1));
+    cache.invalidate_tag("t");
+    assert_eq!(cache.get(&1), None);
+}
+
+/// The sweep begins anew with every invalidation, and looks at eight slots a write: with as many
+/// invalidations as writes it never gets further than the first eight.
+#[test]
+fn a_sweep_gets_round_though_tags_are_invalidated_all_the_time() {
+    let clock = ManualClock::new();
+    let cache: Cache = LocalCache::builder()
+        .unbounded()
+        .shards(1)
+        .clock(clock.clone())
+        .build()
+        .unwrap();
+    (0..100).for_each(|key| cache.insert_loaded(key, Loaded::new(0).tags(["live"])));
+    (100..1_000).for_each(|key| cache.insert_with_ttl(key, 0, seconds(1)));
+    clock.set(seconds(2));
+    for n in 0..10_000 {
+        cache.invalidate_tag(&format!("user {n}"));
+        cache.insert(0, 0);
+    }
+    assert_eq!(cache.len(), 100);
+}
+
+/// Stored dead behind the sweep's hand, which has taken note of the epoch: held until the next
+/// invalidation of any tag. (A `weigher` makes sure of the moment; it may be any.)
+#[test]
+fn what_was_invalidated_just_before_it_was_stored_is_reclaimed() {
+    let handle: Arc<std::sync::OnceLock<Cache>> = Arc::default();
+    let weigher = {
+        let handle = Arc::clone(&handle);
+        move |_: &u32, &value: &u64| {
+            if value == 13 {
+                handle.get().unwrap().invalidate_tag("t");
+            }
+            1
+        }
+    };
+    let cache: Cache = LocalCache::builder()
+        .max_weight(100)
+        .weigher(weigher)
+        .shards(1)
+        .build()
+        .unwrap();
+    handle.set(cache.clone()).unwrap();
+    cache.insert_loaded(1, Loaded::new(1).tags(["other"]));
+    cache.insert_loaded(2, Loaded::new(13).tags(["t"]));
+    assert_eq!(cache.get(&2), None);
+    cache.evict_expired();
+    assert_eq!(cache.len(), 1);
+}
+
+/// A value whose next clone waits, if it was armed.
+struct Slow {
+    armed: Arc<AtomicBool>,
+    clones: mpsc::SyncSender<()>,
+    go_on: Arc<Barrier>,
+}
+
+impl Clone for Slow {
+    fn clone(&self) -> Self {
+        if self.armed.swap(false, SeqCst) {
+            self.clones.send(()).unwrap();
+            self.go_on.wait();
+        }
+        Self {
+            armed: Arc::clone(&self.armed),
+            clones: self.clones.clone(),
+            go_on: Arc::clone(&self.go_on),
+        }
+    }
+}
+
+/// The leader of a flight that `replaces` reads a stale value, its tag is invalidated, a caller comes
+/// and waits, and gets it: the outcome is outdated for nobody.
+#[test]
+fn a_stale_value_is_not_served_to_one_who_came_after_its_tag_was_invalidated() {
+    let clock = ManualClock::new();
+    let cache: LocalCache<u32, Slow> = LocalCache::builder()
+        .capacity(10)
+        .stale_if_error(seconds(100))
+        .clock(clock.clone())
+        .build()
+        .unwrap();
+    let (clones, cloning) = mpsc::sync_channel(1);
+    let slow = Slow {
+        armed: Arc::default(),
+        clones,
+        go_on: Arc::new(Barrier::new(2)),
+    };
+    let (armed, go_on) = (Arc::clone(&slow.armed), Arc::clone(&slow.go_on));
+    cache.insert_loaded(1, Loaded::new(slow).tags(["t"]).ttl(seconds(1)));
+    clock.set(seconds(1));
+    let gate = Barrier::new(2);
+    let asked = AtomicU32::new(0);
+    thread::scope(|scope| {
+        let first = scope.spawn(|| {
+            let load = |_: &u32| {
+                gate.wait();
+                gate.wait();
+                Err::<Slow, _>("no")
+            };
+            drop(cache.get_or_load(&1, load));
+        });
+        gate.wait();
+        cache.invalidate_tag("another");
+        let second = scope.spawn(|| {
+            let load = |_: &u32| {
+                armed.store(true, SeqCst);
+                Err::<Slow, _>("no")
+            };
+            drop(cache.get_or_load(&1, load));
+        });
+        cloning.recv().unwrap();
+        cache.invalidate_tag("t");
+        let third = scope.spawn(|| {
+            let load = |_: &u32| {
+                asked.fetch_add(1, SeqCst);
+                Err::<Slow, _>("no")
+            };
+            cache.get_or_load(&1, load).is_ok()
+        });
+        while cache.stats().misses < 3 {
+            thread::yield_now();
+        }
+        (0..10_000).for_each(|_| thread::yield_now());
+        go_on.wait();
+        let served = third.join().unwrap();
+        gate.wait();
+        first.join().unwrap();
+        second.join().unwrap();
+        assert!(!served, "it got the invalidated value");
+        assert_eq!(asked.load(SeqCst), 1);
+    });
+}
+
+/// "Callers who were served an expired value": this one was served a live one.
+#[test]
+fn a_live_value_that_a_failed_renewal_leaves_is_not_counted_as_stale() {
+    let clock = ManualClock::new();
+    let cache: Cache = LocalCache::builder()
+        .capacity(10)
+        .time_to_live(seconds(100))
+        .refresh_after(seconds(10))
+        .stale_if_error(seconds(100))
+        .clock(clock.clone())
+        .build()
+        .unwrap();
+    cache.insert(1, 1);
+    clock.set(seconds(10));
+    assert_eq!(cache.get_or_load(&1, |_| Err::<u64, _>("no")).unwrap(), 1);
+    assert_eq!(cache.stats().stale, 0);
+}
+
+/// The iterator of a batch's loader is run after `run_within`: not within the permit, nor the flights.
+#[test]
+fn the_iterator_that_a_batchs_loader_returns_is_part_of_the_load() {
+    let cache: Cache = LocalCache::builder()
+        .capacity(10)
+        .max_concurrent_loads(1)
+        .wait_timeout(Duration::from_millis(100))
+        .build()
+        .unwrap();
+    let found = cache.get_many_or_load(&[1], |missing| {
+        let cache = &cache;
+        Ok::<_, Infallible>(missing.into_iter().map(move |key| {
+            let other = cache.get_or_load(&9, |_| Ok::<_, Infallible>(90));
+            (key, other.expect("it is within the batch's permit"))
+        }))
+    });
+    assert_eq!(found.unwrap(), [Some(90)]);
+}
+
+/// The task of a nested detached load is not within the outer permit: what its loader loads waits
+/// for it, here for ever but for the timeout.
+#[cfg(feature = "tokio")]
+#[tokio::test]
+async fn a_detached_load_within_a_load_is_within_its_permit() {
+    let cache: Cache = LocalCache::builder()
+        .capacity(10)
+        .max_concurrent_loads(1)
+        .wait_timeout(Duration::from_millis(100))
+        .build()
+        .unwrap();
+    let (outer, inner) = (cache.clone(), cache.clone());
+    let three = move || async move {
+        let load = || async { Ok::<_, &str>(3) };
+        let three = inner.get_or_load_async(&3, load).await;
+        three.map_err(|_| "no permit for the innermost")
+    };
+    let two = || async { outer.detached().get_or_load_async(&2, three).await };
+    let found = cache
+        .get_or_load_async(&1, || async {
+            two()
+                .await
+                .map_err(|error| *error.failed().unwrap().clone())
+        })
+        .await;
+    assert_eq!(found.unwrap(), 3);
+}

@@ -1,0 +1,294 @@
+//! Entries that are loaded anew while they live.
+
+use crate::common::{Cache, Fixture, PAIRS, RUNTIME, WAYS, Way, just_before, seconds};
+use hotset::Loaded;
+use std::convert::Infallible;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::pin::pin;
+use std::sync::Barrier;
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+use std::task::{Context, Waker};
+use std::thread;
+use std::time::{Duration, Instant};
+
+const OLD: u64 = 10;
+const NEW: u64 = 20;
+const UNUSED: Result<u64, &str> = Err("the loader was called");
+
+/// A cache whose key 1 is due for renewal.
+fn due() -> Fixture {
+    due_with(|builder| builder)
+}
+
+fn due_with(
+    set_up: impl FnOnce(hotset::Builder<u32, u64>) -> hotset::Builder<u32, u64>,
+) -> Fixture {
+    let f = Fixture::new(|builder| {
+        set_up(
+            builder
+                .time_to_live(seconds(100))
+                .refresh_after(seconds(10)),
+        )
+    });
+    f.cache.insert_loaded(1, Loaded::new(OLD).tags(["tag"]));
+    f.clock.set(seconds(10));
+    f
+}
+
+/// How many loads there are if everybody who can renew asks once.
+fn renewals(f: &Fixture, way: Way) -> u64 {
+    let before = f.cache.stats().loads;
+    way.ask(&f.cache, 1, UNUSED).unwrap();
+    f.cache.stats().loads - before
+}
+
+#[test]
+fn it_is_served_at_once_while_one_caller_loads_it() {
+    for (renews, others) in PAIRS {
+        let f = due();
+        f.clock.set(just_before(seconds(10)));
+        assert_eq!(renews.hit(&f.cache, 1), OLD);
+        f.clock.set(seconds(10));
+        assert_eq!(f.cache.stats().loads, 0);
+        let renewal = renews.load(&f.cache, 1);
+        for _ in 0..8 {
+            assert_eq!(others.hit(&f.cache, 1), OLD);
+        }
+        assert_eq!(renewal.find(NEW), NEW);
+        assert_eq!(others.hit(&f.cache, 1), NEW);
+        let stats = f.cache.stats();
+        assert_eq!((stats.renewals, stats.loads, stats.misses), (1, 1, 0));
+        assert_eq!(f.cache.remaining_ttl(&1), Some(seconds(100)));
+        f.cache.validate();
+    }
+}
+
+#[test]
+fn it_is_due_again_when_the_new_value_is_as_old() {
+    for way in WAYS {
+        let f = due();
+        way.ask(&f.cache, 1, Ok(NEW)).unwrap();
+        f.clock.set(seconds(19));
+        assert_eq!(renewals(&f, way), 0);
+        f.clock.set(seconds(20));
+        assert_eq!(way.ask(&f.cache, 1, Ok(30)).unwrap(), 30);
+        assert_eq!(f.cache.stats().renewals, 2);
+    }
+}
+
+#[test]
+fn of_many_callers_at_one_time_one_renews() {
+    for _ in 0..20 {
+        let f = due();
+        let gate = Barrier::new(8);
+        thread::scope(|scope| {
+            for way in WAYS.repeat(4) {
+                let (cache, gate) = (&f.cache, &gate);
+                scope.spawn(move || {
+                    gate.wait();
+                    let value = way.ask(cache, 1, Ok(NEW)).unwrap();
+                    assert!([OLD, NEW].contains(&value));
+                });
+            }
+        });
+        let stats = f.cache.stats();
+        assert_eq!((stats.renewals, stats.loads), (1, 1));
+        assert_eq!(f.cache.get(&1), Some(NEW));
+        f.cache.validate();
+    }
+}
+
+#[test]
+fn only_a_caller_with_a_loader_renews() {
+    for way in WAYS {
+        let f = due();
+        assert_eq!(f.cache.get(&1), Some(OLD));
+        assert_eq!(f.cache.get_with(&1, |value| *value), Some(OLD));
+        assert!(f.cache.contains_key(&1));
+        assert_eq!(f.cache.iter().count(), 1);
+        let batch = f
+            .cache
+            .get_many_or_load(&[1], |_| Ok::<_, Infallible>([(1, NEW)]));
+        assert_eq!(batch.unwrap(), [Some(OLD)]);
+        assert_eq!(f.cache.stats().loads, 0);
+        assert_eq!(way.ask(&f.cache, 1, Ok(NEW)).unwrap(), NEW);
+    }
+}
+
+#[test]
+fn a_renewal_that_fails_leaves_the_old_value_and_none_is_tried_for_a_second() {
+    for stale in [false, true] {
+        for (renews, others) in PAIRS {
+            let f = due_with(|builder| {
+                if stale {
+                    builder.stale_if_error(seconds(1))
+                } else {
+                    builder
+                }
+            });
+            let renewal = renews.load(&f.cache, 1);
+            assert_eq!(renewal.finish(Err("no")).unwrap(), OLD);
+            f.clock.advance(just_before(seconds(1)));
+            assert_eq!(renewals(&f, others), 0);
+            assert_eq!(f.cache.get(&1), Some(OLD));
+            let stats = f.cache.stats();
+            assert_eq!((stats.renewals, stats.load_failures), (1, 1));
+            if stale {
+                f.clock.advance(Duration::from_nanos(1));
+                assert_eq!(renewals(&f, others), 1);
+            }
+            f.cache.validate();
+        }
+    }
+}
+
+#[test]
+fn a_write_during_a_renewal_wins() {
+    let writes: [(fn(&Cache), _); 5] = [
+        (|cache| assert_eq!(cache.remove(&1), Some(OLD)), None),
+        (Cache::clear, None),
+        (|cache| cache.invalidate_tag("tag"), None),
+        (|cache| cache.insert(1, 30), Some(30)),
+        (
+            |cache| assert_eq!(cache.update(&1, |_| Some(30)), Some(30)),
+            Some(30),
+        ),
+    ];
+    for way in WAYS {
+        for (write, left) in writes {
+            let f = due();
+            let renewal = way.load(&f.cache, 1);
+            write(&f.cache);
+            let loaded = Loaded::new(NEW).tags(["tag"]);
+            assert_eq!(renewal.finish(Ok(loaded)).unwrap(), NEW);
+            assert_eq!(f.cache.get(&1), left);
+            assert_eq!(f.cache.stats().outdated, 1);
+            f.cache.validate();
+        }
+    }
+}
+
+#[test]
+fn one_who_misses_during_a_renewal_waits_for_it() {
+    for (renews, misses) in PAIRS {
+        let f = due();
+        let renewal = renews.load(&f.cache, 1);
+        f.clock.set(seconds(100));
+        assert_eq!(f.cache.get(&1), None);
+        let waiter = misses.wait(&f.cache, 1);
+        assert_eq!(renewal.find(NEW), NEW);
+        assert_eq!(waiter.answer(Err("called")).unwrap(), NEW);
+        assert_eq!(f.cache.stats().loads, 1);
+        f.cache.validate();
+    }
+}
+
+#[test]
+fn a_renewal_that_is_lost_is_made_again_after_the_lease() {
+    let dropped = |f: &Fixture| {
+        let load = || std::future::pending::<Result<u64, &str>>();
+        let mut renewal = pin!(f.cache.get_or_load_async(&1, load));
+        let poll = renewal
+            .as_mut()
+            .poll(&mut Context::from_waker(Waker::noop()));
+        assert!(poll.is_pending());
+    };
+    let panicking = |f: &Fixture| {
+        let load = |_: &u32| -> Result<u64, &str> { resume_unwind(Box::new("panic")) };
+        let call = AssertUnwindSafe(|| f.cache.get_or_load(&1, load));
+        assert!(catch_unwind(call).is_err());
+    };
+    let losses: [fn(&Fixture); 2] = [dropped, panicking];
+    for lose in losses {
+        for way in WAYS {
+            let f = due_with(|builder| builder.lease(seconds(5)));
+            lose(&f);
+            f.cache.validate();
+            assert_eq!(way.hit(&f.cache, 1), OLD);
+            f.clock.set(seconds(15));
+            assert_eq!(way.ask(&f.cache, 1, Ok(NEW)).unwrap(), NEW);
+        }
+    }
+}
+
+#[test]
+fn a_renewal_does_not_wait_for_a_permit() {
+    for (loads, renews) in PAIRS {
+        let f = due_with(|builder| builder.max_concurrent_loads(1));
+        let load = loads.load(&f.cache, 2);
+        assert_eq!(renews.hit(&f.cache, 1), OLD);
+        load.find(0);
+        let stats = f.cache.stats();
+        assert_eq!((stats.renewals, stats.loads, stats.queued), (0, 1, 0));
+        f.cache.validate();
+    }
+}
+
+#[test]
+fn a_loader_that_renews_its_key_may_ask_for_it() {
+    let f = due();
+    let renewed = f.cache.get_or_load(&1, |_| {
+        let old = f.cache.get_or_load(&1, |_| UNUSED).unwrap();
+        Ok::<_, &str>(old + 1)
+    });
+    assert_eq!(renewed.unwrap(), OLD + 1);
+    let f = due();
+    let load = async || {
+        let old = f.cache.get_or_load_async(&1, async || UNUSED).await;
+        Ok::<_, &str>(old.unwrap() + 1)
+    };
+    let renewed = RUNTIME.block_on(f.cache.get_or_load_async(&1, load));
+    assert_eq!(renewed.unwrap(), OLD + 1);
+}
+
+const TRIES: u32 = 2_000;
+
+/// The share of entries that are renewed at this time before their deadline, in units of the time
+/// that their load took.
+fn share_renewed(way: Way, beta: f64, left: f64) -> f64 {
+    let ttl = seconds(1_000);
+    let f = Fixture::new(|builder| {
+        let builder = builder.capacity(1_000_000).early_renewal(beta);
+        builder.time_to_live(ttl)
+    });
+    // In one batch: all took the same time.
+    let keys: Vec<u32> = (0..TRIES).collect();
+    let load = |missing: Vec<u32>| {
+        let start = Instant::now();
+        while start.elapsed() < Duration::from_millis(5) {}
+        Ok::<_, Infallible>(missing.into_iter().map(|key| (key, OLD)))
+    };
+    f.cache.get_many_or_load(&keys, load).unwrap();
+    let load_time = f.cache.stats().load_times.total();
+    f.clock.set(ttl.saturating_sub(load_time.mul_f64(left)));
+    let renewed = AtomicU64::new(0);
+    for key in keys {
+        way.ask(&f.cache, key, Ok(NEW)).unwrap();
+        renewed.fetch_add(u64::from(f.cache.get(&key) == Some(NEW)), SeqCst);
+    }
+    assert_eq!(f.cache.stats().renewals, renewed.load(SeqCst));
+    f64::from(u32::try_from(renewed.into_inner()).unwrap()) / f64::from(TRIES)
+}
+
+#[test]
+fn the_chance_of_an_early_renewal_grows_as_the_deadline_comes_near() {
+    for way in WAYS {
+        for (beta, left) in [(1.0, 0.1), (1.0, 1.0), (1.0, 3.0), (3.0, 3.0), (0.5, 1.0)] {
+            let (share, expected) = (share_renewed(way, beta, left), (-left / beta).exp());
+            // Five standard deviations are less.
+            assert!(
+                (share - expected).abs() < 0.06,
+                "{left}: {share}, {expected}"
+            );
+        }
+        assert!(share_renewed(way, 1.0, 100.0) == 0.0);
+    }
+}
+
+#[test]
+fn what_was_inserted_is_not_renewed_early() {
+    let f = Fixture::new(|builder| builder.early_renewal(1_000.0));
+    f.cache.insert_with_ttl(1, OLD, seconds(1));
+    f.clock.set(just_before(seconds(1)));
+    assert_eq!(renewals(&f, Way::Thread), 0);
+}

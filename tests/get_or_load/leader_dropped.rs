@@ -1,0 +1,118 @@
+//! A task that loads is dropped: exactly one of those who wait, a thread or a task, loads.
+
+use super::common::*;
+use std::convert::Infallible;
+use std::future::pending;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::thread;
+use tokio::runtime::Runtime;
+use tokio::task::JoinHandle;
+
+fn check_one_led(cache: &Cache, loads: &AtomicUsize) {
+    assert_eq!(loads.load(SeqCst), 1);
+    let stats = cache.stats();
+    assert_eq!((stats.loads, stats.load_failures), (2, 1));
+    assert_eq!(cache.get(&1), Some(11));
+    cache.validate();
+}
+
+/// A task of a runtime whose loader never ends.
+fn spawn_endless(runtime: &Runtime, cache: &Cache) -> JoinHandle<Answer> {
+    let loading = cache.clone();
+    let load = pending::<Result<u32, Infallible>>;
+    let task = runtime.spawn(async move { loading.get_or_load_async(&1, load).await });
+    until(|| cache.stats().loads >= 1);
+    task
+}
+
+#[test]
+fn exactly_one_task_that_waits_leads() {
+    let cache = patient_cache();
+    let loads = AtomicUsize::new(0);
+    let loading = LoadingTask::<Infallible>::start(&cache, 1);
+    let mut waiting = [(); 3].map(|()| Task::ask(&cache, 1, counted(&loads, 11)));
+    waiting.iter_mut().for_each(Task::must_wait);
+    drop(loading);
+    assert_eq!(waiting.each_ref().map(Task::rung), [1, 0, 0]);
+    // Nobody but the one who was woken has to be polled.
+    assert_eq!(waiting[0].answer().unwrap(), 11);
+    for task in &mut waiting[1..] {
+        assert_eq!((task.rung(), task.answer().unwrap()), (1, 11));
+    }
+    check_one_led(&cache, &loads);
+}
+
+#[test]
+fn exactly_one_thread_that_waits_leads() {
+    for _ in 0..20 {
+        let cache = patient_cache();
+        let loads = AtomicUsize::new(0);
+        let loading = LoadingTask::<Infallible>::start(&cache, 1);
+        thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| {
+                    let value = cache.get_or_load(&1, |_| counted(&loads, 11)());
+                    assert_eq!(value.unwrap(), 11);
+                });
+            }
+            until_missed(&cache, 9);
+            drop(loading);
+        });
+        check_one_led(&cache, &loads);
+    }
+}
+
+#[test]
+fn exactly_one_of_threads_and_tasks_leads_after_an_abort() {
+    let runtime = runtime();
+    for _ in 0..20 {
+        let cache = patient_cache();
+        let loads = Arc::new(AtomicUsize::new(0));
+        let leader = spawn_endless(&runtime, &cache);
+        thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| cache.get_or_load(&1, |_| counted(&loads, 11)()).unwrap());
+            }
+            let answers = Tasks::spawn(&runtime, 16, || {
+                let (cache, loads) = (cache.clone(), loads.clone());
+                async move {
+                    let load = || async { counted(&loads, 11)() };
+                    cache.get_or_load_async(&1, load).await.unwrap()
+                }
+            });
+            until_missed(&cache, 21);
+            leader.abort();
+            assert_eq!(answers.answers(), [11; 16]);
+        });
+        assert!(runtime.block_on(leader).unwrap_err().is_cancelled());
+        check_one_led(&cache, &loads);
+    }
+}
+
+#[test]
+fn a_leader_for_whom_nobody_waits_leaves_nothing() {
+    let cache = patient_cache();
+    drop(LoadingTask::<Infallible>::start(&cache, 1));
+    cache.validate();
+    assert_eq!(
+        cache.get_or_load(&1, |_| Ok::<_, Infallible>(4)).unwrap(),
+        4
+    );
+    assert_eq!(cache.stats().load_failures, 1);
+}
+
+#[test]
+fn a_thread_that_leads_is_not_disturbed_by_a_task_that_stops_waiting() {
+    let cache = patient_cache();
+    thread::scope(|scope| {
+        let loading = LoadingThread::<Infallible>::start(scope, &cache, 1);
+        let gone = Task::<Answer>::aboard(&cache, 1);
+        let mut stays = Task::<Answer>::aboard(&cache, 1);
+        drop(gone);
+        assert_eq!(stays.rung(), 0);
+        assert_eq!(loading.finish(Ok(4)).unwrap(), 4);
+        assert_eq!(stays.answer().unwrap(), 4);
+    });
+    cache.validate();
+}

@@ -1,0 +1,259 @@
+//! A load that outlasts its lease: exactly one of those who wait loads; the late value is its own
+//! caller's, and is stored only if nothing newer was.
+
+use super::common::*;
+use hotset::LoadError;
+use std::convert::Infallible;
+use std::sync::Barrier;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::thread;
+use std::time::Instant;
+
+/// Waits out the lease of whoever has begun to load before.
+fn outlast_the_lease() {
+    let start = Instant::now();
+    until(|| start.elapsed() > SHORT);
+}
+
+/// The newer value stays.
+fn check_newer_stays(cache: &Cache) {
+    assert_eq!(cache.get(&1), Some(2));
+    assert_eq!(cache.stats().outdated, 1);
+    cache.validate();
+}
+
+/// Eight threads ask for a key that is being loaded, and one takes over.
+fn eight_threads_get_2(cache: &Cache) {
+    let loads = AtomicUsize::new(0);
+    thread::scope(|waiters| {
+        for _ in 0..8 {
+            waiters.spawn(|| {
+                let value = cache.get_or_load(&1, |_| counted(&loads, 2)());
+                assert_eq!(value.unwrap(), 2);
+            });
+        }
+    });
+    assert_eq!(loads.load(SeqCst), 1);
+}
+
+#[test]
+fn exactly_one_thread_leads_and_the_late_value_is_its_callers_alone() {
+    let cache = cache_with_lease(SHORT);
+    thread::scope(|scope| {
+        let slow = LoadingThread::<Infallible>::start(scope, &cache, 1);
+        eight_threads_get_2(&cache);
+        assert_eq!(slow.finish(Ok(1)).unwrap(), 1);
+    });
+    check_newer_stays(&cache);
+}
+
+#[test]
+fn exactly_one_thread_leads_after_a_task_that_is_late() {
+    let cache = cache_with_lease(SHORT);
+    let slow = LoadingTask::<Infallible>::start(&cache, 1);
+    eight_threads_get_2(&cache);
+    assert_eq!(slow.finish(Ok(1)).unwrap(), 1);
+    check_newer_stays(&cache);
+}
+
+#[test]
+fn a_late_value_is_stored_if_nothing_newer_was() {
+    let cache = cache_with_lease(SHORT);
+    thread::scope(|scope| {
+        let first = LoadingThread::<Infallible>::start(scope, &cache, 1);
+        // Waits out the lease of the first, and then is slow itself.
+        let second = LoadingThread::<Infallible>::start(scope, &cache, 1);
+        assert_eq!(first.finish(Ok(1)).unwrap(), 1);
+        assert_eq!(cache.get(&1), Some(1));
+        assert_eq!(second.finish(Ok(2)).unwrap(), 2);
+        assert_eq!(cache.get(&1), Some(2));
+    });
+    cache.validate();
+}
+
+#[test]
+fn a_late_value_of_a_task_is_stored_if_nothing_newer_was() {
+    let cache = cache_with_lease(SHORT);
+    let first = LoadingTask::<Infallible>::start(&cache, 1);
+    outlast_the_lease();
+    let second = LoadingTask::<Infallible>::start(&cache, 1);
+    assert_eq!(first.finish(Ok(1)).unwrap(), 1);
+    assert_eq!(cache.get(&1), Some(1));
+    assert_eq!(second.finish(Ok(2)).unwrap(), 2);
+    assert_eq!(cache.get(&1), Some(2));
+    cache.validate();
+}
+
+#[test]
+fn a_late_value_is_not_stored_after_its_successor_failed() {
+    let cache = cache_with_lease(SHORT);
+    thread::scope(|scope| {
+        let slow = LoadingThread::<Infallible>::start(scope, &cache, 1);
+        let error = cache.get_or_load(&1, |_| Err::<u32, _>("refused"));
+        assert!(matches!(error, Err(LoadError::Failed(_))));
+        // Nobody could tell the slow one of this any more.
+        cache.remove(&1);
+        assert_eq!(slow.finish(Ok(1)).unwrap(), 1);
+    });
+    assert_eq!(cache.get(&1), None);
+    cache.validate();
+}
+
+#[test]
+fn a_leader_in_time_is_not_superseded() {
+    let cache = patient_cache();
+    thread::scope(|scope| {
+        let slow = LoadingThread::<Infallible>::start(scope, &cache, 1);
+        let waiter = scope.spawn(|| cache.get_or_load(&1, |_| Err::<u32, _>("not asked")));
+        until_missed(&cache, 2);
+        assert_eq!(slow.finish(Ok(9)).unwrap(), 9);
+        assert_eq!(waiter.join().unwrap().unwrap(), 9);
+    });
+}
+
+/// Without a timer, which here is without a runtime, a task looks at the time when it is polled.
+#[test]
+fn who_comes_after_the_lease_leads_and_frees_a_task_that_has_no_timer() {
+    let cache = cache_with_lease(SHORT);
+    let loads = AtomicUsize::new(0);
+    let slow = LoadingTask::<Infallible>::start(&cache, 1);
+    let mut waiting = Task::<Answer>::aboard(&cache, 1);
+    outlast_the_lease();
+    assert_eq!(waiting.rung(), 0);
+    let mut newcomer = Task::ask(&cache, 1, counted(&loads, 2));
+    assert_eq!(newcomer.answer().unwrap(), 2);
+    assert_eq!((waiting.rung(), waiting.answer().unwrap()), (1, 2));
+    assert_eq!(slow.finish(Ok(1)).unwrap(), 1);
+    assert_eq!(loads.load(SeqCst), 1);
+    check_newer_stays(&cache);
+}
+
+#[test]
+fn the_first_task_that_is_polled_after_the_lease_leads_and_no_other() {
+    let cache = cache_with_lease(SHORT);
+    let slow = LoadingTask::<Infallible>::start(&cache, 1);
+    let mut first = Task::<Answer>::aboard(&cache, 1);
+    let mut second = Task::new(async {
+        let load = || async {
+            tokio::task::yield_now().await;
+            Ok::<_, Infallible>(2)
+        };
+        cache.get_or_load_async(&1, load).await
+    });
+    second.must_wait();
+    outlast_the_lease();
+    second.must_wait();
+    assert_eq!(cache.stats().loads, 2);
+    // Its successor has a lease of its own.
+    first.must_wait();
+    assert_eq!(second.answer().unwrap(), 2);
+    assert_eq!(first.answer().unwrap(), 2);
+    assert_eq!(slow.finish(Ok(1)).unwrap(), 1);
+    check_newer_stays(&cache);
+}
+
+#[test]
+fn a_late_leader_that_is_dropped_or_fails_disturbs_nobody() {
+    for fails in [false, true] {
+        let cache = cache_with_lease(SHORT);
+        let slow = LoadingTask::<&str>::start(&cache, 1);
+        outlast_the_lease();
+        let newer = LoadingTask::<&str>::start(&cache, 1);
+        let mut waiting = Task::<Answer<&str>>::aboard(&cache, 1);
+        if fails {
+            assert!(slow.finish(Err("late")).is_err());
+        } else {
+            drop(slow);
+        }
+        assert_eq!(waiting.rung(), 0);
+        assert_eq!(newer.finish(Ok(2)).unwrap(), 2);
+        assert_eq!(waiting.answer().unwrap(), 2);
+        assert_eq!(cache.get(&1), Some(2));
+        cache.validate();
+    }
+}
+
+#[test]
+fn two_loaders_that_wait_for_each_other_are_freed_by_the_lease() {
+    let cache = cache_with_lease(SHORT);
+    let gate = Barrier::new(2);
+    thread::scope(|scope| {
+        for (mine, other) in [(1, 2), (2, 1)] {
+            let (cache, gate) = (&cache, &gate);
+            scope.spawn(move || {
+                let load = |_: &u32| {
+                    gate.wait();
+                    let other = cache.get_or_load(&other, |_| Ok::<_, Infallible>(0));
+                    Ok::<_, Infallible>(other.unwrap() + mine)
+                };
+                cache.get_or_load(&mine, load).unwrap();
+            });
+        }
+    });
+    cache.validate();
+}
+
+#[cfg(feature = "tokio")]
+mod by_timer {
+    use super::*;
+    use std::sync::Arc;
+
+    /// Tasks ask for key 1, which is being loaded, and one takes over.
+    fn spawn_eight(
+        runtime: &tokio::runtime::Runtime,
+        cache: &Cache,
+        loads: &Arc<AtomicUsize>,
+    ) -> Tasks<u32> {
+        Tasks::spawn(runtime, 8, || {
+            let (cache, loads) = (cache.clone(), loads.clone());
+            async move {
+                let load = || async { counted(&loads, 2)() };
+                cache.get_or_load_async(&1, load).await.unwrap()
+            }
+        })
+    }
+
+    #[test]
+    fn exactly_one_task_leads_and_the_late_value_is_its_callers_alone() {
+        let cache = cache_with_lease(SHORT);
+        let loads = Arc::new(AtomicUsize::new(0));
+        let slow = LoadingTask::<Infallible>::start(&cache, 1);
+        let runtime = runtime();
+        assert_eq!(spawn_eight(&runtime, &cache, &loads).answers(), [2; 8]);
+        assert_eq!(loads.load(SeqCst), 1);
+        assert_eq!(slow.finish(Ok(1)).unwrap(), 1);
+        check_newer_stays(&cache);
+    }
+
+    #[test]
+    fn exactly_one_of_threads_and_tasks_leads() {
+        let cache = cache_with_lease(SHORT);
+        let loads = Arc::new(AtomicUsize::new(0));
+        let runtime = runtime();
+        thread::scope(|scope| {
+            let slow = LoadingThread::<Infallible>::start(scope, &cache, 1);
+            let answers = spawn_eight(&runtime, &cache, &loads);
+            let call = || cache.get_or_load(&1, |_| counted(&loads, 2)());
+            let threads = [(); 4].map(|()| scope.spawn(call));
+            assert_eq!(answers.answers(), [2; 8]);
+            let answers = threads.map(|thread| thread.join().unwrap().unwrap());
+            assert_eq!(answers, [2; 4]);
+            assert_eq!(slow.finish(Ok(1)).unwrap(), 1);
+        });
+        assert_eq!(loads.load(SeqCst), 1);
+        check_newer_stays(&cache);
+    }
+
+    #[test]
+    fn a_lease_for_ever_needs_no_timer() {
+        let cache = patient_cache();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .build()
+            .unwrap();
+        let _in_runtime = runtime.enter();
+        let loading = LoadingTask::<Infallible>::start(&cache, 1);
+        let mut waiting = Task::<Answer>::aboard(&cache, 1);
+        assert_eq!(loading.finish(Ok(3)).unwrap(), 3);
+        assert_eq!(waiting.answer().unwrap(), 3);
+    }
+}

@@ -1,0 +1,149 @@
+//! A loader's error is not cached, and all who waited for it get it; the next call loads anew.
+
+use super::common::*;
+use hotset::LoadError;
+use std::fmt::Debug;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::thread;
+
+fn error<E: Debug>(answer: Answer<E>) -> Arc<E> {
+    match answer {
+        Err(LoadError::Failed(error)) => error,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// `callers` have called and nobody has a value; the next one loads.
+fn check_nothing_is_cached(cache: &Cache, callers: u64) {
+    let stats = cache.stats();
+    assert_eq!((stats.load_failures, stats.inserts), (stats.loads, 0));
+    assert_eq!(stats.coalesced, callers - stats.loads);
+    assert_eq!(cache.get_or_load(&1, |_| Ok::<_, String>(5)).unwrap(), 5);
+    cache.validate();
+}
+
+/// Eight callers miss together, and get the errors that are returned.
+fn eight_errors(cache: &Cache) -> Vec<Arc<String>> {
+    let call = || {
+        error(cache.get_or_load(&1, |_| {
+            until_missed(cache, 8);
+            Err::<u32, _>("no connection".to_string())
+        }))
+    };
+    thread::scope(|scope| {
+        let callers: Vec<_> = (0..8).map(|_| scope.spawn(call)).collect();
+        let errors = callers.into_iter().map(|caller| caller.join().unwrap());
+        errors.collect()
+    })
+}
+
+fn all_are_one(errors: &[Arc<String>]) -> bool {
+    assert!(errors.iter().all(|error| **error == "no connection"));
+    errors.iter().all(|error| Arc::ptr_eq(error, &errors[0]))
+}
+
+/// A caller who boards after the load has failed loads anew, so this tries until none did.
+#[test]
+fn an_error_reaches_all_threads_that_waited_and_is_not_cached() {
+    some_attempt(|| {
+        let cache = patient_cache();
+        let errors = eight_errors(&cache);
+        check_nothing_is_cached(&cache, 8);
+        all_are_one(&errors)
+    });
+}
+
+#[test]
+fn an_error_reaches_all_tasks_that_waited_and_is_not_cached() {
+    let cache = patient_cache();
+    let loading = LoadingTask::start(&cache, 1);
+    let mut waiting = [(); 3].map(|()| Task::aboard(&cache, 1));
+    let mut errors = vec![error(loading.finish(Err("no connection".to_string())))];
+    errors.extend(waiting.iter_mut().map(|task| error(task.answer())));
+    assert!(all_are_one(&errors));
+    assert_eq!(cache.stats().loads, 1);
+    check_nothing_is_cached(&cache, 4);
+}
+
+#[test]
+fn an_error_of_a_task_reaches_threads_and_an_error_of_a_thread_tasks() {
+    let failed = || Err::<u32, _>("no connection".to_string());
+    some_attempt(|| {
+        let cache = patient_cache();
+        let errors = thread::scope(|scope| {
+            let loading = LoadingTask::start(&cache, 1);
+            let mut task = Task::aboard(&cache, 1);
+            let threads = [(); 2].map(|()| scope.spawn(|| cache.get_or_load(&1, |_| failed())));
+            until_missed(&cache, 4);
+            let mut errors = vec![error(loading.finish(failed()))];
+            errors.push(error(task.answer()));
+            errors.extend(threads.map(|thread| error(thread.join().unwrap())));
+            errors
+        });
+        check_nothing_is_cached(&cache, 4);
+        all_are_one(&errors)
+    });
+
+    let cache = patient_cache();
+    thread::scope(|scope| {
+        let loading = LoadingThread::start(scope, &cache, 1);
+        let mut task = Task::aboard(&cache, 1);
+        let errors = [error(loading.finish(failed())), error(task.answer())];
+        assert!(all_are_one(&errors));
+    });
+    check_nothing_is_cached(&cache, 2);
+}
+
+#[test]
+fn a_thread_with_another_error_type_calls_its_own_loader() {
+    let cache = patient_cache();
+    thread::scope(|scope| {
+        let leader = scope.spawn(|| {
+            cache.get_or_load(&1, |_| {
+                until_missed(&cache, 2);
+                Err::<u32, _>("a string".to_string())
+            })
+        });
+        until(|| cache.stats().misses >= 1);
+        let waiter = cache.get_or_load(&1, |_| Err::<u32, _>(404_u16));
+        assert!(matches!(waiter, Err(LoadError::Failed(code)) if *code == 404));
+        assert_eq!(*error(leader.join().unwrap()), "a string");
+    });
+    assert_eq!(cache.stats().loads, 2);
+    cache.validate();
+}
+
+#[test]
+fn a_task_with_another_error_type_calls_its_own_loader() {
+    let cache = patient_cache();
+    let codes = AtomicUsize::new(0);
+    let load = || {
+        codes.fetch_add(1, SeqCst);
+        Err::<u32, _>(404_u16)
+    };
+    let loading = LoadingTask::start(&cache, 1);
+    let mut same = Task::<Answer<String>>::aboard(&cache, 1);
+    let mut other = Task::ask(&cache, 1, load);
+    other.must_wait();
+    let leaders = error(loading.finish(Err("a string".to_string())));
+    assert_eq!((*error(other.answer()), codes.load(SeqCst)), (404, 1));
+    assert!(Arc::ptr_eq(&error(same.answer()), &leaders));
+    assert_eq!(cache.stats().loads, 2);
+    cache.validate();
+}
+
+#[test]
+fn a_task_that_waited_for_a_thread_with_another_error_type_calls_its_own_loader() {
+    let cache = patient_cache();
+    thread::scope(|scope| {
+        let loading = LoadingThread::start(scope, &cache, 1);
+        let mut task = Task::ask(&cache, 1, || Ok::<_, u16>(6));
+        task.must_wait();
+        let leaders = error(loading.finish(Err("a string")));
+        assert_eq!(*leaders, "a string");
+        assert_eq!(task.answer().unwrap(), 6);
+    });
+    assert_eq!(cache.get(&1), Some(6));
+    cache.validate();
+}

@@ -1,0 +1,161 @@
+//! A loader that asks for its own key is told, and does not wait for itself; other keys work.
+
+use super::common::*;
+use hotset::LoadError;
+use std::convert::Infallible;
+use std::future::ready;
+use std::thread;
+use tokio::task::yield_now;
+
+fn ask_by_thread(cache: &Cache, key: u32) -> Answer {
+    cache.get_or_load(&key, |_| Ok(key * 10))
+}
+
+async fn ask_by_task(cache: &Cache, key: u32) -> Answer {
+    cache.get_or_load_async(&key, || ready(Ok(key * 10))).await
+}
+
+fn is_recursive(answer: &Answer) -> bool {
+    matches!(answer, Err(LoadError::Recursive))
+}
+
+#[test]
+fn a_threads_loader_that_asks_for_its_own_key_is_told_and_other_keys_work() {
+    let cache = Cache::new(10);
+    let load_one = |_: &u32| {
+        let two = cache.get_or_load(&2, |_| {
+            // The key of an outer loader is as recursive as one's own.
+            assert!(is_recursive(&ask_by_thread(&cache, 1)));
+            Ok::<_, Infallible>(20)
+        });
+        Ok::<_, Infallible>(two.unwrap() + 1)
+    };
+    assert_eq!(cache.get_or_load(&1, load_one).unwrap(), 21);
+    assert_eq!((cache.get(&1), cache.get(&2)), (Some(21), Some(20)));
+    cache.validate();
+}
+
+#[test]
+fn a_tasks_loader_that_asks_for_its_own_key_is_told_and_other_keys_work() {
+    let cache = patient_cache();
+    let load_one = || async {
+        assert!(is_recursive(&ask_by_task(&cache, 1).await));
+        yield_now().await;
+        // Also where it goes on after it has waited, and from within another load.
+        assert!(is_recursive(&ask_by_task(&cache, 1).await));
+        let load_two = || async {
+            yield_now().await;
+            assert!(is_recursive(&ask_by_task(&cache, 1).await));
+            Ok::<_, Infallible>(20)
+        };
+        let two = cache.get_or_load_async(&2, load_two).await;
+        assert_eq!(ask_by_task(&cache, 3).await.unwrap(), 30);
+        Ok::<_, Infallible>(two.unwrap() + 1)
+    };
+    let mut task = Task::new(cache.get_or_load_async(&1, load_one));
+    task.must_wait();
+    task.must_wait();
+    assert_eq!(task.answer().unwrap(), 21);
+    let held = [1, 2, 3].map(|key| cache.get(&key));
+    assert_eq!(held, [Some(21), Some(20), Some(30)]);
+    cache.validate();
+}
+
+#[test]
+fn a_loader_is_told_before_it_has_made_its_future() {
+    let cache = patient_cache();
+    let load = || {
+        assert!(is_recursive(&ask_by_thread(&cache, 1)));
+        assert!(is_recursive(&Task::new(ask_by_task(&cache, 1)).answer()));
+        ready(Ok::<_, Infallible>(4))
+    };
+    let mut task = Task::new(cache.get_or_load_async(&1, load));
+    assert_eq!(task.answer().unwrap(), 4);
+    cache.validate();
+}
+
+#[test]
+fn threads_and_tasks_are_told_in_each_others_loaders() {
+    let cache = patient_cache();
+    let by_thread = cache.get_or_load(&1, |_| {
+        let mut inner = Task::new(ask_by_task(&cache, 1));
+        assert!(is_recursive(&inner.answer()));
+        Task::new(ask_by_task(&cache, 2)).answer()
+    });
+    assert_eq!(by_thread.unwrap(), 20);
+    let load = || async {
+        yield_now().await;
+        assert!(is_recursive(&ask_by_thread(&cache, 3)));
+        ask_by_thread(&cache, 4)
+    };
+    let mut by_task = Task::new(cache.get_or_load_async(&3, load));
+    by_task.must_wait();
+    assert_eq!(by_task.answer().unwrap(), 40);
+    cache.validate();
+}
+
+#[test]
+fn a_loader_that_is_suspended_on_a_thread_makes_no_other_task_there_recursive() {
+    let cache = patient_cache();
+    let loading = LoadingTask::<Infallible>::start(&cache, 1);
+    let mut waiting = Task::<Answer>::aboard(&cache, 1);
+    // Nor the loader of another key that asks for this one.
+    let mut outer = Task::new(cache.get_or_load_async(&2, || ask_by_task(&cache, 1)));
+    outer.must_wait();
+    assert_eq!(loading.finish(Ok(7)).unwrap(), 7);
+    assert_eq!(waiting.answer().unwrap(), 7);
+    assert_eq!(outer.answer().unwrap(), 7);
+    cache.validate();
+}
+
+#[test]
+fn a_loader_that_moves_between_threads_is_recursive_where_it_runs_and_only_there() {
+    let cache = patient_cache();
+    let load = || async {
+        for _ in 0..2 {
+            yield_now().await;
+            assert!(is_recursive(&ask_by_task(&cache, 1).await));
+        }
+        Ok::<_, Infallible>(7)
+    };
+    let mut task = Task::new(cache.get_or_load_async(&1, load));
+    task.must_wait();
+    thread::scope(|scope| {
+        scope.spawn(|| task.must_wait()).join().unwrap();
+    });
+    let mut waiting = Task::<Answer>::aboard(&cache, 1);
+    assert_eq!(task.answer().unwrap(), 7);
+    assert_eq!(waiting.answer().unwrap(), 7);
+    cache.validate();
+}
+
+#[test]
+fn those_who_wait_do_not_notice_that_the_loader_was_told() {
+    let cache = patient_cache();
+    let mut leader = Task::new(cache.get_or_load_async(&1, || async {
+        yield_now().await;
+        assert!(is_recursive(&ask_by_task(&cache, 1).await));
+        yield_now().await;
+        Ok::<_, Infallible>(6)
+    }));
+    leader.must_wait();
+    let mut waiting = Task::<Answer>::aboard(&cache, 1);
+    leader.must_wait();
+    assert_eq!(waiting.rung(), 0);
+    assert_eq!(leader.answer().unwrap(), 6);
+    assert_eq!(waiting.answer().unwrap(), 6);
+}
+
+/// A loader's `?` makes the recursion its own error; the next call is as any other.
+#[test]
+fn a_loader_that_fails_because_of_it_leaves_nothing() {
+    let cache = patient_cache();
+    let result = cache.get_or_load(&1, |_| ask_by_thread(&cache, 1));
+    let error = result.unwrap_err();
+    assert!(matches!(
+        *error.failed().unwrap().as_ref(),
+        LoadError::Recursive
+    ));
+    cache.validate();
+    assert_eq!(ask_by_thread(&cache, 1).unwrap(), 10);
+}

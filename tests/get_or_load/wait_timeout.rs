@@ -1,0 +1,112 @@
+//! A waiter's own deadline passes: `WaitTimeout`, for it alone.
+
+use super::common::*;
+use hotset::LoadError;
+use std::convert::Infallible;
+use std::thread;
+use std::time::Instant;
+
+fn impatient_cache() -> Cache {
+    let builder = Cache::builder().capacity(100).wait_timeout(SHORT);
+    builder.build().unwrap()
+}
+
+/// Waits on this thread, in vain.
+fn times_out(cache: &Cache) {
+    let started = Instant::now();
+    let result = cache.get_or_load(&1, |_| Ok::<_, Infallible>(2));
+    assert!(matches!(result, Err(LoadError::WaitTimeout)));
+    assert!(started.elapsed() >= SHORT);
+}
+
+#[test]
+fn a_threads_deadline_passes_for_it_alone() {
+    let cache = impatient_cache();
+    thread::scope(|scope| {
+        let slow = LoadingThread::<Infallible>::start(scope, &cache, 1);
+        times_out(&cache);
+        assert_eq!(slow.finish(Ok(1)).unwrap(), 1);
+    });
+    assert_eq!(cache.get(&1), Some(1));
+    cache.validate();
+}
+
+/// Without a timer, a task looks at the time when it is polled.
+#[test]
+fn a_tasks_deadline_passes_for_it_alone() {
+    let cache = impatient_cache();
+    let slow = LoadingTask::<Infallible>::start(&cache, 1);
+    let mut early = Task::<Answer>::aboard(&cache, 1);
+    let start = Instant::now();
+    until(|| start.elapsed() > SHORT);
+    let mut late = Task::<Answer>::aboard(&cache, 1);
+    assert!(matches!(early.answer(), Err(LoadError::WaitTimeout)));
+    assert_eq!((early.rung(), late.rung()), (0, 0));
+    assert_eq!(slow.finish(Ok(1)).unwrap(), 1);
+    assert_eq!(late.answer().unwrap(), 1);
+    assert_eq!((cache.get(&1), cache.stats().loads), (Some(1), 1));
+    cache.validate();
+}
+
+#[test]
+fn a_threads_deadline_is_not_that_of_a_task_that_waits_with_it() {
+    let cache = impatient_cache();
+    let slow = LoadingTask::<Infallible>::start(&cache, 1);
+    let mut waiting = Task::<Answer>::aboard(&cache, 1);
+    times_out(&cache);
+    // It was asked for before its own deadline, and has the value when it looks at the time.
+    assert_eq!(slow.finish(Ok(1)).unwrap(), 1);
+    assert_eq!((waiting.rung(), waiting.answer().unwrap()), (1, 1));
+    cache.validate();
+}
+
+#[test]
+fn a_waiter_that_was_told_to_lead_leads_though_its_deadline_has_passed() {
+    let cache = impatient_cache();
+    let slow = LoadingTask::<Infallible>::start(&cache, 1);
+    let mut waiting = Task::ask(&cache, 1, || Ok::<_, Infallible>(2));
+    waiting.must_wait();
+    let start = Instant::now();
+    until(|| start.elapsed() > SHORT);
+    drop(slow);
+    assert_eq!((waiting.rung(), waiting.answer().unwrap()), (1, 2));
+    cache.validate();
+}
+
+#[test]
+fn the_last_one_to_stop_waiting_leaves_nothing_behind() {
+    let cache = impatient_cache();
+    let slow = LoadingTask::<Infallible>::start(&cache, 1);
+    times_out(&cache);
+    drop(slow);
+    cache.validate();
+    assert_eq!(
+        cache.get_or_load(&1, |_| Ok::<_, Infallible>(3)).unwrap(),
+        3
+    );
+}
+
+#[cfg(feature = "tokio")]
+#[test]
+fn a_timer_wakes_tasks_at_their_deadlines_and_threads_have_theirs() {
+    let cache = impatient_cache();
+    let runtime = runtime();
+    let slow = LoadingTask::<Infallible>::start(&cache, 1);
+    let tasks = Tasks::spawn(&runtime, 8, || {
+        let cache = cache.clone();
+        async move {
+            let started = Instant::now();
+            let load = || async { Ok::<u32, Infallible>(2) };
+            let answer = cache.get_or_load_async(&1, load).await;
+            assert!(started.elapsed() >= SHORT);
+            answer
+        }
+    });
+    times_out(&cache);
+    for answer in tasks.answers() {
+        assert!(matches!(answer, Err(LoadError::WaitTimeout)));
+    }
+    assert_eq!(slow.finish(Ok(1)).unwrap(), 1);
+    assert_eq!(cache.get(&1), Some(1));
+    cache.validate();
+}

@@ -1,0 +1,117 @@
+//! Wakers and timers are an executor's code: what they do must not harm the others.
+
+use hotset::{LoadError, LocalCache};
+use std::convert::Infallible;
+use std::future::{Future, pending, ready};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::sync::{Arc, Mutex, mpsc};
+use std::task::{Context, Poll, Wake, Waker};
+use std::thread;
+use std::time::Duration;
+use tokio::sync::oneshot;
+
+type Cache = LocalCache<u32, u32>;
+type Call = Pin<Box<dyn Future<Output = Result<u32, LoadError<Infallible>>> + Send>>;
+
+fn cache() -> Cache {
+    let builder = Cache::builder().capacity(10).lease(Duration::MAX);
+    builder.build().unwrap()
+}
+
+fn poll<F: Future + ?Sized>(future: Pin<&mut F>, waker: &Waker) -> Poll<F::Output> {
+    future.poll(&mut Context::from_waker(waker))
+}
+
+#[derive(Default)]
+struct Bell(AtomicUsize);
+
+impl Wake for Bell {
+    fn wake(self: Arc<Self>) {
+        self.0.fetch_add(1, SeqCst);
+    }
+}
+
+/// As of an executor whose queue is full.
+struct Panics;
+
+impl Wake for Panics {
+    fn wake(self: Arc<Self>) {
+        resume_unwind(Box::new("the queue is full"))
+    }
+}
+
+#[test]
+fn one_that_panics_does_not_strand_those_behind_it() {
+    let cache = cache();
+    let (finish, finished) = oneshot::channel();
+    let load = || async { Ok::<u32, Infallible>(finished.await.unwrap()) };
+    let mut leader = Box::pin(cache.get_or_load_async(&1, load));
+    assert!(poll(leader.as_mut(), Waker::noop()).is_pending());
+    let ask = || Box::pin(cache.get_or_load_async(&1, || ready(Ok::<_, Infallible>(2))));
+    let (mut first, mut second) = (ask(), ask());
+    let bell = Arc::new(Bell::default());
+    assert!(poll(first.as_mut(), &Arc::new(Panics).into()).is_pending());
+    assert!(poll(second.as_mut(), &bell.clone().into()).is_pending());
+    finish.send(1).unwrap();
+    let landing = AssertUnwindSafe(|| poll(leader.as_mut(), Waker::noop()));
+    assert!(catch_unwind(landing).is_err());
+    assert_eq!(bell.0.load(SeqCst), 1);
+    assert!(matches!(
+        poll(second.as_mut(), Waker::noop()),
+        Poll::Ready(Ok(1))
+    ));
+}
+
+/// A waker that is the last owner of another call for the same key.
+struct Owner(#[allow(dead_code)] Mutex<Call>);
+
+impl Wake for Owner {
+    fn wake(self: Arc<Self>) {}
+}
+
+fn hang(cache: &Cache) -> Call {
+    let cache = cache.clone();
+    Box::pin(async move {
+        let hang = pending::<Result<u32, Infallible>>;
+        cache.get_or_load_async(&1, hang).await
+    })
+}
+
+#[test]
+fn one_that_owns_a_waiter_is_dropped_without_a_lock() {
+    let (done, is_done) = mpsc::channel();
+    thread::spawn(move || {
+        let cache = cache();
+        let (mut leader, mut owned, mut moved) = (hang(&cache), hang(&cache), hang(&cache));
+        assert!(poll(leader.as_mut(), Waker::noop()).is_pending());
+        assert!(poll(owned.as_mut(), Waker::noop()).is_pending());
+        let owner: Waker = Arc::new(Owner(Mutex::new(owned))).into();
+        assert!(poll(moved.as_mut(), &owner).is_pending());
+        drop(owner);
+        // The call has moved to another task: the last reference to its old one is in the queue.
+        assert!(poll(moved.as_mut(), Waker::noop()).is_pending());
+        done.send(()).unwrap();
+    });
+    let patience = Duration::from_secs(30);
+    is_done.recv_timeout(patience).expect("it ends");
+}
+
+#[cfg(feature = "tokio")]
+#[tokio::test(start_paused = true)]
+async fn a_paused_clock_that_is_ahead_holds_nobody_up() {
+    let started = std::time::Instant::now();
+    tokio::time::advance(Duration::from_secs(3_600)).await;
+    let cache = Cache::new(10);
+    let load = || async {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        Ok::<_, Infallible>(1)
+    };
+    let ask = || cache.get_or_load_async(&1, load);
+    let (first, second) = tokio::join!(ask(), ask());
+    assert_eq!((first.unwrap(), second.unwrap()), (1, 1));
+    assert_eq!(cache.stats().loads, 1);
+    // Below the lease, after which the second would load.
+    assert!(started.elapsed() < Duration::from_secs(9));
+}
