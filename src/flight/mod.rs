@@ -33,6 +33,7 @@ mod context;
 pub(crate) mod future;
 mod leader;
 mod state;
+mod table;
 mod wait;
 mod waiter;
 
@@ -52,11 +53,11 @@ use crate::held::{Held, assert_nothing_exclusive};
 use crate::sync::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Mutex, MutexGuard};
 use context::is_within;
 use equivalent::Equivalent;
-use hashbrown::HashTable;
 use state::{Admission, State, Waiters, wake};
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use std::sync::{Arc, OnceLock};
 use std::task::Waker;
+use table::Table;
 
 /// What a load came to, for those who waited for it.
 #[derive(Clone)]
@@ -110,9 +111,8 @@ impl<K, V> Flight<K, V> {
     }
 }
 
-type Table<K, V> = HashTable<Arc<Flight<K, V>>>;
-
 /// The flights over one shard.
+#[repr(align(64))]
 pub(crate) struct Flights<K, V> {
     /// The length of `table`, so that writes see without a lock that there is nothing to revoke.
     registered: AtomicUsize,
@@ -142,7 +142,7 @@ impl<K: Eq, V> Flights<K, V> {
     pub(crate) fn new() -> Self {
         Self {
             registered: AtomicUsize::new(0),
-            table: Mutex::new(HashTable::new()),
+            table: Mutex::new(Table::new()),
         }
     }
 
@@ -187,7 +187,7 @@ impl<K: Eq, V> Flights<K, V> {
         flight: Arc<Flight<K, V>>,
         candidate: Candidate,
     ) -> Leader<'_, K, V> {
-        table.insert_unique(flight.hash, Arc::clone(&flight), |other| other.hash);
+        table.insert(Arc::clone(&flight));
         self.count(table);
         Leader::new(self, flight, 1, candidate)
     }
@@ -200,12 +200,10 @@ impl<K: Eq, V> Flights<K, V> {
         candidate: Candidate,
     ) -> Join<'_, K, V> {
         let _held = Held::exclusively();
-        let is_it =
-            |other: &Arc<Flight<K, V>>| other.joinable && other.hash == hash && other.key == *key;
-        let Ok(found) = table.find_entry(hash, is_it) else {
+        let is_it = |other: &Arc<Flight<K, V>>| other.joinable && other.key == *key;
+        let Some(flight) = table.find(hash, is_it) else {
             return Join::Launch { replaces: false };
         };
-        let flight = found.get();
         if is_within(Arc::as_ptr(flight)) {
             return Join::Boarded(Boarding::Recursive);
         }
@@ -219,9 +217,8 @@ impl<K: Eq, V> Flights<K, V> {
                 Boarding::Wait(Waiter::new(self, Arc::clone(flight), ticket, candidate))
             }
             Admission::Replace => {
-                flight.stored.store(REVOKED, Relaxed);
-                found.remove();
-                self.count(table);
+                let flight = Arc::clone(flight);
+                self.close(table, &flight);
                 return Join::Launch { replaces: true };
             }
         })
@@ -257,10 +254,9 @@ impl<K: Eq, V> Flights<K, V> {
                 let leader = leader.as_ref();
                 leader.is_some_and(|leader| Arc::ptr_eq(&leader.flight, other))
             };
-            while let Ok(found) = table.find_entry(hash, |other| {
-                other.hash == hash && !is_leaders(other) && key.equivalent(&other.key)
-            }) {
-                let (flight, _) = found.remove();
+            let is_it =
+                |other: &Arc<Flight<K, V>>| !is_leaders(other) && key.equivalent(&other.key);
+            while let Some(flight) = table.take(hash, is_it) {
                 flight.stored.store(REVOKED, Relaxed);
                 self.count(table);
             }
@@ -321,8 +317,8 @@ impl<K, V> Flights<K, V> {
     /// after this: a write could not find the flight to revoke it.
     fn close(&self, table: &mut Table<K, V>, flight: &Arc<Flight<K, V>>) {
         flight.stored.store(REVOKED, Relaxed);
-        if let Ok(found) = table.find_entry(flight.hash, |other| Arc::ptr_eq(other, flight)) {
-            found.remove();
+        let found = table.take(flight.hash, |other| Arc::ptr_eq(other, flight));
+        if found.is_some() {
             self.count(table);
         }
     }

@@ -1,0 +1,67 @@
+//! The flights of one shard, by key.
+
+use super::Flight;
+use hashbrown::HashTable;
+use std::sync::Arc;
+
+/// Most often there is none or one, which lies inline: a miss then touches no memory here but the
+/// lock's own cache line, and it is another core's every other time.
+pub(super) struct Table<K, V> {
+    first: Option<Arc<Flight<K, V>>>,
+    others: HashTable<Arc<Flight<K, V>>>,
+}
+
+impl<K, V> Table<K, V> {
+    pub(super) const fn new() -> Self {
+        Self {
+            first: None,
+            others: HashTable::new(),
+        }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        usize::from(self.first.is_some()) + self.others.len()
+    }
+
+    pub(super) fn insert(&mut self, flight: Arc<Flight<K, V>>) {
+        if self.first.is_none() {
+            self.first = Some(flight);
+        } else {
+            let hash = |other: &Arc<Flight<K, V>>| other.hash;
+            self.others.insert_unique(flight.hash, flight, hash);
+        }
+    }
+
+    pub(super) fn find(
+        &self,
+        hash: u64,
+        is_it: impl Fn(&Arc<Flight<K, V>>) -> bool,
+    ) -> Option<&Arc<Flight<K, V>>> {
+        let is_it = |other: &Arc<Flight<K, V>>| other.hash == hash && is_it(other);
+        match &self.first {
+            Some(first) if is_it(first) => Some(first),
+            _ if self.others.is_empty() => None,
+            _ => self.others.find(hash, is_it),
+        }
+    }
+
+    pub(super) fn take(
+        &mut self,
+        hash: u64,
+        is_it: impl Fn(&Arc<Flight<K, V>>) -> bool,
+    ) -> Option<Arc<Flight<K, V>>> {
+        let is_it = |other: &Arc<Flight<K, V>>| other.hash == hash && is_it(other);
+        if self.first.as_ref().is_some_and(is_it) {
+            return self.first.take();
+        }
+        if self.others.is_empty() {
+            return None;
+        }
+        let found = self.others.find_entry(hash, is_it).ok()?;
+        Some(found.remove().0)
+    }
+
+    pub(super) fn drain(&mut self) -> impl Iterator<Item = Arc<Flight<K, V>>> {
+        self.first.take().into_iter().chain(self.others.drain())
+    }
+}
