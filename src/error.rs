@@ -95,7 +95,7 @@ pub enum LoadError<E: ?Sized> {
     /// The loader asked the cache for the key that it was loading, in the same thread or task, which
     /// would wait for itself.
     Recursive,
-    /// The runtime that ran a [detached](crate::LocalCache::detached) load was shut down.
+    /// The runtime that ran a `detached` load was shut down.
     Shutdown,
 }
 

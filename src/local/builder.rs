@@ -226,7 +226,7 @@ impl<K, V, S> Builder<K, V, S> {
     ///
     /// It is served meanwhile. The first `get_or_load` that finds it due runs its loader: a thread
     /// and a plain [`get_or_load_async`](LocalCache::get_or_load_async) wait for it themselves, all
-    /// others are served at once. With [`detached`](LocalCache::detached) it runs in a task of its
+    /// others are served at once. With `detached` (feature `tokio`) it runs in a task of its
     /// own, and nobody waits. If it fails, the old value is returned, and the next attempt is made
     /// a second later at the earliest. A write to the key meanwhile wins, as over every load.
     pub fn refresh_after(mut self, age: Duration) -> Self {
