@@ -1,7 +1,7 @@
 //! Loads in tasks of their own.
 
 use super::hash::KeyHash;
-use super::load::{Approach, Held};
+use super::load::{Approach, Cleared};
 use super::load_async::erase;
 use super::read::Sought;
 use super::{DefaultHasher, LocalCache, Place};
@@ -140,7 +140,7 @@ where
         &self,
         place: &Place<'_, K, V>,
         key: &K,
-        (leader, permit): Held<'_, K, V>,
+        (leader, permit): Cleared<'_, K, V>,
         load: impl FnOnce() -> F + Send + 'static,
     ) -> JoinHandle<Result<V, LoadError<AnyError>>>
     where

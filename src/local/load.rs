@@ -300,7 +300,7 @@ where
         &self,
         place: &Place<'_, K, V>,
         key: &K,
-        (leader, permit): Held<'_, K, V>,
+        (leader, permit): Cleared<'_, K, V>,
         load: impl FnOnce(&K) -> F,
         erase: impl FnOnce(F::Output) -> LoadResult<V>,
     ) -> Result<V, LoadError<AnyError>> {
@@ -317,7 +317,7 @@ where
         &self,
         place: &Place<'a, K, V>,
         key: &K,
-    ) -> Option<Held<'a, K, V>> {
+    ) -> Option<Cleared<'a, K, V>> {
         let bulkhead = self.inner.bulkhead.as_ref();
         let permit = match bulkhead.filter(|bulkhead| !bulkhead.is_passed()) {
             Some(bulkhead) => Some(bulkhead.try_pass()?),
@@ -414,12 +414,12 @@ where
 pub(super) type LoadResult<V> = Result<Loaded<V>, Arc<AnyError>>;
 
 /// What a caller holds that is about to load.
-pub(super) type Held<'a, K, V> = (Leader<'a, K, V>, Option<Permit>);
+pub(super) type Cleared<'a, K, V> = (Leader<'a, K, V>, Option<Permit>);
 
 /// How the way to a value ends, if not with an error.
 pub(super) enum Approach<'a, K, V> {
     Arrived(V),
-    Load(Held<'a, K, V>),
+    Load(Cleared<'a, K, V>),
 }
 
 impl<E: ?Sized> From<TooLate> for LoadError<E> {
