@@ -69,7 +69,13 @@ impl<'a, K, V> Removals<'a, K, V> {
     /// # Panics
     ///
     /// If the listener does, after it was told of all.
+    #[inline]
     pub(crate) fn finish(mut self) -> Option<Removed<K, V>> {
+        if self.listener.is_none() {
+            // Before the first is on its way to the caller: see `tell`.
+            self.rest.clear();
+            return self.first.take();
+        }
         let (first, panicked) = self.tell();
         match panicked {
             Some(panic) => resume_unwind(panic),
@@ -78,6 +84,7 @@ impl<'a, K, V> Removals<'a, K, V> {
     }
 
     /// Empties itself; returns the first entry, and the first panic of the listener.
+    #[cold]
     fn tell(&mut self) -> (Option<Removed<K, V>>, Option<Panic>) {
         let (first, rest) = (self.first.take(), take(&mut self.rest));
         let mut panicked = None;
@@ -97,7 +104,9 @@ type Panic = Box<dyn Any + Send>;
 
 impl<K, V> Drop for Removals<'_, K, V> {
     fn drop(&mut self) {
-        // Something panics already; a second panic would end the process.
-        drop(self.tell());
+        if self.listener.is_some() {
+            // Something panics already; a second panic would end the process.
+            drop(self.tell());
+        }
     }
 }
