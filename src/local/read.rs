@@ -46,6 +46,8 @@ struct Seek<'s, 'a, K, V, S> {
     place: &'s Place<'a, K, V>,
     key: &'s K,
     ahead: Option<Nanos>,
+    /// Where it goes if it is not a hit: a way of its own, so that hits stay in registers.
+    otherwise: &'s mut Option<Sought<'a, K, V>>,
 }
 
 impl<'a, K, V, S> Reader<Shard<K, V>> for Seek<'_, 'a, K, V, S>
@@ -54,16 +56,23 @@ where
     V: Clone,
     S: BuildHasher,
 {
-    type Output = Sought<'a, K, V>;
+    /// A hit, and whether the caller is to renew it.
+    type Output = Option<(V, bool)>;
 
     #[inline(always)]
-    fn read(self, shard: &Shard<K, V>) -> Sought<'a, K, V> {
+    fn read(self, shard: &Shard<K, V>) -> Option<(V, bool)> {
         let clock = &self.cache.inner.settings.clock;
         let now = || self.ahead.unwrap_or_else(|| clock.now());
         match shard.hit(self.place.hash, self.key, now) {
-            Some((slot, value)) if !shard.claim_renewal(slot, now) => Sought::Live(value.clone()),
-            Some((_, value)) => Sought::Due(value.clone()),
-            None => self.cache.board_under(shard, self.place, self.key),
+            Some((slot, value)) => {
+                // Asked of the cache first, whose settings are at hand.
+                let due = self.cache.inner.renews && shard.claim_renewal(slot, now);
+                Some((value.clone(), due))
+            }
+            None => {
+                *self.otherwise = Some(self.cache.board_under(shard, self.place, self.key));
+                None
+            }
         }
     }
 }
@@ -222,20 +231,25 @@ where
     #[inline(always)]
     pub(super) fn seek<'a>(&self, place: &Place<'a, K, V>, key: &K) -> Sought<'a, K, V> {
         let slot = ThreadSlot::current();
+        let mut otherwise = None;
         let seek = Seek {
             cache: self,
             place,
             key,
             ahead: self.read_clock_ahead(),
+            otherwise: &mut otherwise,
         };
-        let sought = place.cell.shard.read_as(slot, seek);
-        if let Sought::Live(_) | Sought::Due(_) = sought {
+        if let Some((value, due)) = place.cell.shard.read_as(slot, seek) {
             self.inner.counters.add(slot, Count::Hit);
-        } else {
-            self.inner.counters.add(slot, Count::Miss);
-            assert_holds_nothing("load into");
+            return if due {
+                Sought::Due(value)
+            } else {
+                Sought::Live(value)
+            };
         }
-        sought
+        self.inner.counters.add(slot, Count::Miss);
+        assert_holds_nothing("load into");
+        otherwise.expect("there is something where there is no hit")
     }
 
     /// As [`seek`](Self::seek), without a trace in statistics and order.
