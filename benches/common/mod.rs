@@ -279,10 +279,10 @@ impl Work {
             Self::HotKey => "one hot key",
             Self::Mixed => "mixed",
             Self::Churn => "churn",
-            Self::LoadHit => "get_or_load hit",
-            Self::LoadMiss => "get_or_load miss",
-            Self::AsyncHit => "get_or_load_async hit",
-            Self::AsyncMiss => "get_or_load_async miss",
+            Self::LoadHit => "load hit",
+            Self::LoadMiss => "load miss",
+            Self::AsyncHit => "async load hit",
+            Self::AsyncMiss => "async load miss",
         }
     }
 
