@@ -50,7 +50,7 @@ struct Seek<'s, 'a, K, V, S> {
     otherwise: &'s mut Option<Sought<'a, K, V>>,
 }
 
-impl<'a, K, V, S> Reader<Shard<K, V>> for Seek<'_, 'a, K, V, S>
+impl<K, V, S> Reader<Shard<K, V>> for Seek<'_, '_, K, V, S>
 where
     K: Eq + Hash + Clone,
     V: Clone,
@@ -63,17 +63,13 @@ where
     fn read(self, shard: &Shard<K, V>) -> Option<(V, bool)> {
         let clock = &self.cache.inner.settings.clock;
         let now = || self.ahead.unwrap_or_else(|| clock.now());
-        match shard.hit(self.place.hash, self.key, now) {
-            Some((slot, value)) => {
-                // Asked of the cache first, whose settings are at hand.
-                let due = self.cache.inner.renews && shard.claim_renewal(slot, now);
-                Some((value.clone(), due))
-            }
-            None => {
-                *self.otherwise = Some(self.cache.board_under(shard, self.place, self.key));
-                None
-            }
+        if let Some((slot, value)) = shard.hit(self.place.hash, self.key, now) {
+            // Asked of the cache first, whose settings are at hand.
+            let due = self.cache.inner.renews && shard.claim_renewal(slot, now);
+            return Some((value.clone(), due));
         }
+        *self.otherwise = Some(self.cache.board_under(shard, self.place, self.key));
+        None
     }
 }
 
