@@ -1,6 +1,6 @@
 //! What failed once, where features meet: renewals, tags, batches, permits, and failures.
 
-use hotset::{Loaded, LocalCache, ManualClock};
+use hotset::{Builder, Loaded, LocalCache, ManualClock};
 use std::convert::Infallible;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::SeqCst};
 use std::sync::{Arc, Barrier, mpsc};
@@ -9,44 +9,40 @@ use std::time::Duration;
 
 type Cache = LocalCache<u32, u64>;
 
+/// A cache with an entry that is due for renewal, and its clock.
+fn with_an_entry_due(
+    set_up: impl FnOnce(Builder<u32, u64>) -> Builder<u32, u64>,
+) -> (Cache, ManualClock) {
+    let clock = ManualClock::new();
+    let builder = LocalCache::builder().capacity(10).clock(clock.clone());
+    let cache = set_up(builder.refresh_after(seconds(10))).build().unwrap();
+    cache.insert(1, 1);
+    clock.set(seconds(10));
+    (cache, clock)
+}
+
 const fn seconds(count: u64) -> Duration {
     Duration::from_secs(count)
 }
 
-/// `fall_back` asks `stale`, which returns before it notes the failure where there is no
-/// `stale_if_error`; so the claim lasts for the lease (10 s; for ever with `Duration::MAX`).
+/// Also where no `stale_if_error` is set.
 #[test]
 fn a_failed_renewal_is_tried_again_after_a_second() {
-    let clock = ManualClock::new();
-    let cache: Cache = LocalCache::builder()
-        .capacity(10)
-        .time_to_live(seconds(100))
-        .refresh_after(seconds(10))
-        .clock(clock.clone())
-        .build()
-        .unwrap();
-    cache.insert(1, 1);
-    clock.set(seconds(10));
+    let (cache, clock) = with_an_entry_due(|builder| builder.time_to_live(seconds(100)));
     assert_eq!(cache.get_or_load(&1, |_| Err::<u64, _>("no")).unwrap(), 1);
     clock.advance(seconds(1));
     assert_eq!(cache.get_or_load(&1, |_| Ok::<_, &str>(2)).unwrap(), 2);
 }
 
-/// The claim is not given back where no permit is free: put off for a lease, here for ever.
+/// Put off, where no permit is free, for less than a lease, which is endless here.
 #[test]
 fn a_renewal_that_found_no_permit_is_tried_again() {
-    let clock = ManualClock::new();
-    let cache: Cache = LocalCache::builder()
-        .capacity(10)
-        .time_to_live(seconds(1_000_000))
-        .refresh_after(seconds(10))
-        .max_concurrent_loads(1)
-        .lease(Duration::MAX)
-        .clock(clock.clone())
-        .build()
-        .unwrap();
-    cache.insert(1, 1);
-    clock.set(seconds(10));
+    let (cache, clock) = with_an_entry_due(|builder| {
+        builder
+            .time_to_live(seconds(1_000_000))
+            .max_concurrent_loads(1)
+            .lease(Duration::MAX)
+    });
     cache
         .get_or_load(&2, |_| {
             let ask = || cache.get_or_load(&1, |_| Ok::<_, Infallible>(2)).unwrap();
@@ -63,16 +59,7 @@ fn a_renewal_that_found_no_permit_is_tried_again() {
 
 #[test]
 fn a_renewal_that_panicked_is_tried_again_whatever_the_lease() {
-    let clock = ManualClock::new();
-    let cache: Cache = LocalCache::builder()
-        .capacity(10)
-        .refresh_after(seconds(10))
-        .lease(Duration::MAX)
-        .clock(clock.clone())
-        .build()
-        .unwrap();
-    cache.insert(1, 1);
-    clock.set(seconds(10));
+    let (cache, clock) = with_an_entry_due(|builder| builder.lease(Duration::MAX));
     let panic = || -> Result<u64, Infallible> { std::panic::resume_unwind(Box::new("panic")) };
     let load = std::panic::AssertUnwindSafe(|| cache.get_or_load(&1, |_| panic()));
     assert!(std::panic::catch_unwind(load).is_err());
@@ -83,8 +70,7 @@ fn a_renewal_that_panicked_is_tried_again_whatever_the_lease() {
     );
 }
 
-/// An invalidation is no write to the key, so `change` is not called again, and the new entry has
-/// no tags: what was made of the old value is served for ever.
+/// An invalidation is no write to the key, but `change` is called again all the same.
 #[test]
 fn an_update_does_not_keep_what_it_made_of_an_invalidated_value() {
     let cache = Cache::new(10);
@@ -108,8 +94,8 @@ fn an_update_keeps_the_tags() {
     assert_eq!(cache.get(&1), None);
 }
 
-/// The sweep begins anew with every invalidation, and looks at eight slots a write: with as many
-/// invalidations as writes it never gets further than the first eight.
+/// It looks at eight slots a write: if it began anew with every invalidation, it would never get
+/// further than the first eight.
 #[test]
 fn a_sweep_gets_round_though_tags_are_invalidated_all_the_time() {
     let clock = ManualClock::new();
@@ -129,8 +115,8 @@ fn a_sweep_gets_round_though_tags_are_invalidated_all_the_time() {
     assert_eq!(cache.len(), 100);
 }
 
-/// Stored dead behind the sweep's hand, which has taken note of the epoch: held until the next
-/// invalidation of any tag. (A `weigher` makes sure of the moment; it may be any.)
+/// Stored dead behind the sweep's hand, when that has seen the invalidation already. (A `weigher`
+/// makes sure of the moment; it may be any.)
 #[test]
 fn what_was_invalidated_just_before_it_was_stored_is_reclaimed() {
     let handle: Arc<std::sync::OnceLock<Cache>> = Arc::default();
@@ -178,8 +164,8 @@ impl Clone for Slow {
     }
 }
 
-/// The leader of a flight that `replaces` reads a stale value, its tag is invalidated, a caller comes
-/// and waits, and gets it: the outcome is outdated for nobody.
+/// The leader of a flight that took another's place reads a stale value, its tag is invalidated, and
+/// a caller comes and waits, since that flight is not replaced in turn.
 #[test]
 fn a_stale_value_is_not_served_to_one_who_came_after_its_tag_was_invalidated() {
     let clock = ManualClock::new();
@@ -244,22 +230,16 @@ fn a_stale_value_is_not_served_to_one_who_came_after_its_tag_was_invalidated() {
 /// "Callers who were served an expired value": this one was served a live one.
 #[test]
 fn a_live_value_that_a_failed_renewal_leaves_is_not_counted_as_stale() {
-    let clock = ManualClock::new();
-    let cache: Cache = LocalCache::builder()
-        .capacity(10)
-        .time_to_live(seconds(100))
-        .refresh_after(seconds(10))
-        .stale_if_error(seconds(100))
-        .clock(clock.clone())
-        .build()
-        .unwrap();
-    cache.insert(1, 1);
-    clock.set(seconds(10));
+    let (cache, _clock) = with_an_entry_due(|builder| {
+        builder
+            .time_to_live(seconds(100))
+            .stale_if_error(seconds(100))
+    });
     assert_eq!(cache.get_or_load(&1, |_| Err::<u64, _>("no")).unwrap(), 1);
     assert_eq!(cache.stats().stale, 0);
 }
 
-/// The iterator of a batch's loader is run after `run_within`: not within the permit, nor the flights.
+/// It runs within the permit and the flights, so what it loads does not wait for them.
 #[test]
 fn the_iterator_that_a_batchs_loader_returns_is_part_of_the_load() {
     let cache: Cache = LocalCache::builder()
@@ -278,8 +258,7 @@ fn the_iterator_that_a_batchs_loader_returns_is_part_of_the_load() {
     assert_eq!(found.unwrap(), [Some(90)]);
 }
 
-/// The task of a nested detached load is not within the outer permit: what its loader loads waits
-/// for it, here for ever but for the timeout.
+/// Else what the innermost loader loads would wait for the permit that the outermost holds.
 #[cfg(feature = "tokio")]
 #[tokio::test]
 async fn a_detached_load_within_a_load_is_within_its_permit() {

@@ -9,7 +9,7 @@ use crate::cache::typed;
 use crate::entry::Loaded;
 use crate::error::{AnyError, LoadError};
 use crate::flight::future::TaskAlarm;
-use crate::flight::{Permit, Suspended, is_loading};
+use crate::flight::{Suspended, is_loading};
 use std::any::Any;
 use std::fmt;
 use std::future::Future;
@@ -154,7 +154,7 @@ where
             hash: place.hash,
             leader: Some(leader.suspend()),
         };
-        let (key, permit): (K, Option<Permit>) = (key.clone(), permit);
+        let key = key.clone();
         tokio::spawn(async move {
             let leader = departure.leader.take().expect("departs once");
             let place = departure.place();

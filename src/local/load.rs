@@ -165,24 +165,22 @@ where
                     return self.disembark(outcome).map(Approach::Arrived);
                 }
             };
-            let (mut leader, took_over) = match boarding {
-                Boarding::Lead(leader) => (leader, false),
+            let lead = match boarding {
+                Boarding::Lead(leader) => Some((leader, false)),
+                Boarding::Recursive => return Err(LoadError::Recursive),
                 Boarding::Wait(waiter) => match self.wait(waiter, deadline, alarm).await? {
-                    Step::Lead(leader) => (leader, true),
+                    Step::Lead(leader) => Some((leader, true)),
+                    Step::BoardAgain => None,
                     Step::Landed(landed) => match landed.into_outcome() {
                         // A batch had nothing to say of the key; a loader of one's own may.
-                        Outcome::Absent => {
-                            sought = self.board(place, key);
-                            continue;
-                        }
+                        Outcome::Absent => None,
                         outcome => return self.disembark(outcome).map(Approach::Arrived),
                     },
-                    Step::BoardAgain => {
-                        sought = self.board(place, key);
-                        continue;
-                    }
                 },
-                Boarding::Recursive => return Err(LoadError::Recursive),
+            };
+            let Some((mut leader, took_over)) = lead else {
+                sought = self.board(place, key);
+                continue;
             };
             let permit = self.permit(deadline, alarm).await?;
             if permit.is_some() && !leader.begin(self.permitted()) {
