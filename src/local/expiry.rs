@@ -1,116 +1,220 @@
-//! Deadlines, and the sweep that finds what is past them.
+//! What has expired, found before it is needed.
 //!
-//! A deadline lies with its entry, where the hit reads it. The sweep is a hand that goes round all
-//! slots, a few at each write. It rests while nothing can have expired: `soonest` is a lower bound
-//! of all deadlines, renewed whenever the hand has gone round.
+//! A deadline lies with its entry, where the hit reads it. To find what is past it there is a tree of
+//! lower bounds over the slots: of each block of 32, of each 32 blocks, and so on up to one for all.
+//! A write whose deadline lies after the bounds above it changes nothing; with one time to live for
+//! all that is every write. Deadlines that are gone leave bounds too low, so a search that finds
+//! nothing below a bound raises it. It costs a quarter of a byte a slot.
 
 use crate::clock::{NEVER, Nanos};
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::ops::Range;
 
-/// How many slots a write sweeps while something may have expired. A full round takes an eighth as
-/// many writes as there are slots.
-pub(crate) const SLOTS_PER_WRITE: u32 = 8;
+/// How many slots there are in a block.
+pub(crate) const BLOCK: u32 = 32;
+/// How many there are in a block: slots, or smaller blocks.
+const FAN_OUT: usize = BLOCK as usize;
 
-/// What a hit reads comes first.
-#[repr(C)]
 pub(crate) struct Expiry {
-    time_to_idle: Option<Nanos>,
-    /// How long entries are kept past their deadline.
-    grace: Nanos,
-    /// With `time_to_idle`: how far hits may move the deadline of each slot.
-    limits: Vec<Nanos>,
     /// No deadline lies before it.
     soonest: Nanos,
-    /// No deadline of a slot that the hand has passed in this round lies before it.
-    soonest_passed: Nanos,
-    hand: u32,
-    /// How many slots to look at whatever `soonest` says.
-    to_search: u32,
+    /// How long entries are kept past their deadline.
+    grace: Nanos,
+    /// No deadline in a block lies before its bound. Blocks of slots come first; the last level is
+    /// one block, and empty where there are no slots.
+    levels: Vec<Vec<Nanos>>,
 }
 
 impl Expiry {
-    pub(crate) const fn new(time_to_idle: Option<Nanos>, grace: Nanos) -> Self {
+    pub(crate) const fn new(grace: Nanos) -> Self {
         Self {
-            time_to_idle,
-            grace,
-            limits: Vec::new(),
             soonest: NEVER,
-            soonest_passed: NEVER,
-            hand: 0,
-            to_search: 0,
+            grace,
+            levels: Vec::new(),
         }
     }
 
-    /// The first deadline of an entry that shall not live past `limit`.
-    pub(crate) fn first_deadline(&self, now: Nanos, limit: Nanos) -> Nanos {
-        self.time_to_idle
-            .map_or(limit, |idle| limit.min(now.saturating_add(idle)))
+    /// Notes that a slot was filled.
+    #[inline]
+    pub(crate) fn set(&mut self, slot: u32, deadline: Nanos) {
+        let block = slot as usize / FAN_OUT;
+        match self.levels.first().and_then(|blocks| blocks.get(block)) {
+            Some(&bound) if bound <= deadline => {}
+            None if deadline == NEVER => {}
+            _ => self.lower(block, deadline),
+        }
     }
 
-    /// Notes what a slot was filled with.
-    pub(crate) fn set(&mut self, slot: u32, limit: Nanos, deadline: Nanos) {
-        if self.time_to_idle.is_some() {
-            let slot = slot as usize;
-            if self.limits.len() <= slot {
-                self.limits.resize(slot + 1, NEVER);
+    #[cold]
+    fn lower(&mut self, mut block: usize, deadline: Nanos) {
+        self.cover(block);
+        for level in &mut self.levels {
+            if level[block] <= deadline {
+                return;
             }
-            self.limits[slot] = limit;
+            level[block] = deadline;
+            block /= FAN_OUT;
         }
         self.soonest = self.soonest.min(deadline);
-        self.soonest_passed = self.soonest_passed.min(deadline);
     }
 
-    /// Moves the deadline of an entry that was hit, if it is one that idles. Deadlines never move
-    /// back, so `soonest` stays a lower bound.
-    #[inline]
-    pub(crate) fn touch(&self, slot: u32, deadline: &AtomicU64, now: Nanos) {
-        if let Some(idle) = self.time_to_idle {
-            let moved = now.saturating_add(idle).min(self.limits[slot as usize]);
-            if moved > deadline.load(Relaxed) {
-                deadline.store(moved, Relaxed);
+    /// Has bounds up to this block of slots.
+    fn cover(&mut self, last: usize) {
+        let (mut level, mut last) = (0, last);
+        loop {
+            if self.levels.len() == level {
+                // What was the bound of all becomes the bound of the first.
+                self.levels.push(vec![self.soonest]);
             }
+            let blocks = &mut self.levels[level];
+            if blocks.len() <= last {
+                blocks.resize(last + 1, NEVER);
+            }
+            if blocks.len() == 1 {
+                return;
+            }
+            (level, last) = (level + 1, last / FAN_OUT);
         }
     }
 
-    /// The next slot for the sweep to look at, or `None` while nothing can have expired.
-    pub(crate) fn next(&mut self, now: Nanos, end: u32) -> Option<u32> {
-        if self.hand >= end {
-            self.hand = 0;
-            self.soonest = self.soonest_passed;
-            self.soonest_passed = NEVER;
+    /// May something have expired?
+    #[inline]
+    pub(crate) fn is_due(&self, now: Nanos) -> bool {
+        self.is_over(self.soonest, now)
+    }
+
+    /// The slots of a block in which something may have expired, or `None` if nothing has. The
+    /// caller looks at all of them and tells [`raise`](Self::raise) what it leaves there.
+    pub(crate) fn due(&mut self, now: Nanos) -> Option<Range<u32>> {
+        'search: while self.is_due(now) {
+            let mut block = 0;
+            for level in (0..self.levels.len()).rev() {
+                let blocks = &self.levels[level];
+                let children = block * FAN_OUT..blocks.len().min((block + 1) * FAN_OUT);
+                let mut due = children.filter(|&child| self.is_over(blocks[child], now));
+                let Some(child) = due.next() else {
+                    self.tighten(level + 1, block);
+                    continue 'search;
+                };
+                block = child;
+            }
+            let slots = block * FAN_OUT..(block + 1) * FAN_OUT;
+            return Some(as_slot(slots.start)..as_slot(slots.end));
         }
-        if end == 0 || !(self.to_search > 0 || self.is_over(self.soonest, now)) {
-            return None;
+        None
+    }
+
+    /// Sets the bound of a block to the least of those below, in this level and all above. The last
+    /// one is `soonest`.
+    fn tighten(&mut self, level: usize, mut block: usize) {
+        for level in level..=self.levels.len() {
+            let blocks = &self.levels[level - 1];
+            let children = block * FAN_OUT..blocks.len().min((block + 1) * FAN_OUT);
+            let bound = blocks[children].iter().copied().min().unwrap_or(NEVER);
+            match self.levels.get_mut(level) {
+                Some(blocks) => blocks[block] = bound,
+                None => self.soonest = bound,
+            }
+            block /= FAN_OUT;
         }
-        self.to_search = self.to_search.saturating_sub(1);
-        self.hand += 1;
-        Some(self.hand - 1)
+    }
+
+    /// A block of slots was looked at: no deadline in it lies before `bound`.
+    pub(crate) fn raise(&mut self, slots: &Range<u32>, bound: Nanos) {
+        let block = slots.start as usize / FAN_OUT;
+        self.levels[0][block] = bound;
+        self.tighten(1, block / FAN_OUT);
     }
 
     /// Is an entry with this deadline of no use any more?
+    #[inline]
     pub(crate) fn is_over(&self, deadline: Nanos, now: Nanos) -> bool {
         deadline.saturating_add(self.grace) <= now
     }
 
-    /// Something may be dead that no deadline tells of: the hand goes round once more.
-    pub(crate) fn search(&mut self, slots: u32) {
-        self.to_search = slots;
+    /// Something may be dead that no deadline tells of: every block of so many slots is due.
+    pub(crate) fn search_all(&mut self, slots: u32) {
+        let Some(last) = slots.checked_sub(1) else {
+            return;
+        };
+        self.cover(last as usize / FAN_OUT);
+        self.levels.iter_mut().for_each(|level| level.fill(0));
+        self.soonest = 0;
     }
 
-    /// The sweep has found a slot alive.
-    pub(crate) fn passed(&mut self, deadline: Nanos) {
-        self.soonest_passed = self.soonest_passed.min(deadline);
-    }
-
-    /// Checks the lower bound, for tests.
+    /// Checks the bounds, for tests.
     ///
     /// # Panics
     ///
-    /// If it is broken.
+    /// If one is broken.
     pub(crate) fn validate(&self, deadlines: impl Iterator<Item = (u32, Nanos)>) {
         for (slot, deadline) in deadlines {
-            assert!(deadline >= self.soonest, "slot {slot} is before `soonest`");
-            assert!(slot >= self.hand || deadline >= self.soonest_passed);
+            let mut block = slot as usize;
+            for level in &self.levels {
+                block /= FAN_OUT;
+                let bound = level.get(block).copied().unwrap_or(NEVER);
+                assert!(deadline >= bound, "slot {slot} is before its bound");
+            }
+            assert!(deadline >= self.soonest, "slot {slot} is before all");
         }
+    }
+}
+
+/// Slots are numbered by `u32`, and blocks end where they may.
+fn as_slot(slot: usize) -> u32 {
+    u32::try_from(slot).unwrap_or(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Deadlines that come, go and move, against a plain list of them.
+    #[test]
+    fn all_that_expires_is_found_and_nothing_is_looked_at_twice() {
+        let mut expiry = Expiry::new(5);
+        let mut deadlines: Vec<Option<Nanos>> = vec![None; 40_000];
+        let mut state = 1u64;
+        let mut random = |below: u64| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            (state >> 33) % below
+        };
+        let mut looked_at = 0;
+        for now in 0..60_000 {
+            for _ in 0..2 {
+                let below = random(40_000) + 1;
+                let slot = usize::try_from(random(below)).unwrap();
+                let deadline = match random(4) {
+                    0 => NEVER,
+                    1 => now + random(20_000),
+                    _ => now + 10_000,
+                };
+                deadlines[slot] = Some(deadline);
+                expiry.set(u32::try_from(slot).unwrap(), deadline);
+                deadlines[usize::try_from(random(40_000)).unwrap()] = None;
+            }
+            while let Some(slots) = expiry.due(now) {
+                looked_at += 1;
+                let block = &mut deadlines[slots.start as usize..slots.end as usize];
+                block.iter_mut().for_each(|deadline| {
+                    deadline.take_if(|deadline| deadline.saturating_add(5) <= now);
+                });
+                let bound = block.iter().flatten().min();
+                expiry.raise(&slots, bound.copied().unwrap_or(NEVER));
+            }
+            let held = deadlines.iter().flatten();
+            if now % 100 == 0 {
+                assert!(held.clone().all(|deadline| deadline.saturating_add(5) > now));
+                let by_slot = (0..).zip(&deadlines);
+                expiry.validate(by_slot.filter_map(|(slot, deadline)| Some((slot, (*deadline)?))));
+            }
+        }
+        assert!(looked_at < 2 * 60_000, "{looked_at} blocks for as many deadlines");
+        expiry.search_all(40_000);
+        let mut blocks = 0;
+        while let Some(slots) = expiry.due(10) {
+            expiry.raise(&slots, 1_000_000);
+            blocks += 1;
+        }
+        assert_eq!(blocks, 40_000 / 32);
     }
 }

@@ -4,13 +4,36 @@
 use crate::clock::Nanos;
 use crate::local::renewal::{Renewals, Rules};
 use crate::local::tags::Tagged;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 pub(crate) struct Extras {
+    idle: Option<Idle>,
     /// Empty until an entry has tags.
     tags: Vec<Option<Box<Tagged>>>,
     pub(crate) renewals: Option<Renewals>,
     /// `None` where each entry weighs 1.
     weights: Option<Vec<u64>>,
+}
+
+/// What the entries of a cache have beside them, whether or not they have tags.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Kinds {
+    pub(crate) weighted: bool,
+    pub(crate) time_to_idle: Option<Nanos>,
+    pub(crate) renewal: Option<Rules>,
+}
+
+impl Kinds {
+    pub(crate) const fn is_empty(&self) -> bool {
+        !self.weighted && self.time_to_idle.is_none() && self.renewal.is_none()
+    }
+}
+
+/// Deadlines that hits move.
+struct Idle {
+    time: Nanos,
+    /// How far they may move each.
+    limits: Vec<Nanos>,
 }
 
 /// What an entry is stored with.
@@ -27,25 +50,31 @@ pub(crate) struct Origin {
     pub(crate) tags: Option<Box<Tagged>>,
 }
 
+impl Idle {
+    fn deadline(&self, now: Nanos, limit: Nanos) -> Nanos {
+        limit.min(now.saturating_add(self.time))
+    }
+}
+
 impl Extras {
-    pub(crate) fn new(weighted: bool, renewal: Option<Rules>) -> Self {
+    pub(crate) fn new(kinds: Kinds) -> Self {
+        let limits = Vec::new();
         Self {
+            idle: kinds.time_to_idle.map(|time| Idle { time, limits }),
             tags: Vec::new(),
-            renewals: renewal.map(Renewals::new),
-            weights: weighted.then(Vec::new),
+            renewals: kinds.renewal.map(Renewals::new),
+            weights: kinds.weighted.then(Vec::new),
         }
     }
 
-    pub(crate) fn set(&mut self, slot: u32, extra: Extra, now: Nanos) {
+    /// A slot is filled with an entry that shall not live past `limit`: returns its first deadline.
+    pub(crate) fn set(&mut self, slot: u32, extra: Extra, limit: Nanos, now: Nanos) -> Nanos {
         if let Some(renewals) = &mut self.renewals {
             renewals.set(slot, now, extra.origin.load_time);
         }
         let slot = slot as usize;
         if let Some(weights) = &mut self.weights {
-            if weights.len() <= slot {
-                weights.resize(slot + 1, 0);
-            }
-            weights[slot] = extra.weight;
+            put(weights, slot, extra.weight);
         }
         if extra.origin.tags.is_some() && self.tags.len() <= slot {
             self.tags.resize_with(slot + 1, || None);
@@ -53,6 +82,30 @@ impl Extras {
         if let Some(tags) = self.tags.get_mut(slot) {
             *tags = extra.origin.tags;
         }
+        match &mut self.idle {
+            None => limit,
+            Some(idle) => {
+                put(&mut idle.limits, slot, limit);
+                idle.deadline(now, limit)
+            }
+        }
+    }
+
+    /// A live entry is hit: may it be served? If it is one that idles, its deadline moves. Deadlines
+    /// never move back, so what is a lower bound of them stays one.
+    pub(crate) fn hit(
+        &self,
+        slot: u32,
+        deadline: &AtomicU64,
+        now: impl FnOnce() -> Nanos,
+    ) -> bool {
+        if let Some(idle) = &self.idle {
+            let moved = idle.deadline(now(), idle.limits[slot as usize]);
+            if moved > deadline.load(Relaxed) {
+                deadline.store(moved, Relaxed);
+            }
+        }
+        self.is_current(slot)
     }
 
     /// The slot is vacant now.
@@ -68,12 +121,10 @@ impl Extras {
     }
 
     /// Was no tag of the entry invalidated?
-    #[inline]
     pub(crate) fn is_current(&self, slot: u32) -> bool {
         self.tags(slot).is_none_or(Tagged::is_current)
     }
 
-    #[inline]
     pub(crate) fn tags(&self, slot: u32) -> Option<&Tagged> {
         self.tags.get(slot as usize)?.as_deref()
     }
@@ -81,4 +132,11 @@ impl Extras {
     pub(crate) fn has_tags(&self) -> bool {
         !self.tags.is_empty()
     }
+}
+
+fn put(figures: &mut Vec<u64>, slot: usize, figure: u64) {
+    if figures.len() <= slot {
+        figures.resize(slot + 1, 0);
+    }
+    figures[slot] = figure;
 }

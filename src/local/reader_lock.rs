@@ -2,15 +2,23 @@
 //!
 //! A reader writes to no memory that another reader reads: it announces itself in a slot of its
 //! own thread, one array for the whole process, by storing the lock's address there. A writer
-//! raises the lock's `writer` word and waits until no slot holds the lock's address. Kin: Linux's
-//! brlock, folly's `SharedMutex` with deferred readers, BRAVO (Dice and Kogan, USENIX ATC 2019).
+//! closes the lock's `gate` and waits until no slot holds the lock's address. Kin: Linux's brlock,
+//! folly's `SharedMutex` with deferred readers, BRAVO (Dice and Kogan, USENIX ATC 2019).
 //!
-//! Entering is Dekker's handshake. The reader stores to its slot, then loads `writer`; the writer
-//! stores to `writer`, then loads the slots. All four are sequentially consistent, so at least one
-//! of the two sees the other: a reader that sees a writer takes its slot back and waits on an
-//! ordinary `RwLock` that the writer holds meanwhile; a writer that sees a reader waits.
+//! Entering is Dekker's handshake. The reader stores to its slot, then loads the gate; the writer
+//! stores to the gate, then loads the slots. With a fence on either side at least one of the two
+//! sees the other: a reader that finds the gate closed takes its slot back and waits on an ordinary
+//! `RwLock` that the writer holds meanwhile; a writer that sees a reader waits.
 //!
-//! Readers with no slot, or whose slot announces another lock, use that `RwLock` throughout.
+//! What that costs whom depends on what is done with the lock, and the gate follows it:
+//!
+//! - [`CLOSED`]: written to of late. Readers take the `RwLock`, and so a writer has nobody to wait
+//!   for. A writer leaves the gate closed.
+//! - [`FENCED`]: some reads have come since the last write. Readers announce themselves, and fence.
+//! - [`OPEN`]: many reads have. Readers announce themselves and leave the fence to the next writer,
+//!   who then fences for all threads (see [`fences`]). Not where the system has no such fence.
+//!
+//! Readers with no slot, or whose slot announces another lock, use the `RwLock` throughout.
 //!
 //! User code under a lock (`Clone`, `Eq`, a `get_with` closure) may come here again, and must not
 //! close a circle of those who wait for each other:
@@ -23,28 +31,42 @@
 //!
 //! This is the only file with `unsafe` code, and these are its invariants:
 //!
-//! - W: a `WriteGuard` exists only while its thread holds `fallback` for writing, `writer` is not
-//!   zero, and after every slot was seen without this lock's address since `writer` was raised.
-//! - R: the closure of `read` runs only while this thread's slot holds the lock's address and
-//!   `writer` was seen zero since it was put there, or while this thread holds `fallback` for
+//! - G: the gate is changed only by who holds `fallback`, but for `FENCED` to `OPEN`. While it is
+//!   `CLOSED` and nobody is in [`close`](ReaderLock::close), no reader is in by its slot.
+//! - W: a `WriteGuard` exists only while its thread holds `fallback` for writing, the gate is
+//!   closed, and after every slot was seen without this lock's address since it was closed.
+//! - R: the closure of `read` runs only while this thread's slot holds the lock's address and the
+//!   gate was seen not closed since it was put there, or while this thread holds `fallback` for
 //!   reading, or inside such a closure of the same thread and lock.
 #![allow(unsafe_code)]
 
+use crate::fences;
 use crate::held::{Held, assert_holds_nothing, is_exclusive, is_reading};
 use crate::thread_slot::{NOBODY, ThreadSlot, in_use};
-use primitives::{AtomicUsize, RwLock, RwLockReadGuard, RwLockWriteGuard, UnsafeCell, pause};
+use primitives::{AtomicU32, AtomicUsize, RwLock, RwLockReadGuard, RwLockWriteGuard, UnsafeCell, pause};
 use std::marker::PhantomData;
 use std::ops::{Deref, DerefMut};
-use std::sync::atomic::Ordering::{Relaxed, Release, SeqCst};
+use std::sync::atomic::Ordering::{AcqRel, Relaxed, Release, SeqCst};
 
-/// What `writer` holds while somebody writes.
-const WRITER: usize = 1;
+/// What the gate may be.
+const CLOSED: u32 = 0;
+const FENCED: u32 = 1;
+const OPEN: u32 = 2;
+
+/// How many reads after the last write make a closed gate a fenced one: about as many as cost as
+/// much as the writer saves by not looking for readers.
+const FENCED_AFTER: u32 = primitives::FENCED_AFTER;
+/// How many make it an open one, as far as they are seen. The fence that the next writer then pays
+/// for takes microseconds.
+const OPEN_AFTER: u32 = primitives::OPEN_AFTER;
 
 /// What a reader reads comes first, what only the others need last.
 #[repr(C)]
 pub(crate) struct ReaderLock<T> {
-    /// [`NOBODY`], or not while somebody writes.
-    writer: AtomicUsize,
+    gate: AtomicU32,
+    /// Reads since the last write, as far as they are seen: all that find the gate closed, and a
+    /// sample of those that find it fenced. Racing readers may lose some.
+    calm: AtomicU32,
     data: UnsafeCell<T>,
     /// Held by the writer, and by readers who cannot announce themselves.
     fallback: RwLock<()>,
@@ -76,7 +98,8 @@ impl<T, R, F: FnOnce(&T) -> R> Reader<T> for F {
 impl<T> ReaderLock<T> {
     pub(crate) fn new(data: T) -> Self {
         Self {
-            writer: AtomicUsize::new(NOBODY),
+            gate: AtomicU32::new(CLOSED),
+            calm: AtomicU32::new(0),
             fallback: RwLock::new(()),
             urgent: AtomicUsize::new(0),
             data: UnsafeCell::new(data),
@@ -99,23 +122,42 @@ impl<T> ReaderLock<T> {
             return self.read_unannounced(slot, reader);
         };
         // SAFETY: the first case of invariant R, by the handshake, while `_announced` lives. By W
-        // there is no `WriteGuard`: one that was before ended with a release store to `writer` that
-        // we have acquired, and one to come waits for our slot.
+        // there is no `WriteGuard`: one that was before ended with a release of `fallback`, which
+        // whoever then opened the gate had acquired, and we have acquired the gate; one to come
+        // waits for our slot.
         self.data.with(|data| reader.read(unsafe { &*data }))
     }
 
-    /// The reader's half of the handshake. `None` if there is a writer, or no slot that is idle.
+    /// The reader's half of the handshake. `None` if the gate is closed, or the slot is not idle.
     #[inline(always)]
     fn announce(&self, slot: ThreadSlot) -> Option<Announced> {
-        let slot = slot.announced();
-        if slot.load(Relaxed) != NOBODY {
+        let announced = slot.announced();
+        if announced.load(Relaxed) != NOBODY {
             return None;
         }
-        slot.swap(self.address(), SeqCst);
-        primitives::handshake_fence();
-        // The other half is in `write`.
-        let announced = Announced(slot);
-        (self.writer.load(SeqCst) == NOBODY).then_some(announced)
+        announced.store(self.address(), Relaxed);
+        // The other half is in `close`.
+        fences::light();
+        let announced = Announced(announced);
+        match self.gate.load(SeqCst) {
+            OPEN => Some(announced),
+            FENCED => self.announce_fenced(slot, announced),
+            _ => None,
+        }
+    }
+
+    /// As [`announce`](Self::announce), with a fence of its own.
+    #[inline(always)]
+    fn announce_fenced(&self, slot: ThreadSlot, announced: Announced) -> Option<Announced> {
+        announced.0.swap(self.address(), SeqCst);
+        primitives::fence();
+        if self.gate.load(SeqCst) == CLOSED {
+            return None;
+        }
+        if slot.is_sampled() {
+            self.note_calm(primitives::SAMPLED);
+        }
+        Some(announced)
     }
 
     #[cold]
@@ -143,7 +185,22 @@ impl<T> ReaderLock<T> {
         } else {
             self.fallback.read()
         };
+        self.note_calm(1);
         (Held::reading(), permit)
+    }
+
+    /// Notes that so many reads have come with no write between, and opens the gate as far as that
+    /// is worth it. The caller is one of these readers, so there is no writer.
+    fn note_calm(&self, reads: u32) {
+        let calm = self.calm.load(Relaxed).saturating_add(reads);
+        self.calm.store(calm, Relaxed);
+        let (from, to) = match self.gate.load(Relaxed) {
+            CLOSED if calm >= FENCED_AFTER => (CLOSED, FENCED),
+            FENCED if calm >= OPEN_AFTER && fences::are_asymmetric() => (FENCED, OPEN),
+            _ => return,
+        };
+        // Fails if somebody else has done it, or closes it.
+        let _ = self.gate.compare_exchange(from, to, AcqRel, Relaxed);
     }
 
     /// Waits until nobody else reads or writes, and keeps all out while the guard lives.
@@ -151,15 +208,14 @@ impl<T> ReaderLock<T> {
     /// # Panics
     ///
     /// If this thread reads or writes any lock.
+    #[inline]
     pub(crate) fn write(&self) -> WriteGuard<'_, T> {
         assert_holds_nothing("write to");
         loop {
             let permit = self.fallback.write();
-            self.raise();
-            if self.readers_have_left() {
+            if self.close(true) {
                 return self.guard(permit);
             }
-            self.writer.store(NOBODY, Release);
             drop(permit);
             let mut tries = 0;
             while self.urgent.load(SeqCst) > 0 {
@@ -168,12 +224,41 @@ impl<T> ReaderLock<T> {
         }
     }
 
-    /// Waits until no slot holds this lock's address. `false` if an urgent reader is to go first.
-    fn readers_have_left(&self) -> bool {
+    /// As [`write`](Self::write), but gives up where that would wait.
+    pub(crate) fn try_write(&self) -> Option<WriteGuard<'_, T>> {
+        let permit = self.fallback.try_write()?;
+        self.close(false).then(|| self.guard(permit))
+    }
+
+    /// The writer's half of the handshake. `false`, and the gate is not closed, if there are readers
+    /// in and it is not to wait for them, or must not since an urgent one is to go first.
+    #[inline]
+    fn close(&self, wait: bool) -> bool {
+        // Relaxed: by invariant G nobody changes a closed gate while we hold `fallback`.
+        self.gate.load(Relaxed) == CLOSED || self.close_on_readers(wait)
+    }
+
+    #[cold]
+    fn close_on_readers(&self, wait: bool) -> bool {
+        if self.gate.swap(CLOSED, SeqCst) == OPEN {
+            let reopen = Reopen(&self.gate);
+            fences::heavy();
+            std::mem::forget(reopen);
+        }
+        primitives::fence();
+        let left = self.readers_have_left(wait);
+        if !left {
+            self.gate.store(FENCED, Release);
+        }
+        left
+    }
+
+    /// Is there no slot with this lock's address any more?
+    fn readers_have_left(&self, wait: bool) -> bool {
         for slot in in_use() {
             let mut tries = 0;
             while slot.load(SeqCst) == self.address() {
-                if self.urgent.load(SeqCst) > 0 {
+                if !wait || self.urgent.load(SeqCst) > 0 {
                     return false;
                 }
                 pause(&mut tries);
@@ -182,24 +267,8 @@ impl<T> ReaderLock<T> {
         true
     }
 
-    /// As [`write`](Self::write), but gives up where that would wait.
-    pub(crate) fn try_write(&self) -> Option<WriteGuard<'_, T>> {
-        let permit = self.fallback.try_write()?;
-        self.raise();
-        if in_use().any(|slot| slot.load(SeqCst) == self.address()) {
-            self.writer.store(NOBODY, Release);
-            return None;
-        }
-        Some(self.guard(permit))
-    }
-
-    /// The writer's first half of the handshake; looking at the slots is the second.
-    fn raise(&self) {
-        self.writer.swap(WRITER, SeqCst);
-        primitives::handshake_fence();
-    }
-
     fn guard<'a>(&'a self, permit: RwLockWriteGuard<'a, ()>) -> WriteGuard<'a, T> {
+        self.calm.store(0, Relaxed);
         WriteGuard {
             lock: self,
             _held: Held::exclusively(),
@@ -213,11 +282,19 @@ impl<T> ReaderLock<T> {
     }
 }
 
+/// Opens the gate again if the heavy fence panics: some reader may be in whom nobody sees.
+struct Reopen<'a>(&'a AtomicU32);
+
+impl Drop for Reopen<'_> {
+    fn drop(&mut self) {
+        self.0.store(OPEN, Release);
+    }
+}
+
 /// Exclusive access. Not `Send`: re-entry is told by the thread.
 pub(crate) struct WriteGuard<'a, T> {
     lock: &'a ReaderLock<T>,
     _held: Held,
-    /// Released after `drop` has lowered `writer`.
     _permit: RwLockWriteGuard<'a, ()>,
     _not_send: PhantomData<*const ()>,
 }
@@ -225,6 +302,7 @@ pub(crate) struct WriteGuard<'a, T> {
 impl<T> Deref for WriteGuard<'_, T> {
     type Target = T;
 
+    #[inline]
     fn deref(&self) -> &T {
         // SAFETY: invariant W; the reference borrows the guard, so no `&mut` is made meanwhile.
         self.lock.data.with(|data| unsafe { &*data })
@@ -232,16 +310,11 @@ impl<T> Deref for WriteGuard<'_, T> {
 }
 
 impl<T> DerefMut for WriteGuard<'_, T> {
+    #[inline]
     fn deref_mut(&mut self) -> &mut T {
         // SAFETY: invariant W: no reader and no other writer is in, those that were ended with a
         // release that we have acquired, and the reference borrows the guard mutably.
         self.lock.data.with_mut(|data| unsafe { &mut *data })
-    }
-}
-
-impl<T> Drop for WriteGuard<'_, T> {
-    fn drop(&mut self) {
-        self.lock.writer.store(NOBODY, Release);
     }
 }
 
@@ -258,7 +331,12 @@ impl Drop for Announced {
 #[cfg(not(loom_models))]
 mod primitives {
     pub(super) use parking_lot::{RwLock, RwLockReadGuard, RwLockWriteGuard};
-    pub(super) use std::sync::atomic::AtomicUsize;
+    pub(super) use std::sync::atomic::{AtomicU32, AtomicUsize};
+
+    pub(super) const FENCED_AFTER: u32 = 16;
+    pub(super) const OPEN_AFTER: u32 = 2 * SAMPLED;
+    pub(super) const SAMPLED: u32 = crate::thread_slot::READS_PER_SAMPLE;
+
     pub(super) fn pause(tries: &mut u32) {
         *tries += 1;
         if *tries < 64 {
@@ -270,7 +348,7 @@ mod primitives {
 
     /// Sequentially consistent accesses make the handshake on their own; loom does not model them.
     #[inline]
-    pub(super) fn handshake_fence() {}
+    pub(super) fn fence() {}
 
     /// The interface of loom's cell over the real one.
     pub(super) struct UnsafeCell<T>(std::cell::UnsafeCell<T>);
@@ -295,14 +373,19 @@ mod primitives {
 #[cfg(loom_models)]
 mod primitives {
     pub(super) use loom::cell::UnsafeCell;
-    pub(super) use loom::sync::atomic::AtomicUsize;
+    pub(super) use loom::sync::atomic::{AtomicU32, AtomicUsize};
     pub(super) use loom::sync::{RwLockReadGuard, RwLockWriteGuard};
+
+    /// So few that models of few reads go through all states of the gate.
+    pub(super) const FENCED_AFTER: u32 = 1;
+    pub(super) const OPEN_AFTER: u32 = 2;
+    pub(super) const SAMPLED: u32 = 1;
 
     pub(super) fn pause(_: &mut u32) {
         loom::thread::yield_now();
     }
 
-    pub(super) fn handshake_fence() {
+    pub(super) fn fence() {
         loom::sync::atomic::fence(std::sync::atomic::Ordering::SeqCst);
     }
 
@@ -486,17 +569,44 @@ mod tests {
         assert_eq!(lock.read(|pair| pair.0), threads.div_ceil(8) as u64 * 500);
     }
 
+    /// A lock that has been read so often that its gate is this.
+    fn lock_with(gate: u32) -> ReaderLock<i32> {
+        assert!(fences::are_asymmetric() || gate != OPEN);
+        let lock = ReaderLock::new(0);
+        while lock.gate.load(SeqCst) != gate {
+            lock.read(|_| ());
+        }
+        lock
+    }
+
+    #[test]
+    fn reads_open_the_gate_and_a_write_closes_it() {
+        let lock = lock_with(OPEN);
+        *lock.write() += 1;
+        assert_eq!(lock.gate.load(SeqCst), CLOSED);
+        for _ in 1..FENCED_AFTER {
+            lock.read(|_| assert_eq!(lock.gate.load(SeqCst), CLOSED));
+        }
+        lock.read(|_| assert_eq!(lock.gate.load(SeqCst), FENCED));
+        *lock.write() += 1;
+        assert_eq!(lock.gate.load(SeqCst), CLOSED);
+        assert_eq!(lock.read(|value| *value), 2);
+    }
+
     #[test]
     fn a_read_inside_a_read_goes_on_while_a_writer_waits() {
-        let lock = ReaderLock::new(0);
-        let other = ReaderLock::new(0);
+        for gate in [FENCED, OPEN] {
+            a_read_inside_a_read(&lock_with(gate), &lock_with(gate));
+        }
+    }
+
+    fn a_read_inside_a_read(lock: &ReaderLock<i32>, other: &ReaderLock<i32>) {
         let (reading, is_reading) = mpsc::channel();
         thread::scope(|scope| {
-            let (lock, other) = (&lock, &other);
             scope.spawn(move || {
                 lock.read(|_| {
                     reading.send(()).unwrap();
-                    while lock.writer.load(SeqCst) == NOBODY {
+                    while lock.gate.load(SeqCst) != CLOSED {
                         thread::yield_now();
                     }
                     // The writer waits for us now.
@@ -512,8 +622,12 @@ mod tests {
 
     #[test]
     fn a_thread_that_would_wait_for_itself_panics_and_the_lock_lives_on() {
-        let lock = ReaderLock::new(0);
-        let other = ReaderLock::new(0);
+        for gate in [CLOSED, FENCED, OPEN] {
+            a_thread_that_would_wait_for_itself(&lock_with(gate), &lock_with(gate));
+        }
+    }
+
+    fn a_thread_that_would_wait_for_itself(lock: &ReaderLock<i32>, other: &ReaderLock<i32>) {
         let panics = |f: &dyn Fn()| {
             let message = catch_unwind(AssertUnwindSafe(f)).expect_err("it went on");
             message
@@ -546,10 +660,15 @@ mod tests {
     /// Without urgent readers this stops for ever. Too many threads that spin for loom.
     #[test]
     fn nested_readers_in_opposite_order_and_writers_do_not_wait_in_a_circle() {
-        let locks = [ReaderLock::new(0), ReaderLock::new(0)];
+        for gate in [FENCED, OPEN] {
+            nested_readers_in_opposite_order(&[lock_with(gate), lock_with(gate)]);
+        }
+    }
+
+    fn nested_readers_in_opposite_order(locks: &[ReaderLock<i32>; 2]) {
         let (reading, closing) = (Barrier::new(4), AtomicBool::new(false));
         let both_are_being_written = || {
-            let being_written = |lock: &ReaderLock<_>| lock.writer.load(SeqCst) != NOBODY;
+            let being_written = |lock: &ReaderLock<_>| lock.gate.load(SeqCst) == CLOSED;
             closing.fetch_or(locks.iter().all(being_written), SeqCst) || closing.load(SeqCst)
         };
         thread::scope(|scope| {
@@ -570,7 +689,9 @@ mod tests {
                 });
             }
         });
-        assert_eq!(locks.map(|lock| lock.read(|value| *value)), [1; 2]);
+        for lock in locks {
+            assert_eq!(lock.read(|value| *value), 1);
+        }
     }
 
     #[test]

@@ -4,6 +4,7 @@
 const NO_SLOT: u32 = u32::MAX;
 
 /// Values in slots; a freed slot is the next to be used again.
+#[repr(C)]
 pub(crate) struct Slab<T> {
     slots: Vec<Slot<T>>,
     free: u32,
@@ -52,11 +53,17 @@ impl<T> Slab<T> {
         }
     }
 
+    /// Makes room for so many values.
+    pub(crate) fn grow(&mut self, slots: usize) {
+        self.slots.reserve_exact(slots - self.slots.len());
+    }
+
     /// Puts a value into a free slot.
     ///
     /// # Panics
     ///
     /// If `u32` has no number left for it; the shard evicts long before.
+    #[inline]
     pub(crate) fn insert(&mut self, value: T) -> u32 {
         self.len += 1;
         let slot = self.free;
@@ -75,6 +82,7 @@ impl<T> Slab<T> {
     }
 
     /// Takes the value of an occupied slot.
+    #[inline]
     pub(crate) fn remove(&mut self, slot: u32) -> Option<T> {
         let place = self.slots.get_mut(slot as usize)?;
         match std::mem::replace(place, Slot::Vacant { next: self.free }) {

@@ -14,8 +14,8 @@ use std::hash::{BuildHasher, Hash};
 use std::thread;
 use std::time::Duration;
 
-/// How many slots `evict_expired` looks at under one hold of a shard's lock.
-const SLICE: u32 = 1_024;
+/// How many blocks of 32 slots `evict_expired` looks at under one hold of a shard's lock.
+const SLICE: u32 = 32;
 
 impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
     /// Stores a value for as long as the cache's settings say, in place of one that is held.
@@ -112,7 +112,7 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
 
     fn evict_expired_of(&self, cell: &Cell<K, V>) -> usize {
         let now = self.inner.settings.clock.now();
-        let mut left = cell.shard.read(Shard::slots);
+        let mut left = cell.shard.read(Shard::blocks);
         let mut expired = 0;
         while left > 0 {
             let slice = left.min(SLICE);

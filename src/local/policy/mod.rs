@@ -9,7 +9,8 @@ use std::sync::atomic::AtomicU32;
 /// Where a policy finds the word of each entry. The word is the policy's own; it lies with the
 /// entry since a hit reads that cache line anyway.
 pub(crate) trait Words {
-    fn word(&self, slot: u32) -> &AtomicU32;
+    /// `None` if the slot is vacant.
+    fn word(&self, slot: u32) -> Option<&AtomicU32>;
 }
 
 /// An eviction policy. It knows slots and their words, nothing of keys, values or time.
@@ -23,13 +24,16 @@ pub(crate) trait Policy: Default {
     fn before_write(&mut self, words: &impl Words);
 
     /// A slot was filled. Its word is set.
-    fn insert(&mut self, slot: u32, words: &impl Words);
+    fn insert(&mut self, slot: u32, word: &AtomicU32);
 
-    /// A slot is about to be vacated.
+    /// A slot was vacated that [`evict`](Self::evict) did not choose.
     fn remove(&mut self, slot: u32);
 
-    /// The slot to vacate next; it stays until [`remove`](Self::remove). `None` if there is none.
-    fn victim(&mut self, words: &impl Words) -> Option<u32>;
+    /// Chooses a slot for the caller to vacate. `None` if there is none.
+    fn evict(&mut self, words: &impl Words) -> Option<u32>;
+
+    /// There are so many slots now.
+    fn grow(&mut self, slots: usize);
 
     /// All slots, the last to be evicted first.
     fn hottest_first(&self, words: &impl Words) -> Vec<u32>;
