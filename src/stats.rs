@@ -213,6 +213,13 @@ pub(crate) enum Count {
     Outdated,
 }
 
+impl Count {
+    #[inline]
+    pub(crate) const fn of_look_up(is_hit: bool) -> Self {
+        if is_hit { Self::Hit } else { Self::Miss }
+    }
+}
+
 const COUNTS: usize = Count::Outdated as usize + 1;
 
 /// A cache line (two, for those that are fetched in pairs) that one thread writes.
@@ -226,20 +233,22 @@ struct LoadStripe {
     buckets: [AtomicU64; BUCKETS],
 }
 
-/// Adds to a counter of the current thread's stripe.
+/// Adds to a counter that no other thread writes, so that there is no update to lose.
 #[inline]
-fn add_to(counter: &AtomicU64, slot: ThreadSlot, amount: u64) {
-    if slot.index() < SLOTS {
-        // No other thread writes this stripe, so there is no update to lose.
-        counter.store(counter.load(Relaxed).wrapping_add(amount), Relaxed);
-    } else {
-        counter.fetch_add(amount, Relaxed);
-    }
+fn add_alone(counter: &AtomicU64, amount: u64) {
+    counter.store(counter.load(Relaxed).wrapping_add(amount), Relaxed);
+}
+
+#[cold]
+fn add_shared(counter: &AtomicU64, amount: u64) {
+    counter.fetch_add(amount, Relaxed);
 }
 
 /// The counters of one cache, one stripe a thread, and one that all further threads share.
 pub(crate) struct Counters {
-    stripes: Box<[Stripe; SLOTS + 1]>,
+    stripes: Box<[Stripe; SLOTS]>,
+    /// Of all threads without a slot of their own.
+    shared: Stripe,
     /// Only threads that load have one: they are large.
     load_stripes: Box<[OnceLock<Box<LoadStripe>>; SLOTS + 1]>,
 }
@@ -248,13 +257,17 @@ impl Counters {
     pub(crate) fn new() -> Self {
         Self {
             stripes: Box::new(std::array::from_fn(|_| Stripe::default())),
+            shared: Stripe::default(),
             load_stripes: Box::new(std::array::from_fn(|_| OnceLock::new())),
         }
     }
 
     #[inline]
     pub(crate) fn add(&self, slot: ThreadSlot, count: Count) {
-        add_to(&self.stripes[slot.index()].0[count as usize], slot, 1);
+        match self.stripes.get(slot.index()) {
+            Some(Stripe(counts)) => add_alone(&counts[count as usize], 1),
+            None => add_shared(&self.shared.0[count as usize], 1),
+        }
     }
 
     /// As [`add`](Self::add), for where it is not called on every hit.
@@ -271,8 +284,13 @@ impl Counters {
                 buckets: std::array::from_fn(|_| AtomicU64::new(0)),
             })
         });
-        add_to(&stripe.total, slot, nanos);
-        add_to(&stripe.buckets[bucket_of(nanos)], slot, 1);
+        let add = if slot.index() < SLOTS {
+            add_alone
+        } else {
+            add_shared
+        };
+        add(&stripe.total, nanos);
+        add(&stripe.buckets[bucket_of(nanos)], 1);
     }
 
     fn load_times(&self) -> LoadTimes {
@@ -290,7 +308,8 @@ impl Counters {
     pub(crate) fn snapshot(&self) -> Stats {
         let sum = |count: Count| {
             let of_stripe = |stripe: &Stripe| stripe.0[count as usize].load(Relaxed);
-            self.stripes.iter().map(of_stripe).sum()
+            let stripes = self.stripes.iter().chain([&self.shared]);
+            stripes.map(of_stripe).sum()
         };
         Stats {
             hits: sum(Count::Hit),

@@ -1,66 +1,70 @@
-//! Where a key's slot is: a hash table of slot numbers in chunks of one cache line.
+//! Where a key's slot is: a hash table of slot numbers in chunks of half a cache line.
 //!
-//! A chunk holds twelve slot numbers and a byte of hash for each, so a look-up takes one cache line
+//! A chunk holds six slot numbers and a byte of hash for each, so a look-up takes one cache line
 //! here and one of the entry it leads to. A full chunk overflows into the next, and counts what has
 //! passed it on the way, so that a look-up knows where to stop and a removal leaves nothing behind:
 //! there is never anything to clean up. Kin: F14 (Bronson and Shi, Facebook, 2019).
 
 use crate::local::hash::StoredHash;
 
-const WIDTH: usize = 12;
-/// How full the table gets before it grows: fewer than one entry in ten is then in another chunk
+const WIDTH: usize = 6;
+/// Entries for every four chunks before the table grows: one in twenty is then in another chunk
 /// than its own.
-const FULL: usize = 10;
+const FULL_FOUR: usize = 17;
 
 #[derive(Clone, Default)]
-#[repr(C, align(64))]
+#[repr(C, align(32))]
 struct Chunk {
-    /// A byte for each position: 0 if it is free, or a tag, which has its top bit set.
     tags: Tags,
-    /// How many entries are in later chunks that would be in this one, or one before it.
-    passed: u32,
     slots: [u32; WIDTH],
 }
 
+/// A byte for each position, the lowest first: 0 if it is free, or a tag, which has its top bit set.
+/// In the two bytes above: how many entries are in later chunks that would be in this one, or in one
+/// before it; once it is all ones it stays so, as a hash that is the same for all keys makes it.
 #[derive(Clone, Copy, Default)]
-#[repr(C, packed(4))]
-struct Tags {
-    /// Of positions 0 to 7.
-    low: u64,
-    /// Of positions 8 to 11.
-    high: u32,
-}
+struct Tags(u64);
 
-/// Positions in a chunk, as a set of bits: position `p` is bit `8 * p`, or `8 * p - 60` above 7.
+/// Positions in a chunk, as a set of bits: position `p` is bit `8 * p + 7`.
 #[derive(Clone, Copy)]
 struct Positions(u64);
 
-const ONES: u64 = 0x0101_0101_0101_0101;
+const ONES: u64 = 0x0101_0101_0101;
 const TOPS: u64 = ONES << 7;
+const ONE_PASSED: u64 = 1 << 48;
+const MOST_PASSED: u64 = u64::MAX >> 48;
 
 impl Tags {
     /// Positions with this tag, and perhaps others that are occupied.
     #[inline]
     fn find(self, tag: u8) -> Positions {
-        let tags = u64::from(tag) * ONES;
+        let different = self.0 ^ (u64::from(tag) * ONES);
         // A byte that is zero gets its top bit; so may one that follows it.
-        let zeros = |bytes: u64| bytes.wrapping_sub(ONES) & !bytes & TOPS;
-        // Above the twelve there is nothing to find.
-        let high = u64::from(self.high) ^ (tags & u64::from(u32::MAX)) | u64::MAX << 32;
-        Positions(zeros(self.low ^ tags) >> 7 | zeros(high) >> 3)
+        Positions(different.wrapping_sub(ONES) & !different & TOPS)
     }
 
     fn free(self) -> Positions {
-        let high = u64::from(!self.high) & TOPS;
-        Positions((!self.low & TOPS) >> 7 | high >> 3)
+        Positions(!self.0 & TOPS)
     }
 
     fn set(&mut self, position: usize, tag: u8) {
-        let put = |bytes: u64, at: usize| bytes & !(0xFF << (8 * at)) | u64::from(tag) << (8 * at);
-        if position < 8 {
-            self.low = put(self.low, position);
-        } else {
-            self.high = put(self.high.into(), position - 8) as u32;
+        self.0 = self.0 & !(0xFF << (8 * position)) | u64::from(tag) << (8 * position);
+    }
+
+    #[inline]
+    fn passed(self) -> u64 {
+        self.0 >> 48
+    }
+
+    fn passed_by_one_more(&mut self) {
+        if self.passed() < MOST_PASSED {
+            self.0 += ONE_PASSED;
+        }
+    }
+
+    fn passed_by_one_less(&mut self) {
+        if self.passed() < MOST_PASSED {
+            self.0 -= ONE_PASSED;
         }
     }
 }
@@ -73,9 +77,9 @@ impl Iterator for Positions {
         if self.0 == 0 {
             return None;
         }
-        let bit = self.0.trailing_zeros() as usize;
+        let position = self.0.trailing_zeros() as usize / 8;
         self.0 &= self.0 - 1;
-        Some((bit >> 3) + ((bit & 4) << 1))
+        Some(position)
     }
 }
 
@@ -98,15 +102,35 @@ impl Index {
         hash: StoredHash,
         is_it: impl Fn(u32) -> Option<R>,
     ) -> Option<R> {
-        let mut at = hash.position(self.chunks.len());
-        for _ in 0..self.chunks.len() {
-            let chunk = self.chunks.get(at)?;
-            for position in chunk.tags.find(hash.tag()) {
-                if let Some(found) = is_it(chunk.slots[position]) {
-                    return Some(found);
-                }
+        let home = hash.position(self.chunks.len());
+        let chunk = self.chunks.get(home)?;
+        for position in chunk.tags.find(hash.tag()) {
+            if let Some(found) = is_it(chunk.slots[position]) {
+                return Some(found);
             }
-            if chunk.passed == 0 {
+        }
+        if chunk.tags.passed() == 0 {
+            return None;
+        }
+        self.find_after(home, hash, is_it)
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn find_after<R>(
+        &self,
+        home: usize,
+        hash: StoredHash,
+        is_it: impl Fn(u32) -> Option<R>,
+    ) -> Option<R> {
+        let mut at = self.after(home);
+        while at != home {
+            let chunk = &self.chunks[at];
+            let mut slots = chunk.tags.find(hash.tag()).map(|at| chunk.slots[at]);
+            if let Some(found) = slots.find_map(&is_it) {
+                return Some(found);
+            }
+            if chunk.tags.passed() == 0 {
                 return None;
             }
             at = self.after(at);
@@ -117,7 +141,7 @@ impl Index {
     /// How many entries there is room for.
     #[inline]
     pub(crate) fn capacity(&self) -> usize {
-        self.chunks.len() * FULL
+        self.chunks.len() * FULL_FOUR / 4
     }
 
     /// Adds a slot. There is room for it: fewer are held than the capacity.
@@ -130,7 +154,7 @@ impl Index {
                 chunk.slots[position] = slot;
                 return;
             }
-            chunk.passed += 1;
+            chunk.tags.passed_by_one_more();
             at = self.after(at);
         }
     }
@@ -145,15 +169,15 @@ impl Index {
                 chunk.tags.set(position, 0);
                 return;
             }
-            assert!(chunk.passed > 0, "each occupied slot is in the index");
-            chunk.passed -= 1;
+            assert!(chunk.tags.passed() > 0, "each occupied slot is in the index");
+            chunk.tags.passed_by_one_less();
             at = self.after(at);
         }
     }
 
     /// Makes room for `entries`, of all `held` slots and their hashes.
     pub(crate) fn grow(&mut self, entries: usize, held: impl Iterator<Item = (StoredHash, u32)>) {
-        let chunks = entries.div_ceil(FULL);
+        let chunks = (entries * 4).div_ceil(FULL_FOUR);
         self.chunks = vec![Chunk::default(); chunks].into();
         for (hash, slot) in held {
             self.insert(hash, slot);
@@ -182,8 +206,8 @@ mod tests {
     use std::collections::HashMap;
 
     #[test]
-    fn a_chunk_is_a_cache_line() {
-        assert_eq!(size_of::<Chunk>(), 64);
+    fn a_chunk_is_half_a_cache_line() {
+        assert_eq!(size_of::<Chunk>(), 32);
     }
 
     #[test]
@@ -238,7 +262,7 @@ mod tests {
             expected.sort_unstable();
             assert_eq!(left, expected);
             left.iter().for_each(|&key| index.remove(hash(key), key));
-            assert!(index.chunks.iter().all(|chunk| chunk.passed == 0 && chunk.tags.free().count() == WIDTH));
+            assert!(index.chunks.iter().all(|chunk| chunk.tags.passed() == 0 && chunk.tags.free().count() == WIDTH));
         }
     }
 }

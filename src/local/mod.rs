@@ -50,7 +50,7 @@ use std::time::Duration;
 use tags::Tags;
 
 /// The hasher of a cache that was given none: ahash, seeded at random.
-pub type DefaultHasher = ahash::RandomState;
+pub type DefaultHasher = foldhash::fast::RandomState;
 
 /// Shards are chosen by the top 16 bits of a hash.
 pub(crate) const MAX_SHARDS: usize = 1 << 16;

@@ -1,10 +1,8 @@
 //! Reads: what happens under a shard's shared lock.
 
-use super::hash::KeyHash;
-use super::reader_lock::Reader;
 use super::shard::Shard;
 use super::{Iter, LocalCache, Place};
-use crate::clock::{NEVER, Nanos, TimeSource};
+use crate::clock::{NEVER, Nanos};
 use crate::flight::Boarding;
 use crate::held::assert_holds_nothing;
 use crate::stats::Count;
@@ -12,66 +10,6 @@ use crate::thread_slot::ThreadSlot;
 use equivalent::Equivalent;
 use std::hash::{BuildHasher, Hash};
 use std::time::Duration;
-
-/// A look-up, as the lock takes it.
-struct Hit<'a, Q: ?Sized, F> {
-    hash: KeyHash,
-    key: &'a Q,
-    ahead: Option<Nanos>,
-    clock: &'a TimeSource,
-    read: F,
-}
-
-impl<K, V, Q, F, R> Reader<Shard<K, V>> for Hit<'_, Q, F>
-where
-    Q: Equivalent<K> + ?Sized,
-    F: FnOnce(&V) -> R,
-{
-    /// On a miss the closure, which is the user's and so must not be dropped under the lock.
-    type Output = Result<R, F>;
-
-    #[inline(always)]
-    fn read(self, shard: &Shard<K, V>) -> Result<R, F> {
-        let now = || self.ahead.unwrap_or_else(|| self.clock.now());
-        match shard.hit(self.hash, self.key, now) {
-            Some((_, value)) => Ok((self.read)(value)),
-            None => Err(self.read),
-        }
-    }
-}
-
-/// A look-up by one who can load, as the lock takes it.
-struct Seek<'s, 'a, K, V, S> {
-    cache: &'s LocalCache<K, V, S>,
-    place: &'s Place<'a, K, V>,
-    key: &'s K,
-    ahead: Option<Nanos>,
-    /// Where it goes if it is not a hit: a way of its own, so that hits stay in registers.
-    otherwise: &'s mut Option<Sought<'a, K, V>>,
-}
-
-impl<K, V, S> Reader<Shard<K, V>> for Seek<'_, '_, K, V, S>
-where
-    K: Eq + Hash + Clone,
-    V: Clone,
-    S: BuildHasher,
-{
-    /// A hit, and whether the caller is to renew it.
-    type Output = Option<(V, bool)>;
-
-    #[inline(always)]
-    fn read(self, shard: &Shard<K, V>) -> Option<(V, bool)> {
-        let clock = &self.cache.inner.settings.clock;
-        let now = || self.ahead.unwrap_or_else(|| clock.now());
-        if let Some((slot, value)) = shard.hit(self.place.hash, self.key, now) {
-            // Asked of the cache first, whose settings are at hand.
-            let due = self.cache.inner.renews && shard.claim_renewal(slot, now);
-            return Some((value.clone(), due));
-        }
-        *self.otherwise = Some(self.cache.board_under(shard, self.place, self.key));
-        None
-    }
-}
 
 /// What one who can load has found.
 pub(super) enum Sought<'a, K, V> {
@@ -112,12 +50,25 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
         self.hit(&self.place(key), key, read)
     }
 
-    /// Where most entries have a deadline, the clock is read ahead of the lock: a processor overlaps
-    /// the two badly the other way round.
+    /// The time, where most entries have a deadline: read ahead of the lock, since a processor
+    /// overlaps the two badly the other way round. Where few have, 0.
     #[inline(always)]
-    fn read_clock_ahead(&self) -> Option<Nanos> {
-        let settings = &self.inner.settings;
-        self.inner.expires.then(|| settings.clock.now())
+    fn time_ahead(&self) -> Nanos {
+        if self.inner.expires {
+            self.inner.settings.clock.now()
+        } else {
+            0
+        }
+    }
+
+    /// The time, given what was read ahead.
+    #[inline(always)]
+    fn time(&self, ahead: Nanos) -> Nanos {
+        if self.inner.expires {
+            ahead
+        } else {
+            self.inner.settings.clock.now()
+        }
     }
 
     /// What `read` returns of a live value.
@@ -132,21 +83,49 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
         Q: Hash + Equivalent<K> + ?Sized,
     {
         let slot = ThreadSlot::current();
-        let hit = Hit {
-            hash: place.hash,
-            key,
-            ahead: self.read_clock_ahead(),
-            clock: &self.inner.settings.clock,
-            read,
+        let ahead = self.time_ahead();
+        let now = || self.time(ahead);
+        let found = match place.cell.shard.try_read(slot) {
+            Some(shard) => match shard.hit(place.hash, key, now) {
+                Some((_, value)) => Some(read(value)),
+                // The guard goes before `read`, which is the user's.
+                None => None,
+            },
+            None => self.hit_unannounced(place, key, read),
         };
-        let found = place.cell.shard.read_as(slot, hit).ok();
-        let count = if found.is_some() {
-            Count::Hit
+        // Two ways, for a predicted branch is cheaper than an address that waits for the look-up.
+        if found.is_some() {
+            self.inner.counters.add(slot, Count::Hit);
         } else {
-            Count::Miss
-        };
-        self.inner.counters.add(slot, count);
+            self.count_miss(slot);
+        }
         found
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn count_miss(&self, slot: ThreadSlot) {
+        self.inner.counters.add(slot, Count::Miss);
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn hit_unannounced<Q, R>(
+        &self,
+        place: &Place<'_, K, V>,
+        key: &Q,
+        read: impl FnOnce(&V) -> R,
+    ) -> Option<R>
+    where
+        Q: Hash + Equivalent<K> + ?Sized,
+    {
+        // Borrowed by the lock's closure, so that it is not dropped under the lock.
+        let mut read = Some(read);
+        place.cell.shard.read(|shard| {
+            let now = || self.inner.settings.clock.now();
+            let (_, value) = shard.hit(place.hash, key, now)?;
+            read.take().map(|read| read(value))
+        })
     }
 
     /// A live value as `read` sees it, without a trace in statistics and order.
@@ -227,25 +206,50 @@ where
     #[inline(always)]
     pub(super) fn seek<'a>(&self, place: &Place<'a, K, V>, key: &K) -> Sought<'a, K, V> {
         let slot = ThreadSlot::current();
-        let mut otherwise = None;
-        let seek = Seek {
-            cache: self,
-            place,
-            key,
-            ahead: self.read_clock_ahead(),
-            otherwise: &mut otherwise,
+        let ahead = self.time_ahead();
+        let now = || self.time(ahead);
+        let sought = match place.cell.shard.try_read(slot) {
+            Some(shard) => match self.hit_or_due(&shard, place, key, now) {
+                Some(hit) => hit,
+                None => self.board_under(&shard, place, key),
+            },
+            None => self.seek_unannounced(place, key),
         };
-        if let Some((value, due)) = place.cell.shard.read_as(slot, seek) {
-            self.inner.counters.add(slot, Count::Hit);
-            return if due {
-                Sought::Due(value)
-            } else {
-                Sought::Live(value)
-            };
+        let is_missing = matches!(sought, Sought::Missing(_) | Sought::Stale(_));
+        self.inner.counters.add(slot, Count::of_look_up(!is_missing));
+        if is_missing {
+            assert_holds_nothing("load into");
         }
-        self.inner.counters.add(slot, Count::Miss);
-        assert_holds_nothing("load into");
-        otherwise.expect("there is something where there is no hit")
+        sought
+    }
+
+    #[inline(always)]
+    fn hit_or_due<'a>(
+        &self,
+        shard: &Shard<K, V>,
+        place: &Place<'a, K, V>,
+        key: &K,
+        now: impl Fn() -> Nanos,
+    ) -> Option<Sought<'a, K, V>> {
+        let (slot, value) = shard.hit(place.hash, key, &now)?;
+        // Asked of the cache first, whose settings are at hand.
+        let due = self.inner.renews && shard.claim_renewal(slot, now);
+        let value = value.clone();
+        Some(if due {
+            Sought::Due(value)
+        } else {
+            Sought::Live(value)
+        })
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn seek_unannounced<'a>(&self, place: &Place<'a, K, V>, key: &K) -> Sought<'a, K, V> {
+        place.cell.shard.read(|shard| {
+            let now = || self.inner.settings.clock.now();
+            let hit = self.hit_or_due(shard, place, key, now);
+            hit.unwrap_or_else(|| self.board_under(shard, place, key))
+        })
     }
 
     /// As [`seek`](Self::seek), without a trace in statistics and order.

@@ -35,9 +35,9 @@
 //!   `CLOSED` and nobody is in [`close`](ReaderLock::close), no reader is in by its slot.
 //! - W: a `WriteGuard` exists only while its thread holds `fallback` for writing, the gate is
 //!   closed, and after every slot was seen without this lock's address since it was closed.
-//! - R: the closure of `read` runs only while this thread's slot holds the lock's address and the
-//!   gate was seen not closed since it was put there, or while this thread holds `fallback` for
-//!   reading, or inside such a closure of the same thread and lock.
+//! - R: a `ReadGuard` exists only while its thread's slot holds the lock's address and the gate was
+//!   seen not closed since it was put there. The closure of `read` runs only while there is one, or
+//!   this thread holds `fallback` for reading, or inside such a closure of the same thread and lock.
 #![allow(unsafe_code)]
 
 use crate::fences;
@@ -78,23 +78,6 @@ pub(crate) struct ReaderLock<T> {
 // whichever thread it runs (`T: Send`); invariants W and R keep the two apart.
 unsafe impl<T: Send + Sync> Sync for ReaderLock<T> {}
 
-/// What is done with the data under a shared lock: a closure, or a type of its own where it must be
-/// compiled into the caller, which a closure with two callers is not.
-pub(crate) trait Reader<T> {
-    type Output;
-
-    fn read(self, data: &T) -> Self::Output;
-}
-
-impl<T, R, F: FnOnce(&T) -> R> Reader<T> for F {
-    type Output = R;
-
-    #[inline]
-    fn read(self, data: &T) -> R {
-        self(data)
-    }
-}
-
 impl<T> ReaderLock<T> {
     pub(crate) fn new(data: T) -> Self {
         Self {
@@ -112,20 +95,23 @@ impl<T> ReaderLock<T> {
     ///
     /// If this thread is writing to a lock, and would have to wait.
     pub(crate) fn read<R>(&self, read: impl FnOnce(&T) -> R) -> R {
-        self.read_as(ThreadSlot::current(), read)
+        let slot = ThreadSlot::current();
+        match self.try_read(slot) {
+            Some(data) => read(&data),
+            None => self.read_unannounced(slot, read),
+        }
     }
 
-    /// As [`read`](Self::read), where the thread's slot is known already.
+    /// Shares the data with other readers if that takes no more than an announcement. Where it does
+    /// not, [`read`](Self::read) does.
     #[inline(always)]
-    pub(crate) fn read_as<R: Reader<T>>(&self, slot: ThreadSlot, reader: R) -> R::Output {
-        let Some(_announced) = self.announce(slot) else {
-            return self.read_unannounced(slot, reader);
-        };
-        // SAFETY: the first case of invariant R, by the handshake, while `_announced` lives. By W
-        // there is no `WriteGuard`: one that was before ended with a release of `fallback`, which
-        // whoever then opened the gate had acquired, and we have acquired the gate; one to come
-        // waits for our slot.
-        self.data.with(|data| reader.read(unsafe { &*data }))
+    pub(crate) fn try_read(&self, slot: ThreadSlot) -> Option<ReadGuard<'_, T>> {
+        let _announced = self.announce(slot)?;
+        Some(ReadGuard {
+            data: &self.data,
+            _announced,
+            _not_send: PhantomData,
+        })
     }
 
     /// The reader's half of the handshake. `None` if the gate is closed, or the slot is not idle.
@@ -162,13 +148,13 @@ impl<T> ReaderLock<T> {
 
     #[cold]
     #[inline(never)]
-    fn read_unannounced<R: Reader<T>>(&self, slot: ThreadSlot, reader: R) -> R::Output {
+    fn read_unannounced<R>(&self, slot: ThreadSlot, read: impl FnOnce(&T) -> R) -> R {
         let nested = slot.announced().load(Relaxed) == self.address();
         let _permit = (!nested).then(|| self.permit());
         // SAFETY: the second or third case of invariant R, while `_permit` lives or the outer
         // reader runs. By W there is no `WriteGuard`: one that was before ended with a release of
         // `fallback` that we have acquired, and one to come waits for `fallback` or our slot.
-        self.data.with(|data| reader.read(unsafe { &*data }))
+        self.data.with(|data| read(unsafe { &*data }))
     }
 
     /// Takes `fallback` for reading, and notes that this thread does.
@@ -279,6 +265,26 @@ impl<T> ReaderLock<T> {
 
     fn address(&self) -> usize {
         std::ptr::from_ref(self) as usize
+    }
+}
+
+/// Shared access by an announcement. Not `Send`: the slot is the thread's.
+pub(crate) struct ReadGuard<'a, T> {
+    data: &'a UnsafeCell<T>,
+    _announced: Announced,
+    _not_send: PhantomData<*const ()>,
+}
+
+impl<T> Deref for ReadGuard<'_, T> {
+    type Target = T;
+
+    #[inline(always)]
+    fn deref(&self) -> &T {
+        // SAFETY: the first case of invariant R, by the handshake, while `_announced` lives, as
+        // long as which the reference is borrowed. By W there is no `WriteGuard`: one that was
+        // before ended with a release of `fallback`, which whoever then opened the gate had
+        // acquired, and we have acquired the gate; one to come waits for our slot.
+        self.data.with(|data| unsafe { &*data })
     }
 }
 
