@@ -3,7 +3,6 @@
 #[cfg_attr(loom_models, path = "thread_slot_model.rs")]
 mod thread_slot;
 
-mod fences;
 mod held;
 mod sync;
 

@@ -6,7 +6,7 @@
 use parking_lot::Mutex;
 use std::cell::{Cell, OnceCell};
 use std::marker::PhantomData;
-use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// How many threads can own a slot at one time. Those above it share one, and are a little slower.
 pub(crate) const SLOTS: usize = 64;
@@ -16,15 +16,10 @@ pub(crate) const NOBODY: usize = 0;
 /// What the shared slot announces, for ever: no address, but not [`NOBODY`] either.
 pub(crate) const SHARED: usize = 1;
 
-/// Of how many fenced reads of a thread one is sampled.
-pub(crate) const READS_PER_SAMPLE: u32 = if cfg!(test) { 8 } else { 4_096 };
-
 /// On two cache lines of its own, since lines are fetched in pairs.
 #[repr(align(128))]
 struct Slot {
     announced: AtomicUsize,
-    /// Reads left until one is sampled. Only the owner writes it.
-    unsampled: AtomicU32,
     index: usize,
 }
 
@@ -32,7 +27,6 @@ static ALL: [Slot; SLOTS + 1] = {
     let mut slots = [const {
         Slot {
             announced: AtomicUsize::new(NOBODY),
-            unsampled: AtomicU32::new(0),
             index: 0,
         }
     }; SLOTS + 1];
@@ -75,15 +69,6 @@ impl ThreadSlot {
     #[inline]
     pub(crate) fn announced(self) -> &'static AtomicUsize {
         &self.slot.announced
-    }
-
-    /// Is this read of the owner, who has announced it, the one of [`READS_PER_SAMPLE`]?
-    #[inline]
-    pub(crate) fn is_sampled(self) -> bool {
-        let left = self.slot.unsampled.load(Ordering::Relaxed);
-        let next = left.checked_sub(1).unwrap_or(READS_PER_SAMPLE - 1);
-        self.slot.unsampled.store(next, Ordering::Relaxed);
-        next == 0
     }
 
     /// At most [`SLOTS`], which is the shared one.

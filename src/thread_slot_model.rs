@@ -33,10 +33,6 @@ impl ThreadSlot {
         &ALL[self.0]
     }
 
-    pub(crate) fn is_sampled(self) -> bool {
-        true
-    }
-
     pub(crate) fn index(self) -> usize {
         self.0
     }

@@ -2,12 +2,13 @@
 
 use std::num::NonZeroU32;
 
-/// A key's hash.
+/// A key's hash. The index takes a position from its low bits and a tag from its top seven, as
+/// hashbrown does.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct KeyHash(pub(crate) u64);
 
 impl KeyHash {
-    /// Bits to choose a shard by: others than an index takes, if the hash is good, and still
+    /// Bits to choose a shard by: others than the index takes, if the hash is good, and still
     /// different for small integers that hash to themselves.
     #[inline]
     #[allow(clippy::cast_possible_truncation)]
@@ -16,31 +17,31 @@ impl KeyHash {
     }
 }
 
-/// What an index and an entry know of a key's hash. The entry keeps it so that a shard never hashes
-/// a key; it is never zero, so that an empty slot costs no memory.
-#[derive(Debug, Clone, Copy, PartialEq)]
+/// What an entry keeps of its key's hash, so that a shard never hashes a key: the bits that the
+/// index takes, and one that is always set, so that an empty slot costs no memory.
+#[derive(Clone, Copy)]
 pub(crate) struct StoredHash(NonZeroU32);
 
 impl StoredHash {
-    /// Mixed again: a hasher that was given may be weak in any of its bits.
-    #[inline]
+    pub(crate) const POSITION_BITS: u32 = 24;
+    const SET: NonZeroU32 = NonZeroU32::new(1 << Self::POSITION_BITS).expect("not zero");
+    const POSITION: u64 = (1 << Self::POSITION_BITS) - 1;
+    /// hashbrown takes the tag from the top seven bits of a `usize`.
+    const TAG_SHIFT: u32 = if usize::BITS < 64 {
+        usize::BITS - 7
+    } else {
+        57
+    };
+
     #[allow(clippy::cast_possible_truncation)]
     pub(crate) fn new(KeyHash(hash): KeyHash) -> Self {
-        let mixed = hash.wrapping_mul(0x9E37_79B9_7F4A_7C15);
-        Self(NonZeroU32::MIN | (mixed >> 32) as u32)
+        let tag = (hash >> Self::TAG_SHIFT & 0x7F) << 25;
+        Self(Self::SET | (tag | hash & Self::POSITION) as u32)
     }
 
-    /// One of so many positions, from the top bits.
-    #[inline]
-    #[allow(clippy::cast_possible_truncation)]
-    pub(crate) fn position(self, positions: usize) -> usize {
-        (u64::from(self.0.get()) * positions as u64 >> 32) as usize
-    }
-
-    /// From the low bits, and never zero.
-    #[inline]
-    #[allow(clippy::cast_possible_truncation)]
-    pub(crate) fn tag(self) -> u8 {
-        (self.0.get() >> 1) as u8 | 0x80
+    /// A hash with the same position and tag.
+    pub(crate) fn restore(self) -> u64 {
+        let stored = u64::from(self.0.get());
+        (stored >> 25) << Self::TAG_SHIFT | stored & Self::POSITION
     }
 }

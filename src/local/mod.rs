@@ -7,7 +7,6 @@ mod detached;
 mod expiry;
 mod extras;
 mod hash;
-mod index;
 mod iter;
 mod load;
 mod load_async;

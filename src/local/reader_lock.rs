@@ -6,17 +6,13 @@
 //! folly's `SharedMutex` with deferred readers, BRAVO (Dice and Kogan, USENIX ATC 2019).
 //!
 //! Entering is Dekker's handshake. The reader stores to its slot, then loads the gate; the writer
-//! stores to the gate, then loads the slots. With a fence on either side at least one of the two
-//! sees the other: a reader that finds the gate closed takes its slot back and waits on an ordinary
-//! `RwLock` that the writer holds meanwhile; a writer that sees a reader waits.
+//! stores to the gate, then loads the slots. All four are sequentially consistent, so at least one
+//! of the two sees the other: a reader that finds the gate closed takes its slot back and waits on
+//! an ordinary `RwLock` that the writer holds meanwhile; a writer that sees a reader waits.
 //!
-//! What that costs whom depends on what is done with the lock, and the gate follows it:
-//!
-//! - [`CLOSED`]: written to of late. Readers take the `RwLock`, and so a writer has nobody to wait
-//!   for. A writer leaves the gate closed.
-//! - [`FENCED`]: some reads have come since the last write. Readers announce themselves, and fence.
-//! - [`OPEN`]: many reads have. Readers announce themselves and leave the fence to the next writer,
-//!   who then fences for all threads (see [`fences`]). Not where the system has no such fence.
+//! A writer leaves the gate closed, and readers open it again once a few have come with no write
+//! between. So what is written to again and again is that ordinary `RwLock` and nothing more: its
+//! writers look for nobody in the slots, which its readers do not write to.
 //!
 //! Readers with no slot, or whose slot announces another lock, use the `RwLock` throughout.
 //!
@@ -31,41 +27,36 @@
 //!
 //! This is the only file with `unsafe` code, and these are its invariants:
 //!
-//! - G: the gate is changed only by who holds `fallback`, but for `FENCED` to `OPEN`. While it is
-//!   `CLOSED` and nobody is in [`close`](ReaderLock::close), no reader is in by its slot.
+//! - G: the gate is changed only by who holds `fallback`: closed for writing, and opened for reading
+//!   or where it cannot be closed. Since no reader by its slot comes in while it is closed, there is
+//!   none in once the one who closed it has seen none.
 //! - W: a `WriteGuard` exists only while its thread holds `fallback` for writing, the gate is
 //!   closed, and after every slot was seen without this lock's address since it was closed.
 //! - R: a `ReadGuard` exists only while its thread's slot holds the lock's address and the gate was
-//!   seen not closed since it was put there. The closure of `read` runs only while there is one, or
+//!   seen open since it was put there. The closure of `read` runs only while there is one, or
 //!   this thread holds `fallback` for reading, or inside such a closure of the same thread and lock.
 #![allow(unsafe_code)]
 
-use crate::fences;
 use crate::held::{Held, assert_holds_nothing, is_exclusive, is_reading};
 use crate::thread_slot::{NOBODY, ThreadSlot, in_use};
 use primitives::{AtomicU32, AtomicUsize, RwLock, RwLockReadGuard, RwLockWriteGuard, UnsafeCell, pause};
 use std::marker::PhantomData;
 use std::ops::{Deref, DerefMut};
-use std::sync::atomic::Ordering::{AcqRel, Relaxed, Release, SeqCst};
+use std::sync::atomic::Ordering::{Relaxed, Release, SeqCst};
 
 /// What the gate may be.
 const CLOSED: u32 = 0;
-const FENCED: u32 = 1;
-const OPEN: u32 = 2;
+const OPEN: u32 = 1;
 
-/// How many reads after the last write make a closed gate a fenced one: about as many as cost as
-/// much as the writer saves by not looking for readers.
-const FENCED_AFTER: u32 = primitives::FENCED_AFTER;
-/// How many make it an open one, as far as they are seen. The fence that the next writer then pays
-/// for takes microseconds.
+/// How many reads after the last write open the gate: about as many as cost together what the next
+/// writer saves by not looking for readers.
 const OPEN_AFTER: u32 = primitives::OPEN_AFTER;
 
 /// What a reader reads comes first, what only the others need last.
 #[repr(C)]
 pub(crate) struct ReaderLock<T> {
     gate: AtomicU32,
-    /// Reads since the last write, as far as they are seen: all that find the gate closed, and a
-    /// sample of those that find it fenced. Racing readers may lose some.
+    /// Reads that have found the gate closed since the last write. Racing readers may lose some.
     calm: AtomicU32,
     data: UnsafeCell<T>,
     /// Held by the writer, and by readers who cannot announce themselves.
@@ -121,29 +112,11 @@ impl<T> ReaderLock<T> {
         if announced.load(Relaxed) != NOBODY {
             return None;
         }
-        announced.store(self.address(), Relaxed);
-        // The other half is in `close`.
-        fences::light();
-        let announced = Announced(announced);
-        match self.gate.load(SeqCst) {
-            OPEN => Some(announced),
-            FENCED => self.announce_fenced(slot, announced),
-            _ => None,
-        }
-    }
-
-    /// As [`announce`](Self::announce), with a fence of its own.
-    #[inline(always)]
-    fn announce_fenced(&self, slot: ThreadSlot, announced: Announced) -> Option<Announced> {
-        announced.0.swap(self.address(), SeqCst);
+        announced.swap(self.address(), SeqCst);
         primitives::fence();
-        if self.gate.load(SeqCst) == CLOSED {
-            return None;
-        }
-        if slot.is_sampled() {
-            self.note_calm(primitives::SAMPLED);
-        }
-        Some(announced)
+        // The other half is in `close`.
+        let announced = Announced(announced);
+        (self.gate.load(SeqCst) == OPEN).then_some(announced)
     }
 
     #[cold]
@@ -171,22 +144,20 @@ impl<T> ReaderLock<T> {
         } else {
             self.fallback.read()
         };
-        self.note_calm(1);
+        self.note_calm();
         (Held::reading(), permit)
     }
 
-    /// Notes that so many reads have come with no write between, and opens the gate as far as that
-    /// is worth it. The caller is one of these readers, so there is no writer.
-    fn note_calm(&self, reads: u32) {
-        let calm = self.calm.load(Relaxed).saturating_add(reads);
-        self.calm.store(calm, Relaxed);
-        let (from, to) = match self.gate.load(Relaxed) {
-            CLOSED if calm >= FENCED_AFTER => (CLOSED, FENCED),
-            FENCED if calm >= OPEN_AFTER && fences::are_asymmetric() => (FENCED, OPEN),
-            _ => return,
-        };
-        // Fails if somebody else has done it, or closes it.
-        let _ = self.gate.compare_exchange(from, to, AcqRel, Relaxed);
+    /// Notes that a read has found the gate closed, and opens it if that was enough of them. The
+    /// caller holds `fallback` for reading, so there is no writer.
+    fn note_calm(&self) {
+        let calm = self.calm.load(Relaxed) + 1;
+        if calm < OPEN_AFTER {
+            self.calm.store(calm, Relaxed);
+        } else {
+            // A release: who sees the gate open sees what was written before it was closed.
+            self.gate.store(OPEN, Release);
+        }
     }
 
     /// Waits until nobody else reads or writes, and keeps all out while the guard lives.
@@ -226,15 +197,11 @@ impl<T> ReaderLock<T> {
 
     #[cold]
     fn close_on_readers(&self, wait: bool) -> bool {
-        if self.gate.swap(CLOSED, SeqCst) == OPEN {
-            let reopen = Reopen(&self.gate);
-            fences::heavy();
-            std::mem::forget(reopen);
-        }
+        self.gate.swap(CLOSED, SeqCst);
         primitives::fence();
         let left = self.readers_have_left(wait);
         if !left {
-            self.gate.store(FENCED, Release);
+            self.gate.store(OPEN, Release);
         }
         left
     }
@@ -288,15 +255,6 @@ impl<T> Deref for ReadGuard<'_, T> {
     }
 }
 
-/// Opens the gate again if the heavy fence panics: some reader may be in whom nobody sees.
-struct Reopen<'a>(&'a AtomicU32);
-
-impl Drop for Reopen<'_> {
-    fn drop(&mut self) {
-        self.0.store(OPEN, Release);
-    }
-}
-
 /// Exclusive access. Not `Send`: re-entry is told by the thread.
 pub(crate) struct WriteGuard<'a, T> {
     lock: &'a ReaderLock<T>,
@@ -339,9 +297,7 @@ mod primitives {
     pub(super) use parking_lot::{RwLock, RwLockReadGuard, RwLockWriteGuard};
     pub(super) use std::sync::atomic::{AtomicU32, AtomicUsize};
 
-    pub(super) const FENCED_AFTER: u32 = 16;
-    pub(super) const OPEN_AFTER: u32 = 2 * SAMPLED;
-    pub(super) const SAMPLED: u32 = crate::thread_slot::READS_PER_SAMPLE;
+    pub(super) const OPEN_AFTER: u32 = 16;
 
     pub(super) fn pause(tries: &mut u32) {
         *tries += 1;
@@ -382,10 +338,8 @@ mod primitives {
     pub(super) use loom::sync::atomic::{AtomicU32, AtomicUsize};
     pub(super) use loom::sync::{RwLockReadGuard, RwLockWriteGuard};
 
-    /// So few that models of few reads go through all states of the gate.
-    pub(super) const FENCED_AFTER: u32 = 1;
-    pub(super) const OPEN_AFTER: u32 = 2;
-    pub(super) const SAMPLED: u32 = 1;
+    /// So few that models of few reads open the gate.
+    pub(super) const OPEN_AFTER: u32 = 1;
 
     pub(super) fn pause(_: &mut u32) {
         loom::thread::yield_now();
@@ -577,7 +531,6 @@ mod tests {
 
     /// A lock that has been read so often that its gate is this.
     fn lock_with(gate: u32) -> ReaderLock<i32> {
-        assert!(fences::are_asymmetric() || gate != OPEN);
         let lock = ReaderLock::new(0);
         while lock.gate.load(SeqCst) != gate {
             lock.read(|_| ());
@@ -590,10 +543,10 @@ mod tests {
         let lock = lock_with(OPEN);
         *lock.write() += 1;
         assert_eq!(lock.gate.load(SeqCst), CLOSED);
-        for _ in 1..FENCED_AFTER {
+        for _ in 1..OPEN_AFTER {
             lock.read(|_| assert_eq!(lock.gate.load(SeqCst), CLOSED));
         }
-        lock.read(|_| assert_eq!(lock.gate.load(SeqCst), FENCED));
+        lock.read(|_| assert_eq!(lock.gate.load(SeqCst), OPEN));
         *lock.write() += 1;
         assert_eq!(lock.gate.load(SeqCst), CLOSED);
         assert_eq!(lock.read(|value| *value), 2);
@@ -601,9 +554,7 @@ mod tests {
 
     #[test]
     fn a_read_inside_a_read_goes_on_while_a_writer_waits() {
-        for gate in [FENCED, OPEN] {
-            a_read_inside_a_read(&lock_with(gate), &lock_with(gate));
-        }
+        a_read_inside_a_read(&lock_with(OPEN), &lock_with(OPEN));
     }
 
     fn a_read_inside_a_read(lock: &ReaderLock<i32>, other: &ReaderLock<i32>) {
@@ -628,7 +579,7 @@ mod tests {
 
     #[test]
     fn a_thread_that_would_wait_for_itself_panics_and_the_lock_lives_on() {
-        for gate in [CLOSED, FENCED, OPEN] {
+        for gate in [CLOSED, OPEN] {
             a_thread_that_would_wait_for_itself(&lock_with(gate), &lock_with(gate));
         }
     }
@@ -666,9 +617,7 @@ mod tests {
     /// Without urgent readers this stops for ever. Too many threads that spin for loom.
     #[test]
     fn nested_readers_in_opposite_order_and_writers_do_not_wait_in_a_circle() {
-        for gate in [FENCED, OPEN] {
-            nested_readers_in_opposite_order(&[lock_with(gate), lock_with(gate)]);
-        }
+        nested_readers_in_opposite_order(&[lock_with(OPEN), lock_with(OPEN)]);
     }
 
     fn nested_readers_in_opposite_order(locks: &[ReaderLock<i32>; 2]) {

@@ -9,7 +9,6 @@ use crate::local::budget::{Budget, Reservation};
 use crate::local::expiry::{BLOCK, Expiry};
 use crate::local::extras::{Extra, Extras, Kinds};
 use crate::local::hash::{KeyHash, StoredHash};
-use crate::local::index::Index;
 use crate::local::policy::{Lru, Policy, Words};
 use crate::local::removal::{RemovalCause, Removals, Removed};
 use crate::local::renewal::Renewals;
@@ -17,16 +16,18 @@ use crate::local::slab::Slab;
 use crate::local::tags::Tagged;
 use crate::stats::Stats;
 use equivalent::Equivalent;
+use hashbrown::HashTable;
 use std::sync::Arc;
 use std::sync::atomic::{
     AtomicU32, AtomicU64,
     Ordering::{Acquire, Relaxed},
 };
 
-/// A shard with this many entries evicts, whatever the budget.
-pub(crate) const MAX_ENTRIES: u32 = 1 << 26;
+/// A shard with this many entries evicts, whatever the budget: more, and its index might grow to
+/// more positions than a [`StoredHash`] tells apart.
+pub(crate) const MAX_ENTRIES: u32 = (1 << StoredHash::POSITION_BITS) / 16 * 7;
 
-/// How many entries an index, slab and policy that grow have room for at first.
+/// How many entries a shard has room for at first.
 const FIRST_ROOM: usize = 16;
 
 /// How many blocks of 32 slots a write looks at while something may have expired there.
@@ -70,7 +71,7 @@ pub(crate) struct Setup {
 /// is seldom needed.
 #[repr(C)]
 pub(crate) struct Shard<K, V, P = Lru> {
-    index: Index,
+    index: HashTable<u32>,
     slab: Slab<Entry<K, V>>,
     extras: Option<Box<Extras>>,
     inserts: u64,
@@ -94,7 +95,7 @@ impl<K, V, P: Policy> Shard<K, V, P> {
     pub(crate) fn new(setup: Setup) -> Self {
         let kinds = setup.kinds;
         Self {
-            index: Index::new(),
+            index: HashTable::new(),
             slab: Slab::new(),
             extras: (!kinds.is_empty()).then(|| Box::new(Extras::new(kinds))),
             inserts: 0,
@@ -115,11 +116,12 @@ impl<K, V, P: Policy> Shard<K, V, P> {
     where
         Q: Equivalent<K> + ?Sized,
     {
-        let is_it = |slot| {
-            let entry = self.slab.get(slot)?;
-            key.equivalent(&entry.key).then_some((slot, entry))
+        let is_it = |&slot: &u32| {
+            let entry = self.slab.get(slot);
+            entry.is_some_and(|entry| key.equivalent(&entry.key))
         };
-        self.index.find(StoredHash::new(hash), is_it)
+        let slot = *self.index.find(hash.0, is_it)?;
+        Some((slot, self.slab.get(slot)?))
     }
 
     /// A live value and its slot, as a hit: the policy and idle deadlines take note.
@@ -300,18 +302,20 @@ impl<K, V, P: Policy> Shard<K, V, P> {
     /// Puts a new entry into a free slot.
     fn fill(&mut self, new: &mut Option<NewEntry<K, V>>, now: Nanos) {
         let Some(new) = new.take() else { return };
-        if self.slab.len() as usize >= self.index.capacity() {
+        if self.slab.is_full() {
             self.grow();
         }
-        let hash = StoredHash::new(new.hash);
         let slot = self.slab.insert(Entry {
             key: new.key,
             value: new.value,
             deadline: AtomicU64::new(new.deadline),
             word: AtomicU32::new(0),
-            hash,
+            hash: StoredHash::new(new.hash),
         });
-        self.index.insert(hash, slot);
+        let slab = &self.slab;
+        self.index.insert_unique(new.hash.0, slot, |&slot| {
+            slab.get(slot).map_or(0, |entry| entry.hash.restore())
+        });
         let Some(entry) = self.slab.get_mut(slot) else { return };
         self.policy.insert(slot, &entry.word);
         let deadline = self.set_extra(slot, new.extra, new.deadline, now);
@@ -332,10 +336,8 @@ impl<K, V, P: Policy> Shard<K, V, P> {
         } else if expected > 0 {
             room = len + len / 8 + FIRST_ROOM;
         }
-        let held = self.slab.iter().map(|(slot, entry)| (entry.hash, slot));
-        self.index.grow(room, held);
-        self.slab.grow(self.index.capacity());
-        self.policy.grow(self.index.capacity());
+        self.slab.grow(room);
+        self.policy.grow(room);
     }
 
     /// Notes what an entry is stored with, and returns its first deadline.
@@ -509,7 +511,10 @@ impl<K, V, P: Policy> Shard<K, V, P> {
         if let Some(extras) = &mut self.extras {
             extras.clear(slot);
         }
-        self.index.remove(entry.hash, slot);
+        let found = self
+            .index
+            .find_entry(entry.hash.restore(), |&other| other == slot);
+        found.expect("each occupied slot is in the index").remove();
         let removed = Removed {
             key: entry.key,
             value: entry.value,
@@ -568,13 +573,13 @@ impl<K, V, P: Policy> Shard<K, V, P> {
     ///
     /// If something does not hold.
     pub(crate) fn validate(&self) -> u64 {
-        assert_eq!(self.index.iter().count(), self.slab.len() as usize);
-        for slot in self.index.iter() {
+        assert_eq!(self.index.len(), self.slab.len() as usize);
+        for &slot in &self.index {
             assert!(self.slab.get(slot).is_some(), "slot {slot} is vacant");
         }
         for (slot, entry) in self.slab.iter() {
-            let is_it = |other| (other == slot).then_some(());
-            assert!(self.index.find(entry.hash, is_it).is_some());
+            let bits = entry.hash.restore();
+            assert!(self.index.find(bits, |&other| other == slot).is_some());
         }
         self.policy.validate(&self.slab);
         let deadlines = self.slab.iter();

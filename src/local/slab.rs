@@ -53,6 +53,12 @@ impl<T> Slab<T> {
         }
     }
 
+    /// Is there no room for another value?
+    #[inline]
+    pub(crate) fn is_full(&self) -> bool {
+        self.free == NO_SLOT && self.slots.len() == self.slots.capacity()
+    }
+
     /// Makes room for so many values.
     pub(crate) fn grow(&mut self, slots: usize) {
         self.slots.reserve_exact(slots - self.slots.len());
