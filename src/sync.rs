@@ -5,7 +5,6 @@
 mod by {
     pub(crate) use parking_lot::{Mutex, MutexGuard};
     pub(crate) use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize};
-    pub(crate) use std::thread::LocalKey;
     pub(crate) use std::thread_local;
 }
 
@@ -15,14 +14,12 @@ mod by {
     pub(crate) use loom::{
         sync::MutexGuard,
         sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize},
-        thread::LocalKey,
         thread_local,
     };
     #[cfg(shuttle_models)]
     pub(crate) use shuttle::{
         sync::MutexGuard,
         sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize},
-        thread::LocalKey,
         thread_local,
     };
 

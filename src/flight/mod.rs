@@ -231,6 +231,7 @@ impl<K: Eq, V> Flights<K, V> {
     ///
     /// If there is a leader and it may not write: the key was written to since it registered, or a
     /// later leader of its flight has stored.
+    #[inline(always)]
     pub(crate) fn write<'a, 'f, Q>(
         &'a self,
         hash: u64,
@@ -241,7 +242,30 @@ impl<K: Eq, V> Flights<K, V> {
         Q: Equivalent<K> + ?Sized,
     {
         // Where nothing is registered a leader's flight is closed, and says so itself.
-        let mut table = (self.registered.load(Acquire) > 0).then(|| self.table.lock());
+        let is_quiet = self.registered.load(Acquire) == 0;
+        if is_quiet && leader.is_none() {
+            // Most writes: nothing here but a load, and nothing to pass on through memory.
+            return Ok(Writing {
+                flights: self,
+                table: None,
+                leader: None,
+            });
+        }
+        self.write_against(hash, key, leader, is_quiet)
+    }
+
+    /// As [`write`](Self::write), where there is a leader or something to revoke.
+    fn write_against<'a, 'f, Q>(
+        &'a self,
+        hash: u64,
+        key: &Q,
+        leader: Option<&'a mut Leader<'f, K, V>>,
+        is_quiet: bool,
+    ) -> Result<Writing<'a, 'f, K, V>, Outdated>
+    where
+        Q: Equivalent<K> + ?Sized,
+    {
+        let mut table = (!is_quiet).then(|| self.table.lock());
         if let Some(leader) = &leader {
             let stored = &leader.flight.stored;
             if stored.load(Relaxed) > leader.generation {
@@ -295,7 +319,14 @@ impl<K, V> Writing<'_, '_, K, V> {
     }
 
     /// The write is done. A leader for whom nobody waits has landed with it.
+    #[inline(always)]
     pub(crate) fn done(self) {
+        if self.leader.is_some() {
+            self.land();
+        }
+    }
+
+    fn land(self) {
         let (Some(leader), Some(mut table)) = (self.leader, self.table) else {
             return;
         };

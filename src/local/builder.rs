@@ -33,6 +33,8 @@ pub struct Builder<K, V, S = DefaultHasher> {
 pub(crate) struct Settings<K, V> {
     pub(crate) name: Option<String>,
     pub(crate) time_to_live: Option<Duration>,
+    /// The same, as each write needs it.
+    ttl_nanos: Nanos,
     pub(crate) time_to_idle: Option<Duration>,
     pub(crate) clock: TimeSource,
     pub(crate) lease: Duration,
@@ -48,24 +50,14 @@ pub(crate) struct Settings<K, V> {
 
 impl<K, V> Settings<K, V> {
     /// The deadline of an entry stored now with this time to live, or the cache's own.
+    #[inline]
     pub(crate) fn deadline(&self, now: Nanos, ttl: Option<Duration>) -> Nanos {
-        ttl.or(self.time_to_live)
-            .map_or(NEVER, |ttl| now.saturating_add(self.jitter(ttl)))
-    }
-
-    #[allow(
-        clippy::cast_precision_loss,
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss
-    )]
-    fn jitter(&self, ttl: Duration) -> Nanos {
-        let nanos = saturating_nanos(ttl);
-        match self.ttl_jitter {
-            Some(fraction) if nanos != NEVER => {
-                nanos - (nanos as f64 * fraction * (1.0 - random::unit())) as Nanos
-            }
+        let nanos = ttl.map_or(self.ttl_nanos, saturating_nanos);
+        let nanos = match self.ttl_jitter {
+            Some(fraction) if nanos != NEVER => jitter(nanos, fraction),
             _ => nanos,
-        }
+        };
+        now.saturating_add(nanos)
     }
 
     /// What there is to know of renewals, if there are any.
@@ -94,6 +86,17 @@ impl<K, V> Settings<K, V> {
     }
 }
 
+/// A time that is shorter by at most this fraction of it.
+#[cold]
+#[allow(
+    clippy::cast_precision_loss,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss
+)]
+fn jitter(nanos: Nanos, fraction: f64) -> Nanos {
+    nanos - (nanos as f64 * fraction * (1.0 - random::unit())) as Nanos
+}
+
 impl<K, V> Builder<K, V> {
     /// The most shards that [`shards`](Self::shards) takes.
     pub const MAX_SHARDS: usize = MAX_SHARDS;
@@ -108,6 +111,7 @@ impl<K, V> Builder<K, V> {
             settings: Settings {
                 name: None,
                 time_to_live: None,
+                ttl_nanos: NEVER,
                 time_to_idle: None,
                 clock: TimeSource::System,
                 lease: DEFAULT_LEASE,
@@ -155,6 +159,7 @@ impl<K, V, S> Builder<K, V, S> {
     /// How long an entry lives after it was stored. Default: for ever.
     pub fn time_to_live(mut self, ttl: Duration) -> Self {
         self.settings.time_to_live = Some(ttl);
+        self.settings.ttl_nanos = saturating_nanos(ttl);
         self
     }
 

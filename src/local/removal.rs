@@ -52,12 +52,18 @@ impl<'a, K, V> Removals<'a, K, V> {
         }
     }
 
+    #[inline]
     pub(crate) fn push(&mut self, removed: Removed<K, V>) {
         if self.first.is_none() {
             self.first = Some(removed);
         } else {
-            self.rest.push(removed);
+            self.push_another(removed);
         }
+    }
+
+    #[cold]
+    fn push_another(&mut self, removed: Removed<K, V>) {
+        self.rest.push(removed);
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -70,10 +76,12 @@ impl<'a, K, V> Removals<'a, K, V> {
     ///
     /// If the listener does, after it was told of all.
     #[inline]
-    pub(crate) fn finish(mut self) -> Option<Removed<K, V>> {
+    pub(crate) fn finish(&mut self) -> Option<Removed<K, V>> {
         if self.listener.is_none() {
-            // Before the first is on its way to the caller: see `tell`.
-            self.rest.clear();
+            if !self.rest.is_empty() {
+                // Before the first is on its way to the caller: see `tell`.
+                self.drop_rest();
+            }
             return self.first.take();
         }
         let (first, panicked) = self.tell();
@@ -81,6 +89,11 @@ impl<'a, K, V> Removals<'a, K, V> {
             Some(panic) => resume_unwind(panic),
             None => first,
         }
+    }
+
+    #[cold]
+    fn drop_rest(&mut self) {
+        self.rest.clear();
     }
 
     /// Empties itself; returns the first entry, and the first panic of the listener.

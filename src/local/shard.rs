@@ -260,8 +260,13 @@ impl<K, V, P: Policy> Shard<K, V, P> {
             // Heavier than what it replaces: the old one goes first, then others.
             self.take_out(slot, RemovalCause::Replaced, now, out);
         }
+        let is_plain = self.extras.is_none() && extra.origin.tags.is_none();
         self.sweep(BLOCKS_PER_WRITE, now, |freed| room.add(freed), out);
         while self.slab.len() >= MAX_ENTRIES || !room.reach(weight) {
+            if is_plain && !self.expiry.is_due(now) {
+                // All weigh the same, so there is room for this one where another was.
+                return self.recycle(new, now, out);
+            }
             match self.evict(now, out) {
                 Some(freed) => room.add(freed),
                 None => return false,
@@ -312,10 +317,7 @@ impl<K, V, P: Policy> Shard<K, V, P> {
             word: AtomicU32::new(0),
             hash: StoredHash::new(new.hash),
         });
-        let slab = &self.slab;
-        self.index.insert_unique(new.hash.0, slot, |&slot| {
-            slab.get(slot).map_or(0, |entry| entry.hash.restore())
-        });
+        self.enter_in_index(new.hash, slot);
         let Some(entry) = self.slab.get_mut(slot) else { return };
         self.policy.insert(slot, &entry.word);
         let deadline = self.set_extra(slot, new.extra, new.deadline, now);
@@ -324,6 +326,55 @@ impl<K, V, P: Policy> Shard<K, V, P> {
         }
         self.expiry.set(slot, deadline);
         self.inserts += 1;
+    }
+
+    /// Puts a new entry into the slot of the policy's victim, if there is one: as
+    /// [`evict`](Self::evict) and [`fill`](Self::fill), where entries have nothing beside them.
+    #[inline(always)]
+    fn recycle(
+        &mut self,
+        new: &mut Option<NewEntry<K, V>>,
+        now: Nanos,
+        out: &mut Removals<'_, K, V>,
+    ) -> bool {
+        let Some(slot) = self.policy.evict(&self.slab) else {
+            return false;
+        };
+        let (Some(entry), Some(new)) = (self.slab.get_mut(slot), new.take()) else {
+            return false;
+        };
+        let old_hash = std::mem::replace(&mut entry.hash, StoredHash::new(new.hash));
+        let old_deadline = std::mem::replace(entry.deadline.get_mut(), new.deadline);
+        let old = Removed {
+            key: std::mem::replace(&mut entry.key, new.key),
+            value: std::mem::replace(&mut entry.value, new.value),
+            cause: if old_deadline <= now {
+                RemovalCause::Expired
+            } else {
+                RemovalCause::Evicted
+            },
+        };
+        self.policy.insert(slot, &entry.word);
+        self.unindex(old_hash, slot);
+        self.enter_in_index(new.hash, slot);
+        self.expiry.set(slot, new.deadline);
+        self.inserts += 1;
+        self.count_out(old, out);
+        true
+    }
+
+    #[inline]
+    fn enter_in_index(&mut self, hash: KeyHash, slot: u32) {
+        let slab = &self.slab;
+        self.index.insert_unique(hash.0, slot, |&slot| {
+            slab.get(slot).map_or(0, |entry| entry.hash.restore())
+        });
+    }
+
+    #[inline]
+    fn unindex(&mut self, hash: StoredHash, slot: u32) {
+        let found = self.index.find_entry(hash.restore(), |&other| other == slot);
+        found.expect("each occupied slot is in the index").remove();
     }
 
     /// Makes room for more entries: twice as many, but first of all for those that are expected.
@@ -511,10 +562,7 @@ impl<K, V, P: Policy> Shard<K, V, P> {
         if let Some(extras) = &mut self.extras {
             extras.clear(slot);
         }
-        let found = self
-            .index
-            .find_entry(entry.hash.restore(), |&other| other == slot);
-        found.expect("each occupied slot is in the index").remove();
+        self.unindex(entry.hash, slot);
         let removed = Removed {
             key: entry.key,
             value: entry.value,

@@ -186,6 +186,7 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
     }
 
     /// What a write does first under the lock: see that it may, and revoke loads under way.
+    #[inline(always)]
     fn begin_write<'a, 'f, Q>(
         &self,
         place: &Place<'a, K, V>,
