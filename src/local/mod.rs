@@ -177,7 +177,7 @@ impl<K, V> LocalCache<K, V> {
 /// 64 entries, so that a small cache's LRU order does not fall to pieces.
 fn default_shards(capacity: Option<usize>) -> usize {
     let cores = thread::available_parallelism().map_or(1, usize::from);
-    let by_cores = (cores * 16).next_power_of_two().min(MAX_SHARDS);
+    let by_cores = (cores * 4).next_power_of_two().min(MAX_SHARDS);
     match capacity {
         Some(capacity) => by_cores.min(1 << (capacity / 64).max(1).ilog2()),
         None => by_cores,

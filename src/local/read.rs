@@ -85,14 +85,13 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
         let slot = ThreadSlot::current();
         let ahead = self.time_ahead();
         let now = || self.time(ahead);
-        let found = match place.cell.shard.try_read(slot) {
-            Some(shard) => match shard.hit(place.hash, key, now) {
-                Some((_, value)) => Some(read(value)),
-                // The guard goes before `read`, which is the user's.
-                None => None,
-            },
-            None => self.hit_unannounced(place, key, read),
+        let shard = place.cell.shard.share(slot);
+        let found = match shard.hit(place.hash, key, now) {
+            Some((_, value)) => Some(read(value)),
+            // `read` is the user's, and outlives the guard.
+            None => None,
         };
+        drop(shard);
         // Two ways, for a predicted branch is cheaper than an address that waits for the look-up.
         if found.is_some() {
             self.inner.counters.add(slot, Count::Hit);
@@ -106,26 +105,6 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
     #[inline(never)]
     fn count_miss(&self, slot: ThreadSlot) {
         self.inner.counters.add(slot, Count::Miss);
-    }
-
-    #[cold]
-    #[inline(never)]
-    fn hit_unannounced<Q, R>(
-        &self,
-        place: &Place<'_, K, V>,
-        key: &Q,
-        read: impl FnOnce(&V) -> R,
-    ) -> Option<R>
-    where
-        Q: Hash + Equivalent<K> + ?Sized,
-    {
-        // Borrowed by the lock's closure, so that it is not dropped under the lock.
-        let mut read = Some(read);
-        place.cell.shard.read(|shard| {
-            let now = || self.inner.settings.clock.now();
-            let (_, value) = shard.hit(place.hash, key, now)?;
-            read.take().map(|read| read(value))
-        })
     }
 
     /// A live value as `read` sees it, without a trace in statistics and order.
@@ -208,13 +187,12 @@ where
         let slot = ThreadSlot::current();
         let ahead = self.time_ahead();
         let now = || self.time(ahead);
-        let sought = match place.cell.shard.try_read(slot) {
-            Some(shard) => match self.hit_or_due(&shard, place, key, now) {
-                Some(hit) => hit,
-                None => self.board_under(&shard, place, key),
-            },
-            None => self.seek_unannounced(place, key),
+        let shard = place.cell.shard.share(slot);
+        let sought = match self.hit_or_due(&shard, place, key, now) {
+            Some(hit) => hit,
+            None => self.board_under(&shard, place, key),
         };
+        drop(shard);
         let is_missing = matches!(sought, Sought::Missing(_) | Sought::Stale(_));
         self.inner.counters.add(slot, Count::of_look_up(!is_missing));
         if is_missing {
@@ -239,16 +217,6 @@ where
             Sought::Due(value)
         } else {
             Sought::Live(value)
-        })
-    }
-
-    #[cold]
-    #[inline(never)]
-    fn seek_unannounced<'a>(&self, place: &Place<'a, K, V>, key: &K) -> Sought<'a, K, V> {
-        place.cell.shard.read(|shard| {
-            let now = || self.inner.settings.clock.now();
-            let hit = self.hit_or_due(shard, place, key, now);
-            hit.unwrap_or_else(|| self.board_under(shard, place, key))
         })
     }
 
