@@ -106,23 +106,17 @@ impl Lru {
 
     /// The generation that a stamp belongs to.
     fn generation_of(&self, stamp: u32) -> u32 {
-        // Most often the answer is one of the two ends.
-        if self.oldest == self.newest || !self.is_of_or_after(stamp, self.oldest.wrapping_add(1)) {
-            return self.oldest;
+        // Generations span `slack` writes each while the shard keeps its size: then this is it, or
+        // one next to it. A search by halves would be mispredicted.
+        let since = self.age(stamp) / self.slack.max(1);
+        let mut found = self.newest.wrapping_sub(since.min(self.newest.wrapping_sub(self.oldest)));
+        while found != self.oldest && !self.is_of_or_after(stamp, found) {
+            found = found.wrapping_sub(1);
         }
-        if self.is_of_or_after(stamp, self.newest) {
-            return self.newest;
+        while found != self.newest && self.is_of_or_after(stamp, found.wrapping_add(1)) {
+            found = found.wrapping_add(1);
         }
-        let (mut low, mut high) = (self.oldest.wrapping_add(1), self.newest);
-        while high.wrapping_sub(low) > 1 {
-            let middle = low.wrapping_add(high.wrapping_sub(low) / 2);
-            if self.is_of_or_after(stamp, middle) {
-                low = middle;
-            } else {
-                high = middle;
-            }
-        }
-        low
+        found
     }
 
     /// Files a slot at the end of a generation.
@@ -243,13 +237,14 @@ impl Policy for Lru {
             let Some(word) = words.word(slot) else {
                 continue;
             };
-            // Stamps only grow, so a home that is not the oldest is younger.
-            let home = self.generation_of(word.load(Relaxed));
-            if home == self.oldest {
+            let stamp = word.load(Relaxed);
+            let next = self.oldest.wrapping_add(1);
+            if self.oldest == self.newest || !self.is_of_or_after(stamp, next) {
                 self.resize(self.len - 1);
                 return Some(slot);
             }
-            self.file(slot, home);
+            // Stamps only grow, so it is filed too low.
+            self.file(slot, self.generation_of(stamp));
         }
     }
 
