@@ -1,6 +1,6 @@
 //! Reads: what happens under a shard's shared lock.
 
-use super::shard::Shard;
+use super::shard::{Shard, Times};
 use super::{Iter, LocalCache, Place};
 use crate::clock::{NEVER, Nanos};
 use crate::flight::Boarding;
@@ -61,13 +61,11 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
         }
     }
 
-    /// The time, given what was read ahead.
     #[inline(always)]
-    fn time(&self, ahead: Nanos) -> Nanos {
-        if self.inner.expires {
-            ahead
-        } else {
-            self.inner.settings.clock.now()
+    fn times(&self, ahead: Nanos) -> Times<'_> {
+        Times {
+            ahead,
+            clock: &self.inner.settings.clock,
         }
     }
 
@@ -84,14 +82,14 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
     {
         let slot = ThreadSlot::current();
         let ahead = self.time_ahead();
-        let now = || self.time(ahead);
-        let shard = place.cell.shard.share(slot);
-        let found = match shard.hit(place.hash, key, now) {
-            Some((_, value)) => Some(read(value)),
-            // `read` is the user's, and outlives the guard.
-            None => None,
+        let found = match place.cell.shard.announce(slot) {
+            Some(shard) => match shard.hit(place.hash, key, self.times(ahead)) {
+                Some((_, value)) => Some(read(value)),
+                // `read` is the user's, and outlives the guard.
+                None => None,
+            },
+            None => self.hit_unannounced(slot, place, key, ahead, read),
         };
-        drop(shard);
         // Two ways, for a predicted branch is cheaper than an address that waits for the look-up.
         if found.is_some() {
             self.inner.counters.add(slot, Count::Hit);
@@ -105,6 +103,26 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
     #[inline(never)]
     fn count_miss(&self, slot: ThreadSlot) {
         self.inner.counters.add(slot, Count::Miss);
+    }
+
+    #[inline(never)]
+    fn hit_unannounced<Q, R>(
+        &self,
+        slot: ThreadSlot,
+        place: &Place<'_, K, V>,
+        key: &Q,
+        ahead: Nanos,
+        read: impl FnOnce(&V) -> R,
+    ) -> Option<R>
+    where
+        Q: Hash + Equivalent<K> + ?Sized,
+    {
+        // The lock's closure borrows it, so that it is not dropped under the lock.
+        let mut read = Some(read);
+        place.cell.shard.read_unannounced(slot, |shard| {
+            let (_, value) = shard.hit(place.hash, key, self.times(ahead))?;
+            read.take().map(|read| read(value))
+        })
     }
 
     /// A live value as `read` sees it, without a trace in statistics and order.
@@ -186,13 +204,13 @@ where
     pub(super) fn seek<'a>(&self, place: &Place<'a, K, V>, key: &K) -> Sought<'a, K, V> {
         let slot = ThreadSlot::current();
         let ahead = self.time_ahead();
-        let now = || self.time(ahead);
-        let shard = place.cell.shard.share(slot);
-        let sought = match self.hit_or_due(&shard, place, key, now) {
-            Some(hit) => hit,
-            None => self.board_under(&shard, place, key),
+        let sought = match place.cell.shard.announce(slot) {
+            Some(shard) => self.seek_in(&shard, place, key, ahead),
+            None => {
+                let seek = |shard: &Shard<K, V>| self.seek_in(shard, place, key, ahead);
+                place.cell.shard.read_unannounced(slot, seek)
+            }
         };
-        drop(shard);
         let is_missing = matches!(sought, Sought::Missing(_) | Sought::Stale(_));
         self.inner.counters.add(slot, Count::of_look_up(!is_missing));
         if is_missing {
@@ -202,22 +220,22 @@ where
     }
 
     #[inline(always)]
-    fn hit_or_due<'a>(
+    fn seek_in<'a>(
         &self,
         shard: &Shard<K, V>,
         place: &Place<'a, K, V>,
         key: &K,
-        now: impl Fn() -> Nanos,
-    ) -> Option<Sought<'a, K, V>> {
-        let (slot, value) = shard.hit(place.hash, key, &now)?;
+        ahead: Nanos,
+    ) -> Sought<'a, K, V> {
+        let Some((slot, value)) = shard.hit(place.hash, key, self.times(ahead)) else {
+            return self.board_under(shard, place, key);
+        };
         // Asked of the cache first, whose settings are at hand.
-        let due = self.inner.renews && shard.claim_renewal(slot, now);
-        let value = value.clone();
-        Some(if due {
-            Sought::Due(value)
+        if self.inner.renews && shard.claim_renewal(slot, || self.times(ahead).now()) {
+            Sought::Due(value.clone())
         } else {
-            Sought::Live(value)
-        })
+            Sought::Live(value.clone())
+        }
     }
 
     /// As [`seek`](Self::seek), without a trace in statistics and order.

@@ -33,8 +33,8 @@
 //! - W: a `WriteGuard` exists only while its thread holds `fallback` for writing, the gate is
 //!   closed, and after every slot was seen without this lock's address since it was closed.
 //! - R: a `ReadGuard` exists only while its thread's slot holds the lock's address and the gate was
-//!   seen open since it was put there, or while its thread holds `fallback` for reading, or inside
-//!   the life of another one of the same thread and lock.
+//!   seen open since it was put there. The closure of `read` runs only while there is one, or while
+//!   this thread holds `fallback` for reading, or inside such a closure of the same thread and lock.
 #![allow(unsafe_code)]
 
 use crate::held::{Held, assert_holds_nothing, is_exclusive, is_reading};
@@ -86,61 +86,68 @@ impl<T> ReaderLock<T> {
     ///
     /// If this thread is writing to a lock, and would have to wait.
     pub(crate) fn read<R>(&self, read: impl FnOnce(&T) -> R) -> R {
-        read(&self.share(ThreadSlot::current()))
-    }
-
-    /// Shares the data with other readers while the guard lives.
-    ///
-    /// # Panics
-    ///
-    /// As [`read`](Self::read).
-    #[inline(always)]
-    pub(crate) fn share(&self, slot: ThreadSlot) -> ReadGuard<'_, T> {
-        let pass = match self.announce(slot) {
-            Some(announced) => Pass::Announced(announced),
-            None => self.pass_unannounced(slot),
-        };
-        ReadGuard {
-            data: &self.data,
-            _pass: pass,
-            _not_send: PhantomData,
+        let slot = ThreadSlot::current();
+        match self.announce(slot) {
+            Some(data) => read(&data),
+            None => self.read_unannounced(slot, read),
         }
     }
 
-    /// The reader's half of the handshake. `None` if the gate is closed, or the slot is not idle.
+    /// The first half of [`read`](Self::read), for who wants no closure in between: shares the data
+    /// if that takes no more than an announcement. `None` if the gate is closed, or the slot is not
+    /// idle; then there is [`read_unannounced`](Self::read_unannounced).
+    ///
+    /// It is the reader's half of the handshake; the other is in `close`.
     #[inline(always)]
-    fn announce(&self, slot: ThreadSlot) -> Option<Announced> {
+    pub(crate) fn announce(&self, slot: ThreadSlot) -> Option<ReadGuard<'_, T>> {
         let announced = slot.announced();
-        // To look at the gate first is not needed, and saves a store where it is closed.
+        // That the gate is asked before as well saves a store where it is closed, and no more.
         if self.gate.load(Relaxed) != OPEN || announced.load(Relaxed) != NOBODY {
             return None;
         }
         announced.swap(self.address(), SeqCst);
         primitives::fence();
-        // The other half is in `close`.
-        let announced = Announced(announced);
-        (self.gate.load(SeqCst) == OPEN).then_some(announced)
+        let _announced = Announced(announced);
+        (self.gate.load(SeqCst) == OPEN).then_some(ReadGuard {
+            data: &self.data,
+            _announced,
+            _not_send: PhantomData,
+        })
     }
 
+    /// The second half of [`read`](Self::read).
     #[inline(never)]
-    fn pass_unannounced(&self, slot: ThreadSlot) -> Pass<'_> {
-        if slot.announced().load(Relaxed) == self.address() {
-            return Pass::Nested;
-        }
+    pub(crate) fn read_unannounced<R>(&self, slot: ThreadSlot, read: impl FnOnce(&T) -> R) -> R {
+        let nested = slot.announced().load(Relaxed) == self.address();
+        let _permit = (!nested).then(|| self.permit());
+        // SAFETY: the second or third case of invariant R, while `_permit` lives or the outer
+        // reader runs. By W there is no `WriteGuard`: one that was before ended with a release of
+        // `fallback` that we have acquired, and one to come waits for `fallback` or our slot.
+        self.data.with(|data| read(unsafe { &*data }))
+    }
+
+    /// Takes `fallback` for reading, and notes that this thread does.
+    #[inline]
+    fn permit(&self) -> (Held, RwLockReadGuard<'_, ()>) {
         if is_exclusive() {
             assert_holds_nothing("wait for a writer of");
         }
         let permit = if is_reading() {
-            // The writer whom we wait for may wait for one who waits for what we read.
-            self.urgent.fetch_add(1, SeqCst);
-            let permit = self.fallback.read_recursive();
-            self.urgent.fetch_sub(1, SeqCst);
-            permit
+            self.permit_urgently()
         } else {
             self.fallback.read()
         };
         self.note_calm();
-        Pass::Permitted(Held::reading(), permit)
+        (Held::reading(), permit)
+    }
+
+    #[cold]
+    fn permit_urgently(&self) -> RwLockReadGuard<'_, ()> {
+        // The writer whom we wait for may wait for one who waits for what we read.
+        self.urgent.fetch_add(1, SeqCst);
+        let permit = self.fallback.read_recursive();
+        self.urgent.fetch_sub(1, SeqCst);
+        permit
     }
 
     /// Notes that a read has found the gate closed, and opens it if that was enough of them. The
@@ -230,22 +237,11 @@ impl<T> ReaderLock<T> {
     }
 }
 
-/// Shared access. Not `Send`: the slot is the thread's.
+/// Shared access by an announcement. Not `Send`: the slot is the thread's.
 pub(crate) struct ReadGuard<'a, T> {
     data: &'a UnsafeCell<T>,
-    _pass: Pass<'a>,
+    _announced: Announced,
     _not_send: PhantomData<*const ()>,
-}
-
-/// What a reader keeps writers out by.
-enum Pass<'a> {
-    Announced(#[allow(dead_code)] Announced),
-    Permitted(
-        #[allow(dead_code)] Held,
-        #[allow(dead_code)] RwLockReadGuard<'a, ()>,
-    ),
-    /// By that of the reader whose code we are called from.
-    Nested,
 }
 
 impl<T> Deref for ReadGuard<'_, T> {
@@ -253,10 +249,10 @@ impl<T> Deref for ReadGuard<'_, T> {
 
     #[inline(always)]
     fn deref(&self) -> &T {
-        // SAFETY: invariant R, while `_pass` lives, as long as which the reference is borrowed. By
-        // W there is no `WriteGuard`: one that was before ended with a release of `fallback`, which
-        // we have acquired, or whoever then opened the gate had, and we have acquired the gate; one
-        // to come waits for our slot or for `fallback`.
+        // SAFETY: the first case of invariant R, by the handshake, while `_announced` lives, as
+        // long as which the reference is borrowed. By W there is no `WriteGuard`: one that was
+        // before ended with a release of `fallback`, which whoever then opened the gate had
+        // acquired, and we have acquired the gate; one to come waits for our slot.
         self.data.with(|data| unsafe { &*data })
     }
 }

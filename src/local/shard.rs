@@ -4,7 +4,7 @@
 //! Of user code only `Eq` of keys runs here, and always before anything is changed, so a panic in
 //! it changes nothing.
 
-use crate::clock::{NEVER, Nanos};
+use crate::clock::{NEVER, Nanos, TimeSource};
 use crate::local::budget::{Budget, Reservation};
 use crate::local::expiry::{BLOCK, Expiry};
 use crate::local::extras::{Extra, Extras, Kinds};
@@ -67,6 +67,29 @@ pub(crate) struct Setup {
     pub(crate) tag_epoch: Arc<AtomicU64>,
 }
 
+/// The time of a hit: read ahead of the look-up, or 0 if it is to be read when it is needed.
+#[derive(Clone, Copy)]
+pub(crate) struct Times<'a> {
+    pub(crate) ahead: Nanos,
+    pub(crate) clock: &'a TimeSource,
+}
+
+impl Times<'_> {
+    #[inline]
+    pub(crate) fn now(self) -> Nanos {
+        match self.ahead {
+            0 => self.clock.now(),
+            ahead => ahead,
+        }
+    }
+
+    /// Where it was not read ahead: is it this late?
+    #[inline]
+    fn are_after(self, deadline: Nanos) -> bool {
+        self.ahead == 0 && deadline <= self.clock.now()
+    }
+}
+
 /// In the order of use: what every hit reads and few writes change, what every write changes, what
 /// is seldom needed.
 #[repr(C)]
@@ -126,22 +149,17 @@ impl<K, V, P: Policy> Shard<K, V, P> {
 
     /// A live value and its slot, as a hit: the policy and idle deadlines take note.
     #[inline(always)]
-    pub(crate) fn hit<Q>(
-        &self,
-        hash: KeyHash,
-        key: &Q,
-        now: impl Fn() -> Nanos,
-    ) -> Option<(u32, &V)>
+    pub(crate) fn hit<Q>(&self, hash: KeyHash, key: &Q, times: Times<'_>) -> Option<(u32, &V)>
     where
         Q: Equivalent<K> + ?Sized,
     {
         let (slot, entry) = self.find(hash, key)?;
         let deadline = entry.deadline.load(Relaxed);
-        if deadline != NEVER && now() >= deadline {
+        if deadline <= times.ahead || deadline != NEVER && times.are_after(deadline) {
             return None;
         }
         if let Some(extras) = &self.extras {
-            if !extras.hit(slot, &entry.deadline, &now) {
+            if !extras.hit(slot, &entry.deadline, || times.now()) {
                 return None;
             }
         }
