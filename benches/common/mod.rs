@@ -200,7 +200,7 @@ impl Peer for MutexLru {
 }
 
 /// A plain map, filled once: the limit of what a look-up can be. Not a cache.
-pub struct PlainMap(hashbrown::HashMap<u64, u64, ahash::RandomState>);
+pub struct PlainMap(hashbrown::HashMap<u64, u64, hotset::DefaultHasher>);
 
 impl Peer for PlainMap {
     const NAME: &'static str = "plain map";
