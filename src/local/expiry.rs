@@ -175,7 +175,9 @@ mod tests {
         let mut deadlines: Vec<Option<Nanos>> = vec![None; 40_000];
         let mut state = 1u64;
         let mut random = |below: u64| {
-            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            state = state
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1);
             (state >> 33) % below
         };
         let mut looked_at = 0;
@@ -203,12 +205,18 @@ mod tests {
             }
             let held = deadlines.iter().flatten();
             if now % 100 == 0 {
-                assert!(held.clone().all(|deadline| deadline.saturating_add(5) > now));
+                assert!(
+                    held.clone()
+                        .all(|deadline| deadline.saturating_add(5) > now)
+                );
                 let by_slot = (0..).zip(&deadlines);
                 expiry.validate(by_slot.filter_map(|(slot, deadline)| Some((slot, (*deadline)?))));
             }
         }
-        assert!(looked_at < 2 * 60_000, "{looked_at} blocks for as many deadlines");
+        assert!(
+            looked_at < 2 * 60_000,
+            "{looked_at} blocks for as many deadlines"
+        );
         expiry.search_all(40_000);
         let mut blocks = 0;
         while let Some(slots) = expiry.due(10) {

@@ -93,12 +93,7 @@ impl Extras {
 
     /// A live entry is hit: may it be served? If it is one that idles, its deadline moves. Deadlines
     /// never move back, so what is a lower bound of them stays one.
-    pub(crate) fn hit(
-        &self,
-        slot: u32,
-        deadline: &AtomicU64,
-        now: impl FnOnce() -> Nanos,
-    ) -> bool {
+    pub(crate) fn hit(&self, slot: u32, deadline: &AtomicU64, now: impl FnOnce() -> Nanos) -> bool {
         if let Some(idle) = &self.idle {
             let moved = idle.deadline(now(), idle.limits[slot as usize]);
             if moved > deadline.load(Relaxed) {

@@ -194,7 +194,11 @@ fn least_shards(capacity: Option<usize>) -> usize {
 
 /// How many entries a shard holds, most likely, when all are full: keys do not spread evenly.
 /// Four standard deviations; 0 if nobody knows.
-#[allow(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+#[allow(
+    clippy::cast_precision_loss,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss
+)]
 fn expected_entries(capacity: Option<usize>, shards: usize) -> usize {
     let mean = capacity.unwrap_or(0) as f64 / shards as f64;
     (mean + 4.0 * mean.sqrt()).ceil() as usize

@@ -26,7 +26,7 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
     /// A clone of the value of a key, if a live one is held.
     ///
     /// `Clone` runs under the shard's shared lock: keep it cheap, with an `Arc` around what is not.
-    #[inline(always)]
+    #[inline]
     pub fn get<Q>(&self, key: &Q) -> Option<V>
     where
         Q: Hash + Equivalent<K> + ?Sized,
@@ -42,7 +42,7 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
     /// # Panics
     ///
     /// If `read` writes to a cache or calls `get_or_load`. It may read.
-    #[inline(always)]
+    #[inline]
     pub fn get_with<Q, R>(&self, key: &Q, read: impl FnOnce(&V) -> R) -> Option<R>
     where
         Q: Hash + Equivalent<K> + ?Sized,
@@ -212,7 +212,9 @@ where
             }
         };
         let is_missing = matches!(sought, Sought::Missing(_) | Sought::Stale(_));
-        self.inner.counters.add(slot, Count::of_look_up(!is_missing));
+        self.inner
+            .counters
+            .add(slot, Count::of_look_up(!is_missing));
         if is_missing {
             assert_holds_nothing("load into");
         }

@@ -39,7 +39,9 @@
 
 use crate::held::{Held, assert_holds_nothing, is_exclusive, is_reading};
 use crate::thread_slot::{NOBODY, ThreadSlot, in_use};
-use primitives::{AtomicU32, AtomicUsize, RwLock, RwLockReadGuard, RwLockWriteGuard, UnsafeCell, pause};
+use primitives::{
+    AtomicU32, AtomicUsize, RwLock, RwLockReadGuard, RwLockWriteGuard, UnsafeCell, pause,
+};
 use std::marker::PhantomData;
 use std::ops::{Deref, DerefMut};
 use std::sync::atomic::Ordering::{Relaxed, Release, SeqCst};

@@ -336,7 +336,9 @@ impl<K, V, P: Policy> Shard<K, V, P> {
             hash: StoredHash::new(new.hash),
         });
         self.enter_in_index(new.hash, slot);
-        let Some(entry) = self.slab.get_mut(slot) else { return };
+        let Some(entry) = self.slab.get_mut(slot) else {
+            return;
+        };
         self.policy.insert(slot, &entry.word);
         let deadline = self.set_extra(slot, new.extra, new.deadline, now);
         if let Some(entry) = self.slab.get_mut(slot) {
@@ -391,7 +393,9 @@ impl<K, V, P: Policy> Shard<K, V, P> {
 
     #[inline]
     fn unindex(&mut self, hash: StoredHash, slot: u32) {
-        let found = self.index.find_entry(hash.restore(), |&other| other == slot);
+        let found = self
+            .index
+            .find_entry(hash.restore(), |&other| other == slot);
         found.expect("each occupied slot is in the index").remove();
     }
 
@@ -566,13 +570,7 @@ impl<K, V, P: Policy> Shard<K, V, P> {
 
     /// Unhooks an entry from everything but the policy.
     #[inline]
-    fn unhook(
-        &mut self,
-        slot: u32,
-        cause: RemovalCause,
-        now: Nanos,
-        out: &mut Removals<'_, K, V>,
-    ) {
+    fn unhook(&mut self, slot: u32, cause: RemovalCause, now: Nanos, out: &mut Removals<'_, K, V>) {
         let cause = self.cause(slot, cause, now);
         let Some(entry) = self.slab.remove(slot) else {
             return;
@@ -651,9 +649,6 @@ impl<K, V, P: Policy> Shard<K, V, P> {
         let deadlines = self.slab.iter();
         self.expiry
             .validate(deadlines.map(|(slot, entry)| (slot, entry.deadline.load(Relaxed))));
-        self.slab
-            .iter()
-            .map(|(slot, _)| self.weight(slot))
-            .sum()
+        self.slab.iter().map(|(slot, _)| self.weight(slot)).sum()
     }
 }

@@ -66,7 +66,10 @@ struct List {
     tail: u32,
 }
 
-const EMPTY: List = List { head: END, tail: END };
+const EMPTY: List = List {
+    head: END,
+    tail: END,
+};
 
 impl List {
     fn push(&mut self, slot: u32, links: &mut [u32]) {
@@ -109,7 +112,9 @@ impl Lru {
         // Generations span `slack` writes each while the shard keeps its size: then this is it, or
         // one next to it. A search by halves would be mispredicted.
         let since = self.age(stamp) / self.slack.max(1);
-        let mut found = self.newest.wrapping_sub(since.min(self.newest.wrapping_sub(self.oldest)));
+        let mut found = self
+            .newest
+            .wrapping_sub(since.min(self.newest.wrapping_sub(self.oldest)));
         while found != self.oldest && !self.is_of_or_after(stamp, found) {
             found = found.wrapping_sub(1);
         }
@@ -131,6 +136,15 @@ impl Lru {
     fn take(&mut self, generation: u32) -> Option<u32> {
         let generation = &mut self.generations[(generation % GENERATIONS) as usize];
         generation.list.pop(&mut self.links)
+    }
+
+    /// Loads the word of the next victim, most likely, while the caller waits for memory anyway: the
+    /// next write then need not.
+    #[inline]
+    fn fetch_next(&self, words: &impl Words) {
+        if let Some(word) = words.word(self.generation(self.oldest).list.head) {
+            word.load(Relaxed);
+        }
     }
 
     #[cold]
@@ -241,6 +255,7 @@ impl Policy for Lru {
             let next = self.oldest.wrapping_add(1);
             if self.oldest == self.newest || !self.is_of_or_after(stamp, next) {
                 self.resize(self.len - 1);
+                self.fetch_next(words);
                 return Some(slot);
             }
             // Stamps only grow, so it is filed too low.
