@@ -442,15 +442,59 @@ fn whatever_takes_an_entry_out_past_its_deadline_tells_of_it_as_expired() {
 }
 
 #[test]
-fn a_victim_past_its_deadline_is_told_of_as_expired() {
-    let f = Fixture::new(|builder| builder.capacity(64));
-    (0..8).for_each(|key| f.cache.insert(key, key));
-    (8..64).for_each(|key| f.cache.insert_with_ttl(key, key, seconds(1)));
-    (0..8).for_each(|key| assert!(f.cache.get(&key).is_some()));
+fn what_has_expired_gives_way_before_anything_alive() {
+    let f = Fixture::new(|builder| builder.capacity(20_000).shards(4));
+    for key in 0..20_000 {
+        if key % 20 == 7 {
+            f.cache.insert_with_ttl(key, key, seconds(1));
+        } else {
+            f.cache.insert(key, key);
+        }
+    }
+    f.take_told();
     f.clock.advance(seconds(1));
-    // The sweep begins with the slots of those that live, so that room is made by eviction.
-    f.cache.insert(64, 64);
-    assert_eq!(f.take_told(), [(8, 8, RemovalCause::Expired)]);
+    // Fewer than have expired, so that each shard has enough of them for what comes to it.
+    for key in 20_000..20_500 {
+        f.cache.insert(key, key);
+    }
+    let stats = f.cache.stats();
+    assert_eq!(stats.evicted, 0, "{stats}");
+    assert!(stats.expired >= 500, "{stats}");
+    f.cache.validate();
+}
+
+#[test]
+fn many_that_expire_at_once_are_cleared_in_slices() {
+    let f = Fixture::new(|builder| builder.capacity(10_000).shards(1));
+    (0..10_000).for_each(|key| f.cache.insert_with_ttl(key, key, seconds(1)));
+    f.clock.advance(seconds(1));
+    let mut writes = 0;
+    while f.cache.stats().expired < 10_000 {
+        f.cache.insert(10_000 + writes, 0);
+        writes += 1;
+        let cleared = f.take_told().len();
+        assert!((1..=64).contains(&cleared), "{cleared} in one write");
+    }
+    assert!(writes < 200, "{writes} writes");
+    assert_eq!(f.cache.stats().evicted, 0);
+}
+
+#[test]
+fn a_busy_cache_holds_few_dead_entries() {
+    // One entry a tick, each with a life of 5,000 ticks or half of that.
+    let f = Fixture::new(|builder| builder.capacity(10_000));
+    let mut deadlines = std::collections::VecDeque::new();
+    for tick in 0..40_000u64 {
+        let ttl = if tick % 3 == 0 { 2_500 } else { 5_000 };
+        f.cache.insert_with_ttl(tick, tick, nanos(ttl));
+        deadlines.push_back(tick + ttl);
+        f.clock.advance(nanos(1));
+        if tick % 1_000 == 999 {
+            deadlines.retain(|&deadline| deadline > tick + 1);
+            let (held, live) = (f.cache.len(), deadlines.len());
+            assert!(held <= live + live / 50, "{held} held, {live} live");
+        }
+    }
     assert_eq!(f.cache.stats().evicted, 0);
 }
 

@@ -22,6 +22,9 @@ pub(crate) struct Expiry {
     /// No deadline in a block lies before its bound. Blocks of slots come first; the last level is
     /// one block, and empty where there are no slots.
     levels: Vec<Vec<Nanos>>,
+    /// How many blocks of slots to look at whatever their bounds say, and the next of them.
+    to_search: usize,
+    hand: usize,
 }
 
 impl Expiry {
@@ -30,6 +33,8 @@ impl Expiry {
             soonest: NEVER,
             grace,
             levels: Vec::new(),
+            to_search: 0,
+            hand: 0,
         }
     }
 
@@ -79,26 +84,42 @@ impl Expiry {
     /// May something have expired?
     #[inline]
     pub(crate) fn is_due(&self, now: Nanos) -> bool {
-        self.is_over(self.soonest, now)
+        self.is_over(self.soonest, now) || self.to_search > 0
     }
 
     /// The slots of a block in which something may have expired, or `None` if nothing has. The
     /// caller looks at all of them and tells [`raise`](Self::raise) what it leaves there.
     pub(crate) fn due(&mut self, now: Nanos) -> Option<Range<u32>> {
-        'search: while self.is_due(now) {
+        let block = self.search().or_else(|| self.soonest_block(now))?;
+        let slots = block * FAN_OUT..(block + 1) * FAN_OUT;
+        Some(as_slot(slots.start)..as_slot(slots.end))
+    }
+
+    fn search(&mut self) -> Option<usize> {
+        self.to_search = self.to_search.checked_sub(1)?;
+        let blocks = self.levels.first().map_or(0, Vec::len);
+        self.hand = if self.hand + 1 < blocks {
+            self.hand + 1
+        } else {
+            0
+        };
+        Some(self.hand)
+    }
+
+    /// A block in which something is past its bound.
+    fn soonest_block(&mut self, now: Nanos) -> Option<usize> {
+        'search: while self.is_over(self.soonest, now) {
             let mut block = 0;
             for level in (0..self.levels.len()).rev() {
                 let blocks = &self.levels[level];
-                let children = block * FAN_OUT..blocks.len().min((block + 1) * FAN_OUT);
-                let mut due = children.filter(|&child| self.is_over(blocks[child], now));
-                let Some(child) = due.next() else {
+                let mut children = block * FAN_OUT..blocks.len().min((block + 1) * FAN_OUT);
+                let Some(child) = children.find(|&child| self.is_over(blocks[child], now)) else {
                     self.tighten(level + 1, block);
                     continue 'search;
                 };
                 block = child;
             }
-            let slots = block * FAN_OUT..(block + 1) * FAN_OUT;
-            return Some(as_slot(slots.start)..as_slot(slots.end));
+            return Some(block);
         }
         None
     }
@@ -131,14 +152,13 @@ impl Expiry {
         deadline.saturating_add(self.grace) <= now
     }
 
-    /// Something may be dead that no deadline tells of: every block of so many slots is due.
+    /// Something may be dead that no deadline tells of: all blocks of so many slots are due, from
+    /// where the last such search has come to.
     pub(crate) fn search_all(&mut self, slots: u32) {
-        let Some(last) = slots.checked_sub(1) else {
-            return;
-        };
-        self.cover(last as usize / FAN_OUT);
-        self.levels.iter_mut().for_each(|level| level.fill(0));
-        self.soonest = 0;
+        if let Some(last) = slots.checked_sub(1) {
+            self.cover(last as usize / FAN_OUT);
+            self.to_search = self.levels[0].len();
+        }
     }
 
     /// Checks the bounds, for tests.

@@ -321,7 +321,7 @@ mod tests {
 
     impl Words for Stamps {
         fn word(&self, slot: u32) -> Option<&AtomicU32> {
-            self.0[slot as usize].as_ref()
+            self.0.get(slot as usize)?.as_ref()
         }
     }
 
