@@ -217,9 +217,9 @@ mod tests {
             while let Some(slots) = expiry.due(now) {
                 looked_at += 1;
                 let block = &mut deadlines[slots.start as usize..slots.end as usize];
-                block.iter_mut().for_each(|deadline| {
+                for deadline in block.iter_mut() {
                     deadline.take_if(|deadline| deadline.saturating_add(5) <= now);
-                });
+                }
                 let bound = block.iter().flatten().min();
                 expiry.raise(&slots, bound.copied().unwrap_or(NEVER));
             }

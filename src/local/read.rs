@@ -83,11 +83,15 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
         let slot = ThreadSlot::current();
         let ahead = self.time_ahead();
         let found = match place.cell.shard.announce(slot) {
-            Some(shard) => match shard.hit(place.hash, key, self.times(ahead)) {
-                Some((_, value)) => Some(read(value)),
-                // `read` is the user's, and outlives the guard.
-                None => None,
-            },
+            Some(shard) => {
+                let hit = shard.hit(place.hash, key, self.times(ahead));
+                // Not `map`, which would drop it, and it is the user's, before the guard.
+                #[allow(clippy::manual_map)]
+                match hit {
+                    Some((_, value)) => Some(read(value)),
+                    None => None,
+                }
+            }
             None => self.hit_unannounced(slot, place, key, ahead, read),
         };
         // Two ways, for a predicted branch is cheaper than an address that waits for the look-up.
@@ -204,12 +208,11 @@ where
     pub(super) fn seek<'a>(&self, place: &Place<'a, K, V>, key: &K) -> Sought<'a, K, V> {
         let slot = ThreadSlot::current();
         let ahead = self.time_ahead();
-        let sought = match place.cell.shard.announce(slot) {
-            Some(shard) => self.seek_in(&shard, place, key, ahead),
-            None => {
-                let seek = |shard: &Shard<K, V>| self.seek_in(shard, place, key, ahead);
-                place.cell.shard.read_unannounced(slot, seek)
-            }
+        let sought = if let Some(shard) = place.cell.shard.announce(slot) {
+            self.seek_in(&shard, place, key, ahead)
+        } else {
+            let seek = |shard: &Shard<K, V>| self.seek_in(shard, place, key, ahead);
+            place.cell.shard.read_unannounced(slot, seek)
         };
         let is_missing = matches!(sought, Sought::Missing(_) | Sought::Stale(_));
         self.inner

@@ -109,10 +109,10 @@ impl<T> ReaderLock<T> {
         }
         announced.swap(self.address(), SeqCst);
         primitives::fence();
-        let _announced = Announced(announced);
+        let announced = Announced(announced);
         (self.gate.load(SeqCst) == OPEN).then_some(ReadGuard {
             data: &self.data,
-            _announced,
+            _announced: announced,
             _not_send: PhantomData,
         })
     }
@@ -343,7 +343,7 @@ mod primitives {
     pub(super) use loom::sync::{RwLockReadGuard, RwLockWriteGuard};
 
     /// So few that models of few reads open the gate.
-    pub(super) const OPEN_AFTER: u32 = 16;
+    pub(super) const OPEN_AFTER: u32 = 1;
 
     pub(super) fn pause(_: &mut u32) {
         loom::thread::yield_now();
@@ -401,9 +401,19 @@ mod models {
     }
 
     fn model(run: impl Fn(Arc<ReaderLock<Pair>>) + Sync + Send + 'static) {
-        let mut builder = loom::model::Builder::new();
-        builder.preemption_bound = Some(3);
-        builder.check(move || run(Arc::new(ReaderLock::new((0, 0)))));
+        let run = std::sync::Arc::new(run);
+        for opened in [false, true] {
+            let run = std::sync::Arc::clone(&run);
+            let mut builder = loom::model::Builder::new();
+            builder.preemption_bound = Some(3);
+            builder.check(move || {
+                let lock = Arc::new(ReaderLock::new((0, 0)));
+                if opened {
+                    check(&lock);
+                }
+                run(lock);
+            });
+        }
     }
 
     #[test]
@@ -441,6 +451,54 @@ mod models {
             });
             bump(&lock);
             reader.join().unwrap();
+        });
+    }
+
+    /// The one who writes again finds the gate closed, or opened by the reader in between.
+    #[test]
+    fn a_reader_that_comes_twice_against_a_writer_that_does() {
+        model(|lock| {
+            let reader = thread::spawn({
+                let lock = Arc::clone(&lock);
+                move || {
+                    check(&lock);
+                    check(&lock);
+                }
+            });
+            bump(&lock);
+            bump(&lock);
+            reader.join().unwrap();
+        });
+    }
+
+    #[test]
+    fn a_slot_that_passes_from_one_reader_to_the_next() {
+        model(|lock| {
+            let readers = thread::spawn({
+                let lock = Arc::clone(&lock);
+                move || {
+                    let read = move |lock: Arc<_>| thread::spawn(move || check(&lock));
+                    read(Arc::clone(&lock)).join().unwrap();
+                    read(lock).join().unwrap();
+                }
+            });
+            bump(&lock);
+            readers.join().unwrap();
+        });
+    }
+
+    #[test]
+    fn a_reader_that_wants_to_write_while_a_writer_waits() {
+        use std::panic::{AssertUnwindSafe, catch_unwind};
+
+        model(|lock| {
+            let reader = thread::spawn({
+                let lock = Arc::clone(&lock);
+                move || lock.read(|_| catch_unwind(AssertUnwindSafe(|| bump(&lock))).unwrap_err())
+            });
+            bump(&lock);
+            reader.join().unwrap();
+            check(&lock);
         });
     }
 
