@@ -3,23 +3,26 @@
 
 mod common;
 
-use common::{Bench, Hotset, Moka, MokaFuture, MutexLru, Peer, PlainMap, QuickCache, Work};
+use common::{
+    Bench, Foyer, Hotset, Moka, MokaFuture, MutexLru, Numbers, Peer, PlainMap, QuickCache, Scc,
+    Work,
+};
 use criterion::measurement::WallTime;
 use criterion::{
     BenchmarkGroup, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main,
 };
 use std::time::Duration;
 
-fn bench<P: Peer>(
+fn bench<P: Peer<Numbers>>(
     group: &mut BenchmarkGroup<'_, WallTime>,
     work: Work,
     capacity: usize,
     keys: &[u64],
 ) {
-    if !work.suits::<P>() {
+    if !work.suits::<Numbers, P>() {
         return;
     }
-    let bench = Bench::<P>::new(work, capacity, keys);
+    let bench = Bench::<Numbers, P>::new(work, capacity, keys);
     for threads in [1, 2] {
         group.throughput(Throughput::Elements(threads));
         let id = BenchmarkId::new(P::NAME, format!("{threads} threads"));
@@ -36,14 +39,16 @@ fn bench<P: Peer>(
 fn caches(criterion: &mut Criterion) {
     for work in Work::ALL {
         for capacity in work.sizes() {
-            let keys = work.keys(capacity);
+            let keys = work.keys::<Numbers>(capacity);
             let mut group = criterion.benchmark_group(format!("{}/{capacity}", work.name()));
-            bench::<Hotset>(&mut group, work, capacity, &keys);
-            bench::<QuickCache>(&mut group, work, capacity, &keys);
-            bench::<Moka>(&mut group, work, capacity, &keys);
-            bench::<MokaFuture>(&mut group, work, capacity, &keys);
-            bench::<MutexLru>(&mut group, work, capacity, &keys);
-            bench::<PlainMap>(&mut group, work, capacity, &keys);
+            bench::<Hotset<Numbers>>(&mut group, work, capacity, &keys);
+            bench::<QuickCache<Numbers>>(&mut group, work, capacity, &keys);
+            bench::<Moka<Numbers>>(&mut group, work, capacity, &keys);
+            bench::<MokaFuture<Numbers>>(&mut group, work, capacity, &keys);
+            bench::<Foyer<Numbers>>(&mut group, work, capacity, &keys);
+            bench::<Scc<Numbers>>(&mut group, work, capacity, &keys);
+            bench::<MutexLru<Numbers>>(&mut group, work, capacity, &keys);
+            bench::<PlainMap<Numbers>>(&mut group, work, capacity, &keys);
             group.finish();
         }
     }

@@ -399,17 +399,24 @@ impl<K, V, P: Policy> Shard<K, V, P> {
         found.expect("each occupied slot is in the index").remove();
     }
 
-    /// Makes room for more entries: twice as many, but first of all for those that are expected.
+    /// Makes room for more entries: twice as many, or soon for all that are expected, so that few
+    /// are moved, and what is outgrown is little.
     #[cold]
     fn grow(&mut self) {
         let (len, expected) = (self.slab.len() as usize, self.setup.expected);
-        let mut room = (len * 2).max(FIRST_ROOM);
-        if expected > len {
-            room = if room * 2 > expected { expected } else { room };
-        } else if expected > 0 {
-            room = len + len / 8 + FIRST_ROOM;
-        }
+        let room = if (len + 1..=len * 16).contains(&expected) {
+            expected
+        } else if (1..=len).contains(&expected) {
+            // More than its share, but hardly much more.
+            len + (len / 8).max(FIRST_ROOM)
+        } else {
+            (len * 2).max(FIRST_ROOM)
+        };
         self.slab.grow(room);
+        let slab = &self.slab;
+        self.index.reserve(room - len, |&slot| {
+            slab.get(slot).map_or(0, |entry| entry.hash.restore())
+        });
         self.policy.grow(room);
     }
 
