@@ -1,0 +1,290 @@
+//! One shard: index, slots, policy and expiry behind `&mut self`. It knows no lock, no flight and
+//! no user callback; what it removes it hands out, to be dropped outside the lock.
+//!
+//! Of user code only `Eq` of keys runs here, and always before anything is changed, so a panic in
+//! it changes nothing.
+
+mod write;
+
+use crate::clock::{NEVER, Nanos, TimeSource};
+use crate::local::expiry::Expiry;
+use crate::local::extras::{Extra, Extras, Kinds};
+use crate::local::hash::{KeyHash, StoredHash};
+use crate::local::policy::{Lru, Policy, Words};
+use crate::local::renewal::Renewals;
+use crate::local::slab::Slab;
+use crate::local::tags::Tagged;
+use crate::stats::Stats;
+use equivalent::Equivalent;
+use hashbrown::HashTable;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+
+/// A shard with this many entries evicts, whatever the budget: more, and its index might grow to
+/// more positions than a [`StoredHash`] tells apart.
+pub(crate) const MAX_ENTRIES: u32 = (1 << StoredHash::POSITION_BITS) / 16 * 7;
+
+/// Aligned so that a small one lies on one cache line.
+#[repr(align(32))]
+struct Entry<K, V> {
+    key: K,
+    value: V,
+    /// First moment at which it is no longer served. Hits move it where entries idle.
+    deadline: AtomicU64,
+    /// The policy's.
+    word: AtomicU32,
+    hash: StoredHash,
+}
+
+/// An entry to be stored.
+pub(crate) struct NewEntry<K, V> {
+    pub(crate) hash: KeyHash,
+    pub(crate) key: K,
+    pub(crate) value: V,
+    pub(crate) deadline: Nanos,
+    pub(crate) extra: Extra,
+}
+
+/// What a shard is set up with.
+pub(crate) struct Setup {
+    /// How many entries it is likely to hold at most; 0 if nobody knows.
+    pub(crate) expected: usize,
+    pub(crate) kinds: Kinds,
+    /// How long entries are kept past their deadline.
+    pub(crate) grace: Nanos,
+    /// Raised when a tag is invalidated.
+    pub(crate) tag_epoch: Arc<AtomicU64>,
+}
+
+/// The time of a hit: read ahead of the look-up, or 0 if it is to be read when it is needed.
+#[derive(Clone, Copy)]
+pub(crate) struct Times<'a> {
+    pub(crate) ahead: Nanos,
+    pub(crate) clock: &'a TimeSource,
+}
+
+impl Times<'_> {
+    #[inline]
+    pub(crate) fn now(self) -> Nanos {
+        match self.ahead {
+            0 => self.clock.now(),
+            ahead => ahead,
+        }
+    }
+
+    /// Where it was not read ahead: is it this late?
+    #[inline]
+    fn are_after(self, deadline: Nanos) -> bool {
+        self.ahead == 0 && deadline <= self.clock.now()
+    }
+}
+
+/// In the order of use: what every hit reads and few writes change, what every write changes, what
+/// is seldom needed.
+#[repr(C)]
+pub(crate) struct Shard<K, V, P = Lru> {
+    index: HashTable<u32>,
+    slab: Slab<Entry<K, V>>,
+    extras: Option<Box<Extras>>,
+    inserts: u64,
+    policy: P,
+    expiry: Expiry,
+    /// By [`RemovalCause`]; evictions are what is missing.
+    removals: [u64; 6],
+    setup: Setup,
+    /// The tags' epoch when the sweep last set out.
+    swept_epoch: u64,
+}
+
+impl<K, V> Slab<Entry<K, V>> {
+    /// The hash of a slot, as the index asks for it.
+    #[inline]
+    fn hash_of(&self) -> impl Fn(&u32) -> u64 + '_ {
+        |&slot| self.get(slot).map_or(0, |entry| entry.hash.restore())
+    }
+}
+
+impl<K, V> Words for Slab<Entry<K, V>> {
+    #[inline]
+    fn word(&self, slot: u32) -> Option<&AtomicU32> {
+        Some(&self.get(slot)?.word)
+    }
+}
+
+impl<K, V, P: Policy> Shard<K, V, P> {
+    pub(crate) fn new(setup: Setup) -> Self {
+        let kinds = setup.kinds;
+        Self {
+            index: HashTable::new(),
+            slab: Slab::new(),
+            extras: (!kinds.is_empty()).then(|| Box::new(Extras::new(kinds))),
+            inserts: 0,
+            policy: P::default(),
+            expiry: Expiry::new(setup.grace),
+            removals: [0; 6],
+            setup,
+            swept_epoch: 0,
+        }
+    }
+
+    pub(crate) fn len(&self) -> u64 {
+        self.slab.len().into()
+    }
+
+    #[inline(always)]
+    fn find<Q>(&self, hash: KeyHash, key: &Q) -> Option<(u32, &Entry<K, V>)>
+    where
+        Q: Equivalent<K> + ?Sized,
+    {
+        let is_it = |&slot: &u32| {
+            let entry = self.slab.get(slot);
+            entry.is_some_and(|entry| key.equivalent(&entry.key))
+        };
+        let slot = *self.index.find(hash.0, is_it)?;
+        Some((slot, self.slab.get(slot)?))
+    }
+
+    /// A live value and its slot, as a hit: the policy and idle deadlines take note.
+    #[inline(always)]
+    pub(crate) fn hit<Q>(&self, hash: KeyHash, key: &Q, times: Times<'_>) -> Option<(u32, &V)>
+    where
+        Q: Equivalent<K> + ?Sized,
+    {
+        let (slot, entry) = self.find(hash, key)?;
+        let deadline = entry.deadline.load(Relaxed);
+        if deadline <= times.ahead || deadline != NEVER && times.are_after(deadline) {
+            return None;
+        }
+        if let Some(extras) = &self.extras {
+            if !extras.hit(slot, &entry.deadline, || times.now()) {
+                return None;
+            }
+        }
+        self.policy.touch(&entry.word);
+        Some((slot, &entry.value))
+    }
+
+    /// Was no tag of the entry invalidated?
+    fn is_current(&self, slot: u32) -> bool {
+        let extras = self.extras.as_ref();
+        extras.is_none_or(|extras| extras.is_current(slot))
+    }
+
+    fn weight(&self, slot: u32) -> u64 {
+        self.extras.as_ref().map_or(1, |extras| extras.weight(slot))
+    }
+
+    fn renewals(&self) -> Option<&Renewals> {
+        self.extras.as_ref()?.renewals.as_ref()
+    }
+
+    /// Is the caller, who has hit this slot, to renew it?
+    #[inline]
+    pub(crate) fn claim_renewal(&self, slot: u32, now: impl FnOnce() -> Nanos) -> bool {
+        let Some(renewals) = self.renewals() else {
+            return false;
+        };
+        let entry = self.slab.get(slot);
+        entry.is_some_and(|entry| renewals.claim(slot, entry.deadline.load(Relaxed), now()))
+    }
+
+    /// A live value and its deadline; nothing takes note.
+    pub(crate) fn peek<Q>(
+        &self,
+        hash: KeyHash,
+        key: &Q,
+        now: impl FnOnce() -> Nanos,
+    ) -> Option<(&V, Nanos)>
+    where
+        Q: Equivalent<K> + ?Sized,
+    {
+        let (slot, entry) = self.find(hash, key)?;
+        let deadline = entry.deadline.load(Relaxed);
+        let is_live = (deadline == NEVER || now() < deadline) && self.is_current(slot);
+        is_live.then_some((&entry.value, deadline))
+    }
+
+    /// As [`peek`](Self::peek), with the entry's tags.
+    pub(crate) fn peek_tagged<Q>(
+        &self,
+        hash: KeyHash,
+        key: &Q,
+        now: impl FnOnce() -> Nanos,
+    ) -> Option<(&V, Option<&Tagged>)>
+    where
+        Q: Equivalent<K> + ?Sized,
+    {
+        let (value, _) = self.peek(hash, key, now)?;
+        let (slot, _) = self.find(hash, key)?;
+        let extras = self.extras.as_ref();
+        Some((value, extras.and_then(|extras| extras.tags(slot))))
+    }
+
+    /// A load of this key has failed.
+    pub(crate) fn load_failed<Q>(&self, hash: KeyHash, key: &Q, now: Nanos)
+    where
+        Q: Equivalent<K> + ?Sized,
+    {
+        if let (Some(renewals), Some((slot, _))) = (self.renewals(), self.find(hash, key)) {
+            renewals.failed(slot, now);
+        }
+    }
+
+    /// A value that may serve in place of a load that has failed lately, and whether it is alive.
+    pub(crate) fn stale<Q>(&self, hash: KeyHash, key: &Q, now: Nanos) -> Option<(&V, bool)>
+    where
+        Q: Equivalent<K> + ?Sized,
+    {
+        let renewals = self.renewals()?;
+        let (slot, entry) = self.find(hash, key)?;
+        let deadline = entry.deadline.load(Relaxed);
+        let serves = self.is_current(slot)
+            && renewals.may_serve(deadline, now)
+            && renewals.is_throttled(slot, now);
+        serves.then_some((&entry.value, now < deadline))
+    }
+
+    /// Live entries, the last to be evicted first.
+    pub(crate) fn hottest_first(&self, now: Nanos) -> impl Iterator<Item = (&K, &V)> {
+        let slots = self.policy.hottest_first(&self.slab).into_iter();
+        let current = slots.filter(|&slot| self.is_current(slot));
+        let entries = current.filter_map(|slot| self.slab.get(slot));
+        entries
+            .filter(move |entry| now < entry.deadline.load(Relaxed))
+            .map(|entry| (&entry.key, &entry.value))
+    }
+
+    /// Adds what this shard holds and has counted.
+    pub(crate) fn add_to(&self, stats: &mut Stats) {
+        let [replaced, removed, expired, _, cleared, invalidated] = self.removals;
+        stats.inserts += self.inserts;
+        stats.replaced += replaced;
+        stats.removed += removed;
+        stats.expired += expired;
+        stats.evicted += self.inserts - self.len() - self.removals.iter().sum::<u64>();
+        stats.cleared += cleared;
+        stats.invalidated += invalidated;
+        stats.entries += self.len();
+    }
+
+    /// Checks everything that holds between writes, and returns the weight held.
+    ///
+    /// # Panics
+    ///
+    /// If something does not hold.
+    pub(crate) fn validate(&self) -> u64 {
+        assert_eq!(self.index.len(), self.slab.len() as usize);
+        for &slot in &self.index {
+            assert!(self.slab.get(slot).is_some(), "slot {slot} is vacant");
+        }
+        for (slot, entry) in self.slab.iter() {
+            let bits = entry.hash.restore();
+            assert!(self.index.find(bits, |&other| other == slot).is_some());
+        }
+        self.policy.validate(&self.slab);
+        let deadlines = self.slab.iter();
+        self.expiry
+            .validate(deadlines.map(|(slot, entry)| (slot, entry.deadline.load(Relaxed))));
+        self.slab.iter().map(|(slot, _)| self.weight(slot)).sum()
+    }
+}
