@@ -181,8 +181,9 @@ impl<K, V, S> Builder<K, V, S> {
         self
     }
 
-    /// What hashes keys. The default is ahash, seeded at random, which resists keys made to
-    /// collide.
+    /// What hashes keys. The default is foldhash, seeded at random: keys made to collide need one
+    /// who has learned the seed. Where that is too little, `std::hash::RandomState` is slower and
+    /// keeps its seed.
     pub fn hasher<T>(self, hasher: T) -> Builder<K, V, T> {
         Builder {
             capacity: self.capacity,

@@ -48,7 +48,7 @@ use std::thread;
 use std::time::Duration;
 use tags::Tags;
 
-/// The hasher of a cache that was given none: ahash, seeded at random.
+/// The hasher of a cache that was given none: foldhash, seeded at random.
 pub type DefaultHasher = foldhash::fast::RandomState;
 
 /// Shards are chosen by the top 16 bits of a hash.
