@@ -89,7 +89,7 @@ pub(crate) struct Shard<K, V, P = Lru> {
     inserts: u64,
     policy: P,
     expiry: Expiry,
-    /// By [`RemovalCause`]; evictions are what is missing.
+    /// By cause; evictions are what is missing.
     removals: [u64; 6],
     setup: Setup,
     /// The tags' epoch when the sweep last set out.
