@@ -100,9 +100,12 @@ fn refuse_if(refused: bool, what: &str) {
     }
 }
 
+/// # Panics
+///
+/// Always.
 #[cold]
 #[inline(never)]
-fn refuse(what: &str) -> ! {
+pub(crate) fn refuse(what: &str) -> ! {
     panic!(
         "hotset: user code tried to {what} a cache from inside a cache: Clone, Eq and Hash of keys \
          and values, and the closure of get_with, run under a lock and may only read"

@@ -524,3 +524,27 @@ fn a_panic_on_handing_a_value_to_those_who_wait_strands_nobody_and_hides_nothing
     // One who has missed, but does not wait yet, is handed nothing.
     assert!((0..1_000).any(|_| panic_while_one_waits()));
 }
+
+/// Its drop panics if it is to.
+struct Explosive(bool);
+
+impl Drop for Explosive {
+    fn drop(&mut self) {
+        assert!(!self.0, "dropped");
+    }
+}
+
+/// A panic while another one unwinds would end the process.
+#[test]
+fn a_listener_and_the_drop_of_what_it_was_told_of_may_both_panic() {
+    let builder = LocalCache::builder().capacity(4);
+    let cache = builder
+        .on_removal(|_, _, _| resume_unwind(Box::new(Sprung)))
+        .build()
+        .unwrap();
+    cache.insert(1, Explosive(true));
+    let replaced = catch_unwind(AssertUnwindSafe(|| cache.insert(1, Explosive(false))));
+    assert!(replaced.is_err());
+    assert!(cache.contains_key(&1));
+    cache.validate();
+}

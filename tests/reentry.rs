@@ -249,3 +249,53 @@ fn a_weigher_and_a_hasher_may_call_the_cache() {
     assert!(cache.weight() <= 100);
     cache.validate();
 }
+
+thread_local! {
+    /// What `Reading` reads.
+    static READ: std::cell::RefCell<Option<LocalCache<u32, u32>>> =
+        const { std::cell::RefCell::new(None) };
+}
+
+/// A key whose `Eq` and `Clone` read another cache.
+#[derive(Hash)]
+struct Reading(u32);
+
+fn read_other() {
+    READ.with_borrow(|other| assert_eq!(other.as_ref().unwrap().get(&1), Some(1)));
+}
+
+impl PartialEq for Reading {
+    fn eq(&self, other: &Self) -> bool {
+        read_other();
+        self.0 == other.0
+    }
+}
+
+impl Eq for Reading {}
+
+impl Clone for Reading {
+    fn clone(&self) -> Self {
+        read_other();
+        Self(self.0)
+    }
+}
+
+#[test]
+fn an_eq_or_a_clone_may_read_another_cache_however_lately_that_was_written_to() {
+    for reads in [0, 1, 15, 16, 17] {
+        let other = LocalCache::new(10);
+        other.insert(1, 1);
+        for _ in 0..reads {
+            other.get(&1);
+        }
+        READ.set(Some(other));
+        let cache = one_shard(10).build().unwrap();
+        cache.insert(Reading(1), 1);
+        cache.insert(Reading(1), 2);
+        cache.remove(&Reading(1));
+        let loaded = cache.get_or_load(&Reading(1), |_| Ok::<_, Infallible>(3));
+        assert_eq!(loaded.unwrap(), 3);
+        assert_eq!(cache.get(&Reading(1)), Some(3));
+        cache.validate();
+    }
+}

@@ -91,8 +91,8 @@ impl Extras {
         }
     }
 
-    /// A live entry is hit: may it be served? If it is one that idles, its deadline moves. Deadlines
-    /// never move back, so what is a lower bound of them stays one.
+    /// A live entry is hit: may it be served? If it is one that idles, its deadline moves. It never
+    /// moves to before what it was when the shard was last written to, so bounds hold.
     pub(crate) fn hit(&self, slot: u32, deadline: &AtomicU64, now: impl FnOnce() -> Nanos) -> bool {
         if let Some(idle) = &self.idle {
             let moved = idle.deadline(now(), idle.limits[slot as usize]);

@@ -59,9 +59,9 @@ pub(crate) const MAX_SHARDS: usize = 1 << 16;
 ///
 /// A clone is another handle to the same cache, so share it by cloning.
 ///
-/// A hit takes no exclusive lock and writes nothing that another core reads. Methods may be called
-/// from any thread, also from removal listeners, loaders and the `Drop` of keys and values: these
-/// run without a lock.
+/// A hit takes no exclusive lock and, but for the first few after a write to its shard, writes
+/// nothing that another core reads. Methods may be called from any thread, also from removal
+/// listeners, loaders and the `Drop` of keys and values: these run without a lock.
 ///
 /// ```
 /// use hotset::LocalCache;
@@ -79,8 +79,9 @@ pub(crate) const MAX_SHARDS: usize = 1 << 16;
 /// # Panics
 ///
 /// `Clone`, `Eq` and `Hash` of keys and values, and the closure of [`get_with`](Self::get_with), run
-/// inside the cache. They may read caches. Where one of them writes or loads, into this cache or
-/// another, that call panics, since it could deadlock. A panic in any user code reaches the caller
+/// inside the cache. They may read caches, but for an `Eq` that a write calls: if its read had to wait,
+/// as for the very shard that is written to, it panics. Where one of them writes or loads, into this
+/// cache or another, that call panics, since it could deadlock. A panic in any user code reaches the caller
 /// and leaves the cache valid.
 ///
 /// # Blocking

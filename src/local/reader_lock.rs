@@ -1,7 +1,8 @@
 //! A reader-writer lock for data that is read far more often than written.
 //!
-//! A reader writes to no memory that another reader reads: it announces itself in a slot of its
-//! own thread, one array for the whole process, by storing the lock's address there. A writer
+//! But for the first few after a write, a reader writes to no memory that another reader reads: it
+//! announces itself in a slot of its own thread, one array for the whole process, by storing the
+//! lock's address there. A writer
 //! closes the lock's `gate` and waits until no slot holds the lock's address. Kin: Linux's brlock,
 //! folly's `SharedMutex` with deferred readers, BRAVO (Dice and Kogan, USENIX ATC 2019).
 //!
@@ -37,7 +38,7 @@
 //!   this thread holds `fallback` for reading, or inside such a closure of the same thread and lock.
 #![allow(unsafe_code)]
 
-use crate::held::{Held, assert_holds_nothing, is_exclusive, is_reading};
+use crate::held::{Held, assert_holds_nothing, is_exclusive, is_reading, refuse};
 use crate::thread_slot::{NOBODY, ThreadSlot, in_use};
 use primitives::{
     AtomicU32, AtomicUsize, RwLock, RwLockReadGuard, RwLockWriteGuard, UnsafeCell, pause,
@@ -110,7 +111,7 @@ impl<T> ReaderLock<T> {
         announced.swap(self.address(), SeqCst);
         primitives::fence();
         let announced = Announced(announced);
-        (self.gate.load(SeqCst) == OPEN).then_some(ReadGuard {
+        (self.gate.load(SeqCst) == OPEN).then(|| ReadGuard {
             data: &self.data,
             _announced: announced,
             _not_send: PhantomData,
@@ -131,16 +132,22 @@ impl<T> ReaderLock<T> {
     /// Takes `fallback` for reading, and notes that this thread does.
     #[inline]
     fn permit(&self) -> (Held, RwLockReadGuard<'_, ()>) {
-        if is_exclusive() {
-            assert_holds_nothing("wait for a writer of");
-        }
-        let permit = if is_reading() {
+        let permit = if is_exclusive() {
+            self.permit_at_once()
+        } else if is_reading() {
             self.permit_urgently()
         } else {
             self.fallback.read()
         };
         self.note_calm();
         (Held::reading(), permit)
+    }
+
+    /// For a thread that writes something: it may read, but not wait.
+    #[cold]
+    fn permit_at_once(&self) -> RwLockReadGuard<'_, ()> {
+        let permit = self.fallback.try_read_recursive();
+        permit.unwrap_or_else(|| refuse("wait for a writer of"))
     }
 
     #[cold]
@@ -152,9 +159,12 @@ impl<T> ReaderLock<T> {
         permit
     }
 
-    /// Notes that a read has found the gate closed, and opens it if that was enough of them. The
-    /// caller holds `fallback` for reading, so there is no writer.
+    /// Notes that a read has come by `fallback`, and opens the gate if that was enough of them since
+    /// it was closed. The caller holds `fallback` for reading, so there is no writer.
     fn note_calm(&self) {
+        if self.gate.load(Relaxed) == OPEN {
+            return;
+        }
         let calm = self.calm.load(Relaxed) + 1;
         if calm < OPEN_AFTER {
             self.calm.store(calm, Relaxed);
@@ -367,6 +377,10 @@ mod primitives {
 
         pub(super) fn read_recursive(&self) -> RwLockReadGuard<'_, T> {
             self.read()
+        }
+
+        pub(super) fn try_read_recursive(&self) -> Option<RwLockReadGuard<'_, T>> {
+            self.0.try_read().ok()
         }
 
         pub(super) fn write(&self) -> RwLockWriteGuard<'_, T> {

@@ -86,7 +86,11 @@ impl<'a, K, V> Removals<'a, K, V> {
         }
         let (first, panicked) = self.tell();
         match panicked {
-            Some(panic) => resume_unwind(panic),
+            Some(panic) => {
+                // Not as it unwinds: a panic in a `drop` would end the process.
+                drop(first);
+                resume_unwind(panic)
+            }
             None => first,
         }
     }

@@ -59,9 +59,10 @@ impl<T> Slab<T> {
         self.free == NO_SLOT && self.slots.len() == self.slots.capacity()
     }
 
-    /// Makes room for so many values.
-    pub(crate) fn grow(&mut self, slots: usize) {
+    /// Makes room for so many values, or a few more, and returns for how many.
+    pub(crate) fn grow(&mut self, slots: usize) -> usize {
         self.slots.reserve_exact(slots - self.slots.len());
+        self.slots.capacity()
     }
 
     /// Puts a value into a free slot.

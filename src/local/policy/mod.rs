@@ -20,7 +20,7 @@ pub(crate) trait Policy: Default {
     /// A hit: at most a relaxed store to the entry's word.
     fn touch(&self, word: &AtomicU32);
 
-    /// Comes before each write to the shard: the reads before it are older than those after.
+    /// Comes before each write to a key of the shard: the reads before it are older than those after.
     fn before_write(&mut self, words: &impl Words);
 
     /// A slot was filled. Its word is set.
@@ -35,7 +35,7 @@ pub(crate) trait Policy: Default {
     /// There are so many slots now.
     fn grow(&mut self, slots: usize);
 
-    /// All slots, the last to be evicted first.
+    /// All occupied slots, the last to be evicted first.
     fn hottest_first(&self, words: &impl Words) -> Vec<u32>;
 
     /// Checks the policy's own structure, for tests.

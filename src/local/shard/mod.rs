@@ -1,8 +1,8 @@
 //! One shard: index, slots, policy and expiry behind `&mut self`. It knows no lock, no flight and
 //! no user callback; what it removes it hands out, to be dropped outside the lock.
 //!
-//! Of user code only `Eq` of keys runs here, and always before anything is changed, so a panic in
-//! it changes nothing.
+//! Of user code only `Eq` of keys runs here, and on reads a clock that was given, and always before
+//! anything is changed, so a panic in it changes nothing.
 
 mod write;
 

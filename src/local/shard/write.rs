@@ -185,7 +185,7 @@ impl<K, V, P: Policy> Shard<K, V, P> {
         } else {
             (len * 2).max(FIRST_ROOM)
         };
-        self.slab.grow(room);
+        let room = self.slab.grow(room);
         self.index.reserve(room - len, self.slab.hash_of());
         self.policy.grow(room);
     }
