@@ -213,13 +213,6 @@ pub(crate) enum Count {
     Outdated,
 }
 
-impl Count {
-    #[inline]
-    pub(crate) const fn of_look_up(is_hit: bool) -> Self {
-        if is_hit { Self::Hit } else { Self::Miss }
-    }
-}
-
 const COUNTS: usize = Count::Outdated as usize + 1;
 
 /// A cache line (two, for those that are fetched in pairs) that one thread writes.

@@ -208,22 +208,28 @@ where
     pub(super) fn seek<'a>(&self, place: &Place<'a, K, V>, key: &K) -> Sought<'a, K, V> {
         let slot = ThreadSlot::current();
         let ahead = self.time_ahead();
-        let sought = if let Some(shard) = place.cell.shard.announce(slot) {
-            self.seek_in(&shard, place, key, ahead)
+        // What is no hit has a way of its own, so that a hit stays in registers.
+        let mut otherwise = None;
+        let hit = if let Some(shard) = place.cell.shard.announce(slot) {
+            self.seek_in(&shard, place, key, ahead, &mut otherwise)
         } else {
-            let seek = |shard: &Shard<K, V>| self.seek_in(shard, place, key, ahead);
+            let seek = |shard: &Shard<K, V>| self.seek_in(shard, place, key, ahead, &mut otherwise);
             place.cell.shard.read_unannounced(slot, seek)
         };
-        let is_missing = matches!(sought, Sought::Missing(_) | Sought::Stale(_));
-        self.inner
-            .counters
-            .add(slot, Count::of_look_up(!is_missing));
-        if is_missing {
-            assert_holds_nothing("load into");
+        if let Some((value, due)) = hit {
+            self.inner.counters.add(slot, Count::Hit);
+            return if due {
+                Sought::Due(value)
+            } else {
+                Sought::Live(value)
+            };
         }
-        sought
+        self.count_miss(slot);
+        assert_holds_nothing("load into");
+        otherwise.expect("there is something where there is no hit")
     }
 
+    /// A hit, and whether the caller is to renew it; or what there is `otherwise`.
     #[inline(always)]
     fn seek_in<'a>(
         &self,
@@ -231,16 +237,15 @@ where
         place: &Place<'a, K, V>,
         key: &K,
         ahead: Nanos,
-    ) -> Sought<'a, K, V> {
-        let Some((slot, value)) = shard.hit(place.hash, key, self.times(ahead)) else {
-            return self.board_under(shard, place, key);
-        };
-        // Asked of the cache first, whose settings are at hand.
-        if self.inner.renews && shard.claim_renewal(slot, || self.times(ahead).now()) {
-            Sought::Due(value.clone())
-        } else {
-            Sought::Live(value.clone())
+        otherwise: &mut Option<Sought<'a, K, V>>,
+    ) -> Option<(V, bool)> {
+        if let Some((slot, value)) = shard.hit(place.hash, key, self.times(ahead)) {
+            // Asked of the cache first, whose settings are at hand.
+            let due = self.inner.renews && shard.claim_renewal(slot, || self.times(ahead).now());
+            return Some((value.clone(), due));
         }
+        *otherwise = Some(self.board_under(shard, place, key));
+        None
     }
 
     /// As [`seek`](Self::seek), without a trace in statistics and order.
