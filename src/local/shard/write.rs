@@ -89,12 +89,7 @@ impl<K, V, P: Policy> Shard<K, V, P> {
             cause,
         };
         self.policy.touch(&entry.word);
-        let deadline = self.set_extra(slot, new.extra, new.deadline, now);
-        if let Some(entry) = self.slab.get_mut(slot) {
-            *entry.deadline.get_mut() = deadline;
-        }
-        self.expiry.set(slot, deadline);
-        self.inserts += 1;
+        self.note(slot, new.extra, new.deadline, now);
         self.count_out(old, out);
     }
 
@@ -116,12 +111,7 @@ impl<K, V, P: Policy> Shard<K, V, P> {
             return;
         };
         self.policy.insert(slot, &entry.word);
-        let deadline = self.set_extra(slot, new.extra, new.deadline, now);
-        if let Some(entry) = self.slab.get_mut(slot) {
-            *entry.deadline.get_mut() = deadline;
-        }
-        self.expiry.set(slot, deadline);
-        self.inserts += 1;
+        self.note(slot, new.extra, new.deadline, now);
     }
 
     /// Puts a new entry into the slot of the policy's victim, if there is one: as
@@ -190,7 +180,18 @@ impl<K, V, P: Policy> Shard<K, V, P> {
         self.policy.grow(room);
     }
 
-    /// Notes what an entry is stored with, and returns its first deadline.
+    /// Notes what an entry is stored with, and that it shall not live past `limit`.
+    #[inline]
+    fn note(&mut self, slot: u32, extra: Extra, limit: Nanos, now: Nanos) {
+        let deadline = self.set_extra(slot, extra, limit, now);
+        if let Some(entry) = self.slab.get_mut(slot) {
+            *entry.deadline.get_mut() = deadline;
+        }
+        self.expiry.set(slot, deadline);
+        self.inserts += 1;
+    }
+
+    /// Notes what lies beside an entry, and returns its first deadline.
     #[inline]
     fn set_extra(&mut self, slot: u32, extra: Extra, limit: Nanos, now: Nanos) -> Nanos {
         if self.extras.is_none() {
@@ -333,7 +334,7 @@ impl<K, V, P: Policy> Shard<K, V, P> {
         }
     }
 
-    /// Takes an entry out whom the policy did not choose; its weight is the caller's to account for.
+    /// Takes out an entry that the policy did not choose; its weight is the caller's to account for.
     fn take_out(
         &mut self,
         slot: u32,
