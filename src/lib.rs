@@ -26,5 +26,5 @@ pub use equivalent::Equivalent;
 pub use error::{AnyError, BuildError, LoadError};
 #[cfg(feature = "tokio")]
 pub use local::Detached;
-pub use local::{Builder, DefaultHasher, Iter, LocalCache, RemovalCause};
+pub use local::{Builder, DefaultHasher, Iter, LocalCache, Policy, RemovalCause};
 pub use stats::{LoadTimes, Stats};

@@ -4,7 +4,7 @@ use crate::clock::{Clock, NEVER, Nanos, TimeSource, saturating_nanos};
 use crate::error::BuildError;
 use crate::local::removal::{Listener, RemovalCause};
 use crate::local::renewal::{Rules, THROTTLE};
-use crate::local::{DefaultHasher, LocalCache, MAX_SHARDS};
+use crate::local::{DefaultHasher, LocalCache, MAX_SHARDS, Policy};
 use crate::random;
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,6 +25,7 @@ pub struct Builder<K, V, S = DefaultHasher> {
     pub(crate) max_weight: Option<u64>,
     pub(crate) unbounded: bool,
     pub(crate) shards: Option<usize>,
+    pub(crate) policy: Policy,
     pub(crate) hasher: S,
     pub(crate) settings: Settings<K, V>,
 }
@@ -107,6 +108,7 @@ impl<K, V> Builder<K, V> {
             max_weight: None,
             unbounded: false,
             shards: None,
+            policy: Policy::Lru,
             hasher: DefaultHasher::default(),
             settings: Settings {
                 name: None,
@@ -170,6 +172,13 @@ impl<K, V, S> Builder<K, V, S> {
         self
     }
 
+    /// Which entry gives way when there is no room. Default: [`Policy::Lru`]; [`Policy`] says when to take
+    /// another.
+    pub fn policy(mut self, policy: Policy) -> Self {
+        self.policy = policy;
+        self
+    }
+
     /// How many parts the cache is split into, each with a lock of its own; rounded up to a power
     /// of two. The default grows with the number of cores, and is less for small caches.
     ///
@@ -190,6 +199,7 @@ impl<K, V, S> Builder<K, V, S> {
             max_weight: self.max_weight,
             unbounded: self.unbounded,
             shards: self.shards,
+            policy: self.policy,
             hasher,
             settings: self.settings,
         }

@@ -39,6 +39,11 @@ impl StoredHash {
         Self(Self::SET | (tag | hash & Self::POSITION) as u32)
     }
 
+    /// All that is kept, for those who want but a hash of the key.
+    pub(crate) fn bits(self) -> u32 {
+        self.0.get()
+    }
+
     /// A hash with the same position and tag.
     pub(crate) fn restore(self) -> u64 {
         let stored = u64::from(self.0.get());

@@ -26,6 +26,7 @@ pub use builder::Builder;
 #[cfg(feature = "tokio")]
 pub use detached::Detached;
 pub use iter::Iter;
+pub use policy::Policy;
 pub use removal::RemovalCause;
 
 use crate::cache::{Cache, ErasedLoader};
@@ -36,6 +37,7 @@ use budget::Budget;
 use builder::Settings;
 use extras::Kinds;
 use hash::KeyHash;
+use policy::AnyPolicy;
 use read::Sought;
 use reader_lock::ReaderLock;
 use removal::Removals;
@@ -221,8 +223,9 @@ impl<K: Eq, V, S> LocalCache<K, V, S> {
         let idle = idle.map(crate::clock::saturating_nanos);
         let renewal = builder.settings.renewal();
         let tags = Tags::new();
-        let cell = |_| Cell {
-            shard: ReaderLock::new(Shard::new(Setup {
+        let choice = Arc::default();
+        let cell = |index| {
+            let setup = Setup {
                 expected: expected_entries(builder.capacity, shards),
                 kinds: Kinds {
                     weighted: bound == Bound::Weight,
@@ -231,8 +234,12 @@ impl<K: Eq, V, S> LocalCache<K, V, S> {
                 },
                 grace: builder.settings.grace(),
                 tag_epoch: tags.shared_epoch(),
-            })),
-            flights: Flights::new(),
+            };
+            let policy = AnyPolicy::new(builder.policy, &choice, index, shards);
+            Cell {
+                shard: ReaderLock::new(Shard::new(setup, policy)),
+                flights: Flights::new(),
+            }
         };
         let loads = builder.settings.max_concurrent_loads;
         let inner = Inner {

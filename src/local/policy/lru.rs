@@ -21,7 +21,8 @@
 //! out: then all entries filed too low are filed again, which leaves one list in order, and all
 //! generations but one are free. That is O(entries) once in at least as many writes.
 
-use super::{Policy, Words};
+use super::list::{END, List, UNFILED, as_slot};
+use super::{Eviction, Words};
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 /// How many generations there can be; a power of two. Twice what a shard needs whose every write
@@ -31,11 +32,6 @@ const GENERATIONS: u32 = 256;
 const RESOLUTION: u32 = 128;
 /// Stamps older than this are made this old, so that the clock may wrap.
 const OLDEST_AGE: u32 = 1 << 31;
-
-/// The link of the last slot of a list.
-const END: u32 = u32::MAX;
-/// The link of a slot that is in no list.
-const UNFILED: u32 = u32::MAX - 1;
 
 /// What a hit reads comes first, and what a write writes with it.
 #[repr(C)]
@@ -57,37 +53,6 @@ struct Generation {
     /// The write clock when it began.
     start: u32,
     list: List,
-}
-
-/// Slots in the order in which they were filed. If it is empty the tail means nothing.
-#[derive(Clone, Copy)]
-struct List {
-    head: u32,
-    tail: u32,
-}
-
-const EMPTY: List = List {
-    head: END,
-    tail: END,
-};
-
-impl List {
-    fn push(&mut self, slot: u32, links: &mut [u32]) {
-        links[slot as usize] = END;
-        if self.head == END {
-            self.head = slot;
-        } else {
-            links[self.tail as usize] = slot;
-        }
-        self.tail = slot;
-    }
-
-    fn pop(&mut self, links: &mut [u32]) -> Option<u32> {
-        let head = self.head;
-        let link = links.get_mut(head as usize)?;
-        self.head = std::mem::replace(link, UNFILED);
-        Some(head)
-    }
 }
 
 impl Lru {
@@ -155,13 +120,13 @@ impl Lru {
         self.newest = self.newest.wrapping_add(1);
         self.generations[(self.newest % GENERATIONS) as usize] = Generation {
             start: self.clock,
-            list: EMPTY,
+            list: List::EMPTY,
         };
     }
 
     /// Files all entries under their stamps, then makes one generation of all.
     fn merge_generations(&mut self, words: &impl Words) {
-        let mut all = EMPTY;
+        let mut all = List::EMPTY;
         loop {
             while let Some(slot) = self.take(self.oldest) {
                 let Some(word) = words.word(slot) else {
@@ -195,7 +160,7 @@ impl Default for Lru {
     fn default() -> Self {
         let empty = Generation {
             start: 0,
-            list: EMPTY,
+            list: List::EMPTY,
         };
         Self {
             clock: 0,
@@ -209,9 +174,9 @@ impl Default for Lru {
     }
 }
 
-impl Policy for Lru {
+impl Eviction for Lru {
     #[inline]
-    fn touch(&self, word: &AtomicU32) {
+    fn touch(&self, _: u32, word: &AtomicU32) {
         if self.age(word.load(Relaxed)) > self.slack {
             word.store(self.clock, Relaxed);
         }
@@ -226,7 +191,7 @@ impl Policy for Lru {
     }
 
     #[inline]
-    fn insert(&mut self, slot: u32, word: &AtomicU32) {
+    fn insert(&mut self, slot: u32, word: &AtomicU32, _: u32) {
         word.store(self.clock, Relaxed);
         // Else it is filed where an earlier entry was, that is, too low.
         if self.links[slot as usize] == UNFILED {
@@ -235,7 +200,7 @@ impl Policy for Lru {
         self.resize(self.len + 1);
     }
 
-    fn remove(&mut self, _: u32) {
+    fn remove(&mut self, _: &AtomicU32) {
         self.resize(self.len - 1);
     }
 
@@ -307,11 +272,6 @@ impl Policy for Lru {
     }
 }
 
-#[allow(clippy::cast_possible_truncation)]
-fn as_slot(slots: usize) -> u32 {
-    slots as u32
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -357,13 +317,13 @@ mod tests {
         fn fill(&mut self, slot: usize) {
             self.write();
             let word = self.stamps.0[slot].insert(AtomicU32::new(0));
-            self.lru.insert(u32::try_from(slot).unwrap(), word);
+            self.lru.insert(u32::try_from(slot).unwrap(), word, 0);
             self.used[slot] = Some(self.now);
         }
 
         fn hit(&mut self, slot: usize) {
             if let Some(word) = &self.stamps.0[slot] {
-                self.lru.touch(word);
+                self.lru.touch(0, word);
                 self.used[slot] = Some(self.now);
             }
         }

@@ -1,33 +1,83 @@
 //! Which entry goes when there is no room: policies over slots.
 
+mod adaptive;
+mod car;
+mod ghost;
+mod history;
+mod list;
 mod lru;
+mod queues;
+mod s3_fifo;
+mod sampler;
+mod shadow;
+mod sketch;
 
-pub(crate) use lru::Lru;
-
+use adaptive::Adaptive;
+use car::Car;
+use lru::Lru;
+use s3_fifo::S3Fifo;
+use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 
-/// Where a policy finds the word of each entry. The word is the policy's own; it lies with the
-/// entry since a hit reads that cache line anyway.
-pub(crate) trait Words {
-    /// `None` if the slot is vacant.
-    fn word(&self, slot: u32) -> Option<&AtomicU32>;
+pub(crate) use adaptive::Choice;
+
+/// Which entry gives way when there is no room, for [`Builder::policy`](crate::Builder::policy).
+///
+/// - [`Lru`](Self::Lru), the default, is never much worse than what one expects of a cache.
+/// - Take [`Adaptive`](Self::Adaptive) where misses are expensive: it has the best hit ratio on most
+///   loads, and falls back to what LRU has where recency is all there is.
+/// - [`S3Fifo`](Self::S3Fifo) writes fastest, and does well where most keys are asked for once; where
+///   keys come back only after a while it can be far worse than LRU.
+/// - [`Car`](Self::Car) adapts between recency and frequency alone; it never loses much to LRU.
+///
+/// With any of them a hit takes no lock and writes next to nothing, and expired entries go first.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Policy {
+    /// The least recently used, as exactly as one 64th of a shard.
+    #[default]
+    Lru,
+    /// Three FIFO queues: new entries pass through a small one, from which those that are hit again
+    /// move to the main one; who returns soon after having left goes there at once (Yang et al.,
+    /// "FIFO queues are all you need for cache eviction", SOSP 2023).
+    S3Fifo,
+    /// CLOCK with adaptive replacement: two clocks, one of what was asked for once and one of what
+    /// returned, whose shares follow the keys that return after having left either (Bansal and
+    /// Modha, FAST 2004).
+    Car,
+    /// S3-FIFO with an admission gate, whose small queue has the share that does best on a sample of
+    /// the keys, from one percent to all, which is CLOCK (Waldspurger et al., "Cache modeling and
+    /// optimization using miniature simulations", ATC 2017; Einziger et al., "`TinyLFU`", 2017).
+    ///
+    /// It takes at most four bytes an entry of capacity more than `Lru`, and a few kilobytes a cache.
+    Adaptive,
 }
 
-/// An eviction policy. It knows slots and their words, nothing of keys, values or time.
+/// What a policy knows of entries, by slot.
+pub(crate) trait Words {
+    /// The policy's own word. It lies with the entry since a hit reads that cache line anyway. `None`
+    /// if the slot is vacant.
+    fn word(&self, slot: u32) -> Option<&AtomicU32>;
+
+    /// What the entry keeps of its key's hash; 0 if the slot is vacant.
+    fn hash(&self, slot: u32) -> u32;
+}
+
+/// An eviction policy. It knows slots, their words and hashes, nothing of keys, values or time.
 ///
 /// [`touch`](Self::touch) runs under a shared lock; all else under an exclusive one.
-pub(crate) trait Policy: Default {
-    /// A hit: at most a relaxed store to the entry's word.
-    fn touch(&self, word: &AtomicU32);
+pub(crate) trait Eviction {
+    /// A hit: at most a relaxed store to the entry's word, but for a few.
+    fn touch(&self, slot: u32, word: &AtomicU32);
 
     /// Comes before each write to a key of the shard: the reads before it are older than those after.
     fn before_write(&mut self, words: &impl Words);
 
     /// A slot was filled. Its word is set.
-    fn insert(&mut self, slot: u32, word: &AtomicU32);
+    fn insert(&mut self, slot: u32, word: &AtomicU32, hash: u32);
 
-    /// A slot was vacated that [`evict`](Self::evict) did not choose.
-    fn remove(&mut self, slot: u32);
+    /// A slot with this word is about to be vacated that [`evict`](Self::evict) did not choose.
+    fn remove(&mut self, word: &AtomicU32);
 
     /// Chooses a slot for the caller to vacate. `None` if there is none.
     fn evict(&mut self, words: &impl Words) -> Option<u32>;
@@ -44,4 +94,78 @@ pub(crate) trait Policy: Default {
     ///
     /// If it is broken.
     fn validate(&self, words: &impl Words);
+}
+
+/// The policy of a shard. A match on it is always the same way, so it costs a hit next to nothing.
+#[repr(u32)]
+pub(crate) enum AnyPolicy {
+    Lru(Lru),
+    S3Fifo(Box<S3Fifo>),
+    Car(Box<Car>),
+    Adaptive(Box<Adaptive>),
+}
+
+impl AnyPolicy {
+    /// For the shard of this index, of so many, that share a choice.
+    pub(crate) fn new(policy: Policy, choice: &Arc<Choice>, index: usize, shards: usize) -> Self {
+        match policy {
+            Policy::Lru => Self::Lru(Lru::default()),
+            Policy::S3Fifo => Self::S3Fifo(Box::default()),
+            Policy::Car => Self::Car(Box::default()),
+            Policy::Adaptive => {
+                let samples_of = (index == 0).then_some(shards);
+                Self::Adaptive(Box::new(Adaptive::new(Arc::clone(choice), samples_of)))
+            }
+        }
+    }
+}
+
+/// Calls the policy that there is.
+macro_rules! each {
+    ($any:expr, $policy:ident => $call:expr) => {
+        match $any {
+            AnyPolicy::Lru($policy) => $call,
+            AnyPolicy::S3Fifo($policy) => $call,
+            AnyPolicy::Car($policy) => $call,
+            AnyPolicy::Adaptive($policy) => $call,
+        }
+    };
+}
+
+impl Eviction for AnyPolicy {
+    #[inline]
+    fn touch(&self, slot: u32, word: &AtomicU32) {
+        each!(self, policy => policy.touch(slot, word));
+    }
+
+    #[inline]
+    fn before_write(&mut self, words: &impl Words) {
+        each!(self, policy => policy.before_write(words));
+    }
+
+    #[inline]
+    fn insert(&mut self, slot: u32, word: &AtomicU32, hash: u32) {
+        each!(self, policy => policy.insert(slot, word, hash));
+    }
+
+    fn remove(&mut self, word: &AtomicU32) {
+        each!(self, policy => policy.remove(word));
+    }
+
+    #[inline]
+    fn evict(&mut self, words: &impl Words) -> Option<u32> {
+        each!(self, policy => policy.evict(words))
+    }
+
+    fn grow(&mut self, slots: usize) {
+        each!(self, policy => policy.grow(slots));
+    }
+
+    fn hottest_first(&self, words: &impl Words) -> Vec<u32> {
+        each!(self, policy => policy.hottest_first(words))
+    }
+
+    fn validate(&self, words: &impl Words) {
+        each!(self, policy => policy.validate(words));
+    }
 }

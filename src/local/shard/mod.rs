@@ -10,7 +10,7 @@ use crate::clock::{NEVER, Nanos, TimeSource};
 use crate::local::expiry::Expiry;
 use crate::local::extras::{Extra, Extras, Kinds};
 use crate::local::hash::{KeyHash, StoredHash};
-use crate::local::policy::{Lru, Policy, Words};
+use crate::local::policy::{AnyPolicy, Eviction, Words};
 use crate::local::renewal::Renewals;
 use crate::local::slab::Slab;
 use crate::local::tags::Tagged;
@@ -82,12 +82,12 @@ impl Times<'_> {
 /// In the order of use: what every hit reads and few writes change, what every write changes, what
 /// is seldom needed.
 #[repr(C)]
-pub(crate) struct Shard<K, V, P = Lru> {
+pub(crate) struct Shard<K, V> {
     index: HashTable<u32>,
     slab: Slab<Entry<K, V>>,
     extras: Option<Box<Extras>>,
     inserts: u64,
-    policy: P,
+    policy: AnyPolicy,
     expiry: Expiry,
     /// By cause; evictions are what is missing.
     removals: [u64; 6],
@@ -109,17 +109,22 @@ impl<K, V> Words for Slab<Entry<K, V>> {
     fn word(&self, slot: u32) -> Option<&AtomicU32> {
         Some(&self.get(slot)?.word)
     }
+
+    #[inline]
+    fn hash(&self, slot: u32) -> u32 {
+        self.get(slot).map_or(0, |entry| entry.hash.bits())
+    }
 }
 
-impl<K, V, P: Policy> Shard<K, V, P> {
-    pub(crate) fn new(setup: Setup) -> Self {
+impl<K, V> Shard<K, V> {
+    pub(crate) fn new(setup: Setup, policy: AnyPolicy) -> Self {
         let kinds = setup.kinds;
         Self {
             index: HashTable::new(),
             slab: Slab::new(),
             extras: (!kinds.is_empty()).then(|| Box::new(Extras::new(kinds))),
             inserts: 0,
-            policy: P::default(),
+            policy,
             expiry: Expiry::new(setup.grace),
             removals: [0; 6],
             setup,
@@ -160,7 +165,7 @@ impl<K, V, P: Policy> Shard<K, V, P> {
                 return None;
             }
         }
-        self.policy.touch(&entry.word);
+        self.policy.touch(slot, &entry.word);
         Some((slot, &entry.value))
     }
 

@@ -6,7 +6,7 @@ use crate::local::budget::{Budget, Reservation};
 use crate::local::expiry::BLOCK;
 use crate::local::extras::{Extra, Extras};
 use crate::local::hash::{KeyHash, StoredHash};
-use crate::local::policy::Policy;
+use crate::local::policy::Eviction;
 use crate::local::removal::{RemovalCause, Removals, Removed};
 use equivalent::Equivalent;
 use std::sync::atomic::{
@@ -22,7 +22,7 @@ const BLOCKS_PER_WRITE: u32 = 2;
 /// How many it looks at before it evicts something alive.
 const BLOCKS_PER_EVICTION: u32 = 16;
 
-impl<K, V, P: Policy> Shard<K, V, P> {
+impl<K, V> Shard<K, V> {
     /// Stores an entry, taking `new`, or leaves it there and returns `false` if this shard has no
     /// more to evict and the budget is still short.
     pub(crate) fn insert(
@@ -88,7 +88,7 @@ impl<K, V, P: Policy> Shard<K, V, P> {
             value: std::mem::replace(&mut entry.value, new.value),
             cause,
         };
-        self.policy.touch(&entry.word);
+        self.policy.touch(slot, &entry.word);
         self.note(slot, new.extra, new.deadline, now);
         self.count_out(old, out);
     }
@@ -110,7 +110,7 @@ impl<K, V, P: Policy> Shard<K, V, P> {
         let Some(entry) = self.slab.get_mut(slot) else {
             return;
         };
-        self.policy.insert(slot, &entry.word);
+        self.policy.insert(slot, &entry.word, entry.hash.bits());
         self.note(slot, new.extra, new.deadline, now);
     }
 
@@ -140,7 +140,7 @@ impl<K, V, P: Policy> Shard<K, V, P> {
                 RemovalCause::Evicted
             },
         };
-        self.policy.insert(slot, &entry.word);
+        self.policy.insert(slot, &entry.word, entry.hash.bits());
         self.unindex(old_hash, slot);
         self.enter_in_index(new.hash, slot);
         self.expiry.set(slot, new.deadline);
@@ -342,7 +342,9 @@ impl<K, V, P: Policy> Shard<K, V, P> {
         now: Nanos,
         out: &mut Removals<'_, K, V>,
     ) {
-        self.policy.remove(slot);
+        if let Some(entry) = self.slab.get(slot) {
+            self.policy.remove(&entry.word);
+        }
         self.unhook(slot, cause, now, out);
     }
 

@@ -1,0 +1,130 @@
+//! CAR, CLOCK with adaptive replacement (Bansal and Modha, FAST 2004): a clock of entries that were asked
+//! for once, a clock of those that were asked for again, and the history of what has left either. A key
+//! that returns from a history says that its clock is too small.
+
+use super::history::History;
+use super::queues::{HITS, Queue, Queues};
+use super::{Eviction, Words};
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+
+/// The clocks, and the histories of both: T1 and B1, T2 and B2 in the paper.
+const ONCE: Queue = Queue::First;
+const OFTEN: Queue = Queue::Second;
+
+pub(crate) struct Car {
+    clocks: Queues,
+    histories: [History; 2],
+    /// How many entries the clock of those asked for once is to have.
+    once_target: usize,
+}
+
+impl Default for Car {
+    fn default() -> Self {
+        Self {
+            clocks: Queues::new(),
+            histories: [History::default(), History::default()],
+            once_target: 0,
+        }
+    }
+}
+
+impl Car {
+    fn len_of(&self, clock: Queue) -> usize {
+        self.clocks.len_of(clock) as usize
+    }
+
+    fn left(&self, clock: Queue) -> usize {
+        self.histories[clock as usize].len()
+    }
+
+    /// A key returns that had left this clock. The paper moves the target by more the rarer that is.
+    fn adapt(&mut self, clock: Queue, capacity: usize) {
+        let (once, often) = (self.left(ONCE), self.left(OFTEN));
+        self.once_target = if clock == ONCE {
+            (self.once_target + (often / once.max(1)).max(1)).min(capacity)
+        } else {
+            self.once_target.saturating_sub((once / often.max(1)).max(1))
+        };
+    }
+
+    /// Forgets what the histories hold beyond what is theirs: as many keys as there are entries, and of
+    /// those asked for once, held and left together, no more either.
+    fn trim(&mut self, capacity: usize) {
+        let [once, often] = &mut self.histories;
+        let held = self.clocks.len() as usize;
+        if self.clocks.len_of(ONCE) as usize + once.len() >= capacity {
+            once.forget_oldest();
+        } else if held + once.len() + often.len() >= 2 * capacity {
+            often.forget_oldest();
+        }
+    }
+}
+
+impl Eviction for Car {
+    #[inline]
+    fn touch(&self, _: u32, word: &AtomicU32) {
+        let state = word.load(Relaxed);
+        if state & HITS == 0 {
+            word.store(state + 1, Relaxed);
+        }
+    }
+
+    #[inline]
+    fn before_write(&mut self, _: &impl Words) {}
+
+    fn insert(&mut self, slot: u32, word: &AtomicU32, hash: u32) {
+        // With this entry, since one has made room for it if there was none.
+        let capacity = self.clocks.len() as usize + 1;
+        let returns_to = [ONCE, OFTEN]
+            .into_iter()
+            .find(|&clock| self.histories[clock as usize].contains(hash));
+        let clock = if let Some(clock) = returns_to {
+            self.adapt(clock, capacity);
+            self.histories[clock as usize].take(hash);
+            OFTEN
+        } else {
+            self.trim(capacity);
+            ONCE
+        };
+        self.clocks.insert(clock, slot, word);
+    }
+
+    fn remove(&mut self, word: &AtomicU32) {
+        self.clocks.remove(word.load(Relaxed));
+    }
+
+    fn evict(&mut self, words: &impl Words) -> Option<u32> {
+        let capacity = self.clocks.len() as usize;
+        while self.clocks.len() > 0 {
+            let is_once_full = self.len_of(ONCE) >= self.once_target.max(1);
+            let clock = if is_once_full { ONCE } else { OFTEN };
+            // Where all that belongs to a clock is astray it has none to give, until the other finds it.
+            let other = if is_once_full { OFTEN } else { ONCE };
+            let taken = self.clocks.take(clock, words);
+            let Some(taken) = taken.or_else(|| self.clocks.take(other, words)) else {
+                continue;
+            };
+            if taken.state & HITS > 0 {
+                self.clocks.put(&taken, OFTEN, 0);
+                continue;
+            }
+            self.clocks.remove(taken.state);
+            let history = &mut self.histories[Queue::of(taken.state) as usize];
+            history.add(words.hash(taken.slot), capacity);
+            return Some(taken.slot);
+        }
+        None
+    }
+
+    fn grow(&mut self, slots: usize) {
+        self.clocks.grow(slots);
+    }
+
+    fn hottest_first(&self, words: &impl Words) -> Vec<u32> {
+        self.clocks.hottest_first(words)
+    }
+
+    fn validate(&self, words: &impl Words) {
+        self.clocks.validate(words);
+    }
+}

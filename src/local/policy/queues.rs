@@ -1,0 +1,176 @@
+//! Two queues of slots, as the FIFO and CLOCK policies have them.
+
+use super::Words;
+use super::list::{List, UNFILED, as_slot};
+use std::cmp::Reverse;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+
+/// In a word: how often the entry was hit since it was filed or passed by, at most three times.
+pub(super) const HITS: u32 = 0b11;
+/// Nobody needs to be told of another hit.
+pub(super) const NOTED: u32 = 1 << 2;
+/// The entry belongs to the second queue.
+const SECOND: u32 = 1 << 3;
+/// The slot is filed where an earlier entry was.
+const ASTRAY: u32 = 1 << 4;
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Queue {
+    First,
+    Second,
+}
+
+impl Queue {
+    /// The queue that a word says its entry belongs to.
+    #[inline]
+    pub(super) fn of(state: u32) -> Self {
+        if state & SECOND == 0 {
+            Self::First
+        } else {
+            Self::Second
+        }
+    }
+
+    fn bit(self) -> u32 {
+        self as u32 * SECOND
+    }
+}
+
+/// An entry taken out of its queue.
+pub(super) struct Taken<'w> {
+    pub(super) slot: u32,
+    pub(super) word: &'w AtomicU32,
+    pub(super) state: u32,
+}
+
+/// Two queues, taken from at their heads only. A vacated slot stays where it is filed; when it is filled
+/// again, its word says that it is astray, and whoever comes upon it files it where it belongs. So an entry
+/// takes one link, and one that takes the place of another that did not leave by eviction may have a
+/// longer life than it should.
+pub(super) struct Queues {
+    lists: [List; 2],
+    /// How many entries belong to each queue, wherever they are filed.
+    lens: [u32; 2],
+    /// By slot: the next one in its list.
+    links: Vec<u32>,
+}
+
+/// A word after one more hit. If it is the same as before there is nothing to be done.
+#[inline]
+pub(super) fn after_hit(state: u32) -> u32 {
+    if state & HITS == HITS { state } else { state + 1 }
+}
+
+impl Queues {
+    pub(super) const fn new() -> Self {
+        Self {
+            lists: [List::EMPTY; 2],
+            lens: [0; 2],
+            links: Vec::new(),
+        }
+    }
+
+    pub(super) fn len(&self) -> u32 {
+        self.lens[0] + self.lens[1]
+    }
+
+    pub(super) fn len_of(&self, queue: Queue) -> u32 {
+        self.lens[queue as usize]
+    }
+
+    pub(super) fn grow(&mut self, slots: usize) {
+        self.links.reserve_exact(slots - self.links.len());
+        self.links.resize(slots, UNFILED);
+    }
+
+    /// Files an entry at the end of the queue that its state says, and sets its word.
+    #[inline]
+    fn file(&mut self, slot: u32, word: &AtomicU32, state: u32) {
+        word.store(state & !ASTRAY, Relaxed);
+        self.lists[Queue::of(state) as usize].push(slot, &mut self.links);
+    }
+
+    /// A slot was filled: its entry comes last in this queue, sooner or later.
+    #[inline]
+    pub(super) fn insert(&mut self, queue: Queue, slot: u32, word: &AtomicU32) {
+        self.lens[queue as usize] += 1;
+        let state = NOTED | queue.bit();
+        if self.links[slot as usize] == UNFILED {
+            self.file(slot, word, state);
+        } else {
+            word.store(state | ASTRAY, Relaxed);
+        }
+    }
+
+    /// An entry with this state leaves.
+    #[inline]
+    pub(super) fn remove(&mut self, state: u32) {
+        self.lens[Queue::of(state) as usize] -= 1;
+    }
+
+    /// Takes the first entry of a queue, past what is not there any more. It still counts.
+    #[inline]
+    pub(super) fn take<'w>(&mut self, queue: Queue, words: &'w impl Words) -> Option<Taken<'w>> {
+        loop {
+            let slot = self.lists[queue as usize].pop(&mut self.links)?;
+            let Some(word) = words.word(slot) else {
+                continue;
+            };
+            let state = word.load(Relaxed);
+            if state & ASTRAY == 0 {
+                return Some(Taken { slot, word, state });
+            }
+            self.file(slot, word, state);
+        }
+    }
+
+    /// Files what was taken at the end of a queue, with so many hits.
+    #[inline]
+    pub(super) fn put(&mut self, taken: &Taken<'_>, queue: Queue, hits: u32) {
+        self.remove(taken.state);
+        self.lens[queue as usize] += 1;
+        let state = taken.state & NOTED | queue.bit() | hits;
+        self.file(taken.slot, taken.word, state);
+    }
+
+    /// The first slot of a queue, if its entry is there and was not hit.
+    #[inline]
+    pub(super) fn first_unhit(&self, queue: Queue, words: &impl Words) -> Option<u32> {
+        let slot = self.lists[queue as usize].head;
+        let state = words.word(slot)?.load(Relaxed);
+        (state & (ASTRAY | HITS) == 0).then_some(slot)
+    }
+
+    /// All occupied slots: those of the second queue first, then by hits, then the last filed first.
+    pub(super) fn hottest_first(&self, words: &impl Words) -> Vec<u32> {
+        let filed = self.lists.iter().flat_map(|list| list.iter(&self.links));
+        let rank = |word: &AtomicU32| word.load(Relaxed) & (SECOND | HITS);
+        let mut slots: Vec<_> = filed
+            .filter_map(|slot| Some((rank(words.word(slot)?), slot)))
+            .collect();
+        slots.reverse();
+        slots.sort_by_key(|&(rank, _)| Reverse(rank));
+        slots.into_iter().map(|(_, slot)| slot).collect()
+    }
+
+    pub(super) fn validate(&self, words: &impl Words) {
+        let mut filed = vec![false; self.links.len()];
+        let mut lens = [0; 2];
+        for (queue, list) in self.lists.iter().enumerate() {
+            for slot in list.iter(&self.links) {
+                assert!(!std::mem::replace(&mut filed[slot as usize], true));
+                if let Some(word) = words.word(slot) {
+                    let state = word.load(Relaxed);
+                    let belongs = Queue::of(state) as usize;
+                    assert!(state & ASTRAY != 0 || belongs == queue);
+                    lens[belongs] += 1;
+                }
+            }
+        }
+        assert_eq!(lens, self.lens);
+        for (slot, (filed, &link)) in filed.iter().zip(&self.links).enumerate() {
+            assert_eq!(*filed, link != UNFILED);
+            assert!(*filed || words.word(as_slot(slot)).is_none());
+        }
+    }
+}

@@ -1,0 +1,245 @@
+//! S3-FIFO: a small queue that new entries pass through, a main one, and the ghosts of those that did
+//! not get from one to the other (Yang et al., "FIFO queues are all you need for cache eviction",
+//! SOSP 2023).
+//!
+//! There are rules that the paper does not have, for [`Adaptive`](super::adaptive::Adaptive): a gate into
+//! the main queue, and a small queue of any share, up to all, which makes it CLOCK.
+
+use super::ghost::Ghost;
+use super::queues::{HITS, Queue, Queues, after_hit};
+use super::sketch::Sketch;
+use super::{Eviction, Words};
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+
+const SMALL: Queue = Queue::First;
+const MAIN: Queue = Queue::Second;
+
+/// An entry of the small queue that was hit so often moves to the main one.
+const PROMOTED: u32 = 2;
+/// By how much a candidate has to be asked for more often than the one it would displace. With less,
+/// the keys of a loop would displace one another.
+const MARGIN: u64 = 1;
+/// How many entries an eviction moves to the main queue where that is much too short.
+const MOVES: usize = 8;
+
+/// The small queue's share, in percent, at which it is the only one.
+pub(super) const CLOCK: u32 = 100;
+
+/// How the queues are run.
+#[derive(Clone, Copy)]
+pub(super) struct Rules {
+    /// The small queue's share of the entries, in percent.
+    pub(super) small: u32,
+    /// The ghosts' number, in percent of the slots.
+    pub(super) ghosts: usize,
+    /// Does an entry that leaves the small queue displace the main queue's victim, if it was asked
+    /// for more often?
+    pub(super) gated: bool,
+}
+
+pub(crate) struct S3Fifo {
+    rules: Rules,
+    queues: Queues,
+    ghost: Ghost,
+    /// Empty unless there is a gate.
+    sketch: Sketch,
+}
+
+impl Default for S3Fifo {
+    fn default() -> Self {
+        Self::new(Rules {
+            small: 10,
+            ghosts: 90,
+            gated: false,
+        })
+    }
+}
+
+impl S3Fifo {
+    pub(super) fn new(rules: Rules) -> Self {
+        Self {
+            rules,
+            queues: Queues::new(),
+            ghost: Ghost::default(),
+            sketch: Sketch::default(),
+        }
+    }
+
+    pub(super) fn len(&self) -> u32 {
+        self.queues.len()
+    }
+
+    /// From now on the small queue has this share. What is in the wrong one moves as others leave.
+    pub(super) fn set_small(&mut self, percent: u32) {
+        self.rules.small = percent;
+    }
+
+    fn is_clock(&self) -> bool {
+        self.rules.small == CLOCK
+    }
+
+    /// How many entries the small queue may have.
+    fn small_target(&self) -> u32 {
+        let (len, percent) = (self.len(), self.rules.small);
+        (len / 100 * percent + len % 100 * percent / 100).max(1)
+    }
+
+    /// The first of the main queue that was not hit since it was filed or passed by. It stays there.
+    fn main_victim(&mut self, words: &impl Words) -> Option<u32> {
+        loop {
+            if let Some(victim) = self.queues.first_unhit(MAIN, words) {
+                return Some(victim);
+            }
+            let taken = self.queues.take(MAIN, words)?;
+            let hits = taken.state & HITS;
+            if hits > 0 && self.rules.gated {
+                self.sketch.add(words.hash(taken.slot));
+            }
+            self.queues.put(&taken, MAIN, hits.saturating_sub(1));
+        }
+    }
+
+    fn evict_main(&mut self, words: &impl Words) -> Option<u32> {
+        self.main_victim(words)?;
+        let victim = self.queues.take(MAIN, words)?;
+        self.queues.remove(victim.state);
+        Some(victim.slot)
+    }
+
+    /// Takes an entry out of the small queue. It moves to the main one, or it leaves, or it stays and the
+    /// main queue's victim leaves. Returns what has left; the error is that there is none in the queue.
+    fn evict_small(&mut self, words: &impl Words) -> Result<Option<u32>, Empty> {
+        let taken = self.queues.take(SMALL, words).ok_or(Empty)?;
+        let (hits, hash) = (taken.state & HITS, words.hash(taken.slot));
+        if self.rules.gated {
+            (0..hits).for_each(|_| self.sketch.add(hash));
+        }
+        if hits >= PROMOTED {
+            self.queues.put(&taken, MAIN, 0);
+            return Ok(None);
+        }
+        if self.rules.gated && self.beats_main_victim(hash, words) {
+            let victim = self.evict_main(words);
+            self.queues.put(&taken, MAIN, 0);
+            return Ok(victim);
+        }
+        self.ghost.add(hash);
+        self.queues.remove(taken.state);
+        Ok(Some(taken.slot))
+    }
+
+    fn beats_main_victim(&mut self, hash: u32, words: &impl Words) -> bool {
+        let count = self.sketch.count(hash);
+        // Most are too seldom asked for to displace anything.
+        count > MARGIN
+            && self
+                .main_victim(words)
+                .is_some_and(|victim| count > self.sketch.count(words.hash(victim)) + MARGIN)
+    }
+
+    /// CLOCK: of all entries the first that was not hit since it was filed or passed by.
+    fn evict_clock(&mut self, words: &impl Words) -> Option<u32> {
+        loop {
+            // The main queue is there only for a while, after the share has changed.
+            let taken = self.queues.take(MAIN, words);
+            let taken = taken.or_else(|| self.queues.take(SMALL, words))?;
+            let (hits, hash) = (taken.state & HITS, words.hash(taken.slot));
+            if hits == 0 {
+                self.ghost.add(hash);
+                self.queues.remove(taken.state);
+                return Some(taken.slot);
+            }
+            self.sketch.add(hash);
+            self.queues.put(&taken, SMALL, hits - 1);
+        }
+    }
+
+    /// Where the small queue is much too long, moves its first entries to the main one, a few at a time,
+    /// so that a smaller share comes about soon and displaces nothing.
+    fn shorten_small(&mut self, words: &impl Words) {
+        let most = self.small_target() + self.len() / 32 + 1;
+        for _ in 0..MOVES {
+            if self.queues.len_of(SMALL) <= most {
+                return;
+            }
+            let Some(taken) = self.queues.take(SMALL, words) else {
+                return;
+            };
+            self.queues.put(&taken, MAIN, taken.state & HITS);
+        }
+    }
+}
+
+/// A queue has nothing that belongs to it: it is empty, or what belongs to it is astray in the other.
+struct Empty;
+
+impl Eviction for S3Fifo {
+    #[inline]
+    fn touch(&self, _: u32, word: &AtomicU32) {
+        let state = word.load(Relaxed);
+        let after = after_hit(state);
+        if after != state {
+            word.store(after, Relaxed);
+        }
+    }
+
+    #[inline]
+    fn before_write(&mut self, _: &impl Words) {}
+
+    #[inline]
+    fn insert(&mut self, slot: u32, word: &AtomicU32, hash: u32) {
+        if self.rules.gated {
+            self.sketch.add(hash);
+        }
+        let returns = self.ghost.take(hash) && !self.is_clock();
+        let queue = if returns { MAIN } else { SMALL };
+        self.queues.insert(queue, slot, word);
+    }
+
+    fn remove(&mut self, word: &AtomicU32) {
+        self.queues.remove(word.load(Relaxed));
+    }
+
+    fn evict(&mut self, words: &impl Words) -> Option<u32> {
+        if self.is_clock() {
+            return self.evict_clock(words);
+        }
+        if self.rules.gated {
+            self.shorten_small(words);
+        }
+        while self.len() > 0 {
+            let is_small_full = self.queues.len_of(SMALL) > self.small_target();
+            if !is_small_full {
+                if let Some(victim) = self.evict_main(words) {
+                    return Some(victim);
+                }
+            }
+            match self.evict_small(words) {
+                Ok(None) => {}
+                Ok(victim) => return victim,
+                Err(Empty) => {
+                    if let Some(victim) = self.evict_main(words) {
+                        return Some(victim);
+                    }
+                }
+            }
+        }
+        None
+    }
+
+    fn grow(&mut self, slots: usize) {
+        self.queues.grow(slots);
+        self.ghost.resize(slots * self.rules.ghosts / 100);
+        if self.rules.gated {
+            self.sketch.resize(slots);
+        }
+    }
+
+    fn hottest_first(&self, words: &impl Words) -> Vec<u32> {
+        self.queues.hottest_first(words)
+    }
+
+    fn validate(&self, words: &impl Words) {
+        self.queues.validate(words);
+    }
+}

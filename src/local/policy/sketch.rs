@@ -1,0 +1,114 @@
+//! How often keys were asked for lately, roughly.
+
+/// How many entries share a word of sixteen counters: two bytes an entry.
+const ENTRIES_PER_WORD: usize = 4;
+/// Each counter is halved once in so many additions for each entry.
+const PERIOD: usize = 3;
+/// The counters of a word.
+const HALVES: u64 = 0x5555_5555_5555_5555;
+const MOST: u64 = 3;
+
+/// A count-min sketch of four bits a counter. A key has four counters in one word, so that it takes
+/// one cache line to ask and to add; they are halved word by word as others are added, so that what
+/// is long past counts for less (Einziger et al., "`TinyLFU`", 2017).
+#[derive(Default)]
+pub(super) struct Sketch {
+    words: Box<[u64]>,
+    /// How many additions there are until the next word is halved, and which.
+    until_halved: usize,
+    hand: usize,
+}
+
+/// Where a key's counters are in its word.
+type Shifts = [u32; 4];
+
+impl Sketch {
+    /// Forgets everything, for so many entries.
+    pub(super) fn resize(&mut self, entries: usize) {
+        self.words = vec![0; entries.div_ceil(ENTRIES_PER_WORD)].into();
+        self.hand = 0;
+    }
+
+    #[inline]
+    #[allow(clippy::cast_possible_truncation)]
+    fn place(&self, hash: u32) -> (usize, Shifts) {
+        let spread = u64::from(hash).wrapping_mul(0xD6E8_FEB8_6659_FD93);
+        let word = (spread >> 32) * self.words.len() as u64 >> 32;
+        // One of four in each quarter.
+        let shift = |quarter: u32| quarter * 16 + (spread >> (8 + 3 * quarter) & 7) as u32 * 2;
+        (word as usize, [shift(0), shift(1), shift(2), shift(3)])
+    }
+
+    fn least(word: u64, shifts: Shifts) -> u64 {
+        let counts = shifts.map(|shift| word >> shift & MOST);
+        counts.into_iter().min().unwrap_or(0)
+    }
+
+    /// How often a key was added, at most 15.
+    #[inline]
+    pub(super) fn count(&self, hash: u32) -> u64 {
+        let (word, shifts) = self.place(hash);
+        let word = self.words.get(word).copied().unwrap_or(0);
+        Self::least(word, shifts)
+    }
+
+    #[inline]
+    pub(super) fn add(&mut self, hash: u32) {
+        let (at, shifts) = self.place(hash);
+        let Some(word) = self.words.get_mut(at) else {
+            return;
+        };
+        let least = Self::least(*word, shifts);
+        if least == MOST {
+            return;
+        }
+        for shift in shifts {
+            // Only what is not too high already.
+            *word += u64::from(*word >> shift & MOST == least) << shift;
+        }
+        self.age();
+    }
+
+    #[inline]
+    fn age(&mut self) {
+        if self.until_halved > 0 {
+            self.until_halved -= 1;
+            return;
+        }
+        self.until_halved = PERIOD * ENTRIES_PER_WORD - 1;
+        if let Some(word) = self.words.get_mut(self.hand) {
+            *word = *word >> 1 & HALVES;
+        }
+        self.hand += 1;
+        if self.hand >= self.words.len() {
+            self.hand = 0;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hash(n: u32) -> u32 {
+        n.wrapping_mul(0x9E37_79B9) ^ n >> 7
+    }
+
+    #[test]
+    fn counts_are_close_and_fade() {
+        let mut sketch = Sketch::default();
+        assert_eq!(sketch.count(7), 0);
+        sketch.add(7);
+        sketch.resize(1_000);
+        for n in 0..1_000 {
+            (0..n % 4).for_each(|_| sketch.add(hash(n)));
+        }
+        let exact = (0..1_000).filter(|&n| sketch.count(hash(n)) == u64::from(n % 4));
+        assert!(exact.count() > 900);
+        (0..100).for_each(|_| sketch.add(hash(5_000)));
+        assert_eq!(sketch.count(hash(5_000)), MOST);
+        let other = (6_000..).take(40_000);
+        other.for_each(|n| sketch.add(hash(n)));
+        assert!(sketch.count(hash(5_000)) < MOST);
+    }
+}
