@@ -10,10 +10,10 @@
 //! A hit on a sampled entry is noted, once between two writes: hits in between are simultaneous. Others
 //! cost what they cost with S3-FIFO.
 
-use super::queues::{HITS, NOTED, after_hit};
+use super::queues::{NOTED, QUIET, after_hit};
 use super::s3_fifo::{CLOCK, Rules, S3Fifo};
 use super::sampler::Sampler;
-use super::{Eviction, Words};
+use super::{Eviction, Quiet, Words};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
@@ -61,9 +61,16 @@ impl Adaptive {
             sampler: samples_of.map(|shards| Box::new(Sampler::new(shards))),
         }
     }
+}
 
-    /// A hit that may leave a trace.
-    fn note(&self, slot: u32, word: &AtomicU32, state: u32) {
+impl Eviction for Adaptive {
+    #[inline]
+    fn quiet(&self) -> Quiet {
+        QUIET
+    }
+
+    fn touch(&self, slot: u32, word: &AtomicU32) {
+        let state = word.load(Relaxed);
         let mut after = after_hit(state);
         let noted = |sampler: &Sampler| sampler.note(slot);
         if state & NOTED == 0 && self.sampler.as_deref().is_some_and(noted) {
@@ -71,16 +78,6 @@ impl Adaptive {
         }
         if after != state {
             word.store(after, Relaxed);
-        }
-    }
-}
-
-impl Eviction for Adaptive {
-    #[inline]
-    fn touch(&self, slot: u32, word: &AtomicU32) {
-        let state = word.load(Relaxed);
-        if state & (HITS | NOTED) != HITS | NOTED {
-            self.note(slot, word, state);
         }
     }
 

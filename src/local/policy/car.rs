@@ -3,13 +3,16 @@
 //! that returns from a history says that its clock is too small.
 
 use super::history::History;
-use super::queues::{HITS, Queue, Queues};
-use super::{Eviction, Words};
+use super::queues::{HITS, QUIET, Queue, Queues, hits};
+use super::{Eviction, Quiet, Words};
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 /// The clocks, and the histories of both: T1 and B1, T2 and B2 in the paper.
 const ONCE: Queue = Queue::First;
 const OFTEN: Queue = Queue::Second;
+
+/// How many entries an eviction passes by, before it takes one that was hit. Else it might pass by all.
+const MOST_PASSED: u32 = 1_000;
 
 pub(crate) struct Car {
     clocks: Queues,
@@ -43,7 +46,8 @@ impl Car {
         self.once_target = if clock == ONCE {
             (self.once_target + (often / once.max(1)).max(1)).min(capacity)
         } else {
-            self.once_target.saturating_sub((once / often.max(1)).max(1))
+            self.once_target
+                .saturating_sub((once / often.max(1)).max(1))
         };
     }
 
@@ -62,11 +66,14 @@ impl Car {
 
 impl Eviction for Car {
     #[inline]
+    fn quiet(&self) -> Quiet {
+        QUIET
+    }
+
+    #[inline]
     fn touch(&self, _: u32, word: &AtomicU32) {
-        let state = word.load(Relaxed);
-        if state & HITS == 0 {
-            word.store(state + 1, Relaxed);
-        }
+        // It has but one bit, so all are set at once.
+        word.store(word.load(Relaxed) | HITS, Relaxed);
     }
 
     #[inline]
@@ -95,6 +102,7 @@ impl Eviction for Car {
 
     fn evict(&mut self, words: &impl Words) -> Option<u32> {
         let capacity = self.clocks.len() as usize;
+        let mut passed = 0;
         while self.clocks.len() > 0 {
             let is_once_full = self.len_of(ONCE) >= self.once_target.max(1);
             let clock = if is_once_full { ONCE } else { OFTEN };
@@ -104,7 +112,8 @@ impl Eviction for Car {
             let Some(taken) = taken.or_else(|| self.clocks.take(other, words)) else {
                 continue;
             };
-            if taken.state & HITS > 0 {
+            if hits(taken.state) > 0 && passed < MOST_PASSED {
+                passed += 1;
                 self.clocks.put(&taken, OFTEN, 0);
                 continue;
             }

@@ -21,7 +21,7 @@ impl Ghost {
     #[allow(clippy::cast_possible_truncation)]
     fn place(&mut self, hash: u32) -> Option<(&mut [u16; WAYS], u16)> {
         let spread = u64::from(hash).wrapping_mul(0x9E37_79B9_7F4A_7C15);
-        let bucket = (spread >> 32) * self.buckets.len() as u64 >> 32;
+        let bucket = ((spread >> 32) * self.buckets.len() as u64) >> 32;
         let fingerprint = (spread >> 16) as u16;
         Some((self.buckets.get_mut(bucket as usize)?, fingerprint.max(1)))
     }

@@ -32,7 +32,9 @@ impl History {
     pub(super) fn take(&mut self, hash: u32) -> bool {
         let is_it = |&(other, _): &(u32, u32)| other == hash;
         let found = self.numbers.find_entry(spread(hash), is_it);
-        found.map(hashbrown::hash_table::OccupiedEntry::remove).is_ok()
+        found
+            .map(hashbrown::hash_table::OccupiedEntry::remove)
+            .is_ok()
     }
 
     /// Adds a hash as the latest, and forgets the oldest beyond so many.
@@ -42,7 +44,8 @@ impl History {
         let number = self.first.wrapping_add(self.queue.len() as u32);
         self.queue.push_back(hash);
         let hasher = |&(other, _): &(u32, u32)| spread(other);
-        self.numbers.insert_unique(spread(hash), (hash, number), hasher);
+        self.numbers
+            .insert_unique(spread(hash), (hash, number), hasher);
         // Of what was taken out no more is kept than of what is there.
         while self.len() > most || self.queue.len() > 2 * most {
             self.forget_oldest();
@@ -53,7 +56,10 @@ impl History {
         while let Some(hash) = self.queue.pop_front() {
             let oldest = (hash, self.first);
             self.first = self.first.wrapping_add(1);
-            if let Ok(found) = self.numbers.find_entry(spread(hash), |&other| other == oldest) {
+            if let Ok(found) = self
+                .numbers
+                .find_entry(spread(hash), |&other| other == oldest)
+            {
                 found.remove();
                 return;
             }

@@ -32,6 +32,14 @@ impl List {
         self.tail = slot;
     }
 
+    pub(super) fn push_first(&mut self, slot: u32, links: &mut [u32]) {
+        links[slot as usize] = self.head;
+        if self.head == END {
+            self.tail = slot;
+        }
+        self.head = slot;
+    }
+
     #[inline]
     pub(super) fn pop(&mut self, links: &mut [u32]) -> Option<u32> {
         let head = self.head;

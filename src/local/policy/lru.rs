@@ -22,7 +22,7 @@
 //! generations but one are free. That is O(entries) once in at least as many writes.
 
 use super::list::{END, List, UNFILED, as_slot};
-use super::{Eviction, Words};
+use super::{Eviction, Quiet, Words};
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 /// How many generations there can be; a power of two. Twice what a shard needs whose every write
@@ -176,10 +176,16 @@ impl Default for Lru {
 
 impl Eviction for Lru {
     #[inline]
-    fn touch(&self, _: u32, word: &AtomicU32) {
-        if self.age(word.load(Relaxed)) > self.slack {
-            word.store(self.clock, Relaxed);
+    fn quiet(&self) -> Quiet {
+        Quiet {
+            clock: self.clock,
+            slack: self.slack,
         }
+    }
+
+    #[inline]
+    fn touch(&self, _: u32, word: &AtomicU32) {
+        word.store(self.clock, Relaxed);
     }
 
     #[inline]
@@ -283,6 +289,10 @@ mod tests {
         fn word(&self, slot: u32) -> Option<&AtomicU32> {
             self.0.get(slot as usize)?.as_ref()
         }
+
+        fn hash(&self, slot: u32) -> u32 {
+            slot
+        }
     }
 
     /// The true time of last use of each slot, beside the policy.
@@ -323,13 +333,15 @@ mod tests {
 
         fn hit(&mut self, slot: usize) {
             if let Some(word) = &self.stamps.0[slot] {
-                self.lru.touch(0, word);
+                if !self.lru.quiet().includes(word) {
+                    self.lru.touch(0, word);
+                }
                 self.used[slot] = Some(self.now);
             }
         }
 
         fn remove(&mut self, slot: usize) {
-            self.lru.remove(u32::try_from(slot).unwrap());
+            self.lru.remove(self.stamps.0[slot].as_ref().unwrap());
             self.vacate(slot);
         }
 

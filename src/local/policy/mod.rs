@@ -17,7 +17,7 @@ use car::Car;
 use lru::Lru;
 use s3_fifo::S3Fifo;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU32;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 pub(crate) use adaptive::Choice;
 
@@ -63,10 +63,28 @@ pub(crate) trait Words {
     fn hash(&self, slot: u32) -> u32;
 }
 
+/// Which hits change nothing: those on entries whose word is no further behind `clock` than `slack`. Every
+/// policy can say so: one that stamps with a clock, and one that counts in the top bits up to all ones.
+#[derive(Clone, Copy)]
+pub(crate) struct Quiet {
+    pub(crate) clock: u32,
+    pub(crate) slack: u32,
+}
+
+impl Quiet {
+    #[inline]
+    fn includes(self, word: &AtomicU32) -> bool {
+        self.clock.wrapping_sub(word.load(Relaxed)) <= self.slack
+    }
+}
+
 /// An eviction policy. It knows slots, their words and hashes, nothing of keys, values or time.
 ///
 /// [`touch`](Self::touch) runs under a shared lock; all else under an exclusive one.
 pub(crate) trait Eviction {
+    /// Which hits [`touch`](Self::touch) need not be told of, until the next write begins.
+    fn quiet(&self) -> Quiet;
+
     /// A hit: at most a relaxed store to the entry's word, but for a few.
     fn touch(&self, slot: u32, word: &AtomicU32);
 
@@ -96,76 +114,100 @@ pub(crate) trait Eviction {
     fn validate(&self, words: &impl Words);
 }
 
-/// The policy of a shard. A match on it is always the same way, so it costs a hit next to nothing.
-#[repr(u32)]
-pub(crate) enum AnyPolicy {
+/// The policy of a shard.
+pub(crate) struct AnyPolicy {
+    /// Of the one below, as a write began.
+    quiet: Quiet,
+    kind: Kind,
+}
+
+enum Kind {
     Lru(Lru),
     S3Fifo(Box<S3Fifo>),
     Car(Box<Car>),
     Adaptive(Box<Adaptive>),
 }
 
-impl AnyPolicy {
-    /// For the shard of this index, of so many, that share a choice.
-    pub(crate) fn new(policy: Policy, choice: &Arc<Choice>, index: usize, shards: usize) -> Self {
-        match policy {
-            Policy::Lru => Self::Lru(Lru::default()),
-            Policy::S3Fifo => Self::S3Fifo(Box::default()),
-            Policy::Car => Self::Car(Box::default()),
-            Policy::Adaptive => {
-                let samples_of = (index == 0).then_some(shards);
-                Self::Adaptive(Box::new(Adaptive::new(Arc::clone(choice), samples_of)))
-            }
-        }
-    }
-}
-
 /// Calls the policy that there is.
 macro_rules! each {
     ($any:expr, $policy:ident => $call:expr) => {
         match $any {
-            AnyPolicy::Lru($policy) => $call,
-            AnyPolicy::S3Fifo($policy) => $call,
-            AnyPolicy::Car($policy) => $call,
-            AnyPolicy::Adaptive($policy) => $call,
+            Kind::Lru($policy) => $call,
+            Kind::S3Fifo($policy) => $call,
+            Kind::Car($policy) => $call,
+            Kind::Adaptive($policy) => $call,
         }
     };
 }
 
+impl AnyPolicy {
+    /// For the shard of this index, of so many, that share a choice.
+    pub(crate) fn new(policy: Policy, choice: &Arc<Choice>, index: usize, shards: usize) -> Self {
+        let kind = match policy {
+            Policy::Lru => Kind::Lru(Lru::default()),
+            Policy::S3Fifo => Kind::S3Fifo(Box::default()),
+            Policy::Car => Kind::Car(Box::default()),
+            Policy::Adaptive => {
+                let samples_of = (index == 0).then_some(shards);
+                Kind::Adaptive(Box::new(Adaptive::new(Arc::clone(choice), samples_of)))
+            }
+        };
+        Self {
+            quiet: each!(&kind, policy => policy.quiet()),
+            kind,
+        }
+    }
+
+    /// Out of line, so that a hit that changes nothing has the registers to itself.
+    #[inline(never)]
+    fn touch_each(&self, slot: u32, word: &AtomicU32) {
+        each!(&self.kind, policy => policy.touch(slot, word));
+    }
+}
+
 impl Eviction for AnyPolicy {
-    #[inline]
+    fn quiet(&self) -> Quiet {
+        self.quiet
+    }
+
+    #[inline(always)]
     fn touch(&self, slot: u32, word: &AtomicU32) {
-        each!(self, policy => policy.touch(slot, word));
+        if !self.quiet.includes(word) {
+            self.touch_each(slot, word);
+        }
     }
 
-    #[inline]
+    #[inline(always)]
     fn before_write(&mut self, words: &impl Words) {
-        each!(self, policy => policy.before_write(words));
+        each!(&mut self.kind, policy => {
+            policy.before_write(words);
+            self.quiet = policy.quiet();
+        });
     }
 
-    #[inline]
+    #[inline(always)]
     fn insert(&mut self, slot: u32, word: &AtomicU32, hash: u32) {
-        each!(self, policy => policy.insert(slot, word, hash));
+        each!(&mut self.kind, policy => policy.insert(slot, word, hash));
     }
 
     fn remove(&mut self, word: &AtomicU32) {
-        each!(self, policy => policy.remove(word));
+        each!(&mut self.kind, policy => policy.remove(word));
     }
 
-    #[inline]
+    #[inline(always)]
     fn evict(&mut self, words: &impl Words) -> Option<u32> {
-        each!(self, policy => policy.evict(words))
+        each!(&mut self.kind, policy => policy.evict(words))
     }
 
     fn grow(&mut self, slots: usize) {
-        each!(self, policy => policy.grow(slots));
+        each!(&mut self.kind, policy => policy.grow(slots));
     }
 
     fn hottest_first(&self, words: &impl Words) -> Vec<u32> {
-        each!(self, policy => policy.hottest_first(words))
+        each!(&self.kind, policy => policy.hottest_first(words))
     }
 
     fn validate(&self, words: &impl Words) {
-        each!(self, policy => policy.validate(words));
+        each!(&self.kind, policy => policy.validate(words));
     }
 }

@@ -1,18 +1,41 @@
 //! Two queues of slots, as the FIFO and CLOCK policies have them.
 
-use super::Words;
 use super::list::{List, UNFILED, as_slot};
+use super::{Quiet, Words};
 use std::cmp::Reverse;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
-/// In a word: how often the entry was hit since it was filed or passed by, at most three times.
-pub(super) const HITS: u32 = 0b11;
+/// In a word, at the top: how often the entry was hit since it was filed or passed by, at most three times.
+const HIT: u32 = 1 << 30;
+pub(super) const HITS: u32 = 3 * HIT;
 /// Nobody needs to be told of another hit.
-pub(super) const NOTED: u32 = 1 << 2;
+pub(super) const NOTED: u32 = 1 << 29;
 /// The entry belongs to the second queue.
-const SECOND: u32 = 1 << 3;
+const SECOND: u32 = 1 << 1;
 /// The slot is filed where an earlier entry was.
-const ASTRAY: u32 = 1 << 4;
+const ASTRAY: u32 = 1;
+
+/// A hit changes nothing if all bits are set but for those that hits do not change.
+pub(super) const QUIET: Quiet = Quiet {
+    clock: u32::MAX,
+    slack: NOTED - 1,
+};
+
+/// How often an entry was hit.
+#[inline]
+pub(super) fn hits(state: u32) -> u32 {
+    state / HIT
+}
+
+/// A word after one more hit. If it is the same as before there is nothing to be done.
+#[inline]
+pub(super) fn after_hit(state: u32) -> u32 {
+    if state & HITS == HITS {
+        state
+    } else {
+        state + HIT
+    }
+}
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Queue {
@@ -53,12 +76,6 @@ pub(super) struct Queues {
     lens: [u32; 2],
     /// By slot: the next one in its list.
     links: Vec<u32>,
-}
-
-/// A word after one more hit. If it is the same as before there is nothing to be done.
-#[inline]
-pub(super) fn after_hit(state: u32) -> u32 {
-    if state & HITS == HITS { state } else { state + 1 }
 }
 
 impl Queues {
@@ -129,16 +146,13 @@ impl Queues {
     pub(super) fn put(&mut self, taken: &Taken<'_>, queue: Queue, hits: u32) {
         self.remove(taken.state);
         self.lens[queue as usize] += 1;
-        let state = taken.state & NOTED | queue.bit() | hits;
+        let state = taken.state & NOTED | queue.bit() | (hits * HIT);
         self.file(taken.slot, taken.word, state);
     }
 
-    /// The first slot of a queue, if its entry is there and was not hit.
-    #[inline]
-    pub(super) fn first_unhit(&self, queue: Queue, words: &impl Words) -> Option<u32> {
-        let slot = self.lists[queue as usize].head;
-        let state = words.word(slot)?.load(Relaxed);
-        (state & (ASTRAY | HITS) == 0).then_some(slot)
+    /// Files what was taken where it was.
+    pub(super) fn put_back(&mut self, taken: &Taken<'_>, queue: Queue) {
+        self.lists[queue as usize].push_first(taken.slot, &mut self.links);
     }
 
     /// All occupied slots: those of the second queue first, then by hits, then the last filed first.

@@ -6,9 +6,9 @@
 //! the main queue, and a small queue of any share, up to all, which makes it CLOCK.
 
 use super::ghost::Ghost;
-use super::queues::{HITS, Queue, Queues, after_hit};
+use super::queues::{QUIET, Queue, Queues, Taken, after_hit, hits};
 use super::sketch::Sketch;
-use super::{Eviction, Words};
+use super::{Eviction, Quiet, Words};
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 const SMALL: Queue = Queue::First;
@@ -19,6 +19,8 @@ const PROMOTED: u32 = 2;
 /// By how much a candidate has to be asked for more often than the one it would displace. With less,
 /// the keys of a loop would displace one another.
 const MARGIN: u64 = 1;
+/// How many entries an eviction passes by, before it takes one that was hit. Else it might pass by all.
+const MOST_PASSED: u32 = 1_000;
 /// How many entries an eviction moves to the main queue where that is much too short.
 const MOVES: usize = 8;
 
@@ -69,6 +71,18 @@ impl S3Fifo {
         self.queues.len()
     }
 
+    pub(super) fn grow_queues(&mut self, slots: usize) {
+        self.queues.grow(slots);
+    }
+
+    /// Begins to remember what is asked for, as is right for so many entries.
+    pub(super) fn remember(&mut self, entries: usize) {
+        self.ghost.resize(entries * self.rules.ghosts / 100);
+        if self.rules.gated {
+            self.sketch.resize(entries);
+        }
+    }
+
     /// From now on the small queue has this share. What is in the wrong one moves as others leave.
     pub(super) fn set_small(&mut self, percent: u32) {
         self.rules.small = percent;
@@ -84,33 +98,33 @@ impl S3Fifo {
         (len / 100 * percent + len % 100 * percent / 100).max(1)
     }
 
-    /// The first of the main queue that was not hit since it was filed or passed by. It stays there.
-    fn main_victim(&mut self, words: &impl Words) -> Option<u32> {
-        loop {
-            if let Some(victim) = self.queues.first_unhit(MAIN, words) {
-                return Some(victim);
-            }
+    /// Takes out the first of the main queue that was not hit since it was filed or passed by.
+    fn take_victim<'w>(&mut self, words: &'w impl Words) -> Option<Taken<'w>> {
+        for passed in 0.. {
             let taken = self.queues.take(MAIN, words)?;
-            let hits = taken.state & HITS;
-            if hits > 0 && self.rules.gated {
+            let hits = hits(taken.state);
+            if hits == 0 || passed == MOST_PASSED {
+                return Some(taken);
+            }
+            if self.rules.gated {
                 self.sketch.add(words.hash(taken.slot));
             }
-            self.queues.put(&taken, MAIN, hits.saturating_sub(1));
+            self.queues.put(&taken, MAIN, hits - 1);
         }
+        None
     }
 
     fn evict_main(&mut self, words: &impl Words) -> Option<u32> {
-        self.main_victim(words)?;
-        let victim = self.queues.take(MAIN, words)?;
+        let victim = self.take_victim(words)?;
         self.queues.remove(victim.state);
         Some(victim.slot)
     }
 
-    /// Takes an entry out of the small queue. It moves to the main one, or it leaves, or it stays and the
+    /// Takes an entry out of the small queue. It moves to the main one, or it leaves, or it moves and the
     /// main queue's victim leaves. Returns what has left; the error is that there is none in the queue.
     fn evict_small(&mut self, words: &impl Words) -> Result<Option<u32>, Empty> {
         let taken = self.queues.take(SMALL, words).ok_or(Empty)?;
-        let (hits, hash) = (taken.state & HITS, words.hash(taken.slot));
+        let (hits, hash) = (hits(taken.state), words.hash(taken.slot));
         if self.rules.gated {
             (0..hits).for_each(|_| self.sketch.add(hash));
         }
@@ -118,40 +132,47 @@ impl S3Fifo {
             self.queues.put(&taken, MAIN, 0);
             return Ok(None);
         }
-        if self.rules.gated && self.beats_main_victim(hash, words) {
-            let victim = self.evict_main(words);
-            self.queues.put(&taken, MAIN, 0);
-            return Ok(victim);
+        if self.rules.gated {
+            if let Some(victim) = self.take_beaten(hash, words) {
+                self.queues.put(&taken, MAIN, 0);
+                self.queues.remove(victim.state);
+                return Ok(Some(victim.slot));
+            }
         }
         self.ghost.add(hash);
         self.queues.remove(taken.state);
         Ok(Some(taken.slot))
     }
 
-    fn beats_main_victim(&mut self, hash: u32, words: &impl Words) -> bool {
+    /// The gate: takes the main queue's victim out if this key was asked for more often.
+    fn take_beaten<'w>(&mut self, hash: u32, words: &'w impl Words) -> Option<Taken<'w>> {
         let count = self.sketch.count(hash);
-        // Most are too seldom asked for to displace anything.
-        count > MARGIN
-            && self
-                .main_victim(words)
-                .is_some_and(|victim| count > self.sketch.count(words.hash(victim)) + MARGIN)
+        // Most were too seldom to displace anything.
+        if count <= MARGIN {
+            return None;
+        }
+        let victim = self.take_victim(words)?;
+        if count > self.sketch.count(words.hash(victim.slot)) + MARGIN {
+            return Some(victim);
+        }
+        self.queues.put_back(&victim, MAIN);
+        None
     }
 
     /// CLOCK: of all entries the first that was not hit since it was filed or passed by.
     fn evict_clock(&mut self, words: &impl Words) -> Option<u32> {
-        loop {
+        for passed in 0.. {
             // The main queue is there only for a while, after the share has changed.
             let taken = self.queues.take(MAIN, words);
             let taken = taken.or_else(|| self.queues.take(SMALL, words))?;
-            let (hits, hash) = (taken.state & HITS, words.hash(taken.slot));
-            if hits == 0 {
-                self.ghost.add(hash);
+            let hits = hits(taken.state);
+            if hits == 0 || passed == MOST_PASSED {
                 self.queues.remove(taken.state);
                 return Some(taken.slot);
             }
-            self.sketch.add(hash);
             self.queues.put(&taken, SMALL, hits - 1);
         }
+        None
     }
 
     /// Where the small queue is much too long, moves its first entries to the main one, a few at a time,
@@ -165,7 +186,7 @@ impl S3Fifo {
             let Some(taken) = self.queues.take(SMALL, words) else {
                 return;
             };
-            self.queues.put(&taken, MAIN, taken.state & HITS);
+            self.queues.put(&taken, MAIN, hits(taken.state));
         }
     }
 }
@@ -174,6 +195,11 @@ impl S3Fifo {
 struct Empty;
 
 impl Eviction for S3Fifo {
+    #[inline]
+    fn quiet(&self) -> Quiet {
+        QUIET
+    }
+
     #[inline]
     fn touch(&self, _: u32, word: &AtomicU32) {
         let state = word.load(Relaxed);
@@ -188,10 +214,11 @@ impl Eviction for S3Fifo {
 
     #[inline]
     fn insert(&mut self, slot: u32, word: &AtomicU32, hash: u32) {
-        if self.rules.gated {
+        let is_clock = self.is_clock();
+        if self.rules.gated && !is_clock {
             self.sketch.add(hash);
         }
-        let returns = self.ghost.take(hash) && !self.is_clock();
+        let returns = !is_clock && self.ghost.take(hash);
         let queue = if returns { MAIN } else { SMALL };
         self.queues.insert(queue, slot, word);
     }
@@ -207,16 +234,18 @@ impl Eviction for S3Fifo {
         if self.rules.gated {
             self.shorten_small(words);
         }
+        let mut moved = 0;
         while self.len() > 0 {
             let is_small_full = self.queues.len_of(SMALL) > self.small_target();
-            if !is_small_full {
+            if !is_small_full || moved >= MOST_PASSED {
                 if let Some(victim) = self.evict_main(words) {
                     return Some(victim);
                 }
             }
             match self.evict_small(words) {
-                Ok(None) => {}
+                Ok(None) => moved += 1,
                 Ok(victim) => return victim,
+                // What belongs to it is astray in the main queue, and filed by now if that has no other.
                 Err(Empty) => {
                     if let Some(victim) = self.evict_main(words) {
                         return Some(victim);
@@ -228,11 +257,8 @@ impl Eviction for S3Fifo {
     }
 
     fn grow(&mut self, slots: usize) {
-        self.queues.grow(slots);
-        self.ghost.resize(slots * self.rules.ghosts / 100);
-        if self.rules.gated {
-            self.sketch.resize(slots);
-        }
+        self.grow_queues(slots);
+        self.remember(slots);
     }
 
     fn hottest_first(&self, words: &impl Words) -> Vec<u32> {

@@ -4,7 +4,7 @@ use super::Words;
 use super::adaptive::{Choice, rules};
 use super::queues::NOTED;
 use super::s3_fifo::CLOCK;
-use super::shadow::Shadow;
+use super::shadow::Shadows;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 /// The shares of the small queue to choose from, in percent.
@@ -34,18 +34,14 @@ pub(super) struct Sampler {
     shards: usize,
     /// The part of the shard's keys that is sampled, of `1 << 32`.
     part: u64,
-    candidates: [Candidate; SHARES.len()],
+    shadows: Shadows<{ SHARES.len() }>,
+    /// Of each shadow, fading.
+    hits: [f32; SHARES.len()],
     /// How many entries a shadow may have: as many as the shard, for its part, once that evicts.
     capacity: usize,
     /// How many accesses there were, fading as hits do, and how many until the next look.
     seen: f32,
     until_look: usize,
-}
-
-struct Candidate {
-    small: u32,
-    shadow: Shadow,
-    hits: f32,
 }
 
 impl Sampler {
@@ -55,11 +51,8 @@ impl Sampler {
             noted: AtomicU32::new(0),
             shards,
             part: 1 << 32,
-            candidates: SHARES.map(|small| Candidate {
-                small,
-                shadow: Shadow::new(rules(small)),
-                hits: 0.0,
-            }),
+            shadows: Shadows::new(0, SHARES.map(rules)),
+            hits: [0.0; SHARES.len()],
             capacity: usize::MAX,
             seen: 0.0,
             until_look: 0,
@@ -106,8 +99,9 @@ impl Sampler {
 
     /// A sampled key was asked for.
     pub(super) fn access(&mut self, hash: u32, choice: &Choice) {
-        for Candidate { shadow, hits, .. } in &mut self.candidates {
-            if shadow.access(hash, self.capacity) {
+        let had = self.shadows.access(hash, self.capacity);
+        for (shadow, hits) in self.hits.iter_mut().enumerate() {
+            if had >> shadow & 1 == 1 {
                 *hits += 1.0;
             }
         }
@@ -122,18 +116,15 @@ impl Sampler {
 
     /// Chooses another share if it does better than the one that is chosen.
     fn look(&mut self, choice: &Choice) {
-        let by_hits = |a: &&Candidate, b: &&Candidate| a.hits.total_cmp(&b.hits);
-        let best = self.candidates.iter().max_by(by_hits);
-        let chosen = choice.get();
-        let chosen = self.candidates.iter().find(|one| one.small == chosen);
-        if let (Some(best), Some(chosen)) = (best, chosen) {
-            if best.hits - chosen.hits > LEAD * self.seen + CHANCE * self.seen.sqrt() {
-                choice.set(best.small);
-            }
+        let of = |small: u32| SHARES.iter().position(|&share| share == small);
+        let chosen = of(choice.get()).map_or(0.0, |chosen| self.hits[chosen]);
+        let lead = LEAD * self.seen + CHANCE * self.seen.sqrt();
+        let by_hits = |(_, a): &(usize, f32), (_, b): &(usize, f32)| a.total_cmp(b);
+        let best = self.hits.into_iter().enumerate().max_by(by_hits);
+        if let Some((best, _)) = best.filter(|(_, hits)| hits - chosen > lead) {
+            choice.set(SHARES[best]);
         }
-        for candidate in &mut self.candidates {
-            candidate.hits *= FADING;
-        }
+        self.hits = self.hits.map(|hits| hits * FADING);
         self.seen *= FADING;
     }
 
@@ -141,26 +132,23 @@ impl Sampler {
     pub(super) fn grow(&mut self, slots: usize) {
         let sample = LEAST_SAMPLE.max(slots * self.shards / SAMPLE);
         self.part = ((sample as u64) << 32) / slots as u64;
-        self.fit();
+        self.begin_anew(sample.min(slots));
     }
 
     /// The shard has so many entries, and no room for more.
     #[inline]
     pub(super) fn is_full(&mut self, entries: u32) {
-        let part = self.part.min(1 << 32);
-        self.capacity = usize::try_from(u64::from(entries) * part >> 32).unwrap_or(0).max(1);
+        let sample = (u64::from(entries) * self.part.min(1 << 32)) >> 32;
+        self.capacity = usize::try_from(sample).unwrap_or(usize::MAX).max(1);
         // Where entries have weights it varies; a little too many do no harm.
-        if self.candidates[0].shadow.len() > self.capacity + self.capacity / 4 {
-            self.fit();
+        if self.shadows.len() > self.capacity + self.capacity / 4 {
+            self.begin_anew(self.capacity);
         }
     }
 
     #[cold]
-    fn fit(&mut self) {
-        let (part, capacity) = (self.part, self.capacity);
-        for Candidate { shadow, .. } in &mut self.candidates {
-            shadow.retain(capacity, |hash| is_within(part, hash));
-        }
+    fn begin_anew(&mut self, keys: usize) {
+        self.shadows = Shadows::new(keys, SHARES.map(rules));
     }
 }
 

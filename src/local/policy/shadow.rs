@@ -1,34 +1,44 @@
-//! A cache in miniature: hashes of a sample of the keys under a policy, to see what it would do.
+//! Caches in miniature: hashes of a sample of the keys under several rules, to see which does best.
 
+use super::list::as_slot;
 use super::s3_fifo::{Rules, S3Fifo};
 use super::{Eviction, Words};
 use hashbrown::HashTable;
 use std::sync::atomic::AtomicU32;
 
-pub(super) struct Shadow {
-    rules: Rules,
+/// `N` caches, each with rules of its own, that are asked for the same keys. They share the index and the
+/// slots, since most keys are in most of them.
+pub(super) struct Shadows<const N: usize> {
     index: HashTable<u32>,
-    entries: Entries,
-    policy: S3Fifo,
+    keys: Vec<Key<N>>,
+    /// Slots of `keys` that no cache holds.
+    free: Vec<u32>,
+    caches: [S3Fifo; N],
 }
 
-struct Entry {
+struct Key<const N: usize> {
     hash: u32,
-    word: AtomicU32,
+    /// A bit for each cache that holds it.
+    holders: u32,
+    words: [AtomicU32; N],
 }
 
-/// By slot. None is ever vacant but between an eviction and the insertion that it is for.
-struct Entries(Vec<Entry>);
+/// What one of the caches holds.
+struct Held<'a, const N: usize> {
+    keys: &'a [Key<N>],
+    cache: usize,
+}
 
-impl Words for Entries {
+impl<const N: usize> Words for Held<'_, N> {
     #[inline]
     fn word(&self, slot: u32) -> Option<&AtomicU32> {
-        Some(&self.0.get(slot as usize)?.word)
+        let key = self.keys.get(slot as usize)?;
+        (key.holders >> self.cache & 1 == 1).then(|| &key.words[self.cache])
     }
 
     #[inline]
     fn hash(&self, slot: u32) -> u32 {
-        self.0.get(slot as usize).map_or(0, |entry| entry.hash)
+        self.keys.get(slot as usize).map_or(0, |key| key.hash)
     }
 }
 
@@ -36,68 +46,116 @@ fn spread(hash: u32) -> u64 {
     u64::from(hash).wrapping_mul(0x9E37_79B9_7F4A_7C15)
 }
 
-impl Shadow {
-    pub(super) fn new(rules: Rules) -> Self {
+impl<const N: usize> Shadows<N> {
+    /// Empty ones, each for about so many keys.
+    pub(super) fn new(keys: usize, rules: [Rules; N]) -> Self {
         Self {
-            rules,
             index: HashTable::new(),
-            entries: Entries(Vec::new()),
-            policy: S3Fifo::new(rules),
+            keys: Vec::new(),
+            free: Vec::new(),
+            caches: rules.map(|rules| {
+                let mut cache = S3Fifo::new(rules);
+                cache.remember(keys);
+                cache
+            }),
         }
     }
 
+    /// How many keys one of the caches holds. They all begin together, so each holds as many.
     pub(super) fn len(&self) -> usize {
-        self.entries.0.len()
+        self.caches.first().map_or(0, |cache| cache.len() as usize)
     }
 
-    /// Asks for a key, and inserts it if it is not there, in a cache of so many. Was it there?
-    pub(super) fn access(&mut self, hash: u32, capacity: usize) -> bool {
-        let Entries(entries) = &self.entries;
-        let is_it = |&slot: &u32| entries[slot as usize].hash == hash;
-        if let Some(&slot) = self.index.find(spread(hash), is_it) {
-            self.policy.touch(slot, &entries[slot as usize].word);
-            return true;
-        }
-        let slot = self.vacate(capacity);
-        let Entries(entries) = &mut self.entries;
-        entries[slot as usize].hash = hash;
-        let hasher = |&slot: &u32| spread(entries[slot as usize].hash);
-        self.index.insert_unique(spread(hash), slot, hasher);
-        self.policy.insert(slot, &entries[slot as usize].word, hash);
-        false
-    }
-
-    /// A slot for a new entry.
-    fn vacate(&mut self, capacity: usize) -> u32 {
-        if self.len() >= capacity {
-            if let Some(slot) = self.policy.evict(&self.entries) {
-                let hash = spread(self.entries.hash(slot));
-                if let Ok(found) = self.index.find_entry(hash, |&other| other == slot) {
-                    found.remove();
-                }
-                return slot;
+    /// Asks for a key, and inserts it where it is not, in caches of so many. Returns a bit for each that
+    /// had it.
+    pub(super) fn access(&mut self, hash: u32, capacity: usize) -> u32 {
+        let is_it = |&slot: &u32| self.keys[slot as usize].hash == hash;
+        let found = self.index.find(spread(hash), is_it).copied();
+        let slot = found.unwrap_or_else(|| self.enter(hash));
+        let holders = self.keys[slot as usize].holders;
+        for cache in 0..N {
+            if holders >> cache & 1 == 0 {
+                self.make_room(cache, capacity);
+                self.keys[slot as usize].holders |= 1 << cache;
+                let word = &self.keys[slot as usize].words[cache];
+                self.caches[cache].insert(slot, word, hash);
+            } else {
+                let word = &self.keys[slot as usize].words[cache];
+                self.caches[cache].touch(slot, word);
             }
         }
-        let Entries(entries) = &mut self.entries;
-        if entries.len() == entries.capacity() {
-            entries.reserve(64);
-            self.policy.grow(entries.capacity());
-        }
-        entries.push(Entry {
-            hash: 0,
-            word: AtomicU32::new(0),
-        });
-        super::list::as_slot(entries.len() - 1)
+        holders
     }
 
-    /// Holds none but these any more, and no more than so many. Forgets what it knew of others.
-    pub(super) fn retain(&mut self, capacity: usize, keep: impl Fn(u32) -> bool) {
-        let hottest_first = self.policy.hottest_first(&self.entries).into_iter();
-        let hashes = hottest_first.map(|slot| self.entries.hash(slot));
-        let kept: Vec<u32> = hashes.filter(|&hash| keep(hash)).take(capacity).collect();
-        *self = Self::new(self.rules);
-        for hash in kept.into_iter().rev() {
-            self.access(hash, capacity);
+    /// A slot for a key that none of them holds.
+    fn enter(&mut self, hash: u32) -> u32 {
+        let slot = self.free.pop().unwrap_or_else(|| self.add_slot());
+        self.keys[slot as usize].hash = hash;
+        let hasher = |&slot: &u32| spread(self.keys[slot as usize].hash);
+        self.index.insert_unique(spread(hash), slot, hasher);
+        slot
+    }
+
+    fn add_slot(&mut self) -> u32 {
+        if self.keys.len() == self.keys.capacity() {
+            self.keys.reserve(64);
+            for cache in &mut self.caches {
+                cache.grow_queues(self.keys.capacity());
+            }
+        }
+        self.keys.push(Key {
+            hash: 0,
+            holders: 0,
+            words: [const { AtomicU32::new(0) }; N],
+        });
+        as_slot(self.keys.len() - 1)
+    }
+
+    fn make_room(&mut self, cache: usize, capacity: usize) {
+        let policy = &mut self.caches[cache];
+        if (policy.len() as usize) < capacity {
+            return;
+        }
+        let keys = &self.keys;
+        let Some(victim) = policy.evict(&Held { keys, cache }) else {
+            return;
+        };
+        let key = &mut self.keys[victim as usize];
+        key.holders &= !(1 << cache);
+        if key.holders == 0 {
+            let found = self
+                .index
+                .find_entry(spread(key.hash), |&slot| slot == victim);
+            found.expect("each key is in the index").remove();
+            self.free.push(victim);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::adaptive::rules;
+    use super::*;
+
+    /// A loop that is longer than the caches, after another that is not: CLOCK has none of it, a main
+    /// queue what it has kept.
+    #[test]
+    fn each_cache_follows_its_own_rules() {
+        let mut shadows = Shadows::new(100, [rules(10), rules(100)]);
+        let mut hits = [0; 2];
+        for step in 0..30_000_u32 {
+            let key = step % 150;
+            let had = shadows.access(key.wrapping_mul(0x9E37_79B9), 100);
+            for (cache, hits) in hits.iter_mut().enumerate() {
+                *hits += had >> cache & 1;
+            }
+        }
+        assert_eq!(shadows.len(), 100);
+        assert_eq!(hits[1], 0);
+        assert!(hits[0] > 10_000, "{hits:?}");
+        for cache in 0..2 {
+            let keys = &shadows.keys;
+            shadows.caches[cache].validate(&Held { keys, cache });
         }
     }
 }

@@ -1,16 +1,17 @@
 //! How often keys were asked for lately, roughly.
 
-/// How many entries share a word of sixteen counters: two bytes an entry.
+/// How many entries share a word of 32 counters: two bytes an entry.
 const ENTRIES_PER_WORD: usize = 4;
 /// Each counter is halved once in so many additions for each entry.
 const PERIOD: usize = 3;
-/// The counters of a word.
-const HALVES: u64 = 0x5555_5555_5555_5555;
+/// The most that a counter of two bits counts, and what is left of all when they are halved.
 const MOST: u64 = 3;
+const HALVES: u64 = 0x5555_5555_5555_5555;
 
-/// A count-min sketch of four bits a counter. A key has four counters in one word, so that it takes
-/// one cache line to ask and to add; they are halved word by word as others are added, so that what
-/// is long past counts for less (Einziger et al., "`TinyLFU`", 2017).
+/// A count-min sketch of two bits a counter: what the gate asks is which of two keys was asked for
+/// at least twice more, and with the same memory more and smaller counters tell better. A key has four
+/// counters in one word, so that it takes one cache line to ask and to add; they are halved word by word
+/// as others are added, so that what is long past counts for less (Einziger et al., "`TinyLFU`", 2017).
 #[derive(Default)]
 pub(super) struct Sketch {
     words: Box<[u64]>,
@@ -33,8 +34,8 @@ impl Sketch {
     #[allow(clippy::cast_possible_truncation)]
     fn place(&self, hash: u32) -> (usize, Shifts) {
         let spread = u64::from(hash).wrapping_mul(0xD6E8_FEB8_6659_FD93);
-        let word = (spread >> 32) * self.words.len() as u64 >> 32;
-        // One of four in each quarter.
+        let word = ((spread >> 32) * self.words.len() as u64) >> 32;
+        // One of eight in each quarter.
         let shift = |quarter: u32| quarter * 16 + (spread >> (8 + 3 * quarter) & 7) as u32 * 2;
         (word as usize, [shift(0), shift(1), shift(2), shift(3)])
     }
@@ -44,7 +45,7 @@ impl Sketch {
         counts.into_iter().min().unwrap_or(0)
     }
 
-    /// How often a key was added, at most 15.
+    /// How often a key was added, at most three times.
     #[inline]
     pub(super) fn count(&self, hash: u32) -> u64 {
         let (word, shifts) = self.place(hash);
@@ -99,7 +100,7 @@ mod tests {
         let mut sketch = Sketch::default();
         assert_eq!(sketch.count(7), 0);
         sketch.add(7);
-        sketch.resize(1_000);
+        sketch.resize(10_000);
         for n in 0..1_000 {
             (0..n % 4).for_each(|_| sketch.add(hash(n)));
         }
@@ -107,8 +108,8 @@ mod tests {
         assert!(exact.count() > 900);
         (0..100).for_each(|_| sketch.add(hash(5_000)));
         assert_eq!(sketch.count(hash(5_000)), MOST);
-        let other = (6_000..).take(40_000);
-        other.for_each(|n| sketch.add(hash(n)));
+        let others = 6_000..70_000;
+        others.for_each(|n| sketch.add(hash(n)));
         assert!(sketch.count(hash(5_000)) < MOST);
     }
 }
