@@ -203,6 +203,9 @@ fn least_shards(capacity: Option<usize>) -> usize {
     clippy::cast_sign_loss
 )]
 fn expected_entries(capacity: Option<usize>, shards: usize) -> usize {
+    if shards == 1 {
+        return capacity.unwrap_or(0);
+    }
     let mean = capacity.unwrap_or(0) as f64 / shards as f64;
     (mean + 4.0 * mean.sqrt()).ceil() as usize
 }

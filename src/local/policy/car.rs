@@ -18,7 +18,7 @@ pub(crate) struct Car {
     clocks: Queues,
     histories: [History; 2],
     /// How many entries the clock of those asked for once is to have.
-    once_target: usize,
+    once_target: f64,
 }
 
 impl Default for Car {
@@ -26,28 +26,23 @@ impl Default for Car {
         Self {
             clocks: Queues::new(),
             histories: [History::default(), History::default()],
-            once_target: 0,
+            once_target: 0.0,
         }
     }
 }
 
 impl Car {
-    fn len_of(&self, clock: Queue) -> usize {
-        self.clocks.len_of(clock) as usize
-    }
-
-    fn left(&self, clock: Queue) -> usize {
-        self.histories[clock as usize].len()
+    fn left(&self, clock: Queue) -> f64 {
+        as_real(self.histories[clock as usize].len())
     }
 
     /// A key returns that had left this clock. The paper moves the target by more the rarer that is.
-    fn adapt(&mut self, clock: Queue, capacity: usize) {
+    fn adapt(&mut self, clock: Queue, capacity: f64) {
         let (once, often) = (self.left(ONCE), self.left(OFTEN));
         self.once_target = if clock == ONCE {
-            (self.once_target + (often / once.max(1)).max(1)).min(capacity)
+            (self.once_target + (often / once).max(1.0)).min(capacity)
         } else {
-            self.once_target
-                .saturating_sub((once / often.max(1)).max(1))
+            (self.once_target - (once / often).max(1.0)).max(0.0)
         };
     }
 
@@ -62,6 +57,11 @@ impl Car {
             often.forget_oldest();
         }
     }
+}
+
+#[allow(clippy::cast_precision_loss)]
+fn as_real(entries: usize) -> f64 {
+    entries as f64
 }
 
 impl Eviction for Car {
@@ -86,7 +86,7 @@ impl Eviction for Car {
             .into_iter()
             .find(|&clock| self.histories[clock as usize].contains(hash));
         let clock = if let Some(clock) = returns_to {
-            self.adapt(clock, capacity);
+            self.adapt(clock, as_real(capacity));
             self.histories[clock as usize].take(hash);
             OFTEN
         } else {
@@ -104,7 +104,7 @@ impl Eviction for Car {
         let capacity = self.clocks.len() as usize;
         let mut passed = 0;
         while self.clocks.len() > 0 {
-            let is_once_full = self.len_of(ONCE) >= self.once_target.max(1);
+            let is_once_full = f64::from(self.clocks.len_of(ONCE)) >= self.once_target.max(1.0);
             let clock = if is_once_full { ONCE } else { OFTEN };
             // Where all that belongs to a clock is astray it has none to give, until the other finds it.
             let other = if is_once_full { OFTEN } else { ONCE };

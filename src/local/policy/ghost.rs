@@ -1,25 +1,39 @@
 //! Keys that left a while ago, as fingerprints.
 
-/// How many fingerprints a bucket holds.
+/// How many keys a bucket holds.
 const WAYS: usize = 8;
+/// How finely time is told at most, in parts of what the queue remembers.
+const TICKS: u32 = 1_000;
 
 /// A queue of the keys that were added last, in buckets of eight, each a queue of its own. A key is 16
-/// bits of its hash, so it takes two bytes, and one look-up in eight thousand finds what is not there.
+/// bits of its hash, and 16 of the time, by which what is in a bucket that few came to is old at the same
+/// age as elsewhere. There is room for half as many more than are remembered, since buckets fill
+/// unevenly: six bytes for each. One look-up in ten thousand finds what is not there.
 #[derive(Default)]
 pub(super) struct Ghost {
     /// The latest of each bucket first. 0 is nothing.
-    buckets: Box<[[u16; WAYS]]>,
+    buckets: Box<[[u32; WAYS]]>,
+    /// For how many ticks a key is remembered, and how many are added in each.
+    life: u32,
+    tick_len: i32,
+    /// How many were added in this one, less those taken out, and its number.
+    added: i32,
+    tick: u16,
 }
 
 impl Ghost {
-    /// Forgets everything, and has room for about so many keys.
-    pub(super) fn resize(&mut self, keys: usize) {
-        self.buckets = vec![[0; WAYS]; keys.div_ceil(WAYS)].into();
+    /// Forgets everything, and is to remember so many keys.
+    pub(super) fn resize(&mut self, keys: u32) {
+        let lanes = keys as usize * 3 / 2;
+        self.buckets = vec![[0; WAYS]; lanes.div_ceil(WAYS)].into();
+        let tick_len = keys.div_ceil(TICKS).max(1);
+        self.life = keys / tick_len;
+        self.tick_len = i32::try_from(tick_len).unwrap_or(i32::MAX);
     }
 
     #[inline]
     #[allow(clippy::cast_possible_truncation)]
-    fn place(&mut self, hash: u32) -> Option<(&mut [u16; WAYS], u16)> {
+    fn place(&mut self, hash: u32) -> Option<(&mut [u32; WAYS], u16)> {
         let spread = u64::from(hash).wrapping_mul(0x9E37_79B9_7F4A_7C15);
         let bucket = ((spread >> 32) * self.buckets.len() as u64) >> 32;
         let fingerprint = (spread >> 16) as u16;
@@ -28,20 +42,38 @@ impl Ghost {
 
     #[inline]
     pub(super) fn add(&mut self, hash: u32) {
+        let tick = self.tick;
         if let Some((bucket, fingerprint)) = self.place(hash) {
-            bucket.copy_within(..WAYS - 1, 1);
-            bucket[0] = fingerprint;
+            // Into the place of one that was taken out, if there is any.
+            let end = bucket.iter().position(|&lane| lane == 0);
+            bucket.copy_within(..end.unwrap_or(WAYS - 1), 1);
+            bucket[0] = u32::from(fingerprint) << 16 | u32::from(tick);
+        }
+        self.added += 1;
+        if self.added >= self.tick_len {
+            self.added = 0;
+            self.tick = self.tick.wrapping_add(1);
         }
     }
 
     /// Takes a key out, and says whether it was there.
     #[inline]
+    #[allow(clippy::cast_possible_truncation)]
     pub(super) fn take(&mut self, hash: u32) -> bool {
+        let tick = self.tick;
         let Some((bucket, fingerprint)) = self.place(hash) else {
             return false;
         };
-        let found = bucket.iter().position(|&other| other == fingerprint);
-        found.map(|way| bucket[way] = 0).is_some()
+        let is_it = |&lane: &u32| lane >> 16 == u32::from(fingerprint);
+        let Some(way) = bucket.iter().position(is_it) else {
+            return false;
+        };
+        let age = tick.wrapping_sub(bucket[way] as u16);
+        bucket[way] = 0;
+        let remembered = u32::from(age) < self.life;
+        // One that is taken out leaves room for another, by which those before it do not age.
+        self.added -= i32::from(remembered);
+        remembered
     }
 }
 

@@ -6,6 +6,7 @@
 //! the main queue, and a small queue of any share, up to all, which makes it CLOCK.
 
 use super::ghost::Ghost;
+use super::list::as_slot;
 use super::queues::{QUIET, Queue, Queues, Taken, after_hit, hits};
 use super::sketch::Sketch;
 use super::{Eviction, Quiet, Words};
@@ -77,7 +78,8 @@ impl S3Fifo {
 
     /// Begins to remember what is asked for, as is right for so many entries.
     pub(super) fn remember(&mut self, entries: usize) {
-        self.ghost.resize(entries * self.rules.ghosts / 100);
+        self.ghost
+            .resize(as_slot(entries * self.rules.ghosts / 100));
         if self.rules.gated {
             self.sketch.resize(entries);
         }
@@ -170,7 +172,7 @@ impl S3Fifo {
                 self.queues.remove(taken.state);
                 return Some(taken.slot);
             }
-            self.queues.put(&taken, SMALL, hits - 1);
+            self.queues.put(&taken, SMALL, 0);
         }
         None
     }
