@@ -4,8 +4,8 @@
 mod common;
 
 use common::{
-    Bench, Foyer, Hotset, Moka, MokaFuture, MutexLru, Numbers, Peer, PlainMap, QuickCache, Scc,
-    Work,
+    Adaptive, Bench, Foyer, Hotset, Moka, MokaFuture, MutexLru, Numbers, Peer, PlainMap,
+    QuickCache, Scc, Work,
 };
 use criterion::measurement::WallTime;
 use criterion::{
@@ -42,6 +42,7 @@ fn caches(criterion: &mut Criterion) {
             let keys = work.keys::<Numbers>(capacity);
             let mut group = criterion.benchmark_group(format!("{}/{capacity}", work.name()));
             bench::<Hotset<Numbers>>(&mut group, work, capacity, &keys);
+            bench::<Adaptive<Numbers>>(&mut group, work, capacity, &keys);
             bench::<QuickCache<Numbers>>(&mut group, work, capacity, &keys);
             bench::<Moka<Numbers>>(&mut group, work, capacity, &keys);
             bench::<MokaFuture<Numbers>>(&mut group, work, capacity, &keys);

@@ -8,7 +8,7 @@
 mod common;
 
 use common::{
-    Bench, Contents, Foyer, Hotset, Moka, MokaFuture, MutexLru, Numbers, Peer, PlainMap,
+    Adaptive, Bench, Contents, Foyer, Hotset, Moka, MokaFuture, MutexLru, Numbers, Peer, PlainMap,
     QuickCache, Scc, Texts, Work,
 };
 use hdrhistogram::Histogram;
@@ -93,7 +93,8 @@ impl Picks {
     }
 }
 
-const PEERS: &str = "hotset | `quick_cache` | moka | foyer | scc | `Mutex<lru>` | plain map |";
+const PEERS: &str =
+    "hotset | adaptive | `quick_cache` | moka | foyer | scc | `Mutex<lru>` | plain map |";
 
 fn main() {
     if let Some(name) = std::env::args().find_map(|a| Some(a.strip_prefix(MEMORY_OF)?.to_owned())) {
@@ -103,9 +104,9 @@ fn main() {
     println!(
         "Million operations a second over all threads, median of {ROUNDS} rounds; in brackets\n\
          hotset's figure over theirs, and with two threads over its own with one. hotset and moka\n\
-         with a time to live, hotset with statistics.\n\n\
+         with a time to live, hotset with statistics; adaptive is hotset with that policy.\n\n\
          | work | entries | threads | {PEERS}\n\
-         | --- | --: | --: | --: | --: | --: | --: | --: | --: | --: |"
+         | --- | --: | --: | --: | --: | --: | --: | --: | --: | --: | --: |"
     );
     for work in Work::ALL {
         for size in work.sizes() {
@@ -152,6 +153,7 @@ fn rows<C: Contents>(name: &str, work: Work, capacity: usize, turn: Duration) {
     let keys = &work.keys::<C>(capacity)[..];
     let mut columns = [
         column::<C, Hotset<C>>(work, capacity, keys, turn),
+        column::<C, Adaptive<C>>(work, capacity, keys, turn),
         column::<C, QuickCache<C>>(work, capacity, keys, turn),
         column::<C, Moka<C>>(work, capacity, keys, turn)
             .or_else(|| column::<C, MokaFuture<C>>(work, capacity, keys, turn)),
@@ -193,8 +195,9 @@ fn rows<C: Contents>(name: &str, work: Work, capacity: usize, turn: Duration) {
 }
 
 const MEMORY_OF: &str = "--memory-of=";
-const MEMORY: [&str; 6] = [
+const MEMORY: [&str; 7] = [
     "hotset",
+    "adaptive",
     "quick_cache",
     "moka",
     "foyer",
@@ -205,6 +208,7 @@ const MEMORY: [&str; 6] = [
 fn memory_of(name: &str) {
     match name {
         "hotset" => memory::<Hotset<_>>(),
+        "adaptive" => memory::<Adaptive<_>>(),
         "quick_cache" => memory::<QuickCache<_>>(),
         "moka" => memory::<Moka<_>>(),
         "foyer" => memory::<Foyer<_>>(),

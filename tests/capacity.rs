@@ -1,6 +1,6 @@
 //! Bounds hold exactly: at every moment, over all shards, with all threads writing.
 
-use hotset::{Builder, Loaded, LocalCache, RemovalCause};
+use hotset::{Builder, Loaded, LocalCache, Policy, RemovalCause};
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 use std::collections::HashMap;
@@ -59,8 +59,11 @@ fn hammer(cache: &Cache, keys: u64, heaviest: u64, check: impl Fn() + Sync) {
                 for _ in 0..CALLS {
                     let key = random.random_range(0..keys);
                     let weight = random.random_range(0..=heaviest);
-                    match random.random_range(0..8) {
+                    match random.random_range(0..12) {
                         0..4 => cache.insert(key, weight),
+                        8..12 => {
+                            cache.get(&key);
+                        }
                         4 => {
                             cache.remove(&key);
                         }
@@ -104,6 +107,8 @@ fn check_settled(cache: &Cache, told: &Told) {
     assert_eq!(cache.weight(), stats.weight);
 }
 
+const POLICIES: [Policy; 4] = [Policy::Lru, Policy::S3Fifo, Policy::Car, Policy::Adaptive];
+
 /// Numbers of entries and shards, in every proportion.
 const SIZES: &[(usize, usize)] = &[
     (1, 1),
@@ -117,10 +122,15 @@ const SIZES: &[(usize, usize)] = &[
     (2, 64),
 ];
 
+fn of_each_policy() -> impl Iterator<Item = (Policy, &'static (usize, usize))> {
+    let policies = POLICIES.into_iter();
+    policies.flat_map(|policy| SIZES.iter().map(move |sizes| (policy, sizes)))
+}
+
 #[test]
 fn no_thread_ever_sees_more_entries_than_the_capacity() {
-    for &(capacity, shards) in SIZES {
-        let (cache, told) = counted(bounded(capacity, shards));
+    for (policy, &(capacity, shards)) in of_each_policy() {
+        let (cache, told) = counted(bounded(capacity, shards).policy(policy));
         let keys = capacity as u64 * 2 + 4;
         hammer(&cache, keys, 1, || {
             assert!(cache.len() <= capacity);
@@ -139,9 +149,9 @@ fn no_thread_ever_sees_more_entries_than_the_capacity() {
 
 #[test]
 fn no_thread_ever_sees_more_weight_than_the_budget() {
-    for &(budget, shards) in SIZES {
+    for (policy, &(budget, shards)) in of_each_policy() {
         let budget = budget as u64;
-        let (cache, told) = counted(weighted(budget, shards));
+        let (cache, told) = counted(weighted(budget, shards).policy(policy));
         let weigh = |cache: &Cache| cache.iter().map(|(_, value)| value.max(1)).sum::<u64>();
         // A few are heavier than the whole budget.
         hammer(&cache, 50, budget + budget / 16 + 1, || {

@@ -5,7 +5,9 @@
 
 mod peers;
 
-pub use peers::{Foyer, Hotset, Moka, MokaFuture, MutexLru, Peer, PlainMap, QuickCache, Scc};
+pub use peers::{
+    Adaptive, Foyer, Hotset, Moka, MokaFuture, MutexLru, Peer, PlainMap, QuickCache, Scc,
+};
 
 use rand::rngs::SmallRng;
 use rand::seq::SliceRandom;

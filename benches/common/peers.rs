@@ -1,7 +1,7 @@
 //! The caches side by side.
 
 use super::{Contents, runtime};
-use hotset::LocalCache;
+use hotset::{LocalCache, Policy};
 use std::convert::Infallible;
 use std::future::Future;
 use std::sync::Mutex;
@@ -78,6 +78,33 @@ impl<C: Contents> Peer<C> for Hotset<C> {
         let load = || async { Ok::<_, Infallible>(load()) };
         let loaded = self.0.get_or_load_async(key, load).await;
         loaded.expect("the loader does not fail")
+    }
+}
+
+/// hotset with another policy, all else being the same.
+pub struct Adaptive<C: Contents>(LocalCache<C::Key, C::Value>);
+
+impl<C: Contents> Peer<C> for Adaptive<C> {
+    const NAME: &'static str = "hotset, adaptive";
+    const LOADS: bool = false;
+    const LOADS_ASYNC: bool = false;
+
+    fn with_capacity(capacity: usize) -> Self {
+        let builder = LocalCache::builder().capacity(capacity).time_to_live(TTL);
+        let builder = builder.policy(Policy::Adaptive);
+        Self(builder.build().expect("settings are valid"))
+    }
+
+    fn get(&self, key: &C::Key) -> Option<C::Value> {
+        self.0.get(key)
+    }
+
+    fn read(&self, key: &C::Key) -> bool {
+        self.0.get_with(key, |_| ()).is_some()
+    }
+
+    fn insert(&self, key: C::Key, value: C::Value) {
+        self.0.insert(key, value);
     }
 }
 

@@ -24,16 +24,14 @@ impl Trace {
     fn read(path: &Path) -> Result<Self, String> {
         let told = path.display();
         let bytes = fs::read(path).map_err(|error| format!("cannot read {told}: {error}"))?;
-        let (keys, rest) = bytes.as_chunks();
-        if keys.is_empty() || !rest.is_empty() {
+        if bytes.is_empty() || bytes.len() % 8 != 0 {
             let format = "a trace is a file of 8-byte little-endian keys";
             return Err(format!("{told} has {} bytes; {format}", bytes.len()));
         }
+        let keys = bytes.chunks_exact(8);
+        let keys = keys.map(|key| u64::from_le_bytes(key.try_into().expect("8 bytes")));
         let name = path.file_stem().unwrap_or_default().to_string_lossy();
-        Ok(Self::new(
-            &name,
-            keys.iter().map(|key| u64::from_le_bytes(*key)),
-        ))
+        Ok(Self::new(&name, keys))
     }
 }
 
@@ -107,10 +105,11 @@ pub fn made(length: usize) -> Vec<Trace> {
 /// Half of the keys are new, and the others have been asked for lately: recency is all there is.
 fn soon_again(length: usize, mut rng: SmallRng) -> Trace {
     let mut keys: Vec<u64> = Vec::with_capacity(length);
+    #[allow(clippy::cast_precision_loss)]
+    let mean = length as f64 / 200.0;
     while keys.len() < length {
-        let back = -rng.random::<f64>().ln() * length as f64 / 200.0;
         #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
-        let back = back as usize + 1;
+        let back = (-rng.random::<f64>().ln() * mean) as usize + 1;
         let key = match keys.len().checked_sub(back) {
             Some(at) if rng.random::<bool>() => keys[at],
             _ => rng.next_u64(),

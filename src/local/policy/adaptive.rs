@@ -40,7 +40,7 @@ impl Choice {
 pub(super) const fn rules(small: u32) -> Rules {
     Rules {
         small,
-        ghosts: 20,
+        ghosts: 10,
         gated: true,
     }
 }

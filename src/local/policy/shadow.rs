@@ -98,7 +98,7 @@ impl<const N: usize> Shadows<N> {
 
     fn add_slot(&mut self) -> u32 {
         if self.keys.len() == self.keys.capacity() {
-            self.keys.reserve(64);
+            self.keys.reserve_exact(64 + self.keys.len() / 8);
             for cache in &mut self.caches {
                 cache.grow_queues(self.keys.capacity());
             }
