@@ -12,6 +12,21 @@ pub struct Line<'a> {
 
 const SIZE: (u32, u32) = (860, 480);
 const FONT: &str = "sans-serif";
+/// In the order of the lines.
+const COLORS: [RGBColor; 12] = [
+    RGBColor(60, 60, 60),
+    RGBColor(160, 160, 160),
+    RGBColor(120, 160, 220),
+    RGBColor(40, 100, 200),
+    RGBColor(0, 160, 160),
+    RGBColor(210, 30, 40),
+    RGBColor(230, 140, 20),
+    RGBColor(150, 90, 200),
+    RGBColor(150, 200, 120),
+    RGBColor(70, 150, 60),
+    RGBColor(200, 180, 40),
+    RGBColor(200, 130, 150),
+];
 
 pub fn draw(file: &Path, title: &str, lines: &[Line<'_>]) -> Result<(), Box<dyn Error>> {
     let area = SVGBackend::new(file, SIZE).into_drawing_area();
@@ -19,13 +34,14 @@ pub fn draw(file: &Path, title: &str, lines: &[Line<'_>]) -> Result<(), Box<dyn 
     let points = || lines.iter().flat_map(|line| &line.points);
     let least = points().map(|point| point.0).fold(f64::MAX, f64::min);
     let most = points().map(|point| point.0).fold(0.0, f64::max);
-    let top = points().map(|point| point.1).fold(0.0, f64::max) * 1.05;
+    let top = points().map(|point| point.1).fold(1.0, f64::max) * 1.05;
+    let bottom = points().map(|point| point.1).fold(100.0, f64::min) * 0.9;
     let mut chart = ChartBuilder::on(&area)
         .caption(title, (FONT, 20))
         .margin(12)
         .x_label_area_size(44)
         .y_label_area_size(52)
-        .build_cartesian_2d((least..most).log_scale(), 0.0..top)?;
+        .build_cartesian_2d((least..most).log_scale(), bottom..top)?;
     chart
         .configure_mesh()
         .x_desc("entries")
@@ -34,8 +50,7 @@ pub fn draw(file: &Path, title: &str, lines: &[Line<'_>]) -> Result<(), Box<dyn 
         .y_label_formatter(&|percent| format!("{percent:.0}"))
         .light_line_style(TRANSPARENT)
         .draw()?;
-    for (index, line) in lines.iter().enumerate() {
-        let color = Palette99::pick(index).to_rgba();
+    for (line, color) in lines.iter().zip(COLORS) {
         // Ours stand out.
         let width = if line.name.starts_with("hotset") {
             3

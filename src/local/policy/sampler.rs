@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 const SHARES: [u32; 5] = [1, 10, 40, 80, CLOCK];
 
 /// A shadow has at least so many entries, if the shard does; else one in so many of the cache's.
-const LEAST_SAMPLE: usize = 64;
+const LEAST_SAMPLE: usize = 96;
 const SAMPLE: usize = 128;
 
 /// The choice is looked at four times in as many accesses as a shadow has entries, and each time what was
