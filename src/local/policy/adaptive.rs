@@ -10,6 +10,7 @@
 //! A hit on a sampled entry is noted, once between two writes: hits in between are simultaneous. Others
 //! cost what they cost with S3-FIFO.
 
+use super::list::as_slot;
 use super::queues::{NOTED, QUIET, after_hit};
 use super::s3_fifo::{CLOCK, Rules, S3Fifo};
 use super::sampler::Sampler;
@@ -104,7 +105,7 @@ impl Eviction for Adaptive {
 
     fn evict(&mut self, words: &impl Words) -> Option<u32> {
         if let Some(sampler) = &mut self.sampler {
-            sampler.is_full(self.queues.len());
+            sampler.evicts_from(self.queues.len());
         }
         self.queues.set_small(self.choice.get());
         self.queues.evict(words)
@@ -113,7 +114,7 @@ impl Eviction for Adaptive {
     fn grow(&mut self, slots: usize) {
         self.queues.grow(slots);
         if let Some(sampler) = &mut self.sampler {
-            sampler.grow(slots);
+            sampler.grow(as_slot(slots));
         }
     }
 

@@ -97,7 +97,7 @@ impl Eviction for Car {
     }
 
     fn remove(&mut self, word: &AtomicU32) {
-        self.clocks.remove(word.load(Relaxed));
+        self.clocks.remove(word);
     }
 
     fn evict(&mut self, words: &impl Words) -> Option<u32> {
@@ -117,7 +117,6 @@ impl Eviction for Car {
                 self.clocks.put(&taken, OFTEN, 0);
                 continue;
             }
-            self.clocks.remove(taken.state);
             let history = &mut self.histories[Queue::of(taken.state) as usize];
             history.add(words.hash(taken.slot), capacity);
             return Some(taken.slot);

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 /// In a word, at the top: how often the entry was hit since it was filed or passed by, at most three times.
 const HIT: u32 = 1 << 30;
 pub(super) const HITS: u32 = 3 * HIT;
-/// Nobody needs to be told of another hit.
+/// Nobody needs to be told of another hit, be it that somebody was, or that nobody watches the entry.
 pub(super) const NOTED: u32 = 1 << 29;
 /// The entry belongs to the second queue.
 const SECOND: u32 = 1 << 1;
@@ -66,14 +66,15 @@ pub(super) struct Taken<'w> {
     pub(super) state: u32,
 }
 
-/// Two queues, taken from at their heads only. A vacated slot stays where it is filed; when it is filled
-/// again, its word says that it is astray, and whoever comes upon it files it where it belongs. So an entry
-/// takes one link, and one that takes the place of another that did not leave by eviction may have a
-/// longer life than it should.
+/// Two queues, taken from at their heads only, so that an entry takes one link. A slot that is vacated
+/// stays where it is filed; when it is filled again, its word says that it is astray, and whoever comes
+/// upon it files it where it belongs. Until then it counts for neither queue.
 pub(super) struct Queues {
     lists: [List; 2],
-    /// How many entries belong to each queue, wherever they are filed.
+    /// How many entries are in each queue.
     lens: [u32; 2],
+    /// How many are astray.
+    astray: u32,
     /// By slot: the next one in its list.
     links: Vec<u32>,
 }
@@ -83,12 +84,14 @@ impl Queues {
         Self {
             lists: [List::EMPTY; 2],
             lens: [0; 2],
+            astray: 0,
             links: Vec::new(),
         }
     }
 
+    /// How many entries there are.
     pub(super) fn len(&self) -> u32 {
-        self.lens[0] + self.lens[1]
+        self.lens[0] + self.lens[1] + self.astray
     }
 
     pub(super) fn len_of(&self, queue: Queue) -> u32 {
@@ -104,28 +107,40 @@ impl Queues {
     #[inline]
     fn file(&mut self, slot: u32, word: &AtomicU32, state: u32) {
         word.store(state & !ASTRAY, Relaxed);
-        self.lists[Queue::of(state) as usize].push(slot, &mut self.links);
+        let queue = Queue::of(state) as usize;
+        self.lists[queue].push(slot, &mut self.links);
+        self.lens[queue] += 1;
     }
 
     /// A slot was filled: its entry comes last in this queue, sooner or later.
     #[inline]
     pub(super) fn insert(&mut self, queue: Queue, slot: u32, word: &AtomicU32) {
-        self.lens[queue as usize] += 1;
         let state = NOTED | queue.bit();
         if self.links[slot as usize] == UNFILED {
             self.file(slot, word, state);
         } else {
             word.store(state | ASTRAY, Relaxed);
+            self.astray += 1;
         }
     }
 
-    /// An entry with this state leaves.
-    #[inline]
-    pub(super) fn remove(&mut self, state: u32) {
-        self.lens[Queue::of(state) as usize] -= 1;
+    /// An entry that was not taken is about to leave.
+    pub(super) fn remove(&mut self, word: &AtomicU32) {
+        let state = word.load(Relaxed);
+        if state & ASTRAY == 0 {
+            self.lens[Queue::of(state) as usize] -= 1;
+        } else {
+            self.astray -= 1;
+        }
+        if self.len() == 0 {
+            // Else whoever fills them again finds all of them astray.
+            for list in &mut self.lists {
+                while list.pop(&mut self.links).is_some() {}
+            }
+        }
     }
 
-    /// Takes the first entry of a queue, past what is not there any more. It still counts.
+    /// Takes the first entry of a queue, past what is not there any more.
     #[inline]
     pub(super) fn take<'w>(&mut self, queue: Queue, words: &'w impl Words) -> Option<Taken<'w>> {
         loop {
@@ -135,8 +150,10 @@ impl Queues {
             };
             let state = word.load(Relaxed);
             if state & ASTRAY == 0 {
+                self.lens[queue as usize] -= 1;
                 return Some(Taken { slot, word, state });
             }
+            self.astray -= 1;
             self.file(slot, word, state);
         }
     }
@@ -144,15 +161,15 @@ impl Queues {
     /// Files what was taken at the end of a queue, with so many hits.
     #[inline]
     pub(super) fn put(&mut self, taken: &Taken<'_>, queue: Queue, hits: u32) {
-        self.remove(taken.state);
-        self.lens[queue as usize] += 1;
         let state = taken.state & NOTED | queue.bit() | (hits * HIT);
         self.file(taken.slot, taken.word, state);
     }
 
     /// Files what was taken where it was.
-    pub(super) fn put_back(&mut self, taken: &Taken<'_>, queue: Queue) {
-        self.lists[queue as usize].push_first(taken.slot, &mut self.links);
+    pub(super) fn put_back(&mut self, taken: &Taken<'_>) {
+        let queue = Queue::of(taken.state) as usize;
+        self.lists[queue].push_first(taken.slot, &mut self.links);
+        self.lens[queue] += 1;
     }
 
     /// All occupied slots: those of the second queue first, then by hits, then the last filed first.
@@ -169,19 +186,22 @@ impl Queues {
 
     pub(super) fn validate(&self, words: &impl Words) {
         let mut filed = vec![false; self.links.len()];
-        let mut lens = [0; 2];
+        let (mut lens, mut astray) = ([0; 2], 0);
         for (queue, list) in self.lists.iter().enumerate() {
             for slot in list.iter(&self.links) {
                 assert!(!std::mem::replace(&mut filed[slot as usize], true));
                 if let Some(word) = words.word(slot) {
                     let state = word.load(Relaxed);
-                    let belongs = Queue::of(state) as usize;
-                    assert!(state & ASTRAY != 0 || belongs == queue);
-                    lens[belongs] += 1;
+                    if state & ASTRAY == 0 {
+                        assert!(Queue::of(state) as usize == queue);
+                        lens[queue] += 1;
+                    } else {
+                        astray += 1;
+                    }
                 }
             }
         }
-        assert_eq!(lens, self.lens);
+        assert_eq!((lens, astray), (self.lens, self.astray));
         for (slot, (filed, &link)) in filed.iter().zip(&self.links).enumerate() {
             assert_eq!(*filed, link != UNFILED);
             assert!(*filed || words.word(as_slot(slot)).is_none());

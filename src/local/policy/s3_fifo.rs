@@ -117,9 +117,7 @@ impl S3Fifo {
     }
 
     fn evict_main(&mut self, words: &impl Words) -> Option<u32> {
-        let victim = self.take_victim(words)?;
-        self.queues.remove(victim.state);
-        Some(victim.slot)
+        Some(self.take_victim(words)?.slot)
     }
 
     /// Takes an entry out of the small queue. It moves to the main one, or it leaves, or it moves and the
@@ -137,12 +135,10 @@ impl S3Fifo {
         if self.rules.gated {
             if let Some(victim) = self.take_beaten(hash, words) {
                 self.queues.put(&taken, MAIN, 0);
-                self.queues.remove(victim.state);
                 return Ok(Some(victim.slot));
             }
         }
         self.ghost.add(hash);
-        self.queues.remove(taken.state);
         Ok(Some(taken.slot))
     }
 
@@ -157,7 +153,7 @@ impl S3Fifo {
         if count > self.sketch.count(words.hash(victim.slot)) + MARGIN {
             return Some(victim);
         }
-        self.queues.put_back(&victim, MAIN);
+        self.queues.put_back(&victim);
         None
     }
 
@@ -169,7 +165,6 @@ impl S3Fifo {
             let taken = taken.or_else(|| self.queues.take(SMALL, words))?;
             let hits = hits(taken.state);
             if hits == 0 || passed == MOST_PASSED {
-                self.queues.remove(taken.state);
                 return Some(taken.slot);
             }
             self.queues.put(&taken, SMALL, 0);
@@ -226,7 +221,7 @@ impl Eviction for S3Fifo {
     }
 
     fn remove(&mut self, word: &AtomicU32) {
-        self.queues.remove(word.load(Relaxed));
+        self.queues.remove(word);
     }
 
     fn evict(&mut self, words: &impl Words) -> Option<u32> {

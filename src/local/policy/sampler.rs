@@ -10,9 +10,10 @@ use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 /// The shares of the small queue to choose from, in percent.
 const SHARES: [u32; 5] = [1, 10, 40, 80, CLOCK];
 
-/// A shadow has at least so many entries, if the shard does; else one in so many of the cache's.
-const LEAST_SAMPLE: usize = 96;
+/// A shadow has one in so many of a cache's entries, or of a small one's some more: with too few, chance
+/// decides. The fewest are as many as 64, and in no cache of a thousand more than one in 24.
 const SAMPLE: usize = 128;
+const SAMPLE_OF_SMALL: usize = 24;
 
 /// The choice is looked at four times in as many accesses as a shadow has entries, and each time what was
 /// before counts for a little less.
@@ -35,12 +36,14 @@ pub(super) struct Sampler {
     /// The part of the shard's keys that is sampled, of `1 << 32`.
     part: u64,
     shadows: Shadows<{ SHARES.len() }>,
-    /// Of each shadow, fading.
-    hits: [f32; SHARES.len()],
-    /// How many entries a shadow may have: as many as the shard, for its part, once that evicts.
+    /// How many entries each shadow may have: as many as the shard, for its part.
     capacity: usize,
-    /// How many accesses there were, fading as hits do, and how many until the next look.
+    /// How many entries the shard had when it last had to evict; 0 if it never had.
+    entries: u32,
+    /// Fading: how many accesses there were, and how many of them each shadow and the shard had.
     seen: f32,
+    hits: [f32; SHARES.len()],
+    own_hits: f32,
     until_look: usize,
 }
 
@@ -50,11 +53,13 @@ impl Sampler {
             notes: [const { AtomicU32::new(0) }; NOTES],
             noted: AtomicU32::new(0),
             shards,
-            part: 1 << 32,
+            part: 0,
             shadows: Shadows::new(0, SHARES.map(rules)),
-            hits: [0.0; SHARES.len()],
-            capacity: usize::MAX,
+            capacity: 0,
+            entries: 0,
             seen: 0.0,
+            hits: [0.0; SHARES.len()],
+            own_hits: 0.0,
             until_look: 0,
         }
     }
@@ -87,12 +92,12 @@ impl Sampler {
         let noted = std::mem::take(self.noted.get_mut()) as usize;
         for at in 0..noted.min(NOTES) {
             let slot = *self.notes[at].get_mut();
-            if let Some(word) = words.word(slot) {
+            let hash = words.hash(slot);
+            // It may have left, and what it was sampled for may be less by now.
+            if let Some(word) = words.word(slot).filter(|_| self.samples(hash)) {
                 word.store(word.load(Relaxed) & !NOTED, Relaxed);
-                let hash = words.hash(slot);
-                if self.samples(hash) {
-                    self.access(hash, choice);
-                }
+                self.own_hits += 1.0;
+                self.access(hash, choice);
             }
         }
     }
@@ -108,9 +113,13 @@ impl Sampler {
         self.seen += 1.0;
         if self.until_look > 0 {
             self.until_look -= 1;
-        } else if self.capacity < usize::MAX {
+        } else {
             self.until_look = self.capacity / LOOKS;
-            self.look(choice);
+            // While there is room for all nothing is to be chosen.
+            if self.entries > 0 {
+                self.capacity = self.part_of(self.entries);
+                self.look(choice);
+            }
         }
     }
 
@@ -118,6 +127,8 @@ impl Sampler {
     fn look(&mut self, choice: &Choice) {
         let of = |small: u32| SHARES.iter().position(|&share| share == small);
         let chosen = of(choice.get()).map_or(0.0, |chosen| self.hits[chosen]);
+        // A sample may make a share look worse than it is, but what the shard has is true.
+        let chosen = chosen.max(self.own_hits);
         let lead = LEAD * self.seen + CHANCE * self.seen.sqrt();
         let by_hits = |(_, a): &(usize, f32), (_, b): &(usize, f32)| a.total_cmp(b);
         let best = self.hits.into_iter().enumerate().max_by(by_hits);
@@ -125,30 +136,33 @@ impl Sampler {
             choice.set(SHARES[best]);
         }
         self.hits = self.hits.map(|hits| hits * FADING);
+        self.own_hits *= FADING;
         self.seen *= FADING;
     }
 
     /// The shard has room for so many entries now.
-    pub(super) fn grow(&mut self, slots: usize) {
-        let sample = LEAST_SAMPLE.max(slots * self.shards / SAMPLE);
-        self.part = ((sample as u64) << 32) / slots as u64;
-        self.begin_anew(sample.min(slots));
+    pub(super) fn grow(&mut self, slots: u32) {
+        let all = slots as usize * self.shards;
+        let sample = (all / SAMPLE_OF_SMALL).clamp(64, 128).max(all / SAMPLE);
+        self.part = (((sample as u64) << 32) / u64::from(slots)).min(1 << 32);
+        self.capacity = self.part_of(slots);
+        self.shadows = Shadows::new(self.capacity, SHARES.map(rules));
     }
 
     /// The shard has so many entries, and no room for more.
     #[inline]
-    pub(super) fn is_full(&mut self, entries: u32) {
-        let sample = (u64::from(entries) * self.part.min(1 << 32)) >> 32;
-        self.capacity = usize::try_from(sample).unwrap_or(usize::MAX).max(1);
-        // Where entries have weights it varies; a little too many do no harm.
-        if self.shadows.len() > self.capacity + self.capacity / 4 {
-            self.begin_anew(self.capacity);
+    pub(super) fn evicts_from(&mut self, entries: u32) {
+        if self.entries == 0 {
+            // What there was to see while there was room for all says nothing.
+            (self.seen, self.own_hits) = (0.0, 0.0);
+            self.hits = [0.0; SHARES.len()];
         }
+        self.entries = entries;
     }
 
-    #[cold]
-    fn begin_anew(&mut self, keys: usize) {
-        self.shadows = Shadows::new(keys, SHARES.map(rules));
+    fn part_of(&self, entries: u32) -> usize {
+        let part = (u64::from(entries) * self.part) >> 32;
+        usize::try_from(part).unwrap_or(usize::MAX).max(1)
     }
 }
 
@@ -156,6 +170,6 @@ impl Sampler {
 #[inline]
 fn is_within(part: u64, hash: u32) -> bool {
     let spread = u64::from(hash).wrapping_mul(0xA24B_AED4_963E_E407);
-    // Bits that neither the ghosts nor the sketch take from it.
-    (spread >> 16 & 0xFFFF_FFFF) < part
+    // Another multiplier than that of the ghosts and the sketch, so that a sample is one of theirs too.
+    spread >> 32 < part
 }

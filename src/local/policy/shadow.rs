@@ -61,11 +61,6 @@ impl<const N: usize> Shadows<N> {
         }
     }
 
-    /// How many keys one of the caches holds. They all begin together, so each holds as many.
-    pub(super) fn len(&self) -> usize {
-        self.caches.first().map_or(0, |cache| cache.len() as usize)
-    }
-
     /// Asks for a key, and inserts it where it is not, in caches of so many. Returns a bit for each that
     /// had it.
     pub(super) fn access(&mut self, hash: u32, capacity: usize) -> u32 {
@@ -111,13 +106,18 @@ impl<const N: usize> Shadows<N> {
         as_slot(self.keys.len() - 1)
     }
 
+    /// Makes room for one key in a cache, and a little more where it has too many.
     fn make_room(&mut self, cache: usize, capacity: usize) {
-        let policy = &mut self.caches[cache];
-        if (policy.len() as usize) < capacity {
-            return;
+        for _ in 0..2 {
+            if self.caches[cache].len() as usize >= capacity {
+                self.evict(cache);
+            }
         }
+    }
+
+    fn evict(&mut self, cache: usize) {
         let keys = &self.keys;
-        let Some(victim) = policy.evict(&Held { keys, cache }) else {
+        let Some(victim) = self.caches[cache].evict(&Held { keys, cache }) else {
             return;
         };
         let key = &mut self.keys[victim as usize];
@@ -150,7 +150,7 @@ mod tests {
                 *hits += had >> cache & 1;
             }
         }
-        assert_eq!(shadows.len(), 100);
+        assert_eq!(shadows.caches[0].len(), 100);
         assert_eq!(hits[1], 0);
         assert!(hits[0] > 10_000, "{hits:?}");
         for cache in 0..2 {

@@ -27,7 +27,7 @@ impl Sketch {
     /// Forgets everything, for so many entries.
     pub(super) fn resize(&mut self, entries: usize) {
         self.words = vec![0; entries.div_ceil(ENTRIES_PER_WORD)].into();
-        self.hand = 0;
+        (self.until_halved, self.hand) = (0, 0);
     }
 
     #[inline]
