@@ -8,7 +8,7 @@ use super::shadow::Shadows;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 /// The shares of the small queue to choose from, in percent.
-const SHARES: [u32; 5] = [1, 10, 40, 80, CLOCK];
+const SHARES: [u32; 5] = [1, 10, 40, 95, CLOCK];
 
 /// A shadow has one in so many of a cache's entries, or of a small one's some more: with too few, chance
 /// decides. The fewest are as many as 64, and in no cache of a thousand more than one in 24.
