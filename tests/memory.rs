@@ -20,9 +20,11 @@ fn bytes(policy: Policy, entries: u64) -> usize {
     HeapStats::get().curr_bytes - before
 }
 
+/// One test, since it counts what all of the process holds.
 #[test]
 fn adaptive_takes_no_more_than_four_bytes_an_entry_beyond_lru() {
     let _profiler = Profiler::builder().testing().build();
+    nothing_is_kept_of_what_left_without_eviction();
     for entries in [1_000, 100_000, 1_000_000] {
         let (lru, adaptive) = (
             bytes(Policy::Lru, entries),
@@ -34,4 +36,17 @@ fn adaptive_takes_no_more_than_four_bytes_an_entry_beyond_lru() {
             "{entries} entries: {adaptive} bytes for {lru}"
         );
     }
+}
+
+fn nothing_is_kept_of_what_left_without_eviction() {
+    let builder = LocalCache::builder().unbounded().policy(Policy::Adaptive);
+    let cache = builder.build().unwrap();
+    let churn = || {
+        for key in 0..100_000 {
+            cache.insert(key, key);
+            cache.remove(&key);
+        }
+        HeapStats::get().curr_bytes
+    };
+    assert_eq!(churn(), churn());
 }

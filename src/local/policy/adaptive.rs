@@ -99,8 +99,11 @@ impl Eviction for Adaptive {
         }
     }
 
-    fn remove(&mut self, word: &AtomicU32) {
-        self.queues.remove(word);
+    fn remove(&mut self, word: &AtomicU32, hash: u32) {
+        self.queues.remove(word, hash);
+        if let Some(sampler) = &mut self.sampler {
+            sampler.remove(hash);
+        }
     }
 
     fn evict(&mut self, words: &impl Words) -> Option<u32> {

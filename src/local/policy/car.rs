@@ -96,7 +96,7 @@ impl Eviction for Car {
         self.clocks.insert(clock, slot, word);
     }
 
-    fn remove(&mut self, word: &AtomicU32) {
+    fn remove(&mut self, word: &AtomicU32, _: u32) {
         self.clocks.remove(word);
     }
 

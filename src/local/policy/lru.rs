@@ -206,7 +206,7 @@ impl Eviction for Lru {
         self.resize(self.len + 1);
     }
 
-    fn remove(&mut self, _: &AtomicU32) {
+    fn remove(&mut self, _: &AtomicU32, _: u32) {
         self.resize(self.len - 1);
     }
 
@@ -341,7 +341,7 @@ mod tests {
         }
 
         fn remove(&mut self, slot: usize) {
-            self.lru.remove(self.stamps.0[slot].as_ref().unwrap());
+            self.lru.remove(self.stamps.0[slot].as_ref().unwrap(), 0);
             self.vacate(slot);
         }
 

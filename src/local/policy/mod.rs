@@ -106,7 +106,7 @@ pub(crate) trait Eviction {
     fn insert(&mut self, slot: u32, word: &AtomicU32, hash: u32);
 
     /// A slot with this word is about to be vacated that [`evict`](Self::evict) did not choose.
-    fn remove(&mut self, word: &AtomicU32);
+    fn remove(&mut self, word: &AtomicU32, hash: u32);
 
     /// Chooses a slot for the caller to vacate. `None` if there is none.
     fn evict(&mut self, words: &impl Words) -> Option<u32>;
@@ -201,8 +201,8 @@ impl Eviction for AnyPolicy {
         each!(&mut self.kind, policy => policy.insert(slot, word, hash));
     }
 
-    fn remove(&mut self, word: &AtomicU32) {
-        each!(&mut self.kind, policy => policy.remove(word));
+    fn remove(&mut self, word: &AtomicU32, hash: u32) {
+        each!(&mut self.kind, policy => policy.remove(word, hash));
     }
 
     #[inline(always)]

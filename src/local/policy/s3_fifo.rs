@@ -220,7 +220,7 @@ impl Eviction for S3Fifo {
         self.queues.insert(queue, slot, word);
     }
 
-    fn remove(&mut self, word: &AtomicU32) {
+    fn remove(&mut self, word: &AtomicU32, _: u32) {
         self.queues.remove(word);
     }
 

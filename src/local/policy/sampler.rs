@@ -123,6 +123,13 @@ impl Sampler {
         }
     }
 
+    /// A key has left for a reason that would have been one in the shadows as well.
+    pub(super) fn remove(&mut self, hash: u32) {
+        if self.samples(hash) {
+            self.shadows.remove(hash);
+        }
+    }
+
     /// Chooses another share if it does better than the one that is chosen.
     fn look(&mut self, choice: &Choice) {
         let of = |small: u32| SHARES.iter().position(|&share| share == small);

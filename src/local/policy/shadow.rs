@@ -117,17 +117,36 @@ impl<const N: usize> Shadows<N> {
 
     fn evict(&mut self, cache: usize) {
         let keys = &self.keys;
-        let Some(victim) = self.caches[cache].evict(&Held { keys, cache }) else {
+        if let Some(victim) = self.caches[cache].evict(&Held { keys, cache }) {
+            self.let_go(victim, 1 << cache);
+        }
+    }
+
+    /// Takes a key out of all that hold it.
+    pub(super) fn remove(&mut self, hash: u32) {
+        let is_it = |&slot: &u32| self.keys[slot as usize].hash == hash;
+        let Some(&slot) = self.index.find(spread(hash), is_it) else {
             return;
         };
-        let key = &mut self.keys[victim as usize];
-        key.holders &= !(1 << cache);
+        let Key { holders, words, .. } = &self.keys[slot as usize];
+        for (cache, word) in words.iter().enumerate() {
+            if holders >> cache & 1 == 1 {
+                self.caches[cache].remove(word, hash);
+            }
+        }
+        self.let_go(slot, *holders);
+    }
+
+    /// These caches do not hold a key any more.
+    fn let_go(&mut self, slot: u32, caches: u32) {
+        let key = &mut self.keys[slot as usize];
+        key.holders &= !caches;
         if key.holders == 0 {
             let found = self
                 .index
-                .find_entry(spread(key.hash), |&slot| slot == victim);
+                .find_entry(spread(key.hash), |&other| other == slot);
             found.expect("each key is in the index").remove();
-            self.free.push(victim);
+            self.free.push(slot);
         }
     }
 }
@@ -151,6 +170,9 @@ mod tests {
             }
         }
         assert_eq!(shadows.caches[0].len(), 100);
+        (0..75).for_each(|key: u32| shadows.remove(key.wrapping_mul(0x9E37_79B9)));
+        assert_eq!(shadows.index.len() + shadows.free.len(), shadows.keys.len());
+        assert!(shadows.index.len() <= 75);
         assert_eq!(hits[1], 0);
         assert!(hits[0] > 10_000, "{hits:?}");
         for cache in 0..2 {

@@ -343,7 +343,7 @@ impl<K, V> Shard<K, V> {
         out: &mut Removals<'_, K, V>,
     ) {
         if let Some(entry) = self.slab.get(slot) {
-            self.policy.remove(&entry.word);
+            self.policy.remove(&entry.word, entry.hash.bits());
         }
         self.unhook(slot, cause, now, out);
     }
