@@ -175,7 +175,10 @@ impl Queues {
     /// All occupied slots: those of the second queue first, then by hits, then the last filed first.
     pub(super) fn hottest_first(&self, words: &impl Words) -> Vec<u32> {
         let filed = self.lists.iter().flat_map(|list| list.iter(&self.links));
-        let rank = |word: &AtomicU32| word.load(Relaxed) & (SECOND | HITS);
+        let rank = |word: &AtomicU32| {
+            let state = word.load(Relaxed);
+            (state & SECOND, state & HITS)
+        };
         let mut slots: Vec<_> = filed
             .filter_map(|slot| Some((rank(words.word(slot)?), slot)))
             .collect();

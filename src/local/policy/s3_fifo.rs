@@ -266,3 +266,63 @@ impl Eviction for S3Fifo {
         self.queues.validate(words);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct All(Vec<AtomicU32>);
+
+    impl Words for All {
+        fn word(&self, slot: u32) -> Option<&AtomicU32> {
+            self.0.get(slot as usize)
+        }
+
+        fn hash(&self, slot: u32) -> u32 {
+            slot.wrapping_mul(0x9E37_79B9)
+        }
+    }
+
+    /// As many entries, in slots of their own, each hit so often.
+    fn filled(rules: Rules, entries: u32, hits: usize) -> (S3Fifo, All) {
+        let words = All((0..entries).map(|_| AtomicU32::new(0)).collect());
+        let mut policy = S3Fifo::new(rules);
+        policy.grow(words.0.len());
+        for (slot, word) in (0..).zip(&words.0) {
+            policy.insert(slot, word, words.hash(slot));
+            (0..hits).for_each(|_| policy.touch(slot, word));
+        }
+        (policy, words)
+    }
+
+    #[test]
+    fn an_eviction_passes_by_a_bounded_number() {
+        for (small, gated) in [(10, false), (10, true), (95, true), (CLOCK, true)] {
+            let rules = Rules {
+                small,
+                ghosts: 10,
+                gated,
+            };
+            let (mut policy, words) = filled(rules, 20_000, 3);
+            for _ in 0..3 {
+                let victim = policy.evict(&words).unwrap();
+                let passed = words.0.iter().filter(|word| hits(word.load(Relaxed)) < 3);
+                assert!(passed.count() < 8_000);
+                policy.insert(victim, &words.0[victim as usize], words.hash(victim));
+                policy.validate(&words);
+            }
+        }
+    }
+
+    #[test]
+    fn the_last_to_go_come_first() {
+        let (mut policy, words) = filled(S3Fifo::default().rules, 100, 0);
+        for slot in [7, 7, 7, 30, 30, 55] {
+            policy.touch(slot, &words.0[slot as usize]);
+        }
+        assert_eq!(policy.hottest_first(&words)[..4], [7, 30, 55, 99]);
+        // Promoted to the main queue, which comes before the other.
+        while policy.evict(&words).unwrap() < 31 {}
+        assert_eq!(policy.hottest_first(&words)[..3], [30, 7, 55]);
+    }
+}
