@@ -44,10 +44,10 @@ impl Ghost {
     pub(super) fn add(&mut self, hash: u32) {
         let tick = self.tick;
         if let Some((bucket, fingerprint)) = self.place(hash) {
-            // Into the place of one that was taken out, if there is any.
-            let end = bucket.iter().position(|&lane| lane == 0);
-            bucket.copy_within(..end.unwrap_or(WAYS - 1), 1);
-            bucket[0] = u32::from(fingerprint) << 16 | u32::from(tick);
+            // All eight move at once.
+            let [a, b, c, d, e, f, g, _] = *bucket;
+            let new = u32::from(fingerprint) << 16 | u32::from(tick);
+            *bucket = [new, a, b, c, d, e, f, g];
         }
         self.added += 1;
         if self.added >= self.tick_len {
@@ -65,11 +65,16 @@ impl Ghost {
             return false;
         };
         let is_it = |&lane: &u32| lane >> 16 == u32::from(fingerprint);
+        // Most are not there, which is told at once for all eight.
+        if !bucket.iter().fold(false, |found, lane| found | is_it(lane)) {
+            return false;
+        }
         let Some(way) = bucket.iter().position(is_it) else {
             return false;
         };
         let age = tick.wrapping_sub(bucket[way] as u16);
-        bucket[way] = 0;
+        bucket.copy_within(way + 1.., way);
+        bucket[WAYS - 1] = 0;
         let remembered = u32::from(age) < self.life;
         // One that is taken out leaves room for another, by which those before it do not age.
         self.added -= i32::from(remembered);

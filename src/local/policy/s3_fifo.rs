@@ -174,8 +174,16 @@ impl S3Fifo {
 
     /// Where the small queue is much too long, moves its first entries to the main one, a few at a time,
     /// so that a smaller share comes about soon and displaces nothing.
-    fn shorten_small(&mut self, words: &impl Words) {
-        let most = self.small_target() + self.len() / 32 + 1;
+    #[inline]
+    fn shorten_small(&mut self, target: u32, words: &impl Words) {
+        let most = target + self.len() / 32 + 1;
+        if self.queues.len_of(SMALL) > most {
+            self.move_to_main(most, words);
+        }
+    }
+
+    #[cold]
+    fn move_to_main(&mut self, most: u32, words: &impl Words) {
         for _ in 0..MOVES {
             if self.queues.len_of(SMALL) <= most {
                 return;
@@ -228,12 +236,13 @@ impl Eviction for S3Fifo {
         if self.is_clock() {
             return self.evict_clock(words);
         }
+        let small_target = self.small_target();
         if self.rules.gated {
-            self.shorten_small(words);
+            self.shorten_small(small_target, words);
         }
         let mut moved = 0;
         while self.len() > 0 {
-            let is_small_full = self.queues.len_of(SMALL) > self.small_target();
+            let is_small_full = self.queues.len_of(SMALL) > small_target;
             if !is_small_full || moved >= MOST_PASSED {
                 if let Some(victim) = self.evict_main(words) {
                     return Some(victim);
