@@ -20,16 +20,16 @@ pub const CACHES: [(&str, Replay); 12] = [
             hit
         })
     }),
-    ("hotset, Lru", |capacity, keys| {
+    ("hotset, `Lru`", |capacity, keys| {
         hotset(Policy::Lru, capacity, keys)
     }),
-    ("hotset, S3Fifo", |capacity, keys| {
+    ("hotset, `S3Fifo`", |capacity, keys| {
         hotset(Policy::S3Fifo, capacity, keys)
     }),
-    ("hotset, Car", |capacity, keys| {
+    ("hotset, `Car`", |capacity, keys| {
         hotset(Policy::Car, capacity, keys)
     }),
-    ("hotset, Adaptive", |capacity, keys| {
+    ("hotset, `Adaptive`", |capacity, keys| {
         hotset(Policy::Adaptive, capacity, keys)
     }),
     ("`quick_cache`", |capacity, keys| {

@@ -44,10 +44,9 @@ impl Ghost {
     pub(super) fn add(&mut self, hash: u32) {
         let tick = self.tick;
         if let Some((bucket, fingerprint)) = self.place(hash) {
-            // All eight move at once.
-            let [a, b, c, d, e, f, g, _] = *bucket;
-            let new = u32::from(fingerprint) << 16 | u32::from(tick);
-            *bucket = [new, a, b, c, d, e, f, g];
+            // All eight move at once, and the oldest goes.
+            bucket.rotate_right(1);
+            bucket[0] = u32::from(fingerprint) << 16 | u32::from(tick);
         }
         self.added += 1;
         if self.added >= self.tick_len {
