@@ -41,7 +41,8 @@ impl Choice {
 pub(super) const fn rules(small: u32) -> Rules {
     Rules {
         small,
-        ghosts: 10,
+        // The gate lets those in that return, and the sketch remembers for longer.
+        ghosts: 0,
         gated: true,
     }
 }

@@ -93,7 +93,7 @@ impl Eviction for Car {
             self.trim(capacity);
             ONCE
         };
-        self.clocks.insert(clock, slot, word);
+        self.clocks.insert(clock, slot, word, 0);
     }
 
     fn remove(&mut self, word: &AtomicU32, _: u32) {

@@ -10,6 +10,9 @@ const HIT: u32 = 1 << 30;
 pub(super) const HITS: u32 = 3 * HIT;
 /// Nobody needs to be told of another hit, be it that somebody was, or that nobody watches the entry.
 pub(super) const NOTED: u32 = 1 << 29;
+/// How often the key had been asked for when it came, where somebody counts that: at most three times.
+const CAME: u32 = 1 << 27;
+const CAMES: u32 = 3 * CAME;
 /// The entry belongs to the second queue.
 const SECOND: u32 = 1 << 1;
 /// The slot is filed where an earlier entry was.
@@ -25,6 +28,12 @@ pub(super) const QUIET: Quiet = Quiet {
 #[inline]
 pub(super) fn hits(state: u32) -> u32 {
     state / HIT
+}
+
+/// How often its key had been asked for when an entry came.
+#[inline]
+pub(super) fn came(state: u32) -> u32 {
+    (state & CAMES) / CAME
 }
 
 /// A word after one more hit. If it is the same as before there is nothing to be done.
@@ -114,8 +123,8 @@ impl Queues {
 
     /// A slot was filled: its entry comes last in this queue, sooner or later.
     #[inline]
-    pub(super) fn insert(&mut self, queue: Queue, slot: u32, word: &AtomicU32) {
-        let state = NOTED | queue.bit();
+    pub(super) fn insert(&mut self, queue: Queue, slot: u32, word: &AtomicU32, came: u32) {
+        let state = NOTED | queue.bit() | (came * CAME);
         if self.links[slot as usize] == UNFILED {
             self.file(slot, word, state);
         } else {
@@ -161,7 +170,7 @@ impl Queues {
     /// Files what was taken at the end of a queue, with so many hits.
     #[inline]
     pub(super) fn put(&mut self, taken: &Taken<'_>, queue: Queue, hits: u32) {
-        let state = taken.state & NOTED | queue.bit() | (hits * HIT);
+        let state = taken.state & (NOTED | CAMES) | queue.bit() | (hits * HIT);
         self.file(taken.slot, taken.word, state);
     }
 

@@ -7,7 +7,7 @@
 
 use super::ghost::Ghost;
 use super::list::as_slot;
-use super::queues::{QUIET, Queue, Queues, Taken, after_hit, hits};
+use super::queues::{QUIET, Queue, Queues, Taken, after_hit, came, hits};
 use super::sketch::Sketch;
 use super::{Eviction, Quiet, Words};
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
@@ -19,7 +19,7 @@ const MAIN: Queue = Queue::Second;
 const PROMOTED: u32 = 2;
 /// By how much a candidate has to be asked for more often than the one it would displace. With less,
 /// the keys of a loop would displace one another.
-const MARGIN: u64 = 1;
+const MARGIN: u32 = 1;
 /// How many entries an eviction passes by, before it takes one that was hit. Else it might pass by all.
 const MOST_PASSED: u32 = 1_000;
 /// How many entries an eviction moves to the main queue where that is much too short.
@@ -126,26 +126,30 @@ impl S3Fifo {
         let taken = self.queues.take(SMALL, words).ok_or(Empty)?;
         let (hits, hash) = (hits(taken.state), words.hash(taken.slot));
         if self.rules.gated {
-            (0..hits).for_each(|_| self.sketch.add(hash));
+            for _ in 0..hits {
+                self.sketch.add(hash);
+            }
         }
         if hits >= PROMOTED {
             self.queues.put(&taken, MAIN, 0);
             return Ok(None);
         }
-        if self.rules.gated {
+        // Most were asked for too seldom to displace anything, and their words say so.
+        if self.rules.gated && came(taken.state) + 1 + hits > MARGIN {
             if let Some(victim) = self.take_beaten(hash, words) {
                 self.queues.put(&taken, MAIN, 0);
                 return Ok(Some(victim.slot));
             }
         }
-        self.ghost.add(hash);
+        if self.rules.ghosts > 0 {
+            self.ghost.add(hash);
+        }
         Ok(Some(taken.slot))
     }
 
     /// The gate: takes the main queue's victim out if this key was asked for more often.
     fn take_beaten<'w>(&mut self, hash: u32, words: &'w impl Words) -> Option<Taken<'w>> {
         let count = self.sketch.count(hash);
-        // Most were too seldom to displace anything.
         if count <= MARGIN {
             return None;
         }
@@ -219,13 +223,17 @@ impl Eviction for S3Fifo {
 
     #[inline]
     fn insert(&mut self, slot: u32, word: &AtomicU32, hash: u32) {
-        let is_clock = self.is_clock();
-        if self.rules.gated && !is_clock {
-            self.sketch.add(hash);
+        let mut queue = SMALL;
+        let mut came = 0;
+        if !self.is_clock() {
+            if self.rules.gated {
+                came = self.sketch.add(hash);
+            }
+            if self.rules.ghosts > 0 && self.ghost.take(hash) {
+                queue = MAIN;
+            }
         }
-        let returns = !is_clock && self.ghost.take(hash);
-        let queue = if returns { MAIN } else { SMALL };
-        self.queues.insert(queue, slot, word);
+        self.queues.insert(queue, slot, word, came);
     }
 
     fn remove(&mut self, word: &AtomicU32, _: u32) {
