@@ -25,7 +25,7 @@ pub(crate) use adaptive::Choice;
 ///
 /// - [`Lru`](Self::Lru), the default, where one has to foretell what is held.
 /// - [`Adaptive`](Self::Adaptive) where misses are expensive: it has the best hit ratio on most loads, and
-///   is hardly ever behind LRU. It writes at two thirds of LRU's speed or more.
+///   is hardly ever behind LRU. It writes at three quarters of LRU's speed or more.
 /// - [`S3Fifo`](Self::S3Fifo) where most keys are asked for once; where keys return only after a while it
 ///   can be far worse than LRU.
 /// - [`Car`](Self::Car) adapts between recency and frequency; it is seldom far behind LRU.
