@@ -12,12 +12,12 @@ use std::time::Duration;
 /// use hotset::{Loaded, LocalCache};
 /// use std::time::Duration;
 ///
-/// let sessions: LocalCache<u64, String> = LocalCache::new(1_000);
-/// let session = sessions.get_or_load(&7, |_| {
+/// let logins: LocalCache<u64, String> = LocalCache::new(1_000);
+/// let login = logins.get_or_load(&7, |_| {
 ///     Ok::<_, std::io::Error>(Loaded::new("alice".to_string()).ttl(Duration::from_secs(30)))
 /// })?;
-/// assert_eq!(session, "alice");
-/// assert!(sessions.remaining_ttl(&7).unwrap() <= Duration::from_secs(30));
+/// assert_eq!(login, "alice");
+/// assert!(logins.remaining_ttl(&7).unwrap() <= Duration::from_secs(30));
 /// # Ok::<(), hotset::LoadError<std::io::Error>>(())
 /// ```
 ///

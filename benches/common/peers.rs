@@ -47,14 +47,28 @@ pub trait Peer<C: Contents>: Sync + Sized {
 }
 
 /// With a time to live; statistics are always on.
-pub struct Hotset<C: Contents>(LocalCache<C::Key, C::Value>);
+pub struct Hotset<C: Contents, const ADAPTIVE: bool = false>(LocalCache<C::Key, C::Value>);
 
-impl<C: Contents> Peer<C> for Hotset<C> {
-    const NAME: &'static str = "hotset";
+/// With another policy, of which loads know nothing.
+pub type Adaptive<C> = Hotset<C, true>;
+
+impl<C: Contents, const ADAPTIVE: bool> Peer<C> for Hotset<C, ADAPTIVE> {
+    const NAME: &'static str = if ADAPTIVE {
+        "hotset, adaptive"
+    } else {
+        "hotset"
+    };
+    const LOADS: bool = !ADAPTIVE;
+    const LOADS_ASYNC: bool = !ADAPTIVE;
 
     fn with_capacity(capacity: usize) -> Self {
+        let policy = if ADAPTIVE {
+            Policy::Adaptive
+        } else {
+            Policy::Lru
+        };
         let builder = LocalCache::builder().capacity(capacity).time_to_live(TTL);
-        Self(builder.build().expect("settings are valid"))
+        Self(builder.policy(policy).build().expect("settings are valid"))
     }
 
     fn get(&self, key: &C::Key) -> Option<C::Value> {
@@ -78,33 +92,6 @@ impl<C: Contents> Peer<C> for Hotset<C> {
         let load = || async { Ok::<_, Infallible>(load()) };
         let loaded = self.0.get_or_load_async(key, load).await;
         loaded.expect("the loader does not fail")
-    }
-}
-
-/// hotset with another policy, all else being the same.
-pub struct Adaptive<C: Contents>(LocalCache<C::Key, C::Value>);
-
-impl<C: Contents> Peer<C> for Adaptive<C> {
-    const NAME: &'static str = "hotset, adaptive";
-    const LOADS: bool = false;
-    const LOADS_ASYNC: bool = false;
-
-    fn with_capacity(capacity: usize) -> Self {
-        let builder = LocalCache::builder().capacity(capacity).time_to_live(TTL);
-        let builder = builder.policy(Policy::Adaptive);
-        Self(builder.build().expect("settings are valid"))
-    }
-
-    fn get(&self, key: &C::Key) -> Option<C::Value> {
-        self.0.get(key)
-    }
-
-    fn read(&self, key: &C::Key) -> bool {
-        self.0.get_with(key, |_| ()).is_some()
-    }
-
-    fn insert(&self, key: C::Key, value: C::Value) {
-        self.0.insert(key, value);
     }
 }
 

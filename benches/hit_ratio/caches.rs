@@ -12,13 +12,8 @@ pub const CACHES: [(&str, Replay); 12] = [
     ("Belady's optimum", optimum),
     ("LRU, exactly", |capacity, keys| {
         let mut cache = lru::LruCache::new(capacity.try_into().expect("a capacity above zero"));
-        hit_ratio(keys, |key| {
-            let hit = cache.get(&key).is_some();
-            if !hit {
-                cache.put(key, ());
-            }
-            hit
-        })
+        // It moves to the front what it puts in anew.
+        hit_ratio(keys, |key| cache.put(key, ()).is_some())
     }),
     ("hotset, `Lru`", |capacity, keys| {
         hotset(Policy::Lru, capacity, keys)
@@ -34,25 +29,25 @@ pub const CACHES: [(&str, Replay); 12] = [
     }),
     ("`quick_cache`", |capacity, keys| {
         let cache = quick_cache::sync::Cache::new(capacity);
-        hit_ratio(keys, |key| {
-            let hit = cache.get(&key).is_some();
-            if !hit {
-                cache.insert(key, ());
-            }
-            hit
-        })
+        fill(
+            keys,
+            |key| cache.get(&key).is_some(),
+            |key| cache.insert(key, ()),
+        )
     }),
     ("moka", |capacity, keys| {
         let cache = moka::sync::Cache::new(capacity as u64);
-        hit_ratio(keys, |key| {
-            let hit = cache.get(&key).is_some();
-            if !hit {
-                cache.insert(key, ());
-            }
+        let insert = |key| {
+            cache.insert(key, ());
             // Else it holds more than its capacity for a while.
             cache.run_pending_tasks();
+        };
+        let get = |key| {
+            let hit = cache.get(&key).is_some();
+            cache.run_pending_tasks();
             hit
-        })
+        };
+        fill(keys, get, insert)
     }),
     ("foyer, LRU", |capacity, keys| {
         foyer(LruConfig::default(), capacity, keys)
@@ -74,28 +69,34 @@ fn hit_ratio(keys: &[u64], mut access: impl FnMut(u64) -> bool) -> f64 {
     hits as f64 / keys.len() as f64
 }
 
-fn hotset(policy: Policy, capacity: usize, keys: &[u64]) -> f64 {
-    let builder = LocalCache::builder().capacity(capacity).policy(policy);
-    let cache: LocalCache<u64, ()> = builder.build().expect("settings are valid");
+/// Inserts what is not there.
+fn fill(keys: &[u64], get: impl Fn(u64) -> bool, insert: impl Fn(u64)) -> f64 {
     hit_ratio(keys, |key| {
-        let hit = cache.get(&key).is_some();
+        let hit = get(key);
         if !hit {
-            cache.insert(key, ());
+            insert(key);
         }
         hit
     })
 }
 
+fn hotset(policy: Policy, capacity: usize, keys: &[u64]) -> f64 {
+    let builder = LocalCache::builder().capacity(capacity).policy(policy);
+    let cache: LocalCache<u64, ()> = builder.build().expect("settings are valid");
+    fill(
+        keys,
+        |key| cache.get(&key).is_some(),
+        |key| cache.insert(key, ()),
+    )
+}
+
 fn foyer(eviction: impl Into<EvictionConfig>, capacity: usize, keys: &[u64]) -> f64 {
     let builder = CacheBuilder::new(capacity).with_eviction_config(eviction);
     let cache: foyer_memory::Cache<u64, ()> = builder.build();
-    hit_ratio(keys, |key| {
-        let hit = cache.get(&key).is_some();
-        if !hit {
-            cache.insert(key, ());
-        }
-        hit
-    })
+    let insert = |key| {
+        cache.insert(key, ());
+    };
+    fill(keys, |key| cache.get(&key).is_some(), insert)
 }
 
 /// Belady's: evicts what is asked for again last, and does not admit what would be.

@@ -4,8 +4,8 @@
 //! new entries; where most are asked for once, next to none. Shadows tell: caches in miniature, one for
 //! each share, that hold hashes of a sample of the keys, and no values (Waldspurger et al., "Cache modeling
 //! and optimization using miniature simulations", ATC 2017). One shard of a cache samples for all, and
-//! all take the share whose shadow has hit most of late. They begin as CLOCK, which never loses much to
-//! LRU, and change when there is reason to.
+//! all take the share whose shadow has hit most of late. They begin as CLOCK, which is closest to LRU on
+//! most loads, and change when there is reason to.
 //!
 //! A hit on a sampled entry is noted, once between two writes: hits in between are simultaneous. Others
 //! cost what they cost with S3-FIFO.
@@ -39,12 +39,7 @@ impl Choice {
 
 /// The rules for a share, in the shards and in the shadows.
 pub(super) const fn rules(small: u32) -> Rules {
-    Rules {
-        small,
-        // The gate lets those in that return, and the sketch remembers for longer.
-        ghosts: 0,
-        gated: true,
-    }
+    Rules { small, gated: true }
 }
 
 pub(crate) struct Adaptive {

@@ -3,16 +3,13 @@
 //! that returns from a history says that its clock is too small.
 
 use super::history::History;
-use super::queues::{HITS, QUIET, Queue, Queues, hits};
+use super::queues::{HITS, MOST_PASSED, QUIET, Queue, Queues, hits};
 use super::{Eviction, Quiet, Words};
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 /// The clocks, and the histories of both: T1 and B1, T2 and B2 in the paper.
 const ONCE: Queue = Queue::First;
 const OFTEN: Queue = Queue::Second;
-
-/// How many entries an eviction passes by, before it takes one that was hit. Else it might pass by all.
-const MOST_PASSED: u32 = 1_000;
 
 pub(crate) struct Car {
     clocks: Queues,

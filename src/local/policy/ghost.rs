@@ -1,5 +1,7 @@
 //! Keys that left a while ago, as fingerprints.
 
+use super::spread;
+
 /// How many keys a bucket holds.
 const WAYS: usize = 8;
 /// How finely time is told at most, in parts of what the queue remembers.
@@ -34,7 +36,7 @@ impl Ghost {
     #[inline]
     #[allow(clippy::cast_possible_truncation)]
     fn place(&mut self, hash: u32) -> Option<(&mut [u32; WAYS], u16)> {
-        let spread = u64::from(hash).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        let spread = spread(hash);
         let bucket = ((spread >> 32) * self.buckets.len() as u64) >> 32;
         let fingerprint = (spread >> 16) as u16;
         Some((self.buckets.get_mut(bucket as usize)?, fingerprint.max(1)))
@@ -83,12 +85,8 @@ impl Ghost {
 
 #[cfg(test)]
 mod tests {
+    use super::super::tests::hash;
     use super::*;
-
-    /// Hashes as good ones are.
-    fn hash(n: u32) -> u32 {
-        n.wrapping_mul(0x9E37_79B9) ^ n >> 7
-    }
 
     #[test]
     fn the_latest_are_there_and_the_old_are_not() {

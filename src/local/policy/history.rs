@@ -1,5 +1,6 @@
 //! Keys that left a while ago, exactly, in the order in which they did.
 
+use super::spread;
 use hashbrown::HashTable;
 use std::collections::VecDeque;
 
@@ -12,10 +13,6 @@ pub(super) struct History {
     first: u32,
     /// What is there: hashes, and their numbers in the queue.
     numbers: HashTable<(u32, u32)>,
-}
-
-fn spread(hash: u32) -> u64 {
-    u64::from(hash).wrapping_mul(0x9E37_79B9_7F4A_7C15)
 }
 
 impl History {

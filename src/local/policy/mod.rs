@@ -64,6 +64,11 @@ pub enum Policy {
     Adaptive,
 }
 
+/// What a hash keeps, over 64 bits.
+fn spread(hash: u32) -> u64 {
+    u64::from(hash).wrapping_mul(0x9E37_79B9_7F4A_7C15)
+}
+
 /// What a policy knows of entries, by slot.
 pub(crate) trait Words {
     /// The policy's own word. It lies with the entry since a hit reads that cache line anyway. `None`
@@ -220,5 +225,13 @@ impl Eviction for AnyPolicy {
 
     fn validate(&self, words: &impl Words) {
         each!(&self.kind, policy => policy.validate(words));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    /// Hashes as good ones are.
+    pub(super) fn hash(n: u32) -> u32 {
+        n.wrapping_mul(0x9E37_79B9) ^ n >> 7
     }
 }

@@ -18,6 +18,9 @@ const SECOND: u32 = 1 << 1;
 /// The slot is filed where an earlier entry was.
 const ASTRAY: u32 = 1;
 
+/// How many entries an eviction passes by, before it takes one that was hit. Else it might pass by all.
+pub(super) const MOST_PASSED: u32 = 1_000;
+
 /// A hit changes nothing if all bits are set but for those that hits do not change.
 pub(super) const QUIET: Quiet = Quiet {
     clock: u32::MAX,

@@ -7,7 +7,7 @@
 
 use super::ghost::Ghost;
 use super::list::as_slot;
-use super::queues::{QUIET, Queue, Queues, Taken, after_hit, came, hits};
+use super::queues::{MOST_PASSED, QUIET, Queue, Queues, Taken, after_hit, came, hits};
 use super::sketch::Sketch;
 use super::{Eviction, Quiet, Words};
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
@@ -20,8 +20,8 @@ const PROMOTED: u32 = 2;
 /// By how much a candidate has to be asked for more often than the one it would displace. With less,
 /// the keys of a loop would displace one another.
 const MARGIN: u32 = 1;
-/// How many entries an eviction passes by, before it takes one that was hit. Else it might pass by all.
-const MOST_PASSED: u32 = 1_000;
+/// How many ghosts there are, in percent of the entries: as many as the main queue has.
+const GHOSTS: usize = 90;
 /// How many entries an eviction moves to the main queue where that is much too short.
 const MOVES: usize = 8;
 
@@ -33,16 +33,15 @@ pub(super) const CLOCK: u32 = 100;
 pub(super) struct Rules {
     /// The small queue's share of the entries, in percent.
     pub(super) small: u32,
-    /// The ghosts' number, in percent of the slots.
-    pub(super) ghosts: usize,
     /// Does an entry that leaves the small queue displace the main queue's victim, if it was asked
-    /// for more often?
+    /// for more often? There are no ghosts then: what returns is let in, and the sketch remembers longer.
     pub(super) gated: bool,
 }
 
 pub(crate) struct S3Fifo {
     rules: Rules,
     queues: Queues,
+    /// Empty if there is a gate.
     ghost: Ghost,
     /// Empty unless there is a gate.
     sketch: Sketch,
@@ -52,7 +51,6 @@ impl Default for S3Fifo {
     fn default() -> Self {
         Self::new(Rules {
             small: 10,
-            ghosts: 90,
             gated: false,
         })
     }
@@ -78,10 +76,10 @@ impl S3Fifo {
 
     /// Begins to remember what is asked for, as is right for so many entries.
     pub(super) fn remember(&mut self, entries: usize) {
-        self.ghost
-            .resize(as_slot(entries * self.rules.ghosts / 100));
         if self.rules.gated {
             self.sketch.resize(entries);
+        } else {
+            self.ghost.resize(as_slot(entries * GHOSTS / 100));
         }
     }
 
@@ -141,7 +139,7 @@ impl S3Fifo {
                 return Ok(Some(victim.slot));
             }
         }
-        if self.rules.ghosts > 0 {
+        if !self.rules.gated {
             self.ghost.add(hash);
         }
         Ok(Some(taken.slot))
@@ -223,16 +221,15 @@ impl Eviction for S3Fifo {
 
     #[inline]
     fn insert(&mut self, slot: u32, word: &AtomicU32, hash: u32) {
-        let mut queue = SMALL;
-        let mut came = 0;
-        if !self.is_clock() {
-            if self.rules.gated {
-                came = self.sketch.add(hash);
-            }
-            if self.rules.ghosts > 0 && self.ghost.take(hash) {
-                queue = MAIN;
-            }
-        }
+        let (queue, came) = if self.is_clock() {
+            (SMALL, 0)
+        } else if self.rules.gated {
+            (SMALL, self.sketch.add(hash))
+        } else if self.ghost.take(hash) {
+            (MAIN, 0)
+        } else {
+            (SMALL, 0)
+        };
         self.queues.insert(queue, slot, word, came);
     }
 
@@ -315,11 +312,7 @@ mod tests {
     #[test]
     fn an_eviction_passes_by_a_bounded_number() {
         for (small, gated) in [(10, false), (10, true), (95, true), (CLOCK, true)] {
-            let rules = Rules {
-                small,
-                ghosts: 10,
-                gated,
-            };
+            let rules = Rules { small, gated };
             let (mut policy, words) = filled(rules, 20_000, 3);
             for _ in 0..3 {
                 let victim = policy.evict(&words).unwrap();

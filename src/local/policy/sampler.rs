@@ -177,6 +177,6 @@ impl Sampler {
 #[inline]
 fn is_within(part: u64, hash: u32) -> bool {
     let spread = u64::from(hash).wrapping_mul(0xA24B_AED4_963E_E407);
-    // Another multiplier than that of the ghosts and the sketch, so that a sample is one of theirs too.
+    // Another multiplier than the sketch's, so that the sample is spread over all of that.
     spread >> 32 < part
 }

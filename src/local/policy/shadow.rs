@@ -2,7 +2,7 @@
 
 use super::list::as_slot;
 use super::s3_fifo::{Rules, S3Fifo};
-use super::{Eviction, Words};
+use super::{Eviction, Words, spread};
 use hashbrown::HashTable;
 use std::sync::atomic::AtomicU32;
 
@@ -40,10 +40,6 @@ impl<const N: usize> Words for Held<'_, N> {
     fn hash(&self, slot: u32) -> u32 {
         self.keys.get(slot as usize).map_or(0, |key| key.hash)
     }
-}
-
-fn spread(hash: u32) -> u64 {
-    u64::from(hash).wrapping_mul(0x9E37_79B9_7F4A_7C15)
 }
 
 impl<const N: usize> Shadows<N> {

@@ -105,11 +105,8 @@ impl Sketch {
 
 #[cfg(test)]
 mod tests {
+    use super::super::tests::hash;
     use super::*;
-
-    fn hash(n: u32) -> u32 {
-        n.wrapping_mul(0x9E37_79B9) ^ n >> 7
-    }
 
     #[test]
     fn counts_are_close_and_fade() {
