@@ -27,6 +27,16 @@ pub enum BuildError {
     OutOfRange(&'static str),
     /// `max_concurrent_loads(0)`.
     NoLoads,
+    /// A cache over Redis is built outside a tokio runtime.
+    NoRuntime,
+    /// The URL of Redis cannot be one.
+    RedisUrl,
+    /// The namespace cannot be one.
+    Namespace,
+    /// `heartbeat` is out of range.
+    Heartbeat,
+    /// A setting that a cache over Redis does not have; its name.
+    NotOverRedis(&'static str),
 }
 
 impl fmt::Display for BuildError {
@@ -68,6 +78,24 @@ impl fmt::Display for BuildError {
             Self::NoLoads => f.write_str(
                 "max_concurrent_loads is 0, so nothing could be loaded: use 1 or more, or leave it \
                  out",
+            ),
+            Self::NoRuntime => f.write_str(
+                "a cache over Redis listens in the background: build it in a tokio runtime, whose \
+                 timer and IO are enabled",
+            ),
+            Self::RedisUrl => f.write_str(
+                "this is no URL of a Redis server: use redis://[user:password@]host[:port][/database]",
+            ),
+            Self::Namespace => f.write_str(
+                "a namespace is 1 to 128 printable ASCII characters without blanks and braces: use \
+                 for example \"shop:prices\"",
+            ),
+            Self::Heartbeat => {
+                f.write_str("heartbeat is out of range: use 50 milliseconds to 60 seconds")
+            }
+            Self::NotOverRedis(setting) => write!(
+                f,
+                "a cache over Redis has no {setting}: leave it out"
             ),
             Self::ZeroDuration(setting) => write!(
                 f,

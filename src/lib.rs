@@ -19,6 +19,9 @@ mod flight;
 
 mod local;
 
+#[cfg(feature = "redis")]
+mod tiered;
+
 pub use cache::{AsyncCache, BoxedLoad, Cache, CacheFuture, ErasedAsyncLoader, ErasedLoader};
 pub use clock::{Clock, ManualClock, SystemClock};
 pub use entry::Loaded;
@@ -28,3 +31,8 @@ pub use error::{AnyError, BuildError, LoadError};
 pub use local::Detached;
 pub use local::{Builder, DefaultHasher, Iter, LocalCache, Policy, RemovalCause};
 pub use stats::{LoadTimes, Stats};
+#[cfg(feature = "redis")]
+pub use tiered::{
+    Blocking, Consistency, Delivery, Health, RemoteError, Schema, TierKey, TierStats, TierValue,
+    TieredBuilder, TieredCache,
+};

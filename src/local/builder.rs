@@ -45,6 +45,8 @@ pub(crate) struct Settings<K, V> {
     pub(crate) early_renewal: Option<f64>,
     pub(crate) stale_if_error: Option<Duration>,
     pub(crate) ttl_jitter: Option<f64>,
+    /// Everything can be [forgotten](LocalCache::forget) at once.
+    pub(crate) forgets: bool,
     pub(crate) weigher: Option<Box<Weigher<K, V>>>,
     pub(crate) listener: Option<Box<Listener<K, V>>>,
 }
@@ -123,6 +125,7 @@ impl<K, V> Builder<K, V> {
                 early_renewal: None,
                 stale_if_error: None,
                 ttl_jitter: None,
+                forgets: false,
                 weigher: None,
                 listener: None,
             },

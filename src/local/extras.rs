@@ -4,6 +4,7 @@
 use crate::clock::Nanos;
 use crate::local::renewal::{Renewals, Rules};
 use crate::local::tags::Tagged;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 pub(crate) struct Extras {
@@ -11,6 +12,7 @@ pub(crate) struct Extras {
     /// Empty until an entry has tags.
     tags: Vec<Option<Box<Tagged>>>,
     pub(crate) renewals: Option<Renewals>,
+    births: Option<Births>,
     /// `None` where each entry weighs 1.
     weights: Option<Vec<u64>>,
 }
@@ -26,6 +28,20 @@ pub(crate) struct Kinds {
 impl Kinds {
     pub(crate) const fn is_empty(&self) -> bool {
         !self.weighted && self.time_to_idle.is_none() && self.renewal.is_none()
+    }
+}
+
+/// The epochs in which the loads of entries began, in a cache that can forget.
+struct Births {
+    /// What is older is dead.
+    floor: Arc<AtomicU64>,
+    epochs: Vec<u64>,
+}
+
+impl Births {
+    /// Whoever comes after the floor was raised sees it, so relaxed.
+    fn is_current(&self, slot: u32) -> bool {
+        self.epochs[slot as usize] >= self.floor.load(Relaxed)
     }
 }
 
@@ -47,6 +63,8 @@ pub(crate) struct Extra {
 pub(crate) struct Origin {
     /// How long it took to load.
     pub(crate) load_time: Nanos,
+    /// The epoch in which the load began.
+    pub(crate) epoch: u64,
     pub(crate) tags: Option<Box<Tagged>>,
 }
 
@@ -57,11 +75,15 @@ impl Idle {
 }
 
 impl Extras {
-    pub(crate) fn new(kinds: Kinds) -> Self {
+    pub(crate) fn new(kinds: Kinds, floor: Option<Arc<AtomicU64>>) -> Self {
         let limits = Vec::new();
         Self {
             idle: kinds.time_to_idle.map(|time| Idle { time, limits }),
             tags: Vec::new(),
+            births: floor.map(|floor| Births {
+                floor,
+                epochs: Vec::new(),
+            }),
             renewals: kinds.renewal.map(Renewals::new),
             weights: kinds.weighted.then(Vec::new),
         }
@@ -75,6 +97,9 @@ impl Extras {
         let slot = slot as usize;
         if let Some(weights) = &mut self.weights {
             put(weights, slot, extra.weight);
+        }
+        if let Some(births) = &mut self.births {
+            put(&mut births.epochs, slot, extra.origin.epoch);
         }
         if extra.origin.tags.is_some() && self.tags.len() <= slot {
             self.tags.resize_with(slot + 1, || None);
@@ -115,17 +140,24 @@ impl Extras {
         weights.map_or(1, |weights| weights[slot as usize])
     }
 
-    /// Was no tag of the entry invalidated?
+    /// Was no tag of the entry invalidated, and the entry not forgotten?
     pub(crate) fn is_current(&self, slot: u32) -> bool {
-        self.tags(slot).is_none_or(Tagged::is_current)
+        let births = self.births.as_ref();
+        births.is_none_or(|births| births.is_current(slot)) && !self.is_invalidated(slot)
+    }
+
+    /// Was a tag of the entry invalidated?
+    pub(crate) fn is_invalidated(&self, slot: u32) -> bool {
+        self.tags(slot).is_some_and(|tags| !tags.is_current())
     }
 
     pub(crate) fn tags(&self, slot: u32) -> Option<&Tagged> {
         self.tags.get(slot as usize)?.as_deref()
     }
 
-    pub(crate) fn has_tags(&self) -> bool {
-        !self.tags.is_empty()
+    /// May entries be dead before their deadline?
+    pub(crate) fn may_die(&self) -> bool {
+        !self.tags.is_empty() || self.births.is_some()
     }
 }
 

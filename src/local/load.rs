@@ -364,7 +364,7 @@ where
         load_time: Nanos,
     ) -> V {
         let value = loaded.value.clone();
-        if !loaded.tags.is_empty() {
+        if !loaded.tags.is_empty() || self.inner.settings.forgets {
             // Who came after an invalidation, maybe of one of these tags, looks for itself.
             leader.outdate(leader.epoch + 1);
         }

@@ -112,6 +112,27 @@ where
         }
     }
 
+    /// As [`get_or_load_async`](Self::get_or_load_async), for a loader whose errors are shared
+    /// already.
+    #[cfg(feature = "redis")]
+    pub(crate) async fn get_or_load_shared<F>(
+        &self,
+        key: &K,
+        load: impl FnOnce() -> F,
+    ) -> Result<V, LoadError<AnyError>>
+    where
+        F: Future<Output = Result<Loaded<V>, Arc<AnyError>>>,
+    {
+        let place = self.place(key);
+        let sought = match self.seek(&place, key) {
+            Sought::Live(value) => return Ok(value),
+            sought => sought,
+        };
+        let mut alarm = TaskAlarm::default();
+        self.load(&place, key, sought, &mut alarm, |_| load(), |result| result)
+            .await
+    }
+
     async fn load_erased<'a>(
         &self,
         place: Place<'a, K, V>,

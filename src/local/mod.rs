@@ -237,6 +237,7 @@ impl<K: Eq, V, S> LocalCache<K, V, S> {
                 },
                 grace: builder.settings.grace(),
                 tag_epoch: tags.shared_epoch(),
+                floor: builder.settings.forgets.then(|| tags.shared_floor()),
             };
             let policy = AnyPolicy::new(builder.policy, &choice, index, shards);
             Cell {

@@ -4,6 +4,8 @@
 //! tags; a tag remembers the epoch of its last invalidation. So an invalidation is one store, and a
 //! hit on an entry with tags compares. A load remembers its epoch when it begins, before anybody
 //! knows what tags it will return.
+//!
+//! A cache that can *forget* has a floor as well: what is of an older epoch is dead, tags or not.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -13,7 +15,7 @@ use std::sync::atomic::{
 };
 
 use crate::local::DefaultHasher;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 
 struct Tag {
     /// The epoch of its last invalidation.
@@ -23,6 +25,7 @@ struct Tag {
 /// The tags of a cache.
 pub(crate) struct Tags {
     epoch: Arc<AtomicU64>,
+    floor: Arc<AtomicU64>,
     known: Mutex<Known>,
 }
 
@@ -41,6 +44,7 @@ impl Tags {
     pub(crate) fn new() -> Self {
         Self {
             epoch: Arc::default(),
+            floor: Arc::default(),
             known: Mutex::new(Known {
                 by_name: HashMap::default(),
                 forgotten: 0,
@@ -59,6 +63,10 @@ impl Tags {
         Arc::clone(&self.epoch)
     }
 
+    pub(crate) fn shared_floor(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.floor)
+    }
+
     /// What an entry with tags keeps, if its load began in `epoch`.
     pub(crate) fn tag(&self, names: &[Arc<str>], epoch: u64) -> Option<Box<Tagged>> {
         if names.is_empty() {
@@ -75,9 +83,20 @@ impl Tags {
             Some(tag) => Arc::clone(tag),
             None => known.get(&Arc::from(name)),
         };
-        // Under the lock, so that epochs rise. Who sees the new epoch sees what it is of.
+        self.raise_epoch(&tag.invalidated, &known);
+    }
+
+    /// Whatever is of an older epoch than the one that begins now is dead.
+    #[cfg(feature = "redis")]
+    pub(crate) fn forget(&self) {
+        self.raise_epoch(&self.floor, &self.known.lock());
+    }
+
+    /// Begins an epoch and notes it in `of`. Under the lock, so that epochs rise. Who sees the new
+    /// epoch sees what it is of.
+    fn raise_epoch(&self, of: &AtomicU64, _: &MutexGuard<'_, Known>) {
         let epoch = self.epoch.load(Relaxed) + 1;
-        tag.invalidated.store(epoch, Relaxed);
+        of.store(epoch, Relaxed);
         self.epoch.store(epoch, Release);
     }
 }

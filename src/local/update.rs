@@ -45,7 +45,11 @@ where
             let written = match next.clone() {
                 Some(value) => {
                     let loaded = Loaded::new(value);
-                    let origin = Origin { load_time: 0, tags };
+                    let origin = Origin {
+                        load_time: 0,
+                        epoch: claim.epoch,
+                        tags,
+                    };
                     let claim = Some(&mut claim);
                     self.store(&place, key.clone(), loaded, origin, claim, &mut removals)
                 }
@@ -105,6 +109,18 @@ where
         })
     }
 
+    /// A promise of a value that comes from elsewhere.
+    #[cfg(feature = "redis")]
+    pub(crate) fn promise(&self, key: &K) -> Promise<'_, K, V, S> {
+        let place = self.place(key);
+        let claim = self.claim(&place, key);
+        Promise {
+            cache: self,
+            place,
+            claim,
+        }
+    }
+
     fn claim<'a>(&self, place: &Place<'a, K, V>, key: &K) -> Leader<'a, K, V> {
         let flights = &place.cell.flights;
         flights.register_exclusive(place.hash.0, key.clone(), self.candidate())
@@ -119,5 +135,33 @@ where
     ) -> Result<(), Outdated> {
         self.take_out(place, key, RemovalCause::Removed, Some(claim), removals)?;
         Ok(())
+    }
+}
+
+/// A value that comes from elsewhere. It is stored unless the key was written to since the promise
+/// was made.
+#[cfg(feature = "redis")]
+pub(crate) struct Promise<'a, K, V, S> {
+    cache: &'a LocalCache<K, V, S>,
+    place: Place<'a, K, V>,
+    claim: Leader<'a, K, V>,
+}
+
+#[cfg(feature = "redis")]
+impl<K, V, S> Promise<'_, K, V, S>
+where
+    K: Eq + Hash + Clone,
+    V: Clone,
+    S: BuildHasher,
+{
+    pub(crate) fn keep(mut self, key: K, loaded: Loaded<V>) {
+        let cache = self.cache;
+        let mut removals = cache.removals();
+        let origin = cache.origin(&loaded, self.claim.epoch, 0);
+        let claim = Some(&mut self.claim);
+        // Outdated or not: what is newer stays.
+        let _ = cache.store(&self.place, key, loaded, origin, claim, &mut removals);
+        drop(self);
+        removals.finish();
     }
 }

@@ -72,6 +72,14 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
         self.inner.tags.invalidate(tag);
     }
 
+    /// Takes out, for all who look, whatever there is, in no time. Loads that are under way store
+    /// what nobody finds, and callers to come do not wait for them.
+    #[cfg(feature = "redis")]
+    pub(crate) fn forget(&self) {
+        debug_assert!(self.inner.settings.forgets);
+        self.inner.tags.forget();
+    }
+
     /// Takes everything out, one shard after the other. Loads that are under way do not store
     /// their results.
     ///
@@ -132,7 +140,11 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
     /// Where a value comes from whose load began in `epoch`.
     pub(super) fn origin(&self, loaded: &Loaded<V>, epoch: u64, load_time: Nanos) -> Origin {
         let tags = self.inner.tags.tag(&loaded.tags, epoch);
-        Origin { load_time, tags }
+        Origin {
+            load_time,
+            epoch,
+            tags,
+        }
     }
 
     /// Stores a value, unless its leader may not. What gives way goes to `removals`.

@@ -54,6 +54,8 @@ pub(crate) struct Setup {
     pub(crate) grace: Nanos,
     /// Raised when a tag is invalidated.
     pub(crate) tag_epoch: Arc<AtomicU64>,
+    /// What is of an older epoch is dead, in a cache that can forget.
+    pub(crate) floor: Option<Arc<AtomicU64>>,
 }
 
 /// The time of a hit: read ahead of the look-up, or 0 if it is to be read when it is needed.
@@ -118,11 +120,12 @@ impl<K, V> Words for Slab<Entry<K, V>> {
 
 impl<K, V> Shard<K, V> {
     pub(crate) fn new(setup: Setup, policy: AnyPolicy) -> Self {
-        let kinds = setup.kinds;
+        let (kinds, floor) = (setup.kinds, setup.floor.clone());
+        let has_extras = !kinds.is_empty() || floor.is_some();
         Self {
             index: HashTable::new(),
             slab: Slab::new(),
-            extras: (!kinds.is_empty()).then(|| Box::new(Extras::new(kinds))),
+            extras: has_extras.then(|| Box::new(Extras::new(kinds, floor))),
             inserts: 0,
             policy,
             expiry: Expiry::new(setup.grace),
@@ -169,7 +172,7 @@ impl<K, V> Shard<K, V> {
         Some((slot, &entry.value))
     }
 
-    /// Was no tag of the entry invalidated?
+    /// Was no tag of the entry invalidated, and the entry not forgotten?
     fn is_current(&self, slot: u32) -> bool {
         let extras = self.extras.as_ref();
         extras.is_none_or(|extras| extras.is_current(slot))
@@ -243,10 +246,12 @@ impl<K, V> Shard<K, V> {
         let renewals = self.renewals()?;
         let (slot, entry) = self.find(hash, key)?;
         let deadline = entry.deadline.load(Relaxed);
-        let serves = self.is_current(slot)
+        // Not one that is known to be wrong; one that was forgotten may still be right.
+        let extras = self.extras.as_ref();
+        let serves = !extras.is_some_and(|extras| extras.is_invalidated(slot))
             && renewals.may_serve(deadline, now)
             && renewals.is_throttled(slot, now);
-        serves.then_some((&entry.value, now < deadline))
+        serves.then_some((&entry.value, now < deadline && self.is_current(slot)))
     }
 
     /// Live entries, the last to be evicted first.

@@ -198,7 +198,7 @@ impl<K, V> Shard<K, V> {
             if extra.origin.tags.is_none() {
                 return limit;
             }
-            self.extras = Some(Box::new(Extras::new(self.setup.kinds)));
+            self.extras = Some(Box::new(Extras::new(self.setup.kinds, None)));
         }
         self.set_extras(slot, extra, limit, now)
     }
@@ -281,8 +281,8 @@ impl<K, V> Shard<K, V> {
     fn search_for_invalidated(&mut self) {
         // The release is `Tags::invalidate`'s.
         let epoch = self.setup.tag_epoch.load(Acquire);
-        let has_tags = self.extras.as_ref().is_some_and(|extras| extras.has_tags());
-        if epoch != self.swept_epoch && has_tags {
+        let may_die = self.extras.as_ref().is_some_and(|extras| extras.may_die());
+        if epoch != self.swept_epoch && may_die {
             self.swept_epoch = epoch;
             self.expiry.search_all(self.slab.end());
         }
@@ -306,7 +306,7 @@ impl<K, V> Shard<K, V> {
                     continue;
                 };
                 let deadline = entry.deadline.load(Relaxed);
-                if self.expiry.is_over(deadline, now) || !self.is_current(slot) {
+                if self.expiry.is_over(deadline, now) || self.is_of_no_use(slot) {
                     freed(self.weight(slot));
                     self.take_out(slot, RemovalCause::Expired, now, out);
                 } else {
@@ -316,6 +316,14 @@ impl<K, V> Shard<K, V> {
             self.expiry.raise(&slots, soonest);
         }
         true
+    }
+
+    /// May an entry never be served again, whatever the time?
+    fn is_of_no_use(&self, slot: u32) -> bool {
+        let extras = self.extras.as_ref();
+        let invalidated = extras.is_some_and(|extras| extras.is_invalidated(slot));
+        // One that was forgotten may serve where a load fails.
+        invalidated || self.setup.grace == 0 && !self.is_current(slot)
     }
 
     /// How many blocks of slots there are to look at.

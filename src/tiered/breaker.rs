@@ -1,0 +1,134 @@
+//! Circuit breaking around L2, on `recloser`, and counts of what went wrong.
+//!
+//! While the circuit is open a caller is refused at once. None of them is a probe, which might cost
+//! it the deadline: what keeps the [backplane](super::keeper) probes.
+
+use super::remote::{
+    Answer, Ask, Fill, Invalidated, Messages, NewValue, Peer, Position, Remote, RemoteError, Reply,
+    Subject,
+};
+use parking_lot::Mutex;
+use recloser::{AsyncRecloser, Error, Recloser};
+use std::future::Future;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+/// Calls whose outcome is remembered while the circuit is closed, and how many of them may fail.
+const CLOSED_LEN: usize = 10;
+const ERROR_RATE: f32 = 0.5;
+
+/// Probes that have to succeed.
+const HALF_OPEN_LEN: usize = 1;
+
+/// How long nobody probes.
+const OPEN_WAIT: Duration = Duration::from_millis(500);
+
+/// L2, as long as it answers.
+pub(crate) struct Breaker<R: ?Sized> {
+    recloser: AsyncRecloser,
+    /// The circuit is open, or half open.
+    open: AtomicBool,
+    failures: AtomicU64,
+    last_error: Mutex<Option<RemoteError>>,
+    remote: Box<R>,
+}
+
+impl Breaker<dyn Remote> {
+    pub(crate) fn new(remote: Box<dyn Remote>) -> Self {
+        let recloser = Recloser::custom()
+            .closed_len(CLOSED_LEN)
+            .error_rate(ERROR_RATE)
+            .half_open_len(HALF_OPEN_LEN)
+            .open_wait(OPEN_WAIT)
+            .build();
+        Self {
+            recloser: recloser.into(),
+            open: AtomicBool::new(false),
+            failures: AtomicU64::new(0),
+            last_error: Mutex::new(None),
+            remote,
+        }
+    }
+
+    pub(crate) fn is_open(&self) -> bool {
+        self.open.load(Relaxed)
+    }
+
+    /// Calls that failed; those refused are none.
+    pub(crate) fn failures(&self) -> u64 {
+        self.failures.load(Relaxed)
+    }
+
+    /// What the last call failed with, if it did.
+    pub(crate) fn last_error(&self) -> Option<RemoteError> {
+        self.last_error.lock().clone()
+    }
+
+    async fn call<T>(
+        &self,
+        call: impl Future<Output = Result<T, RemoteError>>,
+    ) -> Result<T, RemoteError> {
+        if self.is_open() {
+            return Err(RemoteError::Open);
+        }
+        self.probe(call).await
+    }
+
+    /// As [`call`](Self::call), also while the circuit is open, when it is time.
+    async fn probe<T>(
+        &self,
+        call: impl Future<Output = Result<T, RemoteError>>,
+    ) -> Result<T, RemoteError> {
+        match self.recloser.call(call).await {
+            Ok(answer) => {
+                if self.open.load(Relaxed) || self.last_error.lock().is_some() {
+                    self.open.store(false, Relaxed);
+                    *self.last_error.lock() = None;
+                }
+                Ok(answer)
+            }
+            Err(Error::Rejected) => {
+                self.open.store(true, Relaxed);
+                Err(RemoteError::Open)
+            }
+            Err(Error::Inner(error)) => {
+                self.failures.fetch_add(1, Relaxed);
+                *self.last_error.lock() = Some(error.clone());
+                Err(error)
+            }
+        }
+    }
+
+    pub(crate) async fn ask(&self, asks: &[Ask<'_>]) -> Result<Vec<Answer>, RemoteError> {
+        self.call(self.remote.ask(asks)).await
+    }
+
+    pub(crate) async fn fill(&self, fills: &[Fill<'_>]) -> Result<Vec<bool>, RemoteError> {
+        self.call(self.remote.fill(fills)).await
+    }
+
+    pub(crate) async fn invalidate(
+        &self,
+        subject: &Subject,
+        value: Option<&NewValue>,
+    ) -> Result<Invalidated, RemoteError> {
+        self.call(self.remote.invalidate(subject, value)).await
+    }
+
+    pub(crate) async fn renew(&self, nonce: u64, lease: Duration) -> Result<(), RemoteError> {
+        self.probe(self.remote.renew(nonce, lease)).await
+    }
+
+    pub(crate) async fn acknowledge(
+        &self,
+        peers: &[Peer],
+        at: Position,
+    ) -> Result<(), RemoteError> {
+        self.call(self.remote.acknowledge(peers, at)).await
+    }
+
+    /// Not counted: a subscription is another connection.
+    pub(crate) fn listen(&self) -> Reply<'_, Box<dyn Messages>> {
+        self.remote.listen()
+    }
+}

@@ -1,0 +1,305 @@
+//! How a tiered cache is set up.
+
+use super::breaker::Breaker;
+use super::codec::Codec;
+use super::keeper::{Keeper, Proof};
+use super::outbox::Outbox;
+use super::redis::{Redis, RedisSettings, Target};
+use super::remote::Remote;
+use super::waits::{Acks, Waits};
+use super::{Inner, TierKey, TierValue, TieredCache};
+use crate::error::BuildError;
+use crate::flight::Bulkhead;
+use crate::local::Builder;
+use crate::random;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::{Duration, Instant};
+use tokio::runtime::Handle;
+
+const DEFAULT_DEADLINE: Duration = Duration::from_millis(200);
+const DEFAULT_HEARTBEAT: Duration = Duration::from_millis(500);
+const DEFAULT_LOADS: usize = 64;
+const DEFAULT_MAX_SIZE: usize = 1 << 20;
+const DEFAULT_QUEUE: usize = 10_000;
+
+/// Shorter and a busy machine's pauses look like failures.
+const MIN_HEARTBEAT: Duration = Duration::from_millis(50);
+const MAX_HEARTBEAT: Duration = Duration::from_secs(60);
+
+/// Bytes of a namespace.
+const MAX_NAMESPACE: usize = 128;
+
+/// Bytes of a key's name in L2. Entries with longer ones stay in L1.
+pub(super) const MAX_KEY: usize = 1 << 10;
+
+/// What a reader may see after a change was *acknowledged*: after [`invalidate`], [`write_through`] or
+/// another write has returned [`Delivery::Acknowledged`].
+///
+/// All processes of a namespace must be given the same.
+///
+/// | | the writer's process | other processes | while Redis is unreachable |
+/// | --- | --- | --- | --- |
+/// | `Realtime` | the new value | the new value | the new value, from the loader |
+/// | `Bounded(ttl)` | the new value | the new value, mostly within milliseconds; an old one for `ttl` at most | as before |
+/// | `L2Only` | the new value | the new value | the new value, from the loader |
+/// | `L1Only` | the new value | as `Bounded`, with the entry's time to live for `ttl` | as before |
+///
+/// A change that is *queued* ([`Delivery::Queued`]), since Redis was unreachable, is seen in the
+/// writer's process at once. Others see it when it has gone out, or when their L1 and Redis have let
+/// the old value go by its time to live. A process that dies with invalidations in its queue takes
+/// them along.
+///
+/// Two things are taken for granted: that clocks of different processes run equally fast, to within
+/// a percent, and that a server which was restarted has another `run_id`.
+///
+/// [`invalidate`]: TieredCache::invalidate
+/// [`write_through`]: TieredCache::write_through
+/// [`Delivery::Acknowledged`]: super::Delivery::Acknowledged
+/// [`Delivery::Queued`]: super::Delivery::Queued
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Consistency {
+    /// For prices and stock. L1 serves while it is proven that invalidations arrive, else Redis is
+    /// asked, or the loader. A change is acknowledged once all processes have heard of it that might
+    /// serve the old value; one that has died holds that up for two heartbeats at most.
+    Realtime,
+    /// For profiles and logins. L1 serves what it holds, for this long at most after it was read.
+    /// Invalidations arrive in milliseconds, as a rule.
+    Bounded(Duration),
+    /// Nothing is kept in L1: for values that are large, or seldom read twice by one process.
+    L2Only,
+    /// Nothing is kept in Redis, which only carries invalidations.
+    L1Only,
+}
+
+/// Sets up a [`TieredCache`]; from [`Builder::redis`], which comes after the settings of L1.
+#[must_use = "a builder does nothing until build is called"]
+pub struct TieredBuilder<K, V> {
+    local: Builder<K, V>,
+    url: String,
+    settings: TierSettings,
+    deadline: Duration,
+    max_size: usize,
+    compress_above: Option<usize>,
+    max_queue: usize,
+}
+
+/// What the cache goes on needing.
+pub(super) struct TierSettings {
+    pub(super) namespace: String,
+    pub(super) consistency: Consistency,
+    /// Of values, in L2.
+    pub(super) ttl: Option<Duration>,
+    /// Of copies in L1, at most.
+    pub(super) local_ttl: Option<Duration>,
+    pub(super) lease: Duration,
+    pub(super) wait_timeout: Option<Duration>,
+    pub(super) heartbeat: Duration,
+}
+
+impl TierSettings {
+    /// How long a lease on serving from L1 lasts: two heartbeats.
+    pub(super) fn trust(&self) -> Duration {
+        self.heartbeat * 2
+    }
+
+    /// How long L1 may keep what had `ttl` to live when it was stored, and was true when it was read.
+    pub(super) fn local_ttl(&self, ttl: Duration, read: Instant, stored: Instant) -> Duration {
+        let bound = match self.consistency {
+            Consistency::L2Only => Duration::ZERO,
+            Consistency::Bounded(bound) => bound.saturating_sub(read.elapsed()),
+            Consistency::Realtime | Consistency::L1Only => Duration::MAX,
+        };
+        let own = self.local_ttl.unwrap_or(Duration::MAX);
+        let left = match ttl {
+            Duration::MAX => ttl,
+            ttl => ttl.saturating_sub(stored.elapsed()),
+        };
+        left.min(own).min(bound)
+    }
+}
+
+impl<K, V> Builder<K, V> {
+    /// The settings so far are those of each process's L1, over the Redis (or Valkey) at this URL:
+    /// `redis://[user:password@]host[:port][/database]`.
+    ///
+    /// `namespace` names the cache there: caches with the same one, in whatever process, share their
+    /// values, and must have keys and values of the same types.
+    ///
+    /// [`time_to_live`](Self::time_to_live) and [`lease`](Self::lease) are also those of values and
+    /// loads in Redis; [`max_concurrent_loads`](Self::max_concurrent_loads) bounds the loaders that
+    /// this process runs, not its questions to Redis.
+    pub fn redis(
+        self,
+        url: impl Into<String>,
+        namespace: impl Into<String>,
+    ) -> TieredBuilder<K, V> {
+        let settings = TierSettings {
+            namespace: namespace.into(),
+            consistency: Consistency::Bounded(Duration::from_secs(5)),
+            ttl: self.settings.time_to_live,
+            local_ttl: None,
+            lease: self.settings.lease,
+            wait_timeout: self.settings.wait_timeout,
+            heartbeat: DEFAULT_HEARTBEAT,
+        };
+        TieredBuilder {
+            local: self,
+            url: url.into(),
+            settings,
+            deadline: DEFAULT_DEADLINE,
+            max_size: DEFAULT_MAX_SIZE,
+            compress_above: None,
+            max_queue: DEFAULT_QUEUE,
+        }
+    }
+}
+
+impl<K: TierKey, V: TierValue> TieredBuilder<K, V> {
+    /// What readers may see after a change. Default: `Bounded` to five seconds.
+    pub fn consistency(mut self, consistency: Consistency) -> Self {
+        self.settings.consistency = consistency;
+        self
+    }
+
+    /// How long L1 keeps a copy, where that is shorter than its value lives.
+    pub fn local_time_to_live(mut self, ttl: Duration) -> Self {
+        self.settings.local_ttl = Some(ttl);
+        self
+    }
+
+    /// How long a call to Redis may take before it counts as failed. Default: 200 milliseconds.
+    pub fn deadline(mut self, deadline: Duration) -> Self {
+        self.deadline = deadline;
+        self
+    }
+
+    /// How often a process proves that invalidations reach it; after two without proof it does not
+    /// trust its L1. A `Realtime` change waits that long for a process that has died. All processes of
+    /// a namespace should be given the same. Default: 500 milliseconds.
+    pub fn heartbeat(mut self, heartbeat: Duration) -> Self {
+        self.settings.heartbeat = heartbeat;
+        self
+    }
+
+    /// How many bytes a value may have in Redis, serialized. Larger ones stay in L1, and larger ones
+    /// that are found are not read. Default: 1 MiB.
+    pub fn max_value_size(mut self, bytes: usize) -> Self {
+        self.max_size = bytes;
+        self
+    }
+
+    /// Values of more bytes than this, serialized, are compressed (LZ4) where that makes them
+    /// smaller. Default: none are.
+    pub fn compress_above(mut self, bytes: usize) -> Self {
+        self.compress_above = Some(bytes);
+        self
+    }
+
+    /// How many invalidations wait while Redis is unreachable; more become one of everything.
+    /// Default: 10,000.
+    pub fn max_queued_invalidations(mut self, queued: usize) -> Self {
+        self.max_queue = queued;
+        self
+    }
+
+    /// Builds it. Redis need not be reachable.
+    ///
+    /// # Errors
+    ///
+    /// If a setting is missing or cannot be, or if this is not called in a tokio runtime.
+    pub fn build(self) -> Result<TieredCache<K, V>, BuildError> {
+        self.validate()?;
+        let runtime = Handle::try_current().map_err(|_| BuildError::NoRuntime)?;
+        let target = Target::new(&self.url).ok_or(BuildError::RedisUrl)?;
+        let Self {
+            mut local,
+            settings,
+            ..
+        } = self;
+        let loads = local.settings.max_concurrent_loads.take();
+        local.settings.forgets = true;
+        let me = random::bits();
+        let redis = RedisSettings {
+            deadline: self.deadline,
+            lease: settings.lease,
+            trust: settings.trust(),
+            max_size: self.max_size,
+        };
+        let redis = Redis::new(target, &settings.namespace, me, redis);
+        let inner = Inner {
+            l1: local.build()?,
+            l2: Breaker::new(Box::new(redis) as Box<dyn Remote>),
+            codec: Codec {
+                schema: V::schema().into_owned(),
+                max_size: self.max_size,
+                compress_above: self.compress_above,
+            },
+            settings,
+            me,
+            tokens: AtomicU64::new(0),
+            trusted_until: AtomicU64::new(0),
+            proof: parking_lot::Mutex::new(Proof::default()),
+            waits: Waits::default(),
+            acks: Acks::default(),
+            outbox: Outbox::new(self.max_queue),
+            bulkhead: Arc::new(Bulkhead::new(loads.unwrap_or(DEFAULT_LOADS))),
+            counters: super::TierCounters::default(),
+            runtime,
+        };
+        let inner = Arc::new(inner);
+        let keeper = Arc::new(Keeper::start(&inner));
+        Ok(TieredCache { inner, keeper })
+    }
+
+    fn validate(&self) -> Result<(), BuildError> {
+        let TierSettings {
+            namespace,
+            consistency,
+            local_ttl,
+            heartbeat,
+            ..
+        } = &self.settings;
+        let is_name = |byte: u8| byte.is_ascii_graphic() && !b"{}".contains(&byte);
+        if namespace.is_empty()
+            || namespace.len() > MAX_NAMESPACE
+            || !namespace.bytes().all(is_name)
+        {
+            return Err(BuildError::Namespace);
+        }
+        if !(MIN_HEARTBEAT..=MAX_HEARTBEAT).contains(heartbeat) {
+            return Err(BuildError::Heartbeat);
+        }
+        if *consistency == Consistency::Bounded(Duration::ZERO) {
+            return Err(BuildError::ZeroDuration("consistency: Bounded"));
+        }
+        if *local_ttl == Some(Duration::ZERO) {
+            return Err(BuildError::ZeroDuration("local_time_to_live"));
+        }
+        if self.deadline.is_zero() {
+            return Err(BuildError::ZeroDuration("deadline"));
+        }
+        let local = &self.local.settings;
+        if local.refresh_after.is_some() {
+            return Err(BuildError::NotOverRedis("refresh_after"));
+        }
+        if local.early_renewal.is_some() {
+            return Err(BuildError::NotOverRedis("early_renewal"));
+        }
+        if local.max_concurrent_loads == Some(0) {
+            return Err(BuildError::NoLoads);
+        }
+        Ok(())
+    }
+}
+
+impl<K, V> std::fmt::Debug for TieredBuilder<K, V> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // Not the URL, which may hold a password.
+        f.debug_struct("TieredBuilder")
+            .field("namespace", &self.settings.namespace)
+            .field("consistency", &self.settings.consistency)
+            .finish_non_exhaustive()
+    }
+}

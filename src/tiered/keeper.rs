@@ -1,0 +1,208 @@
+//! What runs in the background: the subscription and its proof, and the outbox.
+
+use super::backplane::{Backplane, Effect};
+use super::health::count;
+use super::remote::{Message, Messages, Peer, Position, RemoteError};
+use super::{Consistency, Inner, TierKey, TierValue, now};
+use crate::clock::saturating_nanos;
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::task::JoinHandle;
+use tokio::time::{MissedTickBehavior, interval};
+
+/// Messages that are handled before their senders are told.
+const BATCH: usize = 1_024;
+
+/// The tasks of a cache. They end with it.
+pub(super) struct Keeper {
+    tasks: [JoinHandle<()>; 2],
+}
+
+impl Keeper {
+    pub(super) fn start<K: TierKey, V: TierValue>(inner: &Arc<Inner<K, V>>) -> Self {
+        let listening = Listening::new(inner).run();
+        let sending = send(Arc::clone(inner));
+        Self {
+            tasks: [inner.runtime.spawn(listening), inner.runtime.spawn(sending)],
+        }
+    }
+}
+
+impl Drop for Keeper {
+    fn drop(&mut self) {
+        for task in &self.tasks {
+            task.abort();
+        }
+    }
+}
+
+/// How it is with the backplane, for [`Health`](super::Health).
+#[derive(Default)]
+pub(super) struct Proof {
+    /// Since when invalidations are proven to arrive.
+    pub(super) since: Option<Instant>,
+    pub(super) gaps: u64,
+    pub(super) subscriptions: u64,
+}
+
+/// The one who listens.
+struct Listening<K, V> {
+    inner: Arc<Inner<K, V>>,
+    backplane: Backplane,
+    /// Whom to tell how far was heard.
+    senders: HashSet<Peer>,
+}
+
+impl<K: TierKey, V: TierValue> Listening<K, V> {
+    fn new(inner: &Arc<Inner<K, V>>) -> Self {
+        let trust = saturating_nanos(inner.settings.trust());
+        Self {
+            inner: Arc::clone(inner),
+            backplane: Backplane::new(inner.me, trust),
+            senders: HashSet::new(),
+        }
+    }
+
+    async fn run(mut self) {
+        let mut retry = interval(self.inner.settings.heartbeat);
+        retry.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            retry.tick().await;
+            match self.inner.l2.listen().await {
+                Ok(messages) => {
+                    self.inner.proof.lock().subscriptions += 1;
+                    self.backplane.reset();
+                    let _lost = self.listen(messages).await;
+                    self.distrust();
+                }
+                // The breaker needs to know when Redis is back.
+                Err(_) => drop(self.inner.l2.renew(0, Duration::ZERO).await),
+            }
+        }
+    }
+
+    fn distrust(&self) {
+        self.inner.distrust();
+        self.inner.proof.lock().since = None;
+        // Who waits for another process polls from now on.
+        self.inner.waits.wake_all();
+    }
+
+    /// Listens until the connection is lost, or says nothing for so long that it must be.
+    async fn listen(&mut self, mut messages: Box<dyn Messages>) -> Result<(), RemoteError> {
+        let heartbeat = self.inner.settings.heartbeat;
+        let silence = saturating_nanos(self.inner.settings.trust());
+        let mut beats = interval(heartbeat);
+        beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                biased;
+                message = messages.next() => {
+                    self.hear(&message?);
+                    for _ in 0..BATCH {
+                        let Some(message) = messages.ready() else { break };
+                        self.hear(&message);
+                    }
+                    self.acknowledge();
+                }
+                _ = beats.tick() => {
+                    let now = now();
+                    let asked = self.backplane.waits_since();
+                    if asked.is_some_and(|asked| now.saturating_sub(asked) > silence) {
+                        return Err(RemoteError::Timeout);
+                    }
+                    self.renew(now);
+                }
+            }
+        }
+    }
+
+    /// Asks for the lease on L1 again. What comes of it comes as a message.
+    fn renew(&mut self, now: u64) {
+        let inner = Arc::clone(&self.inner);
+        let nonce = self.backplane.ask(now);
+        self.inner.runtime.spawn(async move {
+            let lease = inner.settings.trust();
+            let _ = inner.l2.renew(nonce, lease).await;
+        });
+    }
+
+    fn hear(&mut self, message: &Message) {
+        let inner = &self.inner;
+        match message {
+            Message::Heard { by, at } => inner.acks.note(*by, *at),
+            Message::Filled(key) => inner.waits.wake(key),
+            Message::Event { .. } | Message::Beat { .. } | Message::Foreign => {}
+        }
+        match self.backplane.hear(message) {
+            Effect::Nothing => {}
+            Effect::Invalidate { subject, sender } => {
+                count(&inner.counters.events);
+                inner.apply(&subject);
+                self.senders.insert(sender);
+            }
+            Effect::Forget { until } => {
+                inner.distrust();
+                count(&inner.counters.forgets);
+                // What was held, and what is being loaded now, is not served from here on.
+                inner.l1.forget();
+                inner.waits.wake_all();
+                let mut proof = inner.proof.lock();
+                proof.gaps = self.backplane.gaps;
+                proof.since = until.map(|_| Instant::now());
+                drop(proof);
+                if let Some(until) = until {
+                    inner.trust(until);
+                }
+            }
+            Effect::Trust { until } => {
+                let mut proof = inner.proof.lock();
+                if proof.since.is_none() || !inner.is_trusted() {
+                    proof.since = Some(Instant::now());
+                }
+                drop(proof);
+                inner.trust(until);
+            }
+        }
+    }
+
+    /// Tells those who have written, and wait for it, how far was heard.
+    fn acknowledge(&mut self) {
+        let is_awaited = self.inner.settings.consistency == Consistency::Realtime;
+        let senders: Vec<Peer> = self.senders.drain().collect();
+        let Some(heard) = self.backplane.heard().filter(|_| is_awaited) else {
+            return;
+        };
+        if !senders.is_empty() {
+            let inner = Arc::clone(&self.inner);
+            self.inner.runtime.spawn(acknowledge(inner, senders, heard));
+        }
+    }
+}
+
+async fn acknowledge<K: TierKey, V: TierValue>(
+    inner: Arc<Inner<K, V>>,
+    senders: Vec<Peer>,
+    heard: Position,
+) {
+    // If that fails they wait until the lease is over.
+    let _ = inner.l2.acknowledge(&senders, heard).await;
+}
+
+/// Sends what is in the outbox, whenever L2 answers.
+async fn send<K: TierKey, V: TierValue>(inner: Arc<Inner<K, V>>) {
+    loop {
+        let Some((number, subject)) = inner.outbox.first() else {
+            inner.outbox.pushed().await;
+            continue;
+        };
+        match inner.l2.invalidate(&subject, None).await {
+            Ok(_) => {
+                count(&inner.counters.invalidations);
+                inner.outbox.done(number);
+            }
+            Err(_) => tokio::time::sleep(inner.settings.heartbeat).await,
+        }
+    }
+}

@@ -1,0 +1,370 @@
+//! L1 over L2: a [`LocalCache`] in each process over one Redis.
+
+mod schema;
+
+mod remote;
+
+mod codec;
+
+mod backplane;
+mod breaker;
+mod outbox;
+mod waits;
+
+mod health;
+
+mod redis;
+
+mod builder;
+mod fetch;
+mod keeper;
+mod lease;
+mod write;
+
+mod blocking;
+
+pub use blocking::Blocking;
+pub use builder::{Consistency, TieredBuilder};
+pub use health::{Health, TierStats};
+pub use remote::RemoteError;
+pub use schema::Schema;
+pub use write::Delivery;
+
+use crate::cache::{AsyncCache, CacheFuture, ErasedAsyncLoader};
+use crate::clock::{Clock, Nanos, SystemClock, saturating_nanos};
+use crate::entry::Loaded;
+use crate::error::{AnyError, LoadError};
+use crate::flight::Bulkhead;
+use crate::local::LocalCache;
+use crate::stats::Stats;
+use breaker::Breaker;
+use builder::TierSettings;
+use codec::Codec;
+use fetch::{LoadResult, TimedOut};
+use health::{TierCounters, count};
+use keeper::Keeper;
+use outbox::Outbox;
+use remote::{Peer, Remote, Token};
+use serde::{Serialize, de::DeserializeOwned};
+use std::any::Any;
+use std::fmt;
+use std::future::Future;
+use std::hash::Hash;
+use std::sync::Arc;
+use std::sync::atomic::{
+    AtomicU64,
+    Ordering::{Acquire, Relaxed, Release},
+};
+use std::time::Duration;
+use tokio::runtime::Handle;
+use waits::{Acks, Waits};
+
+/// What a key of a [`TieredCache`] is: its bytes by `postcard` are its name in Redis.
+pub trait TierKey:
+    Eq + Hash + Clone + Serialize + DeserializeOwned + Send + Sync + 'static
+{
+}
+
+impl<K: Eq + Hash + Clone + Serialize + DeserializeOwned + Send + Sync + 'static> TierKey for K {}
+
+/// What a value of a [`TieredCache`] is.
+pub trait TierValue: Schema + Clone + Send + Sync + 'static {}
+
+impl<V: Schema + Clone + Send + Sync + 'static> TierValue for V {}
+
+/// A cache of several processes: in each a [`LocalCache`], its L1, over one Redis, their L2.
+///
+/// Of all callers in all processes who miss a key together one loads. Who changes the database calls
+/// [`invalidate`](Self::invalidate), or changes it through [`write_through`](Self::write_through);
+/// what readers may then still see is what the [`Consistency`] promises.
+///
+/// A clone is another handle to the same cache.
+///
+/// ```no_run
+/// use hotset::{Consistency, LocalCache, TieredCache};
+/// use std::time::Duration;
+///
+/// # async fn fetch_price(id: u64) -> std::io::Result<u64> { Ok(id * 100) }
+/// # async fn store_price(id: u64, price: u64) -> std::io::Result<()> { Ok(()) }
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let prices: TieredCache<u64, u64> = LocalCache::builder()
+///     .capacity(100_000)
+///     .time_to_live(Duration::from_secs(300))
+///     .redis("redis://127.0.0.1/", "prices")
+///     .consistency(Consistency::Realtime)
+///     .build()?;
+///
+/// let price = prices.get_or_load_async(&7, || fetch_price(7)).await?;
+/// assert_eq!(price, 700);
+///
+/// prices.write_through(7, 800, |price| store_price(7, price)).await?;
+/// # Ok(())
+/// # }
+/// ```
+///
+/// # Redis is down
+///
+/// No failure of Redis fails a read: the loader is asked instead, and no more than
+/// [`max_concurrent_loads`](crate::Builder::max_concurrent_loads) loaders run at one time (64, unless
+/// set). A call to Redis takes no longer than its [deadline](TieredBuilder::deadline), and after a few
+/// failures none is made until Redis answers again. Invalidations wait, and go out then. The cache
+/// can be built, and works, before Redis does.
+///
+/// # Panics
+///
+/// As [`LocalCache`]. All of it needs the tokio runtime in which it was built to run.
+pub struct TieredCache<K, V> {
+    inner: Arc<Inner<K, V>>,
+    /// The last handle stops it.
+    keeper: Arc<Keeper>,
+}
+
+struct Inner<K, V> {
+    l1: LocalCache<K, V>,
+    l2: Breaker<dyn Remote>,
+    codec: Codec,
+    settings: TierSettings,
+    me: Peer,
+    tokens: AtomicU64,
+    /// Until when what L1 holds is proven to be valid. Written by the keeper, with a release.
+    trusted_until: AtomicU64,
+    /// Since when, and how it is with the backplane.
+    proof: parking_lot::Mutex<keeper::Proof>,
+    waits: Waits,
+    acks: Acks,
+    outbox: Outbox,
+    bulkhead: Arc<Bulkhead>,
+    counters: TierCounters,
+    runtime: Handle,
+}
+
+impl<K, V> Clone for TieredCache<K, V> {
+    fn clone(&self) -> Self {
+        Self {
+            inner: Arc::clone(&self.inner),
+            keeper: Arc::clone(&self.keeper),
+        }
+    }
+}
+
+impl<K: TierKey, V: TierValue> TieredCache<K, V> {
+    /// The value of a key, if L1 or Redis holds a valid one.
+    ///
+    /// # Cancellation
+    ///
+    /// The future may be dropped at any time.
+    pub async fn get(&self, key: &K) -> Option<V> {
+        match self.inner.get_local(key) {
+            Some(value) => Some(value),
+            None => Box::pin(self.inner.look_up(key)).await,
+        }
+    }
+
+    /// The value of a key; if neither L1 nor Redis holds a valid one, what `load` returns, which is
+    /// then stored in both.
+    ///
+    /// In this process it is as [`LocalCache::get_or_load_async`]. Of all processes that miss a key
+    /// together one loads; the others wait for it. One that takes longer than the
+    /// [lease](crate::Builder::lease) is not waited for any longer: its late value goes to its own
+    /// callers and is stored nowhere. Neither is a value whose key was invalidated while it was loaded.
+    ///
+    /// # Errors
+    ///
+    /// As [`LocalCache::get_or_load_async`]. Failures of Redis are none.
+    ///
+    /// # Cancellation
+    ///
+    /// The future may be dropped at any time; another caller, or another process, then loads.
+    pub async fn get_or_load_async<L, E, F>(
+        &self,
+        key: &K,
+        load: impl FnOnce() -> F + Send,
+    ) -> Result<V, LoadError<E>>
+    where
+        F: Future<Output = Result<L, E>> + Send,
+        L: Into<Loaded<V>>,
+        E: Any + Send + Sync,
+    {
+        match self.inner.get_local(key) {
+            Some(value) => Ok(value),
+            None => AsyncCache::get_or_load_async(self, key, load).await,
+        }
+    }
+
+    /// What L1 has done and holds.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        self.inner.l1.stats()
+    }
+
+    /// What was asked of Redis, and what came of it.
+    #[must_use]
+    pub fn tier_stats(&self) -> TierStats {
+        let mut stats = self.inner.counters.snapshot();
+        stats.l2_failures = self.inner.l2.failures();
+        stats
+    }
+
+    /// How it is with Redis, and with invalidations by other processes.
+    #[must_use]
+    pub fn health(&self) -> Health {
+        let inner = &*self.inner;
+        let proof = inner.proof.lock();
+        let proven = proof.since.filter(|_| inner.is_trusted());
+        Health {
+            last_error: inner.l2.last_error(),
+            breaker_open: inner.l2.is_open(),
+            proven_for: proven.map(|since| since.elapsed()),
+            gaps: proof.gaps,
+            subscriptions: proof.subscriptions,
+            queued: inner.outbox.len(),
+        }
+    }
+
+    /// A handle for threads.
+    #[must_use]
+    pub fn blocking(&self) -> Blocking<K, V> {
+        Blocking::new(self.clone())
+    }
+}
+
+/// Coarse clocks may be read as this much too early.
+const COARSENESS: Nanos = 20_000_000;
+
+impl<K, V> Inner<K, V> {
+    /// Is every invalidation that another process was told is done known here, or this process not
+    /// to be asked any more?
+    fn is_trusted(&self) -> bool {
+        now() < self.trusted_until.load(Acquire)
+    }
+
+    fn trust(&self, until: Nanos) {
+        self.trusted_until
+            .store(until.saturating_sub(COARSENESS), Release);
+    }
+
+    fn distrust(&self) {
+        self.trusted_until.store(0, Release);
+    }
+
+    fn token(&self) -> Token {
+        let number = self.tokens.fetch_add(1, Relaxed);
+        let mut token = [0; 16];
+        token[..8].copy_from_slice(&self.me.to_be_bytes());
+        token[8..].copy_from_slice(&number.to_be_bytes());
+        token
+    }
+}
+
+/// The time, on the clock of leases on L1: it must not stand still, whatever the cache's does.
+fn now() -> Nanos {
+    saturating_nanos(SystemClock.now())
+}
+
+/// What a key is called in Redis. `None` if it cannot be serialized: then it is in L1 alone.
+fn name_of<K: Serialize>(key: &K) -> Option<Box<[u8]>> {
+    let name = postcard::to_stdvec(key).ok()?;
+    Some(name.into())
+}
+
+impl<K: TierKey, V: TierValue> Inner<K, V> {
+    /// A hit in L1, if it may serve.
+    #[inline]
+    fn get_local(&self, key: &K) -> Option<V> {
+        if self.may_serve() {
+            self.l1.get(key)
+        } else {
+            None
+        }
+    }
+
+    /// May L1 serve what it holds? If not, nothing that it holds now is served to this caller or a
+    /// later one, and no load under way either.
+    #[inline]
+    fn may_serve(&self) -> bool {
+        match self.settings.consistency {
+            Consistency::Realtime if !self.is_trusted() => {
+                count(&self.counters.unproven_reads);
+                self.l1.forget();
+                false
+            }
+            Consistency::L2Only => {
+                self.l1.forget();
+                false
+            }
+            _ => true,
+        }
+    }
+
+    /// Loads through L1's single flight.
+    async fn get_or_fetch<F>(
+        self: &Arc<Self>,
+        key: &K,
+        load: impl FnOnce() -> F,
+    ) -> Result<V, LoadError<AnyError>>
+    where
+        F: Future<Output = LoadResult<V>>,
+    {
+        let fetch = || self.fetch(key, load);
+        let result = self.l1.get_or_load_shared(key, fetch).await;
+        result.map_err(TimedOut::reveal)
+    }
+}
+
+impl<K: TierKey, V: TierValue> AsyncCache<K, V> for TieredCache<K, V> {
+    fn get<'a>(&'a self, key: &'a K) -> CacheFuture<'a, Option<V>> {
+        match self.inner.get_local(key) {
+            Some(value) => CacheFuture::ready(Some(value)),
+            None => CacheFuture::new(self.inner.look_up(key)),
+        }
+    }
+
+    fn insert(&self, key: K, value: V) -> CacheFuture<'_, ()> {
+        CacheFuture::new(async move {
+            self.insert(key, value).await;
+        })
+    }
+
+    fn insert_with_ttl(&self, key: K, value: V, ttl: Duration) -> CacheFuture<'_, ()> {
+        CacheFuture::new(async move {
+            self.insert_loaded(key, Loaded::new(value).ttl(ttl)).await;
+        })
+    }
+
+    /// Returns what L1 held.
+    fn remove<'a>(&'a self, key: &'a K) -> CacheFuture<'a, Option<V>> {
+        let held = self.inner.get_local(key);
+        CacheFuture::new(async move {
+            self.invalidate(key).await;
+            held
+        })
+    }
+
+    fn clear(&self) -> CacheFuture<'_, ()> {
+        CacheFuture::new(async move {
+            self.clear().await;
+        })
+    }
+
+    fn get_or_load_erased<'a>(
+        &'a self,
+        key: &'a K,
+        load: &'a mut ErasedAsyncLoader<'_, V>,
+    ) -> CacheFuture<'a, Result<V, LoadError<AnyError>>> {
+        match self.inner.get_local(key) {
+            Some(value) => CacheFuture::ready(Ok(value)),
+            None => CacheFuture::new(self.inner.get_or_fetch(key, load)),
+        }
+    }
+}
+
+impl<K, V> fmt::Debug for TieredCache<K, V> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TieredCache")
+            .field("namespace", &self.inner.settings.namespace)
+            .field("consistency", &self.inner.settings.consistency)
+            .field("l1", &self.inner.l1)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,162 @@
+//! Invalidations that L2 could not be told of yet.
+//!
+//! While one is here, L2 may hold what it is of, so this process does not ask L2 for that.
+
+use super::remote::Subject;
+use parking_lot::Mutex;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use tokio::sync::Notify;
+
+pub(crate) struct Outbox {
+    queue: Mutex<Queue>,
+    /// The queue's length, so that readers see without a lock that there is nothing.
+    len: AtomicUsize,
+    limit: usize,
+    pushed: Notify,
+}
+
+#[derive(Default)]
+struct Queue {
+    by_number: BTreeMap<u64, Subject>,
+    numbers: HashMap<Subject, u64>,
+    next: u64,
+    /// How many are of more than one key.
+    broad: usize,
+}
+
+impl Queue {
+    fn insert(&mut self, subject: Subject) {
+        self.remove(&subject);
+        self.next += 1;
+        self.broad += usize::from(!matches!(subject, Subject::Key(_)));
+        self.by_number.insert(self.next, subject.clone());
+        self.numbers.insert(subject, self.next);
+    }
+
+    fn remove(&mut self, subject: &Subject) {
+        if let Some(number) = self.numbers.remove(subject) {
+            self.by_number.remove(&number);
+            self.broad -= usize::from(!matches!(subject, Subject::Key(_)));
+        }
+    }
+
+    fn clear(&mut self) {
+        *self = Self {
+            next: self.next,
+            ..Self::default()
+        };
+    }
+}
+
+impl Outbox {
+    pub(crate) fn new(limit: usize) -> Self {
+        Self {
+            queue: Mutex::default(),
+            len: AtomicUsize::new(0),
+            limit,
+            pushed: Notify::new(),
+        }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.len.load(Relaxed)
+    }
+
+    /// Keeps an invalidation. If there are too many, all become one that forgets everything: `true`.
+    pub(crate) fn push(&self, subject: Subject) -> bool {
+        let mut queue = self.queue.lock();
+        queue.insert(subject);
+        let overflows = queue.numbers.len() > self.limit;
+        if overflows || queue.numbers.contains_key(&Subject::All) {
+            queue.clear();
+            queue.insert(Subject::All);
+        }
+        self.len.store(queue.numbers.len(), Relaxed);
+        drop(queue);
+        self.pushed.notify_one();
+        overflows
+    }
+
+    /// May L2 hold a value of this key that is invalid? Also if it is not known of which keys an
+    /// invalidation is.
+    pub(crate) fn blocks(&self, key: &[u8]) -> bool {
+        if self.len() == 0 {
+            return false;
+        }
+        let queue = self.queue.lock();
+        queue.broad > 0 || queue.numbers.contains_key(&Subject::Key(key.into()))
+    }
+
+    /// The oldest, with its number. It stays until it is [`done`](Self::done).
+    pub(crate) fn first(&self) -> Option<(u64, Subject)> {
+        let queue = self.queue.lock();
+        let (number, subject) = queue.by_number.first_key_value()?;
+        Some((*number, subject.clone()))
+    }
+
+    /// L2 was told. If the same came again meanwhile, that one stays.
+    pub(crate) fn done(&self, number: u64) {
+        let mut queue = self.queue.lock();
+        if let Some(subject) = queue.by_number.get(&number).cloned() {
+            queue.remove(&subject);
+        }
+        self.len.store(queue.numbers.len(), Relaxed);
+    }
+
+    /// Waits until something was pushed.
+    pub(crate) async fn pushed(&self) {
+        self.pushed.notified().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(byte: u8) -> Subject {
+        Subject::Key([byte].into())
+    }
+
+    #[test]
+    fn a_key_is_blocked_until_the_last_invalidation_of_it_is_done() {
+        let outbox = Outbox::new(10);
+        outbox.push(key(1));
+        let (number, subject) = outbox.first().unwrap();
+        assert_eq!(subject, key(1));
+        outbox.push(key(1));
+        outbox.done(number);
+        assert!(outbox.blocks(&[1]) && !outbox.blocks(&[2]));
+        let (number, _) = outbox.first().unwrap();
+        outbox.done(number);
+        assert!(!outbox.blocks(&[1]));
+        assert_eq!((outbox.len(), outbox.first()), (0, None));
+    }
+
+    #[test]
+    fn a_tag_blocks_everything_and_the_oldest_is_first() {
+        let outbox = Outbox::new(10);
+        outbox.push(key(1));
+        outbox.push(Subject::Tag("a".into()));
+        assert!(outbox.blocks(&[2]));
+        assert_eq!(outbox.first().unwrap().1, key(1));
+        outbox.done(outbox.first().unwrap().0);
+        outbox.done(outbox.first().unwrap().0);
+        assert!(!outbox.blocks(&[2]));
+    }
+
+    #[test]
+    fn too_many_become_one_of_everything() {
+        let outbox = Outbox::new(3);
+        for byte in 0..3 {
+            assert!(!outbox.push(key(byte)));
+        }
+        assert!(outbox.push(key(3)));
+        assert_eq!(outbox.len(), 1);
+        assert!(!outbox.push(key(4)));
+        assert_eq!(outbox.first().unwrap().1, Subject::All);
+        assert!(outbox.blocks(&[9]));
+        outbox.done(outbox.first().unwrap().0);
+        assert_eq!(outbox.len(), 0);
+    }
+}

@@ -1,0 +1,412 @@
+//! [`Remote`] on Redis or Valkey: keys, scripts, replies.
+//!
+//! All that must be one step is one script, and all keys of a namespace share a hash tag.
+
+mod connection;
+
+use super::codec::{millis, tag_hash};
+use super::remote::{
+    Answer, Ask, Fill, Head, Incarnation, Invalidated, Message, Messages, NewValue, Peer, Position,
+    Remote, RemoteError, Reply, Subject,
+};
+use crate::random;
+use connection::{Connection, Connector};
+use futures_util::{FutureExt, StreamExt};
+use redis::aio::PubSubStream;
+use redis::{Cmd, Pipeline, Script, Value};
+use std::sync::LazyLock;
+use std::time::Duration;
+
+pub(crate) use connection::Target;
+
+macro_rules! script {
+    ($name:ident, $file:literal) => {
+        static $name: LazyLock<Script> = LazyLock::new(|| {
+            Script::new(concat!(
+                include_str!("scripts/prelude.lua"),
+                include_str!(concat!("scripts/", $file))
+            ))
+        });
+    };
+}
+
+script!(ASK, "ask.lua");
+script!(FILL, "fill.lua");
+script!(INVALIDATE, "invalidate.lua");
+script!(RENEW, "renew.lua");
+
+/// All of them, for a new connection to load.
+fn scripts() -> [&'static Script; 4] {
+    [&ASK, &FILL, &INVALIDATE, &RENEW]
+}
+
+/// A namespace on a server, as one process uses it.
+pub(crate) struct Redis {
+    connector: Connector,
+    names: Names,
+    me: Peer,
+    settings: RedisSettings,
+}
+
+pub(crate) struct RedisSettings {
+    /// How long a call may take.
+    pub(crate) deadline: Duration,
+    /// How long a process may lead a load.
+    pub(crate) lease: Duration,
+    /// How long those who are forgotten may go on serving from their L1.
+    pub(crate) trust: Duration,
+    /// Bytes of a value.
+    pub(crate) max_size: usize,
+}
+
+/// The namespace's keys and channels.
+struct Names {
+    state: String,
+    readers: String,
+    events: String,
+    base: String,
+}
+
+impl Names {
+    fn new(namespace: &str) -> Self {
+        // The braces make it one slot of a cluster.
+        let base = format!("hotset:{{{namespace}}}");
+        Self {
+            state: format!("{base}:state"),
+            readers: format!("{base}:readers"),
+            events: format!("{base}:events"),
+            base,
+        }
+    }
+
+    fn entry(&self, key: &[u8]) -> Vec<u8> {
+        [self.base.as_bytes(), b":e:", key].concat()
+    }
+
+    fn inbox(&self, peer: Peer) -> String {
+        format!("{}:to:{peer:016x}", self.base)
+    }
+}
+
+impl Redis {
+    pub(crate) fn new(target: Target, namespace: &str, me: Peer, settings: RedisSettings) -> Self {
+        Self {
+            connector: Connector::new(target),
+            names: Names::new(namespace),
+            me,
+            settings,
+        }
+    }
+
+    /// A call of a script, with what all have in common. `key` is an entry's, if it is of one.
+    fn call(&self, script: &Script, connection: &Connection, key: Option<&[u8]>) -> Cmd {
+        let mut call = redis::cmd("EVALSHA");
+        call.arg(script.get_hash())
+            .arg(if key.is_some() { 3 } else { 2 })
+            .arg(&self.names.state)
+            .arg(&self.names.readers);
+        if let Some(key) = key {
+            call.arg(self.names.entry(key));
+        }
+        call.arg(&random::bits().to_be_bytes())
+            .arg(&*connection.run)
+            .arg(millis(self.settings.trust));
+        call
+    }
+
+    /// Runs `work` on the connection, within the deadline. A connection on which something went
+    /// wrong is not used again.
+    async fn within<T>(
+        &self,
+        work: impl AsyncFnOnce(Connection) -> Result<T, RemoteError>,
+    ) -> Result<T, RemoteError> {
+        let mut used = None;
+        let result = tokio::time::timeout(self.settings.deadline, async {
+            let connection = self.connector.get().await?;
+            used = Some(connection.number);
+            work(connection).await
+        });
+        let result = result.await.unwrap_or(Err(RemoteError::Timeout));
+        if let (Err(RemoteError::Timeout | RemoteError::Disconnected(_)), Some(number)) =
+            (&result, used)
+        {
+            self.connector.discard(number);
+        }
+        result
+    }
+
+    async fn all(
+        &self,
+        calls: impl FnOnce(&Connection) -> Vec<Cmd>,
+    ) -> Result<Vec<Value>, RemoteError> {
+        self.within(async |mut connection| {
+            let mut pipeline = Pipeline::new();
+            for call in calls(&connection) {
+                pipeline.add_command(call);
+            }
+            Ok(pipeline.query_async(&mut connection.link).await?)
+        })
+        .await
+    }
+
+    async fn one(&self, call: impl FnOnce(&Connection) -> Cmd) -> Result<Value, RemoteError> {
+        let mut values = self.all(|connection| vec![call(connection)]).await?;
+        values.pop().ok_or_else(nonsense)
+    }
+
+    fn ask_call(&self, ask: &Ask<'_>, connection: &Connection) -> Cmd {
+        let mut call = self.call(&ASK, connection, Some(ask.key));
+        call.arg(ask.lead.as_ref().map_or(&[][..], |token| token))
+            .arg(millis(self.settings.lease))
+            .arg(ask.refused.as_ref().map_or(&[][..], |token| token))
+            .arg(self.settings.max_size);
+        call
+    }
+
+    fn fill_call(&self, fill: &Fill<'_>, connection: &Connection) -> Cmd {
+        let mut call = self.call(&FILL, connection, Some(fill.key));
+        call.arg(&fill.token)
+            .arg(fill.envelope)
+            .arg(fill.ttl.map_or(0, millis))
+            .arg(&self.names.events)
+            .arg([b"F", fill.key].concat());
+        call
+    }
+
+    fn invalidate_call(
+        &self,
+        subject: &Subject,
+        value: Option<&NewValue>,
+        connection: &Connection,
+    ) -> Cmd {
+        let key = match subject {
+            Subject::Key(key) => Some(&**key),
+            Subject::Tag(_) | Subject::All => None,
+        };
+        let mut call = self.call(&INVALIDATE, connection, key);
+        call.arg(&self.names.events).arg(payload(self.me, subject));
+        match subject {
+            Subject::Key(_) => call.arg("k").arg(""),
+            Subject::Tag(tag) => call.arg("t").arg(&tag_hash(tag)),
+            Subject::All => call.arg("a").arg(""),
+        };
+        if let Some(value) = value {
+            call.arg(&value.instead_of)
+                .arg(&value.envelope)
+                .arg(value.ttl.map_or(0, millis));
+        } else {
+            call.arg("").arg("").arg(0);
+        }
+        call
+    }
+}
+
+impl Remote for Redis {
+    fn ask<'a>(&'a self, asks: &'a [Ask<'a>]) -> Reply<'a, Vec<Answer>> {
+        Box::pin(async move {
+            let calls = |connection: &Connection| {
+                let calls = asks.iter().map(|ask| self.ask_call(ask, connection));
+                calls.collect()
+            };
+            let replies = self.all(calls).await?;
+            let answers = asks.iter().zip(replies);
+            answers.map(|(ask, reply)| answer(ask, reply)).collect()
+        })
+    }
+
+    fn fill<'a>(&'a self, fills: &'a [Fill<'a>]) -> Reply<'a, Vec<bool>> {
+        Box::pin(async move {
+            let calls = |connection: &Connection| {
+                let calls = fills.iter().map(|fill| self.fill_call(fill, connection));
+                calls.collect()
+            };
+            let replies = self.all(calls).await?;
+            Ok(replies
+                .iter()
+                .map(|reply| *reply == Value::Int(1))
+                .collect())
+        })
+    }
+
+    fn invalidate<'a>(
+        &'a self,
+        subject: &'a Subject,
+        value: Option<&'a NewValue>,
+    ) -> Reply<'a, Invalidated> {
+        Box::pin(async move {
+            let call = |connection: &Connection| self.invalidate_call(subject, value, connection);
+            let (id, version, stored, readers) = parse(self.one(call).await?)?;
+            let readers: Vec<(String, u64)> = readers;
+            let reader = |(peer, left): (String, u64)| {
+                let peer = u64::from_str_radix(&peer, 16).ok();
+                (peer, Duration::from_millis(left))
+            };
+            Ok(Invalidated {
+                position: position(id, version)?,
+                stored,
+                readers: readers.into_iter().map(reader).collect(),
+            })
+        })
+    }
+
+    fn renew(&self, nonce: u64, lease: Duration) -> Reply<'_, ()> {
+        Box::pin(async move {
+            let call = |connection: &Connection| {
+                let mut call = self.call(&RENEW, connection, None);
+                let lease = if lease.is_zero() { 0 } else { millis(lease) };
+                call.arg(format!("{:016x}", self.me))
+                    .arg(lease)
+                    .arg(self.names.inbox(self.me))
+                    .arg(nonce);
+                call
+            };
+            self.one(call).await.map(drop)
+        })
+    }
+
+    fn acknowledge<'a>(&'a self, peers: &'a [Peer], at: Position) -> Reply<'a, ()> {
+        Box::pin(async move {
+            let mut message = b"A".to_vec();
+            message.extend_from_slice(&at.incarnation);
+            message.extend_from_slice(&at.version.to_be_bytes());
+            message.extend_from_slice(&self.me.to_be_bytes());
+            let calls = |_: &Connection| {
+                let publish = |&peer: &Peer| {
+                    let mut call = redis::cmd("PUBLISH");
+                    call.arg(self.names.inbox(peer)).arg(&message);
+                    call
+                };
+                peers.iter().map(publish).collect()
+            };
+            self.all(calls).await.map(drop)
+        })
+    }
+
+    fn listen(&self) -> Reply<'_, Box<dyn Messages>> {
+        Box::pin(async move {
+            let deadline = self.settings.deadline;
+            let channels = [self.names.events.clone(), self.names.inbox(self.me)];
+            let listening = self.connector.listen(&channels);
+            let stream = tokio::time::timeout(deadline.max(connection::PATIENCE), listening).await;
+            let stream = stream.unwrap_or(Err(RemoteError::Timeout))?;
+            Ok(Box::new(Channel(stream)) as Box<dyn Messages>)
+        })
+    }
+}
+
+/// What the events' channel and this process's own bring.
+struct Channel(PubSubStream);
+
+impl Messages for Channel {
+    fn next(&mut self) -> Reply<'_, Message> {
+        Box::pin(async move {
+            let lost = || RemoteError::Disconnected("the subscription ended".into());
+            let message = self.0.next().await.ok_or_else(lost)?;
+            Ok(message_of(message.get_payload_bytes()))
+        })
+    }
+
+    fn ready(&mut self) -> Option<Message> {
+        let message = self.0.next().now_or_never()??;
+        Some(message_of(message.get_payload_bytes()))
+    }
+}
+
+/// Who has invalidated what, behind the number that the script puts before it.
+fn payload(sender: Peer, subject: &Subject) -> Vec<u8> {
+    let mut bytes = sender.to_be_bytes().to_vec();
+    match subject {
+        Subject::Key(key) => {
+            bytes.push(b'k');
+            bytes.extend_from_slice(key);
+        }
+        Subject::Tag(tag) => {
+            bytes.push(b't');
+            bytes.extend_from_slice(tag.as_bytes());
+        }
+        Subject::All => bytes.push(b'a'),
+    }
+    bytes
+}
+
+fn message_of(bytes: &[u8]) -> Message {
+    parse_message(bytes).unwrap_or(Message::Foreign)
+}
+
+fn parse_message(bytes: &[u8]) -> Option<Message> {
+    let (kind, rest) = bytes.split_first()?;
+    if *kind == b'F' {
+        return Some(Message::Filled(rest.into()));
+    }
+    let (incarnation, rest) = rest.split_first_chunk::<8>()?;
+    let (version, rest) = rest.split_first_chunk::<8>()?;
+    let (number, rest) = rest.split_first_chunk::<8>()?;
+    let at = Position {
+        incarnation: *incarnation,
+        version: u64::from_be_bytes(*version),
+    };
+    let number = u64::from_be_bytes(*number);
+    match (kind, rest.split_first()) {
+        (b'B', None) => Some(Message::Beat { at, nonce: number }),
+        (b'A', None) => Some(Message::Heard { by: number, at }),
+        (b'E', Some((subject, name))) => Some(Message::Event {
+            at,
+            sender: number,
+            subject: match subject {
+                b'k' => Subject::Key(name.into()),
+                b't' => Subject::Tag(std::str::from_utf8(name).ok()?.into()),
+                b'a' if name.is_empty() => Subject::All,
+                _ => return None,
+            },
+        }),
+        _ => None,
+    }
+}
+
+fn answer(ask: &Ask<'_>, reply: Value) -> Result<Answer, RemoteError> {
+    let mut parts = reply.into_sequence().map_err(|_| nonsense())?.into_iter();
+    let mut part = || parts.next().ok_or_else(nonsense);
+    match parse::<i64>(part()?)? {
+        0 => Ok(Answer::None),
+        1 => {
+            let left = parse::<i64>(part()?)?;
+            Ok(Answer::Value {
+                // -1: it has no end.
+                left: u64::try_from(left).ok().map(Duration::from_millis),
+                envelope: parse(part()?)?,
+            })
+        }
+        2 => Ok(Answer::Led {
+            left: Duration::from_millis(parse::<i64>(part()?)?.try_into().unwrap_or(0)),
+        }),
+        kind @ (3 | 4) => {
+            let at = position(parse(part()?)?, parse(part()?)?)?;
+            let head = Head {
+                incarnation: at.incarnation,
+                version: at.version,
+                token: ask.lead.ok_or_else(nonsense)?,
+            };
+            Ok(Answer::Lead {
+                head,
+                oversize: kind == 4,
+            })
+        }
+        _ => Err(nonsense()),
+    }
+}
+
+fn position(incarnation: Vec<u8>, version: u64) -> Result<Position, RemoteError> {
+    let incarnation: Incarnation = incarnation.try_into().map_err(|_| nonsense())?;
+    Ok(Position {
+        incarnation,
+        version,
+    })
+}
+
+fn parse<T: redis::FromRedisValue>(value: Value) -> Result<T, RemoteError> {
+    redis::from_redis_value(value).map_err(|_| nonsense())
+}
+
+fn nonsense() -> RemoteError {
+    RemoteError::Refused("a reply of another shape than its script's".into())
+}

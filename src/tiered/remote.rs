@@ -1,0 +1,192 @@
+//! What a tier needs of L2. All that speaks Redis is behind this.
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::time::Duration;
+
+/// Tells the state of a namespace from what it was before it was lost, by a restart or by eviction.
+pub(crate) type Incarnation = [u8; 8];
+
+/// A process: a cache of a process, rather.
+pub(crate) type Peer = u64;
+
+/// Who wrote what lies under a key: a [`Peer`] and a number of its own.
+pub(crate) type Token = [u8; 16];
+
+/// A point in the order of a namespace's invalidations.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Position {
+    pub(crate) incarnation: Incarnation,
+    pub(crate) version: u64,
+}
+
+/// What tells one thing under a key from another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Head {
+    pub(crate) incarnation: Incarnation,
+    pub(crate) version: u64,
+    pub(crate) token: Token,
+}
+
+/// Why bytes are no value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Unreadable {
+    Truncated,
+    /// Of another format, or no value at all.
+    Format,
+    Schema,
+    Checksum,
+    Body,
+    TooLarge,
+}
+
+/// A question for the value of a key.
+pub(crate) struct Ask<'a> {
+    pub(crate) key: &'a [u8],
+    /// To lead the load if there is no value: the token to lead under.
+    pub(crate) lead: Option<Token>,
+    /// A value that this wrote is as good as none: it could not be read.
+    pub(crate) refused: Option<Token>,
+}
+
+/// The answer.
+pub(crate) enum Answer {
+    Value {
+        envelope: Vec<u8>,
+        /// What is left of its time to live; `None`: for ever.
+        left: Option<Duration>,
+    },
+    /// The one who asked is to load, and to write under this head.
+    Lead {
+        head: Head,
+        /// There is a value, but of more bytes than it may have.
+        oversize: bool,
+    },
+    /// Another one loads; its lease lasts for as long as this.
+    Led { left: Duration },
+    /// There is none, and the one who asked did not want to lead.
+    None,
+}
+
+/// A value for L2, or the word that there is none, from one who leads.
+pub(crate) struct Fill<'a> {
+    pub(crate) key: &'a [u8],
+    /// Of the lease.
+    pub(crate) token: Token,
+    /// Empty: the lease is given back.
+    pub(crate) envelope: &'a [u8],
+    pub(crate) ttl: Option<Duration>,
+}
+
+/// What an invalidation is of.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) enum Subject {
+    Key(Box<[u8]>),
+    Tag(Box<str>),
+    All,
+}
+
+/// The new value of a key that is invalidated.
+pub(crate) struct NewValue {
+    /// It is stored only if what lies under the key still is what this wrote.
+    pub(crate) instead_of: Token,
+    pub(crate) envelope: Vec<u8>,
+    pub(crate) ttl: Option<Duration>,
+}
+
+/// What an invalidation came to.
+pub(crate) struct Invalidated {
+    pub(crate) position: Position,
+    /// The new value was stored.
+    pub(crate) stored: bool,
+    /// Who may serve from its L1 until it has heard of this, and for how long at most. `None` stands
+    /// for those who were forgotten.
+    pub(crate) readers: Vec<(Option<Peer>, Duration)>,
+}
+
+/// A message to all, or to one.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Message {
+    /// Something was invalidated.
+    Event {
+        at: Position,
+        sender: Peer,
+        subject: Subject,
+    },
+    /// What this process sent itself with [`Remote::renew`], behind all events up to `at`.
+    Beat { at: Position, nonce: u64 },
+    /// A peer has heard of all up to `at`.
+    Heard { by: Peer, at: Position },
+    /// A key that somebody waits for has a value, or its load has failed.
+    Filled(Box<[u8]>),
+    /// None of those.
+    Foreign,
+}
+
+/// Messages as they come; `None` once there will be no more.
+pub(crate) trait Messages: Send {
+    fn next(&mut self) -> Reply<'_, Message>;
+    /// One that is there already.
+    fn ready(&mut self) -> Option<Message>;
+}
+
+/// Something that L2 is asked for.
+pub(crate) type Reply<'a, T> = Pin<Box<dyn Future<Output = Result<T, RemoteError>> + Send + 'a>>;
+
+/// L2: a store that gives invalidations an order, and tells of them.
+///
+/// Every call ends, with an error if need be, within the deadline that the store was given.
+pub(crate) trait Remote: Send + Sync + 'static {
+    /// Looks several keys up, in one round trip.
+    fn ask<'a>(&'a self, asks: &'a [Ask<'a>]) -> Reply<'a, Vec<Answer>>;
+
+    /// Stores what was loaded, where its lease still lies under the key and nothing that the value
+    /// is of was invalidated since. Says for each whether it was stored.
+    fn fill<'a>(&'a self, fills: &'a [Fill<'a>]) -> Reply<'a, Vec<bool>>;
+
+    /// Raises the version and tells all. After this no value from before is an [`Answer`].
+    fn invalidate<'a>(
+        &'a self,
+        subject: &'a Subject,
+        value: Option<&'a NewValue>,
+    ) -> Reply<'a, Invalidated>;
+
+    /// Says that this process serves from its L1 until it hears of invalidations, for `lease` from
+    /// now, and sends it a [beat](Message::Beat). With a lease of zero it says that it does not.
+    fn renew(&self, nonce: u64, lease: Duration) -> Reply<'_, ()>;
+
+    /// Tells peers that this process has heard of all up to `at`.
+    fn acknowledge<'a>(&'a self, peers: &'a [Peer], at: Position) -> Reply<'a, ()>;
+
+    /// Begins to listen: from the moment it has returned, no message is missed as long as the
+    /// [`Messages`] last.
+    fn listen(&self) -> Reply<'_, Box<dyn Messages>>;
+}
+
+/// Why L2 did not answer. It names no key, no value and no password.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub enum RemoteError {
+    /// There was no answer in time.
+    Timeout,
+    /// The circuit breaker is open: it was not asked.
+    Open,
+    /// There is no connection.
+    Disconnected(String),
+    /// It refused, or said something that makes no sense.
+    Refused(String),
+}
+
+impl fmt::Display for RemoteError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Timeout => f.write_str("Redis did not answer in time"),
+            Self::Open => f.write_str("Redis failed lately and is not asked for a while"),
+            Self::Disconnected(why) => write!(f, "no connection to Redis: {why}"),
+            Self::Refused(why) => write!(f, "Redis refused: {why}"),
+        }
+    }
+}
+
+impl std::error::Error for RemoteError {}

@@ -1,0 +1,231 @@
+//! Real servers on free loopback ports, for tests to start, pause, kill and cut off.
+
+use rustix::process::{Pid, Signal, kill_process};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream as BlockingStream};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+use tokio::io::copy_bidirectional;
+use tokio::net::{TcpListener as AsyncListener, TcpStream};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+/// Waits for a condition, and fails loudly if it does not come true.
+pub(crate) fn eventually(what: &str, mut is_true: impl FnMut() -> bool) {
+    let begun = Instant::now();
+    while !is_true() {
+        assert!(
+            begun.elapsed() < Duration::from_secs(30),
+            "not true: {what}"
+        );
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// As [`eventually`], for tasks.
+pub(crate) async fn soon(what: &str, mut is_true: impl FnMut() -> bool) {
+    let begun = Instant::now();
+    while !is_true() {
+        assert!(
+            begun.elapsed() < Duration::from_secs(30),
+            "not true: {what}"
+        );
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+}
+
+pub(crate) fn free_port() -> u16 {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    listener.local_addr().unwrap().port()
+}
+
+pub(crate) fn signal(child: &Child, signal: Signal) {
+    let pid = i32::try_from(child.id()).unwrap();
+    kill_process(Pid::from_raw(pid).unwrap(), signal).unwrap();
+}
+
+/// A `redis-server` of this test's own.
+pub(crate) struct Server {
+    port: u16,
+    folder: TempDir,
+    options: Vec<String>,
+    process: Option<Child>,
+}
+
+impl Server {
+    pub(crate) fn start() -> Self {
+        Self::start_with(&[])
+    }
+
+    /// With options as in `redis.conf`, two dashes before each.
+    pub(crate) fn start_with(options: &[&str]) -> Self {
+        let mut server = Self {
+            port: free_port(),
+            folder: tempfile::tempdir().unwrap(),
+            options: options.iter().map(|&option| option.into()).collect(),
+            process: None,
+        };
+        server.restart();
+        server
+    }
+
+    pub(crate) fn port(&self) -> u16 {
+        self.port
+    }
+
+    pub(crate) fn address(&self) -> SocketAddr {
+        (Ipv4Addr::LOCALHOST, self.port).into()
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}/", self.port)
+    }
+
+    /// Starts it again, at the same address, with what it has saved.
+    pub(crate) fn restart(&mut self) {
+        self.kill();
+        let process = Command::new("redis-server")
+            .args(["--port", &self.port.to_string()])
+            .args(["--bind", "127.0.0.1", "--save", "", "--appendonly", "no"])
+            .arg("--dir")
+            .arg(self.folder.path())
+            .args(&self.options)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("redis-server is installed");
+        self.process = Some(process);
+        eventually("redis-server listens", || {
+            BlockingStream::connect(self.address()).is_ok()
+        });
+    }
+
+    pub(crate) fn kill(&mut self) {
+        if let Some(mut process) = self.process.take() {
+            process.kill().unwrap();
+            process.wait().unwrap();
+        }
+    }
+
+    pub(crate) fn pause(&self) {
+        signal(self.process.as_ref().unwrap(), Signal::STOP);
+    }
+
+    pub(crate) fn resume(&self) {
+        signal(self.process.as_ref().unwrap(), Signal::CONT);
+    }
+
+    /// Runs a command and returns its reply.
+    pub(crate) fn command<T: redis::FromRedisValue>(&self, command: &[&[u8]]) -> T {
+        let client = redis::Client::open(self.url()).unwrap();
+        let mut connection = client.get_connection().unwrap();
+        let (name, arguments) = command.split_first().unwrap();
+        let mut call = redis::cmd(std::str::from_utf8(name).unwrap());
+        for argument in arguments {
+            call.arg(argument);
+        }
+        call.query(&mut connection).unwrap()
+    }
+
+    /// The names of the entries that it holds.
+    pub(crate) fn entries(&self, namespace: &str) -> Vec<Vec<u8>> {
+        let pattern = format!("hotset:{{{namespace}}}:e:*");
+        self.command(&[b"KEYS", pattern.as_bytes()])
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// A way to a server that can be cut. One that is cut swallows what is sent, both ways, and closes
+/// nothing, like a cable that is pulled; or it resets what goes through.
+pub(crate) struct Proxy {
+    port: u16,
+    open: watch::Sender<bool>,
+    refuses: Arc<AtomicBool>,
+    connections: Arc<Mutex<Vec<JoinHandle<()>>>>,
+    accepting: JoinHandle<()>,
+}
+
+impl Proxy {
+    pub(crate) async fn start(target: SocketAddr) -> Self {
+        let listener = AsyncListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let (open, is_open) = watch::channel(true);
+        let refuses = Arc::new(AtomicBool::new(false));
+        let connections = Arc::new(Mutex::new(Vec::new()));
+        let (kept, refusing) = (Arc::clone(&connections), Arc::clone(&refuses));
+        let accepting = tokio::spawn(async move {
+            while let Ok((client, _)) = listener.accept().await {
+                if refusing.load(SeqCst) {
+                    continue;
+                }
+                let is_open = is_open.clone();
+                let connection = tokio::spawn(carry(client, target, is_open));
+                kept.lock().unwrap().push(connection);
+            }
+        });
+        Self {
+            port,
+            open,
+            refuses,
+            connections,
+            accepting,
+        }
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}/", self.port)
+    }
+
+    /// From now on nothing goes through, and nothing is closed.
+    pub(crate) fn cut(&self) {
+        self.open.send_replace(false);
+    }
+
+    /// What was sent meanwhile goes through now.
+    pub(crate) fn mend(&self) {
+        self.refuses.store(false, SeqCst);
+        self.open.send_replace(true);
+    }
+
+    /// Closes what there is, and refuses what comes.
+    pub(crate) fn reset(&self) {
+        self.refuses.store(true, SeqCst);
+        for connection in self.connections.lock().unwrap().drain(..) {
+            connection.abort();
+        }
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        self.reset();
+        self.accepting.abort();
+    }
+}
+
+/// While it is cut neither side is read, so what was sent waits.
+async fn carry(mut client: TcpStream, target: SocketAddr, mut is_open: watch::Receiver<bool>) {
+    if is_open.wait_for(|open| *open).await.is_err() {
+        return;
+    }
+    let Ok(mut server) = TcpStream::connect(target).await else {
+        return;
+    };
+    loop {
+        if is_open.wait_for(|open| *open).await.is_err() {
+            return;
+        }
+        let mut cut = is_open.clone();
+        tokio::select! {
+            _ = copy_bidirectional(&mut client, &mut server) => return,
+            _ = cut.wait_for(|open| !*open) => {}
+        }
+    }
+}

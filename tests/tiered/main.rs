@@ -1,0 +1,37 @@
+//! What `TieredCache` promises, against real servers.
+
+#[path = "../servers/mod.rs"]
+#[allow(dead_code)]
+mod servers;
+
+mod paths;
+
+use hotset::{Consistency, LocalCache, TierValue, TieredBuilder, TieredCache};
+use std::time::Duration;
+
+/// A cache as most tests want it.
+fn builder<V: TierValue>(url: &str, consistency: Consistency) -> TieredBuilder<u64, V> {
+    LocalCache::builder()
+        .capacity(10_000)
+        .time_to_live(Duration::from_secs(300))
+        .redis(url, "test")
+        .consistency(consistency)
+        .heartbeat(Duration::from_millis(100))
+}
+
+const MINUTE: Consistency = Consistency::Bounded(Duration::from_secs(60));
+
+/// A cache whose invalidations are proven to arrive.
+async fn proven<V: TierValue>(url: &str, consistency: Consistency) -> TieredCache<u64, V> {
+    let cache = builder(url, consistency).build().unwrap();
+    servers::soon("proven", || cache.health().proven_for.is_some()).await;
+    cache
+}
+
+async fn fails() -> Result<u64, &'static str> {
+    Err("not to be loaded")
+}
+
+async fn value<V>(value: V) -> Result<V, &'static str> {
+    Ok(value)
+}
