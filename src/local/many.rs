@@ -111,6 +111,22 @@ where
         }
     }
 
+    /// As [`get_many_or_load_async`](Self::get_many_or_load_async), for a loader whose errors are
+    /// shared already.
+    #[cfg(feature = "redis")]
+    pub(crate) async fn get_many_or_load_shared<F>(
+        &self,
+        keys: &[K],
+        load: impl FnMut(Vec<K>) -> F,
+    ) -> Result<Vec<Option<V>>, LoadError<AnyError>>
+    where
+        F: Future<Output = BatchResult<K, V>>,
+    {
+        let mut alarm = TaskAlarm::default();
+        self.load_many(keys, &mut alarm, load, |result| result)
+            .await
+    }
+
     async fn load_many<F: Future>(
         &self,
         keys: &[K],
@@ -139,9 +155,9 @@ where
 }
 
 /// What flights know of what a loader of several keys has returned.
-type BatchResult<K, V> = Result<Vec<(K, Loaded<V>)>, Arc<AnyError>>;
+pub(crate) type BatchResult<K, V> = Result<Vec<(K, Loaded<V>)>, Arc<AnyError>>;
 
-fn erase_many<M, K, L, V, E>(result: Result<M, E>) -> BatchResult<K, V>
+pub(crate) fn erase_many<M, K, L, V, E>(result: Result<M, E>) -> BatchResult<K, V>
 where
     M: IntoIterator<Item = (K, L)>,
     L: Into<Loaded<V>>,

@@ -26,6 +26,8 @@ pub use builder::Builder;
 #[cfg(feature = "tokio")]
 pub use detached::Detached;
 pub use iter::Iter;
+#[cfg(feature = "redis")]
+pub(crate) use many::{BatchResult, erase_many};
 pub use policy::Policy;
 pub use removal::RemovalCause;
 

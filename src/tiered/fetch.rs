@@ -104,13 +104,8 @@ impl<K: TierKey, V: TierValue> Inner<K, V> {
             // Before L2 is asked, so that no word is missed.
             let mut wait = self.waits.enter(name);
             let lease = Lease::ask(self, name);
-            let ask = Ask {
-                key: name,
-                lead: Some(lease.token()),
-                refused,
-            };
             let asked = Instant::now();
-            let Ok(mut answers) = self.l2.ask(&[ask]).await else {
+            let Ok(mut answers) = self.l2.ask(&[lease.question(refused)]).await else {
                 return Ok(Found::Alone);
             };
             let left = match self.read(lease, answers.pop().unwrap_or(Answer::None), asked) {

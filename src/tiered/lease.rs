@@ -1,7 +1,7 @@
 //! A question to L2 for the lead of a load, and the lead: given back if nothing comes of it.
 
 use super::Inner;
-use super::remote::{Fill, Head, Token};
+use super::remote::{Ask, Fill, Head, Token};
 use std::sync::Arc;
 
 /// The lead of a key's load, across processes; or the question for it, until the answer is known.
@@ -21,6 +21,15 @@ impl<K: Send + Sync, V: Send + Sync> Lease<K, V> {
             key: key.into(),
             token: inner.token(),
             open: true,
+        }
+    }
+
+    /// The question. A value that `refused` wrote is as good as none.
+    pub(super) fn question(&self, refused: Option<Token>) -> Ask<'_> {
+        Ask {
+            key: &self.key,
+            lead: Some(self.token),
+            refused,
         }
     }
 

@@ -21,6 +21,8 @@ mod keeper;
 mod lease;
 mod write;
 
+mod many;
+
 mod blocking;
 
 pub use blocking::Blocking;

@@ -2,7 +2,7 @@
 
 use super::health::count;
 use super::lease::Lease;
-use super::remote::{Answer, Ask, Head, NewValue, Subject};
+use super::remote::{Answer, Head, NewValue, Subject};
 use super::{Consistency, Inner, TierKey, TierValue, TieredCache, name_of};
 use crate::entry::Loaded;
 use std::future::{Future, Ready};
@@ -216,12 +216,7 @@ impl<K: TierKey, V: TierValue> Inner<K, V> {
             return None;
         }
         let lease = Lease::ask(self, name);
-        let ask = Ask {
-            key: name,
-            lead: Some(lease.token()),
-            refused: None,
-        };
-        match self.l2.ask(&[ask]).await.ok()?.pop()? {
+        match self.l2.ask(&[lease.question(None)]).await.ok()?.pop()? {
             Answer::Lead { head, .. } => Some(Held {
                 head,
                 lease: Some(lease),
