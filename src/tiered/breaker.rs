@@ -1,7 +1,7 @@
 //! Circuit breaking around L2, on `recloser`, and counts of what went wrong.
 //!
 //! While the circuit is open a caller is refused at once. None of them is a probe, which might cost
-//! it the deadline: what keeps the [backplane](super::keeper) probes.
+//! it the deadline: the [keeper](super::keeper) probes.
 
 use super::remote::{
     Answer, Ask, Fill, Invalidated, Messages, NewValue, Peer, Position, Remote, RemoteError, Reply,
@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 /// Calls whose outcome is remembered while the circuit is closed, and how many of them may fail.
-const CLOSED_LEN: usize = 10;
+const CLOSED_LEN: usize = 6;
 const ERROR_RATE: f32 = 0.5;
 
 /// Probes that have to succeed.
@@ -71,11 +71,11 @@ impl Breaker<dyn Remote> {
         if self.is_open() {
             return Err(RemoteError::Open);
         }
-        self.probe(call).await
+        self.attempt(call).await
     }
 
     /// As [`call`](Self::call), also while the circuit is open, when it is time.
-    async fn probe<T>(
+    async fn attempt<T>(
         &self,
         call: impl Future<Output = Result<T, RemoteError>>,
     ) -> Result<T, RemoteError> {
@@ -116,7 +116,14 @@ impl Breaker<dyn Remote> {
     }
 
     pub(crate) async fn renew(&self, nonce: u64, lease: Duration) -> Result<(), RemoteError> {
-        self.probe(self.remote.renew(nonce, lease)).await
+        self.call(self.remote.renew(nonce, lease)).await
+    }
+
+    /// Finds out whether it answers again, if it did not.
+    pub(crate) async fn probe(&self) {
+        if self.is_open() || self.last_error.lock().is_some() {
+            let _ = self.attempt(self.remote.ping()).await;
+        }
     }
 
     pub(crate) async fn acknowledge(

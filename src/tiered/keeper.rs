@@ -1,4 +1,4 @@
-//! What runs in the background: the subscription and its proof, and the outbox.
+//! What runs in the background: the subscription and its proof, the outbox, and probes of what fails.
 
 use super::backplane::{Backplane, Effect};
 use super::health::count;
@@ -16,15 +16,21 @@ const BATCH: usize = 1_024;
 
 /// The tasks of a cache. They end with it.
 pub(super) struct Keeper {
-    tasks: [JoinHandle<()>; 2],
+    tasks: [JoinHandle<()>; 3],
+    leave: Box<dyn Fn() + Send + Sync>,
 }
 
 impl Keeper {
     pub(super) fn start<K: TierKey, V: TierValue>(inner: &Arc<Inner<K, V>>) -> Self {
-        let listening = Listening::new(inner).run();
-        let sending = send(Arc::clone(inner));
+        let start = &inner.runtime;
+        let leaving = Arc::clone(inner);
         Self {
-            tasks: [inner.runtime.spawn(listening), inner.runtime.spawn(sending)],
+            tasks: [
+                start.spawn(Listening::new(inner).run()),
+                start.spawn(send(Arc::clone(inner))),
+                start.spawn(probe(Arc::clone(inner))),
+            ],
+            leave: Box::new(move || drop(leaving.runtime.spawn(leave(Arc::clone(&leaving))))),
         }
     }
 }
@@ -34,6 +40,7 @@ impl Drop for Keeper {
         for task in &self.tasks {
             task.abort();
         }
+        (self.leave)();
     }
 }
 
@@ -69,15 +76,11 @@ impl<K: TierKey, V: TierValue> Listening<K, V> {
         retry.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             retry.tick().await;
-            match self.inner.l2.listen().await {
-                Ok(messages) => {
-                    self.inner.proof.lock().subscriptions += 1;
-                    self.backplane.reset();
-                    let _lost = self.listen(messages).await;
-                    self.distrust();
-                }
-                // The breaker needs to know when Redis is back.
-                Err(_) => drop(self.inner.l2.renew(0, Duration::ZERO).await),
+            if let Ok(messages) = self.inner.l2.listen().await {
+                self.inner.proof.lock().subscriptions += 1;
+                self.backplane.reset();
+                let _lost = self.listen(messages).await;
+                self.distrust();
             }
         }
     }
@@ -138,8 +141,8 @@ impl<K: TierKey, V: TierValue> Listening<K, V> {
         match self.backplane.hear(message) {
             Effect::Nothing => {}
             Effect::Invalidate { subject, sender } => {
-                count(&inner.counters.events);
                 inner.apply(&subject);
+                count(&inner.counters.events);
                 self.senders.insert(sender);
             }
             Effect::Forget { until } => {
@@ -188,6 +191,22 @@ async fn acknowledge<K: TierKey, V: TierValue>(
 ) {
     // If that fails they wait until the lease is over.
     let _ = inner.l2.acknowledge(&senders, heard).await;
+}
+
+/// Nobody needs to wait for this process to hear of anything.
+async fn leave<K: TierKey, V: TierValue>(inner: Arc<Inner<K, V>>) {
+    // If that fails they wait until the lease is over.
+    let _ = inner.l2.renew(0, Duration::ZERO).await;
+}
+
+/// Asks L2 whether it answers, as long as it does not.
+async fn probe<K: TierKey, V: TierValue>(inner: Arc<Inner<K, V>>) {
+    let mut beats = interval(inner.settings.heartbeat);
+    beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        beats.tick().await;
+        inner.l2.probe().await;
+    }
 }
 
 /// Sends what is in the outbox, whenever L2 answers.

@@ -156,6 +156,9 @@ pub(crate) trait Remote: Send + Sync + 'static {
     /// now, and sends it a [beat](Message::Beat). With a lease of zero it says that it does not.
     fn renew(&self, nonce: u64, lease: Duration) -> Reply<'_, ()>;
 
+    /// Answers, if it can.
+    fn ping(&self) -> Reply<'_, ()>;
+
     /// Tells peers that this process has heard of all up to `at`.
     fn acknowledge<'a>(&'a self, peers: &'a [Peer], at: Position) -> Reply<'a, ()>;
 

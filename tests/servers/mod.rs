@@ -1,13 +1,14 @@
 //! Real servers on free loopback ports, for tests to start, pause, kill and cut off.
 
 use rustix::process::{Pid, Signal, kill_process};
+use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream as BlockingStream};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
-use tokio::io::copy_bidirectional;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener as AsyncListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -142,11 +143,20 @@ impl Drop for Server {
     }
 }
 
-/// A way to a server that can be cut. One that is cut swallows what is sent, both ways, and closes
-/// nothing, like a cable that is pulled; or it resets what goes through.
+/// What does not get through a [`Proxy`].
+#[derive(Clone, Copy, PartialEq)]
+pub(crate) enum Cut {
+    Nothing,
+    /// Connections that have subscribed.
+    Subscriptions,
+    All,
+}
+
+/// A way to a server that can be cut. What is cut swallows what is sent, both ways, and closes
+/// nothing, like a cable that is pulled. It can also be reset, which closes all.
 pub(crate) struct Proxy {
     port: u16,
-    open: watch::Sender<bool>,
+    cut: watch::Sender<Cut>,
     refuses: Arc<AtomicBool>,
     connections: Arc<Mutex<Vec<JoinHandle<()>>>>,
     accepting: JoinHandle<()>,
@@ -156,7 +166,7 @@ impl Proxy {
     pub(crate) async fn start(target: SocketAddr) -> Self {
         let listener = AsyncListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let port = listener.local_addr().unwrap().port();
-        let (open, is_open) = watch::channel(true);
+        let (cut, is_cut) = watch::channel(Cut::Nothing);
         let refuses = Arc::new(AtomicBool::new(false));
         let connections = Arc::new(Mutex::new(Vec::new()));
         let (kept, refusing) = (Arc::clone(&connections), Arc::clone(&refuses));
@@ -165,14 +175,17 @@ impl Proxy {
                 if refusing.load(SeqCst) {
                     continue;
                 }
-                let is_open = is_open.clone();
-                let connection = tokio::spawn(carry(client, target, is_open));
+                let is_cut = is_cut.clone();
+                let connection = tokio::spawn(async move {
+                    // An error is the end of the connection.
+                    let _ = carry(client, target, is_cut).await;
+                });
                 kept.lock().unwrap().push(connection);
             }
         });
         Self {
             port,
-            open,
+            cut,
             refuses,
             connections,
             accepting,
@@ -183,15 +196,15 @@ impl Proxy {
         format!("redis://127.0.0.1:{}/", self.port)
     }
 
-    /// From now on nothing goes through, and nothing is closed.
-    pub(crate) fn cut(&self) {
-        self.open.send_replace(false);
+    /// From now on this does not go through, and nothing is closed.
+    pub(crate) fn cut(&self, what: Cut) {
+        self.cut.send_replace(what);
     }
 
     /// What was sent meanwhile goes through now.
     pub(crate) fn mend(&self) {
         self.refuses.store(false, SeqCst);
-        self.open.send_replace(true);
+        self.cut(Cut::Nothing);
     }
 
     /// Closes what there is, and refuses what comes.
@@ -211,21 +224,43 @@ impl Drop for Proxy {
 }
 
 /// While it is cut neither side is read, so what was sent waits.
-async fn carry(mut client: TcpStream, target: SocketAddr, mut is_open: watch::Receiver<bool>) {
-    if is_open.wait_for(|open| *open).await.is_err() {
-        return;
-    }
-    let Ok(mut server) = TcpStream::connect(target).await else {
-        return;
-    };
+async fn carry(
+    mut client: TcpStream,
+    target: SocketAddr,
+    mut cut: watch::Receiver<Cut>,
+) -> io::Result<()> {
+    let mut server = TcpStream::connect(target).await?;
+    let (mut up, mut down) = (vec![0; 1 << 16], vec![0; 1 << 16]);
+    let mut subscribes = false;
     loop {
-        if is_open.wait_for(|open| *open).await.is_err() {
-            return;
+        let is_cut = match *cut.borrow_and_update() {
+            Cut::Nothing => false,
+            Cut::Subscriptions => subscribes,
+            Cut::All => true,
+        };
+        if is_cut {
+            cut.changed().await.map_err(io::Error::other)?;
+            continue;
         }
-        let mut cut = is_open.clone();
-        tokio::select! {
-            _ = copy_bidirectional(&mut client, &mut server) => return,
-            _ = cut.wait_for(|open| !*open) => {}
+        let read = tokio::select! {
+            changed = cut.changed() => {
+                changed.map_err(io::Error::other)?;
+                continue;
+            }
+            read = client.read(&mut up) => {
+                let sent = &up[..read?];
+                subscribes |= sent.windows(9).any(|word| word.eq_ignore_ascii_case(b"SUBSCRIBE"));
+                server.write_all(sent).await?;
+                sent.len()
+            }
+            read = server.read(&mut down) => {
+                let sent = &down[..read?];
+                client.write_all(sent).await?;
+                sent.len()
+            }
+        };
+        if read == 0 {
+            return Ok(());
         }
     }
 }

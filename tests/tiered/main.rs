@@ -4,6 +4,8 @@
 #[allow(dead_code)]
 mod servers;
 
+mod coherence;
+mod outage;
 mod paths;
 
 use hotset::{Consistency, LocalCache, TierValue, TieredBuilder, TieredCache};
@@ -17,6 +19,7 @@ fn builder<V: TierValue>(url: &str, consistency: Consistency) -> TieredBuilder<u
         .redis(url, "test")
         .consistency(consistency)
         .heartbeat(Duration::from_millis(100))
+        .deadline(Duration::from_secs(2))
 }
 
 const MINUTE: Consistency = Consistency::Bounded(Duration::from_secs(60));

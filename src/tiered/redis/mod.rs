@@ -264,6 +264,10 @@ impl Remote for Redis {
         })
     }
 
+    fn ping(&self) -> Reply<'_, ()> {
+        Box::pin(async move { self.one(|_| redis::cmd("PING")).await.map(drop) })
+    }
+
     fn acknowledge<'a>(&'a self, peers: &'a [Peer], at: Position) -> Reply<'a, ()> {
         Box::pin(async move {
             let mut message = b"A".to_vec();
