@@ -154,14 +154,15 @@ where
     V: Clone,
     S: BuildHasher,
 {
-    pub(crate) fn keep(mut self, key: K, loaded: Loaded<V>) {
+    /// Stores the value, and says whether it might.
+    pub(crate) fn keep(mut self, key: K, loaded: Loaded<V>) -> bool {
         let cache = self.cache;
         let mut removals = cache.removals();
         let origin = cache.origin(&loaded, self.claim.epoch, 0);
         let claim = Some(&mut self.claim);
-        // Outdated or not: what is newer stays.
-        let _ = cache.store(&self.place, key, loaded, origin, claim, &mut removals);
+        let stored = cache.store(&self.place, key, loaded, origin, claim, &mut removals);
         drop(self);
         removals.finish();
+        stored.is_ok()
     }
 }

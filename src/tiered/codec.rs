@@ -95,9 +95,20 @@ pub(crate) fn tag_hash(name: &str) -> [u8; 8] {
 }
 
 impl Codec {
-    /// The envelope of a value, written under `head`, and the time to live it states.
+    /// The envelope of a value, written under `head`.
     pub(crate) fn encode<V: Serialize>(
         &self,
+        head: Head,
+        value: &V,
+        tags: &[Arc<str>],
+        ttl: Option<Duration>,
+    ) -> Result<Vec<u8>, Unstorable> {
+        self.encode_at(unix_millis(), head, value, tags, ttl)
+    }
+
+    fn encode_at<V: Serialize>(
+        &self,
+        stored_at: u64,
         head: Head,
         value: &V,
         tags: &[Arc<str>],
@@ -119,7 +130,7 @@ impl Codec {
         let compressed = compressed.filter(|smaller| smaller.len() < payload.len());
         let body = Body {
             schema: &self.schema,
-            stored_at: unix_millis(),
+            stored_at,
             ttl: ttl.map_or(0, millis),
             size,
             flags: if compressed.is_some() { COMPRESSED } else { 0 },
@@ -212,4 +223,157 @@ pub(crate) fn millis(duration: Duration) -> u64 {
 fn unix_millis() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH);
     since.map_or(0, millis)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const HEAD_OF_TEST: Head = Head {
+        incarnation: *b"incarnat",
+        version: 0x0102_0304_0506_0708,
+        token: *b"0123456789abcdef",
+    };
+
+    fn codec() -> Codec {
+        Codec {
+            schema: "price/2".into(),
+            max_size: 1 << 16,
+            compress_above: None,
+        }
+    }
+
+    fn encoded(codec: &Codec, value: &str) -> Vec<u8> {
+        let tags = ["a".into(), "shop".into()];
+        let ttl = Some(Duration::from_secs(300));
+        let bytes = codec.encode_at(1_700_000_000_000, HEAD_OF_TEST, &value, &tags, ttl);
+        bytes.unwrap()
+    }
+
+    /// Other versions and other languages' clients read this: a change needs a new format version.
+    #[test]
+    fn the_format_is_what_it_was() {
+        let bytes = encoded(&codec(), "12.50");
+        let hex = bytes
+            .iter()
+            .fold(String::new(), |hex, byte| hex + &format!("{byte:02x}"));
+        let parts = [
+            "68735601",
+            "696e6361726e6174",
+            "0102030405060708",
+            "30313233343536373839616263646566",
+            "02e6c632b61e964e1ff3fbbc384d518cd9",
+            // Schema, time of storing, time to live, size, flags.
+            "0770726963652f32",
+            "80d095ffbc31",
+            "e0a712",
+            "06",
+            "00",
+            // Tags, payload, checksum.
+            "02016104",
+            "73686f70",
+            "060531322e3530",
+            "7217bec0011963a2",
+        ];
+        assert_eq!(hex, parts.concat());
+        let loaded = codec().decode::<String>(&bytes).unwrap();
+        assert_eq!(loaded, Loaded::new("12.50".to_string()).tags(["a", "shop"]));
+        assert_eq!(Head::of(&bytes), Ok(HEAD_OF_TEST));
+    }
+
+    #[test]
+    fn what_is_not_of_this_schema_or_format_is_unreadable() {
+        let bytes = encoded(&codec(), "12.50");
+        let other = Codec {
+            schema: "price/3".into(),
+            ..codec()
+        };
+        assert_eq!(other.decode::<String>(&bytes), Err(Unreadable::Schema));
+        assert_eq!(codec().decode::<u8>(&bytes), Err(Unreadable::Body));
+        assert_eq!(codec().decode::<String>(b""), Err(Unreadable::Truncated));
+        let mut newer = bytes.clone();
+        newer[3] = 2;
+        assert_eq!(codec().decode::<String>(&newer), Err(Unreadable::Format));
+        for at in 4..bytes.len() {
+            let mut damaged = bytes.clone();
+            damaged[at] ^= 1;
+            let damaged = codec().decode::<String>(&damaged);
+            assert_eq!(damaged, Err(Unreadable::Checksum), "byte {at}");
+        }
+    }
+
+    #[test]
+    fn sizes_are_limited_both_ways_and_compression_helps() {
+        let text = "abc".repeat(10_000);
+        let small = Codec {
+            max_size: 1_000,
+            ..codec()
+        };
+        let none = [];
+        let stored = small.encode(HEAD_OF_TEST, &text, &none, None);
+        assert_eq!(stored, Err(Unstorable::TooLarge));
+        let plain = encoded(&codec(), &text);
+        assert_eq!(small.decode::<String>(&plain), Err(Unreadable::TooLarge));
+        let compressing = Codec {
+            compress_above: Some(100),
+            ..codec()
+        };
+        let compressed = encoded(&compressing, &text);
+        assert!(compressed.len() < plain.len() / 50);
+        for codec in [codec(), compressing] {
+            assert_eq!(codec.decode::<String>(&compressed).unwrap().value, text);
+        }
+        // It is small itself, and what it would become is not.
+        assert_eq!(
+            small.decode::<String>(&compressed),
+            Err(Unreadable::TooLarge)
+        );
+        let tags: Vec<Arc<str>> = (0..=MAX_TAGS).map(|tag| tag.to_string().into()).collect();
+        let stored = codec().encode(HEAD_OF_TEST, &1, &tags, None);
+        assert_eq!(stored, Err(Unstorable::TooManyTags));
+    }
+
+    /// With a checksum that is right, so that what is behind it is reached.
+    fn sealed(mut bytes: Vec<u8>) -> Vec<u8> {
+        bytes.truncate(bytes.len().saturating_sub(CHECKSUM));
+        let checksum = xxh3_64(&bytes).to_be_bytes();
+        bytes.extend_from_slice(&checksum);
+        bytes
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_it_panic(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+            let mut headed = VALUE.to_vec();
+            headed.extend_from_slice(&bytes);
+            for bytes in [bytes, sealed(headed)] {
+                let _ = codec().decode::<String>(&bytes);
+                let _ = codec().decode::<Vec<(u64, Vec<String>)>>(&bytes);
+            }
+        }
+
+        #[test]
+        fn no_damage_makes_it_panic(
+            changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..8),
+            compressed in any::<bool>(),
+        ) {
+            let codec = Codec { compress_above: compressed.then_some(10), ..codec() };
+            let mut bytes = encoded(&codec, &"abc".repeat(100));
+            for (at, byte) in changes {
+                let at = at.index(bytes.len() - 4) + 4;
+                bytes[at] = byte;
+            }
+            let _ = codec.decode::<String>(&sealed(bytes.clone()));
+            let _ = codec.decode::<Vec<Vec<u64>>>(&sealed(bytes));
+        }
+
+        #[test]
+        fn what_is_written_is_read(value: Vec<(u64, String)>, above in 0..500_usize) {
+            let codec = Codec { compress_above: Some(above), ..codec() };
+            let bytes = codec.encode(HEAD_OF_TEST, &value, &[], None).unwrap();
+            let read = codec.decode::<Vec<(u64, String)>>(&bytes).unwrap();
+            prop_assert_eq!(read.value, value);
+        }
+    }
 }

@@ -272,17 +272,19 @@ impl<K: TierKey, V: TierValue> Inner<K, V> {
             return Delivery::Queued;
         };
         count(&self.counters.invalidations);
-        match (key, promise, value) {
-            (Some(key), Some(promise), Some((loaded, held))) if told.stored || stays_here => {
-                promise.keep(key, self.keep(loaded, true, begun, begun));
+        let mut kept = false;
+        if let (Some(key), Some(promise), Some((loaded, held))) = (key, promise, value) {
+            if told.stored || stays_here {
+                kept = promise.keep(key, self.keep(loaded, true, begun, begun));
                 if let Some(lease) = held.and_then(|held| held.lease) {
                     lease.close();
                 }
             }
-            (_, promise, _) => {
-                drop(promise);
-                self.apply(&subject);
-            }
+        }
+        if !kept {
+            // Also if it might not be kept, for what is there instead may be older: a load that began
+            // before the change.
+            self.apply(&subject);
         }
         if self.settings.consistency == Consistency::Realtime {
             let others = told

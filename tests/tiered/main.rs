@@ -5,8 +5,11 @@
 mod servers;
 
 mod coherence;
+mod history;
 mod outage;
 mod paths;
+mod processes;
+mod worker;
 
 use hotset::{Consistency, LocalCache, TierValue, TieredBuilder, TieredCache};
 use std::time::Duration;
