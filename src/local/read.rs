@@ -2,6 +2,8 @@
 
 use super::shard::{Shard, Times};
 use super::{Iter, LocalCache, Place};
+#[cfg(feature = "redis")]
+use crate::clock::TimeSource;
 use crate::clock::{NEVER, Nanos};
 use crate::flight::Boarding;
 use crate::held::assert_holds_nothing;
@@ -69,6 +71,20 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
         }
     }
 
+    /// As [`get`](Self::get), by one who has read the system's clock just now.
+    #[cfg(feature = "redis")]
+    #[inline]
+    pub(crate) fn get_at(&self, key: &K, now: Nanos) -> Option<V>
+    where
+        V: Clone,
+    {
+        let ahead = match self.inner.settings.clock {
+            TimeSource::System if self.inner.expires => now,
+            _ => self.time_ahead(),
+        };
+        self.hit_at(&self.place(key), key, ahead, V::clone)
+    }
+
     /// What `read` returns of a live value.
     #[inline(always)]
     pub(super) fn hit<Q, R>(
@@ -80,8 +96,21 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
     where
         Q: Hash + Equivalent<K> + ?Sized,
     {
+        self.hit_at(place, key, self.time_ahead(), read)
+    }
+
+    #[inline(always)]
+    fn hit_at<Q, R>(
+        &self,
+        place: &Place<'_, K, V>,
+        key: &Q,
+        ahead: Nanos,
+        read: impl FnOnce(&V) -> R,
+    ) -> Option<R>
+    where
+        Q: Hash + Equivalent<K> + ?Sized,
+    {
         let slot = ThreadSlot::current();
-        let ahead = self.time_ahead();
         let found = match place.cell.shard.announce(slot) {
             Some(shard) => {
                 let hit = shard.hit(place.hash, key, self.times(ahead));

@@ -6,6 +6,7 @@ use super::keeper::{Keeper, Proof};
 use super::outbox::Outbox;
 use super::redis::{Redis, RedisSettings, Target};
 use super::remote::Remote;
+use super::trust::Trust;
 use super::waits::{Acks, Waits};
 use super::{Inner, TierKey, TierValue, TieredCache};
 use crate::error::BuildError;
@@ -236,10 +237,10 @@ impl<K: TierKey, V: TierValue> TieredBuilder<K, V> {
                 max_size: self.max_size,
                 compress_above: self.compress_above,
             },
+            trust: Trust::new(settings.consistency),
             settings,
             me,
             tokens: AtomicU64::new(0),
-            trusted_until: AtomicU64::new(0),
             proof: parking_lot::Mutex::new(Proof::default()),
             waits: Waits::default(),
             acks: Acks::default(),

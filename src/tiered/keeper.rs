@@ -3,7 +3,8 @@
 use super::backplane::{Backplane, Effect};
 use super::health::count;
 use super::remote::{Message, Messages, Peer, Position, RemoteError};
-use super::{Consistency, Inner, TierKey, TierValue, now};
+use super::trust::now;
+use super::{Consistency, Inner, TierKey, TierValue};
 use crate::clock::saturating_nanos;
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -86,7 +87,7 @@ impl<K: TierKey, V: TierValue> Listening<K, V> {
     }
 
     fn distrust(&self) {
-        self.inner.distrust();
+        self.inner.trust.revoke();
         self.inner.proof.lock().since = None;
         // Who waits for another process polls from now on.
         self.inner.waits.wake_all();
@@ -146,7 +147,7 @@ impl<K: TierKey, V: TierValue> Listening<K, V> {
                 self.senders.insert(sender);
             }
             Effect::Forget { until } => {
-                inner.distrust();
+                inner.trust.revoke();
                 count(&inner.counters.forgets);
                 // What was held, and what is being loaded now, is not served from here on.
                 inner.l1.forget();
@@ -156,16 +157,16 @@ impl<K: TierKey, V: TierValue> Listening<K, V> {
                 proof.since = until.map(|_| Instant::now());
                 drop(proof);
                 if let Some(until) = until {
-                    inner.trust(until);
+                    inner.trust.grant(until);
                 }
             }
             Effect::Trust { until } => {
                 let mut proof = inner.proof.lock();
-                if proof.since.is_none() || !inner.is_trusted() {
+                if proof.since.is_none() || !inner.trust.is_proven(now()) {
                     proof.since = Some(Instant::now());
                 }
                 drop(proof);
-                inner.trust(until);
+                inner.trust.grant(until);
             }
         }
     }

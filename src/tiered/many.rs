@@ -4,7 +4,7 @@
 use super::fetch::{Found, Read, TimedOut};
 use super::health::count;
 use super::lease::{Granted, Lease};
-use super::{Inner, TierKey, TierValue, TieredCache, name_of};
+use super::{Inner, TierKey, TierValue, TieredCache, name_of, now};
 use crate::cache::typed;
 use crate::entry::Loaded;
 use crate::error::LoadError;
@@ -42,7 +42,7 @@ impl<K: TierKey, V: TierValue> TieredCache<K, V> {
         E: Any + Send + Sync,
     {
         let inner = &self.inner;
-        inner.may_serve();
+        inner.may_serve(now());
         // Locked while it makes a future, and not while that runs.
         let load = Mutex::new(|missing| {
             let loading = load(missing);

@@ -9,6 +9,7 @@ mod codec;
 mod backplane;
 mod breaker;
 mod outbox;
+mod trust;
 mod waits;
 
 mod health;
@@ -33,7 +34,7 @@ pub use schema::Schema;
 pub use write::Delivery;
 
 use crate::cache::{AsyncCache, CacheFuture, ErasedAsyncLoader};
-use crate::clock::{Clock, Nanos, SystemClock, saturating_nanos};
+use crate::clock::Nanos;
 use crate::entry::Loaded;
 use crate::error::{AnyError, LoadError};
 use crate::flight::Bulkhead;
@@ -53,12 +54,10 @@ use std::fmt;
 use std::future::Future;
 use std::hash::Hash;
 use std::sync::Arc;
-use std::sync::atomic::{
-    AtomicU64,
-    Ordering::{Acquire, Relaxed, Release},
-};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 use tokio::runtime::Handle;
+use trust::{Trust, now};
 use waits::{Acks, Waits};
 
 /// What a key of a [`TieredCache`] is: its bytes by `postcard` are its name in Redis.
@@ -129,8 +128,8 @@ struct Inner<K, V> {
     settings: TierSettings,
     me: Peer,
     tokens: AtomicU64,
-    /// Until when what L1 holds is proven to be valid. Written by the keeper, with a release.
-    trusted_until: AtomicU64,
+    /// Granted and revoked by the keeper.
+    trust: Trust,
     /// Since when, and how it is with the backplane.
     proof: parking_lot::Mutex<keeper::Proof>,
     waits: Waits,
@@ -213,7 +212,7 @@ impl<K: TierKey, V: TierValue> TieredCache<K, V> {
     pub fn health(&self) -> Health {
         let inner = &*self.inner;
         let proof = inner.proof.lock();
-        let proven = proof.since.filter(|_| inner.is_trusted());
+        let proven = proof.since.filter(|_| inner.trust.is_proven(now()));
         Health {
             last_error: inner.l2.last_error(),
             breaker_open: inner.l2.is_open(),
@@ -231,25 +230,7 @@ impl<K: TierKey, V: TierValue> TieredCache<K, V> {
     }
 }
 
-/// Coarse clocks may be read as this much too early.
-const COARSENESS: Nanos = 20_000_000;
-
 impl<K, V> Inner<K, V> {
-    /// Is every invalidation that another process was told is done known here, or this process not
-    /// to be asked any more?
-    fn is_trusted(&self) -> bool {
-        now() < self.trusted_until.load(Acquire)
-    }
-
-    fn trust(&self, until: Nanos) {
-        self.trusted_until
-            .store(until.saturating_sub(COARSENESS), Release);
-    }
-
-    fn distrust(&self) {
-        self.trusted_until.store(0, Release);
-    }
-
     fn token(&self) -> Token {
         let number = self.tokens.fetch_add(1, Relaxed);
         let mut token = [0; 16];
@@ -257,11 +238,6 @@ impl<K, V> Inner<K, V> {
         token[8..].copy_from_slice(&number.to_be_bytes());
         token
     }
-}
-
-/// The time, on the clock of leases on L1: it must not stand still, whatever the cache's does.
-fn now() -> Nanos {
-    saturating_nanos(SystemClock.now())
 }
 
 /// What a key is called in Redis. `None` if it cannot be serialized: then it is in L1 alone.
@@ -274,8 +250,9 @@ impl<K: TierKey, V: TierValue> Inner<K, V> {
     /// A hit in L1, if it may serve.
     #[inline]
     fn get_local(&self, key: &K) -> Option<V> {
-        if self.may_serve() {
-            self.l1.get(key)
+        let now = now();
+        if self.may_serve(now) {
+            self.l1.get_at(key, now)
         } else {
             None
         }
@@ -284,19 +261,17 @@ impl<K: TierKey, V: TierValue> Inner<K, V> {
     /// May L1 serve what it holds? If not, nothing that it holds now is served to this caller or a
     /// later one, and no load under way either.
     #[inline]
-    fn may_serve(&self) -> bool {
-        match self.settings.consistency {
-            Consistency::Realtime if !self.is_trusted() => {
-                count(&self.counters.unproven_reads);
-                self.l1.forget();
-                false
-            }
-            Consistency::L2Only => {
-                self.l1.forget();
-                false
-            }
-            _ => true,
+    fn may_serve(&self, now: Nanos) -> bool {
+        self.trust.may_serve(now) || self.forget()
+    }
+
+    #[cold]
+    fn forget(&self) -> bool {
+        if self.settings.consistency == Consistency::Realtime {
+            count(&self.counters.unproven_reads);
         }
+        self.l1.forget();
+        false
     }
 
     /// Loads through L1's single flight.

@@ -236,7 +236,7 @@ impl Actor {
                 80..85 => self.look(key).await,
                 85..90 => {
                     self.read_many([key, (key + 7) % KEYS, (key + 9) % KEYS])
-                        .await
+                        .await;
                 }
                 _ if key % 2 == 0 => self.bump(key).await,
                 _ if key / 2 % self.processes == self.process as u64 % self.processes => {
