@@ -397,6 +397,22 @@ async fn two_batches_of_two_processes_share_their_loads() {
     assert_eq!(loaded.load(SeqCst), 50);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_value_of_another_schema_is_a_miss_and_is_replaced() {
+    let server = Server::start();
+    let url = server.url();
+    let old = proven::<u64>(&url, MINUTE).await;
+    let new = proven::<String>(&url, MINUTE).await;
+    old.insert(1, 10).await;
+    assert_eq!(new.get(&1).await, None);
+    assert_eq!(new.tier_stats().unreadable, 1);
+    let load = || async { Ok::<_, ()>("ten".to_string()) };
+    soon("the event", || new.tier_stats().events == 1).await;
+    let loaded = new.get_or_load_async(&1, load).await.unwrap();
+    assert_eq!(loaded, "ten");
+    assert_eq!(new.tier_stats().fills, 1);
+}
+
 #[test]
 fn threads_use_it_through_the_blocking_front() {
     let runtime = tokio::runtime::Builder::new_multi_thread()
