@@ -29,8 +29,8 @@ pub enum BuildError {
     NoLoads,
     /// A cache over Redis is built outside a tokio runtime.
     NoRuntime,
-    /// The URL of Redis cannot be one.
-    RedisUrl,
+    /// The URL of Redis cannot be one; why.
+    RedisUrl(&'static str),
     /// The namespace cannot be one.
     Namespace,
     /// `heartbeat` is out of range.
@@ -83,8 +83,10 @@ impl fmt::Display for BuildError {
                 "a cache over Redis listens in the background: build it in a tokio runtime, whose \
                  timer and IO are enabled",
             ),
-            Self::RedisUrl => f.write_str(
-                "this is no URL of a Redis server: use redis://[user:password@]host[:port][/database]",
+            Self::RedisUrl(why) => write!(
+                f,
+                "this is no URL of a Redis server, {why}: use \
+                 redis://[user:password@]host[:port][/database]"
             ),
             Self::Namespace => f.write_str(
                 "a namespace is 1 to 128 printable ASCII characters without blanks and braces: use \
@@ -93,10 +95,9 @@ impl fmt::Display for BuildError {
             Self::Heartbeat => {
                 f.write_str("heartbeat is out of range: use 50 milliseconds to 60 seconds")
             }
-            Self::NotOverRedis(setting) => write!(
-                f,
-                "a cache over Redis has no {setting}: leave it out"
-            ),
+            Self::NotOverRedis(setting) => {
+                write!(f, "a cache over Redis has no {setting}: leave it out")
+            }
             Self::ZeroDuration(setting) => write!(
                 f,
                 "{setting} is zero, which nothing can meet: use a longer duration, or leave it out"

@@ -172,6 +172,15 @@ where
     }
 }
 
+/// Dropped from the back: what was entered last is found first.
+struct InReverse<T>(Vec<T>);
+
+impl<T> Drop for InReverse<T> {
+    fn drop(&mut self) {
+        while self.0.pop().is_some() {}
+    }
+}
+
 /// The keys of one call, by position, and what is known of them.
 struct Batch<'a, K, V, S> {
     cache: &'a LocalCache<K, V, S>,
@@ -264,7 +273,7 @@ where
         let enter = || {
             let leaders = led.iter().map(|(_, leader)| leader.enter());
             (
-                leaders.collect::<Vec<_>>(),
+                InReverse(leaders.collect()),
                 permit.as_ref().map(Permit::enter),
             )
         };

@@ -92,6 +92,12 @@ impl Tags {
         self.raise_epoch(&self.floor, &self.known.lock());
     }
 
+    /// Nothing is dead, and what begins now is told from what began before.
+    #[cfg(feature = "redis")]
+    pub(crate) fn begin_epoch(&self) {
+        self.raise_epoch(&AtomicU64::new(0), &self.known.lock());
+    }
+
     /// Begins an epoch and notes it in `of`. Under the lock, so that epochs rise. Who sees the new
     /// epoch sees what it is of.
     fn raise_epoch(&self, of: &AtomicU64, _: &MutexGuard<'_, Known>) {

@@ -80,6 +80,12 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
         self.inner.tags.forget();
     }
 
+    /// Callers to come do not wait for loads that are under way now.
+    #[cfg(feature = "redis")]
+    pub(crate) fn begin_epoch(&self) {
+        self.inner.tags.begin_epoch();
+    }
+
     /// Takes everything out, one shard after the other. Loads that are under way do not store
     /// their results.
     ///

@@ -5,8 +5,10 @@ use super::{TierKey, TierValue, TieredCache};
 use crate::cache::{AsyncCache, Cache, ErasedLoader};
 use crate::entry::Loaded;
 use crate::error::{AnyError, LoadError};
+use crate::flight::blocking::block_on;
+use std::cell::Cell;
 use std::fmt;
-use std::future::Future;
+use std::future::{Future, ready};
 use std::time::Duration;
 
 /// A [`TieredCache`] for threads, from [`TieredCache::blocking`]: a [`Cache`].
@@ -37,8 +39,14 @@ impl<K: TierKey, V: TierValue> Blocking<K, V> {
         Self { tier }
     }
 
+    /// In the runtime's context, but not as one of its tasks: a loader may block, and run another
+    /// runtime.
     fn wait<T>(&self, future: impl Future<Output = T>) -> T {
-        self.tier.inner.runtime.block_on(future)
+        let runtime = &self.tier.inner.runtime;
+        // Panics where it is called by a task, whose thread must not be blocked.
+        runtime.block_on(ready(()));
+        let _entered = runtime.enter();
+        block_on(&Cell::new(None), |_| future)
     }
 
     /// As [`TieredCache::invalidate`].
@@ -64,7 +72,7 @@ impl<K: TierKey, V: TierValue> Blocking<K, V> {
         value: V,
         write: impl FnOnce(&V) -> Result<(), E>,
     ) -> Result<Delivery, E> {
-        let write = |value: V| std::future::ready(write(&value));
+        let write = |value: V| ready(write(&value));
         self.wait(self.tier.write_through(key, value, write))
     }
 }
@@ -102,7 +110,7 @@ impl<K: TierKey, V: TierValue> Cache<K, V> for Blocking<K, V> {
         let inner = &self.tier.inner;
         match inner.get_local(key) {
             Some(value) => Ok(value),
-            None => self.wait(inner.get_or_fetch(key, || std::future::ready(load(key)))),
+            None => self.wait(inner.get_or_fetch(key, || ready(load(key)))),
         }
     }
 }

@@ -79,7 +79,9 @@ impl Breaker<dyn Remote> {
         &self,
         call: impl Future<Output = Result<T, RemoteError>>,
     ) -> Result<T, RemoteError> {
-        match self.recloser.call(call).await {
+        // What it refuses costs nobody a deadline.
+        let fails = |error: &RemoteError| !matches!(error, RemoteError::Refused(_));
+        match self.recloser.call_with(fails, call).await {
             Ok(answer) => {
                 if self.open.load(Relaxed) || self.last_error.lock().is_some() {
                     self.open.store(false, Relaxed);
@@ -120,9 +122,11 @@ impl Breaker<dyn Remote> {
     }
 
     /// Finds out whether it answers again, if it did not.
-    pub(crate) async fn probe(&self) {
+    ///
+    /// Not by a mere ping: what keeps it from writing is to be found out too.
+    pub(crate) async fn probe(&self, lease: Duration) {
         if self.is_open() || self.last_error.lock().is_some() {
-            let _ = self.attempt(self.remote.ping()).await;
+            let _ = self.attempt(self.remote.renew(0, lease)).await;
         }
     }
 

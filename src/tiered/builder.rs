@@ -3,8 +3,9 @@
 use super::breaker::Breaker;
 use super::codec::Codec;
 use super::keeper::{Keeper, Proof};
+use super::lease::Releases;
 use super::outbox::Outbox;
-use super::redis::{Redis, RedisSettings, Target};
+use super::redis::{Redis, RedisSettings, Target, entropy};
 use super::remote::Remote;
 use super::trust::Trust;
 use super::waits::{Acks, Waits};
@@ -12,7 +13,6 @@ use super::{Inner, TierKey, TierValue, TieredCache};
 use crate::error::BuildError;
 use crate::flight::Bulkhead;
 use crate::local::Builder;
-use crate::random;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
@@ -37,7 +37,8 @@ pub(super) const MAX_KEY: usize = 1 << 10;
 /// What a reader may see after a change was *acknowledged*: after [`invalidate`], [`write_through`] or
 /// another write has returned [`Delivery::Acknowledged`].
 ///
-/// All processes of a namespace must be given the same.
+/// All processes of a namespace must be given the same, and the same
+/// [`heartbeat`](TieredBuilder::heartbeat).
 ///
 /// | | the writer's process | other processes | while Redis is unreachable |
 /// | --- | --- | --- | --- |
@@ -51,8 +52,12 @@ pub(super) const MAX_KEY: usize = 1 << 10;
 /// the old value go by its time to live. A process that dies with invalidations in its queue takes
 /// them along.
 ///
-/// Two things are taken for granted: that clocks of different processes run equally fast, to within
-/// a percent, and that a server which was restarted has another `run_id`.
+/// With [`stale_if_error`](crate::Builder::stale_if_error), an old value may be served in any class
+/// where the loader fails: that is what it says.
+///
+/// `Realtime` takes for granted that the clocks of processes and server run equally fast, to within two
+/// percent, that nobody sets the server's clock forward, that machines with an L1 are not suspended, and
+/// that a server which was restarted has another `run_id`.
 ///
 /// [`invalidate`]: TieredCache::invalidate
 /// [`write_through`]: TieredCache::write_through
@@ -178,7 +183,7 @@ impl<K: TierKey, V: TierValue> TieredBuilder<K, V> {
 
     /// How often a process proves that invalidations reach it; after two without proof it does not
     /// trust its L1. A `Realtime` change waits that long for a process that has died. All processes of
-    /// a namespace should be given the same. Default: 500 milliseconds.
+    /// a namespace must be given the same. Default: 500 milliseconds.
     pub fn heartbeat(mut self, heartbeat: Duration) -> Self {
         self.settings.heartbeat = heartbeat;
         self
@@ -213,7 +218,7 @@ impl<K: TierKey, V: TierValue> TieredBuilder<K, V> {
     pub fn build(self) -> Result<TieredCache<K, V>, BuildError> {
         self.validate()?;
         let runtime = Handle::try_current().map_err(|_| BuildError::NoRuntime)?;
-        let target = Target::new(&self.url).ok_or(BuildError::RedisUrl)?;
+        let target = Target::new(&self.url).map_err(BuildError::RedisUrl)?;
         let Self {
             mut local,
             settings,
@@ -221,14 +226,14 @@ impl<K: TierKey, V: TierValue> TieredBuilder<K, V> {
         } = self;
         let loads = local.settings.max_concurrent_loads.take();
         local.settings.forgets = true;
-        let me = random::bits();
+        let me = entropy();
         let redis = RedisSettings {
             deadline: self.deadline,
             lease: settings.lease,
             trust: settings.trust(),
             max_size: self.max_size,
         };
-        let redis = Redis::new(target, &settings.namespace, me, redis);
+        let redis = Redis::new(target, &settings.namespace, me, redis, runtime.clone());
         let inner = Inner {
             l1: local.build()?,
             l2: Breaker::new(Box::new(redis) as Box<dyn Remote>),
@@ -237,7 +242,7 @@ impl<K: TierKey, V: TierValue> TieredBuilder<K, V> {
                 max_size: self.max_size,
                 compress_above: self.compress_above,
             },
-            trust: Trust::new(settings.consistency),
+            trust: Trust::new(settings.consistency, settings.ttl),
             settings,
             me,
             tokens: AtomicU64::new(0),
@@ -245,6 +250,7 @@ impl<K: TierKey, V: TierValue> TieredBuilder<K, V> {
             waits: Waits::default(),
             acks: Acks::default(),
             outbox: Outbox::new(self.max_queue),
+            releases: Releases::default(),
             bulkhead: Arc::new(Bulkhead::new(loads.unwrap_or(DEFAULT_LOADS))),
             counters: super::TierCounters::default(),
             runtime,

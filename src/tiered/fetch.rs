@@ -1,15 +1,14 @@
 //! The path of a miss: L2, the lead across processes, the loader.
 
 use super::builder::MAX_KEY;
-use super::codec::Unstorable;
 use super::health::count;
 use super::lease::{Granted, Lease};
-use super::remote::{Answer, Ask, Fill, Head, Token};
+use super::load::{Fresh, LoadResult};
+use super::remote::{Answer, Ask, Head, Token};
+use super::trust::now;
 use super::{Consistency, Inner, TierKey, TierValue, name_of};
 use crate::entry::Loaded;
 use crate::error::{AnyError, LoadError};
-use crate::flight::future::TaskAlarm;
-use crate::flight::{Permit, run_within};
 use std::future::Future;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -18,13 +17,23 @@ use std::time::{Duration, Instant};
 const POLL: Duration = Duration::from_millis(100);
 
 /// What L2 says of a key, in the end.
-pub(super) enum Found<K: 'static + Send + Sync, V: 'static + Send + Sync> {
-    /// Read at this time or later.
-    Value(Loaded<V>, Instant),
+pub(super) enum Found<K, V> {
+    Value(Fresh<V>),
     /// This process loads, for all.
     Lead(Granted<K, V>),
     /// L2 cannot be asked: this process loads for itself.
     Alone,
+}
+
+impl<K, V> Found<K, V> {
+    /// The lead, if there is one to be had, of what is to be loaded.
+    pub(super) fn into_lead(self) -> Result<Option<Granted<K, V>>, Fresh<V>> {
+        match self {
+            Self::Value(fresh) => Err(fresh),
+            Self::Lead(lead) => Ok(Some(lead)),
+            Self::Alone => Ok(None),
+        }
+    }
 }
 
 /// An error among those of loaders: the wait for another process, or for a permit, took too long.
@@ -39,8 +48,6 @@ impl TimedOut {
         }
     }
 }
-
-pub(super) type LoadResult<V> = Result<Loaded<V>, Arc<AnyError>>;
 
 impl<K: TierKey, V: TierValue> Inner<K, V> {
     /// Is L2 to be asked for this key?
@@ -65,29 +72,38 @@ impl<K: TierKey, V: TierValue> Inner<K, V> {
         F: Future<Output = LoadResult<V>>,
     {
         let deadline = self.wait_deadline();
-        let found = match name_of(key) {
-            Some(name) => self.find(&name, deadline).await?,
-            None => Found::Alone,
-        };
-        let lead = match found {
-            Found::Value(loaded, asked) => return Ok(self.local(loaded, asked, asked)),
-            Found::Lead(lead) => Some(lead),
-            Found::Alone => {
-                count(&self.counters.alone);
-                None
+        let name = name_of(key);
+        let (lead, permit) = loop {
+            let found = match &name {
+                Some(name) => self.find(name, deadline).await?,
+                None => Found::Alone,
+            };
+            let lead = match found.into_lead() {
+                Ok(lead) => lead,
+                Err(fresh) => return Ok(self.local(fresh)),
+            };
+            if let Some(permit) = self.try_permit() {
+                break (lead, permit);
+            }
+            // Who waits for a permit holds no lead, which might end before it begins.
+            drop(lead);
+            let permit = self.queue(deadline).await?;
+            let asked = match &name {
+                Some(name) => self.ask(name, None).await,
+                None => Read::Found(Found::Alone),
+            };
+            if let Read::Found(found) = asked {
+                match found.into_lead() {
+                    Ok(lead) => break (lead, permit),
+                    Err(fresh) => return Ok(self.local(fresh)),
+                }
             }
         };
-        let permit = self.permit(deadline).await?;
         let begun = Instant::now();
-        let enter = || permit.as_ref().map(Permit::enter);
-        let loaded = run_within(enter, load, |result| result).await?;
-        drop(permit);
-        let stored = Instant::now();
-        let kept = match lead {
-            Some(lead) => self.fill(vec![(lead, &loaded)]).await[0],
-            None => true,
-        };
-        Ok(self.keep(loaded, kept, begun, stored))
+        let loaded = self.run(permit, load).await?;
+        let mut fresh = vec![Fresh::loaded(loaded, begun)];
+        self.fill(vec![(lead, 0)], &mut fresh).await;
+        Ok(self.local(fresh.remove(0)))
     }
 
     /// Asks L2 until it has a value or gives the lead, waiting for other processes.
@@ -98,17 +114,9 @@ impl<K: TierKey, V: TierValue> Inner<K, V> {
     ) -> Result<Found<K, V>, Arc<AnyError>> {
         let mut refused = None;
         loop {
-            if !self.asks_l2(name) {
-                return Ok(Found::Alone);
-            }
             // Before L2 is asked, so that no word is missed.
             let mut wait = self.waits.enter(name);
-            let lease = Lease::ask(self, name);
-            let asked = Instant::now();
-            let Ok(mut answers) = self.l2.ask(&[lease.question(refused)]).await else {
-                return Ok(Found::Alone);
-            };
-            let left = match self.read(lease, answers.pop().unwrap_or(Answer::None), asked) {
+            let left = match self.ask(name, refused).await {
                 Read::Found(found) => return Ok(found),
                 Read::Refused(token) => {
                     refused = Some(token);
@@ -129,13 +137,31 @@ impl<K: TierKey, V: TierValue> Inner<K, V> {
         }
     }
 
+    /// Asks L2 for a value, or for the lead of its load.
+    async fn ask(self: &Arc<Self>, name: &[u8], refused: Option<Token>) -> Read<K, V> {
+        if !self.asks_l2(name) {
+            return Read::Found(Found::Alone);
+        }
+        let lease = Lease::ask(self, name);
+        let asked = Instant::now();
+        match self.l2.ask(&[lease.question(refused)]).await {
+            Ok(mut answers) => self.read(lease, answers.pop().unwrap_or(Answer::None), asked),
+            Err(_) => Read::Found(Found::Alone),
+        }
+    }
+
     /// What an answer means.
-    pub(super) fn read(&self, lease: Lease<K, V>, answer: Answer, asked: Instant) -> Read<K, V> {
+    pub(super) fn read(
+        &self,
+        mut lease: Lease<K, V>,
+        answer: Answer,
+        asked: Instant,
+    ) -> Read<K, V> {
         match answer {
             Answer::Value { envelope, left } => {
                 lease.close();
                 if let Some(loaded) = self.decode(&envelope, left) {
-                    return Read::Found(Found::Value(loaded, asked));
+                    return Read::Found(Found::Value(Fresh::read(loaded, asked)));
                 }
                 match Head::of(&envelope) {
                     Ok(head) => Read::Refused(head.token),
@@ -147,6 +173,7 @@ impl<K: TierKey, V: TierValue> Inner<K, V> {
                 if oversize {
                     count(&self.counters.unreadable);
                 }
+                lease.grant();
                 Read::Found(Found::Lead((lease, head)))
             }
             Answer::Led { left } => {
@@ -160,106 +187,17 @@ impl<K: TierKey, V: TierValue> Inner<K, V> {
         }
     }
 
-    /// The right to load, where none is held.
-    pub(super) async fn permit(
-        &self,
-        deadline: Option<Instant>,
-    ) -> Result<Option<Permit>, Arc<AnyError>> {
-        if self.bulkhead.is_passed() {
-            return Ok(None);
-        }
-        if let Some(permit) = self.bulkhead.try_pass() {
-            return Ok(Some(permit));
-        }
-        count(&self.counters.queued_loads);
-        let mut alarm = TaskAlarm::default();
-        let permit = self.bulkhead.pass(deadline, &mut alarm).await;
-        permit.map(Some).map_err(|_| Arc::new(TimedOut) as _)
-    }
-
-    /// Stores in L2 what was loaded under leases. Says for each whether L1 may keep it.
-    pub(super) async fn fill(&self, loaded: Vec<(Granted<K, V>, &Loaded<V>)>) -> Vec<bool> {
-        let mut kept = vec![true; loaded.len()];
-        let (mut places, mut envelopes, mut leases) = (Vec::new(), Vec::new(), Vec::new());
-        for (at, ((lease, head), loaded)) in loaded.into_iter().enumerate() {
-            match self.envelope(head, loaded) {
-                Some(envelope) => {
-                    places.push(at);
-                    envelopes.push((envelope, loaded.ttl.or(self.settings.ttl)));
-                    leases.push(lease);
-                }
-                // Not for L2: the lease is given back as it is dropped.
-                None => drop(lease),
+    /// The value that L1 or L2 holds, for one who does not load.
+    pub(super) async fn look_up(&self, key: &K) -> Option<V> {
+        if self.may_serve(now()) {
+            if let Some(value) = self.l1.get(key) {
+                return Some(value);
             }
         }
-        if places.is_empty() {
-            return kept;
-        }
-        let fills = leases.iter().zip(&envelopes);
-        let fills = fills.map(|(lease, (envelope, ttl))| Fill {
-            key: lease.key(),
-            token: lease.token(),
-            envelope,
-            ttl: ttl.filter(|ttl| *ttl != Duration::MAX),
-        });
-        let fills: Vec<_> = fills.collect();
-        // A failure leaves the leases open, to be given back. L1 may keep the value: it hears of
-        // invalidations itself.
-        let Ok(stored) = self.l2.fill(&fills).await else {
-            return kept;
-        };
-        drop(fills);
-        for ((at, lease), stored) in places.into_iter().zip(leases).zip(stored) {
-            lease.close();
-            kept[at] = stored;
-            count(if stored {
-                &self.counters.fills
-            } else {
-                &self.counters.lost_fills
-            });
-        }
-        kept
-    }
-
-    /// The envelope of a value that is to be stored.
-    pub(super) fn envelope(&self, head: Head, loaded: &Loaded<V>) -> Option<Vec<u8>> {
-        let ttl = loaded.ttl.or(self.settings.ttl);
-        if ttl.is_some_and(|ttl| ttl.is_zero()) {
-            return None;
-        }
-        let envelope = self.codec.encode(head, &loaded.value, &loaded.tags, ttl);
-        let unstorable = |_: &Unstorable| count(&self.counters.unstorable);
-        envelope.inspect_err(unstorable).ok()
-    }
-
-    /// What is loaded, as L1 is to keep it: not at all, if it was lost.
-    pub(super) fn keep(
-        &self,
-        mut loaded: Loaded<V>,
-        kept: bool,
-        begun: Instant,
-        stored: Instant,
-    ) -> Loaded<V> {
-        if !kept {
-            loaded.ttl = Some(Duration::ZERO);
-            return loaded;
-        }
-        loaded.ttl = loaded.ttl.or(self.settings.ttl);
-        self.local(loaded, begun, stored)
-    }
-
-    /// What was read and stored at these times or later, as L1 is to keep it.
-    pub(super) fn local(&self, mut loaded: Loaded<V>, read: Instant, stored: Instant) -> Loaded<V> {
-        let ttl = loaded.ttl.unwrap_or(Duration::MAX);
-        loaded.ttl = Some(self.settings.local_ttl(ttl, read, stored));
-        loaded
-    }
-
-    /// The value that L2 holds, for one who does not load.
-    pub(super) async fn look_up(&self, key: &K) -> Option<V> {
-        let asked = Instant::now();
-        let name = name_of(key).filter(|name| self.asks_l2(name))?;
+        // Before it is known whether L2 may be asked: an invalidation that comes in between voids it.
         let promise = self.l1.promise(key);
+        let name = name_of(key).filter(|name| self.asks_l2(name))?;
+        let asked = Instant::now();
         let ask = Ask {
             key: &name,
             lead: None,
@@ -271,7 +209,7 @@ impl<K: TierKey, V: TierValue> Inner<K, V> {
         };
         let loaded = self.decode(&envelope, left)?;
         let value = loaded.value.clone();
-        promise.keep(key.clone(), self.local(loaded, asked, asked));
+        promise.keep(key.clone(), self.local(Fresh::read(loaded, asked)));
         Some(value)
     }
 
@@ -287,7 +225,7 @@ impl<K: TierKey, V: TierValue> Inner<K, V> {
 }
 
 /// What an answer means to one who asked for the lead.
-pub(super) enum Read<K: 'static + Send + Sync, V: 'static + Send + Sync> {
+pub(super) enum Read<K, V> {
     Found(Found<K, V>),
     /// What this token wrote cannot be read: to be asked for the lead in its place.
     Refused(Token),

@@ -8,8 +8,10 @@ use std::time::Duration;
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Health {
-    /// What the last call to Redis failed with; `None` if it did not.
+    /// What the last call to Redis failed with, whatever it was for; `None` if it did not.
     pub last_error: Option<RemoteError>,
+    /// Why there is no subscription; `None` if there is one.
+    pub not_subscribed: Option<RemoteError>,
     /// Redis failed so often that it is not asked for a while: callers go to the loader at once.
     pub breaker_open: bool,
     /// For how long invalidations of other processes have been proven to arrive without a break;
@@ -80,7 +82,8 @@ counters! {
     events,
     /// Times that everything in L1 was forgotten, since invalidations might have been missed.
     forgets,
-    /// Reads that could not be served from L1 since invalidations were not proven to arrive.
+    /// Reads that could not be served from L1 since invalidations were not proven to arrive, or the
+    /// class never serves from it.
     unproven_reads,
 }
 

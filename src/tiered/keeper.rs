@@ -2,11 +2,15 @@
 
 use super::backplane::{Backplane, Effect};
 use super::health::count;
+use super::lease::Release;
 use super::remote::{Message, Messages, Peer, Position, RemoteError};
 use super::trust::now;
 use super::{Consistency, Inner, TierKey, TierValue};
 use crate::clock::saturating_nanos;
+use futures_util::future::join_all;
 use std::collections::HashSet;
+use std::convert::Infallible;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::task::JoinHandle;
@@ -29,7 +33,7 @@ impl Keeper {
             tasks: [
                 start.spawn(Listening::new(inner).run()),
                 start.spawn(send(Arc::clone(inner))),
-                start.spawn(probe(Arc::clone(inner))),
+                start.spawn(give_back(Arc::clone(inner))),
             ],
             leave: Box::new(move || drop(leaving.runtime.spawn(leave(Arc::clone(&leaving))))),
         }
@@ -51,6 +55,8 @@ pub(super) struct Proof {
     /// Since when invalidations are proven to arrive.
     pub(super) since: Option<Instant>,
     pub(super) gaps: u64,
+    /// Why the last subscription ended, or there was none.
+    pub(super) lost: Option<RemoteError>,
     pub(super) subscriptions: u64,
 }
 
@@ -64,7 +70,8 @@ struct Listening<K, V> {
 
 impl<K: TierKey, V: TierValue> Listening<K, V> {
     fn new(inner: &Arc<Inner<K, V>>) -> Self {
-        let trust = saturating_nanos(inner.settings.trust());
+        // The server's lease lasts a little longer, lest its clock runs faster.
+        let trust = saturating_nanos(inner.settings.trust() / 50 * 49);
         Self {
             inner: Arc::clone(inner),
             backplane: Backplane::new(inner.me, trust),
@@ -77,12 +84,17 @@ impl<K: TierKey, V: TierValue> Listening<K, V> {
         retry.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             retry.tick().await;
-            if let Ok(messages) = self.inner.l2.listen().await {
-                self.inner.proof.lock().subscriptions += 1;
-                self.backplane.reset();
-                let _lost = self.listen(messages).await;
-                self.distrust();
-            }
+            let lost = match self.inner.l2.listen().await {
+                Ok(messages) => {
+                    self.inner.proof.lock().subscriptions += 1;
+                    self.backplane.reset();
+                    let Err(lost) = self.listen(messages).await;
+                    self.distrust();
+                    lost
+                }
+                Err(error) => error,
+            };
+            self.inner.proof.lock().lost = Some(lost);
         }
     }
 
@@ -94,7 +106,7 @@ impl<K: TierKey, V: TierValue> Listening<K, V> {
     }
 
     /// Listens until the connection is lost, or says nothing for so long that it must be.
-    async fn listen(&mut self, mut messages: Box<dyn Messages>) -> Result<(), RemoteError> {
+    async fn listen(&mut self, mut messages: Box<dyn Messages>) -> Result<Infallible, RemoteError> {
         let heartbeat = self.inner.settings.heartbeat;
         let silence = saturating_nanos(self.inner.settings.trust());
         let mut beats = interval(heartbeat);
@@ -103,10 +115,10 @@ impl<K: TierKey, V: TierValue> Listening<K, V> {
             tokio::select! {
                 biased;
                 message = messages.next() => {
-                    self.hear(&message?);
+                    self.hear_or_forget(&message?);
                     for _ in 0..BATCH {
                         let Some(message) = messages.ready() else { break };
-                        self.hear(&message);
+                        self.hear_or_forget(&message);
                     }
                     self.acknowledge();
                 }
@@ -132,6 +144,14 @@ impl<K: TierKey, V: TierValue> Listening<K, V> {
         });
     }
 
+    /// User code runs where entries are removed. If it panics, not all may have been.
+    fn hear_or_forget(&mut self, message: &Message) {
+        if catch_unwind(AssertUnwindSafe(|| self.hear(message))).is_err() {
+            self.inner.trust.revoke();
+            self.inner.l1.forget();
+        }
+    }
+
     fn hear(&mut self, message: &Message) {
         let inner = &self.inner;
         match message {
@@ -155,6 +175,7 @@ impl<K: TierKey, V: TierValue> Listening<K, V> {
                 let mut proof = inner.proof.lock();
                 proof.gaps = self.backplane.gaps;
                 proof.since = until.map(|_| Instant::now());
+                proof.lost = None;
                 drop(proof);
                 if let Some(until) = until {
                     inner.trust.grant(until);
@@ -194,35 +215,69 @@ async fn acknowledge<K: TierKey, V: TierValue>(
     let _ = inner.l2.acknowledge(&senders, heard).await;
 }
 
-/// Nobody needs to wait for this process to hear of anything.
+/// Nobody needs to wait for this process, to hear of anything or to load.
 async fn leave<K: TierKey, V: TierValue>(inner: Arc<Inner<K, V>>) {
-    // If that fails they wait until the lease is over.
+    // What fails ends with its lease.
     let _ = inner.l2.renew(0, Duration::ZERO).await;
+    let _ = inner.release(&inner.releases.take()).await;
 }
 
-/// Asks L2 whether it answers, as long as it does not.
-async fn probe<K: TierKey, V: TierValue>(inner: Arc<Inner<K, V>>) {
+/// Gives leases back, and asks L2 whether it answers, as long as it does not.
+async fn give_back<K: TierKey, V: TierValue>(inner: Arc<Inner<K, V>>) {
     let mut beats = interval(inner.settings.heartbeat);
     beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut later = Vec::new();
     loop {
-        beats.tick().await;
-        inner.l2.probe().await;
+        tokio::select! {
+            () = inner.releases.pushed() => {}
+            _ = beats.tick() => {
+                inner.l2.probe(inner.settings.trust()).await;
+                later.drain(..).for_each(|release| inner.releases.put_back(release));
+            }
+        }
+        loop {
+            let leases = inner.releases.take();
+            if leases.is_empty() {
+                break;
+            }
+            if inner.release(&leases).await.is_err() {
+                later.extend(leases);
+                break;
+            }
+            later.extend(leases.into_iter().filter_map(Release::repeat));
+        }
     }
 }
+
+/// Invalidations that are sent at one time.
+const SENT: usize = 64;
 
 /// Sends what is in the outbox, whenever L2 answers.
 async fn send<K: TierKey, V: TierValue>(inner: Arc<Inner<K, V>>) {
     loop {
-        let Some((number, subject)) = inner.outbox.first() else {
+        let some = inner.outbox.first(SENT);
+        if some.is_empty() {
             inner.outbox.pushed().await;
             continue;
-        };
-        match inner.l2.invalidate(&subject, None).await {
-            Ok(_) => {
-                count(&inner.counters.invalidations);
-                inner.outbox.done(number);
+        }
+        let sending = some.into_iter().map(|(number, subject)| {
+            let inner = &inner;
+            async move {
+                let told = inner.l2.invalidate(&subject, None).await;
+                match &told {
+                    Ok(_) => {
+                        count(&inner.counters.invalidations);
+                        inner.outbox.done(number);
+                    }
+                    // One that is refused does not hold up the others.
+                    Err(RemoteError::Refused(_)) => inner.outbox.postpone(number),
+                    Err(_) => {}
+                }
+                told.is_ok()
             }
-            Err(_) => tokio::time::sleep(inner.settings.heartbeat).await,
+        });
+        if !join_all(sending).await.contains(&true) {
+            tokio::time::sleep(inner.settings.heartbeat).await;
         }
     }
 }

@@ -20,6 +20,7 @@ mod builder;
 mod fetch;
 mod keeper;
 mod lease;
+mod load;
 mod write;
 
 mod many;
@@ -43,9 +44,11 @@ use crate::stats::Stats;
 use breaker::Breaker;
 use builder::TierSettings;
 use codec::Codec;
-use fetch::{LoadResult, TimedOut};
+use fetch::TimedOut;
 use health::{TierCounters, count};
 use keeper::Keeper;
+use lease::Releases;
+use load::LoadResult;
 use outbox::Outbox;
 use remote::{Peer, Remote, Token};
 use serde::{Serialize, de::DeserializeOwned};
@@ -60,7 +63,9 @@ use tokio::runtime::Handle;
 use trust::{Trust, now};
 use waits::{Acks, Waits};
 
-/// What a key of a [`TieredCache`] is: its bytes by `postcard` are its name in Redis.
+/// What a key of a [`TieredCache`] is: its bytes by `postcard` are its name in Redis. So keys that are
+/// equal must be serialized alike, in all processes. One that cannot be serialized is kept in L1 alone,
+/// and to invalidate it is to invalidate everything.
 pub trait TierKey:
     Eq + Hash + Clone + Serialize + DeserializeOwned + Send + Sync + 'static
 {
@@ -114,7 +119,8 @@ impl<V: Schema + Clone + Send + Sync + 'static> TierValue for V {}
 ///
 /// # Panics
 ///
-/// As [`LocalCache`]. All of it needs the tokio runtime in which it was built to run.
+/// As [`LocalCache`]. All of it needs the tokio runtime in which it was built to run, with timer and IO
+/// enabled.
 pub struct TieredCache<K, V> {
     inner: Arc<Inner<K, V>>,
     /// The last handle stops it.
@@ -135,6 +141,7 @@ struct Inner<K, V> {
     waits: Waits,
     acks: Acks,
     outbox: Outbox,
+    releases: Releases,
     bulkhead: Arc<Bulkhead>,
     counters: TierCounters,
     runtime: Handle,
@@ -215,6 +222,7 @@ impl<K: TierKey, V: TierValue> TieredCache<K, V> {
         let proven = proof.since.filter(|_| inner.trust.is_proven(now()));
         Health {
             last_error: inner.l2.last_error(),
+            not_subscribed: proof.lost.clone(),
             breaker_open: inner.l2.is_open(),
             proven_for: proven.map(|since| since.elapsed()),
             gaps: proof.gaps,
@@ -251,27 +259,32 @@ impl<K: TierKey, V: TierValue> Inner<K, V> {
     #[inline]
     fn get_local(&self, key: &K) -> Option<V> {
         let now = now();
-        if self.may_serve(now) {
+        if self.trust.may_serve(now) {
             self.l1.get_at(key, now)
         } else {
             None
         }
     }
 
-    /// May L1 serve what it holds? If not, nothing that it holds now is served to this caller or a
-    /// later one, and no load under way either.
-    #[inline]
+    /// May L1 serve what it holds, to one who has missed or comes with a batch? If not, nothing that it
+    /// holds now is served to this caller or a later one, and no load under way either.
     fn may_serve(&self, now: Nanos) -> bool {
-        self.trust.may_serve(now) || self.forget()
-    }
-
-    #[cold]
-    fn forget(&self) -> bool {
-        if self.settings.consistency == Consistency::Realtime {
-            count(&self.counters.unproven_reads);
+        if self.trust.may_serve(now) {
+            return true;
         }
-        self.l1.forget();
-        false
+        match self.settings.consistency {
+            Consistency::Realtime | Consistency::L2Only => {
+                count(&self.counters.unproven_reads);
+                self.l1.forget();
+                false
+            }
+            Consistency::Bounded(_) | Consistency::L1Only => {
+                // Loads that began before now are not for those who come later.
+                self.l1.begin_epoch();
+                self.trust.extend(now);
+                true
+            }
+        }
     }
 
     /// Loads through L1's single flight.
@@ -283,6 +296,7 @@ impl<K: TierKey, V: TierValue> Inner<K, V> {
     where
         F: Future<Output = LoadResult<V>>,
     {
+        self.may_serve(now());
         let fetch = || self.fetch(key, load);
         let result = self.l1.get_or_load_shared(key, fetch).await;
         result.map_err(TimedOut::reveal)

@@ -88,11 +88,21 @@ impl Outbox {
         queue.broad > 0 || queue.numbers.contains_key(&Subject::Key(key.into()))
     }
 
-    /// The oldest, with its number. It stays until it is [`done`](Self::done).
-    pub(crate) fn first(&self) -> Option<(u64, Subject)> {
+    /// The oldest, with their numbers. They stay until they are [`done`](Self::done).
+    pub(crate) fn first(&self, most: usize) -> Vec<(u64, Subject)> {
         let queue = self.queue.lock();
-        let (number, subject) = queue.by_number.first_key_value()?;
-        Some((*number, subject.clone()))
+        let first = queue.by_number.iter().take(most);
+        first
+            .map(|(number, subject)| (*number, subject.clone()))
+            .collect()
+    }
+
+    /// To be told after the others.
+    pub(crate) fn postpone(&self, number: u64) {
+        let mut queue = self.queue.lock();
+        if let Some(subject) = queue.by_number.get(&number).cloned() {
+            queue.insert(subject);
+        }
     }
 
     /// L2 was told. If the same came again meanwhile, that one stays.
@@ -118,19 +128,23 @@ mod tests {
         Subject::Key([byte].into())
     }
 
+    fn first(outbox: &Outbox) -> (u64, Subject) {
+        outbox.first(1).remove(0)
+    }
+
     #[test]
     fn a_key_is_blocked_until_the_last_invalidation_of_it_is_done() {
         let outbox = Outbox::new(10);
         outbox.push(key(1));
-        let (number, subject) = outbox.first().unwrap();
+        let (number, subject) = first(&outbox);
         assert_eq!(subject, key(1));
         outbox.push(key(1));
         outbox.done(number);
         assert!(outbox.blocks(&[1]) && !outbox.blocks(&[2]));
-        let (number, _) = outbox.first().unwrap();
+        let (number, _) = first(&outbox);
         outbox.done(number);
         assert!(!outbox.blocks(&[1]));
-        assert_eq!((outbox.len(), outbox.first()), (0, None));
+        assert_eq!((outbox.len(), outbox.first(1)), (0, vec![]));
     }
 
     #[test]
@@ -139,10 +153,21 @@ mod tests {
         outbox.push(key(1));
         outbox.push(Subject::Tag("a".into()));
         assert!(outbox.blocks(&[2]));
-        assert_eq!(outbox.first().unwrap().1, key(1));
-        outbox.done(outbox.first().unwrap().0);
-        outbox.done(outbox.first().unwrap().0);
+        assert_eq!(first(&outbox).1, key(1));
+        outbox.done(first(&outbox).0);
+        outbox.done(first(&outbox).0);
         assert!(!outbox.blocks(&[2]));
+    }
+
+    #[test]
+    fn what_is_postponed_is_last_and_blocks_still() {
+        let outbox = Outbox::new(10);
+        outbox.push(key(1));
+        outbox.push(key(2));
+        outbox.postpone(first(&outbox).0);
+        let subjects = outbox.first(9).into_iter().map(|(_, subject)| subject);
+        assert_eq!(subjects.collect::<Vec<_>>(), [key(2), key(1)]);
+        assert!(outbox.blocks(&[1]));
     }
 
     #[test]
@@ -154,9 +179,9 @@ mod tests {
         assert!(outbox.push(key(3)));
         assert_eq!(outbox.len(), 1);
         assert!(!outbox.push(key(4)));
-        assert_eq!(outbox.first().unwrap().1, Subject::All);
+        assert_eq!(first(&outbox).1, Subject::All);
         assert!(outbox.blocks(&[9]));
-        outbox.done(outbox.first().unwrap().0);
+        outbox.done(first(&outbox).0);
         assert_eq!(outbox.len(), 0);
     }
 }

@@ -136,7 +136,8 @@ pub(crate) type Reply<'a, T> = Pin<Box<dyn Future<Output = Result<T, RemoteError
 
 /// L2: a store that gives invalidations an order, and tells of them.
 ///
-/// Every call ends, with an error if need be, within the deadline that the store was given.
+/// Every call ends, with an error if need be, within the deadline that the store was given; but for
+/// [`listen`](Self::listen), for which nobody waits.
 pub(crate) trait Remote: Send + Sync + 'static {
     /// Looks several keys up, in one round trip.
     fn ask<'a>(&'a self, asks: &'a [Ask<'a>]) -> Reply<'a, Vec<Answer>>;
@@ -155,9 +156,6 @@ pub(crate) trait Remote: Send + Sync + 'static {
     /// Says that this process serves from its L1 until it hears of invalidations, for `lease` from
     /// now, and sends it a [beat](Message::Beat). With a lease of zero it says that it does not.
     fn renew(&self, nonce: u64, lease: Duration) -> Reply<'_, ()>;
-
-    /// Answers, if it can.
-    fn ping(&self) -> Reply<'_, ()>;
 
     /// Tells peers that this process has heard of all up to `at`.
     fn acknowledge<'a>(&'a self, peers: &'a [Peer], at: Position) -> Reply<'a, ()>;

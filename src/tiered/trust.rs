@@ -6,6 +6,7 @@ use std::sync::atomic::{
     AtomicU64,
     Ordering::{Acquire, Release},
 };
+use std::time::Duration;
 
 /// Coarse clocks may be read as this much too early.
 const COARSENESS: Nanos = 20_000_000;
@@ -17,24 +18,35 @@ pub(super) fn now() -> Nanos {
 }
 
 pub(super) struct Trust {
-    consistency: Consistency,
-    /// What hits compare: as `proven_until`, or for ever, or never.
+    needs_proof: bool,
+    /// How long a load may be under way and still be joined, where the class bounds that: half of the
+    /// bound, so that a time is begun twice within it.
+    joins_for: Nanos,
+    /// What hits compare: as `proven_until`, or when the next time begins, or never.
     serves_until: AtomicU64,
     /// Until when every invalidation that was acknowledged is known here.
     proven_until: AtomicU64,
 }
 
 impl Trust {
-    pub(super) fn new(consistency: Consistency) -> Self {
-        let serves_until = match consistency {
-            Consistency::Realtime | Consistency::L2Only => 0,
-            Consistency::Bounded(_) | Consistency::L1Only => NEVER,
+    /// `ttl` is what entries live at most.
+    pub(super) fn new(consistency: Consistency, ttl: Option<Duration>) -> Self {
+        let bound = match consistency {
+            Consistency::Bounded(bound) => Some(bound),
+            _ => ttl,
         };
         Self {
-            consistency,
-            serves_until: AtomicU64::new(serves_until),
+            needs_proof: consistency == Consistency::Realtime,
+            joins_for: bound.map_or(NEVER, |bound| saturating_nanos(bound / 2)),
+            serves_until: AtomicU64::new(0),
             proven_until: AtomicU64::new(0),
         }
+    }
+
+    /// Another time in which loads are joined has begun, where no proof is needed.
+    pub(super) fn extend(&self, now: Nanos) {
+        let until = now.saturating_add(self.joins_for);
+        self.serves_until.store(until, Release);
     }
 
     /// An acquire: who may serve sees what was forgotten before.
@@ -57,7 +69,7 @@ impl Trust {
 
     fn set(&self, until: Nanos) {
         self.proven_until.store(until, Release);
-        if self.consistency == Consistency::Realtime {
+        if self.needs_proof {
             self.serves_until.store(until, Release);
         }
     }

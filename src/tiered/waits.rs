@@ -3,52 +3,53 @@
 use super::remote::{Peer, Position};
 use parking_lot::Mutex;
 use std::collections::HashMap;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::{Notify, futures::OwnedNotified};
 
 /// Those who wait for a key's value, by key.
 #[derive(Default)]
-pub(crate) struct Waits(Mutex<HashMap<Box<[u8]>, Arc<Notify>>>);
+pub(crate) struct Waits(Mutex<HashMap<Box<[u8]>, Waiting>>);
+
+#[derive(Default)]
+struct Waiting {
+    notify: Arc<Notify>,
+    waiters: usize,
+}
 
 /// One who waits. It misses no word that comes after it was made.
 pub(crate) struct Wait<'a> {
     waits: &'a Waits,
     key: &'a [u8],
-    notify: Arc<Notify>,
-    notified: std::pin::Pin<Box<OwnedNotified>>,
+    notified: Pin<Box<OwnedNotified>>,
 }
 
 impl Waits {
     pub(crate) fn enter<'a>(&'a self, key: &'a [u8]) -> Wait<'a> {
-        let notify = {
-            let mut waits = self.0.lock();
-            match waits.get(key) {
-                Some(notify) => Arc::clone(notify),
-                None => Arc::clone(waits.entry(key.into()).or_default()),
-            }
-        };
-        let mut notified = Box::pin(Arc::clone(&notify).notified_owned());
+        let mut waits = self.0.lock();
+        let waiting = waits.entry(key.into()).or_default();
+        waiting.waiters += 1;
+        let mut notified = Box::pin(Arc::clone(&waiting.notify).notified_owned());
         notified.as_mut().enable();
         Wait {
             waits: self,
             key,
-            notify,
             notified,
         }
     }
 
     /// Something has become of the key.
     pub(crate) fn wake(&self, key: &[u8]) {
-        if let Some(notify) = self.0.lock().get(key) {
-            notify.notify_waiters();
+        if let Some(waiting) = self.0.lock().get(key) {
+            waiting.notify.notify_waiters();
         }
     }
 
     /// Something may have become of any key.
     pub(crate) fn wake_all(&self) {
-        for notify in self.0.lock().values() {
-            notify.notify_waiters();
+        for waiting in self.0.lock().values() {
+            waiting.notify.notify_waiters();
         }
     }
 }
@@ -63,9 +64,11 @@ impl Wait<'_> {
 impl Drop for Wait<'_> {
     fn drop(&mut self) {
         let mut waits = self.waits.0.lock();
-        // Another's clones are made under the lock: the map's, this one's, this one's future's.
-        if Arc::strong_count(&self.notify) <= 3 {
-            waits.remove(self.key);
+        if let Some(waiting) = waits.get_mut(self.key) {
+            waiting.waiters -= 1;
+            if waiting.waiters == 0 {
+                waits.remove(self.key);
+            }
         }
     }
 }
@@ -86,7 +89,11 @@ impl Acks {
         if heard.len() >= MAX_PEERS && !heard.contains_key(&peer) {
             heard.clear();
         }
-        heard.insert(peer, at);
+        let last = heard.entry(peer).or_insert(at);
+        // Words may overtake each other.
+        if last.incarnation != at.incarnation || last.version < at.version {
+            *last = at;
+        }
         drop(heard);
         self.changed.notify_waiters();
     }

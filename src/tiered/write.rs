@@ -2,12 +2,13 @@
 
 use super::health::count;
 use super::lease::Lease;
+use super::load::Fresh;
 use super::remote::{Answer, Head, NewValue, Subject};
 use super::{Consistency, Inner, TierKey, TierValue, TieredCache, name_of};
 use crate::entry::Loaded;
 use std::future::{Future, Ready};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 /// How far word of a change has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -83,7 +84,11 @@ impl<K: TierKey, V: TierValue> TieredCache<K, V> {
     /// value, all others forget the old one.
     ///
     /// If the key is written to or invalidated at the same time, neither value stays in a cache, since
-    /// nobody but the database knows which came last.
+    /// nobody but the database knows which came last. `write` must not read the key through the cache:
+    /// it would wait for itself, until the [lease](crate::Builder::lease) ends.
+    ///
+    /// The new entry has the cache's time to live and no tags, whatever the old one had: see
+    /// [`write_through_loaded`](Self::write_through_loaded).
     ///
     /// ```
     /// # use hotset::{Delivery, TieredCache};
@@ -114,9 +119,30 @@ impl<K: TierKey, V: TierValue> TieredCache<K, V> {
     where
         F: Future<Output = Result<(), E>>,
     {
-        let loaded = Loaded::new(value);
+        self.write_through_loaded(key, Loaded::new(value), write)
+            .await
+    }
+
+    /// As [`write_through`](Self::write_through), with a time to live, a weight and tags of its own.
+    ///
+    /// # Errors
+    ///
+    /// As [`write_through`](Self::write_through).
+    ///
+    /// # Cancellation
+    ///
+    /// As [`write_through`](Self::write_through).
+    pub async fn write_through_loaded<E, F>(
+        &self,
+        key: K,
+        loaded: Loaded<V>,
+        write: impl FnOnce(V) -> F,
+    ) -> Result<Delivery, E>
+    where
+        F: Future<Output = Result<(), E>>,
+    {
         let value = loaded.value.clone();
-        self.write(key, loaded, Some(|| write(value))).await
+        Box::pin(self.write(key, loaded, Some(|| write(value)))).await
     }
 
     async fn write<E, F>(
@@ -160,7 +186,7 @@ fn subject_of<K: TierKey>(key: &K) -> Subject {
 }
 
 /// What is to be told, and to be done here.
-struct Change<K: 'static + Send + Sync, V: 'static + Send + Sync> {
+struct Change<K, V> {
     subject: Subject,
     key: Option<K>,
     value: Option<New<K, V>>,
@@ -183,7 +209,7 @@ impl<K: TierKey, V: TierValue> Change<K, V> {
 }
 
 /// What lay under a key in L2: nobody has written it since if that is there still.
-struct Held<K: 'static + Send + Sync, V: 'static + Send + Sync> {
+struct Held<K, V> {
     head: Head,
     /// If there was nothing, others who come wait for what is written.
     lease: Option<Lease<K, V>>,
@@ -215,12 +241,13 @@ impl<K: TierKey, V: TierValue> Inner<K, V> {
         if !self.asks_l2(name) {
             return None;
         }
-        let lease = Lease::ask(self, name);
+        let mut lease = Lease::ask(self, name);
         match self.l2.ask(&[lease.question(None)]).await.ok()?.pop()? {
-            Answer::Lead { head, .. } => Some(Held {
-                head,
-                lease: Some(lease),
-            }),
+            Answer::Lead { head, .. } => {
+                lease.grant();
+                let lease = Some(lease);
+                Some(Held { head, lease })
+            }
             Answer::Value { envelope, .. } => {
                 lease.close();
                 let head = Head::of(&envelope).ok()?;
@@ -234,9 +261,14 @@ impl<K: TierKey, V: TierValue> Inner<K, V> {
     }
 
     async fn tell(self: &Arc<Self>, change: Change<K, V>) -> Delivery {
-        let told = self.tell_behind(change).await;
-        // It fails if the runtime shuts down.
-        told.unwrap_or(Delivery::Queued)
+        let subject = change.subject.clone();
+        if let Ok(delivery) = self.tell_behind(change).await {
+            return delivery;
+        }
+        // The runtime shuts down, or user code has panicked, of an entry that was removed or of a key.
+        self.outbox.push(subject.clone());
+        self.apply(&subject);
+        Delivery::Queued
     }
 
     /// In a task of its own, so that no change is told by half.
@@ -275,13 +307,15 @@ impl<K: TierKey, V: TierValue> Inner<K, V> {
         let mut kept = false;
         if let (Some(key), Some(promise), Some((loaded, held))) = (key, promise, value) {
             if told.stored || stays_here {
-                kept = promise.keep(key, self.keep(loaded, true, begun, begun));
+                kept = promise.keep(key, self.local(Fresh::read(loaded, begun)));
                 if let Some(lease) = held.and_then(|held| held.lease) {
                     lease.close();
                 }
             }
         }
-        if !kept {
+        if let (true, Subject::Key(name)) = (kept, &subject) {
+            self.waits.wake(name);
+        } else {
             // Also if it might not be kept, for what is there instead may be older: a load that began
             // before the change.
             self.apply(&subject);
@@ -312,7 +346,7 @@ impl<K: TierKey, V: TierValue> Inner<K, V> {
                 },
                 loaded,
             )?,
-            ttl: ttl.filter(|ttl| *ttl != Duration::MAX),
+            ttl,
         })
     }
 
@@ -321,9 +355,9 @@ impl<K: TierKey, V: TierValue> Inner<K, V> {
         match subject {
             Subject::Key(name) => {
                 match postcard::from_bytes::<K>(name) {
-                    Ok(key) => drop(self.l1.remove(&key)),
-                    // Not one of ours; it may be all the same.
-                    Err(_) => self.l1.forget(),
+                    // What it is called by others is what it is called here.
+                    Ok(key) if name_of(&key).as_ref() == Some(name) => drop(self.l1.remove(&key)),
+                    _ => self.l1.forget(),
                 }
                 self.waits.wake(name);
             }

@@ -14,18 +14,35 @@ use redis::aio::{MultiplexedConnection, PubSubStream};
 use redis::{AsyncConnectionConfig, Client, InfoDict, RedisError};
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::runtime::Handle;
 
-/// How long connecting may take; who waits for it waits no longer than its own deadline.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(2);
+/// How long connecting may take at least; who waits for it waits no longer than its own deadline.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// How many deadlines connecting may take: it is several round trips.
+const PATIENT: u32 = 8;
 
 /// Where the server is.
 #[derive(Clone)]
 pub(crate) struct Target(Client);
 
 impl Target {
-    /// `None` if that is no URL of a server.
-    pub(crate) fn new(url: &str) -> Option<Self> {
-        Client::open(url).ok().map(Self)
+    /// # Errors
+    ///
+    /// Why that is no URL of a server, without what is in it.
+    pub(crate) fn new(url: &str) -> Result<Self, &'static str> {
+        if url.starts_with("rediss:") {
+            return Err("since there is no TLS");
+        }
+        let client = Client::open(url).map_err(|_| "since it does not parse")?;
+        if client.get_connection_info().redis_settings().db() < 0 {
+            return Err("since its database is below 0");
+        }
+        Ok(Self(client))
+    }
+
+    pub(crate) fn database(&self) -> i64 {
+        self.0.get_connection_info().redis_settings().db()
     }
 }
 
@@ -44,13 +61,18 @@ type Connecting = Shared<BoxFuture<'static, Result<Connection, RemoteError>>>;
 /// Makes one connection at a time, for whoever needs it.
 pub(crate) struct Connector {
     target: Target,
+    patience: Duration,
+    /// Not that of whoever happens to need a connection.
+    runtime: Handle,
     current: Mutex<Option<(u64, Connecting)>>,
 }
 
 impl Connector {
-    pub(crate) fn new(target: Target) -> Self {
+    pub(crate) fn new(target: Target, deadline: Duration, runtime: Handle) -> Self {
         Self {
             target,
+            patience: PATIENCE.max(deadline.saturating_mul(PATIENT)),
+            runtime,
             current: Mutex::new(None),
         }
     }
@@ -61,7 +83,7 @@ impl Connector {
             let mut current = self.current.lock();
             let (number, connecting) = current.get_or_insert_with(|| {
                 let number = random::bits();
-                (number, connect(self.target.clone(), number))
+                (number, self.connect(number))
             });
             (*number, connecting.clone())
         };
@@ -70,6 +92,22 @@ impl Connector {
             self.discard(number);
         }
         result
+    }
+
+    /// In a task of its own: a caller who does not wait to the end has not tried in vain.
+    fn connect(&self, number: u64) -> Connecting {
+        let connecting = connect(self.target.clone(), self.patience, number);
+        let attempt = tokio::time::timeout(self.patience, connecting);
+        let result = self.runtime.spawn(attempt).map(|result| match result {
+            Ok(Ok(result)) => result,
+            Ok(Err(_)) => Err(RemoteError::Timeout),
+            Err(_) => Err(RemoteError::Disconnected("the runtime shuts down".into())),
+        });
+        result.boxed().shared()
+    }
+
+    pub(crate) fn patience(&self) -> Duration {
+        self.patience
     }
 
     /// The connection of this number is not to be used any more.
@@ -88,49 +126,45 @@ impl Connector {
     }
 }
 
-/// Connects, in a task of its own: a caller who does not wait to the end has not tried in vain.
-fn connect(target: Target, number: u64) -> Connecting {
-    let attempt = tokio::spawn(tokio::time::timeout(PATIENCE, async move {
-        let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(PATIENCE))
-            .set_response_timeout(None);
-        let client = &target.0;
-        let mut link = client
-            .get_multiplexed_async_connection_with_config(&config)
-            .await?;
-        let info: InfoDict = redis::cmd("INFO")
-            .arg("server")
-            .query_async(&mut link)
-            .await?;
-        let run = info.get::<String>("run_id");
-        let run = run.ok_or_else(|| RemoteError::Refused("INFO tells no run_id".into()))?;
-        for script in scripts() {
-            script.load_async(&mut link).await?;
-        }
-        Ok(Connection {
-            link,
-            run: run.into(),
-            number,
-        })
-    }));
-    let result = attempt.map(|result| match result {
-        Ok(Ok(result)) => result,
-        Ok(Err(_)) => Err(RemoteError::Timeout),
-        Err(_) => Err(RemoteError::Disconnected("the runtime shuts down".into())),
-    });
-    result.boxed().shared()
+/// What a connection begins with: which run of the server it is, and the scripts.
+async fn connect(
+    target: Target,
+    patience: Duration,
+    number: u64,
+) -> Result<Connection, RemoteError> {
+    let config = AsyncConnectionConfig::new()
+        .set_connection_timeout(Some(patience))
+        .set_response_timeout(None);
+    let client = &target.0;
+    let mut link = client
+        .get_multiplexed_async_connection_with_config(&config)
+        .await?;
+    let mut first = redis::pipe();
+    first.cmd("INFO").arg("server");
+    for script in scripts() {
+        first.cmd("SCRIPT").arg("LOAD").arg(script.source).ignore();
+    }
+    let (info,): (InfoDict,) = first.query_async(&mut link).await?;
+    let run = info.get::<String>("run_id");
+    let run = run.ok_or_else(|| RemoteError::Refused("INFO tells no run_id".into()))?;
+    Ok(Connection {
+        link,
+        run: run.into(),
+        number,
+    })
 }
 
-/// Somebody flushed them: a new connection brings them again.
-fn lost_scripts(error: &RedisError) -> bool {
-    error.code() == Some("NOSCRIPT")
+/// Somebody flushed the scripts, or the server is another's replica now: a new connection brings
+/// them, or finds the primary.
+fn is_lost(error: &RedisError) -> bool {
+    matches!(error.code(), Some("NOSCRIPT" | "READONLY"))
 }
 
 impl From<RedisError> for RemoteError {
     fn from(error: RedisError) -> Self {
         if error.is_timeout() {
             Self::Timeout
-        } else if error.is_io_error() || error.is_unrecoverable_error() || lost_scripts(&error) {
+        } else if error.is_io_error() || error.is_unrecoverable_error() || is_lost(&error) {
             Self::Disconnected(error.to_string())
         } else {
             Self::Refused(error.to_string())

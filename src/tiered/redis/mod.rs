@@ -16,19 +16,37 @@ use redis::aio::PubSubStream;
 use redis::{Cmd, Pipeline, Script, Value};
 use std::sync::LazyLock;
 use std::time::Duration;
+use tokio::runtime::Handle;
 
 pub(crate) use connection::Target;
 
+/// A script, and the name that the server gives it.
+struct Lua {
+    source: &'static str,
+    hash: String,
+}
+
 macro_rules! script {
     ($name:ident, $file:literal) => {
-        static $name: LazyLock<Script> = LazyLock::new(|| {
-            Script::new(concat!(
+        static $name: LazyLock<Lua> = LazyLock::new(|| {
+            let source = concat!(
                 include_str!("scripts/prelude.lua"),
                 include_str!(concat!("scripts/", $file))
-            ))
+            );
+            let hash = Script::new(source).get_hash().into();
+            Lua { source, hash }
         });
     };
 }
+
+/// As many questions go out in one round trip, within one deadline.
+const CHUNK: usize = 256;
+
+/// A century.
+const MAX_TTL: Duration = Duration::from_secs(100 * 365 * 24 * 3_600);
+
+/// A day: who leads for longer is taken for lost.
+const MAX_LEASE: Duration = Duration::from_secs(24 * 3_600);
 
 script!(ASK, "ask.lua");
 script!(FILL, "fill.lua");
@@ -36,8 +54,13 @@ script!(INVALIDATE, "invalidate.lua");
 script!(RENEW, "renew.lua");
 
 /// All of them, for a new connection to load.
-fn scripts() -> [&'static Script; 4] {
+fn scripts() -> [&'static Lua; 4] {
     [&ASK, &FILL, &INVALIDATE, &RENEW]
+}
+
+/// A number that no other process has, not even one that was forked from the same.
+pub(crate) fn entropy() -> u64 {
+    getrandom::u64().unwrap_or_else(|_| random::bits())
 }
 
 /// A namespace on a server, as one process uses it.
@@ -65,16 +88,19 @@ struct Names {
     readers: String,
     events: String,
     base: String,
+    channel: String,
 }
 
 impl Names {
-    fn new(namespace: &str) -> Self {
+    /// Channels are the server's, where keys are a database's.
+    fn new(namespace: &str, database: i64) -> Self {
         // The braces make it one slot of a cluster.
         let base = format!("hotset:{{{namespace}}}");
         Self {
             state: format!("{base}:state"),
             readers: format!("{base}:readers"),
-            events: format!("{base}:events"),
+            channel: format!("{base}:{database}"),
+            events: format!("{base}:{database}:events"),
             base,
         }
     }
@@ -84,31 +110,37 @@ impl Names {
     }
 
     fn inbox(&self, peer: Peer) -> String {
-        format!("{}:to:{peer:016x}", self.base)
+        format!("{}:to:{peer:016x}", self.channel)
     }
 }
 
 impl Redis {
-    pub(crate) fn new(target: Target, namespace: &str, me: Peer, settings: RedisSettings) -> Self {
+    pub(crate) fn new(
+        target: Target,
+        namespace: &str,
+        me: Peer,
+        settings: RedisSettings,
+        runtime: Handle,
+    ) -> Self {
         Self {
-            connector: Connector::new(target),
-            names: Names::new(namespace),
+            names: Names::new(namespace, target.database()),
+            connector: Connector::new(target, settings.deadline, runtime),
             me,
             settings,
         }
     }
 
     /// A call of a script, with what all have in common. `key` is an entry's, if it is of one.
-    fn call(&self, script: &Script, connection: &Connection, key: Option<&[u8]>) -> Cmd {
+    fn call(&self, script: &Lua, connection: &Connection, key: Option<&[u8]>) -> Cmd {
         let mut call = redis::cmd("EVALSHA");
-        call.arg(script.get_hash())
+        call.arg(&script.hash)
             .arg(if key.is_some() { 3 } else { 2 })
             .arg(&self.names.state)
             .arg(&self.names.readers);
         if let Some(key) = key {
             call.arg(self.names.entry(key));
         }
-        call.arg(&random::bits().to_be_bytes())
+        call.arg(&entropy().to_be_bytes())
             .arg(&*connection.run)
             .arg(millis(self.settings.trust));
         call
@@ -157,7 +189,7 @@ impl Redis {
     fn ask_call(&self, ask: &Ask<'_>, connection: &Connection) -> Cmd {
         let mut call = self.call(&ASK, connection, Some(ask.key));
         call.arg(ask.lead.as_ref().map_or(&[][..], |token| token))
-            .arg(millis(self.settings.lease))
+            .arg(millis(self.settings.lease.min(MAX_LEASE)))
             .arg(ask.refused.as_ref().map_or(&[][..], |token| token))
             .arg(self.settings.max_size);
         call
@@ -167,7 +199,7 @@ impl Redis {
         let mut call = self.call(&FILL, connection, Some(fill.key));
         call.arg(&fill.token)
             .arg(fill.envelope)
-            .arg(fill.ttl.map_or(0, millis))
+            .arg(ttl_millis(fill.ttl))
             .arg(&self.names.events)
             .arg([b"F", fill.key].concat());
         call
@@ -193,7 +225,7 @@ impl Redis {
         if let Some(value) = value {
             call.arg(&value.instead_of)
                 .arg(&value.envelope)
-                .arg(value.ttl.map_or(0, millis));
+                .arg(ttl_millis(value.ttl));
         } else {
             call.arg("").arg("").arg(0);
         }
@@ -204,13 +236,18 @@ impl Redis {
 impl Remote for Redis {
     fn ask<'a>(&'a self, asks: &'a [Ask<'a>]) -> Reply<'a, Vec<Answer>> {
         Box::pin(async move {
-            let calls = |connection: &Connection| {
-                let calls = asks.iter().map(|ask| self.ask_call(ask, connection));
-                calls.collect()
-            };
-            let replies = self.all(calls).await?;
-            let answers = asks.iter().zip(replies);
-            answers.map(|(ask, reply)| answer(ask, reply)).collect()
+            let mut answers = Vec::with_capacity(asks.len());
+            for asks in asks.chunks(CHUNK) {
+                let calls = |connection: &Connection| {
+                    let calls = asks.iter().map(|ask| self.ask_call(ask, connection));
+                    calls.collect()
+                };
+                let replies = self.all(calls).await?;
+                for (ask, reply) in asks.iter().zip(replies) {
+                    answers.push(answer(ask, reply)?);
+                }
+            }
+            Ok(answers)
         })
     }
 
@@ -264,10 +301,6 @@ impl Remote for Redis {
         })
     }
 
-    fn ping(&self) -> Reply<'_, ()> {
-        Box::pin(async move { self.one(|_| redis::cmd("PING")).await.map(drop) })
-    }
-
     fn acknowledge<'a>(&'a self, peers: &'a [Peer], at: Position) -> Reply<'a, ()> {
         Box::pin(async move {
             let mut message = b"A".to_vec();
@@ -288,14 +321,19 @@ impl Remote for Redis {
 
     fn listen(&self) -> Reply<'_, Box<dyn Messages>> {
         Box::pin(async move {
-            let deadline = self.settings.deadline;
             let channels = [self.names.events.clone(), self.names.inbox(self.me)];
             let listening = self.connector.listen(&channels);
-            let stream = tokio::time::timeout(deadline.max(connection::PATIENCE), listening).await;
+            let stream = tokio::time::timeout(self.connector.patience(), listening).await;
             let stream = stream.unwrap_or(Err(RemoteError::Timeout))?;
             Ok(Box::new(Channel(stream)) as Box<dyn Messages>)
         })
     }
+}
+
+/// As scripts take it: 0 is for ever, as is what Redis would refuse as too long.
+fn ttl_millis(ttl: Option<Duration>) -> u64 {
+    let ttl = ttl.filter(|ttl| *ttl < MAX_TTL);
+    ttl.map_or(0, millis)
 }
 
 /// What the events' channel and this process's own bring.

@@ -5,8 +5,13 @@
 
 local MAX_TAGS = 10000
 
+-- A script that has begun to write goes on where there is no room: what frees none begins.
+redis.call('HDEL', KEYS[1], '')
 local id = incarnation()
-local version = redis.call('HINCRBY', KEYS[1], 'ver', 1)
+local version = tonumber(redis.call('HGET', KEYS[1], 'ver')) + 1
+-- First: where it may not be published, nothing is numbered.
+redis.call('PUBLISH', ARGV[4], 'E' .. id .. pack(version) .. ARGV[5])
+redis.call('HSET', KEYS[1], 'ver', version)
 local stored = 0
 if ARGV[6] == 'k' then
   local held = ARGV[9] ~= '' and redis.call('GET', KEYS[3])
@@ -29,7 +34,6 @@ elseif ARGV[6] == 't' then
 else
   redis.call('HSET', KEYS[1], 'clear', version)
 end
-redis.call('PUBLISH', ARGV[4], 'E' .. id .. pack(version) .. ARGV[5])
 local time = now()
 local readers = {}
 for at, field in ipairs(redis.call('ZRANGEBYSCORE', KEYS[2], '(' .. time, '+inf', 'WITHSCORES')) do

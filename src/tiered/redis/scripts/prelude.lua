@@ -1,7 +1,7 @@
 -- Before each script. KEYS[1]: the namespace's state, a hash: id (its incarnation), run (of the server
 -- that it was begun on), ver (how many invalidations there were), clear (the last one of all),
 -- tagged (all tags' invalidations up to here are forgotten, so what has tags is older than them),
--- t<hash> (a tag's last one). KEYS[2]: who serves from its L1, a sorted set of peers by the end of
+-- t<hash> (a tag's last one), lease (the longest lease on an L1 so far, ms). KEYS[2]: who serves from its L1, a sorted set of peers by the end of
 -- their leases; '' stands for those who were forgotten.
 -- ARGV[1]: an id for a new incarnation; ARGV[2]: the server's run; ARGV[3]: how long leases are, ms.
 
@@ -23,11 +23,13 @@ local function incarnation()
   local id = state[1]
   if not id or state[2] ~= ARGV[2] then
     id = ARGV[1]
+    local lease = math.max(tonumber(redis.call('HGET', KEYS[1], 'lease') or 0), ARGV[3])
     redis.call('DEL', KEYS[1], KEYS[2])
-    redis.call('HSET', KEYS[1], 'id', id, 'run', ARGV[2], 'ver', 1, 'clear', 0, 'tagged', 0)
+    redis.call('HSET', KEYS[1], 'id', id, 'run', ARGV[2], 'ver', 1, 'clear', 0, 'tagged', 0,
+      'lease', lease)
   end
   if redis.call('EXISTS', KEYS[2]) == 0 then
-    redis.call('ZADD', KEYS[2], now() + ARGV[3], '')
+    redis.call('ZADD', KEYS[2], now() + redis.call('HGET', KEYS[1], 'lease'), '')
   end
   return id
 end

@@ -3,6 +3,8 @@
 
 local KEPT = 30 * 24 * 3600 * 1000
 
+-- A script that has begun to write goes on where there is no room: what frees none begins.
+redis.call('HDEL', KEYS[1], '')
 local id = incarnation()
 local time = now()
 for _, peer in ipairs(redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', time)) do
@@ -14,6 +16,9 @@ if ARGV[5] == '0' then
   redis.call('ZREM', KEYS[2], ARGV[4])
 else
   redis.call('ZADD', KEYS[2], time + ARGV[5], ARGV[4])
+  if tonumber(redis.call('HGET', KEYS[1], 'lease')) < tonumber(ARGV[5]) then
+    redis.call('HSET', KEYS[1], 'lease', ARGV[5])
+  end
 end
 redis.call('PEXPIRE', KEYS[1], KEPT)
 redis.call('PEXPIRE', KEYS[2], KEPT)

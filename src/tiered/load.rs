@@ -1,0 +1,148 @@
+//! A load for all processes, or for this one: its permit, and what becomes of the value.
+
+use super::codec::Unstorable;
+use super::fetch::TimedOut;
+use super::health::count;
+use super::lease::Granted;
+use super::remote::{Fill, Head};
+use super::{Inner, TierKey, TierValue};
+use crate::entry::Loaded;
+use crate::error::AnyError;
+use crate::flight::future::TaskAlarm;
+use crate::flight::{Permit, run_within};
+use std::future::Future;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+pub(super) type LoadResult<V> = Result<Loaded<V>, Arc<AnyError>>;
+
+/// A value from L2 or from a loader, on its way to L1.
+pub(super) struct Fresh<V> {
+    pub(super) loaded: Loaded<V>,
+    /// It was true then, or later.
+    read: Instant,
+    /// Its time to live began then, or later.
+    stored: Instant,
+    /// Its key was invalidated, or another process took over: nobody keeps it.
+    lost: bool,
+}
+
+impl<V> Fresh<V> {
+    /// L2 was asked for it then.
+    pub(super) fn read(loaded: Loaded<V>, asked: Instant) -> Self {
+        Self {
+            loaded,
+            read: asked,
+            stored: asked,
+            lost: false,
+        }
+    }
+
+    /// Its load began then, and has just ended.
+    pub(super) fn loaded(loaded: Loaded<V>, begun: Instant) -> Self {
+        Self {
+            stored: Instant::now(),
+            ..Self::read(loaded, begun)
+        }
+    }
+}
+
+/// The right to load, if one is needed: who loads within a load has it.
+pub(super) struct MayLoad(Option<Permit>);
+
+impl<K: TierKey, V: TierValue> Inner<K, V> {
+    /// The right to load, if there is no need to wait for it.
+    pub(super) fn try_permit(&self) -> Option<MayLoad> {
+        if self.bulkhead.is_passed() {
+            return Some(MayLoad(None));
+        }
+        let permit = self.bulkhead.try_pass()?;
+        Some(MayLoad(Some(permit)))
+    }
+
+    /// Waits for the right to load.
+    pub(super) async fn queue(&self, deadline: Option<Instant>) -> Result<MayLoad, Arc<AnyError>> {
+        count(&self.counters.queued_loads);
+        let mut alarm = TaskAlarm::default();
+        match self.bulkhead.pass(deadline, &mut alarm).await {
+            Ok(permit) => Ok(MayLoad(Some(permit))),
+            Err(_) => Err(Arc::new(TimedOut)),
+        }
+    }
+
+    /// Runs a loader.
+    pub(super) async fn run<F: Future>(
+        &self,
+        MayLoad(permit): MayLoad,
+        load: impl FnOnce() -> F,
+    ) -> F::Output {
+        let enter = || permit.as_ref().map(Permit::enter);
+        run_within(enter, load, |result| result).await
+    }
+
+    /// Stores in L2 what was loaded with the lead, by its place among `fresh`. What that comes too late
+    /// for is lost.
+    pub(super) async fn fill(
+        &self,
+        leads: Vec<(Option<Granted<K, V>>, usize)>,
+        fresh: &mut [Fresh<V>],
+    ) {
+        let (mut leases, mut envelopes) = (Vec::new(), Vec::new());
+        for (lead, place) in leads {
+            let Some((lease, head)) = lead else {
+                count(&self.counters.alone);
+                continue;
+            };
+            // If it is not for L2, the lease is given back as it is dropped.
+            if let Some(envelope) = self.envelope(head, &fresh[place].loaded) {
+                envelopes.push((envelope, fresh[place].loaded.ttl.or(self.settings.ttl)));
+                leases.push((lease, place));
+            }
+        }
+        if leases.is_empty() {
+            return;
+        }
+        let fills = leases.iter().zip(&envelopes);
+        let fills = fills.map(|((lease, _), (envelope, ttl))| Fill {
+            key: lease.key(),
+            token: lease.token(),
+            envelope,
+            ttl: *ttl,
+        });
+        let filled = self.l2.fill(&fills.collect::<Vec<_>>()).await;
+        // A failure leaves the leases open, to be given back. L1 may keep the value: it hears of
+        // invalidations itself.
+        let Ok(filled) = filled else { return };
+        for ((lease, place), is_stored) in leases.into_iter().zip(filled) {
+            lease.close();
+            fresh[place].lost = !is_stored;
+            count(if is_stored {
+                &self.counters.fills
+            } else {
+                &self.counters.lost_fills
+            });
+        }
+    }
+
+    /// The envelope of a value that is to be stored.
+    pub(super) fn envelope(&self, head: Head, loaded: &Loaded<V>) -> Option<Vec<u8>> {
+        let ttl = loaded.ttl.or(self.settings.ttl);
+        if ttl.is_some_and(|ttl| ttl.is_zero()) {
+            return None;
+        }
+        let envelope = self.codec.encode(head, &loaded.value, &loaded.tags, ttl);
+        let unstorable = |_: &Unstorable| count(&self.counters.unstorable);
+        envelope.inspect_err(unstorable).ok()
+    }
+
+    /// As L1 is to keep it: not at all, if it was lost.
+    pub(super) fn local(&self, fresh: Fresh<V>) -> Loaded<V> {
+        let loaded = fresh.loaded;
+        if fresh.lost {
+            return loaded.ttl(Duration::ZERO);
+        }
+        let ttl = loaded.ttl.or(self.settings.ttl).unwrap_or(Duration::MAX);
+        let ttl = self.settings.local_ttl(ttl, fresh.read, fresh.stored);
+        loaded.ttl(ttl)
+    }
+}
