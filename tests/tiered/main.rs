@@ -5,6 +5,7 @@
 mod servers;
 
 mod coherence;
+mod corners;
 mod history;
 mod outage;
 mod paths;
