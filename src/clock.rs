@@ -55,7 +55,7 @@ impl Clock for SystemClock {
 #[cfg(target_os = "linux")]
 #[inline(never)]
 #[allow(clippy::cast_sign_loss)]
-fn system_nanos() -> u64 {
+pub(crate) fn system_nanos() -> Nanos {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::MonotonicCoarse);
     // Time since boot: neither is negative, and the sum lasts for 584 years.
     (now.tv_sec as u64).wrapping_mul(1_000_000_000) + now.tv_nsec as u64
@@ -63,7 +63,7 @@ fn system_nanos() -> u64 {
 
 #[cfg(not(target_os = "linux"))]
 #[inline]
-fn system_nanos() -> u64 {
+pub(crate) fn system_nanos() -> Nanos {
     // `now` would also store into a static that all threads share. Ticks are 2^-32 seconds.
     let ticks = coarsetime::Instant::now_without_cache_update().as_ticks();
     u64::try_from((u128::from(ticks) * 1_000_000_000) >> 32).unwrap_or(u64::MAX)

@@ -136,6 +136,14 @@ impl<K, V> Builder<K, V> {
     /// [`time_to_live`](Self::time_to_live) and [`lease`](Self::lease) are also those of values and
     /// loads in Redis; [`max_concurrent_loads`](Self::max_concurrent_loads) bounds the loaders that
     /// this process runs, not its questions to Redis.
+    ///
+    /// A user of Redis that is not allowed everything needs these rights:
+    ///
+    /// ```text
+    /// ~hotset:* &hotset:* +evalsha +script|load +info +subscribe +publish +get +set +del +setrange
+    /// +pttl +pexpire +exists +time +hget +hset +hmget +hdel +hlen +hkeys
+    /// +zadd +zrem +zrange +zrangebyscore +hello +select
+    /// ```
     pub fn redis(
         self,
         url: impl Into<String>,

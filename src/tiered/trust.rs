@@ -1,7 +1,7 @@
 //! Until when L1 may serve what it holds.
 
 use super::Consistency;
-use crate::clock::{Clock, NEVER, Nanos, SystemClock, saturating_nanos};
+use crate::clock::{NEVER, Nanos, saturating_nanos, system_nanos};
 use std::sync::atomic::{
     AtomicU64,
     Ordering::{Acquire, Release},
@@ -14,7 +14,7 @@ const COARSENESS: Nanos = 20_000_000;
 /// The time, on the clock of leases on L1: it must not stand still, whatever the cache's does.
 #[inline]
 pub(super) fn now() -> Nanos {
-    saturating_nanos(SystemClock.now())
+    system_nanos()
 }
 
 pub(super) struct Trust {

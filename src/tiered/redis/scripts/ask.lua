@@ -4,7 +4,6 @@
 -- 2 led by another (and what is left of the lease), 3 led by the caller (and id and version),
 -- 4 as 3, for a value that is too large.
 
-local id = incarnation()
 local held = redis.call('GET', KEYS[3])
 local kind = 3
 if held and string.sub(held, 5, 12) == id then
@@ -15,7 +14,7 @@ if held and string.sub(held, 5, 12) == id then
     redis.call('SETRANGE', KEYS[3], 36, '\1')
     return {2, redis.call('PTTL', KEYS[3])}
   end
-  if is_current(held, id) and string.sub(held, 21, 36) ~= ARGV[6] then
+  if is_current(held) and string.sub(held, 21, 36) ~= ARGV[6] then
     if #held <= tonumber(ARGV[7]) then
       return {1, redis.call('PTTL', KEYS[3]), held}
     end
@@ -25,6 +24,5 @@ end
 if ARGV[4] == '' then
   return {0}
 end
-local version = redis.call('HGET', KEYS[1], 'ver')
 redis.call('SET', KEYS[3], LEASE .. id .. pack(version) .. ARGV[4] .. '\0', 'PX', ARGV[5])
-return {kind, id, tonumber(version)}
+return {kind, id, version}

@@ -1,13 +1,12 @@
 -- Puts ARGV[5] in place of what the token ARGV[4] wrote, a lease, for ARGV[6] ms; '' gives the lease back.
 -- If somebody waits for it, ARGV[8] is published on ARGV[7]. Returns 1 if the value was stored.
 
-local id = incarnation()
 local held = redis.call('GET', KEYS[3])
 if not held or string.sub(held, 21, 36) ~= ARGV[4] then
   return 0
 end
 local stored = 0
-if ARGV[5] ~= '' and is_current(ARGV[5], id) then
+if ARGV[5] ~= '' and is_current(ARGV[5]) then
   store(KEYS[3], ARGV[5], ARGV[6])
   stored = 1
 else

@@ -7,15 +7,15 @@ local MAX_TAGS = 10000
 
 -- A script that has begun to write goes on where there is no room: what frees none begins.
 redis.call('HDEL', KEYS[1], '')
-local id = incarnation()
-local version = tonumber(redis.call('HGET', KEYS[1], 'ver')) + 1
+remember_readers()
+version = version + 1
 -- First: where it may not be published, nothing is numbered.
 redis.call('PUBLISH', ARGV[4], 'E' .. id .. pack(version) .. ARGV[5])
 redis.call('HSET', KEYS[1], 'ver', version)
 local stored = 0
 if ARGV[6] == 'k' then
   local held = ARGV[9] ~= '' and redis.call('GET', KEYS[3])
-  if held and string.sub(held, 21, 36) == ARGV[8] and is_current(ARGV[9], id) then
+  if held and string.sub(held, 21, 36) == ARGV[8] and is_current(ARGV[9]) then
     store(KEYS[3], ARGV[9], ARGV[10])
     stored = 1
   else

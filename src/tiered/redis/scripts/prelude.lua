@@ -1,8 +1,8 @@
 -- Before each script. KEYS[1]: the namespace's state, a hash: id (its incarnation), run (of the server
 -- that it was begun on), ver (how many invalidations there were), clear (the last one of all),
 -- tagged (all tags' invalidations up to here are forgotten, so what has tags is older than them),
--- t<hash> (a tag's last one), lease (the longest lease on an L1 so far, ms). KEYS[2]: who serves from its L1, a sorted set of peers by the end of
--- their leases; '' stands for those who were forgotten.
+-- t<hash> (a tag's last one), lease (the longest lease on an L1 so far, ms). KEYS[2]: who serves from
+-- its L1, a sorted set of peers by the end of their leases; '' stands for those who were forgotten.
 -- ARGV[1]: an id for a new incarnation; ARGV[2]: the server's run; ARGV[3]: how long leases are, ms.
 
 local VALUE, LEASE = 'hsV\1', 'hsL\1'
@@ -16,44 +16,46 @@ local function pack(version)
   return struct.pack('>I8', version)
 end
 
--- The incarnation. It is a new one where the state was evicted, or is from before the server was
--- restarted: it might then lack what happened since it was saved.
-local function incarnation()
-  local state = redis.call('HMGET', KEYS[1], 'id', 'run')
-  local id = state[1]
-  if not id or state[2] ~= ARGV[2] then
-    id = ARGV[1]
-    local lease = math.max(tonumber(redis.call('HGET', KEYS[1], 'lease') or 0), ARGV[3])
-    redis.call('DEL', KEYS[1], KEYS[2])
-    redis.call('HSET', KEYS[1], 'id', id, 'run', ARGV[2], 'ver', 1, 'clear', 0, 'tagged', 0,
-      'lease', lease)
-  end
+local state = redis.call('HMGET', KEYS[1], 'id', 'run', 'ver', 'clear', 'tagged')
+
+-- A new incarnation, where the state was evicted, or is from before the server was restarted: it might
+-- then lack what happened since it was saved.
+if not state[1] or state[2] ~= ARGV[2] then
+  local lease = math.max(tonumber(redis.call('HGET', KEYS[1], 'lease') or 0), ARGV[3])
+  state = {ARGV[1], ARGV[2], 1, 0, 0}
+  redis.call('DEL', KEYS[1], KEYS[2])
+  redis.call('HSET', KEYS[1], 'id', state[1], 'run', state[2], 'ver', 1, 'clear', 0, 'tagged', 0,
+    'lease', lease)
+end
+
+local id, version = state[1], tonumber(state[3])
+
+-- There may be readers that were forgotten with the list of them.
+local function remember_readers()
   if redis.call('EXISTS', KEYS[2]) == 0 then
     redis.call('ZADD', KEYS[2], now() + redis.call('HGET', KEYS[1], 'lease'), '')
   end
-  return id
 end
 
 -- Does this value still hold?
-local function is_current(value, id)
+local function is_current(value)
   if string.sub(value, 1, 4) ~= VALUE or string.sub(value, 5, 12) ~= id then
     return false
   end
-  local version = struct.unpack('>I8', value, 13)
-  local floors = redis.call('HMGET', KEYS[1], 'clear', 'tagged')
-  if version < tonumber(floors[1]) then
+  local begun = struct.unpack('>I8', value, 13)
+  if begun < tonumber(state[4]) then
     return false
   end
   local tags = string.byte(value, 37)
   if tags == 0 then
     return true
   end
-  if version < tonumber(floors[2]) then
+  if begun < tonumber(state[5]) then
     return false
   end
   for tag = 0, tags - 1 do
     local last = redis.call('HGET', KEYS[1], 't' .. string.sub(value, 38 + 8 * tag, 45 + 8 * tag))
-    if last and version < tonumber(last) then
+    if last and begun < tonumber(last) then
       return false
     end
   end

@@ -5,7 +5,7 @@ local KEPT = 30 * 24 * 3600 * 1000
 
 -- A script that has begun to write goes on where there is no room: what frees none begins.
 redis.call('HDEL', KEYS[1], '')
-local id = incarnation()
+remember_readers()
 local time = now()
 for _, peer in ipairs(redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', time)) do
   if peer ~= '' then
@@ -22,6 +22,5 @@ else
 end
 redis.call('PEXPIRE', KEYS[1], KEPT)
 redis.call('PEXPIRE', KEYS[2], KEPT)
-local version = redis.call('HGET', KEYS[1], 'ver')
 redis.call('PUBLISH', ARGV[6], 'B' .. id .. pack(version) .. struct.pack('>I8', ARGV[7]))
 return 1
