@@ -68,7 +68,8 @@ pub(super) const MAX_KEY: usize = 1 << 10;
 pub enum Consistency {
     /// For prices and stock. L1 serves while it is proven that invalidations arrive, else Redis is
     /// asked, or the loader. A change is acknowledged once all processes have heard of it that might
-    /// serve the old value; one that has died holds that up for two heartbeats at most.
+    /// serve the old value; one that has died holds that up for two heartbeats at most. So does a
+    /// namespace that is new, or that Redis has evicted: nobody knows who serves from it.
     Realtime,
     /// For profiles and logins. L1 serves what it holds, for this long at most after it was read.
     /// Invalidations arrive in milliseconds, as a rule.

@@ -100,6 +100,8 @@ async fn a_realtime_change_waits_for_who_might_serve_the_old_value_and_no_longer
     let writer = proven::<u64>(&server.url(), REALTIME).await;
     soon("proven", || reader.health().proven_for.is_some()).await;
     let price = Price::new();
+    // A namespace that is new may be one whose readers were forgotten: that is waited for.
+    price.set(&writer, 0).await;
     let begun = Instant::now();
     price.set(&writer, 1).await;
     assert!(

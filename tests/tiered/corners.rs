@@ -465,9 +465,9 @@ async fn a_user_without_channels_is_told_so_and_disturbs_nobody() {
         limited.get_or_load_async(&1, || value(10)).await.unwrap(),
         10
     );
-    let beats = healthy.tier_stats();
+    let heard = healthy.tier_stats();
     let _ = healthy.invalidate(&7).await;
-    assert_eq!((healthy.health().gaps, beats.events), (0, 0));
+    assert_eq!((healthy.health().gaps, heard.events), (0, 0));
     let _: String = server.command(&[b"ACL", b"SETUSER", b"app", b"&hotset:*"]);
     soon("proven", || limited.health().proven_for.is_some()).await;
     soon("it is sent", || limited.health().queued == 0).await;
