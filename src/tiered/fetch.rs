@@ -3,7 +3,7 @@
 use super::builder::MAX_KEY;
 use super::health::count;
 use super::lease::{Granted, Lease};
-use super::load::{Fresh, LoadResult};
+use super::load::{Fresh, LoadResult, MayLoad};
 use super::remote::{Answer, Ask, Head, Token};
 use super::trust::now;
 use super::{Consistency, Inner, TierKey, TierValue, name_of};
@@ -34,6 +34,12 @@ impl<K, V> Found<K, V> {
             Self::Alone => Ok(None),
         }
     }
+}
+
+/// How the way to a value ends, if not with an error.
+enum Approach<K, V> {
+    Arrived(Fresh<V>),
+    Load(Option<Granted<K, V>>, MayLoad),
 }
 
 /// An error among those of loaders: the wait for another process, or for a permit, took too long.
@@ -71,39 +77,59 @@ impl<K: TierKey, V: TierValue> Inner<K, V> {
     where
         F: Future<Output = LoadResult<V>>,
     {
-        let deadline = self.wait_deadline();
-        let name = name_of(key);
-        let (lead, permit) = loop {
-            let found = match &name {
-                Some(name) => self.find(name, deadline).await?,
-                None => Found::Alone,
-            };
-            let lead = match found.into_lead() {
-                Ok(lead) => lead,
-                Err(fresh) => return Ok(self.local(fresh)),
-            };
-            if let Some(permit) = self.try_permit() {
-                break (lead, permit);
-            }
-            // Who waits for a permit holds no lead, which might end before it begins.
-            drop(lead);
-            let permit = self.queue(deadline).await?;
-            let asked = match &name {
-                Some(name) => self.ask(name, None).await,
-                None => Read::Found(Found::Alone),
-            };
-            if let Read::Found(found) = asked {
-                match found.into_lead() {
-                    Ok(lead) => break (lead, permit),
-                    Err(fresh) => return Ok(self.local(fresh)),
-                }
-            }
+        let (lead, permit) = match self.approach(key).await? {
+            Approach::Arrived(fresh) => return Ok(self.local(fresh)),
+            Approach::Load(lead, permit) => (lead, permit),
         };
         let begun = Instant::now();
         let loaded = self.run(permit, load).await?;
         let mut fresh = vec![Fresh::loaded(loaded, begun)];
         self.fill(vec![(lead, 0)], &mut fresh).await;
         Ok(self.local(fresh.remove(0)))
+    }
+
+    /// Waits until L2 has a value, or this process may load it.
+    async fn approach(self: &Arc<Self>, key: &K) -> Result<Approach<K, V>, Arc<AnyError>> {
+        let deadline = self.wait_deadline();
+        let name = name_of(key);
+        loop {
+            let found = match &name {
+                Some(name) => self.find(name, deadline).await?,
+                None => Found::Alone,
+            };
+            let lead = match found.into_lead() {
+                Ok(lead) => lead,
+                Err(fresh) => return Ok(Approach::Arrived(fresh)),
+            };
+            if let Some(permit) = self.try_permit() {
+                return Ok(Approach::Load(lead, permit));
+            }
+            // Who waits for a permit holds no lead, which might end before it begins.
+            drop(lead);
+            let permit = self.queue(deadline).await?;
+            let found = match &name {
+                Some(name) => self.look_again(name).await,
+                None => Some(Found::Alone),
+            };
+            match found.map(Found::into_lead) {
+                Some(Ok(lead)) => return Ok(Approach::Load(lead, permit)),
+                Some(Err(fresh)) => return Ok(Approach::Arrived(fresh)),
+                // Another process loads. Who waits for that holds no permit.
+                None => {}
+            }
+        }
+    }
+
+    /// What L2 has or gives at once.
+    async fn look_again(self: &Arc<Self>, name: &[u8]) -> Option<Found<K, V>> {
+        let mut read = self.ask(name, None).await;
+        if let Read::Refused(token) = read {
+            read = self.ask(name, Some(token)).await;
+        }
+        match read {
+            Read::Found(found) => Some(found),
+            Read::Refused(_) | Read::Led(_) => None,
+        }
     }
 
     /// Asks L2 until it has a value or gives the lead, waiting for other processes.
