@@ -24,16 +24,16 @@ const HALF_OPEN_LEN: usize = 1;
 const OPEN_WAIT: Duration = Duration::from_millis(500);
 
 /// L2, as long as it answers.
-pub(crate) struct Breaker<R: ?Sized> {
+pub(crate) struct Breaker {
     recloser: AsyncRecloser,
     /// The circuit is open, or half open.
     open: AtomicBool,
     failures: AtomicU64,
     last_error: Mutex<Option<RemoteError>>,
-    remote: Box<R>,
+    remote: Box<dyn Remote>,
 }
 
-impl Breaker<dyn Remote> {
+impl Breaker {
     pub(crate) fn new(remote: Box<dyn Remote>) -> Self {
         let recloser = Recloser::custom()
             .closed_len(CLOSED_LEN)

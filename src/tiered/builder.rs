@@ -2,17 +2,18 @@
 
 use super::breaker::Breaker;
 use super::codec::Codec;
-use super::keeper::{Keeper, Proof};
+use super::health::TierCounters;
+use super::keeper::Keeper;
 use super::lease::Releases;
 use super::outbox::Outbox;
 use super::redis::{Redis, RedisSettings, Target, entropy};
-use super::remote::Remote;
 use super::trust::Trust;
 use super::waits::{Acks, Waits};
 use super::{Inner, TierKey, TierValue, TieredCache};
 use crate::error::BuildError;
 use crate::flight::Bulkhead;
 use crate::local::Builder;
+use parking_lot::Mutex;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
@@ -245,7 +246,7 @@ impl<K: TierKey, V: TierValue> TieredBuilder<K, V> {
         let redis = Redis::new(target, &settings.namespace, me, redis, runtime.clone());
         let inner = Inner {
             l1: local.build()?,
-            l2: Breaker::new(Box::new(redis) as Box<dyn Remote>),
+            l2: Breaker::new(Box::new(redis)),
             codec: Codec {
                 schema: V::schema().into_owned(),
                 max_size: self.max_size,
@@ -255,13 +256,13 @@ impl<K: TierKey, V: TierValue> TieredBuilder<K, V> {
             settings,
             me,
             tokens: AtomicU64::new(0),
-            proof: parking_lot::Mutex::new(Proof::default()),
+            proof: Mutex::default(),
             waits: Waits::default(),
             acks: Acks::default(),
             outbox: Outbox::new(self.max_queue),
             releases: Releases::default(),
             bulkhead: Arc::new(Bulkhead::new(loads.unwrap_or(DEFAULT_LOADS))),
-            counters: super::TierCounters::default(),
+            counters: TierCounters::default(),
             runtime,
         };
         let inner = Arc::new(inner);

@@ -277,6 +277,7 @@ async fn send<K: TierKey, V: TierValue>(inner: Arc<Inner<K, V>>) {
             }
         });
         if !join_all(sending).await.contains(&true) {
+            // L2 does not answer: the breaker finds out when it does, and this asks at the same pace.
             tokio::time::sleep(inner.settings.heartbeat).await;
         }
     }

@@ -46,11 +46,12 @@ use builder::TierSettings;
 use codec::Codec;
 use fetch::TimedOut;
 use health::{TierCounters, count};
-use keeper::Keeper;
+use keeper::{Keeper, Proof};
 use lease::Releases;
 use load::LoadResult;
 use outbox::Outbox;
-use remote::{Peer, Remote, Token};
+use parking_lot::Mutex;
+use remote::{Peer, Token};
 use serde::{Serialize, de::DeserializeOwned};
 use std::any::Any;
 use std::fmt;
@@ -129,7 +130,7 @@ pub struct TieredCache<K, V> {
 
 struct Inner<K, V> {
     l1: LocalCache<K, V>,
-    l2: Breaker<dyn Remote>,
+    l2: Breaker,
     codec: Codec,
     settings: TierSettings,
     me: Peer,
@@ -137,7 +138,7 @@ struct Inner<K, V> {
     /// Granted and revoked by the keeper.
     trust: Trust,
     /// Since when, and how it is with the backplane.
-    proof: parking_lot::Mutex<keeper::Proof>,
+    proof: Mutex<Proof>,
     waits: Waits,
     acks: Acks,
     outbox: Outbox,

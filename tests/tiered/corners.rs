@@ -119,6 +119,7 @@ async fn a_bounded_read_joins_no_load_that_is_older_than_its_bound() {
     });
     begun.acquire().await.unwrap().forget();
     assert_eq!(writer.invalidate(&1).await, Delivery::Acknowledged);
+    // The bound passes.
     tokio::time::sleep(2 * bound).await;
     // Not the one that was under way.
     assert_eq!(

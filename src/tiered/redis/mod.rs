@@ -146,43 +146,39 @@ impl Redis {
         call
     }
 
-    /// Runs `work` on the connection, within the deadline. A connection on which something went
-    /// wrong is not used again.
-    async fn within<T>(
+    /// Makes a call for each of the items and returns the replies. As many go out in one round trip as
+    /// the deadline is meant for. A connection on which something went wrong is not used again.
+    async fn each<T>(
         &self,
-        work: impl AsyncFnOnce(Connection) -> Result<T, RemoteError>,
-    ) -> Result<T, RemoteError> {
-        let mut used = None;
-        let result = tokio::time::timeout(self.settings.deadline, async {
-            let connection = self.connector.get().await?;
-            used = Some(connection.number);
-            work(connection).await
-        });
-        let result = result.await.unwrap_or(Err(RemoteError::Timeout));
-        if let (Err(RemoteError::Timeout | RemoteError::Disconnected(_)), Some(number)) =
-            (&result, used)
-        {
-            self.connector.discard(number);
-        }
-        result
-    }
-
-    async fn all(
-        &self,
-        calls: impl FnOnce(&Connection) -> Vec<Cmd>,
+        items: &[T],
+        call: impl Fn(&T, &Connection) -> Cmd,
     ) -> Result<Vec<Value>, RemoteError> {
-        self.within(async |mut connection| {
-            let mut pipeline = Pipeline::new();
-            for call in calls(&connection) {
-                pipeline.add_command(call);
+        let mut replies = Vec::with_capacity(items.len());
+        for items in items.chunks(CHUNK) {
+            let mut used = None;
+            let trip = tokio::time::timeout(self.settings.deadline, async {
+                let mut connection = self.connector.get().await?;
+                used = Some(connection.number);
+                let mut pipeline = Pipeline::new();
+                for item in items {
+                    pipeline.add_command(call(item, &connection));
+                }
+                let replies: Vec<Value> = pipeline.query_async(&mut connection.link).await?;
+                Ok(replies)
+            });
+            let result = trip.await.unwrap_or(Err(RemoteError::Timeout));
+            if let (Err(RemoteError::Timeout | RemoteError::Disconnected(_)), Some(number)) =
+                (&result, used)
+            {
+                self.connector.discard(number);
             }
-            Ok(pipeline.query_async(&mut connection.link).await?)
-        })
-        .await
+            replies.append(&mut result?);
+        }
+        Ok(replies)
     }
 
-    async fn one(&self, call: impl FnOnce(&Connection) -> Cmd) -> Result<Value, RemoteError> {
-        let mut values = self.all(|connection| vec![call(connection)]).await?;
+    async fn one(&self, call: impl Fn(&Connection) -> Cmd) -> Result<Value, RemoteError> {
+        let mut values = self.each(&[()], |(), connection| call(connection)).await?;
         values.pop().ok_or_else(nonsense)
     }
 
@@ -236,32 +232,17 @@ impl Redis {
 impl Remote for Redis {
     fn ask<'a>(&'a self, asks: &'a [Ask<'a>]) -> Reply<'a, Vec<Answer>> {
         Box::pin(async move {
-            let mut answers = Vec::with_capacity(asks.len());
-            for asks in asks.chunks(CHUNK) {
-                let calls = |connection: &Connection| {
-                    let calls = asks.iter().map(|ask| self.ask_call(ask, connection));
-                    calls.collect()
-                };
-                let replies = self.all(calls).await?;
-                for (ask, reply) in asks.iter().zip(replies) {
-                    answers.push(answer(ask, reply)?);
-                }
-            }
-            Ok(answers)
+            let call = |ask: &Ask<'_>, connection: &Connection| self.ask_call(ask, connection);
+            let answers = asks.iter().zip(self.each(asks, call).await?);
+            answers.map(|(ask, reply)| answer(ask, reply)).collect()
         })
     }
 
     fn fill<'a>(&'a self, fills: &'a [Fill<'a>]) -> Reply<'a, Vec<bool>> {
         Box::pin(async move {
-            let calls = |connection: &Connection| {
-                let calls = fills.iter().map(|fill| self.fill_call(fill, connection));
-                calls.collect()
-            };
-            let replies = self.all(calls).await?;
-            Ok(replies
-                .iter()
-                .map(|reply| *reply == Value::Int(1))
-                .collect())
+            let call = |fill: &Fill<'_>, connection: &Connection| self.fill_call(fill, connection);
+            let replies = self.each(fills, call).await?.into_iter();
+            Ok(replies.map(|reply| reply == Value::Int(1)).collect())
         })
     }
 
@@ -307,15 +288,12 @@ impl Remote for Redis {
             message.extend_from_slice(&at.incarnation);
             message.extend_from_slice(&at.version.to_be_bytes());
             message.extend_from_slice(&self.me.to_be_bytes());
-            let calls = |_: &Connection| {
-                let publish = |&peer: &Peer| {
-                    let mut call = redis::cmd("PUBLISH");
-                    call.arg(self.names.inbox(peer)).arg(&message);
-                    call
-                };
-                peers.iter().map(publish).collect()
+            let publish = |&peer: &Peer, _: &Connection| {
+                let mut call = redis::cmd("PUBLISH");
+                call.arg(self.names.inbox(peer)).arg(&message);
+                call
             };
-            self.all(calls).await.map(drop)
+            self.each(peers, publish).await.map(drop)
         })
     }
 

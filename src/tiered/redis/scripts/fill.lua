@@ -2,7 +2,7 @@
 -- If somebody waits for it, ARGV[8] is published on ARGV[7]. Returns 1 if the value was stored.
 
 local held = redis.call('GET', KEYS[3])
-if not held or string.sub(held, 21, 36) ~= ARGV[4] then
+if not held or string.sub(held, 1, 4) ~= LEASE or string.sub(held, 21, 36) ~= ARGV[4] then
   return 0
 end
 local stored = 0
