@@ -34,5 +34,5 @@ pub use stats::{LoadTimes, Stats};
 #[cfg(feature = "redis")]
 pub use tiered::{
     Blocking, Consistency, Delivery, Health, RemoteError, Schema, TierKey, TierStats, TierValue,
-    TieredBuilder, TieredCache,
+    TieredBuilder, TieredCache, Warning,
 };

@@ -3,6 +3,7 @@
 //! While the circuit is open a caller is refused at once. None of them is a probe, which might cost
 //! it the deadline: the [keeper](super::keeper) probes.
 
+use super::health::Warning;
 use super::remote::{
     Answer, Ask, Fill, Invalidated, Messages, NewValue, Peer, Position, Remote, RemoteError, Reply,
     Subject,
@@ -80,7 +81,9 @@ impl Breaker {
         call: impl Future<Output = Result<T, RemoteError>>,
     ) -> Result<T, RemoteError> {
         // What it refuses costs nobody a deadline.
-        let fails = |error: &RemoteError| !matches!(error, RemoteError::Refused(_));
+        let fails = |error: &RemoteError| {
+            !matches!(error, RemoteError::Refused(_) | RemoteError::Forbidden(_))
+        };
         match self.recloser.call_with(fails, call).await {
             Ok(answer) => {
                 if self.open.load(Relaxed) || self.last_error.lock().is_some() {
@@ -136,6 +139,10 @@ impl Breaker {
         at: Position,
     ) -> Result<(), RemoteError> {
         self.call(self.remote.acknowledge(peers, at)).await
+    }
+
+    pub(crate) fn warnings(&self) -> Vec<Warning> {
+        self.remote.warnings()
     }
 
     /// Not counted: a subscription is another connection.

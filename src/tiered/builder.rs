@@ -6,7 +6,7 @@ use super::health::TierCounters;
 use super::keeper::Keeper;
 use super::lease::Releases;
 use super::outbox::Outbox;
-use super::redis::{Redis, RedisSettings, Target, entropy};
+use super::redis::{Certificates, Redis, RedisSettings, Target, entropy};
 use super::trust::Trust;
 use super::waits::{Acks, Waits};
 use super::{Inner, TierKey, TierValue, TieredCache};
@@ -91,6 +91,8 @@ pub struct TieredBuilder<K, V> {
     max_size: usize,
     compress_above: Option<usize>,
     max_queue: usize,
+    replicas: u64,
+    certificates: Certificates,
 }
 
 /// What the cache goes on needing.
@@ -104,6 +106,8 @@ pub(super) struct TierSettings {
     pub(super) lease: Duration,
     pub(super) wait_timeout: Option<Duration>,
     pub(super) heartbeat: Duration,
+    /// The primary may become another server while the old one still answers.
+    pub(super) fails_over: bool,
 }
 
 impl TierSettings {
@@ -129,8 +133,21 @@ impl TierSettings {
 }
 
 impl<K, V> Builder<K, V> {
-    /// The settings so far are those of each process's L1, over the Redis (or Valkey) at this URL:
-    /// `redis://[user:password@]host[:port][/database]`.
+    /// The settings so far are those of each process's L1, over the Redis (or Valkey), of version 6 or
+    /// newer, at this URL:
+    ///
+    /// | | |
+    /// | --- | --- |
+    /// | a server | `redis://[user:password@]host[:port][/database]`, `redis+unix:///path` |
+    /// | a primary that sentinels watch | `redis-sentinel://[user:password@]host[:port],host[:port],../service[/database]` |
+    /// | a cluster | `redis-cluster://[user:password@]host[:port],host[:port],..` |
+    ///
+    /// With `rediss` in place of `redis` it is TLS (feature `redis-tls`).
+    ///
+    /// Name *all* sentinels: what a primary says counts while a majority of those named agrees that it
+    /// is the primary. If they have a password of their own, add
+    /// `?sentinel_user=..&sentinel_password=..`. Of a cluster some servers are enough. A namespace is one
+    /// slot there, on one server: so have one for each cache.
     ///
     /// `namespace` names the cache there: caches with the same one, in whatever process, share their
     /// values, and must have keys and values of the same types.
@@ -143,7 +160,7 @@ impl<K, V> Builder<K, V> {
     ///
     /// ```text
     /// ~hotset:* &hotset:* +evalsha +script|load +info +subscribe +publish +get +set +del +setrange
-    /// +pttl +pexpire +exists +time +hget +hset +hmget +hdel +hlen +hkeys
+    /// +pttl +pexpire +ssubscribe +spublish +wait +exists +time +hget +hset +hmget +hdel +hlen +hkeys
     /// +zadd +zrem +zrange +zrangebyscore +hello +select
     /// ```
     pub fn redis(
@@ -159,6 +176,7 @@ impl<K, V> Builder<K, V> {
             lease: self.settings.lease,
             wait_timeout: self.settings.wait_timeout,
             heartbeat: DEFAULT_HEARTBEAT,
+            fails_over: false,
         };
         TieredBuilder {
             local: self,
@@ -168,6 +186,8 @@ impl<K, V> Builder<K, V> {
             max_size: DEFAULT_MAX_SIZE,
             compress_above: None,
             max_queue: DEFAULT_QUEUE,
+            replicas: 0,
+            certificates: Certificates::default(),
         }
     }
 }
@@ -220,6 +240,39 @@ impl<K: TierKey, V: TierValue> TieredBuilder<K, V> {
         self
     }
 
+    /// A change is acknowledged only once this many replicas have it (`WAIT`), and nothing that a server
+    /// says counts before they have confirmed that they follow it. Default: none.
+    ///
+    /// For a primary that fails over behind one address, as managed ones do: say how many replicas
+    /// there are of which any may take over. With sentinels and clusters there is no need for it:
+    /// they are asked.
+    pub fn replicas(mut self, replicas: u64) -> Self {
+        self.replicas = replicas;
+        self
+    }
+
+    /// The certificate, in PEM, of the authority that has signed those of the servers; in place of the
+    /// ones that the machine trusts.
+    #[cfg(feature = "redis-tls")]
+    pub fn root_certificate(mut self, pem: impl Into<Vec<u8>>) -> Self {
+        self.certificates.root = Some(pem.into());
+        self
+    }
+
+    /// The certificate that this process shows to servers, and its private key, both in PEM.
+    #[cfg(feature = "redis-tls")]
+    pub fn client_certificate(
+        mut self,
+        certificate: impl Into<Vec<u8>>,
+        key: impl Into<Vec<u8>>,
+    ) -> Self {
+        self.certificates.client = Some(redis::ClientTlsConfig {
+            client_cert: certificate.into(),
+            client_key: key.into(),
+        });
+        self
+    }
+
     /// Builds it. Redis need not be reachable.
     ///
     /// # Errors
@@ -228,12 +281,13 @@ impl<K: TierKey, V: TierValue> TieredBuilder<K, V> {
     pub fn build(self) -> Result<TieredCache<K, V>, BuildError> {
         self.validate()?;
         let runtime = Handle::try_current().map_err(|_| BuildError::NoRuntime)?;
-        let target = Target::new(&self.url).map_err(BuildError::RedisUrl)?;
+        let target = Target::new(&self.url, self.certificates).map_err(BuildError::RedisUrl)?;
         let Self {
             mut local,
-            settings,
+            mut settings,
             ..
         } = self;
+        settings.fails_over = target.fails_over() || self.replicas > 0;
         let loads = local.settings.max_concurrent_loads.take();
         local.settings.forgets = true;
         let me = entropy();
@@ -242,8 +296,9 @@ impl<K: TierKey, V: TierValue> TieredBuilder<K, V> {
             lease: settings.lease,
             trust: settings.trust(),
             max_size: self.max_size,
+            replicas: self.replicas,
         };
-        let redis = Redis::new(target, &settings.namespace, me, redis, runtime.clone());
+        let redis = Redis::new(target, &settings.namespace, me, redis, &runtime);
         let inner = Inner {
             l1: local.build()?,
             l2: Breaker::new(Box::new(redis)),

@@ -60,6 +60,8 @@ impl<K: TierKey, V: TierValue> Inner<K, V> {
     pub(super) fn asks_l2(&self, key: &[u8]) -> bool {
         self.settings.consistency != Consistency::L1Only
             && key.len() <= MAX_KEY
+            // What has failed over may go on to answer.
+            && (!self.settings.fails_over || self.trust.is_proven(now()))
             && !self.outbox.blocks(key)
     }
 

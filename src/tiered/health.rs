@@ -1,6 +1,7 @@
 //! What a tier tells of itself.
 
 use super::remote::RemoteError;
+use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
@@ -23,6 +24,53 @@ pub struct Health {
     pub subscriptions: u64,
     /// Invalidations that Redis could not be told of yet. They go out when it answers.
     pub queued: usize,
+    /// What is wrong with the server's configuration, or with this process's rights, as it was found
+    /// when it was reached, and twice a minute since.
+    pub warnings: Vec<Warning>,
+}
+
+/// Something about the server that makes it a bad one for a cache.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Warning {
+    /// Its `maxmemory` is 0: it grows until the machine has no memory left. Set one, and an eviction
+    /// policy.
+    NoMemoryLimit,
+    /// Its `maxmemory-policy` is this one, under which it refuses to store once it is full, or evicts only
+    /// what has a time to live. Set `allkeys-lru` or `allkeys-lfu`.
+    EvictionPolicy(String),
+    /// The user whom the URL names may not do this: see [`Builder::redis`](crate::Builder::redis) for
+    /// the rights that are needed.
+    Forbidden(String),
+}
+
+impl Warning {
+    /// Of a server that says so much about its memory.
+    pub(crate) fn of(max_memory: Option<u64>, policy: Option<String>) -> Vec<Self> {
+        let limit = (max_memory == Some(0)).then_some(Self::NoMemoryLimit);
+        let policy = policy.filter(|policy| !policy.starts_with("allkeys-"));
+        limit
+            .into_iter()
+            .chain(policy.map(Self::EvictionPolicy))
+            .collect()
+    }
+}
+
+impl fmt::Display for Warning {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoMemoryLimit => f.write_str(
+                "Redis has no memory limit and grows until the machine has no memory left: set \
+                 maxmemory, and maxmemory-policy allkeys-lru or allkeys-lfu",
+            ),
+            Self::EvictionPolicy(policy) => write!(
+                f,
+                "the eviction policy of Redis is {policy}, which does not make room for new values \
+                 whatever there is: set maxmemory-policy allkeys-lru or allkeys-lfu"
+            ),
+            Self::Forbidden(what) => write!(f, "the user of Redis lacks a right: {what}"),
+        }
+    }
 }
 
 macro_rules! counters {

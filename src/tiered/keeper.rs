@@ -270,7 +270,9 @@ async fn send<K: TierKey, V: TierValue>(inner: Arc<Inner<K, V>>) {
                         inner.outbox.done(number);
                     }
                     // One that is refused does not hold up the others.
-                    Err(RemoteError::Refused(_)) => inner.outbox.postpone(number),
+                    Err(RemoteError::Refused(_) | RemoteError::Forbidden(_)) => {
+                        inner.outbox.postpone(number);
+                    }
                     Err(_) => {}
                 }
                 told.is_ok()

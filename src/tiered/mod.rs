@@ -29,7 +29,7 @@ mod blocking;
 
 pub use blocking::Blocking;
 pub use builder::{Consistency, TieredBuilder};
-pub use health::{Health, TierStats};
+pub use health::{Health, TierStats, Warning};
 pub use remote::RemoteError;
 pub use schema::Schema;
 pub use write::Delivery;
@@ -221,14 +221,22 @@ impl<K: TierKey, V: TierValue> TieredCache<K, V> {
         let inner = &*self.inner;
         let proof = inner.proof.lock();
         let proven = proof.since.filter(|_| inner.trust.is_proven(now()));
+        let (last_error, not_subscribed) = (inner.l2.last_error(), proof.lost.clone());
+        let mut warnings = inner.l2.warnings();
+        if let (Some(RemoteError::Forbidden(what)), _) | (_, Some(RemoteError::Forbidden(what))) =
+            (&last_error, &not_subscribed)
+        {
+            warnings.push(Warning::Forbidden(what.clone()));
+        }
         Health {
-            last_error: inner.l2.last_error(),
-            not_subscribed: proof.lost.clone(),
+            last_error,
+            not_subscribed,
             breaker_open: inner.l2.is_open(),
             proven_for: proven.map(|since| since.elapsed()),
             gaps: proof.gaps,
             subscriptions: proof.subscriptions,
             queued: inner.outbox.len(),
+            warnings,
         }
     }
 

@@ -1,5 +1,6 @@
 //! What a tier needs of L2. All that speaks Redis is behind this.
 
+use super::health::Warning;
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
@@ -160,6 +161,9 @@ pub(crate) trait Remote: Send + Sync + 'static {
     /// Tells peers that this process has heard of all up to `at`.
     fn acknowledge<'a>(&'a self, peers: &'a [Peer], at: Position) -> Reply<'a, ()>;
 
+    /// What is not as a cache needs it, as far as is known.
+    fn warnings(&self) -> Vec<Warning>;
+
     /// Begins to listen: from the moment it has returned, no message is missed as long as the
     /// [`Messages`] last.
     fn listen(&self) -> Reply<'_, Box<dyn Messages>>;
@@ -175,6 +179,11 @@ pub enum RemoteError {
     Open,
     /// There is no connection.
     Disconnected(String),
+    /// It is not certain that the server which answered is the primary, or that enough replicas have
+    /// what it was told; why. So its answer does not count.
+    Undecided(String),
+    /// Its user may not do what a cache needs; what that is.
+    Forbidden(String),
     /// It refused, or said something that makes no sense.
     Refused(String),
 }
@@ -185,6 +194,13 @@ impl fmt::Display for RemoteError {
             Self::Timeout => f.write_str("Redis did not answer in time"),
             Self::Open => f.write_str("Redis failed lately and is not asked for a while"),
             Self::Disconnected(why) => write!(f, "no connection to Redis: {why}"),
+            Self::Undecided(why) => {
+                write!(
+                    f,
+                    "it is not certain which server is the primary of Redis: {why}"
+                )
+            }
+            Self::Forbidden(why) => write!(f, "the user of Redis lacks a right: {why}"),
             Self::Refused(why) => write!(f, "Redis refused: {why}"),
         }
     }

@@ -3,7 +3,7 @@
 use super::health::count;
 use super::lease::Lease;
 use super::load::Fresh;
-use super::remote::{Answer, Head, NewValue, Subject};
+use super::remote::{Answer, Head, NewValue, Peer, Subject};
 use super::{Consistency, Inner, TierKey, TierValue, TieredCache, name_of};
 use crate::entry::Loaded;
 use std::future::{Future, Ready};
@@ -320,16 +320,22 @@ impl<K: TierKey, V: TierValue> Inner<K, V> {
             // before the change.
             self.apply(&subject);
         }
-        if self.settings.consistency == Consistency::Realtime {
-            let others = told
-                .readers
-                .into_iter()
-                .filter(|(peer, _)| *peer != Some(self.me));
-            self.acks
-                .wait(told.position, &others.collect::<Vec<_>>())
-                .await;
-        }
+        let mut readers = told.readers;
+        readers.retain(|(peer, _)| self.is_waited_for(*peer));
+        self.acks.wait(told.position, &readers).await;
         Delivery::Acknowledged
+    }
+
+    /// Is a write acknowledged only once this reader has heard of it, or its lease is over?
+    fn is_waited_for(&self, reader: Option<Peer>) -> bool {
+        match self.settings.consistency {
+            Consistency::Realtime => reader != Some(self.me),
+            // Those who may still read from a server that has failed over, unheard of by this one.
+            Consistency::Bounded(_) | Consistency::L2Only => {
+                self.settings.fails_over && reader.is_none()
+            }
+            Consistency::L1Only => false,
+        }
     }
 
     fn new_value(&self, loaded: &Loaded<V>, held: &Held<K, V>) -> Option<NewValue> {

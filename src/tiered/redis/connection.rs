@@ -1,20 +1,28 @@
-//! The connection to a server, and what is known of the server behind it.
+//! The connection to the primary, and what is known of the server behind it.
 //!
 //! A connection of our own making, where the `redis` crate has one that mends itself: each new one
-//! must first learn which run of the server it has reached, since a server that was restarted may have
-//! come back with an older state, and no command may get past that.
+//! must first learn on which branch of history its server is, since a server that was restarted, or
+//! that was a replica, may lack what another one had confirmed; and no command may get past that.
 
+use super::channel::Channel;
+use super::deciders::Decision;
 use super::scripts;
+use super::target::Target;
+use super::views::Primary;
 use crate::random;
+use crate::tiered::health::Warning;
 use crate::tiered::remote::RemoteError;
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, Shared};
 use parking_lot::Mutex;
-use redis::aio::{MultiplexedConnection, PubSubStream};
+use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, Client, InfoDict, RedisError};
+use std::future::Future;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
 
 /// How long connecting may take at least; who waits for it waits no longer than its own deadline.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -22,81 +30,51 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// How many deadlines connecting may take: it is several round trips.
 const PATIENT: u32 = 8;
 
-/// Where the server is.
-#[derive(Clone)]
-pub(crate) struct Target(Client);
+/// How often it is looked whether the server is set up for a cache.
+const INSPECTED: Duration = Duration::from_secs(30);
 
-impl Target {
-    /// # Errors
-    ///
-    /// Why that is no URL of a server, without what is in it.
-    pub(crate) fn new(url: &str) -> Result<Self, &'static str> {
-        if url.starts_with("rediss:") {
-            return Err("since there is no TLS");
-        }
-        let client = Client::open(url).map_err(|_| "since it does not parse")?;
-        if client.get_connection_info().redis_settings().db() < 0 {
-            return Err("since its database is below 0");
-        }
-        Ok(Self(client))
-    }
-
-    pub(crate) fn database(&self) -> i64 {
-        self.0.get_connection_info().redis_settings().db()
-    }
-}
-
-/// A connection to one run of a server.
-#[derive(Clone)]
-pub(crate) struct Connection {
-    pub(crate) link: MultiplexedConnection,
-    /// The server's name for this run of itself.
-    pub(crate) run: Arc<str>,
-    /// Tells it from the connections before.
-    pub(crate) number: u64,
-}
-
-type Connecting = Shared<BoxFuture<'static, Result<Connection, RemoteError>>>;
+type Dialing<C> = Shared<BoxFuture<'static, Result<C, RemoteError>>>;
 
 /// Makes one connection at a time, for whoever needs it.
-pub(crate) struct Connector {
-    target: Target,
+pub(crate) struct Dial<C> {
     patience: Duration,
     /// Not that of whoever happens to need a connection.
     runtime: Handle,
-    current: Mutex<Option<(u64, Connecting)>>,
+    current: Mutex<Option<(u64, Dialing<C>)>>,
 }
 
-impl Connector {
-    pub(crate) fn new(target: Target, deadline: Duration, runtime: Handle) -> Self {
+impl<C: Clone + Send + Sync + 'static> Dial<C> {
+    pub(crate) fn new(patience: Duration, runtime: Handle) -> Self {
         Self {
-            target,
-            patience: PATIENCE.max(deadline.saturating_mul(PATIENT)),
+            patience,
             runtime,
             current: Mutex::new(None),
         }
     }
 
-    /// The connection. All who ask while it is made wait for the same one.
-    pub(crate) async fn get(&self) -> Result<Connection, RemoteError> {
-        let (number, connecting) = {
+    /// The connection, and the number that tells it from those before. All who ask while it is made
+    /// wait for the same one.
+    pub(crate) async fn get<F>(&self, connect: impl FnOnce() -> F) -> Result<(u64, C), RemoteError>
+    where
+        F: Future<Output = Result<C, RemoteError>> + Send + 'static,
+    {
+        let (number, dialing) = {
             let mut current = self.current.lock();
-            let (number, connecting) = current.get_or_insert_with(|| {
-                let number = random::bits();
-                (number, self.connect(number))
-            });
-            (*number, connecting.clone())
+            let dial = || (random::bits(), self.dial(connect()));
+            current.get_or_insert_with(dial).clone()
         };
-        let result = connecting.await;
+        let result = dialing.await;
         if result.is_err() {
             self.discard(number);
         }
-        result
+        Ok((number, result?))
     }
 
     /// In a task of its own: a caller who does not wait to the end has not tried in vain.
-    fn connect(&self, number: u64) -> Connecting {
-        let connecting = connect(self.target.clone(), self.patience, number);
+    fn dial(
+        &self,
+        connecting: impl Future<Output = Result<C, RemoteError>> + Send + 'static,
+    ) -> Dialing<C> {
         let attempt = tokio::time::timeout(self.patience, connecting);
         let result = self.runtime.spawn(attempt).map(|result| match result {
             Ok(Ok(result)) => result,
@@ -106,58 +84,233 @@ impl Connector {
         result.boxed().shared()
     }
 
+    /// The connection of this number is not to be used any more.
+    pub(crate) fn discard(&self, number: u64) {
+        self.discard_if(|other, _| other == number);
+    }
+
+    /// Nor is the one that there is, unless it is being made.
+    pub(crate) fn hang_up(&self) {
+        self.discard_if(|_, dialing| dialing.peek().is_some());
+    }
+
+    fn discard_if(&self, is_bad: impl FnOnce(u64, &Dialing<C>) -> bool) {
+        let mut current = self.current.lock();
+        let dropped = current.take_if(|(number, dialing)| is_bad(*number, dialing));
+        drop(current);
+        drop(dropped);
+    }
+}
+
+/// A connection to a primary.
+#[derive(Clone)]
+pub(crate) struct Connection {
+    pub(crate) link: MultiplexedConnection,
+    /// For what makes a connection wait.
+    pub(crate) waiting: Option<MultiplexedConnection>,
+    pub(crate) primary: Primary,
+    pub(crate) facts: Arc<Facts>,
+}
+
+/// What a server says of itself.
+pub(crate) struct Facts {
+    /// The branch of history that it is on: its replication id.
+    pub(crate) branch: String,
+    /// Are messages published within their shard, and heard by those who listen there?
+    pub(crate) is_sharded: bool,
+}
+
+/// Makes connections to whoever is the primary.
+pub(crate) struct Connector {
+    target: Arc<Target>,
+    decision: Arc<Decision>,
+    patience: Duration,
+    waits: bool,
+    dial: Arc<Dial<Connection>>,
+    /// To whom the last connection was made; `None` once it is known that the primary is another.
+    primary: watch::Sender<Option<Primary>>,
+    /// When the server was looked at last, and what is wrong with it.
+    inspected: Mutex<Option<(Instant, Vec<Warning>)>>,
+}
+
+impl Connector {
+    /// `key` is one of the namespace's, `waits` whether there is to be a second connection, to wait on.
+    pub(crate) fn new(
+        target: Target,
+        key: &str,
+        deadline: Duration,
+        waits: bool,
+        runtime: &Handle,
+    ) -> Self {
+        let target = Arc::new(target);
+        let patience = PATIENCE.max(deadline.saturating_mul(PATIENT));
+        let decision = Decision::new(Arc::clone(&target), key, deadline, patience, runtime);
+        Self {
+            target,
+            decision: Arc::new(decision),
+            patience,
+            waits,
+            dial: Arc::new(Dial::new(patience, runtime.clone())),
+            primary: watch::Sender::new(None),
+            inspected: Mutex::new(None),
+        }
+    }
+
     pub(crate) fn patience(&self) -> Duration {
         self.patience
     }
 
-    /// The connection of this number is not to be used any more.
-    pub(crate) fn discard(&self, number: u64) {
-        let mut current = self.current.lock();
-        let dropped = current.take_if(|(other, _)| *other == number);
-        drop(current);
-        drop(dropped);
+    /// The connection, and its number.
+    pub(crate) async fn get(&self) -> Result<(u64, Connection), RemoteError> {
+        let connecting = || {
+            let (target, decision) = (Arc::clone(&self.target), Arc::clone(&self.decision));
+            let primary = self.primary.clone();
+            let (patience, waits) = (self.patience, self.waits);
+            async move {
+                let decided = decision.primary().await?;
+                let connection = connect(&target, decided, patience, waits).await?;
+                primary.send_replace(Some(connection.primary.clone()));
+                Ok(connection)
+            }
+        };
+        self.dial.get(connecting).await
     }
 
-    /// A subscription to channels, which ends with its connection.
-    pub(crate) async fn listen(&self, channels: &[String]) -> Result<PubSubStream, RemoteError> {
-        let mut pubsub = self.target.0.get_async_pubsub().await?;
-        pubsub.subscribe(channels).await?;
-        Ok(pubsub.into_on_message())
+    pub(crate) fn discard(&self, number: u64) {
+        self.dial.discard(number);
+    }
+
+    /// Hears of failovers before anybody asks.
+    pub(crate) fn watch(&self, runtime: &Handle) -> Option<JoinHandle<()>> {
+        let decision = Arc::clone(&self.decision);
+        let (dial, primary) = (Arc::clone(&self.dial), self.primary.clone());
+        let move_on = move || move_on(&dial, &primary);
+        decision
+            .has_events()
+            .then(|| runtime.spawn(async move { decision.watch(move_on).await }))
+    }
+
+    /// Was the server of this connection the primary at a time after this was called?
+    pub(crate) async fn confirm(&self, connection: &Connection) -> Result<(), RemoteError> {
+        if self.decision.primary().await? == connection.primary {
+            return Ok(());
+        }
+        move_on(&self.dial, &self.primary);
+        Err(RemoteError::Disconnected(
+            "another server is the primary now".into(),
+        ))
+    }
+
+    pub(crate) fn warnings(&self) -> Vec<Warning> {
+        let inspected = self.inspected.lock();
+        inspected
+            .as_ref()
+            .map_or_else(Vec::new, |(_, warnings)| warnings.clone())
+    }
+
+    /// Looks, now and then, whether the server is set up for a cache.
+    pub(crate) async fn inspect(&self, connection: &Connection) -> Result<(), RemoteError> {
+        let is_due = |(last, _): &(Instant, _)| last.elapsed() >= INSPECTED;
+        if !self.inspected.lock().as_ref().is_none_or(is_due) {
+            return Ok(());
+        }
+        let mut link = connection.link.clone();
+        let memory: InfoDict = redis::cmd("INFO")
+            .arg("memory")
+            .query_async(&mut link)
+            .await?;
+        let warnings = Warning::of(memory.get("maxmemory"), memory.get("maxmemory_policy"));
+        *self.inspected.lock() = Some((Instant::now(), warnings));
+        Ok(())
+    }
+
+    /// A subscription to channels on the primary, which ends when that is another.
+    pub(crate) async fn listen(&self, channels: &[String]) -> Result<Channel, RemoteError> {
+        let (_, connection) = self.get().await?;
+        let moves = self.primary.subscribe();
+        let client = self.target.client(connection.primary.address.as_deref())?;
+        Channel::open(&client, channels, self.patience, &connection, moves).await
     }
 }
 
-/// What a connection begins with: which run of the server it is, and the scripts.
+/// Another server is the primary: who listens to the old one or writes to it shall find it.
+fn move_on(dial: &Dial<Connection>, primary: &watch::Sender<Option<Primary>>) {
+    primary.send_replace(None);
+    dial.hang_up();
+}
+
+/// What a connection begins with: what the server says of itself, and the scripts.
 async fn connect(
-    target: Target,
+    target: &Target,
+    primary: Primary,
     patience: Duration,
-    number: u64,
+    waits: bool,
 ) -> Result<Connection, RemoteError> {
-    let config = AsyncConnectionConfig::new()
-        .set_connection_timeout(Some(patience))
-        .set_response_timeout(None);
-    let client = &target.0;
-    let mut link = client
-        .get_multiplexed_async_connection_with_config(&config)
-        .await?;
+    let client = target.client(primary.address.as_deref())?;
+    let mut link = open(&client, patience).await?;
     let mut first = redis::pipe();
-    first.cmd("INFO").arg("server");
+    for section in ["server", "replication"] {
+        first.cmd("INFO").arg(section);
+    }
     for script in scripts() {
         first.cmd("SCRIPT").arg("LOAD").arg(script.source).ignore();
     }
-    let (info,): (InfoDict,) = first.query_async(&mut link).await?;
-    let run = info.get::<String>("run_id");
-    let run = run.ok_or_else(|| RemoteError::Refused("INFO tells no run_id".into()))?;
+    let (server, replication): (InfoDict, InfoDict) = first.query_async(&mut link).await?;
+    let waiting = if waits {
+        Some(open(&client, patience).await?)
+    } else {
+        None
+    };
     Ok(Connection {
         link,
-        run: run.into(),
-        number,
+        waiting,
+        primary,
+        facts: Arc::new(Facts::of(&server, &replication)?),
     })
 }
 
-/// Somebody flushed the scripts, or the server is another's replica now: a new connection brings
-/// them, or finds the primary.
+async fn open(client: &Client, patience: Duration) -> Result<MultiplexedConnection, RemoteError> {
+    let config = AsyncConnectionConfig::new()
+        .set_connection_timeout(Some(patience))
+        .set_response_timeout(None);
+    let opening = client.get_multiplexed_async_connection_with_config(&config);
+    Ok(opening.await?)
+}
+
+impl Facts {
+    fn of(server: &InfoDict, replication: &InfoDict) -> Result<Self, RemoteError> {
+        if replication
+            .get::<String>("role")
+            .is_some_and(|role| role != "master")
+        {
+            return Err(RemoteError::Disconnected("it is a replica".into()));
+        }
+        let branch = replication.get::<String>("master_replid");
+        let mode = server.get::<String>("redis_mode");
+        let version = server.get::<String>("redis_version").unwrap_or_default();
+        let major = version
+            .split('.')
+            .next()
+            .and_then(|major| major.parse::<u32>().ok());
+        Ok(Self {
+            branch: branch
+                .ok_or_else(|| RemoteError::Refused("INFO tells no master_replid".into()))?,
+            is_sharded: mode.is_some_and(|mode| mode == "cluster") && major >= Some(7),
+        })
+    }
+}
+
+/// Somebody flushed the scripts, or the server is another's replica now, or on another branch, or the
+/// slot has moved: a new connection brings them, or finds the primary.
 fn is_lost(error: &RedisError) -> bool {
-    matches!(error.code(), Some("NOSCRIPT" | "READONLY"))
+    let code = error.code();
+    matches!(code, Some("NOSCRIPT" | "READONLY" | "MOVED" | "BRANCH"))
+}
+
+/// To the user, or to a script on the user's behalf.
+fn is_forbidden(error: &RedisError) -> bool {
+    let in_script = |detail: &str| detail.contains("executing the script can't");
+    error.code() == Some("NOPERM") || error.detail().is_some_and(in_script)
 }
 
 impl From<RedisError> for RemoteError {
@@ -166,6 +319,8 @@ impl From<RedisError> for RemoteError {
             Self::Timeout
         } else if error.is_io_error() || error.is_unrecoverable_error() || is_lost(&error) {
             Self::Disconnected(error.to_string())
+        } else if is_forbidden(&error) {
+            Self::Forbidden(error.to_string())
         } else {
             Self::Refused(error.to_string())
         }

@@ -2,23 +2,33 @@
 //!
 //! All that must be one step is one script, and all keys of a namespace share a hash tag.
 
+mod target;
+
+mod rounds;
+mod views;
+
+mod channel;
 mod connection;
+mod deciders;
 
 use super::codec::{millis, tag_hash};
+use super::health::Warning;
 use super::remote::{
-    Answer, Ask, Fill, Head, Incarnation, Invalidated, Message, Messages, NewValue, Peer, Position,
-    Remote, RemoteError, Reply, Subject,
+    Answer, Ask, Fill, Head, Incarnation, Invalidated, Messages, NewValue, Peer, Position, Remote,
+    RemoteError, Reply, Subject,
 };
 use crate::random;
+use channel::payload;
 use connection::{Connection, Connector};
-use futures_util::{FutureExt, StreamExt};
-use redis::aio::PubSubStream;
+use redis::aio::MultiplexedConnection;
 use redis::{Cmd, Pipeline, Script, Value};
+use rounds::Rounds;
 use std::sync::LazyLock;
 use std::time::Duration;
 use tokio::runtime::Handle;
+use tokio::task::JoinHandle;
 
-pub(crate) use connection::Target;
+pub(crate) use target::{Certificates, Target};
 
 /// A script, and the name that the server gives it.
 struct Lua {
@@ -41,6 +51,9 @@ macro_rules! script {
 
 /// As many questions go out in one round trip, within one deadline.
 const CHUNK: usize = 256;
+
+/// How long a namespace outlasts its last process, in milliseconds: a month.
+const KEPT: u64 = 30 * 24 * 3_600 * 1_000;
 
 /// A century.
 const MAX_TTL: Duration = Duration::from_secs(100 * 365 * 24 * 3_600);
@@ -69,6 +82,10 @@ pub(crate) struct Redis {
     names: Names,
     me: Peer,
     settings: RedisSettings,
+    /// How many replicas have confirmed.
+    replicated: Rounds<Result<u64, RemoteError>>,
+    /// Tells of failovers.
+    watching: Option<JoinHandle<()>>,
 }
 
 pub(crate) struct RedisSettings {
@@ -80,6 +97,16 @@ pub(crate) struct RedisSettings {
     pub(crate) trust: Duration,
     /// Bytes of a value.
     pub(crate) max_size: usize,
+    /// As many replicas must have what is confirmed.
+    pub(crate) replicas: u64,
+}
+
+/// When it is to be made sure that the primary is the primary, so that what it says counts.
+#[derive(Clone, Copy, PartialEq)]
+enum Confirm {
+    Never,
+    Before,
+    After,
 }
 
 /// The namespace's keys and channels.
@@ -120,13 +147,18 @@ impl Redis {
         namespace: &str,
         me: Peer,
         settings: RedisSettings,
-        runtime: Handle,
+        runtime: &Handle,
     ) -> Self {
+        let names = Names::new(namespace, target.database());
+        let waits = settings.replicas > 0;
+        let connector = Connector::new(target, &names.state, settings.deadline, waits, runtime);
         Self {
-            names: Names::new(namespace, target.database()),
-            connector: Connector::new(target, settings.deadline, runtime),
+            watching: connector.watch(runtime),
+            connector,
+            names,
             me,
             settings,
+            replicated: Rounds::default(),
         }
     }
 
@@ -141,13 +173,14 @@ impl Redis {
             call.arg(self.names.entry(key));
         }
         call.arg(&entropy().to_be_bytes())
-            .arg(&*connection.run)
-            .arg(millis(self.settings.trust));
+            .arg(&connection.facts.branch)
+            .arg(millis(self.settings.trust))
+            .arg(publish(connection));
         call
     }
 
     /// Makes a call for each of the items and returns the replies. As many go out in one round trip as
-    /// the deadline is meant for. A connection on which something went wrong is not used again.
+    /// the deadline is meant for.
     async fn each<T>(
         &self,
         items: &[T],
@@ -155,31 +188,87 @@ impl Redis {
     ) -> Result<Vec<Value>, RemoteError> {
         let mut replies = Vec::with_capacity(items.len());
         for items in items.chunks(CHUNK) {
-            let mut used = None;
-            let trip = tokio::time::timeout(self.settings.deadline, async {
-                let mut connection = self.connector.get().await?;
-                used = Some(connection.number);
-                let mut pipeline = Pipeline::new();
-                for item in items {
-                    pipeline.add_command(call(item, &connection));
-                }
-                let replies: Vec<Value> = pipeline.query_async(&mut connection.link).await?;
-                Ok(replies)
-            });
-            let result = trip.await.unwrap_or(Err(RemoteError::Timeout));
-            if let (Err(RemoteError::Timeout | RemoteError::Disconnected(_)), Some(number)) =
-                (&result, used)
-            {
-                self.connector.discard(number);
-            }
-            replies.append(&mut result?);
+            let mut some = self.trip(items, Confirm::Never, &call).await?;
+            replies.append(&mut some);
         }
         Ok(replies)
     }
 
-    async fn one(&self, call: impl Fn(&Connection) -> Cmd) -> Result<Value, RemoteError> {
-        let mut values = self.each(&[()], |(), connection| call(connection)).await?;
-        values.pop().ok_or_else(nonsense)
+    async fn one(
+        &self,
+        confirm: Confirm,
+        call: impl Fn(&Connection) -> Cmd,
+    ) -> Result<Value, RemoteError> {
+        let call = |(): &(), connection: &Connection| call(connection);
+        let mut replies = self.trip(&[()], confirm, call).await?;
+        replies.pop().ok_or_else(nonsense)
+    }
+
+    /// One round trip. A connection on which something went wrong is not used again.
+    async fn trip<T>(
+        &self,
+        items: &[T],
+        confirm: Confirm,
+        call: impl Fn(&T, &Connection) -> Cmd,
+    ) -> Result<Vec<Value>, RemoteError> {
+        let mut used = None;
+        let trip = tokio::time::timeout(self.settings.deadline, async {
+            let (number, mut connection) = self.connector.get().await?;
+            used = Some(number);
+            if confirm == Confirm::Before {
+                self.confirm(&connection).await?;
+                self.connector.inspect(&connection).await?;
+            }
+            let mut pipeline = Pipeline::new();
+            for item in items {
+                pipeline.add_command(call(item, &connection));
+            }
+            let replies: Vec<Value> = pipeline.query_async(&mut connection.link).await?;
+            if confirm == Confirm::After {
+                self.confirm(&connection).await?;
+            }
+            Ok(replies)
+        });
+        let result = trip.await.unwrap_or(Err(RemoteError::Timeout));
+        if let (Err(RemoteError::Timeout | RemoteError::Disconnected(_)), Some(number)) =
+            (&result, used)
+        {
+            self.connector.discard(number);
+        }
+        result
+    }
+
+    /// Was this connection's server the primary at a time after this was called, and have as many
+    /// replicas what it was told before as shall have it?
+    async fn confirm(&self, connection: &Connection) -> Result<(), RemoteError> {
+        self.connector.confirm(connection).await?;
+        let Some(waiting) = &connection.waiting else {
+            return Ok(());
+        };
+        let replicated = self.replicated.ask(|| self.replicate(waiting.clone()));
+        let (have, shall) = (replicated.await?, self.settings.replicas);
+        if have < shall {
+            let why = format!("{have} replicas have it, of {shall} that shall");
+            return Err(RemoteError::Undecided(why));
+        }
+        Ok(())
+    }
+
+    /// How many replicas have all that was written so far, and another write, for which they must be
+    /// there.
+    async fn replicate(&self, mut link: MultiplexedConnection) -> Result<u64, RemoteError> {
+        let mut waiting = Pipeline::new();
+        waiting
+            .cmd("PEXPIRE")
+            .arg(&self.names.state)
+            .arg(KEPT)
+            .ignore();
+        waiting
+            .cmd("WAIT")
+            .arg(self.settings.replicas)
+            .arg(millis(self.settings.deadline));
+        let (have,): (u64,) = waiting.query_async(&mut link).await?;
+        Ok(have)
     }
 
     fn ask_call(&self, ask: &Ask<'_>, connection: &Connection) -> Cmd {
@@ -229,6 +318,14 @@ impl Redis {
     }
 }
 
+impl Drop for Redis {
+    fn drop(&mut self) {
+        if let Some(watching) = &self.watching {
+            watching.abort();
+        }
+    }
+}
+
 impl Remote for Redis {
     fn ask<'a>(&'a self, asks: &'a [Ask<'a>]) -> Reply<'a, Vec<Answer>> {
         Box::pin(async move {
@@ -253,7 +350,8 @@ impl Remote for Redis {
     ) -> Reply<'a, Invalidated> {
         Box::pin(async move {
             let call = |connection: &Connection| self.invalidate_call(subject, value, connection);
-            let (id, version, stored, readers) = parse(self.one(call).await?)?;
+            let reply = self.one(Confirm::After, call).await?;
+            let (id, version, stored, readers) = parse(reply)?;
             let readers: Vec<(String, u64)> = readers;
             let reader = |(peer, left): (String, u64)| {
                 let peer = u64::from_str_radix(&peer, 16).ok();
@@ -275,10 +373,11 @@ impl Remote for Redis {
                 call.arg(format!("{:016x}", self.me))
                     .arg(lease)
                     .arg(self.names.inbox(self.me))
-                    .arg(nonce);
+                    .arg(nonce)
+                    .arg(KEPT);
                 call
             };
-            self.one(call).await.map(drop)
+            self.one(Confirm::Before, call).await.map(drop)
         })
     }
 
@@ -288,8 +387,8 @@ impl Remote for Redis {
             message.extend_from_slice(&at.incarnation);
             message.extend_from_slice(&at.version.to_be_bytes());
             message.extend_from_slice(&self.me.to_be_bytes());
-            let publish = |&peer: &Peer, _: &Connection| {
-                let mut call = redis::cmd("PUBLISH");
+            let publish = |&peer: &Peer, connection: &Connection| {
+                let mut call = redis::cmd(publish(connection));
                 call.arg(self.names.inbox(peer)).arg(&message);
                 call
             };
@@ -297,14 +396,27 @@ impl Remote for Redis {
         })
     }
 
+    fn warnings(&self) -> Vec<Warning> {
+        self.connector.warnings()
+    }
+
     fn listen(&self) -> Reply<'_, Box<dyn Messages>> {
         Box::pin(async move {
             let channels = [self.names.events.clone(), self.names.inbox(self.me)];
             let listening = self.connector.listen(&channels);
-            let stream = tokio::time::timeout(self.connector.patience(), listening).await;
-            let stream = stream.unwrap_or(Err(RemoteError::Timeout))?;
-            Ok(Box::new(Channel(stream)) as Box<dyn Messages>)
+            let channel = tokio::time::timeout(self.connector.patience(), listening).await;
+            let channel = channel.unwrap_or(Err(RemoteError::Timeout))?;
+            Ok(Box::new(channel) as Box<dyn Messages>)
         })
+    }
+}
+
+/// The command that reaches those who listen on this server.
+fn publish(connection: &Connection) -> &'static str {
+    if connection.facts.is_sharded {
+        "SPUBLISH"
+    } else {
+        "PUBLISH"
     }
 }
 
@@ -312,75 +424,6 @@ impl Remote for Redis {
 fn ttl_millis(ttl: Option<Duration>) -> u64 {
     let ttl = ttl.filter(|ttl| *ttl < MAX_TTL);
     ttl.map_or(0, millis)
-}
-
-/// What the events' channel and this process's own bring.
-struct Channel(PubSubStream);
-
-impl Messages for Channel {
-    fn next(&mut self) -> Reply<'_, Message> {
-        Box::pin(async move {
-            let lost = || RemoteError::Disconnected("the subscription ended".into());
-            let message = self.0.next().await.ok_or_else(lost)?;
-            Ok(message_of(message.get_payload_bytes()))
-        })
-    }
-
-    fn ready(&mut self) -> Option<Message> {
-        let message = self.0.next().now_or_never()??;
-        Some(message_of(message.get_payload_bytes()))
-    }
-}
-
-/// Who has invalidated what, behind the number that the script puts before it.
-fn payload(sender: Peer, subject: &Subject) -> Vec<u8> {
-    let mut bytes = sender.to_be_bytes().to_vec();
-    match subject {
-        Subject::Key(key) => {
-            bytes.push(b'k');
-            bytes.extend_from_slice(key);
-        }
-        Subject::Tag(tag) => {
-            bytes.push(b't');
-            bytes.extend_from_slice(tag.as_bytes());
-        }
-        Subject::All => bytes.push(b'a'),
-    }
-    bytes
-}
-
-fn message_of(bytes: &[u8]) -> Message {
-    parse_message(bytes).unwrap_or(Message::Foreign)
-}
-
-fn parse_message(bytes: &[u8]) -> Option<Message> {
-    let (kind, rest) = bytes.split_first()?;
-    if *kind == b'F' {
-        return Some(Message::Filled(rest.into()));
-    }
-    let (incarnation, rest) = rest.split_first_chunk::<8>()?;
-    let (version, rest) = rest.split_first_chunk::<8>()?;
-    let (number, rest) = rest.split_first_chunk::<8>()?;
-    let at = Position {
-        incarnation: *incarnation,
-        version: u64::from_be_bytes(*version),
-    };
-    let number = u64::from_be_bytes(*number);
-    match (kind, rest.split_first()) {
-        (b'B', None) => Some(Message::Beat { at, nonce: number }),
-        (b'A', None) => Some(Message::Heard { by: number, at }),
-        (b'E', Some((subject, name))) => Some(Message::Event {
-            at,
-            sender: number,
-            subject: match subject {
-                b'k' => Subject::Key(name.into()),
-                b't' => Subject::Tag(std::str::from_utf8(name).ok()?.into()),
-                b'a' if name.is_empty() => Subject::All,
-                _ => return None,
-            },
-        }),
-        _ => None,
-    }
 }
 
 fn answer(ask: &Ask<'_>, reply: Value) -> Result<Answer, RemoteError> {

@@ -1,9 +1,10 @@
--- Before each script. KEYS[1]: the namespace's state, a hash: id (its incarnation), run (of the server
--- that it was begun on), ver (how many invalidations there were), clear (the last one of all),
+-- Before each script. KEYS[1]: the namespace's state, a hash: id (its incarnation), branch (of the
+-- server's history, on which it was begun), ver (how many invalidations there were), clear (the last one of all),
 -- tagged (all tags' invalidations up to here are forgotten, so what has tags is older than them),
 -- t<hash> (a tag's last one), lease (the longest lease on an L1 so far, ms). KEYS[2]: who serves from
 -- its L1, a sorted set of peers by the end of their leases; '' stands for those who were forgotten.
--- ARGV[1]: an id for a new incarnation; ARGV[2]: the server's run; ARGV[3]: how long leases are, ms.
+-- ARGV[1]: an id for a new incarnation; ARGV[2]: the branch, as the connection knows it; ARGV[3]: how long
+-- leases are, ms; ARGV[4]: the command to publish with.
 
 local VALUE, LEASE = 'hsV\1', 'hsL\1'
 
@@ -16,15 +17,32 @@ local function pack(version)
   return struct.pack('>I8', version)
 end
 
-local state = redis.call('HMGET', KEYS[1], 'id', 'run', 'ver', 'clear', 'tagged')
+local function publish(channel, message)
+  redis.call(ARGV[4], channel, message)
+end
 
--- A new incarnation, where the state was evicted, or is from before the server was restarted: it might
--- then lack what happened since it was saved.
+-- Is the server still on the branch that the connection knows? If not it may lack, or may have, what
+-- another server has confirmed.
+local function is_branch()
+  return string.match(redis.call('INFO', 'replication'), 'master_replid:(%x+)') == ARGV[2]
+end
+
+local function other_branch()
+  return redis.error_reply('BRANCH the server is on another branch of history')
+end
+
+local state = redis.call('HMGET', KEYS[1], 'id', 'branch', 'ver', 'clear', 'tagged')
+
+-- A new incarnation, where the state was evicted, or is of another branch, after a restart or a failover:
+-- it might then lack what happened since.
 if not state[1] or state[2] ~= ARGV[2] then
+  if not is_branch() then
+    return other_branch()
+  end
   local lease = math.max(tonumber(redis.call('HGET', KEYS[1], 'lease') or 0), ARGV[3])
   state = {ARGV[1], ARGV[2], 1, 0, 0}
   redis.call('DEL', KEYS[1], KEYS[2])
-  redis.call('HSET', KEYS[1], 'id', state[1], 'run', state[2], 'ver', 1, 'clear', 0, 'tagged', 0,
+  redis.call('HSET', KEYS[1], 'id', state[1], 'branch', state[2], 'ver', 1, 'clear', 0, 'tagged', 0,
     'lease', lease)
 end
 

@@ -1,8 +1,9 @@
--- The peer ARGV[4] serves from its L1 for ARGV[5] ms from now (0: it does not), and is sent a beat on
--- ARGV[6] with the number ARGV[7].
+-- The peer ARGV[5] serves from its L1 for ARGV[6] ms from now (0: it does not), and is sent a beat on
+-- ARGV[7] with the number ARGV[8]. The namespace is kept for ARGV[9] ms.
 
-local KEPT = 30 * 24 * 3600 * 1000
-
+if not is_branch() then
+  return other_branch()
+end
 -- A script that has begun to write goes on where there is no room: what frees none begins.
 redis.call('HDEL', KEYS[1], '')
 remember_readers()
@@ -12,15 +13,15 @@ for _, peer in ipairs(redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', time)) do
     redis.call('ZREM', KEYS[2], peer)
   end
 end
-if ARGV[5] == '0' then
-  redis.call('ZREM', KEYS[2], ARGV[4])
+if ARGV[6] == '0' then
+  redis.call('ZREM', KEYS[2], ARGV[5])
 else
-  redis.call('ZADD', KEYS[2], time + ARGV[5], ARGV[4])
-  if tonumber(redis.call('HGET', KEYS[1], 'lease')) < tonumber(ARGV[5]) then
-    redis.call('HSET', KEYS[1], 'lease', ARGV[5])
+  redis.call('ZADD', KEYS[2], time + ARGV[6], ARGV[5])
+  if tonumber(redis.call('HGET', KEYS[1], 'lease')) < tonumber(ARGV[6]) then
+    redis.call('HSET', KEYS[1], 'lease', ARGV[6])
   end
 end
-redis.call('PEXPIRE', KEYS[1], KEPT)
-redis.call('PEXPIRE', KEYS[2], KEPT)
-redis.call('PUBLISH', ARGV[6], 'B' .. id .. pack(version) .. struct.pack('>I8', ARGV[7]))
+redis.call('PEXPIRE', KEYS[1], ARGV[9])
+redis.call('PEXPIRE', KEYS[2], ARGV[9])
+publish(ARGV[7], 'B' .. id .. pack(version) .. struct.pack('>I8', ARGV[8]))
 return 1

@@ -1,0 +1,160 @@
+//! A subscription, and the messages that it brings.
+
+use super::connection::Connection;
+use super::views::Primary;
+use crate::tiered::remote::{Message, Messages, Peer, Position, RemoteError, Reply, Subject};
+use redis::aio::MultiplexedConnection;
+use redis::{AsyncConnectionConfig, Client, ProtocolVersion, PushInfo, PushKind, Value};
+use std::time::Duration;
+use tokio::sync::{mpsc, watch};
+
+/// Messages that wait to be heard. More are lost, which shows as a gap.
+const MAX_WAITING: usize = 10_000;
+
+/// What a process hears: all events, and what is for itself.
+pub(crate) struct Channel {
+    pushes: mpsc::Receiver<PushInfo>,
+    ended: bool,
+    /// The subscription ends with it.
+    _link: MultiplexedConnection,
+    /// Whose messages these are.
+    of: Primary,
+    /// Who is the primary.
+    primary: watch::Receiver<Option<Primary>>,
+}
+
+impl Channel {
+    /// Subscribes to channels on the server of a connection.
+    pub(crate) async fn open(
+        client: &Client,
+        channels: &[String],
+        patience: Duration,
+        connection: &Connection,
+        primary: watch::Receiver<Option<Primary>>,
+    ) -> Result<Self, RemoteError> {
+        let info = client.get_connection_info().clone();
+        // The protocol in which there are subscriptions within a shard.
+        let login = info.redis_settings().clone();
+        let login = login.set_protocol(ProtocolVersion::RESP3);
+        let client = Client::open(info.set_redis_settings(login))?;
+        let (sender, pushes) = mpsc::channel(MAX_WAITING);
+        let config = AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(patience))
+            .set_response_timeout(None)
+            .set_push_sender(move |push| sender.try_send(push));
+        let opening = client.get_multiplexed_async_connection_with_config(&config);
+        let mut link = opening.await?;
+        let subscribe = if connection.facts.is_sharded {
+            "SSUBSCRIBE"
+        } else {
+            "SUBSCRIBE"
+        };
+        let mut subscribe = redis::cmd(subscribe);
+        subscribe.arg(channels).exec_async(&mut link).await?;
+        Ok(Self {
+            pushes,
+            ended: false,
+            _link: link,
+            of: connection.primary.clone(),
+            primary,
+        })
+    }
+
+    /// What a push says, if it is not about the subscription itself.
+    fn message(&mut self, push: PushInfo) -> Option<Message> {
+        match (push.kind, push.data.into_iter().nth(1)) {
+            (PushKind::Message | PushKind::SMessage, Some(Value::BulkString(bytes))) => {
+                Some(message_of(&bytes))
+            }
+            // The slot has moved, or the connection was lost.
+            (PushKind::Unsubscribe | PushKind::SUnsubscribe | PushKind::Disconnection, _) => {
+                self.ended = true;
+                None
+            }
+            _ => None,
+        }
+    }
+}
+
+impl Messages for Channel {
+    fn next(&mut self) -> Reply<'_, Message> {
+        Box::pin(async move {
+            while !self.ended {
+                let of = &self.of;
+                let is_other = |primary: &Option<Primary>| primary.as_ref() != Some(of);
+                let push = tokio::select! {
+                    biased;
+                    push = self.pushes.recv() => push,
+                    _ = self.primary.wait_for(is_other) => None,
+                };
+                let Some(push) = push else { break };
+                if let Some(message) = self.message(push) {
+                    return Ok(message);
+                }
+            }
+            self.ended = true;
+            Err(RemoteError::Disconnected("the subscription ended".into()))
+        })
+    }
+
+    fn ready(&mut self) -> Option<Message> {
+        while !self.ended {
+            let push = self.pushes.try_recv().ok()?;
+            if let Some(message) = self.message(push) {
+                return Some(message);
+            }
+        }
+        None
+    }
+}
+
+/// Who has invalidated what, behind the number that the script puts before it.
+pub(crate) fn payload(sender: Peer, subject: &Subject) -> Vec<u8> {
+    let mut bytes = sender.to_be_bytes().to_vec();
+    match subject {
+        Subject::Key(key) => {
+            bytes.push(b'k');
+            bytes.extend_from_slice(key);
+        }
+        Subject::Tag(tag) => {
+            bytes.push(b't');
+            bytes.extend_from_slice(tag.as_bytes());
+        }
+        Subject::All => bytes.push(b'a'),
+    }
+    bytes
+}
+
+fn message_of(bytes: &[u8]) -> Message {
+    parse_message(bytes).unwrap_or(Message::Foreign)
+}
+
+fn parse_message(bytes: &[u8]) -> Option<Message> {
+    let (kind, rest) = bytes.split_first()?;
+    if *kind == b'F' {
+        return Some(Message::Filled(rest.into()));
+    }
+    let (incarnation, rest) = rest.split_first_chunk::<8>()?;
+    let (version, rest) = rest.split_first_chunk::<8>()?;
+    let (number, rest) = rest.split_first_chunk::<8>()?;
+    let at = Position {
+        incarnation: *incarnation,
+        version: u64::from_be_bytes(*version),
+    };
+    let number = u64::from_be_bytes(*number);
+    match (kind, rest.split_first()) {
+        (b'B', None) => Some(Message::Beat { at, nonce: number }),
+        (b'A', None) => Some(Message::Heard { by: number, at }),
+        (b'E', Some((subject, name))) => Some(Message::Event {
+            at,
+            sender: number,
+            subject: match subject {
+                b'k' => Subject::Key(name.into()),
+                b't' => Subject::Tag(std::str::from_utf8(name).ok()?.into()),
+                b'a' if name.is_empty() => Subject::All,
+                _ => return None,
+            },
+        }),
+        _ => None,
+    }
+}

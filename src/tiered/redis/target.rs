@@ -1,0 +1,347 @@
+//! Where the servers are, and how one logs in: what a URL says.
+
+use redis::{Client, ConnectionAddr, ConnectionInfo, IntoConnectionInfo, RedisConnectionInfo};
+
+/// Host and port, or the path of a socket, as servers name each other.
+pub(crate) type Address = String;
+
+/// Who decides which server is the primary.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Deciders {
+    /// There is one server; or whoever moves its address from one to another.
+    Nobody,
+    Sentinels {
+        addresses: Vec<Address>,
+        service: String,
+    },
+    /// The primaries of a cluster. Some of its servers, to begin with.
+    Cluster { seeds: Vec<Address> },
+}
+
+/// What a URL names.
+#[derive(Clone)]
+pub(crate) struct Target {
+    pub(crate) deciders: Deciders,
+    /// The first server named, and how to log in to servers.
+    server: ConnectionInfo,
+    /// How to log in to those who decide.
+    decider: RedisConnectionInfo,
+    certificates: Certificates,
+}
+
+/// Certificates other than those that the machine trusts.
+#[derive(Clone, Default)]
+pub(crate) struct Certificates {
+    #[cfg(feature = "redis-tls")]
+    pub(crate) root: Option<Vec<u8>>,
+    #[cfg(feature = "redis-tls")]
+    pub(crate) client: Option<redis::ClientTlsConfig>,
+}
+
+const SENTINEL_PORT: u16 = 26_379;
+
+/// The parts of a URL with several hosts.
+struct Parts<'a> {
+    /// `redis`, or `rediss` with TLS.
+    scheme: &'a str,
+    /// With its `@`.
+    login: &'a str,
+    hosts: Vec<&'a str>,
+    path: &'a str,
+    query: &'a str,
+}
+
+impl<'a> Parts<'a> {
+    fn of(scheme: &'a str, rest: &'a str) -> Self {
+        let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
+        let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
+        let hosts = authority.rfind('@').map_or(0, |at| at + 1);
+        let (login, hosts) = authority.split_at(hosts);
+        Self {
+            scheme,
+            login,
+            hosts: hosts.split(',').collect(),
+            path: path.trim_end_matches('/'),
+            query,
+        }
+    }
+
+    /// What the `redis` crate makes of one of the hosts.
+    fn parse(&self, login: &str, host: &str, database: &str) -> Result<ConnectionInfo, Unparsed> {
+        parse(&format!("{}://{login}{host}/{database}", self.scheme))
+    }
+
+    fn addresses(&self, port: Option<u16>) -> Result<Vec<Address>, Unparsed> {
+        let address = |host: &&str| {
+            let has_port = host.rfind(':') > host.rfind(']');
+            let host = match port.filter(|_| !has_port) {
+                Some(port) => format!("{host}:{port}"),
+                None => (*host).to_string(),
+            };
+            Ok(self.parse("", &host, "")?.addr().to_string())
+        };
+        self.hosts.iter().map(address).collect()
+    }
+
+    /// The login for sentinels, which have one of their own.
+    fn sentinel_login(&self) -> Result<String, Unparsed> {
+        let (mut user, mut password) = ("", "");
+        for pair in self.query.split('&').filter(|pair| !pair.is_empty()) {
+            match pair.split_once('=') {
+                Some(("sentinel_user", name)) => user = name,
+                Some(("sentinel_password", word)) => password = word,
+                _ => {
+                    return Err(
+                        "since of its query only sentinel_user and sentinel_password are known",
+                    );
+                }
+            }
+        }
+        Ok(match (user, password) {
+            ("", "") => String::new(),
+            _ => format!("{user}:{password}@"),
+        })
+    }
+}
+
+/// Why it is no URL, without what is in it.
+type Unparsed = &'static str;
+
+fn parse(url: &str) -> Result<ConnectionInfo, Unparsed> {
+    let info = url.into_connection_info();
+    let info = info.map_err(|_| "since it does not parse")?;
+    if info.redis_settings().db() < 0 {
+        return Err("since its database is below 0");
+    }
+    if !info.addr().is_supported() {
+        return Err("since TLS needs the feature redis-tls, and unix sockets need a unix");
+    }
+    Ok(info)
+}
+
+impl Target {
+    pub(crate) fn new(url: &str, certificates: Certificates) -> Result<Self, Unparsed> {
+        let (scheme, rest) = url.split_once("://").ok_or("since it does not parse")?;
+        let target = match scheme.split_once('-') {
+            Some((scheme @ ("redis" | "rediss"), "sentinel")) => {
+                Self::sentinels(&Parts::of(scheme, rest))
+            }
+            Some((scheme @ ("redis" | "rediss"), "cluster")) => {
+                Self::cluster(&Parts::of(scheme, rest))
+            }
+            _ => Ok(Self {
+                deciders: Deciders::Nobody,
+                server: parse(url)?,
+                decider: RedisConnectionInfo::default(),
+                certificates: Certificates::default(),
+            }),
+        };
+        let target = Self {
+            certificates,
+            ..target?
+        };
+        // That certificates can be read is found out before anybody connects.
+        target
+            .client(None)
+            .map_err(|_| "since its certificates cannot be read")?;
+        Ok(target)
+    }
+
+    fn sentinels(parts: &Parts<'_>) -> Result<Self, Unparsed> {
+        let (service, database) = parts.path.split_once('/').unwrap_or((parts.path, ""));
+        if service.is_empty() {
+            return Err("since it does not say which primary its sentinels watch");
+        }
+        let decider = parts.parse(&parts.sentinel_login()?, parts.hosts[0], "")?;
+        Ok(Self {
+            deciders: Deciders::Sentinels {
+                addresses: distinct(parts.addresses(Some(SENTINEL_PORT))?)?,
+                service: service.into(),
+            },
+            server: parts.parse(parts.login, parts.hosts[0], database)?,
+            decider: decider.redis_settings().clone(),
+            certificates: Certificates::default(),
+        })
+    }
+
+    fn cluster(parts: &Parts<'_>) -> Result<Self, Unparsed> {
+        if !matches!(parts.path, "" | "0") {
+            return Err("since a cluster has no databases");
+        }
+        let server = parts.parse(parts.login, parts.hosts[0], "")?;
+        Ok(Self {
+            deciders: Deciders::Cluster {
+                seeds: distinct(parts.addresses(None)?)?,
+            },
+            decider: server.redis_settings().clone(),
+            server,
+            certificates: Certificates::default(),
+        })
+    }
+
+    pub(crate) fn database(&self) -> i64 {
+        self.server.redis_settings().db()
+    }
+
+    /// May the primary become another one without word to all of its clients?
+    pub(crate) fn fails_over(&self) -> bool {
+        self.deciders != Deciders::Nobody
+    }
+
+    /// The server at an address; the one that the URL names, if none is given.
+    pub(crate) fn client(&self, address: Option<&str>) -> redis::RedisResult<Client> {
+        self.client_of(address, self.server.redis_settings().clone())
+    }
+
+    /// One of those who decide.
+    pub(crate) fn decider(&self, address: &str) -> redis::RedisResult<Client> {
+        self.client_of(Some(address), self.decider.clone())
+    }
+
+    fn client_of(
+        &self,
+        address: Option<&str>,
+        login: RedisConnectionInfo,
+    ) -> redis::RedisResult<Client> {
+        let mut info = self.server.clone().set_redis_settings(login);
+        if let Some((host, port)) = address.and_then(split) {
+            let addr = match self.server.addr() {
+                ConnectionAddr::TcpTls { insecure, .. } => ConnectionAddr::TcpTls {
+                    host,
+                    port,
+                    insecure: *insecure,
+                    tls_params: None,
+                },
+                _ => ConnectionAddr::Tcp(host, port),
+            };
+            info = info.set_addr(addr);
+        }
+        self.certificates.client(info)
+    }
+}
+
+impl Certificates {
+    #[cfg(not(feature = "redis-tls"))]
+    #[allow(clippy::unused_self)] // As with the feature.
+    fn client(&self, info: ConnectionInfo) -> redis::RedisResult<Client> {
+        Client::open(info)
+    }
+
+    #[cfg(feature = "redis-tls")]
+    fn client(&self, info: ConnectionInfo) -> redis::RedisResult<Client> {
+        if !matches!(info.addr(), ConnectionAddr::TcpTls { .. }) {
+            return Client::open(info);
+        }
+        // It panics in the first handshake where a program has linked none, or several.
+        if rustls::crypto::CryptoProvider::get_default().is_none() {
+            // If another thread was faster there is one.
+            let _ = rustls::crypto::ring::default_provider().install_default();
+        }
+        let certificates = redis::TlsCertificates {
+            client_tls: self.client.clone(),
+            root_cert: self.root.clone(),
+        };
+        Client::build_with_tls(info, certificates)
+    }
+}
+
+/// Host and port of an address.
+fn split(address: &str) -> Option<(String, u16)> {
+    let (host, port) = address.rsplit_once(':')?;
+    Some((host.into(), port.parse().ok()?))
+}
+
+/// Majorities are counted: nobody has two voices.
+fn distinct(addresses: Vec<Address>) -> Result<Vec<Address>, Unparsed> {
+    let mut sorted = addresses.clone();
+    sorted.sort_unstable();
+    sorted.dedup();
+    if sorted.len() < addresses.len() {
+        return Err("since it names one server twice");
+    }
+    Ok(addresses)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn target(url: &str) -> Result<Target, Unparsed> {
+        Target::new(url, Certificates::default())
+    }
+
+    fn deciders(url: &str) -> Deciders {
+        target(url)
+            .unwrap_or_else(|why| panic!("{url}: {why}"))
+            .deciders
+    }
+
+    #[test]
+    fn urls_name_a_server_sentinels_or_a_cluster() {
+        assert_eq!(deciders("redis://host:7/3"), Deciders::Nobody);
+        assert_eq!(deciders("redis+unix:///run/redis"), Deciders::Nobody);
+        let sentinels = Deciders::Sentinels {
+            addresses: vec!["a:1".into(), "b:26379".into(), "::1:2".into()],
+            service: "shop".into(),
+        };
+        let url = "redis-sentinel://user:p%40ss@a:1,b,[::1]:2/shop/5?sentinel_password=q%3Aw";
+        assert_eq!(deciders(url), sentinels);
+        let target = target(url).unwrap();
+        let login = target.server.redis_settings();
+        assert_eq!(
+            (login.username(), login.password(), login.db()),
+            (Some("user"), Some("p@ss"), 5)
+        );
+        let login = &target.decider;
+        assert_eq!(
+            (login.username(), login.password(), login.db()),
+            (None, Some("q:w"), 0)
+        );
+        let server = target.client(Some("::1:2")).unwrap();
+        assert_eq!(
+            server.get_connection_info().addr(),
+            &ConnectionAddr::Tcp("::1".into(), 2)
+        );
+        let seeds = vec!["a:6379".into(), "b:7".into()];
+        assert_eq!(
+            deciders("redis-cluster://:secret@a,b:7"),
+            Deciders::Cluster { seeds }
+        );
+    }
+
+    #[test]
+    fn what_is_no_url_is_refused_without_telling_its_password() {
+        for url in [
+            "",
+            "redis",
+            "http://host",
+            "redis://host/-1",
+            "redis://host/x",
+            "redis-sentinel://:secret@a,b",
+            "redis-sentinel://:secret@a,b/",
+            "redis-sentinel://:secret@a,a/shop",
+            "redis-sentinel://:secret@a,b/shop/x",
+            "redis-sentinel://:secret@a,b/shop?password=secret",
+            "redis-sentinel://:secret@a,,b/shop",
+            "redis-cluster://:secret@a,b/1",
+            "redis-cluster://:secret@a:x",
+            "redis-other://a",
+        ] {
+            let why = target(url)
+                .err()
+                .unwrap_or_else(|| panic!("{url:?} is refused"));
+            assert!(!why.contains("secret"), "{why}");
+        }
+    }
+
+    #[test]
+    fn tls_needs_its_feature() {
+        for url in [
+            "rediss://a",
+            "rediss-sentinel://a/shop",
+            "rediss-cluster://a",
+        ] {
+            assert_eq!(target(url).is_ok(), cfg!(feature = "redis-tls"), "{url}");
+        }
+    }
+}
