@@ -1,8 +1,13 @@
-//! Real servers on free loopback ports, for tests to start, pause, kill and cut off.
+//! Real servers on free loopback ports, for tests to start, pause, kill and cut off. They run with the
+//! configuration that users copy from.
+
+pub(crate) mod cluster;
+pub(crate) mod replicated;
 
 use rustix::process::{Pid, Signal, kill_process};
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream as BlockingStream};
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
@@ -35,6 +40,12 @@ pub(crate) async fn soon(what: &str, mut is_true: impl FnMut() -> bool) {
         );
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
+}
+
+/// A file of those that users copy from.
+pub(crate) fn deployed(name: &str) -> PathBuf {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/deploy");
+    folder.join(name)
 }
 
 pub(crate) fn free_port() -> u16 {
@@ -72,6 +83,15 @@ impl Server {
         server
     }
 
+    /// From the next start on it has these options too.
+    pub(crate) fn set_options(&mut self, options: &[&str]) {
+        self.options = options.iter().map(|&option| option.into()).collect();
+    }
+
+    pub(crate) fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
     pub(crate) fn port(&self) -> u16 {
         self.port
     }
@@ -87,9 +107,12 @@ impl Server {
     /// Starts it again, at the same address, with what it has saved.
     pub(crate) fn restart(&mut self) {
         self.kill();
+        // Sentinels make servers rewrite theirs.
+        let configuration = self.folder.path().join("redis.conf");
+        std::fs::copy(deployed("redis.conf"), &configuration).unwrap();
         let process = Command::new("redis-server")
-            .args(["--port", &self.port.to_string()])
-            .args(["--bind", "127.0.0.1", "--save", "", "--appendonly", "no"])
+            .arg(configuration)
+            .args(["--port", &self.port.to_string(), "--bind", "127.0.0.1"])
             .arg("--dir")
             .arg(self.folder.path())
             .args(&self.options)
@@ -120,14 +143,28 @@ impl Server {
 
     /// Runs a command and returns its reply.
     pub(crate) fn command<T: redis::FromRedisValue>(&self, command: &[&[u8]]) -> T {
-        let client = redis::Client::open(self.url()).unwrap();
-        let mut connection = client.get_connection().unwrap();
+        self.query(command, Duration::from_secs(30)).unwrap()
+    }
+
+    /// As [`command`](Self::command), of a server that may not answer.
+    pub(crate) fn try_command<T: redis::FromRedisValue>(&self, command: &[&[u8]]) -> Option<T> {
+        self.query(command, Duration::from_millis(500)).ok()
+    }
+
+    fn query<T: redis::FromRedisValue>(
+        &self,
+        command: &[&[u8]],
+        most: Duration,
+    ) -> redis::RedisResult<T> {
+        let client = redis::Client::open(self.url())?;
+        let mut connection = client.get_connection_with_timeout(most)?;
+        connection.set_read_timeout(Some(most))?;
         let (name, arguments) = command.split_first().unwrap();
         let mut call = redis::cmd(std::str::from_utf8(name).unwrap());
         for argument in arguments {
             call.arg(argument);
         }
-        call.query(&mut connection).unwrap()
+        call.query(&mut connection)
     }
 
     /// The names of the entries that it holds.
@@ -149,6 +186,8 @@ pub(crate) enum Cut {
     Nothing,
     /// Connections that have subscribed.
     Subscriptions,
+    /// Those of replicas and sentinels, not those of clients.
+    Peers,
     All,
 }
 
@@ -192,6 +231,10 @@ impl Proxy {
         }
     }
 
+    pub(crate) fn port(&self) -> u16 {
+        self.port
+    }
+
     pub(crate) fn url(&self) -> String {
         format!("redis://127.0.0.1:{}/", self.port)
     }
@@ -231,17 +274,22 @@ async fn carry(
 ) -> io::Result<()> {
     let mut server = TcpStream::connect(target).await?;
     let (mut up, mut down) = (vec![0; 1 << 16], vec![0; 1 << 16]);
-    let mut subscribes = false;
+    let (mut subscribes, mut is_peer) = (false, false);
+    // What was read, and is cut now.
+    let mut held = Vec::new();
     loop {
         let is_cut = match *cut.borrow_and_update() {
             Cut::Nothing => false,
             Cut::Subscriptions => subscribes,
+            Cut::Peers => is_peer,
             Cut::All => true,
         };
         if is_cut {
             cut.changed().await.map_err(io::Error::other)?;
             continue;
         }
+        server.write_all(&held).await?;
+        held.clear();
         let read = tokio::select! {
             changed = cut.changed() => {
                 changed.map_err(io::Error::other)?;
@@ -249,8 +297,13 @@ async fn carry(
             }
             read = client.read(&mut up) => {
                 let sent = &up[..read?];
-                subscribes |= sent.windows(9).any(|word| word.eq_ignore_ascii_case(b"SUBSCRIBE"));
-                server.write_all(sent).await?;
+                let says = |word: &[u8]| {
+                    sent.windows(word.len()).any(|part| part.eq_ignore_ascii_case(word))
+                };
+                subscribes |= says(b"SUBSCRIBE");
+                // What replicas and sentinels begin with.
+                is_peer |= says(b"REPLCONF") || says(b"SENTINEL-");
+                held.extend_from_slice(sent);
                 sent.len()
             }
             read = server.read(&mut down) => {

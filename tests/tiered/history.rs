@@ -1,11 +1,6 @@
-//! A history of what several processes read and wrote while much fails, and whether each read was
-//! allowed.
-//!
-//! Each write of a key gives it a higher number than all before, in the database. So a read is wrong
-//! if its number is lower than that of a write that was acknowledged before the read began (by more
-//! than the bound, where the class has one), or, in the process that wrote, than that of a write that
-//! had returned. Times are those of the machine's one monotonic clock.
+//! A history of what several processes read and wrote while much fails.
 
+use super::checker::{Kind, Operation, Summary, Time, assert_allowed, now, parse, violations};
 use super::servers::{Cut, Proxy, Server};
 use super::worker::{Database, Worker, kind_of};
 use super::{MINUTE, builder};
@@ -13,9 +8,7 @@ use hotset::{Consistency, TieredCache};
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 use rustix::process::Signal;
-use rustix::time::{ClockId, clock_gettime};
-use std::collections::HashMap;
-use std::fmt::{self, Write as _};
+use std::fmt::Write as _;
 use std::fs::File;
 use std::io::Write as _;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
@@ -25,142 +18,6 @@ use tokio::sync::Mutex;
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 
 const KEYS: u64 = 40;
-
-/// Nanoseconds.
-type Time = u64;
-
-pub(crate) fn now() -> Time {
-    let now = clock_gettime(ClockId::Monotonic);
-    u64::try_from(now.tv_sec).unwrap() * 1_000_000_000 + u64::try_from(now.tv_nsec).unwrap()
-}
-
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) enum Kind {
-    /// Returned then.
-    Read(Time),
-    Acknowledged(Time),
-    Queued(Time),
-}
-
-/// What one process did to one key.
-#[derive(Debug, Clone, Copy)]
-struct Operation {
-    process: usize,
-    key: u64,
-    begun: Time,
-    kind: Kind,
-    number: u64,
-}
-
-impl fmt::Display for Operation {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (kind, ended) = match self.kind {
-            Kind::Read(ended) => ('r', ended),
-            Kind::Acknowledged(ended) => ('a', ended),
-            Kind::Queued(ended) => ('q', ended),
-        };
-        let Self {
-            process,
-            key,
-            begun,
-            number,
-            ..
-        } = self;
-        write!(f, "{kind} {process} {key} {begun} {ended} {number}")
-    }
-}
-
-fn parse(line: &str) -> Option<Operation> {
-    let words: Vec<&str> = line.split(' ').collect();
-    let [kind, process, key, begun, ended, number] = words[..] else {
-        // A process was killed while it wrote this.
-        return None;
-    };
-    let ended = ended.parse().ok()?;
-    Some(Operation {
-        process: process.parse().ok()?,
-        key: key.parse().ok()?,
-        begun: begun.parse().ok()?,
-        kind: match kind {
-            "r" => Kind::Read(ended),
-            "a" => Kind::Acknowledged(ended),
-            _ => Kind::Queued(ended),
-        },
-        number: number.parse().ok()?,
-    })
-}
-
-/// Writes of one key that count for a read which began at a time: those that ended before it.
-#[derive(Default)]
-struct Writes {
-    /// By the time from which they count, with the highest number so far.
-    floors: Vec<(Time, u64)>,
-}
-
-impl Writes {
-    fn new(mut ended: Vec<(Time, u64)>) -> Self {
-        ended.sort_unstable();
-        let mut highest = 0;
-        for (_, number) in &mut ended {
-            highest = highest.max(*number);
-            *number = highest;
-        }
-        Self { floors: ended }
-    }
-
-    fn floor(&self, begun: Time) -> u64 {
-        let counting = self.floors.partition_point(|(ended, _)| *ended < begun);
-        counting
-            .checked_sub(1)
-            .map_or(0, |last| self.floors[last].1)
-    }
-}
-
-/// The reads that were not allowed.
-fn violations(history: &[Operation], bound: Duration) -> Vec<Operation> {
-    let bound = u64::try_from(bound.as_nanos()).unwrap();
-    let mut everywhere: HashMap<u64, Vec<(Time, u64)>> = HashMap::new();
-    let mut here: HashMap<(usize, u64), Vec<(Time, u64)>> = HashMap::new();
-    for write in history {
-        let (ended, acknowledged) = match write.kind {
-            Kind::Read(_) => continue,
-            Kind::Acknowledged(ended) => (ended, true),
-            Kind::Queued(ended) => (ended, false),
-        };
-        if acknowledged {
-            let writes = everywhere.entry(write.key).or_default();
-            writes.push((ended + bound, write.number));
-        }
-        let own = here.entry((write.process, write.key)).or_default();
-        own.push((ended, write.number));
-    }
-    let everywhere: HashMap<_, _> = everywhere
-        .into_iter()
-        .map(|(key, writes)| (key, Writes::new(writes)))
-        .collect();
-    let here: HashMap<_, _> = here
-        .into_iter()
-        .map(|(key, writes)| (key, Writes::new(writes)))
-        .collect();
-    let is_wrong = |operation: &&Operation| {
-        let Kind::Read(_) = operation.kind else {
-            return false;
-        };
-        let Operation {
-            process,
-            key,
-            begun,
-            number,
-            ..
-        } = **operation;
-        let floor = everywhere.get(&key).map_or(0, |writes| writes.floor(begun));
-        let own = here
-            .get(&(process, key))
-            .map_or(0, |writes| writes.floor(begun));
-        number < floor.max(own)
-    };
-    history.iter().filter(is_wrong).copied().collect()
-}
 
 fn class(name: &str) -> Consistency {
     match name {
@@ -315,53 +172,98 @@ impl Actor {
     }
 }
 
-/// What several workers did while much failed.
-struct Run {
+/// Several workers, each with its own way to Redis, and what they note.
+pub(crate) struct Workers {
     consistency: &'static str,
-    server: Server,
+    urls: Vec<String>,
     database: Server,
-    proxies: Vec<Proxy>,
-    workers: Vec<Worker>,
+    all: Vec<Worker>,
     logs: TempDir,
     started: usize,
-    random: SmallRng,
 }
 
-impl Run {
-    async fn start(consistency: &'static str, workers: usize) -> Self {
-        let mut run = Self {
+impl Workers {
+    pub(crate) fn start(consistency: &'static str, urls: Vec<String>) -> Self {
+        let mut workers = Self {
             consistency,
-            server: Server::start(),
+            urls,
             database: Server::start(),
-            proxies: Vec::new(),
-            workers: Vec::new(),
+            all: Vec::new(),
             logs: tempfile::tempdir().unwrap(),
             started: 0,
-            random: SmallRng::from_rng(&mut rand::rng()),
         };
-        for _ in 0..workers {
-            run.proxies.push(Proxy::start(run.server.address()).await);
+        for at in 0..workers.urls.len() {
+            let worker = workers.worker(at);
+            workers.all.push(worker);
         }
-        for at in 0..workers {
-            let worker = run.worker(at, workers);
-            run.workers.push(worker);
-        }
-        run
+        workers
     }
 
     /// Never twice of the same number, for what one had queued goes with it; always of the same one
     /// modulo the number of workers, whose keys it writes.
-    fn worker(&mut self, at: usize, workers: usize) -> Worker {
+    fn worker(&mut self, at: usize) -> Worker {
+        let workers = self.urls.len();
         let process = self.started / workers * workers + at;
         self.started += 1;
         let log = self.logs.path().join(process.to_string());
         Worker::start(&format!(
             "history {} {} {process} {workers} {} {}",
-            self.proxies[at].url(),
+            self.urls[at],
             self.database.url(),
             self.consistency,
             log.display()
         ))
+    }
+
+    /// Kills one, and starts another in the same place, of another number.
+    fn replace(&mut self, at: usize) {
+        self.all[at].kill();
+        self.started = self.started.div_ceil(self.urls.len()) * self.urls.len();
+        self.all[at] = self.worker(at);
+    }
+
+    /// What they have noted so far.
+    pub(crate) fn noted(&self) -> Vec<Operation> {
+        let logs = std::fs::read_dir(self.logs.path()).unwrap();
+        let logs = logs.map(|log| std::fs::read_to_string(log.unwrap().path()).unwrap());
+        logs.flat_map(|log| log.lines().filter_map(parse).collect::<Vec<_>>())
+            .collect()
+    }
+
+    /// Ends them, and collects what they have noted.
+    pub(crate) fn end(mut self) -> Vec<Operation> {
+        for worker in &mut self.all {
+            worker.tell("stop");
+        }
+        for worker in &mut self.all {
+            assert_eq!(worker.answer(), "done");
+        }
+        self.noted()
+    }
+}
+
+/// What several workers did while much failed.
+struct Run {
+    server: Server,
+    proxies: Vec<Proxy>,
+    workers: Workers,
+    random: SmallRng,
+}
+
+impl Run {
+    async fn start(consistency: &'static str, workers: usize) -> Self {
+        let server = Server::start();
+        let mut proxies = Vec::new();
+        for _ in 0..workers {
+            proxies.push(Proxy::start(server.address()).await);
+        }
+        let urls = proxies.iter().map(Proxy::url).collect();
+        Self {
+            server,
+            proxies,
+            workers: Workers::start(consistency, urls),
+            random: SmallRng::from_rng(&mut rand::rng()),
+        }
     }
 
     async fn pause(&mut self, most: u64) {
@@ -371,7 +273,7 @@ impl Run {
 
     /// Something fails, and is mended.
     async fn fail(&mut self) {
-        let at = self.random.random_range(0..self.workers.len());
+        let at = self.random.random_range(0..self.proxies.len());
         match self.random.random_range(0..10) {
             0..3 => {
                 let what = [Cut::Subscriptions, Cut::All][self.random.random_range(0..2)];
@@ -385,9 +287,9 @@ impl Run {
                 self.proxies[at].mend();
             }
             4..7 => {
-                self.workers[at].signal(Signal::STOP);
+                self.workers.all[at].signal(Signal::STOP);
                 self.pause(600).await;
-                self.workers[at].signal(Signal::CONT);
+                self.workers.all[at].signal(Signal::CONT);
             }
             7 => {
                 self.server.pause();
@@ -399,27 +301,8 @@ impl Run {
                 self.pause(300).await;
                 self.server.restart();
             }
-            _ => {
-                self.workers[at].kill();
-                // The same place, another number.
-                self.started = self.started.div_ceil(self.workers.len()) * self.workers.len();
-                self.workers[at] = self.worker(at, self.workers.len());
-            }
+            _ => self.workers.replace(at),
         }
-    }
-
-    /// Ends the workers, and collects what they have noted.
-    fn end(mut self) -> Vec<Operation> {
-        for worker in &mut self.workers {
-            worker.tell("stop");
-        }
-        for worker in &mut self.workers {
-            assert_eq!(worker.answer(), "done");
-        }
-        let logs = std::fs::read_dir(self.logs.path()).unwrap();
-        let logs = logs.map(|log| std::fs::read_to_string(log.unwrap().path()).unwrap());
-        logs.flat_map(|log| log.lines().filter_map(parse).collect::<Vec<_>>())
-            .collect()
     }
 }
 
@@ -433,33 +316,9 @@ async fn history_of(consistency: &'static str, workers: usize, time: Duration) -
         faults += 1;
         run.pause(400).await;
     }
-    let history = run.end();
-    let count = |is: fn(&Kind) -> bool| history.iter().filter(|it| is(&it.kind)).count();
-    println!(
-        "{consistency}: {} operations, {} writes acknowledged and {} queued, {faults} faults",
-        history.len(),
-        count(|kind| matches!(kind, Kind::Acknowledged(_))),
-        count(|kind| matches!(kind, Kind::Queued(_))),
-    );
+    let history = run.workers.end();
+    println!("{consistency}: {}, {faults} faults", Summary(&history));
     history
-}
-
-fn assert_allowed(history: &[Operation], bound: Duration) {
-    let wrong = violations(history, bound);
-    if let Some(read) = wrong.first() {
-        let mut around: Vec<_> = history.iter().filter(|it| it.key == read.key).collect();
-        around.sort_by_key(|it| it.begun);
-        let at = around.partition_point(|it| it.begun < read.begun);
-        for it in &around[at.saturating_sub(30)..(at + 5).min(around.len())] {
-            println!("{it}");
-        }
-    }
-    assert!(
-        wrong.is_empty(),
-        "{} wrong, the first {}",
-        wrong.len(),
-        wrong[0]
-    );
 }
 
 /// How long each history is, in seconds: longer ones find what is rare.
@@ -494,28 +353,4 @@ async fn trust_without_proof_is_noticed() {
     let wrong = violations(&history, Duration::ZERO);
     println!("{} wrong", wrong.len());
     assert!(!wrong.is_empty());
-}
-
-#[test]
-fn the_checker_knows_right_from_wrong() {
-    let lines = |lines: &[&str]| -> Vec<Operation> {
-        lines.iter().map(|line| parse(line).unwrap()).collect()
-    };
-    let wrong =
-        |history: &[&str], bound| violations(&lines(history), Duration::from_nanos(bound)).len();
-    // Process 1 wrote 5 to key 7 from 100 to 200; process 2 reads.
-    let write = "a 1 7 100 200 5";
-    assert_eq!(wrong(&[write, "r 2 7 201 210 4"], 0), 1);
-    assert_eq!(wrong(&[write, "r 2 7 201 210 5"], 0), 0);
-    assert_eq!(wrong(&[write, "r 2 7 150 210 4"], 0), 0);
-    assert_eq!(wrong(&[write, "r 2 8 201 210 4"], 0), 0);
-    assert_eq!(wrong(&[write, "r 2 7 250 260 4"], 100), 0);
-    assert_eq!(wrong(&[write, "r 2 7 301 310 4"], 100), 1);
-    // A later one that was acknowledged with a lower number makes nothing allowed.
-    assert_eq!(wrong(&[write, "a 2 7 150 300 4", "r 2 7 301 310 4"], 0), 1);
-    // What is queued counts where it was written.
-    let queued = "q 1 7 100 200 5";
-    assert_eq!(wrong(&[queued, "r 2 7 201 210 4"], 0), 0);
-    assert_eq!(wrong(&[queued, "r 1 7 201 210 4"], 0), 1);
-    assert!(parse("r 1 7 20").is_none());
 }

@@ -4,8 +4,10 @@
 #[allow(dead_code)]
 mod servers;
 
+mod checker;
 mod coherence;
 mod corners;
+mod failover;
 mod history;
 mod outage;
 mod paths;

@@ -2,7 +2,8 @@
 //! to do. It reads commands from standard input and answers on standard output.
 
 use super::builder;
-use super::history::{self, Kind, now};
+use super::checker::{Kind, now};
+use super::history;
 use super::servers::{signal, soon};
 use hotset::{Consistency, Delivery, TieredCache};
 use rustix::process::Signal;
