@@ -72,6 +72,9 @@ impl fmt::Display for BuildError {
             Self::OutOfRange("ttl_jitter") => {
                 f.write_str("ttl_jitter is a fraction: use a number above 0 and at most 1")
             }
+            Self::OutOfRange("percent") => {
+                f.write_str("percent is out of range: use a number from 0 to 100")
+            }
             Self::OutOfRange(setting) => {
                 write!(f, "{setting} is out of range: use a finite number above 0")
             }

@@ -33,6 +33,6 @@ pub use local::{Builder, DefaultHasher, Iter, LocalCache, Policy, RemovalCause};
 pub use stats::{LoadTimes, Stats};
 #[cfg(feature = "redis")]
 pub use tiered::{
-    Blocking, Consistency, Delivery, Health, RemoteError, Schema, TierKey, TierStats, TierValue,
-    TieredBuilder, TieredCache, Warning,
+    Blocking, Consistency, Delivery, Health, RemoteError, Rollout, Schema, TierKey, TierStats,
+    TierValue, TieredBuilder, TieredCache, Warning,
 };

@@ -7,6 +7,7 @@ use super::keeper::Keeper;
 use super::lease::Releases;
 use super::outbox::Outbox;
 use super::redis::{Certificates, Redis, RedisSettings, Target, entropy};
+use super::rollout::Rollout;
 use super::trust::Trust;
 use super::waits::{Acks, Waits};
 use super::{Inner, TierKey, TierValue, TieredCache};
@@ -108,6 +109,7 @@ pub(super) struct TierSettings {
     pub(super) heartbeat: Duration,
     /// The primary may become another server while the old one still answers.
     pub(super) fails_over: bool,
+    pub(super) rollout: Rollout,
 }
 
 impl TierSettings {
@@ -177,6 +179,7 @@ impl<K, V> Builder<K, V> {
             wait_timeout: self.settings.wait_timeout,
             heartbeat: DEFAULT_HEARTBEAT,
             fails_over: false,
+            rollout: Rollout::full(),
         };
         TieredBuilder {
             local: self,
@@ -237,6 +240,12 @@ impl<K: TierKey, V: TierValue> TieredBuilder<K, V> {
     /// Default: 10,000.
     pub fn max_queued_invalidations(mut self, queued: usize) -> Self {
         self.max_queue = queued;
+        self
+    }
+
+    /// Which keys go through Redis, to move to it step by step. Default: all.
+    pub fn rollout(mut self, rollout: &Rollout) -> Self {
+        self.settings.rollout = rollout.clone();
         self
     }
 

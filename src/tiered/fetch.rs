@@ -60,6 +60,7 @@ impl<K: TierKey, V: TierValue> Inner<K, V> {
     pub(super) fn asks_l2(&self, key: &[u8]) -> bool {
         self.settings.consistency != Consistency::L1Only
             && key.len() <= MAX_KEY
+            && self.settings.rollout.routes(key)
             // What has failed over may go on to answer.
             && (!self.settings.fails_over || self.trust.is_proven(now()))
             && !self.outbox.blocks(key)
@@ -79,6 +80,9 @@ impl<K: TierKey, V: TierValue> Inner<K, V> {
     where
         F: Future<Output = LoadResult<V>>,
     {
+        if self.settings.rollout.is_shadow() {
+            return self.fetch_in_shadow(key, load).await;
+        }
         let (lead, permit) = match self.approach(key).await? {
             Approach::Arrived(fresh) => return Ok(self.local(fresh)),
             Approach::Load(lead, permit) => (lead, permit),
@@ -166,7 +170,7 @@ impl<K: TierKey, V: TierValue> Inner<K, V> {
     }
 
     /// Asks L2 for a value, or for the lead of its load.
-    async fn ask(self: &Arc<Self>, name: &[u8], refused: Option<Token>) -> Read<K, V> {
+    pub(super) async fn ask(self: &Arc<Self>, name: &[u8], refused: Option<Token>) -> Read<K, V> {
         if !self.asks_l2(name) {
             return Read::Found(Found::Alone);
         }
@@ -225,6 +229,9 @@ impl<K: TierKey, V: TierValue> Inner<K, V> {
         // Before it is known whether L2 may be asked: an invalidation that comes in between voids it.
         let promise = self.l1.promise(key);
         let name = name_of(key).filter(|name| self.asks_l2(name))?;
+        if self.settings.rollout.is_shadow() {
+            return None;
+        }
         let asked = Instant::now();
         let ask = Ask {
             key: &name,

@@ -24,6 +24,10 @@ pub struct Health {
     pub subscriptions: u64,
     /// Invalidations that Redis could not be told of yet. They go out when it answers.
     pub queued: usize,
+    /// How many of a hundred keys go through Redis.
+    pub percent: f64,
+    /// What Redis holds is compared, and not served.
+    pub shadow: bool,
     /// What is wrong with the server's configuration, or with this process's rights, as it was found
     /// when it was reached, and twice a minute since.
     pub warnings: Vec<Warning>,
@@ -107,8 +111,13 @@ counters! {
     l2_waits,
     /// Calls to Redis that failed.
     l2_failures,
-    /// Loads without Redis, since it failed or an invalidation of the key waits to go out.
+    /// Loads without Redis, since it failed, an invalidation of the key waits to go out, or the key does
+    /// not go through it.
     alone,
+    /// Values in Redis that were compared in the shadow, and the same as what was loaded.
+    shadow_same,
+    /// Those that were not.
+    shadow_different,
     /// Values stored in Redis.
     fills,
     /// Values that were not stored anywhere, since the key was invalidated, or another process took

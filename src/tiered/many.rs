@@ -77,7 +77,7 @@ impl<K: TierKey, V: TierValue> TieredCache<K, V> {
 struct Absent;
 
 /// Keys to load, with the lead of each, where L2 gave it.
-type ToLoad<K, V> = Vec<(K, Option<Granted<K, V>>)>;
+pub(super) type ToLoad<K, V> = Vec<(K, Option<Granted<K, V>>)>;
 
 /// For the value of a key, or the lead of its load.
 struct Question<K, V> {
@@ -88,9 +88,9 @@ struct Question<K, V> {
 }
 
 /// What L2 answers to a batch.
-struct Asked<K, V> {
-    found: Vec<(K, Fresh<V>)>,
-    to_load: ToLoad<K, V>,
+pub(super) struct Asked<K, V> {
+    pub(super) found: Vec<(K, Fresh<V>)>,
+    pub(super) to_load: ToLoad<K, V>,
 }
 
 impl<K: TierKey, V: TierValue> Inner<K, V> {
@@ -107,7 +107,7 @@ impl<K: TierKey, V: TierValue> Inner<K, V> {
     {
         let mut asked = self.ask_many(&keys).await;
         let mut permit = None;
-        if !asked.to_load.is_empty() {
+        if !asked.to_load.is_empty() || self.settings.rollout.is_shadow() {
             permit = self.try_permit();
             if permit.is_none() {
                 // Who waits for a permit holds no lead, which might end before it begins.
@@ -116,11 +116,13 @@ impl<K: TierKey, V: TierValue> Inner<K, V> {
                 asked = self.ask_many(&keys).await;
             }
         }
+        let held = self.put_in_shadow(&mut asked);
         let to_load = std::mem::take(&mut asked.to_load);
         if let Some(permit) = permit.filter(|_| !to_load.is_empty()) {
             let begun = Instant::now();
             let keys = to_load.iter().map(|(key, _)| key.clone()).collect();
             let loaded = self.run(permit, || (load.lock())(keys)).await?;
+            self.compare_many(&held, &loaded).await;
             let mut loaded = self.fill_many(to_load, loaded, begun, left_out).await;
             asked.found.append(&mut loaded);
         }

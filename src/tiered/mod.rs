@@ -9,6 +9,7 @@ mod codec;
 mod backplane;
 mod breaker;
 mod outbox;
+mod rollout;
 mod trust;
 mod waits;
 
@@ -21,9 +22,9 @@ mod fetch;
 mod keeper;
 mod lease;
 mod load;
-mod write;
-
 mod many;
+mod shadow;
+mod write;
 
 mod blocking;
 
@@ -31,6 +32,7 @@ pub use blocking::Blocking;
 pub use builder::{Consistency, TieredBuilder};
 pub use health::{Health, TierStats, Warning};
 pub use remote::RemoteError;
+pub use rollout::Rollout;
 pub use schema::Schema;
 pub use write::Delivery;
 
@@ -236,8 +238,16 @@ impl<K: TierKey, V: TierValue> TieredCache<K, V> {
             gaps: proof.gaps,
             subscriptions: proof.subscriptions,
             queued: inner.outbox.len(),
+            percent: inner.settings.rollout.get_percent(),
+            shadow: inner.settings.rollout.is_shadow(),
             warnings,
         }
+    }
+
+    /// Which keys go through Redis: to be changed while the cache is used.
+    #[must_use]
+    pub fn rollout(&self) -> &Rollout {
+        &self.inner.settings.rollout
     }
 
     /// A handle for threads.

@@ -171,7 +171,7 @@ impl<K: TierKey, V: TierValue> TieredCache<K, V> {
             written?;
         } else {
             // There is no truth elsewhere that another writer may have changed meanwhile.
-            change.stays_here = inner.settings.consistency == Consistency::L1Only;
+            change.stays_here = inner.is_local(&change.subject);
         }
         change.value = Some((loaded, held));
         Ok(inner.tell(change).await)
@@ -258,6 +258,15 @@ impl<K: TierKey, V: TierValue> Inner<K, V> {
                 None
             }
         }
+    }
+
+    /// Is what this is of kept in L1 alone?
+    fn is_local(&self, subject: &Subject) -> bool {
+        let is_routed = match subject {
+            Subject::Key(name) => self.settings.rollout.routes(name),
+            Subject::Tag(_) | Subject::All => true,
+        };
+        self.settings.consistency == Consistency::L1Only || !is_routed
     }
 
     async fn tell(self: &Arc<Self>, change: Change<K, V>) -> Delivery {

@@ -12,6 +12,7 @@ mod history;
 mod outage;
 mod paths;
 mod processes;
+mod rollout;
 mod worker;
 
 use hotset::{Consistency, LocalCache, TierValue, TieredBuilder, TieredCache};

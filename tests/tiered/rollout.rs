@@ -1,0 +1,160 @@
+//! Moving to Redis step by step, and comparing before.
+
+use super::servers::Server;
+use super::{MINUTE, builder, fails, proven, value};
+use hotset::{BuildError, Consistency, Delivery, Rollout, TieredCache};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+
+const KEYS: u64 = 200;
+
+fn cache(server: &Server, rollout: &Rollout) -> TieredCache<u64, u64> {
+    let builder = builder(&server.url(), Consistency::Realtime);
+    builder.rollout(rollout).build().unwrap()
+}
+
+async fn proven_with(server: &Server, rollout: &Rollout) -> TieredCache<u64, u64> {
+    let cache = cache(server, rollout);
+    super::servers::soon("proven", || cache.health().proven_for.is_some()).await;
+    cache
+}
+
+#[tokio::test]
+async fn as_many_keys_go_through_redis_as_are_said_and_that_is_seen() {
+    let server = Server::start();
+    let rollout = Rollout::percent(0.0).unwrap();
+    let cache = proven_with(&server, &rollout).await;
+    let mut entries = 0;
+    for percent in [0.0, 10.0, 50.0, 100.0] {
+        rollout.set_percent(percent).unwrap();
+        assert_eq!(cache.health().percent, percent);
+        assert_eq!(cache.rollout().get_percent(), percent);
+        cache.clear().await;
+        for key in 0..KEYS {
+            cache.get_or_load_async(&key, || value(key)).await.unwrap();
+            // L1 holds all of them.
+            cache.get_or_load_async(&key, fails).await.unwrap();
+        }
+        let now = server.entries("test").len();
+        let most = (percent * 2.0) as usize;
+        assert!(
+            now >= entries && now.abs_diff(most) <= 25,
+            "{now} at {percent}"
+        );
+        entries = now;
+    }
+    assert_eq!(entries as u64, KEYS);
+}
+
+/// One process has moved further than the other.
+#[tokio::test]
+async fn a_change_is_seen_by_all_whatever_the_share_of_each() {
+    let server = Server::start();
+    for (percent, other) in [(0.0, 100.0), (100.0, 0.0), (0.0, 0.0)] {
+        let writer = proven_with(&server, &Rollout::percent(percent).unwrap()).await;
+        let reader = proven_with(&server, &Rollout::percent(other).unwrap()).await;
+        for cache in [&reader, &writer] {
+            cache.get_or_load_async(&7, || value(1)).await.unwrap();
+        }
+        assert_eq!(
+            writer
+                .write_through(7, 2, |_| async { Ok::<_, ()>(()) })
+                .await,
+            Ok(Delivery::Acknowledged)
+        );
+        assert_eq!(reader.get_or_load_async(&7, || value(2)).await.unwrap(), 2);
+        assert_eq!(writer.insert(8, 3).await, Delivery::Acknowledged);
+        assert_eq!(writer.get(&8).await, Some(3));
+        writer.clear().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_share_goes_up_and_down_under_load_without_an_error() {
+    let server = Server::start();
+    let rollout = Rollout::percent(0.0).unwrap();
+    let caches = [
+        proven_with(&server, &rollout).await,
+        proven_with(&server, &rollout).await,
+    ];
+    let rows: Arc<Vec<AtomicU64>> = Arc::new((0..KEYS).map(AtomicU64::new).collect());
+    let acknowledged = Arc::new((0..KEYS).map(AtomicU64::new).collect::<Vec<_>>());
+    let mut tasks = Vec::new();
+    for task in 0..8 {
+        let acknowledged = Arc::clone(&acknowledged);
+        let (cache, rows, rollout) = (caches[task % 2].clone(), Arc::clone(&rows), rollout.clone());
+        tasks.push(tokio::spawn(async move {
+            let mut turn = 0;
+            // Until all steps were made.
+            while !rollout.is_shadow() {
+                turn += 1;
+                let key = (turn * 7 + task) % rows.len();
+                if turn % 20 == 0 {
+                    let row = rows[key].fetch_add(KEYS, SeqCst) + KEYS;
+                    let told = cache.invalidate(&(key as u64)).await;
+                    assert_eq!(told, Delivery::Acknowledged);
+                    acknowledged[key].fetch_max(row, SeqCst);
+                }
+                let least = acknowledged[key].load(SeqCst);
+                let load = || value(rows[key].load(SeqCst));
+                let read = cache.get_or_load_async(&(key as u64), load).await.unwrap();
+                assert!(read % KEYS == key as u64 && read >= least, "{read} {least}");
+            }
+            turn
+        }));
+    }
+    for percent in [0.0, 10.0, 50.0, 100.0, 0.0] {
+        rollout.set_percent(percent).unwrap();
+        let reads = || caches.iter().map(|cache| cache.stats().hits).sum::<u64>();
+        let before = reads();
+        super::servers::soon("it goes on", || reads() > before + 2_000).await;
+    }
+    rollout.set_shadow(true);
+    for task in tasks {
+        task.await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn in_the_shadow_redis_is_asked_and_compared_and_not_served() {
+    let server = Server::start();
+    let real: TieredCache<u64, u64> = proven(&server.url(), MINUTE).await;
+    for key in 0..4 {
+        real.get_or_load_async(&key, || value(key)).await.unwrap();
+    }
+    let rollout = Rollout::full();
+    rollout.set_shadow(true);
+    let cache = proven_with(&server, &rollout).await;
+    assert!(cache.health().shadow);
+    // The database was changed, and nobody has told.
+    let load = |key: u64| value(if key == 2 { 20 } else { key });
+    assert_eq!(cache.get(&1).await, None);
+    assert_eq!(cache.get_or_load_async(&1, || load(1)).await.unwrap(), 1);
+    assert_eq!(cache.get_or_load_async(&2, || load(2)).await.unwrap(), 20);
+    let many = |keys: Vec<u64>| {
+        value(
+            keys.into_iter()
+                .map(|key| (key, key + 30))
+                .collect::<Vec<_>>(),
+        )
+    };
+    let read = cache
+        .get_many_or_load_async(&[0, 3, 9], many)
+        .await
+        .unwrap();
+    assert_eq!(read, [Some(30), Some(33), Some(39)]);
+    let stats = cache.tier_stats();
+    assert_eq!((stats.shadow_same, stats.shadow_different), (1, 3));
+    // What Redis has not is stored there, for the time when it is served.
+    assert_eq!(real.get(&9).await, Some(39));
+    rollout.set_shadow(false);
+    cache.invalidate(&1).await;
+    real.get_or_load_async(&1, || value(100)).await.unwrap();
+    assert_eq!(cache.get_or_load_async(&1, fails).await.unwrap(), 100);
+}
+
+#[test]
+fn a_share_out_of_range_is_refused() {
+    let error = Rollout::percent(120.0).unwrap_err();
+    assert_eq!(error, BuildError::OutOfRange("percent"));
+}
