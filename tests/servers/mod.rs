@@ -195,6 +195,7 @@ pub(crate) enum Cut {
 /// nothing, like a cable that is pulled. It can also be reset, which closes all.
 pub(crate) struct Proxy {
     port: u16,
+    target: Arc<Mutex<SocketAddr>>,
     cut: watch::Sender<Cut>,
     refuses: Arc<AtomicBool>,
     connections: Arc<Mutex<Vec<JoinHandle<()>>>>,
@@ -208,13 +209,15 @@ impl Proxy {
         let (cut, is_cut) = watch::channel(Cut::Nothing);
         let refuses = Arc::new(AtomicBool::new(false));
         let connections = Arc::new(Mutex::new(Vec::new()));
+        let target = Arc::new(Mutex::new(target));
+        let leads_to = Arc::clone(&target);
         let (kept, refusing) = (Arc::clone(&connections), Arc::clone(&refuses));
         let accepting = tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
                 if refusing.load(SeqCst) {
                     continue;
                 }
-                let is_cut = is_cut.clone();
+                let (target, is_cut) = (*leads_to.lock().unwrap(), is_cut.clone());
                 let connection = tokio::spawn(async move {
                     // An error is the end of the connection.
                     let _ = carry(client, target, is_cut).await;
@@ -224,6 +227,7 @@ impl Proxy {
         });
         Self {
             port,
+            target,
             cut,
             refuses,
             connections,
@@ -237,6 +241,11 @@ impl Proxy {
 
     pub(crate) fn url(&self) -> String {
         format!("redis://127.0.0.1:{}/", self.port)
+    }
+
+    /// Connections that are made from now on lead to this server, as when a name is given to another.
+    pub(crate) fn lead_to(&self, target: SocketAddr) {
+        *self.target.lock().unwrap() = target;
     }
 
     /// From now on this does not go through, and nothing is closed.

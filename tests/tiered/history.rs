@@ -21,7 +21,7 @@ const KEYS: u64 = 40;
 
 fn class(name: &str) -> Consistency {
     match name {
-        "realtime" => Consistency::Realtime,
+        "realtime" | "realtime-wait" => Consistency::Realtime,
         "l2only" => Consistency::L2Only,
         "bounded" => Consistency::Bounded(BOUND),
         // Not what it is checked against: the checker is to notice.
@@ -30,7 +30,10 @@ fn class(name: &str) -> Consistency {
     }
 }
 
-const BOUND: Duration = Duration::from_millis(300);
+pub(crate) const BOUND: Duration = Duration::from_millis(300);
+
+/// Of the coarse clock.
+pub(crate) const GRAIN: Duration = Duration::from_millis(20);
 
 /// What the tasks of one worker share.
 struct Actor {
@@ -63,6 +66,7 @@ pub(crate) async fn work(url: &str, database: Database, words: &[&str]) {
         }
     });
     let cache = builder::<u64>(url, class(consistency));
+    let cache = cache.replicas(u64::from(*consistency == "realtime-wait"));
     let actor = Actor {
         cache: cache.deadline(Duration::from_millis(100)).build().unwrap(),
         database,
@@ -342,8 +346,7 @@ async fn no_read_from_l2_alone_is_wrong_while_much_fails() {
 #[tokio::test(flavor = "multi_thread")]
 async fn no_bounded_read_is_older_than_its_bound_while_much_fails() {
     let history = history_of("bounded", 4, seconds() / 2).await;
-    // The coarse clock's grain on top.
-    assert_allowed(&history, BOUND + Duration::from_millis(20));
+    assert_allowed(&history, BOUND + GRAIN);
 }
 
 /// The checker notices caches that trust their L1 without proof.

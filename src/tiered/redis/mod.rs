@@ -230,9 +230,11 @@ impl Redis {
             Ok(replies)
         });
         let result = trip.await.unwrap_or(Err(RemoteError::Timeout));
-        if let (Err(RemoteError::Timeout | RemoteError::Disconnected(_)), Some(number)) =
-            (&result, used)
-        {
+        let is_over = |error: &RemoteError| {
+            use RemoteError::{Disconnected, Timeout, Undecided};
+            matches!(error, Timeout | Disconnected(_) | Undecided(_))
+        };
+        if let Some(number) = used.filter(|_| result.as_ref().is_err_and(is_over)) {
             self.connector.discard(number);
         }
         result
