@@ -20,19 +20,28 @@ mod flight;
 mod local;
 
 #[cfg(feature = "redis")]
+mod consistency;
+#[cfg(feature = "redis")]
+mod schema;
+
+#[cfg(feature = "redis")]
 mod tiered;
 
 pub use cache::{AsyncCache, BoxedLoad, Cache, CacheFuture, ErasedAsyncLoader, ErasedLoader};
 pub use clock::{Clock, ManualClock, SystemClock};
+#[cfg(feature = "redis")]
+pub use consistency::Consistency;
 pub use entry::Loaded;
 pub use equivalent::Equivalent;
 pub use error::{AnyError, BuildError, LoadError};
 #[cfg(feature = "tokio")]
 pub use local::Detached;
 pub use local::{Builder, DefaultHasher, Iter, LocalCache, Policy, RemovalCause};
+#[cfg(feature = "redis")]
+pub use schema::{Schema, TierKey, TierValue};
 pub use stats::{LoadTimes, Stats};
 #[cfg(feature = "redis")]
 pub use tiered::{
-    Blocking, Consistency, Delivery, Health, RemoteError, Rollout, Schema, TierKey, TierStats,
-    TierValue, TieredBuilder, TieredCache, Warning,
+    Blocking, Delivery, Health, RemoteError, Rollout, TierStats, TieredBuilder, TieredCache,
+    Warning,
 };

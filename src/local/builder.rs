@@ -316,11 +316,15 @@ impl<K, V, S> Builder<K, V, S> {
         Ok(LocalCache::from_builder(self))
     }
 
-    fn validate(&self) -> Result<(), BuildError> {
-        let bounds = usize::from(self.capacity.is_some())
+    /// How many bounds were set: one, if it can be built.
+    pub(crate) fn bounds(&self) -> usize {
+        usize::from(self.capacity.is_some())
             + usize::from(self.max_weight.is_some())
-            + usize::from(self.unbounded);
-        match bounds {
+            + usize::from(self.unbounded)
+    }
+
+    fn validate(&self) -> Result<(), BuildError> {
+        match self.bounds() {
             0 => return Err(BuildError::NoBound),
             1 => {}
             _ => return Err(BuildError::SeveralBounds),
@@ -330,6 +334,11 @@ impl<K, V, S> Builder<K, V, S> {
             (None, Some(_)) => return Err(BuildError::WeigherWithoutBound),
             _ => {}
         }
+        self.validate_settings()
+    }
+
+    /// All but the bound.
+    pub(crate) fn validate_settings(&self) -> Result<(), BuildError> {
         if let Some(shards) = self.shards.filter(|n| *n == 0 || *n > MAX_SHARDS) {
             return Err(BuildError::Shards(shards));
         }

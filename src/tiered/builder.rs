@@ -10,7 +10,7 @@ use super::redis::{Certificates, Redis, RedisSettings, Target, entropy};
 use super::rollout::Rollout;
 use super::trust::Trust;
 use super::waits::{Acks, Waits};
-use super::{Inner, TierKey, TierValue, TieredCache};
+use super::{Consistency, Inner, TierKey, TierValue, TieredCache};
 use crate::error::BuildError;
 use crate::flight::Bulkhead;
 use crate::local::Builder;
@@ -35,52 +35,6 @@ const MAX_NAMESPACE: usize = 128;
 
 /// Bytes of a key's name in L2. Entries with longer ones stay in L1.
 pub(super) const MAX_KEY: usize = 1 << 10;
-
-/// What a reader may see after a change was *acknowledged*: after [`invalidate`], [`write_through`] or
-/// another write has returned [`Delivery::Acknowledged`].
-///
-/// All processes of a namespace must be given the same, and the same
-/// [`heartbeat`](TieredBuilder::heartbeat).
-///
-/// | | the writer's process | other processes | while Redis is unreachable |
-/// | --- | --- | --- | --- |
-/// | `Realtime` | the new value | the new value | the new value, from the loader |
-/// | `Bounded(ttl)` | the new value | the new value, mostly within milliseconds; an old one for `ttl` at most | as before |
-/// | `L2Only` | the new value | the new value | the new value, from the loader |
-/// | `L1Only` | the new value | as `Bounded`, with the entry's time to live for `ttl` | as before |
-///
-/// A change that is *queued* ([`Delivery::Queued`]), since Redis was unreachable, is seen in the
-/// writer's process at once. Others see it when it has gone out, or when their L1 and Redis have let
-/// the old value go by its time to live. A process that dies with invalidations in its queue takes
-/// them along.
-///
-/// With [`stale_if_error`](crate::Builder::stale_if_error), an old value may be served in any class
-/// where the loader fails: that is what it says.
-///
-/// `Realtime` takes for granted that the clocks of processes and server run equally fast, to within two
-/// percent, that nobody sets the server's clock forward, that machines with an L1 are not suspended, and
-/// that a server which was restarted has another `run_id`.
-///
-/// [`invalidate`]: TieredCache::invalidate
-/// [`write_through`]: TieredCache::write_through
-/// [`Delivery::Acknowledged`]: super::Delivery::Acknowledged
-/// [`Delivery::Queued`]: super::Delivery::Queued
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Consistency {
-    /// For prices and stock. L1 serves while it is proven that invalidations arrive, else Redis is
-    /// asked, or the loader. A change is acknowledged once all processes have heard of it that might
-    /// serve the old value; one that has died holds that up for two heartbeats at most. So does a
-    /// namespace that is new, or that Redis has evicted: nobody knows who serves from it.
-    Realtime,
-    /// For profiles and logins. L1 serves what it holds, for this long at most after it was read.
-    /// Invalidations arrive in milliseconds, as a rule.
-    Bounded(Duration),
-    /// Nothing is kept in L1: for values that are large, or seldom read twice by one process.
-    L2Only,
-    /// Nothing is kept in Redis, which only carries invalidations.
-    L1Only,
-}
 
 /// Sets up a [`TieredCache`]; from [`Builder::redis`], which comes after the settings of L1.
 #[must_use = "a builder does nothing until build is called"]
@@ -288,9 +242,8 @@ impl<K: TierKey, V: TierValue> TieredBuilder<K, V> {
     ///
     /// If a setting is missing or cannot be, or if this is not called in a tokio runtime.
     pub fn build(self) -> Result<TieredCache<K, V>, BuildError> {
-        self.validate()?;
+        let target = self.validate()?;
         let runtime = Handle::try_current().map_err(|_| BuildError::NoRuntime)?;
-        let target = Target::new(&self.url, self.certificates).map_err(BuildError::RedisUrl)?;
         let Self {
             mut local,
             mut settings,
@@ -334,7 +287,8 @@ impl<K: TierKey, V: TierValue> TieredBuilder<K, V> {
         Ok(TieredCache { inner, keeper })
     }
 
-    fn validate(&self) -> Result<(), BuildError> {
+    /// The server, if the settings can be. Those of L1 alone are for [`Builder::build`] to judge.
+    pub(crate) fn validate(&self) -> Result<Target, BuildError> {
         let TierSettings {
             namespace,
             consistency,
@@ -371,7 +325,7 @@ impl<K: TierKey, V: TierValue> TieredBuilder<K, V> {
         if local.max_concurrent_loads == Some(0) {
             return Err(BuildError::NoLoads);
         }
-        Ok(())
+        Target::new(&self.url, self.certificates.clone()).map_err(BuildError::RedisUrl)
     }
 }
 
@@ -381,6 +335,12 @@ impl<K, V> std::fmt::Debug for TieredBuilder<K, V> {
         f.debug_struct("TieredBuilder")
             .field("namespace", &self.settings.namespace)
             .field("consistency", &self.settings.consistency)
+            .field("local_time_to_live", &self.settings.local_ttl)
+            .field("deadline", &self.deadline)
+            .field("heartbeat", &self.settings.heartbeat)
+            .field("max_value_size", &self.max_size)
+            .field("compress_above", &self.compress_above)
+            .field("max_queued_invalidations", &self.max_queue)
             .finish_non_exhaustive()
     }
 }

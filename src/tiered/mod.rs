@@ -1,7 +1,5 @@
 //! L1 over L2: a [`LocalCache`] in each process over one Redis.
 
-mod schema;
-
 mod remote;
 
 mod codec;
@@ -29,19 +27,20 @@ mod write;
 mod blocking;
 
 pub use blocking::Blocking;
-pub use builder::{Consistency, TieredBuilder};
+pub use builder::TieredBuilder;
 pub use health::{Health, TierStats, Warning};
 pub use remote::RemoteError;
 pub use rollout::Rollout;
-pub use schema::Schema;
 pub use write::Delivery;
 
 use crate::cache::{AsyncCache, CacheFuture, ErasedAsyncLoader};
 use crate::clock::Nanos;
+use crate::consistency::Consistency;
 use crate::entry::Loaded;
 use crate::error::{AnyError, LoadError};
 use crate::flight::Bulkhead;
 use crate::local::LocalCache;
+use crate::schema::{TierKey, TierValue};
 use crate::stats::Stats;
 use breaker::Breaker;
 use builder::TierSettings;
@@ -54,32 +53,16 @@ use load::LoadResult;
 use outbox::Outbox;
 use parking_lot::Mutex;
 use remote::{Peer, Token};
-use serde::{Serialize, de::DeserializeOwned};
+use serde::Serialize;
 use std::any::Any;
 use std::fmt;
 use std::future::Future;
-use std::hash::Hash;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 use tokio::runtime::Handle;
 use trust::{Trust, now};
 use waits::{Acks, Waits};
-
-/// What a key of a [`TieredCache`] is: its bytes by `postcard` are its name in Redis. So keys that are
-/// equal must be serialized alike, in all processes. One that cannot be serialized is kept in L1 alone,
-/// and to invalidate it is to invalidate everything.
-pub trait TierKey:
-    Eq + Hash + Clone + Serialize + DeserializeOwned + Send + Sync + 'static
-{
-}
-
-impl<K: Eq + Hash + Clone + Serialize + DeserializeOwned + Send + Sync + 'static> TierKey for K {}
-
-/// What a value of a [`TieredCache`] is.
-pub trait TierValue: Schema + Clone + Send + Sync + 'static {}
-
-impl<V: Schema + Clone + Send + Sync + 'static> TierValue for V {}
 
 /// A cache of several processes: in each a [`LocalCache`], its L1, over one Redis, their L2.
 ///

@@ -1,8 +1,24 @@
-//! What values in L2 call their shape.
+//! What keys and values in Redis are.
 
 use serde::{Serialize, de::DeserializeOwned};
 use std::borrow::Cow;
+use std::hash::Hash;
 use std::sync::Arc;
+
+/// What a key of a [`TieredCache`](crate::TieredCache) is: its bytes by `postcard` are its name in Redis. So keys that are
+/// equal must be serialized alike, in all processes. One that cannot be serialized is kept in L1 alone,
+/// and to invalidate it is to invalidate everything.
+pub trait TierKey:
+    Eq + Hash + Clone + Serialize + DeserializeOwned + Send + Sync + 'static
+{
+}
+
+impl<K: Eq + Hash + Clone + Serialize + DeserializeOwned + Send + Sync + 'static> TierKey for K {}
+
+/// What a value of a [`TieredCache`](crate::TieredCache) is.
+pub trait TierValue: Schema + Clone + Send + Sync + 'static {}
+
+impl<V: Schema + Clone + Send + Sync + 'static> TierValue for V {}
 
 /// A value that can be kept in Redis, and the name of its shape there.
 ///
