@@ -19,17 +19,22 @@ mod flight;
 
 mod local;
 
-#[cfg(feature = "redis")]
+#[cfg(any(feature = "redis", feature = "serde"))]
 mod consistency;
-#[cfg(feature = "redis")]
+#[cfg(any(feature = "redis", feature = "serde"))]
 mod schema;
 
 #[cfg(feature = "redis")]
 mod tiered;
 
+#[cfg(feature = "serde")]
+mod config;
+
 pub use cache::{AsyncCache, BoxedLoad, Cache, CacheFuture, ErasedAsyncLoader, ErasedLoader};
 pub use clock::{Clock, ManualClock, SystemClock};
-#[cfg(feature = "redis")]
+#[cfg(feature = "serde")]
+pub use config::{Backend, CacheConfig, Capacity, ConfigError, RedisUrl};
+#[cfg(any(feature = "redis", feature = "serde"))]
 pub use consistency::Consistency;
 pub use entry::Loaded;
 pub use equivalent::Equivalent;
@@ -37,7 +42,7 @@ pub use error::{AnyError, BuildError, LoadError};
 #[cfg(feature = "tokio")]
 pub use local::Detached;
 pub use local::{Builder, DefaultHasher, Iter, LocalCache, Policy, RemovalCause};
-#[cfg(feature = "redis")]
+#[cfg(any(feature = "redis", feature = "serde"))]
 pub use schema::{Schema, TierKey, TierValue};
 pub use stats::{LoadTimes, Stats};
 #[cfg(feature = "redis")]

@@ -6,6 +6,8 @@ mod servers;
 
 mod checker;
 mod coherence;
+#[cfg(feature = "serde")]
+mod config;
 mod corners;
 mod failover;
 mod history;

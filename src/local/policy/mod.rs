@@ -42,6 +42,11 @@ pub(crate) use adaptive::Choice;
 /// # Ok::<(), hotset::BuildError>(())
 /// ```
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+#[cfg_attr(
+    feature = "serde",
+    derive(serde::Serialize, serde::Deserialize),
+    serde(rename_all = "kebab-case")
+)]
 #[non_exhaustive]
 pub enum Policy {
     /// The least recently used. Recency is resolved to one 64th of a shard, and exact below 128 entries.

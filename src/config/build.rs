@@ -1,0 +1,259 @@
+//! From settings to a cache.
+
+use super::error::setting_of;
+use super::{Backend, CacheConfig, Capacity, ConfigError};
+use crate::cache::{AsyncCache, Cache};
+use crate::error::BuildError;
+use crate::local::Builder;
+use crate::schema::{TierKey, TierValue};
+use std::sync::Arc;
+
+/// One cache, for tasks and for threads.
+pub(super) type Fronts<K, V> = (Arc<dyn AsyncCache<K, V>>, Arc<dyn Cache<K, V>>);
+
+impl CacheConfig {
+    /// A cache for tasks.
+    ///
+    /// Keys and values are such as can be kept in Redis, whatever the backend is and whether or not the
+    /// feature `redis` is there, so that the backend can be changed. For others there is
+    /// [`local_builder`](Self::local_builder).
+    ///
+    /// # Errors
+    ///
+    /// If a setting is missing or cannot be, if the backend needs the feature `redis`, which is not
+    /// there, or a tokio runtime, in which this is not called. Redis need not be reachable.
+    pub fn build_async<K: TierKey, V: TierValue>(
+        &self,
+    ) -> Result<Arc<dyn AsyncCache<K, V>>, ConfigError> {
+        self.build_async_with(|local| local)
+    }
+
+    /// As [`build_async`](Self::build_async), with what needs code: a weigher, a listener, a clock. Over
+    /// Redis, these are L1's.
+    ///
+    /// ```
+    /// use hotset::{AsyncCache, CacheConfig};
+    ///
+    /// let config = CacheConfig::from_toml("time_to_live = '5m'")?;
+    /// let pages = config.build_async_with::<u64, String>(|local| {
+    ///     local
+    ///         .max_weight(64 << 20)
+    ///         .weigher(|_, page| page.len() as u64)
+    /// })?;
+    /// # Ok::<(), hotset::ConfigError>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As [`build_async`](Self::build_async).
+    pub fn build_async_with<K: TierKey, V: TierValue>(
+        &self,
+        complete: impl FnOnce(Builder<K, V>) -> Builder<K, V>,
+    ) -> Result<Arc<dyn AsyncCache<K, V>>, ConfigError> {
+        let (for_tasks, _) = self.build(complete)?;
+        Ok(for_tasks)
+    }
+
+    /// A cache for threads. Over Redis it is a [`Blocking`](crate::Blocking), and needs a runtime as
+    /// that says.
+    ///
+    /// # Errors
+    ///
+    /// As [`build_async`](Self::build_async).
+    pub fn build_blocking<K: TierKey, V: TierValue>(
+        &self,
+    ) -> Result<Arc<dyn Cache<K, V>>, ConfigError> {
+        self.build_blocking_with(|local| local)
+    }
+
+    /// As [`build_blocking`](Self::build_blocking), with what needs code, as
+    /// [`build_async_with`](Self::build_async_with).
+    ///
+    /// # Errors
+    ///
+    /// As [`build_async`](Self::build_async).
+    pub fn build_blocking_with<K: TierKey, V: TierValue>(
+        &self,
+        complete: impl FnOnce(Builder<K, V>) -> Builder<K, V>,
+    ) -> Result<Arc<dyn Cache<K, V>>, ConfigError> {
+        let (_, for_threads) = self.build(complete)?;
+        Ok(for_threads)
+    }
+
+    /// The builder of a [`LocalCache`](crate::LocalCache) with these settings, whatever the backend is:
+    /// for another hasher, and for keys and values that cannot be kept in Redis.
+    ///
+    /// # Errors
+    ///
+    /// If a setting cannot be. Whether there is a bound is seen when it is built.
+    pub fn local_builder<K, V>(&self) -> Result<Builder<K, V>, ConfigError> {
+        let config = self.clone();
+        let mut builder = Builder::new();
+        match config.capacity {
+            Some(Capacity::Entries(entries)) => builder = builder.capacity(entries),
+            Some(Capacity::Unbounded) => builder = builder.unbounded(),
+            None => {}
+        }
+        apply!(config to builder:
+            shards, policy, time_to_live, time_to_idle, lease, wait_timeout, max_concurrent_loads,
+            refresh_after, early_renewal, stale_if_error, ttl_jitter, name,
+        );
+        builder
+            .validate_settings()
+            .map_err(|error| self.refused(error))?;
+        Ok(builder)
+    }
+
+    fn build<K: TierKey, V: TierValue>(
+        &self,
+        complete: impl FnOnce(Builder<K, V>) -> Builder<K, V>,
+    ) -> Result<Fronts<K, V>, ConfigError> {
+        let local = complete(self.local_builder()?);
+        match self.backend.unwrap_or_default() {
+            Backend::Local => {
+                self.check_redis()?;
+                let cache = local.build().map_err(|error| self.refused(error))?;
+                Ok((Arc::new(cache.clone()), Arc::new(cache)))
+            }
+            Backend::Redis | Backend::Tiered => self.build_over_redis(local),
+        }
+    }
+
+    /// What a builder refuses, by the name of the setting.
+    pub(super) fn refused(&self, error: BuildError) -> ConfigError {
+        if error == BuildError::NoBound {
+            return self.missing("capacity", "a number of entries, or to \"unbounded\"");
+        }
+        ConfigError::Build {
+            setting: setting_of(&error).map(|name| self.name_of(name)),
+            error,
+        }
+    }
+
+    pub(super) fn missing(&self, name: &str, what: &'static str) -> ConfigError {
+        ConfigError::Missing {
+            setting: self.name_of(name),
+            what,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    /// What a builder of L1 was told, by the names of the settings.
+    fn state(config: &CacheConfig) -> String {
+        let builder = config.local_builder::<u64, u64>().unwrap();
+        let settings = &builder.settings;
+        let nanos = settings.deadline(0, None);
+        format!(
+            "capacity: {:?}, unbounded: {:?}, shards: {:?}, policy: {:?}, time_to_live: {:?} {nanos}, \
+             time_to_idle: {:?}, lease: {:?}, wait_timeout: {:?}, max_concurrent_loads: {:?}, \
+             refresh_after: {:?}, early_renewal: {:?}, stale_if_error: {:?}, ttl_jitter: {:?}, \
+             name: {:?}, {}",
+            builder.capacity,
+            builder.unbounded,
+            builder.shards,
+            builder.policy,
+            settings.time_to_live,
+            settings.time_to_idle,
+            settings.lease,
+            settings.wait_timeout,
+            settings.max_concurrent_loads,
+            settings.refresh_after,
+            settings.early_renewal,
+            settings.stale_if_error,
+            settings.ttl_jitter,
+            settings.name,
+            over_redis(config),
+        )
+    }
+
+    #[cfg(feature = "redis")]
+    fn over_redis(config: &CacheConfig) -> String {
+        let mut config = config.clone();
+        config.url.get_or_insert("redis://localhost".into());
+        config.namespace.get_or_insert("prices".into());
+        let tiered = config.tiered_builder::<u64, u64>(Builder::new()).unwrap();
+        format!("{tiered:?}")
+    }
+
+    #[cfg(not(feature = "redis"))]
+    fn over_redis(_: &CacheConfig) -> String {
+        String::new()
+    }
+
+    fn read(name: &str, value: &str) -> CacheConfig {
+        let variable = format!("C_{}", name.to_uppercase());
+        let vars = [(variable, value)];
+        CacheConfig::default()
+            .override_from_vars("C", vars)
+            .unwrap()
+    }
+
+    #[test]
+    fn each_setting_reaches_its_builder() {
+        let local = [
+            ("capacity", "7", "capacity: Some(7)"),
+            ("capacity", "unbounded", "unbounded: true"),
+            ("shards", "8", "shards: Some(8)"),
+            ("policy", "s3-fifo", "policy: S3Fifo"),
+            ("time_to_live", "9s", "time_to_live: Some(9s) 9000000000"),
+            ("time_to_idle", "1m", "time_to_idle: Some(60s)"),
+            ("lease", "11s", "lease: 11s"),
+            ("wait_timeout", "12ms", "wait_timeout: Some(12ms)"),
+            (
+                "max_concurrent_loads",
+                "13",
+                "max_concurrent_loads: Some(13)",
+            ),
+            ("refresh_after", "14s", "refresh_after: Some(14s)"),
+            ("early_renewal", "1.5", "early_renewal: Some(1.5)"),
+            ("stale_if_error", "1h", "stale_if_error: Some(3600s)"),
+            ("ttl_jitter", "0.16", "ttl_jitter: Some(0.16)"),
+            ("name", "p 17", "name: Some(\"p 17\")"),
+        ];
+        let redis = [
+            ("backend", "redis", "consistency: L2Only"),
+            ("namespace", "n18", "namespace: \"n18\""),
+            ("consistency", "realtime", "consistency: Realtime"),
+            ("consistency", "bounded(19s)", "consistency: Bounded(19s)"),
+            ("local_time_to_live", "20s", "local_time_to_live: Some(20s)"),
+            ("deadline", "21ms", "deadline: 21ms"),
+            ("heartbeat", "22s", "heartbeat: 22s"),
+            ("max_value_size", "23", "max_value_size: 23"),
+            ("compress_above", "24", "compress_above: Some(24)"),
+            (
+                "max_queued_invalidations",
+                "25",
+                "max_queued_invalidations: 25",
+            ),
+        ];
+        let seen = local.iter().chain(&redis);
+        let mut names: Vec<&str> = seen.map(|&(name, ..)| name).collect();
+        // The server that is asked is the test of this one.
+        names.push("url");
+        assert!(CacheConfig::NAMES.iter().all(|name| names.contains(name)));
+
+        let checked = if cfg!(feature = "redis") {
+            &redis[..]
+        } else {
+            &[]
+        };
+        let unset = state(&CacheConfig::default());
+        for &(name, value, expected) in local.iter().chain(checked) {
+            let state = state(&read(name, value));
+            assert!(state.contains(expected), "{name} = {value}: {state}");
+            assert!(!unset.contains(expected), "{name}: {unset}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_set_is_left_to_the_builder() {
+        let builder = CacheConfig::default().local_builder::<u64, u64>().unwrap();
+        assert_eq!(builder.settings.lease, Duration::from_secs(10));
+        assert_eq!(builder.bounds(), 0);
+    }
+}

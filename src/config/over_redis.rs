@@ -1,0 +1,85 @@
+//! From settings to a cache over Redis.
+
+use super::build::Fronts;
+use super::{Backend, CacheConfig, ConfigError};
+use crate::consistency::Consistency;
+use crate::local::Builder;
+use crate::schema::{TierKey, TierValue};
+use crate::tiered::TieredBuilder;
+use std::sync::Arc;
+
+impl CacheConfig {
+    /// The builder of a [`TieredCache`](crate::TieredCache) with these settings, over what
+    /// [`local_builder`](Self::local_builder) returned: where more is called than
+    /// [`AsyncCache`](crate::AsyncCache) has.
+    ///
+    /// ```no_run
+    /// use hotset::{CacheConfig, TieredCache};
+    ///
+    /// let config = CacheConfig::from_env("PRICES_")?;
+    /// let prices: TieredCache<u64, u64> = config.tiered_builder(config.local_builder()?)?.build()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// If a setting is missing or cannot be.
+    pub fn tiered_builder<K: TierKey, V: TierValue>(
+        &self,
+        local: Builder<K, V>,
+    ) -> Result<TieredBuilder<K, V>, ConfigError> {
+        let url = self.url.as_ref();
+        let url = url
+            .ok_or_else(|| self.missing("url", "redis://[user:password@]host[:port][/database]"))?;
+        let namespace = self.namespace.as_deref();
+        let namespace = namespace
+            .ok_or_else(|| self.missing("namespace", "what the cache is called in Redis"))?;
+        let is_only_there = self.backend == Some(Backend::Redis);
+        let local = if is_only_there && local.bounds() == 0 {
+            local.capacity(0)
+        } else {
+            local
+        };
+        let mut tiered = self.over(local, url.as_str(), namespace)?;
+        if is_only_there {
+            tiered = tiered.consistency(Consistency::L2Only);
+        }
+        Ok(tiered)
+    }
+
+    fn over<K: TierKey, V: TierValue>(
+        &self,
+        local: Builder<K, V>,
+        url: &str,
+        namespace: &str,
+    ) -> Result<TieredBuilder<K, V>, ConfigError> {
+        let config = self.clone();
+        let mut tiered = local.redis(url, namespace);
+        apply!(config to tiered:
+            consistency, local_time_to_live, deadline, heartbeat, max_value_size, compress_above,
+            max_queued_invalidations,
+        );
+        tiered.validate().map_err(|error| self.refused(error))?;
+        Ok(tiered)
+    }
+
+    /// That what is set of Redis can be, though it is not used.
+    pub(super) fn check_redis(&self) -> Result<(), ConfigError> {
+        let url = self
+            .url
+            .as_ref()
+            .map_or("redis://localhost/", |url| url.as_str());
+        let namespace = self.namespace.as_deref().unwrap_or("unused");
+        self.over::<u64, u64>(Builder::new(), url, namespace)
+            .map(drop)
+    }
+
+    pub(super) fn build_over_redis<K: TierKey, V: TierValue>(
+        &self,
+        local: Builder<K, V>,
+    ) -> Result<Fronts<K, V>, ConfigError> {
+        let tiered = self.tiered_builder(local)?.build();
+        let cache = tiered.map_err(|error| self.refused(error))?;
+        Ok((Arc::new(cache.clone()), Arc::new(cache.blocking())))
+    }
+}

@@ -1,0 +1,213 @@
+//! Where settings are read.
+
+use super::{CacheConfig, ConfigError};
+use serde::de::value::MapDeserializer;
+use serde::de::{Deserialize, Deserializer, IntoDeserializer};
+use std::collections::BTreeSet;
+use std::ffi::OsString;
+use std::fmt::Display;
+use std::{env, iter};
+
+/// Letters that may be wrong in a name that is still taken for another.
+const TYPOS: usize = 3;
+
+/// Which settings are from variables, so that an error can name these.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Environment {
+    prefix: Option<String>,
+    set: BTreeSet<&'static str>,
+}
+
+/// Where settings are from does not tell configurations apart.
+impl PartialEq for Environment {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl CacheConfig {
+    /// The settings in a TOML document.
+    ///
+    /// # Errors
+    ///
+    /// If it is no TOML, or has a setting that there is not, or one with a value of the wrong kind. What
+    /// is missing, or out of range, turns up when a cache is built: the environment may have it.
+    pub fn from_toml(text: &str) -> Result<Self, ConfigError> {
+        let table: toml::Table = toml::from_str(text).map_err(|error| {
+            // Not its Display, which shows the line, and so perhaps a password.
+            let before = error.span().and_then(|span| text.get(..span.start));
+            let line = before.map_or(1, |before| before.matches('\n').count() + 1);
+            ConfigError::Syntax {
+                format: "TOML",
+                why: format!("{}, in line {line}", error.message()),
+            }
+        })?;
+        Self::from_entries(table)
+    }
+
+    /// The settings in a JSON object. `null` is as if it were not there.
+    ///
+    /// # Errors
+    ///
+    /// As [`from_toml`](Self::from_toml).
+    pub fn from_json(text: &str) -> Result<Self, ConfigError> {
+        let object: serde_json::Map<String, serde_json::Value> = serde_json::from_str(text)
+            .map_err(|error| ConfigError::Syntax {
+                format: "JSON",
+                why: without_secrets(&error.to_string()),
+            })?;
+        Self::from_entries(object)
+    }
+
+    /// The settings in the environment: all variables that begin with the prefix and `_`, so
+    /// `PRICES_TIME_TO_LIVE` with `"PRICES"` or `"PRICES_"`. Those with an empty value count as not set.
+    ///
+    /// No other variable may begin with the prefix. Kubernetes makes some from the names of services.
+    ///
+    /// # Errors
+    ///
+    /// If a variable with the prefix is no setting, or has a value of the wrong kind.
+    pub fn from_env(prefix: &str) -> Result<Self, ConfigError> {
+        Self::default().override_from_env(prefix)
+    }
+
+    /// What the environment sets, as [`from_env`](Self::from_env), and for the rest these settings.
+    ///
+    /// # Errors
+    ///
+    /// As [`from_env`](Self::from_env).
+    pub fn override_from_env(self, prefix: &str) -> Result<Self, ConfigError> {
+        self.override_from_vars(prefix, env::vars_os())
+    }
+
+    /// As [`override_from_env`](Self::override_from_env), with variables from elsewhere.
+    ///
+    /// ```
+    /// use hotset::CacheConfig;
+    ///
+    /// let file = CacheConfig::from_toml("capacity = 1000\nlease = '3s'")?;
+    /// let config = file.override_from_vars("PRICES", [("PRICES_CAPACITY", "2000")])?;
+    /// assert_eq!(config, CacheConfig::from_toml("capacity = 2000\nlease = '3s'")?);
+    /// # Ok::<(), hotset::ConfigError>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As [`from_env`](Self::from_env).
+    pub fn override_from_vars<N: Into<OsString>, V: Into<OsString>>(
+        mut self,
+        prefix: &str,
+        vars: impl IntoIterator<Item = (N, V)>,
+    ) -> Result<Self, ConfigError> {
+        let prefix = format!("{}_", prefix.trim_end_matches('_'));
+        for (variable, value) in vars {
+            let variable = variable.into();
+            let Some(rest) = variable
+                .to_str()
+                .and_then(|name| name.strip_prefix(&prefix))
+            else {
+                continue;
+            };
+            let name = known(rest, Some(&prefix))?;
+            let value = value.into();
+            let value = value.to_str().ok_or_else(|| ConfigError::Value {
+                setting: spelled(name, Some(&prefix)),
+                why: "it is not Unicode".to_string(),
+            })?;
+            self.set(name, Some(&prefix), serde_plain::Deserializer::new(value))?;
+            if !value.is_empty() {
+                self.environment.set.insert(name);
+            }
+        }
+        self.environment.prefix = Some(prefix);
+        Ok(self)
+    }
+
+    fn from_entries<'de, D: Deserializer<'de>>(
+        entries: impl IntoIterator<Item = (String, D)>,
+    ) -> Result<Self, ConfigError>
+    where
+        D::Error: Display,
+    {
+        let mut config = Self::default();
+        for (name, value) in entries {
+            config.set(known(&name, None)?, None, value)?;
+        }
+        Ok(config)
+    }
+
+    /// Reads one setting, so that an error is known to be its.
+    fn set<'de, D: Deserializer<'de>>(
+        &mut self,
+        name: &'static str,
+        prefix: Option<&str>,
+        value: D,
+    ) -> Result<(), ConfigError> {
+        let entry = MapDeserializer::new(iter::once((name, Only(value))));
+        let one = Self::deserialize(entry).map_err(|error: D::Error| ConfigError::Value {
+            setting: spelled(name, prefix),
+            why: without_secrets(error.to_string().trim_end()),
+        })?;
+        self.overlay(one);
+        Ok(())
+    }
+
+    /// What a setting is called where it was set, or could be.
+    pub(super) fn name_of(&self, name: &str) -> String {
+        let Environment { prefix, set } = &self.environment;
+        let variable = spelled(name, prefix.as_deref());
+        if set.contains(name) {
+            variable
+        } else if prefix.is_some() && !self.is_set(name) {
+            format!("{name} (in the environment {variable})")
+        } else {
+            name.to_string()
+        }
+    }
+}
+
+/// A value that is there, not made into something else.
+struct Only<D>(D);
+
+impl<'de, D: Deserializer<'de>> IntoDeserializer<'de, D::Error> for Only<D> {
+    type Deserializer = D;
+
+    fn into_deserializer(self) -> D {
+        self.0
+    }
+}
+
+/// A name as its source spells it.
+fn spelled(name: &str, prefix: Option<&str>) -> String {
+    match prefix {
+        Some(prefix) => format!("{prefix}{}", name.to_ascii_uppercase()),
+        None => name.to_string(),
+    }
+}
+
+/// The setting that its source spells so.
+fn known(written: &str, prefix: Option<&str>) -> Result<&'static str, ConfigError> {
+    let whole = format!("{}{written}", prefix.unwrap_or_default());
+    let mut names = CacheConfig::NAMES.iter().copied();
+    if let Some(name) = names.find(|name| spelled(name, prefix) == whole) {
+        return Ok(name);
+    }
+    let distance = |name: &str| strsim::osa_distance(&spelled(name, prefix), &whole);
+    let nearest = CacheConfig::NAMES
+        .iter()
+        .filter(|name| distance(name) <= TYPOS)
+        .min_by_key(|name| distance(name));
+    let offered = nearest.map_or(CacheConfig::NAMES, std::slice::from_ref);
+    Err(ConfigError::Unknown {
+        setting: whole,
+        known: offered.iter().map(|name| spelled(name, prefix)).collect(),
+    })
+}
+
+/// What is wrong, without a URL that is in the wrong place, perhaps with its password.
+fn without_secrets(why: &str) -> String {
+    if why.contains("://") || why.contains('@') {
+        return "a URL is not what is expected here".to_string();
+    }
+    why.to_string()
+}

@@ -1,0 +1,232 @@
+//! The kinds of values that settings have, and their forms as text.
+
+use crate::consistency::Consistency;
+use serde::de::{Error, Unexpected, Visitor};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use std::fmt;
+
+/// Where a cache keeps its values.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[non_exhaustive]
+pub enum Backend {
+    /// `"local"`: in this process, a [`LocalCache`](crate::LocalCache).
+    #[default]
+    Local,
+    /// `"redis"`: in Redis alone, a [`TieredCache`](crate::TieredCache) with
+    /// [`Consistency::L2Only`].
+    Redis,
+    /// `"tiered"`: in this process and in Redis, a [`TieredCache`](crate::TieredCache).
+    Tiered,
+}
+
+impl fmt::Display for Backend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Local => "local",
+            Self::Redis => "redis",
+            Self::Tiered => "tiered",
+        })
+    }
+}
+
+/// How much a cache holds in this process: a number, or `"unbounded"`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Capacity {
+    /// As [`Builder::capacity`](crate::Builder::capacity).
+    Entries(usize),
+    /// As [`Builder::unbounded`](crate::Builder::unbounded).
+    Unbounded,
+}
+
+const UNBOUNDED: &str = "unbounded";
+
+impl From<usize> for Capacity {
+    fn from(entries: usize) -> Self {
+        Self::Entries(entries)
+    }
+}
+
+impl Serialize for Capacity {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Entries(entries) => entries.serialize(serializer),
+            Self::Unbounded => serializer.serialize_str(UNBOUNDED),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Capacity {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(CapacityVisitor)
+    }
+}
+
+struct CapacityVisitor;
+
+impl Visitor<'_> for CapacityVisitor {
+    type Value = Capacity;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "a number of entries, or {UNBOUNDED:?}")
+    }
+
+    fn visit_u64<E: Error>(self, number: u64) -> Result<Capacity, E> {
+        let entries = usize::try_from(number);
+        let entries = entries.map_err(|_| E::invalid_value(Unexpected::Unsigned(number), &self))?;
+        Ok(Capacity::Entries(entries))
+    }
+
+    fn visit_i64<E: Error>(self, number: i64) -> Result<Capacity, E> {
+        let entries = usize::try_from(number);
+        let entries = entries.map_err(|_| E::invalid_value(Unexpected::Signed(number), &self))?;
+        Ok(Capacity::Entries(entries))
+    }
+
+    fn visit_str<E: Error>(self, text: &str) -> Result<Capacity, E> {
+        if text == UNBOUNDED {
+            return Ok(Capacity::Unbounded);
+        }
+        let entries = text.parse();
+        let entries = entries.map_err(|_| E::invalid_value(Unexpected::Str(text), &self))?;
+        Ok(Capacity::Entries(entries))
+    }
+}
+
+/// The URL of a Redis server, whose `Debug` shows no password.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct RedisUrl(String);
+
+impl RedisUrl {
+    /// All of it, with the password.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl<T: Into<String>> From<T> for RedisUrl {
+    fn from(url: T) -> Self {
+        Self(url.into())
+    }
+}
+
+impl fmt::Debug for RedisUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (shown, query) = match self.0.split_once('?') {
+            Some((shown, _)) => (shown, "?***"),
+            None => (&*self.0, ""),
+        };
+        let (scheme, rest) = match shown.split_once("://") {
+            Some((scheme, rest)) => (scheme, rest),
+            None => ("", shown),
+        };
+        let (user, host) = match rest.rsplit_once('@') {
+            Some((_, host)) => ("***@", host),
+            None => ("", rest),
+        };
+        write!(f, "\"{scheme}://{user}{host}{query}\"")
+    }
+}
+
+/// Reads a text by a function.
+struct Text<T> {
+    expected: &'static str,
+    parse: fn(&str) -> Option<T>,
+}
+
+impl<T> Visitor<'_> for Text<T> {
+    type Value = T;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.expected)
+    }
+
+    fn visit_str<E: Error>(self, text: &str) -> Result<T, E> {
+        (self.parse)(text).ok_or_else(|| E::invalid_value(Unexpected::Str(text), &self))
+    }
+}
+
+impl Serialize for Consistency {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Realtime => serializer.serialize_str("realtime"),
+            Self::Bounded(bound) => {
+                serializer.collect_str(&format_args!("bounded {}", duration::text(*bound)))
+            }
+            Self::L2Only => serializer.serialize_str("l2-only"),
+            Self::L1Only => serializer.serialize_str("l1-only"),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Consistency {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_str(Text {
+            expected: "\"realtime\", \"bounded 5s\" or another time, \"l1-only\" or \"l2-only\"",
+            parse: consistency,
+        })
+    }
+}
+
+fn consistency(text: &str) -> Option<Consistency> {
+    match text {
+        "realtime" => Some(Consistency::Realtime),
+        "l1-only" => Some(Consistency::L1Only),
+        "l2-only" => Some(Consistency::L2Only),
+        _ => {
+            let bound = text.strip_prefix("bounded")?;
+            let in_brackets = bound
+                .strip_prefix('(')
+                .and_then(|bound| bound.strip_suffix(')'));
+            let bound = in_brackets.or_else(|| bound.strip_prefix(' '))?;
+            duration::parse(bound).map(Consistency::Bounded)
+        }
+    }
+}
+
+/// Durations as people write them.
+pub(super) mod duration {
+    use super::Text;
+    use serde::{Deserialize, Deserializer, Serializer};
+    use std::fmt::Display;
+    use std::time::Duration;
+
+    #[derive(Deserialize)]
+    struct Written(#[serde(deserialize_with = "written")] Duration);
+
+    pub(super) fn text(duration: Duration) -> impl Display {
+        humantime::format_duration(duration)
+    }
+
+    pub(super) fn parse(text: &str) -> Option<Duration> {
+        humantime::parse_duration(text).ok()
+    }
+
+    fn written<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+        deserializer.deserialize_str(Text {
+            expected: "a duration with its unit, such as \"250ms\", \"5m\" or \"1h 30m\"",
+            parse,
+        })
+    }
+
+    pub(in super::super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Option<Duration>, D::Error> {
+        let written = Option::<Written>::deserialize(deserializer)?;
+        Ok(written.map(|Written(duration)| duration))
+    }
+
+    // What serde gives a function that `with` names.
+    #[allow(clippy::ref_option)]
+    pub(in super::super) fn serialize<S: Serializer>(
+        duration: &Option<Duration>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        match duration {
+            Some(duration) => serializer.collect_str(&text(*duration)),
+            None => serializer.serialize_none(),
+        }
+    }
+}

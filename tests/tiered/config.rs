@@ -1,0 +1,89 @@
+//! The same code on each backend, which the configuration picks.
+
+use crate::servers::{self, Server};
+use hotset::{AsyncCache, CacheConfig, TieredCache};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+
+/// A configuration as a service has it, with the server at hand whatever the backend is.
+fn config(server: &Server, backend: &str) -> CacheConfig {
+    let file = "capacity = 1000\ntime_to_live = '5m'\nnamespace = 'prices'\ndeadline = '2s'";
+    let variables = [("PRICES_BACKEND", backend), ("PRICES_URL", &server.url())];
+    let file = CacheConfig::from_toml(file).unwrap();
+    file.override_from_vars("PRICES_", variables).unwrap()
+}
+
+/// The application, which knows of no backend.
+async fn serve(prices: &impl AsyncCache<u64, String>) -> u64 {
+    let loads = AtomicU64::new(0);
+    let load = || async {
+        loads.fetch_add(1, SeqCst);
+        Ok::<_, std::io::Error>("7 euros".to_string())
+    };
+    for _ in 0..3 {
+        let price = prices.get_or_load_async(&7, load).await;
+        assert_eq!(price.unwrap(), "7 euros");
+    }
+    prices.insert(8, "8 euros".to_string()).await;
+    assert_eq!(prices.get(&8).await.as_deref(), Some("8 euros"));
+    prices.remove(&8).await;
+    assert_eq!(prices.get(&8).await, None);
+    loads.load(SeqCst)
+}
+
+#[tokio::test]
+async fn the_same_code_runs_on_each_backend() {
+    for (backend, entries) in [("local", 0), ("redis", 1), ("tiered", 1)] {
+        let server = Server::start();
+        let config = config(&server, backend);
+        let prices: Arc<dyn AsyncCache<u64, String>> = config.build_async().unwrap();
+        assert_eq!(serve(&prices).await, 1, "{backend}");
+        assert_eq!(server.entries("prices").len(), entries, "{backend}");
+
+        // Another process finds what is in Redis.
+        let other: Arc<dyn AsyncCache<u64, String>> = config.build_async().unwrap();
+        assert_eq!(serve(&other).await, 1 - entries as u64, "{backend}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn so_do_threads() {
+    for backend in ["local", "redis", "tiered"] {
+        let server = Server::start();
+        let prices = config(&server, backend).build_blocking::<u64, u64>();
+        let thread = std::thread::spawn(move || {
+            let prices = prices.unwrap();
+            prices.insert(7, 700);
+            prices.get(&7)
+        });
+        assert_eq!(thread.join().unwrap(), Some(700), "{backend}");
+    }
+}
+
+#[tokio::test]
+async fn the_backend_redis_keeps_nothing_in_the_process() {
+    let server = Server::start();
+    for (backend, kept) in [("redis", 0), ("tiered", 1)] {
+        let config = config(&server, backend);
+        let local = config.local_builder().unwrap();
+        let builder = config.tiered_builder(local).unwrap();
+        let prices: TieredCache<u64, String> = builder.build().unwrap();
+        servers::soon("proven", || prices.health().proven_for.is_some()).await;
+        serve(&prices).await;
+        assert_eq!(prices.stats().entries, kept, "{backend}");
+    }
+}
+
+#[tokio::test]
+async fn the_backend_redis_needs_no_capacity_and_takes_a_weight() {
+    let server = Server::start();
+    let mut config = config(&server, "redis");
+    config.capacity = None;
+    let prices = config.build_async::<u64, String>().unwrap();
+    assert_eq!(serve(&prices).await, 1);
+    prices.clear().await;
+    let weighed = config.build_async_with::<u64, String>(|local| {
+        local.max_weight(100).weigher(|_, price| price.len() as u64)
+    });
+    assert_eq!(serve(&weighed.unwrap()).await, 1);
+}
