@@ -133,6 +133,10 @@ fn what_is_serialized_is_read_again() {
         serde_json::to_string(&CacheConfig::default()).unwrap(),
         "{}"
     );
+    let mut longest = CacheConfig::default();
+    longest.lease = Some(Duration::MAX);
+    let json = serde_json::to_string(&longest).unwrap();
+    assert_eq!(CacheConfig::from_json(&json).unwrap(), longest);
     for other in ["realtime", "l1-only", "l2-only", "bounded 1m 5ms"] {
         let config = toml(&format!("capacity = 'unbounded'\nconsistency = '{other}'"));
         let json = serde_json::to_string(&config).unwrap();
@@ -339,6 +343,36 @@ fn what_does_not_parse_is_told_with_its_place_and_without_its_text() {
     assert!(broken.starts_with("this is no JSON: "), "{broken}");
     assert!(broken.contains("line 2"), "{broken}");
     assert!(!broken.contains("secret"), "{broken}");
+}
+
+#[test]
+fn what_is_set_twice_is_refused() {
+    assert_eq!(
+        message(CacheConfig::from_json(r#"{"shards": 1, "shards": 2}"#)),
+        "shards: it is set twice: leave one out"
+    );
+    let error = message(CacheConfig::from_toml("shards = 1\nshards = 2"));
+    assert!(
+        error.starts_with("this is no TOML: duplicate key"),
+        "{error}"
+    );
+}
+
+#[test]
+fn null_is_not_set() {
+    let config = CacheConfig::from_json(r#"{"lease": null, "capacity": null}"#);
+    assert_eq!(config.unwrap(), CacheConfig::default());
+}
+
+#[test]
+fn variables_have_a_prefix() {
+    for prefix in ["", "_"] {
+        assert_eq!(
+            message(CacheConfig::from_env(prefix)),
+            "prefix: it is empty, so that any variable might be a setting: use for example \
+             \"PRICES_\""
+        );
+    }
 }
 
 #[test]

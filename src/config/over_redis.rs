@@ -10,8 +10,8 @@ use std::sync::Arc;
 
 impl CacheConfig {
     /// The builder of a [`TieredCache`](crate::TieredCache) with these settings, over what
-    /// [`local_builder`](Self::local_builder) returned: where more is called than
-    /// [`AsyncCache`](crate::AsyncCache) has.
+    /// [`local_builder`](Self::local_builder) returned, whatever the backend is: where more is called
+    /// than [`AsyncCache`](crate::AsyncCache) has.
     ///
     /// ```no_run
     /// use hotset::{CacheConfig, TieredCache};

@@ -2,10 +2,10 @@
 
 use super::{CacheConfig, ConfigError};
 use serde::de::value::MapDeserializer;
-use serde::de::{Deserialize, Deserializer, IntoDeserializer};
+use serde::de::{Deserialize, Deserializer, IntoDeserializer, MapAccess, Visitor};
 use std::collections::BTreeSet;
 use std::ffi::OsString;
-use std::fmt::Display;
+use std::fmt::{self, Display};
 use std::{env, iter};
 
 /// Letters that may be wrong in a name that is still taken for another.
@@ -51,12 +51,11 @@ impl CacheConfig {
     ///
     /// As [`from_toml`](Self::from_toml).
     pub fn from_json(text: &str) -> Result<Self, ConfigError> {
-        let object: serde_json::Map<String, serde_json::Value> = serde_json::from_str(text)
-            .map_err(|error| ConfigError::Syntax {
-                format: "JSON",
-                why: without_secrets(&error.to_string()),
-            })?;
-        Self::from_entries(object)
+        let Entries(entries) = serde_json::from_str(text).map_err(|error| ConfigError::Syntax {
+            format: "JSON",
+            why: without_secrets(&error.to_string()),
+        })?;
+        Self::from_entries(entries)
     }
 
     /// The settings in the environment: all variables that begin with the prefix and `_`, so
@@ -66,7 +65,8 @@ impl CacheConfig {
     ///
     /// # Errors
     ///
-    /// If a variable with the prefix is no setting, or has a value of the wrong kind.
+    /// If a variable with the prefix is no setting, or has a value of the wrong kind, or if the prefix is
+    /// empty.
     pub fn from_env(prefix: &str) -> Result<Self, ConfigError> {
         Self::default().override_from_env(prefix)
     }
@@ -99,7 +99,10 @@ impl CacheConfig {
         prefix: &str,
         vars: impl IntoIterator<Item = (N, V)>,
     ) -> Result<Self, ConfigError> {
-        let prefix = format!("{}_", prefix.trim_end_matches('_'));
+        let prefix = match prefix.trim_end_matches('_') {
+            "" => return Err(no_prefix()),
+            prefix => format!("{prefix}_"),
+        };
         for (variable, value) in vars {
             let variable = variable.into();
             let Some(rest) = variable
@@ -131,7 +134,14 @@ impl CacheConfig {
     {
         let mut config = Self::default();
         for (name, value) in entries {
-            config.set(known(&name, None)?, None, value)?;
+            let name = known(&name, None)?;
+            if config.is_set(name) {
+                return Err(ConfigError::Value {
+                    setting: name.to_string(),
+                    why: "it is set twice: leave one out".to_string(),
+                });
+            }
+            config.set(name, None, value)?;
         }
         Ok(config)
     }
@@ -163,6 +173,30 @@ impl CacheConfig {
         } else {
             name.to_string()
         }
+    }
+}
+
+/// What a JSON object says, with what it says twice.
+struct Entries(Vec<(String, serde_json::Value)>);
+
+impl<'de> Deserialize<'de> for Entries {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(EntriesVisitor)
+    }
+}
+
+struct EntriesVisitor;
+
+impl<'de> Visitor<'de> for EntriesVisitor {
+    type Value = Entries;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object of settings")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut object: A) -> Result<Entries, A::Error> {
+        let next = || object.next_entry().transpose();
+        iter::from_fn(next).collect::<Result<_, _>>().map(Entries)
     }
 }
 
@@ -202,6 +236,14 @@ fn known(written: &str, prefix: Option<&str>) -> Result<&'static str, ConfigErro
         setting: whole,
         known: offered.iter().map(|name| spelled(name, prefix)).collect(),
     })
+}
+
+fn no_prefix() -> ConfigError {
+    ConfigError::Value {
+        setting: "prefix".to_string(),
+        why: "it is empty, so that any variable might be a setting: use for example \"PRICES_\""
+            .to_string(),
+    }
 }
 
 /// What is wrong, without a URL that is in the wrong place, perhaps with its password.
