@@ -83,6 +83,13 @@ pub trait Cache<K, V>: Send + Sync {
     /// Takes everything out. Loads that are under way do not store their results.
     fn clear(&self);
 
+    /// How far this cache has moved to Redis, to be changed while it is used; `None` of one that does
+    /// not know Redis.
+    #[cfg(feature = "redis")]
+    fn rollout(&self) -> Option<&crate::Rollout> {
+        None
+    }
+
     /// [`get_or_load`](Self::get_or_load) for an object: implement this one, call the other.
     ///
     /// An implementation calls `load` at most once.
@@ -146,6 +153,11 @@ macro_rules! impl_for_pointer {
                 (**self).clear();
             }
 
+            #[cfg(feature = "redis")]
+            fn rollout(&self) -> Option<&crate::Rollout> {
+                (**self).rollout()
+            }
+
             fn get_or_load_erased(
                 &self,
                 key: &K,
@@ -174,6 +186,11 @@ macro_rules! impl_for_pointer {
 
             fn clear(&self) -> CacheFuture<'_, ()> {
                 (**self).clear()
+            }
+
+            #[cfg(feature = "redis")]
+            fn rollout(&self) -> Option<&crate::Rollout> {
+                (**self).rollout()
             }
 
             fn get_or_load_erased<'a>(
@@ -276,6 +293,13 @@ pub trait AsyncCache<K, V>: Send + Sync {
 
     /// Takes everything out. Loads that are under way do not store their results.
     fn clear(&self) -> CacheFuture<'_, ()>;
+
+    /// How far this cache has moved to Redis, to be changed while it is used; `None` of one that does
+    /// not know Redis.
+    #[cfg(feature = "redis")]
+    fn rollout(&self) -> Option<&crate::Rollout> {
+        None
+    }
 
     /// [`get_or_load_async`](Self::get_or_load_async) for an object: implement this one, call the
     /// other.

@@ -34,6 +34,12 @@ const TOML: &str = r#"
     max_value_size = 65536
     compress_above = 1024
     max_queued_invalidations = 5000
+    percent = 12.5
+    shadow = true
+    replicas = 2
+    root_certificate = "/etc/ca.pem"
+    client_certificate = "/etc/client.pem"
+    client_key = "/etc/client.key"
 "#;
 
 const JSON: &str = r#"{
@@ -59,10 +65,16 @@ const JSON: &str = r#"{
     "heartbeat": "1s",
     "max_value_size": 65536,
     "compress_above": 1024,
-    "max_queued_invalidations": 5000
+    "max_queued_invalidations": 5000,
+    "percent": 12.5,
+    "shadow": true,
+    "replicas": 2,
+    "root_certificate": "/etc/ca.pem",
+    "client_certificate": "/etc/client.pem",
+    "client_key": "/etc/client.key"
 }"#;
 
-const VARIABLES: [(&str, &str); 23] = [
+const VARIABLES: [(&str, &str); 29] = [
     ("PRICES_BACKEND", "tiered"),
     ("PRICES_CAPACITY", "100000"),
     ("PRICES_SHARDS", "16"),
@@ -86,6 +98,12 @@ const VARIABLES: [(&str, &str); 23] = [
     ("PRICES_MAX_VALUE_SIZE", "65536"),
     ("PRICES_COMPRESS_ABOVE", "1024"),
     ("PRICES_MAX_QUEUED_INVALIDATIONS", "5000"),
+    ("PRICES_PERCENT", "12.5"),
+    ("PRICES_SHADOW", "true"),
+    ("PRICES_REPLICAS", "2"),
+    ("PRICES_ROOT_CERTIFICATE", "/etc/ca.pem"),
+    ("PRICES_CLIENT_CERTIFICATE", "/etc/client.pem"),
+    ("PRICES_CLIENT_KEY", "/etc/client.key"),
 ];
 
 fn toml(text: &str) -> CacheConfig {

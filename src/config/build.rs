@@ -230,11 +230,16 @@ mod tests {
                 "25",
                 "max_queued_invalidations: 25",
             ),
+            ("percent", "26.5", "percent: Some(26.5)"),
+            ("shadow", "true", "shadow: true"),
+            ("replicas", "27", "replicas: 27"),
         ];
         let seen = local.iter().chain(&redis);
         let mut names: Vec<&str> = seen.map(|&(name, ..)| name).collect();
         // The server that is asked is the test of this one.
         names.push("url");
+        // As of these.
+        names.extend(["root_certificate", "client_certificate", "client_key"]);
         assert!(CacheConfig::NAMES.iter().all(|name| names.contains(name)));
 
         let checked = if cfg!(feature = "redis") {

@@ -25,6 +25,7 @@ use crate::consistency::Consistency;
 use crate::local::Policy;
 use serde::{Deserialize, Serialize};
 use source::Environment;
+use std::path::PathBuf;
 use std::time::Duration;
 use value::duration;
 
@@ -69,8 +70,9 @@ settings! {
     ///
     /// What is not set has the default of [`Builder`](crate::Builder) and
     /// [`TieredBuilder`](crate::TieredBuilder), whose settings these are. A cache moves from this process
-    /// to Redis by its `backend` alone; settings of Redis may be there before, and are checked (without
-    /// the feature `redis`: only their form), but not used.
+    /// to Redis by its `backend` alone, or from there on step by step, by `percent`, which
+    /// [`AsyncCache::rollout`](crate::AsyncCache) changes while it runs. Settings of Redis may be there
+    /// before, and are checked (without the feature `redis`: only their form), but not used.
     ///
     /// ```
     /// use hotset::{AsyncCache, CacheConfig};
@@ -165,5 +167,18 @@ settings! {
         compress_above: usize,
         /// As [`TieredBuilder::max_queued_invalidations`](crate::TieredBuilder::max_queued_invalidations).
         max_queued_invalidations: usize,
+        /// As [`TieredBuilder::percent`](crate::TieredBuilder::percent), 0 to 100.
+        percent: f64,
+        /// As [`TieredBuilder::shadow`](crate::TieredBuilder::shadow).
+        shadow: bool,
+        /// As [`TieredBuilder::replicas`](crate::TieredBuilder::replicas).
+        replicas: u64,
+        /// The path of the file for `TieredBuilder::root_certificate` (feature `redis-tls`).
+        root_certificate: PathBuf,
+        /// The path of the file with the certificate for `TieredBuilder::client_certificate` (feature
+        /// `redis-tls`).
+        client_certificate: PathBuf,
+        /// The path of the file with its key.
+        client_key: PathBuf,
     }
 }

@@ -57,10 +57,58 @@ impl CacheConfig {
         let mut tiered = local.redis(url, namespace);
         apply!(config to tiered:
             consistency, local_time_to_live, deadline, heartbeat, max_value_size, compress_above,
-            max_queued_invalidations,
+            max_queued_invalidations, percent, shadow, replicas,
         );
+        tiered = self.with_certificates(tiered)?;
         tiered.validate().map_err(|error| self.refused(error))?;
         Ok(tiered)
+    }
+
+    #[cfg(feature = "redis-tls")]
+    fn with_certificates<K: TierKey, V: TierValue>(
+        &self,
+        mut tiered: TieredBuilder<K, V>,
+    ) -> Result<TieredBuilder<K, V>, ConfigError> {
+        if let Some(path) = &self.root_certificate {
+            tiered = tiered.root_certificate(self.read("root_certificate", path)?);
+        }
+        match (&self.client_certificate, &self.client_key) {
+            (Some(certificate), Some(key)) => {
+                let certificate = self.read("client_certificate", certificate)?;
+                Ok(tiered.client_certificate(certificate, self.read("client_key", key)?))
+            }
+            (Some(_), None) => {
+                Err(self.missing("client_key", "the file with the certificate's key"))
+            }
+            (None, Some(_)) => {
+                Err(self.missing("client_certificate", "the file with the key's certificate"))
+            }
+            (None, None) => Ok(tiered),
+        }
+    }
+
+    #[cfg(feature = "redis-tls")]
+    fn read(&self, name: &str, path: &std::path::Path) -> Result<Vec<u8>, ConfigError> {
+        std::fs::read(path).map_err(|error| ConfigError::Value {
+            setting: self.name_of(name),
+            why: format!("{} cannot be read: {error}", path.display()),
+        })
+    }
+
+    #[cfg(not(feature = "redis-tls"))]
+    fn with_certificates<K: TierKey, V: TierValue>(
+        &self,
+        tiered: TieredBuilder<K, V>,
+    ) -> Result<TieredBuilder<K, V>, ConfigError> {
+        let names = ["root_certificate", "client_certificate", "client_key"];
+        match names.into_iter().find(|name| self.is_set(name)) {
+            None => Ok(tiered),
+            Some(name) => Err(ConfigError::Value {
+                setting: self.name_of(name),
+                why: "hotset was built without TLS: add the feature \"redis-tls\" to it in Cargo.toml"
+                    .into(),
+            }),
+        }
     }
 
     /// That what is set of Redis can be, though it is not used.

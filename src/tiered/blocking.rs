@@ -1,7 +1,7 @@
 //! The front for threads.
 
 use super::write::Delivery;
-use super::{TierKey, TierValue, TieredCache};
+use super::{Rollout, TierKey, TierValue, TieredCache};
 use crate::cache::{AsyncCache, Cache, ErasedLoader};
 use crate::entry::Loaded;
 use crate::error::{AnyError, LoadError};
@@ -100,6 +100,10 @@ impl<K: TierKey, V: TierValue> Cache<K, V> for Blocking<K, V> {
 
     fn clear(&self) {
         self.wait(self.tier.clear());
+    }
+
+    fn rollout(&self) -> Option<&Rollout> {
+        Some(self.tier.rollout())
     }
 
     fn get_or_load_erased(

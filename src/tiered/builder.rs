@@ -46,6 +46,7 @@ pub struct TieredBuilder<K, V> {
     max_size: usize,
     compress_above: Option<usize>,
     max_queue: usize,
+    percent: Option<f64>,
     replicas: u64,
     certificates: Certificates,
 }
@@ -143,6 +144,7 @@ impl<K, V> Builder<K, V> {
             max_size: DEFAULT_MAX_SIZE,
             compress_above: None,
             max_queue: DEFAULT_QUEUE,
+            percent: None,
             replicas: 0,
             certificates: Certificates::default(),
         }
@@ -197,7 +199,20 @@ impl<K: TierKey, V: TierValue> TieredBuilder<K, V> {
         self
     }
 
-    /// Which keys go through Redis, to move to it step by step. Default: all.
+    /// How many of a hundred keys go through Redis, to begin with: see [`Rollout`]. Default: all.
+    pub fn percent(mut self, percent: f64) -> Self {
+        self.percent = Some(percent);
+        self
+    }
+
+    /// What Redis holds is compared with what is loaded, and not served: see [`Rollout`]. Default: no.
+    pub fn shadow(self, shadow: bool) -> Self {
+        self.settings.rollout.set_shadow(shadow);
+        self
+    }
+
+    /// One rollout for several caches: to be called before [`percent`](Self::percent) and
+    /// [`shadow`](Self::shadow), which change it.
     pub fn rollout(mut self, rollout: &Rollout) -> Self {
         self.settings.rollout = rollout.clone();
         self
@@ -249,6 +264,9 @@ impl<K: TierKey, V: TierValue> TieredBuilder<K, V> {
             mut settings,
             ..
         } = self;
+        if let Some(percent) = self.percent {
+            settings.rollout.set_percent(percent)?;
+        }
         settings.fails_over = target.fails_over() || self.replicas > 0;
         let loads = local.settings.max_concurrent_loads.take();
         local.settings.forgets = true;
@@ -315,6 +333,9 @@ impl<K: TierKey, V: TierValue> TieredBuilder<K, V> {
         if self.deadline.is_zero() {
             return Err(BuildError::ZeroDuration("deadline"));
         }
+        if let Some(percent) = self.percent {
+            drop(Rollout::percent(percent)?);
+        }
         let local = &self.local.settings;
         if local.refresh_after.is_some() {
             return Err(BuildError::NotOverRedis("refresh_after"));
@@ -341,6 +362,9 @@ impl<K, V> std::fmt::Debug for TieredBuilder<K, V> {
             .field("max_value_size", &self.max_size)
             .field("compress_above", &self.compress_above)
             .field("max_queued_invalidations", &self.max_queue)
+            .field("percent", &self.percent)
+            .field("shadow", &self.settings.rollout.is_shadow())
+            .field("replicas", &self.replicas)
             .finish_non_exhaustive()
     }
 }

@@ -340,6 +340,10 @@ impl<K: TierKey, V: TierValue> AsyncCache<K, V> for TieredCache<K, V> {
         })
     }
 
+    fn rollout(&self) -> Option<&Rollout> {
+        Some(self.rollout())
+    }
+
     fn get_or_load_erased<'a>(
         &'a self,
         key: &'a K,

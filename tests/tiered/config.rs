@@ -3,7 +3,7 @@
 use crate::servers::{self, Server};
 use hotset::{AsyncCache, CacheConfig, TieredCache};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 
 /// A configuration as a service has it, with the server at hand whatever the backend is.
 fn config(server: &Server, backend: &str) -> CacheConfig {
@@ -86,4 +86,52 @@ async fn the_backend_redis_needs_no_capacity_and_takes_a_weight() {
         local.max_weight(100).weigher(|_, price| price.len() as u64)
     });
     assert_eq!(serve(&weighed.unwrap()).await, 1);
+}
+
+/// By configuration alone: to another backend with a restart, to more of Redis and back without one.
+#[tokio::test(flavor = "multi_thread")]
+async fn it_moves_there_and_back_under_load_without_an_error() {
+    let server = Server::start();
+    for backend in ["local", "redis", "tiered"] {
+        let config = config(&server, backend);
+        let config = config.override_from_vars("PRICES_", [("PRICES_PERCENT", "0")]);
+        let prices: Arc<dyn AsyncCache<u64, u64>> = config.unwrap().build_async().unwrap();
+        let reads = Arc::new(AtomicU64::new(0));
+        let stop = Arc::new(AtomicBool::new(false));
+        let tasks: Vec<_> = (0..8)
+            .map(|task| {
+                let (prices, reads, stop) = (prices.clone(), reads.clone(), stop.clone());
+                tokio::spawn(async move {
+                    let mut key = task;
+                    while !stop.load(SeqCst) {
+                        key = (key + 7) % 500;
+                        let load = || async move { Ok::<_, std::io::Error>(key * 100) };
+                        let price = prices.get_or_load_async(&key, load).await.unwrap();
+                        assert_eq!(price, key * 100);
+                        if reads.fetch_add(1, SeqCst) % 50 == 0 {
+                            prices.remove(&key).await;
+                        }
+                    }
+                })
+            })
+            .collect();
+        let mut stored = Vec::new();
+        for percent in [0.0, 10.0, 50.0, 100.0, 0.0] {
+            match prices.rollout() {
+                Some(rollout) => rollout.set_percent(percent).unwrap(),
+                None => assert_eq!(backend, "local"),
+            }
+            let from = reads.load(SeqCst);
+            servers::soon("it goes on", || reads.load(SeqCst) > from + 3_000).await;
+            stored.push(server.entries("prices").len());
+        }
+        stop.store(true, SeqCst);
+        for task in tasks {
+            task.await.unwrap();
+        }
+        let is_more = |pair: &[usize]| pair[0] < pair[1];
+        let grows = stored[..4].windows(2).all(is_more);
+        assert!(grows == (backend != "local"), "{backend}: {stored:?}");
+        let () = server.command(&[b"FLUSHALL"]);
+    }
 }
