@@ -31,6 +31,8 @@ pub enum BuildError {
     NoRuntime,
     /// The URL of Redis cannot be one; why.
     RedisUrl(&'static str),
+    /// What was given as a certificate, or as its key, is none; the name of the setting.
+    Certificate(&'static str),
     /// The namespace cannot be one.
     Namespace,
     /// `heartbeat` is out of range.
@@ -89,7 +91,13 @@ impl fmt::Display for BuildError {
             Self::RedisUrl(why) => write!(
                 f,
                 "this is no URL of a Redis server, {why}: use \
-                 redis://[user:password@]host[:port][/database]"
+                 redis://[user:password@]host[:port][/database], \
+                 redis-sentinel://[user:password@]host,host,host/service[/database] or \
+                 redis-cluster://[user:password@]host,host"
+            ),
+            Self::Certificate(setting) => write!(
+                f,
+                "{setting} is not what it is to be: give the text of a PEM file"
             ),
             Self::Namespace => f.write_str(
                 "a namespace is 1 to 128 printable ASCII characters without blanks and braces: use \

@@ -104,7 +104,8 @@ pub(super) fn setting_of(error: &BuildError) -> Option<&'static str> {
         BuildError::ZeroDuration("consistency: Bounded") => "consistency",
         BuildError::ZeroDuration(setting)
         | BuildError::OutOfRange(setting)
-        | BuildError::NotOverRedis(setting) => setting,
+        | BuildError::NotOverRedis(setting)
+        | BuildError::Certificate(setting) => setting,
         BuildError::RefreshAfterEnd => "refresh_after",
         BuildError::NoLoads => "max_concurrent_loads",
         BuildError::RedisUrl(_) => "url",

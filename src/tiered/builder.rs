@@ -113,12 +113,10 @@ impl<K, V> Builder<K, V> {
     /// loads in Redis; [`max_concurrent_loads`](Self::max_concurrent_loads) bounds the loaders that
     /// this process runs, not its questions to Redis.
     ///
-    /// A user of Redis that is not allowed everything needs these rights:
+    /// A user of Redis that is not allowed everything needs these rights, as in an ACL file:
     ///
     /// ```text
-    /// ~hotset:* &hotset:* +evalsha +script|load +info +subscribe +publish +get +set +del +setrange
-    /// +pttl +pexpire +ssubscribe +spublish +wait +exists +time +hget +hset +hmget +hdel +hlen +hkeys
-    /// +zadd +zrem +zrange +zrangebyscore +hello +select
+    #[doc = include_str!("../../examples/deploy/users.acl")]
     /// ```
     pub fn redis(
         self,
@@ -346,7 +344,7 @@ impl<K: TierKey, V: TierValue> TieredBuilder<K, V> {
         if local.max_concurrent_loads == Some(0) {
             return Err(BuildError::NoLoads);
         }
-        Target::new(&self.url, self.certificates.clone()).map_err(BuildError::RedisUrl)
+        Target::new(&self.url, self.certificates.clone())
     }
 }
 

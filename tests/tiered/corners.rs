@@ -604,24 +604,3 @@ async fn load2() -> Result<(), ()> {
     tokio::time::sleep(Duration::from_micros(200)).await;
     Ok(())
 }
-
-#[tokio::test(flavor = "multi_thread")]
-async fn the_rights_that_the_documentation_names_are_enough() {
-    let server = Server::start();
-    let rights = "~hotset:* &hotset:* +evalsha +script|load +info +subscribe +publish +get +set +del \
-                  +setrange +pttl +pexpire +exists +time +hget +hset +hmget +hdel +hlen +hkeys +zadd \
-                  +zrem +zrange +zrangebyscore +hello +select";
-    let mut command = vec![&b"ACL"[..], b"SETUSER", b"app", b"on", b">secret"];
-    command.extend(rights.split(' ').map(str::as_bytes));
-    let _: String = server.command(&command);
-    let url = format!("redis://app:secret@127.0.0.1:{}/", server.port());
-    let cache = proven::<u64>(&url, REALTIME).await;
-    let tagged = || async { Ok::<_, ()>(Loaded::new(10).tags(["a"])) };
-    cache.get_or_load_async(&1, tagged).await.unwrap();
-    assert_eq!(cache.insert(2, 20).await, Delivery::Acknowledged);
-    assert_eq!(cache.invalidate_tag("a").await, Delivery::Acknowledged);
-    assert_eq!(cache.clear().await, Delivery::Acknowledged);
-    let found = cache.get_many_or_load_async(&[1, 2], |_| async { Ok::<_, ()>([(1, 11_u64)]) });
-    assert_eq!(found.await.unwrap(), [Some(11), None]);
-    assert_eq!(cache.tier_stats().l2_failures, 0, "{:?}", cache.health());
-}

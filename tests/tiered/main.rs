@@ -4,6 +4,7 @@
 #[allow(dead_code)]
 mod servers;
 
+mod access;
 mod checker;
 mod coherence;
 #[cfg(feature = "serde")]

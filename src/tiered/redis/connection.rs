@@ -309,8 +309,8 @@ fn is_lost(error: &RedisError) -> bool {
 
 /// To the user, or to a script on the user's behalf.
 fn is_forbidden(error: &RedisError) -> bool {
-    let in_script = |detail: &str| detail.contains("executing the script can't");
-    error.code() == Some("NOPERM") || error.detail().is_some_and(in_script)
+    let in_script = || error.to_string().contains("executing the script can't");
+    error.code() == Some("NOPERM") || in_script()
 }
 
 impl From<RedisError> for RemoteError {

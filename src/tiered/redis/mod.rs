@@ -268,7 +268,7 @@ impl Redis {
         waiting
             .cmd("WAIT")
             .arg(self.settings.replicas)
-            .arg(millis(self.settings.deadline));
+            .arg(millis(self.settings.deadline / 2));
         let (have,): (u64,) = waiting.query_async(&mut link).await?;
         Ok(have)
     }

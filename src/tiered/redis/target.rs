@@ -1,5 +1,6 @@
 //! Where the servers are, and how one logs in: what a URL says.
 
+use crate::error::BuildError;
 use redis::{Client, ConnectionAddr, ConnectionInfo, IntoConnectionInfo, RedisConnectionInfo};
 
 /// Host and port, or the path of a socket, as servers name each other.
@@ -120,9 +121,18 @@ fn parse(url: &str) -> Result<ConnectionInfo, Unparsed> {
 }
 
 impl Target {
-    pub(crate) fn new(url: &str, certificates: Certificates) -> Result<Self, Unparsed> {
+    pub(crate) fn new(url: &str, certificates: Certificates) -> Result<Self, BuildError> {
+        certificates.check()?;
+        let target = Self::parse(url).map_err(BuildError::RedisUrl)?;
+        Ok(Self {
+            certificates,
+            ..target
+        })
+    }
+
+    fn parse(url: &str) -> Result<Self, Unparsed> {
         let (scheme, rest) = url.split_once("://").ok_or("since it does not parse")?;
-        let target = match scheme.split_once('-') {
+        match scheme.split_once('-') {
             Some((scheme @ ("redis" | "rediss"), "sentinel")) => {
                 Self::sentinels(&Parts::of(scheme, rest))
             }
@@ -135,16 +145,7 @@ impl Target {
                 decider: RedisConnectionInfo::default(),
                 certificates: Certificates::default(),
             }),
-        };
-        let target = Self {
-            certificates,
-            ..target?
-        };
-        // That certificates can be read is found out before anybody connects.
-        target
-            .client(None)
-            .map_err(|_| "since its certificates cannot be read")?;
-        Ok(target)
+        }
     }
 
     fn sentinels(parts: &Parts<'_>) -> Result<Self, Unparsed> {
@@ -227,6 +228,34 @@ impl Certificates {
         Client::open(info)
     }
 
+    #[cfg(not(feature = "redis-tls"))]
+    #[allow(clippy::unused_self, clippy::unnecessary_wraps)] // As with the feature.
+    fn check(&self) -> Result<(), BuildError> {
+        Ok(())
+    }
+
+    /// That they can be read is found out before anybody connects.
+    #[cfg(feature = "redis-tls")]
+    fn check(&self) -> Result<(), BuildError> {
+        use rustls::pki_types::pem::PemObject;
+        use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+        let has_one = |pem: &[u8]| {
+            let mut all = CertificateDer::pem_slice_iter(pem).peekable();
+            all.peek().is_some() && all.all(|one| one.is_ok())
+        };
+        if self.root.as_ref().is_some_and(|root| !has_one(root)) {
+            return Err(BuildError::Certificate("root_certificate"));
+        }
+        let Some(client) = &self.client else {
+            return Ok(());
+        };
+        if !has_one(&client.client_cert) {
+            return Err(BuildError::Certificate("client_certificate"));
+        }
+        let key = PrivateKeyDer::from_pem_slice(&client.client_key);
+        key.map_or(Err(BuildError::Certificate("client_key")), |_| Ok(()))
+    }
+
     #[cfg(feature = "redis-tls")]
     fn client(&self, info: ConnectionInfo) -> redis::RedisResult<Client> {
         if !matches!(info.addr(), ConnectionAddr::TcpTls { .. }) {
@@ -267,7 +296,7 @@ mod tests {
     use super::*;
 
     fn target(url: &str) -> Result<Target, Unparsed> {
-        Target::new(url, Certificates::default())
+        Target::parse(url)
     }
 
     fn deciders(url: &str) -> Deciders {
