@@ -1,6 +1,5 @@
 //! A subscription, and the messages that it brings.
 
-use super::connection::Connection;
 use super::views::Primary;
 use crate::tiered::remote::{Message, Messages, Peer, Position, RemoteError, Reply, Subject};
 use redis::aio::MultiplexedConnection;
@@ -24,12 +23,13 @@ pub(crate) struct Channel {
 }
 
 impl Channel {
-    /// Subscribes to channels on the server of a connection.
+    /// Subscribes to channels on a server, for as long as it is the primary `of` whom messages are.
     pub(crate) async fn open(
         client: &Client,
         channels: &[String],
+        is_sharded: bool,
         patience: Duration,
-        connection: &Connection,
+        of: Primary,
         primary: watch::Receiver<Option<Primary>>,
     ) -> Result<Self, RemoteError> {
         let info = client.get_connection_info().clone();
@@ -44,7 +44,7 @@ impl Channel {
             .set_push_sender(move |push| sender.try_send(push));
         let opening = client.get_multiplexed_async_connection_with_config(&config);
         let mut link = opening.await?;
-        let subscribe = if connection.facts.is_sharded {
+        let subscribe = if is_sharded {
             "SSUBSCRIBE"
         } else {
             "SUBSCRIBE"
@@ -55,7 +55,7 @@ impl Channel {
             pushes,
             ended: false,
             _link: link,
-            of: connection.primary.clone(),
+            of,
             primary,
         })
     }

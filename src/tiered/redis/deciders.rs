@@ -5,7 +5,7 @@
 //! that it is the primary still, of the same term. Any two majorities share a voter, and no voter goes
 //! back to an older term; so what the old primary has confirmed came before the first word to the new.
 
-use super::connection::Dial;
+use super::dial::Dial;
 use super::rounds::Rounds;
 use super::target::{Address, Deciders, Target};
 use super::views::{Primary, View, agreed, view_of_cluster};

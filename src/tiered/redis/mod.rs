@@ -4,12 +4,14 @@
 
 mod target;
 
+mod dial;
 mod rounds;
 mod views;
 
+mod deciders;
+
 mod channel;
 mod connection;
-mod deciders;
 
 use super::codec::{millis, tag_hash};
 use super::health::Warning;
