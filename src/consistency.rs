@@ -25,7 +25,16 @@ use std::time::Duration;
 ///
 /// `Realtime` takes for granted that the clocks of processes and server run equally fast, to within two
 /// percent, that nobody sets the server's clock forward, that machines with an L1 are not suspended, and
-/// that a server which was restarted has another `run_id`.
+/// that a server which was restarted, or has taken over, has another replication id.
+///
+/// # Failover
+///
+/// A server that takes over may lack what the old one had confirmed, and the old one may go on to confirm
+/// without knowing. The classes hold all the same. With sentinels and clusters, a primary is believed
+/// while a majority of those who choose it says that it is the one; who cannot find out does not ask
+/// Redis, and loads. Behind one address that may lead to another server some day nobody can be asked:
+/// say how many replicas there are (see `TieredBuilder::replicas`). After a failover Redis is as if it
+/// were empty.
 ///
 /// [`invalidate`]: crate::TieredCache::invalidate
 /// [`write_through`]: crate::TieredCache::write_through
