@@ -13,6 +13,9 @@ mod stats;
 
 mod entry;
 
+#[cfg(any(feature = "serde", feature = "snapshot"))]
+mod schema;
+
 mod cache;
 
 mod flight;
@@ -21,8 +24,6 @@ mod local;
 
 #[cfg(any(feature = "redis", feature = "serde"))]
 mod consistency;
-#[cfg(any(feature = "redis", feature = "serde"))]
-mod schema;
 
 #[cfg(feature = "redis")]
 mod tiered;
@@ -42,7 +43,7 @@ pub use error::{AnyError, BuildError, LoadError};
 #[cfg(feature = "tokio")]
 pub use local::Detached;
 pub use local::{Builder, DefaultHasher, Iter, LocalCache, Policy, RemovalCause};
-#[cfg(any(feature = "redis", feature = "serde"))]
+#[cfg(any(feature = "serde", feature = "snapshot"))]
 pub use schema::{Schema, TierKey, TierValue};
 pub use stats::{LoadTimes, Stats};
 #[cfg(feature = "redis")]

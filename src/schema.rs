@@ -1,4 +1,4 @@
-//! What keys and values in Redis are.
+//! What keys and values that are written down are, and what they call their shape.
 
 use serde::{Serialize, de::DeserializeOwned};
 use std::borrow::Cow;
@@ -20,11 +20,11 @@ pub trait TierValue: Schema + Clone + Send + Sync + 'static {}
 
 impl<V: Schema + Clone + Send + Sync + 'static> TierValue for V {}
 
-/// A value that can be kept in Redis, and the name of its shape there.
+/// What can be kept in Redis or in a snapshot, and the name of its shape there.
 ///
-/// A value that was written under another name is a miss: so change the name whenever a field is
-/// added, removed, reordered or given another type, and processes of the old and the new version can
-/// run side by side.
+/// A value in Redis that was written under another name is a miss, and a snapshot is refused: so change
+/// the name whenever a field is added, removed, reordered or given another type, and processes of the
+/// old and the new version can run side by side.
 ///
 /// ```
 /// use hotset::Schema;
