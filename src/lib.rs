@@ -15,6 +15,8 @@ mod entry;
 
 #[cfg(any(feature = "serde", feature = "snapshot"))]
 mod schema;
+#[cfg(feature = "snapshot")]
+mod snapshot;
 
 mod cache;
 
@@ -43,8 +45,12 @@ pub use error::{AnyError, BuildError, LoadError};
 #[cfg(feature = "tokio")]
 pub use local::Detached;
 pub use local::{Builder, DefaultHasher, Iter, LocalCache, Policy, RemovalCause};
+#[cfg(feature = "snapshot")]
+pub use local::{RestoreReport, SnapshotReport};
 #[cfg(any(feature = "serde", feature = "snapshot"))]
 pub use schema::{Schema, TierKey, TierValue};
+#[cfg(feature = "snapshot")]
+pub use snapshot::SnapshotError;
 pub use stats::{LoadTimes, Stats};
 #[cfg(feature = "redis")]
 pub use tiered::{

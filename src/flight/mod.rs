@@ -36,6 +36,8 @@ mod state;
 mod table;
 mod wait;
 mod waiter;
+#[cfg_attr(not(feature = "snapshot"), allow(dead_code))]
+mod watch;
 
 pub(crate) use bulkhead::{Bulkhead, Permit};
 #[cfg(feature = "tokio")]
@@ -47,6 +49,8 @@ pub(crate) use leader::Suspended;
 pub(crate) use state::Candidate;
 pub(crate) use wait::{Alarm, TooLate, wait};
 pub(crate) use waiter::{NotYet, Step, Waiter};
+#[cfg(feature = "snapshot")]
+pub(crate) use watch::Watcher;
 
 use crate::error::AnyError;
 use crate::held::{Held, assert_nothing_exclusive};
@@ -114,7 +118,8 @@ impl<K, V> Flight<K, V> {
 /// The flights over one shard.
 #[repr(align(64))]
 pub(crate) struct Flights<K, V> {
-    /// The length of `table`, so that writes see without a lock that there is nothing to revoke.
+    /// The length of `table`, and one if somebody watches, so that writes see without a lock that there is
+    /// nothing to revoke or to note.
     registered: AtomicUsize,
     /// A flight is here until it lands, is revoked, or has neither leader nor waiter; so the table
     /// never drops the last reference, and with it a key, under its lock.
@@ -284,6 +289,9 @@ impl<K: Eq, V> Flights<K, V> {
                 flight.stored.store(REVOKED, Relaxed);
                 self.count(table);
             }
+            if let Some(watch) = &mut table.watch {
+                watch.note(hash);
+            }
         }
         Ok(Writing {
             flights: self,
@@ -297,6 +305,9 @@ impl<K: Eq, V> Flights<K, V> {
         let mut table = self.table.lock();
         for flight in table.drain() {
             flight.stored.store(REVOKED, Relaxed);
+        }
+        if let Some(watch) = &mut table.watch {
+            watch.note_all();
         }
         self.count(&table);
     }
@@ -356,7 +367,8 @@ impl<K, V> Flights<K, V> {
 
     /// A release: a writer who reads that a flight is gone sees that it may not store any more.
     fn count(&self, table: &Table<K, V>) {
-        self.registered.store(table.len(), Release);
+        let watched = usize::from(table.watch.is_some());
+        self.registered.store(table.len() + watched, Release);
     }
 
     /// Runs a step that may leave a flight without a leader, and wakes whom the step names. Where
@@ -386,7 +398,8 @@ impl<K, V> Flights<K, V> {
     /// For tests: how many flights are registered.
     pub(crate) fn len(&self) -> usize {
         let table = self.table.lock();
-        assert_eq!(table.len(), self.registered.load(Relaxed));
+        let watched = usize::from(table.watch.is_some());
+        assert_eq!(table.len() + watched, self.registered.load(Relaxed));
         table.len()
     }
 }

@@ -1,6 +1,7 @@
 //! The flights of one shard, by key.
 
 use super::Flight;
+use super::watch::Watch;
 use hashbrown::HashTable;
 use std::sync::Arc;
 
@@ -9,6 +10,8 @@ use std::sync::Arc;
 pub(super) struct Table<K, V> {
     first: Option<Arc<Flight<K, V>>>,
     others: HashTable<Arc<Flight<K, V>>>,
+    /// What those see who want to know of writes.
+    pub(super) watch: Option<Box<Watch>>,
 }
 
 impl<K, V> Table<K, V> {
@@ -16,6 +19,7 @@ impl<K, V> Table<K, V> {
         Self {
             first: None,
             others: HashTable::new(),
+            watch: None,
         }
     }
 

@@ -27,6 +27,11 @@ impl Budget {
         self.used.load(Relaxed)
     }
 
+    #[cfg_attr(not(feature = "snapshot"), allow(dead_code))]
+    pub(crate) fn left(&self) -> u64 {
+        self.limit.saturating_sub(self.used())
+    }
+
     /// Gives back what a removed entry weighed.
     pub(crate) fn release(&self, amount: u64) {
         if amount > 0 {

@@ -140,6 +140,20 @@ impl Extras {
         weights.map_or(1, |weights| weights[slot as usize])
     }
 
+    /// How far hits may move an entry's deadline, in a cache where they do.
+    #[cfg(feature = "snapshot")]
+    pub(crate) fn idle_limit(&self, slot: u32) -> Option<Nanos> {
+        let idle = self.idle.as_ref()?;
+        Some(idle.limits[slot as usize])
+    }
+
+    /// What an entry weighs, in a cache that weighs.
+    #[cfg(feature = "snapshot")]
+    pub(crate) fn own_weight(&self, slot: u32) -> Option<u64> {
+        let weights = self.weights.as_ref()?;
+        Some(weights[slot as usize])
+    }
+
     /// Was no tag of the entry invalidated, and the entry not forgotten?
     pub(crate) fn is_current(&self, slot: u32) -> bool {
         let births = self.births.as_ref();

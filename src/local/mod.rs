@@ -18,6 +18,8 @@ mod removal;
 mod renewal;
 mod shard;
 mod slab;
+#[cfg(feature = "snapshot")]
+mod snapshot;
 mod tags;
 mod update;
 mod write;
@@ -30,6 +32,8 @@ pub use iter::Iter;
 pub(crate) use many::{BatchResult, erase_many};
 pub use policy::Policy;
 pub use removal::RemovalCause;
+#[cfg(feature = "snapshot")]
+pub use snapshot::{RestoreReport, SnapshotReport};
 
 use crate::cache::{Cache, ErasedLoader};
 use crate::error::{AnyError, LoadError};

@@ -18,6 +18,8 @@ use crate::local::DefaultHasher;
 use parking_lot::{Mutex, MutexGuard};
 
 struct Tag {
+    #[cfg_attr(not(feature = "snapshot"), allow(dead_code))]
+    name: Arc<str>,
     /// The epoch of its last invalidation.
     invalidated: AtomicU64,
 }
@@ -116,6 +118,7 @@ impl Known {
             self.forget();
         }
         let tag = Arc::new(Tag {
+            name: Arc::clone(name),
             invalidated: AtomicU64::new(self.forgotten),
         });
         self.by_name.insert(Arc::clone(name), Arc::clone(&tag));
@@ -150,6 +153,11 @@ impl Tagged {
     pub(crate) fn is_current(&self) -> bool {
         let mut tags = self.tags.iter();
         tags.all(|tag| tag.invalidated.load(Relaxed) <= self.epoch)
+    }
+
+    #[cfg(feature = "snapshot")]
+    pub(crate) fn names(&self) -> impl Iterator<Item = Arc<str>> {
+        self.tags.iter().map(|tag| Arc::clone(&tag.name))
     }
 }
 

@@ -4,7 +4,12 @@
 //! Of user code only `Eq` of keys runs here, and on reads a clock that was given, and always before
 //! anything is changed, so a panic in it changes nothing.
 
+#[cfg(feature = "snapshot")]
+mod snapshot;
 mod write;
+
+#[cfg(feature = "snapshot")]
+pub(crate) use snapshot::{Copied, Restored};
 
 use crate::clock::{NEVER, Nanos, TimeSource};
 use crate::local::expiry::Expiry;
@@ -256,12 +261,15 @@ impl<K, V> Shard<K, V> {
 
     /// Live entries, the last to be evicted first.
     pub(crate) fn hottest_first(&self, now: Nanos) -> impl Iterator<Item = (&K, &V)> {
+        let live = self.live_slots(now);
+        live.map(|(_, entry)| (&entry.key, &entry.value))
+    }
+
+    fn live_slots(&self, now: Nanos) -> impl Iterator<Item = (u32, &Entry<K, V>)> {
         let slots = self.policy.hottest_first(&self.slab).into_iter();
         let current = slots.filter(|&slot| self.is_current(slot));
-        let entries = current.filter_map(|slot| self.slab.get(slot));
-        entries
-            .filter(move |entry| now < entry.deadline.load(Relaxed))
-            .map(|entry| (&entry.key, &entry.value))
+        let entries = current.filter_map(|slot| Some((slot, self.slab.get(slot)?)));
+        entries.filter(move |(_, entry)| now < entry.deadline.load(Relaxed))
     }
 
     /// Adds what this shard holds and has counted.

@@ -94,7 +94,7 @@ impl<K, V> Shard<K, V> {
     }
 
     /// Puts a new entry into a free slot.
-    fn fill(&mut self, new: &mut Option<NewEntry<K, V>>, now: Nanos) {
+    pub(super) fn fill(&mut self, new: &mut Option<NewEntry<K, V>>, now: Nanos) {
         let Some(new) = new.take() else { return };
         if self.slab.is_full() {
             self.grow();

@@ -1,0 +1,73 @@
+//! Which keys are written to while somebody watches: what is older than the watch must not be stored under
+//! them.
+//!
+//! A flight tells that of one key. Who has a million keys watches all of a shard, and takes note of what
+//! is written instead.
+
+use super::Flights;
+use foldhash::fast::RandomState;
+use std::collections::HashSet;
+
+/// With so many it is as if all keys were written to.
+const MOST: usize = 1 << 16;
+
+/// Hashes of keys that were written to since the first of those came who watch now.
+#[derive(Default)]
+pub(super) struct Watch {
+    watchers: usize,
+    written: HashSet<u64, RandomState>,
+    all: bool,
+}
+
+impl Watch {
+    pub(super) fn note(&mut self, hash: u64) {
+        if self.written.len() < MOST {
+            self.written.insert(hash);
+        } else {
+            self.note_all();
+        }
+    }
+
+    pub(super) fn note_all(&mut self) {
+        self.all = true;
+        self.written = HashSet::default();
+    }
+}
+
+/// While it lives, writes to the shard are noted.
+pub(crate) struct Watcher<'a, K, V>(&'a Flights<K, V>);
+
+impl<K: Eq, V> Flights<K, V> {
+    /// Called under the shard's shared lock: what is written after that is noted.
+    pub(crate) fn watch(&self) -> Watcher<'_, K, V> {
+        let mut table = self.table.lock();
+        table.watch.get_or_insert_default().watchers += 1;
+        self.count(&table);
+        Watcher(self)
+    }
+}
+
+impl<K, V> Watcher<'_, K, V> {
+    /// Was nothing written to this key since the watch began, and is nobody about to? Asked under the
+    /// shard's exclusive lock, which is kept until the answer has been acted upon.
+    pub(crate) fn is_untouched(&self, hash: u64) -> bool {
+        let table = self.0.table.lock();
+        let watch = table.watch.as_ref();
+        let written = watch.is_none_or(|watch| watch.all || watch.written.contains(&hash));
+        !written && table.find(hash, |_| true).is_none()
+    }
+}
+
+impl<K, V> Drop for Watcher<'_, K, V> {
+    fn drop(&mut self) {
+        let mut table = self.0.table.lock();
+        let is_last = table.watch.as_mut().is_none_or(|watch| {
+            watch.watchers -= 1;
+            watch.watchers == 0
+        });
+        if is_last {
+            table.watch = None;
+        }
+        self.0.count(&table);
+    }
+}

@@ -1,0 +1,84 @@
+//! Entries on their way to a file and back.
+
+use super::{MAX_ENTRIES, NewEntry, Shard};
+use crate::clock::{NEVER, Nanos};
+use crate::local::budget::Reservation;
+use crate::local::policy::Eviction;
+use crate::local::tags::Tagged;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+/// A live entry with all that is to be kept of it.
+pub(crate) struct Copied<K, V> {
+    pub(crate) key: K,
+    pub(crate) value: V,
+    /// How long it had to live; `None`: for ever.
+    pub(crate) left: Option<Nanos>,
+    /// How long it had to idle.
+    pub(crate) idle: Option<Nanos>,
+    pub(crate) weight: Option<u64>,
+    pub(crate) tags: Vec<Arc<str>>,
+}
+
+/// What became of an entry that was to take free room.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Restored {
+    Stored,
+    /// There is something of its key already.
+    Held,
+    NoRoom,
+}
+
+impl<K, V> Shard<K, V> {
+    /// Copies of live entries, the last to be evicted first.
+    pub(crate) fn copies(&self, now: Nanos) -> impl Iterator<Item = Copied<K, V>>
+    where
+        K: Clone,
+        V: Clone,
+    {
+        let left = move |deadline: Nanos| (deadline != NEVER).then(|| deadline.saturating_sub(now));
+        self.live_slots(now).map(move |(slot, entry)| {
+            let extras = self.extras.as_ref();
+            let deadline = entry.deadline.load(Relaxed);
+            let limit = extras.and_then(|extras| extras.idle_limit(slot));
+            let tags = extras.and_then(|extras| extras.tags(slot));
+            Copied {
+                key: entry.key.clone(),
+                value: entry.value.clone(),
+                left: left(limit.unwrap_or(deadline)),
+                idle: limit.and(left(deadline)),
+                weight: extras.and_then(|extras| extras.own_weight(slot)),
+                tags: tags.into_iter().flat_map(Tagged::names).collect(),
+            }
+        })
+    }
+
+    /// Stores an entry, taking `new`, where nothing has to give way to it.
+    pub(crate) fn restore(
+        &mut self,
+        new: &mut Option<NewEntry<K, V>>,
+        room: &mut Reservation<'_>,
+        now: Nanos,
+    ) -> Restored
+    where
+        K: Eq,
+    {
+        let Some(NewEntry {
+            hash, key, extra, ..
+        }) = new
+        else {
+            return Restored::Stored;
+        };
+        if self.find(*hash, key).is_some() {
+            return Restored::Held;
+        }
+        let weight = extra.weight;
+        if self.slab.len() >= MAX_ENTRIES || !room.reach(weight) {
+            return Restored::NoRoom;
+        }
+        self.policy.before_write(&self.slab);
+        room.spend(weight);
+        self.fill(new, now);
+        Restored::Stored
+    }
+}

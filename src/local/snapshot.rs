@@ -1,0 +1,329 @@
+//! What is held, in a file, from one run of a program to the next.
+
+use super::LocalCache;
+use super::budget::Reservation;
+use super::extras::Extra;
+use super::iter::interleave;
+use super::shard::{Copied, NewEntry, Restored};
+use crate::clock::{NEVER, Nanos};
+use crate::entry::Loaded;
+use crate::flight::Watcher;
+use crate::schema::Schema;
+use crate::snapshot::{
+    Contents, Entry, Head, SnapshotError, Writer, exactly, read, replace, serialize,
+};
+use std::hash::{BuildHasher, Hash};
+use std::io::Write;
+use std::path::Path;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+const NANOS_PER_MILLI: Nanos = 1_000_000;
+
+/// What [`LocalCache::snapshot`] has written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct SnapshotReport {
+    /// Entries in the file.
+    pub entries: u64,
+    /// Length of the file.
+    pub bytes: u64,
+    /// How long it took.
+    pub time_taken: Duration,
+}
+
+/// What [`LocalCache::restore`] made of a file's entries.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct RestoreReport {
+    /// Entries that are held now.
+    pub restored: u64,
+    /// Those whose time to live has passed.
+    pub expired: u64,
+    /// Those whose key the cache knows better: it is held or being loaded, or it or a tag of the entry
+    /// was written to or invalidated while the snapshot was restored.
+    pub held: u64,
+    /// Those there was no room for.
+    pub did_not_fit: u64,
+    /// Length of the file.
+    pub bytes: u64,
+    /// How long it took.
+    pub time_taken: Duration,
+}
+
+impl<K, V, S> LocalCache<K, V, S>
+where
+    K: Eq + Hash + Clone + Schema,
+    V: Clone + Schema,
+    S: BuildHasher,
+{
+    /// Writes all live entries to a file, the hottest first as the policy sees it, for
+    /// [`restore`](Self::restore): with what they have left to live, their tags, and their weights where
+    /// the cache has a weigher.
+    ///
+    /// The file is replaced as a whole or not at all, also if the machine crashes, and several processes
+    /// may write to one path. Only its owner may read it. A crash may leave a file whose name is that of
+    /// the snapshot between a dot and `.tmp`; nobody minds it.
+    ///
+    /// Each shard is copied under its shared lock, one after the other: `Clone` runs there, so keep it
+    /// cheap, with an `Arc` around what is not. All else, above all `Serialize`, runs without a lock.
+    ///
+    /// ```
+    /// use hotset::LocalCache;
+    ///
+    /// # let folder = tempfile::tempdir()?;
+    /// # let path = folder.path().join("prices");
+    /// let prices: LocalCache<u32, u64> = LocalCache::new(1_000);
+    /// prices.insert(1, 100);
+    /// prices.snapshot(&path)?;
+    ///
+    /// // In the next run:
+    /// let prices: LocalCache<u32, u64> = LocalCache::new(1_000);
+    /// let report = prices.restore(&path)?;
+    /// assert_eq!((report.restored, prices.get(&1)), (1, Some(100)));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// If the file cannot be written, or a key or value cannot be serialized.
+    ///
+    /// # Blocking
+    ///
+    /// It writes to the disk and waits until all is there. Tasks call it by their runtime's
+    /// `spawn_blocking`.
+    ///
+    /// # Panics
+    ///
+    /// If `Serialize` or `Clone` does; the file is then what it was.
+    pub fn snapshot(&self, path: impl AsRef<Path>) -> Result<SnapshotReport, SnapshotError> {
+        let begun = Instant::now();
+        // Before the cache's clock, so that nothing lives longer for it.
+        let written_at = unix_millis();
+        let copies = self.copies();
+        let (key_schema, value_schema) = (K::schema(), V::schema());
+        let head = Head {
+            written_at,
+            entries: copies.len() as u64,
+            key_schema: &key_schema,
+            value_schema: &value_schema,
+        };
+        let bytes = replace(path.as_ref(), |out| write(out, &head, &copies))?;
+        Ok(SnapshotReport {
+            entries: head.entries,
+            bytes,
+            time_taken: begun.elapsed(),
+        })
+    }
+
+    /// Takes in what [`snapshot`](Self::snapshot) wrote to a file, as far as there is room: the hottest
+    /// entries, which are also the last to be evicted again.
+    ///
+    /// Nothing gives way to it, and what the cache knows itself is newer: a key that is held or being
+    /// loaded is left as it is, and a write, a `remove` or an invalidation after this call began is not
+    /// undone, so the cache may be in use meanwhile. Loads that are under way store their results.
+    ///
+    /// An entry has left to live what it had when the file was written, less the time since, by the
+    /// system's wall clock; one that was set back since counts as if it had stood still. The
+    /// times of `time_to_idle` and `refresh_after` begin anew. What was invalidated by other means while
+    /// the program did not run, as by a write to the database, nobody knows here.
+    ///
+    /// # Errors
+    ///
+    /// If the file cannot be read, or is not just as it was written, or its keys or values are of another
+    /// [`Schema`]. Nothing is restored then. It allocates in proportion to the file's length.
+    ///
+    /// # Blocking
+    ///
+    /// It reads from the disk. Tasks call it by their runtime's `spawn_blocking`.
+    pub fn restore(&self, path: impl AsRef<Path>) -> Result<RestoreReport, SnapshotError> {
+        let begun = Instant::now();
+        // Before all else: what happens from now on wins.
+        let restoring = Restoring::begin(self);
+        let contents = read(path.as_ref())?;
+        let mut report = RestoreReport {
+            bytes: contents.len(),
+            ..RestoreReport::default()
+        };
+        let chosen = restoring.choose(&contents, &mut report)?;
+        drop(contents);
+        restoring.store_all(chosen, &mut report);
+        report.time_taken = begun.elapsed();
+        Ok(report)
+    }
+
+    fn copies(&self) -> Vec<Copied<K, V>> {
+        let now = self.inner.settings.clock.now();
+        let shards = self.inner.cells.iter().map(|cell| {
+            // Outside, so that it is dropped there if a `clone` panics.
+            let mut copies = Vec::new();
+            cell.shard.read(|shard| copies.extend(shard.copies(now)));
+            copies
+        });
+        interleave(shards.collect())
+    }
+}
+
+fn write<K: Schema, V: Schema>(
+    out: impl Write,
+    head: &Head<'_>,
+    copies: &[Copied<K, V>],
+) -> Result<u64, SnapshotError> {
+    let mut writer = Writer::begin(out, head)?;
+    let (mut key, mut value) = (Vec::new(), Vec::new());
+    for copy in copies {
+        key.clear();
+        value.clear();
+        key = serialize(&copy.key, key)?;
+        value = serialize(&copy.value, value)?;
+        writer.entry(&Entry {
+            key: &key,
+            value: &value,
+            left: copy.left.map(|left| left / NANOS_PER_MILLI),
+            idle: copy.idle.map(|idle| idle / NANOS_PER_MILLI),
+            weight: copy.weight,
+            tags: copy.tags.iter().map(|tag| &**tag).collect(),
+        })?;
+    }
+    Ok(writer.finish()?)
+}
+
+fn unix_millis() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.map_or(0, |since| {
+        u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+    })
+}
+
+/// An entry of a file on its way to the cache.
+struct Chosen<K, V> {
+    key: K,
+    loaded: Loaded<V>,
+    weight: u64,
+    deadline: Nanos,
+}
+
+/// A restore under way.
+struct Restoring<'a, K, V, S> {
+    cache: &'a LocalCache<K, V, S>,
+    /// By shard.
+    watchers: Vec<Watcher<'a, K, V>>,
+    /// What is invalidated by a tag from now on is of a later one.
+    epoch: u64,
+}
+
+impl<'a, K, V, S> Restoring<'a, K, V, S>
+where
+    K: Eq + Hash + Schema,
+    V: Schema,
+    S: BuildHasher,
+{
+    fn begin(cache: &'a LocalCache<K, V, S>) -> Self {
+        let cells = cache.inner.cells.iter();
+        let watch = cells.map(|cell| cell.shard.read(|_| cell.flights.watch()));
+        Self {
+            cache,
+            watchers: watch.collect(),
+            epoch: cache.inner.tags.epoch(),
+        }
+    }
+
+    /// The hottest live entries that there is room for, hottest first. All others are read as well: if
+    /// one cannot be, nothing is restored.
+    fn choose(
+        &self,
+        contents: &Contents,
+        report: &mut RestoreReport,
+    ) -> Result<Vec<Chosen<K, V>>, SnapshotError> {
+        contents.check_keys::<K>()?;
+        contents.check_values::<V>()?;
+        let inner = &self.cache.inner;
+        let passed = unix_millis().saturating_sub(contents.head()?.written_at);
+        let now = inner.settings.clock.now();
+        let mut room = inner.budget.left();
+        let mut chosen = Vec::new();
+        for (number, entry) in (0..).zip(contents.entries()) {
+            let entry = entry?;
+            let unreadable = SnapshotError::Unreadable(number);
+            let (Some(key), Some(value)) = (exactly::<K>(entry.key), exactly::<V>(entry.value))
+            else {
+                return Err(unreadable);
+            };
+            let is_over = |left: Option<u64>| left.is_some_and(|left| left <= passed);
+            if is_over(entry.left) || is_over(entry.idle) {
+                report.expired += 1;
+            } else if self.cache.contains_key(&key) {
+                report.held += 1;
+            } else {
+                let weight = inner.settings.weigh(&key, &value, entry.weight);
+                let Some(rest) = room.checked_sub(weight) else {
+                    report.did_not_fit += 1;
+                    continue;
+                };
+                room = rest;
+                chosen.push(Chosen {
+                    key,
+                    loaded: Loaded::new(value).tags(entry.tags),
+                    weight,
+                    deadline: deadline(now, entry.left, passed),
+                });
+            }
+        }
+        Ok(chosen)
+    }
+
+    /// The coldest first, so that the hottest are the last to be evicted.
+    fn store_all(&self, mut chosen: Vec<Chosen<K, V>>, report: &mut RestoreReport) {
+        let mut to_come: u64 = chosen.iter().map(|entry| entry.weight).sum();
+        while let Some(entry) = chosen.pop() {
+            let weight = entry.weight;
+            // Others have taken of the room: the cold do without, not the hot.
+            let restored = if self.cache.inner.budget.left() < to_come {
+                Restored::NoRoom
+            } else {
+                self.store(entry)
+            };
+            to_come -= weight;
+            match restored {
+                Restored::Stored => report.restored += 1,
+                Restored::Held => report.held += 1,
+                Restored::NoRoom => report.did_not_fit += 1,
+            }
+        }
+    }
+
+    fn store(&self, chosen: Chosen<K, V>) -> Restored {
+        let Chosen {
+            key,
+            loaded,
+            weight,
+            deadline,
+        } = chosen;
+        let inner = &self.cache.inner;
+        let place = self.cache.place(&key);
+        let origin = self.cache.origin(&loaded, self.epoch, 0);
+        let now = inner.settings.clock.now();
+        // Declared before the lock is taken, so that it is dropped outside.
+        let mut new = Some(NewEntry {
+            hash: place.hash,
+            key,
+            value: loaded.value,
+            deadline,
+            extra: Extra { weight, origin },
+        });
+        let mut room = Reservation::none(&inner.budget);
+        let mut shard = place.cell.shard.write();
+        let tags = new.as_ref().and_then(|new| new.extra.origin.tags.as_ref());
+        let is_current = tags.is_none_or(|tags| tags.is_current());
+        if !is_current || !self.watchers[place.index].is_untouched(place.hash.0) {
+            return Restored::Held;
+        }
+        shard.restore(&mut new, &mut room, now)
+    }
+}
+
+/// When an entry is over that had so many milliseconds left to live, of which these have passed.
+fn deadline(now: Nanos, left: Option<u64>, passed: u64) -> Nanos {
+    let Some(left) = left else { return NEVER };
+    let left = left.saturating_sub(passed).saturating_mul(NANOS_PER_MILLI);
+    now.saturating_add(left)
+}

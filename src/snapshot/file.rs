@@ -1,0 +1,88 @@
+//! A file that is replaced as a whole, or not at all.
+//!
+//! What is written goes to a file of another name in the same folder, which takes the name once all of it
+//! is on the disk. So whoever reads under the name finds the old or the new, whatever crashes.
+
+use super::{Contents, SnapshotError};
+use crate::random;
+use std::ffi::OsString;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, BufWriter, ErrorKind, Write};
+use std::path::{Path, PathBuf};
+
+/// Replaces the file by what `write` writes. If that fails, or panics, the file is what it was.
+pub(crate) fn replace<T>(
+    path: &Path,
+    write: impl FnOnce(&mut BufWriter<&File>) -> Result<T, SnapshotError>,
+) -> Result<T, SnapshotError> {
+    let (temporary, file) = Temporary::create(path)?;
+    let mut out = BufWriter::new(&file);
+    let written = write(&mut out)?;
+    out.flush()?;
+    drop(out);
+    file.sync_all()?;
+    // Before it is renamed, which not every system does to open files.
+    drop(file);
+    temporary.rename(path)?;
+    Ok(written)
+}
+
+/// Reads and checks a file.
+pub(crate) fn read(path: &Path) -> Result<Contents, SnapshotError> {
+    Contents::read(File::open(path)?)
+}
+
+/// A file that is removed unless it is renamed.
+struct Temporary(PathBuf);
+
+impl Temporary {
+    /// In the folder of `path`, under a name that no other process and no crash has left in use. Only its
+    /// owner may read it: what is cached may be secret.
+    fn create(path: &Path) -> io::Result<(Self, File)> {
+        let Some(name) = path.file_name() else {
+            return Err(io::Error::new(ErrorKind::InvalidInput, "no file's path"));
+        };
+        let mut options = OpenOptions::new();
+        options.write(true).create_new(true);
+        #[cfg(unix)]
+        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+        loop {
+            let mut other = OsString::from(".");
+            other.push(name);
+            other.push(format!(".{:016x}.tmp", random::bits()));
+            let temporary = path.with_file_name(other);
+            match options.open(&temporary) {
+                Ok(file) => return Ok((Self(temporary), file)),
+                Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    fn rename(self, path: &Path) -> io::Result<()> {
+        fs::rename(&self.0, path)?;
+        std::mem::forget(self);
+        sync_folder(path)
+    }
+}
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        // There is nothing to be done about one that cannot be removed.
+        let _ = fs::remove_file(&self.0);
+    }
+}
+
+/// Until then the file may have its old name after a crash.
+#[cfg(unix)]
+fn sync_folder(path: &Path) -> io::Result<()> {
+    let folder = path
+        .parent()
+        .filter(|folder| !folder.as_os_str().is_empty());
+    File::open(folder.unwrap_or(Path::new(".")))?.sync_all()
+}
+
+#[cfg(not(unix))]
+fn sync_folder(_: &Path) -> io::Result<()> {
+    Ok(())
+}

@@ -1,0 +1,363 @@
+//! What lies in a file.
+//!
+//! ```text
+//! 0   "hotset\r\n"
+//! 8   format version, 1, 4 bytes
+//! 12  time of writing in milliseconds since 1970, 8 bytes
+//! 20  number of entries, 8 bytes
+//! 28  frames: the schema of keys, that of values, then entries by postcard, hottest first; before each
+//!     its length in bytes, 4 bytes
+//!     end mark, 4 bytes of ff
+//! -8  xxh3 of all before
+//! ```
+//!
+//! Numbers outside frames are little-endian. A file that was made in any other way is refused.
+
+use super::SnapshotError;
+use crate::schema::Schema;
+use serde::{Deserialize, Serialize};
+use std::io::{self, Read, Write};
+use std::ops::Range;
+use xxhash_rust::xxh3::{Xxh3Default, xxh3_64};
+
+const MAGIC: &[u8; 8] = b"hotset\r\n";
+pub(super) const VERSION: u32 = 1;
+const FRAMES: usize = 28;
+const END: u32 = u32::MAX;
+
+/// What a file says of all its entries.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Head<'a> {
+    /// Milliseconds since 1970.
+    pub(crate) written_at: u64,
+    pub(crate) entries: u64,
+    pub(crate) key_schema: &'a str,
+    pub(crate) value_schema: &'a str,
+}
+
+/// An entry, its key and value by postcard.
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Entry<'a> {
+    pub(crate) key: &'a [u8],
+    pub(crate) value: &'a [u8],
+    /// Milliseconds it had left to live; `None`: for ever.
+    pub(crate) left: Option<u64>,
+    /// Milliseconds it had left to idle, in a cache where entries idle.
+    pub(crate) idle: Option<u64>,
+    /// In a cache that weighs.
+    pub(crate) weight: Option<u64>,
+    pub(crate) tags: Vec<&'a str>,
+}
+
+/// Writes a file's bytes from the first to the last.
+pub(crate) struct Writer<W> {
+    out: W,
+    checksum: Xxh3Default,
+    bytes: u64,
+    frame: Vec<u8>,
+}
+
+impl<W: Write> Writer<W> {
+    pub(crate) fn begin(out: W, head: &Head<'_>) -> io::Result<Self> {
+        let mut writer = Self {
+            out,
+            checksum: Xxh3Default::new(),
+            bytes: 0,
+            frame: Vec::new(),
+        };
+        writer.put(MAGIC)?;
+        writer.put(&VERSION.to_le_bytes())?;
+        writer.put(&head.written_at.to_le_bytes())?;
+        writer.put(&head.entries.to_le_bytes())?;
+        writer.put_frame(head.key_schema.as_bytes())?;
+        writer.put_frame(head.value_schema.as_bytes())?;
+        Ok(writer)
+    }
+
+    /// There must be as many as the head says.
+    pub(crate) fn entry(&mut self, entry: &Entry<'_>) -> Result<(), SnapshotError> {
+        let mut frame = std::mem::take(&mut self.frame);
+        frame.clear();
+        frame = serialize(entry, frame)?;
+        self.put_frame(&frame)?;
+        self.frame = frame;
+        Ok(())
+    }
+
+    /// Returns how many bytes there are.
+    pub(crate) fn finish(mut self) -> io::Result<u64> {
+        self.put(&END.to_le_bytes())?;
+        let checksum = self.checksum.digest();
+        self.put(&checksum.to_le_bytes())?;
+        Ok(self.bytes)
+    }
+
+    fn put_frame(&mut self, frame: &[u8]) -> io::Result<()> {
+        let len = u32::try_from(frame.len()).ok().filter(|&len| len != END);
+        let len = len.ok_or_else(|| io::Error::other("an entry of 4 GiB or more"))?;
+        self.put(&len.to_le_bytes())?;
+        self.put(frame)
+    }
+
+    fn put(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.checksum.update(bytes);
+        self.bytes += bytes.len() as u64;
+        self.out.write_all(bytes)
+    }
+}
+
+/// Adds to `bytes` what [`exactly`] reads.
+pub(crate) fn serialize(
+    it: &(impl Serialize + ?Sized),
+    bytes: Vec<u8>,
+) -> Result<Vec<u8>, SnapshotError> {
+    let unserializable = |error: postcard::Error| SnapshotError::Unserializable(error.to_string());
+    postcard::to_extend(it, bytes).map_err(unserializable)
+}
+
+/// A file's bytes, of which all is known to be as it was written.
+#[derive(Debug)]
+pub(crate) struct Contents {
+    bytes: Vec<u8>,
+    written_at: u64,
+    entries: u64,
+    key_schema: Range<usize>,
+    value_schema: Range<usize>,
+}
+
+impl Contents {
+    /// Allocates no more than there is to read.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be read, or is not what [`Writer`] writes.
+    pub(crate) fn read(mut from: impl Read) -> Result<Self, SnapshotError> {
+        let mut bytes = Vec::new();
+        from.read_to_end(&mut bytes)?;
+        check_beginning(&bytes)?;
+        let mut frames = Frames::of(&bytes);
+        let key_schema = frames.next_range()?.ok_or(SnapshotError::Damaged)?;
+        let value_schema = frames.next_range()?.ok_or(SnapshotError::Damaged)?;
+        let mut entries = 0;
+        while frames.next_range()?.is_some() {
+            entries += 1;
+        }
+        let end = frames.at;
+        let checksum = number(&bytes, end).ok_or(SnapshotError::Truncated)?;
+        if bytes.len() > end + 8 {
+            return Err(SnapshotError::TrailingBytes);
+        }
+        if xxh3_64(&bytes[..end]) != checksum || number(&bytes, 20) != Some(entries) {
+            return Err(SnapshotError::Damaged);
+        }
+        Ok(Self {
+            written_at: number(&bytes, 12).ok_or(SnapshotError::Truncated)?,
+            entries,
+            key_schema,
+            value_schema,
+            bytes,
+        })
+    }
+
+    pub(crate) fn head(&self) -> Result<Head<'_>, SnapshotError> {
+        let text = |range: &Range<usize>| {
+            let text = std::str::from_utf8(&self.bytes[range.clone()]);
+            text.map_err(|_| SnapshotError::Damaged)
+        };
+        Ok(Head {
+            written_at: self.written_at,
+            entries: self.entries,
+            key_schema: text(&self.key_schema)?,
+            value_schema: text(&self.value_schema)?,
+        })
+    }
+
+    /// Are the keys of this shape?
+    pub(crate) fn check_keys<K: Schema>(&self) -> Result<(), SnapshotError> {
+        let (found, wanted) = (self.head()?.key_schema, K::schema());
+        if found == wanted {
+            return Ok(());
+        }
+        Err(SnapshotError::KeySchema {
+            found: found.into(),
+            wanted: wanted.into(),
+        })
+    }
+
+    /// Are the values of this shape?
+    pub(crate) fn check_values<V: Schema>(&self) -> Result<(), SnapshotError> {
+        let (found, wanted) = (self.head()?.value_schema, V::schema());
+        if found == wanted {
+            return Ok(());
+        }
+        Err(SnapshotError::ValueSchema {
+            found: found.into(),
+            wanted: wanted.into(),
+        })
+    }
+
+    pub(crate) fn len(&self) -> u64 {
+        self.bytes.len() as u64
+    }
+
+    /// The entries in their order.
+    pub(crate) fn entries(&self) -> impl Iterator<Item = Result<Entry<'_>, SnapshotError>> {
+        let mut frames = Frames {
+            bytes: &self.bytes,
+            at: self.value_schema.end,
+        };
+        (0..self.entries).map(move |entry| {
+            let frame = frames.next_range()?.ok_or(SnapshotError::Truncated)?;
+            exactly(&self.bytes[frame]).ok_or(SnapshotError::Unreadable(entry))
+        })
+    }
+}
+
+/// What takes all of the bytes.
+pub(crate) fn exactly<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Option<T> {
+    let (it, rest) = postcard::take_from_bytes(bytes).ok()?;
+    rest.is_empty().then_some(it)
+}
+
+fn check_beginning(bytes: &[u8]) -> Result<(), SnapshotError> {
+    let magic = &bytes[..bytes.len().min(MAGIC.len())];
+    if !MAGIC.starts_with(magic) {
+        return Err(SnapshotError::NotASnapshot);
+    }
+    let version = bytes.get(8..).and_then(<[u8]>::first_chunk);
+    match version.map(|version| u32::from_le_bytes(*version)) {
+        None => Err(SnapshotError::Truncated),
+        Some(VERSION) => Ok(()),
+        Some(other) => Err(SnapshotError::Version(other)),
+    }
+}
+
+fn number(bytes: &[u8], at: usize) -> Option<u64> {
+    let bytes = bytes.get(at..)?.first_chunk()?;
+    Some(u64::from_le_bytes(*bytes))
+}
+
+/// Where frames are, one after the other.
+struct Frames<'a> {
+    bytes: &'a [u8],
+    at: usize,
+}
+
+impl<'a> Frames<'a> {
+    fn of(bytes: &'a [u8]) -> Self {
+        Self { bytes, at: FRAMES }
+    }
+
+    /// `None` behind the end mark.
+    fn next_range(&mut self) -> Result<Option<Range<usize>>, SnapshotError> {
+        let rest = self.bytes.get(self.at..);
+        let len = rest.and_then(<[u8]>::first_chunk);
+        let len = u32::from_le_bytes(*len.ok_or(SnapshotError::Truncated)?);
+        let start = self.at + 4;
+        if len == END {
+            self.at = start;
+            return Ok(None);
+        }
+        let end = usize::try_from(len)
+            .ok()
+            .and_then(|len| start.checked_add(len));
+        let end = end.filter(|&end| end <= self.bytes.len());
+        self.at = end.ok_or(SnapshotError::Truncated)?;
+        Ok(Some(start..self.at))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn written() -> Vec<u8> {
+        let head = Head {
+            written_at: 1_700_000_000_000,
+            entries: 2,
+            key_schema: "u64",
+            value_schema: "price/2",
+        };
+        let plain = Entry {
+            key: &[7],
+            value: b"\x0512.50",
+            left: None,
+            idle: None,
+            weight: None,
+            tags: vec![],
+        };
+        let full = Entry {
+            key: &[8],
+            value: b"\x01",
+            left: Some(300),
+            idle: Some(1),
+            weight: Some(2),
+            tags: vec!["a"],
+        };
+        let mut bytes = Vec::new();
+        let mut writer = Writer::begin(&mut bytes, &head).unwrap();
+        writer.entry(&plain).unwrap();
+        writer.entry(&full).unwrap();
+        let len = writer.finish().unwrap();
+        assert_eq!(len, bytes.len() as u64);
+        bytes
+    }
+
+    /// Other versions read this: a change needs a new format version.
+    #[test]
+    fn the_format_is_what_it_was() {
+        let bytes = written();
+        let hex = bytes
+            .iter()
+            .fold(String::new(), |hex, byte| hex + &format!("{byte:02x}"));
+        let parts = [
+            "686f747365740d0a",
+            "01000000",
+            "0068e5cf8b010000",
+            "0200000000000000",
+            "03000000753634",
+            "0700000070726963652f32",
+            // Key, value, left to live, left to idle, weight, tags.
+            "0d0000000107060531322e353000000000",
+            "0e000000010801010",
+            "1ac0201010102010161",
+            "ffffffff",
+        ];
+        assert_eq!(hex[..hex.len() - 16], parts.concat());
+        let contents = Contents::read(&bytes[..]).unwrap();
+        assert_eq!(contents.head().unwrap().value_schema, "price/2");
+        let entries: Vec<_> = contents.entries().map(Result::unwrap).collect();
+        assert_eq!(
+            (entries[0].value, entries[1].left),
+            (&b"\x0512.50"[..], Some(300))
+        );
+    }
+
+    /// With a checksum that is right, so that what is behind it is reached.
+    fn sealed(mut bytes: Vec<u8>) -> Vec<u8> {
+        bytes.truncate(bytes.len() - 8);
+        let checksum = xxh3_64(&bytes);
+        bytes.extend_from_slice(&checksum.to_le_bytes());
+        bytes
+    }
+
+    proptest! {
+        #[test]
+        fn no_damage_makes_it_panic(
+            changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..8),
+        ) {
+            let mut bytes = written();
+            for (at, byte) in changes {
+                let at = at.index(bytes.len());
+                bytes[at] = byte;
+            }
+            if let Ok(contents) = Contents::read(&sealed(bytes)[..]) {
+                let _ = contents.head();
+                for entry in contents.entries().flatten() {
+                    let _ = exactly::<Vec<String>>(entry.value);
+                }
+            }
+        }
+    }
+}
