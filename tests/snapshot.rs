@@ -1,0 +1,630 @@
+//! What was held is held again in the next run, or the file is refused as a whole.
+
+use hotset::{
+    Builder, Loaded, LocalCache, ManualClock, Policy, RestoreReport, Schema, SnapshotError,
+};
+use rand::SeedableRng;
+use rand::rngs::SmallRng;
+use rand_distr::{Distribution, Zipf};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use std::borrow::Cow;
+use std::cell::RefCell;
+use std::collections::HashSet;
+use std::convert::Infallible;
+use std::fs;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
+use tempfile::TempDir;
+use xxhash_rust::xxh3::xxh3_64;
+
+type Cache = LocalCache<u64, u64>;
+
+const POLICIES: [Policy; 4] = [Policy::Lru, Policy::S3Fifo, Policy::Car, Policy::Adaptive];
+const SECOND: Duration = Duration::from_secs(1);
+
+struct Folder(TempDir);
+
+impl Folder {
+    fn new() -> Self {
+        Self(tempfile::tempdir().unwrap())
+    }
+
+    fn path(&self) -> PathBuf {
+        self.0.path().join("snapshot")
+    }
+
+    fn names(&self) -> Vec<String> {
+        let entries = fs::read_dir(self.0.path()).unwrap();
+        let name = |entry: fs::DirEntry| entry.file_name().into_string().unwrap();
+        entries.map(|entry| name(entry.unwrap())).collect()
+    }
+}
+
+fn of(entries: impl IntoIterator<Item = u64>) -> Cache {
+    let cache = Cache::new(1_000);
+    for key in entries {
+        cache.insert(key, key * 10);
+    }
+    cache
+}
+
+fn build<V>(builder: Builder<u64, V>) -> LocalCache<u64, V> {
+    builder.build().unwrap()
+}
+
+fn keys<V: Clone>(cache: &LocalCache<u64, V>) -> Vec<u64> {
+    cache.iter().map(|(key, _)| key).collect()
+}
+
+/// Makes a file so many milliseconds older.
+fn age(path: &Path, millis: i64) {
+    let mut bytes = fs::read(path).unwrap();
+    let written_at = i64::from_le_bytes(bytes[12..20].try_into().unwrap());
+    bytes[12..20].copy_from_slice(&(written_at - millis).to_le_bytes());
+    reseal(path, bytes);
+}
+
+fn reseal(path: &Path, mut bytes: Vec<u8>) {
+    bytes.truncate(bytes.len() - 8);
+    let checksum = xxh3_64(&bytes);
+    bytes.extend_from_slice(&checksum.to_le_bytes());
+    fs::write(path, bytes).unwrap();
+}
+
+/// Restores what must be refused, and says why it was.
+fn refused(path: &Path) -> SnapshotError {
+    let cache = of([]);
+    let error = cache.restore(path).unwrap_err();
+    assert_eq!((cache.len(), cache.stats().inserts), (0, 0));
+    cache.validate();
+    assert!(!error.to_string().is_empty());
+    error
+}
+
+#[test]
+fn what_was_held_is_held_again() {
+    let folder = Folder::new();
+    let cache = of(0..500);
+    let written = cache.snapshot(folder.path()).unwrap();
+    assert_eq!(written.entries, 500);
+    assert_eq!(written.bytes, fs::metadata(folder.path()).unwrap().len());
+    assert_eq!(folder.names(), ["snapshot"]);
+    let restored = of([]);
+    let report = restored.restore(folder.path()).unwrap();
+    assert_eq!((report.restored, report.bytes), (500, written.bytes));
+    assert_eq!(restored.len(), 500);
+    assert!((0..500).all(|key| restored.get(&key) == Some(key * 10)));
+    restored.validate();
+    // An empty one is one as well, and takes the place of what was there.
+    assert_eq!(of([]).snapshot(folder.path()).unwrap().entries, 0);
+    assert_eq!(of([]).restore(folder.path()).unwrap().restored, 0);
+}
+
+#[test]
+fn every_truncation_is_refused_as_such() {
+    let folder = Folder::new();
+    of(0..3).snapshot(folder.path()).unwrap();
+    let bytes = fs::read(folder.path()).unwrap();
+    for len in 0..bytes.len() {
+        fs::write(folder.path(), &bytes[..len]).unwrap();
+        let error = refused(&folder.path());
+        assert!(
+            matches!(error, SnapshotError::Truncated),
+            "{len}: {error:?}"
+        );
+    }
+}
+
+#[test]
+fn every_flipped_bit_is_noticed() {
+    let folder = Folder::new();
+    of(0..3).snapshot(folder.path()).unwrap();
+    let bytes = fs::read(folder.path()).unwrap();
+    for bit in 0..bytes.len() * 8 {
+        let mut damaged = bytes.clone();
+        damaged[bit / 8] ^= 1 << (bit % 8);
+        fs::write(folder.path(), damaged).unwrap();
+        let error = refused(&folder.path());
+        let is_expected = match bit / 8 {
+            0..8 => matches!(error, SnapshotError::NotASnapshot),
+            8..12 => matches!(error, SnapshotError::Version(version) if version != 1),
+            // The lengths among them may lead anywhere.
+            _ => matches!(
+                error,
+                SnapshotError::Damaged | SnapshotError::Truncated | SnapshotError::TrailingBytes
+            ),
+        };
+        assert!(is_expected, "bit {bit}: {error:?}");
+    }
+}
+
+#[test]
+fn what_is_no_snapshot_or_another_is_refused() {
+    let folder = Folder::new();
+    let path = folder.path();
+    assert!(matches!(refused(&path), SnapshotError::Io(_)));
+    fs::write(&path, "key,value\n1,10\n").unwrap();
+    assert!(matches!(refused(&path), SnapshotError::NotASnapshot));
+    of(0..3).snapshot(&path).unwrap();
+    let bytes = fs::read(&path).unwrap();
+    fs::write(&path, [&bytes[..], b"\n"].concat()).unwrap();
+    assert!(matches!(refused(&path), SnapshotError::TrailingBytes));
+
+    fs::write(&path, &bytes).unwrap();
+    let error = LocalCache::<u64, u32>::new(9).restore(&path).unwrap_err();
+    assert!(matches!(error, SnapshotError::ValueSchema { found, wanted }
+        if found == "u64" && wanted == "u32"));
+    let error = LocalCache::<i64, u64>::new(9).restore(&path).unwrap_err();
+    assert!(matches!(error, SnapshotError::KeySchema { found, wanted }
+        if found == "u64" && wanted == "i64"));
+}
+
+/// Says that it is a number, and is none.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Text(String);
+
+impl Schema for Text {
+    fn schema() -> Cow<'static, str> {
+        u64::schema()
+    }
+}
+
+#[test]
+fn what_cannot_be_read_or_lies_about_its_length_is_refused_whole() {
+    let folder = Folder::new();
+    of([1, u64::MAX / 10]).snapshot(folder.path()).unwrap();
+    let cache = LocalCache::<u64, Text>::new(9);
+    let error = cache.restore(folder.path()).unwrap_err();
+    assert!(matches!(error, SnapshotError::Unreadable(_)), "{error:?}");
+    assert!(cache.is_empty());
+
+    // The frame of the schema of keys is as long as can be; so is the number of entries.
+    of([1]).snapshot(folder.path()).unwrap();
+    let bytes = fs::read(folder.path()).unwrap();
+    let mut long = bytes.clone();
+    long[28..32].copy_from_slice(&(u32::MAX - 1).to_le_bytes());
+    reseal(&folder.path(), long);
+    assert!(matches!(refused(&folder.path()), SnapshotError::Truncated));
+    let mut many = bytes;
+    many[20..28].copy_from_slice(&u64::MAX.to_le_bytes());
+    reseal(&folder.path(), many);
+    assert!(matches!(refused(&folder.path()), SnapshotError::Damaged));
+}
+
+#[test]
+fn time_passes_while_nothing_runs_and_never_goes_back() {
+    let folder = Folder::new();
+    let clock = ManualClock::new();
+    clock.advance(SECOND * 1_000);
+    let cache: Cache = build(LocalCache::builder().capacity(9).clock(clock.clone()));
+    cache.insert(0, 0);
+    for key in [10, 20, 30] {
+        cache.insert_with_ttl(key, key, SECOND * u32::try_from(key).unwrap());
+    }
+    clock.advance(SECOND * 10);
+    assert_eq!(cache.snapshot(folder.path()).unwrap().entries, 3);
+
+    age(&folder.path(), 15_000);
+    // Another clock, which has just begun; its jitter is not for what has a time already.
+    let clock = ManualClock::new();
+    let builder = LocalCache::builder().capacity(9).clock(clock.clone());
+    let cache: Cache = build(builder.time_to_live(SECOND).ttl_jitter(1.0));
+    let report = cache.restore(folder.path()).unwrap();
+    assert_eq!((report.restored, report.expired), (2, 1));
+    assert_eq!(cache.remaining_ttl(&0), Some(Duration::MAX));
+    let left = cache.remaining_ttl(&30).unwrap();
+    assert!(left <= SECOND * 5 && left > SECOND * 3, "{left:?}");
+    clock.advance(left);
+    assert_eq!(keys(&cache), [0]);
+
+    // The wall clock was set back by an hour since.
+    age(&folder.path(), -3_600_000 - 15_000);
+    let cache: Cache = build(LocalCache::builder().capacity(9).clock(clock));
+    assert_eq!(cache.restore(folder.path()).unwrap().restored, 3);
+    assert_eq!(cache.remaining_ttl(&30), Some(SECOND * 20));
+}
+
+#[test]
+fn entries_that_idle_are_dropped_once_they_have() {
+    let folder = Folder::new();
+    let clock = ManualClock::new();
+    let idling = |clock: &ManualClock| -> Cache {
+        let builder = LocalCache::builder().capacity(9).clock(clock.clone());
+        build(builder.time_to_live(SECOND * 100).time_to_idle(SECOND * 10))
+    };
+    let cache = idling(&clock);
+    cache.insert(1, 10);
+    clock.advance(SECOND * 5);
+    cache.insert(2, 20);
+    cache.snapshot(folder.path()).unwrap();
+    age(&folder.path(), 7_000);
+    let clock = ManualClock::new();
+    let cache = idling(&clock);
+    let report = cache.restore(folder.path()).unwrap();
+    assert_eq!((report.restored, report.expired), (1, 1));
+    // A hit keeps it, but not past what it had to live.
+    for _ in 0..12 {
+        assert_eq!(cache.get(&2), Some(20));
+        clock.advance(SECOND * 7);
+    }
+    clock.advance(SECOND * 9);
+    assert_eq!(cache.get(&2), None);
+}
+
+#[test]
+fn tags_and_weights_come_along_and_only_what_is_alive() {
+    let folder = Folder::new();
+    let weighing = |max| {
+        let builder = LocalCache::builder().max_weight(max);
+        build(builder.weigher(|_, &value: &u64| value))
+    };
+    let cache = weighing(1_000);
+    cache.insert(1, 5);
+    cache.insert_loaded(2, Loaded::new(5).weight(100).tags(["a", "b"]));
+    cache.insert_loaded(3, Loaded::new(5).tags(["gone"]));
+    cache.insert_with_ttl(4, 5, Duration::from_nanos(1));
+    cache.invalidate_tag("gone");
+    while cache.contains_key(&4) {
+        thread::yield_now();
+    }
+    assert_eq!(cache.snapshot(folder.path()).unwrap().entries, 2);
+    let restored = weighing(1_000);
+    restored.restore(folder.path()).unwrap();
+    assert_eq!(restored.weight(), 105);
+    restored.invalidate_tag("b");
+    assert_eq!(keys(&restored), [1]);
+    // What was the lightest fits.
+    let small = weighing(50);
+    let report = small.restore(folder.path()).unwrap();
+    assert_eq!((report.restored, report.did_not_fit), (1, 1));
+    // Where nobody weighed, the weigher does.
+    of([1, 2]).snapshot(folder.path()).unwrap();
+    let restored = weighing(1_000);
+    restored.restore(folder.path()).unwrap();
+    assert_eq!(restored.weight(), 30);
+    restored.validate();
+}
+
+#[test]
+fn a_smaller_cache_keeps_the_hottest_and_keeps_them_longest() {
+    for policy in POLICIES {
+        for shards in [1, 8] {
+            let folder = Folder::new();
+            let builder = LocalCache::builder().capacity(1_000).policy(policy);
+            let cache: Cache = build(builder.shards(shards));
+            for key in 0..2_000 {
+                cache.insert(key, key * 10);
+                for popular in (0..100).map(|nth| nth * 7) {
+                    let _ = cache.get(&popular);
+                }
+            }
+            let hottest = keys(&cache);
+            cache.snapshot(folder.path()).unwrap();
+            let builder = LocalCache::builder().capacity(300).policy(policy);
+            let small: Cache = build(builder.shards(1));
+            let report = small.restore(folder.path()).unwrap();
+            let left = u64::try_from(hottest.len()).unwrap() - 300;
+            assert_eq!((report.restored, report.did_not_fit), (300, left));
+            assert_eq!(keys(&small), hottest[..300], "{policy:?}, {shards} shards");
+            // New ones come, and the coldest go.
+            for key in 0..200 {
+                small.insert(1_000_000 + key, 0);
+            }
+            let kept = |keys: &[u64]| keys.iter().filter(|&key| small.contains_key(key)).count();
+            assert!(
+                kept(&hottest[..100]) >= kept(&hottest[100..200]),
+                "{policy:?}"
+            );
+            assert!(kept(&hottest[..100]) >= 99, "{policy:?}");
+            small.validate();
+        }
+    }
+}
+
+#[test]
+fn nothing_gives_way_to_what_is_restored() {
+    let folder = Folder::new();
+    of(0..100).snapshot(folder.path()).unwrap();
+    let cache = Cache::new(64);
+    for key in (0..10).chain(1_000..1_020) {
+        cache.insert(key, 1);
+    }
+    let report = cache.restore(folder.path()).unwrap();
+    let RestoreReport {
+        restored,
+        held,
+        did_not_fit,
+        ..
+    } = report;
+    assert_eq!((restored, held, did_not_fit), (34, 10, 56));
+    assert_eq!(cache.stats().evicted, 0);
+    assert!(
+        (0..10)
+            .chain(1_000..1_020)
+            .all(|key| cache.get(&key) == Some(1))
+    );
+    let report = cache.restore(folder.path()).unwrap();
+    assert_eq!((report.restored, report.held), (0, 44));
+    cache.validate();
+}
+
+thread_local! {
+    /// Run by whoever reads or writes a [`Hooked`] 7.
+    static HOOK: RefCell<Option<Box<dyn FnMut()>>> = const { RefCell::new(None) };
+}
+
+/// A value whose reading and writing is user code.
+#[derive(Clone, Debug, PartialEq)]
+struct Hooked(u64);
+
+fn run_hook() {
+    if let Some(mut hook) = HOOK.take() {
+        hook();
+    }
+}
+
+fn with_hook(hook: impl FnMut() + 'static) {
+    HOOK.set(Some(Box::new(hook)));
+}
+
+impl Serialize for Hooked {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        if self.0 == 7 {
+            run_hook();
+        }
+        self.0.serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for Hooked {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let value = u64::deserialize(deserializer)?;
+        if value == 7 {
+            run_hook();
+        }
+        Ok(Self(value))
+    }
+}
+
+impl Schema for Hooked {
+    fn schema() -> Cow<'static, str> {
+        "hooked/1".into()
+    }
+}
+
+/// A snapshot of 0 to 9, with 9 the hottest, and an empty cache of so many entries.
+fn hooked(folder: &Folder, capacity: usize) -> LocalCache<u64, Hooked> {
+    let cache = LocalCache::new(10);
+    for key in 0..10 {
+        let tag = if key < 5 { "low" } else { "high" };
+        cache.insert_loaded(key, Loaded::new(Hooked(key)).tags([tag]));
+    }
+    cache.snapshot(folder.path()).unwrap();
+    LocalCache::new(capacity)
+}
+
+#[test]
+fn what_happens_during_a_restore_wins() {
+    let folder = Folder::new();
+    let cache = hooked(&folder, 100);
+    with_hook({
+        let cache = cache.clone();
+        move || {
+            cache.remove(&1);
+            cache.insert(2, Hooked(20));
+            cache.invalidate_tag("high");
+            let load = |_: &u64| Ok::<_, Infallible>(Hooked(30));
+            assert_eq!(cache.get_or_load(&3, load).unwrap(), Hooked(30));
+            cache.retain(|&key, _| key != 3);
+        }
+    });
+    let report = cache.restore(folder.path()).unwrap();
+    assert_eq!((report.restored, report.held), (2, 8));
+    let mut held: Vec<_> = cache.iter().map(|(key, value)| (key, value.0)).collect();
+    held.sort_unstable();
+    assert_eq!(held, [(0, 0), (2, 20), (4, 4)]);
+    cache.validate();
+
+    let cache = hooked(&folder, 100);
+    with_hook({
+        let cache = cache.clone();
+        move || cache.clear()
+    });
+    assert_eq!(cache.restore(folder.path()).unwrap().restored, 0);
+    // And that is over when it is.
+    assert_eq!(cache.restore(folder.path()).unwrap().restored, 10);
+    cache.validate();
+}
+
+#[test]
+fn where_others_take_the_room_the_cold_do_without() {
+    let folder = Folder::new();
+    let cache = hooked(&folder, 10);
+    with_hook({
+        let cache = cache.clone();
+        move || (100..104).for_each(|key| cache.insert(key, Hooked(0)))
+    });
+    let report = cache.restore(folder.path()).unwrap();
+    assert_eq!((report.restored, report.did_not_fit), (6, 4));
+    assert_eq!(cache.stats().evicted, 0);
+    assert!((4..10).chain(100..104).all(|key| cache.contains_key(&key)));
+}
+
+#[test]
+fn a_load_that_is_under_way_stores_what_it_finds() {
+    let folder = Folder::new();
+    of(0..10).snapshot(folder.path()).unwrap();
+    let cache = of([]);
+    let (began, begun) = mpsc::channel();
+    let (go_on, may_go_on) = mpsc::channel::<()>();
+    thread::scope(|scope| {
+        let cache = &cache;
+        let loader = scope.spawn(move || {
+            let load = |_: &u64| {
+                began.send(()).unwrap();
+                may_go_on.recv().unwrap();
+                Ok::<_, Infallible>(1)
+            };
+            cache.get_or_load(&5, load).unwrap()
+        });
+        begun.recv().unwrap();
+        let report = cache.restore(folder.path()).unwrap();
+        assert_eq!((report.restored, report.held), (9, 1));
+        go_on.send(()).unwrap();
+        assert_eq!(loader.join().unwrap(), 1);
+    });
+    assert_eq!(cache.get(&5), Some(1));
+    cache.validate();
+}
+
+#[test]
+fn a_snapshot_that_fails_leaves_the_one_before_and_nothing_else() {
+    let folder = Folder::new();
+    let cache = hooked(&folder, 10);
+    let before = fs::read(folder.path()).unwrap();
+    cache.insert(7, Hooked(7));
+    with_hook(|| panic!("in Serialize"));
+    let panicked = catch_unwind(AssertUnwindSafe(|| cache.snapshot(folder.path())));
+    assert!(panicked.is_err());
+    assert_eq!(fs::read(folder.path()).unwrap(), before);
+    assert_eq!(folder.names(), ["snapshot"]);
+    // What a crash has left is in nobody's way.
+    fs::write(
+        folder.0.path().join(".snapshot.0123456789abcdef.tmp"),
+        "half",
+    )
+    .unwrap();
+    assert_eq!(cache.snapshot(folder.path()).unwrap().entries, 1);
+    assert_eq!(cache.restore(folder.path()).unwrap().held, 1);
+    // A folder is in the way, or there is none.
+    let folder = Folder::new();
+    fs::create_dir(folder.path()).unwrap();
+    fs::write(folder.path().join("file"), "").unwrap();
+    for path in [folder.path(), folder.path().join("none/file"), "..".into()] {
+        let error = cache.snapshot(path).unwrap_err();
+        assert!(matches!(error, SnapshotError::Io(_)));
+    }
+    assert_eq!(folder.names(), ["snapshot"]);
+}
+
+#[test]
+fn several_may_write_to_one_path_and_others_read() {
+    let folder = Folder::new();
+    of(0..100).snapshot(folder.path()).unwrap();
+    thread::scope(|scope| {
+        for writer in 0..4 {
+            let path = folder.path();
+            scope.spawn(move || {
+                let cache = of(writer * 100..writer * 100 + 100);
+                for _ in 0..20 {
+                    cache.snapshot(&path).unwrap();
+                }
+            });
+        }
+        for _ in 0..40 {
+            let cache = of([]);
+            assert_eq!(cache.restore(folder.path()).unwrap().restored, 100);
+            let writers: HashSet<_> = keys(&cache).into_iter().map(|key| key / 100).collect();
+            assert_eq!(writers.len(), 1);
+        }
+    });
+    assert_eq!(folder.names(), ["snapshot"]);
+}
+
+#[test]
+fn a_cache_is_written_to_while_it_is_copied_and_filled() {
+    let folder = Folder::new();
+    let cache = Cache::new(1_000);
+    let other = Cache::new(1_000);
+    let done = AtomicBool::new(false);
+    thread::scope(|scope| {
+        for thread in 0..2 {
+            let (cache, other, done) = (&cache, &other, &done);
+            scope.spawn(move || {
+                for round in 0.. {
+                    let key = (round * 7 + thread) % 2_000;
+                    cache.insert(key, key * 10);
+                    other.insert(key, key * 10);
+                    other.remove(&(key / 2));
+                    if done.load(Relaxed) {
+                        break;
+                    }
+                }
+            });
+        }
+        for _ in 0..30 {
+            let written = cache.snapshot(folder.path()).unwrap();
+            assert!(written.entries <= 2_000);
+            let report = other.restore(folder.path()).unwrap();
+            let all = report.restored + report.held + report.did_not_fit;
+            assert_eq!(all, written.entries);
+        }
+        done.store(true, Relaxed);
+    });
+    assert!(other.iter().all(|(key, value)| value == key * 10));
+    cache.validate();
+    other.validate();
+}
+
+/// How much of a trace is hit, where what is missed is inserted.
+#[allow(clippy::cast_precision_loss)]
+fn hit_ratio(cache: &Cache, trace: &[u64]) -> f64 {
+    let is_hit = |key: &&u64| {
+        let hit = cache.get(*key).is_some();
+        if !hit {
+            cache.insert(**key, **key);
+        }
+        hit
+    };
+    trace.iter().filter(is_hit).count() as f64 / trace.len() as f64
+}
+
+#[test]
+#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+fn the_hit_ratio_is_there_at_once() {
+    let entries: u32 = if cfg!(debug_assertions) {
+        100_000
+    } else {
+        1_000_000
+    };
+    let zipf = Zipf::new(f64::from(entries) * 4.0, 0.9).unwrap();
+    let mut random = SmallRng::seed_from_u64(7);
+    let mut trace = |len: u32| -> Vec<u64> {
+        let keys = (0..len).map(|_| zipf.sample(&mut random) as u64);
+        keys.collect()
+    };
+    let (before, after) = (trace(entries * 5), trace(entries));
+    let folder = Folder::new();
+    for policy in POLICIES {
+        let new = || {
+            build(
+                LocalCache::builder()
+                    .capacity(entries as usize)
+                    .policy(policy),
+            )
+        };
+        let cache = new();
+        hit_ratio(&cache, &before);
+        assert_eq!(cache.len(), entries as usize);
+        let written = cache.snapshot(folder.path()).unwrap();
+        let warm = hit_ratio(&cache, &after);
+        let restored = new();
+        let report = restored.restore(folder.path()).unwrap();
+        assert_eq!(report.restored, u64::from(entries));
+        let again = hit_ratio(&restored, &after);
+        println!(
+            "{policy:?}: {} entries, {} bytes, written in {:.2?}, restored in {:.2?}; hit ratio {warm:.4} \
+             without a restart, {again:.4} after it, {:.4} from nothing",
+            written.entries,
+            written.bytes,
+            written.time_taken,
+            report.time_taken,
+            hit_ratio(&new(), &after),
+        );
+        assert!((warm - again).abs() < 0.005, "{policy:?}: {warm}, {again}");
+    }
+}
