@@ -24,6 +24,8 @@ mod flight;
 
 mod local;
 
+mod warm;
+
 #[cfg(any(feature = "redis", feature = "serde"))]
 mod consistency;
 
@@ -57,3 +59,4 @@ pub use tiered::{
     Blocking, Delivery, Health, RemoteError, Rollout, TierStats, TieredBuilder, TieredCache,
     Warning,
 };
+pub use warm::{FailedBatch, WarmEnd, WarmProgress, WarmReport, Warming};

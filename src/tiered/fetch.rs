@@ -4,12 +4,13 @@ use super::builder::MAX_KEY;
 use super::health::count;
 use super::lease::{Granted, Lease};
 use super::load::{Fresh, LoadResult, MayLoad};
-use super::remote::{Answer, Ask, Head, Token};
+use super::remote::{Answer, Ask, Head, RemoteError, Token};
 use super::trust::now;
 use super::{Consistency, Inner, TierKey, TierValue, name_of};
 use crate::entry::Loaded;
 use crate::error::{AnyError, LoadError};
 use std::future::Future;
+use std::slice;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -221,31 +222,43 @@ impl<K: TierKey, V: TierValue> Inner<K, V> {
 
     /// The value that L1 or L2 holds, for one who does not load.
     pub(super) async fn look_up(&self, key: &K) -> Option<V> {
-        if self.may_serve(now()) {
-            if let Some(value) = self.l1.get(key) {
-                return Some(value);
-            }
-        }
-        // Before it is known whether L2 may be asked: an invalidation that comes in between voids it.
-        let promise = self.l1.promise(key);
-        let name = name_of(key).filter(|name| self.asks_l2(name))?;
-        if self.settings.rollout.is_shadow() {
-            return None;
+        let found = self.look_up_many(slice::from_ref(key)).await;
+        found.ok()?.pop()?
+    }
+
+    /// The values of several keys that L1 or L2 holds, in one round trip, for one who does not load.
+    pub(super) async fn look_up_many(&self, keys: &[K]) -> Result<Vec<Option<V>>, RemoteError> {
+        let may_serve = self.may_serve(now());
+        let held = |key| may_serve.then(|| self.l1.get(key)).flatten();
+        let mut values: Vec<_> = keys.iter().map(held).collect();
+        let missing = (keys.iter().zip(&mut values)).filter(|(_, value)| value.is_none());
+        let is_served = !self.settings.rollout.is_shadow();
+        let missing = missing.filter_map(|(key, value)| {
+            // Before it is known whether L2 may be asked: an invalidation that comes in between voids it.
+            let promise = self.l1.promise(key);
+            let name = name_of(key).filter(|name| is_served && self.asks_l2(name))?;
+            Some((key, value, promise, name))
+        });
+        let missing: Vec<_> = missing.collect();
+        if missing.is_empty() {
+            return Ok(values);
         }
         let asked = Instant::now();
-        let ask = Ask {
-            key: &name,
+        let asks = missing.iter().map(|(_, _, _, name)| Ask {
+            key: name,
             lead: None,
             refused: None,
-        };
-        let answer = self.l2.ask(&[ask]).await.ok()?.pop()?;
-        let Answer::Value { envelope, left } = answer else {
-            return None;
-        };
-        let loaded = self.decode(&envelope, left)?;
-        let value = loaded.value.clone();
-        promise.keep(key.clone(), self.local(Fresh::read(loaded, asked)));
-        Some(value)
+        });
+        let answers = self.l2.ask(&asks.collect::<Vec<_>>()).await?;
+        for ((key, value, promise, _), answer) in missing.into_iter().zip(answers) {
+            if let Answer::Value { envelope, left } = answer {
+                if let Some(loaded) = self.decode(&envelope, left) {
+                    *value = Some(loaded.value.clone());
+                    promise.keep(key.clone(), self.local(Fresh::read(loaded, asked)));
+                }
+            }
+        }
+        Ok(values)
     }
 
     /// The value in an envelope, which has so much `left` to live.

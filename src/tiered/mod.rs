@@ -22,6 +22,7 @@ mod lease;
 mod load;
 mod many;
 mod shadow;
+mod warm;
 mod write;
 
 mod blocking;

@@ -1,0 +1,163 @@
+//! Warming L1 and L2: from the database, from L2 alone, and by the keys of a snapshot.
+
+use super::remote::RemoteError;
+use super::trust::now;
+use super::{Consistency, Inner, TierKey, TierValue, TieredCache};
+use crate::entry::Loaded;
+use crate::error::LoadError;
+use crate::local::SnapshotReport;
+use crate::schema::Schema;
+use crate::snapshot::{self, SnapshotError};
+use crate::warm::{Run, WarmReport, Warming, room, run_all};
+use std::any::Any;
+use std::future::Future;
+use std::io;
+use std::panic::resume_unwind;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Instant;
+use tokio::time::sleep;
+
+/// How many heartbeats a warming waits for the proof that invalidations arrive.
+const PATIENCE: u32 = 4;
+
+impl<K: TierKey, V: TierValue> TieredCache<K, V> {
+    /// Loads what neither L1 nor Redis holds of these keys, in batches, as
+    /// [`LocalCache::warm_async`](crate::LocalCache::warm_async), until L1 is full: L1 gets what Redis
+    /// holds, and Redis what is loaded.
+    ///
+    /// With [`Realtime`](Consistency::Realtime), L1 keeps nothing while it may not serve; so it waits for
+    /// that first, for four heartbeats at most.
+    ///
+    /// # Cancellation
+    ///
+    /// The future may be dropped at any time. What was loaded until then is held.
+    pub async fn warm_async<M, L, E, F>(
+        &self,
+        keys: impl IntoIterator<Item = K>,
+        load: impl Fn(Vec<K>) -> F,
+    ) -> WarmReport<K, E>
+    where
+        F: Future<Output = Result<M, E>>,
+        M: IntoIterator<Item = (K, L)>,
+        L: Into<Loaded<V>>,
+        E: Any + Send + Sync,
+    {
+        self.warm_with_async(Warming::new(), keys, load).await
+    }
+
+    /// As [`warm_async`](Self::warm_async), as one wants it.
+    ///
+    /// # Cancellation
+    ///
+    /// As [`warm_async`](Self::warm_async).
+    pub async fn warm_with_async<M, L, E, F>(
+        &self,
+        warming: Warming<'_>,
+        keys: impl IntoIterator<Item = K>,
+        load: impl Fn(Vec<K>) -> F,
+    ) -> WarmReport<K, E>
+    where
+        F: Future<Output = Result<M, E>>,
+        M: IntoIterator<Item = (K, L)>,
+        L: Into<Loaded<V>>,
+        E: Any + Send + Sync,
+    {
+        let load = &load;
+        let ask = |batch: Vec<K>| async move {
+            let result = self.get_many_or_load_async(&batch, load).await;
+            (batch, result)
+        };
+        self.inner.until_it_may_serve().await;
+        run_all(Run::new(warming, keys), || room(&self.inner.l1), ask).await
+    }
+
+    /// Fills L1 with what Redis holds of these keys, as [`warm_async`](Self::warm_async). Nothing is
+    /// loaded: what Redis does not hold is left out, and what fails is Redis.
+    ///
+    /// # Cancellation
+    ///
+    /// The future may be dropped at any time. What was found until then is held.
+    pub async fn warm_from_l2(
+        &self,
+        warming: Warming<'_>,
+        keys: impl IntoIterator<Item = K>,
+    ) -> WarmReport<K, RemoteError> {
+        let ask = |batch: Vec<K>| async move {
+            let found = self.inner.look_up_many(&batch).await;
+            let found = found.map_err(|error| LoadError::Failed(Arc::new(error)));
+            (batch, found)
+        };
+        self.inner.until_it_may_serve().await;
+        run_all(Run::new(warming, keys), || room(&self.inner.l1), ask).await
+    }
+
+    /// Writes what L1 holds to a file, as [`LocalCache::snapshot`](crate::LocalCache::snapshot), in a
+    /// thread for what blocks.
+    ///
+    /// # Errors
+    ///
+    /// As [`LocalCache::snapshot`](crate::LocalCache::snapshot).
+    ///
+    /// # Cancellation
+    ///
+    /// If the future is dropped the file is written all the same.
+    pub async fn snapshot(&self, path: impl AsRef<Path>) -> Result<SnapshotReport, SnapshotError>
+    where
+        K: Schema,
+    {
+        let (l1, path) = (self.inner.l1.clone(), path.as_ref().to_owned());
+        self.unblocked(move || l1.snapshot(path)).await
+    }
+
+    /// As [`warm_from_l2`](Self::warm_from_l2), with the keys of a snapshot, hottest first. Its values are
+    /// not used: they may have been invalidated while this process did not run, which Redis knows. A
+    /// snapshot by a [`LocalCache`](crate::LocalCache) will do.
+    ///
+    /// # Errors
+    ///
+    /// As [`LocalCache::restore`](crate::LocalCache::restore), but for the schema of values.
+    ///
+    /// # Cancellation
+    ///
+    /// As [`warm_from_l2`](Self::warm_from_l2).
+    pub async fn warm_from_snapshot(
+        &self,
+        warming: Warming<'_>,
+        path: impl AsRef<Path>,
+    ) -> Result<WarmReport<K, RemoteError>, SnapshotError>
+    where
+        K: Schema,
+    {
+        let path = path.as_ref().to_owned();
+        let keys = self.unblocked(move || snapshot::keys(&path)).await?;
+        Ok(self.warm_from_l2(warming, keys).await)
+    }
+
+    /// Runs what blocks where it may.
+    async fn unblocked<T: Send + 'static>(
+        &self,
+        run: impl FnOnce() -> Result<T, SnapshotError> + Send + 'static,
+    ) -> Result<T, SnapshotError> {
+        match self.inner.runtime.spawn_blocking(run).await {
+            Ok(result) => result,
+            Err(error) => match error.try_into_panic() {
+                Ok(panic) => resume_unwind(panic),
+                Err(_) => Err(io::Error::other("the runtime was shut down").into()),
+            },
+        }
+    }
+}
+
+impl<K: TierKey, V: TierValue> Inner<K, V> {
+    async fn until_it_may_serve(&self) {
+        if self.settings.consistency != Consistency::Realtime {
+            return;
+        }
+        let begun = Instant::now();
+        let heartbeat = self.settings.heartbeat;
+        while !self.trust.may_serve(now()) && begun.elapsed() < heartbeat * PATIENCE {
+            sleep(heartbeat / 10).await;
+        }
+    }
+}
