@@ -2,7 +2,7 @@
 
 use super::remote::RemoteError;
 use super::trust::now;
-use super::{Consistency, Inner, TierKey, TierValue, TieredCache};
+use super::{Inner, TierKey, TierValue, TieredCache};
 use crate::entry::Loaded;
 use crate::error::LoadError;
 use crate::local::SnapshotReport;
@@ -18,7 +18,7 @@ use std::sync::Arc;
 use std::time::Instant;
 use tokio::time::sleep;
 
-/// How many heartbeats a warming waits for the proof that invalidations arrive.
+/// How many heartbeats a warming waits for the proof that invalidations arrive, if Redis is down.
 const PATIENCE: u32 = 4;
 
 impl<K: TierKey, V: TierValue> TieredCache<K, V> {
@@ -26,8 +26,8 @@ impl<K: TierKey, V: TierValue> TieredCache<K, V> {
     /// [`LocalCache::warm_async`](crate::LocalCache::warm_async), until L1 is full: L1 gets what Redis
     /// holds, and Redis what is loaded.
     ///
-    /// With [`Realtime`](Consistency::Realtime), L1 keeps nothing while it may not serve; so it waits for
-    /// that first, for four heartbeats at most.
+    /// L1 forgets what it holds when it is [proven](crate::Health::proven_for) that invalidations arrive, so
+    /// this waits for that first, for four heartbeats at most.
     ///
     /// # Cancellation
     ///
@@ -68,7 +68,7 @@ impl<K: TierKey, V: TierValue> TieredCache<K, V> {
             let result = self.get_many_or_load_async(&batch, load).await;
             (batch, result)
         };
-        self.inner.until_it_may_serve().await;
+        self.inner.until_proven().await;
         run_all(Run::new(warming, keys), || room(&self.inner.l1), ask).await
     }
 
@@ -88,7 +88,7 @@ impl<K: TierKey, V: TierValue> TieredCache<K, V> {
             let found = found.map_err(|error| LoadError::Failed(Arc::new(error)));
             (batch, found)
         };
-        self.inner.until_it_may_serve().await;
+        self.inner.until_proven().await;
         run_all(Run::new(warming, keys), || room(&self.inner.l1), ask).await
     }
 
@@ -150,13 +150,11 @@ impl<K: TierKey, V: TierValue> TieredCache<K, V> {
 }
 
 impl<K: TierKey, V: TierValue> Inner<K, V> {
-    async fn until_it_may_serve(&self) {
-        if self.settings.consistency != Consistency::Realtime {
-            return;
-        }
+    /// When the proof begins, L1 forgets what it held before.
+    async fn until_proven(&self) {
         let begun = Instant::now();
         let heartbeat = self.settings.heartbeat;
-        while !self.trust.may_serve(now()) && begun.elapsed() < heartbeat * PATIENCE {
+        while !self.trust.is_proven(now()) && begun.elapsed() < heartbeat * PATIENCE {
             sleep(heartbeat / 10).await;
         }
     }

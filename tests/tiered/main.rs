@@ -16,6 +16,7 @@ mod outage;
 mod paths;
 mod processes;
 mod rollout;
+mod warm;
 mod worker;
 
 use hotset::{Consistency, LocalCache, TierValue, TieredBuilder, TieredCache};

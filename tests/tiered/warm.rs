@@ -1,0 +1,124 @@
+//! A process that has just started gets what the others have, and asks nobody else.
+
+use super::servers::Server;
+use super::{MINUTE, builder, fails, proven, value};
+use hotset::{
+    Consistency, Delivery, LoadError, LocalCache, SnapshotError, TieredCache, WarmEnd, Warming,
+};
+use std::convert::Infallible;
+use std::time::Duration;
+
+type Cache = TieredCache<u64, u64>;
+
+async fn rows(keys: Vec<u64>) -> Result<Vec<(u64, u64)>, Infallible> {
+    let rows = keys.into_iter().map(|key| (key, key * 10));
+    Ok(rows.collect())
+}
+
+/// All of these are in L1: hits, and no question to Redis.
+async fn assert_held(cache: &Cache, keys: impl Iterator<Item = u64>) {
+    let before = (cache.tier_stats().l2_hits, cache.tier_stats().l2_misses);
+    for key in keys {
+        assert_eq!(cache.get(&key).await, Some(key * 10));
+    }
+    let after = (cache.tier_stats().l2_hits, cache.tier_stats().l2_misses);
+    assert_eq!(after, before);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_one_was_warmed_with_another_gets_from_redis() {
+    for consistency in [Consistency::Realtime, MINUTE] {
+        let server = Server::start();
+        // Not proven yet: warming waits for that.
+        let one: Cache = builder(&server.url(), consistency).build().unwrap();
+        let report = one.warm_async(0..1_000, rows).await;
+        assert_eq!((report.held, report.end), (1_000, WarmEnd::Done));
+        assert_held(&one, 0..1_000).await;
+        assert_eq!(one.tier_stats().fills, 1_000);
+
+        let other: Cache = builder(&server.url(), consistency).build().unwrap();
+        let report = other
+            .warm_from_l2(Warming::new().batch(100), 500..1_500)
+            .await;
+        assert_eq!((report.held, report.left_out, report.failed), (500, 500, 0));
+        assert_held(&other, 500..1_000).await;
+        // Nobody holds a lease of what was left out.
+        let loaded = other.get_or_load_async(&1_200, || value(1)).await.unwrap();
+        assert_eq!((loaded, other.tier_stats().l2_waits), (1, 0));
+        // And what was found is as good as any: an invalidation takes it out.
+        assert_eq!(one.invalidate(&700).await, Delivery::Acknowledged);
+        if consistency == Consistency::Realtime {
+            assert_eq!(other.get_or_load_async(&700, || value(1)).await.unwrap(), 1);
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_a_snapshot_the_keys_are_used_and_redis_knows_the_values() {
+    let server = Server::start();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("prices");
+    let one = proven::<u64>(&server.url(), Consistency::Realtime).await;
+    one.warm_async(0..100, rows).await;
+    assert_eq!(one.snapshot(&path).await.unwrap().entries, 100);
+    // While the other does not run.
+    assert_eq!(one.invalidate(&3).await, Delivery::Acknowledged);
+    one.write_through(4, 1, |_| async { Ok::<_, Infallible>(()) })
+        .await
+        .unwrap();
+    drop(one);
+
+    let other = proven::<u64>(&server.url(), Consistency::Realtime).await;
+    let report = other.warm_from_snapshot(Warming::new(), &path).await;
+    let report = report.unwrap();
+    assert_eq!((report.held, report.left_out), (99, 1));
+    assert_held(&other, (0..100).filter(|key| ![3, 4].contains(key))).await;
+    assert_eq!(other.get(&3).await, None);
+    assert_eq!(other.get_or_load_async(&4, fails).await.unwrap(), 1);
+
+    let none = other.warm_from_snapshot(Warming::new(), folder.path().join("none"));
+    assert!(matches!(none.await, Err(SnapshotError::Io(_))));
+    // Keys of another shape are not asked for.
+    let local: LocalCache<i64, u64> = LocalCache::new(9);
+    local.snapshot(&path).unwrap();
+    let refused = other.warm_from_snapshot(Warming::new(), &path).await;
+    assert!(matches!(refused, Err(SnapshotError::KeySchema { .. })));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_redis_it_says_so_or_loads() {
+    let mut server = Server::start();
+    let cache = proven::<u64>(&server.url(), MINUTE).await;
+    server.kill();
+    let warming = Warming::new()
+        .batch(10)
+        .concurrency(1)
+        .stop_after_failures(2);
+    let report = cache.warm_from_l2(warming, 0..1_000).await;
+    assert_eq!(
+        (report.end, report.failed, report.held),
+        (WarmEnd::Failures, 20, 0)
+    );
+    assert!(matches!(report.failures[0].error, LoadError::Failed(_)));
+    let report = cache.warm_async(0..1_000, rows).await;
+    assert_eq!((report.held, report.failed), (1_000, 0));
+    assert_held(&cache, 0..1_000).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_stops_when_l1_is_full() {
+    let server = Server::start();
+    let small = || {
+        let builder = LocalCache::builder().capacity(100);
+        let builder = builder.time_to_live(Duration::from_secs(300));
+        let builder = builder.redis(server.url(), "small").consistency(MINUTE);
+        builder.build().unwrap()
+    };
+    let cache: Cache = small();
+    let report = cache.warm_async(0.., rows).await;
+    assert_eq!((report.end, report.held), (WarmEnd::Full, 100));
+    let other: Cache = small();
+    let report = other.warm_from_l2(Warming::new(), 0..).await;
+    assert_eq!((report.end, report.held), (WarmEnd::Full, 100));
+    assert_eq!(other.stats().evicted, 0);
+}

@@ -1,0 +1,309 @@
+//! A cache that is warmed holds what its loader has, and asks for no more than it can hold.
+
+use hotset::{LoadError, Loaded, LocalCache, WarmEnd, Warming};
+use std::collections::HashMap;
+use std::convert::Infallible;
+use std::future::Future;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::sync::{Mutex, mpsc};
+use std::task::{Context, Waker};
+use std::thread;
+use std::time::Duration;
+use tokio::sync::Semaphore;
+use tokio::task::yield_now;
+
+type Cache = LocalCache<u64, u64>;
+
+fn rows(keys: Vec<u64>) -> HashMap<u64, u64> {
+    keys.into_iter().map(|key| (key, key * 10)).collect()
+}
+
+#[allow(clippy::unnecessary_wraps)]
+fn load(keys: Vec<u64>) -> Result<HashMap<u64, u64>, Infallible> {
+    Ok(rows(keys))
+}
+
+#[test]
+fn what_is_missing_is_loaded_in_batches() {
+    let cache = Cache::new(1_000);
+    cache.insert(3, 1);
+    let mut batches = Vec::new();
+    let mut told = Vec::new();
+    let warming = Warming::new()
+        .batch(4)
+        .on_progress(|progress| told.push((progress.done(), progress.left_out, progress.total)));
+    let report = cache.warm_with(warming, 0..10, |keys| {
+        batches.push(keys.clone());
+        let mut rows = rows(keys);
+        rows.remove(&5);
+        Ok::<_, Infallible>(rows)
+    });
+    assert_eq!(batches, [vec![0, 1, 2], vec![4, 5, 6, 7], vec![8, 9]]);
+    assert_eq!(
+        told,
+        [(4, 0, Some(10)), (8, 1, Some(10)), (10, 1, Some(10))]
+    );
+    assert_eq!((report.held, report.left_out, report.failed), (9, 1, 0));
+    assert_eq!(report.end, WarmEnd::Done);
+    assert!(report.failures.is_empty());
+    assert_eq!(
+        (cache.get(&3), cache.get(&9), cache.get(&5)),
+        (Some(1), Some(90), None)
+    );
+    cache.validate();
+}
+
+#[test]
+fn the_total_is_told_only_if_it_is_known() {
+    let cache = Cache::new(1_000);
+    let warming = Warming::new().on_progress(|progress| assert_eq!(progress.total, None));
+    let report = cache.warm_with(warming, (0..10).filter(|key| key % 2 == 0), load);
+    assert_eq!(report.held, 5);
+}
+
+#[test]
+fn it_stops_when_the_cache_is_full_and_takes_no_more_keys_than_that() {
+    let cache = Cache::new(1_000);
+    let mut taken = 0;
+    let endless = (0..).inspect(|_| taken += 1);
+    let mut asked = 0;
+    let report = cache.warm_with(Warming::new().batch(300), endless, |keys| {
+        asked += keys.len();
+        load(keys)
+    });
+    assert_eq!((report.end, report.held), (WarmEnd::Full, 1_000));
+    assert_eq!((asked, taken), (1_000, 1_001));
+    let stats = cache.stats();
+    assert_eq!((stats.entries, stats.evicted), (1_000, 0));
+    let report = cache.warm(5_000..6_000, load);
+    assert_eq!((report.end, report.held), (WarmEnd::Full, 0));
+    // What has expired takes no room.
+    for key in 0..10 {
+        cache.insert_with_ttl(key, 0, Duration::from_nanos(1));
+    }
+    while cache.contains_key(&9) {
+        thread::yield_now();
+    }
+    assert_eq!(cache.warm(5_000..6_000, load).held, 10);
+    assert_eq!(cache.stats().evicted, 0);
+}
+
+#[test]
+fn weights_are_taken_for_average_and_no_bound_for_none() {
+    let cache: Cache = LocalCache::builder()
+        .max_weight(10_000)
+        .weigher(|_, _| 7)
+        .build()
+        .unwrap();
+    let report = cache.warm_with(Warming::new().batch(100), 0.., load);
+    assert_eq!((report.end, report.held), (WarmEnd::Full, 10_000 / 7));
+    assert_eq!(cache.stats().evicted, 0);
+    let cache: Cache = LocalCache::builder().unbounded().build().unwrap();
+    assert_eq!(cache.warm(0..10_000, load).held, 10_000);
+}
+
+#[test]
+fn a_batch_that_fails_is_told_of_and_does_not_stop_the_others() {
+    let cache = Cache::new(1_000);
+    let fails = |keys: Vec<u64>| {
+        if keys.contains(&5) {
+            Err("down")
+        } else {
+            Ok(rows(keys))
+        }
+    };
+    let report = cache.warm_with(Warming::new().batch(4), 0..12, fails);
+    assert_eq!(
+        (report.held, report.failed, report.end),
+        (8, 4, WarmEnd::Done)
+    );
+    assert_eq!(report.failures[0].keys, [4, 5, 6, 7]);
+    let error = &report.failures[0].error;
+    assert!(matches!(error, LoadError::Failed(error) if **error == "down"));
+    cache.validate();
+}
+
+#[test]
+fn a_database_that_is_down_is_not_asked_for_ever_nor_remembered() {
+    let cache = Cache::new(1_000_000);
+    let asked = AtomicUsize::new(0);
+    let down = |_: Vec<u64>| {
+        asked.fetch_add(1, SeqCst);
+        Err::<Vec<(u64, u64)>, _>("down")
+    };
+    let warming = Warming::new().batch(10).stop_after_failures(3);
+    let report = cache.warm_with(warming, 0..100_000, down);
+    assert_eq!((report.end, report.failed), (WarmEnd::Failures, 30));
+    assert_eq!(asked.load(SeqCst), 3);
+    let report = cache.warm_with(Warming::new().batch(30), 0..100_000, down);
+    let listed: usize = report.failures.iter().map(|batch| batch.keys.len()).sum();
+    assert_eq!((report.failed, listed), (100_000, 10_000));
+}
+
+#[test]
+fn a_panic_of_the_loader_reaches_the_caller_and_what_came_before_is_held() {
+    let cache = Cache::new(1_000);
+    let warming = Warming::new().batch(4);
+    let panicked = catch_unwind(AssertUnwindSafe(|| {
+        cache.warm_with(warming, 0..12, |keys| {
+            assert!(!keys.contains(&5), "in the loader");
+            load(keys)
+        })
+    }));
+    assert!(panicked.is_err());
+    assert_eq!(cache.len(), 4);
+    cache.validate();
+    assert_eq!(cache.warm(0..12, load).held, 12);
+}
+
+#[test]
+fn it_shares_loads_and_gives_way_to_invalidations() {
+    let cache = Cache::new(1_000);
+    let (began, begun) = mpsc::channel();
+    let (go_on, may_go_on) = mpsc::channel::<()>();
+    thread::scope(|scope| {
+        let cache = &cache;
+        let warming = scope.spawn(move || {
+            cache.warm(0..10, |keys| {
+                began.send(()).unwrap();
+                may_go_on.recv().unwrap();
+                let rows = rows(keys).into_iter();
+                Ok::<_, Infallible>(rows.map(|(key, row)| (key, Loaded::new(row).tags(["rows"]))))
+            })
+        });
+        begun.recv().unwrap();
+        cache.remove(&3);
+        let other = scope.spawn(|| cache.get_or_load(&4, |_| Ok::<_, Infallible>(1)));
+        go_on.send(()).unwrap();
+        assert_eq!(warming.join().unwrap().held, 10);
+        // By the warming, or if it came too late for that, from the cache.
+        assert_eq!(other.join().unwrap().unwrap(), 40);
+    });
+    assert_eq!((cache.get(&3), cache.len()), (None, 9));
+    cache.invalidate_tag("rows");
+    assert_eq!(cache.iter().count(), 0);
+    cache.validate();
+}
+
+#[tokio::test]
+async fn tasks_load_several_batches_at_one_time_and_no_more() {
+    let cache = Cache::new(1_000);
+    let (under_way, most) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    let gate = Semaphore::new(0);
+    let load = |keys: Vec<u64>| {
+        let (under_way, most, gate) = (&under_way, &most, &gate);
+        async move {
+            most.fetch_max(under_way.fetch_add(1, SeqCst) + 1, SeqCst);
+            if under_way.load(SeqCst) == 3 {
+                gate.add_permits(1_000);
+            }
+            gate.acquire().await.unwrap().forget();
+            yield_now().await;
+            under_way.fetch_sub(1, SeqCst);
+            load(keys)
+        }
+    };
+    let warming = Warming::new().batch(10).concurrency(3);
+    let report = cache.warm_with_async(warming, 0..100, load).await;
+    assert_eq!((report.held, report.end), (100, WarmEnd::Done));
+    assert_eq!(most.load(SeqCst), 3);
+    cache.validate();
+}
+
+#[tokio::test]
+async fn tasks_fill_a_cache_to_the_brim_and_not_beyond() {
+    let cache = Cache::new(1_000);
+    let asked = AtomicUsize::new(0);
+    let load = |keys: Vec<u64>| {
+        asked.fetch_add(keys.len(), SeqCst);
+        async move {
+            yield_now().await;
+            load(keys)
+        }
+    };
+    let warming = Warming::new().batch(300).concurrency(8);
+    let report = cache.warm_with_async(warming, 0.., load).await;
+    assert_eq!((report.end, report.held), (WarmEnd::Full, 1_000));
+    assert_eq!((asked.load(SeqCst), cache.stats().evicted), (1_000, 0));
+}
+
+#[tokio::test]
+async fn of_tasks_too_those_that_fail_are_told_of() {
+    let cache = Cache::new(1_000);
+    let told = Mutex::new(Vec::new());
+    let warming = Warming::new()
+        .batch(10)
+        .concurrency(4)
+        .stop_after_failures(2)
+        .on_progress(|progress| told.lock().unwrap().push(progress.failed));
+    let load = |keys: Vec<u64>| async move {
+        yield_now().await;
+        Err::<Vec<(u64, u64)>, _>(keys[0])
+    };
+    let report = cache.warm_with_async(warming, 0..1_000, load).await;
+    // Those that were under way when the second failed have failed too.
+    assert_eq!(report.end, WarmEnd::Failures);
+    assert!((20..=50).contains(&report.failed), "{}", report.failed);
+    assert_eq!(told.lock().unwrap().last(), Some(&report.failed));
+    for batch in &report.failures {
+        assert_eq!(
+            batch.error.failed().map(|first| **first),
+            Some(batch.keys[0])
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_warming_that_is_dropped_leaves_nothing_behind() {
+    let cache = Cache::new(1_000);
+    let calls = AtomicUsize::new(0);
+    let load = |keys: Vec<u64>| {
+        let call = calls.fetch_add(1, SeqCst);
+        async move {
+            if call > 0 {
+                std::future::pending::<()>().await;
+            }
+            load(keys)
+        }
+    };
+    let warming = Warming::new().batch(10).concurrency(2);
+    let mut future = Box::pin(cache.warm_with_async(warming, 0..100, load));
+    // The first batch is done; the second and third hang.
+    let mut cx = Context::from_waker(Waker::noop());
+    assert!(future.as_mut().poll(&mut cx).is_pending());
+    drop(future);
+    assert_eq!((cache.len(), calls.load(SeqCst)), (10, 3));
+    cache.validate();
+}
+
+#[tokio::test]
+async fn a_panic_in_a_task_s_loader_reaches_it_too() {
+    let cache = Cache::new(1_000);
+    let handle = cache.clone();
+    let warming = tokio::spawn(async move {
+        let load = |keys: Vec<u64>| async move {
+            yield_now().await;
+            assert!(!keys.contains(&500), "in the loader");
+            load(keys)
+        };
+        let warming = Warming::new().batch(10).concurrency(4);
+        handle.warm_with_async(warming, 0..1_000, load).await
+    });
+    assert!(warming.await.unwrap_err().is_panic());
+    assert!((400..=500).contains(&cache.len()), "{}", cache.len());
+    cache.validate();
+}
+
+/// It can be spawned.
+#[tokio::test]
+async fn its_future_is_send() {
+    let cache = Cache::new(1_000);
+    let handle = cache.clone();
+    let warming = async move {
+        let load = |keys: Vec<u64>| async move { load(keys) };
+        handle.warm_async(0..100, load).await.held
+    };
+    assert_eq!(tokio::spawn(warming).await.unwrap(), 100);
+    assert_eq!(cache.len(), 100);
+}
