@@ -22,12 +22,11 @@ mod cache;
 
 mod flight;
 
-mod local;
-
 mod warm;
 
 #[cfg(any(feature = "redis", feature = "serde"))]
 mod consistency;
+mod local;
 
 #[cfg(feature = "redis")]
 mod tiered;

@@ -93,6 +93,12 @@ fn what_was_held_is_held_again() {
     assert_eq!(written.entries, 500);
     assert_eq!(written.bytes, fs::metadata(folder.path()).unwrap().len());
     assert_eq!(folder.names(), ["snapshot"]);
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        let mode = fs::metadata(folder.path()).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+    }
     let restored = of([]);
     let report = restored.restore(folder.path()).unwrap();
     assert_eq!((report.restored, report.bytes), (500, written.bytes));
@@ -587,7 +593,7 @@ fn hit_ratio(cache: &Cache, trace: &[u64]) -> f64 {
 #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
 fn the_hit_ratio_is_there_at_once() {
     let entries: u32 = if cfg!(debug_assertions) {
-        100_000
+        50_000
     } else {
         1_000_000
     };

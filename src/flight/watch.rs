@@ -71,3 +71,39 @@ impl<K, V> Drop for Watcher<'_, K, V> {
         self.0.count(&table);
     }
 }
+
+#[cfg(all(test, not(any(loom_models, shuttle_models))))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_is_noted_while_somebody_watches() {
+        let flights = Flights::<u64, ()>::new();
+        let write = |key: u64| flights.write(key, &key, None).unwrap().done();
+        write(1);
+        let first = flights.watch();
+        write(2);
+        let second = flights.watch();
+        assert!(first.is_untouched(1) && !first.is_untouched(2));
+        drop(first);
+        // More than it would have to know, and no less.
+        assert!(!second.is_untouched(2));
+        drop(second);
+        assert!(flights.watch().is_untouched(2));
+        assert_eq!(flights.len(), 0);
+    }
+
+    #[test]
+    fn what_is_remembered_is_bounded() {
+        let flights = Flights::<u64, ()>::new();
+        let watcher = flights.watch();
+        for key in 0..=MOST as u64 {
+            assert!(watcher.is_untouched(MOST as u64 + 1));
+            flights.write(key, &key, None).unwrap().done();
+        }
+        assert!(!watcher.is_untouched(MOST as u64 + 1));
+        let table = flights.table.lock();
+        let watch = table.watch.as_ref();
+        assert!(watch.is_some_and(|watch| watch.written.capacity() == 0));
+    }
+}

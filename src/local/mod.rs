@@ -22,6 +22,7 @@ mod slab;
 mod snapshot;
 mod tags;
 mod update;
+mod warm;
 mod write;
 
 pub use builder::Builder;

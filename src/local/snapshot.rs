@@ -64,7 +64,7 @@ where
     /// may write to one path. Only its owner may read it. A crash may leave a file whose name is that of
     /// the snapshot between a dot and `.tmp`; nobody minds it.
     ///
-    /// Each shard is copied under its shared lock, one after the other: `Clone` runs there, so keep it
+    /// It takes the memory of a clone of each entry. Each shard is copied under its shared lock, one after the other: `Clone` runs there, so keep it
     /// cheap, with an `Arc` around what is not. All else, above all `Serialize`, runs without a lock.
     ///
     /// ```
@@ -124,8 +124,8 @@ where
     ///
     /// An entry has left to live what it had when the file was written, less the time since, by the
     /// system's wall clock; one that was set back since counts as if it had stood still. The
-    /// times of `time_to_idle` and `refresh_after` begin anew. What was invalidated by other means while
-    /// the program did not run, as by a write to the database, nobody knows here.
+    /// times of `time_to_idle` and `refresh_after` begin anew. What was removed, invalidated or changed in
+    /// the database between the two calls nobody knows here: it is for the time to live to bound.
     ///
     /// # Errors
     ///

@@ -8,12 +8,11 @@ pub use error::SnapshotError;
 pub(crate) use file::{read, replace};
 pub(crate) use format::{Contents, Entry, Head, Writer, exactly, serialize};
 
-use crate::schema::Schema;
-use std::path::Path;
-
 /// The keys of a file, hottest first.
-#[cfg_attr(not(feature = "redis"), allow(dead_code))]
-pub(crate) fn keys<K: Schema>(path: &Path) -> Result<Vec<K>, SnapshotError> {
+#[cfg(feature = "redis")]
+pub(crate) fn keys<K: crate::schema::Schema>(
+    path: &std::path::Path,
+) -> Result<Vec<K>, SnapshotError> {
     let contents = read(path)?;
     contents.check_keys::<K>()?;
     let entries = (0..).zip(contents.entries());

@@ -8,7 +8,7 @@ use crate::error::LoadError;
 use crate::local::SnapshotReport;
 use crate::schema::Schema;
 use crate::snapshot::{self, SnapshotError};
-use crate::warm::{Run, WarmReport, Warming, room, run_all};
+use crate::warm::{Run, WarmReport, Warming, run_all};
 use std::any::Any;
 use std::future::Future;
 use std::io;
@@ -69,7 +69,7 @@ impl<K: TierKey, V: TierValue> TieredCache<K, V> {
             (batch, result)
         };
         self.inner.until_proven().await;
-        run_all(Run::new(warming, keys), || room(&self.inner.l1), ask).await
+        run_all(Run::new(warming, keys), || self.inner.l1.room(), ask).await
     }
 
     /// Fills L1 with what Redis holds of these keys, as [`warm_async`](Self::warm_async). Nothing is
@@ -89,7 +89,7 @@ impl<K: TierKey, V: TierValue> TieredCache<K, V> {
             (batch, found)
         };
         self.inner.until_proven().await;
-        run_all(Run::new(warming, keys), || room(&self.inner.l1), ask).await
+        run_all(Run::new(warming, keys), || self.inner.l1.room(), ask).await
     }
 
     /// Writes what L1 holds to a file, as [`LocalCache::snapshot`](crate::LocalCache::snapshot), in a

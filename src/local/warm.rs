@@ -1,0 +1,137 @@
+//! Warming from what is behind the cache.
+
+use super::LocalCache;
+use crate::entry::Loaded;
+use crate::warm::{Run, WarmReport, Warming, run_all};
+use std::any::Any;
+use std::future::Future;
+use std::hash::{BuildHasher, Hash};
+
+impl<K, V, S> LocalCache<K, V, S>
+where
+    K: Eq + Hash + Clone,
+    V: Clone,
+    S: BuildHasher,
+{
+    /// Loads what is not held of these keys, in batches, as
+    /// [`get_many_or_load`](Self::get_many_or_load) does, until the cache is full.
+    ///
+    /// `keys` may be lazy and without end: they are taken as they are needed. Give the ones that matter
+    /// most first. `load` is as for `get_many_or_load`: single flight, `max_concurrent_loads` and
+    /// invalidations that win hold, so the cache may be in use meanwhile. A batch that fails does not
+    /// stop the others.
+    ///
+    /// It stops when there is room for no more entries, with those that other callers load meanwhile; where
+    /// entries have weights, for none of the average weight of what is held.
+    ///
+    /// # Blocking
+    ///
+    /// This thread loads, one batch after the other.
+    ///
+    /// # Panics
+    ///
+    /// If `load` or the iterator does, at once. What was loaded before is held.
+    pub fn warm<M, L, E>(
+        &self,
+        keys: impl IntoIterator<Item = K>,
+        load: impl FnMut(Vec<K>) -> Result<M, E>,
+    ) -> WarmReport<K, E>
+    where
+        M: IntoIterator<Item = (K, L)>,
+        L: Into<Loaded<V>>,
+        E: Any + Send + Sync,
+    {
+        self.warm_with(Warming::new(), keys, load)
+    }
+
+    /// As [`warm`](Self::warm), as one wants it.
+    ///
+    /// # Blocking
+    ///
+    /// As [`warm`](Self::warm).
+    ///
+    /// # Panics
+    ///
+    /// As [`warm`](Self::warm), and if the listener to progress does.
+    pub fn warm_with<M, L, E>(
+        &self,
+        warming: Warming<'_>,
+        keys: impl IntoIterator<Item = K>,
+        mut load: impl FnMut(Vec<K>) -> Result<M, E>,
+    ) -> WarmReport<K, E>
+    where
+        M: IntoIterator<Item = (K, L)>,
+        L: Into<Loaded<V>>,
+        E: Any + Send + Sync,
+    {
+        let mut run = Run::new(warming, keys);
+        while let Some(batch) = run.next_batch(self.room()) {
+            let result = self.get_many_or_load(&batch, &mut load);
+            run.note(batch, result);
+        }
+        run.finish()
+    }
+
+    /// As [`warm`](Self::warm), for tasks, on any runtime: several batches at one time.
+    ///
+    /// # Cancellation
+    ///
+    /// The future may be dropped at any time. What was loaded until then is held.
+    pub async fn warm_async<M, L, E, F>(
+        &self,
+        keys: impl IntoIterator<Item = K>,
+        load: impl Fn(Vec<K>) -> F,
+    ) -> WarmReport<K, E>
+    where
+        F: Future<Output = Result<M, E>>,
+        M: IntoIterator<Item = (K, L)>,
+        L: Into<Loaded<V>>,
+        E: Any + Send + Sync,
+    {
+        self.warm_with_async(Warming::new(), keys, load).await
+    }
+
+    /// As [`warm_async`](Self::warm_async), as one wants it.
+    ///
+    /// # Cancellation
+    ///
+    /// As [`warm_async`](Self::warm_async).
+    pub async fn warm_with_async<M, L, E, F>(
+        &self,
+        warming: Warming<'_>,
+        keys: impl IntoIterator<Item = K>,
+        load: impl Fn(Vec<K>) -> F,
+    ) -> WarmReport<K, E>
+    where
+        F: Future<Output = Result<M, E>>,
+        M: IntoIterator<Item = (K, L)>,
+        L: Into<Loaded<V>>,
+        E: Any + Send + Sync,
+    {
+        let load = &load;
+        let ask = |batch: Vec<K>| async move {
+            let result = self.get_many_or_load_async(&batch, load).await;
+            (batch, result)
+        };
+        run_all(Run::new(warming, keys), || self.room(), ask).await
+    }
+}
+
+impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
+    /// How many more entries of the usual weight there is room for.
+    pub(crate) fn room(&self) -> u64 {
+        match self.free_room() {
+            // What is held may be dead.
+            0 if self.evict_expired() > 0 => self.free_room(),
+            room => room,
+        }
+    }
+
+    fn free_room(&self) -> u64 {
+        let Some(capacity) = self.capacity() else {
+            return u64::MAX;
+        };
+        let usual = self.weight() / (self.len() as u64).max(1);
+        capacity.saturating_sub(self.weight()) / usual.max(1)
+    }
+}

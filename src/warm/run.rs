@@ -1,0 +1,152 @@
+//! A warming under way: which keys come next, and what came of those before.
+
+use super::{FailedBatch, WarmEnd, WarmProgress, WarmReport, Warming};
+use crate::error::LoadError;
+use std::future::{Future, poll_fn};
+use std::iter::Peekable;
+use std::pin::Pin;
+use std::task::Poll;
+use std::time::Instant;
+
+/// Keys of failed batches that a report lists.
+const MOST_LISTED: usize = 10_000;
+
+/// A warming under way.
+pub(crate) struct Run<'a, K, E, I: Iterator<Item = K>> {
+    warming: Warming<'a>,
+    keys: Peekable<I>,
+    /// Keys that were asked for.
+    under_way: usize,
+    progress: WarmProgress,
+    failed_batches: usize,
+    failures: Vec<FailedBatch<K, E>>,
+    listed: usize,
+    end: WarmEnd,
+    begun: Instant,
+}
+
+impl<'a, K, E, I: Iterator<Item = K>> Run<'a, K, E, I> {
+    pub(crate) fn new(warming: Warming<'a>, keys: impl IntoIterator<IntoIter = I>) -> Self {
+        let keys = keys.into_iter();
+        let total = match keys.size_hint() {
+            (least, Some(most)) if least == most => Some(least as u64),
+            _ => None,
+        };
+        Self {
+            warming,
+            keys: keys.peekable(),
+            under_way: 0,
+            progress: WarmProgress {
+                total,
+                ..WarmProgress::default()
+            },
+            failed_batches: 0,
+            failures: Vec::new(),
+            listed: 0,
+            end: WarmEnd::Done,
+            begun: Instant::now(),
+        }
+    }
+
+    /// The next keys to ask for, where there is room for so many more entries; `None` if for now or for
+    /// good there are none.
+    pub(crate) fn next_batch(&mut self, room: u64) -> Option<Vec<K>> {
+        self.keys.peek()?;
+        let most = self.warming.most_failures;
+        if most.is_some_and(|most| self.failed_batches >= most) {
+            self.end = WarmEnd::Failures;
+            return None;
+        }
+        let room = usize::try_from(room).unwrap_or(usize::MAX);
+        let room = room.saturating_sub(self.under_way);
+        if room == 0 {
+            if self.under_way == 0 {
+                self.end = WarmEnd::Full;
+            }
+            return None;
+        }
+        let size = self.warming.batch.min(room);
+        let batch: Vec<K> = self.keys.by_ref().take(size).collect();
+        self.under_way += batch.len();
+        Some(batch)
+    }
+
+    pub(crate) fn note<V>(&mut self, batch: Vec<K>, result: Result<Vec<Option<V>>, LoadError<E>>) {
+        self.under_way -= batch.len();
+        match result {
+            Ok(values) => {
+                let held = values.iter().flatten().count();
+                self.progress.held += held as u64;
+                self.progress.left_out += (values.len() - held) as u64;
+            }
+            Err(error) => {
+                self.progress.failed += batch.len() as u64;
+                self.failed_batches += 1;
+                self.list(batch, error);
+            }
+        }
+        if let Some(told) = &mut self.warming.on_progress {
+            told(&self.progress);
+        }
+    }
+
+    fn list(&mut self, mut keys: Vec<K>, error: LoadError<E>) {
+        keys.truncate(MOST_LISTED - self.listed);
+        if !keys.is_empty() {
+            self.listed += keys.len();
+            self.failures.push(FailedBatch { keys, error });
+        }
+    }
+
+    pub(crate) fn finish(self) -> WarmReport<K, E> {
+        WarmReport {
+            held: self.progress.held,
+            left_out: self.progress.left_out,
+            failed: self.progress.failed,
+            failures: self.failures,
+            end: self.end,
+            time_taken: self.begun.elapsed(),
+        }
+    }
+}
+
+/// Runs several batches at one time, within the caller's task.
+pub(crate) async fn run_all<K, V, E, I, F>(
+    mut run: Run<'_, K, E, I>,
+    room: impl Fn() -> u64,
+    ask: impl Fn(Vec<K>) -> F,
+) -> WarmReport<K, E>
+where
+    I: Iterator<Item = K>,
+    F: Future<Output = (Vec<K>, Result<Vec<Option<V>>, LoadError<E>>)>,
+{
+    let mut under_way = Vec::new();
+    loop {
+        while under_way.len() < run.warming.concurrency {
+            let Some(batch) = run.next_batch(room()) else {
+                break;
+            };
+            under_way.push(Box::pin(ask(batch)));
+        }
+        if under_way.is_empty() {
+            return run.finish();
+        }
+        let (batch, result) = first_done(&mut under_way).await;
+        run.note(batch, result);
+    }
+}
+
+/// Takes out the first future that is done. They are few, so each is looked at whenever one of them wakes
+/// the task.
+async fn first_done<F: Future>(futures: &mut Vec<Pin<Box<F>>>) -> F::Output {
+    poll_fn(|cx| {
+        for at in 0..futures.len() {
+            if let Poll::Ready(output) = futures[at].as_mut().poll(cx) {
+                drop(futures.swap_remove(at));
+                return Poll::Ready(output);
+            }
+        }
+        Poll::Pending
+    })
+    .await
+}
