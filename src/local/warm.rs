@@ -19,7 +19,7 @@ where
     /// `keys` may be lazy and without end: they are taken as they are needed. Give the ones that matter
     /// most first. `load` is as for `get_many_or_load`: single flight, `max_concurrent_loads` and
     /// invalidations that win hold, so the cache may be in use meanwhile. A batch that fails does not
-    /// stop the others.
+    /// stop the others. [`Stats`](crate::Stats) count what it looks up as hits and misses.
     ///
     /// It stops when there is room for no more entries, with those that other callers load meanwhile; where
     /// entries have weights, for none of the average weight of what is held.
