@@ -468,7 +468,8 @@ fn a_load_that_is_under_way_stores_what_it_finds() {
     let (began, begun) = mpsc::channel();
     let (go_on, may_go_on) = mpsc::channel::<()>();
     thread::scope(|scope| {
-        let cache = &cache;
+        // Dropped where an assertion fails, so that the loader does not wait for ever.
+        let (cache, go_on) = (&cache, go_on);
         let loader = scope.spawn(move || {
             let load = |_: &u64| {
                 began.send(()).unwrap();

@@ -163,7 +163,8 @@ fn it_shares_loads_and_gives_way_to_invalidations() {
     let (began, begun) = mpsc::channel();
     let (go_on, may_go_on) = mpsc::channel::<()>();
     thread::scope(|scope| {
-        let cache = &cache;
+        // Dropped where an assertion fails, so that the loader does not wait for ever.
+        let (cache, go_on) = (&cache, go_on);
         let warming = scope.spawn(move || {
             cache.warm(0..10, |keys| {
                 began.send(()).unwrap();
