@@ -13,6 +13,8 @@ mod stats;
 
 mod entry;
 
+#[cfg(any(feature = "redis", feature = "serde"))]
+mod consistency;
 #[cfg(any(feature = "serde", feature = "snapshot"))]
 mod schema;
 #[cfg(feature = "snapshot")]
@@ -24,8 +26,6 @@ mod flight;
 
 mod warm;
 
-#[cfg(any(feature = "redis", feature = "serde"))]
-mod consistency;
 mod local;
 
 #[cfg(feature = "redis")]

@@ -64,8 +64,9 @@ where
     /// may write to one path. Only its owner may read it. A crash may leave a file whose name is that of
     /// the snapshot between a dot and `.tmp`; nobody minds it.
     ///
-    /// It takes the memory of a clone of each entry. Each shard is copied under its shared lock, one after the other: `Clone` runs there, so keep it
-    /// cheap, with an `Arc` around what is not. All else, above all `Serialize`, runs without a lock.
+    /// It takes the memory of a clone of each entry. Each shard is copied under its shared lock, one after
+    /// the other: `Clone` runs there, so keep it cheap, with an `Arc` around what is not. All else, above
+    /// all `Serialize`, runs without a lock.
     ///
     /// ```
     /// use hotset::LocalCache;

@@ -7,6 +7,7 @@ use std::sync::atomic::{
     Ordering::{Acquire, Release},
 };
 use std::time::Duration;
+use tokio::sync::Notify;
 
 /// Coarse clocks may be read as this much too early.
 const COARSENESS: Nanos = 20_000_000;
@@ -26,6 +27,8 @@ pub(super) struct Trust {
     serves_until: AtomicU64,
     /// Until when every invalidation that was acknowledged is known here.
     proven_until: AtomicU64,
+    /// Until when that is has changed.
+    changed: Notify,
 }
 
 impl Trust {
@@ -40,6 +43,7 @@ impl Trust {
             joins_for: bound.map_or(NEVER, |bound| saturating_nanos(bound / 2)),
             serves_until: AtomicU64::new(0),
             proven_until: AtomicU64::new(0),
+            changed: Notify::new(),
         }
     }
 
@@ -72,5 +76,20 @@ impl Trust {
         if self.needs_proof {
             self.serves_until.store(until, Release);
         }
+        self.changed.notify_waiters();
+    }
+
+    /// Waits until every invalidation is known here, for a while at most.
+    pub(super) async fn proven(&self, most: Duration) {
+        let proof = async {
+            loop {
+                let changed = self.changed.notified();
+                if self.is_proven(now()) {
+                    return;
+                }
+                changed.await;
+            }
+        };
+        let _ = tokio::time::timeout(most, proof).await;
     }
 }

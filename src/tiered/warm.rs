@@ -1,7 +1,6 @@
 //! Warming L1 and L2: from the database, from L2 alone, and by the keys of a snapshot.
 
 use super::remote::RemoteError;
-use super::trust::now;
 use super::{Inner, TierKey, TierValue, TieredCache};
 use crate::entry::Loaded;
 use crate::error::LoadError;
@@ -15,8 +14,6 @@ use std::io;
 use std::panic::resume_unwind;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Instant;
-use tokio::time::sleep;
 
 /// How many heartbeats a warming waits for the proof that invalidations arrive, if Redis is down.
 const PATIENCE: u32 = 4;
@@ -152,10 +149,6 @@ impl<K: TierKey, V: TierValue> TieredCache<K, V> {
 impl<K: TierKey, V: TierValue> Inner<K, V> {
     /// When the proof begins, L1 forgets what it held before.
     async fn until_proven(&self) {
-        let begun = Instant::now();
-        let heartbeat = self.settings.heartbeat;
-        while !self.trust.is_proven(now()) && begun.elapsed() < heartbeat * PATIENCE {
-            sleep(heartbeat / 10).await;
-        }
+        self.trust.proven(self.settings.heartbeat * PATIENCE).await;
     }
 }
