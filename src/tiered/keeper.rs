@@ -16,6 +16,9 @@ use std::time::{Duration, Instant};
 use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval};
 
+/// How often it is tried to subscribe, at least.
+const RETRY: Duration = Duration::from_millis(500);
+
 /// Messages that are handled before their senders are told.
 const BATCH: usize = 1_024;
 
@@ -80,7 +83,7 @@ impl<K: TierKey, V: TierValue> Listening<K, V> {
     }
 
     async fn run(mut self) {
-        let mut retry = interval(self.inner.settings.heartbeat);
+        let mut retry = interval(self.inner.settings.heartbeat.min(RETRY));
         retry.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             retry.tick().await;

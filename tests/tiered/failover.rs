@@ -4,7 +4,9 @@ use super::checker::{Kind, Operation, Summary, Time, assert_allowed, now};
 use super::history::{BOUND, GRAIN, Workers};
 use super::servers::cluster::Cluster;
 use super::servers::replicated::{Replicated, url};
-use super::servers::{Cut, Proxy, Server};
+use super::servers::{Cut, Proxy, Server, soon};
+use super::{builder, value};
+use hotset::Consistency;
 use std::time::{Duration, Instant};
 
 /// What was done to the servers, and when.
@@ -13,29 +15,26 @@ struct Fault {
     from: Time,
 }
 
-/// Longest time without an acknowledged write in the ten seconds after a fault.
-fn recovery(history: &[Operation], fault: &Fault) -> Duration {
-    let end = fault.from + 10_000_000_000;
+/// The longest time without an acknowledged write between two points in time.
+fn longest_gap(history: &[Operation], from: Time, until: Time) -> Duration {
     let acknowledged = history.iter().filter_map(|it| match it.kind {
         Kind::Acknowledged(at) => Some(at),
         _ => None,
     });
     let mut times: Vec<Time> = acknowledged
-        .filter(|at| (fault.from..end).contains(at))
+        .filter(|at| (from..until).contains(at))
         .collect();
-    times.push(fault.from);
+    times.push(from);
     times.sort_unstable();
     let gaps = times.windows(2).map(|pair| pair[1] - pair[0]);
     Duration::from_nanos(gaps.max().unwrap_or(0))
 }
 
 fn assert_allowed_with(history: &[Operation], faults: &[Fault], bound: Duration) {
-    for fault in faults {
-        let recovery = recovery(history, fault);
-        println!(
-            "{}: nothing was acknowledged for {recovery:.1?}",
-            fault.what
-        );
+    let next = faults.iter().skip(1).map(|fault| fault.from);
+    for (fault, next) in faults.iter().zip(next.chain([Time::MAX])) {
+        let gap = longest_gap(history, fault.from, next);
+        println!("{}: nothing was acknowledged for {gap:.1?}", fault.what);
     }
     assert_allowed(history, bound);
 }
@@ -164,6 +163,31 @@ async fn no_bounded_read_is_older_than_its_bound_while_sentinels_fail_over() {
     sentinels.end(BOUND + GRAIN);
 }
 
+/// The old primary says nothing, and closes nothing; and it is long until it is asked again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failover_is_noticed_by_word_of_the_sentinels() {
+    let replicated = Replicated::start().await;
+    let cache = builder::<u64>(&replicated.url(), Consistency::Realtime);
+    let cache = cache.heartbeat(Duration::from_secs(60)).build().unwrap();
+    soon("proven", || cache.health().proven_for.is_some()).await;
+    let old = replicated.primary();
+    replicated.servers[old].pause();
+    replicated.failed_over(old);
+    soon("it listens to another", || {
+        let health = cache.health();
+        health.subscriptions == 2 && health.proven_for.is_some()
+    })
+    .await;
+    replicated.servers[old].resume();
+    assert_eq!(cache.get_or_load_async(&1, || value(10)).await.unwrap(), 10);
+    assert_eq!(
+        replicated.servers[replicated.primary()]
+            .entries("test")
+            .len(),
+        1
+    );
+}
+
 /// As a managed primary does, of which nobody can be asked who it is: one address, that leads to another
 /// server from some time on. Half of the clients stay with the old one, which knows nothing of it.
 #[tokio::test(flavor = "multi_thread")]
@@ -217,7 +241,7 @@ async fn no_realtime_read_is_wrong_while_a_cluster_changes() {
     let old = cluster.primaries(slot)[0].0;
     fault("primary killed");
     cluster.servers[old].kill();
-    super::servers::soon("a replica takes over", || {
+    soon("a replica takes over", || {
         cluster.primaries(slot).len() == 3 && cluster.primaries(slot)[0].0 != old
     })
     .await;
@@ -229,7 +253,7 @@ async fn no_realtime_read_is_wrong_while_a_cluster_changes() {
     let old = cluster.primaries(slot)[0].0;
     fault("primary paused");
     cluster.servers[old].pause();
-    super::servers::soon("a replica takes over", || {
+    soon("a replica takes over", || {
         cluster.primaries(slot).len() == 3 && cluster.primaries(slot)[0].0 != old
     })
     .await;
