@@ -6,7 +6,8 @@ use super::servers::cluster::Cluster;
 use super::servers::replicated::{Replicated, url};
 use super::servers::{Cut, Proxy, Server, soon};
 use super::{builder, value};
-use hotset::Consistency;
+use hotset::{Consistency, Delivery};
+use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 /// What was done to the servers, and when.
@@ -186,6 +187,52 @@ async fn a_failover_is_noticed_by_word_of_the_sentinels() {
             .len(),
         1
     );
+}
+
+/// It does not know that it was away, and that the server which it reaches is the primary no more.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_was_paused_asks_no_old_primary() {
+    let replicated = Replicated::start().await;
+    let mut near = Vec::new();
+    for sentinel in replicated.sentinels() {
+        near.push(Proxy::start(sentinel).await);
+    }
+    let near_url = url(near.iter().map(Proxy::port));
+    let far = builder::<u64>(&replicated.url(), Consistency::L2Only);
+    let far = far.build().unwrap();
+    soon("proven", || far.health().proven_for.is_some()).await;
+    assert_eq!(far.insert(1, 10).await, Delivery::Acknowledged);
+
+    // All of it runs in one thread, which is told when to stop and when to go on.
+    let (is_stopped, stopped) = mpsc::channel();
+    let (go, go_on) = mpsc::channel();
+    let paused = std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build();
+        runtime.unwrap().block_on(async {
+            let near = builder::<u64>(&near_url, Consistency::L2Only)
+                .build()
+                .unwrap();
+            soon("proven", || near.health().proven_for.is_some()).await;
+            assert_eq!(near.get(&1).await, Some(10));
+            is_stopped.send(()).unwrap();
+            go_on.recv().unwrap();
+            near.get(&1).await
+        })
+    });
+    stopped.recv().unwrap();
+    let old = replicated.primary();
+    replicated.isolate(old);
+    for way in &near {
+        way.cut(Cut::All);
+    }
+    replicated.failed_over(old);
+    let listens = || far.health().subscriptions == 2 && far.health().proven_for.is_some();
+    soon("it listens to another", listens).await;
+    assert_eq!(far.insert(1, 11).await, Delivery::Acknowledged);
+    go.send(()).unwrap();
+    assert_eq!(paused.join().unwrap(), None);
 }
 
 /// As a managed primary does, of which nobody can be asked who it is: one address, that leads to another
