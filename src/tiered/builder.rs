@@ -101,8 +101,8 @@ impl<K, V> Builder<K, V> {
     ///
     /// With `rediss` in place of `redis` it is TLS (feature `redis-tls`).
     ///
-    /// Name *all* sentinels: what a primary says counts while a majority of those named agrees that it
-    /// is the primary. If they have a password of their own, add
+    /// Name *all* sentinels (of version 6.2 or newer): what a primary says counts while a majority of them
+    /// agrees that it is the primary. If they have a password of their own, add
     /// `?sentinel_user=..&sentinel_password=..`. Of a cluster some servers are enough. A namespace is one
     /// slot there, on one server: so have one for each cache.
     ///
@@ -220,7 +220,8 @@ impl<K: TierKey, V: TierValue> TieredBuilder<K, V> {
     /// says counts before they have confirmed that they follow it. Default: none.
     ///
     /// For a primary that fails over behind one address, as managed ones do: say how many replicas
-    /// there are of which any may take over. With sentinels and clusters there is no need for it:
+    /// there are of which any may take over. An address must not lead back to a server that was left and
+    /// does not know it. With sentinels and clusters there is no need for it:
     /// they are asked.
     pub fn replicas(mut self, replicas: u64) -> Self {
         self.replicas = replicas;

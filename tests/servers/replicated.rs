@@ -1,6 +1,7 @@
 //! A primary with replicas, and the sentinels that watch it.
 
-use super::{Cut, Proxy, Server, deployed, eventually, free_port};
+use super::{Cut, Proxy, Server, deployed, eventually, free_port, signal};
+use rustix::process::Signal;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::process::{Child, Command, Stdio};
 use tempfile::TempDir;
@@ -103,18 +104,21 @@ impl Replicated {
         url(self.sentinels().iter().map(SocketAddr::port))
     }
 
-    /// The server that most sentinels take for the primary, by its place.
+    /// The server that a majority of sentinels takes for the primary, by its place, if there is one.
+    fn named(&self) -> Option<usize> {
+        let port = |sentinel: &Sentinel| {
+            let address = sentinel.ask(&["GET-MASTER-ADDR-BY-NAME", SERVICE]);
+            address.map_or(0, |(_, port): (String, u16)| port)
+        };
+        let ports: Vec<u16> = self.sentinels.iter().map(port).collect();
+        let is_named = |way: &Proxy| ports.iter().filter(|port| **port == way.port()).count() > 1;
+        self.ways.iter().position(is_named)
+    }
+
+    /// The primary, by its place.
     pub(crate) fn primary(&self) -> usize {
-        let ask = |sentinel: &Sentinel| sentinel.ask(&["GET-MASTER-ADDR-BY-NAME", SERVICE]);
-        let ports = self.sentinels.iter().filter_map(|sentinel| {
-            let (_, port): (String, u16) = ask(sentinel).ok()?;
-            Some(port)
-        });
-        let mut ports: Vec<u16> = ports.collect();
-        ports.sort_unstable();
-        let port = ports.get(ports.len() / 2);
-        let place = self.ways.iter().position(|way| Some(&way.port()) == port);
-        place.unwrap_or(0)
+        eventually("sentinels agree", || self.named().is_some());
+        self.named().unwrap()
     }
 
     /// Waits until both replicas follow the primary, and all sentinels know of it.
@@ -139,6 +143,31 @@ impl Replicated {
                 is("num-slaves", "2") && is("num-other-sentinels", "2") && is("flags", "master")
             })
         });
+    }
+
+    /// Has another server take over.
+    pub(crate) fn fail_over(&self) {
+        let () = self.sentinels[0].ask(&["FAILOVER", SERVICE]).unwrap();
+    }
+
+    pub(crate) fn pause_sentinel(&self, place: usize) {
+        signal(&self.sentinels[place].process, Signal::STOP);
+    }
+
+    pub(crate) fn resume_sentinel(&self, place: usize) {
+        signal(&self.sentinels[place].process, Signal::CONT);
+    }
+
+    /// How many connections they have.
+    pub(crate) fn clients_of_sentinels(&self) -> usize {
+        let clients = self.sentinels.iter().map(|sentinel| {
+            let client = redis::Client::open(format!("redis://127.0.0.1:{}/", sentinel.port));
+            let mut call = redis::cmd("CLIENT");
+            let mut connection = client.unwrap().get_connection().unwrap();
+            let list: String = call.arg("LIST").query(&mut connection).unwrap();
+            list.lines().count()
+        });
+        clients.sum()
     }
 
     /// Waits until another server than this is the primary.

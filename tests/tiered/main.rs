@@ -10,6 +10,7 @@ mod coherence;
 #[cfg(feature = "serde")]
 mod config;
 mod corners;
+mod deciders;
 mod failover;
 mod history;
 mod outage;

@@ -7,6 +7,7 @@
 use super::channel::Channel;
 use super::deciders::Decision;
 use super::dial::Dial;
+use super::rounds::Rounds;
 use super::scripts;
 use super::target::Target;
 use super::views::Primary;
@@ -27,6 +28,11 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// How many deadlines connecting may take: it is several round trips.
 const PATIENT: u32 = 8;
 
+/// How often it is asked, while it is connected to, whether it is the primary still.
+const CHECKED: Duration = Duration::from_millis(250);
+
+const MOVED: &str = "another server is the primary now";
+
 /// How often it is looked whether the server is set up for a cache.
 const INSPECTED: Duration = Duration::from_secs(30);
 
@@ -34,19 +40,32 @@ const INSPECTED: Duration = Duration::from_secs(30);
 #[derive(Clone)]
 pub(crate) struct Connection {
     pub(crate) link: MultiplexedConnection,
-    /// For what makes a connection wait.
-    pub(crate) waiting: Option<MultiplexedConnection>,
+    /// To the same server, for what makes a connection wait.
+    pub(crate) waiting: Option<Arc<Waiting>>,
     pub(crate) primary: Primary,
     pub(crate) facts: Arc<Facts>,
 }
 
+/// A connection that may wait.
+pub(crate) struct Waiting {
+    pub(crate) link: MultiplexedConnection,
+    /// How many replicas have confirmed.
+    pub(crate) replicated: Rounds<Result<u64, RemoteError>>,
+}
+
 /// What a server says of itself.
 pub(crate) struct Facts {
-    /// The branch of history that it is on: its replication id.
+    /// The branch of history that it is on: its replication id, and the term in which it is the primary,
+    /// for it keeps the id if it becomes the primary again without having been told that it was not.
     pub(crate) branch: String,
+    /// Its name for this run of itself.
+    run: String,
     /// Are messages published within their shard, and heard by those who listen there?
     pub(crate) is_sharded: bool,
 }
+
+/// When, and what was wrong.
+type Inspected = (Instant, Vec<Warning>);
 
 /// Makes connections to whoever is the primary.
 pub(crate) struct Connector {
@@ -55,10 +74,10 @@ pub(crate) struct Connector {
     patience: Duration,
     waits: bool,
     dial: Arc<Dial<Connection>>,
-    /// To whom the last connection was made; `None` once it is known that the primary is another.
+    /// To whom the last connection was made, or is being made; `None` once the primary is another.
     primary: watch::Sender<Option<Primary>>,
     /// When the server was looked at last, and what is wrong with it.
-    inspected: Mutex<Option<(Instant, Vec<Warning>)>>,
+    inspected: Arc<Mutex<Option<Inspected>>>,
 }
 
 impl Connector {
@@ -80,7 +99,7 @@ impl Connector {
             waits,
             dial: Arc::new(Dial::new(patience, runtime.clone())),
             primary: watch::Sender::new(None),
-            inspected: Mutex::new(None),
+            inspected: Arc::default(),
         }
     }
 
@@ -92,13 +111,16 @@ impl Connector {
     pub(crate) async fn get(&self) -> Result<(u64, Connection), RemoteError> {
         let connecting = || {
             let (target, decision) = (Arc::clone(&self.target), Arc::clone(&self.decision));
-            let primary = self.primary.clone();
+            let (primary, inspected) = (self.primary.clone(), Arc::clone(&self.inspected));
             let (patience, waits) = (self.patience, self.waits);
             async move {
                 let decided = decision.primary().await?;
-                let connection = connect(&target, decided, patience, waits).await?;
-                primary.send_replace(Some(connection.primary.clone()));
-                Ok(connection)
+                primary.send_replace(Some(decided.clone()));
+                *inspected.lock() = None;
+                tokio::select! {
+                    connection = connect(&target, decided.clone(), patience, waits) => connection,
+                    moved = is_another(&decision, &decided) => Err(moved),
+                }
             }
         };
         self.dial.get(connecting).await
@@ -112,7 +134,15 @@ impl Connector {
     pub(crate) fn watch(&self, runtime: &Handle) -> Option<JoinHandle<()>> {
         let decision = Arc::clone(&self.decision);
         let (dial, primary) = (Arc::clone(&self.dial), self.primary.clone());
-        let move_on = move || move_on(&dial, &primary);
+        let move_on = move |address: &str| {
+            let known = primary
+                .borrow()
+                .as_ref()
+                .and_then(|known| known.address.clone());
+            if known.is_some_and(|known| known != address) {
+                move_on(&dial, &primary);
+            }
+        };
         decision
             .has_events()
             .then(|| runtime.spawn(async move { decision.watch(move_on).await }))
@@ -124,9 +154,7 @@ impl Connector {
             return Ok(());
         }
         move_on(&self.dial, &self.primary);
-        Err(RemoteError::Disconnected(
-            "another server is the primary now".into(),
-        ))
+        Err(RemoteError::Disconnected(MOVED.into()))
     }
 
     pub(crate) fn warnings(&self) -> Vec<Warning> {
@@ -163,6 +191,16 @@ impl Connector {
     }
 }
 
+/// Waits until another server is the primary.
+async fn is_another(decision: &Decision, decided: &Primary) -> RemoteError {
+    loop {
+        tokio::time::sleep(CHECKED).await;
+        if decision.primary().await.is_ok_and(|now| now != *decided) {
+            return RemoteError::Disconnected(MOVED.into());
+        }
+    }
+}
+
 /// Another server is the primary: who listens to the old one or writes to it shall find it.
 fn move_on(dial: &Dial<Connection>, primary: &watch::Sender<Option<Primary>>) {
     primary.send_replace(None);
@@ -186,16 +224,28 @@ async fn connect(
         first.cmd("SCRIPT").arg("LOAD").arg(script.source).ignore();
     }
     let (server, replication): (InfoDict, InfoDict) = first.query_async(&mut link).await?;
-    let waiting = if waits {
-        Some(open(&client, patience).await?)
-    } else {
-        None
-    };
+    let facts = Facts::of(&server, &replication, primary.term)?;
+    let mut waiting = None;
+    if waits {
+        let mut link = open(&client, patience).await?;
+        let server: InfoDict = redis::cmd("INFO")
+            .arg("server")
+            .query_async(&mut link)
+            .await?;
+        // The address may have begun to lead to another.
+        if server.get::<String>("run_id").as_ref() != Some(&facts.run) {
+            return Err(RemoteError::Disconnected(MOVED.into()));
+        }
+        waiting = Some(Arc::new(Waiting {
+            link,
+            replicated: Rounds::default(),
+        }));
+    }
     Ok(Connection {
         link,
         waiting,
         primary,
-        facts: Arc::new(Facts::of(&server, &replication)?),
+        facts: Arc::new(facts),
     })
 }
 
@@ -208,13 +258,14 @@ async fn open(client: &Client, patience: Duration) -> Result<MultiplexedConnecti
 }
 
 impl Facts {
-    fn of(server: &InfoDict, replication: &InfoDict) -> Result<Self, RemoteError> {
+    fn of(server: &InfoDict, replication: &InfoDict, term: u64) -> Result<Self, RemoteError> {
         if replication
             .get::<String>("role")
             .is_some_and(|role| role != "master")
         {
             return Err(RemoteError::Disconnected("it is a replica".into()));
         }
+        let lacks = |what| RemoteError::Refused(format!("INFO tells no {what}"));
         let branch = replication.get::<String>("master_replid");
         let mode = server.get::<String>("redis_mode");
         let version = server.get::<String>("redis_version").unwrap_or_default();
@@ -223,8 +274,8 @@ impl Facts {
             .next()
             .and_then(|major| major.parse::<u32>().ok());
         Ok(Self {
-            branch: branch
-                .ok_or_else(|| RemoteError::Refused("INFO tells no master_replid".into()))?,
+            branch: format!("{}:{term}", branch.ok_or_else(|| lacks("master_replid"))?),
+            run: server.get("run_id").ok_or_else(|| lacks("run_id"))?,
             is_sharded: mode.is_some_and(|mode| mode == "cluster") && major >= Some(7),
         })
     }
@@ -233,8 +284,9 @@ impl Facts {
 /// Somebody flushed the scripts, or the server is another's replica now, or on another branch, or the
 /// slot has moved: a new connection brings them, or finds the primary.
 fn is_lost(error: &RedisError) -> bool {
-    let code = error.code();
-    matches!(code, Some("NOSCRIPT" | "READONLY" | "MOVED" | "BRANCH"))
+    // Of a pipeline's errors, those that only our scripts make have no code.
+    matches!(error.code(), Some("NOSCRIPT" | "READONLY" | "MOVED"))
+        || error.to_string().contains("on another branch of history")
 }
 
 /// To the user, or to a script on the user's behalf.

@@ -3,7 +3,8 @@
 //! A primary that was replaced may not know it: paused, or cut off, it goes on to confirm what it is
 //! told. So nothing that it says counts until a majority of those who decide has said, after that,
 //! that it is the primary still, of the same term. Any two majorities share a voter, and no voter goes
-//! back to an older term; so what the old primary has confirmed came before the first word to the new.
+//! back to an older primary or term; so what the old primary has confirmed came before the first word to
+//! the new.
 
 use super::dial::Dial;
 use super::rounds::Rounds;
@@ -23,6 +24,9 @@ use tokio::runtime::Handle;
 
 type Link = Dial<MultiplexedConnection>;
 
+/// How long a subscription to a sentinel's events is used.
+const WATCHED: Duration = Duration::from_secs(60);
+
 /// Asks those who decide.
 pub(crate) struct Decision {
     target: Arc<Target>,
@@ -33,6 +37,8 @@ pub(crate) struct Decision {
     patience: Duration,
     runtime: Handle,
     links: Mutex<HashMap<Address, Arc<Link>>>,
+    /// Those who decide, as they said last.
+    known: Mutex<Vec<Address>>,
     rounds: Rounds<Result<Primary, RemoteError>>,
 }
 
@@ -51,6 +57,7 @@ impl Decision {
             patience,
             runtime: runtime.clone(),
             links: Mutex::default(),
+            known: Mutex::default(),
             rounds: Rounds::default(),
         }
     }
@@ -60,12 +67,20 @@ impl Decision {
         if self.target.deciders == Deciders::Nobody {
             return Ok(Primary::default());
         }
-        self.rounds.ask(|| self.ask_all()).await
+        self.rounds.ask(|| self.decide()).await
+    }
+
+    async fn decide(&self) -> Result<Primary, RemoteError> {
+        let known = self.known.lock().clone();
+        match self.ask_all(known).await {
+            Ok(primary) => Ok(primary),
+            Err(_) => self.ask_all(self.named().to_vec()).await,
+        }
     }
 
     /// Asks all at once, and those of whom they tell, until a majority agrees.
-    async fn ask_all(&self) -> Result<Primary, RemoteError> {
-        let mut asked: HashSet<Address> = self.addresses().into_iter().collect();
+    async fn ask_all(&self, some: Vec<Address>) -> Result<Primary, RemoteError> {
+        let mut asked: HashSet<Address> = some.into_iter().collect();
         let asking: FuturesUnordered<_> = asked.iter().cloned().map(|it| self.ask(it)).collect();
         tokio::pin!(asking);
         let mut views: Vec<View> = Vec::new();
@@ -82,34 +97,49 @@ impl Decision {
                 }
                 Err(why) => silent = Some(why),
             }
-            if let Some(view) = agreed(&views) {
+            if let Some(view) = agreed(&views, self.least()) {
                 self.keep(view);
                 return Ok(view.primary.clone());
             }
         }
-        let why = silent.map_or_else(|| "they disagree".to_string(), |why| why.to_string());
         let said = views.len();
+        let why = match silent {
+            Some(RemoteError::Forbidden(what)) => return Err(RemoteError::Forbidden(what)),
+            Some(why) => why.to_string(),
+            None => "they disagree, or are too few".to_string(),
+        };
         Err(RemoteError::Undecided(format!(
             "{said} of {} said: {why}",
             asked.len()
         )))
     }
 
-    fn addresses(&self) -> Vec<Address> {
+    fn named(&self) -> &[Address] {
         match &self.target.deciders {
-            Deciders::Nobody => Vec::new(),
-            Deciders::Sentinels { addresses, .. } => addresses.clone(),
-            Deciders::Cluster { seeds } => {
-                let links = self.links.lock();
-                links.keys().chain(seeds).cloned().collect()
-            }
+            Deciders::Nobody => &[],
+            Deciders::Sentinels { addresses, .. } => addresses,
+            Deciders::Cluster { seeds } => seeds,
+        }
+    }
+
+    /// How many decide at least: a sentinel may not know all of them yet.
+    fn least(&self) -> usize {
+        match &self.target.deciders {
+            Deciders::Sentinels { addresses, .. } => addresses.len(),
+            Deciders::Cluster { .. } | Deciders::Nobody => 0,
         }
     }
 
     /// Those who decide are these, from now on.
     fn keep(&self, view: &View) {
-        let is_voter = |address: &Address| view.voters.values().any(|voter| voter == address);
-        self.links.lock().retain(|address, _| is_voter(address));
+        let mut links = self.links.lock();
+        let is_asked = |address: &Address| {
+            self.named().contains(address) || view.voters.values().any(|voter| voter == address)
+        };
+        links.retain(|address, _| is_asked(address));
+        if matches!(self.target.deciders, Deciders::Cluster { .. }) {
+            *self.known.lock() = view.voters.values().cloned().collect();
+        }
     }
 
     fn link(&self, address: &Address) -> Arc<Link> {
@@ -147,14 +177,16 @@ impl Decision {
         matches!(self.target.deciders, Deciders::Sentinels { .. })
     }
 
-    /// Calls `changed` whenever a sentinel says that there is another primary.
-    pub(crate) async fn watch(&self, changed: impl Fn()) {
-        let watching = self.addresses().into_iter().map(|address| {
+    /// Calls `changed` with the address of the new primary whenever a sentinel tells of one.
+    pub(crate) async fn watch(&self, changed: impl Fn(&str)) {
+        let watching = self.named().iter().map(|address| {
             let changed = &changed;
             async move {
                 loop {
-                    // It is mended, and until then there are the others, and polls.
-                    let _ = self.watch_one(&address, changed).await;
+                    // It is begun anew now and then, for it may be lost without a word. Until then
+                    // there are the others, and polls.
+                    let watching = self.watch_one(address, changed);
+                    let _ = tokio::time::timeout(WATCHED, watching).await;
                     tokio::time::sleep(self.patience).await;
                 }
             }
@@ -162,7 +194,7 @@ impl Decision {
         join_all(watching).await;
     }
 
-    async fn watch_one(&self, address: &Address, changed: impl Fn()) -> RedisResult<()> {
+    async fn watch_one(&self, address: &str, changed: impl Fn(&str)) -> RedisResult<()> {
         let Deciders::Sentinels { service, .. } = &self.target.deciders else {
             return Ok(());
         };
@@ -171,8 +203,11 @@ impl Decision {
         let mut events = events.into_on_message();
         while let Some(event) = events.next().await {
             let text: String = event.get_payload()?;
-            if text.split(' ').next() == Some(service) {
-                changed();
+            let words: Vec<&str> = text.split(' ').collect();
+            if let [name, _, _, host, port] = words[..] {
+                if name == service {
+                    changed(&format!("{host}:{port}"));
+                }
             }
         }
         Ok(())
@@ -186,23 +221,26 @@ impl Decision {
         link: &mut MultiplexedConnection,
     ) -> Result<View, RemoteError> {
         match &self.target.deciders {
-            Deciders::Sentinels { addresses, service } => {
+            Deciders::Sentinels { service, .. } => {
                 let mut question = Pipeline::new();
-                question.cmd("SENTINEL").arg("MASTER").arg(service);
+                for what in ["MASTER", "SENTINELS"] {
+                    question.cmd("SENTINEL").arg(what).arg(service);
+                }
+                question.cmd("SENTINEL").arg("MYID");
                 let name = "GET-MASTER-ADDR-BY-NAME";
                 question.cmd("SENTINEL").arg(name).arg(service);
-                let (state, (host, port)): (HashMap<String, String>, (String, u16)) =
-                    question.query_async(link).await?;
+                let (state, others, by, (host, port)): Replies = question.query_async(link).await?;
                 let primary = format!("{host}:{port}");
-                let voters = addresses.iter().map(|it| (it.clone(), it.clone()));
+                let other = |it: &Fields| Some((it.get("runid")?.clone(), place(it)?));
+                let own = (by.clone(), address.clone());
                 Ok(View {
-                    by: address.clone(),
+                    by,
                     primary: Primary {
                         id: primary.clone(),
                         address: Some(primary),
                         term: number(state.get("config-epoch"))?,
                     },
-                    voters: voters.collect(),
+                    voters: others.iter().filter_map(other).chain([own]).collect(),
                 })
             }
             Deciders::Cluster { .. } | Deciders::Nobody => {
@@ -214,11 +252,23 @@ impl Decision {
                     question.query_async(link).await?;
                 let epoch = number(info.get::<String>("cluster_current_epoch").as_ref())?;
                 let host = address.rsplit_once(':').map_or("", |(host, _)| host);
-                let view = view_of_cluster(&nodes, epoch, slot, host);
+                let by_name = self.target.has_tls();
+                let view = view_of_cluster(&nodes, epoch, slot, host, by_name);
                 view.ok_or_else(|| RemoteError::Undecided("nobody serves the slot".into()))
             }
         }
     }
+}
+
+/// A reply of names and values.
+type Fields = HashMap<String, String>;
+
+/// What a sentinel says of the service, of its peers, of itself and of the primary.
+type Replies = (Fields, Vec<Fields>, String, (String, u16));
+
+/// Where a sentinel is, by another's word.
+fn place(fields: &Fields) -> Option<Address> {
+    Some(format!("{}:{}", fields.get("ip")?, fields.get("port")?))
 }
 
 fn number(text: Option<&String>) -> Result<u64, RemoteError> {

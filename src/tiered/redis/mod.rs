@@ -24,7 +24,6 @@ use channel::payload;
 use connection::{Connection, Connector};
 use redis::aio::MultiplexedConnection;
 use redis::{Cmd, Pipeline, Script, Value};
-use rounds::Rounds;
 use std::sync::LazyLock;
 use std::time::Duration;
 use tokio::runtime::Handle;
@@ -84,8 +83,6 @@ pub(crate) struct Redis {
     names: Names,
     me: Peer,
     settings: RedisSettings,
-    /// How many replicas have confirmed.
-    replicated: Rounds<Result<u64, RemoteError>>,
     /// Tells of failovers.
     watching: Option<JoinHandle<()>>,
 }
@@ -115,6 +112,8 @@ enum Confirm {
 struct Names {
     state: String,
     readers: String,
+    /// What is written for replicas to confirm.
+    mark: String,
     events: String,
     base: String,
     channel: String,
@@ -128,6 +127,7 @@ impl Names {
         Self {
             state: format!("{base}:state"),
             readers: format!("{base}:readers"),
+            mark: format!("{base}:mark"),
             channel: format!("{base}:{database}"),
             events: format!("{base}:{database}:events"),
             base,
@@ -160,7 +160,6 @@ impl Redis {
             names,
             me,
             settings,
-            replicated: Rounds::default(),
         }
     }
 
@@ -249,7 +248,8 @@ impl Redis {
         let Some(waiting) = &connection.waiting else {
             return Ok(());
         };
-        let replicated = self.replicated.ask(|| self.replicate(waiting.clone()));
+        let link = || waiting.link.clone();
+        let replicated = waiting.replicated.ask(|| self.replicate(link()));
         let (have, shall) = (replicated.await?, self.settings.replicas);
         if have < shall {
             let why = format!("{have} replicas have it, of {shall} that shall");
@@ -262,15 +262,10 @@ impl Redis {
     /// there.
     async fn replicate(&self, mut link: MultiplexedConnection) -> Result<u64, RemoteError> {
         let mut waiting = Pipeline::new();
-        waiting
-            .cmd("PEXPIRE")
-            .arg(&self.names.state)
-            .arg(KEPT)
-            .ignore();
-        waiting
-            .cmd("WAIT")
-            .arg(self.settings.replicas)
-            .arg(millis(self.settings.deadline / 2));
+        let write = waiting.cmd("SET").arg(&self.names.mark).arg(entropy());
+        write.arg("PX").arg(KEPT).ignore();
+        let most = millis(self.settings.deadline / 2);
+        waiting.cmd("WAIT").arg(self.settings.replicas).arg(most);
         let (have,): (u64,) = waiting.query_async(&mut link).await?;
         Ok(have)
     }

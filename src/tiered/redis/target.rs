@@ -131,6 +131,9 @@ impl Target {
     }
 
     fn parse(url: &str) -> Result<Self, Unparsed> {
+        if url.contains("#insecure") {
+            return Err("since certificates are checked: give that of their authority");
+        }
         let (scheme, rest) = url.split_once("://").ok_or("since it does not parse")?;
         match scheme.split_once('-') {
             Some((scheme @ ("redis" | "rediss"), "sentinel")) => {
@@ -153,6 +156,10 @@ impl Target {
         if service.is_empty() {
             return Err("since it does not say which primary its sentinels watch");
         }
+        let is_name = |byte: u8| byte.is_ascii_alphanumeric() || b".-_".contains(&byte);
+        if !service.bytes().all(is_name) {
+            return Err("since sentinels know names of letters, digits, '.', '-' and '_' only");
+        }
         let decider = parts.parse(&parts.sentinel_login()?, parts.hosts[0], "")?;
         Ok(Self {
             deciders: Deciders::Sentinels {
@@ -166,6 +173,9 @@ impl Target {
     }
 
     fn cluster(parts: &Parts<'_>) -> Result<Self, Unparsed> {
+        if !parts.query.is_empty() {
+            return Err("since a cluster's takes no query");
+        }
         if !matches!(parts.path, "" | "0") {
             return Err("since a cluster has no databases");
         }
@@ -187,6 +197,10 @@ impl Target {
     /// May the primary become another one without word to all of its clients?
     pub(crate) fn fails_over(&self) -> bool {
         self.deciders != Deciders::Nobody
+    }
+
+    pub(crate) fn has_tls(&self) -> bool {
+        matches!(self.server.addr(), ConnectionAddr::TcpTls { .. })
     }
 
     /// The server at an address; the one that the URL names, if none is given.
@@ -355,6 +369,10 @@ mod tests {
             "redis-cluster://:secret@a,b/1",
             "redis-cluster://:secret@a:x",
             "redis-other://a",
+            "redis-sentinel://:secret@a,b/my%20shop",
+            "rediss-sentinel://:secret@a,b/shop#insecure",
+            "redis-cluster://:secret@a,b?sentinel_user=a",
+            "rediss://:secret@a/#insecure",
         ] {
             let why = target(url)
                 .err()

@@ -26,25 +26,44 @@ pub(crate) struct View {
     /// Who says it.
     pub(crate) by: String,
     pub(crate) primary: Primary,
-    /// Of all who decide, by what they are called, and where they are.
+    /// Of all who decide, as far as it knows, by what they are called, and where they are.
     pub(crate) voters: HashMap<String, Address>,
 }
 
-/// What a majority says, of those who decide by its own word.
-pub(crate) fn agreed(views: &[View]) -> Option<&View> {
+/// What a majority says of those who decide, by its own word, and at least of so many.
+///
+/// The primary itself has no voice, since it is another one before a failover than after: so that any
+/// two majorities share a voter. Only where it is all alone it is believed.
+pub(crate) fn agreed(views: &[View], least: usize) -> Option<&View> {
     views.iter().find(|view| {
-        let agree =
-            |other: &&View| other.primary == view.primary && view.voters.contains_key(&other.by);
-        2 * views.iter().filter(agree).count() > view.voters.len()
+        let primary = &view.primary;
+        let others = view.voters.keys().filter(|voter| **voter != primary.id);
+        let others = others.count().max(least);
+        if others == 0 {
+            return view.by == primary.id;
+        }
+        let agree = views
+            .iter()
+            .filter(|other| other.primary == *primary && view.voters.contains_key(&other.by));
+        // One who was asked under two addresses has one voice.
+        let mut voices: Vec<&str> = agree.map(|other| &*other.by).collect();
+        voices.retain(|voter| *voter != primary.id);
+        voices.sort_unstable();
+        voices.dedup();
+        2 * voices.len() > others
     })
 }
 
 /// The view of a cluster's server on who serves a slot. `epoch` is the last of which it knows, learnt
-/// before `nodes`, the reply to `CLUSTER NODES`; `host` is where it was asked.
-///
-/// A replica is elected by a majority of primaries, each of which knows of the new epoch once it has
-/// voted. So as long as a majority knows of none nobody was elected.
-pub(crate) fn view_of_cluster(nodes: &str, epoch: u64, slot: u16, host: &str) -> Option<View> {
+/// before `nodes`, the reply to `CLUSTER NODES`; `host` is where it was asked. Servers are called by
+/// their names, if they have any, where certificates are of names.
+pub(crate) fn view_of_cluster(
+    nodes: &str,
+    epoch: u64,
+    slot: u16,
+    host: &str,
+    by_name: bool,
+) -> Option<View> {
     let mut by = None;
     let mut primary = None;
     let mut voters = HashMap::new();
@@ -61,7 +80,7 @@ pub(crate) fn view_of_cluster(nodes: &str, epoch: u64, slot: u16, host: &str) ->
         if !has("master") || ranges.peek().is_none() {
             continue;
         }
-        let address = address_of(address, host)?;
+        let address = address_of(address, host, by_name)?;
         voters.insert((*id).to_string(), address.clone());
         if ranges.any(|(first, last)| (first..=last).contains(&slot)) {
             primary = Some(Primary {
@@ -84,14 +103,12 @@ fn range(word: &str) -> Option<(u16, u16)> {
     Some((first.parse().ok()?, last.parse().ok()?))
 }
 
-/// Of `ip:port@cport[,hostname[,..]]`: its name, where it has one, for certificates are of names; a
-/// server that does not know its own IP is where it was asked.
-fn address_of(address: &str, host: &str) -> Option<Address> {
+/// Of `ip:port@cport[,hostname[,..]]`. A server that does not know its own IP is where it was asked.
+fn address_of(address: &str, host: &str, by_name: bool) -> Option<Address> {
     let mut parts = address.split(',');
     let (ip, port) = parts.next()?.split('@').next()?.rsplit_once(':')?;
-    let name = parts
-        .next()
-        .filter(|name| !name.is_empty() && !name.contains('='));
+    let is_name = |name: &&str| !name.is_empty() && !name.contains('=');
+    let name = parts.next().filter(|name| by_name && is_name(name));
     let host = name.unwrap_or(if ip.is_empty() { host } else { ip });
     Some(format!("{host}:{port}"))
 }
@@ -113,17 +130,46 @@ mod tests {
         }
     }
 
+    fn agreed(views: &[View]) -> Option<String> {
+        super::agreed(views, 0).map(|view| view.primary.id.clone())
+    }
+
     #[test]
     fn a_majority_says_the_same_of_the_same_term() {
-        let agreed = |views: &[View]| agreed(views).map(|view| view.primary.id.clone());
         assert_eq!(agreed(&[]), None);
         assert_eq!(agreed(&[view("a", "x", 1)]), None);
         assert_eq!(agreed(&[view("a", "x", 1), view("b", "x", 2)]), None);
         assert_eq!(agreed(&[view("a", "x", 1), view("b", "y", 1)]), None);
-        // A stranger has no voice.
+        // A stranger has no voice, and nobody has two.
         assert_eq!(agreed(&[view("a", "x", 1), view("d", "x", 1)]), None);
+        assert_eq!(agreed(&[view("a", "x", 1), view("a", "x", 1)]), None);
         let views = [view("a", "x", 1), view("b", "y", 2), view("c", "y", 2)];
         assert_eq!(agreed(&views), Some("y".into()));
+        // There are more than these know of.
+        assert!(super::agreed(&views, 3).is_some() && super::agreed(&views, 4).is_none());
+    }
+
+    /// Of the primaries p, a and b, a and b have voted for r. a has heard that it serves the slot; b, and
+    /// p, which has heard of the epoch from b, have not yet.
+    #[test]
+    fn two_majorities_of_one_term_share_a_voter() {
+        let view = |by: &str, primary: &str| View {
+            voters: [primary, "a", "b"]
+                .map(|name| (name.into(), name.into()))
+                .into(),
+            ..view(by, primary, 7)
+        };
+        let (old, new) = (
+            [view("p", "p"), view("b", "p")],
+            [view("r", "r"), view("a", "r")],
+        );
+        assert_eq!((agreed(&old), agreed(&new)), (None, None));
+        assert_eq!(agreed(&[view("a", "r"), view("b", "r")]), Some("r".into()));
+        let alone = View {
+            voters: [("p".into(), "p".into())].into(),
+            ..view("p", "p")
+        };
+        assert_eq!(agreed(&[alone]), Some("p".into()));
     }
 
     #[test]
@@ -135,7 +181,7 @@ mod tests {
 6ec2 10.0.0.4:30005@31005 master - 0 1426238318243 3 connected
 e7d1 :30001@31001,,tls-port=0 myself,master - 0 0 1 connected 0-5459 5460 [7->-67ed]
 ";
-        let of = |slot| view_of_cluster(nodes, 9, slot, "here").unwrap();
+        let of = |slot| view_of_cluster(nodes, 9, slot, "here", true).unwrap();
         let view = of(5460);
         assert_eq!(view.by, "e7d1");
         assert_eq!((view.primary.id.as_str(), view.primary.term), ("e7d1", 9));
@@ -143,11 +189,13 @@ e7d1 :30001@31001,,tls-port=0 myself,master - 0 0 1 connected 0-5459 5460 [7->-6
         let mut voters: Vec<_> = view.voters.values().map(String::as_str).collect();
         voters.sort_unstable();
         assert_eq!(voters, ["10.0.0.2:30002", "here:30001", "host3:30003"]);
+        let by_address = view_of_cluster(nodes, 9, 7, "here", false).unwrap();
+        assert_eq!(by_address.voters["292f"], "10.0.0.3:30003");
         assert_eq!(of(7).primary.id, "e7d1");
         assert_eq!(of(16_383).primary.id, "292f");
-        assert_eq!(view_of_cluster("", 9, 7, "here"), None);
+        assert_eq!(view_of_cluster("", 9, 7, "here", true), None);
         assert_eq!(
-            view_of_cluster("nonsense\nmore nonsense", 9, 7, "here"),
+            view_of_cluster("nonsense\nmore nonsense", 9, 7, "here", true),
             None
         );
     }

@@ -38,8 +38,10 @@ else
   redis.call('HSET', KEYS[1], 'clear', version)
 end
 local time = now()
+-- No lease lasts longer, also if the clock was set back.
+local longest = tonumber(redis.call('HGET', KEYS[1], 'lease'))
 local readers = {}
 for at, field in ipairs(redis.call('ZRANGEBYSCORE', KEYS[2], '(' .. time, '+inf', 'WITHSCORES')) do
-  readers[at] = at % 2 == 1 and field or tonumber(field) - time
+  readers[at] = at % 2 == 1 and field or math.min(field - time, longest)
 end
 return {id, version, stored, readers}

@@ -1,5 +1,5 @@
 -- Before each script. KEYS[1]: the namespace's state, a hash: id (its incarnation), branch (of the
--- server's history, on which it was begun), ver (how many invalidations there were), clear (the last one of all),
+-- server's history, on which it was begun: its replication id, and a term), ver (how many invalidations there were), clear (the last one of all),
 -- tagged (all tags' invalidations up to here are forgotten, so what has tags is older than them),
 -- t<hash> (a tag's last one), lease (the longest lease on an L1 so far, ms). KEYS[2]: who serves from
 -- its L1, a sorted set of peers by the end of their leases; '' stands for those who were forgotten.
@@ -24,7 +24,8 @@ end
 -- Is the server still on the branch that the connection knows? If not it may lack, or may have, what
 -- another server has confirmed.
 local function is_branch()
-  return string.match(redis.call('INFO', 'replication'), 'master_replid:(%x+)') == ARGV[2]
+  local id = string.match(redis.call('INFO', 'replication'), 'master_replid:(%x+)')
+  return id == string.match(ARGV[2], '^%x+')
 end
 
 local function other_branch()
