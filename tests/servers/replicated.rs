@@ -158,14 +158,18 @@ impl Replicated {
         signal(&self.sentinels[place].process, Signal::CONT);
     }
 
-    /// How many connections they have.
+    /// How many connections they have, but for each other's.
     pub(crate) fn clients_of_sentinels(&self) -> usize {
         let clients = self.sentinels.iter().map(|sentinel| {
             let client = redis::Client::open(format!("redis://127.0.0.1:{}/", sentinel.port));
-            let mut call = redis::cmd("CLIENT");
             let mut connection = client.unwrap().get_connection().unwrap();
-            let list: String = call.arg("LIST").query(&mut connection).unwrap();
-            list.lines().count()
+            let list: String = redis::cmd("CLIENT")
+                .arg("LIST")
+                .query(&mut connection)
+                .unwrap();
+            list.lines()
+                .filter(|client| client.contains(" name= "))
+                .count()
         });
         clients.sum()
     }

@@ -183,11 +183,20 @@ impl Connector {
     /// A subscription to channels on the primary, which ends when that is another.
     pub(crate) async fn listen(&self, channels: &[String]) -> Result<Channel, RemoteError> {
         let (_, connection) = self.get().await?;
-        let moves = self.primary.subscribe();
-        let client = self.target.client(connection.primary.address.as_deref())?;
-        let Connection { facts, primary, .. } = connection;
+        let (mut primary, moves) = (self.primary.subscribe(), self.primary.subscribe());
+        let Connection {
+            facts, primary: of, ..
+        } = connection;
+        let client = self.target.client(of.address.as_deref())?;
         let (is_sharded, patience) = (facts.is_sharded, self.patience);
-        Channel::open(&client, channels, is_sharded, patience, primary, moves).await
+        let opening = Channel::open(&client, channels, is_sharded, patience, of.clone(), moves);
+        tokio::select! {
+            channel = opening => channel,
+            // Who says nothing is not waited for.
+            _ = primary.wait_for(|now| now.as_ref() != Some(&of)) => {
+                Err(RemoteError::Disconnected(MOVED.into()))
+            }
+        }
     }
 }
 
