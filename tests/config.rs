@@ -2,7 +2,7 @@
 
 use hotset::{
     AsyncCache, Backend, BuildError, Builder, Cache, CacheConfig, Capacity, ConfigError,
-    Consistency, ManualClock, Policy,
+    Consistency, ManualClock, Policy, RedisUrl,
 };
 use proptest::prelude::*;
 use serde::Deserialize;
@@ -393,6 +393,39 @@ fn variables_have_a_prefix() {
     }
 }
 
+/// Above all not those of URLs that cannot be, which are looked at most.
+#[test]
+fn no_url_shows_its_password() {
+    for url in [
+        "redis://user:hunter2?x@host/",
+        "redis://user:hun?ter2@host",
+        "redis://:hunter2#a@host",
+        "redis://user:a@hunter2?b@host",
+        "redis://user:hunter2@host:99999",
+        "redis://user:hunter2",
+        "redis:/user:hunter2@host",
+        "user:hunter2@host",
+        "redis-sentinel://:x@a:1,u:hunter2@b:1/shop",
+        "redis-sentinel://a/shop?sentinel_password=hunter2",
+        "redis-cluster://u:hunter2@a,,",
+    ] {
+        let mut config = toml("capacity = 10\nnamespace = 'prices'");
+        config.url = Some(url.into());
+        let refused = build(&config)
+            .err()
+            .map(|error| format!("{error} {error:?}"));
+        let said = format!("{config:?} {refused:?}");
+        assert!(!said.contains("ter2"), "{said}");
+    }
+    let misplaced = CacheConfig::from_toml("'redis://u:hunter2@host' = 1");
+    assert!(!message(misplaced).contains("hunter2"));
+    let shown = format!(
+        "{:?}",
+        RedisUrl::from("redis-sentinel://u:p@a:1,[::1]:2,c/shop/3")
+    );
+    assert_eq!(shown, "\"redis-sentinel://***@a:1,[::1]:2,c/shop/3\"");
+}
+
 #[test]
 fn debug_shows_no_password() {
     let urls = [
@@ -501,7 +534,9 @@ fn settings_of_redis_are_checked_whatever_the_backend_is() {
         (
             "url = 'http://user:secret@host/'",
             "url: this is no URL of a Redis server, since it does not parse: use \
-             redis://[user:password@]host[:port][/database]",
+             redis://[user:password@]host[:port][/database], \
+             redis-sentinel://[user:password@]host,host,host/service[/database] or \
+             redis-cluster://[user:password@]host,host",
         ),
         (
             "namespace = 'a b'",

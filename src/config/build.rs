@@ -18,6 +18,9 @@ impl CacheConfig {
     /// feature `redis` is there, so that the backend can be changed. For others there is
     /// [`local_builder`](Self::local_builder).
     ///
+    /// What the trait does not have, such as tags, warming and snapshots, is to be had of the caches that
+    /// `local_builder` and `tiered_builder` (feature `redis`) build.
+    ///
     /// # Errors
     ///
     /// If a setting is missing or cannot be, if the backend needs the feature `redis`, which is not

@@ -25,6 +25,7 @@ use crate::consistency::Consistency;
 use crate::local::Policy;
 use serde::{Deserialize, Serialize};
 use source::Environment;
+use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 use value::duration;
@@ -33,7 +34,7 @@ use value::duration;
 macro_rules! settings {
     ($(#[$about:meta])* { $($(#[$field:meta])* $name:ident: $type:ty,)* }) => {
         $(#[$about])*
-        #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+        #[derive(Clone, Default, PartialEq, Serialize, Deserialize)]
         #[serde(default, deny_unknown_fields)]
         #[non_exhaustive]
         pub struct CacheConfig {
@@ -44,6 +45,17 @@ macro_rules! settings {
             )*
             #[serde(skip)]
             environment: Environment,
+        }
+
+        /// Shows what is set.
+        impl fmt::Debug for CacheConfig {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                let mut shown = f.debug_struct("CacheConfig");
+                $(if let Some(value) = &self.$name {
+                    shown.field(stringify!($name), value);
+                })*
+                shown.finish()
+            }
         }
 
         impl CacheConfig {

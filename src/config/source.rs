@@ -99,7 +99,7 @@ impl CacheConfig {
         prefix: &str,
         vars: impl IntoIterator<Item = (N, V)>,
     ) -> Result<Self, ConfigError> {
-        let prefix = match prefix.trim_end_matches('_') {
+        let prefix = match prefix.strip_suffix('_').unwrap_or(prefix) {
             "" => return Err(no_prefix()),
             prefix => format!("{prefix}_"),
         };
@@ -233,7 +233,7 @@ fn known(written: &str, prefix: Option<&str>) -> Result<&'static str, ConfigErro
         .min_by_key(|name| distance(name));
     let offered = nearest.map_or(CacheConfig::NAMES, std::slice::from_ref);
     Err(ConfigError::Unknown {
-        setting: whole,
+        setting: without_secrets(&whole),
         known: offered.iter().map(|name| spelled(name, prefix)).collect(),
     })
 }

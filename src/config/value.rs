@@ -114,20 +114,33 @@ impl<T: Into<String>> From<T> for RedisUrl {
 
 impl fmt::Debug for RedisUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (shown, query) = match self.0.split_once('?') {
-            Some((shown, _)) => (shown, "?***"),
-            None => (&*self.0, ""),
-        };
-        let (scheme, rest) = match shown.split_once("://") {
-            Some((scheme, rest)) => (scheme, rest),
-            None => ("", shown),
-        };
-        let (user, host) = match rest.rsplit_once('@') {
-            Some((_, host)) => ("***@", host),
+        let (scheme, rest) = self.0.split_once("://").unwrap_or(("", &self.0));
+        let (user, rest) = match rest.rsplit_once('@') {
+            Some((_, rest)) => ("***@", rest),
             None => ("", rest),
         };
-        write!(f, "\"{scheme}://{user}{host}{query}\"")
+        let (rest, query) = match rest.split_once('?') {
+            Some((rest, _)) => (rest, "?***"),
+            None => (rest, ""),
+        };
+        let hosts = rest.split('/').next().unwrap_or_default();
+        // Not what may be a login whose end was forgotten.
+        if hosts.split(',').all(is_host) {
+            write!(f, "\"{scheme}://{user}{rest}{query}\"")
+        } else {
+            write!(f, "\"{scheme}://***\"")
+        }
     }
+}
+
+/// A host, with its port or without.
+fn is_host(text: &str) -> bool {
+    let (host, port) = match text.rsplit_once(':') {
+        Some((host, port)) if !port.ends_with(']') => (host, port),
+        _ => (text, ""),
+    };
+    let is_of_host = |byte: u8| byte.is_ascii_alphanumeric() || b".-_[]:".contains(&byte);
+    host.bytes().all(is_of_host) && port.bytes().all(|byte| byte.is_ascii_digit())
 }
 
 /// Reads a text by a function.

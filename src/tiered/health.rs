@@ -111,8 +111,8 @@ counters! {
     l2_waits,
     /// Calls to Redis that failed.
     l2_failures,
-    /// Loads without Redis, since it failed, an invalidation of the key waits to go out, or the key does
-    /// not go through it.
+    /// Loads whose values were not for Redis: it failed, an invalidation of the key waits to go out, the
+    /// key does not go through it, or it holds one that is compared in the shadow.
     alone,
     /// Values in Redis that were compared in the shadow, and the same as what was loaded.
     shadow_same,

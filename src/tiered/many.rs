@@ -91,6 +91,8 @@ struct Question<K, V> {
 pub(super) struct Asked<K, V> {
     pub(super) found: Vec<(K, Fresh<V>)>,
     pub(super) to_load: ToLoad<K, V>,
+    /// What other processes load is to be loaded as well.
+    is_shadow: bool,
 }
 
 impl<K: TierKey, V: TierValue> Inner<K, V> {
@@ -105,24 +107,28 @@ impl<K: TierKey, V: TierValue> Inner<K, V> {
     where
         F: Future<Output = BatchResult<K, V>>,
     {
-        let mut asked = self.ask_many(&keys).await;
+        let is_shadow = self.settings.rollout.is_shadow();
+        let mut asked = self.ask_many(&keys, is_shadow).await;
         let mut permit = None;
-        if !asked.to_load.is_empty() || self.settings.rollout.is_shadow() {
+        if !asked.to_load.is_empty() || is_shadow {
             permit = self.try_permit();
             if permit.is_none() {
                 // Who waits for a permit holds no lead, which might end before it begins.
                 drop(asked);
                 permit = Some(self.queue(self.wait_deadline()).await?);
-                asked = self.ask_many(&keys).await;
+                asked = self.ask_many(&keys, is_shadow).await;
             }
         }
-        let held = self.put_in_shadow(&mut asked);
+        let mut held = Vec::new();
+        if is_shadow {
+            held = Self::put_in_shadow(&mut asked);
+        }
         let to_load = std::mem::take(&mut asked.to_load);
         if let Some(permit) = permit.filter(|_| !to_load.is_empty()) {
             let begun = Instant::now();
             let keys = to_load.iter().map(|(key, _)| key.clone()).collect();
             let loaded = self.run(permit, || (load.lock())(keys)).await?;
-            self.compare_many(&held, &loaded).await;
+            self.compare_many(held, &loaded).await;
             let mut loaded = self.fill_many(to_load, loaded, begun, left_out).await;
             asked.found.append(&mut loaded);
         }
@@ -132,10 +138,11 @@ impl<K: TierKey, V: TierValue> Inner<K, V> {
     }
 
     /// Asks for values, or for the lead of their loads.
-    async fn ask_many(self: &Arc<Self>, keys: &[K]) -> Asked<K, V> {
+    async fn ask_many(self: &Arc<Self>, keys: &[K], is_shadow: bool) -> Asked<K, V> {
         let mut asked = Asked {
             found: Vec::new(),
             to_load: Vec::new(),
+            is_shadow,
         };
         let mut questions = Vec::new();
         for key in keys {
@@ -185,6 +192,7 @@ impl<K: TierKey, V: TierValue> Inner<K, V> {
                     lease: Lease::ask(self, &name),
                     refused: Some(token),
                 }),
+                Read::Led(_) if asked.is_shadow => asked.to_load.push((key, None)),
                 Read::Led(_) => {}
             }
         }

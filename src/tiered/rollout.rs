@@ -16,10 +16,15 @@ const MILLION: u64 = 1_000_000;
 /// in either case, so the [`Consistency`](crate::Consistency) is promised at each percentage, while it
 /// is changed, and where processes differ in it.
 ///
+/// The others live in L1 as that promise lets them: with `Bounded(ttl)` for that time, however long their
+/// time to live, and with `L2Only` not at all.
+///
 /// In the shadow, what Redis holds is compared and not served: what L1 misses is loaded, by each process
 /// for itself, and compared with what Redis holds, or stored there.
 /// [`shadow_different`](crate::TierStats::shadow_different) counts values that would have been wrong:
-/// most often the database was changed, and nobody has invalidated the key.
+/// most often the database was changed, and nobody has invalidated the key. Values are compared as they
+/// are serialized, so a `HashMap` in them is often different from itself; and a change that is just being
+/// told may count.
 ///
 /// ```
 /// use hotset::Rollout;

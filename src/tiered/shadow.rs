@@ -7,6 +7,7 @@ use super::many::Asked;
 use super::remote::{Answer, Ask};
 use super::{Inner, TierKey, TierValue, name_of};
 use crate::entry::Loaded;
+use std::collections::HashMap;
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Instant;
@@ -36,9 +37,9 @@ impl<K: TierKey, V: TierValue> Inner<K, V> {
         match found {
             Read::Found(Found::Lead(lead)) => self.fill(vec![(Some(lead), 0)], &mut fresh).await,
             Read::Found(Found::Value(held)) => {
-                let name = name.unwrap_or_default();
-                self.compare(&name, &held.loaded.value, &fresh[0].loaded.value)
-                    .await;
+                count(&self.counters.alone);
+                let loaded = &fresh[0].loaded.value;
+                self.compare(vec![(key, held.loaded.value, loaded)]).await;
             }
             Read::Found(Found::Alone) | Read::Refused(_) | Read::Led(_) => {
                 count(&self.counters.alone);
@@ -48,43 +49,49 @@ impl<K: TierKey, V: TierValue> Inner<K, V> {
     }
 
     /// What was found in L2 is to be loaded all the same. Returns it, to be compared.
-    pub(super) fn put_in_shadow(&self, asked: &mut Asked<K, V>) -> Vec<(K, Fresh<V>)> {
-        if !self.settings.rollout.is_shadow() {
-            return Vec::new();
-        }
+    pub(super) fn put_in_shadow(asked: &mut Asked<K, V>) -> Vec<(K, Fresh<V>)> {
         let held = std::mem::take(&mut asked.found);
         let keys = held.iter().map(|(key, _)| (key.clone(), None));
         asked.to_load.extend(keys);
         held
     }
 
-    pub(super) async fn compare_many(&self, held: &[(K, Fresh<V>)], loaded: &[(K, Loaded<V>)]) {
-        for (key, fresh) in held {
-            let new = loaded.iter().find(|(other, _)| other == key);
-            if let (Some(name), Some((_, new))) = (name_of(key), new) {
-                self.compare(&name, &fresh.loaded.value, &new.value).await;
-            }
-        }
+    pub(super) async fn compare_many(&self, held: Vec<(K, Fresh<V>)>, loaded: &[(K, Loaded<V>)]) {
+        let loaded: HashMap<&K, &V> = loaded.iter().map(|(key, it)| (key, &it.value)).collect();
+        let pairs = held.iter().filter_map(|(key, fresh)| {
+            let loaded = *loaded.get(key)?;
+            Some((key, fresh.loaded.value.clone(), loaded))
+        });
+        self.compare(pairs.collect()).await;
     }
 
-    /// As they are written, for values need not be comparable.
-    async fn compare(&self, name: &[u8], held: &V, loaded: &V) {
-        let written = postcard::to_stdvec(loaded).ok();
-        let is_same = |held: &V| postcard::to_stdvec(held).ok() == written;
-        if is_same(held) {
-            count(&self.counters.shadow_same);
+    /// Compares what L2 held with what was loaded, as it is written, for values need not be comparable.
+    async fn compare(&self, pairs: Vec<(&K, V, &V)>) {
+        let mut differ = Vec::new();
+        for (key, held, loaded) in pairs {
+            let held = postcard::to_stdvec(&held).ok();
+            if held == postcard::to_stdvec(loaded).ok() {
+                count(&self.counters.shadow_same);
+            } else if let Some(name) = name_of(key) {
+                differ.push((name, held));
+            }
+        }
+        if differ.is_empty() {
             return;
         }
-        // It may have been invalidated since.
-        let ask = Ask {
+        // Where L2 holds something else by now, there was a change meanwhile that was told.
+        let asks = differ.iter().map(|(name, _)| Ask {
             key: name,
             lead: None,
             refused: None,
-        };
-        let answers = self.l2.ask(&[ask]).await.unwrap_or_default();
-        if let Some(Answer::Value { envelope, .. }) = answers.first() {
-            let held = self.codec.decode::<V>(envelope);
-            if held.is_ok_and(|held| !is_same(&held.value)) {
+        });
+        let answers = self.l2.ask(&asks.collect::<Vec<_>>()).await;
+        for ((_, held), answer) in differ.iter().zip(answers.unwrap_or_default()) {
+            let Answer::Value { envelope, .. } = answer else {
+                continue;
+            };
+            let now = self.codec.decode::<V>(&envelope).ok();
+            if now.and_then(|now| postcard::to_stdvec(&now.value).ok()) == *held {
                 count(&self.counters.shadow_different);
             }
         }

@@ -72,6 +72,14 @@ impl<'a> Parts<'a> {
         parse(&format!("{}://{login}{host}/{database}", self.scheme))
     }
 
+    /// Whatever has an `@` in it is taken for the login, so that may be of several servers by mistake.
+    fn check(self) -> Result<Self, Unparsed> {
+        if self.login.contains(',') {
+            return Err("since there is one login for all servers: before the first, with one @");
+        }
+        Ok(self)
+    }
+
     fn addresses(&self, port: Option<u16>) -> Result<Vec<Address>, Unparsed> {
         let address = |host: &&str| {
             let has_port = host.rfind(':') > host.rfind(']');
@@ -137,10 +145,14 @@ impl Target {
         let (scheme, rest) = url.split_once("://").ok_or("since it does not parse")?;
         match scheme.split_once('-') {
             Some((scheme @ ("redis" | "rediss"), "sentinel")) => {
-                Self::sentinels(&Parts::of(scheme, rest))
+                Self::sentinels(&Parts::of(scheme, rest).check()?)
             }
             Some((scheme @ ("redis" | "rediss"), "cluster")) => {
-                Self::cluster(&Parts::of(scheme, rest))
+                Self::cluster(&Parts::of(scheme, rest).check()?)
+            }
+            // What it does not know it would pass over.
+            _ if matches!(scheme, "redis" | "rediss") && rest.contains('?') => {
+                Err("since one of a single server takes no query")
             }
             _ => Ok(Self {
                 deciders: Deciders::Nobody,
@@ -373,6 +385,8 @@ mod tests {
             "rediss-sentinel://:secret@a,b/shop#insecure",
             "redis-cluster://:secret@a,b?sentinel_user=a",
             "rediss://:secret@a/#insecure",
+            "redis://:secret@a/?password=secret",
+            "redis-sentinel://:secret@a,user:secret@b/shop",
         ] {
             let why = target(url)
                 .err()
