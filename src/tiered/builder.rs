@@ -113,7 +113,8 @@ impl<K, V> Builder<K, V> {
     /// loads in Redis; [`max_concurrent_loads`](Self::max_concurrent_loads) bounds the loaders that
     /// this process runs, not its questions to Redis.
     ///
-    /// A user of Redis that is not allowed everything needs these rights, as in an ACL file:
+    /// A user of Redis that is not allowed everything needs the rights of `hotset` in this ACL file (and
+    /// one among sentinels `+sentinel +subscribe`):
     ///
     /// ```text
     #[doc = include_str!("../../examples/deploy/users.acl")]

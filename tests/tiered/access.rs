@@ -50,6 +50,25 @@ async fn the_rights_of_the_deployed_user_are_enough() {
     .await;
 }
 
+#[tokio::test]
+async fn replicas_log_in_with_a_user_of_their_own() {
+    let primary = Server::start_with(&["--aclfile", &users()]);
+    let port = primary.port().to_string();
+    let replica = Server::start_with(&[
+        "--masteruser",
+        "replica",
+        "--masterauth",
+        "change-me",
+        "--replicaof",
+        &format!("127.0.0.1 {port}"),
+    ]);
+    soon("it follows", || {
+        let info: redis::InfoDict = replica.command(&[b"INFO", b"replication"]);
+        info.get("master_link_status") == Some("up".to_string())
+    })
+    .await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn they_are_enough_behind_sentinels_and_in_a_cluster() {
     let acl = std::fs::read_to_string(users()).unwrap();

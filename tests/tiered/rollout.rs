@@ -158,3 +158,58 @@ fn a_share_out_of_range_is_refused() {
     let error = Rollout::percent(120.0).unwrap_err();
     assert_eq!(error, BuildError::OutOfRange("percent"));
 }
+
+#[tokio::test]
+async fn in_the_shadow_a_change_that_was_told_meanwhile_is_not_wrong() {
+    let server = Server::start();
+    let real: TieredCache<u64, u64> = proven(&server.url(), MINUTE).await;
+    real.get_or_load_async(&1, || value(1)).await.unwrap();
+    let rollout = Rollout::full();
+    rollout.set_shadow(true);
+    let cache = proven_with(&server, &rollout).await;
+    let load = || async {
+        // After it has read the row.
+        real.invalidate(&1).await;
+        real.get_or_load_async(&1, || value(3)).await.unwrap();
+        value(2).await
+    };
+    assert_eq!(cache.get_or_load_async(&1, load).await.unwrap(), 2);
+    assert_eq!(cache.tier_stats().shadow_different, 0);
+}
+
+#[tokio::test]
+async fn in_the_shadow_a_batch_that_another_process_loads_too_is_one_load() {
+    let server = Server::start();
+    let rollout = Rollout::full();
+    rollout.set_shadow(true);
+    let caches = [
+        proven_with(&server, &rollout).await,
+        proven_with(&server, &rollout).await,
+    ];
+    let keys: Vec<u64> = (0..50).collect();
+    let loads = AtomicU64::new(0);
+    let begun = tokio::sync::Barrier::new(2);
+    let read = |cache: TieredCache<u64, u64>| {
+        let (keys, loads, begun) = (&keys, &loads, &begun);
+        async move {
+            let load = |missing: Vec<u64>| async move {
+                loads.fetch_add(1, SeqCst);
+                // Both load before either has stored.
+                begun.wait().await;
+                value(
+                    missing
+                        .into_iter()
+                        .map(|key| (key, key))
+                        .collect::<Vec<_>>(),
+                )
+                .await
+            };
+            cache.get_many_or_load_async(keys, load).await.unwrap()
+        }
+    };
+    let [one, other] = caches;
+    let (one, other) = futures_util::future::join(read(one), read(other)).await;
+    let expected: Vec<_> = keys.iter().copied().map(Some).collect();
+    assert_eq!((&one, &other), (&expected, &expected));
+    assert_eq!(loads.load(SeqCst), 2);
+}
