@@ -3,7 +3,7 @@
 use super::servers::cluster::Cluster;
 use super::servers::replicated::Replicated;
 use super::servers::{Cut, Proxy, Server, eventually, soon};
-use super::{builder, value};
+use super::{acknowledged, builder, value};
 use hotset::{Consistency, Delivery, TieredCache, Warning};
 use redis::InfoDict;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -16,19 +16,6 @@ async fn proven(url: &str, consistency: Consistency) -> TieredCache<u64, u64> {
     let cache = cache.build().unwrap();
     soon("proven", || cache.health().proven_for.is_some()).await;
     cache
-}
-
-/// Invalidates until that is acknowledged.
-async fn acknowledged(cache: &TieredCache<u64, u64>, key: u64) {
-    let begun = Instant::now();
-    while cache.invalidate(&key).await != Delivery::Acknowledged {
-        assert!(
-            begun.elapsed() < Duration::from_secs(30),
-            "{:?}",
-            cache.health()
-        );
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
 }
 
 fn replication(server: &Server, field: &str) -> String {

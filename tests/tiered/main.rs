@@ -20,8 +20,8 @@ mod rollout;
 mod warm;
 mod worker;
 
-use hotset::{Consistency, LocalCache, TierValue, TieredBuilder, TieredCache};
-use std::time::Duration;
+use hotset::{Consistency, Delivery, LocalCache, TierValue, TieredBuilder, TieredCache};
+use std::time::{Duration, Instant};
 
 /// A cache as most tests want it.
 fn builder<V: TierValue>(url: &str, consistency: Consistency) -> TieredBuilder<u64, V> {
@@ -49,4 +49,17 @@ async fn fails() -> Result<u64, &'static str> {
 
 async fn value<V>(value: V) -> Result<V, &'static str> {
     Ok(value)
+}
+
+/// Invalidates until that is acknowledged.
+async fn acknowledged(cache: &TieredCache<u64, u64>, key: u64) {
+    let begun = Instant::now();
+    while cache.invalidate(&key).await != Delivery::Acknowledged {
+        assert!(
+            begun.elapsed() < Duration::from_secs(30),
+            "{:?}",
+            cache.health()
+        );
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
 }

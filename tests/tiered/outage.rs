@@ -1,7 +1,7 @@
 //! Redis down, slow, gone and back, empty or with an older state.
 
 use super::servers::{Cut, Proxy, Server, soon};
-use super::{MINUTE, builder, fails, proven, value};
+use super::{MINUTE, acknowledged, builder, fails, proven, value};
 use hotset::{Consistency, Delivery, LocalCache, RemoteError, TieredCache};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::SeqCst};
@@ -233,12 +233,7 @@ async fn a_namespace_whose_state_was_evicted_or_whose_scripts_were_flushed_goes_
         &[b"FLUSHALL"],
     ] {
         let _: redis::Value = server.command(command);
-        soon("acknowledged", || {
-            let written = futures_util::FutureExt::now_or_never(one.invalidate(&1));
-            written.is_none()
-        })
-        .await;
-        while one.invalidate(&1).await != Delivery::Acknowledged {}
+        acknowledged(&one, 1).await;
         assert_eq!(one.get_or_load_async(&1, || value(11)).await.unwrap(), 11);
         soon("proven", || one.health().proven_for.is_some()).await;
         assert_eq!(one.get_or_load_async(&1, fails).await.unwrap(), 11);
