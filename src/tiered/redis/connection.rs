@@ -9,7 +9,7 @@ use super::deciders::Decision;
 use super::dial::Dial;
 use super::rounds::Rounds;
 use super::scripts;
-use super::target::Target;
+use super::target::{Deciders, Target};
 use super::views::Primary;
 use crate::tiered::health::Warning;
 use crate::tiered::remote::RemoteError;
@@ -55,8 +55,7 @@ pub(crate) struct Waiting {
 
 /// What a server says of itself.
 pub(crate) struct Facts {
-    /// The branch of history that it is on: its replication id, and the term in which it is the primary,
-    /// for it keeps the id if it becomes the primary again without having been told that it was not.
+    /// The branch of history that it is on: its replication id, and a term.
     pub(crate) branch: String,
     /// Its name for this run of itself.
     run: String,
@@ -233,7 +232,7 @@ async fn connect(
         first.cmd("SCRIPT").arg("LOAD").arg(script.source).ignore();
     }
     let (server, replication): (InfoDict, InfoDict) = first.query_async(&mut link).await?;
-    let facts = Facts::of(&server, &replication, primary.term)?;
+    let facts = Facts::of(&server, &replication, term_of_branch(target, &primary))?;
     let mut waiting = None;
     if waits {
         let mut link = open(&client, patience).await?;
@@ -258,6 +257,16 @@ async fn connect(
     })
 }
 
+/// What belongs to a branch of history besides its id. By word of sentinels a server may become the
+/// primary again that has never been told that it was not, and has the same id still. One of a cluster
+/// has been told; and a cluster's terms count the failovers of all.
+fn term_of_branch(target: &Target, primary: &Primary) -> u64 {
+    match target.deciders {
+        Deciders::Sentinels { .. } => primary.term,
+        Deciders::Cluster { .. } | Deciders::Nobody => 0,
+    }
+}
+
 async fn open(client: &Client, patience: Duration) -> Result<MultiplexedConnection, RemoteError> {
     let config = AsyncConnectionConfig::new()
         .set_connection_timeout(Some(patience))
@@ -277,6 +286,8 @@ impl Facts {
         let lacks = |what| RemoteError::Refused(format!("INFO tells no {what}"));
         let branch = replication.get::<String>("master_replid");
         let mode = server.get::<String>("redis_mode");
+        // As Valkey calls it.
+        let mode = mode.or_else(|| server.get("server_mode"));
         let version = server.get::<String>("redis_version").unwrap_or_default();
         let major = version
             .split('.')
