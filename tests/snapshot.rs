@@ -1,7 +1,8 @@
 //! What was held is held again in the next run, or the file is refused as a whole.
 
 use hotset::{
-    Builder, Loaded, LocalCache, ManualClock, Policy, RestoreReport, Schema, SnapshotError,
+    Builder, Loaded, LocalCache, ManualClock, Policy, RemovalCause, RestoreReport, Schema,
+    SnapshotError,
 };
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
@@ -15,7 +16,7 @@ use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::sync::mpsc;
+use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
 use std::time::Duration;
 use tempfile::TempDir;
@@ -152,7 +153,8 @@ fn every_flipped_bit_is_noticed() {
 fn what_is_no_snapshot_or_another_is_refused() {
     let folder = Folder::new();
     let path = folder.path();
-    assert!(matches!(refused(&path), SnapshotError::Io(_)));
+    assert!(matches!(refused(&path), SnapshotError::NotFound));
+    assert!(matches!(refused(folder.0.path()), SnapshotError::Io(_)));
     fs::write(&path, "key,value\n1,10\n").unwrap();
     assert!(matches!(refused(&path), SnapshotError::NotASnapshot));
     of(0..3).snapshot(&path).unwrap();
@@ -215,10 +217,9 @@ fn time_passes_while_nothing_runs_and_never_goes_back() {
     assert_eq!(cache.snapshot(folder.path()).unwrap().entries, 3);
 
     age(&folder.path(), 15_000);
-    // Another clock, which has just begun; its jitter is not for what has a time already.
+    // Another clock, which has just begun.
     let clock = ManualClock::new();
-    let builder = LocalCache::builder().capacity(9).clock(clock.clone());
-    let cache: Cache = build(builder.time_to_live(SECOND).ttl_jitter(1.0));
+    let cache: Cache = build(LocalCache::builder().capacity(9).clock(clock.clone()));
     let report = cache.restore(folder.path()).unwrap();
     assert_eq!((report.restored, report.expired), (2, 1));
     assert_eq!(cache.remaining_ttl(&0), Some(Duration::MAX));
@@ -232,6 +233,43 @@ fn time_passes_while_nothing_runs_and_never_goes_back() {
     let cache: Cache = build(LocalCache::builder().capacity(9).clock(clock));
     assert_eq!(cache.restore(folder.path()).unwrap().restored, 3);
     assert_eq!(cache.remaining_ttl(&30), Some(SECOND * 20));
+}
+
+#[test]
+fn the_time_to_live_of_the_cache_that_is_filled_holds_from_the_time_of_writing() {
+    let folder = Folder::new();
+    let clock = ManualClock::new();
+    let builder = LocalCache::builder().capacity(9).clock(clock.clone());
+    let cache: Cache = build(builder.time_to_idle(SECOND * 1_000));
+    cache.insert(1, 10);
+    cache.insert_with_ttl(2, 20, SECOND * 500);
+    cache.insert_with_ttl(3, 30, SECOND * 20);
+    cache.snapshot(folder.path()).unwrap();
+    age(&folder.path(), 10_000);
+    let restored = |ttl: Duration, jitter: f64| -> Cache {
+        let builder = LocalCache::builder().capacity(9).clock(clock.clone());
+        let cache = build(builder.time_to_live(ttl).ttl_jitter(jitter));
+        cache.restore(folder.path()).unwrap();
+        cache
+    };
+    let cache = restored(SECOND * 100, 0.001);
+    for (key, most) in [(1, 90), (2, 90), (3, 10)] {
+        let left = cache.remaining_ttl(&key).unwrap();
+        assert!(
+            left <= SECOND * most && left > SECOND * (most - 2),
+            "{left:?}"
+        );
+    }
+    clock.advance(SECOND * 90);
+    assert!(cache.iter().next().is_none());
+    // Its jitter is for what it gives a time, not for what has one.
+    let cache = restored(SECOND * 1_000, 0.5);
+    assert!(cache.remaining_ttl(&1).unwrap() >= SECOND * 488);
+    assert!(cache.remaining_ttl(&3).unwrap() > SECOND * 8);
+    // What was written before that is over, and one that is for ever bounds nothing.
+    assert!(restored(SECOND * 10, 0.001).is_empty());
+    let cache = restored(Duration::MAX, 0.001);
+    assert_eq!(cache.remaining_ttl(&1), Some(Duration::MAX));
 }
 
 #[test]
@@ -264,19 +302,18 @@ fn entries_that_idle_are_dropped_once_they_have() {
 #[test]
 fn tags_and_weights_come_along_and_only_what_is_alive() {
     let folder = Folder::new();
+    let clock = ManualClock::new();
     let weighing = |max| {
-        let builder = LocalCache::builder().max_weight(max);
+        let builder = LocalCache::builder().max_weight(max).clock(clock.clone());
         build(builder.weigher(|_, &value: &u64| value))
     };
     let cache = weighing(1_000);
     cache.insert(1, 5);
     cache.insert_loaded(2, Loaded::new(5).weight(100).tags(["a", "b"]));
     cache.insert_loaded(3, Loaded::new(5).tags(["gone"]));
-    cache.insert_with_ttl(4, 5, Duration::from_nanos(1));
+    cache.insert_with_ttl(4, 5, SECOND);
     cache.invalidate_tag("gone");
-    while cache.contains_key(&4) {
-        thread::yield_now();
-    }
+    clock.advance(SECOND);
     assert_eq!(cache.snapshot(folder.path()).unwrap().entries, 2);
     let restored = weighing(1_000);
     restored.restore(folder.path()).unwrap();
@@ -355,6 +392,76 @@ fn nothing_gives_way_to_what_is_restored() {
     );
     let report = cache.restore(folder.path()).unwrap();
     assert_eq!((report.restored, report.held), (0, 44));
+    cache.validate();
+}
+
+#[test]
+fn what_is_dead_gives_way_and_the_listener_is_told() {
+    let folder = Folder::new();
+    of(0..50).snapshot(folder.path()).unwrap();
+    // Kept past their time, the dead are there until a restored one of their key comes.
+    for (others, grace) in [(0, None), (1_000, None), (0, Some(SECOND * 100))] {
+        let clock = ManualClock::new();
+        let told = Arc::new(Mutex::new(Vec::new()));
+        let builder = LocalCache::builder().capacity(100).clock(clock.clone());
+        let builder = builder.on_removal({
+            let told = Arc::clone(&told);
+            move |&key, &value, cause| told.lock().unwrap().push((key, value, cause))
+        });
+        let builder = match grace {
+            Some(grace) => builder.stale_if_error(grace),
+            None => builder,
+        };
+        let cache: Cache = build(builder);
+        let dead = if grace.is_some() { 50 } else { 100 };
+        for key in others..others + dead {
+            cache.insert_with_ttl(key, 7, SECOND);
+        }
+        clock.advance(SECOND * 2);
+        let report = cache.restore(folder.path()).unwrap();
+        assert_eq!((report.restored, cache.len()), (50, 50), "{report:?}");
+        assert!((0..50).all(|key| cache.get(&key) == Some(key * 10)));
+        let mut told = told.lock().unwrap().clone();
+        told.sort_unstable_by_key(|&(key, ..)| key);
+        let expected = (others..others + dead).map(|key| (key, 7, RemovalCause::Expired));
+        assert!(told.into_iter().eq(expected));
+        cache.validate();
+    }
+}
+
+#[test]
+fn several_restores_at_once_share_the_entries() {
+    let folder = Folder::new();
+    of(0..1_000).snapshot(folder.path()).unwrap();
+    let cache = of([]);
+    let restored: u64 = thread::scope(|scope| {
+        let restore = || cache.restore(folder.path()).unwrap().restored;
+        let restores: Vec<_> = (0..3).map(|_| scope.spawn(restore)).collect();
+        restores.into_iter().map(|it| it.join().unwrap()).sum()
+    });
+    assert_eq!((restored, cache.len()), (1_000, 1_000));
+    cache.validate();
+}
+
+#[test]
+fn entries_without_content_and_weights_without_bound_are_kept_too() {
+    let folder = Folder::new();
+    let cache: LocalCache<(), ()> = LocalCache::new(9);
+    cache.insert((), ());
+    cache.snapshot(folder.path()).unwrap();
+    let cache: LocalCache<(), ()> = LocalCache::new(9);
+    cache.restore(folder.path()).unwrap();
+    assert_eq!(cache.get(&()), Some(()));
+    let weighing = |max| -> Cache {
+        let builder = LocalCache::builder().max_weight(max);
+        build(builder.weigher(|_, _| u64::MAX / 16))
+    };
+    let cache = weighing(u64::MAX);
+    (0..10).for_each(|key| cache.insert(key, key));
+    cache.snapshot(folder.path()).unwrap();
+    let cache = weighing(u64::MAX / 4);
+    let report = cache.restore(folder.path()).unwrap();
+    assert_eq!((report.restored, report.did_not_fit), (4, 6));
     cache.validate();
 }
 
@@ -516,6 +623,35 @@ fn a_snapshot_that_fails_leaves_the_one_before_and_nothing_else() {
         assert!(matches!(error, SnapshotError::Io(_)));
     }
     assert_eq!(folder.names(), ["snapshot"]);
+}
+
+#[cfg(unix)]
+#[test]
+fn a_folder_that_cannot_be_synced_is_not_written_to() {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = Folder::new();
+    let allow = |mode| fs::set_permissions(folder.0.path(), fs::Permissions::from_mode(mode));
+    allow(0o300).unwrap();
+    let written = of(0..3).snapshot(folder.path());
+    allow(0o700).unwrap();
+    // An administrator may do all.
+    assert_eq!(folder.names().len(), usize::from(written.is_ok()));
+}
+
+#[cfg(unix)]
+#[test]
+fn a_link_is_replaced_and_not_what_it_leads_to() {
+    let folder = Folder::new();
+    let other = folder.0.path().join("other");
+    fs::write(&other, "as it was").unwrap();
+    std::os::unix::fs::symlink(&other, folder.path()).unwrap();
+    of(0..3).snapshot(folder.path()).unwrap();
+    assert!(fs::symlink_metadata(folder.path()).unwrap().is_file());
+    assert_eq!(fs::read(&other).unwrap(), b"as it was");
+    // To read through one is as good as any.
+    fs::remove_file(&other).unwrap();
+    std::os::unix::fs::symlink(folder.path(), &other).unwrap();
+    assert_eq!(of([]).restore(&other).unwrap().restored, 3);
 }
 
 #[test]

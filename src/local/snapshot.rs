@@ -5,7 +5,7 @@ use super::budget::Reservation;
 use super::extras::Extra;
 use super::iter::interleave;
 use super::shard::{Copied, NewEntry, Restored};
-use crate::clock::{NEVER, Nanos};
+use crate::clock::{NEVER, Nanos, saturating_nanos};
 use crate::entry::Loaded;
 use crate::flight::Watcher;
 use crate::schema::Schema;
@@ -61,8 +61,9 @@ where
     /// the cache has a weigher.
     ///
     /// The file is replaced as a whole or not at all, also if the machine crashes, and several processes
-    /// may write to one path. Only its owner may read it. A crash may leave a file whose name is that of
-    /// the snapshot between a dot and `.tmp`; nobody minds it.
+    /// may write to one path. Only its owner may read it. A symbolic link at the path is replaced by the
+    /// file, and what it led to is left as it is. A crash may leave a file whose name is that of the
+    /// snapshot between a dot and `.tmp`; nobody minds it.
     ///
     /// It takes the memory of a clone of each entry. Each shard is copied under its shared lock, one after
     /// the other: `Clone` runs there, so keep it cheap, with an `Arc` around what is not. All else, above
@@ -86,7 +87,8 @@ where
     ///
     /// # Errors
     ///
-    /// If the file cannot be written, or a key or value cannot be serialized.
+    /// If the file cannot be written, or a key or value cannot be serialized: the file is then what it was.
+    /// Only if the disk fails to note the new file's name, last of all, it may be the new one.
     ///
     /// # Blocking
     ///
@@ -119,28 +121,54 @@ where
     /// Takes in what [`snapshot`](Self::snapshot) wrote to a file, as far as there is room: the hottest
     /// entries, which are also the last to be evicted again.
     ///
-    /// Nothing gives way to it, and what the cache knows itself is newer: a key that is held or being
+    /// Nothing alive gives way to it, and what the cache knows itself is newer: a key that is held or being
     /// loaded is left as it is, and a write, a `remove` or an invalidation after this call began is not
-    /// undone, so the cache may be in use meanwhile. Loads that are under way store their results.
+    /// undone, so the cache may be in use meanwhile. Only `retain` is not asked about entries that are on
+    /// their way: they may come in after it. Loads that are under way store their results.
     ///
-    /// An entry has left to live what it had when the file was written, less the time since, by the
-    /// system's wall clock; one that was set back since counts as if it had stood still. The
-    /// times of `time_to_idle` and `refresh_after` begin anew. What was removed, invalidated or changed in
-    /// the database between the two calls nobody knows here: it is for the time to live to bound.
+    /// An entry has left to live what it had when the file was written, but no more than the
+    /// `time_to_live` of the cache it comes into, less the time since, by the system's wall clock; one that
+    /// was set back since counts as if it had stood still. So a [time of its own](Loaded::ttl) that is
+    /// longer than the cache's is cut. The times of `time_to_idle` and `refresh_after` begin anew. What was
+    /// removed, invalidated or changed in the database between the two calls nobody knows here: it is for
+    /// the time to live to bound.
+    ///
+    /// The first run finds no file, and a new version of the program perhaps one of another schema:
+    ///
+    /// ```
+    /// use hotset::{LocalCache, SnapshotError};
+    ///
+    /// # let folder = tempfile::tempdir()?;
+    /// # let path = folder.path().join("prices");
+    /// let prices: LocalCache<u32, u64> = LocalCache::new(1_000);
+    /// match prices.restore(&path) {
+    ///     Ok(report) => println!("{} prices restored", report.restored),
+    ///     Err(SnapshotError::NotFound) => println!("the first run"),
+    ///     Err(error) => eprintln!("begins empty: {error}"),
+    /// }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     ///
-    /// If the file cannot be read, or is not just as it was written, or its keys or values are of another
-    /// [`Schema`]. Nothing is restored then. It allocates in proportion to the file's length.
+    /// [`SnapshotError::NotFound`] if there is no file, another if it cannot be read, is not just as it was
+    /// written, or has keys or values of another [`Schema`]. Nothing is restored then. It allocates in
+    /// proportion to the file's length, unless the file begins like no snapshot.
     ///
     /// # Blocking
     ///
     /// It reads from the disk. Tasks call it by their runtime's `spawn_blocking`.
+    ///
+    /// # Panics
+    ///
+    /// If `Deserialize` does, or a listener or the `Drop` of a dead entry that gives way. Nothing is restored
+    /// then, or only the coldest are.
     pub fn restore(&self, path: impl AsRef<Path>) -> Result<RestoreReport, SnapshotError> {
         let begun = Instant::now();
         // Before all else: what happens from now on wins.
         let restoring = Restoring::begin(self);
         let contents = read(path.as_ref())?;
+        self.evict_expired();
         let mut report = RestoreReport {
             bytes: contents.len(),
             ..RestoreReport::default()
@@ -239,6 +267,7 @@ where
         contents.check_values::<V>()?;
         let inner = &self.cache.inner;
         let passed = unix_millis().saturating_sub(contents.head()?.written_at);
+        let passed = nanos(passed);
         let now = inner.settings.clock.now();
         let mut room = inner.budget.left();
         let mut chosen = Vec::new();
@@ -249,8 +278,9 @@ where
             else {
                 return Err(unreadable);
             };
-            let is_over = |left: Option<u64>| left.is_some_and(|left| left <= passed);
-            if is_over(entry.left) || is_over(entry.idle) {
+            let has_idled = entry.idle.is_some_and(|idle| nanos(idle) <= passed);
+            let deadline = self.deadline(now, entry.left, passed);
+            if has_idled || deadline <= now {
                 report.expired += 1;
             } else if self.cache.contains_key(&key) {
                 report.held += 1;
@@ -265,11 +295,28 @@ where
                     key,
                     loaded: Loaded::new(value).tags(entry.tags),
                     weight,
-                    deadline: deadline(now, entry.left, passed),
+                    deadline,
                 });
             }
         }
         Ok(chosen)
+    }
+
+    /// When an entry is over that had so many milliseconds left to live, this long ago.
+    fn deadline(&self, now: Nanos, left: Option<u64>, passed: Nanos) -> Nanos {
+        let settings = &self.cache.inner.settings;
+        let most = settings.time_to_live.map_or(NEVER, saturating_nanos);
+        let left = left.map_or(NEVER, nanos);
+        let deadline = if left <= most {
+            now.saturating_add(left)
+        } else {
+            // As if it had been stored then.
+            settings.deadline(now, None)
+        };
+        match deadline {
+            NEVER => NEVER,
+            deadline => deadline.saturating_sub(passed),
+        }
     }
 
     /// The coldest first, so that the hottest are the last to be evicted.
@@ -303,7 +350,8 @@ where
         let place = self.cache.place(&key);
         let origin = self.cache.origin(&loaded, self.epoch, 0);
         let now = inner.settings.clock.now();
-        // Declared before the lock is taken, so that it is dropped outside.
+        // Declared before the lock is taken, so that they are dropped outside.
+        let mut removals = self.cache.removals();
         let mut new = Some(NewEntry {
             hash: place.hash,
             key,
@@ -318,13 +366,13 @@ where
         if !is_current || !self.watchers[place.index].is_untouched(place.hash.0) {
             return Restored::Held;
         }
-        shard.restore(&mut new, &mut room, now)
+        let restored = shard.restore(&mut new, &mut room, &inner.budget, now, &mut removals);
+        drop(shard);
+        removals.finish();
+        restored
     }
 }
 
-/// When an entry is over that had so many milliseconds left to live, of which these have passed.
-fn deadline(now: Nanos, left: Option<u64>, passed: u64) -> Nanos {
-    let Some(left) = left else { return NEVER };
-    let left = left.saturating_sub(passed).saturating_mul(NANOS_PER_MILLI);
-    now.saturating_add(left)
+fn nanos(millis: u64) -> Nanos {
+    millis.saturating_mul(NANOS_PER_MILLI)
 }

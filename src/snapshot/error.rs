@@ -8,6 +8,8 @@ use std::io;
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum SnapshotError {
+    /// There is no file to read, as before the first run.
+    NotFound,
     /// The file could not be written or read.
     Io(io::Error),
     /// A key or a value could not be serialized; what its `Serialize` has said.
@@ -43,6 +45,9 @@ pub enum SnapshotError {
 impl fmt::Display for SnapshotError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::NotFound => {
+                f.write_str("there is no snapshot at this path: see to the path, or begin without it")
+            }
             Self::Io(error) => write!(
                 f,
                 "the snapshot could not be written or read, {error}: see to the path, the room and \

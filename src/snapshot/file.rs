@@ -15,6 +15,8 @@ pub(crate) fn replace<T>(
     path: &Path,
     write: impl FnOnce(&mut BufWriter<&File>) -> Result<T, SnapshotError>,
 ) -> Result<T, SnapshotError> {
+    // First, since what fails once the file has its name comes too late.
+    let folder = Folder::of(path)?;
     let (temporary, file) = Temporary::create(path)?;
     let mut out = BufWriter::new(&file);
     let written = write(&mut out)?;
@@ -24,12 +26,28 @@ pub(crate) fn replace<T>(
     // Before it is renamed, which not every system does to open files.
     drop(file);
     temporary.rename(path)?;
+    folder.sync()?;
     Ok(written)
 }
 
 /// Reads and checks a file.
 pub(crate) fn read(path: &Path) -> Result<Contents, SnapshotError> {
-    Contents::read(File::open(path)?)
+    Contents::read(open(path).map_err(|error| match error.kind() {
+        ErrorKind::NotFound => SnapshotError::NotFound,
+        _ => error.into(),
+    })?)
+}
+
+/// Asks what it is before it is opened: to open a pipe is to wait for its writer.
+fn open(path: &Path) -> io::Result<File> {
+    if fs::metadata(path)?.is_file() {
+        File::open(path)
+    } else {
+        Err(io::Error::new(
+            ErrorKind::InvalidInput,
+            "this is no regular file",
+        ))
+    }
 }
 
 /// A file that is removed unless it is renamed.
@@ -62,7 +80,7 @@ impl Temporary {
     fn rename(self, path: &Path) -> io::Result<()> {
         fs::rename(&self.0, path)?;
         std::mem::forget(self);
-        sync_folder(path)
+        Ok(())
     }
 }
 
@@ -73,16 +91,31 @@ impl Drop for Temporary {
     }
 }
 
-/// Until then the file may have its old name after a crash.
+/// The folder of a file. Until it is synced a file in it may have its old name after a crash.
+struct Folder(#[cfg(unix)] File);
+
 #[cfg(unix)]
-fn sync_folder(path: &Path) -> io::Result<()> {
-    let folder = path
-        .parent()
-        .filter(|folder| !folder.as_os_str().is_empty());
-    File::open(folder.unwrap_or(Path::new(".")))?.sync_all()
+impl Folder {
+    fn of(path: &Path) -> io::Result<Self> {
+        let folder = path
+            .parent()
+            .filter(|folder| !folder.as_os_str().is_empty());
+        Ok(Self(File::open(folder.unwrap_or(Path::new(".")))?))
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.0.sync_all()
+    }
 }
 
 #[cfg(not(unix))]
-fn sync_folder(_: &Path) -> io::Result<()> {
-    Ok(())
+#[allow(clippy::unnecessary_wraps, clippy::unused_self)]
+impl Folder {
+    fn of(_: &Path) -> io::Result<Self> {
+        Ok(Self())
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        Ok(())
+    }
 }

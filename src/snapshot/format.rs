@@ -22,6 +22,8 @@ use xxhash_rust::xxh3::{Xxh3Default, xxh3_64};
 
 const MAGIC: &[u8; 8] = b"hotset\r\n";
 pub(super) const VERSION: u32 = 1;
+/// The mark and the format version.
+const BEGINNING: u64 = 12;
 const FRAMES: usize = 28;
 const END: u32 = u32::MAX;
 
@@ -126,15 +128,16 @@ pub(crate) struct Contents {
 }
 
 impl Contents {
-    /// Allocates no more than there is to read.
+    /// Allocates no more than there is to read, and nothing of note for what begins like no snapshot.
     ///
     /// # Errors
     ///
     /// If it cannot be read, or is not what [`Writer`] writes.
     pub(crate) fn read(mut from: impl Read) -> Result<Self, SnapshotError> {
         let mut bytes = Vec::new();
-        from.read_to_end(&mut bytes)?;
+        from.by_ref().take(BEGINNING).read_to_end(&mut bytes)?;
         check_beginning(&bytes)?;
+        from.read_to_end(&mut bytes)?;
         let mut frames = Frames::of(&bytes);
         let key_schema = frames.next_range()?.ok_or(SnapshotError::Damaged)?;
         let value_schema = frames.next_range()?.ok_or(SnapshotError::Damaged)?;
@@ -332,6 +335,16 @@ mod tests {
             (entries[0].value, entries[1].left),
             (&b"\x0512.50"[..], Some(300))
         );
+    }
+
+    #[test]
+    fn what_begins_like_no_snapshot_is_not_read_whole() {
+        let mut from = io::repeat(0);
+        let refused = Contents::read(&mut from);
+        assert!(matches!(refused, Err(SnapshotError::NotASnapshot)));
+        let mut from = MAGIC.chain(io::repeat(7));
+        let refused = Contents::read(&mut from);
+        assert!(matches!(refused, Err(SnapshotError::Version(_))));
     }
 
     /// With a checksum that is right, so that what is behind it is reached.

@@ -2,8 +2,9 @@
 
 use super::{MAX_ENTRIES, NewEntry, Shard};
 use crate::clock::{NEVER, Nanos};
-use crate::local::budget::Reservation;
+use crate::local::budget::{Budget, Reservation};
 use crate::local::policy::Eviction;
+use crate::local::removal::{RemovalCause, Removals};
 use crate::local::tags::Tagged;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -53,12 +54,14 @@ impl<K, V> Shard<K, V> {
         })
     }
 
-    /// Stores an entry, taking `new`, where nothing has to give way to it.
+    /// Stores an entry, taking `new`, where nothing alive has to give way to it.
     pub(crate) fn restore(
         &mut self,
         new: &mut Option<NewEntry<K, V>>,
         room: &mut Reservation<'_>,
+        budget: &Budget,
         now: Nanos,
+        out: &mut Removals<'_, K, V>,
     ) -> Restored
     where
         K: Eq,
@@ -69,9 +72,11 @@ impl<K, V> Shard<K, V> {
         else {
             return Restored::Stored;
         };
-        if self.find(*hash, key).is_some() {
+        if self.peek(*hash, key, || now).is_some() {
             return Restored::Held;
         }
+        // A dead one of its key.
+        self.remove(*hash, key, RemovalCause::Expired, budget, now, out);
         let weight = extra.weight;
         if self.slab.len() >= MAX_ENTRIES || !room.reach(weight) {
             return Restored::NoRoom;
