@@ -7,7 +7,7 @@
 //! ```
 
 use clap::Parser;
-use hotset::{LocalCache, Schema, Warming};
+use hotset::{LocalCache, Schema, SnapshotError, Warming};
 use indicatif::{ProgressBar, ProgressStyle};
 use rand_distr::{Distribution, Zipf};
 use rusqlite::{Connection, params, params_from_iter};
@@ -84,7 +84,8 @@ fn warm(cache: &Products, args: &Args) -> Result<(), AnyError> {
             "restored {} entries in {:.0?}",
             report.restored, report.time_taken
         ),
-        // There is none yet, or it is of another version: the cache is as it was.
+        Err(SnapshotError::NotFound) => println!("the first run: there is no snapshot yet"),
+        // Of another version, say: the cache is as it was.
         Err(error) => println!("not restored: {error}"),
     }
     let database = open(&args.folder)?;
@@ -100,7 +101,7 @@ fn warm(cache: &Products, args: &Args) -> Result<(), AnyError> {
     bar.finish_and_clear();
     println!(
         "warmed with {} keys in {:.0?}, {} failed",
-        report.held, report.time_taken, report.failed
+        report.found, report.time_taken, report.failed
     );
     Ok(())
 }

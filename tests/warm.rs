@@ -1,6 +1,6 @@
 //! A cache that is warmed holds what its loader has, and asks for no more than it can hold.
 
-use hotset::{LoadError, Loaded, LocalCache, WarmEnd, Warming};
+use hotset::{LoadError, Loaded, LocalCache, ManualClock, WarmEnd, Warming};
 use std::collections::HashMap;
 use std::convert::Infallible;
 use std::future::Future;
@@ -44,7 +44,7 @@ fn what_is_missing_is_loaded_in_batches() {
         told,
         [(4, 0, Some(10)), (8, 1, Some(10)), (10, 1, Some(10))]
     );
-    assert_eq!((report.held, report.left_out, report.failed), (9, 1, 0));
+    assert_eq!((report.found, report.left_out, report.failed), (9, 1, 0));
     assert_eq!(report.end, WarmEnd::Done);
     assert!(report.failures.is_empty());
     assert_eq!(
@@ -59,12 +59,14 @@ fn the_total_is_told_only_if_it_is_known() {
     let cache = Cache::new(1_000);
     let warming = Warming::new().on_progress(|progress| assert_eq!(progress.total, None));
     let report = cache.warm_with(warming, (0..10).filter(|key| key % 2 == 0), load);
-    assert_eq!(report.held, 5);
+    assert_eq!(report.found, 5);
 }
 
 #[test]
 fn it_stops_when_the_cache_is_full_and_takes_no_more_keys_than_that() {
-    let cache = Cache::new(1_000);
+    let clock = ManualClock::new();
+    let builder = LocalCache::builder().capacity(1_000);
+    let cache: Cache = builder.clock(clock.clone()).build().unwrap();
     let mut taken = 0;
     let endless = (0..).inspect(|_| taken += 1);
     let mut asked = 0;
@@ -72,20 +74,18 @@ fn it_stops_when_the_cache_is_full_and_takes_no_more_keys_than_that() {
         asked += keys.len();
         load(keys)
     });
-    assert_eq!((report.end, report.held), (WarmEnd::Full, 1_000));
-    assert_eq!((asked, taken), (1_000, 1_001));
+    assert_eq!((report.end, report.found), (WarmEnd::Full, 1_000));
+    assert_eq!((asked, taken), (1_000, 1_000));
     let stats = cache.stats();
     assert_eq!((stats.entries, stats.evicted), (1_000, 0));
     let report = cache.warm(5_000..6_000, load);
-    assert_eq!((report.end, report.held), (WarmEnd::Full, 0));
+    assert_eq!((report.end, report.found), (WarmEnd::Full, 0));
     // What has expired takes no room.
     for key in 0..10 {
-        cache.insert_with_ttl(key, 0, Duration::from_nanos(1));
+        cache.insert_with_ttl(key, 0, Duration::from_secs(1));
     }
-    while cache.contains_key(&9) {
-        thread::yield_now();
-    }
-    assert_eq!(cache.warm(5_000..6_000, load).held, 10);
+    clock.advance(Duration::from_secs(1));
+    assert_eq!(cache.warm(5_000..6_000, load).found, 10);
     assert_eq!(cache.stats().evicted, 0);
 }
 
@@ -97,10 +97,67 @@ fn weights_are_taken_for_average_and_no_bound_for_none() {
         .build()
         .unwrap();
     let report = cache.warm_with(Warming::new().batch(100), 0.., load);
-    assert_eq!((report.end, report.held), (WarmEnd::Full, 10_000 / 7));
+    assert_eq!((report.end, report.found), (WarmEnd::Full, 10_000 / 7));
     assert_eq!(cache.stats().evicted, 0);
     let cache: Cache = LocalCache::builder().unbounded().build().unwrap();
-    assert_eq!(cache.warm(0..10_000, load).held, 10_000);
+    assert_eq!(cache.warm(0..10_000, load).found, 10_000);
+}
+
+fn weighing(max: u64, weigher: fn(&u64, &u64) -> u64) -> Cache {
+    let builder = LocalCache::builder().max_weight(max);
+    builder.weigher(weigher).build().unwrap()
+}
+
+#[test]
+fn an_empty_cache_learns_what_one_weighs_before_it_asks_for_many() {
+    let cache = weighing(1_000, |_, _| 10);
+    let mut sizes = Vec::new();
+    let report = cache.warm_with(Warming::new().batch(32), 0.., |keys| {
+        sizes.push(keys.len());
+        load(keys)
+    });
+    assert_eq!(sizes, [1, 1, 2, 4, 8, 16, 32, 32, 4]);
+    assert_eq!((report.end, report.found), (WarmEnd::Full, 100));
+    assert_eq!(cache.stats().evicted, 0);
+    assert!((0..100).all(|key| cache.contains_key(&key)));
+    // What weighs little and much: the average is not rounded down.
+    let cache = weighing(1_000, |key, _| 1 + key % 2);
+    let report = cache.warm(0.., load);
+    assert_eq!((report.end, cache.stats().evicted), (WarmEnd::Full, 0));
+    assert!(cache.weight() >= 998, "{}", cache.weight());
+}
+
+#[test]
+fn it_ends_where_nothing_is_kept() {
+    let too_heavy = weighing(100, |_, _| 1_000);
+    let report = too_heavy.warm(0.., load);
+    assert_eq!((report.end, report.found), (WarmEnd::Full, 100));
+    let too_heavy = weighing(u64::MAX / 2, |_, _| u64::MAX);
+    let report = too_heavy.warm(0.., load);
+    assert_eq!((report.end, report.found), (WarmEnd::Full, 10_000));
+    assert_eq!(
+        (too_heavy.len(), Cache::new(0).warm(0.., load).found),
+        (0, 0)
+    );
+    let cache = Cache::new(100);
+    let report = cache.warm(0.., |keys| {
+        let rows = rows(keys).into_iter();
+        let rows = rows.map(|(key, row)| (key, Loaded::new(row).ttl(Duration::ZERO)));
+        Ok::<_, Infallible>(rows)
+    });
+    assert_eq!((report.end, report.found), (WarmEnd::Full, 100));
+    assert!(cache.is_empty());
+}
+
+#[test]
+fn of_a_key_that_comes_again_and_one_that_was_not_asked_for() {
+    let cache = Cache::new(100);
+    let report = cache.warm([1, 1, 1, 2, 2], |keys| {
+        assert_eq!(keys, [1, 2]);
+        Ok::<_, Infallible>([(9, 9), (1, 1), (1, 7)])
+    });
+    assert_eq!((report.found, report.left_out), (3, 2));
+    assert_eq!((cache.len(), cache.get(&9)), (1, None));
 }
 
 #[test]
@@ -115,7 +172,7 @@ fn a_batch_that_fails_is_told_of_and_does_not_stop_the_others() {
     };
     let report = cache.warm_with(Warming::new().batch(4), 0..12, fails);
     assert_eq!(
-        (report.held, report.failed, report.end),
+        (report.found, report.failed, report.end),
         (8, 4, WarmEnd::Done)
     );
     assert_eq!(report.failures[0].keys, [4, 5, 6, 7]);
@@ -154,7 +211,7 @@ fn a_panic_of_the_loader_reaches_the_caller_and_what_came_before_is_held() {
     assert!(panicked.is_err());
     assert_eq!(cache.len(), 4);
     cache.validate();
-    assert_eq!(cache.warm(0..12, load).held, 12);
+    assert_eq!(cache.warm(0..12, load).found, 12);
 }
 
 #[test]
@@ -177,7 +234,7 @@ fn it_shares_loads_and_gives_way_to_invalidations() {
         cache.remove(&3);
         let other = scope.spawn(|| cache.get_or_load(&4, |_| Ok::<_, Infallible>(1)));
         go_on.send(()).unwrap();
-        assert_eq!(warming.join().unwrap().held, 10);
+        assert_eq!(warming.join().unwrap().found, 10);
         // By the warming, or if it came too late for that, from the cache.
         assert_eq!(other.join().unwrap().unwrap(), 40);
     });
@@ -207,7 +264,7 @@ async fn tasks_load_several_batches_at_one_time_and_no_more() {
     };
     let warming = Warming::new().batch(10).concurrency(3);
     let report = cache.warm_with_async(warming, 0..100, load).await;
-    assert_eq!((report.held, report.end), (100, WarmEnd::Done));
+    assert_eq!((report.found, report.end), (100, WarmEnd::Done));
     assert_eq!(most.load(SeqCst), 3);
     cache.validate();
 }
@@ -225,8 +282,30 @@ async fn tasks_fill_a_cache_to_the_brim_and_not_beyond() {
     };
     let warming = Warming::new().batch(300).concurrency(8);
     let report = cache.warm_with_async(warming, 0.., load).await;
-    assert_eq!((report.end, report.held), (WarmEnd::Full, 1_000));
+    assert_eq!((report.end, report.found), (WarmEnd::Full, 1_000));
     assert_eq!((asked.load(SeqCst), cache.stats().evicted), (1_000, 0));
+}
+
+#[tokio::test]
+async fn tasks_too_load_one_batch_until_they_know_what_one_weighs() {
+    let cache = weighing(1_000, |_, _| 10);
+    let (under_way, sizes) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
+    let load = |keys: Vec<u64>| {
+        // All that is under way, and what is to be loaded beside it.
+        let before = under_way.fetch_add(keys.len(), SeqCst);
+        sizes.lock().unwrap().push(before + keys.len());
+        let under_way = &under_way;
+        async move {
+            yield_now().await;
+            under_way.fetch_sub(keys.len(), SeqCst);
+            load(keys)
+        }
+    };
+    let warming = Warming::new().batch(32).concurrency(4);
+    let report = cache.warm_with_async(warming, 0.., load).await;
+    assert_eq!((report.end, report.found), (WarmEnd::Full, 100));
+    assert_eq!(cache.stats().evicted, 0);
+    assert_eq!(sizes.lock().unwrap()[..4], [1, 1, 2, 4]);
 }
 
 #[tokio::test]
@@ -303,7 +382,7 @@ async fn its_future_is_send() {
     let handle = cache.clone();
     let warming = async move {
         let load = |keys: Vec<u64>| async move { load(keys) };
-        handle.warm_async(0..100, load).await.held
+        handle.warm_async(0..100, load).await.found
     };
     assert_eq!(tokio::spawn(warming).await.unwrap(), 100);
     assert_eq!(cache.len(), 100);

@@ -1,11 +1,14 @@
 //! Warming from what is behind the cache.
 
-use super::LocalCache;
+use super::{Bound, LocalCache};
 use crate::entry::Loaded;
-use crate::warm::{Run, WarmReport, Warming, run_all};
+use crate::warm::{Room, Run, WarmReport, Warming, run_all};
 use std::any::Any;
 use std::future::Future;
 use std::hash::{BuildHasher, Hash};
+
+/// A cache that weighs is given up after so many keys of which it holds none.
+const MOST_UNKEPT: u64 = 10_000;
 
 impl<K, V, S> LocalCache<K, V, S>
 where
@@ -16,13 +19,23 @@ where
     /// Loads what is not held of these keys, in batches, as
     /// [`get_many_or_load`](Self::get_many_or_load) does, until the cache is full.
     ///
-    /// `keys` may be lazy and without end: they are taken as they are needed. Give the ones that matter
-    /// most first. `load` is as for `get_many_or_load`: single flight, `max_concurrent_loads` and
+    /// `keys` may be lazy and without end: they are taken as they are needed, so give the ones that matter
+    /// most first, and each once. What comes first is stored first, and is so the first to be evicted by what
+    /// is stored later, unless it was hit since: where all keys surely fit, give them the other way round. (A
+    /// [restored](Self::restore) snapshot has the right order.)
+    ///
+    /// `load` is as for `get_many_or_load`: single flight, `max_concurrent_loads` and
     /// invalidations that win hold, so the cache may be in use meanwhile. A batch that fails does not
     /// stop the others. [`Stats`](crate::Stats) count what it looks up as hits and misses.
     ///
     /// It stops when there is room for no more entries, with those that other callers load meanwhile; where
-    /// entries have weights, for none of the average weight of what is held.
+    /// entries have weights, for none of the average weight of what is held, which batches that begin with
+    /// one key find out. Where that is so for what is to come, nothing that was warmed is evicted by what is.
+    ///
+    /// It stops as well once it has found as many keys as the cache has room for, or 10,000 of which a cache
+    /// with weights holds none: so it ends where values are not kept, by a time to live of zero or for their
+    /// weight. An unbounded cache has room for all, and of keys that fail or are left out there is no end
+    /// where their iterator has none.
     ///
     /// # Blocking
     ///
@@ -65,7 +78,7 @@ where
         E: Any + Send + Sync,
     {
         let mut run = Run::new(warming, keys);
-        while let Some(batch) = run.next_batch(self.room()) {
+        while let Some(batch) = run.next_batch(&self.room()) {
             let result = self.get_many_or_load(&batch, &mut load);
             run.note(batch, result);
         }
@@ -118,20 +131,32 @@ where
 }
 
 impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
-    /// How many more entries of the usual weight there is room for.
-    pub(crate) fn room(&self) -> u64 {
-        match self.free_room() {
-            // What is held may be dead.
-            0 if self.evict_expired() > 0 => self.free_room(),
-            room => room,
+    pub(crate) fn room(&self) -> Room {
+        let room = self.room_now();
+        // What is held may be dead.
+        if room.free == 0 && self.evict_expired() > 0 {
+            return self.room_now();
         }
+        room
     }
 
-    fn free_room(&self) -> u64 {
-        let Some(capacity) = self.capacity() else {
-            return u64::MAX;
+    fn room_now(&self) -> Room {
+        let budget = &self.inner.budget;
+        let (free, all) = (budget.left(), budget.limit());
+        if self.inner.bound != Bound::Weight {
+            let weighed = None;
+            return Room { free, all, weighed };
+        }
+        let (held, weight) = (self.len() as u64, self.weight());
+        let entries = |room: u64| {
+            let entries = u128::from(room) * u128::from(held) / u128::from(weight.max(1));
+            u64::try_from(entries).unwrap_or(u64::MAX)
         };
-        let usual = self.weight() / (self.len() as u64).max(1);
-        capacity.saturating_sub(self.weight()) / usual.max(1)
+        let (free, all) = match held {
+            0 => (free, all.min(MOST_UNKEPT)),
+            _ => (entries(free), entries(all)),
+        };
+        let weighed = Some(held);
+        Room { free, all, weighed }
     }
 }

@@ -1,13 +1,15 @@
 //! Warming L1 and L2: from the database, from L2 alone, and by the keys of a snapshot.
 
 use super::remote::RemoteError;
+use super::trust::now;
 use super::{Inner, TierKey, TierValue, TieredCache};
+use crate::consistency::Consistency;
 use crate::entry::Loaded;
 use crate::error::LoadError;
 use crate::local::SnapshotReport;
 use crate::schema::Schema;
 use crate::snapshot::{self, SnapshotError};
-use crate::warm::{Run, WarmReport, Warming, run_all};
+use crate::warm::{Run, WarmEnd, WarmReport, Warming, run_all};
 use std::any::Any;
 use std::future::Future;
 use std::io;
@@ -24,7 +26,11 @@ impl<K: TierKey, V: TierValue> TieredCache<K, V> {
     /// holds, and Redis what is loaded.
     ///
     /// L1 forgets what it holds when it is [proven](crate::Health::proven_for) that invalidations arrive, so
-    /// this waits for that first, for four heartbeats at most.
+    /// this waits for that first, for four heartbeats at most. A cache of the class
+    /// [`Realtime`](Consistency::Realtime) keeps nothing without that proof, so where there is none by then,
+    /// as when Redis is down, nothing is loaded, and the report ends with [`WarmEnd::NotProven`]. Others load.
+    ///
+    /// With [`L2Only`](Consistency::L2Only) it fills Redis alone, with as many keys as L1 has room for.
     ///
     /// # Cancellation
     ///
@@ -65,12 +71,13 @@ impl<K: TierKey, V: TierValue> TieredCache<K, V> {
             let result = self.get_many_or_load_async(&batch, load).await;
             (batch, result)
         };
-        self.inner.until_proven().await;
-        run_all(Run::new(warming, keys), || self.inner.l1.room(), ask).await
+        self.inner.warm(Run::new(warming, keys), ask).await
     }
 
     /// Fills L1 with what Redis holds of these keys, as [`warm_async`](Self::warm_async). Nothing is
-    /// loaded: what Redis does not hold is left out, and what fails is Redis.
+    /// loaded: what Redis does not hold is left out, and what fails is Redis. Of the
+    /// keys that the [rollout](Self::rollout) keeps from Redis, those outside its share and in the shadow
+    /// all, only those are found that L1 holds already.
     ///
     /// # Cancellation
     ///
@@ -85,8 +92,7 @@ impl<K: TierKey, V: TierValue> TieredCache<K, V> {
             let found = found.map_err(|error| LoadError::Failed(Arc::new(error)));
             (batch, found)
         };
-        self.inner.until_proven().await;
-        run_all(Run::new(warming, keys), || self.inner.l1.room(), ask).await
+        self.inner.warm(Run::new(warming, keys), ask).await
     }
 
     /// Writes what L1 holds to a file, as [`LocalCache::snapshot`](crate::LocalCache::snapshot), in a
@@ -147,8 +153,21 @@ impl<K: TierKey, V: TierValue> TieredCache<K, V> {
 }
 
 impl<K: TierKey, V: TierValue> Inner<K, V> {
-    /// When the proof begins, L1 forgets what it held before.
-    async fn until_proven(&self) {
+    async fn warm<E, I, F>(
+        &self,
+        run: Run<'_, K, E, I>,
+        ask: impl Fn(Vec<K>) -> F,
+    ) -> WarmReport<K, E>
+    where
+        I: Iterator<Item = K>,
+        F: Future<Output = (Vec<K>, Result<Vec<Option<V>>, LoadError<E>>)>,
+    {
+        // When the proof begins, L1 forgets what it held before.
         self.trust.proven(self.settings.heartbeat * PATIENCE).await;
+        let needs_proof = self.settings.consistency == Consistency::Realtime;
+        if needs_proof && !self.trust.is_proven(now()) {
+            return run.refuse(WarmEnd::NotProven);
+        }
+        run_all(run, || self.l1.room(), ask).await
     }
 }

@@ -2,7 +2,7 @@
 
 mod run;
 
-pub(crate) use run::{Run, run_all};
+pub(crate) use run::{Room, Run, run_all};
 
 use crate::error::LoadError;
 use std::fmt;
@@ -28,7 +28,7 @@ type Listener<'a> = dyn FnMut(&WarmProgress) + Send + 'a;
 ///     // Your query: `SELECT id, cents FROM prices WHERE id IN (..)`.
 ///     Ok::<_, std::io::Error>(keys.into_iter().map(|id| (id, id * 100)))
 /// });
-/// assert_eq!((report.held, report.failed), (1_000, 0));
+/// assert_eq!((report.found, report.failed), (1_000, 0));
 /// assert_eq!(prices.len(), 1_000);
 /// ```
 #[must_use = "it does nothing until it is given to warm_with"]
@@ -50,7 +50,8 @@ impl<'a> Warming<'a> {
         }
     }
 
-    /// So many keys are asked for at once, and at least one.
+    /// So many keys are asked for at once, and at least one. A cache whose entries have weights is asked for
+    /// less at first, until those that it holds tell what one weighs.
     pub fn batch(mut self, keys: usize) -> Self {
         self.batch = keys.max(1);
         self
@@ -97,8 +98,8 @@ impl fmt::Debug for Warming<'_> {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct WarmProgress {
-    /// Those that were held already, or loaded.
-    pub held: u64,
+    /// Those that have a value: see [`WarmReport::found`].
+    pub found: u64,
     /// Those of which the loader had nothing.
     pub left_out: u64,
     /// Those of batches that failed.
@@ -111,7 +112,7 @@ impl WarmProgress {
     /// How many are done with, one way or another.
     #[must_use]
     pub fn done(&self) -> u64 {
-        self.held + self.left_out + self.failed
+        self.found + self.left_out + self.failed
     }
 }
 
@@ -119,8 +120,10 @@ impl WarmProgress {
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct WarmReport<K, E> {
-    /// Those that were held already, or loaded.
-    pub held: u64,
+    /// Those that have a value: that was held already, or was loaded, or found in Redis. It is not always
+    /// held now: it may be too heavy, or live for no time, or have been invalidated meanwhile. A key that
+    /// comes twice counts twice.
+    pub found: u64,
     /// Those of which the loader had nothing.
     pub left_out: u64,
     /// Those of batches that failed.
@@ -149,8 +152,13 @@ pub struct FailedBatch<K, E> {
 pub enum WarmEnd {
     /// There were no more keys.
     Done,
-    /// The cache is full: what came later would have taken the place of what came before.
+    /// The cache is full: what came later would have taken the place of what came before. Or as many keys
+    /// were found as the cache has room for, though it did not keep them.
     Full,
+    /// Nothing was loaded, since a `TieredCache` of the class
+    /// [`Realtime`](crate::Consistency::Realtime) would not have kept it: it was not
+    /// proven that invalidations arrive, as when Redis is down.
+    NotProven,
     /// As many batches failed as [`stop_after_failures`](Warming::stop_after_failures) allows.
     Failures,
 }

@@ -3,7 +3,7 @@
 use super::{FailedBatch, WarmEnd, WarmProgress, WarmReport, Warming};
 use crate::error::LoadError;
 use std::future::{Future, poll_fn};
-use std::iter::Peekable;
+use std::iter::Fuse;
 use std::pin::Pin;
 use std::task::Poll;
 use std::time::Instant;
@@ -11,10 +11,20 @@ use std::time::Instant;
 /// Keys of failed batches that a report lists.
 const MOST_LISTED: usize = 10_000;
 
+/// What a cache has room for, in entries of the usual weight.
+pub(crate) struct Room {
+    /// How many more.
+    pub(crate) free: u64,
+    /// How many in all.
+    pub(crate) all: u64,
+    /// How many tell what weight is usual; `None` where all weigh the same.
+    pub(crate) weighed: Option<u64>,
+}
+
 /// A warming under way.
 pub(crate) struct Run<'a, K, E, I: Iterator<Item = K>> {
     warming: Warming<'a>,
-    keys: Peekable<I>,
+    keys: Fuse<I>,
     /// Keys that were asked for.
     under_way: usize,
     progress: WarmProgress,
@@ -34,7 +44,7 @@ impl<'a, K, E, I: Iterator<Item = K>> Run<'a, K, E, I> {
         };
         Self {
             warming,
-            keys: keys.peekable(),
+            keys: keys.fuse(),
             under_way: 0,
             progress: WarmProgress {
                 total,
@@ -48,17 +58,18 @@ impl<'a, K, E, I: Iterator<Item = K>> Run<'a, K, E, I> {
         }
     }
 
-    /// The next keys to ask for, where there is room for so many more entries; `None` if for now or for
-    /// good there are none.
-    pub(crate) fn next_batch(&mut self, room: u64) -> Option<Vec<K>> {
-        self.keys.peek()?;
+    /// The next keys to ask for, where there is so much room; `None` if for now or for good there are none.
+    /// No key is taken that is not asked for.
+    pub(crate) fn next_batch(&mut self, room: &Room) -> Option<Vec<K>> {
+        if self.keys.size_hint().1 == Some(0) {
+            return None;
+        }
         let most = self.warming.most_failures;
         if most.is_some_and(|most| self.failed_batches >= most) {
             self.end = WarmEnd::Failures;
             return None;
         }
-        let room = usize::try_from(room).unwrap_or(usize::MAX);
-        let room = room.saturating_sub(self.under_way);
+        let room = self.most_under_way(room).saturating_sub(self.under_way);
         if room == 0 {
             if self.under_way == 0 {
                 self.end = WarmEnd::Full;
@@ -68,16 +79,32 @@ impl<'a, K, E, I: Iterator<Item = K>> Run<'a, K, E, I> {
         let size = self.warming.batch.min(room);
         let batch: Vec<K> = self.keys.by_ref().take(size).collect();
         self.under_way += batch.len();
-        Some(batch)
+        (!batch.is_empty()).then_some(batch)
+    }
+
+    fn most_under_way(&self, room: &Room) -> usize {
+        let found = self.progress.found;
+        // So that it ends where nothing that is found is kept.
+        let most = room.free.min(room.all.saturating_sub(found));
+        // Few do not tell what many will weigh.
+        let step = room.weighed.map_or(u64::MAX, |held| held.max(found).max(1));
+        usize::try_from(most.min(step)).unwrap_or(usize::MAX)
+    }
+
+    /// Ends it before it has begun.
+    #[cfg(feature = "redis")]
+    pub(crate) fn refuse(mut self, end: WarmEnd) -> WarmReport<K, E> {
+        self.end = end;
+        self.finish()
     }
 
     pub(crate) fn note<V>(&mut self, batch: Vec<K>, result: Result<Vec<Option<V>>, LoadError<E>>) {
         self.under_way -= batch.len();
         match result {
             Ok(values) => {
-                let held = values.iter().flatten().count();
-                self.progress.held += held as u64;
-                self.progress.left_out += (values.len() - held) as u64;
+                let found = values.iter().flatten().count();
+                self.progress.found += found as u64;
+                self.progress.left_out += (values.len() - found) as u64;
             }
             Err(error) => {
                 self.progress.failed += batch.len() as u64;
@@ -100,7 +127,7 @@ impl<'a, K, E, I: Iterator<Item = K>> Run<'a, K, E, I> {
 
     pub(crate) fn finish(self) -> WarmReport<K, E> {
         WarmReport {
-            held: self.progress.held,
+            found: self.progress.found,
             left_out: self.progress.left_out,
             failed: self.progress.failed,
             failures: self.failures,
@@ -113,7 +140,7 @@ impl<'a, K, E, I: Iterator<Item = K>> Run<'a, K, E, I> {
 /// Runs several batches at one time, within the caller's task.
 pub(crate) async fn run_all<K, V, E, I, F>(
     mut run: Run<'_, K, E, I>,
-    room: impl Fn() -> u64,
+    room: impl Fn() -> Room,
     ask: impl Fn(Vec<K>) -> F,
 ) -> WarmReport<K, E>
 where
@@ -123,7 +150,7 @@ where
     let mut under_way = Vec::new();
     loop {
         while under_way.len() < run.warming.concurrency {
-            let Some(batch) = run.next_batch(room()) else {
+            let Some(batch) = run.next_batch(&room()) else {
                 break;
             };
             under_way.push(Box::pin(ask(batch)));

@@ -32,7 +32,7 @@ async fn what_one_was_warmed_with_another_gets_from_redis() {
         // Not proven yet: warming waits for that.
         let one: Cache = builder(&server.url(), consistency).build().unwrap();
         let report = one.warm_async(0..1_000, rows).await;
-        assert_eq!((report.held, report.end), (1_000, WarmEnd::Done));
+        assert_eq!((report.found, report.end), (1_000, WarmEnd::Done));
         assert_held(&one, 0..1_000).await;
         assert_eq!(one.tier_stats().fills, 1_000);
 
@@ -40,7 +40,10 @@ async fn what_one_was_warmed_with_another_gets_from_redis() {
         let report = other
             .warm_from_l2(Warming::new().batch(100), 500..1_500)
             .await;
-        assert_eq!((report.held, report.left_out, report.failed), (500, 500, 0));
+        assert_eq!(
+            (report.found, report.left_out, report.failed),
+            (500, 500, 0)
+        );
         assert_held(&other, 500..1_000).await;
         // Nobody holds a lease of what was left out.
         let loaded = other.get_or_load_async(&1_200, || value(1)).await.unwrap();
@@ -71,13 +74,13 @@ async fn of_a_snapshot_the_keys_are_used_and_redis_knows_the_values() {
     let other = proven::<u64>(&server.url(), Consistency::Realtime).await;
     let report = other.warm_from_snapshot(Warming::new(), &path).await;
     let report = report.unwrap();
-    assert_eq!((report.held, report.left_out), (99, 1));
+    assert_eq!((report.found, report.left_out), (99, 1));
     assert_held(&other, (0..100).filter(|key| ![3, 4].contains(key))).await;
     assert_eq!(other.get(&3).await, None);
     assert_eq!(other.get_or_load_async(&4, fails).await.unwrap(), 1);
 
     let none = other.warm_from_snapshot(Warming::new(), folder.path().join("none"));
-    assert!(matches!(none.await, Err(SnapshotError::Io(_))));
+    assert!(matches!(none.await, Err(SnapshotError::NotFound)));
     // Keys of another shape are not asked for.
     let local: LocalCache<i64, u64> = LocalCache::new(9);
     local.snapshot(&path).unwrap();
@@ -96,13 +99,57 @@ async fn without_redis_it_says_so_or_loads() {
         .stop_after_failures(2);
     let report = cache.warm_from_l2(warming, 0..1_000).await;
     assert_eq!(
-        (report.end, report.failed, report.held),
+        (report.end, report.failed, report.found),
         (WarmEnd::Failures, 20, 0)
     );
     assert!(matches!(report.failures[0].error, LoadError::Failed(_)));
     let report = cache.warm_async(0..1_000, rows).await;
-    assert_eq!((report.held, report.failed), (1_000, 0));
+    assert_eq!((report.found, report.failed), (1_000, 0));
     assert_held(&cache, 0..1_000).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_proof_nothing_is_loaded_that_would_not_be_kept() {
+    let mut server = Server::start();
+    let url = server.url();
+    server.kill();
+    let cache: Cache = builder(&url, Consistency::Realtime).build().unwrap();
+    let report = cache.warm_async(0.., rows).await;
+    assert_eq!((report.end, report.found), (WarmEnd::NotProven, 0));
+    let report = cache.warm_from_l2(Warming::new(), 0..).await;
+    assert_eq!((report.end, report.failed), (WarmEnd::NotProven, 0));
+    assert_eq!((cache.stats().loads, cache.stats().entries), (0, 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_l1_keeps_nothing_redis_is_filled_with_as_much_as_l1_could_hold() {
+    let server = Server::start();
+    let cache = || -> Cache {
+        let builder = builder(&server.url(), Consistency::L2Only);
+        builder.build().unwrap()
+    };
+    let one = cache();
+    let report = one.warm_async(0.., rows).await;
+    assert_eq!((report.end, report.found), (WarmEnd::Full, 10_000));
+    assert_eq!(one.tier_stats().fills, 10_000);
+    let report = cache().warm_from_l2(Warming::new(), 0..).await;
+    assert_eq!((report.end, report.found), (WarmEnd::Full, 10_000));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_rollout_keeps_from_redis_is_not_found_there() {
+    let server = Server::start();
+    let one = proven::<u64>(&server.url(), MINUTE).await;
+    one.warm_async(0..1_000, rows).await;
+    let other = proven::<u64>(&server.url(), MINUTE).await;
+    other.rollout().set_percent(25.0).unwrap();
+    let report = other.warm_from_l2(Warming::new(), 0..1_000).await;
+    assert!((150..350).contains(&report.found), "{}", report.found);
+    assert_eq!(report.found + report.left_out, 1_000);
+    let shadow = proven::<u64>(&server.url(), MINUTE).await;
+    shadow.rollout().set_shadow(true);
+    let report = shadow.warm_from_l2(Warming::new(), 0..1_000).await;
+    assert_eq!((report.found, report.left_out), (0, 1_000));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -116,9 +163,9 @@ async fn it_stops_when_l1_is_full() {
     };
     let cache: Cache = small();
     let report = cache.warm_async(0.., rows).await;
-    assert_eq!((report.end, report.held), (WarmEnd::Full, 100));
+    assert_eq!((report.end, report.found), (WarmEnd::Full, 100));
     let other: Cache = small();
     let report = other.warm_from_l2(Warming::new(), 0..).await;
-    assert_eq!((report.end, report.held), (WarmEnd::Full, 100));
+    assert_eq!((report.end, report.found), (WarmEnd::Full, 100));
     assert_eq!(other.stats().evicted, 0);
 }
