@@ -155,6 +155,12 @@ fn what_is_no_snapshot_or_another_is_refused() {
     let path = folder.path();
     assert!(matches!(refused(&path), SnapshotError::NotFound));
     assert!(matches!(refused(folder.0.path()), SnapshotError::Io(_)));
+    // Without an end.
+    #[cfg(unix)]
+    assert!(matches!(
+        refused(Path::new("/dev/zero")),
+        SnapshotError::Io(_)
+    ));
     fs::write(&path, "key,value\n1,10\n").unwrap();
     assert!(matches!(refused(&path), SnapshotError::NotASnapshot));
     of(0..3).snapshot(&path).unwrap();
@@ -550,6 +556,38 @@ fn what_happens_during_a_restore_wins() {
     assert_eq!(cache.restore(folder.path()).unwrap().restored, 0);
     // And that is over when it is.
     assert_eq!(cache.restore(folder.path()).unwrap().restored, 10);
+    cache.validate();
+}
+
+#[test]
+fn a_panic_in_deserialize_leaves_the_cache_as_it_was() {
+    let folder = Folder::new();
+    let cache = hooked(&folder, 100);
+    cache.insert(1, Hooked(10));
+    with_hook(|| panic!("in Deserialize"));
+    let panicked = catch_unwind(AssertUnwindSafe(|| cache.restore(folder.path())));
+    assert!(panicked.is_err());
+    assert_eq!((cache.len(), cache.get(&1)), (1, Some(Hooked(10))));
+    cache.validate();
+    assert_eq!(cache.restore(folder.path()).unwrap().restored, 9);
+}
+
+#[test]
+fn a_listener_that_panics_leaves_a_valid_cache() {
+    let folder = Folder::new();
+    of(0..50).snapshot(folder.path()).unwrap();
+    let clock = ManualClock::new();
+    let builder = LocalCache::builder().capacity(100).clock(clock.clone());
+    let builder = builder.stale_if_error(SECOND * 100);
+    let cache: Cache = build(builder.on_removal(|_, _, _| panic!("in the listener")));
+    cache.insert_with_ttl(49, 7, SECOND);
+    clock.advance(SECOND * 2);
+    let panicked = catch_unwind(AssertUnwindSafe(|| cache.restore(folder.path())));
+    assert!(panicked.is_err());
+    cache.validate();
+    // The next one takes in the rest.
+    cache.restore(folder.path()).unwrap();
+    assert_eq!(cache.len(), 50);
     cache.validate();
 }
 

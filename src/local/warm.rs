@@ -22,20 +22,21 @@ where
     /// `keys` may be lazy and without end: they are taken as they are needed, so give the ones that matter
     /// most first, and each once. What comes first is stored first, and is so the first to be evicted by what
     /// is stored later, unless it was hit since: where all keys surely fit, give them the other way round. (A
-    /// [restored](Self::restore) snapshot has the right order.)
+    /// snapshot is restored in the right order.)
     ///
-    /// `load` is as for `get_many_or_load`: single flight, `max_concurrent_loads` and
-    /// invalidations that win hold, so the cache may be in use meanwhile. A batch that fails does not
-    /// stop the others. [`Stats`](crate::Stats) count what it looks up as hits and misses.
+    /// `load` is as for `get_many_or_load`: single flight, `max_concurrent_loads` and invalidations that win
+    /// hold, so the cache may be in use meanwhile. A batch that fails does not stop the others.
+    /// [`Stats`](crate::Stats) count what it looks up as hits and misses.
     ///
-    /// It stops when there is room for no more entries, with those that other callers load meanwhile; where
-    /// entries have weights, for none of the average weight of what is held, which batches that begin with
-    /// one key find out. Where that is so for what is to come, nothing that was warmed is evicted by what is.
+    /// It stops when there is room for no more entries, with those that other callers load meanwhile. Where
+    /// entries have weights, their average is that of what is held, which batches that begin with one key
+    /// find out; so warming evicts little or nothing of what it has warmed, as far as what comes later weighs
+    /// about the same.
     ///
-    /// It stops as well once it has found as many keys as the cache has room for, or 10,000 of which a cache
-    /// with weights holds none: so it ends where values are not kept, by a time to live of zero or for their
-    /// weight. An unbounded cache has room for all, and of keys that fail or are left out there is no end
-    /// where their iterator has none.
+    /// It stops as well once it has found as many keys as the cache has room for, or 10,000 where a cache
+    /// with weights holds nothing even so: values that are not kept, for their weight or a time to live of
+    /// zero, do not make it endless. An unbounded cache has room for all; and keys without end that all
+    /// fail or are left out are for [`Warming::stop_after_failures`] and for their iterator to end.
     ///
     /// # Blocking
     ///
