@@ -56,6 +56,7 @@ async fn working(workers: &Workers, since: Time) {
     }
 }
 
+/// Lets the workers go on as it is for a while.
 async fn pause(millis: u64) {
     tokio::time::sleep(Duration::from_millis(millis)).await;
 }
