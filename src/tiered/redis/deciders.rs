@@ -183,11 +183,12 @@ impl Decision {
             let changed = &changed;
             async move {
                 loop {
-                    // It is begun anew now and then, for it may be lost without a word. Until then
-                    // there are the others, and polls.
+                    // It is begun anew now and then, for it may be lost without a word.
                     let watching = self.watch_one(address, changed);
-                    let _ = tokio::time::timeout(WATCHED, watching).await;
-                    tokio::time::sleep(self.patience).await;
+                    if tokio::time::timeout(WATCHED, watching).await.is_ok() {
+                        // It has ended or failed. Until it is tried again there are the others, and polls.
+                        tokio::time::sleep(self.patience).await;
+                    }
                 }
             }
         });
