@@ -78,6 +78,14 @@ impl Cluster {
         primaries
     }
 
+    /// Waits until another server than this serves a slot.
+    pub(crate) fn failed_over(&self, slot: u16, old: usize) {
+        eventually("a replica takes over", || {
+            let primaries = self.primaries(slot);
+            primaries.len() == 3 && primaries[0].0 != old
+        });
+    }
+
     /// Waits until all servers agree, each slot is served, and each primary has its replica.
     pub(crate) fn settled(&self) {
         eventually("the cluster is whole", || {
