@@ -28,6 +28,8 @@ pub struct Loaded<V> {
     pub(crate) ttl: Option<Duration>,
     pub(crate) weight: Option<u64>,
     pub(crate) tags: Vec<Arc<str>>,
+    /// How old the value is, if it comes from another cache.
+    pub(crate) age: Duration,
 }
 
 impl<V> Loaded<V> {
@@ -38,6 +40,7 @@ impl<V> Loaded<V> {
             ttl: None,
             weight: None,
             tags: Vec::new(),
+            age: Duration::ZERO,
         }
     }
 

@@ -7,6 +7,7 @@ mod held;
 mod sync;
 
 mod clock;
+mod durations;
 mod error;
 mod random;
 mod stats;
@@ -40,6 +41,7 @@ pub use clock::{Clock, ManualClock, SystemClock};
 pub use config::{Backend, CacheConfig, Capacity, ConfigError, RedisUrl};
 #[cfg(any(feature = "redis", feature = "serde"))]
 pub use consistency::Consistency;
+pub use durations::Durations;
 pub use entry::Loaded;
 pub use equivalent::Equivalent;
 pub use error::{AnyError, BuildError, LoadError};
@@ -52,7 +54,7 @@ pub use local::{RestoreReport, SnapshotReport};
 pub use schema::{Schema, TierKey, TierValue};
 #[cfg(feature = "snapshot")]
 pub use snapshot::SnapshotError;
-pub use stats::{LoadTimes, Stats};
+pub use stats::Stats;
 #[cfg(feature = "redis")]
 pub use tiered::{
     Blocking, Delivery, Health, RemoteError, Rollout, TierStats, TieredBuilder, TieredCache,

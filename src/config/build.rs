@@ -99,7 +99,8 @@ impl CacheConfig {
         }
         apply!(config to builder:
             shards, policy, time_to_live, time_to_idle, lease, wait_timeout, max_concurrent_loads,
-            refresh_after, early_renewal, stale_if_error, ttl_jitter, name,
+            refresh_after, early_renewal, stale_if_error, ttl_jitter, track_ages,
+            name,
         );
         builder
             .validate_settings()
@@ -155,7 +156,7 @@ mod tests {
             "capacity: {:?}, unbounded: {:?}, shards: {:?}, policy: {:?}, time_to_live: {:?} {nanos}, \
              time_to_idle: {:?}, lease: {:?}, wait_timeout: {:?}, max_concurrent_loads: {:?}, \
              refresh_after: {:?}, early_renewal: {:?}, stale_if_error: {:?}, ttl_jitter: {:?}, \
-             name: {:?}, {}",
+             tracks_ages: {:?}, name: {:?}, {}",
             builder.capacity,
             builder.unbounded,
             builder.shards,
@@ -169,6 +170,7 @@ mod tests {
             settings.early_renewal,
             settings.stale_if_error,
             settings.ttl_jitter,
+            settings.tracks_ages,
             settings.name,
             over_redis(config),
         )
@@ -198,6 +200,13 @@ mod tests {
 
     #[test]
     fn each_setting_reaches_its_builder() {
+        // Other than the default.
+        let other_ages = if cfg!(feature = "metrics") {
+            "false"
+        } else {
+            "true"
+        };
+        let tracked = format!("tracks_ages: {other_ages}");
         let local = [
             ("capacity", "7", "capacity: Some(7)"),
             ("capacity", "unbounded", "unbounded: true"),
@@ -216,6 +225,7 @@ mod tests {
             ("early_renewal", "1.5", "early_renewal: Some(1.5)"),
             ("stale_if_error", "1h", "stale_if_error: Some(3600s)"),
             ("ttl_jitter", "0.16", "ttl_jitter: Some(0.16)"),
+            ("track_ages", other_ages, &*tracked),
             ("name", "p 17", "name: Some(\"p 17\")"),
         ];
         let redis = [

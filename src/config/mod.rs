@@ -155,6 +155,8 @@ settings! {
         stale_if_error: Duration,
         /// As [`Builder::ttl_jitter`](crate::Builder::ttl_jitter).
         ttl_jitter: f64,
+        /// As [`Builder::track_ages`](crate::Builder::track_ages).
+        track_ages: bool,
         /// As [`Builder::name`](crate::Builder::name).
         name: String,
         /// Of the Redis server, as [`Builder::redis`](crate::Builder::redis) takes it.

@@ -63,6 +63,8 @@ pub(crate) struct Extra {
 pub(crate) struct Origin {
     /// How long it took to load.
     pub(crate) load_time: Nanos,
+    /// How long ago it was read from where it comes from, when it is stored.
+    pub(crate) age: Nanos,
     /// The epoch in which the load began.
     pub(crate) epoch: u64,
     pub(crate) tags: Option<Box<Tagged>>,

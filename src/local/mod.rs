@@ -1,5 +1,6 @@
 //! The cache in this process.
 
+mod ages;
 mod budget;
 mod builder;
 #[cfg(feature = "tokio")]
@@ -113,6 +114,8 @@ struct Inner<K, V, S> {
     renews: bool,
     /// May one who leads a flight load at once, without a look at anything else?
     leads_at_once: bool,
+    /// Which hits are looked at for the age of what they served: see `is_sampled`.
+    samples_below: u64,
     hasher: S,
     settings: Settings<K, V>,
     counters: Counters,
@@ -243,6 +246,7 @@ impl<K: Eq, V, S> LocalCache<K, V, S> {
                     renewal,
                 },
                 grace: builder.settings.grace(),
+                ages: builder.settings.tracks_ages,
                 tag_epoch: tags.shared_epoch(),
                 floor: builder.settings.forgets.then(|| tags.shared_floor()),
             };
@@ -259,6 +263,11 @@ impl<K: Eq, V, S> LocalCache<K, V, S> {
             expires: builder.settings.time_to_live.is_some() || idle.is_some() || renewal.is_some(),
             renews: renewal.is_some(),
             leads_at_once: loads.is_none() && builder.settings.stale_if_error.is_none(),
+            samples_below: if builder.settings.tracks_ages {
+                read::SAMPLES_BELOW
+            } else {
+                0
+            },
             hasher: builder.hasher,
             bulkhead: loads.map(|loads| Arc::new(Bulkhead::new(loads))),
             settings: builder.settings,

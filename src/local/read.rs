@@ -6,12 +6,17 @@ use super::{Iter, LocalCache, Place};
 use crate::clock::TimeSource;
 use crate::clock::{NEVER, Nanos};
 use crate::flight::Boarding;
-use crate::held::assert_holds_nothing;
+use crate::held::{assert_holds_nothing, is_exclusive, is_reading};
 use crate::stats::Count;
 use crate::thread_slot::ThreadSlot;
 use equivalent::Equivalent;
 use std::hash::{BuildHasher, Hash};
 use std::time::Duration;
+
+/// A hit is sampled if its number times this, as 64 bits, is less than [`SAMPLES_BELOW`]: one in 64,
+/// and in no step with a caller who asks for the same keys again and again (Fibonacci hashing).
+const SCATTER: u64 = 0x9E37_79B9_7F4A_7C15;
+pub(super) const SAMPLES_BELOW: u64 = 1 << (64 - 6);
 
 /// What one who can load has found.
 pub(super) enum Sought<'a, K, V> {
@@ -125,11 +130,40 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
         };
         // Two ways, for a predicted branch is cheaper than an address that waits for the look-up.
         if found.is_some() {
-            self.inner.counters.add(slot, Count::Hit);
+            self.count_hit(slot, place, key);
         } else {
             self.count_miss(slot);
         }
         found
+    }
+
+    #[inline(always)]
+    fn count_hit<Q>(&self, slot: ThreadSlot, place: &Place<'_, K, V>, key: &Q)
+    where
+        Q: Hash + Equivalent<K> + ?Sized,
+    {
+        let hits = self.inner.counters.add(slot, Count::Hit);
+        if hits.wrapping_mul(SCATTER) < self.inner.samples_below {
+            self.sample_age(slot, place, key);
+        }
+    }
+
+    /// Looks up once more what was hit: in the hit itself there would have to be a place for it.
+    #[cold]
+    #[inline(never)]
+    fn sample_age<Q>(&self, slot: ThreadSlot, place: &Place<'_, K, V>, key: &Q)
+    where
+        Q: Hash + Equivalent<K> + ?Sized,
+    {
+        // A read within another one might have to wait, where the first did not.
+        if is_reading() || is_exclusive() {
+            return;
+        }
+        let now = self.inner.settings.clock.now();
+        let age = |shard: &Shard<K, V>| shard.age(place.hash, key, now);
+        if let Some(age) = place.cell.shard.read(age) {
+            self.inner.counters.add_age(slot, age);
+        }
     }
 
     #[cold]
@@ -246,7 +280,7 @@ where
             place.cell.shard.read_unannounced(slot, seek)
         };
         if let Some((value, due)) = hit {
-            self.inner.counters.add(slot, Count::Hit);
+            self.count_hit(slot, place, key);
             return if due {
                 Sought::Due(value)
             } else {

@@ -291,9 +291,11 @@ where
                     continue;
                 };
                 room = rest;
+                let mut loaded = Loaded::new(value).tags(entry.tags);
+                loaded.age = Duration::from_nanos(passed);
                 chosen.push(Chosen {
                     key,
-                    loaded: Loaded::new(value).tags(entry.tags),
+                    loaded,
                     weight,
                     deadline,
                 });

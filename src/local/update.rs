@@ -47,6 +47,7 @@ where
                     let loaded = Loaded::new(value);
                     let origin = Origin {
                         load_time: 0,
+                        age: 0,
                         epoch: claim.epoch,
                         tags,
                     };

@@ -12,6 +12,7 @@ mod write;
 pub(crate) use snapshot::{Copied, Restored};
 
 use crate::clock::{NEVER, Nanos, TimeSource};
+use crate::local::ages::Ages;
 use crate::local::expiry::Expiry;
 use crate::local::extras::{Extra, Extras, Kinds};
 use crate::local::hash::{KeyHash, StoredHash};
@@ -24,6 +25,7 @@ use equivalent::Equivalent;
 use hashbrown::HashTable;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
 
 /// A shard with this many entries evicts, whatever the budget: more, and its index might grow to
 /// more positions than a [`StoredHash`] tells apart.
@@ -57,6 +59,8 @@ pub(crate) struct Setup {
     pub(crate) kinds: Kinds,
     /// How long entries are kept past their deadline.
     pub(crate) grace: Nanos,
+    /// Is it known how old values are?
+    pub(crate) ages: bool,
     /// Raised when a tag is invalidated.
     pub(crate) tag_epoch: Arc<AtomicU64>,
     /// What is of an older epoch is dead, in a cache that can forget.
@@ -96,6 +100,7 @@ pub(crate) struct Shard<K, V> {
     inserts: u64,
     policy: AnyPolicy,
     expiry: Expiry,
+    ages: Option<Ages>,
     /// By cause; evictions are what is missing.
     removals: [u64; 6],
     setup: Setup,
@@ -134,6 +139,7 @@ impl<K, V> Shard<K, V> {
             inserts: 0,
             policy,
             expiry: Expiry::new(setup.grace),
+            ages: setup.ages.then(Ages::default),
             removals: [0; 6],
             setup,
             swept_epoch: 0,
@@ -215,6 +221,15 @@ impl<K, V> Shard<K, V> {
         let deadline = entry.deadline.load(Relaxed);
         let is_live = (deadline == NEVER || now() < deadline) && self.is_current(slot);
         is_live.then_some((&entry.value, deadline))
+    }
+
+    /// How old the value of a key is, live or not, where that is known.
+    pub(crate) fn age<Q>(&self, hash: KeyHash, key: &Q, now: Nanos) -> Option<Duration>
+    where
+        Q: Equivalent<K> + ?Sized,
+    {
+        let (slot, _) = self.find(hash, key)?;
+        Some(self.ages.as_ref()?.of(slot, now))
     }
 
     /// As [`peek`](Self::peek), with the entry's tags.

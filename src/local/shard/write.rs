@@ -144,6 +144,7 @@ impl<K, V> Shard<K, V> {
         self.unindex(old_hash, slot);
         self.enter_in_index(new.hash, slot);
         self.expiry.set(slot, new.deadline);
+        self.note_age(slot, new.extra.origin.age, now);
         self.inserts += 1;
         self.count_out(old, out);
         true
@@ -180,9 +181,17 @@ impl<K, V> Shard<K, V> {
         self.policy.grow(room);
     }
 
+    #[inline]
+    fn note_age(&mut self, slot: u32, age: Nanos, now: Nanos) {
+        if let Some(ages) = &mut self.ages {
+            ages.set(slot, now, age);
+        }
+    }
+
     /// Notes what an entry is stored with, and that it shall not live past `limit`.
     #[inline]
     fn note(&mut self, slot: u32, extra: Extra, limit: Nanos, now: Nanos) {
+        self.note_age(slot, extra.origin.age, now);
         let deadline = self.set_extra(slot, extra, limit, now);
         if let Some(entry) = self.slab.get_mut(slot) {
             *entry.deadline.get_mut() = deadline;

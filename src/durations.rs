@@ -1,0 +1,247 @@
+//! Histograms of durations, and what they are counted in.
+
+use crate::thread_slot::{SLOTS, ThreadSlot};
+use std::fmt;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+/// A histogram of durations from 1 microsecond to 13 days, each bucket at most a quarter wide.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Durations {
+    total: Duration,
+    buckets: Box<[u64]>,
+}
+
+/// Buckets are 4 to a power of two; the first holds everything below 2^10 ns, the last everything
+/// from 2^50 ns on.
+const SUB_BUCKETS: u32 = 4;
+const FIRST_POWER: u32 = 10;
+const LAST_POWER: u32 = 50;
+const BUCKETS: usize = ((LAST_POWER - FIRST_POWER) * SUB_BUCKETS + 2) as usize;
+
+fn bucket_of(nanos: u64) -> usize {
+    let power = nanos.max(1).ilog2();
+    if power < FIRST_POWER {
+        0
+    } else if power >= LAST_POWER {
+        BUCKETS - 1
+    } else {
+        let sub = (nanos >> (power - 2)) & 3;
+        ((power - FIRST_POWER) * SUB_BUCKETS) as usize + sub as usize + 1
+    }
+}
+
+/// The first duration above the bucket; `None` for the last one.
+fn upper_bound(bucket: usize) -> Option<Duration> {
+    if bucket >= BUCKETS - 1 {
+        return None;
+    }
+    let (power, sub) = (bucket / 4, bucket as u64 % 4);
+    Some(Duration::from_nanos((4 + sub) << (power + 10 - 2)))
+}
+
+impl Durations {
+    /// All durations added up.
+    #[must_use]
+    pub fn total(&self) -> Duration {
+        self.total
+    }
+
+    /// How many durations there are.
+    #[must_use]
+    pub fn count(&self) -> u64 {
+        self.buckets.iter().sum()
+    }
+
+    /// The arithmetic mean; zero if there is none.
+    #[must_use]
+    pub fn mean(&self) -> Duration {
+        match self.count() {
+            0 => Duration::ZERO,
+            count => Duration::from_nanos(
+                u64::try_from(self.total.as_nanos() / u128::from(count)).unwrap_or(u64::MAX),
+            ),
+        }
+    }
+
+    /// The duration that `percent` (0 to 100) of all stay below, rounded up to its bucket's bound;
+    /// zero if there is none, `Duration::MAX` if it is above 13 days.
+    #[must_use]
+    #[allow(
+        clippy::cast_precision_loss,
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss
+    )]
+    pub fn percentile(&self, percent: f64) -> Duration {
+        let rank = (self.count() as f64 * percent.clamp(0.0, 100.0) / 100.0).ceil() as u64;
+        let mut seen = 0;
+        for (bound, count) in self.buckets() {
+            seen += count;
+            if count > 0 && seen >= rank {
+                return bound;
+            }
+        }
+        Duration::ZERO
+    }
+
+    /// The buckets in rising order: the first duration above each, and how many fell in it. The
+    /// last one's bound is `Duration::MAX`.
+    pub fn buckets(&self) -> impl Iterator<Item = (Duration, u64)> + '_ {
+        self.buckets
+            .iter()
+            .enumerate()
+            .map(|(bucket, &count)| (upper_bound(bucket).unwrap_or(Duration::MAX), count))
+    }
+}
+
+impl Default for Durations {
+    fn default() -> Self {
+        Self {
+            total: Duration::ZERO,
+            buckets: vec![0; BUCKETS].into(),
+        }
+    }
+}
+
+impl fmt::Debug for Durations {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Durations")
+            .field("count", &self.count())
+            .field("total", &self.total)
+            .field("p50", &self.percentile(50.0))
+            .field("p99", &self.percentile(99.0))
+            .finish_non_exhaustive()
+    }
+}
+
+/// Adds to a counter that no other thread writes, so that there is no update to lose. Returns the sum.
+#[inline]
+pub(crate) fn add_alone(counter: &AtomicU64, amount: u64) -> u64 {
+    let sum = counter.load(Relaxed).wrapping_add(amount);
+    counter.store(sum, Relaxed);
+    sum
+}
+
+#[cold]
+pub(crate) fn add_shared(counter: &AtomicU64, amount: u64) -> u64 {
+    counter.fetch_add(amount, Relaxed).wrapping_add(amount)
+}
+
+/// Durations as they are counted, by any number of threads.
+pub(crate) struct Tally {
+    /// The sum, in two parts, since a sum of nanoseconds would be full after 500 years of ages.
+    seconds: AtomicU64,
+    nanos: AtomicU64,
+    buckets: [AtomicU64; BUCKETS],
+}
+
+impl Tally {
+    pub(crate) fn new() -> Self {
+        Self {
+            seconds: AtomicU64::new(0),
+            nanos: AtomicU64::new(0),
+            buckets: std::array::from_fn(|_| AtomicU64::new(0)),
+        }
+    }
+
+    #[cfg(feature = "redis")]
+    pub(crate) fn count(&self, duration: Duration) {
+        self.count_by(add_shared, duration);
+    }
+
+    fn count_by(&self, add: impl Fn(&AtomicU64, u64) -> u64, duration: Duration) {
+        let nanos = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
+        add(&self.seconds, duration.as_secs());
+        add(&self.nanos, duration.subsec_nanos().into());
+        add(&self.buckets[bucket_of(nanos)], 1);
+    }
+
+    fn add_to(&self, sum: &mut Durations) {
+        let (seconds, nanos) = (self.seconds.load(Relaxed), self.nanos.load(Relaxed));
+        sum.total += Duration::from_secs(seconds) + Duration::from_nanos(nanos);
+        for (sum, bucket) in sum.buckets.iter_mut().zip(&self.buckets) {
+            *sum += bucket.load(Relaxed);
+        }
+    }
+
+    #[cfg(feature = "redis")]
+    pub(crate) fn snapshot(&self) -> Durations {
+        let mut sum = Durations::default();
+        self.add_to(&mut sum);
+        sum
+    }
+}
+
+/// A tally for each thread that counts, and one that all further threads share. They are large, so only
+/// who counts has one.
+pub(crate) struct StripedTally([OnceLock<Box<Tally>>; SLOTS + 1]);
+
+impl StripedTally {
+    pub(crate) fn new() -> Self {
+        Self(std::array::from_fn(|_| OnceLock::new()))
+    }
+
+    pub(crate) fn count(&self, slot: ThreadSlot, duration: Duration) {
+        let tally = self.0[slot.index()].get_or_init(|| Box::new(Tally::new()));
+        if slot.index() < SLOTS {
+            tally.count_by(add_alone, duration);
+        } else {
+            tally.count_by(add_shared, duration);
+        }
+    }
+
+    pub(crate) fn snapshot(&self) -> Durations {
+        let mut sum = Durations::default();
+        for tally in self.0.iter().filter_map(OnceLock::get) {
+            tally.add_to(&mut sum);
+        }
+        sum
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_duration_lies_below_its_bucket_bound_and_at_or_above_the_one_before() {
+        for power in 0..64 {
+            for nanos in [1u64 << power, (1 << power) + (1 << power) / 3] {
+                let bucket = bucket_of(nanos);
+                let nanos = Duration::from_nanos(nanos);
+                assert!(upper_bound(bucket).is_none_or(|bound| nanos < bound));
+                assert!(bucket == 0 || upper_bound(bucket - 1).unwrap() <= nanos);
+            }
+        }
+    }
+
+    #[test]
+    fn percentiles_are_within_a_quarter_and_means_exact() {
+        let tally = StripedTally::new();
+        for micros in 1..=1_000 {
+            tally.count(ThreadSlot::current(), Duration::from_micros(micros));
+        }
+        let times = tally.snapshot();
+        assert_eq!(times.count(), 1_000);
+        assert_eq!(times.mean(), Duration::from_nanos(500_500));
+        for (percent, exact) in [(50.0, 500), (99.0, 990), (100.0, 1_000)] {
+            let (found, exact) = (times.percentile(percent), Duration::from_micros(exact));
+            assert!(
+                found >= exact && found <= exact * 5 / 4,
+                "{percent}: {found:?}"
+            );
+        }
+        assert_eq!(Durations::default().percentile(50.0), Duration::ZERO);
+    }
+
+    #[test]
+    fn a_sum_of_long_durations_does_not_run_over() {
+        let tally = StripedTally::new();
+        let year = Duration::from_millis(365 * 24 * 3_600 * 1_000 + 1);
+        for _ in 0..1_000 {
+            tally.count(ThreadSlot::current(), year);
+        }
+        assert_eq!(tally.snapshot().total(), year * 1_000);
+    }
+}

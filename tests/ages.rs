@@ -1,0 +1,128 @@
+//! How old values are when they are served.
+
+use hotset::{Builder, LocalCache, ManualClock, Policy};
+use std::convert::Infallible;
+use std::time::Duration;
+
+const HITS: u64 = 64 * 100;
+/// Ages are kept to 4.2 ms, and counted in buckets a quarter wide.
+const TICK: Duration = Duration::from_millis(5);
+
+fn tracking(clock: &ManualClock) -> Builder<u64, u64> {
+    let builder = LocalCache::builder().capacity(1_000).clock(clock.clone());
+    builder.track_ages(true)
+}
+
+fn hit(cache: &LocalCache<u64, u64>, keys: impl Fn(u64) -> u64) {
+    for number in 0..HITS {
+        assert!(cache.get(&keys(number)).is_some());
+    }
+}
+
+/// Are all that were sampled of this age?
+fn assert_aged(cache: &LocalCache<u64, u64>, age: Duration) {
+    let ages = cache.stats().ages;
+    assert!((95..=105).contains(&ages.count()), "{ages:?}");
+    assert!(ages.mean().abs_diff(age) <= TICK, "{ages:?}");
+    assert!(ages.percentile(100.0) <= age * 5 / 4 + TICK, "{ages:?}");
+}
+
+#[test]
+fn one_hit_in_64_tells_how_old_its_value_is() {
+    let clock = ManualClock::new();
+    let cache = tracking(&clock).build().unwrap();
+    cache.insert(1, 1);
+    clock.advance(Duration::from_secs(10));
+    hit(&cache, |_| 1);
+    assert_aged(&cache, Duration::from_secs(10));
+    assert_eq!(cache.stats().hits, HITS, "the second look is no hit");
+}
+
+#[test]
+fn callers_of_get_or_load_are_sampled_too() {
+    let clock = ManualClock::new();
+    let cache = tracking(&clock).build().unwrap();
+    cache.insert(1, 1);
+    clock.advance(Duration::from_secs(3));
+    for _ in 0..HITS {
+        cache.get_or_load(&1, |_| Ok::<u64, Infallible>(2)).unwrap();
+    }
+    assert_aged(&cache, Duration::from_secs(3));
+}
+
+#[test]
+fn a_new_value_is_young_also_where_it_replaces_or_evicts() {
+    for policy in [Policy::Lru, Policy::S3Fifo, Policy::Adaptive] {
+        let clock = ManualClock::new();
+        let builder = tracking(&clock).policy(policy).shards(1);
+        let cache = builder.build().unwrap();
+        for key in 0..1_000 {
+            cache.insert(key, 0);
+        }
+        clock.advance(Duration::from_secs(60));
+        for key in (0..1_000).rev() {
+            cache.insert(key, 1);
+        }
+        // Each evicts, and is put into its victim's slot.
+        for key in 1_000..2_000 {
+            cache.insert(key, 2);
+        }
+        clock.advance(Duration::from_secs(2));
+        let held: Vec<u64> = cache.iter().map(|(key, _)| key).collect();
+        assert_eq!(held.len(), 1_000);
+        hit(&cache, |number| {
+            held[usize::try_from(number).unwrap() % 1_000]
+        });
+        assert_aged(&cache, Duration::from_secs(2));
+    }
+}
+
+#[test]
+fn a_load_may_have_read_its_value_as_soon_as_it_began() {
+    let cache = LocalCache::builder().capacity(10).track_ages(true);
+    let cache: LocalCache<u64, u64> = cache.build().unwrap();
+    let load_time = Duration::from_millis(300);
+    let load = |_: &u64| {
+        std::thread::sleep(load_time);
+        Ok::<u64, Infallible>(1)
+    };
+    cache.get_or_load(&1, load).unwrap();
+    hit(&cache, |_| 1);
+    let ages = cache.stats().ages;
+    // The clock is as coarse as 16 ms on some systems.
+    let least = load_time - Duration::from_millis(20);
+    assert!(ages.mean() >= least, "{ages:?}");
+}
+
+#[test]
+fn keys_in_turn_are_sampled_alike() {
+    // One hit in exactly 64 would be of the same key each time.
+    let clock = ManualClock::new();
+    let cache = tracking(&clock).build().unwrap();
+    cache.insert(0, 0);
+    clock.advance(Duration::from_secs(1_000));
+    for key in 1..64 {
+        cache.insert(key, 0);
+    }
+    for number in 0..HITS * 100 {
+        cache.get(&(number % 64));
+    }
+    let ages = cache.stats().ages;
+    let is_old = |(bound, _): &(Duration, u64)| *bound > Duration::from_secs(900);
+    let old: u64 = ages.buckets().filter(is_old).map(|(_, count)| count).sum();
+    let expected = ages.count() / 64;
+    assert!(
+        (expected / 2..expected * 2).contains(&old),
+        "{old} of {}",
+        ages.count()
+    );
+}
+
+#[test]
+fn a_cache_that_does_not_track_ages_tells_none() {
+    let cache = LocalCache::builder().capacity(10).track_ages(false);
+    let cache: LocalCache<u64, u64> = cache.build().unwrap();
+    cache.insert(1, 1);
+    hit(&cache, |_| 1);
+    assert_eq!(cache.stats().ages.count(), 0);
+}
