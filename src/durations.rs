@@ -136,15 +136,17 @@ pub(crate) struct Tally {
     buckets: [AtomicU64; BUCKETS],
 }
 
-impl Tally {
-    pub(crate) fn new() -> Self {
+impl Default for Tally {
+    fn default() -> Self {
         Self {
             seconds: AtomicU64::new(0),
             nanos: AtomicU64::new(0),
             buckets: std::array::from_fn(|_| AtomicU64::new(0)),
         }
     }
+}
 
+impl Tally {
     #[cfg(feature = "redis")]
     pub(crate) fn count(&self, duration: Duration) {
         self.count_by(add_shared, duration);
@@ -183,7 +185,7 @@ impl StripedTally {
     }
 
     pub(crate) fn count(&self, slot: ThreadSlot, duration: Duration) {
-        let tally = self.0[slot.index()].get_or_init(|| Box::new(Tally::new()));
+        let tally = self.0[slot.index()].get_or_init(Box::default);
         if slot.index() < SLOTS {
             tally.count_by(add_alone, duration);
         } else {

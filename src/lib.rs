@@ -12,6 +12,8 @@ mod error;
 mod random;
 mod stats;
 
+mod trace;
+
 mod entry;
 
 #[cfg(any(feature = "redis", feature = "serde"))]
@@ -57,7 +59,7 @@ pub use snapshot::SnapshotError;
 pub use stats::Stats;
 #[cfg(feature = "redis")]
 pub use tiered::{
-    Blocking, Delivery, Health, RemoteError, Rollout, TierStats, TieredBuilder, TieredCache,
-    Warning,
+    Blocking, CallStats, Delivery, Health, L2Calls, RemoteError, Rollout, TierStats, TieredBuilder,
+    TieredCache, Warning,
 };
 pub use warm::{FailedBatch, WarmEnd, WarmProgress, WarmReport, Warming};

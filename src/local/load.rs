@@ -13,6 +13,7 @@ use crate::flight::{
 };
 use crate::held::assert_holds_nothing;
 use crate::stats::{Count, Counters};
+use crate::trace::Span;
 use std::any::Any;
 use std::cell::Cell;
 use std::future::{Future, ready};
@@ -106,8 +107,8 @@ where
         let sought = match sought {
             // By far the most misses, which need not become a future.
             Sought::Missing(Boarding::Lead(leader)) if self.inner.leads_at_once => {
-                let timer = LoadTimer::start(&self.inner.counters, leader.since);
-                let entered = leader.enter();
+                let timer = self.load_timer(leader.since);
+                let entered = (leader.enter(), timer.span.enter());
                 let result = load(key);
                 drop(entered);
                 return self.settle(place, key, leader, result, timer);
@@ -302,11 +303,21 @@ where
         load: impl FnOnce(&K) -> F,
         erase: impl FnOnce(F::Output) -> LoadResult<V>,
     ) -> Result<V, LoadError<AnyError>> {
-        let timer = LoadTimer::start(&self.inner.counters, leader.since);
-        let enter = || (leader.enter(), permit.as_ref().map(Permit::enter));
+        let timer = self.load_timer(leader.since);
+        let permit_of = || permit.as_ref().map(Permit::enter);
+        let enter = || (leader.enter(), permit_of(), timer.span.enter());
         let result = run_within(enter, || load(key), erase).await;
         drop(permit);
         self.settle(place, key, leader, result, timer)
+    }
+
+    pub(super) fn load_timer(&self, started: Instant) -> LoadTimer<'_> {
+        let name = self.inner.settings.name.as_deref();
+        #[cfg(feature = "redis")]
+        if self.inner.settings.forgets {
+            return LoadTimer::start(&self.inner.counters, started, Span::fetch(name));
+        }
+        LoadTimer::start(&self.inner.counters, started, Span::load(name))
     }
 
     /// Boards to renew an entry, unless somebody else loads it already. Renewals do not wait for a
@@ -433,16 +444,18 @@ pub(super) struct LoadTimer<'a> {
     started: Instant,
     failed: bool,
     elapsed: Option<Duration>,
+    pub(super) span: Span,
 }
 
 impl<'a> LoadTimer<'a> {
-    pub(super) fn start(counters: &'a Counters, started: Instant) -> Self {
+    fn start(counters: &'a Counters, started: Instant, span: Span) -> Self {
         counters.count(Count::Load);
         Self {
             counters,
             started,
             failed: true,
             elapsed: None,
+            span,
         }
     }
 

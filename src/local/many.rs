@@ -4,7 +4,6 @@
 //! first what it leads, and only then waits for what others lead: two batches never wait for each
 //! other.
 
-use super::load::LoadTimer;
 use super::read::Sought;
 use super::{LocalCache, Place};
 use crate::cache::typed;
@@ -269,12 +268,13 @@ where
             return Ok(());
         };
         let asked = led.iter().map(|&(at, _)| self.keys[at].clone()).collect();
-        let timer = LoadTimer::start(&self.cache.inner.counters, leader.since);
+        let timer = self.cache.load_timer(leader.since);
         let enter = || {
             let leaders = led.iter().map(|(_, leader)| leader.enter());
             (
                 InReverse(leaders.collect()),
                 permit.as_ref().map(Permit::enter),
+                timer.span.enter(),
             )
         };
         let result = run_within(enter, || load(asked), erase).await;

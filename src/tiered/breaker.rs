@@ -3,16 +3,19 @@
 //! While the circuit is open a caller is refused at once. None of them is a probe, which might cost
 //! it the deadline: the [keeper](super::keeper) probes.
 
+use super::calls::{CallCounters, L2Calls, Operation};
 use super::health::Warning;
+use super::log::{StateChange, log};
 use super::remote::{
     Answer, Ask, Fill, Invalidated, Messages, NewValue, Peer, Position, Remote, RemoteError, Reply,
     Subject,
 };
+use crate::trace::Span;
 use parking_lot::Mutex;
 use recloser::{AsyncRecloser, Error, Recloser};
 use std::future::Future;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::{Duration, Instant};
 
 /// Calls whose outcome is remembered while the circuit is closed, and how many of them may fail.
 const CLOSED_LEN: usize = 6;
@@ -26,16 +29,18 @@ const OPEN_WAIT: Duration = Duration::from_millis(500);
 
 /// L2, as long as it answers.
 pub(crate) struct Breaker {
+    /// The cache's.
+    name: String,
     recloser: AsyncRecloser,
     /// The circuit is open, or half open.
     open: AtomicBool,
-    failures: AtomicU64,
+    calls: CallCounters,
     last_error: Mutex<Option<RemoteError>>,
     remote: Box<dyn Remote>,
 }
 
 impl Breaker {
-    pub(crate) fn new(remote: Box<dyn Remote>) -> Self {
+    pub(crate) fn new(name: String, remote: Box<dyn Remote>) -> Self {
         let recloser = Recloser::custom()
             .closed_len(CLOSED_LEN)
             .error_rate(ERROR_RATE)
@@ -43,9 +48,10 @@ impl Breaker {
             .open_wait(OPEN_WAIT)
             .build();
         Self {
+            name,
             recloser: recloser.into(),
             open: AtomicBool::new(false),
-            failures: AtomicU64::new(0),
+            calls: CallCounters::default(),
             last_error: Mutex::new(None),
             remote,
         }
@@ -55,9 +61,9 @@ impl Breaker {
         self.open.load(Relaxed)
     }
 
-    /// Calls that failed; those refused are none.
-    pub(crate) fn failures(&self) -> u64 {
-        self.failures.load(Relaxed)
+    /// Calls that were made; those refused are none.
+    pub(crate) fn calls(&self) -> L2Calls {
+        self.calls.snapshot()
     }
 
     /// What the last call failed with, if it did.
@@ -67,49 +73,69 @@ impl Breaker {
 
     async fn call<T>(
         &self,
+        operation: Operation,
         call: impl Future<Output = Result<T, RemoteError>>,
     ) -> Result<T, RemoteError> {
         if self.is_open() {
             return Err(RemoteError::Open);
         }
-        self.attempt(call).await
+        self.attempt(operation, call).await
     }
 
     /// As [`call`](Self::call), also while the circuit is open, when it is time.
     async fn attempt<T>(
         &self,
+        operation: Operation,
         call: impl Future<Output = Result<T, RemoteError>>,
     ) -> Result<T, RemoteError> {
         // What it refuses costs nobody a deadline.
         let fails = |error: &RemoteError| {
             !matches!(error, RemoteError::Refused(_) | RemoteError::Forbidden(_))
         };
-        match self.recloser.call_with(fails, call).await {
+        let begun = Instant::now();
+        let call = Span::l2(&self.name, operation.name()).around(call);
+        let result = self.recloser.call_with(fails, call).await;
+        let counter = self.calls.of(operation);
+        match result {
             Ok(answer) => {
-                if self.open.load(Relaxed) || self.last_error.lock().is_some() {
-                    self.open.store(false, Relaxed);
-                    *self.last_error.lock() = None;
+                counter.count(begun.elapsed(), false);
+                if self.is_open() || self.last_error.lock().is_some() {
+                    self.close();
                 }
                 Ok(answer)
             }
             Err(Error::Rejected) => {
-                self.open.store(true, Relaxed);
+                self.open();
                 Err(RemoteError::Open)
             }
             Err(Error::Inner(error)) => {
-                self.failures.fetch_add(1, Relaxed);
+                counter.count(begun.elapsed(), true);
                 *self.last_error.lock() = Some(error.clone());
                 Err(error)
             }
         }
     }
 
+    fn open(&self) {
+        if !self.open.swap(true, Relaxed) {
+            let error = self.last_error().unwrap_or(RemoteError::Open);
+            log(&self.name, &StateChange::CircuitOpened(&error));
+        }
+    }
+
+    fn close(&self) {
+        *self.last_error.lock() = None;
+        if self.open.swap(false, Relaxed) {
+            log(&self.name, &StateChange::CircuitClosed);
+        }
+    }
+
     pub(crate) async fn ask(&self, asks: &[Ask<'_>]) -> Result<Vec<Answer>, RemoteError> {
-        self.call(self.remote.ask(asks)).await
+        self.call(Operation::Ask, self.remote.ask(asks)).await
     }
 
     pub(crate) async fn fill(&self, fills: &[Fill<'_>]) -> Result<Vec<bool>, RemoteError> {
-        self.call(self.remote.fill(fills)).await
+        self.call(Operation::Fill, self.remote.fill(fills)).await
     }
 
     pub(crate) async fn invalidate(
@@ -117,11 +143,13 @@ impl Breaker {
         subject: &Subject,
         value: Option<&NewValue>,
     ) -> Result<Invalidated, RemoteError> {
-        self.call(self.remote.invalidate(subject, value)).await
+        let call = self.remote.invalidate(subject, value);
+        self.call(Operation::Invalidate, call).await
     }
 
     pub(crate) async fn renew(&self, nonce: u64, lease: Duration) -> Result<(), RemoteError> {
-        self.call(self.remote.renew(nonce, lease)).await
+        let call = self.remote.renew(nonce, lease);
+        self.call(Operation::Renew, call).await
     }
 
     /// Finds out whether it answers again, if it did not.
@@ -129,7 +157,8 @@ impl Breaker {
     /// Not by a mere ping: what keeps it from writing is to be found out too.
     pub(crate) async fn probe(&self, lease: Duration) {
         if self.is_open() || self.last_error.lock().is_some() {
-            let _ = self.attempt(self.remote.renew(0, lease)).await;
+            let probe = self.remote.renew(0, lease);
+            let _ = self.attempt(Operation::Renew, probe).await;
         }
     }
 
@@ -138,7 +167,8 @@ impl Breaker {
         peers: &[Peer],
         at: Position,
     ) -> Result<(), RemoteError> {
-        self.call(self.remote.acknowledge(peers, at)).await
+        let call = self.remote.acknowledge(peers, at);
+        self.call(Operation::Acknowledge, call).await
     }
 
     pub(crate) fn warnings(&self) -> Vec<Warning> {

@@ -270,6 +270,11 @@ impl<K: TierKey, V: TierValue> TieredBuilder<K, V> {
         settings.fails_over = target.fails_over() || self.replicas > 0;
         let loads = local.settings.max_concurrent_loads.take();
         local.settings.forgets = true;
+        let name = local
+            .settings
+            .name
+            .get_or_insert_with(|| settings.namespace.clone());
+        let name = name.clone();
         let me = entropy();
         let redis = RedisSettings {
             deadline: self.deadline,
@@ -281,7 +286,7 @@ impl<K: TierKey, V: TierValue> TieredBuilder<K, V> {
         let redis = Redis::new(target, &settings.namespace, me, redis, &runtime);
         let inner = Inner {
             l1: local.build()?,
-            l2: Breaker::new(Box::new(redis)),
+            l2: Breaker::new(name, Box::new(redis)),
             codec: Codec {
                 schema: V::schema().into_owned(),
                 max_size: self.max_size,

@@ -151,7 +151,8 @@ impl Codec {
         Ok(bytes)
     }
 
-    /// The value in an envelope, with its tags.
+    /// The value in an envelope, with its tags, its time to live and, by the clock of who stored it, its
+    /// age.
     ///
     /// # Errors
     ///
@@ -189,7 +190,10 @@ impl Codec {
         } else {
             exactly(&self.decompress(body.payload, body.size)?)?
         };
-        Ok(Loaded::new(value).tags(body.tags))
+        let mut loaded = Loaded::new(value).tags(body.tags);
+        loaded.ttl = (body.ttl > 0).then(|| Duration::from_millis(body.ttl));
+        loaded.age = Duration::from_millis(unix_millis().saturating_sub(body.stored_at));
+        Ok(loaded)
     }
 
     fn decompress(&self, payload: &[u8], size: u32) -> Result<Vec<u8>, Unreadable> {
@@ -244,10 +248,13 @@ mod tests {
         }
     }
 
+    fn tags() -> [Arc<str>; 2] {
+        ["a".into(), "shop".into()]
+    }
+
     fn encoded(codec: &Codec, value: &str) -> Vec<u8> {
-        let tags = ["a".into(), "shop".into()];
         let ttl = Some(Duration::from_secs(300));
-        let bytes = codec.encode_at(1_700_000_000_000, HEAD_OF_TEST, &value, &tags, ttl);
+        let bytes = codec.encode_at(1_700_000_000_000, HEAD_OF_TEST, &value, &tags(), ttl);
         bytes.unwrap()
     }
 
@@ -278,7 +285,13 @@ mod tests {
         ];
         assert_eq!(hex, parts.concat());
         let loaded = codec().decode::<String>(&bytes).unwrap();
-        assert_eq!(loaded, Loaded::new("12.50".to_string()).tags(["a", "shop"]));
+        assert_eq!((&*loaded.value, loaded.tags), ("12.50", tags().into()));
+        assert_eq!(loaded.ttl, Some(Duration::from_secs(300)));
+        let years = loaded.age.as_secs() / (365 * 24 * 3_600);
+        assert!(
+            (1..100).contains(&years),
+            "stored in November 2023: {years}"
+        );
         assert_eq!(Head::of(&bytes), Ok(HEAD_OF_TEST));
     }
 

@@ -263,11 +263,15 @@ impl<K: TierKey, V: TierValue> Inner<K, V> {
 
     /// The value in an envelope, which has so much `left` to live.
     fn decode(&self, envelope: &[u8], left: Option<Duration>) -> Option<Loaded<V>> {
-        let Ok(loaded) = self.codec.decode(envelope) else {
+        let Ok(mut loaded) = self.codec.decode::<V>(envelope) else {
             count(&self.counters.unreadable);
             return None;
         };
         count(&self.counters.l2_hits);
+        if let (Some(ttl), Some(left)) = (loaded.ttl, left) {
+            // By the server's clock, which all share.
+            loaded.age = ttl.saturating_sub(left);
+        }
         Some(loaded.ttl(left.unwrap_or(Duration::MAX)))
     }
 }

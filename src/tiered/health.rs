@@ -1,6 +1,8 @@
 //! What a tier tells of itself.
 
+use super::calls::L2Calls;
 use super::remote::RemoteError;
+use crate::durations::{Durations, Tally};
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
@@ -85,17 +87,28 @@ macro_rules! counters {
         #[non_exhaustive]
         pub struct TierStats {
             $($(#[$doc])* pub $name: u64,)*
+            /// Calls to Redis that failed.
+            pub l2_failures: u64,
+            /// How long loaders took, failed ones included. One of several keys counts once.
+            pub load_times: Durations,
+            /// Calls to Redis, and how long they took.
+            pub calls: L2Calls,
         }
 
         #[derive(Default)]
         pub(crate) struct TierCounters {
             $(pub(crate) $name: AtomicU64,)*
+            pub(crate) load_times: Tally,
         }
 
         impl TierCounters {
-            pub(crate) fn snapshot(&self) -> TierStats {
+            /// With the calls that there were.
+            pub(crate) fn snapshot(&self, calls: L2Calls) -> TierStats {
                 TierStats {
                     $($name: self.$name.load(Relaxed),)*
+                    l2_failures: calls.failures(),
+                    load_times: self.load_times.snapshot(),
+                    calls,
                 }
             }
         }
@@ -103,14 +116,16 @@ macro_rules! counters {
 }
 
 counters! {
+    /// Loaders that this process ran.
+    loads,
+    /// Those that returned an error or panicked, or were cancelled.
+    load_failures,
     /// Keys that missed L1 and were found in Redis.
     l2_hits,
     /// Keys that were not, so that this process was to load them.
     l2_misses,
     /// Times that a caller waited for another process's load.
     l2_waits,
-    /// Calls to Redis that failed.
-    l2_failures,
     /// Loads whose values were not for Redis: it failed, an invalidation of the key waits to go out, the
     /// key does not go through it, or it holds one that is compared in the shadow.
     alone,

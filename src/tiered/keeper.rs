@@ -1,8 +1,9 @@
 //! What runs in the background: the subscription and its proof, the outbox, and probes of what fails.
 
 use super::backplane::{Backplane, Effect};
-use super::health::count;
+use super::health::{Warning, count};
 use super::lease::Release;
+use super::log::{StateChange, log};
 use super::remote::{Message, Messages, Peer, Position, RemoteError};
 use super::trust::now;
 use super::{Consistency, Inner, TierKey, TierValue};
@@ -69,6 +70,14 @@ struct Listening<K, V> {
     backplane: Backplane,
     /// Whom to tell how far was heard.
     senders: HashSet<Peer>,
+    /// What was last told of the subscription, and of the proof.
+    told: Told,
+}
+
+#[derive(Default)]
+struct Told {
+    subscribed: Option<bool>,
+    proven: bool,
 }
 
 impl<K: TierKey, V: TierValue> Listening<K, V> {
@@ -79,6 +88,7 @@ impl<K: TierKey, V: TierValue> Listening<K, V> {
             inner: Arc::clone(inner),
             backplane: Backplane::new(inner.me, trust),
             senders: HashSet::new(),
+            told: Told::default(),
         }
     }
 
@@ -90,6 +100,8 @@ impl<K: TierKey, V: TierValue> Listening<K, V> {
             let lost = match self.inner.l2.listen().await {
                 Ok(messages) => {
                     self.inner.proof.lock().subscriptions += 1;
+                    self.told.subscribed = Some(true);
+                    log(self.inner.name(), &StateChange::Subscribed);
                     self.backplane.reset();
                     let Err(lost) = self.listen(messages).await;
                     self.distrust();
@@ -97,13 +109,30 @@ impl<K: TierKey, V: TierValue> Listening<K, V> {
                 }
                 Err(error) => error,
             };
+            if self.told.subscribed.replace(false) != Some(false) {
+                log(self.inner.name(), &StateChange::NotSubscribed(&lost));
+            }
             self.inner.proof.lock().lost = Some(lost);
         }
     }
 
-    fn distrust(&self) {
+    /// Logs whether invalidations are proven to arrive, if that has changed.
+    fn log_proof(&mut self) {
+        let proven = self.inner.trust.is_proven(now());
+        if std::mem::replace(&mut self.told.proven, proven) != proven {
+            let change = if proven {
+                StateChange::Proven
+            } else {
+                StateChange::Unproven
+            };
+            log(self.inner.name(), &change);
+        }
+    }
+
+    fn distrust(&mut self) {
         self.inner.trust.revoke();
         self.inner.proof.lock().since = None;
+        self.log_proof();
         // Who waits for another process polls from now on.
         self.inner.waits.wake_all();
     }
@@ -124,8 +153,10 @@ impl<K: TierKey, V: TierValue> Listening<K, V> {
                         self.hear_or_forget(&message);
                     }
                     self.acknowledge();
+                    self.log_proof();
                 }
                 _ = beats.tick() => {
+                    self.log_proof();
                     let now = now();
                     let asked = self.backplane.waits_since();
                     if asked.is_some_and(|asked| now.saturating_sub(asked) > silence) {
@@ -176,12 +207,16 @@ impl<K: TierKey, V: TierValue> Listening<K, V> {
                 inner.l1.forget();
                 inner.waits.wake_all();
                 let mut proof = inner.proof.lock();
-                proof.gaps = self.backplane.gaps;
+                let missed = std::mem::replace(&mut proof.gaps, self.backplane.gaps);
+                let missed = missed < self.backplane.gaps;
                 proof.since = until.map(|_| Instant::now());
                 proof.lost = None;
                 drop(proof);
                 if let Some(until) = until {
                     inner.trust.grant(until);
+                }
+                if missed {
+                    log(inner.name(), &StateChange::Gap);
                 }
             }
             Effect::Trust { until } => {
@@ -225,15 +260,49 @@ async fn leave<K: TierKey, V: TierValue>(inner: Arc<Inner<K, V>>) {
     let _ = inner.release(&inner.releases.take()).await;
 }
 
+/// What others set, as it was when it was last looked at.
+struct Settings {
+    rollout: (f64, bool),
+    warnings: Vec<Warning>,
+}
+
+impl Settings {
+    fn new<K, V>(inner: &Inner<K, V>) -> Self {
+        Self {
+            rollout: inner.settings.rollout.state(),
+            warnings: Vec::new(),
+        }
+    }
+
+    fn log_changes<K, V>(&mut self, inner: &Inner<K, V>) {
+        let rollout = inner.settings.rollout.state();
+        if std::mem::replace(&mut self.rollout, rollout) != rollout {
+            let (percent, shadow) = rollout;
+            log(inner.name(), &StateChange::Rollout { percent, shadow });
+        }
+        let lost = inner.proof.lock().lost.clone();
+        let warnings = inner.warnings(&[&inner.l2.last_error(), &lost]);
+        let before = std::mem::replace(&mut self.warnings, warnings);
+        for warning in self.warnings.iter().filter(|now| !before.contains(now)) {
+            log(inner.name(), &StateChange::Warned(warning));
+        }
+        for warning in before.iter().filter(|old| !self.warnings.contains(old)) {
+            log(inner.name(), &StateChange::Remedied(warning));
+        }
+    }
+}
+
 /// Gives leases back, and asks L2 whether it answers, as long as it does not.
 async fn give_back<K: TierKey, V: TierValue>(inner: Arc<Inner<K, V>>) {
     let mut beats = interval(inner.settings.heartbeat);
     beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut later = Vec::new();
+    let mut settings = Settings::new(&inner);
     loop {
         tokio::select! {
             () = inner.releases.pushed() => {}
             _ = beats.tick() => {
+                settings.log_changes(&inner);
                 inner.l2.probe(inner.settings.trust()).await;
                 later.drain(..).for_each(|release| inner.releases.put_back(release));
             }
@@ -270,7 +339,9 @@ async fn send<K: TierKey, V: TierValue>(inner: Arc<Inner<K, V>>) {
                 match &told {
                     Ok(_) => {
                         count(&inner.counters.invalidations);
-                        inner.outbox.done(number);
+                        if inner.outbox.done(number) {
+                            log(inner.name(), &StateChange::Sent);
+                        }
                     }
                     // One that is refused does not hold up the others.
                     Err(RemoteError::Refused(_) | RemoteError::Forbidden(_)) => {

@@ -2,7 +2,7 @@
 
 use super::codec::Unstorable;
 use super::fetch::TimedOut;
-use super::health::count;
+use super::health::{TierCounters, count};
 use super::lease::Granted;
 use super::remote::{Fill, Head};
 use super::{Inner, TierKey, TierValue};
@@ -10,6 +10,7 @@ use crate::entry::Loaded;
 use crate::error::AnyError;
 use crate::flight::future::TaskAlarm;
 use crate::flight::{Permit, run_within};
+use crate::trace::Span;
 use std::future::Future;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -47,6 +48,33 @@ impl<V> Fresh<V> {
     }
 }
 
+/// Counts a run of a loader, as failed unless it is told otherwise: also if it panics or is cancelled.
+struct Running<'a> {
+    counters: &'a TierCounters,
+    begun: Instant,
+    failed: bool,
+}
+
+impl<'a> Running<'a> {
+    fn start(counters: &'a TierCounters) -> Self {
+        count(&counters.loads);
+        Self {
+            counters,
+            begun: Instant::now(),
+            failed: true,
+        }
+    }
+}
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        self.counters.load_times.count(self.begun.elapsed());
+        if self.failed {
+            count(&self.counters.load_failures);
+        }
+    }
+}
+
 /// The right to load, if one is needed: who loads within a load has it.
 pub(super) struct MayLoad(Option<Permit>);
 
@@ -71,13 +99,20 @@ impl<K: TierKey, V: TierValue> Inner<K, V> {
     }
 
     /// Runs a loader.
-    pub(super) async fn run<F: Future>(
+    pub(super) async fn run<T, F>(
         &self,
         MayLoad(permit): MayLoad,
         load: impl FnOnce() -> F,
-    ) -> F::Output {
-        let enter = || permit.as_ref().map(Permit::enter);
-        run_within(enter, load, |result| result).await
+    ) -> Result<T, Arc<AnyError>>
+    where
+        F: Future<Output = Result<T, Arc<AnyError>>>,
+    {
+        let mut running = Running::start(&self.counters);
+        let span = Span::load(self.l1.name());
+        let enter = || (permit.as_ref().map(Permit::enter), span.enter());
+        let result = run_within(enter, load, |result| result).await;
+        running.failed = result.is_err();
+        result
     }
 
     /// Stores in L2 what was loaded with the lead, by its place among `fresh`. What that comes too late
@@ -143,6 +178,8 @@ impl<K: TierKey, V: TierValue> Inner<K, V> {
         }
         let ttl = loaded.ttl.or(self.settings.ttl).unwrap_or(Duration::MAX);
         let ttl = self.settings.local_ttl(ttl, fresh.read, fresh.stored);
-        loaded.ttl(ttl)
+        let mut loaded = loaded.ttl(ttl);
+        loaded.age += fresh.read.elapsed();
+        loaded
     }
 }

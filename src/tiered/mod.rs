@@ -5,13 +5,16 @@ mod remote;
 mod codec;
 
 mod backplane;
-mod breaker;
 mod outbox;
 mod rollout;
 mod trust;
 mod waits;
 
+mod calls;
 mod health;
+mod log;
+
+mod breaker;
 
 mod redis;
 
@@ -29,6 +32,7 @@ mod blocking;
 
 pub use blocking::Blocking;
 pub use builder::TieredBuilder;
+pub use calls::{CallStats, L2Calls};
 pub use health::{Health, TierStats, Warning};
 pub use remote::RemoteError;
 pub use rollout::Rollout;
@@ -187,7 +191,14 @@ impl<K: TierKey, V: TierValue> TieredCache<K, V> {
         }
     }
 
-    /// What L1 has done and holds.
+    /// What the cache is called: what L1 was named, or the namespace.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        self.inner.name()
+    }
+
+    /// What L1 has done and holds. What is a load to it is the way to a value, by Redis or the loader;
+    /// the loader's own loads are in [`tier_stats`](Self::tier_stats).
     #[must_use]
     pub fn stats(&self) -> Stats {
         self.inner.l1.stats()
@@ -196,9 +207,7 @@ impl<K: TierKey, V: TierValue> TieredCache<K, V> {
     /// What was asked of Redis, and what came of it.
     #[must_use]
     pub fn tier_stats(&self) -> TierStats {
-        let mut stats = self.inner.counters.snapshot();
-        stats.l2_failures = self.inner.l2.failures();
-        stats
+        self.inner.counters.snapshot(self.inner.l2.calls())
     }
 
     /// How it is with Redis, and with invalidations by other processes.
@@ -208,12 +217,7 @@ impl<K: TierKey, V: TierValue> TieredCache<K, V> {
         let proof = inner.proof.lock();
         let proven = proof.since.filter(|_| inner.trust.is_proven(now()));
         let (last_error, not_subscribed) = (inner.l2.last_error(), proof.lost.clone());
-        let mut warnings = inner.l2.warnings();
-        if let (Some(RemoteError::Forbidden(what)), _) | (_, Some(RemoteError::Forbidden(what))) =
-            (&last_error, &not_subscribed)
-        {
-            warnings.push(Warning::Forbidden(what.clone()));
-        }
+        let warnings = inner.warnings(&[&last_error, &not_subscribed]);
         Health {
             last_error,
             not_subscribed,
@@ -248,6 +252,20 @@ impl<K, V> Inner<K, V> {
         token[..8].copy_from_slice(&self.me.to_be_bytes());
         token[8..].copy_from_slice(&number.to_be_bytes());
         token
+    }
+
+    /// What the cache is called.
+    fn name(&self) -> &str {
+        self.l1.name().unwrap_or_default()
+    }
+
+    /// What is wrong with the server's configuration, or as these errors tell with this process's rights.
+    fn warnings(&self, errors: &[&Option<RemoteError>]) -> Vec<Warning> {
+        let forbidden = errors.iter().find_map(|error| match error {
+            Some(RemoteError::Forbidden(what)) => Some(Warning::Forbidden(what.clone())),
+            _ => None,
+        });
+        self.l2.warnings().into_iter().chain(forbidden).collect()
     }
 }
 

@@ -49,6 +49,15 @@ impl Queue {
     }
 }
 
+/// What came of keeping an invalidation.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) enum Pushed {
+    /// There was none before.
+    First,
+    Another,
+    Overflowed,
+}
+
 impl Outbox {
     pub(crate) fn new(limit: usize) -> Self {
         Self {
@@ -63,8 +72,8 @@ impl Outbox {
         self.len.load(Relaxed)
     }
 
-    /// Keeps an invalidation. If there are too many, all become one that forgets everything: `true`.
-    pub(crate) fn push(&self, subject: Subject) -> bool {
+    /// Keeps an invalidation. If there are too many, all become one that forgets everything.
+    pub(crate) fn push(&self, subject: Subject) -> Pushed {
         let mut queue = self.queue.lock();
         queue.insert(subject);
         let overflows = queue.numbers.len() > self.limit;
@@ -72,10 +81,14 @@ impl Outbox {
             queue.clear();
             queue.insert(Subject::All);
         }
-        self.len.store(queue.numbers.len(), Relaxed);
+        let before = self.len.swap(queue.numbers.len(), Relaxed);
         drop(queue);
         self.pushed.notify_one();
-        overflows
+        match before {
+            _ if overflows => Pushed::Overflowed,
+            0 => Pushed::First,
+            _ => Pushed::Another,
+        }
     }
 
     /// May L2 hold a value of this key that is invalid? Also if it is not known of which keys an
@@ -105,13 +118,14 @@ impl Outbox {
         }
     }
 
-    /// L2 was told. If the same came again meanwhile, that one stays.
-    pub(crate) fn done(&self, number: u64) {
+    /// L2 was told; if the same came again meanwhile, that one stays. Is none left?
+    pub(crate) fn done(&self, number: u64) -> bool {
         let mut queue = self.queue.lock();
         if let Some(subject) = queue.by_number.get(&number).cloned() {
             queue.remove(&subject);
         }
-        self.len.store(queue.numbers.len(), Relaxed);
+        let before = self.len.swap(queue.numbers.len(), Relaxed);
+        before > 0 && queue.numbers.is_empty()
     }
 
     /// Waits until something was pushed.
@@ -173,15 +187,16 @@ mod tests {
     #[test]
     fn too_many_become_one_of_everything() {
         let outbox = Outbox::new(3);
-        for byte in 0..3 {
-            assert!(!outbox.push(key(byte)));
-        }
-        assert!(outbox.push(key(3)));
+        let pushed = (0..4).map(|byte| outbox.push(key(byte)));
+        let (first_one, another) = (Pushed::First, Pushed::Another);
+        let expected = [first_one, another, another, Pushed::Overflowed];
+        assert_eq!(pushed.collect::<Vec<_>>(), expected);
         assert_eq!(outbox.len(), 1);
-        assert!(!outbox.push(key(4)));
+        assert_eq!(outbox.push(key(4)), Pushed::Another);
         assert_eq!(first(&outbox).1, Subject::All);
         assert!(outbox.blocks(&[9]));
-        outbox.done(first(&outbox).0);
+        let (number, _) = first(&outbox);
+        assert!(outbox.done(number) && !outbox.done(number));
         assert_eq!(outbox.len(), 0);
     }
 }

@@ -103,6 +103,11 @@ impl Rollout {
         self.state.shadow.load(Relaxed)
     }
 
+    /// How many of a hundred keys, and whether in the shadow.
+    pub(crate) fn state(&self) -> (f64, bool) {
+        (self.get_percent(), self.is_shadow())
+    }
+
     /// Does the key of this name go through L2?
     pub(crate) fn routes(&self, name: &[u8]) -> bool {
         let share = self.state.share.load(Relaxed);

@@ -3,6 +3,8 @@
 use super::health::count;
 use super::lease::Lease;
 use super::load::Fresh;
+use super::log::{StateChange, log};
+use super::outbox::Pushed;
 use super::remote::{Answer, Head, NewValue, Peer, Subject};
 use super::{Consistency, Inner, TierKey, TierValue, TieredCache, name_of};
 use crate::entry::Loaded;
@@ -305,8 +307,13 @@ impl<K: TierKey, V: TierValue> Inner<K, V> {
         let Ok(told) = told else {
             count(&self.counters.deferred);
             // First, so that whoever finds nothing here does not ask L2.
-            if self.outbox.push(subject.clone()) {
-                count(&self.counters.overflows);
+            match self.outbox.push(subject.clone()) {
+                Pushed::First => log(self.name(), &StateChange::Queued),
+                Pushed::Overflowed => {
+                    count(&self.counters.overflows);
+                    log(self.name(), &StateChange::Overflowed);
+                }
+                Pushed::Another => {}
             }
             drop(promise);
             self.apply(&subject);
