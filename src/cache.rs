@@ -2,6 +2,8 @@
 
 use crate::entry::Loaded;
 use crate::error::{AnyError, LoadError};
+#[cfg(feature = "metrics")]
+use crate::metrics::{Observed, Watch};
 use std::any::Any;
 use std::future::Future;
 use std::pin::Pin;
@@ -90,6 +92,16 @@ pub trait Cache<K, V>: Send + Sync {
         None
     }
 
+    /// What [`Metrics`](crate::Metrics) watches; `None` of one that does not tell what it does.
+    #[cfg(feature = "metrics")]
+    #[doc(hidden)]
+    fn observed(&self) -> Option<Observed>
+    where
+        Self: 'static,
+    {
+        None
+    }
+
     /// [`get_or_load`](Self::get_or_load) for an object: implement this one, call the other.
     ///
     /// An implementation calls `load` at most once.
@@ -158,6 +170,14 @@ macro_rules! impl_for_pointer {
                 (**self).rollout()
             }
 
+            #[cfg(feature = "metrics")]
+            fn observed(&self) -> Option<Observed>
+            where
+                Self: 'static,
+            {
+                (**self).observed()
+            }
+
             fn get_or_load_erased(
                 &self,
                 key: &K,
@@ -193,6 +213,14 @@ macro_rules! impl_for_pointer {
                 (**self).rollout()
             }
 
+            #[cfg(feature = "metrics")]
+            fn observed(&self) -> Option<Observed>
+            where
+                Self: 'static,
+            {
+                (**self).observed()
+            }
+
             fn get_or_load_erased<'a>(
                 &'a self,
                 key: &'a K,
@@ -205,6 +233,20 @@ macro_rules! impl_for_pointer {
 }
 
 impl_for_pointer!(Arc<C>, Box<C>, &C);
+
+#[cfg(feature = "metrics")]
+impl<K: 'static, V: 'static> Watch for dyn Cache<K, V> {
+    fn observed(&self) -> Option<Observed> {
+        Cache::observed(self)
+    }
+}
+
+#[cfg(feature = "metrics")]
+impl<K: 'static, V: 'static> Watch for dyn AsyncCache<K, V> {
+    fn observed(&self) -> Option<Observed> {
+        AsyncCache::observed(self)
+    }
+}
 
 /// Runs `call` with `load` behind one type, and gives its result the type of `load` again.
 ///
@@ -298,6 +340,16 @@ pub trait AsyncCache<K, V>: Send + Sync {
     /// not know Redis.
     #[cfg(feature = "redis")]
     fn rollout(&self) -> Option<&crate::Rollout> {
+        None
+    }
+
+    /// What [`Metrics`](crate::Metrics) watches; `None` of one that does not tell what it does.
+    #[cfg(feature = "metrics")]
+    #[doc(hidden)]
+    fn observed(&self) -> Option<Observed>
+    where
+        Self: 'static,
+    {
         None
     }
 

@@ -95,6 +95,53 @@ impl Durations {
     }
 }
 
+/// A histogram's growth, for recorders that count values one by one.
+#[cfg(feature = "metrics")]
+impl Durations {
+    /// What came after `before`.
+    pub(crate) fn since(&self, before: &Self) -> Self {
+        let pairs = self.buckets.iter().zip(&before.buckets);
+        Self {
+            total: self.total.saturating_sub(before.total),
+            buckets: pairs.map(|(now, then)| now.saturating_sub(*then)).collect(),
+        }
+    }
+
+    pub(crate) fn add(&mut self, other: &Self) {
+        self.total += other.total;
+        for (sum, more) in self.buckets.iter_mut().zip(&other.buckets) {
+            *sum += more;
+        }
+    }
+
+    /// A value of each bucket in seconds, and how many there are: all as far into their buckets as it
+    /// takes for the sum to be the total.
+    pub(crate) fn seconds(&self) -> impl Iterator<Item = (f64, usize)> + '_ {
+        let counted = self
+            .buckets
+            .iter()
+            .enumerate()
+            .filter(|(_, count)| **count > 0);
+        let ranges = counted.map(|(bucket, &count)| {
+            let least = bucket.checked_sub(1).and_then(upper_bound);
+            let least = least.unwrap_or_default().as_secs_f64();
+            let width = upper_bound(bucket).map_or(least, |most| most.as_secs_f64() - least);
+            (least, width, usize::try_from(count).unwrap_or(usize::MAX))
+        });
+        #[allow(clippy::cast_precision_loss)]
+        let sum = |pick: fn((f64, f64)) -> f64| {
+            let parts = ranges.clone();
+            parts
+                .map(|(least, width, count)| pick((least, width)) * count as f64)
+                .sum::<f64>()
+        };
+        let (least, width) = (sum(|(least, _)| least), sum(|(_, width)| width));
+        let part =
+            ((self.total.as_secs_f64() - least) / width.max(f64::MIN_POSITIVE)).clamp(0.0, 1.0);
+        ranges.map(move |(least, width, count)| (least + width * part, count))
+    }
+}
+
 impl Default for Durations {
     fn default() -> Self {
         Self {
@@ -235,6 +282,34 @@ mod tests {
             );
         }
         assert_eq!(Durations::default().percentile(50.0), Duration::ZERO);
+    }
+
+    #[cfg(feature = "metrics")]
+    #[test]
+    fn growth_is_told_value_by_value_with_the_sum_exact() {
+        let tally = StripedTally::new();
+        let count = |micros| tally.count(ThreadSlot::current(), Duration::from_micros(micros));
+        (1..100).for_each(count);
+        let before = tally.snapshot();
+        (1_000..3_000).for_each(count);
+        let growth = tally.snapshot().since(&before);
+        assert_eq!(growth.count(), 2_000);
+        let values: Vec<(f64, usize)> = growth.seconds().collect();
+        let sum: f64 = values
+            .iter()
+            .map(|(value, count)| value * f64::from(u32::try_from(*count).unwrap()))
+            .sum();
+        assert!((sum - growth.total().as_secs_f64()).abs() < 1e-9, "{sum}");
+        for (value, count) in values {
+            assert!(
+                count > 0 && (0.000_75..0.003_75).contains(&value),
+                "{value}"
+            );
+        }
+        let mut both = before.clone();
+        both.add(&growth);
+        assert_eq!(both, tally.snapshot());
+        assert_eq!(Durations::default().seconds().count(), 0);
     }
 
     #[test]

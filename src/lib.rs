@@ -12,6 +12,8 @@ mod error;
 mod random;
 mod stats;
 
+#[cfg(feature = "metrics")]
+mod metrics;
 mod trace;
 
 mod entry;
@@ -52,6 +54,8 @@ pub use local::Detached;
 pub use local::{Builder, DefaultHasher, Iter, LocalCache, Policy, RemovalCause};
 #[cfg(feature = "snapshot")]
 pub use local::{RestoreReport, SnapshotReport};
+#[cfg(feature = "metrics")]
+pub use metrics::{Metrics, Watch, WatchError};
 #[cfg(any(feature = "serde", feature = "snapshot"))]
 pub use schema::{Schema, TierKey, TierValue};
 #[cfg(feature = "snapshot")]

@@ -175,6 +175,14 @@ where
         CacheFuture::ready(())
     }
 
+    #[cfg(feature = "metrics")]
+    fn observed(&self) -> Option<crate::metrics::Observed>
+    where
+        Self: 'static,
+    {
+        crate::Watch::observed(self)
+    }
+
     fn get_or_load_erased<'a>(
         &'a self,
         key: &'a K,

@@ -12,6 +12,8 @@ mod iter;
 mod load;
 mod load_async;
 mod many;
+#[cfg(feature = "metrics")]
+mod observe;
 mod policy;
 mod read;
 pub(crate) mod reader_lock;
@@ -32,6 +34,8 @@ pub use detached::Detached;
 pub use iter::Iter;
 #[cfg(feature = "redis")]
 pub(crate) use many::{BatchResult, erase_many};
+#[cfg(all(feature = "metrics", feature = "redis"))]
+pub(crate) use observe::{Loads, samples};
 pub use policy::Policy;
 pub use removal::RemovalCause;
 #[cfg(feature = "snapshot")]
@@ -405,6 +409,14 @@ where
 
     fn clear(&self) {
         self.clear();
+    }
+
+    #[cfg(feature = "metrics")]
+    fn observed(&self) -> Option<crate::metrics::Observed>
+    where
+        Self: 'static,
+    {
+        crate::Watch::observed(self)
     }
 
     fn get_or_load_erased(

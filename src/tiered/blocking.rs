@@ -23,7 +23,7 @@ use std::time::Duration;
 ///
 /// Where it would have to block, if it is called by a task: tasks use the [`TieredCache`] itself.
 pub struct Blocking<K, V> {
-    tier: TieredCache<K, V>,
+    pub(super) tier: TieredCache<K, V>,
 }
 
 impl<K, V> Clone for Blocking<K, V> {
@@ -104,6 +104,14 @@ impl<K: TierKey, V: TierValue> Cache<K, V> for Blocking<K, V> {
 
     fn rollout(&self) -> Option<&Rollout> {
         Some(self.tier.rollout())
+    }
+
+    #[cfg(feature = "metrics")]
+    fn observed(&self) -> Option<crate::metrics::Observed>
+    where
+        Self: 'static,
+    {
+        crate::Watch::observed(self)
     }
 
     fn get_or_load_erased(

@@ -24,6 +24,8 @@ mod keeper;
 mod lease;
 mod load;
 mod many;
+#[cfg(feature = "metrics")]
+mod observe;
 mod shadow;
 mod warm;
 mod write;
@@ -207,29 +209,13 @@ impl<K: TierKey, V: TierValue> TieredCache<K, V> {
     /// What was asked of Redis, and what came of it.
     #[must_use]
     pub fn tier_stats(&self) -> TierStats {
-        self.inner.counters.snapshot(self.inner.l2.calls())
+        self.inner.tier_stats()
     }
 
     /// How it is with Redis, and with invalidations by other processes.
     #[must_use]
     pub fn health(&self) -> Health {
-        let inner = &*self.inner;
-        let proof = inner.proof.lock();
-        let proven = proof.since.filter(|_| inner.trust.is_proven(now()));
-        let (last_error, not_subscribed) = (inner.l2.last_error(), proof.lost.clone());
-        let warnings = inner.warnings(&[&last_error, &not_subscribed]);
-        Health {
-            last_error,
-            not_subscribed,
-            breaker_open: inner.l2.is_open(),
-            proven_for: proven.map(|since| since.elapsed()),
-            gaps: proof.gaps,
-            subscriptions: proof.subscriptions,
-            queued: inner.outbox.len(),
-            percent: inner.settings.rollout.get_percent(),
-            shadow: inner.settings.rollout.is_shadow(),
-            warnings,
-        }
+        self.inner.health()
     }
 
     /// Which keys go through Redis: to be changed while the cache is used.
@@ -257,6 +243,29 @@ impl<K, V> Inner<K, V> {
     /// What the cache is called.
     fn name(&self) -> &str {
         self.l1.name().unwrap_or_default()
+    }
+
+    fn tier_stats(&self) -> TierStats {
+        self.counters.snapshot(self.l2.calls())
+    }
+
+    fn health(&self) -> Health {
+        let proof = self.proof.lock();
+        let proven = proof.since.filter(|_| self.trust.is_proven(now()));
+        let (last_error, not_subscribed) = (self.l2.last_error(), proof.lost.clone());
+        let warnings = self.warnings(&[&last_error, &not_subscribed]);
+        Health {
+            last_error,
+            not_subscribed,
+            breaker_open: self.l2.is_open(),
+            proven_for: proven.map(|since| since.elapsed()),
+            gaps: proof.gaps,
+            subscriptions: proof.subscriptions,
+            queued: self.outbox.len(),
+            percent: self.settings.rollout.get_percent(),
+            shadow: self.settings.rollout.is_shadow(),
+            warnings,
+        }
     }
 
     /// What is wrong with the server's configuration, or as these errors tell with this process's rights.
@@ -361,6 +370,14 @@ impl<K: TierKey, V: TierValue> AsyncCache<K, V> for TieredCache<K, V> {
 
     fn rollout(&self) -> Option<&Rollout> {
         Some(self.rollout())
+    }
+
+    #[cfg(feature = "metrics")]
+    fn observed(&self) -> Option<crate::metrics::Observed>
+    where
+        Self: 'static,
+    {
+        crate::Watch::observed(self)
     }
 
     fn get_or_load_erased<'a>(

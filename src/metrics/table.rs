@@ -1,0 +1,166 @@
+//! All metrics: what they are called, and what they mean.
+
+/// What is published under one name.
+#[derive(Debug)]
+pub(crate) struct Metric {
+    pub(super) name: &'static str,
+    pub(super) kind: Kind,
+    /// Beside `cache`.
+    pub(super) label: &'static str,
+    pub(super) help: &'static str,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) enum Kind {
+    Counter,
+    Gauge,
+    /// Of seconds.
+    Histogram,
+}
+
+macro_rules! metrics {
+    ($($(#[$cfg:meta])? $metric:ident: $kind:ident $name:literal $([$label:literal])?, $help:literal;)*) => {
+        $($(#[$cfg])? pub(crate) static $metric: Metric = Metric {
+            name: $name,
+            kind: Kind::$kind,
+            label: concat!("" $(, $label)?),
+            help: $help,
+        };)*
+
+        /// In the order in which they are documented.
+        pub(super) static ALL: &[&Metric] = &[$($(#[$cfg])? &$metric,)*];
+    };
+}
+
+metrics! {
+    HITS: Counter "hotset_hits_total" ["tier"], "Lookups that found a live entry.";
+    MISSES: Counter "hotset_misses_total" ["tier"], "Lookups that did not.";
+    LOADS: Counter "hotset_loads_total", "Loaders that were run.";
+    LOAD_FAILURES: Counter "hotset_load_failures_total",
+        "Loaders that returned an error or panicked.";
+    LOAD_SECONDS: Histogram "hotset_load_seconds",
+        "How long loaders took: what a caller would wait without the cache.";
+    COALESCED: Counter "hotset_coalesced_total",
+        "Callers who missed, and got what another caller's load had found.";
+    RENEWALS: Counter "hotset_renewals_total", "Loads of entries that were alive, to renew them.";
+    STALE_SERVES: Counter "hotset_stale_serves_total",
+        "Callers who were served an expired value, since the load failed.";
+    QUEUED_LOADS: Counter "hotset_queued_loads_total",
+        "Loads that had to wait for others to end, for want of a permit.";
+    AGE_SECONDS: Histogram "hotset_age_seconds",
+        "How long ago values were loaded when they were served, on one hit in 64.";
+    INSERTS: Counter "hotset_inserts_total", "Entries stored, replacements included.";
+    REFUSED: Counter "hotset_refused_total",
+        "Values not stored: heavier than the whole budget, or with no time to live.";
+    OUTDATED: Counter "hotset_outdated_total",
+        "Loads whose value was not stored, since the key was written or removed meanwhile.";
+    REMOVALS: Counter "hotset_removals_total" ["cause"],
+        "Entries that left: evicted, expired, replaced, removed, cleared or invalidated.";
+    ENTRIES: Gauge "hotset_entries", "Entries held.";
+    WEIGHT: Gauge "hotset_weight", "What they weigh; without a weigher, each weighs 1.";
+    CAPACITY: Gauge "hotset_capacity", "The most that they may weigh; absent if unbounded.";
+
+    #[cfg(feature = "redis")]
+    L2_CALL_SECONDS: Histogram "hotset_l2_call_seconds" ["operation"],
+        "How long calls to Redis took: ask, fill, invalidate, renew, acknowledge.";
+    #[cfg(feature = "redis")]
+    L2_FAILURES: Counter "hotset_l2_failures_total" ["operation"], "Calls to Redis that failed.";
+    #[cfg(feature = "redis")]
+    L2_WAITS: Counter "hotset_l2_waits_total",
+        "Times that a caller waited for another process's load.";
+    #[cfg(feature = "redis")]
+    L2_ALONE: Counter "hotset_l2_alone_total", "Loads whose values were not for Redis.";
+    #[cfg(feature = "redis")]
+    L2_FILLS: Counter "hotset_l2_fills_total" ["result"],
+        "Loaded values for Redis: stored, or lost to an invalidation or another process.";
+    #[cfg(feature = "redis")]
+    L2_UNREADABLE: Counter "hotset_l2_unreadable_total",
+        "Values in Redis of another schema or format, or damaged.";
+    #[cfg(feature = "redis")]
+    L2_UNSTORABLE: Counter "hotset_l2_unstorable_total",
+        "Values that were too large for Redis, had too many tags, or could not be serialized.";
+    #[cfg(feature = "redis")]
+    INVALIDATIONS: Counter "hotset_invalidations_total" ["result"],
+        "Invalidations: sent to Redis, or deferred since it could not be told.";
+    #[cfg(feature = "redis")]
+    INVALIDATIONS_QUEUED: Gauge "hotset_invalidations_queued",
+        "Invalidations that Redis could not be told of yet.";
+    #[cfg(feature = "redis")]
+    INVALIDATION_OVERFLOWS: Counter "hotset_invalidation_overflows_total",
+        "Times that the queue overflowed, and became one invalidation of everything.";
+    #[cfg(feature = "redis")]
+    BREAKER_OPEN: Gauge "hotset_breaker_open",
+        "1 while Redis is not asked, since it failed too often.";
+    #[cfg(feature = "redis")]
+    BACKPLANE_PROVEN: Gauge "hotset_backplane_proven",
+        "1 while invalidations of other processes are proven to arrive.";
+    #[cfg(feature = "redis")]
+    BACKPLANE_PROVEN_SECONDS: Gauge "hotset_backplane_proven_seconds",
+        "For how long they have been, without a break.";
+    #[cfg(feature = "redis")]
+    BACKPLANE_EVENTS: Counter "hotset_backplane_events_total",
+        "Invalidations by other processes that were applied.";
+    #[cfg(feature = "redis")]
+    BACKPLANE_GAPS: Counter "hotset_backplane_gaps_total",
+        "Times that invalidations were missing, so that all of L1 was forgotten.";
+    #[cfg(feature = "redis")]
+    BACKPLANE_SUBSCRIPTIONS: Counter "hotset_backplane_subscriptions_total",
+        "Times that the subscription was begun.";
+    #[cfg(feature = "redis")]
+    FORGETS: Counter "hotset_forgets_total",
+        "Times that all of L1 was forgotten, since invalidations might have been missed.";
+    #[cfg(feature = "redis")]
+    UNPROVEN_READS: Counter "hotset_unproven_reads_total",
+        "Reads that L1 could not serve, since invalidations were not proven to arrive.";
+    #[cfg(feature = "redis")]
+    SHADOW: Counter "hotset_shadow_total" ["result"],
+        "Values compared in the shadow: same as what was loaded, or different.";
+    #[cfg(feature = "redis")]
+    ROLLOUT_PERCENT: Gauge "hotset_rollout_percent", "How many of a hundred keys go through Redis.";
+    #[cfg(feature = "redis")]
+    SHADOW_ON: Gauge "hotset_shadow", "1 while what Redis holds is compared, and not served.";
+    #[cfg(feature = "redis")]
+    WARNINGS: Gauge "hotset_warnings",
+        "What is wrong with Redis's configuration, or this process's rights there.";
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The table as users read it.
+    fn documented() -> String {
+        let row = |metric: &&Metric| {
+            let (name, help) = (metric.name, metric.help);
+            let kind = format!("{:?}", metric.kind).to_lowercase();
+            let label = match metric.label {
+                "" => String::new(),
+                label => format!("`{label}`"),
+            };
+            format!("| `{name}` | {kind} | {label} | {help} |\n")
+        };
+        let rows: String = ALL.iter().map(row).collect();
+        format!("| metric | kind | label | |\n| --- | --- | --- | --- |\n{rows}")
+    }
+
+    #[cfg(feature = "redis")]
+    #[test]
+    fn the_documentation_has_this_table() {
+        let table = documented();
+        assert!(table == include_str!("table.md"), "it should be\n{table}");
+    }
+
+    #[test]
+    fn names_are_as_prometheus_wants_them() {
+        for metric in ALL {
+            let name = metric.name;
+            assert!(name.starts_with("hotset_"), "{name}");
+            let is_total = name.ends_with("_total");
+            assert_eq!(is_total, metric.kind == Kind::Counter, "{name}");
+            let has_unit = name.ends_with("_seconds");
+            assert!(has_unit || metric.kind != Kind::Histogram, "{name}");
+            assert!(metric.help.ends_with('.'), "{name}");
+        }
+        assert_eq!(documented().lines().count(), ALL.len() + 2);
+    }
+}
