@@ -13,10 +13,13 @@ mod corners;
 mod deciders;
 mod failover;
 mod history;
+mod observed;
 mod outage;
 mod paths;
 mod processes;
 mod rollout;
+#[cfg(feature = "tracing")]
+mod traces;
 mod warm;
 mod worker;
 

@@ -1,0 +1,179 @@
+//! Spans and events, as a subscriber of `tracing` sees them.
+
+use super::servers::{Server, soon};
+use super::{builder, proven, value};
+use hotset::{Consistency, TieredCache};
+use std::cell::RefCell;
+use std::fmt::{self, Debug};
+use std::sync::{Arc, Mutex, Once};
+use tracing::field::{Field, Visit};
+use tracing::{Event, Level, Subscriber, span};
+use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
+use tracing_subscriber::registry::LookupSpan;
+
+/// What this thread has told, in order: a line for each event, and for each span as it begins.
+#[derive(Clone, Default)]
+struct Told(Arc<Mutex<Vec<String>>>);
+
+thread_local! {
+    static LISTENER: RefCell<Option<Told>> = const { RefCell::new(None) };
+}
+
+/// Passes on what is told to who listens in that thread. A subscriber for each thread would miss what
+/// another one has met before: whether anybody listens to a call site is asked once.
+struct ByThread;
+
+impl Told {
+    /// In this thread. The test's runtime must have no other.
+    fn listen() -> Self {
+        static SUBSCRIBER: Once = Once::new();
+        SUBSCRIBER.call_once(|| {
+            let subscriber = tracing_subscriber::registry().with(ByThread);
+            tracing::subscriber::set_global_default(subscriber).unwrap();
+        });
+        let told = Self::default();
+        LISTENER.set(Some(told.clone()));
+        told
+    }
+
+    fn lines(&self) -> Vec<String> {
+        self.0.lock().unwrap().clone()
+    }
+
+    /// How many lines have this in them.
+    fn count(&self, part: &str) -> usize {
+        let lines = self.lines();
+        lines.iter().filter(|line| line.contains(part)).count()
+    }
+}
+
+fn tell(line: String) {
+    LISTENER.with_borrow(|listener| {
+        if let Some(told) = listener {
+            told.0.lock().unwrap().push(line);
+        }
+    });
+}
+
+/// The fields of an event or span: ` name=value` for each.
+#[derive(Default)]
+struct Fields(String);
+
+impl Visit for Fields {
+    fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
+        fmt::Write::write_fmt(&mut self.0, format_args!(" {field}={value:?}")).unwrap();
+    }
+}
+
+impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for ByThread {
+    fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
+        if event.metadata().target() == "hotset" {
+            let mut fields = Fields::default();
+            event.record(&mut fields);
+            let line = format!("{}{}", event.metadata().level(), fields.0);
+            tell(line);
+        }
+    }
+
+    fn on_new_span(&self, attributes: &span::Attributes<'_>, id: &span::Id, at: Context<'_, S>) {
+        let metadata = attributes.metadata();
+        if metadata.target() == "hotset" {
+            assert_eq!(*metadata.level(), Level::DEBUG);
+            let mut fields = Fields::default();
+            attributes.record(&mut fields);
+            let parent = at.span(id).and_then(|span| Some(span.parent()?.name()));
+            let within = parent.map_or(String::new(), |parent| format!("{parent} > "));
+            let line = format!("{within}{}{}", metadata.name(), fields.0);
+            tell(line);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_miss_is_a_span_with_the_calls_and_the_load_within() {
+    let server = Server::start();
+    let told = Told::listen();
+    let cache = proven::<u64>(&server.url(), Consistency::Realtime).await;
+    let before = told.lines().len();
+    cache.get_or_load_async(&1, || value(10)).await.unwrap();
+    cache.get_or_load_async(&1, || value(10)).await.unwrap();
+    let lines = told.lines().split_off(before);
+    let of_miss = lines.iter().filter(|line| !line.contains("renew"));
+    let expected = [
+        r#"fetch cache="test""#,
+        r#"fetch > l2 cache="test" operation="ask""#,
+        r#"fetch > load cache="test""#,
+        r#"fetch > l2 cache="test" operation="fill""#,
+    ];
+    assert_eq!(of_miss.collect::<Vec<_>>(), expected);
+}
+
+#[tokio::test]
+async fn an_outage_is_told_once_and_so_is_its_end() {
+    let mut server = Server::start();
+    let told = Told::listen();
+    let cache = proven::<u64>(&server.url(), Consistency::Realtime).await;
+    soon("told", || told.count("proven to arrive") == 1).await;
+    let at_start = [
+        r#"INFO message=subscribed to invalidations cache="test""#,
+        r#"INFO message=invalidations are proven to arrive cache="test""#,
+    ];
+    let events = told.lines().into_iter().filter(|line| !line.contains("l2"));
+    assert_eq!(events.collect::<Vec<_>>(), at_start);
+
+    server.kill();
+    for key in 0..100 {
+        cache.get_or_load_async(&key, || value(10)).await.unwrap();
+        cache.invalidate(&key).await;
+    }
+    let worse = [
+        "WARN message=no subscription to invalidations: ",
+        "WARN message=invalidations are not proven to arrive",
+        "WARN message=circuit breaker open",
+        "WARN message=Redis cannot be told of invalidations",
+    ];
+    for event in worse {
+        soon(event, || told.count(event) > 0).await;
+    }
+    // Some beats more, in which nothing is new.
+    tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+    assert_eq!(told.count("WARN"), worse.len(), "{:#?}", told.lines());
+
+    server.restart();
+    let better = [
+        "INFO message=subscribed to invalidations",
+        "INFO message=invalidations are proven to arrive",
+        "INFO message=circuit breaker closed",
+        "INFO message=Redis was told of all invalidations that were queued",
+    ];
+    for event in better {
+        soon(event, || told.count(event) > 0).await;
+    }
+    soon("all is well", || is_well(&cache)).await;
+    assert_eq!(told.count("WARN"), worse.len(), "{:#?}", told.lines());
+    let all = at_start.len() + better.len();
+    soon("each once", || told.count("INFO") == all).await;
+}
+
+fn is_well(cache: &TieredCache<u64, u64>) -> bool {
+    let health = cache.health();
+    health.proven_for.is_some() && !health.breaker_open && health.queued == 0
+}
+
+#[tokio::test]
+async fn what_is_wrong_with_the_server_and_what_others_set_is_told() {
+    let server = Server::start_with(&["--maxmemory", "0"]);
+    let told = Told::listen();
+    let cache = builder::<u64>(&server.url(), Consistency::Realtime);
+    let cache = cache.build().unwrap();
+    soon("warned", || {
+        told.count("WARN message=Redis has no memory limit") == 1
+    })
+    .await;
+    cache.rollout().set_percent(25.0).unwrap();
+    let rollout = "INFO message=25 percent of the keys go through Redis cache";
+    soon("rollout", || told.count(rollout) == 1).await;
+    cache.rollout().set_shadow(true);
+    soon("shadow", || told.count("Redis, in the shadow") == 1).await;
+    assert_eq!(told.count("WARN"), 1, "{:#?}", told.lines());
+}
