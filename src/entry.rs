@@ -1,5 +1,6 @@
 //! A loaded value and what its entry shall be.
 
+use crate::clock::Nanos;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -29,7 +30,7 @@ pub struct Loaded<V> {
     pub(crate) weight: Option<u64>,
     pub(crate) tags: Vec<Arc<str>>,
     /// How old the value is, if it comes from another cache.
-    pub(crate) age: Duration,
+    pub(crate) age: Nanos,
 }
 
 impl<V> Loaded<V> {
@@ -40,7 +41,7 @@ impl<V> Loaded<V> {
             ttl: None,
             weight: None,
             tags: Vec::new(),
-            age: Duration::ZERO,
+            age: 0,
         }
     }
 

@@ -292,7 +292,7 @@ where
                 };
                 room = rest;
                 let mut loaded = Loaded::new(value).tags(entry.tags);
-                loaded.age = Duration::from_nanos(passed);
+                loaded.age = passed;
                 chosen.push(Chosen {
                     key,
                     loaded,

@@ -5,7 +5,7 @@ use super::extras::{Extra, Origin};
 use super::removal::{RemovalCause, Removals};
 use super::shard::{NewEntry, Shard};
 use super::{Cell, LocalCache, Place};
-use crate::clock::{Nanos, saturating_nanos};
+use crate::clock::Nanos;
 use crate::entry::Loaded;
 use crate::flight::{Leader, Outdated, Writing};
 use crate::stats::Count;
@@ -149,7 +149,7 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
         Origin {
             load_time,
             // A load may have read it as soon as it began.
-            age: load_time.max(saturating_nanos(loaded.age)),
+            age: load_time.max(loaded.age),
             epoch,
             tags,
         }

@@ -16,6 +16,7 @@
 //! made in any other way is unreadable: a miss.
 
 use super::remote::{Head, Unreadable};
+use crate::clock::saturating_nanos;
 use crate::entry::Loaded;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::sync::Arc;
@@ -192,7 +193,8 @@ impl Codec {
         };
         let mut loaded = Loaded::new(value).tags(body.tags);
         loaded.ttl = (body.ttl > 0).then(|| Duration::from_millis(body.ttl));
-        loaded.age = Duration::from_millis(unix_millis().saturating_sub(body.stored_at));
+        let age = unix_millis().saturating_sub(body.stored_at);
+        loaded.age = saturating_nanos(Duration::from_millis(age));
         Ok(loaded)
     }
 
@@ -287,7 +289,7 @@ mod tests {
         let loaded = codec().decode::<String>(&bytes).unwrap();
         assert_eq!((&*loaded.value, loaded.tags), ("12.50", tags().into()));
         assert_eq!(loaded.ttl, Some(Duration::from_secs(300)));
-        let years = loaded.age.as_secs() / (365 * 24 * 3_600);
+        let years = loaded.age / (365 * 24 * 3_600 * 1_000_000_000);
         assert!(
             (1..100).contains(&years),
             "stored in November 2023: {years}"

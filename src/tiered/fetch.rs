@@ -7,6 +7,7 @@ use super::load::{Fresh, LoadResult, MayLoad};
 use super::remote::{Answer, Ask, Head, RemoteError, Token};
 use super::trust::now;
 use super::{Consistency, Inner, TierKey, TierValue, name_of};
+use crate::clock::saturating_nanos;
 use crate::entry::Loaded;
 use crate::error::{AnyError, LoadError};
 use std::future::Future;
@@ -270,7 +271,7 @@ impl<K: TierKey, V: TierValue> Inner<K, V> {
         count(&self.counters.l2_hits);
         if let (Some(ttl), Some(left)) = (loaded.ttl, left) {
             // By the server's clock, which all share.
-            loaded.age = ttl.saturating_sub(left);
+            loaded.age = saturating_nanos(ttl.saturating_sub(left));
         }
         Some(loaded.ttl(left.unwrap_or(Duration::MAX)))
     }

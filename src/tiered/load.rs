@@ -6,6 +6,7 @@ use super::health::{TierCounters, count};
 use super::lease::Granted;
 use super::remote::{Fill, Head};
 use super::{Inner, TierKey, TierValue};
+use crate::clock::saturating_nanos;
 use crate::entry::Loaded;
 use crate::error::AnyError;
 use crate::flight::future::TaskAlarm;
@@ -179,7 +180,8 @@ impl<K: TierKey, V: TierValue> Inner<K, V> {
         let ttl = loaded.ttl.or(self.settings.ttl).unwrap_or(Duration::MAX);
         let ttl = self.settings.local_ttl(ttl, fresh.read, fresh.stored);
         let mut loaded = loaded.ttl(ttl);
-        loaded.age += fresh.read.elapsed();
+        let since = saturating_nanos(fresh.read.elapsed());
+        loaded.age = loaded.age.saturating_add(since);
         loaded
     }
 }
