@@ -2,7 +2,9 @@
 //! configuration that users copy from.
 
 pub(crate) mod cluster;
+pub(crate) mod postgres;
 pub(crate) mod replicated;
+pub(crate) mod shop;
 
 use rustix::process::{Pid, Signal, kill_process};
 use std::io;
