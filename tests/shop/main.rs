@@ -1,7 +1,17 @@
-//! The example `shop`, over real databases, and its page in a real browser.
+//! The example `shop`: its routes, over real databases, and its page in a real browser.
 
 #[path = "../servers/mod.rs"]
 #[allow(dead_code)]
 mod servers;
 
+mod browser;
+mod client;
 mod fixtures;
+#[cfg(feature = "snapshot")]
+mod kept;
+#[cfg(feature = "redis")]
+mod outages;
+mod page;
+#[cfg(feature = "redis")]
+mod processes;
+mod routes;

@@ -1,0 +1,56 @@
+//! The home page: what sells best, and what the caches do.
+
+use crate::AnyError;
+use crate::records::{Listed, Price, Stock, Versioned};
+use crate::service::Shop;
+use std::fmt::Write;
+
+const PAGE: &str = include_str!("page.html");
+const STYLE: &str = include_str!("page.css");
+const SCRIPT: &str = include_str!("page.js");
+
+/// Reads a list, and a price and a count of each in it.
+pub(crate) async fn home(shop: &Shop, anew: bool) -> Result<String, AnyError> {
+    let home = shop.home(anew).await?;
+    let mut cards = String::new();
+    for product in &home.products {
+        let price = shop.get::<Price>(product.id, anew).await?;
+        let stock = shop.get::<Stock>(product.id, anew).await?;
+        if let Some((price, stock)) = price.zip(stock) {
+            card(&mut cards, product, &price, &stock);
+        }
+    }
+    Ok(PAGE
+        .replace("/* style */", STYLE)
+        .replace("/* script */", SCRIPT)
+        .replace("<!-- products -->", &cards))
+}
+
+fn card(cards: &mut String, product: &Listed, price: &Price, stock: &Stock) {
+    let Listed {
+        id,
+        name,
+        category,
+        stars,
+    } = product;
+    let (name, category) = (escaped(name), escaped(category));
+    let (price, left) = (dollars(price.number()), stock.number());
+    let stars = format!("{}.{}", stars / 100, stars / 10 % 10);
+    let _ = write!(
+        cards,
+        "<li data-id=\"{id}\"><a href=\"/products/{id}\">{name}</a>\
+         <span class=\"category\">{category}</span>\
+         <span class=\"stars\" title=\"stars, of 5\">{stars}</span>\
+         <b class=\"price\">{price}</b><span class=\"stock\">{left} left</span></li>"
+    );
+}
+
+fn dollars(cents: i64) -> String {
+    format!("${}.{:02}", cents / 100, cents % 100)
+}
+
+fn escaped(text: &str) -> String {
+    text.replace('&', "&amp;")
+        .replace('<', "&lt;")
+        .replace('"', "&quot;")
+}

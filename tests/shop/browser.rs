@@ -1,0 +1,144 @@
+//! A browser without a window.
+
+use super::client::agent;
+use super::servers::{eventually, free_port};
+use fantoccini::wd::Capabilities;
+use fantoccini::{Client, ClientBuilder, Locator};
+use hyper_util::client::legacy::connect::HttpConnector;
+use serde_json::{Value, json};
+use std::net::TcpStream;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+use tempfile::TempDir;
+
+/// Chromium, and the driver that it is driven by.
+pub(crate) struct Browser {
+    pub(crate) client: Client,
+    driver: Driver,
+    _profile: TempDir,
+}
+
+struct Driver {
+    port: u16,
+    process: Child,
+}
+
+impl Browser {
+    /// Of 1280 by 800 pixels.
+    pub(crate) async fn start() -> Self {
+        let driver = Driver::start();
+        let profile = tempfile::tempdir().unwrap();
+        let folder = format!("--user-data-dir={}", profile.path().display());
+        let mut options = vec![
+            "--headless",
+            // It refuses to run as root with one.
+            "--no-sandbox",
+            "--disable-gpu",
+            "--disable-quic",
+            "--disable-dev-shm-usage",
+            "--no-first-run",
+            // It is not to look for anything elsewhere.
+            "--disable-background-networking",
+            "--disable-component-update",
+            "--disable-sync",
+            "--hide-scrollbars",
+            "--window-size=1280,800",
+        ];
+        options.push(&folder);
+        let wanted = json!({
+            "goog:chromeOptions": { "args": options },
+            "goog:loggingPrefs": { "browser": "ALL" },
+        });
+        let wanted: Capabilities = serde_json::from_value(wanted).unwrap();
+        let client = ClientBuilder::new(HttpConnector::new())
+            .capabilities(wanted)
+            .connect(&driver.url())
+            .await
+            .expect("chromium is installed");
+        Self {
+            client,
+            driver,
+            _profile: profile,
+        }
+    }
+
+    /// What an element shows.
+    pub(crate) async fn text(&self, css: &str) -> String {
+        let element = self.client.find(Locator::Css(css)).await.unwrap();
+        element.text().await.unwrap()
+    }
+
+    pub(crate) async fn click(&self, css: &str) {
+        let element = self.client.find(Locator::Css(css)).await.unwrap();
+        element.click().await.unwrap();
+    }
+
+    /// Waits until the page makes a script true.
+    pub(crate) async fn until(&self, script: &str) {
+        let condition = format!("return Boolean({script})");
+        let is_true = async {
+            while self.run(&condition).await != true {
+                // Its turn.
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        let waited = tokio::time::timeout(Duration::from_secs(30), is_true).await;
+        if waited.is_err() {
+            let shown = self.text("body").await;
+            panic!("not true: {script}\n{shown}\n{:#}", self.log().await);
+        }
+    }
+
+    pub(crate) async fn run(&self, script: &str) -> Value {
+        self.client.execute(script, Vec::new()).await.unwrap()
+    }
+
+    /// What the page has written to its console since this was called before: errors, above all.
+    pub(crate) async fn log(&self) -> Value {
+        let session = self.client.session_id().await.unwrap().unwrap();
+        let url = format!("{}/session/{session}/se/log", self.driver.url());
+        let ask = move || {
+            let mut answer = agent()
+                .post(url)
+                .send_json(json!({ "type": "browser" }))
+                .unwrap();
+            answer.body_mut().read_json::<Value>().unwrap()
+        };
+        tokio::task::spawn_blocking(ask).await.unwrap()["value"].take()
+    }
+
+    /// Without this Chromium lives on.
+    pub(crate) async fn close(self) {
+        self.client.close().await.unwrap();
+    }
+}
+
+impl Driver {
+    fn start() -> Self {
+        let port = free_port();
+        let process = Command::new("chromedriver")
+            .arg(format!("--port={port}"))
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("chromium-driver is installed");
+        let driver = Self { port, process };
+        eventually("chromedriver listens", || {
+            TcpStream::connect(("127.0.0.1", port)).is_ok()
+        });
+        driver
+    }
+
+    fn url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.port)
+    }
+}
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        // It ends its browsers first. It may have ended itself.
+        let _ = rustix::process::Pid::from_raw(self.process.id().try_into().unwrap())
+            .map(|pid| rustix::process::kill_process(pid, rustix::process::Signal::TERM));
+        let _ = self.process.wait();
+    }
+}

@@ -1,0 +1,69 @@
+//! What a shop that is stopped leaves to the next one.
+
+use super::routes::SMALL;
+use super::servers::shop::Shop;
+use std::fs;
+
+#[test]
+fn one_that_is_stopped_leaves_what_it_holds_to_the_next() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("shop.sqlite");
+    let kept = folder.path().join("kept");
+    let place = [
+        ["--database", file.to_str().unwrap()],
+        ["--snapshot", kept.to_str().unwrap()],
+    ];
+    let options = [&SMALL[..], &place.concat()].concat();
+    let mut shop = Shop::start(&options);
+    assert!(
+        shop.said().contains("restored: 0 entries"),
+        "{}",
+        shop.said()
+    );
+    for id in 1..=20 {
+        shop.get(&format!("/profiles/{id}"));
+    }
+    shop.put_price(7, 123);
+    assert!(shop.stop().success(), "{}", shop.said());
+    // Products, prices and stock were warmed, and the changed price was not read again.
+    assert!(
+        shop.said().contains("snapshot: 469 entries"),
+        "{}",
+        shop.said()
+    );
+
+    // Somebody else changes a price while no shop runs.
+    let database = rusqlite::Connection::open(&file).unwrap();
+    let change = "UPDATE prices SET cents = 456, version = version + 1 WHERE product = 7";
+    database.execute(change, []).unwrap();
+    let next = Shop::start(&options);
+    // Not the prices and the stock.
+    assert!(
+        next.said().contains("restored: 170 entries"),
+        "{}",
+        next.said()
+    );
+    assert_eq!(next.get("/prices/7").body["cents"], 456);
+    for id in 1..=20 {
+        next.get(&format!("/profiles/{id}"));
+    }
+    let profiles = next.cache("profiles");
+    assert_eq!(
+        (&profiles["hits"], &profiles["loads"]),
+        (&20.into(), &0.into())
+    );
+}
+
+#[test]
+fn one_begins_empty_where_a_snapshot_is_damaged() {
+    let kept = tempfile::tempdir().unwrap();
+    let options = [&SMALL[..], &["--snapshot", kept.path().to_str().unwrap()]].concat();
+    fs::write(kept.path().join("products"), "no snapshot").unwrap();
+    let shop = Shop::start(&options);
+    assert!(
+        shop.said().contains("products: not restored"),
+        "{}",
+        shop.said()
+    );
+    assert_eq!(shop.get("/products/7").status, 200);
+}
