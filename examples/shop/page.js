@@ -35,7 +35,7 @@ function line(points, color, x, y) {
 }
 
 function chart(svg, hits, loads, scale, label, what) {
-  const [left, right, top, bottom] = [44, 398, 6, 146];
+  const [left, right, top, bottom] = [44, 398, 6, 186];
   const x = (i) => (left + ((i + SECONDS - hits.length) * (right - left)) / (SECONDS - 1)).toFixed(1);
   const y = (value) => (bottom - scale.place(value) * (bottom - top)).toFixed(1);
   const ticks = scale.ticks.map((tick) =>
@@ -94,11 +94,11 @@ function tiles(now) {
   $("rate").textContent = history.lookups.length ? `${whole(history.lookups.at(-1))}/s` : DASH;
   $("rate-note").textContent = history.reads.length
     ? `${whole(history.reads.at(-1))}/s reach the database` : "none yet";
-  const times = [["cached", now.cached, "read"], ["loaded", now.database_times, "query"]];
-  for (const [id, summary] of times) {
+  const times = [["cached", now.cached, "reads"], ["loaded", now.database_times, "queries"]];
+  for (const [id, summary, what] of times) {
     $(id).textContent = summary.count ? micros(summary.mean_us) : DASH;
     $(`${id}-note`).textContent = summary.count
-      ? `p50 ${micros(summary.p50_us)}, p99 ${micros(summary.p99_us)}` : "mean of what is to come";
+      ? `mean; p50 ${micros(summary.p50_us)}, p99 ${micros(summary.p99_us)}` : `no ${what} yet`;
   }
 }
 
@@ -223,6 +223,7 @@ async function visit() {
   ]);
   putPrice(price);
   putStock(stock);
+  if (Math.random() < 0.1) await (await fetch("/")).text();
 }
 
 let customers = null;

@@ -38,8 +38,8 @@ fn card(cards: &mut String, product: &Listed, price: &Price, stock: &Stock) {
     let stars = format!("{}.{}", stars / 100, stars / 10 % 10);
     let _ = write!(
         cards,
-        "<li data-id=\"{id}\"><a href=\"/products/{id}\">{name}</a>\
-         <span class=\"category\">{category}</span>\
+        "<li data-id=\"{id}\"><span class=\"name\"><a href=\"/products/{id}\">{name}</a>\
+         <span class=\"category\">{category}</span></span>\
          <span class=\"stars\" title=\"stars, of 5\">{stars}</span>\
          <b class=\"price\">{price}</b><span class=\"stock\">{left} left</span></li>"
     );

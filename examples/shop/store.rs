@@ -35,6 +35,8 @@ macro_rules! either {
         }
     };
 }
+#[cfg(feature = "metrics")]
+pub(crate) use either;
 
 /// What a cache is for.
 #[derive(Clone, Copy)]

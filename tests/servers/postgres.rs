@@ -1,4 +1,4 @@
-//! A PostgreSQL server.
+//! A `postgres` server.
 
 use super::{eventually, free_port, signal};
 use rustix::process::{Signal, geteuid};

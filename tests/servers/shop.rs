@@ -174,6 +174,8 @@ fn features() -> Vec<&'static str> {
         ("redis", cfg!(feature = "redis")),
         ("redis-tls", cfg!(feature = "redis-tls")),
         ("serde", cfg!(feature = "serde")),
+        ("metrics", cfg!(feature = "metrics")),
+        ("tracing", cfg!(feature = "tracing")),
     ];
     let on = features.into_iter().filter(|(_, is_on)| *is_on);
     on.map(|(name, _)| name).collect()

@@ -42,7 +42,6 @@ impl Browser {
             "--disable-component-update",
             "--disable-sync",
             "--hide-scrollbars",
-            "--window-size=1280,800",
         ];
         options.push(&folder);
         let wanted = json!({
@@ -55,11 +54,21 @@ impl Browser {
             .connect(&driver.url())
             .await
             .expect("chromium is installed");
-        Self {
+        let browser = Self {
             client,
             driver,
             _profile: profile,
-        }
+        };
+        browser.resize(1_280, 800).await;
+        browser
+    }
+
+    /// Of the page, without what is around it.
+    async fn resize(&self, width: u32, height: u32) {
+        let frame = "return [outerWidth - innerWidth, outerHeight - innerHeight]";
+        let frame: [u32; 2] = serde_json::from_value(self.run(frame).await).unwrap();
+        let (width, height) = (width + frame[0], height + frame[1]);
+        self.client.set_window_size(width, height).await.unwrap();
     }
 
     /// What an element shows.

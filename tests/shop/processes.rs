@@ -44,8 +44,13 @@ fn what_one_changes_all_see() {
     check_reads(&shops[0]);
     let health = shops[1].get("/healthz");
     assert_eq!((health.status, &health.body["redis"]), (200, &"ok".into()));
+    let [one, other] = &shops;
     for round in 0..60 {
-        let [writer, reader] = [round % 2, 1 - round % 2].map(|place| &shops[place as usize]);
+        let (writer, reader) = if round % 2 == 0 {
+            (one, other)
+        } else {
+            (other, one)
+        };
         // So that it holds what is about to be old.
         reader.get("/prices/7");
         let changed = writer.put_price(7, round);

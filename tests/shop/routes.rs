@@ -226,6 +226,11 @@ fn one_that_cannot_start_says_why() {
     );
     let said_of_number = said(&["--products", "0"]);
     assert!(said_of_number.contains("--products"), "{said_of_number}");
+}
+
+#[test]
+fn what_it_was_built_without_it_names() {
+    let said = |options: &[&str]| Shop::try_start(options).err().expect("it should not start");
     if !cfg!(feature = "redis") {
         let said_of_redis = said(&["--redis", "redis://127.0.0.1:1"]);
         assert!(
