@@ -135,9 +135,9 @@ fn pick<'a>(words: &[&'a str], number: Id) -> &'a str {
 
 /// A number that looks random, and is none: SplitMix64. Never negative.
 fn mix(id: Id, salt: u64) -> Id {
-    let mut bits = id.cast_unsigned().wrapping_add(salt << 40);
+    let mut bits = id.unsigned_abs().wrapping_add(salt << 40);
     bits = bits.wrapping_add(0x9e37_79b9_7f4a_7c15);
     bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    ((bits ^ (bits >> 31)) >> 2).cast_signed()
+    Id::try_from((bits ^ (bits >> 31)) >> 2).expect("62 bits are left")
 }
