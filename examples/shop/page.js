@@ -98,7 +98,7 @@ function tiles(now) {
   for (const [id, summary, what] of times) {
     $(id).textContent = summary.count ? micros(summary.mean_us) : DASH;
     $(`${id}-note`).textContent = summary.count
-      ? `mean; p50 ${micros(summary.p50_us)}, p99 ${micros(summary.p99_us)}` : `no ${what} yet`;
+      ? `p50 ${micros(summary.p50_us)}, p99 ${micros(summary.p99_us)}` : `no ${what} yet`;
   }
 }
 
