@@ -2,6 +2,7 @@
 
 use crate::AnyError;
 use crate::database::Database;
+use crate::options::Redis;
 use crate::records::{Home, Id, Price, Product, Profile, Record, Session, Stock};
 use crate::snapshots;
 use crate::store::{Plan, Store};
@@ -64,7 +65,7 @@ macro_rules! each {
 pub(crate) use each;
 
 impl Caches {
-    pub(crate) fn new(capacity: usize, redis: Option<&str>) -> Result<Self, AnyError> {
+    pub(crate) fn new(capacity: usize, redis: Option<Redis>) -> Result<Self, AnyError> {
         let plan = |name, ttl, is_exact| Plan {
             name,
             capacity,
@@ -85,11 +86,9 @@ impl Caches {
         })
     }
 
-    /// Loads what sells best, with a bar that shows how far it is.
+    /// Loads what sells best, as far as there is room, with a bar that shows how far it is.
     pub(crate) async fn warm(&self, most: usize, database: &Database) -> Result<(), AnyError> {
-        let mut ids = database.popular(i64::try_from(most)?).await?;
-        // All of them fit. The best come last, and are the last to be evicted.
-        ids.reverse();
+        let ids = database.popular(i64::try_from(most)?).await?;
         let style = ProgressStyle::with_template("warming {wide_bar} {pos}/{len} {eta}")?;
         let bar = ProgressBar::new(3 * ids.len() as u64).with_style(style);
         let begun = Instant::now();
@@ -135,12 +134,16 @@ async fn warm<T: Cached>(
     database: &Database,
     bar: &ProgressBar,
 ) -> Result<u64, AnyError> {
-    let before = bar.position();
+    let (store, before) = (T::store(caches), bar.position());
+    let held = usize::try_from(store.stats().entries)?;
+    let mut best = ids[..ids.len().saturating_sub(held)].to_vec();
+    // All of them fit, so the best come last, and are the last to be evicted.
+    best.reverse();
     let warming = Warming::new()
         .batch(BATCH)
         .stop_after_failures(3)
         .on_progress(|progress| bar.set_position(before + progress.done()));
-    let report = T::store(caches).warm(warming, ids.to_vec(), database).await;
+    let report = store.warm(warming, best, database).await;
     bar.set_position(before + ids.len() as u64);
     match (report.failures.first(), report.end) {
         (Some(failed), _) => Err(format!("cannot warm {}: {}", T::NAME, failed.error).into()),

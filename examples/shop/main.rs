@@ -72,7 +72,7 @@ async fn run(options: Options) -> Result<(), AnyError> {
         Some(capacity) => capacity as usize,
         None => usize::try_from(database.products())?.div_ceil(2),
     };
-    let caches = Caches::new(capacity, options.redis.as_deref())?;
+    let caches = Caches::new(capacity, options.redis())?;
     if let Some(folder) = &options.snapshot {
         caches.restore(folder).await;
     }

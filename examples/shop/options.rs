@@ -3,6 +3,7 @@
 use clap::Parser;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// A shop over a database, with its products, prices, stock, profiles and sessions in caches, and a page
 /// that shows what these do
@@ -25,6 +26,11 @@ pub(crate) struct Options {
     #[arg(long, value_name = "URL")]
     pub(crate) redis: Option<String>,
 
+    /// How long a call to Redis may take before it counts as failed, in milliseconds
+    #[arg(long, value_name = "MILLISECONDS", default_value = "200")]
+    #[arg(value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) redis_deadline: u64,
+
     /// How many products an empty database is filled with
     #[arg(long, default_value = "10000")]
     #[arg(value_parser = clap::value_parser!(i64).range(1..=5_000_000))]
@@ -38,4 +44,19 @@ pub(crate) struct Options {
     /// (feature `snapshot`)
     #[arg(long, value_name = "FOLDER")]
     pub(crate) snapshot: Option<PathBuf>,
+}
+
+/// How Redis is asked.
+#[derive(Clone, Copy)]
+#[cfg_attr(not(feature = "redis"), allow(dead_code))]
+pub(crate) struct Redis<'a> {
+    pub(crate) url: &'a str,
+    pub(crate) deadline: Duration,
+}
+
+impl Options {
+    pub(crate) fn redis(&self) -> Option<Redis<'_>> {
+        let deadline = Duration::from_millis(self.redis_deadline);
+        self.redis.as_deref().map(|url| Redis { url, deadline })
+    }
 }

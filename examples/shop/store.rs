@@ -2,6 +2,7 @@
 
 use crate::AnyError;
 use crate::database::Database;
+use crate::options::Redis;
 use crate::records::{Id, Record};
 use crate::snapshots::Stored;
 use crate::tier::Tier;
@@ -50,7 +51,7 @@ pub(crate) struct Plan {
 }
 
 impl Plan {
-    pub(crate) fn build<T: Stored>(self, redis: Option<&str>) -> Result<Store<T>, AnyError> {
+    pub(crate) fn build<T: Stored>(self, redis: Option<Redis>) -> Result<Store<T>, AnyError> {
         let local = LocalCache::builder()
             .name(self.name)
             .capacity(self.capacity)
@@ -68,9 +69,9 @@ impl Plan {
         match redis {
             None => Ok(Store::Local(local.build()?)),
             #[cfg(feature = "redis")]
-            Some(url) => {
+            Some(Redis { url, deadline }) => {
                 let tiered = local.redis(url, format!("shop:{}", self.name));
-                let tiered = tiered.consistency(if self.is_exact {
+                let tiered = tiered.deadline(deadline).consistency(if self.is_exact {
                     hotset::Consistency::Realtime
                 } else {
                     hotset::Consistency::Bounded(BOUND)

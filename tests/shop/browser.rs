@@ -116,7 +116,6 @@ impl Browser {
         tokio::task::spawn_blocking(ask).await.unwrap()["value"].take()
     }
 
-    /// Without this Chromium lives on.
     pub(crate) async fn close(self) {
         self.client.close().await.unwrap();
     }
@@ -145,9 +144,14 @@ impl Driver {
 
 impl Drop for Driver {
     fn drop(&mut self) {
-        // It ends its browsers first. It may have ended itself.
-        let _ = rustix::process::Pid::from_raw(self.process.id().try_into().unwrap())
-            .map(|pid| rustix::process::kill_process(pid, rustix::process::Signal::TERM));
+        // It ends its browsers first, as it would not if it were killed.
+        if agent()
+            .get(format!("{}/shutdown", self.url()))
+            .call()
+            .is_err()
+        {
+            let _ = self.process.kill();
+        }
         let _ = self.process.wait();
     }
 }
