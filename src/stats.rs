@@ -19,7 +19,7 @@ pub struct Stats {
     pub misses: u64,
     /// Loaders that were run.
     pub loads: u64,
-    /// Loaders that returned an error or panicked.
+    /// Loaders that returned an error or panicked, or whose caller was cancelled.
     pub load_failures: u64,
     /// Callers who missed, and got what another caller's load had found.
     pub coalesced: u64,

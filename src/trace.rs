@@ -31,6 +31,12 @@ mod on {
             Self(debug_span!(target: "hotset", "l2", cache, operation))
         }
 
+        /// The caller's, for a task that goes on with its work.
+        #[cfg(feature = "redis")]
+        pub(crate) fn current() -> Self {
+            Self(tracing::Span::current())
+        }
+
         pub(crate) fn enter(&self) -> Entered<'_> {
             self.0.enter()
         }
@@ -64,6 +70,11 @@ mod off {
 
         #[cfg(feature = "redis")]
         pub(crate) fn l2(_: &str, _: &'static str) -> Self {
+            Self
+        }
+
+        #[cfg(feature = "redis")]
+        pub(crate) fn current() -> Self {
             Self
         }
 

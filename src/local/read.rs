@@ -76,10 +76,11 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
         }
     }
 
-    /// As [`get`](Self::get), by one who has read the system's clock just now.
+    /// As [`get`](Self::get), by one who has read the system's clock just now, and who looks again if it
+    /// is no hit: only that one is a miss.
     #[cfg(feature = "redis")]
     #[inline]
-    pub(crate) fn get_at(&self, key: &K, now: Nanos) -> Option<V>
+    pub(crate) fn hit_or_look_again(&self, key: &K, now: Nanos) -> Option<V>
     where
         V: Clone,
     {
@@ -88,6 +89,12 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
             _ => self.time_ahead(),
         };
         self.hit_at(&self.place(key), key, ahead, V::clone)
+    }
+
+    /// A look-up that was not made, since nothing that it could find may be served.
+    #[cfg(feature = "redis")]
+    pub(crate) fn miss(&self) {
+        self.count_miss(ThreadSlot::current());
     }
 
     /// What `read` returns of a live value.
@@ -101,9 +108,14 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
     where
         Q: Hash + Equivalent<K> + ?Sized,
     {
-        self.hit_at(place, key, self.time_ahead(), read)
+        let found = self.hit_at(place, key, self.time_ahead(), read);
+        if found.is_none() {
+            self.count_miss(ThreadSlot::current());
+        }
+        found
     }
 
+    /// As [`hit`](Self::hit), but that a miss is not counted.
     #[inline(always)]
     fn hit_at<Q, R>(
         &self,
@@ -128,11 +140,8 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
             }
             None => self.hit_unannounced(slot, place, key, ahead, read),
         };
-        // Two ways, for a predicted branch is cheaper than an address that waits for the look-up.
         if found.is_some() {
             self.count_hit(slot, place, key);
-        } else {
-            self.count_miss(slot);
         }
         found
     }

@@ -148,8 +148,12 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
         let tags = self.inner.tags.tag(&loaded.tags, epoch);
         Origin {
             load_time,
-            // A load may have read it as soon as it began.
-            age: load_time.max(loaded.age),
+            // A load may have read it as soon as it began; a tier knows better.
+            age: if self.inner.settings.forgets {
+                loaded.age
+            } else {
+                load_time.max(loaded.age)
+            },
             epoch,
             tags,
         }
@@ -173,7 +177,10 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
         let now = inner.settings.clock.now();
         let deadline = inner.settings.deadline(now, ttl);
         if weight > inner.budget.limit() || deadline <= now {
-            inner.counters.count(Count::Refused);
+            // One that a tier keeps elsewhere is not refused.
+            if !inner.settings.forgets || ttl != Some(Duration::ZERO) {
+                inner.counters.count(Count::Refused);
+            }
             self.take_out(place, &key, RemovalCause::Replaced, leader, removals)?;
             return Ok(());
         }

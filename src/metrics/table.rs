@@ -37,7 +37,7 @@ metrics! {
     MISSES: Counter "hotset_misses_total" ["tier"], "Lookups that did not.";
     LOADS: Counter "hotset_loads_total", "Loaders that were run.";
     LOAD_FAILURES: Counter "hotset_load_failures_total",
-        "Loaders that returned an error or panicked.";
+        "Loaders that returned an error or panicked, or whose caller was cancelled.";
     LOAD_SECONDS: Histogram "hotset_load_seconds",
         "How long loaders took: what a caller would wait without the cache.";
     COALESCED: Counter "hotset_coalesced_total",
@@ -53,7 +53,7 @@ metrics! {
     REFUSED: Counter "hotset_refused_total",
         "Values not stored: heavier than the whole budget, or with no time to live.";
     OUTDATED: Counter "hotset_outdated_total",
-        "Loads whose value was not stored, since the key was written or removed meanwhile.";
+        "Loads whose value was not stored, and updates that were tried again: the key was written meanwhile.";
     REMOVALS: Counter "hotset_removals_total" ["cause"],
         "Entries that left: evicted, expired, replaced, removed, cleared or invalidated.";
     ENTRIES: Gauge "hotset_entries", "Entries held.";
@@ -62,7 +62,7 @@ metrics! {
 
     #[cfg(feature = "redis")]
     L2_CALL_SECONDS: Histogram "hotset_l2_call_seconds" ["operation"],
-        "How long calls to Redis took: ask, fill, invalidate, renew, acknowledge.";
+        "How long calls to Redis took: ask, fill, release, invalidate, renew, acknowledge.";
     #[cfg(feature = "redis")]
     L2_FAILURES: Counter "hotset_l2_failures_total" ["operation"], "Calls to Redis that failed.";
     #[cfg(feature = "redis")]

@@ -24,6 +24,11 @@ const ERROR_RATE: f32 = 0.5;
 /// Probes that have to succeed.
 const HALF_OPEN_LEN: usize = 1;
 
+/// How long after a right was missing for the last time it counts as missing.
+const FORBIDDEN_FOR: Duration = Duration::from_secs(60);
+/// How many of them are remembered.
+const MOST_FORBIDDEN: usize = 8;
+
 /// How long nobody probes.
 const OPEN_WAIT: Duration = Duration::from_millis(500);
 
@@ -36,7 +41,27 @@ pub(crate) struct Breaker {
     open: AtomicBool,
     calls: CallCounters,
     last_error: Mutex<Option<RemoteError>>,
+    forbidden: Mutex<Forbidden>,
     remote: Box<dyn Remote>,
+}
+
+/// Which rights were missing, and when last. Calls that need others succeed meanwhile.
+#[derive(Default)]
+struct Forbidden(Vec<(String, Instant)>);
+
+impl Forbidden {
+    fn note(&mut self, what: &str) {
+        self.0.retain(|(other, _)| other != what);
+        if self.0.len() == MOST_FORBIDDEN {
+            self.0.remove(0);
+        }
+        self.0.push((what.to_owned(), Instant::now()));
+    }
+
+    fn lately(&mut self) -> Vec<String> {
+        self.0.retain(|(_, when)| when.elapsed() < FORBIDDEN_FOR);
+        self.0.iter().map(|(what, _)| what.clone()).collect()
+    }
 }
 
 impl Breaker {
@@ -53,6 +78,7 @@ impl Breaker {
             open: AtomicBool::new(false),
             calls: CallCounters::default(),
             last_error: Mutex::new(None),
+            forbidden: Mutex::default(),
             remote,
         }
     }
@@ -92,41 +118,46 @@ impl Breaker {
         let fails = |error: &RemoteError| {
             !matches!(error, RemoteError::Refused(_) | RemoteError::Forbidden(_))
         };
-        let begun = Instant::now();
+        let is_probe = self.is_open();
         let call = Span::l2(&self.name, operation.name()).around(call);
+        let mut calling = self.calls.of(operation).begin();
         let result = self.recloser.call_with(fails, call).await;
-        let counter = self.calls.of(operation);
         match result {
             Ok(answer) => {
-                counter.count(begun.elapsed(), false);
-                if self.is_open() || self.last_error.lock().is_some() {
-                    self.close();
-                }
+                calling.end(false);
+                self.note_success(is_probe);
                 Ok(answer)
             }
             Err(Error::Rejected) => {
-                self.open();
+                calling.was_none();
+                self.note_open();
                 Err(RemoteError::Open)
             }
             Err(Error::Inner(error)) => {
-                counter.count(begun.elapsed(), true);
+                calling.end(true);
+                if let RemoteError::Forbidden(what) = &error {
+                    self.forbidden.lock().note(what);
+                }
                 *self.last_error.lock() = Some(error.clone());
                 Err(error)
             }
         }
     }
 
-    fn open(&self) {
+    fn note_open(&self) {
         if !self.open.swap(true, Relaxed) {
             let error = self.last_error().unwrap_or(RemoteError::Open);
             log(&self.name, &StateChange::CircuitOpened(&error));
         }
     }
 
-    fn close(&self) {
-        *self.last_error.lock() = None;
-        if self.open.swap(false, Relaxed) {
+    /// A call that was under way when the circuit opened does not close it: the probe does.
+    fn note_success(&self, is_probe: bool) {
+        if is_probe && self.open.swap(false, Relaxed) {
             log(&self.name, &StateChange::CircuitClosed);
+        }
+        if !self.is_open() && self.last_error.lock().is_some() {
+            *self.last_error.lock() = None;
         }
     }
 
@@ -136,6 +167,12 @@ impl Breaker {
 
     pub(crate) async fn fill(&self, fills: &[Fill<'_>]) -> Result<Vec<bool>, RemoteError> {
         self.call(Operation::Fill, self.remote.fill(fills)).await
+    }
+
+    /// Gives back leads, without a value.
+    pub(crate) async fn release(&self, leads: &[Fill<'_>]) -> Result<(), RemoteError> {
+        let call = self.remote.fill(leads);
+        self.call(Operation::Release, call).await.map(drop)
     }
 
     pub(crate) async fn invalidate(
@@ -150,6 +187,16 @@ impl Breaker {
     pub(crate) async fn renew(&self, nonce: u64, lease: Duration) -> Result<(), RemoteError> {
         let call = self.remote.renew(nonce, lease);
         self.call(Operation::Renew, call).await
+    }
+
+    /// Finds out whether it still answers, by a question for what nobody has stored.
+    pub(crate) async fn check(&self) {
+        let nothing = Ask {
+            key: &[],
+            lead: None,
+            refused: None,
+        };
+        let _ = self.ask(&[nothing]).await;
     }
 
     /// Finds out whether it answers again, if it did not.
@@ -171,8 +218,15 @@ impl Breaker {
         self.call(Operation::Acknowledge, call).await
     }
 
+    /// Of the server's configuration, and of rights that were missing lately.
     pub(crate) fn warnings(&self) -> Vec<Warning> {
-        self.remote.warnings()
+        let forbidden = self.forbidden.lock().lately();
+        let forbidden = forbidden.into_iter().map(Warning::Forbidden);
+        self.remote
+            .warnings()
+            .into_iter()
+            .chain(forbidden)
+            .collect()
     }
 
     /// Not counted: a subscription is another connection.

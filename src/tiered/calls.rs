@@ -2,7 +2,7 @@
 
 use crate::durations::{Durations, Tally};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::time::Duration;
+use std::time::Instant;
 
 macro_rules! operations {
     ($($(#[$doc:meta])* $name:ident: $variant:ident),* $(,)?) => {
@@ -61,6 +61,8 @@ operations! {
     ask: Ask,
     /// To store what was loaded.
     fill: Fill,
+    /// To give back leads of loads that came to nothing, or whose values are not for Redis.
+    release: Release,
     /// To invalidate, and to write through.
     invalidate: Invalidate,
     /// To renew the proof that invalidations arrive.
@@ -73,7 +75,8 @@ operations! {
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct CallStats {
-    /// How long they took, failed ones included. What the open circuit breaker refuses is no call.
+    /// How long they took, also those that failed, or whose caller was dropped. What the open circuit
+    /// breaker refuses is no call.
     pub times: Durations,
     /// How many have failed.
     pub failures: u64,
@@ -85,11 +88,38 @@ pub(crate) struct CallCounter {
     failures: AtomicU64,
 }
 
+/// A call that is counted as it ends, also if its caller is dropped.
+pub(crate) struct Calling<'a> {
+    counter: Option<&'a CallCounter>,
+    begun: Instant,
+}
+
+impl Calling<'_> {
+    pub(crate) fn end(self, failed: bool) {
+        if let Some(counter) = self.counter.filter(|_| failed) {
+            counter.failures.fetch_add(1, Relaxed);
+        }
+    }
+
+    /// It was not made.
+    pub(crate) fn was_none(&mut self) {
+        self.counter = None;
+    }
+}
+
+impl Drop for Calling<'_> {
+    fn drop(&mut self) {
+        if let Some(counter) = self.counter {
+            counter.times.count(self.begun.elapsed());
+        }
+    }
+}
+
 impl CallCounter {
-    pub(crate) fn count(&self, elapsed: Duration, failed: bool) {
-        self.times.count(elapsed);
-        if failed {
-            self.failures.fetch_add(1, Relaxed);
+    pub(crate) fn begin(&self) -> Calling<'_> {
+        Calling {
+            counter: Some(self),
+            begun: Instant::now(),
         }
     }
 

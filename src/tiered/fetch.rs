@@ -230,7 +230,14 @@ impl<K: TierKey, V: TierValue> Inner<K, V> {
     /// The values of several keys that L1 or L2 holds, in one round trip, for one who does not load.
     pub(super) async fn look_up_many(&self, keys: &[K]) -> Result<Vec<Option<V>>, RemoteError> {
         let may_serve = self.may_serve(now());
-        let held = |key| may_serve.then(|| self.l1.get(key)).flatten();
+        let held = |key| {
+            if may_serve {
+                self.l1.get(key)
+            } else {
+                self.l1.miss();
+                None
+            }
+        };
         let mut values: Vec<_> = keys.iter().map(held).collect();
         let missing = (keys.iter().zip(&mut values)).filter(|(_, value)| value.is_none());
         let is_served = !self.settings.rollout.is_shadow();
@@ -252,11 +259,13 @@ impl<K: TierKey, V: TierValue> Inner<K, V> {
         });
         let answers = self.l2.ask(&asks.collect::<Vec<_>>()).await?;
         for ((key, value, promise, _), answer) in missing.into_iter().zip(answers) {
-            if let Answer::Value { envelope, left } = answer {
-                if let Some(loaded) = self.decode(&envelope, left) {
-                    *value = Some(loaded.value.clone());
-                    promise.keep(key.clone(), self.local(Fresh::read(loaded, asked)));
-                }
+            let Answer::Value { envelope, left } = answer else {
+                count(&self.counters.l2_misses);
+                continue;
+            };
+            if let Some(loaded) = self.decode(&envelope, left) {
+                *value = Some(loaded.value.clone());
+                promise.keep(key.clone(), self.local(Fresh::read(loaded, asked)));
             }
         }
         Ok(values)

@@ -118,11 +118,11 @@ macro_rules! counters {
 counters! {
     /// Loaders that this process ran.
     loads,
-    /// Those that returned an error or panicked, or were cancelled.
+    /// Those that returned an error or panicked, or whose caller was cancelled.
     load_failures,
     /// Keys that missed L1 and were found in Redis.
     l2_hits,
-    /// Keys that were not, so that this process was to load them.
+    /// Keys that were not.
     l2_misses,
     /// Times that a caller waited for another process's load.
     l2_waits,

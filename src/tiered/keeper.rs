@@ -113,7 +113,16 @@ impl<K: TierKey, V: TierValue> Listening<K, V> {
                 log(self.inner.name(), &StateChange::NotSubscribed(&lost));
             }
             self.inner.proof.lock().lost = Some(lost);
+            self.check();
         }
+    }
+
+    /// A cache that nobody asks for anything is to know as well that Redis does not answer.
+    fn check(&self) {
+        let inner = Arc::clone(&self.inner);
+        self.inner
+            .runtime
+            .spawn(async move { inner.l2.check().await });
     }
 
     /// Logs whether invalidations are proven to arrive, if that has changed.
@@ -281,7 +290,7 @@ impl Settings {
             log(inner.name(), &StateChange::Rollout { percent, shadow });
         }
         let lost = inner.proof.lock().lost.clone();
-        let warnings = inner.warnings(&[&inner.l2.last_error(), &lost]);
+        let warnings = inner.warnings(lost.as_ref());
         let before = std::mem::replace(&mut self.warnings, warnings);
         for warning in self.warnings.iter().filter(|now| !before.contains(now)) {
             log(inner.name(), &StateChange::Warned(warning));

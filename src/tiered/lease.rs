@@ -138,6 +138,6 @@ impl<K, V> Inner<K, V> {
             envelope: &[],
             ttl: None,
         });
-        self.l2.fill(&fills.collect::<Vec<_>>()).await.map(drop)
+        self.l2.release(&fills.collect::<Vec<_>>()).await
     }
 }

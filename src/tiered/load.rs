@@ -4,6 +4,7 @@ use super::codec::Unstorable;
 use super::fetch::TimedOut;
 use super::health::{TierCounters, count};
 use super::lease::Granted;
+use super::many::Absent;
 use super::remote::{Fill, Head};
 use super::{Inner, TierKey, TierValue};
 use crate::clock::saturating_nanos;
@@ -112,7 +113,8 @@ impl<K: TierKey, V: TierValue> Inner<K, V> {
         let span = Span::load(self.l1.name());
         let enter = || (permit.as_ref().map(Permit::enter), span.enter());
         let result = run_within(enter, load, |result| result).await;
-        running.failed = result.is_err();
+        // A loader of several keys that has nothing to say of one has not failed.
+        running.failed = result.as_ref().is_err_and(|error| !error.is::<Absent>());
         result
     }
 

@@ -4,6 +4,8 @@
 use super::health::Warning;
 use super::remote::RemoteError;
 use std::fmt;
+#[cfg(feature = "tracing")]
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 #[derive(Debug)]
 pub(crate) enum StateChange<'a> {
@@ -75,14 +77,17 @@ impl fmt::Display for StateChange<'_> {
     }
 }
 
-/// Tells of a change in the cache of this name.
+/// Tells of a change in the cache of this name. A subscriber that panics stops nobody.
 #[cfg(feature = "tracing")]
 pub(crate) fn log(cache: &str, change: &StateChange<'_>) {
-    if change.is_bad() {
-        tracing::warn!(target: "hotset", cache, "{change}");
-    } else {
-        tracing::info!(target: "hotset", cache, "{change}");
-    }
+    let tell = || {
+        if change.is_bad() {
+            tracing::warn!(target: "hotset", cache, "{change}");
+        } else {
+            tracing::info!(target: "hotset", cache, "{change}");
+        }
+    };
+    let _ = catch_unwind(AssertUnwindSafe(tell));
 }
 
 #[cfg(not(feature = "tracing"))]

@@ -74,7 +74,7 @@ impl<K: TierKey, V: TierValue> TieredCache<K, V> {
 }
 
 /// An error among those of loaders: a loader of several keys had nothing to say of this one.
-struct Absent;
+pub(super) struct Absent;
 
 /// Keys to load, with the lead of each, where L2 gave it.
 pub(super) type ToLoad<K, V> = Vec<(K, Option<Granted<K, V>>)>;

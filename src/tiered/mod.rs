@@ -252,11 +252,10 @@ impl<K, V> Inner<K, V> {
     fn health(&self) -> Health {
         let proof = self.proof.lock();
         let proven = proof.since.filter(|_| self.trust.is_proven(now()));
-        let (last_error, not_subscribed) = (self.l2.last_error(), proof.lost.clone());
-        let warnings = self.warnings(&[&last_error, &not_subscribed]);
+        let warnings = self.warnings(proof.lost.as_ref());
         Health {
-            last_error,
-            not_subscribed,
+            last_error: self.l2.last_error(),
+            not_subscribed: proof.lost.clone(),
             breaker_open: self.l2.is_open(),
             proven_for: proven.map(|since| since.elapsed()),
             gaps: proof.gaps,
@@ -268,13 +267,17 @@ impl<K, V> Inner<K, V> {
         }
     }
 
-    /// What is wrong with the server's configuration, or as these errors tell with this process's rights.
-    fn warnings(&self, errors: &[&Option<RemoteError>]) -> Vec<Warning> {
-        let forbidden = errors.iter().find_map(|error| match error {
-            Some(RemoteError::Forbidden(what)) => Some(Warning::Forbidden(what.clone())),
-            _ => None,
-        });
-        self.l2.warnings().into_iter().chain(forbidden).collect()
+    /// What is wrong with the server's configuration, or with this process's rights: if there is no
+    /// subscription, for this reason.
+    fn warnings(&self, not_subscribed: Option<&RemoteError>) -> Vec<Warning> {
+        let mut warnings = self.l2.warnings();
+        if let Some(RemoteError::Forbidden(what)) = not_subscribed {
+            let forbidden = Warning::Forbidden(what.clone());
+            if !warnings.contains(&forbidden) {
+                warnings.push(forbidden);
+            }
+        }
+        warnings
     }
 }
 
@@ -290,7 +293,7 @@ impl<K: TierKey, V: TierValue> Inner<K, V> {
     fn get_local(&self, key: &K) -> Option<V> {
         let now = now();
         if self.trust.may_serve(now) {
-            self.l1.get_at(key, now)
+            self.l1.hit_or_look_again(key, now)
         } else {
             None
         }

@@ -76,8 +76,9 @@ impl Outbox {
     pub(crate) fn push(&self, subject: Subject) -> Pushed {
         let mut queue = self.queue.lock();
         queue.insert(subject);
-        let overflows = queue.numbers.len() > self.limit;
-        if overflows || queue.numbers.contains_key(&Subject::All) {
+        let holds_all = queue.numbers.contains_key(&Subject::All);
+        let overflows = queue.numbers.len() > self.limit && !holds_all;
+        if overflows || holds_all {
             queue.clear();
             queue.insert(Subject::All);
         }

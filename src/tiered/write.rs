@@ -8,6 +8,7 @@ use super::outbox::Pushed;
 use super::remote::{Answer, Head, NewValue, Peer, Subject};
 use super::{Consistency, Inner, TierKey, TierValue, TieredCache, name_of};
 use crate::entry::Loaded;
+use crate::trace::Span;
 use std::future::{Future, Ready};
 use std::sync::Arc;
 use std::time::Instant;
@@ -277,16 +278,29 @@ impl<K: TierKey, V: TierValue> Inner<K, V> {
             return delivery;
         }
         // The runtime shuts down, or user code has panicked, of an entry that was removed or of a key.
-        self.outbox.push(subject.clone());
+        self.defer(subject.clone());
         self.apply(&subject);
         Delivery::Queued
+    }
+
+    /// L2 is told later.
+    fn defer(&self, subject: Subject) {
+        count(&self.counters.deferred);
+        match self.outbox.push(subject) {
+            Pushed::First => log(self.name(), &StateChange::Queued),
+            Pushed::Overflowed => {
+                count(&self.counters.overflows);
+                log(self.name(), &StateChange::Overflowed);
+            }
+            Pushed::Another => {}
+        }
     }
 
     /// In a task of its own, so that no change is told by half.
     fn tell_behind(self: &Arc<Self>, change: Change<K, V>) -> tokio::task::JoinHandle<Delivery> {
         let inner = Arc::clone(self);
-        self.runtime
-            .spawn(async move { inner.tell_all(change).await })
+        let telling = async move { inner.tell_all(change).await };
+        self.runtime.spawn(Span::current().around(telling))
     }
 
     /// Tells L2, applies the change here, and waits for those who are to hear of it.
@@ -305,16 +319,8 @@ impl<K: TierKey, V: TierValue> Inner<K, V> {
         let promise = key.as_ref().map(|key| self.l1.promise(key));
         let told = self.l2.invalidate(&subject, new.as_ref()).await;
         let Ok(told) = told else {
-            count(&self.counters.deferred);
             // First, so that whoever finds nothing here does not ask L2.
-            match self.outbox.push(subject.clone()) {
-                Pushed::First => log(self.name(), &StateChange::Queued),
-                Pushed::Overflowed => {
-                    count(&self.counters.overflows);
-                    log(self.name(), &StateChange::Overflowed);
-                }
-                Pushed::Another => {}
-            }
+            self.defer(subject.clone());
             drop(promise);
             self.apply(&subject);
             return Delivery::Queued;

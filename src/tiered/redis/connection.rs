@@ -324,7 +324,10 @@ impl From<RedisError> for RemoteError {
         } else if is_forbidden(&error) {
             Self::Forbidden(error.to_string())
         } else {
-            Self::Refused(error.to_string())
+            // Servers repeat arguments, which are keys and values.
+            let why = error.to_string();
+            let why = why.split(", with args").next().unwrap_or_default();
+            Self::Refused(why.to_owned())
         }
     }
 }
