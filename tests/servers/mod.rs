@@ -3,6 +3,7 @@
 
 pub(crate) mod cluster;
 pub(crate) mod postgres;
+pub(crate) mod prometheus;
 pub(crate) mod replicated;
 pub(crate) mod shop;
 
