@@ -124,3 +124,55 @@ fn a_cache_that_does_not_track_ages_tells_none() {
     hit(&cache, |_| 1);
     assert_eq!(cache.stats().ages.count(), 0);
 }
+
+#[test]
+fn a_value_that_is_served_since_a_load_failed_tells_its_age_too() {
+    let clock = ManualClock::new();
+    let builder = tracking(&clock).time_to_live(Duration::from_secs(1));
+    let builder = builder.stale_if_error(Duration::from_secs(3_600));
+    let cache = builder.build().unwrap();
+    cache.insert(1, 1);
+    clock.advance(Duration::from_secs(600));
+    for _ in 0..HITS {
+        let served = cache.get_or_load(&1, |_| Err::<u64, _>("down"));
+        assert_eq!(served.unwrap(), 1);
+    }
+    assert_eq!(cache.stats().stale, HITS);
+    assert_aged(&cache, Duration::from_secs(600));
+}
+
+#[test]
+fn months_do_not_make_a_value_young() {
+    let clock = ManualClock::new();
+    let cache = tracking(&clock).build().unwrap();
+    cache.insert(1, 1);
+    let months = Duration::from_secs(150 * 24 * 3_600);
+    clock.advance(months);
+    hit(&cache, |_| 1);
+    let ages = cache.stats().ages;
+    // All in the bucket that has no bound.
+    assert!(ages.mean().abs_diff(months) <= TICK, "{ages:?}");
+    assert_eq!(ages.percentile(1.0), Duration::MAX);
+}
+
+#[cfg(feature = "snapshot")]
+#[test]
+fn what_is_restored_is_as_old_as_it_was() {
+    let clock = ManualClock::new();
+    let cache = tracking(&clock).build().unwrap();
+    cache.insert(1, 1);
+    let age = Duration::from_secs(36_000);
+    clock.advance(age);
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("snapshot");
+    cache.snapshot(&file).unwrap();
+    let next = tracking(&ManualClock::new()).build().unwrap();
+    next.restore(&file).unwrap();
+    hit(&next, |_| 1);
+    let ages = next.stats().ages;
+    let passed = Duration::from_secs(60);
+    assert!(
+        (age..age + passed).contains(&(ages.mean() + TICK)),
+        "{ages:?}"
+    );
+}

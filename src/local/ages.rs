@@ -5,6 +5,9 @@ use std::time::Duration;
 
 /// Times are kept in units of 4.2 ms, the resolution of a coarse clock, and wrap around after 208 days.
 const TICK_BITS: u32 = 22;
+const DAY: Nanos = 24 * 3_600 * 1_000_000_000;
+/// No value is older than this when it comes, so that it can become older before the wrap.
+const OLDEST: Nanos = 100 * DAY;
 
 #[derive(Default)]
 pub(crate) struct Ages {
@@ -25,14 +28,18 @@ impl Ages {
         if self.read_at.len() <= slot {
             self.read_at.resize(slot + 1, 0);
         }
-        self.read_at[slot] = tick(now.wrapping_sub(age));
+        self.read_at[slot] = tick(now.wrapping_sub(age.min(OLDEST)));
     }
 
     /// How old the value in a slot is.
     pub(crate) fn of(&self, slot: u32, now: Nanos) -> Duration {
         let ticks = tick(now).wrapping_sub(self.read_at[slot as usize]);
-        // Half of all differences are of a clock that went back.
-        let ticks = if ticks > u32::MAX / 2 { 0 } else { ticks };
+        // The last day before the wrap is of a clock that went back.
+        let ticks = if ticks > u32::MAX - tick(DAY) {
+            0
+        } else {
+            ticks
+        };
         Duration::from_nanos(Nanos::from(ticks) << TICK_BITS)
     }
 }
@@ -42,7 +49,6 @@ mod tests {
     use super::*;
 
     const SECOND: Nanos = 1_000_000_000;
-    const DAY: Nanos = 24 * 3_600 * SECOND;
 
     /// To a tick.
     fn assert_about(age: Duration, expected: Nanos) {
@@ -56,7 +62,7 @@ mod tests {
         for now in [0, 5 * SECOND, 207 * DAY, 208 * DAY, 1_000 * DAY] {
             ages.set(7, now, 0);
             assert_about(ages.of(7, now), 0);
-            assert_about(ages.of(7, now + 90 * DAY), 90 * DAY);
+            assert_about(ages.of(7, now + 200 * DAY), 200 * DAY);
         }
     }
 
@@ -67,6 +73,8 @@ mod tests {
         assert_about(ages.of(0, 21 * SECOND), 4 * SECOND);
         ages.set(0, SECOND, 3_600 * SECOND);
         assert_about(ages.of(0, 2 * SECOND), 3_601 * SECOND);
+        ages.set(0, SECOND, Nanos::MAX);
+        assert_about(ages.of(0, SECOND), 100 * DAY);
     }
 
     #[test]

@@ -13,6 +13,7 @@ use crate::flight::{
 };
 use crate::held::assert_holds_nothing;
 use crate::stats::{Count, Counters};
+use crate::thread_slot::ThreadSlot;
 use crate::trace::Span;
 use std::any::Any;
 use std::cell::Cell;
@@ -159,11 +160,11 @@ where
                 Sought::Missing(boarding) => boarding,
                 Sought::Live(value) | Sought::Due(value) => {
                     let outcome = Outcome::Value(value);
-                    return self.disembark(outcome).map(Approach::Arrived);
+                    return self.disembark(place, key, outcome).map(Approach::Arrived);
                 }
                 Sought::Stale(value) => {
                     let outcome = Outcome::Stale(value);
-                    return self.disembark(outcome).map(Approach::Arrived);
+                    return self.disembark(place, key, outcome).map(Approach::Arrived);
                 }
             };
             let lead = match boarding {
@@ -175,7 +176,9 @@ where
                     Step::Landed(landed) => match landed.into_outcome() {
                         // A batch had nothing to say of the key; a loader of one's own may.
                         Outcome::Absent => None,
-                        outcome => return self.disembark(outcome).map(Approach::Arrived),
+                        outcome => {
+                            return self.disembark(place, key, outcome).map(Approach::Arrived);
+                        }
                     },
                 },
             };
@@ -193,7 +196,7 @@ where
             if took_over || !self.inner.leads_at_once {
                 if let Some(outcome) = self.look_again(place, key, &leader) {
                     leader.land(|| outcome.clone());
-                    return self.disembark(outcome).map(Approach::Arrived);
+                    return self.disembark(place, key, outcome).map(Approach::Arrived);
                 }
             }
             return Ok(Approach::Load((leader, permit)));
@@ -253,15 +256,27 @@ where
     }
 
     /// What a caller makes of what another caller's load came to.
-    pub(super) fn disembark(&self, outcome: Outcome<V>) -> Result<V, LoadError<AnyError>> {
-        let (count, result) = match outcome {
-            Outcome::Value(value) => (Count::Coalesced, Ok(value)),
-            Outcome::Stale(value) => (Count::Stale, Ok(value)),
-            Outcome::Failed(error) => (Count::Coalesced, Err(LoadError::Failed(error))),
+    pub(super) fn disembark(
+        &self,
+        place: &Place<'_, K, V>,
+        key: &K,
+        outcome: Outcome<V>,
+    ) -> Result<V, LoadError<AnyError>> {
+        let result = match outcome {
+            Outcome::Stale(value) => {
+                self.count_stale(place, key);
+                return Ok(value);
+            }
+            Outcome::Value(value) => Ok(value),
+            Outcome::Failed(error) => Err(LoadError::Failed(error)),
             Outcome::Absent => unreachable!("callers look for it themselves"),
         };
-        self.inner.counters.count(count);
+        self.inner.counters.count(Count::Coalesced);
         result
+    }
+
+    fn count_stale(&self, place: &Place<'_, K, V>, key: &K) {
+        self.count_served(ThreadSlot::current(), Count::Stale, place, key);
     }
 
     /// For one who leads a flight that it boarded some time ago.
@@ -406,7 +421,7 @@ where
         }
         if let Some(outcome) = self.stale(place, key) {
             if let Outcome::Stale(_) = outcome {
-                self.inner.counters.count(Count::Stale);
+                self.count_stale(place, key);
             }
             leader.land(|| outcome.clone());
             return match outcome {

@@ -350,7 +350,10 @@ where
 
     fn disembark(&mut self, at: usize, outcome: Outcome<V>) -> Result<(), LoadError<AnyError>> {
         if !matches!(outcome, Outcome::Absent) {
-            self.values[at] = Some(self.cache.disembark(outcome)?);
+            self.values[at] = Some({
+                let (place, key) = (&self.places[at], &self.keys[at]);
+                self.cache.disembark(place, key, outcome)?
+            });
         }
         Ok(())
     }

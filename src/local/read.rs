@@ -141,18 +141,24 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
             None => self.hit_unannounced(slot, place, key, ahead, read),
         };
         if found.is_some() {
-            self.count_hit(slot, place, key);
+            self.count_served(slot, Count::Hit, place, key);
         }
         found
     }
 
+    /// What is held of a key was served. Whether it was a hit, `count` says.
     #[inline(always)]
-    fn count_hit<Q>(&self, slot: ThreadSlot, place: &Place<'_, K, V>, key: &Q)
-    where
+    pub(super) fn count_served<Q>(
+        &self,
+        slot: ThreadSlot,
+        count: Count,
+        place: &Place<'_, K, V>,
+        key: &Q,
+    ) where
         Q: Hash + Equivalent<K> + ?Sized,
     {
-        let hits = self.inner.counters.add(slot, Count::Hit);
-        if hits.wrapping_mul(SCATTER) < self.inner.samples_below {
+        let counted = self.inner.counters.add(slot, count);
+        if counted.wrapping_mul(SCATTER) < self.inner.samples_below {
             self.sample_age(slot, place, key);
         }
     }
@@ -289,7 +295,7 @@ where
             place.cell.shard.read_unannounced(slot, seek)
         };
         if let Some((value, due)) = hit {
-            self.count_hit(slot, place, key);
+            self.count_served(slot, Count::Hit, place, key);
             return if due {
                 Sought::Due(value)
             } else {

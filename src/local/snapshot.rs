@@ -209,6 +209,7 @@ fn write<K: Schema, V: Schema>(
             value: &value,
             left: copy.left.map(|left| left / NANOS_PER_MILLI),
             idle: copy.idle.map(|idle| idle / NANOS_PER_MILLI),
+            age: copy.age.map(|age| age / NANOS_PER_MILLI),
             weight: copy.weight,
             tags: copy.tags.iter().map(|tag| &**tag).collect(),
         })?;
@@ -292,7 +293,7 @@ where
                 };
                 room = rest;
                 let mut loaded = Loaded::new(value).tags(entry.tags);
-                loaded.age = passed;
+                loaded.age = entry.age.map_or(0, nanos).saturating_add(passed);
                 chosen.push(Chosen {
                     key,
                     loaded,

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! 0   "hotset\r\n"
-//! 8   format version, 1, 4 bytes
+//! 8   format version, 2, 4 bytes
 //! 12  time of writing in milliseconds since 1970, 8 bytes
 //! 20  number of entries, 8 bytes
 //! 28  frames: the schema of keys, that of values, then entries by postcard, hottest first; before each
@@ -21,7 +21,7 @@ use std::ops::Range;
 use xxhash_rust::xxh3::{Xxh3Default, xxh3_64};
 
 const MAGIC: &[u8; 8] = b"hotset\r\n";
-pub(super) const VERSION: u32 = 1;
+pub(super) const VERSION: u32 = 2;
 /// The mark and the format version.
 const BEGINNING: u64 = 12;
 const FRAMES: usize = 28;
@@ -46,6 +46,8 @@ pub(crate) struct Entry<'a> {
     pub(crate) left: Option<u64>,
     /// Milliseconds it had left to idle, in a cache where entries idle.
     pub(crate) idle: Option<u64>,
+    /// Milliseconds since its value was read from where it comes from, in a cache that tracks that.
+    pub(crate) age: Option<u64>,
     /// In a cache that weighs.
     pub(crate) weight: Option<u64>,
     pub(crate) tags: Vec<&'a str>,
@@ -287,6 +289,7 @@ mod tests {
             value: b"\x0512.50",
             left: None,
             idle: None,
+            age: None,
             weight: None,
             tags: vec![],
         };
@@ -295,6 +298,7 @@ mod tests {
             value: b"\x01",
             left: Some(300),
             idle: Some(1),
+            age: Some(3),
             weight: Some(2),
             tags: vec!["a"],
         };
@@ -316,15 +320,15 @@ mod tests {
             .fold(String::new(), |hex, byte| hex + &format!("{byte:02x}"));
         let parts = [
             "686f747365740d0a",
-            "01000000",
+            "02000000",
             "0068e5cf8b010000",
             "0200000000000000",
             "03000000753634",
             "0700000070726963652f32",
-            // Key, value, left to live, left to idle, weight, tags.
-            "0d0000000107060531322e353000000000",
-            "0e000000010801010",
-            "1ac0201010102010161",
+            // Key, value, left to live, left to idle, age, weight, tags.
+            "0e0000000107060531322e35300000000000",
+            "10000000010801010",
+            "1ac02010101030102010161",
             "ffffffff",
         ];
         assert_eq!(hex[..hex.len() - 16], parts.concat());

@@ -1,7 +1,7 @@
 //! Entries on their way to a file and back.
 
 use super::{MAX_ENTRIES, NewEntry, Shard};
-use crate::clock::{NEVER, Nanos};
+use crate::clock::{NEVER, Nanos, saturating_nanos};
 use crate::local::budget::{Budget, Reservation};
 use crate::local::policy::Eviction;
 use crate::local::removal::{RemovalCause, Removals};
@@ -17,6 +17,8 @@ pub(crate) struct Copied<K, V> {
     pub(crate) left: Option<Nanos>,
     /// How long it had to idle.
     pub(crate) idle: Option<Nanos>,
+    /// How old its value is.
+    pub(crate) age: Option<Nanos>,
     pub(crate) weight: Option<u64>,
     pub(crate) tags: Vec<Arc<str>>,
 }
@@ -48,6 +50,10 @@ impl<K, V> Shard<K, V> {
                 value: entry.value.clone(),
                 left: left(limit.unwrap_or(deadline)),
                 idle: limit.and(left(deadline)),
+                age: self
+                    .ages
+                    .as_ref()
+                    .map(|ages| saturating_nanos(ages.of(slot, now))),
                 weight: extras.and_then(|extras| extras.own_weight(slot)),
                 tags: tags.into_iter().flat_map(Tagged::names).collect(),
             }
