@@ -234,3 +234,79 @@ impl Breaker {
         self.remote.listen()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures_util::future::join_all;
+    use tokio::sync::watch;
+
+    /// Calls are made up by the test.
+    struct Nothing;
+
+    impl Remote for Nothing {
+        fn ask<'a>(&'a self, _: &'a [Ask<'a>]) -> Reply<'a, Vec<Answer>> {
+            unreachable!()
+        }
+        fn fill<'a>(&'a self, _: &'a [Fill<'a>]) -> Reply<'a, Vec<bool>> {
+            unreachable!()
+        }
+        fn invalidate<'a>(
+            &'a self,
+            _: &'a Subject,
+            _: Option<&'a NewValue>,
+        ) -> Reply<'a, Invalidated> {
+            unreachable!()
+        }
+        fn renew(&self, _: u64, _: Duration) -> Reply<'_, ()> {
+            unreachable!()
+        }
+        fn acknowledge<'a>(&'a self, _: &'a [Peer], _: Position) -> Reply<'a, ()> {
+            unreachable!()
+        }
+        fn warnings(&self) -> Vec<Warning> {
+            Vec::new()
+        }
+        fn listen(&self) -> Reply<'_, Box<dyn Messages>> {
+            unreachable!()
+        }
+    }
+
+    #[tokio::test]
+    async fn a_call_that_began_before_the_circuit_opened_does_not_close_it() {
+        let breaker = Breaker::new("test".into(), Box::new(Nothing));
+        let (end, ends) = watch::channel(false);
+        let slow = |mut ends: watch::Receiver<bool>| {
+            let ended = async move { ends.wait_for(|ended| *ended).await.map(drop) };
+            breaker.call(Operation::Ask, async {
+                ended.await.map_err(|_| RemoteError::Timeout)
+            })
+        };
+        let slow = join_all((0..10).map(|_| slow(ends.clone())));
+        let outage = async {
+            while !breaker.is_open() {
+                let fails = async { Err::<(), _>(RemoteError::Timeout) };
+                let _ = breaker.call(Operation::Fill, fails).await;
+            }
+            end.send_replace(true);
+        };
+        let (answers, ()) = tokio::join!(slow, outage);
+        assert!(answers.iter().all(Result::is_ok));
+        assert!(breaker.is_open() && breaker.last_error().is_some());
+        let calls = breaker.calls();
+        assert_eq!((calls.ask.times.count(), calls.ask.failures), (10, 0));
+        assert_eq!(calls.fill.times.count(), calls.fill.failures);
+    }
+
+    #[tokio::test]
+    async fn a_call_whose_caller_is_dropped_counts_and_one_that_is_refused_does_not() {
+        let breaker = Breaker::new("test".into(), Box::new(Nothing));
+        let never = std::future::pending::<Result<(), RemoteError>>();
+        let call = breaker.call(Operation::Ask, never);
+        let most = Duration::from_millis(20);
+        assert!(tokio::time::timeout(most, call).await.is_err());
+        let calls = breaker.calls();
+        assert_eq!((calls.ask.times.count(), calls.ask.failures), (1, 0));
+        assert!(calls.ask.times.total() >= most);
+    }
+}

@@ -30,6 +30,88 @@ async fn loads_are_those_of_the_loader_and_calls_are_counted_by_what_they_are_fo
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_look_up_is_one_hit_or_one_miss_of_each_tier_that_it_comes_to() {
+    let server = Server::start();
+    let cache = proven::<u64>(&server.url(), Consistency::Realtime).await;
+    let counts = || {
+        let (l1, l2) = (cache.stats(), cache.tier_stats());
+        (l1.hits, l1.misses, l2.l2_hits, l2.l2_misses)
+    };
+    cache.get_or_load_async(&1, || value(10)).await.unwrap();
+    assert_eq!(counts(), (0, 1, 0, 1));
+    cache.get_or_load_async(&1, fails).await.unwrap();
+    assert_eq!(counts(), (1, 1, 0, 1));
+    assert_eq!((cache.get(&1).await, cache.get(&2).await), (Some(10), None));
+    assert_eq!(counts(), (2, 2, 0, 2));
+    let load = |keys: Vec<u64>| async move {
+        let pairs = keys.into_iter().map(|key| (key, key));
+        Ok::<_, ()>(pairs.collect::<Vec<_>>())
+    };
+    let batch = cache.get_many_or_load_async(&[1, 3, 4], load).await;
+    assert_eq!(batch.unwrap(), [Some(10), Some(3), Some(4)]);
+    assert_eq!(counts(), (3, 4, 0, 4));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_fails_or_is_not_kept_is_not_stored_refused_or_failed_at() {
+    let server = Server::start();
+    let cache = proven::<u64>(&server.url(), Consistency::L2Only).await;
+    for key in 0..10 {
+        cache.get_or_load_async(&key, || value(10)).await.unwrap();
+    }
+    assert_eq!(cache.stats().refused, 0);
+    assert_eq!(cache.tier_stats().fills, 10);
+    for key in 10..20 {
+        assert!(cache.get_or_load_async(&key, fails).await.is_err());
+    }
+    let given_back = || cache.tier_stats().calls.release.times.count() > 0;
+    soon("given back", given_back).await;
+    assert_eq!(cache.tier_stats().calls.fill.times.count(), 10);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_value_is_not_old_since_its_loader_had_to_wait() {
+    let server = Server::start();
+    let cache = builder_of_one(&server);
+    soon("proven", || cache.health().proven_for.is_some()).await;
+    let slow = cache.clone();
+    let slow = tokio::spawn(async move {
+        let load = || async {
+            tokio::time::sleep(Duration::from_secs(2)).await;
+            value(10).await
+        };
+        slow.get_or_load_async(&1, load).await
+    });
+    soon("loads", || cache.tier_stats().loads == 1).await;
+    cache.get_or_load_async(&2, || value(10)).await.unwrap();
+    slow.await.unwrap().unwrap();
+    let age = tokio::task::spawn_blocking(move || mean_age(&cache, 2)).await;
+    assert!(age.unwrap() < Duration::from_secs(1));
+}
+
+/// One loader at one time.
+fn builder_of_one(server: &Server) -> TieredCache<u64, u64> {
+    hotset::LocalCache::builder()
+        .capacity(100)
+        .track_ages(true)
+        .max_concurrent_loads(1)
+        .redis(server.url(), "test")
+        .consistency(MINUTE)
+        .build()
+        .unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_idle_cache_notices_that_redis_is_gone() {
+    let mut server = Server::start();
+    let cache = proven::<u64>(&server.url(), Consistency::Realtime).await;
+    server.kill();
+    soon("the breaker opens", || cache.health().breaker_open).await;
+    server.restart();
+    soon("closed", || !cache.health().breaker_open).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_loader_that_is_dropped_has_failed() {
     let server = Server::start();
     let cache = proven::<u64>(&server.url(), MINUTE).await;
@@ -109,8 +191,8 @@ async fn what_is_published_is_what_is_documented_and_tells_of_an_outage() {
     let cache = proven::<u64>(&server.url(), Consistency::Realtime).await;
     let metrics = Metrics::new();
     metrics.watch(&cache).unwrap();
-    let seconds = metrics_exporter_prometheus::Matcher::Suffix("_seconds".into());
-    let recorder = PrometheusBuilder::new().set_buckets_for_metric(seconds, &Metrics::BUCKETS);
+    let ours = metrics_exporter_prometheus::Matcher::Prefix("hotset_".into());
+    let recorder = PrometheusBuilder::new().set_buckets_for_metric(ours, Metrics::BUCKETS);
     let recorder = recorder.unwrap().build_recorder();
     let scrape = || {
         metrics::with_local_recorder(&recorder, || metrics.publish());
@@ -131,15 +213,7 @@ async fn what_is_published_is_what_is_documented_and_tells_of_an_outage() {
     has("\nhotset_breaker_open{cache=\"test\"} 0\n");
     has("\nhotset_backplane_proven{cache=\"test\"} 1\n");
     server.kill();
-    let mut failed = 0;
-    while !cache.health().breaker_open {
-        failed += 1;
-        assert!(failed < 100, "the breaker opens");
-        cache
-            .get_or_load_async(&failed, || value(10))
-            .await
-            .unwrap();
-    }
+    soon("the breaker opens", || cache.health().breaker_open).await;
     has("\nhotset_breaker_open{cache=\"test\"} 1\n");
     soon("no proof", || cache.health().proven_for.is_none()).await;
     has("\nhotset_backplane_proven{cache=\"test\"} 0\n");

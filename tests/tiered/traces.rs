@@ -3,7 +3,7 @@
 use super::servers::{Server, soon};
 use super::{builder, proven, value};
 use hotset::{Consistency, TieredCache};
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::fmt::{self, Debug};
 use std::sync::{Arc, Mutex, Once};
 use tracing::field::{Field, Visit};
@@ -17,6 +17,8 @@ struct Told(Arc<Mutex<Vec<String>>>);
 
 thread_local! {
     static LISTENER: RefCell<Option<Told>> = const { RefCell::new(None) };
+    /// The next event that has this in it makes the subscriber panic.
+    static PANICS_AT: Cell<Option<&'static str>> = const { Cell::new(None) };
 }
 
 /// Passes on what is told to who listens in that thread. A subscriber for each thread would miss what
@@ -71,6 +73,10 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for ByThread {
             let mut fields = Fields::default();
             event.record(&mut fields);
             let line = format!("{}{}", event.metadata().level(), fields.0);
+            if PANICS_AT.get().is_some_and(|part| line.contains(part)) {
+                PANICS_AT.set(None);
+                panic!("as the test wants it: {line}");
+            }
             tell(line);
         }
     }
@@ -176,4 +182,63 @@ async fn what_is_wrong_with_the_server_and_what_others_set_is_told() {
     cache.rollout().set_shadow(true);
     soon("shadow", || told.count("Redis, in the shadow") == 1).await;
     assert_eq!(told.count("WARN"), 1, "{:#?}", told.lines());
+}
+
+#[tokio::test]
+async fn a_missing_right_is_told_once_while_other_calls_succeed() {
+    let server = Server::start();
+    let user = [
+        "ACL", "SETUSER", "app", "on", ">secret", "~*", "&*", "+@all", "-pttl",
+    ];
+    let () = server.command(&user.map(str::as_bytes));
+    let full = proven::<u64>(&server.url(), Consistency::Realtime).await;
+    full.get_or_load_async(&1, || value(10)).await.unwrap();
+    let told = Told::listen();
+    let url = server.url().replace("://", "://app:secret@");
+    let cache = proven::<u64>(&url, Consistency::L2Only).await;
+    let lacks = "WARN message=the user of Redis lacks a right";
+    for _ in 0..100 {
+        // To tell how long a value has to live takes the right, and to tell that there is none does not.
+        cache.get(&1).await;
+        cache.get(&2).await;
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+    assert!(cache.tier_stats().calls.ask.failures > 10);
+    assert_eq!(told.count(lacks), 1, "{:#?}", told.lines());
+    assert_eq!(told.count("no longer so"), 0);
+    assert_eq!(cache.health().warnings.len(), 1);
+    let texts = format!("{:?}", told.lines());
+    assert!(!texts.contains("secret"), "{texts}");
+}
+
+#[tokio::test]
+async fn a_subscriber_that_panics_stops_nothing() {
+    let mut server = Server::start();
+    let told = Told::listen();
+    let cache = proven::<u64>(&server.url(), Consistency::Realtime).await;
+    for event in [
+        "subscribed to invalidations",
+        "circuit breaker",
+        "of all invalidations",
+    ] {
+        PANICS_AT.set(Some(event));
+        server.kill();
+        cache.invalidate(&1).await;
+        soon("the breaker opens", || cache.health().breaker_open).await;
+        server.restart();
+        soon("all is well", || is_well(&cache)).await;
+        soon("it has panicked", || PANICS_AT.get().is_none()).await;
+    }
+    assert!(told.count("WARN") > 0);
+}
+
+#[tokio::test]
+async fn a_change_is_told_within_the_span_of_who_made_it() {
+    let server = Server::start();
+    let told = Told::listen();
+    let cache = proven::<u64>(&server.url(), Consistency::Realtime).await;
+    let request = tracing::debug_span!(target: "hotset", "request");
+    tracing::Instrument::instrument(cache.invalidate(&1), request).await;
+    let call = r#"request > l2 cache="test" operation="invalidate""#;
+    assert_eq!(told.count(call), 1, "{:#?}", told.lines());
 }
