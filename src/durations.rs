@@ -116,7 +116,7 @@ impl Durations {
 
     /// A value of each bucket in seconds, and how many there are: all as far into their buckets as it
     /// takes for the sum to be the total.
-    pub(crate) fn seconds(&self) -> impl Iterator<Item = (f64, usize)> + '_ {
+    pub(crate) fn seconds(&self) -> Vec<(f64, u64)> {
         let counted = self
             .buckets
             .iter()
@@ -126,20 +126,28 @@ impl Durations {
             let least = bucket.checked_sub(1).and_then(upper_bound);
             let least = least.unwrap_or_default().as_secs_f64();
             let width = upper_bound(bucket).map_or(least, |most| most.as_secs_f64() - least);
-            (least, width, usize::try_from(count).unwrap_or(usize::MAX))
+            (least, width, count)
         });
-        #[allow(clippy::cast_precision_loss)]
-        let sum = |pick: fn((f64, f64)) -> f64| {
-            let parts = ranges.clone();
-            parts
-                .map(|(least, width, count)| pick((least, width)) * count as f64)
-                .sum::<f64>()
-        };
-        let (least, width) = (sum(|(least, _)| least), sum(|(_, width)| width));
-        let part =
-            ((self.total.as_secs_f64() - least) / width.max(f64::MIN_POSITIVE)).clamp(0.0, 1.0);
-        ranges.map(move |(least, width, count)| (least + width * part, count))
+        let least = sum(ranges.clone().map(|(least, _, count)| (least, count)));
+        let width = sum(ranges.clone().map(|(_, width, count)| (width, count)));
+        let part = (self.total.as_secs_f64() - least) / width.max(f64::MIN_POSITIVE);
+        let part = part.clamp(0.0, 1.0);
+        let value = |(least, width, count)| (least + width * part, count);
+        ranges.map(value).collect()
     }
+
+    /// The total is what these come to: where it was read before the buckets were, or after, the rest is
+    /// for the next time.
+    pub(crate) fn set_total(&mut self, seconds: &[(f64, u64)]) {
+        let sum = sum(seconds.iter().copied());
+        self.total = Duration::try_from_secs_f64(sum).unwrap_or_default();
+    }
+}
+
+#[cfg(feature = "metrics")]
+#[allow(clippy::cast_precision_loss)]
+fn sum(values: impl Iterator<Item = (f64, u64)>) -> f64 {
+    values.map(|(value, count)| value * count as f64).sum()
 }
 
 impl Default for Durations {
@@ -294,12 +302,9 @@ mod tests {
         (1_000..3_000).for_each(count);
         let growth = tally.snapshot().since(&before);
         assert_eq!(growth.count(), 2_000);
-        let values: Vec<(f64, usize)> = growth.seconds().collect();
-        let sum: f64 = values
-            .iter()
-            .map(|(value, count)| value * f64::from(u32::try_from(*count).unwrap()))
-            .sum();
-        assert!((sum - growth.total().as_secs_f64()).abs() < 1e-9, "{sum}");
+        let values = growth.seconds();
+        let told = sum(values.iter().copied());
+        assert!((told - growth.total().as_secs_f64()).abs() < 1e-9, "{told}");
         for (value, count) in values {
             assert!(
                 count > 0 && (0.000_75..0.003_75).contains(&value),
@@ -309,7 +314,29 @@ mod tests {
         let mut both = before.clone();
         both.add(&growth);
         assert_eq!(both, tally.snapshot());
-        assert_eq!(Durations::default().seconds().count(), 0);
+        assert_eq!(Durations::default().seconds(), []);
+    }
+
+    #[cfg(feature = "metrics")]
+    #[test]
+    fn a_total_that_is_read_before_its_bucket_is_made_up_for() {
+        let one = Duration::from_millis(1_240);
+        let (mut known, mut told, mut sum_of_all) =
+            (Durations::default(), 0.0, Durations::default());
+        for _ in 0..1_000 {
+            let mut torn = sum_of_all.clone();
+            torn.total += one;
+            sum_of_all = torn.clone();
+            sum_of_all.buckets[bucket_of(1_240_000_000)] += 1;
+            for read in [&torn, &sum_of_all] {
+                let mut news = read.since(&known);
+                let values = news.seconds();
+                told += sum(values.iter().copied());
+                news.set_total(&values);
+                known.add(&news);
+            }
+        }
+        assert!((told - 1_240.0).abs() < 1.0, "{told}");
     }
 
     #[test]

@@ -14,8 +14,8 @@ struct Prometheus(PrometheusRecorder);
 
 impl Prometheus {
     fn new() -> Self {
-        let seconds = Matcher::Suffix("_seconds".into());
-        let builder = PrometheusBuilder::new().set_buckets_for_metric(seconds, &Metrics::BUCKETS);
+        let ours = Matcher::Prefix("hotset_".into());
+        let builder = PrometheusBuilder::new().set_buckets_for_metric(ours, Metrics::BUCKETS);
         Self(builder.unwrap().build_recorder())
     }
 
@@ -224,4 +224,53 @@ fn threads_that_scrape_together_count_nothing_twice() {
     assert_eq!(hits, 4.0 * 199.0);
     let loads = value(&scraped, "hotset_load_seconds_count{cache=\"pages\"}");
     assert_eq!(loads, 4.0);
+}
+
+#[test]
+fn a_recorder_that_comes_late_and_a_second_publisher_know_the_same() {
+    let cache = named("pages");
+    let (metrics, other) = (Metrics::new(), Metrics::new());
+    metrics.watch(&cache).unwrap();
+    other.watch(&cache).unwrap();
+    cache.insert(1, 1);
+    cache.get(&1);
+    // To nobody.
+    metrics.publish();
+    let prometheus = Prometheus::new();
+    prometheus.scrape(&metrics);
+    let scraped = prometheus.scrape(&other);
+    let hits = "hotset_hits_total{cache=\"pages\",tier=\"l1\"}";
+    assert_eq!(value(&scraped, hits), 1.0);
+}
+
+#[test]
+fn of_a_cache_that_is_gone_nobody_knows_how_it_is() {
+    let (prometheus, metrics) = (Prometheus::new(), Metrics::new());
+    let (gone, here) = (named("gone"), named("here"));
+    metrics.watch(&gone).unwrap();
+    metrics.watch(&here).unwrap();
+    gone.insert(1, 1);
+    prometheus.scrape(&metrics);
+    drop(gone);
+    let scraped = prometheus.scrape(&metrics);
+    assert!(value(&scraped, "hotset_entries{cache=\"gone\"}").is_nan());
+    assert_eq!(value(&scraped, "hotset_inserts_total{cache=\"gone\"}"), 1.0);
+    assert_eq!(value(&scraped, "hotset_entries{cache=\"here\"}"), 0.0);
+    assert_eq!(format!("{metrics:?}"), r#"["here"]"#);
+}
+
+#[test]
+fn of_many_hits_few_ages_are_told() {
+    let (prometheus, metrics, cache) = (Prometheus::new(), Metrics::new(), named("pages"));
+    metrics.watch(&cache).unwrap();
+    cache.insert(1, 1);
+    for _ in 0..64 * 10_000 {
+        cache.get(&1);
+    }
+    let scraped = prometheus.scrape(&metrics);
+    let told = value(&scraped, "hotset_age_seconds_count{cache=\"pages\"}");
+    assert!((3_000.0..=4_096.0).contains(&told), "{told}");
+    prometheus.scrape(&metrics);
+    let again = value(&scraped, "hotset_age_seconds_count{cache=\"pages\"}");
+    assert_eq!(told, again);
 }

@@ -29,7 +29,7 @@ mod inner {
         pub(crate) fn start(caches: &Caches) -> Result<Self, AnyError> {
             let requests = Matcher::Full("shop_request_seconds".into());
             let prometheus = PrometheusBuilder::new()
-                .set_buckets_for_metric(Matcher::Suffix("_seconds".into()), &Metrics::BUCKETS)?
+                .set_buckets_for_metric(Matcher::Prefix("hotset_".into()), Metrics::BUCKETS)?
                 .set_buckets_for_metric(requests, &REQUESTS)?
                 .install_recorder()?;
             let metrics = Metrics::new();

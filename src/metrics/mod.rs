@@ -16,17 +16,18 @@ use table::{Kind, Metric};
 /// Publishes what caches do through the facade [`metrics`](https://docs.rs/metrics), to whatever recorder is
 /// installed there: Prometheus, `StatsD`, OpenTelemetry.
 ///
-/// A hit costs nothing for it: caches count in any case, and are read by [`publish`](Self::publish), to be
-/// called before each scrape, or every few seconds.
+/// Caches count in any case, and are read by [`publish`](Self::publish), to be called before each scrape,
+/// or every few seconds. Some recorders keep what a histogram is told until they are scraped, or looked
+/// after as they ask for: `run_upkeep` of the one below.
 ///
 /// ```
 /// use hotset::{LocalCache, Metrics};
 /// use metrics_exporter_prometheus::{Matcher, PrometheusBuilder};
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
 ///
-/// let seconds = Matcher::Suffix("_seconds".into());
+/// let ours = Matcher::Prefix("hotset_".into());
 /// let prometheus = PrometheusBuilder::new()
-///     .set_buckets_for_metric(seconds, &Metrics::BUCKETS)?
+///     .set_buckets_for_metric(ours, Metrics::BUCKETS)?
 ///     .install_recorder()?;
 ///
 /// let pages: LocalCache<u64, String> = LocalCache::builder().name("pages").capacity(1_000).build()?;
@@ -46,16 +47,26 @@ use table::{Kind, Metric};
 ///
 /// All have the label `cache`, its [name](crate::Builder::name), and no label grows with keys or values.
 /// Durations are in seconds. The hit ratio is `hits / (hits + misses)`, of either tier; of a tiered cache
-/// the tier is `l1` or `l2`, of a local one `l1`. Histograms tell what fell into buckets a quarter wide, with
-/// the sum exact.
+/// the tier is `l1` or `l2`, of a local one `l1`. Histograms tell what fell into buckets a quarter wide; ages,
+/// which are a sample, tell at most 4,096 values each time.
 ///
 #[doc = include_str!("table.md")]
 ///
 /// A clone is another handle to the same.
 #[derive(Clone, Default)]
 pub struct Metrics {
-    watched: Arc<Mutex<Vec<Arc<Watched>>>>,
+    list: Arc<Mutex<List>>,
 }
+
+#[derive(Default)]
+struct List {
+    watched: Vec<Arc<Watched>>,
+    /// How far the counters of caches that are gone had come, by name.
+    gone: HashMap<Arc<str>, HashMap<Of, u64>>,
+}
+
+/// What is published under one name, and with which label.
+type Of = (&'static str, &'static str);
 
 /// A cache that [`Metrics`] can watch: a [`LocalCache`](crate::LocalCache), a `TieredCache`, an `Arc<dyn
 /// Cache>` or `Arc<dyn AsyncCache>` of either.
@@ -65,6 +76,12 @@ pub trait Watch {
 }
 
 impl<C: Watch + ?Sized> Watch for Arc<C> {
+    fn observed(&self) -> Option<Observed> {
+        (**self).observed()
+    }
+}
+
+impl<C: Watch + ?Sized> Watch for &C {
     fn observed(&self) -> Option<Observed> {
         (**self).observed()
     }
@@ -82,7 +99,7 @@ impl<C: Watch + ?Sized> Watch for Box<C> {
 pub enum WatchError {
     /// It has no name to tell it by.
     NoName,
-    /// Another cache has this name.
+    /// A cache that is watched has this name: another, or it is watched already.
     NameTaken(String),
     /// It is an implementation of the traits that is not of this library.
     Unknown,
@@ -96,8 +113,8 @@ impl fmt::Display for WatchError {
             }
             Self::NameTaken(name) => write!(
                 f,
-                "another cache that is watched has the name {name:?}: give each its own, with \
-                 Builder::name"
+                "a cache of the name {name:?} is watched already: watch each once, and give each a name \
+                 of its own, with Builder::name"
             ),
             Self::Unknown => {
                 f.write_str("this is no cache of hotset: watch the one that it wraps, if it does")
@@ -111,7 +128,7 @@ impl std::error::Error for WatchError {}
 impl Metrics {
     /// Bounds of buckets, in seconds, from 100 microseconds to a day: for loads, for calls to Redis and for
     /// the age of values.
-    pub const BUCKETS: [f64; 23] = [
+    pub const BUCKETS: &'static [f64] = &[
         0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5,
         5.0, 10.0, 30.0, 60.0, 300.0, 900.0, 3_600.0, 21_600.0, 86_400.0,
     ];
@@ -122,61 +139,79 @@ impl Metrics {
         Self::default()
     }
 
-    /// Watches a cache as long as it lives. It is not kept alive; once it is dropped its metrics stay as
-    /// they are, until a cache of the same name is watched, which goes on from there.
+    /// Watches a cache as long as it lives; it is not kept alive. Once it is dropped its gauges are not a
+    /// number, and its counters stay, until a cache of the same name is watched, which goes on from there.
     ///
     /// # Errors
     ///
-    /// If the cache has no name, or one that another has.
+    /// If the cache has no name, or one that is watched already, or is not one of this library.
     pub fn watch(&self, cache: &(impl Watch + ?Sized)) -> Result<(), WatchError> {
         let observed = cache.observed().ok_or(WatchError::Unknown)?;
         let name = observed.name.ok_or(WatchError::NoName)?;
-        let lives = |other: &Watched| (other.read)().is_some();
-        // Read without the lock, since whoever drops a cache last drops it as it has been read.
-        let namesake = self.list().into_iter().find(|other| *other.name == *name);
-        if namesake.as_ref().is_some_and(|other| lives(other)) {
+        // Without the lock, since a cache that was about to go is dropped as it has been read.
+        let namesake = self
+            .watched()
+            .into_iter()
+            .find(|other| *other.name == *name);
+        if let Some(dead) = namesake.filter(|other| (other.read)().is_none()) {
+            self.let_go(&dead);
+        }
+        let mut list = self.list.lock();
+        if list.watched.iter().any(|other| *other.name == *name) {
             return Err(WatchError::NameTaken(name));
         }
-        let watched = Arc::new(Watched {
-            name: name.as_str().into(),
+        let name: Arc<str> = name.into();
+        let base = list.gone.remove(&name).unwrap_or_default();
+        list.watched.push(Arc::new(Watched {
+            name,
             read: observed.read,
-            published: Mutex::default(),
-        });
-        let mut list = self.watched.lock();
-        match list.iter().position(|other| other.name == watched.name) {
-            None => list.push(watched),
-            Some(at) if namesake.is_some_and(|dead| Arc::ptr_eq(&dead, &list[at])) => {
-                list[at] = watched;
-            }
-            // Another thread was faster.
-            Some(_) => return Err(WatchError::NameTaken(name)),
-        }
+            published: Mutex::new(Published::after(base)),
+        }));
         Ok(())
     }
 
-    /// Tells the recorder of the current thread, or else the global one, what has changed since this was
-    /// last called.
+    /// Tells the recorder of the current thread, or else the global one, how it is now.
     pub fn publish(&self) {
         with_recorder(|recorder| {
             for metric in table::ALL {
                 metric.describe(recorder);
             }
-            for watched in self.list() {
+            for watched in self.watched() {
                 if let Some(samples) = (watched.read)() {
                     watched.publish(samples, recorder);
+                } else {
+                    watched.unset();
+                    self.let_go(&watched);
                 }
             }
         });
     }
 
-    fn list(&self) -> Vec<Arc<Watched>> {
-        self.watched.lock().clone()
+    fn watched(&self) -> Vec<Arc<Watched>> {
+        self.list.lock().watched.clone()
+    }
+
+    /// The cache was dropped.
+    fn let_go(&self, dead: &Arc<Watched>) {
+        let mut list = self.list.lock();
+        if let Some(at) = list
+            .watched
+            .iter()
+            .position(|other| Arc::ptr_eq(other, dead))
+        {
+            list.watched.swap_remove(at);
+            let counters = dead.published.lock().counters.clone();
+            list.gone.insert(Arc::clone(&dead.name), counters);
+        }
     }
 }
 
 impl fmt::Debug for Metrics {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let names = self.list().into_iter().map(|watched| watched.name.clone());
+        let names = self
+            .watched()
+            .into_iter()
+            .map(|watched| watched.name.clone());
         f.debug_list().entries(names).finish()
     }
 }
@@ -245,12 +280,28 @@ struct Watched {
     published: Mutex<Published>,
 }
 
-/// What the recorder knows, by name and label.
+/// How far a cache was published.
 #[derive(Default)]
 struct Published {
-    counters: HashMap<(&'static str, &'static str), u64>,
-    histograms: HashMap<(&'static str, &'static str), Durations>,
+    /// What its namesakes before it had counted.
+    base: HashMap<Of, u64>,
+    /// What is known, with that.
+    counters: HashMap<Of, u64>,
+    gauges: HashMap<Of, Gauge>,
+    histograms: HashMap<Of, Durations>,
 }
+
+impl Published {
+    fn after(base: HashMap<Of, u64>) -> Self {
+        Self {
+            base,
+            ..Self::default()
+        }
+    }
+}
+
+/// Ages are told of at most so many hits at one time.
+const MOST_SAMPLED: u64 = 4_096;
 
 impl Watched {
     fn publish(&self, samples: Vec<Sample>, recorder: &dyn Recorder) {
@@ -258,25 +309,45 @@ impl Watched {
         for sample in samples {
             let (metric, key) = (sample.metric, self.key(&sample));
             let of = (metric.name, sample.label);
-            // Sums only grow; one that was read before another thread's is no news.
             match sample.value {
                 Value::Counter(sum) => {
+                    let sum = sum + published.base.get(&of).copied().unwrap_or_default();
                     let known = published.counters.entry(of).or_default();
-                    let news = sum.saturating_sub(*known);
-                    *known += news;
-                    metric.counter(recorder, &key).increment(news);
+                    // Another thread may have read it later, and told it before.
+                    *known = sum.max(*known);
+                    metric.counter(recorder, &key).absolute(*known);
                 }
-                Value::Gauge(value) => metric.gauge(recorder, &key).set(value),
+                Value::Gauge(value) => {
+                    let gauge = metric.gauge(recorder, &key);
+                    gauge.set(value);
+                    published.gauges.insert(of, gauge);
+                }
                 Value::Histogram(sum) => {
                     let known = published.histograms.entry(of).or_default();
                     let histogram = metric.histogram(recorder, &key);
-                    let news = sum.since(known);
-                    for (seconds, count) in news.seconds() {
-                        histogram.record_many(seconds, count);
+                    let mut news = sum.since(known);
+                    let seconds = news.seconds();
+                    let most = if metric.is_sampled {
+                        MOST_SAMPLED
+                    } else {
+                        u64::MAX
+                    };
+                    let share = news.count().div_ceil(most).max(1);
+                    for (value, count) in &seconds {
+                        let count = count.div_ceil(share);
+                        histogram.record_many(*value, usize::try_from(count).unwrap_or(usize::MAX));
                     }
+                    news.set_total(&seconds);
                     known.add(&news);
                 }
             }
+        }
+    }
+
+    /// Nobody knows how it is now.
+    fn unset(&self) {
+        for gauge in self.published.lock().gauges.values() {
+            gauge.set(f64::NAN);
         }
     }
 

@@ -8,6 +8,8 @@ pub(crate) struct Metric {
     /// Beside `cache`.
     pub(super) label: &'static str,
     pub(super) help: &'static str,
+    /// Of some values only.
+    pub(super) is_sampled: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -19,12 +21,14 @@ pub(super) enum Kind {
 }
 
 macro_rules! metrics {
-    ($($(#[$cfg:meta])? $metric:ident: $kind:ident $name:literal $([$label:literal])?, $help:literal;)*) => {
+    ($($(#[$cfg:meta])? $metric:ident: $kind:ident $name:literal $([$label:literal])?,
+        $help:literal $(, sampled: $sampled:literal)?;)*) => {
         $($(#[$cfg])? pub(crate) static $metric: Metric = Metric {
             name: $name,
             kind: Kind::$kind,
             label: concat!("" $(, $label)?),
             help: $help,
+            is_sampled: false $(|| $sampled)?,
         };)*
 
         /// In the order in which they are documented.
@@ -48,7 +52,7 @@ metrics! {
     QUEUED_LOADS: Counter "hotset_queued_loads_total",
         "Loads that had to wait for others to end, for want of a permit.";
     AGE_SECONDS: Histogram "hotset_age_seconds",
-        "How long ago values were loaded when they were served, on one hit in 64.";
+        "How long ago values were loaded when they were served, on one hit in 64.", sampled: true;
     INSERTS: Counter "hotset_inserts_total", "Entries stored, replacements included.";
     REFUSED: Counter "hotset_refused_total",
         "Values not stored: heavier than the whole budget, or with no time to live.";
