@@ -1,7 +1,7 @@
 //! The home page: what sells best, and what the caches do.
 
 use crate::AnyError;
-use crate::records::{Listed, Price, Stock, Versioned};
+use crate::records::{Listed, Offer, Price, Stock, Versioned};
 use crate::service::Shop;
 use std::fmt::Write;
 
@@ -9,15 +9,26 @@ const PAGE: &str = include_str!("page.html");
 const STYLE: &str = include_str!("page.css");
 const SCRIPT: &str = include_str!("page.js");
 
-/// Reads a list, and a price and a count of each in it.
+/// A list, with a price and a count of each in it. The database gives all of it at once; the caches hold
+/// the list, which seldom changes, apart from what does.
 pub(crate) async fn home(shop: &Shop, anew: bool) -> Result<String, AnyError> {
-    let home = shop.home(anew).await?;
     let mut cards = String::new();
-    for product in &home.products {
-        let price = shop.get::<Price>(product.id, anew).await?;
-        let stock = shop.get::<Stock>(product.id, anew).await?;
-        if let Some((price, stock)) = price.zip(stock) {
-            card(&mut cards, product, &price, &stock);
+    if anew {
+        for Offer {
+            product,
+            cents,
+            left,
+        } in shop.offers().await?
+        {
+            card(&mut cards, &product, cents, left);
+        }
+    } else {
+        for product in &shop.home().await?.products {
+            let price = shop.get::<Price>(product.id, false).await?;
+            let stock = shop.get::<Stock>(product.id, false).await?;
+            if let Some((price, stock)) = price.zip(stock) {
+                card(&mut cards, product, price.number(), stock.number());
+            }
         }
     }
     Ok(PAGE
@@ -26,7 +37,7 @@ pub(crate) async fn home(shop: &Shop, anew: bool) -> Result<String, AnyError> {
         .replace("<!-- products -->", &cards))
 }
 
-fn card(cards: &mut String, product: &Listed, price: &Price, stock: &Stock) {
+fn card(cards: &mut String, product: &Listed, cents: i64, left: i64) {
     let Listed {
         id,
         name,
@@ -34,7 +45,7 @@ fn card(cards: &mut String, product: &Listed, price: &Price, stock: &Stock) {
         stars,
     } = product;
     let (name, category) = (escaped(name), escaped(category));
-    let (price, left) = (dollars(price.number()), stock.number());
+    let price = dollars(cents);
     let stars = format!("{}.{}", stars / 100, stars / 10 % 10);
     let _ = write!(
         cards,

@@ -116,6 +116,34 @@ impl Found for Listed {
     }
 }
 
+/// What the home page shows of a product.
+pub(crate) struct Offer {
+    pub(crate) product: Listed,
+    pub(crate) cents: i64,
+    pub(crate) left: i64,
+}
+
+impl Offer {
+    /// The first `$1`.
+    pub(crate) const QUERY: &str = "\
+        SELECT p.id, p.name, c.name, \
+            CAST(coalesce((SELECT avg(r.stars) FROM reviews r WHERE r.product = p.id) * 100, 0) \
+                AS BIGINT), m.cents, s.count \
+        FROM products p JOIN categories c ON c.id = p.category \
+            JOIN prices m ON m.product = p.id JOIN stock s ON s.product = p.id \
+        ORDER BY p.sold DESC, p.id LIMIT $1";
+}
+
+impl Found for Offer {
+    fn read(row: &impl Row) -> Result<Self, AnyError> {
+        Ok(Self {
+            product: Listed::read(row)?,
+            cents: row.number(4)?,
+            left: row.number(5)?,
+        })
+    }
+}
+
 #[derive(Serialize, Deserialize)]
 pub(crate) struct Profile {
     pub(crate) id: Id,

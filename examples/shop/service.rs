@@ -5,7 +5,7 @@ use crate::caches::{Cached, Caches, each};
 use crate::database::Database;
 use crate::latency::Latencies;
 use crate::metrics::Exporter;
-use crate::records::{Home, Id, Versioned};
+use crate::records::{Home, Id, Offer, Versioned};
 use crate::store::Value;
 use hotset::Stats;
 use std::sync::Arc;
@@ -67,16 +67,20 @@ impl Shop {
         found
     }
 
-    pub(crate) async fn home(&self, anew: bool) -> Result<Arc<Home>, AnyError> {
+    pub(crate) async fn home(&self) -> Result<Arc<Home>, AnyError> {
         let begun = Instant::now();
-        let home = if anew {
-            Some(Arc::new(self.database.home().await?))
-        } else {
-            let find = || async { self.database.home().await.map(Some) };
-            self.caches.home.get_or_load(0, find).await?
-        };
-        self.note("home", begun, anew);
+        let find = || async { self.database.home().await.map(Some) };
+        let home = self.caches.home.get_or_load(0, find).await?;
+        self.note("home", begun, false);
         Ok(home.expect("it may be empty, but there is one"))
+    }
+
+    /// The home page's, past the caches.
+    pub(crate) async fn offers(&self) -> Result<Vec<Offer>, AnyError> {
+        let begun = Instant::now();
+        let offers = self.database.offers().await;
+        self.note("home", begun, true);
+        offers
     }
 
     fn note(&self, endpoint: &'static str, begun: Instant, anew: bool) {

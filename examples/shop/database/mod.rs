@@ -6,7 +6,7 @@ mod sqlite;
 
 use crate::AnyError;
 use crate::latency::Latencies;
-use crate::records::{Found, Home, Id, Listed, Record, Versioned};
+use crate::records::{Found, Home, Id, Listed, Offer, Record, Versioned};
 use postgres::Postgres;
 use sqlite::Sqlite;
 use std::sync::Arc;
@@ -85,6 +85,11 @@ impl Database {
     pub(crate) async fn home(&self) -> Result<Home, AnyError> {
         let products = self.read::<Listed>(Listed::QUERY, vec![POPULAR]).await?;
         Ok(Home { products })
+    }
+
+    /// What the home page shows, in one query.
+    pub(crate) async fn offers(&self) -> Result<Vec<Offer>, AnyError> {
+        self.read(Offer::QUERY, vec![POPULAR]).await
     }
 
     /// What sells best, first.
