@@ -94,7 +94,7 @@ fn draw_times(area: &Area<'_>, comparison: &Comparison) -> Result<(), AnyError> 
     Ok(())
 }
 
-/// The decades around all that is drawn.
+/// Around all that is drawn.
 fn bounds<'a>(summaries: impl Iterator<Item = &'a Summary> + Clone) -> Range<f64> {
     let times = summaries.flat_map(|summary| [summary.p50, summary.p99]);
     let times = times.filter(|time| !time.is_zero());

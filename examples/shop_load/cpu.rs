@@ -8,6 +8,7 @@ use std::time::Duration;
 /// The processes to watch, besides this one.
 pub(crate) struct Processes {
     pub(crate) shops: Vec<u32>,
+    pub(crate) redis: u32,
     /// The parent of those that serve its clients.
     pub(crate) postgres: u32,
 }
@@ -17,6 +18,7 @@ pub(crate) struct Processes {
 pub(crate) struct Cpu {
     pub(crate) clients: Duration,
     pub(crate) shops: Duration,
+    pub(crate) redis: Duration,
     pub(crate) postgres: Duration,
 }
 
@@ -36,6 +38,7 @@ impl Processes {
         Some(Cpu {
             clients: Process::read(process::id())?.own,
             shops: shops.sum::<Option<_>>()?,
+            redis: Process::read(self.redis)?.own,
             postgres: postgres.own + postgres.ended_children + servers,
         })
     }
@@ -48,6 +51,7 @@ impl Sub for Cpu {
         Self {
             clients: self.clients.saturating_sub(before.clients),
             shops: self.shops.saturating_sub(before.shops),
+            redis: self.redis.saturating_sub(before.redis),
             postgres: self.postgres.saturating_sub(before.postgres),
         }
     }
@@ -57,6 +61,7 @@ impl AddAssign for Cpu {
     fn add_assign(&mut self, other: Self) {
         self.clients += other.clients;
         self.shops += other.shops;
+        self.redis += other.redis;
         self.postgres += other.postgres;
     }
 }

@@ -54,9 +54,9 @@ pub(crate) fn print_comparison(comparison: &Comparison) {
     };
     row("database reads per 1,000 requests", Side::reads_per_1000);
     row("requests a second", Side::requests_per_second);
-    let parts = ["shops", "PostgreSQL", "load generator"];
+    let parts = ["shops", "PostgreSQL", "Redis", "load generator"];
     for (place, name) in parts.into_iter().enumerate() {
-        let part = |cpu: Cpu| [cpu.shops, cpu.postgres, cpu.clients][place];
+        let part = |cpu: Cpu| [cpu.shops, cpu.postgres, cpu.redis, cpu.clients][place];
         if let Some((off, on)) = cpu_micros(off, part).zip(cpu_micros(on, part)) {
             let percent = change(off, on);
             println!(

@@ -3,9 +3,10 @@
 use crate::AnyError;
 use crate::cpu::Processes;
 use crate::servers::Server;
-use crate::servers::postgres::Postgres;
+use crate::servers::postgres::{Postgres, binary};
 use crate::servers::shop::Shop;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::thread;
 use std::time::Duration;
@@ -25,8 +26,11 @@ impl Stage {
             let run = "cargo run --release --features redis,metrics --example shop_load";
             return Err(format!("shops over Redis need a feature: {run}").into());
         }
-        require("redis-server", "redis-server")?;
-        require("psql", "postgresql")?;
+        require("redis-server".as_ref(), "redis-server")?;
+        require(&binary("postgres"), "postgresql")?;
+        eprintln!(
+            "starting PostgreSQL, Redis and shops, which takes longer where those are to be built"
+        );
         let (redis, postgres) = (Server::start(), Postgres::start());
         let products = products.to_string();
         let options = ["--database", &postgres.url(), "--redis", &redis.url()];
@@ -48,6 +52,7 @@ impl Stage {
     pub(crate) fn processes(&self) -> Processes {
         Processes {
             shops: self.shops.iter().map(Shop::pid).collect(),
+            redis: self.redis.pid(),
             postgres: self.postgres.pid(),
         }
     }
@@ -68,7 +73,7 @@ impl Stage {
             shop.stop();
         }
         let count = "SELECT xact_commit FROM pg_stat_database WHERE datname = current_database()";
-        let mut ask = Command::new("psql");
+        let mut ask = Command::new(binary("psql"));
         let said = ask
             .args(["-X", "-t", "-A", "-c", count, &self.postgres.url()])
             .output()?;
@@ -79,15 +84,41 @@ impl Stage {
 }
 
 /// Fails if there is no such program.
-fn require(program: &str, package: &str) -> Result<(), AnyError> {
+fn require(program: &Path, package: &str) -> Result<(), AnyError> {
     let mut ask = Command::new(program);
     let ask = ask.arg("--version").stdout(Stdio::null());
     match ask.status() {
         Ok(status) if status.success() => Ok(()),
         _ => Err(format!(
-            "{program} is needed, and not found: apt-get install {package}, or load shops that run \
-             already with --target"
+            "{} does not run: apt-get install {package}, or load shops that run already with --target",
+            program.display()
         )
         .into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_program_that_is_missing_is_told_with_its_package() {
+        let missing = require("no-such-server".as_ref(), "its-package").unwrap_err();
+        let missing = missing.to_string();
+        assert!(
+            missing.starts_with("no-such-server does not run"),
+            "{missing}"
+        );
+        assert!(missing.contains("apt-get install its-package"), "{missing}");
+    }
+
+    #[test]
+    #[cfg(not(feature = "redis"))]
+    fn without_the_feature_it_says_how_to_run() {
+        let error = Stage::start(1).err().expect("it does not start");
+        assert!(
+            error.to_string().contains("--features redis,metrics"),
+            "{error}"
+        );
     }
 }

@@ -103,6 +103,10 @@ impl Server {
         (Ipv4Addr::LOCALHOST, self.port).into()
     }
 
+    pub(crate) fn pid(&self) -> u32 {
+        self.process.as_ref().unwrap().id()
+    }
+
     pub(crate) fn url(&self) -> String {
         format!("redis://127.0.0.1:{}/", self.port)
     }

@@ -123,7 +123,7 @@ fn as_user(program: &str) -> Command {
 }
 
 /// Of the newest version that there is. Debian keeps them out of the `PATH`.
-fn binary(program: &str) -> PathBuf {
+pub(crate) fn binary(program: &str) -> PathBuf {
     let versions = read_dir("/usr/lib/postgresql").into_iter().flatten();
     let newest = versions
         .flatten()
