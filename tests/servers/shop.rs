@@ -146,7 +146,19 @@ fn build() -> PathBuf {
         Some(name) => name,
         None => unreachable!("cargo names it"),
     };
-    let built = Command::new(env!("CARGO"))
+    let mut cargo = Command::new(env!("CARGO"));
+    // What cargo told this program of its own package: build scripts look at it, and what depends on
+    // them would be built anew each time.
+    for (name, _) in std::env::vars_os() {
+        let told = ["CARGO_PKG_", "CARGO_MANIFEST_"];
+        if name
+            .to_str()
+            .is_some_and(|name| told.iter().any(|told| name.starts_with(told)))
+        {
+            cargo.env_remove(name);
+        }
+    }
+    let built = cargo
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .args(["build", "--example", "shop", "--profile", profile])
         .args(["--features", &features().join(",")])
