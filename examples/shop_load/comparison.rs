@@ -122,25 +122,42 @@ fn measure(
     })
 }
 
+/// What shops tell of themselves.
 #[derive(Deserialize)]
 struct Stats {
+    products: u64,
     database_reads: u64,
+}
+
+impl Stats {
+    fn read(shop: SocketAddr) -> Result<Self, AnyError> {
+        let fails = |problem: String| format!("http://{shop} is no shop: GET /stats: {problem}");
+        let mut connection = Connection::new(shop);
+        let answer = connection.ask(&Request::get("/stats"));
+        let answer = answer.map_err(|error| fails(error.to_string()))?;
+        if answer.status != 200 {
+            return Err(fails(answer.reason()).into());
+        }
+        let stats = serde_json::from_slice(answer.body);
+        Ok(stats.map_err(|error| fails(error.to_string()))?)
+    }
 }
 
 /// By all shops so far, as they count them.
 pub(crate) fn database_reads(shops: &[SocketAddr]) -> Result<u64, AnyError> {
-    let read = |shop: &SocketAddr| {
-        let fails = |problem: String| format!("http://{shop} is no shop: GET /stats: {problem}");
-        let mut connection = Connection::new(*shop);
-        let answer = connection.ask(&Request::get("/stats"));
-        let answer = answer.map_err(|error| fails(error.to_string()))?;
-        if answer.status != 200 {
-            return Err(fails(answer.reason()));
+    let reads = |shop: &SocketAddr| Ok(Stats::read(*shop)?.database_reads);
+    shops.iter().map(reads).sum()
+}
+
+/// Fails if what will be asked for is not there.
+pub(crate) fn check(shops: &[SocketAddr], products: u64) -> Result<(), AnyError> {
+    for &shop in shops {
+        let there = Stats::read(shop)?.products;
+        if there < products {
+            return Err(
+                format!("http://{shop} has {there} products: say --products {there}").into(),
+            );
         }
-        let stats: Result<Stats, _> = serde_json::from_slice(answer.body);
-        Ok(stats
-            .map_err(|error| fails(error.to_string()))?
-            .database_reads)
-    };
-    Ok(shops.iter().map(read).sum::<Result<_, _>>()?)
+    }
+    Ok(())
 }

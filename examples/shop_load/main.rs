@@ -72,6 +72,7 @@ fn run(options: &Options) -> Result<bool, AnyError> {
     let shops = stage
         .as_ref()
         .map_or(options.targets.clone(), Stage::addresses);
+    comparison::check(&shops, options.products)?;
     let load = Load {
         shops: &shops,
         popularity: &Popularity::new(options.products, options.zipf),
