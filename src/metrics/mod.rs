@@ -294,6 +294,7 @@ struct Published {
 impl Published {
     fn after(base: HashMap<Of, u64>) -> Self {
         Self {
+            counters: base.clone(),
             base,
             ..Self::default()
         }
