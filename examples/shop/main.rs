@@ -79,6 +79,7 @@ async fn run(options: Options) -> Result<(), AnyError> {
     caches.warm(capacity, &database).await?;
     let shop = Arc::new(Shop::new(database, caches)?);
     serve(listener, &shop).await?;
+    shop.finish(GRACE).await;
     if let Some(folder) = &options.snapshot {
         shop.caches.write(folder).await?;
     }

@@ -62,7 +62,8 @@ async fn read<T: Cached>(
 /// Past the cache?
 fn is_anew(headers: &HeaderMap) -> bool {
     let control = headers.get(header::CACHE_CONTROL);
-    control.is_some_and(|control| control.as_bytes() == b"no-cache")
+    let directives = control.and_then(|control| control.to_str().ok());
+    directives.is_some_and(|all| all.split(',').any(|each| each.trim() == "no-cache"))
 }
 
 #[derive(Deserialize)]

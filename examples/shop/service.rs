@@ -2,15 +2,16 @@
 
 use crate::AnyError;
 use crate::caches::{Cached, Caches, each};
-use crate::database::Database;
+use crate::database::{Database, in_time};
 use crate::latency::Latencies;
 use crate::metrics::Exporter;
 use crate::records::{Home, Id, Offer, Versioned};
 use crate::store::Value;
 use hotset::Stats;
 use std::sync::Arc;
-use std::time::Instant;
-use tokio::sync::Mutex;
+use std::time::{Duration, Instant};
+use tokio::sync::{Mutex, RwLock};
+use tokio::time::timeout;
 
 /// Writers of one id take turns, as far as they are in this process.
 const TURNS: usize = 64;
@@ -24,7 +25,9 @@ pub(crate) struct Shop {
     pub(crate) cached: Latencies,
     pub(crate) uncached: Latencies,
     pub(crate) begun: Instant,
-    turns: [Mutex<()>; TURNS],
+    turns: [Arc<Mutex<()>>; TURNS],
+    /// Each change that is under way reads it.
+    under_way: Arc<RwLock<()>>,
 }
 
 /// What became of a change.
@@ -50,7 +53,8 @@ impl Shop {
             cached: Latencies::new(),
             uncached: Latencies::new(),
             begun: Instant::now(),
-            turns: std::array::from_fn(|_| Mutex::new(())),
+            turns: std::array::from_fn(|_| Arc::default()),
+            under_way: Arc::default(),
         })
     }
 
@@ -95,19 +99,45 @@ impl Shop {
             .record(elapsed.as_secs_f64());
     }
 
-    /// Changes the number of an id to what `next` makes of it. It goes on if who asked for it hangs up,
-    /// so that the cache hears of what the database has done.
+    /// Changes the number of an id to what `next` makes of it. It goes on if who asked for it hangs up, or
+    /// is not answered in time, so that the cache hears of what the database has done.
     pub(crate) async fn change<T: Cached + Versioned>(
         self: &Arc<Self>,
         endpoint: &'static str,
         id: Id,
         next: impl Fn(i64) -> Result<i64, String> + Send + Sync + 'static,
     ) -> Result<Change<T>, AnyError> {
-        let (begun, shop) = (Instant::now(), Arc::clone(self));
-        let changed = tokio::spawn(async move { shop.change_now(id, next).await }).await?;
+        let begun = Instant::now();
+        let changed = in_time(async {
+            let place = usize::try_from(id.unsigned_abs())? % TURNS;
+            let turn = Arc::clone(&self.turns[place]).lock_owned().await;
+            let under_way = Arc::clone(&self.under_way).read_owned().await;
+            let shop = Arc::clone(self);
+            let changing = tokio::spawn(async move {
+                let changed = shop.change_now(id, next).await;
+                drop((turn, under_way));
+                changed
+            });
+            changing.await?
+        });
+        let changed = changed.await;
         metrics::histogram!("shop_request_seconds", "endpoint" => endpoint, "cache" => "on")
             .record(begun.elapsed().as_secs_f64());
         changed
+    }
+
+    /// Waits, for a while, until all changes are made, and all processes have heard of them.
+    pub(crate) async fn finish(&self, most: Duration) {
+        let finished = timeout(most, async {
+            let _none = self.under_way.write().await;
+            each!(self.caches, (_name, store) => store.flush().await);
+        });
+        if finished.await.is_err() {
+            eprintln!(
+                "not all changes were told to other processes within {most:?}: they may serve what \
+                 is older, for as long as it lives"
+            );
+        }
     }
 
     /// The new value must be known before it is written, version and all, so that the caches can hold
@@ -118,8 +148,6 @@ impl Shop {
         id: Id,
         next: impl Fn(i64) -> Result<i64, String>,
     ) -> Result<Change<T>, AnyError> {
-        let place = usize::try_from(id.unsigned_abs())? % TURNS;
-        let _turn = self.turns[place].lock().await;
         loop {
             // From the database: the caches may not know yet what another process has just changed.
             let Some(old) = self.database.find::<T>(id).await? else {

@@ -143,6 +143,16 @@ impl<T: Stored> Store<T> {
         }
     }
 
+    /// Waits until Redis was told of all changes.
+    #[cfg_attr(not(feature = "redis"), allow(clippy::unused_async))]
+    pub(crate) async fn flush(&self) {
+        match self {
+            Self::Local(_) => {}
+            #[cfg(feature = "redis")]
+            Self::Tiered(cache) => cache.flush().await,
+        }
+    }
+
     /// Loads are those from the database.
     pub(crate) fn stats(&self) -> Stats {
         match self {

@@ -14,6 +14,7 @@ pub(crate) struct Outbox {
     len: AtomicUsize,
     limit: usize,
     pushed: Notify,
+    emptied: Notify,
 }
 
 #[derive(Default)]
@@ -65,6 +66,7 @@ impl Outbox {
             len: AtomicUsize::new(0),
             limit,
             pushed: Notify::new(),
+            emptied: Notify::new(),
         }
     }
 
@@ -126,7 +128,23 @@ impl Outbox {
             queue.remove(&subject);
         }
         let before = self.len.swap(queue.numbers.len(), Relaxed);
-        before > 0 && queue.numbers.is_empty()
+        let emptied = before > 0 && queue.numbers.is_empty();
+        drop(queue);
+        if emptied {
+            self.emptied.notify_waiters();
+        }
+        emptied
+    }
+
+    /// Waits until there is none.
+    pub(crate) async fn emptied(&self) {
+        loop {
+            let emptied = self.emptied.notified();
+            if self.len() == 0 {
+                return;
+            }
+            emptied.await;
+        }
     }
 
     /// Waits until something was pushed.

@@ -59,6 +59,28 @@ impl<K: TierKey, V: TierValue> TieredCache<K, V> {
         self.inner.tell(Change::of(Subject::All, None)).await
     }
 
+    /// Waits until Redis was told of all invalidations that are queued. For a process that is about to
+    /// end: what it takes with it, others hear of never.
+    ///
+    /// It waits as long as Redis does not answer, so give it a time:
+    ///
+    /// ```
+    /// # use hotset::TieredCache;
+    /// # async fn example(prices: TieredCache<u64, u64>) {
+    /// let most = std::time::Duration::from_secs(10);
+    /// if tokio::time::timeout(most, prices.flush()).await.is_err() {
+    ///     eprintln!("{} changes remain untold", prices.health().queued);
+    /// }
+    /// # }
+    /// ```
+    ///
+    /// # Cancellation
+    ///
+    /// The future may be dropped at any time.
+    pub async fn flush(&self) {
+        self.inner.outbox.emptied().await;
+    }
+
     /// Stores a value, in place of one that is held anywhere.
     ///
     /// If the key is written to or invalidated at the same time, neither value stays. While Redis is
@@ -107,7 +129,8 @@ impl<K: TierKey, V: TierValue> TieredCache<K, V> {
     ///
     /// # Errors
     ///
-    /// What `write` fails with; the caches are then left as they are.
+    /// What `write` fails with; the caches are then left as they are. If it may have changed the database
+    /// all the same, [`invalidate`](Self::invalidate) the key once it can no longer.
     ///
     /// # Cancellation
     ///

@@ -1,7 +1,12 @@
 //! The shop while a server is down.
 
 use super::processes::Chain;
+use super::routes::SMALL;
 use super::servers::eventually;
+use super::servers::shop::Shop;
+use std::thread;
+use std::time::Duration;
+use tokio_postgres::NoTls;
 
 #[test]
 fn without_redis_it_reads_and_writes_and_says_so() {
@@ -72,4 +77,54 @@ fn without_the_database_what_is_held_is_served() {
     eventually("it is back", || shop.get("/healthz").status == 200);
     assert_eq!(shop.put_price(7, 1).status, 200);
     assert_eq!(shop.get("/products/299").status, 200);
+}
+
+#[test]
+fn a_change_that_comes_late_is_seen_by_all_once_it_is_made() {
+    let chain = Chain::new();
+    let [one, other] = chain.open_two();
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let locked = runtime.block_on(async {
+        let url = chain.postgres.url();
+        let (client, connection) = tokio_postgres::connect(&url, NoTls).await.unwrap();
+        tokio::spawn(connection);
+        let lock = "BEGIN; SELECT 1 FROM prices WHERE product = 7 FOR UPDATE";
+        client.batch_execute(lock).await.unwrap();
+        client
+    });
+    let before = other.get("/prices/7").body;
+    assert_eq!(one.put_price(7, 111).status, 503);
+    for shop in [&one, &other] {
+        assert_eq!(shop.get("/prices/7").body, before);
+    }
+    runtime.block_on(locked.batch_execute("COMMIT")).unwrap();
+    for shop in [&one, &other] {
+        eventually("it is seen", || shop.get("/prices/7").body["cents"] == 111);
+    }
+}
+
+#[test]
+fn who_is_told_to_stop_tells_others_of_its_changes_first() {
+    let chain = Chain::new();
+    let (database, redis) = (chain.postgres.url(), chain.redis.url());
+    let places = ["--database", &database, "--redis", &redis];
+    let options = [&SMALL[..], &places, &["--redis-deadline", "300"]].concat();
+    let [mut one, other] = [Shop::start(&options), Shop::start(&options)];
+    for shop in [&one, &other] {
+        assert_eq!(shop.get("/prices/7").body["version"], 1);
+    }
+    chain.redis.pause();
+    assert_eq!(one.put_price(7, 222).status, 202);
+    thread::scope(|scope| {
+        let stopping = scope.spawn(|| one.stop());
+        // One that waits for nothing has ended by now.
+        thread::sleep(Duration::from_secs(1));
+        chain.redis.resume();
+        assert!(stopping.join().unwrap().success());
+    });
+    assert!(!one.said().contains("not all changes"), "{}", one.said());
+    eventually("the other trusts Redis again", || {
+        other.get("/healthz").body["redis"] == "ok"
+    });
+    assert_eq!(other.get("/prices/7").body["cents"], 222);
 }

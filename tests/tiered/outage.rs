@@ -278,3 +278,26 @@ async fn the_last_handle_ends_the_tasks() {
     drop(held);
     soon("no connection is left", || clients() == 0).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flush_ends_once_all_that_is_queued_was_told() {
+    let mut server = Server::start();
+    let cache = proven::<u64>(&server.url(), Consistency::Realtime).await;
+    let other = proven::<u64>(&server.url(), Consistency::L2Only).await;
+    let moment = Duration::from_millis(300);
+    // Nothing is queued.
+    tokio::time::timeout(moment, cache.flush()).await.unwrap();
+    cache.get_or_load_async(&1, || value(10)).await.unwrap();
+    server.pause();
+    let slow = cache.clone();
+    let change = tokio::spawn(async move { slow.invalidate(&1).await });
+    assert_eq!(change.await.unwrap(), Delivery::Queued);
+    let flushing = tokio::time::timeout(moment, cache.flush()).await;
+    assert!(flushing.is_err(), "Redis does not answer");
+    server.resume();
+    let most = Duration::from_secs(30);
+    tokio::time::timeout(most, cache.flush()).await.unwrap();
+    assert_eq!(cache.health().queued, 0);
+    soon("it is told", || other.tier_stats().events > 0).await;
+    server.kill();
+}

@@ -98,12 +98,13 @@ impl Database {
         self.read(query, vec![most]).await
     }
 
-    /// Stores the next version of what was read, and tells whether it was the next one still.
+    /// Stores the next version of what was read, and tells whether it was the next one still. It takes as
+    /// long as it takes: what is given up might be done all the same, later, when nobody tells the caches.
     pub(crate) async fn change<T: Versioned>(&self, old: &T, new: &T) -> Result<bool, AnyError> {
         let parameters = vec![new.number(), old.id(), old.version()];
         let changed = match &self.backend {
-            Backend::Sqlite(sqlite) => in_time(sqlite.write(T::CHANGE, parameters)).await,
-            Backend::Postgres(postgres) => in_time(postgres.write(T::CHANGE, parameters)).await,
+            Backend::Sqlite(sqlite) => sqlite.write(T::CHANGE, parameters).await,
+            Backend::Postgres(postgres) => postgres.write(T::CHANGE, parameters).await,
         };
         Ok(changed? == 1)
     }
@@ -136,7 +137,10 @@ impl Found for Id {
     }
 }
 
-async fn in_time<T>(query: impl Future<Output = Result<T, AnyError>>) -> Result<T, AnyError> {
+/// What the database answers, if it does in time.
+pub(crate) async fn in_time<T>(
+    query: impl Future<Output = Result<T, AnyError>>,
+) -> Result<T, AnyError> {
     let late = || format!("the database did not answer within {DEADLINE:?}");
     timeout(DEADLINE, query).await.map_err(|_| late())?
 }
