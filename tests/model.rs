@@ -395,6 +395,7 @@ impl Model {
         let stats = self.cache.stats();
         assert_eq!(stats.load_times.count(), stats.loads);
         self.stats.load_times = stats.load_times.clone();
+        self.stats.ages = stats.ages.clone();
         assert_eq!(stats, self.stats);
         assert_eq!(self.cache.len(), self.held.len());
         assert_eq!(self.cache.weight(), self.weight());
