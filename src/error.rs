@@ -25,6 +25,8 @@ pub enum BuildError {
     RefreshAfterEnd,
     /// A number that is not in its range; the name of the setting.
     OutOfRange(&'static str),
+    /// `stale_if_slow` without `stale_if_error`.
+    StaleIfSlowAlone,
     /// `max_concurrent_loads(0)`.
     NoLoads,
     /// A cache over Redis is built outside a tokio runtime.
@@ -80,6 +82,10 @@ impl fmt::Display for BuildError {
             Self::OutOfRange(setting) => {
                 write!(f, "{setting} is out of range: use a finite number above 0")
             }
+            Self::StaleIfSlowAlone => f.write_str(
+                "stale_if_slow has no effect without stale_if_error, which says how long expired values are kept: \
+                 add stale_if_error(max), or leave out stale_if_slow",
+            ),
             Self::NoLoads => f.write_str(
                 "max_concurrent_loads is 0, so nothing could be loaded: use 1 or more, or leave it \
                  out",
@@ -130,7 +136,8 @@ pub type AnyError = dyn Any + Send + Sync;
 pub enum LoadError<E: ?Sized> {
     /// The loader failed. All callers who waited for this load get the same error.
     Failed(Arc<E>),
-    /// Another caller's load took longer than this cache's `wait_timeout`. It goes on.
+    /// Another caller's load, the wait for a permit, or the caller's own load in a task of `detached` took longer
+    /// than this cache's `wait_timeout`. The load goes on.
     WaitTimeout,
     /// The loader asked the cache for the key that it was loading, in the same thread or task, which
     /// would wait for itself.

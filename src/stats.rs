@@ -29,6 +29,10 @@ pub struct Stats {
     pub stale: u64,
     /// Loads that had to wait for others to end, for want of a permit.
     pub queued: u64,
+    /// Loads that outlived their [lease](crate::Builder::lease), so that another caller loaded in their place, or
+    /// their permit passed to another load. They come on top of
+    /// [`max_concurrent_loads`](crate::Builder::max_concurrent_loads) while they run.
+    pub abandoned_loads: u64,
     /// How long loaders took, failed ones included.
     pub load_times: Durations,
     /// How long ago values were read from where they come from, when they were served: of one hit in
@@ -103,6 +107,7 @@ pub(crate) enum Count {
     Renewal,
     Stale,
     Queued,
+    Abandoned,
     Refused,
     Outdated,
 }
@@ -172,6 +177,7 @@ impl Counters {
             renewals: sum(Count::Renewal),
             stale: sum(Count::Stale),
             queued: sum(Count::Queued),
+            abandoned_loads: sum(Count::Abandoned),
             refused: sum(Count::Refused),
             outdated: sum(Count::Outdated),
             load_times: self.load_times.snapshot(),

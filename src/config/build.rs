@@ -99,7 +99,7 @@ impl CacheConfig {
         }
         apply!(config to builder:
             shards, policy, time_to_live, time_to_idle, lease, wait_timeout, max_concurrent_loads,
-            refresh_after, early_renewal, stale_if_error, ttl_jitter, track_ages,
+            refresh_after, early_renewal, stale_if_error, stale_if_slow, ttl_jitter, track_ages,
             name,
         );
         builder
@@ -155,7 +155,7 @@ mod tests {
         format!(
             "capacity: {:?}, unbounded: {:?}, shards: {:?}, policy: {:?}, time_to_live: {:?} {nanos}, \
              time_to_idle: {:?}, lease: {:?}, wait_timeout: {:?}, max_concurrent_loads: {:?}, \
-             refresh_after: {:?}, early_renewal: {:?}, stale_if_error: {:?}, ttl_jitter: {:?}, \
+             refresh_after: {:?}, early_renewal: {:?}, stale_if_error: {:?}, stale_if_slow: {:?}, ttl_jitter: {:?}, \
              tracks_ages: {:?}, name: {:?}, {}",
             builder.capacity,
             builder.unbounded,
@@ -169,6 +169,7 @@ mod tests {
             settings.refresh_after,
             settings.early_renewal,
             settings.stale_if_error,
+            settings.stale_if_slow,
             settings.ttl_jitter,
             settings.tracks_ages,
             settings.name,
@@ -224,6 +225,7 @@ mod tests {
             ("refresh_after", "14s", "refresh_after: Some(14s)"),
             ("early_renewal", "1.5", "early_renewal: Some(1.5)"),
             ("stale_if_error", "1h", "stale_if_error: Some(3600s)"),
+            ("stale_if_slow", "15ms", "stale_if_slow: Some(15ms)"),
             ("ttl_jitter", "0.16", "ttl_jitter: Some(0.16)"),
             ("track_ages", other_ages, &*tracked),
             ("name", "p 17", "name: Some(\"p 17\")"),

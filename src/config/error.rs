@@ -107,6 +107,7 @@ pub(super) fn setting_of(error: &BuildError) -> Option<&'static str> {
         | BuildError::NotOverRedis(setting)
         | BuildError::Certificate(setting) => setting,
         BuildError::RefreshAfterEnd => "refresh_after",
+        BuildError::StaleIfSlowAlone => "stale_if_slow",
         BuildError::NoLoads => "max_concurrent_loads",
         BuildError::RedisUrl(_) => "url",
         BuildError::Namespace => "namespace",

@@ -153,6 +153,9 @@ settings! {
         /// As [`Builder::stale_if_error`](crate::Builder::stale_if_error).
         #[serde(with = "duration")]
         stale_if_error: Duration,
+        /// As [`Builder::stale_if_slow`](crate::Builder::stale_if_slow).
+        #[serde(with = "duration")]
+        stale_if_slow: Duration,
         /// As [`Builder::ttl_jitter`](crate::Builder::ttl_jitter).
         ttl_jitter: f64,
         /// As [`Builder::track_ages`](crate::Builder::track_ages).

@@ -1,70 +1,49 @@
-//! A bound on how many loads run at one time, over all keys. Who comes above it waits in order.
+//! A bound on how many loads run at one time, over all keys. Callers above it wait in order.
 
 use super::context::{Entered, is_within};
+use super::permits::{HolderId, PermitQueue, Reply, Ticket};
+use super::state::wake;
 use super::wait::until;
 use super::{Alarm, NotYet, TooLate};
-use crate::sync::Mutex;
-use std::collections::VecDeque;
-use std::mem::swap;
+use crate::sync::{Mutex, MutexGuard};
 use std::sync::Arc;
-use std::task::Waker;
-use std::time::Instant;
+use std::task::{Context, Waker};
+use std::time::{Duration, Instant};
 
+/// The permits of one cache. [`PermitQueue`] is its state machine.
 pub(crate) struct Bulkhead {
-    queue: Mutex<Queue>,
-}
-
-/// The first `free` of those who wait may each take a permit, and have been woken.
-struct Queue {
-    free: usize,
-    /// In order of arrival, by ticket.
-    waiting: VecDeque<(u64, Option<Waker>)>,
-    next_ticket: u64,
-}
-
-impl Queue {
-    /// One more may take a permit than before. Whom to wake.
-    fn admit(&mut self) -> Option<Waker> {
-        let last = self.free.checked_sub(1)?;
-        self.waiting.get_mut(last)?.1.take()
-    }
-
-    fn find(&self, ticket: u64) -> Option<usize> {
-        let tickets = self
-            .waiting
-            .binary_search_by_key(&ticket, |(other, _)| *other);
-        tickets.ok()
-    }
+    queue: Mutex<PermitQueue>,
+    now: fn() -> Instant,
 }
 
 impl Bulkhead {
-    pub(crate) fn new(permits: usize) -> Self {
+    /// Creates a bulkhead of so many permits, each of which ends after `lease`.
+    pub(crate) fn new(permits: usize, lease: Duration) -> Self {
+        Self::with_clock(permits, lease, Instant::now)
+    }
+
+    pub(super) fn with_clock(permits: usize, lease: Duration, now: fn() -> Instant) -> Self {
         Self {
-            queue: Mutex::new(Queue {
-                free: permits,
-                waiting: VecDeque::new(),
-                next_ticket: 0,
-            }),
+            queue: Mutex::new(PermitQueue::new(permits, lease)),
+            now,
         }
     }
 
-    /// Does a load that the current thread runs hold a permit already? Loads within it need no
+    /// Checks whether the current thread runs a load that holds a permit already. Loads within it need no
     /// other: they might wait for it.
     pub(crate) fn is_passed(&self) -> bool {
         is_within(self)
     }
 
-    /// A permit, if one is free and nobody waits.
+    /// Takes a permit, if one is free and not offered to a caller in the queue.
     pub(crate) fn try_pass(self: &Arc<Self>) -> Option<Permit> {
-        let mut queue = self.queue.lock();
-        if queue.free <= queue.waiting.len() {
-            return None;
-        }
-        queue.free -= 1;
-        Some(Permit(Arc::clone(self)))
+        let now = (self.now)();
+        let id = self.step(now, |queue| queue.try_take(now))?;
+        Some(self.permit(id))
     }
 
-    /// A permit, in order of arrival.
+    /// Waits for a permit, in order of arrival. `on_poll` is called whenever the caller is polled, which shows that
+    /// it is alive.
     ///
     /// # Errors
     ///
@@ -73,109 +52,104 @@ impl Bulkhead {
         self: &Arc<Self>,
         deadline: Option<Instant>,
         alarm: &mut impl Alarm,
+        mut on_poll: impl FnMut(),
     ) -> Result<Permit, TooLate> {
-        let mut queued = Queued::new(self);
-        until(alarm, deadline, |cx| queued.poll(cx.waker())).await
+        let mut queued = self.enqueue();
+        let ready = |cx: &mut Context<'_>| {
+            on_poll();
+            queued.poll(cx.waker())
+        };
+        until(alarm, deadline, ready).await
+    }
+
+    /// Takes a place at the end of the queue.
+    pub(crate) fn enqueue(self: &Arc<Self>) -> Queued<'_> {
+        Queued {
+            bulkhead: self,
+            ticket: self.queue.lock().enqueue(),
+        }
+    }
+
+    /// Returns the number of loads that still run although their lease has ended, and of all loads whose lease has
+    /// ended while they ran.
+    pub(crate) fn abandoned(&self) -> (usize, u64) {
+        self.step((self.now)(), |queue| (queue.overdue(), queue.abandoned()))
+    }
+
+    fn permit(self: &Arc<Self>, id: HolderId) -> Permit {
+        Permit {
+            bulkhead: Arc::clone(self),
+            id,
+        }
+    }
+
+    /// Runs a step on the queue once it has advanced to `now`, and wakes whom that names.
+    fn step<T>(&self, now: Instant, step: impl FnOnce(&mut PermitQueue) -> T) -> T {
+        let mut queue = self.queue.lock();
+        let woken = queue.advance(now);
+        let result = step(&mut queue);
+        unlock_and_wake(queue, woken);
+        result
+    }
+
+    /// Runs a step that may free a permit, and wakes the callers to whom it is then offered.
+    fn free<T>(&self, step: impl FnOnce(&mut PermitQueue) -> T) -> T {
+        let now = (self.now)();
+        let mut queue = self.queue.lock();
+        let result = step(&mut queue);
+        let woken = queue.advance(now);
+        unlock_and_wake(queue, woken);
+        result
     }
 }
 
-/// The right to load.
-pub(crate) struct Permit(Arc<Bulkhead>);
+fn unlock_and_wake(queue: MutexGuard<'_, PermitQueue>, woken: Vec<Waker>) {
+    drop(queue);
+    wake(woken);
+}
+
+/// The right to load, for one lease.
+pub(crate) struct Permit {
+    bulkhead: Arc<Bulkhead>,
+    id: HolderId,
+}
 
 impl Permit {
-    /// This thread loads with this permit while the result lives.
+    /// Marks this thread as loading with this permit while the result lives.
     pub(crate) fn enter(&self) -> impl Drop + use<> {
-        Entered::new(Arc::as_ptr(&self.0))
+        Entered::new(Arc::as_ptr(&self.bulkhead))
     }
 }
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        let mut queue = self.0.queue.lock();
-        queue.free += 1;
-        let woken = queue.admit();
-        drop(queue);
-        if let Some(waker) = woken {
-            waker.wake();
-        }
+        self.bulkhead.free(|queue| queue.release(self.id));
     }
 }
 
-/// A place in the queue. Dropped, it is left to the next.
-struct Queued<'a> {
+/// A place in the queue. Dropping it passes an offer on.
+pub(crate) struct Queued<'a> {
     bulkhead: &'a Arc<Bulkhead>,
-    ticket: u64,
+    ticket: Ticket,
 }
 
-impl<'a> Queued<'a> {
-    fn new(bulkhead: &'a Arc<Bulkhead>) -> Self {
-        let mut queue = bulkhead.queue.lock();
-        let ticket = queue.next_ticket;
-        queue.next_ticket += 1;
-        queue.waiting.push_back((ticket, None));
-        Self { bulkhead, ticket }
-    }
-
-    fn poll(&mut self, waker: &Waker) -> Result<Permit, NotYet> {
-        // Wakers are cloned and dropped without the lock: both are an executor's code.
+impl Queued<'_> {
+    /// Asks for a permit. After it was given, the place is not asked again.
+    pub(crate) fn poll(&mut self, waker: &Waker) -> Result<Permit, NotYet> {
+        // Wakers are cloned and dropped without the lock: both run an executor's code.
         let mut waker = Some(waker.clone());
-        let mut queue = self.bulkhead.queue.lock();
-        let never = NotYet { again: None };
-        let place = queue.find(self.ticket).ok_or(never)?;
-        if place < queue.free {
-            let left = queue.waiting.remove(place);
-            queue.free -= 1;
-            drop(queue);
-            drop(left);
-            return Ok(Permit(Arc::clone(self.bulkhead)));
+        let now = (self.bulkhead.now)();
+        let ask = |queue: &mut PermitQueue| queue.poll(self.ticket, now, &mut waker);
+        match self.bulkhead.step(now, ask) {
+            Reply::Taken(id) => Ok(self.bulkhead.permit(id)),
+            Reply::Wait { again } => Err(NotYet { again: Some(again) }),
         }
-        swap(&mut queue.waiting[place].1, &mut waker);
-        drop(queue);
-        Err(NotYet { again: None })
     }
 }
 
 impl Drop for Queued<'_> {
     fn drop(&mut self) {
-        let mut queue = self.bulkhead.queue.lock();
-        let Some(place) = queue.find(self.ticket) else {
-            return;
-        };
-        let left = queue.waiting.remove(place);
-        let woken = if place < queue.free {
-            queue.admit()
-        } else {
-            None
-        };
-        drop(queue);
-        drop(left);
-        if let Some(waker) = woken {
-            waker.wake();
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn permits_go_out_in_order_and_a_place_that_is_left_goes_to_the_next() {
-        let bulkhead = Arc::new(Bulkhead::new(1));
-        let first = bulkhead.try_pass().unwrap();
-        let mut queued = [(); 3].map(|()| Queued::new(&bulkhead));
-        let waker = Waker::noop();
-        assert!(queued.iter_mut().all(|place| place.poll(waker).is_err()));
-        drop(first);
-        // Not past those who wait.
-        assert!(bulkhead.try_pass().is_none());
-        let [second, mut third, mut fourth] = queued;
-        assert!(third.poll(waker).is_err());
-        drop(second);
-        let permit = third.poll(waker).ok().unwrap();
-        assert!(fourth.poll(waker).is_err());
-        drop(permit);
-        drop(fourth.poll(waker).ok().unwrap());
-        assert!(bulkhead.try_pass().is_some());
+        // The waker is dropped after the lock is released.
+        let _waker = self.bulkhead.free(|queue| queue.leave(self.ticket));
     }
 }

@@ -13,17 +13,59 @@ use std::task::{Poll, ready};
 thread_local! {
     // Addresses of what lives as long as its `Entered`. loom's macro knows no `const` blocks.
     #[allow(clippy::missing_const_for_thread_local)]
-    static WITHIN: RefCell<Vec<usize>> = RefCell::new(Vec::new());
+    static WITHIN: RefCell<Vec<(usize, LoaderId)>> = RefCell::new(Vec::new());
 }
+
+/// The name of a loader's type, where it is known. Loaders of one place in the code have the same.
+pub(crate) type LoaderId = Option<&'static str>;
+
+/// The depth up to which loaders of the same place in the code run within each other for one key.
+const MAX_REENTRIES: usize = 8;
 
 /// This thread is within something, until this is dropped.
 pub(super) struct Entered(usize);
 
 impl Entered {
     pub(super) fn new<T>(what: *const T) -> Self {
+        Self::at(what as usize, None)
+    }
+
+    pub(super) fn by<T>(what: *const T, loader: LoaderId) -> Self {
+        Self::at(what as usize, loader)
+    }
+
+    fn at(what: usize, loader: LoaderId) -> Self {
         // An error: the thread is ending. What it loads then is not told apart.
-        let _ = WITHIN.try_with(|within| within.borrow_mut().push(what as usize));
+        let _ = WITHIN.try_with(|within| within.borrow_mut().push((what, loader)));
+        Self(what)
+    }
+}
+
+/// A call for a key on a thread that runs the loader of this key. Most often the loader made the call. But a loader
+/// that waits in a work-stealing pool may have stolen another caller's job, which is no recursion.
+pub(crate) struct Reentry(usize);
+
+impl Reentry {
+    pub(super) fn into<T>(what: *const T) -> Self {
         Self(what as usize)
+    }
+
+    /// Checks whether the call may have been stolen: it comes from the same place in the code as the load that
+    /// it runs within, and not from within too many such calls, as in an endless recursion.
+    pub(crate) fn may_be_stolen(&self, loader: LoaderId) -> bool {
+        let depth = WITHIN.try_with(|within| {
+            let within = within.borrow();
+            let mut loads = within.iter().filter(|(what, _)| *what == self.0);
+            let is_same = loads.clone().all(|(_, other)| *other == loader);
+            is_same.then(|| loads.by_ref().count())
+        });
+        let depth = depth.ok().flatten();
+        loader.is_some() && depth.is_some_and(|depth| depth < MAX_REENTRIES)
+    }
+
+    /// Marks this thread as running the loader of this call while the result lives.
+    pub(crate) fn enter(&self, loader: LoaderId) -> impl Drop + use<> {
+        Entered::at(self.0, loader)
     }
 }
 
@@ -31,7 +73,7 @@ impl Drop for Entered {
     fn drop(&mut self) {
         let _ = WITHIN.try_with(|within| {
             let mut within = within.borrow_mut();
-            if let Some(last) = within.iter().rposition(|&what| what == self.0) {
+            if let Some(last) = within.iter().rposition(|&(what, _)| what == self.0) {
                 within.remove(last);
             }
         });
@@ -40,7 +82,12 @@ impl Drop for Entered {
 
 pub(super) fn is_within<T>(what: *const T) -> bool {
     WITHIN
-        .try_with(|within| within.borrow().contains(&(what as usize)))
+        .try_with(|within| {
+            within
+                .borrow()
+                .iter()
+                .any(|&(other, _)| other == what as usize)
+        })
         .unwrap_or(false)
 }
 

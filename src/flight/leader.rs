@@ -1,7 +1,7 @@
 //! The one who loads.
 
-use super::context::Entered;
-use super::state::{Candidate, wake};
+use super::context::{Entered, LoaderId};
+use super::state::{Candidate, Superseded, wake};
 use super::{Flight, Flights, Outcome};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -16,6 +16,8 @@ pub(crate) struct Leader<'a, K, V> {
     pub(crate) since: Instant,
     /// What it loads is at least of this epoch.
     pub(crate) epoch: u64,
+    /// The leader in whose place it loads.
+    pub(crate) supersedes: Option<Superseded>,
     /// It has landed.
     pub(super) over: bool,
 }
@@ -33,6 +35,7 @@ impl<'a, K, V> Leader<'a, K, V> {
             generation,
             since: candidate.now,
             epoch: candidate.epoch,
+            supersedes: None,
             over: false,
         }
     }
@@ -44,9 +47,14 @@ impl<'a, K, V> Leader<'a, K, V> {
         self.flight.state.lock().begin(self.generation, candidate)
     }
 
+    /// Shows that this leader is alive while it waits for a permit.
+    pub(crate) fn prolong(&self, candidate: Candidate) {
+        self.flight.state.lock().prolong(self.generation, candidate);
+    }
+
     /// This thread runs the loader while the result lives: a call for the same key is recursive.
-    pub(crate) fn enter(&self) -> impl Drop + use<K, V> {
-        Entered::new(Arc::as_ptr(&self.flight))
+    pub(crate) fn enter(&self, loader: LoaderId) -> impl Drop + use<K, V> {
+        Entered::by(Arc::as_ptr(&self.flight), loader)
     }
 
     /// Who boards in this epoch or later may not have what this leader lands with.
@@ -86,7 +94,7 @@ impl<'a, K, V> Leader<'a, K, V> {
         }
         let waiters = self.flight.state.lock().end();
         self.over = true;
-        wake(waiters);
+        wake(waiters.into_iter().filter_map(|(_, waker)| waker));
     }
 }
 
@@ -117,6 +125,7 @@ impl<K, V> Flights<K, V> {
             generation: suspended.generation,
             since: suspended.since,
             epoch: suspended.epoch,
+            supersedes: None,
             over: false,
         }
     }

@@ -32,8 +32,10 @@ mod bulkhead;
 mod context;
 pub(crate) mod future;
 mod leader;
+mod permits;
 mod state;
 mod table;
+mod timer;
 mod wait;
 mod waiter;
 #[cfg_attr(not(feature = "snapshot"), allow(dead_code))]
@@ -42,12 +44,12 @@ mod watch;
 pub(crate) use bulkhead::{Bulkhead, Permit};
 #[cfg(feature = "tokio")]
 pub(crate) use context::is_loading;
-pub(crate) use context::run_within;
+pub(crate) use context::{LoaderId, Reentry, run_within};
 pub(crate) use leader::Leader;
 #[cfg(feature = "tokio")]
 pub(crate) use leader::Suspended;
-pub(crate) use state::Candidate;
-pub(crate) use wait::{Alarm, TooLate, wait};
+pub(crate) use state::{Candidate, Superseded};
+pub(crate) use wait::{Alarm, TooLate, until, wait};
 pub(crate) use waiter::{NotYet, Step, Waiter};
 #[cfg(feature = "snapshot")]
 pub(crate) use watch::Watcher;
@@ -130,8 +132,8 @@ pub(crate) struct Flights<K, V> {
 pub(crate) enum Boarding<'a, K, V> {
     Lead(Leader<'a, K, V>),
     Wait(Waiter<'a, K, V>),
-    /// The caller is the loader of this very flight.
-    Recursive,
+    /// The caller's thread runs the loader of this very flight.
+    Recursive(Reentry),
 }
 
 /// What became of looking for a flight to board.
@@ -210,7 +212,7 @@ impl<K: Eq, V> Flights<K, V> {
             return Join::Launch { replaces: false };
         };
         if is_within(Arc::as_ptr(flight)) {
-            return Join::Boarded(Boarding::Recursive);
+            return Join::Boarded(Boarding::Recursive(Reentry::into(Arc::as_ptr(flight))));
         }
         flight.joined.store(true, Relaxed);
         let admission = flight.state.lock().admit(candidate);
@@ -381,18 +383,19 @@ impl<K, V> Flights<K, V> {
     ) {
         let mut table = self.table.lock();
         let mut state = flight.state.lock();
-        let mut woken = Waiters::new();
-        if let Some(waker) = step(&mut state) {
-            woken.push_back((0, Some(waker)));
-        }
+        let mut waiters = Waiters::new();
+        let next = step(&mut state);
         let vacant = state.is_vacant();
         if vacant && (!state.is_awaited() || flight.is_revoked()) {
             self.close(&mut table, flight);
-            woken.append(&mut state.end());
+            waiters = state.end();
         }
         drop(state);
         drop(table);
-        wake(woken);
+        wake(
+            next.into_iter()
+                .chain(waiters.into_iter().filter_map(|(_, waker)| waker)),
+        );
     }
 
     /// For tests: how many flights are registered.

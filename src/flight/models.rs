@@ -1,6 +1,7 @@
 //! Models of flights over a shard with one key: the same scenarios under loom, which runs every
 //! schedule with few preemptions, and under shuttle, which runs many at random.
 
+mod permits;
 mod scenarios;
 
 use super::*;
@@ -260,6 +261,7 @@ impl<'a> Caller<'a> {
             lease: LEASE,
             epoch: self.epoch,
             permitted: self.permitted.get(),
+            has_permit: false,
         }
     }
 
@@ -296,7 +298,7 @@ impl<'a> Caller<'a> {
                         _ => panic!("no load fails"),
                     },
                 },
-                Err(Boarding::Recursive) => panic!("no loader asks"),
+                Err(Boarding::Recursive(_)) => panic!("no loader asks"),
             };
             if let Some(value) = self.lead(leader, looks_again) {
                 return value;
@@ -333,7 +335,7 @@ impl<'a> Caller<'a> {
 
     fn load(&self, leader: &mut Leader<'a, u32, u32>) -> u32 {
         let value = {
-            let _within = leader.enter();
+            let _within = leader.enter(None);
             self.model.loads.fetch_add(1, Relaxed);
             (self.load)(self.model)
         };

@@ -30,9 +30,9 @@ pub(super) type Waiters = VecDeque<(u64, Option<Waker>)>;
 /// # Panics
 ///
 /// If waking one does, after all were woken, and unless something panics already.
-pub(super) fn wake(waiters: Waiters) {
+pub(super) fn wake(wakers: impl IntoIterator<Item = Waker>) {
     let mut panicked = None;
-    for waker in waiters.into_iter().filter_map(|(_, waker)| waker) {
+    for waker in wakers {
         let woken = catch_unwind(AssertUnwindSafe(|| waker.wake()));
         panicked = panicked.or(woken.err());
     }
@@ -42,11 +42,15 @@ pub(super) fn wake(waiters: Waiters) {
 }
 
 enum Phase {
-    /// Someone leads but has not begun to load: it waits for a permit. One that has a permit may
-    /// supersede it, and no load is wasted.
-    Queued,
-    /// Someone loads, and may be superseded from `lease_end` on (`None`: never).
-    Loading { lease_end: Option<Instant> },
+    /// The leader waits for a permit and has not begun to load. A caller that needs no permit may supersede it,
+    /// and no load is wasted. Any caller may from `lease_end` on: the leader puts that off whenever it is polled,
+    /// so by then nobody polls it any more.
+    Queued { lease_end: Option<Instant> },
+    /// The leader loads, and may be superseded from `lease_end` on (`None`: never).
+    Loading {
+        lease_end: Option<Instant>,
+        has_permit: bool,
+    },
     /// The leader is gone; the next who asks leads.
     Vacant,
     /// The outcome is there, or the waiters have to start anew.
@@ -63,11 +67,17 @@ pub(crate) struct Candidate {
     pub(crate) epoch: u64,
     /// It need not wait for a permit before it loads.
     pub(crate) permitted: bool,
+    /// It holds a permit, which ends with its lease.
+    pub(crate) has_permit: bool,
 }
 
 impl Candidate {
     fn lease_end(&self) -> Option<Instant> {
         self.now.checked_add(self.lease)
+    }
+
+    fn is_after(&self, lease_end: Option<Instant>) -> bool {
+        lease_end.is_some_and(|end| end <= self.now)
     }
 }
 
@@ -88,11 +98,23 @@ pub(super) enum Turn {
     Over,
     Lead {
         generation: u32,
+        supersedes: Option<Superseded>,
     },
     /// `again`: when to ask once more, if not woken before.
     Wait {
         again: Option<Instant>,
     },
+}
+
+/// What became of the leader before, if it did not end by itself.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) enum Superseded {
+    /// It had not begun to load.
+    Queued,
+    /// It still loads, without a permit.
+    Loading,
+    /// It still loads, with a permit, which counts it as abandoned.
+    LoadingWithPermit,
 }
 
 impl State {
@@ -113,12 +135,14 @@ impl State {
     fn lead(&mut self, candidate: Candidate) -> u32 {
         self.generation += 1;
         self.epoch = candidate.epoch;
+        let lease_end = candidate.lease_end();
         self.phase = if candidate.permitted {
             Phase::Loading {
-                lease_end: candidate.lease_end(),
+                lease_end,
+                has_permit: candidate.has_permit,
             }
         } else {
-            Phase::Queued
+            Phase::Queued { lease_end }
         };
         self.generation
     }
@@ -131,9 +155,20 @@ impl State {
             self.epoch = candidate.epoch;
             self.phase = Phase::Loading {
                 lease_end: candidate.lease_end(),
+                has_permit: candidate.has_permit,
             };
         }
         led
+    }
+
+    /// The leader is polled while it waits for its permit, so it is alive.
+    pub(super) fn prolong(&mut self, generation: u32, candidate: Candidate) {
+        if self.generation != generation {
+            return;
+        }
+        if let Phase::Queued { lease_end } = &mut self.phase {
+            *lease_end = candidate.lease_end();
+        }
     }
 
     pub(super) fn admit(&mut self, candidate: Candidate) -> Admission {
@@ -141,9 +176,9 @@ impl State {
             Phase::Loading { .. } if candidate.epoch > self.epoch && !self.replaces => {
                 Admission::Replace
             }
-            Phase::Queued if !candidate.permitted => self.board(),
+            Phase::Queued { .. } if !candidate.permitted => self.board(),
             Phase::Loading { .. } | Phase::Over => self.board(),
-            Phase::Queued | Phase::Vacant => Admission::Lead {
+            Phase::Queued { .. } | Phase::Vacant => Admission::Lead {
                 generation: self.lead(candidate),
             },
         }
@@ -169,14 +204,16 @@ impl State {
                 *waker = self.forget(ticket);
                 return Turn::Over;
             }
-            Phase::Loading { lease_end } if lease_end.is_none_or(|end| candidate.now < end) => {
+            Phase::Loading { lease_end, .. } if !candidate.is_after(lease_end) => lease_end,
+            Phase::Queued { lease_end }
+                if !candidate.permitted && !candidate.is_after(lease_end) =>
+            {
                 lease_end
             }
-            // The leader's lease has not begun. When it ends is not before this.
-            Phase::Queued if !candidate.permitted => candidate.lease_end(),
-            Phase::Queued | Phase::Loading { .. } | Phase::Vacant => {
+            Phase::Queued { .. } | Phase::Loading { .. } | Phase::Vacant => {
                 *waker = self.forget(ticket);
                 return Turn::Lead {
+                    supersedes: self.leader(),
                     generation: self.lead(candidate),
                 };
             }
@@ -185,6 +222,18 @@ impl State {
             swap(&mut self.waiters[place].1, waker);
         }
         Turn::Wait { again }
+    }
+
+    /// Returns what the leader does, if there is one.
+    fn leader(&self) -> Option<Superseded> {
+        match self.phase {
+            Phase::Queued { .. } => Some(Superseded::Queued),
+            Phase::Loading {
+                has_permit: true, ..
+            } => Some(Superseded::LoadingWithPermit),
+            Phase::Loading { .. } => Some(Superseded::Loading),
+            Phase::Vacant | Phase::Over => None,
+        }
     }
 
     fn find(&self, ticket: u64) -> Result<usize, usize> {
@@ -206,7 +255,7 @@ impl State {
     }
 
     pub(super) fn is_led(&self, generation: u32) -> bool {
-        matches!(self.phase, Phase::Queued | Phase::Loading { .. }) && self.generation == generation
+        self.leader().is_some() && self.generation == generation
     }
 
     /// The leader has its result and is about to land: from now on it cannot be superseded.
@@ -214,7 +263,10 @@ impl State {
     pub(super) fn prepare_landing(&mut self, generation: u32) -> bool {
         let led = self.is_led(generation);
         if led {
-            self.phase = Phase::Loading { lease_end: None };
+            self.phase = Phase::Loading {
+                lease_end: None,
+                has_permit: false,
+            };
         }
         led
     }

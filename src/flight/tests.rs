@@ -25,6 +25,7 @@ impl Cast {
             lease: LEASE,
             epoch: 0,
             permitted: true,
+            has_permit: false,
         }
     }
 }
@@ -135,10 +136,10 @@ fn the_loader_itself_is_told_that_it_is_recursive() {
     let (cast, flights) = (Cast::new(), Flights::new());
     let leader = lead(&flights, cast.at(0));
     drop(Guest::board(&flights, cast.at(1)));
-    let _loading = leader.enter();
+    let _loading = leader.enter(None);
     assert!(matches!(
         flights.board(1, &1, cast.at(1)),
-        Boarding::Recursive
+        Boarding::Recursive(_)
     ));
     assert!(matches!(
         flights.board(2, &2, cast.at(1)),

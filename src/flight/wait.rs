@@ -16,7 +16,7 @@ pub(crate) trait Alarm {
 pub(crate) struct TooLate;
 
 /// Polls `ready` until it is, or until `deadline`. `ready` says when to ask it again at the latest.
-pub(super) async fn until<T>(
+pub(crate) async fn until<T>(
     alarm: &mut impl Alarm,
     deadline: Option<Instant>,
     mut ready: impl FnMut(&mut Context<'_>) -> Result<T, NotYet>,

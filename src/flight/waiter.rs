@@ -65,13 +65,18 @@ impl<'a, K, V> Waiter<'a, K, V> {
             return Err(NotYet { again });
         }
         self.ticket = None;
-        if let Turn::Lead { generation } = turn {
-            let leader = Leader::new(
+        if let Turn::Lead {
+            generation,
+            supersedes,
+        } = turn
+        {
+            let mut leader = Leader::new(
                 self.flights,
                 Arc::clone(&self.flight),
                 generation,
                 candidate,
             );
+            leader.supersedes = supersedes;
             // Nobody leads what cannot be stored: dropping the leader ends the flight for all who
             // wait in it.
             if !self.flight.is_revoked() {

@@ -44,6 +44,7 @@ pub(crate) struct Settings<K, V> {
     pub(crate) refresh_after: Option<Duration>,
     pub(crate) early_renewal: Option<f64>,
     pub(crate) stale_if_error: Option<Duration>,
+    pub(crate) stale_if_slow: Option<Duration>,
     pub(crate) ttl_jitter: Option<f64>,
     pub(crate) tracks_ages: bool,
     /// Everything can be [forgotten](LocalCache::forget) at once.
@@ -125,6 +126,7 @@ impl<K, V> Builder<K, V> {
                 refresh_after: None,
                 early_renewal: None,
                 stale_if_error: None,
+                stale_if_slow: None,
                 ttl_jitter: None,
                 tracks_ages: cfg!(feature = "metrics"),
                 forgets: false,
@@ -216,28 +218,42 @@ impl<K, V, S> Builder<K, V, S> {
         self
     }
 
-    /// How long a loader may take before one of those who wait for it loads as well. Default: 10
-    /// seconds. `Duration::MAX` is for ever.
+    /// Sets how long a load may take before another caller that waits for the key loads as well. Default: 10
+    /// seconds. With `Duration::MAX` a load that hangs is waited for without limit.
+    ///
+    /// It also bounds how long a load keeps its permit of
+    /// [`max_concurrent_loads`](Self::max_concurrent_loads), and how long a future that nobody polls can delay
+    /// other callers. Loads that outlive it are counted in
+    /// [`Stats::abandoned_loads`](crate::Stats::abandoned_loads).
     pub fn lease(mut self, lease: Duration) -> Self {
         self.settings.lease = lease;
         self
     }
 
-    /// How long a caller waits for another caller's load before it gets
-    /// [`WaitTimeout`](crate::LoadError::WaitTimeout). Default: as long as it takes.
+    /// Sets how long a caller waits for another caller's load, for a permit, or for its own load in a task of
+    /// `detached` (feature `tokio`), before it gets [`WaitTimeout`](crate::LoadError::WaitTimeout), or an expired
+    /// value within [`stale_if_error`](Self::stale_if_error). Default: as long as it takes.
     pub fn wait_timeout(mut self, timeout: Duration) -> Self {
         self.settings.wait_timeout = Some(timeout);
         self
     }
 
-    /// At most this many loaders of this cache run at one time, over all keys: a bulkhead for what is
-    /// behind the cache. Loads above it wait in order, up to the
-    /// [`wait_timeout`](Self::wait_timeout). Default: no bound.
+    /// Bounds the number of loaders of this cache that run at one time, over all keys: a bulkhead for what is
+    /// behind the cache. Loads above it wait in order, up to the [`wait_timeout`](Self::wait_timeout). Default: no
+    /// bound.
     ///
-    /// A loader that loads other keys of the same cache does so within its own permit. The
-    /// [`lease`](Self::lease) begins with the permit. A batch of
-    /// [`get_many_or_load`](LocalCache::get_many_or_load) is one load. Renewals do not wait: they
-    /// are put off.
+    /// Each load holds a permit, which ends with the load or with the [`lease`](Self::lease), whichever comes first.
+    /// So loaders that hang do not use up the permits: loaders that outlived their lease still run, and come on top
+    /// of the bound. [`Stats::abandoned_loads`](crate::Stats::abandoned_loads) counts them.
+    ///
+    /// A free permit is offered to the first caller in the queue. If that caller is a future that nobody polls, the
+    /// offer passes to a caller that is polled after a few milliseconds, so the order is strict only among callers
+    /// that are polled promptly.
+    ///
+    /// A loader that loads other keys of the same cache on its thread or in its task does so within its own permit. A
+    /// loader that waits for a *spawned* load of the same cache holds its permit meanwhile; if that was the last
+    /// one, the spawned load begins once the lease is over. A batch of
+    /// [`get_many_or_load`](LocalCache::get_many_or_load) is one load. Renewals do not wait: they are put off.
     pub fn max_concurrent_loads(mut self, loads: usize) -> Self {
         self.settings.max_concurrent_loads = Some(loads);
         self
@@ -267,15 +283,37 @@ impl<K, V, S> Builder<K, V, S> {
         self
     }
 
-    /// Where a load fails, `get_or_load` returns a value that has expired no longer than this ago, if
-    /// one is held. It is counted in [`Stats::stale`](crate::Stats::stale), and for a second there is
-    /// no other attempt to load the key. Default: the error is returned.
+    /// Lets `get_or_load` return a value that expired no longer than `max` ago where a load fails or a caller has
+    /// waited for too long. Default: the error is returned.
     ///
-    /// Entries are kept that much longer, as far as there is room, and
-    /// [`len`](LocalCache::len) counts them. `get` does not return them, nor is a value served that
-    /// was removed or invalidated.
+    /// | caller | gets the expired value |
+    /// | --- | --- |
+    /// | whose loader fails, or that waits for a load that fails | at once; for a second there is no other attempt to load the key |
+    /// | that comes within this second | at once |
+    /// | that waits for another caller's load | after [`stale_if_slow`](Self::stale_if_slow), or in place of a [`WaitTimeout`](crate::LoadError::WaitTimeout) |
+    /// | that waits for a permit of [`max_concurrent_loads`](Self::max_concurrent_loads) | likewise |
+    /// | of `detached` (feature `tokio`) that waits for its own load | likewise, and when the [`lease`](Self::lease) of the load ends |
+    /// | that runs its own loader on its thread or in its task | when the loader fails; it is not interrupted |
+    ///
+    /// Each of them is counted in [`Stats::stale`](crate::Stats::stale). If there is no such value, the caller gets
+    /// what it would get without this setting.
+    ///
+    /// Entries are kept that much longer, as far as there is room, and [`len`](LocalCache::len) counts them. `get`
+    /// does not return them, nor is a value served that was removed or invalidated.
     pub fn stale_if_error(mut self, max: Duration) -> Self {
         self.settings.stale_if_error = Some(max);
+        self
+    }
+
+    /// Sets how long a caller waits before it is content with an expired value within
+    /// [`stale_if_error`](Self::stale_if_error), which is needed for this. Default: it waits as long as the
+    /// [`wait_timeout`](Self::wait_timeout) allows.
+    ///
+    /// The load goes on and stores its value. Without an expired value the caller waits on. The table at
+    /// `stale_if_error` says which callers this concerns: those that wait, and those of `detached`. This is the soft
+    /// timeout of `FusionCache`.
+    pub fn stale_if_slow(mut self, after: Duration) -> Self {
+        self.settings.stale_if_slow = Some(after);
         self
     }
 
@@ -343,6 +381,9 @@ impl<K, V, S> Builder<K, V, S> {
             (None, Some(_)) => return Err(BuildError::WeigherWithoutBound),
             _ => {}
         }
+        if self.settings.stale_if_slow.is_some() && self.settings.stale_if_error.is_none() {
+            return Err(BuildError::StaleIfSlowAlone);
+        }
         self.validate_settings()
     }
 
@@ -358,6 +399,7 @@ impl<K, V, S> Builder<K, V, S> {
             ("wait_timeout", self.settings.wait_timeout),
             ("refresh_after", self.settings.refresh_after),
             ("stale_if_error", self.settings.stale_if_error),
+            ("stale_if_slow", self.settings.stale_if_slow),
         ];
         for (setting, duration) in durations {
             if duration.is_some_and(|duration| duration.is_zero()) {

@@ -1,7 +1,7 @@
 //! Loads in tasks of their own.
 
 use super::hash::KeyHash;
-use super::load::{Approach, Cleared};
+use super::load::{Approach, Cleared, Patience};
 use super::load_async::erase;
 use super::read::Sought;
 use super::{DefaultHasher, LocalCache, Place};
@@ -9,12 +9,15 @@ use crate::cache::typed;
 use crate::entry::Loaded;
 use crate::error::{AnyError, LoadError};
 use crate::flight::future::TaskAlarm;
-use crate::flight::{Suspended, is_loading};
-use std::any::Any;
+use crate::flight::{NotYet, Suspended, is_loading};
+use std::any::{Any, type_name_of_val};
 use std::fmt;
 use std::future::Future;
 use std::hash::{BuildHasher, Hash};
 use std::panic::resume_unwind;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Instant;
 use tokio::task::JoinHandle;
 
 /// A cache whose loads are tasks of their own, from [`LocalCache::detached`].
@@ -109,10 +112,22 @@ where
         L: Into<Loaded<V>>,
         E: Any + Send + Sync,
     {
+        let loader = Some(type_name_of_val(&load));
         let mut alarm = TaskAlarm::default();
+        let patience = self.patience();
         let held = loop {
-            match self.0.approach(&place, key, sought, &mut alarm).await {
+            match self
+                .0
+                .approach(&place, key, sought, loader, &mut alarm)
+                .await
+            {
                 Ok(Approach::Load(held)) => break held,
+                Ok(Approach::LoadUnshared(reentry)) => {
+                    let running = self
+                        .0
+                        .run_unshared(key, &reentry, loader, |_| load(), erase);
+                    return typed(running.await).expect("the error is of this caller's loader");
+                }
                 Ok(Approach::Arrived(value)) => return Ok(value),
                 Err(error) => {
                     // Another caller's error of another type: this one has a loader still.
@@ -124,15 +139,34 @@ where
             }
         };
         if is_loading() {
-            let result = self.0.run(&place, key, held, |_| load(), erase).await;
-            return typed(result).expect("the error is of this caller's loader");
+            let running = self.0.run(&place, key, held, loader, |_| load(), erase);
+            return typed(running.await).expect("the error is of this caller's loader");
         }
-        let result = match self.depart(&place, key, held, load).await {
-            Ok(result) => result,
-            Err(error) if error.is_panic() => resume_unwind(error.into_panic()),
-            Err(_) => return Err(LoadError::Shutdown),
+        let mut load = self.depart(&place, key, held, load);
+        let outcome = |cx: &mut Context<'_>| match Pin::new(&mut load).poll(cx) {
+            Poll::Ready(result) => Ok(result),
+            Poll::Pending => Err(NotYet { again: None }),
+        };
+        let waiting = self.0.wait_for(&place, key, &patience, &mut alarm, outcome);
+        let result = match waiting.await {
+            Ok(Ok(result)) => result,
+            Ok(Err(error)) if error.is_panic() => resume_unwind(error.into_panic()),
+            Ok(Err(_)) => return Err(LoadError::Shutdown),
+            // The load goes on.
+            Err(waited) => self.0.give_up(&place, key, waited),
         };
         typed(result).expect("the error is of this caller's loader")
+    }
+
+    /// Returns how long a caller waits: for its own load in a task no longer than the lease, if an expired value may
+    /// serve.
+    fn patience(&self) -> Patience {
+        let patience = self.0.patience();
+        let lease_end = Instant::now().checked_add(self.0.inner.settings.lease);
+        Patience {
+            stale_from: patience.stale_from.into_iter().chain(lease_end).min(),
+            ..patience
+        }
     }
 
     /// Runs a load in a task.
@@ -160,7 +194,7 @@ where
             let place = departure.place();
             let held = (place.cell.flights.resume(leader), permit);
             let cache = &departure.cache;
-            cache.run(&place, &key, held, |_| load(), erase).await
+            cache.run(&place, &key, held, None, |_| load(), erase).await
         })
     }
 }

@@ -1,5 +1,6 @@
 //! `get_or_load`: what a caller does on a miss, written once, for threads and tasks.
 
+use super::hash::KeyHash;
 use super::read::Sought;
 use super::shard::Shard;
 use super::{LocalCache, Place};
@@ -9,18 +10,19 @@ use crate::entry::Loaded;
 use crate::error::{AnyError, LoadError};
 use crate::flight::blocking::block_on;
 use crate::flight::{
-    Alarm, Boarding, Candidate, Leader, Outcome, Permit, Step, TooLate, Waiter, run_within, wait,
+    Alarm, Boarding, Bulkhead, Candidate, Leader, LoaderId, NotYet, Outcome, Permit, Reentry, Step,
+    Superseded, TooLate, Waiter, run_within, until, wait,
 };
 use crate::held::assert_holds_nothing;
 use crate::stats::{Count, Counters};
 use crate::thread_slot::ThreadSlot;
 use crate::trace::Span;
-use std::any::Any;
+use std::any::{Any, type_name_of_val};
 use std::cell::Cell;
 use std::future::{Future, ready};
 use std::hash::{BuildHasher, Hash};
 use std::sync::Arc;
-use std::task::Waker;
+use std::task::{Context, Waker};
 use std::time::{Duration, Instant};
 
 impl<K, V, S> LocalCache<K, V, S>
@@ -87,10 +89,10 @@ where
         match self.seek(&place, key) {
             Sought::Live(value) => Ok(value),
             sought => {
-                let mut sought = Some(sought);
+                let (mut sought, loader) = (Some(sought), Some(type_name_of_val(&load)));
                 with_erased(load, |load| {
                     let sought = sought.take().unwrap_or_else(|| self.board(&place, key));
-                    self.load_blocking(&place, key, sought, load)
+                    self.load_blocking(&place, key, sought, loader, load)
                 })
             }
         }
@@ -103,13 +105,14 @@ where
         place: &Place<'a, K, V>,
         key: &K,
         sought: Sought<'a, K, V>,
+        loader: LoaderId,
         load: &mut ErasedLoader<'_, K, V>,
     ) -> Result<V, LoadError<AnyError>> {
         let sought = match sought {
             // By far the most misses, which need not become a future.
             Sought::Missing(Boarding::Lead(leader)) if self.inner.leads_at_once => {
                 let timer = self.load_timer(leader.since);
-                let entered = (leader.enter(), timer.span.enter());
+                let entered = (leader.enter(loader), timer.span.enter());
                 let result = load(key);
                 drop(entered);
                 return self.settle(place, key, leader, result, timer);
@@ -118,7 +121,8 @@ where
         };
         block_on(&Cell::new(None), async |mut alarm| {
             let start = |key: &K| ready(load(key));
-            self.load(place, key, sought, &mut alarm, start, |result| result)
+            let found = (sought, loader);
+            self.load(place, key, found, &mut alarm, start, |result| result)
                 .await
         })
     }
@@ -129,7 +133,7 @@ where
         &self,
         place: &Place<'a, K, V>,
         key: &K,
-        sought: Sought<'a, K, V>,
+        (sought, loader): (Sought<'a, K, V>, LoaderId),
         alarm: &mut impl Alarm,
         load: impl FnOnce(&K) -> F,
         erase: impl FnOnce(F::Output) -> LoadResult<V>,
@@ -138,11 +142,15 @@ where
             let Some(held) = self.begin_renewal(place, key) else {
                 return Ok(old);
             };
-            return self.run(place, key, held, load, erase).await.or(Ok(old));
+            let renewed = self.run(place, key, held, loader, load, erase).await;
+            return renewed.or(Ok(old));
         }
-        match self.approach(place, key, sought, alarm).await? {
+        match self.approach(place, key, sought, loader, alarm).await? {
             Approach::Arrived(value) => Ok(value),
-            Approach::Load(held) => self.run(place, key, held, load, erase).await,
+            Approach::Load(held) => self.run(place, key, held, loader, load, erase).await,
+            Approach::LoadUnshared(reentry) => {
+                self.run_unshared(key, &reentry, loader, load, erase).await
+            }
         }
     }
 
@@ -152,9 +160,10 @@ where
         place: &Place<'a, K, V>,
         key: &K,
         mut sought: Sought<'a, K, V>,
+        loader: LoaderId,
         alarm: &mut impl Alarm,
     ) -> Result<Approach<'a, K, V>, LoadError<AnyError>> {
-        let deadline = self.wait_deadline();
+        let patience = self.patience();
         loop {
             let boarding = match sought {
                 Sought::Missing(boarding) => boarding,
@@ -169,25 +178,38 @@ where
             };
             let lead = match boarding {
                 Boarding::Lead(leader) => Some((leader, false)),
-                Boarding::Recursive => return Err(LoadError::Recursive),
-                Boarding::Wait(waiter) => match self.wait(waiter, deadline, alarm).await? {
-                    Step::Lead(leader) => Some((leader, true)),
-                    Step::BoardAgain => None,
-                    Step::Landed(landed) => match landed.into_outcome() {
-                        // A batch had nothing to say of the key; a loader of one's own may.
-                        Outcome::Absent => None,
-                        outcome => {
-                            return self.disembark(place, key, outcome).map(Approach::Arrived);
+                Boarding::Recursive(reentry) if reentry.may_be_stolen(loader) => {
+                    return Ok(Approach::LoadUnshared(reentry));
+                }
+                Boarding::Recursive(_) => return Err(LoadError::Recursive),
+                Boarding::Wait(mut waiter) => {
+                    let turn = |cx: &mut Context<'_>| waiter.poll(self.candidate(), cx.waker());
+                    match self.wait_for(place, key, &patience, alarm, turn).await {
+                        Ok(Step::Lead(leader)) => Some((leader, true)),
+                        Ok(Step::BoardAgain) => None,
+                        Ok(Step::Landed(landed)) => match landed.into_outcome() {
+                            // A batch had nothing to say of the key; a loader of one's own may.
+                            Outcome::Absent => None,
+                            outcome => {
+                                return self.disembark(place, key, outcome).map(Approach::Arrived);
+                            }
+                        },
+                        Err(waited) => {
+                            return self.give_up(place, key, waited).map(Approach::Arrived);
                         }
-                    },
-                },
+                    }
+                }
             };
             let Some((mut leader, took_over)) = lead else {
                 sought = self.board(place, key);
                 continue;
             };
-            let permit = self.permit(deadline, alarm).await?;
-            if permit.is_some() && !leader.begin(self.permitted()) {
+            self.count_superseded(&leader);
+            let permit = match self.permit_for(place, key, &leader, &patience, alarm).await {
+                Ok(permit) => permit,
+                Err(waited) => return self.give_up(place, key, waited).map(Approach::Arrived),
+            };
+            if permit.is_some() && !leader.begin(self.permitted(true)) {
                 drop((leader, permit));
                 sought = self.board(place, key);
                 continue;
@@ -209,7 +231,73 @@ where
         deadline: Option<Instant>,
         alarm: &mut impl Alarm,
     ) -> Result<Step<'a, K, V>, TooLate> {
-        wait(waiter, || self.candidate(), deadline, alarm).await
+        let step = wait(waiter, || self.candidate(), deadline, alarm).await;
+        if let Ok(Step::Lead(leader)) = &step {
+            self.count_superseded(leader);
+        }
+        step
+    }
+
+    /// Counts the load in whose place this leader loads. One that holds a permit is counted as the permit ends.
+    pub(super) fn count_superseded(&self, leader: &Leader<'_, K, V>) {
+        if leader.supersedes == Some(Superseded::Loading) {
+            self.inner.counters.count(Count::Abandoned);
+        }
+    }
+
+    /// Returns how long a caller that comes now waits for others.
+    pub(super) fn patience(&self) -> Patience {
+        let slow = self.inner.settings.stale_if_slow;
+        Patience {
+            deadline: self.wait_deadline(),
+            stale_from: slow.and_then(|after| Instant::now().checked_add(after)),
+        }
+    }
+
+    /// Waits until `ready` is, or until the caller's patience is over. Where an expired value may serve, that
+    /// is returned instead of a timeout.
+    pub(super) async fn wait_for<T>(
+        &self,
+        place: &Place<'_, K, V>,
+        key: &K,
+        patience: &Patience,
+        alarm: &mut impl Alarm,
+        mut ready: impl FnMut(&mut Context<'_>) -> Result<T, NotYet>,
+    ) -> Result<T, Waited<V>> {
+        let mut stale_from = patience.stale_from;
+        let ready_or_stale = |cx: &mut Context<'_>| {
+            let again = match ready(cx) {
+                Ok(value) => return Ok(Ok(value)),
+                Err(NotYet { again }) => again,
+            };
+            if stale_from.take_if(|from| *from <= Instant::now()).is_some() {
+                if let Some(outcome) = self.stale_for_waiter(place, key) {
+                    return Ok(Err(Waited::Instead(outcome)));
+                }
+            }
+            let again = again.into_iter().chain(stale_from).min();
+            Err(NotYet { again })
+        };
+        match until(alarm, patience.deadline, ready_or_stale).await {
+            Ok(result) => result,
+            Err(TooLate) => {
+                let stale = self.stale_for_waiter(place, key);
+                Err(stale.map_or(Waited::InVain, Waited::Instead))
+            }
+        }
+    }
+
+    /// Returns what a caller gets that has waited for too long.
+    pub(super) fn give_up(
+        &self,
+        place: &Place<'_, K, V>,
+        key: &K,
+        waited: Waited<V>,
+    ) -> Result<V, LoadError<AnyError>> {
+        match waited {
+            Waited::Instead(outcome) => self.disembark(place, key, outcome),
+            Waited::InVain => Err(LoadError::WaitTimeout),
+        }
     }
 
     /// The terms on which the current caller would load.
@@ -220,13 +308,15 @@ where
             lease: self.inner.settings.lease,
             epoch: self.inner.tags.epoch(),
             permitted: bulkhead.is_none_or(|bulkhead| bulkhead.is_passed()),
+            has_permit: false,
         }
     }
 
-    /// The terms of one who has a permit.
-    pub(super) fn permitted(&self) -> Candidate {
+    /// Returns the terms of a caller that may load at once, with a permit or because it needs none.
+    pub(super) fn permitted(&self, has_permit: bool) -> Candidate {
         Candidate {
             permitted: true,
+            has_permit,
             ..self.candidate()
         }
     }
@@ -236,23 +326,52 @@ where
         Instant::now().checked_add(timeout)
     }
 
-    /// Waits for a permit, where one is needed.
+    /// Returns the bulkhead if this caller needs a permit.
+    fn bulkhead_to_pass(&self) -> Option<&Arc<Bulkhead>> {
+        let bulkhead = self.inner.bulkhead.as_ref();
+        bulkhead.filter(|bulkhead| !bulkhead.is_passed())
+    }
+
+    /// Waits for a permit, where one is needed. `on_poll` is called whenever the caller is polled while it waits.
     pub(super) async fn permit(
         &self,
         deadline: Option<Instant>,
         alarm: &mut impl Alarm,
+        on_poll: impl FnMut(),
     ) -> Result<Option<Permit>, TooLate> {
-        let Some(bulkhead) = &self.inner.bulkhead else {
+        let Some(bulkhead) = self.bulkhead_to_pass() else {
             return Ok(None);
         };
-        if bulkhead.is_passed() {
-            return Ok(None);
-        }
         if let Some(permit) = bulkhead.try_pass() {
             return Ok(Some(permit));
         }
         self.inner.counters.count(Count::Queued);
-        bulkhead.pass(deadline, alarm).await.map(Some)
+        bulkhead.pass(deadline, alarm, on_poll).await.map(Some)
+    }
+
+    /// Waits for a permit for the leader of one key, where one is needed.
+    async fn permit_for(
+        &self,
+        place: &Place<'_, K, V>,
+        key: &K,
+        leader: &Leader<'_, K, V>,
+        patience: &Patience,
+        alarm: &mut impl Alarm,
+    ) -> Result<Option<Permit>, Waited<V>> {
+        let Some(bulkhead) = self.bulkhead_to_pass() else {
+            return Ok(None);
+        };
+        if let Some(permit) = bulkhead.try_pass() {
+            return Ok(Some(permit));
+        }
+        self.inner.counters.count(Count::Queued);
+        let mut queued = bulkhead.enqueue();
+        let turn = |cx: &mut Context<'_>| {
+            leader.prolong(self.candidate());
+            queued.poll(cx.waker())
+        };
+        let permit = self.wait_for(place, key, patience, alarm, turn).await?;
+        Ok(Some(permit))
     }
 
     /// What a caller makes of what another caller's load came to.
@@ -295,6 +414,20 @@ where
 
     /// What to serve in place of a load that has failed lately.
     fn stale(&self, place: &Place<'_, K, V>, key: &K) -> Option<Outcome<V>> {
+        self.stale_by(place, key, Shard::stale)
+    }
+
+    /// Returns what to serve in place of a load that takes too long.
+    pub(super) fn stale_for_waiter(&self, place: &Place<'_, K, V>, key: &K) -> Option<Outcome<V>> {
+        self.stale_by(place, key, Shard::servable)
+    }
+
+    fn stale_by(
+        &self,
+        place: &Place<'_, K, V>,
+        key: &K,
+        find: for<'s> fn(&'s Shard<K, V>, KeyHash, &K, Nanos) -> Option<(&'s V, bool)>,
+    ) -> Option<Outcome<V>> {
         self.inner.settings.stale_if_error?;
         let now = self.inner.settings.clock.now();
         let outcome = |(value, is_live): (&V, bool)| {
@@ -305,7 +438,7 @@ where
             };
             kind(value.clone())
         };
-        let stale = |shard: &Shard<K, V>| shard.stale(place.hash, key, now).map(outcome);
+        let stale = |shard: &Shard<K, V>| find(shard, place.hash, key, now).map(outcome);
         place.cell.shard.read(stale)
     }
 
@@ -315,15 +448,33 @@ where
         place: &Place<'_, K, V>,
         key: &K,
         (leader, permit): Cleared<'_, K, V>,
+        loader: LoaderId,
         load: impl FnOnce(&K) -> F,
         erase: impl FnOnce(F::Output) -> LoadResult<V>,
     ) -> Result<V, LoadError<AnyError>> {
         let timer = self.load_timer(leader.since);
         let permit_of = || permit.as_ref().map(Permit::enter);
-        let enter = || (leader.enter(), permit_of(), timer.span.enter());
+        let enter = || (leader.enter(loader), permit_of(), timer.span.enter());
         let result = run_within(enter, || load(key), erase).await;
         drop(permit);
         self.settle(place, key, leader, result, timer)
+    }
+
+    /// Runs the loader of a caller that interrupts the load of the same key on this thread. The result is for this
+    /// caller alone, and is not stored.
+    pub(super) async fn run_unshared<F: Future>(
+        &self,
+        key: &K,
+        reentry: &Reentry,
+        loader: LoaderId,
+        load: impl FnOnce(&K) -> F,
+        erase: impl FnOnce(F::Output) -> LoadResult<V>,
+    ) -> Result<V, LoadError<AnyError>> {
+        let timer = self.load_timer(Instant::now());
+        let enter = || (reentry.enter(loader), timer.span.enter());
+        let result = run_within(enter, || load(key), erase).await;
+        timer.stop(result.is_ok());
+        result.map(Loaded::into_value).map_err(LoadError::Failed)
     }
 
     pub(super) fn load_timer(&self, started: Instant) -> LoadTimer<'_> {
@@ -348,18 +499,20 @@ where
             None => None,
         };
         let flights = &place.cell.flights;
-        let board = |_: &_| flights.board(place.hash.0, key, self.permitted());
+        let terms = self.permitted(permit.is_some());
+        let board = |_: &_| flights.board(place.hash.0, key, terms);
         let boarding = place.cell.shard.read(board);
         assert_holds_nothing("load into");
         let leader = match boarding {
             Boarding::Lead(leader) => leader,
             // Somebody loads already, unless the lease is over.
-            Boarding::Wait(mut waiter) => match waiter.poll(self.permitted(), Waker::noop()) {
+            Boarding::Wait(mut waiter) => match waiter.poll(terms, Waker::noop()) {
                 Ok(Step::Lead(leader)) => leader,
                 _ => return None,
             },
-            Boarding::Recursive => return None,
+            Boarding::Recursive(_) => return None,
         };
+        self.count_superseded(&leader);
         self.inner.counters.count(Count::Renewal);
         Some((leader, permit))
     }
@@ -444,6 +597,23 @@ pub(super) type Cleared<'a, K, V> = (Leader<'a, K, V>, Option<Permit>);
 pub(super) enum Approach<'a, K, V> {
     Arrived(V),
     Load(Cleared<'a, K, V>),
+    /// The caller runs its loader for itself alone.
+    LoadUnshared(Reentry),
+}
+
+/// How long a caller waits for others.
+pub(super) struct Patience {
+    /// When its wait ends.
+    pub(super) deadline: Option<Instant>,
+    /// When it is content with an expired value.
+    pub(super) stale_from: Option<Instant>,
+}
+
+/// How a wait ends that takes too long.
+pub(super) enum Waited<V> {
+    /// With a value that may serve in place of the one that was waited for.
+    Instead(Outcome<V>),
+    InVain,
 }
 
 impl<E: ?Sized> From<TooLate> for LoadError<E> {

@@ -6,7 +6,7 @@ use crate::cache::{AsyncCache, CacheFuture, ErasedAsyncLoader, typed};
 use crate::entry::Loaded;
 use crate::error::{AnyError, LoadError};
 use crate::flight::future::TaskAlarm;
-use std::any::Any;
+use std::any::{Any, type_name_of_val};
 use std::future::Future;
 use std::hash::{BuildHasher, Hash};
 use std::sync::Arc;
@@ -52,12 +52,17 @@ where
     ///
     /// # Timers
     ///
-    /// Waiting tasks are woken by `Waker`s alone, on any runtime. The [lease](crate::Builder::lease)
-    /// and the [wait timeout](crate::Builder::wait_timeout) need a timer as well: with the feature
-    /// `tokio`, in a tokio runtime, that is `tokio::time`. Without it a task looks at the time only
-    /// when something else wakes it, so a load that hangs holds up those who wait for it already;
-    /// the first caller who comes after the lease loads anew, and frees them when it has landed.
-    /// Threads that wait always have a timer.
+    /// Waiting tasks are woken by `Waker`s, on any runtime. The [lease](crate::Builder::lease), the
+    /// [wait timeout](crate::Builder::wait_timeout) and the queue of
+    /// [`max_concurrent_loads`](crate::Builder::max_concurrent_loads) need a timer as well. With the feature `tokio`,
+    /// in a tokio runtime, that is `tokio::time`. Elsewhere it is a thread named `hotset-timers`, which the first
+    /// task of the process that has to wait starts.
+    ///
+    /// # Futures that are not polled
+    ///
+    /// A future that was polled once and is then kept without being polled, as `select!` with `&mut future` or
+    /// `buffered` may do, delays other callers by no more than one lease: they then load in its place, and a permit
+    /// that it holds passes on.
     ///
     /// # Panics
     ///
@@ -100,11 +105,13 @@ where
         L: Into<Loaded<V>>,
         E: Any + Send + Sync,
     {
+        let loader = Some(type_name_of_val(&load));
         let mut load = Some(load);
         let mut alarm = TaskAlarm::default();
         loop {
             let start = |_: &K| load.take().expect("a cache calls a loader at most once")();
-            let result = self.load(&place, key, sought, &mut alarm, start, erase);
+            let found = (sought, loader);
+            let result = self.load(&place, key, found, &mut alarm, start, erase);
             if let Some(result) = typed(result.await) {
                 return result;
             }
@@ -129,8 +136,15 @@ where
             sought => sought,
         };
         let mut alarm = TaskAlarm::default();
-        self.load(&place, key, sought, &mut alarm, |_| load(), |result| result)
-            .await
+        self.load(
+            &place,
+            key,
+            (sought, None),
+            &mut alarm,
+            |_| load(),
+            |result| result,
+        )
+        .await
     }
 
     async fn load_erased<'a>(
@@ -141,8 +155,15 @@ where
         load: &mut ErasedAsyncLoader<'_, V>,
     ) -> Result<V, LoadError<AnyError>> {
         let mut alarm = TaskAlarm::default();
-        self.load(&place, key, sought, &mut alarm, |_| load(), |result| result)
-            .await
+        self.load(
+            &place,
+            key,
+            (sought, None),
+            &mut alarm,
+            |_| load(),
+            |result| result,
+        )
+        .await
     }
 }
 

@@ -240,7 +240,7 @@ where
             match self.cache.board(&self.places[at], &self.keys[at]) {
                 Sought::Missing(Boarding::Lead(leader)) => led.push((at, leader)),
                 Sought::Missing(Boarding::Wait(waiter)) => waiting.push((at, waiter)),
-                Sought::Missing(Boarding::Recursive) => return Err(LoadError::Recursive),
+                Sought::Missing(Boarding::Recursive(_)) => return Err(LoadError::Recursive),
                 Sought::Stale(value) => self.disembark(at, Outcome::Stale(value))?,
                 Sought::Live(value) | Sought::Due(value) => {
                     self.disembark(at, Outcome::Value(value))?;
@@ -262,7 +262,11 @@ where
         if led.is_empty() {
             return Ok(());
         }
-        let permit = self.cache.permit(deadline, alarm).await?;
+        let alive = || {
+            let terms = self.cache.candidate();
+            led.iter().for_each(|(_, leader)| leader.prolong(terms));
+        };
+        let permit = self.cache.permit(deadline, alarm, alive).await?;
         let led = self.begin(led, permit.is_some())?;
         let Some((_, leader)) = led.first() else {
             return Ok(());
@@ -270,7 +274,7 @@ where
         let asked = led.iter().map(|&(at, _)| self.keys[at].clone()).collect();
         let timer = self.cache.load_timer(leader.since);
         let enter = || {
-            let leaders = led.iter().map(|(_, leader)| leader.enter());
+            let leaders = led.iter().map(|(_, leader)| leader.enter(None));
             (
                 InReverse(leaders.collect()),
                 permit.as_ref().map(Permit::enter),
@@ -289,7 +293,7 @@ where
         led: Led<'a, K, V>,
         has_permit: bool,
     ) -> Result<Led<'a, K, V>, LoadError<AnyError>> {
-        let permitted = self.cache.permitted();
+        let permitted = self.cache.permitted(has_permit);
         let mut to_load = Vec::with_capacity(led.len());
         for (at, mut leader) in led {
             if has_permit && !leader.begin(permitted) {

@@ -273,7 +273,7 @@ impl<K: Eq, V, S> LocalCache<K, V, S> {
                 0
             },
             hasher: builder.hasher,
-            bulkhead: loads.map(|loads| Arc::new(Bulkhead::new(loads))),
+            bulkhead: loads.map(|loads| Arc::new(Bulkhead::new(loads, builder.settings.lease))),
             settings: builder.settings,
             counters: Counters::new(),
             tags,
@@ -342,6 +342,9 @@ impl<K, V, S> LocalCache<K, V, S> {
         let mut stats = self.inner.counters.snapshot();
         for cell in &self.inner.cells {
             cell.shard.read(|shard| shard.add_to(&mut stats));
+        }
+        if let Some(bulkhead) = &self.inner.bulkhead {
+            stats.abandoned_loads += bulkhead.abandoned().1;
         }
         stats.weight = self.inner.budget.used();
         stats
@@ -427,7 +430,7 @@ where
         let place = self.place(key);
         match self.seek(&place, key) {
             Sought::Live(value) => Ok(value),
-            sought => self.load_blocking(&place, key, sought, load),
+            sought => self.load_blocking(&place, key, sought, None, load),
         }
     }
 }

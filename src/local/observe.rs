@@ -3,8 +3,9 @@
 use super::{Inner, LocalCache};
 use crate::durations::Durations;
 use crate::metrics::table::{
-    AGE_SECONDS, CAPACITY, COALESCED, ENTRIES, HITS, INSERTS, LOAD_FAILURES, LOAD_SECONDS, LOADS,
-    MISSES, OUTDATED, QUEUED_LOADS, REFUSED, REMOVALS, RENEWALS, STALE_SERVES, WEIGHT,
+    ABANDONED_LOADS, AGE_SECONDS, CAPACITY, COALESCED, ENTRIES, HITS, INSERTS, LOAD_FAILURES,
+    LOAD_SECONDS, LOADS, MISSES, OUTDATED, QUEUED_LOADS, REFUSED, REMOVALS, RENEWALS, STALE_SERVES,
+    WEIGHT,
 };
 use crate::metrics::{Observed, Sample, Watch};
 use crate::stats::Stats;
@@ -15,6 +16,7 @@ pub(crate) struct Loads {
     pub(crate) begun: u64,
     pub(crate) failures: u64,
     pub(crate) queued: u64,
+    pub(crate) abandoned: u64,
     pub(crate) times: Durations,
 }
 
@@ -37,6 +39,7 @@ where
                     begun: stats.loads,
                     failures: stats.load_failures,
                     queued: stats.queued,
+                    abandoned: stats.abandoned_loads,
                     times: stats.load_times.clone(),
                 };
                 Some(samples(stats, loads, cache.capacity()))
@@ -60,6 +63,7 @@ pub(crate) fn samples(stats: Stats, loads: Loads, capacity: Option<u64>) -> Vec<
         Sample::counter(&RENEWALS, stats.renewals),
         Sample::counter(&STALE_SERVES, stats.stale),
         Sample::counter(&QUEUED_LOADS, loads.queued),
+        Sample::counter(&ABANDONED_LOADS, loads.abandoned),
         Sample::histogram(&AGE_SECONDS, stats.ages),
         Sample::counter(&INSERTS, stats.inserts),
         Sample::counter(&REFUSED, stats.refused),

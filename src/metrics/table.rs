@@ -51,6 +51,8 @@ metrics! {
         "Callers who were served an expired value, since the load failed.";
     QUEUED_LOADS: Counter "hotset_queued_loads_total",
         "Loads that had to wait for others to end, for want of a permit.";
+    ABANDONED_LOADS: Counter "hotset_abandoned_loads_total",
+        "Loads that outlived their lease, so that another load took their place.";
     AGE_SECONDS: Histogram "hotset_age_seconds",
         "How long ago values were loaded when they were served, on one hit in 64.", sampled: true;
     INSERTS: Counter "hotset_inserts_total", "Entries stored, replacements included.";
@@ -83,6 +85,9 @@ metrics! {
     #[cfg(feature = "redis")]
     L2_UNSTORABLE: Counter "hotset_l2_unstorable_total",
         "Values that were too large for Redis, had too many tags, or could not be serialized.";
+    #[cfg(feature = "redis")]
+    OVERDUE_LOADS: Gauge "hotset_overdue_loads",
+        "Loads that still run although their lease has ended.";
     #[cfg(feature = "redis")]
     INVALIDATIONS: Counter "hotset_invalidations_total" ["result"],
         "Invalidations: sent to Redis, or deferred since it could not be told.";

@@ -284,6 +284,8 @@ impl<K: TierKey, V: TierValue> TieredBuilder<K, V> {
             replicas: self.replicas,
         };
         let redis = Redis::new(target, &settings.namespace, me, redis, &runtime);
+        let permits = loads.unwrap_or(DEFAULT_LOADS);
+        let bulkhead = Arc::new(Bulkhead::new(permits, settings.lease));
         let inner = Inner {
             l1: local.build()?,
             l2: Breaker::new(name, Box::new(redis)),
@@ -301,7 +303,7 @@ impl<K: TierKey, V: TierValue> TieredBuilder<K, V> {
             acks: Acks::default(),
             outbox: Outbox::new(self.max_queue),
             releases: Releases::default(),
-            bulkhead: Arc::new(Bulkhead::new(loads.unwrap_or(DEFAULT_LOADS))),
+            bulkhead,
             counters: TierCounters::default(),
             runtime,
         };

@@ -26,6 +26,9 @@ pub struct Health {
     pub subscriptions: u64,
     /// Invalidations that Redis could not be told of yet. They go out when it answers.
     pub queued: usize,
+    /// The number of loads that still run although their [lease](crate::Builder::lease) has ended. Loaders that
+    /// hang are here, on top of [`max_concurrent_loads`](crate::Builder::max_concurrent_loads).
+    pub overdue_loads: usize,
     /// How many of a hundred keys go through Redis.
     pub percent: f64,
     /// What Redis holds is compared, and not served.
@@ -87,6 +90,8 @@ macro_rules! counters {
         #[non_exhaustive]
         pub struct TierStats {
             $($(#[$doc])* pub $name: u64,)*
+            /// Loads that outlived their [lease](crate::Builder::lease), so that their permit passed to another load.
+            pub abandoned_loads: u64,
             /// Calls to Redis that failed.
             pub l2_failures: u64,
             /// How long loaders took, failed ones included. One of several keys counts once.
@@ -102,10 +107,11 @@ macro_rules! counters {
         }
 
         impl TierCounters {
-            /// With the calls that there were.
-            pub(crate) fn snapshot(&self, calls: L2Calls) -> TierStats {
+            /// Returns a snapshot with these calls to Redis and so many abandoned loads.
+            pub(crate) fn snapshot(&self, calls: L2Calls, abandoned_loads: u64) -> TierStats {
                 TierStats {
                     $($name: self.$name.load(Relaxed),)*
+                    abandoned_loads,
                     l2_failures: calls.failures(),
                     load_times: self.load_times.snapshot(),
                     calls,

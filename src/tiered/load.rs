@@ -94,7 +94,7 @@ impl<K: TierKey, V: TierValue> Inner<K, V> {
     pub(super) async fn queue(&self, deadline: Option<Instant>) -> Result<MayLoad, Arc<AnyError>> {
         count(&self.counters.queued_loads);
         let mut alarm = TaskAlarm::default();
-        match self.bulkhead.pass(deadline, &mut alarm).await {
+        match self.bulkhead.pass(deadline, &mut alarm, || ()).await {
             Ok(permit) => Ok(MayLoad(Some(permit))),
             Err(_) => Err(Arc::new(TimedOut)),
         }

@@ -246,7 +246,8 @@ impl<K, V> Inner<K, V> {
     }
 
     fn tier_stats(&self) -> TierStats {
-        self.counters.snapshot(self.l2.calls())
+        self.counters
+            .snapshot(self.l2.calls(), self.bulkhead.abandoned().1)
     }
 
     fn health(&self) -> Health {
@@ -261,6 +262,7 @@ impl<K, V> Inner<K, V> {
             gaps: proof.gaps,
             subscriptions: proof.subscriptions,
             queued: self.outbox.len(),
+            overdue_loads: self.bulkhead.abandoned().0,
             percent: self.settings.rollout.get_percent(),
             shadow: self.settings.rollout.is_shadow(),
             warnings,

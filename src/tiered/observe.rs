@@ -6,7 +6,8 @@ use crate::metrics::table::{
     BACKPLANE_EVENTS, BACKPLANE_GAPS, BACKPLANE_PROVEN, BACKPLANE_PROVEN_SECONDS,
     BACKPLANE_SUBSCRIPTIONS, BREAKER_OPEN, FORGETS, HITS, INVALIDATION_OVERFLOWS, INVALIDATIONS,
     INVALIDATIONS_QUEUED, L2_ALONE, L2_CALL_SECONDS, L2_FAILURES, L2_FILLS, L2_UNREADABLE,
-    L2_UNSTORABLE, L2_WAITS, MISSES, ROLLOUT_PERCENT, SHADOW, SHADOW_ON, UNPROVEN_READS, WARNINGS,
+    L2_UNSTORABLE, L2_WAITS, MISSES, OVERDUE_LOADS, ROLLOUT_PERCENT, SHADOW, SHADOW_ON,
+    UNPROVEN_READS, WARNINGS,
 };
 use crate::metrics::{Observed, Sample, Watch};
 use std::sync::Arc;
@@ -34,6 +35,7 @@ impl<K: TierKey, V: TierValue> Inner<K, V> {
             begun: tier.loads,
             failures: tier.load_failures,
             queued: tier.queued_loads,
+            abandoned: tier.abandoned_loads,
             times: tier.load_times.clone(),
         };
         let mut all = samples(stats, loads, self.l1.capacity());
@@ -71,7 +73,7 @@ fn of_tier(tier: &TierStats) -> Vec<Sample> {
 }
 
 #[allow(clippy::cast_precision_loss)] // A recorder knows no other numbers.
-fn of_health(health: &Health) -> [Sample; 9] {
+fn of_health(health: &Health) -> [Sample; 10] {
     let proven_for = health.proven_for.unwrap_or_default();
     let gauge = |metric, is: bool| Sample::gauge(metric, f64::from(u8::from(is)));
     [
@@ -81,6 +83,7 @@ fn of_health(health: &Health) -> [Sample; 9] {
         Sample::counter(&BACKPLANE_GAPS, health.gaps),
         Sample::counter(&BACKPLANE_SUBSCRIPTIONS, health.subscriptions),
         Sample::gauge(&INVALIDATIONS_QUEUED, health.queued as f64),
+        Sample::gauge(&OVERDUE_LOADS, health.overdue_loads as f64),
         Sample::gauge(&ROLLOUT_PERCENT, health.percent),
         gauge(&SHADOW_ON, health.shadow),
         Sample::gauge(&WARNINGS, health.warnings.len() as f64),

@@ -263,14 +263,23 @@ impl<K, V> Shard<K, V> {
     where
         Q: Equivalent<K> + ?Sized,
     {
+        let (slot, _) = self.find(hash, key)?;
+        let is_throttled = self.renewals()?.is_throttled(slot, now);
+        self.servable(hash, key, now).filter(|_| is_throttled)
+    }
+
+    /// Returns a value that may serve in place of a load that fails or takes too long, and whether it is live.
+    pub(crate) fn servable<Q>(&self, hash: KeyHash, key: &Q, now: Nanos) -> Option<(&V, bool)>
+    where
+        Q: Equivalent<K> + ?Sized,
+    {
         let renewals = self.renewals()?;
         let (slot, entry) = self.find(hash, key)?;
         let deadline = entry.deadline.load(Relaxed);
         // Not one that is known to be wrong; one that was forgotten may still be right.
         let extras = self.extras.as_ref();
         let serves = !extras.is_some_and(|extras| extras.is_invalidated(slot))
-            && renewals.may_serve(deadline, now)
-            && renewals.is_throttled(slot, now);
+            && renewals.may_serve(deadline, now);
         serves.then_some((&entry.value, now < deadline && self.is_current(slot)))
     }
 

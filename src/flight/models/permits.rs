@@ -1,0 +1,162 @@
+//! Models of a bulkhead: offers that are taken, lapse or pass on, and leases that end.
+
+use super::*;
+use crate::flight::Bulkhead;
+use crate::sync::thread_local;
+use std::sync::OnceLock;
+
+/// Each is a test by the name of its function.
+macro_rules! scenarios {
+    ($($scenario:ident)*) => {
+        mod checked {
+            $(#[test]
+            fn $scenario() {
+                super::check(super::$scenario);
+            })*
+        }
+    };
+}
+
+scenarios! {
+    every_caller_gets_a_permit_and_none_is_shared
+    an_offer_to_a_caller_that_goes_away_passes_on
+    an_offer_that_is_not_taken_passes_to_a_polled_caller
+    a_hanging_load_loses_its_permit_at_the_end_of_its_lease
+    a_load_that_ends_as_its_lease_ends_gives_back_one_permit
+}
+
+thread_local! {
+    // The time of this thread, which moves only when its alarm goes off.
+    #[allow(clippy::missing_const_for_thread_local)]
+    static NOW: Cell<Option<Instant>> = Cell::new(None);
+}
+
+fn now() -> Instant {
+    static START: OnceLock<Instant> = OnceLock::new();
+    let start = *START.get_or_init(Instant::now);
+    NOW.with(|now| now.get()).unwrap_or(start)
+}
+
+/// Goes off at once, and then it is this late.
+struct Alarms {
+    work: bool,
+}
+
+impl Alarm for Alarms {
+    fn set(&mut self, at: Option<Instant>, _: &mut Context<'_>) -> Poll<()> {
+        match at.filter(|_| self.work) {
+            Some(at) => {
+                NOW.with(|now| now.set(Some(at)));
+                Poll::Ready(())
+            }
+            None => Poll::Pending,
+        }
+    }
+}
+
+struct Permits {
+    bulkhead: Arc<Bulkhead>,
+    /// How many loads run whose lease has not ended.
+    running: AtomicUsize,
+}
+
+impl Permits {
+    fn new() -> Arc<Self> {
+        Arc::new(Self {
+            bulkhead: Arc::new(Bulkhead::with_clock(1, LEASE, now)),
+            running: AtomicUsize::new(0),
+        })
+    }
+
+    fn spawn(
+        self: &Arc<Self>,
+        role: impl FnOnce(&Self) + Send + 'static,
+    ) -> thread::JoinHandle<()> {
+        let permits = Arc::clone(self);
+        thread::spawn(move || role(&permits))
+    }
+
+    /// Loads once there is a permit. Without alarms nothing but a wake-up may be what it waits for.
+    fn load(&self, alarms: bool) {
+        let mut alarm = Alarms { work: alarms };
+        let pass = async {
+            match self.bulkhead.try_pass() {
+                Some(permit) => permit,
+                None => {
+                    let passed = self.bulkhead.pass(None, &mut alarm, || ()).await;
+                    passed.expect("there is no deadline")
+                }
+            }
+        };
+        let permit = block_on(pass);
+        assert_eq!(self.running.fetch_add(1, Relaxed), 0);
+        self.running.fetch_sub(1, Relaxed);
+        drop(permit);
+    }
+
+    /// Comes to the queue, is polled once, and stays there without being polled.
+    fn is_silent(&self) -> impl Drop + '_ {
+        let mut queued = self.bulkhead.enqueue();
+        // Given a permit at once it loads for no time.
+        drop(queued.poll(Waker::noop()));
+        queued
+    }
+
+    fn ends(&self, abandoned: u64) {
+        assert_eq!(self.bulkhead.abandoned(), (0, abandoned));
+        assert!(self.bulkhead.try_pass().is_some(), "a permit is lost");
+    }
+}
+
+fn every_caller_gets_a_permit_and_none_is_shared() {
+    let permits = Permits::new();
+    let others = [(); 2].map(|()| permits.spawn(|permits| permits.load(false)));
+    permits.load(false);
+    for other in others {
+        other.join().unwrap();
+    }
+    permits.ends(0);
+}
+
+fn an_offer_to_a_caller_that_goes_away_passes_on() {
+    let permits = Permits::new();
+    let held = permits.bulkhead.try_pass();
+    let quitter = permits.spawn(|permits| drop(permits.is_silent()));
+    let other = permits.spawn(|permits| permits.load(false));
+    drop(held);
+    quitter.join().unwrap();
+    other.join().unwrap();
+    permits.ends(0);
+}
+
+fn an_offer_that_is_not_taken_passes_to_a_polled_caller() {
+    let permits = Permits::new();
+    let held = permits.bulkhead.try_pass();
+    let silent = permits.is_silent();
+    let other = permits.spawn(|permits| permits.load(true));
+    drop(held);
+    other.join().unwrap();
+    drop(silent);
+    permits.ends(0);
+}
+
+fn a_hanging_load_loses_its_permit_at_the_end_of_its_lease() {
+    let permits = Permits::new();
+    let hanging = permits.bulkhead.try_pass();
+    let other = permits.spawn(|permits| permits.load(true));
+    other.join().unwrap();
+    drop(hanging);
+    permits.ends(1);
+}
+
+fn a_load_that_ends_as_its_lease_ends_gives_back_one_permit() {
+    let permits = Permits::new();
+    let held = permits.bulkhead.try_pass();
+    let other = permits.spawn(|permits| permits.load(true));
+    drop(held);
+    other.join().unwrap();
+    let (overdue, abandoned) = permits.bulkhead.abandoned();
+    assert!(overdue == 0 && abandoned <= 1);
+    let permit = permits.bulkhead.try_pass();
+    assert!(permit.is_some() && permits.bulkhead.try_pass().is_none());
+}

@@ -1,0 +1,423 @@
+//! The state machine of a bulkhead: which loads hold a permit, and who is offered the next one. Pure: it has no
+//! lock, no clock and wakes nobody; it returns whom to wake.
+//!
+//! A permit is *offered*, not owned. A caller that waits is alive only while somebody polls it, so:
+//!
+//! - A free permit is offered to the first caller in the queue, which is woken. An offer that is not taken within
+//!   [`OFFER_TIMEOUT`] lapses. The permit is then open: the next caller that is polled takes it, whatever its place.
+//!   The late caller returns to its place in the queue when it is polled again.
+//! - A permit that was taken ends with the lease. The load that holds it goes on, is counted as abandoned, and
+//!   comes on top of the bound.
+//!
+//! Waiting callers ask again at least every [`CHECK_INTERVAL`] for each caller in the queue, so that one of them
+//! finds a lapsed offer soon, and all of them together cost little.
+
+use std::collections::VecDeque;
+use std::mem::swap;
+use std::task::Waker;
+use std::time::{Duration, Instant};
+
+/// The time for which a free permit is reserved for the caller that was woken for it.
+pub(super) const OFFER_TIMEOUT: Duration = Duration::from_millis(5);
+/// The interval at which a waiting caller asks again, for each caller that waits.
+const CHECK_INTERVAL: Duration = Duration::from_millis(20);
+/// The longest interval at which a waiting caller asks again.
+const MAX_CHECK_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Names one load that holds a permit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct HolderId(u64);
+
+/// Names one caller in the queue. Earlier callers have smaller tickets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Ticket(u64);
+
+pub(super) struct PermitQueue {
+    permits: usize,
+    lease: Duration,
+    /// Loads that hold a permit, by id, which is also the order in which their leases end.
+    holders: VecDeque<Holder>,
+    /// Offers that have not lapsed, the oldest first.
+    offers: VecDeque<Offer>,
+    /// The number of free permits that are open to any caller, because their offers have lapsed.
+    open: usize,
+    /// Callers without an offer, by ticket. A caller that was not polled since it was woken has no waker; a caller
+    /// whose offer has lapsed is not here until it is polled again.
+    waiting: VecDeque<(Ticket, Option<Waker>)>,
+    next_holder: u64,
+    next_ticket: u64,
+    /// The number of loads that still run although their lease has ended.
+    overdue: usize,
+    /// The number of loads whose lease ended while they ran, so far.
+    abandoned: u64,
+}
+
+struct Holder {
+    id: HolderId,
+    /// `None`: never.
+    lease_end: Option<Instant>,
+}
+
+struct Offer {
+    ticket: Ticket,
+    until: Instant,
+}
+
+/// The answer to a caller in the queue.
+#[derive(Debug, PartialEq)]
+pub(super) enum Reply {
+    Taken(HolderId),
+    /// `again`: when to ask once more, if not woken before.
+    Wait {
+        again: Instant,
+    },
+}
+
+impl PermitQueue {
+    pub(super) fn new(permits: usize, lease: Duration) -> Self {
+        Self {
+            permits,
+            lease,
+            holders: VecDeque::new(),
+            offers: VecDeque::new(),
+            open: 0,
+            waiting: VecDeque::new(),
+            next_holder: 0,
+            next_ticket: 0,
+            overdue: 0,
+            abandoned: 0,
+        }
+    }
+
+    /// Returns the number of permits that no load holds. Some of them may be offered.
+    fn free(&self) -> usize {
+        self.permits.saturating_sub(self.holders.len())
+    }
+
+    /// Returns the number of loads that still run although their lease has ended.
+    pub(super) fn overdue(&self) -> usize {
+        self.overdue
+    }
+
+    /// Returns the number of loads whose lease ended while they ran, so far.
+    pub(super) fn abandoned(&self) -> u64 {
+        self.abandoned
+    }
+
+    /// Ends leases and offers whose time is over, then offers what is free and not open. Returns whom to wake.
+    ///
+    /// Afterwards every free permit is offered or open, or no caller waits for an offer.
+    pub(super) fn advance(&mut self, now: Instant) -> Vec<Waker> {
+        let is_over = |holder: &Holder| holder.lease_end.is_some_and(|end| end <= now);
+        while self.holders.front().is_some_and(is_over) {
+            self.holders.pop_front();
+            self.overdue += 1;
+            self.abandoned += 1;
+        }
+        while self.offers.front().is_some_and(|offer| offer.until <= now) {
+            self.offers.pop_front();
+            self.open += 1;
+        }
+        let mut woken = Vec::new();
+        // Somebody has to look at what is open, and need not be the next in the queue.
+        let sleeping = self
+            .waiting
+            .iter_mut()
+            .filter_map(|(_, waker)| waker.take());
+        woken.extend(sleeping.take(self.open));
+        while self.free() > self.offers.len() + self.open {
+            let Some((ticket, waker)) = self.waiting.pop_front() else {
+                break;
+            };
+            let until = now + OFFER_TIMEOUT;
+            self.offers.push_back(Offer { ticket, until });
+            woken.extend(waker);
+        }
+        woken
+    }
+
+    /// Takes a permit that is neither held nor offered. Call [`advance`](Self::advance) before.
+    pub(super) fn try_take(&mut self, now: Instant) -> Option<HolderId> {
+        (self.free() > self.offers.len()).then(|| {
+            self.open = self.open.saturating_sub(1);
+            self.take(now)
+        })
+    }
+
+    fn take(&mut self, now: Instant) -> HolderId {
+        let id = HolderId(self.next_holder);
+        self.next_holder += 1;
+        let lease_end = now.checked_add(self.lease);
+        self.holders.push_back(Holder { id, lease_end });
+        id
+    }
+
+    /// Returns a new place at the end of the queue. It is taken up by the first [`poll`](Self::poll).
+    pub(super) fn enqueue(&mut self) -> Ticket {
+        let ticket = Ticket(self.next_ticket);
+        self.next_ticket += 1;
+        self.waiting.push_back((ticket, None));
+        ticket
+    }
+
+    /// Asks for a permit. A caller that has to wait leaves `waker`. What is left in `waker` is to be dropped without
+    /// a lock, since that runs an executor's code. Call [`advance`](Self::advance) before.
+    pub(super) fn poll(
+        &mut self,
+        ticket: Ticket,
+        now: Instant,
+        waker: &mut Option<Waker>,
+    ) -> Reply {
+        if self.withdraw_offer(ticket) {
+            return Reply::Taken(self.take(now));
+        }
+        if let Some(id) = self.try_take(now) {
+            *waker = self.unlist(ticket);
+            return Reply::Taken(id);
+        }
+        match self.find(ticket) {
+            Ok(place) => swap(&mut self.waiting[place].1, waker),
+            Err(place) => self.waiting.insert(place, (ticket, waker.take())),
+        }
+        let again = self.next_check(now);
+        Reply::Wait { again }
+    }
+
+    fn next_check(&self, now: Instant) -> Instant {
+        let callers = u32::try_from(self.waiting.len()).unwrap_or(u32::MAX);
+        let interval = CHECK_INTERVAL.saturating_mul(callers);
+        let check = now + interval.min(MAX_CHECK_INTERVAL);
+        let lapse = self.offers.front().map(|offer| offer.until);
+        let lease_end = self.holders.front().and_then(|holder| holder.lease_end);
+        [lapse, lease_end]
+            .into_iter()
+            .flatten()
+            .fold(check, Instant::min)
+    }
+
+    /// Removes a caller that goes away. Returns its waker, which is to be dropped without a lock. Call
+    /// [`advance`](Self::advance) afterwards: its offer passes on.
+    pub(super) fn leave(&mut self, ticket: Ticket) -> Option<Waker> {
+        self.withdraw_offer(ticket);
+        self.unlist(ticket)
+    }
+
+    /// Ends a load. Call [`advance`](Self::advance) afterwards.
+    pub(super) fn release(&mut self, id: HolderId) {
+        match self.holders.binary_search_by_key(&id, |holder| holder.id) {
+            Ok(place) => drop(self.holders.remove(place)),
+            // Its lease has ended before.
+            Err(_) => self.overdue -= 1,
+        }
+    }
+
+    fn withdraw_offer(&mut self, ticket: Ticket) -> bool {
+        let offered = self.offers.iter().position(|offer| offer.ticket == ticket);
+        offered
+            .and_then(|place| self.offers.remove(place))
+            .is_some()
+    }
+
+    fn find(&self, ticket: Ticket) -> Result<usize, usize> {
+        self.waiting
+            .binary_search_by_key(&ticket, |(other, _)| *other)
+    }
+
+    fn unlist(&mut self, ticket: Ticket) -> Option<Waker> {
+        let place = self.find(ticket).ok()?;
+        self.waiting.remove(place)?.1
+    }
+}
+
+#[cfg(all(test, not(any(loom_models, shuttle_models))))]
+mod tests {
+    use super::*;
+
+    const LEASE: Duration = Duration::from_secs(10);
+
+    /// A queue and the time, which moves only when a test says so.
+    struct Bench {
+        queue: PermitQueue,
+        now: Instant,
+    }
+
+    impl Bench {
+        fn new(permits: usize) -> Self {
+            Self {
+                queue: PermitQueue::new(permits, LEASE),
+                now: Instant::now(),
+            }
+        }
+
+        fn pass(&mut self, time: Duration) {
+            self.now += time;
+        }
+
+        fn try_take(&mut self) -> Option<HolderId> {
+            self.queue.advance(self.now);
+            self.queue.try_take(self.now)
+        }
+
+        fn poll(&mut self, ticket: Ticket) -> Reply {
+            self.queue.advance(self.now);
+            self.queue
+                .poll(ticket, self.now, &mut Some(Waker::noop().clone()))
+        }
+
+        fn waits(&mut self, ticket: Ticket) -> bool {
+            matches!(self.poll(ticket), Reply::Wait { .. })
+        }
+
+        fn takes(&mut self, ticket: Ticket) -> HolderId {
+            match self.poll(ticket) {
+                Reply::Taken(id) => id,
+                Reply::Wait { .. } => panic!("it has to wait"),
+            }
+        }
+
+        /// Returns how many callers were woken.
+        fn release(&mut self, id: HolderId) -> usize {
+            self.queue.release(id);
+            self.queue.advance(self.now).len()
+        }
+
+        fn queued<const N: usize>(&mut self) -> [Ticket; N] {
+            let tickets = [(); N].map(|()| self.queue.enqueue());
+            assert!(tickets.iter().all(|&ticket| self.waits(ticket)));
+            tickets
+        }
+    }
+
+    #[test]
+    fn polled_callers_take_permits_in_order_of_arrival() {
+        let mut bench = Bench::new(1);
+        let mut held = bench.try_take().unwrap();
+        let [one, two, three] = bench.queued();
+        for next in [one, two, three] {
+            assert_eq!(bench.release(held), usize::from(next <= three));
+            assert!(bench.try_take().is_none(), "the permit is offered");
+            assert!(
+                [one, two, three]
+                    .iter()
+                    .filter(|&&other| other > next)
+                    .all(|&other| bench.waits(other))
+            );
+            held = bench.takes(next);
+        }
+        assert_eq!(bench.release(held), 0);
+        assert!(bench.try_take().is_some());
+    }
+
+    #[test]
+    fn an_offer_that_is_not_taken_passes_to_any_caller_that_is_polled() {
+        let mut bench = Bench::new(1);
+        let held = bench.try_take().unwrap();
+        let [silent, as_silent, polled] = bench.queued();
+        assert_eq!(bench.release(held), 1);
+        assert!(bench.waits(polled));
+        bench.pass(OFFER_TIMEOUT);
+        let held = bench.takes(polled);
+        // The silent callers have their old places again once they are polled.
+        let late = bench.queue.enqueue();
+        assert!(bench.waits(late) && bench.waits(as_silent) && bench.waits(silent));
+        assert_eq!(bench.release(held), 1);
+        assert!(bench.waits(late) && bench.waits(as_silent));
+        let held = bench.takes(silent);
+        assert_eq!(bench.release(held), 1);
+        assert!(bench.waits(late));
+        let held = bench.takes(as_silent);
+        assert_eq!(bench.release(held), 1);
+        bench.takes(late);
+    }
+
+    #[test]
+    fn a_caller_is_woken_for_a_permit_that_another_let_lapse() {
+        let mut bench = Bench::new(2);
+        let held = [bench.try_take().unwrap(), bench.try_take().unwrap()];
+        let [silent, sleeping] = bench.queued();
+        assert_eq!(bench.release(held[0]), 1);
+        bench.pass(OFFER_TIMEOUT);
+        // Whoever notices it.
+        assert_eq!(bench.release(held[1]), 1);
+        bench.takes(sleeping);
+        bench.takes(silent);
+    }
+
+    #[test]
+    fn a_newcomer_takes_a_permit_that_all_queued_callers_let_lapse() {
+        let mut bench = Bench::new(1);
+        let held = bench.try_take().unwrap();
+        let [silent] = bench.queued();
+        bench.release(held);
+        assert!(bench.try_take().is_none());
+        bench.pass(OFFER_TIMEOUT);
+        let held = bench.try_take().unwrap();
+        assert!(bench.waits(silent));
+        bench.release(held);
+        bench.takes(silent);
+    }
+
+    #[test]
+    fn a_permit_ends_with_its_lease_and_the_load_counts_as_abandoned() {
+        let mut bench = Bench::new(1);
+        let hanging = bench.try_take().unwrap();
+        let [waiting] = bench.queued();
+        bench.pass(LEASE - Duration::from_millis(1));
+        let Reply::Wait { again } = bench.poll(waiting) else {
+            panic!("the lease has not ended")
+        };
+        assert_eq!(again, bench.now + Duration::from_millis(1));
+        bench.pass(Duration::from_millis(1));
+        let held = bench.takes(waiting);
+        assert_eq!((bench.queue.overdue(), bench.queue.abandoned()), (1, 1));
+        // When it ends after all, it gives back nothing.
+        assert_eq!(bench.release(hanging), 0);
+        assert_eq!((bench.queue.overdue(), bench.queue.abandoned()), (0, 1));
+        assert!(bench.try_take().is_none());
+        bench.release(held);
+        assert!(bench.try_take().is_some());
+    }
+
+    #[test]
+    fn an_offer_passes_on_when_its_caller_goes_away() {
+        let mut bench = Bench::new(1);
+        let held = bench.try_take().unwrap();
+        let [one, two] = bench.queued();
+        bench.release(held);
+        bench.queue.leave(one);
+        assert_eq!(bench.queue.advance(bench.now).len(), 1);
+        bench.takes(two);
+    }
+
+    #[test]
+    fn silent_callers_delay_a_polled_one_by_one_offer_together() {
+        let mut bench = Bench::new(1);
+        let held = bench.try_take().unwrap();
+        let silent: [Ticket; 50] = bench.queued();
+        let [polled] = bench.queued();
+        bench.release(held);
+        let Reply::Wait { again } = bench.poll(polled) else {
+            panic!("the first was offered the permit")
+        };
+        assert_eq!(again, bench.now + OFFER_TIMEOUT);
+        bench.now = again;
+        bench.takes(polled);
+        drop(silent);
+    }
+
+    #[test]
+    fn callers_that_wait_ask_again_seldom_enough_and_soon_enough() {
+        let mut bench = Bench::new(1);
+        bench.try_take().unwrap();
+        let [first] = bench.queued();
+        let Reply::Wait { again } = bench.poll(first) else {
+            panic!("the permit is held")
+        };
+        assert_eq!(again, bench.now + CHECK_INTERVAL);
+        let others: [Ticket; 99] = bench.queued();
+        let Reply::Wait { again } = bench.poll(others[0]) else {
+            panic!("the permit is held")
+        };
+        assert_eq!(again, bench.now + MAX_CHECK_INTERVAL);
+    }
+}
