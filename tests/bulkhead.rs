@@ -164,13 +164,7 @@ fn permits_go_out_in_the_order_of_arrival() {
 
 #[test]
 fn one_who_waits_too_long_leaves_its_place_to_the_next() {
-    // A task has a timer with this feature only.
-    let ways = if cfg!(feature = "tokio") {
-        &WAYS[..]
-    } else {
-        &[Way::Thread]
-    };
-    for &way in ways {
+    for way in WAYS {
         for loads in WAYS {
             let cache = Cache::builder()
                 .capacity(10)
@@ -301,22 +295,22 @@ fn a_load_within_a_load_goes_before_one_that_is_queued_for_the_same_key() {
 }
 
 #[test]
-fn the_lease_begins_with_the_permit() {
+fn queued_caller_begins_when_the_lease_of_a_hanging_load_ends() {
     let lease = Duration::from_millis(100);
     for (loads, waits) in PAIRS {
         let cache = Cache::builder().capacity(10).lease(lease);
         let cache = cache.max_concurrent_loads(1).build().unwrap();
-        let holder = loads.load(&cache, 1);
-        let held_since = std::time::Instant::now();
-        let queued = loads.call(&cache, 2);
-        until(|| cache.stats().queued == 1);
-        let waiter = waits.wait(&cache, 2);
-        until(|| held_since.elapsed() > 2 * lease);
-        assert!(!queued.has_started() && !waiter.has_started());
-        holder.find(10);
-        assert_eq!(queued.answer(Ok(hotset::Loaded::new(20))).unwrap(), 20);
-        assert_eq!(waiter.answer(Err("called")).unwrap(), 20);
-        assert_eq!(cache.stats().loads, 2);
+        let hanging = loads.load(&cache, 1);
+        let queued = waits.call(&cache, 2);
+        queued.started();
+        assert_eq!(cache.stats().abandoned_loads, 1);
+        assert_eq!((queued.find(20), hanging.find(10)), (20, 10));
+        // It gave back no permit that was not its own.
+        let next = loads.load(&cache, 3);
+        let queued = waits.call(&cache, 4);
+        until(|| cache.stats().queued == 2);
+        assert_eq!(next.find(30), 30);
+        assert_eq!(queued.find(40), 40);
         cache.validate();
     }
 }

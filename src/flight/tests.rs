@@ -305,3 +305,45 @@ fn an_outcome_that_panics_sends_all_who_wait_away() {
     assert!(guest.is_sent_away(cast.at(1)));
     assert_eq!(flights.len(), 0);
 }
+
+fn queued(candidate: Candidate) -> Candidate {
+    Candidate {
+        permitted: false,
+        ..candidate
+    }
+}
+
+#[test]
+fn queued_leader_is_superseded_a_lease_after_it_was_last_polled() {
+    let (cast, flights) = (Cast::new(), Flights::new());
+    let mut leader = lead(&flights, queued(cast.at(0)));
+    let mut guest = Guest::board(&flights, queued(cast.at(1)));
+    assert_eq!(
+        guest.must_wait(queued(cast.at(1))),
+        Some(cast.start + LEASE)
+    );
+    leader.prolong(queued(cast.at(8)));
+    assert!(guest.must_wait(queued(cast.at(17))).is_some());
+    let mut next = guest.leads(queued(cast.at(18)));
+    assert_eq!(next.supersedes, Some(Superseded::Queued));
+    // The old one has lost its lead, whether or not it gets a permit, and cannot prolong it.
+    leader.prolong(queued(cast.at(19)));
+    assert!(!leader.begin(cast.at(19)) && next.begin(cast.at(20)));
+    next.land(|| Outcome::Value(1));
+    drop(leader);
+    assert_eq!(flights.len(), 0);
+}
+
+#[test]
+fn lease_of_a_queued_leader_begins_with_its_permit() {
+    let (cast, flights) = (Cast::new(), Flights::new());
+    let mut leader = lead(&flights, queued(cast.at(0)));
+    let mut guest = Guest::board(&flights, queued(cast.at(1)));
+    leader.prolong(queued(cast.at(9)));
+    assert!(leader.begin(cast.at(15)));
+    assert!(guest.must_wait(queued(cast.at(24))).is_some());
+    let next = guest.leads(queued(cast.at(25)));
+    assert_eq!(next.supersedes, Some(Superseded::Loading));
+    drop((leader, next));
+    assert_eq!(flights.len(), 0);
+}
