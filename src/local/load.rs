@@ -254,6 +254,14 @@ where
         }
     }
 
+    /// Returns when a caller that comes now, and finds an expired value that may serve, stops waiting for another.
+    #[cfg(feature = "redis")]
+    pub(crate) fn content_with_stale_from(&self, key: &K) -> Option<Instant> {
+        let from = self.patience().stale_from?;
+        let stale = self.stale_for_waiter(&self.place(key), key);
+        stale.map(|_| from)
+    }
+
     /// Waits until `ready` is, or until the caller's patience is over. Where an expired value may serve, that
     /// is returned instead of a timeout.
     pub(super) async fn wait_for<T>(

@@ -13,6 +13,7 @@ mod corners;
 mod deciders;
 mod failover;
 mod history;
+mod liveness;
 mod observed;
 mod outage;
 mod paths;

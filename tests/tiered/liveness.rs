@@ -1,0 +1,180 @@
+//! Futures that nobody polls and loaders that hang, over Redis.
+
+use super::servers::{Server, soon};
+use super::{MINUTE, fails, value};
+use futures_util::{StreamExt, stream};
+use hotset::{Consistency, LocalCache, TieredCache};
+use std::future::{Future, pending};
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+/// A lease that tests wait out.
+const LEASE: Duration = Duration::from_millis(200);
+const PATIENCE: Duration = Duration::from_secs(60);
+
+async fn cache_with(
+    server: &Server,
+    consistency: Consistency,
+    set_up: impl FnOnce(hotset::Builder<u64, u64>) -> hotset::Builder<u64, u64>,
+) -> TieredCache<u64, u64> {
+    let cache = set_up(LocalCache::builder().capacity(10_000).lease(LEASE))
+        .redis(server.url(), "test")
+        .consistency(consistency)
+        .heartbeat(Duration::from_millis(100))
+        .deadline(Duration::from_secs(2))
+        .build()
+        .unwrap();
+    soon("proven", || cache.health().proven_for.is_some()).await;
+    cache
+}
+
+fn poll<F: Future>(future: &mut Pin<Box<F>>) -> Poll<F::Output> {
+    future
+        .as_mut()
+        .poll(&mut Context::from_waker(Waker::noop()))
+}
+
+async fn in_time<F: Future>(future: F) -> F::Output {
+    let timed = tokio::time::timeout(PATIENCE, future).await;
+    timed.expect("waited in vain")
+}
+
+async fn hang() -> Result<u64, &'static str> {
+    pending().await
+}
+
+/// The default number of permits is less than what the stream keeps in flight.
+#[tokio::test(flavor = "multi_thread")]
+async fn buffered_stream_whose_body_asks_the_cache_ends_and_other_tasks_go_on() {
+    let server = Server::start();
+    for consistency in [Consistency::Realtime, MINUTE, Consistency::L2Only] {
+        let cache = cache_with(&server, consistency, |local| local).await;
+        let others = cache.clone();
+        let others = tokio::spawn(async move {
+            for key in 10_000..10_300 {
+                let got = others.get_or_load_async(&key, || value(key)).await;
+                assert_eq!(got.unwrap(), key);
+            }
+        });
+        let rows = async {
+            let keys: Vec<u64> = (0..300).collect();
+            let rows = stream::iter(&keys).map(|key| {
+                let cache = &cache;
+                async move { cache.get_or_load_async(key, || value(*key)).await }
+            });
+            let mut rows = pin!(rows.buffered(100));
+            let mut count = 0;
+            while let Some(row) = rows.next().await {
+                let key = row.unwrap() + 1_000;
+                let body = async { cache.get_or_load_async(&key, || value(key)).await };
+                assert_eq!(body.await.unwrap(), key);
+                count += 1;
+            }
+            count
+        };
+        assert_eq!(in_time(rows).await, 300);
+        in_time(others).await.unwrap();
+        cache.clear().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn hanging_loader_of_one_key_leaves_permits_to_other_keys() {
+    let server = Server::start();
+    for consistency in [Consistency::Realtime, Consistency::L1Only] {
+        let cache = cache_with(&server, consistency, |local| local.max_concurrent_loads(2)).await;
+        let callers: Vec<_> = (0..10)
+            .map(|_| {
+                let cache = cache.clone();
+                tokio::spawn(async move { cache.get_or_load_async(&0, hang).await })
+            })
+            .collect();
+        for key in 1.. {
+            let got = in_time(cache.get_or_load_async(&key, || value(key))).await;
+            assert_eq!(got.unwrap(), key);
+            if cache.tier_stats().abandoned_loads > 2 {
+                break;
+            }
+        }
+        assert!(cache.health().overdue_loads > 0);
+        callers.into_iter().for_each(|caller| caller.abort());
+        soon("the loads end", || cache.health().overdue_loads == 0).await;
+        cache.clear().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn permit_offered_to_an_unpolled_future_passes_to_other_callers() {
+    let server = Server::start();
+    let cache = cache_with(&server, MINUTE, |local| local.max_concurrent_loads(1)).await;
+    let holder = tokio::spawn({
+        let cache = cache.clone();
+        async move { cache.get_or_load_async(&1, hang).await }
+    });
+    soon("it loads", || cache.tier_stats().loads == 1).await;
+    let keys = [2, 3, 4];
+    let mut unpolled: Vec<_> = keys
+        .iter()
+        .map(|key| Box::pin(cache.get_or_load_async(key, || value(*key))))
+        .collect();
+    soon("they stand in the queue", || {
+        unpolled
+            .iter_mut()
+            .for_each(|future| assert!(poll(future).is_pending()));
+        cache.tier_stats().queued_loads == 3
+    })
+    .await;
+    holder.abort();
+    for key in [2, 3, 4, 5] {
+        let got = in_time(cache.get_or_load_async(&key, || value(key))).await;
+        assert_eq!(got.unwrap(), key);
+    }
+    for (key, future) in keys.into_iter().zip(unpolled) {
+        assert_eq!(in_time(future).await.unwrap(), key);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn callers_that_wait_for_a_hanging_database_get_the_expired_value() {
+    let server = Server::start();
+    let set_up = |local: hotset::Builder<u64, u64>| {
+        local
+            .lease(Duration::from_secs(60))
+            .max_concurrent_loads(1)
+            .time_to_live(Duration::from_millis(300))
+            .stale_if_error(Duration::from_secs(600))
+            .stale_if_slow(Duration::from_millis(20))
+    };
+    for consistency in [Consistency::Realtime, MINUTE] {
+        let one = cache_with(&server, consistency, set_up).await;
+        let other = cache_with(&server, consistency, set_up).await;
+        for cache in [&one, &other] {
+            for key in [1, 2] {
+                assert_eq!(
+                    cache.get_or_load_async(&key, || value(key)).await.unwrap(),
+                    key
+                );
+            }
+        }
+        let is_expired = async |cache: &TieredCache<u64, u64>| cache.get(&1).await.is_none();
+        while !is_expired(&one).await || !is_expired(&other).await {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        let hanging = tokio::spawn({
+            let one = one.clone();
+            async move { one.get_or_load_async(&1, hang).await }
+        });
+        soon("it loads", || one.tier_stats().loads == 3).await;
+        // A waiter in its process, one that finds no permit, and one that waits for the other process.
+        assert_eq!(in_time(one.get_or_load_async(&1, fails)).await.unwrap(), 1);
+        assert_eq!(in_time(one.get_or_load_async(&2, fails)).await.unwrap(), 2);
+        assert_eq!(
+            in_time(other.get_or_load_async(&1, fails)).await.unwrap(),
+            1
+        );
+        assert_eq!((one.stats().stale, other.stats().stale), (2, 1));
+        hanging.abort();
+        one.clear().await;
+    }
+}
