@@ -50,7 +50,7 @@ pub(crate) struct Connection {
 pub(crate) struct Waiting {
     pub(crate) link: MultiplexedConnection,
     /// How many replicas have confirmed.
-    pub(crate) replicated: Rounds<Result<u64, RemoteError>>,
+    pub(crate) replicated: Rounds<u64>,
 }
 
 /// What a server says of itself.
@@ -200,7 +200,7 @@ impl Connector {
 }
 
 /// Waits until another server is the primary.
-async fn is_another(decision: &Decision, decided: &Primary) -> RemoteError {
+async fn is_another(decision: &Arc<Decision>, decided: &Primary) -> RemoteError {
     loop {
         tokio::time::sleep(CHECKED).await;
         if decision.primary().await.is_ok_and(|now| now != *decided) {
@@ -246,7 +246,7 @@ async fn connect(
         }
         waiting = Some(Arc::new(Waiting {
             link,
-            replicated: Rounds::default(),
+            replicated: Rounds::new(Handle::current()),
         }));
     }
     Ok(Connection {

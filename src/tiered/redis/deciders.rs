@@ -39,7 +39,7 @@ pub(crate) struct Decision {
     links: Mutex<HashMap<Address, Arc<Link>>>,
     /// Those who decide, as they said last.
     known: Mutex<Vec<Address>>,
-    rounds: Rounds<Result<Primary, RemoteError>>,
+    rounds: Rounds<Primary>,
 }
 
 impl Decision {
@@ -58,16 +58,20 @@ impl Decision {
             runtime: runtime.clone(),
             links: Mutex::default(),
             known: Mutex::default(),
-            rounds: Rounds::default(),
+            rounds: Rounds::new(runtime.clone()),
         }
     }
 
     /// Who was the primary at a time after this was called.
-    pub(crate) async fn primary(&self) -> Result<Primary, RemoteError> {
+    pub(crate) async fn primary(self: &Arc<Self>) -> Result<Primary, RemoteError> {
         if self.target.deciders == Deciders::Nobody {
             return Ok(Primary::default());
         }
-        self.rounds.ask(|| self.decide()).await
+        let decide = || {
+            let decision = Arc::clone(self);
+            async move { decision.decide().await }
+        };
+        self.rounds.ask(decide).await
     }
 
     async fn decide(&self) -> Result<Primary, RemoteError> {

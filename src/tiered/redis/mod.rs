@@ -248,8 +248,9 @@ impl Redis {
         let Some(waiting) = &connection.waiting else {
             return Ok(());
         };
-        let link = || waiting.link.clone();
-        let replicated = waiting.replicated.ask(|| self.replicate(link()));
+        let replicated = waiting
+            .replicated
+            .ask(|| self.replicate(waiting.link.clone()));
         let (have, shall) = (replicated.await?, self.settings.replicas);
         if have < shall {
             let why = format!("{have} replicas have it, of {shall} that shall");
@@ -260,14 +261,19 @@ impl Redis {
 
     /// How many replicas have all that was written so far, and another write, for which they must be
     /// there.
-    async fn replicate(&self, mut link: MultiplexedConnection) -> Result<u64, RemoteError> {
+    fn replicate(
+        &self,
+        mut link: MultiplexedConnection,
+    ) -> impl Future<Output = Result<u64, RemoteError>> + Send + use<> {
         let mut waiting = Pipeline::new();
         let write = waiting.cmd("SET").arg(&self.names.mark).arg(entropy());
         write.arg("PX").arg(KEPT).ignore();
         let most = millis(self.settings.deadline / 2);
         waiting.cmd("WAIT").arg(self.settings.replicas).arg(most);
-        let (have,): (u64,) = waiting.query_async(&mut link).await?;
-        Ok(have)
+        async move {
+            let (have,): (u64,) = waiting.query_async(&mut link).await?;
+            Ok(have)
+        }
     }
 
     fn ask_call(&self, ask: &Ask<'_>, connection: &Connection) -> Cmd {
