@@ -7,6 +7,7 @@ use std::cell::RefCell;
 use std::convert::Infallible;
 use std::future::{Future, pending, poll_fn};
 use std::pin::{Pin, pin};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::mpsc;
 use std::task::{Context, Poll, Wake, Waker};
@@ -307,7 +308,9 @@ fn hanging_loader_of_one_key_leaves_permits_to_other_keys() {
         }
         thread::yield_now();
     }
-    callers.into_iter().for_each(|caller| caller.abort());
+    for caller in callers {
+        caller.abort();
+    }
 }
 
 #[test]
@@ -377,7 +380,9 @@ fn expired(set_up: impl FnOnce(hotset::Builder<u64, u64>) -> hotset::Builder<u64
 }
 
 /// Either setting ends a wait with the expired value.
-const SETTINGS: [fn(hotset::Builder<u64, u64>) -> hotset::Builder<u64, u64>; 2] = [
+type SetUp = fn(hotset::Builder<u64, u64>) -> hotset::Builder<u64, u64>;
+
+const SETTINGS: [SetUp; 2] = [
     |builder| builder.wait_timeout(Duration::from_millis(20)),
     |builder| builder.stale_if_slow(Duration::from_millis(20)),
 ];
@@ -448,7 +453,7 @@ fn waiter_without_an_expired_value_waits_on_past_stale_if_slow() {
 #[test]
 fn value_that_was_invalidated_is_not_served_to_a_waiter() {
     let invalidations: [fn(&Cache); 3] = [
-        |cache| drop(cache.remove(&1)),
+        |cache| assert_eq!(cache.remove(&1), None),
         |cache| cache.invalidate_tag("tag"),
         Cache::clear,
     ];
@@ -555,11 +560,11 @@ fn handle(
 
 #[test]
 fn caller_whose_job_was_stolen_by_the_loader_of_its_key_runs_its_own_loader() {
-    let cache = Arc::new(Cache::new(10));
-    let runs = Arc::new(RefCell::new(Vec::new()));
-    let answers = Arc::new(RefCell::new(Vec::new()));
+    let cache = Rc::new(Cache::new(10));
+    let runs = Rc::new(RefCell::new(Vec::new()));
+    let answers = Rc::new(RefCell::new(Vec::new()));
     for request in 2..=4 {
-        let (cache, runs, answers) = (Arc::clone(&cache), Arc::clone(&runs), Arc::clone(&answers));
+        let (cache, runs, answers) = (Rc::clone(&cache), Rc::clone(&runs), Rc::clone(&answers));
         let job = move || {
             let answer = handle(&cache, &runs, request).unwrap();
             answers.borrow_mut().push(answer);

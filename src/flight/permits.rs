@@ -362,7 +362,7 @@ mod tests {
         let mut bench = Bench::new(1);
         let hanging = bench.try_take().unwrap();
         let [waiting] = bench.queued();
-        bench.pass(LEASE - Duration::from_millis(1));
+        bench.pass(LEASE.saturating_sub(Duration::from_millis(1)));
         let Reply::Wait { again } = bench.poll(waiting) else {
             panic!("the lease has not ended")
         };
@@ -393,7 +393,7 @@ mod tests {
     fn silent_callers_delay_a_polled_one_by_one_offer_together() {
         let mut bench = Bench::new(1);
         let held = bench.try_take().unwrap();
-        let silent: [Ticket; 50] = bench.queued();
+        let _silent: [Ticket; 50] = bench.queued();
         let [polled] = bench.queued();
         bench.release(held);
         let Reply::Wait { again } = bench.poll(polled) else {
@@ -402,7 +402,6 @@ mod tests {
         assert_eq!(again, bench.now + OFFER_TIMEOUT);
         bench.now = again;
         bench.takes(polled);
-        drop(silent);
     }
 
     #[test]

@@ -1,9 +1,10 @@
 //! Loads in tasks of their own.
 
 use super::hash::KeyHash;
-use super::load::{Approach, Cleared, Patience};
+use super::load::{Approach, Cleared};
 use super::load_async::erase;
 use super::read::Sought;
+use super::waiting::Patience;
 use super::{DefaultHasher, LocalCache, Place};
 use crate::cache::typed;
 use crate::entry::Loaded;

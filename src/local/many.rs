@@ -264,7 +264,9 @@ where
         }
         let alive = || {
             let terms = self.cache.candidate();
-            led.iter().for_each(|(_, leader)| leader.prolong(terms));
+            for (_, leader) in &led {
+                leader.prolong(terms);
+            }
         };
         let permit = self.cache.permit(deadline, alarm, alive).await?;
         let led = self.begin(led, permit.is_some())?;

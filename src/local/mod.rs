@@ -25,6 +25,7 @@ mod slab;
 mod snapshot;
 mod tags;
 mod update;
+mod waiting;
 mod warm;
 mod write;
 

@@ -98,7 +98,9 @@ async fn hanging_loader_of_one_key_leaves_permits_to_other_keys() {
             }
         }
         assert!(cache.health().overdue_loads > 0);
-        callers.into_iter().for_each(|caller| caller.abort());
+        for caller in callers {
+            caller.abort();
+        }
         soon("the loads end", || cache.health().overdue_loads == 0).await;
         cache.clear().await;
     }
@@ -119,9 +121,9 @@ async fn permit_offered_to_an_unpolled_future_passes_to_other_callers() {
         .map(|key| Box::pin(cache.get_or_load_async(key, || value(*key))))
         .collect();
     soon("they stand in the queue", || {
-        unpolled
-            .iter_mut()
-            .for_each(|future| assert!(poll(future).is_pending()));
+        for future in &mut unpolled {
+            assert!(poll(future).is_pending());
+        }
         cache.tier_stats().queued_loads == 3
     })
     .await;
