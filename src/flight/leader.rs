@@ -1,7 +1,7 @@
 //! The one who loads.
 
 use super::context::Entered;
-use super::state::{Candidate, wake};
+use super::state::{Candidate, Waiters, wake};
 use super::{Flight, Flights, Outcome};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -90,12 +90,22 @@ impl<'a, K, V> Leader<'a, K, V> {
     }
 }
 
+impl<K, V> Leader<'_, K, V> {
+    /// Hands the flight over to a waiter, as dropping the leader does, but returns the waiters to
+    /// wake.
+    pub(super) fn abandon(&mut self) -> Waiters {
+        if self.over || !self.flight.state.lock().is_led(self.generation) {
+            return Waiters::new();
+        }
+        self.over = true;
+        self.flights
+            .step_aside(&self.flight, |state| state.abandon(self.generation))
+    }
+}
+
 impl<K, V> Drop for Leader<'_, K, V> {
     fn drop(&mut self) {
-        if !self.over && self.flight.state.lock().is_led(self.generation) {
-            self.flights
-                .step_away(&self.flight, |state| state.abandon(self.generation));
-        }
+        wake(self.abandon());
     }
 }
 

@@ -31,6 +31,7 @@ pub(crate) mod blocking;
 mod bulkhead;
 mod context;
 pub(crate) mod future;
+mod group;
 mod leader;
 mod state;
 mod table;
@@ -43,6 +44,7 @@ pub(crate) use bulkhead::{Bulkhead, Permit};
 #[cfg(feature = "tokio")]
 pub(crate) use context::is_loading;
 pub(crate) use context::run_within;
+pub(crate) use group::{Leaders, wait_any};
 pub(crate) use leader::Leader;
 #[cfg(feature = "tokio")]
 pub(crate) use leader::Suspended;
@@ -379,6 +381,15 @@ impl<K, V> Flights<K, V> {
         flight: &Arc<Flight<K, V>>,
         step: impl FnOnce(&mut State) -> Option<Waker>,
     ) {
+        wake(self.step_aside(flight, step));
+    }
+
+    /// Like [`step_away`](Self::step_away), but returns the waiters to wake.
+    fn step_aside(
+        &self,
+        flight: &Arc<Flight<K, V>>,
+        step: impl FnOnce(&mut State) -> Option<Waker>,
+    ) -> Waiters {
         let mut table = self.table.lock();
         let mut state = flight.state.lock();
         let mut woken = Waiters::new();
@@ -392,7 +403,7 @@ impl<K, V> Flights<K, V> {
         }
         drop(state);
         drop(table);
-        wake(woken);
+        woken
     }
 
     /// For tests: how many flights are registered.

@@ -2,7 +2,8 @@
 //!
 //! Each missing key has a flight of its own, so batches and single loads share them. A batch loads
 //! first what it leads, and only then waits for what others lead: two batches never wait for each
-//! other.
+//! other. It waits for all of its keys at once, and loads with one call whatever it can lead at that
+//! moment, so a batch that is lost is loaded again by one call of each batch that waits for it.
 
 use super::read::Sought;
 use super::{LocalCache, Place};
@@ -12,7 +13,9 @@ use crate::entry::Loaded;
 use crate::error::{AnyError, LoadError};
 use crate::flight::blocking::block_on;
 use crate::flight::future::TaskAlarm;
-use crate::flight::{Alarm, Boarding, Leader, Outcome, Permit, Step, Waiter, run_within};
+use crate::flight::{
+    Alarm, Boarding, Leaders, Outcome, Permit, Step, Waiter, run_within, wait_any,
+};
 use hashbrown::HashTable;
 use std::any::Any;
 use std::cell::Cell;
@@ -33,7 +36,8 @@ where
     /// value, in any order, as a map, a vector or any other iterator. A key that it leaves out is
     /// `None` in the result, is not cached, and is no error for the rest; one that it was not asked for
     /// is ignored. Keys that other callers load, alone or in batches, are waited for. `load` is
-    /// called again only for those of them whose load is lost, by a panic or a hang.
+    /// called again only for those of them whose load is lost: by a panic, a hang, or a caller that
+    /// was dropped. Keys that are lost together, as those of a batch, are one call.
     ///
     /// Of a loader's `Loaded` values each has its own settings. A batch renews no entries: those past
     /// [`refresh_after`](crate::Builder::refresh_after) are served as they are.
@@ -135,21 +139,36 @@ where
     ) -> Result<Vec<Option<V>>, LoadError<AnyError>> {
         let deadline = self.wait_deadline();
         let mut batch = Batch::look_up(self, keys);
-        while let Some((led, waiting)) = batch.board()? {
-            batch.load(led, deadline, alarm, &mut load, &erase).await?;
-            for (at, waiter) in waiting {
-                match self.wait(waiter, deadline, alarm).await? {
-                    Step::Landed(landed) => batch.disembark(at, landed.into_outcome())?,
+        let (mut led, mut waiting) = (Leaders::new(), Waiting::new());
+        loop {
+            batch.board(&mut led, &mut waiting)?;
+            if !led.is_empty() {
+                // At once: nobody waits for others while others wait for it, neither in the flights
+                // that this caller leads nor in those in which it might be the next to lead.
+                waiting
+                    .iter_mut()
+                    .for_each(|(_, waiter)| waiter.step_back());
+                let led = std::mem::replace(&mut led, Leaders::new());
+                batch.load(led, deadline, alarm, &mut load, &erase).await?;
+                continue;
+            }
+            if waiting.is_empty() {
+                return Ok(batch.into_values());
+            }
+            let told = wait_any(&mut waiting, || self.candidate(), deadline, alarm).await?;
+            let mut landed = Vec::new();
+            for (at, step) in told {
+                match step {
+                    Step::Landed(outcome) => landed.push((at, outcome)),
                     Step::BoardAgain => batch.missing.push(at),
-                    // At once: nobody waits for others while others wait for it.
-                    Step::Lead(leader) => {
-                        let led = vec![(at, leader)];
-                        batch.load(led, deadline, alarm, &mut load, &erase).await?;
-                    }
+                    Step::Lead(leader) => led.push(at, leader),
                 }
             }
+            // Last: an error here drops the leads together.
+            for (at, landed) in landed {
+                batch.disembark(at, landed.into_outcome())?;
+            }
         }
-        Ok(batch.into_values())
     }
 }
 
@@ -192,7 +211,6 @@ struct Batch<'a, K, V, S> {
     missing: Vec<usize>,
 }
 
-type Led<'a, K, V> = Vec<(usize, Leader<'a, K, V>)>;
 type Waiting<'a, K, V> = Vec<(usize, Waiter<'a, K, V>)>;
 
 impl<'a, K, V, S> Batch<'a, K, V, S>
@@ -229,16 +247,22 @@ where
         self.first.find(place.hash.0, is_it).copied()
     }
 
-    /// Boards the flights of all that is missing; `None` once nothing is.
-    #[allow(clippy::type_complexity)]
-    fn board(&mut self) -> Result<Option<(Led<'a, K, V>, Waiting<'a, K, V>)>, LoadError<AnyError>> {
+    /// Boards the flights of all missing keys, on the same terms, so that their leases end together.
+    fn board(
+        &mut self,
+        led: &mut Leaders<'a, K, V>,
+        waiting: &mut Waiting<'a, K, V>,
+    ) -> Result<(), LoadError<AnyError>> {
         if self.missing.is_empty() {
-            return Ok(None);
+            return Ok(());
         }
-        let (mut led, mut waiting) = (Vec::new(), Vec::new());
+        let candidate = self.cache.candidate();
         for at in std::mem::take(&mut self.missing) {
-            match self.cache.board(&self.places[at], &self.keys[at]) {
-                Sought::Missing(Boarding::Lead(leader)) => led.push((at, leader)),
+            let board = self
+                .cache
+                .board_as(&self.places[at], &self.keys[at], || candidate);
+            match board {
+                Sought::Missing(Boarding::Lead(leader)) => led.push(at, leader),
                 Sought::Missing(Boarding::Wait(waiter)) => waiting.push((at, waiter)),
                 Sought::Missing(Boarding::Recursive) => return Err(LoadError::Recursive),
                 Sought::Stale(value) => self.disembark(at, Outcome::Stale(value))?,
@@ -247,24 +271,21 @@ where
                 }
             }
         }
-        Ok(Some((led, waiting)))
+        Ok(())
     }
 
     /// Loads what this caller leads, but for what has come meanwhile.
     async fn load<F: Future>(
         &mut self,
-        led: Led<'a, K, V>,
+        led: Leaders<'a, K, V>,
         deadline: Option<Instant>,
         alarm: &mut impl Alarm,
         load: &mut impl FnMut(Vec<K>) -> F,
         erase: &impl Fn(F::Output) -> BatchResult<K, V>,
     ) -> Result<(), LoadError<AnyError>> {
-        if led.is_empty() {
-            return Ok(());
-        }
         let permit = self.cache.permit(deadline, alarm).await?;
         let led = self.begin(led, permit.is_some())?;
-        let Some((_, leader)) = led.first() else {
+        let Some((_, leader)) = led.iter().next() else {
             return Ok(());
         };
         let asked = led.iter().map(|&(at, _)| self.keys[at].clone()).collect();
@@ -286,12 +307,12 @@ where
     /// Looks again for what this caller leads, and returns what is still to load.
     fn begin(
         &mut self,
-        led: Led<'a, K, V>,
+        mut led: Leaders<'a, K, V>,
         has_permit: bool,
-    ) -> Result<Led<'a, K, V>, LoadError<AnyError>> {
+    ) -> Result<Leaders<'a, K, V>, LoadError<AnyError>> {
         let permitted = self.cache.permitted();
-        let mut to_load = Vec::with_capacity(led.len());
-        for (at, mut leader) in led {
+        let mut to_load = Leaders::new();
+        while let Some((at, mut leader)) = led.pop() {
             if has_permit && !leader.begin(permitted) {
                 self.missing.push(at);
                 continue;
@@ -304,7 +325,7 @@ where
                     leader.land(|| outcome.clone());
                     self.disembark(at, outcome)?;
                 }
-                None => to_load.push((at, leader)),
+                None => to_load.push(at, leader),
             }
         }
         Ok(to_load)
@@ -312,7 +333,7 @@ where
 
     fn settle(
         &mut self,
-        led: Led<'a, K, V>,
+        mut led: Leaders<'a, K, V>,
         result: BatchResult<K, V>,
         load_time: Nanos,
     ) -> Result<(), LoadError<AnyError>> {
@@ -330,7 +351,7 @@ where
             Err(error) => Some(error),
         };
         let mut first_error = Ok(());
-        for (at, leader) in led {
+        while let Some((at, leader)) = led.pop() {
             let (place, key) = (&self.places[at], &self.keys[at]);
             let value = match (loaded[at].take(), &failed) {
                 (Some(loaded), _) => Ok(self.cache.land(place, key, leader, loaded, load_time)),
