@@ -52,6 +52,18 @@ pub(crate) struct NewEntry<K, V> {
     pub(crate) extra: Extra,
 }
 
+/// What an entry was stored with, apart from its value.
+#[derive(Default)]
+pub(crate) struct Terms {
+    /// The time past which it does not live.
+    pub(crate) limit: Option<Nanos>,
+    /// The weight, if it was given and not the weigher's.
+    pub(crate) weight: Option<u64>,
+    pub(crate) tags: Option<Box<Tagged>>,
+    /// How long its load took.
+    pub(crate) load_time: Nanos,
+}
+
 /// What a shard is set up with.
 pub(crate) struct Setup {
     /// How many entries it is likely to hold at most; 0 if nobody knows.
@@ -232,20 +244,36 @@ impl<K, V> Shard<K, V> {
         Some(self.ages.as_ref()?.of(slot, now))
     }
 
-    /// As [`peek`](Self::peek), with the entry's tags.
-    pub(crate) fn peek_tagged<Q>(
+    /// Like [`peek`](Self::peek), with what the entry was stored with.
+    pub(crate) fn peek_terms<Q>(
         &self,
         hash: KeyHash,
         key: &Q,
         now: impl FnOnce() -> Nanos,
-    ) -> Option<(&V, Option<&Tagged>)>
+    ) -> Option<(&V, Terms)>
     where
         Q: Equivalent<K> + ?Sized,
     {
-        let (value, _) = self.peek(hash, key, now)?;
+        let (value, deadline) = self.peek(hash, key, now)?;
         let (slot, _) = self.find(hash, key)?;
-        let extras = self.extras.as_ref();
-        Some((value, extras.and_then(|extras| extras.tags(slot))))
+        let Some(extras) = &self.extras else {
+            let limit = Some(deadline);
+            return Some((
+                value,
+                Terms {
+                    limit,
+                    ..Terms::default()
+                },
+            ));
+        };
+        let renewals = extras.renewals.as_ref();
+        let terms = Terms {
+            limit: extras.idle_limit(slot).or(Some(deadline)),
+            weight: extras.own_weight(slot),
+            tags: extras.tags(slot).cloned().map(Box::new),
+            load_time: renewals.map_or(0, |renewals| renewals.load_time(slot)),
+        };
+        Some((value, terms))
     }
 
     /// A load of this key has failed.
