@@ -76,7 +76,8 @@ where
         loop {
             let result = block_on(&Cell::new(None), async |mut alarm| {
                 let start = |missing| ready(load(missing));
-                self.load_many(keys, &mut alarm, start, erase_many).await
+                let batch = Batch::look_up(self, keys, Lookup::Counted);
+                self.load_many(batch, &mut alarm, start, erase_many).await
             });
             // `None`: another caller's error of another type.
             if let Some(result) = typed(result) {
@@ -107,8 +108,9 @@ where
     {
         let mut alarm = TaskAlarm::default();
         loop {
-            let batch = self.load_many(keys, &mut alarm, &mut load, erase_many);
-            if let Some(result) = typed(Box::pin(batch).await) {
+            let batch = Batch::look_up(self, keys, Lookup::Counted);
+            let result = self.load_many(batch, &mut alarm, &mut load, erase_many);
+            if let Some(result) = typed(Box::pin(result).await) {
                 return result;
             }
         }
@@ -120,25 +122,26 @@ where
     pub(crate) async fn get_many_or_load_shared<F>(
         &self,
         keys: &[K],
+        lookup: Lookup,
         load: impl FnMut(Vec<K>) -> F,
     ) -> Result<Vec<Option<V>>, LoadError<AnyError>>
     where
         F: Future<Output = BatchResult<K, V>>,
     {
         let mut alarm = TaskAlarm::default();
-        self.load_many(keys, &mut alarm, load, |result| result)
+        let batch = Batch::look_up(self, keys, lookup);
+        self.load_many(batch, &mut alarm, load, |result| result)
             .await
     }
 
-    async fn load_many<F: Future>(
-        &self,
-        keys: &[K],
+    async fn load_many<'a, F: Future>(
+        &'a self,
+        mut batch: Batch<'a, K, V, S>,
         alarm: &mut impl Alarm,
         mut load: impl FnMut(Vec<K>) -> F,
         erase: impl Fn(F::Output) -> BatchResult<K, V>,
     ) -> Result<Vec<Option<V>>, LoadError<AnyError>> {
         let deadline = self.wait_deadline();
-        let mut batch = Batch::look_up(self, keys);
         let (mut led, mut waiting) = (Leaders::new(), Waiting::new());
         loop {
             batch.board(&mut led, &mut waiting)?;
@@ -190,6 +193,15 @@ where
     }
 }
 
+/// How a batch looks its keys up.
+#[derive(Clone, Copy, PartialEq)]
+pub(crate) enum Lookup {
+    Counted,
+    /// A caller that has looked before: neither statistics nor the policy take note.
+    #[cfg(feature = "redis")]
+    Again,
+}
+
 /// Dropped from the back: what was entered last is found first.
 struct InReverse<T>(Vec<T>);
 
@@ -219,7 +231,7 @@ where
     V: Clone,
     S: BuildHasher,
 {
-    fn look_up(cache: &'a LocalCache<K, V, S>, keys: &'a [K]) -> Self {
+    fn look_up(cache: &'a LocalCache<K, V, S>, keys: &'a [K], lookup: Lookup) -> Self {
         let mut batch = Self {
             cache,
             keys,
@@ -234,7 +246,9 @@ where
             }
             let Batch { places, first, .. } = &mut batch;
             first.insert_unique(places[at].hash.0, at, |&other| places[other].hash.0);
-            batch.values[at] = cache.hit(&batch.places[at], key, V::clone);
+            if lookup == Lookup::Counted {
+                batch.values[at] = cache.hit(&batch.places[at], key, V::clone);
+            }
             if batch.values[at].is_none() {
                 batch.missing.push(at);
             }

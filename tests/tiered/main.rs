@@ -13,6 +13,7 @@ mod corners;
 mod deciders;
 mod failover;
 mod history;
+mod lost_batches;
 mod observed;
 mod outage;
 mod paths;
