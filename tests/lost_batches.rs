@@ -43,10 +43,10 @@ fn tenfold(keys: &[u32]) -> Values {
 struct Calls(Arc<Mutex<Vec<Vec<u32>>>>);
 
 impl Calls {
-    fn load(&self, keys: Vec<u32>) -> Result<Vec<(u32, u32)>, Infallible> {
+    fn load(&self, keys: Vec<u32>) -> Vec<(u32, u32)> {
         let pairs = keys.iter().map(|&key| (key, key * 10)).collect();
         self.0.lock().unwrap().push(keys);
-        Ok(pairs)
+        pairs
     }
 
     fn take(&self) -> Vec<Vec<u32>> {
@@ -81,7 +81,7 @@ fn hanging(cache: &Cache, keys: Vec<u32>) -> Batch {
 fn asking(cache: &Cache, keys: Vec<u32>, calls: &Calls) -> Batch {
     let (cache, calls) = (cache.clone(), calls.clone());
     Box::pin(async move {
-        let load = |missing| std::future::ready(calls.load(missing));
+        let load = async |missing| Ok::<_, Infallible>(calls.load(missing));
         cache.get_many_or_load_async(&keys, load).await.unwrap()
     })
 }
@@ -156,7 +156,7 @@ fn thread_that_waits_out_the_lease_of_a_batch_calls_its_loader_once() {
     let cache = cache_with_lease();
     let calls = Calls::default();
     let lost = hanging(&cache, all());
-    let found = cache.get_many_or_load(&all(), |missing| calls.load(missing));
+    let found = cache.get_many_or_load(&all(), |missing| Ok::<_, Infallible>(calls.load(missing)));
     assert_eq!(found.unwrap(), tenfold(&all()));
     assert_eq!(calls.take(), [all()]);
     drop(lost);
@@ -186,7 +186,9 @@ fn thread_that_waits(lose: impl FnOnce(&Cache, &dyn Fn())) -> Vec<Vec<u32>> {
     thread::scope(|scope| {
         let waiter = Mutex::new(None);
         let wait = || {
-            let found = scope.spawn(|| cache.get_many_or_load(&all(), |keys| calls.load(keys)));
+            let found = scope.spawn(|| {
+                cache.get_many_or_load(&all(), |keys| Ok::<_, Infallible>(calls.load(keys)))
+            });
             *waiter.lock().unwrap() = Some(found);
             until(|| cache.stats().misses == u64::from(2 * KEYS));
             (0..1_000).for_each(|_| thread::yield_now());

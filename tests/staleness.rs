@@ -14,7 +14,7 @@ use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
-use std::thread;
+use std::thread::{self, ScopedJoinHandle};
 use std::time::Duration;
 use tokio::runtime::Runtime;
 
@@ -276,6 +276,15 @@ impl Expected {
     }
 }
 
+/// Reads versions, for a loader to return.
+fn read_database(world: &World, keys: &[usize]) -> Vec<(usize, Loaded<u64>)> {
+    let read = |&key: &usize| {
+        let version = world.database[key].load(SeqCst);
+        (key, world.loaded(key, version))
+    };
+    keys.iter().map(read).collect()
+}
+
 /// How long a loader takes, and whether it fails.
 #[derive(Clone, Copy)]
 struct Load {
@@ -295,21 +304,13 @@ impl Load {
         }
     }
 
-    fn read(self, world: &World, keys: &[usize]) -> Vec<(usize, Loaded<u64>)> {
-        let read = |&key: &usize| {
-            let version = world.database[key].load(SeqCst);
-            (key, world.loaded(key, version))
-        };
-        keys.iter().map(read).collect()
-    }
-
     fn blocking(
         self,
         world: &World,
         keys: &[usize],
     ) -> Result<Vec<(usize, Loaded<u64>)>, &'static str> {
         (0..self.before).for_each(|_| thread::yield_now());
-        let found = self.read(world, keys);
+        let found = read_database(world, keys);
         (0..self.after).for_each(|_| thread::yield_now());
         if self.fails { Err("failed") } else { Ok(found) }
     }
@@ -320,7 +321,7 @@ impl Load {
         keys: Vec<usize>,
     ) -> Result<Vec<(usize, Loaded<u64>)>, &'static str> {
         yields(self.before).await;
-        let found = self.read(&world, &keys);
+        let found = read_database(&world, &keys);
         yields(self.after).await;
         if self.fails { Err("failed") } else { Ok(found) }
     }
@@ -467,6 +468,12 @@ impl Reader {
         self.begin(Call { future, expected });
     }
 
+    #[cfg(not(feature = "tokio"))]
+    fn get_detached(&self, key: usize) {
+        self.get(key);
+    }
+
+    #[cfg(feature = "tokio")]
     fn get_detached(&mut self, key: usize) {
         if expires(key) {
             return self.get(key);
@@ -564,7 +571,7 @@ fn run(setup: Setup, reads: u64) {
                 })
             })
             .collect();
-        let ended: Vec<_> = readers.into_iter().map(|reader| reader.join()).collect();
+        let ended: Vec<_> = readers.into_iter().map(ScopedJoinHandle::join).collect();
         world.done.store(true, SeqCst);
         assert!(ended.iter().all(Result::is_ok), "a reader panicked");
     });

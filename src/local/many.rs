@@ -148,9 +148,9 @@ where
             if !led.is_empty() {
                 // At once: nobody waits for others while others wait for it, neither in the flights
                 // that this caller leads nor in those in which it might be the next to lead.
-                waiting
-                    .iter_mut()
-                    .for_each(|(_, waiter)| waiter.step_back());
+                for (_, waiter) in &mut waiting {
+                    waiter.step_back();
+                }
                 let led = std::mem::replace(&mut led, Leaders::new());
                 batch.load(led, deadline, alarm, &mut load, &erase).await?;
                 continue;

@@ -35,6 +35,7 @@ fn batch_started_before_retain_is_not_stored() {
     }
 }
 
+#[cfg(feature = "tokio")]
 #[test]
 fn detached_load_started_before_retain_is_not_stored() {
     let cache = cache();

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
 fn increment(value: Option<&u64>) -> Option<u64> {
-    Some(value.map_or(1, |value| value + 1))
+    value.copied().unwrap_or_default().checked_add(1)
 }
 
 #[test]
