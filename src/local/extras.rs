@@ -4,6 +4,7 @@
 use crate::clock::Nanos;
 use crate::local::renewal::{Renewals, Rules};
 use crate::local::tags::Tagged;
+use std::num::NonZero;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
@@ -77,7 +78,7 @@ pub(crate) struct Origin {
     pub(crate) replaced_tags: Option<Box<Tagged>>,
     /// The time past which the entry that the value was made of does not live, for the new one to
     /// keep.
-    pub(crate) deadline: Option<Nanos>,
+    pub(crate) deadline: Option<NonZero<Nanos>>,
 }
 
 impl Origin {

@@ -23,6 +23,7 @@ use crate::local::tags::Tagged;
 use crate::stats::Stats;
 use equivalent::Equivalent;
 use hashbrown::HashTable;
+use std::num::NonZero;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
@@ -55,8 +56,8 @@ pub(crate) struct NewEntry<K, V> {
 /// What an entry was stored with, apart from its value.
 #[derive(Default)]
 pub(crate) struct Terms {
-    /// The time past which it does not live.
-    pub(crate) limit: Option<Nanos>,
+    /// The first time at which it does not live any more, however often it is hit.
+    pub(crate) limit: Option<NonZero<Nanos>>,
     /// The weight, if it was given and not the weigher's.
     pub(crate) weight: Option<u64>,
     pub(crate) tags: Option<Box<Tagged>>,
@@ -257,7 +258,7 @@ impl<K, V> Shard<K, V> {
         let (value, deadline) = self.peek(hash, key, now)?;
         let (slot, _) = self.find(hash, key)?;
         let Some(extras) = &self.extras else {
-            let limit = Some(deadline);
+            let limit = NonZero::new(deadline);
             return Some((
                 value,
                 Terms {
@@ -268,7 +269,7 @@ impl<K, V> Shard<K, V> {
         };
         let renewals = extras.renewals.as_ref();
         let terms = Terms {
-            limit: extras.idle_limit(slot).or(Some(deadline)),
+            limit: NonZero::new(extras.idle_limit(slot).unwrap_or(deadline)),
             weight: extras.own_weight(slot),
             tags: extras.tags(slot).cloned().map(Box::new),
             load_time: renewals.map_or(0, |renewals| renewals.load_time(slot)),
