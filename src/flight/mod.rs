@@ -44,7 +44,7 @@ pub(crate) use bulkhead::{Bulkhead, Permit};
 #[cfg(feature = "tokio")]
 pub(crate) use context::is_loading;
 pub(crate) use context::run_within;
-pub(crate) use group::{Leaders, wait_any};
+pub(crate) use group::{Leaders, Waiting};
 pub(crate) use leader::Leader;
 #[cfg(feature = "tokio")]
 pub(crate) use leader::Suspended;

@@ -13,9 +13,7 @@ use crate::entry::Loaded;
 use crate::error::{AnyError, LoadError};
 use crate::flight::blocking::block_on;
 use crate::flight::future::TaskAlarm;
-use crate::flight::{
-    Alarm, Boarding, Leaders, Outcome, Permit, Step, Waiter, run_within, wait_any,
-};
+use crate::flight::{Alarm, Boarding, Leaders, Outcome, Permit, Step, Waiting, run_within};
 use hashbrown::HashTable;
 use std::any::Any;
 use std::cell::Cell;
@@ -148,9 +146,7 @@ where
             if !led.is_empty() {
                 // At once: nobody waits for others while others wait for it, neither in the flights
                 // that this caller leads nor in those in which it might be the next to lead.
-                for (_, waiter) in &mut waiting {
-                    waiter.step_back();
-                }
+                waiting.step_back();
                 let led = std::mem::replace(&mut led, Leaders::new());
                 batch.load(led, deadline, alarm, &mut load, &erase).await?;
                 continue;
@@ -158,7 +154,7 @@ where
             if waiting.is_empty() {
                 return Ok(batch.into_values());
             }
-            let told = wait_any(&mut waiting, || self.candidate(), deadline, alarm).await?;
+            let told = waiting.any(|| self.candidate(), deadline, alarm).await?;
             let mut landed = Vec::new();
             for (at, step) in told {
                 match step {
@@ -223,8 +219,6 @@ struct Batch<'a, K, V, S> {
     missing: Vec<usize>,
 }
 
-type Waiting<'a, K, V> = Vec<(usize, Waiter<'a, K, V>)>;
-
 impl<'a, K, V, S> Batch<'a, K, V, S>
 where
     K: Eq + Hash + Clone,
@@ -277,7 +271,7 @@ where
                 .board_as(&self.places[at], &self.keys[at], || candidate);
             match board {
                 Sought::Missing(Boarding::Lead(leader)) => led.push(at, leader),
-                Sought::Missing(Boarding::Wait(waiter)) => waiting.push((at, waiter)),
+                Sought::Missing(Boarding::Wait(waiter)) => waiting.push(at, waiter),
                 Sought::Missing(Boarding::Recursive) => return Err(LoadError::Recursive),
                 Sought::Stale(value) => self.disembark(at, Outcome::Stale(value))?,
                 Sought::Live(value) | Sought::Due(value) => {
