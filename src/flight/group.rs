@@ -69,6 +69,9 @@ pub(crate) struct Waiting<'a, K, V> {
     again: Option<Instant>,
 }
 
+/// What some of the waiters are told, each with the caller's number for its key.
+type Steps<'a, K, V> = Vec<(usize, Step<'a, K, V>)>;
+
 struct Member<'a, K, V> {
     at: usize,
     waiter: Waiter<'a, K, V>,
@@ -150,15 +153,11 @@ impl<'a, K, V> Waiting<'a, K, V> {
         candidate: impl Fn() -> Candidate,
         deadline: Option<Instant>,
         alarm: &mut impl Alarm,
-    ) -> Result<Vec<(usize, Step<'a, K, V>)>, TooLate> {
+    ) -> Result<Steps<'a, K, V>, TooLate> {
         until(alarm, deadline, |cx| self.poll(candidate(), cx.waker())).await
     }
 
-    fn poll(
-        &mut self,
-        candidate: Candidate,
-        waker: &Waker,
-    ) -> Result<Vec<(usize, Step<'a, K, V>)>, NotYet> {
+    fn poll(&mut self, candidate: Candidate, waker: &Waker) -> Result<Steps<'a, K, V>, NotYet> {
         // Before any member is polled: a wake that comes from now on wakes the caller.
         let woken = self.take_woken(candidate.now, waker);
         let mut told = self.poll_members(woken, candidate);
@@ -181,7 +180,7 @@ impl<'a, K, V> Waiting<'a, K, V> {
         &mut self,
         members: impl IntoIterator<Item = usize>,
         candidate: Candidate,
-    ) -> Vec<(usize, Step<'a, K, V>)> {
+    ) -> Steps<'a, K, V> {
         let mut told = Vec::new();
         for index in members {
             let Some(member) = &mut self.members[index] else {
