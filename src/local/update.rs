@@ -22,7 +22,7 @@ where
     /// to remove the key. Returns the new value. Loads of the key that are in flight do not store their
     /// results.
     ///
-    /// The entry keeps what it was stored with, where that is not the value itself:
+    /// The entry keeps:
     ///
     /// - its remaining time to live, to the nanosecond, whether that is its own or the cache's. So an
     ///   entry that is updated again and again still expires. If it expires while `change` runs,
