@@ -18,7 +18,7 @@ use std::thread::{self, ScopedJoinHandle};
 use std::time::Duration;
 use tokio::runtime::Runtime;
 
-const DEFAULT_READS: u64 = 400_000;
+const DEFAULT_READS: u64 = 200_000;
 const KEYS: usize = 32;
 const CAPACITY: usize = 20;
 const WRITERS: usize = 2;
