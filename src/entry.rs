@@ -4,7 +4,8 @@ use crate::clock::Nanos;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// A value with settings of its own, for a loader or [`LocalCache::insert_loaded`] to hand in.
+/// A value with settings of its own, for a loader, [`LocalCache::insert_loaded`] or
+/// [`LocalCache::update_loaded`] to hand in.
 ///
 /// Wherever a loader may return a `Loaded<V>` it may also return a plain `V`, which takes the
 /// cache's settings.
@@ -23,6 +24,7 @@ use std::time::Duration;
 /// ```
 ///
 /// [`LocalCache::insert_loaded`]: crate::LocalCache::insert_loaded
+/// [`LocalCache::update_loaded`]: crate::LocalCache::update_loaded
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Loaded<V> {
     pub(crate) value: V,

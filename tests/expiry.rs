@@ -262,8 +262,9 @@ fn a_new_value_brings_a_new_deadline() {
     f.clock.advance(seconds(4));
     f.cache.insert_with_ttl(1, 4, seconds(2));
     assert_eq!(f.cache.remaining_ttl(&1), Some(seconds(2)));
+    // An update keeps it.
     f.cache.update(&1, |_| Some(5));
-    assert_eq!(f.cache.remaining_ttl(&1), Some(Duration::MAX));
+    assert_eq!(f.cache.remaining_ttl(&1), Some(seconds(2)));
 }
 
 #[test]

@@ -72,6 +72,8 @@ enum Op {
 struct Held {
     value: Value,
     weight: u64,
+    /// The weight that it was stored with, if the weigher was not asked.
+    given_weight: Option<u64>,
     /// Where hits may move the deadline to.
     limit: u64,
     deadline: u64,
@@ -202,7 +204,13 @@ impl Model {
             Some(ttl) => self.cache.insert_with_ttl(key, value.clone(), ttl),
             None => self.cache.insert(key, value.clone()),
         }
-        self.inserted(key, value, weight, ttl);
+        self.inserted(key, value, None, self.limit(ttl));
+    }
+
+    /// Until when an entry lives that is stored now.
+    fn limit(&self, ttl: Option<u64>) -> u64 {
+        let ttl = ttl.or(self.setup.time_to_live);
+        ttl.map_or(u64::MAX, |ttl| self.now.saturating_add(ttl))
     }
 
     fn get_or_load(&mut self, key: Key, load: Option<&Load>) {
@@ -229,8 +237,7 @@ impl Model {
             (Some(value), ..) => assert_eq!(returned.unwrap(), value),
             (None, Some(load), Some((value, _))) => {
                 assert_eq!(returned.unwrap(), value);
-                let weight = load.own_weight.unwrap_or(load.weight);
-                self.inserted(key, value, weight, load.ttl);
+                self.inserted(key, value, load.own_weight, self.limit(load.ttl));
             }
             _ => {
                 self.stats.load_failures += 1;
@@ -241,6 +248,10 @@ impl Model {
 
     fn update(&mut self, key: Key, weight: Option<u64>) {
         let live = self.live(key).cloned();
+        // An entry that is live keeps both.
+        let kept = live.as_ref().and_then(|_| self.held.get(&key));
+        let terms = kept.map(|held| (held.given_weight, held.limit));
+        let (given_weight, limit) = terms.unwrap_or((None, self.limit(None)));
         let next = weight.map(|weight| self.new_value(weight));
         let mut seen = Vec::new();
         let returned = self.cache.update(&key, |value| {
@@ -250,10 +261,7 @@ impl Model {
         assert_eq!(seen, [live]);
         assert_eq!(returned, next);
         match next {
-            Some(value) => {
-                let weight = value.weight;
-                self.inserted(key, value, weight, None);
-            }
+            Some(value) => self.inserted(key, value, given_weight, limit),
             None => self.removed(key, RemovalCause::Removed),
         }
     }
@@ -273,13 +281,12 @@ impl Model {
     }
 
     /// The cache was given a value to store.
-    fn inserted(&mut self, key: Key, value: Value, weight: u64, ttl: Option<u64>) {
+    fn inserted(&mut self, key: Key, value: Value, given_weight: Option<u64>, limit: u64) {
+        let weight = given_weight.unwrap_or(value.weight);
         let (budget, weight) = match self.setup.bound {
             Bound::Entries(entries) => (entries, 1),
             Bound::Weight(budget) => (budget, weight.max(1)),
         };
-        let ttl = ttl.or(self.setup.time_to_live);
-        let limit = ttl.map_or(u64::MAX, |ttl| self.now.saturating_add(ttl));
         if weight > budget || limit <= self.now {
             self.stats.refused += 1;
             self.removed(key, RemovalCause::Replaced);
@@ -290,6 +297,7 @@ impl Model {
         let entry = Held {
             value,
             weight,
+            given_weight,
             limit,
             deadline: self.idle_deadline(limit),
             used: self.tick,

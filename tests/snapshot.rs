@@ -538,25 +538,50 @@ fn what_happens_during_a_restore_wins() {
             cache.invalidate_tag("high");
             let load = |_: &u64| Ok::<_, Infallible>(Hooked(30));
             assert_eq!(cache.get_or_load(&3, load).unwrap(), Hooked(30));
-            cache.retain(|&key, _| key != 3);
         }
     });
     let report = cache.restore(folder.path()).unwrap();
     assert_eq!((report.restored, report.held), (2, 8));
     let mut held: Vec<_> = cache.iter().map(|(key, value)| (key, value.0)).collect();
     held.sort_unstable();
-    assert_eq!(held, [(0, 0), (2, 20), (4, 4)]);
+    assert_eq!(held, [(0, 0), (2, 20), (3, 30), (4, 4)]);
     cache.validate();
 
-    let cache = hooked(&folder, 100);
-    with_hook({
-        let cache = cache.clone();
-        move || cache.clear()
-    });
-    assert_eq!(cache.restore(folder.path()).unwrap().restored, 0);
-    // And that is over when it is.
-    assert_eq!(cache.restore(folder.path()).unwrap().restored, 10);
-    cache.validate();
+    // A `retain` could not ask about what is still to come.
+    let invalidations: [fn(&LocalCache<u64, Hooked>); 2] =
+        [LocalCache::clear, |cache| cache.retain(|_, _| true)];
+    for invalidate in invalidations {
+        let cache = hooked(&folder, 100);
+        with_hook({
+            let cache = cache.clone();
+            move || invalidate(&cache)
+        });
+        assert_eq!(cache.restore(folder.path()).unwrap().restored, 0);
+        // And that is over when it is.
+        assert_eq!(cache.restore(folder.path()).unwrap().restored, 10);
+        cache.validate();
+    }
+}
+
+#[test]
+fn restored_entry_keeps_its_given_weight_when_it_is_updated_and_no_other_does() {
+    let folder = Folder::new();
+    let weighing = || {
+        let builder = LocalCache::builder().max_weight(1_000);
+        build(builder.weigher(|_, &value: &u64| value))
+    };
+    let cache = weighing();
+    cache.insert_loaded(1, Loaded::new(5).weight(100));
+    cache.insert(2, 5);
+    cache.snapshot(folder.path()).unwrap();
+    let restored = weighing();
+    restored.restore(folder.path()).unwrap();
+    assert_eq!(restored.weight(), 105);
+    for key in [1, 2] {
+        restored.update(&key, |_| Some(7));
+    }
+    assert_eq!(restored.weight(), 107);
+    restored.validate();
 }
 
 #[test]

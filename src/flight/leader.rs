@@ -5,6 +5,7 @@ use super::state::{Candidate, Superseded, wake};
 use super::{Flight, Flights, Outcome};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use std::task::Waker;
 use std::time::Instant;
 
 /// The one who loads. Dropped without landing, it hands over to a waiter.
@@ -98,12 +99,22 @@ impl<'a, K, V> Leader<'a, K, V> {
     }
 }
 
+impl<K, V> Leader<'_, K, V> {
+    /// Hands the flight over to a waiter, as dropping the leader does, but returns the waiters to
+    /// wake.
+    pub(super) fn abandon(&mut self) -> Vec<Waker> {
+        if self.over || !self.flight.state.lock().is_led(self.generation) {
+            return Vec::new();
+        }
+        self.over = true;
+        self.flights
+            .step_aside(&self.flight, |state| state.abandon(self.generation))
+    }
+}
+
 impl<K, V> Drop for Leader<'_, K, V> {
     fn drop(&mut self) {
-        if !self.over && self.flight.state.lock().is_led(self.generation) {
-            self.flights
-                .step_away(&self.flight, |state| state.abandon(self.generation));
-        }
+        wake(self.abandon());
     }
 }
 

@@ -31,6 +31,7 @@ pub(crate) mod blocking;
 mod bulkhead;
 mod context;
 pub(crate) mod future;
+mod group;
 mod leader;
 mod permits;
 mod state;
@@ -45,11 +46,12 @@ pub(crate) use bulkhead::{Bulkhead, Permit};
 #[cfg(feature = "tokio")]
 pub(crate) use context::is_loading;
 pub(crate) use context::{LoaderId, Reentry, run_within};
+pub(crate) use group::{Leaders, Waiting};
 pub(crate) use leader::Leader;
 #[cfg(feature = "tokio")]
 pub(crate) use leader::Suspended;
 pub(crate) use state::{Candidate, Superseded};
-pub(crate) use wait::{Alarm, TooLate, until, wait};
+pub(crate) use wait::{Alarm, TooLate, until};
 pub(crate) use waiter::{NotYet, Step, Waiter};
 #[cfg(feature = "snapshot")]
 pub(crate) use watch::Watcher;
@@ -381,6 +383,15 @@ impl<K, V> Flights<K, V> {
         flight: &Arc<Flight<K, V>>,
         step: impl FnOnce(&mut State) -> Option<Waker>,
     ) {
+        wake(self.step_aside(flight, step));
+    }
+
+    /// Like [`step_away`](Self::step_away), but returns the waiters to wake.
+    fn step_aside(
+        &self,
+        flight: &Arc<Flight<K, V>>,
+        step: impl FnOnce(&mut State) -> Option<Waker>,
+    ) -> Vec<Waker> {
         let mut table = self.table.lock();
         let mut state = flight.state.lock();
         let mut waiters = Waiters::new();
@@ -392,10 +403,8 @@ impl<K, V> Flights<K, V> {
         }
         drop(state);
         drop(table);
-        wake(
-            next.into_iter()
-                .chain(waiters.into_iter().filter_map(|(_, waker)| waker)),
-        );
+        let sleeping = waiters.into_iter().filter_map(|(_, waker)| waker);
+        next.into_iter().chain(sleeping).collect()
     }
 
     /// For tests: how many flights are registered.

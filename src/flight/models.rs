@@ -277,11 +277,12 @@ impl<'a> Caller<'a> {
         }
     }
 
-    async fn wait(&self, waiter: Waiter<'a, u32, u32>) -> Step<'a, u32, u32> {
+    async fn wait(&self, mut waiter: Waiter<'a, u32, u32>) -> Step<'a, u32, u32> {
         if self.permitted_once_it_waits {
             self.permitted.set(true);
         }
-        let told = wait(waiter, || self.candidate(), None, &mut &*self).await;
+        let turn = |cx: &mut Context<'_>| waiter.poll(self.candidate(), cx.waker());
+        let told = until(&mut &*self, None, turn).await;
         told.expect("there is no deadline")
     }
 

@@ -290,6 +290,17 @@ impl State {
         }
     }
 
+    /// A waiter stays, but is busy and cannot lead before it polls again. If it may have been the one
+    /// who was woken to lead, the next one is. Returns the same as [`leave`](Self::leave).
+    pub(super) fn step_back(&mut self, ticket: u64) -> (Option<Waker>, Option<Waker>) {
+        let place = self.find(ticket).ok();
+        let own = place.and_then(|place| self.waiters[place].1.take());
+        match self.phase {
+            Phase::Vacant if own.is_none() => (self.wake_first(), own),
+            _ => (None, own),
+        }
+    }
+
     fn wake_first(&mut self) -> Option<Waker> {
         self.waiters.iter_mut().find_map(|(_, waker)| waker.take())
     }

@@ -347,3 +347,37 @@ fn lease_of_a_queued_leader_begins_with_its_permit() {
     drop((leader, next));
     assert_eq!(flights.len(), 0);
 }
+
+#[test]
+fn waiter_that_steps_back_after_it_was_woken_passes_its_turn_on() {
+    let (cast, flights) = (Cast::new(), Flights::new());
+    let leader = lead(&flights, cast.at(0));
+    let mut busy = Guest::board(&flights, cast.at(0));
+    let mut other = Guest::board(&flights, cast.at(0));
+    busy.must_wait(cast.at(0));
+    other.must_wait(cast.at(0));
+    drop(leader);
+    assert_eq!((busy.rung(), other.rung()), (1, 0));
+    busy.waiter.step_back();
+    assert_eq!((busy.rung(), other.rung()), (1, 1));
+    drop(other.leads(cast.at(0)));
+    // Nobody else is there.
+    drop(busy.leads(cast.at(0)));
+    assert_eq!(flights.len(), 0);
+}
+
+#[test]
+fn waiter_that_stepped_back_is_not_woken_to_lead_and_lands_with_the_leader() {
+    let (cast, flights) = (Cast::new(), Flights::new());
+    let leader = lead(&flights, cast.at(0));
+    let mut busy = Guest::board(&flights, cast.at(0));
+    let mut other = Guest::board(&flights, cast.at(0));
+    busy.must_wait(cast.at(0));
+    other.must_wait(cast.at(0));
+    busy.waiter.step_back();
+    drop(leader);
+    assert_eq!((busy.rung(), other.rung()), (0, 1));
+    other.leads(cast.at(0)).land(|| Outcome::Value(7));
+    assert!(busy.has_landed_with(cast.at(0), 7));
+    assert_eq!(flights.len(), 0);
+}

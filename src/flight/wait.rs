@@ -1,6 +1,6 @@
 //! Waiting for a flight or for a permit, for threads and tasks alike.
 
-use super::{Candidate, NotYet, Step, Waiter};
+use super::NotYet;
 use std::future::poll_fn;
 use std::task::{Context, Poll, ready};
 use std::time::Instant;
@@ -34,14 +34,4 @@ pub(crate) async fn until<T>(
         }
     })
     .await
-}
-
-/// Waits until the waiter is told something. `candidate` says on which terms it would lead.
-pub(crate) async fn wait<'a, K, V>(
-    mut waiter: Waiter<'a, K, V>,
-    candidate: impl Fn() -> Candidate,
-    deadline: Option<Instant>,
-    alarm: &mut impl Alarm,
-) -> Result<Step<'a, K, V>, TooLate> {
-    until(alarm, deadline, |cx| waiter.poll(candidate(), cx.waker())).await
 }

@@ -1,7 +1,7 @@
 //! One who waits for another's load.
 
 use super::leader::Leader;
-use super::state::{Candidate, Turn};
+use super::state::{Candidate, State, Turn};
 use super::{Flight, Flights, Outcome};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -91,16 +91,30 @@ impl<'a, K, V> Waiter<'a, K, V> {
     }
 }
 
-impl<K, V> Drop for Waiter<'_, K, V> {
-    fn drop(&mut self) {
+impl<K, V> Waiter<'_, K, V> {
+    /// Lets other waiters lead until this one is polled again: its caller is about to be busy with
+    /// another load.
+    pub(crate) fn step_back(&mut self) {
+        self.step(State::step_back);
+    }
+
+    /// Runs a step that may make another waiter the one to lead. The waiter's own waker is dropped
+    /// without a lock.
+    fn step(&self, step: impl FnOnce(&mut State, u64) -> (Option<Waker>, Option<Waker>)) {
         if let Some(ticket) = self.ticket {
             let mut own = None;
             self.flights.step_away(&self.flight, |state| {
-                let (woken, left) = state.leave(ticket);
+                let (woken, left) = step(state, ticket);
                 own = left;
                 woken
             });
         }
+    }
+}
+
+impl<K, V> Drop for Waiter<'_, K, V> {
+    fn drop(&mut self) {
+        self.step(State::leave);
     }
 }
 

@@ -4,6 +4,7 @@
 use crate::clock::Nanos;
 use crate::local::renewal::{Renewals, Rules};
 use crate::local::tags::Tagged;
+use std::num::NonZero;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
@@ -15,6 +16,8 @@ pub(crate) struct Extras {
     births: Option<Births>,
     /// `None` where each entry weighs 1.
     weights: Option<Vec<u64>>,
+    /// Whether a weight was given, and is not the weigher's. Empty until an entry is given one.
+    given_weights: Vec<bool>,
 }
 
 /// What the entries of a cache have beside them, whether or not they have tags.
@@ -55,6 +58,8 @@ struct Idle {
 /// What an entry is stored with.
 pub(crate) struct Extra {
     pub(crate) weight: u64,
+    /// The weight was given, and is not the weigher's.
+    pub(crate) given_weight: bool,
     pub(crate) origin: Origin,
 }
 
@@ -68,6 +73,20 @@ pub(crate) struct Origin {
     /// The epoch in which the load began.
     pub(crate) epoch: u64,
     pub(crate) tags: Option<Box<Tagged>>,
+    /// The tags of the entry that the value was made of, where `tags` are others: if one of them is
+    /// invalidated, the value is outdated.
+    pub(crate) replaced_tags: Option<Box<Tagged>>,
+    /// The time past which the entry that the value was made of does not live, for the new one to
+    /// keep.
+    pub(crate) deadline: Option<NonZero<Nanos>>,
+}
+
+impl Origin {
+    /// Checks that no tag of the value was invalidated since it was read.
+    pub(crate) fn is_current(&self) -> bool {
+        let mut tags = self.tags.iter().chain(&self.replaced_tags);
+        tags.all(|tags| tags.is_current())
+    }
 }
 
 impl Idle {
@@ -88,6 +107,7 @@ impl Extras {
             }),
             renewals: kinds.renewal.map(Renewals::new),
             weights: kinds.weighted.then(Vec::new),
+            given_weights: Vec::new(),
         }
     }
 
@@ -99,6 +119,12 @@ impl Extras {
         let slot = slot as usize;
         if let Some(weights) = &mut self.weights {
             put(weights, slot, extra.weight);
+            if extra.given_weight && self.given_weights.len() <= slot {
+                self.given_weights.resize(slot + 1, false);
+            }
+            if let Some(given) = self.given_weights.get_mut(slot) {
+                *given = extra.given_weight;
+            }
         }
         if let Some(births) = &mut self.births {
             put(&mut births.epochs, slot, extra.origin.epoch);
@@ -143,17 +169,15 @@ impl Extras {
     }
 
     /// How far hits may move an entry's deadline, in a cache where they do.
-    #[cfg(feature = "snapshot")]
     pub(crate) fn idle_limit(&self, slot: u32) -> Option<Nanos> {
         let idle = self.idle.as_ref()?;
         Some(idle.limits[slot as usize])
     }
 
-    /// What an entry weighs, in a cache that weighs.
-    #[cfg(feature = "snapshot")]
+    /// Returns the weight that an entry was given, or `None` if the weigher was asked.
     pub(crate) fn own_weight(&self, slot: u32) -> Option<u64> {
-        let weights = self.weights.as_ref()?;
-        Some(weights[slot as usize])
+        let given = self.given_weights.get(slot as usize) == Some(&true);
+        given.then(|| self.weight(slot))
     }
 
     /// Was no tag of the entry invalidated, and the entry not forgotten?

@@ -2,9 +2,11 @@
 //!
 //! Each missing key has a flight of its own, so batches and single loads share them. A batch loads
 //! first what it leads, and only then waits for what others lead: two batches never wait for each
-//! other.
+//! other. It waits for all of its keys at once, and loads with one call whatever it can lead at that
+//! moment, so a batch that is lost is loaded again by one call of each batch that waits for it.
 
 use super::read::Sought;
+use super::waiting::Patience;
 use super::{LocalCache, Place};
 use crate::cache::typed;
 use crate::clock::Nanos;
@@ -12,14 +14,13 @@ use crate::entry::Loaded;
 use crate::error::{AnyError, LoadError};
 use crate::flight::blocking::block_on;
 use crate::flight::future::TaskAlarm;
-use crate::flight::{Alarm, Boarding, Leader, Outcome, Permit, Step, Waiter, run_within};
+use crate::flight::{Alarm, Boarding, Leader, Leaders, Outcome, Permit, Step, Waiting, run_within};
 use hashbrown::HashTable;
 use std::any::Any;
 use std::cell::Cell;
 use std::future::{Future, ready};
 use std::hash::{BuildHasher, Hash};
 use std::sync::Arc;
-use std::time::Instant;
 
 impl<K, V, S> LocalCache<K, V, S>
 where
@@ -33,7 +34,8 @@ where
     /// value, in any order, as a map, a vector or any other iterator. A key that it leaves out is
     /// `None` in the result, is not cached, and is no error for the rest; one that it was not asked for
     /// is ignored. Keys that other callers load, alone or in batches, are waited for. `load` is
-    /// called again only for those of them whose load is lost, by a panic or a hang.
+    /// called again only for those of them whose load is lost: by a panic, a hang, or a caller that
+    /// was dropped. Keys that are lost together, as those of a batch, are one call.
     ///
     /// Of a loader's `Loaded` values each has its own settings. A batch renews no entries: those past
     /// [`refresh_after`](crate::Builder::refresh_after) are served as they are.
@@ -72,7 +74,8 @@ where
         loop {
             let result = block_on(&Cell::new(None), async |mut alarm| {
                 let start = |missing| ready(load(missing));
-                self.load_many(keys, &mut alarm, start, erase_many).await
+                let batch = Batch::look_up(self, keys, Lookup::Counted);
+                self.load_many(batch, &mut alarm, start, erase_many).await
             });
             // `None`: another caller's error of another type.
             if let Some(result) = typed(result) {
@@ -103,8 +106,9 @@ where
     {
         let mut alarm = TaskAlarm::default();
         loop {
-            let batch = self.load_many(keys, &mut alarm, &mut load, erase_many);
-            if let Some(result) = typed(Box::pin(batch).await) {
+            let batch = Batch::look_up(self, keys, Lookup::Counted);
+            let result = self.load_many(batch, &mut alarm, &mut load, erase_many);
+            if let Some(result) = typed(Box::pin(result).await) {
                 return result;
             }
         }
@@ -116,40 +120,65 @@ where
     pub(crate) async fn get_many_or_load_shared<F>(
         &self,
         keys: &[K],
+        lookup: Lookup,
         load: impl FnMut(Vec<K>) -> F,
     ) -> Result<Vec<Option<V>>, LoadError<AnyError>>
     where
         F: Future<Output = BatchResult<K, V>>,
     {
         let mut alarm = TaskAlarm::default();
-        self.load_many(keys, &mut alarm, load, |result| result)
+        let batch = Batch::look_up(self, keys, lookup);
+        self.load_many(batch, &mut alarm, load, |result| result)
             .await
     }
 
-    async fn load_many<F: Future>(
-        &self,
-        keys: &[K],
+    async fn load_many<'a, F: Future>(
+        &'a self,
+        mut batch: Batch<'a, K, V, S>,
         alarm: &mut impl Alarm,
         mut load: impl FnMut(Vec<K>) -> F,
         erase: impl Fn(F::Output) -> BatchResult<K, V>,
     ) -> Result<Vec<Option<V>>, LoadError<AnyError>> {
-        let deadline = self.wait_deadline();
-        let mut batch = Batch::look_up(self, keys);
-        while let Some((led, waiting)) = batch.board()? {
-            batch.load(led, deadline, alarm, &mut load, &erase).await?;
-            for (at, waiter) in waiting {
-                match self.wait(waiter, deadline, alarm).await? {
-                    Step::Landed(landed) => batch.disembark(at, landed.into_outcome())?,
+        let mut patience = self.patience();
+        let (mut led, mut waiting) = (Leaders::new(), Waiting::new());
+        loop {
+            batch.board(&mut led, &mut waiting)?;
+            if !led.is_empty() {
+                // At once: nobody waits for others while others wait for it, neither in the flights
+                // that this caller leads nor in those in which it might be the next to lead.
+                waiting.step_back();
+                let led = std::mem::replace(&mut led, Leaders::new());
+                batch.load(led, &patience, alarm, &mut load, &erase).await?;
+                continue;
+            }
+            if waiting.is_empty() {
+                return Ok(batch.into_values());
+            }
+            let turn = waiting.any(|| self.candidate(), patience.next(), alarm);
+            let Ok(told) = turn.await else {
+                batch.take_stale(&mut waiting)?;
+                if patience.is_over() && !waiting.is_empty() {
+                    return Err(LoadError::WaitTimeout);
+                }
+                patience.stale_from = None;
+                continue;
+            };
+            let mut landed = Vec::new();
+            for (at, step) in told {
+                match step {
+                    Step::Landed(outcome) => landed.push((at, outcome)),
                     Step::BoardAgain => batch.missing.push(at),
-                    // At once: nobody waits for others while others wait for it.
                     Step::Lead(leader) => {
-                        let led = vec![(at, leader)];
-                        batch.load(led, deadline, alarm, &mut load, &erase).await?;
+                        self.count_superseded(&leader);
+                        led.push(at, leader);
                     }
                 }
             }
+            // Last: an error here drops the leads together.
+            for (at, landed) in landed {
+                batch.disembark(at, landed.into_outcome())?;
+            }
         }
-        Ok(batch.into_values())
     }
 }
 
@@ -169,6 +198,15 @@ where
             .collect()),
         Err(error) => Err(Arc::new(error)),
     }
+}
+
+/// How a batch looks its keys up.
+#[derive(Clone, Copy, PartialEq)]
+pub(crate) enum Lookup {
+    Counted,
+    /// A caller that has looked before: neither statistics nor the policy take note.
+    #[cfg(feature = "redis")]
+    Again,
 }
 
 /// Dropped from the back: what was entered last is found first.
@@ -192,16 +230,13 @@ struct Batch<'a, K, V, S> {
     missing: Vec<usize>,
 }
 
-type Led<'a, K, V> = Vec<(usize, Leader<'a, K, V>)>;
-type Waiting<'a, K, V> = Vec<(usize, Waiter<'a, K, V>)>;
-
 impl<'a, K, V, S> Batch<'a, K, V, S>
 where
     K: Eq + Hash + Clone,
     V: Clone,
     S: BuildHasher,
 {
-    fn look_up(cache: &'a LocalCache<K, V, S>, keys: &'a [K]) -> Self {
+    fn look_up(cache: &'a LocalCache<K, V, S>, keys: &'a [K], lookup: Lookup) -> Self {
         let mut batch = Self {
             cache,
             keys,
@@ -216,7 +251,9 @@ where
             }
             let Batch { places, first, .. } = &mut batch;
             first.insert_unique(places[at].hash.0, at, |&other| places[other].hash.0);
-            batch.values[at] = cache.hit(&batch.places[at], key, V::clone);
+            if lookup == Lookup::Counted {
+                batch.values[at] = cache.hit(&batch.places[at], key, V::clone);
+            }
             if batch.values[at].is_none() {
                 batch.missing.push(at);
             }
@@ -229,17 +266,23 @@ where
         self.first.find(place.hash.0, is_it).copied()
     }
 
-    /// Boards the flights of all that is missing; `None` once nothing is.
-    #[allow(clippy::type_complexity)]
-    fn board(&mut self) -> Result<Option<(Led<'a, K, V>, Waiting<'a, K, V>)>, LoadError<AnyError>> {
+    /// Boards the flights of all missing keys, on the same terms, so that their leases end together.
+    fn board(
+        &mut self,
+        led: &mut Leaders<'a, K, V>,
+        waiting: &mut Waiting<'a, K, V>,
+    ) -> Result<(), LoadError<AnyError>> {
         if self.missing.is_empty() {
-            return Ok(None);
+            return Ok(());
         }
-        let (mut led, mut waiting) = (Vec::new(), Vec::new());
+        let candidate = self.cache.candidate();
         for at in std::mem::take(&mut self.missing) {
-            match self.cache.board(&self.places[at], &self.keys[at]) {
-                Sought::Missing(Boarding::Lead(leader)) => led.push((at, leader)),
-                Sought::Missing(Boarding::Wait(waiter)) => waiting.push((at, waiter)),
+            let board = self
+                .cache
+                .board_as(&self.places[at], &self.keys[at], || candidate);
+            match board {
+                Sought::Missing(Boarding::Lead(leader)) => led.push(at, leader),
+                Sought::Missing(Boarding::Wait(waiter)) => waiting.push(at, waiter),
                 Sought::Missing(Boarding::Recursive(_)) => return Err(LoadError::Recursive),
                 Sought::Stale(value) => self.disembark(at, Outcome::Stale(value))?,
                 Sought::Live(value) | Sought::Due(value) => {
@@ -247,30 +290,23 @@ where
                 }
             }
         }
-        Ok(Some((led, waiting)))
+        Ok(())
     }
 
     /// Loads what this caller leads, but for what has come meanwhile.
     async fn load<F: Future>(
         &mut self,
-        led: Led<'a, K, V>,
-        deadline: Option<Instant>,
+        led: Leaders<'a, K, V>,
+        patience: &Patience,
         alarm: &mut impl Alarm,
         load: &mut impl FnMut(Vec<K>) -> F,
         erase: &impl Fn(F::Output) -> BatchResult<K, V>,
     ) -> Result<(), LoadError<AnyError>> {
-        if led.is_empty() {
+        let Some(permit) = self.permit(&led, patience, alarm).await? else {
             return Ok(());
-        }
-        let alive = || {
-            let terms = self.cache.candidate();
-            for (_, leader) in &led {
-                leader.prolong(terms);
-            }
         };
-        let permit = self.cache.permit(deadline, alarm, alive).await?;
         let led = self.begin(led, permit.is_some())?;
-        let Some((_, leader)) = led.first() else {
+        let Some((_, leader)) = led.iter().next() else {
             return Ok(());
         };
         let asked = led.iter().map(|&(at, _)| self.keys[at].clone()).collect();
@@ -289,15 +325,65 @@ where
         self.settle(led, result, load_time)
     }
 
+    /// Waits for a permit, where one is needed. Returns `None` if the wait takes too long, and expired values serve
+    /// instead.
+    async fn permit(
+        &mut self,
+        led: &Leaders<'a, K, V>,
+        patience: &Patience,
+        alarm: &mut impl Alarm,
+    ) -> Result<Option<Option<Permit>>, LoadError<AnyError>> {
+        let until = match patience.stale_from {
+            Some(_) if self.stale_for(led).is_some() => patience.next(),
+            _ => patience.deadline,
+        };
+        let alive = || {
+            let terms = self.cache.candidate();
+            for (_, leader) in led.iter() {
+                leader.prolong(terms);
+            }
+        };
+        if let Ok(permit) = self.cache.permit(until, alarm, alive).await {
+            return Ok(Some(permit));
+        }
+        for (at, outcome) in self.stale_for(led).ok_or(LoadError::WaitTimeout)? {
+            self.disembark(at, outcome)?;
+        }
+        Ok(None)
+    }
+
+    /// Returns expired values that may serve, if there is one for each key that this caller leads.
+    fn stale_for(&self, led: &Leaders<'a, K, V>) -> Option<Vec<(usize, Outcome<V>)>> {
+        let stale = |&(at, _): &(usize, Leader<'a, K, V>)| {
+            let outcome = self
+                .cache
+                .stale_for_waiter(&self.places[at], &self.keys[at]);
+            outcome.map(|outcome| (at, outcome))
+        };
+        led.iter().map(stale).collect()
+    }
+
+    /// Ends the waits for keys of which an expired value may serve.
+    fn take_stale(&mut self, waiting: &mut Waiting<'a, K, V>) -> Result<(), LoadError<AnyError>> {
+        for at in waiting.keys() {
+            let (place, key) = (&self.places[at], &self.keys[at]);
+            if let Some(outcome) = self.cache.stale_for_waiter(place, key) {
+                waiting.leave(at);
+                self.disembark(at, outcome)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Looks again for what this caller leads, and returns what is still to load.
     fn begin(
         &mut self,
-        led: Led<'a, K, V>,
+        mut led: Leaders<'a, K, V>,
         has_permit: bool,
-    ) -> Result<Led<'a, K, V>, LoadError<AnyError>> {
+    ) -> Result<Leaders<'a, K, V>, LoadError<AnyError>> {
         let permitted = self.cache.permitted(has_permit);
-        let mut to_load = Vec::with_capacity(led.len());
-        for (at, mut leader) in led {
+        let mut to_load = Leaders::new();
+        while let Some((at, mut leader)) = led.pop() {
             if has_permit && !leader.begin(permitted) {
                 self.missing.push(at);
                 continue;
@@ -310,7 +396,7 @@ where
                     leader.land(|| outcome.clone());
                     self.disembark(at, outcome)?;
                 }
-                None => to_load.push((at, leader)),
+                None => to_load.push(at, leader),
             }
         }
         Ok(to_load)
@@ -318,7 +404,7 @@ where
 
     fn settle(
         &mut self,
-        led: Led<'a, K, V>,
+        mut led: Leaders<'a, K, V>,
         result: BatchResult<K, V>,
         load_time: Nanos,
     ) -> Result<(), LoadError<AnyError>> {
@@ -336,7 +422,7 @@ where
             Err(error) => Some(error),
         };
         let mut first_error = Ok(());
-        for (at, leader) in led {
+        while let Some((at, leader)) = led.pop() {
             let (place, key) = (&self.places[at], &self.keys[at]);
             let value = match (loaded[at].take(), &failed) {
                 (Some(loaded), _) => Ok(self.cache.land(place, key, leader, loaded, load_time)),

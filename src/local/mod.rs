@@ -34,7 +34,7 @@ pub use builder::Builder;
 pub use detached::Detached;
 pub use iter::Iter;
 #[cfg(feature = "redis")]
-pub(crate) use many::{BatchResult, erase_many};
+pub(crate) use many::{BatchResult, Lookup, erase_many};
 #[cfg(all(feature = "metrics", feature = "redis"))]
 pub(crate) use observe::{Loads, samples};
 pub use policy::Policy;

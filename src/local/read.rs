@@ -5,7 +5,7 @@ use super::{Iter, LocalCache, Place};
 #[cfg(feature = "redis")]
 use crate::clock::TimeSource;
 use crate::clock::{NEVER, Nanos};
-use crate::flight::Boarding;
+use crate::flight::{Boarding, Candidate};
 use crate::held::{assert_holds_nothing, is_exclusive, is_reading};
 use crate::stats::Count;
 use crate::thread_slot::ThreadSlot;
@@ -322,18 +322,28 @@ where
             let due = self.inner.renews && shard.claim_renewal(slot, || self.times(ahead).now());
             return Some((value.clone(), due));
         }
-        *otherwise = Some(self.board_under(shard, place, key));
+        *otherwise = Some(self.board_under(shard, place, key, || self.candidate()));
         None
     }
 
     /// As [`seek`](Self::seek), without a trace in statistics and order.
     pub(super) fn board<'a>(&self, place: &Place<'a, K, V>, key: &K) -> Sought<'a, K, V> {
+        self.board_as(place, key, || self.candidate())
+    }
+
+    /// Like [`board`](Self::board), on the given terms.
+    pub(super) fn board_as<'a>(
+        &self,
+        place: &Place<'a, K, V>,
+        key: &K,
+        candidate: impl FnOnce() -> Candidate,
+    ) -> Sought<'a, K, V> {
         let now = || self.inner.settings.clock.now();
         let sought = place.cell.shard.read(|shard| {
             let found = shard.peek(place.hash, key, now);
             match found {
                 Some((value, _)) => Sought::Live(value.clone()),
-                None => self.board_under(shard, place, key),
+                None => self.board_under(shard, place, key, candidate),
             }
         });
         assert_holds_nothing("load into");
@@ -347,6 +357,7 @@ where
         shard: &Shard<K, V>,
         place: &Place<'a, K, V>,
         key: &K,
+        candidate: impl FnOnce() -> Candidate,
     ) -> Sought<'a, K, V> {
         if self.inner.settings.stale_if_error.is_some() {
             let now = self.inner.settings.clock.now();
@@ -355,6 +366,6 @@ where
             }
         }
         let flights = &place.cell.flights;
-        Sought::Missing(flights.board(place.hash.0, key, self.candidate()))
+        Sought::Missing(flights.board(place.hash.0, key, candidate()))
     }
 }

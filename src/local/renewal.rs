@@ -64,6 +64,11 @@ impl Renewals {
         self.slots[slot] = new();
     }
 
+    /// Returns how long the load of an entry took.
+    pub(crate) fn load_time(&self, slot: u32) -> Nanos {
+        self.slots[slot as usize].load_time
+    }
+
     /// Is this live entry to be renewed, by the caller? Says yes to one of many.
     pub(crate) fn claim(&self, slot: u32, deadline: Nanos, now: Nanos) -> bool {
         let slot = &self.slots[slot as usize];

@@ -123,8 +123,9 @@ where
     ///
     /// Nothing alive gives way to it, and what the cache knows itself is newer: a key that is held or being
     /// loaded is left as it is, and a write, a `remove` or an invalidation after this call began is not
-    /// undone, so the cache may be in use meanwhile. Only `retain` is not asked about entries that are on
-    /// their way: they may come in after it. Loads that are under way store their results.
+    /// undone, so the cache may be in use meanwhile. After a `clear` or a `retain`, which could not ask
+    /// about entries that are on their way, nothing more is restored. Loads that are in flight
+    /// store their results.
     ///
     /// An entry has left to live what it had when the file was written, but no more than the
     /// `time_to_live` of the cache it comes into, less the time since, by the system's wall clock; one that
@@ -228,6 +229,7 @@ fn unix_millis() -> u64 {
 struct Chosen<K, V> {
     key: K,
     loaded: Loaded<V>,
+    /// What it weighs, by the weigher if the file names no weight.
     weight: u64,
     deadline: Nanos,
 }
@@ -293,6 +295,7 @@ where
                 };
                 room = rest;
                 let mut loaded = Loaded::new(value).tags(entry.tags);
+                loaded.weight = entry.weight;
                 loaded.age = entry.age.map_or(0, nanos).saturating_add(passed);
                 chosen.push(Chosen {
                     key,
@@ -360,7 +363,11 @@ where
             key,
             value: loaded.value,
             deadline,
-            extra: Extra { weight, origin },
+            extra: Extra {
+                weight,
+                given_weight: loaded.weight.is_some(),
+                origin,
+            },
         });
         let mut room = Reservation::none(&inner.budget);
         let mut shard = place.cell.shard.write();

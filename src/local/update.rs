@@ -3,7 +3,7 @@
 
 use super::extras::Origin;
 use super::removal::{RemovalCause, Removals};
-use super::tags::Tagged;
+use super::shard::Terms;
 use super::{LocalCache, Place};
 use crate::entry::Loaded;
 use crate::flight::{Leader, Outdated};
@@ -15,64 +15,152 @@ where
     V: Clone,
     S: BuildHasher,
 {
-    /// Replaces the value of a key by what `change` makes of it, as one step: if the key is
-    /// written to meanwhile, `change` is called again with the new value.
+    /// Replaces the value of `key` by the result of `change`, as one step. If the key is written to
+    /// meanwhile, `change` is called again with the new value.
     ///
-    /// `change` is given the live value, if one is held, and returns the new one, or `None` to
-    /// remove the key. The new entry's time to live begins anew, its [tags](Loaded::tags) are the old
-    /// one's: if one of them is invalidated meanwhile, `change` is called again with `None`. Returns the new value. Loads of
-    /// the key that are under way do not store their results.
+    /// `change` is given the live value, or `None` if there is none, and returns the new value, or `None`
+    /// to remove the key. Returns the new value. Loads of the key that are in flight do not store their
+    /// results.
     ///
-    /// `change` runs without a lock and may call the cache; if it writes to the same key each time,
-    /// it is called for ever.
+    /// The entry keeps:
+    ///
+    /// - its remaining time to live, to the nanosecond, whether that is its own or the cache's. So an
+    ///   entry that is updated again and again still expires. If it expires while `change` runs,
+    ///   `change` is called again with `None`;
+    /// - its [weight](Loaded::weight), if it was stored with one. Otherwise the weigher is asked again;
+    /// - its [tags](Loaded::tags). If one of them is invalidated while `change` runs, `change` is called
+    ///   again with `None`.
+    ///
+    /// To change these, use [`update_loaded`](Self::update_loaded). The times of
+    /// [`time_to_idle`](crate::Builder::time_to_idle) and [`refresh_after`](crate::Builder::refresh_after)
+    /// begin again, as with each write, and the value's age is zero. If there was no live value, the
+    /// new entry has the cache's settings, as with [`insert`](Self::insert).
+    ///
+    /// `change` runs without a lock and may call the cache. If it writes to the same key each time, it
+    /// is called without end.
+    ///
+    /// # Examples
     ///
     /// ```
-    /// let visits: hotset::LocalCache<&str, u64> = hotset::LocalCache::new(100);
+    /// use hotset::LocalCache;
+    /// use std::time::Duration;
+    ///
+    /// let visits: LocalCache<&str, u64> = LocalCache::new(100);
+    /// visits.insert_with_ttl("home", 0, Duration::from_secs(60));
     /// for _ in 0..3 {
     ///     visits.update(&"home", |count| Some(count.map_or(1, |count| count + 1)));
     /// }
     /// assert_eq!(visits.get("home"), Some(3));
+    /// // Counted from the insertion.
+    /// assert!(visits.remaining_ttl("home").unwrap() <= Duration::from_secs(60));
     /// assert_eq!(visits.update(&"home", |_| None), None);
     /// assert!(visits.is_empty());
     /// ```
     pub fn update(&self, key: &K, mut change: impl FnMut(Option<&V>) -> Option<V>) -> Option<V> {
+        self.update_loaded(key, |value| change(value).map(Loaded::new))
+    }
+
+    /// Like [`update`](Self::update), but `change` returns a [`Loaded`], whose time to live, weight and
+    /// tags take the place of the entry's. The entry keeps each of the three that the `Loaded` leaves
+    /// open.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use hotset::{Loaded, LocalCache};
+    /// use std::time::Duration;
+    ///
+    /// let minute = Duration::from_secs(60);
+    /// let sessions: LocalCache<u64, String> = LocalCache::new(100);
+    /// sessions.insert_with_ttl(7, "alice".to_string(), minute);
+    /// // Lives for another 30 minutes.
+    /// sessions.update_loaded(&7, |name| Some(Loaded::new(name?.clone()).ttl(30 * minute)));
+    /// assert!(sessions.remaining_ttl(&7).unwrap() > minute);
+    /// ```
+    pub fn update_loaded(
+        &self,
+        key: &K,
+        mut change: impl FnMut(Option<&V>) -> Option<Loaded<V>>,
+    ) -> Option<V> {
         let place = self.place(key);
         loop {
             let mut claim = self.claim(&place, key);
-            let (current, tags) = self.peek_tagged(&place, key);
+            let (current, terms) = self.peek_terms(&place, key).unzip();
             let next = change(current.as_ref());
             let mut removals = self.removals();
-            let written = match next.clone() {
-                Some(value) => {
-                    let loaded = Loaded::new(value);
-                    let origin = Origin {
-                        load_time: 0,
-                        age: 0,
-                        epoch: claim.epoch,
-                        tags,
-                    };
+            let (value, written) = match next {
+                Some(mut loaded) => {
+                    let origin = self.updated_origin(&mut loaded, terms, claim.epoch);
+                    let value = Some(loaded.value.clone());
                     let claim = Some(&mut claim);
-                    self.store(&place, key.clone(), loaded, origin, claim, &mut removals)
+                    let stored =
+                        self.store(&place, key.clone(), loaded, origin, claim, &mut removals);
+                    (value, stored)
                 }
-                None => self.remove_claimed(&place, key, &mut claim, &mut removals),
+                None => (
+                    None,
+                    self.remove_claimed(&place, key, &mut claim, &mut removals),
+                ),
             };
             // Not as it returns: a panic in a `drop` then leaks what is on its way to the caller.
             drop((claim, current));
             removals.finish();
             if written.is_ok() {
-                return next;
+                return value;
             }
         }
     }
 
-    /// Takes out the entries for which `keep` returns `false`.
+    /// Fills in what `loaded` leaves open by the terms of the entry that it replaces.
+    fn updated_origin(&self, loaded: &mut Loaded<V>, terms: Option<Terms>, epoch: u64) -> Origin {
+        let terms = terms.unwrap_or_default();
+        loaded.weight = loaded.weight.or(terms.weight);
+        let tags = self.inner.tags.tag(&loaded.tags, epoch);
+        let (tags, replaced_tags) = match tags {
+            Some(tags) => (Some(tags), terms.tags),
+            None => (terms.tags, None),
+        };
+        Origin {
+            load_time: terms.load_time,
+            age: 0,
+            epoch,
+            tags,
+            replaced_tags,
+            deadline: terms.limit.filter(|_| loaded.ttl.is_none()),
+        }
+    }
+
+    /// Removes the entries for which `keep` returns `false`.
     ///
-    /// `keep` is called without a lock, once for each live entry, and again if the entry is
-    /// written to meanwhile. It counts as no lookup and no use. Entries inserted meanwhile may or
-    /// may not be seen; so a load under way, of a key that is not held yet, stores what it finds.
-    /// [`clear`](Self::clear) and [`remove`](Self::remove) are for that.
+    /// `keep` is called without a lock, once for each live entry, and again if the entry is written to
+    /// meanwhile. It counts as no lookup and no use. Expired entries that are kept for
+    /// [`stale_if_error`](crate::Builder::stale_if_error) are left as they are; `remove`, `clear` and
+    /// tags invalidate those as well.
+    ///
+    /// This is an invalidation: loads that are in flight when it is called do not store their
+    /// results, whatever their keys, since `keep` could not be asked about those. Their callers get the
+    /// loaded values. So what a load has read from a database before a change is not cached after it, if
+    /// `retain` is called after the change. `keep` may or may not be called for entries that
+    /// are stored meanwhile, by insertions and by loads that began later.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use hotset::LocalCache;
+    ///
+    /// let prices: LocalCache<&str, u64> = LocalCache::new(100);
+    /// prices.insert("apple", 120);
+    /// prices.insert("pear", 90);
+    /// prices.retain(|_, price| *price > 100);
+    /// assert!(prices.contains_key("apple") && !prices.contains_key("pear"));
+    /// ```
     pub fn retain(&self, mut keep: impl FnMut(&K, &V) -> bool) {
         for cell in &self.inner.cells {
+            // Before the entries are listed: what a load has stored by now is listed, and what it
+            // has not stored by now it will not store.
+            let shard = cell.shard.write();
+            cell.flights.revoke_all();
+            drop(shard);
             let now = self.inner.settings.clock.now();
             // Outside, so that it is dropped there if a `clone` panics.
             let mut keys = Vec::new();
@@ -100,13 +188,12 @@ where
         removed
     }
 
-    fn peek_tagged(&self, place: &Place<'_, K, V>, key: &K) -> (Option<V>, Option<Box<Tagged>>) {
+    /// Returns the live value of `key` and what its entry was stored with.
+    fn peek_terms(&self, place: &Place<'_, K, V>, key: &K) -> Option<(V, Terms)> {
         place.cell.shard.read(|shard| {
             let now = || self.inner.settings.clock.now();
-            match shard.peek_tagged(place.hash, key, now) {
-                Some((value, tags)) => (Some(value.clone()), tags.cloned().map(Box::new)),
-                None => (None, None),
-            }
+            let (value, terms) = shard.peek_terms(place.hash, key, now)?;
+            Some((value.clone(), terms))
         })
     }
 

@@ -6,8 +6,7 @@ use super::{LocalCache, Place};
 use crate::clock::Nanos;
 use crate::error::{AnyError, LoadError};
 use crate::flight::{
-    Alarm, Bulkhead, Candidate, Leader, NotYet, Outcome, Permit, Step, Superseded, TooLate, Waiter,
-    until, wait,
+    Alarm, Bulkhead, Candidate, Leader, NotYet, Outcome, Permit, Superseded, TooLate, until,
 };
 use crate::stats::Count;
 use std::hash::{BuildHasher, Hash};
@@ -26,6 +25,18 @@ pub(super) struct Patience {
     pub(super) stale_from: Option<Instant>,
 }
 
+impl Patience {
+    /// Returns when the caller has to look at the time next.
+    pub(super) fn next(&self) -> Option<Instant> {
+        self.deadline.into_iter().chain(self.stale_from).min()
+    }
+
+    pub(super) fn is_over(&self) -> bool {
+        self.deadline
+            .is_some_and(|deadline| deadline <= Instant::now())
+    }
+}
+
 /// How a wait ends that takes too long.
 pub(super) enum Waited<V> {
     /// With a value that may serve in place of the one that was waited for.
@@ -39,19 +50,6 @@ where
     V: Clone,
     S: BuildHasher,
 {
-    pub(super) async fn wait<'a>(
-        &self,
-        waiter: Waiter<'a, K, V>,
-        deadline: Option<Instant>,
-        alarm: &mut impl Alarm,
-    ) -> Result<Step<'a, K, V>, TooLate> {
-        let step = wait(waiter, || self.candidate(), deadline, alarm).await;
-        if let Ok(Step::Lead(leader)) = &step {
-            self.count_superseded(leader);
-        }
-        step
-    }
-
     /// Counts the load in whose place this leader loads. One that holds a permit is counted as the permit ends.
     pub(super) fn count_superseded(&self, leader: &Leader<'_, K, V>) {
         if leader.supersedes == Some(Superseded::Loading) {

@@ -11,6 +11,7 @@ use crate::flight::{Leader, Outdated, Writing};
 use crate::stats::Count;
 use equivalent::Equivalent;
 use std::hash::{BuildHasher, Hash};
+use std::num::NonZero;
 use std::thread;
 use std::time::Duration;
 
@@ -19,6 +20,9 @@ const SLICE: u32 = 32;
 
 impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
     /// Stores a value for as long as the cache's settings say, in place of one that is held.
+    ///
+    /// Nothing of an entry that is replaced is kept: not its time to live, its weight or its tags.
+    /// [`update`](Self::update) keeps them.
     ///
     /// A value heavier than the whole budget is not stored, and counted in
     /// [`Stats::refused`](crate::Stats::refused); the old value goes all the same. Loads of the key
@@ -156,6 +160,7 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
             },
             epoch,
             tags,
+            ..Origin::default()
         }
     }
 
@@ -173,9 +178,17 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
         let Loaded {
             value, ttl, weight, ..
         } = loaded;
+        let given_weight = weight.is_some();
         let weight = inner.settings.weigh(&key, &value, weight);
         let now = inner.settings.clock.now();
-        let deadline = inner.settings.deadline(now, ttl);
+        let kept_deadline = origin.deadline.map(NonZero::get);
+        if kept_deadline.is_some_and(|deadline| deadline <= now) {
+            // What the value was made of has expired meanwhile.
+            inner.counters.count(Count::Outdated);
+            return Err(Outdated);
+        }
+        let new_deadline = || inner.settings.deadline(now, ttl);
+        let deadline = kept_deadline.unwrap_or_else(new_deadline);
         if weight > inner.budget.limit() || deadline <= now {
             // One that a tier keeps elsewhere is not refused.
             if !inner.settings.forgets || ttl != Some(Duration::ZERO) {
@@ -190,15 +203,18 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
             key,
             value,
             deadline,
-            extra: Extra { weight, origin },
+            extra: Extra {
+                weight,
+                given_weight,
+                origin,
+            },
         });
         let mut room = Reservation::none(&inner.budget);
         loop {
             let mut shard = place.cell.shard.write();
             if let Some(NewEntry { key, extra, .. }) = &new {
                 let writing = self.begin_write(place, key, leader.as_deref_mut())?;
-                let tags = extra.origin.tags.as_ref();
-                if writing.is_leaders() && tags.is_some_and(|tags| !tags.is_current()) {
+                if writing.is_leaders() && !extra.origin.is_current() {
                     inner.counters.count(Count::Outdated);
                     return Err(Outdated);
                 }

@@ -4,7 +4,6 @@ use super::codec::Unstorable;
 use super::fetch::TimedOut;
 use super::health::{TierCounters, count};
 use super::lease::Granted;
-use super::many::Absent;
 use super::remote::{Fill, Head};
 use super::{Inner, TierKey, TierValue};
 use crate::clock::saturating_nanos;
@@ -113,8 +112,7 @@ impl<K: TierKey, V: TierValue> Inner<K, V> {
         let span = Span::load(self.l1.name());
         let enter = || (permit.as_ref().map(Permit::enter), span.enter());
         let result = run_within(enter, load, |result| result).await;
-        // A loader of several keys that has nothing to say of one has not failed.
-        running.failed = result.as_ref().is_err_and(|error| !error.is::<Absent>());
+        running.failed = result.is_err();
         result
     }
 

@@ -1,29 +1,32 @@
 //! Several keys at once: one round trip for what L1 misses, one load for what L2 misses too, one round
 //! trip for what was loaded.
 
-use super::fetch::{Read, TimedOut};
+use super::fetch::{POLL, Read, TimedOut};
+use super::health::count;
 use super::lease::{Granted, Lease};
-use super::load::{Fresh, LoadResult};
+use super::load::Fresh;
 use super::remote::Token;
 use super::trust::now;
+use super::waits::Wait;
 use super::{Inner, TierKey, TierValue, TieredCache, name_of};
 use crate::cache::typed;
 use crate::entry::Loaded;
 use crate::error::{AnyError, LoadError};
-use crate::local::{BatchResult, erase_many};
+use crate::local::{BatchResult, Lookup, erase_many};
 use futures_util::future::join_all;
 use parking_lot::Mutex;
 use std::any::Any;
 use std::collections::{HashMap, HashSet};
 use std::future::Future;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 impl<K: TierKey, V: TierValue> TieredCache<K, V> {
     /// The values of several keys, in their order, as
     /// [`LocalCache::get_many_or_load_async`](crate::LocalCache::get_many_or_load_async): Redis is asked
     /// once for all that L1 misses, and `load` once for all that Redis misses too. Keys that other
-    /// processes load are waited for, and asked of `load` one by one if that comes to nothing.
+    /// processes load are waited for. Those of them whose loads are lost are asked of `load`, together as
+    /// far as they are lost together.
     ///
     /// # Errors
     ///
@@ -49,32 +52,62 @@ impl<K: TierKey, V: TierValue> TieredCache<K, V> {
             let loading = load(missing);
             async move { erase_many(loading.await) }
         });
-        let (mut values, left_out) = loop {
-            inner.may_serve(now());
-            let left_out = Mutex::new(HashSet::new());
-            let fetch = |missing| inner.fetch_many(missing, &load, &left_out);
-            let result = Box::pin(inner.l1.get_many_or_load_shared(keys, fetch)).await;
-            if let Some(result) = typed(result.map_err(TimedOut::reveal)) {
-                break (result?, left_out.into_inner());
+        let first = Round::default();
+        let mut values = loop {
+            if let Some(values) =
+                typed(inner.load_round(keys, Lookup::Counted, &load, &first).await)
+            {
+                break values?;
             }
         };
         // Keys that other processes load, or that another batch of this one has left to them. Not
         // within the batch, where those would wait who wait for its other keys.
-        let missing = keys.iter().zip(&mut values);
-        let missing: Vec<_> = missing
-            .filter(|(key, value)| value.is_none() && !left_out.contains(*key))
-            .collect();
-        let rest = missing.iter().map(|(key, _)| inner.fetch_one(key, &load));
-        let rest = join_all(rest).await;
-        for ((_, place), value) in missing.into_iter().zip(rest) {
-            *place = value?;
+        let mut left_out = first.left_out.into_inner();
+        let mut deadline = None;
+        loop {
+            let missing = |at: &usize| values[*at].is_none() && !left_out.contains(&keys[*at]);
+            let rest: Vec<usize> = (0..keys.len()).filter(missing).collect();
+            if rest.is_empty() {
+                return Ok(values);
+            }
+            let deadline = *deadline.get_or_insert_with(|| inner.wait_deadline());
+            let rest_keys: Vec<K> = rest.iter().map(|&at| keys[at].clone()).collect();
+            let names: Vec<_> = rest_keys.iter().map(|key| name_of(key)).collect();
+            // Before L2 is asked, so that no word is missed.
+            let waits = names.iter().flatten();
+            let waits: Vec<_> = waits.map(|name| inner.waits.enter(name)).collect();
+            let round = Round::default();
+            let found = inner
+                .load_round(&rest_keys, Lookup::Again, &load, &round)
+                .await;
+            let Some(found) = typed(found) else { continue };
+            for (at, value) in rest.into_iter().zip(found?) {
+                values[at] = value;
+            }
+            left_out.extend(round.left_out.into_inner());
+            inner
+                .wait_for_others(round.led.into_inner(), waits, deadline)
+                .await?;
         }
-        Ok(values)
     }
 }
 
-/// An error among those of loaders: a loader of several keys had nothing to say of this one.
-pub(super) struct Absent;
+/// What is known of the keys of a batch that have no value after they were asked for.
+struct Round<K> {
+    /// The loader knows nothing of them.
+    left_out: Mutex<HashSet<K>>,
+    /// Other processes load them, with leases that last for as long as this.
+    led: Mutex<HashMap<Box<[u8]>, Duration>>,
+}
+
+impl<K> Default for Round<K> {
+    fn default() -> Self {
+        Self {
+            left_out: Mutex::default(),
+            led: Mutex::default(),
+        }
+    }
+}
 
 /// Keys to load, with the lead of each, where L2 gave it.
 pub(super) type ToLoad<K, V> = Vec<(K, Option<Granted<K, V>>)>;
@@ -91,18 +124,65 @@ struct Question<K, V> {
 pub(super) struct Asked<K, V> {
     pub(super) found: Vec<(K, Fresh<V>)>,
     pub(super) to_load: ToLoad<K, V>,
+    /// The names of keys that other processes load, and how long their leases last.
+    led: HashMap<Box<[u8]>, Duration>,
     /// What other processes load is to be loaded as well.
     is_shadow: bool,
 }
 
 impl<K: TierKey, V: TierValue> Inner<K, V> {
-    /// What the flights of a batch run, but for keys that other processes load. `left_out` are those of
-    /// which the loader knows nothing.
+    /// Asks L1, L2 and the loader for keys, once. Keys that other processes load have no value.
+    async fn load_round<F>(
+        self: &Arc<Self>,
+        keys: &[K],
+        lookup: Lookup,
+        load: &Mutex<impl FnMut(Vec<K>) -> F>,
+        round: &Round<K>,
+    ) -> Result<Vec<Option<V>>, LoadError<AnyError>>
+    where
+        F: Future<Output = BatchResult<K, V>>,
+    {
+        self.may_serve(now());
+        let fetch = |missing| self.fetch_many(missing, load, round);
+        let result = Box::pin(self.l1.get_many_or_load_shared(keys, lookup, fetch)).await;
+        result.map_err(TimedOut::reveal)
+    }
+
+    /// Waits until something has become of all keys that other processes load, so that those whose loads
+    /// were lost are loaded together; but no longer than until they are to be asked for again.
+    async fn wait_for_others<E>(
+        &self,
+        led: HashMap<Box<[u8]>, Duration>,
+        mut waits: Vec<Wait<'_>>,
+        deadline: Option<Instant>,
+    ) -> Result<(), LoadError<E>> {
+        let Some(&left) = led.values().max() else {
+            // Another batch of this process has left them to other processes.
+            return Ok(());
+        };
+        let mut most = left.min(POLL);
+        if let Some(deadline) = deadline {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(LoadError::WaitTimeout);
+            }
+            most = most.min(left);
+        }
+        waits.retain(|wait| led.contains_key(wait.key()));
+        join_all(waits.iter_mut().map(|wait| {
+            count(&self.counters.l2_waits);
+            wait.wait(most)
+        }))
+        .await;
+        Ok(())
+    }
+
+    /// What the flights of a batch run, except for keys that other processes load.
     async fn fetch_many<F>(
         self: &Arc<Self>,
         keys: Vec<K>,
         load: &Mutex<impl FnMut(Vec<K>) -> F>,
-        left_out: &Mutex<HashSet<K>>,
+        round: &Round<K>,
     ) -> BatchResult<K, V>
     where
         F: Future<Output = BatchResult<K, V>>,
@@ -119,6 +199,7 @@ impl<K: TierKey, V: TierValue> Inner<K, V> {
                 asked = self.ask_many(&keys, is_shadow).await;
             }
         }
+        *round.led.lock() = std::mem::take(&mut asked.led);
         let mut held = Vec::new();
         if is_shadow {
             held = Self::put_in_shadow(&mut asked);
@@ -129,7 +210,9 @@ impl<K: TierKey, V: TierValue> Inner<K, V> {
             let keys = to_load.iter().map(|(key, _)| key.clone()).collect();
             let loaded = self.run(permit, || (load.lock())(keys)).await?;
             self.compare_many(held, &loaded).await;
-            let mut loaded = self.fill_many(to_load, loaded, begun, left_out).await;
+            let mut loaded = self
+                .fill_many(to_load, loaded, begun, &round.left_out)
+                .await;
             asked.found.append(&mut loaded);
         }
 
@@ -142,6 +225,7 @@ impl<K: TierKey, V: TierValue> Inner<K, V> {
         let mut asked = Asked {
             found: Vec::new(),
             to_load: Vec::new(),
+            led: HashMap::new(),
             is_shadow,
         };
         let mut questions = Vec::new();
@@ -193,7 +277,7 @@ impl<K: TierKey, V: TierValue> Inner<K, V> {
                     refused: Some(token),
                 }),
                 Read::Led(_) if asked.is_shadow => asked.to_load.push((key, None)),
-                Read::Led(_) => {}
+                Read::Led(left) => drop(asked.led.insert(name, left)),
             }
         }
         again
@@ -220,39 +304,5 @@ impl<K: TierKey, V: TierValue> Inner<K, V> {
         }
         self.fill(leads, &mut fresh).await;
         keys.into_iter().zip(fresh).collect()
-    }
-
-    /// The value of one key of a batch, which another process was to load.
-    async fn fetch_one<F, E: Any + Send + Sync>(
-        self: &Arc<Self>,
-        key: &K,
-        load: &Mutex<impl FnMut(Vec<K>) -> F>,
-    ) -> Result<Option<V>, LoadError<E>>
-    where
-        F: Future<Output = BatchResult<K, V>>,
-    {
-        loop {
-            let load = || self.load_one(key, load);
-            let result = Box::pin(self.get_or_fetch(key, load)).await;
-            match result {
-                Err(LoadError::Failed(error)) if error.is::<Absent>() => return Ok(None),
-                result => {
-                    if let Some(result) = typed(result) {
-                        return result.map(Some);
-                    }
-                }
-            }
-        }
-    }
-
-    async fn load_one<F>(&self, key: &K, load: &Mutex<impl FnMut(Vec<K>) -> F>) -> LoadResult<V>
-    where
-        F: Future<Output = BatchResult<K, V>>,
-    {
-        let loading = (load.lock())(vec![key.clone()]);
-        let mut pairs = loading.await?.into_iter();
-        let found = pairs.find(|(other, _)| other == key);
-        let absent = || Arc::new(Absent) as Arc<AnyError>;
-        found.map(|(_, loaded)| loaded).ok_or_else(absent)
     }
 }

@@ -55,6 +55,10 @@ impl Waits {
 }
 
 impl Wait<'_> {
+    pub(crate) const fn key(&self) -> &[u8] {
+        self.key
+    }
+
     /// Until there is word, but no longer than `most`.
     pub(crate) async fn wait(&mut self, most: Duration) {
         let _ = tokio::time::timeout(most, self.notified.as_mut()).await;

@@ -21,8 +21,12 @@ fn invalidate(cache: &Cache) {
     cache.invalidate_tag("tag");
 }
 
+fn retain(cache: &Cache) {
+    cache.retain(|_, _| false);
+}
+
 /// After these the key is not held.
-const REMOVALS: [fn(&Cache); 3] = [remove, Cache::clear, invalidate];
+const REMOVALS: [fn(&Cache); 4] = [remove, Cache::clear, invalidate, retain];
 
 /// Writes while key 1 is being loaded; the load must not store, whatever the write left.
 fn a_load_under_way_does_not_store(make: impl Fn() -> Cache, write: impl Fn(&Cache)) {
@@ -55,6 +59,13 @@ fn not_after_insert() {
 #[test]
 fn not_after_clear() {
     a_load_under_way_does_not_store(small, Cache::clear);
+}
+
+#[test]
+fn load_started_before_retain_is_not_stored() {
+    a_load_under_way_does_not_store(small, retain);
+    a_load_under_way_does_not_store(small, |cache| cache.retain(|_, _| true));
+    a_load_under_way_does_not_store(small, |cache| cache.retain(|&key, _| key != 1));
 }
 
 #[test]
@@ -101,7 +112,8 @@ fn not_after_an_insert_that_has_expired_or_was_evicted_since() {
 
 #[test]
 fn not_after_the_loader_itself_has_written() {
-    let writes: [(fn(&Cache), _); 3] = [
+    let writes: [(fn(&Cache), _); 4] = [
+        (retain, None),
         (|cache| cache.insert(1, NEW), Some(NEW)),
         (remove, None),
         (invalidate, None),
@@ -132,7 +144,6 @@ fn a_write_to_another_key_or_tag_is_no_reason() {
         let load = way.load(&cache, 1);
         cache.insert(2, 0);
         cache.remove(&2);
-        cache.retain(|_, _| false);
         cache.invalidate_tag("a tag that is not its own");
         load.finish(Ok(found())).unwrap();
         assert_eq!(cache.get(&1), Some(OLD));

@@ -6,4 +6,6 @@ mod concurrent_writes;
 mod invalidation;
 mod loaded;
 mod refresh;
+mod retain;
 mod stale;
+mod update;

@@ -144,7 +144,9 @@ fn a_renewal_that_fails_leaves_the_old_value_and_none_is_tried_for_a_second() {
 
 #[test]
 fn a_write_during_a_renewal_wins() {
-    let writes: [(fn(&Cache), _); 5] = [
+    let writes: [(fn(&Cache), _); 7] = [
+        (|cache| cache.retain(|_, _| false), None),
+        (|cache| cache.retain(|_, _| true), Some(OLD)),
         (|cache| assert_eq!(cache.remove(&1), Some(OLD)), None),
         (Cache::clear, None),
         (|cache| cache.invalidate_tag("tag"), None),

@@ -14,6 +14,7 @@ mod deciders;
 mod failover;
 mod history;
 mod liveness;
+mod lost_batches;
 mod observed;
 mod outage;
 mod paths;

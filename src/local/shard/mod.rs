@@ -23,6 +23,7 @@ use crate::local::tags::Tagged;
 use crate::stats::Stats;
 use equivalent::Equivalent;
 use hashbrown::HashTable;
+use std::num::NonZero;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
@@ -50,6 +51,18 @@ pub(crate) struct NewEntry<K, V> {
     pub(crate) value: V,
     pub(crate) deadline: Nanos,
     pub(crate) extra: Extra,
+}
+
+/// What an entry was stored with, apart from its value.
+#[derive(Default)]
+pub(crate) struct Terms {
+    /// The first time at which it does not live any more, however often it is hit.
+    pub(crate) limit: Option<NonZero<Nanos>>,
+    /// The weight, if it was given and not the weigher's.
+    pub(crate) weight: Option<u64>,
+    pub(crate) tags: Option<Box<Tagged>>,
+    /// How long its load took.
+    pub(crate) load_time: Nanos,
 }
 
 /// What a shard is set up with.
@@ -232,20 +245,36 @@ impl<K, V> Shard<K, V> {
         Some(self.ages.as_ref()?.of(slot, now))
     }
 
-    /// As [`peek`](Self::peek), with the entry's tags.
-    pub(crate) fn peek_tagged<Q>(
+    /// Like [`peek`](Self::peek), with what the entry was stored with.
+    pub(crate) fn peek_terms<Q>(
         &self,
         hash: KeyHash,
         key: &Q,
         now: impl FnOnce() -> Nanos,
-    ) -> Option<(&V, Option<&Tagged>)>
+    ) -> Option<(&V, Terms)>
     where
         Q: Equivalent<K> + ?Sized,
     {
-        let (value, _) = self.peek(hash, key, now)?;
+        let (value, deadline) = self.peek(hash, key, now)?;
         let (slot, _) = self.find(hash, key)?;
-        let extras = self.extras.as_ref();
-        Some((value, extras.and_then(|extras| extras.tags(slot))))
+        let Some(extras) = &self.extras else {
+            let limit = NonZero::new(deadline);
+            return Some((
+                value,
+                Terms {
+                    limit,
+                    ..Terms::default()
+                },
+            ));
+        };
+        let renewals = extras.renewals.as_ref();
+        let terms = Terms {
+            limit: NonZero::new(extras.idle_limit(slot).unwrap_or(deadline)),
+            weight: extras.own_weight(slot),
+            tags: extras.tags(slot).cloned().map(Box::new),
+            load_time: renewals.map_or(0, |renewals| renewals.load_time(slot)),
+        };
+        Some((value, terms))
     }
 
     /// A load of this key has failed.

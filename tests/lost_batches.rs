@@ -1,0 +1,347 @@
+//! Batches whose load is lost while other batches wait for the same keys: each of those loads what it
+//! takes over with one call of its loader.
+
+use hotset::LocalCache;
+use std::collections::HashMap;
+use std::convert::Infallible;
+use std::future::{Future, pending};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::pin::Pin;
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll, Wake, Waker};
+use std::thread;
+use std::time::{Duration, Instant};
+
+type Cache = LocalCache<u32, u32>;
+type Values = Vec<Option<u32>>;
+
+const KEYS: u32 = 500;
+/// A lease that a test waits out.
+const LEASE: Duration = Duration::from_millis(700);
+const PATIENCE: Duration = Duration::from_secs(60);
+
+fn patient_cache() -> Cache {
+    let builder = Cache::builder().capacity(2_000);
+    builder.lease(Duration::MAX).build().unwrap()
+}
+
+fn cache_with_lease() -> Cache {
+    let builder = Cache::builder().capacity(2_000);
+    builder.lease(LEASE).build().unwrap()
+}
+
+fn all() -> Vec<u32> {
+    (0..KEYS).collect()
+}
+
+fn tenfold(keys: &[u32]) -> Values {
+    keys.iter().map(|key| Some(key * 10)).collect()
+}
+
+/// The keys of each call of a loader.
+#[derive(Clone, Default)]
+struct Calls(Arc<Mutex<Vec<Vec<u32>>>>);
+
+impl Calls {
+    fn load(&self, keys: Vec<u32>) -> Vec<(u32, u32)> {
+        let pairs = keys.iter().map(|&key| (key, key * 10)).collect();
+        self.0.lock().unwrap().push(keys);
+        pairs
+    }
+
+    fn take(&self) -> Vec<Vec<u32>> {
+        std::mem::take(&mut self.0.lock().unwrap())
+    }
+}
+
+type Batch = Pin<Box<dyn Future<Output = Values> + Send>>;
+
+fn poll(batch: &mut Batch) -> Poll<Values> {
+    batch.as_mut().poll(&mut Context::from_waker(Waker::noop()))
+}
+
+fn answer(batch: &mut Batch) -> Values {
+    match poll(batch) {
+        Poll::Ready(values) => values,
+        Poll::Pending => panic!("it has no answer yet"),
+    }
+}
+
+/// A batch that loads all of these keys and does not end.
+fn hanging(cache: &Cache, keys: Vec<u32>) -> Batch {
+    let cache = cache.clone();
+    let mut batch: Batch = Box::pin(async move {
+        let load = |_| pending::<Result<HashMap<u32, u32>, Infallible>>();
+        cache.get_many_or_load_async(&keys, load).await.unwrap()
+    });
+    assert!(poll(&mut batch).is_pending());
+    batch
+}
+
+fn asking(cache: &Cache, keys: Vec<u32>, calls: &Calls) -> Batch {
+    let (cache, calls) = (cache.clone(), calls.clone());
+    Box::pin(async move {
+        let load = async |missing| Ok::<_, Infallible>(calls.load(missing));
+        cache.get_many_or_load_async(&keys, load).await.unwrap()
+    })
+}
+
+/// A batch that waits for others in all of its keys.
+fn waiting(cache: &Cache, keys: Vec<u32>, calls: &Calls) -> Batch {
+    let mut batch = asking(cache, keys, calls);
+    assert!(poll(&mut batch).is_pending());
+    batch
+}
+
+fn until(condition: impl Fn() -> bool) {
+    let start = Instant::now();
+    while !condition() {
+        assert!(start.elapsed() < PATIENCE, "waited in vain");
+        thread::yield_now();
+    }
+}
+
+fn outlast_the_lease() {
+    let start = Instant::now();
+    until(|| start.elapsed() > LEASE);
+}
+
+#[test]
+fn batch_dropped_while_another_waits_is_loaded_again_by_one_call() {
+    let cache = patient_cache();
+    let calls = Calls::default();
+    let lost = hanging(&cache, all());
+    let mut other = waiting(&cache, all(), &calls);
+    drop(lost);
+    assert_eq!(answer(&mut other), tenfold(&all()));
+    assert_eq!(calls.take(), [all()]);
+    assert_eq!(cache.stats().loads, 2);
+    cache.validate();
+}
+
+#[test]
+fn batch_dropped_with_its_permit_is_loaded_again_by_one_call() {
+    let builder = Cache::builder().capacity(2_000).max_concurrent_loads(1);
+    let cache = builder.build().unwrap();
+    let calls = Calls::default();
+    let lost = hanging(&cache, all());
+    let mut other = waiting(&cache, all(), &calls);
+    drop(lost);
+    assert_eq!(answer(&mut other), tenfold(&all()));
+    assert_eq!(calls.take(), [all()]);
+    cache.validate();
+}
+
+#[test]
+fn batch_that_outlasts_its_lease_is_loaded_again_by_one_call() {
+    for permits in [None, Some(2)] {
+        let mut builder = Cache::builder().capacity(2_000).lease(LEASE);
+        if let Some(permits) = permits {
+            builder = builder.max_concurrent_loads(permits);
+        }
+        let cache = builder.build().unwrap();
+        let calls = Calls::default();
+        let lost = hanging(&cache, all());
+        let mut other = waiting(&cache, all(), &calls);
+        outlast_the_lease();
+        assert_eq!(answer(&mut other), tenfold(&all()));
+        assert_eq!(calls.take(), [all()]);
+        drop(lost);
+        cache.validate();
+    }
+}
+
+#[test]
+fn thread_that_waits_out_the_lease_of_a_batch_calls_its_loader_once() {
+    let cache = cache_with_lease();
+    let calls = Calls::default();
+    let lost = hanging(&cache, all());
+    let found = cache.get_many_or_load(&all(), |missing| Ok::<_, Infallible>(calls.load(missing)));
+    assert_eq!(found.unwrap(), tenfold(&all()));
+    assert_eq!(calls.take(), [all()]);
+    drop(lost);
+    cache.validate();
+}
+
+#[test]
+fn task_that_waits_out_the_lease_of_a_batch_calls_its_loader_once() {
+    let cache = cache_with_lease();
+    let calls = Calls::default();
+    let lost = hanging(&cache, all());
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let found = runtime.block_on(asking(&cache, all(), &calls));
+    assert_eq!(found, tenfold(&all()));
+    assert_eq!(calls.take(), [all()]);
+    drop(lost);
+    cache.validate();
+}
+
+/// A thread waits for a batch, which is lost by `lose`. Returns the thread's calls.
+///
+/// That the thread waits in all its keys cannot be seen from outside: it may find some that nobody
+/// loads any more, and loads them before the others. So the caller tries until it did.
+fn thread_that_waits(lose: impl FnOnce(&Cache, &dyn Fn())) -> Vec<Vec<u32>> {
+    let cache = patient_cache();
+    let calls = Calls::default();
+    thread::scope(|scope| {
+        let waiter = Mutex::new(None);
+        let wait = || {
+            let found = scope.spawn(|| {
+                cache.get_many_or_load(&all(), |keys| Ok::<_, Infallible>(calls.load(keys)))
+            });
+            *waiter.lock().unwrap() = Some(found);
+            until(|| cache.stats().misses == u64::from(2 * KEYS));
+            (0..1_000).for_each(|_| thread::yield_now());
+        };
+        lose(&cache, &wait);
+        let found = waiter.into_inner().unwrap().unwrap().join().unwrap();
+        assert_eq!(found.unwrap(), tenfold(&all()));
+    });
+    cache.validate();
+    let calls = calls.take();
+    let mut keys = calls.concat();
+    keys.sort_unstable();
+    assert_eq!(keys, all());
+    assert!(calls.len() <= 4, "{} calls", calls.len());
+    calls
+}
+
+#[test]
+fn thread_takes_a_batch_that_was_dropped_over_by_one_call() {
+    let attempt = || {
+        thread_that_waits(|cache, wait| {
+            let lost = hanging(cache, all());
+            wait();
+            drop(lost);
+        })
+    };
+    assert!((0..100).any(|_| attempt() == [all()]));
+}
+
+#[test]
+fn thread_takes_a_batch_that_has_panicked_over_by_one_call() {
+    let attempt = || {
+        thread_that_waits(|cache, wait| {
+            let load = |_| -> Result<HashMap<u32, u32>, Infallible> {
+                wait();
+                resume_unwind(Box::new("the loader's panic"))
+            };
+            let call = AssertUnwindSafe(|| cache.get_many_or_load(&all(), load));
+            assert!(catch_unwind(call).is_err());
+        })
+    };
+    assert!((0..100).any(|_| attempt() == [all()]));
+}
+
+/// Polls a batch as soon as it is woken, on the thread that wakes it.
+struct PollOnWake {
+    batch: Mutex<Option<Batch>>,
+    found: Mutex<Option<Values>>,
+}
+
+impl Wake for PollOnWake {
+    fn wake(self: Arc<Self>) {
+        let Some(mut batch) = self.batch.lock().unwrap().take() else {
+            return;
+        };
+        let waker = Arc::clone(&self).into();
+        match batch.as_mut().poll(&mut Context::from_waker(&waker)) {
+            Poll::Ready(values) => *self.found.lock().unwrap() = Some(values),
+            Poll::Pending => *self.batch.lock().unwrap() = Some(batch),
+        }
+    }
+}
+
+#[test]
+fn waiter_is_woken_only_when_all_keys_of_a_lost_batch_can_be_taken_over() {
+    let cache = patient_cache();
+    let calls = Calls::default();
+    let lost = hanging(&cache, all());
+    let waiter = Arc::new(PollOnWake {
+        batch: Mutex::new(Some(asking(&cache, all(), &calls))),
+        found: Mutex::default(),
+    });
+    Arc::clone(&waiter).wake();
+    assert!(calls.take().is_empty());
+    drop(lost);
+    let found = waiter.found.lock().unwrap().take();
+    assert_eq!(found, Some(tenfold(&all())));
+    assert_eq!(calls.take(), [all()]);
+    cache.validate();
+}
+
+#[test]
+fn two_batches_that_wait_for_a_lost_one_call_their_loaders_once_each() {
+    let cache = patient_cache();
+    let calls = Calls::default();
+    let lost = hanging(&cache, all());
+    let (low, high): (Vec<u32>, Vec<u32>) = ((0..300).collect(), (200..KEYS).collect());
+    let mut first = waiting(&cache, low.clone(), &calls);
+    let mut second = waiting(&cache, high.clone(), &calls);
+    drop(lost);
+    assert_eq!(answer(&mut first), tenfold(&low));
+    assert_eq!(answer(&mut second), tenfold(&high));
+    assert_eq!(calls.take(), [low, (300..KEYS).collect()]);
+    cache.validate();
+}
+
+#[test]
+fn keys_of_a_lost_batch_that_were_removed_meanwhile_are_in_the_same_call() {
+    let cache = patient_cache();
+    let calls = Calls::default();
+    let lost = hanging(&cache, all());
+    let mut other = waiting(&cache, all(), &calls);
+    for key in (0..KEYS).step_by(2) {
+        cache.remove(&key);
+    }
+    drop(lost);
+    assert_eq!(answer(&mut other), tenfold(&all()));
+    let [mut keys] = <[Vec<u32>; 1]>::try_from(calls.take()).unwrap();
+    keys.sort_unstable();
+    assert_eq!(keys, all());
+    cache.validate();
+}
+
+#[test]
+fn lost_key_is_loaded_while_an_earlier_key_of_the_batch_is_still_loaded_by_another() {
+    let cache = patient_cache();
+    let calls = Calls::default();
+    let slow = hanging(&cache, vec![1]);
+    let lost = hanging(&cache, vec![2, 3]);
+    let mut other = waiting(&cache, vec![1, 2, 3], &calls);
+    drop(lost);
+    assert!(poll(&mut other).is_pending());
+    assert_eq!(calls.take(), [[2, 3]]);
+    assert_eq!(cache.get(&3), Some(30));
+    drop(slow);
+    assert_eq!(answer(&mut other), tenfold(&[1, 2, 3]));
+    assert_eq!(calls.take(), [[1]]);
+    cache.validate();
+}
+
+#[test]
+fn batch_that_loads_what_it_took_over_does_not_hold_up_waiters_of_its_other_keys() {
+    let cache = patient_cache();
+    let [slow, lost] = [1, 2].map(|key| hanging(&cache, vec![key]));
+    let mut busy: Batch = {
+        let cache = cache.clone();
+        Box::pin(async move {
+            let load = |_| pending::<Result<HashMap<u32, u32>, Infallible>>();
+            let found = cache.get_many_or_load_async(&[1, 2], load).await;
+            found.unwrap()
+        })
+    };
+    assert!(poll(&mut busy).is_pending());
+    let calls = Calls::default();
+    let waiter = Arc::new(PollOnWake {
+        batch: Mutex::new(Some(asking(&cache, vec![1], &calls))),
+        found: Mutex::default(),
+    });
+    Arc::clone(&waiter).wake();
+    drop(lost);
+    // Takes key 2 over. It comes first in the queue of key 1, but cannot lead there.
+    assert!(poll(&mut busy).is_pending());
+    drop(slow);
+    assert_eq!(calls.take(), [[1]]);
+    assert_eq!(*waiter.found.lock().unwrap(), Some(tenfold(&[1])));
+}
