@@ -3,11 +3,13 @@
 mod ages;
 mod budget;
 mod builder;
+mod column;
 #[cfg(feature = "tokio")]
 mod detached;
 mod expiry;
 mod extras;
 mod hash;
+mod index;
 mod iter;
 mod load;
 mod load_async;
@@ -26,6 +28,7 @@ mod snapshot;
 mod tags;
 mod update;
 mod warm;
+mod work;
 mod write;
 
 pub use builder::Builder;

@@ -1,5 +1,6 @@
 //! What leaves a shard, carried out of its lock.
 
+use super::extras::Retired;
 use std::any::Any;
 use std::mem::take;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -36,11 +37,23 @@ pub(crate) struct Removed<K, V> {
 /// of a panic on the way there: of each entry exactly once.
 ///
 /// It must outlive the shard's lock, so declare it before the lock is taken.
-pub(crate) struct Removals<'a, K, V> {
+pub(crate) struct Removals<'a, K, V>
+where
+    K: 'a,
+    V: 'a,
+{
     listener: Option<&'a Listener<K, V>>,
     /// Most writes remove none or one, which takes no allocation.
     first: Option<Removed<K, V>>,
     rest: Vec<Removed<K, V>>,
+    /// Freed when this is dropped.
+    retired: Option<Box<RetiredList<'a>>>,
+}
+
+/// Storage that a shard does not need any more.
+struct RetiredList<'a> {
+    _storage: Box<dyn Retired + 'a>,
+    _rest: Option<Box<Self>>,
 }
 
 impl<'a, K, V> Removals<'a, K, V> {
@@ -49,7 +62,17 @@ impl<'a, K, V> Removals<'a, K, V> {
             listener,
             first: None,
             rest: Vec::new(),
+            retired: None,
         }
+    }
+
+    /// Keeps storage without entries until no lock is held, because it takes long to free.
+    #[cold]
+    pub(crate) fn retire(&mut self, storage: Box<dyn Retired + 'a>) {
+        self.retired = Some(Box::new(RetiredList {
+            _storage: storage,
+            _rest: self.retired.take(),
+        }));
     }
 
     #[inline]
