@@ -76,6 +76,11 @@ impl<T> Slab<T> {
         }
     }
 
+    /// Returns `true` if the next insertion allocates nothing.
+    pub(crate) fn has_room(&self) -> bool {
+        self.free != NO_SLOT || self.slots.room_left() > 0
+    }
+
     /// Returns `true` if the next insertion takes a slot that was never used, and so many such slots or
     /// fewer are left.
     #[inline]

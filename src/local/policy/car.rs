@@ -132,6 +132,9 @@ impl Eviction for Car {
 
     fn renumber(&mut self, slots: usize, slot_of: impl Fn(u32) -> Option<u32>) {
         self.clocks.renumber(slots, slot_of);
+        for history in &mut self.histories {
+            history.shrink(slots);
+        }
     }
 
     fn hottest_first(&self, words: &impl Words) -> Vec<u32> {

@@ -85,6 +85,13 @@ impl History {
         }
     }
 
+    /// Frees memory for more hashes than so many, by forgetting all if there are more.
+    pub(super) fn shrink(&mut self, most: usize) {
+        if self.queue.len > most {
+            *self = Self::default();
+        }
+    }
+
     /// Forgets the oldest hash, unless very many that were added before it have been taken out: then it
     /// discards some of those, and a later call comes to it.
     pub(super) fn forget_oldest(&mut self) {

@@ -511,6 +511,71 @@ mod tests {
     }
 
     #[test]
+    fn generations_never_run_out_and_each_write_merges_a_few_entries() {
+        let mut model = Model::new(20_000, 0);
+        (0..20_000).for_each(|slot| model.fill(slot));
+        let mut random = rng(5);
+        let mut merges = 0;
+        for step in 0..120_000 {
+            let merged_before = model.lru.merges_to.is_some();
+            model.write();
+            model.hit(random(20_000));
+            model.hit(step % 1_000);
+            merges += usize::from(merged_before && model.lru.merges_to.is_none());
+            assert!(model.lru.live_generations() < GENERATIONS);
+            if step % 1_000 == 0 {
+                model.lru.validate(&model.stamps);
+                let victim = model.evict();
+                model.fill(victim);
+            }
+        }
+        assert!(merges > 1, "{merges} merges");
+        assert!(model.most_work <= MERGED_PER_WRITE, "{}", model.most_work);
+    }
+
+    /// Its generations are as short as is right for its entries, and it has a hundred times as many slots.
+    #[test]
+    fn merging_vacant_slots_of_a_shrunk_shard_takes_a_bounded_number_of_steps_a_write() {
+        let mut model = Model::new(50_000, 0);
+        (0..50_000).for_each(|slot| model.fill(slot));
+        (500..50_000).for_each(|slot| model.remove(slot));
+        let mut random = rng(6);
+        for _ in 0..5_000 {
+            model.write();
+            model.hit(random(500));
+            model.hit(random(250));
+        }
+        model.lru.validate(&model.stamps);
+        let most = model.most_work;
+        assert!(most <= MERGED_PER_WRITE_FASTER, "{most}");
+        for _ in 0..1_000 {
+            let victim = model.evict();
+            model.fill(victim);
+        }
+    }
+
+    #[test]
+    fn an_eviction_stops_when_its_work_is_used_up_and_a_later_one_goes_on() {
+        let mut model = Model::new(20_000, 0);
+        (0..20_000).for_each(|slot| model.fill(slot));
+        model.write();
+        (0..20_000).for_each(|slot| model.hit(slot));
+        let mut slices = 0;
+        let victim = loop {
+            let mut work = WorkSlice::new();
+            let victim = model.lru.evict(&model.stamps, &mut work);
+            slices += 1;
+            assert_eq!(victim.is_none(), work.is_used_up());
+            if let Some(victim) = victim {
+                break victim;
+            }
+        };
+        assert!(slices > 5, "{slices} slices");
+        model.vacate(victim as usize);
+        model.lru.validate(&model.stamps);
+    }
+
+    #[test]
     fn an_entry_that_nobody_uses_stays_the_victim_however_many_updates_pass() {
         let mut model = Model::new(50, 0);
         (0..50).for_each(|slot| model.fill(slot));

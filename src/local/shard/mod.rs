@@ -8,6 +8,8 @@ mod clear;
 mod grow;
 #[cfg(feature = "snapshot")]
 mod snapshot;
+#[cfg(test)]
+mod tests;
 mod write;
 
 pub(crate) use clear::FoundDead;

@@ -105,6 +105,7 @@ impl<K, V> Shard<K, V> {
     ) {
         let Some(new) = new.take() else { return };
         self.make_room(work, out);
+        debug_assert!(self.slab.has_room(), "it is full before it has grown");
         let slot = self.slab.insert(Entry {
             key: new.key,
             value: new.value,
