@@ -76,7 +76,10 @@ fn shrink_to_fit_frees_memory_after_a_mass_removal(policy: Policy) {
     cache.shrink_to_fit();
     assert_eq!(cache.len(), left);
     let kept = HeapStats::get().curr_bytes.saturating_sub(empty);
-    assert!(kept < SMALL + left * 400, "{policy:?}: {kept} bytes are kept for {left} entries");
+    assert!(
+        kept < SMALL + left * 400,
+        "{policy:?}: {kept} bytes are kept for {left} entries"
+    );
     cache.validate();
 }
 

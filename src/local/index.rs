@@ -15,7 +15,12 @@ pub(crate) const BUCKETS_PER_STEP: usize = 256;
 pub(crate) struct Index<T> {
     table: HashTable<T>,
     outgrown: Option<Box<Outgrown<T>>>,
+    /// An empty table for the next time that it grows.
+    spare: Option<Box<HashTable<T>>>,
 }
+
+/// A table for fewer values than this is allocated when it is needed.
+const LEAST_SPARE: usize = 1 << 16;
 
 struct Outgrown<T> {
     table: HashTable<T>,
@@ -28,6 +33,7 @@ impl<T> Default for Index<T> {
         Self {
             table: HashTable::new(),
             outgrown: None,
+            spare: None,
         }
     }
 }
@@ -37,6 +43,7 @@ impl<T: Copy> Index<T> {
         Self {
             table: HashTable::with_capacity(capacity),
             outgrown: None,
+            spare: None,
         }
     }
 
@@ -91,6 +98,25 @@ impl<T: Copy> Index<T> {
         self.table.capacity() == self.table.len()
     }
 
+    /// Returns `true` if a large table is almost full and there is no spare one. Allocating a table of four
+    /// million buckets takes two milliseconds, so it is done where no lock is held.
+    #[inline]
+    pub(crate) fn needs_spare(&self) -> bool {
+        let capacity = self.table.capacity();
+        capacity - self.table.len() <= capacity / 64
+            && capacity >= LEAST_SPARE
+            && self.spare.is_none()
+    }
+
+    /// Takes an empty table for the next time that it grows, or gives it back if there is one.
+    pub(crate) fn set_spare(&mut self, table: HashTable<T>) -> Result<(), HashTable<T>> {
+        if self.spare.is_some() {
+            return Err(table);
+        }
+        self.spare = Some(Box::new(table));
+        Ok(())
+    }
+
     /// Inserts a value that is not there. If the table is full it rehashes all values at once: call
     /// [`grow`](Self::grow) before that.
     #[inline]
@@ -108,7 +134,11 @@ impl<T: Copy> Index<T> {
         while self.outgrown.is_some() {
             self.step(usize::MAX, &hash_of);
         }
-        let table = HashTable::with_capacity(capacity.max(self.table.len() + 1));
+        let capacity = capacity.max(self.table.len() + 1);
+        let spare = self.spare.take().map(|spare| *spare);
+        let table = spare
+            .filter(|spare| spare.capacity() >= capacity)
+            .unwrap_or_else(|| HashTable::with_capacity(capacity));
         let table = std::mem::replace(&mut self.table, table);
         if !table.is_empty() {
             self.outgrown = Some(Box::new(Outgrown { table, next: 0 }));
@@ -122,7 +152,9 @@ impl<T: Copy> Index<T> {
         buckets: usize,
         hash_of: impl Fn(&T) -> u64,
     ) -> Option<HashTable<T>> {
-        let Self { table, outgrown } = self;
+        let Self {
+            table, outgrown, ..
+        } = self;
         let Outgrown { table: from, next } = &mut **outgrown.as_mut()?;
         let end = next.saturating_add(buckets).min(from.num_buckets());
         for bucket in *next..end {
@@ -158,6 +190,7 @@ impl<T: Copy> Outgrown<T> {
 mod tests {
     use super::*;
 
+    #[allow(clippy::trivially_copy_pass_by_ref)]
     fn hash_of(value: &u32) -> u64 {
         u64::from(*value).wrapping_mul(0x9E37_79B9_7F4A_7C15)
     }
@@ -188,5 +221,22 @@ mod tests {
         }
         assert_eq!((index.len(), index.iter().count()), (40_000, 40_000));
         assert!(steps > 100, "it grew at once");
+    }
+
+    #[test]
+    fn a_large_table_is_prepared_before_it_is_needed_and_used_once() {
+        let mut index = Index::with_capacity(LEAST_SPARE);
+        let mut value = 0;
+        while !index.needs_spare() {
+            assert!(!index.is_full());
+            index.insert(hash_of(&value), value, hash_of);
+            value += 1;
+        }
+        let spare = || HashTable::with_capacity(4 * LEAST_SPARE);
+        assert!(index.set_spare(spare()).is_ok() && !index.needs_spare());
+        assert!(index.set_spare(spare()).is_err());
+        index.grow(2 * LEAST_SPARE, hash_of);
+        assert!(index.table.capacity() >= 4 * LEAST_SPARE);
+        assert!(index.spare.is_none() && !index.needs_spare());
     }
 }

@@ -11,6 +11,7 @@ use crate::entry::Loaded;
 use crate::flight::{Leader, Outdated, Writing};
 use crate::stats::Count;
 use equivalent::Equivalent;
+use hashbrown::HashTable;
 use std::hash::{BuildHasher, Hash};
 use std::thread;
 use std::time::Duration;
@@ -247,6 +248,10 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
                 }
                 if shard.insert(&mut new, &mut room, now, &mut work, removals) {
                     writing.done();
+                    if shard.needs_spare_table() {
+                        drop(shard);
+                        Self::prepare_table(place.cell);
+                    }
                     return Ok(());
                 }
             }
@@ -255,6 +260,16 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
                 self.evict_elsewhere(place.index, weight, &mut room, now, removals);
             }
         }
+    }
+
+    /// Allocates a table for the index of a shard that is about to grow, without its lock.
+    #[cold]
+    #[inline(never)]
+    fn prepare_table(cell: &Cell<K, V>) {
+        let table = HashTable::with_capacity(cell.shard.read(Shard::next_index_room));
+        // Not dropped under the lock if it is given back.
+        let unneeded = cell.shard.write().set_spare_table(table);
+        drop(unneeded);
     }
 
     /// What a write does first under the lock: see that it may, and revoke loads under way.
@@ -313,7 +328,7 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
         let cells = &self.inner.cells;
         for wait in [false, true] {
             for index in (home + 1..cells.len()).chain(0..home) {
-                while self.evict_slice(&cells[index], wait, weight, room, now, removals) {}
+                while Self::evict_slice(&cells[index], wait, weight, room, now, removals) {}
                 if room.reach(weight) {
                     return;
                 }
@@ -326,7 +341,6 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
     /// Evicts entries of a shard until `room` has `weight`, or the work of one hold of its lock is used up.
     /// Returns whether there is more to evict for it.
     fn evict_slice(
-        &self,
         cell: &Cell<K, V>,
         wait: bool,
         weight: u64,

@@ -146,11 +146,11 @@ impl Queues {
     pub(super) fn insert(&mut self, queue: Queue, slot: u32, word: &AtomicU32, came: u32) {
         let state = NOTED | queue.bit() | (came * CAME);
         self.links.cover(slot);
-        if !self.links.is_filed(slot) {
-            self.file(slot, word, state);
-        } else {
+        if self.links.is_filed(slot) {
             word.store(state | ASTRAY, Relaxed);
             self.astray += 1;
+        } else {
+            self.file(slot, word, state);
         }
     }
 

@@ -96,7 +96,11 @@ impl S3Fifo {
     }
 
     /// Takes out the first of the main queue that was not hit since it was filed or passed by.
-    fn take_victim<'w>(&mut self, words: &'w impl Words, work: &mut WorkSlice) -> Option<Taken<'w>> {
+    fn take_victim<'w>(
+        &mut self,
+        words: &'w impl Words,
+        work: &mut WorkSlice,
+    ) -> Option<Taken<'w>> {
         for passed in 0.. {
             let taken = self.queues.take(MAIN, words, work)?;
             let hits = hits(taken.state);
@@ -117,7 +121,11 @@ impl S3Fifo {
 
     /// Takes an entry out of the small queue. It moves to the main one, or it leaves, or it moves and the
     /// main queue's victim leaves. Returns what has left; the error is that there is none in the queue.
-    fn evict_small(&mut self, words: &impl Words, work: &mut WorkSlice) -> Result<Option<u32>, Empty> {
+    fn evict_small(
+        &mut self,
+        words: &impl Words,
+        work: &mut WorkSlice,
+    ) -> Result<Option<u32>, Empty> {
         let taken = self.queues.take(SMALL, words, work).ok_or(Empty)?;
         let (hits, hash) = (hits(taken.state), words.hash(taken.slot));
         if self.rules.gated {
@@ -143,7 +151,12 @@ impl S3Fifo {
     }
 
     /// The gate: takes the main queue's victim out if this key was asked for more often.
-    fn take_beaten<'w>(&mut self, hash: u32, words: &'w impl Words, work: &mut WorkSlice) -> Option<Taken<'w>> {
+    fn take_beaten<'w>(
+        &mut self,
+        hash: u32,
+        words: &'w impl Words,
+        work: &mut WorkSlice,
+    ) -> Option<Taken<'w>> {
         let count = self.sketch.count(hash);
         if count <= MARGIN {
             return None;

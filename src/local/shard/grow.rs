@@ -5,6 +5,7 @@ use crate::local::index::BUCKETS_PER_STEP;
 use crate::local::policy::Eviction;
 use crate::local::removal::Removals;
 use crate::local::work::WorkSlice;
+use hashbrown::HashTable;
 
 /// How many entries a shard has room for at first.
 const FIRST_ROOM: usize = 16;
@@ -59,11 +60,27 @@ impl<K, V> Shard<K, V> {
     #[cold]
     #[inline(never)]
     pub(super) fn grow_index(&mut self) {
-        let len = self.index.len();
-        let room = self.next_room(len).max(len * 2);
-        let room = room.min(MAX_ENTRIES as usize * 2);
+        let room = self.next_index_room();
         self.index.grow(room, self.slab.hash_of());
         self.grows = true;
+    }
+
+    /// Returns the number of entries that the next table of the index is to have room for.
+    pub(crate) fn next_index_room(&self) -> usize {
+        let len = self.index.len();
+        let room = self.next_room(len).max(len * 2);
+        room.min(MAX_ENTRIES as usize * 2)
+    }
+
+    /// Returns `true` if the index is about to need another table, which is better allocated without a lock.
+    #[inline]
+    pub(crate) fn needs_spare_table(&self) -> bool {
+        self.index.needs_spare()
+    }
+
+    /// Takes an empty table for the index, or gives it back if it has one.
+    pub(crate) fn set_spare_table(&mut self, table: HashTable<u32>) -> Result<(), HashTable<u32>> {
+        self.index.set_spare(table)
     }
 
     /// Returns the number of entries that a shard with so many is to have room for: twice as many, or soon all

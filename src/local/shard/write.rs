@@ -239,7 +239,13 @@ impl<K, V> Shard<K, V> {
         self.go_on_growing(work, out);
         budget.release(self.weight(slot));
         self.take_out(slot, cause, now, out);
-        self.sweep(BLOCKS_PER_WRITE, now, |freed| budget.release(freed), work, out);
+        self.sweep(
+            BLOCKS_PER_WRITE,
+            now,
+            |freed| budget.release(freed),
+            work,
+            out,
+        );
         self.release_if_empty(out);
         true
     }
