@@ -33,6 +33,9 @@ pub(crate) struct Removed<K, V> {
     pub(crate) cause: RemovalCause,
 }
 
+/// How many removed entries there are in a chunk.
+const CHUNK: usize = 1_024;
+
 /// Entries that have left. The listener is told of them by `finish`, or when this is dropped because
 /// of a panic on the way there: of each entry exactly once.
 ///
@@ -45,7 +48,8 @@ where
     listener: Option<&'a Listener<K, V>>,
     /// Most writes remove none or one, which takes no allocation.
     first: Option<Removed<K, V>>,
-    rest: Vec<Removed<K, V>>,
+    /// In chunks, so that no push under a lock moves all of them.
+    rest: Vec<Vec<Removed<K, V>>>,
     /// Freed when this is dropped.
     retired: Option<Box<RetiredList<'a>>>,
 }
@@ -86,11 +90,19 @@ impl<'a, K, V> Removals<'a, K, V> {
 
     #[cold]
     fn push_another(&mut self, removed: Removed<K, V>) {
-        self.rest.push(removed);
+        match self.rest.last_mut() {
+            Some(chunk) if chunk.len() < CHUNK => chunk.push(removed),
+            Some(_) => {
+                let mut chunk = Vec::with_capacity(CHUNK);
+                chunk.push(removed);
+                self.rest.push(chunk);
+            }
+            None => self.rest.push(vec![removed]),
+        }
     }
 
     pub(crate) fn len(&self) -> usize {
-        usize::from(self.first.is_some()) + self.rest.len()
+        usize::from(self.first.is_some()) + self.rest.iter().map(Vec::len).sum::<usize>()
     }
 
     /// Tells the listener of every entry, then drops all but the first, which is returned.
@@ -129,7 +141,7 @@ impl<'a, K, V> Removals<'a, K, V> {
         let (first, rest) = (self.first.take(), take(&mut self.rest));
         let mut panicked = None;
         if let Some(listener) = self.listener {
-            for Removed { key, value, cause } in first.iter().chain(&rest) {
+            for Removed { key, value, cause } in first.iter().chain(rest.iter().flatten()) {
                 let told = catch_unwind(AssertUnwindSafe(|| listener(key, value, *cause)));
                 panicked = panicked.or(told.err());
             }
