@@ -2,6 +2,7 @@
 
 use super::budget::Reservation;
 use super::extras::{Extra, Origin};
+use super::index::Index;
 use super::removal::{RemovalCause, Removals};
 use super::shard::{FoundDead, NewEntry, Shard};
 use super::work::WorkSlice;
@@ -11,7 +12,6 @@ use crate::entry::Loaded;
 use crate::flight::{Leader, Outdated, Writing};
 use crate::stats::Count;
 use equivalent::Equivalent;
-use hashbrown::HashTable;
 use std::hash::{BuildHasher, Hash};
 use std::thread;
 use std::time::Duration;
@@ -266,7 +266,7 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
     #[cold]
     #[inline(never)]
     fn prepare_table(cell: &Cell<K, V>) {
-        let table = HashTable::with_capacity(cell.shard.read(Shard::next_index_room));
+        let table = Index::prepare_table(cell.shard.read(Shard::next_index_room));
         // Not dropped under the lock if it is given back.
         let unneeded = cell.shard.write().set_spare_table(table);
         drop(unneeded);
