@@ -354,3 +354,66 @@ fn an_insert_gets_room_from_a_shard_that_is_always_read() {
     assert_eq!(cache.len(), 1);
     cache.validate();
 }
+
+/// The survivor of a scan of keys that are asked for once, in a cache of so few entries.
+fn hot_key_survives_a_scan(policy: Policy, capacity: usize, hit_during_the_scan: bool) -> bool {
+    let cache = build(bounded(capacity, 1).policy(policy));
+    for key in 0..capacity as u64 {
+        cache.insert(key, key);
+    }
+    let survives = |scanned: std::ops::Range<u64>| {
+        scanned.clone().all(|key| {
+            cache.insert(FRESH + key, key);
+            !hit_during_the_scan || cache.get(&0).is_some() && cache.get(&0).is_some()
+        }) && cache.contains_key(&0)
+    };
+    assert!((0..3).all(|_| cache.get(&0).is_some()));
+    survives(0..100)
+}
+
+#[test]
+fn hot_key_survives_a_scan_of_other_keys_at_the_smallest_capacities() {
+    for capacity in 2..=8 {
+        for policy in POLICIES {
+            let survives = hot_key_survives_a_scan(policy, capacity, true);
+            assert!(survives, "{policy:?} of {capacity}, hit during the scan");
+        }
+        // These two promise it of a key that has been promoted, without another hit.
+        for policy in [Policy::S3Fifo, Policy::Car] {
+            let survives = hot_key_survives_a_scan(policy, capacity, false);
+            assert!(survives, "{policy:?} of {capacity}");
+        }
+    }
+}
+
+/// An entry as heavy as most others together takes many evictions. If they came under one hold of the lock,
+/// whoever counts evictions would see none of them or all.
+#[test]
+fn other_callers_proceed_while_a_heavy_entry_evicts_many() {
+    const ENTRIES: u64 = 100_000;
+    let seen_between = || {
+        let (cache, told) = counted(weighted(ENTRIES, 1));
+        (0..ENTRIES).for_each(|key| cache.insert(key, 1));
+        let done = AtomicBool::new(false);
+        let seen = thread::scope(|scope| {
+            let observer = scope.spawn(|| {
+                let mut seen = 0;
+                while !done.load(Relaxed) {
+                    let stats = cache.stats();
+                    assert!(stats.weight <= ENTRIES);
+                    seen += u64::from(stats.evicted > 0 && stats.evicted < ENTRIES - 10);
+                }
+                seen
+            });
+            cache.insert(FRESH, ENTRIES - 10);
+            done.store(true, Relaxed);
+            observer.join().unwrap()
+        });
+        assert_eq!(cache.get(&FRESH), Some(ENTRIES - 10));
+        assert_eq!(told.lock().unwrap()[&RemovalCause::Evicted], ENTRIES - 10);
+        cache.validate();
+        seen
+    };
+    // An observer to whom the system gives no time sees nothing.
+    assert!((0..20).any(|_| seen_between() > 0));
+}

@@ -1,7 +1,8 @@
 //! What policies take beside their entries, as the allocator counts it.
 
 use dhat::{Alloc, HeapStats, Profiler};
-use hotset::{LocalCache, Policy};
+use hotset::{Loaded, LocalCache, Policy};
+use std::time::Duration;
 
 #[global_allocator]
 static ALLOCATOR: Alloc = Alloc;
@@ -20,11 +21,78 @@ fn bytes(policy: Policy, entries: u64) -> usize {
     HeapStats::get().curr_bytes - before
 }
 
+const POLICIES: [Policy; 4] = [Policy::Lru, Policy::S3Fifo, Policy::Car, Policy::Adaptive];
+const ENTRIES: u64 = 50_000;
+/// Bytes that a cache may keep without entries, beside those that it had at first.
+const SMALL: usize = 32 << 10;
+
+/// A cache with metadata of each kind that was full once and has evicted, and the bytes that were allocated
+/// when it was empty. It takes more than 50 bytes an entry.
+fn filled(policy: Policy) -> (LocalCache<u64, u64>, usize) {
+    let weighted = LocalCache::builder().max_weight(ENTRIES).weigher(|_, _| 1);
+    let idle = weighted.time_to_idle(Duration::from_secs(3_600)).shards(8);
+    let refreshed = idle.refresh_after(Duration::from_secs(60)).policy(policy);
+    let cache = refreshed.build().unwrap();
+    let empty = HeapStats::get().curr_bytes;
+    for key in 0..ENTRIES * 2 {
+        let tags = (key % 4_096 == 0).then_some("tag");
+        cache.insert_loaded(key, Loaded::new(key).tags(tags));
+    }
+    for key in ENTRIES..ENTRIES * 2 {
+        cache.insert(key, key);
+    }
+    assert!(HeapStats::get().curr_bytes > empty + 2_500_000);
+    (cache, empty)
+}
+
+fn clear_frees_the_memory_of_all_entries(policy: Policy) {
+    let (cache, empty) = filled(policy);
+    cache.clear();
+    let kept = HeapStats::get().curr_bytes.saturating_sub(empty);
+    assert!(kept < SMALL, "{policy:?}: {kept} bytes are kept");
+}
+
+fn removing_all_entries_frees_their_memory(policy: Policy) {
+    let (cache, empty) = filled(policy);
+    for (key, _) in &cache {
+        cache.remove(&key);
+    }
+    assert!(cache.is_empty());
+    let kept = HeapStats::get().curr_bytes.saturating_sub(empty);
+    assert!(kept < SMALL, "{policy:?}: {kept} bytes are kept");
+}
+
+fn shrink_to_fit_frees_memory_after_a_mass_removal(policy: Policy) {
+    let (cache, empty) = filled(policy);
+    let mut left = 0;
+    for (key, _) in &cache {
+        if key % 1_000 != 0 {
+            cache.remove(&key);
+        } else {
+            left += 1;
+        }
+    }
+    assert!(left > 20);
+    cache.shrink_to_fit();
+    assert_eq!(cache.len(), left);
+    let kept = HeapStats::get().curr_bytes.saturating_sub(empty);
+    assert!(
+        kept < SMALL + left * 400,
+        "{policy:?}: {kept} bytes are kept for {left} entries"
+    );
+    cache.validate();
+}
+
 /// One test, since it counts what all of the process holds.
 #[test]
 fn adaptive_takes_no_more_than_four_bytes_an_entry_beyond_lru() {
     let _profiler = Profiler::builder().testing().build();
     nothing_is_kept_of_what_left_without_eviction();
+    for policy in POLICIES {
+        clear_frees_the_memory_of_all_entries(policy);
+        removing_all_entries_frees_their_memory(policy);
+        shrink_to_fit_frees_memory_after_a_mass_removal(policy);
+    }
     for entries in [1_000, 100_000, 1_000_000] {
         let (lru, adaptive) = (
             bytes(Policy::Lru, entries),

@@ -1,5 +1,6 @@
 //! When the values of a shard were read from where they come from, by slot.
 
+use super::column::Column;
 use crate::clock::Nanos;
 use std::time::Duration;
 
@@ -9,9 +10,8 @@ const DAY: Nanos = 24 * 3_600 * 1_000_000_000;
 /// No value is older than this when it comes, so that it can become older before the wrap.
 const OLDEST: Nanos = 100 * DAY;
 
-#[derive(Default)]
 pub(crate) struct Ages {
-    read_at: Vec<u32>,
+    pub(crate) read_at: Column<u32>,
 }
 
 /// Wrapped around.
@@ -21,19 +21,22 @@ const fn tick(time: Nanos) -> u32 {
 }
 
 impl Ages {
+    pub(crate) const fn new() -> Self {
+        Self {
+            read_at: Column::new(),
+        }
+    }
+
     /// A slot is filled now with a value of this age.
     #[inline]
     pub(crate) fn set(&mut self, slot: u32, now: Nanos, age: Nanos) {
-        let slot = slot as usize;
-        if self.read_at.len() <= slot {
-            self.read_at.resize(slot + 1, 0);
-        }
-        self.read_at[slot] = tick(now.wrapping_sub(age.min(OLDEST)));
+        let read_at = tick(now.wrapping_sub(age.min(OLDEST)));
+        self.read_at.put(slot, read_at);
     }
 
     /// How old the value in a slot is.
     pub(crate) fn of(&self, slot: u32, now: Nanos) -> Duration {
-        let ticks = tick(now).wrapping_sub(self.read_at[slot as usize]);
+        let ticks = tick(now).wrapping_sub(self.read_at.get(slot).copied().unwrap_or(0));
         // The last day before the wrap is of a clock that went back.
         let ticks = if ticks > u32::MAX - tick(DAY) {
             0
@@ -58,17 +61,17 @@ mod tests {
 
     #[test]
     fn ages_grow_also_past_the_wrap() {
-        let mut ages = Ages::default();
+        let mut ages = Ages::new();
         for now in [0, 5 * SECOND, 207 * DAY, 208 * DAY, 1_000 * DAY] {
-            ages.set(7, now, 0);
-            assert_about(ages.of(7, now), 0);
-            assert_about(ages.of(7, now + 200 * DAY), 200 * DAY);
+            ages.set(0, now, 0);
+            assert_about(ages.of(0, now), 0);
+            assert_about(ages.of(0, now + 200 * DAY), 200 * DAY);
         }
     }
 
     #[test]
     fn a_value_may_be_old_when_it_comes_and_older_than_the_clock() {
-        let mut ages = Ages::default();
+        let mut ages = Ages::new();
         ages.set(0, 20 * SECOND, 3 * SECOND);
         assert_about(ages.of(0, 21 * SECOND), 4 * SECOND);
         ages.set(0, SECOND, 3_600 * SECOND);
@@ -79,7 +82,7 @@ mod tests {
 
     #[test]
     fn a_clock_that_goes_back_makes_values_young() {
-        let mut ages = Ages::default();
+        let mut ages = Ages::new();
         ages.set(0, 20 * SECOND, 0);
         assert_eq!(ages.of(0, 10 * SECOND), Duration::ZERO);
     }

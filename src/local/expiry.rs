@@ -38,6 +38,16 @@ impl Expiry {
         }
     }
 
+    /// Forgets all deadlines, to be told of those of so many slots, whose numbers are others now. A search of
+    /// all that is under way begins again.
+    pub(crate) fn restart(&mut self, slots: u32) {
+        let searches = self.to_search > 0;
+        *self = Self::new(self.grace);
+        if searches {
+            self.search_all(slots);
+        }
+    }
+
     /// Notes that a slot was filled.
     #[inline]
     pub(crate) fn set(&mut self, slot: u32, deadline: Nanos) {

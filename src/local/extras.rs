@@ -1,6 +1,7 @@
 //! What lies beside an entry, by slot, in a cache that has such a thing: most have none of it, and
 //! hits do not look at what is not there.
 
+use super::column::Column;
 use crate::clock::Nanos;
 use crate::local::renewal::{Renewals, Rules};
 use crate::local::tags::Tagged;
@@ -10,15 +11,17 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 pub(crate) struct Extras {
     idle: Option<Idle>,
-    /// Empty until an entry has tags.
-    tags: Vec<Option<Box<Tagged>>>,
+    tags: TagsBySlot,
     pub(crate) renewals: Option<Renewals>,
     births: Option<Births>,
     /// `None` where each entry weighs 1.
-    weights: Option<Vec<u64>>,
-    /// Whether a weight was given, and is not the weigher's. Empty until an entry is given one.
-    given_weights: Vec<bool>,
+    weights: Option<Weights>,
 }
+
+/// Storage that has grown out of use. Dropping it takes long, so it is dropped where no lock is held.
+pub(crate) trait Retired {}
+
+impl<T> Retired for T {}
 
 /// What the entries of a cache have beside them, whether or not they have tags.
 #[derive(Clone, Copy, Default)]
@@ -38,13 +41,14 @@ impl Kinds {
 struct Births {
     /// What is older is dead.
     floor: Arc<AtomicU64>,
-    epochs: Vec<u64>,
+    epochs: Column<u64>,
 }
 
 impl Births {
     /// Whoever comes after the floor was raised sees it, so relaxed.
     fn is_current(&self, slot: u32) -> bool {
-        self.epochs[slot as usize] >= self.floor.load(Relaxed)
+        let epoch = self.epochs.get(slot).copied().unwrap_or(0);
+        epoch >= self.floor.load(Relaxed)
     }
 }
 
@@ -52,7 +56,77 @@ impl Births {
 struct Idle {
     time: Nanos,
     /// How far they may move each.
-    limits: Vec<Nanos>,
+    limits: Column<Nanos>,
+}
+
+/// What entries weigh, by slot. A vacant slot weighs nothing.
+struct Weights {
+    by_slot: Column<u64>,
+    /// Whether the weight was given, and is not the weigher's.
+    given: Column<bool>,
+    total: u64,
+}
+
+impl Weights {
+    fn set(&mut self, slot: u32, weight: u64, given: bool) {
+        self.total = self.total - self.of(slot) + weight;
+        self.by_slot.put(slot, weight);
+        self.given.put(slot, given);
+    }
+
+    fn of(&self, slot: u32) -> u64 {
+        self.by_slot.get(slot).copied().unwrap_or(0)
+    }
+}
+
+/// How many slots share a block of tags.
+const TAG_BLOCK: usize = 256;
+
+/// The tags of entries, in blocks that exist once an entry of theirs has tags. So the first entry with tags
+/// of a large shard costs no more than one block.
+#[derive(Default)]
+struct TagsBySlot {
+    blocks: Vec<Option<Box<[Tags; TAG_BLOCK]>>>,
+}
+
+type Tags = Option<Box<Tagged>>;
+
+impl TagsBySlot {
+    fn is_empty(&self) -> bool {
+        self.blocks.is_empty()
+    }
+
+    fn get(&self, slot: u32) -> Option<&Tagged> {
+        let block = self.blocks.get(slot as usize / TAG_BLOCK)?.as_ref()?;
+        block[slot as usize % TAG_BLOCK].as_deref()
+    }
+
+    fn set(&mut self, slot: u32, tags: Tags) {
+        let (block, at) = (slot as usize / TAG_BLOCK, slot as usize % TAG_BLOCK);
+        if tags.is_none() {
+            if let Some(Some(block)) = self.blocks.get_mut(block) {
+                block[at] = None;
+            }
+            return;
+        }
+        if self.blocks.len() <= block {
+            self.blocks.resize_with(block + 1, || None);
+        }
+        let block = self.blocks[block].get_or_insert_with(|| Box::new([const { None }; TAG_BLOCK]));
+        block[at] = tags;
+    }
+
+    /// Returns the tags of these slots, in this order.
+    fn select(&mut self, slots: &[u32]) -> Self {
+        let mut selected = Self::default();
+        for (to, &from) in (0..).zip(slots) {
+            let block = self.blocks.get_mut(from as usize / TAG_BLOCK);
+            if let Some(Some(block)) = block {
+                selected.set(to, block[from as usize % TAG_BLOCK].take());
+            }
+        }
+        selected
+    }
 }
 
 /// What an entry is stored with.
@@ -90,6 +164,10 @@ impl Origin {
 }
 
 impl Idle {
+    fn limit(&self, slot: u32) -> Nanos {
+        self.limits.get(slot).copied().unwrap_or(0)
+    }
+
     fn deadline(&self, now: Nanos, limit: Nanos) -> Nanos {
         limit.min(now.saturating_add(self.time))
     }
@@ -97,17 +175,20 @@ impl Idle {
 
 impl Extras {
     pub(crate) fn new(kinds: Kinds, floor: Option<Arc<AtomicU64>>) -> Self {
-        let limits = Vec::new();
+        let limits = Column::new();
         Self {
             idle: kinds.time_to_idle.map(|time| Idle { time, limits }),
-            tags: Vec::new(),
+            tags: TagsBySlot::default(),
             births: floor.map(|floor| Births {
                 floor,
-                epochs: Vec::new(),
+                epochs: Column::new(),
             }),
             renewals: kinds.renewal.map(Renewals::new),
-            weights: kinds.weighted.then(Vec::new),
-            given_weights: Vec::new(),
+            weights: kinds.weighted.then(|| Weights {
+                by_slot: Column::new(),
+                given: Column::new(),
+                total: 0,
+            }),
         }
     }
 
@@ -116,29 +197,17 @@ impl Extras {
         if let Some(renewals) = &mut self.renewals {
             renewals.set(slot, now, extra.origin.load_time);
         }
-        let slot = slot as usize;
         if let Some(weights) = &mut self.weights {
-            put(weights, slot, extra.weight);
-            if extra.given_weight && self.given_weights.len() <= slot {
-                self.given_weights.resize(slot + 1, false);
-            }
-            if let Some(given) = self.given_weights.get_mut(slot) {
-                *given = extra.given_weight;
-            }
+            weights.set(slot, extra.weight, extra.given_weight);
         }
         if let Some(births) = &mut self.births {
-            put(&mut births.epochs, slot, extra.origin.epoch);
+            births.epochs.put(slot, extra.origin.epoch);
         }
-        if extra.origin.tags.is_some() && self.tags.len() <= slot {
-            self.tags.resize_with(slot + 1, || None);
-        }
-        if let Some(tags) = self.tags.get_mut(slot) {
-            *tags = extra.origin.tags;
-        }
+        self.tags.set(slot, extra.origin.tags);
         match &mut self.idle {
             None => limit,
             Some(idle) => {
-                put(&mut idle.limits, slot, limit);
+                idle.limits.put(slot, limit);
                 idle.deadline(now, limit)
             }
         }
@@ -148,7 +217,7 @@ impl Extras {
     /// moves to before what it was when the shard was last written to, so bounds hold.
     pub(crate) fn hit(&self, slot: u32, deadline: &AtomicU64, now: impl FnOnce() -> Nanos) -> bool {
         if let Some(idle) = &self.idle {
-            let moved = idle.deadline(now(), idle.limits[slot as usize]);
+            let moved = idle.deadline(now(), idle.limit(slot));
             if moved > deadline.load(Relaxed) {
                 deadline.store(moved, Relaxed);
             }
@@ -158,26 +227,95 @@ impl Extras {
 
     /// The slot is vacant now.
     pub(crate) fn clear(&mut self, slot: u32) {
-        if let Some(tags) = self.tags.get_mut(slot as usize) {
-            *tags = None;
+        self.tags.set(slot, None);
+        if let Some(weights) = &mut self.weights {
+            weights.set(slot, 0, false);
         }
     }
 
     pub(crate) fn weight(&self, slot: u32) -> u64 {
         let weights = self.weights.as_ref();
-        weights.map_or(1, |weights| weights[slot as usize])
+        weights.map_or(1, |weights| weights.of(slot))
+    }
+
+    /// What all entries weigh, in a cache that weighs.
+    pub(crate) fn total_weight(&self) -> Option<u64> {
+        Some(self.weights.as_ref()?.total)
+    }
+
+    /// Begins to make room for so many slots.
+    pub(crate) fn grow(&mut self, slots: usize) {
+        let Self {
+            idle,
+            renewals,
+            births,
+            weights,
+            ..
+        } = self;
+        if let Some(idle) = idle {
+            idle.limits.grow(slots);
+        }
+        if let Some(renewals) = renewals {
+            renewals.slots.grow(slots);
+        }
+        if let Some(births) = births {
+            births.epochs.grow(slots);
+        }
+        if let Some(weights) = weights {
+            weights.by_slot.grow(slots);
+            weights.given.grow(slots);
+        }
+    }
+
+    /// Goes on with it, for up to `most` slots, and calls `retire` with storage that has grown out of use.
+    pub(crate) fn step<'a>(&mut self, most: usize, mut retire: impl FnMut(Box<dyn Retired + 'a>)) {
+        let mut step = |column: Option<&mut Column<u64>>| {
+            if let Some(emptied) = column.and_then(|column| column.step(most)) {
+                retire(Box::new(emptied));
+            }
+        };
+        step(self.idle.as_mut().map(|idle| &mut idle.limits));
+        step(self.births.as_mut().map(|births| &mut births.epochs));
+        step(self.weights.as_mut().map(|weights| &mut weights.by_slot));
+        let weights = self.weights.as_mut();
+        if let Some(emptied) = weights.and_then(|weights| weights.given.step(most)) {
+            retire(Box::new(emptied));
+        }
+        let renewals = self.renewals.as_mut();
+        if let Some(emptied) = renewals.and_then(|renewals| renewals.slots.step(most)) {
+            retire(Box::new(emptied));
+        }
+    }
+
+    /// Takes what these slots have, which are all that are occupied, for the first slots of as many as `room`.
+    pub(crate) fn select(&mut self, slots: &[u32], room: usize) {
+        if let Some(idle) = &mut self.idle {
+            idle.limits = idle.limits.select(slots, room);
+        }
+        if let Some(renewals) = &mut self.renewals {
+            renewals.slots = renewals.slots.select(slots, room);
+        }
+        if let Some(births) = &mut self.births {
+            births.epochs = births.epochs.select(slots, room);
+        }
+        if let Some(weights) = &mut self.weights {
+            weights.by_slot = weights.by_slot.select(slots, room);
+            weights.given = weights.given.select(slots, room);
+        }
+        self.tags = self.tags.select(slots);
     }
 
     /// How far hits may move an entry's deadline, in a cache where they do.
     pub(crate) fn idle_limit(&self, slot: u32) -> Option<Nanos> {
         let idle = self.idle.as_ref()?;
-        Some(idle.limits[slot as usize])
+        Some(idle.limit(slot))
     }
 
     /// Returns the weight that an entry was given, or `None` if the weigher was asked.
     pub(crate) fn own_weight(&self, slot: u32) -> Option<u64> {
-        let given = self.given_weights.get(slot as usize) == Some(&true);
-        given.then(|| self.weight(slot))
+        let weights = self.weights.as_ref()?;
+        let given = weights.given.get(slot) == Some(&true);
+        given.then(|| weights.of(slot))
     }
 
     /// Was no tag of the entry invalidated, and the entry not forgotten?
@@ -192,18 +330,11 @@ impl Extras {
     }
 
     pub(crate) fn tags(&self, slot: u32) -> Option<&Tagged> {
-        self.tags.get(slot as usize)?.as_deref()
+        self.tags.get(slot)
     }
 
     /// May entries be dead before their deadline?
     pub(crate) fn may_die(&self) -> bool {
         !self.tags.is_empty() || self.births.is_some()
     }
-}
-
-fn put(figures: &mut Vec<u64>, slot: usize, figure: u64) {
-    if figures.len() <= slot {
-        figures.resize(slot + 1, 0);
-    }
-    figures[slot] = figure;
 }

@@ -3,11 +3,13 @@
 mod ages;
 mod budget;
 mod builder;
+mod column;
 #[cfg(feature = "tokio")]
 mod detached;
 mod expiry;
 mod extras;
 mod hash;
+mod index;
 mod iter;
 mod load;
 mod load_async;
@@ -27,6 +29,7 @@ mod tags;
 mod update;
 mod waiting;
 mod warm;
+mod work;
 mod write;
 
 pub use builder::Builder;

@@ -1,5 +1,6 @@
 //! What leaves a shard, carried out of its lock.
 
+use super::extras::Retired;
 use std::any::Any;
 use std::mem::take;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -32,15 +33,31 @@ pub(crate) struct Removed<K, V> {
     pub(crate) cause: RemovalCause,
 }
 
+/// How many removed entries there are in a chunk.
+const CHUNK: usize = 1_024;
+
 /// Entries that have left. The listener is told of them by `finish`, or when this is dropped because
 /// of a panic on the way there: of each entry exactly once.
 ///
 /// It must outlive the shard's lock, so declare it before the lock is taken.
-pub(crate) struct Removals<'a, K, V> {
+pub(crate) struct Removals<'a, K, V>
+where
+    K: 'a,
+    V: 'a,
+{
     listener: Option<&'a Listener<K, V>>,
     /// Most writes remove none or one, which takes no allocation.
     first: Option<Removed<K, V>>,
-    rest: Vec<Removed<K, V>>,
+    /// In chunks, so that no push under a lock moves all of them.
+    rest: Vec<Vec<Removed<K, V>>>,
+    /// Freed when this is dropped.
+    retired: Option<Box<RetiredList<'a>>>,
+}
+
+/// Storage that a shard does not need any more.
+struct RetiredList<'a> {
+    _storage: Box<dyn Retired + 'a>,
+    _rest: Option<Box<Self>>,
 }
 
 impl<'a, K, V> Removals<'a, K, V> {
@@ -49,7 +66,17 @@ impl<'a, K, V> Removals<'a, K, V> {
             listener,
             first: None,
             rest: Vec::new(),
+            retired: None,
         }
+    }
+
+    /// Keeps storage without entries until no lock is held, because it takes long to free.
+    #[cold]
+    pub(crate) fn retire(&mut self, storage: Box<dyn Retired + 'a>) {
+        self.retired = Some(Box::new(RetiredList {
+            _storage: storage,
+            _rest: self.retired.take(),
+        }));
     }
 
     #[inline]
@@ -63,11 +90,19 @@ impl<'a, K, V> Removals<'a, K, V> {
 
     #[cold]
     fn push_another(&mut self, removed: Removed<K, V>) {
-        self.rest.push(removed);
+        match self.rest.last_mut() {
+            Some(chunk) if chunk.len() < CHUNK => chunk.push(removed),
+            Some(_) => {
+                let mut chunk = Vec::with_capacity(CHUNK);
+                chunk.push(removed);
+                self.rest.push(chunk);
+            }
+            None => self.rest.push(vec![removed]),
+        }
     }
 
     pub(crate) fn len(&self) -> usize {
-        usize::from(self.first.is_some()) + self.rest.len()
+        usize::from(self.first.is_some()) + self.rest.iter().map(Vec::len).sum::<usize>()
     }
 
     /// Tells the listener of every entry, then drops all but the first, which is returned.
@@ -106,7 +141,7 @@ impl<'a, K, V> Removals<'a, K, V> {
         let (first, rest) = (self.first.take(), take(&mut self.rest));
         let mut panicked = None;
         if let Some(listener) = self.listener {
-            for Removed { key, value, cause } in first.iter().chain(&rest) {
+            for Removed { key, value, cause } in first.iter().chain(rest.iter().flatten()) {
                 let told = catch_unwind(AssertUnwindSafe(|| listener(key, value, *cause)));
                 panicked = panicked.or(told.err());
             }

@@ -4,6 +4,7 @@
 //! Prevention", VLDB 2015): each hit renews with a chance that grows as the deadline comes near,
 //! measured in the time that a load takes.
 
+use super::column::Column;
 use crate::clock::{NEVER, Nanos};
 use crate::random;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -27,10 +28,11 @@ pub(crate) struct Rules {
 /// What the rules say of a shard's entries, by slot. Words that hits write are atomic.
 pub(crate) struct Renewals {
     rules: Rules,
-    slots: Vec<Slot>,
+    pub(crate) slots: Column<Slot>,
 }
 
-struct Slot {
+#[derive(Default)]
+pub(crate) struct Slot {
     refresh_at: Nanos,
     /// How long the load of this entry took.
     load_time: Nanos,
@@ -44,34 +46,32 @@ impl Renewals {
     pub(crate) const fn new(rules: Rules) -> Self {
         Self {
             rules,
-            slots: Vec::new(),
+            slots: Column::new(),
         }
     }
 
     /// Notes that a slot was filled.
     pub(crate) fn set(&mut self, slot: u32, now: Nanos, load_time: Nanos) {
         let refresh_after = self.rules.refresh_after;
-        let new = || Slot {
+        let new = Slot {
             refresh_at: refresh_after.map_or(NEVER, |after| now.saturating_add(after)),
             load_time,
             not_before: AtomicU64::new(0),
             failed_until: AtomicU64::new(0),
         };
-        let slot = slot as usize;
-        if self.slots.len() <= slot {
-            self.slots.resize_with(slot + 1, new);
-        }
-        self.slots[slot] = new();
+        self.slots.put(slot, new);
     }
 
     /// Returns how long the load of an entry took.
     pub(crate) fn load_time(&self, slot: u32) -> Nanos {
-        self.slots[slot as usize].load_time
+        self.slots.get(slot).map_or(0, |slot| slot.load_time)
     }
 
     /// Is this live entry to be renewed, by the caller? Says yes to one of many.
     pub(crate) fn claim(&self, slot: u32, deadline: Nanos, now: Nanos) -> bool {
-        let slot = &self.slots[slot as usize];
+        let Some(slot) = self.slots.get(slot) else {
+            return false;
+        };
         let not_before = slot.not_before.load(Relaxed);
         if now < not_before || !(now >= slot.refresh_at || self.is_early(slot, deadline, now)) {
             return false;
@@ -96,9 +96,10 @@ impl Renewals {
     /// A load of this entry has failed.
     pub(crate) fn failed(&self, slot: u32, now: Nanos) {
         let until = now.saturating_add(self.rules.throttle);
-        let slot = &self.slots[slot as usize];
-        slot.not_before.store(until, Relaxed);
-        slot.failed_until.store(until, Relaxed);
+        if let Some(slot) = self.slots.get(slot) {
+            slot.not_before.store(until, Relaxed);
+            slot.failed_until.store(until, Relaxed);
+        }
     }
 
     /// May this expired entry serve in place of a load that failed?
@@ -108,7 +109,8 @@ impl Renewals {
 
     /// Has a load failed so short a time ago that none is tried?
     pub(crate) fn is_throttled(&self, slot: u32, now: Nanos) -> bool {
-        now < self.slots[slot as usize].failed_until.load(Relaxed)
+        let slot = self.slots.get(slot);
+        slot.is_some_and(|slot| now < slot.failed_until.load(Relaxed))
     }
 }
 
@@ -156,13 +158,13 @@ mod tests {
             ..RULES
         };
         let mut renewals = Renewals::new(rules);
-        renewals.set(3, 1_000, 7);
-        assert!(!renewals.claim(3, NEVER, 1_099));
-        assert!(renewals.claim(3, NEVER, 1_100));
-        assert!(!renewals.claim(3, NEVER, 1_104));
-        assert!(renewals.claim(3, NEVER, 1_105));
-        renewals.failed(3, 1_109);
-        assert!(!renewals.claim(3, NEVER, 1_113) && renewals.is_throttled(3, 1_113));
-        assert!(renewals.claim(3, NEVER, 1_114) && !renewals.is_throttled(3, 1_114));
+        renewals.set(0, 1_000, 7);
+        assert!(!renewals.claim(0, NEVER, 1_099));
+        assert!(renewals.claim(0, NEVER, 1_100));
+        assert!(!renewals.claim(0, NEVER, 1_104));
+        assert!(renewals.claim(0, NEVER, 1_105));
+        renewals.failed(0, 1_109);
+        assert!(!renewals.claim(0, NEVER, 1_113) && renewals.is_throttled(0, 1_113));
+        assert!(renewals.claim(0, NEVER, 1_114) && !renewals.is_throttled(0, 1_114));
     }
 }

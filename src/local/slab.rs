@@ -1,26 +1,34 @@
 //! Slots addressed by `u32`, stable while they are occupied.
 
+use super::column::Column;
+
 /// What a slot number can never be: the end of the free list.
 const NO_SLOT: u32 = u32::MAX;
 
 /// Values in slots; a freed slot is the next to be used again.
 #[repr(C)]
 pub(crate) struct Slab<T> {
-    slots: Vec<Slot<T>>,
+    slots: Column<Slot<T>>,
     free: u32,
     len: u32,
 }
 
 /// As large as a `T` that has a niche, such as a `NonZero` field.
-enum Slot<T> {
+pub(crate) enum Slot<T> {
     Occupied(T),
     Vacant { next: u32 },
+}
+
+impl<T> Default for Slot<T> {
+    fn default() -> Self {
+        Self::Vacant { next: NO_SLOT }
+    }
 }
 
 impl<T> Slab<T> {
     pub(crate) const fn new() -> Self {
         Self {
-            slots: Vec::new(),
+            slots: Column::new(),
             free: NO_SLOT,
             len: 0,
         }
@@ -32,14 +40,29 @@ impl<T> Slab<T> {
     }
 
     /// One more than the highest slot in use.
+    #[inline]
     #[allow(clippy::cast_possible_truncation)]
     pub(crate) fn end(&self) -> u32 {
         self.slots.len() as u32
     }
 
+    /// The number of slots that there is memory for.
+    pub(crate) fn capacity(&self) -> usize {
+        self.slots.capacity()
+    }
+
+    /// Like [`get`](Self::get), but returns `None` for a slot that has not moved to the larger storage yet.
+    #[inline(always)]
+    pub(crate) fn get_moved(&self, slot: u32) -> Option<&T> {
+        match self.slots.get_moved(slot) {
+            Some(Slot::Occupied(value)) => Some(value),
+            _ => None,
+        }
+    }
+
     #[inline]
     pub(crate) fn get(&self, slot: u32) -> Option<&T> {
-        match self.slots.get(slot as usize) {
+        match self.slots.get(slot) {
             Some(Slot::Occupied(value)) => Some(value),
             _ => None,
         }
@@ -47,22 +70,36 @@ impl<T> Slab<T> {
 
     #[inline]
     pub(crate) fn get_mut(&mut self, slot: u32) -> Option<&mut T> {
-        match self.slots.get_mut(slot as usize) {
+        match self.slots.get_mut(slot) {
             Some(Slot::Occupied(value)) => Some(value),
             _ => None,
         }
     }
 
-    /// Is there no room for another value?
-    #[inline]
-    pub(crate) fn is_full(&self) -> bool {
-        self.free == NO_SLOT && self.slots.len() == self.slots.capacity()
+    /// Returns `true` if the next insertion allocates nothing.
+    pub(crate) fn has_room(&self) -> bool {
+        self.free != NO_SLOT || self.slots.room_left() > 0
     }
 
-    /// Makes room for so many values, or a few more, and returns for how many.
-    pub(crate) fn grow(&mut self, slots: usize) -> usize {
-        self.slots.reserve_exact(slots - self.slots.len());
-        self.slots.capacity()
+    /// Returns `true` if the next insertion takes a slot that was never used, and so many such slots or
+    /// fewer are left.
+    #[inline]
+    pub(crate) fn is_nearly_full(&self, slots: usize) -> bool {
+        self.free == NO_SLOT && self.slots.room_left() <= slots
+    }
+
+    pub(crate) fn is_growing(&self) -> bool {
+        self.slots.is_growing()
+    }
+
+    /// Begins to make room for so many values: see [`Column::grow`].
+    pub(crate) fn grow(&mut self, slots: usize) {
+        self.slots.grow(slots);
+    }
+
+    /// Goes on with it: see [`Column::step`].
+    pub(crate) fn step(&mut self, most: usize) -> Option<Vec<Slot<T>>> {
+        self.slots.step(most)
     }
 
     /// Puts a value into a free slot.
@@ -74,13 +111,15 @@ impl<T> Slab<T> {
     pub(crate) fn insert(&mut self, value: T) -> u32 {
         self.len += 1;
         let slot = self.free;
-        if let Some(free) = self.slots.get_mut(slot as usize) {
-            let Slot::Vacant { next } = *free else {
-                unreachable!("the free list names vacant slots only")
-            };
-            self.free = next;
-            *free = Slot::Occupied(value);
-            return slot;
+        if slot != NO_SLOT {
+            if let Some(free) = self.slots.get_mut(slot) {
+                let Slot::Vacant { next } = *free else {
+                    unreachable!("the free list names vacant slots only")
+                };
+                self.free = next;
+                *free = Slot::Occupied(value);
+                return slot;
+            }
         }
         let slot = self.end();
         assert!(slot < NO_SLOT, "slots are numbered by u32");
@@ -91,7 +130,7 @@ impl<T> Slab<T> {
     /// Takes the value of an occupied slot.
     #[inline]
     pub(crate) fn remove(&mut self, slot: u32) -> Option<T> {
-        let place = self.slots.get_mut(slot as usize)?;
+        let place = self.slots.get_mut(slot)?;
         match std::mem::replace(place, Slot::Vacant { next: self.free }) {
             Slot::Occupied(value) => {
                 self.free = slot;
@@ -102,6 +141,17 @@ impl<T> Slab<T> {
                 *place = vacant;
                 None
             }
+        }
+    }
+
+    /// Takes the values of these slots, which are all that are occupied, and puts them into the first
+    /// slots of a new slab that has room for `capacity`, in this order.
+    #[allow(clippy::cast_possible_truncation)]
+    pub(crate) fn select(&mut self, occupied: &[u32], capacity: usize) -> Self {
+        Self {
+            slots: self.slots.select(occupied, capacity),
+            free: NO_SLOT,
+            len: occupied.len() as u32,
         }
     }
 

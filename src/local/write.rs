@@ -2,8 +2,10 @@
 
 use super::budget::Reservation;
 use super::extras::{Extra, Origin};
+use super::index::Index;
 use super::removal::{RemovalCause, Removals};
-use super::shard::{NewEntry, Shard};
+use super::shard::{FoundDead, NewEntry, Shard};
+use super::work::WorkSlice;
 use super::{Cell, LocalCache, Place};
 use crate::clock::Nanos;
 use crate::entry::Loaded;
@@ -90,22 +92,56 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
         self.inner.tags.begin_epoch();
     }
 
-    /// Takes everything out, one shard after the other. Loads that are under way do not store
-    /// their results.
+    /// Removes all entries, one shard after the other, and frees their memory. Loads that are under way do not
+    /// store their results.
+    ///
+    /// A shard's lock is held for a moment, whatever the number of entries: they are dropped, and reported to
+    /// the listener, after it is released.
     ///
     /// # Panics
     ///
-    /// If a listener or the `Drop` of a key or value does; shards that come later are then not
-    /// cleared.
+    /// Panics if a listener or the `Drop` of a key or value does; shards that come later are then not cleared.
     pub fn clear(&self) {
         for cell in &self.inner.cells {
             let now = self.inner.settings.clock.now();
             let mut removals = self.removals();
             let mut shard = cell.shard.write();
             cell.flights.revoke_all();
-            shard.clear(&self.inner.budget, now, &mut removals);
+            let cleared = shard.clear(&self.inner.budget);
             drop(shard);
+            let dead = cleared.remove_all(now, &mut removals);
+            if dead != FoundDead::default() {
+                cell.shard.write().recount(&dead);
+            }
             removals.finish();
+        }
+    }
+
+    /// Frees memory that was allocated for more entries than the cache has now, as after a mass removal.
+    ///
+    /// [`clear`](Self::clear) does this by itself, and so does a shard whose last entry is removed. Otherwise
+    /// a cache keeps the memory of the most entries that it ever had, because it usually needs it again.
+    ///
+    /// # Blocking
+    ///
+    /// It moves all entries of a shard under that shard's exclusive lock, one shard after the other, unless
+    /// it has little to free: about 0.2 s for each million entries that a shard has or had. Reads and writes
+    /// of that shard wait meanwhile. Call it when the cache is idle, and give the cache several
+    /// [shards](crate::Builder::shards), as it has by default.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let cache: hotset::LocalCache<u64, u64> = hotset::LocalCache::new(100_000);
+    /// (0..100_000).for_each(|key| cache.insert(key, key));
+    /// cache.retain(|key, _| key % 1_000 == 0);
+    /// cache.shrink_to_fit();
+    /// assert_eq!(cache.get(&5_000), Some(5_000));
+    /// ```
+    pub fn shrink_to_fit(&self) {
+        for cell in &self.inner.cells {
+            let mut removals = self.removals();
+            cell.shard.write().shrink(&mut removals);
         }
     }
 
@@ -137,7 +173,11 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
             left -= slice;
             let mut removals = self.removals();
             let freed = |weight| self.inner.budget.release(weight);
-            let more = cell.shard.write().sweep(slice, now, freed, &mut removals);
+            let work = &mut WorkSlice::new();
+            let more = cell
+                .shard
+                .write()
+                .sweep(slice, now, freed, work, &mut removals);
             expired += removals.len();
             removals.finish();
             if !more {
@@ -164,7 +204,10 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
         }
     }
 
-    /// Stores a value, unless its leader may not. What gives way goes to `removals`.
+    /// Stores a value, unless its leader may not. Entries that are removed for it go to `removals`.
+    ///
+    /// If many have to be evicted, the shard's lock is released between slices of them. What was freed is
+    /// reserved meanwhile, so that no other write takes it.
     pub(super) fn store(
         &self,
         place: &Place<'_, K, V>,
@@ -211,6 +254,7 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
         });
         let mut room = Reservation::none(&inner.budget);
         loop {
+            let mut work = WorkSlice::new();
             let mut shard = place.cell.shard.write();
             if let Some(NewEntry { key, extra, .. }) = &new {
                 let writing = self.begin_write(place, key, leader.as_deref_mut())?;
@@ -218,14 +262,30 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
                     inner.counters.count(Count::Outdated);
                     return Err(Outdated);
                 }
-                if shard.insert(&mut new, &mut room, now, removals) {
+                if shard.insert(&mut new, &mut room, now, &mut work, removals) {
                     writing.done();
+                    if shard.needs_spare_table() {
+                        drop(shard);
+                        Self::prepare_table(place.cell);
+                    }
                     return Ok(());
                 }
             }
             drop(shard);
-            self.evict_elsewhere(place.index, weight, &mut room, now, removals);
+            if !work.is_used_up() {
+                self.evict_elsewhere(place.index, weight, &mut room, now, removals);
+            }
         }
+    }
+
+    /// Allocates a table for the index of a shard that is about to grow, without its lock.
+    #[cold]
+    #[inline(never)]
+    fn prepare_table(cell: &Cell<K, V>) {
+        let table = Index::prepare_table(cell.shard.read(Shard::next_index_room));
+        // Not dropped under the lock if it is given back.
+        let unneeded = cell.shard.write().set_spare_table(table);
+        drop(unneeded);
     }
 
     /// What a write does first under the lock: see that it may, and revoke loads under way.
@@ -284,21 +344,7 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
         let cells = &self.inner.cells;
         for wait in [false, true] {
             for index in (home + 1..cells.len()).chain(0..home) {
-                let shard = &cells[index].shard;
-                let locked = if !wait {
-                    shard.try_write()
-                } else if shard.read(|shard| shard.len() > 0) {
-                    Some(shard.write())
-                } else {
-                    None
-                };
-                let Some(mut shard) = locked else { continue };
-                while !room.reach(weight) {
-                    match shard.evict(now, removals) {
-                        Some(freed) => room.add(freed),
-                        None => break,
-                    }
-                }
+                while Self::evict_slice(&cells[index], wait, weight, room, now, removals) {}
                 if room.reach(weight) {
                     return;
                 }
@@ -306,5 +352,38 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
         }
         room.give_back();
         thread::yield_now();
+    }
+
+    /// Evicts entries of a shard until `room` has `weight`, or the work of one hold of its lock is used up.
+    /// Returns whether there is more to evict for it.
+    fn evict_slice(
+        cell: &Cell<K, V>,
+        wait: bool,
+        weight: u64,
+        room: &mut Reservation<'_>,
+        now: Nanos,
+        removals: &mut Removals<'_, K, V>,
+    ) -> bool {
+        let mut work = WorkSlice::new();
+        let locked = if !wait {
+            cell.shard.try_write()
+        } else if cell.shard.read(|shard| shard.len() > 0) {
+            Some(cell.shard.write())
+        } else {
+            None
+        };
+        let Some(mut shard) = locked else {
+            return false;
+        };
+        while !room.reach(weight) {
+            match shard.evict(now, &mut work, removals) {
+                Some(freed) => room.add(freed),
+                None => return work.is_used_up(),
+            }
+            if work.is_used_up() {
+                return true;
+            }
+        }
+        false
     }
 }

@@ -15,6 +15,7 @@ use super::queues::{NOTED, QUIET, after_hit};
 use super::s3_fifo::{CLOCK, Rules, S3Fifo};
 use super::sampler::Sampler;
 use super::{Eviction, Quiet, Words};
+use crate::local::work::WorkSlice;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
@@ -60,6 +61,14 @@ impl Adaptive {
     }
 }
 
+impl Adaptive {
+    /// Returns a policy without entries that has the same part in the same choice.
+    pub(super) fn emptied(&self) -> Self {
+        let samples_of = self.sampler.as_ref().map(|sampler| sampler.shards());
+        Self::new(Arc::clone(&self.choice), samples_of)
+    }
+}
+
 impl Eviction for Adaptive {
     #[inline]
     fn quiet(&self) -> Quiet {
@@ -79,7 +88,7 @@ impl Eviction for Adaptive {
     }
 
     #[inline]
-    fn before_write(&mut self, words: &impl Words) {
+    fn before_write(&mut self, words: &impl Words, _: &mut WorkSlice) {
         if let Some(sampler) = &mut self.sampler {
             sampler.take_notes(words, &self.choice);
         }
@@ -102,18 +111,29 @@ impl Eviction for Adaptive {
         }
     }
 
-    fn evict(&mut self, words: &impl Words) -> Option<u32> {
+    fn evict(&mut self, words: &impl Words, work: &mut WorkSlice) -> Option<u32> {
         if let Some(sampler) = &mut self.sampler {
             sampler.evicts_from(self.queues.len());
         }
         self.queues.set_small(self.choice.get());
-        self.queues.evict(words)
+        self.queues.evict(words, work)
     }
 
     fn grow(&mut self, slots: usize) {
         self.queues.grow(slots);
         if let Some(sampler) = &mut self.sampler {
             sampler.grow(as_slot(slots));
+        }
+    }
+
+    fn step(&mut self, most: usize) -> Option<Vec<u32>> {
+        self.queues.step(most)
+    }
+
+    fn renumber(&mut self, slots: usize, slot_of: impl Fn(u32) -> Option<u32>) {
+        self.queues.renumber(slots, slot_of);
+        if let Some(sampler) = &mut self.sampler {
+            sampler.renumber(as_slot(slots));
         }
     }
 

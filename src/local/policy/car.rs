@@ -5,6 +5,7 @@
 use super::history::History;
 use super::queues::{HITS, MOST_PASSED, QUIET, Queue, Queues, hits};
 use super::{Eviction, Quiet, Words};
+use crate::local::work::WorkSlice;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 /// The clocks, and the histories of both: T1 and B1, T2 and B2 in the paper.
@@ -74,7 +75,7 @@ impl Eviction for Car {
     }
 
     #[inline]
-    fn before_write(&mut self, _: &impl Words) {}
+    fn before_write(&mut self, _: &impl Words, _: &mut WorkSlice) {}
 
     fn insert(&mut self, slot: u32, word: &AtomicU32, hash: u32) {
         // With this entry, since one has made room for it if there was none.
@@ -97,16 +98,16 @@ impl Eviction for Car {
         self.clocks.remove(word);
     }
 
-    fn evict(&mut self, words: &impl Words) -> Option<u32> {
+    fn evict(&mut self, words: &impl Words, work: &mut WorkSlice) -> Option<u32> {
         let capacity = self.clocks.len() as usize;
         let mut passed = 0;
-        while self.clocks.len() > 0 {
+        while self.clocks.len() > 0 && !work.is_used_up() {
             let is_once_full = f64::from(self.clocks.len_of(ONCE)) >= self.once_target.max(1.0);
             let clock = if is_once_full { ONCE } else { OFTEN };
             // Where all that belongs to a clock is astray it has none to give, until the other finds it.
             let other = if is_once_full { OFTEN } else { ONCE };
-            let taken = self.clocks.take(clock, words);
-            let Some(taken) = taken.or_else(|| self.clocks.take(other, words)) else {
+            let taken = self.clocks.take(clock, words, work);
+            let Some(taken) = taken.or_else(|| self.clocks.take(other, words, work)) else {
                 continue;
             };
             if hits(taken.state) > 0 && passed < MOST_PASSED {
@@ -123,6 +124,17 @@ impl Eviction for Car {
 
     fn grow(&mut self, slots: usize) {
         self.clocks.grow(slots);
+    }
+
+    fn step(&mut self, most: usize) -> Option<Vec<u32>> {
+        self.clocks.step(most)
+    }
+
+    fn renumber(&mut self, slots: usize, slot_of: impl Fn(u32) -> Option<u32>) {
+        self.clocks.renumber(slots, slot_of);
+        for history in &mut self.histories {
+            history.shrink(slots);
+        }
     }
 
     fn hottest_first(&self, words: &impl Words) -> Vec<u32> {

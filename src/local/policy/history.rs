@@ -1,18 +1,54 @@
 //! Keys that left a while ago, exactly, in the order in which they did.
 
 use super::spread;
-use hashbrown::HashTable;
+use crate::local::index::{BUCKETS_PER_STEP, Index};
 use std::collections::VecDeque;
+
+/// How many hashes there are in a chunk of the queue.
+const CHUNK: usize = 1_024;
+/// How many hashes that were taken out one call discards.
+const DISCARDED_AT_ONCE: usize = 64;
 
 /// A queue of hashes that each may be taken out of. It takes about 15 bytes a hash.
 #[derive(Default)]
 pub(super) struct History {
     /// What was added, with what has been taken out since.
-    queue: VecDeque<u32>,
+    queue: Queue,
     /// The number of the first in the queue.
     first: u32,
     /// What is there: hashes, and their numbers in the queue.
-    numbers: HashTable<(u32, u32)>,
+    numbers: Index<(u32, u32)>,
+}
+
+/// A queue in chunks, so that no call moves all of it.
+#[derive(Default)]
+struct Queue {
+    /// All but the last are full.
+    chunks: VecDeque<Vec<u32>>,
+    /// How many of the first chunk have left.
+    left: usize,
+    len: usize,
+}
+
+impl Queue {
+    fn push_back(&mut self, hash: u32) {
+        match self.chunks.back_mut() {
+            Some(chunk) if chunk.len() < CHUNK => chunk.push(hash),
+            _ => self.chunks.push_back(vec![hash]),
+        }
+        self.len += 1;
+    }
+
+    fn pop_front(&mut self) -> Option<u32> {
+        let hash = *self.chunks.front()?.get(self.left)?;
+        self.left += 1;
+        self.len -= 1;
+        if self.left == CHUNK || self.len == 0 {
+            self.chunks.pop_front();
+            self.left = 0;
+        }
+        Some(hash)
+    }
 }
 
 impl History {
@@ -28,36 +64,44 @@ impl History {
     /// Takes a hash out, and says whether it was there.
     pub(super) fn take(&mut self, hash: u32) -> bool {
         let is_it = |&(other, _): &(u32, u32)| other == hash;
-        let found = self.numbers.find_entry(spread(hash), is_it);
-        found
-            .map(hashbrown::hash_table::OccupiedEntry::remove)
-            .is_ok()
+        self.numbers.remove(spread(hash), is_it)
     }
 
     /// Adds a hash as the latest, and forgets the oldest beyond so many.
     #[allow(clippy::cast_possible_truncation)]
     pub(super) fn add(&mut self, hash: u32, most: usize) {
         self.take(hash);
-        let number = self.first.wrapping_add(self.queue.len() as u32);
+        let number = self.first.wrapping_add(self.queue.len as u32);
         self.queue.push_back(hash);
-        let hasher = |&(other, _): &(u32, u32)| spread(other);
-        self.numbers
-            .insert_unique(spread(hash), (hash, number), hasher);
+        let hash_of = |&(other, _): &(u32, u32)| spread(other);
+        if self.numbers.is_full() {
+            self.numbers.grow(self.len() * 2, hash_of);
+        }
+        self.numbers.insert(spread(hash), (hash, number), hash_of);
+        self.numbers.step(BUCKETS_PER_STEP, hash_of);
         // Of what was taken out no more is kept than of what is there.
-        while self.len() > most || self.queue.len() > 2 * most {
+        if self.len() > most || self.queue.len > 2 * most {
             self.forget_oldest();
         }
     }
 
+    /// Frees memory for more hashes than so many, by forgetting all if there are more.
+    pub(super) fn shrink(&mut self, most: usize) {
+        if self.queue.len > most {
+            *self = Self::default();
+        }
+    }
+
+    /// Forgets the oldest hash, unless very many that were added before it have been taken out: then it
+    /// discards some of those, and a later call comes to it.
     pub(super) fn forget_oldest(&mut self) {
-        while let Some(hash) = self.queue.pop_front() {
+        for _ in 0..DISCARDED_AT_ONCE {
+            let Some(hash) = self.queue.pop_front() else {
+                return;
+            };
             let oldest = (hash, self.first);
             self.first = self.first.wrapping_add(1);
-            if let Ok(found) = self
-                .numbers
-                .find_entry(spread(hash), |&other| other == oldest)
-            {
-                found.remove();
+            if self.numbers.remove(spread(hash), |&other| other == oldest) {
                 return;
             }
         }
@@ -82,6 +126,6 @@ mod tests {
             history.add(hash, 5);
             history.take(hash);
         }
-        assert!(history.queue.len() <= 10);
+        assert!(history.queue.len <= 10);
     }
 }

@@ -17,12 +17,18 @@
 //! both are exact. The size is that at the time of use: a shard that has shrunk since still knows its
 //! entries' past only as finely as it was noted.
 //!
-//! Generations end as fast as they begin while writes evict. Where writes only update, they run
-//! out: then all entries filed too low are filed again, which leaves one list in order, and all
-//! generations but one are free. That is O(entries) once in at least as many writes.
+//! Generations end as fast as they begin while writes evict. Where writes only update, they would run
+//! out, so the shard *merges* them before: each write takes a few entries of the oldest generation, files
+//! those again that are filed too low, and appends the others to one list of *settled* entries, which are
+//! evicted first. A pass begins with the entries that an earlier pass settled, and goes on to all
+//! generations but the one that is the newest at its begin. So an entry that was hit since it was settled has
+//! a stamp of a generation that is still there, which tells that it is filed too low; all others are in the
+//! order of their stamps. A pass takes at most two steps an entry, spread over a quarter as many writes,
+//! during which no more than 32 generations begin.
 
-use super::list::{END, List, UNFILED, as_slot};
+use super::list::{Links, List, as_slot};
 use super::{Eviction, Quiet, Words};
+use crate::local::work::WorkSlice;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 /// How many generations there can be; a power of two. Twice what a shard needs whose every write
@@ -30,6 +36,14 @@ use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 const GENERATIONS: u32 = 256;
 /// The share of the shard's size that recency is resolved to, for stamps and for generations each.
 const RESOLUTION: u32 = 128;
+/// With so many generations a pass begins that merges them.
+const MERGE_FROM: u32 = 192;
+/// How many entries a write merges during a pass.
+const MERGED_PER_WRITE: u32 = 8;
+/// With so many generations a write merges more. That happens only where most slots are vacant, in a shard
+/// that has shrunk by far: its generations are short, and vacant slots have to be merged too.
+const MERGE_FASTER_FROM: u32 = 232;
+const MERGED_PER_WRITE_FASTER: u32 = 1_024;
 /// Stamps older than this are made this old, so that the clock may wrap.
 const OLDEST_AGE: u32 = 1 << 31;
 
@@ -43,9 +57,15 @@ pub(crate) struct Lru {
     oldest: u32,
     newest: u32,
     generations: Box<[Generation]>,
-    /// By slot: the next one in its list.
-    links: Vec<u32>,
+    links: Links,
     len: u32,
+    /// Entries that were merged by the last pass, to which the present one has not come yet. All stamps that
+    /// are older than the generations are here or in `merged`.
+    settled: List,
+    /// Entries that the present pass has merged. They are older than `settled`.
+    merged: List,
+    /// The last generation that the present pass merges.
+    merges_to: Option<u32>,
 }
 
 #[derive(Clone, Copy)]
@@ -103,51 +123,85 @@ impl Lru {
         generation.list.pop(&mut self.links)
     }
 
+    /// Takes the first of the slots that are older than all generations, if they are filed right.
+    #[inline]
+    fn take_settled(&mut self) -> Option<u32> {
+        let merged = self.merged.pop(&mut self.links);
+        merged.or_else(|| self.settled.pop(&mut self.links))
+    }
+
     /// Loads the word of the next victim, most likely, while the caller waits for memory anyway: the
     /// next write then need not.
     #[inline]
     fn fetch_next(&self, words: &impl Words) {
-        if let Some(word) = words.word(self.generation(self.oldest).list.head) {
-            word.load(Relaxed);
+        let oldest = self.generation(self.oldest).list;
+        let lists = [self.merged, self.settled, oldest];
+        if let Some(list) = lists.into_iter().find(|list| !list.is_empty()) {
+            if let Some(word) = words.word(list.head) {
+                word.load(Relaxed);
+            }
         }
     }
 
+    fn live_generations(&self) -> u32 {
+        self.newest.wrapping_sub(self.oldest) + 1
+    }
+
+    /// Begins a generation, unless there are as many as there can be: the newest then goes on.
     #[cold]
-    fn begin_generation(&mut self, words: &impl Words) {
-        if self.newest.wrapping_sub(self.oldest) == GENERATIONS - 1 {
-            self.merge_generations(words);
+    fn begin_generation(&mut self) {
+        if self.live_generations() < GENERATIONS {
+            self.newest = self.newest.wrapping_add(1);
+            self.generations[(self.newest % GENERATIONS) as usize] = Generation {
+                start: self.clock,
+                list: List::EMPTY,
+            };
         }
-        self.newest = self.newest.wrapping_add(1);
-        self.generations[(self.newest % GENERATIONS) as usize] = Generation {
-            start: self.clock,
-            list: List::EMPTY,
-        };
+        if self.live_generations() >= MERGE_FROM && self.merges_to.is_none() {
+            self.merges_to = Some(self.newest.wrapping_sub(1));
+        }
     }
 
-    /// Files all entries under their stamps, then makes one generation of all.
-    fn merge_generations(&mut self, words: &impl Words) {
-        let mut all = List::EMPTY;
-        loop {
-            while let Some(slot) = self.take(self.oldest) {
-                let Some(word) = words.word(slot) else {
-                    continue;
-                };
-                let stamp = word.load(Relaxed);
-                if self.age(stamp) > OLDEST_AGE {
-                    word.store(self.clock.wrapping_sub(OLDEST_AGE), Relaxed);
-                }
-                match self.generation_of(stamp) {
-                    home if home == self.oldest => all.push(slot, &mut self.links),
-                    home => self.file(slot, home),
-                }
+    /// Merges a few entries: see the module's documentation.
+    #[cold]
+    fn merge(&mut self, to: u32, words: &impl Words, work: &mut WorkSlice) {
+        let steps = if self.live_generations() < MERGE_FASTER_FROM {
+            MERGED_PER_WRITE
+        } else {
+            MERGED_PER_WRITE_FASTER
+        };
+        work.spend(steps);
+        for _ in 0..steps {
+            if let Some(slot) = self.settled.pop(&mut self.links) {
+                self.settle(slot, self.oldest, words);
+            } else if to.wrapping_sub(self.oldest) >= GENERATIONS {
+                // The oldest generation is a later one by now.
+                self.settled = std::mem::replace(&mut self.merged, List::EMPTY);
+                self.merges_to = None;
+                return;
+            } else if let Some(slot) = self.take(self.oldest) {
+                self.settle(slot, self.oldest.wrapping_add(1), words);
+            } else {
+                self.oldest = self.oldest.wrapping_add(1);
             }
-            if self.oldest == self.newest {
-                break;
-            }
-            // Nothing filed too low is left before the next.
-            self.oldest = self.oldest.wrapping_add(1);
         }
-        self.generations[(self.oldest % GENERATIONS) as usize].list = all;
+    }
+
+    /// Files a slot that was taken under its stamp, if that is of the generation `later` or after it, or else
+    /// appends it to those that are merged.
+    fn settle(&mut self, slot: u32, later: u32, words: &impl Words) {
+        let Some(word) = words.word(slot) else {
+            return;
+        };
+        let stamp = word.load(Relaxed);
+        if self.is_of_or_after(stamp, later) {
+            self.file(slot, self.generation_of(stamp));
+            return;
+        }
+        if self.age(stamp) > OLDEST_AGE {
+            word.store(self.clock.wrapping_sub(OLDEST_AGE), Relaxed);
+        }
+        self.merged.push(slot, &mut self.links);
     }
 
     fn resize(&mut self, len: u32) {
@@ -168,8 +222,11 @@ impl Default for Lru {
             oldest: 0,
             newest: 0,
             generations: vec![empty; GENERATIONS as usize].into(),
-            links: Vec::new(),
+            links: Links::new(),
             len: 0,
+            settled: List::EMPTY,
+            merged: List::EMPTY,
+            merges_to: None,
         }
     }
 }
@@ -189,10 +246,13 @@ impl Eviction for Lru {
     }
 
     #[inline]
-    fn before_write(&mut self, words: &impl Words) {
+    fn before_write(&mut self, words: &impl Words, work: &mut WorkSlice) {
         self.clock = self.clock.wrapping_add(1);
         if self.age(self.generation(self.newest).start) >= self.slack.max(1) {
-            self.begin_generation(words);
+            self.begin_generation();
+        }
+        if let Some(to) = self.merges_to {
+            self.merge(to, words, work);
         }
     }
 
@@ -200,7 +260,8 @@ impl Eviction for Lru {
     fn insert(&mut self, slot: u32, word: &AtomicU32, _: u32) {
         word.store(self.clock, Relaxed);
         // Else it is filed where an earlier entry was, that is, too low.
-        if self.links[slot as usize] == UNFILED {
+        self.links.cover(slot);
+        if !self.links.is_filed(slot) {
             self.file(slot, self.newest);
         }
         self.resize(self.len + 1);
@@ -210,12 +271,16 @@ impl Eviction for Lru {
         self.resize(self.len - 1);
     }
 
-    fn evict(&mut self, words: &impl Words) -> Option<u32> {
-        loop {
-            let Some(slot) = self.take(self.oldest) else {
-                if self.oldest == self.newest {
-                    return None;
-                }
+    fn evict(&mut self, words: &impl Words, work: &mut WorkSlice) -> Option<u32> {
+        while !work.is_used_up() {
+            work.spend(1);
+            let (slot, later) = if let Some(slot) = self.take_settled() {
+                (slot, self.oldest)
+            } else if let Some(slot) = self.take(self.oldest) {
+                (slot, self.oldest.wrapping_add(1))
+            } else if self.oldest == self.newest {
+                return None;
+            } else {
                 self.oldest = self.oldest.wrapping_add(1);
                 continue;
             };
@@ -223,8 +288,8 @@ impl Eviction for Lru {
                 continue;
             };
             let stamp = word.load(Relaxed);
-            let next = self.oldest.wrapping_add(1);
-            if self.oldest == self.newest || !self.is_of_or_after(stamp, next) {
+            let is_last = later == self.newest.wrapping_add(1);
+            if is_last || !self.is_of_or_after(stamp, later) {
                 self.resize(self.len - 1);
                 self.fetch_next(words);
                 return Some(slot);
@@ -232,11 +297,26 @@ impl Eviction for Lru {
             // Stamps only grow, so it is filed too low.
             self.file(slot, self.generation_of(stamp));
         }
+        None
     }
 
     fn grow(&mut self, slots: usize) {
-        self.links.reserve_exact(slots - self.links.len());
-        self.links.resize(slots, UNFILED);
+        self.links.grow(slots);
+    }
+
+    fn step(&mut self, most: usize) -> Option<Vec<u32>> {
+        self.links.step(most)
+    }
+
+    fn renumber(&mut self, slots: usize, slot_of: impl Fn(u32) -> Option<u32>) {
+        let from = std::mem::replace(&mut self.links, Links::new());
+        let to = &mut self.links;
+        to.grow(slots);
+        to.cover(as_slot(slots).saturating_sub(1));
+        let generations = self.generations.iter_mut().map(|it| &mut it.list);
+        for list in generations.chain([&mut self.settled, &mut self.merged]) {
+            list.renumber(&from, to, &slot_of);
+        }
     }
 
     fn hottest_first(&self, words: &impl Words) -> Vec<u32> {
@@ -249,21 +329,21 @@ impl Eviction for Lru {
 
     fn validate(&self, words: &impl Words) {
         let mut filed = vec![false; self.links.len()];
-        for generation in 0..=self.newest.wrapping_sub(self.oldest) {
+        let mut file = |slot: u32| assert!(!std::mem::replace(&mut filed[slot as usize], true));
+        for list in [self.merged, self.settled] {
+            list.iter(&self.links).for_each(&mut file);
+        }
+        for generation in 0..self.live_generations() {
             let list = self.generation(self.oldest.wrapping_add(generation)).list;
-            let mut at = list.head;
-            while at != END {
-                assert!(!std::mem::replace(&mut filed[at as usize], true));
-                if let Some(word) = words.word(at) {
+            for slot in list.iter(&self.links) {
+                file(slot);
+                if let Some(word) = words.word(slot) {
                     let home = self.generation_of(word.load(Relaxed));
                     assert!(
                         home.wrapping_sub(self.oldest) >= generation,
-                        "slot {at} is filed above its own generation, {home}"
+                        "slot {slot} is filed above its own generation, {home}"
                     );
                 }
-                let next = self.links[at as usize];
-                assert!(next != END || at == list.tail);
-                at = next;
             }
         }
         let slots = 0..as_slot(self.links.len());
@@ -272,8 +352,8 @@ impl Eviction for Lru {
         for slot in held {
             assert!(filed[slot as usize], "slot {slot} is in no list");
         }
-        for (filed, &link) in filed.iter().zip(&self.links) {
-            assert_eq!(*filed, link != UNFILED);
+        for (slot, filed) in (0..).zip(filed) {
+            assert_eq!(filed, self.links.is_filed(slot));
         }
     }
 }
@@ -301,6 +381,8 @@ mod tests {
         stamps: Stamps,
         used: Vec<Option<u64>>,
         now: u64,
+        /// The most slots that one write has merged.
+        most_work: u32,
     }
 
     impl Model {
@@ -316,11 +398,14 @@ mod tests {
                 stamps: Stamps((0..slots).map(|_| None).collect()),
                 used: vec![None; slots as usize],
                 now: 0,
+                most_work: 0,
             }
         }
 
         fn write(&mut self) {
-            self.lru.before_write(&self.stamps);
+            let mut work = WorkSlice::unlimited();
+            self.lru.before_write(&self.stamps, &mut work);
+            self.most_work = self.most_work.max(work.done());
             self.now += 1;
         }
 
@@ -352,7 +437,8 @@ mod tests {
 
         fn evict(&mut self) -> usize {
             self.write();
-            let victim = self.lru.evict(&self.stamps).unwrap() as usize;
+            let work = &mut WorkSlice::unlimited();
+            let victim = self.lru.evict(&self.stamps, work).unwrap() as usize;
             let used = self.used[victim].expect("the victim is held");
             let oldest = self.used.iter().flatten().min().unwrap();
             let held = self.used.iter().flatten().count() as u64;
@@ -425,6 +511,71 @@ mod tests {
     }
 
     #[test]
+    fn generations_never_run_out_and_each_write_merges_a_few_entries() {
+        let mut model = Model::new(20_000, 0);
+        (0..20_000).for_each(|slot| model.fill(slot));
+        let mut random = rng(5);
+        let mut merges = 0;
+        for step in 0..120_000 {
+            let merged_before = model.lru.merges_to.is_some();
+            model.write();
+            model.hit(random(20_000));
+            model.hit(step % 1_000);
+            merges += usize::from(merged_before && model.lru.merges_to.is_none());
+            assert!(model.lru.live_generations() < GENERATIONS);
+            if step % 1_000 == 0 {
+                model.lru.validate(&model.stamps);
+                let victim = model.evict();
+                model.fill(victim);
+            }
+        }
+        assert!(merges > 1, "{merges} merges");
+        assert!(model.most_work <= MERGED_PER_WRITE, "{}", model.most_work);
+    }
+
+    /// Its generations are as short as is right for its entries, and it has a hundred times as many slots.
+    #[test]
+    fn merging_vacant_slots_of_a_shrunk_shard_takes_a_bounded_number_of_steps_a_write() {
+        let mut model = Model::new(50_000, 0);
+        (0..50_000).for_each(|slot| model.fill(slot));
+        (500..50_000).for_each(|slot| model.remove(slot));
+        let mut random = rng(6);
+        for _ in 0..5_000 {
+            model.write();
+            model.hit(random(500));
+            model.hit(random(250));
+        }
+        model.lru.validate(&model.stamps);
+        let most = model.most_work;
+        assert!(most <= MERGED_PER_WRITE_FASTER, "{most}");
+        for _ in 0..1_000 {
+            let victim = model.evict();
+            model.fill(victim);
+        }
+    }
+
+    #[test]
+    fn an_eviction_stops_when_its_work_is_used_up_and_a_later_one_goes_on() {
+        let mut model = Model::new(20_000, 0);
+        (0..20_000).for_each(|slot| model.fill(slot));
+        model.write();
+        (0..20_000).for_each(|slot| model.hit(slot));
+        let mut slices = 0;
+        let victim = loop {
+            let mut work = WorkSlice::new();
+            let victim = model.lru.evict(&model.stamps, &mut work);
+            slices += 1;
+            assert_eq!(victim.is_none(), work.is_used_up());
+            if let Some(victim) = victim {
+                break victim;
+            }
+        };
+        assert!(slices > 5, "{slices} slices");
+        model.vacate(victim as usize);
+        model.lru.validate(&model.stamps);
+    }
+
+    #[test]
     fn an_entry_that_nobody_uses_stays_the_victim_however_many_updates_pass() {
         let mut model = Model::new(50, 0);
         (0..50).for_each(|slot| model.fill(slot));
@@ -452,6 +603,7 @@ mod tests {
             let coldest = *model.lru.hottest_first(&model.stamps).last().unwrap() as usize;
             assert_eq!(model.evict(), coldest);
         }
-        assert_eq!(model.lru.evict(&model.stamps), None);
+        let work = &mut WorkSlice::unlimited();
+        assert_eq!(model.lru.evict(&model.stamps, work), None);
     }
 }

@@ -12,6 +12,7 @@ mod sampler;
 mod shadow;
 mod sketch;
 
+use super::work::WorkSlice;
 use adaptive::Adaptive;
 use car::Car;
 use lru::Lru;
@@ -110,7 +111,7 @@ pub(crate) trait Eviction {
     fn touch(&self, slot: u32, word: &AtomicU32);
 
     /// Comes before each write to a key of the shard: the reads before it are older than those after.
-    fn before_write(&mut self, words: &impl Words);
+    fn before_write(&mut self, words: &impl Words, work: &mut WorkSlice);
 
     /// A slot was filled. Its word is set.
     fn insert(&mut self, slot: u32, word: &AtomicU32, hash: u32);
@@ -118,11 +119,19 @@ pub(crate) trait Eviction {
     /// A slot with this word is about to be vacated that [`evict`](Self::evict) did not choose.
     fn remove(&mut self, word: &AtomicU32, hash: u32);
 
-    /// Chooses a slot for the caller to vacate. `None` if there is none.
-    fn evict(&mut self, words: &impl Words) -> Option<u32>;
+    /// Chooses a slot for the caller to vacate. `None` if there is none, or if the work was used up before
+    /// one was found: a later call then goes on from there.
+    fn evict(&mut self, words: &impl Words, work: &mut WorkSlice) -> Option<u32>;
 
-    /// There are so many slots now.
+    /// Begins to make room for so many slots.
     fn grow(&mut self, slots: usize);
+
+    /// Goes on with it, for up to `most` slots. Returns storage that is not needed any more, for the caller to
+    /// drop where no lock is held.
+    fn step(&mut self, most: usize) -> Option<Vec<u32>>;
+
+    /// Occupied slots get other numbers, below `slots`: `slot_of` returns each. Vacant ones are gone.
+    fn renumber(&mut self, slots: usize, slot_of: impl Fn(u32) -> Option<u32>);
 
     /// All occupied slots, the last to be evicted first.
     fn hottest_first(&self, words: &impl Words) -> Vec<u32>;
@@ -173,6 +182,20 @@ impl AnyPolicy {
                 Kind::Adaptive(Box::new(Adaptive::new(Arc::clone(choice), samples_of)))
             }
         };
+        Self::of(kind)
+    }
+
+    /// Returns a policy of the same kind without entries.
+    pub(crate) fn emptied(&self) -> Self {
+        Self::of(match &self.kind {
+            Kind::Lru(_) => Kind::Lru(Lru::default()),
+            Kind::S3Fifo(_) => Kind::S3Fifo(Box::default()),
+            Kind::Car(_) => Kind::Car(Box::default()),
+            Kind::Adaptive(adaptive) => Kind::Adaptive(Box::new(adaptive.emptied())),
+        })
+    }
+
+    fn of(kind: Kind) -> Self {
         Self {
             quiet: each!(&kind, policy => policy.quiet()),
             kind,
@@ -199,9 +222,9 @@ impl Eviction for AnyPolicy {
     }
 
     #[inline(always)]
-    fn before_write(&mut self, words: &impl Words) {
+    fn before_write(&mut self, words: &impl Words, work: &mut WorkSlice) {
         each!(&mut self.kind, policy => {
-            policy.before_write(words);
+            policy.before_write(words, work);
             self.quiet = policy.quiet();
         });
     }
@@ -216,8 +239,16 @@ impl Eviction for AnyPolicy {
     }
 
     #[inline(always)]
-    fn evict(&mut self, words: &impl Words) -> Option<u32> {
-        each!(&mut self.kind, policy => policy.evict(words))
+    fn evict(&mut self, words: &impl Words, work: &mut WorkSlice) -> Option<u32> {
+        each!(&mut self.kind, policy => policy.evict(words, work))
+    }
+
+    fn step(&mut self, most: usize) -> Option<Vec<u32>> {
+        each!(&mut self.kind, policy => policy.step(most))
+    }
+
+    fn renumber(&mut self, slots: usize, slot_of: impl Fn(u32) -> Option<u32>) {
+        each!(&mut self.kind, policy => policy.renumber(slots, slot_of));
     }
 
     fn grow(&mut self, slots: usize) {

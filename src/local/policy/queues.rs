@@ -1,7 +1,8 @@
 //! Two queues of slots, as the FIFO and CLOCK policies have them.
 
-use super::list::{List, UNFILED, as_slot};
+use super::list::{Links, List, as_slot};
 use super::{Quiet, Words};
+use crate::local::work::WorkSlice;
 use std::cmp::Reverse;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
@@ -20,6 +21,10 @@ const ASTRAY: u32 = 1;
 
 /// How many entries an eviction passes by, before it takes one that was hit. Else it might pass by all.
 pub(super) const MOST_PASSED: u32 = 1_000;
+
+/// With more slots than this the lists are not emptied when the last entry is removed, which would take too
+/// long for one call. A shard starts afresh then.
+const MOST_UNFILED: usize = 1_024;
 
 /// A hit changes nothing if all bits are set but for those that hits do not change.
 pub(super) const QUIET: Quiet = Quiet {
@@ -87,8 +92,7 @@ pub(super) struct Queues {
     lens: [u32; 2],
     /// How many are astray.
     astray: u32,
-    /// By slot: the next one in its list.
-    links: Vec<u32>,
+    links: Links,
 }
 
 impl Queues {
@@ -97,7 +101,7 @@ impl Queues {
             lists: [List::EMPTY; 2],
             lens: [0; 2],
             astray: 0,
-            links: Vec::new(),
+            links: Links::new(),
         }
     }
 
@@ -111,8 +115,21 @@ impl Queues {
     }
 
     pub(super) fn grow(&mut self, slots: usize) {
-        self.links.reserve_exact(slots - self.links.len());
-        self.links.resize(slots, UNFILED);
+        self.links.grow(slots);
+    }
+
+    pub(super) fn step(&mut self, most: usize) -> Option<Vec<u32>> {
+        self.links.step(most)
+    }
+
+    /// Numbers the slots anew: see [`Eviction::renumber`](super::Eviction::renumber).
+    pub(super) fn renumber(&mut self, slots: usize, slot_of: impl Fn(u32) -> Option<u32>) {
+        let from = std::mem::replace(&mut self.links, Links::new());
+        self.links.grow(slots);
+        self.links.cover(as_slot(slots).saturating_sub(1));
+        for list in &mut self.lists {
+            list.renumber(&from, &mut self.links, &slot_of);
+        }
     }
 
     /// Files an entry at the end of the queue that its state says, and sets its word.
@@ -128,11 +145,12 @@ impl Queues {
     #[inline]
     pub(super) fn insert(&mut self, queue: Queue, slot: u32, word: &AtomicU32, came: u32) {
         let state = NOTED | queue.bit() | (came * CAME);
-        if self.links[slot as usize] == UNFILED {
-            self.file(slot, word, state);
-        } else {
+        self.links.cover(slot);
+        if self.links.is_filed(slot) {
             word.store(state | ASTRAY, Relaxed);
             self.astray += 1;
+        } else {
+            self.file(slot, word, state);
         }
     }
 
@@ -144,7 +162,7 @@ impl Queues {
         } else {
             self.astray -= 1;
         }
-        if self.len() == 0 {
+        if self.len() == 0 && self.links.len() <= MOST_UNFILED {
             // Else whoever fills them again finds all of them astray.
             for list in &mut self.lists {
                 while list.pop(&mut self.links).is_some() {}
@@ -152,10 +170,17 @@ impl Queues {
         }
     }
 
-    /// Takes the first entry of a queue, past what is not there any more.
+    /// Takes the first entry of a queue, past what is not there any more. `None` if there is none, or if the
+    /// work was used up on the way.
     #[inline]
-    pub(super) fn take<'w>(&mut self, queue: Queue, words: &'w impl Words) -> Option<Taken<'w>> {
-        loop {
+    pub(super) fn take<'w>(
+        &mut self,
+        queue: Queue,
+        words: &'w impl Words,
+        work: &mut WorkSlice,
+    ) -> Option<Taken<'w>> {
+        while !work.is_used_up() {
+            work.spend(1);
             let slot = self.lists[queue as usize].pop(&mut self.links)?;
             let Some(word) = words.word(slot) else {
                 continue;
@@ -168,6 +193,7 @@ impl Queues {
             self.astray -= 1;
             self.file(slot, word, state);
         }
+        None
     }
 
     /// Files what was taken at the end of a queue, with so many hits.
@@ -217,9 +243,9 @@ impl Queues {
             }
         }
         assert_eq!((lens, astray), (self.lens, self.astray));
-        for (slot, (filed, &link)) in filed.iter().zip(&self.links).enumerate() {
-            assert_eq!(*filed, link != UNFILED);
-            assert!(*filed || words.word(as_slot(slot)).is_none());
+        for (slot, filed) in (0..).zip(filed) {
+            assert_eq!(filed, self.links.is_filed(slot));
+            assert!(filed || words.word(slot).is_none());
         }
     }
 }

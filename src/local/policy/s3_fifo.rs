@@ -10,6 +10,7 @@ use super::list::as_slot;
 use super::queues::{MOST_PASSED, QUIET, Queue, Queues, Taken, after_hit, came, hits};
 use super::sketch::Sketch;
 use super::{Eviction, Quiet, Words};
+use crate::local::work::WorkSlice;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 const SMALL: Queue = Queue::First;
@@ -70,10 +71,6 @@ impl S3Fifo {
         self.queues.len()
     }
 
-    pub(super) fn grow_queues(&mut self, slots: usize) {
-        self.queues.grow(slots);
-    }
-
     /// Begins to remember what is asked for, as is right for so many entries.
     pub(super) fn remember(&mut self, entries: usize) {
         if self.rules.gated {
@@ -99,9 +96,13 @@ impl S3Fifo {
     }
 
     /// Takes out the first of the main queue that was not hit since it was filed or passed by.
-    fn take_victim<'w>(&mut self, words: &'w impl Words) -> Option<Taken<'w>> {
+    fn take_victim<'w>(
+        &mut self,
+        words: &'w impl Words,
+        work: &mut WorkSlice,
+    ) -> Option<Taken<'w>> {
         for passed in 0.. {
-            let taken = self.queues.take(MAIN, words)?;
+            let taken = self.queues.take(MAIN, words, work)?;
             let hits = hits(taken.state);
             if hits == 0 || passed == MOST_PASSED {
                 return Some(taken);
@@ -114,14 +115,18 @@ impl S3Fifo {
         None
     }
 
-    fn evict_main(&mut self, words: &impl Words) -> Option<u32> {
-        Some(self.take_victim(words)?.slot)
+    fn evict_main(&mut self, words: &impl Words, work: &mut WorkSlice) -> Option<u32> {
+        Some(self.take_victim(words, work)?.slot)
     }
 
     /// Takes an entry out of the small queue. It moves to the main one, or it leaves, or it moves and the
     /// main queue's victim leaves. Returns what has left; the error is that there is none in the queue.
-    fn evict_small(&mut self, words: &impl Words) -> Result<Option<u32>, Empty> {
-        let taken = self.queues.take(SMALL, words).ok_or(Empty)?;
+    fn evict_small(
+        &mut self,
+        words: &impl Words,
+        work: &mut WorkSlice,
+    ) -> Result<Option<u32>, Empty> {
+        let taken = self.queues.take(SMALL, words, work).ok_or(Empty)?;
         let (hits, hash) = (hits(taken.state), words.hash(taken.slot));
         if self.rules.gated {
             for _ in 0..hits {
@@ -134,7 +139,7 @@ impl S3Fifo {
         }
         // Most were asked for too seldom to displace anything, and their words say so.
         if self.rules.gated && came(taken.state) + 1 + hits > MARGIN {
-            if let Some(victim) = self.take_beaten(hash, words) {
+            if let Some(victim) = self.take_beaten(hash, words, work) {
                 self.queues.put(&taken, MAIN, 0);
                 return Ok(Some(victim.slot));
             }
@@ -146,12 +151,17 @@ impl S3Fifo {
     }
 
     /// The gate: takes the main queue's victim out if this key was asked for more often.
-    fn take_beaten<'w>(&mut self, hash: u32, words: &'w impl Words) -> Option<Taken<'w>> {
+    fn take_beaten<'w>(
+        &mut self,
+        hash: u32,
+        words: &'w impl Words,
+        work: &mut WorkSlice,
+    ) -> Option<Taken<'w>> {
         let count = self.sketch.count(hash);
         if count <= MARGIN {
             return None;
         }
-        let victim = self.take_victim(words)?;
+        let victim = self.take_victim(words, work)?;
         if count > self.sketch.count(words.hash(victim.slot)) + MARGIN {
             return Some(victim);
         }
@@ -160,11 +170,11 @@ impl S3Fifo {
     }
 
     /// CLOCK: of all entries the first that was not hit since it was filed or passed by.
-    fn evict_clock(&mut self, words: &impl Words) -> Option<u32> {
+    fn evict_clock(&mut self, words: &impl Words, work: &mut WorkSlice) -> Option<u32> {
         for passed in 0.. {
             // The main queue is there only for a while, after the share has changed.
-            let taken = self.queues.take(MAIN, words);
-            let taken = taken.or_else(|| self.queues.take(SMALL, words))?;
+            let taken = self.queues.take(MAIN, words, work);
+            let taken = taken.or_else(|| self.queues.take(SMALL, words, work))?;
             let hits = hits(taken.state);
             if hits == 0 || passed == MOST_PASSED {
                 return Some(taken.slot);
@@ -177,20 +187,20 @@ impl S3Fifo {
     /// Where the small queue is much too long, moves its first entries to the main one, a few at a time,
     /// so that a smaller share comes about soon and displaces nothing.
     #[inline]
-    fn shorten_small(&mut self, target: u32, words: &impl Words) {
+    fn shorten_small(&mut self, target: u32, words: &impl Words, work: &mut WorkSlice) {
         let most = target + self.len() / 32 + 1;
         if self.queues.len_of(SMALL) > most {
-            self.move_to_main(most, words);
+            self.move_to_main(most, words, work);
         }
     }
 
     #[cold]
-    fn move_to_main(&mut self, most: u32, words: &impl Words) {
+    fn move_to_main(&mut self, most: u32, words: &impl Words, work: &mut WorkSlice) {
         for _ in 0..MOVES {
             if self.queues.len_of(SMALL) <= most {
                 return;
             }
-            let Some(taken) = self.queues.take(SMALL, words) else {
+            let Some(taken) = self.queues.take(SMALL, words, work) else {
                 return;
             };
             self.queues.put(&taken, MAIN, hits(taken.state));
@@ -217,7 +227,7 @@ impl Eviction for S3Fifo {
     }
 
     #[inline]
-    fn before_write(&mut self, _: &impl Words) {}
+    fn before_write(&mut self, _: &impl Words, _: &mut WorkSlice) {}
 
     #[inline]
     fn insert(&mut self, slot: u32, word: &AtomicU32, hash: u32) {
@@ -237,28 +247,30 @@ impl Eviction for S3Fifo {
         self.queues.remove(word);
     }
 
-    fn evict(&mut self, words: &impl Words) -> Option<u32> {
+    fn evict(&mut self, words: &impl Words, work: &mut WorkSlice) -> Option<u32> {
         if self.is_clock() {
-            return self.evict_clock(words);
+            return self.evict_clock(words, work);
         }
         let small_target = self.small_target();
         if self.rules.gated {
-            self.shorten_small(small_target, words);
+            self.shorten_small(small_target, words, work);
         }
         let mut moved = 0;
-        while self.len() > 0 {
-            let is_small_full = self.queues.len_of(SMALL) > small_target;
+        while self.len() > 0 && !work.is_used_up() {
+            // Full with the entry that the caller is about to insert: else, with two entries, the one that was
+            // promoted just now would be the only one left to evict.
+            let is_small_full = self.queues.len_of(SMALL) >= small_target;
             if !is_small_full || moved >= MOST_PASSED {
-                if let Some(victim) = self.evict_main(words) {
+                if let Some(victim) = self.evict_main(words, work) {
                     return Some(victim);
                 }
             }
-            match self.evict_small(words) {
+            match self.evict_small(words, work) {
                 Ok(None) => moved += 1,
                 Ok(victim) => return victim,
                 // What belongs to it is astray in the main queue, and filed by now if that has no other.
                 Err(Empty) => {
-                    if let Some(victim) = self.evict_main(words) {
+                    if let Some(victim) = self.evict_main(words, work) {
                         return Some(victim);
                     }
                 }
@@ -268,7 +280,16 @@ impl Eviction for S3Fifo {
     }
 
     fn grow(&mut self, slots: usize) {
-        self.grow_queues(slots);
+        self.queues.grow(slots);
+        self.remember(slots);
+    }
+
+    fn step(&mut self, most: usize) -> Option<Vec<u32>> {
+        self.queues.step(most)
+    }
+
+    fn renumber(&mut self, slots: usize, slot_of: impl Fn(u32) -> Option<u32>) {
+        self.queues.renumber(slots, slot_of);
         self.remember(slots);
     }
 
@@ -315,7 +336,7 @@ mod tests {
             let rules = Rules { small, gated };
             let (mut policy, words) = filled(rules, 20_000, 3);
             for _ in 0..3 {
-                let victim = policy.evict(&words).unwrap();
+                let victim = policy.evict(&words, &mut WorkSlice::unlimited()).unwrap();
                 let passed = words.0.iter().filter(|word| hits(word.load(Relaxed)) < 3);
                 assert!(passed.count() < 8_000);
                 policy.insert(victim, &words.0[victim as usize], words.hash(victim));
@@ -332,7 +353,7 @@ mod tests {
         }
         assert_eq!(policy.hottest_first(&words)[..4], [7, 30, 55, 99]);
         // Promoted to the main queue, which comes before the other.
-        while policy.evict(&words).unwrap() < 31 {}
+        while policy.evict(&words, &mut WorkSlice::unlimited()).unwrap() < 31 {}
         assert_eq!(policy.hottest_first(&words)[..3], [30, 7, 55]);
     }
 }

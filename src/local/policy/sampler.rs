@@ -64,6 +64,10 @@ impl Sampler {
         }
     }
 
+    pub(super) fn shards(&self) -> usize {
+        self.shards
+    }
+
     #[inline]
     pub(super) fn samples(&self, hash: u32) -> bool {
         is_within(self.part, hash)
@@ -154,6 +158,13 @@ impl Sampler {
         self.part = (((sample as u64) << 32) / u64::from(slots)).min(1 << 32);
         self.capacity = self.part_of(slots);
         self.shadows = Shadows::new(self.capacity, SHARES.map(rules));
+    }
+
+    /// The shard has room for so many entries now, and its slots are numbered anew, so that the notes are of
+    /// others.
+    pub(super) fn renumber(&mut self, slots: u32) {
+        *self.noted.get_mut() = 0;
+        self.grow(slots);
     }
 
     /// The shard has so many entries, and no room for more.

@@ -3,6 +3,7 @@
 use super::list::as_slot;
 use super::s3_fifo::{Rules, S3Fifo};
 use super::{Eviction, Words, spread};
+use crate::local::work::WorkSlice;
 use hashbrown::HashTable;
 use std::sync::atomic::AtomicU32;
 
@@ -90,9 +91,6 @@ impl<const N: usize> Shadows<N> {
     fn add_slot(&mut self) -> u32 {
         if self.keys.len() == self.keys.capacity() {
             self.keys.reserve_exact(64 + self.keys.len() / 8);
-            for cache in &mut self.caches {
-                cache.grow_queues(self.keys.capacity());
-            }
         }
         self.keys.push(Key {
             hash: 0,
@@ -113,7 +111,8 @@ impl<const N: usize> Shadows<N> {
 
     fn evict(&mut self, cache: usize) {
         let keys = &self.keys;
-        if let Some(victim) = self.caches[cache].evict(&Held { keys, cache }) {
+        let work = &mut WorkSlice::unlimited();
+        if let Some(victim) = self.caches[cache].evict(&Held { keys, cache }, work) {
             self.let_go(victim, 1 << cache);
         }
     }

@@ -6,6 +6,7 @@ use crate::local::budget::{Budget, Reservation};
 use crate::local::policy::Eviction;
 use crate::local::removal::{RemovalCause, Removals};
 use crate::local::tags::Tagged;
+use crate::local::work::WorkSlice;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -87,9 +88,10 @@ impl<K, V> Shard<K, V> {
         if self.slab.len() >= MAX_ENTRIES || !room.reach(weight) {
             return Restored::NoRoom;
         }
-        self.policy.before_write(&self.slab);
+        let work = &mut WorkSlice::new();
+        self.policy.before_write(&self.slab, work);
         room.spend(weight);
-        self.fill(new, now);
+        self.fill(new, now, work, out);
         Restored::Stored
     }
 }

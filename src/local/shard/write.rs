@@ -8,14 +8,12 @@ use crate::local::extras::{Extra, Extras};
 use crate::local::hash::{KeyHash, StoredHash};
 use crate::local::policy::Eviction;
 use crate::local::removal::{RemovalCause, Removals, Removed};
+use crate::local::work::WorkSlice;
 use equivalent::Equivalent;
 use std::sync::atomic::{
     AtomicU32, AtomicU64,
     Ordering::{Acquire, Relaxed},
 };
-
-/// How many entries a shard has room for at first.
-const FIRST_ROOM: usize = 16;
 
 /// How many blocks of 32 slots a write looks at while something may have expired there.
 const BLOCKS_PER_WRITE: u32 = 2;
@@ -23,13 +21,14 @@ const BLOCKS_PER_WRITE: u32 = 2;
 const BLOCKS_PER_EVICTION: u32 = 16;
 
 impl<K, V> Shard<K, V> {
-    /// Stores an entry, taking `new`, or leaves it there and returns `false` if this shard has no
-    /// more to evict and the budget is still short.
+    /// Stores an entry, taking `new`, or leaves it there and returns `false` if the budget is still short, and
+    /// either the work is used up or this shard has no more to evict.
     pub(crate) fn insert(
         &mut self,
         new: &mut Option<NewEntry<K, V>>,
         room: &mut Reservation<'_>,
         now: Nanos,
+        work: &mut WorkSlice,
         out: &mut Removals<'_, K, V>,
     ) -> bool
     where
@@ -42,32 +41,35 @@ impl<K, V> Shard<K, V> {
             return true;
         };
         let (held, weight) = (self.find(*hash, key).map(|(slot, _)| slot), extra.weight);
-        self.policy.before_write(&self.slab);
+        self.policy.before_write(&self.slab, work);
         if let Some(slot) = held {
             room.add(self.weight(slot));
             if room.reach(weight) {
                 room.spend(weight);
                 self.replace(slot, new, now, out);
-                self.sweep(BLOCKS_PER_WRITE, now, |freed| room.add(freed), out);
+                self.sweep(BLOCKS_PER_WRITE, now, |freed| room.add(freed), work, out);
                 return true;
             }
             // Heavier than what it replaces: the old one goes first, then others.
             self.take_out(slot, RemovalCause::Replaced, now, out);
         }
         let is_plain = self.extras.is_none() && extra.origin.tags.is_none();
-        self.sweep(BLOCKS_PER_WRITE, now, |freed| room.add(freed), out);
+        self.sweep(BLOCKS_PER_WRITE, now, |freed| room.add(freed), work, out);
         while self.slab.len() >= MAX_ENTRIES || !room.reach(weight) {
+            if work.is_used_up() {
+                return false;
+            }
             if is_plain && !self.expiry.is_due(now) {
                 // All weigh the same, so there is room for this one where another was.
-                return self.recycle(new, now, out);
+                return self.recycle(new, now, work, out);
             }
-            match self.evict(now, out) {
+            match self.evict(now, work, out) {
                 Some(freed) => room.add(freed),
                 None => return false,
             }
         }
         room.spend(weight);
-        self.fill(new, now);
+        self.fill(new, now, work, out);
         true
     }
 
@@ -94,11 +96,16 @@ impl<K, V> Shard<K, V> {
     }
 
     /// Puts a new entry into a free slot.
-    pub(super) fn fill(&mut self, new: &mut Option<NewEntry<K, V>>, now: Nanos) {
+    pub(super) fn fill(
+        &mut self,
+        new: &mut Option<NewEntry<K, V>>,
+        now: Nanos,
+        work: &mut WorkSlice,
+        out: &mut Removals<'_, K, V>,
+    ) {
         let Some(new) = new.take() else { return };
-        if self.slab.is_full() {
-            self.grow();
-        }
+        self.make_room(work, out);
+        debug_assert!(self.slab.has_room(), "it is full before it has grown");
         let slot = self.slab.insert(Entry {
             key: new.key,
             value: new.value,
@@ -121,9 +128,11 @@ impl<K, V> Shard<K, V> {
         &mut self,
         new: &mut Option<NewEntry<K, V>>,
         now: Nanos,
+        work: &mut WorkSlice,
         out: &mut Removals<'_, K, V>,
     ) -> bool {
-        let Some(slot) = self.policy.evict(&self.slab) else {
+        self.go_on_growing(work, out);
+        let Some(slot) = self.policy.evict(&self.slab, work) else {
             return false;
         };
         let (Some(entry), Some(new)) = (self.slab.get_mut(slot), new.take()) else {
@@ -152,33 +161,16 @@ impl<K, V> Shard<K, V> {
 
     #[inline]
     fn enter_in_index(&mut self, hash: KeyHash, slot: u32) {
-        self.index.insert_unique(hash.0, slot, self.slab.hash_of());
+        if self.index.is_full() {
+            self.grow_index();
+        }
+        self.index.insert(hash.0, slot, self.slab.hash_of());
     }
 
     #[inline]
     fn unindex(&mut self, hash: StoredHash, slot: u32) {
-        let found = self
-            .index
-            .find_entry(hash.restore(), |&other| other == slot);
-        found.expect("each occupied slot is in the index").remove();
-    }
-
-    /// Makes room for more entries: twice as many, or soon for all that are expected, so that few
-    /// are moved, and what is outgrown is little.
-    #[cold]
-    fn grow(&mut self) {
-        let (len, expected) = (self.slab.len() as usize, self.setup.expected);
-        let room = if (len + 1..=len * 16).contains(&expected) {
-            expected
-        } else if (1..=len).contains(&expected) {
-            // More than its share, but hardly much more.
-            len + (len / 8).max(FIRST_ROOM)
-        } else {
-            (len * 2).max(FIRST_ROOM)
-        };
-        let room = self.slab.grow(room);
-        self.index.reserve(room - len, self.slab.hash_of());
-        self.policy.grow(room);
+        let found = self.index.remove(hash.restore(), |&other| other == slot);
+        assert!(found, "each occupied slot is in the index");
     }
 
     #[inline]
@@ -242,19 +234,34 @@ impl<K, V> Shard<K, V> {
         let Some((slot, _)) = self.find(hash, key) else {
             return false;
         };
-        self.policy.before_write(&self.slab);
+        let work = &mut WorkSlice::new();
+        self.policy.before_write(&self.slab, work);
+        self.go_on_growing(work, out);
         budget.release(self.weight(slot));
         self.take_out(slot, cause, now, out);
-        self.sweep(BLOCKS_PER_WRITE, now, |freed| budget.release(freed), out);
+        self.sweep(
+            BLOCKS_PER_WRITE,
+            now,
+            |freed| budget.release(freed),
+            work,
+            out,
+        );
+        self.release_if_empty(out);
         true
     }
 
-    /// Evicts something, what has expired first, and returns what it weighed.
-    pub(crate) fn evict(&mut self, now: Nanos, out: &mut Removals<'_, K, V>) -> Option<u64> {
+    /// Evicts something, what has expired first, and returns what it weighed. `None` if there is nothing, or if
+    /// the work was used up before it was found.
+    pub(crate) fn evict(
+        &mut self,
+        now: Nanos,
+        work: &mut WorkSlice,
+        out: &mut Removals<'_, K, V>,
+    ) -> Option<u64> {
         if self.expiry.is_due(now) {
             let mut freed = 0;
             for _ in 0..BLOCKS_PER_EVICTION {
-                let more = self.sweep(1, now, |weight| freed += weight, out);
+                let more = self.sweep(1, now, |weight| freed += weight, work, out);
                 if freed > 0 {
                     return Some(freed);
                 }
@@ -263,9 +270,10 @@ impl<K, V> Shard<K, V> {
                 }
             }
         }
-        let victim = self.policy.evict(&self.slab)?;
+        let victim = self.policy.evict(&self.slab, work)?;
         let weight = self.weight(victim);
         self.unhook(victim, RemovalCause::Evicted, now, out);
+        self.release_if_empty(out);
         Some(weight)
     }
 
@@ -278,12 +286,13 @@ impl<K, V> Shard<K, V> {
         blocks: u32,
         now: Nanos,
         freed: impl FnMut(u64),
+        work: &mut WorkSlice,
         out: &mut Removals<'_, K, V>,
     ) -> bool {
         if self.extras.is_some() {
             self.search_for_invalidated();
         }
-        self.expiry.is_due(now) && self.sweep_due(blocks, now, freed, out)
+        self.expiry.is_due(now) && self.sweep_due(blocks, now, freed, work, out)
     }
 
     #[cold]
@@ -303,12 +312,14 @@ impl<K, V> Shard<K, V> {
         blocks: u32,
         now: Nanos,
         mut freed: impl FnMut(u64),
+        work: &mut WorkSlice,
         out: &mut Removals<'_, K, V>,
     ) -> bool {
         for _ in 0..blocks {
             let Some(slots) = self.expiry.due(now) else {
-                return false;
+                break;
             };
+            work.spend(BLOCK);
             let mut soonest = NEVER;
             for slot in slots.clone() {
                 let Some(entry) = self.slab.get(slot) else {
@@ -324,7 +335,8 @@ impl<K, V> Shard<K, V> {
             }
             self.expiry.raise(&slots, soonest);
         }
-        true
+        self.release_if_empty(out);
+        self.expiry.is_due(now)
     }
 
     /// May an entry never be served again, whatever the time?
@@ -338,17 +350,6 @@ impl<K, V> Shard<K, V> {
     /// How many blocks of slots there are to look at.
     pub(crate) fn blocks(&self) -> u32 {
         self.slab.end().div_ceil(BLOCK)
-    }
-
-    /// Takes everything out.
-    pub(crate) fn clear(&mut self, budget: &Budget, now: Nanos, out: &mut Removals<'_, K, V>) {
-        self.policy.before_write(&self.slab);
-        for slot in 0..self.slab.end() {
-            if self.slab.get(slot).is_some() {
-                budget.release(self.weight(slot));
-                self.take_out(slot, RemovalCause::Cleared, now, out);
-            }
-        }
     }
 
     /// Takes out an entry that the policy did not choose; its weight is the caller's to account for.

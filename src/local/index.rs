@@ -1,0 +1,258 @@
+//! A hash table that grows without rehashing all of its values in one call.
+
+use hashbrown::HashTable;
+
+/// How many buckets of the former table an insertion drains. The new table has room for twice as many
+/// values as there are, and the former one at most 16 buckets for each 7 of them, or for each value that
+/// was removed: it is drained long before the new one is full.
+pub(crate) const BUCKETS_PER_STEP: usize = 256;
+
+/// A hash table whose growth is spread over many insertions.
+///
+/// While it grows there are two tables: values are inserted into the new one and looked up in both. A
+/// value that is in the new one costs what it costs in a plain table.
+#[repr(C)]
+pub(crate) struct Index<T> {
+    table: HashTable<T>,
+    outgrown: Option<Box<Outgrown<T>>>,
+    /// An empty table for the next time that it grows.
+    spare: Option<Box<HashTable<T>>>,
+}
+
+/// A table for fewer values than this is allocated when it is needed.
+const LEAST_SPARE: usize = 1 << 16;
+
+struct Outgrown<T> {
+    table: HashTable<T>,
+    /// Buckets below it are empty.
+    next: usize,
+}
+
+impl<T> Default for Index<T> {
+    fn default() -> Self {
+        Self {
+            table: HashTable::new(),
+            outgrown: None,
+            spare: None,
+        }
+    }
+}
+
+impl<T: Copy> Index<T> {
+    pub(crate) fn with_capacity(capacity: usize) -> Self {
+        Self {
+            table: HashTable::with_capacity(capacity),
+            outgrown: None,
+            spare: None,
+        }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.table.len() + self.outgrown.as_ref().map_or(0, |old| old.table.len())
+    }
+
+    /// Returns the table that holds all values, except those that have not moved yet.
+    #[inline(always)]
+    pub(crate) fn current(&self) -> &HashTable<T> {
+        &self.table
+    }
+
+    #[inline]
+    pub(crate) fn find(&self, hash: u64, is_it: impl Fn(&T) -> bool) -> Option<T> {
+        match self.table.find(hash, &is_it) {
+            Some(&found) => Some(found),
+            None => match &self.outgrown {
+                None => None,
+                Some(outgrown) => outgrown.find(hash, is_it),
+            },
+        }
+    }
+
+    /// Removes a value. Returns whether it was there.
+    #[inline]
+    pub(crate) fn remove(&mut self, hash: u64, is_it: impl Fn(&T) -> bool) -> bool {
+        match self.table.find_entry(hash, &is_it) {
+            Ok(found) => {
+                found.remove();
+                true
+            }
+            Err(_) => self.remove_outgrown(hash, is_it),
+        }
+    }
+
+    #[cold]
+    fn remove_outgrown(&mut self, hash: u64, is_it: impl Fn(&T) -> bool) -> bool {
+        let Some(outgrown) = &mut self.outgrown else {
+            return false;
+        };
+        let found = outgrown.table.find_entry(hash, is_it);
+        found
+            .map(hashbrown::hash_table::OccupiedEntry::remove)
+            .is_ok()
+    }
+
+    /// Returns `true` if the next insertion would rehash the table, because it is full of values and of
+    /// traces of removed ones.
+    #[inline]
+    pub(crate) fn is_full(&self) -> bool {
+        self.table.capacity() == self.table.len()
+    }
+
+    /// Returns `true` if a large table is almost full and there is no spare one. Allocating a table of four
+    /// million buckets takes two milliseconds, so it is done where no lock is held.
+    #[inline]
+    pub(crate) fn needs_spare(&self) -> bool {
+        let capacity = self.table.capacity();
+        capacity - self.table.len() <= capacity / 64
+            && capacity >= LEAST_SPARE
+            && self.spare.is_none()
+    }
+
+    /// Allocates an empty table for `capacity` values, and touches all of its pages. Otherwise each of the first
+    /// steps faults about 200 of them, since it moves values to random places: more than a millisecond.
+    pub(crate) fn prepare_table(capacity: usize) -> HashTable<T>
+    where
+        T: Default,
+    {
+        const BUCKETS_PER_PAGE: usize = 512;
+        let mut table = HashTable::with_capacity(capacity);
+        for bucket in (0..table.num_buckets()).step_by(BUCKETS_PER_PAGE) {
+            table.insert_unique(bucket as u64, T::default(), |_| 0);
+        }
+        table.clear();
+        table
+    }
+
+    /// Takes an empty table for the next time that it grows, or gives it back if there is one.
+    pub(crate) fn set_spare(&mut self, table: HashTable<T>) -> Result<(), HashTable<T>> {
+        if self.spare.is_some() {
+            return Err(table);
+        }
+        self.spare = Some(Box::new(table));
+        Ok(())
+    }
+
+    /// Inserts a value that is not there. If the table is full it rehashes all values at once: call
+    /// [`grow`](Self::grow) before that.
+    #[inline]
+    pub(crate) fn insert(&mut self, hash: u64, value: T, hash_of: impl Fn(&T) -> u64) {
+        self.table.insert_unique(hash, value, hash_of);
+    }
+
+    pub(crate) fn is_growing(&self) -> bool {
+        self.outgrown.is_some()
+    }
+
+    /// Allocates a table for `capacity` values and begins to move the present ones there.
+    #[cold]
+    pub(crate) fn grow(&mut self, capacity: usize, hash_of: impl Fn(&T) -> u64) {
+        while self.outgrown.is_some() {
+            self.step(usize::MAX, &hash_of);
+        }
+        let capacity = capacity.max(self.table.len() + 1);
+        let spare = self.spare.take().map(|spare| *spare);
+        let table = spare
+            .filter(|spare| spare.capacity() >= capacity)
+            .unwrap_or_else(|| HashTable::with_capacity(capacity));
+        let table = std::mem::replace(&mut self.table, table);
+        if !table.is_empty() {
+            self.outgrown = Some(Box::new(Outgrown { table, next: 0 }));
+        }
+    }
+
+    /// Moves the values of up to `buckets` buckets. Returns the emptied table after the last one, for the
+    /// caller to drop where no lock is held.
+    pub(crate) fn step(
+        &mut self,
+        buckets: usize,
+        hash_of: impl Fn(&T) -> u64,
+    ) -> Option<HashTable<T>> {
+        let Self {
+            table, outgrown, ..
+        } = self;
+        let Outgrown { table: from, next } = &mut **outgrown.as_mut()?;
+        let end = next.saturating_add(buckets).min(from.num_buckets());
+        for bucket in *next..end {
+            if let Ok(found) = from.get_bucket_entry(bucket) {
+                let (value, _) = found.remove();
+                table.insert_unique(hash_of(&value), value, &hash_of);
+            }
+        }
+        *next = end;
+        if !from.is_empty() {
+            return None;
+        }
+        outgrown.take().map(|emptied| emptied.table)
+    }
+
+    /// Returns all values, in no order.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = T> + '_ {
+        let outgrown = self.outgrown.iter();
+        let outgrown = outgrown.flat_map(|outgrown| outgrown.table.iter());
+        self.table.iter().chain(outgrown).copied()
+    }
+}
+
+impl<T: Copy> Outgrown<T> {
+    #[cold]
+    #[inline(never)]
+    fn find(&self, hash: u64, is_it: impl Fn(&T) -> bool) -> Option<T> {
+        self.table.find(hash, is_it).copied()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[allow(clippy::trivially_copy_pass_by_ref)]
+    fn hash_of(value: &u32) -> u64 {
+        u64::from(*value).wrapping_mul(0x9E37_79B9_7F4A_7C15)
+    }
+
+    #[test]
+    fn values_are_found_and_removed_while_the_index_grows() {
+        let mut index = Index::default();
+        let mut steps = 0;
+        for value in 0..50_000_u32 {
+            if index.is_full() {
+                assert!(index.outgrown.is_none(), "it fills before it has grown");
+                index.grow(index.len() * 2, hash_of);
+            }
+            let rehash = |_: &u32| unreachable!("all values are rehashed at once");
+            index.insert(hash_of(&value), value, rehash);
+            if index.outgrown.is_some() {
+                steps += 1;
+                index.step(BUCKETS_PER_STEP, hash_of);
+                let find = |value: u32| index.find(hash_of(&value), |&other| other == value);
+                for value in [0, value / 2, value / 3 * 2, value - 1] {
+                    assert_eq!(find(value), (value % 5 != 1).then_some(value));
+                }
+            }
+            if value % 5 == 1 {
+                assert!(index.remove(hash_of(&value), |&other| other == value));
+                assert!(!index.remove(hash_of(&value), |&other| other == value));
+            }
+        }
+        assert_eq!((index.len(), index.iter().count()), (40_000, 40_000));
+        assert!(steps > 100, "it grew at once");
+    }
+
+    #[test]
+    fn a_large_table_is_prepared_before_it_is_needed_and_used_once() {
+        let mut index = Index::with_capacity(LEAST_SPARE);
+        let mut value = 0;
+        while !index.needs_spare() {
+            assert!(!index.is_full());
+            index.insert(hash_of(&value), value, hash_of);
+            value += 1;
+        }
+        let spare = || Index::prepare_table(4 * LEAST_SPARE);
+        assert!(spare().is_empty() && spare().capacity() >= 4 * LEAST_SPARE);
+        assert!(index.set_spare(spare()).is_ok() && !index.needs_spare());
+        assert!(index.set_spare(spare()).is_err());
+        index.grow(2 * LEAST_SPARE, hash_of);
+        assert!(index.table.capacity() >= 4 * LEAST_SPARE);
+        assert!(index.spare.is_none() && !index.needs_spare());
+    }
+}
