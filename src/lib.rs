@@ -23,6 +23,8 @@ mod consistency;
 #[cfg(any(feature = "serde", feature = "snapshot"))]
 mod schema;
 #[cfg(feature = "snapshot")]
+mod codec;
+#[cfg(feature = "snapshot")]
 mod snapshot;
 
 mod cache;
@@ -57,10 +59,14 @@ pub use local::{RestoreReport, SnapshotReport};
 #[cfg(feature = "metrics")]
 pub use metrics::{Metrics, Watch, WatchError};
 #[cfg(any(feature = "serde", feature = "snapshot"))]
-pub use schema::{Schema, TierKey, TierValue};
+pub use schema::{Schema, Schemas, TierKey, TierValue};
 #[cfg(feature = "snapshot")]
 pub use snapshot::SnapshotError;
 pub use stats::Stats;
+#[cfg(feature = "redis")]
+pub use codec::Postcard;
+#[cfg(feature = "snapshot")]
+pub use codec::{Codec, CodecError, MessagePack};
 #[cfg(feature = "redis")]
 pub use tiered::{
     Blocking, CallStats, Delivery, Health, L2Calls, RemoteError, Rollout, TierStats, TieredBuilder,

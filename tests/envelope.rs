@@ -48,7 +48,7 @@ async fn damaged_values_are_misses_and_cost_no_more_memory_than_a_value_may() {
         cache.insert(words as u64, value.clone()).await;
         assert_eq!(cache.get(&(words as u64)).await, Some(value));
         let mut name = b"hotset:{test}:e:".to_vec();
-        name.extend(postcard::to_stdvec(&(words as u64)).unwrap());
+        name.extend(rmp_serde::to_vec_named(&(words as u64)).unwrap());
         let mut get = redis::cmd("GET");
         let envelope: Vec<u8> = get.arg(&name).query_async(&mut connection).await.unwrap();
         whole.push((words as u64, name, envelope));
@@ -60,7 +60,7 @@ async fn damaged_values_are_misses_and_cost_no_more_memory_than_a_value_may() {
         let mut damaged = envelope.clone();
         for _ in 0..random.random_range(1..6) {
             let at = random.random_range(HEAD..damaged.len() - 8);
-            // Lengths are varints: a run of high bits makes a huge one.
+            // A run of high bits makes a huge length.
             let run = random.random_range(1..10).min(damaged.len() - 8 - at);
             let byte = [0xFF, 0, 0x80, random.random()][random.random_range(0..4)];
             damaged[at..at + run].fill(byte);
