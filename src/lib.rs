@@ -18,12 +18,12 @@ mod trace;
 
 mod entry;
 
+#[cfg(feature = "snapshot")]
+mod codec;
 #[cfg(any(feature = "redis", feature = "serde"))]
 mod consistency;
 #[cfg(any(feature = "serde", feature = "snapshot"))]
 mod schema;
-#[cfg(feature = "snapshot")]
-mod codec;
 #[cfg(feature = "snapshot")]
 mod snapshot;
 
@@ -43,6 +43,10 @@ mod config;
 
 pub use cache::{AsyncCache, BoxedLoad, Cache, CacheFuture, ErasedAsyncLoader, ErasedLoader};
 pub use clock::{Clock, ManualClock, SystemClock};
+#[cfg(feature = "redis")]
+pub use codec::Postcard;
+#[cfg(feature = "snapshot")]
+pub use codec::{Codec, CodecError, MessagePack};
 #[cfg(feature = "serde")]
 pub use config::{Backend, CacheConfig, Capacity, ConfigError, RedisUrl};
 #[cfg(any(feature = "redis", feature = "serde"))]
@@ -63,10 +67,6 @@ pub use schema::{Schema, Schemas, TierKey, TierValue};
 #[cfg(feature = "snapshot")]
 pub use snapshot::SnapshotError;
 pub use stats::Stats;
-#[cfg(feature = "redis")]
-pub use codec::Postcard;
-#[cfg(feature = "snapshot")]
-pub use codec::{Codec, CodecError, MessagePack};
 #[cfg(feature = "redis")]
 pub use tiered::{
     Blocking, CallStats, Delivery, Health, L2Calls, RemoteError, Rollout, TierStats, TieredBuilder,

@@ -377,7 +377,16 @@ mod tests {
             Nested::schema(),
             "map(String,result(vec([u8;4]),(i8,option(usize))))"
         );
-        type Eight = (u8, i128, bool, char, Duration, IpAddr, Cow<'static, str>, Arc<[u8]>);
+        type Eight = (
+            u8,
+            i128,
+            bool,
+            char,
+            Duration,
+            IpAddr,
+            Cow<'static, str>,
+            Arc<[u8]>,
+        );
         assert_eq!(
             Eight::schema(),
             "(u8,i128,bool,char,Duration,IpAddr,String,vec(u8))"

@@ -87,6 +87,21 @@ async fn damaged_values_are_misses_and_cost_no_more_memory_than_a_value_may() {
     let grown = after - before;
     assert!(grown < 4 * MAX_SIZE, "{grown} bytes");
 
+    // A value of the format before is a miss, and is replaced by who loads.
+    let (key, name, envelope) = &whole[1];
+    let mut old = envelope.clone();
+    assert_eq!(old[3], 2);
+    old[3] = 1;
+    let mut set = redis::cmd("SET");
+    let set = set.arg(name).arg(sealed(old));
+    let _: () = set.query_async(&mut connection).await.unwrap();
+    assert_eq!(cache.get(key).await, None);
+    let fills = cache.tier_stats().fills;
+    let load = || async { Ok::<_, ()>(vec!["newer".to_string()]) };
+    let loaded = cache.get_or_load_async(key, load).await.unwrap();
+    assert_eq!(cache.get(key).await, Some(loaded));
+    assert_eq!(cache.tier_stats().fills, fills + 1);
+
     // What cannot be read is replaced by who loads.
     let (key, name, envelope) = &whole[0];
     let mut other = envelope.clone();

@@ -211,6 +211,31 @@ fn what_cannot_be_read_or_lies_about_its_length_is_refused_whole() {
 }
 
 #[test]
+fn entry_that_decodes_to_another_one_is_left_out_and_counted() {
+    #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+    struct Partial {
+        id: u64,
+        #[serde(skip)]
+        region: u64,
+    }
+    hotset::schema!(Partial, "partial/1");
+    let folder = Folder::new();
+    let cache: LocalCache<Partial, Option<Option<u64>>> = LocalCache::new(100);
+    let key = |id, region| Partial { id, region };
+    cache.insert(key(1, 0), Some(Some(1)));
+    cache.insert(key(2, 0), None);
+    // The value would become `None`, the key that of region 0.
+    cache.insert(key(3, 0), Some(None));
+    cache.insert(key(1, 1), Some(Some(2)));
+    let written = cache.snapshot(folder.path()).unwrap();
+    assert_eq!((written.entries, written.altered), (2, 2));
+    let restored: LocalCache<Partial, Option<Option<u64>>> = LocalCache::new(100);
+    assert_eq!(restored.restore(folder.path()).unwrap().restored, 2);
+    assert_eq!(restored.get(&key(1, 0)), Some(Some(Some(1))));
+    assert_eq!(restored.get(&key(2, 0)), Some(None));
+}
+
+#[test]
 fn time_passes_while_nothing_runs_and_never_goes_back() {
     let folder = Folder::new();
     let clock = ManualClock::new();

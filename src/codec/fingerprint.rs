@@ -49,12 +49,17 @@ fn hash(kind: Kind, bytes: &[u8]) -> u64 {
     xxh3_64_with_seed(bytes, kind as u64)
 }
 
-/// Hashes two hashes, in their order.
+/// Hashes two numbers, in their order. Sequences of numbers need this several times for each element.
 fn combine(kind: Kind, first: u64, second: u64) -> u64 {
-    let mut bytes = [0; 16];
-    bytes[..8].copy_from_slice(&first.to_le_bytes());
-    bytes[8..].copy_from_slice(&second.to_le_bytes());
-    hash(kind, &bytes)
+    let seed = (kind as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    mix(mix(first ^ seed).wrapping_add(second))
+}
+
+/// The finalizer of `SplitMix64`: each bit of the input has an influence on all bits of the output.
+fn mix(mut bits: u64) -> u64 {
+    bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    bits ^ (bits >> 31)
 }
 
 /// Hashes the name of a variant.
@@ -87,7 +92,9 @@ type Result<T = u64> = std::result::Result<T, Unserializable>;
 macro_rules! numbers {
     ($($method:ident $type:ty: $kind:ident),*) => {$(
         fn $method(self, value: $type) -> Result {
-            Ok(hash(Kind::$kind, &value.to_le_bytes()))
+            #[allow(clippy::cast_sign_loss, clippy::cast_lossless)] // Each number has its own bits.
+            let bits = value as u64;
+            Ok(combine(Kind::$kind, bits, 0))
         }
     )*};
 }
@@ -105,9 +112,16 @@ impl Serializer for Hasher {
 
     numbers!(
         serialize_i8 i8: I8, serialize_i16 i16: I16, serialize_i32 i32: I32, serialize_i64 i64: I64,
-        serialize_i128 i128: I128, serialize_u8 u8: U8, serialize_u16 u16: U16, serialize_u32 u32: U32,
-        serialize_u64 u64: U64, serialize_u128 u128: U128
+        serialize_u8 u8: U8, serialize_u16 u16: U16, serialize_u32 u32: U32, serialize_u64 u64: U64
     );
+
+    fn serialize_i128(self, value: i128) -> Result {
+        Ok(hash(Kind::I128, &value.to_le_bytes()))
+    }
+
+    fn serialize_u128(self, value: u128) -> Result {
+        Ok(hash(Kind::U128, &value.to_le_bytes()))
+    }
 
     fn is_human_readable(&self) -> bool {
         false
@@ -159,11 +173,7 @@ impl Serializer for Hasher {
         Ok(combine(Kind::Unit, variant_hash(variant), 0))
     }
 
-    fn serialize_newtype_struct<T: Serialize + ?Sized>(
-        self,
-        _: &'static str,
-        value: &T,
-    ) -> Result {
+    fn serialize_newtype_struct<T: Serialize + ?Sized>(self, _: &'static str, value: &T) -> Result {
         Ok(combine(Kind::Struct, 0, value.serialize(self)?))
     }
 
@@ -359,7 +369,10 @@ mod tests {
 
     #[test]
     fn values_that_formats_confuse_are_told_apart() {
-        assert_ne!(fingerprint(&None::<Option<u8>>), fingerprint(&Some(None::<u8>)));
+        assert_ne!(
+            fingerprint(&None::<Option<u8>>),
+            fingerprint(&Some(None::<u8>))
+        );
         assert_ne!(fingerprint(&None::<()>), fingerprint(&Some(())));
         assert_ne!(
             fingerprint(&Number::Unsigned(5)),
@@ -375,7 +388,9 @@ mod tests {
     fn order_of_maps_and_sets_and_bits_of_nan_do_not_count() {
         // Each has its own random seed, so its own order.
         let map = || -> HashMap<u32, HashSet<u32>> {
-            (0..50).map(|key| (key, (key..key + 50).collect())).collect()
+            (0..50)
+                .map(|key| (key, (key..key + 50).collect()))
+                .collect()
         };
         assert_eq!(fingerprint(&map()), fingerprint(&map()));
         assert_eq!(fingerprint(&f64::NAN), fingerprint(&-f64::NAN));

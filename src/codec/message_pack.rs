@@ -1,7 +1,8 @@
 //! MessagePack with field names, the default format.
 
+use super::byte_sequence::byte_sequence;
 use super::{Codec, CodecError};
-use serde::{Serialize, de::DeserializeOwned};
+use serde::{Serialize, Serializer, de::DeserializeOwned};
 
 /// The default [`Codec`]: [MessagePack](https://msgpack.org) with field names, by `rmp-serde`. A key and its value are
 /// an array of two elements.
@@ -9,13 +10,17 @@ use serde::{Serialize, de::DeserializeOwned};
 /// Structs are maps by the names of their fields, a unit variant is its name, and another variant is a map of one
 /// element from its name. So serde's attributes (`default`, `skip_serializing_if`, `flatten`, `tag` and
 /// so on) work as in JSON, and a reader in another language needs no other description. `i128` and `u128` are 16
-/// bytes, big-endian. Bytes in a `Vec<u8>` are an array of numbers; put them in a `serde_bytes::ByteBuf`
-/// for the shorter form.
+/// bytes, big-endian. A value that is a sequence of bytes as a whole, such as a `Vec<u8>` or an `Option<Arc<[u8]>>`, is a
+/// byte string. Within another type such a sequence is an array of numbers, which takes ten times as
+/// long; the types of the crate `serde_bytes` are byte strings there too.
 ///
 /// A `Some` whose content is encoded as nil, such as `Some(None)` or `Some(())`, cannot be told from `None`. The
 /// [round-trip check](Codec#round-trip-check) keeps such values out of Redis and of snapshots.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct MessagePack;
+
+/// The first byte of an array with two elements.
+const ARRAY_OF_TWO: u8 = 0x92;
 
 impl MessagePack {
     /// The name of this format in Redis and in snapshots.
@@ -32,7 +37,8 @@ where
     }
 
     fn encode(&self, key: &K, value: &V) -> Result<Vec<u8>, CodecError> {
-        to_extend(&(key, value), Vec::new())
+        let bytes = to_extend(key, vec![ARRAY_OF_TWO])?;
+        value_to_extend(value, bytes)
     }
 
     fn decode(&self, bytes: &[u8]) -> Result<(K, V), CodecError> {
@@ -50,12 +56,34 @@ pub(crate) fn to_extend<T: Serialize + ?Sized>(
     Ok(bytes)
 }
 
+/// Like [`to_extend`], with the short form for a sequence of bytes.
+pub(crate) fn value_to_extend<V: Serialize + DeserializeOwned>(
+    value: &V,
+    mut bytes: Vec<u8>,
+) -> Result<Vec<u8>, CodecError> {
+    let Some(sequence) = byte_sequence(value) else {
+        return to_extend(value, bytes);
+    };
+    let start = bytes.len();
+    let mut serializer = rmp_serde::Serializer::new(&mut bytes);
+    let written = serializer.serialize_bytes(&sequence);
+    written.map_err(CodecError::new)?;
+    // An untagged enum, for example, does not take a byte string for a sequence.
+    if from_bytes::<V>(&bytes[start..]).is_ok() {
+        return Ok(bytes);
+    }
+    bytes.truncate(start);
+    to_extend(value, bytes)
+}
+
 /// Decodes a value whose encoding takes all of the bytes.
 ///
 /// What it allocates is in proportion to the length of `bytes`, whatever they are, besides what the value itself takes.
 pub(crate) fn from_bytes<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, CodecError> {
     if !is_one_object(bytes) {
-        return Err(CodecError::new("these bytes are not one MessagePack object"));
+        return Err(CodecError::new(
+            "these bytes are not one MessagePack object",
+        ));
     }
     rmp_serde::from_slice(bytes).map_err(CodecError::new)
 }
@@ -84,7 +112,9 @@ fn skip_head(bytes: &[u8]) -> Option<(u64, &[u8])> {
     // Reads a length of so many bytes, big-endian.
     let length = |size: usize| {
         let (length, rest) = rest.split_at_checked(size)?;
-        let length = length.iter().fold(0, |sum, byte| sum << 8 | u64::from(*byte));
+        let length = length
+            .iter()
+            .fold(0, |sum, byte| sum << 8 | u64::from(*byte));
         Some((length, rest))
     };
     let low = u64::from(marker);
@@ -207,6 +237,24 @@ mod tests {
             assert!(is_one_object(bytes), "{bytes:x?}");
             assert!(!is_one_object(&bytes[..bytes.len() - 1]), "{bytes:x?}");
         }
+    }
+
+    #[derive(Debug, PartialEq, Serialize, Deserialize)]
+    #[serde(untagged)]
+    enum Untagged {
+        List(Vec<u8>),
+    }
+
+    #[test]
+    fn sequence_of_bytes_is_a_byte_string_where_that_can_be_decoded() {
+        let bytes = vec![0, 127, 255];
+        let encoded = MessagePack.encode(&7_u8, &bytes).unwrap();
+        assert_eq!(encoded, [0x92, 7, 0xc4, 3, 0, 127, 255]);
+        assert_eq!(MessagePack.decode(&encoded), Ok((7_u8, bytes.clone())));
+        let list = Untagged::List(bytes);
+        let encoded = MessagePack.encode(&7_u8, &list).unwrap();
+        assert_eq!(encoded, [0x92, 7, 0x93, 0, 127, 0xcc, 255]);
+        assert_eq!(MessagePack.decode(&encoded), Ok((7_u8, list)));
     }
 
     #[test]

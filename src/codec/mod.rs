@@ -1,5 +1,6 @@
 //! How keys and values become bytes, for Redis and for snapshots.
 
+mod byte_sequence;
 mod check;
 mod fingerprint;
 pub(crate) mod message_pack;

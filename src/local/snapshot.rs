@@ -11,7 +11,7 @@ use crate::entry::Loaded;
 use crate::flight::Watcher;
 use crate::schema::{Schema, Schemas};
 use crate::snapshot::{
-    Contents, Entry, Head, SnapshotError, Writer, decode, encode, read, replace,
+    Contents, Entry, Head, SnapshotError, Writer, decode, encode_key, encode_value, read, replace,
 };
 use serde::{Serialize, de::DeserializeOwned};
 use std::hash::{BuildHasher, Hash};
@@ -269,8 +269,8 @@ where
     for copy in copies {
         key.clear();
         value.clear();
-        key = encode(&copy.key, key)?;
-        value = encode(&copy.value, value)?;
+        key = encode_key(&copy.key, key)?;
+        value = encode_value(&copy.value, value)?;
         let decode = || Some((decode(&key)?, decode(&value)?));
         if !check.passes((&copy.key, &copy.value), key.len() + value.len(), decode) {
             continue;

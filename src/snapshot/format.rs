@@ -125,12 +125,18 @@ impl<W: Write> Writer<W> {
     }
 }
 
-/// Appends the encoding of a key or a value to `bytes`.
-pub(crate) fn encode(
-    it: &(impl Serialize + ?Sized),
+/// Appends the encoding of a key to `bytes`.
+pub(crate) fn encode_key(key: &impl Serialize, bytes: Vec<u8>) -> Result<Vec<u8>, SnapshotError> {
+    let encoded = message_pack::to_extend(key, bytes);
+    encoded.map_err(|error| SnapshotError::Unserializable(error.to_string()))
+}
+
+/// Appends the encoding of a value to `bytes`.
+pub(crate) fn encode_value(
+    value: &(impl Serialize + DeserializeOwned),
     bytes: Vec<u8>,
 ) -> Result<Vec<u8>, SnapshotError> {
-    let encoded = message_pack::to_extend(it, bytes);
+    let encoded = message_pack::value_to_extend(value, bytes);
     encoded.map_err(|error| SnapshotError::Unserializable(error.to_string()))
 }
 

@@ -6,7 +6,7 @@ mod format;
 
 pub use error::SnapshotError;
 pub(crate) use file::{read, replace};
-pub(crate) use format::{Contents, Entry, Head, Writer, decode, encode};
+pub(crate) use format::{Contents, Entry, Head, Writer, decode, encode_key, encode_value};
 
 /// Returns the keys of a file, hottest first. Their schema must be `schema`.
 #[cfg(feature = "redis")]

@@ -123,11 +123,7 @@ impl<K: TierKey, V: TierValue> Builder<K, V> {
     /// ```text
     #[doc = include_str!("../../examples/deploy/users.acl")]
     /// ```
-    pub fn redis(
-        self,
-        url: impl Into<String>,
-        namespace: impl Into<String>,
-    ) -> TieredBuilder<K, V>
+    pub fn redis(self, url: impl Into<String>, namespace: impl Into<String>) -> TieredBuilder<K, V>
     where
         K: Schema,
         V: Schema,

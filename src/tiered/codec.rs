@@ -382,10 +382,7 @@ mod tests {
             Schemas::new("u64", "price/3"),
             Schemas::new("i64", "price/2"),
         ] {
-            let other = Texts {
-                schemas,
-                ..codec()
-            };
+            let other = Texts { schemas, ..codec() };
             assert_eq!(other.decode(&bytes, &7), Err(Unreadable::Schema));
         }
         let other = codec().with_codec(Postcard);

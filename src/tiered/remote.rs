@@ -56,7 +56,9 @@ impl fmt::Display for Unreadable {
             Self::Schema => "its key or its value has another schema",
             Self::Checksum => "its checksum is wrong",
             Self::Body => "it is malformed",
-            Self::Payload => "its key or its value cannot be decoded, although the schemas are the same",
+            Self::Payload => {
+                "its key or its value cannot be decoded, although the schemas are the same"
+            }
             Self::Key => "it belongs to another key",
             Self::TooLarge => "it is larger than max_value_size",
         })

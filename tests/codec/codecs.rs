@@ -2,8 +2,8 @@
 
 use crate::servers::Server;
 use hotset::{
-    Codec, CodecError, Consistency, LocalCache, MessagePack, Postcard, Schema, Schemas, TieredBuilder,
-    TieredCache, Warning,
+    Codec, CodecError, Consistency, LocalCache, MessagePack, Postcard, Schema, Schemas,
+    TieredBuilder, TieredCache, Warning,
 };
 use serde::{Serialize, de::DeserializeOwned};
 use std::collections::{HashMap, HashSet};
@@ -52,7 +52,9 @@ where
     }
 
     fn decode(&self, bytes: &[u8]) -> Result<(K, V), CodecError> {
-        let (nonce, masked) = bytes.split_first().ok_or_else(|| CodecError::new("empty"))?;
+        let (nonce, masked) = bytes
+            .split_first()
+            .ok_or_else(|| CodecError::new("empty"))?;
         let plain: Vec<u8> = masked.iter().map(|byte| byte ^ nonce).collect();
         MessagePack.decode(&plain)
     }
@@ -73,7 +75,9 @@ impl Codec<u64, String> for FirstLine {
 
     fn decode(&self, bytes: &[u8]) -> Result<(u64, String), CodecError> {
         let text = std::str::from_utf8(bytes).map_err(CodecError::new)?;
-        let (key, line) = text.split_once('\n').ok_or_else(|| CodecError::new("no newline"))?;
+        let (key, line) = text
+            .split_once('\n')
+            .ok_or_else(|| CodecError::new("no newline"))?;
         Ok((key.parse().map_err(CodecError::new)?, line.to_owned()))
     }
 }
@@ -87,7 +91,9 @@ where
 {
     let builder = LocalCache::builder().capacity(100);
     let builder = builder.redis(server.url(), "test");
-    with(builder.consistency(Consistency::L2Only)).build().unwrap()
+    with(builder.consistency(Consistency::L2Only))
+        .build()
+        .unwrap()
 }
 
 async fn stored(server: &Server, key: u64) -> Vec<u8> {

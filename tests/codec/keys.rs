@@ -36,13 +36,24 @@ async fn value_of_a_key_with_another_schema_is_not_served() {
     assert_eq!(old.get(&Before(1, 2)).await, None);
     let warnings = new.health().warnings;
     assert!(
-        warnings.iter().any(|warning| matches!(warning, Warning::UnreadableValues(why) if why.contains("schema"))),
+        warnings.iter().any(
+            |warning| matches!(warning, Warning::UnreadableValues(why) if why.contains("schema"))
+        ),
         "{warnings:?}"
     );
     // Those who find nothing to read are not warned.
     let third: TieredCache<After, String> = cache(&server, "users");
-    assert_eq!(third.get(&After(1, 2)).await.as_deref(), Some("of tenant 2"));
-    assert!(!third.health().warnings.iter().any(|it| matches!(it, Warning::UnreadableValues(_))));
+    assert_eq!(
+        third.get(&After(1, 2)).await.as_deref(),
+        Some("of tenant 2")
+    );
+    assert!(
+        !third
+            .health()
+            .warnings
+            .iter()
+            .any(|it| matches!(it, Warning::UnreadableValues(_)))
+    );
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -61,17 +72,29 @@ async fn keys_that_skip_different_fields_have_different_values() {
     let writer: TieredCache<Filter, u8> = cache(&server, "filters");
     let reader: TieredCache<Filter, u8> = cache(&server, "filters");
     let (a, b) = (
-        Filter { a: Some(1), b: None },
-        Filter { a: None, b: Some(1) },
+        Filter {
+            a: Some(1),
+            b: None,
+        },
+        Filter {
+            a: None,
+            b: Some(1),
+        },
     );
     writer.insert(a.clone(), 1).await;
-    assert_eq!((reader.get(&a).await, reader.get(&b).await), (Some(1), None));
+    assert_eq!(
+        (reader.get(&a).await, reader.get(&b).await),
+        (Some(1), None)
+    );
     writer.insert(b.clone(), 2).await;
     assert_eq!(reader.get(&a).await, Some(1));
     assert_eq!(reader.get(&b).await, Some(2));
     // An invalidation names its key to other processes.
     writer.invalidate(&a).await;
-    assert_eq!((reader.get(&a).await, reader.get(&b).await), (None, Some(2)));
+    assert_eq!(
+        (reader.get(&a).await, reader.get(&b).await),
+        (None, Some(2))
+    );
 }
 
 /// Is serialized without one of its fields.
@@ -91,8 +114,14 @@ async fn key_that_decodes_to_another_key_is_not_shared() {
     let reader: TieredCache<Partial, u8> = cache(&server, "partial");
     let key = |region| Partial { id: 1, region };
     let load = |value| move || async move { Ok::<u8, ()>(value) };
-    assert_eq!(writer.get_or_load_async(&key(0), load(10)).await.unwrap(), 10);
-    assert_eq!(reader.get_or_load_async(&key(1), load(11)).await.unwrap(), 11);
+    assert_eq!(
+        writer.get_or_load_async(&key(0), load(10)).await.unwrap(),
+        10
+    );
+    assert_eq!(
+        reader.get_or_load_async(&key(1), load(11)).await.unwrap(),
+        11
+    );
     assert_eq!(reader.get(&key(0)).await, Some(10));
     assert_eq!(reader.get(&key(1)).await, None);
     let warnings = reader.health().warnings;
@@ -102,7 +131,13 @@ async fn key_that_decodes_to_another_key_is_not_shared() {
     assert!(warnings.contains(&expected), "{warnings:?}");
     let options: TieredCache<Option<Option<u8>>, u8> = cache(&server, "options");
     assert_eq!(options.get_or_load_async(&None, load(1)).await.unwrap(), 1);
-    assert_eq!(options.get_or_load_async(&Some(None), load(2)).await.unwrap(), 2);
+    assert_eq!(
+        options
+            .get_or_load_async(&Some(None), load(2))
+            .await
+            .unwrap(),
+        2
+    );
     assert_eq!(options.get(&Some(None)).await, None);
 }
 
@@ -117,11 +152,16 @@ async fn invalidation_reaches_keys_of_all_shapes_in_other_processes() {
     };
     let (writer, reader) = (build(), build());
     soon("proven", || {
-        [&writer, &reader].iter().all(|cache| cache.health().proven_for.is_some())
+        [&writer, &reader]
+            .iter()
+            .all(|cache| cache.health().proven_for.is_some())
     })
     .await;
     let key = |text: &str, number| {
-        let filter = Filter { a: None, b: Some(1) };
+        let filter = Filter {
+            a: None,
+            b: Some(1),
+        };
         (text.to_string(), filter, number)
     };
     let keys = [key("", None), key("a", Some(-1)), key("b", Some(300))];

@@ -266,7 +266,11 @@ async fn values_with_serde_attributes_come_back_as_they_were() {
         rest: BTreeMap::from([("other".into(), 8)]),
     });
     assert_stored!(server, All, flattened.collect::<Vec<_>>());
-    let kinds = [Tagged::Point, Tagged::Square { side: 1 }, tagged().remove(0)];
+    let kinds = [
+        Tagged::Point,
+        Tagged::Square { side: 1 },
+        tagged().remove(0),
+    ];
     let flattened = kinds.map(|kind| FlattenedEnum {
         id: 7,
         rate: rates().remove(5),
@@ -295,7 +299,12 @@ async fn values_with_serde_attributes_come_back_as_they_were() {
     );
     assert_stored!(server, All, [DefaultsToOne { number: 1 }]);
     let inner = rates().remove(4);
-    assert_stored!(server, All, [Newtype(inner.clone())], [Transparent { inner }]);
+    assert_stored!(
+        server,
+        All,
+        [Newtype(inner.clone())],
+        [Transparent { inner }]
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -324,7 +333,13 @@ async fn nested_values_and_plain_types_come_back_as_they_were() {
             },
         ]
     );
-    assert_stored!(server, All, [Unit], [Tuple(1, None, Unit)], [Some(Tuple(1, Some(2), Unit))]);
+    assert_stored!(
+        server,
+        All,
+        [Unit],
+        [Tuple(1, None, Unit)],
+        [Some(Tuple(1, Some(2), Unit))]
+    );
     let numbers = |unsigned, signed, single, double| Numbers {
         unsigned,
         signed,
@@ -344,7 +359,12 @@ async fn nested_values_and_plain_types_come_back_as_they_were() {
     );
     assert_stored!(server, All, [u128::MAX, 0, 1], [i128::MIN, -1, i128::MAX]);
     assert_stored!(server, All, [vec![0_u8, 127, 128, 255]], [Vec::<u8>::new()]);
-    assert_stored!(server, All, [Arc::<[u8]>::from([1, 255])], [Box::<str>::from("a")]);
+    assert_stored!(
+        server,
+        All,
+        [Arc::<[u8]>::from([1, 255])],
+        [Box::<str>::from("a")]
+    );
     let map: HashMap<(u8, bool), Vec<Option<i16>>> = (0..50)
         .map(|key| ((key, key % 2 == 0), vec![None, Some(i16::from(key))]))
         .collect();
@@ -358,8 +378,14 @@ async fn nested_values_and_plain_types_come_back_as_they_were() {
         [VecDeque::from([1_usize, 2])],
         [[[1_isize, -2], [3, 4]]],
         [Duration::new(7, 999_999_999)],
-        [SystemTime::UNIX_EPOCH, UNIX_EPOCH + Duration::new(1_700_000_000, 1)],
-        [IpAddr::from(Ipv4Addr::LOCALHOST), IpAddr::from(Ipv6Addr::LOCALHOST)],
+        [
+            SystemTime::UNIX_EPOCH,
+            UNIX_EPOCH + Duration::new(1_700_000_000, 1)
+        ],
+        [
+            IpAddr::from(Ipv4Addr::LOCALHOST),
+            IpAddr::from(Ipv6Addr::LOCALHOST)
+        ],
         [SocketAddr::from(([1, 2, 3, 4], 80))],
         [Ok::<u8, String>(1), Err("no".to_string())],
         [Cow::Borrowed("text"), Cow::Owned(String::new())],
@@ -423,7 +449,10 @@ async fn value_that_is_not_stored_does_not_keep_others_out() {
     assert_eq!(reader.get(&2).await, Some(Some(Some(7))));
     assert_eq!(reader.get(&3).await, Some(None));
     let load = || async { Ok::<_, ()>(Some(None)) };
-    assert_eq!(writer.get_or_load_async(&4, load).await.unwrap(), Some(None));
+    assert_eq!(
+        writer.get_or_load_async(&4, load).await.unwrap(),
+        Some(None)
+    );
     assert_eq!(reader.get(&4).await, None);
     let batch = writer.get_many_or_load_async(&[5, 6], |keys| async move {
         Ok::<_, ()>(keys.into_iter().map(|key| (key, Some(None))))
@@ -433,7 +462,10 @@ async fn value_that_is_not_stored_does_not_keep_others_out() {
     assert_eq!(writer.tier_stats().altered, 4);
     let warnings = writer.health().warnings;
     let texts: Vec<String> = warnings.iter().map(ToString::to_string).collect();
-    assert!(texts.iter().any(|text| text.contains("option(option(u8))")), "{texts:?}");
+    assert!(
+        texts.iter().any(|text| text.contains("option(option(u8))")),
+        "{texts:?}"
+    );
 }
 
 /// Is altered only if its second field is set, so a first value says nothing of later ones.
