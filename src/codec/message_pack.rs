@@ -1,4 +1,4 @@
-//! MessagePack with field names, the default format.
+//! `MessagePack` with field names, the default format.
 
 use super::byte_sequence::byte_sequence;
 use super::{Codec, CodecError};
@@ -166,7 +166,7 @@ mod tests {
     use serde::Deserialize;
     use std::collections::BTreeMap;
 
-    /// Has all of MessagePack's types, in all lengths.
+    /// Has all of `MessagePack`'s types, in all lengths.
     #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
     enum Tree {
         Nothing,

@@ -193,7 +193,7 @@ impl<K: TierKey, V: TierValue> TieredBuilder<K, V> {
     ///
     /// All processes of a namespace need the same one: a value that was encoded by a codec of another
     /// [name](Codec::name) is a miss. It has no influence on snapshots, nor on the names of keys in Redis, which
-    /// are MessagePack, so a codec that encrypts hides no keys.
+    /// are `MessagePack`, so a codec that encrypts hides no keys.
     ///
     /// ```
     /// use hotset::{LocalCache, Postcard};

@@ -285,7 +285,7 @@ impl<K, V> Inner<K, V> {
     }
 }
 
-/// Returns the name of a key in L2: its encoding in MessagePack.
+/// Returns the name of a key in L2: its encoding in `MessagePack`.
 ///
 /// Returns `None` if it cannot be encoded or its name decodes to another key, whose name that may be as well. Then it
 /// is cached in L1 alone. So different keys have different names, and a name leads back to its key.

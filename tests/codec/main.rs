@@ -84,7 +84,7 @@ where
     assert_eq!(report.entries + report.altered, cache.len() as u64);
     let restored: LocalCache<u64, V> = LocalCache::new(100);
     restored.restore(&path).unwrap();
-    for (key, value) in restored.iter() {
+    for (key, value) in &restored {
         assert_eq!(Some(value), cache.get(&key), "{namespace}: from a snapshot");
     }
     restored.len()

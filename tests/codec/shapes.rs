@@ -22,16 +22,13 @@ macro_rules! shapes {
     )*};
 }
 
+#[allow(clippy::trivially_copy_pass_by_ref)] // As serde calls it.
 fn is_zero(number: &u8) -> bool {
     *number == 0
 }
 
 fn one() -> u8 {
     1
-}
-
-fn is_none<T>(option: &Option<T>) -> bool {
-    option.is_none()
 }
 
 shapes! {
@@ -120,6 +117,7 @@ shapes! {
         second_field: String,
     }
 
+    #[derive(Default)]
     #[serde(default)]
     struct Defaulted {
         #[serde(skip_serializing_if = "is_zero")]
@@ -146,9 +144,9 @@ shapes! {
 
     struct Trees {
         name: String,
-        #[serde(default, skip_serializing_if = "is_none")]
+        #[serde(default, skip_serializing_if = "Option::is_none")]
         left: Option<Box<Trees>>,
-        #[serde(default, skip_serializing_if = "is_none")]
+        #[serde(default, skip_serializing_if = "Option::is_none")]
         right: Option<Box<Trees>>,
     }
 
@@ -171,15 +169,6 @@ shapes! {
         double: f64,
         letter: char,
         size: usize,
-    }
-}
-
-impl Default for Defaulted {
-    fn default() -> Self {
-        Self {
-            a: 0,
-            b: String::new(),
-        }
     }
 }
 
