@@ -20,8 +20,8 @@ use std::time::{Duration, SystemTime};
 
 /// A key of a [`TieredCache`](crate::TieredCache).
 ///
-/// Its encoding in `MessagePack`, with field names, is its name in Redis. So keys that are equal must be serialized
-/// alike, in all processes: a key must not contain a `HashMap` or a `HashSet`, which are iterated in any order.
+/// Its encoding in `MessagePack`, with field names in alphabetical order, is its name in Redis. So keys that are equal must be
+/// serialized alike, in all processes: a key must not contain a set that is iterated in any order.
 ///
 /// A key that cannot be serialized, or whose name decodes to another key (for example because a field is skipped, or
 /// for `Some(None)`), has no name in Redis: it is cached in L1 alone.

@@ -377,6 +377,24 @@ mod tests {
     }
 
     #[test]
+    fn file_of_another_codec_or_key_schema_is_refused() {
+        let schemas = Schemas::new("u64", "price/2");
+        let contents = Contents::read(&written()[..]).unwrap();
+        assert!(contents.check(&schemas).is_ok());
+        let refused = contents.check(&Schemas::new("i64", "price/2"));
+        assert!(matches!(refused, Err(SnapshotError::KeySchema { .. })));
+        let refused = contents.check(&Schemas::new("u64", "price/3"));
+        assert!(matches!(refused, Err(SnapshotError::ValueSchema { .. })));
+        let mut other = written();
+        let name = FRAMES + 4..FRAMES + 4 + MessagePack::NAME.len();
+        other[name].copy_from_slice(b"msgpack/2");
+        let contents = Contents::read(&sealed(other)[..]).unwrap();
+        let refused = contents.check(&schemas).unwrap_err();
+        assert!(matches!(&refused, SnapshotError::Codec { found, .. } if found == "msgpack/2"));
+        assert!(refused.to_string().contains("msgpack/1"), "{refused}");
+    }
+
+    #[test]
     fn what_begins_like_no_snapshot_is_not_read_whole() {
         let mut from = io::repeat(0);
         let refused = Contents::read(&mut from);

@@ -285,12 +285,12 @@ impl<K, V> Inner<K, V> {
     }
 }
 
-/// Returns the name of a key in L2: its encoding in `MessagePack`.
+/// Returns the name of a key in L2: its encoding in `MessagePack`, with the entries of maps sorted.
 ///
 /// Returns `None` if it cannot be encoded or its name decodes to another key, whose name that may be as well. Then it
 /// is cached in L1 alone. So different keys have different names, and a name leads back to its key.
 fn name_of<K: TierKey>(key: &K) -> Option<Box<[u8]>> {
-    let name = message_pack::to_extend(key, Vec::new()).ok()?;
+    let name = message_pack::key_to_vec(key).ok()?;
     (key_of::<K>(&name)? == *key).then(|| name.into())
 }
 

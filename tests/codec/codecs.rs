@@ -145,6 +145,19 @@ async fn each_codec_stores_values_and_reads_its_own() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn map_in_the_shadow_is_the_same_in_any_order() {
+    let server = Server::start();
+    let cache = build::<Value>(&server, |builder| builder.shadow(true));
+    for _ in 0..20 {
+        let load = || async { Ok::<_, ()>(value()) };
+        assert_eq!(cache.get_or_load_async(&1, load).await.unwrap(), value());
+    }
+    let stats = cache.tier_stats();
+    assert_eq!((stats.fills, stats.shadow_same), (1, 19));
+    assert_eq!(stats.shadow_different, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn payload_is_what_the_codec_encodes() {
     let server = Server::start();
     let json = build::<String>(&server, |builder| builder.codec(Json));

@@ -56,6 +56,43 @@ async fn value_of_a_key_with_another_schema_is_not_served() {
     );
 }
 
+/// The same key in a deployment that has swapped its fields, which have names.
+mod named {
+    use serde::{Deserialize, Serialize};
+
+    #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+    pub(super) struct Before {
+        pub(super) tenant: u32,
+        pub(super) user: u32,
+    }
+
+    #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+    pub(super) struct After {
+        pub(super) user: u32,
+        pub(super) tenant: u32,
+    }
+
+    hotset::schema!(Before, "member/1");
+    hotset::schema!(After, "member/1");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_with_swapped_named_fields_share_values_and_invalidations() {
+    let server = Server::start();
+    let old: TieredCache<named::Before, u8> = cache(&server, "members");
+    let new: TieredCache<named::After, u8> = cache(&server, "members");
+    let before = |tenant, user| named::Before { tenant, user };
+    let after = |tenant, user| named::After { user, tenant };
+    old.insert(before(1, 2), 12).await;
+    assert_eq!(new.get(&after(1, 2)).await, Some(12));
+    assert_eq!(new.get(&after(2, 1)).await, None);
+    new.invalidate(&after(1, 2)).await;
+    assert_eq!(old.get(&before(1, 2)).await, None);
+    new.insert(after(2, 1), 21).await;
+    assert_eq!(old.get(&before(2, 1)).await, Some(21));
+    assert_eq!(old.get(&before(1, 2)).await, None);
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 struct Filter {
     #[serde(default, skip_serializing_if = "Option::is_none")]
