@@ -3,6 +3,8 @@
 mod byte_sequence;
 mod check;
 mod fingerprint;
+#[cfg(feature = "redis")]
+mod key_name;
 pub(crate) mod message_pack;
 #[cfg(feature = "redis")]
 mod postcard;
@@ -10,6 +12,8 @@ mod postcard;
 pub(crate) use check::RoundTripCheck;
 #[cfg(feature = "redis")]
 pub(crate) use fingerprint::fingerprint;
+#[cfg(feature = "redis")]
+pub(crate) use key_name::encode_key_name;
 pub use message_pack::MessagePack;
 #[cfg(feature = "redis")]
 pub use postcard::Postcard;

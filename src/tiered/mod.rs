@@ -43,7 +43,7 @@ pub use write::Delivery;
 
 use crate::cache::{AsyncCache, CacheFuture, ErasedAsyncLoader};
 use crate::clock::Nanos;
-use crate::codec::message_pack;
+use crate::codec::{encode_key_name, message_pack};
 use crate::consistency::Consistency;
 use crate::entry::Loaded;
 use crate::error::{AnyError, LoadError};
@@ -290,7 +290,7 @@ impl<K, V> Inner<K, V> {
 /// Returns `None` if it cannot be encoded or its name decodes to another key, whose name that may be as well. Then it
 /// is cached in L1 alone. So different keys have different names, and a name leads back to its key.
 fn name_of<K: TierKey>(key: &K) -> Option<Box<[u8]>> {
-    let name = message_pack::key_to_vec(key).ok()?;
+    let name = encode_key_name(key).ok()?;
     (key_of::<K>(&name)? == *key).then(|| name.into())
 }
 
