@@ -18,6 +18,8 @@ mod trace;
 
 mod entry;
 
+#[cfg(feature = "snapshot")]
+mod codec;
 #[cfg(any(feature = "redis", feature = "serde"))]
 mod consistency;
 #[cfg(any(feature = "serde", feature = "snapshot"))]
@@ -41,6 +43,10 @@ mod config;
 
 pub use cache::{AsyncCache, BoxedLoad, Cache, CacheFuture, ErasedAsyncLoader, ErasedLoader};
 pub use clock::{Clock, ManualClock, SystemClock};
+#[cfg(feature = "redis")]
+pub use codec::Postcard;
+#[cfg(feature = "snapshot")]
+pub use codec::{Codec, CodecError, MessagePack};
 #[cfg(feature = "serde")]
 pub use config::{Backend, CacheConfig, Capacity, ConfigError, RedisUrl};
 #[cfg(any(feature = "redis", feature = "serde"))]
@@ -57,7 +63,7 @@ pub use local::{RestoreReport, SnapshotReport};
 #[cfg(feature = "metrics")]
 pub use metrics::{Metrics, Watch, WatchError};
 #[cfg(any(feature = "serde", feature = "snapshot"))]
-pub use schema::{Schema, TierKey, TierValue};
+pub use schema::{Schema, Schemas, TierKey, TierValue};
 #[cfg(feature = "snapshot")]
 pub use snapshot::SnapshotError;
 pub use stats::Stats;

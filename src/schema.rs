@@ -1,13 +1,30 @@
-//! What keys and values that are written down are, and what they call their shape.
+//! The traits of keys and values that are stored outside the process, and the names of their shapes.
 
 use serde::{Serialize, de::DeserializeOwned};
 use std::borrow::Cow;
-use std::hash::Hash;
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap, HashSet, LinkedList, VecDeque};
+use std::ffi::{CString, OsString};
+use std::hash::{BuildHasher, Hash};
+use std::marker::PhantomData;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
+use std::num::{
+    NonZeroI8, NonZeroI16, NonZeroI32, NonZeroI64, NonZeroI128, NonZeroIsize, NonZeroU8,
+    NonZeroU16, NonZeroU32, NonZeroU64, NonZeroU128, NonZeroUsize, Wrapping,
+};
+use std::ops::{Bound, Range, RangeFrom, RangeInclusive, RangeTo};
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
-/// What a key of a [`TieredCache`](crate::TieredCache) is: its bytes by `postcard` are its name in Redis. So keys that are
-/// equal must be serialized alike, in all processes. One that cannot be serialized is kept in L1 alone,
-/// and to invalidate it is to invalidate everything.
+/// A key of a [`TieredCache`](crate::TieredCache).
+///
+/// Its encoding in `MessagePack`, with field names in alphabetical order, is its name in Redis. So keys that are equal must be
+/// serialized alike, in all processes: a key must not contain a set that is iterated in any order.
+///
+/// A key that cannot be serialized, or whose name decodes to another key (for example because a field is skipped, or
+/// for `Some(None)`), has no name in Redis: it is cached in L1 alone.
 pub trait TierKey:
     Eq + Hash + Clone + Serialize + DeserializeOwned + Send + Sync + 'static
 {
@@ -15,21 +32,25 @@ pub trait TierKey:
 
 impl<K: Eq + Hash + Clone + Serialize + DeserializeOwned + Send + Sync + 'static> TierKey for K {}
 
-/// What a value of a [`TieredCache`](crate::TieredCache) is.
-pub trait TierValue: Schema + Clone + Send + Sync + 'static {}
+/// A value of a [`TieredCache`](crate::TieredCache).
+pub trait TierValue: Serialize + DeserializeOwned + Clone + Send + Sync + 'static {}
 
-impl<V: Schema + Clone + Send + Sync + 'static> TierValue for V {}
+impl<V: Serialize + DeserializeOwned + Clone + Send + Sync + 'static> TierValue for V {}
 
-/// What can be kept in Redis or in a snapshot, and the name of its shape there.
+/// A type whose keys or values can be stored in Redis or in a snapshot, and the name of its shape there.
 ///
-/// A value in Redis that was written under another name is a miss, and a snapshot is refused: so change
-/// the name whenever a field is added, removed, reordered or given another type, and processes of the
-/// old and the new version can run side by side.
+/// A value that was stored under another name is a miss in Redis, and a snapshot with another name is
+/// refused. So change the name whenever the meaning or the type of a field changes; then processes of the old
+/// and the new version can run side by side. This holds for keys too: their name is stored with each value.
+///
+/// The macro [`schema!`](crate::schema!) implements it in one line. Types of other crates, which cannot be given an
+/// implementation, are named by [`Schemas`].
+///
+/// # Examples
 ///
 /// ```
 /// use hotset::Schema;
 /// use serde::{Deserialize, Serialize};
-/// use std::borrow::Cow;
 ///
 /// #[derive(Clone, Serialize, Deserialize)]
 /// struct Price {
@@ -37,20 +58,125 @@ impl<V: Schema + Clone + Send + Sync + 'static> TierValue for V {}
 ///     currency: String,
 /// }
 ///
-/// impl Schema for Price {
-///     fn schema() -> Cow<'static, str> {
-///         "price/2".into() // 2: since there is a currency
-///     }
-/// }
+/// hotset::schema!(Price, "price/2"); // Version 2 added the currency.
+///
 /// assert_eq!(<Option<Vec<Price>>>::schema(), "option(vec(price/2))");
 /// ```
 pub trait Schema: Serialize + DeserializeOwned {
-    /// The name and version of the shape that serde gives this type.
+    /// Returns the name and version of the shape that serde gives this type.
     fn schema() -> Cow<'static, str>;
 }
 
-macro_rules! plain {
-    ($($type:ty),*) => {$(
+/// Implements [`Schema`] for a type, by the name and version of its shape.
+///
+/// A generic type is preceded by its parameters, which become part of the name.
+///
+/// # Examples
+///
+/// ```
+/// use hotset::Schema;
+/// use serde::{Deserialize, Serialize};
+///
+/// #[derive(Serialize, Deserialize)]
+/// struct Product {
+///     name: String,
+/// }
+///
+/// #[derive(Serialize, Deserialize)]
+/// struct Page<T> {
+///     items: Vec<T>,
+///     next: Option<u64>,
+/// }
+///
+/// hotset::schema!(Product, "product/1");
+/// hotset::schema!(for<T> Page<T>, "page/3");
+///
+/// assert_eq!(Product::schema(), "product/1");
+/// assert_eq!(Page::<Product>::schema(), "page/3(product/1)");
+/// ```
+#[macro_export]
+macro_rules! schema {
+    (for<$($parameter:ident),+ $(,)?> $type:ty, $name:expr $(,)?) => {
+        impl<$($parameter: $crate::Schema),+> $crate::Schema for $type {
+            fn schema() -> ::std::borrow::Cow<'static, str> {
+                let parameters = [$(<$parameter as $crate::Schema>::schema()),+];
+                ::std::borrow::Cow::Owned(::std::format!("{}({})", $name, parameters.join(",")))
+            }
+        }
+    };
+    ($type:ty, $name:expr $(,)?) => {
+        impl $crate::Schema for $type {
+            fn schema() -> ::std::borrow::Cow<'static, str> {
+                ::std::borrow::Cow::Borrowed($name)
+            }
+        }
+    };
+}
+
+/// The names of the shapes of a cache's keys and values, as they are stored in Redis and in snapshots.
+///
+/// Usually a cache takes them from [`Schema`]. Given explicitly, they allow keys and values of types that another
+/// crate defines. Change a name whenever the type's serialized shape changes, for example with a new version of that crate.
+///
+/// # Examples
+///
+/// ```
+/// # #[cfg(feature = "snapshot")]
+/// # {
+/// use hotset::{LocalCache, Schema, Schemas};
+///
+/// # let folder = tempfile::tempdir()?;
+/// # let path = folder.path().join("documents");
+/// // `serde_json::Value` does not implement `Schema`.
+/// let documents: LocalCache<u64, serde_json::Value> = LocalCache::new(1_000);
+/// let schemas = Schemas::new(u64::schema(), "document/1");
+/// documents.insert(1, serde_json::json!({"title": "One"}));
+/// documents.snapshot_with_schemas(&path, &schemas)?;
+///
+/// let documents: LocalCache<u64, serde_json::Value> = LocalCache::new(1_000);
+/// documents.restore_with_schemas(&path, &schemas)?;
+/// assert_eq!(documents.len(), 1);
+/// # }
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Schemas {
+    key: Cow<'static, str>,
+    value: Cow<'static, str>,
+}
+
+impl Schemas {
+    /// Creates them from the name of the keys' shape and the name of the values' shape.
+    #[must_use]
+    pub fn new(key: impl Into<Cow<'static, str>>, value: impl Into<Cow<'static, str>>) -> Self {
+        Self {
+            key: key.into(),
+            value: value.into(),
+        }
+    }
+
+    /// Creates them from the names that the types give themselves.
+    #[must_use]
+    pub fn of<K: Schema, V: Schema>() -> Self {
+        Self::new(K::schema(), V::schema())
+    }
+
+    /// Returns the name of the keys' shape.
+    #[must_use]
+    pub fn key(&self) -> &str {
+        &self.key
+    }
+
+    /// Returns the name of the values' shape.
+    #[must_use]
+    pub fn value(&self) -> &str {
+        &self.value
+    }
+}
+
+/// Types that are named as in Rust.
+macro_rules! named {
+    ($($type:ty),* $(,)?) => {$(
         impl Schema for $type {
             fn schema() -> Cow<'static, str> {
                 Cow::Borrowed(stringify!($type))
@@ -59,7 +185,7 @@ macro_rules! plain {
     )*};
 }
 
-plain!(
+named!(
     (),
     bool,
     char,
@@ -68,19 +194,88 @@ plain!(
     u32,
     u64,
     u128,
+    usize,
     i8,
     i16,
     i32,
     i64,
     i128,
+    isize,
     f32,
     f64,
-    String
+    String,
+    CString,
+    OsString,
+    PathBuf,
+    Duration,
+    SystemTime,
+    IpAddr,
+    Ipv4Addr,
+    Ipv6Addr,
+    SocketAddr,
+    SocketAddrV4,
+    SocketAddrV6,
 );
 
-macro_rules! around {
-    ($($type:ty => $name:literal),*) => {$(
+/// Types that are serialized like another one.
+macro_rules! like {
+    ($($type:ty => $like:ty),* $(,)?) => {$(
+        impl Schema for $type {
+            fn schema() -> Cow<'static, str> {
+                <$like>::schema()
+            }
+        }
+    )*};
+}
+
+like!(
+    NonZeroU8 => u8,
+    NonZeroU16 => u16,
+    NonZeroU32 => u32,
+    NonZeroU64 => u64,
+    NonZeroU128 => u128,
+    NonZeroUsize => usize,
+    NonZeroI8 => i8,
+    NonZeroI16 => i16,
+    NonZeroI32 => i32,
+    NonZeroI64 => i64,
+    NonZeroI128 => i128,
+    NonZeroIsize => isize,
+    Box<str> => String,
+    Arc<str> => String,
+    Rc<str> => String,
+    Box<Path> => PathBuf,
+    Arc<Path> => PathBuf,
+    Rc<Path> => PathBuf,
+);
+
+/// Pointers, and wrappers that are serialized like what they contain.
+macro_rules! transparent {
+    ($($type:ty),* $(,)?) => {$(
         impl<T: Schema> Schema for $type {
+            fn schema() -> Cow<'static, str> {
+                T::schema()
+            }
+        }
+    )*};
+}
+
+transparent!(Box<T>, Arc<T>, Rc<T>, Wrapping<T>, Reverse<T>);
+
+impl<T> Schema for Cow<'_, T>
+where
+    T: ToOwned + Serialize + ?Sized,
+    T::Owned: Schema,
+{
+    fn schema() -> Cow<'static, str> {
+        T::Owned::schema()
+    }
+}
+
+/// Types that contain others, as `name(element)`. Those of one name are serialized alike.
+macro_rules! containers {
+    ($($type:ty [$($bounds:tt)*] => $name:literal),* $(,)?) => {$(
+        impl<T: Schema $($bounds)*> Schema for $type {
             fn schema() -> Cow<'static, str> {
                 Cow::Owned(format!(concat!($name, "({})"), T::schema()))
             }
@@ -88,28 +283,129 @@ macro_rules! around {
     )*};
 }
 
-around!(Option<T> => "option", Vec<T> => "vec");
+containers!(
+    Option<T> [] => "option",
+    Vec<T> [] => "vec",
+    VecDeque<T> [] => "vec",
+    LinkedList<T> [] => "vec",
+    Box<[T]> [] => "vec",
+    Arc<[T]> [] => "vec",
+    Rc<[T]> [] => "vec",
+    BinaryHeap<T> [+ Ord] => "heap",
+    BTreeSet<T> [+ Ord] => "set",
+    Range<T> [] => "range",
+    RangeInclusive<T> [] => "range_inclusive",
+    RangeFrom<T> [] => "range_from",
+    RangeTo<T> [] => "range_to",
+    Bound<T> [] => "bound",
+);
 
-impl<T: Schema> Schema for Box<T> {
+impl<T: Schema + Eq + Hash, S: BuildHasher + Default> Schema for HashSet<T, S> {
     fn schema() -> Cow<'static, str> {
-        T::schema()
+        Cow::Owned(format!("set({})", T::schema()))
     }
 }
 
-impl<T: Schema> Schema for Arc<T> {
+impl<K: Schema + Eq + Hash, V: Schema, S: BuildHasher + Default> Schema for HashMap<K, V, S> {
     fn schema() -> Cow<'static, str> {
-        T::schema()
+        map_schema::<K, V>()
     }
 }
 
-impl Schema for Arc<str> {
+impl<K: Schema + Ord, V: Schema> Schema for BTreeMap<K, V> {
     fn schema() -> Cow<'static, str> {
-        String::schema()
+        map_schema::<K, V>()
     }
 }
 
-impl<A: Schema, B: Schema> Schema for (A, B) {
+fn map_schema<K: Schema, V: Schema>() -> Cow<'static, str> {
+    Cow::Owned(format!("map({},{})", K::schema(), V::schema()))
+}
+
+impl<T: Schema, E: Schema> Schema for Result<T, E> {
     fn schema() -> Cow<'static, str> {
-        Cow::Owned(format!("({},{})", A::schema(), B::schema()))
+        Cow::Owned(format!("result({},{})", T::schema(), E::schema()))
+    }
+}
+
+/// Up to the length that serde implements, 32.
+impl<T: Schema, const N: usize> Schema for [T; N]
+where
+    Self: Serialize + DeserializeOwned,
+{
+    fn schema() -> Cow<'static, str> {
+        Cow::Owned(format!("[{};{N}]", T::schema()))
+    }
+}
+
+impl<T> Schema for PhantomData<T> {
+    fn schema() -> Cow<'static, str> {
+        Cow::Borrowed("()")
+    }
+}
+
+macro_rules! tuples {
+    ($($first:ident $($rest:ident)*;)*) => {$(
+        impl<$first: Schema, $($rest: Schema),*> Schema for ($first, $($rest,)*) {
+            fn schema() -> Cow<'static, str> {
+                let parts = [$first::schema(), $($rest::schema()),*];
+                Cow::Owned(format!("({})", parts.join(",")))
+            }
+        }
+    )*};
+}
+
+tuples! {
+    A;
+    A B;
+    A B C;
+    A B C D;
+    A B C D E;
+    A B C D E F;
+    A B C D E F G;
+    A B C D E F G H;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn schemas_name_all_parts_of_a_type() {
+        type Nested = Arc<HashMap<Box<str>, Result<Vec<[u8; 4]>, (i8, Option<usize>)>>>;
+        type Eight = (
+            u8,
+            i128,
+            bool,
+            char,
+            Duration,
+            IpAddr,
+            Cow<'static, str>,
+            Arc<[u8]>,
+        );
+        assert_eq!(
+            Nested::schema(),
+            "map(String,result(vec([u8;4]),(i8,option(usize))))"
+        );
+        assert_eq!(
+            Eight::schema(),
+            "(u8,i128,bool,char,Duration,IpAddr,String,vec(u8))"
+        );
+        assert_eq!(<(u8,)>::schema(), "(u8)");
+        assert_eq!(Schemas::of::<u8, Box<u16>>(), Schemas::new("u8", "u16"));
+    }
+
+    #[test]
+    fn schema_of_a_type_does_not_change_between_versions() {
+        // Values in Redis and snapshots carry these names.
+        for (name, expected) in [
+            (<Option<Vec<f64>>>::schema(), "option(vec(f64))"),
+            (<BTreeSet<NonZeroU64>>::schema(), "set(u64)"),
+            (<VecDeque<SystemTime>>::schema(), "vec(SystemTime)"),
+            (<(u64, Rc<str>)>::schema(), "(u64,String)"),
+            (<()>::schema(), "()"),
+        ] {
+            assert_eq!(name, expected);
+        }
     }
 }

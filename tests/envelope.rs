@@ -48,7 +48,7 @@ async fn damaged_values_are_misses_and_cost_no_more_memory_than_a_value_may() {
         cache.insert(words as u64, value.clone()).await;
         assert_eq!(cache.get(&(words as u64)).await, Some(value));
         let mut name = b"hotset:{test}:e:".to_vec();
-        name.extend(postcard::to_stdvec(&(words as u64)).unwrap());
+        name.extend(rmp_serde::to_vec_named(&(words as u64)).unwrap());
         let mut get = redis::cmd("GET");
         let envelope: Vec<u8> = get.arg(&name).query_async(&mut connection).await.unwrap();
         whole.push((words as u64, name, envelope));
@@ -60,7 +60,7 @@ async fn damaged_values_are_misses_and_cost_no_more_memory_than_a_value_may() {
         let mut damaged = envelope.clone();
         for _ in 0..random.random_range(1..6) {
             let at = random.random_range(HEAD..damaged.len() - 8);
-            // Lengths are varints: a run of high bits makes a huge one.
+            // A run of high bits makes a huge length.
             let run = random.random_range(1..10).min(damaged.len() - 8 - at);
             let byte = [0xFF, 0, 0x80, random.random()][random.random_range(0..4)];
             damaged[at..at + run].fill(byte);
@@ -86,6 +86,21 @@ async fn damaged_values_are_misses_and_cost_no_more_memory_than_a_value_may() {
     let after = dhat::HeapStats::get().max_bytes;
     let grown = after - before;
     assert!(grown < 4 * MAX_SIZE, "{grown} bytes");
+
+    // A value of the format before is a miss, and is replaced by who loads.
+    let (key, name, envelope) = &whole[1];
+    let mut old = envelope.clone();
+    assert_eq!(old[3], 2);
+    old[3] = 1;
+    let mut set = redis::cmd("SET");
+    let set = set.arg(name).arg(sealed(old));
+    let _: () = set.query_async(&mut connection).await.unwrap();
+    assert_eq!(cache.get(key).await, None);
+    let fills = cache.tier_stats().fills;
+    let load = || async { Ok::<_, ()>(vec!["newer".to_string()]) };
+    let loaded = cache.get_or_load_async(key, load).await.unwrap();
+    assert_eq!(cache.get(key).await, Some(loaded));
+    assert_eq!(cache.tier_stats().fills, fills + 1);
 
     // What cannot be read is replaced by who loads.
     let (key, name, envelope) = &whole[0];

@@ -138,7 +138,7 @@ fn every_flipped_bit_is_noticed() {
         let error = refused(&folder.path());
         let is_expected = match bit / 8 {
             0..8 => matches!(error, SnapshotError::NotASnapshot),
-            8..12 => matches!(error, SnapshotError::Version(version) if version != 2),
+            8..12 => matches!(error, SnapshotError::Version(version) if version != 3),
             // The lengths among them may lead anywhere.
             _ => matches!(
                 error,
@@ -196,17 +196,43 @@ fn what_cannot_be_read_or_lies_about_its_length_is_refused_whole() {
     assert!(matches!(error, SnapshotError::Unreadable(_)), "{error:?}");
     assert!(cache.is_empty());
 
-    // The frame of the schema of keys is as long as can be; so is the number of entries.
+    // The length of the first frame, and the number of entries, are as large as they can be.
     of([1]).snapshot(folder.path()).unwrap();
     let bytes = fs::read(folder.path()).unwrap();
     let mut long = bytes.clone();
-    long[28..32].copy_from_slice(&(u32::MAX - 1).to_le_bytes());
+    long[20..24].copy_from_slice(&(u32::MAX - 1).to_le_bytes());
     reseal(&folder.path(), long);
     assert!(matches!(refused(&folder.path()), SnapshotError::Truncated));
     let mut many = bytes;
-    many[20..28].copy_from_slice(&u64::MAX.to_le_bytes());
+    let end = many.len() - 8;
+    many[end - 8..end].copy_from_slice(&u64::MAX.to_le_bytes());
     reseal(&folder.path(), many);
     assert!(matches!(refused(&folder.path()), SnapshotError::Damaged));
+}
+
+#[test]
+fn entry_that_decodes_to_another_one_is_left_out_and_counted() {
+    #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+    struct Partial {
+        id: u64,
+        #[serde(skip)]
+        region: u64,
+    }
+    hotset::schema!(Partial, "partial/1");
+    let folder = Folder::new();
+    let cache: LocalCache<Partial, Option<Option<u64>>> = LocalCache::new(100);
+    let key = |id, region| Partial { id, region };
+    cache.insert(key(1, 0), Some(Some(1)));
+    cache.insert(key(2, 0), None);
+    // The value would become `None`, the key that of region 0.
+    cache.insert(key(3, 0), Some(None));
+    cache.insert(key(1, 1), Some(Some(2)));
+    let written = cache.snapshot(folder.path()).unwrap();
+    assert_eq!((written.entries, written.altered), (2, 2));
+    let restored: LocalCache<Partial, Option<Option<u64>>> = LocalCache::new(100);
+    assert_eq!(restored.restore(folder.path()).unwrap().restored, 2);
+    assert_eq!(restored.get(&key(1, 0)), Some(Some(Some(1))));
+    assert_eq!(restored.get(&key(2, 0)), Some(None));
 }
 
 #[test]

@@ -8,7 +8,6 @@ mod inner {
     use crate::records::{Home, Price, Product, Profile, Session, Stock};
     use crate::store::{Store, Value};
     use hotset::{Schema, SnapshotError};
-    use std::borrow::Cow;
     use std::path::Path;
     use tokio::task::spawn_blocking;
 
@@ -17,21 +16,13 @@ mod inner {
 
     impl<T: Schema + Send + Sync + 'static> Stored for T {}
 
-    /// Another number whenever the fields change.
-    macro_rules! schemas {
-        ($($type:ty => $name:literal),*) => {$(
-            impl Schema for $type {
-                fn schema() -> Cow<'static, str> {
-                    $name.into()
-                }
-            }
-        )*};
-    }
-
-    schemas!(
-        Home => "home/1", Price => "price/1", Product => "product/1", Profile => "profile/1",
-        Session => "session/1", Stock => "stock/1"
-    );
+    // Another number whenever the fields change.
+    hotset::schema!(Home, "home/1");
+    hotset::schema!(Price, "price/1");
+    hotset::schema!(Product, "product/1");
+    hotset::schema!(Profile, "profile/1");
+    hotset::schema!(Session, "session/1");
+    hotset::schema!(Stock, "stock/1");
 
     pub(crate) fn check(folder: &Path) -> Result<(), AnyError> {
         let made = std::fs::create_dir_all(folder);

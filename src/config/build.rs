@@ -5,7 +5,7 @@ use super::{Backend, CacheConfig, Capacity, ConfigError};
 use crate::cache::{AsyncCache, Cache};
 use crate::error::BuildError;
 use crate::local::Builder;
-use crate::schema::{TierKey, TierValue};
+use crate::schema::{Schema, TierKey, TierValue};
 use std::sync::Arc;
 
 /// One cache, for tasks and for threads.
@@ -16,7 +16,8 @@ impl CacheConfig {
     ///
     /// Keys and values are such as can be kept in Redis, whatever the backend is and whether or not the
     /// feature `redis` is there, so that the backend can be changed. For others there is
-    /// [`local_builder`](Self::local_builder).
+    /// [`local_builder`](Self::local_builder), and for types without a [`Schema`]
+    /// `tiered_builder_with_schemas` (feature `redis`).
     ///
     /// What the trait does not have, such as tags, warming and snapshots, is to be had of the caches that
     /// `local_builder` and `tiered_builder` (feature `redis`) build.
@@ -25,7 +26,7 @@ impl CacheConfig {
     ///
     /// If a setting is missing or cannot be, if the backend needs the feature `redis`, which is not
     /// there, or a tokio runtime, in which this is not called. Redis need not be reachable.
-    pub fn build_async<K: TierKey, V: TierValue>(
+    pub fn build_async<K: TierKey + Schema, V: TierValue + Schema>(
         &self,
     ) -> Result<Arc<dyn AsyncCache<K, V>>, ConfigError> {
         self.build_async_with(|local| local)
@@ -49,7 +50,7 @@ impl CacheConfig {
     /// # Errors
     ///
     /// As [`build_async`](Self::build_async).
-    pub fn build_async_with<K: TierKey, V: TierValue>(
+    pub fn build_async_with<K: TierKey + Schema, V: TierValue + Schema>(
         &self,
         complete: impl FnOnce(Builder<K, V>) -> Builder<K, V>,
     ) -> Result<Arc<dyn AsyncCache<K, V>>, ConfigError> {
@@ -63,7 +64,7 @@ impl CacheConfig {
     /// # Errors
     ///
     /// As [`build_async`](Self::build_async).
-    pub fn build_blocking<K: TierKey, V: TierValue>(
+    pub fn build_blocking<K: TierKey + Schema, V: TierValue + Schema>(
         &self,
     ) -> Result<Arc<dyn Cache<K, V>>, ConfigError> {
         self.build_blocking_with(|local| local)
@@ -75,7 +76,7 @@ impl CacheConfig {
     /// # Errors
     ///
     /// As [`build_async`](Self::build_async).
-    pub fn build_blocking_with<K: TierKey, V: TierValue>(
+    pub fn build_blocking_with<K: TierKey + Schema, V: TierValue + Schema>(
         &self,
         complete: impl FnOnce(Builder<K, V>) -> Builder<K, V>,
     ) -> Result<Arc<dyn Cache<K, V>>, ConfigError> {
@@ -108,7 +109,7 @@ impl CacheConfig {
         Ok(builder)
     }
 
-    fn build<K: TierKey, V: TierValue>(
+    fn build<K: TierKey + Schema, V: TierValue + Schema>(
         &self,
         complete: impl FnOnce(Builder<K, V>) -> Builder<K, V>,
     ) -> Result<Fronts<K, V>, ConfigError> {

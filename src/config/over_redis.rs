@@ -4,7 +4,7 @@ use super::build::Fronts;
 use super::{Backend, CacheConfig, ConfigError};
 use crate::consistency::Consistency;
 use crate::local::Builder;
-use crate::schema::{TierKey, TierValue};
+use crate::schema::{Schema, Schemas, TierKey, TierValue};
 use crate::tiered::TieredBuilder;
 use std::sync::Arc;
 
@@ -24,9 +24,27 @@ impl CacheConfig {
     /// # Errors
     ///
     /// If a setting is missing or cannot be.
-    pub fn tiered_builder<K: TierKey, V: TierValue>(
+    pub fn tiered_builder<K, V>(
         &self,
         local: Builder<K, V>,
+    ) -> Result<TieredBuilder<K, V>, ConfigError>
+    where
+        K: TierKey + Schema,
+        V: TierValue + Schema,
+    {
+        self.tiered_builder_with_schemas(local, Schemas::of::<K, V>())
+    }
+
+    /// Like [`tiered_builder`](Self::tiered_builder), for keys and values of any type: see
+    /// [`redis_with_schemas`](Builder::redis_with_schemas).
+    ///
+    /// # Errors
+    ///
+    /// As [`tiered_builder`](Self::tiered_builder).
+    pub fn tiered_builder_with_schemas<K: TierKey, V: TierValue>(
+        &self,
+        local: Builder<K, V>,
+        schemas: Schemas,
     ) -> Result<TieredBuilder<K, V>, ConfigError> {
         let url = self.url.as_ref();
         let url = url
@@ -40,7 +58,7 @@ impl CacheConfig {
         } else {
             local
         };
-        let mut tiered = self.over(local, url.as_str(), namespace)?;
+        let mut tiered = self.over(local, url.as_str(), namespace, schemas)?;
         if is_only_there {
             tiered = tiered.consistency(Consistency::L2Only);
         }
@@ -52,9 +70,10 @@ impl CacheConfig {
         local: Builder<K, V>,
         url: &str,
         namespace: &str,
+        schemas: Schemas,
     ) -> Result<TieredBuilder<K, V>, ConfigError> {
         let config = self.clone();
-        let mut tiered = local.redis(url, namespace);
+        let mut tiered = local.redis_with_schemas(url, namespace, schemas);
         apply!(config to tiered:
             consistency, local_time_to_live, deadline, heartbeat, max_value_size, compress_above,
             max_queued_invalidations, percent, shadow, replicas,
@@ -118,11 +137,12 @@ impl CacheConfig {
             .as_ref()
             .map_or("redis://localhost/", |url| url.as_str());
         let namespace = self.namespace.as_deref().unwrap_or("unused");
-        self.over::<u64, u64>(Builder::new(), url, namespace)
+        let schemas = Schemas::of::<u64, u64>();
+        self.over::<u64, u64>(Builder::new(), url, namespace, schemas)
             .map(drop)
     }
 
-    pub(super) fn build_over_redis<K: TierKey, V: TierValue>(
+    pub(super) fn build_over_redis<K: TierKey + Schema, V: TierValue + Schema>(
         &self,
         local: Builder<K, V>,
     ) -> Result<Fronts<K, V>, ConfigError> {

@@ -6,12 +6,14 @@ use super::extras::Extra;
 use super::iter::interleave;
 use super::shard::{Copied, NewEntry, Restored};
 use crate::clock::{NEVER, Nanos, saturating_nanos};
+use crate::codec::{MessagePack, RoundTripCheck};
 use crate::entry::Loaded;
 use crate::flight::Watcher;
-use crate::schema::Schema;
+use crate::schema::{Schema, Schemas};
 use crate::snapshot::{
-    Contents, Entry, Head, SnapshotError, Writer, exactly, read, replace, serialize,
+    Contents, Entry, Head, SnapshotError, Writer, decode, encode_key, encode_value, read, replace,
 };
+use serde::{Serialize, de::DeserializeOwned};
 use std::hash::{BuildHasher, Hash};
 use std::io::Write;
 use std::path::Path;
@@ -25,6 +27,9 @@ const NANOS_PER_MILLI: Nanos = 1_000_000;
 pub struct SnapshotReport {
     /// Entries in the file.
     pub entries: u64,
+    /// Entries that are not in the file, because their encoding decodes to another key or value, or not at all:
+    /// see the [round-trip check](crate::Codec#round-trip-check).
+    pub altered: u64,
     /// Length of the file.
     pub bytes: u64,
     /// How long it took.
@@ -52,8 +57,8 @@ pub struct RestoreReport {
 
 impl<K, V, S> LocalCache<K, V, S>
 where
-    K: Eq + Hash + Clone + Schema,
-    V: Clone + Schema,
+    K: Eq + Hash + Clone + Serialize + DeserializeOwned,
+    V: Clone + Serialize + DeserializeOwned,
     S: BuildHasher,
 {
     /// Writes all live entries to a file, the hottest first as the policy sees it, for
@@ -64,6 +69,9 @@ where
     /// may write to one path. Only its owner may read it. A symbolic link at the path is replaced by the
     /// file, and what it led to is left as it is. A crash may leave a file whose name is that of the
     /// snapshot between a dot and `.tmp`; nobody minds it.
+    ///
+    /// Keys and values are encoded as [`MessagePack`]. An entry that does not pass the [round-trip
+    /// check](crate::Codec#round-trip-check) is left out and counted.
     ///
     /// It takes the memory of a clone of each entry. Each shard is copied under its shared lock, one after
     /// the other: `Clone` runs there, so keep it cheap, with an `Arc` around what is not. All else, above
@@ -98,21 +106,47 @@ where
     /// # Panics
     ///
     /// If `Serialize` or `Clone` does; the file is then what it was.
-    pub fn snapshot(&self, path: impl AsRef<Path>) -> Result<SnapshotReport, SnapshotError> {
+    pub fn snapshot(&self, path: impl AsRef<Path>) -> Result<SnapshotReport, SnapshotError>
+    where
+        K: Schema,
+        V: Schema,
+    {
+        self.snapshot_with_schemas(path, &Schemas::of::<K, V>())
+    }
+
+    /// Like [`snapshot`](Self::snapshot), for keys and values of any type: `schemas` names their shapes in place of
+    /// [`Schema`].
+    ///
+    /// # Errors
+    ///
+    /// As [`snapshot`](Self::snapshot).
+    ///
+    /// # Panics
+    ///
+    /// As [`snapshot`](Self::snapshot).
+    ///
+    /// # Blocking
+    ///
+    /// As [`snapshot`](Self::snapshot).
+    pub fn snapshot_with_schemas(
+        &self,
+        path: impl AsRef<Path>,
+        schemas: &Schemas,
+    ) -> Result<SnapshotReport, SnapshotError> {
         let begun = Instant::now();
         // Before the cache's clock, so that nothing lives longer for it.
         let written_at = unix_millis();
         let copies = self.copies();
-        let (key_schema, value_schema) = (K::schema(), V::schema());
         let head = Head {
             written_at,
-            entries: copies.len() as u64,
-            key_schema: &key_schema,
-            value_schema: &value_schema,
+            codec: MessagePack::NAME,
+            key_schema: schemas.key(),
+            value_schema: schemas.value(),
         };
-        let bytes = replace(path.as_ref(), |out| write(out, &head, &copies))?;
+        let (entries, bytes) = replace(path.as_ref(), |out| write(out, &head, &copies))?;
         Ok(SnapshotReport {
-            entries: head.entries,
+            entries,
+            altered: copies.len() as u64 - entries,
             bytes,
             time_taken: begun.elapsed(),
         })
@@ -164,11 +198,38 @@ where
     ///
     /// If `Deserialize` does, or a listener or the `Drop` of a dead entry that gives way. Nothing is restored
     /// then, or only the coldest are.
-    pub fn restore(&self, path: impl AsRef<Path>) -> Result<RestoreReport, SnapshotError> {
+    pub fn restore(&self, path: impl AsRef<Path>) -> Result<RestoreReport, SnapshotError>
+    where
+        K: Schema,
+        V: Schema,
+    {
+        self.restore_with_schemas(path, &Schemas::of::<K, V>())
+    }
+
+    /// Like [`restore`](Self::restore), for keys and values of any type: `schemas` names their shapes in place of
+    /// [`Schema`].
+    ///
+    /// # Errors
+    ///
+    /// As [`restore`](Self::restore).
+    ///
+    /// # Panics
+    ///
+    /// As [`restore`](Self::restore).
+    ///
+    /// # Blocking
+    ///
+    /// As [`restore`](Self::restore).
+    pub fn restore_with_schemas(
+        &self,
+        path: impl AsRef<Path>,
+        schemas: &Schemas,
+    ) -> Result<RestoreReport, SnapshotError> {
         let begun = Instant::now();
         // Before all else: what happens from now on wins.
         let restoring = Restoring::begin(self);
         let contents = read(path.as_ref())?;
+        contents.check(schemas)?;
         self.evict_expired();
         let mut report = RestoreReport {
             bytes: contents.len(),
@@ -193,18 +254,28 @@ where
     }
 }
 
-fn write<K: Schema, V: Schema>(
+/// Writes all entries except for those that are decoded to others. Returns how many they are, and the length of the file.
+fn write<K, V>(
     out: impl Write,
     head: &Head<'_>,
     copies: &[Copied<K, V>],
-) -> Result<u64, SnapshotError> {
+) -> Result<(u64, u64), SnapshotError>
+where
+    K: Eq + Serialize + DeserializeOwned,
+    V: Serialize + DeserializeOwned,
+{
     let mut writer = Writer::begin(out, head)?;
+    let check = RoundTripCheck::default();
     let (mut key, mut value) = (Vec::new(), Vec::new());
     for copy in copies {
         key.clear();
         value.clear();
-        key = serialize(&copy.key, key)?;
-        value = serialize(&copy.value, value)?;
+        key = encode_key(&copy.key, key)?;
+        value = encode_value(&copy.value, value)?;
+        let decode = || Some((decode(&key)?, decode(&value)?));
+        if !check.passes((&copy.key, &copy.value), key.len() + value.len(), decode) {
+            continue;
+        }
         writer.entry(&Entry {
             key: &key,
             value: &value,
@@ -215,7 +286,7 @@ fn write<K: Schema, V: Schema>(
             tags: copy.tags.iter().map(|tag| &**tag).collect(),
         })?;
     }
-    Ok(writer.finish()?)
+    Ok((writer.entries(), writer.finish()?))
 }
 
 fn unix_millis() -> u64 {
@@ -245,8 +316,8 @@ struct Restoring<'a, K, V, S> {
 
 impl<'a, K, V, S> Restoring<'a, K, V, S>
 where
-    K: Eq + Hash + Schema,
-    V: Schema,
+    K: Eq + Hash + DeserializeOwned,
+    V: DeserializeOwned,
     S: BuildHasher,
 {
     fn begin(cache: &'a LocalCache<K, V, S>) -> Self {
@@ -266,8 +337,6 @@ where
         contents: &Contents,
         report: &mut RestoreReport,
     ) -> Result<Vec<Chosen<K, V>>, SnapshotError> {
-        contents.check_keys::<K>()?;
-        contents.check_values::<V>()?;
         let inner = &self.cache.inner;
         let passed = unix_millis().saturating_sub(contents.head()?.written_at);
         let passed = nanos(passed);
@@ -277,7 +346,7 @@ where
         for (number, entry) in (0..).zip(contents.entries()) {
             let entry = entry?;
             let unreadable = SnapshotError::Unreadable(number);
-            let (Some(key), Some(value)) = (exactly::<K>(entry.key), exactly::<V>(entry.value))
+            let (Some(key), Some(value)) = (decode::<K>(entry.key), decode::<V>(entry.value))
             else {
                 return Err(unreadable);
             };

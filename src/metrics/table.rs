@@ -86,6 +86,9 @@ metrics! {
     L2_UNSTORABLE: Counter "hotset_l2_unstorable_total",
         "Values that were too large for Redis, had too many tags, or could not be serialized.";
     #[cfg(feature = "redis")]
+    L2_ALTERED: Counter "hotset_l2_altered_total",
+        "Values that were not stored in Redis because their encoding decodes to another value.";
+    #[cfg(feature = "redis")]
     OVERDUE_LOADS: Gauge "hotset_overdue_loads",
         "Loads that still run although their lease has ended.";
     #[cfg(feature = "redis")]
@@ -130,7 +133,7 @@ metrics! {
     SHADOW_ON: Gauge "hotset_shadow", "1 while what Redis holds is compared, and not served.";
     #[cfg(feature = "redis")]
     WARNINGS: Gauge "hotset_warnings",
-        "What is wrong with Redis's configuration, or this process's rights there.";
+        "Warnings: of Redis's configuration, this process's rights there, keys and values.";
 }
 
 #[cfg(test)]

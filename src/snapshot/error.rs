@@ -24,6 +24,13 @@ pub enum SnapshotError {
     TrailingBytes,
     /// The file is not what was written: its checksum is another.
     Damaged,
+    /// The keys and values in the file were encoded by another codec.
+    Codec {
+        /// The name of the file's codec.
+        found: String,
+        /// The name of the codec that this version of hotset uses.
+        wanted: String,
+    },
     /// The keys in the file are of another shape.
     KeySchema {
         /// What the file calls it.
@@ -54,7 +61,7 @@ impl fmt::Display for SnapshotError {
                  the rights"
             ),
             Self::Unserializable(why) => {
-                write!(f, "a key or value cannot be serialized by postcard, {why}")
+                write!(f, "a key or value cannot be serialized as MessagePack: {why}")
             }
             Self::NotASnapshot => {
                 f.write_str("this file is no snapshot: give the path of one that snapshot() wrote")
@@ -74,6 +81,11 @@ impl fmt::Display for SnapshotError {
             ),
             Self::Damaged => f.write_str(
                 "the snapshot is damaged, its checksum is another: copy it again, or begin without it",
+            ),
+            Self::Codec { found, wanted } => write!(
+                f,
+                "the snapshot was encoded by the codec {found:?}, this version of hotset uses {wanted:?}: begin \
+                 without it"
             ),
             Self::KeySchema { found, wanted } => write!(
                 f,

@@ -1,43 +1,47 @@
-//! What lies in a file.
+//! The bytes of a snapshot file.
 //!
 //! ```text
 //! 0   "hotset\r\n"
-//! 8   format version, 2, 4 bytes
+//! 8   format version, 3, 4 bytes
 //! 12  time of writing in milliseconds since 1970, 8 bytes
-//! 20  number of entries, 8 bytes
-//! 28  frames: the schema of keys, that of values, then entries by postcard, hottest first; before each
-//!     its length in bytes, 4 bytes
+//! 20  frames: the name of the codec, the schema of keys, that of values, then entries, hottest first; before
+//!     each its length in bytes, 4 bytes
 //!     end mark, 4 bytes of ff
+//! -16 number of entries, 8 bytes
 //! -8  xxh3 of all before
 //! ```
 //!
-//! Numbers outside frames are little-endian. A file that was made in any other way is refused.
+//! Numbers outside frames are little-endian. An entry is encoded by postcard; its key and its value, byte strings there, are
+//! encoded by [`MessagePack`]. A file of any other form is refused.
 
 use super::SnapshotError;
-use crate::schema::Schema;
+use crate::codec::{MessagePack, message_pack};
+use crate::schema::Schemas;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::io::{self, Read, Write};
 use std::ops::Range;
 use xxhash_rust::xxh3::{Xxh3Default, xxh3_64};
 
 const MAGIC: &[u8; 8] = b"hotset\r\n";
-pub(super) const VERSION: u32 = 2;
+pub(super) const VERSION: u32 = 3;
 /// The mark and the format version.
 const BEGINNING: u64 = 12;
-const FRAMES: usize = 28;
+const FRAMES: usize = 20;
 const END: u32 = u32::MAX;
 
-/// What a file says of all its entries.
+/// The part of a file that holds for all its entries.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Head<'a> {
     /// Milliseconds since 1970.
     pub(crate) written_at: u64,
-    pub(crate) entries: u64,
+    /// Name of the codec of keys and values.
+    pub(crate) codec: &'a str,
     pub(crate) key_schema: &'a str,
     pub(crate) value_schema: &'a str,
 }
 
-/// An entry, its key and value by postcard.
+/// An entry, with its key and its value as the codec encodes them.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Entry<'a> {
     pub(crate) key: &'a [u8],
@@ -58,6 +62,7 @@ pub(crate) struct Writer<W> {
     out: W,
     checksum: Xxh3Default,
     bytes: u64,
+    entries: u64,
     frame: Vec<u8>,
 }
 
@@ -67,30 +72,40 @@ impl<W: Write> Writer<W> {
             out,
             checksum: Xxh3Default::new(),
             bytes: 0,
+            entries: 0,
             frame: Vec::new(),
         };
         writer.put(MAGIC)?;
         writer.put(&VERSION.to_le_bytes())?;
         writer.put(&head.written_at.to_le_bytes())?;
-        writer.put(&head.entries.to_le_bytes())?;
+        writer.put_frame(head.codec.as_bytes())?;
         writer.put_frame(head.key_schema.as_bytes())?;
         writer.put_frame(head.value_schema.as_bytes())?;
         Ok(writer)
     }
 
-    /// There must be as many as the head says.
+    /// Writes an entry.
     pub(crate) fn entry(&mut self, entry: &Entry<'_>) -> Result<(), SnapshotError> {
         let mut frame = std::mem::take(&mut self.frame);
         frame.clear();
-        frame = serialize(entry, frame)?;
+        let frame = postcard::to_extend(entry, frame);
+        self.frame = frame.map_err(|error| SnapshotError::Unserializable(error.to_string()))?;
+        let frame = std::mem::take(&mut self.frame);
         self.put_frame(&frame)?;
         self.frame = frame;
+        self.entries += 1;
         Ok(())
     }
 
-    /// Returns how many bytes there are.
+    /// Returns the number of entries that were written.
+    pub(crate) fn entries(&self) -> u64 {
+        self.entries
+    }
+
+    /// Writes the end. Returns the number of bytes of the file.
     pub(crate) fn finish(mut self) -> io::Result<u64> {
         self.put(&END.to_le_bytes())?;
+        self.put(&self.entries.to_le_bytes())?;
         let checksum = self.checksum.digest();
         self.put(&checksum.to_le_bytes())?;
         Ok(self.bytes)
@@ -110,13 +125,24 @@ impl<W: Write> Writer<W> {
     }
 }
 
-/// Adds to `bytes` what [`exactly`] reads.
-pub(crate) fn serialize(
-    it: &(impl Serialize + ?Sized),
+/// Appends the encoding of a key to `bytes`.
+pub(crate) fn encode_key(key: &impl Serialize, bytes: Vec<u8>) -> Result<Vec<u8>, SnapshotError> {
+    let encoded = message_pack::to_extend(key, bytes);
+    encoded.map_err(|error| SnapshotError::Unserializable(error.to_string()))
+}
+
+/// Appends the encoding of a value to `bytes`.
+pub(crate) fn encode_value(
+    value: &(impl Serialize + DeserializeOwned),
     bytes: Vec<u8>,
 ) -> Result<Vec<u8>, SnapshotError> {
-    let unserializable = |error: postcard::Error| SnapshotError::Unserializable(error.to_string());
-    postcard::to_extend(it, bytes).map_err(unserializable)
+    let encoded = message_pack::value_to_extend(value, bytes);
+    encoded.map_err(|error| SnapshotError::Unserializable(error.to_string()))
+}
+
+/// Decodes a key or a value, which takes all of the bytes.
+pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Option<T> {
+    message_pack::from_bytes(bytes).ok()
 }
 
 /// A file's bytes, of which all is known to be as it was written.
@@ -125,6 +151,7 @@ pub(crate) struct Contents {
     bytes: Vec<u8>,
     written_at: u64,
     entries: u64,
+    codec: Range<usize>,
     key_schema: Range<usize>,
     value_schema: Range<usize>,
 }
@@ -141,23 +168,26 @@ impl Contents {
         check_beginning(&bytes)?;
         from.read_to_end(&mut bytes)?;
         let mut frames = Frames::of(&bytes);
+        let codec = frames.next_range()?.ok_or(SnapshotError::Damaged)?;
         let key_schema = frames.next_range()?.ok_or(SnapshotError::Damaged)?;
         let value_schema = frames.next_range()?.ok_or(SnapshotError::Damaged)?;
         let mut entries = 0;
         while frames.next_range()?.is_some() {
             entries += 1;
         }
-        let end = frames.at;
+        // Behind the number of entries.
+        let end = frames.at + 8;
         let checksum = number(&bytes, end).ok_or(SnapshotError::Truncated)?;
         if bytes.len() > end + 8 {
             return Err(SnapshotError::TrailingBytes);
         }
-        if xxh3_64(&bytes[..end]) != checksum || number(&bytes, 20) != Some(entries) {
+        if xxh3_64(&bytes[..end]) != checksum || number(&bytes, end - 8) != Some(entries) {
             return Err(SnapshotError::Damaged);
         }
         Ok(Self {
             written_at: number(&bytes, 12).ok_or(SnapshotError::Truncated)?,
             entries,
+            codec,
             key_schema,
             value_schema,
             bytes,
@@ -171,32 +201,39 @@ impl Contents {
         };
         Ok(Head {
             written_at: self.written_at,
-            entries: self.entries,
+            codec: text(&self.codec)?,
             key_schema: text(&self.key_schema)?,
             value_schema: text(&self.value_schema)?,
         })
     }
 
-    /// Are the keys of this shape?
-    pub(crate) fn check_keys<K: Schema>(&self) -> Result<(), SnapshotError> {
-        let (found, wanted) = (self.head()?.key_schema, K::schema());
-        if found == wanted {
-            return Ok(());
-        }
-        Err(SnapshotError::KeySchema {
-            found: found.into(),
-            wanted: wanted.into(),
-        })
-    }
-
-    /// Are the values of this shape?
-    pub(crate) fn check_values<V: Schema>(&self) -> Result<(), SnapshotError> {
-        let (found, wanted) = (self.head()?.value_schema, V::schema());
+    /// Checks that keys and values are of these shapes.
+    pub(crate) fn check(&self, schemas: &Schemas) -> Result<(), SnapshotError> {
+        self.check_keys(schemas.key())?;
+        let (found, wanted) = (self.head()?.value_schema, schemas.value());
         if found == wanted {
             return Ok(());
         }
         Err(SnapshotError::ValueSchema {
             found: found.into(),
+            wanted: wanted.into(),
+        })
+    }
+
+    /// Checks that keys are of this shape, and that this version can decode them.
+    pub(crate) fn check_keys(&self, wanted: &str) -> Result<(), SnapshotError> {
+        let head = self.head()?;
+        if head.codec != MessagePack::NAME {
+            return Err(SnapshotError::Codec {
+                found: head.codec.into(),
+                wanted: MessagePack::NAME.into(),
+            });
+        }
+        if head.key_schema == wanted {
+            return Ok(());
+        }
+        Err(SnapshotError::KeySchema {
+            found: head.key_schema.into(),
             wanted: wanted.into(),
         })
     }
@@ -213,15 +250,12 @@ impl Contents {
         };
         (0..self.entries).map(move |entry| {
             let frame = frames.next_range()?.ok_or(SnapshotError::Truncated)?;
-            exactly(&self.bytes[frame]).ok_or(SnapshotError::Unreadable(entry))
+            match postcard::take_from_bytes(&self.bytes[frame]) {
+                Ok((entry, [])) => Ok(entry),
+                _ => Err(SnapshotError::Unreadable(entry)),
+            }
         })
     }
-}
-
-/// What takes all of the bytes.
-pub(crate) fn exactly<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Option<T> {
-    let (it, rest) = postcard::take_from_bytes(bytes).ok()?;
-    rest.is_empty().then_some(it)
 }
 
 fn check_beginning(bytes: &[u8]) -> Result<(), SnapshotError> {
@@ -280,13 +314,13 @@ mod tests {
     fn written() -> Vec<u8> {
         let head = Head {
             written_at: 1_700_000_000_000,
-            entries: 2,
+            codec: "msgpack/1",
             key_schema: "u64",
             value_schema: "price/2",
         };
         let plain = Entry {
             key: &[7],
-            value: b"\x0512.50",
+            value: b"\xa512.50",
             left: None,
             idle: None,
             age: None,
@@ -313,23 +347,24 @@ mod tests {
 
     /// Other versions read this: a change needs a new format version.
     #[test]
-    fn the_format_is_what_it_was() {
+    fn format_is_stable() {
         let bytes = written();
         let hex = bytes
             .iter()
             .fold(String::new(), |hex, byte| hex + &format!("{byte:02x}"));
         let parts = [
             "686f747365740d0a",
-            "02000000",
+            "03000000",
             "0068e5cf8b010000",
-            "0200000000000000",
+            "090000006d73677061636b2f31",
             "03000000753634",
             "0700000070726963652f32",
             // Key, value, left to live, left to idle, age, weight, tags.
-            "0e0000000107060531322e35300000000000",
+            "0e000000010706a531322e35300000000000",
             "10000000010801010",
             "1ac02010101030102010161",
             "ffffffff",
+            "0200000000000000",
         ];
         assert_eq!(hex[..hex.len() - 16], parts.concat());
         let contents = Contents::read(&bytes[..]).unwrap();
@@ -337,8 +372,26 @@ mod tests {
         let entries: Vec<_> = contents.entries().map(Result::unwrap).collect();
         assert_eq!(
             (entries[0].value, entries[1].left),
-            (&b"\x0512.50"[..], Some(300))
+            (&b"\xa512.50"[..], Some(300))
         );
+    }
+
+    #[test]
+    fn file_of_another_codec_or_key_schema_is_refused() {
+        let schemas = Schemas::new("u64", "price/2");
+        let contents = Contents::read(&written()[..]).unwrap();
+        assert!(contents.check(&schemas).is_ok());
+        let refused = contents.check(&Schemas::new("i64", "price/2"));
+        assert!(matches!(refused, Err(SnapshotError::KeySchema { .. })));
+        let refused = contents.check(&Schemas::new("u64", "price/3"));
+        assert!(matches!(refused, Err(SnapshotError::ValueSchema { .. })));
+        let mut other = written();
+        let name = FRAMES + 4..FRAMES + 4 + MessagePack::NAME.len();
+        other[name].copy_from_slice(b"msgpack/2");
+        let contents = Contents::read(&sealed(other)[..]).unwrap();
+        let refused = contents.check(&schemas).unwrap_err();
+        assert!(matches!(&refused, SnapshotError::Codec { found, .. } if found == "msgpack/2"));
+        assert!(refused.to_string().contains("msgpack/1"), "{refused}");
     }
 
     #[test]
@@ -372,7 +425,7 @@ mod tests {
             if let Ok(contents) = Contents::read(&sealed(bytes)[..]) {
                 let _ = contents.head();
                 for entry in contents.entries().flatten() {
-                    let _ = exactly::<Vec<String>>(entry.value);
+                    let _ = decode::<Vec<String>>(entry.value);
                 }
             }
         }

@@ -1,7 +1,8 @@
 //! How a tiered cache is set up.
 
 use super::breaker::Breaker;
-use super::codec::Codec;
+use super::codec::EnvelopeCodec;
+use super::codec_health::CodecHealth;
 use super::health::TierCounters;
 use super::keeper::Keeper;
 use super::lease::Releases;
@@ -11,9 +12,11 @@ use super::rollout::Rollout;
 use super::trust::Trust;
 use super::waits::{Acks, Waits};
 use super::{Consistency, Inner, TierKey, TierValue, TieredCache};
+use crate::codec::{Codec, MessagePack};
 use crate::error::BuildError;
 use crate::flight::Bulkhead;
 use crate::local::Builder;
+use crate::schema::{Schema, Schemas};
 use parking_lot::Mutex;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -41,10 +44,9 @@ pub(super) const MAX_KEY: usize = 1 << 10;
 pub struct TieredBuilder<K, V> {
     local: Builder<K, V>,
     url: String,
+    codec: EnvelopeCodec<K, V>,
     settings: TierSettings,
     deadline: Duration,
-    max_size: usize,
-    compress_above: Option<usize>,
     max_queue: usize,
     percent: Option<f64>,
     replicas: u64,
@@ -89,7 +91,7 @@ impl TierSettings {
     }
 }
 
-impl<K, V> Builder<K, V> {
+impl<K: TierKey, V: TierValue> Builder<K, V> {
     /// The settings so far are those of each process's L1, over the Redis (or Valkey), of version 6 or
     /// newer, at this URL:
     ///
@@ -107,7 +109,9 @@ impl<K, V> Builder<K, V> {
     /// slot there, on one server: so have one for each cache.
     ///
     /// `namespace` names the cache there: caches with the same one, in whatever process, share their
-    /// values, and must have keys and values of the same types.
+    /// values, and must have keys and values of the same types. Each value is stored with the
+    /// [`Schema`] of its key and of itself; one that was stored with another schema is a miss.
+    /// [`redis_with_schemas`](Self::redis_with_schemas) is for types that have none.
     ///
     /// [`time_to_live`](Self::time_to_live) and [`lease`](Self::lease) are also those of values and
     /// loads in Redis; [`max_concurrent_loads`](Self::max_concurrent_loads) bounds the loaders that
@@ -119,10 +123,39 @@ impl<K, V> Builder<K, V> {
     /// ```text
     #[doc = include_str!("../../examples/deploy/users.acl")]
     /// ```
-    pub fn redis(
+    pub fn redis(self, url: impl Into<String>, namespace: impl Into<String>) -> TieredBuilder<K, V>
+    where
+        K: Schema,
+        V: Schema,
+    {
+        self.redis_with_schemas(url, namespace, Schemas::of::<K, V>())
+    }
+
+    /// Like [`redis`](Self::redis), for keys and values of any type: `schemas` names their shapes in place of
+    /// [`Schema`].
+    ///
+    /// ```no_run
+    /// use hotset::{LocalCache, Schema, Schemas, TieredCache};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), hotset::BuildError> {
+    /// // `serde_json::Value` does not implement `Schema`.
+    /// let documents: TieredCache<u64, serde_json::Value> = LocalCache::builder()
+    ///     .capacity(100_000)
+    ///     .redis_with_schemas(
+    ///         "redis://127.0.0.1/",
+    ///         "documents",
+    ///         Schemas::new(u64::schema(), "document/1"),
+    ///     )
+    ///     .build()?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn redis_with_schemas(
         self,
         url: impl Into<String>,
         namespace: impl Into<String>,
+        schemas: Schemas,
     ) -> TieredBuilder<K, V> {
         let settings = TierSettings {
             namespace: namespace.into(),
@@ -138,10 +171,9 @@ impl<K, V> Builder<K, V> {
         TieredBuilder {
             local: self,
             url: url.into(),
+            codec: EnvelopeCodec::new(MessagePack, schemas, DEFAULT_MAX_SIZE),
             settings,
             deadline: DEFAULT_DEADLINE,
-            max_size: DEFAULT_MAX_SIZE,
-            compress_above: None,
             max_queue: DEFAULT_QUEUE,
             percent: None,
             replicas: 0,
@@ -154,6 +186,25 @@ impl<K: TierKey, V: TierValue> TieredBuilder<K, V> {
     /// What readers may see after a change. Default: `Bounded` to five seconds.
     pub fn consistency(mut self, consistency: Consistency) -> Self {
         self.settings.consistency = consistency;
+        self
+    }
+
+    /// Sets the format of keys and values in Redis. Default: [`MessagePack`].
+    ///
+    /// All processes of a namespace need the same one: a value that was encoded by a codec of another
+    /// [name](Codec::name) is a miss. It has no influence on snapshots, nor on the names of keys in Redis, which
+    /// are `MessagePack`, so a codec that encrypts hides no keys.
+    ///
+    /// ```
+    /// use hotset::{LocalCache, Postcard};
+    ///
+    /// let builder = LocalCache::<u64, String>::builder()
+    ///     .capacity(100_000)
+    ///     .redis("redis://127.0.0.1/", "names")
+    ///     .codec(Postcard);
+    /// ```
+    pub fn codec(mut self, codec: impl Codec<K, V>) -> Self {
+        self.codec = self.codec.with_codec(codec);
         self
     }
 
@@ -180,14 +231,14 @@ impl<K: TierKey, V: TierValue> TieredBuilder<K, V> {
     /// How many bytes a value may have in Redis, serialized. Larger ones stay in L1, and larger ones
     /// that are found are not read. Default: 1 MiB.
     pub fn max_value_size(mut self, bytes: usize) -> Self {
-        self.max_size = bytes;
+        self.codec.max_size = bytes;
         self
     }
 
     /// Values of more bytes than this, serialized, are compressed (LZ4) where that makes them
     /// smaller. Default: none are.
     pub fn compress_above(mut self, bytes: usize) -> Self {
-        self.compress_above = Some(bytes);
+        self.codec.compress_above = Some(bytes);
         self
     }
 
@@ -280,7 +331,7 @@ impl<K: TierKey, V: TierValue> TieredBuilder<K, V> {
             deadline: self.deadline,
             lease: settings.lease,
             trust: settings.trust(),
-            max_size: self.max_size,
+            max_size: self.codec.max_size,
             replicas: self.replicas,
         };
         let redis = Redis::new(target, &settings.namespace, me, redis, &runtime);
@@ -289,11 +340,8 @@ impl<K: TierKey, V: TierValue> TieredBuilder<K, V> {
         let inner = Inner {
             l1: local.build()?,
             l2: Breaker::new(name, Box::new(redis)),
-            codec: Codec {
-                schema: V::schema().into_owned(),
-                max_size: self.max_size,
-                compress_above: self.compress_above,
-            },
+            codec: self.codec,
+            codec_health: CodecHealth::default(),
             trust: Trust::new(settings.consistency, settings.ttl),
             settings,
             me,
@@ -362,12 +410,13 @@ impl<K, V> std::fmt::Debug for TieredBuilder<K, V> {
         // Not the URL, which may hold a password.
         f.debug_struct("TieredBuilder")
             .field("namespace", &self.settings.namespace)
+            .field("codec", &self.codec)
             .field("consistency", &self.settings.consistency)
             .field("local_time_to_live", &self.settings.local_ttl)
             .field("deadline", &self.deadline)
             .field("heartbeat", &self.settings.heartbeat)
-            .field("max_value_size", &self.max_size)
-            .field("compress_above", &self.compress_above)
+            .field("max_value_size", &self.codec.max_size)
+            .field("compress_above", &self.codec.compress_above)
             .field("max_queued_invalidations", &self.max_queue)
             .field("percent", &self.percent)
             .field("shadow", &self.settings.rollout.is_shadow())

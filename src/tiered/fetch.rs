@@ -4,9 +4,9 @@ use super::builder::MAX_KEY;
 use super::health::count;
 use super::lease::{Granted, Lease};
 use super::load::{Fresh, LoadResult, MayLoad};
-use super::remote::{Answer, Ask, Head, RemoteError, Token};
+use super::remote::{Answer, Ask, Head, RemoteError, Token, Unreadable};
 use super::trust::now;
-use super::{Consistency, Inner, TierKey, TierValue, name_of};
+use super::{Consistency, Inner, TierKey, TierValue, key_of};
 use crate::clock::saturating_nanos;
 use crate::entry::Loaded;
 use crate::error::{AnyError, LoadError};
@@ -100,7 +100,7 @@ impl<K: TierKey, V: TierValue> Inner<K, V> {
     async fn approach(self: &Arc<Self>, key: &K) -> Result<Approach<K, V>, Arc<AnyError>> {
         let stale_from = self.l1.content_with_stale_from(key);
         let deadline = self.wait_deadline().into_iter().chain(stale_from).min();
-        let name = name_of(key);
+        let name = self.name_of(key);
         loop {
             let found = match &name {
                 Some(name) => self.find(name, deadline).await?,
@@ -194,8 +194,9 @@ impl<K: TierKey, V: TierValue> Inner<K, V> {
     ) -> Read<K, V> {
         match answer {
             Answer::Value { envelope, left } => {
+                let loaded = self.decode(&envelope, lease.key(), left);
                 lease.close();
-                if let Some(loaded) = self.decode(&envelope, left) {
+                if let Some(loaded) = loaded {
                     return Read::Found(Found::Value(Fresh::read(loaded, asked)));
                 }
                 match Head::of(&envelope) {
@@ -206,7 +207,7 @@ impl<K: TierKey, V: TierValue> Inner<K, V> {
             Answer::Lead { head, oversize } => {
                 count(&self.counters.l2_misses);
                 if oversize {
-                    count(&self.counters.unreadable);
+                    self.note_unreadable(Unreadable::TooLarge);
                 }
                 lease.grant();
                 Read::Found(Found::Lead((lease, head)))
@@ -245,7 +246,8 @@ impl<K: TierKey, V: TierValue> Inner<K, V> {
         let missing = missing.filter_map(|(key, value)| {
             // Before it is known whether L2 may be asked: an invalidation that comes in between voids it.
             let promise = self.l1.promise(key);
-            let name = name_of(key).filter(|name| is_served && self.asks_l2(name))?;
+            let name = self.name_of(key);
+            let name = name.filter(|name| is_served && self.asks_l2(name))?;
             Some((key, value, promise, name))
         });
         let missing: Vec<_> = missing.collect();
@@ -259,12 +261,12 @@ impl<K: TierKey, V: TierValue> Inner<K, V> {
             refused: None,
         });
         let answers = self.l2.ask(&asks.collect::<Vec<_>>()).await?;
-        for ((key, value, promise, _), answer) in missing.into_iter().zip(answers) {
+        for ((key, value, promise, name), answer) in missing.into_iter().zip(answers) {
             let Answer::Value { envelope, left } = answer else {
                 count(&self.counters.l2_misses);
                 continue;
             };
-            if let Some(loaded) = self.decode(&envelope, left) {
+            if let Some(loaded) = self.decode(&envelope, &name, left) {
                 *value = Some(loaded.value.clone());
                 promise.keep(key.clone(), self.local(Fresh::read(loaded, asked)));
             }
@@ -272,12 +274,11 @@ impl<K: TierKey, V: TierValue> Inner<K, V> {
         Ok(values)
     }
 
-    /// The value in an envelope, which has so much `left` to live.
-    fn decode(&self, envelope: &[u8], left: Option<Duration>) -> Option<Loaded<V>> {
-        let Ok(mut loaded) = self.codec.decode::<V>(envelope) else {
-            count(&self.counters.unreadable);
-            return None;
-        };
+    /// Returns the value in an envelope under the key of this name, which has so much `left` to live.
+    fn decode(&self, envelope: &[u8], name: &[u8], left: Option<Duration>) -> Option<Loaded<V>> {
+        let decoded = self.codec.decode(envelope, &key_of(name)?);
+        let decoded = decoded.inspect_err(|why| self.note_unreadable(*why));
+        let mut loaded = decoded.ok()?;
         count(&self.counters.l2_hits);
         if let (Some(ttl), Some(left)) = (loaded.ttl, left) {
             // By the server's clock, which all share.

@@ -34,11 +34,11 @@ pub struct Health {
     /// What Redis holds is compared, and not served.
     pub shadow: bool,
     /// What is wrong with the server's configuration, or with this process's rights, as it was found
-    /// when it was reached, and twice a minute since.
+    /// when it was reached, and twice a minute since; and what is wrong with keys and values.
     pub warnings: Vec<Warning>,
 }
 
-/// Something about the server that makes it a bad one for a cache.
+/// A condition that keeps a cache from working as it should, and that an operator or a developer can remove.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Warning {
@@ -51,6 +51,29 @@ pub enum Warning {
     /// The user whom the URL names may not do this: see [`Builder::redis`](crate::Builder::redis) for
     /// the rights that are needed.
     Forbidden(String),
+    /// Some values are not stored in Redis, because their encoding decodes to another value, or not at all: see
+    /// the [round-trip check](crate::Codec#round-trip-check). Listed until the process ends.
+    ///
+    /// Look for a field that is serialized but not deserialized, a default that differs from what
+    /// `skip_serializing_if` skips, or an `Option` within an `Option`.
+    AlteredValues {
+        /// The name of the codec.
+        codec: String,
+        /// The schema of the values.
+        schema: String,
+    },
+    /// Some keys are cached in L1 alone, because they cannot be serialized, or their name in Redis decodes to
+    /// another key: see [`TierKey`](crate::TierKey). Listed until the process ends.
+    UnnamedKeys {
+        /// The schema of the keys.
+        schema: String,
+    },
+    /// Redis holds values that this process cannot read; the reason for the last one. They are misses. Listed
+    /// until none has been found for ten minutes.
+    ///
+    /// In a deployment that changes a [`Schema`](crate::Schema) this is as it should be. Otherwise the shape of a type was
+    /// changed and its schema was not, or something else writes under the namespace.
+    UnreadableValues(String),
 }
 
 impl Warning {
@@ -78,6 +101,23 @@ impl fmt::Display for Warning {
                  whatever there is: set maxmemory-policy allkeys-lru or allkeys-lfu"
             ),
             Self::Forbidden(what) => write!(f, "the user of Redis lacks a right: {what}"),
+            Self::AlteredValues { codec, schema } => write!(
+                f,
+                "values of the schema {schema:?} are not shared, because the codec {codec:?} decodes them to other \
+                 values: look for fields that serde serializes and does not deserialize, for defaults that differ \
+                 from what is skipped, and for an Option within an Option"
+            ),
+            Self::UnnamedKeys { schema } => write!(
+                f,
+                "keys of the schema {schema:?} are cached in this process alone, because they cannot be \
+                 serialized or are deserialized to other keys: remove the serde attributes that skip their fields"
+            ),
+            Self::UnreadableValues(why) => write!(
+                f,
+                "Redis holds values that cannot be read, the last one because {why}: unless a deployment is \
+                 changing a schema, change the schema of a type whose shape was changed, and look for other \
+                 writers under this namespace"
+            ),
         }
     }
 }
@@ -148,6 +188,9 @@ counters! {
     unreadable,
     /// Values that were too large for Redis, had too many tags, or could not be serialized.
     unstorable,
+    /// Values that were not stored in Redis, because their encoding decodes to another value, or not at all: see
+    /// the [round-trip check](crate::Codec#round-trip-check).
+    altered,
     /// Loads that had to wait for others to end, for want of a permit.
     queued_loads,
     /// Invalidations that Redis was told of.

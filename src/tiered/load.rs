@@ -1,11 +1,11 @@
 //! A load for all processes, or for this one: its permit, and what becomes of the value.
 
-use super::codec::Unstorable;
+use super::codec::Storing;
 use super::fetch::TimedOut;
 use super::health::{TierCounters, count};
 use super::lease::Granted;
 use super::remote::{Fill, Head};
-use super::{Inner, TierKey, TierValue};
+use super::{Inner, TierKey, TierValue, key_of};
 use crate::clock::saturating_nanos;
 use crate::entry::Loaded;
 use crate::error::AnyError;
@@ -130,7 +130,7 @@ impl<K: TierKey, V: TierValue> Inner<K, V> {
                 continue;
             };
             // If it is not for L2, the lease is given back as it is dropped.
-            if let Some(envelope) = self.envelope(head, &fresh[place].loaded) {
+            if let Some(envelope) = self.envelope(head, lease.key(), &fresh[place].loaded) {
                 envelopes.push((envelope, fresh[place].loaded.ttl.or(self.settings.ttl)));
                 leases.push((lease, place));
             }
@@ -160,15 +160,21 @@ impl<K: TierKey, V: TierValue> Inner<K, V> {
         }
     }
 
-    /// The envelope of a value that is to be stored.
-    pub(super) fn envelope(&self, head: Head, loaded: &Loaded<V>) -> Option<Vec<u8>> {
+    /// Returns the envelope of a value that is to be stored under the key of this name.
+    pub(super) fn envelope(&self, head: Head, name: &[u8], loaded: &Loaded<V>) -> Option<Vec<u8>> {
         let ttl = loaded.ttl.or(self.settings.ttl);
         if ttl.is_some_and(|ttl| ttl.is_zero()) {
             return None;
         }
-        let envelope = self.codec.encode(head, &loaded.value, &loaded.tags, ttl);
-        let unstorable = |_: &Unstorable| count(&self.counters.unstorable);
-        envelope.inspect_err(unstorable).ok()
+        let key = key_of(name)?;
+        let storing = Storing {
+            key: &key,
+            value: &loaded.value,
+            tags: &loaded.tags,
+            ttl,
+        };
+        let envelope = self.codec.encode(head, &storing);
+        envelope.inspect_err(|why| self.note_unstorable(*why)).ok()
     }
 
     /// As L1 is to keep it: not at all, if it was lost.

@@ -8,7 +8,7 @@ use super::load::Fresh;
 use super::remote::Token;
 use super::trust::now;
 use super::waits::Wait;
-use super::{Inner, TierKey, TierValue, TieredCache, name_of};
+use super::{Inner, TierKey, TierValue, TieredCache};
 use crate::cache::typed;
 use crate::entry::Loaded;
 use crate::error::{AnyError, LoadError};
@@ -72,7 +72,7 @@ impl<K: TierKey, V: TierValue> TieredCache<K, V> {
             }
             let deadline = *deadline.get_or_insert_with(|| inner.wait_deadline());
             let rest_keys: Vec<K> = rest.iter().map(|&at| keys[at].clone()).collect();
-            let names: Vec<_> = rest_keys.iter().map(|key| name_of(key)).collect();
+            let names: Vec<_> = rest_keys.iter().map(|key| inner.name_of(key)).collect();
             // Before L2 is asked, so that no word is missed.
             let waits = names.iter().flatten();
             let waits: Vec<_> = waits.map(|name| inner.waits.enter(name)).collect();
@@ -230,7 +230,7 @@ impl<K: TierKey, V: TierValue> Inner<K, V> {
         };
         let mut questions = Vec::new();
         for key in keys {
-            match name_of(key).filter(|name| self.asks_l2(name)) {
+            match self.name_of(key).filter(|name| self.asks_l2(name)) {
                 Some(name) => questions.push(Question {
                     key: key.clone(),
                     lease: Lease::ask(self, &name),

@@ -19,6 +19,7 @@ mod breaker;
 mod redis;
 
 mod builder;
+mod codec_health;
 mod fetch;
 mod keeper;
 mod lease;
@@ -42,6 +43,7 @@ pub use write::Delivery;
 
 use crate::cache::{AsyncCache, CacheFuture, ErasedAsyncLoader};
 use crate::clock::Nanos;
+use crate::codec::{encode_key_name, message_pack};
 use crate::consistency::Consistency;
 use crate::entry::Loaded;
 use crate::error::{AnyError, LoadError};
@@ -51,7 +53,8 @@ use crate::schema::{TierKey, TierValue};
 use crate::stats::Stats;
 use breaker::Breaker;
 use builder::TierSettings;
-use codec::Codec;
+use codec::EnvelopeCodec;
+use codec_health::CodecHealth;
 use fetch::TimedOut;
 use health::{TierCounters, count};
 use keeper::{Keeper, Proof};
@@ -60,7 +63,6 @@ use load::LoadResult;
 use outbox::Outbox;
 use parking_lot::Mutex;
 use remote::{Peer, Token};
-use serde::Serialize;
 use std::any::Any;
 use std::fmt;
 use std::future::Future;
@@ -123,7 +125,8 @@ pub struct TieredCache<K, V> {
 struct Inner<K, V> {
     l1: LocalCache<K, V>,
     l2: Breaker,
-    codec: Codec,
+    codec: EnvelopeCodec<K, V>,
+    codec_health: CodecHealth,
     settings: TierSettings,
     me: Peer,
     tokens: AtomicU64,
@@ -269,8 +272,8 @@ impl<K, V> Inner<K, V> {
         }
     }
 
-    /// What is wrong with the server's configuration, or with this process's rights: if there is no
-    /// subscription, for this reason.
+    /// Returns what is wrong with the server's configuration, with this process's rights (if there is no
+    /// subscription, for this reason), and with its keys and values.
     fn warnings(&self, not_subscribed: Option<&RemoteError>) -> Vec<Warning> {
         let mut warnings = self.l2.warnings();
         if let Some(RemoteError::Forbidden(what)) = not_subscribed {
@@ -279,14 +282,23 @@ impl<K, V> Inner<K, V> {
                 warnings.push(forbidden);
             }
         }
+        warnings.extend(self.codec_warnings());
         warnings
     }
 }
 
-/// What a key is called in Redis. `None` if it cannot be serialized: then it is in L1 alone.
-fn name_of<K: Serialize>(key: &K) -> Option<Box<[u8]>> {
-    let name = postcard::to_stdvec(key).ok()?;
-    Some(name.into())
+/// Returns the name of a key in L2: its encoding in `MessagePack`, with the entries of maps sorted.
+///
+/// Returns `None` if it cannot be encoded or its name decodes to another key, whose name that may be as well. Then it
+/// is cached in L1 alone. So different keys have different names, and a name leads back to its key.
+fn name_of<K: TierKey>(key: &K) -> Option<Box<[u8]>> {
+    let name = encode_key_name(key).ok()?;
+    (key_of::<K>(&name)? == *key).then(|| name.into())
+}
+
+/// Returns the key of a name in L2, or `None` if it is not the name of a key of this type.
+fn key_of<K: TierKey>(name: &[u8]) -> Option<K> {
+    message_pack::from_bytes(name).ok()
 }
 
 impl<K: TierKey, V: TierValue> Inner<K, V> {

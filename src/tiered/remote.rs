@@ -30,16 +30,39 @@ pub(crate) struct Head {
     pub(crate) token: Token,
 }
 
-/// Why bytes are no value.
+/// The reason why bytes under a key are not a value for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Unreadable {
     Truncated,
-    /// Of another format, or no value at all.
+    /// Of another format version, or no envelope of a value.
     Format,
+    Codec,
     Schema,
     Checksum,
     Body,
+    /// The codec cannot decode it.
+    Payload,
+    /// It is the value of another key.
+    Key,
     TooLarge,
+}
+
+impl fmt::Display for Unreadable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Truncated => "it is truncated",
+            Self::Format => "it has another format version",
+            Self::Codec => "it was encoded by another codec",
+            Self::Schema => "its key or its value has another schema",
+            Self::Checksum => "its checksum is wrong",
+            Self::Body => "it is malformed",
+            Self::Payload => {
+                "its key or its value cannot be decoded, although the schemas are the same"
+            }
+            Self::Key => "it belongs to another key",
+            Self::TooLarge => "it is larger than max_value_size",
+        })
+    }
 }
 
 /// A question for the value of a key.

@@ -22,9 +22,9 @@ const MILLION: u64 = 1_000_000;
 /// In the shadow, what Redis holds is compared and not served: what L1 misses is loaded, by each process
 /// for itself, and compared with what Redis holds, or stored there.
 /// [`shadow_different`](crate::TierStats::shadow_different) counts values that would have been wrong:
-/// most often the database was changed, and nobody has invalidated the key. Values are compared as they
-/// are serialized, so a `HashMap` in them is often different from itself; and a change that is just being
-/// told may count.
+/// most often the database was changed, and nobody has invalidated the key. Values are compared as serde
+/// serializes them, without regard to the order of the elements of maps and sequences. A change whose invalidation is
+/// in flight may count.
 ///
 /// ```
 /// use hotset::Rollout;

@@ -6,6 +6,7 @@ use super::load::{Fresh, LoadResult};
 use super::many::Asked;
 use super::remote::{Answer, Ask};
 use super::{Inner, TierKey, TierValue, name_of};
+use crate::codec::fingerprint;
 use crate::entry::Loaded;
 use std::collections::HashMap;
 use std::future::Future;
@@ -26,7 +27,7 @@ impl<K: TierKey, V: TierValue> Inner<K, V> {
             Some(permit) => permit,
             None => self.queue(self.wait_deadline()).await?,
         };
-        let name = name_of(key);
+        let name = self.name_of(key);
         let found = match &name {
             Some(name) => self.ask(name, None).await,
             None => Read::Found(Found::Alone),
@@ -65,33 +66,33 @@ impl<K: TierKey, V: TierValue> Inner<K, V> {
         self.compare(pairs.collect()).await;
     }
 
-    /// Compares what L2 held with what was loaded, as it is written, for values need not be comparable.
+    /// Compares what L2 held with what was loaded by what serde serializes, because values need not be `Eq`.
     async fn compare(&self, pairs: Vec<(&K, V, &V)>) {
         let mut differ = Vec::new();
         for (key, held, loaded) in pairs {
-            let held = postcard::to_stdvec(&held).ok();
-            if held == postcard::to_stdvec(loaded).ok() {
+            let held = fingerprint(&held);
+            if held == fingerprint(loaded) {
                 count(&self.counters.shadow_same);
             } else if let Some(name) = name_of(key) {
-                differ.push((name, held));
+                differ.push((key, name, held));
             }
         }
         if differ.is_empty() {
             return;
         }
         // Where L2 holds something else by now, there was a change meanwhile that was told.
-        let asks = differ.iter().map(|(name, _)| Ask {
+        let asks = differ.iter().map(|(_, name, _)| Ask {
             key: name,
             lead: None,
             refused: None,
         });
         let answers = self.l2.ask(&asks.collect::<Vec<_>>()).await;
-        for ((_, held), answer) in differ.iter().zip(answers.unwrap_or_default()) {
+        for ((key, _, held), answer) in differ.iter().zip(answers.unwrap_or_default()) {
             let Answer::Value { envelope, .. } = answer else {
                 continue;
             };
-            let now = self.codec.decode::<V>(&envelope).ok();
-            if now.and_then(|now| postcard::to_stdvec(&now.value).ok()) == *held {
+            let now = self.codec.decode(&envelope, key).ok();
+            if now.and_then(|now| fingerprint(&now.value)) == *held {
                 count(&self.counters.shadow_different);
             }
         }

@@ -7,7 +7,6 @@ use crate::consistency::Consistency;
 use crate::entry::Loaded;
 use crate::error::LoadError;
 use crate::local::SnapshotReport;
-use crate::schema::Schema;
 use crate::snapshot::{self, SnapshotError};
 use crate::warm::{Run, WarmEnd, WarmReport, Warming, run_all};
 use std::any::Any;
@@ -105,12 +104,11 @@ impl<K: TierKey, V: TierValue> TieredCache<K, V> {
     /// # Cancellation
     ///
     /// If the future is dropped the file is written all the same.
-    pub async fn snapshot(&self, path: impl AsRef<Path>) -> Result<SnapshotReport, SnapshotError>
-    where
-        K: Schema,
-    {
+    pub async fn snapshot(&self, path: impl AsRef<Path>) -> Result<SnapshotReport, SnapshotError> {
         let (l1, path) = (self.inner.l1.clone(), path.as_ref().to_owned());
-        self.unblocked(move || l1.snapshot(path)).await
+        let schemas = self.inner.codec.schemas.clone();
+        self.unblocked(move || l1.snapshot_with_schemas(path, &schemas))
+            .await
     }
 
     /// As [`warm_from_l2`](Self::warm_from_l2), with the keys of a snapshot, hottest first. Its values are
@@ -128,12 +126,11 @@ impl<K: TierKey, V: TierValue> TieredCache<K, V> {
         &self,
         warming: Warming<'_>,
         path: impl AsRef<Path>,
-    ) -> Result<WarmReport<K, RemoteError>, SnapshotError>
-    where
-        K: Schema,
-    {
+    ) -> Result<WarmReport<K, RemoteError>, SnapshotError> {
         let path = path.as_ref().to_owned();
-        let keys = self.unblocked(move || snapshot::keys(&path)).await?;
+        let schemas = self.inner.codec.schemas.clone();
+        let read = move || snapshot::keys(&path, schemas.key());
+        let keys = self.unblocked(read).await?;
         Ok(self.warm_from_l2(warming, keys).await)
     }
 

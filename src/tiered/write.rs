@@ -6,7 +6,7 @@ use super::load::Fresh;
 use super::log::{StateChange, log};
 use super::outbox::Pushed;
 use super::remote::{Answer, Head, NewValue, Peer, Subject};
-use super::{Consistency, Inner, TierKey, TierValue, TieredCache, name_of};
+use super::{Consistency, Inner, TierKey, TierValue, TieredCache, key_of, name_of};
 use crate::entry::Loaded;
 use crate::trace::Span;
 use std::future::{Future, Ready};
@@ -337,7 +337,7 @@ impl<K: TierKey, V: TierValue> Inner<K, V> {
         } = change;
         let new = value
             .as_ref()
-            .and_then(|(loaded, held)| self.new_value(loaded, held.as_ref()?));
+            .and_then(|(loaded, held)| self.new_value(&subject, loaded, held.as_ref()?));
         // An invalidation that comes now makes it void.
         let promise = key.as_ref().map(|key| self.l1.promise(key));
         let told = self.l2.invalidate(&subject, new.as_ref()).await;
@@ -383,7 +383,15 @@ impl<K: TierKey, V: TierValue> Inner<K, V> {
         }
     }
 
-    fn new_value(&self, loaded: &Loaded<V>, held: &Held<K, V>) -> Option<NewValue> {
+    fn new_value(
+        &self,
+        subject: &Subject,
+        loaded: &Loaded<V>,
+        held: &Held<K, V>,
+    ) -> Option<NewValue> {
+        let Subject::Key(name) = subject else {
+            return None;
+        };
         if self.settings.consistency == Consistency::L1Only {
             return None;
         }
@@ -395,6 +403,7 @@ impl<K: TierKey, V: TierValue> Inner<K, V> {
                     token: self.token(),
                     ..held.head
                 },
+                name,
                 loaded,
             )?,
             ttl,
@@ -405,9 +414,9 @@ impl<K: TierKey, V: TierValue> Inner<K, V> {
     pub(super) fn apply(&self, subject: &Subject) {
         match subject {
             Subject::Key(name) => {
-                match postcard::from_bytes::<K>(name) {
-                    // What it is called by others is what it is called here.
-                    Ok(key) if name_of(&key).as_ref() == Some(name) => drop(self.l1.remove(&key)),
+                match key_of::<K>(name) {
+                    // It has the same name here as in the process that sent the invalidation.
+                    Some(key) if name_of(&key).as_ref() == Some(name) => drop(self.l1.remove(&key)),
                     _ => self.l1.forget(),
                 }
                 self.waits.wake(name);

@@ -22,6 +22,8 @@ static GO_ON: AtomicBool = AtomicBool::new(false);
 #[derive(Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 struct SlowKey(u64);
 
+hotset::schema!(SlowKey, "slow/1");
+
 impl Clone for SlowKey {
     fn clone(&self) -> Self {
         if ARMED.swap(false, SeqCst) {

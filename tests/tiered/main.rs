@@ -25,11 +25,11 @@ mod traces;
 mod warm;
 mod worker;
 
-use hotset::{Consistency, Delivery, LocalCache, TierValue, TieredBuilder, TieredCache};
+use hotset::{Consistency, Delivery, LocalCache, Schema, TierValue, TieredBuilder, TieredCache};
 use std::time::{Duration, Instant};
 
 /// A cache as most tests want it.
-fn builder<V: TierValue>(url: &str, consistency: Consistency) -> TieredBuilder<u64, V> {
+fn builder<V: TierValue + Schema>(url: &str, consistency: Consistency) -> TieredBuilder<u64, V> {
     LocalCache::builder()
         .capacity(10_000)
         .time_to_live(Duration::from_secs(300))
@@ -42,7 +42,7 @@ fn builder<V: TierValue>(url: &str, consistency: Consistency) -> TieredBuilder<u
 const MINUTE: Consistency = Consistency::Bounded(Duration::from_secs(60));
 
 /// A cache whose invalidations are proven to arrive.
-async fn proven<V: TierValue>(url: &str, consistency: Consistency) -> TieredCache<u64, V> {
+async fn proven<V: TierValue + Schema>(url: &str, consistency: Consistency) -> TieredCache<u64, V> {
     let cache = builder(url, consistency).build().unwrap();
     servers::soon("proven", || cache.health().proven_for.is_some()).await;
     cache

@@ -212,6 +212,29 @@ async fn a_missing_right_is_told_once_while_other_calls_succeed() {
 }
 
 #[tokio::test]
+async fn first_altered_and_first_unreadable_value_are_each_told_once() {
+    let server = Server::start();
+    let url = server.url();
+    let other = proven::<String>(&url, Consistency::L2Only).await;
+    for key in 0..9 {
+        other.insert(key, "of another schema".into()).await;
+    }
+    let told = Told::listen();
+    let cache = proven::<Option<Option<u8>>>(&url, Consistency::L2Only).await;
+    for key in 0..9 {
+        assert_eq!(cache.get(&key).await, None);
+        cache.insert(key + 10, Some(None)).await;
+    }
+    let stats = cache.tier_stats();
+    assert_eq!((stats.unreadable, stats.altered), (9, 9));
+    for warning in cache.health().warnings {
+        let line = format!("WARN message={warning} cache=");
+        assert_eq!(told.count(&line), 1, "{line}: {:#?}", told.lines());
+    }
+    assert_eq!(cache.health().warnings.len(), 2);
+}
+
+#[tokio::test]
 async fn a_subscriber_that_panics_stops_nothing() {
     let mut server = Server::start();
     let told = Told::listen();

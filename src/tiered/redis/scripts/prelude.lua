@@ -6,7 +6,7 @@
 -- ARGV[1]: an id for a new incarnation; ARGV[2]: the branch, as the connection knows it; ARGV[3]: how long
 -- leases are, ms; ARGV[4]: the command to publish with.
 
-local VALUE, LEASE = 'hsV\1', 'hsL\1'
+local VALUE, LEASE = 'hsV\2', 'hsL\1'
 
 local function now()
   local time = redis.call('TIME')

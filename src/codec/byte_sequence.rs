@@ -1,0 +1,194 @@
+//! Finds values that are sequences of bytes. serde serializes a `Vec<u8>` number by number, which takes several
+//! times as long as to copy the bytes.
+
+use serde::ser::{self, Impossible, Serialize, Serializer};
+use std::fmt;
+
+/// Returns the bytes of a value that is serialized as a sequence of `u8`, such as `Vec<u8>` or `Option<Arc<[u8]>>`.
+/// Returns `None` for any other value, and for an empty sequence.
+pub(super) fn byte_sequence<T: Serialize + ?Sized>(value: &T) -> Option<Vec<u8>> {
+    let mut bytes = Vec::new();
+    let probe = Probe {
+        bytes: &mut bytes,
+        is_element: false,
+    };
+    value.serialize(probe).ok()?;
+    (!bytes.is_empty()).then_some(bytes)
+}
+
+/// Accepts a sequence, and in it only elements that are `u8`.
+struct Probe<'a> {
+    bytes: &'a mut Vec<u8>,
+    is_element: bool,
+}
+
+#[derive(Debug)]
+struct Other;
+
+impl fmt::Display for Other {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the value is not a sequence of bytes")
+    }
+}
+
+impl std::error::Error for Other {}
+
+impl ser::Error for Other {
+    fn custom<T: fmt::Display>(_: T) -> Self {
+        Self
+    }
+}
+
+type Refused = Impossible<(), Other>;
+
+macro_rules! refused {
+    ($($method:ident($($argument:ty),*);)*) => {$(
+        fn $method(self, $(_: $argument),*) -> Result<(), Other> {
+            Err(Other)
+        }
+    )*};
+}
+
+macro_rules! refused_compounds {
+    ($($method:ident($($argument:ty),*);)*) => {$(
+        fn $method(self, $(_: $argument),*) -> Result<Refused, Other> {
+            Err(Other)
+        }
+    )*};
+}
+
+impl<'a> Serializer for Probe<'a> {
+    type Ok = ();
+    type Error = Other;
+    type SerializeSeq = Probe<'a>;
+    type SerializeTuple = Refused;
+    type SerializeTupleStruct = Refused;
+    type SerializeTupleVariant = Refused;
+    type SerializeMap = Refused;
+    type SerializeStruct = Refused;
+    type SerializeStructVariant = Refused;
+
+    fn is_human_readable(&self) -> bool {
+        false
+    }
+
+    fn serialize_u8(self, value: u8) -> Result<(), Other> {
+        if !self.is_element {
+            return Err(Other);
+        }
+        self.bytes.push(value);
+        Ok(())
+    }
+
+    fn serialize_seq(self, _: Option<usize>) -> Result<Probe<'a>, Other> {
+        if self.is_element {
+            return Err(Other);
+        }
+        Ok(Probe {
+            is_element: true,
+            ..self
+        })
+    }
+
+    fn serialize_some<T: Serialize + ?Sized>(self, value: &T) -> Result<(), Other> {
+        if self.is_element {
+            return Err(Other);
+        }
+        value.serialize(self)
+    }
+
+    fn serialize_newtype_struct<T: Serialize + ?Sized>(
+        self,
+        _: &'static str,
+        value: &T,
+    ) -> Result<(), Other> {
+        if self.is_element {
+            return Err(Other);
+        }
+        value.serialize(self)
+    }
+
+    fn serialize_newtype_variant<T: Serialize + ?Sized>(
+        self,
+        _: &'static str,
+        _: u32,
+        _: &'static str,
+        _: &T,
+    ) -> Result<(), Other> {
+        Err(Other)
+    }
+
+    fn collect_str<T: fmt::Display + ?Sized>(self, _: &T) -> Result<(), Other> {
+        Err(Other)
+    }
+
+    refused! {
+        serialize_bool(bool);
+        serialize_i8(i8);
+        serialize_i16(i16);
+        serialize_i32(i32);
+        serialize_i64(i64);
+        serialize_i128(i128);
+        serialize_u16(u16);
+        serialize_u32(u32);
+        serialize_u64(u64);
+        serialize_u128(u128);
+        serialize_f32(f32);
+        serialize_f64(f64);
+        serialize_char(char);
+        serialize_str(&str);
+        serialize_bytes(&[u8]);
+        serialize_none();
+        serialize_unit();
+        serialize_unit_struct(&'static str);
+        serialize_unit_variant(&'static str, u32, &'static str);
+    }
+
+    refused_compounds! {
+        serialize_tuple(usize);
+        serialize_tuple_struct(&'static str, usize);
+        serialize_tuple_variant(&'static str, u32, &'static str, usize);
+        serialize_map(Option<usize>);
+        serialize_struct(&'static str, usize);
+        serialize_struct_variant(&'static str, u32, &'static str, usize);
+    }
+}
+
+impl ser::SerializeSeq for Probe<'_> {
+    type Ok = ();
+    type Error = Other;
+
+    fn serialize_element<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), Other> {
+        value.serialize(Probe {
+            bytes: &mut *self.bytes,
+            is_element: true,
+        })
+    }
+
+    fn end(self) -> Result<(), Other> {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeMap;
+    use std::sync::Arc;
+
+    #[test]
+    fn only_sequences_of_bytes_are_found() {
+        let bytes: Arc<[u8]> = [1, 255].into();
+        assert_eq!(byte_sequence(&bytes), Some(vec![1, 255]));
+        assert_eq!(byte_sequence(&Some(vec![7_u8])), Some(vec![7]));
+        assert_eq!(byte_sequence(&Vec::<u8>::new()), None);
+        assert_eq!(byte_sequence(&None::<Vec<u8>>), None);
+        assert_eq!(byte_sequence(&vec![1_u16]), None);
+        assert_eq!(byte_sequence(&vec![Some(1_u8)]), None);
+        assert_eq!(byte_sequence(&vec![vec![1_u8]]), None);
+        assert_eq!(byte_sequence(&(1_u8, 2_u8)), None);
+        assert_eq!(byte_sequence(&7_u8), None);
+        assert_eq!(byte_sequence("text"), None);
+        assert_eq!(byte_sequence(&BTreeMap::from([(1_u8, 2_u8)])), None);
+    }
+}

@@ -1,0 +1,399 @@
+//! Compares values that need not be `Eq`, by the calls that they make to a serde `Serializer`.
+//!
+//! Those calls say more than any format keeps: whether a `None` stands alone or within a `Some`, and whether a
+//! number is a `u64` or an `i64`. So a value that a format turns into another one is told from it.
+
+use serde::ser::{self, Serialize, Serializer};
+use std::fmt;
+use xxhash_rust::xxh3::xxh3_64_with_seed;
+
+/// Returns a hash of what serde serializes of a value, or `None` if it cannot be serialized.
+///
+/// The order of the elements of maps and sequences does not count, because a decoded `HashMap` or `HashSet` is iterated
+/// in another order than the original. All NaN are alike.
+pub(crate) fn fingerprint<T: Serialize + ?Sized>(value: &T) -> Option<u64> {
+    value.serialize(Hasher).ok()
+}
+
+/// What was serialized. Distinguishes, for example, a `u8` from an `i64` of the same number.
+#[derive(Clone, Copy)]
+enum Kind {
+    Bool,
+    I8,
+    I16,
+    I32,
+    I64,
+    I128,
+    U8,
+    U16,
+    U32,
+    U64,
+    U128,
+    F32,
+    F64,
+    Char,
+    Str,
+    Bytes,
+    None,
+    Some,
+    Unit,
+    Struct,
+    Variant,
+    Sequence,
+    Fields,
+    Map,
+    Pair,
+}
+
+fn hash(kind: Kind, bytes: &[u8]) -> u64 {
+    xxh3_64_with_seed(bytes, kind as u64)
+}
+
+/// Hashes two numbers, in their order. Sequences of numbers need this several times for each element.
+fn combine(kind: Kind, first: u64, second: u64) -> u64 {
+    let seed = (kind as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    mix(mix(first ^ seed).wrapping_add(second))
+}
+
+/// The finalizer of `SplitMix64`: each bit of the input has an influence on all bits of the output.
+fn mix(mut bits: u64) -> u64 {
+    bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    bits ^ (bits >> 31)
+}
+
+/// Hashes the name of a variant.
+fn variant_hash(variant: &str) -> u64 {
+    hash(Kind::Variant, variant.as_bytes())
+}
+
+#[derive(Clone, Copy)]
+struct Hasher;
+
+#[derive(Debug)]
+struct Unserializable;
+
+impl fmt::Display for Unserializable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the value cannot be serialized")
+    }
+}
+
+impl std::error::Error for Unserializable {}
+
+impl ser::Error for Unserializable {
+    fn custom<T: fmt::Display>(_: T) -> Self {
+        Self
+    }
+}
+
+type Result<T = u64> = std::result::Result<T, Unserializable>;
+
+macro_rules! numbers {
+    ($($method:ident $type:ty: $kind:ident),*) => {$(
+        fn $method(self, value: $type) -> Result {
+            #[allow(clippy::cast_sign_loss, clippy::cast_lossless)] // Each number has its own bits.
+            let bits = value as u64;
+            Ok(combine(Kind::$kind, bits, 0))
+        }
+    )*};
+}
+
+impl Serializer for Hasher {
+    type Ok = u64;
+    type Error = Unserializable;
+    type SerializeSeq = Elements;
+    type SerializeTuple = Elements;
+    type SerializeTupleStruct = Elements;
+    type SerializeTupleVariant = Elements;
+    type SerializeMap = Elements;
+    type SerializeStruct = Elements;
+    type SerializeStructVariant = Elements;
+
+    numbers!(
+        serialize_i8 i8: I8, serialize_i16 i16: I16, serialize_i32 i32: I32, serialize_i64 i64: I64,
+        serialize_u8 u8: U8, serialize_u16 u16: U16, serialize_u32 u32: U32, serialize_u64 u64: U64
+    );
+
+    fn serialize_i128(self, value: i128) -> Result {
+        Ok(hash(Kind::I128, &value.to_le_bytes()))
+    }
+
+    fn serialize_u128(self, value: u128) -> Result {
+        Ok(hash(Kind::U128, &value.to_le_bytes()))
+    }
+
+    fn is_human_readable(&self) -> bool {
+        false
+    }
+
+    fn serialize_bool(self, value: bool) -> Result {
+        Ok(hash(Kind::Bool, &[value.into()]))
+    }
+
+    fn serialize_f32(self, value: f32) -> Result {
+        let value = if value.is_nan() { f32::NAN } else { value };
+        Ok(hash(Kind::F32, &value.to_le_bytes()))
+    }
+
+    fn serialize_f64(self, value: f64) -> Result {
+        let value = if value.is_nan() { f64::NAN } else { value };
+        Ok(hash(Kind::F64, &value.to_le_bytes()))
+    }
+
+    fn serialize_char(self, value: char) -> Result {
+        Ok(hash(Kind::Char, &u32::from(value).to_le_bytes()))
+    }
+
+    fn serialize_str(self, value: &str) -> Result {
+        Ok(hash(Kind::Str, value.as_bytes()))
+    }
+
+    fn serialize_bytes(self, value: &[u8]) -> Result {
+        Ok(hash(Kind::Bytes, value))
+    }
+
+    fn serialize_none(self) -> Result {
+        Ok(hash(Kind::None, &[]))
+    }
+
+    fn serialize_some<T: Serialize + ?Sized>(self, value: &T) -> Result {
+        Ok(combine(Kind::Some, 0, value.serialize(self)?))
+    }
+
+    fn serialize_unit(self) -> Result {
+        Ok(hash(Kind::Unit, &[]))
+    }
+
+    fn serialize_unit_struct(self, name: &'static str) -> Result {
+        Ok(hash(Kind::Struct, name.as_bytes()))
+    }
+
+    fn serialize_unit_variant(self, _: &'static str, _: u32, variant: &'static str) -> Result {
+        Ok(combine(Kind::Unit, variant_hash(variant), 0))
+    }
+
+    fn serialize_newtype_struct<T: Serialize + ?Sized>(self, _: &'static str, value: &T) -> Result {
+        Ok(combine(Kind::Struct, 0, value.serialize(self)?))
+    }
+
+    fn serialize_newtype_variant<T: Serialize + ?Sized>(
+        self,
+        _: &'static str,
+        _: u32,
+        variant: &'static str,
+        value: &T,
+    ) -> Result {
+        let value = value.serialize(self)?;
+        Ok(combine(Kind::Variant, variant_hash(variant), value))
+    }
+
+    fn serialize_seq(self, _: Option<usize>) -> Result<Elements> {
+        Ok(Elements::new(Kind::Sequence))
+    }
+
+    fn serialize_tuple(self, _: usize) -> Result<Elements> {
+        Ok(Elements::new(Kind::Fields))
+    }
+
+    fn serialize_tuple_struct(self, _: &'static str, _: usize) -> Result<Elements> {
+        Ok(Elements::new(Kind::Fields))
+    }
+
+    fn serialize_tuple_variant(
+        self,
+        _: &'static str,
+        _: u32,
+        variant: &'static str,
+        _: usize,
+    ) -> Result<Elements> {
+        Ok(Elements::of_variant(variant))
+    }
+
+    fn serialize_map(self, _: Option<usize>) -> Result<Elements> {
+        Ok(Elements::new(Kind::Map))
+    }
+
+    fn serialize_struct(self, _: &'static str, _: usize) -> Result<Elements> {
+        Ok(Elements::new(Kind::Fields))
+    }
+
+    fn serialize_struct_variant(
+        self,
+        _: &'static str,
+        _: u32,
+        variant: &'static str,
+        _: usize,
+    ) -> Result<Elements> {
+        Ok(Elements::of_variant(variant))
+    }
+}
+
+/// The elements of a sequence or a map, or the fields of a tuple or a struct.
+struct Elements {
+    kind: Kind,
+    variant: u64,
+    count: u64,
+    /// Sum of the elements' hashes, which does not depend on their order.
+    sum: u64,
+    /// The key whose value comes next, in a map.
+    key: u64,
+}
+
+impl Elements {
+    fn new(kind: Kind) -> Self {
+        Self {
+            kind,
+            variant: 0,
+            count: 0,
+            sum: 0,
+            key: 0,
+        }
+    }
+
+    fn of_variant(variant: &str) -> Self {
+        Self {
+            variant: variant_hash(variant),
+            ..Self::new(Kind::Fields)
+        }
+    }
+
+    fn add(&mut self, key: u64, value: u64) {
+        self.count += 1;
+        let element = combine(Kind::Pair, key, value);
+        self.sum = self.sum.wrapping_add(element);
+    }
+
+    /// Adds an element whose position does not count.
+    fn add_element<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<()> {
+        self.add(0, value.serialize(Hasher)?);
+        Ok(())
+    }
+
+    /// Adds an element whose position counts.
+    fn add_positioned<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<()> {
+        self.add(self.count, value.serialize(Hasher)?);
+        Ok(())
+    }
+
+    fn add_field<T: Serialize + ?Sized>(&mut self, name: &str, value: &T) -> Result<()> {
+        let name = hash(Kind::Str, name.as_bytes());
+        self.add(name, value.serialize(Hasher)?);
+        Ok(())
+    }
+
+    fn finish(&self) -> u64 {
+        let count = combine(self.kind, self.variant, self.count);
+        combine(self.kind, count, self.sum)
+    }
+}
+
+macro_rules! elements {
+    ($($trait:ident: $method:ident = $add:ident;)*) => {$(
+        impl ser::$trait for Elements {
+            type Ok = u64;
+            type Error = Unserializable;
+
+            fn $method<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<()> {
+                self.$add(value)
+            }
+
+            fn end(self) -> Result {
+                Ok(self.finish())
+            }
+        }
+    )*};
+}
+
+elements! {
+    SerializeSeq: serialize_element = add_element;
+    SerializeTuple: serialize_element = add_positioned;
+    SerializeTupleStruct: serialize_field = add_positioned;
+    SerializeTupleVariant: serialize_field = add_positioned;
+}
+
+macro_rules! fields {
+    ($($trait:ident)*) => {$(
+        impl ser::$trait for Elements {
+            type Ok = u64;
+            type Error = Unserializable;
+
+            fn serialize_field<T: Serialize + ?Sized>(
+                &mut self,
+                name: &'static str,
+                value: &T,
+            ) -> Result<()> {
+                self.add_field(name, value)
+            }
+
+            fn end(self) -> Result {
+                Ok(self.finish())
+            }
+        }
+    )*};
+}
+
+fields!(SerializeStruct SerializeStructVariant);
+
+impl ser::SerializeMap for Elements {
+    type Ok = u64;
+    type Error = Unserializable;
+
+    fn serialize_key<T: Serialize + ?Sized>(&mut self, key: &T) -> Result<()> {
+        self.key = key.serialize(Hasher)?;
+        Ok(())
+    }
+
+    fn serialize_value<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<()> {
+        self.add(self.key, value.serialize(Hasher)?);
+        Ok(())
+    }
+
+    fn end(self) -> Result {
+        Ok(self.finish())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde::Serialize;
+    use std::collections::{HashMap, HashSet};
+
+    #[derive(Serialize)]
+    #[serde(untagged)]
+    enum Number {
+        Unsigned(u64),
+        Signed(i64),
+    }
+
+    #[test]
+    fn values_that_formats_confuse_are_told_apart() {
+        assert_ne!(
+            fingerprint(&None::<Option<u8>>),
+            fingerprint(&Some(None::<u8>))
+        );
+        assert_ne!(fingerprint(&None::<()>), fingerprint(&Some(())));
+        assert_ne!(
+            fingerprint(&Number::Unsigned(5)),
+            fingerprint(&Number::Signed(5))
+        );
+        assert_ne!(fingerprint(&(1, 2)), fingerprint(&(2, 1)));
+        assert_ne!(fingerprint("a"), fingerprint(&'a'));
+        assert_ne!(fingerprint(&vec![1, 1]), fingerprint(&vec![1]));
+        assert_ne!(fingerprint(&0.0_f64), fingerprint(&-0.0_f64));
+    }
+
+    #[test]
+    fn order_of_maps_and_sets_and_bits_of_nan_do_not_count() {
+        // Each has its own random seed, so its own order.
+        let map = || -> HashMap<u32, HashSet<u32>> {
+            (0..50)
+                .map(|key| (key, (key..key + 50).collect()))
+                .collect()
+        };
+        assert_eq!(fingerprint(&map()), fingerprint(&map()));
+        assert_eq!(fingerprint(&f64::NAN), fingerprint(&-f64::NAN));
+        assert!(fingerprint(&map()).is_some());
+    }
+}
