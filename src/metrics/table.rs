@@ -84,6 +84,9 @@ metrics! {
     L2_UNSTORABLE: Counter "hotset_l2_unstorable_total",
         "Values that were too large for Redis, had too many tags, or could not be serialized.";
     #[cfg(feature = "redis")]
+    L2_UNENCODABLE: Counter "hotset_l2_unencodable_total",
+        "Uses of keys that cannot be encoded, or decode to another key: they are each process's own.";
+    #[cfg(feature = "redis")]
     INVALIDATIONS: Counter "hotset_invalidations_total" ["result"],
         "Invalidations: sent to Redis, or deferred since it could not be told.";
     #[cfg(feature = "redis")]

@@ -31,11 +31,11 @@ pub struct Health {
     /// What Redis holds is compared, and not served.
     pub shadow: bool,
     /// What is wrong with the server's configuration, or with this process's rights, as it was found
-    /// when it was reached, and twice a minute since.
+    /// when it was reached, and twice a minute since; and whether there were keys that cannot be encoded.
     pub warnings: Vec<Warning>,
 }
 
-/// Something about the server that makes it a bad one for a cache.
+/// Something about the server that makes it a bad one for a cache, or about keys that cannot be shared.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Warning {
@@ -48,6 +48,10 @@ pub enum Warning {
     /// The user whom the URL names may not do this: see [`Builder::redis`](crate::Builder::redis) for
     /// the rights that are needed.
     Forbidden(String),
+    /// There were keys that cannot be encoded, or that decode to another key. Entries under such a key are
+    /// kept by each process for itself, and invalidations of it reach no other process: see
+    /// [`Delivery::LocalOnly`](crate::Delivery::LocalOnly).
+    UnencodableKeys,
 }
 
 impl Warning {
@@ -75,6 +79,10 @@ impl fmt::Display for Warning {
                  whatever there is: set maxmemory-policy allkeys-lru or allkeys-lfu"
             ),
             Self::Forbidden(what) => write!(f, "the user of Redis lacks a right: {what}"),
+            Self::UnencodableKeys => f.write_str(
+                "some keys cannot be encoded, or decode to another key: each process keeps entries \
+                 under them for itself, and their invalidations reach no other process",
+            ),
         }
     }
 }
@@ -140,8 +148,12 @@ counters! {
     lost_fills,
     /// Values that Redis held and this process could not read: of another schema or format, or damaged.
     unreadable,
-    /// Values that were too large for Redis, had too many tags, or could not be serialized.
+    /// Values that were too large for Redis, had too many tags, could not be serialized, or were refused where
+    /// others were stored.
     unstorable,
+    /// Times that a key could not be encoded, or decoded to another key, so that it was used in this process
+    /// alone.
+    unencodable,
     /// Loads that had to wait for others to end, for want of a permit.
     queued_loads,
     /// Invalidations that Redis was told of.

@@ -1,6 +1,5 @@
 //! A load for all processes, or for this one: its permit, and what becomes of the value.
 
-use super::codec::Unstorable;
 use super::fetch::TimedOut;
 use super::health::{TierCounters, count};
 use super::lease::Granted;
@@ -77,6 +76,15 @@ impl Drop for Running<'_> {
     }
 }
 
+/// A value on its way to L2.
+pub(super) enum Sealed {
+    Ready(Vec<u8>),
+    /// It has no time to live.
+    Expired,
+    /// L2 cannot take it. L1 may keep it all the same.
+    Unstorable,
+}
+
 /// The right to load, if one is needed: who loads within a load has it.
 pub(super) struct MayLoad(Option<Permit>);
 
@@ -131,8 +139,8 @@ impl<K: TierKey, V: TierValue> Inner<K, V> {
                 count(&self.counters.alone);
                 continue;
             };
-            // If it is not for L2, the lease is given back as it is dropped.
-            if let Some(envelope) = self.envelope(head, &fresh[place].loaded) {
+            // If it is not for L2, the lease is given back as it is dropped. L1 may keep the value.
+            if let Sealed::Ready(envelope) = self.envelope(head, &fresh[place].loaded) {
                 envelopes.push((envelope, fresh[place].loaded.ttl.or(self.settings.ttl)));
                 leases.push((lease, place));
             }
@@ -151,26 +159,36 @@ impl<K: TierKey, V: TierValue> Inner<K, V> {
         // A failure leaves the leases open, to be given back. L1 may keep the value: it hears of
         // invalidations itself.
         let Ok(filled) = filled else { return };
-        for ((lease, place), is_stored) in leases.into_iter().zip(filled) {
-            lease.close();
-            fresh[place].lost = !is_stored;
-            count(if is_stored {
-                &self.counters.fills
-            } else {
-                &self.counters.lost_fills
-            });
+        for ((lease, place), filled) in leases.into_iter().zip(filled) {
+            match filled {
+                Some(true) => {
+                    lease.close();
+                    count(&self.counters.fills);
+                }
+                Some(false) => {
+                    lease.close();
+                    fresh[place].lost = true;
+                    count(&self.counters.lost_fills);
+                }
+                // The lease stays open, as if all had failed.
+                None => count(&self.counters.unstorable),
+            }
         }
     }
 
-    /// The envelope of a value that is to be stored.
-    pub(super) fn envelope(&self, head: Head, loaded: &Loaded<V>) -> Option<Vec<u8>> {
+    /// Encodes a value that is to be stored in L2.
+    pub(super) fn envelope(&self, head: Head, loaded: &Loaded<V>) -> Sealed {
         let ttl = loaded.ttl.or(self.settings.ttl);
         if ttl.is_some_and(|ttl| ttl.is_zero()) {
-            return None;
+            return Sealed::Expired;
         }
-        let envelope = self.codec.encode(head, &loaded.value, &loaded.tags, ttl);
-        let unstorable = |_: &Unstorable| count(&self.counters.unstorable);
-        envelope.inspect_err(unstorable).ok()
+        match self.codec.encode(head, &loaded.value, &loaded.tags, ttl) {
+            Ok(envelope) if envelope.len() <= self.l2.max_value_size() => Sealed::Ready(envelope),
+            Ok(_) | Err(_) => {
+                count(&self.counters.unstorable);
+                Sealed::Unstorable
+            }
+        }
     }
 
     /// As L1 is to keep it: not at all, if it was lost.

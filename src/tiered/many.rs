@@ -6,7 +6,7 @@ use super::lease::{Granted, Lease};
 use super::load::{Fresh, LoadResult};
 use super::remote::Token;
 use super::trust::now;
-use super::{Inner, TierKey, TierValue, TieredCache, name_of};
+use super::{Inner, TierKey, TierValue, TieredCache};
 use crate::cache::typed;
 use crate::entry::Loaded;
 use crate::error::{AnyError, LoadError};
@@ -146,7 +146,7 @@ impl<K: TierKey, V: TierValue> Inner<K, V> {
         };
         let mut questions = Vec::new();
         for key in keys {
-            match name_of(key).filter(|name| self.asks_l2(name)) {
+            match self.key_name(key).filter(|name| self.asks_l2(name)) {
                 Some(name) => questions.push(Question {
                     key: key.clone(),
                     lease: Lease::ask(self, &name),

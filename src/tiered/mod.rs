@@ -60,7 +60,6 @@ use load::LoadResult;
 use outbox::Outbox;
 use parking_lot::Mutex;
 use remote::{Peer, Token};
-use serde::Serialize;
 use std::any::Any;
 use std::fmt;
 use std::future::Future;
@@ -108,7 +107,16 @@ use waits::{Acks, Waits};
 /// [`max_concurrent_loads`](crate::Builder::max_concurrent_loads) loaders run at one time (64, unless
 /// set). A call to Redis takes no longer than its [deadline](TieredBuilder::deadline), and after a few
 /// failures none is made until Redis answers again. Invalidations wait, and go out then. The cache
-/// can be built, and works, before Redis does.
+/// can be built, and works, before Redis does. What Redis refuses for its own sake, or a large value that
+/// takes too long, is no such failure.
+///
+/// # What Redis cannot take
+///
+/// A value that is too large, has more than 64 tags or cannot be serialized, and any value under a key of
+/// more than 1 KiB, stays in L1, in the classes that keep values there; other processes load it. It can be
+/// invalidated by all. A key that cannot be serialized, is of more than 64 KiB, or is serialized as another
+/// one is, is each process's own: what is done to it is done in this process alone, even in the class
+/// [`Realtime`](Consistency::Realtime). See [`Delivery`].
 ///
 /// # Panics
 ///
@@ -271,6 +279,9 @@ impl<K, V> Inner<K, V> {
     /// subscription, for this reason.
     fn warnings(&self, not_subscribed: Option<&RemoteError>) -> Vec<Warning> {
         let mut warnings = self.l2.warnings();
+        if self.counters.unencodable.load(Relaxed) > 0 {
+            warnings.push(Warning::UnencodableKeys);
+        }
         if let Some(RemoteError::Forbidden(what)) = not_subscribed {
             let forbidden = Warning::Forbidden(what.clone());
             if !warnings.contains(&forbidden) {
@@ -281,13 +292,27 @@ impl<K, V> Inner<K, V> {
     }
 }
 
-/// What a key is called in Redis. `None` if it cannot be serialized: then it is in L1 alone.
-fn name_of<K: Serialize>(key: &K) -> Option<Box<[u8]>> {
+/// The longest name of a key, in bytes. Events carry it to all processes.
+const MAX_NAME: usize = 1 << 16;
+
+/// Returns the name of a key in Redis, or `None` if it has none there: if it cannot be serialized or is too
+/// long, or if the name is another key's as well. Its entries are in L1 alone then, each process's own.
+fn name_of<K: TierKey>(key: &K) -> Option<Box<[u8]>> {
     let name = postcard::to_stdvec(key).ok()?;
-    Some(name.into())
+    let is_its_own = || postcard::from_bytes(&name).is_ok_and(|named: K| named == *key);
+    (name.len() <= MAX_NAME && is_its_own()).then(|| name.into())
 }
 
 impl<K: TierKey, V: TierValue> Inner<K, V> {
+    /// Returns the name of a key in Redis. One that has none is counted.
+    fn key_name(&self, key: &K) -> Option<Box<[u8]>> {
+        let name = name_of(key);
+        if name.is_none() {
+            count(&self.counters.unencodable);
+        }
+        name
+    }
+
     /// A hit in L1, if it may serve.
     #[inline]
     fn get_local(&self, key: &K) -> Option<V> {
