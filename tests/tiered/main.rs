@@ -13,13 +13,16 @@ mod corners;
 mod deciders;
 mod failover;
 mod history;
+mod large;
 mod observed;
 mod outage;
 mod paths;
 mod processes;
+mod reconnect;
 mod rollout;
 #[cfg(feature = "tracing")]
 mod traces;
+mod unshared;
 mod warm;
 mod worker;
 
