@@ -26,6 +26,7 @@ mod load;
 mod many;
 #[cfg(feature = "metrics")]
 mod observe;
+mod own_key;
 mod shadow;
 mod warm;
 mod write;
