@@ -38,7 +38,10 @@ use std::time::Duration;
 ///
 /// [`invalidate`]: crate::TieredCache::invalidate
 /// [`write_through`]: crate::TieredCache::write_through
+/// Keys that cannot be encoded are each process's own, whatever the class ([`Delivery::LocalOnly`]).
+///
 /// [`Delivery::Acknowledged`]: crate::Delivery::Acknowledged
+/// [`Delivery::LocalOnly`]: crate::Delivery::LocalOnly
 /// [`Delivery::Queued`]: crate::Delivery::Queued
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]

@@ -133,7 +133,10 @@ impl<T: Stored> Store<T> {
                 use hotset::Delivery;
                 let value = Some(Arc::new(value));
                 match cache.write_through(id, value, |_| write).await {
-                    Ok(delivery) => Ok(delivery == Delivery::Acknowledged),
+                    Ok(delivery) => Ok(matches!(
+                        delivery,
+                        Delivery::Acknowledged | Delivery::NotShared
+                    )),
                     Err(error) => {
                         cache.invalidate(&id).await;
                         Err(error)

@@ -209,6 +209,12 @@ where
         }
     }
 
+    /// The number of invalidations of tags and of everything so far.
+    #[cfg(feature = "redis")]
+    pub(crate) fn epoch(&self) -> u64 {
+        self.inner.tags.epoch()
+    }
+
     fn claim<'a>(&self, place: &Place<'a, K, V>, key: &K) -> Leader<'a, K, V> {
         let flights = &place.cell.flights;
         flights.register_exclusive(place.hash.0, key.clone(), self.candidate())
@@ -243,10 +249,15 @@ where
     S: BuildHasher,
 {
     /// Stores the value, and says whether it might.
-    pub(crate) fn keep(mut self, key: K, loaded: Loaded<V>) -> bool {
+    pub(crate) fn keep(self, key: K, loaded: Loaded<V>) -> bool {
+        self.keep_since(u64::MAX, key, loaded)
+    }
+
+    /// Stores a value that was true already in this [epoch](LocalCache::epoch), before the promise was made.
+    pub(crate) fn keep_since(mut self, epoch: u64, key: K, loaded: Loaded<V>) -> bool {
         let cache = self.cache;
         let mut removals = cache.removals();
-        let origin = cache.origin(&loaded, self.claim.epoch, 0);
+        let origin = cache.origin(&loaded, self.claim.epoch.min(epoch), 0);
         let claim = Some(&mut self.claim);
         let stored = cache.store(&self.place, key, loaded, origin, claim, &mut removals);
         drop(self);

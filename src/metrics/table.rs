@@ -92,6 +92,9 @@ metrics! {
     OVERDUE_LOADS: Gauge "hotset_overdue_loads",
         "Loads that still run although their lease has ended.";
     #[cfg(feature = "redis")]
+    L2_UNENCODABLE: Counter "hotset_l2_unencodable_total",
+        "Uses of keys that cannot be encoded, or decode to another key: they are each process's own.";
+    #[cfg(feature = "redis")]
     INVALIDATIONS: Counter "hotset_invalidations_total" ["result"],
         "Invalidations: sent to Redis, or deferred since it could not be told.";
     #[cfg(feature = "redis")]

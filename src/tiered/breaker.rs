@@ -114,10 +114,7 @@ impl Breaker {
         operation: Operation,
         call: impl Future<Output = Result<T, RemoteError>>,
     ) -> Result<T, RemoteError> {
-        // What it refuses costs nobody a deadline.
-        let fails = |error: &RemoteError| {
-            !matches!(error, RemoteError::Refused(_) | RemoteError::Forbidden(_))
-        };
+        let fails = RemoteError::is_outage;
         let is_probe = self.is_open();
         let call = Span::l2(&self.name, operation.name()).around(call);
         let mut calling = self.calls.of(operation).begin();
@@ -161,18 +158,41 @@ impl Breaker {
         }
     }
 
+    /// What it fails to say of one key, where it answers for others, is as good as no value.
     pub(crate) async fn ask(&self, asks: &[Ask<'_>]) -> Result<Vec<Answer>, RemoteError> {
-        self.call(Operation::Ask, self.remote.ask(asks)).await
+        let answers = self.call(Operation::Ask, self.remote.ask(asks)).await?;
+        let answers = self.note_refusals(answers).into_iter();
+        Ok(answers
+            .map(|answer| answer.unwrap_or(Answer::None))
+            .collect())
     }
 
-    pub(crate) async fn fill(&self, fills: &[Fill<'_>]) -> Result<Vec<bool>, RemoteError> {
-        self.call(Operation::Fill, self.remote.fill(fills)).await
+    /// Says for each whether it was stored; `None` if that has failed, where others have not.
+    pub(crate) async fn fill(&self, fills: &[Fill<'_>]) -> Result<Vec<Option<bool>>, RemoteError> {
+        let filled = self.call(Operation::Fill, self.remote.fill(fills)).await?;
+        Ok(self.note_refusals(filled))
+    }
+
+    /// What some keys of a call have failed with says nothing of the others, and is warned of.
+    fn note_refusals<T>(&self, results: Vec<Result<T, RemoteError>>) -> Vec<Option<T>> {
+        let note = |error| {
+            if let RemoteError::Forbidden(what) = &error {
+                self.forbidden.lock().note(what);
+            }
+        };
+        let results = results.into_iter();
+        results.map(|result| result.map_err(note).ok()).collect()
     }
 
     /// Gives back leads, without a value.
     pub(crate) async fn release(&self, leads: &[Fill<'_>]) -> Result<(), RemoteError> {
         let call = self.remote.fill(leads);
         self.call(Operation::Release, call).await.map(drop)
+    }
+
+    /// The most bytes that an envelope may have, as far as is known.
+    pub(crate) fn max_value_size(&self) -> usize {
+        self.remote.max_value_size()
     }
 
     pub(crate) async fn invalidate(
@@ -195,6 +215,7 @@ impl Breaker {
             key: &[],
             lead: None,
             refused: None,
+            head_only: false,
         };
         let _ = self.ask(&[nothing]).await;
     }
@@ -245,10 +266,10 @@ mod tests {
     struct Nothing;
 
     impl Remote for Nothing {
-        fn ask<'a>(&'a self, _: &'a [Ask<'a>]) -> Reply<'a, Vec<Answer>> {
+        fn ask<'a>(&'a self, _: &'a [Ask<'a>]) -> Reply<'a, Vec<Result<Answer, RemoteError>>> {
             unreachable!()
         }
-        fn fill<'a>(&'a self, _: &'a [Fill<'a>]) -> Reply<'a, Vec<bool>> {
+        fn fill<'a>(&'a self, _: &'a [Fill<'a>]) -> Reply<'a, Vec<Result<bool, RemoteError>>> {
             unreachable!()
         }
         fn invalidate<'a>(
@@ -256,6 +277,9 @@ mod tests {
             _: &'a Subject,
             _: Option<&'a NewValue>,
         ) -> Reply<'a, Invalidated> {
+            unreachable!()
+        }
+        fn max_value_size(&self) -> usize {
             unreachable!()
         }
         fn renew(&self, _: u64, _: Duration) -> Reply<'_, ()> {

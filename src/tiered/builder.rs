@@ -36,7 +36,8 @@ const MAX_HEARTBEAT: Duration = Duration::from_secs(60);
 /// Bytes of a namespace.
 const MAX_NAMESPACE: usize = 128;
 
-/// Bytes of a key's name in L2. Entries with longer ones stay in L1.
+/// The longest name of a key in L2, in bytes. Entries with longer ones stay in L1; invalidations of them reach
+/// all processes.
 pub(super) const MAX_KEY: usize = 1 << 10;
 
 /// Sets up a [`TieredCache`]; from [`Builder::redis`], which comes after the settings of L1.
@@ -214,7 +215,13 @@ impl<K: TierKey, V: TierValue> TieredBuilder<K, V> {
         self
     }
 
-    /// How long a call to Redis may take before it counts as failed. Default: 200 milliseconds.
+    /// Sets how long a call to Redis may take before it counts as failed. Default: 200 milliseconds.
+    ///
+    /// A call that transfers values, or waits for others that do, may take longer: a second for each MiB that is
+    /// in flight before it and of its own. Values of more than 16 KiB have a connection of their own, so that
+    /// small ones do not wait for them, with 1 MiB in flight at a time or a single value; those that have not been
+    /// sent within the [lease](Builder::lease) fail. Such a failure concerns that value alone: the loader is
+    /// asked instead, and the circuit breaker stays closed.
     pub fn deadline(mut self, deadline: Duration) -> Self {
         self.deadline = deadline;
         self
@@ -228,8 +235,11 @@ impl<K: TierKey, V: TierValue> TieredBuilder<K, V> {
         self
     }
 
-    /// How many bytes a value may have in Redis, serialized. Larger ones stay in L1, and larger ones
+    /// Sets how many bytes a value may have in Redis, serialized. Larger ones stay in L1, and larger ones
     /// that are found are not read. Default: 1 MiB.
+    ///
+    /// Values beyond the server's `proto-max-bulk-len` stay in L1 as well. It is read when a connection is
+    /// made, if the user has the right to `CONFIG GET`, and else taken for 512 MiB.
     pub fn max_value_size(mut self, bytes: usize) -> Self {
         self.codec.max_size = bytes;
         self

@@ -19,7 +19,7 @@ pub(super) struct CodecHealth {
     /// Some value's encoding decodes to another value.
     altered: AtomicBool,
     /// Some key has no name in L2.
-    unnamed: AtomicBool,
+    unencodable: AtomicBool,
     /// Why the last unreadable value was unreadable, and when it was found.
     unreadable: Mutex<Option<(Unreadable, Instant)>>,
 }
@@ -50,8 +50,8 @@ fn altered<K, V>(codec: &EnvelopeCodec<K, V>) -> Warning {
     }
 }
 
-fn unnamed<K, V>(codec: &EnvelopeCodec<K, V>) -> Warning {
-    Warning::UnnamedKeys {
+fn unencodable<K, V>(codec: &EnvelopeCodec<K, V>) -> Warning {
+    Warning::UnencodableKeys {
         schema: codec.schemas.key().to_owned(),
     }
 }
@@ -61,11 +61,11 @@ impl<K, V> Inner<K, V> {
     pub(super) fn codec_warnings(&self) -> Vec<Warning> {
         let health = &self.codec_health;
         let is_altered = health.altered.load(Relaxed);
-        let is_unnamed = health.unnamed.load(Relaxed);
+        let is_unencodable = health.unencodable.load(Relaxed);
         let unreadable = health.unreadable(Instant::now());
         let all = [
             is_altered.then(|| altered(&self.codec)),
-            is_unnamed.then(|| unnamed(&self.codec)),
+            is_unencodable.then(|| unencodable(&self.codec)),
             unreadable.map(|why| Warning::UnreadableValues(why.to_string())),
         ];
         all.into_iter().flatten().collect()
@@ -96,11 +96,14 @@ impl<K, V> Inner<K, V> {
 }
 
 impl<K: TierKey, V: TierValue> Inner<K, V> {
-    /// Returns the name of a key in L2, like [`name_of`], and warns of keys without a name.
-    pub(super) fn name_of(&self, key: &K) -> Option<Box<[u8]>> {
+    /// Returns the name of a key in L2, like [`name_of`]. Counts keys without a name, and warns of the first.
+    pub(super) fn key_name(&self, key: &K) -> Option<Box<[u8]>> {
         let name = name_of(key);
-        if name.is_none() && !self.codec_health.unnamed.swap(true, Relaxed) {
-            self.warn(&unnamed(&self.codec));
+        if name.is_none() {
+            count(&self.counters.unencodable);
+            if !self.codec_health.unencodable.swap(true, Relaxed) {
+                self.warn(&unencodable(&self.codec));
+            }
         }
         name
     }

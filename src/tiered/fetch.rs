@@ -63,9 +63,13 @@ impl<K: TierKey, V: TierValue> Inner<K, V> {
         self.settings.consistency != Consistency::L1Only
             && key.len() <= MAX_KEY
             && self.settings.rollout.routes(key)
-            // What has failed over may go on to answer.
-            && (!self.settings.fails_over || self.trust.is_proven(now()))
-            && !self.outbox.blocks(key)
+            && self.may_ask_l2(key)
+    }
+
+    /// Does what L2 says of this key count?
+    pub(super) fn may_ask_l2(&self, key: &[u8]) -> bool {
+        // What has failed over may go on to answer.
+        (!self.settings.fails_over || self.trust.is_proven(now())) && !self.outbox.blocks(key)
     }
 
     /// Until when a caller who comes now waits.
@@ -100,7 +104,7 @@ impl<K: TierKey, V: TierValue> Inner<K, V> {
     async fn approach(self: &Arc<Self>, key: &K) -> Result<Approach<K, V>, Arc<AnyError>> {
         let stale_from = self.l1.content_with_stale_from(key);
         let deadline = self.wait_deadline().into_iter().chain(stale_from).min();
-        let name = self.name_of(key);
+        let name = self.key_name(key);
         loop {
             let found = match &name {
                 Some(name) => self.find(name, deadline).await?,
@@ -246,8 +250,9 @@ impl<K: TierKey, V: TierValue> Inner<K, V> {
         let missing = missing.filter_map(|(key, value)| {
             // Before it is known whether L2 may be asked: an invalidation that comes in between voids it.
             let promise = self.l1.promise(key);
-            let name = self.name_of(key);
-            let name = name.filter(|name| is_served && self.asks_l2(name))?;
+            let name = self
+                .key_name(key)
+                .filter(|name| is_served && self.asks_l2(name))?;
             Some((key, value, promise, name))
         });
         let missing: Vec<_> = missing.collect();
@@ -259,6 +264,7 @@ impl<K: TierKey, V: TierValue> Inner<K, V> {
             key: name,
             lead: None,
             refused: None,
+            head_only: false,
         });
         let answers = self.l2.ask(&asks.collect::<Vec<_>>()).await?;
         for ((key, value, promise, name), answer) in missing.into_iter().zip(answers) {

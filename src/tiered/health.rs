@@ -62,9 +62,10 @@ pub enum Warning {
         /// The schema of the values.
         schema: String,
     },
-    /// Some keys are cached in L1 alone, because they cannot be serialized, or their name in Redis decodes to
-    /// another key: see [`TierKey`](crate::TierKey). Listed until the process ends.
-    UnnamedKeys {
+    /// Some keys cannot be encoded, or their name in Redis decodes to another key: see
+    /// [`TierKey`](crate::TierKey). Each process keeps entries under them for itself, and invalidations of them reach no
+    /// other process: see [`Delivery::LocalOnly`](crate::Delivery::LocalOnly). Listed until the process ends.
+    UnencodableKeys {
         /// The schema of the keys.
         schema: String,
     },
@@ -107,10 +108,11 @@ impl fmt::Display for Warning {
                  values: look for fields that serde serializes and does not deserialize, for defaults that differ \
                  from what is skipped, and for an Option within an Option"
             ),
-            Self::UnnamedKeys { schema } => write!(
+            Self::UnencodableKeys { schema } => write!(
                 f,
-                "keys of the schema {schema:?} are cached in this process alone, because they cannot be \
-                 serialized or are deserialized to other keys: remove the serde attributes that skip their fields"
+                "keys of the schema {schema:?} are cached by each process for itself, and their invalidations reach \
+                 no other process, because they cannot be serialized or are deserialized to other keys: remove the \
+                 serde attributes that skip their fields"
             ),
             Self::UnreadableValues(why) => write!(
                 f,
@@ -186,11 +188,15 @@ counters! {
     lost_fills,
     /// Values that Redis held and this process could not read: of another schema or format, or damaged.
     unreadable,
-    /// Values that were too large for Redis, had too many tags, or could not be serialized.
+    /// Values that were too large for Redis, had too many tags, could not be serialized, or were refused where
+    /// others were stored.
     unstorable,
     /// Values that were not stored in Redis, because their encoding decodes to another value, or not at all: see
     /// the [round-trip check](crate::Codec#round-trip-check).
     altered,
+    /// Times that a key could not be encoded, or decoded to another key, so that it was used in this process
+    /// alone.
+    unencodable,
     /// Loads that had to wait for others to end, for want of a permit.
     queued_loads,
     /// Invalidations that Redis was told of.

@@ -39,6 +39,15 @@ impl<K, V> Lease<K, V> {
             key: &self.key,
             lead: Some(self.token),
             refused,
+            head_only: false,
+        }
+    }
+
+    /// The question for one who is about to replace the value.
+    pub(super) fn question_for_head(&self) -> Ask<'_> {
+        Ask {
+            head_only: true,
+            ..self.question(None)
         }
     }
 

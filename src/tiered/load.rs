@@ -1,6 +1,6 @@
 //! A load for all processes, or for this one: its permit, and what becomes of the value.
 
-use super::codec::Storing;
+use super::codec::{Storing, Unstorable};
 use super::fetch::TimedOut;
 use super::health::{TierCounters, count};
 use super::lease::Granted;
@@ -76,6 +76,15 @@ impl Drop for Running<'_> {
     }
 }
 
+/// A value on its way to L2.
+pub(super) enum Sealed {
+    Ready(Vec<u8>),
+    /// It has no time to live.
+    Expired,
+    /// L2 cannot take it. L1 may keep it all the same.
+    Unstorable,
+}
+
 /// The right to load, if one is needed: who loads within a load has it.
 pub(super) struct MayLoad(Option<Permit>);
 
@@ -129,8 +138,9 @@ impl<K: TierKey, V: TierValue> Inner<K, V> {
                 count(&self.counters.alone);
                 continue;
             };
-            // If it is not for L2, the lease is given back as it is dropped.
-            if let Some(envelope) = self.envelope(head, lease.key(), &fresh[place].loaded) {
+            // If it is not for L2, the lease is given back as it is dropped. L1 may keep the value.
+            if let Sealed::Ready(envelope) = self.envelope(head, lease.key(), &fresh[place].loaded)
+            {
                 envelopes.push((envelope, fresh[place].loaded.ttl.or(self.settings.ttl)));
                 leases.push((lease, place));
             }
@@ -149,32 +159,49 @@ impl<K: TierKey, V: TierValue> Inner<K, V> {
         // A failure leaves the leases open, to be given back. L1 may keep the value: it hears of
         // invalidations itself.
         let Ok(filled) = filled else { return };
-        for ((lease, place), is_stored) in leases.into_iter().zip(filled) {
-            lease.close();
-            fresh[place].lost = !is_stored;
-            count(if is_stored {
-                &self.counters.fills
-            } else {
-                &self.counters.lost_fills
-            });
+        for ((lease, place), filled) in leases.into_iter().zip(filled) {
+            match filled {
+                Some(true) => {
+                    lease.close();
+                    count(&self.counters.fills);
+                }
+                Some(false) => {
+                    lease.close();
+                    fresh[place].lost = true;
+                    count(&self.counters.lost_fills);
+                }
+                // The lease stays open, as if all had failed.
+                None => count(&self.counters.unstorable),
+            }
         }
     }
 
-    /// Returns the envelope of a value that is to be stored under the key of this name.
-    pub(super) fn envelope(&self, head: Head, name: &[u8], loaded: &Loaded<V>) -> Option<Vec<u8>> {
+    /// Encodes a value that is to be stored in L2 under the key of this name.
+    pub(super) fn envelope(&self, head: Head, name: &[u8], loaded: &Loaded<V>) -> Sealed {
         let ttl = loaded.ttl.or(self.settings.ttl);
         if ttl.is_some_and(|ttl| ttl.is_zero()) {
-            return None;
+            return Sealed::Expired;
         }
-        let key = key_of(name)?;
+        let Some(key) = key_of(name) else {
+            return Sealed::Unstorable;
+        };
         let storing = Storing {
             key: &key,
             value: &loaded.value,
             tags: &loaded.tags,
             ttl,
         };
-        let envelope = self.codec.encode(head, &storing);
-        envelope.inspect_err(|why| self.note_unstorable(*why)).ok()
+        let envelope = self.codec.encode(head, &storing).and_then(|envelope| {
+            let fits = envelope.len() <= self.l2.max_value_size();
+            fits.then_some(envelope).ok_or(Unstorable::TooLarge)
+        });
+        match envelope {
+            Ok(envelope) => Sealed::Ready(envelope),
+            Err(why) => {
+                self.note_unstorable(why);
+                Sealed::Unstorable
+            }
+        }
     }
 
     /// As L1 is to keep it: not at all, if it was lost.

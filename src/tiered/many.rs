@@ -72,7 +72,7 @@ impl<K: TierKey, V: TierValue> TieredCache<K, V> {
             }
             let deadline = *deadline.get_or_insert_with(|| inner.wait_deadline());
             let rest_keys: Vec<K> = rest.iter().map(|&at| keys[at].clone()).collect();
-            let names: Vec<_> = rest_keys.iter().map(|key| inner.name_of(key)).collect();
+            let names: Vec<_> = rest_keys.iter().map(|key| inner.key_name(key)).collect();
             // Before L2 is asked, so that no word is missed.
             let waits = names.iter().flatten();
             let waits: Vec<_> = waits.map(|name| inner.waits.enter(name)).collect();
@@ -230,7 +230,7 @@ impl<K: TierKey, V: TierValue> Inner<K, V> {
         };
         let mut questions = Vec::new();
         for key in keys {
-            match self.name_of(key).filter(|name| self.asks_l2(name)) {
+            match self.key_name(key).filter(|name| self.asks_l2(name)) {
                 Some(name) => questions.push(Question {
                     key: key.clone(),
                     lease: Lease::ask(self, &name),

@@ -27,6 +27,7 @@ mod load;
 mod many;
 #[cfg(feature = "metrics")]
 mod observe;
+mod own_key;
 mod shadow;
 mod warm;
 mod write;
@@ -110,7 +111,16 @@ use waits::{Acks, Waits};
 /// [`max_concurrent_loads`](crate::Builder::max_concurrent_loads) loaders run at one time (64, unless
 /// set). A call to Redis takes no longer than its [deadline](TieredBuilder::deadline), and after a few
 /// failures none is made until Redis answers again. Invalidations wait, and go out then. The cache
-/// can be built, and works, before Redis does.
+/// can be built, and works, before Redis does. What Redis refuses for its own sake, or a large value that
+/// takes too long, is no such failure.
+///
+/// # What Redis cannot take
+///
+/// A value that is too large, has more than 64 tags or cannot be serialized, and any value under a key of
+/// more than 1 KiB, stays in L1, in the classes that keep values there; other processes load it. It can be
+/// invalidated by all. A key that cannot be serialized, is of more than 64 KiB, or is serialized as another
+/// one is, is each process's own: what is done to it is done in this process alone, even in the class
+/// [`Realtime`](Consistency::Realtime). See [`Delivery`].
 ///
 /// # Panics
 ///
@@ -287,13 +297,18 @@ impl<K, V> Inner<K, V> {
     }
 }
 
+/// The longest name of a key, in bytes. Events carry it to all processes.
+const MAX_NAME: usize = 1 << 16;
+
 /// Returns the name of a key in L2: its encoding in `MessagePack`, with the entries of maps sorted.
 ///
-/// Returns `None` if it cannot be encoded or its name decodes to another key, whose name that may be as well. Then it
-/// is cached in L1 alone. So different keys have different names, and a name leads back to its key.
+/// Returns `None` if it cannot be encoded or is too long, or if its name decodes to another key, whose name that may be
+/// as well. Entries under such a key are in L1 alone, and are each process's own. So different keys have different
+/// names, and a name leads back to its key.
 fn name_of<K: TierKey>(key: &K) -> Option<Box<[u8]>> {
     let name = encode_key_name(key).ok()?;
-    (key_of::<K>(&name)? == *key).then(|| name.into())
+    let is_its_own = || key_of::<K>(&name).is_some_and(|named| named == *key);
+    (name.len() <= MAX_NAME && is_its_own()).then(|| name.into())
 }
 
 /// Returns the key of a name in L2, or `None` if it is not the name of a key of this type.

@@ -6,8 +6,8 @@ use crate::metrics::table::{
     BACKPLANE_EVENTS, BACKPLANE_GAPS, BACKPLANE_PROVEN, BACKPLANE_PROVEN_SECONDS,
     BACKPLANE_SUBSCRIPTIONS, BREAKER_OPEN, FORGETS, HITS, INVALIDATION_OVERFLOWS, INVALIDATIONS,
     INVALIDATIONS_QUEUED, L2_ALONE, L2_ALTERED, L2_CALL_SECONDS, L2_FAILURES, L2_FILLS,
-    L2_UNREADABLE, L2_UNSTORABLE, L2_WAITS, MISSES, OVERDUE_LOADS, ROLLOUT_PERCENT, SHADOW,
-    SHADOW_ON, UNPROVEN_READS, WARNINGS,
+    L2_UNENCODABLE, L2_UNREADABLE, L2_UNSTORABLE, L2_WAITS, MISSES, OVERDUE_LOADS, ROLLOUT_PERCENT,
+    SHADOW, SHADOW_ON, UNPROVEN_READS, WARNINGS,
 };
 use crate::metrics::{Observed, Sample, Watch};
 use std::sync::Arc;
@@ -56,6 +56,7 @@ fn of_tier(tier: &TierStats) -> Vec<Sample> {
         Sample::counter(&L2_UNREADABLE, tier.unreadable),
         Sample::counter(&L2_UNSTORABLE, tier.unstorable),
         Sample::counter(&L2_ALTERED, tier.altered),
+        Sample::counter(&L2_UNENCODABLE, tier.unencodable),
         Sample::counter_of(&INVALIDATIONS, "sent", tier.invalidations),
         Sample::counter_of(&INVALIDATIONS, "deferred", tier.deferred),
         Sample::counter(&INVALIDATION_OVERFLOWS, tier.overflows),

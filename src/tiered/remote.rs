@@ -30,6 +30,15 @@ pub(crate) struct Head {
     pub(crate) token: Token,
 }
 
+impl Head {
+    /// Of nothing that lies anywhere.
+    pub(crate) const NONE: Self = Self {
+        incarnation: [0; 8],
+        version: 0,
+        token: [0; 16],
+    };
+}
+
 /// The reason why bytes under a key are not a value for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Unreadable {
@@ -72,6 +81,8 @@ pub(crate) struct Ask<'a> {
     pub(crate) lead: Option<Token>,
     /// A value that this wrote is as good as none: it could not be read.
     pub(crate) refused: Option<Token>,
+    /// Of a value, only the head is wanted.
+    pub(crate) head_only: bool,
 }
 
 /// The answer.
@@ -115,15 +126,30 @@ pub(crate) enum Subject {
 pub(crate) struct NewValue {
     /// It is stored only if what lies under the key still is what this wrote.
     pub(crate) instead_of: Token,
+    /// Empty: the value is not stored, and it is only found out whether it might be.
     pub(crate) envelope: Vec<u8>,
     pub(crate) ttl: Option<Duration>,
+}
+
+impl NewValue {
+    /// The same, but not to be stored.
+    pub(crate) fn without_envelope(&self) -> Self {
+        Self {
+            envelope: Vec::new(),
+            ..*self
+        }
+    }
 }
 
 /// What an invalidation came to.
 pub(crate) struct Invalidated {
     pub(crate) position: Position,
+    /// Nobody else has written the key since what the new value was to replace.
+    pub(crate) untouched: bool,
     /// The new value was stored.
     pub(crate) stored: bool,
+    /// It could not be: it was refused, or not transferred.
+    pub(crate) is_refused: bool,
     /// Who may serve from its L1 until it has heard of this, and for how long at most. `None` stands
     /// for those who were forgotten.
     pub(crate) readers: Vec<(Option<Peer>, Duration)>,
@@ -160,15 +186,15 @@ pub(crate) type Reply<'a, T> = Pin<Box<dyn Future<Output = Result<T, RemoteError
 
 /// L2: a store that gives invalidations an order, and tells of them.
 ///
-/// Every call ends, with an error if need be, within the deadline that the store was given; but for
-/// [`listen`](Self::listen), for which nobody waits.
+/// Every call ends, with an error if need be, within the deadline that the store was given, and the time that
+/// large values may take; except [`listen`](Self::listen), for which nobody waits.
 pub(crate) trait Remote: Send + Sync + 'static {
-    /// Looks several keys up, in one round trip.
-    fn ask<'a>(&'a self, asks: &'a [Ask<'a>]) -> Reply<'a, Vec<Answer>>;
+    /// Looks several keys up, in one round trip. If all have failed, the call has.
+    fn ask<'a>(&'a self, asks: &'a [Ask<'a>]) -> Reply<'a, Vec<Result<Answer, RemoteError>>>;
 
     /// Stores what was loaded, where its lease still lies under the key and nothing that the value
-    /// is of was invalidated since. Says for each whether it was stored.
-    fn fill<'a>(&'a self, fills: &'a [Fill<'a>]) -> Reply<'a, Vec<bool>>;
+    /// is of was invalidated since. Says for each whether it was stored. If all have failed, the call has.
+    fn fill<'a>(&'a self, fills: &'a [Fill<'a>]) -> Reply<'a, Vec<Result<bool, RemoteError>>>;
 
     /// Raises the version and tells all. After this no value from before is an [`Answer`].
     fn invalidate<'a>(
@@ -176,6 +202,9 @@ pub(crate) trait Remote: Send + Sync + 'static {
         subject: &'a Subject,
         value: Option<&'a NewValue>,
     ) -> Reply<'a, Invalidated>;
+
+    /// The most bytes that an envelope may have, as far as is known.
+    fn max_value_size(&self) -> usize;
 
     /// Says that this process serves from its L1 until it hears of invalidations, for `lease` from
     /// now, and sends it a [beat](Message::Beat). With a lease of zero it says that it does not.
@@ -205,10 +234,23 @@ pub enum RemoteError {
     /// It is not certain that the server which answered is the primary, or that enough replicas have
     /// what it was told; why. So its answer does not count.
     Undecided(String),
+    /// A large value was not transferred, which says nothing of small ones; why.
+    Transfer(String),
     /// Its user may not do what a cache needs; what that is.
     Forbidden(String),
     /// It refused, or said something that makes no sense.
     Refused(String),
+}
+
+impl RemoteError {
+    /// Returns `true` if the server does not answer, for whatever it is asked. One that refuses a call answers,
+    /// and costs nobody a deadline; and a large value that takes too long says nothing of small ones.
+    pub(crate) fn is_outage(&self) -> bool {
+        match self {
+            Self::Timeout | Self::Open | Self::Disconnected(_) | Self::Undecided(_) => true,
+            Self::Transfer(_) | Self::Forbidden(_) | Self::Refused(_) => false,
+        }
+    }
 }
 
 impl fmt::Display for RemoteError {
@@ -223,6 +265,7 @@ impl fmt::Display for RemoteError {
                     "it is not certain which server is the primary of Redis: {why}"
                 )
             }
+            Self::Transfer(why) => write!(f, "a large value was not transferred: {why}"),
             Self::Forbidden(why) => write!(f, "the user of Redis lacks a right: {why}"),
             Self::Refused(why) => write!(f, "Redis refused: {why}"),
         }

@@ -5,7 +5,7 @@ use super::health::count;
 use super::load::{Fresh, LoadResult};
 use super::many::Asked;
 use super::remote::{Answer, Ask};
-use super::{Inner, TierKey, TierValue, name_of};
+use super::{Inner, TierKey, TierValue};
 use crate::codec::fingerprint;
 use crate::entry::Loaded;
 use std::collections::HashMap;
@@ -27,7 +27,7 @@ impl<K: TierKey, V: TierValue> Inner<K, V> {
             Some(permit) => permit,
             None => self.queue(self.wait_deadline()).await?,
         };
-        let name = self.name_of(key);
+        let name = self.key_name(key);
         let found = match &name {
             Some(name) => self.ask(name, None).await,
             None => Read::Found(Found::Alone),
@@ -73,7 +73,7 @@ impl<K: TierKey, V: TierValue> Inner<K, V> {
             let held = fingerprint(&held);
             if held == fingerprint(loaded) {
                 count(&self.counters.shadow_same);
-            } else if let Some(name) = name_of(key) {
+            } else if let Some(name) = self.key_name(key) {
                 differ.push((key, name, held));
             }
         }
@@ -85,6 +85,7 @@ impl<K: TierKey, V: TierValue> Inner<K, V> {
             key: name,
             lead: None,
             refused: None,
+            head_only: false,
         });
         let answers = self.l2.ask(&asks.collect::<Vec<_>>()).await;
         for ((key, _, held), answer) in differ.iter().zip(answers.unwrap_or_default()) {

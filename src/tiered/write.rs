@@ -1,8 +1,9 @@
 //! Writes: to the database first, then to L2, then to all who may hold the old value.
 
+use super::builder::MAX_KEY;
 use super::health::count;
 use super::lease::Lease;
-use super::load::Fresh;
+use super::load::{Fresh, Sealed};
 use super::log::{StateChange, log};
 use super::outbox::Pushed;
 use super::remote::{Answer, Head, NewValue, Peer, Subject};
@@ -19,9 +20,18 @@ use std::time::Instant;
 pub enum Delivery {
     /// All are told, as the [`Consistency`] promises.
     Acknowledged,
+    /// The old value is invalid everywhere, as with [`Acknowledged`](Self::Acknowledged), but Redis does not hold
+    /// the new one: it is too large, has too many tags or cannot be serialized, its key is too long, or it
+    /// could not be transferred. This process keeps it in L1, in the classes that keep values there; other
+    /// processes load it.
+    NotShared,
     /// Redis could not be told. This process sees the change; for the others it waits until Redis
     /// answers again.
     Queued,
+    /// Only this process was changed, and no other process hears of it: the key cannot be encoded, is of more
+    /// than 64 KiB, or decodes to another key. Each process has an entry of its own under such a key, which
+    /// lives in its L1 until it is removed there or its time to live ends, whatever the class.
+    LocalOnly,
 }
 
 impl<K: TierKey, V: TierValue> TieredCache<K, V> {
@@ -33,8 +43,12 @@ impl<K: TierKey, V: TierValue> TieredCache<K, V> {
     ///
     /// What was begun goes on if the future is dropped.
     pub async fn invalidate(&self, key: &K) -> Delivery {
-        let subject = subject_of(key);
-        self.inner.tell(Change::of(subject, Some(key))).await
+        let Some(name) = self.inner.key_name(key) else {
+            self.inner.l1.remove(key);
+            return Delivery::LocalOnly;
+        };
+        let change = Change::of(Subject::Key(name), Some(key));
+        self.inner.tell(change).await
     }
 
     /// As [`invalidate`](Self::invalidate), for all that was loaded with this
@@ -84,7 +98,8 @@ impl<K: TierKey, V: TierValue> TieredCache<K, V> {
     /// Stores a value, in place of one that is held anywhere.
     ///
     /// If the key is written to or invalidated at the same time, neither value stays. While Redis is
-    /// unreachable nothing is stored.
+    /// unreachable nothing is stored. A value that Redis cannot take stays in this process's L1, and the
+    /// result says so: [`Delivery::NotShared`].
     ///
     /// # Cancellation
     ///
@@ -111,6 +126,9 @@ impl<K: TierKey, V: TierValue> TieredCache<K, V> {
     /// If the key is written to or invalidated at the same time, neither value stays in a cache, since
     /// nobody but the database knows which came last. `write` must not read the key through the cache:
     /// it would wait for itself, until the [lease](crate::Builder::lease) ends.
+    ///
+    /// A value that Redis cannot take stays in this process's L1, and the result says so:
+    /// [`Delivery::NotShared`].
     ///
     /// The new entry has the cache's time to live and no tags, whatever the old one had: see
     /// [`write_through_loaded`](Self::write_through_loaded).
@@ -181,11 +199,16 @@ impl<K: TierKey, V: TierValue> TieredCache<K, V> {
         F: Future<Output = Result<(), E>>,
     {
         let inner = &self.inner;
-        let subject = subject_of(&key);
-        let held = match &subject {
-            Subject::Key(name) => inner.look_under(name).await,
-            Subject::Tag(_) | Subject::All => None,
+        let Some(name) = inner.key_name(&key) else {
+            return self.write_here(key, loaded, write).await;
         };
+        let (begun, epoch) = (Instant::now(), inner.l1.epoch());
+        let is_inserted = write.is_none();
+        let mut held = None;
+        if inner.asks_l2(&name) || !is_inserted && inner.marks_in_l2(&name) {
+            held = inner.look_under(&name).await;
+        }
+        let subject = Subject::Key(name);
         let mut change = Change::of(subject.clone(), Some(&key));
         if let Some(write) = write {
             let unknown = Unknown {
@@ -195,33 +218,47 @@ impl<K: TierKey, V: TierValue> TieredCache<K, V> {
             let written = write().await;
             unknown.resolve();
             written?;
-        } else {
-            // There is no truth elsewhere that another writer may have changed meanwhile.
-            change.stays_here = inner.is_local(&change.subject);
         }
-        change.value = Some((loaded, held));
+        change.value = Some(New {
+            loaded,
+            held,
+            is_inserted,
+            begun,
+            epoch,
+        });
         Ok(inner.tell(change).await)
     }
 }
 
 enum NoError {}
 
-/// An invalidation of this key: of everything, if it has no name.
-fn subject_of<K: TierKey>(key: &K) -> Subject {
-    name_of(key).map_or(Subject::All, Subject::Key)
-}
-
 /// What is to be told, and to be done here.
 struct Change<K, V> {
     subject: Subject,
     key: Option<K>,
     value: Option<New<K, V>>,
-    /// The new value stays in L1 though L2 does not hold it.
-    stays_here: bool,
 }
 
-/// The new value, and what lay under the key before the database was changed.
-type New<K, V> = (Loaded<V>, Option<Held<K, V>>);
+/// The new value of a key.
+struct New<K, V> {
+    loaded: Loaded<V>,
+    /// What lay under the key before the database was changed.
+    held: Option<Held<K, V>>,
+    /// There is no truth elsewhere that another writer may have changed meanwhile.
+    is_inserted: bool,
+    /// When that was, and the epoch of L1.
+    begun: Instant,
+    epoch: u64,
+}
+
+/// A new value as it goes to L2.
+struct Outgoing {
+    value: Option<NewValue>,
+    /// L2 is not to hold it.
+    is_local: bool,
+    /// If it is to, it can.
+    fits: bool,
+}
 
 impl<K: TierKey, V: TierValue> Change<K, V> {
     fn of(subject: Subject, key: Option<&K>) -> Self {
@@ -229,7 +266,6 @@ impl<K: TierKey, V: TierValue> Change<K, V> {
             subject,
             key: key.cloned(),
             value: None,
-            stays_here: false,
         }
     }
 }
@@ -262,13 +298,22 @@ impl<K: TierKey, V: TierValue> Drop for Unknown<K, V> {
 }
 
 impl<K: TierKey, V: TierValue> Inner<K, V> {
+    /// May L2 be asked to mark a key whose value it is not to hold, so that it is known whether somebody else
+    /// writes it meanwhile?
+    fn marks_in_l2(&self, name: &[u8]) -> bool {
+        self.settings.consistency != Consistency::L2Only && self.may_ask_l2(name)
+    }
+
     /// What lies under a key; a lease of this process's own if there is nothing.
     async fn look_under(self: &Arc<Self>, name: &[u8]) -> Option<Held<K, V>> {
-        if !self.asks_l2(name) {
-            return None;
-        }
         let mut lease = Lease::ask(self, name);
-        match self.l2.ask(&[lease.question(None)]).await.ok()?.pop()? {
+        match self
+            .l2
+            .ask(&[lease.question_for_head()])
+            .await
+            .ok()?
+            .pop()?
+        {
             Answer::Lead { head, .. } => {
                 lease.grant();
                 let lease = Some(lease);
@@ -284,15 +329,6 @@ impl<K: TierKey, V: TierValue> Inner<K, V> {
                 None
             }
         }
-    }
-
-    /// Is what this is of kept in L1 alone?
-    fn is_local(&self, subject: &Subject) -> bool {
-        let is_routed = match subject {
-            Subject::Key(name) => self.settings.rollout.routes(name),
-            Subject::Tag(_) | Subject::All => true,
-        };
-        self.settings.consistency == Consistency::L1Only || !is_routed
     }
 
     async fn tell(self: &Arc<Self>, change: Change<K, V>) -> Delivery {
@@ -328,19 +364,17 @@ impl<K: TierKey, V: TierValue> Inner<K, V> {
 
     /// Tells L2, applies the change here, and waits for those who are to hear of it.
     async fn tell_all(self: Arc<Self>, change: Change<K, V>) -> Delivery {
-        let begun = Instant::now();
         let Change {
             subject,
             key,
             value,
-            stays_here,
         } = change;
-        let new = value
-            .as_ref()
-            .and_then(|(loaded, held)| self.new_value(&subject, loaded, held.as_ref()?));
+        let outgoing = value.as_ref().map(|new| self.outgoing(&subject, new));
+        let new = outgoing.as_ref().and_then(|it| it.value.as_ref());
         // An invalidation that comes now makes it void.
         let promise = key.as_ref().map(|key| self.l1.promise(key));
-        let told = self.l2.invalidate(&subject, new.as_ref()).await;
+        let asked = Instant::now();
+        let told = self.l2.invalidate(&subject, new).await;
         let Ok(told) = told else {
             // First, so that whoever finds nothing here does not ask L2.
             self.defer(subject.clone());
@@ -350,12 +384,26 @@ impl<K: TierKey, V: TierValue> Inner<K, V> {
         };
         count(&self.counters.invalidations);
         let mut kept = false;
-        if let (Some(key), Some(promise), Some((loaded, held))) = (key, promise, value) {
+        let mut delivery = Delivery::Acknowledged;
+        if let (Some(key), Some(promise), Some(new), Some(outgoing)) =
+            (key, promise, value, outgoing)
+        {
+            let is_shareable = outgoing.fits && !told.is_refused;
+            if !is_shareable {
+                delivery = Delivery::NotShared;
+            }
+            let stays_here = new.is_inserted && (outgoing.is_local || !is_shareable);
+            let loaded = new.loaded;
             if told.stored || stays_here {
-                kept = promise.keep(key, self.local(Fresh::read(loaded, begun)));
-                if let Some(lease) = held.and_then(|held| held.lease) {
-                    lease.close();
-                }
+                kept = promise.keep(key, self.local(Fresh::read(loaded, asked)));
+            } else if told.untouched {
+                // L2 has not compared it with invalidations of tags and of everything: L1 does.
+                let local = self.local(Fresh::read(loaded, new.begun));
+                kept = promise.keep_since(new.epoch, key, local);
+            }
+            // It is replaced or deleted.
+            if let Some(lease) = new.held.and_then(|held| held.lease) {
+                lease.close();
             }
         }
         if let (true, Subject::Key(name)) = (kept, &subject) {
@@ -368,7 +416,7 @@ impl<K: TierKey, V: TierValue> Inner<K, V> {
         let mut readers = told.readers;
         readers.retain(|(peer, _)| self.is_waited_for(*peer));
         self.acks.wait(told.position, &readers).await;
-        Delivery::Acknowledged
+        delivery
     }
 
     /// Is a write acknowledged only once this reader has heard of it, or its lease is over?
@@ -383,31 +431,44 @@ impl<K: TierKey, V: TierValue> Inner<K, V> {
         }
     }
 
-    fn new_value(
-        &self,
-        subject: &Subject,
-        loaded: &Loaded<V>,
-        held: &Held<K, V>,
-    ) -> Option<NewValue> {
+    /// What is sent of a new value. Where L2 is not to hold it, or cannot, it is only found out whether
+    /// somebody else has written the key.
+    fn outgoing(&self, subject: &Subject, new: &New<K, V>) -> Outgoing {
         let Subject::Key(name) = subject else {
-            return None;
+            unreachable!("a value has a key");
         };
-        if self.settings.consistency == Consistency::L1Only {
-            return None;
+        let head = new.held.as_ref().map(|held| held.head);
+        let is_local =
+            self.settings.consistency == Consistency::L1Only || !self.settings.rollout.routes(name);
+        let sealed = if is_local {
+            None
+        } else if name.len() > MAX_KEY {
+            count(&self.counters.unstorable);
+            Some(Sealed::Unstorable)
+        } else {
+            let head = Head {
+                token: self.token(),
+                // Where L2 was not asked for one, it is not sent.
+                ..head.unwrap_or(Head::NONE)
+            };
+            Some(self.envelope(head, name, &new.loaded))
+        };
+        let fits = !matches!(sealed, Some(Sealed::Unstorable));
+        let envelope = match sealed {
+            Some(Sealed::Ready(envelope)) => Some(envelope),
+            Some(Sealed::Unstorable) | None => Some(Vec::new()),
+            Some(Sealed::Expired) => None,
+        };
+        let value = head.zip(envelope).map(|(head, envelope)| NewValue {
+            instead_of: head.token,
+            envelope,
+            ttl: new.loaded.ttl.or(self.settings.ttl),
+        });
+        Outgoing {
+            value,
+            is_local,
+            fits,
         }
-        let ttl = loaded.ttl.or(self.settings.ttl);
-        Some(NewValue {
-            instead_of: held.head.token,
-            envelope: self.envelope(
-                Head {
-                    token: self.token(),
-                    ..held.head
-                },
-                name,
-                loaded,
-            )?,
-            ttl,
-        })
     }
 
     /// What was invalidated goes from L1.
@@ -427,6 +488,8 @@ impl<K: TierKey, V: TierValue> Inner<K, V> {
             }
             Subject::All => {
                 self.l1.clear();
+                // A value that was written before, and is yet to be kept, is of an older epoch.
+                self.l1.forget();
                 self.waits.wake_all();
             }
         }

@@ -162,7 +162,7 @@ async fn key_that_decodes_to_another_key_is_not_shared() {
     assert_eq!(reader.get(&key(0)).await, Some(10));
     assert_eq!(reader.get(&key(1)).await, None);
     let warnings = reader.health().warnings;
-    let expected = Warning::UnnamedKeys {
+    let expected = Warning::UnencodableKeys {
         schema: "partial/1".into(),
     };
     assert!(warnings.contains(&expected), "{warnings:?}");

@@ -6,6 +6,7 @@ pub(crate) mod postgres;
 pub(crate) mod prometheus;
 pub(crate) mod replicated;
 pub(crate) mod shop;
+pub(crate) mod slow_link;
 
 use rustix::process::{Pid, Signal, kill_process};
 use std::io;

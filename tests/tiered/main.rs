@@ -13,15 +13,18 @@ mod corners;
 mod deciders;
 mod failover;
 mod history;
+mod large;
 mod liveness;
 mod lost_batches;
 mod observed;
 mod outage;
 mod paths;
 mod processes;
+mod reconnect;
 mod rollout;
 #[cfg(feature = "tracing")]
 mod traces;
+mod unshared;
 mod warm;
 mod worker;
 

@@ -182,7 +182,7 @@ async fn slow(url: &str, database: Database) {
 /// What a write of a history came to.
 pub(crate) fn kind_of(delivery: Delivery) -> Kind {
     match delivery {
-        Delivery::Acknowledged => Kind::Acknowledged(now()),
+        Delivery::Acknowledged | Delivery::NotShared => Kind::Acknowledged(now()),
         _ => Kind::Queued(now()),
     }
 }

@@ -1,9 +1,10 @@
 //! A subscription, and the messages that it brings.
 
+use super::target::resp3;
 use super::views::Primary;
 use crate::tiered::remote::{Message, Messages, Peer, Position, RemoteError, Reply, Subject};
 use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, Client, ProtocolVersion, PushInfo, PushKind, Value};
+use redis::{AsyncConnectionConfig, Client, PushInfo, PushKind, Value};
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 
@@ -32,11 +33,8 @@ impl Channel {
         of: Primary,
         primary: watch::Receiver<Option<Primary>>,
     ) -> Result<Self, RemoteError> {
-        let info = client.get_connection_info().clone();
         // The protocol in which there are subscriptions within a shard.
-        let login = info.redis_settings().clone();
-        let login = login.set_protocol(ProtocolVersion::RESP3);
-        let client = Client::open(info.set_redis_settings(login))?;
+        let client = resp3(client)?;
         let (sender, pushes) = mpsc::channel(MAX_WAITING);
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(patience))

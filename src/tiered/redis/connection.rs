@@ -7,6 +7,7 @@
 use super::channel::Channel;
 use super::deciders::Decision;
 use super::dial::Dial;
+use super::link::Link;
 use super::rounds::Rounds;
 use super::scripts;
 use super::target::{Deciders, Target};
@@ -14,9 +15,10 @@ use super::views::Primary;
 use crate::tiered::health::Warning;
 use crate::tiered::remote::RemoteError;
 use parking_lot::Mutex;
-use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, Client, InfoDict, RedisError};
+use redis::{Client, InfoDict, RedisError, RedisResult};
+use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
@@ -31,6 +33,9 @@ const PATIENT: u32 = 8;
 /// How often it is asked, while it is connected to, whether it is the primary still.
 const CHECKED: Duration = Duration::from_millis(250);
 
+/// The largest argument that a server takes unless it is told otherwise, in bytes.
+const MAX_ARGUMENT: usize = 512 << 20;
+
 const MOVED: &str = "another server is the primary now";
 
 /// How often it is looked whether the server is set up for a cache.
@@ -39,18 +44,45 @@ const INSPECTED: Duration = Duration::from_secs(30);
 /// A connection to a primary.
 #[derive(Clone)]
 pub(crate) struct Connection {
-    pub(crate) link: MultiplexedConnection,
+    pub(crate) link: Link,
     /// To the same server, for what makes a connection wait.
     pub(crate) waiting: Option<Arc<Waiting>>,
+    /// To the same server, for what takes long to transfer.
+    pub(crate) bulk: Arc<Bulk>,
     pub(crate) primary: Primary,
     pub(crate) facts: Arc<Facts>,
 }
 
 /// A connection that may wait.
 pub(crate) struct Waiting {
-    pub(crate) link: MultiplexedConnection,
+    pub(crate) link: Link,
     /// How many replicas have confirmed.
     pub(crate) replicated: Rounds<u64>,
+}
+
+/// A connection for large values, so that small ones do not wait for them. It is made when it is needed for
+/// the first time, and again when it was lost.
+pub(crate) struct Bulk {
+    client: Client,
+    patience: Duration,
+    /// Of the server.
+    run: String,
+    dial: Dial<Link>,
+}
+
+impl Bulk {
+    /// The connection, and its number.
+    pub(crate) async fn get(&self) -> Result<(u64, Link), RemoteError> {
+        let connecting = || {
+            let (client, run, patience) = (self.client.clone(), self.run.clone(), self.patience);
+            async move { open_to(&client, &run, patience).await }
+        };
+        self.dial.get(connecting).await
+    }
+
+    pub(crate) fn discard(&self, number: u64) {
+        self.dial.discard(number);
+    }
 }
 
 /// What a server says of itself.
@@ -59,6 +91,8 @@ pub(crate) struct Facts {
     pub(crate) branch: String,
     /// Its name for this run of itself.
     run: String,
+    /// The largest argument that it takes, in bytes.
+    max_argument: usize,
     /// Are messages published within their shard, and heard by those who listen there?
     pub(crate) is_sharded: bool,
 }
@@ -77,6 +111,9 @@ pub(crate) struct Connector {
     primary: watch::Sender<Option<Primary>>,
     /// When the server was looked at last, and what is wrong with it.
     inspected: Arc<Mutex<Option<Inspected>>>,
+    /// The largest argument that the server takes, in bytes.
+    max_argument: Arc<AtomicUsize>,
+    runtime: Handle,
 }
 
 impl Connector {
@@ -99,6 +136,8 @@ impl Connector {
             dial: Arc::new(Dial::new(patience, runtime.clone())),
             primary: watch::Sender::new(None),
             inspected: Arc::default(),
+            max_argument: Arc::new(AtomicUsize::new(MAX_ARGUMENT)),
+            runtime: runtime.clone(),
         }
     }
 
@@ -112,14 +151,18 @@ impl Connector {
             let (target, decision) = (Arc::clone(&self.target), Arc::clone(&self.decision));
             let (primary, inspected) = (self.primary.clone(), Arc::clone(&self.inspected));
             let (patience, waits) = (self.patience, self.waits);
+            let (max_argument, runtime) = (Arc::clone(&self.max_argument), self.runtime.clone());
             async move {
                 let decided = decision.primary().await?;
                 primary.send_replace(Some(decided.clone()));
                 *inspected.lock() = None;
-                tokio::select! {
-                    connection = connect(&target, decided.clone(), patience, waits) => connection,
-                    moved = is_another(&decision, &decided) => Err(moved),
-                }
+                let connecting = connect(&target, decided.clone(), patience, waits, runtime);
+                let connection = tokio::select! {
+                    connection = connecting => connection?,
+                    moved = is_another(&decision, &decided) => return Err(moved),
+                };
+                max_argument.store(connection.facts.max_argument, Relaxed);
+                Ok(connection)
             }
         };
         self.dial.get(connecting).await
@@ -127,6 +170,11 @@ impl Connector {
 
     pub(crate) fn discard(&self, number: u64) {
         self.dial.discard(number);
+    }
+
+    /// The largest argument that the server takes, in bytes, as of the last connection to it.
+    pub(crate) fn max_argument(&self) -> usize {
+        self.max_argument.load(Relaxed)
     }
 
     /// Hears of failovers before anybody asks.
@@ -221,9 +269,10 @@ async fn connect(
     primary: Primary,
     patience: Duration,
     waits: bool,
+    runtime: Handle,
 ) -> Result<Connection, RemoteError> {
     let client = target.client(primary.address.as_deref())?;
-    let mut link = open(&client, patience).await?;
+    let mut link = Link::open(&client, patience).await?;
     let mut first = redis::pipe();
     for section in ["server", "replication"] {
         first.cmd("INFO").arg(section);
@@ -232,29 +281,52 @@ async fn connect(
         first.cmd("SCRIPT").arg("LOAD").arg(script.source).ignore();
     }
     let (server, replication): (InfoDict, InfoDict) = first.query_async(&mut link).await?;
-    let facts = Facts::of(&server, &replication, term_of_branch(target, &primary))?;
+    let mut facts = Facts::of(&server, &replication, term_of_branch(target, &primary))?;
+    facts.max_argument = max_argument(&mut link).await;
     let mut waiting = None;
     if waits {
-        let mut link = open(&client, patience).await?;
-        let server: InfoDict = redis::cmd("INFO")
-            .arg("server")
-            .query_async(&mut link)
-            .await?;
-        // The address may have begun to lead to another.
-        if server.get::<String>("run_id").as_ref() != Some(&facts.run) {
-            return Err(RemoteError::Disconnected(MOVED.into()));
-        }
         waiting = Some(Arc::new(Waiting {
-            link,
-            replicated: Rounds::new(Handle::current()),
+            link: open_to(&client, &facts.run, patience).await?,
+            replicated: Rounds::new(runtime.clone()),
         }));
     }
+    let bulk = Bulk {
+        client,
+        patience,
+        run: facts.run.clone(),
+        dial: Dial::new(patience, runtime),
+    };
     Ok(Connection {
         link,
         waiting,
+        bulk: Arc::new(bulk),
         primary,
         facts: Arc::new(facts),
     })
+}
+
+/// Asks for the largest argument that the server takes. A user need not have the right to ask, which
+/// would let it read passwords too: then it is taken for what it is unless it was set.
+async fn max_argument(link: &mut Link) -> usize {
+    let mut question = redis::cmd("CONFIG");
+    question.arg("GET").arg("proto-max-bulk-len");
+    let reply: RedisResult<HashMap<String, usize>> = question.query_async(link).await;
+    let limit = reply.ok().and_then(|reply| reply.into_values().next());
+    limit.unwrap_or(MAX_ARGUMENT)
+}
+
+/// Opens another connection to the server that calls this run of itself so.
+async fn open_to(client: &Client, run: &str, patience: Duration) -> Result<Link, RemoteError> {
+    let mut link = Link::open(client, patience).await?;
+    let server: InfoDict = redis::cmd("INFO")
+        .arg("server")
+        .query_async(&mut link)
+        .await?;
+    // The address may have begun to lead to another.
+    if server.get::<String>("run_id").as_deref() != Some(run) {
+        return Err(RemoteError::Disconnected(MOVED.into()));
+    }
+    Ok(link)
 }
 
 /// What belongs to a branch of history besides its id. By word of sentinels a server may become the
@@ -265,14 +337,6 @@ fn term_of_branch(target: &Target, primary: &Primary) -> u64 {
         Deciders::Sentinels { .. } => primary.term,
         Deciders::Cluster { .. } | Deciders::Nobody => 0,
     }
-}
-
-async fn open(client: &Client, patience: Duration) -> Result<MultiplexedConnection, RemoteError> {
-    let config = AsyncConnectionConfig::new()
-        .set_connection_timeout(Some(patience))
-        .set_response_timeout(None);
-    let opening = client.get_multiplexed_async_connection_with_config(&config);
-    Ok(opening.await?)
 }
 
 impl Facts {
@@ -296,6 +360,7 @@ impl Facts {
         Ok(Self {
             branch: format!("{}:{term}", branch.ok_or_else(|| lacks("master_replid"))?),
             run: server.get("run_id").ok_or_else(|| lacks("run_id"))?,
+            max_argument: MAX_ARGUMENT,
             is_sharded: mode.is_some_and(|mode| mode == "cluster") && major >= Some(7),
         })
     }

@@ -12,22 +12,30 @@ mod deciders;
 
 mod channel;
 mod connection;
+mod link;
+
+mod flow;
+mod transfer;
+mod trip;
 
 use super::codec::{millis, tag_hash};
 use super::health::Warning;
 use super::remote::{
-    Answer, Ask, Fill, Head, Incarnation, Invalidated, Messages, NewValue, Peer, Position, Remote,
+    Answer, Ask, Fill, Incarnation, Invalidated, Messages, NewValue, Peer, Position, Remote,
     RemoteError, Reply, Subject,
 };
 use crate::random;
 use channel::payload;
 use connection::{Connection, Connector};
-use redis::aio::MultiplexedConnection;
-use redis::{Cmd, Pipeline, Script, Value};
+use flow::{ExpectedSize, Flow};
+use redis::{Cmd, Script, Value};
 use std::sync::LazyLock;
 use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
+
+use transfer::{BULK_WINDOW, SMALL_VALUE, SMALL_WINDOW};
+use trip::{Confirm, Lane, Trip};
 
 pub(crate) use target::{Certificates, Target};
 
@@ -50,8 +58,11 @@ macro_rules! script {
     };
 }
 
-/// As many questions go out in one round trip, within one deadline.
+/// As many calls go out in one round trip, within one deadline.
 const CHUNK: usize = 256;
+
+/// Bytes that a call takes besides what it carries.
+const CALL: usize = 256;
 
 /// How long a namespace outlasts its last process, in milliseconds: a month.
 const KEPT: u64 = 30 * 24 * 3_600 * 1_000;
@@ -83,6 +94,12 @@ pub(crate) struct Redis {
     names: Names,
     me: Peer,
     settings: RedisSettings,
+    /// Of the connection for what is small, and of the one for what is large.
+    small: Flow,
+    bulk: Flow,
+    /// Of values that come in the reply to a question.
+    value_size: ExpectedSize,
+    runtime: Handle,
     /// Tells of failovers.
     watching: Option<JoinHandle<()>>,
 }
@@ -98,14 +115,6 @@ pub(crate) struct RedisSettings {
     pub(crate) max_size: usize,
     /// As many replicas must have what is confirmed.
     pub(crate) replicas: u64,
-}
-
-/// When it is to be made sure that the primary is the primary, so that what it says counts.
-#[derive(Clone, Copy, PartialEq)]
-enum Confirm {
-    Never,
-    Before,
-    After,
 }
 
 /// The namespace's keys and channels.
@@ -160,6 +169,10 @@ impl Redis {
             names,
             me,
             settings,
+            small: Flow::new(SMALL_WINDOW),
+            bulk: Flow::new(BULK_WINDOW),
+            value_size: ExpectedSize::new(SMALL_VALUE / 4),
+            runtime: runtime.clone(),
         }
     }
 
@@ -180,108 +193,14 @@ impl Redis {
         call
     }
 
-    /// Makes a call for each of the items and returns the replies. As many go out in one round trip as
-    /// the deadline is meant for.
-    async fn each<T>(
-        &self,
-        items: &[T],
-        call: impl Fn(&T, &Connection) -> Cmd,
-    ) -> Result<Vec<Value>, RemoteError> {
-        let mut replies = Vec::with_capacity(items.len());
-        for items in items.chunks(CHUNK) {
-            let mut some = self.trip(items, Confirm::Never, &call).await?;
-            replies.append(&mut some);
-        }
-        Ok(replies)
-    }
-
-    async fn one(
-        &self,
-        confirm: Confirm,
-        call: impl Fn(&Connection) -> Cmd,
-    ) -> Result<Value, RemoteError> {
-        let call = |(): &(), connection: &Connection| call(connection);
-        let mut replies = self.trip(&[()], confirm, call).await?;
-        replies.pop().ok_or_else(nonsense)
-    }
-
-    /// One round trip. A connection on which something went wrong is not used again.
-    async fn trip<T>(
-        &self,
-        items: &[T],
-        confirm: Confirm,
-        call: impl Fn(&T, &Connection) -> Cmd,
-    ) -> Result<Vec<Value>, RemoteError> {
-        let mut used = None;
-        let trip = tokio::time::timeout(self.settings.deadline, async {
-            let (number, mut connection) = self.connector.get().await?;
-            used = Some(number);
-            if confirm == Confirm::Before {
-                self.confirm(&connection).await?;
-                self.connector.inspect(&connection).await?;
-            }
-            let mut pipeline = Pipeline::new();
-            for item in items {
-                pipeline.add_command(call(item, &connection));
-            }
-            let replies: Vec<Value> = pipeline.query_async(&mut connection.link).await?;
-            if confirm == Confirm::After {
-                self.confirm(&connection).await?;
-            }
-            Ok(replies)
-        });
-        let result = trip.await.unwrap_or(Err(RemoteError::Timeout));
-        let is_over = |error: &RemoteError| {
-            use RemoteError::{Disconnected, Timeout, Undecided};
-            matches!(error, Timeout | Disconnected(_) | Undecided(_))
-        };
-        if let Some(number) = used.filter(|_| result.as_ref().is_err_and(is_over)) {
-            self.connector.discard(number);
-        }
-        result
-    }
-
-    /// Was this connection's server the primary at a time after this was called, and have as many
-    /// replicas what it was told before as shall have it?
-    async fn confirm(&self, connection: &Connection) -> Result<(), RemoteError> {
-        self.connector.confirm(connection).await?;
-        let Some(waiting) = &connection.waiting else {
-            return Ok(());
-        };
-        let replicated = waiting
-            .replicated
-            .ask(|| self.replicate(waiting.link.clone()));
-        let (have, shall) = (replicated.await?, self.settings.replicas);
-        if have < shall {
-            let why = format!("{have} replicas have it, of {shall} that shall");
-            return Err(RemoteError::Undecided(why));
-        }
-        Ok(())
-    }
-
-    /// How many replicas have all that was written so far, and another write, for which they must be
-    /// there.
-    fn replicate(
-        &self,
-        mut link: MultiplexedConnection,
-    ) -> impl Future<Output = Result<u64, RemoteError>> + Send + use<> {
-        let mut waiting = Pipeline::new();
-        let write = waiting.cmd("SET").arg(&self.names.mark).arg(entropy());
-        write.arg("PX").arg(KEPT).ignore();
-        let most = millis(self.settings.deadline / 2);
-        waiting.cmd("WAIT").arg(self.settings.replicas).arg(most);
-        async move {
-            let (have,): (u64,) = waiting.query_async(&mut link).await?;
-            Ok(have)
-        }
-    }
-
-    fn ask_call(&self, ask: &Ask<'_>, connection: &Connection) -> Cmd {
+    /// `most` is how many bytes a value may have that comes at once.
+    fn ask_call(&self, ask: &Ask<'_>, most: usize, connection: &Connection) -> Cmd {
         let mut call = self.call(&ASK, connection, Some(ask.key));
         call.arg(ask.lead.as_ref().map_or(&[][..], |token| token))
             .arg(millis(self.settings.lease.min(MAX_LEASE)))
             .arg(ask.refused.as_ref().map_or(&[][..], |token| token))
-            .arg(self.settings.max_size);
+            .arg(self.settings.max_size)
+            .arg(if ask.head_only { 0 } else { most });
         call
     }
 
@@ -332,20 +251,12 @@ impl Drop for Redis {
 }
 
 impl Remote for Redis {
-    fn ask<'a>(&'a self, asks: &'a [Ask<'a>]) -> Reply<'a, Vec<Answer>> {
-        Box::pin(async move {
-            let call = |ask: &Ask<'_>, connection: &Connection| self.ask_call(ask, connection);
-            let answers = asks.iter().zip(self.each(asks, call).await?);
-            answers.map(|(ask, reply)| answer(ask, reply)).collect()
-        })
+    fn ask<'a>(&'a self, asks: &'a [Ask<'a>]) -> Reply<'a, Vec<Result<Answer, RemoteError>>> {
+        Box::pin(self.ask_all(asks))
     }
 
-    fn fill<'a>(&'a self, fills: &'a [Fill<'a>]) -> Reply<'a, Vec<bool>> {
-        Box::pin(async move {
-            let call = |fill: &Fill<'_>, connection: &Connection| self.fill_call(fill, connection);
-            let replies = self.each(fills, call).await?.into_iter();
-            Ok(replies.map(|reply| reply == Value::Int(1)).collect())
-        })
+    fn fill<'a>(&'a self, fills: &'a [Fill<'a>]) -> Reply<'a, Vec<Result<bool, RemoteError>>> {
+        Box::pin(self.fill_all(fills))
     }
 
     fn invalidate<'a>(
@@ -353,21 +264,11 @@ impl Remote for Redis {
         subject: &'a Subject,
         value: Option<&'a NewValue>,
     ) -> Reply<'a, Invalidated> {
-        Box::pin(async move {
-            let call = |connection: &Connection| self.invalidate_call(subject, value, connection);
-            let reply = self.one(Confirm::After, call).await?;
-            let (id, version, stored, readers) = parse(reply)?;
-            let readers: Vec<(String, u64)> = readers;
-            let reader = |(peer, left): (String, u64)| {
-                let peer = u64::from_str_radix(&peer, 16).ok();
-                (peer, Duration::from_millis(left))
-            };
-            Ok(Invalidated {
-                position: position(id, version)?,
-                stored,
-                readers: readers.into_iter().map(reader).collect(),
-            })
-        })
+        Box::pin(self.invalidate_with(subject, value))
+    }
+
+    fn max_value_size(&self) -> usize {
+        self.connector.max_argument()
     }
 
     fn renew(&self, nonce: u64, lease: Duration) -> Reply<'_, ()> {
@@ -382,7 +283,8 @@ impl Remote for Redis {
                     .arg(KEPT);
                 call
             };
-            self.one(Confirm::Before, call).await.map(drop)
+            let trip = Trip::on(Lane::Control, CALL).confirmed(Confirm::Before);
+            self.one(trip, call).await.map(drop)
         })
     }
 
@@ -397,7 +299,12 @@ impl Remote for Redis {
                 call.arg(self.names.inbox(peer)).arg(&message);
                 call
             };
-            self.each(peers, publish).await.map(drop)
+            for peers in peers.chunks(CHUNK) {
+                let trip = Trip::on(Lane::Control, CALL * peers.len());
+                let replies = self.trip(trip, peers, publish).await?;
+                replies.into_iter().try_for_each(|reply| reply.map(drop))?;
+            }
+            Ok(())
         })
     }
 
@@ -429,38 +336,6 @@ fn publish(connection: &Connection) -> &'static str {
 fn ttl_millis(ttl: Option<Duration>) -> u64 {
     let ttl = ttl.filter(|ttl| *ttl < MAX_TTL);
     ttl.map_or(0, millis)
-}
-
-fn answer(ask: &Ask<'_>, reply: Value) -> Result<Answer, RemoteError> {
-    let mut parts = reply.into_sequence().map_err(|_| nonsense())?.into_iter();
-    let mut part = || parts.next().ok_or_else(nonsense);
-    match parse::<i64>(part()?)? {
-        0 => Ok(Answer::None),
-        1 => {
-            let left = parse::<i64>(part()?)?;
-            Ok(Answer::Value {
-                // -1: it has no end.
-                left: u64::try_from(left).ok().map(Duration::from_millis),
-                envelope: parse(part()?)?,
-            })
-        }
-        2 => Ok(Answer::Led {
-            left: Duration::from_millis(parse::<i64>(part()?)?.try_into().unwrap_or(0)),
-        }),
-        kind @ (3 | 4) => {
-            let at = position(parse(part()?)?, parse(part()?)?)?;
-            let head = Head {
-                incarnation: at.incarnation,
-                version: at.version,
-                token: ask.lead.ok_or_else(nonsense)?,
-            };
-            Ok(Answer::Lead {
-                head,
-                oversize: kind == 4,
-            })
-        }
-        _ => Err(nonsense()),
-    }
 }
 
 fn position(incarnation: Vec<u8>, version: u64) -> Result<Position, RemoteError> {

@@ -1,7 +1,10 @@
 //! Where the servers are, and how one logs in: what a URL says.
 
 use crate::error::BuildError;
-use redis::{Client, ConnectionAddr, ConnectionInfo, IntoConnectionInfo, RedisConnectionInfo};
+use redis::{
+    Client, ConnectionAddr, ConnectionInfo, IntoConnectionInfo, ProtocolVersion,
+    RedisConnectionInfo, RedisResult,
+};
 
 /// Host and port, or the path of a socket, as servers name each other.
 pub(crate) type Address = String;
@@ -315,6 +318,14 @@ fn distinct(addresses: Vec<Address>) -> Result<Vec<Address>, Unparsed> {
         return Err("since it names one server twice");
     }
     Ok(addresses)
+}
+
+/// Returns a client of the same server that speaks the protocol in which servers push.
+pub(super) fn resp3(client: &Client) -> RedisResult<Client> {
+    let info = client.get_connection_info().clone();
+    let login = info.redis_settings().clone();
+    let login = login.set_protocol(ProtocolVersion::RESP3);
+    Client::open(info.set_redis_settings(login))
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 -- Raises the version and publishes it with ARGV[6] on ARGV[5]. ARGV[7]: 'k' for the key KEYS[3], 't' for
 -- the tag whose hash is ARGV[8], 'a' for all. The key gets the value ARGV[10] for ARGV[11] ms, if what
--- the token ARGV[9] wrote lies there; else it is deleted. Returns id, version, whether the value was
--- stored, and who serves from its L1, each with the ms that are left to it.
+-- the token ARGV[9] wrote lies there; else, or if the value is '', it is deleted. Returns id, version,
+-- whether that lay there, and who serves from its L1, each with the ms that are left to it.
 
 local MAX_TAGS = 10000
 
@@ -15,13 +15,21 @@ version = version + 1
 -- First: where it may not be published, nothing is numbered.
 publish(ARGV[5], 'E' .. id .. pack(version) .. ARGV[6])
 redis.call('HSET', KEYS[1], 'ver', version)
-local stored = 0
+local untouched = 0
 if ARGV[7] == 'k' then
-  local held = ARGV[10] ~= '' and redis.call('GET', KEYS[3])
-  if held and string.sub(held, 21, 36) == ARGV[9] and is_current(ARGV[10]) then
+  local held = ARGV[9] ~= '' and read(KEYS[3])
+  local token = held and string.sub(held, 21, 36)
+  local is_new = ARGV[10] ~= '' and token == string.sub(ARGV[10], 21, 36)
+  if is_new and is_current(held) then
+    -- This call was made before, and its reply was lost: the value is stored.
+    untouched = 1
+  elseif token == ARGV[9] and ARGV[10] ~= '' and is_current(ARGV[10]) then
     store(KEYS[3], ARGV[10], ARGV[11])
-    stored = 1
+    untouched = 1
   else
+    if token == ARGV[9] and ARGV[10] == '' and string.sub(held, 5, 12) == id then
+      untouched = 1
+    end
     redis.call('DEL', KEYS[3])
   end
 elseif ARGV[7] == 't' then
@@ -44,4 +52,4 @@ local readers = {}
 for at, field in ipairs(redis.call('ZRANGEBYSCORE', KEYS[2], '(' .. time, '+inf', 'WITHSCORES')) do
   readers[at] = at % 2 == 1 and field or math.min(field - time, longest)
 end
-return {id, version, stored, readers}
+return {id, version, untouched, readers}

@@ -81,6 +81,12 @@ local function is_current(value)
   return true
 end
 
+-- What lies under a key, if it is something of ours: what is of another type gets out of the way.
+local function read(key)
+  local held = redis.pcall('GET', key)
+  return type(held) == 'string' and held
+end
+
 -- Stores a value for so many milliseconds; 0 is for ever.
 local function store(key, value, ttl)
   if ttl == '0' then

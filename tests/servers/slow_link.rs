@@ -1,0 +1,96 @@
+//! A link of little bandwidth, which all connections share.
+
+use super::{Arc, AsyncListener, Duration, Ipv4Addr, JoinHandle, Mutex, SocketAddr, TcpStream};
+use std::io;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::time::Instant;
+
+/// Bytes that a connection sends before it is another's turn.
+const PACKET: usize = 16 << 10;
+
+/// What the link takes in advance, so that its bandwidth is not that of the timer, or of a busy machine.
+const QUEUE: Duration = Duration::from_millis(50);
+
+/// A way to a server on which bytes take their time, each way for itself. Connections take turns.
+pub(crate) struct SlowLink {
+    port: u16,
+    accepting: JoinHandle<()>,
+}
+
+/// One direction.
+struct Direction {
+    bytes_per_second: f64,
+    /// When all that was sent so far has arrived.
+    idle_at: Mutex<Instant>,
+}
+
+impl SlowLink {
+    pub(crate) async fn start(target: SocketAddr, bytes_per_second: u32) -> Self {
+        let listener = AsyncListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let direction = || {
+            Arc::new(Direction {
+                bytes_per_second: bytes_per_second.into(),
+                idle_at: Mutex::new(Instant::now()),
+            })
+        };
+        let (up, down) = (direction(), direction());
+        let accepting = tokio::spawn(async move {
+            while let Ok((client, _)) = listener.accept().await {
+                let (up, down) = (Arc::clone(&up), Arc::clone(&down));
+                tokio::spawn(async move {
+                    let Ok(server) = TcpStream::connect(target).await else {
+                        return;
+                    };
+                    let (from_client, to_client) = client.into_split();
+                    let (from_server, to_server) = server.into_split();
+                    // The end of one way is the end of the connection.
+                    tokio::select! {
+                        _ = up.carry(from_client, to_server) => {}
+                        _ = down.carry(from_server, to_client) => {}
+                    }
+                });
+            }
+        });
+        Self { port, accepting }
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}/", self.port)
+    }
+}
+
+impl Drop for SlowLink {
+    fn drop(&mut self) {
+        self.accepting.abort();
+    }
+}
+
+impl Direction {
+    async fn carry(
+        &self,
+        mut from: impl AsyncRead + Unpin,
+        mut to: impl AsyncWrite + Unpin,
+    ) -> io::Result<()> {
+        let mut packet = vec![0; PACKET];
+        loop {
+            let read = from.read(&mut packet).await?;
+            if read == 0 {
+                return Ok(());
+            }
+            let arrival = self.arrival(read);
+            if arrival > Instant::now() + QUEUE {
+                tokio::time::sleep_until(arrival - QUEUE).await;
+            }
+            to.write_all(&packet[..read]).await?;
+        }
+    }
+
+    fn arrival(&self, bytes: usize) -> Instant {
+        let bytes = u32::try_from(bytes).unwrap();
+        let takes = Duration::from_secs_f64(f64::from(bytes) / self.bytes_per_second);
+        let mut idle_at = self.idle_at.lock().unwrap();
+        *idle_at = (*idle_at).max(Instant::now()) + takes;
+        *idle_at
+    }
+}

@@ -1,0 +1,326 @@
+//! Values that Redis cannot take, and keys that cannot be encoded: they stay in L1.
+
+use super::servers::{Server, soon};
+use super::{MINUTE, proven, value};
+use hotset::{
+    AsyncCache, Consistency, Delivery, Loaded, LocalCache, Schema, Schemas, TieredCache, Warning,
+};
+use serde::{Deserialize, Serialize, Serializer, de::DeserializeOwned};
+use std::borrow::Cow;
+use std::fmt::Debug;
+use std::hash::Hash;
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+use std::time::Duration;
+use tokio::sync::Semaphore;
+
+/// The classes in which L1 keeps values.
+const KEPT_IN_L1: [Consistency; 3] = [Consistency::Realtime, MINUTE, Consistency::L1Only];
+
+async fn cache<K, V>(url: &str, consistency: Consistency) -> TieredCache<K, V>
+where
+    K: Eq + Hash + Clone + Serialize + DeserializeOwned + Send + Sync + 'static,
+    V: Schema + Clone + Send + Sync + 'static,
+{
+    let cache = LocalCache::builder()
+        .capacity(1_000)
+        .redis_with_schemas(url, "test", Schemas::new("key", V::schema()))
+        .consistency(consistency)
+        .heartbeat(Duration::from_millis(100))
+        .deadline(Duration::from_secs(2))
+        .max_value_size(10_000)
+        .build()
+        .unwrap();
+    soon("proven", || cache.health().proven_for.is_some()).await;
+    cache
+}
+
+/// Serializes only if it is odd.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Deserialize)]
+struct Odd(u64);
+
+impl Serialize for Odd {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        if self.0 % 2 == 1 {
+            self.0.serialize(serializer)
+        } else {
+            Err(serde::ser::Error::custom("it is even"))
+        }
+    }
+}
+
+impl Schema for Odd {
+    fn schema() -> Cow<'static, str> {
+        "odd".into()
+    }
+}
+
+fn delivery(consistency: Consistency) -> Delivery {
+    // With `L1Only` nothing is meant for Redis.
+    if consistency == Consistency::L1Only {
+        Delivery::Acknowledged
+    } else {
+        Delivery::NotShared
+    }
+}
+
+/// Writes values that Redis cannot take over one that it holds, in every way.
+async fn stays_in_l1<K, V>(keys: [K; 3], old: Option<V>, new: V, tags: usize)
+where
+    K: Eq + Hash + Clone + Debug + Serialize + DeserializeOwned + Send + Sync + 'static,
+    V: Schema + Clone + PartialEq + Debug + Send + Sync + 'static,
+{
+    let loaded_new = || {
+        let tags = (0..tags).map(|tag| format!("tag {tag}"));
+        Loaded::new(new.clone()).tags(tags)
+    };
+    for consistency in KEPT_IN_L1 {
+        let server = Server::start();
+        let one = cache::<K, V>(&server.url(), consistency).await;
+        let other = cache::<K, V>(&server.url(), consistency).await;
+        if let Some(old) = &old {
+            for key in &keys {
+                one.insert(key.clone(), old.clone()).await;
+                other
+                    .get_or_load_async(key, || value(old.clone()))
+                    .await
+                    .unwrap();
+            }
+        }
+        let [inserted, written, loaded] = &keys;
+        let expected = delivery(consistency);
+        let result = one.insert_loaded(inserted.clone(), loaded_new()).await;
+        assert_eq!(result, expected, "{consistency:?}");
+        let result = one
+            .write_through_loaded(written.clone(), loaded_new(), |_| value(()))
+            .await;
+        assert_eq!(result, Ok(expected), "{consistency:?}");
+        one.invalidate(loaded).await;
+        let result = one.get_or_load_async(loaded, || value(loaded_new())).await;
+        assert_eq!(result.unwrap(), new);
+        for key in &keys {
+            assert_eq!(
+                one.get(key).await,
+                Some(new.clone()),
+                "{key:?} {consistency:?}"
+            );
+        }
+        // The old value is nowhere.
+        if let Some(old) = &old {
+            soon("the events", || other.tier_stats().events >= 6).await;
+            for key in &keys {
+                assert_eq!(other.get(key).await, None, "{old:?} {consistency:?}");
+            }
+        }
+        // Leases are given back in the background.
+        soon("Redis holds nothing", || server.entries("test").is_empty()).await;
+        assert_eq!(one.tier_stats().l2_failures, 0);
+        // And the new one can be invalidated by others.
+        let (heard, other_value) = (one.tier_stats().events, other.get(inserted).await);
+        assert_eq!(other_value, None);
+        for key in &keys {
+            assert_eq!(other.invalidate(key).await, Delivery::Acknowledged);
+        }
+        soon("the events", || one.tier_stats().events >= heard + 3).await;
+        for key in &keys {
+            assert_eq!(one.get(key).await, None, "{consistency:?}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_value_above_max_value_size_stays_in_l1_and_replaces_the_old_one() {
+    let new = "new".repeat(10_000);
+    stays_in_l1([1_u64, 2, 3], Some("old".to_string()), new, 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_value_with_more_than_64_tags_stays_in_l1_and_replaces_the_old_one() {
+    stays_in_l1([1_u64, 2, 3], Some(10_u64), 11, 300).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_value_that_does_not_serialize_stays_in_l1_and_replaces_the_old_one() {
+    stays_in_l1([1_u64, 2, 3], Some(Odd(1)), Odd(2), 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_value_under_a_key_above_1_kib_stays_in_l1_and_others_can_invalidate_it() {
+    let keys = [2_000, 5_000, 60_000].map(|length| "k".repeat(length));
+    stays_in_l1(keys, None, 11_u64, 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_only_redis_may_hold_stays_nowhere_if_redis_cannot_take_it() {
+    let server = Server::start();
+    let cache: TieredCache<u64, String> = cache(&server.url(), Consistency::L2Only).await;
+    let large = "large".repeat(10_000);
+    cache.insert(1, "old".into()).await;
+    assert_eq!(cache.insert(1, large.clone()).await, Delivery::NotShared);
+    assert_eq!(cache.get(&1).await, None);
+    let written = cache.write_through(1, large, |_| value(())).await;
+    assert_eq!(written, Ok(Delivery::NotShared));
+    assert_eq!(cache.get(&1).await, None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_who_write_through_what_redis_cannot_take_no_cache_keeps_the_wrong_one() {
+    for consistency in [Consistency::Realtime, Consistency::L1Only] {
+        let server = Server::start();
+        // Under keys that Redis cannot take.
+        let one: TieredCache<String, u64> = cache(&server.url(), consistency).await;
+        let other: TieredCache<String, u64> = cache(&server.url(), consistency).await;
+        let key = "k".repeat(2_000);
+        let database = AtomicU64::new(0);
+        for round in 0..100_u64 {
+            let (first, second) = (Semaphore::new(0), Semaphore::new(0));
+            let is_swapped = round % 2 == 0;
+            // The second change of the database is told of first, or last.
+            let early = one.write_through(key.clone(), 2 * round, |new| {
+                database.store(new, SeqCst);
+                first.add_permits(1);
+                let (second, is_swapped) = (&second, is_swapped);
+                async move {
+                    if is_swapped {
+                        second.acquire().await.unwrap().forget();
+                    }
+                    Ok::<_, ()>(())
+                }
+            });
+            let late = async {
+                first.acquire().await.unwrap().forget();
+                let write = |new| {
+                    database.store(new, SeqCst);
+                    value(())
+                };
+                let written = other.write_through(key.clone(), 2 * round + 1, write).await;
+                second.add_permits(1);
+                written
+            };
+            let (early, late) = tokio::join!(early, late);
+            assert!(early.is_ok() && late.is_ok());
+            let truth = database.load(SeqCst);
+            if consistency == Consistency::L1Only {
+                let heard = || (one.tier_stats().events, other.tier_stats().events);
+                soon("the events", || heard() == (round + 1, round + 1)).await;
+            }
+            for cache in [&one, &other] {
+                let seen = cache
+                    .get_or_load_async(&key, || value(truth))
+                    .await
+                    .unwrap();
+                assert_eq!(seen, truth, "{consistency:?}");
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tag_or_all_invalidated_during_a_write_through_that_is_not_shared_is_not_missed() {
+    let server = Server::start();
+    let one: TieredCache<u64, String> = cache(&server.url(), Consistency::Realtime).await;
+    let other: TieredCache<u64, String> = cache(&server.url(), Consistency::Realtime).await;
+    for all in [false, true] {
+        let new = Loaded::new("new".repeat(10_000)).tags(["shop"]);
+        let write = |_| async {
+            let told = if all {
+                other.clear().await
+            } else {
+                other.invalidate_tag("shop").await
+            };
+            assert_eq!(told, Delivery::Acknowledged);
+            Ok::<_, ()>(())
+        };
+        let written = one.write_through_loaded(1, new, write).await;
+        assert_eq!(written, Ok(Delivery::NotShared));
+        assert_eq!(one.get(&1).await, None, "all: {all}");
+    }
+}
+
+/// Keys of which some have no name, and some have that of another.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+enum Key {
+    Named(u64),
+    Unnamed(Odd),
+    Ambiguous {
+        shared: u64,
+        #[serde(skip)]
+        own: u64,
+    },
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_that_cannot_be_encoded_is_local_and_nothing_else_is_touched() {
+    for consistency in KEPT_IN_L1 {
+        let server = Server::start();
+        let one: TieredCache<Key, u64> = cache(&server.url(), consistency).await;
+        let other: TieredCache<Key, u64> = cache(&server.url(), consistency).await;
+        let beside = Key::Named(1);
+        assert_eq!(one.insert(beside.clone(), 10).await, Delivery::Acknowledged);
+        other
+            .get_or_load_async(&beside, || value(10))
+            .await
+            .unwrap();
+        let (heard, told) = (other.tier_stats().events, one.tier_stats().invalidations);
+        assert_eq!(one.health().warnings, []);
+        let ambiguous = |own| Key::Ambiguous { shared: 1, own };
+        for key in [Key::Unnamed(Odd(2)), ambiguous(1)] {
+            assert_eq!(one.insert(key.clone(), 20).await, Delivery::LocalOnly);
+            assert_eq!(one.get(&key).await, Some(20), "{consistency:?}");
+            let failed = one.write_through(key.clone(), 21, |_| async { Err(()) });
+            assert_eq!(failed.await, Err(()));
+            assert_eq!(one.get(&key).await, Some(20));
+            let written = one.write_through(key.clone(), 21, |_| value(())).await;
+            assert_eq!(written, Ok(Delivery::LocalOnly));
+            assert_eq!(one.get(&key).await, Some(21));
+            assert_eq!(one.invalidate(&key).await, Delivery::LocalOnly);
+            assert_eq!(one.get(&key).await, None);
+            let loaded = one.get_or_load_async(&key, || value(22)).await;
+            assert_eq!((loaded.unwrap(), one.get(&key).await), (22, Some(22)));
+            // It is this process's own.
+            assert_eq!(other.get(&key).await, None);
+            assert_eq!(AsyncCache::remove(&one, &key).await, Some(22));
+        }
+        // A key that shares its name has a value of its own.
+        one.insert(ambiguous(2), 30).await;
+        assert_eq!(one.get(&ambiguous(0)).await, None);
+        for cache in [&one, &other] {
+            let load = || async { Err::<u64, _>("it is there") };
+            assert_eq!(cache.get_or_load_async(&beside, load).await.unwrap(), 10);
+        }
+        assert_eq!(other.tier_stats().events, heard);
+        assert_eq!(one.tier_stats().invalidations, told);
+        assert!(one.tier_stats().unencodable > 0);
+        let schema = "key".to_owned();
+        assert_eq!(one.health().warnings, [Warning::UnencodableKeys { schema }]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_write_through_under_a_local_key_that_is_dropped_removes_it() {
+    let server = Server::start();
+    let cache: TieredCache<Key, u64> = cache(&server.url(), MINUTE).await;
+    let key = Key::Unnamed(Odd(2));
+    cache.insert(key.clone(), 10).await;
+    let begun = Semaphore::new(0);
+    tokio::select! {
+        _ = cache.write_through(key.clone(), 11, |_| async {
+            begun.add_permits(1);
+            std::future::pending::<Result<(), ()>>().await
+        }) => unreachable!("it hangs"),
+        permit = begun.acquire() => permit.unwrap().forget(),
+    }
+    assert_eq!(cache.get(&key).await, None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_invalidation_of_a_key_too_long_for_an_event_reaches_no_other_process() {
+    let server = Server::start();
+    let one: TieredCache<String, u64> = cache(&server.url(), MINUTE).await;
+    let other = proven::<u64>(&server.url(), MINUTE).await;
+    let key = "k".repeat(100_000);
+    assert_eq!(one.insert(key.clone(), 10).await, Delivery::LocalOnly);
+    assert_eq!(one.get(&key).await, Some(10));
+    assert_eq!(one.invalidate(&key).await, Delivery::LocalOnly);
+    assert_eq!(one.get(&key).await, None);
+    assert_eq!(other.tier_stats().events, 0);
+}
