@@ -149,7 +149,9 @@ impl<T: Copy> Index<T> {
         while self.outgrown.is_some() {
             self.step(usize::MAX, &hash_of);
         }
-        let capacity = capacity.max(self.table.len() + 1);
+        // Where most buckets have traces of removed values only, there has to be time to drain them.
+        let least = self.table.len() + self.table.num_buckets() / 8 + 1;
+        let capacity = capacity.max(least);
         let spare = self.spare.take().map(|spare| *spare);
         let table = spare
             .filter(|spare| spare.capacity() >= capacity)

@@ -1,11 +1,13 @@
 //! Keys that left a while ago, exactly, in the order in which they did.
 
 use super::spread;
-use crate::local::index::{BUCKETS_PER_STEP, Index};
+use crate::local::index::Index;
 use std::collections::VecDeque;
 
 /// How many hashes there are in a chunk of the queue.
 const CHUNK: usize = 1_024;
+/// How many buckets of its former table an addition drains. Few, because a call may evict thousands of entries.
+const BUCKETS_PER_ADDITION: usize = 16;
 /// How many hashes that were taken out one call discards.
 const DISCARDED_AT_ONCE: usize = 64;
 
@@ -78,7 +80,7 @@ impl History {
             self.numbers.grow(self.len() * 2, hash_of);
         }
         self.numbers.insert(spread(hash), (hash, number), hash_of);
-        self.numbers.step(BUCKETS_PER_STEP, hash_of);
+        self.numbers.step(BUCKETS_PER_ADDITION, hash_of);
         // Of what was taken out no more is kept than of what is there.
         if self.len() > most || self.queue.len > 2 * most {
             self.forget_oldest();
