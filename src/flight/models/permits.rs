@@ -89,7 +89,9 @@ impl Permits {
             }
         };
         let permit = block_on(pass);
-        assert_eq!(self.running.fetch_add(1, Relaxed), 0);
+        let running = self.running.fetch_add(1, Relaxed);
+        // With alarms, the time may have jumped to the end of the other's lease.
+        assert!(running == 0 || alarms);
         self.running.fetch_sub(1, Relaxed);
         drop(permit);
     }
@@ -151,10 +153,12 @@ fn an_offer_that_is_not_taken_passes_to_a_polled_caller() {
 fn a_hanging_load_loses_its_permit_at_the_end_of_its_lease() {
     let permits = Permits::new();
     let hanging = permits.bulkhead.try_pass();
-    let other = permits.spawn(|permits| permits.load(true));
-    other.join().unwrap();
+    let others = [(); 2].map(|()| permits.spawn(|permits| permits.load(true)));
+    for other in others {
+        other.join().unwrap();
+    }
     drop(hanging);
-    permits.ends(1..=1);
+    permits.ends(1..=3);
 }
 
 fn a_load_that_ends_as_its_lease_ends_gives_back_one_permit() {
