@@ -68,7 +68,7 @@ fn everything_is_there_before_anything_has_happened() {
         assert!(scraped.contains(&first), "{first}\n{scraped}");
         count += 1;
     }
-    assert_eq!(count, 17);
+    assert_eq!(count, 18);
     assert_eq!(value(&scraped, "hotset_capacity{cache=\"pages\"}"), 100.0);
     let evicted = "hotset_removals_total{cache=\"pages\",cause=\"evicted\"}";
     assert_eq!(value(&scraped, evicted), 0.0);

@@ -89,11 +89,11 @@ metrics! {
     L2_ALTERED: Counter "hotset_l2_altered_total",
         "Values that were not stored in Redis because their encoding decodes to another value.";
     #[cfg(feature = "redis")]
-    OVERDUE_LOADS: Gauge "hotset_overdue_loads",
-        "Loads that still run although their lease has ended.";
-    #[cfg(feature = "redis")]
     L2_UNENCODABLE: Counter "hotset_l2_unencodable_total",
         "Uses of keys that cannot be encoded, or decode to another key: they are each process's own.";
+    #[cfg(feature = "redis")]
+    OVERDUE_LOADS: Gauge "hotset_overdue_loads",
+        "Loads that still run although their lease has ended.";
     #[cfg(feature = "redis")]
     INVALIDATIONS: Counter "hotset_invalidations_total" ["result"],
         "Invalidations: sent to Redis, or deferred since it could not be told.";
