@@ -453,7 +453,7 @@ mod tests {
         let mut bench = Bench::new(2);
         let held = [bench.try_take().unwrap(), bench.try_take().unwrap()];
         let callers: [Ticket; 100] = bench.queued();
-        bench.pass(LEASE - Duration::from_millis(500));
+        bench.pass(LEASE.saturating_sub(Duration::from_millis(500)));
         let at_once = |bench: &mut Bench, before: Duration| {
             let asks = callers[1..].iter().filter(|&&caller| {
                 let Reply::Wait { again } = bench.poll(caller) else {
