@@ -20,8 +20,8 @@ use std::time::Duration;
 /// the old value go by its time to live. A process that dies with invalidations in its queue takes
 /// them along.
 ///
-/// With [`stale_if_error`](crate::Builder::stale_if_error), an old value may be served in any class
-/// where the loader fails: that is what it says.
+/// With [`stale_if_error`](crate::Builder::stale_if_error), an old value may be served in any class where the loader
+/// fails, and to a caller that has waited for [`stale_if_slow`](crate::Builder::stale_if_slow) or for the wait timeout.
 ///
 /// `Realtime` takes for granted that the clocks of processes and server run equally fast, to within two
 /// percent, that nobody sets the server's clock forward, that machines with an L1 are not suspended, and

@@ -410,6 +410,27 @@ fn waiter_of_a_hanging_load_gets_the_expired_value() {
 }
 
 #[test]
+fn batch_takes_the_expired_values_that_there_are_and_waits_for_the_other_keys() {
+    let cache = expired(|builder| builder.stale_if_slow(Duration::from_millis(20)));
+    let keys = [1, 2, 3];
+    let load =
+        |keys: Vec<u64>| async { Ok::<_, Infallible>(keys.into_iter().map(|key| (key, key))) };
+    let mut leader = Box::pin(cache.get_many_or_load_async(&keys, |_| {
+        std::future::pending::<Result<Vec<(u64, u64)>, Infallible>>()
+    }));
+    assert!(poll(&mut leader).is_pending());
+    let mut waiter = Box::pin(cache.get_many_or_load_async(&keys, load));
+    while cache.stats().stale == 0 {
+        assert!(poll(&mut waiter).is_pending());
+        thread::yield_now();
+    }
+    assert!(poll(&mut waiter).is_pending());
+    drop(leader);
+    assert_eq!(run(waiter).unwrap(), [Some(OLD), Some(2), Some(3)]);
+    assert_eq!(cache.stats().stale, 1);
+}
+
+#[test]
 fn caller_that_finds_all_permits_taken_gets_the_expired_value() {
     for set_up in SETTINGS {
         let cache = expired(|builder| set_up(builder).max_concurrent_loads(1));

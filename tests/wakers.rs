@@ -115,3 +115,26 @@ async fn a_paused_clock_that_is_ahead_holds_nobody_up() {
     // Below the lease, after which the second would load.
     assert!(started.elapsed() < Duration::from_secs(9));
 }
+
+#[test]
+fn permit_is_free_again_if_the_waker_of_another_caller_panics_while_it_is_taken() {
+    let lease = Duration::from_millis(50);
+    let builder = Cache::builder().capacity(10).max_concurrent_loads(2);
+    let cache = builder.lease(lease).build().unwrap();
+    let hangs = |key: &'static u32| {
+        let call = cache.get_or_load_async(key, pending::<Result<u32, Infallible>>);
+        Box::pin(call)
+    };
+    let (mut one, mut two, mut queued) = (hangs(&1), hangs(&2), hangs(&3));
+    assert!(poll(one.as_mut(), Waker::noop()).is_pending());
+    assert!(poll(two.as_mut(), Waker::noop()).is_pending());
+    assert!(poll(queued.as_mut(), &Arc::new(Panics).into()).is_pending());
+    thread::sleep(2 * lease);
+    // Both leases have ended. The queued caller is offered one permit, and the other is free.
+    let taken = catch_unwind(AssertUnwindSafe(|| poll(hangs(&4).as_mut(), Waker::noop())));
+    assert!(taken.is_err());
+    drop((one, two, queued));
+    assert_eq!(cache.stats().abandoned_loads, 2);
+    thread::sleep(2 * lease);
+    assert_eq!(cache.stats().abandoned_loads, 2);
+}

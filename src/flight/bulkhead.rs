@@ -38,8 +38,7 @@ impl Bulkhead {
     /// Takes a permit, if one is free and not offered to a caller in the queue.
     pub(crate) fn try_pass(self: &Arc<Self>) -> Option<Permit> {
         let now = (self.now)();
-        let id = self.step(now, |queue| queue.try_take(now))?;
-        Some(self.permit(id))
+        self.step(now, |queue| Some(self.permit(queue.try_take(now)?)))
     }
 
     /// Waits for a permit, in order of arrival. `on_poll` is called whenever the caller is polled, which shows that
@@ -83,7 +82,8 @@ impl Bulkhead {
         }
     }
 
-    /// Runs a step on the queue once it has advanced to `now`, and wakes whom that names.
+    /// Runs a step on the queue once it has advanced to `now`, and wakes whom that names. If waking panics, the
+    /// result is dropped without the lock, so a permit in it is given back.
     fn step<T>(&self, now: Instant, step: impl FnOnce(&mut PermitQueue) -> T) -> T {
         let mut queue = self.queue.lock();
         let woken = queue.advance(now);
@@ -139,11 +139,12 @@ impl Queued<'_> {
         // Wakers are cloned and dropped without the lock: both run an executor's code.
         let mut waker = Some(waker.clone());
         let now = (self.bulkhead.now)();
-        let ask = |queue: &mut PermitQueue| queue.poll(self.ticket, now, &mut waker);
-        match self.bulkhead.step(now, ask) {
-            Reply::Taken(id) => Ok(self.bulkhead.permit(id)),
-            Reply::Wait { again } => Err(NotYet { again: Some(again) }),
-        }
+        self.bulkhead.step(now, |queue| {
+            match queue.poll(self.ticket, now, &mut waker) {
+                Reply::Taken(id) => Ok(self.bulkhead.permit(id)),
+                Reply::Wait { again } => Err(NotYet { again: Some(again) }),
+            }
+        })
     }
 }
 

@@ -136,20 +136,12 @@ impl<'a, K, V> Waiting<'a, K, V> {
         }));
     }
 
-    /// Returns the caller's numbers for the keys that it still waits for.
-    pub(crate) fn keys(&self) -> Vec<usize> {
-        let members = self.members.iter().flatten();
-        members.map(|member| member.at).collect()
-    }
-
-    /// Ends the wait for one key.
-    pub(crate) fn leave(&mut self, at: usize) {
-        let is_it = |member: &&mut Option<Member<'a, K, V>>| {
-            member.as_ref().is_some_and(|member| member.at == at)
-        };
-        if let Some(member) = self.members.iter_mut().find(is_it) {
-            *member = None;
-            self.left -= 1;
+    /// Ends the waits for keys for which `waits_on` returns `false`. It is given the caller's numbers for the keys.
+    pub(crate) fn retain(&mut self, mut waits_on: impl FnMut(usize) -> bool) {
+        for member in &mut self.members {
+            if member.take_if(|member| !waits_on(member.at)).is_some() {
+                self.left -= 1;
+            }
         }
     }
 

@@ -10,7 +10,9 @@
 //!   comes on top of the bound.
 //!
 //! Waiting callers ask again at least every [`CHECK_INTERVAL`] for each caller in the queue, so that one of them
-//! finds a lapsed offer soon, and all of them together cost little.
+//! finds a lapsed offer soon, and all of them together cost little. [`MAX_WATCHERS`] of them ask again at the very
+//! moment when an offer lapses or a lease ends. If all did, 1,000 callers behind 64 loads that hang would ask 40,000
+//! times a second.
 
 use std::collections::VecDeque;
 use std::mem::swap;
@@ -23,6 +25,8 @@ pub(super) const OFFER_TIMEOUT: Duration = Duration::from_millis(5);
 const CHECK_INTERVAL: Duration = Duration::from_millis(20);
 /// The longest interval at which a waiting caller asks again.
 const MAX_CHECK_INTERVAL: Duration = Duration::from_secs(1);
+/// The number of callers that ask again at the moment when an offer lapses or a lease ends.
+const MAX_WATCHERS: usize = 8;
 
 /// Names one load that holds a permit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -56,11 +60,13 @@ struct Holder {
     id: HolderId,
     /// `None`: never.
     lease_end: Option<Instant>,
+    watchers: usize,
 }
 
 struct Offer {
     ticket: Ticket,
     until: Instant,
+    watchers: usize,
 }
 
 /// The answer to a caller in the queue.
@@ -130,7 +136,11 @@ impl PermitQueue {
                 break;
             };
             let until = now + OFFER_TIMEOUT;
-            self.offers.push_back(Offer { ticket, until });
+            self.offers.push_back(Offer {
+                ticket,
+                until,
+                watchers: 0,
+            });
             woken.extend(waker);
         }
         woken
@@ -148,7 +158,11 @@ impl PermitQueue {
         let id = HolderId(self.next_holder);
         self.next_holder += 1;
         let lease_end = now.checked_add(self.lease);
-        self.holders.push_back(Holder { id, lease_end });
+        self.holders.push_back(Holder {
+            id,
+            lease_end,
+            watchers: 0,
+        });
         id
     }
 
@@ -183,16 +197,21 @@ impl PermitQueue {
         Reply::Wait { again }
     }
 
-    fn next_check(&self, now: Instant) -> Instant {
+    /// Returns when a caller asks again: well within the lease, so that it shows in time that it is alive.
+    fn next_check(&mut self, now: Instant) -> Instant {
         let callers = u32::try_from(self.waiting.len()).unwrap_or(u32::MAX);
-        let interval = CHECK_INTERVAL.saturating_mul(callers);
-        let check = now + interval.min(MAX_CHECK_INTERVAL);
-        let lapse = self.offers.front().map(|offer| offer.until);
-        let lease_end = self.holders.front().and_then(|holder| holder.lease_end);
-        [lapse, lease_end]
-            .into_iter()
-            .flatten()
-            .fold(check, Instant::min)
+        let longest = MAX_CHECK_INTERVAL.min((self.lease / 2).max(OFFER_TIMEOUT));
+        let check = now + CHECK_INTERVAL.saturating_mul(callers).min(longest);
+        let offer = self.offers.front_mut();
+        let check = offer.map_or(check, |offer| {
+            watch(&mut offer.watchers, offer.until, check)
+        });
+        let Some(holder) = self.holders.front_mut() else {
+            return check;
+        };
+        holder
+            .lease_end
+            .map_or(check, |end| watch(&mut holder.watchers, end, check))
     }
 
     /// Removes a caller that goes away. Returns its waker, which is to be dropped without a lock. Call
@@ -227,6 +246,15 @@ impl PermitQueue {
         let place = self.find(ticket).ok()?;
         self.waiting.remove(place)?.1
     }
+}
+
+/// Returns `moment` and counts a watcher of it if it comes before `check` and has too few watchers; otherwise `check`.
+fn watch(watchers: &mut usize, moment: Instant, check: Instant) -> Instant {
+    if moment >= check || *watchers >= MAX_WATCHERS {
+        return check;
+    }
+    *watchers += 1;
+    moment
 }
 
 #[cfg(all(test, not(any(loom_models, shuttle_models))))]
@@ -418,5 +446,38 @@ mod tests {
             panic!("the permit is held")
         };
         assert_eq!(again, bench.now + MAX_CHECK_INTERVAL);
+    }
+
+    #[test]
+    fn few_of_many_callers_ask_again_when_an_offer_lapses_or_a_lease_ends() {
+        let mut bench = Bench::new(2);
+        let held = [bench.try_take().unwrap(), bench.try_take().unwrap()];
+        let callers: [Ticket; 100] = bench.queued();
+        bench.pass(LEASE.saturating_sub(Duration::from_millis(500)));
+        let at_once = |bench: &mut Bench, before: Duration| {
+            let asks = callers[1..].iter().filter(|&&caller| {
+                let Reply::Wait { again } = bench.poll(caller) else {
+                    panic!("it has to wait")
+                };
+                again < bench.now + before
+            });
+            asks.count()
+        };
+        assert_eq!(at_once(&mut bench, MAX_CHECK_INTERVAL), MAX_WATCHERS);
+        bench.release(held[0]);
+        assert_eq!(at_once(&mut bench, 2 * OFFER_TIMEOUT), MAX_WATCHERS);
+    }
+
+    #[test]
+    fn callers_that_wait_ask_again_well_within_a_short_lease() {
+        let lease = Duration::from_millis(100);
+        let mut bench = Bench::new(1);
+        bench.queue = PermitQueue::new(1, lease);
+        bench.try_take().unwrap();
+        let callers: [Ticket; 100] = bench.queued();
+        let Reply::Wait { again } = bench.poll(callers[99]) else {
+            panic!("the permit is held")
+        };
+        assert_eq!(again, bench.now + lease / 2);
     }
 }

@@ -365,14 +365,18 @@ where
 
     /// Ends the waits for keys of which an expired value may serve.
     fn take_stale(&mut self, waiting: &mut Waiting<'a, K, V>) -> Result<(), LoadError<AnyError>> {
-        for at in waiting.keys() {
+        let mut result = Ok(());
+        waiting.retain(|at| {
             let (place, key) = (&self.places[at], &self.keys[at]);
-            if let Some(outcome) = self.cache.stale_for_waiter(place, key) {
-                waiting.leave(at);
-                self.disembark(at, outcome)?;
+            let Some(outcome) = self.cache.stale_for_waiter(place, key) else {
+                return true;
+            };
+            if let Err(error) = self.disembark(at, outcome) {
+                result = Err(error);
             }
-        }
-        Ok(())
+            false
+        });
+        result
     }
 
     /// Looks again for what this caller leads, and returns what is still to load.

@@ -18,20 +18,20 @@ use std::time::Instant;
 type FindStale<K, V> = for<'s> fn(&'s Shard<K, V>, KeyHash, &K, Nanos) -> Option<(&'s V, bool)>;
 
 /// How long a caller waits for others.
-pub(super) struct Patience {
+pub(crate) struct Patience {
     /// When its wait ends.
     pub(super) deadline: Option<Instant>,
     /// When it is content with an expired value.
-    pub(super) stale_from: Option<Instant>,
+    pub(crate) stale_from: Option<Instant>,
 }
 
 impl Patience {
     /// Returns when the caller has to look at the time next.
-    pub(super) fn next(&self) -> Option<Instant> {
+    pub(crate) fn next(&self) -> Option<Instant> {
         self.deadline.into_iter().chain(self.stale_from).min()
     }
 
-    pub(super) fn is_over(&self) -> bool {
+    pub(crate) fn is_over(&self) -> bool {
         self.deadline
             .is_some_and(|deadline| deadline <= Instant::now())
     }
@@ -58,7 +58,7 @@ where
     }
 
     /// Returns how long a caller that comes now waits for others.
-    pub(super) fn patience(&self) -> Patience {
+    pub(crate) fn patience(&self) -> Patience {
         let slow = self.inner.settings.stale_if_slow;
         Patience {
             deadline: self.wait_deadline(),
@@ -72,6 +72,14 @@ where
         let from = self.patience().stale_from?;
         let stale = self.stale_for_waiter(&self.place(key), key);
         stale.map(|_| from)
+    }
+
+    /// Returns an expired value for a caller that has waited for too long, and counts it.
+    #[cfg(feature = "redis")]
+    pub(crate) fn stale_in_place(&self, key: &K) -> Option<V> {
+        let place = self.place(key);
+        let outcome = self.stale_for_waiter(&place, key)?;
+        self.disembark(&place, key, outcome).ok()
     }
 
     /// Waits until `ready` is, or until the caller's patience is over. Where an expired value may serve, that

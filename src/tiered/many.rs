@@ -63,14 +63,14 @@ impl<K: TierKey, V: TierValue> TieredCache<K, V> {
         // Keys that other processes load, or that another batch of this one has left to them. Not
         // within the batch, where those would wait who wait for its other keys.
         let mut left_out = first.left_out.into_inner();
-        let mut deadline = None;
+        let mut patience = None;
         loop {
             let missing = |at: &usize| values[*at].is_none() && !left_out.contains(&keys[*at]);
             let rest: Vec<usize> = (0..keys.len()).filter(missing).collect();
             if rest.is_empty() {
                 return Ok(values);
             }
-            let deadline = *deadline.get_or_insert_with(|| inner.wait_deadline());
+            let patience = patience.get_or_insert_with(|| inner.l1.patience());
             let rest_keys: Vec<K> = rest.iter().map(|&at| keys[at].clone()).collect();
             let names: Vec<_> = rest_keys.iter().map(|key| inner.key_name(key)).collect();
             // Before L2 is asked, so that no word is missed.
@@ -85,9 +85,24 @@ impl<K: TierKey, V: TierValue> TieredCache<K, V> {
                 values[at] = value;
             }
             left_out.extend(round.left_out.into_inner());
-            inner
-                .wait_for_others(round.led.into_inner(), waits, deadline)
-                .await?;
+            let led = round.led.into_inner();
+            // Where there is none, another batch of this process has left the keys to other processes.
+            if led.is_empty() {
+                continue;
+            }
+            if patience.next().is_none_or(|next| Instant::now() < next) {
+                inner.wait_for_others(&led, waits, patience.next()).await;
+                continue;
+            }
+            for (key, value) in keys.iter().zip(&mut values) {
+                if value.is_none() && !left_out.contains(key) {
+                    *value = inner.l1.stale_in_place(key);
+                    if value.is_none() && patience.is_over() {
+                        return Err(LoadError::WaitTimeout);
+                    }
+                }
+            }
+            patience.stale_from = None;
         }
     }
 }
@@ -150,23 +165,16 @@ impl<K: TierKey, V: TierValue> Inner<K, V> {
 
     /// Waits until something has become of all keys that other processes load, so that those whose loads
     /// were lost are loaded together; but no longer than until they are to be asked for again.
-    async fn wait_for_others<E>(
+    async fn wait_for_others(
         &self,
-        led: HashMap<Box<[u8]>, Duration>,
+        led: &HashMap<Box<[u8]>, Duration>,
         mut waits: Vec<Wait<'_>>,
-        deadline: Option<Instant>,
-    ) -> Result<(), LoadError<E>> {
-        let Some(&left) = led.values().max() else {
-            // Another batch of this process has left them to other processes.
-            return Ok(());
-        };
+        until: Option<Instant>,
+    ) {
+        let left = led.values().max().copied().unwrap_or_default();
         let mut most = left.min(POLL);
-        if let Some(deadline) = deadline {
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return Err(LoadError::WaitTimeout);
-            }
-            most = most.min(left);
+        if let Some(until) = until {
+            most = most.min(until.saturating_duration_since(Instant::now()));
         }
         waits.retain(|wait| led.contains_key(wait.key()));
         join_all(waits.iter_mut().map(|wait| {
@@ -174,7 +182,6 @@ impl<K: TierKey, V: TierValue> Inner<K, V> {
             wait.wait(most)
         }))
         .await;
-        Ok(())
     }
 
     /// What the flights of a batch run, except for keys that other processes load.
@@ -187,6 +194,9 @@ impl<K: TierKey, V: TierValue> Inner<K, V> {
     where
         F: Future<Output = BatchResult<K, V>>,
     {
+        // `None` comes first: all have to have an expired value.
+        let stale_from = keys.iter().map(|key| self.l1.content_with_stale_from(key));
+        let stale_from = stale_from.min().flatten();
         let is_shadow = self.settings.rollout.is_shadow();
         let mut asked = self.ask_many(&keys, is_shadow).await;
         let mut permit = None;
@@ -195,7 +205,8 @@ impl<K: TierKey, V: TierValue> Inner<K, V> {
             if permit.is_none() {
                 // Who waits for a permit holds no lead, which might end before it begins.
                 drop(asked);
-                permit = Some(self.queue(self.wait_deadline()).await?);
+                let deadline = self.wait_deadline().into_iter().chain(stale_from).min();
+                permit = Some(self.queue(deadline).await?);
                 asked = self.ask_many(&keys, is_shadow).await;
             }
         }

@@ -180,3 +180,73 @@ async fn callers_that_wait_for_a_hanging_database_get_the_expired_value() {
         one.clear().await;
     }
 }
+
+/// Leaves an expired value of keys 1 and 2 in a cache, while another process loads key 1 without end.
+async fn batch_beside_a_hanging_process(
+    set_up: impl Fn(hotset::Builder<u64, u64>) -> hotset::Builder<u64, u64>,
+) -> (TieredCache<u64, u64>, impl Sized) {
+    let server = Server::start();
+    let set_up = |local: hotset::Builder<u64, u64>| {
+        let local = local.lease(Duration::from_secs(60));
+        set_up(
+            local
+                .max_concurrent_loads(1)
+                .time_to_live(Duration::from_millis(300))
+                .stale_if_error(Duration::from_secs(600)),
+        )
+    };
+    let one = cache_with(&server, MINUTE, &set_up).await;
+    let other = cache_with(&server, MINUTE, &set_up).await;
+    for key in [1, 2] {
+        let got = other.get_or_load_async(&key, || value(key)).await;
+        assert_eq!(got.unwrap(), key);
+    }
+    while other.get(&1).await.is_some() || other.get(&2).await.is_some() {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let hanging = tokio::spawn({
+        let one = one.clone();
+        async move { one.get_or_load_async(&1, hang).await }
+    });
+    soon("it loads", || one.tier_stats().loads == 1).await;
+    (other, (server, one, hanging))
+}
+
+async fn pairs(keys: Vec<u64>) -> Result<Vec<(u64, u64)>, &'static str> {
+    Ok(keys.into_iter().map(|key| (key, key + 100)).collect())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn batch_that_waits_for_another_process_gets_the_expired_value_instead_of_a_timeout() {
+    let (cache, _others) =
+        batch_beside_a_hanging_process(|local| local.wait_timeout(Duration::from_millis(150)))
+            .await;
+    let batch = cache.get_many_or_load_async(&[1, 2], pairs);
+    assert_eq!(in_time(batch).await.unwrap(), [Some(1), Some(102)]);
+    assert_eq!(cache.stats().stale, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn batch_that_waits_for_another_process_gets_the_expired_value_if_that_is_slow() {
+    let (cache, _others) =
+        batch_beside_a_hanging_process(|local| local.stale_if_slow(Duration::from_millis(20)))
+            .await;
+    let batch = cache.get_many_or_load_async(&[1, 2], pairs);
+    assert_eq!(in_time(batch).await.unwrap(), [Some(1), Some(102)]);
+    assert_eq!(cache.stats().stale, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn batch_that_finds_no_permit_gets_the_expired_values_if_that_takes_long() {
+    let (cache, _others) =
+        batch_beside_a_hanging_process(|local| local.stale_if_slow(Duration::from_millis(20)))
+            .await;
+    let holder = tokio::spawn({
+        let cache = cache.clone();
+        async move { cache.get_or_load_async(&3, hang).await }
+    });
+    soon("it loads", || cache.tier_stats().loads == 3).await;
+    let batch = cache.get_many_or_load_async(&[2], pairs);
+    assert_eq!(in_time(batch).await.unwrap(), [Some(2)]);
+    holder.abort();
+}
