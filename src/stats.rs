@@ -25,7 +25,7 @@ pub struct Stats {
     pub coalesced: u64,
     /// Loaders that were run for an entry that was alive, to renew it.
     pub renewals: u64,
-    /// Callers who were served an expired value, since the load failed or had failed lately.
+    /// Callers that were served an expired value because a load failed, had failed recently, or took too long.
     pub stale: u64,
     /// Loads that had to wait for others to end, for want of a permit.
     pub queued: u64,

@@ -51,7 +51,7 @@ impl Reentry {
     }
 
     /// Checks whether the call may have been stolen: it comes from the same place in the code as the load that
-    /// it runs within, and not from within too many such calls, as in an endless recursion.
+    /// it runs within, and the nesting is less than `MAX_REENTRIES` deep, which an endless recursion exceeds.
     pub(crate) fn may_be_stolen(&self, loader: LoaderId) -> bool {
         let depth = WITHIN.try_with(|within| {
             let within = within.borrow();

@@ -299,14 +299,14 @@ impl<K, V, S> Builder<K, V, S> {
     /// what it would get without this setting.
     ///
     /// Entries are kept that much longer, as far as there is room, and [`len`](LocalCache::len) counts them. `get`
-    /// does not return them, nor is a value served that was removed or invalidated.
+    /// does not return them. A value that was removed or invalidated is never served.
     pub fn stale_if_error(mut self, max: Duration) -> Self {
         self.settings.stale_if_error = Some(max);
         self
     }
 
-    /// Sets how long a caller waits before it is content with an expired value within
-    /// [`stale_if_error`](Self::stale_if_error), which is needed for this. Default: it waits as long as the
+    /// Sets how long a caller waits before it is given an expired value. Requires
+    /// [`stale_if_error`](Self::stale_if_error). Default: it waits as long as the
     /// [`wait_timeout`](Self::wait_timeout) allows.
     ///
     /// The load goes on and stores its value. Without an expired value the caller waits on. The table at

@@ -133,9 +133,8 @@ where
     /// Removes the entries for which `keep` returns `false`.
     ///
     /// `keep` is called without a lock, once for each live entry, and again if the entry is written to
-    /// meanwhile. It counts as no lookup and no use. Expired entries that are kept for
-    /// [`stale_if_error`](crate::Builder::stale_if_error) are left as they are; `remove`, `clear` and
-    /// tags invalidate those as well.
+    /// meanwhile. It counts as no lookup and no use. Expired entries are removed, also those that
+    /// [`stale_if_error`](crate::Builder::stale_if_error) would still serve.
     ///
     /// This is an invalidation: loads that are in flight when it is called do not store their
     /// results, whatever their keys, since `keep` could not be asked about those. Their callers get the
@@ -161,13 +160,9 @@ where
             let shard = cell.shard.write();
             cell.flights.revoke_all();
             drop(shard);
-            let now = self.inner.settings.clock.now();
             // Outside, so that it is dropped there if a `clone` panics.
             let mut keys = Vec::new();
-            cell.shard.read(|shard| {
-                let live = shard.hottest_first(now);
-                keys.extend(live.map(|(key, _)| key.clone()));
-            });
+            cell.shard.read(|shard| keys.extend(shard.keys().cloned()));
             for key in keys {
                 while self.retain_one(&key, &mut keep).is_err() {}
             }
@@ -178,7 +173,8 @@ where
         let place = self.place(key);
         let mut claim = self.claim(&place, key);
         let value = self.peek(&place, key, |value, _| value.clone());
-        if value.is_none_or(|value| keep(key, &value)) {
+        // An expired entry was not kept, so it may not serve any more where a load fails.
+        if value.is_some_and(|value| keep(key, &value)) {
             return Ok(());
         }
         let mut removals = self.removals();

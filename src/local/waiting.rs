@@ -37,9 +37,9 @@ impl Patience {
     }
 }
 
-/// How a wait ends that takes too long.
+/// The result of a wait that took too long.
 pub(super) enum Waited<V> {
-    /// With a value that may serve in place of the one that was waited for.
+    /// A value to serve instead.
     Instead(Outcome<V>),
     InVain,
 }
@@ -66,9 +66,10 @@ where
         }
     }
 
-    /// Returns when a caller that comes now, and finds an expired value that may serve, stops waiting for another.
+    /// Returns the time from which a caller that starts to wait now accepts the expired value of `key`, or `None` if there
+    /// is no such value.
     #[cfg(feature = "redis")]
-    pub(crate) fn content_with_stale_from(&self, key: &K) -> Option<Instant> {
+    pub(crate) fn accepts_stale_from(&self, key: &K) -> Option<Instant> {
         let from = self.patience().stale_from?;
         let stale = self.stale_for_waiter(&self.place(key), key);
         stale.map(|_| from)

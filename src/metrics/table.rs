@@ -48,7 +48,7 @@ metrics! {
         "Callers who missed, and got what another caller's load had found.";
     RENEWALS: Counter "hotset_renewals_total", "Loads of entries that were alive, to renew them.";
     STALE_SERVES: Counter "hotset_stale_serves_total",
-        "Callers who were served an expired value, since the load failed.";
+        "Callers that were served an expired value because a load failed or took too long.";
     QUEUED_LOADS: Counter "hotset_queued_loads_total",
         "Loads that had to wait for others to end, for want of a permit.";
     ABANDONED_LOADS: Counter "hotset_abandoned_loads_total",

@@ -102,7 +102,7 @@ impl<K: TierKey, V: TierValue> Inner<K, V> {
 
     /// Waits until L2 has a value, or this process may load it.
     async fn approach(self: &Arc<Self>, key: &K) -> Result<Approach<K, V>, Arc<AnyError>> {
-        let stale_from = self.l1.content_with_stale_from(key);
+        let stale_from = self.l1.accepts_stale_from(key);
         let deadline = self.wait_deadline().into_iter().chain(stale_from).min();
         let name = self.key_name(key);
         loop {

@@ -195,7 +195,7 @@ impl<K: TierKey, V: TierValue> Inner<K, V> {
         F: Future<Output = BatchResult<K, V>>,
     {
         // `None` comes first: all have to have an expired value.
-        let stale_from = keys.iter().map(|key| self.l1.content_with_stale_from(key));
+        let stale_from = keys.iter().map(|key| self.l1.accepts_stale_from(key));
         let stale_from = stale_from.min().flatten();
         let is_shadow = self.settings.rollout.is_shadow();
         let mut asked = self.ask_many(&keys, is_shadow).await;

@@ -106,10 +106,11 @@ fn one_that_is_too_old_is_not_served() {
     }
 }
 
-const REMOVALS: [fn(&Cache); 5] = [
+const REMOVALS: [fn(&Cache); 6] = [
     |cache| assert_eq!(cache.remove(&1), None),
     Cache::clear,
     |cache| cache.invalidate_tag("tag"),
+    |cache| cache.retain(|_, _| unreachable!("it has expired")),
     |cache| cache.insert_with_ttl(1, NEW, Duration::ZERO),
     |cache| assert_eq!(cache.update(&1, |_| None), None),
 ];

@@ -360,6 +360,11 @@ impl<K, V> Shard<K, V> {
         live.map(|(_, entry)| (&entry.key, &entry.value))
     }
 
+    /// Returns the keys of all entries, expired and invalidated ones included.
+    pub(crate) fn keys(&self) -> impl Iterator<Item = &K> {
+        self.slab.iter().map(|(_, entry)| &entry.key)
+    }
+
     fn live_slots(&self, now: Nanos) -> impl Iterator<Item = (u32, &Entry<K, V>)> {
         let slots = self.policy.hottest_first(&self.slab).into_iter();
         let current = slots.filter(|&slot| self.is_current(slot));
