@@ -66,6 +66,12 @@ where
         }
     }
 
+    /// Checks whether expired values may serve where a load fails.
+    #[cfg(feature = "redis")]
+    pub(crate) fn serves_stale(&self) -> bool {
+        self.inner.settings.stale_if_error.is_some()
+    }
+
     /// Returns the time from which a caller that starts to wait now accepts the expired value of `key`, or `None` if there
     /// is no such value.
     #[cfg(feature = "redis")]

@@ -5,7 +5,7 @@ use super::fetch::TimedOut;
 use super::health::{TierCounters, count};
 use super::lease::Granted;
 use super::remote::{Fill, Head};
-use super::{Inner, TierKey, TierValue, key_of};
+use super::{Consistency, Inner, TierKey, TierValue, key_of};
 use crate::clock::saturating_nanos;
 use crate::entry::Loaded;
 use crate::error::AnyError;
@@ -211,7 +211,13 @@ impl<K: TierKey, V: TierValue> Inner<K, V> {
             return loaded.ttl(Duration::ZERO);
         }
         let ttl = loaded.ttl.or(self.settings.ttl).unwrap_or(Duration::MAX);
+        let keeps_stale = self.l1.serves_stale()
+            && self.settings.consistency != Consistency::L2Only
+            && !ttl.is_zero();
         let ttl = self.settings.local_ttl(ttl, fresh.read, fresh.stored);
+        // What is about to expire replaces the expired value that may serve where a load fails. A time to live of
+        // zero would only remove that.
+        let ttl = ttl.max(Duration::from_nanos(keeps_stale.into()));
         let mut loaded = loaded.ttl(ttl);
         let since = saturating_nanos(fresh.read.elapsed());
         loaded.age = loaded.age.saturating_add(since);
