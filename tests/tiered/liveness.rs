@@ -252,3 +252,33 @@ async fn batch_that_finds_no_permit_gets_the_expired_values_if_that_takes_long()
     assert_eq!(in_time(batch).await.unwrap(), [Some(2)]);
     holder.abort();
 }
+
+/// They ask Redis, and take up all that may be in flight to it.
+#[tokio::test(flavor = "multi_thread")]
+async fn unpolled_reads_do_not_keep_others_from_redis() {
+    let server = Server::start();
+    let writer = cache_with(&server, MINUTE, |local| local).await;
+    let keys: Vec<u64> = (0..320).collect();
+    for key in &keys {
+        let stored = writer.get_or_load_async(key, || value(*key)).await;
+        assert_eq!(stored.unwrap(), *key);
+    }
+    let long = |local: hotset::Builder<u64, u64>| local.lease(Duration::from_secs(10));
+    let cache = cache_with(&server, Consistency::L2Only, long).await;
+    let mut unpolled: Vec<_> = keys[..300]
+        .iter()
+        .map(|key| Box::pin(cache.get_or_load_async(key, fails)))
+        .collect();
+    for future in &mut unpolled {
+        assert!(poll(future).is_pending());
+    }
+    for key in &keys[300..] {
+        let got = in_time(cache.get_or_load_async(key, fails)).await;
+        assert_eq!(got.unwrap(), *key);
+    }
+    assert!(!cache.health().breaker_open);
+    for (key, future) in keys.iter().zip(unpolled) {
+        assert_eq!(in_time(future).await.unwrap(), *key);
+    }
+    assert_eq!(cache.tier_stats().l2_failures, 0);
+}

@@ -169,8 +169,8 @@ impl Redis {
             names,
             me,
             settings,
-            small: Flow::new(SMALL_WINDOW),
-            bulk: Flow::new(BULK_WINDOW),
+            small: Flow::new(SMALL_WINDOW, runtime.clone()),
+            bulk: Flow::new(BULK_WINDOW, runtime.clone()),
             value_size: ExpectedSize::new(SMALL_VALUE / 4),
             runtime: runtime.clone(),
         }

@@ -108,7 +108,7 @@ impl Redis {
     ) -> Result<Replies, RemoteError> {
         let (flow, deadline) = (self.flow(trip.lane), self.settings.deadline);
         let passage = match trip.lane {
-            Lane::Control => flow.enter(trip.bytes),
+            Lane::Control => flow.enter(trip.bytes, deadline),
             Lane::Small | Lane::Bulk => {
                 let most = self.settings.lease.min(MAX_WAIT);
                 flow.admit(trip.bytes, deadline, most).await?
