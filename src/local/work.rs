@@ -2,7 +2,7 @@
 
 /// How many slots may be visited under one hold of a shard's lock, approximately: visiting and removing a
 /// slot takes up to half a microsecond where nothing is in the processor's cache.
-const SLOTS_PER_HOLD: u32 = 2_048;
+pub(crate) const SLOTS_PER_HOLD: u32 = 2_048;
 
 /// The most that a hold can come to: a step that has begun ends first. The longest step is an eviction
 /// that gives as many second chances as there may be, in both queues, and a sweep before it.

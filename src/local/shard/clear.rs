@@ -99,6 +99,7 @@ impl<K, V> Shard<K, V> {
     /// Moves the entries of these slots, which are all that are occupied, to the first ones of as many as
     /// `room`.
     fn renumber(&mut self, occupied: &[u32], room: usize, out: &mut Removals<'_, K, V>) {
+        self.renumberings = self.renumberings.wrapping_add(1);
         let mut numbers = vec![None; self.slab.end() as usize];
         for (to, &from) in (0..).zip(occupied) {
             numbers[from as usize] = Some(to);

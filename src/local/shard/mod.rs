@@ -29,6 +29,7 @@ use crate::local::tags::Tagged;
 use crate::stats::Stats;
 use equivalent::Equivalent;
 use std::num::NonZero;
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
@@ -134,6 +135,8 @@ pub(crate) struct Shard<K, V> {
     setup: Setup,
     /// The tags' epoch when the sweep last set out.
     swept_epoch: u64,
+    /// The number of times that entries were given other slots.
+    renumberings: u32,
 }
 
 impl<K, V> Slab<Entry<K, V>> {
@@ -170,6 +173,7 @@ impl<K, V> Shard<K, V> {
             removals: [0; 6],
             setup,
             swept_epoch: 0,
+            renumberings: 0,
         }
     }
 
@@ -360,9 +364,21 @@ impl<K, V> Shard<K, V> {
         live.map(|(_, entry)| (&entry.key, &entry.value))
     }
 
-    /// Returns the keys of all entries, expired and invalidated ones included.
-    pub(crate) fn keys(&self) -> impl Iterator<Item = &K> {
-        self.slab.iter().map(|(_, entry)| &entry.key)
+    /// Returns the keys of all entries in these slots, expired and invalidated ones included.
+    pub(crate) fn keys_in(&self, slots: Range<u32>) -> impl Iterator<Item = &K> {
+        let slots = slots.start..slots.end.min(self.slab.end());
+        slots.filter_map(|slot| Some(&self.slab.get(slot)?.key))
+    }
+
+    /// Returns one more than the highest slot in use.
+    pub(crate) fn end(&self) -> u32 {
+        self.slab.end()
+    }
+
+    /// Returns the number of times that entries were given other slots, so that a walk over the slots has to begin
+    /// again.
+    pub(crate) fn renumberings(&self) -> u32 {
+        self.renumberings
     }
 
     fn live_slots(&self, now: Nanos) -> impl Iterator<Item = (u32, &Entry<K, V>)> {
