@@ -290,8 +290,14 @@ impl<K: TierKey, V: TierValue> Inner<K, V> {
             // By the server's clock, which all share.
             loaded.age = saturating_nanos(ttl.saturating_sub(left));
         }
-        Some(loaded.ttl(left.unwrap_or(Duration::MAX)))
+        Some(loaded.ttl(left.map_or(Duration::MAX, at_least_some)))
     }
+}
+
+/// Returns what is left of a time to live of which less than a millisecond is left: not zero, which would mean that the
+/// value is not to be cached.
+fn at_least_some(left: Duration) -> Duration {
+    left.max(Duration::from_nanos(1))
 }
 
 /// What an answer means to one who asked for the lead.
