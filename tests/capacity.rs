@@ -386,8 +386,8 @@ fn hot_key_survives_a_scan_of_other_keys_at_the_smallest_capacities() {
     }
 }
 
-/// An entry as heavy as most others together takes many evictions. If they came under one hold of the lock,
-/// whoever counts evictions would see none of them or all.
+/// An entry as heavy as most others together takes many evictions. If they happened under one hold of the lock, another
+/// thread that counts evictions would see none of them or all of them.
 #[test]
 fn other_callers_proceed_while_a_heavy_entry_evicts_many() {
     const ENTRIES: u64 = 100_000;

@@ -365,7 +365,7 @@ mod tests {
         let [silent, sleeping] = bench.queued();
         assert_eq!(bench.release(held[0]), 1);
         bench.pass(OFFER_TIMEOUT);
-        // Whoever notices it.
+        // The lapse is noticed by whatever call comes next.
         assert_eq!(bench.release(held[1]), 1);
         bench.takes(sleeping);
         bench.takes(silent);

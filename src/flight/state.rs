@@ -290,8 +290,8 @@ impl State {
         }
     }
 
-    /// A waiter stays, but is busy and cannot lead before it polls again. If it may have been the one
-    /// who was woken to lead, the next one is. Returns the same as [`leave`](Self::leave).
+    /// Marks a waiter as busy: it cannot lead before it polls again. If it may have been woken to lead, the next waiter
+    /// is to be woken instead. Returns the same as [`leave`](Self::leave).
     pub(super) fn step_back(&mut self, ticket: u64) -> (Option<Waker>, Option<Waker>) {
         let place = self.find(ticket).ok();
         let own = place.and_then(|place| self.waiters[place].1.take());

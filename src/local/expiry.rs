@@ -38,8 +38,8 @@ impl Expiry {
         }
     }
 
-    /// Forgets all deadlines, to be told of those of so many slots, whose numbers are others now. A search of
-    /// all that is under way begins again.
+    /// Discards all deadlines, because the entries were given other slots. The caller sets the deadlines of the `slots`
+    /// slots again. A search of all slots that is in progress begins again.
     pub(crate) fn restart(&mut self, slots: u32) {
         let searches = self.to_search > 0;
         *self = Self::new(self.grace);

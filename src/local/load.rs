@@ -42,10 +42,9 @@ where
     ///   [`Builder::lease`](crate::Builder::lease)) is not waited for any longer: exactly one of the
     ///   waiting callers runs its own. The late value goes to its own caller, and is stored if
     ///   nothing newer was.
-    /// - If the key is inserted, removed, updated or cleared while it is loaded, or
-    ///   [`retain`](Self::retain) is called, those who wait get the loaded value, but it is not stored, and callers to come load anew. So a loader that
-    ///   has read a database before a change never leaves what it read in the cache, if the one who
-    ///   made the change calls [`remove`](Self::remove) after it.
+    /// - A write to the key, a [`clear`](Self::clear) or a [`retain`](Self::retain) during the load: callers that already
+    ///   wait get the loaded value, it is not stored, and later callers load again. So a value that was read from a
+    ///   database before a change never stays in the cache, if [`remove`](Self::remove) is called after the change.
     ///
     /// ```
     /// use hotset::{LoadError, LocalCache};

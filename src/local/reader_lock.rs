@@ -260,7 +260,7 @@ impl<T> ReaderLock<T> {
     fn park(&self, backoff: &mut Backoff, slot: &AtomicUsize) {
         *self.parked.lock() = Some(primitives::current());
         primitives::fence();
-        // Whoever has not seen this thread in `parked` has made its change before, so it is seen here.
+        // A thread that did not see this one in `parked` had made its change by then, so the change is seen here.
         if self.is_reader(slot) && self.urgent.load(SeqCst) == 0 {
             backoff.park();
         }
@@ -304,10 +304,10 @@ impl<T> Deref for ReadGuard<'_, T> {
 
     #[inline(always)]
     fn deref(&self) -> &T {
-        // SAFETY: the first case of invariant R, by the handshake, until `drop` clears the slot, so as long as
-        // the reference is borrowed. By W there is no `WriteGuard`: one that was before ended with a release
-        // of `fallback`, which whoever then opened the gate had acquired, and we have acquired the gate; one
-        // to come waits for our slot.
+        // SAFETY: this is the first case of invariant R. By the handshake it holds until `drop` clears the slot,
+        // so for as long as the reference is borrowed. By W there is no `WriteGuard` meanwhile. An earlier writer
+        // released `fallback`; the thread that opened the gate afterwards had acquired `fallback`, and this thread
+        // has acquired the gate, so the writes happened before. A later writer waits for this thread's slot.
         self.lock.data.with(|data| unsafe { &*data })
     }
 }
@@ -896,8 +896,7 @@ mod tests {
         assert!(waited < held_for / 10, "{waited:?}");
     }
 
-    /// Whoever reads the other lock meanwhile waits for the writer: were the writer parked for good, that
-    /// reader would never come back.
+    /// A reader of the other lock waits for the writer. If the writer stayed parked, that reader would never return.
     #[test]
     fn parked_writer_makes_way_for_an_urgent_reader() {
         let (lock, other) = (lock_with(OPEN), lock_with(OPEN));

@@ -92,11 +92,11 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
         self.inner.tags.begin_epoch();
     }
 
-    /// Removes all entries, one shard after the other, and frees their memory. Loads that are under way do not
-    /// store their results.
+    /// Removes all entries, one shard after the other, and frees their memory. Loads in flight do not store their
+    /// results.
     ///
-    /// A shard's lock is held for a moment, whatever the number of entries: they are dropped, and reported to
-    /// the listener, after it is released.
+    /// A shard's lock is held only briefly, whatever the number of entries. They are dropped, and reported to the
+    /// listener, after it is released.
     ///
     /// # Panics
     ///

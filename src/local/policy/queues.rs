@@ -122,7 +122,7 @@ impl Queues {
         self.links.step(most)
     }
 
-    /// Numbers the slots anew: see [`Eviction::renumber`](super::Eviction::renumber).
+    /// Gives the entries other slots: see [`Eviction::renumber`](super::Eviction::renumber).
     pub(super) fn renumber(&mut self, slots: usize, slot_of: impl Fn(u32) -> Option<u32>) {
         let from = std::mem::replace(&mut self.links, Links::new());
         self.links.grow(slots);

@@ -160,8 +160,7 @@ impl Sampler {
         self.shadows = Shadows::new(self.capacity, SHARES.map(rules));
     }
 
-    /// The shard has room for so many entries now, and its slots are numbered anew, so that the notes are of
-    /// others.
+    /// Sets the number of slots after the entries were given other slots, and discards the notes of the former slots.
     pub(super) fn renumber(&mut self, slots: u32) {
         *self.noted.get_mut() = 0;
         self.grow(slots);

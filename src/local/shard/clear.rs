@@ -68,8 +68,8 @@ impl<K, V> Shard<K, V> {
         self.removals[RemovalCause::Invalidated as usize] += dead.invalidated;
     }
 
-    /// Frees the memory of a shard whose last entry has been removed, if it is much: else whoever lists the
-    /// entries would go through all slots that there ever were.
+    /// Frees the memory of a shard whose last entry has been removed, if it has many slots. Otherwise a call that lists
+    /// the entries would visit all slots that were ever in use.
     #[inline]
     pub(super) fn release_if_empty(&mut self, out: &mut Removals<'_, K, V>) {
         if self.slab.len() == 0 && self.slab.end() > MOST_SLOTS_KEPT {

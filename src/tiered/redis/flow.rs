@@ -230,8 +230,8 @@ impl Flow {
     ///
     /// # Errors
     ///
-    /// [`RemoteError::Timeout`] if that is over, or at once if calls that were admitted time out one after the
-    /// other: who waits behind them would as well.
+    /// Returns [`RemoteError::Timeout`] if that time is over, or at once if admitted calls time out one after the
+    /// other, because a call that waits behind them would time out as well.
     pub(crate) async fn admit(
         &self,
         bytes: usize,
@@ -423,7 +423,7 @@ mod tests {
         }
         flow.note::<()>(&Err(RemoteError::Timeout));
         assert!(matches!(waiting.await, Err(RemoteError::Timeout)));
-        // Nor does who comes now, until there is a success.
+        // A call that comes now does not wait either, until there is a success.
         assert!(flow.admit(KB, DEADLINE, MOST).now_or_never().is_some());
         flow.note(&Ok(()));
         drop(admitted);
