@@ -131,39 +131,26 @@ where
         F: Future<Output = Result<Loaded<V>, Arc<AnyError>>>,
     {
         let place = self.place(key);
-        let sought = match self.seek(&place, key) {
-            Sought::Live(value) => return Ok(value),
-            sought => sought,
-        };
-        let mut alarm = TaskAlarm::default();
-        self.load(
-            &place,
-            key,
-            (sought, None),
-            &mut alarm,
-            |_| load(),
-            |result| result,
-        )
-        .await
+        match self.seek(&place, key) {
+            Sought::Live(value) => Ok(value),
+            sought => self.load_shared(place, key, sought, load).await,
+        }
     }
 
-    async fn load_erased<'a>(
+    async fn load_shared<'a, F>(
         &self,
         place: Place<'a, K, V>,
         key: &K,
         sought: Sought<'a, K, V>,
-        load: &mut ErasedAsyncLoader<'_, V>,
-    ) -> Result<V, LoadError<AnyError>> {
+        load: impl FnOnce() -> F,
+    ) -> Result<V, LoadError<AnyError>>
+    where
+        F: Future<Output = Result<Loaded<V>, Arc<AnyError>>>,
+    {
         let mut alarm = TaskAlarm::default();
-        self.load(
-            &place,
-            key,
-            (sought, None),
-            &mut alarm,
-            |_| load(),
-            |result| result,
-        )
-        .await
+        let (found, load) = ((sought, None), |_: &K| load());
+        self.load(&place, key, found, &mut alarm, load, |result| result)
+            .await
     }
 }
 
@@ -212,7 +199,7 @@ where
         let place = self.place(key);
         match self.seek(&place, key) {
             Sought::Live(value) => CacheFuture::ready(Ok(value)),
-            sought => CacheFuture::new(self.load_erased(place, key, sought, load)),
+            sought => CacheFuture::new(self.load_shared(place, key, sought, load)),
         }
     }
 }
