@@ -138,17 +138,17 @@ impl Redis {
         allowance: Duration,
         used: &mut Used,
     ) -> Result<Replies, RemoteError> {
-        for _ in 0..RETRIES {
+        let mut retries = 0;
+        loop {
             let attempt = self.attempt(trip, items, call, passage, allowance, used);
             match attempt.await {
-                Err(error @ RemoteError::Disconnected(_)) => {
+                Err(error @ RemoteError::Disconnected(_)) if retries < RETRIES => {
+                    retries += 1;
                     self.give_up(trip.lane, std::mem::take(used), &error);
                 }
                 result => return result,
             }
         }
-        self.attempt(trip, items, call, passage, allowance, used)
-            .await
     }
 
     async fn attempt<T>(
