@@ -387,23 +387,28 @@ const SETTINGS: [SetUp; 2] = [
     |builder| builder.stale_if_slow(Duration::from_millis(20)),
 ];
 
+/// Asks for key 1 in a task, on a thread and in a batch, while one load is in flight that does not end.
+fn assert_callers_get_the_expired_value(cache: &Cache) {
+    assert_eq!(run(asks(cache, 1)), OLD);
+    let other = cache.clone();
+    assert_eq!(on_thread(move || asks_blocking(&other, 1)), OLD);
+    let other = cache.clone();
+    let batch = on_thread(move || {
+        let load = |_| Ok::<[(u64, u64); 0], Infallible>([]);
+        other.get_many_or_load(&[1], load).unwrap()
+    });
+    assert_eq!(batch, [Some(OLD)]);
+    let stats = cache.stats();
+    assert_eq!((stats.stale, stats.loads), (3, 1));
+}
+
 #[test]
 fn waiter_of_a_hanging_load_gets_the_expired_value() {
     for set_up in SETTINGS {
         let cache = expired(set_up);
         let mut leader = Box::pin(cache.get_or_load_async(&1, hang));
         assert!(poll(&mut leader).is_pending());
-        assert_eq!(run(asks(&cache, 1)), OLD);
-        let other = cache.clone();
-        assert_eq!(on_thread(move || asks_blocking(&other, 1)), OLD);
-        let other = cache.clone();
-        let batch = on_thread(move || {
-            let load = |_| Ok::<[(u64, u64); 0], Infallible>([]);
-            other.get_many_or_load(&[1], load).unwrap()
-        });
-        assert_eq!(batch, [Some(OLD)]);
-        let stats = cache.stats();
-        assert_eq!((stats.stale, stats.loads), (3, 1));
+        assert_callers_get_the_expired_value(&cache);
         drop(leader);
         cache.validate();
     }
@@ -436,17 +441,7 @@ fn caller_that_finds_all_permits_taken_gets_the_expired_value() {
         let cache = expired(|builder| set_up(builder).max_concurrent_loads(1));
         let mut holder = Box::pin(cache.get_or_load_async(&2, hang));
         assert!(poll(&mut holder).is_pending());
-        assert_eq!(run(asks(&cache, 1)), OLD);
-        let other = cache.clone();
-        assert_eq!(on_thread(move || asks_blocking(&other, 1)), OLD);
-        let other = cache.clone();
-        let batch = on_thread(move || {
-            let load = |_| Ok::<[(u64, u64); 0], Infallible>([]);
-            other.get_many_or_load(&[1], load).unwrap()
-        });
-        assert_eq!(batch, [Some(OLD)]);
-        let stats = cache.stats();
-        assert_eq!((stats.stale, stats.loads), (3, 1));
+        assert_callers_get_the_expired_value(&cache);
         drop(holder);
         cache.validate();
     }

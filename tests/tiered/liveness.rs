@@ -218,11 +218,7 @@ async fn pairs(keys: Vec<u64>) -> Result<Vec<(u64, u64)>, &'static str> {
     Ok(keys.into_iter().map(|key| (key, key + 100)).collect())
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn batch_that_waits_for_another_process_gets_the_expired_value_instead_of_a_timeout() {
-    let (cache, _others) =
-        batch_beside_a_hanging_process(|local| local.wait_timeout(Duration::from_millis(150)))
-            .await;
+async fn assert_batch_gets_the_expired_value(cache: &TieredCache<u64, u64>) {
     let batch = cache.get_many_or_load_async(&[1, 2], pairs);
     let found = in_time(batch).await.unwrap();
     // On a busy machine the time may be over for the key that is to be loaded, too.
@@ -231,15 +227,19 @@ async fn batch_that_waits_for_another_process_gets_the_expired_value_instead_of_
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn batch_that_waits_for_another_process_gets_the_expired_value_instead_of_a_timeout() {
+    let (cache, _others) =
+        batch_beside_a_hanging_process(|local| local.wait_timeout(Duration::from_millis(150)))
+            .await;
+    assert_batch_gets_the_expired_value(&cache).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn batch_that_waits_for_another_process_gets_the_expired_value_if_that_is_slow() {
     let (cache, _others) =
         batch_beside_a_hanging_process(|local| local.stale_if_slow(Duration::from_millis(20)))
             .await;
-    let batch = cache.get_many_or_load_async(&[1, 2], pairs);
-    let found = in_time(batch).await.unwrap();
-    // On a busy machine the time may be over for the key that is to be loaded, too.
-    assert!(found[0] == Some(1) && [Some(2), Some(102)].contains(&found[1]));
-    assert!(cache.stats().stale >= 1);
+    assert_batch_gets_the_expired_value(&cache).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
