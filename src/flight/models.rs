@@ -1,6 +1,18 @@
 //! Models of flights over a shard with one key: the same scenarios under loom, which runs every
 //! schedule with few preemptions, and under shuttle, which runs many at random.
 
+/// Makes a test of each scenario, by the name of its function.
+macro_rules! scenarios {
+    ($($scenario:ident)*) => {
+        mod checked {
+            $(#[test]
+            fn $scenario() {
+                super::check(super::$scenario);
+            })*
+        }
+    };
+}
+
 mod permits;
 mod scenarios;
 

@@ -8,18 +8,6 @@ use std::sync::OnceLock;
 /// The number of callers that outwait a load. With two, loom has too many schedules to run.
 const WAITERS: usize = if cfg!(loom_models) { 1 } else { 2 };
 
-/// Each is a test by the name of its function.
-macro_rules! scenarios {
-    ($($scenario:ident)*) => {
-        mod checked {
-            $(#[test]
-            fn $scenario() {
-                super::check(super::$scenario);
-            })*
-        }
-    };
-}
-
 scenarios! {
     every_caller_gets_a_permit_and_none_is_shared
     an_offer_to_a_caller_that_goes_away_passes_on

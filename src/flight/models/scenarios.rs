@@ -5,18 +5,6 @@ use super::*;
 /// How many threads there are.
 const CALLERS: usize = if cfg!(loom_models) { 3 } else { 4 };
 
-/// Each is a test by the name of its function.
-macro_rules! scenarios {
-    ($($scenario:ident)*) => {
-        mod checked {
-            $(#[test]
-            fn $scenario() {
-                super::check(super::$scenario);
-            })*
-        }
-    };
-}
-
 scenarios! {
     callers_together
     a_lost_leader
