@@ -14,22 +14,11 @@ pub struct Iter<K, V> {
 }
 
 impl<K, V> Iter<K, V> {
-    pub(crate) fn merge(shards: Vec<Vec<(K, V)>>) -> Self {
+    pub(crate) fn new(entries: Vec<(K, V)>) -> Self {
         Self {
-            entries: interleave(shards).into_iter(),
+            entries: entries.into_iter(),
         }
     }
-}
-
-/// Merges what each shard lists, hottest first, so that equal shares of each come together.
-pub(crate) fn interleave<T>(shards: Vec<Vec<T>>) -> Vec<T> {
-    let total = shards.iter().map(Vec::len).sum();
-    let mut entries = Vec::with_capacity(total);
-    let mut shards: Vec<_> = shards.into_iter().map(Vec::into_iter).collect();
-    while entries.len() < total {
-        entries.extend(shards.iter_mut().filter_map(Iterator::next));
-    }
-    entries
 }
 
 impl<K, V> Iterator for Iter<K, V> {

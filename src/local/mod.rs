@@ -28,6 +28,7 @@ mod snapshot;
 mod tags;
 mod update;
 mod waiting;
+mod walk;
 mod warm;
 mod work;
 mod write;

@@ -1,6 +1,7 @@
 //! Reads: what happens under a shard's shared lock.
 
 use super::shard::{Shard, Times};
+use super::walk::Span;
 use super::{Iter, LocalCache, Place};
 #[cfg(feature = "redis")]
 use crate::clock::TimeSource;
@@ -246,10 +247,11 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
         (left > 0).then(|| Duration::from_nanos(left))
     }
 
-    /// Clones of all live entries, the hottest first as the policy sees it.
+    /// Returns clones of all live entries, the hottest first as the policy sees it.
     ///
-    /// Each shard is read under its shared lock, one after the other, so the snapshot is of one
-    /// moment within a shard only.
+    /// The entries are read some thousand slots at a time under a shard's shared lock. An entry that is neither stored
+    /// nor removed meanwhile is listed once. An entry that is stored or removed meanwhile may or may not be listed, and
+    /// no key is listed twice.
     #[must_use]
     pub fn iter(&self) -> Iter<K, V>
     where
@@ -257,16 +259,10 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
         V: Clone,
     {
         let now = self.inner.settings.clock.now();
-        let shards = self.inner.cells.iter().map(|cell| {
-            // Outside, so that it is dropped there if a `clone` panics.
-            let mut clones = Vec::new();
-            cell.shard.read(|shard| {
-                let entries = shard.hottest_first(now);
-                clones.extend(entries.map(|(key, value)| (key.clone(), value.clone())));
-            });
-            clones
-        });
-        Iter::merge(shards.collect())
+        let clone = |shard: &Shard<K, V>, span: &Span, clones: &mut Vec<_>| {
+            clones.extend(shard.clones_in(span, now));
+        };
+        Iter::new(self.list(clone, |(key, _)| key))
     }
 }
 

@@ -3,8 +3,8 @@
 use super::LocalCache;
 use super::budget::Reservation;
 use super::extras::Extra;
-use super::iter::interleave;
-use super::shard::{Copied, NewEntry, Restored};
+use super::shard::{Copied, NewEntry, Restored, Shard};
+use super::walk::Span;
 use crate::clock::{NEVER, Nanos, saturating_nanos};
 use crate::codec::{MessagePack, RoundTripCheck};
 use crate::entry::Loaded;
@@ -244,13 +244,10 @@ where
 
     fn copies(&self) -> Vec<Copied<K, V>> {
         let now = self.inner.settings.clock.now();
-        let shards = self.inner.cells.iter().map(|cell| {
-            // Outside, so that it is dropped there if a `clone` panics.
-            let mut copies = Vec::new();
-            cell.shard.read(|shard| copies.extend(shard.copies(now)));
-            copies
-        });
-        interleave(shards.collect())
+        let copy = |shard: &Shard<K, V>, span: &Span, copies: &mut Vec<_>| {
+            copies.extend(shard.copies_in(span, now));
+        };
+        self.list(copy, |copied| &copied.key)
     }
 }
 

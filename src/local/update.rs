@@ -3,9 +3,8 @@
 
 use super::extras::Origin;
 use super::removal::{RemovalCause, Removals};
-use super::shard::Shard;
-use super::shard::Terms;
-use super::work::SLOTS_PER_HOLD;
+use super::shard::{Shard, Terms};
+use super::walk::{Span, Walk};
 use super::{LocalCache, Place};
 use crate::entry::Loaded;
 use crate::flight::{Leader, Outdated};
@@ -162,16 +161,16 @@ where
             let shard = cell.shard.write();
             cell.flights.revoke_all();
             drop(shard);
-            let mut walk = Walk::default();
-            loop {
+            let mut walk = Walk::new();
+            while !walk.is_over() {
                 // Outside, so that it is dropped there if a `clone` panics.
-                let mut keys = Vec::with_capacity(SLOTS_PER_HOLD as usize);
-                let goes_on = cell.shard.read(|shard| walk.step(shard, &mut keys));
+                let mut keys = Vec::new();
+                let list = |shard: &Shard<K, V>, span: &Span| {
+                    keys.extend(shard.keys_in(span).cloned());
+                };
+                walk.step(&cell.shard, list);
                 for key in keys {
                     while self.retain_one(&key, &mut keep).is_err() {}
-                }
-                if !goes_on {
-                    break;
                 }
             }
         }
@@ -236,30 +235,6 @@ where
     }
 }
 
-/// A walk over the entries of a shard, some slots under each hold of its lock.
-#[derive(Default)]
-struct Walk {
-    next: u32,
-    renumberings: Option<u32>,
-}
-
-impl Walk {
-    /// Adds the keys in the next slots. Returns `false` at the end.
-    ///
-    /// Entries keep their slots, so that each that was there when the walk began is met. Where they were given
-    /// others meanwhile, the walk begins again.
-    fn step<K: Clone, V>(&mut self, shard: &Shard<K, V>, keys: &mut Vec<K>) -> bool {
-        let renumberings = Some(shard.renumberings());
-        if self.renumberings.replace(shard.renumberings()) != renumberings {
-            self.next = 0;
-        }
-        let slots = self.next..self.next.saturating_add(SLOTS_PER_HOLD);
-        self.next = slots.end;
-        keys.extend(shard.keys_in(slots).cloned());
-        self.next < shard.end()
-    }
-}
-
 /// A value that comes from elsewhere. It is stored unless the key was written to since the promise
 /// was made.
 #[cfg(feature = "redis")]
@@ -291,42 +266,5 @@ where
         drop(self);
         removals.finish();
         stored.is_ok()
-    }
-}
-
-#[cfg(all(test, not(any(loom_models, shuttle_models))))]
-mod tests {
-    use super::*;
-
-    fn step(cache: &LocalCache<u64, u64>, walk: &mut Walk, met: &mut Vec<u64>) -> bool {
-        let before = met.len();
-        let goes_on = cache.inner.cells[0]
-            .shard
-            .read(|shard| walk.step(shard, met));
-        assert!(met.len() - before <= SLOTS_PER_HOLD as usize);
-        goes_on
-    }
-
-    #[test]
-    fn walk_meets_all_entries_some_at_a_time_also_if_they_get_other_slots() {
-        let cache = LocalCache::builder().unbounded().shards(1).build().unwrap();
-        let entries = 3 * u64::from(SLOTS_PER_HOLD);
-        (0..entries).for_each(|key| cache.insert(key, key));
-        let (mut walk, mut met) = (Walk::default(), Vec::new());
-        while step(&cache, &mut walk, &mut met) {}
-        met.sort_unstable();
-        assert!(met.into_iter().eq(0..entries));
-
-        let (mut walk, mut met) = (Walk::default(), Vec::new());
-        assert!(step(&cache, &mut walk, &mut met));
-        // The last entries move to slots that the walk has passed.
-        for key in 0..entries - 100 {
-            assert_eq!(cache.remove(&key), Some(key));
-        }
-        cache.shrink_to_fit();
-        met.clear();
-        while step(&cache, &mut walk, &mut met) {}
-        met.sort_unstable();
-        assert!(met.into_iter().eq(entries - 100..entries));
     }
 }

@@ -11,7 +11,7 @@
 //! cost what they cost with S3-FIFO.
 
 use super::list::as_slot;
-use super::queues::{NOTED, QUIET, after_hit};
+use super::queues::{NOTED, QUIET, after_hit, heat};
 use super::s3_fifo::{CLOCK, Rules, S3Fifo};
 use super::sampler::Sampler;
 use super::{Eviction, Quiet, Words};
@@ -137,8 +137,12 @@ impl Eviction for Adaptive {
         }
     }
 
-    fn hottest_first(&self, words: &impl Words) -> Vec<u32> {
-        self.queues.hottest_first(words)
+    fn time(&self) -> u32 {
+        0
+    }
+
+    fn heat(&self, word: &AtomicU32, _: u32) -> i32 {
+        heat(word)
     }
 
     fn validate(&self, words: &impl Words) {

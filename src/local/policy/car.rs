@@ -3,7 +3,7 @@
 //! that returns from a history says that its clock is too small.
 
 use super::history::History;
-use super::queues::{HITS, MOST_PASSED, QUIET, Queue, Queues, hits};
+use super::queues::{HITS, MOST_PASSED, QUIET, Queue, Queues, heat, hits};
 use super::{Eviction, Quiet, Words};
 use crate::local::work::WorkSlice;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
@@ -137,8 +137,12 @@ impl Eviction for Car {
         }
     }
 
-    fn hottest_first(&self, words: &impl Words) -> Vec<u32> {
-        self.clocks.hottest_first(words)
+    fn time(&self) -> u32 {
+        0
+    }
+
+    fn heat(&self, word: &AtomicU32, _: u32) -> i32 {
+        heat(word)
     }
 
     fn validate(&self, words: &impl Words) {

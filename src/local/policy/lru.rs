@@ -319,12 +319,13 @@ impl Eviction for Lru {
         }
     }
 
-    fn hottest_first(&self, words: &impl Words) -> Vec<u32> {
-        let slots = 0..as_slot(self.links.len());
-        let held = slots.filter_map(|slot| Some((self.age(words.word(slot)?.load(Relaxed)), slot)));
-        let mut by_age: Vec<_> = held.collect();
-        by_age.sort_by_key(|&(age, _)| age);
-        by_age.into_iter().map(|(_, slot)| slot).collect()
+    fn time(&self) -> u32 {
+        self.clock
+    }
+
+    #[allow(clippy::cast_possible_wrap)] // Stamps lie less than half a turn of the clock apart.
+    fn heat(&self, word: &AtomicU32, since: u32) -> i32 {
+        word.load(Relaxed).wrapping_sub(since) as i32
     }
 
     fn validate(&self, words: &impl Words) {
@@ -360,6 +361,7 @@ impl Eviction for Lru {
 
 #[cfg(test)]
 mod tests {
+    use super::super::tests::hottest_first;
     use super::*;
 
     #[derive(Default)]
@@ -596,12 +598,12 @@ mod tests {
             model.hit(slot);
         }
         model.remove(18);
-        let order = model.lru.hottest_first(&model.stamps);
+        let order = hottest_first(&model.lru, &model.stamps, 20);
         assert_eq!(order[..5], [11, 3, 7, 19, 17]);
         assert_eq!(order.len(), 19);
         while model.lru.len > 0 {
-            let coldest = *model.lru.hottest_first(&model.stamps).last().unwrap() as usize;
-            assert_eq!(model.evict(), coldest);
+            let coldest = hottest_first(&model.lru, &model.stamps, 20).pop().unwrap();
+            assert_eq!(model.evict(), coldest as usize);
         }
         let work = &mut WorkSlice::unlimited();
         assert_eq!(model.lru.evict(&model.stamps, work), None);

@@ -133,8 +133,12 @@ pub(crate) trait Eviction {
     /// Occupied slots get other numbers, below `slots`: `slot_of` returns each. Vacant ones are gone.
     fn renumber(&mut self, slots: usize, slot_of: impl Fn(u32) -> Option<u32>);
 
-    /// All occupied slots, the last to be evicted first.
-    fn hottest_first(&self, words: &impl Words) -> Vec<u32>;
+    /// Returns the time of the policy's clock, for [`heat`](Self::heat); 0 if it has none.
+    fn time(&self) -> u32;
+
+    /// Returns the heat of an entry with this word: of two entries, the one with less is most likely evicted before the
+    /// other. Heats are comparable if they were taken with the same `since`, a time of the policy's clock.
+    fn heat(&self, word: &AtomicU32, since: u32) -> i32;
 
     /// Checks the policy's own structure, for tests.
     ///
@@ -255,8 +259,12 @@ impl Eviction for AnyPolicy {
         each!(&mut self.kind, policy => policy.grow(slots));
     }
 
-    fn hottest_first(&self, words: &impl Words) -> Vec<u32> {
-        each!(&self.kind, policy => policy.hottest_first(words))
+    fn time(&self) -> u32 {
+        each!(&self.kind, policy => policy.time())
+    }
+
+    fn heat(&self, word: &AtomicU32, since: u32) -> i32 {
+        each!(&self.kind, policy => policy.heat(word, since))
     }
 
     fn validate(&self, words: &impl Words) {
@@ -266,6 +274,23 @@ impl Eviction for AnyPolicy {
 
 #[cfg(test)]
 mod tests {
+    use super::*;
+    use std::cmp::Reverse;
+
+    /// Lists occupied slots, the hottest first, later slots first among equals.
+    pub(super) fn hottest_first(
+        policy: &impl Eviction,
+        words: &impl Words,
+        slots: u32,
+    ) -> Vec<u32> {
+        let heat = |slot: &u32| policy.heat(words.word(*slot).unwrap(), policy.time());
+        let mut listed: Vec<u32> = (0..slots)
+            .filter(|slot| words.word(*slot).is_some())
+            .collect();
+        listed.sort_by_key(|slot| Reverse((heat(slot), *slot)));
+        listed
+    }
+
     /// Hashes as good ones are.
     pub(super) fn hash(n: u32) -> u32 {
         n.wrapping_mul(0x9E37_79B9) ^ n >> 7

@@ -3,7 +3,6 @@
 use super::list::{Links, List, as_slot};
 use super::{Quiet, Words};
 use crate::local::work::WorkSlice;
-use std::cmp::Reverse;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 /// In a word, at the top: how often the entry was hit since it was filed or passed by, at most three times.
@@ -36,6 +35,15 @@ pub(super) const QUIET: Quiet = Quiet {
 #[inline]
 pub(super) fn hits(state: u32) -> u32 {
     state / HIT
+}
+
+/// Returns the heat of an entry: entries of the second queue are hotter than those of the first, and then those with more
+/// hits.
+#[allow(clippy::cast_possible_wrap)] // It is a few bits.
+pub(super) fn heat(word: &AtomicU32) -> i32 {
+    let state = word.load(Relaxed);
+    let queue = (state & SECOND) / SECOND;
+    (queue * (HITS / HIT + 1) + hits(state)) as i32
 }
 
 /// How often its key had been asked for when an entry came.
@@ -208,21 +216,6 @@ impl Queues {
         let queue = Queue::of(taken.state) as usize;
         self.lists[queue].push_first(taken.slot, &mut self.links);
         self.lens[queue] += 1;
-    }
-
-    /// All occupied slots: those of the second queue first, then by hits, then the last filed first.
-    pub(super) fn hottest_first(&self, words: &impl Words) -> Vec<u32> {
-        let filed = self.lists.iter().flat_map(|list| list.iter(&self.links));
-        let rank = |word: &AtomicU32| {
-            let state = word.load(Relaxed);
-            (state & SECOND, state & HITS)
-        };
-        let mut slots: Vec<_> = filed
-            .filter_map(|slot| Some((rank(words.word(slot)?), slot)))
-            .collect();
-        slots.reverse();
-        slots.sort_by_key(|&(rank, _)| Reverse(rank));
-        slots.into_iter().map(|(_, slot)| slot).collect()
     }
 
     pub(super) fn validate(&self, words: &impl Words) {

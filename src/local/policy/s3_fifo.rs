@@ -7,7 +7,7 @@
 
 use super::ghost::Ghost;
 use super::list::as_slot;
-use super::queues::{MOST_PASSED, QUIET, Queue, Queues, Taken, after_hit, came, hits};
+use super::queues::{MOST_PASSED, QUIET, Queue, Queues, Taken, after_hit, came, heat, hits};
 use super::sketch::Sketch;
 use super::{Eviction, Quiet, Words};
 use crate::local::work::WorkSlice;
@@ -293,8 +293,12 @@ impl Eviction for S3Fifo {
         self.remember(slots);
     }
 
-    fn hottest_first(&self, words: &impl Words) -> Vec<u32> {
-        self.queues.hottest_first(words)
+    fn time(&self) -> u32 {
+        0
+    }
+
+    fn heat(&self, word: &AtomicU32, _: u32) -> i32 {
+        heat(word)
     }
 
     fn validate(&self, words: &impl Words) {
@@ -304,6 +308,7 @@ impl Eviction for S3Fifo {
 
 #[cfg(test)]
 mod tests {
+    use super::super::tests::hottest_first;
     use super::*;
 
     struct All(Vec<AtomicU32>);
@@ -351,9 +356,9 @@ mod tests {
         for slot in [7, 7, 7, 30, 30, 55] {
             policy.touch(slot, &words.0[slot as usize]);
         }
-        assert_eq!(policy.hottest_first(&words)[..4], [7, 30, 55, 99]);
+        assert_eq!(hottest_first(&policy, &words, 100)[..4], [7, 30, 55, 99]);
         // Promoted to the main queue, which comes before the other.
         while policy.evict(&words, &mut WorkSlice::unlimited()).unwrap() < 31 {}
-        assert_eq!(policy.hottest_first(&words)[..3], [30, 7, 55]);
+        assert_eq!(hottest_first(&policy, &words, 100)[..3], [30, 7, 55]);
     }
 }

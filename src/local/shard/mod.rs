@@ -26,10 +26,10 @@ use crate::local::policy::{AnyPolicy, Eviction, Words};
 use crate::local::renewal::Renewals;
 use crate::local::slab::Slab;
 use crate::local::tags::Tagged;
+use crate::local::walk::{Listed, Span};
 use crate::stats::Stats;
 use equivalent::Equivalent;
 use std::num::NonZero;
-use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
@@ -358,15 +358,19 @@ impl<K, V> Shard<K, V> {
         serves.then_some((&entry.value, now < deadline && self.is_current(slot)))
     }
 
-    /// Live entries, the last to be evicted first.
-    pub(crate) fn hottest_first(&self, now: Nanos) -> impl Iterator<Item = (&K, &V)> {
-        let live = self.live_slots(now);
-        live.map(|(_, entry)| (&entry.key, &entry.value))
+    /// Returns clones of the live entries in a span of slots.
+    pub(crate) fn clones_in(&self, span: &Span, now: Nanos) -> impl Iterator<Item = Listed<(K, V)>>
+    where
+        K: Clone,
+        V: Clone,
+    {
+        let live = self.live_in(span, now);
+        live.map(|listed| listed.map(|(_, entry)| (entry.key.clone(), entry.value.clone())))
     }
 
-    /// Returns the keys of all entries in these slots, expired and invalidated ones included.
-    pub(crate) fn keys_in(&self, slots: Range<u32>) -> impl Iterator<Item = &K> {
-        let slots = slots.start..slots.end.min(self.slab.end());
+    /// Returns the keys of all entries in a span of slots, expired and invalidated ones included.
+    pub(crate) fn keys_in(&self, span: &Span) -> impl Iterator<Item = &K> {
+        let slots = span.slots.start..span.slots.end.min(self.slab.end());
         slots.filter_map(|slot| Some(&self.slab.get(slot)?.key))
     }
 
@@ -381,11 +385,35 @@ impl<K, V> Shard<K, V> {
         self.renumberings
     }
 
-    fn live_slots(&self, now: Nanos) -> impl Iterator<Item = (u32, &Entry<K, V>)> {
-        let slots = self.policy.hottest_first(&self.slab).into_iter();
-        let current = slots.filter(|&slot| self.is_current(slot));
-        let entries = current.filter_map(|slot| Some((slot, self.slab.get(slot)?)));
-        entries.filter(move |(_, entry)| now < entry.deadline.load(Relaxed))
+    /// Returns the live entries in a span of slots, with their slots.
+    fn live_in(
+        &self,
+        span: &Span,
+        now: Nanos,
+    ) -> impl Iterator<Item = Listed<(u32, &Entry<K, V>)>> {
+        let (slots, since) = (
+            span.slots.start..span.slots.end.min(self.slab.end()),
+            span.since,
+        );
+        slots.filter_map(move |slot| {
+            let entry = self.slab.get(slot)?;
+            let is_live = now < entry.deadline.load(Relaxed) && self.is_current(slot);
+            is_live.then(|| Listed {
+                heat: self.policy.heat(&entry.word, since),
+                slot,
+                item: (slot, entry),
+            })
+        })
+    }
+
+    /// Returns the time of the policy's clock.
+    pub(crate) fn time(&self) -> u32 {
+        self.policy.time()
+    }
+
+    /// Returns the number of entries that were stored so far.
+    pub(crate) fn inserts(&self) -> u64 {
+        self.inserts
     }
 
     /// Adds what this shard holds and has counted.

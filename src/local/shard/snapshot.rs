@@ -1,11 +1,12 @@
 //! Entries on their way to a file and back.
 
-use super::{MAX_ENTRIES, NewEntry, Shard};
+use super::{Entry, MAX_ENTRIES, NewEntry, Shard};
 use crate::clock::{NEVER, Nanos, saturating_nanos};
 use crate::local::budget::{Budget, Reservation};
 use crate::local::policy::Eviction;
 use crate::local::removal::{RemovalCause, Removals};
 use crate::local::tags::Tagged;
+use crate::local::walk::{Listed, Span};
 use crate::local::work::WorkSlice;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -34,14 +35,18 @@ pub(crate) enum Restored {
 }
 
 impl<K, V> Shard<K, V> {
-    /// Copies of live entries, the last to be evicted first.
-    pub(crate) fn copies(&self, now: Nanos) -> impl Iterator<Item = Copied<K, V>>
+    /// Returns copies of the live entries in a span of slots.
+    pub(crate) fn copies_in(
+        &self,
+        span: &Span,
+        now: Nanos,
+    ) -> impl Iterator<Item = Listed<Copied<K, V>>>
     where
         K: Clone,
         V: Clone,
     {
         let left = move |deadline: Nanos| (deadline != NEVER).then(|| deadline.saturating_sub(now));
-        self.live_slots(now).map(move |(slot, entry)| {
+        let copy = move |(slot, entry): (u32, &Entry<K, V>)| {
             let extras = self.extras.as_ref();
             let deadline = entry.deadline.load(Relaxed);
             let limit = extras.and_then(|extras| extras.idle_limit(slot));
@@ -58,7 +63,8 @@ impl<K, V> Shard<K, V> {
                 weight: extras.and_then(|extras| extras.own_weight(slot)),
                 tags: tags.into_iter().flat_map(Tagged::names).collect(),
             }
-        })
+        };
+        self.live_in(span, now).map(move |listed| listed.map(copy))
     }
 
     /// Stores an entry, taking `new`, where nothing alive has to give way to it.

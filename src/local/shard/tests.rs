@@ -9,7 +9,9 @@ use crate::local::hash::KeyHash;
 use crate::local::policy::{AnyPolicy, Eviction, Policy};
 use crate::local::removal::{RemovalCause, Removals};
 use crate::local::shard::Times;
+use crate::local::walk::Span;
 use crate::local::work::WorkSlice;
+use std::cmp::Reverse;
 use std::sync::Arc;
 
 const POLICIES: [Policy; 4] = [Policy::Lru, Policy::S3Fifo, Policy::Car, Policy::Adaptive];
@@ -240,8 +242,10 @@ fn shrinking_keeps_entries_their_order_and_what_is_noted_of_them() {
         }
         held.insert(200, 9, 50, |_, _| ());
         let order = |held: &Held| -> Vec<u64> {
-            let hottest = held.shard.hottest_first(1);
-            hottest.map(|(&key, _)| key).collect()
+            let (slots, since) = (0..u32::MAX, held.shard.time());
+            let mut listed: Vec<_> = held.shard.clones_in(&Span { slots, since }, 1).collect();
+            listed.sort_by_key(|listed| Reverse((listed.heat, listed.slot)));
+            listed.into_iter().map(|listed| listed.item.0).collect()
         };
         let before = order(&held);
         held.shard.shrink(&mut out);

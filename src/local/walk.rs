@@ -1,0 +1,241 @@
+//! Walks over all entries, some slots under each hold of a shard's lock.
+
+use super::LocalCache;
+use super::reader_lock::ReaderLock;
+use super::shard::Shard;
+use super::work::SLOTS_PER_HOLD;
+use hashbrown::HashTable;
+use std::cmp::Reverse;
+use std::hash::{BuildHasher, Hash};
+use std::ops::Range;
+
+/// A part of a shard, and the time from which heats count.
+#[derive(Debug, Clone)]
+pub(crate) struct Span {
+    pub(crate) slots: Range<u32>,
+    /// The time of the policy's clock when the walk began.
+    pub(crate) since: u32,
+}
+
+/// An item made of an entry, with what orders it among others.
+pub(crate) struct Listed<T> {
+    pub(crate) heat: i32,
+    pub(crate) slot: u32,
+    pub(crate) item: T,
+}
+
+impl<T> Listed<T> {
+    pub(crate) fn map<U>(self, change: impl FnOnce(T) -> U) -> Listed<U> {
+        Listed {
+            heat: self.heat,
+            slot: self.slot,
+            item: change(self.item),
+        }
+    }
+}
+
+/// A walk over the slots of one shard.
+///
+/// Entries keep their slots, so an entry that is there when the walk begins is met, unless it is removed before. If
+/// the entries are given other slots meanwhile, the walk begins again.
+pub(super) struct Walk {
+    next: u32,
+    /// What the shard was like when the walk began; `None` before that.
+    begun: Option<Begun>,
+    is_over: bool,
+}
+
+#[derive(PartialEq)]
+struct Begun {
+    renumberings: u32,
+    time: u32,
+    inserts: u64,
+}
+
+impl Walk {
+    pub(super) const fn new() -> Self {
+        Self {
+            next: 0,
+            begun: None,
+            is_over: false,
+        }
+    }
+
+    pub(super) const fn is_over(&self) -> bool {
+        self.is_over
+    }
+
+    /// Visits the next span. Returns `true` if the walk has begun again with it, so that everything visited before is
+    /// visited once more.
+    pub(super) fn step<K, V>(
+        &mut self,
+        lock: &ReaderLock<Shard<K, V>>,
+        visit: impl FnOnce(&Shard<K, V>, &Span),
+    ) -> bool {
+        lock.read(|shard| {
+            let renumberings = shard.renumberings();
+            let before = self.begun.take();
+            let begins_again = before
+                .as_ref()
+                .is_some_and(|begun| begun.renumberings != renumberings);
+            let begun = before.filter(|_| !begins_again).unwrap_or_else(|| {
+                self.next = 0;
+                Begun {
+                    renumberings,
+                    time: shard.time(),
+                    inserts: shard.inserts(),
+                }
+            });
+            let slots = self.next..self.next.saturating_add(SLOTS_PER_HOLD);
+            self.next = slots.end;
+            self.is_over = self.next >= shard.end();
+            let since = begun.time;
+            self.begun = Some(begun);
+            visit(shard, &Span { slots, since });
+            begins_again
+        })
+    }
+
+    /// Checks whether entries were stored since the walk began, so that a key may have been met in two slots.
+    fn was_written_to<K, V>(&self, lock: &ReaderLock<Shard<K, V>>) -> bool {
+        let inserts = lock.read(Shard::inserts);
+        self.begun
+            .as_ref()
+            .is_some_and(|begun| begun.inserts != inserts)
+    }
+}
+
+impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
+    /// Lists what `visit` makes of all entries, the hottest first, in equal shares from each shard.
+    pub(super) fn list<T>(
+        &self,
+        visit: impl Fn(&Shard<K, V>, &Span, &mut Vec<Listed<T>>),
+        key_of: impl Fn(&T) -> &K,
+    ) -> Vec<T> {
+        let shards = self.inner.cells.iter().map(|cell| {
+            let (mut walk, mut listed) = (Walk::new(), Vec::new());
+            while !walk.is_over() {
+                // Outside of the lock, so that it is dropped there, also if a `clone` panics.
+                let mut span = Vec::new();
+                let add = |shard: &Shard<K, V>, slots: &Span| visit(shard, slots, &mut span);
+                if walk.step(&cell.shard, add) {
+                    listed.clear();
+                }
+                listed.append(&mut span);
+            }
+            if walk.was_written_to(&cell.shard) {
+                self.keep_last_of_each_key(&mut listed, &key_of);
+            }
+            listed.sort_unstable_by_key(|listed| Reverse((listed.heat, listed.slot)));
+            listed.into_iter().map(|listed| listed.item).collect()
+        });
+        interleave(shards.collect())
+    }
+
+    /// Removes all but the last item of each key, which is the newest: an entry is in one slot at a time.
+    fn keep_last_of_each_key<T>(&self, listed: &mut Vec<Listed<T>>, key_of: impl Fn(&T) -> &K) {
+        let hash_of = |item: &T| self.inner.hasher.hash_one(key_of(item));
+        let mut last = HashTable::with_capacity(listed.len());
+        let mut is_last = vec![false; listed.len()];
+        for (at, Listed { item, .. }) in listed.iter().enumerate().rev() {
+            let is_it = |&other: &usize| key_of(&listed[other].item) == key_of(item);
+            let hash = hash_of(item);
+            if last.find(hash, is_it).is_none() {
+                last.insert_unique(hash, at, |&other| hash_of(&listed[other].item));
+                is_last[at] = true;
+            }
+        }
+        let mut is_last = is_last.into_iter();
+        listed.retain(|_| is_last.next() == Some(true));
+    }
+}
+
+/// Merges what each shard lists, hottest first, so that equal shares of each come together.
+fn interleave<T>(shards: Vec<Vec<T>>) -> Vec<T> {
+    let total = shards.iter().map(Vec::len).sum();
+    let mut entries = Vec::with_capacity(total);
+    let mut shards: Vec<_> = shards.into_iter().map(Vec::into_iter).collect();
+    while entries.len() < total {
+        entries.extend(shards.iter_mut().filter_map(Iterator::next));
+    }
+    entries
+}
+
+#[cfg(all(test, not(any(loom_models, shuttle_models))))]
+mod tests {
+    use super::*;
+
+    fn step(cache: &LocalCache<u64, u64>, walk: &mut Walk, met: &mut Vec<u64>) {
+        let before = met.len();
+        let lock = &cache.inner.cells[0].shard;
+        let begins_again = walk.step(lock, |shard, span| met.extend(shard.keys_in(span)));
+        assert!(met.len() - before <= SLOTS_PER_HOLD as usize);
+        if begins_again {
+            met.drain(..before);
+        }
+    }
+
+    fn filled(entries: u64) -> LocalCache<u64, u64> {
+        let cache = LocalCache::builder().unbounded().shards(1).build().unwrap();
+        (0..entries).for_each(|key| cache.insert(key, key));
+        cache
+    }
+
+    #[test]
+    fn walk_meets_all_entries_some_at_a_time_also_if_they_get_other_slots() {
+        let entries = 3 * u64::from(SLOTS_PER_HOLD);
+        let cache = filled(entries);
+        let (mut walk, mut met) = (Walk::new(), Vec::new());
+        while !walk.is_over() {
+            step(&cache, &mut walk, &mut met);
+        }
+        met.sort_unstable();
+        assert!(met.into_iter().eq(0..entries));
+
+        let (mut walk, mut met) = (Walk::new(), Vec::new());
+        step(&cache, &mut walk, &mut met);
+        assert!(!walk.is_over());
+        // The last entries move to slots that the walk has passed.
+        for key in 0..entries - 100 {
+            assert_eq!(cache.remove(&key), Some(key));
+        }
+        cache.shrink_to_fit();
+        while !walk.is_over() {
+            step(&cache, &mut walk, &mut met);
+        }
+        met.sort_unstable();
+        assert!(met.into_iter().eq(entries - 100..entries));
+    }
+
+    #[test]
+    fn key_that_is_met_in_two_slots_is_listed_once_with_its_last_value() {
+        let entries = 2 * u64::from(SLOTS_PER_HOLD);
+        let cache = filled(entries);
+        let moved = std::cell::Cell::new(false);
+        // The first entry moves to the last slot while the second half is still to be listed.
+        let visit = |shard: &Shard<u64, u64>, span: &Span, listed: &mut Vec<_>| {
+            listed.extend(shard.clones_in(span, 0));
+            moved.set(span.slots.end == SLOTS_PER_HOLD);
+        };
+        let (mut walk, mut listed) = (Walk::new(), Vec::new());
+        while !walk.is_over() {
+            walk.step(&cache.inner.cells[0].shard, |shard, span| {
+                visit(shard, span, &mut listed);
+            });
+            if moved.get() {
+                cache.remove(&0);
+                cache.remove(&(entries - 1));
+                cache.insert(0, 7);
+            }
+        }
+        assert!(walk.was_written_to(&cache.inner.cells[0].shard));
+        let of_key = |listed: &[Listed<(u64, u64)>]| -> Vec<u64> {
+            let found = listed.iter().filter(|listed| listed.item.0 == 0);
+            found.map(|listed| listed.item.1).collect()
+        };
+        assert_eq!(of_key(&listed), [0, 7]);
+        cache.keep_last_of_each_key(&mut listed, |(key, _)| key);
+        assert_eq!(of_key(&listed), [7]);
+        assert_eq!(listed.len() as u64, entries - 1);
+    }
+}
