@@ -90,8 +90,8 @@ impl<T> Slab<T> {
         self.free != NO_SLOT || self.slots.room_left() > 0
     }
 
-    /// Returns `true` if the next insertion takes a slot that was never used, and there is memory for at most `slots` of
-    /// those.
+    /// Returns `true` if the next insertion takes a slot that was never used, and there is memory for at most `slots`
+    /// of those.
     #[inline]
     pub(crate) fn is_nearly_full(&self, slots: usize) -> bool {
         self.free == NO_SLOT && self.slots.room_left() <= slots

@@ -67,11 +67,11 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
         (removed.cause == RemovalCause::Removed).then_some(removed.value)
     }
 
-    /// Invalidates every entry that was stored with this [tag](Loaded::tags). Loads in flight that return the tag do not
-    /// store their results.
+    /// Invalidates every entry that was stored with this [tag](Loaded::tags). Loads in flight that return the tag do
+    /// not store their results.
     ///
-    /// The call takes the same short time for any number of entries. They are never served again. Their room is reclaimed
-    /// by later writes to the cache, or by [`evict_expired`](Self::evict_expired).
+    /// The call takes the same short time for any number of entries. They are never served again. Their room is
+    /// reclaimed by later writes to the cache, or by [`evict_expired`](Self::evict_expired).
     ///
     /// The tags of a load in flight are not known yet, so later callers do not wait for a load that began before the
     /// invalidation. The first of them starts another load, and the others wait for that one.
@@ -79,8 +79,8 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
         self.inner.tags.invalidate(tag);
     }
 
-    /// Invalidates all entries, in the same short time for any number of them. The results of loads in flight are stored
-    /// as invalidated entries, and later callers do not wait for those loads.
+    /// Invalidates all entries, in the same short time for any number of them. The results of loads in flight are
+    /// stored as invalidated entries, and later callers do not wait for those loads.
     #[cfg(feature = "redis")]
     pub(crate) fn forget(&self) {
         debug_assert!(self.inner.settings.forgets);
@@ -120,15 +120,16 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
 
     /// Frees memory that was allocated for more entries than the cache contains now, for instance after a mass removal.
     ///
-    /// [`clear`](Self::clear) frees memory by itself, and so does a shard whose last entry is removed. Otherwise a cache
-    /// keeps memory for the highest number of entries that it ever had, because it usually needs that memory again.
+    /// [`clear`](Self::clear) frees memory by itself, and so does a shard whose last entry is removed. Otherwise a
+    /// cache keeps memory for the highest number of entries that it ever had, because it usually needs that memory
+    /// again.
     ///
     /// # Blocking
     ///
-    /// One shard after the other, this moves all entries under the shard's exclusive lock, unless there is little memory
-    /// to free. It takes about 0.2 s for each million entries that a shard has or had. Reads and writes of that shard
-    /// wait meanwhile. Call it when the cache is idle, and give the cache several [shards](crate::Builder::shards),
-    /// which it has by default.
+    /// One shard after the other, this moves all entries under the shard's exclusive lock, unless there is little
+    /// memory to free. It takes about 0.2 s for each million entries that a shard has or had. Reads and writes of that
+    /// shard wait meanwhile. Call it when the cache is idle, and give the cache several
+    /// [shards](crate::Builder::shards), which it has by default.
     ///
     /// # Examples
     ///
@@ -149,8 +150,8 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
     /// Removes all entries that are past their deadline (by more than `stale_if_error`, if that is set) or whose tags
     /// were invalidated. Returns the number of removed entries.
     ///
-    /// Writes to a cache remove such entries too, a few at a time. Call this if the cache is not written to. The lock of
-    /// a shard is held for 1,024 slots at a time.
+    /// Writes to a cache remove such entries too, a few at a time. Call this if the cache is not written to. The lock
+    /// of a shard is held for 1,024 slots at a time.
     ///
     /// # Panics
     ///
@@ -331,10 +332,10 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
 
     /// Evicts entries of other shards until `room` has `weight`, because the key's own shard has nothing left to evict.
     ///
-    /// The first pass skips shards whose lock it would have to wait for. If that does not suffice, the second pass waits
-    /// for each shard in turn, with no other lock held. Otherwise readers of the only shard with entries could delay the
-    /// insertion without limit. If that does not suffice either, other insertions have reserved the rest of the budget.
-    /// The reservation is then given back, so that insertions do not wait for each other.
+    /// The first pass skips shards whose lock it would have to wait for. If that does not suffice, the second pass
+    /// waits for each shard in turn, with no other lock held. Otherwise readers of the only shard with entries could
+    /// delay the insertion without limit. If that does not suffice either, other insertions have reserved the rest of
+    /// the budget. The reservation is then given back, so that insertions do not wait for each other.
     fn evict_elsewhere(
         &self,
         home: usize,

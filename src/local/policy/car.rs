@@ -1,6 +1,6 @@
 //! CAR, CLOCK with adaptive replacement (Bansal and Modha, FAST 2004). It has a clock of entries that were requested
-//! once, a clock of entries that were requested again, and a history of the keys that were evicted from each. A key that
-//! returns from a history is evidence that its clock is too small.
+//! once, a clock of entries that were requested again, and a history of the keys that were evicted from each. A key
+//! that returns from a history is evidence that its clock is too small.
 
 use super::history::History;
 use super::queues::{HITS, MOST_PASSED, QUIET, Queue, Queues, hits};

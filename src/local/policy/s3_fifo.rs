@@ -267,8 +267,8 @@ impl Eviction for S3Fifo {
         }
         let mut moved = 0;
         while self.len() > 0 && !work.is_used_up() {
-            // The entry that the caller is about to insert counts too. Otherwise, with a capacity of two, the entry that
-            // was promoted just now would be the only candidate.
+            // The entry that the caller is about to insert counts too. Otherwise, with a capacity of two, the entry
+            // that was promoted just now would be the only candidate.
             let is_small_full = self.queues.len_of(SMALL) >= small_target;
             if !is_small_full || moved >= MOST_PASSED {
                 if let Some(victim) = self.evict_main(words, work) {

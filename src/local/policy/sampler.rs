@@ -22,7 +22,8 @@ const LOOKS: usize = 4;
 const FADING: f32 = 0.96;
 /// The lead that a share needs to be chosen, as a part of the accesses.
 const LEAD: f32 = 0.002;
-/// The lead that it needs in addition, as a part of the square root of the accesses, because chance may cause that much.
+/// The lead that it needs in addition, as a part of the square root of the accesses, because chance may cause that
+/// much.
 const CHANCE: f32 = 0.2;
 
 /// The number of hits that are noted between two writes. Further hits are ignored.
@@ -82,7 +83,8 @@ impl Sampler {
         is_within(self.part, hash)
     }
 
-    /// Notes a hit, and returns whether there was room for it. Several threads may do so at a time, under a shared lock.
+    /// Notes a hit, and returns whether there was room for it. Several threads may do so at a time, under a shared
+    /// lock.
     pub(super) fn note(&self, slot: u32) -> bool {
         // Once there is no room, no thread writes here.
         if self.noted.load(Relaxed) as usize >= NOTES {

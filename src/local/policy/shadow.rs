@@ -61,8 +61,8 @@ impl<const N: usize> Shadows<N> {
         }
     }
 
-    /// Requests a key in all caches, and inserts it into those that do not contain it. Each has room for `capacity` keys.
-    /// Returns a bit for each cache that contained the key.
+    /// Requests a key in all caches, and inserts it into those that do not contain it. Each has room for `capacity`
+    /// keys. Returns a bit for each cache that contained the key.
     pub(super) fn access(&mut self, hash: u32, capacity: usize) -> u32 {
         let is_it = |&slot: &u32| self.keys[slot as usize].hash == hash;
         let found = self.index.find(spread(hash), is_it).copied();

@@ -83,8 +83,8 @@ impl<K, V> Shard<K, V> {
         self.index.set_spare(table)
     }
 
-    /// Returns the number of entries for which a shard with `len` entries has to have room. That is twice as many, or soon
-    /// all that are expected, so that few entries are moved and little memory stays unused.
+    /// Returns the number of entries for which a shard with `len` entries has to have room. That is twice as many, or
+    /// soon all that are expected, so that few entries are moved and little memory stays unused.
     fn next_room(&self, len: usize) -> usize {
         let expected = self.setup.expected;
         if (len + 1..=len * 16).contains(&expected) {

@@ -21,8 +21,8 @@ const BLOCKS_PER_WRITE: u32 = 2;
 const BLOCKS_PER_EVICTION: u32 = 16;
 
 impl<K, V> Shard<K, V> {
-    /// Stores an entry, takes it from `new` and returns `true`. Leaves it in `new` and returns `false` if there is still
-    /// too little room, and the work is used up or this shard has no more entries to evict.
+    /// Stores an entry, takes it from `new` and returns `true`. Leaves it in `new` and returns `false` if there is
+    /// still too little room, and the work is used up or this shard has no more entries to evict.
     pub(crate) fn insert(
         &mut self,
         new: &mut Option<NewEntry<K, V>>,
