@@ -1,43 +1,48 @@
-//! When the values of a shard were read from where they come from, by slot.
+//! The times at which the values of a shard were read from their source, by slot.
 
 use super::column::Column;
 use crate::clock::Nanos;
 use std::time::Duration;
 
-/// Times are kept in units of 4.2 ms, the resolution of a coarse clock, and wrap around after 208 days.
+/// The binary logarithm of a tick in nanoseconds. Times are kept in ticks of 4.2 ms, the resolution of a coarse clock,
+/// and wrap around after 208 days.
 const TICK_BITS: u32 = 22;
+/// One day, in nanoseconds.
 const DAY: Nanos = 24 * 3_600 * 1_000_000_000;
-/// No value is older than this when it comes, so that it can become older before the wrap.
+/// The highest age of a value when it is stored. It leaves room for the value to become older before times wrap.
 const OLDEST: Nanos = 100 * DAY;
 
+/// The read times of a shard's values.
 pub(crate) struct Ages {
+    /// The read time of each slot, in ticks.
     pub(crate) read_at: Column<u32>,
 }
 
-/// Wrapped around.
+/// Converts a time to ticks, which wrap around.
 #[allow(clippy::cast_possible_truncation)]
 const fn tick(time: Nanos) -> u32 {
     (time >> TICK_BITS) as u32
 }
 
 impl Ages {
+    /// Creates the read times of a shard without entries.
     pub(crate) const fn new() -> Self {
         Self {
             read_at: Column::new(),
         }
     }
 
-    /// A slot is filled now with a value of this age.
+    /// Sets the read time of a slot that was filled now with a value of this age.
     #[inline]
     pub(crate) fn set(&mut self, slot: u32, now: Nanos, age: Nanos) {
         let read_at = tick(now.wrapping_sub(age.min(OLDEST)));
         self.read_at.put(slot, read_at);
     }
 
-    /// How old the value in a slot is.
+    /// Returns the age of the value in a slot.
     pub(crate) fn of(&self, slot: u32, now: Nanos) -> Duration {
         let ticks = tick(now).wrapping_sub(self.read_at.get(slot).copied().unwrap_or(0));
-        // The last day before the wrap is of a clock that went back.
+        // An age in the last day before the wrap means that the clock went back.
         let ticks = if ticks > u32::MAX - tick(DAY) {
             0
         } else {
@@ -53,7 +58,7 @@ mod tests {
 
     const SECOND: Nanos = 1_000_000_000;
 
-    /// To a tick.
+    /// Asserts that an age is as expected, except for one tick.
     fn assert_about(age: Duration, expected: Nanos) {
         let error = Duration::from_nanos(expected).abs_diff(age);
         assert!(error <= Duration::from_nanos(1 << TICK_BITS), "{age:?}");

@@ -1,20 +1,22 @@
 //! Per-slot storage that grows without moving all of its items in one call.
 
-/// A vector of items by slot, all of whose growth is spread over many calls.
+/// A vector of items by slot whose growth is spread over many calls.
 ///
-/// [`grow`](Self::grow) allocates the larger storage and moves nothing. Each [`step`](Self::step) then
-/// moves some items, the lowest slots first. An item that has not moved yet is found by the second look
-/// of [`get`](Self::get), so that a look-up costs what it costs in a `Vec` while nothing grows.
+/// [`grow`](Self::grow) allocates the larger storage and moves no item. Each [`step`](Self::step) then
+/// moves some items, the lowest slots first. [`get`](Self::get) looks at the larger storage first, and finds an item
+/// that has not moved yet by a second look. While the column does not grow, a lookup costs the same as in a `Vec`.
 #[repr(C)]
 pub(crate) struct Column<T> {
+    /// All items, except those that have not moved yet.
     items: Vec<T>,
-    /// The former storage while its items are moved. Items from `items.len()` on are still here. Boxed, so that
-    /// what a hit reads of a shard stays on two cache lines.
+    /// The former storage while its items are moved. It still contains the items from `items.len()` on. It is boxed,
+    /// so that the fields that a hit reads of a shard stay on two cache lines.
     #[allow(clippy::box_collection)]
     outgrown: Option<Box<Vec<T>>>,
 }
 
 impl<T> Column<T> {
+    /// Creates an empty column.
     pub(crate) const fn new() -> Self {
         Self {
             items: Vec::new(),
@@ -22,6 +24,7 @@ impl<T> Column<T> {
         }
     }
 
+    /// Returns the number of items.
     #[inline]
     pub(crate) fn len(&self) -> usize {
         match &self.outgrown {
@@ -30,7 +33,7 @@ impl<T> Column<T> {
         }
     }
 
-    /// Returns how many items there is room for before the storage has to grow (again).
+    /// Returns the number of items that can be added before the storage has to grow, or to grow again.
     #[inline]
     pub(crate) fn room_left(&self) -> usize {
         match &self.outgrown {
@@ -39,17 +42,18 @@ impl<T> Column<T> {
         }
     }
 
-    /// Returns the number of items that fit, once all have moved.
+    /// Returns the number of items that the storage has room for, once all have moved.
     pub(crate) fn capacity(&self) -> usize {
         self.items.capacity()
     }
 
-    /// Like [`get`](Self::get), but returns `None` for an item that has not moved yet.
+    /// Returns the item of a slot. Unlike [`get`](Self::get), returns `None` if it has not moved yet.
     #[inline(always)]
     pub(crate) fn get_moved(&self, slot: u32) -> Option<&T> {
         self.items.get(slot as usize)
     }
 
+    /// Returns the item of a slot, or `None` if the slot is past the end.
     #[inline(always)]
     pub(crate) fn get(&self, slot: u32) -> Option<&T> {
         match self.items.get(slot as usize) {
@@ -64,6 +68,7 @@ impl<T> Column<T> {
         self.outgrown.as_ref()?.get(slot as usize)
     }
 
+    /// Returns the item of a slot for writing, or `None` if the slot is past the end.
     #[inline]
     pub(crate) fn get_mut(&mut self, slot: u32) -> Option<&mut T> {
         let Self { items, outgrown } = self;
@@ -73,8 +78,7 @@ impl<T> Column<T> {
         }
     }
 
-    /// Adds an item at the end. Allocates if there is no room, and then moves all items at once: call
-    /// [`grow`](Self::grow) before that.
+    /// Adds an item at the end. If there is no room, all items move at once: call [`grow`](Self::grow) before that.
     #[inline]
     pub(crate) fn push(&mut self, item: T) {
         match &mut self.outgrown {
@@ -83,12 +87,15 @@ impl<T> Column<T> {
         }
     }
 
-    /// Sets the item of a slot, which is at most one past the end.
+    /// Sets the item of a slot, which may be the first one past the end.
     #[inline]
     pub(crate) fn put(&mut self, slot: u32, item: T) {
         match self.get_mut(slot) {
             Some(place) => *place = item,
-            None => self.push(item),
+            None => {
+                debug_assert!(slot as usize == self.len(), "slot {slot} is past the end");
+                self.push(item);
+            }
         }
     }
 }
@@ -106,12 +113,13 @@ impl<T: Default> Column<T> {
         }
     }
 
+    /// Returns `true` while items are left to be moved.
     pub(crate) fn is_growing(&self) -> bool {
         self.outgrown.is_some()
     }
 
-    /// Moves up to `most` items. Returns the emptied storage after the last one, for the caller to drop
-    /// where no lock is held: freeing a large one takes milliseconds.
+    /// Moves up to `most` items. After the last one, returns the former storage. The caller drops it where no lock is
+    /// held, because freeing a large one takes milliseconds.
     pub(crate) fn step(&mut self, most: usize) -> Option<Vec<T>> {
         let Self { items, outgrown } = self;
         let from = outgrown.as_mut()?;
@@ -124,7 +132,7 @@ impl<T: Default> Column<T> {
         outgrown.take().map(|emptied| *emptied)
     }
 
-    /// Returns the items of these slots, in this order, in storage that has room for `capacity`.
+    /// Moves the items of these slots, in this order, to a new column that has room for `capacity` items.
     pub(crate) fn select(&mut self, slots: &[u32], capacity: usize) -> Self {
         let mut items = Vec::with_capacity(capacity.max(slots.len()));
         let take = |&slot| self.get_mut(slot).map(std::mem::take).unwrap_or_default();

@@ -1,33 +1,36 @@
-//! What has expired, found before it is needed.
+//! An index of deadlines, to find expired entries.
 //!
-//! A deadline lies with its entry, where the hit reads it. To find what is past it there is a tree of
-//! lower bounds over the slots: of each block of 32, of each 32 blocks, and so on up to one for all.
-//! A write whose deadline lies after the bounds above it changes nothing; with one time to live for
-//! all that is every write. Deadlines that are gone leave bounds too low, so a search that finds
-//! nothing below a bound raises it. It costs a quarter of a byte a slot.
+//! A deadline is stored with its entry, where a hit reads it. To find entries that are past it there is a tree of
+//! lower bounds over the slots: one for each block of 32 slots, one for each 32 blocks, and so on up to one for all.
+//! A write whose deadline lies after the bounds above it changes nothing. If all entries have the same time to live,
+//! this holds for every write. Bounds become too low when the entries with the lowest deadlines are removed, so a
+//! search that finds no deadline near a bound raises it. The tree takes a quarter of a byte a slot.
 
 use crate::clock::{NEVER, Nanos};
 use std::ops::Range;
 
-/// How many slots there are in a block.
+/// The number of slots in a block.
 pub(crate) const BLOCK: u32 = 32;
-/// How many there are in a block: slots, or smaller blocks.
+/// The number of slots, or of smaller blocks, in a block.
 const FAN_OUT: usize = BLOCK as usize;
 
+/// A tree of lower bounds on the deadlines of a shard.
 pub(crate) struct Expiry {
-    /// No deadline lies before it.
+    /// The bound on all deadlines.
     soonest: Nanos,
-    /// How long entries are kept past their deadline.
+    /// The time for which entries are kept past their deadline, in nanoseconds.
     grace: Nanos,
-    /// No deadline in a block lies before its bound. Blocks of slots come first; the last level is
-    /// one block, and empty where there are no slots.
+    /// The bounds of all blocks, by level. The blocks of the first level are those of slots. The last level has one
+    /// block. There are no levels if there are no deadlines.
     levels: Vec<Vec<Nanos>>,
-    /// How many blocks of slots to look at whatever their bounds say, and the next of them.
+    /// The number of blocks of slots that are still to be searched, whatever their bounds are.
     to_search: usize,
+    /// The block of slots that was searched last.
     hand: usize,
 }
 
 impl Expiry {
+    /// Creates an index without deadlines.
     pub(crate) const fn new(grace: Nanos) -> Self {
         Self {
             soonest: NEVER,
@@ -38,8 +41,8 @@ impl Expiry {
         }
     }
 
-    /// Discards all deadlines, because the entries were given other slots. The caller sets the deadlines of the `slots`
-    /// slots again. A search of all slots that is in progress begins again.
+    /// Discards all deadlines, because the entries were given other slots, of which there are `slots`. The caller sets
+    /// their deadlines again. A search of all slots that is in progress begins again.
     pub(crate) fn restart(&mut self, slots: u32) {
         let searches = self.to_search > 0;
         *self = Self::new(self.grace);
@@ -48,7 +51,7 @@ impl Expiry {
         }
     }
 
-    /// Notes that a slot was filled.
+    /// Sets the deadline of a slot.
     #[inline]
     pub(crate) fn set(&mut self, slot: u32, deadline: Nanos) {
         let block = slot as usize / FAN_OUT;
@@ -59,6 +62,7 @@ impl Expiry {
         }
     }
 
+    /// Lowers the bounds above a block of slots to this deadline.
     #[cold]
     fn lower(&mut self, mut block: usize, deadline: Nanos) {
         self.cover(block);
@@ -72,12 +76,12 @@ impl Expiry {
         self.soonest = self.soonest.min(deadline);
     }
 
-    /// Has bounds up to this block of slots.
+    /// Extends the tree so that it has a bound for this block of slots.
     fn cover(&mut self, last: usize) {
         let (mut level, mut last) = (0, last);
         loop {
             if self.levels.len() == level {
-                // What was the bound of all becomes the bound of the first.
+                // The bound on all deadlines becomes the bound of the first block.
                 self.levels.push(vec![self.soonest]);
             }
             let blocks = &mut self.levels[level];
@@ -91,20 +95,21 @@ impl Expiry {
         }
     }
 
-    /// May something have expired?
+    /// Checks whether an entry may have expired, or a block is to be searched.
     #[inline]
     pub(crate) fn is_due(&self, now: Nanos) -> bool {
         self.is_over(self.soonest, now) || self.to_search > 0
     }
 
-    /// The slots of a block in which something may have expired, or `None` if nothing has. The
-    /// caller looks at all of them and tells [`raise`](Self::raise) what it leaves there.
+    /// Returns the slots of a block in which an entry may have expired, or `None` if none has. The caller visits all of
+    /// them, and then calls [`raise`](Self::raise) with the lowest deadline that is left.
     pub(crate) fn due(&mut self, now: Nanos) -> Option<Range<u32>> {
         let block = self.search().or_else(|| self.soonest_block(now))?;
         let slots = block * FAN_OUT..(block + 1) * FAN_OUT;
         Some(as_slot(slots.start)..as_slot(slots.end))
     }
 
+    /// Returns the next block to be searched, if there is one.
     fn search(&mut self) -> Option<usize> {
         self.to_search = self.to_search.checked_sub(1)?;
         let blocks = self.levels.first().map_or(0, Vec::len);
@@ -116,7 +121,7 @@ impl Expiry {
         Some(self.hand)
     }
 
-    /// A block in which something is past its bound.
+    /// Returns a block of slots whose bound is past, if there is one. Raises bounds that are too low on the way.
     fn soonest_block(&mut self, now: Nanos) -> Option<usize> {
         'search: while self.is_over(self.soonest, now) {
             let mut block = 0;
@@ -134,7 +139,7 @@ impl Expiry {
         None
     }
 
-    /// Sets the bound of a block to the least of those below, in this level and all above. The last
+    /// Sets the bound of a block to the least of the bounds below it, in this level and in all levels above. The last
     /// one is `soonest`.
     fn tighten(&mut self, level: usize, mut block: usize) {
         for level in level..=self.levels.len() {
@@ -149,21 +154,21 @@ impl Expiry {
         }
     }
 
-    /// A block of slots was looked at: no deadline in it lies before `bound`.
+    /// Sets the bound of a block of slots that was visited. No deadline in it lies before `bound`.
     pub(crate) fn raise(&mut self, slots: &Range<u32>, bound: Nanos) {
         let block = slots.start as usize / FAN_OUT;
         self.levels[0][block] = bound;
         self.tighten(1, block / FAN_OUT);
     }
 
-    /// Is an entry with this deadline of no use any more?
+    /// Checks whether an entry with this deadline is of no more use, because its grace has passed too.
     #[inline]
     pub(crate) fn is_over(&self, deadline: Nanos, now: Nanos) -> bool {
         deadline.saturating_add(self.grace) <= now
     }
 
-    /// Something may be dead that no deadline tells of: all blocks of so many slots are due, from
-    /// where the last such search has come to.
+    /// Makes all blocks of `slots` slots due, because entries may be dead before their deadline. The search continues
+    /// behind the block where the last one ended.
     pub(crate) fn search_all(&mut self, slots: u32) {
         if let Some(last) = slots.checked_sub(1) {
             self.cover(last as usize / FAN_OUT);
@@ -175,7 +180,7 @@ impl Expiry {
     ///
     /// # Panics
     ///
-    /// If one is broken.
+    /// Panics if a deadline lies before a bound.
     pub(crate) fn validate(&self, deadlines: impl Iterator<Item = (u32, Nanos)>) {
         for (slot, deadline) in deadlines {
             let mut block = slot as usize;
@@ -189,7 +194,7 @@ impl Expiry {
     }
 }
 
-/// Slots are numbered by `u32`, and blocks end where they may.
+/// Converts the end of a block to a slot number. The end of the last block may be greater than any slot number.
 fn as_slot(slot: usize) -> u32 {
     u32::try_from(slot).unwrap_or(u32::MAX)
 }
@@ -198,7 +203,7 @@ fn as_slot(slot: usize) -> u32 {
 mod tests {
     use super::*;
 
-    /// Deadlines that come, go and move, against a plain list of them.
+    /// Compares the index with a plain list of deadlines, which are added, removed and changed.
     #[test]
     fn all_that_expires_is_found_and_nothing_is_looked_at_twice() {
         let mut expiry = Expiry::new(5);

@@ -1,37 +1,41 @@
-//! What lies beside an entry, by slot, in a cache that has such a thing: most have none of it, and
-//! hits do not look at what is not there.
+//! Optional metadata of entries, by slot. Only caches that need a kind of it allocate that kind, so that hits of other
+//! caches pay nothing for it.
 
 use super::column::Column;
 use crate::clock::Nanos;
+use crate::local::removal::Retired;
 use crate::local::renewal::{Renewals, Rules};
 use crate::local::tags::Tagged;
 use std::num::NonZero;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
+/// The metadata of a shard's entries.
 pub(crate) struct Extras {
+    /// `None` if the cache has no time to idle.
     idle: Option<Idle>,
     tags: TagsBySlot,
+    /// `None` if the cache has no rules for renewals.
     pub(crate) renewals: Option<Renewals>,
+    /// `None` if the cache cannot forget.
     births: Option<Births>,
-    /// `None` where each entry weighs 1.
+    /// `None` if each entry weighs 1.
     weights: Option<Weights>,
 }
 
-/// Storage that has grown out of use. Dropping it takes long, so it is dropped where no lock is held.
-pub(crate) trait Retired {}
-
-impl<T> Retired for T {}
-
-/// What the entries of a cache have beside them, whether or not they have tags.
+/// The kinds of metadata that all entries of a cache have. Tags are not among them, because an entry may have none.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Kinds {
+    /// `true` if entries have weights.
     pub(crate) weighted: bool,
+    /// The time to idle, in nanoseconds, if there is one.
     pub(crate) time_to_idle: Option<Nanos>,
+    /// The rules for renewals, if there are any.
     pub(crate) renewal: Option<Rules>,
 }
 
 impl Kinds {
+    /// Returns `true` if there is no such kind.
     pub(crate) const fn is_empty(&self) -> bool {
         !self.weighted && self.time_to_idle.is_none() && self.renewal.is_none()
     }
@@ -39,51 +43,57 @@ impl Kinds {
 
 /// The epochs in which the loads of entries began, in a cache that can forget.
 struct Births {
-    /// What is older is dead.
+    /// The lowest epoch whose entries are live.
     floor: Arc<AtomicU64>,
+    /// The epoch of each slot.
     epochs: Column<u64>,
 }
 
 impl Births {
-    /// Whoever comes after the floor was raised sees it, so relaxed.
+    /// Checks whether an entry is not older than the floor.
     fn is_current(&self, slot: u32) -> bool {
+        // Relaxed suffices, because a caller that comes after the floor was raised sees the new one.
         let epoch = self.epochs.get(slot).copied().unwrap_or(0);
         epoch >= self.floor.load(Relaxed)
     }
 }
 
-/// Deadlines that hits move.
+/// The metadata of entries whose deadlines hits move.
 struct Idle {
+    /// The time to idle, in nanoseconds.
     time: Nanos,
-    /// How far they may move each.
+    /// The latest time to which hits may move the deadline of each slot.
     limits: Column<Nanos>,
 }
 
-/// What entries weigh, by slot. A vacant slot weighs nothing.
+/// The weights of entries, by slot. A vacant slot weighs nothing.
 struct Weights {
     by_slot: Column<u64>,
-    /// Whether the weight was given, and is not the weigher's.
+    /// `true` for each weight that the caller gave and the weigher did not determine.
     given: Column<bool>,
+    /// The sum of all weights.
     total: u64,
 }
 
 impl Weights {
+    /// Sets the weight of a slot.
     fn set(&mut self, slot: u32, weight: u64, given: bool) {
         self.total = self.total - self.of(slot) + weight;
         self.by_slot.put(slot, weight);
         self.given.put(slot, given);
     }
 
+    /// Returns the weight of a slot.
     fn of(&self, slot: u32) -> u64 {
         self.by_slot.get(slot).copied().unwrap_or(0)
     }
 }
 
-/// How many slots share a block of tags.
+/// The number of slots that share a block of tags.
 const TAG_BLOCK: usize = 256;
 
-/// The tags of entries, in blocks that exist once an entry of theirs has tags. So the first entry with tags
-/// of a large shard costs no more than one block.
+/// The tags of entries, by slot. A block is allocated when the first of its entries has tags, so that the first entry
+/// with tags in a large shard allocates only one block.
 #[derive(Default)]
 struct TagsBySlot {
     blocks: Vec<Option<Box<[Tags; TAG_BLOCK]>>>,
@@ -92,6 +102,7 @@ struct TagsBySlot {
 type Tags = Option<Box<Tagged>>;
 
 impl TagsBySlot {
+    /// Returns `true` if no entry has had tags.
     fn is_empty(&self) -> bool {
         self.blocks.is_empty()
     }
@@ -129,34 +140,33 @@ impl TagsBySlot {
     }
 }
 
-/// What an entry is stored with.
+/// The metadata of an entry to be stored.
 pub(crate) struct Extra {
     pub(crate) weight: u64,
-    /// The weight was given, and is not the weigher's.
+    /// `true` if the caller gave the weight and the weigher did not determine it.
     pub(crate) given_weight: bool,
     pub(crate) origin: Origin,
 }
 
-/// Where a value comes from.
+/// The origin of a value.
 #[derive(Default)]
 pub(crate) struct Origin {
-    /// How long it took to load.
+    /// The duration of the load, in nanoseconds.
     pub(crate) load_time: Nanos,
-    /// How long ago it was read from where it comes from, when it is stored.
+    /// The time since the value was read from its source, in nanoseconds, when it is stored.
     pub(crate) age: Nanos,
     /// The epoch in which the load began.
     pub(crate) epoch: u64,
     pub(crate) tags: Option<Box<Tagged>>,
-    /// The tags of the entry that the value was made of, where `tags` are others: if one of them is
+    /// The tags of the entry that the value was computed from, if `tags` differ from them. If one of them is
     /// invalidated, the value is outdated.
     pub(crate) replaced_tags: Option<Box<Tagged>>,
-    /// The time past which the entry that the value was made of does not live, for the new one to
-    /// keep.
+    /// The limit on the life of the entry that the value was computed from, if the new entry keeps it.
     pub(crate) deadline: Option<NonZero<Nanos>>,
 }
 
 impl Origin {
-    /// Checks that no tag of the value was invalidated since it was read.
+    /// Checks whether no tag of the value was invalidated after it was read.
     pub(crate) fn is_current(&self) -> bool {
         let mut tags = self.tags.iter().chain(&self.replaced_tags);
         tags.all(|tags| tags.is_current())
@@ -164,16 +174,19 @@ impl Origin {
 }
 
 impl Idle {
+    /// Returns the latest time to which hits may move the deadline of a slot.
     fn limit(&self, slot: u32) -> Nanos {
         self.limits.get(slot).copied().unwrap_or(0)
     }
 
+    /// Returns the deadline of an entry that is used now.
     fn deadline(&self, now: Nanos, limit: Nanos) -> Nanos {
         limit.min(now.saturating_add(self.time))
     }
 }
 
 impl Extras {
+    /// Creates the metadata of a shard without entries.
     pub(crate) fn new(kinds: Kinds, floor: Option<Arc<AtomicU64>>) -> Self {
         let limits = Column::new();
         Self {
@@ -192,7 +205,8 @@ impl Extras {
         }
     }
 
-    /// A slot is filled with an entry that shall not live past `limit`: returns its first deadline.
+    /// Sets the metadata of a slot that was filled with an entry. Returns the entry's first deadline, which is not
+    /// after `limit`.
     pub(crate) fn set(&mut self, slot: u32, extra: Extra, limit: Nanos, now: Nanos) -> Nanos {
         if let Some(renewals) = &mut self.renewals {
             renewals.set(slot, now, extra.origin.load_time);
@@ -213,8 +227,11 @@ impl Extras {
         }
     }
 
-    /// A live entry is hit: may it be served? If it is one that idles, its deadline moves. It never
-    /// moves to before what it was when the shard was last written to, so bounds hold.
+    /// Moves the deadline of a live entry that was hit, if the cache has a time to idle, and checks whether the entry
+    /// may be served.
+    ///
+    /// A deadline never moves to an earlier time, so the bounds that [`Expiry`](crate::local::expiry::Expiry) has of
+    /// deadlines hold.
     pub(crate) fn hit(&self, slot: u32, deadline: &AtomicU64, now: impl FnOnce() -> Nanos) -> bool {
         if let Some(idle) = &self.idle {
             let moved = idle.deadline(now(), idle.limit(slot));
@@ -225,7 +242,7 @@ impl Extras {
         self.is_current(slot)
     }
 
-    /// The slot is vacant now.
+    /// Clears the metadata of a slot that was vacated.
     pub(crate) fn clear(&mut self, slot: u32) {
         self.tags.set(slot, None);
         if let Some(weights) = &mut self.weights {
@@ -233,17 +250,18 @@ impl Extras {
         }
     }
 
+    /// Returns the weight of an entry.
     pub(crate) fn weight(&self, slot: u32) -> u64 {
         let weights = self.weights.as_ref();
         weights.map_or(1, |weights| weights.of(slot))
     }
 
-    /// What all entries weigh, in a cache that weighs.
+    /// Returns the sum of the weights of all entries, or `None` if each weighs 1.
     pub(crate) fn total_weight(&self) -> Option<u64> {
         Some(self.weights.as_ref()?.total)
     }
 
-    /// Begins to make room for so many slots.
+    /// Begins to make room for `slots` slots: see [`Column::grow`].
     pub(crate) fn grow(&mut self, slots: usize) {
         let Self {
             idle,
@@ -267,7 +285,7 @@ impl Extras {
         }
     }
 
-    /// Goes on with it, for up to `most` slots, and calls `retire` with storage that has grown out of use.
+    /// Moves up to `most` slots: see [`Column::step`]. Calls `retire` with storage that is no longer needed.
     pub(crate) fn step<'a>(&mut self, most: usize, mut retire: impl FnMut(Box<dyn Retired + 'a>)) {
         let mut step = |column: Option<&mut Column<u64>>| {
             if let Some(emptied) = column.and_then(|column| column.step(most)) {
@@ -287,7 +305,8 @@ impl Extras {
         }
     }
 
-    /// Takes what these slots have, which are all that are occupied, for the first slots of as many as `room`.
+    /// Moves the metadata of these slots, which are all occupied ones, to the first slots of storage with room for
+    /// `room` slots.
     pub(crate) fn select(&mut self, slots: &[u32], room: usize) {
         if let Some(idle) = &mut self.idle {
             idle.limits = idle.limits.select(slots, room);
@@ -305,35 +324,36 @@ impl Extras {
         self.tags = self.tags.select(slots);
     }
 
-    /// How far hits may move an entry's deadline, in a cache where they do.
+    /// Returns the latest time to which hits may move an entry's deadline, or `None` if hits do not move deadlines.
     pub(crate) fn idle_limit(&self, slot: u32) -> Option<Nanos> {
         let idle = self.idle.as_ref()?;
         Some(idle.limit(slot))
     }
 
-    /// Returns the weight that an entry was given, or `None` if the weigher was asked.
+    /// Returns the weight that the caller gave for an entry, or `None` if the weigher determined it.
     pub(crate) fn own_weight(&self, slot: u32) -> Option<u64> {
         let weights = self.weights.as_ref()?;
         let given = weights.given.get(slot) == Some(&true);
         given.then(|| weights.of(slot))
     }
 
-    /// Was no tag of the entry invalidated, and the entry not forgotten?
+    /// Checks whether no tag of the entry was invalidated and the entry was not forgotten.
     pub(crate) fn is_current(&self, slot: u32) -> bool {
         let births = self.births.as_ref();
         births.is_none_or(|births| births.is_current(slot)) && !self.is_invalidated(slot)
     }
 
-    /// Was a tag of the entry invalidated?
+    /// Checks whether a tag of the entry was invalidated.
     pub(crate) fn is_invalidated(&self, slot: u32) -> bool {
         self.tags(slot).is_some_and(|tags| !tags.is_current())
     }
 
+    /// Returns the tags of an entry, if it has any.
     pub(crate) fn tags(&self, slot: u32) -> Option<&Tagged> {
         self.tags.get(slot)
     }
 
-    /// May entries be dead before their deadline?
+    /// Checks whether entries may be dead before their deadline.
     pub(crate) fn may_die(&self) -> bool {
         !self.tags.is_empty() || self.births.is_some()
     }

@@ -2,29 +2,32 @@
 
 use hashbrown::HashTable;
 
-/// How many buckets of the former table an insertion drains. The new table has room for twice as many
-/// values as there are, and the former one at most 16 buckets for each 7 of them, or for each value that
-/// was removed: it is drained long before the new one is full.
+/// The number of buckets of the former table that an insertion drains. The new table has room for twice as many
+/// values as there are. The former one has at most 16 buckets for each 7 values, those that were removed included. It
+/// is therefore drained long before the new one is full.
 pub(crate) const BUCKETS_PER_STEP: usize = 256;
 
 /// A hash table whose growth is spread over many insertions.
 ///
-/// While it grows there are two tables: values are inserted into the new one and looked up in both. A
-/// value that is in the new one costs what it costs in a plain table.
+/// While it grows there are two tables. Values are inserted into the new one and looked up in both, the new one first.
+/// A lookup of a value in the new one costs the same as in a plain table.
 #[repr(C)]
 pub(crate) struct Index<T> {
+    /// All values, except those that have not moved yet.
     table: HashTable<T>,
+    /// The former table while its values are moved.
     outgrown: Option<Box<Outgrown<T>>>,
-    /// An empty table for the next time that it grows.
+    /// An empty table for the next growth.
     spare: Option<Box<HashTable<T>>>,
 }
 
-/// A table for fewer values than this is allocated when it is needed.
+/// The number of values from which on a table gets a spare one. A smaller table is allocated when it is needed.
 const LEAST_SPARE: usize = 1 << 16;
 
+/// A table whose values are being moved to a larger one.
 struct Outgrown<T> {
     table: HashTable<T>,
-    /// Buckets below it are empty.
+    /// The next bucket to be drained. Those below it are empty.
     next: usize,
 }
 
@@ -39,6 +42,7 @@ impl<T> Default for Index<T> {
 }
 
 impl<T: Copy> Index<T> {
+    /// Creates an empty index with room for `capacity` values.
     pub(crate) fn with_capacity(capacity: usize) -> Self {
         Self {
             table: HashTable::with_capacity(capacity),
@@ -47,6 +51,7 @@ impl<T: Copy> Index<T> {
         }
     }
 
+    /// Returns the number of values.
     pub(crate) fn len(&self) -> usize {
         self.table.len() + self.outgrown.as_ref().map_or(0, |old| old.table.len())
     }
@@ -57,6 +62,7 @@ impl<T: Copy> Index<T> {
         &self.table
     }
 
+    /// Returns a value, whether or not it has moved.
     #[inline]
     pub(crate) fn find(&self, hash: u64, is_it: impl Fn(&T) -> bool) -> Option<T> {
         match self.table.find(hash, &is_it) {
@@ -80,6 +86,7 @@ impl<T: Copy> Index<T> {
         }
     }
 
+    /// Removes a value that has not moved yet.
     #[cold]
     fn remove_outgrown(&mut self, hash: u64, is_it: impl Fn(&T) -> bool) -> bool {
         let Some(outgrown) = &mut self.outgrown else {
@@ -91,15 +98,15 @@ impl<T: Copy> Index<T> {
             .is_ok()
     }
 
-    /// Returns `true` if the next insertion would rehash the table, because it is full of values and of
-    /// traces of removed ones.
+    /// Returns `true` if the next insertion would rehash the table, because it is full of values and of tombstones of
+    /// removed ones.
     #[inline]
     pub(crate) fn is_full(&self) -> bool {
         self.table.capacity() == self.table.len()
     }
 
-    /// Returns `true` if a large table is almost full and there is no spare one. Allocating a table of four
-    /// million buckets takes two milliseconds, so it is done where no lock is held.
+    /// Returns `true` if the table is large and almost full, and there is no spare one. Allocating a table of four
+    /// million buckets takes two milliseconds, so the caller does it where no lock is held.
     #[inline]
     pub(crate) fn needs_spare(&self) -> bool {
         let capacity = self.table.capacity();
@@ -109,7 +116,7 @@ impl<T: Copy> Index<T> {
     }
 
     /// Allocates an empty table for `capacity` values, and touches all of its pages. Otherwise each of the first
-    /// steps faults about 200 of them, since it moves values to random places: more than a millisecond.
+    /// steps would fault about 200 pages, because it moves values to random places. That takes more than a millisecond.
     pub(crate) fn prepare_table(capacity: usize) -> HashTable<T>
     where
         T: Default,
@@ -123,7 +130,7 @@ impl<T: Copy> Index<T> {
         table
     }
 
-    /// Takes an empty table for the next time that it grows, or gives it back if there is one.
+    /// Stores an empty table for the next growth, or returns it as an error if there is one already.
     pub(crate) fn set_spare(&mut self, table: HashTable<T>) -> Result<(), HashTable<T>> {
         if self.spare.is_some() {
             return Err(table);
@@ -132,13 +139,14 @@ impl<T: Copy> Index<T> {
         Ok(())
     }
 
-    /// Inserts a value that is not there. If the table is full it rehashes all values at once: call
+    /// Inserts a value that is not in the index. If the table is full, it rehashes all values at once: call
     /// [`grow`](Self::grow) before that.
     #[inline]
     pub(crate) fn insert(&mut self, hash: u64, value: T, hash_of: impl Fn(&T) -> u64) {
         self.table.insert_unique(hash, value, hash_of);
     }
 
+    /// Returns `true` while values are left to be moved.
     pub(crate) fn is_growing(&self) -> bool {
         self.outgrown.is_some()
     }
@@ -149,7 +157,7 @@ impl<T: Copy> Index<T> {
         while self.outgrown.is_some() {
             self.step(usize::MAX, &hash_of);
         }
-        // Where most buckets have traces of removed values only, there has to be time to drain them.
+        // If most buckets contain tombstones only, the new table has to leave enough insertions to drain them.
         let least = self.table.len() + self.table.num_buckets() / 8 + 1;
         let capacity = capacity.max(least);
         let spare = self.spare.take().map(|spare| *spare);
@@ -162,8 +170,8 @@ impl<T: Copy> Index<T> {
         }
     }
 
-    /// Moves the values of up to `buckets` buckets. Returns the emptied table after the last one, for the
-    /// caller to drop where no lock is held.
+    /// Moves the values of up to `buckets` buckets. After the last one, returns the former table. The caller drops it
+    /// where no lock is held.
     pub(crate) fn step(
         &mut self,
         buckets: usize,
@@ -187,7 +195,7 @@ impl<T: Copy> Index<T> {
         outgrown.take().map(|emptied| emptied.table)
     }
 
-    /// Returns all values, in no order.
+    /// Returns all values, in no particular order.
     pub(crate) fn iter(&self) -> impl Iterator<Item = T> + '_ {
         let outgrown = self.outgrown.iter();
         let outgrown = outgrown.flat_map(|outgrown| outgrown.table.iter());
@@ -196,6 +204,7 @@ impl<T: Copy> Index<T> {
 }
 
 impl<T: Copy> Outgrown<T> {
+    /// Returns a value that has not moved yet.
     #[cold]
     #[inline(never)]
     fn find(&self, hash: u64, is_it: impl Fn(&T) -> bool) -> Option<T> {

@@ -1,49 +1,50 @@
-//! A reader-writer lock for data that is read far more often than written.
+//! A reader-writer lock for data that is read far more often than it is written.
 //!
-//! But for the first few after a write, a reader writes to no memory that another reader reads: it
-//! announces itself in a slot of its own thread, one array for the whole process, by storing the
-//! lock's address there. A writer
-//! closes the lock's `gate` and waits until no slot holds the lock's address. Kin: Linux's brlock,
-//! folly's `SharedMutex` with deferred readers, BRAVO (Dice and Kogan, USENIX ATC 2019).
+//! Except for the first few reads after a write, a reader writes to no memory that another reader reads. It
+//! announces itself by storing the lock's address in a slot of its own thread. One array contains the slots of all
+//! threads of the process. A writer closes the lock's `gate` and waits until no slot contains the lock's address.
+//! Similar designs are Linux's brlock, folly's `SharedMutex` with deferred readers, and BRAVO (Dice and Kogan, USENIX
+//! ATC 2019).
 //!
-//! Entering is Dekker's handshake. The reader stores to its slot, then loads the gate; the writer
-//! stores to the gate, then loads the slots. All four are sequentially consistent, so at least one
-//! of the two sees the other: a reader that finds the gate closed takes its slot back and waits on
-//! an ordinary `RwLock` that the writer holds meanwhile; a writer that sees a reader waits.
+//! A reader enters by Dekker's handshake. The reader stores to its slot, then loads the gate. The writer stores to
+//! the gate, then loads the slots. All four accesses are sequentially consistent, so at least one of the two sees the
+//! other. A reader that finds the gate closed clears its slot and waits on an ordinary `RwLock`, which the writer
+//! holds meanwhile. A writer that sees a reader waits.
 //!
-//! A writer leaves the gate closed, and readers open it again once a few have come with no write
-//! between. So what is written to again and again is that ordinary `RwLock` and nothing more: its
-//! writers look for nobody in the slots, which its readers do not write to.
+//! A writer leaves the gate closed. Readers open it again after a few reads without a write between them. Data that
+//! is written again and again is therefore protected by the `RwLock` alone: its readers do not store to the slots,
+//! and its writers do not look at them.
 //!
-//! Readers with no slot, or whose slot announces another lock, use the `RwLock` throughout.
+//! Readers without a slot, and readers whose slot announces another lock, always use the `RwLock`.
 //!
-//! A writer that sees a reader spins for a moment, then parks. A reader that leaves looks at the gate, whose
-//! cache line it has read before; only if it is closed does a writer wait, which the reader then unparks. Between
-//! its store to the slot and its load of the gate the reader has no fence, which would cost each hit as much as
-//! all else that it does, so a processor that delays the store may let it miss a writer that closes the gate in
-//! the same moment. A park is therefore limited: to 50 microseconds at first, then to twice as long each time, up
-//! to 10 milliseconds. A missed wake-up delays the writer by about as long as it has waited, and a writer that
-//! waits for seconds takes less than a thousandth of them in processor time.
+//! A writer that sees a reader spins briefly, then parks. A reader that leaves loads the gate, whose cache line it has
+//! read before. A writer can only wait if the gate is closed, and the reader then unparks it. The reader has no fence
+//! between its store to the slot and its load of the gate, because a fence would cost each hit as much as the rest of
+//! the hit. A processor that delays the store may therefore let the reader miss a writer that closes the gate in the
+//! same moment. For this reason each park has a time limit: 50 microseconds at first, then twice as long each time, up
+//! to 10 milliseconds. A missed wake-up delays the writer by about as long as it has waited already. A writer that
+//! waits for seconds uses less than a thousandth of them as processor time.
 //!
-//! User code under a lock (`Clone`, `Eq`, a `get_with` closure) may come here again, and must not
-//! close a circle of those who wait for each other:
+//! User code under a lock (`Clone`, `Eq`, a `get_with` closure) may call a cache again. It must not cause a deadlock:
 //!
-//! - A thread that reads what it is reading already just goes on.
-//! - A thread that reads something else may have to wait for a writer, who waits for readers, who
-//!   wait for what this thread reads. It says that it is *urgent*, and a writer who waits gives way.
-//! - A thread that reads or writes anything and wants to write, or writes and would have to wait to
-//!   read, panics.
+//! - A thread that reads a lock again while it reads it proceeds at once.
+//! - A thread that reads another lock may have to wait for a writer. Through other waiting threads, that writer may
+//!   wait for this thread. The thread therefore counts as *urgent* while it waits, and a waiting writer gives way.
+//! - A thread that reads or writes any lock panics if it tries to write. A thread that writes panics if it tries to
+//!   read and would have to wait.
 //!
-//! This is the only file with `unsafe` code, and these are its invariants:
+//! This is the only file with `unsafe` code. These are its invariants:
 //!
-//! - G: the gate is changed only by who holds `fallback`: closed for writing, and opened for reading
-//!   or where it cannot be closed. Since no reader by its slot comes in while it is closed, there is
-//!   none in once the one who closed it has seen none.
-//! - W: a `WriteGuard` exists only while its thread holds `fallback` for writing, the gate is
-//!   closed, and after every slot was seen without this lock's address since it was closed.
-//! - R: a `ReadGuard` exists only while its thread's slot holds the lock's address and the gate was
-//!   seen open since it was put there. The closure of `read` runs only while there is one, or while
-//!   this thread holds `fallback` for reading, or inside such a closure of the same thread and lock.
+//! - G: Only a thread that holds `fallback` changes the gate. A thread that holds it for writing closes the gate, and
+//!   opens it again if it may not wait for the readers that are in. A thread that holds it for reading opens the gate.
+//!   No reader enters by its slot while the gate is closed. Once the thread that closed it has seen no reader in any
+//!   slot, there is none until the gate opens.
+//! - W: A `WriteGuard` exists only while its thread holds `fallback` for writing and the gate is closed. Each slot was
+//!   seen without this lock's address after the gate was closed and before the guard was created.
+//! - R: A `ReadGuard` exists only while its thread's slot contains the lock's address. The gate was seen open after
+//!   the address was stored there. The closure of `read` runs only in one of three cases. First, its thread has a
+//!   `ReadGuard` of this lock. Second, its thread holds `fallback` for reading. Third, it runs inside another reader of
+//!   the same thread and lock, which ends later.
 #![allow(unsafe_code)]
 
 mod primitives;
@@ -58,35 +59,38 @@ use std::marker::PhantomData;
 use std::ops::{Deref, DerefMut};
 use std::sync::atomic::Ordering::{Relaxed, Release, SeqCst};
 
-/// What the gate may be.
+/// The gate's value while no reader may enter by its slot.
 const CLOSED: u32 = 0;
+/// The gate's value while readers enter by their slots.
 const OPEN: u32 = 1;
 
-/// How many reads after the last write open the gate: about as many as cost together what the next
-/// writer saves by not looking for readers.
+/// The number of reads after the last write that open the gate. Together they cost about as much as the next writer
+/// saves by not looking at the slots.
 const OPEN_AFTER: u32 = primitives::OPEN_AFTER;
 
-/// What a reader reads comes first, what only the others need last.
+/// A reader-writer lock. The fields that each reader loads come first, and those that only other threads need last.
 #[repr(C)]
 pub(crate) struct ReaderLock<T> {
+    /// [`OPEN`] or [`CLOSED`].
     gate: AtomicU32,
-    /// Reads that have found the gate closed since the last write. Racing readers may lose some.
+    /// The number of reads that have found the gate closed since the last write. Racing readers may lose some.
     calm: AtomicU32,
     data: UnsafeCell<T>,
-    /// Held by the writer, and by readers who cannot announce themselves.
+    /// Held by the writer, and by readers that cannot announce themselves.
     fallback: RwLock<()>,
-    /// How many wait for `fallback` while they read another lock.
+    /// The number of threads that wait for `fallback` while they read another lock.
     urgent: AtomicUsize,
-    /// The writer that has closed the gate and is about to park, or has. It holds `fallback`, so there is one
-    /// at most.
+    /// The writer that has closed the gate and is parked or about to park. It holds `fallback`, so there is at most
+    /// one.
     parked: Mutex<Option<Thread>>,
 }
 
-// SAFETY: as for `std::sync::RwLock`: readers share `&T` (`T: Sync`) and a writer gets `&mut T` on
-// whichever thread it runs (`T: Send`); invariants W and R keep the two apart.
+// SAFETY: The bounds are those of `std::sync::RwLock`. Readers share `&T`, which needs `T: Sync`. A writer gets
+// `&mut T` on any thread, which needs `T: Send`. Invariants W and R exclude that there are both at a time.
 unsafe impl<T: Send + Sync> Sync for ReaderLock<T> {}
 
 impl<T> ReaderLock<T> {
+    /// Creates a lock whose gate is closed.
     pub(crate) fn new(data: T) -> Self {
         Self {
             gate: AtomicU32::new(CLOSED),
@@ -102,7 +106,7 @@ impl<T> ReaderLock<T> {
     ///
     /// # Panics
     ///
-    /// If this thread is writing to a lock, and would have to wait.
+    /// Panics if this thread writes to a lock and would have to wait.
     pub(crate) fn read<R>(&self, read: impl FnOnce(&T) -> R) -> R {
         let slot = ThreadSlot::current();
         match self.announce(slot) {
@@ -111,15 +115,16 @@ impl<T> ReaderLock<T> {
         }
     }
 
-    /// The first half of [`read`](Self::read), for who wants no closure in between: shares the data
-    /// if that takes no more than an announcement. `None` if the gate is closed, or the slot is not
-    /// idle; then there is [`read_unannounced`](Self::read_unannounced).
+    /// Announces a reader and returns its access to the data, or `None` if the gate is closed or the slot announces a
+    /// reader already. After `None`, the caller continues with [`read_unannounced`](Self::read_unannounced).
     ///
-    /// It is the reader's half of the handshake; the other is in `close`.
+    /// This is the first half of [`read`](Self::read), for callers that want no closure in between. It is also the
+    /// reader's side of the handshake; the writer's side is `close_on_readers`.
     #[inline(always)]
     pub(crate) fn announce(&self, slot: ThreadSlot) -> Option<ReadGuard<'_, T>> {
         let announced = slot.announced();
-        // That the gate is asked before as well saves a store where it is closed, and no more.
+        // The check of the gate only avoids a store when it is closed; correctness does not depend on it. The check of
+        // the slot is necessary, because the announcement of another lock must not be overwritten.
         if self.gate.load(Relaxed) != OPEN || announced.load(Relaxed) != NOBODY {
             return None;
         }
@@ -130,22 +135,27 @@ impl<T> ReaderLock<T> {
             announced,
             _not_send: PhantomData,
         };
-        // Otherwise the guard takes the announcement back.
+        // If the gate is closed, the guard is dropped here and clears the slot.
         (self.gate.load(SeqCst) == OPEN).then_some(guard)
     }
 
-    /// The second half of [`read`](Self::read).
+    /// Runs `read` on the data after [`announce`](Self::announce) has returned `None`.
+    ///
+    /// # Panics
+    ///
+    /// Panics if this thread writes to a lock and would have to wait.
     #[inline(never)]
     pub(crate) fn read_unannounced<R>(&self, slot: ThreadSlot, read: impl FnOnce(&T) -> R) -> R {
         let nested = slot.announced().load(Relaxed) == self.address();
         let _permit = (!nested).then(|| self.permit());
-        // SAFETY: the second or third case of invariant R, while `_permit` lives or the outer
-        // reader runs. By W there is no `WriteGuard`: one that was before ended with a release of
-        // `fallback` that we have acquired, and one to come waits for `fallback` or our slot.
+        // SAFETY: This is the second case of invariant R while `_permit` lives, or the third case while the outer
+        // reader runs. By W there is no `WriteGuard` meanwhile. An earlier writer released `fallback`, and this thread
+        // has acquired that release, directly or through the gate. A later writer waits for `fallback` or for this
+        // thread's slot.
         self.data.with(|data| read(unsafe { &*data }))
     }
 
-    /// Takes `fallback` for reading, and notes that this thread does.
+    /// Acquires `fallback` for reading, and records that this thread holds it.
     #[inline]
     fn permit(&self) -> (Held, RwLockReadGuard<'_, ()>) {
         let permit = if is_exclusive() {
@@ -159,16 +169,21 @@ impl<T> ReaderLock<T> {
         (Held::reading(), permit)
     }
 
-    /// For a thread that writes something: it may read, but not wait.
+    /// Acquires `fallback` for a thread that writes to a lock, and that may therefore read but not wait.
+    ///
+    /// # Panics
+    ///
+    /// Panics if the thread would have to wait.
     #[cold]
     fn permit_at_once(&self) -> RwLockReadGuard<'_, ()> {
         let permit = self.fallback.try_read_recursive();
         permit.unwrap_or_else(|| refuse("wait for a writer of"))
     }
 
+    /// Acquires `fallback` for a thread that reads another lock.
     #[cold]
     fn permit_urgently(&self) -> RwLockReadGuard<'_, ()> {
-        // The writer whom we wait for may wait for one who waits for what we read.
+        // The writer that this thread waits for may wait for this thread, through others that wait. It gives way.
         self.urgent.fetch_add(1, SeqCst);
         self.unpark_writer();
         let permit = self.fallback.read_recursive();
@@ -176,8 +191,8 @@ impl<T> ReaderLock<T> {
         permit
     }
 
-    /// Notes that a read has come by `fallback`, and opens the gate if that was enough of them since
-    /// it was closed. The caller holds `fallback` for reading, so there is no writer.
+    /// Counts a read through `fallback`, and opens the gate if there were enough of them since it was closed. The
+    /// caller holds `fallback` for reading, so there is no writer.
     fn note_calm(&self) {
         if self.gate.load(Relaxed) == OPEN {
             return;
@@ -186,16 +201,16 @@ impl<T> ReaderLock<T> {
         if calm < OPEN_AFTER {
             self.calm.store(calm, Relaxed);
         } else {
-            // A release: who sees the gate open sees what was written before it was closed.
+            // A release, so that a thread which sees the gate open also sees what was written while it was closed.
             self.gate.store(OPEN, Release);
         }
     }
 
-    /// Waits until nobody else reads or writes, and keeps all out while the guard lives.
+    /// Waits until no other thread reads or writes, and excludes all of them while the guard lives.
     ///
     /// # Panics
     ///
-    /// If this thread reads or writes any lock.
+    /// Panics if this thread reads or writes any lock.
     #[inline]
     pub(crate) fn write(&self) -> WriteGuard<'_, T> {
         assert_holds_nothing("write to");
@@ -204,6 +219,7 @@ impl<T> ReaderLock<T> {
             if self.close(true) {
                 return self.guard(permit);
             }
+            // An urgent reader goes first.
             drop(permit);
             let mut backoff = Backoff::new();
             while self.urgent.load(SeqCst) > 0 {
@@ -212,20 +228,23 @@ impl<T> ReaderLock<T> {
         }
     }
 
-    /// As [`write`](Self::write), but gives up where that would wait.
+    /// Like [`write`](Self::write), but returns `None` instead of waiting.
     pub(crate) fn try_write(&self) -> Option<WriteGuard<'_, T>> {
         let permit = self.fallback.try_write()?;
         self.close(false).then(|| self.guard(permit))
     }
 
-    /// The writer's half of the handshake. `false`, and the gate is not closed, if there are readers
-    /// in and it is not to wait for them, or must not since an urgent one is to go first.
+    /// Closes the gate, and waits for readers that are in if `wait` is set. The caller holds `fallback` for writing.
+    ///
+    /// Returns `false`, and leaves the gate open, if a reader is in and `wait` is not set, or if an urgent reader has
+    /// to go first.
     #[inline]
     fn close(&self, wait: bool) -> bool {
-        // Relaxed: by invariant G nobody changes a closed gate while we hold `fallback`.
+        // Relaxed suffices: by invariant G no other thread changes a closed gate while this one holds `fallback`.
         self.gate.load(Relaxed) == CLOSED || self.close_on_readers(wait)
     }
 
+    /// Closes an open gate. This is the writer's side of the handshake.
     #[cold]
     fn close_on_readers(&self, wait: bool) -> bool {
         self.gate.swap(CLOSED, SeqCst);
@@ -237,7 +256,7 @@ impl<T> ReaderLock<T> {
         left
     }
 
-    /// Returns whether no slot has this lock's address any more.
+    /// Checks whether all readers with slots have left, and waits for them if `wait` is set and no reader is urgent.
     fn readers_have_left(&self, wait: bool) -> bool {
         in_use().all(|slot| {
             let mut backoff = Backoff::new();
@@ -253,23 +272,25 @@ impl<T> ReaderLock<T> {
         })
     }
 
+    /// Checks whether this slot announces a reader of this lock.
     fn is_reader(&self, slot: &AtomicUsize) -> bool {
         slot.load(SeqCst) == self.address()
     }
 
-    /// Waits until the reader with this slot has left, or another has become urgent, or for a while.
+    /// Parks until the reader with this slot has left, another reader is urgent, or the time limit of the park passes.
     #[cold]
     fn park(&self, backoff: &mut Backoff, slot: &AtomicUsize) {
         *self.parked.lock() = Some(primitives::current());
         primitives::fence();
-        // A thread that did not see this one in `parked` had made its change by then, so the change is seen here.
+        // A thread that does not find this writer in `parked` has changed its slot or `urgent` before it looked. The
+        // change is then visible here.
         if self.is_reader(slot) && self.urgent.load(SeqCst) == 0 {
             backoff.park();
         }
         *self.parked.lock() = None;
     }
 
-    /// Wakes the writer that waits for readers, if there is one.
+    /// Unparks the writer that waits for readers, if there is one.
     #[cold]
     #[inline(never)]
     fn unpark_writer(&self) {
@@ -278,6 +299,7 @@ impl<T> ReaderLock<T> {
         }
     }
 
+    /// Returns the guard of a writer that has excluded all other threads.
     fn guard<'a>(&'a self, permit: RwLockWriteGuard<'a, ()>) -> WriteGuard<'a, T> {
         self.calm.store(0, Relaxed);
         WriteGuard {
@@ -293,10 +315,10 @@ impl<T> ReaderLock<T> {
     }
 }
 
-/// Shared access by an announcement. Not `Send`: the slot is the thread's.
+/// Shared access by an announcement. It is not `Send`, because the slot belongs to the thread.
 pub(crate) struct ReadGuard<'a, T> {
     lock: &'a ReaderLock<T>,
-    /// The thread's slot, which holds the lock's address.
+    /// The thread's slot, which contains the lock's address.
     announced: &'static AtomicUsize,
     _not_send: PhantomData<*const ()>,
 }
@@ -306,15 +328,15 @@ impl<T> Deref for ReadGuard<'_, T> {
 
     #[inline(always)]
     fn deref(&self) -> &T {
-        // SAFETY: this is the first case of invariant R. By the handshake it holds until `drop` clears the slot,
-        // so for as long as the reference is borrowed. By W there is no `WriteGuard` meanwhile. An earlier writer
-        // released `fallback`; the thread that opened the gate afterwards had acquired `fallback`, and this thread
+        // SAFETY: This is the first case of invariant R. It lasts until `drop` clears the slot, so longer than the
+        // borrow of the reference. By the handshake and W there is no `WriteGuard` meanwhile. An earlier writer
+        // released `fallback`. The thread that opened the gate afterwards had acquired that release, and this thread
         // has acquired the gate, so the writes happened before. A later writer waits for this thread's slot.
         self.lock.data.with(|data| unsafe { &*data })
     }
 }
 
-/// Lets writers in. This happens also when a reader panics.
+/// Clears the slot, and unparks a writer that waits. This also happens when the reader panics.
 impl<T> Drop for ReadGuard<'_, T> {
     #[inline(always)]
     fn drop(&mut self) {
@@ -326,7 +348,7 @@ impl<T> Drop for ReadGuard<'_, T> {
     }
 }
 
-/// Exclusive access. Not `Send`: re-entry is told by the thread.
+/// Exclusive access. It is not `Send`, because re-entry is detected by the thread.
 pub(crate) struct WriteGuard<'a, T> {
     lock: &'a ReaderLock<T>,
     _held: Held,
@@ -339,7 +361,8 @@ impl<T> Deref for WriteGuard<'_, T> {
 
     #[inline]
     fn deref(&self) -> &T {
-        // SAFETY: invariant W; the reference borrows the guard, so no `&mut` is made meanwhile.
+        // SAFETY: By invariant W no reader and no other writer is in, and earlier writers ended with a release that
+        // this thread has acquired. The reference borrows the guard, so there is no `&mut` meanwhile.
         self.lock.data.with(|data| unsafe { &*data })
     }
 }
@@ -347,8 +370,8 @@ impl<T> Deref for WriteGuard<'_, T> {
 impl<T> DerefMut for WriteGuard<'_, T> {
     #[inline]
     fn deref_mut(&mut self) -> &mut T {
-        // SAFETY: invariant W: no reader and no other writer is in, those that were ended with a
-        // release that we have acquired, and the reference borrows the guard mutably.
+        // SAFETY: By invariant W no reader and no other writer is in. Earlier ones ended with a release that this
+        // thread has acquired. The reference borrows the guard mutably, so there is no other reference meanwhile.
         self.lock.data.with_mut(|data| unsafe { &mut *data })
     }
 }
@@ -360,8 +383,8 @@ mod models {
     use loom::sync::Arc;
     use loom::thread;
 
-    /// Every access goes through loom's cell, which fails a model in which a reader and a writer
-    /// overlap; the two halves make torn data visible as well.
+    /// Data in two halves, which make a torn read visible. Each access goes through loom's cell, which also fails a
+    /// model in which a reader and a writer overlap.
     type Pair = (usize, usize);
 
     fn bump(lock: &ReaderLock<Pair>) {
@@ -428,7 +451,7 @@ mod models {
         });
     }
 
-    /// The reader that waits urgently has announced another lock, and the writer parks for the other reader.
+    /// The urgent reader has announced another lock, and the writer parks because of the other reader.
     #[test]
     fn an_urgent_reader_unparks_a_writer() {
         model(|lock| {
@@ -449,7 +472,7 @@ mod models {
         });
     }
 
-    /// The one who writes again finds the gate closed, or opened by the reader in between.
+    /// The second write finds the gate closed, or opened by the reader in between.
     #[test]
     fn a_reader_that_comes_twice_against_a_writer_that_does() {
         model(|lock| {
@@ -586,7 +609,7 @@ mod tests {
         assert_eq!(lock.read(|pair| pair.0), threads.div_ceil(8) as u64 * 500);
     }
 
-    /// A lock that has been read so often that its gate is this.
+    /// Returns a lock that was read until its gate had this value.
     fn lock_with(gate: u32) -> ReaderLock<i32> {
         let lock = ReaderLock::new(0);
         while lock.gate.load(SeqCst) != gate {
@@ -623,7 +646,7 @@ mod tests {
                     while lock.gate.load(SeqCst) != CLOSED {
                         thread::yield_now();
                     }
-                    // The writer waits for us now.
+                    // The writer waits for this thread now.
                     lock.read(|value| assert_eq!(*value, 0));
                     other.read(|_| lock.read(|_| other.read(|value| assert_eq!(*value, 0))));
                 });
@@ -659,7 +682,7 @@ mod tests {
             let _guard = lock.write();
             *lock.write() = 1;
         }));
-        // Another lock may be one of a circle.
+        // Another lock may be part of a circle of waiting threads.
         assert!(panics(&|| lock.read(|_| *other.write() = 1)));
         assert!(panics(&|| {
             let _guard = lock.write();
@@ -671,7 +694,7 @@ mod tests {
         assert_eq!(lock.read(|value| *value) + other.read(|value| *value), 2);
     }
 
-    /// Without urgent readers this stops for ever. Too many threads that spin for loom.
+    /// Without urgent readers this is a deadlock. It has too many spinning threads for a model.
     #[test]
     fn nested_readers_in_opposite_order_and_writers_do_not_wait_in_a_circle() {
         nested_readers_in_opposite_order(&[lock_with(OPEN), lock_with(OPEN)]);
@@ -706,7 +729,7 @@ mod tests {
         }
     }
 
-    /// The processor time of this thread.
+    /// Returns the processor time that this thread has used.
     #[cfg(target_os = "linux")]
     fn processor_time() -> std::time::Duration {
         use rustix::time::{ClockId, clock_gettime};
@@ -714,7 +737,7 @@ mod tests {
         clock_gettime(ClockId::ThreadCPUTime).try_into().unwrap()
     }
 
-    /// The reader is busy all the time, so that both have the same share of a busy machine.
+    /// The reader is busy all the time and both times are processor times, so that a busy machine delays both alike.
     #[cfg(target_os = "linux")]
     #[test]
     fn writer_that_waits_for_a_slow_reader_takes_next_to_no_processor_time() {
@@ -742,7 +765,8 @@ mod tests {
         assert!(waited < held_for / 10, "{waited:?}");
     }
 
-    /// A reader of the other lock waits for the writer. If the writer stayed parked, that reader would never return.
+    /// A nested reader waits for the parked writer, and the first reader waits for the nested one. If the writer did
+    /// not give way, none of them would return.
     #[test]
     fn parked_writer_makes_way_for_an_urgent_reader() {
         let (lock, other) = (lock_with(OPEN), lock_with(OPEN));

@@ -1,66 +1,71 @@
-//! What leaves a shard, carried out of its lock.
+//! Removed entries on their way out of a shard's lock.
 
-use super::extras::Retired;
 use std::any::Any;
 use std::mem::take;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
-/// Why an entry is no longer held.
+/// The reason for the removal of an entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum RemovalCause {
     /// A new value took its place.
     Replaced,
-    /// `remove`, `retain` or `update` took it out.
+    /// `remove`, `retain` or `update` removed it.
     Removed,
-    /// It was found past its deadline, whatever the call that found it.
+    /// A call of any kind found it past its deadline.
     Expired,
-    /// It gave way to others for want of room.
+    /// The policy evicted it, because there was no room for another entry.
     Evicted,
-    /// `clear` took it out.
+    /// `clear` removed it.
     Cleared,
-    /// A tag of it was invalidated, and it was found since, whatever the call that found it.
+    /// One of its tags was invalidated, and a later call of any kind found it.
     Invalidated,
 }
 
-/// What is told of each entry that leaves, outside every lock.
+/// A listener that is called with each removed entry, with no lock held.
 pub(crate) type Listener<K, V> = dyn Fn(&K, &V, RemovalCause) + Send + Sync;
 
-/// An entry that has left. Dropping it runs user code, so that happens outside every lock.
+/// A removed entry. It is dropped with no lock held, because that runs user code.
 pub(crate) struct Removed<K, V> {
     pub(crate) key: K,
     pub(crate) value: V,
     pub(crate) cause: RemovalCause,
 }
 
-/// How many removed entries there are in a chunk.
+/// The number of removed entries in a chunk.
 const CHUNK: usize = 1_024;
 
-/// Entries that have left. The listener is told of them by `finish`, or when this is dropped because
-/// of a panic on the way there: of each entry exactly once.
+/// Entries that were removed by one call. The listener is called exactly once with each of them: by `finish`, or when
+/// this is dropped because of an earlier panic.
 ///
-/// It must outlive the shard's lock, so declare it before the lock is taken.
+/// It must outlive the guard of the shard's lock, so declare it before the lock is acquired.
 pub(crate) struct Removals<'a, K, V>
 where
     K: 'a,
     V: 'a,
 {
     listener: Option<&'a Listener<K, V>>,
-    /// Most writes remove none or one, which takes no allocation.
+    /// The first removed entry. Most writes remove one at most, and then nothing is allocated.
     first: Option<Removed<K, V>>,
-    /// In chunks, so that no push under a lock moves all of them.
+    /// The other entries, in chunks, so that no push under a lock moves all of them.
     rest: Vec<Vec<Removed<K, V>>>,
-    /// Freed when this is dropped.
+    /// Storage to be freed when this is dropped. One pointer, because most writes retire nothing.
     retired: Option<Box<RetiredList<'a>>>,
 }
 
-/// Storage that a shard does not need any more.
+/// Storage that a shard no longer needs. It is dropped where no lock is held, because dropping it takes long.
+pub(crate) trait Retired {}
+
+impl<T> Retired for T {}
+
+/// A linked list of retired storage.
 struct RetiredList<'a> {
     _storage: Box<dyn Retired + 'a>,
     _rest: Option<Box<Self>>,
 }
 
 impl<'a, K, V> Removals<'a, K, V> {
+    /// Creates an empty list whose entries are reported to this listener.
     pub(crate) const fn new(listener: Option<&'a Listener<K, V>>) -> Self {
         Self {
             listener,
@@ -70,7 +75,7 @@ impl<'a, K, V> Removals<'a, K, V> {
         }
     }
 
-    /// Keeps storage without entries until no lock is held, because it takes long to free.
+    /// Keeps storage without entries until no lock is held.
     #[cold]
     pub(crate) fn retire(&mut self, storage: Box<dyn Retired + 'a>) {
         self.retired = Some(Box::new(RetiredList {
@@ -79,6 +84,7 @@ impl<'a, K, V> Removals<'a, K, V> {
         }));
     }
 
+    /// Adds an entry.
     #[inline]
     pub(crate) fn push(&mut self, removed: Removed<K, V>) {
         if self.first.is_none() {
@@ -101,20 +107,21 @@ impl<'a, K, V> Removals<'a, K, V> {
         }
     }
 
+    /// Returns the number of entries.
     pub(crate) fn len(&self) -> usize {
         usize::from(self.first.is_some()) + self.rest.iter().map(Vec::len).sum::<usize>()
     }
 
-    /// Tells the listener of every entry, then drops all but the first, which is returned.
+    /// Calls the listener with every entry, then drops all except the first, which is returned.
     ///
     /// # Panics
     ///
-    /// If the listener does, after it was told of all.
+    /// Panics if the listener does, after it was called with all entries.
     #[inline]
     pub(crate) fn finish(&mut self) -> Option<Removed<K, V>> {
         if self.listener.is_none() {
             if !self.rest.is_empty() {
-                // Before the first is on its way to the caller: see `tell`.
+                // Before the first entry is returned: see `tell`.
                 self.drop_rest();
             }
             return self.first.take();
@@ -122,7 +129,7 @@ impl<'a, K, V> Removals<'a, K, V> {
         let (first, panicked) = self.tell();
         match panicked {
             Some(panic) => {
-                // Not as it unwinds: a panic in a `drop` would end the process.
+                // Before the unwinding begins, in which a panic of a `drop` would end the process.
                 drop(first);
                 resume_unwind(panic)
             }
@@ -135,7 +142,8 @@ impl<'a, K, V> Removals<'a, K, V> {
         self.rest.clear();
     }
 
-    /// Empties itself; returns the first entry, and the first panic of the listener.
+    /// Calls the listener with every entry and drops all except the first. Returns that one, and the first panic of
+    /// the listener.
     #[cold]
     fn tell(&mut self) -> (Option<Removed<K, V>>, Option<Panic>) {
         let (first, rest) = (self.first.take(), take(&mut self.rest));
@@ -146,7 +154,7 @@ impl<'a, K, V> Removals<'a, K, V> {
                 panicked = panicked.or(told.err());
             }
         }
-        // Before the first is on its way to the caller: a panic in a `drop` would leak it there.
+        // Before the first entry is returned, because a panic of a `drop` would then leak it.
         drop(rest);
         (first, panicked)
     }
@@ -157,7 +165,7 @@ type Panic = Box<dyn Any + Send>;
 impl<K, V> Drop for Removals<'_, K, V> {
     fn drop(&mut self) {
         if self.listener.is_some() {
-            // Something panics already; a second panic would end the process.
+            // The thread may be panicking already, and a second panic would end the process.
             drop(self.tell());
         }
     }

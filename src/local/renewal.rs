@@ -1,8 +1,8 @@
-//! When an entry is loaded anew though it lives, and when a load that failed is tried again.
+//! The rules by which live entries are loaded again, and by which failed loads are tried again.
 //!
 //! Early renewal is `XFetch` (Vattani, Chierichetti, Lowenstein, "Optimal Probabilistic Cache Stampede
-//! Prevention", VLDB 2015): each hit renews with a chance that grows as the deadline comes near,
-//! measured in the time that a load takes.
+//! Prevention", VLDB 2015): each hit renews the entry with a probability that grows as the deadline approaches. The
+//! time to the deadline is measured in units of the time that a load takes.
 
 use super::column::Column;
 use crate::clock::{NEVER, Nanos};
@@ -10,39 +10,43 @@ use crate::random;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
-/// How long after a renewal has begun, or a load has failed, the next one is tried where an old value
-/// serves meanwhile.
+/// The time from the start of a renewal, or from a failed load, to the next attempt, while an old value serves.
 pub(crate) const THROTTLE: Duration = Duration::from_secs(1);
 
-/// The rules of a cache.
+/// The rules of a cache for renewals.
 #[derive(Clone, Copy)]
 pub(crate) struct Rules {
+    /// The age at which an entry is renewed, in nanoseconds, if there is one.
     pub(crate) refresh_after: Option<Nanos>,
-    /// `XFetch`'s beta; 0 for never.
+    /// The beta of `XFetch`. With 0, no entry is renewed early.
     pub(crate) early: f64,
-    /// How long past its deadline a value may serve where a load fails.
+    /// The time past its deadline for which a value may serve when a load fails, in nanoseconds.
     pub(crate) stale: Nanos,
+    /// The time between attempts, in nanoseconds: see [`THROTTLE`].
     pub(crate) throttle: Nanos,
 }
 
-/// What the rules say of a shard's entries, by slot. Words that hits write are atomic.
+/// The times of renewals of a shard's entries, by slot.
 pub(crate) struct Renewals {
     rules: Rules,
     pub(crate) slots: Column<Slot>,
 }
 
+/// The times of renewals of one entry. Those that hits write are atomic.
 #[derive(Default)]
 pub(crate) struct Slot {
+    /// The time from which a hit renews the entry.
     refresh_at: Nanos,
-    /// How long the load of this entry took.
+    /// The duration of the load of this entry, in nanoseconds.
     load_time: Nanos,
-    /// Somebody has set out to renew it: nobody else does before this.
+    /// The time before which no caller renews the entry, because another caller has begun to.
     not_before: AtomicU64,
-    /// A load of it failed: an old value serves until this.
+    /// The time until which an old value serves, because a load of the entry failed.
     failed_until: AtomicU64,
 }
 
 impl Renewals {
+    /// Creates the times of a shard without entries.
     pub(crate) const fn new(rules: Rules) -> Self {
         Self {
             rules,
@@ -50,7 +54,7 @@ impl Renewals {
         }
     }
 
-    /// Notes that a slot was filled.
+    /// Sets the times of a slot that was filled now.
     pub(crate) fn set(&mut self, slot: u32, now: Nanos, load_time: Nanos) {
         let refresh_after = self.rules.refresh_after;
         let new = Slot {
@@ -62,12 +66,12 @@ impl Renewals {
         self.slots.put(slot, new);
     }
 
-    /// Returns how long the load of an entry took.
+    /// Returns the duration of the load of an entry.
     pub(crate) fn load_time(&self, slot: u32) -> Nanos {
         self.slots.get(slot).map_or(0, |slot| slot.load_time)
     }
 
-    /// Is this live entry to be renewed, by the caller? Says yes to one of many.
+    /// Checks whether the caller is to renew this live entry. Returns `true` to one of many callers.
     pub(crate) fn claim(&self, slot: u32, deadline: Nanos, now: Nanos) -> bool {
         let Some(slot) = self.slots.get(slot) else {
             return false;
@@ -76,8 +80,8 @@ impl Renewals {
         if now < not_before || !(now >= slot.refresh_at || self.is_early(slot, deadline, now)) {
             return false;
         }
-        // Not for long: whatever becomes of the caller, there will be another. While a renewal is
-        // under way its flight keeps others from a second.
+        // The claim is short, so that another caller follows if this one does not renew the entry. While a renewal
+        // is in flight, its flight prevents a second one.
         let until = now.saturating_add(self.rules.throttle);
         let claim = slot
             .not_before
@@ -85,15 +89,16 @@ impl Renewals {
         claim.is_ok()
     }
 
+    /// Decides at random whether a hit renews the entry before its time.
     #[allow(clippy::cast_precision_loss)]
     fn is_early(&self, slot: &Slot, deadline: Nanos, now: Nanos) -> bool {
         let scale = slot.load_time as f64 * self.rules.early;
         let left = deadline.saturating_sub(now) as f64;
-        // No random number makes up for more than that.
+        // The logarithm of a random number is never below -64, so most hits need no random number.
         deadline != NEVER && left < scale * 64.0 && left <= scale * -random::unit().ln()
     }
 
-    /// A load of this entry has failed.
+    /// Records that a load of this entry has failed.
     pub(crate) fn failed(&self, slot: u32, now: Nanos) {
         let until = now.saturating_add(self.rules.throttle);
         if let Some(slot) = self.slots.get(slot) {
@@ -102,12 +107,12 @@ impl Renewals {
         }
     }
 
-    /// May this expired entry serve in place of a load that failed?
+    /// Checks whether an entry with this deadline may serve in place of a load that failed.
     pub(crate) fn may_serve(&self, deadline: Nanos, now: Nanos) -> bool {
         now < deadline.saturating_add(self.rules.stale)
     }
 
-    /// Has a load failed so short a time ago that none is tried?
+    /// Checks whether a load of this entry has failed so recently that no other one is tried.
     pub(crate) fn is_throttled(&self, slot: u32, now: Nanos) -> bool {
         let slot = self.slots.get(slot);
         slot.is_some_and(|slot| now < slot.failed_until.load(Relaxed))
@@ -125,7 +130,7 @@ mod tests {
         throttle: 5,
     };
 
-    /// The chance of a renewal when `left` is left of the time to live, at a load time of 1,000.
+    /// Returns the observed probability of a renewal when `left` is left of the time to live and a load takes 1,000.
     fn chance(left: Nanos) -> f64 {
         let mut renewals = Renewals::new(RULES);
         let tries = 20_000_u32;
@@ -138,7 +143,7 @@ mod tests {
 
     #[test]
     fn the_chance_of_an_early_renewal_is_xfetchs() {
-        // -1,000 * ln(u) >= left, with u even between 0 and 1: that is exp(-left / 1,000).
+        // The probability of -1,000 * ln(u) >= left is exp(-left / 1,000), if u is uniform between 0 and 1.
         for left in [0_u32, 500, 1_000, 2_000] {
             let expected = (-f64::from(left) / 1_000.0).exp();
             let found = chance(left.into());

@@ -2,21 +2,26 @@
 
 use super::column::Column;
 
-/// What a slot number can never be: the end of the free list.
+/// The end of the free list, which is never a slot's number.
 const NO_SLOT: u32 = u32::MAX;
 
-/// Values in slots; a freed slot is the next to be used again.
+/// Values in slots. The slot that was freed last is used next.
 #[repr(C)]
 pub(crate) struct Slab<T> {
     slots: Column<Slot<T>>,
+    /// The first slot of the free list, or [`NO_SLOT`].
     free: u32,
+    /// The number of occupied slots.
     len: u32,
 }
 
-/// As large as a `T` that has a niche, such as a `NonZero` field.
+/// The content of a slot. It is as large as a `T` if that has a niche, such as a `NonZero` field.
 pub(crate) enum Slot<T> {
     Occupied(T),
-    Vacant { next: u32 },
+    /// A member of the free list, with the next one.
+    Vacant {
+        next: u32,
+    },
 }
 
 impl<T> Default for Slot<T> {
@@ -26,6 +31,7 @@ impl<T> Default for Slot<T> {
 }
 
 impl<T> Slab<T> {
+    /// Creates a slab without slots.
     pub(crate) const fn new() -> Self {
         Self {
             slots: Column::new(),
@@ -34,24 +40,25 @@ impl<T> Slab<T> {
         }
     }
 
-    /// The number of occupied slots.
+    /// Returns the number of occupied slots.
     pub(crate) fn len(&self) -> u32 {
         self.len
     }
 
-    /// One more than the highest slot in use.
+    /// Returns one more than the highest slot that was ever occupied.
     #[inline]
     #[allow(clippy::cast_possible_truncation)]
     pub(crate) fn end(&self) -> u32 {
         self.slots.len() as u32
     }
 
-    /// The number of slots that there is memory for.
+    /// Returns the number of slots that there is memory for.
     pub(crate) fn capacity(&self) -> usize {
         self.slots.capacity()
     }
 
-    /// Like [`get`](Self::get), but returns `None` for a slot that has not moved to the larger storage yet.
+    /// Returns the value of a slot. Unlike [`get`](Self::get), returns `None` if the slot has not moved to the larger
+    /// storage yet.
     #[inline(always)]
     pub(crate) fn get_moved(&self, slot: u32) -> Option<&T> {
         match self.slots.get_moved(slot) {
@@ -60,6 +67,7 @@ impl<T> Slab<T> {
         }
     }
 
+    /// Returns the value of a slot, or `None` if it is vacant.
     #[inline]
     pub(crate) fn get(&self, slot: u32) -> Option<&T> {
         match self.slots.get(slot) {
@@ -68,6 +76,7 @@ impl<T> Slab<T> {
         }
     }
 
+    /// Returns the value of a slot for writing, or `None` if it is vacant.
     #[inline]
     pub(crate) fn get_mut(&mut self, slot: u32) -> Option<&mut T> {
         match self.slots.get_mut(slot) {
@@ -81,32 +90,33 @@ impl<T> Slab<T> {
         self.free != NO_SLOT || self.slots.room_left() > 0
     }
 
-    /// Returns `true` if the next insertion takes a slot that was never used, and so many such slots or
-    /// fewer are left.
+    /// Returns `true` if the next insertion takes a slot that was never used, and there is memory for at most `slots`
+    /// of those.
     #[inline]
     pub(crate) fn is_nearly_full(&self, slots: usize) -> bool {
         self.free == NO_SLOT && self.slots.room_left() <= slots
     }
 
+    /// Returns `true` while slots are moved to larger storage.
     pub(crate) fn is_growing(&self) -> bool {
         self.slots.is_growing()
     }
 
-    /// Begins to make room for so many values: see [`Column::grow`].
+    /// Begins to make room for `slots` slots: see [`Column::grow`].
     pub(crate) fn grow(&mut self, slots: usize) {
         self.slots.grow(slots);
     }
 
-    /// Goes on with it: see [`Column::step`].
+    /// Moves up to `most` slots: see [`Column::step`].
     pub(crate) fn step(&mut self, most: usize) -> Option<Vec<Slot<T>>> {
         self.slots.step(most)
     }
 
-    /// Puts a value into a free slot.
+    /// Inserts a value into a free slot and returns the slot.
     ///
     /// # Panics
     ///
-    /// If `u32` has no number left for it; the shard evicts long before.
+    /// Panics if there is no number left for a slot. The shard evicts long before.
     #[inline]
     pub(crate) fn insert(&mut self, value: T) -> u32 {
         self.len += 1;
@@ -127,7 +137,7 @@ impl<T> Slab<T> {
         slot
     }
 
-    /// Takes the value of an occupied slot.
+    /// Removes the value of a slot and returns it, or `None` if the slot is vacant.
     #[inline]
     pub(crate) fn remove(&mut self, slot: u32) -> Option<T> {
         let place = self.slots.get_mut(slot)?;
@@ -144,8 +154,8 @@ impl<T> Slab<T> {
         }
     }
 
-    /// Takes the values of these slots, which are all that are occupied, and puts them into the first
-    /// slots of a new slab that has room for `capacity`, in this order.
+    /// Moves the values of these slots, which are all occupied ones, to the first slots of a new slab with room for
+    /// `capacity` slots. Their order is kept.
     #[allow(clippy::cast_possible_truncation)]
     pub(crate) fn select(&mut self, occupied: &[u32], capacity: usize) -> Self {
         Self {
@@ -155,6 +165,7 @@ impl<T> Slab<T> {
         }
     }
 
+    /// Returns all values with their slots.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (u32, &T)> {
         (0..self.end()).filter_map(|slot| Some((slot, self.get(slot)?)))
     }

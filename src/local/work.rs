@@ -1,21 +1,26 @@
-//! How much a call does under one hold of a shard's lock.
+//! The limit on the work that a call does under one hold of a shard's lock.
 
-/// How many slots may be visited under one hold of a shard's lock, approximately: visiting and removing a
-/// slot takes up to half a microsecond where nothing is in the processor's cache.
+/// The number of slots that may be visited under one hold of a shard's lock, approximately. Visiting and removing a
+/// slot takes up to half a microsecond if nothing of it is in the processor's cache.
 pub(crate) const SLOTS_PER_HOLD: u32 = 2_048;
 
-/// The most that a hold can come to: a step that has begun ends first. The longest step is an eviction
-/// that gives as many second chances as there may be, in both queues, and a sweep before it.
+/// The highest number of slots that are visited under one hold. It exceeds the limit, because a step that has begun is
+/// finished. The longest step is a sweep and then an eviction that gives as many second chances as it may, in both
+/// queues.
+#[cfg(debug_assertions)]
 const MOST_PER_HOLD: u32 = 4 * SLOTS_PER_HOLD;
 
-/// A slice of work: counts the slots that are visited under one hold of a lock, and tells when to release
-/// it. What is left to do is done under the next hold.
+/// A counter of the slots that are visited under one hold of a lock. When the limit is reached, the caller releases the
+/// lock and does the rest of its work under the next hold.
 pub(crate) struct WorkSlice {
+    /// The number of slots visited so far.
     done: u32,
+    /// The number of slots after which the lock is released.
     limit: u32,
 }
 
 impl WorkSlice {
+    /// Creates a counter with the limit of one hold.
     pub(crate) const fn new() -> Self {
         Self {
             done: 0,
@@ -23,7 +28,7 @@ impl WorkSlice {
         }
     }
 
-    /// A slice without a limit, for structures that are small.
+    /// Creates a counter without a limit, for small structures.
     pub(crate) const fn unlimited() -> Self {
         Self {
             done: 0,
@@ -31,6 +36,7 @@ impl WorkSlice {
         }
     }
 
+    /// Counts slots that are visited.
     #[inline]
     pub(crate) fn spend(&mut self, slots: u32) {
         self.done = self.done.saturating_add(slots);
@@ -42,13 +48,14 @@ impl WorkSlice {
         self.done >= self.limit
     }
 
+    /// Returns the number of slots visited so far.
     #[cfg(test)]
     pub(crate) fn done(&self) -> u32 {
         self.done
     }
 }
 
-/// Each test of a build with assertions checks that no hold of a lock does more than it may.
+/// Checks that no hold of a lock does more work than it may, in each test of a build with assertions.
 #[cfg(debug_assertions)]
 impl Drop for WorkSlice {
     fn drop(&mut self) {
@@ -61,6 +68,3 @@ impl Drop for WorkSlice {
         }
     }
 }
-
-#[cfg(not(debug_assertions))]
-const _: u32 = MOST_PER_HOLD;

@@ -1,4 +1,4 @@
-//! Writes: what happens under a shard's exclusive lock, and around it.
+//! Writes: the work under a shard's exclusive lock, and around it.
 
 use super::budget::Reservation;
 use super::extras::{Extra, Origin};
@@ -17,29 +17,30 @@ use std::num::NonZero;
 use std::thread;
 use std::time::Duration;
 
-/// How many blocks of 32 slots `evict_expired` looks at under one hold of a shard's lock.
+/// The number of blocks of 32 slots that `evict_expired` visits under one hold of a shard's lock.
 const SLICE: u32 = 32;
 
 impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
-    /// Stores a value for as long as the cache's settings say, in place of one that is held.
+    /// Inserts a value with the time to live of the cache, and replaces an existing one.
     ///
-    /// Nothing of an entry that is replaced is kept: not its time to live, its weight or its tags.
+    /// The new entry keeps nothing of the replaced one: neither its time to live nor its weight nor its tags.
     /// [`update`](Self::update) keeps them.
     ///
-    /// A value heavier than the whole budget is not stored, and counted in
-    /// [`Stats::refused`](crate::Stats::refused); the old value goes all the same. Loads of the key
-    /// that are under way do not store their results.
+    /// A value that is heavier than the whole budget is not stored, and is counted in
+    /// [`Stats::refused`](crate::Stats::refused). An existing value is removed all the same. Loads of the key
+    /// that are in flight do not store their results.
     pub fn insert(&self, key: K, value: V) {
         self.insert_loaded(key, Loaded::new(value));
     }
 
-    /// As [`insert`](Self::insert), with a time to live of its own. `Duration::MAX` is for ever,
-    /// unless the cache has a time to idle; with zero nothing is stored.
+    /// Inserts a value with its own time to live, like [`insert`](Self::insert) otherwise.
+    ///
+    /// With `Duration::MAX` the entry never expires, unless the cache has a time to idle. With zero nothing is stored.
     pub fn insert_with_ttl(&self, key: K, value: V, ttl: Duration) {
         self.insert_loaded(key, Loaded::new(value).ttl(ttl));
     }
 
-    /// As [`insert`](Self::insert), with a time to live, a weight and tags of its own.
+    /// Inserts a value with its own time to live, weight and tags, like [`insert`](Self::insert) otherwise.
     pub fn insert_loaded(&self, key: K, loaded: Loaded<V>) {
         let place = self.place(&key);
         let mut removals = self.removals();
@@ -49,8 +50,9 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
         removals.finish();
     }
 
-    /// Takes a key out and returns its value, if a live one was held. Loads of the key that are
-    /// under way do not store their results.
+    /// Removes the entry of `key`. Returns its value, or `None` if the key was absent or expired.
+    ///
+    /// Loads of the key that are in flight do not store their results.
     pub fn remove<Q>(&self, key: &Q) -> Option<V>
     where
         Q: Hash + Equivalent<K> + ?Sized,
@@ -58,35 +60,34 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
         let mut removals = self.removals();
         let place = self.place(key);
         let taken = self.take_out(&place, key, RemovalCause::Removed, None, &mut removals);
-        // The first to leave is the key's own entry, if there was one.
+        // The first removed entry is the key's own, if there was one.
         let removed = removals.finish().filter(|_| taken.unwrap_or(false))?;
-        // Not as it returns: a panic in a `drop` then leaks what is on its way to the caller.
+        // Before the value is returned, because a panic of this `drop` would then leak it.
         drop(removed.key);
         (removed.cause == RemovalCause::Removed).then_some(removed.value)
     }
 
-    /// Takes out, for all who look, every entry that was stored with this [tag](Loaded::tags). Loads
-    /// that are under way and return it do not store their results.
+    /// Invalidates every entry that was stored with this [tag](Loaded::tags). Loads in flight that return the tag do
+    /// not store their results.
     ///
-    /// It takes the same short time whatever the number of entries. They are never served again;
-    /// their room is reclaimed as the cache is written to, or by
-    /// [`evict_expired`](Self::evict_expired).
+    /// The call takes the same short time for any number of entries. They are never served again. Their room is
+    /// reclaimed by later writes to the cache, or by [`evict_expired`](Self::evict_expired).
     ///
-    /// Since nobody knows the tags of a load under way, callers to come do not wait for one that
-    /// began before: they start another. While that one is under way nobody starts a third.
+    /// The tags of a load in flight are not known yet, so later callers do not wait for a load that began before the
+    /// invalidation. The first of them starts another load, and the others wait for that one.
     pub fn invalidate_tag(&self, tag: &str) {
         self.inner.tags.invalidate(tag);
     }
 
-    /// Takes out, for all who look, whatever there is, in no time. Loads that are under way store
-    /// what nobody finds, and callers to come do not wait for them.
+    /// Invalidates all entries, in the same short time for any number of them. The results of loads in flight are
+    /// stored as invalidated entries, and later callers do not wait for those loads.
     #[cfg(feature = "redis")]
     pub(crate) fn forget(&self) {
         debug_assert!(self.inner.settings.forgets);
         self.inner.tags.forget();
     }
 
-    /// Callers to come do not wait for loads that are under way now.
+    /// Begins an epoch. Later callers do not wait for loads that are in flight now.
     #[cfg(feature = "redis")]
     pub(crate) fn begin_epoch(&self) {
         self.inner.tags.begin_epoch();
@@ -95,12 +96,12 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
     /// Removes all entries, one shard after the other, and frees their memory. Loads in flight do not store their
     /// results.
     ///
-    /// A shard's lock is held only briefly, whatever the number of entries. They are dropped, and reported to the
-    /// listener, after it is released.
+    /// A shard's lock is held only briefly, for any number of entries. They are dropped, and reported to the listener,
+    /// after it is released.
     ///
     /// # Panics
     ///
-    /// Panics if a listener or the `Drop` of a key or value does; shards that come later are then not cleared.
+    /// Panics if a listener or the `Drop` of a key or value does. The shards after that one are then not cleared.
     pub fn clear(&self) {
         for cell in &self.inner.cells {
             let now = self.inner.settings.clock.now();
@@ -117,17 +118,18 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
         }
     }
 
-    /// Frees memory that was allocated for more entries than the cache has now, as after a mass removal.
+    /// Frees memory that was allocated for more entries than the cache contains now, for instance after a mass removal.
     ///
-    /// [`clear`](Self::clear) does this by itself, and so does a shard whose last entry is removed. Otherwise
-    /// a cache keeps the memory of the most entries that it ever had, because it usually needs it again.
+    /// [`clear`](Self::clear) frees memory by itself, and so does a shard whose last entry is removed. Otherwise a
+    /// cache keeps memory for the highest number of entries that it ever had, because it usually needs that memory
+    /// again.
     ///
     /// # Blocking
     ///
-    /// It moves all entries of a shard under that shard's exclusive lock, one shard after the other, unless
-    /// it has little to free: about 0.2 s for each million entries that a shard has or had. Reads and writes
-    /// of that shard wait meanwhile. Call it when the cache is idle, and give the cache several
-    /// [shards](crate::Builder::shards), as it has by default.
+    /// One shard after the other, this moves all entries under the shard's exclusive lock, unless there is little
+    /// memory to free. It takes about 0.2 s for each million entries that a shard has or had. Reads and writes of that
+    /// shard wait meanwhile. Call it when the cache is idle, and give the cache several
+    /// [shards](crate::Builder::shards), which it has by default.
     ///
     /// # Examples
     ///
@@ -145,16 +147,16 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
         }
     }
 
-    /// Takes out all entries that are past their deadline (by more than `stale_if_error`, if that is
-    /// set) or whose tags were invalidated, and returns how many there were.
+    /// Removes all entries that are past their deadline (by more than `stale_if_error`, if that is set) or whose tags
+    /// were invalidated. Returns the number of removed entries.
     ///
-    /// A cache that is written to does this as it goes along; an idle one waits for this call. The
-    /// lock of a shard is held for 1,024 slots at a time.
+    /// Writes to a cache remove such entries too, a few at a time. Call this if the cache is not written to. The lock
+    /// of a shard is held for 1,024 slots at a time.
     ///
     /// # Panics
     ///
-    /// If a listener or the `Drop` of a key or value does; slots that come later are then left for
-    /// the next call.
+    /// Panics if a listener or the `Drop` of a key or value does. The slots after that one are then left for the next
+    /// call.
     #[allow(clippy::must_use_candidate)]
     pub fn evict_expired(&self) -> usize {
         self.inner
@@ -164,6 +166,7 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
             .sum()
     }
 
+    /// Removes the expired and invalidated entries of one shard, and returns their number.
     fn evict_expired_of(&self, cell: &Cell<K, V>) -> usize {
         let now = self.inner.settings.clock.now();
         let mut left = cell.shard.read(Shard::blocks);
@@ -187,12 +190,12 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
         expired
     }
 
-    /// Where a value comes from whose load began in `epoch`.
+    /// Returns the origin of a value whose load began in `epoch`.
     pub(super) fn origin(&self, loaded: &Loaded<V>, epoch: u64, load_time: Nanos) -> Origin {
         let tags = self.inner.tags.tag(&loaded.tags, epoch);
         Origin {
             load_time,
-            // A load may have read it as soon as it began; a tier knows better.
+            // A load may have read the value as soon as it began. A tier knows the age more exactly.
             age: if self.inner.settings.forgets {
                 loaded.age
             } else {
@@ -204,10 +207,10 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
         }
     }
 
-    /// Stores a value, unless its leader may not. Entries that are removed for it go to `removals`.
+    /// Stores a value, unless its leader may not. Entries that are removed for it are added to `removals`.
     ///
-    /// If many have to be evicted, the shard's lock is released between slices of them. What was freed is
-    /// reserved meanwhile, so that no other write takes it.
+    /// If many entries have to be evicted, the shard's lock is released between slices of them. The room that they
+    /// leave is reserved meanwhile, so that no other write takes it.
     pub(super) fn store(
         &self,
         place: &Place<'_, K, V>,
@@ -226,21 +229,21 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
         let now = inner.settings.clock.now();
         let kept_deadline = origin.deadline.map(NonZero::get);
         if kept_deadline.is_some_and(|deadline| deadline <= now) {
-            // What the value was made of has expired meanwhile.
+            // The entry that the value was computed from has expired meanwhile.
             inner.counters.count(Count::Outdated);
             return Err(Outdated);
         }
         let new_deadline = || inner.settings.deadline(now, ttl);
         let deadline = kept_deadline.unwrap_or_else(new_deadline);
         if weight > inner.budget.limit() || deadline <= now {
-            // One that a tier keeps elsewhere is not refused.
+            // A tier gives a time to live of zero to a value that it keeps elsewhere. Such a value is not refused.
             if !inner.settings.forgets || ttl != Some(Duration::ZERO) {
                 inner.counters.count(Count::Refused);
             }
             self.take_out(place, &key, RemovalCause::Replaced, leader, removals)?;
             return Ok(());
         }
-        // Declared before the lock is taken, so that it is dropped outside even if `Eq` panics.
+        // Declared before the lock is acquired, so that it is dropped after the release even if `Eq` panics.
         let mut new = Some(NewEntry {
             hash: place.hash,
             key,
@@ -278,17 +281,17 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
         }
     }
 
-    /// Allocates a table for the index of a shard that is about to grow, without its lock.
+    /// Allocates a table for the index of a shard that is about to grow, while its lock is not held.
     #[cold]
     #[inline(never)]
     fn prepare_table(cell: &Cell<K, V>) {
         let table = Index::prepare_table(cell.shard.read(Shard::next_index_room));
-        // Not dropped under the lock if it is given back.
+        // If the table is returned, it is dropped after the lock is released.
         let unneeded = cell.shard.write().set_spare_table(table);
         drop(unneeded);
     }
 
-    /// What a write does first under the lock: see that it may, and revoke loads under way.
+    /// Checks whether a write may proceed, and revokes loads in flight. A write does this first under the lock.
     #[inline(always)]
     fn begin_write<'a, 'f, Q>(
         &self,
@@ -306,7 +309,7 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
         writing
     }
 
-    /// Takes a key out, and says whether it was there, unless the leader may not.
+    /// Removes the entry of a key, unless the leader may not, and returns whether there was one.
     pub(super) fn take_out<Q>(
         &self,
         place: &Place<'_, K, V>,
@@ -327,12 +330,12 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
         Ok(removed)
     }
 
-    /// The key's own shard has nothing left to evict: evicts in others until `room` has `weight`.
+    /// Evicts entries of other shards until `room` has `weight`, because the key's own shard has nothing left to evict.
     ///
-    /// First where that waits for nobody. If it does not suffice, it waits for each shard in turn,
-    /// holding no other: else readers of the one shard that has something could put it off for ever.
-    /// If even that does not suffice, others hold what is missing for insertions of their own; what
-    /// this one holds is given back, so that they do not wait for each other.
+    /// The first pass skips shards whose lock it would have to wait for. If that does not suffice, the second pass
+    /// waits for each shard in turn, with no other lock held. Otherwise readers of the only shard with entries could
+    /// delay the insertion without limit. If that does not suffice either, other insertions have reserved the rest of
+    /// the budget. The reservation is then given back, so that insertions do not wait for each other.
     fn evict_elsewhere(
         &self,
         home: usize,
@@ -354,8 +357,8 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
         thread::yield_now();
     }
 
-    /// Evicts entries of a shard until `room` has `weight`, or the work of one hold of its lock is used up.
-    /// Returns whether there is more to evict for it.
+    /// Evicts entries of a shard until `room` has `weight` or the work of one hold of its lock is used up. Returns
+    /// whether there may be more to evict in this shard.
     fn evict_slice(
         cell: &Cell<K, V>,
         wait: bool,

@@ -1,14 +1,14 @@
-//! S3-FIFO behind a gate, whose small queue has the share that does best.
+//! S3-FIFO with an admission gate, whose small queue has the share with the best hit ratio.
 //!
-//! Which that is depends on the load. Where keys return soon and then no more, all the room belongs to
-//! new entries; where most are asked for once, next to none. Shadows tell: caches in miniature, one for
-//! each share, that hold hashes of a sample of the keys, and no values (Waldspurger et al., "Cache modeling
-//! and optimization using miniature simulations", ATC 2017). One shard of a cache samples for all, and
-//! all take the share whose shadow has hit most of late. They begin as CLOCK, which is closest to LRU on
-//! most loads, and change when there is reason to.
+//! The best share depends on the workload. If keys return soon and then never again, new entries should have all the
+//! room. If most keys are requested once, they should have almost none. The policy compares the shares by miniature
+//! caches, called shadows: one for each share, with hashes of a sample of the keys and without values (Waldspurger et
+//! al., "Cache modeling and optimization using miniature simulations", ATC 2017). One shard of a cache samples for all
+//! shards, and all use the share whose shadow had the most hits lately. They begin as CLOCK, which is closest to LRU on
+//! most workloads, and change if another share is better.
 //!
-//! A hit on a sampled entry is noted, once between two writes: hits in between are simultaneous. Others
-//! cost what they cost with S3-FIFO.
+//! A hit on a sampled entry is noted once between two writes, because hits between two writes are simultaneous. Other
+//! hits cost the same as with S3-FIFO.
 
 use super::list::as_slot;
 use super::queues::{NOTED, QUIET, after_hit, heat};
@@ -19,7 +19,7 @@ use crate::local::work::WorkSlice;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
-/// What the shards of a cache have in common: the share of the small queue, in percent.
+/// The share of the small queue, in percent, that all shards of a cache use.
 pub(crate) struct Choice(AtomicU32);
 
 impl Default for Choice {
@@ -29,29 +29,32 @@ impl Default for Choice {
 }
 
 impl Choice {
+    /// Returns the share.
     pub(super) fn get(&self) -> u32 {
         self.0.load(Relaxed)
     }
 
+    /// Sets the share.
     pub(super) fn set(&self, small: u32) {
         self.0.store(small, Relaxed);
     }
 }
 
-/// The rules for a share, in the shards and in the shadows.
+/// Returns the rules for a share, which the shards and the shadows follow.
 pub(super) const fn rules(small: u32) -> Rules {
     Rules { small, gated: true }
 }
 
+/// The policy of one shard.
 pub(crate) struct Adaptive {
     queues: S3Fifo,
     choice: Arc<Choice>,
-    /// In the one shard that samples.
+    /// `Some` in the one shard that samples.
     sampler: Option<Box<Sampler>>,
 }
 
 impl Adaptive {
-    /// `samples_of` is the number of shards for which this one samples, if it does.
+    /// Creates a policy without entries. `samples_of` is the number of shards for which this one samples, if it does.
     pub(super) fn new(choice: Arc<Choice>, samples_of: Option<usize>) -> Self {
         Self {
             queues: S3Fifo::new(rules(CLOCK)),
@@ -59,10 +62,8 @@ impl Adaptive {
             sampler: samples_of.map(|shards| Box::new(Sampler::new(shards))),
         }
     }
-}
 
-impl Adaptive {
-    /// Returns a policy without entries that has the same part in the same choice.
+    /// Returns a policy without entries that shares the same choice, and samples if this one does.
     pub(super) fn emptied(&self) -> Self {
         let samples_of = self.sampler.as_ref().map(|sampler| sampler.shards());
         Self::new(Arc::clone(&self.choice), samples_of)

@@ -1,6 +1,6 @@
-//! CAR, CLOCK with adaptive replacement (Bansal and Modha, FAST 2004): a clock of entries that were asked
-//! for once, a clock of those that were asked for again, and the history of what has left either. A key
-//! that returns from a history says that its clock is too small.
+//! CAR, CLOCK with adaptive replacement (Bansal and Modha, FAST 2004). It has a clock of entries that were requested
+//! once, a clock of entries that were requested again, and a history of the keys that were evicted from each. A key
+//! that returns from a history is evidence that its clock is too small.
 
 use super::history::History;
 use super::queues::{HITS, MOST_PASSED, QUIET, Queue, Queues, heat, hits};
@@ -8,14 +8,17 @@ use super::{Eviction, Quiet, Words};
 use crate::local::work::WorkSlice;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
-/// The clocks, and the histories of both: T1 and B1, T2 and B2 in the paper.
+/// The clock of entries that were requested once, T1 in the paper. Its history is B1.
 const ONCE: Queue = Queue::First;
+/// The clock of entries that were requested again, T2 in the paper. Its history is B2.
 const OFTEN: Queue = Queue::Second;
 
+/// The policy of one shard.
 pub(crate) struct Car {
     clocks: Queues,
+    /// The keys that were evicted from each clock.
     histories: [History; 2],
-    /// How many entries the clock of those asked for once is to have.
+    /// The number of entries at which the clock of those requested once is full.
     once_target: f64,
 }
 
@@ -30,11 +33,13 @@ impl Default for Car {
 }
 
 impl Car {
+    /// Returns the number of keys in the history of a clock.
     fn left(&self, clock: Queue) -> f64 {
         as_real(self.histories[clock as usize].len())
     }
 
-    /// A key returns that had left this clock. The paper moves the target by more the rarer that is.
+    /// Moves the target because a key returns that was evicted from this clock. Like in the paper, the step is greater
+    /// the fewer keys are in the history of this clock compared with the other one.
     fn adapt(&mut self, clock: Queue, capacity: f64) {
         let (once, often) = (self.left(ONCE), self.left(OFTEN));
         self.once_target = if clock == ONCE {
@@ -44,8 +49,8 @@ impl Car {
         };
     }
 
-    /// Forgets what the histories hold beyond what is theirs: as many keys as there are entries, and of
-    /// those asked for once, held and left together, no more either.
+    /// Forgets a key if the histories are full. Together they have at most as many keys as there are entries. The clock
+    /// of entries requested once and its history together have at most as many, too.
     fn trim(&mut self, capacity: usize) {
         let [once, often] = &mut self.histories;
         let held = self.clocks.len() as usize;
@@ -57,6 +62,7 @@ impl Car {
     }
 }
 
+/// Converts a number of entries to a real number.
 #[allow(clippy::cast_precision_loss)]
 fn as_real(entries: usize) -> f64 {
     entries as f64
@@ -70,7 +76,7 @@ impl Eviction for Car {
 
     #[inline]
     fn touch(&self, _: u32, word: &AtomicU32) {
-        // It has but one bit, so all are set at once.
+        // CAR has only one bit for hits, so all bits are set at once.
         word.store(word.load(Relaxed) | HITS, Relaxed);
     }
 
@@ -78,7 +84,7 @@ impl Eviction for Car {
     fn before_write(&mut self, _: &impl Words, _: &mut WorkSlice) {}
 
     fn insert(&mut self, slot: u32, word: &AtomicU32, hash: u32) {
-        // With this entry, since one has made room for it if there was none.
+        // This entry is included, because another one was evicted for it if there was no room.
         let capacity = self.clocks.len() as usize + 1;
         let returns_to = [ONCE, OFTEN]
             .into_iter()
@@ -104,7 +110,7 @@ impl Eviction for Car {
         while self.clocks.len() > 0 && !work.is_used_up() {
             let is_once_full = f64::from(self.clocks.len_of(ONCE)) >= self.once_target.max(1.0);
             let clock = if is_once_full { ONCE } else { OFTEN };
-            // Where all that belongs to a clock is astray it has none to give, until the other finds it.
+            // If all entries of a clock are filed in the other one, that one has to be searched for them first.
             let other = if is_once_full { OFTEN } else { ONCE };
             let taken = self.clocks.take(clock, words, work);
             let Some(taken) = taken.or_else(|| self.clocks.take(other, words, work)) else {

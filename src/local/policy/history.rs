@@ -1,34 +1,36 @@
-//! Keys that left a while ago, exactly, in the order in which they did.
+//! The exact history of recently evicted keys, in the order of their evictions.
 
 use super::spread;
 use crate::local::index::Index;
 use std::collections::VecDeque;
 
-/// How many hashes there are in a chunk of the queue.
+/// The number of hashes in a chunk of the queue.
 const CHUNK: usize = 1_024;
-/// How many buckets of its former table an addition drains. Few, because a call may evict thousands of entries.
+/// The number of buckets of its former table that an addition drains. There are few, because a call may evict thousands
+/// of entries.
 const BUCKETS_PER_ADDITION: usize = 16;
-/// How many hashes that were taken out one call discards.
+/// The number of removed hashes that one call discards from the queue.
 const DISCARDED_AT_ONCE: usize = 64;
 
-/// A queue of hashes that each may be taken out of. It takes about 15 bytes a hash.
+/// A queue of hashes, from which any hash may be removed. It takes about 15 bytes a hash.
 #[derive(Default)]
 pub(super) struct History {
-    /// What was added, with what has been taken out since.
+    /// All hashes that were added, including those that were removed since.
     queue: Queue,
-    /// The number of the first in the queue.
+    /// The number of the first hash in the queue.
     first: u32,
-    /// What is there: hashes, and their numbers in the queue.
+    /// The hashes that were not removed, with their numbers in the queue.
     numbers: Index<(u32, u32)>,
 }
 
 /// A queue in chunks, so that no call moves all of it.
 #[derive(Default)]
 struct Queue {
-    /// All but the last are full.
+    /// The chunks. All except the last were filled.
     chunks: VecDeque<Vec<u32>>,
-    /// How many of the first chunk have left.
+    /// The number of hashes of the first chunk that have left the queue.
     left: usize,
+    /// The number of hashes in the queue.
     len: usize,
 }
 
@@ -54,22 +56,24 @@ impl Queue {
 }
 
 impl History {
+    /// Returns the number of hashes that were not removed.
     pub(super) fn len(&self) -> usize {
         self.numbers.len()
     }
 
+    /// Checks whether a hash is in the history.
     pub(super) fn contains(&self, hash: u32) -> bool {
         let is_it = |&(other, _): &(u32, u32)| other == hash;
         self.numbers.find(spread(hash), is_it).is_some()
     }
 
-    /// Takes a hash out, and says whether it was there.
+    /// Removes a hash, and returns whether it was there.
     pub(super) fn take(&mut self, hash: u32) -> bool {
         let is_it = |&(other, _): &(u32, u32)| other == hash;
         self.numbers.remove(spread(hash), is_it)
     }
 
-    /// Adds a hash as the latest, and forgets the oldest beyond so many.
+    /// Adds a hash as the latest, and forgets the oldest if there are more than `most`.
     #[allow(clippy::cast_possible_truncation)]
     pub(super) fn add(&mut self, hash: u32, most: usize) {
         self.take(hash);
@@ -81,21 +85,21 @@ impl History {
         }
         self.numbers.insert(spread(hash), (hash, number), hash_of);
         self.numbers.step(BUCKETS_PER_ADDITION, hash_of);
-        // Of what was taken out no more is kept than of what is there.
+        // The queue contains at most as many removed hashes as others.
         if self.len() > most || self.queue.len > 2 * most {
             self.forget_oldest();
         }
     }
 
-    /// Frees memory for more hashes than so many, by forgetting all if there are more.
+    /// Frees the memory for more than `most` hashes. If there are more, forgets all of them.
     pub(super) fn shrink(&mut self, most: usize) {
         if self.queue.len > most {
             *self = Self::default();
         }
     }
 
-    /// Forgets the oldest hash, unless very many that were added before it have been taken out: then it
-    /// discards some of those, and a later call comes to it.
+    /// Forgets the oldest hash. If very many that were added before it have been removed, only discards some of those,
+    /// and a later call comes to the oldest.
     pub(super) fn forget_oldest(&mut self) {
         for _ in 0..DISCARDED_AT_ONCE {
             let Some(hash) = self.queue.pop_front() else {

@@ -1,4 +1,4 @@
-//! Lists of slots that are taken from at their heads only, so that one link a slot does.
+//! Lists of slots that are removed at the head only, so that one link a slot suffices.
 
 use crate::local::column::Column;
 
@@ -11,22 +11,23 @@ pub(super) const UNFILED: u32 = u32::MAX - 1;
 pub(super) struct Links(Column<u32>);
 
 impl Links {
+    /// Creates links for no slots.
     pub(super) const fn new() -> Self {
         Self(Column::new())
     }
 
-    /// The number of slots that have ever been filed.
+    /// Returns the number of slots that have a link.
     pub(super) fn len(&self) -> usize {
         self.0.len()
     }
 
-    /// Returns `true` if the slot is in a list.
+    /// Checks whether a slot is in a list.
     #[inline]
     pub(super) fn is_filed(&self, slot: u32) -> bool {
         self.0.get(slot).is_some_and(|&link| link != UNFILED)
     }
 
-    /// Makes sure that the slot has a link.
+    /// Adds links up to this slot, if it has none.
     #[inline]
     pub(super) fn cover(&mut self, slot: u32) {
         while self.0.len() <= slot as usize {
@@ -46,27 +47,27 @@ impl Links {
         self.0.get(slot).copied().unwrap_or(UNFILED)
     }
 
-    /// Takes a slot out of its list. Returns the next one of that list.
+    /// Clears the link of a slot that is removed from its list, and returns the next slot of that list.
     #[inline]
     fn unfile(&mut self, slot: u32) -> u32 {
         let link = self.0.get_mut(slot);
         link.map_or(END, |link| std::mem::replace(link, UNFILED))
     }
 
-    /// Begins to make room for so many slots: see [`Column::grow`].
+    /// Begins to make room for `slots` slots: see [`Column::grow`].
     pub(super) fn grow(&mut self, slots: usize) {
         self.0.grow(slots);
     }
 
-    /// Goes on with it: see [`Column::step`].
+    /// Moves up to `most` slots: see [`Column::step`].
     pub(super) fn step(&mut self, most: usize) -> Option<Vec<u32>> {
         self.0.step(most)
     }
 }
 
-/// Slots in the order in which they were filed. If the list is empty the tail means nothing.
+/// A list of slots in the order in which they were filed. If the list is empty, the tail has no meaning.
 ///
-/// A slot that is vacated stays where it is filed. Whoever takes it finds it vacant, or filled again.
+/// A slot that is vacated stays in its list. It is vacant, or filled again, when it is removed from the list.
 #[derive(Clone, Copy)]
 pub(super) struct List {
     pub(super) head: u32,
@@ -84,6 +85,7 @@ impl List {
         self.head == END
     }
 
+    /// Adds a slot at the end.
     #[inline]
     pub(super) fn push(&mut self, slot: u32, links: &mut Links) {
         links.set(slot, END);
@@ -95,6 +97,7 @@ impl List {
         self.tail = slot;
     }
 
+    /// Adds a slot at the head.
     pub(super) fn push_first(&mut self, slot: u32, links: &mut Links) {
         links.set(slot, self.head);
         if self.head == END {
@@ -103,6 +106,7 @@ impl List {
         self.head = slot;
     }
 
+    /// Removes the first slot and returns it.
     #[inline]
     pub(super) fn pop(&mut self, links: &mut Links) -> Option<u32> {
         let head = self.head;
@@ -113,7 +117,7 @@ impl List {
         Some(head)
     }
 
-    /// The slots from the head on.
+    /// Returns the slots from the head on.
     pub(super) fn iter(self, links: &Links) -> impl Iterator<Item = u32> {
         let mut at = self.head;
         std::iter::from_fn(move || {
@@ -126,7 +130,7 @@ impl List {
         })
     }
 
-    /// Moves the list to other slots and links: `slot_of` returns the new number of each slot, or `None` to
+    /// Moves the list to other slots and links. `slot_of` returns the new number of each slot, or `None` to
     /// leave it out.
     pub(super) fn renumber(
         &mut self,
@@ -142,6 +146,7 @@ impl List {
     }
 }
 
+/// Converts a number of slots, which are numbered by `u32`.
 #[allow(clippy::cast_possible_truncation)]
 pub(super) fn as_slot(slots: usize) -> u32 {
     slots as u32

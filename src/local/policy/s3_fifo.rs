@@ -1,9 +1,8 @@
-//! S3-FIFO: a small queue that new entries pass through, a main one, and the ghosts of those that did
-//! not get from one to the other (Yang et al., "FIFO queues are all you need for cache eviction",
-//! SOSP 2023).
+//! S3-FIFO: a small queue that new entries pass through, a main queue, and a ghost queue of the keys that were evicted
+//! from the small queue (Yang et al., "FIFO queues are all you need for cache eviction", SOSP 2023).
 //!
-//! There are rules that the paper does not have, for [`Adaptive`](super::adaptive::Adaptive): a gate into
-//! the main queue, and a small queue of any share, up to all, which makes it CLOCK.
+//! For [`Adaptive`](super::adaptive::Adaptive) there are rules that the paper does not have: an admission gate before
+//! the main queue, and a small queue of any share. If the small queue has all entries, the policy is CLOCK.
 
 use super::ghost::Ghost;
 use super::list::as_slot;
@@ -16,29 +15,30 @@ use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 const SMALL: Queue = Queue::First;
 const MAIN: Queue = Queue::Second;
 
-/// An entry of the small queue that was hit so often moves to the main one.
+/// The number of hits from which on an entry of the small queue moves to the main queue.
 const PROMOTED: u32 = 2;
-/// By how much a candidate has to be asked for more often than the one it would displace. With less,
-/// the keys of a loop would displace one another.
+/// The number of requests by which a candidate has to exceed the entry that it displaces. With a lower one, the keys
+/// of a loop would displace each other.
 const MARGIN: u32 = 1;
-/// How many ghosts there are, in percent of the entries: as many as the main queue has.
+/// The number of ghosts, in percent of the entries. There are as many as the main queue has entries.
 const GHOSTS: usize = 90;
-/// How many entries an eviction moves to the main queue where that is much too short.
+/// The number of entries that an eviction moves to the main queue, if that is much too short.
 const MOVES: usize = 8;
 
 /// The small queue's share, in percent, at which it is the only one.
 pub(super) const CLOCK: u32 = 100;
 
-/// How the queues are run.
+/// The rules of the queues.
 #[derive(Clone, Copy)]
 pub(super) struct Rules {
     /// The small queue's share of the entries, in percent.
     pub(super) small: u32,
-    /// Does an entry that leaves the small queue displace the main queue's victim, if it was asked
-    /// for more often? There are no ghosts then: what returns is let in, and the sketch remembers longer.
+    /// `true` if an entry at the end of the small queue displaces the main queue's victim when it was requested more
+    /// often. There are no ghosts then, because the gate lets in keys that return, and the sketch remembers longer.
     pub(super) gated: bool,
 }
 
+/// The policy of one shard.
 pub(crate) struct S3Fifo {
     rules: Rules,
     queues: Queues,
@@ -58,6 +58,7 @@ impl Default for S3Fifo {
 }
 
 impl S3Fifo {
+    /// Creates a policy without entries.
     pub(super) fn new(rules: Rules) -> Self {
         Self {
             rules,
@@ -67,11 +68,12 @@ impl S3Fifo {
         }
     }
 
+    /// Returns the number of entries.
     pub(super) fn len(&self) -> u32 {
         self.queues.len()
     }
 
-    /// Begins to remember what is asked for, as is right for so many entries.
+    /// Forgets all requests, and sets the size of the ghost queue or of the sketch for `entries` entries.
     pub(super) fn remember(&mut self, entries: usize) {
         if self.rules.gated {
             self.sketch.resize(entries);
@@ -80,22 +82,23 @@ impl S3Fifo {
         }
     }
 
-    /// From now on the small queue has this share. What is in the wrong one moves as others leave.
+    /// Sets the share of the small queue. Entries move between the queues during later evictions.
     pub(super) fn set_small(&mut self, percent: u32) {
         self.rules.small = percent;
     }
 
+    /// Checks whether the small queue is the only one.
     fn is_clock(&self) -> bool {
         self.rules.small == CLOCK
     }
 
-    /// How many entries the small queue may have.
+    /// Returns the number of entries at which the small queue is full.
     fn small_target(&self) -> u32 {
         let (len, percent) = (self.len(), self.rules.small);
         (len / 100 * percent + len % 100 * percent / 100).max(1)
     }
 
-    /// Takes out the first of the main queue that was not hit since it was filed or passed by.
+    /// Removes the first entry of the main queue that was not hit since it was filed or got a second chance.
     fn take_victim<'w>(
         &mut self,
         words: &'w impl Words,
@@ -115,12 +118,18 @@ impl S3Fifo {
         None
     }
 
+    /// Evicts an entry of the main queue.
     fn evict_main(&mut self, words: &impl Words, work: &mut WorkSlice) -> Option<u32> {
         Some(self.take_victim(words, work)?.slot)
     }
 
-    /// Takes an entry out of the small queue. It moves to the main one, or it leaves, or it moves and the
-    /// main queue's victim leaves. Returns what has left; the error is that there is none in the queue.
+    /// Removes an entry from the small queue and returns the evicted one, if there is one.
+    ///
+    /// The entry moves to the main queue, or is evicted, or moves to the main queue whose victim is evicted.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if there is no entry in the queue.
     fn evict_small(
         &mut self,
         words: &impl Words,
@@ -137,7 +146,7 @@ impl S3Fifo {
             self.queues.put(&taken, MAIN, 0);
             return Ok(None);
         }
-        // Most were asked for too seldom to displace anything, and their words say so.
+        // The words of most entries show that they were requested too rarely to displace any other.
         if self.rules.gated && came(taken.state) + 1 + hits > MARGIN {
             if let Some(victim) = self.take_beaten(hash, words, work) {
                 self.queues.put(&taken, MAIN, 0);
@@ -150,7 +159,7 @@ impl S3Fifo {
         Ok(Some(taken.slot))
     }
 
-    /// The gate: takes the main queue's victim out if this key was asked for more often.
+    /// Removes the main queue's victim if this key was requested more often. This is the admission gate.
     fn take_beaten<'w>(
         &mut self,
         hash: u32,
@@ -169,10 +178,10 @@ impl S3Fifo {
         None
     }
 
-    /// CLOCK: of all entries the first that was not hit since it was filed or passed by.
+    /// Evicts the first of all entries that was not hit since it was filed or got a second chance, like CLOCK.
     fn evict_clock(&mut self, words: &impl Words, work: &mut WorkSlice) -> Option<u32> {
         for passed in 0.. {
-            // The main queue is there only for a while, after the share has changed.
+            // The main queue has entries only for a while, after the share has changed.
             let taken = self.queues.take(MAIN, words, work);
             let taken = taken.or_else(|| self.queues.take(SMALL, words, work))?;
             let hits = hits(taken.state);
@@ -184,8 +193,8 @@ impl S3Fifo {
         None
     }
 
-    /// Where the small queue is much too long, moves its first entries to the main one, a few at a time,
-    /// so that a smaller share comes about soon and displaces nothing.
+    /// Moves the first entries of the small queue to the main queue if the small one is much too long. A few move at a
+    /// time, so that a smaller share takes effect soon and no entry is evicted for it.
     #[inline]
     fn shorten_small(&mut self, target: u32, words: &impl Words, work: &mut WorkSlice) {
         let most = target + self.len() / 32 + 1;
@@ -194,6 +203,7 @@ impl S3Fifo {
         }
     }
 
+    /// Moves up to [`MOVES`] entries to the main queue, until the small one has no more than `most`.
     #[cold]
     fn move_to_main(&mut self, most: u32, words: &impl Words, work: &mut WorkSlice) {
         for _ in 0..MOVES {
@@ -208,7 +218,7 @@ impl S3Fifo {
     }
 }
 
-/// A queue has nothing that belongs to it: it is empty, or what belongs to it is astray in the other.
+/// The error of a queue without entries: it is empty, or all of its entries are filed in the other queue.
 struct Empty;
 
 impl Eviction for S3Fifo {
@@ -257,8 +267,8 @@ impl Eviction for S3Fifo {
         }
         let mut moved = 0;
         while self.len() > 0 && !work.is_used_up() {
-            // Full with the entry that the caller is about to insert: else, with two entries, the one that was
-            // promoted just now would be the only one left to evict.
+            // The entry that the caller is about to insert counts too. Otherwise, with a capacity of two, the entry
+            // that was promoted just now would be the only candidate.
             let is_small_full = self.queues.len_of(SMALL) >= small_target;
             if !is_small_full || moved >= MOST_PASSED {
                 if let Some(victim) = self.evict_main(words, work) {
@@ -268,7 +278,8 @@ impl Eviction for S3Fifo {
             match self.evict_small(words, work) {
                 Ok(None) => moved += 1,
                 Ok(victim) => return victim,
-                // What belongs to it is astray in the main queue, and filed by now if that has no other.
+                // Its entries are filed in the main queue. If that has no others, `evict_main` files them where they
+                // belong.
                 Err(Empty) => {
                     if let Some(victim) = self.evict_main(words, work) {
                         return Some(victim);
@@ -323,7 +334,7 @@ mod tests {
         }
     }
 
-    /// As many entries, in slots of their own, each hit so often.
+    /// Returns a policy with `entries` entries, each of which was hit `hits` times.
     fn filled(rules: Rules, entries: u32, hits: usize) -> (S3Fifo, All) {
         let words = All((0..entries).map(|_| AtomicU32::new(0)).collect());
         let mut policy = S3Fifo::new(rules);

@@ -1,4 +1,4 @@
-//! What a shard watches for the others: a sample of its keys, under each share there is to choose.
+//! The sampling of one shard's keys, from which the share of the small queue is chosen for all shards.
 
 use super::Words;
 use super::adaptive::{Choice, rules};
@@ -10,44 +10,52 @@ use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 /// The shares of the small queue to choose from, in percent.
 const SHARES: [u32; 5] = [1, 10, 40, 95, CLOCK];
 
-/// A shadow has one in so many of a cache's entries, or of a small one's some more: with too few, chance
-/// decides. The fewest are as many as 64, and in no cache of a thousand more than one in 24.
+/// The number of a cache's entries for each entry of a shadow.
 const SAMPLE: usize = 128;
+/// The number of a small cache's entries for each entry of a shadow. A shadow has at least 64 entries, because chance
+/// decides with fewer.
 const SAMPLE_OF_SMALL: usize = 24;
 
-/// The choice is looked at four times in as many accesses as a shadow has entries, and each time what was
-/// before counts for a little less.
+/// The number of reviews of the choice during as many accesses as a shadow has entries.
 const LOOKS: usize = 4;
+/// The factor by which earlier accesses count less after each review.
 const FADING: f32 = 0.96;
-/// To be chosen, a share has to lead by this part of the accesses, and this part of their square root,
-/// which chance alone may make.
+/// The lead that a share needs to be chosen, as a part of the accesses.
 const LEAD: f32 = 0.002;
+/// The lead that it needs in addition, as a part of the square root of the accesses, because chance may cause that
+/// much.
 const CHANCE: f32 = 0.2;
 
-/// How many hits are noted between two writes; what is more goes unnoticed.
+/// The number of hits that are noted between two writes. Further hits are ignored.
 const NOTES: usize = 64;
 
+/// The sampler of the shard that samples.
 pub(super) struct Sampler {
-    /// Slots that were hit since the last write, and how many.
+    /// The slots that were hit since the last write.
     notes: [AtomicU32; NOTES],
+    /// The number of hits since the last write, some of which may not be in `notes`.
     noted: AtomicU32,
-    /// For how many shards it samples.
+    /// The number of shards for which this one samples.
     shards: usize,
     /// The part of the shard's keys that is sampled, of `1 << 32`.
     part: u64,
     shadows: Shadows<{ SHARES.len() }>,
-    /// How many entries each shadow may have: as many as the shard, for its part.
+    /// The number of entries that each shadow may have: the sampled part of the shard's entries.
     capacity: usize,
-    /// How many entries the shard had when it last had to evict; 0 if it never had.
+    /// The number of the shard's entries at the last eviction, or 0 if there was none.
     entries: u32,
-    /// Fading: how many accesses there were, and how many of them each shadow and the shard had.
+    /// The number of accesses, of which earlier ones count less.
     seen: f32,
+    /// The number of them that were hits, by shadow.
     hits: [f32; SHARES.len()],
+    /// The number of them that were hits in the shard.
     own_hits: f32,
+    /// The number of accesses until the next review of the choice.
     until_look: usize,
 }
 
 impl Sampler {
+    /// Creates a sampler for a shard without entries, which samples for `shards` shards.
     pub(super) fn new(shards: usize) -> Self {
         Self {
             notes: [const { AtomicU32::new(0) }; NOTES],
@@ -64,18 +72,21 @@ impl Sampler {
         }
     }
 
+    /// Returns the number of shards for which this one samples.
     pub(super) fn shards(&self) -> usize {
         self.shards
     }
 
+    /// Checks whether a key is in the sample.
     #[inline]
     pub(super) fn samples(&self, hash: u32) -> bool {
         is_within(self.part, hash)
     }
 
-    /// Notes a hit, under a shared lock, so several may at a time. Returns whether there was room.
+    /// Notes a hit, and returns whether there was room for it. Several threads may do so at a time, under a shared
+    /// lock.
     pub(super) fn note(&self, slot: u32) -> bool {
-        // Once it is full nobody writes to it.
+        // Once there is no room, no thread writes here.
         if self.noted.load(Relaxed) as usize >= NOTES {
             return false;
         }
@@ -84,7 +95,7 @@ impl Sampler {
         place.map(|place| place.store(slot, Relaxed)).is_some()
     }
 
-    /// Passes on what was noted.
+    /// Processes the hits that were noted since the last write.
     #[inline]
     pub(super) fn take_notes(&mut self, words: &impl Words, choice: &Choice) {
         if *self.noted.get_mut() > 0 {
@@ -92,12 +103,13 @@ impl Sampler {
         }
     }
 
+    /// Processes the noted hits: see [`take_notes`](Self::take_notes).
     fn pass_on(&mut self, words: &impl Words, choice: &Choice) {
         let noted = std::mem::take(self.noted.get_mut()) as usize;
         for at in 0..noted.min(NOTES) {
             let slot = *self.notes[at].get_mut();
             let hash = words.hash(slot);
-            // It may have left, and what it was sampled for may be less by now.
+            // The entry may have been removed meanwhile, or its key may no longer be in the sample.
             if let Some(word) = words.word(slot).filter(|_| self.samples(hash)) {
                 word.store(word.load(Relaxed) & !NOTED, Relaxed);
                 self.own_hits += 1.0;
@@ -106,7 +118,7 @@ impl Sampler {
         }
     }
 
-    /// A sampled key was asked for.
+    /// Requests a sampled key in all shadows, and reviews the choice from time to time.
     pub(super) fn access(&mut self, hash: u32, choice: &Choice) {
         let had = self.shadows.access(hash, self.capacity);
         for (shadow, hits) in self.hits.iter_mut().enumerate() {
@@ -119,7 +131,7 @@ impl Sampler {
             self.until_look -= 1;
         } else {
             self.until_look = self.capacity / LOOKS;
-            // While there is room for all nothing is to be chosen.
+            // While there is room for all keys, there is no need to choose.
             if self.entries > 0 {
                 self.capacity = self.part_of(self.entries);
                 self.look(choice);
@@ -127,18 +139,18 @@ impl Sampler {
         }
     }
 
-    /// A key has left for a reason that would have been one in the shadows as well.
+    /// Removes a key from the shadows, because it was removed from the shard for another reason than eviction.
     pub(super) fn remove(&mut self, hash: u32) {
         if self.samples(hash) {
             self.shadows.remove(hash);
         }
     }
 
-    /// Chooses another share if it does better than the one that is chosen.
+    /// Chooses another share if it has more hits than the current one.
     fn look(&mut self, choice: &Choice) {
         let of = |small: u32| SHARES.iter().position(|&share| share == small);
         let chosen = of(choice.get()).map_or(0.0, |chosen| self.hits[chosen]);
-        // A sample may make a share look worse than it is, but what the shard has is true.
+        // The sample may underrate the current share, but the hits of the shard itself are real.
         let chosen = chosen.max(self.own_hits);
         let lead = LEAD * self.seen + CHANCE * self.seen.sqrt();
         let by_hits = |(_, a): &(usize, f32), (_, b): &(usize, f32)| a.total_cmp(b);
@@ -151,7 +163,7 @@ impl Sampler {
         self.seen *= FADING;
     }
 
-    /// The shard has room for so many entries now.
+    /// Sets the number of slots of the shard, and begins with empty shadows.
     pub(super) fn grow(&mut self, slots: u32) {
         let all = slots as usize * self.shards;
         let sample = (all / SAMPLE_OF_SMALL).clamp(64, 128).max(all / SAMPLE);
@@ -160,33 +172,34 @@ impl Sampler {
         self.shadows = Shadows::new(self.capacity, SHARES.map(rules));
     }
 
-    /// Sets the number of slots after the entries were given other slots, and discards the notes of the former slots.
+    /// Sets the number of slots after the entries were given other ones, and discards the notes of the former slots.
     pub(super) fn renumber(&mut self, slots: u32) {
         *self.noted.get_mut() = 0;
         self.grow(slots);
     }
 
-    /// The shard has so many entries, and no room for more.
+    /// Sets the number of the shard's entries, which has no room for more.
     #[inline]
     pub(super) fn evicts_from(&mut self, entries: u32) {
         if self.entries == 0 {
-            // What there was to see while there was room for all says nothing.
+            // Accesses while there was room for all keys say nothing about the shares.
             (self.seen, self.own_hits) = (0.0, 0.0);
             self.hits = [0.0; SHARES.len()];
         }
         self.entries = entries;
     }
 
+    /// Returns the sampled part of a number of entries, but at least 1.
     fn part_of(&self, entries: u32) -> usize {
         let part = (u64::from(entries) * self.part) >> 32;
         usize::try_from(part).unwrap_or(usize::MAX).max(1)
     }
 }
 
-/// Is a hash among this part of all?
+/// Checks whether a hash is in this part of all hashes, of `1 << 32`.
 #[inline]
 fn is_within(part: u64, hash: u32) -> bool {
     let spread = u64::from(hash).wrapping_mul(0xA24B_AED4_963E_E407);
-    // Another multiplier than the sketch's, so that the sample is spread over all of that.
+    // The multiplier is not the sketch's, so that the sample is spread over the whole sketch.
     spread >> 32 < part
 }

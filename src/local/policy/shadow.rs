@@ -1,4 +1,4 @@
-//! Caches in miniature: hashes of a sample of the keys under several rules, to see which does best.
+//! Miniature caches, which contain hashes of a sample of the keys. They show which of several rules has the most hits.
 
 use super::list::as_slot;
 use super::s3_fifo::{Rules, S3Fifo};
@@ -7,24 +7,27 @@ use crate::local::work::WorkSlice;
 use hashbrown::HashTable;
 use std::sync::atomic::AtomicU32;
 
-/// `N` caches, each with rules of its own, that are asked for the same keys. They share the index and the
-/// slots, since most keys are in most of them.
+/// `N` caches with different rules that get the same requests. They share the index and the slots, because most keys
+/// are in most of them.
 pub(super) struct Shadows<const N: usize> {
+    /// The slots of all keys that are in a cache.
     index: HashTable<u32>,
     keys: Vec<Key<N>>,
-    /// Slots of `keys` that no cache holds.
+    /// The slots of `keys` that are in no cache.
     free: Vec<u32>,
     caches: [S3Fifo; N],
 }
 
+/// The content of a slot.
 struct Key<const N: usize> {
     hash: u32,
-    /// A bit for each cache that holds it.
+    /// A bit for each cache that contains the key.
     holders: u32,
+    /// The words of the policies, by cache.
     words: [AtomicU32; N],
 }
 
-/// What one of the caches holds.
+/// The entries of one of the caches.
 struct Held<'a, const N: usize> {
     keys: &'a [Key<N>],
     cache: usize,
@@ -44,7 +47,7 @@ impl<const N: usize> Words for Held<'_, N> {
 }
 
 impl<const N: usize> Shadows<N> {
-    /// Empty ones, each for about so many keys.
+    /// Creates empty caches, each for about `keys` keys.
     pub(super) fn new(keys: usize, rules: [Rules; N]) -> Self {
         Self {
             index: HashTable::new(),
@@ -58,8 +61,8 @@ impl<const N: usize> Shadows<N> {
         }
     }
 
-    /// Asks for a key, and inserts it where it is not, in caches of so many. Returns a bit for each that
-    /// had it.
+    /// Requests a key in all caches, and inserts it into those that do not contain it. Each has room for `capacity`
+    /// keys. Returns a bit for each cache that contained the key.
     pub(super) fn access(&mut self, hash: u32, capacity: usize) -> u32 {
         let is_it = |&slot: &u32| self.keys[slot as usize].hash == hash;
         let found = self.index.find(spread(hash), is_it).copied();
@@ -79,7 +82,7 @@ impl<const N: usize> Shadows<N> {
         holders
     }
 
-    /// A slot for a key that none of them holds.
+    /// Returns a slot for a key that is in none of the caches.
     fn enter(&mut self, hash: u32) -> u32 {
         let slot = self.free.pop().unwrap_or_else(|| self.add_slot());
         self.keys[slot as usize].hash = hash;
@@ -88,6 +91,7 @@ impl<const N: usize> Shadows<N> {
         slot
     }
 
+    /// Adds a slot and returns it.
     fn add_slot(&mut self) -> u32 {
         if self.keys.len() == self.keys.capacity() {
             self.keys.reserve_exact(64 + self.keys.len() / 8);
@@ -100,7 +104,7 @@ impl<const N: usize> Shadows<N> {
         as_slot(self.keys.len() - 1)
     }
 
-    /// Makes room for one key in a cache, and a little more where it has too many.
+    /// Makes room for one key in a cache. If the cache has too many keys, evicts one more.
     fn make_room(&mut self, cache: usize, capacity: usize) {
         for _ in 0..2 {
             if self.caches[cache].len() as usize >= capacity {
@@ -109,6 +113,7 @@ impl<const N: usize> Shadows<N> {
         }
     }
 
+    /// Evicts a key of a cache.
     fn evict(&mut self, cache: usize) {
         let keys = &self.keys;
         let work = &mut WorkSlice::unlimited();
@@ -117,7 +122,7 @@ impl<const N: usize> Shadows<N> {
         }
     }
 
-    /// Takes a key out of all that hold it.
+    /// Removes a key from all caches.
     pub(super) fn remove(&mut self, hash: u32) {
         let is_it = |&slot: &u32| self.keys[slot as usize].hash == hash;
         let Some(&slot) = self.index.find(spread(hash), is_it) else {
@@ -132,7 +137,7 @@ impl<const N: usize> Shadows<N> {
         self.let_go(slot, *holders);
     }
 
-    /// These caches do not hold a key any more.
+    /// Clears the bits of the caches that no longer contain the key of a slot. Frees the slot if none contains it.
     fn let_go(&mut self, slot: u32, caches: u32) {
         let key = &mut self.keys[slot as usize];
         key.holders &= !caches;
@@ -151,8 +156,8 @@ mod tests {
     use super::super::adaptive::rules;
     use super::*;
 
-    /// A loop that is longer than the caches, after another that is not: CLOCK has none of it, a main
-    /// queue what it has kept.
+    /// Requests keys in a loop that is longer than the caches. CLOCK has no hit, and a main queue has hits on the keys
+    /// that it kept.
     #[test]
     fn each_cache_follows_its_own_rules() {
         let mut shadows = Shadows::new(100, [rules(10), rules(100)]);

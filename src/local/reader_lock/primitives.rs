@@ -1,4 +1,4 @@
-//! What the lock is built on: the real thing, or what loom knows of it.
+//! The primitives of the lock: the real ones, or their models in loom.
 
 #[cfg(not(loom_models))]
 mod by {
@@ -7,18 +7,22 @@ mod by {
     pub(crate) use std::thread::{Thread, current};
     use std::time::Duration;
 
+    /// See `OPEN_AFTER` of the lock.
     pub(crate) const OPEN_AFTER: u32 = 16;
 
-    /// How often a writer looks again at once, then how often it lets other threads run in between. Most
-    /// reads are over by then.
+    /// The number of times that a writer looks again at once.
     const SPINS: u32 = 64;
+    /// The number of times that it then yields to other threads before it looks again. Most reads are over by then.
     const YIELDS: u32 = 8;
+    /// The time limit of a writer's first park.
     const FIRST_PARK: Duration = Duration::from_micros(50);
+    /// The longest time limit of a park.
     const LONGEST_PARK: Duration = Duration::from_millis(10);
 
-    /// How a writer waits: at first awake, then parked, for longer each time.
+    /// The waiting of a writer: awake at first, then parked, for longer each time.
     pub(crate) struct Backoff {
         tries: u32,
+        /// The time limit of the next park.
         park: Duration,
     }
 
@@ -30,7 +34,7 @@ mod by {
             }
         }
 
-        /// Waits for a moment, awake. `false` if that was tried often enough.
+        /// Waits for a moment, awake. Returns `false`, without waiting, if it was called often enough before.
         pub(crate) fn spin(&mut self) -> bool {
             self.tries = self.tries.saturating_add(1);
             if self.tries <= SPINS {
@@ -43,13 +47,13 @@ mod by {
             true
         }
 
-        /// Waits until this thread is unparked, or for a while.
+        /// Parks this thread until it is unparked or the time limit passes, and doubles the limit.
         pub(crate) fn park(&mut self) {
             std::thread::park_timeout(self.park);
             self.park = (self.park * 2).min(LONGEST_PARK);
         }
 
-        /// Waits for a while for something that nobody unparks this thread for.
+        /// Waits for a moment, for a change after which no thread unparks this one.
         pub(crate) fn pause(&mut self) {
             if !self.spin() {
                 std::thread::sleep(FIRST_PARK);
@@ -57,15 +61,15 @@ mod by {
         }
     }
 
-    /// Where loom's models need a fence and the parks of this module have a limit instead.
+    /// Does nothing. Models need a fence here; the real parks have a time limit instead.
     #[inline(always)]
     pub(crate) fn reader_fence() {}
 
-    /// Sequentially consistent accesses make the handshake on their own; loom does not model them.
+    /// Does nothing, because sequentially consistent accesses suffice for the handshake. Loom does not model those.
     #[inline]
     pub(crate) fn fence() {}
 
-    /// The interface of loom's cell over the real one.
+    /// A cell with the interface of loom's.
     pub(crate) struct UnsafeCell<T>(std::cell::UnsafeCell<T>);
 
     impl<T> UnsafeCell<T> {
@@ -91,13 +95,13 @@ mod by {
     pub(crate) use loom::sync::atomic::{AtomicU32, AtomicUsize};
     pub(crate) use loom::sync::{RwLockReadGuard, RwLockWriteGuard};
 
-    /// So few that models of few reads open the gate.
+    /// One read, because models have few.
     pub(crate) const OPEN_AFTER: u32 = 1;
 
     pub(crate) use crate::sync::Mutex;
     pub(crate) use loom::thread::{Thread, current};
 
-    /// Parks without a limit, of which loom knows nothing: a wake-up that is lost is a deadlock of the model.
+    /// A wait without time limits, which loom does not model. A lost wake-up is therefore a deadlock of the model.
     pub(crate) struct Backoff;
 
     impl Backoff {
@@ -126,7 +130,7 @@ mod by {
         loom::sync::atomic::fence(std::sync::atomic::Ordering::SeqCst);
     }
 
-    /// `parking_lot`'s interface over loom's lock.
+    /// Loom's lock with the interface of `parking_lot`.
     pub(crate) struct RwLock<T>(loom::sync::RwLock<T>);
 
     impl<T> RwLock<T> {

@@ -1,4 +1,4 @@
-//! How a shard gets more memory, a few entries at a time, and gives all of it back at once.
+//! The growth of a shard, which moves a few entries at a time.
 
 use super::{MAX_ENTRIES, Shard};
 use crate::local::index::BUCKETS_PER_STEP;
@@ -7,15 +7,15 @@ use crate::local::removal::Removals;
 use crate::local::work::WorkSlice;
 use hashbrown::HashTable;
 
-/// How many entries a shard has room for at first.
+/// The number of entries that a shard has room for at first.
 const FIRST_ROOM: usize = 16;
-/// While a shard grows, each write moves what belongs to so many slots. A shard begins to grow when this part
-/// of its slots is left, so it has moved everything when the last one is taken.
+/// The number of slots that each write moves while a shard grows. A shard begins to grow when one in so many of its
+/// slots is left. When the last one is taken, it has therefore moved all slots.
 const SLOTS_PER_STEP: usize = 64;
 
 impl<K, V> Shard<K, V> {
-    /// Makes room for one more slot. What has to be moved for it is moved by this write and those that come
-    /// after it.
+    /// Makes room for one more slot. If entries have to be moved for it, this write moves the first of them, and later
+    /// writes move the others.
     #[inline]
     pub(super) fn make_room(&mut self, work: &mut WorkSlice, out: &mut Removals<'_, K, V>) {
         self.go_on_growing(work, out);
@@ -27,7 +27,7 @@ impl<K, V> Shard<K, V> {
         }
     }
 
-    /// Moves a few entries if the shard grows.
+    /// Moves a few entries if the shard is growing.
     #[inline]
     pub(super) fn go_on_growing(&mut self, work: &mut WorkSlice, out: &mut Removals<'_, K, V>) {
         if self.grows {
@@ -35,14 +35,14 @@ impl<K, V> Shard<K, V> {
         }
     }
 
-    /// Begins to move everything by slot to storage for more slots.
+    /// Begins to move everything that is stored by slot to larger storage.
     #[cold]
     fn grow(&mut self, work: &mut WorkSlice, out: &mut Removals<'_, K, V>) {
         if self.slab.is_growing() {
             return;
         }
         let room = self.next_room(self.slab.end() as usize);
-        // The last of them are used while the storage after this one is filled.
+        // The last slots are used while entries are moved to the next storage.
         let room = room + room / SLOTS_PER_STEP + 1;
         self.slab.grow(room);
         self.policy.grow(room);
@@ -65,38 +65,39 @@ impl<K, V> Shard<K, V> {
         self.grows = true;
     }
 
-    /// Returns the number of entries that the next table of the index is to have room for.
+    /// Returns the number of entries for which the next table of the index has to have room.
     pub(crate) fn next_index_room(&self) -> usize {
         let len = self.index.len();
         let room = self.next_room(len).max(len * 2);
         room.min(MAX_ENTRIES as usize * 2)
     }
 
-    /// Returns `true` if the index is about to need another table, which is better allocated without a lock.
+    /// Returns `true` if the index is about to need another table. The caller allocates it where no lock is held.
     #[inline]
     pub(crate) fn needs_spare_table(&self) -> bool {
         self.index.needs_spare()
     }
 
-    /// Takes an empty table for the index, or gives it back if it has one.
+    /// Stores an empty table for the index, or returns it as an error if there is one already.
     pub(crate) fn set_spare_table(&mut self, table: HashTable<u32>) -> Result<(), HashTable<u32>> {
         self.index.set_spare(table)
     }
 
-    /// Returns the number of entries that a shard with so many is to have room for: twice as many, or soon all
-    /// that are expected, so that few are moved, and little memory is left unused.
+    /// Returns the number of entries for which a shard with `len` entries has to have room. That is twice as many, or
+    /// soon all that are expected, so that few entries are moved and little memory stays unused.
     fn next_room(&self, len: usize) -> usize {
         let expected = self.setup.expected;
         if (len + 1..=len * 16).contains(&expected) {
             expected
         } else if (1..=len).contains(&expected) {
-            // More than its share, but hardly much more.
+            // The shard has more than its share of the entries, but rarely many more.
             len + (len / 8).max(FIRST_ROOM)
         } else {
             (len * 2).max(FIRST_ROOM)
         }
     }
 
+    /// Moves a few entries of a shard that is growing.
     #[cold]
     #[inline(never)]
     #[allow(clippy::cast_possible_truncation)]

@@ -1,5 +1,5 @@
-//! The work under one hold of a shard's lock is bounded, whatever the number of entries. That no hold visits
-//! more slots than it may each test of the crate checks: see `WorkSlice`.
+//! The work under one hold of a shard's lock is bounded, for any number of entries. All tests of the crate check that no
+//! hold visits more slots than it may: see `WorkSlice`.
 
 use super::{FoundDead, NewEntry, Setup, Shard};
 use crate::clock::{NEVER, Nanos, TimeSource};
@@ -16,12 +16,14 @@ use std::sync::Arc;
 
 const POLICIES: [Policy; 4] = [Policy::Lru, Policy::S3Fifo, Policy::Car, Policy::Adaptive];
 const ENTRIES: u64 = 30_000;
+/// The deadline of entries that expire. Other calls are made at time 0.
+const EXPIRED: Nanos = 50;
 
-/// A shard under its lock, one hold after the other.
+/// A shard and its budget. Each call of a method of the shard stands for one hold of its lock.
 struct Held {
     shard: Shard<u64, u64>,
-    budget: Budget,
-    /// Of the calls of [`insert`](Self::insert).
+    budget: Arc<Budget>,
+    /// The highest number of slots that one hold of [`insert`](Self::insert) has visited.
     most_work: u32,
 }
 
@@ -40,7 +42,7 @@ impl Held {
         };
         Self {
             shard: Shard::new(setup, AnyPolicy::new(policy, &Arc::default(), 0, 1)),
-            budget: Budget::new(limit),
+            budget: Arc::new(Budget::new(limit)),
             most_work: 0,
         }
     }
@@ -49,25 +51,28 @@ impl Held {
         KeyHash(key.wrapping_mul(0x9E37_79B9_7F4A_7C15))
     }
 
-    /// Inserts an entry. Returns under how many holds that was, after each of which it calls `between`.
-    fn insert(
+    fn insert(&mut self, key: u64, weight: u64, deadline: Nanos) {
+        self.insert_in_slices(key, weight, deadline, |_| ());
+    }
+
+    /// Inserts an entry, and calls `between` after each hold of the lock except the last. Returns the number of holds.
+    fn insert_in_slices(
         &mut self,
         key: u64,
         weight: u64,
         deadline: Nanos,
-        mut between: impl FnMut(&mut Self, &Reservation<'_>),
+        mut between: impl FnMut(&Self),
     ) -> usize {
         let mut out = Removals::new(None);
-        let budget = Budget::new(self.budget.limit());
-        let budget = std::mem::replace(&mut self.budget, budget);
+        let budget = Arc::clone(&self.budget);
         let mut new = Some(NewEntry {
             hash: Self::hash(key),
             key,
             value: key,
             deadline,
             extra: Extra {
-                given_weight: false,
                 weight,
+                given_weight: false,
                 origin: Origin::default(),
             },
         });
@@ -81,18 +86,24 @@ impl Held {
             self.most_work = self.most_work.max(work.done());
             assert!(done || work.is_used_up(), "there is nothing to evict");
             if done {
-                break;
+                return holds;
             }
-            between(self, &room);
+            between(self);
         }
-        drop(room);
-        self.budget = budget;
-        holds
+    }
+
+    fn remove(&mut self, key: u64) {
+        let mut out = Removals::new(None);
+        let (hash, cause) = (Self::hash(key), RemovalCause::Removed);
+        let removed = self
+            .shard
+            .remove(hash, &key, cause, &self.budget, 0, &mut out);
+        assert!(removed);
     }
 
     fn fill(&mut self, weight: u64) {
         for key in 0..ENTRIES {
-            self.insert(key, weight, NEVER, |_, _| ());
+            self.insert(key, weight, NEVER);
         }
     }
 
@@ -108,25 +119,30 @@ impl Held {
     fn validate(&self) {
         assert_eq!(self.shard.validate(), self.budget.used());
     }
-}
 
-#[test]
-fn a_write_visits_few_slots_while_a_shard_grows_and_is_updated() {
-    for policy in POLICIES {
-        let mut held = Held::new(policy, u64::MAX, false);
-        held.fill(1);
-        for key in 0..3 * ENTRIES {
-            held.insert(key * 7 % ENTRIES, 1, NEVER, |_, _| ());
-        }
-        let most = held.most_work;
-        assert!(most < 800, "{policy:?}: {most} slots under one hold");
-        assert!((0..ENTRIES).all(|key| held.hit(key)));
-        held.validate();
+    /// Checks the shard, and that no hold of the lock in [`insert`](Self::insert) has visited `limit` slots.
+    fn validate_work(&self, policy: Policy, limit: u32) {
+        let most = self.most_work;
+        assert!(most < limit, "{policy:?}: {most} slots under one hold");
+        self.validate();
     }
 }
 
 #[test]
-fn a_write_visits_few_slots_after_all_entries_were_hit() {
+fn write_to_a_shard_that_grows_or_is_updated_visits_few_slots() {
+    for policy in POLICIES {
+        let mut held = Held::new(policy, u64::MAX, false);
+        held.fill(1);
+        for key in 0..3 * ENTRIES {
+            held.insert(key * 7 % ENTRIES, 1, NEVER);
+        }
+        assert!((0..ENTRIES).all(|key| held.hit(key)));
+        held.validate_work(policy, 800);
+    }
+}
+
+#[test]
+fn write_after_hits_on_all_entries_visits_few_slots() {
     for policy in POLICIES {
         let mut held = Held::new(policy, ENTRIES, false);
         held.fill(1);
@@ -134,92 +150,90 @@ fn a_write_visits_few_slots_after_all_entries_were_hit() {
             assert!((0..ENTRIES).all(|key| held.hit(key)));
         }
         for key in ENTRIES..2 * ENTRIES {
-            held.insert(key, 1, NEVER, |_, _| ());
+            held.insert(key, 1, NEVER);
         }
-        let most = held.most_work;
-        assert!(most < 5_000, "{policy:?}: {most} slots under one hold");
-        held.validate();
+        held.validate_work(policy, 5_000);
     }
 }
 
 #[test]
-fn a_heavy_entry_evicts_others_in_slices_and_holds_what_was_freed() {
+fn heavy_entry_evicts_others_in_slices_and_keeps_their_room_reserved() {
     for policy in POLICIES {
         let mut held = Held::new(policy, ENTRIES, true);
         held.fill(1);
         let mut left = held.shard.len();
-        let holds = held.insert(ENTRIES, ENTRIES - 10, NEVER, |held, _| {
+        let holds = held.insert_in_slices(ENTRIES, ENTRIES - 10, NEVER, |held| {
             assert!(held.shard.len() < left, "a hold has evicted nothing");
             left = held.shard.len();
-            assert!(held.shard.validate() == left);
+            assert_eq!(held.shard.validate(), left);
+            assert_eq!(held.budget.left(), 0, "other writes may take the room");
         });
         assert!(holds > 10, "{policy:?}: {holds} holds");
-        let most = held.most_work;
-        assert!(most < 5_000, "{policy:?}: {most} slots under one hold");
-        assert_eq!(held.budget.used(), held.shard.validate());
         assert!(held.hit(ENTRIES));
+        held.validate_work(policy, 5_000);
     }
 }
 
 #[test]
-fn a_removal_visits_few_slots_though_most_are_vacant() {
+fn eviction_from_mostly_vacant_slots_ends_with_a_victim_or_with_its_work_used_up() {
     for policy in POLICIES {
         let mut held = Held::new(policy, u64::MAX, false);
         held.fill(1);
-        // `remove` checks its work itself.
-        for key in 0..ENTRIES {
-            let mut out = Removals::new(None);
-            let cause = RemovalCause::Removed;
-            let hash = Held::hash(key);
-            let removed = held
-                .shard
-                .remove(hash, &key, cause, &held.budget, 0, &mut out);
-            assert!(removed);
-            if key == ENTRIES - 10 {
-                let mut work = WorkSlice::new();
-                let evicted = held.shard.evict(0, &mut work, &mut out);
-                assert_eq!(evicted.is_none(), work.is_used_up());
-                break;
-            }
-        }
-        let shard = &held.shard;
-        assert!(shard.validate() < 11);
-    }
-}
-
-#[test]
-fn memory_is_released_with_the_last_entry_and_nothing_is_left_to_walk() {
-    for policy in POLICIES {
-        let mut held = Held::new(policy, u64::MAX, true);
-        held.fill(3);
-        let mut out = Removals::new(None);
-        for key in 0..ENTRIES {
-            let cause = RemovalCause::Removed;
-            let (hash, budget) = (Held::hash(key), &held.budget);
-            held.shard.remove(hash, &key, cause, budget, 0, &mut out);
-        }
-        assert_eq!((held.shard.slab.end(), held.shard.slab.capacity()), (0, 0));
-        let work = &mut WorkSlice::new();
-        let victim = held.shard.policy.evict(&held.shard.slab, work);
-        assert_eq!(victim, None);
-        assert_eq!(held.budget.used(), 0);
-        held.fill(2);
+        (0..ENTRIES - 10).for_each(|key| held.remove(key));
+        let (mut work, mut out) = (WorkSlice::new(), Removals::new(None));
+        let evicted = held.shard.evict(0, &mut work, &mut out);
+        assert_eq!(evicted.is_none(), work.is_used_up(), "{policy:?}");
+        held.budget.release(evicted.unwrap_or(0));
         held.validate();
     }
 }
 
 #[test]
-fn clear_leaves_nothing_to_walk_and_reports_each_entry_once_by_its_cause() {
+fn memory_is_freed_with_the_last_entry_whatever_removes_it() {
+    let remove_all: [fn(&mut Held); 3] = [
+        |held| (0..ENTRIES).for_each(|key| held.remove(key)),
+        |held| {
+            let (mut out, budget) = (Removals::new(None), Arc::clone(&held.budget));
+            while held.shard.len() > 0 {
+                let freed = |weight| budget.release(weight);
+                let work = &mut WorkSlice::new();
+                held.shard.sweep(8, EXPIRED, freed, work, &mut out);
+            }
+        },
+        |held| {
+            let mut out = Removals::new(None);
+            while held.shard.len() > 0 {
+                let evicted = held.shard.evict(0, &mut WorkSlice::new(), &mut out);
+                held.budget.release(evicted.unwrap_or(0));
+            }
+        },
+    ];
+    for policy in POLICIES {
+        for remove_all in remove_all {
+            let mut held = Held::new(policy, u64::MAX, true);
+            (0..ENTRIES).for_each(|key| held.insert(key, 3, EXPIRED));
+            remove_all(&mut held);
+            assert_eq!((held.shard.slab.end(), held.shard.slab.capacity()), (0, 0));
+            let work = &mut WorkSlice::new();
+            let victim = held.shard.policy.evict(&held.shard.slab, work);
+            assert_eq!(victim, None);
+            assert_eq!(held.budget.used(), 0);
+            held.fill(2);
+            held.validate();
+        }
+    }
+}
+
+#[test]
+fn cleared_shard_has_no_slots_and_reports_each_entry_once_by_its_cause() {
     let mut held = Held::new(Policy::Lru, u64::MAX, true);
     held.fill(3);
-    (0..100).for_each(|key| {
-        held.insert(key, 5, 7, |_, _| ());
-    });
+    (0..100).for_each(|key| held.insert(key, 5, EXPIRED - 1));
     let cleared = held.shard.clear(&held.budget);
     assert_eq!((held.budget.used(), held.shard.len()), (0, 0));
     assert_eq!(held.shard.blocks(), 0);
     let mut out = Removals::new(None);
-    let dead = cleared.remove_all(8, &mut out);
+    let dead = cleared.remove_all(EXPIRED, &mut out);
     assert!(dead != FoundDead::default());
     held.shard.recount(&dead);
     assert_eq!(out.len() as u64, ENTRIES);
@@ -230,31 +244,28 @@ fn clear_leaves_nothing_to_walk_and_reports_each_entry_once_by_its_cause() {
 }
 
 #[test]
-fn shrinking_keeps_entries_their_order_and_what_is_noted_of_them() {
+fn shrunk_shard_keeps_entries_with_their_order_weights_and_deadlines() {
     for policy in POLICIES {
         let mut held = Held::new(policy, u64::MAX, true);
         held.fill(3);
-        let mut out = Removals::new(None);
         for key in (0..ENTRIES).filter(|key| key % 100 != 0) {
-            let cause = RemovalCause::Removed;
-            let (hash, budget) = (Held::hash(key), &held.budget);
-            held.shard.remove(hash, &key, cause, budget, 0, &mut out);
+            held.remove(key);
         }
-        held.insert(200, 9, 50, |_, _| ());
+        held.insert(200, 9, EXPIRED);
         let order = |held: &Held| -> Vec<u64> {
             let (slots, since) = (0..u32::MAX, held.shard.time());
             let mut listed: Vec<_> = held.shard.clones_in(&Span { slots, since }, 1).collect();
             listed.sort_by_key(|listed| Reverse((listed.heat, listed.slot)));
             listed.into_iter().map(|listed| listed.item.0).collect()
         };
-        let before = order(&held);
+        let (before, mut out) = (order(&held), Removals::new(None));
         held.shard.shrink(&mut out);
         assert_eq!(order(&held), before, "{policy:?}");
         assert!(held.shard.slab.capacity() < 400);
         held.validate();
         let mut work = WorkSlice::new();
-        let freed = held.shard.evict(50, &mut work, &mut out);
-        assert_eq!(freed, Some(9), "what has expired is found");
+        let freed = held.shard.evict(EXPIRED, &mut work, &mut out);
+        assert_eq!(freed, Some(9), "{policy:?}: the expired entry is not found");
         held.budget.release(9);
         held.fill(3);
         held.validate();

@@ -1,4 +1,4 @@
-//! What a shard does under its exclusive lock.
+//! The operations of a shard under its exclusive lock.
 
 use super::{Entry, MAX_ENTRIES, NewEntry, Shard};
 use crate::clock::{NEVER, Nanos};
@@ -15,14 +15,14 @@ use std::sync::atomic::{
     Ordering::{Acquire, Relaxed},
 };
 
-/// How many blocks of 32 slots a write looks at while something may have expired there.
+/// The number of blocks of 32 slots that a write searches for expired entries, if there may be any.
 const BLOCKS_PER_WRITE: u32 = 2;
-/// How many it looks at before it evicts something alive.
+/// The number of blocks that it searches before it evicts a live entry.
 const BLOCKS_PER_EVICTION: u32 = 16;
 
 impl<K, V> Shard<K, V> {
-    /// Stores an entry, taking `new`, or leaves it there and returns `false` if the budget is still short, and
-    /// either the work is used up or this shard has no more to evict.
+    /// Stores an entry, takes it from `new` and returns `true`. Leaves it in `new` and returns `false` if there is
+    /// still too little room, and the work is used up or this shard has no more entries to evict.
     pub(crate) fn insert(
         &mut self,
         new: &mut Option<NewEntry<K, V>>,
@@ -50,7 +50,7 @@ impl<K, V> Shard<K, V> {
                 self.sweep(BLOCKS_PER_WRITE, now, |freed| room.add(freed), work, out);
                 return true;
             }
-            // Heavier than what it replaces: the old one goes first, then others.
+            // The new entry is heavier than the old one, which is removed before others are evicted.
             self.take_out(slot, RemovalCause::Replaced, now, out);
         }
         let is_plain = self.extras.is_none() && extra.origin.tags.is_none();
@@ -60,7 +60,7 @@ impl<K, V> Shard<K, V> {
                 return false;
             }
             if is_plain && !self.expiry.is_due(now) {
-                // All weigh the same, so there is room for this one where another was.
+                // All entries weigh the same, so the victim leaves room for this one.
                 return self.recycle(new, now, work, out);
             }
             match self.evict(now, work, out) {
@@ -73,7 +73,7 @@ impl<K, V> Shard<K, V> {
         true
     }
 
-    /// Puts a new key and value into an occupied slot.
+    /// Replaces the key and the value in an occupied slot.
     fn replace(
         &mut self,
         slot: u32,
@@ -95,7 +95,7 @@ impl<K, V> Shard<K, V> {
         self.count_out(old, out);
     }
 
-    /// Puts a new entry into a free slot.
+    /// Inserts an entry into a free slot.
     pub(super) fn fill(
         &mut self,
         new: &mut Option<NewEntry<K, V>>,
@@ -121,8 +121,10 @@ impl<K, V> Shard<K, V> {
         self.note(slot, new.extra, new.deadline, now);
     }
 
-    /// Puts a new entry into the slot of the policy's victim, if there is one: as
-    /// [`evict`](Self::evict) and [`fill`](Self::fill), where entries have nothing beside them.
+    /// Replaces the policy's victim by a new entry, and returns `false` if there is none.
+    ///
+    /// The effect is that of [`evict`](Self::evict) and [`fill`](Self::fill), for shards whose entries have no
+    /// metadata.
     #[inline(always)]
     fn recycle(
         &mut self,
@@ -159,6 +161,7 @@ impl<K, V> Shard<K, V> {
         true
     }
 
+    /// Adds a slot to the index.
     #[inline]
     fn enter_in_index(&mut self, hash: KeyHash, slot: u32) {
         if self.index.is_full() {
@@ -167,12 +170,14 @@ impl<K, V> Shard<K, V> {
         self.index.insert(hash.0, slot, self.slab.hash_of());
     }
 
+    /// Removes a slot from the index.
     #[inline]
     fn unindex(&mut self, hash: StoredHash, slot: u32) {
         let found = self.index.remove(hash.restore(), |&other| other == slot);
         assert!(found, "each occupied slot is in the index");
     }
 
+    /// Stores the age of a value, if the cache knows ages.
     #[inline]
     fn note_age(&mut self, slot: u32, age: Nanos, now: Nanos) {
         if let Some(ages) = &mut self.ages {
@@ -180,7 +185,7 @@ impl<K, V> Shard<K, V> {
         }
     }
 
-    /// Notes what an entry is stored with, and that it shall not live past `limit`.
+    /// Stores the metadata and the deadline of a new entry, which does not live past `limit`.
     #[inline]
     fn note(&mut self, slot: u32, extra: Extra, limit: Nanos, now: Nanos) {
         self.note_age(slot, extra.origin.age, now);
@@ -192,7 +197,7 @@ impl<K, V> Shard<K, V> {
         self.inserts += 1;
     }
 
-    /// Notes what lies beside an entry, and returns its first deadline.
+    /// Stores the optional metadata of a new entry, and returns its first deadline.
     #[inline]
     fn set_extra(&mut self, slot: u32, extra: Extra, limit: Nanos, now: Nanos) -> Nanos {
         if self.extras.is_none() {
@@ -204,6 +209,7 @@ impl<K, V> Shard<K, V> {
         self.set_extras(slot, extra, limit, now)
     }
 
+    /// Stores the optional metadata of a new entry in a shard that has some, and returns its first deadline.
     #[cold]
     fn set_extras(&mut self, slot: u32, extra: Extra, limit: Nanos, now: Nanos) -> Nanos {
         let Some(extras) = &mut self.extras else {
@@ -211,14 +217,14 @@ impl<K, V> Shard<K, V> {
         };
         let deadline = extras.set(slot, extra, limit, now);
         if !extras.is_current(slot) {
-            // Its tag was invalidated just now, which the sweep may have noted before.
+            // One of its tags was invalidated just now, and the sweep may have searched for that already.
             self.expiry.search_all(self.slab.end());
         }
         deadline
     }
 
-    /// Takes a key out, and says whether it was there. The cause is `Expired` if it was past its
-    /// deadline. Sweeps.
+    /// Removes the entry of a key, and returns whether there was one. If it was dead, it is counted as such and not
+    /// under `cause`. Also removes some other dead entries.
     pub(crate) fn remove<Q>(
         &mut self,
         hash: KeyHash,
@@ -250,8 +256,8 @@ impl<K, V> Shard<K, V> {
         true
     }
 
-    /// Evicts something, what has expired first, and returns what it weighed. `None` if there is nothing, or if
-    /// the work was used up before it was found.
+    /// Removes dead entries, or evicts one if none is found, and returns the weight that was freed. Returns `None` if
+    /// there is no entry, or if the work was used up before one was found.
     pub(crate) fn evict(
         &mut self,
         now: Nanos,
@@ -277,9 +283,8 @@ impl<K, V> Shard<K, V> {
         Some(weight)
     }
 
-    /// Looks at so many blocks of slots where something may be dead, and takes out what is past its
-    /// deadline or has a tag that was invalidated, calling `freed` with what each weighed. Returns
-    /// `false` once nothing is.
+    /// Searches up to `blocks` blocks of slots for entries that are past their deadline or have an invalidated tag.
+    /// Removes them, and calls `freed` with the weight of each. Returns whether there may be more of them.
     #[inline]
     pub(crate) fn sweep(
         &mut self,
@@ -295,9 +300,10 @@ impl<K, V> Shard<K, V> {
         self.expiry.is_due(now) && self.sweep_due(blocks, now, freed, work, out)
     }
 
+    /// Begins a search of all slots, if a tag was invalidated since the last one began.
     #[cold]
     fn search_for_invalidated(&mut self) {
-        // The release is `Tags::invalidate`'s.
+        // Pairs with the release in `Tags::invalidate`.
         let epoch = self.setup.tag_epoch.load(Acquire);
         let may_die = self.extras.as_ref().is_some_and(|extras| extras.may_die());
         if epoch != self.swept_epoch && may_die {
@@ -306,6 +312,7 @@ impl<K, V> Shard<K, V> {
         }
     }
 
+    /// Searches blocks that are due: see [`sweep`](Self::sweep).
     #[cold]
     fn sweep_due(
         &mut self,
@@ -339,20 +346,20 @@ impl<K, V> Shard<K, V> {
         self.expiry.is_due(now)
     }
 
-    /// May an entry never be served again, whatever the time?
+    /// Checks whether an entry is never served again, whatever its deadline is.
     fn is_of_no_use(&self, slot: u32) -> bool {
         let extras = self.extras.as_ref();
         let invalidated = extras.is_some_and(|extras| extras.is_invalidated(slot));
-        // One that was forgotten may serve where a load fails.
+        // An entry that was forgotten may serve when a load fails.
         invalidated || self.setup.grace == 0 && !self.is_current(slot)
     }
 
-    /// How many blocks of slots there are to look at.
+    /// Returns the number of blocks of slots.
     pub(crate) fn blocks(&self) -> u32 {
         self.slab.end().div_ceil(BLOCK)
     }
 
-    /// Takes out an entry that the policy did not choose; its weight is the caller's to account for.
+    /// Removes an entry that the policy did not choose. The caller accounts for its weight.
     fn take_out(
         &mut self,
         slot: u32,
@@ -366,7 +373,7 @@ impl<K, V> Shard<K, V> {
         self.unhook(slot, cause, now, out);
     }
 
-    /// Unhooks an entry from everything but the policy.
+    /// Removes an entry from everything except the policy.
     #[inline]
     fn unhook(&mut self, slot: u32, cause: RemovalCause, now: Nanos, out: &mut Removals<'_, K, V>) {
         let cause = self.cause(slot, cause, now);
@@ -385,7 +392,7 @@ impl<K, V> Shard<K, V> {
         self.count_out(removed, out);
     }
 
-    /// Why an entry leaves: `cause`, unless it was dead already.
+    /// Returns the cause under which an entry is removed: `cause`, unless it was dead already.
     fn cause(&self, slot: u32, cause: RemovalCause, now: Nanos) -> RemovalCause {
         let entry = self.slab.get(slot);
         if !self.is_current(slot) {
@@ -397,9 +404,10 @@ impl<K, V> Shard<K, V> {
         }
     }
 
+    /// Counts a removal by its cause, and adds the entry to `out`.
     #[inline]
     fn count_out(&mut self, removed: Removed<K, V>, out: &mut Removals<'_, K, V>) {
-        // The most frequent cause is not counted: a write then touches one cache line less.
+        // The most frequent cause is not counted, so that a write touches one cache line less.
         if removed.cause != RemovalCause::Evicted {
             self.removals[removed.cause as usize] += 1;
         }
