@@ -3,7 +3,7 @@
 use super::builder::MAX_KEY;
 use super::health::count;
 use super::lease::{Granted, Lease};
-use super::load::{Fresh, LoadResult, MayLoad};
+use super::load::{Fresh, LoadResult, MayLoad, SHORTEST_TTL};
 use super::remote::{Answer, Ask, Head, RemoteError, Token, Unreadable};
 use super::trust::now;
 use super::{Consistency, Inner, TierKey, TierValue, key_of};
@@ -290,14 +290,10 @@ impl<K: TierKey, V: TierValue> Inner<K, V> {
             // By the server's clock, which all share.
             loaded.age = saturating_nanos(ttl.saturating_sub(left));
         }
-        Some(loaded.ttl(left.map_or(Duration::MAX, at_least_some)))
+        // Redis counts milliseconds: if none is left, the value is still one that is cached.
+        let ttl = left.map_or(Duration::MAX, |left| left.max(SHORTEST_TTL));
+        Some(loaded.ttl(ttl))
     }
-}
-
-/// Returns what is left of a time to live of which less than a millisecond is left: not zero, which would mean that the
-/// value is not to be cached.
-fn at_least_some(left: Duration) -> Duration {
-    left.max(Duration::from_nanos(1))
 }
 
 /// What an answer means to one who asked for the lead.

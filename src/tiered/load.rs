@@ -5,7 +5,7 @@ use super::fetch::TimedOut;
 use super::health::{TierCounters, count};
 use super::lease::Granted;
 use super::remote::{Fill, Head};
-use super::{Consistency, Inner, TierKey, TierValue, key_of};
+use super::{Inner, TierKey, TierValue, key_of};
 use crate::clock::saturating_nanos;
 use crate::entry::Loaded;
 use crate::error::AnyError;
@@ -15,6 +15,9 @@ use crate::trace::Span;
 use std::future::Future;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+/// The shortest time to live of a value that is cached. A time to live of zero means that the value is not.
+pub(super) const SHORTEST_TTL: Duration = Duration::from_nanos(1);
 
 pub(super) type LoadResult<V> = Result<Loaded<V>, Arc<AnyError>>;
 
@@ -204,23 +207,26 @@ impl<K: TierKey, V: TierValue> Inner<K, V> {
         }
     }
 
-    /// As L1 is to keep it: not at all, if it was lost.
+    /// Returns the value as it goes to L1. Its time to live is zero if L1 does not keep it.
     pub(super) fn local(&self, fresh: Fresh<V>) -> Loaded<V> {
-        let loaded = fresh.loaded;
-        if fresh.lost {
-            return loaded.ttl(Duration::ZERO);
-        }
-        let ttl = loaded.ttl.or(self.settings.ttl).unwrap_or(Duration::MAX);
-        let keeps_stale = self.l1.serves_stale()
-            && self.settings.consistency != Consistency::L2Only
-            && !ttl.is_zero();
-        let ttl = self.settings.local_ttl(ttl, fresh.read, fresh.stored);
-        // What is about to expire replaces the expired value that may serve where a load fails. A time to live of
-        // zero would only remove that.
-        let ttl = ttl.max(Duration::from_nanos(keeps_stale.into()));
-        let mut loaded = loaded.ttl(ttl);
+        let ttl = self.ttl_in_l1(&fresh).unwrap_or(Duration::ZERO);
+        let mut loaded = fresh.loaded.ttl(ttl);
         let since = saturating_nanos(fresh.read.elapsed());
         loaded.age = loaded.age.saturating_add(since);
         loaded
+    }
+
+    /// Returns the time to live of a value in L1, or `None` if L1 does not keep it.
+    fn ttl_in_l1(&self, fresh: &Fresh<V>) -> Option<Duration> {
+        if fresh.lost {
+            return None;
+        }
+        let ttl = fresh.loaded.ttl.or(self.settings.ttl);
+        let ttl = ttl.unwrap_or(Duration::MAX);
+        let left = self.settings.local_ttl(ttl, fresh.read, fresh.stored)?;
+        // A value that has expired on its way still replaces an older one, which might be served where a later load
+        // fails.
+        let is_kept = !left.is_zero() || self.l1.serves_stale();
+        is_kept.then(|| left.max(SHORTEST_TTL))
     }
 }
