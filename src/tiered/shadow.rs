@@ -10,6 +10,7 @@ use crate::codec::fingerprint;
 use crate::entry::Loaded;
 use std::collections::HashMap;
 use std::future::Future;
+use std::slice;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -25,7 +26,10 @@ impl<K: TierKey, V: TierValue> Inner<K, V> {
     {
         let permit = match self.try_permit() {
             Some(permit) => permit,
-            None => self.queue(self.wait_deadline()).await?,
+            None => {
+                let deadline = self.wait_deadline(slice::from_ref(key));
+                self.queue(deadline).await?
+            }
         };
         let name = self.key_name(key);
         let found = match &name {
