@@ -1,4 +1,4 @@
-//! Writes under keys that cannot be encoded, and so are each process's own.
+//! Writes under keys that cannot be encoded, whose entries are therefore each process's own.
 
 use super::load::Fresh;
 use super::write::run_write;
@@ -8,7 +8,7 @@ use std::future::Future;
 use std::time::Instant;
 
 impl<K: TierKey, V: TierValue> TieredCache<K, V> {
-    /// Writes under a key that is this process's own.
+    /// Stores a value under a key that has no name in L2, in this process alone, once `write` has changed the database.
     pub(super) async fn write_here<E, F>(
         &self,
         key: K,
@@ -20,7 +20,7 @@ impl<K: TierKey, V: TierValue> TieredCache<K, V> {
     {
         let inner = &self.inner;
         let begun = Instant::now();
-        // Another change of the key that comes now makes it void.
+        // Taken before the write, so that a change of the key during the write prevents the store.
         let promise = inner.l1.promise(&key);
         run_write(write, || drop(inner.l1.remove(&key))).await?;
         let local = inner.local(Fresh::read(loaded, begun));
