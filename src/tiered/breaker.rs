@@ -1,7 +1,7 @@
-//! Circuit breaking around L2, on `recloser`, and counts of what went wrong.
+//! Circuit breaking around L2, by `recloser`, with counts of failed calls.
 //!
-//! While the circuit is open a caller is refused at once. None of them is a probe, which might cost
-//! it the deadline: the [keeper](super::keeper) probes.
+//! While the circuit is open, callers are refused at once. No caller probes, because a probe may take as long as the
+//! deadline: the [keeper](super::keeper) probes.
 
 use super::calls::{CallCounters, L2Calls, Operation};
 use super::health::Warning;
@@ -17,27 +17,30 @@ use std::future::Future;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-/// Calls whose outcome is remembered while the circuit is closed, and how many of them may fail.
+/// The number of calls whose outcome is remembered while the circuit is closed.
 const CLOSED_LEN: usize = 6;
+
+/// The share of remembered calls that may fail before the circuit opens.
 const ERROR_RATE: f32 = 0.5;
 
-/// Probes that have to succeed.
+/// The number of probes that have to succeed before the circuit closes.
 const HALF_OPEN_LEN: usize = 1;
 
-/// How long after a right was missing for the last time it counts as missing.
+/// The time for which a right counts as missing after the last call that lacked it.
 const FORBIDDEN_FOR: Duration = Duration::from_secs(60);
-/// How many of them are remembered.
+
+/// The number of missing rights that are remembered.
 const MOST_FORBIDDEN: usize = 8;
 
-/// How long nobody probes.
+/// The time between the opening of the circuit and the first probe.
 const OPEN_WAIT: Duration = Duration::from_millis(500);
 
-/// L2, as long as it answers.
+/// L2 behind a circuit breaker.
 pub(crate) struct Breaker {
-    /// The cache's.
+    /// The name of the cache.
     name: String,
     recloser: AsyncRecloser,
-    /// The circuit is open, or half open.
+    /// `true` while the circuit is open or half open.
     open: AtomicBool,
     calls: CallCounters,
     last_error: Mutex<Option<RemoteError>>,
@@ -45,7 +48,8 @@ pub(crate) struct Breaker {
     remote: Box<dyn Remote>,
 }
 
-/// Which rights were missing, and when last. Calls that need others succeed meanwhile.
+/// The rights that were missing lately, each with the time of the last call that lacked it. Calls that need only other
+/// rights succeed meanwhile.
 #[derive(Default)]
 struct Forbidden(Vec<(String, Instant)>);
 
@@ -87,12 +91,12 @@ impl Breaker {
         self.open.load(Relaxed)
     }
 
-    /// Calls that were made; those refused are none.
+    /// Returns counts of the calls to L2. Calls that the open circuit refused are not counted.
     pub(crate) fn calls(&self) -> L2Calls {
         self.calls.snapshot()
     }
 
-    /// What the last call failed with, if it did.
+    /// Returns the error of the last call, or `None` if it succeeded.
     pub(crate) fn last_error(&self) -> Option<RemoteError> {
         self.last_error.lock().clone()
     }
@@ -108,7 +112,7 @@ impl Breaker {
         self.attempt(operation, call).await
     }
 
-    /// As [`call`](Self::call), also while the circuit is open, when it is time.
+    /// Makes a call like [`call`](Self::call), but also while the circuit is open, if a probe is due.
     async fn attempt<T>(
         &self,
         operation: Operation,
@@ -148,7 +152,7 @@ impl Breaker {
         }
     }
 
-    /// A call that was under way when the circuit opened does not close it: the probe does.
+    /// Notes a successful call. Only a probe closes the circuit: a call that was in flight when it opened does not.
     fn note_success(&self, is_probe: bool) {
         if is_probe && self.open.swap(false, Relaxed) {
             log(&self.name, &StateChange::CircuitClosed);
@@ -158,7 +162,8 @@ impl Breaker {
         }
     }
 
-    /// What it fails to say of one key, where it answers for others, is as good as no value.
+    /// Asks for several keys in one call. A key for which this fails, while others are answered, counts as one without a
+    /// value.
     pub(crate) async fn ask(&self, asks: &[Ask<'_>]) -> Result<Vec<Answer>, RemoteError> {
         let answers = self.call(Operation::Ask, self.remote.ask(asks)).await?;
         let answers = self.note_refusals(answers).into_iter();
@@ -167,13 +172,14 @@ impl Breaker {
             .collect())
     }
 
-    /// Says for each whether it was stored; `None` if that has failed, where others have not.
+    /// Stores several values in one call. Returns for each whether it was stored, or `None` if this value failed while
+    /// others did not.
     pub(crate) async fn fill(&self, fills: &[Fill<'_>]) -> Result<Vec<Option<bool>>, RemoteError> {
         let filled = self.call(Operation::Fill, self.remote.fill(fills)).await?;
         Ok(self.note_refusals(filled))
     }
 
-    /// What some keys of a call have failed with says nothing of the others, and is warned of.
+    /// Replaces the errors of single keys by `None`, and notes those that are missing rights.
     fn note_refusals<T>(&self, results: Vec<Result<T, RemoteError>>) -> Vec<Option<T>> {
         let note = |error| {
             if let RemoteError::Forbidden(what) = &error {
@@ -184,13 +190,13 @@ impl Breaker {
         results.map(|result| result.map_err(note).ok()).collect()
     }
 
-    /// Gives back leads, without a value.
+    /// Gives leases back without a value.
     pub(crate) async fn release(&self, leads: &[Fill<'_>]) -> Result<(), RemoteError> {
         let call = self.remote.fill(leads);
         self.call(Operation::Release, call).await.map(drop)
     }
 
-    /// The most bytes that an envelope may have, as far as is known.
+    /// Returns the largest size of an envelope, in bytes, as far as it is known.
     pub(crate) fn max_value_size(&self) -> usize {
         self.remote.max_value_size()
     }
@@ -209,7 +215,7 @@ impl Breaker {
         self.call(Operation::Renew, call).await
     }
 
-    /// Finds out whether it still answers, by a question for what nobody has stored.
+    /// Checks whether L2 still answers, by asking for a key that no cache stores.
     pub(crate) async fn check(&self) {
         let nothing = Ask {
             key: &[],
@@ -220,9 +226,9 @@ impl Breaker {
         let _ = self.ask(&[nothing]).await;
     }
 
-    /// Finds out whether it answers again, if it did not.
+    /// Checks whether L2 answers again, if the last call failed or the circuit is open.
     ///
-    /// Not by a mere ping: what keeps it from writing is to be found out too.
+    /// The check is a write and not a ping, so that it also fails where L2 refuses writes.
     pub(crate) async fn probe(&self, lease: Duration) {
         if self.is_open() || self.last_error.lock().is_some() {
             let probe = self.remote.renew(0, lease);
@@ -239,7 +245,7 @@ impl Breaker {
         self.call(Operation::Acknowledge, call).await
     }
 
-    /// Of the server's configuration, and of rights that were missing lately.
+    /// Returns warnings about the server's configuration and about rights that were missing lately.
     pub(crate) fn warnings(&self) -> Vec<Warning> {
         let forbidden = self.forbidden.lock().lately();
         let forbidden = forbidden.into_iter().map(Warning::Forbidden);
@@ -250,7 +256,7 @@ impl Breaker {
             .collect()
     }
 
-    /// Not counted: a subscription is another connection.
+    /// Subscribes to messages. The call is not counted, because a subscription has a connection of its own.
     pub(crate) fn listen(&self) -> Reply<'_, Box<dyn Messages>> {
         self.remote.listen()
     }
@@ -262,7 +268,7 @@ mod tests {
     use futures_util::future::join_all;
     use tokio::sync::watch;
 
-    /// Calls are made up by the test.
+    /// An L2 that is never called, because the tests pass calls of their own.
     struct Nothing;
 
     impl Remote for Nothing {

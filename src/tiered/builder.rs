@@ -76,10 +76,19 @@ impl TierSettings {
         self.heartbeat * 2
     }
 
-    /// How long L1 may keep what had `ttl` to live when it was stored, and was true when it was read.
-    pub(super) fn local_ttl(&self, ttl: Duration, read: Instant, stored: Instant) -> Duration {
+    /// Returns the time that L1 may serve a value which was current at `read`, and whose time to live of `ttl` began at
+    /// `stored`. Returns zero if that time is over, and `None` if L1 does not keep the value at all.
+    pub(super) fn local_ttl(
+        &self,
+        ttl: Duration,
+        read: Instant,
+        stored: Instant,
+    ) -> Option<Duration> {
+        if ttl.is_zero() {
+            return None;
+        }
         let bound = match self.consistency {
-            Consistency::L2Only => Duration::ZERO,
+            Consistency::L2Only => return None,
             Consistency::Bounded(bound) => bound.saturating_sub(read.elapsed()),
             Consistency::Realtime | Consistency::L1Only => Duration::MAX,
         };
@@ -88,7 +97,7 @@ impl TierSettings {
             Duration::MAX => ttl,
             ttl => ttl.saturating_sub(stored.elapsed()),
         };
-        left.min(own).min(bound)
+        Some(left.min(own).min(bound))
     }
 }
 

@@ -3,7 +3,7 @@
 use super::builder::MAX_KEY;
 use super::health::count;
 use super::lease::{Granted, Lease};
-use super::load::{Fresh, LoadResult, MayLoad};
+use super::load::{Fresh, LoadResult, MayLoad, SHORTEST_TTL};
 use super::remote::{Answer, Ask, Head, RemoteError, Token, Unreadable};
 use super::trust::now;
 use super::{Consistency, Inner, TierKey, TierValue, key_of};
@@ -72,9 +72,15 @@ impl<K: TierKey, V: TierValue> Inner<K, V> {
         (!self.settings.fails_over || self.trust.is_proven(now())) && !self.outbox.blocks(key)
     }
 
-    /// Until when a caller who comes now waits.
-    pub(super) fn wait_deadline(&self) -> Option<Instant> {
-        Instant::now().checked_add(self.settings.wait_timeout?)
+    /// Returns when a caller that comes now stops waiting for the values of these keys: at its own deadline, or as soon as
+    /// it accepts expired values, if there is one for each key.
+    pub(super) fn wait_deadline(&self, keys: &[K]) -> Option<Instant> {
+        let timeout = self.settings.wait_timeout;
+        let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+        // `None` is the least: a single key without an expired value is enough.
+        let stale_from = keys.iter().map(|key| self.l1.accepts_stale_from(key));
+        let stale_from = stale_from.min().flatten();
+        deadline.into_iter().chain(stale_from).min()
     }
 
     /// What an L1 flight runs.
@@ -102,8 +108,7 @@ impl<K: TierKey, V: TierValue> Inner<K, V> {
 
     /// Waits until L2 has a value, or this process may load it.
     async fn approach(self: &Arc<Self>, key: &K) -> Result<Approach<K, V>, Arc<AnyError>> {
-        let stale_from = self.l1.accepts_stale_from(key);
-        let deadline = self.wait_deadline().into_iter().chain(stale_from).min();
+        let deadline = self.wait_deadline(slice::from_ref(key));
         let name = self.key_name(key);
         loop {
             let found = match &name {
@@ -290,14 +295,10 @@ impl<K: TierKey, V: TierValue> Inner<K, V> {
             // By the server's clock, which all share.
             loaded.age = saturating_nanos(ttl.saturating_sub(left));
         }
-        Some(loaded.ttl(left.map_or(Duration::MAX, at_least_some)))
+        // Redis counts milliseconds: if none is left, the value is still one that is cached.
+        let ttl = left.map_or(Duration::MAX, |left| left.max(SHORTEST_TTL));
+        Some(loaded.ttl(ttl))
     }
-}
-
-/// Returns what is left of a time to live of which less than a millisecond is left: not zero, which would mean that the
-/// value is not to be cached.
-fn at_least_some(left: Duration) -> Duration {
-    left.max(Duration::from_nanos(1))
 }
 
 /// What an answer means to one who asked for the lead.

@@ -1,4 +1,4 @@
-//! A question to L2 for the lead of a load, and the lead: given back if nothing comes of it.
+//! Load leases across processes: they are given back if no value was stored under them.
 
 use super::Inner;
 use super::remote::{Ask, Fill, Head, RemoteError, Token};
@@ -7,22 +7,23 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use tokio::sync::Notify;
 
-/// The lead of a key's load, across processes; or the question for it, until the answer is known.
+/// The lease of a key's load across processes, or a request for it whose answer is not known yet.
 pub(super) struct Lease<K, V> {
     inner: Arc<Inner<K, V>>,
     key: Box<[u8]>,
     token: Token,
-    /// L2 may have granted it, and nothing was stored under it.
+    /// `true` while L2 may have granted the lease and no value was stored under it.
     open: bool,
-    /// L2 has answered that it did.
+    /// `true` once L2 has answered that it granted the lease.
     granted: bool,
 }
 
-/// A lease that was granted, and what is to be written under it.
+/// A granted lease, with the head of the value that is stored under it.
 pub(super) type Granted<K, V> = (Lease<K, V>, Head);
 
 impl<K, V> Lease<K, V> {
-    /// Before L2 is asked: the answer may never come.
+    /// Creates a request for a lease. Call this before L2 is asked, because the lease may be granted although the answer
+    /// never arrives.
     pub(super) fn ask(inner: &Arc<Inner<K, V>>, key: &[u8]) -> Self {
         Self {
             inner: Arc::clone(inner),
@@ -33,7 +34,8 @@ impl<K, V> Lease<K, V> {
         }
     }
 
-    /// The question. A value that `refused` wrote is as good as none.
+    /// Returns the question to L2 for the value or the lease. A value that was written under the token `refused` counts as
+    /// absent.
     pub(super) fn question(&self, refused: Option<Token>) -> Ask<'_> {
         Ask {
             key: &self.key,
@@ -43,7 +45,7 @@ impl<K, V> Lease<K, V> {
         }
     }
 
-    /// The question for one who is about to replace the value.
+    /// Returns the question to L2 for a caller that is about to replace the value, and needs only its head.
     pub(super) fn question_for_head(&self) -> Ask<'_> {
         Ask {
             head_only: true,
@@ -59,12 +61,12 @@ impl<K, V> Lease<K, V> {
         self.token
     }
 
-    /// L2 has answered that this process leads.
+    /// Notes that L2 has granted the lease.
     pub(super) fn grant(&mut self) {
         self.granted = true;
     }
 
-    /// It was not granted, or is no more.
+    /// Closes the lease, because it was not granted or has ended: it is not given back.
     pub(super) fn close(mut self) {
         self.open = false;
     }
@@ -82,16 +84,16 @@ impl<K, V> Drop for Lease<K, V> {
     }
 }
 
-/// A lease to be given back.
+/// A lease to give back.
 pub(super) struct Release {
     key: Box<[u8]>,
     token: Token,
-    /// It was not answered in time, and the question may still be on its way.
+    /// `true` if the request was not answered, so that it may still be on its way to L2.
     again: bool,
 }
 
 impl Release {
-    /// Once it was given back: to be given back again, if that may have come too early.
+    /// Returns the lease to give back once more, if it may have been granted after it was given back.
     pub(super) fn repeat(self) -> Option<Self> {
         self.again.then_some(Self {
             again: false,
@@ -100,17 +102,17 @@ impl Release {
     }
 }
 
-/// Leases to be given back, soon and at once.
+/// The queue of leases to give back, several in one round trip.
 #[derive(Default)]
 pub(super) struct Releases {
     queue: Mutex<VecDeque<Release>>,
     pushed: Notify,
 }
 
-/// More are left to end by themselves.
+/// The length of the queue of leases to give back. Further leases end by their time.
 const MAX_RELEASES: usize = 10_000;
 
-/// As many are given back in one round trip.
+/// The number of leases that are given back in one round trip.
 const BATCH: usize = 256;
 
 impl Releases {
@@ -119,7 +121,7 @@ impl Releases {
         self.pushed.notify_one();
     }
 
-    /// For the next time.
+    /// Queues a lease without a notification, for the next round trip.
     pub(super) fn put_back(&self, release: Release) {
         let mut queue = self.queue.lock();
         if queue.len() < MAX_RELEASES {
@@ -127,19 +129,21 @@ impl Releases {
         }
     }
 
+    /// Takes the leases for one round trip from the queue.
     pub(super) fn take(&self) -> Vec<Release> {
         let mut queue = self.queue.lock();
         let some = queue.len().min(BATCH);
         queue.drain(..some).collect()
     }
 
-    /// Waits until something was pushed.
+    /// Waits until a lease was pushed.
     pub(super) async fn pushed(&self) {
         self.pushed.notified().await;
     }
 }
 
 impl<K, V> Inner<K, V> {
+    /// Gives these leases back, without a value.
     pub(super) async fn release(&self, leases: &[Release]) -> Result<(), RemoteError> {
         let fills = leases.iter().map(|release| Fill {
             key: &release.key,

@@ -1,11 +1,11 @@
-//! A load for all processes, or for this one: its permit, and what becomes of the value.
+//! Loads for all processes or for this one: their permits, and where their values are stored.
 
 use super::codec::{Storing, Unstorable};
 use super::fetch::TimedOut;
 use super::health::{TierCounters, count};
 use super::lease::Granted;
 use super::remote::{Fill, Head};
-use super::{Consistency, Inner, TierKey, TierValue, key_of};
+use super::{Inner, TierKey, TierValue, key_of};
 use crate::clock::saturating_nanos;
 use crate::entry::Loaded;
 use crate::error::AnyError;
@@ -16,21 +16,24 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+/// The shortest time to live of a value that is cached. A time to live of zero means that the value is not.
+pub(super) const SHORTEST_TTL: Duration = Duration::from_nanos(1);
+
 pub(super) type LoadResult<V> = Result<Loaded<V>, Arc<AnyError>>;
 
 /// A value from L2 or from a loader, on its way to L1.
 pub(super) struct Fresh<V> {
     pub(super) loaded: Loaded<V>,
-    /// It was true then, or later.
+    /// The time at which the value was current, or an earlier one.
     read: Instant,
-    /// Its time to live began then, or later.
+    /// The time at which the value's time to live began, or an earlier one.
     stored: Instant,
-    /// Its key was invalidated, or another process took over: nobody keeps it.
+    /// `true` if no cache keeps the value, because its key was invalidated or another process took the load over.
     lost: bool,
 }
 
 impl<V> Fresh<V> {
-    /// L2 was asked for it then.
+    /// Creates one from a value that L2 was asked for at this time.
     pub(super) fn read(loaded: Loaded<V>, asked: Instant) -> Self {
         Self {
             loaded,
@@ -40,7 +43,7 @@ impl<V> Fresh<V> {
         }
     }
 
-    /// Its load began then, and has just ended.
+    /// Creates one from a value whose load began at this time and has just ended.
     pub(super) fn loaded(loaded: Loaded<V>, begun: Instant) -> Self {
         Self {
             stored: Instant::now(),
@@ -49,7 +52,8 @@ impl<V> Fresh<V> {
     }
 }
 
-/// Counts a run of a loader, as failed unless it is told otherwise: also if it panics or is cancelled.
+/// A guard that counts one run of a loader when it is dropped. The run counts as failed unless `failed` is reset, so that
+/// a panic or a cancellation counts as a failure.
 struct Running<'a> {
     counters: &'a TierCounters,
     begun: Instant,
@@ -57,6 +61,7 @@ struct Running<'a> {
 }
 
 impl<'a> Running<'a> {
+    /// Counts the start of a load.
     fn start(counters: &'a TierCounters) -> Self {
         count(&counters.loads);
         Self {
@@ -76,20 +81,21 @@ impl Drop for Running<'_> {
     }
 }
 
-/// A value on its way to L2.
+/// The outcome of encoding a value for L2.
 pub(super) enum Sealed {
+    /// The envelope of the value.
     Ready(Vec<u8>),
-    /// It has no time to live.
+    /// Its time to live is zero, so that no cache stores it.
     Expired,
-    /// L2 cannot take it. L1 may keep it all the same.
+    /// L2 cannot take it. L1 may still keep it.
     Unstorable,
 }
 
-/// The right to load, if one is needed: who loads within a load has it.
+/// The right to load: a permit, or none for a load that runs within another load and its permit.
 pub(super) struct MayLoad(Option<Permit>);
 
 impl<K: TierKey, V: TierValue> Inner<K, V> {
-    /// The right to load, if there is no need to wait for it.
+    /// Returns the right to load, if the caller needs no permit or one is free.
     pub(super) fn try_permit(&self) -> Option<MayLoad> {
         if self.bulkhead.is_passed() {
             return Some(MayLoad(None));
@@ -108,7 +114,7 @@ impl<K: TierKey, V: TierValue> Inner<K, V> {
         }
     }
 
-    /// Runs a loader.
+    /// Runs a loader, and counts it.
     pub(super) async fn run<T, F>(
         &self,
         MayLoad(permit): MayLoad,
@@ -125,8 +131,8 @@ impl<K: TierKey, V: TierValue> Inner<K, V> {
         result
     }
 
-    /// Stores in L2 what was loaded with the lead, by its place among `fresh`. What that comes too late
-    /// for is lost.
+    /// Stores loaded values in L2. Each lead comes with the position of its value in `fresh`. A value whose lease has
+    /// ended, or whose key was invalidated, is not stored and is marked as lost.
     pub(super) async fn fill(
         &self,
         leads: Vec<(Option<Granted<K, V>>, usize)>,
@@ -138,7 +144,7 @@ impl<K: TierKey, V: TierValue> Inner<K, V> {
                 count(&self.counters.alone);
                 continue;
             };
-            // If it is not for L2, the lease is given back as it is dropped. L1 may keep the value.
+            // If the value is not for L2, the lease is dropped here, which gives it back. L1 may keep the value.
             if let Sealed::Ready(envelope) = self.envelope(head, lease.key(), &fresh[place].loaded)
             {
                 envelopes.push((envelope, fresh[place].loaded.ttl.or(self.settings.ttl)));
@@ -156,7 +162,7 @@ impl<K: TierKey, V: TierValue> Inner<K, V> {
             ttl: *ttl,
         });
         let filled = self.l2.fill(&fills.collect::<Vec<_>>()).await;
-        // A failure leaves the leases open, to be given back. L1 may keep the value: it hears of
+        // After a failure the leases stay open, and are given back. L1 may keep the values, because it receives
         // invalidations itself.
         let Ok(filled) = filled else { return };
         for ((lease, place), filled) in leases.into_iter().zip(filled) {
@@ -170,13 +176,13 @@ impl<K: TierKey, V: TierValue> Inner<K, V> {
                     fresh[place].lost = true;
                     count(&self.counters.lost_fills);
                 }
-                // The lease stays open, as if all had failed.
+                // The lease stays open and is given back, like after a failure of the whole call.
                 None => count(&self.counters.unstorable),
             }
         }
     }
 
-    /// Encodes a value that is to be stored in L2 under the key of this name.
+    /// Encodes a value for L2, under the key of this name.
     pub(super) fn envelope(&self, head: Head, name: &[u8], loaded: &Loaded<V>) -> Sealed {
         let ttl = loaded.ttl.or(self.settings.ttl);
         if ttl.is_some_and(|ttl| ttl.is_zero()) {
@@ -204,23 +210,26 @@ impl<K: TierKey, V: TierValue> Inner<K, V> {
         }
     }
 
-    /// As L1 is to keep it: not at all, if it was lost.
+    /// Returns the value as it goes to L1. Its time to live is zero if L1 does not keep it.
     pub(super) fn local(&self, fresh: Fresh<V>) -> Loaded<V> {
-        let loaded = fresh.loaded;
-        if fresh.lost {
-            return loaded.ttl(Duration::ZERO);
-        }
-        let ttl = loaded.ttl.or(self.settings.ttl).unwrap_or(Duration::MAX);
-        let keeps_stale = self.l1.serves_stale()
-            && self.settings.consistency != Consistency::L2Only
-            && !ttl.is_zero();
-        let ttl = self.settings.local_ttl(ttl, fresh.read, fresh.stored);
-        // What is about to expire replaces the expired value that may serve where a load fails. A time to live of
-        // zero would only remove that.
-        let ttl = ttl.max(Duration::from_nanos(keeps_stale.into()));
-        let mut loaded = loaded.ttl(ttl);
+        let ttl = self.ttl_in_l1(&fresh).unwrap_or(Duration::ZERO);
+        let mut loaded = fresh.loaded.ttl(ttl);
         let since = saturating_nanos(fresh.read.elapsed());
         loaded.age = loaded.age.saturating_add(since);
         loaded
+    }
+
+    /// Returns the time to live of a value in L1, or `None` if L1 does not keep it.
+    fn ttl_in_l1(&self, fresh: &Fresh<V>) -> Option<Duration> {
+        if fresh.lost {
+            return None;
+        }
+        let ttl = fresh.loaded.ttl.or(self.settings.ttl);
+        let ttl = ttl.unwrap_or(Duration::MAX);
+        let left = self.settings.local_ttl(ttl, fresh.read, fresh.stored)?;
+        // A value that has expired on its way still replaces an older one, which might be served where a later load
+        // fails.
+        let is_kept = !left.is_zero() || self.l1.serves_stale();
+        is_kept.then(|| left.max(SHORTEST_TTL))
     }
 }

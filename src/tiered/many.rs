@@ -194,9 +194,7 @@ impl<K: TierKey, V: TierValue> Inner<K, V> {
     where
         F: Future<Output = BatchResult<K, V>>,
     {
-        // `None` comes first: all have to have an expired value.
-        let stale_from = keys.iter().map(|key| self.l1.accepts_stale_from(key));
-        let stale_from = stale_from.min().flatten();
+        let deadline = self.wait_deadline(&keys);
         let is_shadow = self.settings.rollout.is_shadow();
         let mut asked = self.ask_many(&keys, is_shadow).await;
         let mut permit = None;
@@ -205,12 +203,12 @@ impl<K: TierKey, V: TierValue> Inner<K, V> {
             if permit.is_none() {
                 // Who waits for a permit holds no lead, which might end before it begins.
                 drop(asked);
-                let deadline = self.wait_deadline().into_iter().chain(stale_from).min();
                 permit = Some(self.queue(deadline).await?);
                 asked = self.ask_many(&keys, is_shadow).await;
             }
         }
-        *round.led.lock() = std::mem::take(&mut asked.led);
+        // More than once in a round, if this batch takes keys over from another one.
+        round.led.lock().extend(asked.led.drain());
         let mut held = Vec::new();
         if is_shadow {
             held = Self::put_in_shadow(&mut asked);

@@ -1,4 +1,4 @@
-//! What a tiered cache has to say of itself, for the feature `metrics`.
+//! The metrics of a tiered cache, for the feature `metrics`.
 
 use super::{Blocking, Health, Inner, TierKey, TierStats, TierValue, TieredCache};
 use crate::local::{Loads, samples};
@@ -74,7 +74,7 @@ fn of_tier(tier: &TierStats) -> Vec<Sample> {
     samples
 }
 
-#[allow(clippy::cast_precision_loss)] // A recorder knows no other numbers.
+#[allow(clippy::cast_precision_loss)] // Recorders take `f64` only.
 fn of_health(health: &Health) -> [Sample; 10] {
     let proven_for = health.proven_for.unwrap_or_default();
     let gauge = |metric, is: bool| Sample::gauge(metric, f64::from(u8::from(is)));

@@ -1,13 +1,14 @@
-//! Writes under keys that cannot be encoded, and so are each process's own.
+//! Writes under keys that cannot be encoded, whose entries are therefore each process's own.
 
 use super::load::Fresh;
-use super::{Delivery, Inner, TierKey, TierValue, TieredCache};
+use super::write::run_write;
+use super::{Delivery, TierKey, TierValue, TieredCache};
 use crate::entry::Loaded;
 use std::future::Future;
 use std::time::Instant;
 
 impl<K: TierKey, V: TierValue> TieredCache<K, V> {
-    /// Writes under a key that is this process's own.
+    /// Stores a value under a key that has no name in L2, in this process alone, once `write` has changed the database.
     pub(super) async fn write_here<E, F>(
         &self,
         key: K,
@@ -19,41 +20,13 @@ impl<K: TierKey, V: TierValue> TieredCache<K, V> {
     {
         let inner = &self.inner;
         let begun = Instant::now();
-        // Another change of the key that comes now makes it void.
+        // Taken before the write, so that a change of the key during the write prevents the store.
         let promise = inner.l1.promise(&key);
-        if let Some(write) = write {
-            let unknown = UnknownHere {
-                inner,
-                key: Some(&key),
-            };
-            let written = write().await;
-            unknown.resolve();
-            written?;
-        }
+        run_write(write, || drop(inner.l1.remove(&key))).await?;
         let local = inner.local(Fresh::read(loaded, begun));
         if !promise.keep(key.clone(), local) {
             inner.l1.remove(&key);
         }
         Ok(Delivery::LocalOnly)
-    }
-}
-
-/// A write of which it is not known how far it came, until it is.
-struct UnknownHere<'a, K: TierKey, V: TierValue> {
-    inner: &'a Inner<K, V>,
-    key: Option<&'a K>,
-}
-
-impl<K: TierKey, V: TierValue> UnknownHere<'_, K, V> {
-    fn resolve(mut self) {
-        self.key = None;
-    }
-}
-
-impl<K: TierKey, V: TierValue> Drop for UnknownHere<'_, K, V> {
-    fn drop(&mut self) {
-        if let Some(key) = self.key {
-            self.inner.l1.remove(key);
-        }
     }
 }

@@ -1,4 +1,4 @@
-//! L2 in the shadow: asked and filled, compared with what is loaded, and not served.
+//! L2 in the shadow: it is asked and filled, and its values are compared with loaded ones and not served.
 
 use super::fetch::{Found, Read};
 use super::health::count;
@@ -10,11 +10,12 @@ use crate::codec::fingerprint;
 use crate::entry::Loaded;
 use std::collections::HashMap;
 use std::future::Future;
+use std::slice;
 use std::sync::Arc;
 use std::time::Instant;
 
 impl<K: TierKey, V: TierValue> Inner<K, V> {
-    /// As [`fetch`](Self::fetch), but each process loads for itself.
+    /// Fetches a value like [`fetch`](Self::fetch), but each process loads for itself.
     pub(super) async fn fetch_in_shadow<F>(
         self: &Arc<Self>,
         key: &K,
@@ -25,7 +26,10 @@ impl<K: TierKey, V: TierValue> Inner<K, V> {
     {
         let permit = match self.try_permit() {
             Some(permit) => permit,
-            None => self.queue(self.wait_deadline()).await?,
+            None => {
+                let deadline = self.wait_deadline(slice::from_ref(key));
+                self.queue(deadline).await?
+            }
         };
         let name = self.key_name(key);
         let found = match &name {
@@ -49,7 +53,8 @@ impl<K: TierKey, V: TierValue> Inner<K, V> {
         Ok(self.local(fresh.remove(0)))
     }
 
-    /// What was found in L2 is to be loaded all the same. Returns it, to be compared.
+    /// Takes the values that were found in L2 out of `asked` and adds their keys to those to load. Returns the values, for
+    /// a comparison.
     pub(super) fn put_in_shadow(asked: &mut Asked<K, V>) -> Vec<(K, Fresh<V>)> {
         let held = std::mem::take(&mut asked.found);
         let keys = held.iter().map(|(key, _)| (key.clone(), None));
@@ -57,6 +62,7 @@ impl<K: TierKey, V: TierValue> Inner<K, V> {
         held
     }
 
+    /// Compares the values of a batch that L2 held with those that were loaded.
     pub(super) async fn compare_many(&self, held: Vec<(K, Fresh<V>)>, loaded: &[(K, Loaded<V>)]) {
         let loaded: HashMap<&K, &V> = loaded.iter().map(|(key, it)| (key, &it.value)).collect();
         let pairs = held.iter().filter_map(|(key, fresh)| {
@@ -66,7 +72,8 @@ impl<K: TierKey, V: TierValue> Inner<K, V> {
         self.compare(pairs.collect()).await;
     }
 
-    /// Compares what L2 held with what was loaded by what serde serializes, because values need not be `Eq`.
+    /// Compares values from L2 with loaded ones, and counts the result. It compares what serde serializes, because values
+    /// need not be `Eq`.
     async fn compare(&self, pairs: Vec<(&K, V, &V)>) {
         let mut differ = Vec::new();
         for (key, held, loaded) in pairs {
@@ -80,7 +87,7 @@ impl<K: TierKey, V: TierValue> Inner<K, V> {
         if differ.is_empty() {
             return;
         }
-        // Where L2 holds something else by now, there was a change meanwhile that was told.
+        // Where L2 has another value by now, the difference comes from a change that was propagated meanwhile.
         let asks = differ.iter().map(|(_, name, _)| Ask {
             key: name,
             lead: None,

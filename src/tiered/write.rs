@@ -210,15 +210,8 @@ impl<K: TierKey, V: TierValue> TieredCache<K, V> {
         }
         let subject = Subject::Key(name);
         let mut change = Change::of(subject.clone(), Some(&key));
-        if let Some(write) = write {
-            let unknown = Unknown {
-                inner: Arc::clone(inner),
-                subject: Some(subject),
-            };
-            let written = write().await;
-            unknown.resolve();
-            written?;
-        }
+        let invalidate = || drop(inner.tell_behind(Change::of(subject, None)));
+        run_write(write, invalidate).await?;
         change.value = Some(New {
             loaded,
             held,
@@ -277,22 +270,29 @@ struct Held<K, V> {
     lease: Option<Lease<K, V>>,
 }
 
-/// A write of which it is not known how far it came, until it is.
-struct Unknown<K: TierKey, V: TierValue> {
-    inner: Arc<Inner<K, V>>,
-    subject: Option<Subject>,
+/// Changes the database with `write`, if there is one. Calls `invalidate` if that is interrupted, because it is unknown
+/// then whether the database has changed.
+pub(super) async fn run_write<E, F>(
+    write: Option<impl FnOnce() -> F>,
+    invalidate: impl FnOnce(),
+) -> Result<(), E>
+where
+    F: Future<Output = Result<(), E>>,
+{
+    let Some(write) = write else { return Ok(()) };
+    let mut interrupted = OnDrop(Some(invalidate));
+    let written = write().await;
+    interrupted.0 = None;
+    written
 }
 
-impl<K: TierKey, V: TierValue> Unknown<K, V> {
-    fn resolve(mut self) {
-        self.subject = None;
-    }
-}
+/// Calls a function when it is dropped.
+struct OnDrop<F: FnOnce()>(Option<F>);
 
-impl<K: TierKey, V: TierValue> Drop for Unknown<K, V> {
+impl<F: FnOnce()> Drop for OnDrop<F> {
     fn drop(&mut self) {
-        if let Some(subject) = self.subject.take() {
-            self.inner.tell_behind(Change::of(subject, None));
+        if let Some(call) = self.0.take() {
+            call();
         }
     }
 }
@@ -369,7 +369,10 @@ impl<K: TierKey, V: TierValue> Inner<K, V> {
             key,
             value,
         } = change;
-        let outgoing = value.as_ref().map(|new| self.outgoing(&subject, new));
+        let outgoing = match (&subject, &value) {
+            (Subject::Key(name), Some(new)) => Some(self.outgoing(name, new)),
+            _ => None,
+        };
         let new = outgoing.as_ref().and_then(|it| it.value.as_ref());
         // An invalidation that comes now makes it void.
         let promise = key.as_ref().map(|key| self.l1.promise(key));
@@ -433,10 +436,7 @@ impl<K: TierKey, V: TierValue> Inner<K, V> {
 
     /// What is sent of a new value. Where L2 is not to hold it, or cannot, it is only found out whether
     /// somebody else has written the key.
-    fn outgoing(&self, subject: &Subject, new: &New<K, V>) -> Outgoing {
-        let Subject::Key(name) = subject else {
-            unreachable!("a value has a key");
-        };
+    fn outgoing(&self, name: &[u8], new: &New<K, V>) -> Outgoing {
         let head = new.held.as_ref().map(|held| held.head);
         let is_local =
             self.settings.consistency == Consistency::L1Only || !self.settings.rollout.routes(name);

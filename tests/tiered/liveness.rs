@@ -1,4 +1,4 @@
-//! Futures that nobody polls and loaders that hang, over Redis.
+//! Futures that are not polled and loaders that hang, over Redis.
 
 use super::servers::{Server, soon};
 use super::{MINUTE, fails, value};
@@ -10,8 +10,10 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 use tokio::task::JoinHandle;
 
-/// A lease that tests wait out.
+/// A lease whose end tests wait for.
 const LEASE: Duration = Duration::from_millis(200);
+
+/// The longest time that a test waits for a call that must end.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 async fn cache_with(
@@ -41,11 +43,12 @@ async fn in_time<F: Future>(future: F) -> F::Output {
     timed.expect("waited in vain")
 }
 
+/// A loader that never ends.
 async fn hang() -> Result<u64, &'static str> {
     pending().await
 }
 
-/// The default number of permits is less than what the stream keeps in flight.
+/// The stream keeps more loads in flight than there are permits by default.
 #[tokio::test(flavor = "multi_thread")]
 async fn buffered_stream_whose_body_asks_the_cache_ends_and_other_tasks_go_on() {
     let server = Server::start();
@@ -121,38 +124,40 @@ async fn permit_offered_to_an_unpolled_future_passes_to_other_callers() {
         .iter()
         .map(|key| Box::pin(cache.get_or_load_async(key, || value(*key))))
         .collect();
+    let mut batch = Box::pin(cache.get_many_or_load_async(&[5, 6], pairs));
     soon("they stand in the queue", || {
         for future in &mut unpolled {
             assert!(poll(future).is_pending());
         }
-        cache.tier_stats().queued_loads == 3
+        assert!(poll(&mut batch).is_pending());
+        cache.tier_stats().queued_loads == 4
     })
     .await;
     holder.abort();
-    for key in [2, 3, 4, 5] {
+    for key in [2, 3, 4, 7] {
         let got = in_time(cache.get_or_load_async(&key, || value(key))).await;
         assert_eq!(got.unwrap(), key);
     }
+    let found = in_time(cache.get_many_or_load_async(&[5, 6], pairs)).await;
+    assert_eq!(found.unwrap(), [Some(105), Some(106)]);
     for (key, future) in keys.into_iter().zip(unpolled) {
         assert_eq!(in_time(future).await.unwrap(), key);
     }
+    assert_eq!(in_time(batch).await.unwrap(), [Some(105), Some(106)]);
 }
 
-/// Leaves expired values of keys 1 and 2 in a cache.
+/// Caches values of keys 1 and 2, and waits until they have expired.
 async fn leave_expired(cache: &TieredCache<u64, u64>) {
-    // On a busy machine a value may have expired before it is stored, and is not kept then.
-    while cache.stats().entries < 2 {
-        for key in [1, 2] {
-            let got = cache.get_or_load_async(&key, || value(key)).await;
-            assert_eq!(got.unwrap(), key);
-        }
+    for key in [1, 2] {
+        let got = cache.get_or_load_async(&key, || value(key)).await;
+        assert_eq!(got.unwrap(), key);
     }
     while cache.get(&1).await.is_some() || cache.get(&2).await.is_some() {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
 
-/// Loads a key without end.
+/// Starts a load of `key` that never ends.
 async fn begin_hanging(cache: &TieredCache<u64, u64>, key: u64) -> JoinHandle<()> {
     let loads = cache.tier_stats().loads;
     let hanging = tokio::spawn({
@@ -180,7 +185,7 @@ async fn callers_that_wait_for_a_hanging_database_get_the_expired_value() {
         leave_expired(&one).await;
         leave_expired(&other).await;
         let hanging = begin_hanging(&one, 1).await;
-        // A waiter in its process, one that finds no permit, and one that waits for the other process.
+        // A waiter in the process that loads, a caller that finds no permit, and one that waits for the other process.
         assert_eq!(in_time(one.get_or_load_async(&1, fails)).await.unwrap(), 1);
         assert_eq!(in_time(one.get_or_load_async(&2, fails)).await.unwrap(), 2);
         assert_eq!(
@@ -193,7 +198,53 @@ async fn callers_that_wait_for_a_hanging_database_get_the_expired_value() {
     }
 }
 
-/// Leaves an expired value of keys 1 and 2 in a cache, while another process loads key 1 without end.
+#[tokio::test(flavor = "multi_thread")]
+async fn caller_that_finds_no_permit_in_the_shadow_gets_the_expired_value() {
+    let server = Server::start();
+    let cache = cache_with(&server, MINUTE, |local| {
+        local
+            .lease(Duration::from_secs(60))
+            .max_concurrent_loads(1)
+            .time_to_live(Duration::from_millis(300))
+            .stale_if_error(Duration::from_secs(600))
+            .stale_if_slow(Duration::from_millis(20))
+    })
+    .await;
+    leave_expired(&cache).await;
+    cache.rollout().set_shadow(true);
+    let hanging = begin_hanging(&cache, 1).await;
+    let got = in_time(cache.get_or_load_async(&2, fails)).await;
+    assert_eq!(got.unwrap(), 2);
+    hanging.abort();
+}
+
+/// The bound has passed when a value arrives in L1, whatever the machine's speed.
+const PASSED: Consistency = Consistency::Bounded(Duration::from_nanos(1));
+
+#[tokio::test(flavor = "multi_thread")]
+async fn value_that_expires_on_its_way_to_l1_is_kept_only_to_serve_where_a_load_fails() {
+    let server = Server::start();
+    for stale_if_error in [true, false] {
+        let cache = cache_with(&server, PASSED, |local| {
+            let local = local.time_to_live(Duration::from_millis(100));
+            if stale_if_error {
+                local.stale_if_error(Duration::from_secs(600))
+            } else {
+                local
+            }
+        })
+        .await;
+        let loaded = cache.get_or_load_async(&1, || value(1)).await;
+        assert_eq!(loaded.unwrap(), 1);
+        assert_eq!(cache.stats().entries, u64::from(stale_if_error));
+        soon("Redis holds nothing", || server.entries("test").is_empty()).await;
+        let served = cache.get_or_load_async(&1, fails).await;
+        assert_eq!(served.ok(), stale_if_error.then_some(1));
+    }
+}
+
+/// Returns a cache with expired values of keys 1 and 2, while another process loads key 1 and never ends. The second
+/// result keeps that process alive.
 async fn batch_beside_a_hanging_process(
     set_up: impl Fn(hotset::Builder<u64, u64>) -> hotset::Builder<u64, u64>,
 ) -> (TieredCache<u64, u64>, impl Sized) {
@@ -214,6 +265,7 @@ async fn batch_beside_a_hanging_process(
     (other, (server, one, hanging))
 }
 
+/// A loader of several keys.
 async fn pairs(keys: Vec<u64>) -> Result<Vec<(u64, u64)>, &'static str> {
     Ok(keys.into_iter().map(|key| (key, key + 100)).collect())
 }
@@ -221,7 +273,7 @@ async fn pairs(keys: Vec<u64>) -> Result<Vec<(u64, u64)>, &'static str> {
 async fn assert_batch_gets_the_expired_value(cache: &TieredCache<u64, u64>) {
     let batch = cache.get_many_or_load_async(&[1, 2], pairs);
     let found = in_time(batch).await.unwrap();
-    // On a busy machine the time may be over for the key that is to be loaded, too.
+    // On a busy machine the time may be over before key 2 is loaded, too.
     assert!(found[0] == Some(1) && [Some(2), Some(102)].contains(&found[1]));
     assert!(cache.stats().stale >= 1);
 }
@@ -253,7 +305,7 @@ async fn batch_that_finds_no_permit_gets_the_expired_values_if_that_takes_long()
     holder.abort();
 }
 
-/// They ask Redis, and take up all that may be in flight to it.
+/// The unpolled reads have sent commands to Redis, as many as may be in flight.
 #[tokio::test(flavor = "multi_thread")]
 async fn unpolled_reads_do_not_keep_others_from_redis() {
     let server = Server::start();

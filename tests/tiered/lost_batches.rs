@@ -1,4 +1,4 @@
-//! Batches that wait for keys of a batch whose load is lost: they load them together again.
+//! Batches that wait for keys of another batch, whose load is lost: they load those keys together.
 
 use super::servers::{Server, soon};
 use super::{MINUTE, proven};
@@ -14,7 +14,7 @@ const KEYS: u64 = 500;
 
 static ALL: LazyLock<Vec<u64>> = LazyLock::new(|| (0..KEYS).collect());
 
-/// Asks for all keys, and returns the keys of each call of the loader.
+/// Gets the values of all keys, and returns the keys of each call of the loader.
 async fn ask(cache: &TieredCache<u64, u64>) -> Vec<Vec<u64>> {
     let calls = Mutex::new(Vec::new());
     let load = |missing: Vec<u64>| {
@@ -27,13 +27,12 @@ async fn ask(cache: &TieredCache<u64, u64>) -> Vec<Vec<u64>> {
     calls.into_inner()
 }
 
-/// Each key was loaded once. Leases are given back in several round trips, so a busy machine may need more
-/// than one call, but by far not one for each key.
+/// Checks that each key was loaded once, in few calls of the loader. Leases are given back in several round trips, so
+/// that a busy machine may need more than one call.
 fn check_few(calls: &[Vec<u64>]) {
     let mut keys = calls.concat();
     keys.sort_unstable();
     assert_eq!(keys, *ALL);
-    println!("{} calls", calls.len());
     assert!(calls.len() <= 5, "{} calls", calls.len());
 }
 
@@ -100,7 +99,7 @@ async fn keys_of_a_dropped_batch_of_the_same_process_are_loaded_together() {
         () = soon("the batch loads", || loading.load(SeqCst)) => {}
     }
     let mut other = Box::pin(ask(&cache));
-    // It waits in all of its keys when it was polled once.
+    // After one poll it waits for all of its keys.
     assert!(futures_util::poll!(&mut other).is_pending());
     drop(lost);
     check_few(&other.await);
@@ -123,7 +122,7 @@ async fn batch_that_waits_for_another_process_misses_l1_once_for_each_key() {
         one.get_many_or_load_async(&[1, 2], load).await.unwrap()
     };
     let end = async {
-        // Three rounds of questions.
+        // Redis was asked for both keys three times.
         soon("the batch waits", || one.tier_stats().l2_waits >= 6).await;
         go_on.add_permits(1);
     };

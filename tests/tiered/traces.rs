@@ -212,7 +212,7 @@ async fn a_missing_right_is_told_once_while_other_calls_succeed() {
 }
 
 #[tokio::test]
-async fn first_altered_and_first_unreadable_value_are_each_told_once() {
+async fn first_altered_and_first_unreadable_value_are_each_logged_once() {
     let server = Server::start();
     let url = server.url();
     let other = proven::<String>(&url, Consistency::L2Only).await;

@@ -1,7 +1,7 @@
-//! Values that Redis cannot take, and keys that cannot be encoded: they stay in L1.
+//! Values that Redis cannot take and keys that cannot be encoded: both stay in L1.
 
 use super::servers::{Server, soon};
-use super::{MINUTE, proven, value};
+use super::{MINUTE, value};
 use hotset::{
     AsyncCache, Consistency, Delivery, Loaded, LocalCache, Schema, Schemas, TieredCache, Warning,
 };
@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize, Serializer, de::DeserializeOwned};
 use std::borrow::Cow;
 use std::fmt::Debug;
 use std::hash::Hash;
+use std::slice;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::time::Duration;
 use tokio::sync::Semaphore;
@@ -34,7 +35,7 @@ where
     cache
 }
 
-/// Serializes only if it is odd.
+/// A number that can be serialized only if it is odd.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Deserialize)]
 struct Odd(u64);
 
@@ -54,8 +55,9 @@ impl Schema for Odd {
     }
 }
 
+/// Returns the result of a write whose value Redis cannot take.
 fn delivery(consistency: Consistency) -> Delivery {
-    // With `L1Only` nothing is meant for Redis.
+    // In the class `L1Only` no value is meant for Redis.
     if consistency == Consistency::L1Only {
         Delivery::Acknowledged
     } else {
@@ -63,8 +65,8 @@ fn delivery(consistency: Consistency) -> Delivery {
     }
 }
 
-/// Writes values that Redis cannot take over one that it holds, in every way.
-async fn stays_in_l1<K, V>(keys: [K; 3], old: Option<V>, new: V, tags: usize)
+/// Checks that values which Redis cannot take replace `old` and stay in L1, however they are written.
+async fn stays_in_l1<K, V>(keys: [K; 4], old: Option<V>, new: V, tags: usize)
 where
     K: Eq + Hash + Clone + Debug + Serialize + DeserializeOwned + Send + Sync + 'static,
     V: Schema + Clone + PartialEq + Debug + Send + Sync + 'static,
@@ -86,7 +88,7 @@ where
                     .unwrap();
             }
         }
-        let [inserted, written, loaded] = &keys;
+        let [inserted, written, loaded, in_batch] = &keys;
         let expected = delivery(consistency);
         let result = one.insert_loaded(inserted.clone(), loaded_new()).await;
         assert_eq!(result, expected, "{consistency:?}");
@@ -97,6 +99,10 @@ where
         one.invalidate(loaded).await;
         let result = one.get_or_load_async(loaded, || value(loaded_new())).await;
         assert_eq!(result.unwrap(), new);
+        one.invalidate(in_batch).await;
+        let load = |keys: Vec<K>| value(keys.into_iter().map(|key| (key, loaded_new())));
+        let result = one.get_many_or_load_async(slice::from_ref(in_batch), load);
+        assert_eq!(result.await.unwrap(), [Some(new.clone())]);
         for key in &keys {
             assert_eq!(
                 one.get(key).await,
@@ -104,9 +110,9 @@ where
                 "{key:?} {consistency:?}"
             );
         }
-        // The old value is nowhere.
+        // No process has the old value.
         if let Some(old) = &old {
-            soon("the events", || other.tier_stats().events >= 6).await;
+            soon("the events", || other.tier_stats().events >= 8).await;
             for key in &keys {
                 assert_eq!(other.get(key).await, None, "{old:?} {consistency:?}");
             }
@@ -114,13 +120,13 @@ where
         // Leases are given back in the background.
         soon("Redis holds nothing", || server.entries("test").is_empty()).await;
         assert_eq!(one.tier_stats().l2_failures, 0);
-        // And the new one can be invalidated by others.
-        let (heard, other_value) = (one.tier_stats().events, other.get(inserted).await);
-        assert_eq!(other_value, None);
+        // Other processes can invalidate the new value.
+        let events = one.tier_stats().events;
+        assert_eq!(other.get(inserted).await, None);
         for key in &keys {
             assert_eq!(other.invalidate(key).await, Delivery::Acknowledged);
         }
-        soon("the events", || one.tier_stats().events >= heard + 3).await;
+        soon("the events", || one.tier_stats().events >= events + 4).await;
         for key in &keys {
             assert_eq!(one.get(key).await, None, "{consistency:?}");
         }
@@ -128,29 +134,29 @@ where
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_value_above_max_value_size_stays_in_l1_and_replaces_the_old_one() {
+async fn value_above_max_value_size_stays_in_l1_and_replaces_the_old_one() {
     let new = "new".repeat(10_000);
-    stays_in_l1([1_u64, 2, 3], Some("old".to_string()), new, 0).await;
+    stays_in_l1([1_u64, 2, 3, 4], Some("old".to_string()), new, 0).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_value_with_more_than_64_tags_stays_in_l1_and_replaces_the_old_one() {
-    stays_in_l1([1_u64, 2, 3], Some(10_u64), 11, 300).await;
+async fn value_with_more_than_64_tags_stays_in_l1_and_replaces_the_old_one() {
+    stays_in_l1([1_u64, 2, 3, 4], Some(10_u64), 11, 300).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_value_that_does_not_serialize_stays_in_l1_and_replaces_the_old_one() {
-    stays_in_l1([1_u64, 2, 3], Some(Odd(1)), Odd(2), 0).await;
+async fn value_that_does_not_serialize_stays_in_l1_and_replaces_the_old_one() {
+    stays_in_l1([1_u64, 2, 3, 4], Some(Odd(1)), Odd(2), 0).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_value_under_a_key_above_1_kib_stays_in_l1_and_others_can_invalidate_it() {
-    let keys = [2_000, 5_000, 60_000].map(|length| "k".repeat(length));
+async fn value_under_a_key_above_1_kib_stays_in_l1_and_others_can_invalidate_it() {
+    let keys = [2_000, 5_000, 30_000, 60_000].map(|length| "k".repeat(length));
     stays_in_l1(keys, None, 11_u64, 0).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_only_redis_may_hold_stays_nowhere_if_redis_cannot_take_it() {
+async fn value_that_redis_cannot_take_is_stored_nowhere_in_class_l2_only() {
     let server = Server::start();
     let cache: TieredCache<u64, String> = cache(&server.url(), Consistency::L2Only).await;
     let large = "large".repeat(10_000);
@@ -163,10 +169,10 @@ async fn what_only_redis_may_hold_stays_nowhere_if_redis_cannot_take_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn of_two_who_write_through_what_redis_cannot_take_no_cache_keeps_the_wrong_one() {
+async fn concurrent_write_throughs_that_are_not_shared_leave_no_wrong_value_in_a_cache() {
     for consistency in [Consistency::Realtime, Consistency::L1Only] {
         let server = Server::start();
-        // Under keys that Redis cannot take.
+        // Redis cannot take the key.
         let one: TieredCache<String, u64> = cache(&server.url(), consistency).await;
         let other: TieredCache<String, u64> = cache(&server.url(), consistency).await;
         let key = "k".repeat(2_000);
@@ -174,7 +180,7 @@ async fn of_two_who_write_through_what_redis_cannot_take_no_cache_keeps_the_wron
         for round in 0..100_u64 {
             let (first, second) = (Semaphore::new(0), Semaphore::new(0));
             let is_swapped = round % 2 == 0;
-            // The second change of the database is told of first, or last.
+            // The second change of the database is propagated first, or last.
             let early = one.write_through(key.clone(), 2 * round, |new| {
                 database.store(new, SeqCst);
                 first.add_permits(1);
@@ -200,8 +206,8 @@ async fn of_two_who_write_through_what_redis_cannot_take_no_cache_keeps_the_wron
             assert!(early.is_ok() && late.is_ok());
             let truth = database.load(SeqCst);
             if consistency == Consistency::L1Only {
-                let heard = || (one.tier_stats().events, other.tier_stats().events);
-                soon("the events", || heard() == (round + 1, round + 1)).await;
+                let events = || (one.tier_stats().events, other.tier_stats().events);
+                soon("the events", || events() == (round + 1, round + 1)).await;
             }
             for cache in [&one, &other] {
                 let seen = cache
@@ -215,19 +221,20 @@ async fn of_two_who_write_through_what_redis_cannot_take_no_cache_keeps_the_wron
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_tag_or_all_invalidated_during_a_write_through_that_is_not_shared_is_not_missed() {
+async fn invalidation_of_a_tag_or_of_all_during_a_write_through_that_is_not_shared_removes_its_value()
+ {
     let server = Server::start();
     let one: TieredCache<u64, String> = cache(&server.url(), Consistency::Realtime).await;
     let other: TieredCache<u64, String> = cache(&server.url(), Consistency::Realtime).await;
     for all in [false, true] {
         let new = Loaded::new("new".repeat(10_000)).tags(["shop"]);
         let write = |_| async {
-            let told = if all {
+            let delivery = if all {
                 other.clear().await
             } else {
                 other.invalidate_tag("shop").await
             };
-            assert_eq!(told, Delivery::Acknowledged);
+            assert_eq!(delivery, Delivery::Acknowledged);
             Ok::<_, ()>(())
         };
         let written = one.write_through_loaded(1, new, write).await;
@@ -236,7 +243,7 @@ async fn a_tag_or_all_invalidated_during_a_write_through_that_is_not_shared_is_n
     }
 }
 
-/// Keys of which some have no name, and some have that of another.
+/// Keys of which some have no name in Redis, and some share a name.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 enum Key {
     Named(u64),
@@ -249,18 +256,19 @@ enum Key {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_key_that_cannot_be_encoded_is_local_and_nothing_else_is_touched() {
+async fn entry_under_a_key_that_cannot_be_encoded_is_local_and_no_other_entry_changes() {
     for consistency in KEPT_IN_L1 {
         let server = Server::start();
         let one: TieredCache<Key, u64> = cache(&server.url(), consistency).await;
         let other: TieredCache<Key, u64> = cache(&server.url(), consistency).await;
         let beside = Key::Named(1);
         assert_eq!(one.insert(beside.clone(), 10).await, Delivery::Acknowledged);
+        soon("the event", || other.tier_stats().events == 1).await;
         other
             .get_or_load_async(&beside, || value(10))
             .await
             .unwrap();
-        let (heard, told) = (other.tier_stats().events, one.tier_stats().invalidations);
+        let invalidations = one.tier_stats().invalidations;
         assert_eq!(one.health().warnings, []);
         let ambiguous = |own| Key::Ambiguous { shared: 1, own };
         for key in [Key::Unnamed(Odd(2)), ambiguous(1)] {
@@ -276,7 +284,12 @@ async fn a_key_that_cannot_be_encoded_is_local_and_nothing_else_is_touched() {
             assert_eq!(one.get(&key).await, None);
             let loaded = one.get_or_load_async(&key, || value(22)).await;
             assert_eq!((loaded.unwrap(), one.get(&key).await), (22, Some(22)));
-            // It is this process's own.
+            let load = |_| async { Err::<[(Key, u64); 0], _>("it is there") };
+            let found = one
+                .get_many_or_load_async(slice::from_ref(&key), load)
+                .await;
+            assert_eq!(found.unwrap(), [Some(22)]);
+            // The entry exists in one process only.
             assert_eq!(other.get(&key).await, None);
             assert_eq!(AsyncCache::remove(&one, &key).await, Some(22));
         }
@@ -287,8 +300,11 @@ async fn a_key_that_cannot_be_encoded_is_local_and_nothing_else_is_touched() {
             let load = || async { Err::<u64, _>("it is there") };
             assert_eq!(cache.get_or_load_async(&beside, load).await.unwrap(), 10);
         }
-        assert_eq!(other.tier_stats().events, heard);
-        assert_eq!(one.tier_stats().invalidations, told);
+        assert_eq!(one.tier_stats().invalidations, invalidations);
+        // Events arrive in order: there was none before the next one.
+        one.invalidate(&beside).await;
+        soon("the next event", || other.tier_stats().events > 1).await;
+        assert_eq!(other.tier_stats().events, 2);
         assert!(one.tier_stats().unencodable > 0);
         let schema = "key".to_owned();
         assert_eq!(one.health().warnings, [Warning::UnencodableKeys { schema }]);
@@ -296,7 +312,7 @@ async fn a_key_that_cannot_be_encoded_is_local_and_nothing_else_is_touched() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_write_through_under_a_local_key_that_is_dropped_removes_it() {
+async fn dropped_write_through_under_a_local_key_removes_its_entry() {
     let server = Server::start();
     let cache: TieredCache<Key, u64> = cache(&server.url(), MINUTE).await;
     let key = Key::Unnamed(Odd(2));
@@ -313,14 +329,18 @@ async fn a_write_through_under_a_local_key_that_is_dropped_removes_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_invalidation_of_a_key_too_long_for_an_event_reaches_no_other_process() {
+async fn invalidation_of_a_key_too_long_for_an_event_reaches_no_other_process() {
     let server = Server::start();
     let one: TieredCache<String, u64> = cache(&server.url(), MINUTE).await;
-    let other = proven::<u64>(&server.url(), MINUTE).await;
+    let other: TieredCache<String, u64> = cache(&server.url(), MINUTE).await;
     let key = "k".repeat(100_000);
     assert_eq!(one.insert(key.clone(), 10).await, Delivery::LocalOnly);
     assert_eq!(one.get(&key).await, Some(10));
     assert_eq!(one.invalidate(&key).await, Delivery::LocalOnly);
     assert_eq!(one.get(&key).await, None);
-    assert_eq!(other.tier_stats().events, 0);
+    // Events arrive in order: there was none before this one.
+    let short = "k".to_string();
+    assert_eq!(one.invalidate(&short).await, Delivery::Acknowledged);
+    soon("the event", || other.tier_stats().events > 0).await;
+    assert_eq!(other.tier_stats().events, 1);
 }

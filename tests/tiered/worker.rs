@@ -179,7 +179,7 @@ async fn slow(url: &str, database: Database) {
     }
 }
 
-/// What a write of a history came to.
+/// Returns the outcome of a write, for a history.
 pub(crate) fn kind_of(delivery: Delivery) -> Kind {
     match delivery {
         Delivery::Acknowledged | Delivery::NotShared => Kind::Acknowledged(now()),
