@@ -1,14 +1,14 @@
-//! A loaded value and what its entry shall be.
+//! A loaded value with the settings of its entry.
 
 use crate::clock::Nanos;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// A value with settings of its own, for a loader, [`LocalCache::insert_loaded`] or
-/// [`LocalCache::update_loaded`] to hand in.
+/// A value with settings of its own, for loaders, [`LocalCache::insert_loaded`] and [`LocalCache::update_loaded`].
 ///
-/// Wherever a loader may return a `Loaded<V>` it may also return a plain `V`, which takes the
-/// cache's settings.
+/// Wherever a loader may return a `Loaded<V>`, it may also return a plain `V`, which takes the settings of the cache.
+///
+/// # Examples
 ///
 /// ```
 /// use hotset::{Loaded, LocalCache};
@@ -31,12 +31,12 @@ pub struct Loaded<V> {
     pub(crate) ttl: Option<Duration>,
     pub(crate) weight: Option<u64>,
     pub(crate) tags: Vec<Arc<str>>,
-    /// How old the value is, if it comes from another cache.
+    /// Age of the value in nanoseconds, if it comes from another cache; otherwise 0.
     pub(crate) age: Nanos,
 }
 
 impl<V> Loaded<V> {
-    /// The value, with the cache's own settings.
+    /// Creates a `Loaded` from a value, with the settings of the cache.
     pub const fn new(value: V) -> Self {
         Self {
             value,
@@ -47,15 +47,18 @@ impl<V> Loaded<V> {
         }
     }
 
-    /// How long the entry lives, in place of the cache's `time_to_live`. `Duration::MAX` is for
-    /// ever; zero stores nothing, and the value still reaches the callers of the load.
+    /// Sets the time that the entry lives, in place of the cache's `time_to_live`.
+    ///
+    /// With `Duration::MAX` it never expires. With zero nothing is stored, and the value still reaches the callers of
+    /// the load.
     #[must_use]
     pub const fn ttl(mut self, ttl: Duration) -> Self {
         self.ttl = Some(ttl);
         self
     }
 
-    /// What the entry weighs, in place of what the cache's `weigher` says; at least 1 is counted.
+    /// Sets the weight of the entry, in place of the result of the cache's `weigher`. The minimum is 1.
+    ///
     /// A cache that is bounded by a number of entries ignores it.
     #[must_use]
     pub const fn weight(mut self, weight: u64) -> Self {
@@ -63,8 +66,11 @@ impl<V> Loaded<V> {
         self
     }
 
-    /// Names that the entry shares with others, for
-    /// [`invalidate_tag`](crate::LocalCache::invalidate_tag). Each call adds to those before.
+    /// Adds tags, names that the entry shares with others, for [`invalidate_tag`](crate::LocalCache::invalidate_tag).
+    ///
+    /// Each call adds to the tags of the calls before.
+    ///
+    /// # Examples
     ///
     /// ```
     /// use hotset::{Loaded, LocalCache};
@@ -86,7 +92,7 @@ impl<V> Loaded<V> {
         self
     }
 
-    /// The value alone.
+    /// Returns the value without the settings.
     pub fn into_value(self) -> V {
         self.value
     }

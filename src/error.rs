@@ -1,11 +1,11 @@
-//! What can go wrong, and what to do about it.
+//! Errors of building and loading, with the remedy.
 
 use std::any::Any;
 use std::error::Error;
 use std::fmt;
 use std::sync::Arc;
 
-/// A setting of a [`Builder`](crate::Builder) that cannot be, with what to change.
+/// An invalid setting of a [`Builder`](crate::Builder). The message says what to change.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum BuildError {
@@ -19,27 +19,27 @@ pub enum BuildError {
     WeigherWithoutBound,
     /// `shards(0)`, or more than [`Builder::MAX_SHARDS`](crate::Builder::MAX_SHARDS).
     Shards(usize),
-    /// A duration of zero; the name of the setting.
+    /// A duration of zero, with the name of the setting.
     ZeroDuration(&'static str),
     /// `refresh_after` that is not below `time_to_live`.
     RefreshAfterEnd,
-    /// A number that is not in its range; the name of the setting.
+    /// A number that is out of range, with the name of the setting.
     OutOfRange(&'static str),
     /// `stale_if_slow` without `stale_if_error`.
     StaleIfSlowAlone,
     /// `max_concurrent_loads(0)`.
     NoLoads,
-    /// A cache over Redis is built outside a tokio runtime.
+    /// A cache over Redis was built outside a tokio runtime.
     NoRuntime,
-    /// The URL of Redis cannot be one; why.
+    /// The URL of Redis is invalid, with the reason.
     RedisUrl(&'static str),
-    /// What was given as a certificate, or as its key, is none; the name of the setting.
+    /// A certificate, or the key of one, that is invalid, with the name of the setting.
     Certificate(&'static str),
-    /// The namespace cannot be one.
+    /// The namespace is invalid.
     Namespace,
     /// `heartbeat` is out of range.
     Heartbeat,
-    /// A setting that a cache over Redis does not have; its name.
+    /// A setting that a cache over Redis does not have, with its name.
     NotOverRedis(&'static str),
 }
 
@@ -103,7 +103,7 @@ impl fmt::Display for BuildError {
             ),
             Self::Certificate(setting) => write!(
                 f,
-                "{setting} is not what it is to be: give the text of a PEM file"
+                "{setting} is invalid: use the text of a PEM file"
             ),
             Self::Namespace => f.write_str(
                 "a namespace is 1 to 128 printable ASCII characters without blanks and braces: use \
@@ -125,29 +125,28 @@ impl fmt::Display for BuildError {
 
 impl Error for BuildError {}
 
-/// An error of any type, as callers of one load share it.
+/// An error of any type that the callers of one load share.
 pub type AnyError = dyn Any + Send + Sync;
 
-/// Why [`get_or_load`](crate::LocalCache::get_or_load) has no value.
+/// The reason why [`get_or_load`](crate::LocalCache::get_or_load) returned no value.
 ///
 /// Clones share the loader's error.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum LoadError<E: ?Sized> {
-    /// The loader failed. All callers who waited for this load get the same error.
+    /// The loader failed. All callers that waited for this load get the same error.
     Failed(Arc<E>),
     /// Another caller's load, the wait for a permit, or the caller's own load in a task of `detached` took longer
     /// than this cache's `wait_timeout`. The load goes on.
     WaitTimeout,
-    /// The loader asked the cache for the key that it was loading, in the same thread or task, which
-    /// would wait for itself.
+    /// The loader requested the key that it was loading, in the same thread or task, which would wait for itself.
     Recursive,
     /// The runtime that ran a `detached` load was shut down.
     Shutdown,
 }
 
 impl<E: ?Sized> LoadError<E> {
-    /// The loader's error, if it was the loader that failed.
+    /// Returns the loader's error, or `None` if the loader did not fail.
     #[must_use]
     pub fn failed(&self) -> Option<&Arc<E>> {
         match self {
@@ -158,11 +157,11 @@ impl<E: ?Sized> LoadError<E> {
 }
 
 impl LoadError<AnyError> {
-    /// The same with the loader's error as an `E`.
+    /// Converts the loader's error to the type `E`.
     ///
     /// # Errors
     ///
-    /// `self`, unchanged, if the loader's error is of another type.
+    /// Returns `self`, unchanged, if the loader's error has another type.
     pub fn downcast<E: Any + Send + Sync>(self) -> Result<LoadError<E>, Self> {
         match self {
             Self::Failed(error) => error
@@ -192,7 +191,7 @@ impl<E: ?Sized + fmt::Display> fmt::Display for LoadError<E> {
         match self {
             Self::Failed(error) => write!(f, "the loader failed: {error}"),
             Self::WaitTimeout => {
-                f.write_str("another caller's load of this key took longer than the wait timeout")
+                f.write_str("the load, or the wait for a permit, took longer than the wait timeout")
             }
             Self::Shutdown => {
                 f.write_str("the runtime was shut down before the detached load was done")

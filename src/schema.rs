@@ -20,11 +20,11 @@ use std::time::{Duration, SystemTime};
 
 /// A key of a [`TieredCache`](crate::TieredCache).
 ///
-/// Its encoding in `MessagePack`, with field names in alphabetical order, is its name in Redis. So keys that are equal must be
-/// serialized alike, in all processes: a key must not contain a set that is iterated in any order.
+/// Its encoding in `MessagePack`, with field names in a fixed order, is its name in Redis. So equal keys must be
+/// serialized alike, in all processes: a key must not contain a set whose order of iteration is arbitrary.
 ///
 /// A key that cannot be serialized, or whose name decodes to another key (for example because a field is skipped, or
-/// for `Some(None)`), has no name in Redis: it is cached in L1 alone.
+/// for `Some(None)`), has no name in Redis. Its value is cached in L1 alone.
 pub trait TierKey:
     Eq + Hash + Clone + Serialize + DeserializeOwned + Send + Sync + 'static
 {
@@ -37,14 +37,15 @@ pub trait TierValue: Serialize + DeserializeOwned + Clone + Send + Sync + 'stati
 
 impl<V: Serialize + DeserializeOwned + Clone + Send + Sync + 'static> TierValue for V {}
 
-/// A type whose keys or values can be stored in Redis or in a snapshot, and the name of its shape there.
+/// A type of keys or values that are stored in Redis or in snapshots, with the name of its serialized shape.
 ///
 /// A value that was stored under another name is a miss in Redis, and a snapshot with another name is
 /// refused. So change the name whenever the meaning or the type of a field changes; then processes of the old
-/// and the new version can run side by side. This holds for keys too: their name is stored with each value.
+/// and the new version can run side by side. The same holds for keys: the name of their shape is stored with each
+/// value.
 ///
-/// The macro [`schema!`](crate::schema!) implements it in one line. Types of other crates, which cannot be given an
-/// implementation, are named by [`Schemas`].
+/// The macro [`schema!`](crate::schema!) implements it in one line. For types of other crates, which cannot implement
+/// it, there is [`Schemas`].
 ///
 /// # Examples
 ///
@@ -67,7 +68,7 @@ pub trait Schema: Serialize + DeserializeOwned {
     fn schema() -> Cow<'static, str>;
 }
 
-/// Implements [`Schema`] for a type, by the name and version of its shape.
+/// Implements [`Schema`] for a type, with the name and version of its shape.
 ///
 /// A generic type is preceded by its parameters, which become part of the name.
 ///
@@ -115,8 +116,8 @@ macro_rules! schema {
 
 /// The names of the shapes of a cache's keys and values, as they are stored in Redis and in snapshots.
 ///
-/// Usually a cache takes them from [`Schema`]. Given explicitly, they allow keys and values of types that another
-/// crate defines. Change a name whenever the type's serialized shape changes, for example with a new version of that crate.
+/// Usually a cache takes the names from [`Schema`]. Explicit names allow keys and values of types that another crate
+/// defines. Change a name whenever the type's serialized shape changes, for example in a new version of that crate.
 ///
 /// # Examples
 ///
@@ -146,7 +147,7 @@ pub struct Schemas {
 }
 
 impl Schemas {
-    /// Creates them from the name of the keys' shape and the name of the values' shape.
+    /// Creates `Schemas` from the names of the shapes of keys and of values.
     #[must_use]
     pub fn new(key: impl Into<Cow<'static, str>>, value: impl Into<Cow<'static, str>>) -> Self {
         Self {
@@ -155,7 +156,7 @@ impl Schemas {
         }
     }
 
-    /// Creates them from the names that the types give themselves.
+    /// Creates `Schemas` from the implementations of [`Schema`] for `K` and `V`.
     #[must_use]
     pub fn of<K: Schema, V: Schema>() -> Self {
         Self::new(K::schema(), V::schema())
@@ -174,7 +175,7 @@ impl Schemas {
     }
 }
 
-/// Types that are named as in Rust.
+/// Implements [`Schema`] for types whose name in Rust is the name of their shape.
 macro_rules! named {
     ($($type:ty),* $(,)?) => {$(
         impl Schema for $type {
@@ -217,7 +218,7 @@ named!(
     SocketAddrV6,
 );
 
-/// Types that are serialized like another one.
+/// Implements [`Schema`] for types that are serialized like another type.
 macro_rules! like {
     ($($type:ty => $like:ty),* $(,)?) => {$(
         impl Schema for $type {
@@ -249,7 +250,7 @@ like!(
     Rc<Path> => PathBuf,
 );
 
-/// Pointers, and wrappers that are serialized like what they contain.
+/// Implements [`Schema`] for pointers and wrappers that are serialized like their content.
 macro_rules! transparent {
     ($($type:ty),* $(,)?) => {$(
         impl<T: Schema> Schema for $type {
@@ -272,7 +273,7 @@ where
     }
 }
 
-/// Types that contain others, as `name(element)`. Those of one name are serialized alike.
+/// Implements [`Schema`] for types that contain elements, as `name(element)`. Types of one name are serialized alike.
 macro_rules! containers {
     ($($type:ty [$($bounds:tt)*] => $name:literal),* $(,)?) => {$(
         impl<T: Schema $($bounds)*> Schema for $type {
@@ -328,7 +329,7 @@ impl<T: Schema, E: Schema> Schema for Result<T, E> {
     }
 }
 
-/// Up to the length that serde implements, 32.
+/// Arrays of up to 32 elements, for which serde implements its traits.
 impl<T: Schema, const N: usize> Schema for [T; N]
 where
     Self: Serialize + DeserializeOwned,

@@ -1,4 +1,4 @@
-//! Statistics: counters that cost a hit next to nothing, and the snapshot that one reads.
+//! Statistics: counters that cost a hit next to nothing, and the snapshot of them.
 
 use crate::durations::{Durations, StripedTally, add_alone, add_shared};
 use crate::thread_slot::{SLOTS, ThreadSlot};
@@ -6,65 +6,65 @@ use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
-/// What a cache has done so far, and what it holds: a snapshot.
+/// A snapshot of the statistics of a cache: its operations so far, and its content.
 ///
-/// They are read one after the other and shard by shard while the cache goes on, so a sum over
-/// several may be off by what happened meanwhile. While nothing happens all are exact.
+/// The numbers are read one after the other and shard by shard while the cache is in use, so a sum over several of
+/// them may miss what happened meanwhile. They are exact if the cache is not in use.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct Stats {
     /// Lookups that found a live entry.
     pub hits: u64,
-    /// Lookups that did not.
+    /// Lookups that found no live entry.
     pub misses: u64,
     /// Loaders that were run.
     pub loads: u64,
     /// Loaders that returned an error or panicked, or whose caller was cancelled.
     pub load_failures: u64,
-    /// Callers who missed, and got what another caller's load had found.
+    /// Callers that missed, and got the value of another caller's load.
     pub coalesced: u64,
-    /// Loaders that were run for an entry that was alive, to renew it.
+    /// Loaders that were run to refresh a live entry.
     pub renewals: u64,
     /// Callers that were served an expired value because a load failed, had failed recently, or took too long.
     pub stale: u64,
-    /// Loads that had to wait for others to end, for want of a permit.
+    /// Loads that had to wait for a permit.
     pub queued: u64,
     /// Loads that outlived their [lease](crate::Builder::lease), so that another caller loaded in their place, or
     /// their permit passed to another load. They come on top of
     /// [`max_concurrent_loads`](crate::Builder::max_concurrent_loads) while they run.
     pub abandoned_loads: u64,
-    /// How long loaders took, failed ones included.
+    /// The run times of loaders, failed ones included.
     pub load_times: Durations,
-    /// How long ago values were read from where they come from, when they were served: of one hit in
-    /// 64, if the cache [tracks ages](crate::Builder::track_ages).
+    /// The ages of served values, which is the time since they were read from their source. One hit in 64 is counted,
+    /// if the cache [tracks ages](crate::Builder::track_ages).
     pub ages: Durations,
     /// Entries stored, replacements included.
     pub inserts: u64,
     /// Values not stored: heavier than the whole budget, or with a time to live of zero.
     pub refused: u64,
-    /// Loads whose value was not stored, and steps of `update` and `retain` taken again, since the
+    /// Loads whose value was not stored, and steps of `update` and `retain` that were repeated, because the
     /// key was written or removed meanwhile.
     pub outdated: u64,
-    /// Entries that gave way to a new value of their key.
+    /// Entries that were replaced by a new value of their key.
     pub replaced: u64,
-    /// Entries taken out by `remove`, `retain` or `update`.
+    /// Entries removed by `remove`, `retain` or `update`.
     pub removed: u64,
-    /// Entries that were found past their deadline and taken out.
+    /// Entries removed because they had expired.
     pub expired: u64,
-    /// Entries that gave way to others for want of room.
+    /// Entries removed by the policy to make room for others.
     pub evicted: u64,
-    /// Entries taken out by `clear`.
+    /// Entries removed by `clear`.
     pub cleared: u64,
-    /// Entries taken out since a tag of theirs was invalidated.
+    /// Entries removed because one of their tags was invalidated.
     pub invalidated: u64,
-    /// Entries held now, expired ones that have not been taken out yet included.
+    /// The number of entries, including expired ones that have not been removed yet.
     pub entries: u64,
-    /// What they weigh. Without a weigher, each weighs 1.
+    /// The weight of these entries. Without a weigher, each weighs 1.
     pub weight: u64,
 }
 
 impl Stats {
-    /// The share of lookups that found a live entry, from 0 to 1; 0 before the first lookup.
+    /// Returns the share of lookups that found a live entry, from 0 to 1, or 0 before the first lookup.
     #[must_use]
     #[allow(clippy::cast_precision_loss)]
     pub fn hit_ratio(&self) -> f64 {
@@ -96,7 +96,7 @@ impl fmt::Display for Stats {
     }
 }
 
-/// What is counted outside a shard's lock. Writes count in their shard, under its lock.
+/// The counters that are kept outside a shard's lock. Writes are counted in their shard, under its lock.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Count {
     Hit,
@@ -114,18 +114,18 @@ pub(crate) enum Count {
 
 const COUNTS: usize = Count::Outdated as usize + 1;
 
-/// A cache line (two, for those that are fetched in pairs) that one thread writes.
+/// The counters of one thread, on a cache line of their own (two, because some processors fetch lines in pairs).
 #[derive(Default)]
 #[repr(align(128))]
 struct Stripe([AtomicU64; COUNTS]);
 
-/// The counters of one cache, one stripe a thread, and one that all further threads share.
+/// The counters of one cache: one stripe for each thread that has a slot, and one that all other threads share.
 pub(crate) struct Counters {
     stripes: Box<[Stripe; SLOTS]>,
-    /// Of all threads without a slot of their own.
+    /// The stripe of all threads without a slot of their own.
     shared: Stripe,
     load_times: Box<StripedTally>,
-    /// How old values were on the hits that are sampled.
+    /// The ages of values on the sampled hits.
     ages: Box<StripedTally>,
 }
 
@@ -139,7 +139,7 @@ impl Counters {
         }
     }
 
-    /// Returns how many of these this thread has counted.
+    /// Increments a counter of this thread. Returns its new value.
     #[inline]
     pub(crate) fn add(&self, slot: ThreadSlot, count: Count) -> u64 {
         match self.stripes.get(slot.index()) {
@@ -148,7 +148,7 @@ impl Counters {
         }
     }
 
-    /// As [`add`](Self::add), for where it is not called on every hit.
+    /// Like [`add`](Self::add), for callers that are not on the path of every hit.
     pub(crate) fn count(&self, count: Count) {
         self.add(ThreadSlot::current(), count);
     }
@@ -161,7 +161,7 @@ impl Counters {
         self.ages.count(slot, age);
     }
 
-    /// The part of a snapshot that is counted here.
+    /// Returns a snapshot of the counters that are kept here.
     pub(crate) fn snapshot(&self) -> Stats {
         let sum = |count: Count| {
             let of_stripe = |stripe: &Stripe| stripe.0[count as usize].load(Relaxed);

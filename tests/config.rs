@@ -348,17 +348,17 @@ fn what_does_not_parse_is_told_with_its_place_and_without_its_text() {
     let broken = message(CacheConfig::from_toml(
         "capacity = 5\nurl = \"redis://user:secret@host",
     ));
-    assert!(broken.starts_with("this is no TOML: "), "{broken}");
+    assert!(broken.starts_with("this is not valid TOML: "), "{broken}");
     assert!(broken.ends_with(", in line 2"), "{broken}");
     assert!(!broken.contains("secret"), "{broken}");
     let at_its_begin = message(CacheConfig::from_toml("capacity = 5\n= 6"));
     assert!(at_its_begin.ends_with(", in line 2"), "{at_its_begin}");
     assert_eq!(
         message(CacheConfig::from_json("\"redis://:secret@host\"")),
-        "this is no JSON: a URL is not what is expected here"
+        "this is not valid JSON: a URL is not what is expected here"
     );
     let broken = message(CacheConfig::from_json("{\n\"url\": \"redis://:secret@host"));
-    assert!(broken.starts_with("this is no JSON: "), "{broken}");
+    assert!(broken.starts_with("this is not valid JSON: "), "{broken}");
     assert!(broken.contains("line 2"), "{broken}");
     assert!(!broken.contains("secret"), "{broken}");
 }
@@ -371,7 +371,7 @@ fn what_is_set_twice_is_refused() {
     );
     let error = message(CacheConfig::from_toml("shards = 1\nshards = 2"));
     assert!(
-        error.starts_with("this is no TOML: duplicate key"),
+        error.starts_with("this is not valid TOML: duplicate key"),
         "{error}"
     );
 }

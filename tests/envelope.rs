@@ -1,5 +1,4 @@
-//! What lies in Redis and is no value of ours: read as a miss, without a panic, and without more memory
-//! than a value may take.
+//! Damaged and foreign values in Redis: misses, without a panic, and without more memory than a value may take.
 
 #[path = "servers/mod.rs"]
 #[allow(dead_code)]
@@ -8,6 +7,7 @@ mod servers;
 use hotset::{Consistency, LocalCache, TieredCache};
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
+use redis::aio::MultiplexedConnection;
 use servers::Server;
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -18,7 +18,14 @@ const MAX_SIZE: usize = 64 << 10;
 /// Bytes before the tags: format, incarnation, version, token.
 const HEAD: usize = 36;
 
-/// With its checksum, so that what is behind that is reached.
+/// Stores an envelope in Redis, under the name of a key.
+async fn set(connection: &mut MultiplexedConnection, name: &[u8], envelope: Vec<u8>) {
+    let mut set = redis::cmd("SET");
+    let set = set.arg(name).arg(envelope);
+    let _: () = set.query_async(connection).await.unwrap();
+}
+
+/// Returns the envelope with a correct checksum, so that the checks behind it are reached.
 fn sealed(mut envelope: Vec<u8>) -> Vec<u8> {
     envelope.truncate(envelope.len() - 8);
     let checksum = xxh3_64(&envelope).to_be_bytes();
@@ -68,10 +75,8 @@ async fn damaged_values_are_misses_and_cost_no_more_memory_than_a_value_may() {
         if random.random_bool(0.1) {
             damaged.truncate(random.random_range(HEAD + 9..damaged.len()));
         }
-        let mut set = redis::cmd("SET");
-        let set = set.arg(name).arg(sealed(damaged));
-        let _: () = set.query_async(&mut connection).await.unwrap();
-        // A damaged text may still be one.
+        set(&mut connection, name, sealed(damaged)).await;
+        // A damaged text may still be valid.
         match cache.get(key).await {
             Some(_) => read += 1,
             None => refused += 1,
@@ -87,14 +92,12 @@ async fn damaged_values_are_misses_and_cost_no_more_memory_than_a_value_may() {
     let grown = after - before;
     assert!(grown < 4 * MAX_SIZE, "{grown} bytes");
 
-    // A value of the format before is a miss, and is replaced by who loads.
+    // A value of the previous format is a miss, and is replaced by the next load.
     let (key, name, envelope) = &whole[1];
     let mut old = envelope.clone();
     assert_eq!(old[3], 2);
     old[3] = 1;
-    let mut set = redis::cmd("SET");
-    let set = set.arg(name).arg(sealed(old));
-    let _: () = set.query_async(&mut connection).await.unwrap();
+    set(&mut connection, name, sealed(old)).await;
     assert_eq!(cache.get(key).await, None);
     let fills = cache.tier_stats().fills;
     let load = || async { Ok::<_, ()>(vec!["newer".to_string()]) };
@@ -102,13 +105,11 @@ async fn damaged_values_are_misses_and_cost_no_more_memory_than_a_value_may() {
     assert_eq!(cache.get(key).await, Some(loaded));
     assert_eq!(cache.tier_stats().fills, fills + 1);
 
-    // What cannot be read is replaced by who loads.
+    // A value with bytes after its end is replaced by the next load.
     let (key, name, envelope) = &whole[0];
     let mut other = envelope.clone();
     other.push(0);
-    let mut set = redis::cmd("SET");
-    let set = set.arg(name).arg(sealed(other));
-    let _: () = set.query_async(&mut connection).await.unwrap();
+    set(&mut connection, name, sealed(other)).await;
     let load = || async { Ok::<_, ()>(vec!["new".to_string()]) };
     let loaded = cache.get_or_load_async(key, load).await.unwrap();
     assert_eq!(loaded, ["new"]);

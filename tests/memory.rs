@@ -1,4 +1,4 @@
-//! What policies take beside their entries, as the allocator counts it.
+//! The memory that caches use beside their entries, as counted by the allocator.
 
 use dhat::{Alloc, HeapStats, Profiler};
 use hotset::{Loaded, LocalCache, Policy};
@@ -7,7 +7,7 @@ use std::time::Duration;
 #[global_allocator]
 static ALLOCATOR: Alloc = Alloc;
 
-/// Of a cache of so many entries that has evicted as many again, some of which were hit.
+/// Returns the bytes of a cache of `entries` entries that has evicted as many, some of which were hit.
 fn bytes(policy: Policy, entries: u64) -> usize {
     let before = HeapStats::get().curr_bytes;
     let capacity = usize::try_from(entries).unwrap();
@@ -23,11 +23,11 @@ fn bytes(policy: Policy, entries: u64) -> usize {
 
 const POLICIES: [Policy; 4] = [Policy::Lru, Policy::S3Fifo, Policy::Car, Policy::Adaptive];
 const ENTRIES: u64 = 50_000;
-/// Bytes that a cache may keep without entries, beside those that it had at first.
+/// The number of bytes that a cache may keep without entries, beyond those that it had at first.
 const SMALL: usize = 32 << 10;
 
-/// A cache with metadata of each kind that was full once and has evicted, and the bytes that were allocated
-/// when it was empty. It takes more than 50 bytes an entry.
+/// Returns a full cache with metadata of each kind that has evicted entries, and the bytes that were allocated when it
+/// was empty. It takes more than 50 bytes for each entry.
 fn filled(policy: Policy) -> (LocalCache<u64, u64>, usize) {
     let weighted = LocalCache::builder().max_weight(ENTRIES).weigher(|_, _| 1);
     let idle = weighted.time_to_idle(Duration::from_secs(3_600)).shards(8);
@@ -45,11 +45,16 @@ fn filled(policy: Policy) -> (LocalCache<u64, u64>, usize) {
     (cache, empty)
 }
 
+/// Checks that at most `allowed` bytes more are allocated than when the cache was empty.
+fn assert_kept(policy: Policy, empty: usize, allowed: usize) {
+    let kept = HeapStats::get().curr_bytes.saturating_sub(empty);
+    assert!(kept < allowed, "{policy:?}: {kept} bytes are kept");
+}
+
 fn clear_frees_the_memory_of_all_entries(policy: Policy) {
     let (cache, empty) = filled(policy);
     cache.clear();
-    let kept = HeapStats::get().curr_bytes.saturating_sub(empty);
-    assert!(kept < SMALL, "{policy:?}: {kept} bytes are kept");
+    assert_kept(policy, empty, SMALL);
 }
 
 fn removing_all_entries_frees_their_memory(policy: Policy) {
@@ -58,8 +63,7 @@ fn removing_all_entries_frees_their_memory(policy: Policy) {
         cache.remove(&key);
     }
     assert!(cache.is_empty());
-    let kept = HeapStats::get().curr_bytes.saturating_sub(empty);
-    assert!(kept < SMALL, "{policy:?}: {kept} bytes are kept");
+    assert_kept(policy, empty, SMALL);
 }
 
 fn shrink_to_fit_frees_memory_after_a_mass_removal(policy: Policy) {
@@ -75,15 +79,11 @@ fn shrink_to_fit_frees_memory_after_a_mass_removal(policy: Policy) {
     assert!(left > 20);
     cache.shrink_to_fit();
     assert_eq!(cache.len(), left);
-    let kept = HeapStats::get().curr_bytes.saturating_sub(empty);
-    assert!(
-        kept < SMALL + left * 400,
-        "{policy:?}: {kept} bytes are kept for {left} entries"
-    );
+    assert_kept(policy, empty, SMALL + left * 400);
     cache.validate();
 }
 
-/// One test, since it counts what all of the process holds.
+/// All checks are one test, because the allocator counts the memory of the whole process.
 #[test]
 fn adaptive_takes_no_more_than_four_bytes_an_entry_beyond_lru() {
     let _profiler = Profiler::builder().testing().build();

@@ -9,7 +9,7 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// A recorder of this test's own, and what it has rendered.
+/// A recorder of one test.
 struct Prometheus(PrometheusRecorder);
 
 impl Prometheus {
@@ -25,7 +25,7 @@ impl Prometheus {
     }
 }
 
-/// The value of one line.
+/// Returns the value of a line.
 fn value(scraped: &str, line: &str) -> f64 {
     let found = scraped.lines().find_map(|each| each.strip_prefix(line));
     let found = found.unwrap_or_else(|| panic!("no {line} in\n{scraped}"));

@@ -1,4 +1,4 @@
-//! What was held is held again in the next run, or the file is refused as a whole.
+//! Cached entries are cached again in the next run, or the file is refused as a whole.
 
 use hotset::{
     Builder, Loaded, LocalCache, ManualClock, Policy, RemovalCause, RestoreReport, Schema,
@@ -61,7 +61,7 @@ fn keys<V: Clone>(cache: &LocalCache<u64, V>) -> Vec<u64> {
     cache.iter().map(|(key, _)| key).collect()
 }
 
-/// Makes a file so many milliseconds older.
+/// Makes a file older by `millis` milliseconds.
 fn age(path: &Path, millis: i64) {
     let mut bytes = fs::read(path).unwrap();
     let written_at = i64::from_le_bytes(bytes[12..20].try_into().unwrap());
@@ -76,7 +76,7 @@ fn reseal(path: &Path, mut bytes: Vec<u8>) {
     fs::write(path, bytes).unwrap();
 }
 
-/// Restores what must be refused, and says why it was.
+/// Restores a file that must be refused. Returns the error.
 fn refused(path: &Path) -> SnapshotError {
     let cache = of([]);
     let error = cache.restore(path).unwrap_err();
@@ -177,7 +177,7 @@ fn what_is_no_snapshot_or_another_is_refused() {
         if found == "u64" && wanted == "i64"));
 }
 
-/// Says that it is a number, and is none.
+/// A text with the schema of a number.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct Text(String);
 
@@ -224,7 +224,7 @@ fn entry_that_decodes_to_another_one_is_left_out_and_counted() {
     let key = |id, region| Partial { id, region };
     cache.insert(key(1, 0), Some(Some(1)));
     cache.insert(key(2, 0), None);
-    // The value would become `None`, the key that of region 0.
+    // The value would become `None`, and the key that of region 0.
     cache.insert(key(3, 0), Some(None));
     cache.insert(key(1, 1), Some(Some(2)));
     let written = cache.snapshot(folder.path()).unwrap();
@@ -498,11 +498,11 @@ fn entries_without_content_and_weights_without_bound_are_kept_too() {
 }
 
 thread_local! {
-    /// Run by whoever reads or writes a [`Hooked`] 7.
+    /// The function that is run when a [`Hooked`] 7 is serialized or deserialized.
     static HOOK: RefCell<Option<Box<dyn FnMut()>>> = const { RefCell::new(None) };
 }
 
-/// A value whose reading and writing is user code.
+/// A value that runs user code when it is serialized and deserialized.
 #[derive(Clone, Debug, PartialEq)]
 struct Hooked(u64);
 
@@ -541,7 +541,7 @@ impl Schema for Hooked {
     }
 }
 
-/// A snapshot of 0 to 9, with 9 the hottest, and an empty cache of so many entries.
+/// Writes a snapshot of 0 to 9, with 9 the hottest. Returns an empty cache for `capacity` entries.
 fn hooked(folder: &Folder, capacity: usize) -> LocalCache<u64, Hooked> {
     let cache = LocalCache::new(10);
     for key in 0..10 {
@@ -573,7 +573,7 @@ fn what_happens_during_a_restore_wins() {
     assert_eq!(held, [(0, 0), (2, 20), (3, 30), (4, 4)]);
     cache.validate();
 
-    // A `retain` could not ask about what is still to come.
+    // A `retain` cannot check entries that are not restored yet.
     let invalidations: [fn(&LocalCache<u64, Hooked>); 2] =
         [LocalCache::clear, |cache| cache.retain(|_, _| true)];
     for invalidate in invalidations {
@@ -583,14 +583,14 @@ fn what_happens_during_a_restore_wins() {
             move || invalidate(&cache)
         });
         assert_eq!(cache.restore(folder.path()).unwrap().restored, 0);
-        // And that is over when it is.
+        // A later restore is not affected.
         assert_eq!(cache.restore(folder.path()).unwrap().restored, 10);
         cache.validate();
     }
 }
 
 #[test]
-fn restored_entry_keeps_its_given_weight_when_it_is_updated_and_no_other_does() {
+fn updated_entry_keeps_its_weight_after_a_restore_only_if_it_was_given() {
     let folder = Folder::new();
     let weighing = || {
         let builder = LocalCache::builder().max_weight(1_000);
@@ -664,7 +664,7 @@ fn a_load_that_is_under_way_stores_what_it_finds() {
     let (began, begun) = mpsc::channel();
     let (go_on, may_go_on) = mpsc::channel::<()>();
     thread::scope(|scope| {
-        // Dropped where an assertion fails, so that the loader does not wait for ever.
+        // Dropped if an assertion fails, so that the loader does not wait without end.
         let (cache, go_on) = (&cache, go_on);
         let loader = scope.spawn(move || {
             let load = |_: &u64| {

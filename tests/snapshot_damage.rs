@@ -1,5 +1,5 @@
-//! Files that are damaged and yet have a checksum that is right: refused as a whole or read, without a panic,
-//! and without more memory than they are long and serde takes ahead for a sequence.
+//! Damaged files with a correct checksum: refused as a whole or read, without a panic, and without more memory than
+//! their length and the memory that serde reserves for a sequence.
 
 use hotset::{Loaded, LocalCache, SnapshotError};
 use rand::rngs::SmallRng;
@@ -12,11 +12,11 @@ static ALLOCATOR: dhat::Alloc = dhat::Alloc;
 
 type Cache = LocalCache<u64, Vec<String>>;
 
-/// serde takes as much at most, whatever a sequence says of its length.
+/// The number of bytes that serde reserves at most, whatever length a sequence claims.
 const AHEAD: usize = 1 << 20;
-/// Bytes before the frames.
+/// The number of bytes before the frames.
 const BEGINNING: usize = 20;
-/// Bytes behind the end mark: the number of entries and the checksum.
+/// The number of bytes behind the end mark: the number of entries and the checksum.
 const END: usize = 16;
 
 #[test]
@@ -38,7 +38,7 @@ fn lengths_that_lie_cost_no_memory() {
         let mut damaged = whole.clone();
         for _ in 0..random.random_range(1..4) {
             let at = random.random_range(BEGINNING..damaged.len() - END);
-            // Lengths within frames are varints: a run of high bits makes a huge one.
+            // Lengths in frames are varints or big-endian numbers: a run of high bits makes a huge one.
             let run = random.random_range(1..10).min(damaged.len() - END - at);
             let byte = [0xFF, 0, 0x80, random.random()][random.random_range(0..4)];
             damaged[at..at + run].fill(byte);

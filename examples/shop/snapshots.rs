@@ -16,7 +16,7 @@ mod inner {
 
     impl<T: Schema + Send + Sync + 'static> Stored for T {}
 
-    // Another number whenever the fields change.
+    // The number must change whenever the fields change.
     hotset::schema!(Home, "home/1");
     hotset::schema!(Price, "price/1");
     hotset::schema!(Product, "product/1");

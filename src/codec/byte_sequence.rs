@@ -1,8 +1,9 @@
-//! Finds values that are sequences of bytes. serde serializes a `Vec<u8>` number by number, which takes several
-//! times as long as to copy the bytes.
+//! Recognizes values that are sequences of bytes. serde serializes a `Vec<u8>` number by number, which takes several
+//! times as long as copying the bytes.
 
 use serde::ser::{self, Impossible, Serialize, Serializer};
-use std::fmt;
+// The reason why a value is refused; serde implements its error trait for this type.
+use std::fmt::{Display, Error as NotBytes};
 
 /// Returns the bytes of a value that is serialized as a sequence of `u8`, such as `Vec<u8>` or `Option<Arc<[u8]>>`.
 /// Returns `None` for any other value, and for an empty sequence.
@@ -16,50 +17,34 @@ pub(super) fn byte_sequence<T: Serialize + ?Sized>(value: &T) -> Option<Vec<u8>>
     (!bytes.is_empty()).then_some(bytes)
 }
 
-/// Accepts a sequence, and in it only elements that are `u8`.
+/// A serializer that collects the elements of a sequence of `u8`, and refuses every other value.
 struct Probe<'a> {
     bytes: &'a mut Vec<u8>,
+    /// `true` for the elements of the sequence, `false` for the sequence itself.
     is_element: bool,
 }
 
-#[derive(Debug)]
-struct Other;
-
-impl fmt::Display for Other {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the value is not a sequence of bytes")
-    }
-}
-
-impl std::error::Error for Other {}
-
-impl ser::Error for Other {
-    fn custom<T: fmt::Display>(_: T) -> Self {
-        Self
-    }
-}
-
-type Refused = Impossible<(), Other>;
+type Refused = Impossible<(), NotBytes>;
 
 macro_rules! refused {
     ($($method:ident($($argument:ty),*);)*) => {$(
-        fn $method(self, $(_: $argument),*) -> Result<(), Other> {
-            Err(Other)
+        fn $method(self, $(_: $argument),*) -> Result<(), NotBytes> {
+            Err(NotBytes)
         }
     )*};
 }
 
 macro_rules! refused_compounds {
     ($($method:ident($($argument:ty),*);)*) => {$(
-        fn $method(self, $(_: $argument),*) -> Result<Refused, Other> {
-            Err(Other)
+        fn $method(self, $(_: $argument),*) -> Result<Refused, NotBytes> {
+            Err(NotBytes)
         }
     )*};
 }
 
 impl<'a> Serializer for Probe<'a> {
     type Ok = ();
-    type Error = Other;
+    type Error = NotBytes;
     type SerializeSeq = Probe<'a>;
     type SerializeTuple = Refused;
     type SerializeTupleStruct = Refused;
@@ -72,17 +57,17 @@ impl<'a> Serializer for Probe<'a> {
         false
     }
 
-    fn serialize_u8(self, value: u8) -> Result<(), Other> {
+    fn serialize_u8(self, value: u8) -> Result<(), NotBytes> {
         if !self.is_element {
-            return Err(Other);
+            return Err(NotBytes);
         }
         self.bytes.push(value);
         Ok(())
     }
 
-    fn serialize_seq(self, _: Option<usize>) -> Result<Probe<'a>, Other> {
+    fn serialize_seq(self, _: Option<usize>) -> Result<Probe<'a>, NotBytes> {
         if self.is_element {
-            return Err(Other);
+            return Err(NotBytes);
         }
         Ok(Probe {
             is_element: true,
@@ -90,9 +75,9 @@ impl<'a> Serializer for Probe<'a> {
         })
     }
 
-    fn serialize_some<T: Serialize + ?Sized>(self, value: &T) -> Result<(), Other> {
+    fn serialize_some<T: Serialize + ?Sized>(self, value: &T) -> Result<(), NotBytes> {
         if self.is_element {
-            return Err(Other);
+            return Err(NotBytes);
         }
         value.serialize(self)
     }
@@ -101,9 +86,9 @@ impl<'a> Serializer for Probe<'a> {
         self,
         _: &'static str,
         value: &T,
-    ) -> Result<(), Other> {
+    ) -> Result<(), NotBytes> {
         if self.is_element {
-            return Err(Other);
+            return Err(NotBytes);
         }
         value.serialize(self)
     }
@@ -114,12 +99,12 @@ impl<'a> Serializer for Probe<'a> {
         _: u32,
         _: &'static str,
         _: &T,
-    ) -> Result<(), Other> {
-        Err(Other)
+    ) -> Result<(), NotBytes> {
+        Err(NotBytes)
     }
 
-    fn collect_str<T: fmt::Display + ?Sized>(self, _: &T) -> Result<(), Other> {
-        Err(Other)
+    fn collect_str<T: Display + ?Sized>(self, _: &T) -> Result<(), NotBytes> {
+        Err(NotBytes)
     }
 
     refused! {
@@ -156,16 +141,16 @@ impl<'a> Serializer for Probe<'a> {
 
 impl ser::SerializeSeq for Probe<'_> {
     type Ok = ();
-    type Error = Other;
+    type Error = NotBytes;
 
-    fn serialize_element<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), Other> {
+    fn serialize_element<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), NotBytes> {
         value.serialize(Probe {
             bytes: &mut *self.bytes,
             is_element: true,
         })
     }
 
-    fn end(self) -> Result<(), Other> {
+    fn end(self) -> Result<(), NotBytes> {
         Ok(())
     }
 }
@@ -177,7 +162,7 @@ mod tests {
     use std::sync::Arc;
 
     #[test]
-    fn only_sequences_of_bytes_are_found() {
+    fn only_nonempty_sequences_of_bytes_are_recognized() {
         let bytes: Arc<[u8]> = [1, 255].into();
         assert_eq!(byte_sequence(&bytes), Some(vec![1, 255]));
         assert_eq!(byte_sequence(&Some(vec![7_u8])), Some(vec![7]));

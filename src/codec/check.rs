@@ -1,14 +1,14 @@
-//! Which encodings are checked by decoding them again, and what counts as the same value.
+//! The check that a key and its value are decoded as they were encoded.
 
 use super::fingerprint::fingerprint;
 use serde::Serialize;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
-/// Encodings of up to this many bytes are always checked: a check takes about as long as the encoding, and
+/// Largest size in bytes of encodings that are always checked. A check takes about as long as the encoding, and
 /// far less than the call to Redis that follows.
 const ALWAYS_CHECKED_SIZE: usize = 4 << 10;
 
-/// Number of values that are checked first, whatever their size.
+/// Number of first values that are checked whatever their size.
 const FIRST_CHECKED: u64 = 8;
 
 /// The round-trip checks of one cache or one snapshot.
@@ -16,11 +16,12 @@ const FIRST_CHECKED: u64 = 8;
 pub(crate) struct RoundTripCheck {
     /// Number of values that were encoded.
     encoded: AtomicU64,
+    /// `true` once a value has failed. From then on all values are checked.
     has_failed: AtomicBool,
 }
 
 impl RoundTripCheck {
-    /// Counts one more encoding of so many bytes. Returns `true` if it is to be checked.
+    /// Counts an encoding of `size` bytes, and returns `true` if it is to be checked.
     fn is_due(&self, size: usize) -> bool {
         let number = self.encoded.fetch_add(1, Relaxed) + 1;
         size <= ALWAYS_CHECKED_SIZE
@@ -29,8 +30,8 @@ impl RoundTripCheck {
             || self.has_failed.load(Relaxed)
     }
 
-    /// Returns `false` if `decode` does not return the key and the value whose encoding has `size` bytes.
-    /// Only some encodings are checked.
+    /// Checks that `decode` returns the key and the value that were encoded in `size` bytes. Returns `true` without a
+    /// check for most of the larger encodings.
     pub(crate) fn passes<K: Eq, V: Serialize>(
         &self,
         (key, value): (&K, &V),

@@ -1,21 +1,21 @@
-//! Compares values that need not be `Eq`, by the calls that they make to a serde `Serializer`.
+//! Comparison of values that need not be `Eq`, by the calls that they make to a serde `Serializer`.
 //!
-//! Those calls say more than any format keeps: whether a `None` stands alone or within a `Some`, and whether a
-//! number is a `u64` or an `i64`. So a value that a format turns into another one is told from it.
+//! Those calls carry more than any format keeps: whether a `None` stands alone or within a `Some`, and whether a
+//! number is a `u64` or an `i64`. So a value differs from the value that a format turns it into.
 
 use serde::ser::{self, Serialize, Serializer};
-use std::fmt;
+use std::fmt::Error as Unserializable;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
-/// Returns a hash of what serde serializes of a value, or `None` if it cannot be serialized.
+/// Returns a hash of the calls that `value` makes to a serializer, or `None` if it cannot be serialized.
 ///
 /// The order of the elements of maps and sequences does not count, because a decoded `HashMap` or `HashSet` is iterated
-/// in another order than the original. All NaN are alike.
+/// in another order than the original. All NaN have the same hash.
 pub(crate) fn fingerprint<T: Serialize + ?Sized>(value: &T) -> Option<u64> {
     value.serialize(Hasher).ok()
 }
 
-/// What was serialized. Distinguishes, for example, a `u8` from an `i64` of the same number.
+/// The kind of a serialized value. It distinguishes, for example, a `u8` from an `i64` of the same number.
 #[derive(Clone, Copy)]
 enum Kind {
     Bool,
@@ -49,13 +49,14 @@ fn hash(kind: Kind, bytes: &[u8]) -> u64 {
     xxh3_64_with_seed(bytes, kind as u64)
 }
 
-/// Hashes two numbers, in their order. Sequences of numbers need this several times for each element.
+/// Hashes two numbers, in their order. This is cheaper than [`hash`], because a sequence of numbers needs it several
+/// times for each element.
 fn combine(kind: Kind, first: u64, second: u64) -> u64 {
     let seed = (kind as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     mix(mix(first ^ seed).wrapping_add(second))
 }
 
-/// The finalizer of `SplitMix64`: each bit of the input has an influence on all bits of the output.
+/// Mixes bits with the finalizer of `SplitMix64`: each bit of the input influences all bits of the output.
 fn mix(mut bits: u64) -> u64 {
     bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
@@ -67,32 +68,17 @@ fn variant_hash(variant: &str) -> u64 {
     hash(Kind::Variant, variant.as_bytes())
 }
 
+/// A serializer that returns a hash of each value.
 #[derive(Clone, Copy)]
 struct Hasher;
 
-#[derive(Debug)]
-struct Unserializable;
-
-impl fmt::Display for Unserializable {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the value cannot be serialized")
-    }
-}
-
-impl std::error::Error for Unserializable {}
-
-impl ser::Error for Unserializable {
-    fn custom<T: fmt::Display>(_: T) -> Self {
-        Self
-    }
-}
-
+// serde implements its error trait for this type, which has no content.
 type Result<T = u64> = std::result::Result<T, Unserializable>;
 
 macro_rules! numbers {
     ($($method:ident $type:ty: $kind:ident),*) => {$(
         fn $method(self, value: $type) -> Result {
-            #[allow(clippy::cast_sign_loss, clippy::cast_lossless)] // Each number has its own bits.
+            #[allow(clippy::cast_sign_loss, clippy::cast_lossless)] // Different numbers keep different bits.
             let bits = value as u64;
             Ok(combine(Kind::$kind, bits, 0))
         }
@@ -229,14 +215,16 @@ impl Serializer for Hasher {
     }
 }
 
-/// The elements of a sequence or a map, or the fields of a tuple or a struct.
+/// The hash of the elements of a sequence or a map, or of the fields of a tuple or a struct, while they are added.
 struct Elements {
     kind: Kind,
+    /// Hash of the variant's name, for the fields of a variant; otherwise 0.
     variant: u64,
+    /// Number of elements.
     count: u64,
     /// Sum of the elements' hashes, which does not depend on their order.
     sum: u64,
-    /// The key whose value comes next, in a map.
+    /// Hash of the key whose value comes next, in a map.
     key: u64,
 }
 
@@ -368,7 +356,7 @@ mod tests {
     }
 
     #[test]
-    fn values_that_formats_confuse_are_told_apart() {
+    fn values_that_formats_confuse_have_different_fingerprints() {
         assert_ne!(
             fingerprint(&None::<Option<u8>>),
             fingerprint(&Some(None::<u8>))
@@ -385,8 +373,8 @@ mod tests {
     }
 
     #[test]
-    fn order_of_maps_and_sets_and_bits_of_nan_do_not_count() {
-        // Each has its own random seed, so its own order.
+    fn fingerprint_ignores_the_order_of_maps_and_sets_and_the_bits_of_nan() {
+        // Each map and set has its own random seed, so its own order.
         let map = || -> HashMap<u32, HashSet<u32>> {
             (0..50)
                 .map(|key| (key, (key..key + 50).collect()))

@@ -4,8 +4,10 @@ use super::CodecError;
 use super::message_pack::{skip_head, to_extend};
 use serde::Serialize;
 
-/// Encodes a key as its name in Redis. The entries of maps are sorted, so that equal keys have equal encodings although a version of the program
-/// has declared their fields in another order.
+/// Encodes a key as its name in Redis.
+///
+/// The entries of maps are sorted, so that equal keys have equal names although another version of the program declares
+/// their fields in another order.
 pub(crate) fn encode_key_name<K: Serialize + ?Sized>(key: &K) -> Result<Vec<u8>, CodecError> {
     let bytes = to_extend(key, Vec::new())?;
     let mut sorted = Vec::with_capacity(bytes.len());
@@ -15,8 +17,8 @@ pub(crate) fn encode_key_name<K: Serialize + ?Sized>(key: &K) -> Result<Vec<u8>,
     }
 }
 
-/// Appends the first object in `bytes` to `out`, with the entries of its maps sorted by their keys. Returns the bytes that
-/// follow it.
+/// Appends the first object in `bytes` to `out`, with the entries of its maps sorted by their keys. Returns the bytes
+/// after it, or `None` if there is no object.
 fn write_sorted<'a>(bytes: &'a [u8], out: &mut Vec<u8>) -> Option<&'a [u8]> {
     let (contained, mut rest) = skip_head(bytes)?;
     out.extend_from_slice(&bytes[..bytes.len() - rest.len()]);
@@ -49,7 +51,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     #[test]
-    fn keys_are_encoded_alike_in_any_order_of_their_fields() {
+    fn names_of_keys_are_equal_in_any_order_of_their_fields() {
         #[derive(Serialize)]
         struct Inner<T> {
             z: T,

@@ -7,14 +7,16 @@ use serde::{Serialize, Serializer, de::DeserializeOwned};
 /// The default [`Codec`]: [MessagePack](https://msgpack.org) with field names, by `rmp-serde`. A key and its value are
 /// an array of two elements.
 ///
-/// Structs are maps by the names of their fields, a unit variant is its name, and another variant is a map of one
-/// element from its name. So serde's attributes (`default`, `skip_serializing_if`, `flatten`, `tag` and
+/// A struct is a map from the names of its fields. A unit variant is its name, and any other variant is a map with one
+/// entry, from its name. So serde's attributes (`default`, `skip_serializing_if`, `flatten`, `tag` and
 /// so on) work as in JSON, and a reader in another language needs no other description. `i128` and `u128` are 16
-/// bytes, big-endian. A value that is a sequence of bytes as a whole, such as a `Vec<u8>` or an `Option<Arc<[u8]>>`, is a
-/// byte string. Within another type such a sequence is an array of numbers, which takes ten times as
-/// long; the types of the crate `serde_bytes` are byte strings there too.
+/// bytes, big-endian.
 ///
-/// A `Some` whose content is encoded as nil, such as `Some(None)` or `Some(())`, cannot be told from `None`. The
+/// A value that is a sequence of bytes as a whole, such as a `Vec<u8>` or an `Option<Arc<[u8]>>`, is a byte string.
+/// Within another type such a sequence is an array of numbers, which takes ten times as long; the types of the crate
+/// `serde_bytes` are byte strings there too.
+///
+/// A `Some` whose content is encoded as nil, such as `Some(None)` or `Some(())`, has the same encoding as `None`. The
 /// [round-trip check](Codec#round-trip-check) keeps such values out of Redis and of snapshots.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct MessagePack;
@@ -56,7 +58,7 @@ pub(crate) fn to_extend<T: Serialize + ?Sized>(
     Ok(bytes)
 }
 
-/// Like [`to_extend`], with the short form for a sequence of bytes.
+/// Like [`to_extend`], but encodes a sequence of bytes as a byte string, if that decodes to the same sequence.
 pub(crate) fn value_to_extend<V: Serialize + DeserializeOwned>(
     value: &V,
     mut bytes: Vec<u8>,
@@ -68,8 +70,9 @@ pub(crate) fn value_to_extend<V: Serialize + DeserializeOwned>(
     let mut serializer = rmp_serde::Serializer::new(&mut bytes);
     let written = serializer.serialize_bytes(&sequence);
     written.map_err(CodecError::new)?;
-    // An untagged enum, for example, does not take a byte string for a sequence.
-    if from_bytes::<V>(&bytes[start..]).is_ok() {
+    // An untagged enum refuses a byte string in place of a sequence, or takes it for a text if it is valid UTF-8.
+    let decoded = from_bytes::<V>(&bytes[start..]);
+    if decoded.is_ok_and(|decoded| byte_sequence(&decoded).as_ref() == Some(&sequence)) {
         return Ok(bytes);
     }
     bytes.truncate(start);
@@ -78,7 +81,7 @@ pub(crate) fn value_to_extend<V: Serialize + DeserializeOwned>(
 
 /// Decodes a value whose encoding takes all of the bytes.
 ///
-/// What it allocates is in proportion to the length of `bytes`, whatever they are, besides what the value itself takes.
+/// Apart from the value itself, it allocates in proportion to the length of `bytes`, whatever they contain.
 pub(crate) fn from_bytes<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, CodecError> {
     if !is_one_object(bytes) {
         return Err(CodecError::new(
@@ -88,10 +91,12 @@ pub(crate) fn from_bytes<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, CodecEr
     rmp_serde::from_slice(bytes).map_err(CodecError::new)
 }
 
-/// Returns `true` if the bytes are exactly one object, so that no array or map claims more elements than there
-/// are bytes. `rmp-serde` would reserve memory for what is claimed, and ignore bytes that follow.
+/// Returns `true` if the bytes are exactly one object.
+///
+/// Then no array or map claims more elements than there are bytes. `rmp-serde` would reserve memory for the claimed
+/// elements, and ignore bytes after the object.
 fn is_one_object(mut bytes: &[u8]) -> bool {
-    // Number of objects that are still to come.
+    // The number of objects that must still follow.
     let mut left = 1_u64;
     while left > 0 {
         let Some((contained, rest)) = skip_head(bytes) else {
@@ -106,10 +111,11 @@ fn is_one_object(mut bytes: &[u8]) -> bool {
     bytes.is_empty()
 }
 
-/// Skips one object except for the objects that it contains. Returns their number, and the bytes that follow.
+/// Skips an object except for the objects that it contains. Returns the number of these, and the bytes that follow.
+/// Returns `None` if there is no object.
 pub(super) fn skip_head(bytes: &[u8]) -> Option<(u64, &[u8])> {
     let (&marker, rest) = bytes.split_first()?;
-    // Reads a length of so many bytes, big-endian.
+    // Reads a length that takes `size` bytes, big-endian.
     let length = |size: usize| {
         let (length, rest) = rest.split_at_checked(size)?;
         let length = length
@@ -135,7 +141,7 @@ pub(super) fn skip_head(bytes: &[u8]) -> Option<(u64, &[u8])> {
             let (length, rest) = length(1 << (marker - 0xd9))?;
             (0, length, rest)
         }
-        // Extensions, after the length one byte for the type.
+        // Extensions: the type, one byte, follows the length.
         0xc7..=0xc9 => {
             let (length, rest) = length(1 << (marker - 0xc7))?;
             (0, length + 1, rest)
@@ -166,7 +172,7 @@ mod tests {
     use serde::Deserialize;
     use std::collections::BTreeMap;
 
-    /// Has all of `MessagePack`'s types, in all lengths.
+    /// A value that may contain most of `MessagePack`'s types, in all lengths.
     #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
     enum Tree {
         Nothing,
@@ -201,7 +207,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_encoded_is_one_object_and_decodes_to_the_same(tree in trees()) {
+        fn encoded_value_is_one_object_and_decodes_to_the_same_value(tree in trees()) {
             let bytes = to_extend(&tree, Vec::new()).unwrap();
             prop_assert!(is_one_object(&bytes));
             prop_assert_eq!(from_bytes::<Tree>(&bytes).unwrap(), tree);
@@ -210,7 +216,7 @@ mod tests {
         }
 
         #[test]
-        fn no_bytes_make_it_panic(bytes in prop::collection::vec(any::<u8>(), 0..100)) {
+        fn arbitrary_bytes_are_decoded_without_a_panic(bytes in prop::collection::vec(any::<u8>(), 0..100)) {
             let _ = from_bytes::<Tree>(&bytes);
             let _ = from_bytes::<Vec<Vec<u64>>>(&bytes);
         }
@@ -242,19 +248,26 @@ mod tests {
     #[derive(Debug, PartialEq, Serialize, Deserialize)]
     #[serde(untagged)]
     enum Untagged {
+        Text(String),
         List(Vec<u8>),
     }
 
     #[test]
-    fn sequence_of_bytes_is_a_byte_string_where_that_can_be_decoded() {
-        let bytes = vec![0, 127, 255];
+    fn sequence_of_bytes_is_a_byte_string_if_that_decodes_to_the_same_sequence() {
+        let bytes = vec![0_u8, 127, 255];
         let encoded = MessagePack.encode(&7_u8, &bytes).unwrap();
         assert_eq!(encoded, [0x92, 7, 0xc4, 3, 0, 127, 255]);
-        assert_eq!(MessagePack.decode(&encoded), Ok((7_u8, bytes.clone())));
-        let list = Untagged::List(bytes);
-        let encoded = MessagePack.encode(&7_u8, &list).unwrap();
-        assert_eq!(encoded, [0x92, 7, 0x93, 0, 127, 0xcc, 255]);
-        assert_eq!(MessagePack.decode(&encoded), Ok((7_u8, list)));
+        assert_eq!(MessagePack.decode(&encoded), Ok((7_u8, bytes)));
+        // As byte strings, the first list would not be decoded, and the second one would be a text.
+        for (bytes, expected) in [
+            (&[0, 127, 255], &[0x92, 7, 0x93, 0, 127, 0xcc, 255][..]),
+            (b"abc", &[0x92, 7, 0x93, b'a', b'b', b'c'][..]),
+        ] {
+            let list = Untagged::List(bytes.to_vec());
+            let encoded = MessagePack.encode(&7_u8, &list).unwrap();
+            assert_eq!(encoded, expected);
+            assert_eq!(MessagePack.decode(&encoded), Ok((7_u8, list)));
+        }
     }
 
     #[test]

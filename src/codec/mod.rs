@@ -1,4 +1,4 @@
-//! How keys and values become bytes, for Redis and for snapshots.
+//! Encoding of keys and values, for Redis and for snapshots.
 
 mod byte_sequence;
 mod check;
@@ -28,20 +28,21 @@ use std::fmt;
 ///
 /// # Round-trip check
 ///
-/// `decode` must return what `encode` was given. A cache checks this before it shares a value: it decodes
-/// the encoded value and compares how serde serializes both, without regard to the order of the elements of
-/// maps and sequences. It checks every value whose encoding has up to 4 KiB. Of larger values it checks
-/// the first eight, then those number 16, 32, 64 and so on, and all of them once any value has failed.
-/// A value that fails is not stored in Redis; it is counted in
-/// [`TierStats::altered`](crate::TierStats::altered), and listed in
-/// [`Health::warnings`](crate::Health::warnings) until the process ends. Other values of the cache are shared as before.
+/// `decode` must return the key and the value that were passed to `encode`. A cache checks this before it shares a
+/// value: it decodes the encoded value and compares how serde serializes both, without regard to the order of the
+/// elements of maps and sequences. It checks every value whose encoding has up to 4 KiB. Of larger values it checks
+/// the first eight, then numbers 16, 32, 64 and so on, and all of them once any value has failed.
 ///
-/// The check sees what `Serialize` writes. It cannot see a field with `#[serde(skip)]`, or two variants of an
-/// untagged enum that are serialized alike: give each such type its own `Serialize`, or do not cache it.
+/// A value that fails is not stored in Redis. It is counted in
+/// [`TierStats::altered`](crate::TierStats::altered), and [`Health::warnings`](crate::Health::warnings) contains a
+/// warning until the process ends. Other values of the cache are shared as before.
+///
+/// The check sees only the output of `Serialize`. It cannot see a field with `#[serde(skip)]`, nor distinguish two
+/// variants of an untagged enum that are serialized alike: give each such type its own `Serialize`, or do not cache it.
 ///
 /// # Examples
 ///
-/// A codec for JSON, which people can read in `redis-cli`:
+/// A codec for JSON, which is readable in `redis-cli`:
 ///
 /// ```
 /// use hotset::{Codec, CodecError};
@@ -73,8 +74,8 @@ use std::fmt;
 /// # Ok::<(), CodecError>(())
 /// ```
 ///
-/// A codec that changes the bytes of another one, for example to encrypt them, calls that one's methods. It
-/// may return other bytes for the same value each time.
+/// A codec that changes the bytes of another one, for example to encrypt them, calls the methods of the other codec.
+/// It may return different bytes for the same value each time.
 ///
 /// ```
 /// use hotset::{Codec, CodecError, MessagePack};
@@ -110,8 +111,9 @@ use std::fmt;
 /// # Ok::<(), CodecError>(())
 /// ```
 pub trait Codec<K, V>: Send + Sync + 'static {
-    /// Returns the name and version of this format. It is stored with each value, and a value that was stored
-    /// under another name is a miss.
+    /// Returns the name and version of this format.
+    ///
+    /// It is stored with each value. A value that was stored under another name is a miss.
     fn name(&self) -> &str;
 
     /// Encodes a key and its value.
@@ -121,22 +123,24 @@ pub trait Codec<K, V>: Send + Sync + 'static {
     /// Returns an error if they cannot be encoded. The value is then not stored in Redis.
     fn encode(&self, key: &K, value: &V) -> Result<Vec<u8>, CodecError>;
 
-    /// Decodes what [`encode`](Self::encode) returned. The bytes come from Redis: they may be anything.
+    /// Decodes a key and its value from the bytes that [`encode`](Self::encode) returned.
+    ///
+    /// The bytes come from Redis, so they can be arbitrary.
     ///
     /// # Errors
     ///
-    /// Returns an error if `encode` does not return these bytes for any key and value. The value is then a miss.
+    /// Returns an error if the bytes are not the encoding of a key and a value. The value is then a miss.
     fn decode(&self, bytes: &[u8]) -> Result<(K, V), CodecError>;
 }
 
-/// The reason why a [`Codec`] could not encode or decode.
+/// The error of a [`Codec`] that cannot encode or decode.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CodecError(String);
 
 impl CodecError {
     /// Creates an error from its reason.
     #[must_use]
-    #[allow(clippy::needless_pass_by_value)] // So that it can be given to `map_err`.
+    #[allow(clippy::needless_pass_by_value)] // So that it can be passed to `map_err`.
     pub fn new(reason: impl fmt::Display) -> Self {
         Self(reason.to_string())
     }

@@ -1,4 +1,4 @@
-//! The smallest format: without field names.
+//! The smallest format, without field names.
 
 use super::{Codec, CodecError};
 use serde::{Serialize, de::DeserializeOwned};
@@ -6,9 +6,9 @@ use serde::{Serialize, de::DeserializeOwned};
 /// A [`Codec`] for [postcard](https://docs.rs/postcard), which writes no field names and is about half as long
 /// as [`MessagePack`](super::MessagePack).
 ///
-/// It is for types without serde attributes: bytes that are not self-describing decode to another value where a type
-/// has fields that are skipped conditionally. The [round-trip check](Codec#round-trip-check) keeps such values out
-/// of Redis.
+/// Use it for types without serde attributes: the bytes are not self-describing, so a value that skips fields decodes
+/// to another value. The [round-trip check](Codec#round-trip-check) keeps such values out of Redis. Change the
+/// [`Schema`](crate::Schema) of a type also when its fields are added, removed or reordered.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Postcard;
 

@@ -1,4 +1,4 @@
-//! From settings to a cache.
+//! Building a cache from its settings.
 
 use super::error::setting_of;
 use super::{Backend, CacheConfig, Capacity, ConfigError};
@@ -8,32 +8,34 @@ use crate::local::Builder;
 use crate::schema::{Schema, TierKey, TierValue};
 use std::sync::Arc;
 
-/// One cache, for tasks and for threads.
+/// One cache in two forms, for tasks and for threads.
 pub(super) type Fronts<K, V> = (Arc<dyn AsyncCache<K, V>>, Arc<dyn Cache<K, V>>);
 
 impl CacheConfig {
-    /// A cache for tasks.
+    /// Builds a cache for tasks.
     ///
-    /// Keys and values are such as can be kept in Redis, whatever the backend is and whether or not the
-    /// feature `redis` is there, so that the backend can be changed. For others there is
+    /// Keys and values must have types that can be kept in Redis, whatever the backend is and whether or not the
+    /// feature `redis` is enabled, so that the backend can be changed. For other types use
     /// [`local_builder`](Self::local_builder), and for types without a [`Schema`]
     /// `tiered_builder_with_schemas` (feature `redis`).
     ///
-    /// What the trait does not have, such as tags, warming and snapshots, is to be had of the caches that
+    /// For operations that the trait lacks, such as tags, warming and snapshots, use the caches that
     /// `local_builder` and `tiered_builder` (feature `redis`) build.
     ///
     /// # Errors
     ///
-    /// If a setting is missing or cannot be, if the backend needs the feature `redis`, which is not
-    /// there, or a tokio runtime, in which this is not called. Redis need not be reachable.
+    /// Returns an error if a setting is missing or invalid, if the backend needs the feature `redis` and this is not
+    /// enabled, or if the backend needs a tokio runtime and this is not called in one. Redis need not be reachable.
     pub fn build_async<K: TierKey + Schema, V: TierValue + Schema>(
         &self,
     ) -> Result<Arc<dyn AsyncCache<K, V>>, ConfigError> {
         self.build_async_with(|local| local)
     }
 
-    /// As [`build_async`](Self::build_async), with what needs code: a weigher, a listener, a clock. Over
-    /// Redis, these are L1's.
+    /// Like [`build_async`](Self::build_async), but with settings that need code: a weigher, a listener, a clock. Over
+    /// Redis, they apply to L1.
+    ///
+    /// # Examples
     ///
     /// ```
     /// use hotset::{AsyncCache, CacheConfig};
@@ -49,7 +51,7 @@ impl CacheConfig {
     ///
     /// # Errors
     ///
-    /// As [`build_async`](Self::build_async).
+    /// Like [`build_async`](Self::build_async).
     pub fn build_async_with<K: TierKey + Schema, V: TierValue + Schema>(
         &self,
         complete: impl FnOnce(Builder<K, V>) -> Builder<K, V>,
@@ -58,24 +60,25 @@ impl CacheConfig {
         Ok(for_tasks)
     }
 
-    /// A cache for threads. Over Redis it is a [`Blocking`](crate::Blocking), and needs a runtime as
-    /// that says.
+    /// Builds a cache for threads.
+    ///
+    /// Over Redis it is a [`Blocking`](crate::Blocking), whose documentation says which runtime it needs.
     ///
     /// # Errors
     ///
-    /// As [`build_async`](Self::build_async).
+    /// Like [`build_async`](Self::build_async).
     pub fn build_blocking<K: TierKey + Schema, V: TierValue + Schema>(
         &self,
     ) -> Result<Arc<dyn Cache<K, V>>, ConfigError> {
         self.build_blocking_with(|local| local)
     }
 
-    /// As [`build_blocking`](Self::build_blocking), with what needs code, as
+    /// Like [`build_blocking`](Self::build_blocking), but with settings that need code, like
     /// [`build_async_with`](Self::build_async_with).
     ///
     /// # Errors
     ///
-    /// As [`build_async`](Self::build_async).
+    /// Like [`build_async`](Self::build_async).
     pub fn build_blocking_with<K: TierKey + Schema, V: TierValue + Schema>(
         &self,
         complete: impl FnOnce(Builder<K, V>) -> Builder<K, V>,
@@ -84,12 +87,13 @@ impl CacheConfig {
         Ok(for_threads)
     }
 
-    /// The builder of a [`LocalCache`](crate::LocalCache) with these settings, whatever the backend is:
-    /// for another hasher, and for keys and values that cannot be kept in Redis.
+    /// Returns the builder of a [`LocalCache`](crate::LocalCache) with these settings, whatever the backend is.
+    ///
+    /// Use it for another hasher, and for keys and values that cannot be kept in Redis.
     ///
     /// # Errors
     ///
-    /// If a setting cannot be. Whether there is a bound is seen when it is built.
+    /// Returns an error if a setting is invalid. A missing bound is an error only when the cache is built.
     pub fn local_builder<K, V>(&self) -> Result<Builder<K, V>, ConfigError> {
         let config = self.clone();
         let mut builder = Builder::new();
@@ -124,7 +128,7 @@ impl CacheConfig {
         }
     }
 
-    /// What a builder refuses, by the name of the setting.
+    /// Returns the error for a setting that a builder refuses, with the name of the setting.
     pub(super) fn refused(&self, error: BuildError) -> ConfigError {
         if error == BuildError::NoBound {
             return self.missing("capacity", "a number of entries, or to \"unbounded\"");
@@ -148,7 +152,7 @@ mod tests {
     use super::*;
     use std::time::Duration;
 
-    /// What a builder of L1 was told, by the names of the settings.
+    /// Returns the settings that the builders received, by their names.
     fn state(config: &CacheConfig) -> String {
         let builder = config.local_builder::<u64, u64>().unwrap();
         let settings = &builder.settings;
@@ -202,7 +206,7 @@ mod tests {
 
     #[test]
     fn each_setting_reaches_its_builder() {
-        // Other than the default.
+        // Not the default, which depends on the features.
         let other_ages = if cfg!(feature = "metrics") {
             "false"
         } else {
@@ -252,9 +256,9 @@ mod tests {
         ];
         let seen = local.iter().chain(&redis);
         let mut names: Vec<&str> = seen.map(|&(name, ..)| name).collect();
-        // The server that is asked is the test of this one.
+        // The tests with a server cover this one.
         names.push("url");
-        // As of these.
+        // The tests with TLS cover these.
         names.extend(["root_certificate", "client_certificate", "client_key"]);
         assert!(CacheConfig::NAMES.iter().all(|name| names.contains(name)));
 

@@ -1,12 +1,14 @@
-//! What is wrong with a configuration, and what to do about it.
+//! Errors of a configuration, with the remedy.
 
 use super::value::Backend;
 use crate::error::BuildError;
 use std::error::Error;
 use std::fmt;
 
-/// Why a [`CacheConfig`](super::CacheConfig) cannot be read, or no cache be built from it. `setting` is
-/// its name where it was set: `time_to_live`, or for a variable `PRICES_TIME_TO_LIVE`.
+/// The reason why a [`CacheConfig`](super::CacheConfig) cannot be read, or a cache cannot be built from it.
+///
+/// `setting` is the name of the setting in its source: `time_to_live`, or for an environment variable
+/// `PRICES_TIME_TO_LIVE`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ConfigError {
@@ -14,42 +16,42 @@ pub enum ConfigError {
     Syntax {
         /// `"TOML"` or `"JSON"`.
         format: &'static str,
-        /// What was found, and where.
+        /// Description of the error, with its position.
         why: String,
     },
-    /// There is no such setting.
+    /// A setting that does not exist.
     Unknown {
-        /// As it was written.
+        /// Its name in its source.
         setting: String,
-        /// The one that was likely meant, or all that there are.
+        /// The setting that was probably meant, or all settings.
         known: Vec<String>,
     },
-    /// A setting with a value that is not one.
+    /// A setting with an invalid value.
     Value {
         /// Its name.
         setting: String,
-        /// What was found, and what is expected.
+        /// Description of the value, and of the expected one.
         why: String,
     },
     /// A setting that this backend needs.
     Missing {
         /// Its name.
         setting: String,
-        /// What it is.
+        /// Description of a valid value.
         what: &'static str,
     },
     /// This build of hotset lacks the feature `redis`.
     NoRedis {
         /// The name of the setting `backend`.
         setting: String,
-        /// The one that was asked for.
+        /// The backend that was requested.
         backend: Backend,
     },
     /// A value that a builder refuses.
     Build {
-        /// The name of the setting; `None` if it is not for a setting that it cannot be built.
+        /// The name of the setting; `None` if the reason is not a setting.
         setting: Option<String>,
-        /// Why.
+        /// The error of the builder.
         error: BuildError,
     },
 }
@@ -57,7 +59,7 @@ pub enum ConfigError {
 impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Syntax { format, why } => write!(f, "this is no {format}: {why}"),
+            Self::Syntax { format, why } => write!(f, "this is not valid {format}: {why}"),
             Self::Unknown { setting, known } => match &**known {
                 [meant] => write!(f, "there is no setting {setting}: did you mean {meant}?"),
                 known => write!(
@@ -93,7 +95,7 @@ impl Error for ConfigError {
     }
 }
 
-/// Which setting a builder refuses.
+/// Returns the name of the setting that a builder refuses.
 pub(super) fn setting_of(error: &BuildError) -> Option<&'static str> {
     Some(match error {
         BuildError::NoBound

@@ -1,6 +1,6 @@
 //! A cache's settings as data.
 
-/// Calls each of a builder's methods whose setting is there.
+/// Calls the method of a builder for each setting that is set.
 macro_rules! apply {
     ($config:ident to $builder:ident: $($name:ident),* $(,)?) => {
         $(if let Some(value) = $config.$name {
@@ -30,7 +30,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 use value::duration;
 
-/// The struct, the names of its fields, and how one lies over another.
+/// Defines the struct, the names of its fields, and the functions that need all fields.
 macro_rules! settings {
     ($(#[$about:meta])* { $($(#[$field:meta])* $name:ident: $type:ty,)* }) => {
         $(#[$about])*
@@ -47,7 +47,7 @@ macro_rules! settings {
             environment: Environment,
         }
 
-        /// Shows what is set.
+        /// Shows only the settings that are set.
         impl fmt::Debug for CacheConfig {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 let mut shown = f.debug_struct("CacheConfig");
@@ -61,7 +61,7 @@ macro_rules! settings {
         impl CacheConfig {
             const NAMES: &[&str] = &[$(stringify!($name)),*];
 
-            /// Takes what `over` has set, and keeps the rest.
+            /// Replaces each setting that is set in `over`.
             fn overlay(&mut self, over: Self) {
                 $(self.$name = over.$name.or(self.$name.take());)*
             }
@@ -80,11 +80,13 @@ settings! {
     /// The backend of a cache and all its settings as data: from TOML, JSON or environment variables, or
     /// as a field of the application's own configuration.
     ///
-    /// What is not set has the default of [`Builder`](crate::Builder) and
-    /// [`TieredBuilder`](crate::TieredBuilder), whose settings these are. A cache moves from this process
-    /// to Redis by its `backend` alone, or from there on step by step, by `percent`, which
-    /// [`AsyncCache::rollout`](crate::AsyncCache) changes while it runs. Settings of Redis may be there
-    /// before, and are checked (without the feature `redis`: only their form), but not used.
+    /// A setting that is not set has the default of [`Builder`](crate::Builder) or
+    /// [`TieredBuilder`](crate::TieredBuilder). A cache moves from this process to Redis by its `backend` alone, or
+    /// step by step by `percent`, which [`AsyncCache::rollout`](crate::AsyncCache) changes while the cache runs.
+    /// Settings of Redis may be set before. They are then checked (without the feature `redis`, only their form), but
+    /// not used.
+    ///
+    /// # Examples
     ///
     /// ```
     /// use hotset::{AsyncCache, CacheConfig};
@@ -115,87 +117,109 @@ settings! {
     ///
     /// # Forms
     ///
-    /// Durations are texts like `"250ms"`, `"5m"` or `"1h 30m"`. Names are those of the fields; variables
-    /// are the same in capitals, with a prefix: `PRICES_TIME_TO_LIVE=5m`.
+    /// Durations are texts like `"250ms"`, `"5m"` or `"1h 30m"`. Settings have the names of the fields. Environment
+    /// variables have the same names in capitals, with a prefix: `PRICES_TIME_TO_LIVE=5m`.
     ///
     /// # Passwords
     ///
-    /// The one in `url` is shown neither by `Debug` nor by a [`ConfigError`]. It is serialized.
+    /// The password in `url` is shown neither by `Debug` nor by a [`ConfigError`]. It is serialized.
     {
-        /// Where values are kept. Default: [`Backend::Local`].
+        /// The place where values are kept. Default: [`Backend::Local`].
         backend: Backend,
-        /// As [`Builder::capacity`](crate::Builder::capacity), or `"unbounded"`. It is needed but for
-        /// [`Backend::Redis`] and where code sets another bound.
+        /// The maximum number of entries in this process, or `"unbounded"`: see
+        /// [`Builder::capacity`](crate::Builder::capacity). Required, except with [`Backend::Redis`] and where code
+        /// sets another bound.
         capacity: Capacity,
-        /// As [`Builder::shards`](crate::Builder::shards).
+        /// The number of shards: see [`Builder::shards`](crate::Builder::shards).
         shards: usize,
-        /// As [`Builder::policy`](crate::Builder::policy): `"lru"`, `"s3-fifo"`, `"car"`, `"adaptive"`.
+        /// The eviction policy, `"lru"`, `"s3-fifo"`, `"car"` or `"adaptive"`: see
+        /// [`Builder::policy`](crate::Builder::policy).
         policy: Policy,
-        /// As [`Builder::time_to_live`](crate::Builder::time_to_live).
+        /// The time that an entry lives after it was stored: see
+        /// [`Builder::time_to_live`](crate::Builder::time_to_live).
         #[serde(with = "duration")]
         time_to_live: Duration,
-        /// As [`Builder::time_to_idle`](crate::Builder::time_to_idle).
+        /// The time that an entry lives after it was last stored or hit: see
+        /// [`Builder::time_to_idle`](crate::Builder::time_to_idle).
         #[serde(with = "duration")]
         time_to_idle: Duration,
-        /// As [`Builder::lease`](crate::Builder::lease).
+        /// The time that a load may take before another caller loads as well: see
+        /// [`Builder::lease`](crate::Builder::lease).
         #[serde(with = "duration")]
         lease: Duration,
-        /// As [`Builder::wait_timeout`](crate::Builder::wait_timeout).
+        /// The time that a caller waits for a load or a permit before it gets an error: see
+        /// [`Builder::wait_timeout`](crate::Builder::wait_timeout).
         #[serde(with = "duration")]
         wait_timeout: Duration,
-        /// As [`Builder::max_concurrent_loads`](crate::Builder::max_concurrent_loads).
+        /// The maximum number of loads at a time: see
+        /// [`Builder::max_concurrent_loads`](crate::Builder::max_concurrent_loads).
         max_concurrent_loads: usize,
-        /// As [`Builder::refresh_after`](crate::Builder::refresh_after). Not over Redis.
+        /// The age at which a live entry is loaded again: see
+        /// [`Builder::refresh_after`](crate::Builder::refresh_after). Not over Redis.
         #[serde(with = "duration")]
         refresh_after: Duration,
-        /// As [`Builder::early_renewal`](crate::Builder::early_renewal). Not over Redis.
+        /// The factor by which popular entries are loaded early, 1.0 for the optimum: see
+        /// [`Builder::early_renewal`](crate::Builder::early_renewal). Not over Redis.
         early_renewal: f64,
-        /// As [`Builder::stale_if_error`](crate::Builder::stale_if_error).
+        /// The time after its expiration in which an entry may be served if a load fails: see
+        /// [`Builder::stale_if_error`](crate::Builder::stale_if_error).
         #[serde(with = "duration")]
         stale_if_error: Duration,
-        /// As [`Builder::stale_if_slow`](crate::Builder::stale_if_slow).
+        /// The time that a caller waits before it gets an expired value: see
+        /// [`Builder::stale_if_slow`](crate::Builder::stale_if_slow).
         #[serde(with = "duration")]
         stale_if_slow: Duration,
-        /// As [`Builder::ttl_jitter`](crate::Builder::ttl_jitter).
+        /// The largest fraction by which a time to live is shortened at random, above 0 and at most 1: see
+        /// [`Builder::ttl_jitter`](crate::Builder::ttl_jitter).
         ttl_jitter: f64,
-        /// As [`Builder::track_ages`](crate::Builder::track_ages).
+        /// `true` to count the ages of values in the statistics: see
+        /// [`Builder::track_ages`](crate::Builder::track_ages).
         track_ages: bool,
-        /// As [`Builder::name`](crate::Builder::name).
+        /// The name of the cache in metrics, traces and the like: see [`Builder::name`](crate::Builder::name).
         name: String,
-        /// Of the Redis server, as [`Builder::redis`](crate::Builder::redis) takes it.
+        /// The URL of the Redis server, servers or cluster: see [`Builder::redis`](crate::Builder::redis).
         url: RedisUrl,
-        /// What the cache is called in Redis, as [`Builder::redis`](crate::Builder::redis) takes it.
+        /// The name of the cache in Redis: see [`Builder::redis`](crate::Builder::redis).
         namespace: String,
-        /// As [`TieredBuilder::consistency`](crate::TieredBuilder::consistency): `"realtime"`,
-        /// `"bounded 5s"`, `"l1-only"`, `"l2-only"`. With [`Backend::Redis`] it is always the last one.
+        /// The class of consistency, `"realtime"`, `"bounded 5s"`, `"l1-only"` or `"l2-only"`: see
+        /// [`TieredBuilder::consistency`](crate::TieredBuilder::consistency). With [`Backend::Redis`] it is always
+        /// `"l2-only"`.
         consistency: Consistency,
-        /// As [`TieredBuilder::local_time_to_live`](crate::TieredBuilder::local_time_to_live).
+        /// The maximum time that L1 keeps a copy of a value: see
+        /// [`TieredBuilder::local_time_to_live`](crate::TieredBuilder::local_time_to_live).
         #[serde(with = "duration")]
         local_time_to_live: Duration,
-        /// As [`TieredBuilder::deadline`](crate::TieredBuilder::deadline).
+        /// The time that a call to Redis may take before it counts as failed: see
+        /// [`TieredBuilder::deadline`](crate::TieredBuilder::deadline).
         #[serde(with = "duration")]
         deadline: Duration,
-        /// As [`TieredBuilder::heartbeat`](crate::TieredBuilder::heartbeat).
+        /// The interval at which a process proves that invalidations reach it: see
+        /// [`TieredBuilder::heartbeat`](crate::TieredBuilder::heartbeat).
         #[serde(with = "duration")]
         heartbeat: Duration,
-        /// As [`TieredBuilder::max_value_size`](crate::TieredBuilder::max_value_size), in bytes.
+        /// The maximum size of a value in Redis, in bytes: see
+        /// [`TieredBuilder::max_value_size`](crate::TieredBuilder::max_value_size).
         max_value_size: usize,
-        /// As [`TieredBuilder::compress_above`](crate::TieredBuilder::compress_above), in bytes.
+        /// The size above which values are compressed, in bytes: see
+        /// [`TieredBuilder::compress_above`](crate::TieredBuilder::compress_above).
         compress_above: usize,
-        /// As [`TieredBuilder::max_queued_invalidations`](crate::TieredBuilder::max_queued_invalidations).
+        /// The maximum number of invalidations that wait while Redis is unreachable: see
+        /// [`TieredBuilder::max_queued_invalidations`](crate::TieredBuilder::max_queued_invalidations).
         max_queued_invalidations: usize,
-        /// As [`TieredBuilder::percent`](crate::TieredBuilder::percent), 0 to 100.
+        /// The percentage of keys that go through Redis, 0 to 100: see
+        /// [`TieredBuilder::percent`](crate::TieredBuilder::percent).
         percent: f64,
-        /// As [`TieredBuilder::shadow`](crate::TieredBuilder::shadow).
+        /// `true` to compare the values in Redis with the loaded ones instead of serving them: see
+        /// [`TieredBuilder::shadow`](crate::TieredBuilder::shadow).
         shadow: bool,
-        /// As [`TieredBuilder::replicas`](crate::TieredBuilder::replicas).
+        /// The number of replicas that must confirm a change: see
+        /// [`TieredBuilder::replicas`](crate::TieredBuilder::replicas).
         replicas: u64,
         /// The path of the file for `TieredBuilder::root_certificate` (feature `redis-tls`).
         root_certificate: PathBuf,
-        /// The path of the file with the certificate for `TieredBuilder::client_certificate` (feature
-        /// `redis-tls`).
+        /// The path of the file with the certificate for `TieredBuilder::client_certificate` (feature `redis-tls`).
         client_certificate: PathBuf,
-        /// The path of the file with its key.
+        /// The path of the file with the private key of that certificate.
         client_key: PathBuf,
     }
 }

@@ -1,4 +1,4 @@
-//! From settings to a cache over Redis.
+//! Building a cache over Redis from its settings.
 
 use super::build::Fronts;
 use super::{Backend, CacheConfig, ConfigError};
@@ -9,9 +9,12 @@ use crate::tiered::TieredBuilder;
 use std::sync::Arc;
 
 impl CacheConfig {
-    /// The builder of a [`TieredCache`](crate::TieredCache) with these settings, over what
-    /// [`local_builder`](Self::local_builder) returned, whatever the backend is: where more is called
-    /// than [`AsyncCache`](crate::AsyncCache) has.
+    /// Returns the builder of a [`TieredCache`](crate::TieredCache) with these settings, whatever the backend is.
+    ///
+    /// `local` is the builder that [`local_builder`](Self::local_builder) returned. Use it to call functions that
+    /// [`AsyncCache`](crate::AsyncCache) does not have.
+    ///
+    /// # Examples
     ///
     /// ```no_run
     /// use hotset::{CacheConfig, TieredCache};
@@ -23,7 +26,7 @@ impl CacheConfig {
     ///
     /// # Errors
     ///
-    /// If a setting is missing or cannot be.
+    /// Returns an error if a setting is missing or invalid.
     pub fn tiered_builder<K, V>(
         &self,
         local: Builder<K, V>,
@@ -40,7 +43,7 @@ impl CacheConfig {
     ///
     /// # Errors
     ///
-    /// As [`tiered_builder`](Self::tiered_builder).
+    /// Like [`tiered_builder`](Self::tiered_builder).
     pub fn tiered_builder_with_schemas<K: TierKey, V: TierValue>(
         &self,
         local: Builder<K, V>,
@@ -130,7 +133,7 @@ impl CacheConfig {
         }
     }
 
-    /// That what is set of Redis can be, though it is not used.
+    /// Checks the settings of Redis although they are not used.
     pub(super) fn check_redis(&self) -> Result<(), ConfigError> {
         let url = self
             .url

@@ -1,14 +1,14 @@
-//! All metrics: what they are called, and what they mean.
+//! The table of all metrics, with their names and meanings.
 
-/// What is published under one name.
+/// A metric, with one name and any number of caches and labels.
 #[derive(Debug)]
 pub(crate) struct Metric {
     pub(super) name: &'static str,
     pub(super) kind: Kind,
-    /// Beside `cache`.
+    /// Name of the label beside `cache`, or empty.
     pub(super) label: &'static str,
     pub(super) help: &'static str,
-    /// Of some values only.
+    /// `true` if only some of the values are counted.
     pub(super) is_sampled: bool,
 }
 
@@ -16,7 +16,7 @@ pub(crate) struct Metric {
 pub(super) enum Kind {
     Counter,
     Gauge,
-    /// Of seconds.
+    /// A histogram of durations in seconds.
     Histogram,
 }
 
@@ -31,51 +31,52 @@ macro_rules! metrics {
             is_sampled: false $(|| $sampled)?,
         };)*
 
-        /// In the order in which they are documented.
+        /// All metrics, in the order of the documentation.
         pub(super) static ALL: &[&Metric] = &[$($(#[$cfg])? &$metric,)*];
     };
 }
 
 metrics! {
     HITS: Counter "hotset_hits_total" ["tier"], "Lookups that found a live entry.";
-    MISSES: Counter "hotset_misses_total" ["tier"], "Lookups that did not.";
+    MISSES: Counter "hotset_misses_total" ["tier"], "Lookups that found no live entry.";
     LOADS: Counter "hotset_loads_total", "Loaders that were run.";
     LOAD_FAILURES: Counter "hotset_load_failures_total",
         "Loaders that returned an error or panicked, or whose caller was cancelled.";
     LOAD_SECONDS: Histogram "hotset_load_seconds",
-        "How long loaders took: what a caller would wait without the cache.";
+        "Run time of loaders, which a caller would wait without the cache.";
     COALESCED: Counter "hotset_coalesced_total",
-        "Callers who missed, and got what another caller's load had found.";
-    RENEWALS: Counter "hotset_renewals_total", "Loads of entries that were alive, to renew them.";
+        "Callers that missed, and got the value of another caller's load.";
+    RENEWALS: Counter "hotset_renewals_total", "Loads that refreshed a live entry.";
     STALE_SERVES: Counter "hotset_stale_serves_total",
         "Callers that were served an expired value because a load failed or took too long.";
     QUEUED_LOADS: Counter "hotset_queued_loads_total",
-        "Loads that had to wait for others to end, for want of a permit.";
+        "Loads that had to wait for a permit.";
     ABANDONED_LOADS: Counter "hotset_abandoned_loads_total",
         "Loads that outlived their lease, so that another load took their place.";
     AGE_SECONDS: Histogram "hotset_age_seconds",
-        "How long ago values were loaded when they were served, on one hit in 64.", sampled: true;
+        "Age of served values since they were loaded, on one hit in 64.", sampled: true;
     INSERTS: Counter "hotset_inserts_total", "Entries stored, replacements included.";
     REFUSED: Counter "hotset_refused_total",
         "Values not stored: heavier than the whole budget, or with no time to live.";
     OUTDATED: Counter "hotset_outdated_total",
-        "Loads whose value was not stored, and updates that were tried again: the key was written meanwhile.";
+        "Loads whose value was not stored, and updates that were repeated, because the key was written meanwhile.";
     REMOVALS: Counter "hotset_removals_total" ["cause"],
-        "Entries that left: evicted, expired, replaced, removed, cleared or invalidated.";
-    ENTRIES: Gauge "hotset_entries", "Entries held.";
-    WEIGHT: Gauge "hotset_weight", "What they weigh; without a weigher, each weighs 1.";
-    CAPACITY: Gauge "hotset_capacity", "The most that they may weigh; absent if unbounded.";
+        "Entries that were evicted, expired, replaced, removed, cleared or invalidated.";
+    ENTRIES: Gauge "hotset_entries", "Number of entries.";
+    WEIGHT: Gauge "hotset_weight", "Weight of all entries; without a weigher, each weighs 1.";
+    CAPACITY: Gauge "hotset_capacity", "Maximum weight of all entries; absent if unbounded.";
 
     #[cfg(feature = "redis")]
     L2_CALL_SECONDS: Histogram "hotset_l2_call_seconds" ["operation"],
-        "How long calls to Redis took: ask, fill, release, invalidate, renew, acknowledge.";
+        "Duration of calls to Redis: ask, fill, release, invalidate, renew, acknowledge.";
     #[cfg(feature = "redis")]
     L2_FAILURES: Counter "hotset_l2_failures_total" ["operation"], "Calls to Redis that failed.";
     #[cfg(feature = "redis")]
     L2_WAITS: Counter "hotset_l2_waits_total",
         "Times that a caller waited for another process's load.";
     #[cfg(feature = "redis")]
-    L2_ALONE: Counter "hotset_l2_alone_total", "Loads whose values were not for Redis.";
+    L2_ALONE: Counter "hotset_l2_alone_total",
+        "Loads whose value was not offered to Redis, for example because it failed.";
     #[cfg(feature = "redis")]
     L2_FILLS: Counter "hotset_l2_fills_total" ["result"],
         "Loaded values for Redis: stored, or lost to an invalidation or another process.";
@@ -90,60 +91,60 @@ metrics! {
         "Values that were not stored in Redis because their encoding decodes to another value.";
     #[cfg(feature = "redis")]
     L2_UNENCODABLE: Counter "hotset_l2_unencodable_total",
-        "Uses of keys that cannot be encoded, or decode to another key: they are each process's own.";
+        "Uses of keys that cannot be encoded, or decode to another key, and are cached by each process for itself.";
     #[cfg(feature = "redis")]
     OVERDUE_LOADS: Gauge "hotset_overdue_loads",
         "Loads that still run although their lease has ended.";
     #[cfg(feature = "redis")]
     INVALIDATIONS: Counter "hotset_invalidations_total" ["result"],
-        "Invalidations: sent to Redis, or deferred since it could not be told.";
+        "Invalidations that were sent to Redis, or deferred because it did not accept them.";
     #[cfg(feature = "redis")]
     INVALIDATIONS_QUEUED: Gauge "hotset_invalidations_queued",
-        "Invalidations that Redis could not be told of yet.";
+        "Invalidations that Redis has not accepted yet.";
     #[cfg(feature = "redis")]
     INVALIDATION_OVERFLOWS: Counter "hotset_invalidation_overflows_total",
-        "Times that the queue overflowed, and became one invalidation of everything.";
+        "Times that the queue of invalidations overflowed, and became one invalidation of everything.";
     #[cfg(feature = "redis")]
     BREAKER_OPEN: Gauge "hotset_breaker_open",
-        "1 while Redis is not asked, since it failed too often.";
+        "1 while Redis is not called, because it failed too often.";
     #[cfg(feature = "redis")]
     BACKPLANE_PROVEN: Gauge "hotset_backplane_proven",
         "1 while invalidations of other processes are proven to arrive.";
     #[cfg(feature = "redis")]
     BACKPLANE_PROVEN_SECONDS: Gauge "hotset_backplane_proven_seconds",
-        "For how long they have been, without a break.";
+        "Seconds for which invalidations of other processes have been proven to arrive without a break.";
     #[cfg(feature = "redis")]
     BACKPLANE_EVENTS: Counter "hotset_backplane_events_total",
         "Invalidations by other processes that were applied.";
     #[cfg(feature = "redis")]
     BACKPLANE_GAPS: Counter "hotset_backplane_gaps_total",
-        "Times that invalidations were missing, so that all of L1 was forgotten.";
+        "Times that invalidations were missing, so that all of L1 was invalidated.";
     #[cfg(feature = "redis")]
     BACKPLANE_SUBSCRIPTIONS: Counter "hotset_backplane_subscriptions_total",
-        "Times that the subscription was begun.";
+        "Times that the subscription was started.";
     #[cfg(feature = "redis")]
     FORGETS: Counter "hotset_forgets_total",
-        "Times that all of L1 was forgotten, since invalidations might have been missed.";
+        "Times that all of L1 was invalidated, because invalidations might have been missed.";
     #[cfg(feature = "redis")]
     UNPROVEN_READS: Counter "hotset_unproven_reads_total",
-        "Reads that L1 could not serve, since invalidations were not proven to arrive.";
+        "Reads that L1 could not serve, because invalidations were not proven to arrive.";
     #[cfg(feature = "redis")]
     SHADOW: Counter "hotset_shadow_total" ["result"],
-        "Values compared in the shadow: same as what was loaded, or different.";
+        "Values in Redis that were compared in shadow mode: the same as the loaded value, or different.";
     #[cfg(feature = "redis")]
-    ROLLOUT_PERCENT: Gauge "hotset_rollout_percent", "How many of a hundred keys go through Redis.";
+    ROLLOUT_PERCENT: Gauge "hotset_rollout_percent", "Percentage of keys that go through Redis.";
     #[cfg(feature = "redis")]
-    SHADOW_ON: Gauge "hotset_shadow", "1 while what Redis holds is compared, and not served.";
+    SHADOW_ON: Gauge "hotset_shadow", "1 while the values in Redis are compared, and not served.";
     #[cfg(feature = "redis")]
     WARNINGS: Gauge "hotset_warnings",
-        "Warnings: of Redis's configuration, this process's rights there, keys and values.";
+        "Number of warnings about Redis's configuration, this process's permissions there, keys and values.";
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// The table as users read it.
+    /// Returns the table of the documentation.
     fn documented() -> String {
         let row = |metric: &&Metric| {
             let (name, help) = (metric.name, metric.help);

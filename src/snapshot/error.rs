@@ -1,28 +1,28 @@
-//! Why there is no snapshot, or nothing of it to be had.
+//! The error of snapshots.
 
 use std::error::Error;
 use std::fmt;
 use std::io;
 
-/// Why a snapshot was not written, or was refused as a whole.
+/// The reason why a snapshot was not written, or was refused as a whole.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum SnapshotError {
-    /// There is no file to read, as before the first run.
+    /// There is no file at the path, for example before the first run.
     NotFound,
     /// The file could not be written or read.
     Io(io::Error),
-    /// A key or a value could not be serialized; what its `Serialize` has said.
+    /// A key or a value could not be serialized. The text is the error of its `Serialize`.
     Unserializable(String),
-    /// The file begins like no snapshot.
+    /// The file does not begin like a snapshot.
     NotASnapshot,
     /// The file is a snapshot of another format version.
     Version(u32),
     /// The file ends before its end mark.
     Truncated,
-    /// There is more in the file than a snapshot.
+    /// The file continues after the end of the snapshot.
     TrailingBytes,
-    /// The file is not what was written: its checksum is another.
+    /// The file was changed after it was written: its checksum differs.
     Damaged,
     /// The keys and values in the file were encoded by another codec.
     Codec {
@@ -31,56 +31,58 @@ pub enum SnapshotError {
         /// The name of the codec that this version of hotset uses.
         wanted: String,
     },
-    /// The keys in the file are of another shape.
+    /// The keys in the file have another schema.
     KeySchema {
-        /// What the file calls it.
+        /// The schema of the file's keys.
         found: String,
-        /// What the cache's type calls it.
+        /// The schema of the cache's keys.
         wanted: String,
     },
-    /// The values in the file are of another shape.
+    /// The values in the file have another schema.
     ValueSchema {
-        /// What the file calls it.
+        /// The schema of the file's values.
         found: String,
-        /// What the cache's type calls it.
+        /// The schema of the cache's values.
         wanted: String,
     },
-    /// A key or a value of the right schema cannot be read; the number of its entry, from 0.
+    /// A key or a value cannot be decoded although its schema matches, with the number of its entry, from 0.
     Unreadable(u64),
 }
 
 impl fmt::Display for SnapshotError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::NotFound => {
-                f.write_str("there is no snapshot at this path: see to the path, or begin without it")
-            }
+            Self::NotFound => f.write_str(
+                "there is no snapshot at this path: check the path, or begin without it",
+            ),
             Self::Io(error) => write!(
                 f,
-                "the snapshot could not be written or read, {error}: see to the path, the room and \
-                 the rights"
+                "the snapshot could not be written or read, {error}: check the path, the free space and \
+                 the permissions"
             ),
             Self::Unserializable(why) => {
-                write!(f, "a key or value cannot be serialized as MessagePack: {why}")
+                write!(
+                    f,
+                    "a key or value cannot be serialized as MessagePack: {why}"
+                )
             }
-            Self::NotASnapshot => {
-                f.write_str("this file is no snapshot: give the path of one that snapshot() wrote")
-            }
+            Self::NotASnapshot => f.write_str(
+                "this file is not a snapshot: use the path of a file that snapshot() wrote",
+            ),
             Self::Version(version) => write!(
                 f,
                 "the snapshot has format version {version}, this version of hotset reads {}: begin \
                  without it",
                 super::format::VERSION
             ),
-            Self::Truncated => f.write_str(
-                "the snapshot ends too early, it was not copied whole: copy it again, or begin \
-                 without it",
-            ),
+            Self::Truncated => {
+                f.write_str("the snapshot is incomplete: copy it again, or begin without it")
+            }
             Self::TrailingBytes => f.write_str(
-                "something follows the end of the snapshot: copy it again, or begin without it",
+                "there are bytes after the end of the snapshot: copy it again, or begin without it",
             ),
             Self::Damaged => f.write_str(
-                "the snapshot is damaged, its checksum is another: copy it again, or begin without it",
+                "the snapshot is damaged, its checksum differs: copy it again, or begin without it",
             ),
             Self::Codec { found, wanted } => write!(
                 f,
@@ -89,18 +91,18 @@ impl fmt::Display for SnapshotError {
             ),
             Self::KeySchema { found, wanted } => write!(
                 f,
-                "the snapshot's keys are of the schema {found:?}, this cache's of {wanted:?}: begin \
+                "the snapshot's keys have the schema {found:?}, this cache's keys {wanted:?}: begin \
                  without it"
             ),
             Self::ValueSchema { found, wanted } => write!(
                 f,
-                "the snapshot's values are of the schema {found:?}, this cache's of {wanted:?}: begin \
+                "the snapshot's values have the schema {found:?}, this cache's values {wanted:?}: begin \
                  without it"
             ),
             Self::Unreadable(entry) => write!(
                 f,
-                "entry {entry} of the snapshot cannot be read: the type has another shape than when it \
-                 was written, so give it another Schema"
+                "entry {entry} of the snapshot cannot be decoded: the type's shape has changed since it was \
+                 written, so give the type another Schema"
             ),
         }
     }

@@ -4,15 +4,15 @@
 //! 0   "hotset\r\n"
 //! 8   format version, 3, 4 bytes
 //! 12  time of writing in milliseconds since 1970, 8 bytes
-//! 20  frames: the name of the codec, the schema of keys, that of values, then entries, hottest first; before
-//!     each its length in bytes, 4 bytes
+//! 20  frames: the name of the codec, the schema of keys, the schema of values, then the entries, hottest first;
+//!     each preceded by its length in bytes, 4 bytes
 //!     end mark, 4 bytes of ff
 //! -16 number of entries, 8 bytes
-//! -8  xxh3 of all before
+//! -8  xxh3 of all bytes before
 //! ```
 //!
-//! Numbers outside frames are little-endian. An entry is encoded by postcard; its key and its value, byte strings there, are
-//! encoded by [`MessagePack`]. A file of any other form is refused.
+//! Numbers outside frames are little-endian. An entry is encoded by postcard; its key and its value, which are byte
+//! strings there, are encoded by [`MessagePack`]. A file of any other form is refused.
 
 use super::SnapshotError;
 use crate::codec::{MessagePack, message_pack};
@@ -25,15 +25,17 @@ use xxhash_rust::xxh3::{Xxh3Default, xxh3_64};
 
 const MAGIC: &[u8; 8] = b"hotset\r\n";
 pub(super) const VERSION: u32 = 3;
-/// The mark and the format version.
-const BEGINNING: u64 = 12;
+/// Length of the mark and the format version, in bytes.
+const BEGINNING: usize = 12;
+/// Position of the first frame.
 const FRAMES: usize = 20;
+/// Value in place of a frame's length that marks the end of the frames.
 const END: u32 = u32::MAX;
 
 /// The part of a file that holds for all its entries.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Head<'a> {
-    /// Milliseconds since 1970.
+    /// Time of writing, in milliseconds since 1970.
     pub(crate) written_at: u64,
     /// Name of the codec of keys and values.
     pub(crate) codec: &'a str,
@@ -46,23 +48,26 @@ pub(crate) struct Head<'a> {
 pub(crate) struct Entry<'a> {
     pub(crate) key: &'a [u8],
     pub(crate) value: &'a [u8],
-    /// Milliseconds it had left to live; `None`: for ever.
+    /// Remaining time to live, in milliseconds; `None` if the entry does not expire.
     pub(crate) left: Option<u64>,
-    /// Milliseconds it had left to idle, in a cache where entries idle.
+    /// Remaining time to idle, in milliseconds, if the cache has one.
     pub(crate) idle: Option<u64>,
-    /// Milliseconds since its value was read from where it comes from, in a cache that tracks that.
+    /// Time since the value was read from its source, in milliseconds, if the cache tracks ages.
     pub(crate) age: Option<u64>,
-    /// In a cache that weighs.
+    /// Weight that was given with the value, if any.
     pub(crate) weight: Option<u64>,
     pub(crate) tags: Vec<&'a str>,
 }
 
-/// Writes a file's bytes from the first to the last.
+/// A writer of a snapshot file, from its first byte to its last.
 pub(crate) struct Writer<W> {
     out: W,
     checksum: Xxh3Default,
+    /// Number of bytes written.
     bytes: u64,
+    /// Number of entries written.
     entries: u64,
+    /// Buffer that all frames share.
     frame: Vec<u8>,
 }
 
@@ -88,21 +93,19 @@ impl<W: Write> Writer<W> {
     pub(crate) fn entry(&mut self, entry: &Entry<'_>) -> Result<(), SnapshotError> {
         let mut frame = std::mem::take(&mut self.frame);
         frame.clear();
-        let frame = postcard::to_extend(entry, frame);
-        self.frame = frame.map_err(|error| SnapshotError::Unserializable(error.to_string()))?;
-        let frame = std::mem::take(&mut self.frame);
+        let frame = postcard::to_extend(entry, frame).map_err(unserializable)?;
         self.put_frame(&frame)?;
         self.frame = frame;
         self.entries += 1;
         Ok(())
     }
 
-    /// Returns the number of entries that were written.
+    /// Returns the number of entries written.
     pub(crate) fn entries(&self) -> u64 {
         self.entries
     }
 
-    /// Writes the end. Returns the number of bytes of the file.
+    /// Writes the end of the file. Returns its length in bytes.
     pub(crate) fn finish(mut self) -> io::Result<u64> {
         self.put(&END.to_le_bytes())?;
         self.put(&self.entries.to_le_bytes())?;
@@ -127,8 +130,7 @@ impl<W: Write> Writer<W> {
 
 /// Appends the encoding of a key to `bytes`.
 pub(crate) fn encode_key(key: &impl Serialize, bytes: Vec<u8>) -> Result<Vec<u8>, SnapshotError> {
-    let encoded = message_pack::to_extend(key, bytes);
-    encoded.map_err(|error| SnapshotError::Unserializable(error.to_string()))
+    message_pack::to_extend(key, bytes).map_err(unserializable)
 }
 
 /// Appends the encoding of a value to `bytes`.
@@ -136,16 +138,20 @@ pub(crate) fn encode_value(
     value: &(impl Serialize + DeserializeOwned),
     bytes: Vec<u8>,
 ) -> Result<Vec<u8>, SnapshotError> {
-    let encoded = message_pack::value_to_extend(value, bytes);
-    encoded.map_err(|error| SnapshotError::Unserializable(error.to_string()))
+    message_pack::value_to_extend(value, bytes).map_err(unserializable)
 }
 
-/// Decodes a key or a value, which takes all of the bytes.
+#[allow(clippy::needless_pass_by_value)] // So that it can be passed to `map_err`.
+fn unserializable(error: impl ToString) -> SnapshotError {
+    SnapshotError::Unserializable(error.to_string())
+}
+
+/// Decodes a key or a value whose encoding takes all of the bytes.
 pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Option<T> {
     message_pack::from_bytes(bytes).ok()
 }
 
-/// A file's bytes, of which all is known to be as it was written.
+/// The bytes of a snapshot file whose form and checksum were found correct.
 #[derive(Debug)]
 pub(crate) struct Contents {
     bytes: Vec<u8>,
@@ -157,14 +163,18 @@ pub(crate) struct Contents {
 }
 
 impl Contents {
-    /// Allocates no more than there is to read, and nothing of note for what begins like no snapshot.
+    /// Reads and checks a snapshot file.
+    ///
+    /// It allocates in proportion to the length of the file, and next to nothing if the file does not begin like a
+    /// snapshot.
     ///
     /// # Errors
     ///
-    /// If it cannot be read, or is not what [`Writer`] writes.
+    /// Returns an error if the file cannot be read, or if it does not have the form that [`Writer`] writes.
     pub(crate) fn read(mut from: impl Read) -> Result<Self, SnapshotError> {
         let mut bytes = Vec::new();
-        from.by_ref().take(BEGINNING).read_to_end(&mut bytes)?;
+        let beginning = BEGINNING as u64;
+        from.by_ref().take(beginning).read_to_end(&mut bytes)?;
         check_beginning(&bytes)?;
         from.read_to_end(&mut bytes)?;
         let mut frames = Frames::of(&bytes);
@@ -175,17 +185,17 @@ impl Contents {
         while frames.next_range()?.is_some() {
             entries += 1;
         }
-        // Behind the number of entries.
-        let end = frames.at + 8;
-        let checksum = number(&bytes, end).ok_or(SnapshotError::Truncated)?;
-        if bytes.len() > end + 8 {
+        // The number of entries, 8 bytes, comes before the checksum.
+        let (count_at, checksum_at) = (frames.at, frames.at + 8);
+        let checksum = number(&bytes, checksum_at).ok_or(SnapshotError::Truncated)?;
+        if bytes.len() > checksum_at + 8 {
             return Err(SnapshotError::TrailingBytes);
         }
-        if xxh3_64(&bytes[..end]) != checksum || number(&bytes, end - 8) != Some(entries) {
+        if xxh3_64(&bytes[..checksum_at]) != checksum || number(&bytes, count_at) != Some(entries) {
             return Err(SnapshotError::Damaged);
         }
         Ok(Self {
-            written_at: number(&bytes, 12).ok_or(SnapshotError::Truncated)?,
+            written_at: number(&bytes, BEGINNING).ok_or(SnapshotError::Truncated)?,
             entries,
             codec,
             key_schema,
@@ -194,6 +204,7 @@ impl Contents {
         })
     }
 
+    /// Returns the part of the file that holds for all its entries.
     pub(crate) fn head(&self) -> Result<Head<'_>, SnapshotError> {
         let text = |range: &Range<usize>| {
             let text = std::str::from_utf8(&self.bytes[range.clone()]);
@@ -207,7 +218,7 @@ impl Contents {
         })
     }
 
-    /// Checks that keys and values are of these shapes.
+    /// Checks that keys and values have these schemas, and that this version can decode them.
     pub(crate) fn check(&self, schemas: &Schemas) -> Result<(), SnapshotError> {
         self.check_keys(schemas.key())?;
         let (found, wanted) = (self.head()?.value_schema, schemas.value());
@@ -220,7 +231,7 @@ impl Contents {
         })
     }
 
-    /// Checks that keys are of this shape, and that this version can decode them.
+    /// Checks that keys have the schema `wanted`, and that this version can decode them.
     pub(crate) fn check_keys(&self, wanted: &str) -> Result<(), SnapshotError> {
         let head = self.head()?;
         if head.codec != MessagePack::NAME {
@@ -238,11 +249,12 @@ impl Contents {
         })
     }
 
+    /// Returns the length of the file in bytes.
     pub(crate) fn len(&self) -> u64 {
         self.bytes.len() as u64
     }
 
-    /// The entries in their order.
+    /// Returns the entries, hottest first.
     pub(crate) fn entries(&self) -> impl Iterator<Item = Result<Entry<'_>, SnapshotError>> {
         let mut frames = Frames {
             bytes: &self.bytes,
@@ -258,6 +270,7 @@ impl Contents {
     }
 }
 
+/// Checks the mark and the format version.
 fn check_beginning(bytes: &[u8]) -> Result<(), SnapshotError> {
     let magic = &bytes[..bytes.len().min(MAGIC.len())];
     if !MAGIC.starts_with(magic) {
@@ -271,14 +284,16 @@ fn check_beginning(bytes: &[u8]) -> Result<(), SnapshotError> {
     }
 }
 
+/// Returns the number at a position, or `None` if there are not enough bytes.
 fn number(bytes: &[u8], at: usize) -> Option<u64> {
     let bytes = bytes.get(at..)?.first_chunk()?;
     Some(u64::from_le_bytes(*bytes))
 }
 
-/// Where frames are, one after the other.
+/// A reader of the positions of frames, one after the other.
 struct Frames<'a> {
     bytes: &'a [u8],
+    /// Position of the next frame, or of the first byte after the end mark.
     at: usize,
 }
 
@@ -287,7 +302,7 @@ impl<'a> Frames<'a> {
         Self { bytes, at: FRAMES }
     }
 
-    /// `None` behind the end mark.
+    /// Returns the position of the next frame, or `None` at the end mark.
     fn next_range(&mut self) -> Result<Option<Range<usize>>, SnapshotError> {
         let rest = self.bytes.get(self.at..);
         let len = rest.and_then(<[u8]>::first_chunk);
@@ -345,7 +360,7 @@ mod tests {
         bytes
     }
 
-    /// Other versions read this: a change needs a new format version.
+    /// Other versions of hotset read this format, so a change needs a new format version.
     #[test]
     fn format_is_stable() {
         let bytes = written();
@@ -404,7 +419,7 @@ mod tests {
         assert!(matches!(refused, Err(SnapshotError::Version(_))));
     }
 
-    /// With a checksum that is right, so that what is behind it is reached.
+    /// Returns the bytes with a correct checksum, so that the checks behind it are reached.
     fn sealed(mut bytes: Vec<u8>) -> Vec<u8> {
         bytes.truncate(bytes.len() - 8);
         let checksum = xxh3_64(&bytes);

@@ -1,15 +1,16 @@
 //! Codecs that a user writes or chooses.
 
-use crate::servers::Server;
+use crate::servers::{Server, soon};
+use crate::{MINUTE, Rate};
 use hotset::{
     Codec, CodecError, Consistency, LocalCache, MessagePack, Postcard, Schema, Schemas,
-    TieredBuilder, TieredCache, Warning,
+    TieredBuilder, TieredCache, Warming, Warning,
 };
 use serde::{Serialize, de::DeserializeOwned};
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
 
-/// For people, who read the values in Redis.
+/// A readable format.
 struct Json;
 
 impl<K, V> Codec<K, V> for Json
@@ -30,7 +31,7 @@ where
     }
 }
 
-/// Stands for a cipher: the same value has another encoding each time, as with a nonce.
+/// A stand-in for a cipher with a nonce: the same value has another encoding each time.
 #[derive(Default)]
 struct Masked {
     nonce: AtomicU8,
@@ -60,7 +61,7 @@ where
     }
 }
 
-/// Knows no serde, and loses what is after the first newline.
+/// A codec without serde that loses the text after the first newline.
 struct FirstLine;
 
 impl Codec<u64, String> for FirstLine {
@@ -96,6 +97,7 @@ where
         .unwrap()
 }
 
+/// Returns the envelope of a value in Redis.
 async fn stored(server: &Server, key: u64) -> Vec<u8> {
     let client = redis::Client::open(server.url()).unwrap();
     let mut connection = client.get_multiplexed_async_connection().await.unwrap();
@@ -117,7 +119,7 @@ fn value() -> Value {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn each_codec_stores_values_and_reads_its_own() {
+async fn value_of_another_codec_is_a_miss() {
     let server = Server::start();
     let caches = [
         build::<Value>(&server, |builder| builder),
@@ -126,7 +128,7 @@ async fn each_codec_stores_values_and_reads_its_own() {
         build(&server, |builder| builder.codec(Postcard)),
     ];
     for (key, cache) in (300..).zip(&caches) {
-        // Iteration orders differ from map to map, and so do their encodings.
+        // The iteration orders of equal maps differ, and so do their encodings.
         for _ in 0..10 {
             cache.insert(key, value()).await;
             assert_eq!(cache.get(&key).await, Some(value()));
@@ -145,7 +147,7 @@ async fn each_codec_stores_values_and_reads_its_own() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn map_in_the_shadow_is_the_same_in_any_order() {
+async fn map_in_shadow_mode_is_the_same_in_any_order() {
     let server = Server::start();
     let cache = build::<Value>(&server, |builder| builder.shadow(true));
     for _ in 0..20 {
@@ -158,7 +160,7 @@ async fn map_in_the_shadow_is_the_same_in_any_order() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn payload_is_what_the_codec_encodes() {
+async fn envelope_contains_the_output_of_the_codec() {
     let server = Server::start();
     let json = build::<String>(&server, |builder| builder.codec(Json));
     json.insert(7, "12.50".into()).await;
@@ -175,7 +177,7 @@ async fn payload_is_what_the_codec_encodes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn codec_that_loses_data_is_found_out() {
+async fn value_that_its_codec_truncates_is_not_shared() {
     let server = Server::start();
     let cache = build::<String>(&server, |builder| builder.codec(FirstLine));
     cache.insert(1, "one line".into()).await;
@@ -191,16 +193,7 @@ async fn codec_that_loses_data_is_found_out() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn postcard_does_not_share_values_that_it_confuses() {
-    #[derive(Clone, Debug, PartialEq, Serialize, serde::Deserialize)]
-    struct Rate {
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        first: Option<u8>,
-        amount: u8,
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        last: Option<u8>,
-    }
-    hotset::schema!(Rate, "rate/1");
+async fn value_that_postcard_alters_is_not_shared() {
     let server = Server::start();
     let cache = build::<Rate>(&server, |builder| builder.codec(Postcard));
     let whole = Rate {
@@ -223,24 +216,25 @@ async fn postcard_does_not_share_values_that_it_confuses() {
 #[tokio::test(flavor = "multi_thread")]
 async fn types_of_other_crates_are_stored_under_explicit_schemas() {
     let server = Server::start();
-    let build = |version: &'static str| -> TieredCache<u64, serde_json::Value> {
+    let build = async |version: &'static str| -> TieredCache<u64, serde_json::Value> {
         let schemas = Schemas::new(u64::schema(), version);
         let builder = LocalCache::builder().capacity(100);
         let builder = builder.redis_with_schemas(server.url(), "documents", schemas);
-        let builder = builder.consistency(Consistency::L2Only);
-        builder.build().unwrap()
+        let cache = builder.consistency(MINUTE).build().unwrap();
+        soon("proven", || cache.health().proven_for.is_some()).await;
+        cache
     };
     let document = serde_json::json!({"title": "One", "tags": [1, -2, 3.5, null, {"a": true}]});
-    let (one, two) = (build("document/1"), build("document/2"));
+    let (one, two) = (build("document/1").await, build("document/2").await);
     one.insert(1, document.clone()).await;
-    assert_eq!(build("document/1").get(&1).await, Some(document));
+    let other = build("document/1").await;
+    assert_eq!(other.get(&1).await, Some(document));
     assert_eq!(two.get(&1).await, None);
     assert_eq!(one.tier_stats().altered, 0);
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("snapshot");
-    one.snapshot(&path).await.unwrap();
-    let warmed = build("document/1")
-        .warm_from_snapshot(hotset::Warming::new(), &path)
-        .await;
-    assert!(warmed.is_ok());
+    assert_eq!(one.snapshot(&path).await.unwrap().entries, 1);
+    let warmed = build("document/1").await;
+    let report = warmed.warm_from_snapshot(Warming::new(), &path).await;
+    assert_eq!(report.unwrap().found, 1);
 }

@@ -1,11 +1,11 @@
-//! Keys whose encodings could be taken for each other.
+//! Keys whose encodings could be confused.
 
 use crate::cache;
 use crate::servers::{Server, soon};
 use hotset::{Schema, TieredCache, Warning};
 use serde::{Deserialize, Serialize};
 
-/// The same key in a deployment that has swapped its fields.
+/// Defines a key of two fields without names.
 macro_rules! key {
     ($name:ident($($part:ident),*), $schema:literal) => {
         #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -18,6 +18,7 @@ macro_rules! key {
 type Tenant = u32;
 type User = u32;
 
+// The same key before and after a deployment that swaps its fields.
 key!(Before(Tenant, User), "tenant, user");
 key!(After(User, Tenant), "user, tenant");
 
@@ -41,7 +42,14 @@ async fn value_of_a_key_with_another_schema_is_not_served() {
         ),
         "{warnings:?}"
     );
-    // Those who find nothing to read are not warned.
+    // A batch does not get it either.
+    old.insert(Before(3, 4), "of tenant 3".into()).await;
+    let batch = new.get_many_or_load_async(&[After(3, 4)], |keys| async {
+        Ok::<_, ()>(keys.into_iter().map(|key| (key, "of tenant 4".to_string())))
+    });
+    assert_eq!(batch.await.unwrap(), [Some("of tenant 4".to_string())]);
+    assert_eq!(old.get(&Before(3, 4)).await, None);
+    // A process that meets no unreadable value has no warning.
     let third: TieredCache<After, String> = cache(&server, "users");
     assert_eq!(
         third.get(&After(1, 2)).await.as_deref(),
@@ -56,7 +64,7 @@ async fn value_of_a_key_with_another_schema_is_not_served() {
     );
 }
 
-/// The same key in a deployment that has swapped its fields, which have names.
+/// The same key before and after a deployment that swaps its fields, which have names.
 mod named {
     use serde::{Deserialize, Serialize};
 
@@ -134,7 +142,7 @@ async fn keys_that_skip_different_fields_have_different_values() {
     );
 }
 
-/// Is serialized without one of its fields.
+/// A key that is serialized without one of its fields.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 struct Partial {
     id: u8,
@@ -207,7 +215,7 @@ async fn invalidation_reaches_keys_of_all_shapes_in_other_processes() {
         assert_eq!(reader.get(key).await, Some(1));
     }
     writer.invalidate(&keys[1]).await;
-    // The others stay in L1: the name leads to one key.
+    // The other keys stay in L1, because the name is that of a single key.
     let hits = reader.stats().hits;
     assert_eq!(reader.get(&keys[0]).await, Some(1));
     assert_eq!(reader.get(&keys[1]).await, None);

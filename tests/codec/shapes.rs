@@ -1,7 +1,8 @@
 //! Types with all of serde's attributes, and all types that have a `Schema`.
 
-use crate::servers::Server;
-use crate::{Stored, store};
+use crate::servers::{Server, soon};
+use crate::{MINUTE, Rate, Stored, cache, store};
+use hotset::{Delivery, LocalCache, TieredCache};
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
@@ -22,7 +23,7 @@ macro_rules! shapes {
     )*};
 }
 
-#[allow(clippy::trivially_copy_pass_by_ref)] // As serde calls it.
+#[allow(clippy::trivially_copy_pass_by_ref)] // serde requires a reference.
 fn is_zero(number: &u8) -> bool {
     *number == 0
 }
@@ -32,14 +33,6 @@ fn one() -> u8 {
 }
 
 shapes! {
-    struct Rate {
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        first: Option<u8>,
-        amount: u8,
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        last: Option<u8>,
-    }
-
     enum Skipping {
         First { value: u8 },
         #[serde(skip_deserializing)]
@@ -210,14 +203,13 @@ fn tagged() -> Vec<Tagged> {
 
 macro_rules! assert_stored {
     ($server:ident, $expected:ident, $($values:expr),+ $(,)?) => {$(
-        let name = format!("line{}", line!());
-        let stored = store(&$server, &format!("{name}-{}", stringify!($values).len()), &$values).await;
+        let stored = store(&$server, &$values).await;
         assert_eq!(stored, Stored::$expected, "{}", stringify!($values));
     )+};
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn values_with_serde_attributes_come_back_as_they_were() {
+async fn values_with_serde_attributes_are_read_as_they_were_written() {
     let server = Server::start();
     assert_stored!(server, All, rates(), tagged());
     assert_stored!(
@@ -246,6 +238,8 @@ async fn values_with_serde_attributes_come_back_as_they_were() {
             Untagged::Number(-1),
             Untagged::Text("a".into()),
             Untagged::List(vec![0, 255]),
+            // Bytes that are a valid text.
+            Untagged::List(b"abc".to_vec()),
             Untagged::Named { a: 1, b: None },
         ]
     );
@@ -297,7 +291,7 @@ async fn values_with_serde_attributes_come_back_as_they_were() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nested_values_and_plain_types_come_back_as_they_were() {
+async fn nested_values_and_plain_types_are_read_as_they_were_written() {
     let server = Server::start();
     let leaf = |name: &str| Trees {
         name: name.into(),
@@ -387,9 +381,9 @@ async fn nested_values_and_plain_types_come_back_as_they_were() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nan_comes_back_as_nan() {
+async fn nan_is_read_as_nan() {
     let server = Server::start();
-    let cache = crate::cache::<u64, (f32, f64)>(&server, "nan");
+    let cache = cache::<u64, (f32, f64)>(&server, "nan");
     cache.insert(1, (f32::NAN, -f64::NAN)).await;
     let (single, double) = cache.get(&1).await.unwrap();
     assert!(single.is_nan() && double.is_nan());
@@ -397,7 +391,7 @@ async fn nan_comes_back_as_nan() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn values_that_come_back_as_others_are_not_stored() {
+async fn values_that_decode_to_other_values_are_not_stored() {
     let server = Server::start();
     assert_stored!(server, None, [Some(None::<u8>)], [Some(())]);
     assert_stored!(server, None, [Skipping::Written { value: 7 }]);
@@ -420,17 +414,17 @@ async fn values_that_come_back_as_others_are_not_stored() {
 #[tokio::test(flavor = "multi_thread")]
 async fn value_that_cannot_be_serialized_is_not_stored() {
     let server = Server::start();
-    let cache = crate::cache::<u64, Skipping>(&server, "skipped");
+    let cache = cache::<u64, Skipping>(&server, "skipped");
     cache.insert(1, Skipping::Neither).await;
     assert_eq!(cache.get(&1).await, None);
     assert_eq!(cache.tier_stats().unstorable, 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn value_that_is_not_stored_does_not_keep_others_out() {
+async fn altered_value_does_not_keep_other_values_from_being_shared() {
     let server = Server::start();
-    let writer = crate::cache::<u64, Option<Option<u8>>>(&server, "mixed");
-    let reader = crate::cache::<u64, Option<Option<u8>>>(&server, "mixed");
+    let writer = cache::<u64, Option<Option<u8>>>(&server, "mixed");
+    let reader = cache::<u64, Option<Option<u8>>>(&server, "mixed");
     for (key, value) in [(1, Some(None)), (2, Some(Some(7))), (3, None)] {
         writer.insert(key, value).await;
     }
@@ -457,12 +451,37 @@ async fn value_that_is_not_stored_does_not_keep_others_out() {
     );
 }
 
-/// Is altered only if its second field is set, so a first value says nothing of later ones.
 #[tokio::test(flavor = "multi_thread")]
-async fn small_value_is_checked_however_many_came_before() {
+async fn altered_value_stays_in_l1_of_the_process_that_wrote_it() {
     let server = Server::start();
-    let writer = crate::cache::<u64, (u64, Option<Option<u8>>)>(&server, "late");
-    let reader = crate::cache::<u64, (u64, Option<Option<u8>>)>(&server, "late");
+    let build = async || -> TieredCache<u64, Option<Option<u8>>> {
+        let builder = LocalCache::builder().capacity(100);
+        let builder = builder.redis(server.url(), "local");
+        let cache = builder.consistency(MINUTE).build().unwrap();
+        soon("proven", || cache.health().proven_for.is_some()).await;
+        cache
+    };
+    let (writer, reader) = (build().await, build().await);
+    assert_eq!(writer.insert(1, Some(None)).await, Delivery::NotShared);
+    let write = |_| async { Ok::<_, ()>(()) };
+    let written = writer.write_through(2, Some(None), write).await;
+    assert_eq!(written, Ok(Delivery::NotShared));
+    let load = || async { Ok::<_, ()>(Some(None)) };
+    let loaded = writer.get_or_load_async(&3, load).await;
+    assert_eq!(loaded.unwrap(), Some(None));
+    for key in [1, 2, 3] {
+        assert_eq!(writer.get(&key).await, Some(Some(None)), "{key}");
+        assert_eq!(reader.get(&key).await, None, "{key}");
+    }
+    assert_eq!(writer.tier_stats().altered, 3);
+}
+
+/// The type's values are altered only if the second field is set, so early values do not show it.
+#[tokio::test(flavor = "multi_thread")]
+async fn small_value_is_checked_after_many_other_values() {
+    let server = Server::start();
+    let writer = cache::<u64, (u64, Option<Option<u8>>)>(&server, "late");
+    let reader = cache::<u64, (u64, Option<Option<u8>>)>(&server, "late");
     for key in 0..20 {
         writer.insert(key, (key, None)).await;
     }
