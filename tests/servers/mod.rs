@@ -1,5 +1,5 @@
-//! Real servers on free loopback ports, for tests to start, pause, kill and cut off. They run with the
-//! configuration that users copy from.
+//! Real servers on free loopback ports, which tests start, pause, kill and cut off. They run with the configuration
+//! that users copy from.
 
 pub(crate) mod cluster;
 pub(crate) mod postgres;
@@ -22,7 +22,7 @@ use tokio::net::{TcpListener as AsyncListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-/// Waits for a condition, and fails loudly if it does not come true.
+/// Waits for a condition. Panics if it does not become true within 30 s.
 pub(crate) fn eventually(what: &str, mut is_true: impl FnMut() -> bool) {
     let begun = Instant::now();
     while !is_true() {
@@ -34,7 +34,7 @@ pub(crate) fn eventually(what: &str, mut is_true: impl FnMut() -> bool) {
     }
 }
 
-/// As [`eventually`], for tasks.
+/// Like [`eventually`], but does not block the thread.
 pub(crate) async fn soon(what: &str, mut is_true: impl FnMut() -> bool) {
     let begun = Instant::now();
     while !is_true() {
@@ -46,23 +46,25 @@ pub(crate) async fn soon(what: &str, mut is_true: impl FnMut() -> bool) {
     }
 }
 
-/// A file of those that users copy from.
+/// Returns the path of a deployment file that users copy from.
 pub(crate) fn deployed(name: &str) -> PathBuf {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/deploy");
     folder.join(name)
 }
 
+/// Returns a free port of the loopback interface.
 pub(crate) fn free_port() -> u16 {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     listener.local_addr().unwrap().port()
 }
 
+/// Sends a signal to a process.
 pub(crate) fn signal(child: &Child, signal: Signal) {
     let pid = i32::try_from(child.id()).unwrap();
     kill_process(Pid::from_raw(pid).unwrap(), signal).unwrap();
 }
 
-/// A `redis-server` of this test's own.
+/// A `redis-server` of one test.
 pub(crate) struct Server {
     port: u16,
     folder: TempDir,
@@ -75,7 +77,7 @@ impl Server {
         Self::start_with(&[])
     }
 
-    /// With options as in `redis.conf`, two dashes before each.
+    /// Starts a server with options like those in `redis.conf`, with two dashes before each.
     pub(crate) fn start_with(options: &[&str]) -> Self {
         let mut server = Self {
             port: free_port(),
@@ -87,7 +89,7 @@ impl Server {
         server
     }
 
-    /// From the next start on it has these options too.
+    /// Replaces the options, from the next start on.
     pub(crate) fn set_options(&mut self, options: &[&str]) {
         self.options = options.iter().map(|&option| option.into()).collect();
     }
@@ -112,10 +114,10 @@ impl Server {
         format!("redis://127.0.0.1:{}/", self.port)
     }
 
-    /// Starts it again, at the same address, with what it has saved.
+    /// Starts the server again, at the same address and with its saved data.
     pub(crate) fn restart(&mut self) {
         self.kill();
-        // Sentinels make servers rewrite theirs.
+        // It is a copy, because sentinels make servers rewrite their configuration.
         let configuration = self.folder.path().join("redis.conf");
         std::fs::copy(deployed("redis.conf"), &configuration).unwrap();
         let process = Command::new("redis-server")
@@ -154,7 +156,7 @@ impl Server {
         self.query(command, Duration::from_secs(30)).unwrap()
     }
 
-    /// As [`command`](Self::command), of a server that may not answer.
+    /// Like [`command`](Self::command), but returns `None` if the server does not answer.
     pub(crate) fn try_command<T: redis::FromRedisValue>(&self, command: &[&[u8]]) -> Option<T> {
         self.query(command, Duration::from_millis(500)).ok()
     }
@@ -175,7 +177,7 @@ impl Server {
         call.query(&mut connection)
     }
 
-    /// The names of the entries that it holds.
+    /// Returns the names of the entries of a namespace.
     pub(crate) fn entries(&self, namespace: &str) -> Vec<Vec<u8>> {
         let pattern = format!("hotset:{{{namespace}}}:e:*");
         self.command(&[b"KEYS", pattern.as_bytes()])
@@ -188,19 +190,19 @@ impl Drop for Server {
     }
 }
 
-/// What does not get through a [`Proxy`].
+/// The connections that a [`Proxy`] cuts.
 #[derive(Clone, Copy, PartialEq)]
 pub(crate) enum Cut {
     Nothing,
     /// Connections that have subscribed.
     Subscriptions,
-    /// Those of replicas and sentinels, not those of clients.
+    /// Connections of replicas and sentinels, but not of clients.
     Peers,
     All,
 }
 
-/// A way to a server that can be cut. What is cut swallows what is sent, both ways, and closes
-/// nothing, like a cable that is pulled. It can also be reset, which closes all.
+/// A proxy in front of a server that can cut connections. Bytes sent on a cut connection, in either direction, do not
+/// arrive, and nothing is closed, like with a pulled cable. A reset closes all connections.
 pub(crate) struct Proxy {
     port: u16,
     target: Arc<Mutex<SocketAddr>>,
@@ -251,23 +253,23 @@ impl Proxy {
         format!("redis://127.0.0.1:{}/", self.port)
     }
 
-    /// Connections that are made from now on lead to this server, as when a name is given to another.
+    /// Leads new connections to another server, like a name that is moved to another address.
     pub(crate) fn lead_to(&self, target: SocketAddr) {
         *self.target.lock().unwrap() = target;
     }
 
-    /// From now on this does not go through, and nothing is closed.
+    /// Cuts connections without closing them.
     pub(crate) fn cut(&self, what: Cut) {
         self.cut.send_replace(what);
     }
 
-    /// What was sent meanwhile goes through now.
+    /// Ends a cut or a reset. Bytes that were sent meanwhile arrive now.
     pub(crate) fn mend(&self) {
         self.refuses.store(false, SeqCst);
         self.cut(Cut::Nothing);
     }
 
-    /// Closes what there is, and refuses what comes.
+    /// Closes all connections and refuses new ones.
     pub(crate) fn reset(&self) {
         self.refuses.store(true, SeqCst);
         for connection in self.connections.lock().unwrap().drain(..) {
@@ -283,7 +285,7 @@ impl Drop for Proxy {
     }
 }
 
-/// While it is cut neither side is read, so what was sent waits.
+/// Forwards bytes until the connection ends. Neither side is read while the connection is cut, so that its bytes wait.
 async fn carry(
     mut client: TcpStream,
     target: SocketAddr,
@@ -292,7 +294,7 @@ async fn carry(
     let mut server = TcpStream::connect(target).await?;
     let (mut up, mut down) = (vec![0; 1 << 16], vec![0; 1 << 16]);
     let (mut subscribes, mut is_peer) = (false, false);
-    // What was read, and is cut now.
+    // Bytes of the client that were read and not yet forwarded.
     let mut held = Vec::new();
     loop {
         let is_cut = match *cut.borrow_and_update() {
@@ -318,7 +320,7 @@ async fn carry(
                     sent.windows(word.len()).any(|part| part.eq_ignore_ascii_case(word))
                 };
                 subscribes |= says(b"SUBSCRIBE");
-                // What replicas and sentinels begin with.
+                // Replicas and sentinels begin with these words.
                 is_peer |= says(b"REPLCONF") || says(b"SENTINEL-");
                 held.extend_from_slice(sent);
                 sent.len()

@@ -48,9 +48,31 @@ impl Sentinel {
     }
 
     fn ask<T: redis::FromRedisValue>(&self, question: &[&str]) -> redis::RedisResult<T> {
+        self.call("SENTINEL", question)
+    }
+
+    fn call<T: redis::FromRedisValue>(
+        &self,
+        name: &str,
+        arguments: &[&str],
+    ) -> redis::RedisResult<T> {
         let client = redis::Client::open(format!("redis://127.0.0.1:{}/", self.port))?;
-        let mut call = redis::cmd("SENTINEL");
-        call.arg(question).query(&mut client.get_connection()?)
+        let mut call = redis::cmd(name);
+        call.arg(arguments).query(&mut client.get_connection()?)
+    }
+
+    /// Returns the ids of its connections, except those to other sentinels, which have a name.
+    fn clients(&self) -> Vec<String> {
+        let list: String = self.call("CLIENT", &["LIST"]).unwrap();
+        let clients = list.lines().filter(|client| client.contains(" name= "));
+        let id = |client: &str| {
+            client
+                .strip_prefix("id=")?
+                .split(' ')
+                .next()
+                .map(String::from)
+        };
+        clients.filter_map(id).collect()
     }
 }
 
@@ -158,20 +180,22 @@ impl Replicated {
         signal(&self.sentinels[place].process, Signal::CONT);
     }
 
-    /// How many connections they have, but for each other's.
+    /// Returns the number of connections to sentinels, except those between sentinels.
     pub(crate) fn clients_of_sentinels(&self) -> usize {
-        let clients = self.sentinels.iter().map(|sentinel| {
-            let client = redis::Client::open(format!("redis://127.0.0.1:{}/", sentinel.port));
-            let mut connection = client.unwrap().get_connection().unwrap();
-            let list: String = redis::cmd("CLIENT")
-                .arg("LIST")
-                .query(&mut connection)
-                .unwrap();
-            list.lines()
-                .filter(|client| client.contains(" name= "))
-                .count()
-        });
-        clients.sum()
+        self.sentinels
+            .iter()
+            .map(|sentinel| sentinel.clients().len())
+            .sum()
+    }
+
+    /// Closes all connections to sentinels, except those between sentinels.
+    pub(crate) fn close_clients_of_sentinels(&self) {
+        for sentinel in &self.sentinels {
+            for id in sentinel.clients() {
+                // It may be closed already.
+                let _: redis::RedisResult<u64> = sentinel.call("CLIENT", &["KILL", "ID", &id]);
+            }
+        }
     }
 
     /// Waits until another server than this is the primary.

@@ -1,30 +1,31 @@
-//! A link of little bandwidth, which all connections share.
+//! A network link of low bandwidth, which all connections share.
 
 use super::{Arc, AsyncListener, Duration, Ipv4Addr, JoinHandle, Mutex, SocketAddr, TcpStream};
 use std::io;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::Instant;
 
-/// Bytes that a connection sends before it is another's turn.
+/// Number of bytes that a connection sends in one turn.
 const PACKET: usize = 16 << 10;
 
-/// What the link takes in advance, so that its bandwidth is not that of the timer, or of a busy machine.
+/// Time by which the link accepts bytes in advance, so that neither the timer nor a busy machine limits the bandwidth.
 const QUEUE: Duration = Duration::from_millis(50);
 
-/// A way to a server on which bytes take their time, each way for itself. Connections take turns.
+/// A proxy in front of a server that limits the bandwidth in each direction. Connections take turns.
 pub(crate) struct SlowLink {
     port: u16,
     accepting: JoinHandle<()>,
 }
 
-/// One direction.
+/// One direction of the link.
 struct Direction {
     bytes_per_second: f64,
-    /// When all that was sent so far has arrived.
+    /// Time at which all bytes sent so far have arrived.
     idle_at: Mutex<Instant>,
 }
 
 impl SlowLink {
+    /// Starts a link to the server at `target`.
     pub(crate) async fn start(target: SocketAddr, bytes_per_second: u32) -> Self {
         let listener = AsyncListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let port = listener.local_addr().unwrap().port();
@@ -44,7 +45,7 @@ impl SlowLink {
                     };
                     let (from_client, to_client) = client.into_split();
                     let (from_server, to_server) = server.into_split();
-                    // The end of one way is the end of the connection.
+                    // The end of one direction ends the connection.
                     tokio::select! {
                         _ = up.carry(from_client, to_server) => {}
                         _ = down.carry(from_server, to_client) => {}
@@ -67,6 +68,7 @@ impl Drop for SlowLink {
 }
 
 impl Direction {
+    /// Forwards bytes until the connection ends.
     async fn carry(
         &self,
         mut from: impl AsyncRead + Unpin,
@@ -86,6 +88,7 @@ impl Direction {
         }
     }
 
+    /// Returns the time at which the next bytes arrive.
     fn arrival(&self, bytes: usize) -> Instant {
         let bytes = u32::try_from(bytes).unwrap();
         let takes = Duration::from_secs_f64(f64::from(bytes) / self.bytes_per_second);

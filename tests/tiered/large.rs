@@ -1,14 +1,14 @@
-//! Values that take long to transfer, beside small ones.
+//! Values that take long to transfer, beside small values; values and keys that Redis refuses.
 
 use super::servers::slow_link::SlowLink;
 use super::servers::{Server, soon};
 use super::{builder, proven, value};
 use futures_util::future::join_all;
-use hotset::{Consistency, Delivery, LocalCache, TieredCache, Warning};
+use hotset::{Consistency, Delivery, TieredCache, Warning};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::time::Duration;
 
-/// Bytes a second: 64 values of 100 kB take twice the deadline.
+/// Bandwidth in bytes per second. All large values together take twice the deadline.
 const SLOW: u32 = 3 << 19;
 const DEADLINE: Duration = Duration::from_secs(2);
 
@@ -16,7 +16,7 @@ const LARGE: usize = 100_000;
 const LARGE_KEYS: u64 = 64;
 const SMALL_KEYS: u64 = 100;
 
-/// A value that tells its key.
+/// Returns a large value that contains its key.
 fn large(key: u64) -> String {
     format!("{key:8}").repeat(LARGE / 8)
 }
@@ -25,14 +25,20 @@ fn small(key: u64) -> String {
     key.to_string()
 }
 
-/// A cache that asks Redis for each key.
-fn over(url: &str) -> TieredCache<u64, String> {
-    let builder = LocalCache::builder().capacity(10_000).redis(url, "test");
-    let builder = builder.consistency(Consistency::L2Only);
-    builder.deadline(DEADLINE).build().unwrap()
+/// Starts a server that has all large and all small keys, and a cache over a slow link to it that asks Redis for each
+/// key.
+async fn over_slow_link() -> (Server, SlowLink, TieredCache<u64, String>) {
+    let server = Server::start();
+    fill(&server).await;
+    let link = SlowLink::start(server.address(), SLOW).await;
+    let builder = builder(&link.url(), Consistency::L2Only).deadline(DEADLINE);
+    let cache = builder.build().unwrap();
+    soon("proven", || cache.health().proven_for.is_some()).await;
+    (server, link, cache)
 }
 
-async fn filled(server: &Server) {
+/// Stores all large and all small keys.
+async fn fill(server: &Server) {
     let cache = proven(&server.url(), Consistency::L2Only).await;
     for key in 0..LARGE_KEYS {
         assert_eq!(cache.insert(key, large(key)).await, Delivery::Acknowledged);
@@ -42,7 +48,7 @@ async fn filled(server: &Server) {
     }
 }
 
-/// Reads small keys until `done`, and returns how many there were. None of them runs its loader.
+/// Reads small keys until `done` and checks that none runs its loader. Returns the number of reads.
 async fn read_small(cache: &TieredCache<u64, String>, done: &AtomicBool) -> u64 {
     let mut reads = 0;
     while !done.load(SeqCst) {
@@ -57,12 +63,8 @@ async fn read_small(cache: &TieredCache<u64, String>, done: &AtomicBool) -> u64 
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn large_values_over_a_slow_link_leave_the_circuit_closed_and_small_keys_in_redis() {
-    let server = Server::start();
-    filled(&server).await;
-    let link = SlowLink::start(server.address(), SLOW).await;
-    let cache = over(&link.url());
-    soon("proven", || cache.health().proven_for.is_some()).await;
+async fn reads_of_large_values_over_a_slow_link_leave_the_circuit_closed() {
+    let (_server, _link, cache) = over_slow_link().await;
     let (loads, done) = (AtomicU64::new(0), AtomicBool::new(false));
     let read_large = |task: u64| {
         let (cache, loads) = (&cache, &loads);
@@ -95,12 +97,8 @@ async fn large_values_over_a_slow_link_leave_the_circuit_closed_and_small_keys_i
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn a_batch_of_large_values_over_a_slow_link_is_served_by_redis() {
-    let server = Server::start();
-    filled(&server).await;
-    let link = SlowLink::start(server.address(), SLOW).await;
-    let cache = over(&link.url());
-    soon("proven", || cache.health().proven_for.is_some()).await;
+async fn batch_of_large_values_over_a_slow_link_is_served_by_redis() {
+    let (_server, _link, cache) = over_slow_link().await;
     let done = AtomicBool::new(false);
     let keys: Vec<u64> = (0..LARGE_KEYS).chain(1_000..1_000 + SMALL_KEYS).collect();
     let batch = async {
@@ -123,11 +121,7 @@ async fn a_batch_of_large_values_over_a_slow_link_is_served_by_redis() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn fills_and_writes_of_large_values_over_a_slow_link_leave_the_circuit_closed() {
-    let server = Server::start();
-    filled(&server).await;
-    let link = SlowLink::start(server.address(), SLOW).await;
-    let cache = over(&link.url());
-    soon("proven", || cache.health().proven_for.is_some()).await;
+    let (server, _link, cache) = over_slow_link().await;
     let done = AtomicBool::new(false);
     let write = |task: u64| {
         let cache = &cache;
@@ -149,13 +143,13 @@ async fn fills_and_writes_of_large_values_over_a_slow_link_leave_the_circuit_clo
     };
     let ((), small_reads) = tokio::join!(all, read_small(&cache, &done));
     assert!(small_reads > 10, "{small_reads} small keys were read");
-    // On a busy machine one or another is late.
+    // On a busy machine a few may be late.
     let missing = 2 * LARGE_KEYS + SMALL_KEYS - server.entries("test").len() as u64;
     assert!(missing <= 3, "{missing}, {:?}", cache.tier_stats());
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_value_beyond_what_the_server_takes_is_refused_before_it_is_sent() {
+async fn value_beyond_proto_max_bulk_len_is_not_sent() {
     const LIMIT: &str = "1048576";
     let server = Server::start_with(&["--proto-max-bulk-len", LIMIT]);
     let cache: TieredCache<u64, String> = builder(&server.url(), Consistency::Realtime)
@@ -170,7 +164,7 @@ async fn a_value_beyond_what_the_server_takes_is_refused_before_it_is_sent() {
         let loaded = cache.get_or_load_async(&other, || value(beyond.clone()));
         assert_eq!(loaded.await.unwrap().len(), beyond.len());
         for key in [key, other] {
-            assert!(cache.get(&key).await.is_some(), "L1 holds it");
+            assert!(cache.get(&key).await.is_some(), "it is cached in L1");
         }
     }
     let health = cache.health();
@@ -183,7 +177,7 @@ async fn a_value_beyond_what_the_server_takes_is_refused_before_it_is_sent() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_value_beyond_a_limit_that_the_server_does_not_tell_opens_no_circuit() {
+async fn value_beyond_an_unknown_proto_max_bulk_len_leaves_the_circuit_closed() {
     let server = Server::start_with(&["--proto-max-bulk-len", "1048576"]);
     let _: String = server.command(&[b"ACL", b"SETUSER", b"default", b"-config"]);
     let cache: TieredCache<u64, String> = builder(&server.url(), Consistency::Realtime)
@@ -199,7 +193,7 @@ async fn a_value_beyond_a_limit_that_the_server_does_not_tell_opens_no_circuit()
         let load = || value(beyond.clone());
         cache.get_or_load_async(&loaded, load).await.unwrap();
         for key in [inserted, loaded] {
-            assert!(cache.get(&key).await.is_some(), "L1 holds it");
+            assert!(cache.get(&key).await.is_some(), "it is cached in L1");
         }
         assert!(!cache.health().breaker_open, "{:?}", cache.health());
         let written = cache.insert(small, "small".into()).await;
@@ -208,15 +202,15 @@ async fn a_value_beyond_a_limit_that_the_server_does_not_tell_opens_no_circuit()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn keys_that_redis_refuses_fail_no_others_of_their_batch() {
+async fn keys_that_redis_refuses_do_not_fail_others_of_their_batch() {
     let server = Server::start();
-    // The names of these can be printed.
+    // Their names are printable, which ACL patterns have to be.
     let keys: Vec<u64> = (100..110).collect();
     let load =
         |missing: Vec<u64>| async { Ok::<_, &str>(missing.into_iter().map(|key| (key, key))) };
     let one = proven::<u64>(&server.url(), Consistency::L2Only).await;
     one.get_many_or_load_async(&keys, load).await.unwrap();
-    // A user who may not touch three of them.
+    // This user may not touch three of them.
     let entries = server.entries("test");
     let names = ["state", "readers"].map(|name| format!("~hotset:{{test}}:{name}"));
     let allowed = entries[3..].iter().map(|entry| [b"~", &entry[..]].concat());
@@ -246,7 +240,7 @@ async fn keys_that_redis_refuses_fail_no_others_of_their_batch() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn something_of_another_type_under_an_entry_is_replaced() {
+async fn list_under_the_name_of_an_entry_is_replaced() {
     let server = Server::start();
     let cache = proven::<u64>(&server.url(), Consistency::L2Only).await;
     cache.insert(1, 10).await;
@@ -266,4 +260,21 @@ async fn something_of_another_type_under_an_entry_is_replaced() {
     assert_eq!(cache.invalidate(&1).await, Delivery::Acknowledged);
     assert_eq!(server.entries("test").len(), 0);
     assert_eq!(cache.tier_stats().l2_failures, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn missing_right_to_read_entries_is_warned_of() {
+    let server = Server::start();
+    let rights = [
+        "ACL", "SETUSER", "app", "on", ">secret", "~*", "&*", "+@all", "-get",
+    ];
+    let () = server.command(&rights.map(str::as_bytes));
+    let url = server.url().replace("://", "://app:secret@");
+    let cache = proven::<u64>(&url, Consistency::L2Only).await;
+    assert_eq!(cache.get_or_load_async(&1, || value(10)).await.unwrap(), 10);
+    let warnings = cache.health().warnings;
+    assert!(
+        matches!(warnings[..], [Warning::Forbidden(_)]),
+        "{warnings:?}"
+    );
 }

@@ -1,16 +1,17 @@
 //! Connections that the server closes.
 
-use super::servers::{Server, soon};
-use super::{MINUTE, builder, fails, proven, value};
+use super::servers::Server;
+use super::servers::replicated::Replicated;
+use super::{MINUTE, fails, proven, value};
 use hotset::{Consistency, Delivery, TieredCache};
 
-/// As when the server's `timeout` closes connections that were idle.
+/// Closes all connections of clients, like the server's `timeout` does with idle ones.
 fn close_connections(server: &Server) {
     let _: u64 = server.command(&[b"CLIENT", b"KILL", b"TYPE", b"normal"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_read_after_the_server_closed_the_connection_runs_no_loader() {
+async fn read_after_the_server_closed_the_connection_runs_no_loader() {
     let server = Server::start();
     let cache = proven::<u64>(&server.url(), Consistency::L2Only).await;
     let keys: Vec<u64> = (0..20).collect();
@@ -39,7 +40,7 @@ async fn a_read_after_the_server_closed_the_connection_runs_no_loader() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_large_value_after_the_server_closed_both_connections_runs_no_loader() {
+async fn read_of_a_large_value_after_the_server_closed_its_connections_runs_no_loader() {
     let server = Server::start();
     let cache = proven::<Vec<u8>>(&server.url(), Consistency::L2Only).await;
     cache.insert(1, vec![7; 300_000]).await;
@@ -52,7 +53,7 @@ async fn a_large_value_after_the_server_closed_both_connections_runs_no_loader()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_write_after_the_server_closed_the_connection_is_acknowledged_and_stored() {
+async fn write_after_the_server_closed_the_connection_is_acknowledged_and_stored() {
     let server = Server::start();
     let one = proven::<u64>(&server.url(), Consistency::Realtime).await;
     let other = proven::<u64>(&server.url(), Consistency::Realtime).await;
@@ -84,12 +85,12 @@ async fn a_write_after_the_server_closed_the_connection_is_acknowledged_and_stor
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_fill_after_the_server_closed_the_connection_is_stored() {
+async fn fill_after_the_server_closed_the_connection_is_stored() {
     let server = Server::start();
     let cache: TieredCache<u64, u64> = proven(&server.url(), MINUTE).await;
     for key in 0..30 {
         let load = || async {
-            // While the database is asked.
+            // The connection is closed during the load.
             close_connections(&server);
             Ok::<_, ()>(key)
         };
@@ -100,15 +101,23 @@ async fn a_fill_after_the_server_closed_the_connection_is_stored() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_read_after_the_scripts_were_flushed_runs_no_loader() {
+async fn read_after_the_scripts_were_flushed_runs_no_loader() {
     let server = Server::start();
-    let cache = builder::<u64>(&server.url(), Consistency::L2Only)
-        .build()
-        .unwrap();
-    soon("proven", || cache.health().proven_for.is_some()).await;
+    let cache = proven::<u64>(&server.url(), Consistency::L2Only).await;
     cache.insert(1, 10).await;
     for _ in 0..20 {
         let _: String = server.command(&[b"SCRIPT", b"FLUSH"]);
         assert_eq!(cache.get_or_load_async(&1, fails).await.unwrap(), 10);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn write_after_the_sentinels_closed_their_connections_is_acknowledged() {
+    let replicated = Replicated::start().await;
+    let cache = proven::<u64>(&replicated.url(), Consistency::L2Only).await;
+    for key in 0..30 {
+        replicated.close_clients_of_sentinels();
+        let written = cache.insert(key, key).await;
+        assert_eq!(written, Delivery::Acknowledged, "{:?}", cache.health());
     }
 }

@@ -1,6 +1,5 @@
-//! A subscription, and the messages that it brings.
+//! A subscription and its messages.
 
-use super::target::resp3;
 use super::views::Primary;
 use crate::tiered::remote::{Message, Messages, Peer, Position, RemoteError, Reply, Subject};
 use redis::aio::MultiplexedConnection;
@@ -8,23 +7,24 @@ use redis::{AsyncConnectionConfig, Client, PushInfo, PushKind, Value};
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 
-/// Messages that wait to be heard. More are lost, which shows as a gap.
+/// Largest number of messages that wait to be read. Further ones are lost, which shows as a gap.
 const MAX_WAITING: usize = 10_000;
 
-/// What a process hears: all events, and what is for itself.
+/// The subscription of a process: to all events, and to the messages for itself.
 pub(crate) struct Channel {
     pushes: mpsc::Receiver<PushInfo>,
     ended: bool,
-    /// The subscription ends with it.
+    /// The connection, whose end ends the subscription.
     _link: MultiplexedConnection,
-    /// Whose messages these are.
+    /// The primary that publishes the messages.
     of: Primary,
-    /// Who is the primary.
+    /// The current primary.
     primary: watch::Receiver<Option<Primary>>,
 }
 
 impl Channel {
-    /// Subscribes to channels on a server, for as long as it is the primary `of` whom messages are.
+    /// Subscribes to channels on the server `of`, for as long as that is the primary. The client speaks RESP3, which
+    /// has subscriptions within a shard.
     pub(crate) async fn open(
         client: &Client,
         channels: &[String],
@@ -33,8 +33,6 @@ impl Channel {
         of: Primary,
         primary: watch::Receiver<Option<Primary>>,
     ) -> Result<Self, RemoteError> {
-        // The protocol in which there are subscriptions within a shard.
-        let client = resp3(client)?;
         let (sender, pushes) = mpsc::channel(MAX_WAITING);
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(patience))
@@ -58,13 +56,13 @@ impl Channel {
         })
     }
 
-    /// What a push says, if it is not about the subscription itself.
+    /// Returns the message in a push, or `None` if the push is about the subscription itself.
     fn message(&mut self, push: PushInfo) -> Option<Message> {
         match (push.kind, push.data.into_iter().nth(1)) {
             (PushKind::Message | PushKind::SMessage, Some(Value::BulkString(bytes))) => {
                 Some(message_of(&bytes))
             }
-            // The slot has moved, or the connection was lost.
+            // The slot has moved, or the connection is closed.
             (PushKind::Unsubscribe | PushKind::SUnsubscribe | PushKind::Disconnection, _) => {
                 self.ended = true;
                 None
@@ -106,7 +104,7 @@ impl Messages for Channel {
     }
 }
 
-/// Who has invalidated what, behind the number that the script puts before it.
+/// Returns the part of an event that follows its position: the sender and the subject.
 pub(crate) fn payload(sender: Peer, subject: &Subject) -> Vec<u8> {
     let mut bytes = sender.to_be_bytes().to_vec();
     match subject {
@@ -123,10 +121,12 @@ pub(crate) fn payload(sender: Peer, subject: &Subject) -> Vec<u8> {
     bytes
 }
 
+/// Parses a message.
 fn message_of(bytes: &[u8]) -> Message {
     parse_message(bytes).unwrap_or(Message::Foreign)
 }
 
+/// Parses a message, or returns `None` if it is malformed.
 fn parse_message(bytes: &[u8]) -> Option<Message> {
     let (kind, rest) = bytes.split_first()?;
     if *kind == b'F' {

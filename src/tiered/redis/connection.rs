@@ -1,8 +1,8 @@
-//! The connection to the primary, and what is known of the server behind it.
+//! The connection to the primary, and the facts about the server behind it.
 //!
-//! A connection of our own making, where the `redis` crate has one that mends itself: each new one
-//! must first learn on which branch of history its server is, since a server that was restarted, or
-//! that was a replica, may lack what another one had confirmed; and no command may get past that.
+//! The `redis` crate has a connection that reconnects by itself. It is not used here, because each new connection must
+//! first find out which replication history its server has, before any command is sent: a server that was restarted,
+//! or that was a replica, may lack writes that another server has confirmed.
 
 use super::channel::Channel;
 use super::deciders::Decision;
@@ -22,56 +22,56 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
-use tokio::task::JoinHandle;
+use tokio::task::{JoinError, JoinHandle};
 
-/// How long connecting may take at least; who waits for it waits no longer than its own deadline.
+/// Shortest time limit for connecting. A call that needs the connection waits no longer than its own deadline.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// How many deadlines connecting may take: it is several round trips.
+/// Time limit for connecting, in deadlines of a call: it takes several round trips.
 const PATIENT: u32 = 8;
 
-/// How often it is asked, while it is connected to, whether it is the primary still.
+/// Interval between checks that a server still is the primary, while a connection to it is opened.
 const CHECKED: Duration = Duration::from_millis(250);
 
-/// The largest argument that a server takes unless it is told otherwise, in bytes.
+/// The default of `proto-max-bulk-len`, the largest argument that a server accepts, in bytes.
 const MAX_ARGUMENT: usize = 512 << 20;
 
 const MOVED: &str = "another server is the primary now";
 
-/// How often it is looked whether the server is set up for a cache.
+/// Interval between checks that the settings of the server suit a cache.
 const INSPECTED: Duration = Duration::from_secs(30);
 
 /// A connection to a primary.
 #[derive(Clone)]
 pub(crate) struct Connection {
     pub(crate) link: Link,
-    /// To the same server, for what makes a connection wait.
+    /// A connection to the same server for `WAIT`, which blocks a connection. `None` if no replicas are required.
     pub(crate) waiting: Option<Arc<Waiting>>,
-    /// To the same server, for what takes long to transfer.
+    /// A connection to the same server for large values.
     pub(crate) bulk: Arc<Bulk>,
     pub(crate) primary: Primary,
     pub(crate) facts: Arc<Facts>,
 }
 
-/// A connection that may wait.
+/// A connection for `WAIT`.
 pub(crate) struct Waiting {
     pub(crate) link: Link,
-    /// How many replicas have confirmed.
+    /// Questions for the number of replicas that have all writes.
     pub(crate) replicated: Rounds<u64>,
 }
 
-/// A connection for large values, so that small ones do not wait for them. It is made when it is needed for
-/// the first time, and again when it was lost.
+/// A connection for large values, so that small ones do not wait for them. It is opened when it is needed for the first
+/// time, and again after it was lost.
 pub(crate) struct Bulk {
     client: Client,
     patience: Duration,
-    /// Of the server.
+    /// The `run_id` of the server.
     run: String,
     dial: Dial<Link>,
 }
 
 impl Bulk {
-    /// The connection, and its number.
+    /// Returns the connection and its number.
     pub(crate) async fn get(&self) -> Result<(u64, Link), RemoteError> {
         let connecting = || {
             let (client, run, patience) = (self.client.clone(), self.run.clone(), self.patience);
@@ -80,44 +80,47 @@ impl Bulk {
         self.dial.get(connecting).await
     }
 
+    /// Discards the connection of this number.
     pub(crate) fn discard(&self, number: u64) {
         self.dial.discard(number);
     }
 }
 
-/// What a server says of itself.
+/// The facts that a server reports about itself.
 pub(crate) struct Facts {
-    /// The branch of history that it is on: its replication id, and a term.
+    /// Its branch of the replication history: the replication id, and a term.
     pub(crate) branch: String,
-    /// Its name for this run of itself.
+    /// Its `run_id`, which is another one after each restart.
     run: String,
-    /// The largest argument that it takes, in bytes.
+    /// The largest argument that it accepts, in bytes.
     max_argument: usize,
-    /// Are messages published within their shard, and heard by those who listen there?
+    /// Whether messages are published and received within their shard of a cluster.
     pub(crate) is_sharded: bool,
 }
 
-/// When, and what was wrong.
+/// The time of a check of the server's settings, and its result.
 type Inspected = (Instant, Vec<Warning>);
 
-/// Makes connections to whoever is the primary.
+/// Opens connections to the current primary.
 pub(crate) struct Connector {
     target: Arc<Target>,
     decision: Arc<Decision>,
     patience: Duration,
     waits: bool,
     dial: Arc<Dial<Connection>>,
-    /// To whom the last connection was made, or is being made; `None` once the primary is another.
+    /// The server of the last connection, or of the one that is being opened. `None` once another server is the
+    /// primary.
     primary: watch::Sender<Option<Primary>>,
-    /// When the server was looked at last, and what is wrong with it.
+    /// The last check of the server's settings.
     inspected: Arc<Mutex<Option<Inspected>>>,
-    /// The largest argument that the server takes, in bytes.
+    /// The largest argument that the server of the last connection accepts, in bytes.
     max_argument: Arc<AtomicUsize>,
     runtime: Handle,
 }
 
 impl Connector {
-    /// `key` is one of the namespace's, `waits` whether there is to be a second connection, to wait on.
+    /// Creates a connector for the primary that serves `key`, a key of the namespace. If `waits`, each connection has a
+    /// second one for `WAIT`.
     pub(crate) fn new(
         target: Target,
         key: &str,
@@ -141,11 +144,12 @@ impl Connector {
         }
     }
 
+    /// Returns the time limit for connecting.
     pub(crate) fn patience(&self) -> Duration {
         self.patience
     }
 
-    /// The connection, and its number.
+    /// Returns the connection and its number.
     pub(crate) async fn get(&self) -> Result<(u64, Connection), RemoteError> {
         let connecting = || {
             let (target, decision) = (Arc::clone(&self.target), Arc::clone(&self.decision));
@@ -168,16 +172,17 @@ impl Connector {
         self.dial.get(connecting).await
     }
 
+    /// Discards the connection of this number.
     pub(crate) fn discard(&self, number: u64) {
         self.dial.discard(number);
     }
 
-    /// The largest argument that the server takes, in bytes, as of the last connection to it.
+    /// Returns the largest argument that the server of the last connection accepts, in bytes.
     pub(crate) fn max_argument(&self) -> usize {
         self.max_argument.load(Relaxed)
     }
 
-    /// Hears of failovers before anybody asks.
+    /// Starts a task that discards the connection after a failover, where servers announce one.
     pub(crate) fn watch(&self, runtime: &Handle) -> Option<JoinHandle<()>> {
         let decision = Arc::clone(&self.decision);
         let (dial, primary) = (Arc::clone(&self.dial), self.primary.clone());
@@ -195,7 +200,7 @@ impl Connector {
             .then(|| runtime.spawn(async move { decision.watch(move_on).await }))
     }
 
-    /// Was the server of this connection the primary at a time after this was called?
+    /// Checks that the server of this connection was the primary at some time after this call.
     pub(crate) async fn confirm(&self, connection: &Connection) -> Result<(), RemoteError> {
         if self.decision.primary().await? == connection.primary {
             return Ok(());
@@ -204,6 +209,7 @@ impl Connector {
         Err(RemoteError::Disconnected(MOVED.into()))
     }
 
+    /// Returns the warnings of the last check of the server's settings.
     pub(crate) fn warnings(&self) -> Vec<Warning> {
         let inspected = self.inspected.lock();
         inspected
@@ -211,7 +217,7 @@ impl Connector {
             .map_or_else(Vec::new, |(_, warnings)| warnings.clone())
     }
 
-    /// Looks, now and then, whether the server is set up for a cache.
+    /// Checks whether the settings of the server suit a cache, if the last check was [`INSPECTED`] ago.
     pub(crate) async fn inspect(&self, connection: &Connection) -> Result<(), RemoteError> {
         let is_due = |(last, _): &(Instant, _)| last.elapsed() >= INSPECTED;
         if !self.inspected.lock().as_ref().is_none_or(is_due) {
@@ -227,7 +233,7 @@ impl Connector {
         Ok(())
     }
 
-    /// A subscription to channels on the primary, which ends when that is another.
+    /// Subscribes to channels on the primary. The subscription ends when another server becomes the primary.
     pub(crate) async fn listen(&self, channels: &[String]) -> Result<Channel, RemoteError> {
         let (_, connection) = self.get().await?;
         let (mut primary, moves) = (self.primary.subscribe(), self.primary.subscribe());
@@ -239,7 +245,7 @@ impl Connector {
         let opening = Channel::open(&client, channels, is_sharded, patience, of.clone(), moves);
         tokio::select! {
             channel = opening => channel,
-            // Who says nothing is not waited for.
+            // A primary that was replaced may never answer.
             _ = primary.wait_for(|now| now.as_ref() != Some(&of)) => {
                 Err(RemoteError::Disconnected(MOVED.into()))
             }
@@ -257,13 +263,14 @@ async fn is_another(decision: &Arc<Decision>, decided: &Primary) -> RemoteError 
     }
 }
 
-/// Another server is the primary: who listens to the old one or writes to it shall find it.
+/// Ends the subscriptions and discards the connection to a server that is not the primary any more, so that the new
+/// one is found.
 fn move_on(dial: &Dial<Connection>, primary: &watch::Sender<Option<Primary>>) {
     primary.send_replace(None);
     dial.hang_up();
 }
 
-/// What a connection begins with: what the server says of itself, and the scripts.
+/// Opens a connection, asks the server for its facts, and loads the scripts.
 async fn connect(
     target: &Target,
     primary: Primary,
@@ -305,8 +312,8 @@ async fn connect(
     })
 }
 
-/// Asks for the largest argument that the server takes. A user need not have the right to ask, which
-/// would let it read passwords too: then it is taken for what it is unless it was set.
+/// Returns the largest argument that the server accepts. Users need not have the right to ask for it, which would also
+/// let them read passwords: without that right it returns the default, [`MAX_ARGUMENT`].
 async fn max_argument(link: &mut Link) -> usize {
     let mut question = redis::cmd("CONFIG");
     question.arg("GET").arg("proto-max-bulk-len");
@@ -315,23 +322,23 @@ async fn max_argument(link: &mut Link) -> usize {
     limit.unwrap_or(MAX_ARGUMENT)
 }
 
-/// Opens another connection to the server that calls this run of itself so.
+/// Opens another connection to the server with this `run_id`.
 async fn open_to(client: &Client, run: &str, patience: Duration) -> Result<Link, RemoteError> {
     let mut link = Link::open(client, patience).await?;
     let server: InfoDict = redis::cmd("INFO")
         .arg("server")
         .query_async(&mut link)
         .await?;
-    // The address may have begun to lead to another.
+    // The address may lead to another server by now.
     if server.get::<String>("run_id").as_deref() != Some(run) {
         return Err(RemoteError::Disconnected(MOVED.into()));
     }
     Ok(link)
 }
 
-/// What belongs to a branch of history besides its id. By word of sentinels a server may become the
-/// primary again that has never been told that it was not, and has the same id still. One of a cluster
-/// has been told; and a cluster's terms count the failovers of all.
+/// Returns the term that is part of a branch of history, beside the replication id. With sentinels, a server may become
+/// the primary again that never noticed its demotion and still has the same id. A server of a cluster does notice, and
+/// its term would also count the failovers of other shards.
 fn term_of_branch(target: &Target, primary: &Primary) -> u64 {
     match target.deciders {
         Deciders::Sentinels { .. } => primary.term,
@@ -340,6 +347,7 @@ fn term_of_branch(target: &Target, primary: &Primary) -> u64 {
 }
 
 impl Facts {
+    /// Reads the facts from the reply to `INFO`.
     fn of(server: &InfoDict, replication: &InfoDict, term: u64) -> Result<Self, RemoteError> {
         if replication
             .get::<String>("role")
@@ -350,7 +358,7 @@ impl Facts {
         let lacks = |what| RemoteError::Refused(format!("INFO tells no {what}"));
         let branch = replication.get::<String>("master_replid");
         let mode = server.get::<String>("redis_mode");
-        // As Valkey calls it.
+        // The name of the field in Valkey.
         let mode = mode.or_else(|| server.get("server_mode"));
         let version = server.get::<String>("redis_version").unwrap_or_default();
         let major = version
@@ -366,18 +374,25 @@ impl Facts {
     }
 }
 
-/// Somebody flushed the scripts, or the server is another's replica now, or on another branch, or the
-/// slot has moved: a new connection brings them, or finds the primary.
+/// Checks whether a new connection mends the error, because it loads the scripts and finds the primary: the scripts
+/// were flushed, the server is a replica now or on another branch of history, or the slot has moved.
 fn is_lost(error: &RedisError) -> bool {
-    // Of a pipeline's errors, those that only our scripts make have no code.
+    // In a pipeline, an error that our own scripts return has no code.
     matches!(error.code(), Some("NOSCRIPT" | "READONLY" | "MOVED"))
         || error.to_string().contains("on another branch of history")
 }
 
-/// To the user, or to a script on the user's behalf.
+/// Checks whether the user lacks a right, for the command or for one in a script.
 fn is_forbidden(error: &RedisError) -> bool {
     let in_script = || error.to_string().contains("executing the script can't");
     error.code() == Some("NOPERM") || in_script()
+}
+
+/// The error of a task that did not end.
+impl From<JoinError> for RemoteError {
+    fn from(_: JoinError) -> Self {
+        Self::Disconnected("the runtime shuts down".into())
+    }
 }
 
 impl From<RedisError> for RemoteError {
@@ -389,7 +404,7 @@ impl From<RedisError> for RemoteError {
         } else if is_forbidden(&error) {
             Self::Forbidden(error.to_string())
         } else {
-            // Servers repeat arguments, which are keys and values.
+            // Servers repeat the arguments, which are keys and values.
             let why = error.to_string();
             let why = why.split(", with args").next().unwrap_or_default();
             Self::Refused(why.to_owned())

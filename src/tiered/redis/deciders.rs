@@ -1,10 +1,9 @@
-//! Which server is the primary *now*, by word of a majority of those who decide it.
+//! The current primary, by vote of a majority of the servers that decide it.
 //!
-//! A primary that was replaced may not know it: paused, or cut off, it goes on to confirm what it is
-//! told. So nothing that it says counts until a majority of those who decide has said, after that,
-//! that it is the primary still, of the same term. Any two majorities share a voter, and no voter goes
-//! back to an older primary or term; so what the old primary has confirmed came before the first word to
-//! the new.
+//! A primary that was replaced may not know it: paused, or cut off, it goes on to confirm writes. Therefore none of its
+//! replies counts until, after the reply, a majority of the deciding servers has said that it still is the primary of
+//! the same term. Any two majorities share a voter, and no voter goes back to an older primary or term. So everything
+//! that the old primary has confirmed was written before the first write to the new one.
 
 use super::dial::Dial;
 use super::rounds::Rounds;
@@ -24,20 +23,21 @@ use tokio::runtime::Handle;
 
 type Link = Dial<MultiplexedConnection>;
 
-/// How long a subscription to a sentinel's events is used.
+/// Time after which a subscription to a sentinel's events is renewed, because it may have been cut without notice.
 const WATCHED: Duration = Duration::from_secs(60);
 
-/// Asks those who decide.
+/// Asks the servers that decide which server is the primary.
 pub(crate) struct Decision {
     target: Arc<Target>,
     /// A key of the namespace: a cluster has a primary for each slot.
     key: String,
-    /// How long one of them may take to answer. Who waits for that waits longer.
+    /// Longest time that one of them may take to answer. It is half of a caller's deadline.
     deadline: Duration,
+    /// Longest time that connecting may take.
     patience: Duration,
     runtime: Handle,
     links: Mutex<HashMap<Address, Arc<Link>>>,
-    /// Those who decide, as they said last.
+    /// The deciding servers, according to their last majority.
     known: Mutex<Vec<Address>>,
     rounds: Rounds<Primary>,
 }
@@ -62,7 +62,7 @@ impl Decision {
         }
     }
 
-    /// Who was the primary at a time after this was called.
+    /// Returns the server that was the primary at some time after this call.
     pub(crate) async fn primary(self: &Arc<Self>) -> Result<Primary, RemoteError> {
         if self.target.deciders == Deciders::Nobody {
             return Ok(Primary::default());
@@ -74,6 +74,7 @@ impl Decision {
         self.rounds.ask(decide).await
     }
 
+    /// Asks the known servers, or else those that the URL names.
     async fn decide(&self) -> Result<Primary, RemoteError> {
         let known = self.known.lock().clone();
         match self.ask_all(known).await {
@@ -82,7 +83,7 @@ impl Decision {
         }
     }
 
-    /// Asks all at once, and those of whom they tell, until a majority agrees.
+    /// Asks servers at once, and further ones that these name, until a majority agrees.
     async fn ask_all(&self, some: Vec<Address>) -> Result<Primary, RemoteError> {
         let mut asked: HashSet<Address> = some.into_iter().collect();
         let asking: FuturesUnordered<_> = asked.iter().cloned().map(|it| self.ask(it)).collect();
@@ -118,6 +119,7 @@ impl Decision {
         )))
     }
 
+    /// Returns the addresses in the URL.
     fn named(&self) -> &[Address] {
         match &self.target.deciders {
             Deciders::Nobody => &[],
@@ -126,7 +128,7 @@ impl Decision {
         }
     }
 
-    /// How many decide at least: a sentinel may not know all of them yet.
+    /// Returns the smallest number of voters, since a sentinel may not know all others yet.
     fn least(&self) -> usize {
         match &self.target.deciders {
             Deciders::Sentinels { addresses, .. } => addresses.len(),
@@ -134,7 +136,7 @@ impl Decision {
         }
     }
 
-    /// Those who decide are these, from now on.
+    /// Closes the connections to all servers except the voters and those that the URL names.
     fn keep(&self, view: &View) {
         let mut links = self.links.lock();
         let is_asked = |address: &Address| {
@@ -146,12 +148,14 @@ impl Decision {
         }
     }
 
+    /// Returns the connection to a server.
     fn link(&self, address: &Address) -> Arc<Link> {
         let mut links = self.links.lock();
         let new = || Arc::new(Dial::new(self.patience, self.runtime.clone()));
         Arc::clone(links.entry(address.clone()).or_insert_with(new))
     }
 
+    /// Asks one server, and once more on a fresh connection if it has closed the connection.
     async fn ask(&self, address: Address) -> Result<View, RemoteError> {
         let link = self.link(&address);
         let asking = async {
@@ -164,10 +168,20 @@ impl Decision {
                     Ok(link.await?)
                 }
             };
-            let (number, mut connection) = link.get(connecting).await?;
-            let view = self.view(&address, &mut connection).await;
-            // Whatever went wrong: the next one begins anew.
-            view.inspect_err(|_| link.discard(number))
+            let mut is_repeated = true;
+            loop {
+                let (number, mut connection) = link.get(connecting).await?;
+                let view = self.view(&address, &mut connection).await;
+                if view.is_err() {
+                    link.discard(number);
+                }
+                // The server may have closed the connection while it was idle.
+                let is_closed = matches!(view, Err(RemoteError::Disconnected(_)));
+                if is_repeated || !is_closed {
+                    return view;
+                }
+                is_repeated = true;
+            }
         };
         let view = tokio::time::timeout(self.deadline, asking).await;
         view.unwrap_or_else(|_| {
@@ -176,21 +190,20 @@ impl Decision {
         })
     }
 
-    /// Do those who decide tell of it?
+    /// Checks whether the deciding servers announce a new primary.
     pub(crate) fn has_events(&self) -> bool {
         matches!(self.target.deciders, Deciders::Sentinels { .. })
     }
 
-    /// Calls `changed` with the address of the new primary whenever a sentinel tells of one.
+    /// Calls `changed` with the address of the new primary whenever a sentinel announces one.
     pub(crate) async fn watch(&self, changed: impl Fn(&str)) {
         let watching = self.named().iter().map(|address| {
             let changed = &changed;
             async move {
                 loop {
-                    // It is begun anew now and then, for it may be lost without a word.
                     let watching = self.watch_one(address, changed);
                     if tokio::time::timeout(WATCHED, watching).await.is_ok() {
-                        // It has ended or failed. Until it is tried again there are the others, and polls.
+                        // It has ended or failed. Until the next attempt there are the other sentinels, and polls.
                         tokio::time::sleep(self.patience).await;
                     }
                 }
@@ -199,6 +212,7 @@ impl Decision {
         join_all(watching).await;
     }
 
+    /// Listens to the events of one sentinel.
     async fn watch_one(&self, address: &str, changed: impl Fn(&str)) -> RedisResult<()> {
         let Deciders::Sentinels { service, .. } = &self.target.deciders else {
             return Ok(());
@@ -218,8 +232,8 @@ impl Decision {
         Ok(())
     }
 
-    /// The term is asked for before the primary: if it is over by then, the two do not go together, and
-    /// no majority says so.
+    /// Asks a server for its view. The question for the term precedes that for the primary: after a failover between
+    /// the two they do not match, and no majority agrees on them.
     async fn view(
         &self,
         address: &Address,
@@ -265,17 +279,18 @@ impl Decision {
     }
 }
 
-/// A reply of names and values.
+/// The fields of a reply, by name.
 type Fields = HashMap<String, String>;
 
-/// What a sentinel says of the service, of its peers, of itself and of the primary.
+/// The replies of a sentinel: the state of the primary, the other sentinels, its own id, and the primary's address.
 type Replies = (Fields, Vec<Fields>, String, (String, u16));
 
-/// Where a sentinel is, by another's word.
+/// Returns the address of a sentinel in the reply of another one.
 fn place(fields: &Fields) -> Option<Address> {
     Some(format!("{}:{}", fields.get("ip")?, fields.get("port")?))
 }
 
+/// Parses the number of a term.
 fn number(text: Option<&String>) -> Result<u64, RemoteError> {
     let number = text.and_then(|text| text.parse().ok());
     number.ok_or_else(|| RemoteError::Refused("a reply without an epoch".into()))

@@ -1,4 +1,4 @@
-//! One connection at a time, for whoever needs it.
+//! One connection at a time, shared by all callers that need it.
 
 use crate::random;
 use crate::tiered::remote::RemoteError;
@@ -11,10 +11,10 @@ use tokio::runtime::Handle;
 
 type Dialing<C> = Shared<BoxFuture<'static, Result<C, RemoteError>>>;
 
-/// Makes one connection at a time, for whoever needs it.
+/// Opens one connection at a time, shared by all callers that need it.
 pub(crate) struct Dial<C> {
     patience: Duration,
-    /// Not that of whoever happens to need a connection.
+    /// The runtime for connections, which outlive the runtimes of their callers.
     runtime: Handle,
     current: Mutex<Option<(u64, Dialing<C>)>>,
 }
@@ -28,8 +28,8 @@ impl<C: Clone + Send + Sync + 'static> Dial<C> {
         }
     }
 
-    /// The connection, and the number that tells it from those before. All who ask while it is made
-    /// wait for the same one.
+    /// Returns the connection, and the number that distinguishes it from earlier ones. All callers wait for the same
+    /// connection while it is opened.
     pub(crate) async fn get<F>(&self, connect: impl FnOnce() -> F) -> Result<(u64, C), RemoteError>
     where
         F: Future<Output = Result<C, RemoteError>> + Send + 'static,
@@ -46,7 +46,7 @@ impl<C: Clone + Send + Sync + 'static> Dial<C> {
         Ok((number, result?))
     }
 
-    /// In a task of its own: a caller who does not wait to the end has not tried in vain.
+    /// Opens a connection in a task, which goes on if its caller does not wait to the end.
     fn dial(
         &self,
         connecting: impl Future<Output = Result<C, RemoteError>> + Send + 'static,
@@ -55,17 +55,17 @@ impl<C: Clone + Send + Sync + 'static> Dial<C> {
         let result = self.runtime.spawn(attempt).map(|result| match result {
             Ok(Ok(result)) => result,
             Ok(Err(_)) => Err(RemoteError::Timeout),
-            Err(_) => Err(RemoteError::Disconnected("the runtime shuts down".into())),
+            Err(error) => Err(error.into()),
         });
         result.boxed().shared()
     }
 
-    /// The connection of this number is not to be used any more.
+    /// Discards the connection of this number.
     pub(crate) fn discard(&self, number: u64) {
         self.discard_if(|other, _| other == number);
     }
 
-    /// Nor is the one that there is, unless it is being made.
+    /// Discards the current connection, unless it is still being opened.
     pub(crate) fn hang_up(&self) {
         self.discard_if(|_, dialing| dialing.peek().is_some());
     }

@@ -1,6 +1,5 @@
-//! A link to a server that ends its calls when it is closed.
+//! A connection to a server whose calls end when it is closed.
 
-use super::target::resp3;
 use redis::aio::{ConnectionLike, MultiplexedConnection};
 use redis::{
     AsyncConnectionConfig, Client, Cmd, Pipeline, PushInfo, PushKind, RedisError, RedisFuture,
@@ -13,17 +12,18 @@ use tokio::sync::watch;
 
 /// A connection whose calls end when the server closes it.
 ///
-/// Without this, a call that is sent at the very moment at which the connection is closed may wait in vain,
-/// until its deadline: it is left in the queue of a task that has ended. Of 100 connections that were killed
-/// about one was lost in this way, and its read ran the loader.
+/// A [`MultiplexedConnection`] on its own loses a call that is sent at the moment at which the connection is closed:
+/// the call stays in the queue of a task that has ended, until its deadline. That happened to about one of 100
+/// connections that a test killed, and the read then ran its loader.
 #[derive(Clone)]
 pub(crate) struct Link {
     connection: MultiplexedConnection,
-    /// Becomes `true`, or ends, when the connection is closed.
+    /// `true` once the connection is closed. The channel may also be closed instead.
     closed: watch::Receiver<bool>,
 }
 
 impl Link {
+    /// Connects to the server of a client that speaks RESP3.
     pub(crate) async fn open(client: &Client, patience: Duration) -> RedisResult<Self> {
         let (close, closed) = watch::channel(false);
         let note = move |push: PushInfo| {
@@ -36,8 +36,6 @@ impl Link {
             .set_connection_timeout(Some(patience))
             .set_response_timeout(None)
             .set_push_sender(note);
-        // In the older protocol nothing is pushed.
-        let client = resp3(client)?;
         let opening = client.get_multiplexed_async_connection_with_config(&config);
         Ok(Self {
             connection: opening.await?,
@@ -46,6 +44,7 @@ impl Link {
     }
 }
 
+/// Returns the error of a call whose connection was closed before the reply.
 fn was_closed() -> RedisError {
     let why = "the server has closed the connection";
     io::Error::new(io::ErrorKind::BrokenPipe, why).into()

@@ -1,6 +1,6 @@
 //! [`Remote`] on Redis or Valkey: keys, scripts, replies.
 //!
-//! All that must be one step is one script, and all keys of a namespace share a hash tag.
+//! Everything that must be atomic is one script, and all keys of a namespace share a hash tag.
 
 mod target;
 
@@ -27,7 +27,7 @@ use super::remote::{
 use crate::random;
 use channel::payload;
 use connection::{Connection, Connector};
-use flow::{ExpectedSize, Flow};
+use flow::{ExpectedSize, Flow, TimeLimits};
 use redis::{Cmd, Script, Value};
 use std::sync::LazyLock;
 use std::time::Duration;
@@ -39,7 +39,7 @@ use trip::{Confirm, Lane, Trip};
 
 pub(crate) use target::{Certificates, Target};
 
-/// A script, and the name that the server gives it.
+/// A script and its SHA-1 hash, by which the server knows it.
 struct Lua {
     source: &'static str,
     hash: String,
@@ -58,62 +58,67 @@ macro_rules! script {
     };
 }
 
-/// As many calls go out in one round trip, within one deadline.
+/// Largest number of calls in one round trip, which have one deadline together.
 const CHUNK: usize = 256;
 
-/// Bytes that a call takes besides what it carries.
+/// Estimated number of bytes of a call and its reply besides the value: names, tokens and protocol.
 const CALL: usize = 256;
 
-/// How long a namespace outlasts its last process, in milliseconds: a month.
+/// Time for which the state of a namespace is kept after its last process has ended, in milliseconds: 30 days.
 const KEPT: u64 = 30 * 24 * 3_600 * 1_000;
 
-/// A century.
+/// Time to live from which on a value is stored without one, because Redis refuses very long ones: a century.
 const MAX_TTL: Duration = Duration::from_secs(100 * 365 * 24 * 3_600);
 
-/// A day: who leads for longer is taken for lost.
+/// Longest lease of a load: a day. The process that leads for longer is taken for dead.
 const MAX_LEASE: Duration = Duration::from_secs(24 * 3_600);
+
+/// Longest time that a call waits until it is sent, if the lease is not shorter: a caller of a cache had better run its
+/// loader by then.
+const MAX_WAIT: Duration = Duration::from_secs(10);
 
 script!(ASK, "ask.lua");
 script!(FILL, "fill.lua");
 script!(INVALIDATE, "invalidate.lua");
 script!(RENEW, "renew.lua");
 
-/// All of them, for a new connection to load.
+/// Returns all scripts, which each new connection loads.
 fn scripts() -> [&'static Lua; 4] {
     [&ASK, &FILL, &INVALIDATE, &RENEW]
 }
 
-/// A number that no other process has, not even one that was forked from the same.
+/// Returns a number that no other process gets, not even one forked from the same parent.
 pub(crate) fn entropy() -> u64 {
     getrandom::u64().unwrap_or_else(|_| random::bits())
 }
 
-/// A namespace on a server, as one process uses it.
+/// The connection of one process to a namespace on a server.
 pub(crate) struct Redis {
     connector: Connector,
     names: Names,
     me: Peer,
     settings: RedisSettings,
-    /// Of the connection for what is small, and of the one for what is large.
+    /// Flow control of the connection for small values.
     small: Flow,
+    /// Flow control of the connection for large values.
     bulk: Flow,
-    /// Of values that come in the reply to a question.
+    /// Expected size of a value that comes in the reply to a question.
     value_size: ExpectedSize,
     runtime: Handle,
-    /// Tells of failovers.
+    /// The task that watches for failovers.
     watching: Option<JoinHandle<()>>,
 }
 
 pub(crate) struct RedisSettings {
-    /// How long a call may take.
+    /// Longest time that a call may take.
     pub(crate) deadline: Duration,
-    /// How long a process may lead a load.
+    /// Longest time that a process may lead a load.
     pub(crate) lease: Duration,
-    /// How long those who are forgotten may go on serving from their L1.
+    /// Longest time for which processes missing in the list of readers may go on serving from their L1.
     pub(crate) trust: Duration,
-    /// Bytes of a value.
+    /// Largest size of a value, in bytes.
     pub(crate) max_size: usize,
-    /// As many replicas must have what is confirmed.
+    /// Number of replicas that must have a write before it is confirmed.
     pub(crate) replicas: u64,
 }
 
@@ -121,7 +126,7 @@ pub(crate) struct RedisSettings {
 struct Names {
     state: String,
     readers: String,
-    /// What is written for replicas to confirm.
+    /// A key that is written for replicas to confirm.
     mark: String,
     events: String,
     base: String,
@@ -129,9 +134,10 @@ struct Names {
 }
 
 impl Names {
-    /// Channels are the server's, where keys are a database's.
+    /// Creates the names. Those of channels contain the database, because channels belong to the server, while keys
+    /// belong to a database.
     fn new(namespace: &str, database: i64) -> Self {
-        // The braces make it one slot of a cluster.
+        // The braces put all keys into one slot of a cluster.
         let base = format!("hotset:{{{namespace}}}");
         Self {
             state: format!("{base}:state"),
@@ -143,16 +149,19 @@ impl Names {
         }
     }
 
+    /// Returns the name of the entry of a key.
     fn entry(&self, key: &[u8]) -> Vec<u8> {
         [self.base.as_bytes(), b":e:", key].concat()
     }
 
+    /// Returns the name of the channel that only `peer` listens to.
     fn inbox(&self, peer: Peer) -> String {
         format!("{}:to:{peer:016x}", self.channel)
     }
 }
 
 impl Redis {
+    /// Creates the connections of the process `me`. They are opened when they are needed for the first time.
     pub(crate) fn new(
         target: Target,
         namespace: &str,
@@ -163,20 +172,25 @@ impl Redis {
         let names = Names::new(namespace, target.database());
         let waits = settings.replicas > 0;
         let connector = Connector::new(target, &names.state, settings.deadline, waits, runtime);
+        let limits = TimeLimits {
+            deadline: settings.deadline,
+            most: settings.lease.min(MAX_WAIT),
+        };
         Self {
             watching: connector.watch(runtime),
             connector,
             names,
             me,
             settings,
-            small: Flow::new(SMALL_WINDOW, runtime.clone()),
-            bulk: Flow::new(BULK_WINDOW, runtime.clone()),
+            small: Flow::new(SMALL_WINDOW, limits, runtime.clone()),
+            bulk: Flow::new(BULK_WINDOW, limits, runtime.clone()),
             value_size: ExpectedSize::new(SMALL_VALUE / 4),
             runtime: runtime.clone(),
         }
     }
 
-    /// A call of a script, with what all have in common. `key` is an entry's, if it is of one.
+    /// Returns a call of a script, with the arguments that all scripts share. `key` is the key of the entry, for a
+    /// script that concerns one.
     fn call(&self, script: &Lua, connection: &Connection, key: Option<&[u8]>) -> Cmd {
         let mut call = redis::cmd("EVALSHA");
         call.arg(&script.hash)
@@ -193,7 +207,7 @@ impl Redis {
         call
     }
 
-    /// `most` is how many bytes a value may have that comes at once.
+    /// Returns the call that asks for a value. A value of more than `most` bytes is not in the reply.
     fn ask_call(&self, ask: &Ask<'_>, most: usize, connection: &Connection) -> Cmd {
         let mut call = self.call(&ASK, connection, Some(ask.key));
         call.arg(ask.lead.as_ref().map_or(&[][..], |token| token))
@@ -204,6 +218,7 @@ impl Redis {
         call
     }
 
+    /// Returns the call that stores a value, or gives a lease back.
     fn fill_call(&self, fill: &Fill<'_>, connection: &Connection) -> Cmd {
         let mut call = self.call(&FILL, connection, Some(fill.key));
         call.arg(&fill.token)
@@ -214,6 +229,7 @@ impl Redis {
         call
     }
 
+    /// Returns the call that invalidates, and stores the new value of a key.
     fn invalidate_call(
         &self,
         subject: &Subject,
@@ -323,7 +339,7 @@ impl Remote for Redis {
     }
 }
 
-/// The command that reaches those who listen on this server.
+/// Returns the command that publishes to the subscribers of this server.
 fn publish(connection: &Connection) -> &'static str {
     if connection.facts.is_sharded {
         "SPUBLISH"
@@ -332,7 +348,7 @@ fn publish(connection: &Connection) -> &'static str {
     }
 }
 
-/// As scripts take it: 0 is for ever, as is what Redis would refuse as too long.
+/// Returns a time to live in milliseconds, for scripts. It is 0 for none, and for one of [`MAX_TTL`] or more.
 fn ttl_millis(ttl: Option<Duration>) -> u64 {
     let ttl = ttl.filter(|ttl| *ttl < MAX_TTL);
     ttl.map_or(0, millis)
@@ -346,10 +362,12 @@ fn position(incarnation: Vec<u8>, version: u64) -> Result<Position, RemoteError>
     })
 }
 
+/// Converts a part of a reply.
 fn parse<T: redis::FromRedisValue>(value: Value) -> Result<T, RemoteError> {
     redis::from_redis_value(value).map_err(|_| nonsense())
 }
 
+/// Returns the error for a reply that does not have the shape that its script returns.
 fn nonsense() -> RemoteError {
-    RemoteError::Refused("a reply of another shape than its script's".into())
+    RemoteError::Refused("the reply does not have the shape that its script returns".into())
 }

@@ -1,4 +1,4 @@
-//! One question for all who ask it together: none of them gets an answer from before it came.
+//! One question for all callers that ask it together. No caller gets an answer to a question sent before its call.
 
 use crate::tiered::remote::RemoteError;
 use futures_util::FutureExt;
@@ -10,22 +10,23 @@ use tokio::runtime::Handle;
 
 type Round<T> = Shared<BoxFuture<'static, Result<T, RemoteError>>>;
 
-/// Runs one round at a time, each in a task of its own: a caller that is not polled, or goes away, delays
-/// nobody else.
+/// Runs one round at a time, each in a task, so that a caller that is not polled or is dropped delays no other.
+///
+/// A question has to end by itself: the next round begins after it.
 pub(crate) struct Rounds<T> {
     runtime: Handle,
     state: Arc<Mutex<State<T>>>,
 }
 
 struct State<T> {
-    /// The last round that has begun.
+    /// The latest round that has begun.
     begun: Option<Round<T>>,
-    /// The round that begins when that has ended. Callers join it until then.
+    /// The round that begins when `begun` has ended. Callers join it until then.
     next: Option<Round<T>>,
 }
 
 impl<T> State<T> {
-    /// Callers that come from now on are for the round after the next. Returns the one that has ended.
+    /// Begins the next round, which no further caller joins. Returns the one that has ended.
     fn begin_next(&mut self) -> Option<Round<T>> {
         std::mem::replace(&mut self.begun, self.next.take())
     }
@@ -47,7 +48,7 @@ impl<T: Clone + Send + Sync + 'static> Rounds<T> {
     ///
     /// # Errors
     ///
-    /// If the question fails, or the runtime shuts down.
+    /// Returns the error of the question, or an error if the runtime shuts down.
     pub(crate) async fn ask<F>(&self, question: impl FnOnce() -> F) -> Result<T, RemoteError>
     where
         F: Future<Output = Result<T, RemoteError>> + Send + 'static,
@@ -61,6 +62,7 @@ impl<T: Clone + Send + Sync + 'static> Rounds<T> {
         round.await
     }
 
+    /// Spawns the round that follows `before`.
     fn spawn(
         &self,
         before: Option<Round<T>>,
@@ -74,9 +76,7 @@ impl<T: Clone + Send + Sync + 'static> Rounds<T> {
             drop(state.lock().begin_next());
             question.await
         });
-        let shuts_down = |_| RemoteError::Disconnected("the runtime shuts down".into());
-        let round = round.map(move |result| result.map_err(shuts_down).and_then(|answer| answer));
-        round.boxed().shared()
+        round.map(|result| result?).boxed().shared()
     }
 }
 
@@ -104,7 +104,7 @@ mod tests {
             }
         }
 
-        /// Asks, and is polled once.
+        /// Asks, and polls the call once.
         fn ask(&self) -> Answer<'_> {
             let question = || {
                 let (begun, go) = (Arc::clone(&self.begun), Arc::clone(&self.go));
@@ -119,6 +119,7 @@ mod tests {
             answer
         }
 
+        /// Waits until this many rounds have begun.
         async fn has_begun(&self, rounds: u32) {
             while self.begun.load(SeqCst) < rounds {
                 tokio::task::yield_now().await;
@@ -127,7 +128,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn one_round_is_for_all_who_came_before_it_began() {
+    async fn callers_that_ask_before_a_round_begins_share_it() {
         let asked = Asked::new();
         let first = asked.ask();
         asked.has_begun(1).await;
@@ -143,7 +144,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn caller_that_is_not_polled_or_goes_away_delays_nobody() {
+    async fn caller_that_is_unpolled_or_dropped_delays_no_other() {
         let asked = Asked::new();
         let unpolled = asked.ask();
         asked.has_begun(1).await;

@@ -1,39 +1,39 @@
-//! Where the servers are, and how one logs in: what a URL says.
+//! The content of a URL: the addresses of servers, and the logins.
 
 use crate::error::BuildError;
 use redis::{
     Client, ConnectionAddr, ConnectionInfo, IntoConnectionInfo, ProtocolVersion,
-    RedisConnectionInfo, RedisResult,
+    RedisConnectionInfo,
 };
 
-/// Host and port, or the path of a socket, as servers name each other.
+/// Host and port of a server, or the path of its socket.
 pub(crate) type Address = String;
 
-/// Who decides which server is the primary.
+/// The servers that decide which server is the primary.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Deciders {
-    /// There is one server; or whoever moves its address from one to another.
+    /// There is a single server, or its address is moved from one server to another without notice.
     Nobody,
     Sentinels {
         addresses: Vec<Address>,
         service: String,
     },
-    /// The primaries of a cluster. Some of its servers, to begin with.
+    /// The primaries of a cluster, which are found by asking some of its servers.
     Cluster { seeds: Vec<Address> },
 }
 
-/// What a URL names.
+/// The servers that a URL names.
 #[derive(Clone)]
 pub(crate) struct Target {
     pub(crate) deciders: Deciders,
-    /// The first server named, and how to log in to servers.
+    /// The first server named, and the login for servers.
     server: ConnectionInfo,
-    /// How to log in to those who decide.
+    /// The login for the servers that decide.
     decider: RedisConnectionInfo,
     certificates: Certificates,
 }
 
-/// Certificates other than those that the machine trusts.
+/// Certificates beside those that the machine trusts.
 #[derive(Clone, Default)]
 pub(crate) struct Certificates {
     #[cfg(feature = "redis-tls")]
@@ -48,7 +48,7 @@ const SENTINEL_PORT: u16 = 26_379;
 struct Parts<'a> {
     /// `redis`, or `rediss` with TLS.
     scheme: &'a str,
-    /// With its `@`.
+    /// User and password, with the `@` behind them.
     login: &'a str,
     hosts: Vec<&'a str>,
     path: &'a str,
@@ -56,6 +56,7 @@ struct Parts<'a> {
 }
 
 impl<'a> Parts<'a> {
+    /// Splits a URL behind its scheme.
     fn of(scheme: &'a str, rest: &'a str) -> Self {
         let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
         let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
@@ -70,12 +71,13 @@ impl<'a> Parts<'a> {
         }
     }
 
-    /// What the `redis` crate makes of one of the hosts.
+    /// Parses a URL with one of the hosts.
     fn parse(&self, login: &str, host: &str, database: &str) -> Result<ConnectionInfo, Unparsed> {
         parse(&format!("{}://{login}{host}/{database}", self.scheme))
     }
 
-    /// Whatever has an `@` in it is taken for the login, so that may be of several servers by mistake.
+    /// Checks that there is one login only. All up to the last `@` is taken for the login, so a URL with one login for
+    /// each server ends up in it.
     fn check(self) -> Result<Self, Unparsed> {
         if self.login.contains(',') {
             return Err("since there is one login for all servers: before the first, with one @");
@@ -83,6 +85,7 @@ impl<'a> Parts<'a> {
         Ok(self)
     }
 
+    /// Returns the addresses of all hosts. `port` is for those without one.
     fn addresses(&self, port: Option<u16>) -> Result<Vec<Address>, Unparsed> {
         let address = |host: &&str| {
             let has_port = host.rfind(':') > host.rfind(']');
@@ -95,7 +98,7 @@ impl<'a> Parts<'a> {
         self.hosts.iter().map(address).collect()
     }
 
-    /// The login for sentinels, which have one of their own.
+    /// Returns the login for sentinels, which have one of their own.
     fn sentinel_login(&self) -> Result<String, Unparsed> {
         let (mut user, mut password) = ("", "");
         for pair in self.query.split('&').filter(|pair| !pair.is_empty()) {
@@ -116,9 +119,10 @@ impl<'a> Parts<'a> {
     }
 }
 
-/// Why it is no URL, without what is in it.
+/// The reason why a URL is refused, without any part of it, since that may be a password.
 type Unparsed = &'static str;
 
+/// Parses the URL of a single server.
 fn parse(url: &str) -> Result<ConnectionInfo, Unparsed> {
     let info = url.into_connection_info();
     let info = info.map_err(|_| "since it does not parse")?;
@@ -153,7 +157,7 @@ impl Target {
             Some((scheme @ ("redis" | "rediss"), "cluster")) => {
                 Self::cluster(&Parts::of(scheme, rest).check()?)
             }
-            // What it does not know it would pass over.
+            // The `redis` crate would ignore parameters that it does not know.
             _ if matches!(scheme, "redis" | "rediss") && rest.contains('?') => {
                 Err("since one of a single server takes no query")
             }
@@ -209,7 +213,7 @@ impl Target {
         self.server.redis_settings().db()
     }
 
-    /// May the primary become another one without word to all of its clients?
+    /// Checks whether another server may become the primary without notice to all clients of the first.
     pub(crate) fn fails_over(&self) -> bool {
         self.deciders != Deciders::Nobody
     }
@@ -218,12 +222,14 @@ impl Target {
         matches!(self.server.addr(), ConnectionAddr::TcpTls { .. })
     }
 
-    /// The server at an address; the one that the URL names, if none is given.
+    /// Returns a client of the server at `address`, or of the one that the URL names if that is `None`. It speaks
+    /// RESP3, the protocol in which servers push messages.
     pub(crate) fn client(&self, address: Option<&str>) -> redis::RedisResult<Client> {
-        self.client_of(address, self.server.redis_settings().clone())
+        let login = self.server.redis_settings().clone();
+        self.client_of(address, login.set_protocol(ProtocolVersion::RESP3))
     }
 
-    /// One of those who decide.
+    /// Returns a client of a server that decides.
     pub(crate) fn decider(&self, address: &str) -> redis::RedisResult<Client> {
         self.client_of(Some(address), self.decider.clone())
     }
@@ -252,18 +258,18 @@ impl Target {
 
 impl Certificates {
     #[cfg(not(feature = "redis-tls"))]
-    #[allow(clippy::unused_self)] // As with the feature.
+    #[allow(clippy::unused_self)] // The signature is the same as with the feature.
     fn client(&self, info: ConnectionInfo) -> redis::RedisResult<Client> {
         Client::open(info)
     }
 
     #[cfg(not(feature = "redis-tls"))]
-    #[allow(clippy::unused_self, clippy::unnecessary_wraps)] // As with the feature.
+    #[allow(clippy::unused_self, clippy::unnecessary_wraps)] // The signature is the same as with the feature.
     fn check(&self) -> Result<(), BuildError> {
         Ok(())
     }
 
-    /// That they can be read is found out before anybody connects.
+    /// Checks that the certificates can be parsed, so that an error shows before the first connection.
     #[cfg(feature = "redis-tls")]
     fn check(&self) -> Result<(), BuildError> {
         use rustls::pki_types::pem::PemObject;
@@ -290,9 +296,9 @@ impl Certificates {
         if !matches!(info.addr(), ConnectionAddr::TcpTls { .. }) {
             return Client::open(info);
         }
-        // It panics in the first handshake where a program has linked none, or several.
+        // `rustls` panics in the first handshake if a program links no provider, or several.
         if rustls::crypto::CryptoProvider::get_default().is_none() {
-            // If another thread was faster there is one.
+            // It fails only if another thread has installed one meanwhile.
             let _ = rustls::crypto::ring::default_provider().install_default();
         }
         let certificates = redis::TlsCertificates {
@@ -303,13 +309,13 @@ impl Certificates {
     }
 }
 
-/// Host and port of an address.
+/// Splits an address into host and port.
 fn split(address: &str) -> Option<(String, u16)> {
     let (host, port) = address.rsplit_once(':')?;
     Some((host.into(), port.parse().ok()?))
 }
 
-/// Majorities are counted: nobody has two voices.
+/// Checks that no address is named twice, because each has one vote in a majority.
 fn distinct(addresses: Vec<Address>) -> Result<Vec<Address>, Unparsed> {
     let mut sorted = addresses.clone();
     sorted.sort_unstable();
@@ -318,14 +324,6 @@ fn distinct(addresses: Vec<Address>) -> Result<Vec<Address>, Unparsed> {
         return Err("since it names one server twice");
     }
     Ok(addresses)
-}
-
-/// Returns a client of the same server that speaks the protocol in which servers push.
-pub(super) fn resp3(client: &Client) -> RedisResult<Client> {
-    let info = client.get_connection_info().clone();
-    let login = info.redis_settings().clone();
-    let login = login.set_protocol(ProtocolVersion::RESP3);
-    Client::open(info.set_redis_settings(login))
 }
 
 #[cfg(test)]

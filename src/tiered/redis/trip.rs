@@ -1,5 +1,5 @@
-//! One round trip: a connection, within its [flow](super::flow) and a deadline, and once more if the server
-//! has closed it.
+//! One round trip: a call on a connection, within its [flow](super::flow) and a deadline. It is repeated if the server
+//! has closed the connection.
 
 use super::connection::{Bulk, Connection};
 use super::flow::{Flow, Passage};
@@ -9,19 +9,16 @@ use crate::tiered::codec::millis;
 use crate::tiered::remote::RemoteError;
 use redis::{Cmd, Pipeline, RedisResult, Value};
 use std::sync::Arc;
-use std::time::Duration;
 
-/// Times that a call is sent again, on a fresh connection, since the one before was closed. Twice, because
-/// the first fresh one may have been made for somebody else, before the server closed all that it had.
+/// Number of times that a call is repeated on a fresh connection after its connection was closed. It is two, because
+/// the first fresh connection may have been made for another call, before the server closed all connections that it
+/// had.
 const RETRIES: usize = 2;
 
-/// How long a call waits at most until it is sent.
-const MAX_WAIT: Duration = Duration::from_secs(10);
-
-/// The replies of a trip, each of them the server's or its error.
+/// The replies of a trip, one for each call: a value of the server, or its error.
 pub(super) type Replies = Vec<Result<Value, RemoteError>>;
 
-/// When it is to be made sure that the primary is the primary, so that what it says counts.
+/// The time at which a trip checks that its server still is the primary, so that its replies count.
 #[derive(Clone, Copy, PartialEq)]
 pub(super) enum Confirm {
     Never,
@@ -29,29 +26,30 @@ pub(super) enum Confirm {
     After,
 }
 
-/// The connection on which a trip goes.
+/// The connection that a trip uses, and its order there.
 #[derive(Clone, Copy, PartialEq)]
 pub(super) enum Lane {
-    /// For what is small. It begins at once: a heartbeat or an invalidation.
+    /// The connection for small values, without waiting: for heartbeats and invalidations.
     Control,
-    /// For what is small, on the same connection.
+    /// The connection for small values.
     Small,
-    /// For what is large, on a connection of its own.
+    /// The connection for large values.
     Bulk,
 }
 
-/// What a trip is like.
+/// The properties of a trip.
 #[derive(Clone, Copy)]
 pub(super) struct Trip {
     pub(super) lane: Lane,
-    /// The bytes that it is expected to carry.
+    /// Expected number of bytes, which it waits for room for.
     pub(super) bytes: usize,
-    /// The bytes that it may carry at most: its deadline allows for these.
+    /// Largest possible number of bytes, which its deadline allows for.
     pub(super) most: usize,
     pub(super) confirm: Confirm,
 }
 
 impl Trip {
+    /// Creates a trip that carries this many bytes and does not check the primary.
     pub(super) fn on(lane: Lane, bytes: usize) -> Self {
         Self {
             lane,
@@ -61,12 +59,13 @@ impl Trip {
         }
     }
 
+    /// Returns the trip with a check of the primary.
     pub(super) fn confirmed(self, confirm: Confirm) -> Self {
         Self { confirm, ..self }
     }
 }
 
-/// The connections that an attempt has used.
+/// The connections that an attempt has used, by their numbers.
 #[derive(Default)]
 struct Used {
     main: Option<u64>,
@@ -74,6 +73,7 @@ struct Used {
 }
 
 impl Redis {
+    /// Returns the flow of the connection that a lane belongs to.
     fn flow(&self, lane: Lane) -> &Flow {
         match lane {
             Lane::Control | Lane::Small => &self.small,
@@ -81,7 +81,7 @@ impl Redis {
         }
     }
 
-    /// Makes one call on its own.
+    /// Makes a single call.
     pub(super) async fn one(
         &self,
         trip: Trip,
@@ -94,31 +94,26 @@ impl Redis {
             .ok_or_else(nonsense)?
     }
 
-    /// Makes a call for each of the items, in one round trip. A connection on which something went wrong is
-    /// not used again.
+    /// Makes a call for each of the items, in one round trip. A connection that has failed is not used again.
     ///
     /// # Errors
     ///
-    /// If there were no replies in time. What the server refuses is the error of that reply alone.
+    /// Returns an error if there were no replies in time. A call that the server refuses is only an error of its own
+    /// reply.
     pub(super) async fn trip<T>(
         &self,
         trip: Trip,
         items: &[T],
         call: impl Fn(&T, &Connection) -> Cmd,
     ) -> Result<Replies, RemoteError> {
-        let (flow, deadline) = (self.flow(trip.lane), self.settings.deadline);
-        let passage = match trip.lane {
-            Lane::Control => flow.enter(trip.bytes, deadline),
-            Lane::Small | Lane::Bulk => {
-                let most = self.settings.lease.min(MAX_WAIT);
-                flow.admit(trip.bytes, deadline, most).await?
-            }
-        };
-        // Those that it is expected to carry are in flight already.
-        let allowance = flow.allowance(deadline, trip.most.saturating_sub(trip.bytes));
-        let (passage, mut used) = (Arc::new(passage), Used::default());
-        let trying = self.try_again(trip, items, &call, &passage, allowance, &mut used);
-        let result = tokio::time::timeout(allowance, trying).await;
+        let flow = self.flow(trip.lane);
+        let passage = Arc::new(match trip.lane {
+            Lane::Control => flow.enter(trip.bytes),
+            Lane::Small | Lane::Bulk => flow.admit(trip.bytes, trip.most).await?,
+        });
+        let mut used = Used::default();
+        let trying = self.try_again(trip, items, &call, &passage, &mut used);
+        let result = tokio::time::timeout(passage.allowance(), trying).await;
         let result = result.unwrap_or(Err(RemoteError::Timeout));
         flow.note(&result);
         if let Err(error) = &result {
@@ -127,21 +122,19 @@ impl Redis {
         result
     }
 
-    /// Attempts a trip, and again on a fresh connection if the connection was lost. Every call may be made
-    /// twice: a script that finds what it has written itself says what it said before.
+    /// Attempts a trip, and repeats it on a fresh connection if the connection was closed. Every call may be made
+    /// twice: a script that finds its own earlier write gives the same reply as before.
     async fn try_again<T>(
         &self,
         trip: Trip,
         items: &[T],
         call: &impl Fn(&T, &Connection) -> Cmd,
         passage: &Arc<Passage>,
-        allowance: Duration,
         used: &mut Used,
     ) -> Result<Replies, RemoteError> {
         let mut retries = 0;
         loop {
-            let attempt = self.attempt(trip, items, call, passage, allowance, used);
-            match attempt.await {
+            match self.attempt(trip, items, call, passage, used).await {
                 Err(error @ RemoteError::Disconnected(_)) if retries < RETRIES => {
                     retries += 1;
                     self.give_up(trip.lane, std::mem::take(used), &error);
@@ -151,13 +144,13 @@ impl Redis {
         }
     }
 
+    /// Makes the calls of a trip on the current connection, which it notes in `used`.
     async fn attempt<T>(
         &self,
         trip: Trip,
         items: &[T],
         call: &impl Fn(&T, &Connection) -> Cmd,
         passage: &Arc<Passage>,
-        allowance: Duration,
         used: &mut Used,
     ) -> Result<Replies, RemoteError> {
         let (number, connection) = self.connector.get().await?;
@@ -174,8 +167,7 @@ impl Redis {
         let replies = if trip.lane == Lane::Bulk {
             let (number, link) = connection.bulk.get().await?;
             used.bulk = Some((Arc::clone(&connection.bulk), number));
-            self.carry(link, pipeline, Arc::clone(passage), allowance)
-                .await?
+            self.carry(link, pipeline, Arc::clone(passage)).await?
         } else {
             pipeline.query_async(&mut connection.link.clone()).await?
         };
@@ -183,7 +175,7 @@ impl Redis {
         let replies: Replies = replies.collect();
         for reply in &replies {
             if let Err(error @ RemoteError::Disconnected(_)) = reply {
-                // By the server's own word it is not the one that it was: nothing of the connection is of use.
+                // The server itself says that its scripts or its role have changed, so all connections to it are stale.
                 self.connector.discard(number);
                 return Err(error.clone());
             }
@@ -194,34 +186,28 @@ impl Redis {
         Ok(replies)
     }
 
-    /// Transfers what is large, in a task of its own: its bytes are in flight until they have arrived, also
-    /// if nobody waits for them any more.
+    /// Transfers large values in a task, which shares the passage with the caller: their bytes are in flight until they
+    /// have arrived, even if the caller is dropped before that.
     async fn carry(
         &self,
         mut link: Link,
         pipeline: Pipeline,
         passage: Arc<Passage>,
-        allowance: Duration,
     ) -> Result<Vec<RedisResult<Value>>, RemoteError> {
         let carrying = self.runtime.spawn(async move {
             let replies = pipeline.query_async(&mut link);
-            let replies = tokio::time::timeout(allowance, replies).await;
-            drop(passage);
-            replies
+            tokio::time::timeout(passage.allowance(), replies).await
         });
-        match carrying.await {
-            Ok(Ok(replies)) => Ok(replies?),
-            Ok(Err(_)) => Err(RemoteError::Timeout),
-            Err(_) => Err(RemoteError::Disconnected("the runtime shuts down".into())),
-        }
+        let replies = carrying.await?.map_err(|_| RemoteError::Timeout)?;
+        Ok(replies?)
     }
 
-    /// Gives up the connection on which something went wrong.
+    /// Discards the connection that has failed.
     fn give_up(&self, lane: Lane, used: Used, error: &RemoteError) {
         use RemoteError::{Disconnected, Timeout, Undecided};
         match (error, used.bulk, used.main) {
             (Timeout | Disconnected(_), Some((bulk, number)), _) => bulk.discard(number),
-            // Small values do not suffer from a large one that is late.
+            // A slow large value says nothing about the connection for small ones.
             (Timeout, None, _) if lane == Lane::Bulk => {}
             (Timeout | Disconnected(_) | Undecided(_), _, Some(number)) => {
                 self.connector.discard(number);
@@ -230,8 +216,8 @@ impl Redis {
         }
     }
 
-    /// Was this connection's server the primary at a time after this was called, and have as many
-    /// replicas what it was told before as shall have it?
+    /// Checks that the server of this connection was the primary at some time after this call, and that enough replicas
+    /// have all writes from before it.
     async fn confirm(&self, connection: &Connection) -> Result<(), RemoteError> {
         self.connector.confirm(connection).await?;
         let Some(waiting) = &connection.waiting else {
@@ -240,16 +226,16 @@ impl Redis {
         let replicated = waiting
             .replicated
             .ask(|| self.replicate(waiting.link.clone()));
-        let (have, shall) = (replicated.await?, self.settings.replicas);
-        if have < shall {
-            let why = format!("{have} replicas have it, of {shall} that shall");
+        let (have, required) = (replicated.await?, self.settings.replicas);
+        if have < required {
+            let why = format!("{have} replicas have the write, {required} are required");
             return Err(RemoteError::Undecided(why));
         }
         Ok(())
     }
 
-    /// How many replicas have all that was written so far, and another write, for which they must be
-    /// there.
+    /// Returns the number of replicas that have all writes so far. It writes a mark for them to confirm, because `WAIT`
+    /// counts replicas only up to the last write of its own connection.
     fn replicate(
         &self,
         mut link: Link,
@@ -260,10 +246,13 @@ impl Redis {
             .arg(&self.names.mark)
             .arg(super::entropy());
         write.arg("PX").arg(super::KEPT).ignore();
-        let most = millis(self.settings.deadline / 2);
-        waiting.cmd("WAIT").arg(self.settings.replicas).arg(most);
+        let deadline = self.settings.deadline;
+        waiting.cmd("WAIT").arg(self.settings.replicas);
+        waiting.arg(millis(deadline / 2));
         async move {
-            let (have,): (u64,) = waiting.query_async(&mut link).await?;
+            // It runs in a task, which would stay forever on a connection that was cut.
+            let replies = tokio::time::timeout(deadline, waiting.query_async(&mut link)).await;
+            let (have,): (u64,) = replies.map_err(|_| RemoteError::Timeout)??;
             Ok(have)
         }
     }

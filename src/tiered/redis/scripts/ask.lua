@@ -1,8 +1,13 @@
--- The value of KEYS[3], or the lead of its load. ARGV[5]: the token to lead under, '' not to;
--- ARGV[6]: the lease, ms; ARGV[7]: the token of a value that is of no use, or ''; ARGV[8]: how many
--- bytes a value may have; ARGV[9]: how many to be returned. Returns a kind: 0 nothing, 1 a value (and what is
--- left of its time), 2 led by another (and what is left of the lease), 3 led by the caller (and id and
--- version), 4 as 3, for a value that is too large, 5 a value that is not returned (and its bytes and head).
+-- Returns the value of KEYS[3], or makes the caller the leader of its load.
+-- ARGV[5]: the token to lead under, '' not to lead; ARGV[6]: the lease, in ms; ARGV[7]: the token of an unreadable
+-- value, or ''; ARGV[8]: the largest size of a value, in bytes; ARGV[9]: the largest size that is returned, in bytes.
+-- Returns one of
+--   0: no value,
+--   1, the rest of its time to live in ms, a value,
+--   2, the rest of the lease in ms: another process leads,
+--   3, id, version: the caller leads,
+--   4, id, version: the caller leads, and replaces a value that is too large,
+--   5, size, head: a value that is larger than ARGV[9].
 
 local held = read(KEYS[3])
 local kind = 3
@@ -11,7 +16,7 @@ if held and string.sub(held, 5, 12) == id then
     if ARGV[5] == '' then
       return {0}
     end
-    -- This call was made before, and its reply was lost.
+    -- This call is a repetition: the first reply was lost.
     if string.sub(held, 21, 36) == ARGV[5] then
       return {3, id, version}
     end

@@ -1,12 +1,13 @@
--- Puts ARGV[6] in place of what the token ARGV[5] wrote, a lease, for ARGV[7] ms; '' gives the lease back.
--- If somebody waits for it, ARGV[9] is published on ARGV[8]. Returns 1 if the value was stored.
+-- Replaces the lease with the token ARGV[5] under KEYS[3] by the value ARGV[6] for ARGV[7] ms. A value of '' gives the
+-- lease back. If another process waits for the value, publishes ARGV[9] on the channel ARGV[8]. Returns 1 if the value
+-- was stored, and 0 otherwise.
 
 local held = read(KEYS[3])
 if not held or string.sub(held, 21, 36) ~= ARGV[5] then
   return 0
 end
 if string.sub(held, 1, 4) ~= LEASE then
-  -- This call was made before, and its reply was lost: the value is stored.
+  -- This call is a repetition: the first reply was lost, and the value is stored.
   return (ARGV[6] ~= '' and is_current(held)) and 1 or 0
 end
 local stored = 0

@@ -1,18 +1,19 @@
--- Raises the version and publishes it with ARGV[6] on ARGV[5]. ARGV[7]: 'k' for the key KEYS[3], 't' for
--- the tag whose hash is ARGV[8], 'a' for all. The key gets the value ARGV[10] for ARGV[11] ms, if what
--- the token ARGV[9] wrote lies there; else, or if the value is '', it is deleted. Returns id, version,
--- whether that lay there, and who serves from its L1, each with the ms that are left to it.
+-- Raises the version, and publishes it with ARGV[6] on the channel ARGV[5].
+-- ARGV[7]: 'k' for the key KEYS[3], 't' for the tag with the hash ARGV[8], 'a' for all keys.
+-- If the token under the key is ARGV[9], the key gets the value ARGV[10] for ARGV[11] ms. Otherwise, or if the value is
+-- '', it is deleted. Returns id, version, 1 if that token was under the key, and the readers, each with the rest of its
+-- lease in ms.
 
 local MAX_TAGS = 10000
 
 if not is_branch() then
   return other_branch()
 end
--- A script that has begun to write goes on where there is no room: what frees none begins.
+-- Redis runs a script without room in memory if it has written before. So it begins with a write that needs no room.
 redis.call('HDEL', KEYS[1], '')
 remember_readers()
 version = version + 1
--- First: where it may not be published, nothing is numbered.
+-- Publishes first: if the user may not publish, the version does not rise.
 publish(ARGV[5], 'E' .. id .. pack(version) .. ARGV[6])
 redis.call('HSET', KEYS[1], 'ver', version)
 local untouched = 0
@@ -21,7 +22,7 @@ if ARGV[7] == 'k' then
   local token = held and string.sub(held, 21, 36)
   local is_new = ARGV[10] ~= '' and token == string.sub(ARGV[10], 21, 36)
   if is_new and is_current(held) then
-    -- This call was made before, and its reply was lost: the value is stored.
+    -- This call is a repetition: the first reply was lost, and the value is stored.
     untouched = 1
   elseif token == ARGV[9] and ARGV[10] ~= '' and is_current(ARGV[10]) then
     store(KEYS[3], ARGV[10], ARGV[11])
@@ -46,7 +47,7 @@ else
   redis.call('HSET', KEYS[1], 'clear', version)
 end
 local time = now()
--- No lease lasts longer, also if the clock was set back.
+-- No lease lasts longer, even if the clock was set back.
 local longest = tonumber(redis.call('HGET', KEYS[1], 'lease'))
 local readers = {}
 for at, field in ipairs(redis.call('ZRANGEBYSCORE', KEYS[2], '(' .. time, '+inf', 'WITHSCORES')) do

@@ -1,10 +1,16 @@
--- Before each script. KEYS[1]: the namespace's state, a hash: id (its incarnation), branch (of the
--- server's history, on which it was begun: its replication id, and a term), ver (how many invalidations there were), clear (the last one of all),
--- tagged (all tags' invalidations up to here are forgotten, so what has tags is older than them),
--- t<hash> (a tag's last one), lease (the longest lease on an L1 so far, ms). KEYS[2]: who serves from
--- its L1, a sorted set of peers by the end of their leases; '' stands for those who were forgotten.
--- ARGV[1]: an id for a new incarnation; ARGV[2]: the branch, as the connection knows it; ARGV[3]: how long
--- leases are, ms; ARGV[4]: the command to publish with.
+-- Precedes each script.
+-- KEYS[1]: the state of the namespace, a hash with the fields
+--   id: its incarnation,
+--   branch: the branch of the server's history on which it began: the replication id, and a term,
+--   ver: the number of invalidations,
+--   clear: the version of the last invalidation of all keys,
+--   tagged: the version up to which invalidations of tags are not kept, so that every older value with tags is stale,
+--   t<hash>: the version of the last invalidation of a tag,
+--   lease: the longest lease of an L1 so far, in ms.
+-- KEYS[2]: the readers, which serve from their L1: a sorted set of peers by the end of their leases. '' stands for
+--   readers that are not in the set, because it was lost.
+-- ARGV[1]: an id for a new incarnation; ARGV[2]: the branch, as the connection knows it; ARGV[3]: the duration of
+-- leases, in ms; ARGV[4]: the command to publish with.
 
 local VALUE, LEASE = 'hsV\2', 'hsL\1'
 
@@ -21,8 +27,8 @@ local function publish(channel, message)
   redis.call(ARGV[4], channel, message)
 end
 
--- Is the server still on the branch that the connection knows? If not it may lack, or may have, what
--- another server has confirmed.
+-- Checks whether the server still is on the branch that the connection knows. If not, it may lack writes that another
+-- server has confirmed.
 local function is_branch()
   local id = string.match(redis.call('INFO', 'replication'), 'master_replid:(%x+)')
   return id == string.match(ARGV[2], '^%x+')
@@ -34,8 +40,8 @@ end
 
 local state = redis.call('HMGET', KEYS[1], 'id', 'branch', 'ver', 'clear', 'tagged')
 
--- A new incarnation, where the state was evicted, or is of another branch, after a restart or a failover:
--- it might then lack what happened since.
+-- Begins a new incarnation if the state was evicted, or belongs to another branch after a restart or a failover,
+-- because it may lack later invalidations.
 if not state[1] or state[2] ~= ARGV[2] then
   if not is_branch() then
     return other_branch()
@@ -49,14 +55,14 @@ end
 
 local id, version = state[1], tonumber(state[3])
 
--- There may be readers that were forgotten with the list of them.
+-- Adds '' to the readers if the set is missing, since it may have been lost with readers in it.
 local function remember_readers()
   if redis.call('EXISTS', KEYS[2]) == 0 then
     redis.call('ZADD', KEYS[2], now() + redis.call('HGET', KEYS[1], 'lease'), '')
   end
 end
 
--- Does this value still hold?
+-- Checks that a value was not invalidated.
 local function is_current(value)
   if string.sub(value, 1, 4) ~= VALUE or string.sub(value, 5, 12) ~= id then
     return false
@@ -81,13 +87,14 @@ local function is_current(value)
   return true
 end
 
--- What lies under a key, if it is something of ours: what is of another type gets out of the way.
+-- Returns the value or the lease under a key, or false if there is none. A list or another type counts as none: the
+-- caller replaces it.
 local function read(key)
   local held = redis.pcall('GET', key)
   return type(held) == 'string' and held
 end
 
--- Stores a value for so many milliseconds; 0 is for ever.
+-- Stores a value for this many milliseconds, or without a time to live if it is 0.
 local function store(key, value, ttl)
   if ttl == '0' then
     redis.call('SET', key, value)

@@ -1,10 +1,10 @@
--- The peer ARGV[5] serves from its L1 for ARGV[6] ms from now (0: it does not), and is sent a beat on
--- ARGV[7] with the number ARGV[8]. The namespace is kept for ARGV[9] ms.
+-- Adds the peer ARGV[5] to the readers for ARGV[6] ms from now, or removes it if that is 0. Publishes a beat with the
+-- number ARGV[8] on its channel ARGV[7]. Keeps the namespace for ARGV[9] ms.
 
 if not is_branch() then
   return other_branch()
 end
--- A script that has begun to write goes on where there is no room: what frees none begins.
+-- Redis runs a script without room in memory if it has written before. So it begins with a write that needs no room.
 redis.call('HDEL', KEYS[1], '')
 remember_readers()
 local time = now()
