@@ -102,6 +102,11 @@ async fn load(value: u64) -> Result<u64, Infallible> {
     Ok(value)
 }
 
+/// Loads all keys of a batch.
+async fn load_all(keys: Vec<u64>) -> Result<Vec<(u64, u64)>, Infallible> {
+    Ok(keys.into_iter().map(|key| (key, key * 10)).collect())
+}
+
 async fn hang() -> Result<u64, Infallible> {
     pending().await
 }
@@ -185,9 +190,7 @@ fn unpolled_batch_in_the_queue_delays_other_callers_of_its_keys_by_a_lease_at_mo
         let mut holder = Box::pin(asks(&cache, 9));
         assert!(poll(&mut holder).is_pending());
         let keys = [1, 2, 3];
-        let mut batch = Box::pin(cache.get_many_or_load_async(&keys, async |keys: Vec<u64>| {
-            Ok::<_, Infallible>(keys.into_iter().map(|key| (key, key * 10)))
-        }));
+        let mut batch = Box::pin(cache.get_many_or_load_async(&keys, load_all));
         assert!(poll(&mut batch).is_pending());
         assert_eq!(holder.await, 90);
         for key in [1, 2, 3, 4] {
@@ -365,6 +368,47 @@ fn superseded_loads_are_counted_as_abandoned_without_a_bound_as_well() {
     cache.validate();
 }
 
+#[test]
+fn superseded_load_whose_key_was_invalidated_meanwhile_is_counted_as_abandoned() {
+    let invalidations: [fn(&Cache); 3] = [
+        |cache| assert_eq!(cache.remove(&1), None),
+        |cache| cache.retain(|_, _| true),
+        Cache::clear,
+    ];
+    for invalidate in invalidations {
+        let cache = Cache::builder().capacity(10).lease(LEASE).build().unwrap();
+        let mut hanging = Box::pin(cache.get_or_load_async(&1, hang));
+        assert!(poll(&mut hanging).is_pending());
+        let mut waiter = Box::pin(asks(&cache, 1));
+        let mut batch = Box::pin(cache.get_many_or_load_async(&[1], load_all));
+        assert!(poll(&mut waiter).is_pending() && poll(&mut batch).is_pending());
+        invalidate(&cache);
+        // The batch finds that the lease has ended, or the other caller does.
+        assert_eq!(run(batch).unwrap(), [Some(10)]);
+        assert_eq!(run(waiter), 10);
+        assert_eq!(cache.stats().abandoned_loads, 1);
+        drop(hanging);
+        cache.validate();
+    }
+}
+
+#[test]
+fn hanging_batch_gives_its_permit_to_others_at_the_end_of_its_lease() {
+    async fn scenario() {
+        let cache = cache_with(1);
+        let load = |_| pending::<Result<Vec<(u64, u64)>, Infallible>>();
+        let mut hanging = Box::pin(cache.get_many_or_load_async(&[1, 2], load));
+        assert!(poll(&mut hanging).is_pending());
+        for key in [1, 2, 3] {
+            assert_eq!(asks(&cache, key).await, key * 10);
+        }
+        assert_eq!(cache.stats().abandoned_loads, 1);
+        drop(hanging);
+        cache.validate();
+    }
+    by_each_executor!(scenario());
+}
+
 /// A cache whose key 1 has just expired.
 fn expired(set_up: impl FnOnce(hotset::Builder<u64, u64>) -> hotset::Builder<u64, u64>) -> Cache {
     let clock = ManualClock::new();
@@ -398,8 +442,16 @@ fn assert_callers_get_the_expired_value(cache: &Cache) {
         other.get_many_or_load(&[1], load).unwrap()
     });
     assert_eq!(batch, [Some(OLD)]);
+    let mut callers = 3;
+    #[cfg(feature = "tokio")]
+    {
+        let detached = cache.detached();
+        let asking = detached.get_or_load_async(&1, || load(NEW));
+        assert_eq!(run_in_tokio(asking).unwrap(), OLD);
+        callers += 1;
+    }
     let stats = cache.stats();
-    assert_eq!((stats.stale, stats.loads), (3, 1));
+    assert_eq!((stats.stale, stats.loads), (callers, 1));
 }
 
 #[test]
@@ -418,21 +470,38 @@ fn waiter_of_a_hanging_load_gets_the_expired_value() {
 fn batch_takes_the_expired_values_that_there_are_and_waits_for_the_other_keys() {
     let cache = expired(|builder| builder.stale_if_slow(Duration::from_millis(20)));
     let keys = [1, 2, 3];
-    let load =
-        |keys: Vec<u64>| async { Ok::<_, Infallible>(keys.into_iter().map(|key| (key, key))) };
-    let mut leader = Box::pin(cache.get_many_or_load_async(&keys, |_| {
-        std::future::pending::<Result<Vec<(u64, u64)>, Infallible>>()
-    }));
+    let mut leader = Box::pin(
+        cache.get_many_or_load_async(&keys, |_| pending::<Result<Vec<(u64, u64)>, Infallible>>()),
+    );
     assert!(poll(&mut leader).is_pending());
-    let mut waiter = Box::pin(cache.get_many_or_load_async(&keys, load));
+    let mut waiter = Box::pin(cache.get_many_or_load_async(&keys, load_all));
     while cache.stats().stale == 0 {
         assert!(poll(&mut waiter).is_pending());
         thread::yield_now();
     }
     assert!(poll(&mut waiter).is_pending());
     drop(leader);
-    assert_eq!(run(waiter).unwrap(), [Some(OLD), Some(2), Some(3)]);
+    assert_eq!(run(waiter).unwrap(), [Some(OLD), Some(20), Some(30)]);
     assert_eq!(cache.stats().stale, 1);
+}
+
+#[test]
+fn batch_whose_expired_value_is_removed_while_it_waits_for_a_permit_waits_on() {
+    let slow = Duration::from_millis(20);
+    let cache = expired(|builder| builder.stale_if_slow(slow).max_concurrent_loads(1));
+    let mut holder = Box::pin(cache.get_or_load_async(&2, hang));
+    let start = Instant::now();
+    let mut batch = Box::pin(cache.get_many_or_load_async(&[1], load_all));
+    assert!(poll(&mut holder).is_pending() && poll(&mut batch).is_pending());
+    cache.remove(&1);
+    while start.elapsed() < 2 * slow {
+        assert!(poll(&mut batch).is_pending());
+        thread::yield_now();
+    }
+    drop(holder);
+    assert_eq!(run(batch).unwrap(), [Some(10)]);
+    assert_eq!((cache.stats().stale, cache.stats().queued), (0, 1));
+    cache.validate();
 }
 
 #[test]
@@ -517,6 +586,49 @@ mod detached {
     }
 
     #[test]
+    fn wait_for_a_permit_is_no_part_of_the_lease_after_which_a_caller_gets_the_expired_value() {
+        let lease = Duration::from_millis(500);
+        let cache = expired(|builder| builder.lease(lease).max_concurrent_loads(1));
+        run_in_tokio(async {
+            let mut holder = Box::pin(cache.get_or_load_async(&2, hang));
+            assert!(poll(&mut holder).is_pending());
+            // Gets its permit when the lease of the holder ends.
+            let detached = cache.detached();
+            let found = detached.get_or_load_async(&1, || load(NEW)).await;
+            assert_eq!(found.unwrap(), NEW);
+        });
+        assert_eq!(cache.stats().stale, 0);
+    }
+
+    #[test]
+    fn permit_offered_to_an_unpolled_caller_passes_to_other_callers() {
+        let cache = cache_with(1);
+        run_in_tokio(async {
+            let detached = cache.detached();
+            let mut first = Box::pin(asks(&cache, 1));
+            let mut second = Box::pin(detached.get_or_load_async(&2, || load(20)));
+            assert!(poll(&mut first).is_pending() && poll(&mut second).is_pending());
+            assert_eq!(first.await, 10);
+            assert_eq!(asks(&cache, 3).await, 30);
+            assert_eq!(second.await.unwrap(), 20);
+        });
+        cache.validate();
+    }
+
+    #[test]
+    fn hanging_load_gives_its_permit_to_others_at_the_end_of_its_lease() {
+        let cache = cache_with(1);
+        run_in_tokio(async {
+            let detached = cache.detached();
+            let mut hanging = Box::pin(detached.get_or_load_async(&1, hang));
+            assert!(poll(&mut hanging).is_pending());
+            assert_eq!(asks(&cache, 2).await, 20);
+            assert_eq!(asks(&cache, 1).await, 10);
+            assert_eq!(cache.stats().abandoned_loads, 1);
+        });
+    }
+
+    #[test]
     fn load_goes_on_after_its_caller_got_the_expired_value() {
         let cache = expired(|builder| builder.stale_if_slow(Duration::from_millis(20)));
         let runtime = runtime();
@@ -559,23 +671,30 @@ thread_local! {
     static JOBS: RefCell<Vec<Box<dyn FnOnce()>>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Loads as a request handler does whose loader computes in a work-stealing pool.
-fn handle(
-    cache: &Cache,
-    runs: &RefCell<Vec<u64>>,
-    request: u64,
-) -> Result<u64, LoadError<Infallible>> {
-    cache.get_or_load(&1, |_| {
-        while let Some(job) = JOBS.with_borrow_mut(Vec::pop) {
-            job();
-        }
-        runs.borrow_mut().push(request);
-        Ok(request)
-    })
+type Runs = RefCell<Vec<u64>>;
+type Handle = fn(&Cache, &Runs, u64) -> Result<u64, LoadError<Infallible>>;
+
+/// Computes a value in a work-stealing pool: runs other jobs of the thread meanwhile.
+fn compute(runs: &Runs, request: u64) -> Result<u64, Infallible> {
+    while let Some(job) = JOBS.with_borrow_mut(Vec::pop) {
+        job();
+    }
+    runs.borrow_mut().push(request);
+    Ok(request)
 }
+
+/// Request handlers whose loaders compute in a work-stealing pool.
+const HANDLERS: [Handle; 2] = [
+    |cache, runs, request| cache.get_or_load(&1, |_| compute(runs, request)),
+    |cache, runs, request| run(cache.get_or_load_async(&1, async || compute(runs, request))),
+];
 
 #[test]
 fn caller_whose_job_was_stolen_by_the_loader_of_its_key_runs_its_own_loader() {
+    HANDLERS.into_iter().for_each(check_stolen_jobs);
+}
+
+fn check_stolen_jobs(handle: Handle) {
     let cache = Rc::new(Cache::new(10));
     let runs = Rc::new(RefCell::new(Vec::new()));
     let answers = Rc::new(RefCell::new(Vec::new()));

@@ -21,13 +21,12 @@ const LEASE: Duration = Duration::from_millis(700);
 const PATIENCE: Duration = Duration::from_secs(60);
 
 fn patient_cache() -> Cache {
-    let builder = Cache::builder().capacity(2_000);
-    builder.lease(Duration::MAX).build().unwrap()
+    cache_with_lease(Duration::MAX)
 }
 
-fn cache_with_lease() -> Cache {
+fn cache_with_lease(lease: Duration) -> Cache {
     let builder = Cache::builder().capacity(2_000);
-    builder.lease(LEASE).build().unwrap()
+    builder.lease(lease).build().unwrap()
 }
 
 fn all() -> Vec<u32> {
@@ -67,7 +66,7 @@ fn answer(batch: &mut Batch) -> Values {
     }
 }
 
-/// A batch that loads all of these keys and does not end.
+/// A batch whose loader hangs. It loads those of its keys that no other call loads, and waits for the others.
 fn hanging(cache: &Cache, keys: Vec<u32>) -> Batch {
     let cache = cache.clone();
     let mut batch: Batch = Box::pin(async move {
@@ -106,74 +105,73 @@ fn outlast_the_lease() {
     until(|| start.elapsed() > LEASE);
 }
 
-#[test]
-fn batch_dropped_while_another_waits_is_loaded_again_by_one_call() {
-    let cache = patient_cache();
-    let calls = Calls::default();
-    let lost = hanging(&cache, all());
-    let mut other = waiting(&cache, all(), &calls);
-    drop(lost);
-    assert_eq!(answer(&mut other), tenfold(&all()));
-    assert_eq!(calls.take(), [all()]);
-    assert_eq!(cache.stats().loads, 2);
-    cache.validate();
+/// A batch of all keys whose loader hangs, and the calls of the loaders of other batches.
+struct Scene {
+    cache: Cache,
+    calls: Calls,
+    lost: Batch,
+}
+
+impl Scene {
+    fn new(cache: Cache) -> Self {
+        let lost = hanging(&cache, all());
+        let calls = Calls::default();
+        Self { cache, calls, lost }
+    }
+
+    fn waiting(&self, keys: Vec<u32>) -> Batch {
+        waiting(&self.cache, keys, &self.calls)
+    }
+
+    /// Checks that another batch of all keys has found their values by one call of its loader.
+    fn loaded_by_one_call(self, found: &Values) {
+        assert_eq!(*found, tenfold(&all()));
+        assert_eq!(self.calls.take(), [all()]);
+        assert_eq!(self.cache.stats().loads, 2);
+        drop(self.lost);
+        self.cache.validate();
+    }
 }
 
 #[test]
-fn batch_dropped_with_its_permit_is_loaded_again_by_one_call() {
-    let builder = Cache::builder().capacity(2_000).max_concurrent_loads(1);
-    let cache = builder.build().unwrap();
-    let calls = Calls::default();
-    let lost = hanging(&cache, all());
-    let mut other = waiting(&cache, all(), &calls);
-    drop(lost);
-    assert_eq!(answer(&mut other), tenfold(&all()));
-    assert_eq!(calls.take(), [all()]);
-    cache.validate();
+fn batch_dropped_while_another_waits_is_loaded_again_by_one_call() {
+    let bounded = Cache::builder().capacity(2_000).max_concurrent_loads(1);
+    for cache in [patient_cache(), bounded.build().unwrap()] {
+        let mut scene = Scene::new(cache);
+        let mut other = scene.waiting(all());
+        scene.lost = Box::pin(pending());
+        scene.loaded_by_one_call(&answer(&mut other));
+    }
 }
 
 #[test]
 fn batch_that_outlasts_its_lease_is_loaded_again_by_one_call() {
-    for permits in [None, Some(2)] {
-        let mut builder = Cache::builder().capacity(2_000).lease(LEASE);
-        if let Some(permits) = permits {
-            builder = builder.max_concurrent_loads(permits);
-        }
-        let cache = builder.build().unwrap();
-        let calls = Calls::default();
-        let lost = hanging(&cache, all());
-        let mut other = waiting(&cache, all(), &calls);
+    let bounded = Cache::builder().capacity(2_000).max_concurrent_loads(2);
+    for cache in [
+        cache_with_lease(LEASE),
+        bounded.lease(LEASE).build().unwrap(),
+    ] {
+        let scene = Scene::new(cache);
+        let mut other = scene.waiting(all());
         outlast_the_lease();
-        assert_eq!(answer(&mut other), tenfold(&all()));
-        assert_eq!(calls.take(), [all()]);
-        drop(lost);
-        cache.validate();
+        scene.loaded_by_one_call(&answer(&mut other));
     }
 }
 
 #[test]
 fn thread_that_waits_out_the_lease_of_a_batch_calls_its_loader_once() {
-    let cache = cache_with_lease();
-    let calls = Calls::default();
-    let lost = hanging(&cache, all());
-    let found = cache.get_many_or_load(&all(), |missing| Ok::<_, Infallible>(calls.load(missing)));
-    assert_eq!(found.unwrap(), tenfold(&all()));
-    assert_eq!(calls.take(), [all()]);
-    drop(lost);
-    cache.validate();
+    let scene = Scene::new(cache_with_lease(LEASE));
+    let load = |missing| Ok::<_, Infallible>(scene.calls.load(missing));
+    let found = scene.cache.get_many_or_load(&all(), load);
+    scene.loaded_by_one_call(&found.unwrap());
 }
 
 #[test]
 fn task_that_waits_out_the_lease_of_a_batch_calls_its_loader_once() {
-    let cache = cache_with_lease();
-    let calls = Calls::default();
-    let lost = hanging(&cache, all());
+    let scene = Scene::new(cache_with_lease(LEASE));
     let runtime = tokio::runtime::Runtime::new().unwrap();
-    let found = runtime.block_on(asking(&cache, all(), &calls));
-    assert_eq!(found, tenfold(&all()));
-    assert_eq!(calls.take(), [all()]);
-    drop(lost);
-    cache.validate();
+    let found = runtime.block_on(asking(&scene.cache, all(), &scene.calls));
+    scene.loaded_by_one_call(&found);
 }
 
 /// A thread waits for a batch, which is lost by `lose`. Returns the thread's calls.
@@ -239,6 +237,17 @@ struct PollOnWake {
     found: Mutex<Option<Values>>,
 }
 
+impl PollOnWake {
+    fn start(batch: Batch) -> Arc<Self> {
+        let this = Arc::new(Self {
+            batch: Mutex::new(Some(batch)),
+            found: Mutex::default(),
+        });
+        Arc::clone(&this).wake();
+        this
+    }
+}
+
 impl Wake for PollOnWake {
     fn wake(self: Arc<Self>) {
         let Some(mut batch) = self.batch.lock().unwrap().take() else {
@@ -254,27 +263,17 @@ impl Wake for PollOnWake {
 
 #[test]
 fn waiter_is_woken_only_when_all_keys_of_a_lost_batch_can_be_taken_over() {
-    let cache = patient_cache();
-    let calls = Calls::default();
-    let lost = hanging(&cache, all());
-    let waiter = Arc::new(PollOnWake {
-        batch: Mutex::new(Some(asking(&cache, all(), &calls))),
-        found: Mutex::default(),
-    });
-    Arc::clone(&waiter).wake();
-    assert!(calls.take().is_empty());
-    drop(lost);
+    let mut scene = Scene::new(patient_cache());
+    let waiter = PollOnWake::start(asking(&scene.cache, all(), &scene.calls));
+    assert!(scene.calls.take().is_empty());
+    scene.lost = Box::pin(pending());
     let found = waiter.found.lock().unwrap().take();
-    assert_eq!(found, Some(tenfold(&all())));
-    assert_eq!(calls.take(), [all()]);
-    cache.validate();
+    scene.loaded_by_one_call(&found.expect("it has no answer yet"));
 }
 
 #[test]
 fn two_batches_that_wait_for_a_lost_one_call_their_loaders_once_each() {
-    let cache = patient_cache();
-    let calls = Calls::default();
-    let lost = hanging(&cache, all());
+    let Scene { cache, calls, lost } = Scene::new(patient_cache());
     let (low, high): (Vec<u32>, Vec<u32>) = ((0..300).collect(), (200..KEYS).collect());
     let mut first = waiting(&cache, low.clone(), &calls);
     let mut second = waiting(&cache, high.clone(), &calls);
@@ -287,9 +286,7 @@ fn two_batches_that_wait_for_a_lost_one_call_their_loaders_once_each() {
 
 #[test]
 fn keys_of_a_lost_batch_that_were_removed_meanwhile_are_in_the_same_call() {
-    let cache = patient_cache();
-    let calls = Calls::default();
-    let lost = hanging(&cache, all());
+    let Scene { cache, calls, lost } = Scene::new(patient_cache());
     let mut other = waiting(&cache, all(), &calls);
     for key in (0..KEYS).step_by(2) {
         cache.remove(&key);
@@ -323,21 +320,9 @@ fn lost_key_is_loaded_while_an_earlier_key_of_the_batch_is_still_loaded_by_anoth
 fn batch_that_loads_what_it_took_over_does_not_hold_up_waiters_of_its_other_keys() {
     let cache = patient_cache();
     let [slow, lost] = [1, 2].map(|key| hanging(&cache, vec![key]));
-    let mut busy: Batch = {
-        let cache = cache.clone();
-        Box::pin(async move {
-            let load = |_| pending::<Result<HashMap<u32, u32>, Infallible>>();
-            let found = cache.get_many_or_load_async(&[1, 2], load).await;
-            found.unwrap()
-        })
-    };
-    assert!(poll(&mut busy).is_pending());
+    let mut busy = hanging(&cache, vec![1, 2]);
     let calls = Calls::default();
-    let waiter = Arc::new(PollOnWake {
-        batch: Mutex::new(Some(asking(&cache, vec![1], &calls))),
-        found: Mutex::default(),
-    });
-    Arc::clone(&waiter).wake();
+    let waiter = PollOnWake::start(asking(&cache, vec![1], &calls));
     drop(lost);
     // Takes key 2 over. It comes first in the queue of key 1, but cannot lead there.
     assert!(poll(&mut busy).is_pending());

@@ -1,13 +1,12 @@
-//! A bound on how many loads run at one time, over all keys. Callers above it wait in order.
+//! A bound on the number of loads that run at one time, over all keys. Callers above it wait in order.
 
+use super::NotYet;
 use super::context::{Entered, is_within};
 use super::permits::{HolderId, PermitQueue, Reply, Ticket};
 use super::state::wake;
-use super::wait::until;
-use super::{Alarm, NotYet, TooLate};
 use crate::sync::{Mutex, MutexGuard};
 use std::sync::Arc;
-use std::task::{Context, Waker};
+use std::task::Waker;
 use std::time::{Duration, Instant};
 
 /// The permits of one cache. [`PermitQueue`] is its state machine.
@@ -17,7 +16,7 @@ pub(crate) struct Bulkhead {
 }
 
 impl Bulkhead {
-    /// Creates a bulkhead of so many permits, each of which ends after `lease`.
+    /// Creates a bulkhead with the given number of permits, each of which ends after `lease`.
     pub(crate) fn new(permits: usize, lease: Duration) -> Self {
         Self::with_clock(permits, lease, Instant::now)
     }
@@ -29,8 +28,8 @@ impl Bulkhead {
         }
     }
 
-    /// Checks whether the current thread runs a load that holds a permit already. Loads within it need no
-    /// other: they might wait for it.
+    /// Checks whether the current thread runs a load that already holds a permit. Loads within it need no
+    /// other permit, for which they might wait while they hold up the one that is to be released.
     pub(crate) fn is_passed(&self) -> bool {
         is_within(self)
     }
@@ -41,24 +40,24 @@ impl Bulkhead {
         self.step(now, |queue| Some(self.permit(queue.try_take(now)?)))
     }
 
-    /// Waits for a permit, in order of arrival. `on_poll` is called whenever the caller is polled, which shows that
-    /// it is alive.
+    /// Waits for a permit, in order of arrival. `on_poll` is called whenever the caller is polled.
     ///
     /// # Errors
     ///
-    /// If there is none until `deadline`.
+    /// Returns an error if there is no permit until `deadline`.
+    #[cfg(feature = "redis")]
     pub(crate) async fn pass(
         self: &Arc<Self>,
         deadline: Option<Instant>,
-        alarm: &mut impl Alarm,
+        alarm: &mut impl super::Alarm,
         mut on_poll: impl FnMut(),
-    ) -> Result<Permit, TooLate> {
+    ) -> Result<Permit, super::TooLate> {
         let mut queued = self.enqueue();
-        let ready = |cx: &mut Context<'_>| {
+        let ready = |cx: &mut std::task::Context<'_>| {
             on_poll();
             queued.poll(cx.waker())
         };
-        until(alarm, deadline, ready).await
+        super::until(alarm, deadline, ready).await
     }
 
     /// Takes a place at the end of the queue.
@@ -82,8 +81,8 @@ impl Bulkhead {
         }
     }
 
-    /// Runs a step on the queue once it has advanced to `now`, and wakes whom that names. If waking panics, the
-    /// result is dropped without the lock, so a permit in it is given back.
+    /// Runs a step on the queue once it has advanced to `now`, and wakes the callers that this returns. If waking
+    /// panics, the result is dropped without the lock, so a permit in it is released.
     fn step<T>(&self, now: Instant, step: impl FnOnce(&mut PermitQueue) -> T) -> T {
         let mut queue = self.queue.lock();
         let woken = queue.advance(now);
@@ -134,7 +133,7 @@ pub(crate) struct Queued<'a> {
 }
 
 impl Queued<'_> {
-    /// Asks for a permit. After it was given, the place is not asked again.
+    /// Asks for a permit. Not called again once it has returned one.
     pub(crate) fn poll(&mut self, waker: &Waker) -> Result<Permit, NotYet> {
         // Wakers are cloned and dropped without the lock: both run an executor's code.
         let mut waker = Some(waker.clone());

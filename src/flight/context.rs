@@ -1,7 +1,7 @@
-//! What the current thread is loading at this moment: flights, so that a loader that asks for its
-//! own key is told, and bulkheads, so that a load within a load needs no second permit.
+//! The loads that the current thread runs at this moment: their flights, so that a call of a loader for its
+//! own key is recognized, and their bulkheads, so that a load within a load needs no second permit.
 //!
-//! A task is where it is polled, so this holds for tasks as well, as long as a loader does not ask
+//! A task runs on the thread that polls it, so this holds for tasks as well, unless a loader calls the cache
 //! from another task or thread that it has started.
 
 use crate::sync::thread_local;
@@ -11,18 +11,18 @@ use std::pin::pin;
 use std::task::{Poll, ready};
 
 thread_local! {
-    // Addresses of what lives as long as its `Entered`. loom's macro knows no `const` blocks.
+    // Addresses of objects that live as long as their `Entered`. loom's macro accepts no `const` blocks.
     #[allow(clippy::missing_const_for_thread_local)]
     static WITHIN: RefCell<Vec<(usize, LoaderId)>> = RefCell::new(Vec::new());
 }
 
-/// The name of a loader's type, where it is known. Loaders of one place in the code have the same.
+/// The name of a loader's type, if it is known. Loaders of one place in the code have the same name.
 pub(crate) type LoaderId = Option<&'static str>;
 
 /// The depth up to which loaders of the same place in the code run within each other for one key.
 const MAX_REENTRIES: usize = 8;
 
-/// This thread is within something, until this is dropped.
+/// A mark on this thread that it runs a load of a flight or of a bulkhead. Dropping it removes the mark.
 pub(super) struct Entered(usize);
 
 impl Entered {
@@ -35,7 +35,7 @@ impl Entered {
     }
 
     fn at(what: usize, loader: LoaderId) -> Self {
-        // An error: the thread is ending. What it loads then is not told apart.
+        // An error means that the thread is ending. A recursion of a load in a destructor is then not recognized.
         let _ = WITHIN.try_with(|within| within.borrow_mut().push((what, loader)));
         Self(what)
     }
@@ -55,9 +55,9 @@ impl Reentry {
     pub(crate) fn may_be_stolen(&self, loader: LoaderId) -> bool {
         let depth = WITHIN.try_with(|within| {
             let within = within.borrow();
-            let mut loads = within.iter().filter(|(what, _)| *what == self.0);
+            let loads = within.iter().filter(|(what, _)| *what == self.0);
             let is_same = loads.clone().all(|(_, other)| *other == loader);
-            is_same.then(|| loads.by_ref().count())
+            is_same.then(|| loads.count())
         });
         let depth = depth.ok().flatten();
         loader.is_some() && depth.is_some_and(|depth| depth < MAX_REENTRIES)
@@ -91,15 +91,15 @@ pub(super) fn is_within<T>(what: *const T) -> bool {
         .unwrap_or(false)
 }
 
-/// Does this thread run a loader, of whatever?
+/// Checks whether this thread runs a loader of any cache.
 #[cfg(feature = "tokio")]
 pub(crate) fn is_loading() -> bool {
     let within = WITHIN.try_with(|within| !within.borrow().is_empty());
     within.unwrap_or(false)
 }
 
-/// Makes a future, runs it and makes of its output what it is to be, always within what `enter`
-/// enters.
+/// Makes a future by `make`, awaits it, and returns the result of `finish` for its output. Each of these steps runs
+/// within the marks that `enter` sets.
 pub(crate) async fn run_within<E, F: Future, T>(
     enter: impl Fn() -> E,
     make: impl FnOnce() -> F,

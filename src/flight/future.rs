@@ -1,11 +1,11 @@
-//! The front for tasks: an alarm by the runtime's timer, or by the process's own where there is none.
+//! The front for tasks: an alarm by the timer of the runtime, or of the process if there is no runtime.
 
 use super::Alarm;
 use super::timer::Timer;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
-/// Wakes a task in time: by `tokio::time` with the feature `tokio` and in its runtime, otherwise by a thread that
+/// An alarm for a task: by `tokio::time` with the feature `tokio` and in its runtime, otherwise by a thread that
 /// all such tasks of the process share.
 #[derive(Default)]
 pub(crate) struct TaskAlarm {
@@ -16,13 +16,12 @@ pub(crate) struct TaskAlarm {
 
 impl Alarm for TaskAlarm {
     fn set(&mut self, at: Option<Instant>, cx: &mut Context<'_>) -> Poll<()> {
+        // A timer that was set before may have another waker than the task has now.
+        self.timer = None;
         #[cfg(feature = "tokio")]
         if tokio::runtime::Handle::try_current().is_ok() {
-            self.timer = None;
             return self.set_sleep(at, cx);
         }
-        // A timer that was set before is for a waker that may not be the task's any more.
-        self.timer = None;
         let Some(at) = at else {
             return Poll::Pending;
         };
@@ -42,7 +41,7 @@ impl TaskAlarm {
             return Poll::Pending;
         };
         if !matches!(&self.sleep, Some((set, sleep)) if *set == at && !sleep.is_elapsed()) {
-            // By what is left: tokio's clock may be a paused one, which is somewhere else.
+            // A duration, not a time: tokio's clock may be paused, and then differs from the system's.
             let left = at.saturating_duration_since(Instant::now());
             self.sleep = Some((at, Box::pin(tokio::time::sleep(left))));
         }

@@ -1,8 +1,8 @@
 //! Several flights of one caller: leads that are lost together, and waits that are polled together.
 //!
-//! A caller that waits for several keys and finds their leader gone shall take over all of them at
+//! A caller that waits for several keys and finds that their leader is gone takes over all of them at
 //! once, so that they are one load. This needs two things: the leads of a batch are all handed over
-//! before any waiter is woken, and a woken caller asks in all its flights before it acts.
+//! before any waiter is woken, and a woken caller polls all its flights before it acts.
 
 use super::leader::Leader;
 use super::state::{Candidate, wake};
@@ -59,17 +59,18 @@ impl<K, V> Drop for Leaders<'_, K, V> {
 /// polls only the waiters that were woken, and the work of a batch that waits for many single loads
 /// stays linear in their number.
 pub(crate) struct Waiting<'a, K, V> {
-    /// `None` once it is told something.
+    /// The waiters, each `None` once it has an answer.
     members: Vec<Option<Member<'a, K, V>>>,
+    /// The number of waiters without an answer.
     left: usize,
     woken: Arc<Woken>,
-    /// All are to be polled, whether or not they were woken.
+    /// Whether all members are to be polled, woken or not.
     poll_all: bool,
-    /// When all are to be polled, at the latest.
+    /// The time at which all members are to be polled at the latest.
     again: Option<Instant>,
 }
 
-/// What some of the waiters are told, each with the caller's number for its key.
+/// The answers to some of the waiters, each with the caller's number for its key.
 type Steps<'a, K, V> = Vec<(usize, Step<'a, K, V>)>;
 
 struct Member<'a, K, V> {
@@ -83,7 +84,7 @@ struct Woken(Mutex<WokenMembers>);
 
 struct WokenMembers {
     members: Vec<usize>,
-    /// The caller's waker. Taken when it is woken, which is once for all members between two polls.
+    /// The caller's waker. Taken when it is woken, so once for all members between two polls.
     caller: Option<Waker>,
 }
 
@@ -145,7 +146,7 @@ impl<'a, K, V> Waiting<'a, K, V> {
         }
     }
 
-    /// Lets other waiters lead in all of these flights until [`any`](Self::any) is called: the caller is
+    /// Lets other waiters lead in all of these flights until [`any`](Self::any) is called, because the caller is
     /// about to be busy with a load.
     pub(crate) fn step_back(&mut self) {
         for member in self.members.iter_mut().flatten() {
@@ -154,9 +155,13 @@ impl<'a, K, V> Waiting<'a, K, V> {
         self.poll_all = true;
     }
 
-    /// Waits until at least one waiter is told something. Returns all of those, which wait no longer.
+    /// Waits until at least one waiter has an answer. Returns all answers; their waiters wait no longer.
     /// `candidate` returns the terms on which they would lead, the same for all, so that leases that
     /// end together are taken over together.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if there is no answer until `deadline`.
     pub(crate) async fn any(
         &mut self,
         candidate: impl Fn() -> Candidate,
@@ -167,7 +172,7 @@ impl<'a, K, V> Waiting<'a, K, V> {
     }
 
     fn poll(&mut self, candidate: Candidate, waker: &Waker) -> Result<Steps<'a, K, V>, NotYet> {
-        // Before any member is polled: a wake that comes from now on wakes the caller.
+        // This comes before any member is polled, so that a wake from now on wakes the caller.
         let woken = self.take_woken(candidate.now, waker);
         let mut told = self.poll_members(woken, candidate);
         if told
@@ -207,9 +212,9 @@ impl<'a, K, V> Waiting<'a, K, V> {
         told
     }
 
-    /// Returns the members to poll now, in their order, and has the caller woken for the next ones.
+    /// Returns the members to poll now, in their order, and registers the caller's waker for the next ones.
     fn take_woken(&mut self, now: Instant, caller: &Waker) -> Vec<usize> {
-        // Cloned and dropped without the lock: both are an executor's code.
+        // The wakers are cloned and dropped without the lock, because both run an executor's code.
         let caller = Some(caller.clone());
         let mut woken = self.woken.0.lock();
         let old_caller = std::mem::replace(&mut woken.caller, caller);

@@ -1,4 +1,4 @@
-//! The one who loads.
+//! The leader of a flight, which loads.
 
 use super::context::{Entered, LoaderId};
 use super::state::{Candidate, Superseded, wake};
@@ -8,18 +8,18 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::task::Waker;
 use std::time::Instant;
 
-/// The one who loads. Dropped without landing, it hands over to a waiter.
+/// The caller that loads. Dropped before it has landed, it hands over to a waiter.
 pub(crate) struct Leader<'a, K, V> {
     pub(super) flights: &'a Flights<K, V>,
     pub(super) flight: Arc<Flight<K, V>>,
     pub(super) generation: u32,
-    /// When it took the lead, or began to load.
+    /// The time at which it took the lead, or began to load.
     pub(crate) since: Instant,
-    /// What it loads is at least of this epoch.
+    /// The epoch at the start of the load, or an earlier one.
     pub(crate) epoch: u64,
-    /// The leader in whose place it loads.
+    /// The activity of the leader in whose place it loads, if it superseded one.
     pub(crate) supersedes: Option<Superseded>,
-    /// It has landed.
+    /// Whether it leads no longer.
     pub(super) over: bool,
 }
 
@@ -41,7 +41,8 @@ impl<'a, K, V> Leader<'a, K, V> {
         }
     }
 
-    /// One that had no permit has one now and is about to load. `false` if it was superseded.
+    /// Starts the lease of a leader that has got its permit and is about to load. Returns `false` if it was
+    /// superseded.
     pub(crate) fn begin(&mut self, candidate: Candidate) -> bool {
         self.since = candidate.now;
         self.epoch = candidate.epoch;
@@ -53,17 +54,17 @@ impl<'a, K, V> Leader<'a, K, V> {
         self.flight.state.lock().prolong(self.generation, candidate);
     }
 
-    /// This thread runs the loader while the result lives: a call for the same key is recursive.
+    /// Marks this thread as running the loader while the result lives: a call for the same key is recursive.
     pub(crate) fn enter(&self, loader: LoaderId) -> impl Drop + use<K, V> {
         Entered::by(Arc::as_ptr(&self.flight), loader)
     }
 
-    /// Who boards in this epoch or later may not have what this leader lands with.
+    /// Withholds the outcome from callers that came in the epoch `from` or later.
     pub(crate) fn outdate(&self, from: u64) {
         self.flight.outdated_from.fetch_min(from, Relaxed);
     }
 
-    /// Lets go of the table's lifetime, for a task that will [`resume`](Flights::resume).
+    /// Gives up the borrow of the table, for a task that will [`resume`](Flights::resume).
     #[cfg(feature = "tokio")]
     pub(crate) fn suspend(mut self) -> Suspended<K, V> {
         self.over = true;
@@ -75,22 +76,22 @@ impl<'a, K, V> Leader<'a, K, V> {
         }
     }
 
-    /// Ends the flight with what `outcome` gives, which is asked only if someone waits. A leader
-    /// that was superseded ends nothing.
+    /// Ends the flight with the result of `outcome`, which is called only if a caller waits. Does nothing if the
+    /// leader was superseded.
     ///
     /// # Panics
     ///
-    /// If `outcome` does; the waiters then start anew.
+    /// Panics if `outcome` does. The waiters then start again.
     pub(crate) fn land(mut self, outcome: impl FnOnce() -> Outcome<V>) {
         if self.over || !self.flight.state.lock().prepare_landing(self.generation) {
             return;
         }
         self.flights
             .close(&mut self.flights.table.lock(), &self.flight);
-        // Nobody can join any more.
+        // No caller can join from here on.
         if self.flight.state.lock().is_awaited() {
             let outcome = outcome();
-            // Empty until now: one leader gets past `prepare_landing`.
+            // It is still empty, because only one leader gets past `prepare_landing`.
             let _ = self.flight.outcome.set(outcome);
         }
         let waiters = self.flight.state.lock().end();
@@ -100,8 +101,7 @@ impl<'a, K, V> Leader<'a, K, V> {
 }
 
 impl<K, V> Leader<'_, K, V> {
-    /// Hands the flight over to a waiter, as dropping the leader does, but returns the waiters to
-    /// wake.
+    /// Hands the flight over to a waiter, like dropping the leader, but returns the waiters to wake.
     pub(super) fn abandon(&mut self) -> Vec<Waker> {
         if self.over || !self.flight.state.lock().is_led(self.generation) {
             return Vec::new();
@@ -118,7 +118,7 @@ impl<K, V> Drop for Leader<'_, K, V> {
     }
 }
 
-/// A leader between two places. It must be resumed, if only to be dropped.
+/// A leader without a borrow of the table. It must be resumed, even if only to be dropped.
 #[cfg(feature = "tokio")]
 pub(crate) struct Suspended<K, V> {
     flight: Arc<Flight<K, V>>,

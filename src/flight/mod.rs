@@ -1,31 +1,31 @@
-//! Single flight: of all callers who want one key, one loads and the others wait for it.
+//! Single flight: of all callers that want one key, one loads and the others wait for it.
 //!
-//! After Go's `singleflight`, with what production adds: a leader that fails to land (a panic, a
-//! dropped future) hands over to exactly one waiter; one that loads for longer than its lease is
-//! superseded by exactly one waiter; and a write to the key *revokes* the flight, as invalidations
-//! kill memcached's leases (Nishtala et al., "Scaling Memcache at Facebook", NSDI 2013): its
-//! callers get its value, but it is not stored, and callers to come start a new flight.
+//! Modelled on Go's `singleflight`, with three additions. A leader that ends without an outcome (a panic, a
+//! dropped future) hands over to exactly one waiter. A leader that loads for longer than its lease is
+//! superseded by exactly one waiter. A write to the key *revokes* the flight, like an invalidation
+//! ends a lease of memcached (Nishtala et al., "Scaling Memcache at Facebook", NSDI 2013): the
+//! callers of the flight get its value, but it is not stored, and later callers start a new flight.
 //!
-//! [`State`] is the state machine, pure; [`Flight`] puts it under a lock; [`Flights`] finds the
-//! flight of a key. Waiting is by [`Waker`], so threads ([`blocking`]) and tasks ([`future`]) wait in
-//! one queue, and what they do there (`wait.rs`) is written once.
+//! [`State`] is the state machine, which is pure. [`Flight`] puts it under a lock. [`Flights`] finds the
+//! flight of a key. Callers wait by [`Waker`], so threads ([`blocking`]) and tasks ([`future`]) wait in
+//! one queue, and the code for it (`wait.rs`) is written once.
 //!
 //! # Why a load that began before a write never stores
 //!
-//! The cache's side of the bargain, in this order:
+//! The cache does the following, in this order:
 //!
-//! - a leader looks the key up and registers here under one shared hold of the shard's lock, then
-//!   loads, then calls [`Flights::write`] and stores under one exclusive hold of it;
-//! - every other writer calls [`Flights::write`] and writes under one such hold as well.
+//! - A leader looks the key up and registers here while it holds the shard's lock shared. Then it loads. Then it
+//!   calls [`Flights::write`] and stores while it holds the shard's lock exclusively.
+//! - Every other writer calls [`Flights::write`] and writes while it holds the shard's lock exclusively.
 //!
-//! If the leader's hold came first, the shard's lock makes its registration visible to the writer,
-//! who revokes it. If the write came first, the load began after it. So `write` may trust a count of
-//! what is registered without taking the table's lock. A flight that closes takes itself out of the
-//! table at any time; whoever reads the lower count also sees that it may not store. One who takes a
-//! flight over leads what has been registered since before, and nobody leads what is revoked.
+//! If the leader held the lock first, the lock makes its registration visible to the writer, which
+//! revokes the flight. If the writer held it first, the load began after the write. So `write` may rely on the count
+//! of registered flights without taking the table's lock. A flight that closes may leave the
+//! table at any time; a thread that reads the lower count also sees that the flight may not store. A waiter that
+//! takes over a flight leads one that was registered before, and no waiter leads a revoked flight.
 //!
-//! Locks are taken in this order: shard, table, state. None is held while user code runs, but for
-//! `Eq` and `Clone` of keys under the table's.
+//! Locks are taken in this order: shard, table, state. None is held while user code runs, except for
+//! `Eq` and `Clone` of keys under the table's lock.
 
 pub(crate) mod blocking;
 mod bulkhead;
@@ -42,7 +42,7 @@ mod waiter;
 #[cfg_attr(not(feature = "snapshot"), allow(dead_code))]
 mod watch;
 
-pub(crate) use bulkhead::{Bulkhead, Permit};
+pub(crate) use bulkhead::{Bulkhead, Permit, Queued};
 #[cfg(feature = "tokio")]
 pub(crate) use context::is_loading;
 pub(crate) use context::{LoaderId, Reentry, run_within};
@@ -67,36 +67,36 @@ use std::sync::{Arc, OnceLock};
 use std::task::Waker;
 use table::Table;
 
-/// What a load came to, for those who waited for it.
+/// The outcome of a load, for its waiters.
 #[derive(Clone)]
 pub(crate) enum Outcome<V> {
     Value(V),
-    /// The load failed, and this is an older one.
+    /// An expired value, because the load failed.
     Stale(V),
-    /// The load did not fail, but has no value for the key.
+    /// The load succeeded, but returned no value for the key.
     Absent,
     Failed(Arc<AnyError>),
 }
 
-/// In `Flight::stored`: no generation may store any more.
+/// The value of `Flight::stored` from which on no generation may store.
 const REVOKED: u32 = u32::MAX;
 
-/// One key's load under way.
+/// The load of one key in flight.
 struct Flight<K, V> {
     hash: u64,
     key: K,
-    /// Others may wait for it. An [`exclusive`](Flights::register_exclusive) one is not for them.
+    /// Whether other callers may wait for it. They may not for an [exclusive](Flights::register_exclusive) flight.
     joinable: bool,
-    /// Somebody has joined: until then its leader is the only one who knows it. Under the table's
+    /// Whether a caller has joined. Until then only the leader has a reference to it. Accessed under the table's
     /// lock, so relaxed.
     joined: AtomicBool,
     /// The newest generation that has stored, or [`REVOKED`]. Written under the table's lock, and
-    /// read there by those who mean to store, so relaxed.
+    /// read under it by leaders that are about to store, so relaxed.
     stored: AtomicU32,
-    /// Who boarded in this epoch or later may not have the outcome. Written before it.
+    /// The first epoch whose callers may not have the outcome. Written before the outcome.
     outdated_from: AtomicU64,
     state: Mutex<State>,
-    /// Set before the phase is `Over`, unless waiters have to start anew.
+    /// The outcome. Set before the phase is `Over`, unless waiters have to start again.
     outcome: OnceLock<Outcome<V>>,
 }
 
@@ -122,26 +122,26 @@ impl<K, V> Flight<K, V> {
 /// The flights over one shard.
 #[repr(align(64))]
 pub(crate) struct Flights<K, V> {
-    /// The length of `table`, and one if somebody watches, so that writes see without a lock that there is
+    /// The length of `table`, plus one if there is a watch, so that writers see without a lock that there is
     /// nothing to revoke or to note.
     registered: AtomicUsize,
-    /// A flight is here until it lands, is revoked, or has neither leader nor waiter; so the table
-    /// never drops the last reference, and with it a key, under its lock.
+    /// The registered flights. A flight is registered until it has an outcome, is revoked, or has neither leader nor
+    /// waiter. So the table never drops the last reference, and with it a key, under its lock.
     table: Mutex<Table<K, V>>,
 }
 
-/// How a caller comes aboard.
+/// The role of a caller in a flight.
 pub(crate) enum Boarding<'a, K, V> {
     Lead(Leader<'a, K, V>),
     Wait(Waiter<'a, K, V>),
-    /// The caller's thread runs the loader of this very flight.
+    /// The caller's thread runs the loader of this flight.
     Recursive(Reentry),
 }
 
-/// What became of looking for a flight to board.
+/// The result of the search for a flight to join.
 enum Join<'a, K, V> {
     Boarded(Boarding<'a, K, V>),
-    /// There is none; or there was one of an older epoch, which is out of the table now.
+    /// There is none, or there was one of an older epoch, which has been removed from the table.
     Launch {
         replaces: bool,
     },
@@ -155,12 +155,12 @@ impl<K: Eq, V> Flights<K, V> {
         }
     }
 
-    /// Joins the key's flight, or starts one. Called under the shard's shared lock, in one hold with
-    /// the look-up that found nothing.
+    /// Joins the key's flight, or starts one. Called under the shard's shared lock, which is not released between
+    /// the lookup that found nothing and this call.
     ///
     /// # Panics
     ///
-    /// If this thread holds a lock exclusively.
+    /// Panics if this thread holds a lock exclusively.
     pub(crate) fn board(&self, hash: u64, key: &K, candidate: Candidate) -> Boarding<'_, K, V>
     where
         K: Clone,
@@ -171,15 +171,16 @@ impl<K: Eq, V> Flights<K, V> {
             Join::Boarded(boarding) => return boarding,
             Join::Launch { replaces } => replaces,
         };
-        // The key is cloned under the lock: a flight for nothing would be dropped under the shard's.
+        // The key is cloned under the lock: if it were cloned before, a flight that is not needed would be dropped
+        // under the shard's lock.
         let _held = Held::exclusively();
         let state = State::led(candidate, replaces);
         let flight = Flight::launch(hash, key.clone(), true, state);
         Boarding::Lead(self.register(&mut table, flight, candidate))
     }
 
-    /// A flight nobody joins: for a read, a decision and a write that shall be one. It may store
-    /// unless the key was written to since. Several for one key exclude each other that way.
+    /// Starts a flight that no caller joins, for a read, a decision and a write that form one step. Its leader may
+    /// store unless the key has been written to since. So of several for one key only the first to write stores.
     pub(crate) fn register_exclusive(
         &self,
         hash: u64,
@@ -233,13 +234,13 @@ impl<K: Eq, V> Flights<K, V> {
         })
     }
 
-    /// Begins a write to a key: no flight for it may store from now on, but for the leader's own.
+    /// Begins a write to a key. From now on no flight for the key may store, except for the leader's own.
     /// Called under the shard's exclusive lock, which is kept until the write is done.
     ///
     /// # Errors
     ///
-    /// If there is a leader and it may not write: the key was written to since it registered, or a
-    /// later leader of its flight has stored.
+    /// Returns an error if there is a leader and it may not write, because the key has been written to since it
+    /// registered, or because a later leader of its flight has stored.
     #[inline(always)]
     pub(crate) fn write<'a, 'f, Q>(
         &'a self,
@@ -250,10 +251,10 @@ impl<K: Eq, V> Flights<K, V> {
     where
         Q: Equivalent<K> + ?Sized,
     {
-        // Where nothing is registered a leader's flight is closed, and says so itself.
+        // If nothing is registered, the leader's flight is closed, and its own state says so.
         let is_quiet = self.registered.load(Acquire) == 0;
         if is_quiet && leader.is_none() {
-            // Most writes: nothing here but a load, and nothing to pass on through memory.
+            // Most writes take this path: one atomic load, and a result that stays in registers.
             return Ok(Writing {
                 flights: self,
                 table: None,
@@ -263,7 +264,7 @@ impl<K: Eq, V> Flights<K, V> {
         self.write_against(hash, key, leader, is_quiet)
     }
 
-    /// As [`write`](Self::write), where there is a leader or something to revoke.
+    /// Does the work of [`write`](Self::write) if there is a leader or something to revoke.
     fn write_against<'a, 'f, Q>(
         &'a self,
         hash: u64,
@@ -304,7 +305,7 @@ impl<K: Eq, V> Flights<K, V> {
         })
     }
 
-    /// As a [`write`](Self::write) to every key.
+    /// Revokes all flights, like a [`write`](Self::write) to every key.
     pub(crate) fn revoke_all(&self) {
         let mut table = self.table.lock();
         for flight in table.drain() {
@@ -317,11 +318,11 @@ impl<K: Eq, V> Flights<K, V> {
     }
 }
 
-/// A write was not done, since its key was written to after the leader set out.
+/// The error of a write that was not done, because its key was written to after the leader had registered.
 #[derive(Debug)]
 pub(crate) struct Outdated;
 
-/// A write under way: nobody boards a flight of this shard meanwhile.
+/// A write in progress. No caller joins a flight of this shard meanwhile.
 pub(crate) struct Writing<'a, 'f, K, V> {
     flights: &'a Flights<K, V>,
     table: Option<MutexGuard<'a, Table<K, V>>>,
@@ -333,7 +334,7 @@ impl<K, V> Writing<'_, '_, K, V> {
         self.leader.is_some()
     }
 
-    /// The write is done. A leader for whom nobody waits has landed with it.
+    /// Ends the write. If no caller waits for the leader, this ends its flight too.
     #[inline(always)]
     pub(crate) fn done(self) {
         if self.leader.is_some() {
@@ -359,8 +360,8 @@ impl<K, V> Writing<'_, '_, K, V> {
 }
 
 impl<K, V> Flights<K, V> {
-    /// Takes a flight out of the table, if it is there still. No superseded leader of it may store
-    /// after this: a write could not find the flight to revoke it.
+    /// Removes a flight from the table, if it is still there. No superseded leader of it may store
+    /// after this, because a write could not find the flight to revoke it.
     fn close(&self, table: &mut Table<K, V>, flight: &Arc<Flight<K, V>>) {
         flight.stored.store(REVOKED, Relaxed);
         let found = table.take(flight.hash, |other| Arc::ptr_eq(other, flight));
@@ -369,15 +370,15 @@ impl<K, V> Flights<K, V> {
         }
     }
 
-    /// A release: a writer who reads that a flight is gone sees that it may not store any more.
+    /// Updates `registered`. A release: a writer that reads that a flight is gone sees that it may not store.
     fn count(&self, table: &Table<K, V>) {
         let watched = usize::from(table.watch.is_some());
         self.registered.store(table.len() + watched, Release);
     }
 
-    /// Runs a step that may leave a flight without a leader, and wakes whom the step names. Where
-    /// no waiter can lead, for there is none or the flight is revoked, that is its end; waiters
-    /// then start anew, in a flight that others find.
+    /// Runs a step that may leave a flight without a leader, and wakes the waiter that the step returns. If
+    /// no waiter can lead, because there is none or the flight is revoked, the flight ends, and its waiters
+    /// start again, in a flight that is in the table.
     fn step_away(
         &self,
         flight: &Arc<Flight<K, V>>,
@@ -407,7 +408,7 @@ impl<K, V> Flights<K, V> {
         next.into_iter().chain(sleeping).collect()
     }
 
-    /// For tests: how many flights are registered.
+    /// Returns the number of registered flights, for tests.
     pub(crate) fn len(&self) -> usize {
         let table = self.table.lock();
         let watched = usize::from(table.watch.is_some());

@@ -33,12 +33,13 @@ const KEY: u32 = 1;
 const HASH: u64 = 1;
 const LEASE: Duration = Duration::from_secs(10);
 
-/// What the database holds at first.
+/// The value in the database at first.
 const OLD: u32 = 100;
-/// What the database holds once it has changed.
+/// The value in the database after its change.
 const NEW: u32 = 200;
 
-/// Few preemptions are enough for most bugs, and there are not many schedules of so few.
+/// Runs a scenario with every schedule of at most three preemptions, unless the environment sets another bound. Few
+/// preemptions are enough for most bugs, and there are not many schedules with so few.
 #[cfg(loom_models)]
 fn check(scenario: fn()) {
     let mut builder = loom::model::Builder::new();
@@ -47,12 +48,12 @@ fn check(scenario: fn()) {
     builder.check(scenario);
 }
 
-/// As many schedules as the environment asks for, half of them with few preemptions.
+/// Runs a scenario with as many schedules as the environment sets, half of them with few preemptions.
 #[cfg(shuttle_models)]
 fn check(scenario: fn()) {
     use shuttle::scheduler::{PctScheduler, RandomScheduler};
     let schedules = std::env::var("HOTSET_SCHEDULES").map_or(2_000, |it| it.parse().unwrap());
-    // Shuttle orders all atomics sequentially, and would say so; what is weaker is for loom.
+    // Shuttle orders all atomics sequentially, and would warn of it. Weaker orderings are left to loom.
     let mut config = shuttle::Config::new();
     config.silence_warnings = true;
     let random = RandomScheduler::new(schedules / 2);
@@ -61,8 +62,8 @@ fn check(scenario: fn()) {
     shuttle::Runner::new(few_preemptions, config).run(scenario);
 }
 
-/// Wakes a thread of the model. Not by `unpark`: shuttle's `park` also returns for no reason, which
-/// would hide a lost wake-up, and loom's `unpark` breaks into the wait for a lock.
+/// A waker for a thread of the model. It does not use `unpark`: shuttle's `park` also returns for no reason, which
+/// would hide a lost wake-up, and loom's `unpark` interrupts the wait for a lock.
 struct Bell {
     rung: Mutex<bool>,
     heard: Condvar,
@@ -103,7 +104,7 @@ fn block_on<F: Future>(future: F) -> F::Output {
 struct Entry {
     value: u32,
     epoch: u64,
-    /// Who stored it.
+    /// The flight whose leader stored it.
     flight: Arc<Flight<u32, u32>>,
     generation: u32,
 }
@@ -115,9 +116,9 @@ struct Model {
     /// Accessed relaxed, so that only the locks order what is read.
     database: AtomicU32,
     epoch: AtomicU64,
-    /// How many loads are under way, if they count themselves.
+    /// The number of loads in flight, if they count themselves.
     running: AtomicUsize,
-    /// Not of the model, so that counting orders nothing.
+    /// The number of loads. No atomic of the model, so that counting orders nothing.
     loads: Monitor,
     start: Instant,
 }
@@ -143,7 +144,7 @@ impl Model {
         thread::spawn(move || role(&model))
     }
 
-    /// The database changes.
+    /// Raises the value in the database.
     fn change(&self, value: u32) {
         self.database.fetch_max(value, Relaxed);
     }
@@ -169,14 +170,14 @@ impl Model {
         self.database.load(Relaxed)
     }
 
-    /// No two loads find the same.
+    /// Reads the database and raises its value, so that no two loads find the same.
     fn load_what_changes(&self) -> u32 {
         self.database.fetch_add(1, Relaxed)
     }
 
     fn load_one_of_two(&self) -> u32 {
         assert!(self.running.fetch_add(1, Relaxed) < 2);
-        // For a while, so that shuttle has others come.
+        // The load takes some time, so that shuttle lets other threads come.
         #[cfg(shuttle_models)]
         (0..3).for_each(|_| thread::yield_now());
         let value = self.load();
@@ -209,7 +210,7 @@ impl Model {
         true
     }
 
-    /// The database changes, and then the key is removed from the cache.
+    /// Changes the database and then removes the key from the cache.
     fn invalidate(&self) {
         self.change(NEW);
         let mut shard = self.shard.lock();
@@ -218,7 +219,7 @@ impl Model {
         writing.done();
     }
 
-    /// As `invalidate`, but all keys are removed.
+    /// Changes the database and then removes all keys from the cache.
     fn clear(&self) {
         self.change(NEW);
         let mut shard = self.shard.lock();
@@ -226,7 +227,7 @@ impl Model {
         *shard = None;
     }
 
-    /// The end of a scenario: what is stored, and after how many loads.
+    /// Checks the stored value and the number of loads at the end of a scenario.
     #[track_caller]
     fn ends_with(&self, stored: Option<u32>, loads: std::ops::RangeInclusive<usize>) {
         assert_eq!(self.flights.len(), 0);
@@ -240,17 +241,17 @@ impl Model {
     }
 }
 
-/// One who wants the key, and its terms.
+/// A caller that wants the key, and its terms.
 struct Caller<'a> {
     model: &'a Model,
     now: Cell<Instant>,
-    /// It is woken when it wants to be, at once: time passes. Otherwise never.
+    /// Whether its alarm goes off, at once, and moves its time. Otherwise it never does.
     alarm_works: bool,
     epoch: u64,
     permitted: Cell<bool>,
     permitted_once_it_waits: bool,
     load: fn(&Model) -> u32,
-    /// Otherwise it lands without, as after a failure.
+    /// Whether its load stores the value. A load that fails does not.
     stores: bool,
 }
 
@@ -281,7 +282,7 @@ impl<'a> Caller<'a> {
         self.model.flights.board(HASH, &KEY, self.candidate())
     }
 
-    /// Boards while nobody else is about.
+    /// Boards before any other caller.
     fn is_first(&self) -> Leader<'a, u32, u32> {
         match self.board() {
             Boarding::Lead(leader) => leader,
@@ -305,7 +306,7 @@ impl<'a> Caller<'a> {
                 Err(Boarding::Lead(leader)) => (leader, !self.permitted.get()),
                 Err(Boarding::Wait(waiter)) => match block_on(self.wait(waiter)) {
                     Step::Lead(leader) => (leader, true),
-                    Step::BoardAgain => continue,
+                    Step::BoardAgain { .. } => continue,
                     Step::Landed(landed) => match landed.into_outcome() {
                         Outcome::Value(value) => return value,
                         _ => panic!("no load fails"),
@@ -319,7 +320,7 @@ impl<'a> Caller<'a> {
         }
     }
 
-    /// `None` if it was superseded while it waited for its permit.
+    /// Loads as the leader. Returns `None` if it was superseded while it waited for its permit.
     fn lead(&self, mut leader: Leader<'a, u32, u32>, looks_again: bool) -> Option<u32> {
         if !self.permitted.replace(true) && !leader.begin(self.candidate()) {
             return None;
@@ -334,14 +335,14 @@ impl<'a> Caller<'a> {
         Some(value)
     }
 
-    /// Looks up and boards under one hold.
+    /// Looks the key up and boards under one hold of the shard's lock.
     fn seek(&self) -> Result<u32, Boarding<'a, u32, u32>> {
         let shard = self.model.shard.lock();
         self.found(&shard).ok_or_else(|| self.board())
     }
 
     fn found(&self, shard: &Option<Entry>) -> Option<u32> {
-        // What was loaded in an older epoch is as good as gone.
+        // A value of an older epoch counts as invalidated.
         let entry = shard.as_ref().filter(|entry| entry.epoch >= self.epoch);
         entry.map(|entry| entry.value)
     }
@@ -358,7 +359,7 @@ impl<'a> Caller<'a> {
         value
     }
 
-    /// Comes aboard, asks for its turn once, and goes away whatever it is told.
+    /// Boards, polls once, and gives up whatever the answer.
     fn give_up(&self) {
         if let Boarding::Wait(waiter) = self.board() {
             let future = pin!(self.wait(waiter));

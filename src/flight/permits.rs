@@ -1,7 +1,7 @@
-//! The state machine of a bulkhead: which loads hold a permit, and who is offered the next one. Pure: it has no
-//! lock, no clock and wakes nobody; it returns whom to wake.
+//! The state machine of a bulkhead: the loads that hold a permit, and the callers to which the next one is offered.
+//! Pure: it has no lock and no clock, and returns the wakers to wake instead of waking them.
 //!
-//! A permit is *offered*, not owned. A caller that waits is alive only while somebody polls it, so:
+//! A permit is *offered*, not owned, because a caller that waits may not be polled any more:
 //!
 //! - A free permit is offered to the first caller in the queue, which is woken. An offer that is not taken within
 //!   [`OFFER_TIMEOUT`] lapses. The permit is then open: the next caller that is polled takes it, whatever its place.
@@ -9,8 +9,8 @@
 //! - A permit that was taken ends with the lease. The load that holds it goes on, is counted as abandoned, and
 //!   comes on top of the bound.
 //!
-//! Waiting callers ask again at least every [`CHECK_INTERVAL`] for each caller in the queue, so that one of them
-//! finds a lapsed offer soon, and all of them together cost little. [`MAX_WATCHERS`] of them ask again at the very
+//! A waiting caller asks again after [`CHECK_INTERVAL`] times the number of waiting callers, so that one of them
+//! finds a lapsed offer soon, and all of them together cost little. [`MAX_WATCHERS`] of them ask again at the exact
 //! moment when an offer lapses or a lease ends. If all did, 1,000 callers behind 64 loads that hang would ask 40,000
 //! times a second.
 
@@ -21,21 +21,22 @@ use std::time::{Duration, Instant};
 
 /// The time for which a free permit is reserved for the caller that was woken for it.
 pub(super) const OFFER_TIMEOUT: Duration = Duration::from_millis(5);
-/// The interval at which a waiting caller asks again, for each caller that waits.
+/// The interval at which a waiting caller asks again, per waiting caller.
 const CHECK_INTERVAL: Duration = Duration::from_millis(20);
 /// The longest interval at which a waiting caller asks again.
 const MAX_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// The number of callers that ask again at the moment when an offer lapses or a lease ends.
 const MAX_WATCHERS: usize = 8;
 
-/// Names one load that holds a permit.
+/// The number of a load that holds a permit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct HolderId(u64);
 
-/// Names one caller in the queue. Earlier callers have smaller tickets.
+/// The number of a caller in the queue. Earlier callers have smaller tickets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Ticket(u64);
 
+/// The permits of a bulkhead and the callers that wait for them.
 pub(super) struct PermitQueue {
     permits: usize,
     lease: Duration,
@@ -58,14 +59,16 @@ pub(super) struct PermitQueue {
 
 struct Holder {
     id: HolderId,
-    /// `None`: never.
+    /// The end of the lease. `None`: never.
     lease_end: Option<Instant>,
+    /// The number of times that a caller was told to ask again at the end of the lease.
     watchers: usize,
 }
 
 struct Offer {
     ticket: Ticket,
     until: Instant,
+    /// The number of times that a caller was told to ask again when the offer lapses.
     watchers: usize,
 }
 
@@ -73,7 +76,7 @@ struct Offer {
 #[derive(Debug, PartialEq)]
 pub(super) enum Reply {
     Taken(HolderId),
-    /// `again`: when to ask once more, if not woken before.
+    /// `again`: the time at which to ask once more, if not woken before.
     Wait {
         again: Instant,
     },
@@ -110,7 +113,8 @@ impl PermitQueue {
         self.abandoned
     }
 
-    /// Ends leases and offers whose time is over, then offers what is free and not open. Returns whom to wake.
+    /// Ends leases and offers whose time is over, then offers the permits that are free and not open. Returns the
+    /// wakers of the callers to wake.
     ///
     /// Afterwards every free permit is offered or open, or no caller waits for an offer.
     pub(super) fn advance(&mut self, now: Instant) -> Vec<Waker> {
@@ -125,7 +129,7 @@ impl PermitQueue {
             self.open += 1;
         }
         let mut woken = Vec::new();
-        // Somebody has to look at what is open, and need not be the next in the queue.
+        // Any caller may take an open permit, whatever its place, so as many are woken as there are open permits.
         let sleeping = self
             .waiting
             .iter_mut()
@@ -197,7 +201,8 @@ impl PermitQueue {
         Reply::Wait { again }
     }
 
-    /// Returns when a caller asks again: well within the lease, so that it shows in time that it is alive.
+    /// Returns the time at which a caller asks again: well within the lease, so that it shows in time that it is
+    /// alive.
     fn next_check(&mut self, now: Instant) -> Instant {
         let callers = u32::try_from(self.waiting.len()).unwrap_or(u32::MAX);
         let longest = MAX_CHECK_INTERVAL.min((self.lease / 2).max(OFFER_TIMEOUT));
@@ -214,8 +219,8 @@ impl PermitQueue {
             .map_or(check, |end| watch(&mut holder.watchers, end, check))
     }
 
-    /// Removes a caller that goes away. Returns its waker, which is to be dropped without a lock. Call
-    /// [`advance`](Self::advance) afterwards: its offer passes on.
+    /// Removes a caller that waits no longer. Returns its waker, which is to be dropped without a lock. Call
+    /// [`advance`](Self::advance) afterwards, so that its offer passes on.
     pub(super) fn leave(&mut self, ticket: Ticket) -> Option<Waker> {
         self.withdraw_offer(ticket);
         self.unlist(ticket)
@@ -225,7 +230,7 @@ impl PermitQueue {
     pub(super) fn release(&mut self, id: HolderId) {
         match self.holders.binary_search_by_key(&id, |holder| holder.id) {
             Ok(place) => drop(self.holders.remove(place)),
-            // Its lease has ended before.
+            // The lease has ended before the load.
             Err(_) => self.overdue -= 1,
         }
     }
@@ -263,7 +268,7 @@ mod tests {
 
     const LEASE: Duration = Duration::from_secs(10);
 
-    /// A queue and the time, which moves only when a test says so.
+    /// A queue and the time, which moves only when a test moves it.
     struct Bench {
         queue: PermitQueue,
         now: Instant,
@@ -303,7 +308,7 @@ mod tests {
             }
         }
 
-        /// Returns how many callers were woken.
+        /// Returns the number of callers that were woken.
         fn release(&mut self, id: HolderId) -> usize {
             self.queue.release(id);
             self.queue.advance(self.now).len()
@@ -365,7 +370,7 @@ mod tests {
         let [silent, sleeping] = bench.queued();
         assert_eq!(bench.release(held[0]), 1);
         bench.pass(OFFER_TIMEOUT);
-        // The lapse is noticed by whatever call comes next.
+        // The next call of any kind notices the lapse.
         assert_eq!(bench.release(held[1]), 1);
         bench.takes(sleeping);
         bench.takes(silent);
@@ -398,7 +403,7 @@ mod tests {
         bench.pass(Duration::from_millis(1));
         let held = bench.takes(waiting);
         assert_eq!((bench.queue.overdue(), bench.queue.abandoned()), (1, 1));
-        // When it ends after all, it gives back nothing.
+        // The load ends late and gives back no permit.
         assert_eq!(bench.release(hanging), 0);
         assert_eq!((bench.queue.overdue(), bench.queue.abandoned()), (0, 1));
         assert!(bench.try_take().is_none());
@@ -418,7 +423,7 @@ mod tests {
     }
 
     #[test]
-    fn silent_callers_delay_a_polled_one_by_one_offer_together() {
+    fn many_silent_callers_delay_a_polled_one_by_one_offer_timeout() {
         let mut bench = Bench::new(1);
         let held = bench.try_take().unwrap();
         let _silent: [Ticket; 50] = bench.queued();
@@ -433,7 +438,7 @@ mod tests {
     }
 
     #[test]
-    fn callers_that_wait_ask_again_seldom_enough_and_soon_enough() {
+    fn callers_that_wait_ask_again_less_often_the_more_they_are() {
         let mut bench = Bench::new(1);
         bench.try_take().unwrap();
         let [first] = bench.queued();

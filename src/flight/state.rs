@@ -1,5 +1,5 @@
-//! The state machine of one flight: who leads, who waits, and who is to be told. Pure: it has no lock,
-//! no clock and wakes nobody; it returns whom to wake.
+//! The state machine of one flight: its leader, its waiters, and the answers to them. Pure: it has no lock and
+//! no clock, and returns the wakers to wake instead of waking them.
 
 use std::collections::VecDeque;
 use std::mem::swap;
@@ -8,28 +8,28 @@ use std::task::Waker;
 use std::thread::panicking;
 use std::time::{Duration, Instant};
 
-/// Who loads, and who waits.
+/// The leader and the waiters of a flight.
 pub(super) struct State {
     phase: Phase,
-    /// Counts the leaders; a leader whose generation is not this has been superseded.
+    /// The number of leaders so far. A leader with another generation has been superseded.
     generation: u32,
     /// The epoch in which the last leader took the lead.
     epoch: u64,
-    /// Took the place of a flight of an older epoch. It is not replaced in turn while it is under
-    /// way: invalidations, however many, make no stampede.
+    /// Whether it took the place of a flight of an older epoch. Then it is not replaced in turn while it
+    /// loads, so that many invalidations cause no stampede.
     replaces: bool,
     waiters: Waiters,
     next_ticket: u64,
 }
 
-/// In order of arrival, by ticket. One that was not polled yet, or was woken, has no waker.
+/// Waiters by ticket, in order of arrival. A waiter that has not been polled yet, or was woken, has no waker.
 pub(super) type Waiters = VecDeque<(u64, Option<Waker>)>;
 
-/// Wakes all of them. Called without a lock: waking is an executor's code.
+/// Wakes all wakers. Called without a lock, because waking runs an executor's code.
 ///
 /// # Panics
 ///
-/// If waking one does, after all were woken, and unless something panics already.
+/// Panics if one of them does, after all were woken, unless the thread is panicking already.
 pub(super) fn wake(wakers: impl IntoIterator<Item = Waker>) {
     let mut panicked = None;
     for waker in wakers {
@@ -43,31 +43,31 @@ pub(super) fn wake(wakers: impl IntoIterator<Item = Waker>) {
 
 enum Phase {
     /// The leader waits for a permit and has not begun to load. A caller that needs no permit may supersede it,
-    /// and no load is wasted. Any caller may from `lease_end` on: the leader puts that off whenever it is polled,
-    /// so by then nobody polls it any more.
+    /// and no load is wasted. Any caller may from `lease_end` on: the leader moves that on whenever it is polled,
+    /// so a leader that reaches it is not polled any more.
     Queued { lease_end: Option<Instant> },
     /// The leader loads, and may be superseded from `lease_end` on (`None`: never).
     Loading {
         lease_end: Option<Instant>,
         has_permit: bool,
     },
-    /// The leader is gone; the next who asks leads.
+    /// There is no leader. The next caller that polls becomes the leader.
     Vacant,
-    /// The outcome is there, or the waiters have to start anew.
+    /// The outcome is set, or the waiters have to start again.
     Over,
 }
 
-/// Who asks, and the terms on which it would lead.
+/// The terms on which a caller would lead.
 #[derive(Clone, Copy)]
 pub(crate) struct Candidate {
     pub(crate) now: Instant,
     pub(crate) lease: Duration,
-    /// How many invalidations there were of things whose keys are not known. It comes after them,
-    /// so it may not get what a load of an older epoch finds.
+    /// The number of earlier invalidations that name no keys. The caller comes after them,
+    /// so it may not get the outcome of a load of an older epoch.
     pub(crate) epoch: u64,
-    /// It need not wait for a permit before it loads.
+    /// Whether it may load at once, with a permit or because it needs none.
     pub(crate) permitted: bool,
-    /// It holds a permit, which ends with its lease.
+    /// Whether it holds a permit, which ends with its lease.
     pub(crate) has_permit: bool,
 }
 
@@ -89,7 +89,7 @@ pub(super) enum Admission {
     Wait {
         ticket: u64,
     },
-    /// The flight is of an older epoch: the newcomer starts another in its place.
+    /// The flight is of an older epoch, so the newcomer starts another in its place.
     Replace,
 }
 
@@ -100,25 +100,25 @@ pub(super) enum Turn {
         generation: u32,
         supersedes: Option<Superseded>,
     },
-    /// `again`: when to ask once more, if not woken before.
+    /// `again`: the time at which to ask once more, if not woken before.
     Wait {
         again: Option<Instant>,
     },
 }
 
-/// What became of the leader before, if it did not end by itself.
+/// The activity of a leader when a waiter superseded it.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) enum Superseded {
-    /// It had not begun to load.
+    /// It waited for a permit and had not begun to load.
     Queued,
-    /// It still loads, without a permit.
+    /// It was loading without a permit, and still is.
     Loading,
-    /// It still loads, with a permit, which counts it as abandoned.
+    /// It was loading with a permit, and still is. The bulkhead counts it as abandoned.
     LoadingWithPermit,
 }
 
 impl State {
-    /// The first leader is on its way.
+    /// Creates the state of a flight with its first leader.
     pub(super) fn led(candidate: Candidate, replaces: bool) -> Self {
         let mut state = Self {
             phase: Phase::Vacant,
@@ -147,8 +147,7 @@ impl State {
         self.generation
     }
 
-    /// The leader has its permit and is about to load: its lease begins. `false` if it was
-    /// superseded.
+    /// Starts the lease of a leader that has its permit and is about to load. Returns `false` if it was superseded.
     pub(super) fn begin(&mut self, generation: u32, candidate: Candidate) -> bool {
         let led = self.is_led(generation);
         if led {
@@ -161,7 +160,7 @@ impl State {
         led
     }
 
-    /// The leader is polled while it waits for its permit, so it is alive.
+    /// Extends the time of a leader that waits for its permit, since it was polled and so is alive.
     pub(super) fn prolong(&mut self, generation: u32, candidate: Candidate) {
         if self.generation != generation {
             return;
@@ -191,8 +190,8 @@ impl State {
         Admission::Wait { ticket }
     }
 
-    /// A waiter asks for its turn. One that must wait leaves `waker`; others leave the queue. What is
-    /// left in `waker` is to be dropped without a lock, since that is an executor's code too.
+    /// Returns the answer to a waiter. One that has to wait leaves `waker` here; others leave the queue. The waker that
+    /// is left in `waker` is to be dropped without a lock, because that runs an executor's code too.
     pub(super) fn poll(
         &mut self,
         ticket: u64,
@@ -224,7 +223,7 @@ impl State {
         Turn::Wait { again }
     }
 
-    /// Returns what the leader does, if there is one.
+    /// Returns the activity of the leader, if there is one.
     fn leader(&self) -> Option<Superseded> {
         match self.phase {
             Phase::Queued { .. } => Some(Superseded::Queued),
@@ -258,8 +257,7 @@ impl State {
         self.leader().is_some() && self.generation == generation
     }
 
-    /// The leader has its result and is about to land: from now on it cannot be superseded.
-    /// `false` if it was.
+    /// Protects a leader that has its result from being superseded. Returns `false` if it was superseded before.
     pub(super) fn prepare_landing(&mut self, generation: u32) -> bool {
         let led = self.is_led(generation);
         if led {
@@ -271,7 +269,7 @@ impl State {
         led
     }
 
-    /// The leader is gone. Whom to wake: the first waiter, who then leads.
+    /// Removes the leader. Returns the waker of the first waiter, which then leads.
     pub(super) fn abandon(&mut self, generation: u32) -> Option<Waker> {
         if !self.is_led(generation) {
             return None;
@@ -280,8 +278,8 @@ impl State {
         self.wake_first()
     }
 
-    /// A waiter goes away. If it may have been the one who was woken to lead, the next one is: whom to
-    /// wake, and its own waker, to be dropped without a lock.
+    /// Removes a waiter. If it may have been woken to lead, the next waiter is to be woken instead. Returns the waker
+    /// of that waiter, and the removed waiter's own, which is to be dropped without a lock.
     pub(super) fn leave(&mut self, ticket: u64) -> (Option<Waker>, Option<Waker>) {
         let own = self.forget(ticket);
         match self.phase {
@@ -305,7 +303,7 @@ impl State {
         self.waiters.iter_mut().find_map(|(_, waker)| waker.take())
     }
 
-    /// Whom to wake: all.
+    /// Ends the flight. Returns all waiters, to be woken.
     pub(super) fn end(&mut self) -> Waiters {
         self.phase = Phase::Over;
         std::mem::take(&mut self.waiters)

@@ -4,17 +4,18 @@
 use parking_lot::{Condvar, Mutex};
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::OnceLock;
 use std::task::Waker;
 use std::thread;
 use std::time::Instant;
 
-/// When a task is woken. The number tells apart those of one moment.
+/// The time at which a task is woken, and a number that distinguishes timers of the same time.
 type Key = (Instant, u64);
 
 struct Schedule {
     wakers: BTreeMap<Key, Waker>,
     next_number: u64,
+    /// Whether the thread was started.
+    is_running: bool,
 }
 
 struct Service {
@@ -23,22 +24,14 @@ struct Service {
     changed: Condvar,
 }
 
-/// Returns the service, or `None` if its thread cannot be started.
-fn service() -> Option<&'static Service> {
-    static SERVICE: Service = Service {
-        schedule: Mutex::new(Schedule {
-            wakers: BTreeMap::new(),
-            next_number: 0,
-        }),
-        changed: Condvar::new(),
-    };
-    static IS_RUNNING: OnceLock<bool> = OnceLock::new();
-    let is_running = IS_RUNNING.get_or_init(|| {
-        let timers = thread::Builder::new().name("hotset-timers".into());
-        timers.spawn(|| SERVICE.run()).is_ok()
-    });
-    is_running.then_some(&SERVICE)
-}
+static SERVICE: Service = Service {
+    schedule: Mutex::new(Schedule {
+        wakers: BTreeMap::new(),
+        next_number: 0,
+        is_running: false,
+    }),
+    changed: Condvar::new(),
+};
 
 impl Service {
     fn run(&self) {
@@ -48,7 +41,7 @@ impl Service {
                 None => self.changed.wait(&mut schedule),
                 Some(first) if first.key().0 <= Instant::now() => {
                     let waker = first.remove();
-                    // Without the lock: waking runs an executor's code, whose panic must not end the thread.
+                    // The lock is released, because waking runs an executor's code. Its panic must not end the thread.
                     drop(schedule);
                     let _ = catch_unwind(AssertUnwindSafe(|| waker.wake()));
                     schedule = self.schedule.lock();
@@ -62,31 +55,32 @@ impl Service {
     }
 }
 
-/// Wakes a task at a time, unless it is dropped before.
-pub(super) struct Timer {
-    service: &'static Service,
-    key: Key,
-}
+/// A timer that wakes a task, unless it is dropped before.
+pub(super) struct Timer(Key);
 
 impl Timer {
-    /// Sets a timer. Returns `None` if there is no thread for it.
+    /// Sets a timer. Returns `None` if the thread cannot be started, which the next call tries again.
     pub(super) fn set(at: Instant, waker: Waker) -> Option<Self> {
-        let service = service()?;
-        let mut schedule = service.schedule.lock();
+        let mut schedule = SERVICE.schedule.lock();
+        if !schedule.is_running {
+            let timers = thread::Builder::new().name("hotset-timers".into());
+            timers.spawn(|| SERVICE.run()).ok()?;
+            schedule.is_running = true;
+        }
         let key = (at, schedule.next_number);
         schedule.next_number += 1;
         schedule.wakers.insert(key, waker);
         if schedule.wakers.first_key_value().map(|(first, _)| *first) == Some(key) {
-            service.changed.notify_one();
+            SERVICE.changed.notify_one();
         }
-        Some(Self { service, key })
+        Some(Self(key))
     }
 }
 
 impl Drop for Timer {
     fn drop(&mut self) {
         // The waker is dropped after the lock is released.
-        let _waker = self.service.schedule.lock().wakers.remove(&self.key);
+        let _waker = SERVICE.schedule.lock().wakers.remove(&self.0);
     }
 }
 
@@ -107,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn timers_wake_in_order_and_dropped_ones_never() {
+    fn timers_wake_in_order_and_dropped_timers_never() {
         let (sender, woken) = channel();
         let start = Instant::now();
         let set = |number: usize, millis| {

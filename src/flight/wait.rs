@@ -1,21 +1,22 @@
-//! Waiting for a flight or for a permit, for threads and tasks alike.
+//! Waits for a flight or for a permit, for threads and tasks alike.
 
 use super::NotYet;
 use std::future::poll_fn;
 use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
-/// Wakes its caller at a time.
+/// A timer that wakes its caller.
 pub(crate) trait Alarm {
-    /// Has the task woken at `at` at the latest (`None`: never). Ready if the time has come.
+    /// Sets the time at which the task is woken at the latest (`None`: never). Returns `Ready` if it has passed.
     fn set(&mut self, at: Option<Instant>, cx: &mut Context<'_>) -> Poll<()>;
 }
 
-/// What was waited for did not come before the deadline.
+/// The error of a wait that reached its deadline.
 #[derive(Debug)]
 pub(crate) struct TooLate;
 
-/// Polls `ready` until it is, or until `deadline`. `ready` says when to ask it again at the latest.
+/// Calls `ready` until it returns a value, or until `deadline`. `ready` returns the time at which it is to be called
+/// again at the latest.
 pub(crate) async fn until<T>(
     alarm: &mut impl Alarm,
     deadline: Option<Instant>,

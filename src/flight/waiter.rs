@@ -1,34 +1,48 @@
-//! One who waits for another's load.
+//! The waiters of a flight.
 
 use super::leader::Leader;
-use super::state::{Candidate, State, Turn};
+use super::state::{Candidate, State, Superseded, Turn};
 use super::{Flight, Flights, Outcome};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::task::Waker;
 use std::time::Instant;
 
-/// One who waits for a leader. Dropped before it is told that the wait is over, it leaves.
+/// A caller that waits for the leader of a flight. Dropped before it has an answer, it leaves the queue.
 pub(crate) struct Waiter<'a, K, V> {
     flights: &'a Flights<K, V>,
     flight: Arc<Flight<K, V>>,
-    /// `None` once it is told.
+    /// Its place in the queue. `None` once it has an answer.
     ticket: Option<u64>,
-    /// When it came.
+    /// The epoch in which it came.
     epoch: u64,
 }
 
-/// What a waiter is told.
+/// The answer to a waiter, after which it waits no longer.
 pub(crate) enum Step<'a, K, V> {
-    /// It has what the leader has.
+    /// The leader has an outcome for it.
     Landed(Landed<K, V>),
     /// It is the leader now.
     Lead(Leader<'a, K, V>),
-    /// The flight is no more; it boards anew.
-    BoardAgain,
+    /// The flight has ended without an outcome for the waiter, whose caller starts again.
+    BoardAgain {
+        /// The leader that the waiter superseded, if that is why the flight has ended.
+        supersedes: Option<Superseded>,
+    },
 }
 
-/// One who waits is told nothing yet: it asks again when woken, and at `again`.
+impl<K, V> Step<'_, K, V> {
+    /// Returns what the leader that the waiter superseded was doing, if there was one.
+    pub(crate) const fn supersedes(&self) -> Option<Superseded> {
+        match self {
+            Self::Lead(leader) => leader.supersedes,
+            Self::BoardAgain { supersedes } => *supersedes,
+            Self::Landed(_) => None,
+        }
+    }
+}
+
+/// The answer to a caller that has to wait: it asks again when woken, and at `again` at the latest.
 pub(crate) struct NotYet {
     pub(crate) again: Option<Instant>,
 }
@@ -48,16 +62,16 @@ impl<'a, K, V> Waiter<'a, K, V> {
         }
     }
 
-    /// Asks for its turn; after an answer other than `NotYet` it is asked no more.
+    /// Asks for an answer. Not called again after an answer other than `NotYet`.
     pub(crate) fn poll(
         &mut self,
         candidate: Candidate,
         waker: &Waker,
     ) -> Result<Step<'a, K, V>, NotYet> {
         let Some(ticket) = self.ticket else {
-            return Ok(Step::BoardAgain);
+            return Ok(Step::BoardAgain { supersedes: None });
         };
-        // Cloned before the lock is taken, and what is left of it dropped after.
+        // The waker is cloned before the lock is taken, and the one that is left is dropped after.
         let mut waker = Some(waker.clone());
         let turn = self.flight.state.lock().poll(ticket, candidate, &mut waker);
         drop(waker);
@@ -77,17 +91,19 @@ impl<'a, K, V> Waiter<'a, K, V> {
                 candidate,
             );
             leader.supersedes = supersedes;
-            // Nobody leads what cannot be stored: dropping the leader ends the flight for all who
-            // wait in it.
-            if !self.flight.is_revoked() {
-                return Ok(Step::Lead(leader));
+            // A result that cannot be stored is not worth a load: dropping the leader ends the flight for all
+            // of its waiters.
+            if self.flight.is_revoked() {
+                return Ok(Step::BoardAgain { supersedes });
             }
-        } else if self.flight.outcome.get().is_some()
+            return Ok(Step::Lead(leader));
+        }
+        if self.flight.outcome.get().is_some()
             && self.epoch < self.flight.outdated_from.load(Relaxed)
         {
             return Ok(Step::Landed(Landed(Arc::clone(&self.flight))));
         }
-        Ok(Step::BoardAgain)
+        Ok(Step::BoardAgain { supersedes: None })
     }
 }
 

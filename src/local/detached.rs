@@ -1,10 +1,9 @@
-//! Loads in tasks of their own.
+//! Loads that run in tasks of their own.
 
 use super::hash::KeyHash;
 use super::load::{Approach, Cleared};
 use super::load_async::erase;
 use super::read::Sought;
-use super::waiting::Patience;
 use super::{DefaultHasher, LocalCache, Place};
 use crate::cache::typed;
 use crate::entry::Loaded;
@@ -18,18 +17,17 @@ use std::hash::{BuildHasher, Hash};
 use std::panic::resume_unwind;
 use std::pin::Pin;
 use std::task::{Context, Poll};
-use std::time::Instant;
 use tokio::task::JoinHandle;
 
-/// A cache whose loads are tasks of their own, from [`LocalCache::detached`].
+/// A view of a cache whose loads run in tasks of their own, from [`LocalCache::detached`].
 pub struct Detached<'a, K, V, S = DefaultHasher>(&'a LocalCache<K, V, S>);
 
 impl<K, V, S> LocalCache<K, V, S> {
-    /// The same cache, with loads that go on when their caller goes away.
+    /// Returns a view of this cache whose loads continue when their caller is dropped.
     ///
-    /// A request that is cancelled then does not waste a query, and those who wait for the query are
-    /// not put back. Entries that are due for [renewal](crate::Builder::refresh_after) are renewed
-    /// in the background, so that nobody waits.
+    /// So a request that is cancelled does not waste a query, and callers that wait for the query do
+    /// not start again. Entries that are due for [renewal](crate::Builder::refresh_after) are renewed
+    /// in the background, so that no caller waits.
     ///
     /// ```
     /// # #[derive(Clone)]
@@ -61,22 +59,22 @@ where
     V: Clone + Send + Sync + 'static,
     S: BuildHasher + Send + Sync + 'static,
 {
-    /// As [`LocalCache::get_or_load_async`]; a load is run in a task of its own, and so must own what
-    /// it needs. A load within a load is part of that: it stays in its task.
+    /// Like [`LocalCache::get_or_load_async`], but runs the load in a task of its own, so `load` must own all that
+    /// it needs. A load within a load runs in the task of the outer load.
     ///
     /// # Errors
     ///
-    /// As [`LocalCache::get_or_load_async`], and [`Shutdown`](LoadError::Shutdown) if the runtime
+    /// Like [`LocalCache::get_or_load_async`], and [`Shutdown`](LoadError::Shutdown) if the runtime
     /// is shut down before the load is done.
     ///
     /// # Panics
     ///
-    /// If it has to load and is not called in a tokio runtime. A panic of the loader reaches this
-    /// caller, or nobody if it has gone away.
+    /// Panics if it has to load and is not called in a tokio runtime. A panic of the loader reaches this
+    /// caller, unless the caller was dropped.
     ///
     /// # Cancellation
     ///
-    /// The future may be dropped at any time. A load that it has begun goes on.
+    /// The future may be dropped at any time. A load that it has begun continues.
     pub async fn get_or_load_async<L, E, F>(
         &self,
         key: &K,
@@ -115,7 +113,7 @@ where
     {
         let loader = Some(type_name_of_val(&load));
         let mut alarm = TaskAlarm::default();
-        let patience = self.patience();
+        let mut patience = self.0.patience();
         let held = loop {
             match self
                 .0
@@ -131,7 +129,8 @@ where
                 }
                 Ok(Approach::Arrived(value)) => return Ok(value),
                 Err(error) => {
-                    // Another caller's error of another type: this one has a loader still.
+                    // `None`: another caller's load failed with an error of another type. This caller still has its
+                    // loader.
                     if let Some(result) = typed(Err(error)) {
                         return result;
                     }
@@ -143,6 +142,9 @@ where
             let running = self.0.run(&place, key, held, loader, |_| load(), erase);
             return typed(running.await).expect("the error is of this caller's loader");
         }
+        // The caller accepts an expired value when the lease of its load ends, if not before.
+        let lease_end = held.0.since.checked_add(self.0.inner.settings.lease);
+        patience.stale_from = patience.stale_from.into_iter().chain(lease_end).min();
         let mut load = self.depart(&place, key, held, load);
         let outcome = |cx: &mut Context<'_>| match Pin::new(&mut load).poll(cx) {
             Poll::Ready(result) => Ok(result),
@@ -153,21 +155,10 @@ where
             Ok(Ok(result)) => result,
             Ok(Err(error)) if error.is_panic() => resume_unwind(error.into_panic()),
             Ok(Err(_)) => return Err(LoadError::Shutdown),
-            // The load goes on.
+            // The load continues.
             Err(waited) => self.0.give_up(&place, key, waited),
         };
         typed(result).expect("the error is of this caller's loader")
-    }
-
-    /// Returns how long a caller waits: for its own load in a task no longer than the lease, if an expired value may
-    /// serve.
-    fn patience(&self) -> Patience {
-        let patience = self.0.patience();
-        let lease_end = Instant::now().checked_add(self.0.inner.settings.lease);
-        Patience {
-            stale_from: patience.stale_from.into_iter().chain(lease_end).min(),
-            ..patience
-        }
     }
 
     /// Runs a load in a task.
@@ -200,12 +191,12 @@ where
     }
 }
 
-/// A load on its way into a task, which owns what it needs of the cache.
+/// A load that is about to run in a task, with all that it needs of the cache.
 struct Departure<K, V, S> {
     cache: LocalCache<K, V, S>,
     index: usize,
     hash: KeyHash,
-    /// `None` once the task runs. If it never does, dropping it hands over to a waiter.
+    /// The leader, `None` once the task runs. If the task never runs, dropping this hands over to a waiter.
     leader: Option<Suspended<K, V>>,
 }
 

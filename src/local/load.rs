@@ -1,4 +1,4 @@
-//! `get_or_load`: what a caller does on a miss, written once, for threads and tasks.
+//! `get_or_load`: the path of a caller on a miss, written once for threads and tasks.
 
 use super::read::Sought;
 use super::shard::Shard;
@@ -29,19 +29,19 @@ where
     V: Clone,
     S: BuildHasher,
 {
-    /// The value of a key; if no live one is held, what `load` returns, which is then stored.
+    /// Returns the value for `key`. On a miss, runs `load` and stores its result.
     ///
-    /// Of all callers who miss a key together one runs its loader; the others wait and get the same
+    /// Of all callers that miss a key together, one runs its loader. The others wait and get the same
     /// value, or the same error. `load` returns a `V`, or a [`Loaded<V>`](Loaded) with a time to
     /// live or a weight of its own. It runs without a lock and may call the cache.
     ///
     /// - An error is not cached: the next call loads again.
-    /// - A panic reaches the caller whose loader it was; exactly one of the waiting callers then
+    /// - A panic reaches the caller whose loader panicked. Exactly one of the waiting callers then
     ///   runs its own loader.
-    /// - A loader that takes longer than the lease (10 seconds, see
-    ///   [`Builder::lease`](crate::Builder::lease)) is not waited for any longer: exactly one of the
-    ///   waiting callers runs its own. The late value goes to its own caller, and is stored if
-    ///   nothing newer was.
+    /// - If a loader takes longer than the lease (10 seconds by default, see
+    ///   [`Builder::lease`](crate::Builder::lease)), exactly one of the
+    ///   waiting callers runs its own loader. The late value goes to its own caller, and is stored if
+    ///   no newer value was.
     /// - A write to the key, a [`clear`](Self::clear) or a [`retain`](Self::retain) during the load: callers that already
     ///   wait get the loaded value, it is not stored, and later callers load again. So a value that was read from a
     ///   database before a change never stays in the cache, if [`remove`](Self::remove) is called after the change.
@@ -62,16 +62,18 @@ where
     ///
     /// # Errors
     ///
-    /// - [`Failed`](LoadError::Failed): this load, or the one it waited for, returned an error. A
-    ///   caller whose error type is another than that of the load it waited for calls its own
-    ///   loader instead.
-    /// - [`WaitTimeout`](LoadError::WaitTimeout): the load of another caller took longer than
+    /// - [`Failed`](LoadError::Failed): this load, or the one that it waited for, returned an error. If the load
+    ///   that it waited for has another error type, the caller runs its own loader instead.
+    /// - [`WaitTimeout`](LoadError::WaitTimeout): the load of another caller, or the wait for a permit of
+    ///   [`Builder::max_concurrent_loads`](crate::Builder::max_concurrent_loads), took longer than
     ///   [`Builder::wait_timeout`](crate::Builder::wait_timeout).
-    /// - [`Recursive`](LoadError::Recursive): called from the loader of this key, on its thread.
+    /// - [`Recursive`](LoadError::Recursive): called from the loader of this key, on its thread. A call with a
+    ///   loader of the same type is taken for a job of another caller, which a thread of a work-stealing pool runs
+    ///   while it waits. Such a call runs its own loader and stores nothing, up to a depth of 8.
     ///
     /// # Blocking
     ///
-    /// While `load` runs, here or in the caller it waits for. A hit never waits for a loader.
+    /// Blocks while `load` runs, here or in the caller that it waits for. A hit never waits for a loader.
     #[inline]
     pub fn get_or_load<L, E>(
         &self,
@@ -95,7 +97,7 @@ where
         }
     }
 
-    /// `get_or_load` once it is known that it is not a mere hit.
+    /// Completes `get_or_load` if the lookup was no plain hit.
     #[cold]
     pub(super) fn load_blocking<'a>(
         &self,
@@ -106,7 +108,7 @@ where
         load: &mut ErasedLoader<'_, K, V>,
     ) -> Result<V, LoadError<AnyError>> {
         let sought = match sought {
-            // By far the most misses, which need not become a future.
+            // Most misses take this path, which needs no future.
             Sought::Missing(Boarding::Lead(leader)) if self.inner.leads_at_once => {
                 let timer = self.load_timer(leader.since);
                 let entered = (leader.enter(loader), timer.span.enter());
@@ -124,8 +126,8 @@ where
         })
     }
 
-    /// A caller's way from what it has found to a value. `erase` makes of what the loader returned
-    /// what flights know.
+    /// Completes a call from the result of its lookup to a value. `erase` converts the result of the loader into the
+    /// form that flights share.
     pub(super) async fn load<'a, F: Future>(
         &self,
         place: &Place<'a, K, V>,
@@ -151,7 +153,7 @@ where
         }
     }
 
-    /// Waits until the caller has a value, or is to load it.
+    /// Waits until the caller has a value or is to load it.
     pub(super) async fn approach<'a>(
         &self,
         place: &Place<'a, K, V>,
@@ -181,19 +183,23 @@ where
                 Boarding::Recursive(_) => return Err(LoadError::Recursive),
                 Boarding::Wait(mut waiter) => {
                     let turn = |cx: &mut Context<'_>| waiter.poll(self.candidate(), cx.waker());
-                    match self.wait_for(place, key, &patience, alarm, turn).await {
-                        Ok(Step::Lead(leader)) => Some((leader, true)),
-                        Ok(Step::BoardAgain) => None,
-                        Ok(Step::Landed(landed)) => match landed.into_outcome() {
-                            // A batch had nothing to say of the key; a loader of one's own may.
+                    let step = match self.wait_for(place, key, &patience, alarm, turn).await {
+                        Ok(step) => step,
+                        Err(waited) => {
+                            return self.give_up(place, key, waited).map(Approach::Arrived);
+                        }
+                    };
+                    self.count_superseded(&step);
+                    match step {
+                        Step::Lead(leader) => Some((leader, true)),
+                        Step::BoardAgain { .. } => None,
+                        Step::Landed(landed) => match landed.into_outcome() {
+                            // The loader of a batch returned no value for the key; this caller's loader may.
                             Outcome::Absent => None,
                             outcome => {
                                 return self.disembark(place, key, outcome).map(Approach::Arrived);
                             }
                         },
-                        Err(waited) => {
-                            return self.give_up(place, key, waited).map(Approach::Arrived);
-                        }
                     }
                 }
             };
@@ -201,7 +207,6 @@ where
                 sought = self.board(place, key);
                 continue;
             };
-            self.count_superseded(&leader);
             let permit = match self.permit_for(place, key, &leader, &patience, alarm).await {
                 Ok(permit) => permit,
                 Err(waited) => return self.give_up(place, key, waited).map(Approach::Arrived),
@@ -211,7 +216,7 @@ where
                 sought = self.board(place, key);
                 continue;
             }
-            // There may be a value by now, or a failure that one does not try again so soon.
+            // There may be a value by now, or a failure after which no load is to begin so soon.
             if took_over || !self.inner.leads_at_once {
                 if let Some(outcome) = self.look_again(place, key, &leader) {
                     leader.land(|| outcome.clone());
@@ -222,7 +227,7 @@ where
         }
     }
 
-    /// What a caller makes of what another caller's load came to.
+    /// Returns the result of a call from the outcome of another caller's load, and counts the call.
     pub(super) fn disembark(
         &self,
         place: &Place<'_, K, V>,
@@ -236,7 +241,7 @@ where
             }
             Outcome::Value(value) => Ok(value),
             Outcome::Failed(error) => Err(LoadError::Failed(error)),
-            Outcome::Absent => unreachable!("callers look for it themselves"),
+            Outcome::Absent => unreachable!("handled by the callers of this function"),
         };
         self.inner.counters.count(Count::Coalesced);
         result
@@ -246,21 +251,21 @@ where
         self.count_served(ThreadSlot::current(), Count::Stale, place, key);
     }
 
-    /// For one who leads a flight that it boarded some time ago.
+    /// Looks for a value again for a leader that looked some time ago.
     pub(super) fn look_again(
         &self,
         place: &Place<'_, K, V>,
         key: &K,
         leader: &Leader<'_, K, V>,
     ) -> Option<Outcome<V>> {
-        // Who comes after an invalidation, maybe of what is found here, looks for itself.
+        // Callers that come after an invalidation, perhaps of the value that is found here, look for themselves.
         leader.outdate(leader.epoch + 1);
         let live = self.peek(place, key, |value, _| value.clone());
         let found = live.map(Outcome::Value);
         found.or_else(|| self.stale(place, key))
     }
 
-    /// Runs the loader, stores what it returns, and tells those who wait.
+    /// Runs the loader, stores its result, and passes the outcome to the waiters.
     pub(super) async fn run<F: Future>(
         &self,
         place: &Place<'_, K, V>,
@@ -304,15 +309,14 @@ where
         LoadTimer::start(&self.inner.counters, started, Span::load(name))
     }
 
-    /// Boards to renew an entry, unless somebody else loads it already. Renewals do not wait for a
-    /// permit either: the entry is alive.
+    /// Boards to renew an entry. Returns `None` if another caller loads it already, or if a permit is needed and
+    /// none is free: the entry is live, so its renewal does not wait.
     pub(super) fn begin_renewal<'a>(
         &self,
         place: &Place<'a, K, V>,
         key: &K,
     ) -> Option<Cleared<'a, K, V>> {
-        let bulkhead = self.inner.bulkhead.as_ref();
-        let permit = match bulkhead.filter(|bulkhead| !bulkhead.is_passed()) {
+        let permit = match self.bulkhead_to_pass() {
             Some(bulkhead) => Some(bulkhead.try_pass()?),
             None => None,
         };
@@ -323,19 +327,22 @@ where
         assert_holds_nothing("load into");
         let leader = match boarding {
             Boarding::Lead(leader) => leader,
-            // Somebody loads already, unless the lease is over.
-            Boarding::Wait(mut waiter) => match waiter.poll(terms, Waker::noop()) {
-                Ok(Step::Lead(leader)) => leader,
-                _ => return None,
-            },
+            Boarding::Wait(mut waiter) => {
+                // `None`: another caller loads, and its lease has not ended.
+                let step = waiter.poll(terms, Waker::noop()).ok()?;
+                self.count_superseded(&step);
+                let Step::Lead(leader) = step else {
+                    return None;
+                };
+                leader
+            }
             Boarding::Recursive(_) => return None,
         };
-        self.count_superseded(&leader);
         self.inner.counters.count(Count::Renewal);
         Some((leader, permit))
     }
 
-    /// A load has ended.
+    /// Stores the result of a load that has ended, or falls back on an expired value.
     fn settle(
         &self,
         place: &Place<'_, K, V>,
@@ -351,7 +358,7 @@ where
         }
     }
 
-    /// Stores what a load has found, and tells those who wait.
+    /// Stores the result of a load, and passes it to the waiters.
     pub(super) fn land(
         &self,
         place: &Place<'_, K, V>,
@@ -362,20 +369,20 @@ where
     ) -> V {
         let value = loaded.value.clone();
         if !loaded.tags.is_empty() || self.inner.settings.forgets {
-            // Who came after an invalidation, maybe of one of these tags, looks for itself.
+            // Callers that came after an invalidation, perhaps of one of these tags, look for themselves.
             leader.outdate(leader.epoch + 1);
         }
         let origin = self.origin(&loaded, leader.epoch, load_time);
         let mut removals = self.removals();
         let (key, out) = (key.clone(), &mut removals);
-        // Outdated or not: its callers get the value.
+        // The callers get the value even if it is outdated and was not stored.
         let _ = self.store(place, key, loaded, origin, Some(&mut leader), out);
         leader.land(|| Outcome::Value(value.clone()));
         removals.finish();
         value
     }
 
-    /// The load has failed: all get an older value, if one may serve, or the error.
+    /// Ends a load that has failed: its callers get an expired value, if one may serve, or the error.
     pub(super) fn fall_back(
         &self,
         place: &Place<'_, K, V>,
@@ -383,7 +390,7 @@ where
         leader: Leader<'_, K, V>,
         error: Arc<AnyError>,
     ) -> Result<V, LoadError<AnyError>> {
-        // Before anything is read: see `look_again`.
+        // This comes before anything is read: see `look_again`.
         leader.outdate(leader.epoch + 1);
         if self.inner.renews {
             let now = self.inner.settings.clock.now();
@@ -405,13 +412,13 @@ where
     }
 }
 
-/// What flights know of what a loader has returned.
+/// The result of a loader, in the form that flights share.
 pub(super) type LoadResult<V> = Result<Loaded<V>, Arc<AnyError>>;
 
-/// What a caller holds that is about to load.
+/// The leader that is about to load, and its permit if it needs one.
 pub(super) type Cleared<'a, K, V> = (Leader<'a, K, V>, Option<Permit>);
 
-/// How the way to a value ends, if not with an error.
+/// The result of [`approach`](LocalCache::approach).
 pub(super) enum Approach<'a, K, V> {
     Arrived(V),
     Load(Cleared<'a, K, V>),
@@ -425,8 +432,8 @@ impl<E: ?Sized> From<TooLate> for LoadError<E> {
     }
 }
 
-/// Counts a run of a loader, as failed unless it is told otherwise: also if it panics or is
-/// cancelled.
+/// A timer that counts a run of a loader. The run counts as failed unless `stop` says otherwise, so also if it panics or
+/// is cancelled.
 pub(super) struct LoadTimer<'a> {
     counters: &'a Counters,
     started: Instant,
@@ -447,7 +454,7 @@ impl<'a> LoadTimer<'a> {
         }
     }
 
-    /// Returns how long it took.
+    /// Returns the duration of the load.
     pub(super) fn stop(mut self, succeeded: bool) -> Nanos {
         self.failed = !succeeded;
         self.elapsed = Some(self.started.elapsed());

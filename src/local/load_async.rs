@@ -18,10 +18,10 @@ where
     V: Clone,
     S: BuildHasher,
 {
-    /// As [`get_or_load`](Self::get_or_load), for tasks. Both share the same flights: of all callers
-    /// who miss a key together, threads and tasks, one loads.
+    /// Like [`get_or_load`](Self::get_or_load), but for tasks. Both share their loads: of all threads and tasks
+    /// that miss a key together, one loads.
     ///
-    /// `load` makes the future that loads; on a hit it is not called. The returned future is `Send` if
+    /// `load` makes the future that loads. It is not called on a hit. The returned future is `Send` if
     /// `load` and its future are, and a hit allocates nothing.
     ///
     /// ```
@@ -45,10 +45,10 @@ where
     ///
     /// # Errors
     ///
-    /// As [`get_or_load`](Self::get_or_load). [`Recursive`](LoadError::Recursive) is what a loader gets
-    /// that asks for its own key in its own task; one that asks from a task that it has spawned
-    /// and awaits is freed by the lease. A blocking loader that drives a runtime on its own thread
-    /// counts as the caller of all that runs there.
+    /// Like [`get_or_load`](Self::get_or_load). A loader that asks for its own key gets
+    /// [`Recursive`](LoadError::Recursive) if it asks in its own task. If it asks from a task that it has spawned and
+    /// awaits, it waits until the lease ends. A blocking loader that drives a runtime on its own thread
+    /// counts as the caller of everything that runs there.
     ///
     /// # Timers
     ///
@@ -66,15 +66,15 @@ where
     ///
     /// # Panics
     ///
-    /// With the feature `tokio`, if it has to wait in a tokio runtime that was built without
+    /// With the feature `tokio`, panics if it has to wait in a tokio runtime that was built without
     /// `enable_time`.
     ///
     /// # Cancellation
     ///
-    /// The future may be dropped at any time. If it was the one that loads, exactly one of those who
-    /// wait loads in its place; `detached` (feature `tokio`) is for loads that shall go on. Mind your
+    /// The future may be dropped at any time. If it was the one that loads, exactly one of the waiting callers
+    /// loads in its place. Use `detached` (feature `tokio`) for loads that are to continue. This concerns your
     /// own futures too: if one that writes to the database is dropped before it has called
-    /// [`remove`](Self::remove), the cache keeps the old value. Do both where nothing can come between.
+    /// [`remove`](Self::remove), the cache keeps the old value. Do both where no cancellation can come between.
     pub async fn get_or_load_async<L, E, F>(
         &self,
         key: &K,
@@ -119,7 +119,7 @@ where
         }
     }
 
-    /// As [`get_or_load_async`](Self::get_or_load_async), for a loader whose errors are shared
+    /// Like [`get_or_load_async`](Self::get_or_load_async), but for a loader whose errors are shared
     /// already.
     #[cfg(feature = "redis")]
     pub(crate) async fn get_or_load_shared<F>(
@@ -204,7 +204,7 @@ where
     }
 }
 
-/// What a loader has returned, as flights know it.
+/// Converts the result of a loader into the form that flights share.
 pub(super) fn erase<L: Into<Loaded<V>>, V, E: Any + Send + Sync>(
     result: Result<L, E>,
 ) -> Result<Loaded<V>, Arc<AnyError>> {

@@ -1,12 +1,12 @@
-//! `get_many_or_load`: one load for all that is missing of several keys.
+//! `get_many_or_load`: one load for all missing ones of several keys.
 //!
-//! Each missing key has a flight of its own, so batches and single loads share them. A batch loads
-//! first what it leads, and only then waits for what others lead: two batches never wait for each
-//! other. It waits for all of its keys at once, and loads with one call whatever it can lead at that
-//! moment, so a batch that is lost is loaded again by one call of each batch that waits for it.
+//! Each missing key has a flight of its own, which batches and single loads share. A batch first loads
+//! the keys that it leads, and only then waits for keys that others lead, so two batches never wait for each
+//! other. It waits for all of its keys at once, and loads all that it can lead at that
+//! moment with one call. So a batch that is lost is loaded again by one call of each batch that waits for it.
 
 use super::read::Sought;
-use super::waiting::Patience;
+use super::waiting::{Patience, Waited};
 use super::{LocalCache, Place};
 use crate::cache::typed;
 use crate::clock::Nanos;
@@ -21,6 +21,7 @@ use std::cell::Cell;
 use std::future::{Future, ready};
 use std::hash::{BuildHasher, Hash};
 use std::sync::Arc;
+use std::task::Context;
 
 impl<K, V, S> LocalCache<K, V, S>
 where
@@ -28,16 +29,16 @@ where
     V: Clone,
     S: BuildHasher,
 {
-    /// The values of several keys, in their order; what is not held, `load` is asked for at once.
+    /// Returns the values for several keys, in their order. Calls `load` once for all missing keys.
     ///
-    /// `load` is given the keys that nobody loads already, each once, and returns pairs of key and
+    /// `load` is given the keys that no other caller loads, each once, and returns pairs of key and
     /// value, in any order, as a map, a vector or any other iterator. A key that it leaves out is
-    /// `None` in the result, is not cached, and is no error for the rest; one that it was not asked for
-    /// is ignored. Keys that other callers load, alone or in batches, are waited for. `load` is
-    /// called again only for those of them whose load is lost: by a panic, a hang, or a caller that
-    /// was dropped. Keys that are lost together, as those of a batch, are one call.
+    /// `None` in the result, is not cached, and is no error for the other keys. A key that it was not asked for
+    /// is ignored. The call waits for keys that other callers load, alone or in batches. `load` is
+    /// called again only for those of them whose load is lost by a panic, a hang, or a caller that
+    /// was dropped. Keys that are lost together, like those of a batch, are one call.
     ///
-    /// Of a loader's `Loaded` values each has its own settings. A batch renews no entries: those past
+    /// Each [`Loaded`] value has its own settings. A batch renews no entries: those past
     /// [`refresh_after`](crate::Builder::refresh_after) are served as they are.
     ///
     /// ```
@@ -55,12 +56,13 @@ where
     ///
     /// # Errors
     ///
-    /// As [`get_or_load`](Self::get_or_load), if that is what became of any of the keys. What was loaded
-    /// of the others is in the cache.
+    /// Like [`get_or_load`](Self::get_or_load), if any of the keys fails. The loaded values of the other keys are
+    /// cached. A call on a thread that runs the loader of one of the keys is always
+    /// [`Recursive`](LoadError::Recursive).
     ///
     /// # Blocking
     ///
-    /// As [`get_or_load`](Self::get_or_load).
+    /// Like [`get_or_load`](Self::get_or_load).
     pub fn get_many_or_load<M, L, E>(
         &self,
         keys: &[K],
@@ -77,18 +79,18 @@ where
                 let batch = Batch::look_up(self, keys, Lookup::Counted);
                 self.load_many(batch, &mut alarm, start, erase_many).await
             });
-            // `None`: another caller's error of another type.
+            // `None`: another caller's load failed with an error of another type.
             if let Some(result) = typed(result) {
                 return result;
             }
         }
     }
 
-    /// As [`get_many_or_load`](Self::get_many_or_load), for tasks.
+    /// Like [`get_many_or_load`](Self::get_many_or_load), but for tasks.
     ///
     /// # Errors
     ///
-    /// As [`get_or_load_async`](Self::get_or_load_async), if that is what became of any of the keys.
+    /// Like [`get_many_or_load`](Self::get_many_or_load).
     ///
     /// # Cancellation
     ///
@@ -114,7 +116,7 @@ where
         }
     }
 
-    /// As [`get_many_or_load_async`](Self::get_many_or_load_async), for a loader whose errors are
+    /// Like [`get_many_or_load_async`](Self::get_many_or_load_async), but for a loader whose errors are
     /// shared already.
     #[cfg(feature = "redis")]
     pub(crate) async fn get_many_or_load_shared<F>(
@@ -144,8 +146,8 @@ where
         loop {
             batch.board(&mut led, &mut waiting)?;
             if !led.is_empty() {
-                // At once: nobody waits for others while others wait for it, neither in the flights
-                // that this caller leads nor in those in which it might be the next to lead.
+                // This comes before any wait, so that no caller waits for others while others wait for it, neither
+                // in the flights that this caller leads nor in those in which it might be the next to lead.
                 waiting.step_back();
                 let led = std::mem::replace(&mut led, Leaders::new());
                 batch.load(led, &patience, alarm, &mut load, &erase).await?;
@@ -165,16 +167,14 @@ where
             };
             let mut landed = Vec::new();
             for (at, step) in told {
+                self.count_superseded(&step);
                 match step {
                     Step::Landed(outcome) => landed.push((at, outcome)),
-                    Step::BoardAgain => batch.missing.push(at),
-                    Step::Lead(leader) => {
-                        self.count_superseded(&leader);
-                        led.push(at, leader);
-                    }
+                    Step::BoardAgain { .. } => batch.missing.push(at),
+                    Step::Lead(leader) => led.push(at, leader),
                 }
             }
-            // Last: an error here drops the leads together.
+            // This comes last, because an error drops all leads together.
             for (at, landed) in landed {
                 batch.disembark(at, landed.into_outcome())?;
             }
@@ -182,7 +182,7 @@ where
     }
 }
 
-/// What flights know of what a loader of several keys has returned.
+/// The result of a loader of several keys, in the form that flights share.
 pub(crate) type BatchResult<K, V> = Result<Vec<(K, Loaded<V>)>, Arc<AnyError>>;
 
 pub(crate) fn erase_many<M, K, L, V, E>(result: Result<M, E>) -> BatchResult<K, V>
@@ -200,16 +200,16 @@ where
     }
 }
 
-/// How a batch looks its keys up.
+/// The way in which a batch looks its keys up.
 #[derive(Clone, Copy, PartialEq)]
 pub(crate) enum Lookup {
     Counted,
-    /// A caller that has looked before: neither statistics nor the policy take note.
+    /// The caller has looked before, so neither the statistics nor the policy record it.
     #[cfg(feature = "redis")]
     Again,
 }
 
-/// Dropped from the back: what was entered last is found first.
+/// A vector that is dropped from the back. Marks of a thread are searched from the last, so each is found at once.
 struct InReverse<T>(Vec<T>);
 
 impl<T> Drop for InReverse<T> {
@@ -218,7 +218,7 @@ impl<T> Drop for InReverse<T> {
     }
 }
 
-/// The keys of one call, by position, and what is known of them.
+/// The keys of one call, by position, and their values as far as they are known.
 struct Batch<'a, K, V, S> {
     cache: &'a LocalCache<K, V, S>,
     keys: &'a [K],
@@ -226,7 +226,7 @@ struct Batch<'a, K, V, S> {
     /// The first position of each key.
     first: HashTable<usize>,
     values: Vec<Option<V>>,
-    /// First positions of keys to load or to wait for.
+    /// The first positions of keys to load or to wait for.
     missing: Vec<usize>,
 }
 
@@ -266,7 +266,7 @@ where
         self.first.find(place.hash.0, is_it).copied()
     }
 
-    /// Boards the flights of all missing keys, on the same terms, so that their leases end together.
+    /// Boards the flights of all missing keys on the same terms, so that their leases end together.
     fn board(
         &mut self,
         led: &mut Leaders<'a, K, V>,
@@ -293,7 +293,7 @@ where
         Ok(())
     }
 
-    /// Loads what this caller leads, but for what has come meanwhile.
+    /// Loads the keys that this caller leads, except for those whose values have been stored meanwhile.
     async fn load<F: Future>(
         &mut self,
         led: Leaders<'a, K, V>,
@@ -333,23 +333,27 @@ where
         patience: &Patience,
         alarm: &mut impl Alarm,
     ) -> Result<Option<Option<Permit>>, LoadError<AnyError>> {
-        let until = match patience.stale_from {
-            Some(_) if self.stale_for(led).is_some() => patience.next(),
-            _ => patience.deadline,
+        let mut queued = match self.cache.permit_or_place() {
+            Ok(permit) => return Ok(Some(permit)),
+            Err(queued) => queued,
         };
-        let alive = || {
-            let terms = self.cache.candidate();
+        let turn = |cx: &mut Context<'_>| {
+            let candidate = self.cache.candidate();
             for (_, leader) in led.iter() {
-                leader.prolong(terms);
+                leader.prolong(candidate);
             }
+            queued.poll(cx.waker())
         };
-        if let Ok(permit) = self.cache.permit(until, alarm, alive).await {
-            return Ok(Some(permit));
+        match patience.wait(alarm, turn, || self.stale_for(led)).await {
+            Ok(permit) => Ok(Some(Some(permit))),
+            Err(Waited::InVain) => Err(LoadError::WaitTimeout),
+            Err(Waited::Instead(outcomes)) => {
+                for (at, outcome) in outcomes {
+                    self.disembark(at, outcome)?;
+                }
+                Ok(None)
+            }
         }
-        for (at, outcome) in self.stale_for(led).ok_or(LoadError::WaitTimeout)? {
-            self.disembark(at, outcome)?;
-        }
-        Ok(None)
     }
 
     /// Returns expired values that may serve, if there is one for each key that this caller leads.
@@ -363,7 +367,7 @@ where
         led.iter().map(stale).collect()
     }
 
-    /// Ends the waits for keys of which an expired value may serve.
+    /// Ends the waits for keys for which an expired value may serve.
     fn take_stale(&mut self, waiting: &mut Waiting<'a, K, V>) -> Result<(), LoadError<AnyError>> {
         let mut result = Ok(());
         waiting.retain(|at| {
@@ -379,7 +383,7 @@ where
         result
     }
 
-    /// Looks again for what this caller leads, and returns what is still to load.
+    /// Looks again for the values of the keys that this caller leads, and returns the leads that are still to load.
     fn begin(
         &mut self,
         mut led: Leaders<'a, K, V>,
@@ -454,7 +458,7 @@ where
         Ok(())
     }
 
-    /// What was found, for each position: also where a key comes again.
+    /// Returns the value for each position, also if a key occurs several times.
     fn into_values(mut self) -> Vec<Option<V>> {
         for (at, key) in self.keys.iter().enumerate() {
             let first = self.position(key, &self.places[at]);

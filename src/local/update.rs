@@ -1,5 +1,5 @@
-//! What reads, runs user code, and then writes as one step. These are flights too, so the user
-//! code runs without a lock, and a write in between is noticed.
+//! Operations that read, run user code, and write as one step. They are flights too, so the user
+//! code runs without a lock, and a write in between is detected.
 
 use super::extras::Origin;
 use super::removal::{RemovalCause, Removals};
@@ -16,7 +16,7 @@ where
     V: Clone,
     S: BuildHasher,
 {
-    /// Replaces the value of `key` by the result of `change`, as one step. If the key is written to
+    /// Replaces the value for `key` by the result of `change`, as one step. If the key is written to
     /// meanwhile, `change` is called again with the new value.
     ///
     /// `change` is given the live value, or `None` if there is none, and returns the new value, or `None`
@@ -28,17 +28,17 @@ where
     /// - its remaining time to live, to the nanosecond, whether that is its own or the cache's. So an
     ///   entry that is updated again and again still expires. If it expires while `change` runs,
     ///   `change` is called again with `None`;
-    /// - its [weight](Loaded::weight), if it was stored with one. Otherwise the weigher is asked again;
+    /// - its [weight](Loaded::weight), if it was stored with one. Otherwise the weigher is called again;
     /// - its [tags](Loaded::tags). If one of them is invalidated while `change` runs, `change` is called
     ///   again with `None`.
     ///
     /// To change these, use [`update_loaded`](Self::update_loaded). The times of
     /// [`time_to_idle`](crate::Builder::time_to_idle) and [`refresh_after`](crate::Builder::refresh_after)
-    /// begin again, as with each write, and the value's age is zero. If there was no live value, the
-    /// new entry has the cache's settings, as with [`insert`](Self::insert).
+    /// begin again, like with each write, and the value's age is zero. If there was no live value, the
+    /// new entry has the cache's settings, like with [`insert`](Self::insert).
     ///
     /// `change` runs without a lock and may call the cache. If it writes to the same key each time, it
-    /// is called without end.
+    /// is called without limit.
     ///
     /// # Examples
     ///
@@ -62,8 +62,7 @@ where
     }
 
     /// Like [`update`](Self::update), but `change` returns a [`Loaded`], whose time to live, weight and
-    /// tags take the place of the entry's. The entry keeps each of the three that the `Loaded` leaves
-    /// open.
+    /// tags replace those of the entry. The entry keeps each of the three that the `Loaded` does not set.
     ///
     /// # Examples
     ///
@@ -103,7 +102,7 @@ where
                     self.remove_claimed(&place, key, &mut claim, &mut removals),
                 ),
             };
-            // Not as it returns: a panic in a `drop` then leaks what is on its way to the caller.
+            // Dropped here and not on return, because a panic in a `drop` on return would leak the returned value.
             drop((claim, current));
             removals.finish();
             if written.is_ok() {
@@ -112,7 +111,7 @@ where
         }
     }
 
-    /// Fills in what `loaded` leaves open by the terms of the entry that it replaces.
+    /// Completes the settings of `loaded` by the terms of the entry that it replaces, and returns its origin.
     fn updated_origin(&self, loaded: &mut Loaded<V>, terms: Option<Terms>, epoch: u64) -> Origin {
         let terms = terms.unwrap_or_default();
         loaded.weight = loaded.weight.or(terms.weight);
@@ -134,14 +133,14 @@ where
     /// Removes the entries for which `keep` returns `false`.
     ///
     /// `keep` is called without a lock, once for each live entry, and again if the entry is written to
-    /// meanwhile. It counts as no lookup and no use. Expired entries are removed, also those that
+    /// meanwhile. A call counts neither as a lookup nor as a use. Expired entries are removed, also those that
     /// [`stale_if_error`](crate::Builder::stale_if_error) would still serve.
     ///
     /// This is an invalidation: loads that are in flight when it is called do not store their
-    /// results, whatever their keys, since `keep` could not be asked about those. Their callers get the
-    /// loaded values. So what a load has read from a database before a change is not cached after it, if
-    /// `retain` is called after the change. `keep` may or may not be called for entries that
-    /// are stored meanwhile, by insertions and by loads that began later.
+    /// results, whatever their keys, because `keep` cannot be called for results that do not exist yet. Their callers
+    /// get the loaded values. So a value that a load has read from a database before a change is not cached after it,
+    /// if `retain` is called after the change. `keep` may or may not be called for entries that
+    /// are stored meanwhile by insertions and by loads that began later.
     ///
     /// # Examples
     ///
@@ -156,14 +155,14 @@ where
     /// ```
     pub fn retain(&self, mut keep: impl FnMut(&K, &V) -> bool) {
         for cell in &self.inner.cells {
-            // Before the entries are listed: what a load has stored by now is listed, and what it
-            // has not stored by now it will not store.
+            // This comes before the entries are listed: a value that a load has stored by now is listed, and one that
+            // it has not stored by now is never stored.
             let shard = cell.shard.write();
             cell.flights.revoke_all();
             drop(shard);
             let mut walk = Walk::new();
             while !walk.is_over() {
-                // Outside, so that it is dropped there if a `clone` panics.
+                // Outside of the lock, so that it is dropped there if a `clone` panics.
                 let mut keys = Vec::new();
                 let list = |shard: &Shard<K, V>, span: &Span| {
                     keys.extend(shard.keys_in(span).cloned());
@@ -180,7 +179,7 @@ where
         let place = self.place(key);
         let mut claim = self.claim(&place, key);
         let value = self.peek(&place, key, |value, _| value.clone());
-        // An expired entry was not kept, so it may not serve any more where a load fails.
+        // `keep` was not called for an expired entry, so the entry may not serve after a failed load either.
         if value.is_some_and(|value| keep(key, &value)) {
             return Ok(());
         }
@@ -191,7 +190,7 @@ where
         removed
     }
 
-    /// Returns the live value of `key` and what its entry was stored with.
+    /// Returns the live value for `key` and the terms of its entry.
     fn peek_terms(&self, place: &Place<'_, K, V>, key: &K) -> Option<(V, Terms)> {
         place.cell.shard.read(|shard| {
             let now = || self.inner.settings.clock.now();
@@ -200,7 +199,7 @@ where
         })
     }
 
-    /// A promise of a value that comes from elsewhere.
+    /// Returns a promise of a value from elsewhere. It is stored unless the key is written to meanwhile.
     #[cfg(feature = "redis")]
     pub(crate) fn promise(&self, key: &K) -> Promise<'_, K, V, S> {
         let place = self.place(key);
@@ -212,7 +211,7 @@ where
         }
     }
 
-    /// The number of invalidations of tags and of everything so far.
+    /// Returns the number of invalidations of tags and of everything so far.
     #[cfg(feature = "redis")]
     pub(crate) fn epoch(&self) -> u64 {
         self.inner.tags.epoch()
@@ -235,7 +234,7 @@ where
     }
 }
 
-/// A value that comes from elsewhere. It is stored unless the key was written to since the promise
+/// The right to store a value from elsewhere. It is stored unless the key was written to since the promise
 /// was made.
 #[cfg(feature = "redis")]
 pub(crate) struct Promise<'a, K, V, S> {
@@ -251,12 +250,12 @@ where
     V: Clone,
     S: BuildHasher,
 {
-    /// Stores the value, and says whether it might.
+    /// Stores the value. Returns `false` if the key was written to meanwhile.
     pub(crate) fn keep(self, key: K, loaded: Loaded<V>) -> bool {
         self.keep_since(u64::MAX, key, loaded)
     }
 
-    /// Stores a value that was true already in this [epoch](LocalCache::epoch), before the promise was made.
+    /// Stores a value that was current in the given [epoch](LocalCache::epoch), before the promise was made.
     pub(crate) fn keep_since(mut self, epoch: u64, key: K, loaded: Loaded<V>) -> bool {
         let cache = self.cache;
         let mut removals = cache.removals();

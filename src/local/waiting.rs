@@ -1,4 +1,4 @@
-//! How a caller waits for others: for a load in flight or for a permit, and what it gets if that takes too long.
+//! The wait of a caller for a load in flight or for a permit, and for an expired value if that takes too long.
 
 use super::hash::KeyHash;
 use super::shard::Shard;
@@ -6,7 +6,8 @@ use super::{LocalCache, Place};
 use crate::clock::Nanos;
 use crate::error::{AnyError, LoadError};
 use crate::flight::{
-    Alarm, Bulkhead, Candidate, Leader, NotYet, Outcome, Permit, Superseded, TooLate, until,
+    Alarm, Bulkhead, Candidate, Leader, NotYet, Outcome, Permit, Queued, Step, Superseded, TooLate,
+    until,
 };
 use crate::stats::Count;
 use std::hash::{BuildHasher, Hash};
@@ -14,33 +15,65 @@ use std::sync::Arc;
 use std::task::Context;
 use std::time::Instant;
 
-/// Looks for a value that may serve in place of a new one, and whether it is live.
+/// A function that looks for a value that may serve in place of a new one. It also returns whether the value is live.
 type FindStale<K, V> = for<'s> fn(&'s Shard<K, V>, KeyHash, &K, Nanos) -> Option<(&'s V, bool)>;
 
-/// How long a caller waits for others.
+/// The limits of a caller's wait.
 pub(crate) struct Patience {
-    /// When its wait ends.
+    /// The end of the wait. `None`: never.
     pub(super) deadline: Option<Instant>,
-    /// When it is content with an expired value.
+    /// The time from which the caller accepts an expired value. `None`: at the deadline.
     pub(crate) stale_from: Option<Instant>,
 }
 
 impl Patience {
-    /// Returns when the caller has to look at the time next.
+    /// Returns the next time at which the caller has to act.
     pub(crate) fn next(&self) -> Option<Instant> {
         self.deadline.into_iter().chain(self.stale_from).min()
     }
 
+    /// Checks whether the deadline has passed.
     pub(crate) fn is_over(&self) -> bool {
         self.deadline
             .is_some_and(|deadline| deadline <= Instant::now())
     }
+
+    /// Waits until `ready` returns a value. `stale` looks for an expired value that may serve instead. It is called
+    /// when the caller begins to accept one and again at the deadline.
+    ///
+    /// # Errors
+    ///
+    /// Returns what `stale` has found, or [`Waited::InVain`] at the deadline.
+    pub(super) async fn wait<T, I>(
+        &self,
+        alarm: &mut impl Alarm,
+        mut ready: impl FnMut(&mut Context<'_>) -> Result<T, NotYet>,
+        stale: impl Fn() -> Option<I>,
+    ) -> Result<T, Waited<I>> {
+        let mut stale_from = self.stale_from;
+        let ready_or_stale = |cx: &mut Context<'_>| {
+            let again = match ready(cx) {
+                Ok(value) => return Ok(Ok(value)),
+                Err(NotYet { again }) => again,
+            };
+            if stale_from.take_if(|from| *from <= Instant::now()).is_some() {
+                if let Some(instead) = stale() {
+                    return Ok(Err(Waited::Instead(instead)));
+                }
+            }
+            let again = again.into_iter().chain(stale_from).min();
+            Err(NotYet { again })
+        };
+        let result = until(alarm, self.deadline, ready_or_stale).await;
+        result.unwrap_or_else(|TooLate| Err(stale().map_or(Waited::InVain, Waited::Instead)))
+    }
 }
 
 /// The result of a wait that took too long.
-pub(super) enum Waited<V> {
-    /// A value to serve instead.
-    Instead(Outcome<V>),
+pub(super) enum Waited<I> {
+    /// There is an expired value to serve instead.
+    Instead(I),
+    /// There is none.
     InVain,
 }
 
@@ -50,14 +83,15 @@ where
     V: Clone,
     S: BuildHasher,
 {
-    /// Counts the load in whose place this leader loads. One that holds a permit is counted as the permit ends.
-    pub(super) fn count_superseded(&self, leader: &Leader<'_, K, V>) {
-        if leader.supersedes == Some(Superseded::Loading) {
+    /// Counts the load that a waiter has superseded, if there is one. A load with a permit is counted when the permit
+    /// ends.
+    pub(super) fn count_superseded(&self, step: &Step<'_, K, V>) {
+        if step.supersedes() == Some(Superseded::Loading) {
             self.inner.counters.count(Count::Abandoned);
         }
     }
 
-    /// Returns how long a caller that comes now waits for others.
+    /// Returns the limits for a caller that begins to wait now.
     pub(crate) fn patience(&self) -> Patience {
         let slow = self.inner.settings.stale_if_slow;
         Patience {
@@ -66,7 +100,7 @@ where
         }
     }
 
-    /// Checks whether expired values may serve where a load fails.
+    /// Checks whether expired values may serve if a load fails.
     #[cfg(feature = "redis")]
     pub(crate) fn serves_stale(&self) -> bool {
         self.inner.settings.stale_if_error.is_some()
@@ -89,43 +123,26 @@ where
         self.disembark(&place, key, outcome).ok()
     }
 
-    /// Waits until `ready` is, or until the caller's patience is over. Where an expired value may serve, that
-    /// is returned instead of a timeout.
+    /// Waits until `ready` returns a value, or until the caller's patience is over, and then looks for an expired value
+    /// of `key` that may serve.
     pub(super) async fn wait_for<T>(
         &self,
         place: &Place<'_, K, V>,
         key: &K,
         patience: &Patience,
         alarm: &mut impl Alarm,
-        mut ready: impl FnMut(&mut Context<'_>) -> Result<T, NotYet>,
-    ) -> Result<T, Waited<V>> {
-        let mut stale_from = patience.stale_from;
-        let ready_or_stale = |cx: &mut Context<'_>| {
-            let again = match ready(cx) {
-                Ok(value) => return Ok(Ok(value)),
-                Err(NotYet { again }) => again,
-            };
-            if stale_from.take_if(|from| *from <= Instant::now()).is_some() {
-                if let Some(outcome) = self.stale_for_waiter(place, key) {
-                    return Ok(Err(Waited::Instead(outcome)));
-                }
-            }
-            let again = again.into_iter().chain(stale_from).min();
-            Err(NotYet { again })
-        };
-        let result = until(alarm, patience.deadline, ready_or_stale).await;
-        result.unwrap_or_else(|TooLate| {
-            let stale = self.stale_for_waiter(place, key);
-            Err(stale.map_or(Waited::InVain, Waited::Instead))
-        })
+        ready: impl FnMut(&mut Context<'_>) -> Result<T, NotYet>,
+    ) -> Result<T, Waited<Outcome<V>>> {
+        let stale = || self.stale_for_waiter(place, key);
+        patience.wait(alarm, ready, stale).await
     }
 
-    /// Returns what a caller gets that has waited for too long.
+    /// Returns the result of a caller that has waited for too long.
     pub(super) fn give_up(
         &self,
         place: &Place<'_, K, V>,
         key: &K,
-        waited: Waited<V>,
+        waited: Waited<Outcome<V>>,
     ) -> Result<V, LoadError<AnyError>> {
         match waited {
             Waited::Instead(outcome) => self.disembark(place, key, outcome),
@@ -133,7 +150,7 @@ where
         }
     }
 
-    /// The terms on which the current caller would load.
+    /// Returns the terms on which the current caller would load.
     pub(super) fn candidate(&self) -> Candidate {
         let bulkhead = self.inner.bulkhead.as_ref();
         Candidate {
@@ -154,24 +171,23 @@ where
         }
     }
 
-    pub(super) fn wait_deadline(&self) -> Option<Instant> {
+    fn wait_deadline(&self) -> Option<Instant> {
         let timeout = self.inner.settings.wait_timeout?;
         Instant::now().checked_add(timeout)
     }
 
     /// Returns the bulkhead if this caller needs a permit.
-    fn bulkhead_to_pass(&self) -> Option<&Arc<Bulkhead>> {
+    pub(super) fn bulkhead_to_pass(&self) -> Option<&Arc<Bulkhead>> {
         let bulkhead = self.inner.bulkhead.as_ref();
         bulkhead.filter(|bulkhead| !bulkhead.is_passed())
     }
 
-    /// Waits for a permit, where one is needed. `on_poll` is called whenever the caller is polled while it waits.
-    pub(super) async fn permit(
-        &self,
-        deadline: Option<Instant>,
-        alarm: &mut impl Alarm,
-        on_poll: impl FnMut(),
-    ) -> Result<Option<Permit>, TooLate> {
+    /// Takes a permit, if one is needed.
+    ///
+    /// # Errors
+    ///
+    /// Returns a place in the queue if none is free.
+    pub(super) fn permit_or_place(&self) -> Result<Option<Permit>, Queued<'_>> {
         let Some(bulkhead) = self.bulkhead_to_pass() else {
             return Ok(None);
         };
@@ -179,7 +195,7 @@ where
             return Ok(Some(permit));
         }
         self.inner.counters.count(Count::Queued);
-        bulkhead.pass(deadline, alarm, on_poll).await.map(Some)
+        Err(bulkhead.enqueue())
     }
 
     /// Waits for a permit for the leader of one key, where one is needed.
@@ -190,15 +206,11 @@ where
         leader: &Leader<'_, K, V>,
         patience: &Patience,
         alarm: &mut impl Alarm,
-    ) -> Result<Option<Permit>, Waited<V>> {
-        let Some(bulkhead) = self.bulkhead_to_pass() else {
-            return Ok(None);
+    ) -> Result<Option<Permit>, Waited<Outcome<V>>> {
+        let mut queued = match self.permit_or_place() {
+            Ok(permit) => return Ok(permit),
+            Err(queued) => queued,
         };
-        if let Some(permit) = bulkhead.try_pass() {
-            return Ok(Some(permit));
-        }
-        self.inner.counters.count(Count::Queued);
-        let mut queued = bulkhead.enqueue();
         let turn = |cx: &mut Context<'_>| {
             leader.prolong(self.candidate());
             queued.poll(cx.waker())
@@ -207,12 +219,12 @@ where
         Ok(Some(permit))
     }
 
-    /// What to serve in place of a load that has failed lately.
+    /// Returns a value to serve in place of a load that has failed recently.
     pub(super) fn stale(&self, place: &Place<'_, K, V>, key: &K) -> Option<Outcome<V>> {
         self.stale_by(place, key, Shard::stale)
     }
 
-    /// Returns what to serve in place of a load that takes too long.
+    /// Returns a value to serve in place of a load that takes too long.
     pub(super) fn stale_for_waiter(&self, place: &Place<'_, K, V>, key: &K) -> Option<Outcome<V>> {
         self.stale_by(place, key, Shard::servable)
     }

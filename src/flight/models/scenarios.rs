@@ -1,8 +1,8 @@
-//! What happens in the models.
+//! The scenarios of the models of flights.
 
 use super::*;
 
-/// How many threads there are.
+/// The number of threads.
 const CALLERS: usize = if cfg!(loom_models) { 3 } else { 4 };
 
 scenarios! {
@@ -27,7 +27,7 @@ scenarios! {
     exclusive_flights
 }
 
-/// What everybody was told, this thread first.
+/// Returns the values that all threads got, this thread first.
 fn all<T>(first: T, others: impl IntoIterator<Item = thread::JoinHandle<T>>) -> Vec<T> {
     let others = others.into_iter().map(|other| other.join().unwrap());
     std::iter::once(first).chain(others).collect()
@@ -76,7 +76,7 @@ fn a_waiter_that_gives_up_on_a_leader_that_lands() {
     model.ends_with(Some(OLD), 1..=1);
 }
 
-/// By all who are woken at the end of the lease, and then of each other's.
+/// All waiters are woken at the end of the leader's lease, and then at the end of each other's.
 fn a_takeover() {
     let model = Model::new();
     let slow = Caller {
@@ -100,7 +100,7 @@ fn a_takeover() {
     model.ends_with(stored, 1..=CALLERS);
 }
 
-/// Late comers take over from a slow leader, under a lease which they respect in each other.
+/// Callers that come after the lease of a slow leader take over from it, but not from each other.
 fn one_of_two_takes_over() {
     let model = Model::new();
     let slow = Caller {
@@ -123,7 +123,7 @@ fn one_of_two_takes_over() {
     model.ends_with(stored, 1..=2);
 }
 
-/// Who leads can store: nobody takes over from one that is about to land.
+/// No caller takes over from a leader that is about to land.
 fn a_takeover_from_one_that_lands() {
     let model = Model::new();
     let slow = Caller {
@@ -201,7 +201,7 @@ fn an_invalidation_of_all() {
     an_invalidation_by(Model::clear);
 }
 
-/// Nobody comes after the invalidation to load anew and hide what a load has left.
+/// No caller comes after the invalidation to load again and hide the value that an older load has stored.
 fn an_invalidation_and_nobody_after_it() {
     let model = Model::new();
     let others: Vec<_> = (1..CALLERS).map(|_| model.spawn(Model::ask)).collect();
@@ -227,7 +227,7 @@ fn a_lost_leader_and_an_invalidation() {
     model.ends_with(model.stored(), 1..=CALLERS);
 }
 
-/// Nobody leads it, all board again.
+/// No waiter leads the revoked flight; all board again.
 fn a_lost_leader_after_an_invalidation() {
     let model = Model::new();
     let leader = model.caller().is_first();
@@ -240,7 +240,7 @@ fn a_lost_leader_after_an_invalidation() {
     model.ends_with(Some(NEW), 1..=1);
 }
 
-/// What the database holds from this epoch on.
+/// Returns the value in the database from this epoch on.
 fn new_in(epoch: u64) -> u32 {
     NEW + u32::try_from(epoch).unwrap()
 }
@@ -288,7 +288,7 @@ fn epochs_together() {
     model.ends_with(Some(new_in(2)), 1..=3);
 }
 
-/// While two loads run because of epochs, a newcomer of another waits, but not for their values.
+/// While two loads of different epochs run, a newcomer of a third epoch waits, but does not get their values.
 fn an_epoch_after_an_epoch() {
     let model = Model::new();
     let _slow = caller_in(&model, 0).is_first();
@@ -331,7 +331,7 @@ fn a_queue() {
     model.ends_with(Some(OLD), 1..=1);
 }
 
-/// Reads, decides and writes: each excludes the others, or tries again.
+/// Callers that read, decide and write exclude each other, or try again.
 fn exclusive_flights() {
     fn increment(model: &Model) {
         loop {
