@@ -1,14 +1,15 @@
 //! The limit on the work that a call does under one hold of a shard's lock.
 
 /// The number of slots that may be visited under one hold of a shard's lock, approximately. Visiting and removing a
-/// slot takes up to half a microsecond if nothing of it is in the processor's cache.
-pub(crate) const SLOTS_PER_HOLD: u32 = 2_048;
+/// slot takes up to four microseconds if nothing of it is in the processor's cache, as in a shard of 2,000,000 entries,
+/// so that a hold takes less than two milliseconds.
+pub(crate) const SLOTS_PER_HOLD: u32 = 512;
 
 /// The highest number of slots that are visited under one hold. It exceeds the limit, because a step that has begun is
-/// finished. The longest step is a sweep and then an eviction that gives as many second chances as it may, in both
-/// queues.
+/// finished. The longest step is a sweep and then an eviction that gives as many second chances as it may, up to 1,000
+/// in each of both queues.
 #[cfg(debug_assertions)]
-const MOST_PER_HOLD: u32 = 4 * SLOTS_PER_HOLD;
+const MOST_PER_HOLD: u32 = SLOTS_PER_HOLD + 4_000;
 
 /// A counter of the slots that are visited under one hold of a lock. When the limit is reached, the caller releases the
 /// lock and does the rest of its work under the next hold.
