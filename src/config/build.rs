@@ -1,11 +1,11 @@
 //! Building a cache from its settings.
 
-use super::error::setting_of;
-use super::{Backend, CacheConfig, Capacity, ConfigError};
-use crate::cache::{AsyncCache, Cache};
+use crate::config::error::setting_of;
+use crate::config::{Backend, CacheConfig, Capacity, ConfigError};
 use crate::error::BuildError;
 use crate::local::Builder;
 use crate::schema::{Schema, TierKey, TierValue};
+use crate::traits::{AsyncCache, Cache};
 use std::sync::Arc;
 
 /// One cache in two forms, for tasks and for threads.

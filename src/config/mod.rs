@@ -22,7 +22,7 @@ pub use error::ConfigError;
 pub use value::{Backend, Capacity, RedisUrl};
 
 use crate::consistency::Consistency;
-use crate::local::Policy;
+use crate::policy::Policy;
 use serde::{Deserialize, Serialize};
 use source::Environment;
 use std::fmt;

@@ -1,7 +1,7 @@
 //! Building a cache over Redis from its settings.
 
-use super::build::Fronts;
-use super::{Backend, CacheConfig, ConfigError};
+use crate::config::build::Fronts;
+use crate::config::{Backend, CacheConfig, ConfigError};
 use crate::consistency::Consistency;
 use crate::local::Builder;
 use crate::schema::{Schema, Schemas, TierKey, TierValue};

@@ -201,7 +201,7 @@ fn consistency(text: &str) -> Option<Consistency> {
 
 /// Durations as people write them.
 pub(super) mod duration {
-    use super::Text;
+    use crate::config::value::Text;
     use serde::{Deserialize, Deserializer, Serializer};
     use std::fmt::Display;
     use std::time::Duration;

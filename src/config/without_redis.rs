@@ -1,7 +1,7 @@
 //! What there is of Redis without the feature: an error.
 
-use super::build::Fronts;
-use super::{CacheConfig, ConfigError};
+use crate::config::build::Fronts;
+use crate::config::{CacheConfig, ConfigError};
 use crate::local::Builder;
 
 impl CacheConfig {

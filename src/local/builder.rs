@@ -2,9 +2,10 @@
 
 use crate::clock::{Clock, NEVER, Nanos, TimeSource, saturating_nanos};
 use crate::error::BuildError;
+use crate::local::load::refresh::{Rules, THROTTLE};
 use crate::local::removal::{Listener, RemovalCause};
-use crate::local::renewal::{Rules, THROTTLE};
-use crate::local::{DefaultHasher, LocalCache, MAX_SHARDS, Policy};
+use crate::local::{DefaultHasher, LocalCache, MAX_SHARDS};
+use crate::policy::Policy;
 use crate::random;
 use std::sync::Arc;
 use std::time::Duration;

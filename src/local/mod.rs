@@ -1,62 +1,45 @@
 //! The cache in this process.
 
-mod ages;
 mod budget;
 mod builder;
-mod column;
-#[cfg(feature = "tokio")]
-mod detached;
-mod expiry;
-mod extras;
-mod hash;
-mod index;
+mod compute;
+mod insert;
 mod iter;
 mod load;
-mod load_async;
-mod many;
+mod lookup;
 #[cfg(feature = "metrics")]
-mod observe;
-mod policy;
-mod read;
-pub(crate) mod reader_lock;
+mod metrics;
 mod removal;
-mod renewal;
 mod shard;
-mod slab;
 #[cfg(feature = "snapshot")]
 mod snapshot;
 mod tags;
-mod update;
-mod waiting;
 mod walk;
 mod warm;
-mod work;
-mod write;
 
-pub use builder::Builder;
-#[cfg(feature = "tokio")]
-pub use detached::Detached;
-pub use iter::Iter;
 #[cfg(feature = "redis")]
-pub(crate) use many::{BatchResult, Lookup, erase_many};
+pub(crate) use crate::local::load::batch::{BatchResult, Lookup, erase_many};
+#[cfg(feature = "tokio")]
+pub use crate::local::load::detached::Detached;
 #[cfg(all(feature = "metrics", feature = "redis"))]
-pub(crate) use observe::{Loads, samples};
-pub use policy::Policy;
+pub(crate) use crate::local::metrics::{Loads, samples};
+pub use builder::Builder;
+pub use iter::Iter;
 pub use removal::RemovalCause;
 #[cfg(feature = "snapshot")]
 pub use snapshot::{RestoreReport, SnapshotReport};
 
-use crate::cache::{Cache, ErasedLoader};
 use crate::error::{AnyError, LoadError};
-use crate::flight::{Bulkhead, Flights};
+use crate::local::lookup::Sought;
+use crate::local::shard::hash::KeyHash;
+use crate::local::shard::metadata::Kinds;
+use crate::policy::AnyPolicy;
+use crate::single_flight::{Bulkhead, Flights};
 use crate::stats::{Counters, Stats};
+use crate::sync::read_biased_lock::ReaderLock;
+use crate::traits::{Cache, ErasedLoader};
 use budget::Budget;
 use builder::Settings;
-use extras::Kinds;
-use hash::KeyHash;
-use policy::AnyPolicy;
-use read::Sought;
-use reader_lock::ReaderLock;
 use removal::Removals;
 use shard::{Setup, Shard};
 use std::fmt;
@@ -150,7 +133,7 @@ struct Cell<K, V> {
 }
 
 /// Where a key belongs.
-struct Place<'a, K, V> {
+pub(crate) struct Place<'a, K, V> {
     cell: &'a Cell<K, V>,
     index: usize,
     hash: KeyHash,
@@ -273,7 +256,7 @@ impl<K: Eq, V, S> LocalCache<K, V, S> {
             renews: renewal.is_some(),
             leads_at_once: loads.is_none() && builder.settings.stale_if_error.is_none(),
             samples_below: if builder.settings.tracks_ages {
-                read::SAMPLES_BELOW
+                lookup::SAMPLES_BELOW
             } else {
                 0
             },

@@ -1,15 +1,15 @@
 //! What is held, in a file, from one run of a program to the next.
 
-use super::LocalCache;
-use super::budget::Reservation;
-use super::extras::Extra;
-use super::shard::{Copied, NewEntry, Restored, Shard};
-use super::walk::Span;
 use crate::clock::{NEVER, Nanos, saturating_nanos};
 use crate::codec::{MessagePack, RoundTripCheck};
 use crate::entry::Loaded;
-use crate::flight::Watcher;
+use crate::local::LocalCache;
+use crate::local::budget::Reservation;
+use crate::local::shard::metadata::Extra;
+use crate::local::shard::{Copied, NewEntry, Restored, Shard};
+use crate::local::walk::Span;
 use crate::schema::{Schema, Schemas};
+use crate::single_flight::Watcher;
 use crate::snapshot::{
     Contents, Entry, Head, SnapshotError, Writer, decode, encode_key, encode_value, read, replace,
 };

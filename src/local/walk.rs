@@ -1,9 +1,9 @@
 //! Walks over all entries, some slots under each hold of a shard's lock.
 
-use super::LocalCache;
-use super::reader_lock::ReaderLock;
-use super::shard::Shard;
-use super::work::SLOTS_PER_HOLD;
+use crate::local::LocalCache;
+use crate::local::shard::Shard;
+use crate::storage::work_slice::SLOTS_PER_HOLD;
+use crate::sync::read_biased_lock::ReaderLock;
 use hashbrown::HashTable;
 use std::cmp::Reverse;
 use std::hash::{BuildHasher, Hash};

@@ -1,7 +1,7 @@
 //! Warming from what is behind the cache.
 
-use super::{Bound, LocalCache};
 use crate::entry::Loaded;
+use crate::local::{Bound, LocalCache};
 use crate::warm::{Room, Run, WarmReport, Warming, run_all};
 use std::any::Any;
 use std::future::Future;

@@ -2,7 +2,7 @@
 
 pub(crate) mod table;
 
-use crate::durations::Durations;
+use crate::stats::histogram::Durations;
 use metrics::{
     Counter, Gauge, Histogram, Key, Label, Level, Metadata, Recorder, SharedString, Unit,
     with_recorder,

@@ -1,11 +1,11 @@
 //! The front for threads.
 
-use super::write::Delivery;
-use super::{Rollout, TierKey, TierValue, TieredCache};
-use crate::cache::{AsyncCache, Cache, ErasedLoader};
 use crate::entry::Loaded;
 use crate::error::{AnyError, LoadError};
-use crate::flight::blocking::block_on;
+use crate::single_flight::blocking::block_on;
+use crate::tiered::write::Delivery;
+use crate::tiered::{Rollout, TierKey, TierValue, TieredCache};
+use crate::traits::{AsyncCache, Cache, ErasedLoader};
 use std::cell::Cell;
 use std::fmt;
 use std::future::{Future, ready};

@@ -1,22 +1,22 @@
 //! How a tiered cache is set up.
 
-use super::breaker::Breaker;
-use super::codec::EnvelopeCodec;
-use super::codec_health::CodecHealth;
-use super::health::TierCounters;
-use super::keeper::Keeper;
-use super::lease::Releases;
-use super::outbox::Outbox;
-use super::redis::{Certificates, Redis, RedisSettings, Target, entropy};
-use super::rollout::Rollout;
-use super::trust::Trust;
-use super::waits::{Acks, Waits};
-use super::{Consistency, Inner, TierKey, TierValue, TieredCache};
 use crate::codec::{Codec, MessagePack};
 use crate::error::BuildError;
-use crate::flight::Bulkhead;
 use crate::local::Builder;
 use crate::schema::{Schema, Schemas};
+use crate::single_flight::Bulkhead;
+use crate::tiered::coherence::background::Keeper;
+use crate::tiered::coherence::key_waiters::{Acks, Waits};
+use crate::tiered::coherence::pending_invalidations::Outbox;
+use crate::tiered::coherence::read_lease::Trust;
+use crate::tiered::health::TierCounters;
+use crate::tiered::l2::circuit_breaker::Breaker;
+use crate::tiered::l2::codec_health::CodecHealth;
+use crate::tiered::l2::envelope::EnvelopeCodec;
+use crate::tiered::l2::redis::{Certificates, Redis, RedisSettings, Target, entropy};
+use crate::tiered::load_lease::Releases;
+use crate::tiered::rollout::Rollout;
+use crate::tiered::{Consistency, Inner, TierKey, TierValue, TieredCache};
 use parking_lot::Mutex;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;

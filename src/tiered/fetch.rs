@@ -1,15 +1,15 @@
 //! The path of a miss: L2, the lead across processes, the loader.
 
-use super::builder::MAX_KEY;
-use super::health::count;
-use super::lease::{Granted, Lease};
-use super::load::{Fresh, LoadResult, MayLoad, SHORTEST_TTL};
-use super::remote::{Answer, Ask, Head, RemoteError, Token, Unreadable};
-use super::trust::now;
-use super::{Consistency, Inner, TierKey, TierValue, key_of};
 use crate::clock::saturating_nanos;
 use crate::entry::Loaded;
 use crate::error::{AnyError, LoadError};
+use crate::tiered::builder::MAX_KEY;
+use crate::tiered::coherence::read_lease::now;
+use crate::tiered::health::count;
+use crate::tiered::l2::remote::{Answer, Ask, Head, RemoteError, Token, Unreadable};
+use crate::tiered::load::{Fresh, LoadResult, MayLoad, SHORTEST_TTL};
+use crate::tiered::load_lease::{Granted, Lease};
+use crate::tiered::{Consistency, Inner, TierKey, TierValue, key_of};
 use std::future::Future;
 use std::slice;
 use std::sync::Arc;

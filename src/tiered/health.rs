@@ -1,13 +1,13 @@
 //! What a tier tells of itself.
 
-use super::calls::L2Calls;
-use super::remote::RemoteError;
-use crate::durations::{Durations, Tally};
+use crate::stats::histogram::{Durations, Tally};
+use crate::tiered::l2::calls::L2Calls;
+use crate::tiered::l2::remote::RemoteError;
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
-/// The state of a [`TieredCache`](super::TieredCache) at one moment.
+/// The state of a [`TieredCache`](crate::tiered::TieredCache) at one moment.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Health {
@@ -126,7 +126,7 @@ impl fmt::Display for Warning {
 
 macro_rules! counters {
     ($($(#[$doc:meta])* $name:ident),* $(,)?) => {
-        /// What a [`TieredCache`](super::TieredCache) has asked of Redis so far; what it holds itself
+        /// What a [`TieredCache`](crate::tiered::TieredCache) has asked of Redis so far; what it holds itself
         /// is in [`Stats`](crate::Stats).
         #[derive(Debug, Clone, PartialEq, Eq, Default)]
         #[non_exhaustive]

@@ -1,16 +1,16 @@
 //! Loads for all processes or for this one: their permits, and where their values are stored.
 
-use super::codec::{Storing, Unstorable};
-use super::fetch::TimedOut;
-use super::health::{TierCounters, count};
-use super::lease::Granted;
-use super::remote::{Fill, Head};
-use super::{Inner, TierKey, TierValue, key_of};
 use crate::clock::saturating_nanos;
 use crate::entry::Loaded;
 use crate::error::AnyError;
-use crate::flight::future::TaskAlarm;
-use crate::flight::{Permit, run_within};
+use crate::single_flight::future::TaskAlarm;
+use crate::single_flight::{Permit, run_within};
+use crate::tiered::fetch::TimedOut;
+use crate::tiered::health::{TierCounters, count};
+use crate::tiered::l2::envelope::{Storing, Unstorable};
+use crate::tiered::l2::remote::{Fill, Head};
+use crate::tiered::load_lease::Granted;
+use crate::tiered::{Inner, TierKey, TierValue, key_of};
 use crate::trace::Span;
 use std::future::Future;
 use std::sync::Arc;

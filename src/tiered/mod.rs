@@ -1,69 +1,55 @@
 //! L1 over L2: a [`LocalCache`] in each process over one Redis.
 
-mod remote;
-
-mod codec;
-
-mod backplane;
-mod outbox;
-mod rollout;
-mod trust;
-mod waits;
-
-mod calls;
-mod health;
-mod log;
-
-mod breaker;
-
-mod redis;
-
+mod batch;
+mod blocking;
 mod builder;
-mod codec_health;
+mod coherence;
 mod fetch;
-mod keeper;
-mod lease;
+mod health;
+mod l2;
 mod load;
-mod many;
+mod load_lease;
+mod log;
 #[cfg(feature = "metrics")]
-mod observe;
+mod metrics;
 mod own_key;
+mod rollout;
 mod shadow;
 mod warm;
 mod write;
 
-mod blocking;
-
+pub use crate::tiered::l2::calls::{CallStats, L2Calls};
+pub use crate::tiered::l2::remote::RemoteError;
 pub use blocking::Blocking;
 pub use builder::TieredBuilder;
-pub use calls::{CallStats, L2Calls};
 pub use health::{Health, TierStats, Warning};
-pub use remote::RemoteError;
 pub use rollout::Rollout;
 pub use write::Delivery;
 
-use crate::cache::{AsyncCache, CacheFuture, ErasedAsyncLoader};
 use crate::clock::Nanos;
 use crate::codec::{encode_key_name, message_pack};
 use crate::consistency::Consistency;
 use crate::entry::Loaded;
 use crate::error::{AnyError, LoadError};
-use crate::flight::Bulkhead;
 use crate::local::LocalCache;
 use crate::schema::{TierKey, TierValue};
+use crate::single_flight::Bulkhead;
 use crate::stats::Stats;
-use breaker::Breaker;
+use crate::tiered::coherence::background::{Keeper, Proof};
+use crate::tiered::coherence::key_waiters::{Acks, Waits};
+use crate::tiered::coherence::pending_invalidations::Outbox;
+use crate::tiered::coherence::read_lease::{Trust, now};
+use crate::tiered::l2::circuit_breaker::Breaker;
+use crate::tiered::l2::codec_health::CodecHealth;
+use crate::tiered::l2::envelope::EnvelopeCodec;
+use crate::tiered::l2::remote::{Peer, Token};
+use crate::tiered::load_lease::Releases;
+use crate::traits::{AsyncCache, CacheFuture, ErasedAsyncLoader};
 use builder::TierSettings;
-use codec::EnvelopeCodec;
-use codec_health::CodecHealth;
 use fetch::TimedOut;
 use health::{TierCounters, count};
-use keeper::{Keeper, Proof};
-use lease::Releases;
 use load::LoadResult;
-use outbox::Outbox;
 use parking_lot::Mutex;
-use remote::{Peer, Token};
 use std::any::Any;
 use std::fmt;
 use std::future::Future;
@@ -71,8 +57,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 use tokio::runtime::Handle;
-use trust::{Trust, now};
-use waits::{Acks, Waits};
 
 /// A cache of several processes: in each a [`LocalCache`], its L1, over one Redis, their L2.
 ///

@@ -1,9 +1,9 @@
 //! Writes under keys that cannot be encoded, whose entries are therefore each process's own.
 
-use super::load::Fresh;
-use super::write::run_write;
-use super::{Delivery, TierKey, TierValue, TieredCache};
 use crate::entry::Loaded;
+use crate::tiered::load::Fresh;
+use crate::tiered::write::run_write;
+use crate::tiered::{Delivery, TierKey, TierValue, TieredCache};
 use std::future::Future;
 use std::time::Instant;
 

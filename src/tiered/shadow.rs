@@ -1,13 +1,13 @@
 //! L2 in the shadow: it is asked and filled, and its values are compared with loaded ones and not served.
 
-use super::fetch::{Found, Read};
-use super::health::count;
-use super::load::{Fresh, LoadResult};
-use super::many::Asked;
-use super::remote::{Answer, Ask};
-use super::{Inner, TierKey, TierValue};
 use crate::codec::fingerprint;
 use crate::entry::Loaded;
+use crate::tiered::batch::Asked;
+use crate::tiered::fetch::{Found, Read};
+use crate::tiered::health::count;
+use crate::tiered::l2::remote::{Answer, Ask};
+use crate::tiered::load::{Fresh, LoadResult};
+use crate::tiered::{Inner, TierKey, TierValue};
 use std::collections::HashMap;
 use std::future::Future;
 use std::slice;

@@ -1,13 +1,14 @@
 //! Warming L1 and L2: from the database, from L2 alone, and by the keys of a snapshot.
 
-use super::remote::RemoteError;
-use super::trust::now;
-use super::{Inner, TierKey, TierValue, TieredCache};
 use crate::consistency::Consistency;
 use crate::entry::Loaded;
 use crate::error::LoadError;
 use crate::local::SnapshotReport;
-use crate::snapshot::{self, SnapshotError};
+use crate::snapshot;
+use crate::snapshot::SnapshotError;
+use crate::tiered::coherence::read_lease::now;
+use crate::tiered::l2::remote::RemoteError;
+use crate::tiered::{Inner, TierKey, TierValue, TieredCache};
 use crate::warm::{Run, WarmEnd, WarmReport, Warming, run_all};
 use std::any::Any;
 use std::future::Future;

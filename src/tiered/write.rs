@@ -1,14 +1,14 @@
 //! Writes: to the database first, then to L2, then to all who may hold the old value.
 
-use super::builder::MAX_KEY;
-use super::health::count;
-use super::lease::Lease;
-use super::load::{Fresh, Sealed};
-use super::log::{StateChange, log};
-use super::outbox::Pushed;
-use super::remote::{Answer, Head, NewValue, Peer, Subject};
-use super::{Consistency, Inner, TierKey, TierValue, TieredCache, key_of, name_of};
 use crate::entry::Loaded;
+use crate::tiered::builder::MAX_KEY;
+use crate::tiered::coherence::pending_invalidations::Pushed;
+use crate::tiered::health::count;
+use crate::tiered::l2::remote::{Answer, Head, NewValue, Peer, Subject};
+use crate::tiered::load::{Fresh, Sealed};
+use crate::tiered::load_lease::Lease;
+use crate::tiered::log::{StateChange, log};
+use crate::tiered::{Consistency, Inner, TierKey, TierValue, TieredCache, key_of, name_of};
 use crate::trace::Span;
 use std::future::{Future, Ready};
 use std::sync::Arc;

@@ -1,7 +1,7 @@
 //! A warming under way: which keys come next, and what came of those before.
 
-use super::{FailedBatch, WarmEnd, WarmProgress, WarmReport, Warming};
 use crate::error::LoadError;
+use crate::warm::{FailedBatch, WarmEnd, WarmProgress, WarmReport, Warming};
 use std::future::{Future, poll_fn};
 use std::iter::Fuse;
 use std::pin::Pin;

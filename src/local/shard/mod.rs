@@ -5,7 +5,12 @@
 //! anything is changed, so a panic in it changes nothing.
 
 mod clear;
+pub(crate) mod expiry;
 mod grow;
+pub(crate) mod hash;
+pub(crate) mod metadata;
+pub(crate) mod read_times;
+pub(crate) mod slab;
 #[cfg(feature = "snapshot")]
 mod snapshot;
 #[cfg(test)]
@@ -17,17 +22,17 @@ pub(crate) use clear::FoundDead;
 pub(crate) use snapshot::{Copied, Restored};
 
 use crate::clock::{NEVER, Nanos, TimeSource};
-use crate::local::ages::Ages;
-use crate::local::expiry::Expiry;
-use crate::local::extras::{Extra, Extras, Kinds};
-use crate::local::hash::{KeyHash, StoredHash};
-use crate::local::index::Index;
-use crate::local::policy::{AnyPolicy, Eviction, Words};
-use crate::local::renewal::Renewals;
-use crate::local::slab::Slab;
+use crate::local::load::refresh::Renewals;
+use crate::local::shard::expiry::Expiry;
+use crate::local::shard::hash::{KeyHash, StoredHash};
+use crate::local::shard::metadata::{Extra, Extras, Kinds};
+use crate::local::shard::read_times::Ages;
+use crate::local::shard::slab::Slab;
 use crate::local::tags::Tagged;
 use crate::local::walk::{Listed, Span};
+use crate::policy::{AnyPolicy, Eviction, Words};
 use crate::stats::Stats;
+use crate::storage::index::Index;
 use equivalent::Equivalent;
 use std::num::NonZero;
 use std::sync::Arc;

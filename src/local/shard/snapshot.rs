@@ -1,13 +1,13 @@
 //! Entries on their way to a file and back.
 
-use super::{Entry, MAX_ENTRIES, NewEntry, Shard};
 use crate::clock::{NEVER, Nanos, saturating_nanos};
 use crate::local::budget::{Budget, Reservation};
-use crate::local::policy::Eviction;
 use crate::local::removal::{RemovalCause, Removals};
+use crate::local::shard::{Entry, MAX_ENTRIES, NewEntry, Shard};
 use crate::local::tags::Tagged;
 use crate::local::walk::{Listed, Span};
-use crate::local::work::WorkSlice;
+use crate::policy::Eviction;
+use crate::storage::work_slice::WorkSlice;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 

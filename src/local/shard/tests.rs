@@ -1,16 +1,16 @@
 //! The work under one hold of a shard's lock is bounded, for any number of entries. All tests of the crate check that no
 //! hold visits more slots than it may: see `WorkSlice`.
 
-use super::{FoundDead, NewEntry, Setup, Shard};
 use crate::clock::{NEVER, Nanos, TimeSource};
 use crate::local::budget::{Budget, Reservation};
-use crate::local::extras::{Extra, Kinds, Origin};
-use crate::local::hash::KeyHash;
-use crate::local::policy::{AnyPolicy, Eviction, Policy};
 use crate::local::removal::{RemovalCause, Removals};
 use crate::local::shard::Times;
+use crate::local::shard::hash::KeyHash;
+use crate::local::shard::metadata::{Extra, Kinds, Origin};
+use crate::local::shard::{FoundDead, NewEntry, Setup, Shard};
 use crate::local::walk::Span;
-use crate::local::work::WorkSlice;
+use crate::policy::{AnyPolicy, Eviction, Policy};
+use crate::storage::work_slice::WorkSlice;
 use std::cmp::Reverse;
 use std::sync::Arc;
 
