@@ -56,20 +56,20 @@ pub use equivalent::Equivalent;
 pub use error::{AnyError, BuildError, LoadError};
 #[cfg(feature = "tokio")]
 pub use local::Detached;
-pub use local::{Builder, DefaultHasher, Iter, LocalCache, RemovalCause};
+pub use local::{DefaultHasher, Iter, LocalCache, LocalCacheBuilder, RemovalCause};
 #[cfg(feature = "snapshot")]
 pub use local::{RestoreReport, SnapshotReport};
 #[cfg(feature = "metrics")]
 pub use metrics::{Metrics, Watch, WatchError};
 pub use policy::Policy;
 #[cfg(any(feature = "serde", feature = "snapshot"))]
-pub use schema::{Schema, Schemas, TierKey, TierValue};
+pub use schema::{RemoteKey, RemoteValue, Schema, Schemas};
 #[cfg(feature = "snapshot")]
 pub use snapshot::SnapshotError;
-pub use stats::histogram::Durations;
+pub use stats::histogram::DurationHistogram;
 #[cfg(feature = "redis")]
 pub use tiered::{
-    Blocking, CallStats, Delivery, Health, L2Calls, RemoteError, Rollout, TierStats, TieredBuilder,
-    TieredCache, Warning,
+    BlockingCache, CallStats, Delivery, Health, L2Calls, RemoteError, Rollout, TierStats,
+    TieredCache, TieredCacheBuilder, Warning,
 };
-pub use warm::{FailedBatch, WarmEnd, WarmProgress, WarmReport, Warming};
+pub use warm::{FailedBatch, WarmOptions, WarmOutcome, WarmProgress, WarmReport};

@@ -6,7 +6,7 @@ use crate::local::removal::{RemovalCause, Removals};
 use crate::local::shard::metadata::Origin;
 use crate::local::shard::{Shard, Terms};
 use crate::local::walk::{Span, Walk};
-use crate::local::{LocalCache, Place};
+use crate::local::{KeyLocation, LocalCache};
 use crate::single_flight::{Leader, Outdated};
 use std::hash::{BuildHasher, Hash};
 
@@ -33,7 +33,7 @@ where
     ///   again with `None`.
     ///
     /// To change these, use [`update_loaded`](Self::update_loaded). The times of
-    /// [`time_to_idle`](crate::Builder::time_to_idle) and [`refresh_after`](crate::Builder::refresh_after)
+    /// [`time_to_idle`](crate::LocalCacheBuilder::time_to_idle) and [`refresh_after`](crate::LocalCacheBuilder::refresh_after)
     /// begin again, like with each write, and the value's age is zero. If there was no live value, the
     /// new entry has the cache's settings, like with [`insert`](Self::insert).
     ///
@@ -82,10 +82,10 @@ where
         key: &K,
         mut change: impl FnMut(Option<&V>) -> Option<Loaded<V>>,
     ) -> Option<V> {
-        let place = self.place(key);
+        let location = self.location(key);
         loop {
-            let mut claim = self.claim(&place, key);
-            let (current, terms) = self.peek_terms(&place, key).unzip();
+            let mut claim = self.claim(&location, key);
+            let (current, terms) = self.peek_terms(&location, key).unzip();
             let next = change(current.as_ref());
             let mut removals = self.removals();
             let (value, written) = match next {
@@ -94,12 +94,12 @@ where
                     let value = Some(loaded.value.clone());
                     let claim = Some(&mut claim);
                     let stored =
-                        self.store(&place, key.clone(), loaded, origin, claim, &mut removals);
+                        self.store(&location, key.clone(), loaded, origin, claim, &mut removals);
                     (value, stored)
                 }
                 None => (
                     None,
-                    self.remove_claimed(&place, key, &mut claim, &mut removals),
+                    self.remove_claimed(&location, key, &mut claim, &mut removals),
                 ),
             };
             // Dropped here and not on return, because a panic in a `drop` on return would leak the returned value.
@@ -134,7 +134,7 @@ where
     ///
     /// `keep` is called without a lock, once for each live entry, and again if the entry is written to
     /// meanwhile. A call counts neither as a lookup nor as a use. Expired entries are removed, also those that
-    /// [`stale_if_error`](crate::Builder::stale_if_error) would still serve.
+    /// [`stale_if_error`](crate::LocalCacheBuilder::stale_if_error) would still serve.
     ///
     /// This is an invalidation: loads that are in flight when it is called do not store their
     /// results, whatever their keys, because `keep` cannot be called for results that do not exist yet. Their callers
@@ -176,25 +176,25 @@ where
     }
 
     fn retain_one(&self, key: &K, keep: &mut impl FnMut(&K, &V) -> bool) -> Result<(), Outdated> {
-        let place = self.place(key);
-        let mut claim = self.claim(&place, key);
-        let value = self.peek(&place, key, |value, _| value.clone());
+        let location = self.location(key);
+        let mut claim = self.claim(&location, key);
+        let value = self.peek(&location, key, |value, _| value.clone());
         // `keep` was not called for an expired entry, so the entry may not serve after a failed load either.
         if value.is_some_and(|value| keep(key, &value)) {
             return Ok(());
         }
         let mut removals = self.removals();
-        let removed = self.remove_claimed(&place, key, &mut claim, &mut removals);
+        let removed = self.remove_claimed(&location, key, &mut claim, &mut removals);
         drop(claim);
         removals.finish();
         removed
     }
 
     /// Returns the live value for `key` and the terms of its entry.
-    fn peek_terms(&self, place: &Place<'_, K, V>, key: &K) -> Option<(V, Terms)> {
-        place.cell.shard.read(|shard| {
+    fn peek_terms(&self, location: &KeyLocation<'_, K, V>, key: &K) -> Option<(V, Terms)> {
+        location.cell.shard.read(|shard| {
             let now = || self.inner.settings.clock.now();
-            let (value, terms) = shard.peek_terms(place.hash, key, now)?;
+            let (value, terms) = shard.peek_terms(location.hash, key, now)?;
             Some((value.clone(), terms))
         })
     }
@@ -202,11 +202,11 @@ where
     /// Returns a promise of a value from elsewhere. It is stored unless the key is written to meanwhile.
     #[cfg(feature = "redis")]
     pub(crate) fn promise(&self, key: &K) -> Promise<'_, K, V, S> {
-        let place = self.place(key);
-        let claim = self.claim(&place, key);
+        let location = self.location(key);
+        let claim = self.claim(&location, key);
         Promise {
             cache: self,
-            place,
+            location,
             claim,
         }
     }
@@ -217,19 +217,19 @@ where
         self.inner.tags.epoch()
     }
 
-    fn claim<'a>(&self, place: &Place<'a, K, V>, key: &K) -> Leader<'a, K, V> {
-        let flights = &place.cell.flights;
-        flights.register_exclusive(place.hash.0, key.clone(), self.candidate())
+    fn claim<'a>(&self, location: &KeyLocation<'a, K, V>, key: &K) -> Leader<'a, K, V> {
+        let flights = &location.cell.flights;
+        flights.register_exclusive(location.hash.0, key.clone(), self.candidate())
     }
 
     fn remove_claimed(
         &self,
-        place: &Place<'_, K, V>,
+        location: &KeyLocation<'_, K, V>,
         key: &K,
         claim: &mut Leader<'_, K, V>,
         removals: &mut Removals<'_, K, V>,
     ) -> Result<(), Outdated> {
-        self.take_out(place, key, RemovalCause::Removed, Some(claim), removals)?;
+        self.take_out(location, key, RemovalCause::Removed, Some(claim), removals)?;
         Ok(())
     }
 }
@@ -239,7 +239,7 @@ where
 #[cfg(feature = "redis")]
 pub(crate) struct Promise<'a, K, V, S> {
     cache: &'a LocalCache<K, V, S>,
-    place: Place<'a, K, V>,
+    location: KeyLocation<'a, K, V>,
     claim: Leader<'a, K, V>,
 }
 
@@ -261,7 +261,7 @@ where
         let mut removals = cache.removals();
         let origin = cache.origin(&loaded, self.claim.epoch.min(epoch), 0);
         let claim = Some(&mut self.claim);
-        let stored = cache.store(&self.place, key, loaded, origin, claim, &mut removals);
+        let stored = cache.store(&self.location, key, loaded, origin, claim, &mut removals);
         drop(self);
         removals.finish();
         stored.is_ok()

@@ -6,7 +6,7 @@ use crate::local::budget::Reservation;
 use crate::local::removal::{RemovalCause, Removals};
 use crate::local::shard::metadata::{Extra, Origin};
 use crate::local::shard::{FoundDead, NewEntry, Shard};
-use crate::local::{Cell, LocalCache, Place};
+use crate::local::{KeyLocation, LocalCache, ShardCell};
 use crate::single_flight::{Leader, Outdated, Writing};
 use crate::stats::Count;
 use crate::storage::index::Index;
@@ -42,11 +42,11 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
 
     /// Inserts a value with its own time to live, weight and tags, like [`insert`](Self::insert) otherwise.
     pub fn insert_loaded(&self, key: K, loaded: Loaded<V>) {
-        let place = self.place(&key);
+        let location = self.location(&key);
         let mut removals = self.removals();
         let origin = self.origin(&loaded, self.inner.tags.epoch(), 0);
         // Without a leader nothing is outdated.
-        let _ = self.store(&place, key, loaded, origin, None, &mut removals);
+        let _ = self.store(&location, key, loaded, origin, None, &mut removals);
         removals.finish();
     }
 
@@ -58,8 +58,8 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
         Q: Hash + Equivalent<K> + ?Sized,
     {
         let mut removals = self.removals();
-        let place = self.place(key);
-        let taken = self.take_out(&place, key, RemovalCause::Removed, None, &mut removals);
+        let location = self.location(key);
+        let taken = self.take_out(&location, key, RemovalCause::Removed, None, &mut removals);
         // The first removed entry is the key's own, if there was one.
         let removed = removals.finish().filter(|_| taken.unwrap_or(false))?;
         // Before the value is returned, because a panic of this `drop` would then leak it.
@@ -129,7 +129,7 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
     /// One shard after the other, this moves all entries under the shard's exclusive lock, unless there is little
     /// memory to free. It takes about 0.2 s for each million entries that a shard has or had. Reads and writes of that
     /// shard wait meanwhile. Call it when the cache is idle, and give the cache several
-    /// [shards](crate::Builder::shards), which it has by default.
+    /// [shards](crate::LocalCacheBuilder::shards), which it has by default.
     ///
     /// # Examples
     ///
@@ -167,7 +167,7 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
     }
 
     /// Removes the expired and invalidated entries of one shard, and returns their number.
-    fn evict_expired_of(&self, cell: &Cell<K, V>) -> usize {
+    fn evict_expired_of(&self, cell: &ShardCell<K, V>) -> usize {
         let now = self.inner.settings.clock.now();
         let mut left = cell.shard.read(Shard::blocks);
         let mut expired = 0;
@@ -213,7 +213,7 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
     /// leave is reserved meanwhile, so that no other write takes it.
     pub(crate) fn store(
         &self,
-        place: &Place<'_, K, V>,
+        location: &KeyLocation<'_, K, V>,
         key: K,
         loaded: Loaded<V>,
         origin: Origin,
@@ -240,12 +240,12 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
             if !inner.settings.forgets || ttl != Some(Duration::ZERO) {
                 inner.counters.count(Count::Refused);
             }
-            self.take_out(place, &key, RemovalCause::Replaced, leader, removals)?;
+            self.take_out(location, &key, RemovalCause::Replaced, leader, removals)?;
             return Ok(());
         }
         // Declared before the lock is acquired, so that it is dropped after the release even if `Eq` panics.
         let mut new = Some(NewEntry {
-            hash: place.hash,
+            hash: location.hash,
             key,
             value,
             deadline,
@@ -258,9 +258,9 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
         let mut room = Reservation::none(&inner.budget);
         loop {
             let mut work = WorkSlice::new();
-            let mut shard = place.cell.shard.write();
+            let mut shard = location.cell.shard.write();
             if let Some(NewEntry { key, extra, .. }) = &new {
-                let writing = self.begin_write(place, key, leader.as_deref_mut())?;
+                let writing = self.begin_write(location, key, leader.as_deref_mut())?;
                 if writing.is_leaders() && !extra.origin.is_current() {
                     inner.counters.count(Count::Outdated);
                     return Err(Outdated);
@@ -269,14 +269,14 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
                     writing.done();
                     if shard.needs_spare_table() {
                         drop(shard);
-                        Self::prepare_table(place.cell);
+                        Self::prepare_table(location.cell);
                     }
                     return Ok(());
                 }
             }
             drop(shard);
             if !work.is_used_up() {
-                self.evict_elsewhere(place.index, weight, &mut room, now, removals);
+                self.evict_elsewhere(location.index, weight, &mut room, now, removals);
             }
         }
     }
@@ -284,7 +284,7 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
     /// Allocates a table for the index of a shard that is about to grow, while its lock is not held.
     #[cold]
     #[inline(never)]
-    fn prepare_table(cell: &Cell<K, V>) {
+    fn prepare_table(cell: &ShardCell<K, V>) {
         let table = Index::prepare_table(cell.shard.read(Shard::next_index_room));
         // If the table is returned, it is dropped after the lock is released.
         let unneeded = cell.shard.write().set_spare_table(table);
@@ -295,14 +295,14 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
     #[inline(always)]
     fn begin_write<'a, 'f, Q>(
         &self,
-        place: &Place<'a, K, V>,
+        location: &KeyLocation<'a, K, V>,
         key: &Q,
         leader: Option<&'a mut Leader<'f, K, V>>,
     ) -> Result<Writing<'a, 'f, K, V>, Outdated>
     where
         Q: Equivalent<K> + ?Sized,
     {
-        let writing = place.cell.flights.write(place.hash.0, key, leader);
+        let writing = location.cell.flights.write(location.hash.0, key, leader);
         if writing.is_err() {
             self.inner.counters.count(Count::Outdated);
         }
@@ -312,7 +312,7 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
     /// Removes the entry of a key, unless the leader may not, and returns whether there was one.
     pub(crate) fn take_out<Q>(
         &self,
-        place: &Place<'_, K, V>,
+        location: &KeyLocation<'_, K, V>,
         key: &Q,
         cause: RemovalCause,
         leader: Option<&mut Leader<'_, K, V>>,
@@ -322,10 +322,10 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
         Q: Hash + Equivalent<K> + ?Sized,
     {
         let now = self.inner.settings.clock.now();
-        let mut shard = place.cell.shard.write();
-        let writing = self.begin_write(place, key, leader)?;
+        let mut shard = location.cell.shard.write();
+        let writing = self.begin_write(location, key, leader)?;
         let budget = &self.inner.budget;
-        let removed = shard.remove(place.hash, key, cause, budget, now, removals);
+        let removed = shard.remove(location.hash, key, cause, budget, now, removals);
         writing.done();
         Ok(removed)
     }
@@ -360,7 +360,7 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
     /// Evicts entries of a shard until `room` has `weight` or the work of one hold of its lock is used up. Returns
     /// whether there may be more to evict in this shard.
     fn evict_slice(
-        cell: &Cell<K, V>,
+        cell: &ShardCell<K, V>,
         wait: bool,
         weight: u64,
         room: &mut Reservation<'_>,

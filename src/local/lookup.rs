@@ -5,8 +5,8 @@ use crate::clock::TimeSource;
 use crate::clock::{NEVER, Nanos};
 use crate::local::shard::{Shard, Times};
 use crate::local::walk::Span;
-use crate::local::{Iter, LocalCache, Place};
-use crate::single_flight::{Boarding, Candidate};
+use crate::local::{Iter, KeyLocation, LocalCache};
+use crate::single_flight::{Candidate, Role};
 use crate::stats::Count;
 use crate::sync::reentrancy::{assert_holds_nothing, is_exclusive, is_reading};
 use crate::sync::thread_slot::ThreadSlot;
@@ -27,7 +27,7 @@ pub(crate) enum Sought<'a, K, V> {
     /// An expired value: the load failed so lately that it is not tried again.
     Stale(V),
     /// Nothing. The caller has boarded the key's flight.
-    Missing(Boarding<'a, K, V>),
+    Missing(Role<'a, K, V>),
 }
 
 impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
@@ -55,7 +55,7 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
     where
         Q: Hash + Equivalent<K> + ?Sized,
     {
-        self.hit(&self.place(key), key, read)
+        self.hit(&self.location(key), key, read)
     }
 
     /// The time, where most entries have a deadline: read ahead of the lock, since a processor
@@ -89,7 +89,7 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
             TimeSource::System if self.inner.expires => now,
             _ => self.time_ahead(),
         };
-        self.hit_at(&self.place(key), key, ahead, V::clone)
+        self.hit_at(&self.location(key), key, ahead, V::clone)
     }
 
     /// A look-up that was not made, since nothing that it could find may be served.
@@ -102,14 +102,14 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
     #[inline(always)]
     pub(crate) fn hit<Q, R>(
         &self,
-        place: &Place<'_, K, V>,
+        location: &KeyLocation<'_, K, V>,
         key: &Q,
         read: impl FnOnce(&V) -> R,
     ) -> Option<R>
     where
         Q: Hash + Equivalent<K> + ?Sized,
     {
-        let found = self.hit_at(place, key, self.time_ahead(), read);
+        let found = self.hit_at(location, key, self.time_ahead(), read);
         if found.is_none() {
             self.count_miss(ThreadSlot::current());
         }
@@ -120,7 +120,7 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
     #[inline(always)]
     fn hit_at<Q, R>(
         &self,
-        place: &Place<'_, K, V>,
+        location: &KeyLocation<'_, K, V>,
         key: &Q,
         ahead: Nanos,
         read: impl FnOnce(&V) -> R,
@@ -129,9 +129,9 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
         Q: Hash + Equivalent<K> + ?Sized,
     {
         let slot = ThreadSlot::current();
-        let found = match place.cell.shard.announce(slot) {
+        let found = match location.cell.shard.announce(slot) {
             Some(shard) => {
-                let hit = shard.hit(place.hash, key, self.times(ahead));
+                let hit = shard.hit(location.hash, key, self.times(ahead));
                 // Not `map`, which would drop it, and it is the user's, before the guard.
                 #[allow(clippy::manual_map)]
                 match hit {
@@ -139,10 +139,10 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
                     None => None,
                 }
             }
-            None => self.hit_unannounced(slot, place, key, ahead, read),
+            None => self.hit_unannounced(slot, location, key, ahead, read),
         };
         if found.is_some() {
-            self.count_served(slot, Count::Hit, place, key);
+            self.count_served(slot, Count::Hit, location, key);
         }
         found
     }
@@ -153,21 +153,21 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
         &self,
         slot: ThreadSlot,
         count: Count,
-        place: &Place<'_, K, V>,
+        location: &KeyLocation<'_, K, V>,
         key: &Q,
     ) where
         Q: Hash + Equivalent<K> + ?Sized,
     {
         let counted = self.inner.counters.add(slot, count);
         if counted.wrapping_mul(SCATTER) < self.inner.samples_below {
-            self.sample_age(slot, place, key);
+            self.sample_age(slot, location, key);
         }
     }
 
     /// Looks up once more what was hit: in the hit itself there would have to be a place for it.
     #[cold]
     #[inline(never)]
-    fn sample_age<Q>(&self, slot: ThreadSlot, place: &Place<'_, K, V>, key: &Q)
+    fn sample_age<Q>(&self, slot: ThreadSlot, location: &KeyLocation<'_, K, V>, key: &Q)
     where
         Q: Hash + Equivalent<K> + ?Sized,
     {
@@ -176,8 +176,8 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
             return;
         }
         let now = self.inner.settings.clock.now();
-        let age = |shard: &Shard<K, V>| shard.age(place.hash, key, now);
-        if let Some(age) = place.cell.shard.read(age) {
+        let age = |shard: &Shard<K, V>| shard.age(location.hash, key, now);
+        if let Some(age) = location.cell.shard.read(age) {
             self.inner.counters.add_age(slot, age);
         }
     }
@@ -192,7 +192,7 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
     fn hit_unannounced<Q, R>(
         &self,
         slot: ThreadSlot,
-        place: &Place<'_, K, V>,
+        location: &KeyLocation<'_, K, V>,
         key: &Q,
         ahead: Nanos,
         read: impl FnOnce(&V) -> R,
@@ -202,8 +202,8 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
     {
         // The lock's closure borrows it, so that it is not dropped under the lock.
         let mut read = Some(read);
-        place.cell.shard.read_unannounced(slot, |shard| {
-            let (_, value) = shard.hit(place.hash, key, self.times(ahead))?;
+        location.cell.shard.read_unannounced(slot, |shard| {
+            let (_, value) = shard.hit(location.hash, key, self.times(ahead))?;
             read.take().map(|read| read(value))
         })
     }
@@ -211,16 +211,16 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
     /// A live value as `read` sees it, without a trace in statistics and order.
     pub(crate) fn peek<Q, R>(
         &self,
-        place: &Place<'_, K, V>,
+        location: &KeyLocation<'_, K, V>,
         key: &Q,
         read: impl FnOnce(&V, u64) -> R,
     ) -> Option<R>
     where
         Q: Hash + Equivalent<K> + ?Sized,
     {
-        place.cell.shard.read(|shard| {
+        location.cell.shard.read(|shard| {
             let now = || self.inner.settings.clock.now();
-            let found = shard.peek(place.hash, key, now);
+            let found = shard.peek(location.hash, key, now);
             found.map(|(value, deadline)| read(value, deadline))
         })
     }
@@ -230,7 +230,7 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
     where
         Q: Hash + Equivalent<K> + ?Sized,
     {
-        self.peek(&self.place(key), key, |_, _| ()).is_some()
+        self.peek(&self.location(key), key, |_, _| ()).is_some()
     }
 
     /// How long the entry of a key has to live, if a live one is held; `Duration::MAX` if it does
@@ -239,7 +239,7 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
     where
         Q: Hash + Equivalent<K> + ?Sized,
     {
-        let deadline = self.peek(&self.place(key), key, |_, deadline| deadline)?;
+        let deadline = self.peek(&self.location(key), key, |_, deadline| deadline)?;
         if deadline == NEVER {
             return Some(Duration::MAX);
         }
@@ -279,19 +279,20 @@ where
     ///
     /// If it is not there and this thread holds a lock: a flight's leader may wait for it.
     #[inline(always)]
-    pub(crate) fn seek<'a>(&self, place: &Place<'a, K, V>, key: &K) -> Sought<'a, K, V> {
+    pub(crate) fn seek<'a>(&self, location: &KeyLocation<'a, K, V>, key: &K) -> Sought<'a, K, V> {
         let slot = ThreadSlot::current();
         let ahead = self.time_ahead();
         // What is no hit has a way of its own, so that a hit stays in registers.
         let mut otherwise = None;
-        let hit = if let Some(shard) = place.cell.shard.announce(slot) {
-            self.seek_in(&shard, place, key, ahead, &mut otherwise)
+        let hit = if let Some(shard) = location.cell.shard.announce(slot) {
+            self.seek_in(&shard, location, key, ahead, &mut otherwise)
         } else {
-            let seek = |shard: &Shard<K, V>| self.seek_in(shard, place, key, ahead, &mut otherwise);
-            place.cell.shard.read_unannounced(slot, seek)
+            let seek =
+                |shard: &Shard<K, V>| self.seek_in(shard, location, key, ahead, &mut otherwise);
+            location.cell.shard.read_unannounced(slot, seek)
         };
         if let Some((value, due)) = hit {
-            self.count_served(slot, Count::Hit, place, key);
+            self.count_served(slot, Count::Hit, location, key);
             return if due {
                 Sought::Due(value)
             } else {
@@ -308,38 +309,42 @@ where
     fn seek_in<'a>(
         &self,
         shard: &Shard<K, V>,
-        place: &Place<'a, K, V>,
+        location: &KeyLocation<'a, K, V>,
         key: &K,
         ahead: Nanos,
         otherwise: &mut Option<Sought<'a, K, V>>,
     ) -> Option<(V, bool)> {
-        if let Some((slot, value)) = shard.hit(place.hash, key, self.times(ahead)) {
+        if let Some((slot, value)) = shard.hit(location.hash, key, self.times(ahead)) {
             // Asked of the cache first, whose settings are at hand.
-            let due = self.inner.renews && shard.claim_renewal(slot, || self.times(ahead).now());
+            let due = self.inner.renews && shard.claim_refresh(slot, || self.times(ahead).now());
             return Some((value.clone(), due));
         }
-        *otherwise = Some(self.board_under(shard, place, key, || self.candidate()));
+        *otherwise = Some(self.join_or_lead_under(shard, location, key, || self.candidate()));
         None
     }
 
     /// As [`seek`](Self::seek), without a trace in statistics and order.
-    pub(crate) fn board<'a>(&self, place: &Place<'a, K, V>, key: &K) -> Sought<'a, K, V> {
-        self.board_as(place, key, || self.candidate())
+    pub(crate) fn join_or_lead<'a>(
+        &self,
+        location: &KeyLocation<'a, K, V>,
+        key: &K,
+    ) -> Sought<'a, K, V> {
+        self.join_or_lead_as(location, key, || self.candidate())
     }
 
     /// Like [`board`](Self::board), on the given terms.
-    pub(crate) fn board_as<'a>(
+    pub(crate) fn join_or_lead_as<'a>(
         &self,
-        place: &Place<'a, K, V>,
+        location: &KeyLocation<'a, K, V>,
         key: &K,
         candidate: impl FnOnce() -> Candidate,
     ) -> Sought<'a, K, V> {
         let now = || self.inner.settings.clock.now();
-        let sought = place.cell.shard.read(|shard| {
-            let found = shard.peek(place.hash, key, now);
+        let sought = location.cell.shard.read(|shard| {
+            let found = shard.peek(location.hash, key, now);
             match found {
                 Some((value, _)) => Sought::Live(value.clone()),
-                None => self.board_under(shard, place, key, candidate),
+                None => self.join_or_lead_under(shard, location, key, candidate),
             }
         });
         assert_holds_nothing("load into");
@@ -348,20 +353,20 @@ where
 
     #[cold]
     #[inline(never)]
-    fn board_under<'a>(
+    fn join_or_lead_under<'a>(
         &self,
         shard: &Shard<K, V>,
-        place: &Place<'a, K, V>,
+        location: &KeyLocation<'a, K, V>,
         key: &K,
         candidate: impl FnOnce() -> Candidate,
     ) -> Sought<'a, K, V> {
         if self.inner.settings.stale_if_error.is_some() {
             let now = self.inner.settings.clock.now();
-            if let Some((value, false)) = shard.stale(place.hash, key, now) {
+            if let Some((value, false)) = shard.stale(location.hash, key, now) {
                 return Sought::Stale(value.clone());
             }
         }
-        let flights = &place.cell.flights;
-        Sought::Missing(flights.board(place.hash.0, key, candidate()))
+        let flights = &location.cell.flights;
+        Sought::Missing(flights.join_or_lead(location.hash.0, key, candidate()))
     }
 }

@@ -8,7 +8,7 @@ use crate::metrics::table::{
 };
 use crate::metrics::{Observed, Sample, Watch};
 use crate::stats::Stats;
-use crate::stats::histogram::Durations;
+use crate::stats::histogram::DurationHistogram;
 use std::sync::{Arc, Weak};
 
 /// Runs of loaders.
@@ -17,7 +17,7 @@ pub(crate) struct Loads {
     pub(crate) failures: u64,
     pub(crate) queued: u64,
     pub(crate) abandoned: u64,
-    pub(crate) times: Durations,
+    pub(crate) times: DurationHistogram,
 }
 
 impl<K, V, S> Watch for LocalCache<K, V, S>
@@ -60,7 +60,7 @@ pub(crate) fn samples(stats: Stats, loads: Loads, capacity: Option<u64>) -> Vec<
         Sample::counter(&LOAD_FAILURES, loads.failures),
         Sample::histogram(&LOAD_SECONDS, loads.times),
         Sample::counter(&COALESCED, stats.coalesced),
-        Sample::counter(&RENEWALS, stats.renewals),
+        Sample::counter(&RENEWALS, stats.refreshes),
         Sample::counter(&STALE_SERVES, stats.stale),
         Sample::counter(&QUEUED_LOADS, loads.queued),
         Sample::counter(&ABANDONED_LOADS, loads.abandoned),

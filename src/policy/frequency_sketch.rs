@@ -55,7 +55,7 @@ impl Sketch {
     /// The word of a key, and the low bits of its four counters there.
     #[inline]
     #[allow(clippy::cast_possible_truncation)]
-    fn place(&self, hash: u32) -> (usize, u64) {
+    fn location(&self, hash: u32) -> (usize, u64) {
         let spread = u64::from(hash).wrapping_mul(0xD6E8_FEB8_6659_FD93);
         let word = ((spread >> 32) * self.words.len() as u64) >> 32;
         // One of eight in each quarter.
@@ -66,7 +66,7 @@ impl Sketch {
     /// How often a key was added, at most three times: the least of its counters.
     #[inline]
     pub(crate) fn count(&self, hash: u32) -> u32 {
-        let (at, mask) = self.place(hash);
+        let (at, mask) = self.location(hash);
         let counters = Counters::of(self.words.get(at).copied().unwrap_or(0), mask);
         counters.least()
     }
@@ -74,7 +74,7 @@ impl Sketch {
     /// Counts a key, and returns how often it had been added before.
     #[inline]
     pub(crate) fn add(&mut self, hash: u32) -> u32 {
-        let (at, mask) = self.place(hash);
+        let (at, mask) = self.location(hash);
         let Some(word) = self.words.get_mut(at) else {
             return 0;
         };

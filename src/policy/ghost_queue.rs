@@ -35,7 +35,7 @@ impl Ghost {
 
     #[inline]
     #[allow(clippy::cast_possible_truncation)]
-    fn place(&mut self, hash: u32) -> Option<(&mut [u32; WAYS], u16)> {
+    fn location(&mut self, hash: u32) -> Option<(&mut [u32; WAYS], u16)> {
         let spread = spread(hash);
         let bucket = ((spread >> 32) * self.buckets.len() as u64) >> 32;
         let fingerprint = (spread >> 16) as u16;
@@ -45,7 +45,7 @@ impl Ghost {
     #[inline]
     pub(crate) fn add(&mut self, hash: u32) {
         let tick = self.tick;
-        if let Some((bucket, fingerprint)) = self.place(hash) {
+        if let Some((bucket, fingerprint)) = self.location(hash) {
             // All eight move at once, and the oldest goes.
             bucket.rotate_right(1);
             bucket[0] = u32::from(fingerprint) << 16 | u32::from(tick);
@@ -62,7 +62,7 @@ impl Ghost {
     #[allow(clippy::cast_possible_truncation)]
     pub(crate) fn take(&mut self, hash: u32) -> bool {
         let tick = self.tick;
-        let Some((bucket, fingerprint)) = self.place(hash) else {
+        let Some((bucket, fingerprint)) = self.location(hash) else {
             return false;
         };
         let is_it = |&lane: &u32| lane >> 16 == u32::from(fingerprint);

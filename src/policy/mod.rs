@@ -20,7 +20,7 @@ use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 pub(crate) use crate::policy::adaptive::Choice;
 
-/// Which entry gives way when there is no room, for [`Builder::policy`](crate::Builder::policy).
+/// Which entry gives way when there is no room, for [`LocalCacheBuilder::policy`](crate::LocalCacheBuilder::policy).
 ///
 /// - [`Lru`](Self::Lru), the default, where one has to foretell what is held.
 /// - [`Adaptive`](Self::Adaptive) where misses are expensive: it has the best hit ratio on most loads, and

@@ -37,8 +37,8 @@ impl Links {
 
     #[inline]
     fn set(&mut self, slot: u32, link: u32) {
-        if let Some(place) = self.0.get_mut(slot) {
-            *place = link;
+        if let Some(location) = self.0.get_mut(slot) {
+            *location = link;
         }
     }
 

@@ -30,9 +30,9 @@ thread_local! {
 }
 
 /// Tells [`block_on`] how long to park.
-pub(crate) struct ThreadAlarm<'a>(&'a Cell<Option<Instant>>);
+pub(crate) struct ThreadTimer<'a>(&'a Cell<Option<Instant>>);
 
-impl Alarm for ThreadAlarm<'_> {
+impl Alarm for ThreadTimer<'_> {
     fn set(&mut self, at: Option<Instant>, _: &mut Context<'_>) -> Poll<()> {
         self.0.set(at);
         Poll::Pending
@@ -42,9 +42,9 @@ impl Alarm for ThreadAlarm<'_> {
 /// Runs a future on this thread, which it may park through the alarm only.
 pub(crate) fn block_on<'a, F: Future>(
     wake_at: &'a Cell<Option<Instant>>,
-    make: impl FnOnce(ThreadAlarm<'a>) -> F,
+    make: impl FnOnce(ThreadTimer<'a>) -> F,
 ) -> F::Output {
-    let mut future = pin!(make(ThreadAlarm(wake_at)));
+    let mut future = pin!(make(ThreadTimer(wake_at)));
     let mut run = |waker: &Waker| {
         let mut cx = Context::from_waker(waker);
         loop {

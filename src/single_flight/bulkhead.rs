@@ -1,6 +1,6 @@
 //! A bound on the number of loads that run at one time, over all keys. Callers above it wait in order.
 
-use crate::single_flight::NotYet;
+use crate::single_flight::Pending;
 use crate::single_flight::context::{Entered, is_within};
 use crate::single_flight::permits::{HolderId, PermitQueue, Reply, Ticket};
 use crate::single_flight::state::wake;
@@ -51,7 +51,7 @@ impl Bulkhead {
         deadline: Option<Instant>,
         alarm: &mut impl crate::single_flight::Alarm,
         mut on_poll: impl FnMut(),
-    ) -> Result<Permit, crate::single_flight::TooLate> {
+    ) -> Result<Permit, crate::single_flight::TimedOut> {
         let mut queued = self.enqueue();
         let ready = |cx: &mut std::task::Context<'_>| {
             on_poll();
@@ -134,14 +134,14 @@ pub(crate) struct Queued<'a> {
 
 impl Queued<'_> {
     /// Asks for a permit. Not called again once it has returned one.
-    pub(crate) fn poll(&mut self, waker: &Waker) -> Result<Permit, NotYet> {
+    pub(crate) fn poll(&mut self, waker: &Waker) -> Result<Permit, Pending> {
         // Wakers are cloned and dropped without the lock: both run an executor's code.
         let mut waker = Some(waker.clone());
         let now = (self.bulkhead.now)();
         self.bulkhead.step(now, |queue| {
             match queue.poll(self.ticket, now, &mut waker) {
                 Reply::Taken(id) => Ok(self.bulkhead.permit(id)),
-                Reply::Wait { again } => Err(NotYet { again: Some(again) }),
+                Reply::Wait { again } => Err(Pending { again: Some(again) }),
             }
         })
     }

@@ -8,13 +8,13 @@ use std::time::Instant;
 /// An alarm for a task: by `tokio::time` with the feature `tokio` and in its runtime, otherwise by a thread that
 /// all such tasks of the process share.
 #[derive(Default)]
-pub(crate) struct TaskAlarm {
+pub(crate) struct TaskTimer {
     #[cfg(feature = "tokio")]
     sleep: Option<(Instant, std::pin::Pin<Box<tokio::time::Sleep>>)>,
     timer: Option<Timer>,
 }
 
-impl Alarm for TaskAlarm {
+impl Alarm for TaskTimer {
     fn set(&mut self, at: Option<Instant>, cx: &mut Context<'_>) -> Poll<()> {
         // A timer that was set before may have another waker than the task has now.
         self.timer = None;
@@ -34,7 +34,7 @@ impl Alarm for TaskAlarm {
 }
 
 #[cfg(feature = "tokio")]
-impl TaskAlarm {
+impl TaskTimer {
     fn set_sleep(&mut self, at: Option<Instant>, cx: &mut Context<'_>) -> Poll<()> {
         let Some(at) = at else {
             self.sleep = None;

@@ -6,8 +6,8 @@
 
 use crate::single_flight::leader::Leader;
 use crate::single_flight::state::{Candidate, wake};
-use crate::single_flight::wait::{Alarm, TooLate, until};
-use crate::single_flight::waiter::{NotYet, Step, Waiter};
+use crate::single_flight::wait::{Alarm, TimedOut, until};
+use crate::single_flight::waiter::{Pending, Step, Waiter};
 use crate::sync::Mutex;
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -167,24 +167,24 @@ impl<'a, K, V> Waiting<'a, K, V> {
         candidate: impl Fn() -> Candidate,
         deadline: Option<Instant>,
         alarm: &mut impl Alarm,
-    ) -> Result<Steps<'a, K, V>, TooLate> {
+    ) -> Result<Steps<'a, K, V>, TimedOut> {
         until(alarm, deadline, |cx| self.poll(candidate(), cx.waker())).await
     }
 
-    fn poll(&mut self, candidate: Candidate, waker: &Waker) -> Result<Steps<'a, K, V>, NotYet> {
+    fn poll(&mut self, candidate: Candidate, waker: &Waker) -> Result<Steps<'a, K, V>, Pending> {
         // This comes before any member is polled, so that a wake from now on wakes the caller.
         let woken = self.take_woken(candidate.now, waker);
         let mut told = self.poll_members(woken, candidate);
         if told
             .iter()
-            .any(|(_, step)| !matches!(step, Step::Landed(_)))
+            .any(|(_, step)| !matches!(step, Step::Completed(_)))
         {
             // A load was lost. If it was one of a batch, the others are lost too, though not all of
             // their waiters may have been woken yet.
             told.append(&mut self.poll_members(0..self.members.len(), candidate));
         }
         if told.is_empty() {
-            Err(NotYet { again: self.again })
+            Err(Pending { again: self.again })
         } else {
             Ok(told)
         }
@@ -206,7 +206,7 @@ impl<'a, K, V> Waiting<'a, K, V> {
                     self.members[index] = None;
                     self.left -= 1;
                 }
-                Err(NotYet { again }) => self.again = self.again.into_iter().chain(again).min(),
+                Err(Pending { again }) => self.again = self.again.into_iter().chain(again).min(),
             }
         }
         told

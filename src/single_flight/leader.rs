@@ -82,8 +82,8 @@ impl<'a, K, V> Leader<'a, K, V> {
     /// # Panics
     ///
     /// Panics if `outcome` does. The waiters then start again.
-    pub(crate) fn land(mut self, outcome: impl FnOnce() -> Outcome<V>) {
-        if self.over || !self.flight.state.lock().prepare_landing(self.generation) {
+    pub(crate) fn complete(mut self, outcome: impl FnOnce() -> Outcome<V>) {
+        if self.over || !self.flight.state.lock().prepare_completion(self.generation) {
             return;
         }
         self.flights
@@ -91,7 +91,7 @@ impl<'a, K, V> Leader<'a, K, V> {
         // No caller can join from here on.
         if self.flight.state.lock().is_awaited() {
             let outcome = outcome();
-            // It is still empty, because only one leader gets past `prepare_landing`.
+            // It is still empty, because only one leader gets past `prepare_completion`.
             let _ = self.flight.outcome.set(outcome);
         }
         let waiters = self.flight.state.lock().end();

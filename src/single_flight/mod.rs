@@ -51,8 +51,8 @@ pub(crate) use crate::single_flight::leader::Leader;
 #[cfg(feature = "tokio")]
 pub(crate) use crate::single_flight::leader::Suspended;
 pub(crate) use crate::single_flight::state::{Candidate, Superseded};
-pub(crate) use crate::single_flight::wait::{Alarm, TooLate, until};
-pub(crate) use crate::single_flight::waiter::{NotYet, Step, Waiter};
+pub(crate) use crate::single_flight::wait::{Alarm, TimedOut, until};
+pub(crate) use crate::single_flight::waiter::{Pending, Step, Waiter};
 #[cfg(feature = "snapshot")]
 pub(crate) use crate::single_flight::watch::Watcher;
 
@@ -60,7 +60,7 @@ use crate::error::AnyError;
 use crate::single_flight::context::is_within;
 use crate::single_flight::state::{Admission, State, Waiters, wake};
 use crate::single_flight::table::Table;
-use crate::sync::reentrancy::{Held, assert_nothing_exclusive};
+use crate::sync::reentrancy::{LockGuardMark, assert_nothing_exclusive};
 use crate::sync::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Mutex, MutexGuard};
 use equivalent::Equivalent;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
@@ -131,7 +131,7 @@ pub(crate) struct Flights<K, V> {
 }
 
 /// The role of a caller in a flight.
-pub(crate) enum Boarding<'a, K, V> {
+pub(crate) enum Role<'a, K, V> {
     Lead(Leader<'a, K, V>),
     Wait(Waiter<'a, K, V>),
     /// The caller's thread runs the loader of this flight.
@@ -140,7 +140,7 @@ pub(crate) enum Boarding<'a, K, V> {
 
 /// The result of the search for a flight to join.
 enum Join<'a, K, V> {
-    Boarded(Boarding<'a, K, V>),
+    Found(Role<'a, K, V>),
     /// There is none, or there was one of an older epoch, which has been removed from the table.
     Launch {
         replaces: bool,
@@ -161,22 +161,22 @@ impl<K: Eq, V> Flights<K, V> {
     /// # Panics
     ///
     /// Panics if this thread holds a lock exclusively.
-    pub(crate) fn board(&self, hash: u64, key: &K, candidate: Candidate) -> Boarding<'_, K, V>
+    pub(crate) fn join_or_lead(&self, hash: u64, key: &K, candidate: Candidate) -> Role<'_, K, V>
     where
         K: Clone,
     {
         assert_nothing_exclusive("load into");
         let mut table = self.table.lock();
         let replaces = match self.join(&mut table, hash, key, candidate) {
-            Join::Boarded(boarding) => return boarding,
+            Join::Found(boarding) => return boarding,
             Join::Launch { replaces } => replaces,
         };
         // The key is cloned under the lock: if it were cloned before, a flight that is not needed would be dropped
         // under the shard's lock.
-        let _held = Held::exclusively();
+        let _held = LockGuardMark::exclusively();
         let state = State::led(candidate, replaces);
         let flight = Flight::launch(hash, key.clone(), true, state);
-        Boarding::Lead(self.register(&mut table, flight, candidate))
+        Role::Lead(self.register(&mut table, flight, candidate))
     }
 
     /// Starts a flight that no caller joins, for a read, a decision and a write that form one step. Its leader may
@@ -209,22 +209,22 @@ impl<K: Eq, V> Flights<K, V> {
         key: &K,
         candidate: Candidate,
     ) -> Join<'_, K, V> {
-        let _held = Held::exclusively();
+        let _held = LockGuardMark::exclusively();
         let is_it = |other: &Arc<Flight<K, V>>| other.joinable && other.key == *key;
         let Some(flight) = table.find(hash, is_it) else {
             return Join::Launch { replaces: false };
         };
         if is_within(Arc::as_ptr(flight)) {
-            return Join::Boarded(Boarding::Recursive(Reentry::into(Arc::as_ptr(flight))));
+            return Join::Found(Role::Recursive(Reentry::into(Arc::as_ptr(flight))));
         }
         flight.joined.store(true, Relaxed);
         let admission = flight.state.lock().admit(candidate);
-        Join::Boarded(match admission {
+        Join::Found(match admission {
             Admission::Lead { generation } => {
-                Boarding::Lead(Leader::new(self, Arc::clone(flight), generation, candidate))
+                Role::Lead(Leader::new(self, Arc::clone(flight), generation, candidate))
             }
             Admission::Wait { ticket } => {
-                Boarding::Wait(Waiter::new(self, Arc::clone(flight), ticket, candidate))
+                Role::Wait(Waiter::new(self, Arc::clone(flight), ticket, candidate))
             }
             Admission::Replace => {
                 let flight = Arc::clone(flight);
@@ -338,11 +338,11 @@ impl<K, V> Writing<'_, '_, K, V> {
     #[inline(always)]
     pub(crate) fn done(self) {
         if self.leader.is_some() {
-            self.land();
+            self.complete();
         }
     }
 
-    fn land(self) {
+    fn complete(self) {
         let (Some(leader), Some(mut table)) = (self.leader, self.table) else {
             return;
         };

@@ -42,7 +42,7 @@ const NEW: u32 = 200;
 /// preemptions are enough for most bugs, and there are not many schedules with so few.
 #[cfg(loom_models)]
 fn check(scenario: fn()) {
-    let mut builder = loom::model::Builder::new();
+    let mut builder = loom::model::LocalCacheBuilder::new();
     builder.preemption_bound = builder.preemption_bound.or(Some(3));
     builder.max_branches = 10_000;
     builder.check(scenario);
@@ -278,14 +278,16 @@ impl<'a> Caller<'a> {
         }
     }
 
-    fn board(&self) -> Boarding<'a, u32, u32> {
-        self.model.flights.board(HASH, &KEY, self.candidate())
+    fn join_or_lead(&self) -> Role<'a, u32, u32> {
+        self.model
+            .flights
+            .join_or_lead(HASH, &KEY, self.candidate())
     }
 
     /// Boards before any other caller.
     fn is_first(&self) -> Leader<'a, u32, u32> {
-        match self.board() {
-            Boarding::Lead(leader) => leader,
+        match self.join_or_lead() {
+            Role::Lead(leader) => leader,
             _ => panic!("somebody leads already"),
         }
     }
@@ -303,16 +305,16 @@ impl<'a> Caller<'a> {
         loop {
             let (leader, looks_again) = match self.seek() {
                 Ok(value) => return value,
-                Err(Boarding::Lead(leader)) => (leader, !self.permitted.get()),
-                Err(Boarding::Wait(waiter)) => match block_on(self.wait(waiter)) {
+                Err(Role::Lead(leader)) => (leader, !self.permitted.get()),
+                Err(Role::Wait(waiter)) => match block_on(self.wait(waiter)) {
                     Step::Lead(leader) => (leader, true),
                     Step::BoardAgain { .. } => continue,
-                    Step::Landed(landed) => match landed.into_outcome() {
+                    Step::Completed(landed) => match landed.into_outcome() {
                         Outcome::Value(value) => return value,
                         _ => panic!("no load fails"),
                     },
                 },
-                Err(Boarding::Recursive(_)) => panic!("no loader asks"),
+                Err(Role::Recursive(_)) => panic!("no loader asks"),
             };
             if let Some(value) = self.lead(leader, looks_again) {
                 return value;
@@ -331,14 +333,14 @@ impl<'a> Caller<'a> {
             None => self.load(&mut leader),
         };
         leader.outdate(self.epoch + 1);
-        leader.land(|| Outcome::Value(value));
+        leader.complete(|| Outcome::Value(value));
         Some(value)
     }
 
     /// Looks the key up and boards under one hold of the shard's lock.
-    fn seek(&self) -> Result<u32, Boarding<'a, u32, u32>> {
+    fn seek(&self) -> Result<u32, Role<'a, u32, u32>> {
         let shard = self.model.shard.lock();
-        self.found(&shard).ok_or_else(|| self.board())
+        self.found(&shard).ok_or_else(|| self.join_or_lead())
     }
 
     fn found(&self, shard: &Option<Entry>) -> Option<u32> {
@@ -361,7 +363,7 @@ impl<'a> Caller<'a> {
 
     /// Boards, polls once, and gives up whatever the answer.
     fn give_up(&self) {
-        if let Boarding::Wait(waiter) = self.board() {
+        if let Role::Wait(waiter) = self.join_or_lead() {
             let future = pin!(self.wait(waiter));
             let _ = future.poll(&mut Context::from_waker(Waker::noop()));
         }

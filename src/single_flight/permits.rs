@@ -194,8 +194,8 @@ impl PermitQueue {
             return Reply::Taken(id);
         }
         match self.find(ticket) {
-            Ok(place) => swap(&mut self.waiting[place].1, waker),
-            Err(place) => self.waiting.insert(place, (ticket, waker.take())),
+            Ok(location) => swap(&mut self.waiting[location].1, waker),
+            Err(location) => self.waiting.insert(location, (ticket, waker.take())),
         }
         let again = self.next_check(now);
         Reply::Wait { again }
@@ -229,7 +229,7 @@ impl PermitQueue {
     /// Ends a load. Call [`advance`](Self::advance) afterwards.
     pub(crate) fn release(&mut self, id: HolderId) {
         match self.holders.binary_search_by_key(&id, |holder| holder.id) {
-            Ok(place) => drop(self.holders.remove(place)),
+            Ok(location) => drop(self.holders.remove(location)),
             // The lease has ended before the load.
             Err(_) => self.overdue -= 1,
         }
@@ -238,7 +238,7 @@ impl PermitQueue {
     fn withdraw_offer(&mut self, ticket: Ticket) -> bool {
         let offered = self.offers.iter().position(|offer| offer.ticket == ticket);
         offered
-            .and_then(|place| self.offers.remove(place))
+            .and_then(|location| self.offers.remove(location))
             .is_some()
     }
 
@@ -248,8 +248,8 @@ impl PermitQueue {
     }
 
     fn unlist(&mut self, ticket: Ticket) -> Option<Waker> {
-        let place = self.find(ticket).ok()?;
-        self.waiting.remove(place)?.1
+        let location = self.find(ticket).ok()?;
+        self.waiting.remove(location)?.1
     }
 }
 

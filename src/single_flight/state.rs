@@ -175,15 +175,15 @@ impl State {
             Phase::Loading { .. } if candidate.epoch > self.epoch && !self.replaces => {
                 Admission::Replace
             }
-            Phase::Queued { .. } if !candidate.permitted => self.board(),
-            Phase::Loading { .. } | Phase::Over => self.board(),
+            Phase::Queued { .. } if !candidate.permitted => self.join_or_lead(),
+            Phase::Loading { .. } | Phase::Over => self.join_or_lead(),
             Phase::Queued { .. } | Phase::Vacant => Admission::Lead {
                 generation: self.lead(candidate),
             },
         }
     }
 
-    fn board(&mut self) -> Admission {
+    fn join_or_lead(&mut self) -> Admission {
         let ticket = self.next_ticket;
         self.next_ticket += 1;
         self.waiters.push_back((ticket, None));
@@ -217,8 +217,8 @@ impl State {
                 };
             }
         };
-        if let Ok(place) = self.find(ticket) {
-            swap(&mut self.waiters[place].1, waker);
+        if let Ok(location) = self.find(ticket) {
+            swap(&mut self.waiters[location].1, waker);
         }
         Turn::Wait { again }
     }
@@ -241,8 +241,8 @@ impl State {
     }
 
     fn forget(&mut self, ticket: u64) -> Option<Waker> {
-        let place = self.find(ticket).ok()?;
-        self.waiters.remove(place)?.1
+        let location = self.find(ticket).ok()?;
+        self.waiters.remove(location)?.1
     }
 
     pub(crate) fn is_vacant(&self) -> bool {
@@ -258,7 +258,7 @@ impl State {
     }
 
     /// Protects a leader that has its result from being superseded. Returns `false` if it was superseded before.
-    pub(crate) fn prepare_landing(&mut self, generation: u32) -> bool {
+    pub(crate) fn prepare_completion(&mut self, generation: u32) -> bool {
         let led = self.is_led(generation);
         if led {
             self.phase = Phase::Loading {
@@ -291,8 +291,8 @@ impl State {
     /// Marks a waiter as busy: it cannot lead before it polls again. If it may have been woken to lead, the next waiter
     /// is to be woken instead. Returns the same as [`leave`](Self::leave).
     pub(crate) fn step_back(&mut self, ticket: u64) -> (Option<Waker>, Option<Waker>) {
-        let place = self.find(ticket).ok();
-        let own = place.and_then(|place| self.waiters[place].1.take());
+        let location = self.find(ticket).ok();
+        let own = location.and_then(|location| self.waiters[location].1.take());
         match self.phase {
             Phase::Vacant if own.is_none() => (self.wake_first(), own),
             _ => (None, own),

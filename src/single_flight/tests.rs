@@ -46,9 +46,9 @@ struct Guest<'a> {
 }
 
 impl<'a> Guest<'a> {
-    fn board(flights: &'a Flights<u32, u32>, candidate: Candidate) -> Self {
-        match flights.board(1, &1, candidate) {
-            Boarding::Wait(waiter) => Self {
+    fn join_or_lead(flights: &'a Flights<u32, u32>, candidate: Candidate) -> Self {
+        match flights.join_or_lead(1, &1, candidate) {
+            Role::Wait(waiter) => Self {
                 waiter,
                 bell: Arc::default(),
             },
@@ -56,13 +56,13 @@ impl<'a> Guest<'a> {
         }
     }
 
-    fn poll(&mut self, candidate: Candidate) -> Result<Step<'a, u32, u32>, NotYet> {
+    fn poll(&mut self, candidate: Candidate) -> Result<Step<'a, u32, u32>, Pending> {
         self.waiter.poll(candidate, &self.bell.clone().into())
     }
 
     fn must_wait(&mut self, candidate: Candidate) -> Option<Instant> {
         match self.poll(candidate) {
-            Err(NotYet { again }) => again,
+            Err(Pending { again }) => again,
             Ok(_) => panic!("it has an answer"),
         }
     }
@@ -78,9 +78,9 @@ impl<'a> Guest<'a> {
         matches!(self.poll(candidate), Ok(Step::BoardAgain { .. }))
     }
 
-    fn has_landed_with(&mut self, candidate: Candidate, expected: u32) -> bool {
+    fn has_completed_with(&mut self, candidate: Candidate, expected: u32) -> bool {
         match self.poll(candidate) {
-            Ok(Step::Landed(landed)) => {
+            Ok(Step::Completed(landed)) => {
                 matches!(landed.into_outcome(), Outcome::Value(value) if value == expected)
             }
             _ => false,
@@ -93,8 +93,8 @@ impl<'a> Guest<'a> {
 }
 
 fn lead(flights: &Flights<u32, u32>, candidate: Candidate) -> Leader<'_, u32, u32> {
-    match flights.board(1, &1, candidate) {
-        Boarding::Lead(leader) => leader,
+    match flights.join_or_lead(1, &1, candidate) {
+        Role::Lead(leader) => leader,
         _ => panic!("somebody leads already"),
     }
 }
@@ -105,7 +105,7 @@ fn lead_and_guests<'a>(
     cast: &Cast,
 ) -> (Leader<'a, u32, u32>, [Guest<'a>; 2]) {
     let leader = lead(flights, cast.at(0));
-    let mut guests = [(), ()].map(|()| Guest::board(flights, cast.at(0)));
+    let mut guests = [(), ()].map(|()| Guest::join_or_lead(flights, cast.at(0)));
     for guest in &mut guests {
         guest.must_wait(cast.at(0));
     }
@@ -125,22 +125,22 @@ fn revoke(flights: &Flights<u32, u32>) {
 fn all_who_wait_land_with_the_leader() {
     let (cast, flights) = (Cast::new(), Flights::new());
     let mut leader = lead(&flights, cast.at(0));
-    let mut early = Guest::board(&flights, cast.at(1));
+    let mut early = Guest::join_or_lead(&flights, cast.at(1));
     assert_eq!(early.must_wait(cast.at(1)), Some(cast.start + LEASE));
     // A waiter that was not polled before the landing gets the outcome as well.
-    let mut late = Guest::board(&flights, cast.at(1));
+    let mut late = Guest::join_or_lead(&flights, cast.at(1));
     assert!(stores(&mut leader));
-    leader.land(|| Outcome::Value(7));
+    leader.complete(|| Outcome::Value(7));
     assert_eq!(early.rung(), 1);
-    assert!(early.has_landed_with(cast.at(2), 7));
-    assert!(late.has_landed_with(cast.at(2), 7));
+    assert!(early.has_completed_with(cast.at(2), 7));
+    assert!(late.has_completed_with(cast.at(2), 7));
     assert_eq!(flights.len(), 0);
 }
 
 #[test]
 fn nobody_is_asked_for_an_outcome_that_nobody_waits_for() {
     let (cast, flights) = (Cast::new(), Flights::new());
-    lead(&flights, cast.at(0)).land(|| panic!("asked"));
+    lead(&flights, cast.at(0)).complete(|| panic!("asked"));
     assert_eq!(flights.len(), 0);
 }
 
@@ -148,15 +148,15 @@ fn nobody_is_asked_for_an_outcome_that_nobody_waits_for() {
 fn the_loader_itself_is_told_that_it_is_recursive() {
     let (cast, flights) = (Cast::new(), Flights::new());
     let leader = lead(&flights, cast.at(0));
-    drop(Guest::board(&flights, cast.at(1)));
+    drop(Guest::join_or_lead(&flights, cast.at(1)));
     let _loading = leader.enter(None);
     assert!(matches!(
-        flights.board(1, &1, cast.at(1)),
-        Boarding::Recursive(_)
+        flights.join_or_lead(1, &1, cast.at(1)),
+        Role::Recursive(_)
     ));
     assert!(matches!(
-        flights.board(2, &2, cast.at(1)),
-        Boarding::Lead(_)
+        flights.join_or_lead(2, &2, cast.at(1)),
+        Role::Lead(_)
     ));
 }
 
@@ -168,8 +168,8 @@ fn a_lost_leader_wakes_one_waiter_who_leads() {
     assert_eq!((first.rung(), second.rung()), (1, 0));
     let leader = first.leads(cast.at(1));
     second.must_wait(cast.at(1));
-    leader.land(|| Outcome::Value(8));
-    assert!(second.has_landed_with(cast.at(2), 8));
+    leader.complete(|| Outcome::Value(8));
+    assert!(second.has_completed_with(cast.at(2), 8));
 }
 
 #[test]
@@ -188,21 +188,21 @@ fn a_waiter_that_was_woken_to_lead_and_goes_away_wakes_the_next() {
 fn a_newcomer_may_lead_before_the_woken_waiter_does() {
     let (cast, flights) = (Cast::new(), Flights::new());
     let leader = lead(&flights, cast.at(0));
-    let mut guest = Guest::board(&flights, cast.at(0));
+    let mut guest = Guest::join_or_lead(&flights, cast.at(0));
     guest.must_wait(cast.at(0));
     drop(leader);
     let newcomer = lead(&flights, cast.at(1));
     guest.must_wait(cast.at(1));
-    newcomer.land(|| Outcome::Value(9));
-    assert!(guest.has_landed_with(cast.at(2), 9));
+    newcomer.complete(|| Outcome::Value(9));
+    assert!(guest.has_completed_with(cast.at(2), 9));
 }
 
 #[test]
 fn after_the_lease_the_first_to_ask_leads_under_a_lease_of_its_own() {
     let (cast, flights) = (Cast::new(), Flights::new());
     let mut slow = lead(&flights, cast.at(0));
-    let mut first = Guest::board(&flights, cast.at(1));
-    let mut second = Guest::board(&flights, cast.at(1));
+    let mut first = Guest::join_or_lead(&flights, cast.at(1));
+    let mut second = Guest::join_or_lead(&flights, cast.at(1));
     first.must_wait(cast.at(9));
     let mut leader = first.leads(cast.at(10));
     let again = second.must_wait(cast.at(10));
@@ -210,17 +210,17 @@ fn after_the_lease_the_first_to_ask_leads_under_a_lease_of_its_own() {
 
     assert!(stores(&mut leader));
     assert!(!stores(&mut slow), "something newer was stored");
-    slow.land(|| panic!("superseded"));
+    slow.complete(|| panic!("superseded"));
     second.must_wait(cast.at(11));
-    leader.land(|| Outcome::Value(3));
-    assert!(second.has_landed_with(cast.at(11), 3));
+    leader.complete(|| Outcome::Value(3));
+    assert!(second.has_completed_with(cast.at(11), 3));
 }
 
 #[test]
 fn a_superseded_leader_stores_as_long_as_its_successor_has_not() {
     let (cast, flights) = (Cast::new(), Flights::new());
     let mut slow = lead(&flights, cast.at(0));
-    let mut guest = Guest::board(&flights, cast.at(1));
+    let mut guest = Guest::join_or_lead(&flights, cast.at(1));
     let mut leader = guest.leads(cast.at(10));
     assert!(stores(&mut slow));
     assert!(stores(&mut leader));
@@ -231,10 +231,10 @@ fn a_superseded_leader_stores_as_long_as_its_successor_has_not() {
 fn who_failed_to_land_in_time_may_not_store_once_nobody_could_revoke_it() {
     let (cast, flights) = (Cast::new(), Flights::new());
     let mut slow = lead(&flights, cast.at(0));
-    let mut guest = Guest::board(&flights, cast.at(1));
+    let mut guest = Guest::join_or_lead(&flights, cast.at(1));
     guest
         .leads(cast.at(10))
-        .land(|| Outcome::Failed(Arc::new("refused")));
+        .complete(|| Outcome::Failed(Arc::new("refused")));
     assert_eq!(flights.len(), 0);
     assert!(!stores(&mut slow));
 }
@@ -243,12 +243,12 @@ fn who_failed_to_land_in_time_may_not_store_once_nobody_could_revoke_it() {
 fn a_revoked_flight_lands_with_those_aboard_and_newcomers_take_another() {
     let (cast, flights) = (Cast::new(), Flights::new());
     let mut leader = lead(&flights, cast.at(0));
-    let mut guest = Guest::board(&flights, cast.at(0));
+    let mut guest = Guest::join_or_lead(&flights, cast.at(0));
     revoke(&flights);
     assert!(!stores(&mut leader));
     let mut anew = lead(&flights, cast.at(1));
-    leader.land(|| Outcome::Value(4));
-    assert!(guest.has_landed_with(cast.at(1), 4));
+    leader.complete(|| Outcome::Value(4));
+    assert!(guest.has_completed_with(cast.at(1), 4));
     assert!(stores(&mut anew));
 }
 
@@ -269,8 +269,8 @@ fn nobody_leads_a_revoked_flight_all_start_anew() {
 fn a_revoked_flight_is_not_waited_for_after_its_lease() {
     let (cast, flights) = (Cast::new(), Flights::new());
     let slow = lead(&flights, cast.at(0));
-    let mut first = Guest::board(&flights, cast.at(0));
-    let mut second = Guest::board(&flights, cast.at(0));
+    let mut first = Guest::join_or_lead(&flights, cast.at(0));
+    let mut second = Guest::join_or_lead(&flights, cast.at(0));
     second.must_wait(cast.at(0));
     revoke(&flights);
     let sent_away = first.poll(cast.at(10)).ok();
@@ -286,7 +286,7 @@ fn a_revoked_flight_is_not_waited_for_after_its_lease() {
         second.poll(cast.at(10)),
         Ok(Step::BoardAgain { supersedes: None })
     ));
-    slow.land(|| panic!("superseded"));
+    slow.complete(|| panic!("superseded"));
 }
 
 #[test]
@@ -307,10 +307,10 @@ fn an_exclusive_flight_is_revoked_by_others_but_not_by_itself() {
 fn an_outcome_that_panics_sends_all_who_wait_away() {
     let (cast, flights) = (Cast::new(), Flights::new());
     let leader = lead(&flights, cast.at(0));
-    let mut guest = Guest::board(&flights, cast.at(0));
+    let mut guest = Guest::join_or_lead(&flights, cast.at(0));
     guest.must_wait(cast.at(0));
-    let land = std::panic::AssertUnwindSafe(|| leader.land(|| panic!("Clone")));
-    assert!(std::panic::catch_unwind(land).is_err());
+    let complete = std::panic::AssertUnwindSafe(|| leader.complete(|| panic!("Clone")));
+    assert!(std::panic::catch_unwind(complete).is_err());
     assert_eq!(guest.rung(), 1);
     assert!(guest.is_sent_away(cast.at(1)));
     assert_eq!(flights.len(), 0);
@@ -327,7 +327,7 @@ fn queued(candidate: Candidate) -> Candidate {
 fn queued_leader_is_superseded_a_lease_after_it_was_last_polled() {
     let (cast, flights) = (Cast::new(), Flights::new());
     let mut leader = lead(&flights, queued(cast.at(0)));
-    let mut guest = Guest::board(&flights, queued(cast.at(1)));
+    let mut guest = Guest::join_or_lead(&flights, queued(cast.at(1)));
     assert_eq!(
         guest.must_wait(queued(cast.at(1))),
         Some(cast.start + LEASE)
@@ -339,7 +339,7 @@ fn queued_leader_is_superseded_a_lease_after_it_was_last_polled() {
     // The old one has lost its lead, whether or not it gets a permit, and cannot prolong it.
     leader.prolong(queued(cast.at(19)));
     assert!(!leader.begin(cast.at(19)) && next.begin(cast.at(20)));
-    next.land(|| Outcome::Value(1));
+    next.complete(|| Outcome::Value(1));
     drop(leader);
     assert_eq!(flights.len(), 0);
 }
@@ -348,7 +348,7 @@ fn queued_leader_is_superseded_a_lease_after_it_was_last_polled() {
 fn lease_of_a_queued_leader_begins_with_its_permit() {
     let (cast, flights) = (Cast::new(), Flights::new());
     let mut leader = lead(&flights, queued(cast.at(0)));
-    let mut guest = Guest::board(&flights, queued(cast.at(1)));
+    let mut guest = Guest::join_or_lead(&flights, queued(cast.at(1)));
     leader.prolong(queued(cast.at(9)));
     assert!(leader.begin(cast.at(15)));
     assert!(guest.must_wait(queued(cast.at(24))).is_some());
@@ -379,7 +379,7 @@ fn waiter_that_stepped_back_is_not_woken_to_lead_and_lands_with_the_leader() {
     busy.waiter.step_back();
     drop(leader);
     assert_eq!((busy.rung(), other.rung()), (0, 1));
-    other.leads(cast.at(0)).land(|| Outcome::Value(7));
-    assert!(busy.has_landed_with(cast.at(0), 7));
+    other.leads(cast.at(0)).complete(|| Outcome::Value(7));
+    assert!(busy.has_completed_with(cast.at(0), 7));
     assert_eq!(flights.len(), 0);
 }

@@ -1,6 +1,6 @@
 //! Waits for a flight or for a permit, for threads and tasks alike.
 
-use crate::single_flight::NotYet;
+use crate::single_flight::Pending;
 use std::future::poll_fn;
 use std::task::{Context, Poll, ready};
 use std::time::Instant;
@@ -13,23 +13,23 @@ pub(crate) trait Alarm {
 
 /// The error of a wait that reached its deadline.
 #[derive(Debug)]
-pub(crate) struct TooLate;
+pub(crate) struct TimedOut;
 
 /// Calls `ready` until it returns a value, or until `deadline`. `ready` returns the time at which it is to be called
 /// again at the latest.
 pub(crate) async fn until<T>(
     alarm: &mut impl Alarm,
     deadline: Option<Instant>,
-    mut ready: impl FnMut(&mut Context<'_>) -> Result<T, NotYet>,
-) -> Result<T, TooLate> {
+    mut ready: impl FnMut(&mut Context<'_>) -> Result<T, Pending>,
+) -> Result<T, TimedOut> {
     poll_fn(|cx| {
         loop {
             let again = match ready(cx) {
                 Ok(value) => return Poll::Ready(Ok(value)),
-                Err(NotYet { again }) => again,
+                Err(Pending { again }) => again,
             };
             if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
-                return Poll::Ready(Err(TooLate));
+                return Poll::Ready(Err(TimedOut));
             }
             ready!(alarm.set(deadline.into_iter().chain(again).min(), cx));
         }

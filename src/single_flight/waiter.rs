@@ -21,7 +21,7 @@ pub(crate) struct Waiter<'a, K, V> {
 /// The answer to a waiter, after which it waits no longer.
 pub(crate) enum Step<'a, K, V> {
     /// The leader has an outcome for it.
-    Landed(Landed<K, V>),
+    Completed(Completed<K, V>),
     /// It is the leader now.
     Lead(Leader<'a, K, V>),
     /// The flight has ended without an outcome for the waiter, whose caller starts again.
@@ -37,13 +37,13 @@ impl<K, V> Step<'_, K, V> {
         match self {
             Self::Lead(leader) => leader.supersedes,
             Self::BoardAgain { supersedes } => *supersedes,
-            Self::Landed(_) => None,
+            Self::Completed(_) => None,
         }
     }
 }
 
 /// The answer to a caller that has to wait: it asks again when woken, and at `again` at the latest.
-pub(crate) struct NotYet {
+pub(crate) struct Pending {
     pub(crate) again: Option<Instant>,
 }
 
@@ -62,12 +62,12 @@ impl<'a, K, V> Waiter<'a, K, V> {
         }
     }
 
-    /// Asks for an answer. Not called again after an answer other than `NotYet`.
+    /// Asks for an answer. Not called again after an answer other than `Pending`.
     pub(crate) fn poll(
         &mut self,
         candidate: Candidate,
         waker: &Waker,
-    ) -> Result<Step<'a, K, V>, NotYet> {
+    ) -> Result<Step<'a, K, V>, Pending> {
         let Some(ticket) = self.ticket else {
             return Ok(Step::BoardAgain { supersedes: None });
         };
@@ -76,7 +76,7 @@ impl<'a, K, V> Waiter<'a, K, V> {
         let turn = self.flight.state.lock().poll(ticket, candidate, &mut waker);
         drop(waker);
         if let Turn::Wait { again } = turn {
-            return Err(NotYet { again });
+            return Err(Pending { again });
         }
         self.ticket = None;
         if let Turn::Lead {
@@ -101,7 +101,7 @@ impl<'a, K, V> Waiter<'a, K, V> {
         if self.flight.outcome.get().is_some()
             && self.epoch < self.flight.outdated_from.load(Relaxed)
         {
-            return Ok(Step::Landed(Landed(Arc::clone(&self.flight))));
+            return Ok(Step::Completed(Completed(Arc::clone(&self.flight))));
         }
         Ok(Step::BoardAgain { supersedes: None })
     }
@@ -135,9 +135,9 @@ impl<K, V> Drop for Waiter<'_, K, V> {
 }
 
 /// A flight that has landed.
-pub(crate) struct Landed<K, V>(Arc<Flight<K, V>>);
+pub(crate) struct Completed<K, V>(Arc<Flight<K, V>>);
 
-impl<K, V> Landed<K, V> {
+impl<K, V> Completed<K, V> {
     pub(crate) fn into_outcome(self) -> Outcome<V>
     where
         V: Clone,

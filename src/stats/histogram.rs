@@ -8,7 +8,7 @@ use std::time::Duration;
 
 /// A histogram of durations from 1 microsecond to 13 days, each bucket at most a quarter wide.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Durations {
+pub struct DurationHistogram {
     total: Duration,
     buckets: Box<[u64]>,
 }
@@ -41,7 +41,7 @@ fn upper_bound(bucket: usize) -> Option<Duration> {
     Some(Duration::from_nanos((4 + sub) << (power + 10 - 2)))
 }
 
-impl Durations {
+impl DurationHistogram {
     /// All durations added up.
     #[must_use]
     pub fn total(&self) -> Duration {
@@ -97,7 +97,7 @@ impl Durations {
 
 /// A histogram's growth, for recorders that count values one by one.
 #[cfg(feature = "metrics")]
-impl Durations {
+impl DurationHistogram {
     /// What came after `before`.
     pub(crate) fn since(&self, before: &Self) -> Self {
         let pairs = self.buckets.iter().zip(&before.buckets);
@@ -150,7 +150,7 @@ fn sum(values: impl Iterator<Item = (f64, u64)>) -> f64 {
     values.map(|(value, count)| value * count as f64).sum()
 }
 
-impl Default for Durations {
+impl Default for DurationHistogram {
     fn default() -> Self {
         Self {
             total: Duration::ZERO,
@@ -159,9 +159,9 @@ impl Default for Durations {
     }
 }
 
-impl fmt::Debug for Durations {
+impl fmt::Debug for DurationHistogram {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Durations")
+        f.debug_struct("DurationHistogram")
             .field("count", &self.count())
             .field("total", &self.total)
             .field("p50", &self.percentile(50.0))
@@ -183,7 +183,7 @@ pub(crate) fn add_shared(counter: &AtomicU64, amount: u64) -> u64 {
     counter.fetch_add(amount, Relaxed).wrapping_add(amount)
 }
 
-/// Durations as they are counted, by any number of threads.
+/// DurationHistogram as they are counted, by any number of threads.
 pub(crate) struct Tally {
     /// The sum, in two parts, since a sum of nanoseconds would be full after 500 years of ages.
     seconds: AtomicU64,
@@ -214,7 +214,7 @@ impl Tally {
         add(&self.buckets[bucket_of(nanos)], 1);
     }
 
-    fn add_to(&self, sum: &mut Durations) {
+    fn add_to(&self, sum: &mut DurationHistogram) {
         let (seconds, nanos) = (self.seconds.load(Relaxed), self.nanos.load(Relaxed));
         sum.total += Duration::from_secs(seconds) + Duration::from_nanos(nanos);
         for (sum, bucket) in sum.buckets.iter_mut().zip(&self.buckets) {
@@ -223,8 +223,8 @@ impl Tally {
     }
 
     #[cfg(feature = "redis")]
-    pub(crate) fn snapshot(&self) -> Durations {
-        let mut sum = Durations::default();
+    pub(crate) fn snapshot(&self) -> DurationHistogram {
+        let mut sum = DurationHistogram::default();
         self.add_to(&mut sum);
         sum
     }
@@ -248,8 +248,8 @@ impl StripedTally {
         }
     }
 
-    pub(crate) fn snapshot(&self) -> Durations {
-        let mut sum = Durations::default();
+    pub(crate) fn snapshot(&self) -> DurationHistogram {
+        let mut sum = DurationHistogram::default();
         for tally in self.0.iter().filter_map(OnceLock::get) {
             tally.add_to(&mut sum);
         }
@@ -289,7 +289,10 @@ mod tests {
                 "{percent}: {found:?}"
             );
         }
-        assert_eq!(Durations::default().percentile(50.0), Duration::ZERO);
+        assert_eq!(
+            DurationHistogram::default().percentile(50.0),
+            Duration::ZERO
+        );
     }
 
     #[cfg(feature = "metrics")]
@@ -314,15 +317,18 @@ mod tests {
         let mut both = before.clone();
         both.add(&growth);
         assert_eq!(both, tally.snapshot());
-        assert_eq!(Durations::default().seconds(), []);
+        assert_eq!(DurationHistogram::default().seconds(), []);
     }
 
     #[cfg(feature = "metrics")]
     #[test]
     fn a_total_that_is_read_before_its_bucket_is_made_up_for() {
         let one = Duration::from_millis(1_240);
-        let (mut known, mut told, mut sum_of_all) =
-            (Durations::default(), 0.0, Durations::default());
+        let (mut known, mut told, mut sum_of_all) = (
+            DurationHistogram::default(),
+            0.0,
+            DurationHistogram::default(),
+        );
         for _ in 0..1_000 {
             let mut torn = sum_of_all.clone();
             torn.total += one;

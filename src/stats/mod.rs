@@ -2,7 +2,7 @@
 
 pub(crate) mod histogram;
 
-use crate::stats::histogram::{Durations, StripedTally, add_alone, add_shared};
+use crate::stats::histogram::{DurationHistogram, StripedTally, add_alone, add_shared};
 use crate::sync::thread_slot::{SLOTS, ThreadSlot};
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -26,20 +26,20 @@ pub struct Stats {
     /// Callers that missed, and got the value of another caller's load.
     pub coalesced: u64,
     /// Loaders that were run to refresh a live entry.
-    pub renewals: u64,
+    pub refreshes: u64,
     /// Callers that were served an expired value because a load failed, had failed recently, or took too long.
     pub stale: u64,
     /// Loads that had to wait for a permit.
     pub queued: u64,
-    /// Loads that outlived their [lease](crate::Builder::lease), so that another caller loaded in their place, or
+    /// Loads that outlived their [lease](crate::LocalCacheBuilder::lease), so that another caller loaded in their place, or
     /// their permit passed to another load. They come on top of
-    /// [`max_concurrent_loads`](crate::Builder::max_concurrent_loads) while they run.
+    /// [`max_concurrent_loads`](crate::LocalCacheBuilder::max_concurrent_loads) while they run.
     pub abandoned_loads: u64,
     /// The run times of loaders, failed ones included.
-    pub load_times: Durations,
+    pub load_times: DurationHistogram,
     /// The ages of served values, which is the time since they were read from their source. One hit in 64 is counted,
-    /// if the cache [tracks ages](crate::Builder::track_ages).
-    pub ages: Durations,
+    /// if the cache [tracks ages](crate::LocalCacheBuilder::track_ages).
+    pub ages: DurationHistogram,
     /// Entries stored, replacements included.
     pub inserts: u64,
     /// Values not stored: heavier than the whole budget, or with a time to live of zero.
@@ -176,7 +176,7 @@ impl Counters {
             loads: sum(Count::Load),
             load_failures: sum(Count::LoadFailure),
             coalesced: sum(Count::Coalesced),
-            renewals: sum(Count::Renewal),
+            refreshes: sum(Count::Renewal),
             stale: sum(Count::Stale),
             queued: sum(Count::Queued),
             abandoned_loads: sum(Count::Abandoned),

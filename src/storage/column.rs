@@ -91,7 +91,7 @@ impl<T> Column<T> {
     #[inline]
     pub(crate) fn put(&mut self, slot: u32, item: T) {
         match self.get_mut(slot) {
-            Some(place) => *place = item,
+            Some(location) => *location = item,
             None => {
                 debug_assert!(slot as usize == self.len(), "slot {slot} is past the end");
                 self.push(item);

@@ -27,9 +27,9 @@ crate::sync::thread_local! {
 }
 
 /// Something that the current thread holds. Not `Send`: another thread would give it back.
-pub(crate) struct Held(usize, PhantomData<*const ()>);
+pub(crate) struct LockGuardMark(usize, PhantomData<*const ()>);
 
-impl Held {
+impl LockGuardMark {
     /// This thread reads a lock without an announcement.
     #[inline]
     pub(crate) fn reading() -> Self {
@@ -49,7 +49,7 @@ impl Held {
     }
 }
 
-impl Drop for Held {
+impl Drop for LockGuardMark {
     #[inline]
     fn drop(&mut self) {
         HELD.with(|held| held.set(held.get() - self.0));

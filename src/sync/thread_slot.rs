@@ -1,6 +1,6 @@
 //! A slot that is the current thread's alone while it lives.
 //!
-//! [`ReaderLock`](crate::sync::read_biased_lock) announces readers in it and statistics are striped by
+//! [`ReadBiasedLock`](crate::sync::read_biased_lock) announces readers in it and statistics are striped by
 //! it: both may then write a cache line of their own without a contended instruction.
 
 use parking_lot::Mutex;

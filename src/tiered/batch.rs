@@ -11,7 +11,7 @@ use crate::tiered::health::count;
 use crate::tiered::l2::remote::Token;
 use crate::tiered::load::Fresh;
 use crate::tiered::load_lease::{Granted, Lease};
-use crate::tiered::{Inner, TierKey, TierValue, TieredCache};
+use crate::tiered::{Inner, RemoteKey, RemoteValue, TieredCache};
 use crate::traits::typed;
 use futures_util::future::join_all;
 use parking_lot::Mutex;
@@ -21,7 +21,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-impl<K: TierKey, V: TierValue> TieredCache<K, V> {
+impl<K: RemoteKey, V: RemoteValue> TieredCache<K, V> {
     /// The values of several keys, in their order, as
     /// [`LocalCache::get_many_or_load_async`](crate::LocalCache::get_many_or_load_async): Redis is asked
     /// once for all that L1 misses, and `load` once for all that Redis misses too. Keys that other
@@ -74,8 +74,10 @@ impl<K: TierKey, V: TierValue> TieredCache<K, V> {
             let rest_keys: Vec<K> = rest.iter().map(|&at| keys[at].clone()).collect();
             let names: Vec<_> = rest_keys.iter().map(|key| inner.key_name(key)).collect();
             // Before L2 is asked, so that no word is missed.
-            let waits = names.iter().flatten();
-            let waits: Vec<_> = waits.map(|name| inner.waits.enter(name)).collect();
+            let waiters_by_key = names.iter().flatten();
+            let waiters_by_key: Vec<_> = waiters_by_key
+                .map(|name| inner.waiters_by_key.enter(name))
+                .collect();
             let round = Round::default();
             let found = inner
                 .load_round(&rest_keys, Lookup::Again, &load, &round)
@@ -91,7 +93,9 @@ impl<K: TierKey, V: TierValue> TieredCache<K, V> {
                 continue;
             }
             if patience.next().is_none_or(|next| Instant::now() < next) {
-                inner.wait_for_others(&led, waits, patience.next()).await;
+                inner
+                    .wait_for_others(&led, waiters_by_key, patience.next())
+                    .await;
                 continue;
             }
             for (key, value) in keys.iter().zip(&mut values) {
@@ -145,7 +149,7 @@ pub(crate) struct Asked<K, V> {
     is_shadow: bool,
 }
 
-impl<K: TierKey, V: TierValue> Inner<K, V> {
+impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
     /// Asks L1, L2 and the loader for keys, once. Keys that other processes load have no value.
     async fn load_round<F>(
         self: &Arc<Self>,
@@ -168,7 +172,7 @@ impl<K: TierKey, V: TierValue> Inner<K, V> {
     async fn wait_for_others(
         &self,
         led: &HashMap<Box<[u8]>, Duration>,
-        mut waits: Vec<Wait<'_>>,
+        mut waiters_by_key: Vec<Wait<'_>>,
         until: Option<Instant>,
     ) {
         let left = led.values().max().copied().unwrap_or_default();
@@ -176,8 +180,8 @@ impl<K: TierKey, V: TierValue> Inner<K, V> {
         if let Some(until) = until {
             most = most.min(until.saturating_duration_since(Instant::now()));
         }
-        waits.retain(|wait| led.contains_key(wait.key()));
-        join_all(waits.iter_mut().map(|wait| {
+        waiters_by_key.retain(|wait| led.contains_key(wait.key()));
+        join_all(waiters_by_key.iter_mut().map(|wait| {
             count(&self.counters.l2_waits);
             wait.wait(most)
         }))

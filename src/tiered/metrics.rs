@@ -9,10 +9,10 @@ use crate::metrics::table::{
     SHADOW, SHADOW_ON, UNPROVEN_READS, WARNINGS,
 };
 use crate::metrics::{Observed, Sample, Watch};
-use crate::tiered::{Blocking, Health, Inner, TierKey, TierStats, TierValue, TieredCache};
+use crate::tiered::{BlockingCache, Health, Inner, RemoteKey, RemoteValue, TierStats, TieredCache};
 use std::sync::Arc;
 
-impl<K: TierKey, V: TierValue> Watch for TieredCache<K, V> {
+impl<K: RemoteKey, V: RemoteValue> Watch for TieredCache<K, V> {
     fn observed(&self) -> Option<Observed> {
         let weak = Arc::downgrade(&self.inner);
         Some(Observed {
@@ -22,13 +22,13 @@ impl<K: TierKey, V: TierValue> Watch for TieredCache<K, V> {
     }
 }
 
-impl<K: TierKey, V: TierValue> Watch for Blocking<K, V> {
+impl<K: RemoteKey, V: RemoteValue> Watch for BlockingCache<K, V> {
     fn observed(&self) -> Option<Observed> {
         self.tier.observed()
     }
 }
 
-impl<K: TierKey, V: TierValue> Inner<K, V> {
+impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
     fn samples(&self) -> Vec<Sample> {
         let (stats, tier) = (self.l1.stats(), self.tier_stats());
         let loads = Loads {

@@ -3,11 +3,11 @@
 use crate::entry::Loaded;
 use crate::tiered::load::Fresh;
 use crate::tiered::write::run_write;
-use crate::tiered::{Delivery, TierKey, TierValue, TieredCache};
+use crate::tiered::{Delivery, RemoteKey, RemoteValue, TieredCache};
 use std::future::Future;
 use std::time::Instant;
 
-impl<K: TierKey, V: TierValue> TieredCache<K, V> {
+impl<K: RemoteKey, V: RemoteValue> TieredCache<K, V> {
     /// Stores a value under a key that has no name in L2, in this process alone, once `write` has changed the database.
     pub(super) async fn write_here<E, F>(
         &self,

@@ -10,11 +10,11 @@ use crate::entry::Loaded;
 use crate::error::{AnyError, LoadError};
 use crate::local::load::waiting::{Patience, Waited};
 use crate::local::lookup::Sought;
-use crate::local::{LocalCache, Place};
+use crate::local::{KeyLocation, LocalCache};
 use crate::single_flight::blocking::block_on;
-use crate::single_flight::future::TaskAlarm;
+use crate::single_flight::future::TaskTimer;
 use crate::single_flight::{
-    Alarm, Boarding, Leader, Leaders, Outcome, Permit, Step, Waiting, run_within,
+    Alarm, Leader, Leaders, Outcome, Permit, Role, Step, Waiting, run_within,
 };
 use crate::traits::typed;
 use hashbrown::HashTable;
@@ -41,7 +41,7 @@ where
     /// was dropped. Keys that are lost together, like those of a batch, are one call.
     ///
     /// Each [`Loaded`] value has its own settings. A batch renews no entries: those past
-    /// [`refresh_after`](crate::Builder::refresh_after) are served as they are.
+    /// [`refresh_after`](crate::LocalCacheBuilder::refresh_after) are served as they are.
     ///
     /// ```
     /// use hotset::LocalCache;
@@ -108,7 +108,7 @@ where
         L: Into<Loaded<V>>,
         E: Any + Send + Sync,
     {
-        let mut alarm = TaskAlarm::default();
+        let mut alarm = TaskTimer::default();
         loop {
             let batch = Batch::look_up(self, keys, Lookup::Counted);
             let result = self.load_many(batch, &mut alarm, &mut load, erase_many);
@@ -130,7 +130,7 @@ where
     where
         F: Future<Output = BatchResult<K, V>>,
     {
-        let mut alarm = TaskAlarm::default();
+        let mut alarm = TaskTimer::default();
         let batch = Batch::look_up(self, keys, lookup);
         self.load_many(batch, &mut alarm, load, |result| result)
             .await
@@ -146,7 +146,7 @@ where
         let mut patience = self.patience();
         let (mut led, mut waiting) = (Leaders::new(), Waiting::new());
         loop {
-            batch.board(&mut led, &mut waiting)?;
+            batch.join_or_lead(&mut led, &mut waiting)?;
             if !led.is_empty() {
                 // This comes before any wait, so that no caller waits for others while others wait for it, neither
                 // in the flights that this caller leads nor in those in which it might be the next to lead.
@@ -171,14 +171,14 @@ where
             for (at, step) in told {
                 self.count_superseded(&step);
                 match step {
-                    Step::Landed(outcome) => landed.push((at, outcome)),
+                    Step::Completed(outcome) => landed.push((at, outcome)),
                     Step::BoardAgain { .. } => batch.missing.push(at),
                     Step::Lead(leader) => led.push(at, leader),
                 }
             }
             // This comes last, because an error drops all leads together.
             for (at, landed) in landed {
-                batch.disembark(at, landed.into_outcome())?;
+                batch.take_outcome(at, landed.into_outcome())?;
             }
         }
     }
@@ -224,7 +224,7 @@ impl<T> Drop for InReverse<T> {
 struct Batch<'a, K, V, S> {
     cache: &'a LocalCache<K, V, S>,
     keys: &'a [K],
-    places: Vec<Place<'a, K, V>>,
+    places: Vec<KeyLocation<'a, K, V>>,
     /// The first position of each key.
     first: HashTable<usize>,
     values: Vec<Option<V>>,
@@ -242,7 +242,7 @@ where
         let mut batch = Self {
             cache,
             keys,
-            places: keys.iter().map(|key| cache.place(key)).collect(),
+            places: keys.iter().map(|key| cache.location(key)).collect(),
             first: HashTable::with_capacity(keys.len()),
             values: vec![None; keys.len()],
             missing: Vec::new(),
@@ -263,13 +263,13 @@ where
         batch
     }
 
-    fn position(&self, key: &K, place: &Place<'_, K, V>) -> Option<usize> {
+    fn position(&self, key: &K, location: &KeyLocation<'_, K, V>) -> Option<usize> {
         let is_it = |&other: &usize| self.keys[other] == *key;
-        self.first.find(place.hash.0, is_it).copied()
+        self.first.find(location.hash.0, is_it).copied()
     }
 
     /// Boards the flights of all missing keys on the same terms, so that their leases end together.
-    fn board(
+    fn join_or_lead(
         &mut self,
         led: &mut Leaders<'a, K, V>,
         waiting: &mut Waiting<'a, K, V>,
@@ -279,16 +279,16 @@ where
         }
         let candidate = self.cache.candidate();
         for at in std::mem::take(&mut self.missing) {
-            let board = self
+            let join_or_lead = self
                 .cache
-                .board_as(&self.places[at], &self.keys[at], || candidate);
-            match board {
-                Sought::Missing(Boarding::Lead(leader)) => led.push(at, leader),
-                Sought::Missing(Boarding::Wait(waiter)) => waiting.push(at, waiter),
-                Sought::Missing(Boarding::Recursive(_)) => return Err(LoadError::Recursive),
-                Sought::Stale(value) => self.disembark(at, Outcome::Stale(value))?,
+                .join_or_lead_as(&self.places[at], &self.keys[at], || candidate);
+            match join_or_lead {
+                Sought::Missing(Role::Lead(leader)) => led.push(at, leader),
+                Sought::Missing(Role::Wait(waiter)) => waiting.push(at, waiter),
+                Sought::Missing(Role::Recursive(_)) => return Err(LoadError::Recursive),
+                Sought::Stale(value) => self.take_outcome(at, Outcome::Stale(value))?,
                 Sought::Live(value) | Sought::Due(value) => {
-                    self.disembark(at, Outcome::Value(value))?;
+                    self.take_outcome(at, Outcome::Value(value))?;
                 }
             }
         }
@@ -351,7 +351,7 @@ where
             Err(Waited::InVain) => Err(LoadError::WaitTimeout),
             Err(Waited::Instead(outcomes)) => {
                 for (at, outcome) in outcomes {
-                    self.disembark(at, outcome)?;
+                    self.take_outcome(at, outcome)?;
                 }
                 Ok(None)
             }
@@ -373,11 +373,11 @@ where
     fn take_stale(&mut self, waiting: &mut Waiting<'a, K, V>) -> Result<(), LoadError<AnyError>> {
         let mut result = Ok(());
         waiting.retain(|at| {
-            let (place, key) = (&self.places[at], &self.keys[at]);
-            let Some(outcome) = self.cache.stale_for_waiter(place, key) else {
+            let (location, key) = (&self.places[at], &self.keys[at]);
+            let Some(outcome) = self.cache.stale_for_waiter(location, key) else {
                 return true;
             };
-            if let Err(error) = self.disembark(at, outcome) {
+            if let Err(error) = self.take_outcome(at, outcome) {
                 result = Err(error);
             }
             false
@@ -403,8 +403,8 @@ where
                 .look_again(&self.places[at], &self.keys[at], &leader)
             {
                 Some(outcome) => {
-                    leader.land(|| outcome.clone());
-                    self.disembark(at, outcome)?;
+                    leader.complete(|| outcome.clone());
+                    self.take_outcome(at, outcome)?;
                 }
                 None => to_load.push(at, leader),
             }
@@ -423,7 +423,7 @@ where
         let failed = match result {
             Ok(pairs) => {
                 for (key, value) in pairs {
-                    if let Some(at) = self.position(&key, &self.cache.place(&key)) {
+                    if let Some(at) = self.position(&key, &self.cache.location(&key)) {
                         loaded[at] = Some(value);
                     }
                 }
@@ -433,12 +433,14 @@ where
         };
         let mut first_error = Ok(());
         while let Some((at, leader)) = led.pop() {
-            let (place, key) = (&self.places[at], &self.keys[at]);
+            let (location, key) = (&self.places[at], &self.keys[at]);
             let value = match (loaded[at].take(), &failed) {
-                (Some(loaded), _) => Ok(self.cache.land(place, key, leader, loaded, load_time)),
-                (None, Some(error)) => self.cache.fall_back(place, key, leader, error.clone()),
+                (Some(loaded), _) => Ok(self
+                    .cache
+                    .complete(location, key, leader, loaded, load_time)),
+                (None, Some(error)) => self.cache.fall_back(location, key, leader, error.clone()),
                 (None, None) => {
-                    leader.land(|| Outcome::Absent);
+                    leader.complete(|| Outcome::Absent);
                     continue;
                 }
             };
@@ -450,11 +452,11 @@ where
         first_error
     }
 
-    fn disembark(&mut self, at: usize, outcome: Outcome<V>) -> Result<(), LoadError<AnyError>> {
+    fn take_outcome(&mut self, at: usize, outcome: Outcome<V>) -> Result<(), LoadError<AnyError>> {
         if !matches!(outcome, Outcome::Absent) {
             self.values[at] = Some({
-                let (place, key) = (&self.places[at], &self.keys[at]);
-                self.cache.disembark(place, key, outcome)?
+                let (location, key) = (&self.places[at], &self.keys[at]);
+                self.cache.take_outcome(location, key, outcome)?
             });
         }
         Ok(())

@@ -6,9 +6,9 @@ use crate::local::load::tasks::erase;
 use crate::local::load::{Approach, Cleared};
 use crate::local::lookup::Sought;
 use crate::local::shard::hash::KeyHash;
-use crate::local::{DefaultHasher, LocalCache, Place};
-use crate::single_flight::future::TaskAlarm;
-use crate::single_flight::{NotYet, Suspended, is_loading};
+use crate::local::{DefaultHasher, KeyLocation, LocalCache};
+use crate::single_flight::future::TaskTimer;
+use crate::single_flight::{Pending, Suspended, is_loading};
 use crate::traits::typed;
 use std::any::{Any, type_name_of_val};
 use std::fmt;
@@ -26,7 +26,7 @@ impl<K, V, S> LocalCache<K, V, S> {
     /// Returns a view of this cache whose loads continue when their caller is dropped.
     ///
     /// So a request that is cancelled does not waste a query, and callers that wait for the query do
-    /// not start again. Entries that are due for [renewal](crate::Builder::refresh_after) are renewed
+    /// not start again. Entries that are due for [renewal](crate::LocalCacheBuilder::refresh_after) are renewed
     /// in the background, so that no caller waits.
     ///
     /// ```
@@ -85,23 +85,23 @@ where
         L: Into<Loaded<V>>,
         E: Any + Send + Sync,
     {
-        let place = self.0.place(key);
-        match self.0.seek(&place, key) {
+        let location = self.0.location(key);
+        match self.0.seek(&location, key) {
             Sought::Live(value) => Ok(value),
             Sought::Due(value) => {
                 let idle = !is_loading();
-                if let Some(held) = idle.then(|| self.0.begin_renewal(&place, key)).flatten() {
-                    self.depart(&place, key, held, load);
+                if let Some(held) = idle.then(|| self.0.begin_refresh(&location, key)).flatten() {
+                    self.spawn_load(&location, key, held, load);
                 }
                 Ok(value)
             }
-            sought => Box::pin(self.load(place, key, sought, load)).await,
+            sought => Box::pin(self.load(location, key, sought, load)).await,
         }
     }
 
     async fn load<'a, L, E, F>(
         &self,
-        place: Place<'a, K, V>,
+        location: KeyLocation<'a, K, V>,
         key: &K,
         mut sought: Sought<'a, K, V>,
         load: impl FnOnce() -> F + Send + 'static,
@@ -112,12 +112,12 @@ where
         E: Any + Send + Sync,
     {
         let loader = Some(type_name_of_val(&load));
-        let mut alarm = TaskAlarm::default();
+        let mut alarm = TaskTimer::default();
         let mut patience = self.0.patience();
         let held = loop {
             match self
                 .0
-                .approach(&place, key, sought, loader, &mut alarm)
+                .approach(&location, key, sought, loader, &mut alarm)
                 .await
             {
                 Ok(Approach::Load(held)) => break held,
@@ -134,37 +134,39 @@ where
                     if let Some(result) = typed(Err(error)) {
                         return result;
                     }
-                    sought = self.0.board(&place, key);
+                    sought = self.0.join_or_lead(&location, key);
                 }
             }
         };
         if is_loading() {
-            let running = self.0.run(&place, key, held, loader, |_| load(), erase);
+            let running = self.0.run(&location, key, held, loader, |_| load(), erase);
             return typed(running.await).expect("the error is of this caller's loader");
         }
         // The caller accepts an expired value when the lease of its load ends, if not before.
         let lease_end = held.0.since.checked_add(self.0.inner.settings.lease);
         patience.stale_from = patience.stale_from.into_iter().chain(lease_end).min();
-        let mut load = self.depart(&place, key, held, load);
+        let mut load = self.spawn_load(&location, key, held, load);
         let outcome = |cx: &mut Context<'_>| match Pin::new(&mut load).poll(cx) {
             Poll::Ready(result) => Ok(result),
-            Poll::Pending => Err(NotYet { again: None }),
+            Poll::Pending => Err(Pending { again: None }),
         };
-        let waiting = self.0.wait_for(&place, key, &patience, &mut alarm, outcome);
+        let waiting = self
+            .0
+            .wait_for(&location, key, &patience, &mut alarm, outcome);
         let result = match waiting.await {
             Ok(Ok(result)) => result,
             Ok(Err(error)) if error.is_panic() => resume_unwind(error.into_panic()),
             Ok(Err(_)) => return Err(LoadError::Shutdown),
             // The load continues.
-            Err(waited) => self.0.give_up(&place, key, waited),
+            Err(waited) => self.0.give_up(&location, key, waited),
         };
         typed(result).expect("the error is of this caller's loader")
     }
 
     /// Runs a load in a task.
-    fn depart<L, E, F>(
+    fn spawn_load<L, E, F>(
         &self,
-        place: &Place<'_, K, V>,
+        location: &KeyLocation<'_, K, V>,
         key: &K,
         (leader, permit): Cleared<'_, K, V>,
         load: impl FnOnce() -> F + Send + 'static,
@@ -174,25 +176,27 @@ where
         L: Into<Loaded<V>>,
         E: Any + Send + Sync,
     {
-        let mut departure = Departure {
+        let mut departure = SpawnedLoad {
             cache: self.0.clone(),
-            index: place.index,
-            hash: place.hash,
+            index: location.index,
+            hash: location.hash,
             leader: Some(leader.suspend()),
         };
         let key = key.clone();
         tokio::spawn(async move {
             let leader = departure.leader.take().expect("departs once");
-            let place = departure.place();
-            let held = (place.cell.flights.resume(leader), permit);
+            let location = departure.location();
+            let held = (location.cell.flights.resume(leader), permit);
             let cache = &departure.cache;
-            cache.run(&place, &key, held, None, |_| load(), erase).await
+            cache
+                .run(&location, &key, held, None, |_| load(), erase)
+                .await
         })
     }
 }
 
 /// A load that is about to run in a task, with all that it needs of the cache.
-struct Departure<K, V, S> {
+struct SpawnedLoad<K, V, S> {
     cache: LocalCache<K, V, S>,
     index: usize,
     hash: KeyHash,
@@ -200,9 +204,9 @@ struct Departure<K, V, S> {
     leader: Option<Suspended<K, V>>,
 }
 
-impl<K, V, S> Departure<K, V, S> {
-    fn place(&self) -> Place<'_, K, V> {
-        Place {
+impl<K, V, S> SpawnedLoad<K, V, S> {
+    fn location(&self) -> KeyLocation<'_, K, V> {
+        KeyLocation {
             cell: &self.cache.inner.cells[self.index],
             index: self.index,
             hash: self.hash,
@@ -210,10 +214,10 @@ impl<K, V, S> Departure<K, V, S> {
     }
 }
 
-impl<K, V, S> Drop for Departure<K, V, S> {
+impl<K, V, S> Drop for SpawnedLoad<K, V, S> {
     fn drop(&mut self) {
         if let Some(leader) = self.leader.take() {
-            drop(self.place().cell.flights.resume(leader));
+            drop(self.location().cell.flights.resume(leader));
         }
     }
 }

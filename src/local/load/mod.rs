@@ -12,10 +12,10 @@ use crate::entry::Loaded;
 use crate::error::{AnyError, LoadError};
 use crate::local::lookup::Sought;
 use crate::local::shard::Shard;
-use crate::local::{LocalCache, Place};
+use crate::local::{KeyLocation, LocalCache};
 use crate::single_flight::blocking::block_on;
 use crate::single_flight::{
-    Alarm, Boarding, Leader, LoaderId, Outcome, Permit, Reentry, Step, TooLate, run_within,
+    Alarm, Leader, LoaderId, Outcome, Permit, Reentry, Role, Step, TimedOut, run_within,
 };
 use crate::stats::{Count, Counters};
 use crate::sync::reentrancy::assert_holds_nothing;
@@ -46,7 +46,7 @@ where
     /// - A panic reaches the caller whose loader panicked. Exactly one of the waiting callers then
     ///   runs its own loader.
     /// - If a loader takes longer than the lease (10 seconds by default, see
-    ///   [`Builder::lease`](crate::Builder::lease)), exactly one of the
+    ///   [`LocalCacheBuilder::lease`](crate::LocalCacheBuilder::lease)), exactly one of the
     ///   waiting callers runs its own loader. The late value goes to its own caller, and is stored if
     ///   no newer value was.
     /// - A write to the key, a [`clear`](Self::clear) or a [`retain`](Self::retain) during the load: callers that already
@@ -72,8 +72,8 @@ where
     /// - [`Failed`](LoadError::Failed): this load, or the one that it waited for, returned an error. If the load
     ///   that it waited for has another error type, the caller runs its own loader instead.
     /// - [`WaitTimeout`](LoadError::WaitTimeout): the load of another caller, or the wait for a permit of
-    ///   [`Builder::max_concurrent_loads`](crate::Builder::max_concurrent_loads), took longer than
-    ///   [`Builder::wait_timeout`](crate::Builder::wait_timeout).
+    ///   [`LocalCacheBuilder::max_concurrent_loads`](crate::LocalCacheBuilder::max_concurrent_loads), took longer than
+    ///   [`LocalCacheBuilder::wait_timeout`](crate::LocalCacheBuilder::wait_timeout).
     /// - [`Recursive`](LoadError::Recursive): called from the loader of this key, on its thread. A call with a
     ///   loader of the same type is taken for a job of another caller, which a thread of a work-stealing pool runs
     ///   while it waits. Such a call runs its own loader and stores nothing, up to a depth of 8.
@@ -91,14 +91,16 @@ where
         L: Into<Loaded<V>>,
         E: Any + Send + Sync,
     {
-        let place = self.place(key);
-        match self.seek(&place, key) {
+        let location = self.location(key);
+        match self.seek(&location, key) {
             Sought::Live(value) => Ok(value),
             sought => {
                 let (mut sought, loader) = (Some(sought), Some(type_name_of_val(&load)));
                 with_erased(load, |load| {
-                    let sought = sought.take().unwrap_or_else(|| self.board(&place, key));
-                    self.load_blocking(&place, key, sought, loader, load)
+                    let sought = sought
+                        .take()
+                        .unwrap_or_else(|| self.join_or_lead(&location, key));
+                    self.load_blocking(&location, key, sought, loader, load)
                 })
             }
         }
@@ -108,7 +110,7 @@ where
     #[cold]
     pub(crate) fn load_blocking<'a>(
         &self,
-        place: &Place<'a, K, V>,
+        location: &KeyLocation<'a, K, V>,
         key: &K,
         sought: Sought<'a, K, V>,
         loader: LoaderId,
@@ -116,19 +118,19 @@ where
     ) -> Result<V, LoadError<AnyError>> {
         let sought = match sought {
             // Most misses take this path, which needs no future.
-            Sought::Missing(Boarding::Lead(leader)) if self.inner.leads_at_once => {
+            Sought::Missing(Role::Lead(leader)) if self.inner.leads_at_once => {
                 let timer = self.load_timer(leader.since);
                 let entered = (leader.enter(loader), timer.span.enter());
                 let result = load(key);
                 drop(entered);
-                return self.settle(place, key, leader, result, timer);
+                return self.settle(location, key, leader, result, timer);
             }
             sought => sought,
         };
         block_on(&Cell::new(None), async |mut alarm| {
             let start = |key: &K| ready(load(key));
             let found = (sought, loader);
-            self.load(place, key, found, &mut alarm, start, |result| result)
+            self.load(location, key, found, &mut alarm, start, |result| result)
                 .await
         })
     }
@@ -137,7 +139,7 @@ where
     /// form that flights share.
     pub(crate) async fn load<'a, F: Future>(
         &self,
-        place: &Place<'a, K, V>,
+        location: &KeyLocation<'a, K, V>,
         key: &K,
         (sought, loader): (Sought<'a, K, V>, LoaderId),
         alarm: &mut impl Alarm,
@@ -145,15 +147,15 @@ where
         erase: impl FnOnce(F::Output) -> LoadResult<V>,
     ) -> Result<V, LoadError<AnyError>> {
         if let Sought::Due(old) = sought {
-            let Some(held) = self.begin_renewal(place, key) else {
+            let Some(held) = self.begin_refresh(location, key) else {
                 return Ok(old);
             };
-            let renewed = self.run(place, key, held, loader, load, erase).await;
-            return renewed.or(Ok(old));
+            let refreshed = self.run(location, key, held, loader, load, erase).await;
+            return refreshed.or(Ok(old));
         }
-        match self.approach(place, key, sought, loader, alarm).await? {
+        match self.approach(location, key, sought, loader, alarm).await? {
             Approach::Arrived(value) => Ok(value),
-            Approach::Load(held) => self.run(place, key, held, loader, load, erase).await,
+            Approach::Load(held) => self.run(location, key, held, loader, load, erase).await,
             Approach::LoadUnshared(reentry) => {
                 self.run_unshared(key, &reentry, loader, load, erase).await
             }
@@ -163,7 +165,7 @@ where
     /// Waits until the caller has a value or is to load it.
     pub(crate) async fn approach<'a>(
         &self,
-        place: &Place<'a, K, V>,
+        location: &KeyLocation<'a, K, V>,
         key: &K,
         mut sought: Sought<'a, K, V>,
         loader: LoaderId,
@@ -175,59 +177,70 @@ where
                 Sought::Missing(boarding) => boarding,
                 Sought::Live(value) | Sought::Due(value) => {
                     let outcome = Outcome::Value(value);
-                    return self.disembark(place, key, outcome).map(Approach::Arrived);
+                    return self
+                        .take_outcome(location, key, outcome)
+                        .map(Approach::Arrived);
                 }
                 Sought::Stale(value) => {
                     let outcome = Outcome::Stale(value);
-                    return self.disembark(place, key, outcome).map(Approach::Arrived);
+                    return self
+                        .take_outcome(location, key, outcome)
+                        .map(Approach::Arrived);
                 }
             };
             let lead = match boarding {
-                Boarding::Lead(leader) => Some((leader, false)),
-                Boarding::Recursive(reentry) if reentry.may_be_stolen(loader) => {
+                Role::Lead(leader) => Some((leader, false)),
+                Role::Recursive(reentry) if reentry.may_be_stolen(loader) => {
                     return Ok(Approach::LoadUnshared(reentry));
                 }
-                Boarding::Recursive(_) => return Err(LoadError::Recursive),
-                Boarding::Wait(mut waiter) => {
+                Role::Recursive(_) => return Err(LoadError::Recursive),
+                Role::Wait(mut waiter) => {
                     let turn = |cx: &mut Context<'_>| waiter.poll(self.candidate(), cx.waker());
-                    let step = match self.wait_for(place, key, &patience, alarm, turn).await {
+                    let step = match self.wait_for(location, key, &patience, alarm, turn).await {
                         Ok(step) => step,
                         Err(waited) => {
-                            return self.give_up(place, key, waited).map(Approach::Arrived);
+                            return self.give_up(location, key, waited).map(Approach::Arrived);
                         }
                     };
                     self.count_superseded(&step);
                     match step {
                         Step::Lead(leader) => Some((leader, true)),
                         Step::BoardAgain { .. } => None,
-                        Step::Landed(landed) => match landed.into_outcome() {
+                        Step::Completed(landed) => match landed.into_outcome() {
                             // The loader of a batch returned no value for the key; this caller's loader may.
                             Outcome::Absent => None,
                             outcome => {
-                                return self.disembark(place, key, outcome).map(Approach::Arrived);
+                                return self
+                                    .take_outcome(location, key, outcome)
+                                    .map(Approach::Arrived);
                             }
                         },
                     }
                 }
             };
             let Some((mut leader, took_over)) = lead else {
-                sought = self.board(place, key);
+                sought = self.join_or_lead(location, key);
                 continue;
             };
-            let permit = match self.permit_for(place, key, &leader, &patience, alarm).await {
+            let permit = match self
+                .permit_for(location, key, &leader, &patience, alarm)
+                .await
+            {
                 Ok(permit) => permit,
-                Err(waited) => return self.give_up(place, key, waited).map(Approach::Arrived),
+                Err(waited) => return self.give_up(location, key, waited).map(Approach::Arrived),
             };
             if permit.is_some() && !leader.begin(self.permitted(true)) {
                 drop((leader, permit));
-                sought = self.board(place, key);
+                sought = self.join_or_lead(location, key);
                 continue;
             }
             // There may be a value by now, or a failure after which no load is to begin so soon.
             if took_over || !self.inner.leads_at_once {
-                if let Some(outcome) = self.look_again(place, key, &leader) {
-                    leader.land(|| outcome.clone());
-                    return self.disembark(place, key, outcome).map(Approach::Arrived);
+                if let Some(outcome) = self.look_again(location, key, &leader) {
+                    leader.complete(|| outcome.clone());
+                    return self
+                        .take_outcome(location, key, outcome)
+                        .map(Approach::Arrived);
                 }
             }
             return Ok(Approach::Load((leader, permit)));
@@ -235,15 +248,15 @@ where
     }
 
     /// Returns the result of a call from the outcome of another caller's load, and counts the call.
-    pub(crate) fn disembark(
+    pub(crate) fn take_outcome(
         &self,
-        place: &Place<'_, K, V>,
+        location: &KeyLocation<'_, K, V>,
         key: &K,
         outcome: Outcome<V>,
     ) -> Result<V, LoadError<AnyError>> {
         let result = match outcome {
             Outcome::Stale(value) => {
-                self.count_stale(place, key);
+                self.count_stale(location, key);
                 return Ok(value);
             }
             Outcome::Value(value) => Ok(value),
@@ -254,28 +267,28 @@ where
         result
     }
 
-    fn count_stale(&self, place: &Place<'_, K, V>, key: &K) {
-        self.count_served(ThreadSlot::current(), Count::Stale, place, key);
+    fn count_stale(&self, location: &KeyLocation<'_, K, V>, key: &K) {
+        self.count_served(ThreadSlot::current(), Count::Stale, location, key);
     }
 
     /// Looks for a value again for a leader that looked some time ago.
     pub(crate) fn look_again(
         &self,
-        place: &Place<'_, K, V>,
+        location: &KeyLocation<'_, K, V>,
         key: &K,
         leader: &Leader<'_, K, V>,
     ) -> Option<Outcome<V>> {
         // Callers that come after an invalidation, perhaps of the value that is found here, look for themselves.
         leader.outdate(leader.epoch + 1);
-        let live = self.peek(place, key, |value, _| value.clone());
+        let live = self.peek(location, key, |value, _| value.clone());
         let found = live.map(Outcome::Value);
-        found.or_else(|| self.stale(place, key))
+        found.or_else(|| self.stale(location, key))
     }
 
     /// Runs the loader, stores its result, and passes the outcome to the waiters.
     pub(crate) async fn run<F: Future>(
         &self,
-        place: &Place<'_, K, V>,
+        location: &KeyLocation<'_, K, V>,
         key: &K,
         (leader, permit): Cleared<'_, K, V>,
         loader: LoaderId,
@@ -287,7 +300,7 @@ where
         let enter = || (leader.enter(loader), permit_of(), timer.span.enter());
         let result = run_within(enter, || load(key), erase).await;
         drop(permit);
-        self.settle(place, key, leader, result, timer)
+        self.settle(location, key, leader, result, timer)
     }
 
     /// Runs the loader of a caller that interrupts the load of the same key on this thread. The result is for this
@@ -318,23 +331,23 @@ where
 
     /// Boards to renew an entry. Returns `None` if another caller loads it already, or if a permit is needed and
     /// none is free: the entry is live, so its renewal does not wait.
-    pub(crate) fn begin_renewal<'a>(
+    pub(crate) fn begin_refresh<'a>(
         &self,
-        place: &Place<'a, K, V>,
+        location: &KeyLocation<'a, K, V>,
         key: &K,
     ) -> Option<Cleared<'a, K, V>> {
         let permit = match self.bulkhead_to_pass() {
             Some(bulkhead) => Some(bulkhead.try_pass()?),
             None => None,
         };
-        let flights = &place.cell.flights;
+        let flights = &location.cell.flights;
         let terms = self.permitted(permit.is_some());
-        let board = |_: &_| flights.board(place.hash.0, key, terms);
-        let boarding = place.cell.shard.read(board);
+        let join_or_lead = |_: &_| flights.join_or_lead(location.hash.0, key, terms);
+        let boarding = location.cell.shard.read(join_or_lead);
         assert_holds_nothing("load into");
         let leader = match boarding {
-            Boarding::Lead(leader) => leader,
-            Boarding::Wait(mut waiter) => {
+            Role::Lead(leader) => leader,
+            Role::Wait(mut waiter) => {
                 // `None`: another caller loads, and its lease has not ended.
                 let step = waiter.poll(terms, Waker::noop()).ok()?;
                 self.count_superseded(&step);
@@ -343,7 +356,7 @@ where
                 };
                 leader
             }
-            Boarding::Recursive(_) => return None,
+            Role::Recursive(_) => return None,
         };
         self.inner.counters.count(Count::Renewal);
         Some((leader, permit))
@@ -352,7 +365,7 @@ where
     /// Stores the result of a load that has ended, or falls back on an expired value.
     fn settle(
         &self,
-        place: &Place<'_, K, V>,
+        location: &KeyLocation<'_, K, V>,
         key: &K,
         leader: Leader<'_, K, V>,
         result: LoadResult<V>,
@@ -360,15 +373,15 @@ where
     ) -> Result<V, LoadError<AnyError>> {
         let load_time = timer.stop(result.is_ok());
         match result {
-            Ok(loaded) => Ok(self.land(place, key, leader, loaded, load_time)),
-            Err(error) => self.fall_back(place, key, leader, error),
+            Ok(loaded) => Ok(self.complete(location, key, leader, loaded, load_time)),
+            Err(error) => self.fall_back(location, key, leader, error),
         }
     }
 
     /// Stores the result of a load, and passes it to the waiters.
-    pub(crate) fn land(
+    pub(crate) fn complete(
         &self,
-        place: &Place<'_, K, V>,
+        location: &KeyLocation<'_, K, V>,
         key: &K,
         mut leader: Leader<'_, K, V>,
         loaded: Loaded<V>,
@@ -383,8 +396,8 @@ where
         let mut removals = self.removals();
         let (key, out) = (key.clone(), &mut removals);
         // The callers get the value even if it is outdated and was not stored.
-        let _ = self.store(place, key, loaded, origin, Some(&mut leader), out);
-        leader.land(|| Outcome::Value(value.clone()));
+        let _ = self.store(location, key, loaded, origin, Some(&mut leader), out);
+        leader.complete(|| Outcome::Value(value.clone()));
         removals.finish();
         value
     }
@@ -392,7 +405,7 @@ where
     /// Ends a load that has failed: its callers get an expired value, if one may serve, or the error.
     pub(crate) fn fall_back(
         &self,
-        place: &Place<'_, K, V>,
+        location: &KeyLocation<'_, K, V>,
         key: &K,
         leader: Leader<'_, K, V>,
         error: Arc<AnyError>,
@@ -401,20 +414,20 @@ where
         leader.outdate(leader.epoch + 1);
         if self.inner.renews {
             let now = self.inner.settings.clock.now();
-            let note = |shard: &Shard<K, V>| shard.load_failed(place.hash, key, now);
-            place.cell.shard.read(note);
+            let note = |shard: &Shard<K, V>| shard.load_failed(location.hash, key, now);
+            location.cell.shard.read(note);
         }
-        if let Some(outcome) = self.stale(place, key) {
+        if let Some(outcome) = self.stale(location, key) {
             if let Outcome::Stale(_) = outcome {
-                self.count_stale(place, key);
+                self.count_stale(location, key);
             }
-            leader.land(|| outcome.clone());
+            leader.complete(|| outcome.clone());
             return match outcome {
                 Outcome::Value(value) | Outcome::Stale(value) => Ok(value),
                 Outcome::Failed(_) | Outcome::Absent => unreachable!("there is a value"),
             };
         }
-        leader.land(|| Outcome::Failed(error.clone()));
+        leader.complete(|| Outcome::Failed(error.clone()));
         Err(LoadError::Failed(error))
     }
 }
@@ -433,8 +446,8 @@ pub(crate) enum Approach<'a, K, V> {
     LoadUnshared(Reentry),
 }
 
-impl<E: ?Sized> From<TooLate> for LoadError<E> {
-    fn from(TooLate: TooLate) -> Self {
+impl<E: ?Sized> From<TimedOut> for LoadError<E> {
+    fn from(TimedOut: TimedOut) -> Self {
         Self::WaitTimeout
     }
 }

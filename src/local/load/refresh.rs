@@ -27,7 +27,7 @@ pub(crate) struct Rules {
 }
 
 /// The times of renewals of a shard's entries, by slot.
-pub(crate) struct Renewals {
+pub(crate) struct RefreshRules {
     rules: Rules,
     pub(crate) slots: Column<Slot>,
 }
@@ -45,7 +45,7 @@ pub(crate) struct Slot {
     failed_until: AtomicU64,
 }
 
-impl Renewals {
+impl RefreshRules {
     /// Creates the times of a shard without entries.
     pub(crate) const fn new(rules: Rules) -> Self {
         Self {
@@ -132,11 +132,11 @@ mod tests {
 
     /// Returns the observed probability of a renewal when `left` is left of the time to live and a load takes 1,000.
     fn chance(left: Nanos) -> f64 {
-        let mut renewals = Renewals::new(RULES);
+        let mut refreshes = RefreshRules::new(RULES);
         let tries = 20_000_u32;
         let hits = (0..tries).filter(|_| {
-            renewals.set(0, 0, 1_000);
-            renewals.claim(0, left + 1, 1)
+            refreshes.set(0, 0, 1_000);
+            refreshes.claim(0, left + 1, 1)
         });
         f64::from(u32::try_from(hits.count()).unwrap()) / f64::from(tries)
     }
@@ -162,14 +162,14 @@ mod tests {
             early: 0.0,
             ..RULES
         };
-        let mut renewals = Renewals::new(rules);
-        renewals.set(0, 1_000, 7);
-        assert!(!renewals.claim(0, NEVER, 1_099));
-        assert!(renewals.claim(0, NEVER, 1_100));
-        assert!(!renewals.claim(0, NEVER, 1_104));
-        assert!(renewals.claim(0, NEVER, 1_105));
-        renewals.failed(0, 1_109);
-        assert!(!renewals.claim(0, NEVER, 1_113) && renewals.is_throttled(0, 1_113));
-        assert!(renewals.claim(0, NEVER, 1_114) && !renewals.is_throttled(0, 1_114));
+        let mut refreshes = RefreshRules::new(rules);
+        refreshes.set(0, 1_000, 7);
+        assert!(!refreshes.claim(0, NEVER, 1_099));
+        assert!(refreshes.claim(0, NEVER, 1_100));
+        assert!(!refreshes.claim(0, NEVER, 1_104));
+        assert!(refreshes.claim(0, NEVER, 1_105));
+        refreshes.failed(0, 1_109);
+        assert!(!refreshes.claim(0, NEVER, 1_113) && refreshes.is_throttled(0, 1_113));
+        assert!(refreshes.claim(0, NEVER, 1_114) && !refreshes.is_throttled(0, 1_114));
     }
 }

@@ -3,8 +3,8 @@
 use crate::entry::Loaded;
 use crate::error::{AnyError, LoadError};
 use crate::local::lookup::Sought;
-use crate::local::{LocalCache, Place};
-use crate::single_flight::future::TaskAlarm;
+use crate::local::{KeyLocation, LocalCache};
+use crate::single_flight::future::TaskTimer;
 use crate::traits::{AsyncCache, CacheFuture, ErasedAsyncLoader, typed};
 use std::any::{Any, type_name_of_val};
 use std::future::Future;
@@ -52,9 +52,9 @@ where
     ///
     /// # Timers
     ///
-    /// Waiting tasks are woken by `Waker`s, on any runtime. The [lease](crate::Builder::lease), the
-    /// [wait timeout](crate::Builder::wait_timeout) and the queue of
-    /// [`max_concurrent_loads`](crate::Builder::max_concurrent_loads) need a timer as well. With the feature `tokio`,
+    /// Waiting tasks are woken by `Waker`s, on any runtime. The [lease](crate::LocalCacheBuilder::lease), the
+    /// [wait timeout](crate::LocalCacheBuilder::wait_timeout) and the queue of
+    /// [`max_concurrent_loads`](crate::LocalCacheBuilder::max_concurrent_loads) need a timer as well. With the feature `tokio`,
     /// in a tokio runtime, that is `tokio::time`. Elsewhere it is a thread named `hotset-timers`, which the first
     /// task of the process that has to wait starts.
     ///
@@ -85,17 +85,17 @@ where
         L: Into<Loaded<V>>,
         E: Any + Send + Sync,
     {
-        let place = self.place(key);
-        match self.seek(&place, key) {
+        let location = self.location(key);
+        match self.seek(&location, key) {
             Sought::Live(value) => Ok(value),
             // Boxed, so that this future stays small whatever the loader's size.
-            sought => Box::pin(self.load_async(place, key, sought, load)).await,
+            sought => Box::pin(self.load_async(location, key, sought, load)).await,
         }
     }
 
     async fn load_async<'a, L, E, F>(
         &self,
-        place: Place<'a, K, V>,
+        location: KeyLocation<'a, K, V>,
         key: &K,
         mut sought: Sought<'a, K, V>,
         load: impl FnOnce() -> F,
@@ -107,15 +107,15 @@ where
     {
         let loader = Some(type_name_of_val(&load));
         let mut load = Some(load);
-        let mut alarm = TaskAlarm::default();
+        let mut alarm = TaskTimer::default();
         loop {
             let start = |_: &K| load.take().expect("a cache calls a loader at most once")();
             let found = (sought, loader);
-            let result = self.load(&place, key, found, &mut alarm, start, erase);
+            let result = self.load(&location, key, found, &mut alarm, start, erase);
             if let Some(result) = typed(result.await) {
                 return result;
             }
-            sought = self.board(&place, key);
+            sought = self.join_or_lead(&location, key);
         }
     }
 
@@ -130,16 +130,16 @@ where
     where
         F: Future<Output = Result<Loaded<V>, Arc<AnyError>>>,
     {
-        let place = self.place(key);
-        match self.seek(&place, key) {
+        let location = self.location(key);
+        match self.seek(&location, key) {
             Sought::Live(value) => Ok(value),
-            sought => self.load_shared(place, key, sought, load).await,
+            sought => self.load_shared(location, key, sought, load).await,
         }
     }
 
     async fn load_shared<'a, F>(
         &self,
-        place: Place<'a, K, V>,
+        location: KeyLocation<'a, K, V>,
         key: &K,
         sought: Sought<'a, K, V>,
         load: impl FnOnce() -> F,
@@ -147,9 +147,9 @@ where
     where
         F: Future<Output = Result<Loaded<V>, Arc<AnyError>>>,
     {
-        let mut alarm = TaskAlarm::default();
+        let mut alarm = TaskTimer::default();
         let (found, load) = ((sought, None), |_: &K| load());
-        self.load(&place, key, found, &mut alarm, load, |result| result)
+        self.load(&location, key, found, &mut alarm, load, |result| result)
             .await
     }
 }
@@ -196,10 +196,10 @@ where
         key: &'a K,
         load: &'a mut ErasedAsyncLoader<'_, V>,
     ) -> CacheFuture<'a, Result<V, LoadError<AnyError>>> {
-        let place = self.place(key);
-        match self.seek(&place, key) {
+        let location = self.location(key);
+        match self.seek(&location, key) {
             Sought::Live(value) => CacheFuture::ready(Ok(value)),
-            sought => CacheFuture::new(self.load_shared(place, key, sought, load)),
+            sought => CacheFuture::new(self.load_shared(location, key, sought, load)),
         }
     }
 }

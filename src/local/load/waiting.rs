@@ -4,10 +4,10 @@ use crate::clock::Nanos;
 use crate::error::{AnyError, LoadError};
 use crate::local::shard::Shard;
 use crate::local::shard::hash::KeyHash;
-use crate::local::{LocalCache, Place};
+use crate::local::{KeyLocation, LocalCache};
 use crate::single_flight::{
-    Alarm, Bulkhead, Candidate, Leader, NotYet, Outcome, Permit, Queued, Step, Superseded, TooLate,
-    until,
+    Alarm, Bulkhead, Candidate, Leader, Outcome, Pending, Permit, Queued, Step, Superseded,
+    TimedOut, until,
 };
 use crate::stats::Count;
 use std::hash::{BuildHasher, Hash};
@@ -47,14 +47,14 @@ impl Patience {
     pub(crate) async fn wait<T, I>(
         &self,
         alarm: &mut impl Alarm,
-        mut ready: impl FnMut(&mut Context<'_>) -> Result<T, NotYet>,
+        mut ready: impl FnMut(&mut Context<'_>) -> Result<T, Pending>,
         stale: impl Fn() -> Option<I>,
     ) -> Result<T, Waited<I>> {
         let mut stale_from = self.stale_from;
         let ready_or_stale = |cx: &mut Context<'_>| {
             let again = match ready(cx) {
                 Ok(value) => return Ok(Ok(value)),
-                Err(NotYet { again }) => again,
+                Err(Pending { again }) => again,
             };
             if stale_from.take_if(|from| *from <= Instant::now()).is_some() {
                 if let Some(instead) = stale() {
@@ -62,10 +62,10 @@ impl Patience {
                 }
             }
             let again = again.into_iter().chain(stale_from).min();
-            Err(NotYet { again })
+            Err(Pending { again })
         };
         let result = until(alarm, self.deadline, ready_or_stale).await;
-        result.unwrap_or_else(|TooLate| Err(stale().map_or(Waited::InVain, Waited::Instead)))
+        result.unwrap_or_else(|TimedOut| Err(stale().map_or(Waited::InVain, Waited::Instead)))
     }
 }
 
@@ -111,41 +111,41 @@ where
     #[cfg(feature = "redis")]
     pub(crate) fn accepts_stale_from(&self, key: &K) -> Option<Instant> {
         let from = self.patience().stale_from?;
-        let stale = self.stale_for_waiter(&self.place(key), key);
+        let stale = self.stale_for_waiter(&self.location(key), key);
         stale.map(|_| from)
     }
 
     /// Returns an expired value for a caller that has waited for too long, and counts it.
     #[cfg(feature = "redis")]
     pub(crate) fn stale_in_place(&self, key: &K) -> Option<V> {
-        let place = self.place(key);
-        let outcome = self.stale_for_waiter(&place, key)?;
-        self.disembark(&place, key, outcome).ok()
+        let location = self.location(key);
+        let outcome = self.stale_for_waiter(&location, key)?;
+        self.take_outcome(&location, key, outcome).ok()
     }
 
     /// Waits until `ready` returns a value, or until the caller's patience is over, and then looks for an expired value
     /// of `key` that may serve.
     pub(crate) async fn wait_for<T>(
         &self,
-        place: &Place<'_, K, V>,
+        location: &KeyLocation<'_, K, V>,
         key: &K,
         patience: &Patience,
         alarm: &mut impl Alarm,
-        ready: impl FnMut(&mut Context<'_>) -> Result<T, NotYet>,
+        ready: impl FnMut(&mut Context<'_>) -> Result<T, Pending>,
     ) -> Result<T, Waited<Outcome<V>>> {
-        let stale = || self.stale_for_waiter(place, key);
+        let stale = || self.stale_for_waiter(location, key);
         patience.wait(alarm, ready, stale).await
     }
 
     /// Returns the result of a caller that has waited for too long.
     pub(crate) fn give_up(
         &self,
-        place: &Place<'_, K, V>,
+        location: &KeyLocation<'_, K, V>,
         key: &K,
         waited: Waited<Outcome<V>>,
     ) -> Result<V, LoadError<AnyError>> {
         match waited {
-            Waited::Instead(outcome) => self.disembark(place, key, outcome),
+            Waited::Instead(outcome) => self.take_outcome(location, key, outcome),
             Waited::InVain => Err(LoadError::WaitTimeout),
         }
     }
@@ -201,7 +201,7 @@ where
     /// Waits for a permit for the leader of one key, where one is needed.
     pub(crate) async fn permit_for(
         &self,
-        place: &Place<'_, K, V>,
+        location: &KeyLocation<'_, K, V>,
         key: &K,
         leader: &Leader<'_, K, V>,
         patience: &Patience,
@@ -215,23 +215,27 @@ where
             leader.prolong(self.candidate());
             queued.poll(cx.waker())
         };
-        let permit = self.wait_for(place, key, patience, alarm, turn).await?;
+        let permit = self.wait_for(location, key, patience, alarm, turn).await?;
         Ok(Some(permit))
     }
 
     /// Returns a value to serve in place of a load that has failed recently.
-    pub(crate) fn stale(&self, place: &Place<'_, K, V>, key: &K) -> Option<Outcome<V>> {
-        self.stale_by(place, key, Shard::stale)
+    pub(crate) fn stale(&self, location: &KeyLocation<'_, K, V>, key: &K) -> Option<Outcome<V>> {
+        self.stale_by(location, key, Shard::stale)
     }
 
     /// Returns a value to serve in place of a load that takes too long.
-    pub(crate) fn stale_for_waiter(&self, place: &Place<'_, K, V>, key: &K) -> Option<Outcome<V>> {
-        self.stale_by(place, key, Shard::servable)
+    pub(crate) fn stale_for_waiter(
+        &self,
+        location: &KeyLocation<'_, K, V>,
+        key: &K,
+    ) -> Option<Outcome<V>> {
+        self.stale_by(location, key, Shard::servable)
     }
 
     fn stale_by(
         &self,
-        place: &Place<'_, K, V>,
+        location: &KeyLocation<'_, K, V>,
         key: &K,
         find: FindStale<K, V>,
     ) -> Option<Outcome<V>> {
@@ -245,7 +249,7 @@ where
             };
             kind(value.clone())
         };
-        let stale = |shard: &Shard<K, V>| find(shard, place.hash, key, now).map(outcome);
-        place.cell.shard.read(stale)
+        let stale = |shard: &Shard<K, V>| find(shard, location.hash, key, now).map(outcome);
+        location.cell.shard.read(stale)
     }
 }

@@ -2,7 +2,7 @@
 //! caches pay nothing for it.
 
 use crate::clock::Nanos;
-use crate::local::load::refresh::{Renewals, Rules};
+use crate::local::load::refresh::{RefreshRules, Rules};
 use crate::local::removal::Retired;
 use crate::local::tags::Tagged;
 use crate::storage::column::Column;
@@ -16,7 +16,7 @@ pub(crate) struct Extras {
     idle: Option<Idle>,
     tags: TagsBySlot,
     /// `None` if the cache has no rules for renewals.
-    pub(crate) renewals: Option<Renewals>,
+    pub(crate) refreshes: Option<RefreshRules>,
     /// `None` if the cache cannot forget.
     births: Option<Births>,
     /// `None` if each entry weighs 1.
@@ -31,13 +31,13 @@ pub(crate) struct Kinds {
     /// The time to idle, in nanoseconds, if there is one.
     pub(crate) time_to_idle: Option<Nanos>,
     /// The rules for renewals, if there are any.
-    pub(crate) renewal: Option<Rules>,
+    pub(crate) refresh: Option<Rules>,
 }
 
 impl Kinds {
     /// Returns `true` if there is no such kind.
     pub(crate) const fn is_empty(&self) -> bool {
-        !self.weighted && self.time_to_idle.is_none() && self.renewal.is_none()
+        !self.weighted && self.time_to_idle.is_none() && self.refresh.is_none()
     }
 }
 
@@ -196,7 +196,7 @@ impl Extras {
                 floor,
                 epochs: Column::new(),
             }),
-            renewals: kinds.renewal.map(Renewals::new),
+            refreshes: kinds.refresh.map(RefreshRules::new),
             weights: kinds.weighted.then(|| Weights {
                 by_slot: Column::new(),
                 given: Column::new(),
@@ -208,8 +208,8 @@ impl Extras {
     /// Sets the metadata of a slot that was filled with an entry. Returns the entry's first deadline, which is not
     /// after `limit`.
     pub(crate) fn set(&mut self, slot: u32, extra: Extra, limit: Nanos, now: Nanos) -> Nanos {
-        if let Some(renewals) = &mut self.renewals {
-            renewals.set(slot, now, extra.origin.load_time);
+        if let Some(refreshes) = &mut self.refreshes {
+            refreshes.set(slot, now, extra.origin.load_time);
         }
         if let Some(weights) = &mut self.weights {
             weights.set(slot, extra.weight, extra.given_weight);
@@ -265,7 +265,7 @@ impl Extras {
     pub(crate) fn grow(&mut self, slots: usize) {
         let Self {
             idle,
-            renewals,
+            refreshes,
             births,
             weights,
             ..
@@ -273,8 +273,8 @@ impl Extras {
         if let Some(idle) = idle {
             idle.limits.grow(slots);
         }
-        if let Some(renewals) = renewals {
-            renewals.slots.grow(slots);
+        if let Some(refreshes) = refreshes {
+            refreshes.slots.grow(slots);
         }
         if let Some(births) = births {
             births.epochs.grow(slots);
@@ -299,8 +299,8 @@ impl Extras {
         if let Some(emptied) = weights.and_then(|weights| weights.given.step(most)) {
             retire(Box::new(emptied));
         }
-        let renewals = self.renewals.as_mut();
-        if let Some(emptied) = renewals.and_then(|renewals| renewals.slots.step(most)) {
+        let refreshes = self.refreshes.as_mut();
+        if let Some(emptied) = refreshes.and_then(|refreshes| refreshes.slots.step(most)) {
             retire(Box::new(emptied));
         }
     }
@@ -311,8 +311,8 @@ impl Extras {
         if let Some(idle) = &mut self.idle {
             idle.limits = idle.limits.select(slots, room);
         }
-        if let Some(renewals) = &mut self.renewals {
-            renewals.slots = renewals.slots.select(slots, room);
+        if let Some(refreshes) = &mut self.refreshes {
+            refreshes.slots = refreshes.slots.select(slots, room);
         }
         if let Some(births) = &mut self.births {
             births.epochs = births.epochs.select(slots, room);

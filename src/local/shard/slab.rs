@@ -140,15 +140,15 @@ impl<T> Slab<T> {
     /// Removes the value of a slot and returns it, or `None` if the slot is vacant.
     #[inline]
     pub(crate) fn remove(&mut self, slot: u32) -> Option<T> {
-        let place = self.slots.get_mut(slot)?;
-        match std::mem::replace(place, Slot::Vacant { next: self.free }) {
+        let location = self.slots.get_mut(slot)?;
+        match std::mem::replace(location, Slot::Vacant { next: self.free }) {
             Slot::Occupied(value) => {
                 self.free = slot;
                 self.len -= 1;
                 Some(value)
             }
             vacant @ Slot::Vacant { .. } => {
-                *place = vacant;
+                *location = vacant;
                 None
             }
         }

@@ -30,7 +30,7 @@ pub(crate) struct Copied<K, V> {
 pub(crate) enum Restored {
     Stored,
     /// There is something of its key already.
-    Held,
+    LockGuardMark,
     NoRoom,
 }
 
@@ -86,7 +86,7 @@ impl<K, V> Shard<K, V> {
             return Restored::Stored;
         };
         if self.peek(*hash, key, || now).is_some() {
-            return Restored::Held;
+            return Restored::LockGuardMark;
         }
         // A dead one of its key.
         self.remove(*hash, key, RemovalCause::Expired, budget, now, out);

@@ -28,12 +28,12 @@ struct Key<const N: usize> {
 }
 
 /// The entries of one of the caches.
-struct Held<'a, const N: usize> {
+struct LockGuardMark<'a, const N: usize> {
     keys: &'a [Key<N>],
     cache: usize,
 }
 
-impl<const N: usize> Words for Held<'_, N> {
+impl<const N: usize> Words for LockGuardMark<'_, N> {
     #[inline]
     fn word(&self, slot: u32) -> Option<&AtomicU32> {
         let key = self.keys.get(slot as usize)?;
@@ -117,7 +117,7 @@ impl<const N: usize> Shadows<N> {
     fn evict(&mut self, cache: usize) {
         let keys = &self.keys;
         let work = &mut WorkSlice::unlimited();
-        if let Some(victim) = self.caches[cache].evict(&Held { keys, cache }, work) {
+        if let Some(victim) = self.caches[cache].evict(&LockGuardMark { keys, cache }, work) {
             self.let_go(victim, 1 << cache);
         }
     }
@@ -177,7 +177,7 @@ mod tests {
         assert!(hits[0] > 15_000, "{hits:?}");
         for cache in 0..2 {
             let keys = &shadows.keys;
-            shadows.caches[cache].validate(&Held { keys, cache });
+            shadows.caches[cache].validate(&LockGuardMark { keys, cache });
         }
     }
 }

@@ -91,8 +91,10 @@ impl Sampler {
             return false;
         }
         let at = self.noted.fetch_add(1, Relaxed) as usize;
-        let place = self.notes.get(at);
-        place.map(|place| place.store(slot, Relaxed)).is_some()
+        let location = self.notes.get(at);
+        location
+            .map(|location| location.store(slot, Relaxed))
+            .is_some()
     }
 
     /// Processes the hits that were noted since the last write.

@@ -53,7 +53,9 @@ use crate::sync::read_biased_lock::primitives::{
     AtomicU32, AtomicUsize, Backoff, Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard, Thread,
     UnsafeCell,
 };
-use crate::sync::reentrancy::{Held, assert_holds_nothing, is_exclusive, is_reading, refuse};
+use crate::sync::reentrancy::{
+    LockGuardMark, assert_holds_nothing, is_exclusive, is_reading, refuse,
+};
 use crate::sync::thread_slot::{NOBODY, ThreadSlot, in_use};
 use std::marker::PhantomData;
 use std::ops::{Deref, DerefMut};
@@ -70,7 +72,7 @@ const OPEN_AFTER: u32 = primitives::OPEN_AFTER;
 
 /// A reader-writer lock. The fields that each reader loads come first, and those that only other threads need last.
 #[repr(C)]
-pub(crate) struct ReaderLock<T> {
+pub(crate) struct ReadBiasedLock<T> {
     /// [`OPEN`] or [`CLOSED`].
     gate: AtomicU32,
     /// The number of reads that have found the gate closed since the last write. Racing readers may lose some.
@@ -87,9 +89,9 @@ pub(crate) struct ReaderLock<T> {
 
 // SAFETY: The bounds are those of `std::sync::RwLock`. Readers share `&T`, which needs `T: Sync`. A writer gets
 // `&mut T` on any thread, which needs `T: Send`. Invariants W and R exclude that there are both at a time.
-unsafe impl<T: Send + Sync> Sync for ReaderLock<T> {}
+unsafe impl<T: Send + Sync> Sync for ReadBiasedLock<T> {}
 
-impl<T> ReaderLock<T> {
+impl<T> ReadBiasedLock<T> {
     /// Creates a lock whose gate is closed.
     pub(crate) fn new(data: T) -> Self {
         Self {
@@ -157,7 +159,7 @@ impl<T> ReaderLock<T> {
 
     /// Acquires `fallback` for reading, and records that this thread holds it.
     #[inline]
-    fn permit(&self) -> (Held, RwLockReadGuard<'_, ()>) {
+    fn permit(&self) -> (LockGuardMark, RwLockReadGuard<'_, ()>) {
         let permit = if is_exclusive() {
             self.permit_at_once()
         } else if is_reading() {
@@ -166,7 +168,7 @@ impl<T> ReaderLock<T> {
             self.fallback.read()
         };
         self.note_calm();
-        (Held::reading(), permit)
+        (LockGuardMark::reading(), permit)
     }
 
     /// Acquires `fallback` for a thread that writes to a lock, and that may therefore read but not wait.
@@ -304,7 +306,7 @@ impl<T> ReaderLock<T> {
         self.calm.store(0, Relaxed);
         WriteGuard {
             lock: self,
-            _held: Held::exclusively(),
+            _held: LockGuardMark::exclusively(),
             _permit: permit,
             _not_send: PhantomData,
         }
@@ -317,7 +319,7 @@ impl<T> ReaderLock<T> {
 
 /// Shared access by an announcement. It is not `Send`, because the slot belongs to the thread.
 pub(crate) struct ReadGuard<'a, T> {
-    lock: &'a ReaderLock<T>,
+    lock: &'a ReadBiasedLock<T>,
     /// The thread's slot, which contains the lock's address.
     announced: &'static AtomicUsize,
     _not_send: PhantomData<*const ()>,
@@ -350,8 +352,8 @@ impl<T> Drop for ReadGuard<'_, T> {
 
 /// Exclusive access. It is not `Send`, because re-entry is detected by the thread.
 pub(crate) struct WriteGuard<'a, T> {
-    lock: &'a ReaderLock<T>,
-    _held: Held,
+    lock: &'a ReadBiasedLock<T>,
+    _held: LockGuardMark,
     _permit: RwLockWriteGuard<'a, ()>,
     _not_send: PhantomData<*const ()>,
 }
@@ -387,24 +389,24 @@ mod models {
     /// model in which a reader and a writer overlap.
     type Pair = (usize, usize);
 
-    fn bump(lock: &ReaderLock<Pair>) {
+    fn bump(lock: &ReadBiasedLock<Pair>) {
         let mut pair = lock.write();
         pair.0 += 1;
         pair.1 += 1;
     }
 
-    fn check(lock: &ReaderLock<Pair>) {
+    fn check(lock: &ReadBiasedLock<Pair>) {
         lock.read(|pair| assert_eq!(pair.0, pair.1));
     }
 
-    fn model(run: impl Fn(Arc<ReaderLock<Pair>>) + Sync + Send + 'static) {
+    fn model(run: impl Fn(Arc<ReadBiasedLock<Pair>>) + Sync + Send + 'static) {
         let run = std::sync::Arc::new(run);
         for opened in [false, true] {
             let run = std::sync::Arc::clone(&run);
-            let mut builder = loom::model::Builder::new();
+            let mut builder = loom::model::LocalCacheBuilder::new();
             builder.preemption_bound = Some(3);
             builder.check(move || {
-                let lock = Arc::new(ReaderLock::new((0, 0)));
+                let lock = Arc::new(ReadBiasedLock::new((0, 0)));
                 if opened {
                     check(&lock);
                 }
@@ -463,7 +465,7 @@ mod models {
                 let lock = Arc::clone(&lock);
                 move || bump(&lock)
             });
-            let other = ReaderLock::new((0, 0));
+            let other = ReadBiasedLock::new((0, 0));
             check(&other);
             other.read(|_| check(&lock));
             for thread in [reader, writer] {
@@ -549,7 +551,7 @@ mod tests {
 
     #[test]
     fn readers_never_see_half_a_write() {
-        let lock = ReaderLock::new([0u64; 16]);
+        let lock = ReadBiasedLock::new([0u64; 16]);
         let done = AtomicBool::new(false);
         thread::scope(|scope| {
             let writers: Vec<_> = (0..2)
@@ -585,7 +587,7 @@ mod tests {
 
     #[test]
     fn readers_without_a_slot_are_kept_apart_from_writers_too() {
-        let lock = ReaderLock::new((0u64, 0u64));
+        let lock = ReadBiasedLock::new((0u64, 0u64));
         let threads = crate::sync::thread_slot::SLOTS + 8;
         let gate = Barrier::new(threads);
         thread::scope(|scope| {
@@ -610,8 +612,8 @@ mod tests {
     }
 
     /// Returns a lock that was read until its gate had this value.
-    fn lock_with(gate: u32) -> ReaderLock<i32> {
-        let lock = ReaderLock::new(0);
+    fn lock_with(gate: u32) -> ReadBiasedLock<i32> {
+        let lock = ReadBiasedLock::new(0);
         while lock.gate.load(SeqCst) != gate {
             lock.read(|_| ());
         }
@@ -637,7 +639,7 @@ mod tests {
         a_read_inside_a_read(&lock_with(OPEN), &lock_with(OPEN));
     }
 
-    fn a_read_inside_a_read(lock: &ReaderLock<i32>, other: &ReaderLock<i32>) {
+    fn a_read_inside_a_read(lock: &ReadBiasedLock<i32>, other: &ReadBiasedLock<i32>) {
         let (reading, is_reading) = mpsc::channel();
         thread::scope(|scope| {
             scope.spawn(move || {
@@ -664,7 +666,10 @@ mod tests {
         }
     }
 
-    fn a_thread_that_would_wait_for_itself(lock: &ReaderLock<i32>, other: &ReaderLock<i32>) {
+    fn a_thread_that_would_wait_for_itself(
+        lock: &ReadBiasedLock<i32>,
+        other: &ReadBiasedLock<i32>,
+    ) {
         let panics = |f: &dyn Fn()| {
             let message = catch_unwind(AssertUnwindSafe(f)).expect_err("it went on");
             message
@@ -700,10 +705,10 @@ mod tests {
         nested_readers_in_opposite_order(&[lock_with(OPEN), lock_with(OPEN)]);
     }
 
-    fn nested_readers_in_opposite_order(locks: &[ReaderLock<i32>; 2]) {
+    fn nested_readers_in_opposite_order(locks: &[ReadBiasedLock<i32>; 2]) {
         let (reading, closing) = (Barrier::new(4), AtomicBool::new(false));
         let both_are_being_written = || {
-            let being_written = |lock: &ReaderLock<_>| lock.gate.load(SeqCst) == CLOSED;
+            let being_written = |lock: &ReadBiasedLock<_>| lock.gate.load(SeqCst) == CLOSED;
             closing.fetch_or(locks.iter().all(being_written), SeqCst) || closing.load(SeqCst)
         };
         thread::scope(|scope| {
@@ -794,7 +799,7 @@ mod tests {
 
     #[test]
     fn a_panic_in_a_reader_or_a_writer_lets_others_in() {
-        let lock = ReaderLock::new(0);
+        let lock = ReadBiasedLock::new(0);
         let _ = catch_unwind(AssertUnwindSafe(|| lock.read(|_| panic!("reader"))));
         let _ = catch_unwind(AssertUnwindSafe(|| {
             let _guard = lock.write();

@@ -1,13 +1,13 @@
 //! What runs in the background: the subscription and its proof, the outbox, and probes of what fails.
 
 use crate::clock::saturating_nanos;
-use crate::tiered::coherence::event_sequence::{Backplane, Effect};
+use crate::tiered::coherence::event_sequence::{Effect, EventSequence};
 use crate::tiered::coherence::read_lease::now;
 use crate::tiered::health::{Warning, count};
 use crate::tiered::l2::remote::{Message, Messages, Peer, Position, RemoteError};
 use crate::tiered::load_lease::Release;
 use crate::tiered::log::{StateChange, log};
-use crate::tiered::{Consistency, Inner, TierKey, TierValue};
+use crate::tiered::{Consistency, Inner, RemoteKey, RemoteValue};
 use futures_util::future::join_all;
 use std::collections::HashSet;
 use std::convert::Infallible;
@@ -24,13 +24,13 @@ const RETRY: Duration = Duration::from_millis(500);
 const BATCH: usize = 1_024;
 
 /// The tasks of a cache. They end with it.
-pub(crate) struct Keeper {
+pub(crate) struct BackgroundTasks {
     tasks: [JoinHandle<()>; 3],
     leave: Box<dyn Fn() + Send + Sync>,
 }
 
-impl Keeper {
-    pub(crate) fn start<K: TierKey, V: TierValue>(inner: &Arc<Inner<K, V>>) -> Self {
+impl BackgroundTasks {
+    pub(crate) fn start<K: RemoteKey, V: RemoteValue>(inner: &Arc<Inner<K, V>>) -> Self {
         let start = &inner.runtime;
         let leaving = Arc::clone(inner);
         Self {
@@ -44,7 +44,7 @@ impl Keeper {
     }
 }
 
-impl Drop for Keeper {
+impl Drop for BackgroundTasks {
     fn drop(&mut self) {
         for task in &self.tasks {
             task.abort();
@@ -67,7 +67,7 @@ pub(crate) struct Proof {
 /// The one who listens.
 struct Listening<K, V> {
     inner: Arc<Inner<K, V>>,
-    backplane: Backplane,
+    events: EventSequence,
     /// Whom to tell how far was heard.
     senders: HashSet<Peer>,
     /// What was last told of the subscription, and of the proof.
@@ -80,13 +80,13 @@ struct Told {
     proven: bool,
 }
 
-impl<K: TierKey, V: TierValue> Listening<K, V> {
+impl<K: RemoteKey, V: RemoteValue> Listening<K, V> {
     fn new(inner: &Arc<Inner<K, V>>) -> Self {
         // The server's lease lasts a little longer, lest its clock runs faster.
-        let trust = saturating_nanos(inner.settings.trust() / 50 * 49);
+        let read_lease = saturating_nanos(inner.settings.read_lease() / 50 * 49);
         Self {
             inner: Arc::clone(inner),
-            backplane: Backplane::new(inner.me, trust),
+            events: EventSequence::new(inner.me, read_lease),
             senders: HashSet::new(),
             told: Told::default(),
         }
@@ -102,7 +102,7 @@ impl<K: TierKey, V: TierValue> Listening<K, V> {
                     self.inner.proof.lock().subscriptions += 1;
                     self.told.subscribed = Some(true);
                     log(self.inner.name(), &StateChange::Subscribed);
-                    self.backplane.reset();
+                    self.events.reset();
                     let Err(lost) = self.listen(messages).await;
                     self.distrust();
                     lost
@@ -127,7 +127,7 @@ impl<K: TierKey, V: TierValue> Listening<K, V> {
 
     /// Logs whether invalidations are proven to arrive, if that has changed.
     fn log_proof(&mut self) {
-        let proven = self.inner.trust.is_proven(now());
+        let proven = self.inner.read_lease.is_proven(now());
         if std::mem::replace(&mut self.told.proven, proven) != proven {
             let change = if proven {
                 StateChange::Proven
@@ -139,17 +139,17 @@ impl<K: TierKey, V: TierValue> Listening<K, V> {
     }
 
     fn distrust(&mut self) {
-        self.inner.trust.revoke();
+        self.inner.read_lease.revoke();
         self.inner.proof.lock().since = None;
         self.log_proof();
         // Who waits for another process polls from now on.
-        self.inner.waits.wake_all();
+        self.inner.waiters_by_key.wake_all();
     }
 
     /// Listens until the connection is lost, or says nothing for so long that it must be.
     async fn listen(&mut self, mut messages: Box<dyn Messages>) -> Result<Infallible, RemoteError> {
         let heartbeat = self.inner.settings.heartbeat;
-        let silence = saturating_nanos(self.inner.settings.trust());
+        let silence = saturating_nanos(self.inner.settings.read_lease());
         let mut beats = interval(heartbeat);
         beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -167,7 +167,7 @@ impl<K: TierKey, V: TierValue> Listening<K, V> {
                 _ = beats.tick() => {
                     self.log_proof();
                     let now = now();
-                    let asked = self.backplane.waits_since();
+                    let asked = self.events.waits_since();
                     if asked.is_some_and(|asked| now.saturating_sub(asked) > silence) {
                         return Err(RemoteError::Timeout);
                     }
@@ -180,9 +180,9 @@ impl<K: TierKey, V: TierValue> Listening<K, V> {
     /// Asks for the lease on L1 again. What comes of it comes as a message.
     fn renew(&mut self, now: u64) {
         let inner = Arc::clone(&self.inner);
-        let nonce = self.backplane.ask(now);
+        let nonce = self.events.ask(now);
         self.inner.runtime.spawn(async move {
-            let lease = inner.settings.trust();
+            let lease = inner.settings.read_lease();
             let _ = inner.l2.renew(nonce, lease).await;
         });
     }
@@ -190,7 +190,7 @@ impl<K: TierKey, V: TierValue> Listening<K, V> {
     /// User code runs where entries are removed. If it panics, not all may have been.
     fn hear_or_forget(&mut self, message: &Message) {
         if catch_unwind(AssertUnwindSafe(|| self.hear(message))).is_err() {
-            self.inner.trust.revoke();
+            self.inner.read_lease.revoke();
             self.inner.l1.forget();
         }
     }
@@ -199,10 +199,10 @@ impl<K: TierKey, V: TierValue> Listening<K, V> {
         let inner = &self.inner;
         match message {
             Message::Heard { by, at } => inner.acks.note(*by, *at),
-            Message::Filled(key) => inner.waits.wake(key),
+            Message::Filled(key) => inner.waiters_by_key.wake(key),
             Message::Event { .. } | Message::Beat { .. } | Message::Foreign => {}
         }
-        match self.backplane.hear(message) {
+        match self.events.hear(message) {
             Effect::Nothing => {}
             Effect::Invalidate { subject, sender } => {
                 inner.apply(&subject);
@@ -210,31 +210,31 @@ impl<K: TierKey, V: TierValue> Listening<K, V> {
                 self.senders.insert(sender);
             }
             Effect::Forget { until } => {
-                inner.trust.revoke();
+                inner.read_lease.revoke();
                 count(&inner.counters.forgets);
                 // What was held, and what is being loaded now, is not served from here on.
                 inner.l1.forget();
-                inner.waits.wake_all();
+                inner.waiters_by_key.wake_all();
                 let mut proof = inner.proof.lock();
-                let missed = std::mem::replace(&mut proof.gaps, self.backplane.gaps);
-                let missed = missed < self.backplane.gaps;
+                let missed = std::mem::replace(&mut proof.gaps, self.events.gaps);
+                let missed = missed < self.events.gaps;
                 proof.since = until.map(|_| Instant::now());
                 proof.lost = None;
                 drop(proof);
                 if let Some(until) = until {
-                    inner.trust.grant(until);
+                    inner.read_lease.grant(until);
                 }
                 if missed {
                     log(inner.name(), &StateChange::Gap);
                 }
             }
-            Effect::Trust { until } => {
+            Effect::ReadLease { until } => {
                 let mut proof = inner.proof.lock();
-                if proof.since.is_none() || !inner.trust.is_proven(now()) {
+                if proof.since.is_none() || !inner.read_lease.is_proven(now()) {
                     proof.since = Some(Instant::now());
                 }
                 drop(proof);
-                inner.trust.grant(until);
+                inner.read_lease.grant(until);
             }
         }
     }
@@ -243,7 +243,7 @@ impl<K: TierKey, V: TierValue> Listening<K, V> {
     fn acknowledge(&mut self) {
         let is_awaited = self.inner.settings.consistency == Consistency::Realtime;
         let senders: Vec<Peer> = self.senders.drain().collect();
-        let Some(heard) = self.backplane.heard().filter(|_| is_awaited) else {
+        let Some(heard) = self.events.heard().filter(|_| is_awaited) else {
             return;
         };
         if !senders.is_empty() {
@@ -253,7 +253,7 @@ impl<K: TierKey, V: TierValue> Listening<K, V> {
     }
 }
 
-async fn acknowledge<K: TierKey, V: TierValue>(
+async fn acknowledge<K: RemoteKey, V: RemoteValue>(
     inner: Arc<Inner<K, V>>,
     senders: Vec<Peer>,
     heard: Position,
@@ -263,7 +263,7 @@ async fn acknowledge<K: TierKey, V: TierValue>(
 }
 
 /// Nobody needs to wait for this process, to hear of anything or to load.
-async fn leave<K: TierKey, V: TierValue>(inner: Arc<Inner<K, V>>) {
+async fn leave<K: RemoteKey, V: RemoteValue>(inner: Arc<Inner<K, V>>) {
     // What fails ends with its lease.
     let _ = inner.l2.renew(0, Duration::ZERO).await;
     let _ = inner.release(&inner.releases.take()).await;
@@ -302,7 +302,7 @@ impl Settings {
 }
 
 /// Gives leases back, and asks L2 whether it answers, as long as it does not.
-async fn give_back<K: TierKey, V: TierValue>(inner: Arc<Inner<K, V>>) {
+async fn give_back<K: RemoteKey, V: RemoteValue>(inner: Arc<Inner<K, V>>) {
     let mut beats = interval(inner.settings.heartbeat);
     beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut later = Vec::new();
@@ -312,7 +312,7 @@ async fn give_back<K: TierKey, V: TierValue>(inner: Arc<Inner<K, V>>) {
             () = inner.releases.pushed() => {}
             _ = beats.tick() => {
                 settings.log_changes(&inner);
-                inner.l2.probe(inner.settings.trust()).await;
+                inner.l2.probe(inner.settings.read_lease()).await;
                 later.drain(..).for_each(|release| inner.releases.put_back(release));
             }
         }
@@ -334,11 +334,11 @@ async fn give_back<K: TierKey, V: TierValue>(inner: Arc<Inner<K, V>>) {
 const SENT: usize = 64;
 
 /// Sends what is in the outbox, whenever L2 answers.
-async fn send<K: TierKey, V: TierValue>(inner: Arc<Inner<K, V>>) {
+async fn send<K: RemoteKey, V: RemoteValue>(inner: Arc<Inner<K, V>>) {
     loop {
-        let some = inner.outbox.first(SENT);
+        let some = inner.pending_invalidations.first(SENT);
         if some.is_empty() {
-            inner.outbox.pushed().await;
+            inner.pending_invalidations.pushed().await;
             continue;
         }
         let sending = some.into_iter().map(|(number, subject)| {
@@ -348,13 +348,13 @@ async fn send<K: TierKey, V: TierValue>(inner: Arc<Inner<K, V>>) {
                 match &told {
                     Ok(_) => {
                         count(&inner.counters.invalidations);
-                        if inner.outbox.done(number) {
+                        if inner.pending_invalidations.done(number) {
                             log(inner.name(), &StateChange::Sent);
                         }
                     }
                     // One that is refused does not hold up the others.
                     Err(RemoteError::Refused(_) | RemoteError::Forbidden(_)) => {
-                        inner.outbox.postpone(number);
+                        inner.pending_invalidations.postpone(number);
                     }
                     Err(_) => {}
                 }

@@ -29,14 +29,14 @@ pub(crate) enum Effect {
         until: Option<Nanos>,
     },
     /// All up to here was heard, and what is held may be served until then.
-    Trust {
+    ReadLease {
         until: Nanos,
     },
 }
 
 /// What one process knows of the channel.
 #[derive(Debug)]
-pub(crate) struct Backplane {
+pub(crate) struct EventSequence {
     me: Peer,
     /// How long a lease is.
     lease: Nanos,
@@ -48,7 +48,7 @@ pub(crate) struct Backplane {
     pub(crate) gaps: u64,
 }
 
-impl Backplane {
+impl EventSequence {
     pub(crate) fn new(me: Peer, lease: Nanos) -> Self {
         Self {
             me,
@@ -133,7 +133,7 @@ impl Backplane {
     fn hear_beat(&mut self, at: Position, nonce: u64) -> Effect {
         let until = self.take_asked(nonce);
         if self.heard == Some(at) {
-            return until.map_or(Effect::Nothing, |until| Effect::Trust { until });
+            return until.map_or(Effect::Nothing, |until| Effect::ReadLease { until });
         }
         if self.heard.replace(at).is_some() {
             self.gaps += 1;
@@ -179,66 +179,66 @@ mod tests {
     }
 
     /// One that has heard its first beat, at version 5, and trusts.
-    fn proven() -> Backplane {
-        let mut backplane = Backplane::new(ME, 100);
-        let nonce = backplane.ask(10);
+    fn proven() -> EventSequence {
+        let mut events = EventSequence::new(ME, 100);
+        let nonce = events.ask(10);
         let beat = Message::Beat { at: at(5), nonce };
         let until = Some(110);
-        assert_eq!(backplane.hear(&beat), Effect::Forget { until });
-        assert_eq!(backplane.hear(&beat), Effect::Nothing);
-        backplane
+        assert_eq!(events.hear(&beat), Effect::Forget { until });
+        assert_eq!(events.hear(&beat), Effect::Nothing);
+        events
     }
 
     #[test]
     fn a_beat_trusts_from_when_it_was_asked_for_and_only_once() {
-        let mut backplane = proven();
-        let first = backplane.ask(50);
-        let second = backplane.ask(60);
+        let mut events = proven();
+        let first = events.ask(50);
+        let second = events.ask(60);
         let beat = |nonce| Message::Beat { at: at(5), nonce };
-        assert_eq!(backplane.waits_since(), Some(50));
-        assert_eq!(backplane.hear(&beat(second)), Effect::Trust { until: 160 });
-        assert_eq!(backplane.hear(&beat(first)), Effect::Nothing);
-        assert_eq!(backplane.waits_since(), None);
-        assert_eq!(backplane.hear(&beat(99)), Effect::Nothing);
+        assert_eq!(events.waits_since(), Some(50));
+        assert_eq!(events.hear(&beat(second)), Effect::ReadLease { until: 160 });
+        assert_eq!(events.hear(&beat(first)), Effect::Nothing);
+        assert_eq!(events.waits_since(), None);
+        assert_eq!(events.hear(&beat(99)), Effect::Nothing);
     }
 
     #[test]
     fn events_in_order_are_applied_and_ones_own_only_counted() {
-        let mut backplane = proven();
-        assert_eq!(backplane.hear(&event(6, OTHER)), applied(OTHER));
-        assert_eq!(backplane.hear(&event(7, ME)), Effect::Nothing);
-        assert_eq!(backplane.hear(&event(8, OTHER)), applied(OTHER));
-        assert_eq!(backplane.heard(), Some(at(8)));
-        assert_eq!(backplane.gaps, 0);
+        let mut events = proven();
+        assert_eq!(events.hear(&event(6, OTHER)), applied(OTHER));
+        assert_eq!(events.hear(&event(7, ME)), Effect::Nothing);
+        assert_eq!(events.hear(&event(8, OTHER)), applied(OTHER));
+        assert_eq!(events.heard(), Some(at(8)));
+        assert_eq!(events.gaps, 0);
     }
 
     #[test]
     fn a_missing_event_forgets_whoever_sent_it_and_the_next_beat_restores_trust() {
         for seen in [event(7, OTHER), event(7, ME), event(5, OTHER)] {
-            let mut backplane = proven();
-            assert_eq!(backplane.hear(&seen), Effect::Forget { until: None });
-            assert_eq!(backplane.gaps, 1);
-            let at = backplane.heard().unwrap();
-            let nonce = backplane.ask(30);
-            let beat = backplane.hear(&Message::Beat { at, nonce });
-            assert_eq!(beat, Effect::Trust { until: 130 });
+            let mut events = proven();
+            assert_eq!(events.hear(&seen), Effect::Forget { until: None });
+            assert_eq!(events.gaps, 1);
+            let at = events.heard().unwrap();
+            let nonce = events.ask(30);
+            let beat = events.hear(&Message::Beat { at, nonce });
+            assert_eq!(beat, Effect::ReadLease { until: 130 });
         }
     }
 
     #[test]
     fn a_beat_behind_an_event_that_did_not_come_forgets() {
-        let mut backplane = proven();
-        let nonce = backplane.ask(20);
+        let mut events = proven();
+        let nonce = events.ask(20);
         let beat = Message::Beat { at: at(6), nonce };
         let until = Some(120);
-        assert_eq!(backplane.hear(&beat), Effect::Forget { until });
-        assert_eq!(backplane.gaps, 1);
-        assert_eq!(backplane.hear(&event(7, OTHER)), applied(OTHER));
+        assert_eq!(events.hear(&beat), Effect::Forget { until });
+        assert_eq!(events.gaps, 1);
+        assert_eq!(events.hear(&event(7, OTHER)), applied(OTHER));
     }
 
     #[test]
     fn another_incarnation_forgets_even_with_the_next_number() {
-        let mut backplane = proven();
+        let mut events = proven();
         let mut other = at(6);
         other.incarnation = [8; 8];
         let event = Message::Event {
@@ -246,27 +246,27 @@ mod tests {
             sender: OTHER,
             subject: Subject::All,
         };
-        assert_eq!(backplane.hear(&event), Effect::Forget { until: None });
+        assert_eq!(events.hear(&event), Effect::Forget { until: None });
     }
 
     #[test]
     fn before_the_first_beat_events_are_applied_and_prove_nothing() {
-        let mut backplane = Backplane::new(ME, 100);
-        assert_eq!(backplane.hear(&event(6, OTHER)), applied(OTHER));
-        assert_eq!(backplane.heard(), None);
-        let mut backplane = proven();
-        let nonce = backplane.ask(20);
-        backplane.reset();
+        let mut events = EventSequence::new(ME, 100);
+        assert_eq!(events.hear(&event(6, OTHER)), applied(OTHER));
+        assert_eq!(events.heard(), None);
+        let mut events = proven();
+        let nonce = events.ask(20);
+        events.reset();
         let beat = Message::Beat { at: at(5), nonce };
-        assert_eq!(backplane.hear(&beat), Effect::Forget { until: None });
+        assert_eq!(events.hear(&beat), Effect::Forget { until: None });
     }
 
     #[test]
     fn what_is_asked_for_in_vain_is_bounded() {
-        let mut backplane = proven();
+        let mut events = proven();
         for now in 0..1_000 {
-            backplane.ask(now);
+            events.ask(now);
         }
-        assert!(backplane.asked.len() <= MAX_ASKED);
+        assert!(events.asked.len() <= MAX_ASKED);
     }
 }

@@ -10,7 +10,7 @@ use tokio::sync::{Notify, futures::OwnedNotified};
 
 /// Those who wait for a key's value, by key.
 #[derive(Default)]
-pub(crate) struct Waits(Mutex<HashMap<Box<[u8]>, Waiting>>);
+pub(crate) struct KeyWaiters(Mutex<HashMap<Box<[u8]>, Waiting>>);
 
 #[derive(Default)]
 struct Waiting {
@@ -20,20 +20,20 @@ struct Waiting {
 
 /// One who waits. It misses no word that comes after it was made.
 pub(crate) struct Wait<'a> {
-    waits: &'a Waits,
+    waiters_by_key: &'a KeyWaiters,
     key: &'a [u8],
     notified: Pin<Box<OwnedNotified>>,
 }
 
-impl Waits {
+impl KeyWaiters {
     pub(crate) fn enter<'a>(&'a self, key: &'a [u8]) -> Wait<'a> {
-        let mut waits = self.0.lock();
-        let waiting = waits.entry(key.into()).or_default();
+        let mut waiters_by_key = self.0.lock();
+        let waiting = waiters_by_key.entry(key.into()).or_default();
         waiting.waiters += 1;
         let mut notified = Box::pin(Arc::clone(&waiting.notify).notified_owned());
         notified.as_mut().enable();
         Wait {
-            waits: self,
+            waiters_by_key: self,
             key,
             notified,
         }
@@ -67,11 +67,11 @@ impl Wait<'_> {
 
 impl Drop for Wait<'_> {
     fn drop(&mut self) {
-        let mut waits = self.waits.0.lock();
-        if let Some(waiting) = waits.get_mut(self.key) {
+        let mut waiters_by_key = self.waiters_by_key.0.lock();
+        if let Some(waiting) = waiters_by_key.get_mut(self.key) {
             waiting.waiters -= 1;
             if waiting.waiters == 0 {
-                waits.remove(self.key);
+                waiters_by_key.remove(self.key);
             }
         }
     }
@@ -144,15 +144,15 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_word_between_entering_and_waiting_is_not_missed_and_none_is_left_behind() {
-        let waits = Waits::default();
-        let mut first = waits.enter(b"a");
-        let second = waits.enter(b"a");
-        waits.wake(b"a");
+        let waiters_by_key = KeyWaiters::default();
+        let mut first = waiters_by_key.enter(b"a");
+        let second = waiters_by_key.enter(b"a");
+        waiters_by_key.wake(b"a");
         first.wait(Duration::MAX).await;
         drop(first);
-        assert_eq!(waits.0.lock().len(), 1);
+        assert_eq!(waiters_by_key.0.lock().len(), 1);
         drop(second);
-        assert_eq!(waits.0.lock().len(), 0);
+        assert_eq!(waiters_by_key.0.lock().len(), 0);
     }
 
     #[test]

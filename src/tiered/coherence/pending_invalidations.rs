@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use tokio::sync::Notify;
 
-pub(crate) struct Outbox {
+pub(crate) struct PendingInvalidations {
     queue: Mutex<Queue>,
     /// The queue's length, so that readers see without a lock that there is nothing.
     len: AtomicUsize,
@@ -59,7 +59,7 @@ pub(crate) enum Pushed {
     Overflowed,
 }
 
-impl Outbox {
+impl PendingInvalidations {
     pub(crate) fn new(limit: usize) -> Self {
         Self {
             queue: Mutex::default(),
@@ -161,61 +161,67 @@ mod tests {
         Subject::Key([byte].into())
     }
 
-    fn first(outbox: &Outbox) -> (u64, Subject) {
-        outbox.first(1).remove(0)
+    fn first(pending_invalidations: &PendingInvalidations) -> (u64, Subject) {
+        pending_invalidations.first(1).remove(0)
     }
 
     #[test]
     fn a_key_is_blocked_until_the_last_invalidation_of_it_is_done() {
-        let outbox = Outbox::new(10);
-        outbox.push(key(1));
-        let (number, subject) = first(&outbox);
+        let pending_invalidations = PendingInvalidations::new(10);
+        pending_invalidations.push(key(1));
+        let (number, subject) = first(&pending_invalidations);
         assert_eq!(subject, key(1));
-        outbox.push(key(1));
-        outbox.done(number);
-        assert!(outbox.blocks(&[1]) && !outbox.blocks(&[2]));
-        let (number, _) = first(&outbox);
-        outbox.done(number);
-        assert!(!outbox.blocks(&[1]));
-        assert_eq!((outbox.len(), outbox.first(1)), (0, vec![]));
+        pending_invalidations.push(key(1));
+        pending_invalidations.done(number);
+        assert!(pending_invalidations.blocks(&[1]) && !pending_invalidations.blocks(&[2]));
+        let (number, _) = first(&pending_invalidations);
+        pending_invalidations.done(number);
+        assert!(!pending_invalidations.blocks(&[1]));
+        assert_eq!(
+            (pending_invalidations.len(), pending_invalidations.first(1)),
+            (0, vec![])
+        );
     }
 
     #[test]
     fn a_tag_blocks_everything_and_the_oldest_is_first() {
-        let outbox = Outbox::new(10);
-        outbox.push(key(1));
-        outbox.push(Subject::Tag("a".into()));
-        assert!(outbox.blocks(&[2]));
-        assert_eq!(first(&outbox).1, key(1));
-        outbox.done(first(&outbox).0);
-        outbox.done(first(&outbox).0);
-        assert!(!outbox.blocks(&[2]));
+        let pending_invalidations = PendingInvalidations::new(10);
+        pending_invalidations.push(key(1));
+        pending_invalidations.push(Subject::Tag("a".into()));
+        assert!(pending_invalidations.blocks(&[2]));
+        assert_eq!(first(&pending_invalidations).1, key(1));
+        pending_invalidations.done(first(&pending_invalidations).0);
+        pending_invalidations.done(first(&pending_invalidations).0);
+        assert!(!pending_invalidations.blocks(&[2]));
     }
 
     #[test]
     fn what_is_postponed_is_last_and_blocks_still() {
-        let outbox = Outbox::new(10);
-        outbox.push(key(1));
-        outbox.push(key(2));
-        outbox.postpone(first(&outbox).0);
-        let subjects = outbox.first(9).into_iter().map(|(_, subject)| subject);
+        let pending_invalidations = PendingInvalidations::new(10);
+        pending_invalidations.push(key(1));
+        pending_invalidations.push(key(2));
+        pending_invalidations.postpone(first(&pending_invalidations).0);
+        let subjects = pending_invalidations
+            .first(9)
+            .into_iter()
+            .map(|(_, subject)| subject);
         assert_eq!(subjects.collect::<Vec<_>>(), [key(2), key(1)]);
-        assert!(outbox.blocks(&[1]));
+        assert!(pending_invalidations.blocks(&[1]));
     }
 
     #[test]
     fn too_many_become_one_of_everything() {
-        let outbox = Outbox::new(3);
-        let pushed = (0..4).map(|byte| outbox.push(key(byte)));
+        let pending_invalidations = PendingInvalidations::new(3);
+        let pushed = (0..4).map(|byte| pending_invalidations.push(key(byte)));
         let (first_one, another) = (Pushed::First, Pushed::Another);
         let expected = [first_one, another, another, Pushed::Overflowed];
         assert_eq!(pushed.collect::<Vec<_>>(), expected);
-        assert_eq!(outbox.len(), 1);
-        assert_eq!(outbox.push(key(4)), Pushed::Another);
-        assert_eq!(first(&outbox).1, Subject::All);
-        assert!(outbox.blocks(&[9]));
-        let (number, _) = first(&outbox);
-        assert!(outbox.done(number) && !outbox.done(number));
-        assert_eq!(outbox.len(), 0);
+        assert_eq!(pending_invalidations.len(), 1);
+        assert_eq!(pending_invalidations.push(key(4)), Pushed::Another);
+        assert_eq!(first(&pending_invalidations).1, Subject::All);
+        assert!(pending_invalidations.blocks(&[9]));
+        let (number, _) = first(&pending_invalidations);
+        assert!(pending_invalidations.done(number) && !pending_invalidations.done(number));
+        assert_eq!(pending_invalidations.len(), 0);
     }
 }

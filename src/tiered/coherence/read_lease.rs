@@ -18,7 +18,7 @@ pub(crate) fn now() -> Nanos {
     system_nanos()
 }
 
-pub(crate) struct Trust {
+pub(crate) struct ReadLease {
     needs_proof: bool,
     /// How long a load may be under way and still be joined, where the class bounds that: half of the
     /// bound, so that a time is begun twice within it.
@@ -31,7 +31,7 @@ pub(crate) struct Trust {
     changed: Notify,
 }
 
-impl Trust {
+impl ReadLease {
     /// `ttl` is what entries live at most.
     pub(crate) fn new(consistency: Consistency, ttl: Option<Duration>) -> Self {
         let bound = match consistency {

@@ -1,6 +1,6 @@
 //! How many calls to L2 there were, and how long they took.
 
-use crate::stats::histogram::{Durations, Tally};
+use crate::stats::histogram::{DurationHistogram, Tally};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Instant;
 
@@ -77,7 +77,7 @@ operations! {
 pub struct CallStats {
     /// How long they took, also those that failed, or whose caller was dropped. What the open circuit
     /// breaker refuses is no call.
-    pub times: Durations,
+    pub times: DurationHistogram,
     /// How many have failed.
     pub failures: u64,
 }

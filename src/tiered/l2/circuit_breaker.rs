@@ -36,7 +36,7 @@ const MOST_FORBIDDEN: usize = 8;
 const OPEN_WAIT: Duration = Duration::from_millis(500);
 
 /// L2 behind a circuit breaker.
-pub(crate) struct Breaker {
+pub(crate) struct CircuitBreaker {
     /// The name of the cache.
     name: String,
     recloser: AsyncRecloser,
@@ -68,7 +68,7 @@ impl Forbidden {
     }
 }
 
-impl Breaker {
+impl CircuitBreaker {
     pub(crate) fn new(name: String, remote: Box<dyn Remote>) -> Self {
         let recloser = Recloser::custom()
             .closed_len(CLOSED_LEN)
@@ -304,7 +304,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_call_that_began_before_the_circuit_opened_does_not_close_it() {
-        let breaker = Breaker::new("test".into(), Box::new(Nothing));
+        let breaker = CircuitBreaker::new("test".into(), Box::new(Nothing));
         let (end, ends) = watch::channel(false);
         let slow = |mut ends: watch::Receiver<bool>| {
             let ended = async move { ends.wait_for(|ended| *ended).await.map(drop) };
@@ -330,7 +330,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_call_whose_caller_is_dropped_counts_and_one_that_is_refused_does_not() {
-        let breaker = Breaker::new("test".into(), Box::new(Nothing));
+        let breaker = CircuitBreaker::new("test".into(), Box::new(Nothing));
         let never = std::future::pending::<Result<(), RemoteError>>();
         let call = breaker.call(Operation::Ask, never);
         let most = Duration::from_millis(20);

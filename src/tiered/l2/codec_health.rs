@@ -4,7 +4,7 @@ use crate::tiered::health::{Warning, count};
 use crate::tiered::l2::envelope::{EnvelopeCodec, Unstorable};
 use crate::tiered::l2::remote::Unreadable;
 use crate::tiered::log::{StateChange, log};
-use crate::tiered::{Inner, TierKey, TierValue, name_of};
+use crate::tiered::{Inner, RemoteKey, RemoteValue, name_of};
 use parking_lot::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
@@ -95,7 +95,7 @@ impl<K, V> Inner<K, V> {
     }
 }
 
-impl<K: TierKey, V: TierValue> Inner<K, V> {
+impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
     /// Returns the name of a key in L2, like [`name_of`]. Counts keys without a name, and warns of the first.
     pub(crate) fn key_name(&self, key: &K) -> Option<Box<[u8]>> {
         let name = name_of(key);

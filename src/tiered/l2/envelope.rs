@@ -22,7 +22,7 @@
 use crate::clock::saturating_nanos;
 use crate::codec::{Codec, RoundTripCheck};
 use crate::entry::Loaded;
-use crate::schema::{Schemas, TierKey, TierValue};
+use crate::schema::{RemoteKey, RemoteValue, Schemas};
 use crate::tiered::l2::remote::{Head, Unreadable};
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -116,7 +116,7 @@ pub(crate) fn tag_hash(name: &str) -> [u8; 8] {
     xxh3_64(name.as_bytes()).to_be_bytes()
 }
 
-impl<K: TierKey, V: TierValue> EnvelopeCodec<K, V> {
+impl<K: RemoteKey, V: RemoteValue> EnvelopeCodec<K, V> {
     /// Creates one that compresses nothing.
     pub(crate) fn new(codec: impl Codec<K, V>, schemas: Schemas, max_size: usize) -> Self {
         Self {
@@ -308,7 +308,7 @@ mod tests {
 
     type Texts = EnvelopeCodec<u64, String>;
 
-    fn codec_of<V: TierValue>() -> EnvelopeCodec<u64, V> {
+    fn codec_of<V: RemoteValue>() -> EnvelopeCodec<u64, V> {
         EnvelopeCodec::new(MessagePack, Schemas::new("u64", "price/2"), 1 << 16)
     }
 

@@ -13,7 +13,7 @@ type Round<T> = Shared<BoxFuture<'static, Result<T, RemoteError>>>;
 /// Runs one round at a time, each in a task, so that a caller that is not polled or is dropped delays no other.
 ///
 /// A question has to end by itself: the next round begins after it.
-pub(crate) struct Rounds<T> {
+pub(crate) struct CoalescedQuery<T> {
     runtime: Handle,
     state: Arc<Mutex<State<T>>>,
 }
@@ -32,7 +32,7 @@ impl<T> State<T> {
     }
 }
 
-impl<T: Clone + Send + Sync + 'static> Rounds<T> {
+impl<T: Clone + Send + Sync + 'static> CoalescedQuery<T> {
     pub(crate) fn new(runtime: Handle) -> Self {
         let state = State {
             begun: None,
@@ -88,7 +88,7 @@ mod tests {
     use tokio::sync::Semaphore;
 
     struct Asked {
-        rounds: Rounds<u32>,
+        rounds: CoalescedQuery<u32>,
         begun: Arc<AtomicU32>,
         go: Arc<Semaphore>,
     }
@@ -98,7 +98,7 @@ mod tests {
     impl Asked {
         fn new() -> Self {
             Self {
-                rounds: Rounds::new(Handle::current()),
+                rounds: CoalescedQuery::new(Handle::current()),
                 begun: Arc::default(),
                 go: Arc::new(Semaphore::new(0)),
             }

@@ -5,14 +5,14 @@
 //! or that was a replica, may lack writes that another server has confirmed.
 
 use crate::tiered::health::Warning;
-use crate::tiered::l2::redis::coalesced_query::Rounds;
+use crate::tiered::l2::redis::coalesced_query::CoalescedQuery;
 use crate::tiered::l2::redis::link::Link;
 use crate::tiered::l2::redis::primary_resolver::Decision;
 use crate::tiered::l2::redis::scripts;
-use crate::tiered::l2::redis::shared_connection::Dial;
-use crate::tiered::l2::redis::subscription::Channel;
+use crate::tiered::l2::redis::shared_connection::SharedConnection;
+use crate::tiered::l2::redis::subscription::Subscription;
 use crate::tiered::l2::redis::topology::Primary;
-use crate::tiered::l2::redis::url::{Deciders, Target};
+use crate::tiered::l2::redis::url::{PrimaryResolver, ServerUrl};
 use crate::tiered::l2::remote::RemoteError;
 use parking_lot::Mutex;
 use redis::{Client, InfoDict, RedisError, RedisResult};
@@ -57,7 +57,7 @@ pub(crate) struct Connection {
 pub(crate) struct Waiting {
     pub(crate) link: Link,
     /// Questions for the number of replicas that have all writes.
-    pub(crate) replicated: Rounds<u64>,
+    pub(crate) replicated: CoalescedQuery<u64>,
 }
 
 /// A connection for large values, so that small ones do not wait for them. It is opened when it is needed for the first
@@ -67,7 +67,7 @@ pub(crate) struct Bulk {
     patience: Duration,
     /// The `run_id` of the server.
     run: String,
-    dial: Dial<Link>,
+    dial: SharedConnection<Link>,
 }
 
 impl Bulk {
@@ -103,11 +103,11 @@ type Inspected = (Instant, Vec<Warning>);
 
 /// Opens connections to the current primary.
 pub(crate) struct Connector {
-    target: Arc<Target>,
+    target: Arc<ServerUrl>,
     decision: Arc<Decision>,
     patience: Duration,
-    waits: bool,
-    dial: Arc<Dial<Connection>>,
+    waiters_by_key: bool,
+    dial: Arc<SharedConnection<Connection>>,
     /// The server of the last connection, or of the one that is being opened. `None` once another server is the
     /// primary.
     primary: watch::Sender<Option<Primary>>,
@@ -122,10 +122,10 @@ impl Connector {
     /// Creates a connector for the primary that serves `key`, a key of the namespace. If `waits`, each connection has a
     /// second one for `WAIT`.
     pub(crate) fn new(
-        target: Target,
+        target: ServerUrl,
         key: &str,
         deadline: Duration,
-        waits: bool,
+        waiters_by_key: bool,
         runtime: &Handle,
     ) -> Self {
         let target = Arc::new(target);
@@ -135,8 +135,8 @@ impl Connector {
             target,
             decision: Arc::new(decision),
             patience,
-            waits,
-            dial: Arc::new(Dial::new(patience, runtime.clone())),
+            waiters_by_key,
+            dial: Arc::new(SharedConnection::new(patience, runtime.clone())),
             primary: watch::Sender::new(None),
             inspected: Arc::default(),
             max_argument: Arc::new(AtomicUsize::new(MAX_ARGUMENT)),
@@ -154,13 +154,14 @@ impl Connector {
         let connecting = || {
             let (target, decision) = (Arc::clone(&self.target), Arc::clone(&self.decision));
             let (primary, inspected) = (self.primary.clone(), Arc::clone(&self.inspected));
-            let (patience, waits) = (self.patience, self.waits);
+            let (patience, waiters_by_key) = (self.patience, self.waiters_by_key);
             let (max_argument, runtime) = (Arc::clone(&self.max_argument), self.runtime.clone());
             async move {
                 let decided = decision.primary().await?;
                 primary.send_replace(Some(decided.clone()));
                 *inspected.lock() = None;
-                let connecting = connect(&target, decided.clone(), patience, waits, runtime);
+                let connecting =
+                    connect(&target, decided.clone(), patience, waiters_by_key, runtime);
                 let connection = tokio::select! {
                     connection = connecting => connection?,
                     moved = is_another(&decision, &decided) => return Err(moved),
@@ -234,7 +235,7 @@ impl Connector {
     }
 
     /// Subscribes to channels on the primary. The subscription ends when another server becomes the primary.
-    pub(crate) async fn listen(&self, channels: &[String]) -> Result<Channel, RemoteError> {
+    pub(crate) async fn listen(&self, channels: &[String]) -> Result<Subscription, RemoteError> {
         let (_, connection) = self.get().await?;
         let (mut primary, moves) = (self.primary.subscribe(), self.primary.subscribe());
         let Connection {
@@ -242,7 +243,8 @@ impl Connector {
         } = connection;
         let client = self.target.client(of.address.as_deref())?;
         let (is_sharded, patience) = (facts.is_sharded, self.patience);
-        let opening = Channel::open(&client, channels, is_sharded, patience, of.clone(), moves);
+        let opening =
+            Subscription::open(&client, channels, is_sharded, patience, of.clone(), moves);
         tokio::select! {
             channel = opening => channel,
             // A primary that was replaced may never answer.
@@ -265,17 +267,17 @@ async fn is_another(decision: &Arc<Decision>, decided: &Primary) -> RemoteError 
 
 /// Ends the subscriptions and discards the connection to a server that is not the primary any more, so that the new
 /// one is found.
-fn move_on(dial: &Dial<Connection>, primary: &watch::Sender<Option<Primary>>) {
+fn move_on(dial: &SharedConnection<Connection>, primary: &watch::Sender<Option<Primary>>) {
     primary.send_replace(None);
     dial.hang_up();
 }
 
 /// Opens a connection, asks the server for its facts, and loads the scripts.
 async fn connect(
-    target: &Target,
+    target: &ServerUrl,
     primary: Primary,
     patience: Duration,
-    waits: bool,
+    waiters_by_key: bool,
     runtime: Handle,
 ) -> Result<Connection, RemoteError> {
     let client = target.client(primary.address.as_deref())?;
@@ -291,17 +293,17 @@ async fn connect(
     let mut facts = Facts::of(&server, &replication, term_of_branch(target, &primary))?;
     facts.max_argument = max_argument(&mut link).await;
     let mut waiting = None;
-    if waits {
+    if waiters_by_key {
         waiting = Some(Arc::new(Waiting {
             link: open_to(&client, &facts.run, patience).await?,
-            replicated: Rounds::new(runtime.clone()),
+            replicated: CoalescedQuery::new(runtime.clone()),
         }));
     }
     let bulk = Bulk {
         client,
         patience,
         run: facts.run.clone(),
-        dial: Dial::new(patience, runtime),
+        dial: SharedConnection::new(patience, runtime),
     };
     Ok(Connection {
         link,
@@ -339,10 +341,10 @@ async fn open_to(client: &Client, run: &str, patience: Duration) -> Result<Link,
 /// Returns the term that is part of a branch of history, beside the replication id. With sentinels, a server may become
 /// the primary again that never noticed its demotion and still has the same id. A server of a cluster does notice, and
 /// its term would also count the failovers of other shards.
-fn term_of_branch(target: &Target, primary: &Primary) -> u64 {
-    match target.deciders {
-        Deciders::Sentinels { .. } => primary.term,
-        Deciders::Cluster { .. } | Deciders::Nobody => 0,
+fn term_of_branch(target: &ServerUrl, primary: &Primary) -> u64 {
+    match target.primary_resolver {
+        PrimaryResolver::Sentinels { .. } => primary.term,
+        PrimaryResolver::Cluster { .. } | PrimaryResolver::Nobody => 0,
     }
 }
 

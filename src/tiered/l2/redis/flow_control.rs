@@ -51,7 +51,7 @@ pub(crate) struct TimeLimits {
 }
 
 /// The bytes in flight on one connection.
-pub(crate) struct Flow {
+pub(crate) struct FlowControl {
     line: Arc<Line>,
     /// Number of successful calls since the last failure, up to [`RAMP`].
     ramp: AtomicU32,
@@ -214,7 +214,7 @@ impl Drop for Waiting {
     }
 }
 
-impl Flow {
+impl FlowControl {
     /// Creates a flow whose window has this many bytes. A call with more is admitted alone.
     pub(crate) fn new(window: usize, limits: TimeLimits, runtime: Handle) -> Self {
         let window = u32::try_from(window / UNIT).unwrap_or(u32::MAX).max(1);
@@ -353,15 +353,15 @@ mod tests {
     const DEADLINE: Duration = Duration::from_millis(200);
     const KB: usize = UNIT;
 
-    fn flow(window: usize) -> Flow {
+    fn flow(window: usize) -> FlowControl {
         let limits = TimeLimits {
             deadline: DEADLINE,
             most: Duration::from_secs(10),
         };
-        Flow::new(window, limits, Handle::current())
+        FlowControl::new(window, limits, Handle::current())
     }
 
-    fn admit(flow: &Flow, bytes: usize) -> Option<Passage> {
+    fn admit(flow: &FlowControl, bytes: usize) -> Option<Passage> {
         flow.admit(bytes, bytes).now_or_never()?.ok()
     }
 

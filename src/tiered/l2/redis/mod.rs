@@ -18,7 +18,7 @@ use crate::random;
 use crate::tiered::health::Warning;
 use crate::tiered::l2::envelope::{millis, tag_hash};
 use crate::tiered::l2::redis::connection::{Connection, Connector};
-use crate::tiered::l2::redis::flow_control::{ExpectedSize, Flow, TimeLimits};
+use crate::tiered::l2::redis::flow_control::{ExpectedSize, FlowControl, TimeLimits};
 use crate::tiered::l2::redis::subscription::payload;
 use crate::tiered::l2::remote::{
     Answer, Ask, Fill, Incarnation, Invalidated, Messages, NewValue, Peer, Position, Remote,
@@ -30,10 +30,10 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 
-use crate::tiered::l2::redis::round_trip::{Confirm, Lane, Trip};
+use crate::tiered::l2::redis::round_trip::{Confirm, Lane, RoundTrip};
 use crate::tiered::l2::redis::transfer::{BULK_WINDOW, SMALL_VALUE, SMALL_WINDOW};
 
-pub(crate) use crate::tiered::l2::redis::url::{Certificates, Target};
+pub(crate) use crate::tiered::l2::redis::url::{Certificates, ServerUrl};
 
 /// A script and its SHA-1 hash, by which the server knows it.
 struct Lua {
@@ -95,9 +95,9 @@ pub(crate) struct Redis {
     me: Peer,
     settings: RedisSettings,
     /// Flow control of the connection for small values.
-    small: Flow,
+    small: FlowControl,
     /// Flow control of the connection for large values.
-    bulk: Flow,
+    bulk: FlowControl,
     /// Expected size of a value that comes in the reply to a question.
     value_size: ExpectedSize,
     runtime: Handle,
@@ -111,7 +111,7 @@ pub(crate) struct RedisSettings {
     /// Longest time that a process may lead a load.
     pub(crate) lease: Duration,
     /// Longest time for which processes missing in the list of readers may go on serving from their L1.
-    pub(crate) trust: Duration,
+    pub(crate) read_lease: Duration,
     /// Largest size of a value, in bytes.
     pub(crate) max_size: usize,
     /// Number of replicas that must have a write before it is confirmed.
@@ -159,15 +159,21 @@ impl Names {
 impl Redis {
     /// Creates the connections of the process `me`. They are opened when they are needed for the first time.
     pub(crate) fn new(
-        target: Target,
+        target: ServerUrl,
         namespace: &str,
         me: Peer,
         settings: RedisSettings,
         runtime: &Handle,
     ) -> Self {
         let names = Names::new(namespace, target.database());
-        let waits = settings.replicas > 0;
-        let connector = Connector::new(target, &names.state, settings.deadline, waits, runtime);
+        let waiters_by_key = settings.replicas > 0;
+        let connector = Connector::new(
+            target,
+            &names.state,
+            settings.deadline,
+            waiters_by_key,
+            runtime,
+        );
         let limits = TimeLimits {
             deadline: settings.deadline,
             most: settings.lease.min(MAX_WAIT),
@@ -178,8 +184,8 @@ impl Redis {
             names,
             me,
             settings,
-            small: Flow::new(SMALL_WINDOW, limits, runtime.clone()),
-            bulk: Flow::new(BULK_WINDOW, limits, runtime.clone()),
+            small: FlowControl::new(SMALL_WINDOW, limits, runtime.clone()),
+            bulk: FlowControl::new(BULK_WINDOW, limits, runtime.clone()),
             value_size: ExpectedSize::new(SMALL_VALUE / 4),
             runtime: runtime.clone(),
         }
@@ -198,7 +204,7 @@ impl Redis {
         }
         call.arg(&entropy().to_be_bytes())
             .arg(&connection.facts.branch)
-            .arg(millis(self.settings.trust))
+            .arg(millis(self.settings.read_lease))
             .arg(publish(connection));
         call
     }
@@ -295,7 +301,7 @@ impl Remote for Redis {
                     .arg(KEPT);
                 call
             };
-            let trip = Trip::on(Lane::Control, CALL).confirmed(Confirm::Before);
+            let trip = RoundTrip::on(Lane::Control, CALL).confirmed(Confirm::Before);
             self.one(trip, call).await.map(drop)
         })
     }
@@ -312,7 +318,7 @@ impl Remote for Redis {
                 call
             };
             for peers in peers.chunks(CHUNK) {
-                let trip = Trip::on(Lane::Control, CALL * peers.len());
+                let trip = RoundTrip::on(Lane::Control, CALL * peers.len());
                 let replies = self.trip(trip, peers, publish).await?;
                 replies.into_iter().try_for_each(|reply| reply.map(drop))?;
             }

@@ -5,10 +5,10 @@
 //! the same term. Any two majorities share a voter, and no voter goes back to an older primary or term. So everything
 //! that the old primary has confirmed was written before the first write to the new one.
 
-use crate::tiered::l2::redis::coalesced_query::Rounds;
-use crate::tiered::l2::redis::shared_connection::Dial;
+use crate::tiered::l2::redis::coalesced_query::CoalescedQuery;
+use crate::tiered::l2::redis::shared_connection::SharedConnection;
 use crate::tiered::l2::redis::topology::{Primary, View, agreed, view_of_cluster};
-use crate::tiered::l2::redis::url::{Address, Deciders, Target};
+use crate::tiered::l2::redis::url::{Address, PrimaryResolver, ServerUrl};
 use crate::tiered::l2::remote::RemoteError;
 use futures_util::StreamExt;
 use futures_util::future::join_all;
@@ -21,14 +21,14 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::runtime::Handle;
 
-type Link = Dial<MultiplexedConnection>;
+type Link = SharedConnection<MultiplexedConnection>;
 
 /// Time after which a subscription to a sentinel's events is renewed, because it may have been cut without notice.
 const WATCHED: Duration = Duration::from_secs(60);
 
 /// Asks the servers that decide which server is the primary.
 pub(crate) struct Decision {
-    target: Arc<Target>,
+    target: Arc<ServerUrl>,
     /// A key of the namespace: a cluster has a primary for each slot.
     key: String,
     /// Longest time that one of them may take to answer. It is half of a caller's deadline.
@@ -39,12 +39,12 @@ pub(crate) struct Decision {
     links: Mutex<HashMap<Address, Arc<Link>>>,
     /// The deciding servers, according to their last majority.
     known: Mutex<Vec<Address>>,
-    rounds: Rounds<Primary>,
+    rounds: CoalescedQuery<Primary>,
 }
 
 impl Decision {
     pub(crate) fn new(
-        target: Arc<Target>,
+        target: Arc<ServerUrl>,
         key: &str,
         deadline: Duration,
         patience: Duration,
@@ -58,13 +58,13 @@ impl Decision {
             runtime: runtime.clone(),
             links: Mutex::default(),
             known: Mutex::default(),
-            rounds: Rounds::new(runtime.clone()),
+            rounds: CoalescedQuery::new(runtime.clone()),
         }
     }
 
     /// Returns the server that was the primary at some time after this call.
     pub(crate) async fn primary(self: &Arc<Self>) -> Result<Primary, RemoteError> {
-        if self.target.deciders == Deciders::Nobody {
+        if self.target.primary_resolver == PrimaryResolver::Nobody {
             return Ok(Primary::default());
         }
         let decide = || {
@@ -121,18 +121,18 @@ impl Decision {
 
     /// Returns the addresses in the URL.
     fn named(&self) -> &[Address] {
-        match &self.target.deciders {
-            Deciders::Nobody => &[],
-            Deciders::Sentinels { addresses, .. } => addresses,
-            Deciders::Cluster { seeds } => seeds,
+        match &self.target.primary_resolver {
+            PrimaryResolver::Nobody => &[],
+            PrimaryResolver::Sentinels { addresses, .. } => addresses,
+            PrimaryResolver::Cluster { seeds } => seeds,
         }
     }
 
     /// Returns the smallest number of voters, since a sentinel may not know all others yet.
     fn least(&self) -> usize {
-        match &self.target.deciders {
-            Deciders::Sentinels { addresses, .. } => addresses.len(),
-            Deciders::Cluster { .. } | Deciders::Nobody => 0,
+        match &self.target.primary_resolver {
+            PrimaryResolver::Sentinels { addresses, .. } => addresses.len(),
+            PrimaryResolver::Cluster { .. } | PrimaryResolver::Nobody => 0,
         }
     }
 
@@ -143,7 +143,10 @@ impl Decision {
             self.named().contains(address) || view.voters.values().any(|voter| voter == address)
         };
         links.retain(|address, _| is_asked(address));
-        if matches!(self.target.deciders, Deciders::Cluster { .. }) {
+        if matches!(
+            self.target.primary_resolver,
+            PrimaryResolver::Cluster { .. }
+        ) {
             *self.known.lock() = view.voters.values().cloned().collect();
         }
     }
@@ -151,7 +154,7 @@ impl Decision {
     /// Returns the connection to a server.
     fn link(&self, address: &Address) -> Arc<Link> {
         let mut links = self.links.lock();
-        let new = || Arc::new(Dial::new(self.patience, self.runtime.clone()));
+        let new = || Arc::new(SharedConnection::new(self.patience, self.runtime.clone()));
         Arc::clone(links.entry(address.clone()).or_insert_with(new))
     }
 
@@ -192,7 +195,10 @@ impl Decision {
 
     /// Checks whether the deciding servers announce a new primary.
     pub(crate) fn has_events(&self) -> bool {
-        matches!(self.target.deciders, Deciders::Sentinels { .. })
+        matches!(
+            self.target.primary_resolver,
+            PrimaryResolver::Sentinels { .. }
+        )
     }
 
     /// Calls `changed` with the address of the new primary whenever a sentinel announces one.
@@ -214,7 +220,7 @@ impl Decision {
 
     /// Listens to the events of one sentinel.
     async fn watch_one(&self, address: &str, changed: impl Fn(&str)) -> RedisResult<()> {
-        let Deciders::Sentinels { service, .. } = &self.target.deciders else {
+        let PrimaryResolver::Sentinels { service, .. } = &self.target.primary_resolver else {
             return Ok(());
         };
         let mut events = self.target.decider(address)?.get_async_pubsub().await?;
@@ -239,8 +245,8 @@ impl Decision {
         address: &Address,
         link: &mut MultiplexedConnection,
     ) -> Result<View, RemoteError> {
-        match &self.target.deciders {
-            Deciders::Sentinels { service, .. } => {
+        match &self.target.primary_resolver {
+            PrimaryResolver::Sentinels { service, .. } => {
                 let mut question = Pipeline::new();
                 for what in ["MASTER", "SENTINELS"] {
                     question.cmd("SENTINEL").arg(what).arg(service);
@@ -262,7 +268,7 @@ impl Decision {
                     voters: others.iter().filter_map(other).chain([own]).collect(),
                 })
             }
-            Deciders::Cluster { .. } | Deciders::Nobody => {
+            PrimaryResolver::Cluster { .. } | PrimaryResolver::Nobody => {
                 let mut question = Pipeline::new();
                 question.cmd("CLUSTER").arg("KEYSLOT").arg(&self.key);
                 question.cmd("CLUSTER").arg("INFO");

@@ -3,7 +3,7 @@
 
 use crate::tiered::l2::envelope::millis;
 use crate::tiered::l2::redis::connection::{Bulk, Connection};
-use crate::tiered::l2::redis::flow_control::{Flow, Passage};
+use crate::tiered::l2::redis::flow_control::{FlowControl, Passage};
 use crate::tiered::l2::redis::link::Link;
 use crate::tiered::l2::redis::{Redis, nonsense};
 use crate::tiered::l2::remote::RemoteError;
@@ -39,7 +39,7 @@ pub(crate) enum Lane {
 
 /// The properties of a trip.
 #[derive(Clone, Copy)]
-pub(crate) struct Trip {
+pub(crate) struct RoundTrip {
     pub(crate) lane: Lane,
     /// Expected number of bytes, which it waits for room for.
     pub(crate) bytes: usize,
@@ -48,7 +48,7 @@ pub(crate) struct Trip {
     pub(crate) confirm: Confirm,
 }
 
-impl Trip {
+impl RoundTrip {
     /// Creates a trip that carries this many bytes and does not check the primary.
     pub(crate) fn on(lane: Lane, bytes: usize) -> Self {
         Self {
@@ -74,7 +74,7 @@ struct Used {
 
 impl Redis {
     /// Returns the flow of the connection that a lane belongs to.
-    fn flow(&self, lane: Lane) -> &Flow {
+    fn flow(&self, lane: Lane) -> &FlowControl {
         match lane {
             Lane::Control | Lane::Small => &self.small,
             Lane::Bulk => &self.bulk,
@@ -84,7 +84,7 @@ impl Redis {
     /// Makes a single call.
     pub(crate) async fn one(
         &self,
-        trip: Trip,
+        trip: RoundTrip,
         call: impl Fn(&Connection) -> Cmd,
     ) -> Result<Value, RemoteError> {
         let call = |(): &(), connection: &Connection| call(connection);
@@ -102,7 +102,7 @@ impl Redis {
     /// reply.
     pub(crate) async fn trip<T>(
         &self,
-        trip: Trip,
+        trip: RoundTrip,
         items: &[T],
         call: impl Fn(&T, &Connection) -> Cmd,
     ) -> Result<Replies, RemoteError> {
@@ -126,7 +126,7 @@ impl Redis {
     /// twice: a script that finds its own earlier write gives the same reply as before.
     async fn try_again<T>(
         &self,
-        trip: Trip,
+        trip: RoundTrip,
         items: &[T],
         call: &impl Fn(&T, &Connection) -> Cmd,
         passage: &Arc<Passage>,
@@ -147,7 +147,7 @@ impl Redis {
     /// Makes the calls of a trip on the current connection, which it notes in `used`.
     async fn attempt<T>(
         &self,
-        trip: Trip,
+        trip: RoundTrip,
         items: &[T],
         call: &impl Fn(&T, &Connection) -> Cmd,
         passage: &Arc<Passage>,

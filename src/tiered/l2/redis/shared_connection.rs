@@ -12,14 +12,14 @@ use tokio::runtime::Handle;
 type Dialing<C> = Shared<BoxFuture<'static, Result<C, RemoteError>>>;
 
 /// Opens one connection at a time, shared by all callers that need it.
-pub(crate) struct Dial<C> {
+pub(crate) struct SharedConnection<C> {
     patience: Duration,
     /// The runtime for connections, which outlive the runtimes of their callers.
     runtime: Handle,
     current: Mutex<Option<(u64, Dialing<C>)>>,
 }
 
-impl<C: Clone + Send + Sync + 'static> Dial<C> {
+impl<C: Clone + Send + Sync + 'static> SharedConnection<C> {
     pub(crate) fn new(patience: Duration, runtime: Handle) -> Self {
         Self {
             patience,

@@ -11,7 +11,7 @@ use tokio::sync::{mpsc, watch};
 const MAX_WAITING: usize = 10_000;
 
 /// The subscription of a process: to all events, and to the messages for itself.
-pub(crate) struct Channel {
+pub(crate) struct Subscription {
     pushes: mpsc::Receiver<PushInfo>,
     ended: bool,
     /// The connection, whose end ends the subscription.
@@ -22,7 +22,7 @@ pub(crate) struct Channel {
     primary: watch::Receiver<Option<Primary>>,
 }
 
-impl Channel {
+impl Subscription {
     /// Subscribes to channels on the server `of`, for as long as that is the primary. The client speaks RESP3, which
     /// has subscriptions within a shard.
     pub(crate) async fn open(
@@ -72,7 +72,7 @@ impl Channel {
     }
 }
 
-impl Messages for Channel {
+impl Messages for Subscription {
     fn next(&mut self) -> Reply<'_, Message> {
         Box::pin(async move {
             while !self.ended {

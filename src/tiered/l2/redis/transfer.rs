@@ -5,7 +5,7 @@
 //! the beginning. A failure of that connection concerns large values only: it does not count as an outage.
 
 use crate::tiered::l2::redis::connection::Connection;
-use crate::tiered::l2::redis::round_trip::{Confirm, Lane, Replies, Trip};
+use crate::tiered::l2::redis::round_trip::{Confirm, Lane, Replies, RoundTrip};
 use crate::tiered::l2::redis::{CALL, CHUNK, Redis, nonsense, parse, position};
 use crate::tiered::l2::remote::{
     Answer, Ask, Fill, Head, Invalidated, NewValue, RemoteError, Subject,
@@ -132,7 +132,7 @@ impl Redis {
     /// Asks for values. The reply contains those that fit into an equal share of the trip.
     async fn ask_small(&self, asks: &[Ask<'_>], expected: usize) -> Result<Replies, RemoteError> {
         let share = (TRIP / asks.len()).clamp(LEAST_SHARE, SMALL_VALUE);
-        let trip = Trip {
+        let trip = RoundTrip {
             lane: Lane::Small,
             bytes: asks.len() * (CALL + expected.min(share)),
             most: asks.len() * (CALL + share),
@@ -151,7 +151,7 @@ impl Redis {
             let call = |item: &Item<&Ask<'_>>, connection: &Connection| {
                 self.ask_call(item.what, item.bytes, connection)
             };
-            let trip = Trip::on(Lane::Bulk, bytes_of(&items));
+            let trip = RoundTrip::on(Lane::Bulk, bytes_of(&items));
             let replies = each(self.trip(trip, &items, call).await, items.len());
             let answer = |(item, reply): (Item<&Ask<'_>>, Result<Value, RemoteError>)| {
                 let answer = reply.map_err(of_bulk).and_then(|reply| {
@@ -216,7 +216,7 @@ impl Redis {
     ) -> Result<Replies, RemoteError> {
         let call =
             |item: &Item<&Fill<'_>>, connection: &Connection| self.fill_call(item.what, connection);
-        self.trip(Trip::on(lane, bytes_of(items)), items, call)
+        self.trip(RoundTrip::on(lane, bytes_of(items)), items, call)
             .await
     }
 
@@ -265,7 +265,7 @@ impl Redis {
             Subject::All => 0,
         };
         let call = |connection: &Connection| self.invalidate_call(subject, value, connection);
-        let trip = Trip::on(lane, CALL + name + envelope).confirmed(Confirm::After);
+        let trip = RoundTrip::on(lane, CALL + name + envelope).confirmed(Confirm::After);
         let (id, version, untouched, readers) = parse(self.one(trip, call).await?)?;
         let readers: Vec<(String, u64)> = readers;
         let reader = |(peer, left): (String, u64)| {

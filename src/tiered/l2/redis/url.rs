@@ -11,7 +11,7 @@ pub(crate) type Address = String;
 
 /// The servers that decide which server is the primary.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) enum Deciders {
+pub(crate) enum PrimaryResolver {
     /// There is a single server, or its address is moved from one server to another without notice.
     Nobody,
     Sentinels {
@@ -24,8 +24,8 @@ pub(crate) enum Deciders {
 
 /// The servers that a URL names.
 #[derive(Clone)]
-pub(crate) struct Target {
-    pub(crate) deciders: Deciders,
+pub(crate) struct ServerUrl {
+    pub(crate) primary_resolver: PrimaryResolver,
     /// The first server named, and the login for servers.
     server: ConnectionInfo,
     /// The login for the servers that decide.
@@ -135,7 +135,7 @@ fn parse(url: &str) -> Result<ConnectionInfo, Unparsed> {
     Ok(info)
 }
 
-impl Target {
+impl ServerUrl {
     pub(crate) fn new(url: &str, certificates: Certificates) -> Result<Self, BuildError> {
         certificates.check()?;
         let target = Self::parse(url).map_err(BuildError::RedisUrl)?;
@@ -162,7 +162,7 @@ impl Target {
                 Err("since one of a single server takes no query")
             }
             _ => Ok(Self {
-                deciders: Deciders::Nobody,
+                primary_resolver: PrimaryResolver::Nobody,
                 server: parse(url)?,
                 decider: RedisConnectionInfo::default(),
                 certificates: Certificates::default(),
@@ -181,7 +181,7 @@ impl Target {
         }
         let decider = parts.parse(&parts.sentinel_login()?, parts.hosts[0], "")?;
         Ok(Self {
-            deciders: Deciders::Sentinels {
+            primary_resolver: PrimaryResolver::Sentinels {
                 addresses: distinct(parts.addresses(Some(SENTINEL_PORT))?)?,
                 service: service.into(),
             },
@@ -200,7 +200,7 @@ impl Target {
         }
         let server = parts.parse(parts.login, parts.hosts[0], "")?;
         Ok(Self {
-            deciders: Deciders::Cluster {
+            primary_resolver: PrimaryResolver::Cluster {
                 seeds: distinct(parts.addresses(None)?)?,
             },
             decider: server.redis_settings().clone(),
@@ -215,7 +215,7 @@ impl Target {
 
     /// Checks whether another server may become the primary without notice to all clients of the first.
     pub(crate) fn fails_over(&self) -> bool {
-        self.deciders != Deciders::Nobody
+        self.primary_resolver != PrimaryResolver::Nobody
     }
 
     pub(crate) fn has_tls(&self) -> bool {
@@ -330,26 +330,32 @@ fn distinct(addresses: Vec<Address>) -> Result<Vec<Address>, Unparsed> {
 mod tests {
     use super::*;
 
-    fn target(url: &str) -> Result<Target, Unparsed> {
-        Target::parse(url)
+    fn target(url: &str) -> Result<ServerUrl, Unparsed> {
+        ServerUrl::parse(url)
     }
 
-    fn deciders(url: &str) -> Deciders {
+    fn primary_resolver(url: &str) -> PrimaryResolver {
         target(url)
             .unwrap_or_else(|why| panic!("{url}: {why}"))
-            .deciders
+            .primary_resolver
     }
 
     #[test]
     fn urls_name_a_server_sentinels_or_a_cluster() {
-        assert_eq!(deciders("redis://host:7/3"), Deciders::Nobody);
-        assert_eq!(deciders("redis+unix:///run/redis"), Deciders::Nobody);
-        let sentinels = Deciders::Sentinels {
+        assert_eq!(
+            primary_resolver("redis://host:7/3"),
+            PrimaryResolver::Nobody
+        );
+        assert_eq!(
+            primary_resolver("redis+unix:///run/redis"),
+            PrimaryResolver::Nobody
+        );
+        let sentinels = PrimaryResolver::Sentinels {
             addresses: vec!["a:1".into(), "b:26379".into(), "::1:2".into()],
             service: "shop".into(),
         };
         let url = "redis-sentinel://user:p%40ss@a:1,b,[::1]:2/shop/5?sentinel_password=q%3Aw";
-        assert_eq!(deciders(url), sentinels);
+        assert_eq!(primary_resolver(url), sentinels);
         let target = target(url).unwrap();
         let login = target.server.redis_settings();
         assert_eq!(
@@ -368,8 +374,8 @@ mod tests {
         );
         let seeds = vec!["a:6379".into(), "b:7".into()];
         assert_eq!(
-            deciders("redis-cluster://:secret@a,b:7"),
-            Deciders::Cluster { seeds }
+            primary_resolver("redis-cluster://:secret@a,b:7"),
+            PrimaryResolver::Cluster { seeds }
         );
     }
 
