@@ -92,6 +92,7 @@ where
 {
     let builder = LocalCache::builder().capacity(100);
     let builder = builder.redis(server.url(), "test");
+    let builder = builder.deadline(std::time::Duration::from_secs(5));
     with(builder.consistency(Consistency::L2Only))
         .build()
         .unwrap()

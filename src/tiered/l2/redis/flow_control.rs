@@ -113,12 +113,10 @@ impl Passage {
             line.admit(bytes, None)
         };
         // Its own bytes are in flight already.
-        let before = line.in_flight.load(Relaxed).saturating_sub(bytes);
-        passage.allowance = line.limits.deadline + time_for(before.saturating_add(most));
-        line.end_after(
-            passage.number,
-            (line.limits.deadline + time_for(before)).min(line.limits.most),
-        );
+        let in_flight = line.in_flight.load(Relaxed);
+        let time = line.limits.deadline + time_for(in_flight);
+        passage.allowance = time + time_for(most.saturating_sub(bytes));
+        line.end_after(passage.number, time.min(line.limits.most));
         passage
     }
 }
@@ -267,7 +265,9 @@ impl FlowControl {
         let (line, mut timeouts) = (Arc::clone(&self.line), self.timeouts.subscribe());
         let counted = Counted::new(&line.waiting, bytes);
         let before = line.in_flight.load(Relaxed) + line.waiting.load(Relaxed);
-        let patience = (line.limits.deadline + time_for(before)).min(line.limits.most);
+        // The time to begin, so that a call is admitted also behind one that nobody polls.
+        let patience = line.limits.deadline + PICK_UP_TIME + time_for(before);
+        let patience = patience.min(line.limits.most);
         Waiting(self.runtime.spawn(async move {
             let _counted = counted;
             tokio::select! {
