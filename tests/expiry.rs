@@ -1,5 +1,6 @@
 //! Deadlines: nothing is served at or after its own, whatever the clock does.
 
+use hotset::__private::validate;
 use hotset::{Loaded, LocalCache, LocalCacheBuilder, ManualClock, RemovalCause};
 use std::convert::Infallible;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -112,7 +113,7 @@ fn nothing_is_served_at_or_after_its_deadline() {
     assert_eq!(f.load(3, 7), 7);
     assert_eq!(f.cache.remaining_ttl(&2), Some(seconds(10)));
     assert_eq!(f.cache.remaining_ttl(&3), Some(seconds(10)));
-    f.cache.validate();
+    validate(&f.cache);
 }
 
 #[test]
@@ -192,7 +193,7 @@ fn what_has_a_deadline_is_expired_at_the_end_of_the_clock() {
     f.clock.set(Duration::ZERO);
     f.cache.insert(1, 2);
     assert_eq!(f.cache.remaining_ttl(&1), Some(seconds(1)));
-    f.cache.validate();
+    validate(&f.cache);
 }
 
 #[test]
@@ -212,7 +213,7 @@ fn entries_live_longer_when_the_clock_goes_back() {
     assert_eq!(f.cache.evict_expired(), 1);
     f.clock.set(seconds(59));
     assert!(f.serves(1) && !f.serves(2));
-    f.cache.validate();
+    validate(&f.cache);
 }
 
 #[test]
@@ -301,7 +302,7 @@ fn each_way_to_hit_an_entry_begins_its_idle_time_anew() {
         }
         f.clock.advance(seconds(10));
         assert!(!f.serves(1));
-        f.cache.validate();
+        validate(&f.cache);
     }
 }
 
@@ -349,7 +350,7 @@ fn a_hit_at_an_earlier_time_does_not_shorten_an_idle_entrys_life() {
     f.clock.set(seconds(50));
     f.cache.get(&1);
     assert_eq!(f.cache.remaining_ttl(&1), Some(seconds(60)));
-    f.cache.validate();
+    validate(&f.cache);
 }
 
 #[test]
@@ -383,7 +384,7 @@ fn evict_expired_takes_out_all_that_is_expired_and_nothing_else() {
         f.clock.set(seconds(3));
         assert_eq!(f.cache.evict_expired(), 3_333);
         assert_eq!(f.listed(), [(0, 0)]);
-        f.cache.validate();
+        validate(&f.cache);
     }
 }
 
@@ -407,7 +408,7 @@ fn a_cache_that_is_written_to_sheds_what_expires() {
         assert!(f.serves(1_000));
     }
     assert_eq!(f.cache.stats().expired, 3_000);
-    f.cache.validate();
+    validate(&f.cache);
 }
 
 #[test]
@@ -463,7 +464,7 @@ fn what_has_expired_gives_way_before_anything_alive() {
     let stats = f.cache.stats();
     assert_eq!(stats.evicted, 0, "{stats}");
     assert!(stats.expired >= 500, "{stats}");
-    f.cache.validate();
+    validate(&f.cache);
 }
 
 #[test]
@@ -529,7 +530,7 @@ fn no_thread_is_served_a_value_past_its_deadline() {
         }
         done.store(true, Relaxed);
     });
-    f.cache.validate();
+    validate(&f.cache);
 }
 
 #[test]

@@ -6,6 +6,7 @@
 mod traces;
 
 use foldhash::fast::FixedState;
+use hotset::__private::validate;
 use hotset::{LocalCache, Policy};
 use std::collections::{HashMap, VecDeque};
 use traces::Trace;
@@ -34,7 +35,7 @@ fn hotset(trace: &Trace, policy: Policy, capacity: usize, shards: usize) -> f64 
         hit
     });
     assert_eq!(cache.len(), capacity);
-    cache.validate();
+    validate(&cache);
     ratio
 }
 
@@ -274,7 +275,7 @@ fn removals_do_not_upset_the_queues() {
             }
             hit
         });
-        cache.validate();
+        validate(&cache);
         ratio
     };
     let lru = ratio(Policy::Lru);

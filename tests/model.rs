@@ -5,6 +5,7 @@
 //! so the model does not foretell removals but judges each one. Was the entry held, was it past its
 //! deadline, was there need for room, was there an entry less recently used?
 
+use hotset::__private::validate;
 use hotset::{Loaded, LocalCache, LocalCacheBuilder, ManualClock, Policy, RemovalCause, Stats};
 use proptest::collection::vec;
 use proptest::option;
@@ -412,7 +413,7 @@ impl Model {
 
     /// None of these reads may count as a use: later victims would show it.
     fn check_contents(&self) {
-        self.cache.validate();
+        validate(&self.cache);
         for key in 0..self.setup.keys {
             assert_eq!(self.cache.contains_key(&key), self.live(key).is_some());
             let left = self.live(key).map(|_| match self.held[&key].deadline {

@@ -1,5 +1,6 @@
 //! Failures that other caches had, each with the issue that reported it.
 
+use hotset::__private::validate;
 use hotset::{LoadError, LocalCache, ManualClock};
 use std::convert::Infallible;
 use std::future::{Future, pending, ready};
@@ -50,7 +51,7 @@ fn a_leader_that_is_polled_once_and_never_again_blocks_nobody() {
     assert!(poll(leader.as_mut()).is_pending());
     let value = cache.get_or_load(&1, |_| Ok::<_, Infallible>(2));
     assert_eq!((value.unwrap(), cache.get(&1)), (2, Some(2)));
-    cache.validate();
+    validate(&cache);
 }
 
 // moka #59: who waited for a leader that was aborted panicked.
@@ -77,7 +78,7 @@ fn a_leader_that_is_aborted_is_replaced_by_one_who_waits() {
     leader.abort();
     assert!(runtime.block_on(leader).unwrap_err().is_cancelled());
     assert_eq!(runtime.block_on(waiter).unwrap().unwrap(), 3);
-    cache.validate();
+    validate(&cache);
 }
 
 /// Counts how many of it there are.
@@ -159,7 +160,7 @@ fn a_load_leaks_neither_values_nor_closures_nor_futures() {
         play_tracked(&cache, &count, end);
         let held = i64::from(end == End::Value);
         assert_eq!(count.load(SeqCst), held, "{end:?}");
-        cache.validate();
+        validate(&cache);
         drop(cache);
         assert_eq!(count.load(SeqCst), 0, "{end:?}");
         // Nor does a handle on the flight stay anywhere.
@@ -199,7 +200,7 @@ fn who_comes_as_a_load_ends_does_not_load_again() {
             }
         });
         assert_eq!(loads.load(SeqCst), 1);
-        cache.validate();
+        validate(&cache);
     }
 }
 
@@ -217,7 +218,7 @@ fn a_change_during_a_load_is_not_lost(cache: &Cache, change: impl FnOnce(&Cache)
     assert_eq!(cache.get(&1), left);
     let new = cache.get_or_load(&1, |_| Ok::<_, Infallible>(20));
     assert_eq!(new.unwrap(), 20);
-    cache.validate();
+    validate(&cache);
 }
 
 // FusionCache #625: `Remove` of a key that was being loaded left the old value to be stored after it.
@@ -260,7 +261,7 @@ fn a_loader_that_asks_for_its_own_key_does_not_hang() {
     assert!(matches!(**inner, LoadError::Recursive));
     let result = cache.get_or_load(&1, |_| cache.get_or_load(&2, |_| Ok::<_, Infallible>(1)));
     assert_eq!(result.unwrap(), 1);
-    cache.validate();
+    validate(&cache);
 }
 
 // golang/go #33519: after a panic in the function those who waited for it waited for ever.
@@ -282,7 +283,7 @@ fn a_panic_strands_nobody_who_waits() {
         }
     });
     assert_eq!(cache.stats().loads, 2);
-    cache.validate();
+    validate(&cache);
 }
 
 // Caches that hold a key's lock while they load: each who had waited for a load that failed tried again
@@ -309,5 +310,5 @@ fn an_error_is_not_tried_again_by_each_who_waited_for_it() {
         assert_eq!(*error, "down");
     }
     assert_eq!(cache.stats().loads, 1);
-    cache.validate();
+    validate(&cache);
 }

@@ -1,5 +1,6 @@
 //! Cached entries are cached again in the next run, or the file is refused as a whole.
 
+use hotset::__private::validate;
 use hotset::{
     Loaded, LocalCache, LocalCacheBuilder, ManualClock, Policy, RemovalCause, RestoreReport,
     Schema, SnapshotError,
@@ -81,7 +82,7 @@ fn refused(path: &Path) -> SnapshotError {
     let cache = of([]);
     let error = cache.restore(path).unwrap_err();
     assert_eq!((cache.len(), cache.stats().inserts), (0, 0));
-    cache.validate();
+    validate(&cache);
     assert!(!error.to_string().is_empty());
     error
 }
@@ -105,7 +106,7 @@ fn what_was_held_is_held_again() {
     assert_eq!((report.restored, report.bytes), (500, written.bytes));
     assert_eq!(restored.len(), 500);
     assert!((0..500).all(|key| restored.get(&key) == Some(key * 10)));
-    restored.validate();
+    validate(&restored);
     // An empty one is one as well, and takes the place of what was there.
     assert_eq!(of([]).snapshot(folder.path()).unwrap().entries, 0);
     assert_eq!(of([]).restore(folder.path()).unwrap().restored, 0);
@@ -361,7 +362,7 @@ fn tags_and_weights_come_along_and_only_what_is_alive() {
     let restored = weighing(1_000);
     restored.restore(folder.path()).unwrap();
     assert_eq!(restored.weight(), 30);
-    restored.validate();
+    validate(&restored);
 }
 
 #[test]
@@ -395,7 +396,7 @@ fn a_smaller_cache_keeps_the_hottest_and_keeps_them_longest() {
                 "{policy:?}"
             );
             assert!(kept(&hottest[..100]) >= 99, "{policy:?}");
-            small.validate();
+            validate(&small);
         }
     }
 }
@@ -424,7 +425,7 @@ fn nothing_gives_way_to_what_is_restored() {
     );
     let report = cache.restore(folder.path()).unwrap();
     assert_eq!((report.restored, report.held), (0, 44));
-    cache.validate();
+    validate(&cache);
 }
 
 #[test]
@@ -457,7 +458,7 @@ fn what_is_dead_gives_way_and_the_listener_is_told() {
         told.sort_unstable_by_key(|&(key, ..)| key);
         let expected = (others..others + dead).map(|key| (key, 7, RemovalCause::Expired));
         assert!(told.into_iter().eq(expected));
-        cache.validate();
+        validate(&cache);
     }
 }
 
@@ -472,7 +473,7 @@ fn several_restores_at_once_share_the_entries() {
         restores.into_iter().map(|it| it.join().unwrap()).sum()
     });
     assert_eq!((restored, cache.len()), (1_000, 1_000));
-    cache.validate();
+    validate(&cache);
 }
 
 #[test]
@@ -494,7 +495,7 @@ fn entries_without_content_and_weights_without_bound_are_kept_too() {
     let cache = weighing(u64::MAX / 4);
     let report = cache.restore(folder.path()).unwrap();
     assert_eq!((report.restored, report.did_not_fit), (4, 6));
-    cache.validate();
+    validate(&cache);
 }
 
 thread_local! {
@@ -571,7 +572,7 @@ fn what_happens_during_a_restore_wins() {
     let mut held: Vec<_> = cache.iter().map(|(key, value)| (key, value.0)).collect();
     held.sort_unstable();
     assert_eq!(held, [(0, 0), (2, 20), (3, 30), (4, 4)]);
-    cache.validate();
+    validate(&cache);
 
     // A `retain` cannot check entries that are not restored yet.
     let invalidations: [fn(&LocalCache<u64, Hooked>); 2] =
@@ -585,7 +586,7 @@ fn what_happens_during_a_restore_wins() {
         assert_eq!(cache.restore(folder.path()).unwrap().restored, 0);
         // A later restore is not affected.
         assert_eq!(cache.restore(folder.path()).unwrap().restored, 10);
-        cache.validate();
+        validate(&cache);
     }
 }
 
@@ -607,7 +608,7 @@ fn updated_entry_keeps_its_weight_after_a_restore_only_if_it_was_given() {
         restored.update(&key, |_| Some(7));
     }
     assert_eq!(restored.weight(), 107);
-    restored.validate();
+    validate(&restored);
 }
 
 #[test]
@@ -619,7 +620,7 @@ fn a_panic_in_deserialize_leaves_the_cache_as_it_was() {
     let panicked = catch_unwind(AssertUnwindSafe(|| cache.restore(folder.path())));
     assert!(panicked.is_err());
     assert_eq!((cache.len(), cache.get(&1)), (1, Some(Hooked(10))));
-    cache.validate();
+    validate(&cache);
     assert_eq!(cache.restore(folder.path()).unwrap().restored, 9);
 }
 
@@ -635,11 +636,11 @@ fn a_listener_that_panics_leaves_a_valid_cache() {
     clock.advance(SECOND * 2);
     let panicked = catch_unwind(AssertUnwindSafe(|| cache.restore(folder.path())));
     assert!(panicked.is_err());
-    cache.validate();
+    validate(&cache);
     // The next one takes in the rest.
     cache.restore(folder.path()).unwrap();
     assert_eq!(cache.len(), 50);
-    cache.validate();
+    validate(&cache);
 }
 
 #[test]
@@ -681,7 +682,7 @@ fn a_load_that_is_under_way_stores_what_it_finds() {
         assert_eq!(loader.join().unwrap(), 1);
     });
     assert_eq!(cache.get(&5), Some(1));
-    cache.validate();
+    validate(&cache);
 }
 
 #[test]
@@ -798,8 +799,8 @@ fn a_cache_is_written_to_while_it_is_copied_and_filled() {
         done.store(true, Relaxed);
     });
     assert!(other.iter().all(|(key, value)| value == key * 10));
-    cache.validate();
-    other.validate();
+    validate(&cache);
+    validate(&other);
 }
 
 /// How much of a trace is hit, where what is missed is inserted.

@@ -5,6 +5,7 @@
 mod common;
 
 use common::{Cache, Fixture, RUNTIME, WAYS, seconds};
+use hotset::__private::validate;
 use hotset::{Loaded, LocalCache, RemovalCause};
 use proptest::collection::vec;
 use proptest::option;
@@ -98,7 +99,7 @@ fn whatever_was_invalidated_is_never_served_again() {
             f.cache.insert_loaded(2, tagged(20, &["other"]).ttl(ttl));
             f.cache.invalidate_tag("tag");
             read(&f);
-            f.cache.validate();
+            validate(&f.cache);
             for way in WAYS {
                 f.cache.remove(&1);
                 f.cache.insert_loaded(1, tagged(10, &["tag"]).ttl(ttl));
@@ -172,7 +173,7 @@ fn what_is_dead_is_reclaimed_by_evict_expired() {
         let stats = f.cache.stats();
         assert_eq!((stats.invalidated, stats.expired), (1_000, 0));
         assert_eq!((f.cache.len(), f.cache.weight()), (4_000, 4_000));
-        f.cache.validate();
+        validate(&f.cache);
     }
 }
 
@@ -187,7 +188,7 @@ fn a_cache_that_is_written_to_sheds_what_was_invalidated() {
         assert_eq!(f.cache.len(), 1);
         assert_eq!(f.cache.stats().invalidated, round * 800);
     }
-    f.cache.validate();
+    validate(&f.cache);
 }
 
 #[test]
@@ -201,13 +202,13 @@ fn the_weight_of_what_was_invalidated_is_free_once_it_is_reclaimed() {
     cache.insert(10, 1_000);
     assert_eq!((cache.weight(), cache.get(&10)), (1_000, Some(1_000)));
     assert_eq!(cache.stats().invalidated, 10);
-    cache.validate();
+    validate(&cache);
     cache.remove(&10);
     (0..10).for_each(|key| cache.insert_loaded(key, tagged(90, &["tag"]).weight(100)));
     cache.invalidate_tag("tag");
     assert_eq!(cache.evict_expired(), 10);
     assert!(cache.is_empty());
-    cache.validate();
+    validate(&cache);
 }
 
 #[test]
@@ -239,7 +240,7 @@ fn whatever_takes_a_dead_entry_out_tells_of_it_as_invalidated() {
             (stats.invalidated, stats.expired, stats.replaced),
             (1, 0, 0)
         );
-        f.cache.validate();
+        validate(&f.cache);
     }
 }
 
@@ -331,7 +332,7 @@ proptest! {
             listed.sort_unstable();
             let live = model.iter().map(|(&key, &(value, ..))| (key, value));
             prop_assert_eq!(listed, live.collect::<Vec<_>>());
-            f.cache.validate();
+            validate(&f.cache);
         }
     }
 }
@@ -404,5 +405,5 @@ fn no_reader_finds_a_value_older_than_the_last_invalidation_of_its_tag() {
         }
         done.store(true, SeqCst);
     });
-    cache.validate();
+    validate(&cache);
 }

@@ -293,10 +293,15 @@ impl<K, V, S> LocalCache<K, V, S> {
     #[must_use]
     #[allow(clippy::cast_possible_truncation)]
     pub fn len(&self) -> usize {
-        match self.inner.bound {
-            Bound::Weight => self.stats().entries as usize,
-            Bound::Entries | Bound::None => self.inner.budget.used() as usize,
-        }
+        let entries = match self.inner.bound {
+            Bound::Weight => {
+                let cells = self.inner.cells.iter();
+                cells.map(|cell| cell.shard.read(Shard::len)).sum()
+            }
+            // Each entry weighs 1.
+            Bound::Entries | Bound::None => self.inner.budget.used(),
+        };
+        entries as usize
     }
 
     /// Is nothing held?
@@ -338,28 +343,25 @@ impl<K, V, S> LocalCache<K, V, S> {
         stats
     }
 
-    /// Checks what must hold while no call is under way, for tests.
-    ///
-    /// # Panics
-    ///
-    /// If something does not hold.
-    #[doc(hidden)]
-    pub fn validate(&self)
-    where
-        K: Eq,
-    {
-        let weight = self.inner.cells.iter().map(|cell| {
-            assert_eq!(cell.flights.len(), 0, "a flight was left behind");
-            cell.shard.read(Shard::validate)
-        });
-        assert_eq!(weight.sum::<u64>(), self.inner.budget.used());
-        assert!(self.inner.budget.used() <= self.inner.budget.limit());
-    }
-
     /// Where a write puts what leaves.
     fn removals(&self) -> Removals<'_, K, V> {
         Removals::new(self.inner.settings.listener.as_deref())
     }
+}
+
+/// Checks the invariants of a cache, for tests. No other call may be in progress.
+///
+/// # Panics
+///
+/// Panics if an invariant does not hold.
+pub fn validate<K: Eq, V, S>(cache: &LocalCache<K, V, S>) {
+    let inner = &cache.inner;
+    let weights = inner.cells.iter().map(|cell| {
+        assert_eq!(cell.flights.len(), 0, "a load is still in flight");
+        cell.shard.read(Shard::validate)
+    });
+    assert_eq!(weights.sum::<u64>(), inner.budget.used());
+    assert!(inner.budget.used() <= inner.budget.limit());
 }
 
 /// A panic in user code leaves the cache valid, so it may be used on after one was caught.

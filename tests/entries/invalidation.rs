@@ -1,6 +1,7 @@
 //! A load that began before a write to its key, or before an invalidation of its tag, never stores.
 
 use crate::common::{Cache, PAIRS, RUNTIME, WAYS, Way};
+use hotset::__private::validate;
 use hotset::Loaded;
 use std::convert::Infallible;
 use std::time::Duration;
@@ -38,7 +39,7 @@ fn a_load_under_way_does_not_store(make: impl Fn() -> Cache, write: impl Fn(&Cac
         assert_eq!(load.finish(Ok(found())).unwrap(), OLD);
         assert_eq!(cache.get(&1), left);
         assert_eq!(cache.stats().outdated, 1);
-        cache.validate();
+        validate(&cache);
     }
 }
 
@@ -147,7 +148,7 @@ fn a_write_to_another_key_or_tag_is_no_reason() {
         cache.invalidate_tag("a tag that is not its own");
         load.finish(Ok(found())).unwrap();
         assert_eq!(cache.get(&1), Some(OLD));
-        cache.validate();
+        validate(&cache);
     }
 }
 
@@ -161,7 +162,7 @@ fn who_comes_after_the_write_loads_anew_while_the_old_load_goes_on() {
             assert_eq!(new.ask(&cache, 1, Ok(NEW)).unwrap(), NEW);
             assert_eq!(load.finish(Ok(found())).unwrap(), OLD);
             assert_eq!(cache.get(&1), Some(NEW));
-            cache.validate();
+            validate(&cache);
         }
     }
 }
@@ -179,7 +180,7 @@ fn who_waited_before_the_write_gets_the_old_loads_value() {
                 write(&cache);
                 assert_eq!(load.finish(Ok(found())).unwrap(), OLD);
                 let value = waiter.answer(Ok(Loaded::new(NEW))).unwrap();
-                cache.validate();
+                validate(&cache);
                 assert_eq!(cache.get(&1), (value == NEW).then_some(NEW));
                 value == OLD
             });
@@ -209,7 +210,7 @@ fn of_the_loads_that_follow_invalidations_there_is_one_at_a_time() {
         first.find(NEW);
         assert_eq!(cache.get(&1), Some(OLD));
         assert_eq!(cache.stats().loads, 3);
-        cache.validate();
+        validate(&cache);
     }
 }
 
@@ -227,6 +228,6 @@ fn who_waits_for_a_load_without_tags_shares_it_whatever_was_invalidated() {
         assert_eq!(third.answer(unused).unwrap(), NEW);
         first.find(OLD);
         assert_eq!(Way::Thread.hit(&cache, 1), NEW);
-        cache.validate();
+        validate(&cache);
     }
 }

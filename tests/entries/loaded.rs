@@ -1,6 +1,7 @@
 //! What the loader says of the entry: its time to live, its weight, its tags.
 
 use crate::common::{Cache, Fixture, PAIRS, RUNTIME, WAYS, seconds};
+use hotset::__private::validate;
 use hotset::{Loaded, LocalCache, ManualClock};
 use std::convert::Infallible;
 use std::time::Duration;
@@ -27,7 +28,7 @@ fn the_loaders_ttl_goes_before_the_caches() {
         f.clock.set(seconds(10));
         let live = [0, 1, 2, 3].map(|key| f.cache.contains_key(&key));
         assert_eq!(live, [false, true, true, false]);
-        f.cache.validate();
+        validate(&f.cache);
     }
 }
 
@@ -61,7 +62,7 @@ fn the_loaders_weight_goes_before_the_weighers() {
         assert_eq!(cache.weight(), 7);
         let held = [1, 2, 3, 5].map(|key| cache.contains_key(&key));
         assert_eq!(held, [false, true, true, true]);
-        cache.validate();
+        validate(&cache);
     }
 }
 
@@ -82,7 +83,7 @@ fn the_loaders_tags_are_the_entrys() {
         way.ask_for(&f.cache, 1, tagged(&["c"])).unwrap();
         f.cache.invalidate_tag("b");
         assert_eq!(held(), [true, false, true]);
-        f.cache.validate();
+        validate(&f.cache);
     }
 }
 

@@ -1,6 +1,7 @@
 //! Entries that are loaded anew while they live.
 
 use crate::common::{Cache, Fixture, PAIRS, RUNTIME, WAYS, Way, just_before, seconds};
+use hotset::__private::validate;
 use hotset::Loaded;
 use std::convert::Infallible;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -59,7 +60,7 @@ fn it_is_served_at_once_while_one_caller_loads_it() {
         let stats = f.cache.stats();
         assert_eq!((stats.refreshes, stats.loads, stats.misses), (1, 1, 0));
         assert_eq!(f.cache.remaining_ttl(&1), Some(seconds(100)));
-        f.cache.validate();
+        validate(&f.cache);
     }
 }
 
@@ -94,7 +95,7 @@ fn of_many_callers_at_one_time_one_renews() {
         let stats = f.cache.stats();
         assert_eq!((stats.refreshes, stats.loads), (1, 1));
         assert_eq!(f.cache.get(&1), Some(NEW));
-        f.cache.validate();
+        validate(&f.cache);
     }
 }
 
@@ -137,7 +138,7 @@ fn a_renewal_that_fails_leaves_the_old_value_and_none_is_tried_for_a_second() {
                 f.clock.advance(Duration::from_nanos(1));
                 assert_eq!(refreshes(&f, others), 1);
             }
-            f.cache.validate();
+            validate(&f.cache);
         }
     }
 }
@@ -165,7 +166,7 @@ fn a_write_during_a_renewal_wins() {
             assert_eq!(refresh.finish(Ok(loaded)).unwrap(), NEW);
             assert_eq!(f.cache.get(&1), left);
             assert_eq!(f.cache.stats().outdated, 1);
-            f.cache.validate();
+            validate(&f.cache);
         }
     }
 }
@@ -181,7 +182,7 @@ fn one_who_misses_during_a_renewal_waits_for_it() {
         assert_eq!(refresh.find(NEW), NEW);
         assert_eq!(waiter.answer(Err("called")).unwrap(), NEW);
         assert_eq!(f.cache.stats().loads, 1);
-        f.cache.validate();
+        validate(&f.cache);
     }
 }
 
@@ -205,7 +206,7 @@ fn a_renewal_that_is_lost_is_made_again_after_the_lease() {
         for way in WAYS {
             let f = due_with(|builder| builder.lease(seconds(5)));
             lose(&f);
-            f.cache.validate();
+            validate(&f.cache);
             assert_eq!(way.hit(&f.cache, 1), OLD);
             f.clock.set(seconds(15));
             assert_eq!(way.ask(&f.cache, 1, Ok(NEW)).unwrap(), NEW);
@@ -222,7 +223,7 @@ fn a_renewal_does_not_wait_for_a_permit() {
         load.find(0);
         let stats = f.cache.stats();
         assert_eq!((stats.refreshes, stats.loads, stats.queued), (0, 1, 0));
-        f.cache.validate();
+        validate(&f.cache);
     }
 }
 

@@ -1,6 +1,7 @@
 //! Expired values, served where a load fails.
 
 use crate::common::{Cache, Fixture, PAIRS, RUNTIME, WAYS, Way, just_before, seconds};
+use hotset::__private::validate;
 use hotset::{LoadError, Loaded, RemovalCause};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::pin::pin;
@@ -42,7 +43,7 @@ fn the_one_who_loads_and_those_who_wait_get_it() {
         assert_eq!(waiter.answer(Err("called")).unwrap(), OLD);
         let stats = f.cache.stats();
         assert_eq!((stats.stale, stats.loads, stats.load_failures), (2, 1, 1));
-        f.cache.validate();
+        validate(&f.cache);
     }
 }
 
@@ -73,7 +74,7 @@ fn for_a_second_nobody_tries_again() {
         assert_eq!(others.ask(&f.cache, 1, Ok(NEW)).unwrap(), NEW);
         assert_eq!(first.hit(&f.cache, 1), NEW);
         assert_eq!(f.cache.remaining_ttl(&1), Some(seconds(10)));
-        f.cache.validate();
+        validate(&f.cache);
     }
 }
 
@@ -102,7 +103,7 @@ fn one_that_is_too_old_is_not_served() {
         f.clock.set(seconds(70));
         assert_is_down(&f, way);
         assert_eq!(f.cache.stats().loads, 2);
-        f.cache.validate();
+        validate(&f.cache);
     }
 }
 
@@ -135,7 +136,7 @@ fn one_that_is_removed_while_the_load_is_under_way_is_not_served() {
             remove(&f.cache);
             assert!(load.finish(Err("no")).is_err());
             assert_is_down(&f, comes_after);
-            f.cache.validate();
+            validate(&f.cache);
         }
     }
 }
@@ -186,7 +187,7 @@ fn it_is_kept_for_as_long_as_it_may_serve() {
     assert_eq!(f.cache.evict_expired(), 1);
     assert_eq!(f.take_told(), [(1, OLD, RemovalCause::Expired)]);
     assert_eq!(f.cache.len(), 18);
-    f.cache.validate();
+    validate(&f.cache);
 }
 
 #[test]
@@ -198,7 +199,7 @@ fn a_cache_that_is_written_to_sheds_what_is_too_old_to_serve() {
         (0..1_000).for_each(|_| f.cache.insert_with_ttl(1, NEW, Duration::MAX));
         assert_eq!(f.cache.len(), len);
     }
-    f.cache.validate();
+    validate(&f.cache);
 }
 
 #[test]
@@ -236,7 +237,7 @@ fn a_panic_is_not_masked_and_the_next_caller_loads() {
     }
     let stats = f.cache.stats();
     assert_eq!((stats.stale, stats.loads), (2, 4));
-    f.cache.validate();
+    validate(&f.cache);
 }
 
 #[test]
@@ -251,5 +252,5 @@ fn a_load_that_is_dropped_has_not_failed() {
         assert!(poll.is_pending());
     }
     assert_eq!(Way::Task.ask(&f.cache, 1, Ok(NEW)).unwrap(), NEW);
-    f.cache.validate();
+    validate(&f.cache);
 }

@@ -1,6 +1,7 @@
 //! What an update keeps of the entry that it replaces, and what it does not.
 
 use crate::common::{Cache, Fixture, just_before, seconds, until};
+use hotset::__private::validate;
 use hotset::{Loaded, LocalCache, RemovalCause};
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -24,7 +25,7 @@ fn update_keeps_the_remaining_time_of_an_entry_in_a_cache_without_time_to_live()
     assert_eq!(f.cache.get(&1), Some(69));
     f.clock.set(seconds(60));
     assert_eq!(f.cache.get(&1), None);
-    f.cache.validate();
+    validate(&f.cache);
 }
 
 #[test]
@@ -40,7 +41,7 @@ fn update_keeps_the_deadline_to_the_nanosecond() {
     assert_eq!(f.cache.get(&1), Some(1_009));
     f.clock.set(ttl);
     assert_eq!(f.cache.get(&1), None);
-    f.cache.validate();
+    validate(&f.cache);
 }
 
 #[test]
@@ -95,7 +96,7 @@ fn update_restarts_the_idle_time_and_keeps_the_limit() {
     assert_eq!(f.cache.remaining_ttl(&1), Some(seconds(2)));
     f.clock.set(seconds(10));
     assert_eq!(f.cache.get(&1), None);
-    f.cache.validate();
+    validate(&f.cache);
 }
 
 #[test]
@@ -124,7 +125,7 @@ fn update_whose_entry_expires_meanwhile_is_made_again_without_a_value() {
     assert_eq!(f.cache.remaining_ttl(&1), Some(seconds(10)));
     assert_eq!(f.take_told(), [(1, 10, RemovalCause::Expired)]);
     assert_eq!((f.cache.stats().refused, f.cache.stats().outdated), (0, 1));
-    f.cache.validate();
+    validate(&f.cache);
 }
 
 #[test]
@@ -175,7 +176,7 @@ fn update_keeps_a_given_weight() {
     cache.insert(3, 10);
     cache.update(&3, increment);
     assert_eq!(cache.weight(), 2_000);
-    cache.validate();
+    validate(&cache);
 }
 
 #[test]
@@ -188,7 +189,7 @@ fn update_keeps_a_given_weight_that_is_the_weighers_own() {
         cache.update(&key, |value| value.map(|value| value * 10));
     }
     assert_eq!(cache.weight(), 110);
-    cache.validate();
+    validate(&cache);
 }
 
 #[test]
@@ -198,7 +199,7 @@ fn insert_in_place_of_an_entry_with_a_given_weight_is_weighed() {
     cache.insert(1, 11);
     cache.update(&1, increment);
     assert_eq!(cache.weight(), 1_000);
-    cache.validate();
+    validate(&cache);
 }
 
 #[test]
@@ -209,7 +210,7 @@ fn update_loaded_replaces_the_weight_that_it_names() {
     assert_eq!(cache.weight(), 7);
     cache.update(&1, increment);
     assert_eq!(cache.weight(), 7);
-    cache.validate();
+    validate(&cache);
 }
 
 #[test]
@@ -221,7 +222,7 @@ fn update_of_an_expired_entry_with_a_given_weight_is_weighed() {
     clock.set(seconds(1));
     cache.update(&1, increment);
     assert_eq!(cache.weight(), 1_000);
-    cache.validate();
+    validate(&cache);
 }
 
 #[test]
@@ -236,7 +237,7 @@ fn update_loaded_replaces_the_tags_if_it_names_some() {
     assert_eq!(f.cache.get(&1), Some(10));
     f.cache.invalidate_tag("new");
     assert_eq!(f.cache.get(&1), None);
-    f.cache.validate();
+    validate(&f.cache);
 }
 
 #[test]
@@ -259,7 +260,7 @@ fn update_loaded_is_made_again_if_an_old_or_a_new_tag_is_invalidated_meanwhile()
         };
         assert_eq!(seen, [Some(10), second]);
         assert_eq!(f.cache.get(&1), Some(value));
-        f.cache.validate();
+        validate(&f.cache);
     }
 }
 
