@@ -40,7 +40,15 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
         }
     }
 
-    /// Looks a key up and returns the result of `read` on its value. Counts a hit or a miss.
+    #[inline(always)]
+    fn hit_time(&self, early: Nanos) -> HitTime<'_> {
+        HitTime {
+            early,
+            clock: &self.inner.settings.clock,
+        }
+    }
+
+    /// Looks a key up and returns the result of `read` on its live value. Counts a hit or a miss.
     #[inline(always)]
     pub(crate) fn hit<Q, R>(
         &self,
@@ -51,57 +59,59 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
     where
         Q: Hash + Equivalent<K> + ?Sized,
     {
-        let read = |_: &_, _, value: &V| read(value);
-        let found = self.hit_at(location, key, self.early_time(), read, |_| ());
-        if found.is_none() {
-            self.count_miss(ThreadSlot::current());
+        let (thread, early_time) = (ThreadSlot::current(), self.early_time());
+        let found = self.hit_at(location, key, early_time, thread, read);
+        if found.is_some() {
+            self.count_served(thread, Count::Hit, location, key);
+        } else {
+            self.count_miss(thread);
         }
         found
     }
 
-    /// Looks a key up. On a hit, counts it and returns the result of `on_hit` on the shard, the slot and the value. On
-    /// a miss, calls `on_miss` with the shard and counts nothing. Both are called under the shard's shared lock.
+    /// Looks a key up like [`hit`](Self::hit), at the given [early time](Self::early_time), but counts nothing.
     #[inline(always)]
     pub(in crate::local) fn hit_at<Q, R>(
         &self,
         location: &KeyLocation<'_, K, V>,
         key: &Q,
         early_time: Nanos,
-        on_hit: impl FnOnce(&Shard<K, V>, u32, &V) -> R,
-        on_miss: impl FnOnce(&Shard<K, V>),
+        thread: ThreadSlot,
+        read: impl FnOnce(&V) -> R,
     ) -> Option<R>
     where
         Q: Hash + Equivalent<K> + ?Sized,
     {
-        let time = HitTime {
-            early: early_time,
-            clock: &self.inner.settings.clock,
-        };
-        let thread = ThreadSlot::current();
-        let found = match location.cell.shard.announce(thread) {
-            Some(shard) => match shard.hit(location.hash, key, time) {
-                Some((slot, value)) => Some(on_hit(&shard, slot, value)),
-                None => {
-                    on_miss(&shard);
-                    None
-                }
+        match location.cell.shard.announce(thread) {
+            // Not `map`, which would drop the closure, and with it user data, before the guard.
+            Some(shard) => match shard.hit(location.hash, key, self.hit_time(early_time)) {
+                Some((_, value)) => Some(read(value)),
+                None => None,
             },
-            None => {
-                // The closure borrows `on_hit`, so that what the user's closure owns is not dropped under the lock.
-                let mut on_hit = Some(on_hit);
-                location.cell.shard.read_unannounced(thread, |shard| {
-                    let Some((slot, value)) = shard.hit(location.hash, key, time) else {
-                        on_miss(shard);
-                        return None;
-                    };
-                    on_hit.take().map(|on_hit| on_hit(shard, slot, value))
-                })
-            }
-        };
-        if found.is_some() {
-            self.count_served(thread, Count::Hit, location, key);
+            None => self.hit_unannounced(location, key, early_time, thread, read),
         }
-        found
+    }
+
+    /// Completes [`hit_at`](Self::hit_at) if the reader could not be announced. A function of its own, so that a hit
+    /// stays in registers.
+    #[inline(never)]
+    fn hit_unannounced<Q, R>(
+        &self,
+        location: &KeyLocation<'_, K, V>,
+        key: &Q,
+        early_time: Nanos,
+        thread: ThreadSlot,
+        read: impl FnOnce(&V) -> R,
+    ) -> Option<R>
+    where
+        Q: Hash + Equivalent<K> + ?Sized,
+    {
+        // The closure borrows `read`, so that what the user's closure owns is not dropped under the lock.
+        let mut read = Some(read);
+        location.cell.shard.read_unannounced(thread, |shard| {
+            let (_, value) = shard.hit(location.hash, key, self.hit_time(early_time))?;
+            read.take().map(|read| read(value))
+        })
     }
 
     /// Counts a value that was served, as a hit or as a stale one.
@@ -177,35 +187,50 @@ where
     /// Panics on a miss if this thread holds a lock, because the leader of a load may wait for that lock.
     #[inline(always)]
     pub(crate) fn lookup<'a>(&self, location: &KeyLocation<'a, K, V>, key: &K) -> Lookup<'a, K, V> {
+        let thread = ThreadSlot::current();
         let early_time = self.early_time();
         // The result of a miss is returned through this variable, so that a hit stays in registers.
         let mut miss = None;
-        let hit = self.hit_at(
-            location,
-            key,
-            early_time,
-            |shard, slot, value| {
-                // The cache is asked first, because its settings are in the processor's cache already.
-                let needs_refresh = self.inner.has_refresh_rules
-                    && shard.claim_refresh(slot, || match early_time {
-                        0 => self.inner.settings.clock.now(),
-                        time => time,
-                    });
-                (value.clone(), needs_refresh)
-            },
-            |shard| {
-                miss = Some(self.join_or_lead_in(shard, location, key, || self.candidate()));
-            },
-        );
-        match hit {
-            Some((value, false)) => Lookup::Hit(value),
-            Some((value, true)) => Lookup::NeedsRefresh(value),
-            None => {
-                self.count_miss(ThreadSlot::current());
-                assert_holds_nothing("load into");
-                miss.expect("a lookup without a hit is a miss")
-            }
+        let hit = if let Some(shard) = location.cell.shard.announce(thread) {
+            self.lookup_in(&shard, location, key, early_time, &mut miss)
+        } else {
+            let lookup =
+                |shard: &Shard<K, V>| self.lookup_in(shard, location, key, early_time, &mut miss);
+            location.cell.shard.read_unannounced(thread, lookup)
+        };
+        if let Some((value, needs_refresh)) = hit {
+            self.count_served(thread, Count::Hit, location, key);
+            return if needs_refresh {
+                Lookup::NeedsRefresh(value)
+            } else {
+                Lookup::Hit(value)
+            };
         }
+        self.count_miss(thread);
+        assert_holds_nothing("load into");
+        miss.expect("a lookup without a hit is a miss")
+    }
+
+    /// Looks a key up under the shard's shared lock. Returns a live value, and whether the caller is to refresh it, or
+    /// stores the result in `miss`.
+    #[inline(always)]
+    fn lookup_in<'a>(
+        &self,
+        shard: &Shard<K, V>,
+        location: &KeyLocation<'a, K, V>,
+        key: &K,
+        early_time: Nanos,
+        miss: &mut Option<Lookup<'a, K, V>>,
+    ) -> Option<(V, bool)> {
+        let time = self.hit_time(early_time);
+        if let Some((slot, value)) = shard.hit(location.hash, key, time) {
+            // The cache is asked first, because its settings are in the processor's cache already.
+            let needs_refresh =
+                self.inner.has_refresh_rules && shard.claim_refresh(slot, || time.now());
+            return Some((value.clone(), needs_refresh));
+        }
+        *miss = Some(self.join_or_lead_in(shard, location, key, || self.candidate()));
+        None
     }
 
     /// Looks a key up like [`lookup`](Self::lookup), on the given terms, but neither the statistics nor the policy

@@ -3,7 +3,7 @@
 
 use crate::entry::Loaded;
 use crate::error::{AnyError, LoadError};
-use crate::local::{BatchResult, Lookup, erase_many};
+use crate::local::tier_hooks::{BatchLookup, BatchResult, erase_many};
 use crate::tiered::coherence::key_waiters::Wait;
 use crate::tiered::coherence::read_lease::now;
 use crate::tiered::fetch::{POLL, Read, TimedOut};
@@ -54,9 +54,11 @@ impl<K: RemoteKey, V: RemoteValue> TieredCache<K, V> {
         });
         let first = Round::default();
         let mut values = loop {
-            if let Some(values) =
-                typed(inner.load_round(keys, Lookup::Counted, &load, &first).await)
-            {
+            if let Some(values) = typed(
+                inner
+                    .load_round(keys, BatchLookup::Counted, &load, &first)
+                    .await,
+            ) {
                 break values?;
             }
         };
@@ -80,7 +82,7 @@ impl<K: RemoteKey, V: RemoteValue> TieredCache<K, V> {
                 .collect();
             let round = Round::default();
             let found = inner
-                .load_round(&rest_keys, Lookup::Again, &load, &round)
+                .load_round(&rest_keys, BatchLookup::Again, &load, &round)
                 .await;
             let Some(found) = typed(found) else { continue };
             for (at, value) in rest.into_iter().zip(found?) {
@@ -154,7 +156,7 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
     async fn load_round<F>(
         self: &Arc<Self>,
         keys: &[K],
-        lookup: Lookup,
+        lookup: BatchLookup,
         load: &Mutex<impl FnMut(Vec<K>) -> F>,
         round: &Round<K>,
     ) -> Result<Vec<Option<V>>, LoadError<AnyError>>

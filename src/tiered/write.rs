@@ -478,7 +478,7 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
                 match key_of::<K>(name) {
                     // It has the same name here as in the process that sent the invalidation.
                     Some(key) if name_of(&key).as_ref() == Some(name) => drop(self.l1.remove(&key)),
-                    _ => self.l1.forget(),
+                    _ => self.l1.invalidate_all(),
                 }
                 self.waiters_by_key.wake(name);
             }
@@ -489,7 +489,7 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
             Subject::All => {
                 self.l1.clear();
                 // A value that was written before, and is yet to be kept, is of an older epoch.
-                self.l1.forget();
+                self.l1.invalidate_all();
                 self.waiters_by_key.wake_all();
             }
         }

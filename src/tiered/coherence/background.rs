@@ -191,7 +191,7 @@ impl<K: RemoteKey, V: RemoteValue> Listening<K, V> {
     fn hear_or_forget(&mut self, message: &Message) {
         if catch_unwind(AssertUnwindSafe(|| self.hear(message))).is_err() {
             self.inner.read_lease.revoke();
-            self.inner.l1.forget();
+            self.inner.l1.invalidate_all();
         }
     }
 
@@ -213,7 +213,7 @@ impl<K: RemoteKey, V: RemoteValue> Listening<K, V> {
                 inner.read_lease.revoke();
                 count(&inner.counters.forgets);
                 // What was held, and what is being loaded now, is not served from here on.
-                inner.l1.forget();
+                inner.l1.invalidate_all();
                 inner.waiters_by_key.wake_all();
                 let mut proof = inner.proof.lock();
                 let missed = std::mem::replace(&mut proof.gaps, self.events.gaps);
