@@ -21,7 +21,7 @@ const BEGINNING: usize = 20;
 const END: usize = 16;
 
 #[test]
-fn lengths_that_lie_cost_no_memory() {
+fn wrong_length_in_a_file_allocates_no_memory() {
     let _profiler = dhat::Profiler::builder().testing().build();
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("snapshot");

@@ -1,4 +1,4 @@
-//! Tags: entries that share one are invalidated together, at once, and never served again.
+//! Tags: entries that share one are invalidated together, and never served again.
 
 #[allow(dead_code)]
 #[path = "entries/common.rs"]
@@ -24,7 +24,7 @@ fn tagged(value: u64, tags: &[&str]) -> Loaded<u64> {
 }
 
 thread_local! {
-    /// How often this thread has hashed or compared a [`Counting`] key.
+    /// The number of times that this thread has hashed or compared a [`Counting`] key.
     static LOOKS: Cell<u64> = const { Cell::new(0) };
 }
 
@@ -46,7 +46,7 @@ impl Hash for Counting {
 }
 
 #[test]
-fn an_invalidation_looks_at_no_entry_however_many_there_are() {
+fn invalidation_visits_no_entry_for_any_number_of_entries() {
     for entries in [10, 100_000] {
         let cache: LocalCache<Counting, u64> = LocalCache::builder()
             .unbounded()
@@ -69,7 +69,7 @@ fn an_invalidation_looks_at_no_entry_however_many_there_are() {
 }
 
 #[test]
-fn whatever_was_invalidated_is_never_served_again() {
+fn invalidated_entry_is_never_served_again() {
     let reads: [fn(&Fixture); 9] = [
         |f| assert_eq!(f.cache.get(&1), None),
         |f| assert_eq!(f.cache.get_with(&1, |value| *value), None),
@@ -112,10 +112,10 @@ fn whatever_was_invalidated_is_never_served_again() {
 }
 
 #[test]
-fn any_one_of_several_tags_is_enough_and_what_comes_after_is_served() {
+fn entry_is_invalidated_by_any_of_its_tags_and_later_entries_are_served() {
     let cache = Cache::new(10);
     for tag in ["a", "b", "c", "a"] {
-        // A name that is given twice is one.
+        // A name that is given twice counts once.
         cache.insert_loaded(1, tagged(10, &["a", "b"]).tags(["c", "a"]));
         cache.invalidate_tag("d");
         assert_eq!(cache.get(&1), Some(10));
@@ -127,9 +127,9 @@ fn any_one_of_several_tags_is_enough_and_what_comes_after_is_served() {
     }
 }
 
-/// The cache holds a name's `Arc` for as long as it knows the tag.
+/// The cache keeps the `Arc` of a name as long as it knows the tag.
 #[test]
-fn names_that_no_entry_has_any_more_are_forgotten() {
+fn tag_names_without_entries_are_removed() {
     let cache = Cache::new(10);
     let held: Arc<str> = "held".into();
     cache.insert_loaded(0, Loaded::new(0).tags([Arc::clone(&held)]));
@@ -151,7 +151,7 @@ fn names_that_no_entry_has_any_more_are_forgotten() {
 }
 
 #[test]
-fn what_is_dead_is_reclaimed_by_evict_expired() {
+fn evict_expired_removes_invalidated_entries() {
     for shards in [1, 8] {
         let f = Fixture::new(|builder| builder.capacity(100_000).shards(shards));
         for key in 0..5_000 {
@@ -178,7 +178,7 @@ fn what_is_dead_is_reclaimed_by_evict_expired() {
 }
 
 #[test]
-fn a_cache_that_is_written_to_sheds_what_was_invalidated() {
+fn writes_remove_invalidated_entries() {
     let f = Fixture::new(|builder| builder);
     f.cache.insert(1_000, 0);
     for round in 1..4 {
@@ -192,13 +192,13 @@ fn a_cache_that_is_written_to_sheds_what_was_invalidated() {
 }
 
 #[test]
-fn the_weight_of_what_was_invalidated_is_free_once_it_is_reclaimed() {
+fn weight_of_invalidated_entries_is_free_after_their_removal() {
     let builder = Cache::builder().max_weight(1_000).weigher(|_, &v| v);
     let cache = builder.shards(1).build().unwrap();
     (0..10).for_each(|key| cache.insert_loaded(key, tagged(90, &["tag"])));
     cache.invalidate_tag("tag");
     assert_eq!(cache.weight(), 900);
-    // Finds room for itself.
+    // The insertion finds room.
     cache.insert(10, 1_000);
     assert_eq!((cache.weight(), cache.get(&10)), (1_000, Some(1_000)));
     assert_eq!(cache.stats().invalidated, 10);
@@ -212,7 +212,7 @@ fn the_weight_of_what_was_invalidated_is_free_once_it_is_reclaimed() {
 }
 
 #[test]
-fn whatever_takes_a_dead_entry_out_tells_of_it_as_invalidated() {
+fn every_removal_of_an_invalidated_entry_has_the_cause_invalidated() {
     let removals: [fn(&Cache); 8] = [
         |cache| cache.insert(1, 2),
         |cache| cache.insert_with_ttl(1, 2, Duration::ZERO),
@@ -231,7 +231,7 @@ fn whatever_takes_a_dead_entry_out_tells_of_it_as_invalidated() {
         f.cache
             .insert_loaded(1, tagged(1, &["tag"]).ttl(seconds(1)));
         f.cache.invalidate_tag("tag");
-        // Past its deadline as well: it was invalidated before.
+        // It is past its deadline as well, but it was invalidated before that.
         f.clock.advance(seconds(1));
         remove(&f.cache);
         assert_eq!(f.take_told(), [(1, 1, RemovalCause::Invalidated)]);
@@ -246,7 +246,7 @@ fn whatever_takes_a_dead_entry_out_tells_of_it_as_invalidated() {
 
 #[derive(Debug, Clone)]
 enum Op {
-    /// Tags are bits.
+    /// An insertion. The tags are bits.
     Insert(u32, u8, Option<u64>),
     Load(u32, u8, Option<u64>),
     Get(u32),
@@ -283,7 +283,7 @@ proptest! {
     #[test]
     fn it_does_what_a_naive_cache_with_tags_does(ops in vec(op(), 1..200), shards in 1..3_usize) {
         let f = Fixture::new(|builder| builder.shards(shards));
-        // The value, the tags and the deadline of each live entry.
+        // The value, tags and deadline of each live entry.
         let mut model: BTreeMap<u32, (u64, u8, u64)> = BTreeMap::new();
         let mut now = 0;
         for (value, op) in (0..).zip(ops) {
@@ -337,10 +337,10 @@ proptest! {
     }
 }
 
-/// A database, its readers through the cache, and writers who change it and then invalidate a tag of
-/// one row or of two: nobody finds a value from before the change after that.
+/// Writers change a database and then invalidate a tag of one row or of two. After that, no reader through the cache
+/// finds a value from before the change.
 #[test]
-fn no_reader_finds_a_value_older_than_the_last_invalidation_of_its_tag() {
+fn concurrent_reader_never_finds_a_value_older_than_the_last_invalidation_of_its_tag() {
     const ROW_TAGS: [&str; 4] = ["row 0", "row 1", "row 2", "row 3"];
     const PAIR_TAGS: [&str; 2] = ["rows 0 and 2", "rows 1 and 3"];
     let cache = Cache::builder().capacity(64).shards(2).build().unwrap();
@@ -381,7 +381,7 @@ fn no_reader_finds_a_value_older_than_the_last_invalidation_of_its_tag() {
         }
         let writers = (0..2_usize).map(|writer| {
             let (cache, database, invalidated) = (&cache, &database, &invalidated);
-            // Each has two rows of its own.
+            // Each writer has two rows of its own.
             let change = move |at: usize| database[at].fetch_add(1, SeqCst) + 1;
             scope.spawn(move || {
                 for step in 0..5_000 {

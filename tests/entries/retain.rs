@@ -1,5 +1,5 @@
-//! `retain` as an invalidation: what it does to loads, updates and each other. Single loads and
-//! refreshes are in `invalidation.rs` and `refresh.rs`.
+//! `retain` as an invalidation: its effect on batches, detached loads, updates and other calls of `retain`. Single loads
+//! and refreshes are in `invalidation.rs` and `refresh.rs`.
 
 use crate::common::{Cache, RUNTIME, WAYS, Way};
 use hotset::__private::validate;
@@ -51,7 +51,7 @@ fn detached_load_started_before_retain_is_not_stored() {
 }
 
 #[test]
-fn load_started_while_retain_asks_is_stored() {
+fn load_started_while_retain_calls_its_closure_is_stored() {
     let cache = Cache::builder().capacity(10).shards(1).build().unwrap();
     cache.insert(1, 10);
     cache.retain(|_, _| {
@@ -83,7 +83,7 @@ fn update_in_flight_during_retain_is_not_lost() {
 }
 
 #[test]
-fn retains_at_the_same_time_remove_what_each_is_to_remove() {
+fn concurrent_retains_remove_the_entries_of_both() {
     let cache = Cache::new(1_000);
     for _ in 0..50 {
         (0..100).for_each(|key| cache.insert(key, 0));
@@ -101,7 +101,7 @@ fn retains_at_the_same_time_remove_what_each_is_to_remove() {
     validate(&cache);
 }
 
-/// The contract: after a change of the database and a `retain`, nobody reads an older value.
+/// After a change of the database and a `retain`, no reader gets an older value.
 #[test]
 fn read_after_retain_is_not_older_than_the_write_before_it() {
     const ROUNDS: u64 = 3_000;

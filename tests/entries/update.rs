@@ -1,4 +1,4 @@
-//! What an update keeps of the entry that it replaces, and what it does not.
+//! The settings that an update keeps of the entry that it replaces.
 
 use crate::common::{Cache, Fixture, just_before, seconds, until};
 use hotset::__private::validate;
@@ -111,7 +111,7 @@ fn update_of_a_missing_or_expired_entry_has_the_caches_time_to_live() {
 }
 
 #[test]
-fn update_whose_entry_expires_meanwhile_is_made_again_without_a_value() {
+fn update_whose_entry_expires_meanwhile_is_repeated_without_a_value() {
     let f = Fixture::new(|builder| builder.time_to_live(seconds(10)));
     f.cache.insert(1, 10);
     let mut seen = Vec::new();
@@ -129,7 +129,7 @@ fn update_whose_entry_expires_meanwhile_is_made_again_without_a_value() {
 }
 
 #[test]
-fn insert_in_place_of_an_entry_has_the_caches_time_to_live() {
+fn insert_over_an_entry_has_the_caches_time_to_live() {
     let f = Fixture::new(|builder| builder.time_to_live(seconds(10)));
     f.cache.insert_with_ttl(1, 10, seconds(60));
     f.cache.insert(1, 11);
@@ -137,7 +137,7 @@ fn insert_in_place_of_an_entry_has_the_caches_time_to_live() {
 }
 
 #[test]
-fn update_loaded_replaces_the_time_to_live_that_it_names() {
+fn update_loaded_replaces_the_time_to_live_if_set() {
     let f = Fixture::new(|builder| builder.time_to_live(seconds(10)));
     f.cache.insert_with_ttl(1, 10, seconds(60));
     let extend = |value: Option<&u64>| Some(Loaded::new(*value?).ttl(seconds(90)));
@@ -156,14 +156,14 @@ fn update_loaded_replaces_the_time_to_live_that_it_names() {
     assert_eq!(f.cache.remaining_ttl(&1), Some(seconds(7)));
 }
 
-/// A cache whose weigher says 1,000 for whatever it is asked about.
+/// Returns a cache whose weigher returns 1,000 for every entry.
 fn weighing() -> Cache {
     let builder = Cache::builder().max_weight(10_000).shards(1);
     builder.weigher(|_, _| 1_000).build().unwrap()
 }
 
 #[test]
-fn update_keeps_a_given_weight() {
+fn update_keeps_an_explicit_weight() {
     let cache = weighing();
     cache.insert_loaded(1, Loaded::new(10).weight(5));
     (0..3).for_each(|_| assert!(cache.update(&1, increment).is_some()));
@@ -171,7 +171,7 @@ fn update_keeps_a_given_weight() {
     cache.insert(2, 10);
     cache.update(&2, increment);
     assert_eq!(cache.weight(), 1_005);
-    // The slot's next entry was given none.
+    // The next entry of the slot has no explicit weight.
     cache.remove(&1);
     cache.insert(3, 10);
     cache.update(&3, increment);
@@ -180,7 +180,7 @@ fn update_keeps_a_given_weight() {
 }
 
 #[test]
-fn update_keeps_a_given_weight_that_is_the_weighers_own() {
+fn update_keeps_an_explicit_weight_equal_to_the_weighers() {
     let builder = Cache::builder().max_weight(1_000).shards(1);
     let cache = builder.weigher(|_, &value| value).build().unwrap();
     cache.insert_loaded(1, Loaded::new(10).weight(10));
@@ -193,7 +193,7 @@ fn update_keeps_a_given_weight_that_is_the_weighers_own() {
 }
 
 #[test]
-fn insert_in_place_of_an_entry_with_a_given_weight_is_weighed() {
+fn insert_over_an_entry_with_an_explicit_weight_calls_the_weigher() {
     let cache = weighing();
     cache.insert_loaded(1, Loaded::new(10).weight(5));
     cache.insert(1, 11);
@@ -203,7 +203,7 @@ fn insert_in_place_of_an_entry_with_a_given_weight_is_weighed() {
 }
 
 #[test]
-fn update_loaded_replaces_the_weight_that_it_names() {
+fn update_loaded_replaces_the_weight_if_set() {
     let cache = weighing();
     cache.insert_loaded(1, Loaded::new(10).weight(5));
     cache.update_loaded(&1, |value| Some(Loaded::new(*value?).weight(7)));
@@ -214,7 +214,7 @@ fn update_loaded_replaces_the_weight_that_it_names() {
 }
 
 #[test]
-fn update_of_an_expired_entry_with_a_given_weight_is_weighed() {
+fn update_of_an_expired_entry_with_an_explicit_weight_calls_the_weigher() {
     let clock = hotset::ManualClock::new();
     let builder = Cache::builder().max_weight(10_000).clock(clock.clone());
     let cache = builder.weigher(|_, _| 1_000).build().unwrap();
@@ -226,7 +226,7 @@ fn update_of_an_expired_entry_with_a_given_weight_is_weighed() {
 }
 
 #[test]
-fn update_loaded_replaces_the_tags_if_it_names_some() {
+fn update_loaded_replaces_the_tags_if_set() {
     let f = Fixture::new(|builder| builder);
     f.cache.insert_loaded(1, Loaded::new(10).tags(["old"]));
     let rename = |value: Option<&u64>| Some(Loaded::new(*value?).tags(["new"]));
@@ -241,7 +241,7 @@ fn update_loaded_replaces_the_tags_if_it_names_some() {
 }
 
 #[test]
-fn update_loaded_is_made_again_if_an_old_or_a_new_tag_is_invalidated_meanwhile() {
+fn update_loaded_is_repeated_if_an_old_or_new_tag_is_invalidated_meanwhile() {
     for tag in ["old", "new"] {
         let f = Fixture::new(|builder| builder);
         f.cache.insert_loaded(1, Loaded::new(10).tags(["old"]));
@@ -264,7 +264,7 @@ fn update_loaded_is_made_again_if_an_old_or_a_new_tag_is_invalidated_meanwhile()
     }
 }
 
-/// What is refreshed early is found by the time that its load took, which an update does not forget.
+/// Early refresh depends on the duration of the load, which an update keeps.
 #[test]
 fn updated_entry_is_still_refreshed_early() {
     let clock = hotset::ManualClock::new();
@@ -286,7 +286,7 @@ fn updated_entry_is_still_refreshed_early() {
     };
     cache.get_or_load(&1, load()).unwrap();
     cache.update(&1, increment);
-    // A nanosecond before the end each hit refreshes it, most likely; a load takes a million.
+    // A nanosecond before the deadline nearly every hit refreshes the entry, because its load took a million.
     clock.set(just_before(seconds(10)));
     cache.get_or_load(&1, load()).unwrap();
     assert_eq!(loads.load(SeqCst), 2);
