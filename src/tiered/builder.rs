@@ -131,7 +131,7 @@ impl<K: TierKey, V: TierValue> Builder<K, V> {
     /// one among sentinels `+sentinel +subscribe`):
     ///
     /// ```text
-    #[doc = include_str!("../../examples/deploy/users.acl")]
+    #[doc = include_str!("redis/users.acl")]
     /// ```
     pub fn redis(self, url: impl Into<String>, namespace: impl Into<String>) -> TieredBuilder<K, V>
     where

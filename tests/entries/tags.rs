@@ -1,10 +1,6 @@
 //! Tags: entries that share one are invalidated together, at once, and never served again.
 
-#[allow(dead_code)]
-#[path = "entries/common.rs"]
-mod common;
-
-use common::{Cache, Fixture, RUNTIME, WAYS, seconds};
+use crate::common::{Cache, Fixture, RUNTIME, WAYS, seconds};
 use hotset::{Loaded, LocalCache, RemovalCause};
 use proptest::collection::vec;
 use proptest::option;

@@ -244,7 +244,7 @@ fn the_environment_is_the_process_s() {
         return;
     }
     let child = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "the_environment_is_the_process_s"])
+        .args(["--exact", "config::the_environment_is_the_process_s"])
         .env(CHILD, "1")
         .envs(VARIABLES)
         .output()

@@ -48,7 +48,7 @@ fn everything_is_there_before_anything_has_happened() {
     metrics.watch(&cache).unwrap();
     let scraped = prometheus.scrape(&metrics);
     // All of the documented ones that a cache without Redis has, each with its help.
-    let documented = include_str!("../src/metrics/table.md").lines().skip(2);
+    let documented = include_str!("../../src/metrics/table.md").lines().skip(2);
     let local = documented.take_while(|row| !row.contains("_l2_call_"));
     let mut count = 0;
     for row in local {

@@ -1,14 +1,11 @@
 //! Damaged and foreign values in Redis: misses, without a panic, and without more memory than a value may take.
 
-#[path = "servers/mod.rs"]
-#[allow(dead_code)]
-mod servers;
-
 use hotset::{Consistency, LocalCache, TieredCache};
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 use redis::aio::MultiplexedConnection;
 use servers::Server;
+use support::servers;
 use xxhash_rust::xxh3::xxh3_64;
 
 #[global_allocator]

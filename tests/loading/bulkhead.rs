@@ -1,10 +1,6 @@
 //! `max_concurrent_loads`: how many loaders run at one time, who waits, and what they wait for.
 
-#[allow(dead_code)]
-#[path = "entries/common.rs"]
-mod common;
-
-use common::{Answer, Cache, PAIRS, RUNTIME, WAYS, Way, until};
+use crate::common::{Answer, Cache, PAIRS, RUNTIME, WAYS, Way, until};
 use hotset::LoadError;
 use std::convert::Infallible;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};

@@ -1,11 +1,7 @@
 //! `detached`: loads in tasks of their own, which go on when their caller goes away.
 #![cfg(feature = "tokio")]
 
-#[allow(dead_code)]
-#[path = "entries/common.rs"]
-mod common;
-
-use common::{Cache, Fixture, PATIENCE, RUNTIME, WAYS, Way, just_before, seconds, until};
+use crate::common::{Cache, Fixture, PATIENCE, RUNTIME, WAYS, Way, just_before, seconds, until};
 use hotset::{LoadError, Loaded};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::pin::pin;
@@ -26,7 +22,7 @@ type Finding = Result<u64, &'static str>;
 /// A detached load under way, and its caller.
 struct Load {
     finish: oneshot::Sender<Finding>,
-    caller: JoinHandle<common::Answer>,
+    caller: JoinHandle<crate::common::Answer>,
 }
 
 /// Starts one in a runtime; its loader runs when this returns.
@@ -63,7 +59,7 @@ impl Load {
 }
 
 /// A caller whose loader ends at once.
-fn ask(cache: &Cache, key: u32, finding: Finding) -> common::Answer {
+fn ask(cache: &Cache, key: u32, finding: Finding) -> crate::common::Answer {
     let load = move || async move { finding };
     RUNTIME.block_on(cache.detached().get_or_load_async(&key, load))
 }

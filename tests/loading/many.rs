@@ -1,11 +1,7 @@
 //! `get_many_or_load`, for threads and tasks: what is asked for, what comes back, and how batches
 //! and single loads share flights.
 
-#[allow(dead_code)]
-#[path = "entries/common.rs"]
-mod common;
-
-use common::{Cache, Fixture, PAIRS, RUNTIME, WAYS, Way, seconds, until};
+use crate::common::{Cache, Fixture, PAIRS, RUNTIME, WAYS, Way, seconds, until};
 use hotset::{LoadError, Loaded};
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -204,7 +200,7 @@ fn during_a_batch(
     waits: Way,
     key: u32,
     result: impl Fn() -> Result<Pairs, &'static str> + Sync,
-) -> (Cache, common::Answer) {
+) -> (Cache, crate::common::Answer) {
     let cache = Cache::new(10);
     let waiter = Mutex::new(None);
     let call = AssertUnwindSafe(|| {

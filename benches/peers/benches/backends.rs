@@ -1,14 +1,10 @@
 //! What a read costs where values live in different places: in a plain map, in this process's cache, in
 //! Redis, and in a tiered cache over it.
 //!
-//! `cargo bench --features redis --bench backends`: it starts a `redis-server` of its own, which must
+//! `cargo bench -p peers --bench backends`: it starts a `redis-server` of its own, which must
 //! be installed. All backends take turns in one run; figures are medians of rounds. Reads of less than
 //! a microsecond are timed a hundred at a time, so their percentiles are of means of a hundred. `--quick`
 //! makes each turn a tenth as long.
-
-#[path = "../tests/servers/mod.rs"]
-#[allow(dead_code)]
-mod servers;
 
 use hdrhistogram::Histogram;
 use hotset::{Consistency, LocalCache, TieredCache};
@@ -21,6 +17,7 @@ use std::future::Future;
 use std::hint::black_box;
 use std::sync::{Arc, RwLock};
 use std::time::{Duration, Instant};
+use support::servers;
 
 const ENTRIES: u64 = 10_000;
 const ROUNDS: usize = 9;

@@ -1,17 +1,13 @@
-//! Tables of hotset beside its peers, for a person to read: `cargo bench --bench compare`.
+//! Tables of hotset beside its peers, for a person to read: `cargo bench -p peers --bench compare`.
 //!
 //! Each cell is the median over rounds; in each round every cache has its turn on the same keys,
 //! with one thread and then with two, so that what disturbs the machine disturbs all of them.
-//! Arguments pick rows by name and size, as in `cargo bench --bench compare -- hit churn 100000`;
+//! Arguments pick rows by name and size, as in `cargo bench -p peers --bench compare -- hit churn 100000`;
 //! `--quick` makes each turn a tenth as long.
 
-mod common;
-
-use common::{
-    Adaptive, Bench, Contents, Foyer, Hotset, Moka, MokaFuture, MutexLru, Numbers, Peer, PlainMap,
-    QuickCache, Scc, Texts, Work,
-};
 use hdrhistogram::Histogram;
+use peers::common::{Adaptive, Bench, Contents, Hotset, Numbers, Peer, Texts, Work};
+use peers::{Foyer, Moka, MokaFuture, MutexLru, PlainMap, QuickCache, Scc};
 use std::process::Command;
 use std::time::{Duration, Instant};
 

@@ -1,14 +1,10 @@
 //! What policies hit: as much as plain implementations of what their papers say, and `Adaptive` never
 //! much less than LRU.
 
-#[allow(dead_code, unreachable_pub)]
-#[path = "../benches/hit_ratio/traces.rs"]
-mod traces;
-
 use foldhash::fast::FixedState;
 use hotset::{LocalCache, Policy};
+use peers::traces::{self, Trace};
 use std::collections::{HashMap, VecDeque};
-use traces::Trace;
 
 /// In percent.
 #[allow(clippy::cast_precision_loss)]

@@ -16,7 +16,7 @@ use std::time::Duration;
 /// that takes more than one query.
 #[derive(Parser)]
 #[command(name = "profiles", allow_negative_numbers = true)]
-pub(crate) struct Args {
+pub struct Args {
     /// Replay the accesses in this file in place of the built-in traffic
     ///
     /// The file holds keys and nothing else, one per access, in the order of access: unsigned
@@ -28,35 +28,35 @@ pub(crate) struct Args {
     /// Without this option the traffic is Zipf with exponent 1 over all profiles: the second
     /// hottest is asked for half as often as the hottest, the third a third as often, and so on.
     #[arg(long, value_name = "FILE")]
-    pub(crate) trace: Option<PathBuf>,
+    pub trace: Option<PathBuf>,
 
     /// How many profiles the cache holds at most
     #[arg(long, value_name = "ENTRIES", default_value = "20000")]
     #[arg(value_parser = count::<1_000_000_000>)]
-    pub(crate) capacity: usize,
+    pub capacity: usize,
 
     /// How long the cache may answer with a profile before it is queried anew; fractions are fine
     #[arg(long, value_name = "SECONDS", default_value = "60", value_parser = seconds)]
-    pub(crate) ttl: Duration,
+    pub ttl: Duration,
 
     /// How many threads serve requests
     #[arg(long, default_value = "4", value_parser = count::<1_024>)]
-    pub(crate) threads: usize,
+    pub threads: usize,
 
     /// How long each of the two runs takes; fractions are fine
     #[arg(long, default_value = "5", value_parser = seconds)]
-    pub(crate) seconds: Duration,
+    pub seconds: Duration,
 
     /// What the made-up profiles and the built-in traffic are derived from
     #[arg(long, default_value = "1")]
-    pub(crate) seed: u64,
+    pub seed: u64,
 
     /// How many profiles the database holds
     #[arg(long, default_value = "100000", value_parser = count::<10_000_000>)]
-    pub(crate) profiles: usize,
+    pub profiles: usize,
 }
 
-pub(crate) fn count<const MAX: usize>(text: &str) -> Result<usize, String> {
+pub fn count<const MAX: usize>(text: &str) -> Result<usize, String> {
     match text.parse() {
         Ok(count) if (1..=MAX).contains(&count) => Ok(count),
         _ => Err(format!("give a whole number from 1 to {MAX}")),
@@ -73,7 +73,7 @@ fn seconds(text: &str) -> Result<Duration, String> {
 }
 
 /// Prints the help that was asked for, or what is wrong with the command line in one line.
-pub(crate) fn explain(error: &clap::Error) -> ExitCode {
+pub fn explain(error: &clap::Error) -> ExitCode {
     if !error.use_stderr() {
         error.exit();
     }

@@ -6,7 +6,6 @@ use indicatif::{ProgressBar, ProgressIterator, ProgressStyle};
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
 use rusqlite::{Connection, OpenFlags, Transaction, params};
-use serde::Serialize;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -38,9 +37,10 @@ const PROFILE: &str = "
 ";
 
 /// What a page about a user shows.
-#[derive(PartialEq, Serialize)]
-pub(crate) struct Profile {
-    pub(crate) name: String,
+#[derive(PartialEq)]
+#[cfg_attr(feature = "async", derive(serde::Serialize))]
+pub struct Profile {
+    pub name: String,
     email: String,
     city: String,
     bio: String,
@@ -49,13 +49,13 @@ pub(crate) struct Profile {
     badges: String,
 }
 
-pub(crate) struct Database {
+pub struct Database {
     folder: TempDir,
     queries: Arc<AtomicU64>,
 }
 
 impl Database {
-    pub(crate) fn create(profiles: usize, seed: u64) -> Result<Self, AnyError> {
+    pub fn create(profiles: usize, seed: u64) -> Result<Self, AnyError> {
         let database = Self {
             folder: tempfile::tempdir()?,
             queries: Arc::default(),
@@ -68,16 +68,16 @@ impl Database {
         Ok(database)
     }
 
-    pub(crate) fn file(&self) -> PathBuf {
+    pub fn file(&self) -> PathBuf {
         self.folder.path().join("profiles.sqlite")
     }
 
     /// A connection for each of several threads.
-    pub(crate) fn readers(&self, count: usize) -> rusqlite::Result<Vec<Reader>> {
+    pub fn readers(&self, count: usize) -> rusqlite::Result<Vec<Reader>> {
         (0..count).map(|_| self.reader()).collect()
     }
 
-    pub(crate) fn reader(&self) -> rusqlite::Result<Reader> {
+    pub fn reader(&self) -> rusqlite::Result<Reader> {
         // One thread at a time uses a connection, so SQLite need not lock it.
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         Ok(Reader {
@@ -87,19 +87,19 @@ impl Database {
     }
 
     /// How many queries all readers have made so far.
-    pub(crate) fn queries(&self) -> u64 {
+    pub fn queries(&self) -> u64 {
         self.queries.load(Relaxed)
     }
 }
 
 /// A connection for one thread at a time.
-pub(crate) struct Reader {
+pub struct Reader {
     connection: Connection,
     queries: Arc<AtomicU64>,
 }
 
 impl Reader {
-    pub(crate) fn profile(&self, id: u64) -> rusqlite::Result<Arc<Profile>> {
+    pub fn profile(&self, id: u64) -> rusqlite::Result<Arc<Profile>> {
         self.queries.fetch_add(1, Relaxed);
         let mut query = self.connection.prepare_cached(PROFILE)?;
         query.query_row([id], |row| {

@@ -38,18 +38,18 @@ const BADGES: [&str; 6] = [
 ];
 
 /// What the tables hold of one person.
-pub(crate) struct Person {
-    pub(crate) name: String,
-    pub(crate) email: String,
-    pub(crate) city: &'static str,
-    pub(crate) bio: String,
-    pub(crate) followers: u32,
-    pub(crate) joined: u32,
-    pub(crate) badges: Vec<&'static str>,
+pub struct Person {
+    pub name: String,
+    pub email: String,
+    pub city: &'static str,
+    pub bio: String,
+    pub followers: u32,
+    pub joined: u32,
+    pub badges: Vec<&'static str>,
 }
 
 impl Person {
-    pub(crate) fn random(id: u64, rng: &mut SmallRng) -> Self {
+    pub fn random(id: u64, rng: &mut SmallRng) -> Self {
         let (first, last) = (pick(&FIRST_NAMES, rng), pick(&LAST_NAMES, rng));
         let sentences = rng.random_range(3..=7);
         let badges = rng.random_range(0..=3);

@@ -6,7 +6,7 @@ use hotset::Stats;
 use indicatif::{HumanCount, HumanFloatCount};
 use std::time::Duration;
 
-pub(crate) fn print_setup(args: &Args, profiles: usize) {
+pub fn print_setup(args: &Args, profiles: usize) {
     let requests = match &args.trace {
         Some(path) => format!("the accesses in {}", path.display()),
         None => "Zipf traffic".to_string(),
@@ -22,7 +22,7 @@ pub(crate) fn print_setup(args: &Args, profiles: usize) {
     );
 }
 
-pub(crate) fn print_table(alone: &Run, cached: &Run, hit_ratio: f64) {
+pub fn print_table(alone: &Run, cached: &Run, hit_ratio: f64) {
     println!(
         "{:17}{:>11}{:>10}{:>10}{:>10}{:>12}{:>10}",
         "", "requests/s", "p50", "p99", "max", "db queries", "hit ratio"
@@ -47,7 +47,7 @@ fn print_row(run: &Run, hit_ratio: &str) {
     );
 }
 
-pub(crate) fn print_savings(alone: &Run, cached: &Run) {
+pub fn print_savings(alone: &Run, cached: &Run) {
     let times = (alone.mean_time(), cached.mean_time());
     let reads = (alone.queries_per_request(), cached.queries_per_request());
     println!(
@@ -63,7 +63,7 @@ pub(crate) fn print_savings(alone: &Run, cached: &Run) {
     );
 }
 
-pub(crate) fn print_stats(stats: &Stats) {
+pub fn print_stats(stats: &Stats) {
     println!(
         "\nThe cache, from first to last:\n  \
          {} loads, 99% of them within {}\n  \

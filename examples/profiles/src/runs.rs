@@ -12,32 +12,32 @@ use std::time::{Duration, Instant};
 const LONGEST: u64 = 60_000_000_000;
 
 /// What all runs have in common.
-pub(crate) struct Runs<'a> {
-    pub(crate) database: &'a Database,
-    pub(crate) traffic: &'a Traffic,
-    pub(crate) duration: Duration,
+pub struct Runs<'a> {
+    pub database: &'a Database,
+    pub traffic: &'a Traffic,
+    pub duration: Duration,
 }
 
 /// What a run has done.
-pub(crate) struct Run {
-    pub(crate) name: &'static str,
+pub struct Run {
+    pub name: &'static str,
     /// How long each request took, in nanoseconds.
-    pub(crate) latencies: Histogram<u64>,
-    pub(crate) elapsed: Duration,
-    pub(crate) queries: u64,
+    pub latencies: Histogram<u64>,
+    pub elapsed: Duration,
+    pub queries: u64,
 }
 
 #[allow(clippy::cast_precision_loss)]
 impl Run {
-    pub(crate) fn requests_per_second(&self) -> f64 {
+    pub fn requests_per_second(&self) -> f64 {
         self.latencies.len() as f64 / self.elapsed.as_secs_f64()
     }
 
-    pub(crate) fn queries_per_request(&self) -> f64 {
+    pub fn queries_per_request(&self) -> f64 {
         self.queries as f64 / self.latencies.len() as f64
     }
 
-    pub(crate) fn mean_time(&self) -> Duration {
+    pub fn mean_time(&self) -> Duration {
         Duration::from_secs_f64(self.latencies.mean() / 1e9)
     }
 }
@@ -45,7 +45,7 @@ impl Run {
 impl Runs<'_> {
     /// Answers requests with `answer`, from the first one on, until the time is over. Each worker has
     /// a thread of its own.
-    pub(crate) fn run<W: Send, T>(
+    pub fn run<W: Send, T>(
         &self,
         name: &'static str,
         workers: Vec<W>,

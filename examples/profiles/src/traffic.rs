@@ -18,7 +18,7 @@ const REQUESTS: usize = 4_000_000;
 /// not so few that they wait for each other.
 const BLOCK: usize = 64;
 
-pub(crate) struct Traffic {
+pub struct Traffic {
     ids: Vec<u64>,
     counts: HashMap<u64, u64>,
 }
@@ -30,7 +30,7 @@ impl Traffic {
         clippy::cast_precision_loss,
         clippy::cast_sign_loss
     )]
-    pub(crate) fn zipf(profiles: usize, seed: u64) -> Self {
+    pub fn zipf(profiles: usize, seed: u64) -> Self {
         let mut rng = SmallRng::seed_from_u64(seed);
         // Ranks are scattered, or hot profiles would share pages of the database.
         let mut by_rank: Vec<u64> = (0..profiles as u64).collect();
@@ -41,7 +41,7 @@ impl Traffic {
     }
 
     /// The accesses in a file, with the keys numbered in the order of their first appearance.
-    pub(crate) fn from_trace(path: &Path) -> Result<Self, AnyError> {
+    pub fn from_trace(path: &Path) -> Result<Self, AnyError> {
         let format = "a trace is a file of 8-byte little-endian keys, see --help";
         let trace = path.display();
         let bytes =
@@ -71,18 +71,18 @@ impl Traffic {
     }
 
     /// How many profiles are asked for at all.
-    pub(crate) fn distinct(&self) -> usize {
+    pub fn distinct(&self) -> usize {
         self.counts.len()
     }
 
     /// The profile that is asked for most often.
-    pub(crate) fn hottest(&self) -> u64 {
+    pub fn hottest(&self) -> u64 {
         let hottest = self.counts.iter().max_by_key(|&(id, count)| (count, id));
         *hottest.expect("there are requests").0
     }
 
     /// All requests from the first on, for several threads to share.
-    pub(crate) fn replay(&self) -> Replay<'_> {
+    pub fn replay(&self) -> Replay<'_> {
         Replay {
             ids: &self.ids,
             next_block: AtomicUsize::new(0),
@@ -90,14 +90,14 @@ impl Traffic {
     }
 }
 
-pub(crate) struct Replay<'a> {
+pub struct Replay<'a> {
     ids: &'a [u64],
     next_block: AtomicUsize,
 }
 
 impl<'a> Replay<'a> {
     /// The next few requests that no other thread takes; after the last come the first again.
-    pub(crate) fn next_block(&self) -> &'a [u64] {
+    pub fn next_block(&self) -> &'a [u64] {
         let blocks = self.ids.len().div_ceil(BLOCK);
         let start = self.next_block.fetch_add(1, Relaxed) % blocks * BLOCK;
         let end = self.ids.len().min(start + BLOCK);

@@ -1,9 +1,9 @@
 //! A shop, with its caches, and a page that shows what they do.
 //!
 //! ```sh
-//! cargo run --release --example shop                       # then open http://127.0.0.1:8080
-//! cargo run --release --example shop -- --help
-//! cargo run --release --example shop --features redis,metrics -- \
+//! cargo run --release -p shop              # then open http://127.0.0.1:8080
+//! cargo run --release -p shop -- --help
+//! cargo run --release -p shop -- \
 //!     --database postgres://user@host/name --redis redis://host/ --snapshot target/shop
 //! ```
 //!

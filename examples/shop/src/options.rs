@@ -22,7 +22,7 @@ pub(crate) struct Options {
     #[arg(long, value_name = "PATH or URL")]
     pub(crate) database: Option<String>,
 
-    /// Share the caches with other processes over this Redis: redis://host/ (feature `redis`)
+    /// Share the caches with other processes over this Redis: redis://host/
     #[arg(long, value_name = "URL")]
     pub(crate) redis: Option<String>,
 
@@ -41,14 +41,12 @@ pub(crate) struct Options {
     pub(crate) capacity: Option<u32>,
 
     /// Write what the caches hold to this folder at the end, and begin with it at the next start
-    /// (feature `snapshot`)
     #[arg(long, value_name = "FOLDER")]
     pub(crate) snapshot: Option<PathBuf>,
 }
 
 /// How Redis is asked.
 #[derive(Clone, Copy)]
-#[cfg_attr(not(feature = "redis"), allow(dead_code))]
 pub(crate) struct Redis<'a> {
     pub(crate) url: &'a str,
     pub(crate) deadline: Duration,

@@ -17,12 +17,10 @@ pub(crate) type Value<T> = Option<Arc<T>>;
 const MISSING: Duration = Duration::from_secs(30);
 
 /// How old a value may be in another process, where it need not be the last.
-#[cfg(feature = "redis")]
 const BOUND: Duration = Duration::from_secs(60);
 
 pub(crate) enum Store<T> {
     Local(LocalCache<Id, Value<T>>),
-    #[cfg(feature = "redis")]
     Tiered(hotset::TieredCache<Id, Value<T>>),
 }
 
@@ -31,12 +29,10 @@ macro_rules! either {
     ($store:expr, $cache:ident => $done:expr) => {
         match $store {
             Store::Local($cache) => $done,
-            #[cfg(feature = "redis")]
             Store::Tiered($cache) => $done,
         }
     };
 }
-#[cfg(feature = "metrics")]
 pub(crate) use either;
 
 /// What a cache is for.
@@ -68,7 +64,6 @@ impl Plan {
         };
         match redis {
             None => Ok(Store::Local(local.build()?)),
-            #[cfg(feature = "redis")]
             Some(Redis { url, deadline }) => {
                 let tiered = local.redis(url, format!("shop:{}", self.name));
                 let tiered = tiered.deadline(deadline).consistency(if self.is_exact {
@@ -78,12 +73,6 @@ impl Plan {
                 });
                 Ok(Store::Tiered(tiered.build()?))
             }
-            #[cfg(not(feature = "redis"))]
-            Some(_) => Err(
-                "--redis needs the feature: cargo run --release --features redis \
-                            --example shop -- --redis URL"
-                    .into(),
-            ),
         }
     }
 }
@@ -128,7 +117,6 @@ impl<T: Stored> Store<T> {
                 cache.remove(&id);
                 written.map(|()| true)
             }
-            #[cfg(feature = "redis")]
             Self::Tiered(cache) => {
                 use hotset::Delivery;
                 let value = Some(Arc::new(value));
@@ -147,11 +135,9 @@ impl<T: Stored> Store<T> {
     }
 
     /// Waits until Redis was told of all changes.
-    #[cfg_attr(not(feature = "redis"), allow(clippy::unused_async))]
     pub(crate) async fn flush(&self) {
         match self {
             Self::Local(_) => {}
-            #[cfg(feature = "redis")]
             Self::Tiered(cache) => cache.flush().await,
         }
     }
@@ -160,7 +146,6 @@ impl<T: Stored> Store<T> {
     pub(crate) fn stats(&self) -> Stats {
         match self {
             Self::Local(cache) => cache.stats(),
-            #[cfg(feature = "redis")]
             Self::Tiered(cache) => {
                 let (mut stats, tier) = (cache.stats(), cache.tier_stats());
                 stats.loads = tier.loads;
@@ -175,7 +160,6 @@ impl<T: Stored> Store<T> {
     pub(crate) fn tier(&self) -> Option<Tier> {
         match self {
             Self::Local(_) => None,
-            #[cfg(feature = "redis")]
             Self::Tiered(cache) => Some(Tier::of(cache)),
         }
     }

@@ -19,7 +19,6 @@ pub(crate) struct Tier {
     events: u64,
 }
 
-#[cfg(feature = "redis")]
 impl Tier {
     pub(crate) fn of<K: hotset::TierKey, V: hotset::TierValue>(
         cache: &hotset::TieredCache<K, V>,

@@ -2,8 +2,8 @@
 //! old.
 //!
 //! ```sh
-//! cargo run --release --features redis,metrics --example shop_load
-//! cargo run --release --features redis,metrics --example shop_load -- --help
+//! cargo run --release -p shop_load
+//! cargo run --release -p shop_load -- --help
 //! ```
 //!
 //! It starts PostgreSQL, Redis and two shops over them. Slices of the same requests, with the cache off
@@ -23,9 +23,6 @@ mod mix;
 mod options;
 mod prices;
 mod report;
-#[path = "../../tests/servers/mod.rs"]
-#[allow(dead_code)]
-mod servers;
 mod stage;
 mod tally;
 
@@ -39,6 +36,7 @@ use prices::PriceCheck;
 use stage::Stage;
 use std::error::Error;
 use std::process::ExitCode;
+use support::servers;
 
 /// An error from any thread, for `main` to print.
 pub(crate) type AnyError = Box<dyn Error + Send + Sync>;

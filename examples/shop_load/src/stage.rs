@@ -22,10 +22,6 @@ pub(crate) struct Stage {
 
 impl Stage {
     pub(crate) fn start(products: u64) -> Result<Self, AnyError> {
-        if !cfg!(feature = "redis") {
-            let run = "cargo run --release --features redis,metrics --example shop_load";
-            return Err(format!("shops over Redis need a feature: {run}").into());
-        }
         require("redis-server".as_ref(), "redis-server")?;
         require(&binary("postgres"), "postgresql")?;
         eprintln!(
@@ -110,15 +106,5 @@ mod tests {
             "{missing}"
         );
         assert!(missing.contains("apt-get install its-package"), "{missing}");
-    }
-
-    #[test]
-    #[cfg(not(feature = "redis"))]
-    fn without_the_feature_it_says_how_to_run() {
-        let error = Stage::start(1).err().expect("it does not start");
-        assert!(
-            error.to_string().contains("--features redis,metrics"),
-            "{error}"
-        );
     }
 }

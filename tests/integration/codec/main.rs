@@ -1,9 +1,5 @@
 //! Values and keys that are stored outside the process are read as they were written, or are not stored.
 
-#[path = "../servers/mod.rs"]
-#[allow(dead_code)]
-mod servers;
-
 mod codecs;
 mod keys;
 mod shapes;
@@ -16,6 +12,7 @@ use servers::Server;
 use std::fmt::Debug;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
+use support::servers;
 
 const MINUTE: Consistency = Consistency::Bounded(Duration::from_secs(60));
 

@@ -1,13 +1,6 @@
 //! The files of examples/deploy for Prometheus and Grafana, with a real Prometheus that watches two real
 //! shops.
 
-#[path = "../shop/client.rs"]
-#[allow(dead_code)]
-mod client;
-#[path = "../servers/mod.rs"]
-#[allow(dead_code)]
-mod servers;
-
 mod customers;
 mod dashboard;
 mod files;
@@ -20,6 +13,7 @@ use servers::postgres::Postgres;
 use servers::prometheus::{Prometheus, RedisExporter};
 use servers::shop::Shop;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use support::servers;
 
 /// One at a time: what is measured here are seconds.
 static TURN: Mutex<()> = Mutex::new(());

@@ -10,27 +10,6 @@ use std::time::Duration;
 /// A scrape and an evaluation, as in prometheus.yml.
 const SEEN: Duration = Duration::from_secs(10);
 
-impl Rule {
-    fn is_alert(&self) -> bool {
-        self.duration.is_some()
-    }
-
-    /// In what time it says that it fires.
-    pub(crate) fn within(&self) -> Duration {
-        let within = self.annotations.get("within");
-        let within = within.unwrap_or_else(|| panic!("{} has no `within`", self.name));
-        humantime::parse_duration(within).unwrap()
-    }
-
-    /// Names of metrics that are not recorded by other rules.
-    fn metrics(&self) -> impl Iterator<Item = &str> {
-        let words = self
-            .query
-            .split(|letter: char| !letter.is_alphanumeric() && !['_', ':'].contains(&letter));
-        words.filter(|word| word.starts_with("hotset_") || word.starts_with("redis_"))
-    }
-}
-
 #[test]
 fn each_alert_tells_how_bad_it_is_what_to_do_and_when_it_fires() {
     let nobody = (Ipv4Addr::LOCALHOST, free_port()).into();

@@ -3,20 +3,13 @@
 // SQLite and PostgreSQL are names and no items.
 #![allow(clippy::doc_markdown)]
 
-#[path = "../servers/mod.rs"]
-#[allow(dead_code)]
-mod servers;
-
 mod browser;
-mod client;
 mod fixtures;
-#[cfg(feature = "snapshot")]
 mod kept;
-#[cfg(feature = "metrics")]
 mod metrics;
-#[cfg(feature = "redis")]
 mod outages;
 mod page;
-#[cfg(feature = "redis")]
 mod processes;
 mod routes;
+
+use support::{client, servers};

@@ -56,7 +56,6 @@ fn metrics_tell_of_the_caches_and_of_requests() {
     assert_eq!(requests("set_price", "on"), 1.0);
 }
 
-#[cfg(feature = "redis")]
 #[test]
 fn metrics_tell_of_redis() {
     let chain = super::processes::Chain::new();

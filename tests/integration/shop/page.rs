@@ -166,7 +166,6 @@ async fn controls_and_pictures_have_names() {
     browser.close().await;
 }
 
-#[cfg(feature = "redis")]
 #[tokio::test]
 async fn it_shows_what_another_process_has_changed_and_how_it_is_with_redis() {
     let mut chain = super::processes::Chain::new();

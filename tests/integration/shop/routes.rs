@@ -230,22 +230,3 @@ fn one_that_cannot_start_says_why() {
     let said_of_number = said(&["--products", "0"]);
     assert!(said_of_number.contains("--products"), "{said_of_number}");
 }
-
-#[test]
-fn what_it_was_built_without_it_names() {
-    let said = |options: &[&str]| Shop::try_start(options).err().expect("it should not start");
-    if !cfg!(feature = "redis") {
-        let said_of_redis = said(&["--redis", "redis://127.0.0.1:1"]);
-        assert!(
-            said_of_redis.contains("--features redis"),
-            "{said_of_redis}"
-        );
-    }
-    if !cfg!(feature = "snapshot") {
-        let said_of_snapshot = said(&["--snapshot", "/nowhere"]);
-        assert!(
-            said_of_snapshot.contains("--features snapshot"),
-            "{said_of_snapshot}"
-        );
-    }
-}

@@ -138,7 +138,6 @@ async fn databases_of_a_server_are_apart() {
     assert_eq!(second.tier_stats().events, 0);
 }
 
-#[cfg(feature = "redis-tls")]
 mod tls {
     use super::{Consistency, RemoteError, Server, TieredBuilder, builder, soon, uses_everything};
     use crate::servers::free_port;

@@ -1,13 +1,8 @@
 //! What `TieredCache` promises, against real servers.
 
-#[path = "../servers/mod.rs"]
-#[allow(dead_code)]
-mod servers;
-
 mod access;
 mod checker;
 mod coherence;
-#[cfg(feature = "serde")]
 mod config;
 mod corners;
 mod deciders;
@@ -22,7 +17,6 @@ mod paths;
 mod processes;
 mod reconnect;
 mod rollout;
-#[cfg(feature = "tracing")]
 mod traces;
 mod unshared;
 mod warm;
@@ -30,6 +24,7 @@ mod worker;
 
 use hotset::{Consistency, Delivery, LocalCache, Schema, TierValue, TieredBuilder, TieredCache};
 use std::time::{Duration, Instant};
+use support::servers;
 
 /// A cache as most tests want it.
 fn builder<V: TierValue + Schema>(url: &str, consistency: Consistency) -> TieredBuilder<u64, V> {

@@ -181,7 +181,6 @@ async fn a_tiered_cache_has_the_name_of_l1_or_its_namespace() {
     assert_eq!(named.name(), "prices");
 }
 
-#[cfg(feature = "metrics")]
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_published_is_what_is_documented_and_tells_of_an_outage() {
     use hotset::Metrics;
@@ -202,7 +201,10 @@ async fn what_is_published_is_what_is_documented_and_tells_of_an_outage() {
         let scraped = scrape();
         assert!(scraped.contains(line), "{line}\n{scraped}");
     };
-    for row in include_str!("../../src/metrics/table.md").lines().skip(2) {
+    for row in include_str!("../../../src/metrics/table.md")
+        .lines()
+        .skip(2)
+    {
         let name = row.split('`').nth(1).unwrap();
         has(&format!("\n# TYPE {name} "));
     }

@@ -8,32 +8,32 @@ use ureq::{Agent, Body, SendBody};
 
 /// An answer that should be JSON.
 #[derive(Debug)]
-pub(crate) struct Answer {
-    pub(crate) status: u16,
-    pub(crate) body: Value,
+pub struct Answer {
+    pub status: u16,
+    pub body: Value,
 }
 
 impl Shop {
-    pub(crate) fn get(&self, path: &str) -> Answer {
+    pub fn get(&self, path: &str) -> Answer {
         self.ask("GET", path, "", false)
     }
 
     /// Past the cache.
-    pub(crate) fn get_anew(&self, path: &str) -> Answer {
+    pub fn get_anew(&self, path: &str) -> Answer {
         self.ask("GET", path, "", true)
     }
 
-    pub(crate) fn put_price(&self, id: i64, cents: i64) -> Answer {
+    pub fn put_price(&self, id: i64, cents: i64) -> Answer {
         let body = json!({ "cents": cents }).to_string();
         self.ask("PUT", &format!("/prices/{id}"), &body, false)
     }
 
-    pub(crate) fn take(&self, id: i64, count: i64) -> Answer {
+    pub fn take(&self, id: i64, count: i64) -> Answer {
         let body = json!({ "count": count }).to_string();
         self.ask("POST", &format!("/stock/{id}/take"), &body, false)
     }
 
-    pub(crate) fn ask(&self, method: &str, path: &str, body: &str, anew: bool) -> Answer {
+    pub fn ask(&self, method: &str, path: &str, body: &str, anew: bool) -> Answer {
         let mut answer = self.raw(method, path, body, anew);
         let status = answer.status().as_u16();
         let text = answer.body_mut().read_to_string().unwrap();
@@ -42,7 +42,7 @@ impl Shop {
         Answer { status, body }
     }
 
-    pub(crate) fn raw(&self, method: &str, path: &str, body: &str, anew: bool) -> Response<Body> {
+    pub fn raw(&self, method: &str, path: &str, body: &str, anew: bool) -> Response<Body> {
         let mut request = Request::builder()
             .method(method)
             .uri(format!("{}{path}", self.url()));
@@ -59,14 +59,14 @@ impl Shop {
     }
 
     /// A cache's figures.
-    pub(crate) fn cache(&self, name: &str) -> Value {
+    pub fn cache(&self, name: &str) -> Value {
         let stats = self.get("/stats").body;
         let mut caches = stats["caches"].as_array().unwrap().iter();
         caches.find(|cache| cache["name"] == name).unwrap().clone()
     }
 }
 
-pub(crate) fn agent() -> Agent {
+pub fn agent() -> Agent {
     let config = Agent::config_builder()
         .http_status_as_error(false)
         .timeout_global(Some(Duration::from_secs(30)))

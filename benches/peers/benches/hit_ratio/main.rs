@@ -1,4 +1,4 @@
-//! Hit ratios of hotset's policies beside its peers': `cargo bench --bench hit_ratio`.
+//! Hit ratios of hotset's policies beside its peers': `cargo bench -p peers --bench hit_ratio`.
 //!
 //! Traces are built in; with paths as arguments, the files there, or in the folders there, are replayed
 //! instead (8-byte little-endian keys, one an access). Each access is a `get`, and an `insert` on a miss.
@@ -10,11 +10,11 @@
 
 mod caches;
 mod chart;
-mod traces;
 
 use caches::CACHES;
 use chart::Line;
 use indicatif::{ProgressBar, ProgressStyle};
+use peers::traces::{self, Trace};
 use std::collections::HashSet;
 use std::error::Error;
 use std::fs;
@@ -23,7 +23,6 @@ use std::process::ExitCode;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::thread;
-use traces::Trace;
 
 /// In parts of a thousand of the distinct keys.
 const SIZES: [usize; 5] = [1, 10, 50, 100, 200];
@@ -71,10 +70,10 @@ fn compare(traces: &[Trace], has_cells: bool) -> Result<(), Box<dyn Error>> {
     }
     print_means(&cells);
     // Benchmarks run where the package is.
-    let folder = Path::new("target/hit_ratio");
-    fs::create_dir_all(folder)?;
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/hit_ratio");
+    fs::create_dir_all(&folder)?;
     for of_trace in cells.chunk_by(|a, b| std::ptr::eq(a.trace, b.trace)) {
-        draw(folder, of_trace)?;
+        draw(&folder, of_trace)?;
     }
     println!("\nCurves are in {}.", folder.display());
     Ok(())

@@ -4,7 +4,7 @@
 //!
 //! ```sh
 //! redis-server --port 6379
-//! cargo run --release --features redis --example tiered
+//! cargo run --release -p profiles --features redis --bin tiered
 //! ```
 //!
 //! Say `watch 7` in one and `set 7 130` in the other. `-- --help` tells the rest.

@@ -2,8 +2,8 @@
 //! later one from the snapshot that the run before has left.
 //!
 //! ```sh
-//! cargo run --release --features snapshot --example warm              # twice
-//! cargo run --release --features snapshot --example warm -- --behind  # serves meanwhile
+//! cargo run --release -p profiles --features snapshot --bin warm              # twice
+//! cargo run --release -p profiles --features snapshot --bin warm -- --behind  # serves meanwhile
 //! ```
 
 use clap::Parser;

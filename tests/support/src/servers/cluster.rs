@@ -3,12 +3,12 @@
 use super::{Server, eventually, free_port};
 use std::process::{Command, Stdio};
 
-pub(crate) struct Cluster {
-    pub(crate) servers: Vec<Server>,
+pub struct Cluster {
+    pub servers: Vec<Server>,
 }
 
 impl Cluster {
-    pub(crate) fn start() -> Self {
+    pub fn start() -> Self {
         let servers: Vec<_> = (0..6)
             .map(|_| {
                 let bus = free_port().to_string();
@@ -31,7 +31,7 @@ impl Cluster {
     }
 
     /// Of two of its servers.
-    pub(crate) fn url(&self) -> String {
+    pub fn url(&self) -> String {
         let [first, second, ..] = &self.servers[..] else {
             unreachable!("there are six");
         };
@@ -48,13 +48,13 @@ impl Cluster {
         nodes.lines().map(Into::into).collect()
     }
 
-    pub(crate) fn slot(&self, namespace: &str) -> u16 {
+    pub fn slot(&self, namespace: &str) -> u16 {
         let key = format!("hotset:{{{namespace}}}:state");
         self.servers[0].command(&[b"CLUSTER", b"KEYSLOT", key.as_bytes()])
     }
 
     /// The servers that serve slots, by their places, with their ids; first the one that serves this.
-    pub(crate) fn primaries(&self, slot: u16) -> Vec<(usize, String)> {
+    pub fn primaries(&self, slot: u16) -> Vec<(usize, String)> {
         let mut primaries = Vec::new();
         for line in self.nodes() {
             let words: Vec<_> = line.split(' ').collect();
@@ -79,7 +79,7 @@ impl Cluster {
     }
 
     /// Waits until another server than this serves a slot.
-    pub(crate) fn failed_over(&self, slot: u16, old: usize) {
+    pub fn failed_over(&self, slot: u16, old: usize) {
         eventually("a replica takes over", || {
             let primaries = self.primaries(slot);
             primaries.len() == 3 && primaries[0].0 != old
@@ -87,7 +87,7 @@ impl Cluster {
     }
 
     /// Waits until all servers agree, each slot is served, and each primary has its replica.
-    pub(crate) fn settled(&self) {
+    pub fn settled(&self) {
         eventually("the cluster is whole", || {
             self.servers.iter().all(|server| {
                 let info: Option<redis::InfoDict> = server.try_command(&[b"CLUSTER", b"INFO"]);
@@ -108,7 +108,7 @@ impl Cluster {
     }
 
     /// Moves a slot, with its keys, from the server that serves it to another.
-    pub(crate) fn move_slot(&self, slot: u16) {
+    pub fn move_slot(&self, slot: u16) {
         let primaries = self.primaries(slot);
         let [(from, from_id), (to, to_id), ..] = &primaries[..] else {
             unreachable!("there are three");

@@ -1,12 +1,12 @@
 //! Real servers on free loopback ports, which tests start, pause, kill and cut off. They run with the configuration
 //! that users copy from.
 
-pub(crate) mod cluster;
-pub(crate) mod postgres;
-pub(crate) mod prometheus;
-pub(crate) mod replicated;
-pub(crate) mod shop;
-pub(crate) mod slow_link;
+pub mod cluster;
+pub mod postgres;
+pub mod prometheus;
+pub mod replicated;
+pub mod shop;
+pub mod slow_link;
 
 use rustix::process::{Pid, Signal, kill_process};
 use std::io;
@@ -23,7 +23,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 /// Waits for a condition. Panics if it does not become true within 30 s.
-pub(crate) fn eventually(what: &str, mut is_true: impl FnMut() -> bool) {
+pub fn eventually(what: &str, mut is_true: impl FnMut() -> bool) {
     let begun = Instant::now();
     while !is_true() {
         assert!(
@@ -35,7 +35,7 @@ pub(crate) fn eventually(what: &str, mut is_true: impl FnMut() -> bool) {
 }
 
 /// Like [`eventually`], but does not block the thread.
-pub(crate) async fn soon(what: &str, mut is_true: impl FnMut() -> bool) {
+pub async fn soon(what: &str, mut is_true: impl FnMut() -> bool) {
     let begun = Instant::now();
     while !is_true() {
         assert!(
@@ -47,25 +47,25 @@ pub(crate) async fn soon(what: &str, mut is_true: impl FnMut() -> bool) {
 }
 
 /// Returns the path of a deployment file that users copy from.
-pub(crate) fn deployed(name: &str) -> PathBuf {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/deploy");
+pub fn deployed(name: &str) -> PathBuf {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples/deploy");
     folder.join(name)
 }
 
 /// Returns a free port of the loopback interface.
-pub(crate) fn free_port() -> u16 {
+pub fn free_port() -> u16 {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     listener.local_addr().unwrap().port()
 }
 
 /// Sends a signal to a process.
-pub(crate) fn signal(child: &Child, signal: Signal) {
+pub fn signal(child: &Child, signal: Signal) {
     let pid = i32::try_from(child.id()).unwrap();
     kill_process(Pid::from_raw(pid).unwrap(), signal).unwrap();
 }
 
 /// A `redis-server` of one test.
-pub(crate) struct Server {
+pub struct Server {
     port: u16,
     folder: TempDir,
     options: Vec<String>,
@@ -73,12 +73,12 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    pub(crate) fn start() -> Self {
+    pub fn start() -> Self {
         Self::start_with(&[])
     }
 
     /// Starts a server with options like those in `redis.conf`, with two dashes before each.
-    pub(crate) fn start_with(options: &[&str]) -> Self {
+    pub fn start_with(options: &[&str]) -> Self {
         let mut server = Self {
             port: free_port(),
             folder: tempfile::tempdir().unwrap(),
@@ -90,32 +90,32 @@ impl Server {
     }
 
     /// Replaces the options, from the next start on.
-    pub(crate) fn set_options(&mut self, options: &[&str]) {
+    pub fn set_options(&mut self, options: &[&str]) {
         self.options = options.iter().map(|&option| option.into()).collect();
     }
 
-    pub(crate) fn folder(&self) -> &Path {
+    pub fn folder(&self) -> &Path {
         self.folder.path()
     }
 
-    pub(crate) fn port(&self) -> u16 {
+    pub fn port(&self) -> u16 {
         self.port
     }
 
-    pub(crate) fn address(&self) -> SocketAddr {
+    pub fn address(&self) -> SocketAddr {
         (Ipv4Addr::LOCALHOST, self.port).into()
     }
 
-    pub(crate) fn pid(&self) -> u32 {
+    pub fn pid(&self) -> u32 {
         self.process.as_ref().unwrap().id()
     }
 
-    pub(crate) fn url(&self) -> String {
+    pub fn url(&self) -> String {
         format!("redis://127.0.0.1:{}/", self.port)
     }
 
     /// Starts the server again, at the same address and with its saved data.
-    pub(crate) fn restart(&mut self) {
+    pub fn restart(&mut self) {
         self.kill();
         // It is a copy, because sentinels make servers rewrite their configuration.
         let configuration = self.folder.path().join("redis.conf");
@@ -136,28 +136,28 @@ impl Server {
         });
     }
 
-    pub(crate) fn kill(&mut self) {
+    pub fn kill(&mut self) {
         if let Some(mut process) = self.process.take() {
             process.kill().unwrap();
             process.wait().unwrap();
         }
     }
 
-    pub(crate) fn pause(&self) {
+    pub fn pause(&self) {
         signal(self.process.as_ref().unwrap(), Signal::STOP);
     }
 
-    pub(crate) fn resume(&self) {
+    pub fn resume(&self) {
         signal(self.process.as_ref().unwrap(), Signal::CONT);
     }
 
     /// Runs a command and returns its reply.
-    pub(crate) fn command<T: redis::FromRedisValue>(&self, command: &[&[u8]]) -> T {
+    pub fn command<T: redis::FromRedisValue>(&self, command: &[&[u8]]) -> T {
         self.query(command, Duration::from_secs(30)).unwrap()
     }
 
     /// Like [`command`](Self::command), but returns `None` if the server does not answer.
-    pub(crate) fn try_command<T: redis::FromRedisValue>(&self, command: &[&[u8]]) -> Option<T> {
+    pub fn try_command<T: redis::FromRedisValue>(&self, command: &[&[u8]]) -> Option<T> {
         self.query(command, Duration::from_millis(500)).ok()
     }
 
@@ -178,7 +178,7 @@ impl Server {
     }
 
     /// Returns the names of the entries of a namespace.
-    pub(crate) fn entries(&self, namespace: &str) -> Vec<Vec<u8>> {
+    pub fn entries(&self, namespace: &str) -> Vec<Vec<u8>> {
         let pattern = format!("hotset:{{{namespace}}}:e:*");
         self.command(&[b"KEYS", pattern.as_bytes()])
     }
@@ -192,7 +192,7 @@ impl Drop for Server {
 
 /// The connections that a [`Proxy`] cuts.
 #[derive(Clone, Copy, PartialEq)]
-pub(crate) enum Cut {
+pub enum Cut {
     Nothing,
     /// Connections that have subscribed.
     Subscriptions,
@@ -203,7 +203,7 @@ pub(crate) enum Cut {
 
 /// A proxy in front of a server that can cut connections. Bytes sent on a cut connection, in either direction, do not
 /// arrive, and nothing is closed, like with a pulled cable. A reset closes all connections.
-pub(crate) struct Proxy {
+pub struct Proxy {
     port: u16,
     target: Arc<Mutex<SocketAddr>>,
     cut: watch::Sender<Cut>,
@@ -213,7 +213,7 @@ pub(crate) struct Proxy {
 }
 
 impl Proxy {
-    pub(crate) async fn start(target: SocketAddr) -> Self {
+    pub async fn start(target: SocketAddr) -> Self {
         let listener = AsyncListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let (cut, is_cut) = watch::channel(Cut::Nothing);
@@ -245,32 +245,32 @@ impl Proxy {
         }
     }
 
-    pub(crate) fn port(&self) -> u16 {
+    pub fn port(&self) -> u16 {
         self.port
     }
 
-    pub(crate) fn url(&self) -> String {
+    pub fn url(&self) -> String {
         format!("redis://127.0.0.1:{}/", self.port)
     }
 
     /// Leads new connections to another server, like a name that is moved to another address.
-    pub(crate) fn lead_to(&self, target: SocketAddr) {
+    pub fn lead_to(&self, target: SocketAddr) {
         *self.target.lock().unwrap() = target;
     }
 
     /// Cuts connections without closing them.
-    pub(crate) fn cut(&self, what: Cut) {
+    pub fn cut(&self, what: Cut) {
         self.cut.send_replace(what);
     }
 
     /// Ends a cut or a reset. Bytes that were sent meanwhile arrive now.
-    pub(crate) fn mend(&self) {
+    pub fn mend(&self) {
         self.refuses.store(false, SeqCst);
         self.cut(Cut::Nothing);
     }
 
     /// Closes all connections and refuses new ones.
-    pub(crate) fn reset(&self) {
+    pub fn reset(&self) {
         self.refuses.store(true, SeqCst);
         for connection in self.connections.lock().unwrap().drain(..) {
             connection.abort();

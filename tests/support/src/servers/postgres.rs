@@ -9,14 +9,14 @@ use tempfile::TempDir;
 
 /// A `postgres` of this test's own, with a database `postgres`. It refuses to run as root, and runs as the
 /// user `postgres` then.
-pub(crate) struct Postgres {
+pub struct Postgres {
     port: u16,
     folder: TempDir,
     process: Option<Child>,
 }
 
 impl Postgres {
-    pub(crate) fn start() -> Self {
+    pub fn start() -> Self {
         let folder = tempfile::tempdir().unwrap();
         if geteuid().is_root() {
             run(Command::new("chown").arg("postgres").arg(folder.path()));
@@ -34,21 +34,21 @@ impl Postgres {
         server
     }
 
-    pub(crate) fn url(&self) -> String {
+    pub fn url(&self) -> String {
         format!("postgres://postgres@127.0.0.1:{}/postgres", self.port)
     }
 
-    pub(crate) fn port(&self) -> u16 {
+    pub fn port(&self) -> u16 {
         self.port
     }
 
     /// Its process, and the parent of those that serve its clients.
-    pub(crate) fn pid(&self) -> u32 {
+    pub fn pid(&self) -> u32 {
         self.process.as_ref().unwrap().id()
     }
 
     /// Starts it again, at the same address, with what it has committed.
-    pub(crate) fn restart(&mut self) {
+    pub fn restart(&mut self) {
         self.kill();
         let log = File::create(self.folder.path().join("log")).unwrap();
         let process = as_user("postgres")
@@ -72,7 +72,7 @@ impl Postgres {
     }
 
     /// At once, without waiting for its clients. It recovers when it is started again.
-    pub(crate) fn kill(&mut self) {
+    pub fn kill(&mut self) {
         if let Some(mut process) = self.process.take() {
             // Not KILL: those who serve its clients would live on, and hold the shared memory.
             signal(&process, Signal::QUIT);
@@ -81,16 +81,16 @@ impl Postgres {
     }
 
     /// Clients wait, until it goes on, to be connected; those that are, do not.
-    pub(crate) fn pause(&self) {
+    pub fn pause(&self) {
         signal(self.process.as_ref().unwrap(), Signal::STOP);
     }
 
-    pub(crate) fn resume(&self) {
+    pub fn resume(&self) {
         signal(self.process.as_ref().unwrap(), Signal::CONT);
     }
 
     /// What it has logged since it was started.
-    pub(crate) fn log(&self) -> String {
+    pub fn log(&self) -> String {
         std::fs::read_to_string(self.folder.path().join("log")).unwrap()
     }
 }
@@ -123,7 +123,7 @@ fn as_user(program: &str) -> Command {
 }
 
 /// Of the newest version that there is. Debian keeps them out of the `PATH`.
-pub(crate) fn binary(program: &str) -> PathBuf {
+pub fn binary(program: &str) -> PathBuf {
     let versions = read_dir("/usr/lib/postgresql").into_iter().flatten();
     let newest = versions
         .flatten()

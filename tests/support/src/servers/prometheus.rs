@@ -11,32 +11,32 @@ use std::time::Duration;
 use tempfile::TempDir;
 use ureq::Agent;
 
-pub(crate) type Labels = BTreeMap<String, String>;
+pub type Labels = BTreeMap<String, String>;
 
 /// One series of an answer.
 #[derive(Debug, Deserialize)]
-pub(crate) struct Sample {
+pub struct Sample {
     #[serde(rename = "metric")]
-    pub(crate) labels: Labels,
+    pub labels: Labels,
     /// When, and the number as text, for JSON has no infinity.
     value: (f64, String),
 }
 
 impl Sample {
-    pub(crate) fn value(&self) -> f64 {
+    pub fn value(&self) -> f64 {
         self.value.1.parse().unwrap()
     }
 }
 
 #[derive(Debug, Deserialize)]
-pub(crate) struct Alert {
-    pub(crate) labels: Labels,
-    pub(crate) annotations: Labels,
+pub struct Alert {
+    pub labels: Labels,
+    pub annotations: Labels,
     state: String,
 }
 
 impl Alert {
-    pub(crate) fn is(&self, name: &str, cache: &str) -> bool {
+    pub fn is(&self, name: &str, cache: &str) -> bool {
         let has = |label, value| self.labels.get(label).is_some_and(|is| is == value);
         has("alertname", name) && has("cache", cache)
     }
@@ -44,30 +44,51 @@ impl Alert {
 
 /// Of alerts.yml: what is recorded, or alerted.
 #[derive(Debug, Deserialize)]
-pub(crate) struct Rule {
-    pub(crate) name: String,
-    pub(crate) query: String,
+pub struct Rule {
+    pub name: String,
+    pub query: String,
     /// Whether it could be evaluated.
-    pub(crate) health: String,
+    pub health: String,
     /// `for`, in seconds. What is recorded has none.
-    pub(crate) duration: Option<f64>,
+    pub duration: Option<f64>,
     #[serde(default)]
-    pub(crate) labels: Labels,
+    pub labels: Labels,
     #[serde(default)]
-    pub(crate) annotations: Labels,
+    pub annotations: Labels,
+}
+
+impl Rule {
+    pub fn is_alert(&self) -> bool {
+        self.duration.is_some()
+    }
+
+    /// In what time it says that it fires.
+    pub fn within(&self) -> Duration {
+        let within = self.annotations.get("within");
+        let within = within.unwrap_or_else(|| panic!("{} has no `within`", self.name));
+        humantime::parse_duration(within).unwrap()
+    }
+
+    /// Names of metrics that are not recorded by other rules.
+    pub fn metrics(&self) -> impl Iterator<Item = &str> {
+        let words = self
+            .query
+            .split(|letter: char| !letter.is_alphanumeric() && !['_', ':'].contains(&letter));
+        words.filter(|word| word.starts_with("hotset_") || word.starts_with("redis_"))
+    }
 }
 
 /// A `prometheus` of this test's own.
-pub(crate) struct Prometheus {
+pub struct Prometheus {
     address: SocketAddr,
     agent: Agent,
     process: Child,
-    folder: TempDir,
+    _folder: TempDir,
 }
 
 impl Prometheus {
     /// Has all of the deployed configuration but for the targets.
-    pub(crate) fn start(shops: &[SocketAddr], redis_exporter: SocketAddr) -> Self {
+    pub fn start(shops: &[SocketAddr], redis_exporter: SocketAddr) -> Self {
         let folder = tempfile::tempdir().unwrap();
         configure(folder.path(), shops, redis_exporter);
         let address = (Ipv4Addr::LOCALHOST, free_port()).into();
@@ -85,7 +106,7 @@ impl Prometheus {
             address,
             agent: config.build().into(),
             process,
-            folder,
+            _folder: folder,
         };
         eventually("prometheus is ready", || {
             let ready = server.agent.get(format!("http://{address}/-/ready"));
@@ -95,7 +116,7 @@ impl Prometheus {
     }
 
     /// What an expression has for its value now.
-    pub(crate) fn query(&self, expression: &str) -> Vec<Sample> {
+    pub fn query(&self, expression: &str) -> Vec<Sample> {
         #[derive(Deserialize)]
         struct Vector {
             result: Vec<Sample>,
@@ -104,7 +125,7 @@ impl Prometheus {
     }
 
     /// Not those that are pending.
-    pub(crate) fn firing(&self) -> Vec<Alert> {
+    pub fn firing(&self) -> Vec<Alert> {
         #[derive(Deserialize)]
         struct Alerts {
             alerts: Vec<Alert>,
@@ -114,7 +135,7 @@ impl Prometheus {
         alerts
     }
 
-    pub(crate) fn rules(&self) -> Vec<Rule> {
+    pub fn rules(&self) -> Vec<Rule> {
         #[derive(Deserialize)]
         struct Groups {
             groups: Vec<Group>,
@@ -163,13 +184,13 @@ fn configure(folder: &Path, shops: &[SocketAddr], redis_exporter: SocketAddr) {
 }
 
 /// What tells Prometheus how much memory Redis uses.
-pub(crate) struct RedisExporter {
+pub struct RedisExporter {
     address: SocketAddr,
     process: Child,
 }
 
 impl RedisExporter {
-    pub(crate) fn start(redis: SocketAddr) -> Self {
+    pub fn start(redis: SocketAddr) -> Self {
         let address: SocketAddr = (Ipv4Addr::LOCALHOST, free_port()).into();
         let process = Command::new("prometheus-redis-exporter")
             .args(["--redis.addr", &format!("redis://{redis}")])
@@ -185,7 +206,7 @@ impl RedisExporter {
         exporter
     }
 
-    pub(crate) fn address(&self) -> SocketAddr {
+    pub fn address(&self) -> SocketAddr {
         self.address
     }
 }

@@ -85,15 +85,15 @@ impl Drop for Sentinel {
 }
 
 /// Three servers, each behind a way that can be cut, and three sentinels.
-pub(crate) struct Replicated {
-    pub(crate) servers: Vec<Server>,
+pub struct Replicated {
+    pub servers: Vec<Server>,
     /// Servers are known by the ports of these.
-    pub(crate) ways: Vec<Proxy>,
+    pub ways: Vec<Proxy>,
     sentinels: Vec<Sentinel>,
 }
 
 impl Replicated {
-    pub(crate) async fn start() -> Self {
+    pub async fn start() -> Self {
         let (mut servers, mut ways) = (Vec::<Server>::new(), Vec::<Proxy>::new());
         for _ in 0..3 {
             let mut server = Server::start();
@@ -115,14 +115,14 @@ impl Replicated {
         replicated
     }
 
-    pub(crate) fn sentinels(&self) -> Vec<SocketAddr> {
+    pub fn sentinels(&self) -> Vec<SocketAddr> {
         let ports = self.sentinels.iter().map(|sentinel| sentinel.port);
         ports
             .map(|port| (Ipv4Addr::LOCALHOST, port).into())
             .collect()
     }
 
-    pub(crate) fn url(&self) -> String {
+    pub fn url(&self) -> String {
         url(self.sentinels().iter().map(SocketAddr::port))
     }
 
@@ -138,13 +138,13 @@ impl Replicated {
     }
 
     /// The primary, by its place.
-    pub(crate) fn primary(&self) -> usize {
+    pub fn primary(&self) -> usize {
         eventually("sentinels agree", || self.named().is_some());
         self.named().unwrap()
     }
 
     /// Waits until both replicas follow the primary, and all sentinels know of it.
-    pub(crate) fn settled(&self) {
+    pub fn settled(&self) {
         eventually("replicas follow", || {
             let primary = self.primary();
             let info: Option<redis::InfoDict> =
@@ -168,20 +168,20 @@ impl Replicated {
     }
 
     /// Has another server take over.
-    pub(crate) fn fail_over(&self) {
+    pub fn fail_over(&self) {
         let () = self.sentinels[0].ask(&["FAILOVER", SERVICE]).unwrap();
     }
 
-    pub(crate) fn pause_sentinel(&self, place: usize) {
+    pub fn pause_sentinel(&self, place: usize) {
         signal(&self.sentinels[place].process, Signal::STOP);
     }
 
-    pub(crate) fn resume_sentinel(&self, place: usize) {
+    pub fn resume_sentinel(&self, place: usize) {
         signal(&self.sentinels[place].process, Signal::CONT);
     }
 
     /// Returns the number of connections to sentinels, except those between sentinels.
-    pub(crate) fn clients_of_sentinels(&self) -> usize {
+    pub fn clients_of_sentinels(&self) -> usize {
         self.sentinels
             .iter()
             .map(|sentinel| sentinel.clients().len())
@@ -189,7 +189,7 @@ impl Replicated {
     }
 
     /// Closes all connections to sentinels, except those between sentinels.
-    pub(crate) fn close_clients_of_sentinels(&self) {
+    pub fn close_clients_of_sentinels(&self) {
         for sentinel in &self.sentinels {
             for id in sentinel.clients() {
                 // It may be closed already.
@@ -199,12 +199,12 @@ impl Replicated {
     }
 
     /// Waits until another server than this is the primary.
-    pub(crate) fn failed_over(&self, old: usize) {
+    pub fn failed_over(&self, old: usize) {
         eventually("another primary", || self.primary() != old);
     }
 
     /// Starts a server that was killed, as one more replica.
-    pub(crate) fn rejoin(&mut self, place: usize) {
+    pub fn rejoin(&mut self, place: usize) {
         let primary = self.ways[self.primary()].port();
         let own = self.ways[place].port();
         self.servers[place].announce(own, Some(primary));
@@ -212,14 +212,14 @@ impl Replicated {
     }
 
     /// Cuts a server off from its replicas and from all sentinels. Clients reach it still.
-    pub(crate) fn isolate(&self, place: usize) {
+    pub fn isolate(&self, place: usize) {
         // Those that it speaks to as a replica are no clients of it.
         self.ways[place].cut(Cut::Peers);
     }
 }
 
 /// Of sentinels at these ports.
-pub(crate) fn url(ports: impl IntoIterator<Item = u16>) -> String {
+pub fn url(ports: impl IntoIterator<Item = u16>) -> String {
     let hosts: Vec<_> = ports
         .into_iter()
         .map(|port| format!("127.0.0.1:{port}"))

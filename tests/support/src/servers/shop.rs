@@ -15,7 +15,7 @@ use std::time::Duration;
 const PATIENCE: Duration = Duration::from_secs(120);
 
 /// A process of it.
-pub(crate) struct Shop {
+pub struct Shop {
     process: Child,
     address: SocketAddr,
     said: Arc<Mutex<String>>,
@@ -23,12 +23,12 @@ pub(crate) struct Shop {
 
 impl Shop {
     /// Starts it on a free port, and waits until it serves.
-    pub(crate) fn start(options: &[&str]) -> Self {
+    pub fn start(options: &[&str]) -> Self {
         Self::try_start(options).unwrap_or_else(|said| panic!("the shop did not start:\n{said}"))
     }
 
     /// As [`start`](Self::start); if it ends instead, what it has said.
-    pub(crate) fn try_start(options: &[&str]) -> Result<Self, String> {
+    pub fn try_start(options: &[&str]) -> Result<Self, String> {
         let mut process = Command::new(executable())
             .args(["--listen", "127.0.0.1:0"])
             .args(options)
@@ -62,25 +62,25 @@ impl Shop {
         }
     }
 
-    pub(crate) fn address(&self) -> SocketAddr {
+    pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    pub(crate) fn url(&self) -> String {
+    pub fn url(&self) -> String {
         format!("http://{}", self.address)
     }
 
-    pub(crate) fn pid(&self) -> u32 {
+    pub fn pid(&self) -> u32 {
         self.process.id()
     }
 
     /// What it has printed so far, errors too.
-    pub(crate) fn said(&self) -> String {
+    pub fn said(&self) -> String {
         self.said.lock().unwrap().clone()
     }
 
     /// Asks it to end, and waits until it has answered its clients and written its snapshot.
-    pub(crate) fn stop(&mut self) -> ExitStatus {
+    pub fn stop(&mut self) -> ExitStatus {
         signal(&self.process, Signal::TERM);
         eventually("the shop ends", || {
             self.process.try_wait().unwrap().is_some()
@@ -88,15 +88,15 @@ impl Shop {
         self.process.wait().unwrap()
     }
 
-    pub(crate) fn pause(&self) {
+    pub fn pause(&self) {
         signal(&self.process, Signal::STOP);
     }
 
-    pub(crate) fn resume(&self) {
+    pub fn resume(&self) {
         signal(&self.process, Signal::CONT);
     }
 
-    pub(crate) fn kill(&mut self) {
+    pub fn kill(&mut self) {
         self.process.kill().unwrap();
         self.process.wait().unwrap();
     }
@@ -131,16 +131,21 @@ fn listen(
     })
 }
 
-/// Built once, with the profile and the features of the program that asks.
+/// Builds the shop once, with the profile of the calling program, and returns its path.
 fn executable() -> &'static PathBuf {
     static EXECUTABLE: OnceLock<PathBuf> = OnceLock::new();
     EXECUTABLE.get_or_init(build)
 }
 
 fn build() -> PathBuf {
-    // As in target/debug/deps/test or target/release/examples/load.
+    // The program is in target/debug/deps if it is a test, and in target/release if it is the load generator.
     let own = std::env::current_exe().unwrap();
-    let folder = own.ancestors().nth(2).unwrap();
+    let folder = own.parent().unwrap();
+    let folder = if folder.ends_with("deps") {
+        folder.parent().unwrap()
+    } else {
+        folder
+    };
     let profile = match folder.file_name().and_then(|name| name.to_str()) {
         Some("debug") => "dev",
         Some(name) => name,
@@ -160,8 +165,10 @@ fn build() -> PathBuf {
     }
     let built = cargo
         .current_dir(env!("CARGO_MANIFEST_DIR"))
-        .args(["build", "--example", "shop", "--profile", profile])
-        .args(["--features", &features().join(",")])
+        // With the features of all packages, as after a build of the workspace's tests, so that nothing is built
+        // twice.
+        .args(["build", "--workspace", "--all-features", "--bin", "shop"])
+        .args(["--profile", profile])
         .arg("--target-dir")
         .arg(folder.parent().unwrap())
         .args(["--quiet", "--message-format", "json-render-diagnostics"])
@@ -176,19 +183,4 @@ fn build() -> PathBuf {
         .filter(|message| message["target"]["name"] == "shop")
         .find_map(|message| message["executable"].as_str().map(PathBuf::from));
     executable.expect("cargo tells where it is")
-}
-
-/// The same, so that nothing is built twice.
-fn features() -> Vec<&'static str> {
-    let features = [
-        ("tokio", cfg!(feature = "tokio")),
-        ("snapshot", cfg!(feature = "snapshot")),
-        ("redis", cfg!(feature = "redis")),
-        ("redis-tls", cfg!(feature = "redis-tls")),
-        ("serde", cfg!(feature = "serde")),
-        ("metrics", cfg!(feature = "metrics")),
-        ("tracing", cfg!(feature = "tracing")),
-    ];
-    let on = features.into_iter().filter(|(_, is_on)| *is_on);
-    on.map(|(name, _)| name).collect()
 }

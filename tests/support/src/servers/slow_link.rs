@@ -12,7 +12,7 @@ const PACKET: usize = 16 << 10;
 const QUEUE: Duration = Duration::from_millis(50);
 
 /// A proxy in front of a server that limits the bandwidth in each direction. Connections take turns.
-pub(crate) struct SlowLink {
+pub struct SlowLink {
     port: u16,
     accepting: JoinHandle<()>,
 }
@@ -26,7 +26,7 @@ struct Direction {
 
 impl SlowLink {
     /// Starts a link to the server at `target`.
-    pub(crate) async fn start(target: SocketAddr, bytes_per_second: u32) -> Self {
+    pub async fn start(target: SocketAddr, bytes_per_second: u32) -> Self {
         let listener = AsyncListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let direction = || {
@@ -56,7 +56,7 @@ impl SlowLink {
         Self { port, accepting }
     }
 
-    pub(crate) fn url(&self) -> String {
+    pub fn url(&self) -> String {
         format!("redis://127.0.0.1:{}/", self.port)
     }
 }

@@ -1,6 +1,6 @@
 //! A client that keeps its connection: as much of HTTP as this server's answers need.
 
-use crate::AnyError;
+use profiles::AnyError;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 

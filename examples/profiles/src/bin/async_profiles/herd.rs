@@ -1,9 +1,9 @@
 //! A thundering herd of tasks and threads: all ask for one profile at the moment that it has
 //! expired.
 
-use crate::AnyError;
-use crate::database::{Database, Reader};
 use crate::service::{MaybeProfile, Service, if_known};
+use profiles::AnyError;
+use profiles::database::{Database, Reader};
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};

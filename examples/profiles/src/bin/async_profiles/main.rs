@@ -2,52 +2,37 @@
 //! and without.
 //!
 //! ```sh
-//! cargo run --release --example async_profiles --features tokio
-//! cargo run --release --example async_profiles --features tokio -- --help
-//! cargo run --release --example async_profiles --features tokio -- --serve 127.0.0.1:8080
+//! cargo run --release -p profiles --features async --bin async_profiles
+//! cargo run --release -p profiles --features async --bin async_profiles -- --help
+//! cargo run --release -p profiles --features async --bin async_profiles -- --serve 127.0.0.1:8080
 //! ```
 //!
-//! The database, the traffic and the report are those of the example `profiles`. Here clients ask
+//! The database, the traffic and the report are those of the program `profiles`. Here clients ask
 //! for the profiles over HTTP, and at the end a herd of tasks and threads asks for the hottest one
 //! at the moment that it has expired.
 
 // SQLite is a name and not an item.
 #![allow(clippy::doc_markdown)]
 
-#[path = "../profiles/args.rs"]
-mod args;
 mod client;
-#[path = "../profiles/database.rs"]
-mod database;
 mod herd;
 mod options;
-#[path = "../profiles/people.rs"]
-mod people;
-#[path = "../profiles/report.rs"]
-mod report;
 mod routes;
-#[path = "../profiles/runs.rs"]
-mod runs;
 mod service;
-#[path = "../profiles/traffic.rs"]
-mod traffic;
 
 use clap::Parser;
 use client::Client;
-use database::Database;
 use options::Options;
-use runs::Runs;
+use profiles::database::Database;
+use profiles::runs::Runs;
+use profiles::traffic::Traffic;
+use profiles::{AnyError, args, report};
 use service::Service;
-use std::error::Error;
 use std::process::ExitCode;
 use std::sync::Arc;
 use tokio::net::TcpListener;
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::ctrl_c;
-use traffic::Traffic;
-
-/// An error from any thread or task, for `main` to print.
-pub(crate) type AnyError = Box<dyn Error + Send + Sync>;
 
 fn main() -> ExitCode {
     let options = match Options::try_parse() {

@@ -1,7 +1,7 @@
 //! The command line: that of the example `profiles`, and what a service needs besides.
 
-use crate::args::{Args, count};
 use clap::Parser;
+use profiles::args::{Args, count};
 
 /// Serves user profiles over HTTP, with the cache and without, and compares
 ///

@@ -1,10 +1,10 @@
 //! Profiles for tasks: the cache, and behind it a pool of connections to the database.
 
-use crate::AnyError;
-use crate::args::Args;
-use crate::database::{Database, Profile, Reader};
 use hotset::{LoadError, Loaded, LocalCache};
 use parking_lot::Mutex;
+use profiles::AnyError;
+use profiles::args::Args;
+use profiles::database::{Database, Profile, Reader};
 use rusqlite::{Connection, Error, params};
 use std::sync::Arc;
 use std::time::Duration;

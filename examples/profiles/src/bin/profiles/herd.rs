@@ -1,7 +1,8 @@
 //! A thundering herd: many threads ask for one profile at the moment that it has expired.
 
-use crate::database::{Database, Profile, Reader};
-use crate::{AnyError, ProfileCache};
+use crate::ProfileCache;
+use profiles::AnyError;
+use profiles::database::{Database, Profile, Reader};
 use std::sync::{Arc, Barrier};
 use std::thread;
 use std::time::{Duration, Instant};

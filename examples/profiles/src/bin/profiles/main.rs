@@ -1,8 +1,8 @@
 //! What a cache saves: the same requests, served by a database alone and through the cache.
 //!
 //! ```sh
-//! cargo run --release --example profiles
-//! cargo run --release --example profiles -- --help
+//! cargo run --release -p profiles
+//! cargo run --release -p profiles -- --help
 //! ```
 //!
 //! It makes an SQLite database of user profiles in a temporary folder, serves requests from it
@@ -12,26 +12,17 @@
 // SQLite is a name and not an item.
 #![allow(clippy::doc_markdown)]
 
-mod args;
-mod database;
 mod herd;
-mod people;
-mod report;
-mod runs;
-mod traffic;
 
-use args::Args;
 use clap::Parser;
-use database::{Database, Profile};
 use hotset::LocalCache;
-use runs::Runs;
-use std::error::Error;
+use profiles::args::{self, Args};
+use profiles::database::{Database, Profile};
+use profiles::runs::Runs;
+use profiles::traffic::Traffic;
+use profiles::{AnyError, report};
 use std::process::ExitCode;
 use std::sync::Arc;
-use traffic::Traffic;
-
-/// An error from any thread, for `main` to print.
-pub(crate) type AnyError = Box<dyn Error + Send + Sync>;
 
 /// An `Arc` around each profile: a hit clones the pointer and not the text.
 pub(crate) type ProfileCache = LocalCache<u64, Arc<Profile>>;
