@@ -675,6 +675,7 @@ type Runs = RefCell<Vec<u64>>;
 type Handle = fn(&Cache, &Runs, u64) -> Result<u64, LoadError<Infallible>>;
 
 /// Computes a value in a work-stealing pool: runs other jobs of the thread meanwhile.
+#[allow(clippy::unnecessary_wraps)] // It is a loader.
 fn compute(runs: &Runs, request: u64) -> Result<u64, Infallible> {
     while let Some(job) = JOBS.with_borrow_mut(Vec::pop) {
         job();

@@ -20,6 +20,13 @@ fn the_configuration_is_valid() {
 }
 
 #[test]
+fn documented_users_equal_deployed_users() {
+    let documented = include_str!("../../../src/tiered/redis/users.acl");
+    let deployed = std::fs::read_to_string(deployed("users.acl")).unwrap();
+    assert_eq!(documented, deployed);
+}
+
+#[test]
 fn each_alert_fires_in_its_case_in_time_and_in_no_other() {
     promtool(["test", "rules"], "alerts_test.yml");
 }
