@@ -1,4 +1,4 @@
-//! `get_or_load` beyond the cases of `tests/get_or_load`: what a loader says of its entry, and all cases
+//! `get_or_load` beyond the cases of `get_or_load/`: what a loader says of its entry, and all cases
 //! at once.
 
 use hotset::{Loaded, LocalCache};

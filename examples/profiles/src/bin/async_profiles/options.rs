@@ -1,4 +1,4 @@
-//! The command line: that of the example `profiles`, and what a service needs besides.
+//! The command line: that of the program `profiles`, and what a service needs besides.
 
 use clap::Parser;
 use profiles::args::{Args, count};
