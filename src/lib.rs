@@ -1,4 +1,5 @@
 #![doc = include_str!("../README.md")]
+#![warn(missing_docs)]
 
 mod clock;
 #[cfg(any(feature = "redis", feature = "serde"))]

@@ -51,7 +51,7 @@ fn wrong_length_in_a_file_allocates_no_memory() {
         let cache = Cache::new(100);
         match cache.restore(&path) {
             Ok(report) => {
-                let all = report.restored + report.expired + report.held + report.did_not_fit;
+                let all = report.restored + report.expired + report.superseded + report.did_not_fit;
                 assert_eq!(all, 50);
                 read += 1;
             }

@@ -34,21 +34,21 @@ pub use removal::RemovalCause;
 pub use snapshot::{RestoreReport, SnapshotReport};
 
 use crate::error::{AnyError, LoadError};
+use crate::local::budget::Budget;
 use crate::local::lookup::Lookup;
+use crate::local::removal::Removals;
+use crate::local::settings::Settings;
+use crate::local::shard::Shard;
 use crate::local::shard::hash::KeyHash;
+use crate::local::tags::Tags;
 use crate::single_flight::{Bulkhead, Flights};
 use crate::stats::Counters;
 use crate::sync::read_biased_lock::ReadBiasedLock;
 use crate::traits::{Cache, ErasedLoader};
-use budget::Budget;
-use removal::Removals;
-use settings::Settings;
-use shard::Shard;
 use std::hash::{BuildHasher, Hash};
 use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::sync::Arc;
 use std::time::Duration;
-use tags::Tags;
 
 /// The default hasher of a cache: foldhash with a random seed.
 pub type DefaultHasher = foldhash::fast::RandomState;

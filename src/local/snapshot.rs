@@ -48,7 +48,7 @@ pub struct RestoreReport {
     pub expired: u64,
     /// The number of entries that were left out because the cache may have something newer: the key is cached or being
     /// loaded, or the key was written to or a tag of the entry was invalidated while the snapshot was restored.
-    pub held: u64,
+    pub superseded: u64,
     /// The number of entries for which there was no room.
     pub did_not_fit: u64,
     /// The length of the file, in bytes.
@@ -356,7 +356,7 @@ where
             if has_idled || deadline <= now {
                 report.expired += 1;
             } else if self.cache.contains_key(&key) {
-                report.held += 1;
+                report.superseded += 1;
             } else {
                 let weight = inner.settings.weigh(&key, &value, entry.weight);
                 let Some(rest) = room.checked_sub(weight) else {
@@ -409,7 +409,7 @@ where
             weight_left -= weight;
             match result {
                 Ok(()) => report.restored += 1,
-                Err(NotRestored::Superseded) => report.held += 1,
+                Err(NotRestored::Superseded) => report.superseded += 1,
                 Err(NotRestored::NoRoom) => report.did_not_fit += 1,
             }
         }

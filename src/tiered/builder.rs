@@ -131,7 +131,7 @@ impl<K: RemoteKey, V: RemoteValue> LocalCacheBuilder<K, V> {
     /// one among sentinels `+sentinel +subscribe`):
     ///
     /// ```text
-    #[doc = include_str!("../../examples/deploy/users.acl")]
+    #[doc = include_str!("l2/redis/users.acl")]
     /// ```
     pub fn redis(
         self,

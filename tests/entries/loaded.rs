@@ -60,8 +60,8 @@ fn weight_of_the_loader_overrides_that_of_the_weigher() {
         // The least recently used entry is evicted.
         way.ask_for(&cache, 5, weighing(4)).unwrap();
         assert_eq!(cache.weight(), 7);
-        let held = [1, 2, 3, 5].map(|key| cache.contains_key(&key));
-        assert_eq!(held, [false, true, true, true]);
+        let present = [1, 2, 3, 5].map(|key| cache.contains_key(&key));
+        assert_eq!(present, [false, true, true, true]);
         validate(&cache);
     }
 }
@@ -75,14 +75,14 @@ fn entry_has_the_tags_of_its_loader() {
         way.ask_for(&f.cache, 2, tagged(&["b"])).unwrap();
         way.ask_for(&f.cache, 3, tagged(&[])).unwrap();
         f.cache.invalidate_tag("a");
-        let held = || [1, 2, 3].map(|key| f.cache.contains_key(&key));
-        assert_eq!(held(), [false, true, true]);
+        let present = || [1, 2, 3].map(|key| f.cache.contains_key(&key));
+        assert_eq!(present(), [false, true, true]);
         f.cache.invalidate_tag("b");
-        assert_eq!(held(), [false, false, true]);
+        assert_eq!(present(), [false, false, true]);
         // After another load it has the tags of that load.
         way.ask_for(&f.cache, 1, tagged(&["c"])).unwrap();
         f.cache.invalidate_tag("b");
-        assert_eq!(held(), [true, false, true]);
+        assert_eq!(present(), [true, false, true]);
         validate(&f.cache);
     }
 }

@@ -167,8 +167,8 @@ fn stale_value_is_served_only_after_a_failed_load() {
         assert_eq!(f.cache.remaining_ttl(&1), None);
         assert_eq!(f.cache.iter().count(), 0);
         f.cache.retain(|_, _| unreachable!("none is live"));
-        f.cache.update(&1, |held| {
-            assert_eq!(held, None);
+        f.cache.update(&1, |value| {
+            assert_eq!(value, None);
             None
         });
         assert_eq!(f.cache.remove(&1), None);
@@ -185,7 +185,7 @@ fn stale_value_is_kept_as_long_as_it_may_serve() {
     assert_eq!(f.cache.stats().entries, 19);
     f.clock.set(seconds(70));
     assert_eq!(f.cache.evict_expired(), 1);
-    assert_eq!(f.take_told(), [(1, OLD, RemovalCause::Expired)]);
+    assert_eq!(f.take_notified(), [(1, OLD, RemovalCause::Expired)]);
     assert_eq!(f.cache.len(), 18);
     validate(&f.cache);
 }
@@ -207,7 +207,7 @@ fn stale_value_is_evicted_if_there_is_no_room() {
     let f = expired_with(|builder| builder.capacity(10).stale_if_error(Duration::MAX));
     (2..12).for_each(|key| f.cache.insert(key, 0));
     assert_eq!(f.cache.len(), 10);
-    assert_eq!(f.take_told(), [(1, OLD, RemovalCause::Expired)]);
+    assert_eq!(f.take_notified(), [(1, OLD, RemovalCause::Expired)]);
     assert_load_fails(&f, Way::Thread);
 }
 

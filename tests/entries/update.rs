@@ -123,7 +123,7 @@ fn update_whose_entry_expires_meanwhile_is_repeated_without_a_value() {
     assert_eq!(seen, [Some(10), None]);
     assert_eq!((updated, f.cache.get(&1)), (Some(1), Some(1)));
     assert_eq!(f.cache.remaining_ttl(&1), Some(seconds(10)));
-    assert_eq!(f.take_told(), [(1, 10, RemovalCause::Expired)]);
+    assert_eq!(f.take_notified(), [(1, 10, RemovalCause::Expired)]);
     assert_eq!((f.cache.stats().refused, f.cache.stats().outdated), (0, 1));
     validate(&f.cache);
 }

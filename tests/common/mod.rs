@@ -1,0 +1,192 @@
+//! Callers that are threads or tasks, and loads that run until a test ends them.
+
+use hotset::{LoadError, Loaded, LocalCache, LocalCacheBuilder, ManualClock, RemovalCause};
+use std::sync::{Arc, LazyLock, Mutex, mpsc};
+use std::thread;
+use std::time::{Duration, Instant};
+use tokio::runtime::Runtime;
+use tokio::sync::oneshot;
+
+pub(crate) type Cache = LocalCache<u32, u64>;
+pub(crate) type Answer = Result<u64, LoadError<&'static str>>;
+type Finding = Result<Loaded<u64>, &'static str>;
+
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+
+pub(crate) static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| Runtime::new().unwrap());
+
+pub(crate) const fn seconds(count: u64) -> Duration {
+    Duration::from_secs(count)
+}
+
+pub(crate) const fn just_before(time: Duration) -> Duration {
+    time.saturating_sub(Duration::from_nanos(1))
+}
+
+pub(crate) fn until(condition: impl Fn() -> bool) {
+    let start = Instant::now();
+    while !condition() {
+        assert!(
+            start.elapsed() < PATIENCE,
+            "the condition did not hold in time"
+        );
+        thread::yield_now();
+    }
+}
+
+/// The kind of a caller.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) enum Way {
+    Thread,
+    Task,
+}
+
+pub(crate) const WAYS: [Way; 2] = [Way::Thread, Way::Task];
+
+/// The kinds of a leader and another caller: both threads, both tasks, and mixed.
+pub(crate) const PAIRS: [(Way, Way); 4] = [
+    (Way::Thread, Way::Thread),
+    (Way::Task, Way::Task),
+    (Way::Thread, Way::Task),
+    (Way::Task, Way::Thread),
+];
+
+impl Way {
+    /// Returns the result of a caller whose loader ends at once.
+    pub(crate) fn ask(self, cache: &Cache, key: u32, finding: Result<u64, &'static str>) -> Answer {
+        self.ask_for(cache, key, finding.map(Loaded::new))
+    }
+
+    pub(crate) fn ask_for(self, cache: &Cache, key: u32, finding: Finding) -> Answer {
+        match self {
+            Self::Thread => cache.get_or_load(&key, |_| finding),
+            Self::Task => RUNTIME.block_on(cache.get_or_load_async(&key, || async { finding })),
+        }
+    }
+
+    /// Returns the value for a caller that must not need its loader.
+    pub(crate) fn hit(self, cache: &Cache, key: u32) -> u64 {
+        self.ask(cache, key, Err("the loader was called")).unwrap()
+    }
+
+    /// Starts a caller in its own thread or task.
+    pub(crate) fn call(self, cache: &Cache, key: u32) -> Call {
+        let (finish, finished) = oneshot::channel::<Finding>();
+        let (start, started) = mpsc::channel();
+        let (send, answer) = mpsc::channel();
+        let cache = cache.clone();
+        match self {
+            Self::Thread => drop(thread::spawn(move || {
+                let answer = cache.get_or_load(&key, |_| {
+                    start.send(()).unwrap();
+                    finished.blocking_recv().unwrap()
+                });
+                drop(cache);
+                let _ = send.send(answer);
+            })),
+            Self::Task => drop(RUNTIME.spawn(async move {
+                let load = || async move {
+                    start.send(()).unwrap();
+                    finished.await.unwrap()
+                };
+                let answer = cache.get_or_load_async(&key, load).await;
+                drop(cache);
+                let _ = send.send(answer);
+            })),
+        }
+        Call {
+            finish,
+            started,
+            answer,
+        }
+    }
+
+    /// Starts a caller, and waits until its loader runs.
+    pub(crate) fn load(self, cache: &Cache, key: u32) -> Call {
+        let call = self.call(cache, key);
+        call.started();
+        call
+    }
+
+    /// Starts a caller, and waits until it has missed. As far as can be seen from outside, it then waits.
+    pub(crate) fn wait(self, cache: &Cache, key: u32) -> Call {
+        let misses = cache.stats().misses;
+        let call = self.call(cache, key);
+        until(|| cache.stats().misses > misses);
+        (0..100).for_each(|_| thread::yield_now());
+        call
+    }
+}
+
+pub(crate) struct Call {
+    finish: oneshot::Sender<Finding>,
+    started: mpsc::Receiver<()>,
+    answer: mpsc::Receiver<Answer>,
+}
+
+impl Call {
+    /// Waits until the loader runs.
+    pub(crate) fn started(&self) {
+        self.started.recv_timeout(PATIENCE).unwrap();
+    }
+
+    pub(crate) fn has_started(&self) -> bool {
+        self.started.try_recv().is_ok()
+    }
+
+    /// Ends the load with this result.
+    pub(crate) fn finish(self, finding: Finding) -> Answer {
+        self.finish.send(finding).expect("it waits for this");
+        self.answer.recv_timeout(PATIENCE).unwrap()
+    }
+
+    pub(crate) fn find(self, value: u64) -> u64 {
+        self.finish(Ok(Loaded::new(value))).unwrap()
+    }
+
+    /// Returns the result of the caller. If its own loader runs, it ends with this.
+    pub(crate) fn answer(self, finding: Finding) -> Answer {
+        // A waiter does not receive it.
+        let _ = self.finish.send(finding);
+        self.answer.recv_timeout(PATIENCE).unwrap()
+    }
+}
+
+type Notified = Arc<Mutex<Vec<(u32, u64, RemovalCause)>>>;
+
+/// A cache of one shard, its clock, and the calls of its listener.
+pub(crate) struct Fixture {
+    pub(crate) cache: Cache,
+    pub(crate) clock: ManualClock,
+    notified: Notified,
+}
+
+impl Fixture {
+    pub(crate) fn new(
+        set_up: impl FnOnce(LocalCacheBuilder<u32, u64>) -> LocalCacheBuilder<u32, u64>,
+    ) -> Self {
+        let clock = ManualClock::new();
+        let notified = Notified::default();
+        let listener = {
+            let notified = Arc::clone(&notified);
+            move |&key: &u32, &value: &u64, cause| {
+                notified.lock().unwrap().push((key, value, cause))
+            }
+        };
+        let builder = LocalCache::builder()
+            .capacity(1_000)
+            .shards(1)
+            .clock(clock.clone())
+            .on_removal(listener);
+        Self {
+            cache: set_up(builder).build().unwrap(),
+            clock,
+            notified,
+        }
+    }
+
+    /// Returns the calls of the listener since the last call of this function.
+    pub(crate) fn take_notified(&self) -> Vec<(u32, u64, RemovalCause)> {
+        std::mem::take(&mut self.notified.lock().unwrap())
+    }
+}

@@ -1,0 +1,363 @@
+//! The methods of `LocalCache` on their normal paths.
+
+use hotset::__private::validate;
+use hotset::{BuildError, Equivalent, Loaded, LocalCache, ManualClock, RemovalCause};
+use std::collections::HashMap;
+use std::convert::Infallible;
+use std::hash::{BuildHasher, Hash, Hasher, RandomState};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+type Cache = LocalCache<u32, u32>;
+
+#[test]
+fn inserted_value_is_found_until_it_is_removed() {
+    let cache = Cache::new(10);
+    assert_eq!(cache.get(&1), None);
+    cache.insert(1, 10);
+    cache.insert(1, 11);
+    assert_eq!(cache.get(&1), Some(11));
+    assert_eq!(cache.get_with(&1, |value| value * 2), Some(22));
+    assert!(cache.contains_key(&1) && !cache.contains_key(&2));
+    assert_eq!(
+        (cache.len(), cache.weight(), cache.is_empty()),
+        (1, 1, false)
+    );
+    assert_eq!(cache.remove(&1), Some(11));
+    assert_eq!(cache.remove(&1), None);
+    assert!(cache.is_empty());
+    validate(&cache);
+}
+
+#[test]
+fn clone_of_a_cache_has_the_same_entries() {
+    let cache = Cache::new(10);
+    cache.clone().insert(1, 10);
+    assert_eq!(cache.get(&1), Some(10));
+}
+
+#[test]
+fn full_cache_evicts_the_least_recently_used_entry() {
+    let cache = Cache::builder().capacity(3).shards(1).build().unwrap();
+    (1..=3).for_each(|key| cache.insert(key, key));
+    assert_eq!(cache.get(&1), Some(1));
+    cache.insert(4, 4);
+    assert_eq!(cache.get(&2), None);
+    // `contains_key` does not count as a use.
+    assert!(cache.contains_key(&3));
+    cache.insert(5, 5);
+    assert!(!cache.contains_key(&3));
+    let keys: Vec<u32> = cache.iter().map(|(key, _)| key).collect();
+    assert_eq!(keys, [5, 4, 1]);
+}
+
+#[test]
+fn iter_lists_all_live_entries_at_one_time() {
+    let clock = ManualClock::new();
+    let cache = Cache::builder()
+        .capacity(1_000)
+        .shards(8)
+        .clock(clock.clone())
+        .build()
+        .unwrap();
+    (0..500).for_each(|key| cache.insert(key, key + 1));
+    cache.insert_with_ttl(9_999, 0, Duration::from_secs(1));
+    clock.advance(Duration::from_secs(1));
+    let snapshot = cache.iter();
+    cache.clear();
+    assert_eq!(snapshot.len(), 500);
+    let entries: HashMap<u32, u32> = snapshot.collect();
+    assert!((0..500).all(|key| entries[&key] == key + 1));
+}
+
+#[test]
+fn iter_lists_the_hottest_entries_of_all_shards_first() {
+    let cache = Cache::builder().capacity(400).shards(4).build().unwrap();
+    (0..400).for_each(|key| cache.insert(key, 0));
+    for key in 100..140 {
+        cache.get(&key);
+    }
+    let first: Vec<u32> = cache.iter().take(60).map(|(key, _)| key).collect();
+    let hot = first.iter().filter(|key| (100..140).contains(*key)).count();
+    assert!(hot >= 30, "{hot} of 40 hot keys are among the first 60");
+}
+
+#[test]
+fn key_is_found_by_an_equivalent_value() {
+    #[derive(Hash)]
+    struct Path<'a>(&'a str, u32);
+    impl Equivalent<(String, u32)> for Path<'_> {
+        fn equivalent(&self, key: &(String, u32)) -> bool {
+            self.0 == key.0 && self.1 == key.1
+        }
+    }
+    let pages: LocalCache<(String, u32), &str> = LocalCache::new(10);
+    pages.insert(("home".to_string(), 1), "first");
+    assert_eq!(pages.get(&Path("home", 1)), Some("first"));
+    assert_eq!(pages.remaining_ttl(&Path("home", 1)), Some(Duration::MAX));
+    assert_eq!(pages.remove(&Path("home", 2)), None);
+    assert_eq!(pages.remove(&Path("home", 1)), Some("first"));
+    let names: LocalCache<String, u32> = LocalCache::new(10);
+    names.insert("ada".to_string(), 36);
+    assert_eq!(names.get("ada"), Some(36));
+}
+
+#[test]
+fn update_replaces_inserts_and_removes_a_value() {
+    let cache = Cache::new(10);
+    assert_eq!(cache.update(&1, |value| value.map(|v| v + 1)), None);
+    assert_eq!(
+        cache.update(&1, |value| Some(value.map_or(7, |v| v + 1))),
+        Some(7)
+    );
+    assert_eq!(
+        cache.update(&1, |value| Some(value.map_or(7, |v| v + 1))),
+        Some(8)
+    );
+    assert_eq!(cache.get(&1), Some(8));
+    assert_eq!(cache.update(&1, |_| None), None);
+    assert_eq!(cache.get(&1), None);
+    validate(&cache);
+}
+
+#[test]
+fn retain_removes_entries_for_which_the_closure_returns_false() {
+    let cache = Cache::new(100);
+    (0..100).for_each(|key| cache.insert(key, key % 10));
+    cache.retain(|key, value| key % 2 == 0 && *value < 5);
+    assert_eq!(cache.len(), 30);
+    assert!(cache.iter().all(|(key, value)| key % 2 == 0 && value < 5));
+    assert_eq!(cache.stats().removed, 70);
+    validate(&cache);
+}
+
+#[test]
+fn listener_is_called_for_each_removal_with_its_cause() {
+    let notified = Arc::new(Mutex::new(Vec::new()));
+    let clock = ManualClock::new();
+    let listener = {
+        let notified = notified.clone();
+        move |key: &u32, value: &u32, cause| notified.lock().unwrap().push((*key, *value, cause))
+    };
+    let cache = Cache::builder()
+        .capacity(2)
+        .shards(1)
+        .clock(clock.clone())
+        .on_removal(listener)
+        .build()
+        .unwrap();
+    let all_told = || {
+        let mut notified = std::mem::take(&mut *notified.lock().unwrap());
+        notified.sort_unstable_by_key(|&(key, ..)| key);
+        notified
+    };
+
+    cache.insert(1, 10);
+    cache.insert(1, 11);
+    assert_eq!(all_told(), [(1, 10, RemovalCause::Replaced)]);
+    cache.remove(&1);
+    assert_eq!(all_told(), [(1, 11, RemovalCause::Removed)]);
+    (2..=4).for_each(|key| cache.insert(key, 0));
+    assert_eq!(all_told(), [(2, 0, RemovalCause::Evicted)]);
+    cache.clear();
+    assert_eq!(
+        all_told(),
+        [(3, 0, RemovalCause::Cleared), (4, 0, RemovalCause::Cleared)]
+    );
+    cache.insert_with_ttl(5, 50, Duration::from_secs(1));
+    clock.advance(Duration::from_secs(1));
+    assert_eq!(cache.remove(&5), None);
+    assert_eq!(all_told(), [(5, 50, RemovalCause::Expired)]);
+    cache.get_or_load(&6, |_| Ok::<_, Infallible>(60)).unwrap();
+    cache.update(&6, |_| None);
+    assert_eq!(all_told(), [(6, 60, RemovalCause::Removed)]);
+    let stats = cache.stats();
+    let removals = [
+        stats.replaced,
+        stats.removed,
+        stats.expired,
+        stats.evicted,
+        stats.cleared,
+    ];
+    assert_eq!((removals, stats.inserts), ([1, 2, 1, 1, 2], 7));
+}
+
+#[test]
+fn panicking_listener_is_called_for_all_entries_before_its_panic_continues() {
+    let notified = Arc::new(Mutex::new(0));
+    let listener = {
+        let notified = notified.clone();
+        move |_: &u32, _: &u32, _| {
+            *notified
+                .lock()
+                .unwrap_or_else(std::sync::PoisonError::into_inner) += 1;
+            std::panic::resume_unwind(Box::new("listener"));
+        }
+    };
+    let cache = Cache::builder()
+        .capacity(50)
+        .shards(1)
+        .on_removal(listener)
+        .build()
+        .unwrap();
+    (0..50).for_each(|key| cache.insert(key, key));
+    let cleared = std::panic::catch_unwind(|| cache.clear());
+    assert_eq!(cleared.unwrap_err().downcast_ref(), Some(&"listener"));
+    assert_eq!(*notified.lock().unwrap(), 50);
+    assert!(cache.is_empty());
+    validate(&cache);
+}
+
+#[test]
+fn stats_count_each_kind_of_event() {
+    let cache = Cache::builder()
+        .capacity(10)
+        .name("answers")
+        .build()
+        .unwrap();
+    cache.insert(1, 1);
+    cache.get(&1);
+    cache.get(&2);
+    cache.get_or_load(&1, |_| Ok::<_, Infallible>(0)).unwrap();
+    cache.get_or_load(&3, |_| Ok::<_, Infallible>(0)).unwrap();
+    cache.get_or_load(&4, |_| Err::<u32, _>("no")).unwrap_err();
+    let stats = cache.stats();
+    assert_eq!((stats.hits, stats.misses), (2, 3));
+    assert_eq!(
+        (stats.loads, stats.load_failures, stats.coalesced),
+        (2, 1, 0)
+    );
+    assert_eq!((stats.inserts, stats.entries, stats.weight), (2, 2, 2));
+    assert_eq!(stats.load_times.count(), 2);
+    assert!((stats.hit_ratio() - 0.4).abs() < 1e-9);
+    assert!(
+        stats
+            .to_string()
+            .starts_with("2 hits, 3 misses (40.0%), 2 loads")
+    );
+    assert_eq!(
+        format!("{cache:?}"),
+        r#"LocalCache { name: Some("answers"), capacity: Some(10), len: 2, .. }"#
+    );
+}
+
+#[test]
+fn invalid_setting_is_an_error_that_suggests_a_fix() {
+    let builder = Cache::builder;
+    let zero = Duration::ZERO;
+    let refused = [
+        (builder(), BuildError::NoBound, "call capacity(entries)"),
+        (
+            builder().capacity(1).unbounded(),
+            BuildError::SeveralBounds,
+            "keep one of",
+        ),
+        (
+            builder().max_weight(1),
+            BuildError::NoWeigher,
+            "add weigher(",
+        ),
+        (
+            builder().capacity(1).weigher(|_, _| 1),
+            BuildError::WeigherWithoutBound,
+            "add max_weight(weight)",
+        ),
+        (
+            builder().capacity(1).shards(0),
+            BuildError::Shards(0),
+            "use 1 or more",
+        ),
+        (
+            builder().capacity(1).shards(1 << 20),
+            BuildError::Shards(1 << 20),
+            "use at most 65536",
+        ),
+        (
+            builder().capacity(1).time_to_live(zero),
+            BuildError::ZeroDuration("time_to_live"),
+            "time_to_live is zero",
+        ),
+        (
+            builder().capacity(1).time_to_idle(zero),
+            BuildError::ZeroDuration("time_to_idle"),
+            "time_to_idle is zero",
+        ),
+        (
+            builder().capacity(1).lease(zero),
+            BuildError::ZeroDuration("lease"),
+            "lease is zero",
+        ),
+        (
+            builder().capacity(1).wait_timeout(zero),
+            BuildError::ZeroDuration("wait_timeout"),
+            "wait_timeout is zero",
+        ),
+    ];
+    for (builder, expected, advice) in refused {
+        let error = builder.build().unwrap_err();
+        assert_eq!(error, expected);
+        assert!(error.to_string().contains(advice), "{error}");
+    }
+}
+
+/// A hasher that maps integers to themselves, as some do for speed.
+#[derive(Clone, Copy, Default)]
+struct Identity(u64);
+
+impl Hasher for Identity {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+    fn write(&mut self, _: &[u8]) {
+        unreachable!("only integers are hashed")
+    }
+    fn write_u32(&mut self, n: u32) {
+        self.0 = n.into();
+    }
+}
+
+impl BuildHasher for Identity {
+    type Hasher = Self;
+
+    fn build_hasher(&self) -> Self {
+        Self(0)
+    }
+}
+
+#[test]
+fn cache_works_with_any_hasher() {
+    fn works<S: BuildHasher>(hasher: S) {
+        let cache = Cache::builder()
+            .capacity(1_000)
+            .shards(8)
+            .hasher(hasher)
+            .build()
+            .unwrap();
+        (0..5_000).for_each(|key| cache.insert(key, key));
+        assert_eq!(cache.len(), 1_000);
+        let recent = (4_000..5_000)
+            .filter(|key| cache.get(key) == Some(*key))
+            .count();
+        // Each shard has its own order, and the spread of consecutive keys depends on the seed.
+        assert!(recent > 800, "{recent} of the last 1,000 are there");
+        validate(&cache);
+    }
+    works(RandomState::new());
+    works(Identity::default());
+    works(hotset::DefaultHasher::default());
+}
+
+#[test]
+fn loaded_is_converted_from_a_plain_value() {
+    let loaded: Loaded<u32> = 5.into();
+    assert_eq!(loaded, Loaded::new(5));
+    assert_eq!(Loaded::new(5).ttl(Duration::MAX).weight(3).into_value(), 5);
+}
+
+#[test]
+fn capacity_beyond_all_memory_builds_a_working_cache() {
+    let cache = Cache::new(usize::MAX);
+    (0..1_000).for_each(|key| cache.insert(key, key));
+    assert_eq!((cache.len(), cache.capacity()), (1_000, Some(u64::MAX)));
+    validate(&cache);
+}
