@@ -7,7 +7,7 @@
 //! ```
 
 use clap::Parser;
-use hotset::{LocalCache, Schema, SnapshotError, Warming};
+use hotset::{LocalCache, Schema, SnapshotError, WarmOptions};
 use indicatif::{ProgressBar, ProgressStyle};
 use rand_distr::{Distribution, Zipf};
 use rusqlite::{Connection, params, params_from_iter};
@@ -91,7 +91,7 @@ fn warm(cache: &Products, args: &Args) -> Result<(), AnyError> {
     let database = open(&args.folder)?;
     let style = ProgressStyle::with_template("warming {wide_bar} {pos}/{len} {eta}")?;
     let bar = ProgressBar::new(args.capacity as u64).with_style(style);
-    let warming = Warming::new()
+    let warming = WarmOptions::new()
         .batch(500)
         .stop_after_failures(3)
         .on_progress(|progress| bar.set_position(progress.done()));

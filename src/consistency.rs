@@ -6,7 +6,7 @@ use std::time::Duration;
 ///
 /// A change is acknowledged when [`invalidate`], [`write_through`] or another write has returned
 /// [`Delivery::Acknowledged`] or [`Delivery::NotShared`]. All processes of a namespace need the same class, and the
-/// same [`heartbeat`](crate::TieredBuilder::heartbeat).
+/// same [`heartbeat`](crate::TieredCacheBuilder::heartbeat).
 ///
 /// | | the writer's process | other processes | while Redis is unreachable |
 /// | --- | --- | --- | --- |
@@ -21,8 +21,8 @@ use std::time::Duration;
 ///
 /// Keys that cannot be encoded are cached by each process for itself, whatever the class ([`Delivery::LocalOnly`]).
 ///
-/// With [`stale_if_error`](crate::Builder::stale_if_error), an old value may be served in any class if the loader
-/// fails, and to a caller that has waited for [`stale_if_slow`](crate::Builder::stale_if_slow) or for the wait timeout.
+/// With [`stale_if_error`](crate::LocalCacheBuilder::stale_if_error), an old value may be served in any class if the loader
+/// fails, and to a caller that has waited for [`stale_if_slow`](crate::LocalCacheBuilder::stale_if_slow) or for the wait timeout.
 ///
 /// `Realtime` assumes that the clocks of processes and server run equally fast, to within two percent, that the
 /// server's clock is not set forward, that machines with an L1 are not suspended, and that a server that was
@@ -34,7 +34,7 @@ use std::time::Duration;
 /// changes without knowing. The classes hold in spite of this. With sentinels and clusters, a primary is trusted while
 /// a majority of the servers that elect it confirms it; a process that cannot find out does not call Redis, and
 /// loads. Behind a single address that may one day lead to another server, this cannot be checked: set the number of
-/// replicas (see `TieredBuilder::replicas`). After a failover, Redis counts as empty.
+/// replicas (see `TieredCacheBuilder::replicas`). After a failover, Redis counts as empty.
 ///
 /// [`invalidate`]: crate::TieredCache::invalidate
 /// [`write_through`]: crate::TieredCache::write_through

@@ -5,7 +5,7 @@ use std::error::Error;
 use std::fmt;
 use std::sync::Arc;
 
-/// An invalid setting of a [`Builder`](crate::Builder). The message says what to change.
+/// An invalid setting of a [`LocalCacheBuilder`](crate::LocalCacheBuilder). The message says what to change.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum BuildError {
@@ -17,7 +17,7 @@ pub enum BuildError {
     NoWeigher,
     /// A `weigher` without a `max_weight`.
     WeigherWithoutBound,
-    /// `shards(0)`, or more than [`Builder::MAX_SHARDS`](crate::Builder::MAX_SHARDS).
+    /// `shards(0)`, or more than [`LocalCacheBuilder::MAX_SHARDS`](crate::LocalCacheBuilder::MAX_SHARDS).
     Shards(usize),
     /// A duration of zero, with the name of the setting.
     ZeroDuration(&'static str),
@@ -58,7 +58,7 @@ impl fmt::Display for BuildError {
                  use capacity(entries) to count each as one",
             ),
             Self::WeigherWithoutBound => f.write_str(
-                "a weigher has no effect without max_weight: add max_weight(weight) in place of \
+                "a weigher has no effect without max_weight: add max_weight(weight) in location of \
                  the other bound, or leave out the weigher",
             ),
             Self::Shards(0) => {
@@ -71,7 +71,7 @@ impl fmt::Display for BuildError {
             ),
             Self::RefreshAfterEnd => f.write_str(
                 "refresh_after is not below time_to_live, so entries would expire before they are \
-                 renewed: use a shorter refresh_after",
+                 refreshed: use a shorter refresh_after",
             ),
             Self::OutOfRange("ttl_jitter") => {
                 f.write_str("ttl_jitter is a fraction: use a number above 0 and at most 1")

@@ -59,38 +59,35 @@
     doc = include_str!("guide/links_to_docs_rs.md")
 )]
 
-#[cfg_attr(loom_models, path = "thread_slot_model.rs")]
-mod thread_slot;
-
-mod held;
-mod sync;
-
 mod clock;
-mod durations;
+#[cfg(any(feature = "redis", feature = "serde"))]
+mod consistency;
+mod entry;
 mod error;
 mod random;
-mod stats;
-
-#[cfg(feature = "metrics")]
-mod metrics;
+#[cfg(any(feature = "serde", feature = "snapshot"))]
+mod schema;
 mod trace;
 
-mod entry;
+mod traits;
+
+mod sync;
+
+mod stats;
 
 #[cfg(feature = "snapshot")]
 mod codec;
-#[cfg(any(feature = "redis", feature = "serde"))]
-mod consistency;
-#[cfg(any(feature = "serde", feature = "snapshot"))]
-mod schema;
+#[cfg(feature = "metrics")]
+mod metrics;
 #[cfg(feature = "snapshot")]
 mod snapshot;
-
-mod cache;
-
-mod flight;
-
 mod warm;
+
+mod single_flight;
+
+mod storage;
+
+mod policy;
 
 mod local;
 
@@ -100,7 +97,10 @@ mod tiered;
 #[cfg(feature = "serde")]
 mod config;
 
-pub use cache::{AsyncCache, BoxedLoad, Cache, CacheFuture, ErasedAsyncLoader, ErasedLoader};
+pub use crate::stats::Stats;
+pub use crate::traits::{
+    AsyncCache, BoxedLoad, Cache, CacheFuture, ErasedAsyncLoader, ErasedLoader,
+};
 pub use clock::{Clock, ManualClock, SystemClock};
 #[cfg(feature = "redis")]
 pub use codec::Postcard;
@@ -110,28 +110,28 @@ pub use codec::{Codec, CodecError, MessagePack};
 pub use config::{Backend, CacheConfig, Capacity, ConfigError, RedisUrl};
 #[cfg(any(feature = "redis", feature = "serde"))]
 pub use consistency::Consistency;
-pub use durations::Durations;
 pub use entry::Loaded;
 pub use equivalent::Equivalent;
 pub use error::{AnyError, BuildError, LoadError};
 #[cfg(feature = "tokio")]
 pub use local::Detached;
-pub use local::{Builder, DefaultHasher, Iter, LocalCache, Policy, RemovalCause};
+pub use local::{DefaultHasher, Iter, LocalCache, LocalCacheBuilder, RemovalCause};
 #[cfg(feature = "snapshot")]
 pub use local::{RestoreReport, SnapshotReport};
 #[cfg(feature = "metrics")]
 pub use metrics::{Metrics, Watch, WatchError};
+pub use policy::Policy;
 #[cfg(any(feature = "serde", feature = "snapshot"))]
-pub use schema::{Schema, Schemas, TierKey, TierValue};
+pub use schema::{RemoteKey, RemoteValue, Schema, Schemas};
 #[cfg(feature = "snapshot")]
 pub use snapshot::SnapshotError;
-pub use stats::Stats;
+pub use stats::histogram::DurationHistogram;
 #[cfg(feature = "redis")]
 pub use tiered::{
-    Blocking, CallStats, Delivery, Health, L2Calls, RemoteError, Rollout, TierStats, TieredBuilder,
-    TieredCache, Warning,
+    BlockingCache, CallStats, Delivery, Health, L2Calls, RemoteError, Rollout, TierStats,
+    TieredCache, TieredCacheBuilder, Warning,
 };
-pub use warm::{FailedBatch, WarmEnd, WarmProgress, WarmReport, Warming};
+pub use warm::{FailedBatch, WarmOptions, WarmOutcome, WarmProgress, WarmReport};
 
 #[cfg(any(doc, doctest))]
 pub mod guide;

@@ -25,17 +25,17 @@ use std::time::{Duration, SystemTime};
 ///
 /// A key that cannot be serialized, or whose name decodes to another key (for example because a field is skipped, or
 /// for `Some(None)`), has no name in Redis. Its value is cached in L1 alone.
-pub trait TierKey:
+pub trait RemoteKey:
     Eq + Hash + Clone + Serialize + DeserializeOwned + Send + Sync + 'static
 {
 }
 
-impl<K: Eq + Hash + Clone + Serialize + DeserializeOwned + Send + Sync + 'static> TierKey for K {}
+impl<K: Eq + Hash + Clone + Serialize + DeserializeOwned + Send + Sync + 'static> RemoteKey for K {}
 
 /// A value of a [`TieredCache`](crate::TieredCache).
-pub trait TierValue: Serialize + DeserializeOwned + Clone + Send + Sync + 'static {}
+pub trait RemoteValue: Serialize + DeserializeOwned + Clone + Send + Sync + 'static {}
 
-impl<V: Serialize + DeserializeOwned + Clone + Send + Sync + 'static> TierValue for V {}
+impl<V: Serialize + DeserializeOwned + Clone + Send + Sync + 'static> RemoteValue for V {}
 
 /// A type of keys or values that are stored in Redis or in snapshots, with the name of its serialized shape.
 ///

@@ -1,6 +1,6 @@
 //! How old values are when they are served.
 
-use hotset::{Builder, LocalCache, ManualClock, Policy};
+use hotset::{LocalCache, LocalCacheBuilder, ManualClock, Policy};
 use std::convert::Infallible;
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ const HITS: u64 = 64 * 100;
 /// Ages are kept to 4.2 ms, and counted in buckets a quarter wide.
 const TICK: Duration = Duration::from_millis(5);
 
-fn tracking(clock: &ManualClock) -> Builder<u64, u64> {
+fn tracking(clock: &ManualClock) -> LocalCacheBuilder<u64, u64> {
     let builder = LocalCache::builder().capacity(1_000).clock(clock.clone());
     builder.track_ages(true)
 }

@@ -1,6 +1,6 @@
 //! Bounds hold exactly: at every moment, over all shards, with all threads writing.
 
-use hotset::{Builder, Loaded, LocalCache, Policy, RemovalCause};
+use hotset::{Loaded, LocalCache, LocalCacheBuilder, Policy, RemovalCause};
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 use std::collections::HashMap;
@@ -19,11 +19,11 @@ const FRESH: u64 = 1 << 32;
 type Cache = LocalCache<u64, u64>;
 type Told = Arc<Mutex<HashMap<RemovalCause, u64>>>;
 
-fn bounded(entries: usize, shards: usize) -> Builder<u64, u64> {
+fn bounded(entries: usize, shards: usize) -> LocalCacheBuilder<u64, u64> {
     LocalCache::builder().capacity(entries).shards(shards)
 }
 
-fn weighted(weight: u64, shards: usize) -> Builder<u64, u64> {
+fn weighted(weight: u64, shards: usize) -> LocalCacheBuilder<u64, u64> {
     LocalCache::builder()
         .max_weight(weight)
         .weigher(|_, &value| value)
@@ -31,7 +31,7 @@ fn weighted(weight: u64, shards: usize) -> Builder<u64, u64> {
 }
 
 /// Builds a cache whose removals are counted by cause.
-fn counted(builder: Builder<u64, u64>) -> (Cache, Told) {
+fn counted(builder: LocalCacheBuilder<u64, u64>) -> (Cache, Told) {
     let told = Told::default();
     let listener = {
         let told = Arc::clone(&told);
@@ -40,7 +40,7 @@ fn counted(builder: Builder<u64, u64>) -> (Cache, Told) {
     (builder.on_removal(listener).build().unwrap(), told)
 }
 
-fn build(builder: Builder<u64, u64>) -> Cache {
+fn build(builder: LocalCacheBuilder<u64, u64>) -> Cache {
     builder.build().unwrap()
 }
 

@@ -1,8 +1,8 @@
 //! What `CacheConfig` reads, builds and refuses.
 
 use hotset::{
-    AsyncCache, Backend, BuildError, Builder, Cache, CacheConfig, Capacity, ConfigError,
-    Consistency, ManualClock, Policy, RedisUrl,
+    AsyncCache, Backend, BuildError, Cache, CacheConfig, Capacity, ConfigError, Consistency,
+    LocalCacheBuilder, ManualClock, Policy, RedisUrl,
 };
 use proptest::prelude::*;
 use serde::Deserialize;
@@ -21,7 +21,7 @@ const TOML: &str = r#"
     wait_timeout = "250ms"
     max_concurrent_loads = 32
     refresh_after = "5m"
-    early_renewal = 1
+    early_refresh = 1
     stale_if_error = "1day"
     ttl_jitter = 0.1
     name = "prices"
@@ -53,7 +53,7 @@ const JSON: &str = r#"{
     "wait_timeout": "250ms",
     "max_concurrent_loads": 32,
     "refresh_after": "5m",
-    "early_renewal": 1,
+    "early_refresh": 1,
     "stale_if_error": "1day",
     "ttl_jitter": 0.1,
     "name": "prices",
@@ -464,13 +464,13 @@ fn what_builders_refuse_is_told_with_the_setting() {
             "ttl_jitter is a fraction: use a number above 0 and at most 1",
         ),
         (
-            "early_renewal = nan",
-            "early_renewal is out of range: use a finite number above 0",
+            "early_refresh = nan",
+            "early_refresh is out of range: use a finite number above 0",
         ),
         (
             "time_to_live = '5m'\nrefresh_after = '6m'",
             "refresh_after is not below time_to_live, so entries would expire before they are \
-             renewed: use a shorter refresh_after",
+             refreshed: use a shorter refresh_after",
         ),
         (
             "max_concurrent_loads = 0",
@@ -480,7 +480,7 @@ fn what_builders_refuse_is_told_with_the_setting() {
     for (text, expected) in refused {
         assert_eq!(message(build(&toml(text))), expected, "{text}");
     }
-    let twice = toml("capacity = 5").build_async_with::<u64, u64>(Builder::unbounded);
+    let twice = toml("capacity = 5").build_async_with::<u64, u64>(LocalCacheBuilder::unbounded);
     assert_eq!(
         message(twice),
         "the cache has more than one bound: keep one of capacity, max_weight and unbounded"
@@ -596,8 +596,8 @@ fn a_backend_asks_for_what_it_needs() {
             "a cache over Redis has no refresh_after: leave it out",
         ),
         (
-            format!("{whole}early_renewal = 1"),
-            "a cache over Redis has no early_renewal: leave it out",
+            format!("{whole}early_refresh = 1"),
+            "a cache over Redis has no early_refresh: leave it out",
         ),
     ];
     let runtime = tokio::runtime::Runtime::new().unwrap();

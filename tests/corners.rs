@@ -1,6 +1,6 @@
 //! What failed once, where features meet: renewals, tags, batches, permits, and failures.
 
-use hotset::{Builder, Loaded, LocalCache, ManualClock};
+use hotset::{Loaded, LocalCache, LocalCacheBuilder, ManualClock};
 use std::convert::Infallible;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::SeqCst};
 use std::sync::{Arc, Barrier, mpsc};
@@ -11,7 +11,7 @@ type Cache = LocalCache<u32, u64>;
 
 /// A cache with an entry that is due for renewal, and its clock.
 fn with_an_entry_due(
-    set_up: impl FnOnce(Builder<u32, u64>) -> Builder<u32, u64>,
+    set_up: impl FnOnce(LocalCacheBuilder<u32, u64>) -> LocalCacheBuilder<u32, u64>,
 ) -> (Cache, ManualClock) {
     let clock = ManualClock::new();
     let builder = LocalCache::builder().capacity(10).clock(clock.clone());

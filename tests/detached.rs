@@ -184,24 +184,24 @@ fn due() -> Fixture {
 #[test]
 fn a_renewal_is_made_in_the_background_and_its_caller_is_served_at_once() {
     let f = due();
-    let renewal = start(&f.cache, 1);
-    assert_eq!(RUNTIME.block_on(renewal.caller).unwrap().unwrap(), OLD);
+    let refresh = start(&f.cache, 1);
+    assert_eq!(RUNTIME.block_on(refresh.caller).unwrap().unwrap(), OLD);
     assert_eq!(ask(&f.cache, 1, Err("called")).unwrap(), OLD);
     for way in WAYS {
         assert_eq!(way.hit(&f.cache, 1), OLD);
     }
-    renewal.finish.send(Ok(NEW)).unwrap();
+    refresh.finish.send(Ok(NEW)).unwrap();
     until(|| f.cache.get(&1) == Some(NEW));
     let stats = f.cache.stats();
-    assert_eq!((stats.renewals, stats.loads), (1, 1));
+    assert_eq!((stats.refreshes, stats.loads), (1, 1));
     validate(&f.cache);
 }
 
 #[test]
 fn a_renewal_in_the_background_that_fails_is_not_tried_for_a_second() {
     let f = due();
-    let renewal = start(&f.cache, 1);
-    renewal.finish.send(Err("no")).unwrap();
+    let refresh = start(&f.cache, 1);
+    refresh.finish.send(Err("no")).unwrap();
     until(|| f.cache.stats().load_failures == 1);
     validate(&f.cache);
     f.clock.advance(just_before(seconds(1)));
@@ -216,9 +216,9 @@ fn a_renewal_in_the_background_that_fails_is_not_tried_for_a_second() {
 #[test]
 fn a_removal_during_a_renewal_in_the_background_wins() {
     let f = due();
-    let renewal = start(&f.cache, 1);
+    let refresh = start(&f.cache, 1);
     assert_eq!(f.cache.remove(&1), Some(OLD));
-    renewal.finish.send(Ok(NEW)).unwrap();
+    refresh.finish.send(Ok(NEW)).unwrap();
     until(|| f.cache.stats().outdated == 1);
     assert_eq!(f.cache.get(&1), None);
     validate(&f.cache);

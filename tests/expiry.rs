@@ -1,6 +1,6 @@
 //! Deadlines: nothing is served at or after its own, whatever the clock does.
 
-use hotset::{Builder, Loaded, LocalCache, ManualClock, RemovalCause};
+use hotset::{Loaded, LocalCache, LocalCacheBuilder, ManualClock, RemovalCause};
 use std::convert::Infallible;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
@@ -29,7 +29,9 @@ struct Fixture {
 }
 
 impl Fixture {
-    fn new(set_up: impl FnOnce(Builder<u64, u64>) -> Builder<u64, u64>) -> Self {
+    fn new(
+        set_up: impl FnOnce(LocalCacheBuilder<u64, u64>) -> LocalCacheBuilder<u64, u64>,
+    ) -> Self {
         let clock = ManualClock::new();
         let told = Told::default();
         let listener = {

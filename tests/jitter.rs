@@ -1,6 +1,6 @@
 //! Deadlines that are spread, and settings of loads that cannot be.
 
-use hotset::{BuildError, Builder, Loaded, LocalCache, ManualClock};
+use hotset::{BuildError, Loaded, LocalCache, LocalCacheBuilder, ManualClock};
 use std::convert::Infallible;
 use std::time::Duration;
 
@@ -71,7 +71,9 @@ fn it_never_makes_nothing_of_a_short_time_to_live() {
     assert!(!cache.contains_key(&0));
 }
 
-fn refused(set_up: impl FnOnce(Builder<u32, u32>) -> Builder<u32, u32>) -> (BuildError, String) {
+fn refused(
+    set_up: impl FnOnce(LocalCacheBuilder<u32, u32>) -> LocalCacheBuilder<u32, u32>,
+) -> (BuildError, String) {
     let error = set_up(Cache::builder().capacity(10)).build().unwrap_err();
     let message = error.to_string();
     (error, message)
@@ -90,11 +92,11 @@ fn a_fraction_that_is_none_is_refused() {
 fn an_early_renewal_out_of_range_is_refused() {
     let infinities = [f64::INFINITY, f64::NEG_INFINITY];
     for beta in [0.0, -1.0, f64::NAN].into_iter().chain(infinities) {
-        let (error, message) = refused(|builder| builder.early_renewal(beta));
-        assert_eq!(error, BuildError::OutOfRange("early_renewal"));
-        assert!(message.contains("early_renewal") && message.contains("use a finite number"));
+        let (error, message) = refused(|builder| builder.early_refresh(beta));
+        assert_eq!(error, BuildError::OutOfRange("early_refresh"));
+        assert!(message.contains("early_refresh") && message.contains("use a finite number"));
     }
-    let most = Cache::builder().capacity(1).early_renewal(f64::MAX).build();
+    let most = Cache::builder().capacity(1).early_refresh(f64::MAX).build();
     assert!(most.is_ok());
 }
 

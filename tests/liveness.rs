@@ -410,7 +410,9 @@ fn hanging_batch_gives_its_permit_to_others_at_the_end_of_its_lease() {
 }
 
 /// A cache whose key 1 has just expired.
-fn expired(set_up: impl FnOnce(hotset::Builder<u64, u64>) -> hotset::Builder<u64, u64>) -> Cache {
+fn expired(
+    set_up: impl FnOnce(hotset::LocalCacheBuilder<u64, u64>) -> hotset::LocalCacheBuilder<u64, u64>,
+) -> Cache {
     let clock = ManualClock::new();
     let builder = Cache::builder()
         .capacity(100)
@@ -424,7 +426,7 @@ fn expired(set_up: impl FnOnce(hotset::Builder<u64, u64>) -> hotset::Builder<u64
 }
 
 /// Either setting ends a wait with the expired value.
-type SetUp = fn(hotset::Builder<u64, u64>) -> hotset::Builder<u64, u64>;
+type SetUp = fn(hotset::LocalCacheBuilder<u64, u64>) -> hotset::LocalCacheBuilder<u64, u64>;
 
 const SETTINGS: [SetUp; 2] = [
     |builder| builder.wait_timeout(Duration::from_millis(20)),
@@ -564,7 +566,8 @@ mod detached {
 
     #[test]
     fn caller_whose_load_hangs_gets_the_expired_value() {
-        let at_the_end_of_the_lease = |builder: hotset::Builder<u64, u64>| builder.lease(LEASE);
+        let at_the_end_of_the_lease =
+            |builder: hotset::LocalCacheBuilder<u64, u64>| builder.lease(LEASE);
         for set_up in SETTINGS
             .into_iter()
             .chain([at_the_end_of_the_lease as fn(_) -> _])

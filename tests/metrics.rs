@@ -142,7 +142,10 @@ fn a_cache_needs_a_name_of_its_own() {
     metrics.watch(&first).unwrap();
     let taken = metrics.watch(&second).unwrap_err();
     assert!(taken.to_string().contains("\"pages\""), "{taken}");
-    assert!(taken.to_string().contains("Builder::name"), "{taken}");
+    assert!(
+        taken.to_string().contains("LocalCacheBuilder::name"),
+        "{taken}"
+    );
     assert_eq!(format!("{metrics:?}"), r#"["pages"]"#);
 }
 

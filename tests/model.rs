@@ -5,7 +5,7 @@
 //! so the model does not foretell removals but judges each one. Was the entry held, was it past its
 //! deadline, was there need for room, was there an entry less recently used?
 
-use hotset::{Builder, Loaded, LocalCache, ManualClock, Policy, RemovalCause, Stats};
+use hotset::{Loaded, LocalCache, LocalCacheBuilder, ManualClock, Policy, RemovalCause, Stats};
 use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
@@ -106,7 +106,7 @@ impl Model {
                 told.lock().unwrap().push((*key, value.clone(), cause));
             }
         };
-        let mut builder: Builder<Key, Value> = LocalCache::builder()
+        let mut builder: LocalCacheBuilder<Key, Value> = LocalCache::builder()
             .policy(setup.policy)
             .shards(1)
             .clock(clock.clone())

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, OnceLock, Weak};
 
 /// One shard, so that whatever is called meets the same lock.
-fn one_shard<K: Eq, V>(capacity: usize) -> hotset::Builder<K, V> {
+fn one_shard<K: Eq, V>(capacity: usize) -> hotset::LocalCacheBuilder<K, V> {
     LocalCache::builder().capacity(capacity).shards(1)
 }
 

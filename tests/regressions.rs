@@ -246,7 +246,7 @@ fn a_renewal_that_began_before_a_write_does_not_store() {
         cache.insert(1, 5);
         clock.advance(Duration::from_secs(2));
         a_change_during_a_load_is_not_lost(&cache, change);
-        assert_eq!(cache.stats().renewals, 1);
+        assert_eq!(cache.stats().refreshes, 1);
     }
 }
 

@@ -1,8 +1,8 @@
 //! Cached entries are cached again in the next run, or the file is refused as a whole.
 
 use hotset::{
-    Builder, Loaded, LocalCache, ManualClock, Policy, RemovalCause, RestoreReport, Schema,
-    SnapshotError,
+    Loaded, LocalCache, LocalCacheBuilder, ManualClock, Policy, RemovalCause, RestoreReport,
+    Schema, SnapshotError,
 };
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
@@ -53,7 +53,7 @@ fn of(entries: impl IntoIterator<Item = u64>) -> Cache {
     cache
 }
 
-fn build<V>(builder: Builder<u64, V>) -> LocalCache<u64, V> {
+fn build<V>(builder: LocalCacheBuilder<u64, V>) -> LocalCache<u64, V> {
     builder.build().unwrap()
 }
 

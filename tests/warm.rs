@@ -1,6 +1,6 @@
 //! A cache that is warmed holds what its loader has, and asks for no more than it can hold.
 
-use hotset::{LoadError, Loaded, LocalCache, ManualClock, WarmEnd, Warming};
+use hotset::{LoadError, Loaded, LocalCache, ManualClock, WarmOptions, WarmOutcome};
 use std::collections::HashMap;
 use std::convert::Infallible;
 use std::future::Future;
@@ -30,7 +30,7 @@ fn what_is_missing_is_loaded_in_batches() {
     cache.insert(3, 1);
     let mut batches = Vec::new();
     let mut told = Vec::new();
-    let warming = Warming::new()
+    let warming = WarmOptions::new()
         .batch(4)
         .on_progress(|progress| told.push((progress.done(), progress.left_out, progress.total)));
     let report = cache.warm_with(warming, 0..10, |keys| {
@@ -45,7 +45,7 @@ fn what_is_missing_is_loaded_in_batches() {
         [(4, 0, Some(10)), (8, 1, Some(10)), (10, 1, Some(10))]
     );
     assert_eq!((report.found, report.left_out, report.failed), (9, 1, 0));
-    assert_eq!(report.end, WarmEnd::Done);
+    assert_eq!(report.end, WarmOutcome::Done);
     assert!(report.failures.is_empty());
     assert_eq!(
         (cache.get(&3), cache.get(&9), cache.get(&5)),
@@ -57,7 +57,7 @@ fn what_is_missing_is_loaded_in_batches() {
 #[test]
 fn the_total_is_told_only_if_it_is_known() {
     let cache = Cache::new(1_000);
-    let warming = Warming::new().on_progress(|progress| assert_eq!(progress.total, None));
+    let warming = WarmOptions::new().on_progress(|progress| assert_eq!(progress.total, None));
     let report = cache.warm_with(warming, (0..10).filter(|key| key % 2 == 0), load);
     assert_eq!(report.found, 5);
 }
@@ -70,16 +70,16 @@ fn it_stops_when_the_cache_is_full_and_takes_no_more_keys_than_that() {
     let mut taken = 0;
     let endless = (0..).inspect(|_| taken += 1);
     let mut asked = 0;
-    let report = cache.warm_with(Warming::new().batch(300), endless, |keys| {
+    let report = cache.warm_with(WarmOptions::new().batch(300), endless, |keys| {
         asked += keys.len();
         load(keys)
     });
-    assert_eq!((report.end, report.found), (WarmEnd::Full, 1_000));
+    assert_eq!((report.end, report.found), (WarmOutcome::Full, 1_000));
     assert_eq!((asked, taken), (1_000, 1_000));
     let stats = cache.stats();
     assert_eq!((stats.entries, stats.evicted), (1_000, 0));
     let report = cache.warm(5_000..6_000, load);
-    assert_eq!((report.end, report.found), (WarmEnd::Full, 0));
+    assert_eq!((report.end, report.found), (WarmOutcome::Full, 0));
     // What has expired takes no room.
     for key in 0..10 {
         cache.insert_with_ttl(key, 0, Duration::from_secs(1));
@@ -96,8 +96,8 @@ fn weights_are_taken_for_average_and_no_bound_for_none() {
         .weigher(|_, _| 7)
         .build()
         .unwrap();
-    let report = cache.warm_with(Warming::new().batch(100), 0.., load);
-    assert_eq!((report.end, report.found), (WarmEnd::Full, 10_000 / 7));
+    let report = cache.warm_with(WarmOptions::new().batch(100), 0.., load);
+    assert_eq!((report.end, report.found), (WarmOutcome::Full, 10_000 / 7));
     assert_eq!(cache.stats().evicted, 0);
     let cache: Cache = LocalCache::builder().unbounded().build().unwrap();
     assert_eq!(cache.warm(0..10_000, load).found, 10_000);
@@ -112,18 +112,18 @@ fn weighing(max: u64, weigher: fn(&u64, &u64) -> u64) -> Cache {
 fn an_empty_cache_learns_what_one_weighs_before_it_asks_for_many() {
     let cache = weighing(1_000, |_, _| 10);
     let mut sizes = Vec::new();
-    let report = cache.warm_with(Warming::new().batch(32), 0.., |keys| {
+    let report = cache.warm_with(WarmOptions::new().batch(32), 0.., |keys| {
         sizes.push(keys.len());
         load(keys)
     });
     assert_eq!(sizes, [1, 1, 2, 4, 8, 16, 32, 32, 4]);
-    assert_eq!((report.end, report.found), (WarmEnd::Full, 100));
+    assert_eq!((report.end, report.found), (WarmOutcome::Full, 100));
     assert_eq!(cache.stats().evicted, 0);
     assert!((0..100).all(|key| cache.contains_key(&key)));
     // What weighs little and much: the average is not rounded down.
     let cache = weighing(1_000, |key, _| 1 + key % 2);
     let report = cache.warm(0.., load);
-    assert_eq!((report.end, cache.stats().evicted), (WarmEnd::Full, 0));
+    assert_eq!((report.end, cache.stats().evicted), (WarmOutcome::Full, 0));
     assert!(cache.weight() >= 998, "{}", cache.weight());
 }
 
@@ -131,10 +131,10 @@ fn an_empty_cache_learns_what_one_weighs_before_it_asks_for_many() {
 fn it_ends_where_nothing_is_kept() {
     let too_heavy = weighing(100, |_, _| 1_000);
     let report = too_heavy.warm(0.., load);
-    assert_eq!((report.end, report.found), (WarmEnd::Full, 100));
+    assert_eq!((report.end, report.found), (WarmOutcome::Full, 100));
     let too_heavy = weighing(u64::MAX / 2, |_, _| u64::MAX);
     let report = too_heavy.warm(0.., load);
-    assert_eq!((report.end, report.found), (WarmEnd::Full, 10_000));
+    assert_eq!((report.end, report.found), (WarmOutcome::Full, 10_000));
     assert_eq!(
         (too_heavy.len(), Cache::new(0).warm(0.., load).found),
         (0, 0)
@@ -145,7 +145,7 @@ fn it_ends_where_nothing_is_kept() {
         let rows = rows.map(|(key, row)| (key, Loaded::new(row).ttl(Duration::ZERO)));
         Ok::<_, Infallible>(rows)
     });
-    assert_eq!((report.end, report.found), (WarmEnd::Full, 100));
+    assert_eq!((report.end, report.found), (WarmOutcome::Full, 100));
     assert!(cache.is_empty());
 }
 
@@ -170,10 +170,10 @@ fn a_batch_that_fails_is_told_of_and_does_not_stop_the_others() {
             Ok(rows(keys))
         }
     };
-    let report = cache.warm_with(Warming::new().batch(4), 0..12, fails);
+    let report = cache.warm_with(WarmOptions::new().batch(4), 0..12, fails);
     assert_eq!(
         (report.found, report.failed, report.end),
-        (8, 4, WarmEnd::Done)
+        (8, 4, WarmOutcome::Done)
     );
     assert_eq!(report.failures[0].keys, [4, 5, 6, 7]);
     let error = &report.failures[0].error;
@@ -189,11 +189,11 @@ fn a_database_that_is_down_is_not_asked_for_ever_nor_remembered() {
         asked.fetch_add(1, SeqCst);
         Err::<Vec<(u64, u64)>, _>("down")
     };
-    let warming = Warming::new().batch(10).stop_after_failures(3);
+    let warming = WarmOptions::new().batch(10).stop_after_failures(3);
     let report = cache.warm_with(warming, 0..100_000, down);
-    assert_eq!((report.end, report.failed), (WarmEnd::Failures, 30));
+    assert_eq!((report.end, report.failed), (WarmOutcome::Failures, 30));
     assert_eq!(asked.load(SeqCst), 3);
-    let report = cache.warm_with(Warming::new().batch(30), 0..100_000, down);
+    let report = cache.warm_with(WarmOptions::new().batch(30), 0..100_000, down);
     let listed: usize = report.failures.iter().map(|batch| batch.keys.len()).sum();
     assert_eq!((report.failed, listed), (100_000, 10_000));
 }
@@ -201,7 +201,7 @@ fn a_database_that_is_down_is_not_asked_for_ever_nor_remembered() {
 #[test]
 fn a_panic_of_the_loader_reaches_the_caller_and_what_came_before_is_held() {
     let cache = Cache::new(1_000);
-    let warming = Warming::new().batch(4);
+    let warming = WarmOptions::new().batch(4);
     let panicked = catch_unwind(AssertUnwindSafe(|| {
         cache.warm_with(warming, 0..12, |keys| {
             assert!(!keys.contains(&5), "in the loader");
@@ -262,9 +262,9 @@ async fn tasks_load_several_batches_at_one_time_and_no_more() {
             load(keys)
         }
     };
-    let warming = Warming::new().batch(10).concurrency(3);
+    let warming = WarmOptions::new().batch(10).concurrency(3);
     let report = cache.warm_with_async(warming, 0..100, load).await;
-    assert_eq!((report.found, report.end), (100, WarmEnd::Done));
+    assert_eq!((report.found, report.end), (100, WarmOutcome::Done));
     assert_eq!(most.load(SeqCst), 3);
     cache.validate();
 }
@@ -280,9 +280,9 @@ async fn tasks_fill_a_cache_to_the_brim_and_not_beyond() {
             load(keys)
         }
     };
-    let warming = Warming::new().batch(300).concurrency(8);
+    let warming = WarmOptions::new().batch(300).concurrency(8);
     let report = cache.warm_with_async(warming, 0.., load).await;
-    assert_eq!((report.end, report.found), (WarmEnd::Full, 1_000));
+    assert_eq!((report.end, report.found), (WarmOutcome::Full, 1_000));
     assert_eq!((asked.load(SeqCst), cache.stats().evicted), (1_000, 0));
 }
 
@@ -301,9 +301,9 @@ async fn tasks_too_load_one_batch_until_they_know_what_one_weighs() {
             load(keys)
         }
     };
-    let warming = Warming::new().batch(32).concurrency(4);
+    let warming = WarmOptions::new().batch(32).concurrency(4);
     let report = cache.warm_with_async(warming, 0.., load).await;
-    assert_eq!((report.end, report.found), (WarmEnd::Full, 100));
+    assert_eq!((report.end, report.found), (WarmOutcome::Full, 100));
     assert_eq!(cache.stats().evicted, 0);
     assert_eq!(sizes.lock().unwrap()[..4], [1, 1, 2, 4]);
 }
@@ -312,7 +312,7 @@ async fn tasks_too_load_one_batch_until_they_know_what_one_weighs() {
 async fn of_tasks_too_those_that_fail_are_told_of() {
     let cache = Cache::new(1_000);
     let told = Mutex::new(Vec::new());
-    let warming = Warming::new()
+    let warming = WarmOptions::new()
         .batch(10)
         .concurrency(4)
         .stop_after_failures(2)
@@ -323,7 +323,7 @@ async fn of_tasks_too_those_that_fail_are_told_of() {
     };
     let report = cache.warm_with_async(warming, 0..1_000, load).await;
     // Those that were under way when the second failed have failed too.
-    assert_eq!(report.end, WarmEnd::Failures);
+    assert_eq!(report.end, WarmOutcome::Failures);
     assert!((20..=50).contains(&report.failed), "{}", report.failed);
     assert_eq!(told.lock().unwrap().last(), Some(&report.failed));
     for batch in &report.failures {
@@ -347,7 +347,7 @@ async fn a_warming_that_is_dropped_leaves_nothing_behind() {
             load(keys)
         }
     };
-    let warming = Warming::new().batch(10).concurrency(2);
+    let warming = WarmOptions::new().batch(10).concurrency(2);
     let mut future = Box::pin(cache.warm_with_async(warming, 0..100, load));
     // The first batch is done; the second and third hang.
     let mut cx = Context::from_waker(Waker::noop());
@@ -367,7 +367,7 @@ async fn a_panic_in_a_task_s_loader_reaches_it_too() {
             assert!(!keys.contains(&500), "in the loader");
             load(keys)
         };
-        let warming = Warming::new().batch(10).concurrency(4);
+        let warming = WarmOptions::new().batch(10).concurrency(4);
         handle.warm_with_async(warming, 0..1_000, load).await
     });
     assert!(warming.await.unwrap_err().is_panic());

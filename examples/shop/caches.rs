@@ -6,7 +6,7 @@ use crate::options::Redis;
 use crate::records::{Home, Id, Price, Product, Profile, Record, Session, Stock};
 use crate::snapshots;
 use crate::store::{Plan, Store};
-use hotset::{WarmEnd, Warming};
+use hotset::{WarmOptions, WarmOutcome};
 use indicatif::{ProgressBar, ProgressStyle};
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -139,7 +139,7 @@ async fn warm<T: Cached>(
     let mut best = ids[..ids.len().saturating_sub(held)].to_vec();
     // All of them fit, so the best come last, and are the last to be evicted.
     best.reverse();
-    let warming = Warming::new()
+    let warming = WarmOptions::new()
         .batch(BATCH)
         .stop_after_failures(3)
         .on_progress(|progress| bar.set_position(before + progress.done()));
@@ -147,7 +147,7 @@ async fn warm<T: Cached>(
     bar.set_position(before + ids.len() as u64);
     match (report.failures.first(), report.end) {
         (Some(failed), _) => Err(format!("cannot warm {}: {}", T::NAME, failed.error).into()),
-        (None, WarmEnd::NotProven) => {
+        (None, WarmOutcome::NotProven) => {
             bar.suspend(|| eprintln!("{}: not warmed, since Redis does not answer", T::NAME));
             Ok(0)
         }

@@ -1,7 +1,7 @@
 //! How long things take.
 
 use hdrhistogram::Histogram;
-use hotset::Durations;
+use hotset::DurationHistogram;
 use parking_lot::Mutex;
 use serde::Serialize;
 use std::time::Duration;
@@ -56,7 +56,7 @@ fn micros(nanos: u64) -> f64 {
 impl Summary {
     /// Of what came in between.
     #[allow(clippy::cast_precision_loss)]
-    pub(crate) fn between(then: &Durations, now: &Durations) -> Self {
+    pub(crate) fn between(then: &DurationHistogram, now: &DurationHistogram) -> Self {
         let count = now.count() - then.count();
         let total = now.total().saturating_sub(then.total());
         let mean = total.as_secs_f64() / count.max(1) as f64;

@@ -43,7 +43,7 @@ pub(crate) enum Change<T> {
 impl Shop {
     pub(crate) fn new(database: Database, caches: Caches) -> Result<Self, AnyError> {
         let exporter = Exporter::start(&caches)?;
-        // Warming reads many at once.
+        // WarmOptions reads many at once.
         database.reads().reset();
         Ok(Self {
             warmed: each!(caches, (_name, store) => store.stats()),

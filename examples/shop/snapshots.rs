@@ -54,7 +54,7 @@ mod inner {
             }
             #[cfg(feature = "redis")]
             Store::Tiered(cache) => {
-                let warming = hotset::Warming::new().stop_after_failures(3);
+                let warming = hotset::WarmOptions::new().stop_after_failures(3);
                 let warmed = cache.warm_from_snapshot(warming, file).await;
                 warmed.map(|report| report.found)
             }

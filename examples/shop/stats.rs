@@ -4,7 +4,7 @@ use crate::caches::each;
 use crate::latency::Summary;
 use crate::service::Shop;
 use crate::tier::Tier;
-use hotset::{Durations, Stats};
+use hotset::{DurationHistogram, Stats};
 use serde::Serialize;
 use std::time::Duration;
 
@@ -97,7 +97,7 @@ impl Figures {
 }
 
 impl Ages {
-    fn of(ages: &Durations) -> Self {
+    fn of(ages: &DurationHistogram) -> Self {
         let seconds = |percent| ages.percentile(percent).as_secs_f64();
         Self {
             sampled: ages.count(),

@@ -6,7 +6,7 @@ use crate::options::Redis;
 use crate::records::{Id, Record};
 use crate::snapshots::Stored;
 use crate::tier::Tier;
-use hotset::{Loaded, LocalCache, Policy, Stats, WarmReport, Warming};
+use hotset::{Loaded, LocalCache, Policy, Stats, WarmOptions, WarmReport};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -185,7 +185,7 @@ impl<T: Record> Store<T> {
     /// Fills it from the database, in batches.
     pub(crate) async fn warm(
         &self,
-        warming: Warming<'_>,
+        warming: WarmOptions<'_>,
         ids: Vec<Id>,
         database: &Database,
     ) -> WarmReport<Id, AnyError> {

@@ -21,7 +21,7 @@ pub(crate) struct Tier {
 
 #[cfg(feature = "redis")]
 impl Tier {
-    pub(crate) fn of<K: hotset::TierKey, V: hotset::TierValue>(
+    pub(crate) fn of<K: hotset::RemoteKey, V: hotset::RemoteValue>(
         cache: &hotset::TieredCache<K, V>,
     ) -> Self {
         let (health, stats) = (cache.health(), cache.tier_stats());

@@ -1,6 +1,6 @@
 //! The check that a key and its value are decoded as they were encoded.
 
-use super::fingerprint::fingerprint;
+use crate::codec::fingerprint::fingerprint;
 use serde::Serialize;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 

@@ -1,7 +1,7 @@
 //! The names of keys in Redis.
 
-use super::CodecError;
-use super::message_pack::{skip_head, to_extend};
+use crate::codec::CodecError;
+use crate::codec::message_pack::{skip_head, to_extend};
 use serde::Serialize;
 
 /// Encodes a key as its name in Redis.

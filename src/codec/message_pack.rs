@@ -1,7 +1,7 @@
 //! `MessagePack` with field names, the default format.
 
-use super::byte_sequence::byte_sequence;
-use super::{Codec, CodecError};
+use crate::codec::byte_sequence::byte_sequence;
+use crate::codec::{Codec, CodecError};
 use serde::{Serialize, Serializer, de::DeserializeOwned};
 
 /// The default [`Codec`]: [MessagePack](https://msgpack.org) with field names, by `rmp-serde`. A key and its value are

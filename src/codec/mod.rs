@@ -22,7 +22,7 @@ use std::error::Error;
 use std::fmt;
 
 /// A format for the keys and values of a [`TieredCache`](crate::TieredCache) in Redis. The default is
-/// [`MessagePack`]; another one is set with [`TieredBuilder::codec`](crate::TieredBuilder::codec).
+/// [`MessagePack`]; another one is set with [`TieredCacheBuilder::codec`](crate::TieredCacheBuilder::codec).
 ///
 /// A codec encodes the key together with its value, so that a value is never served for another key.
 ///

@@ -1,10 +1,10 @@
 //! The smallest format, without field names.
 
-use super::{Codec, CodecError};
+use crate::codec::{Codec, CodecError};
 use serde::{Serialize, de::DeserializeOwned};
 
 /// A [`Codec`] for [postcard](https://docs.rs/postcard), which writes no field names and is about half as long
-/// as [`MessagePack`](super::MessagePack).
+/// as [`MessagePack`](crate::codec::MessagePack).
 ///
 /// Use it for types without serde attributes: the bytes are not self-describing, so a value that skips fields decodes
 /// to another value. The [round-trip check](Codec#round-trip-check) keeps such values out of Redis. Change the

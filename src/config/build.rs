@@ -1,11 +1,11 @@
 //! Building a cache from its settings.
 
-use super::error::setting_of;
-use super::{Backend, CacheConfig, Capacity, ConfigError};
-use crate::cache::{AsyncCache, Cache};
+use crate::config::error::setting_of;
+use crate::config::{Backend, CacheConfig, Capacity, ConfigError};
 use crate::error::BuildError;
-use crate::local::Builder;
-use crate::schema::{Schema, TierKey, TierValue};
+use crate::local::LocalCacheBuilder;
+use crate::schema::{RemoteKey, RemoteValue, Schema};
+use crate::traits::{AsyncCache, Cache};
 use std::sync::Arc;
 
 /// One cache in two forms, for tasks and for threads.
@@ -26,7 +26,7 @@ impl CacheConfig {
     ///
     /// Returns an error if a setting is missing or invalid, if the backend needs the feature `redis` and this is not
     /// enabled, or if the backend needs a tokio runtime and this is not called in one. Redis need not be reachable.
-    pub fn build_async<K: TierKey + Schema, V: TierValue + Schema>(
+    pub fn build_async<K: RemoteKey + Schema, V: RemoteValue + Schema>(
         &self,
     ) -> Result<Arc<dyn AsyncCache<K, V>>, ConfigError> {
         self.build_async_with(|local| local)
@@ -52,9 +52,9 @@ impl CacheConfig {
     /// # Errors
     ///
     /// Like [`build_async`](Self::build_async).
-    pub fn build_async_with<K: TierKey + Schema, V: TierValue + Schema>(
+    pub fn build_async_with<K: RemoteKey + Schema, V: RemoteValue + Schema>(
         &self,
-        complete: impl FnOnce(Builder<K, V>) -> Builder<K, V>,
+        complete: impl FnOnce(LocalCacheBuilder<K, V>) -> LocalCacheBuilder<K, V>,
     ) -> Result<Arc<dyn AsyncCache<K, V>>, ConfigError> {
         let (for_tasks, _) = self.build(complete)?;
         Ok(for_tasks)
@@ -62,12 +62,12 @@ impl CacheConfig {
 
     /// Builds a cache for threads.
     ///
-    /// Over Redis it is a [`Blocking`](crate::Blocking), whose documentation says which runtime it needs.
+    /// Over Redis it is a [`BlockingCache`](crate::BlockingCache), whose documentation says which runtime it needs.
     ///
     /// # Errors
     ///
     /// Like [`build_async`](Self::build_async).
-    pub fn build_blocking<K: TierKey + Schema, V: TierValue + Schema>(
+    pub fn build_blocking<K: RemoteKey + Schema, V: RemoteValue + Schema>(
         &self,
     ) -> Result<Arc<dyn Cache<K, V>>, ConfigError> {
         self.build_blocking_with(|local| local)
@@ -79,9 +79,9 @@ impl CacheConfig {
     /// # Errors
     ///
     /// Like [`build_async`](Self::build_async).
-    pub fn build_blocking_with<K: TierKey + Schema, V: TierValue + Schema>(
+    pub fn build_blocking_with<K: RemoteKey + Schema, V: RemoteValue + Schema>(
         &self,
-        complete: impl FnOnce(Builder<K, V>) -> Builder<K, V>,
+        complete: impl FnOnce(LocalCacheBuilder<K, V>) -> LocalCacheBuilder<K, V>,
     ) -> Result<Arc<dyn Cache<K, V>>, ConfigError> {
         let (_, for_threads) = self.build(complete)?;
         Ok(for_threads)
@@ -94,9 +94,9 @@ impl CacheConfig {
     /// # Errors
     ///
     /// Returns an error if a setting is invalid. A missing bound is an error only when the cache is built.
-    pub fn local_builder<K, V>(&self) -> Result<Builder<K, V>, ConfigError> {
+    pub fn local_builder<K, V>(&self) -> Result<LocalCacheBuilder<K, V>, ConfigError> {
         let config = self.clone();
-        let mut builder = Builder::new();
+        let mut builder = LocalCacheBuilder::new();
         match config.capacity {
             Some(Capacity::Entries(entries)) => builder = builder.capacity(entries),
             Some(Capacity::Unbounded) => builder = builder.unbounded(),
@@ -104,7 +104,7 @@ impl CacheConfig {
         }
         apply!(config to builder:
             shards, policy, time_to_live, time_to_idle, lease, wait_timeout, max_concurrent_loads,
-            refresh_after, early_renewal, stale_if_error, stale_if_slow, ttl_jitter, track_ages,
+            refresh_after, early_refresh, stale_if_error, stale_if_slow, ttl_jitter, track_ages,
             name,
         );
         builder
@@ -113,9 +113,9 @@ impl CacheConfig {
         Ok(builder)
     }
 
-    fn build<K: TierKey + Schema, V: TierValue + Schema>(
+    fn build<K: RemoteKey + Schema, V: RemoteValue + Schema>(
         &self,
-        complete: impl FnOnce(Builder<K, V>) -> Builder<K, V>,
+        complete: impl FnOnce(LocalCacheBuilder<K, V>) -> LocalCacheBuilder<K, V>,
     ) -> Result<Fronts<K, V>, ConfigError> {
         let local = complete(self.local_builder()?);
         match self.backend.unwrap_or_default() {
@@ -160,7 +160,7 @@ mod tests {
         format!(
             "capacity: {:?}, unbounded: {:?}, shards: {:?}, policy: {:?}, time_to_live: {:?} {nanos}, \
              time_to_idle: {:?}, lease: {:?}, wait_timeout: {:?}, max_concurrent_loads: {:?}, \
-             refresh_after: {:?}, early_renewal: {:?}, stale_if_error: {:?}, stale_if_slow: {:?}, ttl_jitter: {:?}, \
+             refresh_after: {:?}, early_refresh: {:?}, stale_if_error: {:?}, stale_if_slow: {:?}, ttl_jitter: {:?}, \
              tracks_ages: {:?}, name: {:?}, {}",
             builder.capacity,
             builder.unbounded,
@@ -172,7 +172,7 @@ mod tests {
             settings.wait_timeout,
             settings.max_concurrent_loads,
             settings.refresh_after,
-            settings.early_renewal,
+            settings.early_refresh,
             settings.stale_if_error,
             settings.stale_if_slow,
             settings.ttl_jitter,
@@ -187,7 +187,9 @@ mod tests {
         let mut config = config.clone();
         config.url.get_or_insert("redis://localhost".into());
         config.namespace.get_or_insert("prices".into());
-        let tiered = config.tiered_builder::<u64, u64>(Builder::new()).unwrap();
+        let tiered = config
+            .tiered_builder::<u64, u64>(LocalCacheBuilder::new())
+            .unwrap();
         format!("{tiered:?}")
     }
 
@@ -228,7 +230,7 @@ mod tests {
                 "max_concurrent_loads: Some(13)",
             ),
             ("refresh_after", "14s", "refresh_after: Some(14s)"),
-            ("early_renewal", "1.5", "early_renewal: Some(1.5)"),
+            ("early_refresh", "1.5", "early_refresh: Some(1.5)"),
             ("stale_if_error", "1h", "stale_if_error: Some(3600s)"),
             ("stale_if_slow", "15ms", "stale_if_slow: Some(15ms)"),
             ("ttl_jitter", "0.16", "ttl_jitter: Some(0.16)"),

@@ -1,11 +1,11 @@
 //! Errors of a configuration, with the remedy.
 
-use super::value::Backend;
+use crate::config::value::Backend;
 use crate::error::BuildError;
 use std::error::Error;
 use std::fmt;
 
-/// The reason why a [`CacheConfig`](super::CacheConfig) cannot be read, or a cache cannot be built from it.
+/// The reason why a [`CacheConfig`](crate::config::CacheConfig) cannot be read, or a cache cannot be built from it.
 ///
 /// `setting` is the name of the setting in its source: `time_to_live`, or for an environment variable
 /// `PRICES_TIME_TO_LIVE`.

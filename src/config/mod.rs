@@ -22,7 +22,7 @@ pub use error::ConfigError;
 pub use value::{Backend, Capacity, RedisUrl};
 
 use crate::consistency::Consistency;
-use crate::local::Policy;
+use crate::policy::Policy;
 use serde::{Deserialize, Serialize};
 use source::Environment;
 use std::fmt;
@@ -80,8 +80,8 @@ settings! {
     /// The backend of a cache and all its settings as data: from TOML, JSON or environment variables, or
     /// as a field of the application's own configuration.
     ///
-    /// A setting that is not set has the default of [`Builder`](crate::Builder) or
-    /// [`TieredBuilder`](crate::TieredBuilder). A cache moves from this process to Redis by its `backend` alone, or
+    /// A setting that is not set has the default of [`LocalCacheBuilder`](crate::LocalCacheBuilder) or
+    /// [`TieredCacheBuilder`](crate::TieredCacheBuilder). A cache moves from this process to Redis by its `backend` alone, or
     /// step by step by `percent`, which [`AsyncCache::rollout`](crate::AsyncCache) changes while the cache runs.
     /// Settings of Redis may be set before. They are then checked (without the feature `redis`, only their form), but
     /// not used.
@@ -117,7 +117,7 @@ settings! {
     ///
     /// # Forms
     ///
-    /// Durations are texts like `"250ms"`, `"5m"` or `"1h 30m"`. Settings have the names of the fields. Environment
+    /// DurationHistogram are texts like `"250ms"`, `"5m"` or `"1h 30m"`. Settings have the names of the fields. Environment
     /// variables have the same names in capitals, with a prefix: `PRICES_TIME_TO_LIVE=5m`.
     ///
     /// # Passwords
@@ -127,97 +127,97 @@ settings! {
         /// The place where values are kept. Default: [`Backend::Local`].
         backend: Backend,
         /// The maximum number of entries in this process, or `"unbounded"`: see
-        /// [`Builder::capacity`](crate::Builder::capacity). Required, except with [`Backend::Redis`] and where code
+        /// [`LocalCacheBuilder::capacity`](crate::LocalCacheBuilder::capacity). Required, except with [`Backend::Redis`] and where code
         /// sets another bound.
         capacity: Capacity,
-        /// The number of shards: see [`Builder::shards`](crate::Builder::shards).
+        /// The number of shards: see [`LocalCacheBuilder::shards`](crate::LocalCacheBuilder::shards).
         shards: usize,
         /// The eviction policy, `"lru"`, `"s3-fifo"`, `"car"` or `"adaptive"`: see
-        /// [`Builder::policy`](crate::Builder::policy).
+        /// [`LocalCacheBuilder::policy`](crate::LocalCacheBuilder::policy).
         policy: Policy,
         /// The time that an entry lives after it was stored: see
-        /// [`Builder::time_to_live`](crate::Builder::time_to_live).
+        /// [`LocalCacheBuilder::time_to_live`](crate::LocalCacheBuilder::time_to_live).
         #[serde(with = "duration")]
         time_to_live: Duration,
         /// The time that an entry lives after it was last stored or hit: see
-        /// [`Builder::time_to_idle`](crate::Builder::time_to_idle).
+        /// [`LocalCacheBuilder::time_to_idle`](crate::LocalCacheBuilder::time_to_idle).
         #[serde(with = "duration")]
         time_to_idle: Duration,
         /// The time that a load may take before another caller loads as well: see
-        /// [`Builder::lease`](crate::Builder::lease).
+        /// [`LocalCacheBuilder::lease`](crate::LocalCacheBuilder::lease).
         #[serde(with = "duration")]
         lease: Duration,
         /// The time that a caller waits for a load or a permit before it gets an error: see
-        /// [`Builder::wait_timeout`](crate::Builder::wait_timeout).
+        /// [`LocalCacheBuilder::wait_timeout`](crate::LocalCacheBuilder::wait_timeout).
         #[serde(with = "duration")]
         wait_timeout: Duration,
         /// The maximum number of loads at a time: see
-        /// [`Builder::max_concurrent_loads`](crate::Builder::max_concurrent_loads).
+        /// [`LocalCacheBuilder::max_concurrent_loads`](crate::LocalCacheBuilder::max_concurrent_loads).
         max_concurrent_loads: usize,
         /// The age at which a live entry is loaded again: see
-        /// [`Builder::refresh_after`](crate::Builder::refresh_after). Not over Redis.
+        /// [`LocalCacheBuilder::refresh_after`](crate::LocalCacheBuilder::refresh_after). Not over Redis.
         #[serde(with = "duration")]
         refresh_after: Duration,
         /// The factor by which popular entries are loaded early, 1.0 for the optimum: see
-        /// [`Builder::early_renewal`](crate::Builder::early_renewal). Not over Redis.
-        early_renewal: f64,
+        /// [`LocalCacheBuilder::early_refresh`](crate::LocalCacheBuilder::early_refresh). Not over Redis.
+        early_refresh: f64,
         /// The time after its expiration in which an entry may be served if a load fails: see
-        /// [`Builder::stale_if_error`](crate::Builder::stale_if_error).
+        /// [`LocalCacheBuilder::stale_if_error`](crate::LocalCacheBuilder::stale_if_error).
         #[serde(with = "duration")]
         stale_if_error: Duration,
         /// The time that a caller waits before it gets an expired value: see
-        /// [`Builder::stale_if_slow`](crate::Builder::stale_if_slow).
+        /// [`LocalCacheBuilder::stale_if_slow`](crate::LocalCacheBuilder::stale_if_slow).
         #[serde(with = "duration")]
         stale_if_slow: Duration,
         /// The largest fraction by which a time to live is shortened at random, above 0 and at most 1: see
-        /// [`Builder::ttl_jitter`](crate::Builder::ttl_jitter).
+        /// [`LocalCacheBuilder::ttl_jitter`](crate::LocalCacheBuilder::ttl_jitter).
         ttl_jitter: f64,
         /// `true` to count the ages of values in the statistics: see
-        /// [`Builder::track_ages`](crate::Builder::track_ages).
+        /// [`LocalCacheBuilder::track_ages`](crate::LocalCacheBuilder::track_ages).
         track_ages: bool,
-        /// The name of the cache in metrics, traces and the like: see [`Builder::name`](crate::Builder::name).
+        /// The name of the cache in metrics, traces and the like: see [`LocalCacheBuilder::name`](crate::LocalCacheBuilder::name).
         name: String,
-        /// The URL of the Redis server, servers or cluster: see [`Builder::redis`](crate::Builder::redis).
+        /// The URL of the Redis server, servers or cluster: see [`LocalCacheBuilder::redis`](crate::LocalCacheBuilder::redis).
         url: RedisUrl,
-        /// The name of the cache in Redis: see [`Builder::redis`](crate::Builder::redis).
+        /// The name of the cache in Redis: see [`LocalCacheBuilder::redis`](crate::LocalCacheBuilder::redis).
         namespace: String,
         /// The class of consistency, `"realtime"`, `"bounded 5s"`, `"l1-only"` or `"l2-only"`: see
-        /// [`TieredBuilder::consistency`](crate::TieredBuilder::consistency). With [`Backend::Redis`] it is always
+        /// [`TieredCacheBuilder::consistency`](crate::TieredCacheBuilder::consistency). With [`Backend::Redis`] it is always
         /// `"l2-only"`.
         consistency: Consistency,
         /// The maximum time that L1 keeps a copy of a value: see
-        /// [`TieredBuilder::local_time_to_live`](crate::TieredBuilder::local_time_to_live).
+        /// [`TieredCacheBuilder::local_time_to_live`](crate::TieredCacheBuilder::local_time_to_live).
         #[serde(with = "duration")]
         local_time_to_live: Duration,
         /// The time that a call to Redis may take before it counts as failed: see
-        /// [`TieredBuilder::deadline`](crate::TieredBuilder::deadline).
+        /// [`TieredCacheBuilder::deadline`](crate::TieredCacheBuilder::deadline).
         #[serde(with = "duration")]
         deadline: Duration,
         /// The interval at which a process proves that invalidations reach it: see
-        /// [`TieredBuilder::heartbeat`](crate::TieredBuilder::heartbeat).
+        /// [`TieredCacheBuilder::heartbeat`](crate::TieredCacheBuilder::heartbeat).
         #[serde(with = "duration")]
         heartbeat: Duration,
         /// The maximum size of a value in Redis, in bytes: see
-        /// [`TieredBuilder::max_value_size`](crate::TieredBuilder::max_value_size).
+        /// [`TieredCacheBuilder::max_value_size`](crate::TieredCacheBuilder::max_value_size).
         max_value_size: usize,
         /// The size above which values are compressed, in bytes: see
-        /// [`TieredBuilder::compress_above`](crate::TieredBuilder::compress_above).
+        /// [`TieredCacheBuilder::compress_above`](crate::TieredCacheBuilder::compress_above).
         compress_above: usize,
         /// The maximum number of invalidations that wait while Redis is unreachable: see
-        /// [`TieredBuilder::max_queued_invalidations`](crate::TieredBuilder::max_queued_invalidations).
+        /// [`TieredCacheBuilder::max_queued_invalidations`](crate::TieredCacheBuilder::max_queued_invalidations).
         max_queued_invalidations: usize,
         /// The percentage of keys that go through Redis, 0 to 100: see
-        /// [`TieredBuilder::percent`](crate::TieredBuilder::percent).
+        /// [`TieredCacheBuilder::percent`](crate::TieredCacheBuilder::percent).
         percent: f64,
         /// `true` to compare the values in Redis with the loaded ones instead of serving them: see
-        /// [`TieredBuilder::shadow`](crate::TieredBuilder::shadow).
+        /// [`TieredCacheBuilder::shadow`](crate::TieredCacheBuilder::shadow).
         shadow: bool,
         /// The number of replicas that must confirm a change: see
-        /// [`TieredBuilder::replicas`](crate::TieredBuilder::replicas).
+        /// [`TieredCacheBuilder::replicas`](crate::TieredCacheBuilder::replicas).
         replicas: u64,
-        /// The path of the file for `TieredBuilder::root_certificate` (feature `redis-tls`).
+        /// The path of the file for `TieredCacheBuilder::root_certificate` (feature `redis-tls`).
         root_certificate: PathBuf,
-        /// The path of the file with the certificate for `TieredBuilder::client_certificate` (feature `redis-tls`).
+        /// The path of the file with the certificate for `TieredCacheBuilder::client_certificate` (feature `redis-tls`).
         client_certificate: PathBuf,
         /// The path of the file with the private key of that certificate.
         client_key: PathBuf,

@@ -1,11 +1,11 @@
 //! Building a cache over Redis from its settings.
 
-use super::build::Fronts;
-use super::{Backend, CacheConfig, ConfigError};
+use crate::config::build::Fronts;
+use crate::config::{Backend, CacheConfig, ConfigError};
 use crate::consistency::Consistency;
-use crate::local::Builder;
-use crate::schema::{Schema, Schemas, TierKey, TierValue};
-use crate::tiered::TieredBuilder;
+use crate::local::LocalCacheBuilder;
+use crate::schema::{RemoteKey, RemoteValue, Schema, Schemas};
+use crate::tiered::TieredCacheBuilder;
 use std::sync::Arc;
 
 impl CacheConfig {
@@ -29,26 +29,26 @@ impl CacheConfig {
     /// Returns an error if a setting is missing or invalid.
     pub fn tiered_builder<K, V>(
         &self,
-        local: Builder<K, V>,
-    ) -> Result<TieredBuilder<K, V>, ConfigError>
+        local: LocalCacheBuilder<K, V>,
+    ) -> Result<TieredCacheBuilder<K, V>, ConfigError>
     where
-        K: TierKey + Schema,
-        V: TierValue + Schema,
+        K: RemoteKey + Schema,
+        V: RemoteValue + Schema,
     {
         self.tiered_builder_with_schemas(local, Schemas::of::<K, V>())
     }
 
     /// Like [`tiered_builder`](Self::tiered_builder), for keys and values of any type: see
-    /// [`redis_with_schemas`](Builder::redis_with_schemas).
+    /// [`redis_with_schemas`](LocalCacheBuilder::redis_with_schemas).
     ///
     /// # Errors
     ///
     /// Like [`tiered_builder`](Self::tiered_builder).
-    pub fn tiered_builder_with_schemas<K: TierKey, V: TierValue>(
+    pub fn tiered_builder_with_schemas<K: RemoteKey, V: RemoteValue>(
         &self,
-        local: Builder<K, V>,
+        local: LocalCacheBuilder<K, V>,
         schemas: Schemas,
-    ) -> Result<TieredBuilder<K, V>, ConfigError> {
+    ) -> Result<TieredCacheBuilder<K, V>, ConfigError> {
         let url = self.url.as_ref();
         let url = url
             .ok_or_else(|| self.missing("url", "redis://[user:password@]host[:port][/database]"))?;
@@ -68,13 +68,13 @@ impl CacheConfig {
         Ok(tiered)
     }
 
-    fn over<K: TierKey, V: TierValue>(
+    fn over<K: RemoteKey, V: RemoteValue>(
         &self,
-        local: Builder<K, V>,
+        local: LocalCacheBuilder<K, V>,
         url: &str,
         namespace: &str,
         schemas: Schemas,
-    ) -> Result<TieredBuilder<K, V>, ConfigError> {
+    ) -> Result<TieredCacheBuilder<K, V>, ConfigError> {
         let config = self.clone();
         let mut tiered = local.redis_with_schemas(url, namespace, schemas);
         apply!(config to tiered:
@@ -87,10 +87,10 @@ impl CacheConfig {
     }
 
     #[cfg(feature = "redis-tls")]
-    fn with_certificates<K: TierKey, V: TierValue>(
+    fn with_certificates<K: RemoteKey, V: RemoteValue>(
         &self,
-        mut tiered: TieredBuilder<K, V>,
-    ) -> Result<TieredBuilder<K, V>, ConfigError> {
+        mut tiered: TieredCacheBuilder<K, V>,
+    ) -> Result<TieredCacheBuilder<K, V>, ConfigError> {
         if let Some(path) = &self.root_certificate {
             tiered = tiered.root_certificate(self.read("root_certificate", path)?);
         }
@@ -118,10 +118,10 @@ impl CacheConfig {
     }
 
     #[cfg(not(feature = "redis-tls"))]
-    fn with_certificates<K: TierKey, V: TierValue>(
+    fn with_certificates<K: RemoteKey, V: RemoteValue>(
         &self,
-        tiered: TieredBuilder<K, V>,
-    ) -> Result<TieredBuilder<K, V>, ConfigError> {
+        tiered: TieredCacheBuilder<K, V>,
+    ) -> Result<TieredCacheBuilder<K, V>, ConfigError> {
         let names = ["root_certificate", "client_certificate", "client_key"];
         match names.into_iter().find(|name| self.is_set(name)) {
             None => Ok(tiered),
@@ -141,13 +141,13 @@ impl CacheConfig {
             .map_or("redis://localhost/", |url| url.as_str());
         let namespace = self.namespace.as_deref().unwrap_or("unused");
         let schemas = Schemas::of::<u64, u64>();
-        self.over::<u64, u64>(Builder::new(), url, namespace, schemas)
+        self.over::<u64, u64>(LocalCacheBuilder::new(), url, namespace, schemas)
             .map(drop)
     }
 
-    pub(super) fn build_over_redis<K: TierKey + Schema, V: TierValue + Schema>(
+    pub(super) fn build_over_redis<K: RemoteKey + Schema, V: RemoteValue + Schema>(
         &self,
-        local: Builder<K, V>,
+        local: LocalCacheBuilder<K, V>,
     ) -> Result<Fronts<K, V>, ConfigError> {
         let tiered = self.tiered_builder(local)?.build();
         let cache = tiered.map_err(|error| self.refused(error))?;

@@ -1,6 +1,6 @@
 //! Where settings are read.
 
-use super::{CacheConfig, ConfigError};
+use crate::config::{CacheConfig, ConfigError};
 use serde::de::value::MapDeserializer;
 use serde::de::{Deserialize, Deserializer, IntoDeserializer, MapAccess, Visitor};
 use std::collections::BTreeSet;

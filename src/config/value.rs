@@ -33,9 +33,9 @@ impl fmt::Display for Backend {
 /// How much a cache holds in this process: a number, or `"unbounded"`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Capacity {
-    /// As [`Builder::capacity`](crate::Builder::capacity).
+    /// As [`LocalCacheBuilder::capacity`](crate::LocalCacheBuilder::capacity).
     Entries(usize),
-    /// As [`Builder::unbounded`](crate::Builder::unbounded).
+    /// As [`LocalCacheBuilder::unbounded`](crate::LocalCacheBuilder::unbounded).
     Unbounded,
 }
 
@@ -199,9 +199,9 @@ fn consistency(text: &str) -> Option<Consistency> {
     }
 }
 
-/// Durations as people write them.
+/// DurationHistogram as people write them.
 pub(super) mod duration {
-    use super::Text;
+    use crate::config::value::Text;
     use serde::{Deserialize, Deserializer, Serializer};
     use std::fmt::Display;
     use std::time::Duration;

@@ -1,8 +1,8 @@
 //! What there is of Redis without the feature: an error.
 
-use super::build::Fronts;
-use super::{CacheConfig, ConfigError};
-use crate::local::Builder;
+use crate::config::build::Fronts;
+use crate::config::{CacheConfig, ConfigError};
+use crate::local::LocalCacheBuilder;
 
 impl CacheConfig {
     /// Only the form is checked, which has been.
@@ -13,7 +13,7 @@ impl CacheConfig {
 
     pub(super) fn build_over_redis<K, V>(
         &self,
-        _: Builder<K, V>,
+        _: LocalCacheBuilder<K, V>,
     ) -> Result<Fronts<K, V>, ConfigError> {
         Err(ConfigError::NoRedis {
             setting: self.name_of("backend"),

@@ -2,9 +2,10 @@
 
 use crate::clock::{Clock, NEVER, Nanos, TimeSource, saturating_nanos};
 use crate::error::BuildError;
+use crate::local::load::refresh::{Rules, THROTTLE};
 use crate::local::removal::{Listener, RemovalCause};
-use crate::local::renewal::{Rules, THROTTLE};
-use crate::local::{DefaultHasher, LocalCache, MAX_SHARDS, Policy};
+use crate::local::{DefaultHasher, LocalCache, MAX_SHARDS};
+use crate::policy::Policy;
 use crate::random;
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,7 +21,7 @@ const DEFAULT_LEASE: Duration = Duration::from_secs(10);
 /// One bound is needed: [`capacity`](Self::capacity), [`max_weight`](Self::max_weight) or
 /// [`unbounded`](Self::unbounded). All else has a default.
 #[must_use = "a builder does nothing until build is called"]
-pub struct Builder<K, V, S = DefaultHasher> {
+pub struct LocalCacheBuilder<K, V, S = DefaultHasher> {
     pub(crate) capacity: Option<usize>,
     pub(crate) max_weight: Option<u64>,
     pub(crate) unbounded: bool,
@@ -42,7 +43,7 @@ pub(crate) struct Settings<K, V> {
     pub(crate) wait_timeout: Option<Duration>,
     pub(crate) max_concurrent_loads: Option<usize>,
     pub(crate) refresh_after: Option<Duration>,
-    pub(crate) early_renewal: Option<f64>,
+    pub(crate) early_refresh: Option<f64>,
     pub(crate) stale_if_error: Option<Duration>,
     pub(crate) stale_if_slow: Option<Duration>,
     pub(crate) ttl_jitter: Option<f64>,
@@ -66,14 +67,14 @@ impl<K, V> Settings<K, V> {
     }
 
     /// What there is to know of renewals, if there are any.
-    pub(crate) fn renewal(&self) -> Option<Rules> {
+    pub(crate) fn refresh(&self) -> Option<Rules> {
         let rules = Rules {
             refresh_after: self.refresh_after.map(saturating_nanos),
-            early: self.early_renewal.unwrap_or(0.0),
+            early: self.early_refresh.unwrap_or(0.0),
             stale: self.grace(),
             throttle: saturating_nanos(THROTTLE),
         };
-        let renews = self.refresh_after.is_some() || self.early_renewal.is_some();
+        let renews = self.refresh_after.is_some() || self.early_refresh.is_some();
         (renews || self.stale_if_error.is_some()).then_some(rules)
     }
 
@@ -102,7 +103,7 @@ fn jitter(nanos: Nanos, fraction: f64) -> Nanos {
     nanos - (nanos as f64 * fraction * (1.0 - random::unit())) as Nanos
 }
 
-impl<K, V> Builder<K, V> {
+impl<K, V> LocalCacheBuilder<K, V> {
     /// The most shards that [`shards`](Self::shards) takes.
     pub const MAX_SHARDS: usize = MAX_SHARDS;
 
@@ -124,7 +125,7 @@ impl<K, V> Builder<K, V> {
                 wait_timeout: None,
                 max_concurrent_loads: None,
                 refresh_after: None,
-                early_renewal: None,
+                early_refresh: None,
                 stale_if_error: None,
                 stale_if_slow: None,
                 ttl_jitter: None,
@@ -137,7 +138,7 @@ impl<K, V> Builder<K, V> {
     }
 }
 
-impl<K, V, S> Builder<K, V, S> {
+impl<K, V, S> LocalCacheBuilder<K, V, S> {
     /// Holds at most this many entries, exactly, over all shards. With 0 nothing is held, and
     /// [`get_or_load`](LocalCache::get_or_load) still makes one load of several at a time.
     pub fn capacity(mut self, entries: usize) -> Self {
@@ -200,8 +201,8 @@ impl<K, V, S> Builder<K, V, S> {
     /// What hashes keys. The default is foldhash, seeded at random: keys made to collide need one
     /// who has learned the seed. Where that is too little, `std::hash::RandomState` is slower and
     /// keeps its seed.
-    pub fn hasher<T>(self, hasher: T) -> Builder<K, V, T> {
-        Builder {
+    pub fn hasher<T>(self, hasher: T) -> LocalCacheBuilder<K, V, T> {
+        LocalCacheBuilder {
             capacity: self.capacity,
             max_weight: self.max_weight,
             unbounded: self.unbounded,
@@ -253,7 +254,7 @@ impl<K, V, S> Builder<K, V, S> {
     /// A loader that loads other keys of the same cache on its thread or in its task does so within its own permit. A
     /// loader that waits for a *spawned* load of the same cache holds its permit meanwhile; if that was the last
     /// one, the spawned load begins once the lease is over. A batch of
-    /// [`get_many_or_load`](LocalCache::get_many_or_load) is one load. Renewals do not wait: they are put off.
+    /// [`get_many_or_load`](LocalCache::get_many_or_load) is one load. RefreshRules do not wait: they are put off.
     pub fn max_concurrent_loads(mut self, loads: usize) -> Self {
         self.settings.max_concurrent_loads = Some(loads);
         self
@@ -278,8 +279,8 @@ impl<K, V, S> Builder<K, V, S> {
     /// This is `XFetch` (Vattani, Chierichetti, Lowenstein, VLDB 2015). `beta` is 1.0 for the paper's
     /// optimum; with more, renewals come earlier. Who renews, and what happens when that fails, is
     /// as for [`refresh_after`](Self::refresh_after).
-    pub fn early_renewal(mut self, beta: f64) -> Self {
-        self.settings.early_renewal = Some(beta);
+    pub fn early_refresh(mut self, beta: f64) -> Self {
+        self.settings.early_refresh = Some(beta);
         self
     }
 
@@ -416,7 +417,7 @@ impl<K, V, S> Builder<K, V, S> {
             return Err(BuildError::RefreshAfterEnd);
         }
         let numbers = [
-            ("early_renewal", settings.early_renewal, f64::MAX),
+            ("early_refresh", settings.early_refresh, f64::MAX),
             ("ttl_jitter", settings.ttl_jitter, 1.0),
         ];
         for (setting, number, most) in numbers {

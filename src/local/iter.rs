@@ -1,6 +1,6 @@
 //! A snapshot of what is held.
 
-use super::LocalCache;
+use crate::local::LocalCache;
 use std::hash::{BuildHasher, Hash};
 use std::iter::FusedIterator;
 use std::vec;

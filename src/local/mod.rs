@@ -1,62 +1,45 @@
 //! The cache in this process.
 
-mod ages;
 mod budget;
 mod builder;
-mod column;
-#[cfg(feature = "tokio")]
-mod detached;
-mod expiry;
-mod extras;
-mod hash;
-mod index;
+mod compute;
+mod insert;
 mod iter;
 mod load;
-mod load_async;
-mod many;
+mod lookup;
 #[cfg(feature = "metrics")]
-mod observe;
-mod policy;
-mod read;
-pub(crate) mod reader_lock;
+mod metrics;
 mod removal;
-mod renewal;
 mod shard;
-mod slab;
 #[cfg(feature = "snapshot")]
 mod snapshot;
 mod tags;
-mod update;
-mod waiting;
 mod walk;
 mod warm;
-mod work;
-mod write;
 
-pub use builder::Builder;
-#[cfg(feature = "tokio")]
-pub use detached::Detached;
-pub use iter::Iter;
 #[cfg(feature = "redis")]
-pub(crate) use many::{BatchResult, Lookup, erase_many};
+pub(crate) use crate::local::load::batch::{BatchResult, Lookup, erase_many};
+#[cfg(feature = "tokio")]
+pub use crate::local::load::detached::Detached;
 #[cfg(all(feature = "metrics", feature = "redis"))]
-pub(crate) use observe::{Loads, samples};
-pub use policy::Policy;
+pub(crate) use crate::local::metrics::{Loads, samples};
+pub use builder::LocalCacheBuilder;
+pub use iter::Iter;
 pub use removal::RemovalCause;
 #[cfg(feature = "snapshot")]
 pub use snapshot::{RestoreReport, SnapshotReport};
 
-use crate::cache::{Cache, ErasedLoader};
 use crate::error::{AnyError, LoadError};
-use crate::flight::{Bulkhead, Flights};
+use crate::local::lookup::Sought;
+use crate::local::shard::hash::KeyHash;
+use crate::local::shard::metadata::Kinds;
+use crate::policy::AnyPolicy;
+use crate::single_flight::{Bulkhead, Flights};
 use crate::stats::{Counters, Stats};
+use crate::sync::read_biased_lock::ReadBiasedLock;
+use crate::traits::{Cache, ErasedLoader};
 use budget::Budget;
 use builder::Settings;
-use extras::Kinds;
-use hash::KeyHash;
-use policy::AnyPolicy;
-use read::Sought;
-use reader_lock::ReaderLock;
 use removal::Removals;
 use shard::{Setup, Shard};
 use std::fmt;
@@ -114,7 +97,7 @@ pub struct LocalCache<K, V, S = DefaultHasher> {
 }
 
 struct Inner<K, V, S> {
-    cells: Box<[Cell<K, V>]>,
+    cells: Box<[ShardCell<K, V>]>,
     /// One less than the number of cells, a power of two.
     cell_mask: usize,
     /// Do entries have a deadline unless they are given none?
@@ -144,14 +127,14 @@ enum Bound {
 
 /// A shard with what is concurrent about it, on cache lines of its own.
 #[repr(C, align(128))]
-struct Cell<K, V> {
-    shard: ReaderLock<Shard<K, V>>,
+struct ShardCell<K, V> {
+    shard: ReadBiasedLock<Shard<K, V>>,
     flights: Flights<K, V>,
 }
 
 /// Where a key belongs.
-struct Place<'a, K, V> {
-    cell: &'a Cell<K, V>,
+pub(crate) struct KeyLocation<'a, K, V> {
+    cell: &'a ShardCell<K, V>,
     index: usize,
     hash: KeyHash,
 }
@@ -190,8 +173,8 @@ impl<K, V> LocalCache<K, V> {
     /// assert_eq!(refused.unwrap_err(), BuildError::NoBound);
     /// # Ok::<(), BuildError>(())
     /// ```
-    pub fn builder() -> Builder<K, V> {
-        Builder::new()
+    pub fn builder() -> LocalCacheBuilder<K, V> {
+        LocalCacheBuilder::new()
     }
 }
 
@@ -230,7 +213,7 @@ fn expected_entries(capacity: Option<usize>, shards: usize) -> usize {
 }
 
 impl<K: Eq, V, S> LocalCache<K, V, S> {
-    fn from_builder(builder: Builder<K, V, S>) -> Self {
+    fn from_builder(builder: LocalCacheBuilder<K, V, S>) -> Self {
         let (bound, limit) = match (builder.capacity, builder.max_weight) {
             (Some(entries), _) => (Bound::Entries, entries as u64),
             (None, Some(weight)) => (Bound::Weight, weight),
@@ -243,7 +226,7 @@ impl<K: Eq, V, S> LocalCache<K, V, S> {
         let shards = shards.max(least_shards(builder.capacity));
         let idle = builder.settings.time_to_idle;
         let idle = idle.map(crate::clock::saturating_nanos);
-        let renewal = builder.settings.renewal();
+        let refresh = builder.settings.refresh();
         let tags = Tags::new();
         let choice = Arc::default();
         let cell = |index| {
@@ -252,7 +235,7 @@ impl<K: Eq, V, S> LocalCache<K, V, S> {
                 kinds: Kinds {
                     weighted: bound == Bound::Weight,
                     time_to_idle: idle,
-                    renewal,
+                    refresh,
                 },
                 grace: builder.settings.grace(),
                 ages: builder.settings.tracks_ages,
@@ -260,8 +243,8 @@ impl<K: Eq, V, S> LocalCache<K, V, S> {
                 floor: builder.settings.forgets.then(|| tags.shared_floor()),
             };
             let policy = AnyPolicy::new(builder.policy, &choice, index, shards);
-            Cell {
-                shard: ReaderLock::new(Shard::new(setup, policy)),
+            ShardCell {
+                shard: ReadBiasedLock::new(Shard::new(setup, policy)),
                 flights: Flights::new(),
             }
         };
@@ -269,11 +252,11 @@ impl<K: Eq, V, S> LocalCache<K, V, S> {
         let inner = Inner {
             cells: (0..shards).map(cell).collect(),
             cell_mask: shards - 1,
-            expires: builder.settings.time_to_live.is_some() || idle.is_some() || renewal.is_some(),
-            renews: renewal.is_some(),
+            expires: builder.settings.time_to_live.is_some() || idle.is_some() || refresh.is_some(),
+            renews: refresh.is_some(),
             leads_at_once: loads.is_none() && builder.settings.stale_if_error.is_none(),
             samples_below: if builder.settings.tracks_ages {
-                read::SAMPLES_BELOW
+                lookup::SAMPLES_BELOW
             } else {
                 0
             },
@@ -293,10 +276,10 @@ impl<K: Eq, V, S> LocalCache<K, V, S> {
 
 impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
     #[inline]
-    fn place<Q: Hash + ?Sized>(&self, key: &Q) -> Place<'_, K, V> {
+    fn location<Q: Hash + ?Sized>(&self, key: &Q) -> KeyLocation<'_, K, V> {
         let hash = KeyHash(self.inner.hasher.hash_one(key));
         let index = hash.shard_bits() & self.inner.cell_mask;
-        Place {
+        KeyLocation {
             cell: &self.inner.cells[index],
             index,
             hash,
@@ -432,10 +415,10 @@ where
         key: &K,
         load: &mut ErasedLoader<'_, K, V>,
     ) -> Result<V, LoadError<AnyError>> {
-        let place = self.place(key);
-        match self.seek(&place, key) {
+        let location = self.location(key);
+        match self.seek(&location, key) {
             Sought::Live(value) => Ok(value),
-            sought => self.load_blocking(&place, key, sought, None, load),
+            sought => self.load_blocking(&location, key, sought, None, load),
         }
     }
 }

@@ -1,15 +1,15 @@
 //! What is held, in a file, from one run of a program to the next.
 
-use super::LocalCache;
-use super::budget::Reservation;
-use super::extras::Extra;
-use super::shard::{Copied, NewEntry, Restored, Shard};
-use super::walk::Span;
 use crate::clock::{NEVER, Nanos, saturating_nanos};
 use crate::codec::{MessagePack, RoundTripCheck};
 use crate::entry::Loaded;
-use crate::flight::Watcher;
+use crate::local::LocalCache;
+use crate::local::budget::Reservation;
+use crate::local::shard::metadata::Extra;
+use crate::local::shard::{Copied, NewEntry, Restored, Shard};
+use crate::local::walk::Span;
 use crate::schema::{Schema, Schemas};
+use crate::single_flight::Watcher;
 use crate::snapshot::{
     Contents, Entry, Head, SnapshotError, Writer, decode, encode_key, encode_value, read, replace,
 };
@@ -405,7 +405,7 @@ where
             to_come -= weight;
             match restored {
                 Restored::Stored => report.restored += 1,
-                Restored::Held => report.held += 1,
+                Restored::LockGuardMark => report.held += 1,
                 Restored::NoRoom => report.did_not_fit += 1,
             }
         }
@@ -419,13 +419,13 @@ where
             deadline,
         } = chosen;
         let inner = &self.cache.inner;
-        let place = self.cache.place(&key);
+        let location = self.cache.location(&key);
         let origin = self.cache.origin(&loaded, self.epoch, 0);
         let now = inner.settings.clock.now();
         // Declared before the lock is taken, so that they are dropped outside.
         let mut removals = self.cache.removals();
         let mut new = Some(NewEntry {
-            hash: place.hash,
+            hash: location.hash,
             key,
             value: loaded.value,
             deadline,
@@ -436,11 +436,11 @@ where
             },
         });
         let mut room = Reservation::none(&inner.budget);
-        let mut shard = place.cell.shard.write();
+        let mut shard = location.cell.shard.write();
         let tags = new.as_ref().and_then(|new| new.extra.origin.tags.as_ref());
         let is_current = tags.is_none_or(|tags| tags.is_current());
-        if !is_current || !self.watchers[place.index].is_untouched(place.hash.0) {
-            return Restored::Held;
+        if !is_current || !self.watchers[location.index].is_untouched(location.hash.0) {
+            return Restored::LockGuardMark;
         }
         let restored = shard.restore(&mut new, &mut room, &inner.budget, now, &mut removals);
         drop(shard);

@@ -1,9 +1,9 @@
 //! Walks over all entries, some slots under each hold of a shard's lock.
 
-use super::LocalCache;
-use super::reader_lock::ReaderLock;
-use super::shard::Shard;
-use super::work::SLOTS_PER_HOLD;
+use crate::local::LocalCache;
+use crate::local::shard::Shard;
+use crate::storage::work_slice::SLOTS_PER_HOLD;
+use crate::sync::read_biased_lock::ReadBiasedLock;
 use hashbrown::HashTable;
 use std::cmp::Reverse;
 use std::hash::{BuildHasher, Hash};
@@ -69,7 +69,7 @@ impl Walk {
     /// visited once more.
     pub(super) fn step<K, V>(
         &mut self,
-        lock: &ReaderLock<Shard<K, V>>,
+        lock: &ReadBiasedLock<Shard<K, V>>,
         visit: impl FnOnce(&Shard<K, V>, &Span),
     ) -> bool {
         lock.read(|shard| {
@@ -97,7 +97,7 @@ impl Walk {
     }
 
     /// Checks whether entries were stored since the walk began, so that a key may have been met in two slots.
-    fn was_written_to<K, V>(&self, lock: &ReaderLock<Shard<K, V>>) -> bool {
+    fn was_written_to<K, V>(&self, lock: &ReadBiasedLock<Shard<K, V>>) -> bool {
         let inserts = lock.read(Shard::inserts);
         self.begun
             .as_ref()

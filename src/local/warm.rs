@@ -1,8 +1,8 @@
 //! Warming from what is behind the cache.
 
-use super::{Bound, LocalCache};
 use crate::entry::Loaded;
-use crate::warm::{Room, Run, WarmReport, Warming, run_all};
+use crate::local::{Bound, LocalCache};
+use crate::warm::{Room, Run, WarmOptions, WarmReport, run_all};
 use std::any::Any;
 use std::future::Future;
 use std::hash::{BuildHasher, Hash};
@@ -36,7 +36,7 @@ where
     /// It stops as well once it has found as many keys as the cache has room for, or 10,000 where a cache
     /// with weights holds nothing even so: values that are not kept, for their weight or a time to live of
     /// zero, do not make it endless. An unbounded cache has room for all; and keys without end that all
-    /// fail or are left out are for [`Warming::stop_after_failures`] and for their iterator to end.
+    /// fail or are left out are for [`WarmOptions::stop_after_failures`] and for their iterator to end.
     ///
     /// # Blocking
     ///
@@ -55,7 +55,7 @@ where
         L: Into<Loaded<V>>,
         E: Any + Send + Sync,
     {
-        self.warm_with(Warming::new(), keys, load)
+        self.warm_with(WarmOptions::new(), keys, load)
     }
 
     /// As [`warm`](Self::warm), as one wants it.
@@ -69,7 +69,7 @@ where
     /// As [`warm`](Self::warm), and if the listener to progress does.
     pub fn warm_with<M, L, E>(
         &self,
-        warming: Warming<'_>,
+        warming: WarmOptions<'_>,
         keys: impl IntoIterator<Item = K>,
         mut load: impl FnMut(Vec<K>) -> Result<M, E>,
     ) -> WarmReport<K, E>
@@ -102,7 +102,7 @@ where
         L: Into<Loaded<V>>,
         E: Any + Send + Sync,
     {
-        self.warm_with_async(Warming::new(), keys, load).await
+        self.warm_with_async(WarmOptions::new(), keys, load).await
     }
 
     /// As [`warm_async`](Self::warm_async), as one wants it.
@@ -112,7 +112,7 @@ where
     /// As [`warm_async`](Self::warm_async).
     pub async fn warm_with_async<M, L, E, F>(
         &self,
-        warming: Warming<'_>,
+        warming: WarmOptions<'_>,
         keys: impl IntoIterator<Item = K>,
         load: impl Fn(Vec<K>) -> F,
     ) -> WarmReport<K, E>

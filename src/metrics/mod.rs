@@ -2,7 +2,7 @@
 
 pub(crate) mod table;
 
-use crate::durations::Durations;
+use crate::stats::histogram::DurationHistogram;
 use metrics::{
     Counter, Gauge, Histogram, Key, Label, Level, Metadata, Recorder, SharedString, Unit,
     with_recorder,
@@ -45,8 +45,8 @@ use table::{Kind, Metric};
 /// # }
 /// ```
 ///
-/// All have the label `cache`, its [name](crate::Builder::name), and no label grows with keys or values.
-/// Durations are in seconds. The hit ratio is `hits / (hits + misses)`, of either tier; of a tiered cache
+/// All have the label `cache`, its [name](crate::LocalCacheBuilder::name), and no label grows with keys or values.
+/// DurationHistogram are in seconds. The hit ratio is `hits / (hits + misses)`, of either tier; of a tiered cache
 /// the tier is `l1` or `l2`, of a local one `l1`. Histograms tell what fell into buckets a quarter wide; ages,
 /// which are a sample, tell at most 4,096 values each time.
 ///
@@ -108,13 +108,13 @@ pub enum WatchError {
 impl fmt::Display for WatchError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::NoName => {
-                f.write_str("the cache has no name to tell it by: set one, with Builder::name")
-            }
+            Self::NoName => f.write_str(
+                "the cache has no name to tell it by: set one, with LocalCacheBuilder::name",
+            ),
             Self::NameTaken(name) => write!(
                 f,
                 "a cache of the name {name:?} is watched already: watch each once, and give each a name \
-                 of its own, with Builder::name"
+                 of its own, with LocalCacheBuilder::name"
             ),
             Self::Unknown => {
                 f.write_str("this is no cache of hotset: watch the one that it wraps, if it does")
@@ -235,7 +235,7 @@ pub(crate) struct Sample {
 enum Value {
     Counter(u64),
     Gauge(f64),
-    Histogram(Durations),
+    Histogram(DurationHistogram),
 }
 
 impl Sample {
@@ -251,14 +251,14 @@ impl Sample {
         Self::new(metric, "", Value::Gauge(value))
     }
 
-    pub(crate) fn histogram(metric: &'static Metric, durations: Durations) -> Self {
+    pub(crate) fn histogram(metric: &'static Metric, durations: DurationHistogram) -> Self {
         Self::histogram_of(metric, "", durations)
     }
 
     pub(crate) fn histogram_of(
         metric: &'static Metric,
         label: &'static str,
-        durations: Durations,
+        durations: DurationHistogram,
     ) -> Self {
         Self::new(metric, label, Value::Histogram(durations))
     }
@@ -288,7 +288,7 @@ struct Published {
     /// What is known, with that.
     counters: HashMap<Of, u64>,
     gauges: HashMap<Of, Gauge>,
-    histograms: HashMap<Of, Durations>,
+    histograms: HashMap<Of, DurationHistogram>,
 }
 
 impl Published {

@@ -46,7 +46,7 @@ metrics! {
         "Run time of loaders, which a caller would wait without the cache.";
     COALESCED: Counter "hotset_coalesced_total",
         "Callers that missed, and got the value of another caller's load.";
-    RENEWALS: Counter "hotset_renewals_total", "Loads that refreshed a live entry.";
+    RENEWALS: Counter "hotset_refreshes_total", "Loads that refreshed a live entry.";
     STALE_SERVES: Counter "hotset_stale_serves_total",
         "Callers that were served an expired value because a load failed or took too long.";
     QUEUED_LOADS: Counter "hotset_queued_loads_total",

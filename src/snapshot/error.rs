@@ -73,7 +73,7 @@ impl fmt::Display for SnapshotError {
                 f,
                 "the snapshot has format version {version}, this version of hotset reads {}: begin \
                  without it",
-                super::format::VERSION
+                crate::snapshot::format::VERSION
             ),
             Self::Truncated => {
                 f.write_str("the snapshot is incomplete: copy it again, or begin without it")

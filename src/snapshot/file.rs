@@ -3,8 +3,8 @@
 //! What is written goes to a file of another name in the same folder, which takes the name once all of it
 //! is on the disk. So whoever reads under the name finds the old or the new, whatever crashes.
 
-use super::{Contents, SnapshotError};
 use crate::random;
+use crate::snapshot::{Contents, SnapshotError};
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufWriter, ErrorKind, Write};

@@ -14,9 +14,9 @@
 //! Numbers outside frames are little-endian. An entry is encoded by postcard; its key and its value, which are byte
 //! strings there, are encoded by [`MessagePack`]. A file of any other form is refused.
 
-use super::SnapshotError;
 use crate::codec::{MessagePack, message_pack};
 use crate::schema::Schemas;
+use crate::snapshot::SnapshotError;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::io::{self, Read, Write};

@@ -1,11 +1,11 @@
 //! The front for threads.
 
-use super::write::Delivery;
-use super::{Rollout, TierKey, TierValue, TieredCache};
-use crate::cache::{AsyncCache, Cache, ErasedLoader};
 use crate::entry::Loaded;
 use crate::error::{AnyError, LoadError};
-use crate::flight::blocking::block_on;
+use crate::single_flight::blocking::block_on;
+use crate::tiered::write::Delivery;
+use crate::tiered::{RemoteKey, RemoteValue, Rollout, TieredCache};
+use crate::traits::{AsyncCache, Cache, ErasedLoader};
 use std::cell::Cell;
 use std::fmt;
 use std::future::{Future, ready};
@@ -22,11 +22,11 @@ use std::time::Duration;
 /// # Panics
 ///
 /// Where it would have to block, if it is called by a task: tasks use the [`TieredCache`] itself.
-pub struct Blocking<K, V> {
+pub struct BlockingCache<K, V> {
     pub(super) tier: TieredCache<K, V>,
 }
 
-impl<K, V> Clone for Blocking<K, V> {
+impl<K, V> Clone for BlockingCache<K, V> {
     fn clone(&self) -> Self {
         Self {
             tier: self.tier.clone(),
@@ -34,7 +34,7 @@ impl<K, V> Clone for Blocking<K, V> {
     }
 }
 
-impl<K: TierKey, V: TierValue> Blocking<K, V> {
+impl<K: RemoteKey, V: RemoteValue> BlockingCache<K, V> {
     pub(super) fn new(tier: TieredCache<K, V>) -> Self {
         Self { tier }
     }
@@ -77,7 +77,7 @@ impl<K: TierKey, V: TierValue> Blocking<K, V> {
     }
 }
 
-impl<K: TierKey, V: TierValue> Cache<K, V> for Blocking<K, V> {
+impl<K: RemoteKey, V: RemoteValue> Cache<K, V> for BlockingCache<K, V> {
     fn get(&self, key: &K) -> Option<V> {
         match self.tier.inner.get_local(key) {
             Some(value) => Some(value),
@@ -127,8 +127,8 @@ impl<K: TierKey, V: TierValue> Cache<K, V> for Blocking<K, V> {
     }
 }
 
-impl<K, V> fmt::Debug for Blocking<K, V> {
+impl<K, V> fmt::Debug for BlockingCache<K, V> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Blocking").field(&self.tier).finish()
+        f.debug_tuple("BlockingCache").field(&self.tier).finish()
     }
 }

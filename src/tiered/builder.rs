@@ -1,22 +1,22 @@
 //! How a tiered cache is set up.
 
-use super::breaker::Breaker;
-use super::codec::EnvelopeCodec;
-use super::codec_health::CodecHealth;
-use super::health::TierCounters;
-use super::keeper::Keeper;
-use super::lease::Releases;
-use super::outbox::Outbox;
-use super::redis::{Certificates, Redis, RedisSettings, Target, entropy};
-use super::rollout::Rollout;
-use super::trust::Trust;
-use super::waits::{Acks, Waits};
-use super::{Consistency, Inner, TierKey, TierValue, TieredCache};
 use crate::codec::{Codec, MessagePack};
 use crate::error::BuildError;
-use crate::flight::Bulkhead;
-use crate::local::Builder;
+use crate::local::LocalCacheBuilder;
 use crate::schema::{Schema, Schemas};
+use crate::single_flight::Bulkhead;
+use crate::tiered::coherence::background::BackgroundTasks;
+use crate::tiered::coherence::key_waiters::{Acks, KeyWaiters};
+use crate::tiered::coherence::pending_invalidations::PendingInvalidations;
+use crate::tiered::coherence::read_lease::ReadLease;
+use crate::tiered::health::TierCounters;
+use crate::tiered::l2::circuit_breaker::CircuitBreaker;
+use crate::tiered::l2::codec_health::CodecHealth;
+use crate::tiered::l2::envelope::EnvelopeCodec;
+use crate::tiered::l2::redis::{Certificates, Redis, RedisSettings, ServerUrl, entropy};
+use crate::tiered::load_lease::Releases;
+use crate::tiered::rollout::Rollout;
+use crate::tiered::{Consistency, Inner, RemoteKey, RemoteValue, TieredCache};
 use parking_lot::Mutex;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -40,10 +40,10 @@ const MAX_NAMESPACE: usize = 128;
 /// all processes.
 pub(super) const MAX_KEY: usize = 1 << 10;
 
-/// Sets up a [`TieredCache`]; from [`Builder::redis`], which comes after the settings of L1.
+/// Sets up a [`TieredCache`]; from [`LocalCacheBuilder::redis`], which comes after the settings of L1.
 #[must_use = "a builder does nothing until build is called"]
-pub struct TieredBuilder<K, V> {
-    local: Builder<K, V>,
+pub struct TieredCacheBuilder<K, V> {
+    local: LocalCacheBuilder<K, V>,
     url: String,
     codec: EnvelopeCodec<K, V>,
     settings: TierSettings,
@@ -72,7 +72,7 @@ pub(super) struct TierSettings {
 
 impl TierSettings {
     /// How long a lease on serving from L1 lasts: two heartbeats.
-    pub(super) fn trust(&self) -> Duration {
+    pub(super) fn read_lease(&self) -> Duration {
         self.heartbeat * 2
     }
 
@@ -101,7 +101,7 @@ impl TierSettings {
     }
 }
 
-impl<K: TierKey, V: TierValue> Builder<K, V> {
+impl<K: RemoteKey, V: RemoteValue> LocalCacheBuilder<K, V> {
     /// The settings so far are those of each process's L1, over the Redis (or Valkey), of version 6 or
     /// newer, at this URL:
     ///
@@ -133,7 +133,11 @@ impl<K: TierKey, V: TierValue> Builder<K, V> {
     /// ```text
     #[doc = include_str!("../../examples/deploy/users.acl")]
     /// ```
-    pub fn redis(self, url: impl Into<String>, namespace: impl Into<String>) -> TieredBuilder<K, V>
+    pub fn redis(
+        self,
+        url: impl Into<String>,
+        namespace: impl Into<String>,
+    ) -> TieredCacheBuilder<K, V>
     where
         K: Schema,
         V: Schema,
@@ -166,7 +170,7 @@ impl<K: TierKey, V: TierValue> Builder<K, V> {
         url: impl Into<String>,
         namespace: impl Into<String>,
         schemas: Schemas,
-    ) -> TieredBuilder<K, V> {
+    ) -> TieredCacheBuilder<K, V> {
         let settings = TierSettings {
             namespace: namespace.into(),
             consistency: Consistency::Bounded(Duration::from_secs(5)),
@@ -178,7 +182,7 @@ impl<K: TierKey, V: TierValue> Builder<K, V> {
             fails_over: false,
             rollout: Rollout::full(),
         };
-        TieredBuilder {
+        TieredCacheBuilder {
             local: self,
             url: url.into(),
             codec: EnvelopeCodec::new(MessagePack, schemas, DEFAULT_MAX_SIZE),
@@ -192,7 +196,7 @@ impl<K: TierKey, V: TierValue> Builder<K, V> {
     }
 }
 
-impl<K: TierKey, V: TierValue> TieredBuilder<K, V> {
+impl<K: RemoteKey, V: RemoteValue> TieredCacheBuilder<K, V> {
     /// What readers may see after a change. Default: `Bounded` to five seconds.
     pub fn consistency(mut self, consistency: Consistency) -> Self {
         self.settings.consistency = consistency;
@@ -229,7 +233,7 @@ impl<K: TierKey, V: TierValue> TieredBuilder<K, V> {
     /// A call that transfers values, or waits for others that do, may take longer: a second for each MiB that is
     /// in flight before it and of its own. Values of more than 16 KiB have a connection of their own, so that
     /// small ones do not wait for them, with 1 MiB in flight at a time or a single value; those that have not been
-    /// sent within the [lease](Builder::lease) fail. Such a failure concerns that value alone: the loader is
+    /// sent within the [lease](LocalCacheBuilder::lease) fail. Such a failure concerns that value alone: the loader is
     /// asked instead, and the circuit breaker stays closed.
     pub fn deadline(mut self, deadline: Duration) -> Self {
         self.deadline = deadline;
@@ -349,7 +353,7 @@ impl<K: TierKey, V: TierValue> TieredBuilder<K, V> {
         let redis = RedisSettings {
             deadline: self.deadline,
             lease: settings.lease,
-            trust: settings.trust(),
+            read_lease: settings.read_lease(),
             max_size: self.codec.max_size,
             replicas: self.replicas,
         };
@@ -358,29 +362,29 @@ impl<K: TierKey, V: TierValue> TieredBuilder<K, V> {
         let bulkhead = Arc::new(Bulkhead::new(permits, settings.lease));
         let inner = Inner {
             l1: local.build()?,
-            l2: Breaker::new(name, Box::new(redis)),
+            l2: CircuitBreaker::new(name, Box::new(redis)),
             codec: self.codec,
             codec_health: CodecHealth::default(),
-            trust: Trust::new(settings.consistency, settings.ttl),
+            read_lease: ReadLease::new(settings.consistency, settings.ttl),
             settings,
             me,
             tokens: AtomicU64::new(0),
             proof: Mutex::default(),
-            waits: Waits::default(),
+            waiters_by_key: KeyWaiters::default(),
             acks: Acks::default(),
-            outbox: Outbox::new(self.max_queue),
+            pending_invalidations: PendingInvalidations::new(self.max_queue),
             releases: Releases::default(),
             bulkhead,
             counters: TierCounters::default(),
             runtime,
         };
         let inner = Arc::new(inner);
-        let keeper = Arc::new(Keeper::start(&inner));
-        Ok(TieredCache { inner, keeper })
+        let background = Arc::new(BackgroundTasks::start(&inner));
+        Ok(TieredCache { inner, background })
     }
 
-    /// The server, if the settings can be. Those of L1 alone are for [`Builder::build`] to judge.
-    pub(crate) fn validate(&self) -> Result<Target, BuildError> {
+    /// The server, if the settings can be. Those of L1 alone are for [`LocalCacheBuilder::build`] to judge.
+    pub(crate) fn validate(&self) -> Result<ServerUrl, BuildError> {
         let TierSettings {
             namespace,
             consistency,
@@ -408,26 +412,26 @@ impl<K: TierKey, V: TierValue> TieredBuilder<K, V> {
             return Err(BuildError::ZeroDuration("deadline"));
         }
         if let Some(percent) = self.percent {
-            drop(Rollout::percent(percent)?);
+            drop(Rollout::with_percent(percent)?);
         }
         let local = &self.local.settings;
         if local.refresh_after.is_some() {
             return Err(BuildError::NotOverRedis("refresh_after"));
         }
-        if local.early_renewal.is_some() {
-            return Err(BuildError::NotOverRedis("early_renewal"));
+        if local.early_refresh.is_some() {
+            return Err(BuildError::NotOverRedis("early_refresh"));
         }
         if local.max_concurrent_loads == Some(0) {
             return Err(BuildError::NoLoads);
         }
-        Target::new(&self.url, self.certificates.clone())
+        ServerUrl::new(&self.url, self.certificates.clone())
     }
 }
 
-impl<K, V> std::fmt::Debug for TieredBuilder<K, V> {
+impl<K, V> std::fmt::Debug for TieredCacheBuilder<K, V> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         // Not the URL, which may hold a password.
-        f.debug_struct("TieredBuilder")
+        f.debug_struct("TieredCacheBuilder")
             .field("namespace", &self.settings.namespace)
             .field("codec", &self.codec)
             .field("consistency", &self.settings.consistency)

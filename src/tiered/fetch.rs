@@ -1,15 +1,15 @@
 //! The path of a miss: L2, the lead across processes, the loader.
 
-use super::builder::MAX_KEY;
-use super::health::count;
-use super::lease::{Granted, Lease};
-use super::load::{Fresh, LoadResult, MayLoad, SHORTEST_TTL};
-use super::remote::{Answer, Ask, Head, RemoteError, Token, Unreadable};
-use super::trust::now;
-use super::{Consistency, Inner, TierKey, TierValue, key_of};
 use crate::clock::saturating_nanos;
 use crate::entry::Loaded;
 use crate::error::{AnyError, LoadError};
+use crate::tiered::builder::MAX_KEY;
+use crate::tiered::coherence::read_lease::now;
+use crate::tiered::health::count;
+use crate::tiered::l2::remote::{Answer, Ask, Head, RemoteError, Token, Unreadable};
+use crate::tiered::load::{Fresh, LoadResult, MayLoad, SHORTEST_TTL};
+use crate::tiered::load_lease::{Granted, Lease};
+use crate::tiered::{Consistency, Inner, RemoteKey, RemoteValue, key_of};
 use std::future::Future;
 use std::slice;
 use std::sync::Arc;
@@ -57,7 +57,7 @@ impl TimedOut {
     }
 }
 
-impl<K: TierKey, V: TierValue> Inner<K, V> {
+impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
     /// Is L2 to be asked for this key?
     pub(super) fn asks_l2(&self, key: &[u8]) -> bool {
         self.settings.consistency != Consistency::L1Only
@@ -69,7 +69,8 @@ impl<K: TierKey, V: TierValue> Inner<K, V> {
     /// Does what L2 says of this key count?
     pub(super) fn may_ask_l2(&self, key: &[u8]) -> bool {
         // What has failed over may go on to answer.
-        (!self.settings.fails_over || self.trust.is_proven(now())) && !self.outbox.blocks(key)
+        (!self.settings.fails_over || self.read_lease.is_proven(now()))
+            && !self.pending_invalidations.blocks(key)
     }
 
     /// Returns when a caller that comes now stops waiting for the values of these keys: at its own deadline, or as soon as
@@ -159,7 +160,7 @@ impl<K: TierKey, V: TierValue> Inner<K, V> {
         let mut refused = None;
         loop {
             // Before L2 is asked, so that no word is missed.
-            let mut wait = self.waits.enter(name);
+            let mut wait = self.waiters_by_key.enter(name);
             let left = match self.ask(name, refused).await {
                 Read::Found(found) => return Ok(found),
                 Read::Refused(token) => {

@@ -1,13 +1,13 @@
 //! What a tier tells of itself.
 
-use super::calls::L2Calls;
-use super::remote::RemoteError;
-use crate::durations::{Durations, Tally};
+use crate::stats::histogram::{DurationHistogram, Tally};
+use crate::tiered::l2::calls::L2Calls;
+use crate::tiered::l2::remote::RemoteError;
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
-/// The state of a [`TieredCache`](super::TieredCache) at one moment.
+/// The state of a [`TieredCache`](crate::tiered::TieredCache) at one moment.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Health {
@@ -26,8 +26,8 @@ pub struct Health {
     pub subscriptions: u64,
     /// Invalidations that Redis could not be told of yet. They go out when it answers.
     pub queued: usize,
-    /// The number of loads that still run although their [lease](crate::Builder::lease) has ended. Loaders that
-    /// hang are here, on top of [`max_concurrent_loads`](crate::Builder::max_concurrent_loads).
+    /// The number of loads that still run although their [lease](crate::LocalCacheBuilder::lease) has ended. Loaders that
+    /// hang are here, on top of [`max_concurrent_loads`](crate::LocalCacheBuilder::max_concurrent_loads).
     pub overdue_loads: usize,
     /// How many of a hundred keys go through Redis.
     pub percent: f64,
@@ -48,7 +48,7 @@ pub enum Warning {
     /// Its `maxmemory-policy` is this one, under which it refuses to store once it is full, or evicts only
     /// what has a time to live. Set `allkeys-lru` or `allkeys-lfu`.
     EvictionPolicy(String),
-    /// The user whom the URL names may not do this: see [`Builder::redis`](crate::Builder::redis) for
+    /// The user whom the URL names may not do this: see [`LocalCacheBuilder::redis`](crate::LocalCacheBuilder::redis) for
     /// the rights that are needed.
     Forbidden(String),
     /// Some values are not stored in Redis, because their encoding decodes to another value, or not at all: see
@@ -63,7 +63,7 @@ pub enum Warning {
         schema: String,
     },
     /// Some keys cannot be encoded, or their name in Redis decodes to another key: see
-    /// [`TierKey`](crate::TierKey). Each process keeps entries under them for itself, and invalidations of them reach no
+    /// [`RemoteKey`](crate::RemoteKey). Each process keeps entries under them for itself, and invalidations of them reach no
     /// other process: see [`Delivery::LocalOnly`](crate::Delivery::LocalOnly). Listed until the process ends.
     UnencodableKeys {
         /// The schema of the keys.
@@ -126,18 +126,18 @@ impl fmt::Display for Warning {
 
 macro_rules! counters {
     ($($(#[$doc:meta])* $name:ident),* $(,)?) => {
-        /// What a [`TieredCache`](super::TieredCache) has asked of Redis so far; what it holds itself
+        /// What a [`TieredCache`](crate::tiered::TieredCache) has asked of Redis so far; what it holds itself
         /// is in [`Stats`](crate::Stats).
         #[derive(Debug, Clone, PartialEq, Eq, Default)]
         #[non_exhaustive]
         pub struct TierStats {
             $($(#[$doc])* pub $name: u64,)*
-            /// Loads that outlived their [lease](crate::Builder::lease), so that their permit passed to another load.
+            /// Loads that outlived their [lease](crate::LocalCacheBuilder::lease), so that their permit passed to another load.
             pub abandoned_loads: u64,
             /// Calls to Redis that failed.
             pub l2_failures: u64,
             /// How long loaders took, failed ones included. One of several keys counts once.
-            pub load_times: Durations,
+            pub load_times: DurationHistogram,
             /// Calls to Redis, and how long they took.
             pub calls: L2Calls,
         }

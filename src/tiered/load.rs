@@ -1,16 +1,16 @@
 //! Loads for all processes or for this one: their permits, and where their values are stored.
 
-use super::codec::{Storing, Unstorable};
-use super::fetch::TimedOut;
-use super::health::{TierCounters, count};
-use super::lease::Granted;
-use super::remote::{Fill, Head};
-use super::{Inner, TierKey, TierValue, key_of};
 use crate::clock::saturating_nanos;
 use crate::entry::Loaded;
 use crate::error::AnyError;
-use crate::flight::future::TaskAlarm;
-use crate::flight::{Permit, run_within};
+use crate::single_flight::future::TaskTimer;
+use crate::single_flight::{Permit, run_within};
+use crate::tiered::fetch::TimedOut;
+use crate::tiered::health::{TierCounters, count};
+use crate::tiered::l2::envelope::{Storing, Unstorable};
+use crate::tiered::l2::remote::{Fill, Head};
+use crate::tiered::load_lease::Granted;
+use crate::tiered::{Inner, RemoteKey, RemoteValue, key_of};
 use crate::trace::Span;
 use std::future::Future;
 use std::sync::Arc;
@@ -94,7 +94,7 @@ pub(super) enum Sealed {
 /// The right to load: a permit, or none for a load that runs within another load and its permit.
 pub(super) struct MayLoad(Option<Permit>);
 
-impl<K: TierKey, V: TierValue> Inner<K, V> {
+impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
     /// Returns the right to load, if the caller needs no permit or one is free.
     pub(super) fn try_permit(&self) -> Option<MayLoad> {
         if self.bulkhead.is_passed() {
@@ -107,7 +107,7 @@ impl<K: TierKey, V: TierValue> Inner<K, V> {
     /// Waits for the right to load.
     pub(super) async fn queue(&self, deadline: Option<Instant>) -> Result<MayLoad, Arc<AnyError>> {
         count(&self.counters.queued_loads);
-        let mut alarm = TaskAlarm::default();
+        let mut alarm = TaskTimer::default();
         match self.bulkhead.pass(deadline, &mut alarm, || ()).await {
             Ok(permit) => Ok(MayLoad(Some(permit))),
             Err(_) => Err(Arc::new(TimedOut)),

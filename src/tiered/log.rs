@@ -1,8 +1,8 @@
 //! Changes of state that an operator is to hear of, each once: events for the facade `tracing`, target
 //! `hotset`. What makes things worse is a `WARN`, the rest an `INFO`.
 
-use super::health::Warning;
-use super::remote::RemoteError;
+use crate::tiered::health::Warning;
+use crate::tiered::l2::remote::RemoteError;
 use std::fmt;
 #[cfg(feature = "tracing")]
 use std::panic::{AssertUnwindSafe, catch_unwind};

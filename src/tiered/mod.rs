@@ -1,69 +1,55 @@
 //! L1 over L2: a [`LocalCache`] in each process over one Redis.
 
-mod remote;
-
-mod codec;
-
-mod backplane;
-mod outbox;
-mod rollout;
-mod trust;
-mod waits;
-
-mod calls;
-mod health;
-mod log;
-
-mod breaker;
-
-mod redis;
-
+mod batch;
+mod blocking;
 mod builder;
-mod codec_health;
+mod coherence;
 mod fetch;
-mod keeper;
-mod lease;
+mod health;
+mod l2;
 mod load;
-mod many;
+mod load_lease;
+mod log;
 #[cfg(feature = "metrics")]
-mod observe;
+mod metrics;
 mod own_key;
+mod rollout;
 mod shadow;
 mod warm;
 mod write;
 
-mod blocking;
-
-pub use blocking::Blocking;
-pub use builder::TieredBuilder;
-pub use calls::{CallStats, L2Calls};
+pub use crate::tiered::l2::calls::{CallStats, L2Calls};
+pub use crate::tiered::l2::remote::RemoteError;
+pub use blocking::BlockingCache;
+pub use builder::TieredCacheBuilder;
 pub use health::{Health, TierStats, Warning};
-pub use remote::RemoteError;
 pub use rollout::Rollout;
 pub use write::Delivery;
 
-use crate::cache::{AsyncCache, CacheFuture, ErasedAsyncLoader};
 use crate::clock::Nanos;
 use crate::codec::{encode_key_name, message_pack};
 use crate::consistency::Consistency;
 use crate::entry::Loaded;
 use crate::error::{AnyError, LoadError};
-use crate::flight::Bulkhead;
 use crate::local::LocalCache;
-use crate::schema::{TierKey, TierValue};
+use crate::schema::{RemoteKey, RemoteValue};
+use crate::single_flight::Bulkhead;
 use crate::stats::Stats;
-use breaker::Breaker;
+use crate::tiered::coherence::background::{BackgroundTasks, Proof};
+use crate::tiered::coherence::key_waiters::{Acks, KeyWaiters};
+use crate::tiered::coherence::pending_invalidations::PendingInvalidations;
+use crate::tiered::coherence::read_lease::{ReadLease, now};
+use crate::tiered::l2::circuit_breaker::CircuitBreaker;
+use crate::tiered::l2::codec_health::CodecHealth;
+use crate::tiered::l2::envelope::EnvelopeCodec;
+use crate::tiered::l2::remote::{Peer, Token};
+use crate::tiered::load_lease::Releases;
+use crate::traits::{AsyncCache, CacheFuture, ErasedAsyncLoader};
 use builder::TierSettings;
-use codec::EnvelopeCodec;
-use codec_health::CodecHealth;
 use fetch::TimedOut;
 use health::{TierCounters, count};
-use keeper::{Keeper, Proof};
-use lease::Releases;
 use load::LoadResult;
-use outbox::Outbox;
 use parking_lot::Mutex;
-use remote::{Peer, Token};
 use std::any::Any;
 use std::fmt;
 use std::future::Future;
@@ -71,8 +57,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 use tokio::runtime::Handle;
-use trust::{Trust, now};
-use waits::{Acks, Waits};
 
 /// A cache of several processes: in each a [`LocalCache`], its L1, over one Redis, their L2.
 ///
@@ -108,8 +92,8 @@ use waits::{Acks, Waits};
 /// # Redis is down
 ///
 /// No failure of Redis fails a read: the loader is asked instead, and no more than
-/// [`max_concurrent_loads`](crate::Builder::max_concurrent_loads) loaders run at one time (64, unless
-/// set). A call to Redis takes no longer than its [deadline](TieredBuilder::deadline), and after a few
+/// [`max_concurrent_loads`](crate::LocalCacheBuilder::max_concurrent_loads) loaders run at one time (64, unless
+/// set). A call to Redis takes no longer than its [deadline](TieredCacheBuilder::deadline), and after a few
 /// failures none is made until Redis answers again. Invalidations wait, and go out then. The cache
 /// can be built, and works, before Redis does. What Redis refuses for its own sake, or a large value that
 /// takes too long, is no such failure.
@@ -129,24 +113,24 @@ use waits::{Acks, Waits};
 pub struct TieredCache<K, V> {
     inner: Arc<Inner<K, V>>,
     /// The last handle stops it.
-    keeper: Arc<Keeper>,
+    background: Arc<BackgroundTasks>,
 }
 
 struct Inner<K, V> {
     l1: LocalCache<K, V>,
-    l2: Breaker,
+    l2: CircuitBreaker,
     codec: EnvelopeCodec<K, V>,
     codec_health: CodecHealth,
     settings: TierSettings,
     me: Peer,
     tokens: AtomicU64,
     /// Granted and revoked by the keeper.
-    trust: Trust,
+    read_lease: ReadLease,
     /// Since when, and how it is with the backplane.
     proof: Mutex<Proof>,
-    waits: Waits,
+    waiters_by_key: KeyWaiters,
     acks: Acks,
-    outbox: Outbox,
+    pending_invalidations: PendingInvalidations,
     releases: Releases,
     bulkhead: Arc<Bulkhead>,
     counters: TierCounters,
@@ -157,12 +141,12 @@ impl<K, V> Clone for TieredCache<K, V> {
     fn clone(&self) -> Self {
         Self {
             inner: Arc::clone(&self.inner),
-            keeper: Arc::clone(&self.keeper),
+            background: Arc::clone(&self.background),
         }
     }
 }
 
-impl<K: TierKey, V: TierValue> TieredCache<K, V> {
+impl<K: RemoteKey, V: RemoteValue> TieredCache<K, V> {
     /// The value of a key, if L1 or Redis holds a valid one.
     ///
     /// # Cancellation
@@ -180,7 +164,7 @@ impl<K: TierKey, V: TierValue> TieredCache<K, V> {
     ///
     /// In this process it is as [`LocalCache::get_or_load_async`]. Of all processes that miss a key
     /// together one loads; the others wait for it. One that takes longer than the
-    /// [lease](crate::Builder::lease) is not waited for any longer: its late value goes to its own
+    /// [lease](crate::LocalCacheBuilder::lease) is not waited for any longer: its late value goes to its own
     /// callers and is stored nowhere. Neither is a value whose key was invalidated while it was loaded.
     ///
     /// # Errors
@@ -239,8 +223,8 @@ impl<K: TierKey, V: TierValue> TieredCache<K, V> {
 
     /// A handle for threads.
     #[must_use]
-    pub fn blocking(&self) -> Blocking<K, V> {
-        Blocking::new(self.clone())
+    pub fn blocking(&self) -> BlockingCache<K, V> {
+        BlockingCache::new(self.clone())
     }
 }
 
@@ -265,7 +249,7 @@ impl<K, V> Inner<K, V> {
 
     fn health(&self) -> Health {
         let proof = self.proof.lock();
-        let proven = proof.since.filter(|_| self.trust.is_proven(now()));
+        let proven = proof.since.filter(|_| self.read_lease.is_proven(now()));
         let warnings = self.warnings(proof.lost.as_ref());
         Health {
             last_error: self.l2.last_error(),
@@ -274,9 +258,9 @@ impl<K, V> Inner<K, V> {
             proven_for: proven.map(|since| since.elapsed()),
             gaps: proof.gaps,
             subscriptions: proof.subscriptions,
-            queued: self.outbox.len(),
+            queued: self.pending_invalidations.len(),
             overdue_loads: self.bulkhead.abandoned().0,
-            percent: self.settings.rollout.get_percent(),
+            percent: self.settings.rollout.percent(),
             shadow: self.settings.rollout.is_shadow(),
             warnings,
         }
@@ -305,23 +289,23 @@ const MAX_NAME: usize = 1 << 16;
 /// Returns `None` if it cannot be encoded or is too long, or if its name decodes to another key, whose name that may be
 /// as well. Entries under such a key are in L1 alone, and are each process's own. So different keys have different
 /// names, and a name leads back to its key.
-fn name_of<K: TierKey>(key: &K) -> Option<Box<[u8]>> {
+fn name_of<K: RemoteKey>(key: &K) -> Option<Box<[u8]>> {
     let name = encode_key_name(key).ok()?;
     let is_its_own = || key_of::<K>(&name).is_some_and(|named| named == *key);
     (name.len() <= MAX_NAME && is_its_own()).then(|| name.into())
 }
 
 /// Returns the key of a name in L2, or `None` if it is not the name of a key of this type.
-fn key_of<K: TierKey>(name: &[u8]) -> Option<K> {
+fn key_of<K: RemoteKey>(name: &[u8]) -> Option<K> {
     message_pack::from_bytes(name).ok()
 }
 
-impl<K: TierKey, V: TierValue> Inner<K, V> {
+impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
     /// A hit in L1, if it may serve.
     #[inline]
     fn get_local(&self, key: &K) -> Option<V> {
         let now = now();
-        if self.trust.may_serve(now) {
+        if self.read_lease.may_serve(now) {
             self.l1.hit_or_look_again(key, now)
         } else {
             None
@@ -331,7 +315,7 @@ impl<K: TierKey, V: TierValue> Inner<K, V> {
     /// May L1 serve what it holds, to one who has missed or comes with a batch? If not, nothing that it
     /// holds now is served to this caller or a later one, and no load under way either.
     fn may_serve(&self, now: Nanos) -> bool {
-        if self.trust.may_serve(now) {
+        if self.read_lease.may_serve(now) {
             return true;
         }
         match self.settings.consistency {
@@ -343,7 +327,7 @@ impl<K: TierKey, V: TierValue> Inner<K, V> {
             Consistency::Bounded(_) | Consistency::L1Only => {
                 // Loads that began before now are not for those who come later.
                 self.l1.begin_epoch();
-                self.trust.extend(now);
+                self.read_lease.extend(now);
                 true
             }
         }
@@ -365,7 +349,7 @@ impl<K: TierKey, V: TierValue> Inner<K, V> {
     }
 }
 
-impl<K: TierKey, V: TierValue> AsyncCache<K, V> for TieredCache<K, V> {
+impl<K: RemoteKey, V: RemoteValue> AsyncCache<K, V> for TieredCache<K, V> {
     fn get<'a>(&'a self, key: &'a K) -> CacheFuture<'a, Option<V>> {
         match self.inner.get_local(key) {
             Some(value) => CacheFuture::ready(Some(value)),

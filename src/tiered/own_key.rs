@@ -1,13 +1,13 @@
 //! Writes under keys that cannot be encoded, whose entries are therefore each process's own.
 
-use super::load::Fresh;
-use super::write::run_write;
-use super::{Delivery, TierKey, TierValue, TieredCache};
 use crate::entry::Loaded;
+use crate::tiered::load::Fresh;
+use crate::tiered::write::run_write;
+use crate::tiered::{Delivery, RemoteKey, RemoteValue, TieredCache};
 use std::future::Future;
 use std::time::Instant;
 
-impl<K: TierKey, V: TierValue> TieredCache<K, V> {
+impl<K: RemoteKey, V: RemoteValue> TieredCache<K, V> {
     /// Stores a value under a key that has no name in L2, in this process alone, once `write` has changed the database.
     pub(super) async fn write_here<E, F>(
         &self,

@@ -29,10 +29,10 @@ const MILLION: u64 = 1_000_000;
 /// ```
 /// use hotset::Rollout;
 ///
-/// let rollout = Rollout::percent(10.0)?;
-/// // Given to `TieredBuilder::rollout`, it is changed from wherever the service is controlled:
+/// let rollout = Rollout::with_percent(10.0)?;
+/// // Given to `TieredCacheBuilder::rollout`, it is changed from wherever the service is controlled:
 /// rollout.set_percent(50.0)?;
-/// assert_eq!(rollout.get_percent(), 50.0);
+/// assert_eq!(rollout.percent(), 50.0);
 /// # Ok::<(), hotset::BuildError>(())
 /// ```
 #[derive(Clone)]
@@ -63,7 +63,7 @@ impl Rollout {
     /// # Errors
     ///
     /// If that is not 0 to 100.
-    pub fn percent(percent: f64) -> Result<Self, BuildError> {
+    pub fn with_percent(percent: f64) -> Result<Self, BuildError> {
         let rollout = Self::full();
         rollout.set_percent(percent)?;
         Ok(rollout)
@@ -91,7 +91,7 @@ impl Rollout {
 
     /// How many of a hundred keys.
     #[must_use]
-    pub fn get_percent(&self) -> f64 {
+    pub fn percent(&self) -> f64 {
         #[allow(clippy::cast_precision_loss)] // 0 to a million.
         let share = self.state.share.load(Relaxed) as f64;
         share / 10_000.0
@@ -105,7 +105,7 @@ impl Rollout {
 
     /// How many of a hundred keys, and whether in the shadow.
     pub(crate) fn state(&self) -> (f64, bool) {
-        (self.get_percent(), self.is_shadow())
+        (self.percent(), self.is_shadow())
     }
 
     /// Does the key of this name go through L2?
@@ -124,7 +124,7 @@ impl Default for Rollout {
 impl fmt::Debug for Rollout {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Rollout")
-            .field("percent", &self.get_percent())
+            .field("percent", &self.percent())
             .field("shadow", &self.is_shadow())
             .finish()
     }
@@ -152,7 +152,7 @@ mod tests {
     /// Processes of other versions choose the same.
     #[test]
     fn the_share_is_what_it_was() {
-        let rollout = Rollout::percent(10.0).unwrap();
+        let rollout = Rollout::with_percent(10.0).unwrap();
         let is_in = |key: &u8| rollout.routes(&[*key]);
         let keys: Vec<u8> = (0..100).filter(is_in).collect();
         assert_eq!(keys, [8, 14, 41, 51, 54, 55, 57, 79]);
@@ -161,7 +161,7 @@ mod tests {
     #[test]
     fn a_share_below_nothing_or_above_all_is_refused() {
         for percent in [-0.1, 100.1, f64::NAN, f64::INFINITY] {
-            assert!(Rollout::percent(percent).is_err());
+            assert!(Rollout::with_percent(percent).is_err());
         }
         let refused = Rollout::full().set_percent(101.0).unwrap_err();
         assert!(refused.to_string().contains("percent"), "{refused}");

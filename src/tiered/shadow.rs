@@ -1,20 +1,20 @@
 //! L2 in the shadow: it is asked and filled, and its values are compared with loaded ones and not served.
 
-use super::fetch::{Found, Read};
-use super::health::count;
-use super::load::{Fresh, LoadResult};
-use super::many::Asked;
-use super::remote::{Answer, Ask};
-use super::{Inner, TierKey, TierValue};
 use crate::codec::fingerprint;
 use crate::entry::Loaded;
+use crate::tiered::batch::Asked;
+use crate::tiered::fetch::{Found, Read};
+use crate::tiered::health::count;
+use crate::tiered::l2::remote::{Answer, Ask};
+use crate::tiered::load::{Fresh, LoadResult};
+use crate::tiered::{Inner, RemoteKey, RemoteValue};
 use std::collections::HashMap;
 use std::future::Future;
 use std::slice;
 use std::sync::Arc;
 use std::time::Instant;
 
-impl<K: TierKey, V: TierValue> Inner<K, V> {
+impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
     /// Fetches a value like [`fetch`](Self::fetch), but each process loads for itself.
     pub(super) async fn fetch_in_shadow<F>(
         self: &Arc<Self>,

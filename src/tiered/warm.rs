@@ -1,14 +1,15 @@
 //! Warming L1 and L2: from the database, from L2 alone, and by the keys of a snapshot.
 
-use super::remote::RemoteError;
-use super::trust::now;
-use super::{Inner, TierKey, TierValue, TieredCache};
 use crate::consistency::Consistency;
 use crate::entry::Loaded;
 use crate::error::LoadError;
 use crate::local::SnapshotReport;
-use crate::snapshot::{self, SnapshotError};
-use crate::warm::{Run, WarmEnd, WarmReport, Warming, run_all};
+use crate::snapshot;
+use crate::snapshot::SnapshotError;
+use crate::tiered::coherence::read_lease::now;
+use crate::tiered::l2::remote::RemoteError;
+use crate::tiered::{Inner, RemoteKey, RemoteValue, TieredCache};
+use crate::warm::{Run, WarmOptions, WarmOutcome, WarmReport, run_all};
 use std::any::Any;
 use std::future::Future;
 use std::io;
@@ -19,7 +20,7 @@ use std::sync::Arc;
 /// How many heartbeats a warming waits for the proof that invalidations arrive, if Redis is down.
 const PATIENCE: u32 = 4;
 
-impl<K: TierKey, V: TierValue> TieredCache<K, V> {
+impl<K: RemoteKey, V: RemoteValue> TieredCache<K, V> {
     /// Loads what neither L1 nor Redis holds of these keys, in batches, as
     /// [`LocalCache::warm_async`](crate::LocalCache::warm_async), until L1 is full: L1 gets what Redis
     /// holds, and Redis what is loaded.
@@ -27,7 +28,7 @@ impl<K: TierKey, V: TierValue> TieredCache<K, V> {
     /// L1 forgets what it holds when it is [proven](crate::Health::proven_for) that invalidations arrive, so
     /// this waits for that first, for four heartbeats at most. A cache of the class
     /// [`Realtime`](Consistency::Realtime) keeps nothing without that proof, so where there is none by then,
-    /// as when Redis is down, nothing is loaded, and the report ends with [`WarmEnd::NotProven`]. Others load.
+    /// as when Redis is down, nothing is loaded, and the report ends with [`WarmOutcome::NotProven`]. Others load.
     ///
     /// With [`L2Only`](Consistency::L2Only) it fills Redis alone, with as many keys as L1 has room for.
     ///
@@ -45,7 +46,7 @@ impl<K: TierKey, V: TierValue> TieredCache<K, V> {
         L: Into<Loaded<V>>,
         E: Any + Send + Sync,
     {
-        self.warm_with_async(Warming::new(), keys, load).await
+        self.warm_with_async(WarmOptions::new(), keys, load).await
     }
 
     /// As [`warm_async`](Self::warm_async), as one wants it.
@@ -55,7 +56,7 @@ impl<K: TierKey, V: TierValue> TieredCache<K, V> {
     /// As [`warm_async`](Self::warm_async).
     pub async fn warm_with_async<M, L, E, F>(
         &self,
-        warming: Warming<'_>,
+        warming: WarmOptions<'_>,
         keys: impl IntoIterator<Item = K>,
         load: impl Fn(Vec<K>) -> F,
     ) -> WarmReport<K, E>
@@ -83,7 +84,7 @@ impl<K: TierKey, V: TierValue> TieredCache<K, V> {
     /// The future may be dropped at any time. What was found until then is held.
     pub async fn warm_from_l2(
         &self,
-        warming: Warming<'_>,
+        warming: WarmOptions<'_>,
         keys: impl IntoIterator<Item = K>,
     ) -> WarmReport<K, RemoteError> {
         let ask = |batch: Vec<K>| async move {
@@ -124,7 +125,7 @@ impl<K: TierKey, V: TierValue> TieredCache<K, V> {
     /// As [`warm_from_l2`](Self::warm_from_l2).
     pub async fn warm_from_snapshot(
         &self,
-        warming: Warming<'_>,
+        warming: WarmOptions<'_>,
         path: impl AsRef<Path>,
     ) -> Result<WarmReport<K, RemoteError>, SnapshotError> {
         let path = path.as_ref().to_owned();
@@ -149,7 +150,7 @@ impl<K: TierKey, V: TierValue> TieredCache<K, V> {
     }
 }
 
-impl<K: TierKey, V: TierValue> Inner<K, V> {
+impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
     async fn warm<E, I, F>(
         &self,
         run: Run<'_, K, E, I>,
@@ -160,10 +161,12 @@ impl<K: TierKey, V: TierValue> Inner<K, V> {
         F: Future<Output = (Vec<K>, Result<Vec<Option<V>>, LoadError<E>>)>,
     {
         // When the proof begins, L1 forgets what it held before.
-        self.trust.proven(self.settings.heartbeat * PATIENCE).await;
+        self.read_lease
+            .proven(self.settings.heartbeat * PATIENCE)
+            .await;
         let needs_proof = self.settings.consistency == Consistency::Realtime;
-        if needs_proof && !self.trust.is_proven(now()) {
-            return run.refuse(WarmEnd::NotProven);
+        if needs_proof && !self.read_lease.is_proven(now()) {
+            return run.refuse(WarmOutcome::NotProven);
         }
         run_all(run, || self.l1.room(), ask).await
     }

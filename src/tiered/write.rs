@@ -1,14 +1,14 @@
 //! Writes: to the database first, then to L2, then to all who may hold the old value.
 
-use super::builder::MAX_KEY;
-use super::health::count;
-use super::lease::Lease;
-use super::load::{Fresh, Sealed};
-use super::log::{StateChange, log};
-use super::outbox::Pushed;
-use super::remote::{Answer, Head, NewValue, Peer, Subject};
-use super::{Consistency, Inner, TierKey, TierValue, TieredCache, key_of, name_of};
 use crate::entry::Loaded;
+use crate::tiered::builder::MAX_KEY;
+use crate::tiered::coherence::pending_invalidations::Pushed;
+use crate::tiered::health::count;
+use crate::tiered::l2::remote::{Answer, Head, NewValue, Peer, Subject};
+use crate::tiered::load::{Fresh, Sealed};
+use crate::tiered::load_lease::Lease;
+use crate::tiered::log::{StateChange, log};
+use crate::tiered::{Consistency, Inner, RemoteKey, RemoteValue, TieredCache, key_of, name_of};
 use crate::trace::Span;
 use std::future::{Future, Ready};
 use std::sync::Arc;
@@ -34,7 +34,7 @@ pub enum Delivery {
     LocalOnly,
 }
 
-impl<K: TierKey, V: TierValue> TieredCache<K, V> {
+impl<K: RemoteKey, V: RemoteValue> TieredCache<K, V> {
     /// Makes the old value of a key invalid, in this process, in Redis and in all other processes: to be
     /// called after the database was changed. A load of the key that is under way, wherever, stores
     /// its value nowhere.
@@ -92,7 +92,7 @@ impl<K: TierKey, V: TierValue> TieredCache<K, V> {
     ///
     /// The future may be dropped at any time.
     pub async fn flush(&self) {
-        self.inner.outbox.emptied().await;
+        self.inner.pending_invalidations.emptied().await;
     }
 
     /// Stores a value, in place of one that is held anywhere.
@@ -125,7 +125,7 @@ impl<K: TierKey, V: TierValue> TieredCache<K, V> {
     ///
     /// If the key is written to or invalidated at the same time, neither value stays in a cache, since
     /// nobody but the database knows which came last. `write` must not read the key through the cache:
-    /// it would wait for itself, until the [lease](crate::Builder::lease) ends.
+    /// it would wait for itself, until the [lease](crate::LocalCacheBuilder::lease) ends.
     ///
     /// A value that Redis cannot take stays in this process's L1, and the result says so:
     /// [`Delivery::NotShared`].
@@ -236,7 +236,7 @@ struct Change<K, V> {
 struct New<K, V> {
     loaded: Loaded<V>,
     /// What lay under the key before the database was changed.
-    held: Option<Held<K, V>>,
+    held: Option<LockGuardMark<K, V>>,
     /// There is no truth elsewhere that another writer may have changed meanwhile.
     is_inserted: bool,
     /// When that was, and the epoch of L1.
@@ -253,7 +253,7 @@ struct Outgoing {
     fits: bool,
 }
 
-impl<K: TierKey, V: TierValue> Change<K, V> {
+impl<K: RemoteKey, V: RemoteValue> Change<K, V> {
     fn of(subject: Subject, key: Option<&K>) -> Self {
         Self {
             subject,
@@ -264,7 +264,7 @@ impl<K: TierKey, V: TierValue> Change<K, V> {
 }
 
 /// What lay under a key in L2: nobody has written it since if that is there still.
-struct Held<K, V> {
+struct LockGuardMark<K, V> {
     head: Head,
     /// If there was nothing, others who come wait for what is written.
     lease: Option<Lease<K, V>>,
@@ -297,7 +297,7 @@ impl<F: FnOnce()> Drop for OnDrop<F> {
     }
 }
 
-impl<K: TierKey, V: TierValue> Inner<K, V> {
+impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
     /// May L2 be asked to mark a key whose value it is not to hold, so that it is known whether somebody else
     /// writes it meanwhile?
     fn marks_in_l2(&self, name: &[u8]) -> bool {
@@ -305,7 +305,7 @@ impl<K: TierKey, V: TierValue> Inner<K, V> {
     }
 
     /// What lies under a key; a lease of this process's own if there is nothing.
-    async fn look_under(self: &Arc<Self>, name: &[u8]) -> Option<Held<K, V>> {
+    async fn look_under(self: &Arc<Self>, name: &[u8]) -> Option<LockGuardMark<K, V>> {
         let mut lease = Lease::ask(self, name);
         match self
             .l2
@@ -317,12 +317,12 @@ impl<K: TierKey, V: TierValue> Inner<K, V> {
             Answer::Lead { head, .. } => {
                 lease.grant();
                 let lease = Some(lease);
-                Some(Held { head, lease })
+                Some(LockGuardMark { head, lease })
             }
             Answer::Value { envelope, .. } => {
                 lease.close();
                 let head = Head::of(&envelope).ok()?;
-                Some(Held { head, lease: None })
+                Some(LockGuardMark { head, lease: None })
             }
             Answer::Led { .. } | Answer::None => {
                 lease.close();
@@ -345,7 +345,7 @@ impl<K: TierKey, V: TierValue> Inner<K, V> {
     /// L2 is told later.
     fn defer(&self, subject: Subject) {
         count(&self.counters.deferred);
-        match self.outbox.push(subject) {
+        match self.pending_invalidations.push(subject) {
             Pushed::First => log(self.name(), &StateChange::Queued),
             Pushed::Overflowed => {
                 count(&self.counters.overflows);
@@ -410,7 +410,7 @@ impl<K: TierKey, V: TierValue> Inner<K, V> {
             }
         }
         if let (true, Subject::Key(name)) = (kept, &subject) {
-            self.waits.wake(name);
+            self.waiters_by_key.wake(name);
         } else {
             // Also if it might not be kept, for what is there instead may be older: a load that began
             // before the change.
@@ -480,17 +480,17 @@ impl<K: TierKey, V: TierValue> Inner<K, V> {
                     Some(key) if name_of(&key).as_ref() == Some(name) => drop(self.l1.remove(&key)),
                     _ => self.l1.forget(),
                 }
-                self.waits.wake(name);
+                self.waiters_by_key.wake(name);
             }
             Subject::Tag(tag) => {
                 self.l1.invalidate_tag(tag);
-                self.waits.wake_all();
+                self.waiters_by_key.wake_all();
             }
             Subject::All => {
                 self.l1.clear();
                 // A value that was written before, and is yet to be kept, is of an older epoch.
                 self.l1.forget();
-                self.waits.wake_all();
+                self.waiters_by_key.wake_all();
             }
         }
     }

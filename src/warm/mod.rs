@@ -17,10 +17,10 @@ type Listener<'a> = dyn FnMut(&WarmProgress) + Send + 'a;
 /// at one time, unless it is told otherwise.
 ///
 /// ```
-/// use hotset::{LocalCache, Warming};
+/// use hotset::{LocalCache, WarmOptions};
 ///
 /// let prices: LocalCache<u64, u64> = LocalCache::new(10_000);
-/// let warming = Warming::new()
+/// let warming = WarmOptions::new()
 ///     .batch(500)
 ///     .stop_after_failures(3)
 ///     .on_progress(|progress| println!("{} of {:?}", progress.done(), progress.total));
@@ -32,14 +32,14 @@ type Listener<'a> = dyn FnMut(&WarmProgress) + Send + 'a;
 /// assert_eq!(prices.len(), 1_000);
 /// ```
 #[must_use = "it does nothing until it is given to warm_with"]
-pub struct Warming<'a> {
+pub struct WarmOptions<'a> {
     batch: usize,
     concurrency: usize,
     most_failures: Option<usize>,
     on_progress: Option<Box<Listener<'a>>>,
 }
 
-impl<'a> Warming<'a> {
+impl<'a> WarmOptions<'a> {
     /// As [`LocalCache::warm`](crate::LocalCache::warm) does it.
     pub fn new() -> Self {
         Self {
@@ -58,7 +58,7 @@ impl<'a> Warming<'a> {
     }
 
     /// So many batches are under way at one time, and at least one; in a thread, always one.
-    /// [`max_concurrent_loads`](crate::Builder::max_concurrent_loads) bounds them together with all other
+    /// [`max_concurrent_loads`](crate::LocalCacheBuilder::max_concurrent_loads) bounds them together with all other
     /// loads.
     pub fn concurrency(mut self, batches: usize) -> Self {
         self.concurrency = batches.max(1);
@@ -78,15 +78,15 @@ impl<'a> Warming<'a> {
     }
 }
 
-impl Default for Warming<'_> {
+impl Default for WarmOptions<'_> {
     fn default() -> Self {
         Self::new()
     }
 }
 
-impl fmt::Debug for Warming<'_> {
+impl fmt::Debug for WarmOptions<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Warming")
+        f.debug_struct("WarmOptions")
             .field("batch", &self.batch)
             .field("concurrency", &self.concurrency)
             .field("stop_after_failures", &self.most_failures)
@@ -131,7 +131,7 @@ pub struct WarmReport<K, E> {
     /// The batches that failed, until they have 10,000 keys together. `failed` counts the others too.
     pub failures: Vec<FailedBatch<K, E>>,
     /// Why it ended.
-    pub end: WarmEnd,
+    pub end: WarmOutcome,
     /// How long it took.
     pub time_taken: Duration,
 }
@@ -149,7 +149,7 @@ pub struct FailedBatch<K, E> {
 /// Why a warming ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum WarmEnd {
+pub enum WarmOutcome {
     /// There were no more keys.
     Done,
     /// The cache is full: what came later would have taken the place of what came before. Or as many keys
@@ -159,6 +159,6 @@ pub enum WarmEnd {
     /// [`Realtime`](crate::Consistency::Realtime) would not have kept it: it was not
     /// proven that invalidations arrive, as when Redis is down.
     NotProven,
-    /// As many batches failed as [`stop_after_failures`](Warming::stop_after_failures) allows.
+    /// As many batches failed as [`stop_after_failures`](WarmOptions::stop_after_failures) allows.
     Failures,
 }

@@ -1,7 +1,7 @@
 //! A warming under way: which keys come next, and what came of those before.
 
-use super::{FailedBatch, WarmEnd, WarmProgress, WarmReport, Warming};
 use crate::error::LoadError;
+use crate::warm::{FailedBatch, WarmOptions, WarmOutcome, WarmProgress, WarmReport};
 use std::future::{Future, poll_fn};
 use std::iter::Fuse;
 use std::pin::Pin;
@@ -23,7 +23,7 @@ pub(crate) struct Room {
 
 /// A warming under way.
 pub(crate) struct Run<'a, K, E, I: Iterator<Item = K>> {
-    warming: Warming<'a>,
+    warming: WarmOptions<'a>,
     keys: Fuse<I>,
     /// Keys that were asked for.
     under_way: usize,
@@ -31,12 +31,12 @@ pub(crate) struct Run<'a, K, E, I: Iterator<Item = K>> {
     failed_batches: usize,
     failures: Vec<FailedBatch<K, E>>,
     listed: usize,
-    end: WarmEnd,
+    end: WarmOutcome,
     begun: Instant,
 }
 
 impl<'a, K, E, I: Iterator<Item = K>> Run<'a, K, E, I> {
-    pub(crate) fn new(warming: Warming<'a>, keys: impl IntoIterator<IntoIter = I>) -> Self {
+    pub(crate) fn new(warming: WarmOptions<'a>, keys: impl IntoIterator<IntoIter = I>) -> Self {
         let keys = keys.into_iter();
         let total = match keys.size_hint() {
             (least, Some(most)) if least == most => Some(least as u64),
@@ -53,7 +53,7 @@ impl<'a, K, E, I: Iterator<Item = K>> Run<'a, K, E, I> {
             failed_batches: 0,
             failures: Vec::new(),
             listed: 0,
-            end: WarmEnd::Done,
+            end: WarmOutcome::Done,
             begun: Instant::now(),
         }
     }
@@ -66,13 +66,13 @@ impl<'a, K, E, I: Iterator<Item = K>> Run<'a, K, E, I> {
         }
         let most = self.warming.most_failures;
         if most.is_some_and(|most| self.failed_batches >= most) {
-            self.end = WarmEnd::Failures;
+            self.end = WarmOutcome::Failures;
             return None;
         }
         let room = self.most_under_way(room).saturating_sub(self.under_way);
         if room == 0 {
             if self.under_way == 0 {
-                self.end = WarmEnd::Full;
+                self.end = WarmOutcome::Full;
             }
             return None;
         }
@@ -93,7 +93,7 @@ impl<'a, K, E, I: Iterator<Item = K>> Run<'a, K, E, I> {
 
     /// Ends it before it has begun.
     #[cfg(feature = "redis")]
-    pub(crate) fn refuse(mut self, end: WarmEnd) -> WarmReport<K, E> {
+    pub(crate) fn refuse(mut self, end: WarmOutcome) -> WarmReport<K, E> {
         self.end = end;
         self.finish()
     }

@@ -4,7 +4,7 @@ use crate::servers::{Server, soon};
 use crate::{MINUTE, Rate};
 use hotset::{
     Codec, CodecError, Consistency, LocalCache, MessagePack, Postcard, Schema, Schemas,
-    TieredBuilder, TieredCache, Warming, Warning,
+    TieredCache, TieredCacheBuilder, WarmOptions, Warning,
 };
 use serde::{Serialize, de::DeserializeOwned};
 use std::collections::{HashMap, HashSet};
@@ -85,13 +85,14 @@ impl Codec<u64, String> for FirstLine {
 
 fn build<V>(
     server: &Server,
-    with: impl FnOnce(TieredBuilder<u64, V>) -> TieredBuilder<u64, V>,
+    with: impl FnOnce(TieredCacheBuilder<u64, V>) -> TieredCacheBuilder<u64, V>,
 ) -> TieredCache<u64, V>
 where
-    V: hotset::TierValue + Schema,
+    V: hotset::RemoteValue + Schema,
 {
     let builder = LocalCache::builder().capacity(100);
     let builder = builder.redis(server.url(), "test");
+    let builder = builder.deadline(std::time::Duration::from_secs(5));
     with(builder.consistency(Consistency::L2Only))
         .build()
         .unwrap()
@@ -235,6 +236,6 @@ async fn types_of_other_crates_are_stored_under_explicit_schemas() {
     let path = folder.path().join("snapshot");
     assert_eq!(one.snapshot(&path).await.unwrap().entries, 1);
     let warmed = build("document/1").await;
-    let report = warmed.warm_from_snapshot(Warming::new(), &path).await;
+    let report = warmed.warm_from_snapshot(WarmOptions::new(), &path).await;
     assert_eq!(report.unwrap().found, 1);
 }

@@ -9,7 +9,7 @@ mod keys;
 mod shapes;
 
 use hotset::{
-    Consistency, LocalCache, Schema, TierKey, TierStats, TierValue, TieredCache, Warning,
+    Consistency, LocalCache, RemoteKey, RemoteValue, Schema, TierStats, TieredCache, Warning,
 };
 use serde::{Deserialize, Serialize};
 use servers::Server;
@@ -32,7 +32,7 @@ struct Rate {
 hotset::schema!(Rate, "rate/1");
 
 /// Builds a cache that keeps values in Redis alone, so that each read decodes them.
-fn cache<K: TierKey + Schema, V: TierValue + Schema>(
+fn cache<K: RemoteKey + Schema, V: RemoteValue + Schema>(
     server: &Server,
     namespace: &str,
 ) -> TieredCache<K, V> {
@@ -55,7 +55,7 @@ enum Stored {
 /// values are lost without a warning.
 async fn store<V>(server: &Server, values: &[V]) -> Stored
 where
-    V: TierValue + Schema + PartialEq + Debug,
+    V: RemoteValue + Schema + PartialEq + Debug,
 {
     static NEXT: AtomicUsize = AtomicUsize::new(0);
     let namespace = format!("store:{}", NEXT.fetch_add(1, Relaxed));
@@ -96,7 +96,7 @@ where
 /// Writes a snapshot and restores it. Returns the number of restored entries.
 fn snapshot<V>(cache: &LocalCache<u64, V>) -> usize
 where
-    V: TierValue + Schema + PartialEq + Debug,
+    V: RemoteValue + Schema + PartialEq + Debug,
 {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("snapshot");

@@ -1,6 +1,6 @@
 //! Callers that are threads or tasks, and loads that go on until they are told to end.
 
-use hotset::{Builder, LoadError, Loaded, LocalCache, ManualClock, RemovalCause};
+use hotset::{LoadError, Loaded, LocalCache, LocalCacheBuilder, ManualClock, RemovalCause};
 use std::sync::{Arc, LazyLock, Mutex, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -159,7 +159,9 @@ pub(crate) struct Fixture {
 }
 
 impl Fixture {
-    pub(crate) fn new(set_up: impl FnOnce(Builder<u32, u64>) -> Builder<u32, u64>) -> Self {
+    pub(crate) fn new(
+        set_up: impl FnOnce(LocalCacheBuilder<u32, u64>) -> LocalCacheBuilder<u32, u64>,
+    ) -> Self {
         let clock = ManualClock::new();
         let told = Told::default();
         let listener = {

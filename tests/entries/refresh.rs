@@ -21,7 +21,7 @@ fn due() -> Fixture {
 }
 
 fn due_with(
-    set_up: impl FnOnce(hotset::Builder<u32, u64>) -> hotset::Builder<u32, u64>,
+    set_up: impl FnOnce(hotset::LocalCacheBuilder<u32, u64>) -> hotset::LocalCacheBuilder<u32, u64>,
 ) -> Fixture {
     let f = Fixture::new(|builder| {
         set_up(
@@ -36,7 +36,7 @@ fn due_with(
 }
 
 /// How many loads there are if everybody who can renew asks once.
-fn renewals(f: &Fixture, way: Way) -> u64 {
+fn refreshes(f: &Fixture, way: Way) -> u64 {
     let before = f.cache.stats().loads;
     way.ask(&f.cache, 1, UNUSED).unwrap();
     f.cache.stats().loads - before
@@ -50,14 +50,14 @@ fn it_is_served_at_once_while_one_caller_loads_it() {
         assert_eq!(renews.hit(&f.cache, 1), OLD);
         f.clock.set(seconds(10));
         assert_eq!(f.cache.stats().loads, 0);
-        let renewal = renews.load(&f.cache, 1);
+        let refresh = renews.load(&f.cache, 1);
         for _ in 0..8 {
             assert_eq!(others.hit(&f.cache, 1), OLD);
         }
-        assert_eq!(renewal.find(NEW), NEW);
+        assert_eq!(refresh.find(NEW), NEW);
         assert_eq!(others.hit(&f.cache, 1), NEW);
         let stats = f.cache.stats();
-        assert_eq!((stats.renewals, stats.loads, stats.misses), (1, 1, 0));
+        assert_eq!((stats.refreshes, stats.loads, stats.misses), (1, 1, 0));
         assert_eq!(f.cache.remaining_ttl(&1), Some(seconds(100)));
         f.cache.validate();
     }
@@ -69,10 +69,10 @@ fn it_is_due_again_when_the_new_value_is_as_old() {
         let f = due();
         way.ask(&f.cache, 1, Ok(NEW)).unwrap();
         f.clock.set(seconds(19));
-        assert_eq!(renewals(&f, way), 0);
+        assert_eq!(refreshes(&f, way), 0);
         f.clock.set(seconds(20));
         assert_eq!(way.ask(&f.cache, 1, Ok(30)).unwrap(), 30);
-        assert_eq!(f.cache.stats().renewals, 2);
+        assert_eq!(f.cache.stats().refreshes, 2);
     }
 }
 
@@ -92,7 +92,7 @@ fn of_many_callers_at_one_time_one_renews() {
             }
         });
         let stats = f.cache.stats();
-        assert_eq!((stats.renewals, stats.loads), (1, 1));
+        assert_eq!((stats.refreshes, stats.loads), (1, 1));
         assert_eq!(f.cache.get(&1), Some(NEW));
         f.cache.validate();
     }
@@ -126,16 +126,16 @@ fn a_renewal_that_fails_leaves_the_old_value_and_none_is_tried_for_a_second() {
                     builder
                 }
             });
-            let renewal = renews.load(&f.cache, 1);
-            assert_eq!(renewal.finish(Err("no")).unwrap(), OLD);
+            let refresh = renews.load(&f.cache, 1);
+            assert_eq!(refresh.finish(Err("no")).unwrap(), OLD);
             f.clock.advance(just_before(seconds(1)));
-            assert_eq!(renewals(&f, others), 0);
+            assert_eq!(refreshes(&f, others), 0);
             assert_eq!(f.cache.get(&1), Some(OLD));
             let stats = f.cache.stats();
-            assert_eq!((stats.renewals, stats.load_failures), (1, 1));
+            assert_eq!((stats.refreshes, stats.load_failures), (1, 1));
             if stale {
                 f.clock.advance(Duration::from_nanos(1));
-                assert_eq!(renewals(&f, others), 1);
+                assert_eq!(refreshes(&f, others), 1);
             }
             f.cache.validate();
         }
@@ -159,10 +159,10 @@ fn a_write_during_a_renewal_wins() {
     for way in WAYS {
         for (write, left) in writes {
             let f = due();
-            let renewal = way.load(&f.cache, 1);
+            let refresh = way.load(&f.cache, 1);
             write(&f.cache);
             let loaded = Loaded::new(NEW).tags(["tag"]);
-            assert_eq!(renewal.finish(Ok(loaded)).unwrap(), NEW);
+            assert_eq!(refresh.finish(Ok(loaded)).unwrap(), NEW);
             assert_eq!(f.cache.get(&1), left);
             assert_eq!(f.cache.stats().outdated, 1);
             f.cache.validate();
@@ -174,11 +174,11 @@ fn a_write_during_a_renewal_wins() {
 fn one_who_misses_during_a_renewal_waits_for_it() {
     for (renews, misses) in PAIRS {
         let f = due();
-        let renewal = renews.load(&f.cache, 1);
+        let refresh = renews.load(&f.cache, 1);
         f.clock.set(seconds(100));
         assert_eq!(f.cache.get(&1), None);
         let waiter = misses.wait(&f.cache, 1);
-        assert_eq!(renewal.find(NEW), NEW);
+        assert_eq!(refresh.find(NEW), NEW);
         assert_eq!(waiter.answer(Err("called")).unwrap(), NEW);
         assert_eq!(f.cache.stats().loads, 1);
         f.cache.validate();
@@ -189,8 +189,8 @@ fn one_who_misses_during_a_renewal_waits_for_it() {
 fn a_renewal_that_is_lost_is_made_again_after_the_lease() {
     let dropped = |f: &Fixture| {
         let load = || std::future::pending::<Result<u64, &str>>();
-        let mut renewal = pin!(f.cache.get_or_load_async(&1, load));
-        let poll = renewal
+        let mut refresh = pin!(f.cache.get_or_load_async(&1, load));
+        let poll = refresh
             .as_mut()
             .poll(&mut Context::from_waker(Waker::noop()));
         assert!(poll.is_pending());
@@ -221,7 +221,7 @@ fn a_renewal_does_not_wait_for_a_permit() {
         assert_eq!(renews.hit(&f.cache, 1), OLD);
         load.find(0);
         let stats = f.cache.stats();
-        assert_eq!((stats.renewals, stats.loads, stats.queued), (0, 1, 0));
+        assert_eq!((stats.refreshes, stats.loads, stats.queued), (0, 1, 0));
         f.cache.validate();
     }
 }
@@ -229,18 +229,18 @@ fn a_renewal_does_not_wait_for_a_permit() {
 #[test]
 fn a_loader_that_renews_its_key_may_ask_for_it() {
     let f = due();
-    let renewed = f.cache.get_or_load(&1, |_| {
+    let refreshed = f.cache.get_or_load(&1, |_| {
         let old = f.cache.get_or_load(&1, |_| UNUSED).unwrap();
         Ok::<_, &str>(old + 1)
     });
-    assert_eq!(renewed.unwrap(), OLD + 1);
+    assert_eq!(refreshed.unwrap(), OLD + 1);
     let f = due();
     let load = async || {
         let old = f.cache.get_or_load_async(&1, async || UNUSED).await;
         Ok::<_, &str>(old.unwrap() + 1)
     };
-    let renewed = RUNTIME.block_on(f.cache.get_or_load_async(&1, load));
-    assert_eq!(renewed.unwrap(), OLD + 1);
+    let refreshed = RUNTIME.block_on(f.cache.get_or_load_async(&1, load));
+    assert_eq!(refreshed.unwrap(), OLD + 1);
 }
 
 const TRIES: u32 = 2_000;
@@ -250,7 +250,7 @@ const TRIES: u32 = 2_000;
 fn share_renewed(way: Way, beta: f64, left: f64) -> f64 {
     let ttl = seconds(1_000);
     let f = Fixture::new(|builder| {
-        let builder = builder.capacity(1_000_000).early_renewal(beta);
+        let builder = builder.capacity(1_000_000).early_refresh(beta);
         builder.time_to_live(ttl)
     });
     // In one batch: all took the same time.
@@ -263,13 +263,13 @@ fn share_renewed(way: Way, beta: f64, left: f64) -> f64 {
     f.cache.get_many_or_load(&keys, load).unwrap();
     let load_time = f.cache.stats().load_times.total();
     f.clock.set(ttl.saturating_sub(load_time.mul_f64(left)));
-    let renewed = AtomicU64::new(0);
+    let refreshed = AtomicU64::new(0);
     for key in keys {
         way.ask(&f.cache, key, Ok(NEW)).unwrap();
-        renewed.fetch_add(u64::from(f.cache.get(&key) == Some(NEW)), SeqCst);
+        refreshed.fetch_add(u64::from(f.cache.get(&key) == Some(NEW)), SeqCst);
     }
-    assert_eq!(f.cache.stats().renewals, renewed.load(SeqCst));
-    f64::from(u32::try_from(renewed.into_inner()).unwrap()) / f64::from(TRIES)
+    assert_eq!(f.cache.stats().refreshes, refreshed.load(SeqCst));
+    f64::from(u32::try_from(refreshed.into_inner()).unwrap()) / f64::from(TRIES)
 }
 
 #[test]
@@ -289,8 +289,8 @@ fn the_chance_of_an_early_renewal_grows_as_the_deadline_comes_near() {
 
 #[test]
 fn what_was_inserted_is_not_renewed_early() {
-    let f = Fixture::new(|builder| builder.early_renewal(1_000.0));
+    let f = Fixture::new(|builder| builder.early_refresh(1_000.0));
     f.cache.insert_with_ttl(1, OLD, seconds(1));
     f.clock.set(just_before(seconds(1)));
-    assert_eq!(renewals(&f, Way::Thread), 0);
+    assert_eq!(refreshes(&f, Way::Thread), 0);
 }

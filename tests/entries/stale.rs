@@ -17,7 +17,7 @@ fn expired() -> Fixture {
 }
 
 fn expired_with(
-    set_up: impl FnOnce(hotset::Builder<u32, u64>) -> hotset::Builder<u32, u64>,
+    set_up: impl FnOnce(hotset::LocalCacheBuilder<u32, u64>) -> hotset::LocalCacheBuilder<u32, u64>,
 ) -> Fixture {
     let f = Fixture::new(|builder| set_up(builder.time_to_live(seconds(10))));
     f.cache.insert_loaded(1, Loaded::new(OLD).tags(["tag"]));

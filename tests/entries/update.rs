@@ -270,7 +270,7 @@ fn updated_entry_is_still_refreshed_early() {
     let cache: LocalCache<u32, u64> = LocalCache::builder()
         .capacity(10)
         .time_to_live(seconds(10))
-        .early_renewal(1.0)
+        .early_refresh(1.0)
         .clock(clock.clone())
         .build()
         .unwrap();

@@ -4,10 +4,10 @@ use super::servers::cluster::Cluster;
 use super::servers::replicated::Replicated;
 use super::servers::{Server, deployed, soon};
 use super::{builder, fails, proven, value};
-use hotset::{Consistency, Delivery, RemoteError, TieredBuilder, TieredCache, Warning};
+use hotset::{Consistency, Delivery, RemoteError, TieredCache, TieredCacheBuilder, Warning};
 
 /// What needs each of the rights.
-async fn uses_everything(builder: TieredBuilder<u64, u64>) {
+async fn uses_everything(builder: TieredCacheBuilder<u64, u64>) {
     let cache = builder.build().unwrap();
     soon("proven", || cache.health().proven_for.is_some()).await;
     cache.get_or_load_async(&1, || value(10)).await.unwrap();
@@ -140,7 +140,9 @@ async fn databases_of_a_server_are_apart() {
 
 #[cfg(feature = "redis-tls")]
 mod tls {
-    use super::{Consistency, RemoteError, Server, TieredBuilder, builder, soon, uses_everything};
+    use super::{
+        Consistency, RemoteError, Server, TieredCacheBuilder, builder, soon, uses_everything,
+    };
     use crate::servers::free_port;
     use rcgen::{
         BasicConstraints, CertificateParams, CertifiedIssuer, DistinguishedName, DnType, IsCa,
@@ -205,7 +207,7 @@ mod tls {
             (server, format!("rediss://localhost:{port}/"))
         }
 
-        fn builder(&self, url: &str) -> TieredBuilder<u64, u64> {
+        fn builder(&self, url: &str) -> TieredCacheBuilder<u64, u64> {
             builder(url, Consistency::Realtime).root_certificate(self.issuer.pem())
         }
     }

@@ -19,7 +19,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 async fn cache_with(
     server: &Server,
     consistency: Consistency,
-    set_up: impl FnOnce(hotset::Builder<u64, u64>) -> hotset::Builder<u64, u64>,
+    set_up: impl FnOnce(hotset::LocalCacheBuilder<u64, u64>) -> hotset::LocalCacheBuilder<u64, u64>,
 ) -> TieredCache<u64, u64> {
     let cache = set_up(LocalCache::builder().capacity(10_000).lease(LEASE))
         .redis(server.url(), "test")
@@ -171,7 +171,7 @@ async fn begin_hanging(cache: &TieredCache<u64, u64>, key: u64) -> JoinHandle<()
 #[tokio::test(flavor = "multi_thread")]
 async fn callers_that_wait_for_a_hanging_database_get_the_expired_value() {
     let server = Server::start();
-    let set_up = |local: hotset::Builder<u64, u64>| {
+    let set_up = |local: hotset::LocalCacheBuilder<u64, u64>| {
         local
             .lease(Duration::from_secs(60))
             .max_concurrent_loads(1)
@@ -246,10 +246,10 @@ async fn value_that_expires_on_its_way_to_l1_is_kept_only_to_serve_where_a_load_
 /// Returns a cache with expired values of keys 1 and 2, while another process loads key 1 and never ends. The second
 /// result keeps that process alive.
 async fn batch_beside_a_hanging_process(
-    set_up: impl Fn(hotset::Builder<u64, u64>) -> hotset::Builder<u64, u64>,
+    set_up: impl Fn(hotset::LocalCacheBuilder<u64, u64>) -> hotset::LocalCacheBuilder<u64, u64>,
 ) -> (TieredCache<u64, u64>, impl Sized) {
     let server = Server::start();
-    let set_up = |local: hotset::Builder<u64, u64>| {
+    let set_up = |local: hotset::LocalCacheBuilder<u64, u64>| {
         let local = local.lease(Duration::from_secs(60));
         set_up(
             local
@@ -315,7 +315,7 @@ async fn unpolled_reads_do_not_keep_others_from_redis() {
         let stored = writer.get_or_load_async(key, || value(*key)).await;
         assert_eq!(stored.unwrap(), *key);
     }
-    let long = |local: hotset::Builder<u64, u64>| local.lease(Duration::from_secs(10));
+    let long = |local: hotset::LocalCacheBuilder<u64, u64>| local.lease(Duration::from_secs(10));
     let cache = cache_with(&server, Consistency::L2Only, long).await;
     let mut unpolled: Vec<_> = keys[..300]
         .iter()

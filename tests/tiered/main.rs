@@ -28,11 +28,16 @@ mod unshared;
 mod warm;
 mod worker;
 
-use hotset::{Consistency, Delivery, LocalCache, Schema, TierValue, TieredBuilder, TieredCache};
+use hotset::{
+    Consistency, Delivery, LocalCache, RemoteValue, Schema, TieredCache, TieredCacheBuilder,
+};
 use std::time::{Duration, Instant};
 
 /// A cache as most tests want it.
-fn builder<V: TierValue + Schema>(url: &str, consistency: Consistency) -> TieredBuilder<u64, V> {
+fn builder<V: RemoteValue + Schema>(
+    url: &str,
+    consistency: Consistency,
+) -> TieredCacheBuilder<u64, V> {
     LocalCache::builder()
         .capacity(10_000)
         .time_to_live(Duration::from_secs(300))
@@ -45,7 +50,10 @@ fn builder<V: TierValue + Schema>(url: &str, consistency: Consistency) -> Tiered
 const MINUTE: Consistency = Consistency::Bounded(Duration::from_secs(60));
 
 /// A cache whose invalidations are proven to arrive.
-async fn proven<V: TierValue + Schema>(url: &str, consistency: Consistency) -> TieredCache<u64, V> {
+async fn proven<V: RemoteValue + Schema>(
+    url: &str,
+    consistency: Consistency,
+) -> TieredCache<u64, V> {
     let cache = builder(url, consistency).build().unwrap();
     servers::soon("proven", || cache.health().proven_for.is_some()).await;
     cache

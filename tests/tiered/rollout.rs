@@ -22,7 +22,7 @@ async fn proven_with(server: &Server, rollout: &Rollout) -> TieredCache<u64, u64
 #[tokio::test]
 async fn as_many_keys_go_through_redis_as_are_said_and_that_is_seen() {
     let server = Server::start();
-    let rollout = Rollout::percent(0.0).unwrap();
+    let rollout = Rollout::with_percent(0.0).unwrap();
     let cache = proven_with(&server, &rollout).await;
     let mut entries = 0;
     for percent in [0_u32, 10, 50, 100] {
@@ -51,8 +51,8 @@ async fn as_many_keys_go_through_redis_as_are_said_and_that_is_seen() {
 async fn a_change_is_seen_by_all_whatever_the_share_of_each() {
     let server = Server::start();
     for (percent, other) in [(0.0, 100.0), (100.0, 0.0), (0.0, 0.0)] {
-        let writer = proven_with(&server, &Rollout::percent(percent).unwrap()).await;
-        let reader = proven_with(&server, &Rollout::percent(other).unwrap()).await;
+        let writer = proven_with(&server, &Rollout::with_percent(percent).unwrap()).await;
+        let reader = proven_with(&server, &Rollout::with_percent(other).unwrap()).await;
         for cache in [&reader, &writer] {
             cache.get_or_load_async(&7, || value(1)).await.unwrap();
         }
@@ -72,7 +72,7 @@ async fn a_change_is_seen_by_all_whatever_the_share_of_each() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_share_goes_up_and_down_under_load_without_an_error() {
     let server = Server::start();
-    let rollout = Rollout::percent(0.0).unwrap();
+    let rollout = Rollout::with_percent(0.0).unwrap();
     let caches = [
         proven_with(&server, &rollout).await,
         proven_with(&server, &rollout).await,
@@ -155,7 +155,7 @@ async fn in_the_shadow_redis_is_asked_and_compared_and_not_served() {
 
 #[test]
 fn a_share_out_of_range_is_refused() {
-    let error = Rollout::percent(120.0).unwrap_err();
+    let error = Rollout::with_percent(120.0).unwrap_err();
     assert_eq!(error, BuildError::OutOfRange("percent"));
 }
 

@@ -3,7 +3,8 @@
 use super::servers::Server;
 use super::{MINUTE, builder, fails, proven, value};
 use hotset::{
-    Consistency, Delivery, LoadError, LocalCache, SnapshotError, TieredCache, WarmEnd, Warming,
+    Consistency, Delivery, LoadError, LocalCache, SnapshotError, TieredCache, WarmOptions,
+    WarmOutcome,
 };
 use std::convert::Infallible;
 use std::time::Duration;
@@ -32,13 +33,13 @@ async fn what_one_was_warmed_with_another_gets_from_redis() {
         // Not proven yet: warming waits for that.
         let one: Cache = builder(&server.url(), consistency).build().unwrap();
         let report = one.warm_async(0..1_000, rows).await;
-        assert_eq!((report.found, report.end), (1_000, WarmEnd::Done));
+        assert_eq!((report.found, report.end), (1_000, WarmOutcome::Done));
         assert_held(&one, 0..1_000).await;
         assert_eq!(one.tier_stats().fills, 1_000);
 
         let other: Cache = builder(&server.url(), consistency).build().unwrap();
         let report = other
-            .warm_from_l2(Warming::new().batch(100), 500..1_500)
+            .warm_from_l2(WarmOptions::new().batch(100), 500..1_500)
             .await;
         assert_eq!(
             (report.found, report.left_out, report.failed),
@@ -72,19 +73,19 @@ async fn of_a_snapshot_the_keys_are_used_and_redis_knows_the_values() {
     drop(one);
 
     let other = proven::<u64>(&server.url(), Consistency::Realtime).await;
-    let report = other.warm_from_snapshot(Warming::new(), &path).await;
+    let report = other.warm_from_snapshot(WarmOptions::new(), &path).await;
     let report = report.unwrap();
     assert_eq!((report.found, report.left_out), (99, 1));
     assert_held(&other, (0..100).filter(|key| ![3, 4].contains(key))).await;
     assert_eq!(other.get(&3).await, None);
     assert_eq!(other.get_or_load_async(&4, fails).await.unwrap(), 1);
 
-    let none = other.warm_from_snapshot(Warming::new(), folder.path().join("none"));
+    let none = other.warm_from_snapshot(WarmOptions::new(), folder.path().join("none"));
     assert!(matches!(none.await, Err(SnapshotError::NotFound)));
     // Keys of another shape are not asked for.
     let local: LocalCache<i64, u64> = LocalCache::new(9);
     local.snapshot(&path).unwrap();
-    let refused = other.warm_from_snapshot(Warming::new(), &path).await;
+    let refused = other.warm_from_snapshot(WarmOptions::new(), &path).await;
     assert!(matches!(refused, Err(SnapshotError::KeySchema { .. })));
 }
 
@@ -93,14 +94,14 @@ async fn without_redis_it_says_so_or_loads() {
     let mut server = Server::start();
     let cache = proven::<u64>(&server.url(), MINUTE).await;
     server.kill();
-    let warming = Warming::new()
+    let warming = WarmOptions::new()
         .batch(10)
         .concurrency(1)
         .stop_after_failures(2);
     let report = cache.warm_from_l2(warming, 0..1_000).await;
     assert_eq!(
         (report.end, report.failed, report.found),
-        (WarmEnd::Failures, 20, 0)
+        (WarmOutcome::Failures, 20, 0)
     );
     assert!(matches!(report.failures[0].error, LoadError::Failed(_)));
     let report = cache.warm_async(0..1_000, rows).await;
@@ -115,9 +116,9 @@ async fn without_a_proof_nothing_is_loaded_that_would_not_be_kept() {
     server.kill();
     let cache: Cache = builder(&url, Consistency::Realtime).build().unwrap();
     let report = cache.warm_async(0.., rows).await;
-    assert_eq!((report.end, report.found), (WarmEnd::NotProven, 0));
-    let report = cache.warm_from_l2(Warming::new(), 0..).await;
-    assert_eq!((report.end, report.failed), (WarmEnd::NotProven, 0));
+    assert_eq!((report.end, report.found), (WarmOutcome::NotProven, 0));
+    let report = cache.warm_from_l2(WarmOptions::new(), 0..).await;
+    assert_eq!((report.end, report.failed), (WarmOutcome::NotProven, 0));
     assert_eq!((cache.stats().loads, cache.stats().entries), (0, 0));
 }
 
@@ -130,10 +131,10 @@ async fn where_l1_keeps_nothing_redis_is_filled_with_as_much_as_l1_could_hold() 
     };
     let one = cache();
     let report = one.warm_async(0.., rows).await;
-    assert_eq!((report.end, report.found), (WarmEnd::Full, 10_000));
+    assert_eq!((report.end, report.found), (WarmOutcome::Full, 10_000));
     assert_eq!(one.tier_stats().fills, 10_000);
-    let report = cache().warm_from_l2(Warming::new(), 0..).await;
-    assert_eq!((report.end, report.found), (WarmEnd::Full, 10_000));
+    let report = cache().warm_from_l2(WarmOptions::new(), 0..).await;
+    assert_eq!((report.end, report.found), (WarmOutcome::Full, 10_000));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -143,12 +144,12 @@ async fn what_the_rollout_keeps_from_redis_is_not_found_there() {
     one.warm_async(0..1_000, rows).await;
     let other = proven::<u64>(&server.url(), MINUTE).await;
     other.rollout().set_percent(25.0).unwrap();
-    let report = other.warm_from_l2(Warming::new(), 0..1_000).await;
+    let report = other.warm_from_l2(WarmOptions::new(), 0..1_000).await;
     assert!((150..350).contains(&report.found), "{}", report.found);
     assert_eq!(report.found + report.left_out, 1_000);
     let shadow = proven::<u64>(&server.url(), MINUTE).await;
     shadow.rollout().set_shadow(true);
-    let report = shadow.warm_from_l2(Warming::new(), 0..1_000).await;
+    let report = shadow.warm_from_l2(WarmOptions::new(), 0..1_000).await;
     assert_eq!((report.found, report.left_out), (0, 1_000));
 }
 
@@ -163,9 +164,9 @@ async fn it_stops_when_l1_is_full() {
     };
     let cache: Cache = small();
     let report = cache.warm_async(0.., rows).await;
-    assert_eq!((report.end, report.found), (WarmEnd::Full, 100));
+    assert_eq!((report.end, report.found), (WarmOutcome::Full, 100));
     let other: Cache = small();
-    let report = other.warm_from_l2(Warming::new(), 0..).await;
-    assert_eq!((report.end, report.found), (WarmEnd::Full, 100));
+    let report = other.warm_from_l2(WarmOptions::new(), 0..).await;
+    assert_eq!((report.end, report.found), (WarmOutcome::Full, 100));
     assert_eq!(other.stats().evicted, 0);
 }

@@ -1,15 +1,15 @@
 //! How a shard parts with all of its entries, or with the memory that they do not need.
 
-use super::{Entry, Shard};
 use crate::clock::Nanos;
-use crate::local::ages::Ages;
 use crate::local::budget::Budget;
-use crate::local::expiry::Expiry;
-use crate::local::extras::Extras;
-use crate::local::index::Index;
-use crate::local::policy::{AnyPolicy, Eviction};
 use crate::local::removal::{RemovalCause, Removals, Removed};
-use crate::local::slab::Slab;
+use crate::local::shard::expiry::Expiry;
+use crate::local::shard::metadata::Extras;
+use crate::local::shard::read_times::Ages;
+use crate::local::shard::slab::Slab;
+use crate::local::shard::{Entry, Shard};
+use crate::policy::{AnyPolicy, Eviction};
+use crate::storage::index::Index;
 use std::mem::{replace, take};
 use std::sync::atomic::Ordering::Relaxed;
 

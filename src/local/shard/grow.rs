@@ -1,10 +1,10 @@
 //! The growth of a shard, which moves a few entries at a time.
 
-use super::{MAX_ENTRIES, Shard};
-use crate::local::index::BUCKETS_PER_STEP;
-use crate::local::policy::Eviction;
 use crate::local::removal::Removals;
-use crate::local::work::WorkSlice;
+use crate::local::shard::{MAX_ENTRIES, Shard};
+use crate::policy::Eviction;
+use crate::storage::index::BUCKETS_PER_STEP;
+use crate::storage::work_slice::WorkSlice;
 use hashbrown::HashTable;
 
 /// The number of entries that a shard has room for at first.

@@ -5,7 +5,12 @@
 //! anything is changed, so a panic in it changes nothing.
 
 mod clear;
+pub(crate) mod expiry;
 mod grow;
+pub(crate) mod hash;
+pub(crate) mod metadata;
+pub(crate) mod read_times;
+pub(crate) mod slab;
 #[cfg(feature = "snapshot")]
 mod snapshot;
 #[cfg(test)]
@@ -17,17 +22,17 @@ pub(crate) use clear::FoundDead;
 pub(crate) use snapshot::{Copied, Restored};
 
 use crate::clock::{NEVER, Nanos, TimeSource};
-use crate::local::ages::Ages;
-use crate::local::expiry::Expiry;
-use crate::local::extras::{Extra, Extras, Kinds};
-use crate::local::hash::{KeyHash, StoredHash};
-use crate::local::index::Index;
-use crate::local::policy::{AnyPolicy, Eviction, Words};
-use crate::local::renewal::Renewals;
-use crate::local::slab::Slab;
+use crate::local::load::refresh::RefreshRules;
+use crate::local::shard::expiry::Expiry;
+use crate::local::shard::hash::{KeyHash, StoredHash};
+use crate::local::shard::metadata::{Extra, Extras, Kinds};
+use crate::local::shard::read_times::Ages;
+use crate::local::shard::slab::Slab;
 use crate::local::tags::Tagged;
 use crate::local::walk::{Listed, Span};
+use crate::policy::{AnyPolicy, Eviction, Words};
 use crate::stats::Stats;
+use crate::storage::index::Index;
 use equivalent::Equivalent;
 use std::num::NonZero;
 use std::sync::Arc;
@@ -252,18 +257,18 @@ impl<K, V> Shard<K, V> {
         total.unwrap_or(self.len())
     }
 
-    fn renewals(&self) -> Option<&Renewals> {
-        self.extras.as_ref()?.renewals.as_ref()
+    fn refreshes(&self) -> Option<&RefreshRules> {
+        self.extras.as_ref()?.refreshes.as_ref()
     }
 
     /// Is the caller, who has hit this slot, to renew it?
     #[inline]
-    pub(crate) fn claim_renewal(&self, slot: u32, now: impl FnOnce() -> Nanos) -> bool {
-        let Some(renewals) = self.renewals() else {
+    pub(crate) fn claim_refresh(&self, slot: u32, now: impl FnOnce() -> Nanos) -> bool {
+        let Some(refreshes) = self.refreshes() else {
             return false;
         };
         let entry = self.slab.get(slot);
-        entry.is_some_and(|entry| renewals.claim(slot, entry.deadline.load(Relaxed), now()))
+        entry.is_some_and(|entry| refreshes.claim(slot, entry.deadline.load(Relaxed), now()))
     }
 
     /// A live value and its deadline; nothing takes note.
@@ -313,12 +318,12 @@ impl<K, V> Shard<K, V> {
                 },
             ));
         };
-        let renewals = extras.renewals.as_ref();
+        let refreshes = extras.refreshes.as_ref();
         let terms = Terms {
             limit: NonZero::new(extras.idle_limit(slot).unwrap_or(deadline)),
             weight: extras.own_weight(slot),
             tags: extras.tags(slot).cloned().map(Box::new),
-            load_time: renewals.map_or(0, |renewals| renewals.load_time(slot)),
+            load_time: refreshes.map_or(0, |refreshes| refreshes.load_time(slot)),
         };
         Some((value, terms))
     }
@@ -328,8 +333,8 @@ impl<K, V> Shard<K, V> {
     where
         Q: Equivalent<K> + ?Sized,
     {
-        if let (Some(renewals), Some((slot, _))) = (self.renewals(), self.find(hash, key)) {
-            renewals.failed(slot, now);
+        if let (Some(refreshes), Some((slot, _))) = (self.refreshes(), self.find(hash, key)) {
+            refreshes.failed(slot, now);
         }
     }
 
@@ -339,7 +344,7 @@ impl<K, V> Shard<K, V> {
         Q: Equivalent<K> + ?Sized,
     {
         let (slot, _) = self.find(hash, key)?;
-        let is_throttled = self.renewals()?.is_throttled(slot, now);
+        let is_throttled = self.refreshes()?.is_throttled(slot, now);
         self.servable(hash, key, now).filter(|_| is_throttled)
     }
 
@@ -348,13 +353,13 @@ impl<K, V> Shard<K, V> {
     where
         Q: Equivalent<K> + ?Sized,
     {
-        let renewals = self.renewals()?;
+        let refreshes = self.refreshes()?;
         let (slot, entry) = self.find(hash, key)?;
         let deadline = entry.deadline.load(Relaxed);
         // Not one that is known to be wrong; one that was forgotten may still be right.
         let extras = self.extras.as_ref();
         let serves = !extras.is_some_and(|extras| extras.is_invalidated(slot))
-            && renewals.may_serve(deadline, now);
+            && refreshes.may_serve(deadline, now);
         serves.then_some((&entry.value, now < deadline && self.is_current(slot)))
     }
 

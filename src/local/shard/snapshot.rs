@@ -1,13 +1,13 @@
 //! Entries on their way to a file and back.
 
-use super::{Entry, MAX_ENTRIES, NewEntry, Shard};
 use crate::clock::{NEVER, Nanos, saturating_nanos};
 use crate::local::budget::{Budget, Reservation};
-use crate::local::policy::Eviction;
 use crate::local::removal::{RemovalCause, Removals};
+use crate::local::shard::{Entry, MAX_ENTRIES, NewEntry, Shard};
 use crate::local::tags::Tagged;
 use crate::local::walk::{Listed, Span};
-use crate::local::work::WorkSlice;
+use crate::policy::Eviction;
+use crate::storage::work_slice::WorkSlice;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -30,7 +30,7 @@ pub(crate) struct Copied<K, V> {
 pub(crate) enum Restored {
     Stored,
     /// There is something of its key already.
-    Held,
+    LockGuardMark,
     NoRoom,
 }
 
@@ -86,7 +86,7 @@ impl<K, V> Shard<K, V> {
             return Restored::Stored;
         };
         if self.peek(*hash, key, || now).is_some() {
-            return Restored::Held;
+            return Restored::LockGuardMark;
         }
         // A dead one of its key.
         self.remove(*hash, key, RemovalCause::Expired, budget, now, out);

@@ -1,16 +1,16 @@
 //! The work under one hold of a shard's lock is bounded, for any number of entries. All tests of the crate check that no
 //! hold visits more slots than it may: see `WorkSlice`.
 
-use super::{FoundDead, NewEntry, Setup, Shard};
 use crate::clock::{NEVER, Nanos, TimeSource};
 use crate::local::budget::{Budget, Reservation};
-use crate::local::extras::{Extra, Kinds, Origin};
-use crate::local::hash::KeyHash;
-use crate::local::policy::{AnyPolicy, Eviction, Policy};
 use crate::local::removal::{RemovalCause, Removals};
 use crate::local::shard::Times;
+use crate::local::shard::hash::KeyHash;
+use crate::local::shard::metadata::{Extra, Kinds, Origin};
+use crate::local::shard::{FoundDead, NewEntry, Setup, Shard};
 use crate::local::walk::Span;
-use crate::local::work::WorkSlice;
+use crate::policy::{AnyPolicy, Eviction, Policy};
+use crate::storage::work_slice::WorkSlice;
 use std::cmp::Reverse;
 use std::sync::Arc;
 
@@ -20,14 +20,14 @@ const ENTRIES: u64 = 30_000;
 const EXPIRED: Nanos = 50;
 
 /// A shard and its budget. Each call of a method of the shard stands for one hold of its lock.
-struct Held {
+struct LockGuardMark {
     shard: Shard<u64, u64>,
     budget: Arc<Budget>,
     /// The highest number of slots that one hold of [`insert`](Self::insert) has visited.
     most_work: u32,
 }
 
-impl Held {
+impl LockGuardMark {
     fn new(policy: Policy, limit: u64, weighted: bool) -> Self {
         let setup = Setup {
             expected: 0,
@@ -131,7 +131,7 @@ impl Held {
 #[test]
 fn write_to_a_shard_that_grows_or_is_updated_visits_few_slots() {
     for policy in POLICIES {
-        let mut held = Held::new(policy, u64::MAX, false);
+        let mut held = LockGuardMark::new(policy, u64::MAX, false);
         held.fill(1);
         for key in 0..3 * ENTRIES {
             held.insert(key * 7 % ENTRIES, 1, NEVER);
@@ -144,7 +144,7 @@ fn write_to_a_shard_that_grows_or_is_updated_visits_few_slots() {
 #[test]
 fn write_after_hits_on_all_entries_visits_few_slots() {
     for policy in POLICIES {
-        let mut held = Held::new(policy, ENTRIES, false);
+        let mut held = LockGuardMark::new(policy, ENTRIES, false);
         held.fill(1);
         for _ in 0..3 {
             assert!((0..ENTRIES).all(|key| held.hit(key)));
@@ -159,7 +159,7 @@ fn write_after_hits_on_all_entries_visits_few_slots() {
 #[test]
 fn heavy_entry_evicts_others_in_slices_and_keeps_their_room_reserved() {
     for policy in POLICIES {
-        let mut held = Held::new(policy, ENTRIES, true);
+        let mut held = LockGuardMark::new(policy, ENTRIES, true);
         held.fill(1);
         let mut left = held.shard.len();
         let holds = held.insert_in_slices(ENTRIES, ENTRIES - 10, NEVER, |held| {
@@ -177,7 +177,7 @@ fn heavy_entry_evicts_others_in_slices_and_keeps_their_room_reserved() {
 #[test]
 fn eviction_from_mostly_vacant_slots_ends_with_a_victim_or_with_its_work_used_up() {
     for policy in POLICIES {
-        let mut held = Held::new(policy, u64::MAX, false);
+        let mut held = LockGuardMark::new(policy, u64::MAX, false);
         held.fill(1);
         (0..ENTRIES - 10).for_each(|key| held.remove(key));
         let (mut work, mut out) = (WorkSlice::new(), Removals::new(None));
@@ -190,7 +190,7 @@ fn eviction_from_mostly_vacant_slots_ends_with_a_victim_or_with_its_work_used_up
 
 #[test]
 fn memory_is_freed_with_the_last_entry_whatever_removes_it() {
-    let remove_all: [fn(&mut Held); 3] = [
+    let remove_all: [fn(&mut LockGuardMark); 3] = [
         |held| (0..ENTRIES).for_each(|key| held.remove(key)),
         |held| {
             let (mut out, budget) = (Removals::new(None), Arc::clone(&held.budget));
@@ -210,7 +210,7 @@ fn memory_is_freed_with_the_last_entry_whatever_removes_it() {
     ];
     for policy in POLICIES {
         for remove_all in remove_all {
-            let mut held = Held::new(policy, u64::MAX, true);
+            let mut held = LockGuardMark::new(policy, u64::MAX, true);
             (0..ENTRIES).for_each(|key| held.insert(key, 3, EXPIRED));
             remove_all(&mut held);
             assert_eq!((held.shard.slab.end(), held.shard.slab.capacity()), (0, 0));
@@ -226,7 +226,7 @@ fn memory_is_freed_with_the_last_entry_whatever_removes_it() {
 
 #[test]
 fn cleared_shard_has_no_slots_and_reports_each_entry_once_by_its_cause() {
-    let mut held = Held::new(Policy::Lru, u64::MAX, true);
+    let mut held = LockGuardMark::new(Policy::Lru, u64::MAX, true);
     held.fill(3);
     (0..100).for_each(|key| held.insert(key, 5, EXPIRED - 1));
     let cleared = held.shard.clear(&held.budget);
@@ -246,13 +246,13 @@ fn cleared_shard_has_no_slots_and_reports_each_entry_once_by_its_cause() {
 #[test]
 fn shrunk_shard_keeps_entries_with_their_order_weights_and_deadlines() {
     for policy in POLICIES {
-        let mut held = Held::new(policy, u64::MAX, true);
+        let mut held = LockGuardMark::new(policy, u64::MAX, true);
         held.fill(3);
         for key in (0..ENTRIES).filter(|key| key % 100 != 0) {
             held.remove(key);
         }
         held.insert(200, 9, EXPIRED);
-        let order = |held: &Held| -> Vec<u64> {
+        let order = |held: &LockGuardMark| -> Vec<u64> {
             let (slots, since) = (0..u32::MAX, held.shard.time());
             let mut listed: Vec<_> = held.shard.clones_in(&Span { slots, since }, 1).collect();
             listed.sort_by_key(|listed| Reverse((listed.heat, listed.slot)));

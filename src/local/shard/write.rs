@@ -1,14 +1,14 @@
 //! The operations of a shard under its exclusive lock.
 
-use super::{Entry, MAX_ENTRIES, NewEntry, Shard};
 use crate::clock::{NEVER, Nanos};
 use crate::local::budget::{Budget, Reservation};
-use crate::local::expiry::BLOCK;
-use crate::local::extras::{Extra, Extras};
-use crate::local::hash::{KeyHash, StoredHash};
-use crate::local::policy::Eviction;
 use crate::local::removal::{RemovalCause, Removals, Removed};
-use crate::local::work::WorkSlice;
+use crate::local::shard::expiry::BLOCK;
+use crate::local::shard::hash::{KeyHash, StoredHash};
+use crate::local::shard::metadata::{Extra, Extras};
+use crate::local::shard::{Entry, MAX_ENTRIES, NewEntry, Shard};
+use crate::policy::Eviction;
+use crate::storage::work_slice::WorkSlice;
 use equivalent::Equivalent;
 use std::sync::atomic::{
     AtomicU32, AtomicU64,

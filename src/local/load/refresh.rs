@@ -1,0 +1,175 @@
+//! The rules by which live entries are loaded again, and by which failed loads are tried again.
+//!
+//! Early renewal is `XFetch` (Vattani, Chierichetti, Lowenstein, "Optimal Probabilistic Cache Stampede
+//! Prevention", VLDB 2015): each hit renews the entry with a probability that grows as the deadline approaches. The
+//! time to the deadline is measured in units of the time that a load takes.
+
+use crate::clock::{NEVER, Nanos};
+use crate::random;
+use crate::storage::column::Column;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+/// The time from the start of a renewal, or from a failed load, to the next attempt, while an old value serves.
+pub(crate) const THROTTLE: Duration = Duration::from_secs(1);
+
+/// The rules of a cache for renewals.
+#[derive(Clone, Copy)]
+pub(crate) struct Rules {
+    /// The age at which an entry is renewed, in nanoseconds, if there is one.
+    pub(crate) refresh_after: Option<Nanos>,
+    /// The beta of `XFetch`. With 0, no entry is renewed early.
+    pub(crate) early: f64,
+    /// The time past its deadline for which a value may serve when a load fails, in nanoseconds.
+    pub(crate) stale: Nanos,
+    /// The time between attempts, in nanoseconds: see [`THROTTLE`].
+    pub(crate) throttle: Nanos,
+}
+
+/// The times of renewals of a shard's entries, by slot.
+pub(crate) struct RefreshRules {
+    rules: Rules,
+    pub(crate) slots: Column<Slot>,
+}
+
+/// The times of renewals of one entry. Those that hits write are atomic.
+#[derive(Default)]
+pub(crate) struct Slot {
+    /// The time from which a hit renews the entry.
+    refresh_at: Nanos,
+    /// The duration of the load of this entry, in nanoseconds.
+    load_time: Nanos,
+    /// The time before which no caller renews the entry, because another caller has begun to.
+    not_before: AtomicU64,
+    /// The time until which an old value serves, because a load of the entry failed.
+    failed_until: AtomicU64,
+}
+
+impl RefreshRules {
+    /// Creates the times of a shard without entries.
+    pub(crate) const fn new(rules: Rules) -> Self {
+        Self {
+            rules,
+            slots: Column::new(),
+        }
+    }
+
+    /// Sets the times of a slot that was filled now.
+    pub(crate) fn set(&mut self, slot: u32, now: Nanos, load_time: Nanos) {
+        let refresh_after = self.rules.refresh_after;
+        let new = Slot {
+            refresh_at: refresh_after.map_or(NEVER, |after| now.saturating_add(after)),
+            load_time,
+            not_before: AtomicU64::new(0),
+            failed_until: AtomicU64::new(0),
+        };
+        self.slots.put(slot, new);
+    }
+
+    /// Returns the duration of the load of an entry.
+    pub(crate) fn load_time(&self, slot: u32) -> Nanos {
+        self.slots.get(slot).map_or(0, |slot| slot.load_time)
+    }
+
+    /// Checks whether the caller is to renew this live entry. Returns `true` to one of many callers.
+    pub(crate) fn claim(&self, slot: u32, deadline: Nanos, now: Nanos) -> bool {
+        let Some(slot) = self.slots.get(slot) else {
+            return false;
+        };
+        let not_before = slot.not_before.load(Relaxed);
+        if now < not_before || !(now >= slot.refresh_at || self.is_early(slot, deadline, now)) {
+            return false;
+        }
+        // The claim is short, so that another caller follows if this one does not renew the entry. While a renewal
+        // is in flight, its flight prevents a second one.
+        let until = now.saturating_add(self.rules.throttle);
+        let claim = slot
+            .not_before
+            .compare_exchange(not_before, until, Relaxed, Relaxed);
+        claim.is_ok()
+    }
+
+    /// Decides at random whether a hit renews the entry before its time.
+    #[allow(clippy::cast_precision_loss)]
+    fn is_early(&self, slot: &Slot, deadline: Nanos, now: Nanos) -> bool {
+        let scale = slot.load_time as f64 * self.rules.early;
+        let left = deadline.saturating_sub(now) as f64;
+        // The logarithm of a random number is never below -64, so most hits need no random number.
+        deadline != NEVER && left < scale * 64.0 && left <= scale * -random::unit().ln()
+    }
+
+    /// Records that a load of this entry has failed.
+    pub(crate) fn failed(&self, slot: u32, now: Nanos) {
+        let until = now.saturating_add(self.rules.throttle);
+        if let Some(slot) = self.slots.get(slot) {
+            slot.not_before.store(until, Relaxed);
+            slot.failed_until.store(until, Relaxed);
+        }
+    }
+
+    /// Checks whether an entry with this deadline may serve in place of a load that failed.
+    pub(crate) fn may_serve(&self, deadline: Nanos, now: Nanos) -> bool {
+        now < deadline.saturating_add(self.rules.stale)
+    }
+
+    /// Checks whether a load of this entry has failed so recently that no other one is tried.
+    pub(crate) fn is_throttled(&self, slot: u32, now: Nanos) -> bool {
+        let slot = self.slots.get(slot);
+        slot.is_some_and(|slot| now < slot.failed_until.load(Relaxed))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const RULES: Rules = Rules {
+        refresh_after: None,
+        early: 1.0,
+        stale: 0,
+        throttle: 5,
+    };
+
+    /// Returns the observed probability of a renewal when `left` is left of the time to live and a load takes 1,000.
+    fn chance(left: Nanos) -> f64 {
+        let mut refreshes = RefreshRules::new(RULES);
+        let tries = 20_000_u32;
+        let hits = (0..tries).filter(|_| {
+            refreshes.set(0, 0, 1_000);
+            refreshes.claim(0, left + 1, 1)
+        });
+        f64::from(u32::try_from(hits.count()).unwrap()) / f64::from(tries)
+    }
+
+    #[test]
+    fn the_chance_of_an_early_renewal_is_xfetchs() {
+        // The probability of -1,000 * ln(u) >= left is exp(-left / 1,000), if u is uniform between 0 and 1.
+        for left in [0_u32, 500, 1_000, 2_000] {
+            let expected = (-f64::from(left) / 1_000.0).exp();
+            let found = chance(left.into());
+            assert!(
+                (found - expected).abs() < 0.02,
+                "{left}: {found}, {expected}"
+            );
+        }
+        assert!(chance(100_000) == 0.0);
+    }
+
+    #[test]
+    fn one_claims_and_the_next_may_after_the_throttle() {
+        let rules = Rules {
+            refresh_after: Some(100),
+            early: 0.0,
+            ..RULES
+        };
+        let mut refreshes = RefreshRules::new(rules);
+        refreshes.set(0, 1_000, 7);
+        assert!(!refreshes.claim(0, NEVER, 1_099));
+        assert!(refreshes.claim(0, NEVER, 1_100));
+        assert!(!refreshes.claim(0, NEVER, 1_104));
+        assert!(refreshes.claim(0, NEVER, 1_105));
+        refreshes.failed(0, 1_109);
+        assert!(!refreshes.claim(0, NEVER, 1_113) && refreshes.is_throttled(0, 1_113));
+        assert!(refreshes.claim(0, NEVER, 1_114) && !refreshes.is_throttled(0, 1_114));
+    }
+}

@@ -1,0 +1,255 @@
+//! The wait of a caller for a load in flight or for a permit, and for an expired value if that takes too long.
+
+use crate::clock::Nanos;
+use crate::error::{AnyError, LoadError};
+use crate::local::shard::Shard;
+use crate::local::shard::hash::KeyHash;
+use crate::local::{KeyLocation, LocalCache};
+use crate::single_flight::{
+    Alarm, Bulkhead, Candidate, Leader, Outcome, Pending, Permit, Queued, Step, Superseded,
+    TimedOut, until,
+};
+use crate::stats::Count;
+use std::hash::{BuildHasher, Hash};
+use std::sync::Arc;
+use std::task::Context;
+use std::time::Instant;
+
+/// A function that looks for a value that may serve in place of a new one. It also returns whether the value is live.
+type FindStale<K, V> = for<'s> fn(&'s Shard<K, V>, KeyHash, &K, Nanos) -> Option<(&'s V, bool)>;
+
+/// The limits of a caller's wait.
+pub(crate) struct Patience {
+    /// The end of the wait. `None`: never.
+    pub(crate) deadline: Option<Instant>,
+    /// The time from which the caller accepts an expired value. `None`: at the deadline.
+    pub(crate) stale_from: Option<Instant>,
+}
+
+impl Patience {
+    /// Returns the next time at which the caller has to act.
+    pub(crate) fn next(&self) -> Option<Instant> {
+        self.deadline.into_iter().chain(self.stale_from).min()
+    }
+
+    /// Checks whether the deadline has passed.
+    pub(crate) fn is_over(&self) -> bool {
+        self.deadline
+            .is_some_and(|deadline| deadline <= Instant::now())
+    }
+
+    /// Waits until `ready` returns a value. `stale` looks for an expired value that may serve instead. It is called
+    /// when the caller begins to accept one and again at the deadline.
+    ///
+    /// # Errors
+    ///
+    /// Returns what `stale` has found, or [`Waited::InVain`] at the deadline.
+    pub(crate) async fn wait<T, I>(
+        &self,
+        alarm: &mut impl Alarm,
+        mut ready: impl FnMut(&mut Context<'_>) -> Result<T, Pending>,
+        stale: impl Fn() -> Option<I>,
+    ) -> Result<T, Waited<I>> {
+        let mut stale_from = self.stale_from;
+        let ready_or_stale = |cx: &mut Context<'_>| {
+            let again = match ready(cx) {
+                Ok(value) => return Ok(Ok(value)),
+                Err(Pending { again }) => again,
+            };
+            if stale_from.take_if(|from| *from <= Instant::now()).is_some() {
+                if let Some(instead) = stale() {
+                    return Ok(Err(Waited::Instead(instead)));
+                }
+            }
+            let again = again.into_iter().chain(stale_from).min();
+            Err(Pending { again })
+        };
+        let result = until(alarm, self.deadline, ready_or_stale).await;
+        result.unwrap_or_else(|TimedOut| Err(stale().map_or(Waited::InVain, Waited::Instead)))
+    }
+}
+
+/// The result of a wait that took too long.
+pub(crate) enum Waited<I> {
+    /// There is an expired value to serve instead.
+    Instead(I),
+    /// There is none.
+    InVain,
+}
+
+impl<K, V, S> LocalCache<K, V, S>
+where
+    K: Eq + Hash + Clone,
+    V: Clone,
+    S: BuildHasher,
+{
+    /// Counts the load that a waiter has superseded, if there is one. A load with a permit is counted when the permit
+    /// ends.
+    pub(crate) fn count_superseded(&self, step: &Step<'_, K, V>) {
+        if step.supersedes() == Some(Superseded::Loading) {
+            self.inner.counters.count(Count::Abandoned);
+        }
+    }
+
+    /// Returns the limits for a caller that begins to wait now.
+    pub(crate) fn patience(&self) -> Patience {
+        let slow = self.inner.settings.stale_if_slow;
+        Patience {
+            deadline: self.wait_deadline(),
+            stale_from: slow.and_then(|after| Instant::now().checked_add(after)),
+        }
+    }
+
+    /// Checks whether expired values may serve if a load fails.
+    #[cfg(feature = "redis")]
+    pub(crate) fn serves_stale(&self) -> bool {
+        self.inner.settings.stale_if_error.is_some()
+    }
+
+    /// Returns the time from which a caller that starts to wait now accepts the expired value of `key`, or `None` if there
+    /// is no such value.
+    #[cfg(feature = "redis")]
+    pub(crate) fn accepts_stale_from(&self, key: &K) -> Option<Instant> {
+        let from = self.patience().stale_from?;
+        let stale = self.stale_for_waiter(&self.location(key), key);
+        stale.map(|_| from)
+    }
+
+    /// Returns an expired value for a caller that has waited for too long, and counts it.
+    #[cfg(feature = "redis")]
+    pub(crate) fn stale_in_place(&self, key: &K) -> Option<V> {
+        let location = self.location(key);
+        let outcome = self.stale_for_waiter(&location, key)?;
+        self.take_outcome(&location, key, outcome).ok()
+    }
+
+    /// Waits until `ready` returns a value, or until the caller's patience is over, and then looks for an expired value
+    /// of `key` that may serve.
+    pub(crate) async fn wait_for<T>(
+        &self,
+        location: &KeyLocation<'_, K, V>,
+        key: &K,
+        patience: &Patience,
+        alarm: &mut impl Alarm,
+        ready: impl FnMut(&mut Context<'_>) -> Result<T, Pending>,
+    ) -> Result<T, Waited<Outcome<V>>> {
+        let stale = || self.stale_for_waiter(location, key);
+        patience.wait(alarm, ready, stale).await
+    }
+
+    /// Returns the result of a caller that has waited for too long.
+    pub(crate) fn give_up(
+        &self,
+        location: &KeyLocation<'_, K, V>,
+        key: &K,
+        waited: Waited<Outcome<V>>,
+    ) -> Result<V, LoadError<AnyError>> {
+        match waited {
+            Waited::Instead(outcome) => self.take_outcome(location, key, outcome),
+            Waited::InVain => Err(LoadError::WaitTimeout),
+        }
+    }
+
+    /// Returns the terms on which the current caller would load.
+    pub(crate) fn candidate(&self) -> Candidate {
+        let bulkhead = self.inner.bulkhead.as_ref();
+        Candidate {
+            now: Instant::now(),
+            lease: self.inner.settings.lease,
+            epoch: self.inner.tags.epoch(),
+            permitted: bulkhead.is_none_or(|bulkhead| bulkhead.is_passed()),
+            has_permit: false,
+        }
+    }
+
+    /// Returns the terms of a caller that may load at once, with a permit or because it needs none.
+    pub(crate) fn permitted(&self, has_permit: bool) -> Candidate {
+        Candidate {
+            permitted: true,
+            has_permit,
+            ..self.candidate()
+        }
+    }
+
+    fn wait_deadline(&self) -> Option<Instant> {
+        let timeout = self.inner.settings.wait_timeout?;
+        Instant::now().checked_add(timeout)
+    }
+
+    /// Returns the bulkhead if this caller needs a permit.
+    pub(crate) fn bulkhead_to_pass(&self) -> Option<&Arc<Bulkhead>> {
+        let bulkhead = self.inner.bulkhead.as_ref();
+        bulkhead.filter(|bulkhead| !bulkhead.is_passed())
+    }
+
+    /// Takes a permit, if one is needed.
+    ///
+    /// # Errors
+    ///
+    /// Returns a place in the queue if none is free.
+    pub(crate) fn permit_or_place(&self) -> Result<Option<Permit>, Queued<'_>> {
+        let Some(bulkhead) = self.bulkhead_to_pass() else {
+            return Ok(None);
+        };
+        if let Some(permit) = bulkhead.try_pass() {
+            return Ok(Some(permit));
+        }
+        self.inner.counters.count(Count::Queued);
+        Err(bulkhead.enqueue())
+    }
+
+    /// Waits for a permit for the leader of one key, where one is needed.
+    pub(crate) async fn permit_for(
+        &self,
+        location: &KeyLocation<'_, K, V>,
+        key: &K,
+        leader: &Leader<'_, K, V>,
+        patience: &Patience,
+        alarm: &mut impl Alarm,
+    ) -> Result<Option<Permit>, Waited<Outcome<V>>> {
+        let mut queued = match self.permit_or_place() {
+            Ok(permit) => return Ok(permit),
+            Err(queued) => queued,
+        };
+        let turn = |cx: &mut Context<'_>| {
+            leader.prolong(self.candidate());
+            queued.poll(cx.waker())
+        };
+        let permit = self.wait_for(location, key, patience, alarm, turn).await?;
+        Ok(Some(permit))
+    }
+
+    /// Returns a value to serve in place of a load that has failed recently.
+    pub(crate) fn stale(&self, location: &KeyLocation<'_, K, V>, key: &K) -> Option<Outcome<V>> {
+        self.stale_by(location, key, Shard::stale)
+    }
+
+    /// Returns a value to serve in place of a load that takes too long.
+    pub(crate) fn stale_for_waiter(
+        &self,
+        location: &KeyLocation<'_, K, V>,
+        key: &K,
+    ) -> Option<Outcome<V>> {
+        self.stale_by(location, key, Shard::servable)
+    }
+
+    fn stale_by(
+        &self,
+        location: &KeyLocation<'_, K, V>,
+        key: &K,
+        find: FindStale<K, V>,
+    ) -> Option<Outcome<V>> {
+        self.inner.settings.stale_if_error?;
+        let now = self.inner.settings.clock.now();
+        let outcome = |(value, is_live): (&V, bool)| {
+            let kind = if is_live {
+                Outcome::Value
+            } else {
+                Outcome::Stale
+            };
+            kind(value.clone())
+        };
+        let stale = |shard: &Shard<K, V>| find(shard, location.hash, key, now).map(outcome);
+        location.cell.shard.read(stale)
+    }
+}

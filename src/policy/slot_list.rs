@@ -1,0 +1,153 @@
+//! Lists of slots that are removed at the head only, so that one link a slot suffices.
+
+use crate::storage::column::Column;
+
+/// The link of the last slot of a list.
+pub(crate) const END: u32 = u32::MAX;
+/// The link of a slot that is in no list.
+pub(crate) const UNFILED: u32 = u32::MAX - 1;
+
+/// The links of all lists of a policy, by slot.
+pub(crate) struct Links(Column<u32>);
+
+impl Links {
+    /// Creates links for no slots.
+    pub(crate) const fn new() -> Self {
+        Self(Column::new())
+    }
+
+    /// Returns the number of slots that have a link.
+    pub(crate) fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Checks whether a slot is in a list.
+    #[inline]
+    pub(crate) fn is_filed(&self, slot: u32) -> bool {
+        self.0.get(slot).is_some_and(|&link| link != UNFILED)
+    }
+
+    /// Adds links up to this slot, if it has none.
+    #[inline]
+    pub(crate) fn cover(&mut self, slot: u32) {
+        while self.0.len() <= slot as usize {
+            self.0.push(UNFILED);
+        }
+    }
+
+    #[inline]
+    fn set(&mut self, slot: u32, link: u32) {
+        if let Some(location) = self.0.get_mut(slot) {
+            *location = link;
+        }
+    }
+
+    #[inline]
+    fn get(&self, slot: u32) -> u32 {
+        self.0.get(slot).copied().unwrap_or(UNFILED)
+    }
+
+    /// Clears the link of a slot that is removed from its list, and returns the next slot of that list.
+    #[inline]
+    fn unfile(&mut self, slot: u32) -> u32 {
+        let link = self.0.get_mut(slot);
+        link.map_or(END, |link| std::mem::replace(link, UNFILED))
+    }
+
+    /// Begins to make room for `slots` slots: see [`Column::grow`].
+    pub(crate) fn grow(&mut self, slots: usize) {
+        self.0.grow(slots);
+    }
+
+    /// Moves up to `most` slots: see [`Column::step`].
+    pub(crate) fn step(&mut self, most: usize) -> Option<Vec<u32>> {
+        self.0.step(most)
+    }
+}
+
+/// A list of slots in the order in which they were filed. If the list is empty, the tail has no meaning.
+///
+/// A slot that is vacated stays in its list. It is vacant, or filled again, when it is removed from the list.
+#[derive(Clone, Copy)]
+pub(crate) struct List {
+    pub(crate) head: u32,
+    pub(crate) tail: u32,
+}
+
+impl List {
+    pub(crate) const EMPTY: Self = Self {
+        head: END,
+        tail: END,
+    };
+
+    #[inline]
+    pub(crate) fn is_empty(self) -> bool {
+        self.head == END
+    }
+
+    /// Adds a slot at the end.
+    #[inline]
+    pub(crate) fn push(&mut self, slot: u32, links: &mut Links) {
+        links.set(slot, END);
+        if self.head == END {
+            self.head = slot;
+        } else {
+            links.set(self.tail, slot);
+        }
+        self.tail = slot;
+    }
+
+    /// Adds a slot at the head.
+    pub(crate) fn push_first(&mut self, slot: u32, links: &mut Links) {
+        links.set(slot, self.head);
+        if self.head == END {
+            self.tail = slot;
+        }
+        self.head = slot;
+    }
+
+    /// Removes the first slot and returns it.
+    #[inline]
+    pub(crate) fn pop(&mut self, links: &mut Links) -> Option<u32> {
+        let head = self.head;
+        if head == END {
+            return None;
+        }
+        self.head = links.unfile(head);
+        Some(head)
+    }
+
+    /// Returns the slots from the head on.
+    pub(crate) fn iter(self, links: &Links) -> impl Iterator<Item = u32> {
+        let mut at = self.head;
+        std::iter::from_fn(move || {
+            let slot = at;
+            if slot == END {
+                return None;
+            }
+            at = links.get(slot);
+            Some(slot)
+        })
+    }
+
+    /// Moves the list to other slots and links. `slot_of` returns the new number of each slot, or `None` to
+    /// leave it out.
+    pub(crate) fn renumber(
+        &mut self,
+        from: &Links,
+        to: &mut Links,
+        slot_of: impl Fn(u32) -> Option<u32>,
+    ) {
+        let mut renumbered = Self::EMPTY;
+        for slot in self.iter(from).filter_map(slot_of) {
+            renumbered.push(slot, to);
+        }
+        *self = renumbered;
+    }
+}
+
+/// Converts a number of slots, which are numbered by `u32`.
+#[allow(clippy::cast_possible_truncation)]
+pub(crate) fn as_slot(slots: usize) -> u32 {
+    slots as u32
+}

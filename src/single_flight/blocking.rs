@@ -1,0 +1,66 @@
+//! The front for threads: runs a future by parking.
+
+use crate::single_flight::Alarm;
+use std::cell::Cell;
+use std::future::Future;
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Wake, Waker};
+use std::thread::{self, Thread};
+use std::time::Instant;
+
+struct Unpark(Thread);
+
+impl Wake for Unpark {
+    fn wake(self: Arc<Self>) {
+        self.0.unpark();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.0.unpark();
+    }
+}
+
+fn new_waker() -> Waker {
+    Arc::new(Unpark(thread::current())).into()
+}
+
+thread_local! {
+    static WAKER: Waker = new_waker();
+}
+
+/// Tells [`block_on`] how long to park.
+pub(crate) struct ThreadTimer<'a>(&'a Cell<Option<Instant>>);
+
+impl Alarm for ThreadTimer<'_> {
+    fn set(&mut self, at: Option<Instant>, _: &mut Context<'_>) -> Poll<()> {
+        self.0.set(at);
+        Poll::Pending
+    }
+}
+
+/// Runs a future on this thread, which it may park through the alarm only.
+pub(crate) fn block_on<'a, F: Future>(
+    wake_at: &'a Cell<Option<Instant>>,
+    make: impl FnOnce(ThreadTimer<'a>) -> F,
+) -> F::Output {
+    let mut future = pin!(make(ThreadTimer(wake_at)));
+    let mut run = |waker: &Waker| {
+        let mut cx = Context::from_waker(waker);
+        loop {
+            // `park` may return at any time, and the future looks at everything afresh.
+            if let Poll::Ready(output) = future.as_mut().poll(&mut cx) {
+                return output;
+            }
+            match wake_at.take() {
+                Some(at) => thread::park_timeout(at.saturating_duration_since(Instant::now())),
+                None => thread::park(),
+            }
+        }
+    };
+    // A thread that is ending may have lost its waker already; it makes one more.
+    match WAKER.try_with(&mut run) {
+        Ok(output) => output,
+        Err(_) => run(&new_waker()),
+    }
+}

@@ -1,0 +1,155 @@
+//! A bound on the number of loads that run at one time, over all keys. Callers above it wait in order.
+
+use crate::single_flight::Pending;
+use crate::single_flight::context::{Entered, is_within};
+use crate::single_flight::permits::{HolderId, PermitQueue, Reply, Ticket};
+use crate::single_flight::state::wake;
+use crate::sync::{Mutex, MutexGuard};
+use std::sync::Arc;
+use std::task::Waker;
+use std::time::{Duration, Instant};
+
+/// The permits of one cache. [`PermitQueue`] is its state machine.
+pub(crate) struct Bulkhead {
+    queue: Mutex<PermitQueue>,
+    now: fn() -> Instant,
+}
+
+impl Bulkhead {
+    /// Creates a bulkhead with the given number of permits, each of which ends after `lease`.
+    pub(crate) fn new(permits: usize, lease: Duration) -> Self {
+        Self::with_clock(permits, lease, Instant::now)
+    }
+
+    pub(crate) fn with_clock(permits: usize, lease: Duration, now: fn() -> Instant) -> Self {
+        Self {
+            queue: Mutex::new(PermitQueue::new(permits, lease)),
+            now,
+        }
+    }
+
+    /// Checks whether the current thread runs a load that already holds a permit. Loads within it need no
+    /// other permit, for which they might wait while they hold up the one that is to be released.
+    pub(crate) fn is_passed(&self) -> bool {
+        is_within(self)
+    }
+
+    /// Takes a permit, if one is free and not offered to a caller in the queue.
+    pub(crate) fn try_pass(self: &Arc<Self>) -> Option<Permit> {
+        let now = (self.now)();
+        self.step(now, |queue| Some(self.permit(queue.try_take(now)?)))
+    }
+
+    /// Waits for a permit, in order of arrival. `on_poll` is called whenever the caller is polled.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if there is no permit until `deadline`.
+    #[cfg(feature = "redis")]
+    pub(crate) async fn pass(
+        self: &Arc<Self>,
+        deadline: Option<Instant>,
+        alarm: &mut impl crate::single_flight::Alarm,
+        mut on_poll: impl FnMut(),
+    ) -> Result<Permit, crate::single_flight::TimedOut> {
+        let mut queued = self.enqueue();
+        let ready = |cx: &mut std::task::Context<'_>| {
+            on_poll();
+            queued.poll(cx.waker())
+        };
+        crate::single_flight::until(alarm, deadline, ready).await
+    }
+
+    /// Takes a place at the end of the queue.
+    pub(crate) fn enqueue(self: &Arc<Self>) -> Queued<'_> {
+        Queued {
+            bulkhead: self,
+            ticket: self.queue.lock().enqueue(),
+        }
+    }
+
+    /// Returns the number of loads that still run although their lease has ended, and of all loads whose lease has
+    /// ended while they ran.
+    pub(crate) fn abandoned(&self) -> (usize, u64) {
+        self.step((self.now)(), |queue| (queue.overdue(), queue.abandoned()))
+    }
+
+    fn permit(self: &Arc<Self>, id: HolderId) -> Permit {
+        Permit {
+            bulkhead: Arc::clone(self),
+            id,
+        }
+    }
+
+    /// Runs a step on the queue once it has advanced to `now`, and wakes the callers that this returns. If waking
+    /// panics, the result is dropped without the lock, so a permit in it is released.
+    fn step<T>(&self, now: Instant, step: impl FnOnce(&mut PermitQueue) -> T) -> T {
+        let mut queue = self.queue.lock();
+        let woken = queue.advance(now);
+        let result = step(&mut queue);
+        unlock_and_wake(queue, woken);
+        result
+    }
+
+    /// Runs a step that may free a permit, and wakes the callers to whom it is then offered.
+    fn free<T>(&self, step: impl FnOnce(&mut PermitQueue) -> T) -> T {
+        let now = (self.now)();
+        let mut queue = self.queue.lock();
+        let result = step(&mut queue);
+        let woken = queue.advance(now);
+        unlock_and_wake(queue, woken);
+        result
+    }
+}
+
+fn unlock_and_wake(queue: MutexGuard<'_, PermitQueue>, woken: Vec<Waker>) {
+    drop(queue);
+    wake(woken);
+}
+
+/// The right to load, for one lease.
+pub(crate) struct Permit {
+    bulkhead: Arc<Bulkhead>,
+    id: HolderId,
+}
+
+impl Permit {
+    /// Marks this thread as loading with this permit while the result lives.
+    pub(crate) fn enter(&self) -> impl Drop + use<> {
+        Entered::new(Arc::as_ptr(&self.bulkhead))
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        self.bulkhead.free(|queue| queue.release(self.id));
+    }
+}
+
+/// A place in the queue. Dropping it passes an offer on.
+pub(crate) struct Queued<'a> {
+    bulkhead: &'a Arc<Bulkhead>,
+    ticket: Ticket,
+}
+
+impl Queued<'_> {
+    /// Asks for a permit. Not called again once it has returned one.
+    pub(crate) fn poll(&mut self, waker: &Waker) -> Result<Permit, Pending> {
+        // Wakers are cloned and dropped without the lock: both run an executor's code.
+        let mut waker = Some(waker.clone());
+        let now = (self.bulkhead.now)();
+        self.bulkhead.step(now, |queue| {
+            match queue.poll(self.ticket, now, &mut waker) {
+                Reply::Taken(id) => Ok(self.bulkhead.permit(id)),
+                Reply::Wait { again } => Err(Pending { again: Some(again) }),
+            }
+        })
+    }
+}
+
+impl Drop for Queued<'_> {
+    fn drop(&mut self) {
+        // The waker is dropped after the lock is released.
+        let _waker = self.bulkhead.free(|queue| queue.leave(self.ticket));
+    }
+}

@@ -1,0 +1,53 @@
+//! The front for tasks: an alarm by the timer of the runtime, or of the process if there is no runtime.
+
+use crate::single_flight::Alarm;
+use crate::single_flight::timer::Timer;
+use std::task::{Context, Poll};
+use std::time::Instant;
+
+/// An alarm for a task: by `tokio::time` with the feature `tokio` and in its runtime, otherwise by a thread that
+/// all such tasks of the process share.
+#[derive(Default)]
+pub(crate) struct TaskTimer {
+    #[cfg(feature = "tokio")]
+    sleep: Option<(Instant, std::pin::Pin<Box<tokio::time::Sleep>>)>,
+    timer: Option<Timer>,
+}
+
+impl Alarm for TaskTimer {
+    fn set(&mut self, at: Option<Instant>, cx: &mut Context<'_>) -> Poll<()> {
+        // A timer that was set before may have another waker than the task has now.
+        self.timer = None;
+        #[cfg(feature = "tokio")]
+        if tokio::runtime::Handle::try_current().is_ok() {
+            return self.set_sleep(at, cx);
+        }
+        let Some(at) = at else {
+            return Poll::Pending;
+        };
+        if at <= Instant::now() {
+            return Poll::Ready(());
+        }
+        self.timer = Timer::set(at, cx.waker().clone());
+        Poll::Pending
+    }
+}
+
+#[cfg(feature = "tokio")]
+impl TaskTimer {
+    fn set_sleep(&mut self, at: Option<Instant>, cx: &mut Context<'_>) -> Poll<()> {
+        let Some(at) = at else {
+            self.sleep = None;
+            return Poll::Pending;
+        };
+        if !matches!(&self.sleep, Some((set, sleep)) if *set == at && !sleep.is_elapsed()) {
+            // A duration, not a time: tokio's clock may be paused, and then differs from the system's.
+            let left = at.saturating_duration_since(Instant::now());
+            self.sleep = Some((at, Box::pin(tokio::time::sleep(left))));
+        }
+        match &mut self.sleep {
+            Some((_, sleep)) => sleep.as_mut().poll(cx),
+            None => Poll::Pending,
+        }
+    }
+}

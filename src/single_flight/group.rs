@@ -1,0 +1,232 @@
+//! Several flights of one caller: leads that are lost together, and waits that are polled together.
+//!
+//! A caller that waits for several keys and finds that their leader is gone takes over all of them at
+//! once, so that they are one load. This needs two things: the leads of a batch are all handed over
+//! before any waiter is woken, and a woken caller polls all its flights before it acts.
+
+use crate::single_flight::leader::Leader;
+use crate::single_flight::state::{Candidate, wake};
+use crate::single_flight::wait::{Alarm, TimedOut, until};
+use crate::single_flight::waiter::{Pending, Step, Waiter};
+use crate::sync::Mutex;
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::task::{Wake, Waker};
+use std::time::Instant;
+
+/// The leads of several flights, each with the caller's number for its key. Dropped, all of them are
+/// handed over to waiters before the first waiter is woken.
+pub(crate) struct Leaders<'a, K, V>(VecDeque<(usize, Leader<'a, K, V>)>);
+
+impl<'a, K, V> Leaders<'a, K, V> {
+    pub(crate) const fn new() -> Self {
+        Self(VecDeque::new())
+    }
+
+    pub(crate) fn push(&mut self, at: usize, leader: Leader<'a, K, V>) {
+        self.0.push_back((at, leader));
+    }
+
+    /// Takes the lead that was pushed first.
+    pub(crate) fn pop(&mut self) -> Option<(usize, Leader<'a, K, V>)> {
+        self.0.pop_front()
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &(usize, Leader<'a, K, V>)> {
+        self.0.iter()
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+impl<K, V> Drop for Leaders<'_, K, V> {
+    fn drop(&mut self) {
+        let mut woken = Vec::new();
+        for (_, leader) in &mut self.0 {
+            woken.append(&mut leader.abandon());
+        }
+        // The leaders themselves are dropped after this: a panic in the `drop` of a key would lose
+        // the waiters.
+        wake(woken);
+    }
+}
+
+/// The flights in which a caller waits, each with the caller's number for its key.
+///
+/// Each waiter has a waker of its own, which notes the waiter before it wakes the caller. So the caller
+/// polls only the waiters that were woken, and the work of a batch that waits for many single loads
+/// stays linear in their number.
+pub(crate) struct Waiting<'a, K, V> {
+    /// The waiters, each `None` once it has an answer.
+    members: Vec<Option<Member<'a, K, V>>>,
+    /// The number of waiters without an answer.
+    left: usize,
+    woken: Arc<Woken>,
+    /// Whether all members are to be polled, woken or not.
+    poll_all: bool,
+    /// The time at which all members are to be polled at the latest.
+    again: Option<Instant>,
+}
+
+/// The answers to some of the waiters, each with the caller's number for its key.
+type Steps<'a, K, V> = Vec<(usize, Step<'a, K, V>)>;
+
+struct Member<'a, K, V> {
+    at: usize,
+    waiter: Waiter<'a, K, V>,
+    waker: Waker,
+}
+
+/// The members that were woken since they were last polled.
+struct Woken(Mutex<WokenMembers>);
+
+struct WokenMembers {
+    members: Vec<usize>,
+    /// The caller's waker. Taken when it is woken, so once for all members between two polls.
+    caller: Option<Waker>,
+}
+
+struct WakeMember {
+    member: usize,
+    woken: Arc<Woken>,
+}
+
+impl Wake for WakeMember {
+    fn wake(self: Arc<Self>) {
+        let mut woken = self.woken.0.lock();
+        woken.members.push(self.member);
+        let caller = woken.caller.take();
+        drop(woken);
+        if let Some(caller) = caller {
+            caller.wake();
+        }
+    }
+}
+
+impl<'a, K, V> Waiting<'a, K, V> {
+    pub(crate) fn new() -> Self {
+        Self {
+            members: Vec::new(),
+            left: 0,
+            woken: Arc::new(Woken(Mutex::new(WokenMembers {
+                members: Vec::new(),
+                caller: None,
+            }))),
+            poll_all: false,
+            again: None,
+        }
+    }
+
+    pub(crate) const fn is_empty(&self) -> bool {
+        self.left == 0
+    }
+
+    pub(crate) fn push(&mut self, at: usize, waiter: Waiter<'a, K, V>) {
+        let waker = Arc::new(WakeMember {
+            member: self.members.len(),
+            woken: Arc::clone(&self.woken),
+        });
+        self.left += 1;
+        self.poll_all = true;
+        self.members.push(Some(Member {
+            at,
+            waiter,
+            waker: waker.into(),
+        }));
+    }
+
+    /// Ends the waits for keys for which `waits_on` returns `false`. It is given the caller's numbers for the keys.
+    pub(crate) fn retain(&mut self, mut waits_on: impl FnMut(usize) -> bool) {
+        for member in &mut self.members {
+            if member.take_if(|member| !waits_on(member.at)).is_some() {
+                self.left -= 1;
+            }
+        }
+    }
+
+    /// Lets other waiters lead in all of these flights until [`any`](Self::any) is called, because the caller is
+    /// about to be busy with a load.
+    pub(crate) fn step_back(&mut self) {
+        for member in self.members.iter_mut().flatten() {
+            member.waiter.step_back();
+        }
+        self.poll_all = true;
+    }
+
+    /// Waits until at least one waiter has an answer. Returns all answers; their waiters wait no longer.
+    /// `candidate` returns the terms on which they would lead, the same for all, so that leases that
+    /// end together are taken over together.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if there is no answer until `deadline`.
+    pub(crate) async fn any(
+        &mut self,
+        candidate: impl Fn() -> Candidate,
+        deadline: Option<Instant>,
+        alarm: &mut impl Alarm,
+    ) -> Result<Steps<'a, K, V>, TimedOut> {
+        until(alarm, deadline, |cx| self.poll(candidate(), cx.waker())).await
+    }
+
+    fn poll(&mut self, candidate: Candidate, waker: &Waker) -> Result<Steps<'a, K, V>, Pending> {
+        // This comes before any member is polled, so that a wake from now on wakes the caller.
+        let woken = self.take_woken(candidate.now, waker);
+        let mut told = self.poll_members(woken, candidate);
+        if told
+            .iter()
+            .any(|(_, step)| !matches!(step, Step::Completed(_)))
+        {
+            // A load was lost. If it was one of a batch, the others are lost too, though not all of
+            // their waiters may have been woken yet.
+            told.append(&mut self.poll_members(0..self.members.len(), candidate));
+        }
+        if told.is_empty() {
+            Err(Pending { again: self.again })
+        } else {
+            Ok(told)
+        }
+    }
+
+    fn poll_members(
+        &mut self,
+        members: impl IntoIterator<Item = usize>,
+        candidate: Candidate,
+    ) -> Steps<'a, K, V> {
+        let mut told = Vec::new();
+        for index in members {
+            let Some(member) = &mut self.members[index] else {
+                continue;
+            };
+            match member.waiter.poll(candidate, &member.waker) {
+                Ok(step) => {
+                    told.push((member.at, step));
+                    self.members[index] = None;
+                    self.left -= 1;
+                }
+                Err(Pending { again }) => self.again = self.again.into_iter().chain(again).min(),
+            }
+        }
+        told
+    }
+
+    /// Returns the members to poll now, in their order, and registers the caller's waker for the next ones.
+    fn take_woken(&mut self, now: Instant, caller: &Waker) -> Vec<usize> {
+        // The wakers are cloned and dropped without the lock, because both run an executor's code.
+        let caller = Some(caller.clone());
+        let mut woken = self.woken.0.lock();
+        let old_caller = std::mem::replace(&mut woken.caller, caller);
+        let mut members = std::mem::take(&mut woken.members);
+        drop(woken);
+        drop(old_caller);
+        if self.poll_all || self.again.is_some_and(|again| again <= now) {
+            self.poll_all = false;
+            self.again = None;
+            return (0..self.members.len()).collect();
+        }
+        members.sort_unstable();
+        members
+    }
+}

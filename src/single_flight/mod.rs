@@ -1,0 +1,423 @@
+//! Single flight: of all callers that want one key, one loads and the others wait for it.
+//!
+//! Modelled on Go's `singleflight`, with three additions. A leader that ends without an outcome (a panic, a
+//! dropped future) hands over to exactly one waiter. A leader that loads for longer than its lease is
+//! superseded by exactly one waiter. A write to the key *revokes* the flight, like an invalidation
+//! ends a lease of memcached (Nishtala et al., "Scaling Memcache at Facebook", NSDI 2013): the
+//! callers of the flight get its value, but it is not stored, and later callers start a new flight.
+//!
+//! [`State`] is the state machine, which is pure. [`Flight`] puts it under a lock. [`Flights`] finds the
+//! flight of a key. Callers wait by [`Waker`], so threads ([`blocking`]) and tasks ([`future`]) wait in
+//! one queue, and the code for it (`wait.rs`) is written once.
+//!
+//! # Why a load that began before a write never stores
+//!
+//! The cache does the following, in this order:
+//!
+//! - A leader looks the key up and registers here while it holds the shard's lock shared. Then it loads. Then it
+//!   calls [`Flights::write`] and stores while it holds the shard's lock exclusively.
+//! - Every other writer calls [`Flights::write`] and writes while it holds the shard's lock exclusively.
+//!
+//! If the leader held the lock first, the lock makes its registration visible to the writer, which
+//! revokes the flight. If the writer held it first, the load began after the write. So `write` may rely on the count
+//! of registered flights without taking the table's lock. A flight that closes may leave the
+//! table at any time; a thread that reads the lower count also sees that the flight may not store. A waiter that
+//! takes over a flight leads one that was registered before, and no waiter leads a revoked flight.
+//!
+//! Locks are taken in this order: shard, table, state. None is held while user code runs, except for
+//! `Eq` and `Clone` of keys under the table's lock.
+
+pub(crate) mod blocking;
+mod bulkhead;
+mod context;
+pub(crate) mod future;
+mod group;
+mod leader;
+mod permits;
+mod state;
+mod table;
+mod timer;
+mod wait;
+mod waiter;
+#[cfg_attr(not(feature = "snapshot"), allow(dead_code))]
+mod watch;
+
+pub(crate) use crate::single_flight::bulkhead::{Bulkhead, Permit, Queued};
+#[cfg(feature = "tokio")]
+pub(crate) use crate::single_flight::context::is_loading;
+pub(crate) use crate::single_flight::context::{LoaderId, Reentry, run_within};
+pub(crate) use crate::single_flight::group::{Leaders, Waiting};
+pub(crate) use crate::single_flight::leader::Leader;
+#[cfg(feature = "tokio")]
+pub(crate) use crate::single_flight::leader::Suspended;
+pub(crate) use crate::single_flight::state::{Candidate, Superseded};
+pub(crate) use crate::single_flight::wait::{Alarm, TimedOut, until};
+pub(crate) use crate::single_flight::waiter::{Pending, Step, Waiter};
+#[cfg(feature = "snapshot")]
+pub(crate) use crate::single_flight::watch::Watcher;
+
+use crate::error::AnyError;
+use crate::single_flight::context::is_within;
+use crate::single_flight::state::{Admission, State, Waiters, wake};
+use crate::single_flight::table::Table;
+use crate::sync::reentrancy::{LockGuardMark, assert_nothing_exclusive};
+use crate::sync::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Mutex, MutexGuard};
+use equivalent::Equivalent;
+use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use std::sync::{Arc, OnceLock};
+use std::task::Waker;
+
+/// The outcome of a load, for its waiters.
+#[derive(Clone)]
+pub(crate) enum Outcome<V> {
+    Value(V),
+    /// An expired value, because the load failed.
+    Stale(V),
+    /// The load succeeded, but returned no value for the key.
+    Absent,
+    Failed(Arc<AnyError>),
+}
+
+/// The value of `Flight::stored` from which on no generation may store.
+const REVOKED: u32 = u32::MAX;
+
+/// The load of one key in flight.
+pub(crate) struct Flight<K, V> {
+    hash: u64,
+    key: K,
+    /// Whether other callers may wait for it. They may not for an [exclusive](Flights::register_exclusive) flight.
+    joinable: bool,
+    /// Whether a caller has joined. Until then only the leader has a reference to it. Accessed under the table's
+    /// lock, so relaxed.
+    joined: AtomicBool,
+    /// The newest generation that has stored, or [`REVOKED`]. Written under the table's lock, and
+    /// read under it by leaders that are about to store, so relaxed.
+    stored: AtomicU32,
+    /// The first epoch whose callers may not have the outcome. Written before the outcome.
+    outdated_from: AtomicU64,
+    state: Mutex<State>,
+    /// The outcome. Set before the phase is `Over`, unless waiters have to start again.
+    outcome: OnceLock<Outcome<V>>,
+}
+
+impl<K, V> Flight<K, V> {
+    fn launch(hash: u64, key: K, joinable: bool, state: State) -> Arc<Self> {
+        Arc::new(Self {
+            hash,
+            key,
+            joinable,
+            joined: AtomicBool::new(false),
+            stored: AtomicU32::new(0),
+            outdated_from: AtomicU64::new(u64::MAX),
+            state: Mutex::new(state),
+            outcome: OnceLock::new(),
+        })
+    }
+
+    fn is_revoked(&self) -> bool {
+        self.stored.load(Relaxed) == REVOKED
+    }
+}
+
+/// The flights over one shard.
+#[repr(align(64))]
+pub(crate) struct Flights<K, V> {
+    /// The length of `table`, plus one if there is a watch, so that writers see without a lock that there is
+    /// nothing to revoke or to note.
+    registered: AtomicUsize,
+    /// The registered flights. A flight is registered until it has an outcome, is revoked, or has neither leader nor
+    /// waiter. So the table never drops the last reference, and with it a key, under its lock.
+    table: Mutex<Table<K, V>>,
+}
+
+/// The role of a caller in a flight.
+pub(crate) enum Role<'a, K, V> {
+    Lead(Leader<'a, K, V>),
+    Wait(Waiter<'a, K, V>),
+    /// The caller's thread runs the loader of this flight.
+    Recursive(Reentry),
+}
+
+/// The result of the search for a flight to join.
+enum Join<'a, K, V> {
+    Found(Role<'a, K, V>),
+    /// There is none, or there was one of an older epoch, which has been removed from the table.
+    Launch {
+        replaces: bool,
+    },
+}
+
+impl<K: Eq, V> Flights<K, V> {
+    pub(crate) fn new() -> Self {
+        Self {
+            registered: AtomicUsize::new(0),
+            table: Mutex::new(Table::new()),
+        }
+    }
+
+    /// Joins the key's flight, or starts one. Called under the shard's shared lock, which is not released between
+    /// the lookup that found nothing and this call.
+    ///
+    /// # Panics
+    ///
+    /// Panics if this thread holds a lock exclusively.
+    pub(crate) fn join_or_lead(&self, hash: u64, key: &K, candidate: Candidate) -> Role<'_, K, V>
+    where
+        K: Clone,
+    {
+        assert_nothing_exclusive("load into");
+        let mut table = self.table.lock();
+        let replaces = match self.join(&mut table, hash, key, candidate) {
+            Join::Found(boarding) => return boarding,
+            Join::Launch { replaces } => replaces,
+        };
+        // The key is cloned under the lock: if it were cloned before, a flight that is not needed would be dropped
+        // under the shard's lock.
+        let _held = LockGuardMark::exclusively();
+        let state = State::led(candidate, replaces);
+        let flight = Flight::launch(hash, key.clone(), true, state);
+        Role::Lead(self.register(&mut table, flight, candidate))
+    }
+
+    /// Starts a flight that no caller joins, for a read, a decision and a write that form one step. Its leader may
+    /// store unless the key has been written to since. So of several for one key only the first to write stores.
+    pub(crate) fn register_exclusive(
+        &self,
+        hash: u64,
+        key: K,
+        candidate: Candidate,
+    ) -> Leader<'_, K, V> {
+        let flight = Flight::launch(hash, key, false, State::led(candidate, false));
+        self.register(&mut self.table.lock(), flight, candidate)
+    }
+
+    fn register(
+        &self,
+        table: &mut Table<K, V>,
+        flight: Arc<Flight<K, V>>,
+        candidate: Candidate,
+    ) -> Leader<'_, K, V> {
+        table.insert(Arc::clone(&flight));
+        self.count(table);
+        Leader::new(self, flight, 1, candidate)
+    }
+
+    fn join(
+        &self,
+        table: &mut Table<K, V>,
+        hash: u64,
+        key: &K,
+        candidate: Candidate,
+    ) -> Join<'_, K, V> {
+        let _held = LockGuardMark::exclusively();
+        let is_it = |other: &Arc<Flight<K, V>>| other.joinable && other.key == *key;
+        let Some(flight) = table.find(hash, is_it) else {
+            return Join::Launch { replaces: false };
+        };
+        if is_within(Arc::as_ptr(flight)) {
+            return Join::Found(Role::Recursive(Reentry::into(Arc::as_ptr(flight))));
+        }
+        flight.joined.store(true, Relaxed);
+        let admission = flight.state.lock().admit(candidate);
+        Join::Found(match admission {
+            Admission::Lead { generation } => {
+                Role::Lead(Leader::new(self, Arc::clone(flight), generation, candidate))
+            }
+            Admission::Wait { ticket } => {
+                Role::Wait(Waiter::new(self, Arc::clone(flight), ticket, candidate))
+            }
+            Admission::Replace => {
+                let flight = Arc::clone(flight);
+                self.close(table, &flight);
+                return Join::Launch { replaces: true };
+            }
+        })
+    }
+
+    /// Begins a write to a key. From now on no flight for the key may store, except for the leader's own.
+    /// Called under the shard's exclusive lock, which is kept until the write is done.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if there is a leader and it may not write, because the key has been written to since it
+    /// registered, or because a later leader of its flight has stored.
+    #[inline(always)]
+    pub(crate) fn write<'a, 'f, Q>(
+        &'a self,
+        hash: u64,
+        key: &Q,
+        leader: Option<&'a mut Leader<'f, K, V>>,
+    ) -> Result<Writing<'a, 'f, K, V>, Outdated>
+    where
+        Q: Equivalent<K> + ?Sized,
+    {
+        // If nothing is registered, the leader's flight is closed, and its own state says so.
+        let is_quiet = self.registered.load(Acquire) == 0;
+        if is_quiet && leader.is_none() {
+            // Most writes take this path: one atomic load, and a result that stays in registers.
+            return Ok(Writing {
+                flights: self,
+                table: None,
+                leader: None,
+            });
+        }
+        self.write_against(hash, key, leader, is_quiet)
+    }
+
+    /// Does the work of [`write`](Self::write) if there is a leader or something to revoke.
+    fn write_against<'a, 'f, Q>(
+        &'a self,
+        hash: u64,
+        key: &Q,
+        leader: Option<&'a mut Leader<'f, K, V>>,
+        is_quiet: bool,
+    ) -> Result<Writing<'a, 'f, K, V>, Outdated>
+    where
+        Q: Equivalent<K> + ?Sized,
+    {
+        let mut table = (!is_quiet).then(|| self.table.lock());
+        if let Some(leader) = &leader {
+            let stored = &leader.flight.stored;
+            if stored.load(Relaxed) > leader.generation {
+                return Err(Outdated);
+            }
+            stored.store(leader.generation, Relaxed);
+        }
+        if let Some(table) = &mut table {
+            let is_leaders = |other: &Arc<Flight<K, V>>| {
+                let leader = leader.as_ref();
+                leader.is_some_and(|leader| Arc::ptr_eq(&leader.flight, other))
+            };
+            let is_it =
+                |other: &Arc<Flight<K, V>>| !is_leaders(other) && key.equivalent(&other.key);
+            while let Some(flight) = table.take(hash, is_it) {
+                flight.stored.store(REVOKED, Relaxed);
+                self.count(table);
+            }
+            if let Some(watch) = &mut table.watch {
+                watch.note(hash);
+            }
+        }
+        Ok(Writing {
+            flights: self,
+            table,
+            leader,
+        })
+    }
+
+    /// Revokes all flights, like a [`write`](Self::write) to every key.
+    pub(crate) fn revoke_all(&self) {
+        let mut table = self.table.lock();
+        for flight in table.drain() {
+            flight.stored.store(REVOKED, Relaxed);
+        }
+        if let Some(watch) = &mut table.watch {
+            watch.note_all();
+        }
+        self.count(&table);
+    }
+}
+
+/// The error of a write that was not done, because its key was written to after the leader had registered.
+#[derive(Debug)]
+pub(crate) struct Outdated;
+
+/// A write in progress. No caller joins a flight of this shard meanwhile.
+pub(crate) struct Writing<'a, 'f, K, V> {
+    flights: &'a Flights<K, V>,
+    table: Option<MutexGuard<'a, Table<K, V>>>,
+    leader: Option<&'a mut Leader<'f, K, V>>,
+}
+
+impl<K, V> Writing<'_, '_, K, V> {
+    pub(crate) fn is_leaders(&self) -> bool {
+        self.leader.is_some()
+    }
+
+    /// Ends the write. If no caller waits for the leader, this ends its flight too.
+    #[inline(always)]
+    pub(crate) fn done(self) {
+        if self.leader.is_some() {
+            self.complete();
+        }
+    }
+
+    fn complete(self) {
+        let (Some(leader), Some(mut table)) = (self.leader, self.table) else {
+            return;
+        };
+        let flight = &leader.flight;
+        if flight.joined.load(Relaxed) {
+            let mut state = flight.state.lock();
+            if !state.is_led(leader.generation) || state.is_awaited() {
+                return;
+            }
+            state.end();
+        }
+        self.flights.close(&mut table, flight);
+        leader.over = true;
+    }
+}
+
+impl<K, V> Flights<K, V> {
+    /// Removes a flight from the table, if it is still there. No superseded leader of it may store
+    /// after this, because a write could not find the flight to revoke it.
+    fn close(&self, table: &mut Table<K, V>, flight: &Arc<Flight<K, V>>) {
+        flight.stored.store(REVOKED, Relaxed);
+        let found = table.take(flight.hash, |other| Arc::ptr_eq(other, flight));
+        if found.is_some() {
+            self.count(table);
+        }
+    }
+
+    /// Updates `registered`. A release: a writer that reads that a flight is gone sees that it may not store.
+    fn count(&self, table: &Table<K, V>) {
+        let watched = usize::from(table.watch.is_some());
+        self.registered.store(table.len() + watched, Release);
+    }
+
+    /// Runs a step that may leave a flight without a leader, and wakes the waiter that the step returns. If
+    /// no waiter can lead, because there is none or the flight is revoked, the flight ends, and its waiters
+    /// start again, in a flight that is in the table.
+    fn step_away(
+        &self,
+        flight: &Arc<Flight<K, V>>,
+        step: impl FnOnce(&mut State) -> Option<Waker>,
+    ) {
+        wake(self.step_aside(flight, step));
+    }
+
+    /// Like [`step_away`](Self::step_away), but returns the waiters to wake.
+    fn step_aside(
+        &self,
+        flight: &Arc<Flight<K, V>>,
+        step: impl FnOnce(&mut State) -> Option<Waker>,
+    ) -> Vec<Waker> {
+        let mut table = self.table.lock();
+        let mut state = flight.state.lock();
+        let mut waiters = Waiters::new();
+        let next = step(&mut state);
+        let vacant = state.is_vacant();
+        if vacant && (!state.is_awaited() || flight.is_revoked()) {
+            self.close(&mut table, flight);
+            waiters = state.end();
+        }
+        drop(state);
+        drop(table);
+        let sleeping = waiters.into_iter().filter_map(|(_, waker)| waker);
+        next.into_iter().chain(sleeping).collect()
+    }
+
+    /// Returns the number of registered flights, for tests.
+    pub(crate) fn len(&self) -> usize {
+        let table = self.table.lock();
+        let watched = usize::from(table.watch.is_some());
+        assert_eq!(table.len() + watched, self.registered.load(Relaxed));
+        table.len()
+    }
+}
+
+#[cfg(all(test, any(loom_models, shuttle_models)))]
+mod models;
+#[cfg(test)]
+mod tests;

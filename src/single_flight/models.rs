@@ -1,0 +1,371 @@
+//! Models of flights over a shard with one key: the same scenarios under loom, which runs every
+//! schedule with few preemptions, and under shuttle, which runs many at random.
+
+/// Makes a test of each scenario, by the name of its function.
+macro_rules! scenarios {
+    ($($scenario:ident)*) => {
+        mod checked {
+            $(#[test]
+            fn $scenario() {
+                crate::single_flight::check(crate::single_flight::$scenario);
+            })*
+        }
+    };
+}
+
+mod permits;
+mod scenarios;
+
+use super::*;
+use std::cell::Cell;
+use std::future::Future;
+use std::pin::pin;
+use std::sync::atomic::AtomicUsize as Monitor;
+use std::task::{Context, Poll, Wake};
+use std::time::{Duration, Instant};
+
+#[cfg(loom_models)]
+use loom::{sync::Condvar, thread};
+#[cfg(shuttle_models)]
+use shuttle::{sync::Condvar, thread};
+
+const KEY: u32 = 1;
+const HASH: u64 = 1;
+const LEASE: Duration = Duration::from_secs(10);
+
+/// The value in the database at first.
+const OLD: u32 = 100;
+/// The value in the database after its change.
+const NEW: u32 = 200;
+
+/// Runs a scenario with every schedule of at most three preemptions, unless the environment sets another bound. Few
+/// preemptions are enough for most bugs, and there are not many schedules with so few.
+#[cfg(loom_models)]
+fn check(scenario: fn()) {
+    let mut builder = loom::model::LocalCacheBuilder::new();
+    builder.preemption_bound = builder.preemption_bound.or(Some(3));
+    builder.max_branches = 10_000;
+    builder.check(scenario);
+}
+
+/// Runs a scenario with as many schedules as the environment sets, half of them with few preemptions.
+#[cfg(shuttle_models)]
+fn check(scenario: fn()) {
+    use shuttle::scheduler::{PctScheduler, RandomScheduler};
+    let schedules = std::env::var("HOTSET_SCHEDULES").map_or(2_000, |it| it.parse().unwrap());
+    // Shuttle orders all atomics sequentially, and would warn of it. Weaker orderings are left to loom.
+    let mut config = shuttle::Config::new();
+    config.silence_warnings = true;
+    let random = RandomScheduler::new(schedules / 2);
+    shuttle::Runner::new(random, config.clone()).run(scenario);
+    let few_preemptions = PctScheduler::new(3, schedules - schedules / 2);
+    shuttle::Runner::new(few_preemptions, config).run(scenario);
+}
+
+/// A waker for a thread of the model. It does not use `unpark`: shuttle's `park` also returns for no reason, which
+/// would hide a lost wake-up, and loom's `unpark` interrupts the wait for a lock.
+struct Bell {
+    rung: Mutex<bool>,
+    heard: Condvar,
+}
+
+impl Bell {
+    fn wait(&self) {
+        let mut rung = self.rung.lock();
+        while !*rung {
+            rung = self.heard.wait(rung).unwrap();
+        }
+        *rung = false;
+    }
+}
+
+impl Wake for Bell {
+    fn wake(self: Arc<Self>) {
+        *self.rung.lock() = true;
+        self.heard.notify_one();
+    }
+}
+
+fn block_on<F: Future>(future: F) -> F::Output {
+    let bell = Arc::new(Bell {
+        rung: Mutex::new(false),
+        heard: Condvar::new(),
+    });
+    let waker = bell.clone().into();
+    let mut future = pin!(future);
+    loop {
+        match future.as_mut().poll(&mut Context::from_waker(&waker)) {
+            Poll::Ready(output) => return output,
+            Poll::Pending => bell.wait(),
+        }
+    }
+}
+
+struct Entry {
+    value: u32,
+    epoch: u64,
+    /// The flight whose leader stored it.
+    flight: Arc<Flight<u32, u32>>,
+    generation: u32,
+}
+
+struct Model {
+    flights: Flights<u32, u32>,
+    /// The shard and its lock.
+    shard: Mutex<Option<Entry>>,
+    /// Accessed relaxed, so that only the locks order what is read.
+    database: AtomicU32,
+    epoch: AtomicU64,
+    /// The number of loads in flight, if they count themselves.
+    running: AtomicUsize,
+    /// The number of loads. No atomic of the model, so that counting orders nothing.
+    loads: Monitor,
+    start: Instant,
+}
+
+impl Model {
+    fn new() -> Arc<Self> {
+        Arc::new(Self {
+            flights: Flights::new(),
+            shard: Mutex::new(None),
+            database: AtomicU32::new(OLD),
+            epoch: AtomicU64::new(0),
+            running: AtomicUsize::new(0),
+            loads: Monitor::new(0),
+            start: Instant::now(),
+        })
+    }
+
+    fn spawn<T: Send + 'static>(
+        self: &Arc<Self>,
+        role: impl FnOnce(&Self) -> T + Send + 'static,
+    ) -> thread::JoinHandle<T> {
+        let model = Arc::clone(self);
+        thread::spawn(move || role(&model))
+    }
+
+    /// Raises the value in the database.
+    fn change(&self, value: u32) {
+        self.database.fetch_max(value, Relaxed);
+    }
+
+    fn caller(&self) -> Caller<'_> {
+        Caller {
+            model: self,
+            now: Cell::new(self.start),
+            alarm_works: false,
+            epoch: 0,
+            permitted: Cell::new(true),
+            permitted_once_it_waits: false,
+            load: Self::load,
+            stores: true,
+        }
+    }
+
+    fn ask(&self) -> u32 {
+        self.caller().ask()
+    }
+
+    fn load(&self) -> u32 {
+        self.database.load(Relaxed)
+    }
+
+    /// Reads the database and raises its value, so that no two loads find the same.
+    fn load_what_changes(&self) -> u32 {
+        self.database.fetch_add(1, Relaxed)
+    }
+
+    fn load_one_of_two(&self) -> u32 {
+        assert!(self.running.fetch_add(1, Relaxed) < 2);
+        // The load takes some time, so that shuttle lets other threads come.
+        #[cfg(shuttle_models)]
+        (0..3).for_each(|_| thread::yield_now());
+        let value = self.load();
+        self.running.fetch_sub(1, Relaxed);
+        value
+    }
+
+    fn store(&self, leader: &mut Leader<'_, u32, u32>, value: u32) -> bool {
+        let entry = Entry {
+            value,
+            epoch: leader.epoch,
+            flight: Arc::clone(&leader.flight),
+            generation: leader.generation,
+        };
+        let mut shard = self.shard.lock();
+        let Ok(writing) = self.flights.write(HASH, &KEY, Some(leader)) else {
+            return false;
+        };
+        if let Some(old) = &*shard {
+            let is_older =
+                Arc::ptr_eq(&entry.flight, &old.flight) && entry.generation < old.generation;
+            assert!(
+                !is_older,
+                "a superseded leader overwrites its successor's value"
+            );
+            assert!(entry.epoch >= old.epoch, "the value is of an older epoch");
+        }
+        *shard = Some(entry);
+        writing.done();
+        true
+    }
+
+    /// Changes the database and then removes the key from the cache.
+    fn invalidate(&self) {
+        self.change(NEW);
+        let mut shard = self.shard.lock();
+        let writing = self.flights.write(HASH, &KEY, None).unwrap();
+        *shard = None;
+        writing.done();
+    }
+
+    /// Changes the database and then removes all keys from the cache.
+    fn clear(&self) {
+        self.change(NEW);
+        let mut shard = self.shard.lock();
+        self.flights.revoke_all();
+        *shard = None;
+    }
+
+    /// Checks the stored value and the number of loads at the end of a scenario.
+    #[track_caller]
+    fn ends_with(&self, stored: Option<u32>, loads: std::ops::RangeInclusive<usize>) {
+        assert_eq!(self.flights.len(), 0);
+        assert_eq!(self.stored(), stored);
+        let count = self.loads.load(Relaxed);
+        assert!(loads.contains(&count), "{count} loads");
+    }
+
+    fn stored(&self) -> Option<u32> {
+        self.shard.lock().as_ref().map(|entry| entry.value)
+    }
+}
+
+/// A caller that wants the key, and its terms.
+struct Caller<'a> {
+    model: &'a Model,
+    now: Cell<Instant>,
+    /// Whether its alarm goes off, at once, and moves its time. Otherwise it never does.
+    alarm_works: bool,
+    epoch: u64,
+    permitted: Cell<bool>,
+    permitted_once_it_waits: bool,
+    load: fn(&Model) -> u32,
+    /// Whether its load stores the value. A load that fails does not.
+    stores: bool,
+}
+
+impl Alarm for &Caller<'_> {
+    fn set(&mut self, at: Option<Instant>, _: &mut Context<'_>) -> Poll<()> {
+        match at {
+            Some(at) if self.alarm_works => {
+                self.now.set(at);
+                Poll::Ready(())
+            }
+            _ => Poll::Pending,
+        }
+    }
+}
+
+impl<'a> Caller<'a> {
+    fn candidate(&self) -> Candidate {
+        Candidate {
+            now: self.now.get(),
+            lease: LEASE,
+            epoch: self.epoch,
+            permitted: self.permitted.get(),
+            has_permit: false,
+        }
+    }
+
+    fn join_or_lead(&self) -> Role<'a, u32, u32> {
+        self.model
+            .flights
+            .join_or_lead(HASH, &KEY, self.candidate())
+    }
+
+    /// Boards before any other caller.
+    fn is_first(&self) -> Leader<'a, u32, u32> {
+        match self.join_or_lead() {
+            Role::Lead(leader) => leader,
+            _ => panic!("somebody leads already"),
+        }
+    }
+
+    async fn wait(&self, mut waiter: Waiter<'a, u32, u32>) -> Step<'a, u32, u32> {
+        if self.permitted_once_it_waits {
+            self.permitted.set(true);
+        }
+        let turn = |cx: &mut Context<'_>| waiter.poll(self.candidate(), cx.waker());
+        let told = until(&mut &*self, None, turn).await;
+        told.expect("there is no deadline")
+    }
+
+    fn ask(&self) -> u32 {
+        loop {
+            let (leader, looks_again) = match self.seek() {
+                Ok(value) => return value,
+                Err(Role::Lead(leader)) => (leader, !self.permitted.get()),
+                Err(Role::Wait(waiter)) => match block_on(self.wait(waiter)) {
+                    Step::Lead(leader) => (leader, true),
+                    Step::BoardAgain { .. } => continue,
+                    Step::Completed(landed) => match landed.into_outcome() {
+                        Outcome::Value(value) => return value,
+                        _ => panic!("no load fails"),
+                    },
+                },
+                Err(Role::Recursive(_)) => panic!("no loader asks"),
+            };
+            if let Some(value) = self.lead(leader, looks_again) {
+                return value;
+            }
+        }
+    }
+
+    /// Loads as the leader. Returns `None` if it was superseded while it waited for its permit.
+    fn lead(&self, mut leader: Leader<'a, u32, u32>, looks_again: bool) -> Option<u32> {
+        if !self.permitted.replace(true) && !leader.begin(self.candidate()) {
+            return None;
+        }
+        let found = looks_again.then(|| self.found(&self.model.shard.lock()));
+        let value = match found.flatten() {
+            Some(value) => value,
+            None => self.load(&mut leader),
+        };
+        leader.outdate(self.epoch + 1);
+        leader.complete(|| Outcome::Value(value));
+        Some(value)
+    }
+
+    /// Looks the key up and boards under one hold of the shard's lock.
+    fn seek(&self) -> Result<u32, Role<'a, u32, u32>> {
+        let shard = self.model.shard.lock();
+        self.found(&shard).ok_or_else(|| self.join_or_lead())
+    }
+
+    fn found(&self, shard: &Option<Entry>) -> Option<u32> {
+        // A value of an older epoch counts as invalidated.
+        let entry = shard.as_ref().filter(|entry| entry.epoch >= self.epoch);
+        entry.map(|entry| entry.value)
+    }
+
+    fn load(&self, leader: &mut Leader<'a, u32, u32>) -> u32 {
+        let value = {
+            let _within = leader.enter(None);
+            self.model.loads.fetch_add(1, Relaxed);
+            (self.load)(self.model)
+        };
+        if self.stores {
+            self.model.store(leader, value);
+        }
+        value
+    }
+
+    /// Boards, polls once, and gives up whatever the answer.
+    fn give_up(&self) {
+        if let Role::Wait(waiter) = self.join_or_lead() {
+            let future = pin!(self.wait(waiter));
+            let _ = future.poll(&mut Context::from_waker(Waker::noop()));
+        }
+    }
+}

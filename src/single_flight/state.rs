@@ -1,0 +1,311 @@
+//! The state machine of one flight: its leader, its waiters, and the answers to them. Pure: it has no lock and
+//! no clock, and returns the wakers to wake instead of waking them.
+
+use std::collections::VecDeque;
+use std::mem::swap;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::task::Waker;
+use std::thread::panicking;
+use std::time::{Duration, Instant};
+
+/// The leader and the waiters of a flight.
+pub(crate) struct State {
+    phase: Phase,
+    /// The number of leaders so far. A leader with another generation has been superseded.
+    generation: u32,
+    /// The epoch in which the last leader took the lead.
+    epoch: u64,
+    /// Whether it took the place of a flight of an older epoch. Then it is not replaced in turn while it
+    /// loads, so that many invalidations cause no stampede.
+    replaces: bool,
+    waiters: Waiters,
+    next_ticket: u64,
+}
+
+/// Waiters by ticket, in order of arrival. A waiter that has not been polled yet, or was woken, has no waker.
+pub(crate) type Waiters = VecDeque<(u64, Option<Waker>)>;
+
+/// Wakes all wakers. Called without a lock, because waking runs an executor's code.
+///
+/// # Panics
+///
+/// Panics if one of them does, after all were woken, unless the thread is panicking already.
+pub(crate) fn wake(wakers: impl IntoIterator<Item = Waker>) {
+    let mut panicked = None;
+    for waker in wakers {
+        let woken = catch_unwind(AssertUnwindSafe(|| waker.wake()));
+        panicked = panicked.or(woken.err());
+    }
+    if let Some(panic) = panicked.filter(|_| !panicking()) {
+        resume_unwind(panic);
+    }
+}
+
+enum Phase {
+    /// The leader waits for a permit and has not begun to load. A caller that needs no permit may supersede it,
+    /// and no load is wasted. Any caller may from `lease_end` on: the leader moves that on whenever it is polled,
+    /// so a leader that reaches it is not polled any more.
+    Queued { lease_end: Option<Instant> },
+    /// The leader loads, and may be superseded from `lease_end` on (`None`: never).
+    Loading {
+        lease_end: Option<Instant>,
+        has_permit: bool,
+    },
+    /// There is no leader. The next caller that polls becomes the leader.
+    Vacant,
+    /// The outcome is set, or the waiters have to start again.
+    Over,
+}
+
+/// The terms on which a caller would lead.
+#[derive(Clone, Copy)]
+pub(crate) struct Candidate {
+    pub(crate) now: Instant,
+    pub(crate) lease: Duration,
+    /// The number of earlier invalidations that name no keys. The caller comes after them,
+    /// so it may not get the outcome of a load of an older epoch.
+    pub(crate) epoch: u64,
+    /// Whether it may load at once, with a permit or because it needs none.
+    pub(crate) permitted: bool,
+    /// Whether it holds a permit, which ends with its lease.
+    pub(crate) has_permit: bool,
+}
+
+impl Candidate {
+    fn lease_end(&self) -> Option<Instant> {
+        self.now.checked_add(self.lease)
+    }
+
+    fn is_after(&self, lease_end: Option<Instant>) -> bool {
+        lease_end.is_some_and(|end| end <= self.now)
+    }
+}
+
+/// The state machine's answer to a newcomer.
+pub(crate) enum Admission {
+    Lead {
+        generation: u32,
+    },
+    Wait {
+        ticket: u64,
+    },
+    /// The flight is of an older epoch, so the newcomer starts another in its place.
+    Replace,
+}
+
+/// The state machine's answer to a waiter.
+pub(crate) enum Turn {
+    Over,
+    Lead {
+        generation: u32,
+        supersedes: Option<Superseded>,
+    },
+    /// `again`: the time at which to ask once more, if not woken before.
+    Wait {
+        again: Option<Instant>,
+    },
+}
+
+/// The activity of a leader when a waiter superseded it.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) enum Superseded {
+    /// It waited for a permit and had not begun to load.
+    Queued,
+    /// It was loading without a permit, and still is.
+    Loading,
+    /// It was loading with a permit, and still is. The bulkhead counts it as abandoned.
+    LoadingWithPermit,
+}
+
+impl State {
+    /// Creates the state of a flight with its first leader.
+    pub(crate) fn led(candidate: Candidate, replaces: bool) -> Self {
+        let mut state = Self {
+            phase: Phase::Vacant,
+            generation: 0,
+            epoch: candidate.epoch,
+            replaces,
+            waiters: Waiters::new(),
+            next_ticket: 0,
+        };
+        state.lead(candidate);
+        state
+    }
+
+    fn lead(&mut self, candidate: Candidate) -> u32 {
+        self.generation += 1;
+        self.epoch = candidate.epoch;
+        let lease_end = candidate.lease_end();
+        self.phase = if candidate.permitted {
+            Phase::Loading {
+                lease_end,
+                has_permit: candidate.has_permit,
+            }
+        } else {
+            Phase::Queued { lease_end }
+        };
+        self.generation
+    }
+
+    /// Starts the lease of a leader that has its permit and is about to load. Returns `false` if it was superseded.
+    pub(crate) fn begin(&mut self, generation: u32, candidate: Candidate) -> bool {
+        let led = self.is_led(generation);
+        if led {
+            self.epoch = candidate.epoch;
+            self.phase = Phase::Loading {
+                lease_end: candidate.lease_end(),
+                has_permit: candidate.has_permit,
+            };
+        }
+        led
+    }
+
+    /// Extends the time of a leader that waits for its permit, since it was polled and so is alive.
+    pub(crate) fn prolong(&mut self, generation: u32, candidate: Candidate) {
+        if self.generation != generation {
+            return;
+        }
+        if let Phase::Queued { lease_end } = &mut self.phase {
+            *lease_end = candidate.lease_end();
+        }
+    }
+
+    pub(crate) fn admit(&mut self, candidate: Candidate) -> Admission {
+        match self.phase {
+            Phase::Loading { .. } if candidate.epoch > self.epoch && !self.replaces => {
+                Admission::Replace
+            }
+            Phase::Queued { .. } if !candidate.permitted => self.join_or_lead(),
+            Phase::Loading { .. } | Phase::Over => self.join_or_lead(),
+            Phase::Queued { .. } | Phase::Vacant => Admission::Lead {
+                generation: self.lead(candidate),
+            },
+        }
+    }
+
+    fn join_or_lead(&mut self) -> Admission {
+        let ticket = self.next_ticket;
+        self.next_ticket += 1;
+        self.waiters.push_back((ticket, None));
+        Admission::Wait { ticket }
+    }
+
+    /// Returns the answer to a waiter. One that has to wait leaves `waker` here; others leave the queue. The waker that
+    /// is left in `waker` is to be dropped without a lock, because that runs an executor's code too.
+    pub(crate) fn poll(
+        &mut self,
+        ticket: u64,
+        candidate: Candidate,
+        waker: &mut Option<Waker>,
+    ) -> Turn {
+        let again = match self.phase {
+            Phase::Over => {
+                *waker = self.forget(ticket);
+                return Turn::Over;
+            }
+            Phase::Loading { lease_end, .. } if !candidate.is_after(lease_end) => lease_end,
+            Phase::Queued { lease_end }
+                if !candidate.permitted && !candidate.is_after(lease_end) =>
+            {
+                lease_end
+            }
+            Phase::Queued { .. } | Phase::Loading { .. } | Phase::Vacant => {
+                *waker = self.forget(ticket);
+                return Turn::Lead {
+                    supersedes: self.leader(),
+                    generation: self.lead(candidate),
+                };
+            }
+        };
+        if let Ok(location) = self.find(ticket) {
+            swap(&mut self.waiters[location].1, waker);
+        }
+        Turn::Wait { again }
+    }
+
+    /// Returns the activity of the leader, if there is one.
+    fn leader(&self) -> Option<Superseded> {
+        match self.phase {
+            Phase::Queued { .. } => Some(Superseded::Queued),
+            Phase::Loading {
+                has_permit: true, ..
+            } => Some(Superseded::LoadingWithPermit),
+            Phase::Loading { .. } => Some(Superseded::Loading),
+            Phase::Vacant | Phase::Over => None,
+        }
+    }
+
+    fn find(&self, ticket: u64) -> Result<usize, usize> {
+        self.waiters
+            .binary_search_by_key(&ticket, |(other, _)| *other)
+    }
+
+    fn forget(&mut self, ticket: u64) -> Option<Waker> {
+        let location = self.find(ticket).ok()?;
+        self.waiters.remove(location)?.1
+    }
+
+    pub(crate) fn is_vacant(&self) -> bool {
+        matches!(self.phase, Phase::Vacant)
+    }
+
+    pub(crate) fn is_awaited(&self) -> bool {
+        !self.waiters.is_empty()
+    }
+
+    pub(crate) fn is_led(&self, generation: u32) -> bool {
+        self.leader().is_some() && self.generation == generation
+    }
+
+    /// Protects a leader that has its result from being superseded. Returns `false` if it was superseded before.
+    pub(crate) fn prepare_completion(&mut self, generation: u32) -> bool {
+        let led = self.is_led(generation);
+        if led {
+            self.phase = Phase::Loading {
+                lease_end: None,
+                has_permit: false,
+            };
+        }
+        led
+    }
+
+    /// Removes the leader. Returns the waker of the first waiter, which then leads.
+    pub(crate) fn abandon(&mut self, generation: u32) -> Option<Waker> {
+        if !self.is_led(generation) {
+            return None;
+        }
+        self.phase = Phase::Vacant;
+        self.wake_first()
+    }
+
+    /// Removes a waiter. If it may have been woken to lead, the next waiter is to be woken instead. Returns the waker
+    /// of that waiter, and the removed waiter's own, which is to be dropped without a lock.
+    pub(crate) fn leave(&mut self, ticket: u64) -> (Option<Waker>, Option<Waker>) {
+        let own = self.forget(ticket);
+        match self.phase {
+            Phase::Vacant => (self.wake_first(), own),
+            _ => (None, own),
+        }
+    }
+
+    /// Marks a waiter as busy: it cannot lead before it polls again. If it may have been woken to lead, the next waiter
+    /// is to be woken instead. Returns the same as [`leave`](Self::leave).
+    pub(crate) fn step_back(&mut self, ticket: u64) -> (Option<Waker>, Option<Waker>) {
+        let location = self.find(ticket).ok();
+        let own = location.and_then(|location| self.waiters[location].1.take());
+        match self.phase {
+            Phase::Vacant if own.is_none() => (self.wake_first(), own),
+            _ => (None, own),
+        }
+    }
+
+    fn wake_first(&mut self) -> Option<Waker> {
+        self.waiters.iter_mut().find_map(|(_, waker)| waker.take())
+    }
+
+    /// Ends the flight. Returns all waiters, to be woken.
+    pub(crate) fn end(&mut self) -> Waiters {
+        self.phase = Phase::Over;
+        std::mem::take(&mut self.waiters)
+    }
+}

@@ -1,0 +1,71 @@
+//! The flights of one shard, by key.
+
+use crate::single_flight::Flight;
+use crate::single_flight::watch::Watch;
+use hashbrown::HashTable;
+use std::sync::Arc;
+
+/// Most often there is none or one, which lies inline: a miss then touches no memory here but the
+/// lock's own cache line, and it is another core's every other time.
+pub(crate) struct Table<K, V> {
+    first: Option<Arc<Flight<K, V>>>,
+    others: HashTable<Arc<Flight<K, V>>>,
+    /// What those see who want to know of writes.
+    pub(crate) watch: Option<Box<Watch>>,
+}
+
+impl<K, V> Table<K, V> {
+    pub(crate) const fn new() -> Self {
+        Self {
+            first: None,
+            others: HashTable::new(),
+            watch: None,
+        }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        usize::from(self.first.is_some()) + self.others.len()
+    }
+
+    pub(crate) fn insert(&mut self, flight: Arc<Flight<K, V>>) {
+        if self.first.is_none() {
+            self.first = Some(flight);
+        } else {
+            let hash = |other: &Arc<Flight<K, V>>| other.hash;
+            self.others.insert_unique(flight.hash, flight, hash);
+        }
+    }
+
+    pub(crate) fn find(
+        &self,
+        hash: u64,
+        is_it: impl Fn(&Arc<Flight<K, V>>) -> bool,
+    ) -> Option<&Arc<Flight<K, V>>> {
+        let is_it = |other: &Arc<Flight<K, V>>| other.hash == hash && is_it(other);
+        match &self.first {
+            Some(first) if is_it(first) => Some(first),
+            _ if self.others.is_empty() => None,
+            _ => self.others.find(hash, is_it),
+        }
+    }
+
+    pub(crate) fn take(
+        &mut self,
+        hash: u64,
+        is_it: impl Fn(&Arc<Flight<K, V>>) -> bool,
+    ) -> Option<Arc<Flight<K, V>>> {
+        let is_it = |other: &Arc<Flight<K, V>>| other.hash == hash && is_it(other);
+        if self.first.as_ref().is_some_and(is_it) {
+            return self.first.take();
+        }
+        if self.others.is_empty() {
+            return None;
+        }
+        let found = self.others.find_entry(hash, is_it).ok()?;
+        Some(found.remove().0)
+    }
+
+    pub(crate) fn drain(&mut self) -> impl Iterator<Item = Arc<Flight<K, V>>> {
+        self.first.take().into_iter().chain(self.others.drain())
+    }
+}

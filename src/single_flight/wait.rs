@@ -1,0 +1,38 @@
+//! Waits for a flight or for a permit, for threads and tasks alike.
+
+use crate::single_flight::Pending;
+use std::future::poll_fn;
+use std::task::{Context, Poll, ready};
+use std::time::Instant;
+
+/// A timer that wakes its caller.
+pub(crate) trait Alarm {
+    /// Sets the time at which the task is woken at the latest (`None`: never). Returns `Ready` if it has passed.
+    fn set(&mut self, at: Option<Instant>, cx: &mut Context<'_>) -> Poll<()>;
+}
+
+/// The error of a wait that reached its deadline.
+#[derive(Debug)]
+pub(crate) struct TimedOut;
+
+/// Calls `ready` until it returns a value, or until `deadline`. `ready` returns the time at which it is to be called
+/// again at the latest.
+pub(crate) async fn until<T>(
+    alarm: &mut impl Alarm,
+    deadline: Option<Instant>,
+    mut ready: impl FnMut(&mut Context<'_>) -> Result<T, Pending>,
+) -> Result<T, TimedOut> {
+    poll_fn(|cx| {
+        loop {
+            let again = match ready(cx) {
+                Ok(value) => return Poll::Ready(Ok(value)),
+                Err(Pending { again }) => again,
+            };
+            if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+                return Poll::Ready(Err(TimedOut));
+            }
+            ready!(alarm.set(deadline.into_iter().chain(again).min(), cx));
+        }
+    })
+    .await
+}

@@ -1,0 +1,208 @@
+//! Statistics: counters that cost a hit next to nothing, and the snapshot of them.
+
+pub(crate) mod histogram;
+
+use crate::stats::histogram::{DurationHistogram, StripedTally, add_alone, add_shared};
+use crate::sync::thread_slot::{SLOTS, ThreadSlot};
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+/// A snapshot of the statistics of a cache: its operations so far, and its content.
+///
+/// The numbers are read one after the other and shard by shard while the cache is in use, so a sum over several of
+/// them may miss what happened meanwhile. They are exact if the cache is not in use.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct Stats {
+    /// Lookups that found a live entry.
+    pub hits: u64,
+    /// Lookups that found no live entry.
+    pub misses: u64,
+    /// Loaders that were run.
+    pub loads: u64,
+    /// Loaders that returned an error or panicked, or whose caller was cancelled.
+    pub load_failures: u64,
+    /// Callers that missed, and got the value of another caller's load.
+    pub coalesced: u64,
+    /// Loaders that were run to refresh a live entry.
+    pub refreshes: u64,
+    /// Callers that were served an expired value because a load failed, had failed recently, or took too long.
+    pub stale: u64,
+    /// Loads that had to wait for a permit.
+    pub queued: u64,
+    /// Loads that outlived their [lease](crate::LocalCacheBuilder::lease), so that another caller loaded in their place, or
+    /// their permit passed to another load. They come on top of
+    /// [`max_concurrent_loads`](crate::LocalCacheBuilder::max_concurrent_loads) while they run.
+    pub abandoned_loads: u64,
+    /// The run times of loaders, failed ones included.
+    pub load_times: DurationHistogram,
+    /// The ages of served values, which is the time since they were read from their source. One hit in 64 is counted,
+    /// if the cache [tracks ages](crate::LocalCacheBuilder::track_ages).
+    pub ages: DurationHistogram,
+    /// Entries stored, replacements included.
+    pub inserts: u64,
+    /// Values not stored: heavier than the whole budget, or with a time to live of zero.
+    pub refused: u64,
+    /// Loads whose value was not stored, and steps of `update` and `retain` that were repeated, because the
+    /// key was written or removed meanwhile.
+    pub outdated: u64,
+    /// Entries that were replaced by a new value of their key.
+    pub replaced: u64,
+    /// Entries removed by `remove`, `retain` or `update`.
+    pub removed: u64,
+    /// Entries removed because they had expired.
+    pub expired: u64,
+    /// Entries removed by the policy to make room for others.
+    pub evicted: u64,
+    /// Entries removed by `clear`.
+    pub cleared: u64,
+    /// Entries removed because one of their tags was invalidated.
+    pub invalidated: u64,
+    /// The number of entries, including expired ones that have not been removed yet.
+    pub entries: u64,
+    /// The weight of these entries. Without a weigher, each weighs 1.
+    pub weight: u64,
+}
+
+impl Stats {
+    /// Returns the share of lookups that found a live entry, from 0 to 1, or 0 before the first lookup.
+    #[must_use]
+    #[allow(clippy::cast_precision_loss)]
+    pub fn hit_ratio(&self) -> f64 {
+        match self.hits + self.misses {
+            0 => 0.0,
+            lookups => self.hits as f64 / lookups as f64,
+        }
+    }
+}
+
+impl fmt::Display for Stats {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} hits, {} misses ({:.1}%), {} loads ({} failed, {} coalesced, p99 {:?}), \
+             {} inserts, {} evicted, {} expired, {} entries",
+            self.hits,
+            self.misses,
+            self.hit_ratio() * 100.0,
+            self.loads,
+            self.load_failures,
+            self.coalesced,
+            self.load_times.percentile(99.0),
+            self.inserts,
+            self.evicted,
+            self.expired,
+            self.entries,
+        )
+    }
+}
+
+/// The counters that are kept outside a shard's lock. Writes are counted in their shard, under its lock.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Count {
+    Hit,
+    Miss,
+    Load,
+    LoadFailure,
+    Coalesced,
+    Renewal,
+    Stale,
+    Queued,
+    Abandoned,
+    Refused,
+    Outdated,
+}
+
+const COUNTS: usize = Count::Outdated as usize + 1;
+
+/// The counters of one thread, on a cache line of their own (two, because some processors fetch lines in pairs).
+#[derive(Default)]
+#[repr(align(128))]
+struct Stripe([AtomicU64; COUNTS]);
+
+/// The counters of one cache: one stripe for each thread that has a slot, and one that all other threads share.
+pub(crate) struct Counters {
+    stripes: Box<[Stripe; SLOTS]>,
+    /// The stripe of all threads without a slot of their own.
+    shared: Stripe,
+    load_times: Box<StripedTally>,
+    /// The ages of values on the sampled hits.
+    ages: Box<StripedTally>,
+}
+
+impl Counters {
+    pub(crate) fn new() -> Self {
+        Self {
+            stripes: Box::new(std::array::from_fn(|_| Stripe::default())),
+            shared: Stripe::default(),
+            load_times: Box::new(StripedTally::new()),
+            ages: Box::new(StripedTally::new()),
+        }
+    }
+
+    /// Increments a counter of this thread. Returns its new value.
+    #[inline]
+    pub(crate) fn add(&self, slot: ThreadSlot, count: Count) -> u64 {
+        match self.stripes.get(slot.index()) {
+            Some(Stripe(counts)) => add_alone(&counts[count as usize], 1),
+            None => add_shared(&self.shared.0[count as usize], 1),
+        }
+    }
+
+    /// Like [`add`](Self::add), for callers that are not on the path of every hit.
+    pub(crate) fn count(&self, count: Count) {
+        self.add(ThreadSlot::current(), count);
+    }
+
+    pub(crate) fn add_load_time(&self, elapsed: Duration) {
+        self.load_times.count(ThreadSlot::current(), elapsed);
+    }
+
+    pub(crate) fn add_age(&self, slot: ThreadSlot, age: Duration) {
+        self.ages.count(slot, age);
+    }
+
+    /// Returns a snapshot of the counters that are kept here.
+    pub(crate) fn snapshot(&self) -> Stats {
+        let sum = |count: Count| {
+            let of_stripe = |stripe: &Stripe| stripe.0[count as usize].load(Relaxed);
+            let stripes = self.stripes.iter().chain([&self.shared]);
+            stripes.map(of_stripe).sum()
+        };
+        Stats {
+            hits: sum(Count::Hit),
+            misses: sum(Count::Miss),
+            loads: sum(Count::Load),
+            load_failures: sum(Count::LoadFailure),
+            coalesced: sum(Count::Coalesced),
+            refreshes: sum(Count::Renewal),
+            stale: sum(Count::Stale),
+            queued: sum(Count::Queued),
+            abandoned_loads: sum(Count::Abandoned),
+            refused: sum(Count::Refused),
+            outdated: sum(Count::Outdated),
+            load_times: self.load_times.snapshot(),
+            ages: self.ages.snapshot(),
+            ..Stats::default()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::thread;
+
+    #[test]
+    fn no_count_is_lost_with_more_threads_than_stripes() {
+        let counters = Counters::new();
+        let threads = SLOTS + 16;
+        thread::scope(|scope| {
+            for _ in 0..threads {
+                scope.spawn(|| (0..1_000).for_each(|_| counters.count(Count::Hit)));
+            }
+        });
+        assert_eq!(counters.snapshot().hits, threads as u64 * 1_000);
+    }
+}

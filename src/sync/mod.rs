@@ -1,0 +1,51 @@
+//! What is concurrent, for real or in a model: flights are written against this, so that loom and
+//! shuttle can run them.
+
+pub(crate) mod read_biased_lock;
+pub(crate) mod reentrancy;
+#[cfg_attr(loom_models, path = "thread_slot_model.rs")]
+pub(crate) mod thread_slot;
+
+#[cfg(not(any(loom_models, shuttle_models)))]
+mod by {
+    pub(crate) use parking_lot::{Mutex, MutexGuard};
+    pub(crate) use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize};
+    pub(crate) use std::thread_local;
+}
+
+#[cfg(any(loom_models, shuttle_models))]
+mod by {
+    #[cfg(loom_models)]
+    pub(crate) use loom::{
+        sync::MutexGuard,
+        sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize},
+        thread_local,
+    };
+    #[cfg(shuttle_models)]
+    pub(crate) use shuttle::{
+        sync::MutexGuard,
+        sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize},
+        thread_local,
+    };
+
+    /// `parking_lot`'s interface over the model's lock.
+    pub(crate) struct Mutex<T>(
+        #[cfg(loom_models)] loom::sync::Mutex<T>,
+        #[cfg(shuttle_models)] shuttle::sync::Mutex<T>,
+    );
+
+    impl<T> Mutex<T> {
+        pub(crate) fn new(value: T) -> Self {
+            #[cfg(loom_models)]
+            return Self(loom::sync::Mutex::new(value));
+            #[cfg(shuttle_models)]
+            return Self(shuttle::sync::Mutex::new(value));
+        }
+
+        pub(crate) fn lock(&self) -> MutexGuard<'_, T> {
+            self.0.lock().unwrap()
+        }
+    }
+}
+
+pub(crate) use by::*;

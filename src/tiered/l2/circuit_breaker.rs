@@ -1,0 +1,342 @@
+//! Circuit breaking around L2, by `recloser`, with counts of failed calls.
+//!
+//! While the circuit is open, callers are refused at once. No caller probes, because a probe may take as long as the
+//! deadline: the [keeper](crate::tiered::coherence::background) probes.
+
+use crate::tiered::health::Warning;
+use crate::tiered::l2::calls::{CallCounters, L2Calls, Operation};
+use crate::tiered::l2::remote::{
+    Answer, Ask, Fill, Invalidated, Messages, NewValue, Peer, Position, Remote, RemoteError, Reply,
+    Subject,
+};
+use crate::tiered::log::{StateChange, log};
+use crate::trace::Span;
+use parking_lot::Mutex;
+use recloser::{AsyncRecloser, Error, Recloser};
+use std::future::Future;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+/// The number of calls whose outcome is remembered while the circuit is closed.
+const CLOSED_LEN: usize = 6;
+
+/// The share of remembered calls that may fail before the circuit opens.
+const ERROR_RATE: f32 = 0.5;
+
+/// The number of probes that have to succeed before the circuit closes.
+const HALF_OPEN_LEN: usize = 1;
+
+/// The time for which a right counts as missing after the last call that lacked it.
+const FORBIDDEN_FOR: Duration = Duration::from_secs(60);
+
+/// The number of missing rights that are remembered.
+const MOST_FORBIDDEN: usize = 8;
+
+/// The time between the opening of the circuit and the first probe.
+const OPEN_WAIT: Duration = Duration::from_millis(500);
+
+/// L2 behind a circuit breaker.
+pub(crate) struct CircuitBreaker {
+    /// The name of the cache.
+    name: String,
+    recloser: AsyncRecloser,
+    /// `true` while the circuit is open or half open.
+    open: AtomicBool,
+    calls: CallCounters,
+    last_error: Mutex<Option<RemoteError>>,
+    forbidden: Mutex<Forbidden>,
+    remote: Box<dyn Remote>,
+}
+
+/// The rights that were missing lately, each with the time of the last call that lacked it. Calls that need only other
+/// rights succeed meanwhile.
+#[derive(Default)]
+struct Forbidden(Vec<(String, Instant)>);
+
+impl Forbidden {
+    fn note(&mut self, what: &str) {
+        self.0.retain(|(other, _)| other != what);
+        if self.0.len() == MOST_FORBIDDEN {
+            self.0.remove(0);
+        }
+        self.0.push((what.to_owned(), Instant::now()));
+    }
+
+    fn lately(&mut self) -> Vec<String> {
+        self.0.retain(|(_, when)| when.elapsed() < FORBIDDEN_FOR);
+        self.0.iter().map(|(what, _)| what.clone()).collect()
+    }
+}
+
+impl CircuitBreaker {
+    pub(crate) fn new(name: String, remote: Box<dyn Remote>) -> Self {
+        let recloser = Recloser::custom()
+            .closed_len(CLOSED_LEN)
+            .error_rate(ERROR_RATE)
+            .half_open_len(HALF_OPEN_LEN)
+            .open_wait(OPEN_WAIT)
+            .build();
+        Self {
+            name,
+            recloser: recloser.into(),
+            open: AtomicBool::new(false),
+            calls: CallCounters::default(),
+            last_error: Mutex::new(None),
+            forbidden: Mutex::default(),
+            remote,
+        }
+    }
+
+    pub(crate) fn is_open(&self) -> bool {
+        self.open.load(Relaxed)
+    }
+
+    /// Returns counts of the calls to L2. Calls that the open circuit refused are not counted.
+    pub(crate) fn calls(&self) -> L2Calls {
+        self.calls.snapshot()
+    }
+
+    /// Returns the error of the last call, or `None` if it succeeded.
+    pub(crate) fn last_error(&self) -> Option<RemoteError> {
+        self.last_error.lock().clone()
+    }
+
+    async fn call<T>(
+        &self,
+        operation: Operation,
+        call: impl Future<Output = Result<T, RemoteError>>,
+    ) -> Result<T, RemoteError> {
+        if self.is_open() {
+            return Err(RemoteError::Open);
+        }
+        self.attempt(operation, call).await
+    }
+
+    /// Makes a call like [`call`](Self::call), but also while the circuit is open, if a probe is due.
+    async fn attempt<T>(
+        &self,
+        operation: Operation,
+        call: impl Future<Output = Result<T, RemoteError>>,
+    ) -> Result<T, RemoteError> {
+        let fails = RemoteError::is_outage;
+        let is_probe = self.is_open();
+        let call = Span::l2(&self.name, operation.name()).around(call);
+        let mut calling = self.calls.of(operation).begin();
+        let result = self.recloser.call_with(fails, call).await;
+        match result {
+            Ok(answer) => {
+                calling.end(false);
+                self.note_success(is_probe);
+                Ok(answer)
+            }
+            Err(Error::Rejected) => {
+                calling.was_none();
+                self.note_open();
+                Err(RemoteError::Open)
+            }
+            Err(Error::Inner(error)) => {
+                calling.end(true);
+                if let RemoteError::Forbidden(what) = &error {
+                    self.forbidden.lock().note(what);
+                }
+                *self.last_error.lock() = Some(error.clone());
+                Err(error)
+            }
+        }
+    }
+
+    fn note_open(&self) {
+        if !self.open.swap(true, Relaxed) {
+            let error = self.last_error().unwrap_or(RemoteError::Open);
+            log(&self.name, &StateChange::CircuitOpened(&error));
+        }
+    }
+
+    /// Notes a successful call. Only a probe closes the circuit: a call that was in flight when it opened does not.
+    fn note_success(&self, is_probe: bool) {
+        if is_probe && self.open.swap(false, Relaxed) {
+            log(&self.name, &StateChange::CircuitClosed);
+        }
+        if !self.is_open() && self.last_error.lock().is_some() {
+            *self.last_error.lock() = None;
+        }
+    }
+
+    /// Asks for several keys in one call. A key for which this fails, while others are answered, counts as one without a
+    /// value.
+    pub(crate) async fn ask(&self, asks: &[Ask<'_>]) -> Result<Vec<Answer>, RemoteError> {
+        let answers = self.call(Operation::Ask, self.remote.ask(asks)).await?;
+        let answers = self.note_refusals(answers).into_iter();
+        Ok(answers
+            .map(|answer| answer.unwrap_or(Answer::None))
+            .collect())
+    }
+
+    /// Stores several values in one call. Returns for each whether it was stored, or `None` if this value failed while
+    /// others did not.
+    pub(crate) async fn fill(&self, fills: &[Fill<'_>]) -> Result<Vec<Option<bool>>, RemoteError> {
+        let filled = self.call(Operation::Fill, self.remote.fill(fills)).await?;
+        Ok(self.note_refusals(filled))
+    }
+
+    /// Replaces the errors of single keys by `None`, and notes those that are missing rights.
+    fn note_refusals<T>(&self, results: Vec<Result<T, RemoteError>>) -> Vec<Option<T>> {
+        let note = |error| {
+            if let RemoteError::Forbidden(what) = &error {
+                self.forbidden.lock().note(what);
+            }
+        };
+        let results = results.into_iter();
+        results.map(|result| result.map_err(note).ok()).collect()
+    }
+
+    /// Gives leases back without a value.
+    pub(crate) async fn release(&self, leads: &[Fill<'_>]) -> Result<(), RemoteError> {
+        let call = self.remote.fill(leads);
+        self.call(Operation::Release, call).await.map(drop)
+    }
+
+    /// Returns the largest size of an envelope, in bytes, as far as it is known.
+    pub(crate) fn max_value_size(&self) -> usize {
+        self.remote.max_value_size()
+    }
+
+    pub(crate) async fn invalidate(
+        &self,
+        subject: &Subject,
+        value: Option<&NewValue>,
+    ) -> Result<Invalidated, RemoteError> {
+        let call = self.remote.invalidate(subject, value);
+        self.call(Operation::Invalidate, call).await
+    }
+
+    pub(crate) async fn renew(&self, nonce: u64, lease: Duration) -> Result<(), RemoteError> {
+        let call = self.remote.renew(nonce, lease);
+        self.call(Operation::Renew, call).await
+    }
+
+    /// Checks whether L2 still answers, by asking for a key that no cache stores.
+    pub(crate) async fn check(&self) {
+        let nothing = Ask {
+            key: &[],
+            lead: None,
+            refused: None,
+            head_only: false,
+        };
+        let _ = self.ask(&[nothing]).await;
+    }
+
+    /// Checks whether L2 answers again, if the last call failed or the circuit is open.
+    ///
+    /// The check is a write and not a ping, so that it also fails where L2 refuses writes.
+    pub(crate) async fn probe(&self, lease: Duration) {
+        if self.is_open() || self.last_error.lock().is_some() {
+            let probe = self.remote.renew(0, lease);
+            let _ = self.attempt(Operation::Renew, probe).await;
+        }
+    }
+
+    pub(crate) async fn acknowledge(
+        &self,
+        peers: &[Peer],
+        at: Position,
+    ) -> Result<(), RemoteError> {
+        let call = self.remote.acknowledge(peers, at);
+        self.call(Operation::Acknowledge, call).await
+    }
+
+    /// Returns warnings about the server's configuration and about rights that were missing lately.
+    pub(crate) fn warnings(&self) -> Vec<Warning> {
+        let forbidden = self.forbidden.lock().lately();
+        let forbidden = forbidden.into_iter().map(Warning::Forbidden);
+        self.remote
+            .warnings()
+            .into_iter()
+            .chain(forbidden)
+            .collect()
+    }
+
+    /// Subscribes to messages. The call is not counted, because a subscription has a connection of its own.
+    pub(crate) fn listen(&self) -> Reply<'_, Box<dyn Messages>> {
+        self.remote.listen()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures_util::future::join_all;
+    use tokio::sync::watch;
+
+    /// An L2 that is never called, because the tests pass calls of their own.
+    struct Nothing;
+
+    impl Remote for Nothing {
+        fn ask<'a>(&'a self, _: &'a [Ask<'a>]) -> Reply<'a, Vec<Result<Answer, RemoteError>>> {
+            unreachable!()
+        }
+        fn fill<'a>(&'a self, _: &'a [Fill<'a>]) -> Reply<'a, Vec<Result<bool, RemoteError>>> {
+            unreachable!()
+        }
+        fn invalidate<'a>(
+            &'a self,
+            _: &'a Subject,
+            _: Option<&'a NewValue>,
+        ) -> Reply<'a, Invalidated> {
+            unreachable!()
+        }
+        fn max_value_size(&self) -> usize {
+            unreachable!()
+        }
+        fn renew(&self, _: u64, _: Duration) -> Reply<'_, ()> {
+            unreachable!()
+        }
+        fn acknowledge<'a>(&'a self, _: &'a [Peer], _: Position) -> Reply<'a, ()> {
+            unreachable!()
+        }
+        fn warnings(&self) -> Vec<Warning> {
+            Vec::new()
+        }
+        fn listen(&self) -> Reply<'_, Box<dyn Messages>> {
+            unreachable!()
+        }
+    }
+
+    #[tokio::test]
+    async fn a_call_that_began_before_the_circuit_opened_does_not_close_it() {
+        let breaker = CircuitBreaker::new("test".into(), Box::new(Nothing));
+        let (end, ends) = watch::channel(false);
+        let slow = |mut ends: watch::Receiver<bool>| {
+            let ended = async move { ends.wait_for(|ended| *ended).await.map(drop) };
+            breaker.call(Operation::Ask, async {
+                ended.await.map_err(|_| RemoteError::Timeout)
+            })
+        };
+        let slow = join_all((0..10).map(|_| slow(ends.clone())));
+        let outage = async {
+            while !breaker.is_open() {
+                let fails = async { Err::<(), _>(RemoteError::Timeout) };
+                let _ = breaker.call(Operation::Fill, fails).await;
+            }
+            end.send_replace(true);
+        };
+        let (answers, ()) = tokio::join!(slow, outage);
+        assert!(answers.iter().all(Result::is_ok));
+        assert!(breaker.is_open() && breaker.last_error().is_some());
+        let calls = breaker.calls();
+        assert_eq!((calls.ask.times.count(), calls.ask.failures), (10, 0));
+        assert_eq!(calls.fill.times.count(), calls.fill.failures);
+    }
+
+    #[tokio::test]
+    async fn a_call_whose_caller_is_dropped_counts_and_one_that_is_refused_does_not() {
+        let breaker = CircuitBreaker::new("test".into(), Box::new(Nothing));
+        let never = std::future::pending::<Result<(), RemoteError>>();
+        let call = breaker.call(Operation::Ask, never);
+        let most = Duration::from_millis(20);
+        assert!(tokio::time::timeout(most, call).await.is_err());
+        let calls = breaker.calls();
+        assert_eq!((calls.ask.times.count(), calls.ask.failures), (1, 0));
+        assert!(calls.ask.times.total() >= most);
+    }
+}

@@ -1,0 +1,130 @@
+//! Values that cannot be shared or read, as `health()` and the log report them.
+
+use crate::tiered::health::{Warning, count};
+use crate::tiered::l2::envelope::{EnvelopeCodec, Unstorable};
+use crate::tiered::l2::remote::Unreadable;
+use crate::tiered::log::{StateChange, log};
+use crate::tiered::{Inner, RemoteKey, RemoteValue, name_of};
+use parking_lot::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+/// A warning about unreadable values ends so long after the last one was found: in a deployment that changes a
+/// schema there are some until all processes have been replaced.
+const UNREADABLE_WARNING_TIME: Duration = Duration::from_secs(600);
+
+/// What was found wrong with a cache's keys and values.
+#[derive(Debug, Default)]
+pub(crate) struct CodecHealth {
+    /// Some value's encoding decodes to another value.
+    altered: AtomicBool,
+    /// Some key has no name in L2.
+    unencodable: AtomicBool,
+    /// Why the last unreadable value was unreadable, and when it was found.
+    unreadable: Mutex<Option<(Unreadable, Instant)>>,
+}
+
+impl CodecHealth {
+    /// Notes an unreadable value. Returns `true` if there was no warning of one.
+    fn note_unreadable(&self, why: Unreadable, now: Instant) -> bool {
+        let before = self.unreadable.lock().replace((why, now));
+        before.is_none_or(|(_, found)| !is_recent(found, now))
+    }
+
+    /// Returns why the last unreadable value was unreadable, if one was found lately.
+    fn unreadable(&self, now: Instant) -> Option<Unreadable> {
+        let last = *self.unreadable.lock();
+        last.filter(|(_, found)| is_recent(*found, now))
+            .map(|(why, _)| why)
+    }
+}
+
+fn is_recent(found: Instant, now: Instant) -> bool {
+    now.saturating_duration_since(found) < UNREADABLE_WARNING_TIME
+}
+
+fn altered<K, V>(codec: &EnvelopeCodec<K, V>) -> Warning {
+    Warning::AlteredValues {
+        codec: codec.name.to_string(),
+        schema: codec.schemas.value().to_owned(),
+    }
+}
+
+fn unencodable<K, V>(codec: &EnvelopeCodec<K, V>) -> Warning {
+    Warning::UnencodableKeys {
+        schema: codec.schemas.key().to_owned(),
+    }
+}
+
+impl<K, V> Inner<K, V> {
+    /// Returns what was found wrong with keys and values.
+    pub(crate) fn codec_warnings(&self) -> Vec<Warning> {
+        let health = &self.codec_health;
+        let is_altered = health.altered.load(Relaxed);
+        let is_unencodable = health.unencodable.load(Relaxed);
+        let unreadable = health.unreadable(Instant::now());
+        let all = [
+            is_altered.then(|| altered(&self.codec)),
+            is_unencodable.then(|| unencodable(&self.codec)),
+            unreadable.map(|why| Warning::UnreadableValues(why.to_string())),
+        ];
+        all.into_iter().flatten().collect()
+    }
+
+    /// Counts a value in L2 that cannot be read.
+    pub(crate) fn note_unreadable(&self, why: Unreadable) {
+        count(&self.counters.unreadable);
+        if self.codec_health.note_unreadable(why, Instant::now()) {
+            self.warn(&Warning::UnreadableValues(why.to_string()));
+        }
+    }
+
+    /// Counts a value that is not stored in L2.
+    pub(crate) fn note_unstorable(&self, why: Unstorable) {
+        if why != Unstorable::Altered {
+            return count(&self.counters.unstorable);
+        }
+        count(&self.counters.altered);
+        if !self.codec_health.altered.swap(true, Relaxed) {
+            self.warn(&altered(&self.codec));
+        }
+    }
+
+    fn warn(&self, warning: &Warning) {
+        log(self.name(), &StateChange::Warned(warning));
+    }
+}
+
+impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
+    /// Returns the name of a key in L2, like [`name_of`]. Counts keys without a name, and warns of the first.
+    pub(crate) fn key_name(&self, key: &K) -> Option<Box<[u8]>> {
+        let name = name_of(key);
+        if name.is_none() {
+            count(&self.counters.unencodable);
+            if !self.codec_health.unencodable.swap(true, Relaxed) {
+                self.warn(&unencodable(&self.codec));
+            }
+        }
+        name
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn warning_of_unreadable_values_starts_once_and_ends_after_the_last_one() {
+        let health = CodecHealth::default();
+        let start = Instant::now();
+        assert_eq!(health.unreadable(start), None);
+        assert!(health.note_unreadable(Unreadable::Schema, start));
+        let later = start + UNREADABLE_WARNING_TIME / 2;
+        assert!(!health.note_unreadable(Unreadable::Checksum, later));
+        let end = later + UNREADABLE_WARNING_TIME;
+        let just_before = end.checked_sub(Duration::from_millis(1)).unwrap();
+        assert_eq!(health.unreadable(just_before), Some(Unreadable::Checksum));
+        assert_eq!(health.unreadable(end), None);
+        assert!(health.note_unreadable(Unreadable::Schema, end));
+    }
+}

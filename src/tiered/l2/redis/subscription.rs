@@ -1,0 +1,158 @@
+//! A subscription and its messages.
+
+use crate::tiered::l2::redis::topology::Primary;
+use crate::tiered::l2::remote::{Message, Messages, Peer, Position, RemoteError, Reply, Subject};
+use redis::aio::MultiplexedConnection;
+use redis::{AsyncConnectionConfig, Client, PushInfo, PushKind, Value};
+use std::time::Duration;
+use tokio::sync::{mpsc, watch};
+
+/// Largest number of messages that wait to be read. Further ones are lost, which shows as a gap.
+const MAX_WAITING: usize = 10_000;
+
+/// The subscription of a process: to all events, and to the messages for itself.
+pub(crate) struct Subscription {
+    pushes: mpsc::Receiver<PushInfo>,
+    ended: bool,
+    /// The connection, whose end ends the subscription.
+    _link: MultiplexedConnection,
+    /// The primary that publishes the messages.
+    of: Primary,
+    /// The current primary.
+    primary: watch::Receiver<Option<Primary>>,
+}
+
+impl Subscription {
+    /// Subscribes to channels on the server `of`, for as long as that is the primary. The client speaks RESP3, which
+    /// has subscriptions within a shard.
+    pub(crate) async fn open(
+        client: &Client,
+        channels: &[String],
+        is_sharded: bool,
+        patience: Duration,
+        of: Primary,
+        primary: watch::Receiver<Option<Primary>>,
+    ) -> Result<Self, RemoteError> {
+        let (sender, pushes) = mpsc::channel(MAX_WAITING);
+        let config = AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(patience))
+            .set_response_timeout(None)
+            .set_push_sender(move |push| sender.try_send(push));
+        let opening = client.get_multiplexed_async_connection_with_config(&config);
+        let mut link = opening.await?;
+        let subscribe = if is_sharded {
+            "SSUBSCRIBE"
+        } else {
+            "SUBSCRIBE"
+        };
+        let mut subscribe = redis::cmd(subscribe);
+        subscribe.arg(channels).exec_async(&mut link).await?;
+        Ok(Self {
+            pushes,
+            ended: false,
+            _link: link,
+            of,
+            primary,
+        })
+    }
+
+    /// Returns the message in a push, or `None` if the push is about the subscription itself.
+    fn message(&mut self, push: PushInfo) -> Option<Message> {
+        match (push.kind, push.data.into_iter().nth(1)) {
+            (PushKind::Message | PushKind::SMessage, Some(Value::BulkString(bytes))) => {
+                Some(message_of(&bytes))
+            }
+            // The slot has moved, or the connection is closed.
+            (PushKind::Unsubscribe | PushKind::SUnsubscribe | PushKind::Disconnection, _) => {
+                self.ended = true;
+                None
+            }
+            _ => None,
+        }
+    }
+}
+
+impl Messages for Subscription {
+    fn next(&mut self) -> Reply<'_, Message> {
+        Box::pin(async move {
+            while !self.ended {
+                let of = &self.of;
+                let is_other = |primary: &Option<Primary>| primary.as_ref() != Some(of);
+                let push = tokio::select! {
+                    biased;
+                    push = self.pushes.recv() => push,
+                    _ = self.primary.wait_for(is_other) => None,
+                };
+                let Some(push) = push else { break };
+                if let Some(message) = self.message(push) {
+                    return Ok(message);
+                }
+            }
+            self.ended = true;
+            Err(RemoteError::Disconnected("the subscription ended".into()))
+        })
+    }
+
+    fn ready(&mut self) -> Option<Message> {
+        while !self.ended {
+            let push = self.pushes.try_recv().ok()?;
+            if let Some(message) = self.message(push) {
+                return Some(message);
+            }
+        }
+        None
+    }
+}
+
+/// Returns the part of an event that follows its position: the sender and the subject.
+pub(crate) fn payload(sender: Peer, subject: &Subject) -> Vec<u8> {
+    let mut bytes = sender.to_be_bytes().to_vec();
+    match subject {
+        Subject::Key(key) => {
+            bytes.push(b'k');
+            bytes.extend_from_slice(key);
+        }
+        Subject::Tag(tag) => {
+            bytes.push(b't');
+            bytes.extend_from_slice(tag.as_bytes());
+        }
+        Subject::All => bytes.push(b'a'),
+    }
+    bytes
+}
+
+/// Parses a message.
+fn message_of(bytes: &[u8]) -> Message {
+    parse_message(bytes).unwrap_or(Message::Foreign)
+}
+
+/// Parses a message, or returns `None` if it is malformed.
+fn parse_message(bytes: &[u8]) -> Option<Message> {
+    let (kind, rest) = bytes.split_first()?;
+    if *kind == b'F' {
+        return Some(Message::Filled(rest.into()));
+    }
+    let (incarnation, rest) = rest.split_first_chunk::<8>()?;
+    let (version, rest) = rest.split_first_chunk::<8>()?;
+    let (number, rest) = rest.split_first_chunk::<8>()?;
+    let at = Position {
+        incarnation: *incarnation,
+        version: u64::from_be_bytes(*version),
+    };
+    let number = u64::from_be_bytes(*number);
+    match (kind, rest.split_first()) {
+        (b'B', None) => Some(Message::Beat { at, nonce: number }),
+        (b'A', None) => Some(Message::Heard { by: number, at }),
+        (b'E', Some((subject, name))) => Some(Message::Event {
+            at,
+            sender: number,
+            subject: match subject {
+                b'k' => Subject::Key(name.into()),
+                b't' => Subject::Tag(std::str::from_utf8(name).ok()?.into()),
+                b'a' if name.is_empty() => Subject::All,
+                _ => return None,
+            },
+        }),
+        _ => None,
+    }
+}

@@ -1,0 +1,93 @@
+//! The metrics of a tiered cache, for the feature `metrics`.
+
+use crate::local::{Loads, samples};
+use crate::metrics::table::{
+    BACKPLANE_EVENTS, BACKPLANE_GAPS, BACKPLANE_PROVEN, BACKPLANE_PROVEN_SECONDS,
+    BACKPLANE_SUBSCRIPTIONS, BREAKER_OPEN, FORGETS, HITS, INVALIDATION_OVERFLOWS, INVALIDATIONS,
+    INVALIDATIONS_QUEUED, L2_ALONE, L2_ALTERED, L2_CALL_SECONDS, L2_FAILURES, L2_FILLS,
+    L2_UNENCODABLE, L2_UNREADABLE, L2_UNSTORABLE, L2_WAITS, MISSES, OVERDUE_LOADS, ROLLOUT_PERCENT,
+    SHADOW, SHADOW_ON, UNPROVEN_READS, WARNINGS,
+};
+use crate::metrics::{Observed, Sample, Watch};
+use crate::tiered::{BlockingCache, Health, Inner, RemoteKey, RemoteValue, TierStats, TieredCache};
+use std::sync::Arc;
+
+impl<K: RemoteKey, V: RemoteValue> Watch for TieredCache<K, V> {
+    fn observed(&self) -> Option<Observed> {
+        let weak = Arc::downgrade(&self.inner);
+        Some(Observed {
+            name: Some(self.name().to_owned()),
+            read: Box::new(move || Some(weak.upgrade()?.samples())),
+        })
+    }
+}
+
+impl<K: RemoteKey, V: RemoteValue> Watch for BlockingCache<K, V> {
+    fn observed(&self) -> Option<Observed> {
+        self.tier.observed()
+    }
+}
+
+impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
+    fn samples(&self) -> Vec<Sample> {
+        let (stats, tier) = (self.l1.stats(), self.tier_stats());
+        let loads = Loads {
+            begun: tier.loads,
+            failures: tier.load_failures,
+            queued: tier.queued_loads,
+            abandoned: tier.abandoned_loads,
+            times: tier.load_times.clone(),
+        };
+        let mut all = samples(stats, loads, self.l1.capacity());
+        all.extend(of_tier(&tier));
+        all.extend(of_health(&self.health()));
+        all
+    }
+}
+
+fn of_tier(tier: &TierStats) -> Vec<Sample> {
+    let mut samples = vec![
+        Sample::counter_of(&HITS, "l2", tier.l2_hits),
+        Sample::counter_of(&MISSES, "l2", tier.l2_misses),
+        Sample::counter(&L2_WAITS, tier.l2_waits),
+        Sample::counter(&L2_ALONE, tier.alone),
+        Sample::counter_of(&L2_FILLS, "stored", tier.fills),
+        Sample::counter_of(&L2_FILLS, "lost", tier.lost_fills),
+        Sample::counter(&L2_UNREADABLE, tier.unreadable),
+        Sample::counter(&L2_UNSTORABLE, tier.unstorable),
+        Sample::counter(&L2_ALTERED, tier.altered),
+        Sample::counter(&L2_UNENCODABLE, tier.unencodable),
+        Sample::counter_of(&INVALIDATIONS, "sent", tier.invalidations),
+        Sample::counter_of(&INVALIDATIONS, "deferred", tier.deferred),
+        Sample::counter(&INVALIDATION_OVERFLOWS, tier.overflows),
+        Sample::counter(&BACKPLANE_EVENTS, tier.events),
+        Sample::counter(&FORGETS, tier.forgets),
+        Sample::counter(&UNPROVEN_READS, tier.unproven_reads),
+        Sample::counter_of(&SHADOW, "same", tier.shadow_same),
+        Sample::counter_of(&SHADOW, "different", tier.shadow_different),
+    ];
+    for (operation, calls) in tier.calls.iter() {
+        let times = calls.times.clone();
+        samples.push(Sample::histogram_of(&L2_CALL_SECONDS, operation, times));
+        samples.push(Sample::counter_of(&L2_FAILURES, operation, calls.failures));
+    }
+    samples
+}
+
+#[allow(clippy::cast_precision_loss)] // Recorders take `f64` only.
+fn of_health(health: &Health) -> [Sample; 10] {
+    let proven_for = health.proven_for.unwrap_or_default();
+    let gauge = |metric, is: bool| Sample::gauge(metric, f64::from(u8::from(is)));
+    [
+        gauge(&BREAKER_OPEN, health.breaker_open),
+        gauge(&BACKPLANE_PROVEN, health.proven_for.is_some()),
+        Sample::gauge(&BACKPLANE_PROVEN_SECONDS, proven_for.as_secs_f64()),
+        Sample::counter(&BACKPLANE_GAPS, health.gaps),
+        Sample::counter(&BACKPLANE_SUBSCRIPTIONS, health.subscriptions),
+        Sample::gauge(&INVALIDATIONS_QUEUED, health.queued as f64),
+        Sample::gauge(&OVERDUE_LOADS, health.overdue_loads as f64),
+        Sample::gauge(&ROLLOUT_PERCENT, health.percent),
+        gauge(&SHADOW_ON, health.shadow),
+        Sample::gauge(&WARNINGS, health.warnings.len() as f64),
+    ]
+}
