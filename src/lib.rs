@@ -56,6 +56,7 @@
 //! | `serde` | [`CacheConfig`]: backend and settings from TOML, JSON or the environment |
 #![cfg_attr(
     not(all(feature = "metrics", feature = "redis", feature = "serde")),
+    doc = "",
     doc = include_str!("guide/links_to_docs_rs.md")
 )]
 

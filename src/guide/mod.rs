@@ -28,15 +28,16 @@
 macro_rules! chapter {
     ($name:ident, $file:literal) => {
         #[doc = include_str!($file)]
+        #[doc = ""]
         #[cfg_attr(
-            all(feature = "metrics", feature = "redis", feature = "serde"),
-            doc = include_str!("links.md")
-        )]
+                    all(feature = "metrics", feature = "redis", feature = "serde"),
+                    doc = include_str!("links.md")
+                )]
         // Without these features the items that it links to do not exist.
         #[cfg_attr(
-            not(all(feature = "metrics", feature = "redis", feature = "serde")),
-            doc = include_str!("links_to_docs_rs.md")
-        )]
+                    not(all(feature = "metrics", feature = "redis", feature = "serde")),
+                    doc = include_str!("links_to_docs_rs.md")
+                )]
         pub mod $name {}
     };
 }
