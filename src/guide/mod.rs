@@ -24,20 +24,28 @@
 //!   same key are *waiters*.
 //! - A *refresh* is a load of a key whose entry is still live.
 
+/// Returns the links to items that need a feature.
+#[cfg(all(feature = "metrics", feature = "redis", feature = "serde"))]
+macro_rules! links {
+    () => {
+        include_str!("links.md")
+    };
+}
+
+/// Returns the same links to docs.rs, because some of the items do not exist without these features.
+#[cfg(not(all(feature = "metrics", feature = "redis", feature = "serde")))]
+macro_rules! links {
+    () => {
+        include_str!("links_to_docs_rs.md")
+    };
+}
+
 /// Defines a module whose documentation is a file of this folder.
 macro_rules! chapter {
     ($name:ident, $file:literal) => {
         #[doc = include_str!($file)]
         #[doc = ""]
-        #[cfg_attr(
-                    all(feature = "metrics", feature = "redis", feature = "serde"),
-                    doc = include_str!("links.md")
-                )]
-        // Without these features the items that it links to do not exist.
-        #[cfg_attr(
-                    not(all(feature = "metrics", feature = "redis", feature = "serde")),
-                    doc = include_str!("links_to_docs_rs.md")
-                )]
+        #[doc = links!()]
         pub mod $name {}
     };
 }
