@@ -4,7 +4,7 @@
 use crate::entry::Loaded;
 use crate::error::{AnyError, LoadError};
 use crate::local::{BatchResult, Lookup, erase_many};
-use crate::tiered::coherence::key_waiters::Wait;
+use crate::tiered::coherence::key_waiters::KeyWait;
 use crate::tiered::coherence::read_lease::now;
 use crate::tiered::fetch::{POLL, Read, TimedOut};
 use crate::tiered::health::count;
@@ -74,9 +74,9 @@ impl<K: RemoteKey, V: RemoteValue> TieredCache<K, V> {
             let rest_keys: Vec<K> = rest.iter().map(|&at| keys[at].clone()).collect();
             let names: Vec<_> = rest_keys.iter().map(|key| inner.key_name(key)).collect();
             // Before L2 is asked, so that no word is missed.
-            let waiters_by_key = names.iter().flatten();
-            let waiters_by_key: Vec<_> = waiters_by_key
-                .map(|name| inner.waiters_by_key.enter(name))
+            let key_waits = names.iter().flatten();
+            let key_waits: Vec<_> = key_waits
+                .map(|name| inner.key_waiters.register(name))
                 .collect();
             let round = Round::default();
             let found = inner
@@ -94,7 +94,7 @@ impl<K: RemoteKey, V: RemoteValue> TieredCache<K, V> {
             }
             if patience.next().is_none_or(|next| Instant::now() < next) {
                 inner
-                    .wait_for_others(&led, waiters_by_key, patience.next())
+                    .wait_for_others(&led, key_waits, patience.next())
                     .await;
                 continue;
             }
@@ -172,7 +172,7 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
     async fn wait_for_others(
         &self,
         led: &HashMap<Box<[u8]>, Duration>,
-        mut waiters_by_key: Vec<Wait<'_>>,
+        mut key_waits: Vec<KeyWait<'_>>,
         until: Option<Instant>,
     ) {
         let left = led.values().max().copied().unwrap_or_default();
@@ -180,8 +180,8 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
         if let Some(until) = until {
             most = most.min(until.saturating_duration_since(Instant::now()));
         }
-        waiters_by_key.retain(|wait| led.contains_key(wait.key()));
-        join_all(waiters_by_key.iter_mut().map(|wait| {
+        key_waits.retain(|wait| led.contains_key(wait.key()));
+        join_all(key_waits.iter_mut().map(|wait| {
             count(&self.counters.l2_waits);
             wait.wait(most)
         }))

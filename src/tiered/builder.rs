@@ -6,7 +6,8 @@ use crate::local::LocalCacheBuilder;
 use crate::schema::{Schema, Schemas};
 use crate::single_flight::Bulkhead;
 use crate::tiered::coherence::background::BackgroundTasks;
-use crate::tiered::coherence::key_waiters::{Acks, KeyWaiters};
+use crate::tiered::coherence::invalidation_acks::InvalidationAcks;
+use crate::tiered::coherence::key_waiters::KeyWaiters;
 use crate::tiered::coherence::pending_invalidations::PendingInvalidations;
 use crate::tiered::coherence::read_lease::ReadLease;
 use crate::tiered::health::TierCounters;
@@ -370,8 +371,8 @@ impl<K: RemoteKey, V: RemoteValue> TieredCacheBuilder<K, V> {
             me,
             tokens: AtomicU64::new(0),
             proof: Mutex::default(),
-            waiters_by_key: KeyWaiters::default(),
-            acks: Acks::default(),
+            key_waiters: KeyWaiters::default(),
+            acks: InvalidationAcks::default(),
             pending_invalidations: PendingInvalidations::new(self.max_queue),
             releases: Releases::default(),
             bulkhead,

@@ -70,7 +70,7 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
     pub(super) fn may_ask_l2(&self, key: &[u8]) -> bool {
         // What has failed over may go on to answer.
         (!self.settings.fails_over || self.read_lease.is_proven(now()))
-            && !self.pending_invalidations.blocks(key)
+            && !self.pending_invalidations.covers(key)
     }
 
     /// Returns when a caller that comes now stops waiting for the values of these keys: at its own deadline, or as soon as
@@ -160,7 +160,7 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
         let mut refused = None;
         loop {
             // Before L2 is asked, so that no word is missed.
-            let mut wait = self.waiters_by_key.enter(name);
+            let mut wait = self.key_waiters.register(name);
             let left = match self.ask(name, refused).await {
                 Read::Found(found) => return Ok(found),
                 Read::Refused(token) => {

@@ -35,10 +35,12 @@ use crate::local::LocalCache;
 use crate::schema::{RemoteKey, RemoteValue};
 use crate::single_flight::Bulkhead;
 use crate::stats::Stats;
-use crate::tiered::coherence::background::{BackgroundTasks, Proof};
-use crate::tiered::coherence::key_waiters::{Acks, KeyWaiters};
+use crate::tiered::coherence::background::BackgroundTasks;
+use crate::tiered::coherence::invalidation_acks::InvalidationAcks;
+use crate::tiered::coherence::key_waiters::KeyWaiters;
 use crate::tiered::coherence::pending_invalidations::PendingInvalidations;
 use crate::tiered::coherence::read_lease::{ReadLease, now};
+use crate::tiered::coherence::subscriber::Proof;
 use crate::tiered::l2::circuit_breaker::CircuitBreaker;
 use crate::tiered::l2::codec_health::CodecHealth;
 use crate::tiered::l2::envelope::EnvelopeCodec;
@@ -128,8 +130,8 @@ struct Inner<K, V> {
     read_lease: ReadLease,
     /// Since when, and how it is with the backplane.
     proof: Mutex<Proof>,
-    waiters_by_key: KeyWaiters,
-    acks: Acks,
+    key_waiters: KeyWaiters,
+    acks: InvalidationAcks,
     pending_invalidations: PendingInvalidations,
     releases: Releases,
     bulkhead: Arc<Bulkhead>,
@@ -250,10 +252,10 @@ impl<K, V> Inner<K, V> {
     fn health(&self) -> Health {
         let proof = self.proof.lock();
         let proven = proof.since.filter(|_| self.read_lease.is_proven(now()));
-        let warnings = self.warnings(proof.lost.as_ref());
+        let warnings = self.warnings(proof.not_subscribed.as_ref());
         Health {
             last_error: self.l2.last_error(),
-            not_subscribed: proof.lost.clone(),
+            not_subscribed: proof.not_subscribed.clone(),
             breaker_open: self.l2.is_open(),
             proven_for: proven.map(|since| since.elapsed()),
             gaps: proof.gaps,

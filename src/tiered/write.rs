@@ -410,7 +410,7 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
             }
         }
         if let (true, Subject::Key(name)) = (kept, &subject) {
-            self.waiters_by_key.wake(name);
+            self.key_waiters.wake(name);
         } else {
             // Also if it might not be kept, for what is there instead may be older: a load that began
             // before the change.
@@ -480,17 +480,17 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
                     Some(key) if name_of(&key).as_ref() == Some(name) => drop(self.l1.remove(&key)),
                     _ => self.l1.forget(),
                 }
-                self.waiters_by_key.wake(name);
+                self.key_waiters.wake(name);
             }
             Subject::Tag(tag) => {
                 self.l1.invalidate_tag(tag);
-                self.waiters_by_key.wake_all();
+                self.key_waiters.wake_all();
             }
             Subject::All => {
                 self.l1.clear();
                 // A value that was written before, and is yet to be kept, is of an older epoch.
                 self.l1.forget();
-                self.waiters_by_key.wake_all();
+                self.key_waiters.wake_all();
             }
         }
     }
