@@ -79,9 +79,9 @@ impl<K: RemoteKey, V: RemoteValue> BlockingCache<K, V> {
 
 impl<K: RemoteKey, V: RemoteValue> Cache<K, V> for BlockingCache<K, V> {
     fn get(&self, key: &K) -> Option<V> {
-        match self.tier.inner.get_local(key) {
+        match self.tier.inner.look_up_l1(key) {
             Some(value) => Some(value),
-            None => self.wait(self.tier.inner.look_up(key)),
+            None => self.wait(self.tier.inner.look_up_missing(key)),
         }
     }
 

@@ -37,9 +37,9 @@ const MAX_HEARTBEAT: Duration = Duration::from_secs(60);
 /// Bytes of a namespace.
 const MAX_NAMESPACE: usize = 128;
 
-/// The longest name of a key in L2, in bytes. Entries with longer ones stay in L1; invalidations of them reach
-/// all processes.
-pub(super) const MAX_KEY: usize = 1 << 10;
+/// The maximum length of a key's name in L2, in bytes. Entries with longer names are stored in L1 only. Invalidations of
+/// them reach all processes.
+pub(super) const MAX_KEY_LEN: usize = 1 << 10;
 
 /// Sets up a [`TieredCache`]; from [`LocalCacheBuilder::redis`], which comes after the settings of L1.
 #[must_use = "a builder does nothing until build is called"]
@@ -77,26 +77,23 @@ impl TierSettings {
         self.heartbeat * 2
     }
 
-    /// Returns the time that L1 may serve a value which was current at `read`, and whose time to live of `ttl` began at
-    /// `stored`. Returns zero if that time is over, and `None` if L1 does not keep the value at all.
-    pub(super) fn local_ttl(
+    /// Returns the time for which L1 may serve a value that was current at `current_at`, and whose time to live of `ttl`
+    /// began at `ttl_from`. Returns zero if that time has passed, and `None` if the class stores no values in L1.
+    pub(super) fn l1_ttl(
         &self,
         ttl: Duration,
-        read: Instant,
-        stored: Instant,
+        current_at: Instant,
+        ttl_from: Instant,
     ) -> Option<Duration> {
-        if ttl.is_zero() {
-            return None;
-        }
         let bound = match self.consistency {
             Consistency::L2Only => return None,
-            Consistency::Bounded(bound) => bound.saturating_sub(read.elapsed()),
+            Consistency::Bounded(bound) => bound.saturating_sub(current_at.elapsed()),
             Consistency::Realtime | Consistency::L1Only => Duration::MAX,
         };
         let own = self.local_ttl.unwrap_or(Duration::MAX);
         let left = match ttl {
             Duration::MAX => ttl,
-            ttl => ttl.saturating_sub(stored.elapsed()),
+            ttl => ttl.saturating_sub(ttl_from.elapsed()),
         };
         Some(left.min(own).min(bound))
     }

@@ -12,7 +12,7 @@ mod load_lease;
 mod log;
 #[cfg(feature = "metrics")]
 mod metrics;
-mod own_key;
+mod publish;
 mod rollout;
 mod shadow;
 mod warm;
@@ -41,6 +41,7 @@ use crate::tiered::coherence::key_waiters::KeyWaiters;
 use crate::tiered::coherence::pending_invalidations::PendingInvalidations;
 use crate::tiered::coherence::read_lease::{ReadLease, now};
 use crate::tiered::coherence::subscriber::Proof;
+use crate::tiered::fetch::TimedOut;
 use crate::tiered::l2::circuit_breaker::CircuitBreaker;
 use crate::tiered::l2::codec_health::CodecHealth;
 use crate::tiered::l2::envelope::EnvelopeCodec;
@@ -48,7 +49,6 @@ use crate::tiered::l2::remote::{Peer, Token};
 use crate::tiered::load_lease::Releases;
 use crate::traits::{AsyncCache, CacheFuture, ErasedAsyncLoader};
 use builder::TierSettings;
-use fetch::TimedOut;
 use health::{TierCounters, count};
 use load::LoadResult;
 use parking_lot::Mutex;
@@ -155,9 +155,9 @@ impl<K: RemoteKey, V: RemoteValue> TieredCache<K, V> {
     ///
     /// The future may be dropped at any time.
     pub async fn get(&self, key: &K) -> Option<V> {
-        match self.inner.get_local(key) {
+        match self.inner.look_up_l1(key) {
             Some(value) => Some(value),
-            None => Box::pin(self.inner.look_up(key)).await,
+            None => Box::pin(self.inner.look_up_missing(key)).await,
         }
     }
 
@@ -314,12 +314,31 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
         }
     }
 
-    /// May L1 serve what it holds, to one who has missed or comes with a batch? If not, nothing that it
-    /// holds now is served to this caller or a later one, and no load under way either.
-    fn may_serve(&self, now: Nanos) -> bool {
-        if self.read_lease.may_serve(now) {
-            return true;
+    /// Returns the value in L1, if L1 may serve it, and counts a hit or a miss.
+    #[inline]
+    fn look_up_l1(&self, key: &K) -> Option<V> {
+        let now = now();
+        if !self.may_serve(now) {
+            self.l1.miss();
+            return None;
         }
+        let value = self.l1.hit_or_look_again(key, now);
+        if value.is_none() {
+            self.l1.miss();
+        }
+        value
+    }
+
+    /// Checks whether L1 may serve its entries. If not, it invalidates them and its loads in flight, so that this caller and
+    /// later ones get none of them.
+    #[inline]
+    fn may_serve(&self, now: Nanos) -> bool {
+        self.read_lease.may_serve(now) || self.begin_epoch(now)
+    }
+
+    /// Begins an epoch in L1, after the read lease has ended. Returns whether L1 may serve the entries of earlier epochs.
+    #[cold]
+    fn begin_epoch(&self, now: Nanos) -> bool {
         match self.settings.consistency {
             Consistency::Realtime | Consistency::L2Only => {
                 count(&self.counters.unproven_reads);
@@ -327,7 +346,7 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
                 false
             }
             Consistency::Bounded(_) | Consistency::L1Only => {
-                // Loads that began before now are not for those who come later.
+                // Later callers do not join a load that began before now.
                 self.l1.begin_epoch();
                 self.read_lease.extend(now);
                 true
@@ -347,15 +366,15 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
         self.may_serve(now());
         let fetch = || self.fetch(key, load);
         let result = self.l1.get_or_load_shared(key, fetch).await;
-        result.map_err(TimedOut::reveal)
+        result.map_err(TimedOut::restore)
     }
 }
 
 impl<K: RemoteKey, V: RemoteValue> AsyncCache<K, V> for TieredCache<K, V> {
     fn get<'a>(&'a self, key: &'a K) -> CacheFuture<'a, Option<V>> {
-        match self.inner.get_local(key) {
+        match self.inner.look_up_l1(key) {
             Some(value) => CacheFuture::ready(Some(value)),
-            None => CacheFuture::new(self.inner.look_up(key)),
+            None => CacheFuture::new(self.inner.look_up_missing(key)),
         }
     }
 
