@@ -1,5 +1,5 @@
-//! Batches: one round trip for the keys that L1 misses, one load for those that L2 misses too, and one round trip to store
-//! the loaded values.
+//! Batches: one round trip for the keys that L1 misses, one load for those that L2 misses too, and one round trip to
+//! store the loaded values.
 
 use crate::entry::Loaded;
 use crate::error::{AnyError, LoadError};
@@ -22,12 +22,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 impl<K: RemoteKey, V: RemoteValue> TieredCache<K, V> {
-    /// Returns the values for several keys, in their order. Runs `load` once for the keys that neither L1 nor Redis has, and
-    /// stores its results.
+    /// Returns the values for several keys, in their order. Runs `load` once for the keys that neither L1 nor Redis
+    /// has, and stores its results.
     ///
-    /// Like [`LocalCache::get_many_or_load_async`](crate::LocalCache::get_many_or_load_async), with one round trip to Redis
-    /// for all keys that L1 misses. If other processes load some of the keys, this waits for them. If such loads fail
-    /// together, `load` is called once for all of their keys.
+    /// Like [`LocalCache::get_many_or_load_async`](crate::LocalCache::get_many_or_load_async), with one round trip to
+    /// Redis for all keys that L1 misses. If other processes load some of the keys, this waits for them. If such loads
+    /// fail together, `load` is called once for all of their keys.
     ///
     /// # Errors
     ///
@@ -61,8 +61,8 @@ impl<K: RemoteKey, V: RemoteValue> TieredCache<K, V> {
                 break values?;
             }
         };
-        // The remaining keys are loaded by other processes, or another batch of this process waits for them. The wait is
-        // outside of the batch, because other callers wait for the other keys of the batch.
+        // The remaining keys are loaded by other processes, or another batch of this process waits for them. The wait
+        // is outside of the batch, because other callers wait for the other keys of the batch.
         let mut left_out = first.left_out.into_inner();
         let mut patience = None;
         loop {
@@ -169,8 +169,8 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
         result.map_err(TimedOut::restore)
     }
 
-    /// Waits until the loads of other processes have ended, so that the keys whose loads have failed are loaded together. Waits
-    /// for at most the polling interval, and not beyond `until`.
+    /// Waits until the loads of other processes have ended, so that the keys whose loads have failed are loaded
+    /// together. Waits for at most the polling interval, and not beyond `until`.
     async fn wait_for_others(
         &self,
         leased_elsewhere: &HashMap<Box<[u8]>, Duration>,
@@ -190,8 +190,8 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
         .await;
     }
 
-    /// Returns the values from L2, or loads them, except for keys that other processes load. The leader of a batch in L1 runs
-    /// this.
+    /// Returns the values from L2, or loads them, except for keys that other processes load. The leader of a batch in
+    /// L1 runs this.
     async fn fetch_many<F>(
         self: &Arc<Self>,
         keys: Vec<K>,

@@ -27,7 +27,8 @@ pub(super) enum L2Answer<K, V> {
     LoadLease(LoadLease<K, V>),
     /// Another process has the load lease, for at most this long.
     LeasedElsewhere(Duration),
-    /// L2 has a value that this process cannot read, written under this token. The caller may ask for a lease to replace it.
+    /// L2 has a value that this process cannot read, written under this token. The caller may ask for a lease to
+    /// replace it.
     Unreadable(Token),
     /// L2 is not to be asked, or has not answered: this process loads for itself.
     L2Unavailable,
@@ -62,8 +63,8 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
             && !self.pending_invalidations.covers(key)
     }
 
-    /// Returns the time at which a caller that comes now stops waiting for the values of these keys: its own deadline, or the
-    /// time from which it accepts expired values, if there is one for each key.
+    /// Returns the time at which a caller that comes now stops waiting for the values of these keys: its own deadline,
+    /// or the time from which it accepts expired values, if there is one for each key.
     pub(super) fn wait_deadline(&self, keys: &[K]) -> Option<Instant> {
         let timeout = self.settings.wait_timeout;
         let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
@@ -157,8 +158,8 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
         }
     }
 
-    /// Asks L2 for a value, or for the lease to load it. A value that was written under the token `unreadable` counts as
-    /// absent.
+    /// Asks L2 for a value, or for the lease to load it. A value that was written under the token `unreadable` counts
+    /// as absent.
     pub(super) async fn ask(
         self: &Arc<Self>,
         name: &[u8],
@@ -276,8 +277,8 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
         Ok(())
     }
 
-    /// Returns the value in an envelope of the key with this name. The time to live of the value is what is left of it, or
-    /// without end if `left` is `None`.
+    /// Returns the value in an envelope of the key with this name. The time to live of the value is what is left of it,
+    /// or without end if `left` is `None`.
     fn decode(&self, envelope: &[u8], name: &[u8], left: Option<Duration>) -> Option<Loaded<V>> {
         let decoded = self.codec.decode(envelope, &key_of(name)?);
         let decoded = decoded.inspect_err(|why| self.note_unreadable(*why));

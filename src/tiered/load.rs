@@ -26,13 +26,13 @@ pub(super) struct Fetched<V> {
     current_at: Instant,
     /// The time at which the value's time to live began, or an earlier one.
     ttl_from: Instant,
-    /// `false` if no cache stores the value: its time to live was set to zero, its key was invalidated during the load, or
-    /// another process has taken the load over.
+    /// `false` if no cache stores the value: its time to live was set to zero, its key was invalidated during the load,
+    /// or another process has taken the load over.
     is_cached: bool,
 }
 
 impl<V> Fetched<V> {
-    /// Creates one from a value that a writer had, or has published, at this time.
+    /// Creates one from a value that a writer had at this time.
     pub(super) fn written(loaded: Loaded<V>, at: Instant) -> Self {
         Self {
             is_cached: loaded.ttl != Some(Duration::ZERO),
@@ -64,8 +64,8 @@ impl<V> Fetched<V> {
 enum L1Ttl {
     /// L1 does not store the value.
     NotStored,
-    /// The value has expired on its way to L1. L1 stores it nevertheless, in place of an older value that may be served if
-    /// a later load fails.
+    /// The value has expired on its way to L1. L1 stores it nevertheless, in place of an older value that may be served
+    /// if a later load fails.
     Expired,
     Left(Duration),
 }
@@ -84,8 +84,8 @@ impl L1Ttl {
     }
 }
 
-/// A guard that counts one run of a loader when it is dropped. The run counts as failed unless `failed` is reset, so that
-/// a panic or a cancellation counts as a failure.
+/// A guard that counts one run of a loader when it is dropped. The run counts as failed unless `failed` is reset, so
+/// that a panic or a cancellation counts as a failure.
 struct Running<'a> {
     counters: &'a TierCounters,
     begun: Instant,
@@ -166,8 +166,8 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
         result
     }
 
-    /// Stores loaded values in L2. Each lease comes with the position of its value in `fetched`. A value whose lease has
-    /// ended, or whose key was invalidated, is stored neither in L2 nor in L1.
+    /// Stores loaded values in L2. Each lease comes with the position of its value in `fetched`. A value whose lease
+    /// has ended, or whose key was invalidated, is stored neither in L2 nor in L1.
     pub(super) async fn fill(
         &self,
         loads: Vec<(Option<LoadLease<K, V>>, usize)>,

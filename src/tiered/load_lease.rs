@@ -10,8 +10,8 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use tokio::sync::Notify;
 
-/// A request for the load lease of a key. Unless it is [closed](Self::close) the lease is released when this is dropped,
-/// because L2 may have granted it although the answer never arrived.
+/// A request for the load lease of a key. Unless it is [closed](Self::close) the lease is released when this is
+/// dropped, because L2 may have granted it although the answer never arrived.
 pub(crate) struct LeaseRequest<K, V> {
     inner: Arc<Inner<K, V>>,
     key: Box<[u8]>,
@@ -34,8 +34,8 @@ impl<K, V> LeaseRequest<K, V> {
         }
     }
 
-    /// Returns the question to L2 for the value or the lease. A value that was written under the token `refused` counts as
-    /// absent.
+    /// Returns the question to L2 for the value or the lease. A value that was written under the token `refused` counts
+    /// as absent.
     pub(crate) fn question(&self, refused: Option<Token>) -> Ask<'_> {
         Ask {
             key: &self.key,

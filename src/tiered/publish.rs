@@ -2,20 +2,21 @@
 //!
 //! A change is an invalidation of a key, a tag or everything, or a new value for a key.
 //!
-//! 1. **Before the write** (new values only). The writer asks L2 for the [state of the key](PriorState). If L2 has no value,
-//!    the writer gets the load lease, so that other callers wait for the new value.
-//! 2. **Write.** The writer changes the database. The remaining steps run in a task of their own, so that a change whose
-//!    caller is cancelled is not published in part.
+//! 1. **Before the write** (new values only). The writer asks L2 for the [state of the key](PriorState). If L2 has no
+//!    value, the writer gets the load lease, so that other callers wait for the new value.
+//! 2. **Write.** The writer changes the database. The remaining steps run in a task of their own, so that a change
+//!    whose caller is cancelled is not published in part.
 //! 3. **Publish.** L2 raises the version of the namespace, sends an event to all processes, and stores the new value if
-//!    the state of the key is still that of step 1. Its reply names the processes that hold a read lease. If L2 cannot be
-//!    reached, the invalidation is queued and applied locally, and the protocol ends.
-//! 4. **Apply locally.** L1 stores the new value if no other writer has changed the key since step 1. Otherwise it removes the
-//!    old value.
-//! 5. **Await acknowledgements.** The writer waits until each process that holds a read lease has applied the event, or its
-//!    lease has ended.
+//!    the state of the key is still that of step 1. Its reply names the processes that hold a read lease. If L2 cannot
+//!    be reached, the invalidation is queued and applied locally, and the protocol ends.
+//! 4. **Apply locally.** L1 stores the new value if no other writer has changed the key since step 1. Otherwise it
+//!    removes the old value.
+//! 5. **Await acknowledgements.** The writer waits until each process that holds a read lease has applied the event, or
+//!    its lease has ended.
 //!
-//! A load that began before step 3 has a lease of an older version, so L2 refuses its value, and the promise that is made
-//! before step 3 prevents that L1 stores it over the new value.
+//! A load that began before step 3 has a lease of an older version, so L2 refuses its value. In L1, step 4 revokes the
+//! loads of the key that are in flight. If such a load stores its value between steps 3 and 4, the promise that was made
+//! before step 3 is void, and step 4 removes that value instead of storing the new one.
 
 use crate::consistency::Consistency;
 use crate::entry::Loaded;
@@ -64,7 +65,8 @@ pub(super) struct NewEntry<K, V> {
     pub(super) epoch: u64,
 }
 
-/// The state of a key in L2 before a write. If it is the same when the change is published, nobody else has written the key.
+/// The state of a key in L2 before a write. If it is the same when the change is published, nobody else has written the
+/// key.
 pub(super) struct PriorState<K, V> {
     head: Head,
     /// The load lease, if L2 had no value. Other callers wait for the new value meanwhile.
@@ -88,7 +90,8 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
         name: &[u8],
         is_inserted: bool,
     ) -> Option<PriorState<K, V>> {
-        // If L2 does not store the key, L2 is asked nevertheless, to detect other writers. An insertion does not need that.
+        // If L2 does not store the key, L2 is asked nevertheless, to detect other writers. An insertion does not need
+        // that.
         let detects_writers =
             || self.settings.consistency != Consistency::L2Only && self.trusts_l2(name);
         if !self.uses_l2(name) && (is_inserted || !detects_writers()) {
@@ -194,8 +197,8 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
             let fetched = Fetched::written(new.loaded, asked);
             promise.keep(key, self.for_l1(fetched))
         } else if published.untouched {
-            // L2 has not compared the value with invalidations of tags and of everything since step 1. L1 does that by the
-            // epoch.
+            // L2 has not compared the value with invalidations of tags and of everything since step 1. L1 does that by
+            // the epoch.
             let fetched = Fetched::written(new.loaded, new.begun);
             promise.keep_since(new.epoch, key, self.for_l1(fetched))
         } else {
@@ -212,8 +215,8 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
     fn apply_published(&self, subject: &Subject, stored: bool) {
         match subject {
             Subject::Key(name) if stored => self.key_waiters.wake(name),
-            // Also if the new value was refused by L1, because the entry that is there may be older: the value of a load that
-            // began before the change.
+            // Also if the new value was refused by L1, because the entry that is there may be older: the value of a
+            // load that began before the change.
             _ => self.apply(subject),
         }
     }

@@ -53,7 +53,8 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
         Ok(self.for_l1(fetched.remove(0)))
     }
 
-    /// Removes the values from the answer of L2 and adds their keys to those to load. Returns the values, for a comparison.
+    /// Removes the values from the answer of L2 and adds their keys to those to load. Returns the values, for a
+    /// comparison.
     pub(super) fn take_shadow_values(answer: &mut BatchAnswer<K, V>) -> Vec<(K, Fetched<V>)> {
         let shadow = std::mem::take(&mut answer.found);
         let keys = shadow.iter().map(|(key, _)| (key.clone(), None));
@@ -75,8 +76,8 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
         self.compare(pairs.collect()).await;
     }
 
-    /// Compares values from L2 with loaded values, and counts the result. It compares their serialized forms, because values
-    /// need not be `Eq`.
+    /// Compares values from L2 with loaded values, and counts the result. It compares their serialized forms, because
+    /// values need not be `Eq`.
     async fn compare(&self, pairs: Vec<(&K, V, &V)>) {
         let mut differ = Vec::new();
         for (key, shadow, loaded) in pairs {

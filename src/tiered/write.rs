@@ -15,13 +15,13 @@ use std::time::Instant;
 pub enum Delivery {
     /// The change has reached all processes, as far as the [`Consistency`](crate::Consistency) promises that.
     Acknowledged,
-    /// The old value is invalid in all processes, like with [`Acknowledged`](Self::Acknowledged), but Redis does not have
-    /// the new value: it is too large, has too many tags or cannot be serialized, its key is too long, or it
-    /// could not be transferred. This process stores it in L1, in the classes that store values there. Other
-    /// processes load it.
+    /// The old value is invalid in all processes, like with [`Acknowledged`](Self::Acknowledged), but Redis does not
+    /// have the new value: it is too large, has too many tags or cannot be serialized, its key is too long, or it could
+    /// not be transferred. This process stores it in L1, in the classes that store values there. Other processes load
+    /// it.
     NotShared,
-    /// Redis could not be reached. The change is visible in this process. The invalidation for the other processes is queued
-    /// until Redis answers again.
+    /// Redis could not be reached. The change is visible in this process. The invalidation for the other processes is
+    /// queued until Redis answers again.
     Queued,
     /// The change is visible in this process only, and reaches no other process: the key cannot be encoded, is longer
     /// than 64 KiB, or decodes to another key. Each process has its own entry under such a key. The entry
@@ -59,7 +59,8 @@ impl<K: RemoteKey, V: RemoteValue> TieredCache<K, V> {
 
     /// Invalidates all values of the namespace. Like [`invalidate`](Self::invalidate) otherwise.
     ///
-    /// Redis is not scanned: its values have an older version from then on, and are deleted when their time to live ends.
+    /// Redis is not scanned: its values have an older version from then on, and are deleted when their time to live
+    /// ends.
     ///
     /// # Cancel safety
     ///
@@ -69,8 +70,8 @@ impl<K: RemoteKey, V: RemoteValue> TieredCache<K, V> {
         self.inner.publish(change).await
     }
 
-    /// Waits until all queued invalidations are sent. Call it before shutdown: invalidations still queued when the process
-    /// exits are lost.
+    /// Waits until all queued invalidations are sent. Call it before shutdown: invalidations still queued when the
+    /// process exits are lost.
     ///
     /// It waits as long as Redis does not answer, so use a timeout:
     ///
@@ -118,8 +119,8 @@ impl<K: RemoteKey, V: RemoteValue> TieredCache<K, V> {
         }
     }
 
-    /// Changes the database by `write`, then stores the new value in L1 and Redis, and invalidates the old value in all other
-    /// processes.
+    /// Changes the database by `write`, then stores the new value in L1 and Redis, and invalidates the old value in all
+    /// other processes.
     ///
     /// If the key is written or invalidated at the same time, no cache stores either value, because
     /// only the database knows which of them is newer. `write` must not read the key through the cache:
@@ -150,8 +151,8 @@ impl<K: RemoteKey, V: RemoteValue> TieredCache<K, V> {
     ///
     /// # Cancel safety
     ///
-    /// If the future is dropped while `write` runs, the key is invalidated, because it is unknown whether the database has
-    /// changed. After that the write continues.
+    /// If the future is dropped while `write` runs, the key is invalidated, because it is unknown whether the database
+    /// has changed. After that the write continues.
     pub async fn write_through<E, F>(
         &self,
         key: K,

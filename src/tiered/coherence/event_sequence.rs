@@ -1,9 +1,10 @@
 //! Proof that invalidations arrive: a state machine without clock and connection.
 //!
 //! 1. Events carry consecutive numbers, so a receiver detects that one is missing as soon as it receives a later one.
-//! 2. A heartbeat proves that none is missing at the moment: a process requests a read lease for its L1 from the server,
-//!    and the server answers on the channel of the events, after all of them.
-//! 3. The lease begins when it is requested, on the receiver's clock. So it ends there before it ends on the server's clock.
+//! 2. A heartbeat proves that none is missing at the moment: a process requests a read lease for its L1 from the
+//!    server, and the server answers on the channel of the events, after all of them.
+//! 3. The lease begins when it is requested, on the receiver's clock. So it ends there before it ends on the server's
+//!    clock.
 //! 4. A write is acknowledged only after every process that has a lease has received it, or its lease has ended.
 //!
 //! After Gray and Cheriton, "Leases", SOSP 1989.
@@ -24,8 +25,8 @@ pub(crate) enum Effect {
         subject: Subject,
         sender: Peer,
     },
-    /// Events are missing, or may be: L1 invalidates all entries. It may serve entries that are stored from now on until
-    /// `lease_until`.
+    /// Events are missing, or may be: L1 invalidates all entries. It may serve entries that are stored from now on
+    /// until `lease_until`.
     InvalidateAll {
         lease_until: Option<Nanos>,
     },
@@ -41,8 +42,8 @@ pub(crate) struct EventSequence {
     me: Peer,
     /// The duration of a read lease.
     lease: Nanos,
-    /// The position up to which each event was received, or is covered by an invalidation of everything. `None` until the
-    /// first heartbeat.
+    /// The position up to which each event was received, or is covered by an invalidation of everything. `None` until
+    /// the first heartbeat.
     position: Option<Position>,
     /// The requests for leases: the nonce of the heartbeat, and the time of the request.
     requests: VecDeque<(u64, Nanos)>,
@@ -131,8 +132,8 @@ impl EventSequence {
         }
     }
 
-    /// Receives a heartbeat. Every event before it was received, or is covered by the invalidation of everything that this
-    /// returns, and every event after it will be received. So the lease holds in both cases.
+    /// Receives a heartbeat. Every event before it was received, or is covered by the invalidation of everything that
+    /// this returns, and every event after it will be received. So the lease holds in both cases.
     fn receive_heartbeat(&mut self, at: Position, nonce: u64) -> Effect {
         let lease_until = self.take_request(nonce);
         if self.position == Some(at) {

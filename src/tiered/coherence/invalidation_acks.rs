@@ -6,7 +6,8 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 
-/// The positions up to which peers have applied all invalidations, as far as they have acknowledged that to this process.
+/// The positions up to which peers have applied all invalidations, as far as they have acknowledged that to this
+/// process.
 #[derive(Default)]
 pub(crate) struct InvalidationAcks {
     acknowledged: Mutex<HashMap<Peer, Position>>,
@@ -46,8 +47,8 @@ impl InvalidationAcks {
         }
     }
 
-    /// Returns the remaining time of the longest read lease among the readers that have not acknowledged `at`, or `None` if
-    /// there is no such reader. The leases of `readers` were current `elapsed` ago.
+    /// Returns the remaining time of the longest read lease among the readers that have not acknowledged `at`, or
+    /// `None` if there is no such reader. The leases of `readers` were current `elapsed` ago.
     fn longest_lease(
         &self,
         at: Position,

@@ -100,8 +100,8 @@ impl PendingInvalidations {
         }
     }
 
-    /// Checks whether L2 may contain an invalidated value for this key. It may while an invalidation of more than one key
-    /// is pending, because the keys that such an invalidation covers are not known.
+    /// Checks whether L2 may contain an invalidated value for this key. It may while an invalidation of more than one
+    /// key is pending, because the keys that such an invalidation covers are not known.
     pub(crate) fn covers(&self, key: &[u8]) -> bool {
         if self.len() == 0 {
             return false;
@@ -128,8 +128,8 @@ impl PendingInvalidations {
         }
     }
 
-    /// Removes an invalidation that L2 has received, unless its subject was queued again meanwhile. Returns `true` if that
-    /// empties the queue.
+    /// Removes an invalidation that L2 has received, unless its subject was queued again meanwhile. Returns `true` if
+    /// that empties the queue.
     pub(crate) fn complete(&self, number: u64) -> bool {
         let mut queue = self.queue.lock();
         if let Some(subject) = queue.by_number.get(&number).cloned() {

@@ -158,8 +158,8 @@ impl<K: RemoteKey, V: RemoteValue> Subscriber<K, V> {
         });
     }
 
-    /// Receives a message. If user code panics, which runs where entries are removed, the invalidation may be incomplete,
-    /// so L1 invalidates all entries.
+    /// Receives a message. If user code panics, which runs where entries are removed, the invalidation may be
+    /// incomplete, so L1 invalidates all entries.
     fn receive_or_invalidate(&mut self, message: &Message) {
         if catch_unwind(AssertUnwindSafe(|| self.receive(message))).is_err() {
             self.inner.read_lease.revoke();
