@@ -36,7 +36,7 @@ fn as_user(url: &str) -> String {
 }
 
 #[tokio::test]
-async fn the_rights_of_the_deployed_user_are_enough() {
+async fn deployed_user_has_all_required_rights() {
     let server = Server::start_with(&["--aclfile", &users()]);
     uses_everything(builder(&as_user(&server.url()), Consistency::Realtime)).await;
     // One that asks whether it has replicas fails for want of any, not of rights.
@@ -51,7 +51,7 @@ async fn the_rights_of_the_deployed_user_are_enough() {
 }
 
 #[tokio::test]
-async fn replicas_log_in_with_a_user_of_their_own() {
+async fn replica_logs_in_with_its_own_user() {
     let primary = Server::start_with(&["--aclfile", &users()]);
     let port = primary.port().to_string();
     let replica = Server::start_with(&[
@@ -70,7 +70,7 @@ async fn replicas_log_in_with_a_user_of_their_own() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn they_are_enough_behind_sentinels_and_in_a_cluster() {
+async fn deployed_user_has_all_required_rights_with_sentinels_and_in_a_cluster() {
     let acl = std::fs::read_to_string(users()).unwrap();
     let user: Vec<&str> = acl.lines().last().unwrap().split(' ').collect();
     let set = |server: &Server| {
@@ -86,7 +86,7 @@ async fn they_are_enough_behind_sentinels_and_in_a_cluster() {
 }
 
 #[tokio::test]
-async fn a_right_that_is_missing_is_warned_of() {
+async fn missing_right_is_a_warning() {
     let server = Server::start();
     for missing in ["-evalsha", "-subscribe", "-script|load", "-info", "-zadd"] {
         let rights = [
@@ -108,7 +108,7 @@ async fn a_right_that_is_missing_is_warned_of() {
 }
 
 #[tokio::test]
-async fn a_server_that_is_no_good_for_a_cache_is_warned_of() {
+async fn unsuitable_memory_settings_of_the_server_are_warnings() {
     let set_up = ["--maxmemory", "0", "--maxmemory-policy", "volatile-lru"];
     let server = Server::start_with(&set_up);
     let cache: TieredCache<u64, u64> = proven(&server.url(), Consistency::Realtime).await;
@@ -123,7 +123,7 @@ async fn a_server_that_is_no_good_for_a_cache_is_warned_of() {
 }
 
 #[tokio::test]
-async fn databases_of_a_server_are_apart() {
+async fn caches_in_two_databases_of_one_server_are_independent() {
     let server = Server::start();
     let cache = |database: u8| {
         let url = format!("{}{database}", server.url());
@@ -213,7 +213,7 @@ mod tls {
     }
 
     #[tokio::test]
-    async fn certificates_are_shown_and_checked() {
+    async fn certificates_of_client_and_server_are_presented_and_verified() {
         let authority = Authority::new();
         let (_server, url) = authority.server();
         let (certificate, key) = authority.sign();

@@ -181,7 +181,7 @@ pub(crate) fn assert_allowed(history: &[Operation], bound: Duration) {
 }
 
 #[test]
-fn the_checker_knows_right_from_wrong() {
+fn checker_accepts_allowed_and_rejects_forbidden_histories() {
     let lines = |lines: &[&str]| -> Vec<Operation> {
         lines.iter().map(|line| parse(line).unwrap()).collect()
     };

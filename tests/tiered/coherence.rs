@@ -52,7 +52,7 @@ impl Price {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn no_realtime_read_is_older_than_what_was_acknowledged_however_the_reader_is_cut_off() {
+async fn realtime_read_during_any_kind_of_disconnection_is_not_older_than_the_last_acknowledged_write() {
     let server = Server::start();
     let proxy = Proxy::start(server.address()).await;
     let reader = builder::<u64>(&proxy.url(), REALTIME)
@@ -90,7 +90,7 @@ async fn no_realtime_read_is_older_than_what_was_acknowledged_however_the_reader
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_realtime_change_waits_for_who_might_serve_the_old_value_and_no_longer() {
+async fn realtime_change_waits_for_readers_that_may_serve_the_old_value_and_no_longer() {
     let server = Server::start();
     let proxy = Proxy::start(server.address()).await;
     let reader = builder::<u64>(&proxy.url(), REALTIME)
@@ -135,7 +135,7 @@ async fn a_realtime_change_waits_for_who_might_serve_the_old_value_and_no_longer
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_bounded_copy_lives_no_longer_than_its_bound_and_is_checked_after_a_gap() {
+async fn bounded_entry_expires_after_its_bound_and_is_invalidated_after_a_gap() {
     let server = Server::start();
     let proxy = Proxy::start(server.address()).await;
     let bound = Duration::from_millis(700);
@@ -178,7 +178,7 @@ async fn a_bounded_copy_lives_no_longer_than_its_bound_and_is_checked_after_a_ga
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_missing_event_is_noticed() {
+async fn missing_event_is_detected() {
     let server = Server::start();
     let reader = proven::<u64>(&server.url(), REALTIME).await;
     reader.get_or_load_async(&1, || value(1)).await.unwrap();
@@ -192,7 +192,7 @@ async fn a_missing_event_is_noticed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn messages_from_elsewhere_do_no_harm() {
+async fn foreign_messages_on_the_channel_are_ignored() {
     let server = Server::start();
     let cache = proven::<u64>(&server.url(), REALTIME).await;
     cache.get_or_load_async(&1, || value(1)).await.unwrap();

@@ -32,7 +32,7 @@ async fn serve(prices: &impl AsyncCache<u64, String>) -> u64 {
 }
 
 #[tokio::test]
-async fn the_same_code_runs_on_each_backend() {
+async fn async_cache_code_runs_on_each_configured_backend() {
     for (backend, entries) in [("local", 0), ("redis", 1), ("tiered", 1)] {
         let server = Server::start();
         let config = config(&server, backend);
@@ -47,7 +47,7 @@ async fn the_same_code_runs_on_each_backend() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn so_do_threads() {
+async fn blocking_cache_code_runs_on_each_configured_backend() {
     for backend in ["local", "redis", "tiered"] {
         let server = Server::start();
         let prices = config(&server, backend).build_blocking::<u64, u64>();
@@ -61,7 +61,7 @@ async fn so_do_threads() {
 }
 
 #[tokio::test]
-async fn the_backend_redis_keeps_nothing_in_the_process() {
+async fn backend_redis_stores_nothing_in_the_process() {
     let server = Server::start();
     for (backend, kept) in [("redis", 0), ("tiered", 1)] {
         let config = config(&server, backend);
@@ -75,7 +75,7 @@ async fn the_backend_redis_keeps_nothing_in_the_process() {
 }
 
 #[tokio::test]
-async fn the_backend_redis_needs_no_capacity_and_takes_a_weight() {
+async fn backend_redis_needs_no_capacity_and_accepts_a_weight() {
     let server = Server::start();
     let mut config = config(&server, "redis");
     config.capacity = None;
@@ -90,7 +90,7 @@ async fn the_backend_redis_needs_no_capacity_and_takes_a_weight() {
 
 /// By configuration alone: to another backend with a restart, to more of Redis and back without one.
 #[tokio::test(flavor = "multi_thread")]
-async fn it_moves_there_and_back_under_load_without_an_error() {
+async fn backend_changed_to_redis_and_back_under_load_causes_no_error() {
     let server = Server::start();
     for backend in ["local", "redis", "tiered"] {
         let config = config(&server, backend);

@@ -35,7 +35,7 @@ impl Clone for SlowKey {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn a_look_up_beside_an_invalidation_that_is_queued_leaves_nothing_old() {
+async fn lookup_during_a_queued_invalidation_stores_no_old_value() {
     let server = Server::start();
     let cache = |heartbeat| -> TieredCache<SlowKey, u64> {
         let builder = LocalCache::builder()
@@ -73,7 +73,7 @@ async fn a_look_up_beside_an_invalidation_that_is_queued_leaves_nothing_old() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_batch_has_read_before_its_load_ages_meanwhile() {
+async fn value_that_a_batch_finds_before_its_load_ages_during_the_load() {
     let server = Server::start();
     let bound = Consistency::Bounded(Duration::from_millis(500));
     let writer = proven::<u64>(&server.url(), bound).await;
@@ -96,7 +96,7 @@ async fn what_a_batch_has_read_before_its_load_ages_meanwhile() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_bounded_read_joins_no_load_that_is_older_than_its_bound() {
+async fn bounded_read_does_not_join_a_load_older_than_its_bound() {
     let server = Server::start();
     let proxy = Proxy::start(server.address()).await;
     let bound = Duration::from_millis(300);
@@ -134,7 +134,7 @@ async fn a_bounded_read_joins_no_load_that_is_older_than_its_bound() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_pause_of_the_server_leaves_no_lease_that_nobody_holds() {
+async fn pause_of_the_server_leaves_no_orphaned_load_lease() {
     let server = Server::start();
     let one = builder::<u64>(&server.url(), MINUTE);
     let one = one.deadline(Duration::from_millis(100)).build().unwrap();
@@ -154,7 +154,7 @@ async fn a_pause_of_the_server_leaves_no_lease_that_nobody_holds() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn times_without_end_are_no_error() {
+async fn longest_durations_are_valid_settings() {
     let server = Server::start();
     for (lease, ttl) in [
         (Duration::MAX, Duration::from_secs(60)),
@@ -179,7 +179,7 @@ async fn times_without_end_are_no_error() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_listener_that_panics_leaves_the_process_listening() {
+async fn panic_of_a_removal_listener_does_not_end_the_subscription() {
     let server = Server::start();
     let other = proven::<u64>(&server.url(), REALTIME).await;
     let panics = Arc::new(AtomicUsize::new(0));
@@ -206,7 +206,7 @@ async fn a_listener_that_panics_leaves_the_process_listening() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_value_that_is_written_through_has_the_tags_that_it_was_given() {
+async fn value_written_through_has_its_own_tags() {
     let server = Server::start();
     let one = proven::<u64>(&server.url(), REALTIME).await;
     let other = proven::<u64>(&server.url(), REALTIME).await;
@@ -221,7 +221,7 @@ async fn a_value_that_is_written_through_has_the_tags_that_it_was_given() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn namespaces_of_two_databases_of_one_server_are_two() {
+async fn same_namespace_in_two_databases_of_one_server_is_two_namespaces() {
     let server = Server::start();
     let one = proven::<u64>(&format!("{}0", server.url()), REALTIME).await;
     let two = proven::<u64>(&format!("{}1", server.url()), REALTIME).await;
@@ -235,7 +235,7 @@ async fn namespaces_of_two_databases_of_one_server_are_two() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_future_trusts_when_it_is_polled_not_when_it_was_made() {
+async fn future_checks_the_read_lease_when_polled_not_when_created() {
     let server = Server::start();
     let proxy = Proxy::start(server.address()).await;
     let reader = builder::<u64>(&proxy.url(), REALTIME);
@@ -251,7 +251,7 @@ async fn a_future_trusts_when_it_is_polled_not_when_it_was_made() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn readers_who_were_forgotten_are_waited_for() {
+async fn change_waits_for_readers_that_the_server_has_lost() {
     let server = Server::start();
     for lost in [b"hotset:{test}:readers".as_slice(), b"hotset:{test}:state"] {
         let proxy = Proxy::start(server.address()).await;
@@ -271,7 +271,7 @@ async fn readers_who_were_forgotten_are_waited_for() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_batch_does_not_hold_up_who_waits_for_a_key_that_it_has() {
+async fn batch_that_waits_for_another_process_does_not_delay_waiters_for_its_other_keys() {
     let server = Server::start();
     let one = proven::<u64>(&server.url(), MINUTE).await;
     let other = proven::<u64>(&server.url(), MINUTE).await;
@@ -300,7 +300,7 @@ async fn a_batch_does_not_hold_up_who_waits_for_a_key_that_it_has() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_batch_whose_key_another_process_fails_to_load_loads_it_alone() {
+async fn batch_loads_only_the_key_whose_load_failed_in_another_process() {
     let server = Server::start();
     let one = proven::<u64>(&server.url(), MINUTE).await;
     let other = proven::<u64>(&server.url(), MINUTE).await;
@@ -331,7 +331,7 @@ async fn a_batch_whose_key_another_process_fails_to_load_loads_it_alone() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn loads_that_queue_for_a_permit_keep_their_leases_short() {
+async fn load_that_waits_for_a_permit_holds_no_lease() {
     let server = Server::start();
     let cache: TieredCache<u64, u64> = LocalCache::builder()
         .capacity(100)
@@ -360,7 +360,7 @@ async fn loads_that_queue_for_a_permit_keep_their_leases_short() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_schema_that_changes_is_no_stampede_of_batches() {
+async fn changed_schema_causes_no_stampede_of_batches() {
     let server = Server::start();
     let old = proven::<u64>(&server.url(), MINUTE).await;
     let keys: Vec<u64> = (0..300).collect();
@@ -379,7 +379,7 @@ async fn a_schema_that_changes_is_no_stampede_of_batches() {
 }
 
 #[test]
-fn a_connection_belongs_to_the_runtime_in_which_the_cache_was_built() {
+fn call_from_another_runtime_leaves_the_connection_in_the_runtime_of_the_cache() {
     let server = Server::start();
     let home = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -403,7 +403,7 @@ fn a_connection_belongs_to_the_runtime_in_which_the_cache_was_built() {
 }
 
 #[test]
-fn a_blocking_loader_may_load_another_key_and_run_a_runtime() {
+fn blocking_loader_may_load_another_key_and_run_a_runtime() {
     let server = Server::start();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -433,7 +433,7 @@ fn a_blocking_loader_may_load_another_key_and_run_a_runtime() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_without_room_hears_of_invalidations() {
+async fn server_without_free_memory_accepts_invalidations() {
     let server = Server::start();
     let one = proven::<u64>(&server.url(), REALTIME).await;
     let other = proven::<u64>(&server.url(), REALTIME).await;
@@ -450,7 +450,7 @@ async fn a_server_without_room_hears_of_invalidations() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_user_without_channels_is_told_so_and_disturbs_nobody() {
+async fn user_without_channel_rights_gets_a_warning_and_affects_no_other_process() {
     let server = Server::start();
     let rights: &[&[u8]] = &[
         b"ACL", b"SETUSER", b"app", b"on", b">secret", b"~*", b"+@all",
@@ -478,7 +478,7 @@ async fn a_user_without_channels_is_told_so_and_disturbs_nobody() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_primary_that_becomes_a_replica_is_left() {
+async fn demoted_primary_is_abandoned() {
     let (server, primary) = (Server::start(), Server::start());
     let cache = proven::<u64>(&server.url(), MINUTE).await;
     let port = primary.port().to_string();
@@ -492,7 +492,7 @@ async fn a_primary_that_becomes_a_replica_is_left() {
 }
 
 #[test]
-fn a_change_after_the_runtime_is_gone_is_seen_here() {
+fn change_after_the_shutdown_of_the_runtime_is_applied_locally() {
     let server = Server::start();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -513,7 +513,7 @@ fn a_change_after_the_runtime_is_gone_is_seen_here() {
 }
 
 #[tokio::test]
-async fn settings_that_cannot_be_are_told() {
+async fn invalid_settings_are_errors() {
     let error = |url: &str, namespace: &str| {
         let builder = LocalCache::<u64, u64>::builder().capacity(10);
         builder.redis(url, namespace).build().unwrap_err()
@@ -550,7 +550,7 @@ async fn settings_that_cannot_be_are_told() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn dropped_futures_leave_nothing_behind() {
+async fn dropped_futures_leave_no_lease_and_no_waiter() {
     let server = Server::start();
     let cache = proven::<u64>(&server.url(), REALTIME).await;
     let waits = AtomicU64::new(0);

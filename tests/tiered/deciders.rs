@@ -36,7 +36,7 @@ fn is_followed(primary: &Server) {
 /// Its successor dies before it is told of it, so it never was a replica, and has the same replication
 /// id as before.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_primary_that_comes_back_without_having_been_told_revives_nothing() {
+async fn demoted_primary_that_restarts_serves_no_old_value() {
     let mut it = Replicated::start().await;
     let old = it.primary();
     let cache = proven(&it.url(), Consistency::L2Only).await;
@@ -58,7 +58,7 @@ async fn a_primary_that_comes_back_without_having_been_told_revives_nothing() {
 
 /// The first replica of a server gives it another replication id, and nothing is lost.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_first_replica_costs_a_new_beginning_and_no_more() {
+async fn attaching_the_first_replica_serves_no_old_value_and_recovers() {
     let (server, replica) = (Server::start(), Server::start());
     let one = proven(&server.url(), Consistency::Realtime).await;
     let other = proven(&server.url(), Consistency::Realtime).await;
@@ -97,7 +97,7 @@ async fn splitting(first: SocketAddr, then: SocketAddr) -> String {
 
 /// An address that begins to lead to another server between two connections of one process.
 #[tokio::test(flavor = "multi_thread")]
-async fn replicas_confirm_what_their_own_primary_was_told() {
+async fn replica_of_the_new_primary_does_not_confirm_a_change_on_the_old_one() {
     let (old, new, replica) = (Server::start(), Server::start(), Server::start());
     follow(&replica, new.port());
     is_followed(&new);
@@ -122,7 +122,7 @@ async fn replicas_confirm_what_their_own_primary_was_told() {
 
 /// A primary whose replica has left without a word, and that has nothing of the namespace yet.
 #[tokio::test(flavor = "multi_thread")]
-async fn replicas_that_are_gone_confirm_nothing() {
+async fn primary_without_its_replicas_is_not_trusted() {
     let (old, new, replica) = (Server::start(), Server::start(), Server::start());
     let feed = Proxy::start(old.address()).await;
     follow(&new, feed.port());
@@ -155,7 +155,7 @@ async fn replicas_that_are_gone_confirm_nothing() {
 
 /// By whatever name it is asked.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_primary_of_a_cluster_is_not_believed_alone() {
+async fn primary_of_a_cluster_needs_the_votes_of_others() {
     let cluster = Cluster::start();
     let primary = cluster.primaries(cluster.slot("test"))[0].0;
     for host in ["127.0.0.1", "localhost"] {
@@ -180,7 +180,7 @@ async fn a_primary_of_a_cluster_is_not_believed_alone() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn connections_to_those_who_decide_are_kept() {
+async fn connections_for_votes_are_reused() {
     let cluster = Cluster::start();
     let primaries = cluster.primaries(cluster.slot("test"));
     let is_primary = |place: &usize| primaries.iter().any(|(primary, _)| primary == place);
@@ -212,7 +212,7 @@ async fn connections_to_those_who_decide_are_kept() {
 
 /// It closes nothing, so who connects to it learns nothing from it.
 #[tokio::test(flavor = "multi_thread")]
-async fn nobody_waits_for_a_connection_to_a_dead_primary() {
+async fn no_call_waits_for_a_connection_to_a_dead_primary() {
     let it = Replicated::start().await;
     let old = it.primary();
     // Eight of them are the time that connecting may take.
@@ -240,7 +240,7 @@ async fn nobody_waits_for_a_connection_to_a_dead_primary() {
 
 /// All sentinels tell of it, one after the other.
 #[tokio::test(flavor = "multi_thread")]
-async fn one_failover_ends_one_subscription() {
+async fn failover_ends_the_subscription_once() {
     let it = Replicated::start().await;
     let cache = proven(&it.url(), Consistency::Realtime).await;
     let old = it.primary();
@@ -254,7 +254,7 @@ async fn one_failover_ends_one_subscription() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_sentinel_may_hang_and_none_is_kept_busy_by_a_cache_that_is_gone() {
+async fn hanging_sentinel_delays_nothing_and_dropped_cache_releases_the_sentinels() {
     let it = Replicated::start().await;
     let before = it.clients_of_sentinels();
     let cache = proven(&it.url(), Consistency::Realtime).await;
@@ -272,7 +272,7 @@ async fn one_sentinel_may_hang_and_none_is_kept_busy_by_a_cache_that_is_gone() {
 }
 
 #[tokio::test]
-async fn a_clock_that_was_set_back_holds_up_nobody() {
+async fn clock_of_the_server_that_is_set_back_delays_no_change() {
     let server = Server::start();
     let cache = proven(&server.url(), Consistency::Realtime).await;
     acknowledged(&cache, 1).await;
@@ -286,7 +286,7 @@ async fn a_clock_that_was_set_back_holds_up_nobody() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_right_that_is_missing_among_those_who_decide_is_warned_of() {
+async fn missing_right_on_a_voting_server_is_a_warning() {
     let cluster = Cluster::start();
     for server in &cluster.servers {
         let rights = "ACL SETUSER app on >secret ~* &* +@all -cluster|nodes";

@@ -144,7 +144,7 @@ impl Sentinels {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn no_realtime_read_is_wrong_while_sentinels_fail_over() {
+async fn realtime_reads_are_correct_during_sentinel_failovers() {
     let mut sentinels = Sentinels::start("realtime").await;
     sentinels.kill().await;
     sentinels.cut_off().await;
@@ -154,14 +154,14 @@ async fn no_realtime_read_is_wrong_while_sentinels_fail_over() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn no_read_from_l2_alone_is_wrong_while_sentinels_fail_over() {
+async fn l2_only_reads_are_correct_during_sentinel_failovers() {
     let mut sentinels = Sentinels::start("l2only").await;
     sentinels.cut_off().await;
     sentinels.end(Duration::ZERO);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn no_bounded_read_is_older_than_its_bound_while_sentinels_fail_over() {
+async fn bounded_reads_are_within_their_bound_during_sentinel_failovers() {
     let mut sentinels = Sentinels::start("bounded").await;
     sentinels.cut_off().await;
     sentinels.end(BOUND + GRAIN);
@@ -169,7 +169,7 @@ async fn no_bounded_read_is_older_than_its_bound_while_sentinels_fail_over() {
 
 /// The old primary says nothing, and closes nothing; and it is long until it is asked again.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_failover_is_noticed_by_word_of_the_sentinels() {
+async fn failover_is_detected_by_the_message_of_the_sentinels() {
     let replicated = Replicated::start().await;
     let cache = builder::<u64>(&replicated.url(), Consistency::Realtime);
     let cache = cache.heartbeat(Duration::from_secs(60)).build().unwrap();
@@ -194,7 +194,7 @@ async fn a_failover_is_noticed_by_word_of_the_sentinels() {
 
 /// It does not know that it was away, and that the server which it reaches is the primary no more.
 #[tokio::test(flavor = "multi_thread")]
-async fn who_was_paused_asks_no_old_primary() {
+async fn resumed_process_does_not_read_from_demoted_primary() {
     let replicated = Replicated::start().await;
     let mut near = Vec::new();
     for sentinel in replicated.sentinels() {
@@ -241,7 +241,7 @@ async fn who_was_paused_asks_no_old_primary() {
 /// As a managed primary does, of which nobody can be asked who it is: one address, that leads to another
 /// server from some time on. Half of the clients stay with the old one, which knows nothing of it.
 #[tokio::test(flavor = "multi_thread")]
-async fn no_realtime_read_is_wrong_while_an_address_moves() {
+async fn realtime_reads_are_correct_while_an_address_moves_to_another_server() {
     let (mut old, new) = (Server::start(), Server::start());
     let feed = Proxy::start(old.address()).await;
     let port = feed.port().to_string();
@@ -276,7 +276,7 @@ async fn no_realtime_read_is_wrong_while_an_address_moves() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn no_realtime_read_is_wrong_while_a_cluster_changes() {
+async fn realtime_reads_are_correct_during_failovers_and_a_slot_migration_of_a_cluster() {
     let mut cluster = Cluster::start();
     let workers = Workers::start("realtime", vec![cluster.url(); 4]);
     let slot = cluster.slot("test");

@@ -6,7 +6,7 @@ use hotset::{Consistency, TieredCache};
 use std::time::Duration;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn loads_are_those_of_the_loader_and_calls_are_counted_by_what_they_are_for() {
+async fn statistics_count_loads_of_the_loader_and_calls_by_operation() {
     let server = Server::start();
     let cache = proven::<u64>(&server.url(), Consistency::Realtime).await;
     let other = proven::<u64>(&server.url(), Consistency::Realtime).await;
@@ -30,7 +30,7 @@ async fn loads_are_those_of_the_loader_and_calls_are_counted_by_what_they_are_fo
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_look_up_is_one_hit_or_one_miss_of_each_tier_that_it_comes_to() {
+async fn lookup_counts_one_hit_or_miss_in_each_tier_that_it_reaches() {
     let server = Server::start();
     let cache = proven::<u64>(&server.url(), Consistency::Realtime).await;
     let counts = || {
@@ -53,7 +53,7 @@ async fn a_look_up_is_one_hit_or_one_miss_of_each_tier_that_it_comes_to() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_fails_or_is_not_kept_is_not_stored_refused_or_failed_at() {
+async fn failed_load_is_not_filled_and_value_not_stored_in_l1_is_not_counted_as_refused() {
     let server = Server::start();
     let cache = proven::<u64>(&server.url(), Consistency::L2Only).await;
     for key in 0..10 {
@@ -70,7 +70,7 @@ async fn what_fails_or_is_not_kept_is_not_stored_refused_or_failed_at() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_value_is_not_old_since_its_loader_had_to_wait() {
+async fn wait_for_a_permit_does_not_count_as_age_of_the_value() {
     let server = Server::start();
     let cache = builder_of_one(&server);
     soon("proven", || cache.health().proven_for.is_some()).await;
@@ -102,7 +102,7 @@ fn builder_of_one(server: &Server) -> TieredCache<u64, u64> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_idle_cache_notices_that_redis_is_gone() {
+async fn idle_cache_detects_an_outage() {
     let mut server = Server::start();
     let cache = proven::<u64>(&server.url(), Consistency::Realtime).await;
     server.kill();
@@ -112,7 +112,7 @@ async fn an_idle_cache_notices_that_redis_is_gone() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_loader_that_is_dropped_has_failed() {
+async fn dropped_loader_counts_as_failed() {
     let server = Server::start();
     let cache = proven::<u64>(&server.url(), MINUTE).await;
     let load = || async { std::future::pending::<Result<u64, ()>>().await };
@@ -148,7 +148,7 @@ fn tracking(server: &Server) -> TieredCache<u64, u64> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_value_from_redis_is_as_old_as_it_is_there() {
+async fn value_from_redis_keeps_its_age() {
     let server = Server::start();
     let first = tracking(&server);
     soon("proven", || first.health().proven_for.is_some()).await;
@@ -172,7 +172,7 @@ async fn a_value_from_redis_is_as_old_as_it_is_there() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_tiered_cache_has_the_name_of_l1_or_its_namespace() {
+async fn name_of_a_tiered_cache_is_that_of_l1_or_the_namespace() {
     let url = "redis://127.0.0.1:1/";
     let cache = builder::<u64>(url, MINUTE).build().unwrap();
     assert_eq!(cache.name(), "test");
@@ -183,7 +183,7 @@ async fn a_tiered_cache_has_the_name_of_l1_or_its_namespace() {
 
 #[cfg(feature = "metrics")]
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_published_is_what_is_documented_and_tells_of_an_outage() {
+async fn published_metrics_are_the_documented_ones_and_show_an_outage() {
     use hotset::Metrics;
     use metrics_exporter_prometheus::PrometheusBuilder;
 

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_cache_is_built_and_works_before_redis_does_and_recovers_by_itself() {
+async fn cache_built_without_redis_works_and_recovers_when_redis_starts() {
     let mut server = Server::start();
     server.kill();
     let cache = builder::<u64>(&server.url(), Consistency::Realtime)
@@ -31,7 +31,7 @@ async fn a_cache_is_built_and_works_before_redis_does_and_recovers_by_itself() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn redis_killed_under_load_fails_nobody_and_the_database_sees_no_more_than_the_bound() {
+async fn outage_under_load_fails_no_read_and_keeps_the_bound_on_concurrent_loads() {
     const BOUND: usize = 8;
     for consistency in [Consistency::Realtime, MINUTE, Consistency::L2Only] {
         let mut server = Server::start();
@@ -84,7 +84,7 @@ async fn redis_killed_under_load_fails_nobody_and_the_database_sees_no_more_than
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_that_hangs_costs_a_deadline_and_then_nothing() {
+async fn hanging_server_costs_one_deadline_and_then_nothing() {
     let server = Server::start();
     let cache = builder::<u64>(&server.url(), MINUTE)
         .deadline(Duration::from_millis(100))
@@ -118,7 +118,7 @@ async fn a_server_that_hangs_costs_a_deadline_and_then_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_could_not_be_told_is_told_later_and_nothing_stale_is_read_here_meanwhile() {
+async fn queued_invalidation_is_sent_later_and_no_old_value_is_read_meanwhile() {
     for consistency in [Consistency::Realtime, MINUTE, Consistency::L2Only] {
         let server = Server::start();
         let proxy = Proxy::start(server.address()).await;
@@ -156,7 +156,7 @@ async fn what_could_not_be_told_is_told_later_and_nothing_stale_is_read_here_mea
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_queue_that_overflows_becomes_one_invalidation_of_everything() {
+async fn full_queue_becomes_one_invalidation_of_everything() {
     let server = Server::start();
     let proxy = Proxy::start(server.address()).await;
     let cut_off = builder::<u64>(&proxy.url(), MINUTE)
@@ -179,7 +179,7 @@ async fn a_queue_that_overflows_becomes_one_invalidation_of_everything() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn redis_that_comes_back_empty_serves_nothing_old_and_forgets_nobody() {
+async fn redis_restarted_empty_serves_no_old_value() {
     let mut server = Server::start();
     let one = proven::<u64>(&server.url(), Consistency::Realtime).await;
     let other = proven::<u64>(&server.url(), Consistency::Realtime).await;
@@ -203,7 +203,7 @@ async fn redis_that_comes_back_empty_serves_nothing_old_and_forgets_nobody() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn redis_that_comes_back_with_an_older_state_revives_no_old_value() {
+async fn redis_restarted_with_an_older_state_serves_no_old_value() {
     let mut server = Server::start_with(&["--dbfilename", "older.rdb"]);
     let one = proven::<u64>(&server.url(), Consistency::L2Only).await;
     one.get_or_load_async(&1, || value(10)).await.unwrap();
@@ -222,7 +222,7 @@ async fn redis_that_comes_back_with_an_older_state_revives_no_old_value() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_namespace_whose_state_was_evicted_or_whose_scripts_were_flushed_goes_on() {
+async fn namespace_works_after_its_state_was_evicted_or_its_scripts_were_flushed() {
     let server = Server::start();
     let one = proven::<u64>(&server.url(), Consistency::Realtime).await;
     one.get_or_load_async(&1, || value(10)).await.unwrap();
@@ -241,7 +241,7 @@ async fn a_namespace_whose_state_was_evicted_or_whose_scripts_were_flushed_goes_
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_value_is_served_stale_where_the_cache_was_told_that_it_may() {
+async fn expired_value_is_served_after_a_failed_load_if_stale_if_error_is_set() {
     let mut server = Server::start();
     let cache: TieredCache<u64, u64> = LocalCache::builder()
         .capacity(100)
@@ -263,7 +263,7 @@ async fn a_value_is_served_stale_where_the_cache_was_told_that_it_may() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_last_handle_ends_the_tasks() {
+async fn drop_of_the_last_handle_ends_the_background_tasks() {
     let server = Server::start();
     let cache = proven::<u64>(&server.url(), MINUTE).await;
     let held = Arc::new(cache.clone());
@@ -280,7 +280,7 @@ async fn the_last_handle_ends_the_tasks() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_flush_ends_once_all_that_is_queued_was_told() {
+async fn flush_ends_when_all_queued_invalidations_are_sent() {
     let mut server = Server::start();
     let cache = proven::<u64>(&server.url(), Consistency::Realtime).await;
     let other = proven::<u64>(&server.url(), Consistency::L2Only).await;

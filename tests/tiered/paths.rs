@@ -18,7 +18,7 @@ const ALL: [Consistency; 4] = [
 ];
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_value_that_one_loads_another_finds() {
+async fn value_loaded_by_one_process_is_found_by_another() {
     let server = Server::start();
     let one = proven::<u64>(&server.url(), MINUTE).await;
     let other = proven::<u64>(&server.url(), MINUTE).await;
@@ -32,7 +32,7 @@ async fn a_value_that_one_loads_another_finds() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_acknowledged_invalidation_is_seen_by_all_at_once_or_soon() {
+async fn acknowledged_invalidation_is_visible_in_all_processes_as_the_class_promises() {
     for consistency in ALL {
         let server = Server::start();
         let one = proven::<u64>(&server.url(), consistency).await;
@@ -62,7 +62,7 @@ async fn an_acknowledged_invalidation_is_seen_by_all_at_once_or_soon() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn tags_and_clear_reach_all_and_only_what_they_are_of() {
+async fn invalidation_of_a_tag_and_clear_remove_exactly_their_entries_in_all_processes() {
     for consistency in ALL {
         let server = Server::start();
         let one = proven::<u64>(&server.url(), consistency).await;
@@ -111,7 +111,7 @@ async fn tags_and_clear_reach_all_and_only_what_they_are_of() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_load_during_an_invalidation_elsewhere_is_stored_nowhere() {
+async fn load_started_before_an_invalidation_by_another_process_is_not_stored() {
     for consistency in ALL {
         for what in ["key", "tag", "clear"] {
             let server = Server::start();
@@ -145,7 +145,7 @@ async fn a_load_during_an_invalidation_elsewhere_is_stored_nowhere() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn all_who_miss_in_several_caches_make_one_load_and_an_error_is_not_kept() {
+async fn callers_of_several_caches_share_one_load_and_an_error_is_not_cached() {
     let server = Server::start();
     let loads = Arc::new(AtomicUsize::new(0));
     let mut tasks = Vec::new();
@@ -179,7 +179,7 @@ async fn all_who_miss_in_several_caches_make_one_load_and_an_error_is_not_kept()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_dropped_load_gives_the_lead_to_another_process() {
+async fn dropped_load_passes_its_lease_to_another_process() {
     let server = Server::start();
     let one = proven::<u64>(&server.url(), MINUTE).await;
     let other = proven::<u64>(&server.url(), MINUTE).await;
@@ -207,7 +207,7 @@ async fn a_dropped_load_gives_the_lead_to_another_process() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_waits_for_another_process_does_so_until_its_own_deadline() {
+async fn caller_that_waits_for_another_process_stops_at_its_own_deadline() {
     let server = Server::start();
     let one = proven::<u64>(&server.url(), MINUTE).await;
     let hasty: TieredCache<u64, u64> = LocalCache::builder()
@@ -232,7 +232,7 @@ async fn who_waits_for_another_process_does_so_until_its_own_deadline() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn writing_through_changes_the_database_first_and_then_all_caches() {
+async fn write_through_changes_the_database_first_and_then_all_caches() {
     for consistency in ALL {
         let server = Server::start();
         let one = proven::<u64>(&server.url(), consistency).await;
@@ -267,7 +267,7 @@ async fn writing_through_changes_the_database_first_and_then_all_caches() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn of_two_who_write_through_at_once_no_cache_keeps_the_wrong_one() {
+async fn concurrent_write_throughs_leave_no_wrong_value_in_a_cache() {
     let server = Server::start();
     let one = proven::<u64>(&server.url(), Consistency::Realtime).await;
     let other = proven::<u64>(&server.url(), Consistency::Realtime).await;
@@ -298,7 +298,7 @@ async fn of_two_who_write_through_at_once_no_cache_keeps_the_wrong_one() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_write_through_that_is_dropped_invalidates() {
+async fn dropped_write_through_invalidates_the_key() {
     let server = Server::start();
     let one = proven::<u64>(&server.url(), MINUTE).await;
     one.get_or_load_async(&1, || value(10)).await.unwrap();
@@ -315,7 +315,7 @@ async fn a_write_through_that_is_dropped_invalidates() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn inserted_values_are_found_by_others_with_their_own_time_to_live() {
+async fn inserted_value_is_found_by_others_with_its_own_time_to_live() {
     let server = Server::start();
     let one = proven::<u64>(&server.url(), MINUTE).await;
     let other = proven::<u64>(&server.url(), MINUTE).await;
@@ -336,7 +336,7 @@ async fn inserted_values_are_found_by_others_with_their_own_time_to_live() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn many_keys_take_one_round_trip_and_one_load() {
+async fn batch_takes_one_round_trip_and_one_load() {
     let server = Server::start();
     let one = proven::<u64>(&server.url(), MINUTE).await;
     let other = proven::<u64>(&server.url(), MINUTE).await;
@@ -373,7 +373,7 @@ async fn many_keys_take_one_round_trip_and_one_load() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn two_batches_of_two_processes_share_their_loads() {
+async fn batches_of_two_processes_share_their_loads() {
     let server = Server::start();
     let one = proven::<u64>(&server.url(), MINUTE).await;
     let other = proven::<u64>(&server.url(), MINUTE).await;
@@ -398,7 +398,7 @@ async fn two_batches_of_two_processes_share_their_loads() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_value_of_another_schema_is_a_miss_and_is_replaced() {
+async fn value_of_another_schema_is_a_miss_and_is_replaced() {
     let server = Server::start();
     let url = server.url();
     let old = proven::<u64>(&url, MINUTE).await;
@@ -414,7 +414,7 @@ async fn a_value_of_another_schema_is_a_miss_and_is_replaced() {
 }
 
 #[test]
-fn threads_use_it_through_the_blocking_front() {
+fn blocking_cache_serves_threads() {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()

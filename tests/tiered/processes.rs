@@ -12,7 +12,7 @@ fn task(name: &str, cache: &Server, database: &Server) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn eight_processes_of_a_thousand_tasks_each_make_one_load() {
+async fn thousand_tasks_in_each_of_eight_processes_share_one_load() {
     let (cache, database) = (Server::start(), Server::start());
     let rows = Database::connect(&database.url()).await;
     rows.set(1, 42).await;
@@ -31,7 +31,7 @@ async fn eight_processes_of_a_thousand_tasks_each_make_one_load() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_late_fill_of_a_process_that_was_stopped_within_its_lease_loses() {
+async fn fill_of_a_process_that_was_stopped_beyond_its_lease_is_refused() {
     for invalidated in [false, true] {
         let (server, database) = (Server::start(), Server::start());
         let rows = Database::connect(&database.url()).await;
@@ -70,7 +70,7 @@ async fn the_late_fill_of_a_process_that_was_stopped_within_its_lease_loses() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_process_that_was_stopped_while_a_price_changed_serves_the_new_one() {
+async fn process_that_was_stopped_during_a_change_serves_the_new_value() {
     let (server, database) = (Server::start(), Server::start());
     let rows = Database::connect(&database.url()).await;
     rows.set(1, 1).await;

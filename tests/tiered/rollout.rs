@@ -20,7 +20,7 @@ async fn proven_with(server: &Server, rollout: &Rollout) -> TieredCache<u64, u64
 }
 
 #[tokio::test]
-async fn as_many_keys_go_through_redis_as_are_said_and_that_is_seen() {
+async fn rollout_stores_its_percentage_of_keys_in_redis_and_reports_it() {
     let server = Server::start();
     let rollout = Rollout::with_percent(0.0).unwrap();
     let cache = proven_with(&server, &rollout).await;
@@ -48,7 +48,7 @@ async fn as_many_keys_go_through_redis_as_are_said_and_that_is_seen() {
 
 /// One process has moved further than the other.
 #[tokio::test]
-async fn a_change_is_seen_by_all_whatever_the_share_of_each() {
+async fn change_is_visible_to_processes_with_different_percentages() {
     let server = Server::start();
     for (percent, other) in [(0.0, 100.0), (100.0, 0.0), (0.0, 0.0)] {
         let writer = proven_with(&server, &Rollout::with_percent(percent).unwrap()).await;
@@ -70,7 +70,7 @@ async fn a_change_is_seen_by_all_whatever_the_share_of_each() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_share_goes_up_and_down_under_load_without_an_error() {
+async fn percentage_changed_under_load_causes_no_error() {
     let server = Server::start();
     let rollout = Rollout::with_percent(0.0).unwrap();
     let caches = [
@@ -116,7 +116,7 @@ async fn the_share_goes_up_and_down_under_load_without_an_error() {
 }
 
 #[tokio::test]
-async fn in_the_shadow_redis_is_asked_and_compared_and_not_served() {
+async fn shadow_mode_compares_values_and_does_not_serve_them() {
     let server = Server::start();
     let real: TieredCache<u64, u64> = proven(&server.url(), MINUTE).await;
     for key in 0..4 {
@@ -154,13 +154,13 @@ async fn in_the_shadow_redis_is_asked_and_compared_and_not_served() {
 }
 
 #[test]
-fn a_share_out_of_range_is_refused() {
+fn percentage_out_of_range_is_refused() {
     let error = Rollout::with_percent(120.0).unwrap_err();
     assert_eq!(error, BuildError::OutOfRange("percent"));
 }
 
 #[tokio::test]
-async fn in_the_shadow_a_change_that_was_told_meanwhile_is_not_wrong() {
+async fn change_propagated_during_the_load_counts_as_no_difference_in_shadow_mode() {
     let server = Server::start();
     let real: TieredCache<u64, u64> = proven(&server.url(), MINUTE).await;
     real.get_or_load_async(&1, || value(1)).await.unwrap();
@@ -178,7 +178,7 @@ async fn in_the_shadow_a_change_that_was_told_meanwhile_is_not_wrong() {
 }
 
 #[tokio::test]
-async fn in_the_shadow_a_batch_that_another_process_loads_too_is_one_load() {
+async fn batches_of_two_processes_in_shadow_mode_take_one_load_each() {
     let server = Server::start();
     let rollout = Rollout::full();
     rollout.set_shadow(true);

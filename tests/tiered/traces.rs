@@ -96,7 +96,7 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for ByThread {
 }
 
 #[tokio::test]
-async fn a_miss_is_a_span_with_the_calls_and_the_load_within() {
+async fn miss_is_a_span_that_contains_its_calls_and_its_load() {
     let server = Server::start();
     let told = Told::listen();
     let cache = proven::<u64>(&server.url(), Consistency::Realtime).await;
@@ -115,7 +115,7 @@ async fn a_miss_is_a_span_with_the_calls_and_the_load_within() {
 }
 
 #[tokio::test]
-async fn an_outage_is_told_once_and_so_is_its_end() {
+async fn outage_and_its_end_are_each_logged_once() {
     let mut server = Server::start();
     let told = Told::listen();
     let cache = proven::<u64>(&server.url(), Consistency::Realtime).await;
@@ -167,7 +167,7 @@ fn is_well(cache: &TieredCache<u64, u64>) -> bool {
 }
 
 #[tokio::test]
-async fn what_is_wrong_with_the_server_and_what_others_set_is_told() {
+async fn warnings_about_the_server_and_changes_of_the_rollout_are_logged() {
     let server = Server::start_with(&["--maxmemory", "0"]);
     let told = Told::listen();
     let cache = builder::<u64>(&server.url(), Consistency::Realtime);
@@ -185,7 +185,7 @@ async fn what_is_wrong_with_the_server_and_what_others_set_is_told() {
 }
 
 #[tokio::test]
-async fn a_missing_right_is_told_once_while_other_calls_succeed() {
+async fn missing_right_is_logged_once_while_other_calls_succeed() {
     let server = Server::start();
     let user = [
         "ACL", "SETUSER", "app", "on", ">secret", "~*", "&*", "+@all", "-pttl",
@@ -235,7 +235,7 @@ async fn first_altered_and_first_unreadable_value_are_each_logged_once() {
 }
 
 #[tokio::test]
-async fn a_subscriber_that_panics_stops_nothing() {
+async fn panic_of_the_tracing_subscriber_stops_no_task() {
     let mut server = Server::start();
     let told = Told::listen();
     let cache = proven::<u64>(&server.url(), Consistency::Realtime).await;
@@ -256,7 +256,7 @@ async fn a_subscriber_that_panics_stops_nothing() {
 }
 
 #[tokio::test]
-async fn a_change_is_told_within_the_span_of_who_made_it() {
+async fn call_to_redis_is_within_the_span_of_its_caller() {
     let server = Server::start();
     let told = Told::listen();
     let cache = proven::<u64>(&server.url(), Consistency::Realtime).await;

@@ -156,7 +156,7 @@ async fn value_under_a_key_above_1_kib_stays_in_l1_and_others_can_invalidate_it(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn value_that_redis_cannot_take_is_stored_nowhere_in_class_l2_only() {
+async fn value_that_redis_cannot_store_is_not_stored_in_class_l2_only() {
     let server = Server::start();
     let cache: TieredCache<u64, String> = cache(&server.url(), Consistency::L2Only).await;
     let large = "large".repeat(10_000);

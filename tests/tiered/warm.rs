@@ -27,7 +27,7 @@ async fn assert_held(cache: &Cache, keys: impl Iterator<Item = u64>) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_one_was_warmed_with_another_gets_from_redis() {
+async fn keys_that_one_process_warms_are_found_in_redis_by_another() {
     for consistency in [Consistency::Realtime, MINUTE] {
         let server = Server::start();
         // Not proven yet: warming waits for that.
@@ -58,7 +58,7 @@ async fn what_one_was_warmed_with_another_gets_from_redis() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn of_a_snapshot_the_keys_are_used_and_redis_knows_the_values() {
+async fn warming_from_a_snapshot_takes_keys_from_it_and_values_from_redis() {
     let server = Server::start();
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("prices");
@@ -90,7 +90,7 @@ async fn of_a_snapshot_the_keys_are_used_and_redis_knows_the_values() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_redis_it_says_so_or_loads() {
+async fn warming_without_redis_loads_or_reports_the_missing_proof() {
     let mut server = Server::start();
     let cache = proven::<u64>(&server.url(), MINUTE).await;
     server.kill();
@@ -110,7 +110,7 @@ async fn without_redis_it_says_so_or_loads() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_a_proof_nothing_is_loaded_that_would_not_be_kept() {
+async fn warming_a_realtime_cache_without_proof_loads_nothing() {
     let mut server = Server::start();
     let url = server.url();
     server.kill();
@@ -123,7 +123,7 @@ async fn without_a_proof_nothing_is_loaded_that_would_not_be_kept() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn where_l1_keeps_nothing_redis_is_filled_with_as_much_as_l1_could_hold() {
+async fn warming_in_class_l2_only_fills_redis_up_to_the_capacity_of_l1() {
     let server = Server::start();
     let cache = || -> Cache {
         let builder = builder(&server.url(), Consistency::L2Only);
@@ -138,7 +138,7 @@ async fn where_l1_keeps_nothing_redis_is_filled_with_as_much_as_l1_could_hold() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_the_rollout_keeps_from_redis_is_not_found_there() {
+async fn warming_from_redis_finds_no_keys_that_the_rollout_excludes() {
     let server = Server::start();
     let one = proven::<u64>(&server.url(), MINUTE).await;
     one.warm_async(0..1_000, rows).await;
@@ -154,7 +154,7 @@ async fn what_the_rollout_keeps_from_redis_is_not_found_there() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn it_stops_when_l1_is_full() {
+async fn warming_stops_when_l1_is_full() {
     let server = Server::start();
     let small = || {
         let builder = LocalCache::builder().capacity(100);
