@@ -1,4 +1,4 @@
-//! How a cache gets at its server: TLS, users, databases; and what it says of one that is set up badly.
+//! Access to the server: TLS, users, databases, and warnings about the configuration of the server.
 
 use super::servers::cluster::Cluster;
 use super::servers::replicated::Replicated;
@@ -6,7 +6,7 @@ use super::servers::{Server, deployed, soon};
 use super::{builder, fails, proven, value};
 use hotset::{Consistency, Delivery, RemoteError, TieredCache, TieredCacheBuilder, Warning};
 
-/// What needs each of the rights.
+/// Uses the cache in a way that needs each of the rights.
 async fn uses_everything(builder: TieredCacheBuilder<u64, u64>) {
     let cache = builder.build().unwrap();
     soon("proven", || cache.health().proven_for.is_some()).await;
@@ -30,7 +30,7 @@ fn users() -> String {
     deployed("users.acl").display().to_string()
 }
 
-/// The URL with the user of the file.
+/// Returns the URL with the user of the ACL file.
 fn as_user(url: &str) -> String {
     url.replace("://", "://hotset:change-me@")
 }
@@ -39,7 +39,7 @@ fn as_user(url: &str) -> String {
 async fn deployed_user_has_all_required_rights() {
     let server = Server::start_with(&["--aclfile", &users()]);
     uses_everything(builder(&as_user(&server.url()), Consistency::Realtime)).await;
-    // One that asks whether it has replicas fails for want of any, not of rights.
+    // A cache that waits for replicas fails because there are none, not because of a missing right.
     let cache: TieredCache<u64, u64> = builder(&as_user(&server.url()), Consistency::Realtime)
         .replicas(1)
         .build()
@@ -133,7 +133,7 @@ async fn caches_in_two_databases_of_one_server_are_independent() {
     first.get_or_load_async(&1, || value(10)).await.unwrap();
     assert_eq!(second.get(&1).await, None);
     assert_eq!(cache(1).await.get(&1).await, Some(10));
-    // Nor do they hear of each other.
+    // The caches do not receive each other's invalidations.
     first.clear().await;
     assert_eq!(second.tier_stats().events, 0);
 }
@@ -150,7 +150,7 @@ mod tls {
     };
     use tempfile::TempDir;
 
-    /// An authority, and what it has signed.
+    /// A certificate authority, and the directory of its certificates.
     struct Authority {
         folder: TempDir,
         issuer: CertifiedIssuer<'static, KeyPair>,
@@ -178,7 +178,7 @@ mod tls {
             path.display().to_string()
         }
 
-        /// A certificate and its key, in PEM.
+        /// Returns the paths of a new certificate and its key, in PEM.
         fn sign(&self) -> (String, String) {
             let key = KeyPair::generate().unwrap();
             let parameters = CertificateParams::new(vec!["localhost".into()]).unwrap();
@@ -186,7 +186,7 @@ mod tls {
             (certificate.pem(), key.serialize_pem())
         }
 
-        /// A server that wants to see a certificate.
+        /// Starts a server that requires a client certificate.
         fn server(&self) -> (Server, String) {
             let (certificate, key) = self.sign();
             let port = free_port().to_string();
@@ -219,7 +219,7 @@ mod tls {
         let (certificate, key) = authority.sign();
         uses_everything(authority.builder(&url).client_certificate(certificate, key)).await;
 
-        // Without its own certificate, and without that of the authority.
+        // Without the client certificate, and without the certificate of the authority.
         let (certificate, key) = authority.sign();
         let unknown = authority.builder(&url);
         let unknowing = builder(&url, Consistency::Realtime).client_certificate(certificate, key);

@@ -1,4 +1,4 @@
-//! What readers may see after a change, where invalidations do not arrive.
+//! Reads after a change whose invalidation does not arrive.
 
 use super::servers::{Cut, Proxy, Server, soon};
 use super::{MINUTE, builder, fails, proven, value};
@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 const REALTIME: Consistency = Consistency::Realtime;
 
-/// A price in a database, the version of it that was acknowledged, and those who read it.
+/// A price in a database, and the newest price whose change was acknowledged.
 struct Price {
     database: AtomicU64,
     acknowledged: AtomicU64,
@@ -36,7 +36,7 @@ impl Price {
         delivery
     }
 
-    /// Reads until it is told to stop, and never what is older than was acknowledged before.
+    /// Reads the price, and checks that it is not older than the newest one acknowledged before.
     async fn read(&self, cache: &TieredCache<u64, u64>) -> u64 {
         let mut reads = 0;
         while !self.stop.load(SeqCst) {
@@ -52,7 +52,8 @@ impl Price {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn realtime_read_during_any_kind_of_disconnection_is_not_older_than_the_last_acknowledged_write() {
+async fn realtime_read_during_any_kind_of_disconnection_is_not_older_than_the_last_acknowledged_write()
+ {
     let server = Server::start();
     let proxy = Proxy::start(server.address()).await;
     let reader = builder::<u64>(&proxy.url(), REALTIME)
@@ -100,7 +101,7 @@ async fn realtime_change_waits_for_readers_that_may_serve_the_old_value_and_no_l
     let writer = proven::<u64>(&server.url(), REALTIME).await;
     soon("proven", || reader.health().proven_for.is_some()).await;
     let price = Price::new();
-    // A namespace that is new may be one whose readers were forgotten: that is waited for.
+    // A new namespace may be one whose readers were lost, so the first change waits for them.
     price.set(&writer, 0).await;
     let begun = Instant::now();
     price.set(&writer, 1).await;
@@ -115,7 +116,7 @@ async fn realtime_change_waits_for_readers_that_may_serve_the_old_value_and_no_l
     let elapsed = begun.elapsed();
     assert!(elapsed > Duration::from_millis(300), "{elapsed:?}");
     assert!(elapsed < Duration::from_secs(3), "{elapsed:?}");
-    // One that says goodbye is not waited for.
+    // A cache that was dropped has returned its read lease.
     proxy.mend();
     soon("proven", || reader.health().proven_for.is_some()).await;
     drop(reader);
@@ -148,7 +149,7 @@ async fn bounded_entry_expires_after_its_bound_and_is_invalidated_after_a_gap() 
     proxy.cut(Cut::Subscriptions);
     writer.insert(1, 2).await;
     let acknowledged = Instant::now();
-    // It may be the old value, for so long.
+    // The old value may be served until the bound has passed.
     loop {
         let asked = acknowledged.elapsed();
         let read = reader.get_or_load_async(&1, fails).await.unwrap();
@@ -183,7 +184,7 @@ async fn missing_event_is_detected() {
     let reader = proven::<u64>(&server.url(), REALTIME).await;
     reader.get_or_load_async(&1, || value(1)).await.unwrap();
     assert_eq!(reader.get_or_load_async(&1, fails).await.unwrap(), 1);
-    // As if somebody had invalidated the key, and its event had been lost.
+    // Like an invalidation of the key whose event was lost.
     let state = b"hotset:{test}:state".as_slice();
     let _: u64 = server.command(&[b"HINCRBY", state, b"ver", b"1"]);
     let _: u64 = server.command(&[b"DEL", &server.entries("test")[0]]);

@@ -1,11 +1,11 @@
-//! The same code on each backend, which the configuration picks.
+//! The same application code on each backend, which the configuration selects.
 
 use crate::servers::{self, Server};
 use hotset::{AsyncCache, CacheConfig, TieredCache};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 
-/// A configuration as a service has it, with the server at hand whatever the backend is.
+/// Returns the configuration of a service, with the server for any backend.
 fn config(server: &Server, backend: &str) -> CacheConfig {
     let file = "capacity = 1000\ntime_to_live = '5m'\nnamespace = 'prices'\ndeadline = '2s'";
     let variables = [("PRICES_BACKEND", backend), ("PRICES_URL", &server.url())];
@@ -13,7 +13,7 @@ fn config(server: &Server, backend: &str) -> CacheConfig {
     file.override_from_vars("PRICES_", variables).unwrap()
 }
 
-/// The application, which knows of no backend.
+/// The application, which is independent of the backend.
 async fn serve(prices: &impl AsyncCache<u64, String>) -> u64 {
     let loads = AtomicU64::new(0);
     let load = || async {
@@ -40,7 +40,7 @@ async fn async_cache_code_runs_on_each_configured_backend() {
         assert_eq!(serve(&prices).await, 1, "{backend}");
         assert_eq!(server.entries("prices").len(), entries, "{backend}");
 
-        // Another process finds what is in Redis.
+        // Another process finds the values in Redis.
         let other: Arc<dyn AsyncCache<u64, String>> = config.build_async().unwrap();
         assert_eq!(serve(&other).await, 1 - entries as u64, "{backend}");
     }
@@ -88,7 +88,7 @@ async fn backend_redis_needs_no_capacity_and_accepts_a_weight() {
     assert_eq!(serve(&weighed.unwrap()).await, 1);
 }
 
-/// By configuration alone: to another backend with a restart, to more of Redis and back without one.
+/// The backend is changed by a restart with another configuration, the percentage without a restart.
 #[tokio::test(flavor = "multi_thread")]
 async fn backend_changed_to_redis_and_back_under_load_causes_no_error() {
     let server = Server::start();

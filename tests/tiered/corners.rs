@@ -1,4 +1,4 @@
-//! What went wrong once, or might.
+//! Regression tests and corner cases.
 
 use super::servers::{Cut, Proxy, Server, soon};
 use super::{MINUTE, builder, fails, proven, value};
@@ -18,7 +18,7 @@ static ARMED: AtomicBool = AtomicBool::new(false);
 static REACHED: AtomicBool = AtomicBool::new(false);
 static GO_ON: AtomicBool = AtomicBool::new(false);
 
-/// Stops the thread that clones it, once.
+/// A key whose next clone blocks its thread once `ARMED` is set.
 #[derive(Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 struct SlowKey(u64);
 
@@ -57,7 +57,7 @@ async fn lookup_during_a_queued_invalidation_stores_no_old_value() {
         async move { one.get(&SlowKey(1)).await }
     });
     soon("it has looked", || REACHED.load(SeqCst)).await;
-    // The server is without a script's rights for a moment.
+    // The server rejects scripts for a moment.
     let _: String = server.command(&[b"ACL", b"SETUSER", b"default", b"-evalsha"]);
     assert_eq!(one.invalidate(&SlowKey(1)).await, Delivery::Queued);
     let _: String = server.command(&[b"ACL", b"SETUSER", b"default", b"+evalsha"]);
@@ -84,7 +84,7 @@ async fn value_that_a_batch_finds_before_its_load_ages_during_the_load() {
         AsyncCache::insert_with_ttl(&writer, 1, 10, Duration::from_millis(500)).await;
         proxy.cut(Cut::Subscriptions);
         let load = |_| async {
-            // A query that takes longer than the first value lives.
+            // The query takes longer than the time to live of the first value.
             tokio::time::sleep(Duration::from_millis(700)).await;
             Ok::<_, ()>([(2, 20_u64)])
         };
@@ -121,9 +121,9 @@ async fn bounded_read_does_not_join_a_load_older_than_its_bound() {
     });
     begun.acquire().await.unwrap().forget();
     assert_eq!(writer.invalidate(&1).await, Delivery::Acknowledged);
-    // The bound passes.
+    // Wait until the bound has passed.
     tokio::time::sleep(2 * bound).await;
-    // Not the one that was under way.
+    // The read starts a new load instead of joining the one in flight.
     assert_eq!(
         reader.get_or_load_async(&1, || value(11)).await.unwrap(),
         11
@@ -342,7 +342,7 @@ async fn load_that_waits_for_a_permit_holds_no_lease() {
         .build()
         .unwrap();
     soon("proven", || cache.health().proven_for.is_some()).await;
-    // Each takes a fifth of the lease.
+    // Each load takes a fifth of the lease.
     let load = || async {
         tokio::time::sleep(Duration::from_millis(80)).await;
         Ok::<_, ()>(1)
@@ -394,7 +394,7 @@ fn call_from_another_runtime_leaves_the_connection_in_the_runtime_of_the_cache()
         let load = cache.get_or_load_async(&1, || value(10));
         let _ = tokio::time::timeout(Duration::from_micros(500), load).await;
     });
-    // It lives on, and nobody drives it.
+    // The other runtime still exists, but no thread drives it.
     home.block_on(async {
         soon("proven", || cache.health().proven_for.is_some()).await;
         assert_eq!(cache.insert(2, 20).await, Delivery::Acknowledged);
@@ -585,7 +585,7 @@ async fn dropped_futures_leave_no_lease_and_no_waiter() {
     });
     futures_util::future::join_all(tasks).await;
     assert!(waits.load(SeqCst) > 100);
-    // No lease is left for others to wait for.
+    // No lease remains for which others would wait.
     let other = proven::<u64>(&server.url(), REALTIME).await;
     let begun = Instant::now();
     for key in 0..20 {

@@ -1,4 +1,4 @@
-//! Who is believed to be the primary, and when: nobody alone, nobody twice, and nobody who was left.
+//! Votes on the primary: no server is trusted alone, and no demoted server is trusted again.
 
 use super::servers::cluster::Cluster;
 use super::servers::replicated::Replicated;
@@ -33,8 +33,8 @@ fn is_followed(primary: &Server) {
     });
 }
 
-/// Its successor dies before it is told of it, so it never was a replica, and has the same replication
-/// id as before.
+/// The successor dies before the old primary is told of it. So the old primary never was a replica, and keeps its
+/// replication id.
 #[tokio::test(flavor = "multi_thread")]
 async fn demoted_primary_that_restarts_serves_no_old_value() {
     let mut it = Replicated::start().await;
@@ -56,7 +56,7 @@ async fn demoted_primary_that_restarts_serves_no_old_value() {
     assert_eq!(other.get_or_load_async(&1, || value(11)).await.unwrap(), 11);
 }
 
-/// The first replica of a server gives it another replication id, and nothing is lost.
+/// The first replica of a server changes its replication id, but loses no data.
 #[tokio::test(flavor = "multi_thread")]
 async fn attaching_the_first_replica_serves_no_old_value_and_recovers() {
     let (server, replica) = (Server::start(), Server::start());
@@ -77,7 +77,7 @@ async fn attaching_the_first_replica_serves_no_old_value_and_recovers() {
     assert_eq!(one.get(&1).await, Some(11));
 }
 
-/// The first connection leads to one server, all others to another.
+/// Returns a URL whose first connection goes to the server `first`, and all others to the server `then`.
 async fn splitting(first: SocketAddr, then: SocketAddr) -> String {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -87,7 +87,7 @@ async fn splitting(first: SocketAddr, then: SocketAddr) -> String {
             let to = std::mem::replace(&mut target, then);
             tokio::spawn(async move {
                 let mut server = TcpStream::connect(to).await.unwrap();
-                // An error is the end of the connection.
+                // An error means that the connection was closed.
                 let _ = copy_bidirectional(&mut client, &mut server).await;
             });
         }
@@ -95,7 +95,7 @@ async fn splitting(first: SocketAddr, then: SocketAddr) -> String {
     format!("redis://127.0.0.1:{port}/")
 }
 
-/// An address that begins to lead to another server between two connections of one process.
+/// The address begins to lead to another server between two connections of one process.
 #[tokio::test(flavor = "multi_thread")]
 async fn replica_of_the_new_primary_does_not_confirm_a_change_on_the_old_one() {
     let (old, new, replica) = (Server::start(), Server::start(), Server::start());
@@ -120,7 +120,7 @@ async fn replica_of_the_new_primary_does_not_confirm_a_change_on_the_old_one() {
     );
 }
 
-/// A primary whose replica has left without a word, and that has nothing of the namespace yet.
+/// The old primary has lost its replica without notice, and has no state of the namespace yet.
 #[tokio::test(flavor = "multi_thread")]
 async fn primary_without_its_replicas_is_not_trusted() {
     let (old, new, replica) = (Server::start(), Server::start(), Server::start());
@@ -138,7 +138,7 @@ async fn primary_without_its_replicas_is_not_trusted() {
     let writer = waiting(&new.url());
     soon("proven", || writer.health().proven_for.is_some()).await;
     acknowledged(&writer, 1).await;
-    // It finds the old one at the address.
+    // The address still leads this cache to the old primary.
     let reader = waiting(&old.url());
     soon("it has tried", || reader.health().last_error.is_some()).await;
     assert!(reader.health().proven_for.is_none());
@@ -153,7 +153,7 @@ async fn primary_without_its_replicas_is_not_trusted() {
     );
 }
 
-/// By whatever name it is asked.
+/// The primary may be contacted under any of its names.
 #[tokio::test(flavor = "multi_thread")]
 async fn primary_of_a_cluster_needs_the_votes_of_others() {
     let cluster = Cluster::start();
@@ -205,17 +205,17 @@ async fn connections_for_votes_are_reused() {
         for key in 0..300 {
             acknowledged(&cache, key).await;
         }
-        // The question itself takes six.
+        // The request of the test itself takes six connections.
         assert!(received() - before < 30, "{seeds}: {}", received() - before);
     }
 }
 
-/// It closes nothing, so who connects to it learns nothing from it.
+/// The dead primary closes no connection, so a client that connects to it gets no error.
 #[tokio::test(flavor = "multi_thread")]
 async fn no_call_waits_for_a_connection_to_a_dead_primary() {
     let it = Replicated::start().await;
     let old = it.primary();
-    // Eight of them are the time that connecting may take.
+    // Connecting may take eight deadlines.
     let cache = builder::<u64>(&it.url(), Consistency::L2Only).deadline(Duration::from_secs(4));
     let cache = cache.build().unwrap();
     soon("proven", || cache.health().proven_for.is_some()).await;
@@ -238,7 +238,7 @@ async fn no_call_waits_for_a_connection_to_a_dead_primary() {
     );
 }
 
-/// All sentinels tell of it, one after the other.
+/// All sentinels announce the failover, one after the other.
 #[tokio::test(flavor = "multi_thread")]
 async fn failover_ends_the_subscription_once() {
     let it = Replicated::start().await;
@@ -277,7 +277,7 @@ async fn clock_of_the_server_that_is_set_back_delays_no_change() {
     let cache = proven(&server.url(), Consistency::Realtime).await;
     acknowledged(&cache, 1).await;
     let (seconds, _): (u64, u64) = server.command(&[b"TIME"]);
-    // As it was noted before.
+    // The entry of a reader from the time before the clock was set back.
     let end = ((seconds + 600) * 1_000).to_string();
     let _: u64 = server.command(&[b"ZADD", b"hotset:{test}:readers", end.as_bytes(), b""]);
     let begun = Instant::now();

@@ -1,4 +1,4 @@
-//! What `TieredCache` promises, against real servers.
+//! Tests of `TieredCache` with real servers.
 
 #[path = "../servers/mod.rs"]
 #[allow(dead_code)]
@@ -33,7 +33,7 @@ use hotset::{
 };
 use std::time::{Duration, Instant};
 
-/// A cache as most tests want it.
+/// Returns the builder for most tests.
 fn builder<V: RemoteValue + Schema>(
     url: &str,
     consistency: Consistency,
@@ -49,7 +49,7 @@ fn builder<V: RemoteValue + Schema>(
 
 const MINUTE: Consistency = Consistency::Bounded(Duration::from_secs(60));
 
-/// A cache whose invalidations are proven to arrive.
+/// Returns a cache whose invalidations are proven to arrive.
 async fn proven<V: RemoteValue + Schema>(
     url: &str,
     consistency: Consistency,
@@ -67,7 +67,7 @@ async fn value<V>(value: V) -> Result<V, &'static str> {
     Ok(value)
 }
 
-/// Invalidates until that is acknowledged.
+/// Invalidates a key until an invalidation is acknowledged.
 async fn acknowledged(cache: &TieredCache<u64, u64>, key: u64) {
     let begun = Instant::now();
     while cache.invalidate(&key).await != Delivery::Acknowledged {

@@ -1,4 +1,4 @@
-//! What a tiered cache counts, and how old it says its values are.
+//! Statistics of a tiered cache, and the ages of its values.
 
 use super::servers::{Server, soon};
 use super::{MINUTE, builder, fails, proven, value};
@@ -12,7 +12,7 @@ async fn statistics_count_loads_of_the_loader_and_calls_by_operation() {
     let other = proven::<u64>(&server.url(), Consistency::Realtime).await;
     cache.get_or_load_async(&1, || value(10)).await.unwrap();
     assert!(cache.get_or_load_async(&2, fails).await.is_err());
-    // Found in Redis: a load to L1, and none to the loader.
+    // The value is found in Redis, which is a load for L1 but not for the loader.
     other.get_or_load_async(&1, fails).await.unwrap();
     other.invalidate(&1).await;
     let (mine, others) = (cache.tier_stats(), other.tier_stats());
@@ -89,7 +89,7 @@ async fn wait_for_a_permit_does_not_count_as_age_of_the_value() {
     assert!(age.unwrap() < Duration::from_secs(1));
 }
 
-/// One loader at one time.
+/// Returns a cache with one permit for loads.
 fn builder_of_one(server: &Server) -> TieredCache<u64, u64> {
     hotset::LocalCache::builder()
         .capacity(100)
@@ -124,7 +124,7 @@ async fn dropped_loader_counts_as_failed() {
     assert!(stats.load_times.total() >= Duration::from_millis(100));
 }
 
-/// How old values were, on average, on hits in L1.
+/// Returns the mean age of the values of hits in L1.
 fn mean_age(cache: &TieredCache<u64, u64>, key: u64) -> Duration {
     let runtime = tokio::runtime::Handle::current();
     for _ in 0..6_400 {
@@ -153,7 +153,7 @@ async fn value_from_redis_keeps_its_age() {
     let first = tracking(&server);
     soon("proven", || first.health().proven_for.is_some()).await;
     first.get_or_load_async(&1, || value(10)).await.unwrap();
-    // What it had to live when it was stored, less a minute: Redis is told that it was stored before.
+    // Shortens the remaining time to live by a minute, as if the value had been stored a minute before.
     let [entry] = &server.entries("test")[..] else {
         panic!("one entry")
     };

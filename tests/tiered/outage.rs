@@ -1,4 +1,4 @@
-//! Redis down, slow, gone and back, empty or with an older state.
+//! Outages of Redis: down, slow, restarted empty, or restarted with an older state.
 
 use super::servers::{Cut, Proxy, Server, soon};
 use super::{MINUTE, acknowledged, builder, fails, proven, value};
@@ -106,7 +106,7 @@ async fn hanging_server_costs_one_deadline_and_then_nothing() {
         cache.get_or_load_async(&key, || value(10)).await.unwrap();
         slowest = slowest.max(begun.elapsed());
     }
-    // Far below the deadline: nobody asked.
+    // Far below the deadline, because Redis is not asked.
     assert!(slowest < Duration::from_millis(90), "{slowest:?}");
     assert!(matches!(
         cache.health().last_error,
@@ -187,7 +187,7 @@ async fn redis_restarted_empty_serves_no_old_value() {
         cache.get_or_load_async(&1, || value(10)).await.unwrap();
     }
     server.restart();
-    // As soon as somebody can write, it is seen.
+    // The first acknowledged change is visible to all.
     loop {
         if one.invalidate(&1).await == Delivery::Acknowledged {
             break;
@@ -212,7 +212,7 @@ async fn redis_restarted_with_an_older_state_serves_no_old_value() {
         one.write_through(1, 11, |_| value(())).await,
         Ok(Delivery::Acknowledged)
     );
-    // Killed, so that it does not save what came after.
+    // Killed, so that it does not save later changes.
     server.restart();
     assert_eq!(server.entries("test").len(), 1);
     soon("it answers", || !one.health().breaker_open).await;
@@ -256,7 +256,7 @@ async fn expired_value_is_served_after_a_failed_load_if_stale_if_error_is_set() 
     cache.get_or_load_async(&1, || value(10)).await.unwrap();
     server.kill();
     soon("not proven", || cache.health().proven_for.is_none()).await;
-    // The database is down as well.
+    // The loader fails because the database is down, too.
     let stale = cache.get_or_load_async(&1, fails).await;
     assert_eq!(stale.unwrap(), 10);
     assert_eq!(cache.stats().stale, 1);
@@ -269,7 +269,7 @@ async fn drop_of_the_last_handle_ends_the_background_tasks() {
     let held = Arc::new(cache.clone());
     let clients = || -> usize {
         let list: String = server.command(&[b"CLIENT", b"LIST"]);
-        // Without the one that asks.
+        // Without the connection of this command.
         list.lines().count() - 1
     };
     assert!(clients() >= 2);
@@ -285,7 +285,7 @@ async fn flush_ends_when_all_queued_invalidations_are_sent() {
     let cache = proven::<u64>(&server.url(), Consistency::Realtime).await;
     let other = proven::<u64>(&server.url(), Consistency::L2Only).await;
     let moment = Duration::from_millis(300);
-    // Nothing is queued.
+    // The queue is empty.
     tokio::time::timeout(moment, cache.flush()).await.unwrap();
     cache.get_or_load_async(&1, || value(10)).await.unwrap();
     server.pause();

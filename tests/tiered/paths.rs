@@ -1,4 +1,4 @@
-//! The path of a miss and of a write, where nothing fails.
+//! The path of a miss and of a write without failures.
 
 use super::servers::{Server, soon};
 use super::{MINUTE, builder, fails, proven, value};
@@ -171,7 +171,7 @@ async fn callers_of_several_caches_share_one_load_and_an_error_is_not_cached() {
     let cache = proven::<u64>(&server.url(), MINUTE).await;
     let error = cache.get_or_load_async(&2, fails).await.unwrap_err();
     assert!(matches!(error, LoadError::Failed(_)));
-    // The lead is given back at once, not when it ends.
+    // The lease is released at once, instead of at its end.
     let begun = Instant::now();
     let other = proven::<u64>(&server.url(), MINUTE).await;
     assert_eq!(other.get_or_load_async(&2, || value(20)).await.unwrap(), 20);
@@ -259,7 +259,7 @@ async fn write_through_changes_the_database_first_and_then_all_caches() {
             assert_eq!(seen, 11, "{consistency:?}");
         }
         if consistency != Consistency::L1Only {
-            // Nobody had to load it again.
+            // No process had to load the value again.
             assert_eq!(other.get(&1).await, Some(11));
             assert_eq!(one.tier_stats().l2_misses + other.tier_stats().l2_misses, 1);
         }
@@ -325,7 +325,7 @@ async fn inserted_value_is_found_by_others_with_its_own_time_to_live() {
     AsyncCache::insert_with_ttl(&one, 2, 20, Duration::from_millis(300)).await;
     let begun = Instant::now();
     assert_eq!(other.get(&2).await, Some(20));
-    // The copy does not outlive the original.
+    // The copy in L1 does not outlive the value in Redis.
     while other.get(&2).await.is_some() {
         assert!(begun.elapsed() < Duration::from_secs(2));
         tokio::time::sleep(Duration::from_millis(5)).await;
@@ -363,10 +363,10 @@ async fn batch_takes_one_round_trip_and_one_load() {
     let expected = [Some(10), Some(20), Some(30), Some(40), None, Some(30)];
     assert_eq!(found, expected);
     assert_eq!(loads.load(SeqCst), 1);
-    // Four questions, two fills, one lead given back; and some beats.
+    // Four lookups, two fills, one release, and some heartbeats.
     assert!(calls() - before >= 6, "{}", calls() - before);
     assert_eq!(other.get(&3).await, Some(30));
-    // Nobody waits for a lead that was given back.
+    // No caller waits for a lease that was released.
     let begun = Instant::now();
     assert_eq!(other.get_or_load_async(&5, || value(50)).await.unwrap(), 50);
     assert!(begun.elapsed() < Duration::from_secs(5));

@@ -1,4 +1,4 @@
-//! Several processes, and processes that stop.
+//! Several processes, some of which are stopped.
 
 use super::servers::Server;
 use super::worker::{Database, Worker};
@@ -51,7 +51,7 @@ async fn fill_of_a_process_that_was_stopped_beyond_its_lease_is_refused() {
         if invalidated {
             assert_eq!(cache.invalidate(&1).await, Delivery::Acknowledged);
         } else {
-            // As if its lease, of ten seconds, were over.
+            // Ends its lease of ten seconds early.
             let entry = server.entries("test").remove(0);
             let _: i64 = server.command(&[b"PEXPIRE", &entry, b"1"]);
         }
@@ -61,7 +61,7 @@ async fn fill_of_a_process_that_was_stopped_beyond_its_lease_is_refused() {
         assert!(begun.elapsed() < Duration::from_secs(5));
         worker.signal(Signal::CONT);
         worker.tell("go on");
-        // The late value is for who waited for it, and for nobody else.
+        // The late value reaches only the callers that waited for it.
         assert_eq!(worker.answer(), "1");
         assert_eq!(worker.answer(), "2");
         let other = proven::<u64>(&server.url(), Consistency::Realtime).await;

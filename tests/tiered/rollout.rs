@@ -1,4 +1,4 @@
-//! Moving to Redis step by step, and comparing before.
+//! Rollout to Redis in steps, and shadow mode.
 
 use super::servers::Server;
 use super::{MINUTE, builder, fails, proven, value};
@@ -32,7 +32,7 @@ async fn rollout_stores_its_percentage_of_keys_in_redis_and_reports_it() {
         cache.clear().await;
         for key in 0..KEYS {
             cache.get_or_load_async(&key, || value(key)).await.unwrap();
-            // L1 holds all of them.
+            // L1 has all of the keys.
             cache.get_or_load_async(&key, fails).await.unwrap();
         }
         let now = server.entries("test").len();
@@ -46,7 +46,7 @@ async fn rollout_stores_its_percentage_of_keys_in_redis_and_reports_it() {
     assert_eq!(entries as u64, KEYS);
 }
 
-/// One process has moved further than the other.
+/// The two processes have different percentages.
 #[tokio::test]
 async fn change_is_visible_to_processes_with_different_percentages() {
     let server = Server::start();
@@ -85,7 +85,7 @@ async fn percentage_changed_under_load_causes_no_error() {
         let (cache, rows, rollout) = (caches[task % 2].clone(), Arc::clone(&rows), rollout.clone());
         tasks.push(tokio::spawn(async move {
             let mut turn = 0;
-            // Until all steps were made.
+            // Read until all percentages were set.
             while !rollout.is_shadow() {
                 turn += 1;
                 let key = (turn * 7 + task) % rows.len();
@@ -126,7 +126,7 @@ async fn shadow_mode_compares_values_and_does_not_serve_them() {
     rollout.set_shadow(true);
     let cache = proven_with(&server, &rollout).await;
     assert!(cache.health().shadow);
-    // The database was changed, and nobody has told.
+    // The database is changed without an invalidation.
     let load = |key: u64| value(if key == 2 { 20 } else { key });
     assert_eq!(cache.get(&1).await, None);
     assert_eq!(cache.get_or_load_async(&1, || load(1)).await.unwrap(), 1);
@@ -145,7 +145,7 @@ async fn shadow_mode_compares_values_and_does_not_serve_them() {
     assert_eq!(read, [Some(30), Some(33), Some(39)]);
     let stats = cache.tier_stats();
     assert_eq!((stats.shadow_same, stats.shadow_different), (1, 3));
-    // What Redis has not is stored there, for the time when it is served.
+    // Keys that Redis does not have are stored there.
     assert_eq!(real.get(&9).await, Some(39));
     rollout.set_shadow(false);
     cache.invalidate(&1).await;
@@ -168,7 +168,7 @@ async fn change_propagated_during_the_load_counts_as_no_difference_in_shadow_mod
     rollout.set_shadow(true);
     let cache = proven_with(&server, &rollout).await;
     let load = || async {
-        // After it has read the row.
+        // The change comes after the loader has read the row.
         real.invalidate(&1).await;
         real.get_or_load_async(&1, || value(3)).await.unwrap();
         value(2).await
@@ -194,7 +194,7 @@ async fn batches_of_two_processes_in_shadow_mode_take_one_load_each() {
         async move {
             let load = |missing: Vec<u64>| async move {
                 loads.fetch_add(1, SeqCst);
-                // Both load before either has stored.
+                // Both processes load before either has stored its values.
                 begun.wait().await;
                 value(
                     missing

@@ -11,22 +11,22 @@ use tracing::{Event, Level, Subscriber, span};
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 use tracing_subscriber::registry::LookupSpan;
 
-/// What this thread has told, in order: a line for each event, and for each span as it begins.
+/// The events and the starts of spans on one thread, one line for each.
 #[derive(Clone, Default)]
 struct Told(Arc<Mutex<Vec<String>>>);
 
 thread_local! {
     static LISTENER: RefCell<Option<Told>> = const { RefCell::new(None) };
-    /// The next event that has this in it makes the subscriber panic.
+    /// The subscriber panics at the next event that contains this text.
     static PANICS_AT: Cell<Option<&'static str>> = const { Cell::new(None) };
 }
 
-/// Passes on what is told to who listens in that thread. A subscriber for each thread would miss what
-/// another one has met before: whether anybody listens to a call site is asked once.
+/// A global subscriber that passes events on to the recorder of their thread. A subscriber for each thread would miss
+/// events, because the interest in a call site is asked for once and cached.
 struct ByThread;
 
 impl Told {
-    /// In this thread. The test's runtime must have no other.
+    /// Starts to record on this thread, which must be the only one of the test's runtime.
     fn listen() -> Self {
         static SUBSCRIBER: Once = Once::new();
         SUBSCRIBER.call_once(|| {
@@ -42,7 +42,7 @@ impl Told {
         self.0.lock().unwrap().clone()
     }
 
-    /// How many lines have this in them.
+    /// Returns the number of lines that contain `part`.
     fn count(&self, part: &str) -> usize {
         let lines = self.lines();
         lines.iter().filter(|line| line.contains(part)).count()
@@ -141,7 +141,7 @@ async fn outage_and_its_end_are_each_logged_once() {
     for event in worse {
         soon(event, || told.count(event) > 0).await;
     }
-    // Some beats more, in which nothing is new.
+    // Some more heartbeats without a change.
     tokio::time::sleep(std::time::Duration::from_millis(500)).await;
     assert_eq!(told.count("WARN"), worse.len(), "{:#?}", told.lines());
 
@@ -198,7 +198,7 @@ async fn missing_right_is_logged_once_while_other_calls_succeed() {
     let cache = proven::<u64>(&url, Consistency::L2Only).await;
     let lacks = "WARN message=the user of Redis lacks a right";
     for _ in 0..100 {
-        // To tell how long a value has to live takes the right, and to tell that there is none does not.
+        // A lookup that finds a value needs the right, because it reads the time to live. A miss does not.
         cache.get(&1).await;
         cache.get(&2).await;
         tokio::time::sleep(std::time::Duration::from_millis(10)).await;

@@ -1,4 +1,4 @@
-//! Values that Redis cannot take and keys that cannot be encoded: both stay in L1.
+//! Values that Redis cannot store and keys that cannot be encoded: both stay in L1.
 
 use super::servers::{Server, soon};
 use super::{MINUTE, value};
@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::time::Duration;
 use tokio::sync::Semaphore;
 
-/// The classes in which L1 keeps values.
+/// The classes in which L1 stores values.
 const KEPT_IN_L1: [Consistency; 3] = [Consistency::Realtime, MINUTE, Consistency::L1Only];
 
 async fn cache<K, V>(url: &str, consistency: Consistency) -> TieredCache<K, V>
@@ -55,7 +55,7 @@ impl Schema for Odd {
     }
 }
 
-/// Returns the result of a write whose value Redis cannot take.
+/// Returns the result of a write whose value Redis cannot store.
 fn delivery(consistency: Consistency) -> Delivery {
     // In the class `L1Only` no value is meant for Redis.
     if consistency == Consistency::L1Only {
@@ -65,7 +65,7 @@ fn delivery(consistency: Consistency) -> Delivery {
     }
 }
 
-/// Checks that values which Redis cannot take replace `old` and stay in L1, however they are written.
+/// Checks that values which Redis cannot store replace `old` and stay in L1, for each kind of write.
 async fn stays_in_l1<K, V>(keys: [K; 4], old: Option<V>, new: V, tags: usize)
 where
     K: Eq + Hash + Clone + Debug + Serialize + DeserializeOwned + Send + Sync + 'static,
@@ -117,7 +117,7 @@ where
                 assert_eq!(other.get(key).await, None, "{old:?} {consistency:?}");
             }
         }
-        // Leases are given back in the background.
+        // Leases are released in the background.
         soon("Redis holds nothing", || server.entries("test").is_empty()).await;
         assert_eq!(one.tier_stats().l2_failures, 0);
         // Other processes can invalidate the new value.
@@ -172,7 +172,7 @@ async fn value_that_redis_cannot_store_is_not_stored_in_class_l2_only() {
 async fn concurrent_write_throughs_that_are_not_shared_leave_no_wrong_value_in_a_cache() {
     for consistency in [Consistency::Realtime, Consistency::L1Only] {
         let server = Server::start();
-        // Redis cannot take the key.
+        // Redis cannot store the key.
         let one: TieredCache<String, u64> = cache(&server.url(), consistency).await;
         let other: TieredCache<String, u64> = cache(&server.url(), consistency).await;
         let key = "k".repeat(2_000);
@@ -293,7 +293,7 @@ async fn entry_under_a_key_that_cannot_be_encoded_is_local_and_no_other_entry_ch
             assert_eq!(other.get(&key).await, None);
             assert_eq!(AsyncCache::remove(&one, &key).await, Some(22));
         }
-        // A key that shares its name has a value of its own.
+        // Another key with the same name has its own value.
         one.insert(ambiguous(2), 30).await;
         assert_eq!(one.get(&ambiguous(0)).await, None);
         for cache in [&one, &other] {

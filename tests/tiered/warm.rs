@@ -1,4 +1,4 @@
-//! A process that has just started gets what the others have, and asks nobody else.
+//! Warming of a process that has just started.
 
 use super::servers::Server;
 use super::{MINUTE, builder, fails, proven, value};
@@ -16,7 +16,7 @@ async fn rows(keys: Vec<u64>) -> Result<Vec<(u64, u64)>, Infallible> {
     Ok(rows.collect())
 }
 
-/// All of these are in L1: hits, and no question to Redis.
+/// Checks that all of these keys are hits in L1, without a call to Redis.
 async fn assert_held(cache: &Cache, keys: impl Iterator<Item = u64>) {
     let before = (cache.tier_stats().l2_hits, cache.tier_stats().l2_misses);
     for key in keys {
@@ -30,7 +30,7 @@ async fn assert_held(cache: &Cache, keys: impl Iterator<Item = u64>) {
 async fn keys_that_one_process_warms_are_found_in_redis_by_another() {
     for consistency in [Consistency::Realtime, MINUTE] {
         let server = Server::start();
-        // Not proven yet: warming waits for that.
+        // Invalidations are not proven to arrive yet, so warming waits.
         let one: Cache = builder(&server.url(), consistency).build().unwrap();
         let report = one.warm_async(0..1_000, rows).await;
         assert_eq!((report.found, report.end), (1_000, WarmOutcome::Done));
@@ -46,10 +46,10 @@ async fn keys_that_one_process_warms_are_found_in_redis_by_another() {
             (500, 500, 0)
         );
         assert_held(&other, 500..1_000).await;
-        // Nobody holds a lease of what was left out.
+        // No lease is held for the keys that were left out.
         let loaded = other.get_or_load_async(&1_200, || value(1)).await.unwrap();
         assert_eq!((loaded, other.tier_stats().l2_waits), (1, 0));
-        // And what was found is as good as any: an invalidation takes it out.
+        // An invalidation removes a value that was found by warming.
         assert_eq!(one.invalidate(&700).await, Delivery::Acknowledged);
         if consistency == Consistency::Realtime {
             assert_eq!(other.get_or_load_async(&700, || value(1)).await.unwrap(), 1);
@@ -65,7 +65,7 @@ async fn warming_from_a_snapshot_takes_keys_from_it_and_values_from_redis() {
     let one = proven::<u64>(&server.url(), Consistency::Realtime).await;
     one.warm_async(0..100, rows).await;
     assert_eq!(one.snapshot(&path).await.unwrap().entries, 100);
-    // While the other does not run.
+    // The change comes while the first process is not running.
     assert_eq!(one.invalidate(&3).await, Delivery::Acknowledged);
     one.write_through(4, 1, |_| async { Ok::<_, Infallible>(()) })
         .await
@@ -82,7 +82,7 @@ async fn warming_from_a_snapshot_takes_keys_from_it_and_values_from_redis() {
 
     let none = other.warm_from_snapshot(WarmOptions::new(), folder.path().join("none"));
     assert!(matches!(none.await, Err(SnapshotError::NotFound)));
-    // Keys of another shape are not asked for.
+    // Keys of another type are refused.
     let local: LocalCache<i64, u64> = LocalCache::new(9);
     local.snapshot(&path).unwrap();
     let refused = other.warm_from_snapshot(WarmOptions::new(), &path).await;
