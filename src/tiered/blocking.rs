@@ -3,7 +3,7 @@
 use crate::entry::Loaded;
 use crate::error::{AnyError, LoadError};
 use crate::single_flight::blocking::block_on;
-use crate::tiered::write::Delivery;
+use crate::tiered::write::Propagation;
 use crate::tiered::{RemoteKey, RemoteValue, Rollout, TieredCache};
 use crate::traits::{AsyncCache, Cache, ErasedLoader};
 use std::cell::Cell;
@@ -51,13 +51,13 @@ impl<K: RemoteKey, V: RemoteValue> BlockingCache<K, V> {
 
     /// Invalidates the value for a key, like [`TieredCache::invalidate`].
     #[allow(clippy::must_use_candidate)]
-    pub fn invalidate(&self, key: &K) -> Delivery {
+    pub fn invalidate(&self, key: &K) -> Propagation {
         self.wait(self.tier.invalidate(key))
     }
 
     /// Invalidates all values that have this tag, like [`TieredCache::invalidate_tag`].
     #[allow(clippy::must_use_candidate)]
-    pub fn invalidate_tag(&self, tag: &str) -> Delivery {
+    pub fn invalidate_tag(&self, tag: &str) -> Propagation {
         self.wait(self.tier.invalidate_tag(tag))
     }
 
@@ -71,7 +71,7 @@ impl<K: RemoteKey, V: RemoteValue> BlockingCache<K, V> {
         key: K,
         value: V,
         write: impl FnOnce(&V) -> Result<(), E>,
-    ) -> Result<Delivery, E> {
+    ) -> Result<Propagation, E> {
         let write = |value: V| ready(write(&value));
         self.wait(self.tier.write_through(key, value, write))
     }

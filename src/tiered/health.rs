@@ -67,7 +67,7 @@ pub enum Warning {
     },
     /// Some keys cannot be encoded, or their name in Redis decodes to another key: see [`RemoteKey`](crate::RemoteKey).
     /// Each process has its own entries under such keys, and their invalidations reach no other process: see
-    /// [`Delivery::LocalOnly`](crate::Delivery::LocalOnly). Listed until the process ends.
+    /// [`Propagation::LocalOnly`](crate::Propagation::LocalOnly). Listed until the process ends.
     UnencodableKeys {
         /// The schema of the keys.
         schema: String,

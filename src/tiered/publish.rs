@@ -28,7 +28,7 @@ use crate::tiered::l2::remote::{Answer, Head, Invalidated, NewValue, Peer, Subje
 use crate::tiered::load::{Encoded, Fetched};
 use crate::tiered::load_lease::{LeaseRequest, LoadLease};
 use crate::tiered::log::{StateChange, log};
-use crate::tiered::{Delivery, Inner, RemoteKey, RemoteValue, key_of, name_of};
+use crate::tiered::{Inner, Propagation, RemoteKey, RemoteValue, key_of, name_of};
 use crate::trace::Span;
 use std::sync::Arc;
 use std::time::Instant;
@@ -117,28 +117,28 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
     }
 
     /// Runs steps 3 to 5 for a change, and waits for their end.
-    pub(super) async fn publish(self: &Arc<Self>, change: Change<K, V>) -> Delivery {
+    pub(super) async fn publish(self: &Arc<Self>, change: Change<K, V>) -> Propagation {
         let subject = change.subject.clone();
-        if let Ok(delivery) = self.spawn_publication(change).await {
-            return delivery;
+        if let Ok(propagation) = self.spawn_publication(change).await {
+            return propagation;
         }
         // The runtime shuts down, or user code has panicked: the `Drop` of a removed entry or the code of a key.
         self.queue(subject.clone());
         self.apply(&subject);
-        Delivery::Queued
+        Propagation::Queued
     }
 
     /// Runs steps 3 to 5 in a task of their own.
     pub(super) fn spawn_publication(
         self: &Arc<Self>,
         change: Change<K, V>,
-    ) -> JoinHandle<Delivery> {
+    ) -> JoinHandle<Propagation> {
         let inner = Arc::clone(self);
         let publication = async move { inner.run_publication(change).await };
         self.runtime.spawn(Span::current().around(publication))
     }
 
-    async fn run_publication(self: Arc<Self>, change: Change<K, V>) -> Delivery {
+    async fn run_publication(self: Arc<Self>, change: Change<K, V>) -> Propagation {
         let Change {
             subject,
             key,
@@ -159,19 +159,19 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
             self.queue(subject.clone());
             drop(promise);
             self.apply(&subject);
-            return Delivery::Queued;
+            return Propagation::Queued;
         };
         count(&self.counters.invalidations);
 
         // Step 4: apply locally.
-        let mut delivery = Delivery::Acknowledged;
+        let mut propagation = Propagation::Acknowledged;
         let mut stored = false;
         if let (Some(key), Some(promise), Some(new), Some(outgoing)) =
             (key, promise, value, outgoing)
         {
             let is_shareable = outgoing.fits && !published.is_refused;
             if !is_shareable {
-                delivery = Delivery::NotShared;
+                propagation = Propagation::NotShared;
             }
             let stays_local = new.is_inserted && (outgoing.is_local || !is_shareable);
             stored = self.store_published(key, promise, new, &published, stays_local, asked);
@@ -180,7 +180,7 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
 
         // Step 5: await acknowledgements.
         self.await_acknowledgements(published).await;
-        delivery
+        propagation
     }
 
     /// Stores a new value in L1, if no other writer has changed the key since step 1. Returns whether it is stored.

@@ -12,7 +12,7 @@ use std::time::Instant;
 /// The extent to which a change has reached the other processes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Delivery {
+pub enum Propagation {
     /// The change has reached all processes, as far as the [`Consistency`](crate::Consistency) promises that.
     Acknowledged,
     /// The old value is invalid in all processes, like with [`Acknowledged`](Self::Acknowledged), but Redis does not
@@ -38,10 +38,10 @@ impl<K: RemoteKey, V: RemoteValue> TieredCache<K, V> {
     /// # Cancel safety
     ///
     /// If the future is dropped after it was polled, the invalidation continues.
-    pub async fn invalidate(&self, key: &K) -> Delivery {
+    pub async fn invalidate(&self, key: &K) -> Propagation {
         let Some(name) = self.inner.key_name(key) else {
             self.inner.l1.remove(key);
-            return Delivery::LocalOnly;
+            return Propagation::LocalOnly;
         };
         let change = Change::invalidation(Subject::Key(name), Some(key));
         self.inner.publish(change).await
@@ -52,7 +52,7 @@ impl<K: RemoteKey, V: RemoteValue> TieredCache<K, V> {
     /// # Cancel safety
     ///
     /// If the future is dropped after it was polled, the invalidation continues.
-    pub async fn invalidate_tag(&self, tag: &str) -> Delivery {
+    pub async fn invalidate_tag(&self, tag: &str) -> Propagation {
         let change = Change::invalidation(Subject::Tag(tag.into()), None);
         self.inner.publish(change).await
     }
@@ -65,7 +65,7 @@ impl<K: RemoteKey, V: RemoteValue> TieredCache<K, V> {
     /// # Cancel safety
     ///
     /// If the future is dropped after it was polled, the invalidation continues.
-    pub async fn clear(&self) -> Delivery {
+    pub async fn clear(&self) -> Propagation {
         let change = Change::invalidation(Subject::All, None);
         self.inner.publish(change).await
     }
@@ -96,13 +96,13 @@ impl<K: RemoteKey, V: RemoteValue> TieredCache<K, V> {
     ///
     /// If the key is written or invalidated at the same time, neither value is stored. While Redis cannot be reached,
     /// nothing is stored. A value that Redis cannot store is stored in this process's L1, and the
-    /// result is [`Delivery::NotShared`].
+    /// result is [`Propagation::NotShared`].
     ///
     /// # Cancel safety
     ///
     /// If the future is dropped while Redis is asked for the old value, nothing is changed. After that the insertion
     /// continues.
-    pub async fn insert(&self, key: K, value: V) -> Delivery {
+    pub async fn insert(&self, key: K, value: V) -> Propagation {
         self.insert_loaded(key, Loaded::new(value)).await
     }
 
@@ -111,10 +111,10 @@ impl<K: RemoteKey, V: RemoteValue> TieredCache<K, V> {
     /// # Cancel safety
     ///
     /// See [`insert`](Self::insert).
-    pub async fn insert_loaded(&self, key: K, loaded: Loaded<V>) -> Delivery {
+    pub async fn insert_loaded(&self, key: K, loaded: Loaded<V>) -> Propagation {
         let no_write = None::<fn() -> Ready<Result<(), Infallible>>>;
         match self.write(key, loaded, no_write).await {
-            Ok(delivery) => delivery,
+            Ok(propagation) => propagation,
             Err(never) => match never {},
         }
     }
@@ -127,17 +127,17 @@ impl<K: RemoteKey, V: RemoteValue> TieredCache<K, V> {
     /// it would wait for itself until the [lease](crate::LocalCacheBuilder::lease) ends.
     ///
     /// A value that Redis cannot store is stored in this process's L1, and the result is
-    /// [`Delivery::NotShared`].
+    /// [`Propagation::NotShared`].
     ///
     /// The new entry has the cache's time to live and no tags, whatever the old entry had: see
     /// [`write_through_loaded`](Self::write_through_loaded).
     ///
     /// ```
-    /// # use hotset::{Delivery, TieredCache};
+    /// # use hotset::{Propagation, TieredCache};
     /// # async fn example(prices: TieredCache<u64, u64>) -> std::io::Result<()> {
     /// # async fn update_price(id: u64, price: u64) -> std::io::Result<()> { Ok(()) }
-    /// let delivery = prices.write_through(7, 800, |price| update_price(7, price)).await?;
-    /// if delivery == Delivery::Queued {
+    /// let propagation = prices.write_through(7, 800, |price| update_price(7, price)).await?;
+    /// if propagation == Propagation::Queued {
     ///     // The database has the new price. Other processes get the invalidation once Redis answers again.
     /// }
     /// # Ok(())
@@ -158,7 +158,7 @@ impl<K: RemoteKey, V: RemoteValue> TieredCache<K, V> {
         key: K,
         value: V,
         write: impl FnOnce(V) -> F,
-    ) -> Result<Delivery, E>
+    ) -> Result<Propagation, E>
     where
         F: Future<Output = Result<(), E>>,
     {
@@ -180,7 +180,7 @@ impl<K: RemoteKey, V: RemoteValue> TieredCache<K, V> {
         key: K,
         loaded: Loaded<V>,
         write: impl FnOnce(V) -> F,
-    ) -> Result<Delivery, E>
+    ) -> Result<Propagation, E>
     where
         F: Future<Output = Result<(), E>>,
     {
@@ -194,7 +194,7 @@ impl<K: RemoteKey, V: RemoteValue> TieredCache<K, V> {
         key: K,
         loaded: Loaded<V>,
         write: Option<impl FnOnce() -> F>,
-    ) -> Result<Delivery, E>
+    ) -> Result<Propagation, E>
     where
         F: Future<Output = Result<(), E>>,
     {
@@ -209,7 +209,7 @@ impl<K: RemoteKey, V: RemoteValue> TieredCache<K, V> {
             if !promise.keep(key.clone(), local) {
                 inner.l1.remove(&key);
             }
-            return Ok(Delivery::LocalOnly);
+            return Ok(Propagation::LocalOnly);
         };
         let prior = inner.prior_state(&name, is_inserted).await;
         let subject = Subject::Key(name);

@@ -4,7 +4,7 @@ use super::servers::cluster::Cluster;
 use super::servers::replicated::Replicated;
 use super::servers::{Server, deployed, soon};
 use super::{builder, fails, proven, value};
-use hotset::{Consistency, Delivery, RemoteError, TieredCache, TieredCacheBuilder, Warning};
+use hotset::{Consistency, Propagation, RemoteError, TieredCache, TieredCacheBuilder, Warning};
 
 /// Uses the cache in a way that needs each of the rights.
 async fn uses_everything(builder: TieredCacheBuilder<u64, u64>) {
@@ -13,12 +13,15 @@ async fn uses_everything(builder: TieredCacheBuilder<u64, u64>) {
     cache.get_or_load_async(&1, || value(10)).await.unwrap();
     cache.get_or_load_async(&1, fails).await.unwrap();
     let loaded = hotset::Loaded::new(20).tags(["a"]);
-    assert_eq!(cache.insert_loaded(2, loaded).await, Delivery::Acknowledged);
+    assert_eq!(
+        cache.insert_loaded(2, loaded).await,
+        Propagation::Acknowledged
+    );
     let written = cache.write_through(3, 30, |_| value(())).await;
-    assert_eq!(written, Ok(Delivery::Acknowledged));
-    assert_eq!(cache.invalidate_tag("a").await, Delivery::Acknowledged);
-    assert_eq!(cache.invalidate(&1).await, Delivery::Acknowledged);
-    assert_eq!(cache.clear().await, Delivery::Acknowledged);
+    assert_eq!(written, Ok(Propagation::Acknowledged));
+    assert_eq!(cache.invalidate_tag("a").await, Propagation::Acknowledged);
+    assert_eq!(cache.invalidate(&1).await, Propagation::Acknowledged);
+    assert_eq!(cache.clear().await, Propagation::Acknowledged);
     let failed = cache.get_or_load_async(&4, fails).await;
     assert!(failed.is_err());
     let health = cache.health();

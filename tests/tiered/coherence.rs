@@ -2,7 +2,7 @@
 
 use super::servers::{Cut, Proxy, Server, soon};
 use super::{MINUTE, builder, fails, proven, value};
-use hotset::{Consistency, Delivery, TieredCache};
+use hotset::{Consistency, Propagation, TieredCache};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
@@ -24,16 +24,16 @@ impl Price {
         }
     }
 
-    async fn set(&self, cache: &TieredCache<u64, u64>, price: u64) -> Delivery {
+    async fn set(&self, cache: &TieredCache<u64, u64>, price: u64) -> Propagation {
         let write = |price| {
             self.database.store(price, SeqCst);
             async { Ok::<_, ()>(()) }
         };
-        let delivery = cache.write_through(1, price, write).await.unwrap();
-        if delivery == Delivery::Acknowledged {
+        let propagation = cache.write_through(1, price, write).await.unwrap();
+        if propagation == Propagation::Acknowledged {
             self.acknowledged.fetch_max(price, SeqCst);
         }
-        delivery
+        propagation
     }
 
     /// Reads the price, and checks that it is not older than the newest one acknowledged before.
@@ -74,12 +74,12 @@ async fn realtime_read_during_any_kind_of_disconnection_is_not_older_than_the_la
             }
             for _ in 0..3 {
                 next += 1;
-                assert_eq!(price.set(&writer, next).await, Delivery::Acknowledged);
+                assert_eq!(price.set(&writer, next).await, Propagation::Acknowledged);
             }
             proxy.mend();
             for _ in 0..20 {
                 next += 1;
-                assert_eq!(price.set(&writer, next).await, Delivery::Acknowledged);
+                assert_eq!(price.set(&writer, next).await, Propagation::Acknowledged);
             }
         }
         price.stop.store(true, SeqCst);

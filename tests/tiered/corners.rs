@@ -3,8 +3,8 @@
 use super::servers::{Cut, Proxy, Server, soon};
 use super::{MINUTE, builder, fails, proven, value};
 use hotset::{
-    AsyncCache, BoxedLoad, BuildError, Cache, Consistency, Delivery, LoadError, Loaded, LocalCache,
-    TieredCache,
+    AsyncCache, BoxedLoad, BuildError, Cache, Consistency, LoadError, Loaded, LocalCache,
+    Propagation, TieredCache,
 };
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
@@ -59,7 +59,7 @@ async fn lookup_during_a_queued_invalidation_stores_no_old_value() {
     soon("it has looked", || REACHED.load(SeqCst)).await;
     // The server rejects scripts for a moment.
     let _: String = server.command(&[b"ACL", b"SETUSER", b"default", b"-evalsha"]);
-    assert_eq!(one.invalidate(&SlowKey(1)).await, Delivery::Queued);
+    assert_eq!(one.invalidate(&SlowKey(1)).await, Propagation::Queued);
     let _: String = server.command(&[b"ACL", b"SETUSER", b"default", b"+evalsha"]);
     GO_ON.store(true, SeqCst);
     reader.await.unwrap();
@@ -120,7 +120,7 @@ async fn bounded_read_does_not_join_a_load_older_than_its_bound() {
         }
     });
     begun.acquire().await.unwrap().forget();
-    assert_eq!(writer.invalidate(&1).await, Delivery::Acknowledged);
+    assert_eq!(writer.invalidate(&1).await, Propagation::Acknowledged);
     // Wait until the bound has passed.
     tokio::time::sleep(2 * bound).await;
     // The read starts a new load instead of joining the one in flight.
@@ -168,7 +168,7 @@ async fn longest_durations_are_valid_settings() {
         let cache: TieredCache<u64, u64> = builder.redis(server.url(), "test").build().unwrap();
         soon("proven", || cache.health().proven_for.is_some()).await;
         cache.get_or_load_async(&1, || value(10)).await.unwrap();
-        assert_eq!(cache.insert(2, 20).await, Delivery::Acknowledged);
+        assert_eq!(cache.insert(2, 20).await, Propagation::Acknowledged);
         assert_eq!(cache.get(&2).await, Some(20));
         assert_eq!(
             (cache.tier_stats().fills, cache.tier_stats().l2_failures),
@@ -198,7 +198,7 @@ async fn panic_of_a_removal_listener_does_not_end_the_subscription() {
     soon("proven", || cache.health().proven_for.is_some()).await;
     for round in 1..4 {
         cache.get_or_load_async(&1, || value(round)).await.unwrap();
-        assert_eq!(other.invalidate(&1).await, Delivery::Acknowledged);
+        assert_eq!(other.invalidate(&1).await, Propagation::Acknowledged);
         soon("it panics", || panics.load(SeqCst) as u64 == round).await;
         soon("proven", || cache.health().proven_for.is_some()).await;
     }
@@ -212,9 +212,12 @@ async fn value_written_through_has_its_own_tags() {
     let other = proven::<u64>(&server.url(), REALTIME).await;
     let new = Loaded::new(11).tags(["shop"]);
     let written = one.write_through_loaded(1, new, |_| value(())).await;
-    assert_eq!(written, Ok(Delivery::Acknowledged));
+    assert_eq!(written, Ok(Propagation::Acknowledged));
     assert_eq!(other.get(&1).await, Some(11));
-    assert_eq!(other.invalidate_tag("shop").await, Delivery::Acknowledged);
+    assert_eq!(
+        other.invalidate_tag("shop").await,
+        Propagation::Acknowledged
+    );
     for cache in [&one, &other] {
         assert_eq!(cache.get(&1).await, None);
     }
@@ -227,7 +230,7 @@ async fn same_namespace_in_two_databases_of_one_server_is_two_namespaces() {
     let two = proven::<u64>(&format!("{}1", server.url()), REALTIME).await;
     one.insert(1, 10).await;
     for _ in 0..10 {
-        assert_eq!(two.invalidate(&1).await, Delivery::Acknowledged);
+        assert_eq!(two.invalidate(&1).await, Propagation::Acknowledged);
     }
     let _ = one.invalidate(&2).await;
     assert_eq!(one.get(&1).await, Some(10));
@@ -246,7 +249,7 @@ async fn future_checks_the_read_lease_when_polled_not_when_created() {
     let later = reader.get_or_load_erased(&1, &mut load);
     reader.get_or_load_async(&1, || value(10)).await.unwrap();
     proxy.cut(Cut::All);
-    assert_eq!(writer.invalidate(&1).await, Delivery::Acknowledged);
+    assert_eq!(writer.invalidate(&1).await, Propagation::Acknowledged);
     assert_eq!(later.await.unwrap(), 11);
 }
 
@@ -260,7 +263,7 @@ async fn change_waits_for_readers_that_the_server_has_lost() {
         reader.get_or_load_async(&1, || value(10)).await.unwrap();
         proxy.cut(Cut::All);
         let _: u64 = server.command(&[b"DEL", lost]);
-        assert_eq!(writer.invalidate(&1).await, Delivery::Acknowledged);
+        assert_eq!(writer.invalidate(&1).await, Propagation::Acknowledged);
         assert_eq!(
             reader.get_or_load_async(&1, || value(11)).await.unwrap(),
             11
@@ -397,7 +400,7 @@ fn call_from_another_runtime_leaves_the_connection_in_the_runtime_of_the_cache()
     // The other runtime still exists, but no thread drives it.
     home.block_on(async {
         soon("proven", || cache.health().proven_for.is_some()).await;
-        assert_eq!(cache.insert(2, 20).await, Delivery::Acknowledged);
+        assert_eq!(cache.insert(2, 20).await, Propagation::Acknowledged);
     });
     drop(elsewhere);
 }
@@ -441,7 +444,7 @@ async fn server_without_free_memory_accepts_invalidations() {
         cache.get_or_load_async(&1, || value(10)).await.unwrap();
     }
     let _: String = server.command(&[b"CONFIG", b"SET", b"maxmemory", b"1"]);
-    assert_eq!(one.invalidate(&1).await, Delivery::Acknowledged);
+    assert_eq!(one.invalidate(&1).await, Propagation::Acknowledged);
     for cache in [&one, &other] {
         let seen = cache.get_or_load_async(&1, || value(11)).await.unwrap();
         assert_eq!(seen, 11);
@@ -460,7 +463,7 @@ async fn user_without_channel_rights_gets_a_warning_and_affects_no_other_process
     let healthy = proven::<u64>(&server.url(), REALTIME).await;
     let limited = builder::<u64>(&url, REALTIME).build().unwrap();
     soon("it is told", || limited.health().not_subscribed.is_some()).await;
-    assert_eq!(limited.invalidate(&1).await, Delivery::Queued);
+    assert_eq!(limited.invalidate(&1).await, Propagation::Queued);
     let health = format!("{:?} {limited:?}", limited.health());
     assert!(health.contains("can't publish"), "{health}");
     assert!(!health.contains("secret"), "{health}");
@@ -483,7 +486,7 @@ async fn demoted_primary_is_abandoned() {
     let cache = proven::<u64>(&server.url(), MINUTE).await;
     let port = primary.port().to_string();
     let _: String = server.command(&[b"REPLICAOF", b"127.0.0.1", port.as_bytes()]);
-    assert_eq!(cache.invalidate(&1).await, Delivery::Queued);
+    assert_eq!(cache.invalidate(&1).await, Propagation::Queued);
     assert_eq!(cache.get_or_load_async(&1, || value(10)).await.unwrap(), 10);
     let _: String = server.command(&[b"REPLICAOF", b"NO", b"ONE"]);
     soon("it is sent", || cache.health().queued == 0).await;
@@ -506,7 +509,7 @@ fn change_after_the_shutdown_of_the_runtime_is_applied_locally() {
         .build()
         .unwrap();
     other.block_on(async {
-        assert_eq!(cache.invalidate(&1).await, Delivery::Queued);
+        assert_eq!(cache.invalidate(&1).await, Propagation::Queued);
         assert_eq!(cache.get(&1).await, None);
         assert_eq!(cache.get_or_load_async(&1, || value(11)).await.unwrap(), 11);
     });

@@ -4,7 +4,7 @@ use super::servers::cluster::Cluster;
 use super::servers::replicated::Replicated;
 use super::servers::{Cut, Proxy, Server, eventually, soon};
 use super::{acknowledged, builder, value};
-use hotset::{Consistency, Delivery, TieredCache, Warning};
+use hotset::{Consistency, Propagation, TieredCache, Warning};
 use redis::InfoDict;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
@@ -170,11 +170,11 @@ async fn primary_of_a_cluster_needs_the_votes_of_others() {
         for place in others.clone() {
             cluster.servers[place].pause();
         }
-        let delivery = cache.invalidate(&1).await;
+        let propagation = cache.invalidate(&1).await;
         for place in others {
             cluster.servers[place].resume();
         }
-        assert_eq!(delivery, Delivery::Queued, "{host}");
+        assert_eq!(propagation, Propagation::Queued, "{host}");
         cluster.settled();
     }
 }
@@ -261,7 +261,7 @@ async fn hanging_sentinel_delays_nothing_and_dropped_cache_releases_the_sentinel
     assert!(it.clients_of_sentinels() > before);
     it.pause_sentinel(1);
     for key in 0..100 {
-        assert_eq!(cache.invalidate(&key).await, Delivery::Acknowledged);
+        assert_eq!(cache.invalidate(&key).await, Propagation::Acknowledged);
     }
     it.resume_sentinel(1);
     drop(cache);

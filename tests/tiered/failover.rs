@@ -6,7 +6,7 @@ use super::servers::cluster::Cluster;
 use super::servers::replicated::{Replicated, url};
 use super::servers::{Cut, Proxy, Server, soon};
 use super::{builder, value};
-use hotset::{Consistency, Delivery};
+use hotset::{Consistency, Propagation};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
@@ -205,7 +205,7 @@ async fn resumed_process_does_not_read_from_demoted_primary() {
     let far = builder::<u64>(&replicated.url(), Consistency::L2Only);
     let far = far.build().unwrap();
     soon("proven", || far.health().proven_for.is_some()).await;
-    assert_eq!(far.insert(1, 10).await, Delivery::Acknowledged);
+    assert_eq!(far.insert(1, 10).await, Propagation::Acknowledged);
 
     // All tasks of the process run in one thread, which the test stops and resumes.
     let (is_stopped, stopped) = mpsc::channel();
@@ -234,7 +234,7 @@ async fn resumed_process_does_not_read_from_demoted_primary() {
     replicated.failed_over(old);
     let listens = || far.health().subscriptions == 2 && far.health().proven_for.is_some();
     soon("it listens to another", listens).await;
-    assert_eq!(far.insert(1, 11).await, Delivery::Acknowledged);
+    assert_eq!(far.insert(1, 11).await, Propagation::Acknowledged);
     go.send(()).unwrap();
     assert_eq!(paused.join().unwrap(), None);
 }

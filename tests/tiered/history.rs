@@ -158,8 +158,8 @@ impl Actor {
     async fn bump(&self, key: u64) {
         let begun = now();
         let number = self.database.bump(key).await;
-        let delivery = self.cache.invalidate(&key).await;
-        self.note(key, begun, kind_of(delivery), number);
+        let propagation = self.cache.invalidate(&key).await;
+        self.note(key, begun, kind_of(propagation), number);
     }
 
     /// Writes the key through the cache. Only one process does this for a key.
@@ -171,8 +171,8 @@ impl Actor {
             self.database.set(key, number).await;
             Ok::<_, ()>(())
         };
-        let delivery = self.cache.write_through(key, number, write).await.unwrap();
-        self.note(key, begun, kind_of(delivery), number);
+        let propagation = self.cache.write_through(key, number, write).await.unwrap();
+        self.note(key, begun, kind_of(propagation), number);
     }
 }
 

@@ -29,7 +29,7 @@ mod warm;
 mod worker;
 
 use hotset::{
-    Consistency, Delivery, LocalCache, RemoteValue, Schema, TieredCache, TieredCacheBuilder,
+    Consistency, LocalCache, Propagation, RemoteValue, Schema, TieredCache, TieredCacheBuilder,
 };
 use std::time::{Duration, Instant};
 
@@ -70,7 +70,7 @@ async fn value<V>(value: V) -> Result<V, &'static str> {
 /// Invalidates a key until an invalidation is acknowledged.
 async fn acknowledged(cache: &TieredCache<u64, u64>, key: u64) {
     let begun = Instant::now();
-    while cache.invalidate(&key).await != Delivery::Acknowledged {
+    while cache.invalidate(&key).await != Propagation::Acknowledged {
         assert!(
             begun.elapsed() < Duration::from_secs(30),
             "{:?}",

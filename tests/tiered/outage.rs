@@ -2,7 +2,7 @@
 
 use super::servers::{Cut, Proxy, Server, soon};
 use super::{MINUTE, acknowledged, builder, fails, proven, value};
-use hotset::{Consistency, Delivery, LocalCache, RemoteError, TieredCache};
+use hotset::{Consistency, LocalCache, Propagation, RemoteError, TieredCache};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::SeqCst};
 use std::time::{Duration, Instant};
@@ -138,7 +138,7 @@ async fn queued_invalidation_is_sent_later_and_no_old_value_is_read_meanwhile() 
             async { Ok::<_, ()>(()) }
         };
         let written = cut_off.write_through(1, 11, write).await;
-        assert_eq!(written, Ok(Delivery::Queued), "{consistency:?}");
+        assert_eq!(written, Ok(Propagation::Queued), "{consistency:?}");
         assert_eq!(cut_off.health().queued, 1);
         let load = || value(database.load(SeqCst));
         for _ in 0..3 {
@@ -169,7 +169,7 @@ async fn full_queue_becomes_one_invalidation_of_everything() {
     other.get_or_load_async(&99, || value(10)).await.unwrap();
     proxy.reset();
     for key in 0..20 {
-        assert_eq!(cut_off.invalidate(&key).await, Delivery::Queued);
+        assert_eq!(cut_off.invalidate(&key).await, Propagation::Queued);
     }
     assert_eq!(cut_off.health().queued, 1);
     assert!(cut_off.tier_stats().overflows >= 1);
@@ -189,7 +189,7 @@ async fn redis_restarted_empty_serves_no_old_value() {
     server.restart();
     // The first acknowledged change is visible to all.
     loop {
-        if one.invalidate(&1).await == Delivery::Acknowledged {
+        if one.invalidate(&1).await == Propagation::Acknowledged {
             break;
         }
     }
@@ -210,7 +210,7 @@ async fn redis_restarted_with_an_older_state_serves_no_old_value() {
     let _: String = server.command(&[b"SAVE"]);
     assert_eq!(
         one.write_through(1, 11, |_| value(())).await,
-        Ok(Delivery::Acknowledged)
+        Ok(Propagation::Acknowledged)
     );
     // Killed, so that it does not save later changes.
     server.restart();
@@ -291,7 +291,7 @@ async fn flush_ends_when_all_queued_invalidations_are_sent() {
     server.pause();
     let slow = cache.clone();
     let change = tokio::spawn(async move { slow.invalidate(&1).await });
-    assert_eq!(change.await.unwrap(), Delivery::Queued);
+    assert_eq!(change.await.unwrap(), Propagation::Queued);
     let flushing = tokio::time::timeout(moment, cache.flush()).await;
     assert!(flushing.is_err(), "Redis does not answer");
     server.resume();

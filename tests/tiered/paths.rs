@@ -3,7 +3,7 @@
 use super::servers::{Server, soon};
 use super::{MINUTE, builder, fails, proven, value};
 use hotset::{
-    AsyncCache, Cache, Consistency, Delivery, LoadError, Loaded, LocalCache, TieredCache,
+    AsyncCache, Cache, Consistency, LoadError, Loaded, LocalCache, Propagation, TieredCache,
 };
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
@@ -43,7 +43,7 @@ async fn acknowledged_invalidation_is_visible_in_all_processes_as_the_class_prom
             for cache in [&one, &other] {
                 cache.get_or_load_async(&1, || value(old)).await.unwrap();
             }
-            assert_eq!(one.invalidate(&1).await, Delivery::Acknowledged);
+            assert_eq!(one.invalidate(&1).await, Propagation::Acknowledged);
             let seen = one.get_or_load_async(&1, || value(old + 1)).await.unwrap();
             assert_eq!(seen, old + 1, "{consistency:?}");
             if !at_once {
@@ -78,7 +78,7 @@ async fn invalidation_of_a_tag_and_clear_remove_exactly_their_entries_in_all_pro
                 .await
                 .unwrap();
         }
-        assert_eq!(one.invalidate_tag("a").await, Delivery::Acknowledged);
+        assert_eq!(one.invalidate_tag("a").await, Propagation::Acknowledged);
         soon("the event", || other.tier_stats().events == 1).await;
         for cache in [&one, &other] {
             let seen = cache
@@ -94,7 +94,7 @@ async fn invalidation_of_a_tag_and_clear_remove_exactly_their_entries_in_all_pro
         }
         let loads = |cache: &TieredCache<u64, u64>| cache.stats().loads;
         let before = loads(&one);
-        assert_eq!(one.clear().await, Delivery::Acknowledged);
+        assert_eq!(one.clear().await, Propagation::Acknowledged);
         soon("the event", || other.tier_stats().events == 2).await;
         for cache in [&one, &other] {
             assert_eq!(cache.get(&2).await, None, "{consistency:?}");
@@ -125,12 +125,12 @@ async fn load_started_before_an_invalidation_by_another_process_is_not_stored() 
             };
             let invalidate = async {
                 begun.acquire().await.unwrap().forget();
-                let delivery = match what {
+                let propagation = match what {
                     "key" => other.invalidate(&1).await,
                     "tag" => other.invalidate_tag("a").await,
                     _ => other.clear().await,
                 };
-                assert_eq!(delivery, Delivery::Acknowledged);
+                assert_eq!(propagation, Propagation::Acknowledged);
                 soon("the event", || one.tier_stats().events == 1).await;
                 go_on.add_permits(1);
             };
@@ -250,7 +250,7 @@ async fn write_through_changes_the_database_first_and_then_all_caches() {
             async { Ok::<_, &str>(()) }
         };
         let written = one.write_through(1, 11, write).await;
-        assert_eq!(written, Ok(Delivery::Acknowledged));
+        assert_eq!(written, Ok(Propagation::Acknowledged));
         assert_eq!(database.load(SeqCst), 11);
         soon("the event", || other.tier_stats().events == 1).await;
         let load = || value(database.load(SeqCst) as u64);
@@ -287,7 +287,7 @@ async fn concurrent_write_throughs_leave_no_wrong_value_in_a_cache() {
         );
         assert_eq!(
             (a, b),
-            (Ok(Delivery::Acknowledged), Ok(Delivery::Acknowledged))
+            (Ok(Propagation::Acknowledged), Ok(Propagation::Acknowledged))
         );
         let truth = database.load(SeqCst) as u64;
         for cache in [&one, &other] {
@@ -319,7 +319,7 @@ async fn inserted_value_is_found_by_others_with_its_own_time_to_live() {
     let server = Server::start();
     let one = proven::<u64>(&server.url(), MINUTE).await;
     let other = proven::<u64>(&server.url(), MINUTE).await;
-    assert_eq!(one.insert(1, 10).await, Delivery::Acknowledged);
+    assert_eq!(one.insert(1, 10).await, Propagation::Acknowledged);
     soon("the event", || other.tier_stats().events == 1).await;
     assert_eq!(other.get(&1).await, Some(10));
     AsyncCache::insert_with_ttl(&one, 2, 20, Duration::from_millis(300)).await;
@@ -450,7 +450,7 @@ fn blocking_cache_serves_threads() {
         assert_eq!(*new, 21);
         Ok::<_, ()>(())
     });
-    assert_eq!(written, Ok(Delivery::Acknowledged));
+    assert_eq!(written, Ok(Propagation::Acknowledged));
     assert_eq!(cache.get(&2), Some(21));
     cache.clear();
     assert_eq!(cache.get(&2), None);

@@ -3,7 +3,7 @@
 use super::servers::Server;
 use super::worker::{Database, Worker};
 use super::{builder, proven};
-use hotset::{Consistency, Delivery, LocalCache, TieredCache};
+use hotset::{Consistency, LocalCache, Propagation, TieredCache};
 use rustix::process::Signal;
 use std::time::{Duration, Instant};
 
@@ -49,7 +49,7 @@ async fn fill_of_a_process_that_was_stopped_beyond_its_lease_is_refused() {
         worker.signal(Signal::STOP);
         rows.set(1, 2).await;
         if invalidated {
-            assert_eq!(cache.invalidate(&1).await, Delivery::Acknowledged);
+            assert_eq!(cache.invalidate(&1).await, Propagation::Acknowledged);
         } else {
             // Ends its lease of ten seconds early.
             let entry = server.entries("test").remove(0);
@@ -92,7 +92,7 @@ async fn process_that_was_stopped_during_a_change_serves_the_new_value() {
             }
         };
         let written = writer.write_through(1, price, write).await;
-        assert_eq!(written, Ok(Delivery::Acknowledged));
+        assert_eq!(written, Ok(Propagation::Acknowledged));
         worker.tell("read");
         worker.signal(Signal::CONT);
         assert_eq!(worker.answer(), price.to_string());

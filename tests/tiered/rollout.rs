@@ -2,7 +2,7 @@
 
 use super::servers::Server;
 use super::{MINUTE, builder, fails, proven, value};
-use hotset::{BuildError, Consistency, Delivery, Rollout, TieredCache};
+use hotset::{BuildError, Consistency, Propagation, Rollout, TieredCache};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 
@@ -60,10 +60,10 @@ async fn change_is_visible_to_processes_with_different_percentages() {
             writer
                 .write_through(7, 2, |_| async { Ok::<_, ()>(()) })
                 .await,
-            Ok(Delivery::Acknowledged)
+            Ok(Propagation::Acknowledged)
         );
         assert_eq!(reader.get_or_load_async(&7, || value(2)).await.unwrap(), 2);
-        assert_eq!(writer.insert(8, 3).await, Delivery::Acknowledged);
+        assert_eq!(writer.insert(8, 3).await, Propagation::Acknowledged);
         assert_eq!(writer.get(&8).await, Some(3));
         writer.clear().await;
     }
@@ -92,7 +92,7 @@ async fn percentage_changed_under_load_causes_no_error() {
                 if turn % 20 == 0 {
                     let row = rows[key].fetch_add(KEYS, SeqCst) + KEYS;
                     let told = cache.invalidate(&(key as u64)).await;
-                    assert_eq!(told, Delivery::Acknowledged);
+                    assert_eq!(told, Propagation::Acknowledged);
                     acknowledged[key].fetch_max(row, SeqCst);
                 }
                 let least = acknowledged[key].load(SeqCst);

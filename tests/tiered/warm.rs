@@ -3,7 +3,7 @@
 use super::servers::Server;
 use super::{MINUTE, builder, fails, proven, value};
 use hotset::{
-    Consistency, Delivery, LoadError, LocalCache, SnapshotError, TieredCache, WarmOptions,
+    Consistency, LoadError, LocalCache, Propagation, SnapshotError, TieredCache, WarmOptions,
     WarmOutcome,
 };
 use std::convert::Infallible;
@@ -50,7 +50,7 @@ async fn keys_that_one_process_warms_are_found_in_redis_by_another() {
         let loaded = other.get_or_load_async(&1_200, || value(1)).await.unwrap();
         assert_eq!((loaded, other.tier_stats().l2_waits), (1, 0));
         // An invalidation removes a value that was found by warming.
-        assert_eq!(one.invalidate(&700).await, Delivery::Acknowledged);
+        assert_eq!(one.invalidate(&700).await, Propagation::Acknowledged);
         if consistency == Consistency::Realtime {
             assert_eq!(other.get_or_load_async(&700, || value(1)).await.unwrap(), 1);
         }
@@ -66,7 +66,7 @@ async fn warming_from_a_snapshot_takes_keys_from_it_and_values_from_redis() {
     one.warm_async(0..100, rows).await;
     assert_eq!(one.snapshot(&path).await.unwrap().entries, 100);
     // The change comes while the first process is not running.
-    assert_eq!(one.invalidate(&3).await, Delivery::Acknowledged);
+    assert_eq!(one.invalidate(&3).await, Propagation::Acknowledged);
     one.write_through(4, 1, |_| async { Ok::<_, Infallible>(()) })
         .await
         .unwrap();

@@ -5,7 +5,7 @@ use super::builder;
 use super::checker::{Kind, now};
 use super::history;
 use super::servers::{signal, soon};
-use hotset::{Consistency, Delivery, TieredCache};
+use hotset::{Consistency, Propagation, TieredCache};
 use rustix::process::Signal;
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
@@ -180,9 +180,9 @@ async fn slow(url: &str, database: Database) {
 }
 
 /// Returns the outcome of a write, for a history.
-pub(crate) fn kind_of(delivery: Delivery) -> Kind {
-    match delivery {
-        Delivery::Acknowledged | Delivery::NotShared => Kind::Acknowledged(now()),
+pub(crate) fn kind_of(propagation: Propagation) -> Kind {
+    match propagation {
+        Propagation::Acknowledged | Propagation::NotShared => Kind::Acknowledged(now()),
         _ => Kind::Queued(now()),
     }
 }
