@@ -133,7 +133,7 @@ pub use snapshot::SnapshotError;
 pub use stats::histogram::DurationHistogram;
 #[cfg(feature = "redis")]
 pub use tiered::{
-    BlockingCache, CallStats, Delivery, Health, L2Calls, RemoteError, Rollout, TierStats,
+    BlockingCache, CallStats, Health, L2Calls, Propagation, RemoteError, Rollout, TierStats,
     TieredCache, TieredCacheBuilder, Warning,
 };
 pub use warm::{FailedBatch, WarmOptions, WarmOutcome, WarmProgress, WarmReport};

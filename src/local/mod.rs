@@ -18,6 +18,8 @@ mod walk;
 mod warm;
 
 #[cfg(feature = "redis")]
+pub(crate) use crate::local::compute::Promise;
+#[cfg(feature = "redis")]
 pub(crate) use crate::local::load::batch::{BatchResult, Lookup, erase_many};
 #[cfg(feature = "tokio")]
 pub use crate::local::load::detached::Detached;
