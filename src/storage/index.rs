@@ -124,7 +124,7 @@ impl<T: Copy> Index<T> {
         const BUCKETS_PER_PAGE: usize = 512;
         let mut table = HashTable::with_capacity(capacity);
         for bucket in (0..table.num_buckets()).step_by(BUCKETS_PER_PAGE) {
-            table.insert_unique(bucket as u64, T::default(), |_| 0);
+            table.insert_unique(bucket as u64, T::default(), |_| bucket as u64);
         }
         table.clear();
         table
@@ -143,6 +143,11 @@ impl<T: Copy> Index<T> {
     /// [`grow`](Self::grow) before that.
     #[inline]
     pub(crate) fn insert(&mut self, hash: u64, value: T, hash_of: impl Fn(&T) -> u64) {
+        debug_assert_eq!(
+            hash,
+            hash_of(&value),
+            "a value has one hash for all operations"
+        );
         self.table.insert_unique(hash, value, hash_of);
     }
 
@@ -230,7 +235,10 @@ mod tests {
                 assert!(index.outgrown.is_none(), "it fills before it has grown");
                 index.grow(index.len() * 2, hash_of);
             }
-            let rehash = |_: &u32| unreachable!("all values are rehashed at once");
+            let rehash = |hashed: &u32| {
+                assert_eq!(*hashed, value, "all values are rehashed at once");
+                hash_of(hashed)
+            };
             index.insert(hash_of(&value), value, rehash);
             if index.outgrown.is_some() {
                 steps += 1;

@@ -116,7 +116,7 @@ impl<K, V> Shard<K, V> {
         let mut index = Index::with_capacity(room);
         self.expiry.restart(self.slab.end());
         for (slot, entry) in self.slab.iter() {
-            index.insert(entry.hash.restore(), slot, self.slab.hash_of());
+            index.insert(entry.hash.canonical(), slot, self.slab.hash_of());
             self.expiry.set(slot, entry.deadline.load(Relaxed));
         }
         out.retire(Box::new(replace(&mut self.index, index)));

@@ -148,7 +148,7 @@ impl<K, V> Slab<Entry<K, V>> {
     /// The hash of a slot, as the index asks for it.
     #[inline]
     fn hash_of(&self) -> impl Fn(&u32) -> u64 + '_ {
-        |&slot| self.get(slot).map_or(0, |entry| entry.hash.restore())
+        |&slot| self.get(slot).map_or(0, |entry| entry.hash.canonical())
     }
 }
 
@@ -197,7 +197,7 @@ impl<K, V> Shard<K, V> {
             let entry = self.slab.get_moved(slot);
             entry.is_some_and(|entry| key.equivalent(&entry.key))
         };
-        if let Some(&slot) = self.index.current().find(hash.0, is_it) {
+        if let Some(&slot) = self.index.current().find(hash.canonical(), is_it) {
             return Some((slot, self.slab.get_moved(slot)?));
         }
         if self.grows {
@@ -216,7 +216,7 @@ impl<K, V> Shard<K, V> {
             let entry = self.slab.get(slot);
             entry.is_some_and(|entry| key.equivalent(&entry.key))
         };
-        let slot = self.index.find(hash.0, is_it)?;
+        let slot = self.index.find(hash.canonical(), is_it)?;
         Some((slot, self.slab.get(slot)?))
     }
 
@@ -445,8 +445,8 @@ impl<K, V> Shard<K, V> {
             assert!(self.slab.get(slot).is_some(), "slot {slot} is vacant");
         }
         for (slot, entry) in self.slab.iter() {
-            let bits = entry.hash.restore();
-            assert!(self.index.find(bits, |&other| other == slot).is_some());
+            let hash = entry.hash.canonical();
+            assert!(self.index.find(hash, |&other| other == slot).is_some());
         }
         self.policy.validate(&self.slab);
         let deadlines = self.slab.iter();

@@ -167,13 +167,14 @@ impl<K, V> Shard<K, V> {
         if self.index.is_full() {
             self.grow_index();
         }
-        self.index.insert(hash.0, slot, self.slab.hash_of());
+        self.index
+            .insert(hash.canonical(), slot, self.slab.hash_of());
     }
 
     /// Removes a slot from the index.
     #[inline]
     fn unindex(&mut self, hash: StoredHash, slot: u32) {
-        let found = self.index.remove(hash.restore(), |&other| other == slot);
+        let found = self.index.remove(hash.canonical(), |&other| other == slot);
         assert!(found, "each occupied slot is in the index");
     }
 
