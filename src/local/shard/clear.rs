@@ -8,7 +8,7 @@ use crate::local::shard::metadata::Extras;
 use crate::local::shard::read_times::Ages;
 use crate::local::shard::slab::Slab;
 use crate::local::shard::{Entry, Shard};
-use crate::policy::{AnyPolicy, Eviction};
+use crate::policy::{AnyPolicy, EvictionPolicy};
 use crate::storage::index::Index;
 use std::mem::{replace, take};
 use std::sync::atomic::Ordering::Relaxed;
