@@ -6,6 +6,7 @@ use crate::clock::{NEVER, Nanos};
 use crate::local::shard::{Shard, Times};
 use crate::local::walk::Span;
 use crate::local::{Iter, KeyLocation, LocalCache};
+use crate::random::{GOLDEN_RATIO, spread};
 use crate::single_flight::{Candidate, Role};
 use crate::stats::Count;
 use crate::sync::reentrancy::{assert_holds_nothing, is_exclusive, is_reading};
@@ -14,9 +15,8 @@ use equivalent::Equivalent;
 use std::hash::{BuildHasher, Hash};
 use std::time::Duration;
 
-/// A hit is sampled if its number times this, as 64 bits, is less than [`SAMPLES_BELOW`]: one in 64,
-/// and in no step with a caller who asks for the same keys again and again (Fibonacci hashing).
-const SCATTER: u64 = 0x9E37_79B9_7F4A_7C15;
+/// The bound of the spread number of a hit below which the hit is sampled: one in 64. Spreading the numbers keeps the
+/// samples out of step with a caller that requests the same keys in turn.
 pub(crate) const SAMPLES_BELOW: u64 = 1 << (64 - 6);
 
 /// What one who can load has found.
@@ -159,7 +159,7 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
         Q: Hash + Equivalent<K> + ?Sized,
     {
         let counted = self.inner.counters.add(slot, count);
-        if counted.wrapping_mul(SCATTER) < self.inner.samples_below {
+        if spread(counted, GOLDEN_RATIO) < self.inner.samples_below {
             self.sample_age(slot, location, key);
         }
     }
