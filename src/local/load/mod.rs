@@ -358,7 +358,7 @@ where
             }
             Role::Recursive(_) => return None,
         };
-        self.inner.counters.count(Count::Renewal);
+        self.inner.counters.count(Count::Refresh);
         Some((leader, permit))
     }
 
