@@ -149,8 +149,8 @@ impl TimeSource {
     }
 }
 
-/// Returns the time of a custom clock. It is before [`NEVER`], so that an entry that never expires does not expire at the
-/// end of the clock.
+/// Returns the time of a custom clock. It is before [`NEVER`], so that an entry that never expires does not expire at
+/// the end of the clock.
 #[cold]
 fn custom_nanos(clock: &dyn Clock) -> Nanos {
     saturating_nanos(clock.now()).min(NEVER - 1)

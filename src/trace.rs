@@ -1,7 +1,7 @@
 //! Spans for the facade `tracing`, with the target `hotset`. Without the feature `tracing` they do nothing.
 //!
-//! Their level is `DEBUG`. A span `load` is one run of a loader, `fetch` is the work of an L1 on a miss, and `l2` is one
-//! call to Redis. Events are in `tiered/log.rs`.
+//! Their level is `DEBUG`. A span `load` is one run of a loader, `fetch` is the work of an L1 on a miss, and `l2` is
+//! one call to Redis. Events are in `tiered/log.rs`.
 
 #[cfg(feature = "tracing")]
 pub(crate) use enabled::Span;

@@ -50,8 +50,8 @@ impl Car {
         };
     }
 
-    /// Removes a key from the ghost lists if they are full. Together they have at most as many keys as there are entries.
-    /// The clock of entries requested once and its ghost list together have at most as many, too.
+    /// Removes a key from the ghost lists if they are full. Together they have at most as many keys as there are
+    /// entries. The clock of entries requested once and its ghost list together have at most as many, too.
     fn trim(&mut self, capacity: usize) {
         let [once, often] = &mut self.ghosts;
         let entries = self.clocks.len() as usize;

@@ -1,8 +1,8 @@
 //! S3-FIFO: a small queue that new entries pass through, a main queue, and a ghost queue of the keys that were evicted
 //! from the small queue (Yang et al., "FIFO queues are all you need for cache eviction", SOSP 2023).
 //!
-//! For [`Adaptive`](crate::policy::adaptive::Adaptive) there are rules that the paper does not have: an admission gate before
-//! the main queue, and a small queue of any share. If the small queue has all entries, the policy is CLOCK.
+//! For [`Adaptive`](crate::policy::adaptive::Adaptive) there are rules that the paper does not have: an admission gate
+//! before the main queue, and a small queue of any share. If the small queue has all entries, the policy is CLOCK.
 
 use crate::policy::EvictionPolicy;
 use crate::policy::frequency_sketch::FrequencySketch;
@@ -34,9 +34,9 @@ pub(crate) const CLOCK_PERCENT: u32 = 100;
 pub(crate) struct Rules {
     /// The small queue's share of the entries, in percent.
     pub(crate) small_percent: u32,
-    /// `true` if there is an admission gate: an entry at the end of the small queue displaces the main queue's victim only
-    /// if it was requested more often. There are no ghosts then, because the gate admits keys that return, and the sketch
-    /// remembers longer.
+    /// `true` if there is an admission gate: an entry at the end of the small queue displaces the main queue's victim
+    /// only if it was requested more often. There are no ghosts then, because the gate admits keys that return, and the
+    /// sketch remembers longer.
     pub(crate) gated: bool,
 }
 

@@ -81,7 +81,8 @@ impl DurationHistogram {
         }
     }
 
-    /// Returns the duration below which `percent` (0 to 100) of all durations are, rounded up to the bound of its bucket.
+    /// Returns the duration below which `percent` (0 to 100) of all durations are, rounded up to the bound of its
+    /// bucket.
     ///
     /// Returns zero if there are no durations, and `Duration::MAX` if the result is above 13 days.
     #[must_use]
@@ -133,8 +134,8 @@ impl DurationHistogram {
         }
     }
 
-    /// Returns a value in seconds for each bucket that is not empty, and the number of durations in it. All values are at
-    /// the same relative position in their buckets, so that their sum is the total.
+    /// Returns a value in seconds for each bucket that is not empty, and the number of durations in it. All values are
+    /// at the same relative position in their buckets, so that their sum is the total.
     pub(crate) fn seconds(&self) -> Vec<(f64, u64)> {
         let counted = self
             .buckets
@@ -155,8 +156,8 @@ impl DurationHistogram {
         ranges.map(value).collect()
     }
 
-    /// Sets the total to the sum of these values. If the total was read before or after the buckets, the rest is left for
-    /// the next difference.
+    /// Sets the total to the sum of these values. If the total was read before or after the buckets, the rest is left
+    /// for the next difference.
     pub(crate) fn set_total(&mut self, seconds: &[(f64, u64)]) {
         let sum = sum(seconds.iter().copied());
         self.total = Duration::try_from_secs_f64(sum).unwrap_or_default();

@@ -31,8 +31,8 @@ pub struct Stats {
     pub stale: u64,
     /// Loads that had to wait for a permit.
     pub queued: u64,
-    /// Loads that outlived their [lease](crate::LocalCacheBuilder::lease), so that another caller loaded in their place, or
-    /// their permit passed to another load. They come on top of
+    /// Loads that outlived their [lease](crate::LocalCacheBuilder::lease), so that another caller loaded in their
+    /// place, or their permit passed to another load. They come on top of
     /// [`max_concurrent_loads`](crate::LocalCacheBuilder::max_concurrent_loads) while they run.
     pub abandoned_loads: u64,
     /// The run times of loaders, failed ones included.

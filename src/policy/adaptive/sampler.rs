@@ -182,7 +182,8 @@ impl Sampler {
         self.caches = MiniatureCaches::new(self.capacity, SMALL_PERCENTS.map(rules));
     }
 
-    /// Sets the number of slots after the entries were given other ones, and discards the recorded hits on the former slots.
+    /// Sets the number of slots after the entries were given other ones, and discards the recorded hits on the former
+    /// slots.
     pub(crate) fn renumber(&mut self, slots: u32) {
         *self.hits_since_write.get_mut() = 0;
         self.grow(slots);

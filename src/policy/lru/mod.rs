@@ -68,8 +68,8 @@ pub(crate) struct Lru {
     links: Links,
     /// The number of entries.
     len: u32,
-    /// Entries that the last pass has merged and the present one has not reached yet. All entries whose stamps are older
-    /// than the generations are here or in `merged`.
+    /// Entries that the last pass has merged and the present one has not reached yet. All entries whose stamps are
+    /// older than the generations are here or in `merged`.
     settled: List,
     /// Entries that the present pass has merged. They are older than `settled`.
     merged: List,

@@ -8,8 +8,8 @@
 //!
 //! A reader enters by Dekker's handshake. The reader stores to its slot, then loads the bias. The writer stores to the
 //! bias, then loads the slots. All four accesses are sequentially consistent, so at least one of the two sees the
-//! other. A reader that finds the bias revoked clears its slot and waits on the *underlying* lock, an ordinary `RwLock`,
-//! which the writer holds meanwhile. A writer that sees a reader waits.
+//! other. A reader that finds the bias revoked clears its slot and waits on the *underlying* lock, an ordinary
+//! `RwLock`, which the writer holds meanwhile. A writer that sees a reader waits.
 //!
 //! A writer leaves the bias revoked. Readers restore it after a few reads without a write between them. Data that is
 //! written again and again is therefore protected by the underlying lock alone: its readers do not store to the slots,
@@ -36,12 +36,12 @@
 //!
 //! This is the only module with `unsafe` code. These are its invariants:
 //!
-//! - B: Only a thread that holds `underlying` changes the bias. A thread that holds it for writing revokes the bias, and
-//!   restores it if it may not wait for the readers that are in. A thread that holds it for reading restores the bias.
-//!   No reader enters by its slot while the bias is revoked. Once the thread that revoked it has seen no reader in any
-//!   slot, there is none until the bias is restored.
-//! - W: A `WriteGuard` exists only while its thread holds `underlying` for writing and the bias is revoked. Each slot was
-//!   seen without this lock's address after the bias was revoked and before the guard was created.
+//! - B: Only a thread that holds `underlying` changes the bias. A thread that holds it for writing revokes the bias,
+//!   and restores it if it may not wait for the readers that are in. A thread that holds it for reading restores the
+//!   bias. No reader enters by its slot while the bias is revoked. Once the thread that revoked it has seen no reader
+//!   in any slot, there is none until the bias is restored.
+//! - W: A `WriteGuard` exists only while its thread holds `underlying` for writing and the bias is revoked. Each slot
+//!   was seen without this lock's address after the bias was revoked and before the guard was created.
 //! - R: A `ReadGuard` exists only while its thread's slot contains the lock's address. The bias was seen granted after
 //!   the address was stored there. The closure of `read` runs only in one of three cases. First, its thread has a
 //!   `ReadGuard` of this lock. Second, its thread holds `underlying` for reading. Third, it runs inside another reader
@@ -154,9 +154,9 @@ impl<T> ReadBiasedLock<T> {
         let nested = slot.published_lock().load(Relaxed) == self.address();
         let _underlying = (!nested).then(|| self.lock_for_reading());
         // SAFETY: This is the second case of invariant R while `_underlying` lives, or the third case while the outer
-        // reader runs. By W there is no `WriteGuard` meanwhile. An earlier writer released `underlying`, and this thread
-        // has acquired that release, directly or through the bias. A later writer waits for `underlying` or for this
-        // thread's slot.
+        // reader runs. By W there is no `WriteGuard` meanwhile. An earlier writer released `underlying`, and this
+        // thread has acquired that release, directly or through the bias. A later writer waits for `underlying` or for
+        // this thread's slot.
         self.data.with(|data| read(unsafe { &*data }))
     }
 
@@ -337,8 +337,8 @@ impl<T> Deref for ReadGuard<'_, T> {
     fn deref(&self) -> &T {
         // SAFETY: This is the first case of invariant R. It lasts until `drop` clears the slot, so longer than the
         // borrow of the reference. By the handshake and W there is no `WriteGuard` meanwhile. An earlier writer
-        // released `underlying`. The thread that restored the bias afterwards had acquired that release, and this thread
-        // has acquired the bias, so the writes happened before. A later writer waits for this thread's slot.
+        // released `underlying`. The thread that restored the bias afterwards had acquired that release, and this
+        // thread has acquired the bias, so the writes happened before. A later writer waits for this thread's slot.
         self.lock.data.with(|data| unsafe { &*data })
     }
 }

@@ -7,8 +7,8 @@ mod imp {
     pub(crate) use std::thread::{Thread, current};
     use std::time::Duration;
 
-    /// The number of reads after the last write that restore the read bias. Together they cost about as much as the next
-    /// writer saves by not looking at the slots.
+    /// The number of reads after the last write that restore the read bias. Together they cost about as much as the
+    /// next writer saves by not looking at the slots.
     pub(crate) const READS_BEFORE_BIAS: u32 = 16;
 
     /// The number of times that a writer looks again at once.
