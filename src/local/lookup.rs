@@ -3,17 +3,16 @@
 use crate::clock::Nanos;
 use crate::local::shard::{HitTime, Shard};
 use crate::local::{KeyLocation, LocalCache};
+use crate::random::{GOLDEN_RATIO, spread};
 use crate::single_flight::{Candidate, Role};
 use crate::stats::Count;
-use crate::sync::reentrancy::{assert_holds_nothing, is_exclusive, is_reading};
+use crate::sync::reentrancy::{assert_no_lock_held, is_reading, is_writing};
 use crate::sync::thread_slot::ThreadSlot;
 use equivalent::Equivalent;
 use std::hash::{BuildHasher, Hash};
 
-/// The multiplier of Fibonacci hashing. It scatters the numbers of hits, so that sampling does not keep in step with a
-/// caller that asks for the same keys in turn.
-const FIBONACCI_MULTIPLIER: u64 = 0x9E37_79B9_7F4A_7C15;
-/// A hit is sampled if its number times [`FIBONACCI_MULTIPLIER`], as 64 bits, is below this: one hit in 64.
+/// The bound of the spread number of a hit below which the hit is sampled: one in 64. Spreading the numbers keeps the
+/// samples out of step with a caller that requests the same keys in turn.
 pub(crate) const SAMPLE_BOUND: u64 = 1 << (64 - 6);
 
 /// The result of a lookup by a caller that can load.
@@ -82,20 +81,20 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
     where
         Q: Hash + Equivalent<K> + ?Sized,
     {
-        match location.cell.shard.announce(thread) {
+        match location.cell.shard.publish(thread) {
             // Not `map`, which would drop the closure, and with it user data, before the guard.
             Some(shard) => match shard.hit(location.hash, key, self.hit_time(early_time)) {
                 Some((_, value)) => Some(read(value)),
                 None => None,
             },
-            None => self.hit_unannounced(location, key, early_time, thread, read),
+            None => self.hit_unpublished(location, key, early_time, thread, read),
         }
     }
 
-    /// Completes [`hit_at`](Self::hit_at) if the reader could not be announced. A function of its own, so that a hit
+    /// Completes [`hit_at`](Self::hit_at) if the reader could not be published. A function of its own, so that a hit
     /// stays in registers.
     #[inline(never)]
-    fn hit_unannounced<Q, R>(
+    fn hit_unpublished<Q, R>(
         &self,
         location: &KeyLocation<'_, K, V>,
         key: &Q,
@@ -108,7 +107,7 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
     {
         // The closure borrows `read`, so that what the user's closure owns is not dropped under the lock.
         let mut read = Some(read);
-        location.cell.shard.read_unannounced(thread, |shard| {
+        location.cell.shard.read_unpublished(thread, |shard| {
             let (_, value) = shard.hit(location.hash, key, self.hit_time(early_time))?;
             read.take().map(|read| read(value))
         })
@@ -126,7 +125,7 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
         Q: Hash + Equivalent<K> + ?Sized,
     {
         let number = self.inner.counters.add(thread, count);
-        if number.wrapping_mul(FIBONACCI_MULTIPLIER) < self.inner.sample_bound {
+        if spread(number, GOLDEN_RATIO) < self.inner.sample_bound {
             self.sample_age(thread, location, key);
         }
     }
@@ -140,7 +139,7 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
         Q: Hash + Equivalent<K> + ?Sized,
     {
         // A read within another one might have to wait, where the first did not.
-        if is_reading() || is_exclusive() {
+        if is_reading() || is_writing() {
             return;
         }
         let now = self.inner.settings.clock.now();
@@ -191,12 +190,12 @@ where
         let early_time = self.early_time();
         // The result of a miss is returned through this variable, so that a hit stays in registers.
         let mut miss = None;
-        let hit = if let Some(shard) = location.cell.shard.announce(thread) {
+        let hit = if let Some(shard) = location.cell.shard.publish(thread) {
             self.lookup_in(&shard, location, key, early_time, &mut miss)
         } else {
             let lookup =
                 |shard: &Shard<K, V>| self.lookup_in(shard, location, key, early_time, &mut miss);
-            location.cell.shard.read_unannounced(thread, lookup)
+            location.cell.shard.read_unpublished(thread, lookup)
         };
         if let Some((value, needs_refresh)) = hit {
             self.count_served(thread, Count::Hit, location, key);
@@ -207,7 +206,7 @@ where
             };
         }
         self.count_miss(thread);
-        assert_holds_nothing("load into");
+        assert_no_lock_held("load into");
         miss.expect("a lookup without a hit is a miss")
     }
 
@@ -249,7 +248,7 @@ where
                 None => self.join_or_lead_in(shard, location, key, candidate),
             }
         });
-        assert_holds_nothing("load into");
+        assert_no_lock_held("load into");
         lookup
     }
 

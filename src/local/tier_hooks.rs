@@ -6,7 +6,7 @@ pub(crate) use crate::local::metrics::{Loads, samples};
 
 use crate::clock::{Nanos, TimeSource};
 use crate::entry::Loaded;
-use crate::local::{KeyLocation, LocalCache};
+use crate::local::{DefaultHasher, KeyLocation, LocalCache};
 use crate::single_flight::Leader;
 use crate::stats::Count;
 use crate::sync::thread_slot::ThreadSlot;
@@ -96,7 +96,7 @@ where
 
 /// The right to store a value from elsewhere. It is stored unless the key was written to since the promise
 /// was made.
-pub(crate) struct Promise<'a, K, V, S> {
+pub(crate) struct Promise<'a, K, V, S = DefaultHasher> {
     cache: &'a LocalCache<K, V, S>,
     location: KeyLocation<'a, K, V>,
     claim: Leader<'a, K, V>,

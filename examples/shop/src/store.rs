@@ -118,12 +118,12 @@ impl<T: Stored> Store<T> {
                 written.map(|()| true)
             }
             Self::Tiered(cache) => {
-                use hotset::Delivery;
+                use hotset::Propagation;
                 let value = Some(Arc::new(value));
                 match cache.write_through(id, value, |_| write).await {
-                    Ok(delivery) => Ok(matches!(
-                        delivery,
-                        Delivery::Acknowledged | Delivery::NotShared
+                    Ok(propagation) => Ok(matches!(
+                        propagation,
+                        Propagation::Acknowledged | Propagation::NotShared
                     )),
                     Err(error) => {
                         cache.invalidate(&id).await;

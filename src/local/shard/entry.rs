@@ -5,7 +5,7 @@ use crate::local::shard::hash::{KeyHash, StoredHash};
 use crate::local::shard::metadata::EntryMetadata;
 use crate::local::shard::slab::Slab;
 use crate::local::tags::EntryTags;
-use crate::policy::Words;
+use crate::policy::PolicyStates;
 use std::num::NonZero;
 use std::sync::atomic::{AtomicU32, AtomicU64};
 
@@ -17,7 +17,7 @@ pub(super) struct Entry<K, V> {
     /// The first time at which the entry is not served any more. Hits change it in a cache with a time to idle.
     pub(super) deadline: AtomicU64,
     /// The state that the policy keeps of the entry.
-    pub(super) word: AtomicU32,
+    pub(super) policy_state: AtomicU32,
     pub(super) hash: StoredHash,
 }
 
@@ -46,14 +46,14 @@ impl<K, V> Slab<Entry<K, V>> {
     /// Returns the function by which the index finds the hash of a slot.
     #[inline]
     pub(super) fn hash_of(&self) -> impl Fn(&u32) -> u64 + '_ {
-        |&slot| self.get(slot).map_or(0, |entry| entry.hash.restore())
+        |&slot| self.get(slot).map_or(0, |entry| entry.hash.canonical())
     }
 }
 
-impl<K, V> Words for Slab<Entry<K, V>> {
+impl<K, V> PolicyStates for Slab<Entry<K, V>> {
     #[inline]
-    fn word(&self, slot: u32) -> Option<&AtomicU32> {
-        Some(&self.get(slot)?.word)
+    fn state(&self, slot: u32) -> Option<&AtomicU32> {
+        Some(&self.get(slot)?.policy_state)
     }
 
     #[inline]

@@ -4,7 +4,7 @@ use crate::clock::{NEVER, Nanos};
 use crate::local::removal::{RemovalCause, Removals};
 use crate::local::shard::Shard;
 use crate::local::shard::expiry::BLOCK;
-use crate::policy::Eviction;
+use crate::policy::EvictionPolicy;
 use crate::storage::work_slice::WorkSlice;
 use std::sync::atomic::Ordering::{Acquire, Relaxed};
 

@@ -35,7 +35,7 @@ use crate::local::shard::hash::StoredHash;
 use crate::local::shard::metadata::{ColumnSet, MetadataTable};
 use crate::local::shard::read_times::ReadTimes;
 use crate::local::shard::slab::Slab;
-use crate::policy::{AnyPolicy, Eviction};
+use crate::policy::{AnyPolicy, EvictionPolicy};
 use crate::stats::Stats;
 use crate::storage::index::Index;
 use std::sync::Arc;
@@ -177,8 +177,8 @@ impl<K, V> Shard<K, V> {
             assert!(self.slab.get(slot).is_some(), "slot {slot} is vacant");
         }
         for (slot, entry) in self.slab.iter() {
-            let bits = entry.hash.restore();
-            assert!(self.index.find(bits, |&other| other == slot).is_some());
+            let hash = entry.hash.canonical();
+            assert!(self.index.find(hash, |&other| other == slot).is_some());
         }
         self.policy.validate(&self.slab);
         let deadlines = self.slab.iter();

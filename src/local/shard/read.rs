@@ -6,7 +6,7 @@ use crate::local::shard::Shard;
 use crate::local::shard::entry::{Entry, EntrySettings};
 use crate::local::shard::hash::KeyHash;
 use crate::local::walk::{Listed, Span};
-use crate::policy::Eviction;
+use crate::policy::EvictionPolicy;
 use equivalent::Equivalent;
 use std::num::NonZero;
 use std::sync::atomic::Ordering::Relaxed;
@@ -51,7 +51,7 @@ impl<K, V> Shard<K, V> {
             let entry = self.slab.get_moved(slot);
             entry.is_some_and(|entry| key.equivalent(&entry.key))
         };
-        if let Some(&slot) = self.index.current().find(hash.0, is_match) {
+        if let Some(&slot) = self.index.current().find(hash.canonical(), is_match) {
             return Some((slot, self.slab.get_moved(slot)?));
         }
         if self.is_growing {
@@ -71,7 +71,7 @@ impl<K, V> Shard<K, V> {
             let entry = self.slab.get(slot);
             entry.is_some_and(|entry| key.equivalent(&entry.key))
         };
-        let slot = self.index.find(hash.0, is_match)?;
+        let slot = self.index.find(hash.canonical(), is_match)?;
         Some((slot, self.slab.get(slot)?))
     }
 
@@ -100,7 +100,7 @@ impl<K, V> Shard<K, V> {
                 return None;
             }
         }
-        self.policy.touch(slot, &entry.word);
+        self.policy.on_hit(slot, &entry.policy_state);
         Some((slot, &entry.value))
     }
 
@@ -242,7 +242,7 @@ impl<K, V> Shard<K, V> {
             let entry = self.slab.get(slot)?;
             let is_live = now < entry.deadline.load(Relaxed) && self.is_current(slot);
             is_live.then(|| Listed {
-                heat: self.policy.heat(&entry.word, since),
+                heat: self.policy.heat(&entry.policy_state, since),
                 slot,
                 item: (slot, entry),
             })

@@ -8,7 +8,7 @@ use crate::local::shard::hash::KeyHash;
 use crate::local::shard::{MAX_ENTRIES, Shard};
 use crate::local::tags::EntryTags;
 use crate::local::walk::{Listed, Span};
-use crate::policy::Eviction;
+use crate::policy::EvictionPolicy;
 use crate::storage::work_slice::WorkSlice;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -105,7 +105,7 @@ impl<K, V> Shard<K, V> {
         out: &mut Removals<'_, K, V>,
     ) {
         let work = &mut WorkSlice::new();
-        self.policy.before_write(&self.slab, work);
+        self.policy.on_write(&self.slab, work);
         room.spend(new.metadata.weight);
         self.insert_into_free_slot(new, now, work, out);
     }

@@ -7,7 +7,7 @@ use crate::local::shard::entry::{Entry, NewEntry};
 use crate::local::shard::hash::{KeyHash, StoredHash};
 use crate::local::shard::metadata::{EntryMetadata, MetadataTable};
 use crate::local::shard::{MAX_ENTRIES, Shard};
-use crate::policy::Eviction;
+use crate::policy::EvictionPolicy;
 use crate::storage::work_slice::WorkSlice;
 use equivalent::Equivalent;
 use std::mem::replace;
@@ -36,7 +36,7 @@ impl<K, V> Shard<K, V> {
         out: &mut Removals<'_, K, V>,
     ) -> Result<(), NewEntry<K, V>> {
         let weight = new.metadata.weight;
-        self.policy.before_write(&self.slab, work);
+        self.policy.on_write(&self.slab, work);
         if let Some(slot) = existing {
             room.add(self.weight(slot));
             if room.reach(weight) {
@@ -85,7 +85,7 @@ impl<K, V> Shard<K, V> {
             value: replace(&mut entry.value, new.value),
             cause,
         };
-        self.policy.touch(slot, &entry.word);
+        self.policy.on_hit(slot, &entry.policy_state);
         self.write_metadata(slot, new.metadata, new.deadline, now);
         self.count_removal(old, out);
     }
@@ -104,14 +104,15 @@ impl<K, V> Shard<K, V> {
             key: new.key,
             value: new.value,
             deadline: AtomicU64::new(new.deadline),
-            word: AtomicU32::new(0),
+            policy_state: AtomicU32::new(0),
             hash: StoredHash::new(new.hash),
         });
         self.add_to_index(new.hash, slot);
         let Some(entry) = self.slab.get_mut(slot) else {
             return;
         };
-        self.policy.insert(slot, &entry.word, entry.hash.bits());
+        self.policy
+            .insert(slot, &entry.policy_state, entry.hash.bits());
         self.write_metadata(slot, new.metadata, new.deadline, now);
     }
 
@@ -149,7 +150,8 @@ impl<K, V> Shard<K, V> {
                 RemovalCause::Evicted
             },
         };
-        self.policy.insert(slot, &entry.word, entry.hash.bits());
+        self.policy
+            .insert(slot, &entry.policy_state, entry.hash.bits());
         self.remove_from_index(old_hash, slot);
         self.add_to_index(new.hash, slot);
         self.expiry.set(slot, new.deadline);
@@ -165,13 +167,14 @@ impl<K, V> Shard<K, V> {
         if self.index.is_full() {
             self.grow_index();
         }
-        self.index.insert(hash.0, slot, self.slab.hash_of());
+        self.index
+            .insert(hash.canonical(), slot, self.slab.hash_of());
     }
 
     /// Removes a slot from the index.
     #[inline]
     fn remove_from_index(&mut self, hash: StoredHash, slot: u32) {
-        let found = self.index.remove(hash.restore(), |&other| other == slot);
+        let found = self.index.remove(hash.canonical(), |&other| other == slot);
         assert!(found, "each occupied slot is in the index");
     }
 
@@ -259,7 +262,7 @@ impl<K, V> Shard<K, V> {
             return false;
         };
         let work = &mut WorkSlice::new();
-        self.policy.before_write(&self.slab, work);
+        self.policy.on_write(&self.slab, work);
         self.continue_growing(work, out);
         budget.release(self.weight(slot));
         self.remove_slot(slot, cause, now, out);
@@ -278,7 +281,7 @@ impl<K, V> Shard<K, V> {
         out: &mut Removals<'_, K, V>,
     ) {
         if let Some(entry) = self.slab.get(slot) {
-            self.policy.remove(&entry.word, entry.hash.bits());
+            self.policy.remove(&entry.policy_state, entry.hash.bits());
         }
         self.unlink(slot, cause, now, out);
     }

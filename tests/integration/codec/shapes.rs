@@ -2,7 +2,7 @@
 
 use crate::servers::{Server, soon};
 use crate::{MINUTE, Rate, Stored, cache, store};
-use hotset::{Delivery, LocalCache, TieredCache};
+use hotset::{LocalCache, Propagation, TieredCache};
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
@@ -462,10 +462,10 @@ async fn altered_value_stays_in_l1_of_the_process_that_wrote_it() {
         cache
     };
     let (writer, reader) = (build().await, build().await);
-    assert_eq!(writer.insert(1, Some(None)).await, Delivery::NotShared);
+    assert_eq!(writer.insert(1, Some(None)).await, Propagation::NotShared);
     let write = |_| async { Ok::<_, ()>(()) };
     let written = writer.write_through(2, Some(None), write).await;
-    assert_eq!(written, Ok(Delivery::NotShared));
+    assert_eq!(written, Ok(Propagation::NotShared));
     let load = || async { Ok::<_, ()>(Some(None)) };
     let loaded = writer.get_or_load_async(&3, load).await;
     assert_eq!(loaded.unwrap(), Some(None));

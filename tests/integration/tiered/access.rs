@@ -1,24 +1,27 @@
-//! How a cache gets at its server: TLS, users, databases; and what it says of one that is set up badly.
+//! Access to the server: TLS, users, databases, and warnings about the configuration of the server.
 
 use super::servers::cluster::Cluster;
 use super::servers::replicated::Replicated;
 use super::servers::{Server, deployed, soon};
 use super::{builder, fails, proven, value};
-use hotset::{Consistency, Delivery, RemoteError, TieredCache, TieredCacheBuilder, Warning};
+use hotset::{Consistency, Propagation, RemoteError, TieredCache, TieredCacheBuilder, Warning};
 
-/// What needs each of the rights.
+/// Uses the cache in a way that needs each of the rights.
 async fn uses_everything(builder: TieredCacheBuilder<u64, u64>) {
     let cache = builder.build().unwrap();
     soon("proven", || cache.health().proven_for.is_some()).await;
     cache.get_or_load_async(&1, || value(10)).await.unwrap();
     cache.get_or_load_async(&1, fails).await.unwrap();
     let loaded = hotset::Loaded::new(20).tags(["a"]);
-    assert_eq!(cache.insert_loaded(2, loaded).await, Delivery::Acknowledged);
+    assert_eq!(
+        cache.insert_loaded(2, loaded).await,
+        Propagation::Acknowledged
+    );
     let written = cache.write_through(3, 30, |_| value(())).await;
-    assert_eq!(written, Ok(Delivery::Acknowledged));
-    assert_eq!(cache.invalidate_tag("a").await, Delivery::Acknowledged);
-    assert_eq!(cache.invalidate(&1).await, Delivery::Acknowledged);
-    assert_eq!(cache.clear().await, Delivery::Acknowledged);
+    assert_eq!(written, Ok(Propagation::Acknowledged));
+    assert_eq!(cache.invalidate_tag("a").await, Propagation::Acknowledged);
+    assert_eq!(cache.invalidate(&1).await, Propagation::Acknowledged);
+    assert_eq!(cache.clear().await, Propagation::Acknowledged);
     let failed = cache.get_or_load_async(&4, fails).await;
     assert!(failed.is_err());
     let health = cache.health();
@@ -30,16 +33,16 @@ fn users() -> String {
     deployed("users.acl").display().to_string()
 }
 
-/// The URL with the user of the file.
+/// Returns the URL with the user of the ACL file.
 fn as_user(url: &str) -> String {
     url.replace("://", "://hotset:change-me@")
 }
 
 #[tokio::test]
-async fn the_rights_of_the_deployed_user_are_enough() {
+async fn deployed_user_has_all_required_rights() {
     let server = Server::start_with(&["--aclfile", &users()]);
     uses_everything(builder(&as_user(&server.url()), Consistency::Realtime)).await;
-    // One that asks whether it has replicas fails for want of any, not of rights.
+    // A cache that waits for replicas fails because there are none, not because of a missing right.
     let cache: TieredCache<u64, u64> = builder(&as_user(&server.url()), Consistency::Realtime)
         .replicas(1)
         .build()
@@ -51,7 +54,7 @@ async fn the_rights_of_the_deployed_user_are_enough() {
 }
 
 #[tokio::test]
-async fn replicas_log_in_with_a_user_of_their_own() {
+async fn replica_logs_in_with_its_own_user() {
     let primary = Server::start_with(&["--aclfile", &users()]);
     let port = primary.port().to_string();
     let replica = Server::start_with(&[
@@ -70,7 +73,7 @@ async fn replicas_log_in_with_a_user_of_their_own() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn they_are_enough_behind_sentinels_and_in_a_cluster() {
+async fn deployed_user_has_all_required_rights_with_sentinels_and_in_a_cluster() {
     let acl = std::fs::read_to_string(users()).unwrap();
     let user: Vec<&str> = acl.lines().last().unwrap().split(' ').collect();
     let set = |server: &Server| {
@@ -86,7 +89,7 @@ async fn they_are_enough_behind_sentinels_and_in_a_cluster() {
 }
 
 #[tokio::test]
-async fn a_right_that_is_missing_is_warned_of() {
+async fn missing_right_is_a_warning() {
     let server = Server::start();
     for missing in ["-evalsha", "-subscribe", "-script|load", "-info", "-zadd"] {
         let rights = [
@@ -108,7 +111,7 @@ async fn a_right_that_is_missing_is_warned_of() {
 }
 
 #[tokio::test]
-async fn a_server_that_is_no_good_for_a_cache_is_warned_of() {
+async fn unsuitable_memory_settings_of_the_server_are_warnings() {
     let set_up = ["--maxmemory", "0", "--maxmemory-policy", "volatile-lru"];
     let server = Server::start_with(&set_up);
     let cache: TieredCache<u64, u64> = proven(&server.url(), Consistency::Realtime).await;
@@ -123,7 +126,7 @@ async fn a_server_that_is_no_good_for_a_cache_is_warned_of() {
 }
 
 #[tokio::test]
-async fn databases_of_a_server_are_apart() {
+async fn caches_in_two_databases_of_one_server_are_independent() {
     let server = Server::start();
     let cache = |database: u8| {
         let url = format!("{}{database}", server.url());
@@ -133,7 +136,7 @@ async fn databases_of_a_server_are_apart() {
     first.get_or_load_async(&1, || value(10)).await.unwrap();
     assert_eq!(second.get(&1).await, None);
     assert_eq!(cache(1).await.get(&1).await, Some(10));
-    // Nor do they hear of each other.
+    // The caches do not receive each other's invalidations.
     first.clear().await;
     assert_eq!(second.tier_stats().events, 0);
 }
@@ -149,7 +152,7 @@ mod tls {
     };
     use tempfile::TempDir;
 
-    /// An authority, and what it has signed.
+    /// A certificate authority, and the directory of its certificates.
     struct Authority {
         folder: TempDir,
         issuer: CertifiedIssuer<'static, KeyPair>,
@@ -177,7 +180,7 @@ mod tls {
             path.display().to_string()
         }
 
-        /// A certificate and its key, in PEM.
+        /// Returns the paths of a new certificate and its key, in PEM.
         fn sign(&self) -> (String, String) {
             let key = KeyPair::generate().unwrap();
             let parameters = CertificateParams::new(vec!["localhost".into()]).unwrap();
@@ -185,7 +188,7 @@ mod tls {
             (certificate.pem(), key.serialize_pem())
         }
 
-        /// A server that wants to see a certificate.
+        /// Starts a server that requires a client certificate.
         fn server(&self) -> (Server, String) {
             let (certificate, key) = self.sign();
             let port = free_port().to_string();
@@ -212,13 +215,13 @@ mod tls {
     }
 
     #[tokio::test]
-    async fn certificates_are_shown_and_checked() {
+    async fn certificates_of_client_and_server_are_presented_and_verified() {
         let authority = Authority::new();
         let (_server, url) = authority.server();
         let (certificate, key) = authority.sign();
         uses_everything(authority.builder(&url).client_certificate(certificate, key)).await;
 
-        // Without its own certificate, and without that of the authority.
+        // Without the client certificate, and without the certificate of the authority.
         let (certificate, key) = authority.sign();
         let unknown = authority.builder(&url);
         let unknowing = builder(&url, Consistency::Realtime).client_certificate(certificate, key);

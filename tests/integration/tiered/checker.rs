@@ -1,16 +1,16 @@
-//! Whether each read of a history was allowed.
+//! A checker of histories: it decides whether each read was allowed.
 //!
-//! Each write of a key gives it a higher number than all before, in the database. So a read is wrong
+//! Each write gives its key a higher number in the database than all writes before. So a read is wrong
 //! if its number is lower than that of a write that was acknowledged before the read began (by more
-//! than the bound, where the class has one), or, in the process that wrote, than that of a write that
-//! had returned. Times are those of the machine's one monotonic clock.
+//! than the bound, if the class has one). In the process that wrote, it is also wrong if its number is lower than that
+//! of a write that had returned. Times are those of the machine's monotonic clock.
 
 use rustix::time::{ClockId, clock_gettime};
 use std::collections::HashMap;
 use std::fmt;
 use std::time::Duration;
 
-/// Nanoseconds.
+/// A point in time, in nanoseconds.
 pub(crate) type Time = u64;
 
 pub(crate) fn now() -> Time {
@@ -20,13 +20,13 @@ pub(crate) fn now() -> Time {
 
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) enum Kind {
-    /// Returned then.
+    /// The time at which the call returned.
     Read(Time),
     Acknowledged(Time),
     Queued(Time),
 }
 
-/// What one process did to one key.
+/// An operation of one process on one key.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Operation {
     pub(crate) process: usize,
@@ -57,7 +57,7 @@ impl fmt::Display for Operation {
 pub(crate) fn parse(line: &str) -> Option<Operation> {
     let words: Vec<&str> = line.split(' ').collect();
     let [kind, process, key, begun, ended, number] = words[..] else {
-        // A process was killed while it wrote this.
+        // The line of a process that was killed while it wrote it.
         return None;
     };
     let ended = ended.parse().ok()?;
@@ -74,10 +74,10 @@ pub(crate) fn parse(line: &str) -> Option<Operation> {
     })
 }
 
-/// Writes of one key that count for a read which began at a time: those that ended before it.
+/// The lowest number that a read of one key may return, by the time at which the read begins.
 #[derive(Default)]
 struct Writes {
-    /// By the time from which they count, with the highest number so far.
+    /// The time from which a write counts, and the highest number so far, in the order of time.
     floors: Vec<(Time, u64)>,
 }
 
@@ -100,7 +100,7 @@ impl Writes {
     }
 }
 
-/// How much was done.
+/// The numbers of operations in a history.
 pub(crate) struct Summary<'a>(pub(crate) &'a [Operation]);
 
 impl fmt::Display for Summary<'_> {
@@ -116,7 +116,7 @@ impl fmt::Display for Summary<'_> {
     }
 }
 
-/// The reads that were not allowed.
+/// Returns the reads that were not allowed.
 pub(crate) fn violations(history: &[Operation], bound: Duration) -> Vec<Operation> {
     let bound = u64::try_from(bound.as_nanos()).unwrap();
     let mut everywhere: HashMap<u64, Vec<(Time, u64)>> = HashMap::new();
@@ -181,13 +181,13 @@ pub(crate) fn assert_allowed(history: &[Operation], bound: Duration) {
 }
 
 #[test]
-fn the_checker_knows_right_from_wrong() {
+fn checker_accepts_allowed_and_rejects_forbidden_histories() {
     let lines = |lines: &[&str]| -> Vec<Operation> {
         lines.iter().map(|line| parse(line).unwrap()).collect()
     };
     let wrong =
         |history: &[&str], bound| violations(&lines(history), Duration::from_nanos(bound)).len();
-    // Process 1 wrote 5 to key 7 from 100 to 200; process 2 reads.
+    // Process 1 writes 5 to key 7 from time 100 to 200. Process 2 reads.
     let write = "a 1 7 100 200 5";
     assert_eq!(wrong(&[write, "r 2 7 201 210 4"], 0), 1);
     assert_eq!(wrong(&[write, "r 2 7 201 210 5"], 0), 0);
@@ -195,9 +195,9 @@ fn the_checker_knows_right_from_wrong() {
     assert_eq!(wrong(&[write, "r 2 8 201 210 4"], 0), 0);
     assert_eq!(wrong(&[write, "r 2 7 250 260 4"], 100), 0);
     assert_eq!(wrong(&[write, "r 2 7 301 310 4"], 100), 1);
-    // A later one that was acknowledged with a lower number makes nothing allowed.
+    // A write that is acknowledged later with a lower number changes nothing.
     assert_eq!(wrong(&[write, "a 2 7 150 300 4", "r 2 7 301 310 4"], 0), 1);
-    // What is queued counts where it was written.
+    // A queued write counts only in the process that wrote.
     let queued = "q 1 7 100 200 5";
     assert_eq!(wrong(&[queued, "r 2 7 201 210 4"], 0), 0);
     assert_eq!(wrong(&[queued, "r 1 7 201 210 4"], 0), 1);

@@ -1,14 +1,14 @@
-//! What readers may see after a change, where invalidations do not arrive.
+//! Reads after a change whose invalidation does not arrive.
 
 use super::servers::{Cut, Proxy, Server, soon};
 use super::{MINUTE, builder, fails, proven, value};
-use hotset::{Consistency, Delivery, TieredCache};
+use hotset::{Consistency, Propagation, TieredCache};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
 const REALTIME: Consistency = Consistency::Realtime;
 
-/// A price in a database, the version of it that was acknowledged, and those who read it.
+/// A price in a database, and the newest price whose change was acknowledged.
 struct Price {
     database: AtomicU64,
     acknowledged: AtomicU64,
@@ -24,19 +24,19 @@ impl Price {
         }
     }
 
-    async fn set(&self, cache: &TieredCache<u64, u64>, price: u64) -> Delivery {
+    async fn set(&self, cache: &TieredCache<u64, u64>, price: u64) -> Propagation {
         let write = |price| {
             self.database.store(price, SeqCst);
             async { Ok::<_, ()>(()) }
         };
-        let delivery = cache.write_through(1, price, write).await.unwrap();
-        if delivery == Delivery::Acknowledged {
+        let propagation = cache.write_through(1, price, write).await.unwrap();
+        if propagation == Propagation::Acknowledged {
             self.acknowledged.fetch_max(price, SeqCst);
         }
-        delivery
+        propagation
     }
 
-    /// Reads until it is told to stop, and never what is older than was acknowledged before.
+    /// Reads the price, and checks that it is not older than the newest one acknowledged before.
     async fn read(&self, cache: &TieredCache<u64, u64>) -> u64 {
         let mut reads = 0;
         while !self.stop.load(SeqCst) {
@@ -52,7 +52,8 @@ impl Price {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn no_realtime_read_is_older_than_what_was_acknowledged_however_the_reader_is_cut_off() {
+async fn realtime_read_during_any_kind_of_disconnection_is_not_older_than_the_last_acknowledged_write()
+ {
     let server = Server::start();
     let proxy = Proxy::start(server.address()).await;
     let reader = builder::<u64>(&proxy.url(), REALTIME)
@@ -73,12 +74,12 @@ async fn no_realtime_read_is_older_than_what_was_acknowledged_however_the_reader
             }
             for _ in 0..3 {
                 next += 1;
-                assert_eq!(price.set(&writer, next).await, Delivery::Acknowledged);
+                assert_eq!(price.set(&writer, next).await, Propagation::Acknowledged);
             }
             proxy.mend();
             for _ in 0..20 {
                 next += 1;
-                assert_eq!(price.set(&writer, next).await, Delivery::Acknowledged);
+                assert_eq!(price.set(&writer, next).await, Propagation::Acknowledged);
             }
         }
         price.stop.store(true, SeqCst);
@@ -90,7 +91,7 @@ async fn no_realtime_read_is_older_than_what_was_acknowledged_however_the_reader
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_realtime_change_waits_for_who_might_serve_the_old_value_and_no_longer() {
+async fn realtime_change_waits_for_readers_that_may_serve_the_old_value_and_no_longer() {
     let server = Server::start();
     let proxy = Proxy::start(server.address()).await;
     let reader = builder::<u64>(&proxy.url(), REALTIME)
@@ -100,7 +101,7 @@ async fn a_realtime_change_waits_for_who_might_serve_the_old_value_and_no_longer
     let writer = proven::<u64>(&server.url(), REALTIME).await;
     soon("proven", || reader.health().proven_for.is_some()).await;
     let price = Price::new();
-    // A namespace that is new may be one whose readers were forgotten: that is waited for.
+    // A new namespace may be one whose readers were lost, so the first change waits for them.
     price.set(&writer, 0).await;
     let begun = Instant::now();
     price.set(&writer, 1).await;
@@ -115,7 +116,7 @@ async fn a_realtime_change_waits_for_who_might_serve_the_old_value_and_no_longer
     let elapsed = begun.elapsed();
     assert!(elapsed > Duration::from_millis(300), "{elapsed:?}");
     assert!(elapsed < Duration::from_secs(3), "{elapsed:?}");
-    // One that says goodbye is not waited for.
+    // A cache that was dropped has returned its read lease.
     proxy.mend();
     soon("proven", || reader.health().proven_for.is_some()).await;
     drop(reader);
@@ -135,7 +136,7 @@ async fn a_realtime_change_waits_for_who_might_serve_the_old_value_and_no_longer
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_bounded_copy_lives_no_longer_than_its_bound_and_is_checked_after_a_gap() {
+async fn bounded_entry_expires_after_its_bound_and_is_invalidated_after_a_gap() {
     let server = Server::start();
     let proxy = Proxy::start(server.address()).await;
     let bound = Duration::from_millis(700);
@@ -148,7 +149,7 @@ async fn a_bounded_copy_lives_no_longer_than_its_bound_and_is_checked_after_a_ga
     proxy.cut(Cut::Subscriptions);
     writer.insert(1, 2).await;
     let acknowledged = Instant::now();
-    // It may be the old value, for so long.
+    // The old value may be served until the bound has passed.
     loop {
         let asked = acknowledged.elapsed();
         let read = reader.get_or_load_async(&1, fails).await.unwrap();
@@ -178,12 +179,12 @@ async fn a_bounded_copy_lives_no_longer_than_its_bound_and_is_checked_after_a_ga
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_missing_event_is_noticed() {
+async fn missing_event_is_detected() {
     let server = Server::start();
     let reader = proven::<u64>(&server.url(), REALTIME).await;
     reader.get_or_load_async(&1, || value(1)).await.unwrap();
     assert_eq!(reader.get_or_load_async(&1, fails).await.unwrap(), 1);
-    // As if somebody had invalidated the key, and its event had been lost.
+    // Like an invalidation of the key whose event was lost.
     let state = b"hotset:{test}:state".as_slice();
     let _: u64 = server.command(&[b"HINCRBY", state, b"ver", b"1"]);
     let _: u64 = server.command(&[b"DEL", &server.entries("test")[0]]);
@@ -192,7 +193,7 @@ async fn a_missing_event_is_noticed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn messages_from_elsewhere_do_no_harm() {
+async fn foreign_messages_on_the_channel_are_ignored() {
     let server = Server::start();
     let cache = proven::<u64>(&server.url(), REALTIME).await;
     cache.get_or_load_async(&1, || value(1)).await.unwrap();

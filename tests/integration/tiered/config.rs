@@ -1,11 +1,11 @@
-//! The same code on each backend, which the configuration picks.
+//! The same application code on each backend, which the configuration selects.
 
 use crate::servers::{self, Server};
 use hotset::{AsyncCache, CacheConfig, TieredCache};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 
-/// A configuration as a service has it, with the server at hand whatever the backend is.
+/// Returns the configuration of a service, with the server for any backend.
 fn config(server: &Server, backend: &str) -> CacheConfig {
     let file = "capacity = 1000\ntime_to_live = '5m'\nnamespace = 'prices'\ndeadline = '2s'";
     let variables = [("PRICES_BACKEND", backend), ("PRICES_URL", &server.url())];
@@ -13,7 +13,7 @@ fn config(server: &Server, backend: &str) -> CacheConfig {
     file.override_from_vars("PRICES_", variables).unwrap()
 }
 
-/// The application, which knows of no backend.
+/// The application, which is independent of the backend.
 async fn serve(prices: &impl AsyncCache<u64, String>) -> u64 {
     let loads = AtomicU64::new(0);
     let load = || async {
@@ -32,7 +32,7 @@ async fn serve(prices: &impl AsyncCache<u64, String>) -> u64 {
 }
 
 #[tokio::test]
-async fn the_same_code_runs_on_each_backend() {
+async fn async_cache_code_runs_on_each_configured_backend() {
     for (backend, entries) in [("local", 0), ("redis", 1), ("tiered", 1)] {
         let server = Server::start();
         let config = config(&server, backend);
@@ -40,14 +40,14 @@ async fn the_same_code_runs_on_each_backend() {
         assert_eq!(serve(&prices).await, 1, "{backend}");
         assert_eq!(server.entries("prices").len(), entries, "{backend}");
 
-        // Another process finds what is in Redis.
+        // Another process finds the values in Redis.
         let other: Arc<dyn AsyncCache<u64, String>> = config.build_async().unwrap();
         assert_eq!(serve(&other).await, 1 - entries as u64, "{backend}");
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn so_do_threads() {
+async fn blocking_cache_code_runs_on_each_configured_backend() {
     for backend in ["local", "redis", "tiered"] {
         let server = Server::start();
         let prices = config(&server, backend).build_blocking::<u64, u64>();
@@ -61,7 +61,7 @@ async fn so_do_threads() {
 }
 
 #[tokio::test]
-async fn the_backend_redis_keeps_nothing_in_the_process() {
+async fn backend_redis_stores_nothing_in_the_process() {
     let server = Server::start();
     for (backend, kept) in [("redis", 0), ("tiered", 1)] {
         let config = config(&server, backend);
@@ -75,7 +75,7 @@ async fn the_backend_redis_keeps_nothing_in_the_process() {
 }
 
 #[tokio::test]
-async fn the_backend_redis_needs_no_capacity_and_takes_a_weight() {
+async fn backend_redis_needs_no_capacity_and_accepts_a_weight() {
     let server = Server::start();
     let mut config = config(&server, "redis");
     config.capacity = None;
@@ -88,9 +88,9 @@ async fn the_backend_redis_needs_no_capacity_and_takes_a_weight() {
     assert_eq!(serve(&weighed.unwrap()).await, 1);
 }
 
-/// By configuration alone: to another backend with a restart, to more of Redis and back without one.
+/// The backend is changed by a restart with another configuration, the percentage without a restart.
 #[tokio::test(flavor = "multi_thread")]
-async fn it_moves_there_and_back_under_load_without_an_error() {
+async fn backend_changed_to_redis_and_back_under_load_causes_no_error() {
     let server = Server::start();
     for backend in ["local", "redis", "tiered"] {
         let config = config(&server, backend);

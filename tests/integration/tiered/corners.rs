@@ -1,10 +1,10 @@
-//! What went wrong once, or might.
+//! Regression tests and corner cases.
 
 use super::servers::{Cut, Proxy, Server, soon};
 use super::{MINUTE, builder, fails, proven, value};
 use hotset::{
-    AsyncCache, BoxedLoad, BuildError, Cache, Consistency, Delivery, LoadError, Loaded, LocalCache,
-    TieredCache,
+    AsyncCache, BoxedLoad, BuildError, Cache, Consistency, LoadError, Loaded, LocalCache,
+    Propagation, TieredCache,
 };
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
@@ -18,7 +18,7 @@ static ARMED: AtomicBool = AtomicBool::new(false);
 static REACHED: AtomicBool = AtomicBool::new(false);
 static GO_ON: AtomicBool = AtomicBool::new(false);
 
-/// Stops the thread that clones it, once.
+/// A key whose next clone blocks its thread once `ARMED` is set.
 #[derive(Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 struct SlowKey(u64);
 
@@ -35,7 +35,7 @@ impl Clone for SlowKey {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn a_look_up_beside_an_invalidation_that_is_queued_leaves_nothing_old() {
+async fn lookup_during_a_queued_invalidation_stores_no_old_value() {
     let server = Server::start();
     let cache = |heartbeat| -> TieredCache<SlowKey, u64> {
         let builder = LocalCache::builder()
@@ -57,9 +57,9 @@ async fn a_look_up_beside_an_invalidation_that_is_queued_leaves_nothing_old() {
         async move { one.get(&SlowKey(1)).await }
     });
     soon("it has looked", || REACHED.load(SeqCst)).await;
-    // The server is without a script's rights for a moment.
+    // The server rejects scripts for a moment.
     let _: String = server.command(&[b"ACL", b"SETUSER", b"default", b"-evalsha"]);
-    assert_eq!(one.invalidate(&SlowKey(1)).await, Delivery::Queued);
+    assert_eq!(one.invalidate(&SlowKey(1)).await, Propagation::Queued);
     let _: String = server.command(&[b"ACL", b"SETUSER", b"default", b"+evalsha"]);
     GO_ON.store(true, SeqCst);
     reader.await.unwrap();
@@ -73,7 +73,7 @@ async fn a_look_up_beside_an_invalidation_that_is_queued_leaves_nothing_old() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_batch_has_read_before_its_load_ages_meanwhile() {
+async fn value_that_a_batch_finds_before_its_load_ages_during_the_load() {
     let server = Server::start();
     let bound = Consistency::Bounded(Duration::from_millis(500));
     let writer = proven::<u64>(&server.url(), bound).await;
@@ -84,7 +84,7 @@ async fn what_a_batch_has_read_before_its_load_ages_meanwhile() {
         AsyncCache::insert_with_ttl(&writer, 1, 10, Duration::from_millis(500)).await;
         proxy.cut(Cut::Subscriptions);
         let load = |_| async {
-            // A query that takes longer than the first value lives.
+            // The query takes longer than the time to live of the first value.
             tokio::time::sleep(Duration::from_millis(700)).await;
             Ok::<_, ()>([(2, 20_u64)])
         };
@@ -96,7 +96,7 @@ async fn what_a_batch_has_read_before_its_load_ages_meanwhile() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_bounded_read_joins_no_load_that_is_older_than_its_bound() {
+async fn bounded_read_does_not_join_a_load_older_than_its_bound() {
     let server = Server::start();
     let proxy = Proxy::start(server.address()).await;
     let bound = Duration::from_millis(300);
@@ -120,10 +120,10 @@ async fn a_bounded_read_joins_no_load_that_is_older_than_its_bound() {
         }
     });
     begun.acquire().await.unwrap().forget();
-    assert_eq!(writer.invalidate(&1).await, Delivery::Acknowledged);
-    // The bound passes.
+    assert_eq!(writer.invalidate(&1).await, Propagation::Acknowledged);
+    // Wait until the bound has passed.
     tokio::time::sleep(2 * bound).await;
-    // Not the one that was under way.
+    // The read starts a new load instead of joining the one in flight.
     assert_eq!(
         reader.get_or_load_async(&1, || value(11)).await.unwrap(),
         11
@@ -134,7 +134,7 @@ async fn a_bounded_read_joins_no_load_that_is_older_than_its_bound() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_pause_of_the_server_leaves_no_lease_that_nobody_holds() {
+async fn pause_of_the_server_leaves_no_orphaned_load_lease() {
     let server = Server::start();
     let one = builder::<u64>(&server.url(), MINUTE);
     let one = one.deadline(Duration::from_millis(100)).build().unwrap();
@@ -154,7 +154,7 @@ async fn a_pause_of_the_server_leaves_no_lease_that_nobody_holds() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn times_without_end_are_no_error() {
+async fn longest_durations_are_valid_settings() {
     let server = Server::start();
     for (lease, ttl) in [
         (Duration::MAX, Duration::from_secs(60)),
@@ -168,7 +168,7 @@ async fn times_without_end_are_no_error() {
         let cache: TieredCache<u64, u64> = builder.redis(server.url(), "test").build().unwrap();
         soon("proven", || cache.health().proven_for.is_some()).await;
         cache.get_or_load_async(&1, || value(10)).await.unwrap();
-        assert_eq!(cache.insert(2, 20).await, Delivery::Acknowledged);
+        assert_eq!(cache.insert(2, 20).await, Propagation::Acknowledged);
         assert_eq!(cache.get(&2).await, Some(20));
         assert_eq!(
             (cache.tier_stats().fills, cache.tier_stats().l2_failures),
@@ -179,7 +179,7 @@ async fn times_without_end_are_no_error() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_listener_that_panics_leaves_the_process_listening() {
+async fn panic_of_a_removal_listener_does_not_end_the_subscription() {
     let server = Server::start();
     let other = proven::<u64>(&server.url(), REALTIME).await;
     let panics = Arc::new(AtomicUsize::new(0));
@@ -198,7 +198,7 @@ async fn a_listener_that_panics_leaves_the_process_listening() {
     soon("proven", || cache.health().proven_for.is_some()).await;
     for round in 1..4 {
         cache.get_or_load_async(&1, || value(round)).await.unwrap();
-        assert_eq!(other.invalidate(&1).await, Delivery::Acknowledged);
+        assert_eq!(other.invalidate(&1).await, Propagation::Acknowledged);
         soon("it panics", || panics.load(SeqCst) as u64 == round).await;
         soon("proven", || cache.health().proven_for.is_some()).await;
     }
@@ -206,28 +206,31 @@ async fn a_listener_that_panics_leaves_the_process_listening() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_value_that_is_written_through_has_the_tags_that_it_was_given() {
+async fn value_written_through_has_its_own_tags() {
     let server = Server::start();
     let one = proven::<u64>(&server.url(), REALTIME).await;
     let other = proven::<u64>(&server.url(), REALTIME).await;
     let new = Loaded::new(11).tags(["shop"]);
     let written = one.write_through_loaded(1, new, |_| value(())).await;
-    assert_eq!(written, Ok(Delivery::Acknowledged));
+    assert_eq!(written, Ok(Propagation::Acknowledged));
     assert_eq!(other.get(&1).await, Some(11));
-    assert_eq!(other.invalidate_tag("shop").await, Delivery::Acknowledged);
+    assert_eq!(
+        other.invalidate_tag("shop").await,
+        Propagation::Acknowledged
+    );
     for cache in [&one, &other] {
         assert_eq!(cache.get(&1).await, None);
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn namespaces_of_two_databases_of_one_server_are_two() {
+async fn same_namespace_in_two_databases_of_one_server_is_two_namespaces() {
     let server = Server::start();
     let one = proven::<u64>(&format!("{}0", server.url()), REALTIME).await;
     let two = proven::<u64>(&format!("{}1", server.url()), REALTIME).await;
     one.insert(1, 10).await;
     for _ in 0..10 {
-        assert_eq!(two.invalidate(&1).await, Delivery::Acknowledged);
+        assert_eq!(two.invalidate(&1).await, Propagation::Acknowledged);
     }
     let _ = one.invalidate(&2).await;
     assert_eq!(one.get(&1).await, Some(10));
@@ -235,7 +238,7 @@ async fn namespaces_of_two_databases_of_one_server_are_two() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_future_trusts_when_it_is_polled_not_when_it_was_made() {
+async fn future_checks_the_read_lease_when_polled_not_when_created() {
     let server = Server::start();
     let proxy = Proxy::start(server.address()).await;
     let reader = builder::<u64>(&proxy.url(), REALTIME);
@@ -246,12 +249,12 @@ async fn a_future_trusts_when_it_is_polled_not_when_it_was_made() {
     let later = reader.get_or_load_erased(&1, &mut load);
     reader.get_or_load_async(&1, || value(10)).await.unwrap();
     proxy.cut(Cut::All);
-    assert_eq!(writer.invalidate(&1).await, Delivery::Acknowledged);
+    assert_eq!(writer.invalidate(&1).await, Propagation::Acknowledged);
     assert_eq!(later.await.unwrap(), 11);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn readers_who_were_forgotten_are_waited_for() {
+async fn change_waits_for_readers_that_the_server_has_lost() {
     let server = Server::start();
     for lost in [b"hotset:{test}:readers".as_slice(), b"hotset:{test}:state"] {
         let proxy = Proxy::start(server.address()).await;
@@ -260,7 +263,7 @@ async fn readers_who_were_forgotten_are_waited_for() {
         reader.get_or_load_async(&1, || value(10)).await.unwrap();
         proxy.cut(Cut::All);
         let _: u64 = server.command(&[b"DEL", lost]);
-        assert_eq!(writer.invalidate(&1).await, Delivery::Acknowledged);
+        assert_eq!(writer.invalidate(&1).await, Propagation::Acknowledged);
         assert_eq!(
             reader.get_or_load_async(&1, || value(11)).await.unwrap(),
             11
@@ -271,7 +274,7 @@ async fn readers_who_were_forgotten_are_waited_for() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_batch_does_not_hold_up_who_waits_for_a_key_that_it_has() {
+async fn batch_that_waits_for_another_process_does_not_delay_waiters_for_its_other_keys() {
     let server = Server::start();
     let one = proven::<u64>(&server.url(), MINUTE).await;
     let other = proven::<u64>(&server.url(), MINUTE).await;
@@ -300,7 +303,7 @@ async fn a_batch_does_not_hold_up_who_waits_for_a_key_that_it_has() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_batch_whose_key_another_process_fails_to_load_loads_it_alone() {
+async fn batch_loads_only_the_key_whose_load_failed_in_another_process() {
     let server = Server::start();
     let one = proven::<u64>(&server.url(), MINUTE).await;
     let other = proven::<u64>(&server.url(), MINUTE).await;
@@ -331,7 +334,7 @@ async fn a_batch_whose_key_another_process_fails_to_load_loads_it_alone() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn loads_that_queue_for_a_permit_keep_their_leases_short() {
+async fn load_that_waits_for_a_permit_holds_no_lease() {
     let server = Server::start();
     let cache: TieredCache<u64, u64> = LocalCache::builder()
         .capacity(100)
@@ -342,7 +345,7 @@ async fn loads_that_queue_for_a_permit_keep_their_leases_short() {
         .build()
         .unwrap();
     soon("proven", || cache.health().proven_for.is_some()).await;
-    // Each takes a fifth of the lease.
+    // Each load takes a fifth of the lease.
     let load = || async {
         tokio::time::sleep(Duration::from_millis(80)).await;
         Ok::<_, ()>(1)
@@ -360,7 +363,7 @@ async fn loads_that_queue_for_a_permit_keep_their_leases_short() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_schema_that_changes_is_no_stampede_of_batches() {
+async fn changed_schema_causes_no_stampede_of_batches() {
     let server = Server::start();
     let old = proven::<u64>(&server.url(), MINUTE).await;
     let keys: Vec<u64> = (0..300).collect();
@@ -379,7 +382,7 @@ async fn a_schema_that_changes_is_no_stampede_of_batches() {
 }
 
 #[test]
-fn a_connection_belongs_to_the_runtime_in_which_the_cache_was_built() {
+fn call_from_another_runtime_leaves_the_connection_in_the_runtime_of_the_cache() {
     let server = Server::start();
     let home = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -394,16 +397,16 @@ fn a_connection_belongs_to_the_runtime_in_which_the_cache_was_built() {
         let load = cache.get_or_load_async(&1, || value(10));
         let _ = tokio::time::timeout(Duration::from_micros(500), load).await;
     });
-    // It lives on, and nobody drives it.
+    // The other runtime still exists, but no thread drives it.
     home.block_on(async {
         soon("proven", || cache.health().proven_for.is_some()).await;
-        assert_eq!(cache.insert(2, 20).await, Delivery::Acknowledged);
+        assert_eq!(cache.insert(2, 20).await, Propagation::Acknowledged);
     });
     drop(elsewhere);
 }
 
 #[test]
-fn a_blocking_loader_may_load_another_key_and_run_a_runtime() {
+fn blocking_loader_may_load_another_key_and_run_a_runtime() {
     let server = Server::start();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -433,7 +436,7 @@ fn a_blocking_loader_may_load_another_key_and_run_a_runtime() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_without_room_hears_of_invalidations() {
+async fn server_without_free_memory_accepts_invalidations() {
     let server = Server::start();
     let one = proven::<u64>(&server.url(), REALTIME).await;
     let other = proven::<u64>(&server.url(), REALTIME).await;
@@ -441,7 +444,7 @@ async fn a_server_without_room_hears_of_invalidations() {
         cache.get_or_load_async(&1, || value(10)).await.unwrap();
     }
     let _: String = server.command(&[b"CONFIG", b"SET", b"maxmemory", b"1"]);
-    assert_eq!(one.invalidate(&1).await, Delivery::Acknowledged);
+    assert_eq!(one.invalidate(&1).await, Propagation::Acknowledged);
     for cache in [&one, &other] {
         let seen = cache.get_or_load_async(&1, || value(11)).await.unwrap();
         assert_eq!(seen, 11);
@@ -450,7 +453,7 @@ async fn a_server_without_room_hears_of_invalidations() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_user_without_channels_is_told_so_and_disturbs_nobody() {
+async fn user_without_channel_rights_gets_a_warning_and_affects_no_other_process() {
     let server = Server::start();
     let rights: &[&[u8]] = &[
         b"ACL", b"SETUSER", b"app", b"on", b">secret", b"~*", b"+@all",
@@ -460,7 +463,7 @@ async fn a_user_without_channels_is_told_so_and_disturbs_nobody() {
     let healthy = proven::<u64>(&server.url(), REALTIME).await;
     let limited = builder::<u64>(&url, REALTIME).build().unwrap();
     soon("it is told", || limited.health().not_subscribed.is_some()).await;
-    assert_eq!(limited.invalidate(&1).await, Delivery::Queued);
+    assert_eq!(limited.invalidate(&1).await, Propagation::Queued);
     let health = format!("{:?} {limited:?}", limited.health());
     assert!(health.contains("can't publish"), "{health}");
     assert!(!health.contains("secret"), "{health}");
@@ -478,12 +481,12 @@ async fn a_user_without_channels_is_told_so_and_disturbs_nobody() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_primary_that_becomes_a_replica_is_left() {
+async fn demoted_primary_is_abandoned() {
     let (server, primary) = (Server::start(), Server::start());
     let cache = proven::<u64>(&server.url(), MINUTE).await;
     let port = primary.port().to_string();
     let _: String = server.command(&[b"REPLICAOF", b"127.0.0.1", port.as_bytes()]);
-    assert_eq!(cache.invalidate(&1).await, Delivery::Queued);
+    assert_eq!(cache.invalidate(&1).await, Propagation::Queued);
     assert_eq!(cache.get_or_load_async(&1, || value(10)).await.unwrap(), 10);
     let _: String = server.command(&[b"REPLICAOF", b"NO", b"ONE"]);
     soon("it is sent", || cache.health().queued == 0).await;
@@ -492,7 +495,7 @@ async fn a_primary_that_becomes_a_replica_is_left() {
 }
 
 #[test]
-fn a_change_after_the_runtime_is_gone_is_seen_here() {
+fn change_after_the_shutdown_of_the_runtime_is_applied_locally() {
     let server = Server::start();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -506,14 +509,14 @@ fn a_change_after_the_runtime_is_gone_is_seen_here() {
         .build()
         .unwrap();
     other.block_on(async {
-        assert_eq!(cache.invalidate(&1).await, Delivery::Queued);
+        assert_eq!(cache.invalidate(&1).await, Propagation::Queued);
         assert_eq!(cache.get(&1).await, None);
         assert_eq!(cache.get_or_load_async(&1, || value(11)).await.unwrap(), 11);
     });
 }
 
 #[tokio::test]
-async fn settings_that_cannot_be_are_told() {
+async fn invalid_settings_are_errors() {
     let error = |url: &str, namespace: &str| {
         let builder = LocalCache::<u64, u64>::builder().capacity(10);
         builder.redis(url, namespace).build().unwrap_err()
@@ -550,7 +553,7 @@ async fn settings_that_cannot_be_are_told() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn dropped_futures_leave_nothing_behind() {
+async fn dropped_futures_leave_no_lease_and_no_waiter() {
     let server = Server::start();
     let cache = proven::<u64>(&server.url(), REALTIME).await;
     let waits = AtomicU64::new(0);
@@ -585,7 +588,7 @@ async fn dropped_futures_leave_nothing_behind() {
     });
     futures_util::future::join_all(tasks).await;
     assert!(waits.load(SeqCst) > 100);
-    // No lease is left for others to wait for.
+    // No lease remains for which others would wait.
     let other = proven::<u64>(&server.url(), REALTIME).await;
     let begun = Instant::now();
     for key in 0..20 {

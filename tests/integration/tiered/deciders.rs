@@ -1,10 +1,10 @@
-//! Who is believed to be the primary, and when: nobody alone, nobody twice, and nobody who was left.
+//! Votes on the primary: no server is trusted alone, and no demoted server is trusted again.
 
 use super::servers::cluster::Cluster;
 use super::servers::replicated::Replicated;
 use super::servers::{Cut, Proxy, Server, eventually, soon};
 use super::{acknowledged, builder, value};
-use hotset::{Consistency, Delivery, TieredCache, Warning};
+use hotset::{Consistency, Propagation, TieredCache, Warning};
 use redis::InfoDict;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
@@ -33,10 +33,10 @@ fn is_followed(primary: &Server) {
     });
 }
 
-/// Its successor dies before it is told of it, so it never was a replica, and has the same replication
-/// id as before.
+/// The successor dies before the old primary is told of it. So the old primary never was a replica, and keeps its
+/// replication id.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_primary_that_comes_back_without_having_been_told_revives_nothing() {
+async fn demoted_primary_that_restarts_serves_no_old_value() {
     let mut it = Replicated::start().await;
     let old = it.primary();
     let cache = proven(&it.url(), Consistency::L2Only).await;
@@ -56,9 +56,9 @@ async fn a_primary_that_comes_back_without_having_been_told_revives_nothing() {
     assert_eq!(other.get_or_load_async(&1, || value(11)).await.unwrap(), 11);
 }
 
-/// The first replica of a server gives it another replication id, and nothing is lost.
+/// The first replica of a server changes its replication id, but loses no data.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_first_replica_costs_a_new_beginning_and_no_more() {
+async fn attaching_the_first_replica_serves_no_old_value_and_recovers() {
     let (server, replica) = (Server::start(), Server::start());
     let one = proven(&server.url(), Consistency::Realtime).await;
     let other = proven(&server.url(), Consistency::Realtime).await;
@@ -77,7 +77,7 @@ async fn a_first_replica_costs_a_new_beginning_and_no_more() {
     assert_eq!(one.get(&1).await, Some(11));
 }
 
-/// The first connection leads to one server, all others to another.
+/// Returns a URL whose first connection goes to the server `first`, and all others to the server `then`.
 async fn splitting(first: SocketAddr, then: SocketAddr) -> String {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -87,7 +87,7 @@ async fn splitting(first: SocketAddr, then: SocketAddr) -> String {
             let to = std::mem::replace(&mut target, then);
             tokio::spawn(async move {
                 let mut server = TcpStream::connect(to).await.unwrap();
-                // An error is the end of the connection.
+                // An error means that the connection was closed.
                 let _ = copy_bidirectional(&mut client, &mut server).await;
             });
         }
@@ -95,9 +95,9 @@ async fn splitting(first: SocketAddr, then: SocketAddr) -> String {
     format!("redis://127.0.0.1:{port}/")
 }
 
-/// An address that begins to lead to another server between two connections of one process.
+/// The address begins to lead to another server between two connections of one process.
 #[tokio::test(flavor = "multi_thread")]
-async fn replicas_confirm_what_their_own_primary_was_told() {
+async fn replica_of_the_new_primary_does_not_confirm_a_change_on_the_old_one() {
     let (old, new, replica) = (Server::start(), Server::start(), Server::start());
     follow(&replica, new.port());
     is_followed(&new);
@@ -120,9 +120,9 @@ async fn replicas_confirm_what_their_own_primary_was_told() {
     );
 }
 
-/// A primary whose replica has left without a word, and that has nothing of the namespace yet.
+/// The old primary has lost its replica without notice, and has no state of the namespace yet.
 #[tokio::test(flavor = "multi_thread")]
-async fn replicas_that_are_gone_confirm_nothing() {
+async fn primary_without_its_replicas_is_not_trusted() {
     let (old, new, replica) = (Server::start(), Server::start(), Server::start());
     let feed = Proxy::start(old.address()).await;
     follow(&new, feed.port());
@@ -138,7 +138,7 @@ async fn replicas_that_are_gone_confirm_nothing() {
     let writer = waiting(&new.url());
     soon("proven", || writer.health().proven_for.is_some()).await;
     acknowledged(&writer, 1).await;
-    // It finds the old one at the address.
+    // The address still leads this cache to the old primary.
     let reader = waiting(&old.url());
     soon("it has tried", || reader.health().last_error.is_some()).await;
     assert!(reader.health().proven_for.is_none());
@@ -153,9 +153,9 @@ async fn replicas_that_are_gone_confirm_nothing() {
     );
 }
 
-/// By whatever name it is asked.
+/// The primary may be contacted under any of its names.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_primary_of_a_cluster_is_not_believed_alone() {
+async fn primary_of_a_cluster_needs_the_votes_of_others() {
     let cluster = Cluster::start();
     let primary = cluster.primaries(cluster.slot("test"))[0].0;
     for host in ["127.0.0.1", "localhost"] {
@@ -170,17 +170,17 @@ async fn a_primary_of_a_cluster_is_not_believed_alone() {
         for place in others.clone() {
             cluster.servers[place].pause();
         }
-        let delivery = cache.invalidate(&1).await;
+        let propagation = cache.invalidate(&1).await;
         for place in others {
             cluster.servers[place].resume();
         }
-        assert_eq!(delivery, Delivery::Queued, "{host}");
+        assert_eq!(propagation, Propagation::Queued, "{host}");
         cluster.settled();
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn connections_to_those_who_decide_are_kept() {
+async fn connections_for_votes_are_reused() {
     let cluster = Cluster::start();
     let primaries = cluster.primaries(cluster.slot("test"));
     let is_primary = |place: &usize| primaries.iter().any(|(primary, _)| primary == place);
@@ -205,17 +205,17 @@ async fn connections_to_those_who_decide_are_kept() {
         for key in 0..300 {
             acknowledged(&cache, key).await;
         }
-        // The question itself takes six.
+        // The request of the test itself takes six connections.
         assert!(received() - before < 30, "{seeds}: {}", received() - before);
     }
 }
 
-/// It closes nothing, so who connects to it learns nothing from it.
+/// The dead primary closes no connection, so a client that connects to it gets no error.
 #[tokio::test(flavor = "multi_thread")]
-async fn nobody_waits_for_a_connection_to_a_dead_primary() {
+async fn no_call_waits_for_a_connection_to_a_dead_primary() {
     let it = Replicated::start().await;
     let old = it.primary();
-    // Eight of them are the time that connecting may take.
+    // Connecting may take eight deadlines.
     let cache = builder::<u64>(&it.url(), Consistency::L2Only).deadline(Duration::from_secs(4));
     let cache = cache.build().unwrap();
     soon("proven", || cache.health().proven_for.is_some()).await;
@@ -238,9 +238,9 @@ async fn nobody_waits_for_a_connection_to_a_dead_primary() {
     );
 }
 
-/// All sentinels tell of it, one after the other.
+/// All sentinels announce the failover, one after the other.
 #[tokio::test(flavor = "multi_thread")]
-async fn one_failover_ends_one_subscription() {
+async fn failover_ends_the_subscription_once() {
     let it = Replicated::start().await;
     let cache = proven(&it.url(), Consistency::Realtime).await;
     let old = it.primary();
@@ -254,14 +254,14 @@ async fn one_failover_ends_one_subscription() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_sentinel_may_hang_and_none_is_kept_busy_by_a_cache_that_is_gone() {
+async fn hanging_sentinel_delays_nothing_and_dropped_cache_releases_the_sentinels() {
     let it = Replicated::start().await;
     let before = it.clients_of_sentinels();
     let cache = proven(&it.url(), Consistency::Realtime).await;
     assert!(it.clients_of_sentinels() > before);
     it.pause_sentinel(1);
     for key in 0..100 {
-        assert_eq!(cache.invalidate(&key).await, Delivery::Acknowledged);
+        assert_eq!(cache.invalidate(&key).await, Propagation::Acknowledged);
     }
     it.resume_sentinel(1);
     drop(cache);
@@ -272,12 +272,12 @@ async fn one_sentinel_may_hang_and_none_is_kept_busy_by_a_cache_that_is_gone() {
 }
 
 #[tokio::test]
-async fn a_clock_that_was_set_back_holds_up_nobody() {
+async fn clock_of_the_server_that_is_set_back_delays_no_change() {
     let server = Server::start();
     let cache = proven(&server.url(), Consistency::Realtime).await;
     acknowledged(&cache, 1).await;
     let (seconds, _): (u64, u64) = server.command(&[b"TIME"]);
-    // As it was noted before.
+    // The entry of a reader from the time before the clock was set back.
     let end = ((seconds + 600) * 1_000).to_string();
     let _: u64 = server.command(&[b"ZADD", b"hotset:{test}:readers", end.as_bytes(), b""]);
     let begun = Instant::now();
@@ -286,7 +286,7 @@ async fn a_clock_that_was_set_back_holds_up_nobody() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_right_that_is_missing_among_those_who_decide_is_warned_of() {
+async fn missing_right_on_a_voting_server_is_a_warning() {
     let cluster = Cluster::start();
     for server in &cluster.servers {
         let rights = "ACL SETUSER app on >secret ~* &* +@all -cluster|nodes";

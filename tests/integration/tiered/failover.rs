@@ -1,4 +1,4 @@
-//! Failovers under load: nobody reads what was acknowledged away, and nobody is left without an answer.
+//! Failovers under load: no read returns a value older than an acknowledged change, and every call ends.
 
 use super::checker::{Kind, Operation, Summary, Time, assert_allowed, now};
 use super::history::{BOUND, GRAIN, Workers};
@@ -6,17 +6,17 @@ use super::servers::cluster::Cluster;
 use super::servers::replicated::{Replicated, url};
 use super::servers::{Cut, Proxy, Server, soon};
 use super::{builder, value};
-use hotset::{Consistency, Delivery};
+use hotset::{Consistency, Propagation};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-/// What was done to the servers, and when.
+/// A fault that was injected, and its time.
 struct Fault {
     what: &'static str,
     from: Time,
 }
 
-/// The longest time without an acknowledged write between two points in time.
+/// Returns the longest time without an acknowledged write between two points in time.
 fn longest_gap(history: &[Operation], from: Time, until: Time) -> Duration {
     let acknowledged = history.iter().filter_map(|it| match it.kind {
         Kind::Acknowledged(at) => Some(at),
@@ -35,14 +35,14 @@ fn assert_recovered_and_allowed(history: &[Operation], faults: &[Fault], bound: 
     let next = faults.iter().skip(1).map(|fault| fault.from);
     for (fault, next) in faults.iter().zip(next.chain([Time::MAX])) {
         let gap = longest_gap(history, fault.from, next);
-        // What is left of it once the servers have decided is a matter of heartbeats.
+        // After the election of a new primary, recovery takes a few heartbeats.
         assert!(gap < Duration::from_secs(15), "{gap:?}");
         println!("{}: nothing was acknowledged for {gap:.1?}", fault.what);
     }
     assert_allowed(history, bound);
 }
 
-/// Waits until a hundred writes are acknowledged that have begun since.
+/// Waits until a hundred writes that began after `since` are acknowledged.
 async fn working(workers: &Workers, since: Time) {
     let is_acknowledged =
         |it: &&Operation| it.begun > since && matches!(it.kind, Kind::Acknowledged(_));
@@ -56,15 +56,15 @@ async fn working(workers: &Workers, since: Time) {
     }
 }
 
-/// Lets the workers go on as it is for a while.
+/// Waits while the workers continue.
 async fn pause(millis: u64) {
     tokio::time::sleep(Duration::from_millis(millis)).await;
 }
 
-/// Workers on two sides of a network, and what fails.
+/// Workers on two sides of a network, and the faults so far.
 struct Sentinels {
     replicated: Replicated,
-    /// How half of the workers reach the sentinels.
+    /// The proxies through which half of the workers reach the sentinels.
     near: Vec<Proxy>,
     workers: Workers,
     faults: Vec<Fault>,
@@ -89,7 +89,7 @@ impl Sentinels {
         }
     }
 
-    /// Something is done to the primary, and another takes over.
+    /// Injects a fault into the primary, and waits until another server takes over.
     fn fail(&mut self, what: &'static str, fault: impl FnOnce(&mut Self, usize)) -> usize {
         let old = self.replicated.primary();
         self.faults.push(Fault { what, from: now() });
@@ -107,7 +107,7 @@ impl Sentinels {
         self.settled().await;
     }
 
-    /// Half of the clients reach the old primary, and no sentinel; the others reach all.
+    /// Cuts half of the clients off from the sentinels, but not from the old primary. The others reach all servers.
     async fn cut_off(&mut self) {
         let old = self.fail("primary cut off from all but clients", |it, old| {
             it.replicated.isolate(old);
@@ -121,7 +121,8 @@ impl Sentinels {
         self.settled().await;
     }
 
-    /// It does not know for how long it was away, and finds what clients have sent.
+    /// Pauses the primary. After it resumes, it does not know how long it was paused, and processes the commands that
+    /// were sent.
     async fn pause(&mut self) {
         let old = self.fail("primary paused", |it, old| {
             it.replicated.servers[old].pause();
@@ -144,7 +145,7 @@ impl Sentinels {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn no_realtime_read_is_wrong_while_sentinels_fail_over() {
+async fn realtime_reads_are_correct_during_sentinel_failovers() {
     let mut sentinels = Sentinels::start("realtime").await;
     sentinels.kill().await;
     sentinels.cut_off().await;
@@ -154,22 +155,22 @@ async fn no_realtime_read_is_wrong_while_sentinels_fail_over() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn no_read_from_l2_alone_is_wrong_while_sentinels_fail_over() {
+async fn l2_only_reads_are_correct_during_sentinel_failovers() {
     let mut sentinels = Sentinels::start("l2only").await;
     sentinels.cut_off().await;
     sentinels.end(Duration::ZERO);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn no_bounded_read_is_older_than_its_bound_while_sentinels_fail_over() {
+async fn bounded_reads_are_within_their_bound_during_sentinel_failovers() {
     let mut sentinels = Sentinels::start("bounded").await;
     sentinels.cut_off().await;
     sentinels.end(BOUND + GRAIN);
 }
 
-/// The old primary says nothing, and closes nothing; and it is long until it is asked again.
+/// The old primary neither answers nor closes connections, and the next regular check is far off.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_failover_is_noticed_by_word_of_the_sentinels() {
+async fn failover_is_detected_by_the_message_of_the_sentinels() {
     let replicated = Replicated::start().await;
     let cache = builder::<u64>(&replicated.url(), Consistency::Realtime);
     let cache = cache.heartbeat(Duration::from_secs(60)).build().unwrap();
@@ -192,9 +193,9 @@ async fn a_failover_is_noticed_by_word_of_the_sentinels() {
     );
 }
 
-/// It does not know that it was away, and that the server which it reaches is the primary no more.
+/// The process does not know that it was paused, and that the server which it reaches is no longer the primary.
 #[tokio::test(flavor = "multi_thread")]
-async fn who_was_paused_asks_no_old_primary() {
+async fn resumed_process_does_not_read_from_demoted_primary() {
     let replicated = Replicated::start().await;
     let mut near = Vec::new();
     for sentinel in replicated.sentinels() {
@@ -204,9 +205,9 @@ async fn who_was_paused_asks_no_old_primary() {
     let far = builder::<u64>(&replicated.url(), Consistency::L2Only);
     let far = far.build().unwrap();
     soon("proven", || far.health().proven_for.is_some()).await;
-    assert_eq!(far.insert(1, 10).await, Delivery::Acknowledged);
+    assert_eq!(far.insert(1, 10).await, Propagation::Acknowledged);
 
-    // All of it runs in one thread, which is told when to stop and when to go on.
+    // All tasks of the process run in one thread, which the test stops and resumes.
     let (is_stopped, stopped) = mpsc::channel();
     let (go, go_on) = mpsc::channel();
     let paused = std::thread::spawn(move || {
@@ -233,15 +234,15 @@ async fn who_was_paused_asks_no_old_primary() {
     replicated.failed_over(old);
     let listens = || far.health().subscriptions == 2 && far.health().proven_for.is_some();
     soon("it listens to another", listens).await;
-    assert_eq!(far.insert(1, 11).await, Delivery::Acknowledged);
+    assert_eq!(far.insert(1, 11).await, Propagation::Acknowledged);
     go.send(()).unwrap();
     assert_eq!(paused.join().unwrap(), None);
 }
 
-/// As a managed primary does, of which nobody can be asked who it is: one address, that leads to another
-/// server from some time on. Half of the clients stay with the old one, which knows nothing of it.
+/// Like a managed primary without sentinels: one address, which begins to lead to another
+/// server. Half of the clients stay connected to the old server, which does not know that it was replaced.
 #[tokio::test(flavor = "multi_thread")]
-async fn no_realtime_read_is_wrong_while_an_address_moves() {
+async fn realtime_reads_are_correct_while_an_address_moves_to_another_server() {
     let (mut old, new) = (Server::start(), Server::start());
     let feed = Proxy::start(old.address()).await;
     let port = feed.port().to_string();
@@ -262,7 +263,7 @@ async fn no_realtime_read_is_wrong_while_an_address_moves() {
     let () = new.command(&[b"REPLICAOF", b"NO", b"ONE"]);
     go.lead_to(new.address());
     pause(3_000).await;
-    // The new one has its replica as well.
+    // The new primary gets a replica, too.
     old.kill();
     stay.lead_to(new.address());
     old.restart();
@@ -276,7 +277,7 @@ async fn no_realtime_read_is_wrong_while_an_address_moves() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn no_realtime_read_is_wrong_while_a_cluster_changes() {
+async fn realtime_reads_are_correct_during_failovers_and_a_slot_migration_of_a_cluster() {
     let mut cluster = Cluster::start();
     let workers = Workers::start("realtime", vec![cluster.url(); 4]);
     let slot = cluster.slot("test");

@@ -1,4 +1,4 @@
-//! A history of what several processes read and wrote while much fails.
+//! Histories of the reads and writes of several processes during random failures.
 
 use super::checker::{Kind, Operation, Summary, Time, assert_allowed, now, parse, violations};
 use super::servers::{Cut, Proxy, Server};
@@ -24,7 +24,7 @@ fn class(name: &str) -> Consistency {
         "realtime" | "realtime-wait" => Consistency::Realtime,
         "l2only" => Consistency::L2Only,
         "bounded" => Consistency::Bounded(BOUND),
-        // Not what it is checked against: the checker is to notice.
+        // This class is weaker than the one that the history is checked against, so the checker must detect it.
         "planted" => MINUTE,
         _ => unreachable!("{name}"),
     }
@@ -32,22 +32,22 @@ fn class(name: &str) -> Consistency {
 
 pub(crate) const BOUND: Duration = Duration::from_millis(300);
 
-/// Of the coarse clock.
+/// The resolution of the coarse clock.
 pub(crate) const GRAIN: Duration = Duration::from_millis(20);
 
-/// What the tasks of one worker share.
+/// The shared state of the tasks of one worker.
 struct Actor {
     cache: TieredCache<u64, u64>,
     database: Database,
     process: usize,
     processes: u64,
-    /// One writer of a key at a time, so that numbers rise.
+    /// A lock for each key, so that its numbers rise.
     writing: Vec<Mutex<()>>,
     notes: UnboundedSender<Operation>,
     stop: AtomicBool,
 }
 
-/// A worker: reads and writes until it is told to stop, and notes what it did.
+/// Runs a worker, which reads and writes until it is stopped, and records its operations.
 pub(crate) async fn work(url: &str, database: Database, words: &[&str]) {
     let [process, processes, consistency, log] = words else {
         unreachable!("who, of how many, how, and where to note it");
@@ -154,15 +154,15 @@ impl Actor {
         }
     }
 
-    /// Any process may do this to the key.
+    /// Changes the key in the database and invalidates it. Any process may do this.
     async fn bump(&self, key: u64) {
         let begun = now();
         let number = self.database.bump(key).await;
-        let delivery = self.cache.invalidate(&key).await;
-        self.note(key, begun, kind_of(delivery), number);
+        let propagation = self.cache.invalidate(&key).await;
+        self.note(key, begun, kind_of(propagation), number);
     }
 
-    /// One process does this to the key.
+    /// Writes the key through the cache. Only one process does this for a key.
     async fn write_through(&self, key: u64) {
         let _alone = self.writing[usize::try_from(key).unwrap()].lock().await;
         let begun = now();
@@ -171,12 +171,12 @@ impl Actor {
             self.database.set(key, number).await;
             Ok::<_, ()>(())
         };
-        let delivery = self.cache.write_through(key, number, write).await.unwrap();
-        self.note(key, begun, kind_of(delivery), number);
+        let propagation = self.cache.write_through(key, number, write).await.unwrap();
+        self.note(key, begun, kind_of(propagation), number);
     }
 }
 
-/// Several workers, each with its own way to Redis, and what they note.
+/// Several workers, each with its own URL of Redis, and their histories.
 pub(crate) struct Workers {
     consistency: &'static str,
     urls: Vec<String>,
@@ -203,8 +203,8 @@ impl Workers {
         workers
     }
 
-    /// Never twice of the same number, for what one had queued goes with it; always of the same one
-    /// modulo the number of workers, whose keys it writes.
+    /// Starts a worker. Its number is new, because the queue of a killed worker is lost. Modulo the number of workers
+    /// it is that of its place, which selects the keys that it writes.
     fn worker(&mut self, at: usize) -> Worker {
         let workers = self.urls.len();
         let process = self.started / workers * workers + at;
@@ -219,14 +219,14 @@ impl Workers {
         ))
     }
 
-    /// Kills one, and starts another in the same place, of another number.
+    /// Kills a worker, and starts another one with a new number in its place.
     fn replace(&mut self, at: usize) {
         self.all[at].kill();
         self.started = self.started.div_ceil(self.urls.len()) * self.urls.len();
         self.all[at] = self.worker(at);
     }
 
-    /// What they have noted so far.
+    /// Returns the operations that the workers have recorded so far.
     pub(crate) fn noted(&self) -> Vec<Operation> {
         let logs = std::fs::read_dir(self.logs.path()).unwrap();
         let logs = logs.map(|log| std::fs::read_to_string(log.unwrap().path()).unwrap());
@@ -234,7 +234,7 @@ impl Workers {
             .collect()
     }
 
-    /// Ends them, and collects what they have noted.
+    /// Ends the workers, and returns the operations that they have recorded.
     pub(crate) fn end(mut self) -> Vec<Operation> {
         for worker in &mut self.all {
             worker.tell("stop");
@@ -246,7 +246,7 @@ impl Workers {
     }
 }
 
-/// What several workers did while much failed.
+/// A run of several workers during random failures.
 struct Run {
     server: Server,
     proxies: Vec<Proxy>,
@@ -275,7 +275,7 @@ impl Run {
         tokio::time::sleep(Duration::from_millis(pause)).await;
     }
 
-    /// Something fails, and is mended.
+    /// Injects a random failure and repairs it.
     async fn fail(&mut self) {
         let at = self.random.random_range(0..self.proxies.len());
         match self.random.random_range(0..10) {
@@ -325,33 +325,33 @@ async fn history_of(consistency: &'static str, workers: usize, time: Duration) -
     history
 }
 
-/// How long each history is, in seconds: longer ones find what is rare.
+/// Returns the duration of each history. Longer histories find rarer violations.
 fn seconds() -> Duration {
     let seconds = std::env::var("HOTSET_HISTORY_SECONDS");
     Duration::from_secs(seconds.map_or(20, |seconds| seconds.parse().unwrap()))
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn no_realtime_read_of_six_processes_is_wrong_while_much_fails() {
+async fn realtime_reads_of_six_processes_are_correct_during_random_failures() {
     let history = history_of("realtime", 6, seconds()).await;
     assert_allowed(&history, Duration::ZERO);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn no_read_from_l2_alone_is_wrong_while_much_fails() {
+async fn l2_only_reads_are_correct_during_random_failures() {
     let history = history_of("l2only", 4, seconds() / 2).await;
     assert_allowed(&history, Duration::ZERO);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn no_bounded_read_is_older_than_its_bound_while_much_fails() {
+async fn bounded_reads_are_within_their_bound_during_random_failures() {
     let history = history_of("bounded", 4, seconds() / 2).await;
     assert_allowed(&history, BOUND + GRAIN);
 }
 
-/// The checker notices caches that trust their L1 without proof.
+/// The checker must detect caches that serve from L1 without proof.
 #[tokio::test(flavor = "multi_thread")]
-async fn trust_without_proof_is_noticed() {
+async fn history_checker_detects_reads_without_proof() {
     let history = history_of("planted", 4, seconds() / 4).await;
     let wrong = violations(&history, Duration::ZERO);
     println!("{} wrong", wrong.len());

@@ -4,7 +4,7 @@ use super::servers::slow_link::SlowLink;
 use super::servers::{Server, soon};
 use super::{builder, proven, value};
 use futures_util::future::join_all;
-use hotset::{Consistency, Delivery, TieredCache, Warning};
+use hotset::{Consistency, Propagation, TieredCache, Warning};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::time::Duration;
 
@@ -41,10 +41,16 @@ async fn over_slow_link() -> (Server, SlowLink, TieredCache<u64, String>) {
 async fn fill(server: &Server) {
     let cache = proven(&server.url(), Consistency::L2Only).await;
     for key in 0..LARGE_KEYS {
-        assert_eq!(cache.insert(key, large(key)).await, Delivery::Acknowledged);
+        assert_eq!(
+            cache.insert(key, large(key)).await,
+            Propagation::Acknowledged
+        );
     }
     for key in 1_000..1_000 + SMALL_KEYS {
-        assert_eq!(cache.insert(key, small(key)).await, Delivery::Acknowledged);
+        assert_eq!(
+            cache.insert(key, small(key)).await,
+            Propagation::Acknowledged
+        );
     }
 }
 
@@ -133,7 +139,7 @@ async fn fills_and_writes_of_large_values_over_a_slow_link_leave_the_circuit_clo
             } else {
                 let written = cache.insert(key, large(key)).await;
                 let health = cache.health();
-                assert_ne!(written, Delivery::Queued, "{health:?}");
+                assert_ne!(written, Propagation::Queued, "{health:?}");
             }
         }
     };
@@ -159,7 +165,10 @@ async fn value_beyond_proto_max_bulk_len_is_not_sent() {
     soon("proven", || cache.health().proven_for.is_some()).await;
     let beyond = "beyond".repeat(1 << 19);
     for key in 0..20 {
-        assert_eq!(cache.insert(key, beyond.clone()).await, Delivery::NotShared);
+        assert_eq!(
+            cache.insert(key, beyond.clone()).await,
+            Propagation::NotShared
+        );
         let other = 100 + key;
         let loaded = cache.get_or_load_async(&other, || value(beyond.clone()));
         assert_eq!(loaded.await.unwrap().len(), beyond.len());
@@ -189,7 +198,7 @@ async fn value_beyond_an_unknown_proto_max_bulk_len_leaves_the_circuit_closed() 
     for key in 0..8 {
         let (inserted, loaded, small) = (key, 100 + key, 200 + key);
         let written = cache.insert(inserted, beyond.clone()).await;
-        assert_eq!(written, Delivery::NotShared);
+        assert_eq!(written, Propagation::NotShared);
         let load = || value(beyond.clone());
         cache.get_or_load_async(&loaded, load).await.unwrap();
         for key in [inserted, loaded] {
@@ -197,7 +206,7 @@ async fn value_beyond_an_unknown_proto_max_bulk_len_leaves_the_circuit_closed() 
         }
         assert!(!cache.health().breaker_open, "{:?}", cache.health());
         let written = cache.insert(small, "small".into()).await;
-        assert_eq!(written, Delivery::Acknowledged);
+        assert_eq!(written, Propagation::Acknowledged);
     }
 }
 
@@ -254,10 +263,10 @@ async fn list_under_the_name_of_an_entry_is_replaced() {
     assert_eq!(cache.get_or_load_async(&1, || value(11)).await.unwrap(), 11);
     assert_eq!(cache.get(&1).await, Some(11));
     spoil();
-    assert_eq!(cache.insert(1, 12).await, Delivery::Acknowledged);
+    assert_eq!(cache.insert(1, 12).await, Propagation::Acknowledged);
     assert_eq!(cache.get(&1).await, Some(12));
     spoil();
-    assert_eq!(cache.invalidate(&1).await, Delivery::Acknowledged);
+    assert_eq!(cache.invalidate(&1).await, Propagation::Acknowledged);
     assert_eq!(server.entries("test").len(), 0);
     assert_eq!(cache.tier_stats().l2_failures, 0);
 }

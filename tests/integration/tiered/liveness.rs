@@ -43,7 +43,7 @@ async fn in_time<F: Future>(future: F) -> F::Output {
     timed.expect("waited in vain")
 }
 
-/// A loader that never ends.
+/// Runs without an end, as a loader that hangs.
 async fn hang() -> Result<u64, &'static str> {
     pending().await
 }
@@ -265,7 +265,7 @@ async fn batch_beside_a_hanging_process(
     (other, (server, one, hanging))
 }
 
-/// A loader of several keys.
+/// Loads several keys.
 async fn pairs(keys: Vec<u64>) -> Result<Vec<(u64, u64)>, &'static str> {
     Ok(keys.into_iter().map(|key| (key, key + 100)).collect())
 }

@@ -99,7 +99,7 @@ async fn keys_of_a_dropped_batch_of_the_same_process_are_loaded_together() {
         () = soon("the batch loads", || loading.load(SeqCst)) => {}
     }
     let mut other = Box::pin(ask(&cache));
-    // After one poll it waits for all of its keys.
+    // After one poll the batch waits for all of its keys.
     assert!(futures_util::poll!(&mut other).is_pending());
     drop(lost);
     check_few(&other.await);

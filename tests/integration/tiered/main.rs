@@ -1,4 +1,4 @@
-//! What `TieredCache` promises, against real servers.
+//! Tests of `TieredCache` with real servers.
 
 mod access;
 mod checker;
@@ -23,12 +23,12 @@ mod warm;
 mod worker;
 
 use hotset::{
-    Consistency, Delivery, LocalCache, RemoteValue, Schema, TieredCache, TieredCacheBuilder,
+    Consistency, LocalCache, Propagation, RemoteValue, Schema, TieredCache, TieredCacheBuilder,
 };
 use std::time::{Duration, Instant};
 use support::servers;
 
-/// A cache as most tests want it.
+/// Returns the builder for most tests.
 fn builder<V: RemoteValue + Schema>(
     url: &str,
     consistency: Consistency,
@@ -44,7 +44,7 @@ fn builder<V: RemoteValue + Schema>(
 
 const MINUTE: Consistency = Consistency::Bounded(Duration::from_secs(60));
 
-/// A cache whose invalidations are proven to arrive.
+/// Returns a cache whose invalidations are proven to arrive.
 async fn proven<V: RemoteValue + Schema>(
     url: &str,
     consistency: Consistency,
@@ -62,10 +62,10 @@ async fn value<V>(value: V) -> Result<V, &'static str> {
     Ok(value)
 }
 
-/// Invalidates until that is acknowledged.
+/// Invalidates a key until an invalidation is acknowledged.
 async fn acknowledged(cache: &TieredCache<u64, u64>, key: u64) {
     let begun = Instant::now();
-    while cache.invalidate(&key).await != Delivery::Acknowledged {
+    while cache.invalidate(&key).await != Propagation::Acknowledged {
         assert!(
             begun.elapsed() < Duration::from_secs(30),
             "{:?}",

@@ -1,4 +1,4 @@
-//! What a tiered cache counts, and how old it says its values are.
+//! Statistics of a tiered cache, and the ages of its values.
 
 use super::servers::{Server, soon};
 use super::{MINUTE, builder, fails, proven, value};
@@ -6,13 +6,13 @@ use hotset::{Consistency, TieredCache};
 use std::time::Duration;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn loads_are_those_of_the_loader_and_calls_are_counted_by_what_they_are_for() {
+async fn statistics_count_loads_of_the_loader_and_calls_by_operation() {
     let server = Server::start();
     let cache = proven::<u64>(&server.url(), Consistency::Realtime).await;
     let other = proven::<u64>(&server.url(), Consistency::Realtime).await;
     cache.get_or_load_async(&1, || value(10)).await.unwrap();
     assert!(cache.get_or_load_async(&2, fails).await.is_err());
-    // Found in Redis: a load to L1, and none to the loader.
+    // The value is found in Redis, which is a load for L1 but not for the loader.
     other.get_or_load_async(&1, fails).await.unwrap();
     other.invalidate(&1).await;
     let (mine, others) = (cache.tier_stats(), other.tier_stats());
@@ -30,7 +30,7 @@ async fn loads_are_those_of_the_loader_and_calls_are_counted_by_what_they_are_fo
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_look_up_is_one_hit_or_one_miss_of_each_tier_that_it_comes_to() {
+async fn lookup_counts_one_hit_or_miss_in_each_tier_that_it_reaches() {
     let server = Server::start();
     let cache = proven::<u64>(&server.url(), Consistency::Realtime).await;
     let counts = || {
@@ -53,7 +53,7 @@ async fn a_look_up_is_one_hit_or_one_miss_of_each_tier_that_it_comes_to() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_fails_or_is_not_kept_is_not_stored_refused_or_failed_at() {
+async fn failed_load_is_not_filled_and_value_not_stored_in_l1_is_not_counted_as_refused() {
     let server = Server::start();
     let cache = proven::<u64>(&server.url(), Consistency::L2Only).await;
     for key in 0..10 {
@@ -70,7 +70,7 @@ async fn what_fails_or_is_not_kept_is_not_stored_refused_or_failed_at() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_value_is_not_old_since_its_loader_had_to_wait() {
+async fn wait_for_a_permit_does_not_count_as_age_of_the_value() {
     let server = Server::start();
     let cache = builder_of_one(&server);
     soon("proven", || cache.health().proven_for.is_some()).await;
@@ -89,7 +89,7 @@ async fn a_value_is_not_old_since_its_loader_had_to_wait() {
     assert!(age.unwrap() < Duration::from_secs(1));
 }
 
-/// One loader at one time.
+/// Returns a cache with one permit for loads.
 fn builder_of_one(server: &Server) -> TieredCache<u64, u64> {
     hotset::LocalCache::builder()
         .capacity(100)
@@ -102,7 +102,7 @@ fn builder_of_one(server: &Server) -> TieredCache<u64, u64> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_idle_cache_notices_that_redis_is_gone() {
+async fn idle_cache_detects_an_outage() {
     let mut server = Server::start();
     let cache = proven::<u64>(&server.url(), Consistency::Realtime).await;
     server.kill();
@@ -112,7 +112,7 @@ async fn an_idle_cache_notices_that_redis_is_gone() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_loader_that_is_dropped_has_failed() {
+async fn dropped_loader_counts_as_failed() {
     let server = Server::start();
     let cache = proven::<u64>(&server.url(), MINUTE).await;
     let load = || async { std::future::pending::<Result<u64, ()>>().await };
@@ -124,7 +124,7 @@ async fn a_loader_that_is_dropped_has_failed() {
     assert!(stats.load_times.total() >= Duration::from_millis(100));
 }
 
-/// How old values were, on average, on hits in L1.
+/// Returns the mean age of the values of hits in L1.
 fn mean_age(cache: &TieredCache<u64, u64>, key: u64) -> Duration {
     let runtime = tokio::runtime::Handle::current();
     for _ in 0..6_400 {
@@ -148,12 +148,12 @@ fn tracking(server: &Server) -> TieredCache<u64, u64> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_value_from_redis_is_as_old_as_it_is_there() {
+async fn value_from_redis_keeps_its_age() {
     let server = Server::start();
     let first = tracking(&server);
     soon("proven", || first.health().proven_for.is_some()).await;
     first.get_or_load_async(&1, || value(10)).await.unwrap();
-    // What it had to live when it was stored, less a minute: Redis is told that it was stored before.
+    // Shortens the remaining time to live by a minute, as if the value had been stored a minute before.
     let [entry] = &server.entries("test")[..] else {
         panic!("one entry")
     };
@@ -172,7 +172,7 @@ async fn a_value_from_redis_is_as_old_as_it_is_there() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_tiered_cache_has_the_name_of_l1_or_its_namespace() {
+async fn name_of_a_tiered_cache_is_that_of_l1_or_the_namespace() {
     let url = "redis://127.0.0.1:1/";
     let cache = builder::<u64>(url, MINUTE).build().unwrap();
     assert_eq!(cache.name(), "test");
@@ -182,7 +182,7 @@ async fn a_tiered_cache_has_the_name_of_l1_or_its_namespace() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_published_is_what_is_documented_and_tells_of_an_outage() {
+async fn published_metrics_are_the_documented_ones_and_show_an_outage() {
     use hotset::Metrics;
     use metrics_exporter_prometheus::PrometheusBuilder;
 

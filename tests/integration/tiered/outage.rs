@@ -1,14 +1,14 @@
-//! Redis down, slow, gone and back, empty or with an older state.
+//! Outages of Redis: down, slow, restarted empty, or restarted with an older state.
 
 use super::servers::{Cut, Proxy, Server, soon};
 use super::{MINUTE, acknowledged, builder, fails, proven, value};
-use hotset::{Consistency, Delivery, LocalCache, RemoteError, TieredCache};
+use hotset::{Consistency, LocalCache, Propagation, RemoteError, TieredCache};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_cache_is_built_and_works_before_redis_does_and_recovers_by_itself() {
+async fn cache_built_without_redis_works_and_recovers_when_redis_starts() {
     let mut server = Server::start();
     server.kill();
     let cache = builder::<u64>(&server.url(), Consistency::Realtime)
@@ -31,7 +31,7 @@ async fn a_cache_is_built_and_works_before_redis_does_and_recovers_by_itself() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn redis_killed_under_load_fails_nobody_and_the_database_sees_no_more_than_the_bound() {
+async fn outage_under_load_fails_no_read_and_keeps_the_bound_on_concurrent_loads() {
     const BOUND: usize = 8;
     for consistency in [Consistency::Realtime, MINUTE, Consistency::L2Only] {
         let mut server = Server::start();
@@ -84,7 +84,7 @@ async fn redis_killed_under_load_fails_nobody_and_the_database_sees_no_more_than
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_that_hangs_costs_a_deadline_and_then_nothing() {
+async fn hanging_server_costs_one_deadline_and_then_nothing() {
     let server = Server::start();
     let cache = builder::<u64>(&server.url(), MINUTE)
         .deadline(Duration::from_millis(100))
@@ -106,7 +106,7 @@ async fn a_server_that_hangs_costs_a_deadline_and_then_nothing() {
         cache.get_or_load_async(&key, || value(10)).await.unwrap();
         slowest = slowest.max(begun.elapsed());
     }
-    // Far below the deadline: nobody asked.
+    // Far below the deadline, because Redis is not asked.
     assert!(slowest < Duration::from_millis(90), "{slowest:?}");
     assert!(matches!(
         cache.health().last_error,
@@ -118,7 +118,7 @@ async fn a_server_that_hangs_costs_a_deadline_and_then_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_could_not_be_told_is_told_later_and_nothing_stale_is_read_here_meanwhile() {
+async fn queued_invalidation_is_sent_later_and_no_old_value_is_read_meanwhile() {
     for consistency in [Consistency::Realtime, MINUTE, Consistency::L2Only] {
         let server = Server::start();
         let proxy = Proxy::start(server.address()).await;
@@ -138,7 +138,7 @@ async fn what_could_not_be_told_is_told_later_and_nothing_stale_is_read_here_mea
             async { Ok::<_, ()>(()) }
         };
         let written = cut_off.write_through(1, 11, write).await;
-        assert_eq!(written, Ok(Delivery::Queued), "{consistency:?}");
+        assert_eq!(written, Ok(Propagation::Queued), "{consistency:?}");
         assert_eq!(cut_off.health().queued, 1);
         let load = || value(database.load(SeqCst));
         for _ in 0..3 {
@@ -156,7 +156,7 @@ async fn what_could_not_be_told_is_told_later_and_nothing_stale_is_read_here_mea
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_queue_that_overflows_becomes_one_invalidation_of_everything() {
+async fn full_queue_becomes_one_invalidation_of_everything() {
     let server = Server::start();
     let proxy = Proxy::start(server.address()).await;
     let cut_off = builder::<u64>(&proxy.url(), MINUTE)
@@ -169,7 +169,7 @@ async fn a_queue_that_overflows_becomes_one_invalidation_of_everything() {
     other.get_or_load_async(&99, || value(10)).await.unwrap();
     proxy.reset();
     for key in 0..20 {
-        assert_eq!(cut_off.invalidate(&key).await, Delivery::Queued);
+        assert_eq!(cut_off.invalidate(&key).await, Propagation::Queued);
     }
     assert_eq!(cut_off.health().queued, 1);
     assert!(cut_off.tier_stats().overflows >= 1);
@@ -179,7 +179,7 @@ async fn a_queue_that_overflows_becomes_one_invalidation_of_everything() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn redis_that_comes_back_empty_serves_nothing_old_and_forgets_nobody() {
+async fn redis_restarted_empty_serves_no_old_value() {
     let mut server = Server::start();
     let one = proven::<u64>(&server.url(), Consistency::Realtime).await;
     let other = proven::<u64>(&server.url(), Consistency::Realtime).await;
@@ -187,9 +187,9 @@ async fn redis_that_comes_back_empty_serves_nothing_old_and_forgets_nobody() {
         cache.get_or_load_async(&1, || value(10)).await.unwrap();
     }
     server.restart();
-    // As soon as somebody can write, it is seen.
+    // The first acknowledged change is visible to all.
     loop {
-        if one.invalidate(&1).await == Delivery::Acknowledged {
+        if one.invalidate(&1).await == Propagation::Acknowledged {
             break;
         }
     }
@@ -203,16 +203,16 @@ async fn redis_that_comes_back_empty_serves_nothing_old_and_forgets_nobody() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn redis_that_comes_back_with_an_older_state_revives_no_old_value() {
+async fn redis_restarted_with_an_older_state_serves_no_old_value() {
     let mut server = Server::start_with(&["--dbfilename", "older.rdb"]);
     let one = proven::<u64>(&server.url(), Consistency::L2Only).await;
     one.get_or_load_async(&1, || value(10)).await.unwrap();
     let _: String = server.command(&[b"SAVE"]);
     assert_eq!(
         one.write_through(1, 11, |_| value(())).await,
-        Ok(Delivery::Acknowledged)
+        Ok(Propagation::Acknowledged)
     );
-    // Killed, so that it does not save what came after.
+    // Killed, so that it does not save later changes.
     server.restart();
     assert_eq!(server.entries("test").len(), 1);
     soon("it answers", || !one.health().breaker_open).await;
@@ -222,7 +222,7 @@ async fn redis_that_comes_back_with_an_older_state_revives_no_old_value() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_namespace_whose_state_was_evicted_or_whose_scripts_were_flushed_goes_on() {
+async fn namespace_works_after_its_state_was_evicted_or_its_scripts_were_flushed() {
     let server = Server::start();
     let one = proven::<u64>(&server.url(), Consistency::Realtime).await;
     one.get_or_load_async(&1, || value(10)).await.unwrap();
@@ -241,7 +241,7 @@ async fn a_namespace_whose_state_was_evicted_or_whose_scripts_were_flushed_goes_
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_value_is_served_stale_where_the_cache_was_told_that_it_may() {
+async fn expired_value_is_served_after_a_failed_load_if_stale_if_error_is_set() {
     let mut server = Server::start();
     let cache: TieredCache<u64, u64> = LocalCache::builder()
         .capacity(100)
@@ -256,20 +256,20 @@ async fn a_value_is_served_stale_where_the_cache_was_told_that_it_may() {
     cache.get_or_load_async(&1, || value(10)).await.unwrap();
     server.kill();
     soon("not proven", || cache.health().proven_for.is_none()).await;
-    // The database is down as well.
+    // The loader fails because the database is down, too.
     let stale = cache.get_or_load_async(&1, fails).await;
     assert_eq!(stale.unwrap(), 10);
     assert_eq!(cache.stats().stale, 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_last_handle_ends_the_tasks() {
+async fn drop_of_the_last_handle_ends_the_background_tasks() {
     let server = Server::start();
     let cache = proven::<u64>(&server.url(), MINUTE).await;
     let held = Arc::new(cache.clone());
     let clients = || -> usize {
         let list: String = server.command(&[b"CLIENT", b"LIST"]);
-        // Without the one that asks.
+        // Without the connection of this command.
         list.lines().count() - 1
     };
     assert!(clients() >= 2);
@@ -280,18 +280,18 @@ async fn the_last_handle_ends_the_tasks() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_flush_ends_once_all_that_is_queued_was_told() {
+async fn flush_ends_when_all_queued_invalidations_are_sent() {
     let mut server = Server::start();
     let cache = proven::<u64>(&server.url(), Consistency::Realtime).await;
     let other = proven::<u64>(&server.url(), Consistency::L2Only).await;
     let moment = Duration::from_millis(300);
-    // Nothing is queued.
+    // The queue is empty.
     tokio::time::timeout(moment, cache.flush()).await.unwrap();
     cache.get_or_load_async(&1, || value(10)).await.unwrap();
     server.pause();
     let slow = cache.clone();
     let change = tokio::spawn(async move { slow.invalidate(&1).await });
-    assert_eq!(change.await.unwrap(), Delivery::Queued);
+    assert_eq!(change.await.unwrap(), Propagation::Queued);
     let flushing = tokio::time::timeout(moment, cache.flush()).await;
     assert!(flushing.is_err(), "Redis does not answer");
     server.resume();

@@ -1,9 +1,9 @@
-//! The path of a miss and of a write, where nothing fails.
+//! The path of a miss and of a write without failures.
 
 use super::servers::{Server, soon};
 use super::{MINUTE, builder, fails, proven, value};
 use hotset::{
-    AsyncCache, Cache, Consistency, Delivery, LoadError, Loaded, LocalCache, TieredCache,
+    AsyncCache, Cache, Consistency, LoadError, Loaded, LocalCache, Propagation, TieredCache,
 };
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
@@ -18,7 +18,7 @@ const ALL: [Consistency; 4] = [
 ];
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_value_that_one_loads_another_finds() {
+async fn value_loaded_by_one_process_is_found_by_another() {
     let server = Server::start();
     let one = proven::<u64>(&server.url(), MINUTE).await;
     let other = proven::<u64>(&server.url(), MINUTE).await;
@@ -32,7 +32,7 @@ async fn a_value_that_one_loads_another_finds() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_acknowledged_invalidation_is_seen_by_all_at_once_or_soon() {
+async fn acknowledged_invalidation_is_visible_in_all_processes_as_the_class_promises() {
     for consistency in ALL {
         let server = Server::start();
         let one = proven::<u64>(&server.url(), consistency).await;
@@ -43,7 +43,7 @@ async fn an_acknowledged_invalidation_is_seen_by_all_at_once_or_soon() {
             for cache in [&one, &other] {
                 cache.get_or_load_async(&1, || value(old)).await.unwrap();
             }
-            assert_eq!(one.invalidate(&1).await, Delivery::Acknowledged);
+            assert_eq!(one.invalidate(&1).await, Propagation::Acknowledged);
             let seen = one.get_or_load_async(&1, || value(old + 1)).await.unwrap();
             assert_eq!(seen, old + 1, "{consistency:?}");
             if !at_once {
@@ -62,7 +62,7 @@ async fn an_acknowledged_invalidation_is_seen_by_all_at_once_or_soon() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn tags_and_clear_reach_all_and_only_what_they_are_of() {
+async fn invalidation_of_a_tag_and_clear_remove_exactly_their_entries_in_all_processes() {
     for consistency in ALL {
         let server = Server::start();
         let one = proven::<u64>(&server.url(), consistency).await;
@@ -78,7 +78,7 @@ async fn tags_and_clear_reach_all_and_only_what_they_are_of() {
                 .await
                 .unwrap();
         }
-        assert_eq!(one.invalidate_tag("a").await, Delivery::Acknowledged);
+        assert_eq!(one.invalidate_tag("a").await, Propagation::Acknowledged);
         soon("the event", || other.tier_stats().events == 1).await;
         for cache in [&one, &other] {
             let seen = cache
@@ -94,7 +94,7 @@ async fn tags_and_clear_reach_all_and_only_what_they_are_of() {
         }
         let loads = |cache: &TieredCache<u64, u64>| cache.stats().loads;
         let before = loads(&one);
-        assert_eq!(one.clear().await, Delivery::Acknowledged);
+        assert_eq!(one.clear().await, Propagation::Acknowledged);
         soon("the event", || other.tier_stats().events == 2).await;
         for cache in [&one, &other] {
             assert_eq!(cache.get(&2).await, None, "{consistency:?}");
@@ -111,7 +111,7 @@ async fn tags_and_clear_reach_all_and_only_what_they_are_of() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_load_during_an_invalidation_elsewhere_is_stored_nowhere() {
+async fn load_started_before_an_invalidation_by_another_process_is_not_stored() {
     for consistency in ALL {
         for what in ["key", "tag", "clear"] {
             let server = Server::start();
@@ -125,12 +125,12 @@ async fn a_load_during_an_invalidation_elsewhere_is_stored_nowhere() {
             };
             let invalidate = async {
                 begun.acquire().await.unwrap().forget();
-                let delivery = match what {
+                let propagation = match what {
                     "key" => other.invalidate(&1).await,
                     "tag" => other.invalidate_tag("a").await,
                     _ => other.clear().await,
                 };
-                assert_eq!(delivery, Delivery::Acknowledged);
+                assert_eq!(propagation, Propagation::Acknowledged);
                 soon("the event", || one.tier_stats().events == 1).await;
                 go_on.add_permits(1);
             };
@@ -145,7 +145,7 @@ async fn a_load_during_an_invalidation_elsewhere_is_stored_nowhere() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn all_who_miss_in_several_caches_make_one_load_and_an_error_is_not_kept() {
+async fn callers_of_several_caches_share_one_load_and_an_error_is_not_cached() {
     let server = Server::start();
     let loads = Arc::new(AtomicUsize::new(0));
     let mut tasks = Vec::new();
@@ -171,7 +171,7 @@ async fn all_who_miss_in_several_caches_make_one_load_and_an_error_is_not_kept()
     let cache = proven::<u64>(&server.url(), MINUTE).await;
     let error = cache.get_or_load_async(&2, fails).await.unwrap_err();
     assert!(matches!(error, LoadError::Failed(_)));
-    // The lead is given back at once, not when it ends.
+    // The lease is released at once, instead of at its end.
     let begun = Instant::now();
     let other = proven::<u64>(&server.url(), MINUTE).await;
     assert_eq!(other.get_or_load_async(&2, || value(20)).await.unwrap(), 20);
@@ -179,7 +179,7 @@ async fn all_who_miss_in_several_caches_make_one_load_and_an_error_is_not_kept()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_dropped_load_gives_the_lead_to_another_process() {
+async fn dropped_load_passes_its_lease_to_another_process() {
     let server = Server::start();
     let one = proven::<u64>(&server.url(), MINUTE).await;
     let other = proven::<u64>(&server.url(), MINUTE).await;
@@ -207,7 +207,7 @@ async fn a_dropped_load_gives_the_lead_to_another_process() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_waits_for_another_process_does_so_until_its_own_deadline() {
+async fn caller_that_waits_for_another_process_stops_at_its_own_deadline() {
     let server = Server::start();
     let one = proven::<u64>(&server.url(), MINUTE).await;
     let hasty: TieredCache<u64, u64> = LocalCache::builder()
@@ -232,7 +232,7 @@ async fn who_waits_for_another_process_does_so_until_its_own_deadline() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn writing_through_changes_the_database_first_and_then_all_caches() {
+async fn write_through_changes_the_database_first_and_then_all_caches() {
     for consistency in ALL {
         let server = Server::start();
         let one = proven::<u64>(&server.url(), consistency).await;
@@ -250,7 +250,7 @@ async fn writing_through_changes_the_database_first_and_then_all_caches() {
             async { Ok::<_, &str>(()) }
         };
         let written = one.write_through(1, 11, write).await;
-        assert_eq!(written, Ok(Delivery::Acknowledged));
+        assert_eq!(written, Ok(Propagation::Acknowledged));
         assert_eq!(database.load(SeqCst), 11);
         soon("the event", || other.tier_stats().events == 1).await;
         let load = || value(database.load(SeqCst) as u64);
@@ -259,7 +259,7 @@ async fn writing_through_changes_the_database_first_and_then_all_caches() {
             assert_eq!(seen, 11, "{consistency:?}");
         }
         if consistency != Consistency::L1Only {
-            // Nobody had to load it again.
+            // No process had to load the value again.
             assert_eq!(other.get(&1).await, Some(11));
             assert_eq!(one.tier_stats().l2_misses + other.tier_stats().l2_misses, 1);
         }
@@ -267,7 +267,7 @@ async fn writing_through_changes_the_database_first_and_then_all_caches() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn of_two_who_write_through_at_once_no_cache_keeps_the_wrong_one() {
+async fn concurrent_write_throughs_leave_no_wrong_value_in_a_cache() {
     let server = Server::start();
     let one = proven::<u64>(&server.url(), Consistency::Realtime).await;
     let other = proven::<u64>(&server.url(), Consistency::Realtime).await;
@@ -287,7 +287,7 @@ async fn of_two_who_write_through_at_once_no_cache_keeps_the_wrong_one() {
         );
         assert_eq!(
             (a, b),
-            (Ok(Delivery::Acknowledged), Ok(Delivery::Acknowledged))
+            (Ok(Propagation::Acknowledged), Ok(Propagation::Acknowledged))
         );
         let truth = database.load(SeqCst) as u64;
         for cache in [&one, &other] {
@@ -298,7 +298,7 @@ async fn of_two_who_write_through_at_once_no_cache_keeps_the_wrong_one() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_write_through_that_is_dropped_invalidates() {
+async fn dropped_write_through_invalidates_the_key() {
     let server = Server::start();
     let one = proven::<u64>(&server.url(), MINUTE).await;
     one.get_or_load_async(&1, || value(10)).await.unwrap();
@@ -315,17 +315,17 @@ async fn a_write_through_that_is_dropped_invalidates() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn inserted_values_are_found_by_others_with_their_own_time_to_live() {
+async fn inserted_value_is_found_by_others_with_its_own_time_to_live() {
     let server = Server::start();
     let one = proven::<u64>(&server.url(), MINUTE).await;
     let other = proven::<u64>(&server.url(), MINUTE).await;
-    assert_eq!(one.insert(1, 10).await, Delivery::Acknowledged);
+    assert_eq!(one.insert(1, 10).await, Propagation::Acknowledged);
     soon("the event", || other.tier_stats().events == 1).await;
     assert_eq!(other.get(&1).await, Some(10));
     AsyncCache::insert_with_ttl(&one, 2, 20, Duration::from_millis(300)).await;
     let begun = Instant::now();
     assert_eq!(other.get(&2).await, Some(20));
-    // The copy does not outlive the original.
+    // The copy in L1 does not outlive the value in Redis.
     while other.get(&2).await.is_some() {
         assert!(begun.elapsed() < Duration::from_secs(2));
         tokio::time::sleep(Duration::from_millis(5)).await;
@@ -336,7 +336,7 @@ async fn inserted_values_are_found_by_others_with_their_own_time_to_live() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn many_keys_take_one_round_trip_and_one_load() {
+async fn batch_takes_one_round_trip_and_one_load() {
     let server = Server::start();
     let one = proven::<u64>(&server.url(), MINUTE).await;
     let other = proven::<u64>(&server.url(), MINUTE).await;
@@ -363,17 +363,17 @@ async fn many_keys_take_one_round_trip_and_one_load() {
     let expected = [Some(10), Some(20), Some(30), Some(40), None, Some(30)];
     assert_eq!(found, expected);
     assert_eq!(loads.load(SeqCst), 1);
-    // Four questions, two fills, one lead given back; and some beats.
+    // Four lookups, two fills, one release, and some heartbeats.
     assert!(calls() - before >= 6, "{}", calls() - before);
     assert_eq!(other.get(&3).await, Some(30));
-    // Nobody waits for a lead that was given back.
+    // No caller waits for a lease that was released.
     let begun = Instant::now();
     assert_eq!(other.get_or_load_async(&5, || value(50)).await.unwrap(), 50);
     assert!(begun.elapsed() < Duration::from_secs(5));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn two_batches_of_two_processes_share_their_loads() {
+async fn batches_of_two_processes_share_their_loads() {
     let server = Server::start();
     let one = proven::<u64>(&server.url(), MINUTE).await;
     let other = proven::<u64>(&server.url(), MINUTE).await;
@@ -398,7 +398,7 @@ async fn two_batches_of_two_processes_share_their_loads() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_value_of_another_schema_is_a_miss_and_is_replaced() {
+async fn value_of_another_schema_is_a_miss_and_is_replaced() {
     let server = Server::start();
     let url = server.url();
     let old = proven::<u64>(&url, MINUTE).await;
@@ -414,7 +414,7 @@ async fn a_value_of_another_schema_is_a_miss_and_is_replaced() {
 }
 
 #[test]
-fn threads_use_it_through_the_blocking_front() {
+fn blocking_cache_serves_threads() {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
@@ -450,7 +450,7 @@ fn threads_use_it_through_the_blocking_front() {
         assert_eq!(*new, 21);
         Ok::<_, ()>(())
     });
-    assert_eq!(written, Ok(Delivery::Acknowledged));
+    assert_eq!(written, Ok(Propagation::Acknowledged));
     assert_eq!(cache.get(&2), Some(21));
     cache.clear();
     assert_eq!(cache.get(&2), None);

@@ -1,9 +1,9 @@
-//! Several processes, and processes that stop.
+//! Several processes, some of which are stopped.
 
 use super::servers::Server;
 use super::worker::{Database, Worker};
 use super::{builder, proven};
-use hotset::{Consistency, Delivery, LocalCache, TieredCache};
+use hotset::{Consistency, LocalCache, Propagation, TieredCache};
 use rustix::process::Signal;
 use std::time::{Duration, Instant};
 
@@ -12,7 +12,7 @@ fn task(name: &str, cache: &Server, database: &Server) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn eight_processes_of_a_thousand_tasks_each_make_one_load() {
+async fn thousand_tasks_in_each_of_eight_processes_share_one_load() {
     let (cache, database) = (Server::start(), Server::start());
     let rows = Database::connect(&database.url()).await;
     rows.set(1, 42).await;
@@ -31,7 +31,7 @@ async fn eight_processes_of_a_thousand_tasks_each_make_one_load() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_late_fill_of_a_process_that_was_stopped_within_its_lease_loses() {
+async fn fill_of_a_process_that_was_stopped_beyond_its_lease_is_refused() {
     for invalidated in [false, true] {
         let (server, database) = (Server::start(), Server::start());
         let rows = Database::connect(&database.url()).await;
@@ -49,9 +49,9 @@ async fn the_late_fill_of_a_process_that_was_stopped_within_its_lease_loses() {
         worker.signal(Signal::STOP);
         rows.set(1, 2).await;
         if invalidated {
-            assert_eq!(cache.invalidate(&1).await, Delivery::Acknowledged);
+            assert_eq!(cache.invalidate(&1).await, Propagation::Acknowledged);
         } else {
-            // As if its lease, of ten seconds, were over.
+            // Ends its lease of ten seconds early.
             let entry = server.entries("test").remove(0);
             let _: i64 = server.command(&[b"PEXPIRE", &entry, b"1"]);
         }
@@ -61,7 +61,7 @@ async fn the_late_fill_of_a_process_that_was_stopped_within_its_lease_loses() {
         assert!(begun.elapsed() < Duration::from_secs(5));
         worker.signal(Signal::CONT);
         worker.tell("go on");
-        // The late value is for who waited for it, and for nobody else.
+        // The late value reaches only the callers that waited for it.
         assert_eq!(worker.answer(), "1");
         assert_eq!(worker.answer(), "2");
         let other = proven::<u64>(&server.url(), Consistency::Realtime).await;
@@ -70,7 +70,7 @@ async fn the_late_fill_of_a_process_that_was_stopped_within_its_lease_loses() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_process_that_was_stopped_while_a_price_changed_serves_the_new_one() {
+async fn process_that_was_stopped_during_a_change_serves_the_new_value() {
     let (server, database) = (Server::start(), Server::start());
     let rows = Database::connect(&database.url()).await;
     rows.set(1, 1).await;
@@ -92,7 +92,7 @@ async fn a_process_that_was_stopped_while_a_price_changed_serves_the_new_one() {
             }
         };
         let written = writer.write_through(1, price, write).await;
-        assert_eq!(written, Ok(Delivery::Acknowledged));
+        assert_eq!(written, Ok(Propagation::Acknowledged));
         worker.tell("read");
         worker.signal(Signal::CONT);
         assert_eq!(worker.answer(), price.to_string());

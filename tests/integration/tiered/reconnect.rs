@@ -3,7 +3,7 @@
 use super::servers::Server;
 use super::servers::replicated::Replicated;
 use super::{MINUTE, fails, proven, value};
-use hotset::{Consistency, Delivery, TieredCache};
+use hotset::{Consistency, Propagation, TieredCache};
 
 /// Closes all connections of clients, like the server's `timeout` does with idle ones.
 fn close_connections(server: &Server) {
@@ -58,7 +58,7 @@ async fn write_after_the_server_closed_the_connection_is_acknowledged_and_stored
     let one = proven::<u64>(&server.url(), Consistency::Realtime).await;
     let other = proven::<u64>(&server.url(), Consistency::Realtime).await;
     for round in 0..60 {
-        let acknowledged = Delivery::Acknowledged;
+        let acknowledged = Propagation::Acknowledged;
         close_connections(&server);
         match round % 4 {
             0 => assert_eq!(one.insert(1, round).await, acknowledged),
@@ -118,6 +118,6 @@ async fn write_after_the_sentinels_closed_their_connections_is_acknowledged() {
     for key in 0..30 {
         replicated.close_clients_of_sentinels();
         let written = cache.insert(key, key).await;
-        assert_eq!(written, Delivery::Acknowledged, "{:?}", cache.health());
+        assert_eq!(written, Propagation::Acknowledged, "{:?}", cache.health());
     }
 }

@@ -1,8 +1,8 @@
-//! Moving to Redis step by step, and comparing before.
+//! Rollout to Redis in steps, and shadow mode.
 
 use super::servers::Server;
 use super::{MINUTE, builder, fails, proven, value};
-use hotset::{BuildError, Consistency, Delivery, Rollout, TieredCache};
+use hotset::{BuildError, Consistency, Propagation, Rollout, TieredCache};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 
@@ -20,7 +20,7 @@ async fn proven_with(server: &Server, rollout: &Rollout) -> TieredCache<u64, u64
 }
 
 #[tokio::test]
-async fn as_many_keys_go_through_redis_as_are_said_and_that_is_seen() {
+async fn rollout_stores_its_percentage_of_keys_in_redis_and_reports_it() {
     let server = Server::start();
     let rollout = Rollout::with_percent(0.0).unwrap();
     let cache = proven_with(&server, &rollout).await;
@@ -32,7 +32,7 @@ async fn as_many_keys_go_through_redis_as_are_said_and_that_is_seen() {
         cache.clear().await;
         for key in 0..KEYS {
             cache.get_or_load_async(&key, || value(key)).await.unwrap();
-            // L1 holds all of them.
+            // L1 has all of the keys.
             cache.get_or_load_async(&key, fails).await.unwrap();
         }
         let now = server.entries("test").len();
@@ -46,9 +46,9 @@ async fn as_many_keys_go_through_redis_as_are_said_and_that_is_seen() {
     assert_eq!(entries as u64, KEYS);
 }
 
-/// One process has moved further than the other.
+/// The two processes have different percentages.
 #[tokio::test]
-async fn a_change_is_seen_by_all_whatever_the_share_of_each() {
+async fn change_is_visible_to_processes_with_different_percentages() {
     let server = Server::start();
     for (percent, other) in [(0.0, 100.0), (100.0, 0.0), (0.0, 0.0)] {
         let writer = proven_with(&server, &Rollout::with_percent(percent).unwrap()).await;
@@ -60,17 +60,17 @@ async fn a_change_is_seen_by_all_whatever_the_share_of_each() {
             writer
                 .write_through(7, 2, |_| async { Ok::<_, ()>(()) })
                 .await,
-            Ok(Delivery::Acknowledged)
+            Ok(Propagation::Acknowledged)
         );
         assert_eq!(reader.get_or_load_async(&7, || value(2)).await.unwrap(), 2);
-        assert_eq!(writer.insert(8, 3).await, Delivery::Acknowledged);
+        assert_eq!(writer.insert(8, 3).await, Propagation::Acknowledged);
         assert_eq!(writer.get(&8).await, Some(3));
         writer.clear().await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_share_goes_up_and_down_under_load_without_an_error() {
+async fn percentage_changed_under_load_causes_no_error() {
     let server = Server::start();
     let rollout = Rollout::with_percent(0.0).unwrap();
     let caches = [
@@ -85,14 +85,14 @@ async fn the_share_goes_up_and_down_under_load_without_an_error() {
         let (cache, rows, rollout) = (caches[task % 2].clone(), Arc::clone(&rows), rollout.clone());
         tasks.push(tokio::spawn(async move {
             let mut turn = 0;
-            // Until all steps were made.
+            // Read until all percentages were set.
             while !rollout.is_shadow() {
                 turn += 1;
                 let key = (turn * 7 + task) % rows.len();
                 if turn % 20 == 0 {
                     let row = rows[key].fetch_add(KEYS, SeqCst) + KEYS;
                     let told = cache.invalidate(&(key as u64)).await;
-                    assert_eq!(told, Delivery::Acknowledged);
+                    assert_eq!(told, Propagation::Acknowledged);
                     acknowledged[key].fetch_max(row, SeqCst);
                 }
                 let least = acknowledged[key].load(SeqCst);
@@ -116,7 +116,7 @@ async fn the_share_goes_up_and_down_under_load_without_an_error() {
 }
 
 #[tokio::test]
-async fn in_the_shadow_redis_is_asked_and_compared_and_not_served() {
+async fn shadow_mode_compares_values_and_does_not_serve_them() {
     let server = Server::start();
     let real: TieredCache<u64, u64> = proven(&server.url(), MINUTE).await;
     for key in 0..4 {
@@ -126,7 +126,7 @@ async fn in_the_shadow_redis_is_asked_and_compared_and_not_served() {
     rollout.set_shadow(true);
     let cache = proven_with(&server, &rollout).await;
     assert!(cache.health().shadow);
-    // The database was changed, and nobody has told.
+    // The database is changed without an invalidation.
     let load = |key: u64| value(if key == 2 { 20 } else { key });
     assert_eq!(cache.get(&1).await, None);
     assert_eq!(cache.get_or_load_async(&1, || load(1)).await.unwrap(), 1);
@@ -145,7 +145,7 @@ async fn in_the_shadow_redis_is_asked_and_compared_and_not_served() {
     assert_eq!(read, [Some(30), Some(33), Some(39)]);
     let stats = cache.tier_stats();
     assert_eq!((stats.shadow_same, stats.shadow_different), (1, 3));
-    // What Redis has not is stored there, for the time when it is served.
+    // Keys that Redis does not have are stored there.
     assert_eq!(real.get(&9).await, Some(39));
     rollout.set_shadow(false);
     cache.invalidate(&1).await;
@@ -154,13 +154,13 @@ async fn in_the_shadow_redis_is_asked_and_compared_and_not_served() {
 }
 
 #[test]
-fn a_share_out_of_range_is_refused() {
+fn percentage_out_of_range_is_refused() {
     let error = Rollout::with_percent(120.0).unwrap_err();
     assert_eq!(error, BuildError::OutOfRange("percent"));
 }
 
 #[tokio::test]
-async fn in_the_shadow_a_change_that_was_told_meanwhile_is_not_wrong() {
+async fn change_propagated_during_the_load_counts_as_no_difference_in_shadow_mode() {
     let server = Server::start();
     let real: TieredCache<u64, u64> = proven(&server.url(), MINUTE).await;
     real.get_or_load_async(&1, || value(1)).await.unwrap();
@@ -168,7 +168,7 @@ async fn in_the_shadow_a_change_that_was_told_meanwhile_is_not_wrong() {
     rollout.set_shadow(true);
     let cache = proven_with(&server, &rollout).await;
     let load = || async {
-        // After it has read the row.
+        // The change comes after the loader has read the row.
         real.invalidate(&1).await;
         real.get_or_load_async(&1, || value(3)).await.unwrap();
         value(2).await
@@ -178,7 +178,7 @@ async fn in_the_shadow_a_change_that_was_told_meanwhile_is_not_wrong() {
 }
 
 #[tokio::test]
-async fn in_the_shadow_a_batch_that_another_process_loads_too_is_one_load() {
+async fn batches_of_two_processes_in_shadow_mode_take_one_load_each() {
     let server = Server::start();
     let rollout = Rollout::full();
     rollout.set_shadow(true);
@@ -194,7 +194,7 @@ async fn in_the_shadow_a_batch_that_another_process_loads_too_is_one_load() {
         async move {
             let load = |missing: Vec<u64>| async move {
                 loads.fetch_add(1, SeqCst);
-                // Both load before either has stored.
+                // Both processes load before either has stored its values.
                 begun.wait().await;
                 value(
                     missing

@@ -11,22 +11,22 @@ use tracing::{Event, Level, Subscriber, span};
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 use tracing_subscriber::registry::LookupSpan;
 
-/// What this thread has told, in order: a line for each event, and for each span as it begins.
+/// The events and the starts of spans on one thread, one line for each.
 #[derive(Clone, Default)]
 struct Told(Arc<Mutex<Vec<String>>>);
 
 thread_local! {
     static LISTENER: RefCell<Option<Told>> = const { RefCell::new(None) };
-    /// The next event that has this in it makes the subscriber panic.
+    /// The subscriber panics at the next event that contains this text.
     static PANICS_AT: Cell<Option<&'static str>> = const { Cell::new(None) };
 }
 
-/// Passes on what is told to who listens in that thread. A subscriber for each thread would miss what
-/// another one has met before: whether anybody listens to a call site is asked once.
+/// A global subscriber that passes events on to the recorder of their thread. A subscriber for each thread would miss
+/// events, because the interest in a call site is asked for once and cached.
 struct ByThread;
 
 impl Told {
-    /// In this thread. The test's runtime must have no other.
+    /// Starts to record on this thread, which must be the only one of the test's runtime.
     fn listen() -> Self {
         static SUBSCRIBER: Once = Once::new();
         SUBSCRIBER.call_once(|| {
@@ -42,7 +42,7 @@ impl Told {
         self.0.lock().unwrap().clone()
     }
 
-    /// How many lines have this in them.
+    /// Returns the number of lines that contain `part`.
     fn count(&self, part: &str) -> usize {
         let lines = self.lines();
         lines.iter().filter(|line| line.contains(part)).count()
@@ -96,7 +96,7 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for ByThread {
 }
 
 #[tokio::test]
-async fn a_miss_is_a_span_with_the_calls_and_the_load_within() {
+async fn miss_is_a_span_that_contains_its_calls_and_its_load() {
     let server = Server::start();
     let told = Told::listen();
     let cache = proven::<u64>(&server.url(), Consistency::Realtime).await;
@@ -115,7 +115,7 @@ async fn a_miss_is_a_span_with_the_calls_and_the_load_within() {
 }
 
 #[tokio::test]
-async fn an_outage_is_told_once_and_so_is_its_end() {
+async fn outage_and_its_end_are_each_logged_once() {
     let mut server = Server::start();
     let told = Told::listen();
     let cache = proven::<u64>(&server.url(), Consistency::Realtime).await;
@@ -136,12 +136,12 @@ async fn an_outage_is_told_once_and_so_is_its_end() {
         "WARN message=no subscription to invalidations: ",
         "WARN message=invalidations are not proven to arrive",
         "WARN message=circuit breaker open",
-        "WARN message=Redis cannot be told of invalidations",
+        "WARN message=Redis cannot be reached: invalidations are queued",
     ];
     for event in worse {
         soon(event, || told.count(event) > 0).await;
     }
-    // Some beats more, in which nothing is new.
+    // Some more heartbeats without a change.
     tokio::time::sleep(std::time::Duration::from_millis(500)).await;
     assert_eq!(told.count("WARN"), worse.len(), "{:#?}", told.lines());
 
@@ -150,7 +150,7 @@ async fn an_outage_is_told_once_and_so_is_its_end() {
         "INFO message=subscribed to invalidations",
         "INFO message=invalidations are proven to arrive",
         "INFO message=circuit breaker closed",
-        "INFO message=Redis was told of all invalidations that were queued",
+        "INFO message=all queued invalidations were sent",
     ];
     for event in better {
         soon(event, || told.count(event) > 0).await;
@@ -167,7 +167,7 @@ fn is_well(cache: &TieredCache<u64, u64>) -> bool {
 }
 
 #[tokio::test]
-async fn what_is_wrong_with_the_server_and_what_others_set_is_told() {
+async fn warnings_about_the_server_and_changes_of_the_rollout_are_logged() {
     let server = Server::start_with(&["--maxmemory", "0"]);
     let told = Told::listen();
     let cache = builder::<u64>(&server.url(), Consistency::Realtime);
@@ -177,15 +177,15 @@ async fn what_is_wrong_with_the_server_and_what_others_set_is_told() {
     })
     .await;
     cache.rollout().set_percent(25.0).unwrap();
-    let rollout = "INFO message=25 percent of the keys go through Redis cache";
+    let rollout = "INFO message=25 percent of the keys are stored in Redis cache";
     soon("rollout", || told.count(rollout) == 1).await;
     cache.rollout().set_shadow(true);
-    soon("shadow", || told.count("Redis, in the shadow") == 1).await;
+    soon("shadow", || told.count("Redis, in shadow mode") == 1).await;
     assert_eq!(told.count("WARN"), 1, "{:#?}", told.lines());
 }
 
 #[tokio::test]
-async fn a_missing_right_is_told_once_while_other_calls_succeed() {
+async fn missing_right_is_logged_once_while_other_calls_succeed() {
     let server = Server::start();
     let user = [
         "ACL", "SETUSER", "app", "on", ">secret", "~*", "&*", "+@all", "-pttl",
@@ -198,14 +198,14 @@ async fn a_missing_right_is_told_once_while_other_calls_succeed() {
     let cache = proven::<u64>(&url, Consistency::L2Only).await;
     let lacks = "WARN message=the user of Redis lacks a right";
     for _ in 0..100 {
-        // To tell how long a value has to live takes the right, and to tell that there is none does not.
+        // A lookup that finds a value needs the right, because it reads the time to live. A miss does not.
         cache.get(&1).await;
         cache.get(&2).await;
         tokio::time::sleep(std::time::Duration::from_millis(10)).await;
     }
     assert!(cache.tier_stats().calls.ask.failures > 10);
     assert_eq!(told.count(lacks), 1, "{:#?}", told.lines());
-    assert_eq!(told.count("no longer so"), 0);
+    assert_eq!(told.count("resolved"), 0);
     assert_eq!(cache.health().warnings.len(), 1);
     let texts = format!("{:?}", told.lines());
     assert!(!texts.contains("secret"), "{texts}");
@@ -235,14 +235,14 @@ async fn first_altered_and_first_unreadable_value_are_each_logged_once() {
 }
 
 #[tokio::test]
-async fn a_subscriber_that_panics_stops_nothing() {
+async fn panic_of_the_tracing_subscriber_stops_no_task() {
     let mut server = Server::start();
     let told = Told::listen();
     let cache = proven::<u64>(&server.url(), Consistency::Realtime).await;
     for event in [
         "subscribed to invalidations",
         "circuit breaker",
-        "of all invalidations",
+        "all queued invalidations",
     ] {
         PANICS_AT.set(Some(event));
         server.kill();
@@ -256,7 +256,7 @@ async fn a_subscriber_that_panics_stops_nothing() {
 }
 
 #[tokio::test]
-async fn a_change_is_told_within_the_span_of_who_made_it() {
+async fn call_to_redis_is_within_the_span_of_its_caller() {
     let server = Server::start();
     let told = Told::listen();
     let cache = proven::<u64>(&server.url(), Consistency::Realtime).await;

@@ -1,9 +1,9 @@
-//! Values that Redis cannot take and keys that cannot be encoded: both stay in L1.
+//! Values that Redis cannot store and keys that cannot be encoded: both stay in L1.
 
 use super::servers::{Server, soon};
 use super::{MINUTE, value};
 use hotset::{
-    AsyncCache, Consistency, Delivery, Loaded, LocalCache, Schema, Schemas, TieredCache, Warning,
+    AsyncCache, Consistency, Loaded, LocalCache, Propagation, Schema, Schemas, TieredCache, Warning,
 };
 use serde::{Deserialize, Serialize, Serializer, de::DeserializeOwned};
 use std::borrow::Cow;
@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::time::Duration;
 use tokio::sync::Semaphore;
 
-/// The classes in which L1 keeps values.
+/// The classes in which L1 stores values.
 const KEPT_IN_L1: [Consistency; 3] = [Consistency::Realtime, MINUTE, Consistency::L1Only];
 
 async fn cache<K, V>(url: &str, consistency: Consistency) -> TieredCache<K, V>
@@ -55,17 +55,17 @@ impl Schema for Odd {
     }
 }
 
-/// Returns the result of a write whose value Redis cannot take.
-fn delivery(consistency: Consistency) -> Delivery {
+/// Returns the result of a write whose value Redis cannot store.
+fn propagation(consistency: Consistency) -> Propagation {
     // In the class `L1Only` no value is meant for Redis.
     if consistency == Consistency::L1Only {
-        Delivery::Acknowledged
+        Propagation::Acknowledged
     } else {
-        Delivery::NotShared
+        Propagation::NotShared
     }
 }
 
-/// Checks that values which Redis cannot take replace `old` and stay in L1, however they are written.
+/// Checks that values which Redis cannot store replace `old` and stay in L1, for each kind of write.
 async fn stays_in_l1<K, V>(keys: [K; 4], old: Option<V>, new: V, tags: usize)
 where
     K: Eq + Hash + Clone + Debug + Serialize + DeserializeOwned + Send + Sync + 'static,
@@ -89,7 +89,7 @@ where
             }
         }
         let [inserted, written, loaded, in_batch] = &keys;
-        let expected = delivery(consistency);
+        let expected = propagation(consistency);
         let result = one.insert_loaded(inserted.clone(), loaded_new()).await;
         assert_eq!(result, expected, "{consistency:?}");
         let result = one
@@ -117,14 +117,14 @@ where
                 assert_eq!(other.get(key).await, None, "{old:?} {consistency:?}");
             }
         }
-        // Leases are given back in the background.
+        // Leases are released in the background.
         soon("Redis holds nothing", || server.entries("test").is_empty()).await;
         assert_eq!(one.tier_stats().l2_failures, 0);
         // Other processes can invalidate the new value.
         let events = one.tier_stats().events;
         assert_eq!(other.get(inserted).await, None);
         for key in &keys {
-            assert_eq!(other.invalidate(key).await, Delivery::Acknowledged);
+            assert_eq!(other.invalidate(key).await, Propagation::Acknowledged);
         }
         soon("the events", || one.tier_stats().events >= events + 4).await;
         for key in &keys {
@@ -156,15 +156,15 @@ async fn value_under_a_key_above_1_kib_stays_in_l1_and_others_can_invalidate_it(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn value_that_redis_cannot_take_is_stored_nowhere_in_class_l2_only() {
+async fn value_that_redis_cannot_store_is_not_stored_in_class_l2_only() {
     let server = Server::start();
     let cache: TieredCache<u64, String> = cache(&server.url(), Consistency::L2Only).await;
     let large = "large".repeat(10_000);
     cache.insert(1, "old".into()).await;
-    assert_eq!(cache.insert(1, large.clone()).await, Delivery::NotShared);
+    assert_eq!(cache.insert(1, large.clone()).await, Propagation::NotShared);
     assert_eq!(cache.get(&1).await, None);
     let written = cache.write_through(1, large, |_| value(())).await;
-    assert_eq!(written, Ok(Delivery::NotShared));
+    assert_eq!(written, Ok(Propagation::NotShared));
     assert_eq!(cache.get(&1).await, None);
 }
 
@@ -172,7 +172,7 @@ async fn value_that_redis_cannot_take_is_stored_nowhere_in_class_l2_only() {
 async fn concurrent_write_throughs_that_are_not_shared_leave_no_wrong_value_in_a_cache() {
     for consistency in [Consistency::Realtime, Consistency::L1Only] {
         let server = Server::start();
-        // Redis cannot take the key.
+        // Redis cannot store the key.
         let one: TieredCache<String, u64> = cache(&server.url(), consistency).await;
         let other: TieredCache<String, u64> = cache(&server.url(), consistency).await;
         let key = "k".repeat(2_000);
@@ -229,16 +229,16 @@ async fn invalidation_of_a_tag_or_of_all_during_a_write_through_that_is_not_shar
     for all in [false, true] {
         let new = Loaded::new("new".repeat(10_000)).tags(["shop"]);
         let write = |_| async {
-            let delivery = if all {
+            let propagation = if all {
                 other.clear().await
             } else {
                 other.invalidate_tag("shop").await
             };
-            assert_eq!(delivery, Delivery::Acknowledged);
+            assert_eq!(propagation, Propagation::Acknowledged);
             Ok::<_, ()>(())
         };
         let written = one.write_through_loaded(1, new, write).await;
-        assert_eq!(written, Ok(Delivery::NotShared));
+        assert_eq!(written, Ok(Propagation::NotShared));
         assert_eq!(one.get(&1).await, None, "all: {all}");
     }
 }
@@ -262,7 +262,10 @@ async fn entry_under_a_key_that_cannot_be_encoded_is_local_and_no_other_entry_ch
         let one: TieredCache<Key, u64> = cache(&server.url(), consistency).await;
         let other: TieredCache<Key, u64> = cache(&server.url(), consistency).await;
         let beside = Key::Named(1);
-        assert_eq!(one.insert(beside.clone(), 10).await, Delivery::Acknowledged);
+        assert_eq!(
+            one.insert(beside.clone(), 10).await,
+            Propagation::Acknowledged
+        );
         soon("the event", || other.tier_stats().events == 1).await;
         other
             .get_or_load_async(&beside, || value(10))
@@ -272,15 +275,15 @@ async fn entry_under_a_key_that_cannot_be_encoded_is_local_and_no_other_entry_ch
         assert_eq!(one.health().warnings, []);
         let ambiguous = |own| Key::Ambiguous { shared: 1, own };
         for key in [Key::Unnamed(Odd(2)), ambiguous(1)] {
-            assert_eq!(one.insert(key.clone(), 20).await, Delivery::LocalOnly);
+            assert_eq!(one.insert(key.clone(), 20).await, Propagation::LocalOnly);
             assert_eq!(one.get(&key).await, Some(20), "{consistency:?}");
             let failed = one.write_through(key.clone(), 21, |_| async { Err(()) });
             assert_eq!(failed.await, Err(()));
             assert_eq!(one.get(&key).await, Some(20));
             let written = one.write_through(key.clone(), 21, |_| value(())).await;
-            assert_eq!(written, Ok(Delivery::LocalOnly));
+            assert_eq!(written, Ok(Propagation::LocalOnly));
             assert_eq!(one.get(&key).await, Some(21));
-            assert_eq!(one.invalidate(&key).await, Delivery::LocalOnly);
+            assert_eq!(one.invalidate(&key).await, Propagation::LocalOnly);
             assert_eq!(one.get(&key).await, None);
             let loaded = one.get_or_load_async(&key, || value(22)).await;
             assert_eq!((loaded.unwrap(), one.get(&key).await), (22, Some(22)));
@@ -293,7 +296,7 @@ async fn entry_under_a_key_that_cannot_be_encoded_is_local_and_no_other_entry_ch
             assert_eq!(other.get(&key).await, None);
             assert_eq!(AsyncCache::remove(&one, &key).await, Some(22));
         }
-        // A key that shares its name has a value of its own.
+        // Another key with the same name has its own value.
         one.insert(ambiguous(2), 30).await;
         assert_eq!(one.get(&ambiguous(0)).await, None);
         for cache in [&one, &other] {
@@ -334,13 +337,13 @@ async fn invalidation_of_a_key_too_long_for_an_event_reaches_no_other_process() 
     let one: TieredCache<String, u64> = cache(&server.url(), MINUTE).await;
     let other: TieredCache<String, u64> = cache(&server.url(), MINUTE).await;
     let key = "k".repeat(100_000);
-    assert_eq!(one.insert(key.clone(), 10).await, Delivery::LocalOnly);
+    assert_eq!(one.insert(key.clone(), 10).await, Propagation::LocalOnly);
     assert_eq!(one.get(&key).await, Some(10));
-    assert_eq!(one.invalidate(&key).await, Delivery::LocalOnly);
+    assert_eq!(one.invalidate(&key).await, Propagation::LocalOnly);
     assert_eq!(one.get(&key).await, None);
     // Events arrive in order: there was none before this one.
     let short = "k".to_string();
-    assert_eq!(one.invalidate(&short).await, Delivery::Acknowledged);
+    assert_eq!(one.invalidate(&short).await, Propagation::Acknowledged);
     soon("the event", || other.tier_stats().events > 0).await;
     assert_eq!(other.tier_stats().events, 1);
 }

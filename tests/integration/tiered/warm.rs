@@ -1,9 +1,9 @@
-//! A process that has just started gets what the others have, and asks nobody else.
+//! Warming of a process that has just started.
 
 use super::servers::Server;
 use super::{MINUTE, builder, fails, proven, value};
 use hotset::{
-    Consistency, Delivery, LoadError, LocalCache, SnapshotError, TieredCache, WarmOptions,
+    Consistency, LoadError, LocalCache, Propagation, SnapshotError, TieredCache, WarmOptions,
     WarmOutcome,
 };
 use std::convert::Infallible;
@@ -16,7 +16,7 @@ async fn rows(keys: Vec<u64>) -> Result<Vec<(u64, u64)>, Infallible> {
     Ok(rows.collect())
 }
 
-/// All of these are in L1: hits, and no question to Redis.
+/// Checks that all of these keys are hits in L1, without a call to Redis.
 async fn assert_held(cache: &Cache, keys: impl Iterator<Item = u64>) {
     let before = (cache.tier_stats().l2_hits, cache.tier_stats().l2_misses);
     for key in keys {
@@ -27,10 +27,10 @@ async fn assert_held(cache: &Cache, keys: impl Iterator<Item = u64>) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_one_was_warmed_with_another_gets_from_redis() {
+async fn keys_that_one_process_warms_are_found_in_redis_by_another() {
     for consistency in [Consistency::Realtime, MINUTE] {
         let server = Server::start();
-        // Not proven yet: warming waits for that.
+        // Invalidations are not proven to arrive yet, so warming waits.
         let one: Cache = builder(&server.url(), consistency).build().unwrap();
         let report = one.warm_async(0..1_000, rows).await;
         assert_eq!((report.found, report.end), (1_000, WarmOutcome::Done));
@@ -46,11 +46,11 @@ async fn what_one_was_warmed_with_another_gets_from_redis() {
             (500, 500, 0)
         );
         assert_held(&other, 500..1_000).await;
-        // Nobody holds a lease of what was left out.
+        // No lease is held for the keys that were left out.
         let loaded = other.get_or_load_async(&1_200, || value(1)).await.unwrap();
         assert_eq!((loaded, other.tier_stats().l2_waits), (1, 0));
-        // And what was found is as good as any: an invalidation takes it out.
-        assert_eq!(one.invalidate(&700).await, Delivery::Acknowledged);
+        // An invalidation removes a value that was found by warming.
+        assert_eq!(one.invalidate(&700).await, Propagation::Acknowledged);
         if consistency == Consistency::Realtime {
             assert_eq!(other.get_or_load_async(&700, || value(1)).await.unwrap(), 1);
         }
@@ -58,15 +58,15 @@ async fn what_one_was_warmed_with_another_gets_from_redis() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn of_a_snapshot_the_keys_are_used_and_redis_knows_the_values() {
+async fn warming_from_a_snapshot_takes_keys_from_it_and_values_from_redis() {
     let server = Server::start();
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("prices");
     let one = proven::<u64>(&server.url(), Consistency::Realtime).await;
     one.warm_async(0..100, rows).await;
     assert_eq!(one.snapshot(&path).await.unwrap().entries, 100);
-    // While the other does not run.
-    assert_eq!(one.invalidate(&3).await, Delivery::Acknowledged);
+    // The change comes while the first process is not running.
+    assert_eq!(one.invalidate(&3).await, Propagation::Acknowledged);
     one.write_through(4, 1, |_| async { Ok::<_, Infallible>(()) })
         .await
         .unwrap();
@@ -82,7 +82,7 @@ async fn of_a_snapshot_the_keys_are_used_and_redis_knows_the_values() {
 
     let none = other.warm_from_snapshot(WarmOptions::new(), folder.path().join("none"));
     assert!(matches!(none.await, Err(SnapshotError::NotFound)));
-    // Keys of another shape are not asked for.
+    // Keys of another type are refused.
     let local: LocalCache<i64, u64> = LocalCache::new(9);
     local.snapshot(&path).unwrap();
     let refused = other.warm_from_snapshot(WarmOptions::new(), &path).await;
@@ -90,7 +90,7 @@ async fn of_a_snapshot_the_keys_are_used_and_redis_knows_the_values() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_redis_it_says_so_or_loads() {
+async fn warming_without_redis_loads_or_reports_the_missing_proof() {
     let mut server = Server::start();
     let cache = proven::<u64>(&server.url(), MINUTE).await;
     server.kill();
@@ -110,7 +110,7 @@ async fn without_redis_it_says_so_or_loads() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_a_proof_nothing_is_loaded_that_would_not_be_kept() {
+async fn warming_a_realtime_cache_without_proof_loads_nothing() {
     let mut server = Server::start();
     let url = server.url();
     server.kill();
@@ -123,7 +123,7 @@ async fn without_a_proof_nothing_is_loaded_that_would_not_be_kept() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn where_l1_keeps_nothing_redis_is_filled_with_as_much_as_l1_could_hold() {
+async fn warming_in_class_l2_only_fills_redis_up_to_the_capacity_of_l1() {
     let server = Server::start();
     let cache = || -> Cache {
         let builder = builder(&server.url(), Consistency::L2Only);
@@ -138,7 +138,7 @@ async fn where_l1_keeps_nothing_redis_is_filled_with_as_much_as_l1_could_hold() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_the_rollout_keeps_from_redis_is_not_found_there() {
+async fn warming_from_redis_finds_no_keys_that_the_rollout_excludes() {
     let server = Server::start();
     let one = proven::<u64>(&server.url(), MINUTE).await;
     one.warm_async(0..1_000, rows).await;
@@ -154,7 +154,7 @@ async fn what_the_rollout_keeps_from_redis_is_not_found_there() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn it_stops_when_l1_is_full() {
+async fn warming_stops_when_l1_is_full() {
     let server = Server::start();
     let small = || {
         let builder = LocalCache::builder().capacity(100);

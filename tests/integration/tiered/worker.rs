@@ -1,11 +1,11 @@
-//! A process of its own, for tests of several: this test's binary again, told by its environment what
-//! to do. It reads commands from standard input and answers on standard output.
+//! A worker process, for tests of several processes: the binary of this test, with its task in an environment variable.
+//! It reads commands from standard input and answers on standard output.
 
 use super::builder;
 use super::checker::{Kind, now};
 use super::history;
 use super::servers::{signal, soon};
-use hotset::{Consistency, Delivery, TieredCache};
+use hotset::{Consistency, Propagation, TieredCache};
 use rustix::process::Signal;
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
@@ -13,7 +13,7 @@ use std::time::Duration;
 
 const TASK: &str = "HOTSET_WORKER";
 
-/// A worker, as its parent has it.
+/// A handle of the parent process to a worker process.
 pub(crate) struct Worker {
     process: Child,
     input: ChildStdin,
@@ -21,7 +21,7 @@ pub(crate) struct Worker {
 }
 
 impl Worker {
-    /// `task` is what it does, and words that say how: see [`work`].
+    /// Starts a worker. `task` is its task and the arguments of the task: see [`work`].
     pub(crate) fn start(task: &str) -> Self {
         let mut process = Command::new(std::env::current_exe().unwrap())
             .args(["--exact", "worker::work", "--nocapture", "--quiet"])
@@ -41,7 +41,7 @@ impl Worker {
         writeln!(self.input, "{line}").unwrap();
     }
 
-    /// The next answer. What the test harness prints is none.
+    /// Returns the next answer. Lines of the test harness are skipped.
     pub(crate) fn answer(&mut self) -> String {
         loop {
             let mut line = String::new();
@@ -64,7 +64,7 @@ impl Worker {
 
 impl Drop for Worker {
     fn drop(&mut self) {
-        // It may be gone already.
+        // The worker may have ended already.
         let _ = self.process.kill();
         let _ = self.process.wait();
     }
@@ -83,13 +83,13 @@ pub(crate) async fn command() -> String {
     read.await.unwrap()
 }
 
-/// A database of its own server: rows by key, a count of reads.
+/// A database on a server of its own, with rows by key and a count of reads.
 pub(crate) struct Database(redis::aio::MultiplexedConnection);
 
 impl Database {
     pub(crate) async fn connect(url: &str) -> Self {
         let client = redis::Client::open(url).unwrap();
-        // A process may be stopped while it waits.
+        // A process may be stopped while it waits for an answer.
         let patient = redis::AsyncConnectionConfig::new().set_response_timeout(None);
         let connection = client.get_multiplexed_async_connection_with_config(&patient);
         Self(connection.await.unwrap())
@@ -107,7 +107,7 @@ impl Database {
     }
 
     pub(crate) async fn set(&self, key: u64, row: u64) {
-        // It returns the row of old.
+        // The query returns the old row.
         self.run(redis::cmd("GETSET").arg(key).arg(row)).await;
     }
 
@@ -120,7 +120,7 @@ impl Database {
     }
 }
 
-/// In the parent's own run this does nothing. In a worker it does what it is told.
+/// Runs the task of a worker. In the test run of the parent it does nothing.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn work() {
     let Ok(task) = std::env::var(TASK) else {
@@ -139,7 +139,7 @@ async fn work() {
     }
 }
 
-/// A thousand tasks miss one key together, when told.
+/// Lets a thousand tasks miss one key together, on command.
 async fn herd(url: &str, database: Database) {
     let cache = builder::<u64>(url, Consistency::Realtime).build().unwrap();
     soon("proven", || cache.health().proven_for.is_some()).await;
@@ -148,7 +148,7 @@ async fn herd(url: &str, database: Database) {
     let ask = || async {
         let load = || async {
             let row = database.get(1).await;
-            // A query that takes its time.
+            // A slow query.
             tokio::time::sleep(Duration::from_millis(100)).await;
             Ok::<_, ()>(row)
         };
@@ -159,7 +159,7 @@ async fn herd(url: &str, database: Database) {
     answer(rows[0]);
 }
 
-/// Loads a key with a query that ends when told, and then reads it again.
+/// Loads a key with a query that ends on command, and then reads it again.
 async fn slow(url: &str, database: Database) {
     let cache: TieredCache<u64, u64> = builder(url, Consistency::Realtime).build().unwrap();
     soon("proven", || cache.health().proven_for.is_some()).await;
@@ -180,9 +180,9 @@ async fn slow(url: &str, database: Database) {
 }
 
 /// Returns the outcome of a write, for a history.
-pub(crate) fn kind_of(delivery: Delivery) -> Kind {
-    match delivery {
-        Delivery::Acknowledged | Delivery::NotShared => Kind::Acknowledged(now()),
+pub(crate) fn kind_of(propagation: Propagation) -> Kind {
+    match propagation {
+        Propagation::Acknowledged | Propagation::NotShared => Kind::Acknowledged(now()),
         _ => Kind::Queued(now()),
     }
 }

@@ -13,7 +13,7 @@
 #![allow(clippy::doc_markdown)]
 
 use clap::Parser;
-use hotset::{Consistency, Delivery, LocalCache, TieredCache};
+use hotset::{Consistency, LocalCache, Propagation, TieredCache};
 use rusqlite::{Connection, OptionalExtension};
 use std::error::Error;
 use std::path::{Path, PathBuf};
@@ -109,10 +109,10 @@ async fn get(prices: &Prices, database: &Database, id: u64) -> Result<(), AnyErr
 async fn set(prices: &Prices, database: &Database, id: u64, cents: u64) -> Result<(), AnyError> {
     let begun = Instant::now();
     let write = |cents| database.set_price(id, cents);
-    let delivery = prices.write_through(id, cents, write).await?;
+    let propagation = prices.write_through(id, cents, write).await?;
     let elapsed = begun.elapsed();
-    match delivery {
-        Delivery::Acknowledged | Delivery::NotShared => {
+    match propagation {
+        Propagation::Acknowledged | Propagation::NotShared => {
             println!("no process reads the old price any more, {elapsed:.1?}");
         }
         _ => println!("Redis does not answer: the other processes hear of it later, {elapsed:.1?}"),
