@@ -271,7 +271,7 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
         let when = Instant::now();
         let asks = questions.iter();
         let asks = asks.map(|question| question.lease.question(question.refused));
-        let answers = self.l2.ask(&asks.collect::<Vec<_>>()).await;
+        let answers = self.l2.lookup(&asks.collect::<Vec<_>>()).await;
         let Ok(answers) = answers else {
             let alone = questions.into_iter().map(|question| (question.key, None));
             asked.to_load.extend(alone);

@@ -6,7 +6,7 @@ use crate::error::{AnyError, LoadError};
 use crate::tiered::builder::MAX_KEY;
 use crate::tiered::coherence::read_lease::now;
 use crate::tiered::health::count;
-use crate::tiered::l2::remote::{Answer, Ask, Head, RemoteError, Token, Unreadable};
+use crate::tiered::l2::remote::{Head, LookupReply, LookupRequest, RemoteError, Token, Unreadable};
 use crate::tiered::load::{Fresh, LoadResult, MayLoad, SHORTEST_TTL};
 use crate::tiered::load_lease::{Granted, Lease};
 use crate::tiered::{Consistency, Inner, RemoteKey, RemoteValue, key_of};
@@ -189,8 +189,8 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
         }
         let lease = Lease::ask(self, name);
         let asked = Instant::now();
-        match self.l2.ask(&[lease.question(refused)]).await {
-            Ok(mut answers) => self.read(lease, answers.pop().unwrap_or(Answer::None), asked),
+        match self.l2.lookup(&[lease.question(refused)]).await {
+            Ok(mut answers) => self.read(lease, answers.pop().unwrap_or(LookupReply::None), asked),
             Err(_) => Read::Found(Found::Alone),
         }
     }
@@ -199,11 +199,11 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
     pub(super) fn read(
         &self,
         mut lease: Lease<K, V>,
-        answer: Answer,
+        answer: LookupReply,
         asked: Instant,
     ) -> Read<K, V> {
         match answer {
-            Answer::Value { envelope, left } => {
+            LookupReply::Value { envelope, left } => {
                 let loaded = self.decode(&envelope, lease.key(), left);
                 lease.close();
                 if let Some(loaded) = loaded {
@@ -214,7 +214,7 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
                     Err(_) => Read::Found(Found::Alone),
                 }
             }
-            Answer::Lead { head, oversize } => {
+            LookupReply::LeaseGranted { head, oversize } => {
                 count(&self.counters.l2_misses);
                 if oversize {
                     self.note_unreadable(Unreadable::TooLarge);
@@ -222,11 +222,11 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
                 lease.grant();
                 Read::Found(Found::Lead((lease, head)))
             }
-            Answer::Led { left } => {
+            LookupReply::LeasedElsewhere { left } => {
                 lease.close();
                 Read::Led(left)
             }
-            Answer::None => {
+            LookupReply::None => {
                 lease.close();
                 Read::Found(Found::Alone)
             }
@@ -266,15 +266,15 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
             return Ok(values);
         }
         let asked = Instant::now();
-        let asks = missing.iter().map(|(_, _, _, name)| Ask {
+        let asks = missing.iter().map(|(_, _, _, name)| LookupRequest {
             key: name,
-            lead: None,
-            refused: None,
+            lease_token: None,
+            unreadable: None,
             head_only: false,
         });
-        let answers = self.l2.ask(&asks.collect::<Vec<_>>()).await?;
+        let answers = self.l2.lookup(&asks.collect::<Vec<_>>()).await?;
         for ((key, value, promise, name), answer) in missing.into_iter().zip(answers) {
-            let Answer::Value { envelope, left } = answer else {
+            let LookupReply::Value { envelope, left } = answer else {
                 count(&self.counters.l2_misses);
                 continue;
             };

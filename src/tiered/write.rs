@@ -4,7 +4,7 @@ use crate::entry::Loaded;
 use crate::tiered::builder::MAX_KEY;
 use crate::tiered::coherence::pending_invalidations::Pushed;
 use crate::tiered::health::count;
-use crate::tiered::l2::remote::{Answer, Head, NewValue, Peer, Subject};
+use crate::tiered::l2::remote::{Head, LookupReply, NewValue, Peer, Subject};
 use crate::tiered::load::{Fresh, Sealed};
 use crate::tiered::load_lease::Lease;
 use crate::tiered::log::{StateChange, log};
@@ -309,22 +309,22 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
         let mut lease = Lease::ask(self, name);
         match self
             .l2
-            .ask(&[lease.question_for_head()])
+            .lookup(&[lease.question_for_head()])
             .await
             .ok()?
             .pop()?
         {
-            Answer::Lead { head, .. } => {
+            LookupReply::LeaseGranted { head, .. } => {
                 lease.grant();
                 let lease = Some(lease);
                 Some(LockGuardMark { head, lease })
             }
-            Answer::Value { envelope, .. } => {
+            LookupReply::Value { envelope, .. } => {
                 lease.close();
                 let head = Head::of(&envelope).ok()?;
                 Some(LockGuardMark { head, lease: None })
             }
-            Answer::Led { .. } | Answer::None => {
+            LookupReply::LeasedElsewhere { .. } | LookupReply::None => {
                 lease.close();
                 None
             }
@@ -460,7 +460,7 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
             Some(Sealed::Expired) => None,
         };
         let value = head.zip(envelope).map(|(head, envelope)| NewValue {
-            instead_of: head.token,
+            expected: head.token,
             envelope,
             ttl: new.loaded.ttl.or(self.settings.ttl),
         });

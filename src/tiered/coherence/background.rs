@@ -97,7 +97,7 @@ impl<K: RemoteKey, V: RemoteValue> Listening<K, V> {
         retry.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             retry.tick().await;
-            let lost = match self.inner.l2.listen().await {
+            let lost = match self.inner.l2.subscribe().await {
                 Ok(messages) => {
                     self.inner.proof.lock().subscriptions += 1;
                     self.told.subscribed = Some(true);
@@ -158,7 +158,7 @@ impl<K: RemoteKey, V: RemoteValue> Listening<K, V> {
                 message = messages.next() => {
                     self.hear_or_forget(&message?);
                     for _ in 0..BATCH {
-                        let Some(message) = messages.ready() else { break };
+                        let Some(message) = messages.try_next() else { break };
                         self.hear_or_forget(&message);
                     }
                     self.acknowledge();
@@ -198,9 +198,9 @@ impl<K: RemoteKey, V: RemoteValue> Listening<K, V> {
     fn hear(&mut self, message: &Message) {
         let inner = &self.inner;
         match message {
-            Message::Heard { by, at } => inner.acks.note(*by, *at),
+            Message::Acknowledgement { by, at } => inner.acks.note(*by, *at),
             Message::Filled(key) => inner.waiters_by_key.wake(key),
-            Message::Event { .. } | Message::Beat { .. } | Message::Foreign => {}
+            Message::Event { .. } | Message::Heartbeat { .. } | Message::Foreign => {}
         }
         match self.events.hear(message) {
             Effect::Nothing => {}

@@ -94,8 +94,10 @@ impl EventSequence {
                 sender,
                 subject,
             } => self.hear_event(*at, *sender, subject),
-            Message::Beat { at, nonce } => self.hear_beat(*at, *nonce),
-            Message::Heard { .. } | Message::Filled(_) | Message::Foreign => Effect::Nothing,
+            Message::Heartbeat { at, nonce } => self.hear_beat(*at, *nonce),
+            Message::Acknowledgement { .. } | Message::Filled(_) | Message::Foreign => {
+                Effect::Nothing
+            }
         }
     }
 
@@ -182,7 +184,7 @@ mod tests {
     fn proven() -> EventSequence {
         let mut events = EventSequence::new(ME, 100);
         let nonce = events.ask(10);
-        let beat = Message::Beat { at: at(5), nonce };
+        let beat = Message::Heartbeat { at: at(5), nonce };
         let until = Some(110);
         assert_eq!(events.hear(&beat), Effect::Forget { until });
         assert_eq!(events.hear(&beat), Effect::Nothing);
@@ -194,7 +196,7 @@ mod tests {
         let mut events = proven();
         let first = events.ask(50);
         let second = events.ask(60);
-        let beat = |nonce| Message::Beat { at: at(5), nonce };
+        let beat = |nonce| Message::Heartbeat { at: at(5), nonce };
         assert_eq!(events.waits_since(), Some(50));
         assert_eq!(events.hear(&beat(second)), Effect::ReadLease { until: 160 });
         assert_eq!(events.hear(&beat(first)), Effect::Nothing);
@@ -220,7 +222,7 @@ mod tests {
             assert_eq!(events.gaps, 1);
             let at = events.heard().unwrap();
             let nonce = events.ask(30);
-            let beat = events.hear(&Message::Beat { at, nonce });
+            let beat = events.hear(&Message::Heartbeat { at, nonce });
             assert_eq!(beat, Effect::ReadLease { until: 130 });
         }
     }
@@ -229,7 +231,7 @@ mod tests {
     fn a_beat_behind_an_event_that_did_not_come_forgets() {
         let mut events = proven();
         let nonce = events.ask(20);
-        let beat = Message::Beat { at: at(6), nonce };
+        let beat = Message::Heartbeat { at: at(6), nonce };
         let until = Some(120);
         assert_eq!(events.hear(&beat), Effect::Forget { until });
         assert_eq!(events.gaps, 1);
@@ -257,7 +259,7 @@ mod tests {
         let mut events = proven();
         let nonce = events.ask(20);
         events.reset();
-        let beat = Message::Beat { at: at(5), nonce };
+        let beat = Message::Heartbeat { at: at(5), nonce };
         assert_eq!(events.hear(&beat), Effect::Forget { until: None });
     }
 

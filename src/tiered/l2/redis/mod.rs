@@ -29,8 +29,8 @@ use crate::tiered::l2::redis::subscription::event_payload;
 use crate::tiered::l2::redis::transfer::{BULK_WINDOW, MAX_SMALL_VALUE_SIZE, SMALL_WINDOW};
 use crate::tiered::l2::redis::window::TimeLimits;
 use crate::tiered::l2::remote::{
-    Answer, Ask, Fill, Incarnation, Invalidated, Messages, NewValue, Peer, Position, Remote,
-    RemoteError, Reply, Subject,
+    Fill, Incarnation, Invalidated, LookupReply, LookupRequest, Messages, NewValue, Peer, Position,
+    Remote, RemoteError, RemoteFuture, Subject,
 };
 use redis::{Cmd, Script, Value};
 use std::sync::LazyLock;
@@ -76,14 +76,14 @@ const MAX_LOAD_LEASE: Duration = Duration::from_secs(24 * 3_600);
 /// cache runs its loader instead.
 const MAX_QUEUE_TIME: Duration = Duration::from_secs(10);
 
-script!(ASK, "lookup.lua");
+script!(LOOKUP, "lookup.lua");
 script!(FILL, "fill.lua");
 script!(INVALIDATE, "invalidate.lua");
 script!(RENEW, "renew.lua");
 
 /// Returns all scripts, which each new connection loads.
 fn scripts() -> [&'static Lua; 4] {
-    [&ASK, &FILL, &INVALIDATE, &RENEW]
+    [&LOOKUP, &FILL, &INVALIDATE, &RENEW]
 }
 
 /// Returns a random number that differs between processes, even if they were forked from the same parent.
@@ -214,13 +214,18 @@ impl Redis {
     }
 
     /// Returns the call that requests a value. A value of more than `max_bytes` bytes is not in the reply.
-    fn ask_call(&self, ask: &Ask<'_>, max_bytes: usize, connection: &Connection) -> Cmd {
-        let mut call = self.call(&ASK, connection, Some(ask.key));
-        call.arg(ask.lead.as_ref().map_or(&[][..], |token| token))
+    fn lookup_call(
+        &self,
+        request: &LookupRequest<'_>,
+        max_bytes: usize,
+        connection: &Connection,
+    ) -> Cmd {
+        let mut call = self.call(&LOOKUP, connection, Some(request.key));
+        call.arg(request.lease_token.as_ref().map_or(&[][..], |token| token))
             .arg(millis(self.settings.lease.min(MAX_LOAD_LEASE)))
-            .arg(ask.refused.as_ref().map_or(&[][..], |token| token))
+            .arg(request.unreadable.as_ref().map_or(&[][..], |token| token))
             .arg(self.settings.max_size)
-            .arg(if ask.head_only { 0 } else { max_bytes });
+            .arg(if request.head_only { 0 } else { max_bytes });
         call
     }
 
@@ -255,7 +260,7 @@ impl Redis {
             Subject::All => call.arg("a").arg(""),
         };
         if let Some(value) = value {
-            call.arg(&value.instead_of)
+            call.arg(&value.expected)
                 .arg(&value.envelope)
                 .arg(ttl_millis(value.ttl));
         } else {
@@ -274,11 +279,17 @@ impl Drop for Redis {
 }
 
 impl Remote for Redis {
-    fn ask<'a>(&'a self, asks: &'a [Ask<'a>]) -> Reply<'a, Vec<Result<Answer, RemoteError>>> {
-        Box::pin(self.ask_all(asks))
+    fn lookup<'a>(
+        &'a self,
+        requests: &'a [LookupRequest<'a>],
+    ) -> RemoteFuture<'a, Vec<Result<LookupReply, RemoteError>>> {
+        Box::pin(self.lookup_all(requests))
     }
 
-    fn fill<'a>(&'a self, fills: &'a [Fill<'a>]) -> Reply<'a, Vec<Result<bool, RemoteError>>> {
+    fn fill<'a>(
+        &'a self,
+        fills: &'a [Fill<'a>],
+    ) -> RemoteFuture<'a, Vec<Result<bool, RemoteError>>> {
         Box::pin(self.fill_all(fills))
     }
 
@@ -286,7 +297,7 @@ impl Remote for Redis {
         &'a self,
         subject: &'a Subject,
         value: Option<&'a NewValue>,
-    ) -> Reply<'a, Invalidated> {
+    ) -> RemoteFuture<'a, Invalidated> {
         Box::pin(self.invalidate_with(subject, value))
     }
 
@@ -294,7 +305,7 @@ impl Remote for Redis {
         self.connector.max_argument_size()
     }
 
-    fn renew(&self, nonce: u64, lease: Duration) -> Reply<'_, ()> {
+    fn renew(&self, nonce: u64, lease: Duration) -> RemoteFuture<'_, ()> {
         Box::pin(async move {
             let call = |connection: &Connection| {
                 let mut call = self.call(&RENEW, connection, None);
@@ -312,7 +323,7 @@ impl Remote for Redis {
         })
     }
 
-    fn acknowledge<'a>(&'a self, peers: &'a [Peer], at: Position) -> Reply<'a, ()> {
+    fn acknowledge<'a>(&'a self, peers: &'a [Peer], at: Position) -> RemoteFuture<'a, ()> {
         Box::pin(async move {
             let mut message = b"A".to_vec();
             message.extend_from_slice(&at.incarnation);
@@ -337,7 +348,7 @@ impl Remote for Redis {
         self.connector.warnings()
     }
 
-    fn listen(&self) -> Reply<'_, Box<dyn Messages>> {
+    fn subscribe(&self) -> RemoteFuture<'_, Box<dyn Messages>> {
         Box::pin(async move {
             let channels = [
                 self.names.events.clone(),

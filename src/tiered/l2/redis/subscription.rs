@@ -1,7 +1,9 @@
 //! A subscription and its messages.
 
 use crate::tiered::l2::redis::topology::Primary;
-use crate::tiered::l2::remote::{Message, Messages, Peer, Position, RemoteError, Reply, Subject};
+use crate::tiered::l2::remote::{
+    Message, Messages, Peer, Position, RemoteError, RemoteFuture, Subject,
+};
 use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, Client, PushInfo, PushKind, Value};
 use std::time::Duration;
@@ -73,7 +75,7 @@ impl Subscription {
 }
 
 impl Messages for Subscription {
-    fn next(&mut self) -> Reply<'_, Message> {
+    fn next(&mut self) -> RemoteFuture<'_, Message> {
         Box::pin(async move {
             while !self.has_ended {
                 let publisher = &self.publisher;
@@ -93,7 +95,7 @@ impl Messages for Subscription {
         })
     }
 
-    fn ready(&mut self) -> Option<Message> {
+    fn try_next(&mut self) -> Option<Message> {
         while !self.has_ended {
             let push = self.pushes.try_recv().ok()?;
             if let Some(message) = self.message(push) {
@@ -136,8 +138,8 @@ fn parse_message(bytes: &[u8]) -> Option<Message> {
     };
     let number = u64::from_be_bytes(*number);
     match (kind, rest.split_first()) {
-        (b'B', None) => Some(Message::Beat { at, nonce: number }),
-        (b'A', None) => Some(Message::Heard { by: number, at }),
+        (b'B', None) => Some(Message::Heartbeat { at, nonce: number }),
+        (b'A', None) => Some(Message::Acknowledgement { by: number, at }),
         (b'E', Some((subject, name))) => Some(Message::Event {
             at,
             sender: number,

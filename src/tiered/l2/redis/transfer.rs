@@ -8,7 +8,7 @@ use crate::tiered::l2::redis::connection::Connection;
 use crate::tiered::l2::redis::round_trip::{PrimaryCheck, PriorityClass, Replies, RoundTrip};
 use crate::tiered::l2::redis::{CALL_OVERHEAD, MAX_CALLS, Redis, malformed_reply, parse, position};
 use crate::tiered::l2::remote::{
-    Answer, Ask, Fill, Head, Invalidated, NewValue, RemoteError, Subject,
+    Fill, Head, Invalidated, LookupReply, LookupRequest, NewValue, RemoteError, Subject,
 };
 use futures_util::future::{join_all, try_join_all};
 use redis::Value;
@@ -33,7 +33,7 @@ pub(crate) const BULK_WINDOW: usize = 1 << 20;
 
 /// The parsed reply to a request for a value.
 enum ParsedReply {
-    Complete(Answer),
+    Complete(LookupReply),
     /// There is a value of this many bytes, which is not part of the reply.
     Large(usize),
 }
@@ -96,71 +96,79 @@ fn into_transfer_error(error: RemoteError) -> RemoteError {
 
 impl Redis {
     /// Requests values.
-    pub(crate) async fn ask_all(
+    pub(crate) async fn lookup_all(
         &self,
-        asks: &[Ask<'_>],
-    ) -> Result<Vec<Result<Answer, RemoteError>>, RemoteError> {
+        requests: &[LookupRequest<'_>],
+    ) -> Result<Vec<Result<LookupReply, RemoteError>>, RemoteError> {
         let expected = self.value_size.get();
         // Values of the expected size fill half of a round trip, which leaves room for larger ones.
         let batch_len = MAX_BATCH_SIZE / (2 * expected.max(1));
         let batch_len = batch_len.clamp(MAX_BATCH_SIZE / MAX_SMALL_VALUE_SIZE, MAX_CALLS);
-        let batches = asks
+        let batches = requests
             .chunks(batch_len)
-            .map(|asks| self.ask_small(asks, expected));
+            .map(|requests| self.lookup_small(requests, expected));
         let replies = try_join_all(batches).await?.into_iter().flatten();
-        let (mut answers, mut large) = (Vec::with_capacity(asks.len()), Vec::new());
-        for (index, (ask, reply)) in asks.iter().zip(replies).enumerate() {
-            let parsed = reply.and_then(|reply| parse_reply(ask, reply));
-            answers.push(parsed.map(|parsed| match parsed {
-                ParsedReply::Complete(answer) => {
-                    if let (false, Answer::Value { envelope, .. }) = (ask.head_only, &answer) {
+        let (mut results, mut large) = (Vec::with_capacity(requests.len()), Vec::new());
+        for (index, (request, reply)) in requests.iter().zip(replies).enumerate() {
+            let parsed = reply.and_then(|reply| parse_reply(request, reply));
+            results.push(parsed.map(|parsed| match parsed {
+                ParsedReply::Complete(reply) => {
+                    if let (false, LookupReply::Value { envelope, .. }) =
+                        (request.head_only, &reply)
+                    {
                         self.value_size.note(envelope.len());
                     }
-                    answer
+                    reply
                 }
                 ParsedReply::Large(bytes) => {
                     large.push(Item {
                         index,
-                        request: ask,
+                        request,
                         bytes,
                     });
-                    Answer::None
+                    LookupReply::None
                 }
             }));
         }
-        for (index, answer) in self.ask_large(large).await {
-            answers[index] = answer;
+        for (index, reply) in self.lookup_large(large).await {
+            results[index] = reply;
         }
-        unless_all_failed(answers)
+        unless_all_failed(results)
     }
 
     /// Requests values in one round trip. The reply contains those that fit into an equal share of it.
-    async fn ask_small(&self, asks: &[Ask<'_>], expected: usize) -> Result<Replies, RemoteError> {
-        let share = (MAX_BATCH_SIZE / asks.len()).clamp(MIN_SHARE, MAX_SMALL_VALUE_SIZE);
+    async fn lookup_small(
+        &self,
+        requests: &[LookupRequest<'_>],
+        expected: usize,
+    ) -> Result<Replies, RemoteError> {
+        let share = (MAX_BATCH_SIZE / requests.len()).clamp(MIN_SHARE, MAX_SMALL_VALUE_SIZE);
         let round_trip = RoundTrip {
             class: PriorityClass::Small,
-            bytes: asks.len() * (CALL_OVERHEAD + expected.min(share)),
-            max_bytes: asks.len() * (CALL_OVERHEAD + share),
+            bytes: requests.len() * (CALL_OVERHEAD + expected.min(share)),
+            max_bytes: requests.len() * (CALL_OVERHEAD + share),
             check: PrimaryCheck::Never,
         };
-        let call = |ask: &Ask<'_>, connection: &Connection| self.ask_call(ask, share, connection);
-        self.call_each(round_trip, asks, call).await
+        let call = |request: &LookupRequest<'_>, connection: &Connection| {
+            self.lookup_call(request, share, connection)
+        };
+        self.call_each(round_trip, requests, call).await
     }
 
     /// Requests values whose sizes are known. Returns each with its index.
-    async fn ask_large(
+    async fn lookup_large(
         &self,
-        large: Vec<Item<&Ask<'_>>>,
-    ) -> Vec<(usize, Result<Answer, RemoteError>)> {
+        large: Vec<Item<&LookupRequest<'_>>>,
+    ) -> Vec<(usize, Result<LookupReply, RemoteError>)> {
         let requests = batches(large).into_iter().map(|items| async move {
-            let call = |item: &Item<&Ask<'_>>, connection: &Connection| {
-                self.ask_call(item.request, item.bytes, connection)
+            let call = |item: &Item<&LookupRequest<'_>>, connection: &Connection| {
+                self.lookup_call(item.request, item.bytes, connection)
             };
             let round_trip = RoundTrip::new(PriorityClass::Bulk, total_bytes(&items));
             let replies = self.call_each(round_trip, &items, call).await;
             let replies = replies_or_errors(replies, items.len());
-            let answers = items.into_iter().zip(replies);
-            answers.map(large_answer).collect::<Vec<_>>()
+            let results = items.into_iter().zip(replies);
+            results.map(parse_large_reply).collect::<Vec<_>>()
         });
         join_all(requests).await.into_iter().flatten().collect()
     }
@@ -286,60 +294,60 @@ fn replies_or_errors(replies: Result<Replies, RemoteError>, len: usize) -> Repli
 }
 
 /// Parses the reply to a request for a value whose size was known.
-fn large_answer(
-    (item, reply): (Item<&Ask<'_>>, Result<Value, RemoteError>),
-) -> (usize, Result<Answer, RemoteError>) {
+fn parse_large_reply(
+    (item, reply): (Item<&LookupRequest<'_>>, Result<Value, RemoteError>),
+) -> (usize, Result<LookupReply, RemoteError>) {
     let parsed = reply
         .map_err(into_transfer_error)
         .and_then(|reply| parse_reply(item.request, reply));
-    let answer = match parsed {
-        Ok(ParsedReply::Complete(answer)) => Ok(answer),
+    let reply = match parsed {
+        Ok(ParsedReply::Complete(reply)) => Ok(reply),
         // A larger value was stored under the key meanwhile.
         Ok(ParsedReply::Large(_)) => Err(RemoteError::Transfer(
             "it was replaced by a larger one".into(),
         )),
         Err(error) => Err(error),
     };
-    (item.index, answer)
+    (item.index, reply)
 }
 
 /// Parses the reply to a request for a value.
-fn parse_reply(ask: &Ask<'_>, reply: Value) -> Result<ParsedReply, RemoteError> {
+fn parse_reply(request: &LookupRequest<'_>, reply: Value) -> Result<ParsedReply, RemoteError> {
     let mut parts = reply
         .into_sequence()
         .map_err(|_| malformed_reply())?
         .into_iter();
     let mut part = || parts.next().ok_or_else(malformed_reply);
     Ok(ParsedReply::Complete(match parse::<i64>(part()?)? {
-        0 => Answer::None,
+        0 => LookupReply::None,
         1 => {
             let left = parse::<i64>(part()?)?;
-            Answer::Value {
+            LookupReply::Value {
                 // It is -1 for a value that does not expire.
                 left: u64::try_from(left).ok().map(Duration::from_millis),
                 envelope: parse(part()?)?,
             }
         }
-        2 => Answer::Led {
+        2 => LookupReply::LeasedElsewhere {
             left: Duration::from_millis(parse::<i64>(part()?)?.try_into().unwrap_or(0)),
         },
         kind @ (3 | 4) => {
             let at = position(parse(part()?)?, parse(part()?)?)?;
-            Answer::Lead {
+            LookupReply::LeaseGranted {
                 head: Head {
                     incarnation: at.incarnation,
                     version: at.version,
-                    token: ask.lead.ok_or_else(malformed_reply)?,
+                    token: request.lease_token.ok_or_else(malformed_reply)?,
                 },
                 oversize: kind == 4,
             }
         }
         5 => {
             let bytes = parse(part()?)?;
-            if !ask.head_only {
+            if !request.head_only {
                 return Ok(ParsedReply::Large(bytes));
             }
-            Answer::Value {
+            LookupReply::Value {
                 left: None,
                 envelope: parse(part()?)?,
             }
