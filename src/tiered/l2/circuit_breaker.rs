@@ -164,7 +164,8 @@ impl CircuitBreaker {
         }
     }
 
-    /// Looks up several keys in one call. A key whose lookup fails, while others succeed, counts as one without a value.
+    /// Looks up several keys in one call. A key whose lookup fails, while others succeed, counts as one without a
+    /// value.
     pub(crate) async fn lookup(
         &self,
         requests: &[LookupRequest<'_>],

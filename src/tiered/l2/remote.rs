@@ -151,8 +151,8 @@ pub(crate) struct Invalidated {
     pub(crate) stored: bool,
     /// `true` if the new value could not be stored, because it was refused or could not be transferred.
     pub(crate) is_refused: bool,
-    /// The peers that may serve from their L1 until they receive this invalidation, each with the longest time for which
-    /// it may do so. `None` stands for unknown peers.
+    /// The peers that may serve from their L1 until they receive this invalidation, each with the longest time for
+    /// which it may do so. `None` stands for unknown peers.
     pub(crate) readers: Vec<(Option<Peer>, Duration)>,
 }
 

@@ -78,8 +78,8 @@ impl<'a> Parts<'a> {
         parse(&format!("{}://{login}{host}/{database}", self.scheme))
     }
 
-    /// Checks that there is only one login. Everything up to the last `@` is taken for the login, so it contains a comma
-    /// if there is one login for each server.
+    /// Checks that there is only one login. Everything up to the last `@` is taken for the login, so the login contains
+    /// a comma if the URL has a login for each server.
     fn check(self) -> Result<Self, UrlError> {
         if self.login.contains(',') {
             return Err(
