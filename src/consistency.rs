@@ -57,6 +57,6 @@ pub enum Consistency {
     Bounded(Duration),
     /// The class without values in L1, for values that are large, or rarely read twice by one process.
     L2Only,
-    /// The class without values in Redis, which only carries invalidations.
+    /// The class without values in Redis, which only distributes invalidations.
     L1Only,
 }

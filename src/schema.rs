@@ -398,7 +398,7 @@ mod tests {
 
     #[test]
     fn schema_of_a_type_does_not_change_between_versions() {
-        // Values in Redis and snapshots carry these names.
+        // Values in Redis and snapshots have these names.
         for (name, expected) in [
             (<Option<Vec<f64>>>::schema(), "option(vec(f64))"),
             (<BTreeSet<NonZeroU64>>::schema(), "set(u64)"),

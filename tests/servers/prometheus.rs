@@ -1,4 +1,4 @@
-//! Prometheus, with the files that users copy from, and the exporter of what Redis says of itself.
+//! Prometheus with the files in `examples/deploy`, and the exporter of the metrics of Redis.
 
 use super::{deployed, eventually, free_port};
 use serde::Deserialize;
@@ -13,12 +13,12 @@ use ureq::Agent;
 
 pub(crate) type Labels = BTreeMap<String, String>;
 
-/// One series of an answer.
+/// A series in the result of a query.
 #[derive(Debug, Deserialize)]
 pub(crate) struct Sample {
     #[serde(rename = "metric")]
     pub(crate) labels: Labels,
-    /// When, and the number as text, for JSON has no infinity.
+    /// The time, and the number as text, because JSON has no infinity.
     value: (f64, String),
 }
 
@@ -42,14 +42,14 @@ impl Alert {
     }
 }
 
-/// Of alerts.yml: what is recorded, or alerted.
+/// A rule in `alerts.yml`, for a recording or an alert.
 #[derive(Debug, Deserialize)]
 pub(crate) struct Rule {
     pub(crate) name: String,
     pub(crate) query: String,
-    /// Whether it could be evaluated.
+    /// The result of the last evaluation: `ok`, `err` or `unknown`.
     pub(crate) health: String,
-    /// `for`, in seconds. What is recorded has none.
+    /// The value of `for`, in seconds. `None` for a recording.
     pub(crate) duration: Option<f64>,
     #[serde(default)]
     pub(crate) labels: Labels,
@@ -57,7 +57,7 @@ pub(crate) struct Rule {
     pub(crate) annotations: Labels,
 }
 
-/// A `prometheus` of this test's own.
+/// A `prometheus` server of one test.
 pub(crate) struct Prometheus {
     address: SocketAddr,
     agent: Agent,
@@ -66,7 +66,7 @@ pub(crate) struct Prometheus {
 }
 
 impl Prometheus {
-    /// Has all of the deployed configuration but for the targets.
+    /// Starts a server with the deployed configuration, except for the targets.
     pub(crate) fn start(shops: &[SocketAddr], redis_exporter: SocketAddr) -> Self {
         let folder = tempfile::tempdir().unwrap();
         configure(folder.path(), shops, redis_exporter);
@@ -94,7 +94,7 @@ impl Prometheus {
         server
     }
 
-    /// What an expression has for its value now.
+    /// Evaluates an expression at the current time.
     pub(crate) fn query(&self, expression: &str) -> Vec<Sample> {
         #[derive(Deserialize)]
         struct Vector {
@@ -103,7 +103,7 @@ impl Prometheus {
         self.ask::<Vector>("query", &[("query", expression)]).result
     }
 
-    /// Not those that are pending.
+    /// Returns the alerts that are firing, without those that are pending.
     pub(crate) fn firing(&self) -> Vec<Alert> {
         #[derive(Deserialize)]
         struct Alerts {
@@ -129,16 +129,16 @@ impl Prometheus {
 
     fn ask<T: DeserializeOwned>(&self, what: &str, parameters: &[(&str, &str)]) -> T {
         #[derive(Deserialize)]
-        struct Answer<T> {
+        struct Reply<T> {
             data: T,
         }
         let url = format!("http://{}/api/v1/{what}", self.address);
         let request = self.agent.get(url).query_pairs(parameters.iter().copied());
-        let answer = request.call().and_then(|mut answer| {
-            let answer: Answer<T> = answer.body_mut().read_json()?;
-            Ok(answer.data)
+        let reply = request.call().and_then(|mut reply| {
+            let reply: Reply<T> = reply.body_mut().read_json()?;
+            Ok(reply.data)
         });
-        answer.unwrap_or_else(|error| panic!("{what} {parameters:?}: {error}"))
+        reply.unwrap_or_else(|error| panic!("{what} {parameters:?}: {error}"))
     }
 }
 
@@ -162,7 +162,7 @@ fn configure(folder: &Path, shops: &[SocketAddr], redis_exporter: SocketAddr) {
     std::fs::copy(deployed("alerts.yml"), folder.join("alerts.yml")).unwrap();
 }
 
-/// What tells Prometheus how much memory Redis uses.
+/// The exporter of the metrics of Redis.
 pub(crate) struct RedisExporter {
     address: SocketAddr,
     process: Child,
@@ -196,7 +196,7 @@ impl Drop for RedisExporter {
     }
 }
 
-/// At once. It may have ended.
+/// Kills a process, which may have ended already.
 fn stop(process: &mut Child) {
     let _ = process.kill();
     let _ = process.wait();

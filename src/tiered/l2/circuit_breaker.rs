@@ -48,7 +48,7 @@ pub(crate) struct CircuitBreaker {
     remote: Box<dyn Remote>,
 }
 
-/// The rights that were missing lately, each with the time of the last call that lacked it. Calls that need only other
+/// The rights that were missing recently, each with the time of the last call that lacked it. Calls that need only other
 /// rights succeed meanwhile.
 #[derive(Default)]
 struct MissingRights(Vec<(String, Instant)>);
@@ -126,10 +126,10 @@ impl CircuitBreaker {
         let call_timer = self.calls.of(operation).begin();
         let result = self.recloser.call_with(fails, call).await;
         match result {
-            Ok(answer) => {
+            Ok(reply) => {
                 call_timer.end(false);
                 self.note_success(is_probe);
-                Ok(answer)
+                Ok(reply)
             }
             Err(Error::Rejected) => {
                 call_timer.discard();
@@ -251,7 +251,7 @@ impl CircuitBreaker {
         self.call(Operation::Acknowledge, call).await
     }
 
-    /// Returns warnings about the server's configuration and about rights that were missing lately.
+    /// Returns warnings about the server's configuration and about rights that were missing recently.
     pub(crate) fn warnings(&self) -> Vec<Warning> {
         let forbidden = self.missing_rights.lock().recent();
         let forbidden = forbidden.into_iter().map(Warning::Forbidden);
@@ -332,11 +332,11 @@ mod tests {
             }
             end.send_replace(true);
         };
-        let (answers, ()) = tokio::join!(slow, outage);
-        assert!(answers.iter().all(Result::is_ok));
+        let (results, ()) = tokio::join!(slow, outage);
+        assert!(results.iter().all(Result::is_ok));
         assert!(breaker.is_open() && breaker.last_error().is_some());
         let calls = breaker.calls();
-        assert_eq!((calls.ask.times.count(), calls.ask.failures), (10, 0));
+        assert_eq!((calls.lookup.times.count(), calls.lookup.failures), (10, 0));
         assert_eq!(calls.fill.times.count(), calls.fill.failures);
     }
 
@@ -348,7 +348,7 @@ mod tests {
         let most = Duration::from_millis(20);
         assert!(tokio::time::timeout(most, call).await.is_err());
         let calls = breaker.calls();
-        assert_eq!((calls.ask.times.count(), calls.ask.failures), (1, 0));
-        assert!(calls.ask.times.total() >= most);
+        assert_eq!((calls.lookup.times.count(), calls.lookup.failures), (1, 0));
+        assert!(calls.lookup.times.total() >= most);
     }
 }

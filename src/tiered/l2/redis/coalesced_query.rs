@@ -15,7 +15,7 @@ type Run<T> = Shared<BoxFuture<'static, Result<T, RemoteError>>>;
 /// Runs a query once at a time, each time in a task, so that a caller that is not polled or is dropped delays no other.
 ///
 /// A query has to end by itself: the next run begins after it.
-pub(crate) struct CoalescedQuery<T> {
+pub(super) struct CoalescedQuery<T> {
     runtime: Handle,
     state: Arc<Mutex<State<T>>>,
 }
@@ -35,7 +35,7 @@ impl<T> State<T> {
 }
 
 impl<T: Clone + Send + Sync + 'static> CoalescedQuery<T> {
-    pub(crate) fn new(runtime: Handle) -> Self {
+    pub(super) fn new(runtime: Handle) -> Self {
         let state = State {
             current: None,
             next: None,
@@ -51,7 +51,7 @@ impl<T: Clone + Send + Sync + 'static> CoalescedQuery<T> {
     /// # Errors
     ///
     /// Returns the error of the query, or an error if the runtime shuts down.
-    pub(crate) async fn run<F>(&self, query: impl FnOnce() -> F) -> Result<T, RemoteError>
+    pub(super) async fn run<F>(&self, query: impl FnOnce() -> F) -> Result<T, RemoteError>
     where
         F: Future<Output = Result<T, RemoteError>> + Send + 'static,
     {

@@ -44,27 +44,27 @@ const PRIMARY_CHANGED: &str = "another server is the primary now";
 
 /// The connections to a primary.
 #[derive(Clone)]
-pub(crate) struct Connection {
+pub(super) struct Connection {
     /// The connection for all calls except large values and `WAIT`.
-    pub(crate) main: ServerConnection,
+    pub(super) main: ServerConnection,
     /// A connection to the same server for `WAIT`, which blocks a connection. `None` if no replicas are required.
-    pub(crate) replica_wait: Option<Arc<ReplicaWait>>,
+    pub(super) replica_wait: Option<Arc<ReplicaWait>>,
     /// A connection to the same server for large values.
-    pub(crate) bulk: Arc<BulkConnection>,
-    pub(crate) primary: Primary,
-    pub(crate) server: Arc<ServerInfo>,
+    pub(super) bulk: Arc<BulkConnection>,
+    pub(super) primary: Primary,
+    pub(super) server: Arc<ServerInfo>,
 }
 
 /// A connection for `WAIT`.
-pub(crate) struct ReplicaWait {
-    pub(crate) connection: ServerConnection,
+pub(super) struct ReplicaWait {
+    pub(super) connection: ServerConnection,
     /// The query for the number of replicas that have all writes.
-    pub(crate) query: CoalescedQuery<u64>,
+    pub(super) query: CoalescedQuery<u64>,
 }
 
 /// A connection for large values, so that small ones do not wait for them. It is opened when it is needed for the first
 /// time, and again after it was lost.
-pub(crate) struct BulkConnection {
+pub(super) struct BulkConnection {
     client: Client,
     connect_timeout: Duration,
     run_id: String,
@@ -73,7 +73,7 @@ pub(crate) struct BulkConnection {
 
 impl BulkConnection {
     /// Returns the connection and its number.
-    pub(crate) async fn get(&self) -> Result<(u64, ServerConnection), RemoteError> {
+    pub(super) async fn get(&self) -> Result<(u64, ServerConnection), RemoteError> {
         let connect = || {
             let (client, run_id) = (self.client.clone(), self.run_id.clone());
             let connect_timeout = self.connect_timeout;
@@ -83,28 +83,28 @@ impl BulkConnection {
     }
 
     /// Discards the connection of this number.
-    pub(crate) fn discard(&self, number: u64) {
+    pub(super) fn discard(&self, number: u64) {
         self.connection.discard(number);
     }
 }
 
 /// The facts that a server reports about itself.
-pub(crate) struct ServerInfo {
+pub(super) struct ServerInfo {
     /// The replication history of the server: the replication id, and a term.
-    pub(crate) history: String,
+    pub(super) history: String,
     /// The `run_id` of the server, which changes with each restart.
     run_id: String,
     /// The largest argument that the server accepts, in bytes.
     max_argument_size: usize,
     /// `true` if messages are published and received within their shard of a cluster.
-    pub(crate) is_sharded: bool,
+    pub(super) is_sharded: bool,
 }
 
 /// The time of a check of the server's settings, and its result.
 type SettingsCheck = (Instant, Vec<Warning>);
 
 /// Opens connections to the current primary.
-pub(crate) struct Connector {
+pub(super) struct Connector {
     url: Arc<ServerUrl>,
     resolver: Arc<PrimaryResolver>,
     connect_timeout: Duration,
@@ -123,7 +123,7 @@ pub(crate) struct Connector {
 impl Connector {
     /// Creates a connector for the primary that serves `key`, a key of the namespace. If `requires_replicas`, each
     /// connection has a second one for `WAIT`.
-    pub(crate) fn new(
+    pub(super) fn new(
         url: ServerUrl,
         key: &str,
         deadline: Duration,
@@ -149,12 +149,12 @@ impl Connector {
     }
 
     /// Returns the time limit for connecting.
-    pub(crate) fn connect_timeout(&self) -> Duration {
+    pub(super) fn connect_timeout(&self) -> Duration {
         self.connect_timeout
     }
 
     /// Returns the connection and its number.
-    pub(crate) async fn get(&self) -> Result<(u64, Connection), RemoteError> {
+    pub(super) async fn get(&self) -> Result<(u64, Connection), RemoteError> {
         let connect = || {
             let (url, resolver) = (Arc::clone(&self.url), Arc::clone(&self.resolver));
             let (sender, settings_check) = (self.primary.clone(), Arc::clone(&self.settings_check));
@@ -185,17 +185,17 @@ impl Connector {
     }
 
     /// Discards the connection of this number.
-    pub(crate) fn discard(&self, number: u64) {
+    pub(super) fn discard(&self, number: u64) {
         self.connection.discard(number);
     }
 
     /// Returns the largest argument that the server of the last connection accepts, in bytes.
-    pub(crate) fn max_argument_size(&self) -> usize {
+    pub(super) fn max_argument_size(&self) -> usize {
         self.max_argument_size.load(Relaxed)
     }
 
     /// Starts a task that discards the connection after a failover, if the servers announce failovers.
-    pub(crate) fn watch_failovers(&self, runtime: &Handle) -> Option<JoinHandle<()>> {
+    pub(super) fn watch_failovers(&self, runtime: &Handle) -> Option<JoinHandle<()>> {
         let resolver = Arc::clone(&self.resolver);
         let (connection, primary) = (Arc::clone(&self.connection), self.primary.clone());
         let on_primary = move |address: &str| {
@@ -213,7 +213,7 @@ impl Connector {
     }
 
     /// Checks that the server of this connection was the primary at some time after this call.
-    pub(crate) async fn check_primary(&self, connection: &Connection) -> Result<(), RemoteError> {
+    pub(super) async fn check_primary(&self, connection: &Connection) -> Result<(), RemoteError> {
         if self.resolver.primary().await? == connection.primary {
             return Ok(());
         }
@@ -222,14 +222,14 @@ impl Connector {
     }
 
     /// Returns the warnings of the last check of the server's settings.
-    pub(crate) fn warnings(&self) -> Vec<Warning> {
+    pub(super) fn warnings(&self) -> Vec<Warning> {
         let last = self.settings_check.lock();
         last.as_ref()
             .map_or_else(Vec::new, |(_, warnings)| warnings.clone())
     }
 
     /// Checks whether the settings of the server suit a cache, if the last check was [`SETTINGS_CHECK_INTERVAL`] ago.
-    pub(crate) async fn check_settings(&self, connection: &Connection) -> Result<(), RemoteError> {
+    pub(super) async fn check_settings(&self, connection: &Connection) -> Result<(), RemoteError> {
         let is_due = |(last, _): &(Instant, _)| last.elapsed() >= SETTINGS_CHECK_INTERVAL;
         if !self.settings_check.lock().as_ref().is_none_or(is_due) {
             return Ok(());
@@ -244,7 +244,7 @@ impl Connector {
     }
 
     /// Subscribes to channels on the primary. The subscription ends when another server becomes the primary.
-    pub(crate) async fn subscribe(&self, channels: &[String]) -> Result<Subscription, RemoteError> {
+    pub(super) async fn subscribe(&self, channels: &[String]) -> Result<Subscription, RemoteError> {
         let (_, connection) = self.get().await?;
         let (mut current, changes) = (self.primary.subscribe(), self.primary.subscribe());
         let Connection {

@@ -3,21 +3,21 @@
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 /// The size that a reply is expected to have, in bytes, learned from the latest replies.
-pub(crate) struct ExpectedSize(AtomicUsize);
+pub(super) struct ExpectedSize(AtomicUsize);
 
 impl ExpectedSize {
-    pub(crate) fn new(bytes: usize) -> Self {
+    pub(super) fn new(bytes: usize) -> Self {
         Self(AtomicUsize::new(bytes))
     }
 
     /// Returns the expected size in bytes.
-    pub(crate) fn get(&self) -> usize {
+    pub(super) fn get(&self) -> usize {
         self.0.load(Relaxed)
     }
 
     /// Moves the expectation an eighth of the way to the size of a smaller reply, and half of the way to that of a
     /// larger one, because expecting too little costs more than expecting too much.
-    pub(crate) fn note(&self, bytes: usize) {
+    pub(super) fn note(&self, bytes: usize) {
         let expected = self.get();
         let next = if bytes > expected {
             expected + (bytes - expected).div_ceil(2)

@@ -30,7 +30,7 @@ const RAMP_STEPS: u32 = 10;
 const MAX_CONSECUTIVE_TIMEOUTS: u32 = 2;
 
 /// The admission of calls to one connection.
-pub(crate) struct FlowControl {
+pub(super) struct FlowControl {
     window: Arc<Window>,
     /// Number of successful calls since the last failure, up to [`RAMP_STEPS`].
     ramp: AtomicU32,
@@ -50,7 +50,7 @@ impl Drop for WaitingTask {
 
 impl FlowControl {
     /// Creates a flow control whose window has this many bytes. A call with more is admitted alone.
-    pub(crate) fn new(window: usize, limits: TimeLimits, runtime: Handle) -> Self {
+    pub(super) fn new(window: usize, limits: TimeLimits, runtime: Handle) -> Self {
         Self {
             window: Arc::new(Window::new(window, limits)),
             ramp: AtomicU32::new(RAMP_STEPS),
@@ -60,7 +60,7 @@ impl FlowControl {
     }
 
     /// Admits a call at once, also beyond the window. It is for small calls that other processes wait for.
-    pub(crate) fn admit_immediately(&self, bytes: usize) -> Permit {
+    pub(super) fn admit_immediately(&self, bytes: usize) -> Permit {
         self.window.admit(bytes, None).begin(bytes, bytes)
     }
 
@@ -73,7 +73,7 @@ impl FlowControl {
     ///
     /// Returns [`RemoteError::Timeout`] if that time is over. It is also returned at once if admitted calls time out
     /// one after the other, because a call that waits behind them would time out as well.
-    pub(crate) async fn admit(
+    pub(super) async fn admit(
         &self,
         bytes: usize,
         max_bytes: usize,
@@ -125,7 +125,7 @@ impl FlowControl {
     }
 
     /// Records the result of a call.
-    pub(crate) fn note<T>(&self, result: &Result<T, RemoteError>) {
+    pub(super) fn note<T>(&self, result: &Result<T, RemoteError>) {
         match result {
             Err(RemoteError::Timeout) => {
                 self.ramp.store(0, Relaxed);

@@ -44,6 +44,7 @@ struct Lua {
     hash: String,
 }
 
+/// Defines a script, which the common prelude precedes.
 macro_rules! script {
     ($name:ident, $file:literal) => {
         static $name: LazyLock<Lua> = LazyLock::new(|| {
@@ -109,6 +110,7 @@ pub(crate) struct Redis {
     failover_watch: Option<JoinHandle<()>>,
 }
 
+/// The settings of a [`Redis`].
 pub(crate) struct RedisSettings {
     /// Longest time that a call may take.
     pub(crate) deadline: Duration,
@@ -124,12 +126,17 @@ pub(crate) struct RedisSettings {
 
 /// The names of a namespace's keys and channels.
 struct Names {
+    /// The key of the state, which scripts describe.
     state: String,
+    /// The key of the set of readers.
     readers: String,
     /// The key that is written for replicas to confirm.
     mark: String,
+    /// The channel of events.
     events: String,
+    /// The beginning of all names of keys.
     base: String,
+    /// The beginning of the names of channels.
     channel: String,
 }
 
@@ -377,6 +384,7 @@ fn ttl_millis(ttl: Option<Duration>) -> u64 {
     ttl.map_or(0, millis)
 }
 
+/// Parses a position.
 fn position(incarnation: Vec<u8>, version: u64) -> Result<Position, RemoteError> {
     let incarnation: Incarnation = incarnation.try_into().map_err(|_| malformed_reply())?;
     Ok(Position {

@@ -27,7 +27,7 @@ type VoterConnection = SharedConnection<MultiplexedConnection>;
 const RESUBSCRIBE_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Asks the voters which server is the primary.
-pub(crate) struct PrimaryResolver {
+pub(super) struct PrimaryResolver {
     url: Arc<ServerUrl>,
     /// A key of the namespace: a cluster has a primary for each slot.
     key: String,
@@ -44,7 +44,7 @@ pub(crate) struct PrimaryResolver {
 
 impl PrimaryResolver {
     /// Creates a resolver for the primary that serves `key`.
-    pub(crate) fn new(
+    pub(super) fn new(
         url: Arc<ServerUrl>,
         key: &str,
         deadline: Duration,
@@ -64,7 +64,7 @@ impl PrimaryResolver {
     }
 
     /// Returns the server that was the primary at some time after this call.
-    pub(crate) async fn primary(self: &Arc<Self>) -> Result<Primary, RemoteError> {
+    pub(super) async fn primary(self: &Arc<Self>) -> Result<Primary, RemoteError> {
         if self.url.topology == Topology::SingleServer {
             return Ok(Primary::default());
         }
@@ -199,12 +199,12 @@ impl PrimaryResolver {
     }
 
     /// Returns `true` if the voters announce a new primary.
-    pub(crate) fn announces_failovers(&self) -> bool {
+    pub(super) fn announces_failovers(&self) -> bool {
         matches!(self.url.topology, Topology::Sentinels { .. })
     }
 
     /// Calls `on_primary` with the address of the new primary whenever a sentinel announces one.
-    pub(crate) async fn watch(&self, on_primary: impl Fn(&str)) {
+    pub(super) async fn watch(&self, on_primary: impl Fn(&str)) {
         let watching = self.url_addresses().iter().map(|address| {
             let on_primary = &on_primary;
             async move {

@@ -17,11 +17,11 @@ use std::sync::Arc;
 const MAX_RETRIES: usize = 2;
 
 /// The replies of a round trip, one for each call: a value of the server, or its error.
-pub(crate) type Replies = Vec<Result<Value, RemoteError>>;
+pub(super) type Replies = Vec<Result<Value, RemoteError>>;
 
 /// The time at which a round trip checks that its server is still the primary, so that its replies count.
 #[derive(Clone, Copy, PartialEq)]
-pub(crate) enum PrimaryCheck {
+pub(super) enum PrimaryCheck {
     Never,
     Before,
     After,
@@ -29,7 +29,7 @@ pub(crate) enum PrimaryCheck {
 
 /// The connection that a round trip uses, and its priority there.
 #[derive(Clone, Copy, PartialEq)]
-pub(crate) enum PriorityClass {
+pub(super) enum PriorityClass {
     /// The connection for small values, without queueing: for heartbeats and invalidations.
     Control,
     /// The connection for small values.
@@ -40,18 +40,18 @@ pub(crate) enum PriorityClass {
 
 /// The properties of a round trip.
 #[derive(Clone, Copy)]
-pub(crate) struct RoundTrip {
-    pub(crate) class: PriorityClass,
+pub(super) struct RoundTrip {
+    pub(super) class: PriorityClass,
     /// Expected number of bytes, for which the window of the connection must have room.
-    pub(crate) bytes: usize,
+    pub(super) bytes: usize,
     /// Largest possible number of bytes, which the deadline allows for.
-    pub(crate) max_bytes: usize,
-    pub(crate) check: PrimaryCheck,
+    pub(super) max_bytes: usize,
+    pub(super) check: PrimaryCheck,
 }
 
 impl RoundTrip {
     /// Creates a round trip of this many bytes that does not check the primary.
-    pub(crate) fn new(class: PriorityClass, bytes: usize) -> Self {
+    pub(super) fn new(class: PriorityClass, bytes: usize) -> Self {
         Self {
             class,
             bytes,
@@ -61,7 +61,7 @@ impl RoundTrip {
     }
 
     /// Returns the round trip with a check of the primary.
-    pub(crate) fn with_check(self, check: PrimaryCheck) -> Self {
+    pub(super) fn with_check(self, check: PrimaryCheck) -> Self {
         Self { check, ..self }
     }
 }
@@ -83,7 +83,7 @@ impl Redis {
     }
 
     /// Makes a single call.
-    pub(crate) async fn call_once(
+    pub(super) async fn call_once(
         &self,
         round_trip: RoundTrip,
         call: impl Fn(&Connection) -> Cmd,
@@ -101,7 +101,7 @@ impl Redis {
     ///
     /// Returns an error if there were no replies in time. A call that the server refuses is only an error of its own
     /// reply.
-    pub(crate) async fn call_each<T>(
+    pub(super) async fn call_each<T>(
         &self,
         round_trip: RoundTrip,
         items: &[T],

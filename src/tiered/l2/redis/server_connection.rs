@@ -16,7 +16,7 @@ use tokio::sync::watch;
 /// the call stays in the queue of a task that has ended, until its deadline. That happened to about one of 100
 /// connections that a test killed, and the read then ran its loader.
 #[derive(Clone)]
-pub(crate) struct ServerConnection {
+pub(super) struct ServerConnection {
     connection: MultiplexedConnection,
     /// `true` once the connection is closed. The sender may also be dropped instead.
     closed: watch::Receiver<bool>,
@@ -24,7 +24,7 @@ pub(crate) struct ServerConnection {
 
 impl ServerConnection {
     /// Connects to the server of a client that speaks RESP3.
-    pub(crate) async fn open(client: &Client, connect_timeout: Duration) -> RedisResult<Self> {
+    pub(super) async fn open(client: &Client, connect_timeout: Duration) -> RedisResult<Self> {
         let (close, closed) = watch::channel(false);
         let note = move |push: PushInfo| {
             if push.kind == PushKind::Disconnection {

@@ -13,7 +13,7 @@ use tokio::runtime::Handle;
 type Attempt<C> = Shared<BoxFuture<'static, Result<C, RemoteError>>>;
 
 /// Opens one connection at a time, shared by all callers that need it.
-pub(crate) struct SharedConnection<C> {
+pub(super) struct SharedConnection<C> {
     connect_timeout: Duration,
     /// The runtime for connections, which outlive the runtimes of their callers.
     runtime: Handle,
@@ -21,7 +21,7 @@ pub(crate) struct SharedConnection<C> {
 }
 
 impl<C: Clone + Send + Sync + 'static> SharedConnection<C> {
-    pub(crate) fn new(connect_timeout: Duration, runtime: Handle) -> Self {
+    pub(super) fn new(connect_timeout: Duration, runtime: Handle) -> Self {
         Self {
             connect_timeout,
             runtime,
@@ -31,7 +31,7 @@ impl<C: Clone + Send + Sync + 'static> SharedConnection<C> {
 
     /// Returns the connection, and the number that distinguishes it from earlier ones. All callers wait for the same
     /// connection while it is opened.
-    pub(crate) async fn get<F>(&self, connect: impl FnOnce() -> F) -> Result<(u64, C), RemoteError>
+    pub(super) async fn get<F>(&self, connect: impl FnOnce() -> F) -> Result<(u64, C), RemoteError>
     where
         F: Future<Output = Result<C, RemoteError>> + Send + 'static,
     {
@@ -62,12 +62,12 @@ impl<C: Clone + Send + Sync + 'static> SharedConnection<C> {
     }
 
     /// Discards the connection of this number.
-    pub(crate) fn discard(&self, number: u64) {
+    pub(super) fn discard(&self, number: u64) {
         self.discard_if(|other, _| other == number);
     }
 
     /// Discards the current connection, unless it is still being opened.
-    pub(crate) fn discard_open(&self) {
+    pub(super) fn discard_open(&self) {
         self.discard_if(|_, attempt| attempt.peek().is_some());
     }
 

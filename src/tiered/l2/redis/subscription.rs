@@ -13,7 +13,7 @@ use tokio::sync::{mpsc, watch};
 const MAX_BUFFERED_MESSAGES: usize = 10_000;
 
 /// The subscription of a process: to all events, and to the messages for itself.
-pub(crate) struct Subscription {
+pub(super) struct Subscription {
     pushes: mpsc::Receiver<PushInfo>,
     has_ended: bool,
     /// The connection. Dropping it ends the subscription.
@@ -27,7 +27,7 @@ pub(crate) struct Subscription {
 impl Subscription {
     /// Subscribes to channels on the server `publisher`, for as long as that is the primary. The client speaks RESP3,
     /// which has subscriptions within a shard.
-    pub(crate) async fn open(
+    pub(super) async fn open(
         client: &Client,
         channels: &[String],
         is_sharded: bool,
@@ -107,7 +107,7 @@ impl Messages for Subscription {
 }
 
 /// Encodes the part of an event that follows its position: the sender and the subject.
-pub(crate) fn event_payload(sender: Peer, subject: &Subject) -> Vec<u8> {
+pub(super) fn event_payload(sender: Peer, subject: &Subject) -> Vec<u8> {
     let mut bytes = sender.to_be_bytes().to_vec();
     match subject {
         Subject::Key(key) => {

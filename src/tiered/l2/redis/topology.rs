@@ -5,12 +5,12 @@ use std::collections::HashMap;
 
 /// The primary of a term.
 #[derive(Debug, Clone, Default, Eq)]
-pub(crate) struct Primary {
+pub(super) struct Primary {
     /// The name by which voters identify it: its address with sentinels, its node id in a cluster.
-    pub(crate) id: String,
-    pub(crate) address: Option<Address>,
+    pub(super) id: String,
+    pub(super) address: Option<Address>,
     /// The number of the term, which rises with each new primary.
-    pub(crate) term: u64,
+    pub(super) term: u64,
 }
 
 /// Compares without the address, because voters may know one server by different addresses.
@@ -22,12 +22,12 @@ impl PartialEq for Primary {
 
 /// The vote of a server for a primary.
 #[derive(Debug, PartialEq)]
-pub(crate) struct Vote {
+pub(super) struct Vote {
     /// The id of the server that votes.
-    pub(crate) voter: String,
-    pub(crate) primary: Primary,
+    pub(super) voter: String,
+    pub(super) primary: Primary,
     /// The addresses of all voters that this one knows, itself included, by their ids.
-    pub(crate) voters: HashMap<String, Address>,
+    pub(super) voters: HashMap<String, Address>,
 }
 
 /// Returns a vote that a majority of its voters agrees with, if there is one. The number of voters is taken to be at
@@ -35,7 +35,7 @@ pub(crate) struct Vote {
 ///
 /// The primary itself has no vote, because it is another server before a failover than after it. So any two majorities
 /// share a voter. Only a primary that is the sole voter is believed.
-pub(crate) fn majority(votes: &[Vote], min_voters: usize) -> Option<&Vote> {
+pub(super) fn majority(votes: &[Vote], min_voters: usize) -> Option<&Vote> {
     votes.iter().find(|vote| {
         let primary = &vote.primary;
         let others = vote.voters.keys().filter(|voter| **voter != primary.id);
@@ -60,7 +60,7 @@ pub(crate) fn majority(votes: &[Vote], min_voters: usize) -> Option<&Vote> {
 /// `epoch` is the latest epoch that the server knows, and was read before `nodes`. `host` is the host under which it
 /// was asked. If `by_name`, addresses contain host names where servers have them, because certificates are issued for
 /// names.
-pub(crate) fn cluster_vote(
+pub(super) fn cluster_vote(
     nodes: &str,
     epoch: u64,
     slot: u16,
@@ -154,7 +154,7 @@ mod tests {
         assert!(majority(&votes, 4).is_none());
     }
 
-    /// Of the primaries p, a and b, the servers a and b have elected r. The server a knows that r serves the slot; b,
+    /// Two of the primaries p, a and b have elected r. One of them, a, knows that r serves the slot. The other one, b,
     /// and p, which has learned the epoch from b, do not know it yet.
     #[test]
     fn two_majorities_of_one_term_share_a_voter() {

@@ -16,7 +16,7 @@ use std::time::Duration;
 
 /// Largest size of a value that shares a connection with heartbeats and other small values, in bytes. At
 /// 1 Gbit/s it takes an eighth of a millisecond.
-pub(crate) const MAX_SMALL_VALUE_SIZE: usize = 16 << 10;
+pub(super) const MAX_SMALL_VALUE_SIZE: usize = 16 << 10;
 
 /// Smallest share of a round trip for each of many values, in bytes.
 const MIN_SHARE: usize = 1 << 10;
@@ -26,10 +26,10 @@ const MAX_BATCH_SIZE: usize = 256 << 10;
 
 /// Largest number of bytes in flight on the connection for small values. It is one full round trip, which takes 2 ms at
 /// 1 Gbit/s.
-pub(crate) const SMALL_WINDOW: usize = MAX_BATCH_SIZE;
+pub(super) const SMALL_WINDOW: usize = MAX_BATCH_SIZE;
 
 /// Largest number of bytes in flight on the connection for large values, which take 8 ms at 1 Gbit/s.
-pub(crate) const BULK_WINDOW: usize = 1 << 20;
+pub(super) const BULK_WINDOW: usize = 1 << 20;
 
 /// The parsed reply to a request for a value.
 enum ParsedReply {
@@ -96,7 +96,7 @@ fn into_transfer_error(error: RemoteError) -> RemoteError {
 
 impl Redis {
     /// Requests values.
-    pub(crate) async fn lookup_all(
+    pub(super) async fn lookup_all(
         &self,
         requests: &[LookupRequest<'_>],
     ) -> Result<Vec<Result<LookupReply, RemoteError>>, RemoteError> {
@@ -174,7 +174,7 @@ impl Redis {
     }
 
     /// Stores values, or gives leases back.
-    pub(crate) async fn fill_all(
+    pub(super) async fn fill_all(
         &self,
         fills: &[Fill<'_>],
     ) -> Result<Vec<Result<bool, RemoteError>>, RemoteError> {
@@ -225,7 +225,7 @@ impl Redis {
     }
 
     /// Invalidates and stores the new value. If the value cannot be transferred or is refused, invalidates without it.
-    pub(crate) async fn invalidate_with(
+    pub(super) async fn invalidate_with(
         &self,
         subject: &Subject,
         value: Option<&NewValue>,

@@ -7,11 +7,11 @@ use redis::{
 };
 
 /// Host and port of a server, or the path of its socket.
-pub(crate) type Address = String;
+pub(super) type Address = String;
 
 /// The arrangement of servers, which determines how the primary is found.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) enum Topology {
+pub(super) enum Topology {
     /// There is a single server, or one address that may lead to another server without notice.
     SingleServer,
     /// Sentinels decide which server is the primary of a service.
@@ -26,7 +26,7 @@ pub(crate) enum Topology {
 /// The servers that a URL names.
 #[derive(Clone)]
 pub(crate) struct ServerUrl {
-    pub(crate) topology: Topology,
+    pub(super) topology: Topology,
     /// The first server named, and the login for servers.
     server: ConnectionInfo,
     /// The login for the servers that decide which server is the primary.
@@ -221,7 +221,7 @@ impl ServerUrl {
     }
 
     /// Returns the number of the database.
-    pub(crate) fn database(&self) -> i64 {
+    pub(super) fn database(&self) -> i64 {
         self.server.redis_settings().db()
     }
 
@@ -231,19 +231,19 @@ impl ServerUrl {
     }
 
     /// Returns `true` if connections use TLS.
-    pub(crate) fn has_tls(&self) -> bool {
+    pub(super) fn has_tls(&self) -> bool {
         matches!(self.server.addr(), ConnectionAddr::TcpTls { .. })
     }
 
     /// Returns a client of the server at `address`, or of the one that the URL names if that is `None`. It speaks
     /// RESP3, the protocol in which servers push messages.
-    pub(crate) fn client(&self, address: Option<&str>) -> redis::RedisResult<Client> {
+    pub(super) fn client(&self, address: Option<&str>) -> redis::RedisResult<Client> {
         let login = self.server.redis_settings().clone();
         self.client_of(address, login.set_protocol(ProtocolVersion::RESP3))
     }
 
     /// Returns a client of a voter.
-    pub(crate) fn voter_client(&self, address: &str) -> redis::RedisResult<Client> {
+    pub(super) fn voter_client(&self, address: &str) -> redis::RedisResult<Client> {
         self.client_of(Some(address), self.voter_login.clone())
     }
 

@@ -9,38 +9,38 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
 /// Number of bytes that one unit of the window stands for.
-pub(crate) const UNIT_SIZE: usize = 1 << 10;
+pub(super) const UNIT_SIZE: usize = 1 << 10;
 
 /// Lowest throughput of a working connection, in bytes per second: 8 Mbit/s, far below any data center network. Calls
 /// on a slower connection time out.
-pub(crate) const MIN_THROUGHPUT: usize = 1 << 20;
+pub(super) const MIN_THROUGHPUT: usize = 1 << 20;
 
 /// Time within which an admitted call has to begin. It is short, because each call that nobody polls delays those
 /// behind it by that much. A call that is polled too late, on a busy machine, begins nevertheless.
-pub(crate) const PICK_UP_TIME: Duration = Duration::from_millis(20);
+pub(super) const PICK_UP_TIME: Duration = Duration::from_millis(20);
 
 /// Time limits of the calls on a connection.
 #[derive(Clone, Copy)]
-pub(crate) struct TimeLimits {
+pub(super) struct TimeLimits {
     /// Deadline of a call that waits for no bytes.
-    pub(crate) deadline: Duration,
+    pub(super) deadline: Duration,
     /// Longest time that a call waits for admission, and longest time that its bytes keep other calls waiting.
-    pub(crate) max_wait: Duration,
+    pub(super) max_wait: Duration,
 }
 
 /// The bytes in flight on one connection, and their limit. It is shared with the tasks in which calls wait.
-pub(crate) struct Window {
-    pub(crate) limits: TimeLimits,
+pub(super) struct Window {
+    pub(super) limits: TimeLimits,
     /// Size of the window, in units.
-    pub(crate) units: u32,
-    pub(crate) free_units: Arc<Semaphore>,
+    pub(super) units: u32,
+    pub(super) free_units: Arc<Semaphore>,
     /// Lock of the first call in the queue. Only that call looks for calls that nobody polls.
     queue_head: tokio::sync::Mutex<()>,
     admitted: Mutex<Admitted>,
     /// Number of bytes that were admitted and have not arrived.
-    pub(crate) in_flight: Arc<AtomicUsize>,
+    pub(super) in_flight: Arc<AtomicUsize>,
     /// Number of bytes that wait for admission.
-    pub(crate) queued: Arc<AtomicUsize>,
+    pub(super) queued: Arc<AtomicUsize>,
 }
 
 /// The calls whose bytes are in flight, by number.
@@ -60,7 +60,7 @@ struct Call {
 
 /// The admission of a call. Its bytes are in flight until the permit is dropped, but no longer than the call may take
 /// while other calls wait.
-pub(crate) struct Permit {
+pub(super) struct Permit {
     window: Arc<Window>,
     number: u64,
     /// Time that the call may take.
@@ -69,13 +69,13 @@ pub(crate) struct Permit {
 
 impl Permit {
     /// Returns the time that the call may take.
-    pub(crate) fn allowance(&self) -> Duration {
+    pub(super) fn allowance(&self) -> Duration {
         self.allowance
     }
 
     /// Begins the call, which is expected to transfer `bytes` and transfers up to `max_bytes`. If another call was
     /// admitted in its place, its bytes come on top of the window.
-    pub(crate) fn begin(self, bytes: usize, max_bytes: usize) -> Self {
+    pub(super) fn begin(self, bytes: usize, max_bytes: usize) -> Self {
         let window = Arc::clone(&self.window);
         let mut permit = if window.end_after(self.number, PICK_UP_TIME) {
             self
@@ -99,13 +99,13 @@ impl Drop for Permit {
 }
 
 /// Bytes that are part of a total for as long as this value exists.
-pub(crate) struct CountedBytes {
+pub(super) struct CountedBytes {
     total: Arc<AtomicUsize>,
     bytes: usize,
 }
 
 impl CountedBytes {
-    pub(crate) fn new(total: &Arc<AtomicUsize>, bytes: usize) -> Self {
+    pub(super) fn new(total: &Arc<AtomicUsize>, bytes: usize) -> Self {
         total.fetch_add(bytes, Relaxed);
         Self {
             total: Arc::clone(total),
@@ -122,7 +122,7 @@ impl Drop for CountedBytes {
 
 impl Window {
     /// Creates a window of this many bytes.
-    pub(crate) fn new(bytes: usize, limits: TimeLimits) -> Self {
+    pub(super) fn new(bytes: usize, limits: TimeLimits) -> Self {
         let units = u32::try_from(bytes / UNIT_SIZE).unwrap_or(u32::MAX).max(1);
         Self {
             limits,
@@ -136,7 +136,7 @@ impl Window {
     }
 
     /// Counts the bytes of a call as in flight.
-    pub(crate) fn admit(
+    pub(super) fn admit(
         self: &Arc<Self>,
         bytes: usize,
         units: Option<OwnedSemaphorePermit>,
@@ -175,7 +175,7 @@ impl Window {
     }
 
     /// Waits until a part of the window is free, and takes it.
-    pub(crate) async fn acquire(&self, units: u32) -> Option<OwnedSemaphorePermit> {
+    pub(super) async fn acquire(&self, units: u32) -> Option<OwnedSemaphorePermit> {
         let _queue_head = self.queue_head.lock().await;
         let acquiring = Arc::clone(&self.free_units).acquire_many_owned(units);
         tokio::pin!(acquiring);
@@ -192,7 +192,7 @@ impl Window {
 }
 
 /// Returns the time that the bytes take at most on a working connection.
-pub(crate) fn transfer_time(bytes: usize) -> Duration {
+pub(super) fn transfer_time(bytes: usize) -> Duration {
     #[allow(clippy::cast_precision_loss)] // An accuracy of a millionth is enough.
     Duration::from_secs_f64(bytes as f64 / MIN_THROUGHPUT as f64)
 }
