@@ -91,6 +91,10 @@ end
 -- the caller replaces it.
 local function read(key)
   local found = redis.pcall('GET', key)
+  if type(found) == 'table' and not string.find(found.err, 'WRONGTYPE', 1, true) then
+    -- Ends the script with the error, for example if the user may not read the key.
+    redis.call('GET', key)
+  end
   return type(found) == 'string' and found
 end
 
