@@ -345,6 +345,7 @@ impl<T> Schema for PhantomData<T> {
     }
 }
 
+/// Implements [`Schema`] for tuples, as `(first,second)`.
 macro_rules! tuples {
     ($($first:ident $($rest:ident)*;)*) => {$(
         impl<$first: Schema, $($rest: Schema),*> Schema for ($first, $($rest,)*) {

@@ -45,6 +45,7 @@ enum Kind {
     Pair,
 }
 
+/// Hashes bytes.
 fn hash(kind: Kind, bytes: &[u8]) -> u64 {
     xxh3_64_with_seed(bytes, kind as u64)
 }
@@ -220,6 +221,7 @@ impl Elements {
         }
     }
 
+    /// Begins the hash of the fields of a variant.
     fn of_variant(variant: &str) -> Self {
         Self {
             variant: variant_hash(variant),
@@ -227,6 +229,7 @@ impl Elements {
         }
     }
 
+    /// Adds an element with the hashes of its key and its value.
     fn add(&mut self, key: u64, value: u64) {
         self.count += 1;
         let element = combine(Kind::Pair, key, value);
@@ -252,6 +255,7 @@ impl Elements {
         Ok(())
     }
 
+    /// Returns the hash of all elements.
     fn finish(&self) -> u64 {
         let count = combine(self.kind, self.variant, self.count);
         combine(self.kind, count, self.sum)
