@@ -24,7 +24,7 @@ const HEAD_LEN: usize = 36;
 const CHECKSUM_LEN: usize = 8;
 
 /// Number of damaged values for each combination of a value and a kind of damage.
-const DAMAGES: usize = 100;
+const DAMAGES: usize = 400;
 
 /// A kind of damage. Runs of high bits make huge lengths.
 #[derive(Clone, Copy)]
@@ -80,7 +80,7 @@ fn sealed(mut envelope: Vec<u8>) -> Vec<u8> {
 
 #[tokio::test]
 async fn damaged_values_are_misses_and_cost_no_more_memory_than_a_value_may() {
-    // Short backtraces, because the capture of whole ones takes a minute in debug builds.
+    // Short backtraces, because the capture of whole ones takes more than a minute in debug builds.
     let _profiler = dhat::Profiler::builder()
         .testing()
         .trim_backtraces(Some(4))

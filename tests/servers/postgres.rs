@@ -101,7 +101,7 @@ impl Drop for Postgres {
     }
 }
 
-/// Returns a command that runs a program of PostgreSQL as a user that it accepts.
+/// Returns a command that runs a program of `PostgreSQL` as a user that it accepts.
 fn as_user(program: &str) -> Command {
     let program = binary(program);
     if !geteuid().is_root() {
