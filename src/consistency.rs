@@ -5,8 +5,8 @@ use std::time::Duration;
 /// The values that a reader may see after an *acknowledged* change.
 ///
 /// A change is acknowledged when [`invalidate`], [`write_through`] or another write has returned
-/// [`Propagation::Acknowledged`] or [`Propagation::NotShared`]. All processes of a namespace need the same class, and the
-/// same [`heartbeat`](crate::TieredCacheBuilder::heartbeat).
+/// [`Propagation::Acknowledged`] or [`Propagation::NotShared`]. All processes of a namespace need the same class, and
+/// the same [`heartbeat`](crate::TieredCacheBuilder::heartbeat).
 ///
 /// | | the writer's process | other processes | while Redis is unreachable |
 /// | --- | --- | --- | --- |
@@ -15,8 +15,8 @@ use std::time::Duration;
 /// | `L2Only` | the new value | the new value | the new value, from the loader |
 /// | `L1Only` | the new value | like `Bounded`, with the entry's time to live for `ttl` | the same |
 ///
-/// A change that is *queued* ([`Propagation::Queued`]), because Redis was unreachable, is seen in the writer's process at
-/// once. Other processes see it once it has been sent, or once the old value has expired in their L1 and in Redis.
+/// A change that is *queued* ([`Propagation::Queued`]), because Redis was unreachable, is seen in the writer's process
+/// at once. Other processes see it once it has been sent, or once the old value has expired in their L1 and in Redis.
 /// Invalidations that are queued in a process when it dies are lost.
 ///
 /// Keys that cannot be encoded are cached by each process for itself, whatever the class ([`Propagation::LocalOnly`]).

@@ -48,8 +48,8 @@ pub(crate) struct CircuitBreaker {
     remote: Box<dyn Remote>,
 }
 
-/// The rights that were missing recently, each with the time of the last call that lacked it. Calls that need only other
-/// rights succeed meanwhile.
+/// The rights that were missing recently, each with the time of the last call that lacked it. Calls that need only
+/// other rights succeed meanwhile.
 #[derive(Default)]
 struct MissingRights(Vec<(String, Instant)>);
 
