@@ -279,7 +279,7 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
         let asked = Instant::now();
         let asks = questions.iter();
         let asks = asks.map(|question| question.request.question(question.unreadable));
-        let answers = self.l2.ask(&asks.collect::<Vec<_>>()).await;
+        let answers = self.l2.lookup(&asks.collect::<Vec<_>>()).await;
         let Ok(answers) = answers else {
             let alone = questions.into_iter().map(|question| (question.key, None));
             batch.to_load.extend(alone);

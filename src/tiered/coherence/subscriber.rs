@@ -66,7 +66,7 @@ impl<K: RemoteKey, V: RemoteValue> Subscriber<K, V> {
         retry.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             retry.tick().await;
-            let error = match self.inner.l2.listen().await {
+            let error = match self.inner.l2.subscribe().await {
                 Ok(messages) => {
                     self.inner.proof.lock().subscriptions += 1;
                     self.logged.subscribed = Some(true);
@@ -129,7 +129,7 @@ impl<K: RemoteKey, V: RemoteValue> Subscriber<K, V> {
                 message = messages.next() => {
                     self.receive_or_invalidate(&message?);
                     for _ in 0..RECEIVE_BATCH {
-                        let Some(message) = messages.ready() else { break };
+                        let Some(message) = messages.try_next() else { break };
                         self.receive_or_invalidate(&message);
                     }
                     self.acknowledge();
@@ -170,9 +170,9 @@ impl<K: RemoteKey, V: RemoteValue> Subscriber<K, V> {
     fn receive(&mut self, message: &Message) {
         let inner = &self.inner;
         match message {
-            Message::Heard { by, at } => inner.acks.record(*by, *at),
+            Message::Acknowledgement { by, at } => inner.acks.record(*by, *at),
             Message::Filled(key) => inner.key_waiters.wake(key),
-            Message::Event { .. } | Message::Beat { .. } | Message::Foreign => {}
+            Message::Event { .. } | Message::Heartbeat { .. } | Message::Foreign => {}
         }
         match self.events.receive(message) {
             Effect::None => {}
