@@ -106,7 +106,7 @@ struct Inner<K, V, S> {
     renews: bool,
     /// May one who leads a flight load at once, without a look at anything else?
     leads_at_once: bool,
-    /// Which hits are looked at for the age of what they served: see `is_sampled`.
+    /// `SAMPLES_BELOW` if ages are tracked, and otherwise 0: see `LocalCache::count_served`.
     samples_below: u64,
     hasher: S,
     settings: Settings<K, V>,

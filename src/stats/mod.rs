@@ -1,8 +1,10 @@
 //! Statistics: striped counters that cost a hit almost nothing, and snapshots of them.
 
 pub(crate) mod histogram;
+pub(crate) mod timer;
 
 use crate::stats::histogram::{DurationHistogram, StripedTally, add_shared, add_unshared};
+use crate::stats::timer::{CountOperation, Outcome};
 use crate::sync::thread_slot::{SLOTS, ThreadSlot};
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -158,11 +160,6 @@ impl Counters {
         self.add(ThreadSlot::current(), count);
     }
 
-    /// Adds the run time of a loader.
-    pub(crate) fn add_load_time(&self, elapsed: Duration) {
-        self.load_times.count(ThreadSlot::current(), elapsed);
-    }
-
     /// Adds the age of a served value, for the thread with this slot.
     pub(crate) fn add_age(&self, slot: ThreadSlot, age: Duration) {
         self.ages.count(slot, age);
@@ -190,6 +187,16 @@ impl Counters {
             load_times: self.load_times.snapshot(),
             ages: self.ages.snapshot(),
             ..Stats::default()
+        }
+    }
+}
+
+/// Counts the run of a loader. A run that did not end has failed.
+impl CountOperation for Counters {
+    fn count_operation(&self, elapsed: Duration, outcome: Outcome) {
+        self.load_times.count(ThreadSlot::current(), elapsed);
+        if outcome != Outcome::Succeeded {
+            self.count(Count::LoadFailure);
         }
     }
 }

@@ -1,8 +1,9 @@
 //! How many calls to L2 there were, and how long they took.
 
 use crate::stats::histogram::{DurationHistogram, Tally};
+use crate::stats::timer::{CountOperation, OperationTimer, Outcome};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 macro_rules! operations {
     ($($(#[$doc:meta])* $name:ident: $variant:ident),* $(,)?) => {
@@ -88,39 +89,19 @@ pub(crate) struct CallCounter {
     failures: AtomicU64,
 }
 
-/// A call that is counted as it ends, also if its caller is dropped.
-pub(crate) struct Calling<'a> {
-    counter: Option<&'a CallCounter>,
-    begun: Instant,
-}
-
-impl Calling<'_> {
-    pub(crate) fn end(self, failed: bool) {
-        if let Some(counter) = self.counter.filter(|_| failed) {
-            counter.failures.fetch_add(1, Relaxed);
-        }
-    }
-
-    /// It was not made.
-    pub(crate) fn was_none(&mut self) {
-        self.counter = None;
-    }
-}
-
-impl Drop for Calling<'_> {
-    fn drop(&mut self) {
-        if let Some(counter) = self.counter {
-            counter.times.count(self.begun.elapsed());
+/// Counts a call. A call whose caller was dropped has not failed.
+impl CountOperation for CallCounter {
+    fn count_operation(&self, elapsed: Duration, outcome: Outcome) {
+        self.times.count(elapsed);
+        if outcome == Outcome::Failed {
+            self.failures.fetch_add(1, Relaxed);
         }
     }
 }
 
 impl CallCounter {
-    pub(crate) fn begin(&self) -> Calling<'_> {
-        Calling {
-            counter: Some(self),
-            begun: Instant::now(),
-        }
+    pub(crate) fn begin(&self) -> OperationTimer<'_, Self> {
+        OperationTimer::new(self, Instant::now())
     }
 
     fn snapshot(&self) -> CallStats {

@@ -121,21 +121,21 @@ impl CircuitBreaker {
         let fails = RemoteError::is_outage;
         let is_probe = self.is_open();
         let call = Span::l2(&self.name, operation.name()).around(call);
-        let mut calling = self.calls.of(operation).begin();
+        let timer = self.calls.of(operation).begin();
         let result = self.recloser.call_with(fails, call).await;
         match result {
             Ok(answer) => {
-                calling.end(false);
+                timer.stop(true);
                 self.note_success(is_probe);
                 Ok(answer)
             }
             Err(Error::Rejected) => {
-                calling.was_none();
+                timer.discard();
                 self.note_open();
                 Err(RemoteError::Open)
             }
             Err(Error::Inner(error)) => {
-                calling.end(true);
+                timer.stop(false);
                 if let RemoteError::Forbidden(what) = &error {
                     self.forbidden.lock().note(what);
                 }
