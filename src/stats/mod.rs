@@ -3,7 +3,7 @@
 pub(crate) mod histogram;
 pub(crate) mod timer;
 
-use crate::stats::histogram::{DurationHistogram, StripedTally, add_shared, add_unshared};
+use crate::stats::histogram::{DurationHistogram, StripedHistogram, add_shared, add_unshared};
 use crate::stats::timer::{CountOperation, Outcome};
 use crate::sync::thread_slot::{SLOTS, ThreadSlot};
 use std::fmt;
@@ -130,9 +130,9 @@ pub(crate) struct Counters {
     /// The stripe of all threads without a slot of their own.
     shared: Stripe,
     /// The run times of loaders.
-    load_times: Box<StripedTally>,
+    load_times: Box<StripedHistogram>,
     /// The ages of values on the sampled hits.
-    ages: Box<StripedTally>,
+    ages: Box<StripedHistogram>,
 }
 
 impl Counters {
@@ -141,8 +141,8 @@ impl Counters {
         Self {
             stripes: Box::new(std::array::from_fn(|_| Stripe::default())),
             shared: Stripe::default(),
-            load_times: Box::new(StripedTally::new()),
-            ages: Box::new(StripedTally::new()),
+            load_times: Box::new(StripedHistogram::new()),
+            ages: Box::new(StripedHistogram::new()),
         }
     }
 

@@ -1,6 +1,6 @@
 //! How many calls to L2 there were, and how long they took.
 
-use crate::stats::histogram::{DurationHistogram, Tally};
+use crate::stats::histogram::{AtomicHistogram, DurationHistogram};
 use crate::stats::timer::{CountOperation, OperationTimer, Outcome};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
@@ -85,7 +85,7 @@ pub struct CallStats {
 
 #[derive(Default)]
 pub(crate) struct CallCounter {
-    times: Tally,
+    times: AtomicHistogram,
     failures: AtomicU64,
 }
 
