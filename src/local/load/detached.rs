@@ -9,7 +9,7 @@ use crate::local::shard::hash::KeyHash;
 use crate::local::{DefaultHasher, KeyLocation, LocalCache};
 use crate::single_flight::future::TaskTimer;
 use crate::single_flight::{Pending, Suspended, is_loading};
-use crate::traits::typed;
+use crate::traits::erasure::typed;
 use std::any::{Any, type_name_of_val};
 use std::fmt;
 use std::future::Future;

@@ -1,0 +1,115 @@
+//! The traits for pointers to caches.
+
+use crate::error::{AnyError, LoadError};
+#[cfg(feature = "metrics")]
+use crate::metrics::{Observed, Watch};
+use crate::traits::{AsyncCache, Cache, CacheFuture, ErasedAsyncLoader, ErasedLoader};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// A pointer to a cache is a cache, so that `get_or_load` is there for an object as well.
+macro_rules! impl_for_pointer {
+    ($($pointer:ty),*) => {$(
+        impl<K, V, C: Cache<K, V> + ?Sized> Cache<K, V> for $pointer {
+            fn get(&self, key: &K) -> Option<V> {
+                (**self).get(key)
+            }
+
+            fn insert(&self, key: K, value: V) {
+                (**self).insert(key, value);
+            }
+
+            fn insert_with_ttl(&self, key: K, value: V, ttl: Duration) {
+                (**self).insert_with_ttl(key, value, ttl);
+            }
+
+            fn remove(&self, key: &K) -> Option<V> {
+                (**self).remove(key)
+            }
+
+            fn clear(&self) {
+                (**self).clear();
+            }
+
+            #[cfg(feature = "redis")]
+            fn rollout(&self) -> Option<&crate::Rollout> {
+                (**self).rollout()
+            }
+
+            #[cfg(feature = "metrics")]
+            fn observed(&self) -> Option<Observed>
+            where
+                Self: 'static,
+            {
+                (**self).observed()
+            }
+
+            fn get_or_load_erased(
+                &self,
+                key: &K,
+                load: &mut ErasedLoader<'_, K, V>,
+            ) -> Result<V, LoadError<AnyError>> {
+                (**self).get_or_load_erased(key, load)
+            }
+        }
+
+        impl<K, V, C: AsyncCache<K, V> + ?Sized> AsyncCache<K, V> for $pointer {
+            fn get<'a>(&'a self, key: &'a K) -> CacheFuture<'a, Option<V>> {
+                (**self).get(key)
+            }
+
+            fn insert(&self, key: K, value: V) -> CacheFuture<'_, ()> {
+                (**self).insert(key, value)
+            }
+
+            fn insert_with_ttl(&self, key: K, value: V, ttl: Duration) -> CacheFuture<'_, ()> {
+                (**self).insert_with_ttl(key, value, ttl)
+            }
+
+            fn remove<'a>(&'a self, key: &'a K) -> CacheFuture<'a, Option<V>> {
+                (**self).remove(key)
+            }
+
+            fn clear(&self) -> CacheFuture<'_, ()> {
+                (**self).clear()
+            }
+
+            #[cfg(feature = "redis")]
+            fn rollout(&self) -> Option<&crate::Rollout> {
+                (**self).rollout()
+            }
+
+            #[cfg(feature = "metrics")]
+            fn observed(&self) -> Option<Observed>
+            where
+                Self: 'static,
+            {
+                (**self).observed()
+            }
+
+            fn get_or_load_erased<'a>(
+                &'a self,
+                key: &'a K,
+                load: &'a mut ErasedAsyncLoader<'_, V>,
+            ) -> CacheFuture<'a, Result<V, LoadError<AnyError>>> {
+                (**self).get_or_load_erased(key, load)
+            }
+        }
+    )*};
+}
+
+impl_for_pointer!(Arc<C>, Box<C>, &C);
+
+#[cfg(feature = "metrics")]
+impl<K: 'static, V: 'static> Watch for dyn Cache<K, V> {
+    fn observed(&self) -> Option<Observed> {
+        Cache::observed(self)
+    }
+}
+
+#[cfg(feature = "metrics")]
+impl<K: 'static, V: 'static> Watch for dyn AsyncCache<K, V> {
+    fn observed(&self) -> Option<Observed> {
+        AsyncCache::observed(self)
+    }
+}
