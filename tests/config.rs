@@ -1,8 +1,8 @@
 //! What `CacheConfig` reads, builds and refuses.
 
 use hotset::{
-    AsyncCache, Backend, BuildError, Cache, CacheConfig, Capacity, ConfigError, Consistency,
-    LocalCacheBuilder, ManualClock, Policy, RedisUrl,
+    AsyncCache, Backend, BuildError, Cache, CacheConfig, Capacity, ConfigError, ConfiguredCache,
+    Consistency, LocalCacheBuilder, ManualClock, Policy, RedisUrl,
 };
 use proptest::prelude::*;
 use serde::Deserialize;
@@ -118,7 +118,7 @@ fn message<T>(result: Result<T, ConfigError>) -> String {
     result.err().expect("an error").to_string()
 }
 
-fn build(config: &CacheConfig) -> Result<Arc<dyn Cache<u64, u64>>, ConfigError> {
+fn build(config: &CacheConfig) -> Result<ConfiguredCache<u64, u64>, ConfigError> {
     config.build_blocking()
 }
 
@@ -627,7 +627,7 @@ fn threads_get_a_cache_as_it_is_set_up() {
     let clock = ManualClock::new();
     let config = toml("capacity = 2\ntime_to_live = '5m'\nbackend = 'local'");
     let cache = config.build_blocking_with(|local| local.clock(clock.clone()));
-    let cache: Arc<dyn Cache<u64, u64>> = cache.unwrap();
+    let cache: Arc<dyn Cache<u64, u64>> = cache.unwrap().into();
     let load = |key: &u64| Ok::<_, &str>(key * 100);
     assert_eq!(cache.get_or_load(&7, load).unwrap(), 700);
     assert_eq!(cache.get(&7), Some(700));
@@ -645,7 +645,7 @@ async fn tasks_get_a_cache_with_what_needs_code() {
             .max_weight(10)
             .weigher(|_, page: &String| page.len() as u64)
     });
-    let cache: Arc<dyn AsyncCache<u64, String>> = cache.unwrap();
+    let cache: Arc<dyn AsyncCache<u64, String>> = cache.unwrap().into();
     cache.insert(1, "x".repeat(11)).await;
     cache.insert(2, "x".repeat(10)).await;
     assert_eq!(cache.get(&1).await, None);

@@ -3,7 +3,9 @@
 // Whole numbers.
 #![allow(clippy::float_cmp)]
 
-use hotset::{AnyError, AsyncCache, Cache, LoadError, LocalCache, Metrics, WatchError};
+#[cfg(feature = "serde")]
+use hotset::{AsyncCache, Cache, CacheConfig};
+use hotset::{LocalCache, Metrics, WatchError};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusRecorder};
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -172,39 +174,38 @@ fn what_is_watched_is_not_kept_alive_and_a_successor_goes_on() {
     }
 }
 
-#[test]
-fn a_cache_behind_a_trait_is_watched_and_a_double_is_told_apart() {
-    struct Double;
-    impl Cache<u64, u64> for Double {
-        fn get(&self, _: &u64) -> Option<u64> {
-            None
-        }
-        fn insert(&self, _: u64, _: u64) {}
-        fn insert_with_ttl(&self, _: u64, _: u64, _: Duration) {}
-        fn remove(&self, _: &u64) -> Option<u64> {
-            None
-        }
-        fn clear(&self) {}
-        fn get_or_load_erased(
-            &self,
-            key: &u64,
-            load: &mut hotset::ErasedLoader<'_, u64, u64>,
-        ) -> Result<u64, LoadError<AnyError>> {
-            let loaded = load(key).map_err(LoadError::Failed)?;
-            Ok(loaded.into_value())
-        }
-    }
+#[cfg(feature = "serde")]
+#[tokio::test]
+async fn configured_cache_is_watched_whichever_trait_it_has() {
     let (prometheus, metrics) = (Prometheus::new(), Metrics::new());
-    let threads: Arc<dyn Cache<u64, u64>> = Arc::new(named("threads"));
-    let tasks: Arc<dyn AsyncCache<u64, u64>> = Arc::new(named("tasks"));
-    metrics.watch(&threads).unwrap();
+    let config = |name| CacheConfig::from_toml(&format!("capacity = 10\nname = '{name}'")).unwrap();
+    let blocking = config("blocking").build_blocking::<u64, u64>().unwrap();
+    let tasks = config("tasks").build_async::<u64, u64>().unwrap();
+    metrics.watch(&blocking).unwrap();
     metrics.watch(&tasks).unwrap();
-    threads.insert(1, 1);
+    blocking.insert(1, 1);
     let scraped = prometheus.scrape(&metrics);
-    assert_eq!(value(&scraped, "hotset_entries{cache=\"threads\"}"), 1.0);
+    assert_eq!(value(&scraped, "hotset_entries{cache=\"blocking\"}"), 1.0);
     assert_eq!(value(&scraped, "hotset_entries{cache=\"tasks\"}"), 0.0);
-    let double: Arc<dyn Cache<u64, u64>> = Arc::new(Double);
-    assert_eq!(metrics.watch(&double), Err(WatchError::Unknown));
+
+    // The trait object is the same cache.
+    let shared: Arc<dyn AsyncCache<u64, u64>> = tasks.clone().into();
+    drop(tasks);
+    shared.insert(1, 1).await;
+    let scraped = prometheus.scrape(&metrics);
+    assert_eq!(value(&scraped, "hotset_entries{cache=\"tasks\"}"), 1.0);
+}
+
+#[test]
+fn cache_behind_a_pointer_is_watched() {
+    let (prometheus, metrics) = (Prometheus::new(), Metrics::new());
+    let (shared, boxed) = (Arc::new(named("shared")), Box::new(named("boxed")));
+    metrics.watch(&shared).unwrap();
+    metrics.watch(&&boxed).unwrap();
+    (*shared).insert(1, 1);
+    let scraped = prometheus.scrape(&metrics);
+    assert_eq!(value(&scraped, "hotset_entries{cache=\"shared\"}"), 1.0);
+    assert_eq!(value(&scraped, "hotset_entries{cache=\"boxed\"}"), 0.0);
 }
 
 #[test]

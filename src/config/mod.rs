@@ -15,9 +15,11 @@ mod value;
 mod source;
 
 mod build;
+mod configured;
 #[cfg_attr(not(feature = "redis"), path = "without_redis.rs")]
 mod over_redis;
 
+pub use configured::{ConfiguredAsyncCache, ConfiguredCache};
 pub use error::ConfigError;
 pub use value::{Backend, Capacity, RedisUrl};
 
@@ -81,8 +83,9 @@ settings! {
     /// as a field of the application's own configuration.
     ///
     /// A setting that is not set has the default of [`LocalCacheBuilder`](crate::LocalCacheBuilder) or
-    /// [`TieredCacheBuilder`](crate::TieredCacheBuilder). A cache moves from this process to Redis by its `backend` alone, or
-    /// step by step by `percent`, which [`AsyncCache::rollout`](crate::AsyncCache) changes while the cache runs.
+    /// [`TieredCacheBuilder`](crate::TieredCacheBuilder). A change of `backend` moves a cache from this process to
+    /// Redis. A change of `percent` does it step by step, and can be made while the cache runs, with
+    /// `ConfiguredAsyncCache::rollout`.
     /// Settings of Redis may be set before. They are then checked (without the feature `redis`, only their form), but
     /// not used.
     ///
@@ -90,7 +93,6 @@ settings! {
     ///
     /// ```
     /// use hotset::{AsyncCache, CacheConfig};
-    /// use std::sync::Arc;
     ///
     /// # #[tokio::main(flavor = "current_thread")]
     /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -105,10 +107,10 @@ settings! {
     ///     namespace = "shop:prices"
     ///     consistency = "bounded 5s"
     /// "#;
-    /// // PRICES_BACKEND=tiered moves it to Redis.
+    /// // The environment variable PRICES_BACKEND=tiered moves it to Redis.
     /// let config = CacheConfig::from_toml(file)?.override_from_env("PRICES_")?;
     ///
-    /// let prices: Arc<dyn AsyncCache<u64, u64>> = config.build_async()?;
+    /// let prices = config.build_async::<u64, u64>()?;
     /// let price = prices.get_or_load_async(&7, || fetch_price(7)).await?;
     /// assert_eq!(price, 700);
     /// # Ok(())
@@ -117,7 +119,7 @@ settings! {
     ///
     /// # Forms
     ///
-    /// DurationHistogram are texts like `"250ms"`, `"5m"` or `"1h 30m"`. Settings have the names of the fields. Environment
+    /// Durations are texts like `"250ms"`, `"5m"` or `"1h 30m"`. Settings have the names of the fields. Environment
     /// variables have the same names in capitals, with a prefix: `PRICES_TIME_TO_LIVE=5m`.
     ///
     /// # Passwords

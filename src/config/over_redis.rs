@@ -1,12 +1,11 @@
 //! Building a cache over Redis from its settings.
 
-use crate::config::build::Fronts;
+use crate::config::configured::BuiltCache;
 use crate::config::{Backend, CacheConfig, ConfigError};
 use crate::consistency::Consistency;
 use crate::local::LocalCacheBuilder;
 use crate::schema::{RemoteKey, RemoteValue, Schema, Schemas};
 use crate::tiered::TieredCacheBuilder;
-use std::sync::Arc;
 
 impl CacheConfig {
     /// Returns the builder of a [`TieredCache`](crate::TieredCache) with these settings, whatever the backend is.
@@ -53,8 +52,8 @@ impl CacheConfig {
         let url = url
             .ok_or_else(|| self.missing("url", "redis://[user:password@]host[:port][/database]"))?;
         let namespace = self.namespace.as_deref();
-        let namespace = namespace
-            .ok_or_else(|| self.missing("namespace", "what the cache is called in Redis"))?;
+        let namespace =
+            namespace.ok_or_else(|| self.missing("namespace", "the name of the cache in Redis"))?;
         let is_only_there = self.backend == Some(Backend::Redis);
         let local = if is_only_there && local.bounds() == 0 {
             local.capacity(0)
@@ -148,9 +147,10 @@ impl CacheConfig {
     pub(super) fn build_over_redis<K: RemoteKey + Schema, V: RemoteValue + Schema>(
         &self,
         local: LocalCacheBuilder<K, V>,
-    ) -> Result<Fronts<K, V>, ConfigError> {
+    ) -> Result<BuiltCache<K, V>, ConfigError> {
         let tiered = self.tiered_builder(local)?.build();
-        let cache = tiered.map_err(|error| self.refused(error))?;
-        Ok((Arc::new(cache.clone()), Arc::new(cache.blocking())))
+        tiered
+            .map(BuiltCache::Tiered)
+            .map_err(|error| self.refused(error))
     }
 }

@@ -224,7 +224,7 @@ pub(super) mod duration {
         })
     }
 
-    pub(in super::super) fn deserialize<'de, D: Deserializer<'de>>(
+    pub(in crate::config) fn deserialize<'de, D: Deserializer<'de>>(
         deserializer: D,
     ) -> Result<Option<Duration>, D::Error> {
         let written = Option::<Written>::deserialize(deserializer)?;
@@ -233,7 +233,7 @@ pub(super) mod duration {
 
     // What serde gives a function that `with` names.
     #[allow(clippy::ref_option)]
-    pub(in super::super) fn serialize<S: Serializer>(
+    pub(in crate::config) fn serialize<S: Serializer>(
         duration: &Option<Duration>,
         serializer: S,
     ) -> Result<S::Ok, S::Error> {

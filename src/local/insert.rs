@@ -50,6 +50,26 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
         removals.finish();
     }
 
+    /// Removes the entry of `key`, if there is one.
+    ///
+    /// Loads of the key that are in flight do not store their results. [`remove`](Self::remove) returns the value as
+    /// well.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let cache = hotset::LocalCache::new(100);
+    /// cache.insert(1, "one");
+    /// cache.invalidate(&1);
+    /// assert_eq!(cache.get(&1), None);
+    /// ```
+    pub fn invalidate<Q>(&self, key: &Q)
+    where
+        Q: Hash + Equivalent<K> + ?Sized,
+    {
+        drop(self.remove(key));
+    }
+
     /// Removes the entry of `key`. Returns its value, or `None` if the key was absent or expired.
     ///
     /// Loads of the key that are in flight do not store their results.

@@ -29,7 +29,7 @@ pub use removal::RemovalCause;
 #[cfg(feature = "snapshot")]
 pub use snapshot::{RestoreReport, SnapshotReport};
 
-use crate::error::{AnyError, LoadError};
+use crate::error::{AnyError, LoadError, MAX_SHARDS};
 use crate::local::lookup::Sought;
 use crate::local::shard::hash::KeyHash;
 use crate::local::shard::metadata::Kinds;
@@ -52,9 +52,6 @@ use tags::Tags;
 
 /// The hasher of a cache that was given none: foldhash, seeded at random.
 pub type DefaultHasher = foldhash::fast::RandomState;
-
-/// Shards are chosen by the top 16 bits of a hash.
-pub(crate) const MAX_SHARDS: usize = 1 << 16;
 
 /// A sharded cache in this process: LRU or another [`Policy`], with a time to live for each entry, bounded
 /// by entries or by weight.
@@ -394,20 +391,12 @@ where
         self.insert_with_ttl(key, value, ttl);
     }
 
-    fn remove(&self, key: &K) -> Option<V> {
-        self.remove(key)
+    fn invalidate(&self, key: &K) {
+        self.invalidate(key);
     }
 
     fn clear(&self) {
         self.clear();
-    }
-
-    #[cfg(feature = "metrics")]
-    fn observed(&self) -> Option<crate::metrics::Observed>
-    where
-        Self: 'static,
-    {
-        crate::Watch::observed(self)
     }
 
     fn get_or_load_erased(

@@ -45,15 +45,22 @@ where
     loop {
         let result = call(&mut |key| {
             let load = load.take().expect("a cache calls a loader at most once");
-            match load(key) {
-                Ok(loaded) => Ok(loaded.into()),
-                Err(error) => Err(Arc::new(error)),
-            }
+            erase(load(key))
         });
         if let Some(result) = typed(result) {
             return result;
         }
         assert!(load.is_some(), "{FOREIGN_ERROR}");
+    }
+}
+
+/// Converts the result of a loader into the form that the callers of one load share.
+pub(crate) fn erase<L: Into<Loaded<V>>, V, E: Any + Send + Sync>(
+    result: Result<L, E>,
+) -> Result<Loaded<V>, Arc<AnyError>> {
+    match result {
+        Ok(loaded) => Ok(loaded.into()),
+        Err(error) => Err(Arc::new(error)),
     }
 }
 
