@@ -5,6 +5,9 @@ use std::error::Error;
 use std::fmt;
 use std::sync::Arc;
 
+/// The maximum number of shards of a cache, because the top 16 bits of a hash select the shard.
+pub(crate) const MAX_SHARDS: usize = 1 << 16;
+
 /// An invalid setting of a [`LocalCacheBuilder`](crate::LocalCacheBuilder). The message says what to change.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
@@ -67,7 +70,7 @@ impl fmt::Display for BuildError {
             Self::Shards(n) => write!(
                 f,
                 "shards is {n}: use at most {}, or leave it out for a default",
-                crate::local::MAX_SHARDS
+                MAX_SHARDS
             ),
             Self::RefreshAfterEnd => f.write_str(
                 "refresh_after is not below time_to_live, so entries would expire before they are \

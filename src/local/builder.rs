@@ -1,10 +1,10 @@
 //! How a cache is set up.
 
 use crate::clock::{Clock, NEVER, Nanos, TimeSource, saturating_nanos};
-use crate::error::BuildError;
+use crate::error::{BuildError, MAX_SHARDS};
 use crate::local::load::refresh::{Rules, THROTTLE};
 use crate::local::removal::{Listener, RemovalCause};
-use crate::local::{DefaultHasher, LocalCache, MAX_SHARDS};
+use crate::local::{DefaultHasher, LocalCache};
 use crate::policy::Policy;
 use crate::random;
 use std::sync::Arc;
