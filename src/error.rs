@@ -1,4 +1,4 @@
-//! Errors of building and loading, with the remedy.
+//! Errors of building a cache and of loading values. The messages say what to change.
 
 use std::any::Any;
 use std::error::Error;
@@ -51,25 +51,25 @@ impl fmt::Display for BuildError {
         match self {
             Self::NoBound => f.write_str(
                 "the cache has no bound: call capacity(entries), or max_weight(weight) with a \
-                 weigher, or unbounded() if it shall grow without limit",
+                 weigher, or unbounded() if it may grow without limit",
             ),
             Self::SeveralBounds => f.write_str(
                 "the cache has more than one bound: keep one of capacity, max_weight and unbounded",
             ),
             Self::NoWeigher => f.write_str(
-                "max_weight needs to know what an entry weighs: add weigher(|key, value| ..), or \
-                 use capacity(entries) to count each as one",
+                "max_weight requires a weigher: add weigher(|key, value| ..), or use capacity(entries), \
+                 which counts each entry as one",
             ),
             Self::WeigherWithoutBound => f.write_str(
-                "a weigher has no effect without max_weight: add max_weight(weight) in location of \
-                 the other bound, or leave out the weigher",
+                "a weigher has no effect without max_weight: add max_weight(weight) in place of \
+                 the other bound, or remove the weigher",
             ),
             Self::Shards(0) => {
-                f.write_str("shards is 0: use 1 or more, or leave it out for a default")
+                f.write_str("shards is 0: use 1 or more, or leave it out for the default")
             }
             Self::Shards(n) => write!(
                 f,
-                "shards is {n}: use at most {}, or leave it out for a default",
+                "shards is {n}: use at most {}, or leave it out for the default",
                 MAX_SHARDS
             ),
             Self::RefreshAfterEnd => f.write_str(
@@ -86,20 +86,20 @@ impl fmt::Display for BuildError {
                 write!(f, "{setting} is out of range: use a finite number above 0")
             }
             Self::StaleIfSlowAlone => f.write_str(
-                "stale_if_slow has no effect without stale_if_error, which says how long expired values are kept: \
-                 add stale_if_error(max), or leave out stale_if_slow",
+                "stale_if_slow has no effect without stale_if_error, which sets how long expired values are kept: \
+                 add stale_if_error(max), or remove stale_if_slow",
             ),
             Self::NoLoads => f.write_str(
                 "max_concurrent_loads is 0, so nothing could be loaded: use 1 or more, or leave it \
                  out",
             ),
             Self::NoRuntime => f.write_str(
-                "a cache over Redis listens in the background: build it in a tokio runtime, whose \
-                 timer and IO are enabled",
+                "a cache over Redis runs background tasks: build it within a tokio runtime whose timer \
+                 and IO are enabled",
             ),
             Self::RedisUrl(why) => write!(
                 f,
-                "this is no URL of a Redis server, {why}: use \
+                "this is not the URL of a Redis server, {why}: use \
                  redis://[user:password@]host[:port][/database], \
                  redis-sentinel://[user:password@]host,host,host/service[/database] or \
                  redis-cluster://[user:password@]host,host"
@@ -109,7 +109,7 @@ impl fmt::Display for BuildError {
                 "{setting} is invalid: use the text of a PEM file"
             ),
             Self::Namespace => f.write_str(
-                "a namespace is 1 to 128 printable ASCII characters without blanks and braces: use \
+                "a namespace has 1 to 128 printable ASCII characters, without blanks and braces: use \
                  for example \"shop:prices\"",
             ),
             Self::Heartbeat => {
@@ -120,7 +120,7 @@ impl fmt::Display for BuildError {
             }
             Self::ZeroDuration(setting) => write!(
                 f,
-                "{setting} is zero, which nothing can meet: use a longer duration, or leave it out"
+                "{setting} is zero: use a longer duration, or leave it out"
             ),
         }
     }
@@ -140,9 +140,10 @@ pub enum LoadError<E: ?Sized> {
     /// The loader failed. All callers that waited for this load get the same error.
     Failed(Arc<E>),
     /// Another caller's load, the wait for a permit, or the caller's own load in a task of `detached` took longer
-    /// than this cache's `wait_timeout`. The load goes on.
+    /// than this cache's `wait_timeout`. The load continues.
     WaitTimeout,
-    /// The loader requested the key that it was loading, in the same thread or task, which would wait for itself.
+    /// The loader requested the key that it was loading, in the same thread or task, which would wait for itself
+    /// without limit.
     Recursive,
     /// The runtime that ran a `detached` load was shut down.
     Shutdown,
@@ -197,11 +198,11 @@ impl<E: ?Sized + fmt::Display> fmt::Display for LoadError<E> {
                 f.write_str("the load, or the wait for a permit, took longer than the wait timeout")
             }
             Self::Shutdown => {
-                f.write_str("the runtime was shut down before the detached load was done")
+                f.write_str("the runtime was shut down before the detached load completed")
             }
             Self::Recursive => f.write_str(
-                "the loader asked for the key that it is loading itself: load another key, or \
-                 read with get",
+                "the loader requested the key that it is loading: request another key, or read this \
+                 key with get",
             ),
         }
     }

@@ -1,4 +1,4 @@
-//! Where settings are read.
+//! Reading settings from TOML, JSON and the environment.
 
 use crate::config::{CacheConfig, ConfigError};
 use serde::de::value::MapDeserializer;
@@ -8,17 +8,17 @@ use std::ffi::OsString;
 use std::fmt::{self, Display};
 use std::{env, iter};
 
-/// Letters that may be wrong in a name that is still taken for another.
-const TYPOS: usize = 3;
+/// The maximum edit distance, in letters, between an unknown name and the setting that an error proposes for it.
+const MAX_EDIT_DISTANCE: usize = 3;
 
-/// Which settings are from variables, so that an error can name these.
+/// The settings that were read from environment variables, so that an error can name the variable.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Environment {
     prefix: Option<String>,
     set: BTreeSet<&'static str>,
 }
 
-/// Where settings are from does not tell configurations apart.
+/// Configurations with equal settings are equal, whatever the source of the settings.
 impl PartialEq for Environment {
     fn eq(&self, _: &Self) -> bool {
         true
@@ -26,15 +26,16 @@ impl PartialEq for Environment {
 }
 
 impl CacheConfig {
-    /// The settings in a TOML document.
+    /// Reads the settings of a TOML document.
     ///
     /// # Errors
     ///
-    /// If it is no TOML, or has a setting that there is not, or one with a value of the wrong kind. What
-    /// is missing, or out of range, turns up when a cache is built: the environment may have it.
+    /// Returns an error if the text is not TOML, if it has an unknown setting, or if a value has the wrong type.
+    /// Settings that are missing or out of range are errors only when a cache is built, because the environment may
+    /// set them.
     pub fn from_toml(text: &str) -> Result<Self, ConfigError> {
         let table: toml::Table = toml::from_str(text).map_err(|error| {
-            // Not its Display, which shows the line, and so perhaps a password.
+            // Not the `Display` of the error, which shows the line and may thereby show a password.
             let before = error.span().and_then(|span| text.get(..span.start));
             let line = before.map_or(1, |before| before.matches('\n').count() + 1);
             ConfigError::Syntax {
@@ -45,11 +46,11 @@ impl CacheConfig {
         Self::from_entries(table)
     }
 
-    /// The settings in a JSON object. `null` is as if it were not there.
+    /// Reads the settings of a JSON object. A setting that is `null` counts as not set.
     ///
     /// # Errors
     ///
-    /// As [`from_toml`](Self::from_toml).
+    /// Like [`from_toml`](Self::from_toml).
     pub fn from_json(text: &str) -> Result<Self, ConfigError> {
         let Entries(entries) = serde_json::from_str(text).map_err(|error| ConfigError::Syntax {
             format: "JSON",
@@ -58,29 +59,31 @@ impl CacheConfig {
         Self::from_entries(entries)
     }
 
-    /// The settings in the environment: all variables that begin with the prefix and `_`, so
-    /// `PRICES_TIME_TO_LIVE` with `"PRICES"` or `"PRICES_"`. Those with an empty value count as not set.
+    /// Reads the settings of the environment: all variables that begin with the prefix and `_`, such as
+    /// `PRICES_TIME_TO_LIVE` for `"PRICES"` or `"PRICES_"`. A variable with an empty value counts as not set.
     ///
-    /// No other variable may begin with the prefix. Kubernetes makes some from the names of services.
+    /// No other variable may begin with the prefix. Kubernetes sets variables that begin with the name of a service.
     ///
     /// # Errors
     ///
-    /// If a variable with the prefix is no setting, or has a value of the wrong kind, or if the prefix is
-    /// empty.
+    /// Returns an error if the prefix is empty, if a variable with the prefix is not a setting, or if its value has
+    /// the wrong type.
     pub fn from_env(prefix: &str) -> Result<Self, ConfigError> {
         Self::default().override_from_env(prefix)
     }
 
-    /// What the environment sets, as [`from_env`](Self::from_env), and for the rest these settings.
+    /// Replaces the settings that the environment sets, like [`from_env`](Self::from_env), and keeps the others.
     ///
     /// # Errors
     ///
-    /// As [`from_env`](Self::from_env).
+    /// Like [`from_env`](Self::from_env).
     pub fn override_from_env(self, prefix: &str) -> Result<Self, ConfigError> {
         self.override_from_vars(prefix, env::vars_os())
     }
 
-    /// As [`override_from_env`](Self::override_from_env), with variables from elsewhere.
+    /// Replaces settings like [`override_from_env`](Self::override_from_env), but from the given variables.
+    ///
+    /// # Examples
     ///
     /// ```
     /// use hotset::CacheConfig;
@@ -93,7 +96,7 @@ impl CacheConfig {
     ///
     /// # Errors
     ///
-    /// As [`from_env`](Self::from_env).
+    /// Like [`from_env`](Self::from_env).
     pub fn override_from_vars<N: Into<OsString>, V: Into<OsString>>(
         mut self,
         prefix: &str,
@@ -138,7 +141,7 @@ impl CacheConfig {
             if config.is_set(name) {
                 return Err(ConfigError::Value {
                     setting: name.to_string(),
-                    why: "it is set twice: leave one out".to_string(),
+                    why: "it is set twice: remove one of them".to_string(),
                 });
             }
             config.set(name, None, value)?;
@@ -146,7 +149,7 @@ impl CacheConfig {
         Ok(config)
     }
 
-    /// Reads one setting, so that an error is known to be its.
+    /// Reads one setting by itself, so that an error can name it.
     fn set<'de, D: Deserializer<'de>>(
         &mut self,
         name: &'static str,
@@ -162,7 +165,8 @@ impl CacheConfig {
         Ok(())
     }
 
-    /// What a setting is called where it was set, or could be.
+    /// Returns the name of a setting in the source that has set it. For a setting that is not set, also names the
+    /// environment variable.
     pub(super) fn name_of(&self, name: &str) -> String {
         let Environment { prefix, set } = &self.environment;
         let variable = spelled(name, prefix.as_deref());
@@ -176,7 +180,7 @@ impl CacheConfig {
     }
 }
 
-/// What a JSON object says, with what it says twice.
+/// The entries of a JSON object, including duplicate keys.
 struct Entries(Vec<(String, serde_json::Value)>);
 
 impl<'de> Deserialize<'de> for Entries {
@@ -200,7 +204,7 @@ impl<'de> Visitor<'de> for EntriesVisitor {
     }
 }
 
-/// A value that is there, not made into something else.
+/// A deserializer in the role of a value.
 struct Only<D>(D);
 
 impl<'de, D: Deserializer<'de>> IntoDeserializer<'de, D::Error> for Only<D> {
@@ -211,7 +215,7 @@ impl<'de, D: Deserializer<'de>> IntoDeserializer<'de, D::Error> for Only<D> {
     }
 }
 
-/// A name as its source spells it.
+/// Returns the name of a setting in its source: the name of the variable if there is a prefix.
 fn spelled(name: &str, prefix: Option<&str>) -> String {
     match prefix {
         Some(prefix) => format!("{prefix}{}", name.to_ascii_uppercase()),
@@ -219,7 +223,11 @@ fn spelled(name: &str, prefix: Option<&str>) -> String {
     }
 }
 
-/// The setting that its source spells so.
+/// Returns the setting with a name from a source.
+///
+/// # Errors
+///
+/// Returns an error that proposes the most similar setting, or all of them, if there is no such setting.
 fn known(written: &str, prefix: Option<&str>) -> Result<&'static str, ConfigError> {
     let whole = format!("{}{written}", prefix.unwrap_or_default());
     let mut names = CacheConfig::NAMES.iter().copied();
@@ -229,7 +237,7 @@ fn known(written: &str, prefix: Option<&str>) -> Result<&'static str, ConfigErro
     let distance = |name: &str| strsim::osa_distance(&spelled(name, prefix), &whole);
     let nearest = CacheConfig::NAMES
         .iter()
-        .filter(|name| distance(name) <= TYPOS)
+        .filter(|name| distance(name) <= MAX_EDIT_DISTANCE)
         .min_by_key(|name| distance(name));
     let offered = nearest.map_or(CacheConfig::NAMES, std::slice::from_ref);
     Err(ConfigError::Unknown {
@@ -241,15 +249,15 @@ fn known(written: &str, prefix: Option<&str>) -> Result<&'static str, ConfigErro
 fn no_prefix() -> ConfigError {
     ConfigError::Value {
         setting: "prefix".to_string(),
-        why: "it is empty, so that any variable might be a setting: use for example \"PRICES_\""
+        why: "it is empty, so any variable could be a setting: use for example \"PRICES_\""
             .to_string(),
     }
 }
 
-/// What is wrong, without a URL that is in the wrong place, perhaps with its password.
+/// Replaces an error text that may contain a URL, and thereby a password.
 fn without_secrets(why: &str) -> String {
     if why.contains("://") || why.contains('@') {
-        return "a URL is not what is expected here".to_string();
+        return "a URL is not expected here".to_string();
     }
     why.to_string()
 }

@@ -1,11 +1,11 @@
-//! The same code on each backend, which the configuration picks.
+//! The same application code on every backend that a configuration can select.
 
 use crate::servers::{self, Server};
 use hotset::{AsyncCache, Cache, CacheConfig, TieredCache};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 
-/// A configuration as a service has it, with the server at hand whatever the backend is.
+/// Returns the configuration of a service, with the URL of the server for every backend.
 fn config(server: &Server, backend: &str) -> CacheConfig {
     let file = "capacity = 1000\ntime_to_live = '5m'\nnamespace = 'prices'\ndeadline = '2s'";
     let variables = [("PRICES_BACKEND", backend), ("PRICES_URL", &server.url())];
@@ -13,7 +13,7 @@ fn config(server: &Server, backend: &str) -> CacheConfig {
     file.override_from_vars("PRICES_", variables).unwrap()
 }
 
-/// The application, which knows of no backend.
+/// Runs application code that does not know its backend. Returns the number of loads.
 async fn serve(prices: &impl AsyncCache<u64, String>) -> u64 {
     let loads = AtomicU64::new(0);
     let load = || async {
@@ -32,7 +32,7 @@ async fn serve(prices: &impl AsyncCache<u64, String>) -> u64 {
 }
 
 #[tokio::test]
-async fn the_same_code_runs_on_each_backend() {
+async fn async_code_runs_on_every_backend() {
     for (backend, entries) in [("local", 0), ("redis", 1), ("tiered", 1)] {
         let server = Server::start();
         let config = config(&server, backend);
@@ -40,14 +40,14 @@ async fn the_same_code_runs_on_each_backend() {
         assert_eq!(serve(&prices).await, 1, "{backend}");
         assert_eq!(server.entries("prices").len(), entries, "{backend}");
 
-        // Another process finds what is in Redis.
+        // A cache of another process finds the value in Redis.
         let other = config.build_async::<u64, String>().unwrap();
         assert_eq!(serve(&other).await, 1 - entries as u64, "{backend}");
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn so_do_threads() {
+async fn blocking_code_runs_on_every_backend() {
     for backend in ["local", "redis", "tiered"] {
         let server = Server::start();
         let prices = config(&server, backend).build_blocking::<u64, u64>();
@@ -61,7 +61,7 @@ async fn so_do_threads() {
 }
 
 #[tokio::test]
-async fn the_backend_redis_keeps_nothing_in_the_process() {
+async fn backend_redis_stores_no_entries_in_the_process() {
     let server = Server::start();
     for (backend, kept) in [("redis", 0), ("tiered", 1)] {
         let config = config(&server, backend);
@@ -75,7 +75,7 @@ async fn the_backend_redis_keeps_nothing_in_the_process() {
 }
 
 #[tokio::test]
-async fn the_backend_redis_needs_no_capacity_and_takes_a_weight() {
+async fn backend_redis_needs_no_capacity_and_accepts_a_weigher() {
     let server = Server::start();
     let mut config = config(&server, "redis");
     config.capacity = None;
@@ -88,9 +88,9 @@ async fn the_backend_redis_needs_no_capacity_and_takes_a_weight() {
     assert_eq!(serve(&weighed.unwrap()).await, 1);
 }
 
-/// By configuration alone: to another backend with a restart, to more of Redis and back without one.
+/// Changes the share of keys that go through Redis, up and back to zero, while tasks read and invalidate.
 #[tokio::test(flavor = "multi_thread")]
-async fn it_moves_there_and_back_under_load_without_an_error() {
+async fn rollout_changes_under_load_without_an_error() {
     let server = Server::start();
     for backend in ["local", "redis", "tiered"] {
         let config = config(&server, backend);
@@ -122,15 +122,14 @@ async fn it_moves_there_and_back_under_load_without_an_error() {
                 None => assert_eq!(backend, "local"),
             }
             let from = reads.load(SeqCst);
-            servers::soon("it goes on", || reads.load(SeqCst) > from + 3_000).await;
+            servers::soon("reads continue", || reads.load(SeqCst) > from + 3_000).await;
             stored.push(server.entries("prices").len());
         }
         stop.store(true, SeqCst);
         for task in tasks {
             task.await.unwrap();
         }
-        let is_more = |pair: &[usize]| pair[0] < pair[1];
-        let grows = stored[..4].windows(2).all(is_more);
+        let grows = stored[..4].windows(2).all(|pair| pair[0] < pair[1]);
         assert!(grows == (backend != "local"), "{backend}: {stored:?}");
         let () = server.command(&[b"FLUSHALL"]);
     }
