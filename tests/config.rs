@@ -85,7 +85,7 @@ const VARIABLES: [(&str, &str); 29] = [
     ("PRICES_WAIT_TIMEOUT", "250ms"),
     ("PRICES_MAX_CONCURRENT_LOADS", "32"),
     ("PRICES_REFRESH_AFTER", "5m"),
-    ("PRICES_EARLY_RENEWAL", "1"),
+    ("PRICES_EARLY_REFRESH", "1"),
     ("PRICES_STALE_IF_ERROR", "1day"),
     ("PRICES_TTL_JITTER", "0.1"),
     ("PRICES_NAME", "prices"),

@@ -57,7 +57,8 @@ impl CacheConfig {
 
     /// Builds a cache for blocking callers.
     ///
-    /// The result implements [`Cache`](crate::Cache). Over Redis it is a [`BlockingCache`](crate::BlockingCache), whose documentation says which runtime it needs.
+    /// The result implements [`Cache`](crate::Cache). Over Redis it is a [`BlockingCache`](crate::BlockingCache), whose
+    /// documentation says which runtime it needs.
     ///
     /// # Errors
     ///
@@ -133,10 +134,10 @@ impl CacheConfig {
         }
     }
 
-    pub(super) fn missing(&self, name: &str, what: &'static str) -> ConfigError {
+    pub(super) fn missing(&self, name: &str, expected: &'static str) -> ConfigError {
         ConfigError::Missing {
             setting: self.name_of(name),
-            what,
+            expected,
         }
     }
 }

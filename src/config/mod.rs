@@ -1,4 +1,4 @@
-//! A cache's settings as data.
+//! The settings of a cache as data, and building a cache from them.
 
 /// Calls the method of a builder for each setting that is set.
 macro_rules! apply {
@@ -129,8 +129,8 @@ settings! {
         /// The place where values are kept. Default: [`Backend::Local`].
         backend: Backend,
         /// The maximum number of entries in this process, or `"unbounded"`: see
-        /// [`LocalCacheBuilder::capacity`](crate::LocalCacheBuilder::capacity). Required, except with [`Backend::Redis`] and where code
-        /// sets another bound.
+        /// [`LocalCacheBuilder::capacity`](crate::LocalCacheBuilder::capacity). Required, except with
+        /// [`Backend::Redis`] and if code sets another bound.
         capacity: Capacity,
         /// The number of shards: see [`LocalCacheBuilder::shards`](crate::LocalCacheBuilder::shards).
         shards: usize,
@@ -177,15 +177,17 @@ settings! {
         /// `true` to count the ages of values in the statistics: see
         /// [`LocalCacheBuilder::track_ages`](crate::LocalCacheBuilder::track_ages).
         track_ages: bool,
-        /// The name of the cache in metrics, traces and the like: see [`LocalCacheBuilder::name`](crate::LocalCacheBuilder::name).
+        /// The name of the cache in metrics and traces: see
+        /// [`LocalCacheBuilder::name`](crate::LocalCacheBuilder::name).
         name: String,
-        /// The URL of the Redis server, servers or cluster: see [`LocalCacheBuilder::redis`](crate::LocalCacheBuilder::redis).
+        /// The URL of the Redis server, the sentinels or the cluster: see
+        /// [`LocalCacheBuilder::redis`](crate::LocalCacheBuilder::redis).
         url: RedisUrl,
         /// The name of the cache in Redis: see [`LocalCacheBuilder::redis`](crate::LocalCacheBuilder::redis).
         namespace: String,
         /// The class of consistency, `"realtime"`, `"bounded 5s"`, `"l1-only"` or `"l2-only"`: see
-        /// [`TieredCacheBuilder::consistency`](crate::TieredCacheBuilder::consistency). With [`Backend::Redis`] it is always
-        /// `"l2-only"`.
+        /// [`TieredCacheBuilder::consistency`](crate::TieredCacheBuilder::consistency). With [`Backend::Redis`] it is
+        /// always `"l2-only"`.
         consistency: Consistency,
         /// The maximum time that L1 keeps a copy of a value: see
         /// [`TieredCacheBuilder::local_time_to_live`](crate::TieredCacheBuilder::local_time_to_live).
@@ -219,7 +221,8 @@ settings! {
         replicas: u64,
         /// The path of the file for `TieredCacheBuilder::root_certificate` (feature `redis-tls`).
         root_certificate: PathBuf,
-        /// The path of the file with the certificate for `TieredCacheBuilder::client_certificate` (feature `redis-tls`).
+        /// The path of the file with the certificate for `TieredCacheBuilder::client_certificate` (feature
+        /// `redis-tls`).
         client_certificate: PathBuf,
         /// The path of the file with the private key of that certificate.
         client_key: PathBuf,

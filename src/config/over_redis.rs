@@ -54,20 +54,21 @@ impl CacheConfig {
         let namespace = self.namespace.as_deref();
         let namespace =
             namespace.ok_or_else(|| self.missing("namespace", "the name of the cache in Redis"))?;
-        let is_only_there = self.backend == Some(Backend::Redis);
-        let local = if is_only_there && local.bounds() == 0 {
+        let is_only_redis = self.backend == Some(Backend::Redis);
+        let local = if is_only_redis && local.bounds() == 0 {
             local.capacity(0)
         } else {
             local
         };
-        let mut tiered = self.over(local, url.as_str(), namespace, schemas)?;
-        if is_only_there {
+        let mut tiered = self.configure_tiered(local, url.as_str(), namespace, schemas)?;
+        if is_only_redis {
             tiered = tiered.consistency(Consistency::L2Only);
         }
         Ok(tiered)
     }
 
-    fn over<K: RemoteKey, V: RemoteValue>(
+    /// Returns a builder with all settings of a tiered cache, and checks it.
+    fn configure_tiered<K: RemoteKey, V: RemoteValue>(
         &self,
         local: LocalCacheBuilder<K, V>,
         url: &str,
@@ -112,7 +113,7 @@ impl CacheConfig {
     fn read(&self, name: &str, path: &std::path::Path) -> Result<Vec<u8>, ConfigError> {
         std::fs::read(path).map_err(|error| ConfigError::Value {
             setting: self.name_of(name),
-            why: format!("{} cannot be read: {error}", path.display()),
+            reason: format!("{} cannot be read: {error}", path.display()),
         })
     }
 
@@ -126,7 +127,7 @@ impl CacheConfig {
             None => Ok(tiered),
             Some(name) => Err(ConfigError::Value {
                 setting: self.name_of(name),
-                why: "hotset was built without TLS: add the feature \"redis-tls\" to it in Cargo.toml"
+                reason: "hotset was built without TLS: add the feature \"redis-tls\" to it in Cargo.toml"
                     .into(),
             }),
         }
@@ -140,7 +141,7 @@ impl CacheConfig {
             .map_or("redis://localhost/", |url| url.as_str());
         let namespace = self.namespace.as_deref().unwrap_or("unused");
         let schemas = Schemas::of::<u64, u64>();
-        self.over::<u64, u64>(LocalCacheBuilder::new(), url, namespace, schemas)
+        self.configure_tiered::<u64, u64>(LocalCacheBuilder::new(), url, namespace, schemas)
             .map(drop)
     }
 

@@ -40,7 +40,7 @@ impl CacheConfig {
             let line = before.map_or(1, |before| before.matches('\n').count() + 1);
             ConfigError::Syntax {
                 format: "TOML",
-                why: format!("{}, in line {line}", error.message()),
+                reason: format!("{}, in line {line}", error.message()),
             }
         })?;
         Self::from_entries(table)
@@ -54,7 +54,7 @@ impl CacheConfig {
     pub fn from_json(text: &str) -> Result<Self, ConfigError> {
         let Entries(entries) = serde_json::from_str(text).map_err(|error| ConfigError::Syntax {
             format: "JSON",
-            why: without_secrets(&error.to_string()),
+            reason: without_secrets(&error.to_string()),
         })?;
         Self::from_entries(entries)
     }
@@ -114,11 +114,11 @@ impl CacheConfig {
             else {
                 continue;
             };
-            let name = known(rest, Some(&prefix))?;
+            let name = find_setting(rest, Some(&prefix))?;
             let value = value.into();
             let value = value.to_str().ok_or_else(|| ConfigError::Value {
-                setting: spelled(name, Some(&prefix)),
-                why: "it is not Unicode".to_string(),
+                setting: source_name(name, Some(&prefix)),
+                reason: "it is not Unicode".to_string(),
             })?;
             self.set(name, Some(&prefix), serde_plain::Deserializer::new(value))?;
             if !value.is_empty() {
@@ -137,11 +137,11 @@ impl CacheConfig {
     {
         let mut config = Self::default();
         for (name, value) in entries {
-            let name = known(&name, None)?;
+            let name = find_setting(&name, None)?;
             if config.is_set(name) {
                 return Err(ConfigError::Value {
                     setting: name.to_string(),
-                    why: "it is set twice: remove one of them".to_string(),
+                    reason: "it is set twice: remove one of them".to_string(),
                 });
             }
             config.set(name, None, value)?;
@@ -156,10 +156,10 @@ impl CacheConfig {
         prefix: Option<&str>,
         value: D,
     ) -> Result<(), ConfigError> {
-        let entry = MapDeserializer::new(iter::once((name, Only(value))));
+        let entry = MapDeserializer::new(iter::once((name, SingleValue(value))));
         let one = Self::deserialize(entry).map_err(|error: D::Error| ConfigError::Value {
-            setting: spelled(name, prefix),
-            why: without_secrets(error.to_string().trim_end()),
+            setting: source_name(name, prefix),
+            reason: without_secrets(error.to_string().trim_end()),
         })?;
         self.overlay(one);
         Ok(())
@@ -169,7 +169,7 @@ impl CacheConfig {
     /// environment variable.
     pub(super) fn name_of(&self, name: &str) -> String {
         let Environment { prefix, set } = &self.environment;
-        let variable = spelled(name, prefix.as_deref());
+        let variable = source_name(name, prefix.as_deref());
         if set.contains(name) {
             variable
         } else if prefix.is_some() && !self.is_set(name) {
@@ -205,9 +205,9 @@ impl<'de> Visitor<'de> for EntriesVisitor {
 }
 
 /// A deserializer in the role of a value.
-struct Only<D>(D);
+struct SingleValue<D>(D);
 
-impl<'de, D: Deserializer<'de>> IntoDeserializer<'de, D::Error> for Only<D> {
+impl<'de, D: Deserializer<'de>> IntoDeserializer<'de, D::Error> for SingleValue<D> {
     type Deserializer = D;
 
     fn into_deserializer(self) -> D {
@@ -216,7 +216,7 @@ impl<'de, D: Deserializer<'de>> IntoDeserializer<'de, D::Error> for Only<D> {
 }
 
 /// Returns the name of a setting in its source: the name of the variable if there is a prefix.
-fn spelled(name: &str, prefix: Option<&str>) -> String {
+fn source_name(name: &str, prefix: Option<&str>) -> String {
     match prefix {
         Some(prefix) => format!("{prefix}{}", name.to_ascii_uppercase()),
         None => name.to_string(),
@@ -228,13 +228,13 @@ fn spelled(name: &str, prefix: Option<&str>) -> String {
 /// # Errors
 ///
 /// Returns an error that proposes the most similar setting, or all of them, if there is no such setting.
-fn known(written: &str, prefix: Option<&str>) -> Result<&'static str, ConfigError> {
+fn find_setting(written: &str, prefix: Option<&str>) -> Result<&'static str, ConfigError> {
     let whole = format!("{}{written}", prefix.unwrap_or_default());
     let mut names = CacheConfig::NAMES.iter().copied();
-    if let Some(name) = names.find(|name| spelled(name, prefix) == whole) {
+    if let Some(name) = names.find(|name| source_name(name, prefix) == whole) {
         return Ok(name);
     }
-    let distance = |name: &str| strsim::osa_distance(&spelled(name, prefix), &whole);
+    let distance = |name: &str| strsim::osa_distance(&source_name(name, prefix), &whole);
     let nearest = CacheConfig::NAMES
         .iter()
         .filter(|name| distance(name) <= MAX_EDIT_DISTANCE)
@@ -242,22 +242,25 @@ fn known(written: &str, prefix: Option<&str>) -> Result<&'static str, ConfigErro
     let offered = nearest.map_or(CacheConfig::NAMES, std::slice::from_ref);
     Err(ConfigError::Unknown {
         setting: without_secrets(&whole),
-        known: offered.iter().map(|name| spelled(name, prefix)).collect(),
+        candidates: offered
+            .iter()
+            .map(|name| source_name(name, prefix))
+            .collect(),
     })
 }
 
 fn no_prefix() -> ConfigError {
     ConfigError::Value {
         setting: "prefix".to_string(),
-        why: "it is empty, so any variable could be a setting: use for example \"PRICES_\""
+        reason: "it is empty, so any variable could be a setting: use for example \"PRICES_\""
             .to_string(),
     }
 }
 
 /// Replaces an error text that may contain a URL, and thereby a password.
-fn without_secrets(why: &str) -> String {
-    if why.contains("://") || why.contains('@') {
+fn without_secrets(text: &str) -> String {
+    if text.contains("://") || text.contains('@') {
         return "a URL is not expected here".to_string();
     }
-    why.to_string()
+    text.to_string()
 }

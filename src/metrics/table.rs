@@ -59,7 +59,7 @@ metrics! {
     REFUSED: Counter "hotset_refused_total",
         "Values that were not stored because they outweigh the capacity or have a time to live of zero.";
     OUTDATED: Counter "hotset_outdated_total",
-        "Loads whose value was not stored, and updates that were repeated, because the key was written in the meantime.";
+        "Loads whose value was not stored, and updates that were repeated, because the key was written since.";
     REMOVALS: Counter "hotset_removals_total" ["cause"],
         "Entries that were evicted, expired, replaced, removed, cleared or invalidated.";
     ENTRIES: Gauge "hotset_entries", "Number of entries, including expired ones that have not been removed yet.";
@@ -85,7 +85,7 @@ metrics! {
         "Values in Redis that were damaged, or of another schema or format.";
     #[cfg(feature = "redis")]
     L2_UNSTORABLE: Counter "hotset_l2_unstorable_total",
-        "Values that were not stored in Redis because they were too large, had too many tags, or could not be serialized.";
+        "Values not stored in Redis because they were too large, had too many tags, or could not be serialized.";
     #[cfg(feature = "redis")]
     L2_ALTERED: Counter "hotset_l2_altered_total",
         "Values that were not stored in Redis because their encoding decodes to another value.";
