@@ -99,7 +99,7 @@ impl fmt::Display for BuildError {
             ),
             Self::RedisUrl(why) => write!(
                 f,
-                "this is not the URL of a Redis server, {why}: use \
+                "this is no URL of a Redis server, {why}: use \
                  redis://[user:password@]host[:port][/database], \
                  redis-sentinel://[user:password@]host,host,host/service[/database] or \
                  redis-cluster://[user:password@]host,host"

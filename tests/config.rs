@@ -533,7 +533,7 @@ fn settings_of_redis_are_checked_with_every_backend() {
     let refused = [
         (
             "url = 'http://user:secret@host/'",
-            "url: this is not the URL of a Redis server, since it does not parse: use \
+            "url: this is no URL of a Redis server, since it does not parse: use \
              redis://[user:password@]host[:port][/database], \
              redis-sentinel://[user:password@]host,host,host/service[/database] or \
              redis-cluster://[user:password@]host,host",

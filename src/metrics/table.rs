@@ -68,7 +68,7 @@ metrics! {
 
     #[cfg(feature = "redis")]
     L2_CALL_SECONDS: Histogram "hotset_l2_call_seconds" ["operation"],
-        "Duration of calls to Redis, in seconds.";
+        "Duration of calls to Redis: lookup, fill, release, invalidate, renew, acknowledge.";
     #[cfg(feature = "redis")]
     L2_FAILURES: Counter "hotset_l2_failures_total" ["operation"], "Calls to Redis that failed.";
     #[cfg(feature = "redis")]
