@@ -67,11 +67,7 @@ impl fmt::Display for BuildError {
             Self::Shards(0) => {
                 f.write_str("shards is 0: use 1 or more, or leave it out for the default")
             }
-            Self::Shards(n) => write!(
-                f,
-                "shards is {n}: use at most {}, or leave it out for the default",
-                MAX_SHARDS
-            ),
+            Self::Shards(n) => write!(f, "shards is {n}: use at most {MAX_SHARDS}, or leave it out for the default"),
             Self::RefreshAfterEnd => f.write_str(
                 "refresh_after is not below time_to_live, so entries would expire before they are \
                  refreshed: use a shorter refresh_after",
