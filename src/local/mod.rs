@@ -18,6 +18,8 @@ mod walk;
 mod warm;
 
 #[cfg(feature = "redis")]
+pub(crate) use crate::local::compute::Promise;
+#[cfg(feature = "redis")]
 pub(crate) use crate::local::load::batch::{BatchResult, Lookup, erase_many};
 #[cfg(feature = "tokio")]
 pub use crate::local::load::detached::Detached;
@@ -53,8 +55,8 @@ use tags::Tags;
 /// The hasher of a cache that was given none: foldhash, seeded at random.
 pub type DefaultHasher = foldhash::fast::RandomState;
 
-/// A sharded cache in this process: LRU or another [`Policy`], with a time to live for each entry, bounded
-/// by entries or by weight.
+/// A sharded cache in this process: LRU or another [`Policy`](crate::Policy), with a time to live for each entry,
+/// bounded by entries or by weight.
 ///
 /// A clone is another handle to the same cache, so share it by cloning.
 ///
