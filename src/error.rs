@@ -1,11 +1,11 @@
-//! Errors of building a cache and of loading values. The messages say what to change.
+//! Errors of building a cache and of loading, with their remedies.
 
 use std::any::Any;
 use std::error::Error;
 use std::fmt;
 use std::sync::Arc;
 
-/// The maximum number of shards of a cache, because the top 16 bits of a hash select the shard.
+/// The maximum number of shards of a cache. Shards are chosen by 16 bits of a hash.
 pub(crate) const MAX_SHARDS: usize = 1 << 16;
 
 /// An invalid setting of a [`LocalCacheBuilder`](crate::LocalCacheBuilder). The message says what to change.
@@ -57,12 +57,12 @@ impl fmt::Display for BuildError {
                 "the cache has more than one bound: keep one of capacity, max_weight and unbounded",
             ),
             Self::NoWeigher => f.write_str(
-                "max_weight requires a weigher: add weigher(|key, value| ..), or use capacity(entries), \
-                 which counts each entry as one",
+                "max_weight requires the weight of each entry: add weigher(|key, value| ..), or use \
+                 capacity(entries) to count each entry as one",
             ),
             Self::WeigherWithoutBound => f.write_str(
                 "a weigher has no effect without max_weight: add max_weight(weight) in place of \
-                 the other bound, or remove the weigher",
+                 the other bound, or leave out the weigher",
             ),
             Self::Shards(0) => {
                 f.write_str("shards is 0: use 1 or more, or leave it out for the default")
@@ -90,12 +90,12 @@ impl fmt::Display for BuildError {
                  out",
             ),
             Self::NoRuntime => f.write_str(
-                "a cache over Redis runs background tasks: build it within a tokio runtime whose timer \
-                 and IO are enabled",
+                "a cache over Redis runs tasks in the background: build it in a tokio runtime whose \
+                 timer and IO are enabled",
             ),
             Self::RedisUrl(why) => write!(
                 f,
-                "this is no URL of a Redis server, {why}: use \
+                "this is not a URL of a Redis server, {why}: use \
                  redis://[user:password@]host[:port][/database], \
                  redis-sentinel://[user:password@]host,host,host/service[/database] or \
                  redis-cluster://[user:password@]host,host"
@@ -105,7 +105,7 @@ impl fmt::Display for BuildError {
                 "{setting} is invalid: use the text of a PEM file"
             ),
             Self::Namespace => f.write_str(
-                "a namespace has 1 to 128 printable ASCII characters, without blanks and braces: use \
+                "a namespace has 1 to 128 printable ASCII characters without blanks and braces: use \
                  for example \"shop:prices\"",
             ),
             Self::Heartbeat => {
@@ -116,7 +116,7 @@ impl fmt::Display for BuildError {
             }
             Self::ZeroDuration(setting) => write!(
                 f,
-                "{setting} is zero: use a longer duration, or leave it out"
+                "{setting} is zero, which has no meaning: use a longer duration, or leave it out"
             ),
         }
     }
@@ -194,11 +194,10 @@ impl<E: ?Sized + fmt::Display> fmt::Display for LoadError<E> {
                 f.write_str("the load, or the wait for a permit, took longer than the wait timeout")
             }
             Self::Shutdown => {
-                f.write_str("the runtime was shut down before the detached load completed")
+                f.write_str("the runtime was shut down before the detached load ended")
             }
             Self::Recursive => f.write_str(
-                "the loader requested the key that it is loading: request another key, or read this \
-                 key with get",
+                "the loader requested the key that it is loading: load another key, or read with get",
             ),
         }
     }

@@ -460,7 +460,7 @@ fn error_of_a_builder_names_the_setting() {
         ),
         (
             "lease = '0s'",
-            "lease is zero: use a longer duration, or leave it out",
+            "lease is zero, which has no meaning: use a longer duration, or leave it out",
         ),
         (
             "ttl_jitter = 1.5",
@@ -536,14 +536,14 @@ fn settings_of_redis_are_checked_with_every_backend() {
     let refused = [
         (
             "url = 'http://user:secret@host/'",
-            "url: this is no URL of a Redis server, since it does not parse: use \
+            "url: this is not a URL of a Redis server, because it cannot be parsed: use \
              redis://[user:password@]host[:port][/database], \
              redis-sentinel://[user:password@]host,host,host/service[/database] or \
              redis-cluster://[user:password@]host,host",
         ),
         (
             "namespace = 'a b'",
-            "a namespace has 1 to 128 printable ASCII characters, without blanks and braces: use for \
+            "a namespace has 1 to 128 printable ASCII characters without blanks and braces: use for \
              example \"shop:prices\"",
         ),
         (
@@ -552,11 +552,12 @@ fn settings_of_redis_are_checked_with_every_backend() {
         ),
         (
             "consistency = 'bounded 0s'",
-            "consistency: Bounded is zero: use a longer duration, or leave it out",
+            "consistency: Bounded is zero, which has no meaning: use a longer duration, or leave \
+             it out",
         ),
         (
             "deadline = '0ms'",
-            "deadline is zero: use a longer duration, or leave it out",
+            "deadline is zero, which has no meaning: use a longer duration, or leave it out",
         ),
     ];
     let rest = [
