@@ -1,6 +1,6 @@
 //! Health and statistics of a tiered cache.
 
-use crate::stats::histogram::{DurationHistogram, Tally};
+use crate::stats::histogram::{AtomicHistogram, DurationHistogram};
 use crate::tiered::l2::calls::L2Calls;
 use crate::tiered::l2::remote::RemoteError;
 use std::fmt;
@@ -150,7 +150,7 @@ macro_rules! counters {
         #[derive(Default)]
         pub(crate) struct TierCounters {
             $(pub(crate) $name: AtomicU64,)*
-            pub(crate) load_times: Tally,
+            pub(crate) load_times: AtomicHistogram,
         }
 
         impl TierCounters {
