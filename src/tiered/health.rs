@@ -108,8 +108,8 @@ impl fmt::Display for Warning {
             Self::AlteredValues { codec, schema } => write!(
                 f,
                 "some values of the schema {schema:?} are not stored in Redis, because the codec {codec:?} decodes \
-                 them to other values: check for fields that serde serializes but does not deserialize, for defaults that \
-                 differ from the skipped values, and for an Option within an Option"
+                 them to other values: check for fields that serde serializes but does not deserialize, for defaults \
+                 that differ from the skipped values, and for an Option within an Option"
             ),
             Self::UnencodableKeys { schema } => write!(
                 f,

@@ -246,10 +246,9 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
         let ttl = ttl.unwrap_or(Duration::MAX);
         let (current_at, ttl_from) = (fetched.current_at, fetched.ttl_from);
         match self.settings.l1_ttl(ttl, current_at, ttl_from) {
-            None => L1Ttl::NotStored,
             Some(left) if !left.is_zero() => L1Ttl::Left(left),
             Some(_) if self.l1.serves_stale() => L1Ttl::Expired,
-            Some(_) => L1Ttl::NotStored,
+            Some(_) | None => L1Ttl::NotStored,
         }
     }
 }
