@@ -11,7 +11,7 @@ async fn client(server: &Postgres) -> tokio_postgres::Client {
 }
 
 #[tokio::test]
-async fn postgres_has_what_was_committed_when_it_was_killed() {
+async fn killed_postgres_keeps_committed_rows() {
     let mut server = Postgres::start();
     let before = client(&server).await;
     let create = "CREATE TABLE t (i bigint); INSERT INTO t VALUES (7)";

@@ -5,7 +5,7 @@ use super::servers::shop::Shop;
 use std::fs;
 
 #[test]
-fn one_that_is_stopped_leaves_what_it_holds_to_the_next() {
+fn next_shop_restores_the_snapshot_except_prices_and_stock() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("shop.sqlite");
     let kept = folder.path().join("kept");
@@ -55,7 +55,7 @@ fn one_that_is_stopped_leaves_what_it_holds_to_the_next() {
 }
 
 #[test]
-fn one_begins_empty_where_a_snapshot_is_damaged() {
+fn shop_with_a_damaged_snapshot_starts_without_it() {
     let kept = tempfile::tempdir().unwrap();
     let options = [&SMALL[..], &["--snapshot", kept.path().to_str().unwrap()]].concat();
     fs::write(kept.path().join("products"), "no snapshot").unwrap();

@@ -25,7 +25,7 @@ fn scrape(shop: &Shop) -> HashMap<String, f64> {
 }
 
 #[test]
-fn metrics_tell_of_the_caches_and_of_requests() {
+fn metrics_count_cache_operations_and_requests() {
     let shop = Shop::start(&SMALL);
     let then = scrape(&shop);
     for _ in 0..5 {
@@ -57,7 +57,7 @@ fn metrics_tell_of_the_caches_and_of_requests() {
 }
 
 #[test]
-fn metrics_tell_of_redis() {
+fn metrics_show_the_state_of_redis() {
     let chain = super::processes::Chain::new();
     let shop = chain.open(&[]);
     shop.put_price(7, 1);

@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio_postgres::NoTls;
 
 #[test]
-fn without_redis_it_reads_and_writes_and_says_so() {
+fn shop_serves_and_reports_degraded_health_during_an_outage_of_redis() {
     let mut chain = Chain::new();
     let [one, other] = chain.open_two();
     other.get("/prices/7");
@@ -42,7 +42,7 @@ fn without_redis_it_reads_and_writes_and_says_so() {
 }
 
 #[test]
-fn it_opens_without_redis() {
+fn shop_starts_without_redis() {
     let mut chain = Chain::new();
     chain.redis.kill();
     let shop = chain.open(&[]);
@@ -57,7 +57,7 @@ fn it_opens_without_redis() {
 }
 
 #[test]
-fn without_the_database_what_is_held_is_served() {
+fn cached_values_are_served_during_an_outage_of_the_database() {
     let mut chain = Chain::new();
     let shop = chain.open(&[]);
     chain.postgres.kill();
@@ -80,7 +80,7 @@ fn without_the_database_what_is_held_is_served() {
 }
 
 #[test]
-fn a_change_that_comes_late_is_seen_by_all_once_it_is_made() {
+fn change_committed_after_its_request_failed_becomes_visible_in_all_processes() {
     let chain = Chain::new();
     let [one, other] = chain.open_two();
     let runtime = tokio::runtime::Runtime::new().unwrap();
@@ -104,7 +104,7 @@ fn a_change_that_comes_late_is_seen_by_all_once_it_is_made() {
 }
 
 #[test]
-fn who_is_told_to_stop_tells_others_of_its_changes_first() {
+fn stopping_shop_sends_its_queued_invalidations_first() {
     let chain = Chain::new();
     let (database, redis) = (chain.postgres.url(), chain.redis.url());
     let places = ["--database", &database, "--redis", &redis];

@@ -47,7 +47,7 @@ async fn check_log(browser: &Browser) {
 }
 
 #[tokio::test]
-async fn it_shows_what_the_caches_do() {
+async fn page_shows_the_statistics_of_the_caches() {
     let shop = Shop::start(&[]);
     let browser = open(&shop).await;
     let source = browser.text("#source").await;
@@ -102,7 +102,7 @@ async fn it_shows_what_the_caches_do() {
 }
 
 #[tokio::test]
-async fn a_price_is_changed_in_it() {
+async fn price_changed_on_the_page_is_shown_and_stored() {
     let shop = Shop::start(&["--products", "300"]);
     let browser = open(&shop).await;
     change_a_price(&browser, "4", "12.34").await;
@@ -125,7 +125,7 @@ async fn a_price_is_changed_in_it() {
 }
 
 #[tokio::test]
-async fn it_says_so_when_the_shop_is_gone() {
+async fn page_shows_an_error_after_the_shop_ends() {
     let mut shop = Shop::start(&["--products", "300"]);
     let browser = open(&shop).await;
     let hidden = browser
@@ -143,7 +143,7 @@ async fn it_says_so_when_the_shop_is_gone() {
 
 /// So that those who do not see it can use it.
 #[tokio::test]
-async fn controls_and_pictures_have_names() {
+async fn controls_and_graphics_have_accessible_names() {
     let shop = Shop::start(&["--products", "300"]);
     let browser = open(&shop).await;
     let elements = browser
@@ -167,7 +167,7 @@ async fn controls_and_pictures_have_names() {
 }
 
 #[tokio::test]
-async fn it_shows_what_another_process_has_changed_and_how_it_is_with_redis() {
+async fn page_shows_changes_by_another_process_and_the_state_of_redis() {
     let mut chain = super::processes::Chain::new();
     let [one, other] = chain.open_two();
     let browser = open(&one).await;

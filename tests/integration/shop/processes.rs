@@ -40,7 +40,7 @@ impl Chain {
 }
 
 #[test]
-fn what_one_changes_all_see() {
+fn acknowledged_change_is_visible_in_both_processes() {
     let chain = Chain::new();
     let shops = chain.open_two();
     check_reads(&shops[0]);
@@ -73,7 +73,7 @@ fn what_one_changes_all_see() {
 }
 
 #[test]
-fn nobody_reads_an_older_version_than_was_acknowledged() {
+fn read_is_never_older_than_a_change_acknowledged_before_it_began() {
     let chain = Chain::new();
     let shops = chain.open_two();
     let (acknowledged, is_over) = (AtomicI64::new(1), AtomicBool::new(false));
@@ -104,14 +104,14 @@ fn nobody_reads_an_older_version_than_was_acknowledged() {
 }
 
 #[test]
-fn two_sell_nothing_twice() {
+fn concurrent_purchases_in_two_processes_sell_no_item_twice() {
     let chain = Chain::new();
     let [one, other] = chain.open_two();
     check_takers(&[&one, &other]);
 }
 
 #[test]
-fn what_one_leaves_another_begins_with() {
+fn next_process_restores_the_snapshot_of_the_previous_one() {
     let chain = Chain::new();
     let kept = tempfile::tempdir().unwrap();
     let snapshot = ["--snapshot", kept.path().to_str().unwrap()];
@@ -136,7 +136,7 @@ fn what_one_leaves_another_begins_with() {
 
 /// It changes a price that another transaction holds, so that it has to wait.
 #[tokio::test]
-async fn one_that_is_told_to_end_answers_first() {
+async fn stopping_shop_answers_the_request_in_flight() {
     let chain = Chain::new();
     let mut shop = chain.open(&[]);
     let (address, url) = (shop.address(), shop.url());

@@ -40,7 +40,7 @@ pub(crate) fn check_reads(shop: &Shop) {
 }
 
 #[test]
-fn all_is_read_through_the_caches_and_past_them() {
+fn routes_return_the_same_with_and_without_the_cache() {
     let shop = small();
     check_reads(&shop);
     // Each of three was asked for twice.
@@ -51,7 +51,7 @@ fn all_is_read_through_the_caches_and_past_them() {
 }
 
 #[test]
-fn popular_products_are_there_before_the_first_customer() {
+fn popular_products_are_warmed_before_the_first_request() {
     let shop = small();
     assert!(
         shop.said().contains("warmed: 450 entries"),
@@ -67,7 +67,7 @@ fn popular_products_are_there_before_the_first_customer() {
 }
 
 #[test]
-fn a_value_comes_from_the_cache_unless_it_is_asked_for_anew() {
+fn value_comes_from_the_cache_unless_the_request_bypasses_it() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("shop.sqlite");
     let shop = over(&file);
@@ -84,7 +84,7 @@ fn a_value_comes_from_the_cache_unless_it_is_asked_for_anew() {
 }
 
 #[test]
-fn a_change_is_seen_at_once() {
+fn change_is_visible_to_the_next_read() {
     let shop = small();
     for cents in [1, 5, 99_999] {
         let before = shop.get("/prices/7").body["version"].as_i64().unwrap();
@@ -144,13 +144,13 @@ pub(crate) fn check_takers(shops: &[&Shop]) {
 }
 
 #[test]
-fn nothing_is_sold_twice() {
+fn concurrent_purchases_sell_no_item_twice() {
     let shop = small();
     check_takers(&[&shop]);
 }
 
 #[test]
-fn what_cannot_be_is_refused_in_json() {
+fn invalid_request_is_refused_with_an_error_in_json() {
     let shop = small();
     let refused = [
         ("GET", "/products/301", "", 404),
@@ -195,7 +195,7 @@ fn what_cannot_be_is_refused_in_json() {
 }
 
 #[test]
-fn two_that_are_started_at_one_time_fill_one_database_once() {
+fn shops_started_together_fill_their_database_once() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("shop.sqlite");
     let shops: Vec<_> = thread::scope(|scope| {
@@ -215,7 +215,7 @@ fn two_that_are_started_at_one_time_fill_one_database_once() {
 }
 
 #[test]
-fn one_that_cannot_start_says_why() {
+fn shop_that_cannot_start_prints_the_reason() {
     let said = |options: &[&str]| Shop::try_start(options).err().expect("it should not start");
     let said_of_file = said(&["--database", "/nowhere/shop.sqlite"]);
     assert!(
