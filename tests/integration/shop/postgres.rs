@@ -1,11 +1,11 @@
-//! The database server that the others take for granted.
+//! Checks the PostgreSQL server that the other tests use.
 
 use super::servers::postgres::Postgres;
 use tokio_postgres::NoTls;
 
 async fn client(server: &Postgres) -> tokio_postgres::Client {
     let (client, connection) = tokio_postgres::connect(&server.url(), NoTls).await.unwrap();
-    // It ends with the server, and with the client.
+    // The task ends when the server or the client closes the connection.
     tokio::spawn(connection);
     client
 }
