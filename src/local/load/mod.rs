@@ -18,7 +18,7 @@ use crate::single_flight::{
     Alarm, Leader, LoaderId, Outcome, Permit, Reentry, Role, Step, TimedOut, run_within,
 };
 use crate::stats::{Count, Counters};
-use crate::sync::reentrancy::assert_holds_nothing;
+use crate::sync::reentrancy::assert_no_lock_held;
 use crate::sync::thread_slot::ThreadSlot;
 use crate::trace::Span;
 use crate::traits::{ErasedLoader, with_erased};
@@ -344,7 +344,7 @@ where
         let terms = self.permitted(permit.is_some());
         let join_or_lead = |_: &_| flights.join_or_lead(location.hash.0, key, terms);
         let boarding = location.cell.shard.read(join_or_lead);
-        assert_holds_nothing("load into");
+        assert_no_lock_held("load into");
         let leader = match boarding {
             Role::Lead(leader) => leader,
             Role::Wait(mut waiter) => {
@@ -358,7 +358,7 @@ where
             }
             Role::Recursive(_) => return None,
         };
-        self.inner.counters.count(Count::Renewal);
+        self.inner.counters.count(Count::Refresh);
         Some((leader, permit))
     }
 
