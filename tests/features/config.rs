@@ -533,7 +533,7 @@ fn settings_of_redis_are_checked_whatever_the_backend_is() {
     let refused = [
         (
             "url = 'http://user:secret@host/'",
-            "url: this is not a URL of a Redis server, since it does not parse: use \
+            "url: this is not a URL of a Redis server, because it cannot be parsed: use \
              redis://[user:password@]host[:port][/database], \
              redis-sentinel://[user:password@]host,host,host/service[/database] or \
              redis-cluster://[user:password@]host,host",

@@ -75,5 +75,5 @@ fn metrics_show_the_state_of_redis() {
     );
     assert_eq!(now[r#"hotset_breaker_open{cache="prices"}"#], 0.0);
     // Warming looked up the entries in Redis, which was empty.
-    assert!(now[r#"hotset_l2_call_seconds_count{cache="prices",operation="ask"}"#] > 0.0);
+    assert!(now[r#"hotset_l2_call_seconds_count{cache="prices",operation="lookup"}"#] > 0.0);
 }

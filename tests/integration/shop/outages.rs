@@ -47,9 +47,9 @@ fn shop_starts_without_redis() {
     backends.redis.kill();
     let shop = backends.start_shop(&[]);
     assert!(
-        shop.said().contains("prices: not warmed"),
+        shop.output().contains("prices: not warmed"),
         "{}",
-        shop.said()
+        shop.output()
     );
     assert_eq!(shop.get("/prices/7").status, 200);
     assert_eq!(shop.put_price(7, 1).status, 202);
@@ -126,7 +126,11 @@ fn stopping_shop_sends_its_queued_invalidations_first() {
         backends.redis.resume();
         assert!(stopping.join().unwrap().success());
     });
-    assert!(!one.said().contains("not all changes"), "{}", one.said());
+    assert!(
+        !one.output().contains("not all changes"),
+        "{}",
+        one.output()
+    );
     eventually("the other shop is connected to Redis again", || {
         other.get("/healthz").body["redis"] == "ok"
     });

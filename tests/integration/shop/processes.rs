@@ -122,17 +122,17 @@ fn next_process_restores_the_snapshot_of_the_previous_one() {
     let snapshot = ["--snapshot", snapshots.path().to_str().unwrap()];
     let mut shop = backends.start_shop(&snapshot);
     shop.get("/profiles/7");
-    assert!(shop.stop().success(), "{}", shop.said());
+    assert!(shop.stop().success(), "{}", shop.output());
     assert!(
-        shop.said().contains("snapshot: 451 entries"),
+        shop.output().contains("snapshot: 451 entries"),
         "{}",
-        shop.said()
+        shop.output()
     );
     let next = backends.start_shop(&snapshot);
     assert!(
-        next.said().contains("restored: 451 entries"),
+        next.output().contains("restored: 451 entries"),
         "{}",
-        next.said()
+        next.output()
     );
     next.get("/profiles/7");
     assert_eq!(next.cache("profiles")["hits"], 1);
@@ -164,7 +164,7 @@ async fn stopping_shop_answers_the_request_in_flight() {
         .get::<_, i64>(0)
         == 0
     {}
-    let stopped = thread::spawn(move || (shop.stop(), shop.said()));
+    let stopped = thread::spawn(move || (shop.stop(), shop.output()));
     eventually("the shop accepts no more connections", || {
         TcpStream::connect(address).is_err()
     });

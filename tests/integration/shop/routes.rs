@@ -60,9 +60,9 @@ fn routes_return_the_same_with_and_without_the_cache() {
 fn popular_products_are_warmed_before_the_first_request() {
     let shop = small();
     assert!(
-        shop.said().contains("warmed: 450 entries"),
+        shop.output().contains("warmed: 450 entries"),
         "{}",
-        shop.said()
+        shop.output()
     );
     for id in 1..=100 {
         shop.get(&format!("/products/{id}"));

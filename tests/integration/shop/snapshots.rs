@@ -16,20 +16,20 @@ fn next_shop_restores_the_snapshot_except_prices_and_stock() {
     let options = [&SMALL[..], &paths.concat()].concat();
     let mut shop = Shop::start(&options);
     assert!(
-        shop.said().contains("restored: 0 entries"),
+        shop.output().contains("restored: 0 entries"),
         "{}",
-        shop.said()
+        shop.output()
     );
     for id in 1..=20 {
         shop.get(&format!("/profiles/{id}"));
     }
     shop.put_price(7, 123);
-    assert!(shop.stop().success(), "{}", shop.said());
+    assert!(shop.stop().success(), "{}", shop.output());
     // Products, prices and stock were warmed, and the changed price was not read again.
     assert!(
-        shop.said().contains("snapshot: 469 entries"),
+        shop.output().contains("snapshot: 469 entries"),
         "{}",
-        shop.said()
+        shop.output()
     );
 
     // Another program changes a price while no shop runs.
@@ -39,9 +39,9 @@ fn next_shop_restores_the_snapshot_except_prices_and_stock() {
     let next = Shop::start(&options);
     // Prices and stock are not restored.
     assert!(
-        next.said().contains("restored: 170 entries"),
+        next.output().contains("restored: 170 entries"),
         "{}",
-        next.said()
+        next.output()
     );
     assert_eq!(next.get("/prices/7").body["cents"], 456);
     for id in 1..=20 {
@@ -65,9 +65,9 @@ fn shop_with_a_damaged_snapshot_starts_without_it() {
     fs::write(snapshots.path().join("products"), "no snapshot").unwrap();
     let shop = Shop::start(&options);
     assert!(
-        shop.said().contains("products: not restored"),
+        shop.output().contains("products: not restored"),
         "{}",
-        shop.said()
+        shop.output()
     );
     assert_eq!(shop.get("/products/7").status, 200);
 }
