@@ -102,6 +102,12 @@ mod tiered;
 #[cfg(feature = "serde")]
 mod config;
 
+/// Functions for this crate's own tests. They are not part of its interface.
+#[doc(hidden)]
+pub mod __private {
+    pub use crate::local::validate;
+}
+
 pub use crate::stats::Stats;
 pub use crate::traits::{
     AsyncCache, BoxedLoad, Cache, CacheFuture, ErasedAsyncLoader, ErasedLoader,

@@ -60,7 +60,7 @@ use crate::error::AnyError;
 use crate::single_flight::context::is_within;
 use crate::single_flight::state::{Admission, State, Waiters, wake};
 use crate::single_flight::table::Table;
-use crate::sync::reentrancy::{LockGuardMark, assert_nothing_exclusive};
+use crate::sync::reentrancy::{LockGuardMark, assert_no_exclusive_lock_held};
 use crate::sync::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Mutex, MutexGuard};
 use equivalent::Equivalent;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
@@ -165,7 +165,7 @@ impl<K: Eq, V> Flights<K, V> {
     where
         K: Clone,
     {
-        assert_nothing_exclusive("load into");
+        assert_no_exclusive_lock_held("load into");
         let mut table = self.table.lock();
         let replaces = match self.join(&mut table, hash, key, candidate) {
             Join::Found(boarding) => return boarding,
@@ -173,7 +173,7 @@ impl<K: Eq, V> Flights<K, V> {
         };
         // The key is cloned under the lock: if it were cloned before, a flight that is not needed would be dropped
         // under the shard's lock.
-        let _held = LockGuardMark::exclusively();
+        let _held = LockGuardMark::writing();
         let state = State::led(candidate, replaces);
         let flight = Flight::launch(hash, key.clone(), true, state);
         Role::Lead(self.register(&mut table, flight, candidate))
@@ -209,7 +209,7 @@ impl<K: Eq, V> Flights<K, V> {
         key: &K,
         candidate: Candidate,
     ) -> Join<'_, K, V> {
-        let _held = LockGuardMark::exclusively();
+        let _held = LockGuardMark::writing();
         let is_it = |other: &Arc<Flight<K, V>>| other.joinable && other.key == *key;
         let Some(flight) = table.find(hash, is_it) else {
             return Join::Launch { replaces: false };

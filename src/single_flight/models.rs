@@ -42,7 +42,7 @@ const NEW: u32 = 200;
 /// preemptions are enough for most bugs, and there are not many schedules with so few.
 #[cfg(loom_models)]
 fn check(scenario: fn()) {
-    let mut builder = loom::model::LocalCacheBuilder::new();
+    let mut builder = loom::model::Builder::new();
     builder.preemption_bound = builder.preemption_bound.or(Some(3));
     builder.max_branches = 10_000;
     builder.check(scenario);

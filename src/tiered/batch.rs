@@ -3,7 +3,7 @@
 
 use crate::entry::Loaded;
 use crate::error::{AnyError, LoadError};
-use crate::local::{BatchResult, Lookup, erase_many};
+use crate::local::tier_hooks::{BatchLookup, BatchResult, erase_many};
 use crate::tiered::coherence::key_waiters::KeyWait;
 use crate::tiered::coherence::read_lease::now;
 use crate::tiered::fetch::{L2Answer, POLL_INTERVAL, TimedOut};
@@ -55,9 +55,11 @@ impl<K: RemoteKey, V: RemoteValue> TieredCache<K, V> {
         });
         let first = Round::default();
         let mut values = loop {
-            if let Some(values) =
-                typed(inner.load_round(keys, Lookup::Counted, &load, &first).await)
-            {
+            if let Some(values) = typed(
+                inner
+                    .load_round(keys, BatchLookup::Counted, &load, &first)
+                    .await,
+            ) {
                 break values?;
             }
         };
@@ -82,7 +84,7 @@ impl<K: RemoteKey, V: RemoteValue> TieredCache<K, V> {
                 .collect();
             let round = Round::default();
             let found = inner
-                .load_round(&rest_keys, Lookup::Again, &load, &round)
+                .load_round(&rest_keys, BatchLookup::Again, &load, &round)
                 .await;
             let Some(found) = typed(found) else { continue };
             for (at, value) in rest.into_iter().zip(found?) {
@@ -156,7 +158,7 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
     async fn load_round<F>(
         self: &Arc<Self>,
         keys: &[K],
-        lookup: Lookup,
+        lookup: BatchLookup,
         load: &Mutex<impl FnMut(Vec<K>) -> F>,
         round: &Round<K>,
     ) -> Result<Vec<Option<V>>, LoadError<AnyError>>
@@ -277,7 +279,7 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
         let asked = Instant::now();
         let asks = questions.iter();
         let asks = asks.map(|question| question.request.question(question.unreadable));
-        let answers = self.l2.ask(&asks.collect::<Vec<_>>()).await;
+        let answers = self.l2.lookup(&asks.collect::<Vec<_>>()).await;
         let Ok(answers) = answers else {
             let alone = questions.into_iter().map(|question| (question.key, None));
             batch.to_load.extend(alone);

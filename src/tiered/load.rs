@@ -7,7 +7,7 @@ use crate::single_flight::future::TaskTimer;
 use crate::single_flight::{Permit, run_within};
 use crate::tiered::fetch::TimedOut;
 use crate::tiered::health::{TierCounters, count};
-use crate::tiered::l2::envelope::{Storing, Unstorable};
+use crate::tiered::l2::envelope::{EnvelopeContents, Unstorable};
 use crate::tiered::l2::remote::{Fill, Head};
 use crate::tiered::load_lease::LoadLease;
 use crate::tiered::{Inner, RemoteKey, RemoteValue, key_of};
@@ -226,13 +226,13 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
         let Some(key) = key_of(name) else {
             return Encoded::Unstorable;
         };
-        let storing = Storing {
+        let contents = EnvelopeContents {
             key: &key,
             value: &loaded.value,
             tags: &loaded.tags,
             ttl,
         };
-        let envelope = self.codec.encode(head, &storing).and_then(|envelope| {
+        let envelope = self.codec.encode(head, &contents).and_then(|envelope| {
             let fits = envelope.len() <= self.l2.max_value_size();
             fits.then_some(envelope).ok_or(Unstorable::TooLarge)
         });

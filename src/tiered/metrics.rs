@@ -1,6 +1,6 @@
 //! The metrics of a tiered cache, for the feature `metrics`.
 
-use crate::local::{Loads, samples};
+use crate::local::tier_hooks::{Loads, samples};
 use crate::metrics::table::{
     BACKPLANE_EVENTS, BACKPLANE_GAPS, BACKPLANE_PROVEN, BACKPLANE_PROVEN_SECONDS,
     BACKPLANE_SUBSCRIPTIONS, BREAKER_OPEN, FORGETS, HITS, INVALIDATION_OVERFLOWS, INVALIDATIONS,

@@ -349,7 +349,7 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
         match self.settings.consistency {
             Consistency::Realtime | Consistency::L2Only => {
                 count(&self.counters.unproven_reads);
-                self.l1.forget();
+                self.l1.invalidate_all();
                 false
             }
             Consistency::Bounded(_) | Consistency::L1Only => {

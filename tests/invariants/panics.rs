@@ -1,5 +1,6 @@
 //! User code that panics, at every single call that the cache makes of it.
 
+use hotset::__private::validate;
 use hotset::{Clock, Loaded, LocalCache, ManualClock, RemovalCause};
 use std::cell::Cell;
 use std::hash::{BuildHasherDefault, Hash, Hasher};
@@ -348,7 +349,7 @@ const SCENARIO: &[fn(&Scene)] = &[
 impl Scene {
     /// A cache that a panic went through is as good as new.
     fn check_usable(&self) {
-        self.cache.validate();
+        validate(&self.cache);
         self.insert(PROBE, 1);
         assert_eq!(
             self.cache.get_with(self.key(PROBE), |value| value.0),
@@ -365,7 +366,7 @@ impl Scene {
             self.cache.remove(self.key(PROBE)).map(|value| value.0),
             Some(3)
         );
-        self.cache.validate();
+        validate(&self.cache);
     }
 
     /// How many entries have left without a word to the listener.
@@ -396,7 +397,7 @@ fn play(hook: Hook, call: u32, shards: usize, keys: &Rc<[Key]>) -> Outcome {
             sprung = true;
         }
     }
-    scene.cache.validate();
+    validate(&scene.cache);
     let untold = scene.untold();
     sprung |= springs(|| drop(scene));
     TRAP.set(None);
@@ -517,7 +518,7 @@ fn a_panic_on_handing_a_value_to_those_who_wait_strands_nobody_and_hides_nothing
             })
         });
         TRAP.set(None);
-        cache.validate();
+        validate(&cache);
         assert_eq!(scene.untold(), 0);
         sprung
     };
@@ -546,5 +547,5 @@ fn a_listener_and_the_drop_of_what_it_was_told_of_may_both_panic() {
     let replaced = catch_unwind(AssertUnwindSafe(|| cache.insert(1, Explosive(false))));
     assert!(replaced.is_err());
     assert!(cache.contains_key(&1));
-    cache.validate();
+    validate(&cache);
 }

@@ -9,7 +9,7 @@ use crate::clock::Nanos;
 use crate::entry::Loaded;
 use crate::error::{AnyError, LoadError};
 use crate::local::load::waiting::{Patience, Waited};
-use crate::local::lookup::Sought;
+use crate::local::lookup::Lookup;
 use crate::local::{KeyLocation, LocalCache};
 use crate::single_flight::blocking::block_on;
 use crate::single_flight::future::TaskTimer;
@@ -78,7 +78,7 @@ where
         loop {
             let result = block_on(&Cell::new(None), async |mut alarm| {
                 let start = |missing| ready(load(missing));
-                let batch = Batch::look_up(self, keys, Lookup::Counted);
+                let batch = Batch::look_up(self, keys, BatchLookup::Counted);
                 self.load_many(batch, &mut alarm, start, erase_many).await
             });
             // `None`: another caller's load failed with an error of another type.
@@ -110,7 +110,7 @@ where
     {
         let mut alarm = TaskTimer::default();
         loop {
-            let batch = Batch::look_up(self, keys, Lookup::Counted);
+            let batch = Batch::look_up(self, keys, BatchLookup::Counted);
             let result = self.load_many(batch, &mut alarm, &mut load, erase_many);
             if let Some(result) = typed(Box::pin(result).await) {
                 return result;
@@ -124,7 +124,7 @@ where
     pub(crate) async fn get_many_or_load_shared<F>(
         &self,
         keys: &[K],
-        lookup: Lookup,
+        lookup: BatchLookup,
         load: impl FnMut(Vec<K>) -> F,
     ) -> Result<Vec<Option<V>>, LoadError<AnyError>>
     where
@@ -204,7 +204,7 @@ where
 
 /// The way in which a batch looks its keys up.
 #[derive(Clone, Copy, PartialEq)]
-pub(crate) enum Lookup {
+pub(crate) enum BatchLookup {
     Counted,
     /// The caller has looked before, so neither the statistics nor the policy record it.
     #[cfg(feature = "redis")]
@@ -238,7 +238,7 @@ where
     V: Clone,
     S: BuildHasher,
 {
-    fn look_up(cache: &'a LocalCache<K, V, S>, keys: &'a [K], lookup: Lookup) -> Self {
+    fn look_up(cache: &'a LocalCache<K, V, S>, keys: &'a [K], lookup: BatchLookup) -> Self {
         let mut batch = Self {
             cache,
             keys,
@@ -253,7 +253,7 @@ where
             }
             let Batch { places, first, .. } = &mut batch;
             first.insert_unique(places[at].hash.0, at, |&other| places[other].hash.0);
-            if lookup == Lookup::Counted {
+            if lookup == BatchLookup::Counted {
                 batch.values[at] = cache.hit(&batch.places[at], key, V::clone);
             }
             if batch.values[at].is_none() {
@@ -281,13 +281,13 @@ where
         for at in std::mem::take(&mut self.missing) {
             let join_or_lead = self
                 .cache
-                .join_or_lead_as(&self.places[at], &self.keys[at], || candidate);
+                .join_or_lead(&self.places[at], &self.keys[at], || candidate);
             match join_or_lead {
-                Sought::Missing(Role::Lead(leader)) => led.push(at, leader),
-                Sought::Missing(Role::Wait(waiter)) => waiting.push(at, waiter),
-                Sought::Missing(Role::Recursive(_)) => return Err(LoadError::Recursive),
-                Sought::Stale(value) => self.take_outcome(at, Outcome::Stale(value))?,
-                Sought::Live(value) | Sought::Due(value) => {
+                Lookup::Miss(Role::Lead(leader)) => led.push(at, leader),
+                Lookup::Miss(Role::Wait(waiter)) => waiting.push(at, waiter),
+                Lookup::Miss(Role::Recursive(_)) => return Err(LoadError::Recursive),
+                Lookup::Stale(value) => self.take_outcome(at, Outcome::Stale(value))?,
+                Lookup::Hit(value) | Lookup::NeedsRefresh(value) => {
                     self.take_outcome(at, Outcome::Value(value))?;
                 }
             }

@@ -4,7 +4,7 @@ use crate::entry::Loaded;
 use crate::error::{AnyError, LoadError};
 use crate::local::load::tasks::erase;
 use crate::local::load::{Approach, Cleared};
-use crate::local::lookup::Sought;
+use crate::local::lookup::Lookup;
 use crate::local::shard::hash::KeyHash;
 use crate::local::{DefaultHasher, KeyLocation, LocalCache};
 use crate::single_flight::future::TaskTimer;
@@ -86,16 +86,16 @@ where
         E: Any + Send + Sync,
     {
         let location = self.0.location(key);
-        match self.0.seek(&location, key) {
-            Sought::Live(value) => Ok(value),
-            Sought::Due(value) => {
+        match self.0.lookup(&location, key) {
+            Lookup::Hit(value) => Ok(value),
+            Lookup::NeedsRefresh(value) => {
                 let idle = !is_loading();
                 if let Some(held) = idle.then(|| self.0.begin_refresh(&location, key)).flatten() {
                     self.spawn_load(&location, key, held, load);
                 }
                 Ok(value)
             }
-            sought => Box::pin(self.load(location, key, sought, load)).await,
+            lookup => Box::pin(self.load(location, key, lookup, load)).await,
         }
     }
 
@@ -103,7 +103,7 @@ where
         &self,
         location: KeyLocation<'a, K, V>,
         key: &K,
-        mut sought: Sought<'a, K, V>,
+        mut lookup: Lookup<'a, K, V>,
         load: impl FnOnce() -> F + Send + 'static,
     ) -> Result<V, LoadError<E>>
     where
@@ -117,7 +117,7 @@ where
         let held = loop {
             match self
                 .0
-                .approach(&location, key, sought, loader, &mut alarm)
+                .approach(&location, key, lookup, loader, &mut alarm)
                 .await
             {
                 Ok(Approach::Load(held)) => break held,
@@ -134,7 +134,7 @@ where
                     if let Some(result) = typed(Err(error)) {
                         return result;
                     }
-                    sought = self.0.join_or_lead(&location, key);
+                    lookup = self.0.join_or_lead(&location, key, || self.0.candidate());
                 }
             }
         };

@@ -10,7 +10,7 @@ mod waiting;
 use crate::clock::{Nanos, saturating_nanos};
 use crate::entry::Loaded;
 use crate::error::{AnyError, LoadError};
-use crate::local::lookup::Sought;
+use crate::local::lookup::Lookup;
 use crate::local::shard::Shard;
 use crate::local::{KeyLocation, LocalCache};
 use crate::single_flight::blocking::block_on;
@@ -18,7 +18,7 @@ use crate::single_flight::{
     Alarm, Leader, LoaderId, Outcome, Permit, Reentry, Role, Step, TimedOut, run_within,
 };
 use crate::stats::{Count, Counters};
-use crate::sync::reentrancy::assert_holds_nothing;
+use crate::sync::reentrancy::assert_no_lock_held;
 use crate::sync::thread_slot::ThreadSlot;
 use crate::trace::Span;
 use crate::traits::{ErasedLoader, with_erased};
@@ -92,15 +92,15 @@ where
         E: Any + Send + Sync,
     {
         let location = self.location(key);
-        match self.seek(&location, key) {
-            Sought::Live(value) => Ok(value),
-            sought => {
-                let (mut sought, loader) = (Some(sought), Some(type_name_of_val(&load)));
+        match self.lookup(&location, key) {
+            Lookup::Hit(value) => Ok(value),
+            lookup => {
+                let (mut lookup, loader) = (Some(lookup), Some(type_name_of_val(&load)));
                 with_erased(load, |load| {
-                    let sought = sought
+                    let lookup = lookup
                         .take()
-                        .unwrap_or_else(|| self.join_or_lead(&location, key));
-                    self.load_blocking(&location, key, sought, loader, load)
+                        .unwrap_or_else(|| self.join_or_lead(&location, key, || self.candidate()));
+                    self.load_blocking(&location, key, lookup, loader, load)
                 })
             }
         }
@@ -112,24 +112,24 @@ where
         &self,
         location: &KeyLocation<'a, K, V>,
         key: &K,
-        sought: Sought<'a, K, V>,
+        lookup: Lookup<'a, K, V>,
         loader: LoaderId,
         load: &mut ErasedLoader<'_, K, V>,
     ) -> Result<V, LoadError<AnyError>> {
-        let sought = match sought {
+        let lookup = match lookup {
             // Most misses take this path, which needs no future.
-            Sought::Missing(Role::Lead(leader)) if self.inner.leads_at_once => {
+            Lookup::Miss(Role::Lead(leader)) if self.inner.leads_at_once => {
                 let timer = self.load_timer(leader.since);
                 let entered = (leader.enter(loader), timer.span.enter());
                 let result = load(key);
                 drop(entered);
                 return self.settle(location, key, leader, result, timer);
             }
-            sought => sought,
+            lookup => lookup,
         };
         block_on(&Cell::new(None), async |mut alarm| {
             let start = |key: &K| ready(load(key));
-            let found = (sought, loader);
+            let found = (lookup, loader);
             self.load(location, key, found, &mut alarm, start, |result| result)
                 .await
         })
@@ -141,19 +141,19 @@ where
         &self,
         location: &KeyLocation<'a, K, V>,
         key: &K,
-        (sought, loader): (Sought<'a, K, V>, LoaderId),
+        (lookup, loader): (Lookup<'a, K, V>, LoaderId),
         alarm: &mut impl Alarm,
         load: impl FnOnce(&K) -> F,
         erase: impl FnOnce(F::Output) -> LoadResult<V>,
     ) -> Result<V, LoadError<AnyError>> {
-        if let Sought::Due(old) = sought {
+        if let Lookup::NeedsRefresh(old) = lookup {
             let Some(held) = self.begin_refresh(location, key) else {
                 return Ok(old);
             };
             let refreshed = self.run(location, key, held, loader, load, erase).await;
             return refreshed.or(Ok(old));
         }
-        match self.approach(location, key, sought, loader, alarm).await? {
+        match self.approach(location, key, lookup, loader, alarm).await? {
             Approach::Arrived(value) => Ok(value),
             Approach::Load(held) => self.run(location, key, held, loader, load, erase).await,
             Approach::LoadUnshared(reentry) => {
@@ -167,21 +167,21 @@ where
         &self,
         location: &KeyLocation<'a, K, V>,
         key: &K,
-        mut sought: Sought<'a, K, V>,
+        mut lookup: Lookup<'a, K, V>,
         loader: LoaderId,
         alarm: &mut impl Alarm,
     ) -> Result<Approach<'a, K, V>, LoadError<AnyError>> {
         let patience = self.patience();
         loop {
-            let boarding = match sought {
-                Sought::Missing(boarding) => boarding,
-                Sought::Live(value) | Sought::Due(value) => {
+            let boarding = match lookup {
+                Lookup::Miss(boarding) => boarding,
+                Lookup::Hit(value) | Lookup::NeedsRefresh(value) => {
                     let outcome = Outcome::Value(value);
                     return self
                         .take_outcome(location, key, outcome)
                         .map(Approach::Arrived);
                 }
-                Sought::Stale(value) => {
+                Lookup::Stale(value) => {
                     let outcome = Outcome::Stale(value);
                     return self
                         .take_outcome(location, key, outcome)
@@ -219,7 +219,7 @@ where
                 }
             };
             let Some((mut leader, took_over)) = lead else {
-                sought = self.join_or_lead(location, key);
+                lookup = self.join_or_lead(location, key, || self.candidate());
                 continue;
             };
             let permit = match self
@@ -231,7 +231,7 @@ where
             };
             if permit.is_some() && !leader.begin(self.permitted(true)) {
                 drop((leader, permit));
-                sought = self.join_or_lead(location, key);
+                lookup = self.join_or_lead(location, key, || self.candidate());
                 continue;
             }
             // There may be a value by now, or a failure after which no load is to begin so soon.
@@ -323,7 +323,7 @@ where
     pub(crate) fn load_timer(&self, started: Instant) -> LoadTimer<'_> {
         let name = self.inner.settings.name.as_deref();
         #[cfg(feature = "redis")]
-        if self.inner.settings.forgets {
+        if self.inner.settings.is_l1 {
             return LoadTimer::start(&self.inner.counters, started, Span::fetch(name));
         }
         LoadTimer::start(&self.inner.counters, started, Span::load(name))
@@ -344,7 +344,7 @@ where
         let terms = self.permitted(permit.is_some());
         let join_or_lead = |_: &_| flights.join_or_lead(location.hash.0, key, terms);
         let boarding = location.cell.shard.read(join_or_lead);
-        assert_holds_nothing("load into");
+        assert_no_lock_held("load into");
         let leader = match boarding {
             Role::Lead(leader) => leader,
             Role::Wait(mut waiter) => {
@@ -358,7 +358,7 @@ where
             }
             Role::Recursive(_) => return None,
         };
-        self.inner.counters.count(Count::Renewal);
+        self.inner.counters.count(Count::Refresh);
         Some((leader, permit))
     }
 
@@ -388,15 +388,15 @@ where
         load_time: Nanos,
     ) -> V {
         let value = loaded.value.clone();
-        if !loaded.tags.is_empty() || self.inner.settings.forgets {
+        if !loaded.tags.is_empty() || self.inner.settings.is_l1 {
             // Callers that came after an invalidation, perhaps of one of these tags, look for themselves.
             leader.outdate(leader.epoch + 1);
         }
-        let origin = self.origin(&loaded, leader.epoch, load_time);
+        let provenance = self.provenance(&loaded, leader.epoch, load_time);
         let mut removals = self.removals();
         let (key, out) = (key.clone(), &mut removals);
         // The callers get the value even if it is outdated and was not stored.
-        let _ = self.store(location, key, loaded, origin, Some(&mut leader), out);
+        let _ = self.store(location, key, loaded, provenance, Some(&mut leader), out);
         leader.complete(|| Outcome::Value(value.clone()));
         removals.finish();
         value
@@ -412,7 +412,7 @@ where
     ) -> Result<V, LoadError<AnyError>> {
         // This comes before anything is read: see `look_again`.
         leader.outdate(leader.epoch + 1);
-        if self.inner.renews {
+        if self.inner.has_refresh_rules {
             let now = self.inner.settings.clock.now();
             let note = |shard: &Shard<K, V>| shard.load_failed(location.hash, key, now);
             location.cell.shard.read(note);

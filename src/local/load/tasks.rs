@@ -2,7 +2,7 @@
 
 use crate::entry::Loaded;
 use crate::error::{AnyError, LoadError};
-use crate::local::lookup::Sought;
+use crate::local::lookup::Lookup;
 use crate::local::{KeyLocation, LocalCache};
 use crate::single_flight::future::TaskTimer;
 use crate::traits::{AsyncCache, CacheFuture, ErasedAsyncLoader, typed};
@@ -86,10 +86,10 @@ where
         E: Any + Send + Sync,
     {
         let location = self.location(key);
-        match self.seek(&location, key) {
-            Sought::Live(value) => Ok(value),
+        match self.lookup(&location, key) {
+            Lookup::Hit(value) => Ok(value),
             // Boxed, so that this future stays small whatever the loader's size.
-            sought => Box::pin(self.load_async(location, key, sought, load)).await,
+            lookup => Box::pin(self.load_async(location, key, lookup, load)).await,
         }
     }
 
@@ -97,7 +97,7 @@ where
         &self,
         location: KeyLocation<'a, K, V>,
         key: &K,
-        mut sought: Sought<'a, K, V>,
+        mut lookup: Lookup<'a, K, V>,
         load: impl FnOnce() -> F,
     ) -> Result<V, LoadError<E>>
     where
@@ -110,12 +110,12 @@ where
         let mut alarm = TaskTimer::default();
         loop {
             let start = |_: &K| load.take().expect("a cache calls a loader at most once")();
-            let found = (sought, loader);
+            let found = (lookup, loader);
             let result = self.load(&location, key, found, &mut alarm, start, erase);
             if let Some(result) = typed(result.await) {
                 return result;
             }
-            sought = self.join_or_lead(&location, key);
+            lookup = self.join_or_lead(&location, key, || self.candidate());
         }
     }
 
@@ -131,9 +131,9 @@ where
         F: Future<Output = Result<Loaded<V>, Arc<AnyError>>>,
     {
         let location = self.location(key);
-        match self.seek(&location, key) {
-            Sought::Live(value) => Ok(value),
-            sought => self.load_shared(location, key, sought, load).await,
+        match self.lookup(&location, key) {
+            Lookup::Hit(value) => Ok(value),
+            lookup => self.load_shared(location, key, lookup, load).await,
         }
     }
 
@@ -141,14 +141,14 @@ where
         &self,
         location: KeyLocation<'a, K, V>,
         key: &K,
-        sought: Sought<'a, K, V>,
+        lookup: Lookup<'a, K, V>,
         load: impl FnOnce() -> F,
     ) -> Result<V, LoadError<AnyError>>
     where
         F: Future<Output = Result<Loaded<V>, Arc<AnyError>>>,
     {
         let mut alarm = TaskTimer::default();
-        let (found, load) = ((sought, None), |_: &K| load());
+        let (found, load) = ((lookup, None), |_: &K| load());
         self.load(&location, key, found, &mut alarm, load, |result| result)
             .await
     }
@@ -197,9 +197,9 @@ where
         load: &'a mut ErasedAsyncLoader<'_, V>,
     ) -> CacheFuture<'a, Result<V, LoadError<AnyError>>> {
         let location = self.location(key);
-        match self.seek(&location, key) {
-            Sought::Live(value) => CacheFuture::ready(Ok(value)),
-            sought => CacheFuture::new(self.load_shared(location, key, sought, load)),
+        match self.lookup(&location, key) {
+            Lookup::Hit(value) => CacheFuture::ready(Ok(value)),
+            lookup => CacheFuture::new(self.load_shared(location, key, lookup, load)),
         }
     }
 }

@@ -2,6 +2,7 @@
 //! caller's, and is stored only if nothing newer was.
 
 use super::common::*;
+use hotset::__private::validate;
 use hotset::LoadError;
 use std::convert::Infallible;
 use std::sync::Barrier;
@@ -19,7 +20,7 @@ fn outlast_the_lease() {
 fn check_newer_stays(cache: &Cache) {
     assert_eq!(cache.get(&1), Some(2));
     assert_eq!(cache.stats().outdated, 1);
-    cache.validate();
+    validate(&cache);
 }
 
 /// Eight threads ask for a key that is being loaded, and one takes over.
@@ -68,7 +69,7 @@ fn a_late_value_is_stored_if_nothing_newer_was() {
         assert_eq!(second.finish(Ok(2)).unwrap(), 2);
         assert_eq!(cache.get(&1), Some(2));
     });
-    cache.validate();
+    validate(&cache);
 }
 
 #[test]
@@ -81,7 +82,7 @@ fn a_late_value_of_a_task_is_stored_if_nothing_newer_was() {
     assert_eq!(cache.get(&1), Some(1));
     assert_eq!(second.finish(Ok(2)).unwrap(), 2);
     assert_eq!(cache.get(&1), Some(2));
-    cache.validate();
+    validate(&cache);
 }
 
 #[test]
@@ -96,7 +97,7 @@ fn a_late_value_is_not_stored_after_its_successor_failed() {
         assert_eq!(slow.finish(Ok(1)).unwrap(), 1);
     });
     assert_eq!(cache.get(&1), None);
-    cache.validate();
+    validate(&cache);
 }
 
 #[test]
@@ -180,7 +181,7 @@ fn a_late_leader_that_is_dropped_or_fails_disturbs_nobody() {
         assert_eq!(newer.finish(Ok(2)).unwrap(), 2);
         assert_eq!(waiting.answer().unwrap(), 2);
         assert_eq!(cache.get(&1), Some(2));
-        cache.validate();
+        validate(&cache);
     }
 }
 
@@ -201,7 +202,7 @@ fn two_loaders_that_wait_for_each_other_are_freed_by_the_lease() {
             });
         }
     });
-    cache.validate();
+    validate(&cache);
 }
 
 #[cfg(feature = "tokio")]

@@ -1,6 +1,7 @@
 //! A waiter's own deadline passes: `WaitTimeout`, for it alone.
 
 use super::common::*;
+use hotset::__private::validate;
 use hotset::LoadError;
 use std::convert::Infallible;
 use std::thread;
@@ -28,7 +29,7 @@ fn a_threads_deadline_passes_for_it_alone() {
         assert_eq!(slow.finish(Ok(1)).unwrap(), 1);
     });
     assert_eq!(cache.get(&1), Some(1));
-    cache.validate();
+    validate(&cache);
 }
 
 /// The process has timers for tasks outside a runtime, too.
@@ -43,7 +44,7 @@ fn a_tasks_deadline_passes_for_it_alone() {
     assert_eq!(slow.finish(Ok(1)).unwrap(), 1);
     assert_eq!(late.answer().unwrap(), 1);
     assert_eq!((cache.get(&1), cache.stats().loads), (Some(1), 1));
-    cache.validate();
+    validate(&cache);
 }
 
 #[test]
@@ -55,7 +56,7 @@ fn a_threads_deadline_is_not_that_of_a_task_that_waits_with_it() {
     // It was asked for before its own deadline, and has the value when it looks at the time.
     assert_eq!(slow.finish(Ok(1)).unwrap(), 1);
     assert_eq!(waiting.answer().unwrap(), 1);
-    cache.validate();
+    validate(&cache);
 }
 
 #[test]
@@ -67,7 +68,7 @@ fn a_waiter_that_was_told_to_lead_leads_though_its_deadline_has_passed() {
     until(|| waiting.rung() == 1);
     drop(slow);
     assert_eq!(waiting.answer().unwrap(), 2);
-    cache.validate();
+    validate(&cache);
 }
 
 #[test]
@@ -76,7 +77,7 @@ fn the_last_one_to_stop_waiting_leaves_nothing_behind() {
     let slow = LoadingTask::<Infallible>::start(&cache, 1);
     times_out(&cache);
     drop(slow);
-    cache.validate();
+    validate(&cache);
     assert_eq!(
         cache.get_or_load(&1, |_| Ok::<_, Infallible>(3)).unwrap(),
         3
@@ -105,5 +106,5 @@ fn a_timer_wakes_tasks_at_their_deadlines_and_threads_have_theirs() {
     }
     assert_eq!(slow.finish(Ok(1)).unwrap(), 1);
     assert_eq!(cache.get(&1), Some(1));
-    cache.validate();
+    validate(&cache);
 }
