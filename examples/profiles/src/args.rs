@@ -20,8 +20,8 @@ pub struct Args {
     ///
     /// The file contains one key per access, in the order of access: unsigned 64-bit integers of 8 bytes, in
     /// little-endian order. Keys may have any value. The first distinct key is mapped to profile 0, the second to
-    /// profile 1, and so on. If the trace has more distinct keys than --profiles, the database gets one profile per key.
-    /// The threads share the accesses in order, and start again at the end of the file.
+    /// profile 1, and so on. If the trace has more distinct keys than --profiles, the database gets one profile per
+    /// key. The threads share the accesses in order, and start again at the end of the file.
     ///
     /// The built-in traffic has a Zipf distribution with exponent 1 over all profiles: the second most popular profile
     /// is requested half as often as the most popular one, the third a third as often, and so on.

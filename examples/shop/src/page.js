@@ -147,7 +147,7 @@ function trouble(text) {
   $("trouble").hidden = !text;
 }
 
-async function ask(path, options) {
+async function request(path, options) {
   const response = await fetch(path, options);
   const answer = await response.json();
   if (!response.ok) throw new Error(answer.error);
@@ -156,7 +156,7 @@ async function ask(path, options) {
 
 async function poll() {
   try {
-    const now = await ask("/stats");
+    const now = await request("/stats");
     // The shop was restarted.
     if (before && now.seconds < before.seconds) before = null;
     if (before) addToHistory(now, before);
@@ -190,7 +190,7 @@ const putStock = (stock) => put(shown(stock.id)?.querySelector(".stock"), `${sto
 async function showPrice() {
   const id = $("product").value;
   if (!id) return;
-  const price = await ask(`/prices/${id}`);
+  const price = await request(`/prices/${id}`);
   putPrice(price);
   put($("price"), dollars(price.cents));
   $("price-note").textContent = `version ${price.version}, read every second through the cache`;
@@ -200,7 +200,7 @@ async function change(event) {
   event.preventDefault();
   const cents = Math.round(100 * $("cents").valueAsNumber);
   try {
-    await ask(`/prices/${$("product").value}`, { method: "PUT", body: JSON.stringify({ cents }) });
+    await request(`/prices/${$("product").value}`, { method: "PUT", body: JSON.stringify({ cents }) });
     await showPrice();
     trouble("");
   } catch (error) {
@@ -218,8 +218,8 @@ const popular = (products) => Math.min(products, Math.floor((products + 1) ** Ma
 async function visit() {
   const id = popular(before.products), user = popular(before.products);
   const [price, stock] = await Promise.all([
-    ask(`/prices/${id}`), ask(`/stock/${id}`), ask(`/products/${id}`),
-    ask(`/sessions/${user}`), ask(`/profiles/${user}`),
+    request(`/prices/${id}`), request(`/stock/${id}`), request(`/products/${id}`),
+    request(`/sessions/${user}`), request(`/profiles/${user}`),
   ]);
   putPrice(price);
   putStock(stock);

@@ -102,8 +102,8 @@ impl Shop {
             .record(elapsed.as_secs_f64());
     }
 
-    /// Changes the number of a record from `n` to `next(n)`. The change runs in its own task. It continues if the client
-    /// disconnects or the timeout passes, so that the caches are invalidated whenever the database has changed.
+    /// Changes the number of a record from `n` to `next(n)`. The change runs in its own task. It continues if the
+    /// client disconnects or the timeout passes, so that the caches are invalidated whenever the database has changed.
     pub(crate) async fn change<T: Cached + Versioned>(
         self: &Arc<Self>,
         endpoint: &'static str,

@@ -136,12 +136,12 @@ impl Stats {
     fn read(shop: SocketAddr) -> Result<Self, AnyError> {
         let fails = |problem: String| format!("http://{shop} is not a shop: GET /stats: {problem}");
         let mut connection = Connection::new(shop);
-        let answer = connection.ask(&Request::get("/stats"));
-        let answer = answer.map_err(|error| fails(error.to_string()))?;
-        if answer.status != 200 {
-            return Err(fails(answer.reason()).into());
+        let response = connection.send(&Request::get("/stats"));
+        let response = response.map_err(|error| fails(error.to_string()))?;
+        if response.status != 200 {
+            return Err(fails(response.reason()).into());
         }
-        let stats = serde_json::from_slice(answer.body);
+        let stats = serde_json::from_slice(response.body);
         Ok(stats.map_err(|error| fails(error.to_string()))?)
     }
 }
@@ -152,7 +152,7 @@ pub(crate) fn database_reads(shops: &[SocketAddr]) -> Result<u64, AnyError> {
     shops.iter().map(reads).sum()
 }
 
-/// Returns an error if a shop does not answer or has too few products.
+/// Returns an error if a shop does not response or has too few products.
 pub(crate) fn check(shops: &[SocketAddr], products: u64) -> Result<(), AnyError> {
     for &shop in shops {
         let available = Stats::read(shop)?.products;

@@ -11,7 +11,7 @@ pub(crate) type Moment = Duration;
 pub(crate) struct Change {
     pub(crate) id: u64,
     pub(crate) version: u64,
-    pub(crate) asked: Moment,
+    pub(crate) sent: Moment,
     pub(crate) answered: Moment,
     /// Whether the change was acknowledged, or only queued for other processes.
     pub(crate) acknowledged: bool,
@@ -19,7 +19,7 @@ pub(crate) struct Change {
 
 impl Change {
     fn duration(&self) -> Duration {
-        self.answered.saturating_sub(self.asked)
+        self.answered.saturating_sub(self.sent)
     }
 }
 
@@ -28,7 +28,7 @@ impl Change {
 pub(crate) struct Read {
     pub(crate) id: u64,
     pub(crate) version: u64,
-    pub(crate) asked: Moment,
+    pub(crate) sent: Moment,
     pub(crate) answered: Moment,
 }
 
@@ -58,8 +58,8 @@ pub(crate) struct Findings {
     pub(crate) since_change: Vec<Duration>,
     /// The number of reads that overlapped a change of their price.
     pub(crate) overlapping: usize,
-    /// For each overlapping read that returned the price before the change, the time from when the change was sent until
-    /// the read was answered. It is an upper bound of the staleness of the price.
+    /// For each overlapping read that returned the price before the change, the time from when the change was sent
+    /// until the read was answered. It is an upper bound of the staleness of the price.
     pub(crate) ages: Vec<Duration>,
     /// The longest time between two acknowledged changes.
     pub(crate) longest_gap: Duration,
@@ -120,7 +120,7 @@ impl Price {
 
     /// Sorts the changes, and keeps only acknowledgements that raise the version.
     fn sort(&mut self) {
-        self.changes.sort_unstable_by_key(|change| change.asked);
+        self.changes.sort_unstable_by_key(|change| change.sent);
         self.acknowledged.sort_unstable();
         // Two changes may be acknowledged in the opposite order of their versions.
         let mut highest = 0;
@@ -135,9 +135,9 @@ impl Price {
     fn check(&self, read: &Read, findings: &mut Findings) {
         let before = self
             .acknowledged
-            .partition_point(|&(since, _)| since <= read.asked);
+            .partition_point(|&(since, _)| since <= read.sent);
         if let Some(&(acknowledged, least)) = self.acknowledged[..before].last() {
-            let since = read.asked.saturating_sub(acknowledged);
+            let since = read.sent.saturating_sub(acknowledged);
             findings.since_change.push(since);
             if read.version < least {
                 let read = *read;
@@ -150,22 +150,22 @@ impl Price {
             findings.overlapping += 1;
         }
         let newer = overlapping.find(|change| change.version > read.version);
-        let age = newer.map(|change| read.answered.saturating_sub(change.asked));
+        let age = newer.map(|change| read.answered.saturating_sub(change.sent));
         findings.ages.extend(age);
     }
 
     /// Returns the changes that were in flight while the price was read.
     fn overlapping(&self, read: &Read) -> impl Iterator<Item = &Change> {
         // A change that was sent before this time was answered before the read was sent.
-        let earliest = read.asked.saturating_sub(self.longest);
+        let earliest = read.sent.saturating_sub(self.longest);
         let from = self
             .changes
-            .partition_point(|change| change.asked < earliest);
+            .partition_point(|change| change.sent < earliest);
         let end = self
             .changes
-            .partition_point(|change| change.asked <= read.answered);
+            .partition_point(|change| change.sent <= read.answered);
         let in_flight = self.changes[from..end].iter();
-        in_flight.filter(|change| change.answered >= read.asked)
+        in_flight.filter(|change| change.answered >= read.sent)
     }
 }
 
@@ -177,21 +177,21 @@ mod tests {
         Duration::from_millis(millis)
     }
 
-    fn change(id: u64, version: u64, asked: u64, answered: u64) -> Change {
+    fn change(id: u64, version: u64, sent: u64, answered: u64) -> Change {
         Change {
             id,
             version,
-            asked: ms(asked),
+            sent: ms(sent),
             answered: ms(answered),
             acknowledged: true,
         }
     }
 
-    fn read(id: u64, version: u64, asked: u64, answered: u64) -> Read {
+    fn read(id: u64, version: u64, sent: u64, answered: u64) -> Read {
         Read {
             id,
             version,
-            asked: ms(asked),
+            sent: ms(sent),
             answered: ms(answered),
         }
     }

@@ -6,7 +6,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::str;
 use std::time::Duration;
 
-/// The timeout of a request. It is longer than all timeouts in the shops, which answer with an error before.
+/// The timeout of a request. It is longer than all timeouts in the shops, which respond with an error before it passes.
 const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A request to a shop.
@@ -31,12 +31,12 @@ impl<'a> Request<'a> {
 }
 
 /// A response.
-pub(crate) struct Answer<'a> {
+pub(crate) struct Response<'a> {
     pub(crate) status: u16,
     pub(crate) body: &'a [u8],
 }
 
-impl Answer<'_> {
+impl Response<'_> {
     /// Returns the status and the body, for error messages.
     pub(crate) fn reason(&self) -> String {
         format!(
@@ -67,7 +67,7 @@ impl Connection {
     }
 
     /// Sends a request and waits for its response.
-    pub(crate) fn ask(&mut self, request: &Request<'_>) -> io::Result<Answer<'_>> {
+    pub(crate) fn send(&mut self, request: &Request<'_>) -> io::Result<Response<'_>> {
         let mut stream = match self.stream.take() {
             Some(stream) => stream,
             None => connect(self.address)?,
@@ -76,7 +76,7 @@ impl Connection {
         stream.write_all(&self.sent)?;
         let (status, body) = receive(&mut stream, &mut self.received)?;
         self.stream = Some(stream);
-        Ok(Answer {
+        Ok(Response {
             status,
             body: &self.received[body..],
         })
@@ -147,11 +147,11 @@ struct Head {
 /// Parses the head of a response. Returns `None` if it is not complete.
 fn parse(received: &[u8]) -> io::Result<Option<Head>> {
     let mut headers = [httparse::EMPTY_HEADER; 32];
-    let mut answer = httparse::Response::new(&mut headers);
-    let httparse::Status::Complete(body) = answer.parse(received).map_err(invalid)? else {
+    let mut response = httparse::Response::new(&mut headers);
+    let httparse::Status::Complete(body) = response.parse(received).map_err(invalid)? else {
         return Ok(None);
     };
-    let length = answer
+    let length = response
         .headers
         .iter()
         .find(|header| header.name.eq_ignore_ascii_case("content-length"))
@@ -159,7 +159,7 @@ fn parse(received: &[u8]) -> io::Result<Option<Head>> {
     let length = str::from_utf8(length.value).map_err(invalid)?;
     let length: usize = length.parse().map_err(invalid)?;
     Ok(Some(Head {
-        status: answer.code.unwrap_or_default(),
+        status: response.code.unwrap_or_default(),
         body,
         end: body + length,
     }))
@@ -187,16 +187,16 @@ mod tests {
 
     #[test]
     fn response_in_pieces_is_assembled() {
-        let mut answer = Drip(b"HTTP/1.1 409 Conflict\r\nContent-Length: 3\r\n\r\nno!");
+        let mut response = Drip(b"HTTP/1.1 409 Conflict\r\nContent-Length: 3\r\n\r\nno!");
         let mut received = Vec::new();
-        let (status, body) = receive(&mut answer, &mut received).unwrap();
+        let (status, body) = receive(&mut response, &mut received).unwrap();
         assert_eq!((status, &received[body..]), (409, &b"no!"[..]));
     }
 
     #[test]
     fn response_that_ends_early_is_an_error() {
-        let mut answer = Drip(b"HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\nno");
-        let error = receive(&mut answer, &mut Vec::new()).unwrap_err();
+        let mut response = Drip(b"HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\nno");
+        let error = receive(&mut response, &mut Vec::new()).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
     }
 }

@@ -101,13 +101,13 @@ impl<'a> Client<'a> {
     fn work(&mut self, progress: impl Fn(Duration)) -> Result<Tally, AnyError> {
         let started = Instant::now();
         let mut shop = 0;
-        while let Some((asks, id)) = self.visits.next() {
-            for &endpoint in asks {
-                let Some(begun) = self.pace.wait() else {
+        while let Some((requests, id)) = self.visits.next() {
+            for &endpoint in requests {
+                let Some(request_start) = self.pace.wait() else {
                     return Ok(std::mem::take(&mut self.tally));
                 };
-                self.ask(shop, endpoint, id)?;
-                self.tally.record(endpoint, begun.elapsed());
+                self.send(shop, endpoint, id)?;
+                self.tally.record(endpoint, request_start.elapsed());
             }
             // The next page is requested from another shop, as behind a load balancer.
             shop = (shop + 1) % self.connections.len();
@@ -117,13 +117,15 @@ impl<'a> Client<'a> {
     }
 
     /// Sends one request. Returns an error if it fails.
-    fn ask(&mut self, shop: usize, endpoint: Endpoint, id: u64) -> Result<(), AnyError> {
+    fn send(&mut self, shop: usize, endpoint: Endpoint, id: u64) -> Result<(), AnyError> {
         let request = endpoint.request(id, self.uncached, &mut self.path, &mut self.body);
-        let problem = match self.connections[shop].ask(&request) {
+        let problem = match self.connections[shop].send(&request) {
             // A product that is sold out is not a failure.
-            Ok(answer) if answer.status == 409 && endpoint == Endpoint::TakeStock => return Ok(()),
-            Ok(answer) if (200..300).contains(&answer.status) => return Ok(()),
-            Ok(answer) => answer.reason(),
+            Ok(response) if response.status == 409 && endpoint == Endpoint::TakeStock => {
+                return Ok(());
+            }
+            Ok(response) if (200..300).contains(&response.status) => return Ok(()),
+            Ok(response) => response.reason(),
             Err(error) => error.to_string(),
         };
         Err(format!("{} {}: {problem}", request.method, request.path).into())
@@ -189,16 +191,16 @@ mod tests {
     fn request_does_not_start_before_its_due_time() {
         let due = Instant::now() + Duration::from_millis(5);
         let end = due + Duration::from_secs(60);
-        let begun = pace(Some(Duration::from_secs(1)), due, end).wait();
-        assert!(begun.expect("the run has not ended") >= due);
+        let start = pace(Some(Duration::from_secs(1)), due, end).wait();
+        assert!(start.expect("the run has not ended") >= due);
     }
 
     #[test]
     fn request_without_a_rate_starts_at_once() {
         let now = Instant::now();
         let far = now + Duration::from_secs(60);
-        let begun = pace(None, far, far).wait().expect("the run has not ended");
-        assert!(begun < far);
+        let start = pace(None, far, far).wait().expect("the run has not ended");
+        assert!(start < far);
         assert_eq!(pace(None, now, now).wait(), None);
     }
 }

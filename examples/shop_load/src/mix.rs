@@ -82,39 +82,39 @@ pub(crate) struct Action {
     /// The number of actions of this kind per 1,000.
     share: u32,
     /// The requests of the action, in their order.
-    pub(crate) asks: &'static [Endpoint],
+    pub(crate) requests: &'static [Endpoint],
 }
 
 pub(crate) const ACTIONS: [Action; 6] = [
     Action {
         name: "product pages (product, price and stock)",
         share: 700,
-        asks: &[Product, Price, Stock],
+        requests: &[Product, Price, Stock],
     },
     Action {
         name: "home pages",
         share: 100,
-        asks: &[Home],
+        requests: &[Home],
     },
     Action {
         name: "sessions",
         share: 100,
-        asks: &[Session],
+        requests: &[Session],
     },
     Action {
         name: "profiles",
         share: 85,
-        asks: &[Profile],
+        requests: &[Profile],
     },
     Action {
         name: "purchases, which reduce the stock",
         share: 10,
-        asks: &[TakeStock],
+        requests: &[TakeStock],
     },
     Action {
         name: "changes of a price",
         share: 5,
-        asks: &[SetPrice],
+        requests: &[SetPrice],
     },
 ];
 
@@ -166,8 +166,8 @@ impl Iterator for Visits<'_> {
             point = point.saturating_sub(action.share);
             is_it
         });
-        let asks = action.expect("the shares sum up to 1,000").asks;
-        Some((asks, self.popularity.pick(&mut self.rng)))
+        let requests = action.expect("the shares sum up to 1,000").requests;
+        Some((requests, self.popularity.pick(&mut self.rng)))
     }
 }
 
@@ -181,7 +181,10 @@ mod tests {
         let popularity = Popularity::new(100, 1.0);
         let visits: Vec<_> = Visits::new(&popularity, 1).take(100_000).collect();
         for action in &ACTIONS {
-            let count = visits.iter().filter(|visit| visit.0 == action.asks).count();
+            let count = visits
+                .iter()
+                .filter(|visit| visit.0 == action.requests)
+                .count();
             let most = 100 * action.share as usize;
             assert!(
                 count.abs_diff(most) < most / 5,

@@ -16,16 +16,16 @@ use std::time::Duration;
 /// First, slices of load with the cache off and on take turns. The two slices of a pair send the same requests. Each
 /// shop warms its caches with the best sellers when it starts; all later loads are counted.
 ///
-/// By default each client sends its next request when it has the response to the last one (closed loop). While a shop is
-/// slow, it gets fewer requests, so that delays of other visitors are not measured (coordinated omission). With --rate
-/// requests are due at fixed times (open loop), and the latency of a late request starts when it was due.
+/// By default each client sends its next request when it has the response to the last one (closed loop). While a shop
+/// is slow, it gets fewer requests, so that delays of other visitors are not measured (coordinated omission). With
+/// --rate requests are due at fixed times (open loop), and the latency of a late request starts when it was due.
 #[derive(Parser)]
 #[command(name = "shop_load", allow_negative_numbers = true)]
 pub(crate) struct Options {
     /// URL of a running shop, such as http://127.0.0.1:8080, instead of new servers; can be repeated
     ///
-    /// All shops must share their database and Redis. The program changes prices and stock, so do not use it with a shop
-    /// whose data matters. It does not restart Redis.
+    /// All shops must share their database and Redis. The program changes prices and stock, so do not use it with a
+    /// shop whose data matters. It does not restart Redis.
     #[arg(long = "target", value_name = "URL", value_parser = address)]
     pub(crate) targets: Vec<SocketAddr>,
 

@@ -192,14 +192,14 @@ impl<'a> Client<'a> {
             uncached: false,
             body: &body,
         };
-        let asked = self.progress.started.elapsed();
-        match self.ask(&request) {
+        let sent = self.progress.started.elapsed();
+        match self.send(&request) {
             Ok((status, version)) => {
                 let acknowledged = status == 200;
                 self.seen.history.changes.push(Change {
                     id,
                     version,
-                    asked,
+                    sent,
                     answered: self.progress.started.elapsed(),
                     acknowledged,
                 });
@@ -223,12 +223,12 @@ impl<'a> Client<'a> {
         let id = recent.flatten();
         let id = id.unwrap_or_else(|| self.popularity.pick(&mut self.rng));
         let path = format!("/prices/{id}");
-        let asked = self.progress.started.elapsed();
-        match self.ask(&Request::get(&path)) {
+        let sent = self.progress.started.elapsed();
+        match self.send(&Request::get(&path)) {
             Ok((_, version)) => self.seen.history.reads.push(Read {
                 id,
                 version,
-                asked,
+                sent,
                 answered: self.progress.started.elapsed(),
             }),
             Err(failure) => {
@@ -239,16 +239,16 @@ impl<'a> Client<'a> {
     }
 
     /// Sends a request for a price to the shops in turn, and returns the status and the version.
-    fn ask(&mut self, request: &Request<'_>) -> Result<(u16, u64), String> {
+    fn send(&mut self, request: &Request<'_>) -> Result<(u16, u64), String> {
         self.shop = (self.shop + 1) % self.connections.len();
         let fails = |problem| format!("{} {}: {problem}", request.method, request.path);
-        let answer = self.connections[self.shop].ask(request);
-        let answer = answer.map_err(|error| fails(error.to_string()))?;
-        if !(200..300).contains(&answer.status) {
-            return Err(fails(answer.reason()));
+        let response = self.connections[self.shop].send(request);
+        let response = response.map_err(|error| fails(error.to_string()))?;
+        if !(200..300).contains(&response.status) {
+            return Err(fails(response.reason()));
         }
         let price: Price =
-            serde_json::from_slice(answer.body).map_err(|error| fails(error.to_string()))?;
-        Ok((answer.status, price.version))
+            serde_json::from_slice(response.body).map_err(|error| fails(error.to_string()))?;
+        Ok((response.status, price.version))
     }
 }

@@ -19,9 +19,9 @@ pub(crate) fn print_setup(options: &Options, shops: usize) {
         None => "closed loop".into(),
     };
     println!(
-        "{shops} shops with {} products, {} clients ({pace}), Zipf exponent {}, seed {}. {} slices of {} with the cache \
-         off and on in turns. The shops have warmed their caches with the best sellers at their start; all later loads \
-         are counted.\n\n\
+        "{shops} shops with {} products, {} clients ({pace}), Zipf exponent {}, seed {}. {} slices of {} with the \
+         cache off and on in turns. The shops have warmed their caches with the best sellers at their start; all \
+         later loads are counted.\n\n\
          Each client sends requests to the shops in turn: {}.",
         HumanCount(options.products),
         options.clients,
@@ -107,8 +107,8 @@ pub(crate) fn print_prices(seen: &Seen, findings: &Findings, readers: u64, resta
         HumanCount(close.filter(|since| **since <= max).count() as u64)
     };
     println!(
-        "\n{} acknowledged price changes by {WRITERS} writers, {} reads by {readers} readers ({CLOSE_READS_PERCENT}% of \
-         them of recently changed prices), Redis killed and restarted {restarts} times:\n\n\
+        "\n{} acknowledged price changes by {WRITERS} writers, {} reads by {readers} readers ({CLOSE_READS_PERCENT}% \
+         of them of recently changed prices), Redis killed and restarted {restarts} times:\n\n\
          - reads of outdated prices after the change was acknowledged: **{}**\n\
          - reads sent at most 1 ms after a change of their price was acknowledged: {}, at most 10 ms: {}, at any time: \
          {}\n\
@@ -137,7 +137,7 @@ pub(crate) fn print_prices(seen: &Seen, findings: &Findings, readers: u64, resta
             "- price {}, read {} after the start of the check: version {}, although version {} was acknowledged {} \
              before the read",
             violation.read.id,
-            time(violation.read.asked),
+            time(violation.read.sent),
             violation.read.version,
             violation.least,
             time(violation.since),
@@ -152,8 +152,8 @@ pub(crate) fn print_prices(seen: &Seen, findings: &Findings, readers: u64, resta
 #[allow(clippy::cast_precision_loss)]
 pub(crate) fn print_transactions(committed: u64, reads: u64, changes: u64) {
     println!(
-        "\nPostgreSQL has committed {} transactions; the shops count {} reads and the clients {} changes, {:.1}% of the \
-         transactions.",
+        "\nPostgreSQL has committed {} transactions; the shops count {} reads and the clients {} changes, {:.1}% of \
+         the transactions.",
         HumanCount(committed),
         HumanCount(reads),
         HumanCount(changes),

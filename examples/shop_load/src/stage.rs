@@ -63,8 +63,8 @@ impl Stage {
 }
 
 impl Stage {
-    /// Stops the shops, and returns the number of transactions that PostgreSQL has committed. PostgreSQL counts those of
-    /// a connection when the connection is closed at the latest.
+    /// Stops the shops, and returns the number of transactions that PostgreSQL has committed. PostgreSQL counts those
+    /// of a connection when the connection is closed at the latest.
     pub(crate) fn transactions(mut self) -> Result<u64, AnyError> {
         for shop in &mut self.shops {
             shop.stop();

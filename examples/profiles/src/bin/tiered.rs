@@ -99,9 +99,9 @@ async fn price(prices: &Prices, database: &Database, id: u64) -> Result<u64, Any
 
 async fn get(prices: &Prices, database: &Database, id: u64) -> Result<(), AnyError> {
     let before = (prices.stats(), prices.tier_stats());
-    let begun = Instant::now();
+    let started = Instant::now();
     let price = price(prices, database, id).await?;
-    let elapsed = begun.elapsed();
+    let elapsed = started.elapsed();
     let place = if prices.stats().hits > before.0.hits {
         "this process"
     } else if prices.tier_stats().l2_hits > before.1.l2_hits {
@@ -114,10 +114,10 @@ async fn get(prices: &Prices, database: &Database, id: u64) -> Result<(), AnyErr
 }
 
 async fn set(prices: &Prices, database: &Database, id: u64, cents: u64) -> Result<(), AnyError> {
-    let begun = Instant::now();
+    let started = Instant::now();
     let write = |cents| database.set_price(id, cents);
     let propagation = prices.write_through(id, cents, write).await?;
-    let elapsed = begun.elapsed();
+    let elapsed = started.elapsed();
     match propagation {
         Propagation::Acknowledged | Propagation::NotShared => {
             println!("acknowledged after {elapsed:.1?}: no process reads the old price any more");
