@@ -117,7 +117,7 @@ impl<T: Stored> Store<T> {
                 let written = write.await;
                 // Invalidated and not inserted: of two concurrent writers, the first in the database may be the last
                 // here, and its outdated value would stay.
-                cache.remove(&id);
+                cache.invalidate(&id);
                 written.map(|()| true)
             }
             Self::Tiered(cache) => {
