@@ -5,6 +5,7 @@ use crate::entry::Loaded;
 use crate::error::AnyError;
 use crate::single_flight::future::TaskTimer;
 use crate::single_flight::{Permit, run_within};
+use crate::stats::timer::{CountOperation, OperationTimer, Outcome};
 use crate::tiered::fetch::TimedOut;
 use crate::tiered::health::{TierCounters, count};
 use crate::tiered::l2::envelope::{EnvelopeContents, Unstorable};
@@ -84,31 +85,12 @@ impl L1Ttl {
     }
 }
 
-/// A guard that counts one run of a loader when it is dropped. The run counts as failed unless `failed` is reset, so
-/// that a panic or a cancellation counts as a failure.
-struct Running<'a> {
-    counters: &'a TierCounters,
-    begun: Instant,
-    failed: bool,
-}
-
-impl<'a> Running<'a> {
-    /// Counts the start of a load.
-    fn start(counters: &'a TierCounters) -> Self {
-        count(&counters.loads);
-        Self {
-            counters,
-            begun: Instant::now(),
-            failed: true,
-        }
-    }
-}
-
-impl Drop for Running<'_> {
-    fn drop(&mut self) {
-        self.counters.load_times.count(self.begun.elapsed());
-        if self.failed {
-            count(&self.counters.load_failures);
+/// Counts the run of a loader. A run that did not end has failed.
+impl CountOperation for TierCounters {
+    fn count_operation(&self, elapsed: Duration, outcome: Outcome) {
+        self.load_times.count(elapsed);
+        if outcome != Outcome::Succeeded {
+            count(&self.load_failures);
         }
     }
 }
@@ -158,11 +140,12 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
     where
         F: Future<Output = Result<T, Arc<AnyError>>>,
     {
-        let mut running = Running::start(&self.counters);
+        count(&self.counters.loads);
+        let timer = OperationTimer::new(&self.counters, Instant::now());
         let span = Span::load(self.l1.name());
         let enter = || (permit.as_ref().map(Permit::enter), span.enter());
         let result = run_within(enter, load, |result| result).await;
-        running.failed = result.is_err();
+        timer.stop(result.is_ok());
         result
     }
 
@@ -263,10 +246,9 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
         let ttl = ttl.unwrap_or(Duration::MAX);
         let (current_at, ttl_from) = (fetched.current_at, fetched.ttl_from);
         match self.settings.l1_ttl(ttl, current_at, ttl_from) {
-            None => L1Ttl::NotStored,
             Some(left) if !left.is_zero() => L1Ttl::Left(left),
             Some(_) if self.l1.serves_stale() => L1Ttl::Expired,
-            Some(_) => L1Ttl::NotStored,
+            Some(_) | None => L1Ttl::NotStored,
         }
     }
 }

@@ -15,8 +15,8 @@
 //!    its lease has ended.
 //!
 //! A load that began before step 3 has a lease of an older version, so L2 refuses its value. In L1, step 4 revokes the
-//! loads of the key that are in flight. If such a load stores its value between steps 3 and 4, the promise that was made
-//! before step 3 is void, and step 4 removes that value instead of storing the new one.
+//! loads of the key that are in flight. If such a load stores its value between steps 3 and 4, the promise that was
+//! made before step 3 is void, and step 4 removes that value instead of storing the new one.
 
 use crate::consistency::Consistency;
 use crate::entry::Loaded;

@@ -24,12 +24,11 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
     where
         F: Future<Output = LoadResult<V>>,
     {
-        let permit = match self.try_permit() {
-            Some(permit) => permit,
-            None => {
-                let deadline = self.wait_deadline(slice::from_ref(key));
-                self.wait_for_permit(deadline).await?
-            }
+        let permit = if let Some(permit) = self.try_permit() {
+            permit
+        } else {
+            let deadline = self.wait_deadline(slice::from_ref(key));
+            self.wait_for_permit(deadline).await?
         };
         let name = self.key_name(key);
         let answer = match &name {

@@ -17,18 +17,20 @@ use crate::single_flight::blocking::block_on;
 use crate::single_flight::{
     Alarm, Leader, LoaderId, Outcome, Permit, Reentry, Role, Step, TimedOut, run_within,
 };
+use crate::stats::timer::OperationTimer;
 use crate::stats::{Count, Counters};
 use crate::sync::reentrancy::assert_no_lock_held;
 use crate::sync::thread_slot::ThreadSlot;
 use crate::trace::Span;
-use crate::traits::{ErasedLoader, with_erased};
+use crate::traits::ErasedLoader;
+use crate::traits::erasure::with_erased;
 use std::any::{Any, type_name_of_val};
 use std::cell::Cell;
 use std::future::{Future, ready};
 use std::hash::{BuildHasher, Hash};
 use std::sync::Arc;
 use std::task::{Context, Waker};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 impl<K, V, S> LocalCache<K, V, S>
 where
@@ -455,10 +457,7 @@ impl<E: ?Sized> From<TimedOut> for LoadError<E> {
 /// A timer that counts a run of a loader. The run counts as failed unless `stop` says otherwise, so also if it panics or
 /// is cancelled.
 pub(crate) struct LoadTimer<'a> {
-    counters: &'a Counters,
-    started: Instant,
-    failed: bool,
-    elapsed: Option<Duration>,
+    timer: OperationTimer<'a, Counters>,
     pub(crate) span: Span,
 }
 
@@ -466,28 +465,13 @@ impl<'a> LoadTimer<'a> {
     fn start(counters: &'a Counters, started: Instant, span: Span) -> Self {
         counters.count(Count::Load);
         Self {
-            counters,
-            started,
-            failed: true,
-            elapsed: None,
+            timer: OperationTimer::new(counters, started),
             span,
         }
     }
 
     /// Returns the duration of the load.
-    pub(crate) fn stop(mut self, succeeded: bool) -> Nanos {
-        self.failed = !succeeded;
-        self.elapsed = Some(self.started.elapsed());
-        saturating_nanos(self.elapsed.unwrap_or_default())
-    }
-}
-
-impl Drop for LoadTimer<'_> {
-    fn drop(&mut self) {
-        let elapsed = self.elapsed.unwrap_or_else(|| self.started.elapsed());
-        self.counters.add_load_time(elapsed);
-        if self.failed {
-            self.counters.count(Count::LoadFailure);
-        }
+    pub(crate) fn stop(self, succeeded: bool) -> Nanos {
+        saturating_nanos(self.timer.stop(succeeded))
     }
 }

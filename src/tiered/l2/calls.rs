@@ -1,8 +1,9 @@
 //! Counts and durations of the calls to L2.
 
-use crate::stats::histogram::{DurationHistogram, Tally};
+use crate::stats::histogram::{AtomicHistogram, DurationHistogram};
+use crate::stats::timer::{CountOperation, OperationTimer, Outcome};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 macro_rules! operations {
     ($($(#[$doc:meta])* $name:ident: $variant:ident),* $(,)?) => {
@@ -87,45 +88,24 @@ pub struct CallStats {
 /// Counters of one kind of calls.
 #[derive(Default)]
 pub(crate) struct CallCounter {
-    times: Tally,
+    times: AtomicHistogram,
     failures: AtomicU64,
 }
 
-/// The measurement of a call, which ends with the call or when its caller is dropped.
-pub(crate) struct CallTimer<'a> {
-    counter: Option<&'a CallCounter>,
-    begun: Instant,
-}
-
-impl CallTimer<'_> {
-    /// Ends the measurement, and counts a failure.
-    pub(crate) fn end(self, failed: bool) {
-        if let Some(counter) = self.counter.filter(|_| failed) {
-            counter.failures.fetch_add(1, Relaxed);
-        }
-    }
-
-    /// Ends the measurement without counting the call.
-    pub(crate) fn discard(mut self) {
-        self.counter = None;
-    }
-}
-
-impl Drop for CallTimer<'_> {
-    fn drop(&mut self) {
-        if let Some(counter) = self.counter {
-            counter.times.count(self.begun.elapsed());
+/// Counts a call. A call whose caller was dropped has not failed.
+impl CountOperation for CallCounter {
+    fn count_operation(&self, elapsed: Duration, outcome: Outcome) {
+        self.times.count(elapsed);
+        if outcome == Outcome::Failed {
+            self.failures.fetch_add(1, Relaxed);
         }
     }
 }
 
 impl CallCounter {
     /// Begins the measurement of a call.
-    pub(crate) fn begin(&self) -> CallTimer<'_> {
-        CallTimer {
-            counter: Some(self),
-            begun: Instant::now(),
-        }
+    pub(crate) fn begin(&self) -> OperationTimer<'_, Self> {
+        OperationTimer::new(self, Instant::now())
     }
 
     fn snapshot(&self) -> CallStats {

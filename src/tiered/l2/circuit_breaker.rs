@@ -123,21 +123,21 @@ impl CircuitBreaker {
         let fails = RemoteError::is_outage;
         let is_probe = self.is_open();
         let call = Span::l2(&self.name, operation.name()).around(call);
-        let call_timer = self.calls.of(operation).begin();
+        let timer = self.calls.of(operation).begin();
         let result = self.recloser.call_with(fails, call).await;
         match result {
             Ok(reply) => {
-                call_timer.end(false);
+                timer.stop(true);
                 self.note_success(is_probe);
                 Ok(reply)
             }
             Err(Error::Rejected) => {
-                call_timer.discard();
+                timer.discard();
                 self.note_open();
                 Err(RemoteError::Open)
             }
             Err(Error::Inner(error)) => {
-                call_timer.end(true);
+                timer.stop(false);
                 if let RemoteError::Forbidden(what) = &error {
                     self.missing_rights.lock().note(what);
                 }
