@@ -100,7 +100,7 @@ fn one_that_owns_a_waiter_is_dropped_without_a_lock() {
 
 #[cfg(feature = "tokio")]
 #[tokio::test(start_paused = true)]
-async fn a_paused_clock_that_is_ahead_holds_nobody_up() {
+async fn paused_clock_that_is_ahead_delays_no_caller() {
     let started = std::time::Instant::now();
     tokio::time::advance(Duration::from_secs(3_600)).await;
     let cache = Cache::new(10);
