@@ -158,7 +158,7 @@ where
             // This comes before the entries are listed: a value that a load has stored by now is listed, and one that
             // it has not stored by now is never stored.
             let shard = cell.shard.write();
-            cell.flights.revoke_all();
+            cell.in_flight.revoke_all();
             drop(shard);
             let mut walk = Walk::new();
             while !walk.is_over() {
@@ -218,8 +218,8 @@ where
     }
 
     fn claim<'a>(&self, location: &KeyLocation<'a, K, V>, key: &K) -> Leader<'a, K, V> {
-        let flights = &location.cell.flights;
-        flights.register_exclusive(location.hash.0, key.clone(), self.candidate())
+        let in_flight = &location.cell.in_flight;
+        in_flight.register_update(location.hash.0, key.clone(), self.candidate())
     }
 
     fn remove_claimed(

@@ -7,7 +7,7 @@ use crate::local::removal::{RemovalCause, Removals};
 use crate::local::shard::metadata::{Extra, Origin};
 use crate::local::shard::{FoundDead, NewEntry, Shard};
 use crate::local::{KeyLocation, LocalCache, ShardCell};
-use crate::single_flight::{Leader, Outdated, Writing};
+use crate::single_flight::{KeyWrite, Leader, Outdated};
 use crate::stats::Count;
 use crate::storage::index::Index;
 use crate::storage::work_slice::WorkSlice;
@@ -107,7 +107,7 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
             let now = self.inner.settings.clock.now();
             let mut removals = self.removals();
             let mut shard = cell.shard.write();
-            cell.flights.revoke_all();
+            cell.in_flight.revoke_all();
             let cleared = shard.clear(&self.inner.budget);
             drop(shard);
             let dead = cleared.remove_all(now, &mut removals);
@@ -260,13 +260,13 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
             let mut work = WorkSlice::new();
             let mut shard = location.cell.shard.write();
             if let Some(NewEntry { key, extra, .. }) = &new {
-                let writing = self.begin_write(location, key, leader.as_deref_mut())?;
-                if writing.is_leaders() && !extra.origin.is_current() {
+                let key_write = self.begin_write(location, key, leader.as_deref_mut())?;
+                if key_write.is_by_leader() && !extra.origin.is_current() {
                     inner.counters.count(Count::Outdated);
                     return Err(Outdated);
                 }
                 if shard.insert(&mut new, &mut room, now, &mut work, removals) {
-                    writing.done();
+                    key_write.finish();
                     if shard.needs_spare_table() {
                         drop(shard);
                         Self::prepare_table(location.cell);
@@ -298,15 +298,18 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
         location: &KeyLocation<'a, K, V>,
         key: &Q,
         leader: Option<&'a mut Leader<'f, K, V>>,
-    ) -> Result<Writing<'a, 'f, K, V>, Outdated>
+    ) -> Result<KeyWrite<'a, 'f, K, V>, Outdated>
     where
         Q: Equivalent<K> + ?Sized,
     {
-        let writing = location.cell.flights.write(location.hash.0, key, leader);
-        if writing.is_err() {
+        let key_write = location
+            .cell
+            .in_flight
+            .begin_write(location.hash.0, key, leader);
+        if key_write.is_err() {
             self.inner.counters.count(Count::Outdated);
         }
-        writing
+        key_write
     }
 
     /// Removes the entry of a key, unless the leader may not, and returns whether there was one.
@@ -323,10 +326,10 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
     {
         let now = self.inner.settings.clock.now();
         let mut shard = location.cell.shard.write();
-        let writing = self.begin_write(location, key, leader)?;
+        let key_write = self.begin_write(location, key, leader)?;
         let budget = &self.inner.budget;
         let removed = shard.remove(location.hash, key, cause, budget, now, removals);
-        writing.done();
+        key_write.finish();
         Ok(removed)
     }
 

@@ -366,7 +366,7 @@ where
                 return Sought::Stale(value.clone());
             }
         }
-        let flights = &location.cell.flights;
-        Sought::Missing(flights.join_or_lead(location.hash.0, key, candidate()))
+        let in_flight = &location.cell.in_flight;
+        Sought::Missing(in_flight.join_or_lead(location.hash.0, key, candidate()))
     }
 }

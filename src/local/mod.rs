@@ -18,7 +18,7 @@ mod walk;
 mod warm;
 
 #[cfg(feature = "redis")]
-pub(crate) use crate::local::load::batch::{BatchResult, Lookup, erase_many};
+pub(crate) use crate::local::load::batch::{BatchLookup, BatchResult, erase_many};
 #[cfg(feature = "tokio")]
 pub use crate::local::load::detached::Detached;
 #[cfg(all(feature = "metrics", feature = "redis"))]
@@ -34,7 +34,7 @@ use crate::local::lookup::Sought;
 use crate::local::shard::hash::KeyHash;
 use crate::local::shard::metadata::Kinds;
 use crate::policy::AnyPolicy;
-use crate::single_flight::{Bulkhead, Flights};
+use crate::single_flight::{Bulkhead, InFlightLoads};
 use crate::stats::{Counters, Stats};
 use crate::sync::read_biased_lock::ReadBiasedLock;
 use crate::traits::{Cache, ErasedLoader};
@@ -129,7 +129,7 @@ enum Bound {
 #[repr(C, align(128))]
 struct ShardCell<K, V> {
     shard: ReadBiasedLock<Shard<K, V>>,
-    flights: Flights<K, V>,
+    in_flight: InFlightLoads<K, V>,
 }
 
 /// Where a key belongs.
@@ -245,7 +245,7 @@ impl<K: Eq, V, S> LocalCache<K, V, S> {
             let policy = AnyPolicy::new(builder.policy, &choice, index, shards);
             ShardCell {
                 shard: ReadBiasedLock::new(Shard::new(setup, policy)),
-                flights: Flights::new(),
+                in_flight: InFlightLoads::new(),
             }
         };
         let loads = builder.settings.max_concurrent_loads;
@@ -349,7 +349,7 @@ impl<K, V, S> LocalCache<K, V, S> {
         K: Eq,
     {
         let weight = self.inner.cells.iter().map(|cell| {
-            assert_eq!(cell.flights.len(), 0, "a flight was left behind");
+            assert_eq!(cell.in_flight.len(), 0, "a flight was left behind");
             cell.shard.read(Shard::validate)
         });
         assert_eq!(weight.sum::<u64>(), self.inner.budget.used());

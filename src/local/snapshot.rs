@@ -9,7 +9,7 @@ use crate::local::shard::metadata::Extra;
 use crate::local::shard::{Copied, NewEntry, Restored, Shard};
 use crate::local::walk::Span;
 use crate::schema::{Schema, Schemas};
-use crate::single_flight::Watcher;
+use crate::single_flight::WriteObserver;
 use crate::snapshot::{
     Contents, Entry, Head, SnapshotError, Writer, decode, encode_key, encode_value, read, replace,
 };
@@ -306,7 +306,7 @@ struct Chosen<K, V> {
 struct Restoring<'a, K, V, S> {
     cache: &'a LocalCache<K, V, S>,
     /// By shard.
-    watchers: Vec<Watcher<'a, K, V>>,
+    watchers: Vec<WriteObserver<'a, K, V>>,
     /// What is invalidated by a tag from now on is of a later one.
     epoch: u64,
 }
@@ -319,7 +319,7 @@ where
 {
     fn begin(cache: &'a LocalCache<K, V, S>) -> Self {
         let cells = cache.inner.cells.iter();
-        let watch = cells.map(|cell| cell.shard.read(|_| cell.flights.watch()));
+        let watch = cells.map(|cell| cell.shard.read(|_| cell.in_flight.observe_writes()));
         Self {
             cache,
             watchers: watch.collect(),
@@ -439,7 +439,7 @@ where
         let mut shard = location.cell.shard.write();
         let tags = new.as_ref().and_then(|new| new.extra.origin.tags.as_ref());
         let is_current = tags.is_none_or(|tags| tags.is_current());
-        if !is_current || !self.watchers[location.index].is_untouched(location.hash.0) {
+        if !is_current || !self.watchers[location.index].is_unwritten(location.hash.0) {
             return Restored::LockGuardMark;
         }
         let restored = shard.restore(&mut new, &mut room, &inner.budget, now, &mut removals);

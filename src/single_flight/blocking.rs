@@ -1,6 +1,6 @@
 //! The front for threads: runs a future by parking.
 
-use crate::single_flight::Alarm;
+use crate::single_flight::Timer;
 use std::cell::Cell;
 use std::future::Future;
 use std::pin::pin;
@@ -32,7 +32,7 @@ thread_local! {
 /// Tells [`block_on`] how long to park.
 pub(crate) struct ThreadTimer<'a>(&'a Cell<Option<Instant>>);
 
-impl Alarm for ThreadTimer<'_> {
+impl Timer for ThreadTimer<'_> {
     fn set(&mut self, at: Option<Instant>, _: &mut Context<'_>) -> Poll<()> {
         self.0.set(at);
         Poll::Pending

@@ -1,7 +1,7 @@
 //! A bound on the number of loads that run at one time, over all keys. Callers above it wait in order.
 
 use crate::single_flight::Pending;
-use crate::single_flight::context::{Entered, is_within};
+use crate::single_flight::context::{Entered, is_running};
 use crate::single_flight::permits::{HolderId, PermitQueue, Reply, Ticket};
 use crate::single_flight::state::wake;
 use crate::sync::{Mutex, MutexGuard};
@@ -30,12 +30,12 @@ impl Bulkhead {
 
     /// Checks whether the current thread runs a load that already holds a permit. Loads within it need no
     /// other permit, for which they might wait while they hold up the one that is to be released.
-    pub(crate) fn is_passed(&self) -> bool {
-        is_within(self)
+    pub(crate) fn is_entered(&self) -> bool {
+        is_running(self)
     }
 
     /// Takes a permit, if one is free and not offered to a caller in the queue.
-    pub(crate) fn try_pass(self: &Arc<Self>) -> Option<Permit> {
+    pub(crate) fn try_acquire(self: &Arc<Self>) -> Option<Permit> {
         let now = (self.now)();
         self.step(now, |queue| Some(self.permit(queue.try_take(now)?)))
     }
@@ -46,10 +46,10 @@ impl Bulkhead {
     ///
     /// Returns an error if there is no permit until `deadline`.
     #[cfg(feature = "redis")]
-    pub(crate) async fn pass(
+    pub(crate) async fn acquire(
         self: &Arc<Self>,
         deadline: Option<Instant>,
-        alarm: &mut impl crate::single_flight::Alarm,
+        timer: &mut impl crate::single_flight::Timer,
         mut on_poll: impl FnMut(),
     ) -> Result<Permit, crate::single_flight::TimedOut> {
         let mut queued = self.enqueue();
@@ -57,7 +57,7 @@ impl Bulkhead {
             on_poll();
             queued.poll(cx.waker())
         };
-        crate::single_flight::until(alarm, deadline, ready).await
+        crate::single_flight::poll_until(timer, deadline, ready).await
     }
 
     /// Takes a place at the end of the queue.

@@ -13,7 +13,7 @@ use std::task::{Poll, ready};
 thread_local! {
     // Addresses of objects that live as long as their `Entered`. loom's macro accepts no `const` blocks.
     #[allow(clippy::missing_const_for_thread_local)]
-    static WITHIN: RefCell<Vec<(usize, LoaderId)>> = RefCell::new(Vec::new());
+    static ACTIVE_LOADS: RefCell<Vec<(usize, LoaderId)>> = RefCell::new(Vec::new());
 }
 
 /// The name of a loader's type, if it is known. Loaders of one place in the code have the same name.
@@ -26,18 +26,18 @@ const MAX_REENTRIES: usize = 8;
 pub(crate) struct Entered(usize);
 
 impl Entered {
-    pub(crate) fn new<T>(what: *const T) -> Self {
-        Self::at(what as usize, None)
+    pub(crate) fn new<T>(address: *const T) -> Self {
+        Self::at(address as usize, None)
     }
 
-    pub(crate) fn by<T>(what: *const T, loader: LoaderId) -> Self {
-        Self::at(what as usize, loader)
+    pub(crate) fn by<T>(address: *const T, loader: LoaderId) -> Self {
+        Self::at(address as usize, loader)
     }
 
-    fn at(what: usize, loader: LoaderId) -> Self {
+    fn at(address: usize, loader: LoaderId) -> Self {
         // An error means that the thread is ending. A recursion of a load in a destructor is then not recognized.
-        let _ = WITHIN.try_with(|within| within.borrow_mut().push((what, loader)));
-        Self(what)
+        let _ = ACTIVE_LOADS.try_with(|active| active.borrow_mut().push((address, loader)));
+        Self(address)
     }
 }
 
@@ -46,16 +46,16 @@ impl Entered {
 pub(crate) struct Reentry(usize);
 
 impl Reentry {
-    pub(crate) fn into<T>(what: *const T) -> Self {
-        Self(what as usize)
+    pub(crate) fn new<T>(address: *const T) -> Self {
+        Self(address as usize)
     }
 
     /// Checks whether the call may have been stolen: it comes from the same place in the code as the load that
     /// it runs within, and the nesting is less than `MAX_REENTRIES` deep, which an endless recursion exceeds.
     pub(crate) fn may_be_stolen(&self, loader: LoaderId) -> bool {
-        let depth = WITHIN.try_with(|within| {
-            let within = within.borrow();
-            let loads = within.iter().filter(|(what, _)| *what == self.0);
+        let depth = ACTIVE_LOADS.try_with(|active| {
+            let active = active.borrow();
+            let loads = active.iter().filter(|(address, _)| *address == self.0);
             let is_same = loads.clone().all(|(_, other)| *other == loader);
             is_same.then(|| loads.count())
         });
@@ -71,22 +71,22 @@ impl Reentry {
 
 impl Drop for Entered {
     fn drop(&mut self) {
-        let _ = WITHIN.try_with(|within| {
-            let mut within = within.borrow_mut();
-            if let Some(last) = within.iter().rposition(|&(what, _)| what == self.0) {
-                within.remove(last);
+        let _ = ACTIVE_LOADS.try_with(|active| {
+            let mut active = active.borrow_mut();
+            if let Some(last) = active.iter().rposition(|&(address, _)| address == self.0) {
+                active.remove(last);
             }
         });
     }
 }
 
-pub(crate) fn is_within<T>(what: *const T) -> bool {
-    WITHIN
-        .try_with(|within| {
-            within
+pub(crate) fn is_running<T>(address: *const T) -> bool {
+    ACTIVE_LOADS
+        .try_with(|active| {
+            active
                 .borrow()
                 .iter()
-                .any(|&(other, _)| other == what as usize)
+                .any(|&(other, _)| other == address as usize)
         })
         .unwrap_or(false)
 }
@@ -94,8 +94,8 @@ pub(crate) fn is_within<T>(what: *const T) -> bool {
 /// Checks whether this thread runs a loader of any cache.
 #[cfg(feature = "tokio")]
 pub(crate) fn is_loading() -> bool {
-    let within = WITHIN.try_with(|within| !within.borrow().is_empty());
-    within.unwrap_or(false)
+    let active = ACTIVE_LOADS.try_with(|active| !active.borrow().is_empty());
+    active.unwrap_or(false)
 }
 
 /// Makes a future by `make`, awaits it, and returns the result of `finish` for its output. Each of these steps runs

@@ -1,7 +1,7 @@
 //! The front for tasks: an alarm by the timer of the runtime, or of the process if there is no runtime.
 
-use crate::single_flight::Alarm;
-use crate::single_flight::timer::Timer;
+use crate::single_flight::Timer;
+use crate::single_flight::timer::ScheduledWake;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
@@ -11,13 +11,13 @@ use std::time::Instant;
 pub(crate) struct TaskTimer {
     #[cfg(feature = "tokio")]
     sleep: Option<(Instant, std::pin::Pin<Box<tokio::time::Sleep>>)>,
-    timer: Option<Timer>,
+    scheduled: Option<ScheduledWake>,
 }
 
-impl Alarm for TaskTimer {
+impl Timer for TaskTimer {
     fn set(&mut self, at: Option<Instant>, cx: &mut Context<'_>) -> Poll<()> {
         // A timer that was set before may have another waker than the task has now.
-        self.timer = None;
+        self.scheduled = None;
         #[cfg(feature = "tokio")]
         if tokio::runtime::Handle::try_current().is_ok() {
             return self.set_sleep(at, cx);
@@ -28,7 +28,7 @@ impl Alarm for TaskTimer {
         if at <= Instant::now() {
             return Poll::Ready(());
         }
-        self.timer = Timer::set(at, cx.waker().clone());
+        self.scheduled = ScheduledWake::set(at, cx.waker().clone());
         Poll::Pending
     }
 }

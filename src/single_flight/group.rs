@@ -6,8 +6,8 @@
 
 use crate::single_flight::leader::Leader;
 use crate::single_flight::state::{Candidate, wake};
-use crate::single_flight::wait::{Alarm, TimedOut, until};
-use crate::single_flight::waiter::{Pending, Step, Waiter};
+use crate::single_flight::wait::{TimedOut, Timer, poll_until};
+use crate::single_flight::waiter::{Answer, Pending, Waiter};
 use crate::sync::Mutex;
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -16,9 +16,9 @@ use std::time::Instant;
 
 /// The leads of several flights, each with the caller's number for its key. Dropped, all of them are
 /// handed over to waiters before the first waiter is woken.
-pub(crate) struct Leaders<'a, K, V>(VecDeque<(usize, Leader<'a, K, V>)>);
+pub(crate) struct LeaderGroup<'a, K, V>(VecDeque<(usize, Leader<'a, K, V>)>);
 
-impl<'a, K, V> Leaders<'a, K, V> {
+impl<'a, K, V> LeaderGroup<'a, K, V> {
     pub(crate) const fn new() -> Self {
         Self(VecDeque::new())
     }
@@ -41,7 +41,7 @@ impl<'a, K, V> Leaders<'a, K, V> {
     }
 }
 
-impl<K, V> Drop for Leaders<'_, K, V> {
+impl<K, V> Drop for LeaderGroup<'_, K, V> {
     fn drop(&mut self) {
         let mut woken = Vec::new();
         for (_, leader) in &mut self.0 {
@@ -58,7 +58,7 @@ impl<K, V> Drop for Leaders<'_, K, V> {
 /// Each waiter has a waker of its own, which notes the waiter before it wakes the caller. So the caller
 /// polls only the waiters that were woken, and the work of a batch that waits for many single loads
 /// stays linear in their number.
-pub(crate) struct Waiting<'a, K, V> {
+pub(crate) struct WaiterGroup<'a, K, V> {
     /// The waiters, each `None` once it has an answer.
     members: Vec<Option<Member<'a, K, V>>>,
     /// The number of waiters without an answer.
@@ -71,7 +71,7 @@ pub(crate) struct Waiting<'a, K, V> {
 }
 
 /// The answers to some of the waiters, each with the caller's number for its key.
-type Steps<'a, K, V> = Vec<(usize, Step<'a, K, V>)>;
+type Answers<'a, K, V> = Vec<(usize, Answer<'a, K, V>)>;
 
 struct Member<'a, K, V> {
     at: usize,
@@ -105,7 +105,7 @@ impl Wake for WakeMember {
     }
 }
 
-impl<'a, K, V> Waiting<'a, K, V> {
+impl<'a, K, V> WaiterGroup<'a, K, V> {
     pub(crate) fn new() -> Self {
         Self {
             members: Vec::new(),
@@ -148,9 +148,9 @@ impl<'a, K, V> Waiting<'a, K, V> {
 
     /// Lets other waiters lead in all of these flights until [`any`](Self::any) is called, because the caller is
     /// about to be busy with a load.
-    pub(crate) fn step_back(&mut self) {
+    pub(crate) fn mark_busy(&mut self) {
         for member in self.members.iter_mut().flatten() {
-            member.waiter.step_back();
+            member.waiter.mark_busy();
         }
         self.poll_all = true;
     }
@@ -166,27 +166,27 @@ impl<'a, K, V> Waiting<'a, K, V> {
         &mut self,
         candidate: impl Fn() -> Candidate,
         deadline: Option<Instant>,
-        alarm: &mut impl Alarm,
-    ) -> Result<Steps<'a, K, V>, TimedOut> {
-        until(alarm, deadline, |cx| self.poll(candidate(), cx.waker())).await
+        timer: &mut impl Timer,
+    ) -> Result<Answers<'a, K, V>, TimedOut> {
+        poll_until(timer, deadline, |cx| self.poll(candidate(), cx.waker())).await
     }
 
-    fn poll(&mut self, candidate: Candidate, waker: &Waker) -> Result<Steps<'a, K, V>, Pending> {
+    fn poll(&mut self, candidate: Candidate, waker: &Waker) -> Result<Answers<'a, K, V>, Pending> {
         // This comes before any member is polled, so that a wake from now on wakes the caller.
         let woken = self.take_woken(candidate.now, waker);
-        let mut told = self.poll_members(woken, candidate);
-        if told
+        let mut answers = self.poll_members(woken, candidate);
+        if answers
             .iter()
-            .any(|(_, step)| !matches!(step, Step::Completed(_)))
+            .any(|(_, step)| !matches!(step, Answer::Completed(_)))
         {
             // A load was lost. If it was one of a batch, the others are lost too, though not all of
             // their waiters may have been woken yet.
-            told.append(&mut self.poll_members(0..self.members.len(), candidate));
+            answers.append(&mut self.poll_members(0..self.members.len(), candidate));
         }
-        if told.is_empty() {
+        if answers.is_empty() {
             Err(Pending { again: self.again })
         } else {
-            Ok(told)
+            Ok(answers)
         }
     }
 
@@ -194,22 +194,22 @@ impl<'a, K, V> Waiting<'a, K, V> {
         &mut self,
         members: impl IntoIterator<Item = usize>,
         candidate: Candidate,
-    ) -> Steps<'a, K, V> {
-        let mut told = Vec::new();
+    ) -> Answers<'a, K, V> {
+        let mut answers = Vec::new();
         for index in members {
             let Some(member) = &mut self.members[index] else {
                 continue;
             };
             match member.waiter.poll(candidate, &member.waker) {
                 Ok(step) => {
-                    told.push((member.at, step));
+                    answers.push((member.at, step));
                     self.members[index] = None;
                     self.left -= 1;
                 }
                 Err(Pending { again }) => self.again = self.again.into_iter().chain(again).min(),
             }
         }
-        told
+        answers
     }
 
     /// Returns the members to poll now, in their order, and registers the caller's waker for the next ones.

@@ -46,18 +46,18 @@ pub(crate) use crate::single_flight::bulkhead::{Bulkhead, Permit, Queued};
 #[cfg(feature = "tokio")]
 pub(crate) use crate::single_flight::context::is_loading;
 pub(crate) use crate::single_flight::context::{LoaderId, Reentry, run_within};
-pub(crate) use crate::single_flight::group::{Leaders, Waiting};
+pub(crate) use crate::single_flight::group::{LeaderGroup, WaiterGroup};
 pub(crate) use crate::single_flight::leader::Leader;
 #[cfg(feature = "tokio")]
-pub(crate) use crate::single_flight::leader::Suspended;
+pub(crate) use crate::single_flight::leader::SuspendedLeader;
 pub(crate) use crate::single_flight::state::{Candidate, Superseded};
-pub(crate) use crate::single_flight::wait::{Alarm, TimedOut, until};
-pub(crate) use crate::single_flight::waiter::{Pending, Step, Waiter};
+pub(crate) use crate::single_flight::wait::{TimedOut, Timer, poll_until};
+pub(crate) use crate::single_flight::waiter::{Answer, Pending, Waiter};
 #[cfg(feature = "snapshot")]
-pub(crate) use crate::single_flight::watch::Watcher;
+pub(crate) use crate::single_flight::watch::WriteObserver;
 
 use crate::error::AnyError;
-use crate::single_flight::context::is_within;
+use crate::single_flight::context::is_running;
 use crate::single_flight::state::{Admission, State, Waiters, wake};
 use crate::single_flight::table::Table;
 use crate::sync::reentrancy::{LockGuardMark, assert_nothing_exclusive};
@@ -82,7 +82,7 @@ pub(crate) enum Outcome<V> {
 const REVOKED: u32 = u32::MAX;
 
 /// The load of one key in flight.
-pub(crate) struct Flight<K, V> {
+pub(crate) struct InFlightLoad<K, V> {
     hash: u64,
     key: K,
     /// Whether other callers may wait for it. They may not for an [exclusive](Flights::register_exclusive) flight.
@@ -100,8 +100,8 @@ pub(crate) struct Flight<K, V> {
     outcome: OnceLock<Outcome<V>>,
 }
 
-impl<K, V> Flight<K, V> {
-    fn launch(hash: u64, key: K, joinable: bool, state: State) -> Arc<Self> {
+impl<K, V> InFlightLoad<K, V> {
+    fn new(hash: u64, key: K, joinable: bool, state: State) -> Arc<Self> {
         Arc::new(Self {
             hash,
             key,
@@ -121,7 +121,7 @@ impl<K, V> Flight<K, V> {
 
 /// The flights over one shard.
 #[repr(align(64))]
-pub(crate) struct Flights<K, V> {
+pub(crate) struct InFlightLoads<K, V> {
     /// The length of `table`, plus one if there is a watch, so that writers see without a lock that there is
     /// nothing to revoke or to note.
     registered: AtomicUsize,
@@ -142,12 +142,12 @@ pub(crate) enum Role<'a, K, V> {
 enum Join<'a, K, V> {
     Found(Role<'a, K, V>),
     /// There is none, or there was one of an older epoch, which has been removed from the table.
-    Launch {
+    StartNew {
         replaces: bool,
     },
 }
 
-impl<K: Eq, V> Flights<K, V> {
+impl<K: Eq, V> InFlightLoads<K, V> {
     pub(crate) fn new() -> Self {
         Self {
             registered: AtomicUsize::new(0),
@@ -168,38 +168,38 @@ impl<K: Eq, V> Flights<K, V> {
         assert_nothing_exclusive("load into");
         let mut table = self.table.lock();
         let replaces = match self.join(&mut table, hash, key, candidate) {
-            Join::Found(boarding) => return boarding,
-            Join::Launch { replaces } => replaces,
+            Join::Found(role) => return role,
+            Join::StartNew { replaces } => replaces,
         };
         // The key is cloned under the lock: if it were cloned before, a flight that is not needed would be dropped
         // under the shard's lock.
         let _held = LockGuardMark::exclusively();
         let state = State::led(candidate, replaces);
-        let flight = Flight::launch(hash, key.clone(), true, state);
-        Role::Lead(self.register(&mut table, flight, candidate))
+        let load = InFlightLoad::new(hash, key.clone(), true, state);
+        Role::Lead(self.register(&mut table, load, candidate))
     }
 
     /// Starts a flight that no caller joins, for a read, a decision and a write that form one step. Its leader may
     /// store unless the key has been written to since. So of several for one key only the first to write stores.
-    pub(crate) fn register_exclusive(
+    pub(crate) fn register_update(
         &self,
         hash: u64,
         key: K,
         candidate: Candidate,
     ) -> Leader<'_, K, V> {
-        let flight = Flight::launch(hash, key, false, State::led(candidate, false));
-        self.register(&mut self.table.lock(), flight, candidate)
+        let load = InFlightLoad::new(hash, key, false, State::led(candidate, false));
+        self.register(&mut self.table.lock(), load, candidate)
     }
 
     fn register(
         &self,
         table: &mut Table<K, V>,
-        flight: Arc<Flight<K, V>>,
+        load: Arc<InFlightLoad<K, V>>,
         candidate: Candidate,
     ) -> Leader<'_, K, V> {
-        table.insert(Arc::clone(&flight));
+        table.insert(Arc::clone(&load));
         self.count(table);
-        Leader::new(self, flight, 1, candidate)
+        Leader::new(self, load, 1, candidate)
     }
 
     fn join(
@@ -210,26 +210,26 @@ impl<K: Eq, V> Flights<K, V> {
         candidate: Candidate,
     ) -> Join<'_, K, V> {
         let _held = LockGuardMark::exclusively();
-        let is_it = |other: &Arc<Flight<K, V>>| other.joinable && other.key == *key;
-        let Some(flight) = table.find(hash, is_it) else {
-            return Join::Launch { replaces: false };
+        let is_it = |other: &Arc<InFlightLoad<K, V>>| other.joinable && other.key == *key;
+        let Some(load) = table.find(hash, is_it) else {
+            return Join::StartNew { replaces: false };
         };
-        if is_within(Arc::as_ptr(flight)) {
-            return Join::Found(Role::Recursive(Reentry::into(Arc::as_ptr(flight))));
+        if is_running(Arc::as_ptr(load)) {
+            return Join::Found(Role::Recursive(Reentry::new(Arc::as_ptr(load))));
         }
-        flight.joined.store(true, Relaxed);
-        let admission = flight.state.lock().admit(candidate);
+        load.joined.store(true, Relaxed);
+        let admission = load.state.lock().admit(candidate);
         Join::Found(match admission {
             Admission::Lead { generation } => {
-                Role::Lead(Leader::new(self, Arc::clone(flight), generation, candidate))
+                Role::Lead(Leader::new(self, Arc::clone(load), generation, candidate))
             }
             Admission::Wait { ticket } => {
-                Role::Wait(Waiter::new(self, Arc::clone(flight), ticket, candidate))
+                Role::Wait(Waiter::new(self, Arc::clone(load), ticket, candidate))
             }
             Admission::Replace => {
-                let flight = Arc::clone(flight);
-                self.close(table, &flight);
-                return Join::Launch { replaces: true };
+                let load = Arc::clone(load);
+                self.close(table, &load);
+                return Join::StartNew { replaces: true };
             }
         })
     }
@@ -242,12 +242,12 @@ impl<K: Eq, V> Flights<K, V> {
     /// Returns an error if there is a leader and it may not write, because the key has been written to since it
     /// registered, or because a later leader of its flight has stored.
     #[inline(always)]
-    pub(crate) fn write<'a, 'f, Q>(
+    pub(crate) fn begin_write<'a, 'f, Q>(
         &'a self,
         hash: u64,
         key: &Q,
         leader: Option<&'a mut Leader<'f, K, V>>,
-    ) -> Result<Writing<'a, 'f, K, V>, Outdated>
+    ) -> Result<KeyWrite<'a, 'f, K, V>, Outdated>
     where
         Q: Equivalent<K> + ?Sized,
     {
@@ -255,51 +255,52 @@ impl<K: Eq, V> Flights<K, V> {
         let is_quiet = self.registered.load(Acquire) == 0;
         if is_quiet && leader.is_none() {
             // Most writes take this path: one atomic load, and a result that stays in registers.
-            return Ok(Writing {
-                flights: self,
+            return Ok(KeyWrite {
+                in_flight: self,
                 table: None,
                 leader: None,
             });
         }
-        self.write_against(hash, key, leader, is_quiet)
+        self.begin_contended_write(hash, key, leader, is_quiet)
     }
 
     /// Does the work of [`write`](Self::write) if there is a leader or something to revoke.
-    fn write_against<'a, 'f, Q>(
+    fn begin_contended_write<'a, 'f, Q>(
         &'a self,
         hash: u64,
         key: &Q,
         leader: Option<&'a mut Leader<'f, K, V>>,
         is_quiet: bool,
-    ) -> Result<Writing<'a, 'f, K, V>, Outdated>
+    ) -> Result<KeyWrite<'a, 'f, K, V>, Outdated>
     where
         Q: Equivalent<K> + ?Sized,
     {
         let mut table = (!is_quiet).then(|| self.table.lock());
         if let Some(leader) = &leader {
-            let stored = &leader.flight.stored;
+            let stored = &leader.load.stored;
             if stored.load(Relaxed) > leader.generation {
                 return Err(Outdated);
             }
             stored.store(leader.generation, Relaxed);
         }
         if let Some(table) = &mut table {
-            let is_leaders = |other: &Arc<Flight<K, V>>| {
+            let is_by_leader = |other: &Arc<InFlightLoad<K, V>>| {
                 let leader = leader.as_ref();
-                leader.is_some_and(|leader| Arc::ptr_eq(&leader.flight, other))
+                leader.is_some_and(|leader| Arc::ptr_eq(&leader.load, other))
             };
-            let is_it =
-                |other: &Arc<Flight<K, V>>| !is_leaders(other) && key.equivalent(&other.key);
-            while let Some(flight) = table.take(hash, is_it) {
-                flight.stored.store(REVOKED, Relaxed);
+            let is_it = |other: &Arc<InFlightLoad<K, V>>| {
+                !is_by_leader(other) && key.equivalent(&other.key)
+            };
+            while let Some(load) = table.take(hash, is_it) {
+                load.stored.store(REVOKED, Relaxed);
                 self.count(table);
             }
             if let Some(watch) = &mut table.watch {
-                watch.note(hash);
+                watch.record(hash);
             }
         }
-        Ok(Writing {
-            flights: self,
+        Ok(KeyWrite {
+            in_flight: self,
             table,
             leader,
         })
@@ -308,11 +309,11 @@ impl<K: Eq, V> Flights<K, V> {
     /// Revokes all flights, like a [`write`](Self::write) to every key.
     pub(crate) fn revoke_all(&self) {
         let mut table = self.table.lock();
-        for flight in table.drain() {
-            flight.stored.store(REVOKED, Relaxed);
+        for load in table.drain() {
+            load.stored.store(REVOKED, Relaxed);
         }
         if let Some(watch) = &mut table.watch {
-            watch.note_all();
+            watch.record_all();
         }
         self.count(&table);
     }
@@ -323,20 +324,20 @@ impl<K: Eq, V> Flights<K, V> {
 pub(crate) struct Outdated;
 
 /// A write in progress. No caller joins a flight of this shard meanwhile.
-pub(crate) struct Writing<'a, 'f, K, V> {
-    flights: &'a Flights<K, V>,
+pub(crate) struct KeyWrite<'a, 'f, K, V> {
+    in_flight: &'a InFlightLoads<K, V>,
     table: Option<MutexGuard<'a, Table<K, V>>>,
     leader: Option<&'a mut Leader<'f, K, V>>,
 }
 
-impl<K, V> Writing<'_, '_, K, V> {
-    pub(crate) fn is_leaders(&self) -> bool {
+impl<K, V> KeyWrite<'_, '_, K, V> {
+    pub(crate) fn is_by_leader(&self) -> bool {
         self.leader.is_some()
     }
 
     /// Ends the write. If no caller waits for the leader, this ends its flight too.
     #[inline(always)]
-    pub(crate) fn done(self) {
+    pub(crate) fn finish(self) {
         if self.leader.is_some() {
             self.complete();
         }
@@ -346,25 +347,25 @@ impl<K, V> Writing<'_, '_, K, V> {
         let (Some(leader), Some(mut table)) = (self.leader, self.table) else {
             return;
         };
-        let flight = &leader.flight;
-        if flight.joined.load(Relaxed) {
-            let mut state = flight.state.lock();
+        let load = &leader.load;
+        if load.joined.load(Relaxed) {
+            let mut state = load.state.lock();
             if !state.is_led(leader.generation) || state.is_awaited() {
                 return;
             }
             state.end();
         }
-        self.flights.close(&mut table, flight);
+        self.in_flight.close(&mut table, load);
         leader.over = true;
     }
 }
 
-impl<K, V> Flights<K, V> {
+impl<K, V> InFlightLoads<K, V> {
     /// Removes a flight from the table, if it is still there. No superseded leader of it may store
     /// after this, because a write could not find the flight to revoke it.
-    fn close(&self, table: &mut Table<K, V>, flight: &Arc<Flight<K, V>>) {
-        flight.stored.store(REVOKED, Relaxed);
-        let found = table.take(flight.hash, |other| Arc::ptr_eq(other, flight));
+    fn close(&self, table: &mut Table<K, V>, load: &Arc<InFlightLoad<K, V>>) {
+        load.stored.store(REVOKED, Relaxed);
+        let found = table.take(load.hash, |other| Arc::ptr_eq(other, load));
         if found.is_some() {
             self.count(table);
         }
@@ -379,27 +380,27 @@ impl<K, V> Flights<K, V> {
     /// Runs a step that may leave a flight without a leader, and wakes the waiter that the step returns. If
     /// no waiter can lead, because there is none or the flight is revoked, the flight ends, and its waiters
     /// start again, in a flight that is in the table.
-    fn step_away(
+    fn transition(
         &self,
-        flight: &Arc<Flight<K, V>>,
+        load: &Arc<InFlightLoad<K, V>>,
         step: impl FnOnce(&mut State) -> Option<Waker>,
     ) {
-        wake(self.step_aside(flight, step));
+        wake(self.transition_deferred(load, step));
     }
 
     /// Like [`step_away`](Self::step_away), but returns the waiters to wake.
-    fn step_aside(
+    fn transition_deferred(
         &self,
-        flight: &Arc<Flight<K, V>>,
+        load: &Arc<InFlightLoad<K, V>>,
         step: impl FnOnce(&mut State) -> Option<Waker>,
     ) -> Vec<Waker> {
         let mut table = self.table.lock();
-        let mut state = flight.state.lock();
+        let mut state = load.state.lock();
         let mut waiters = Waiters::new();
         let next = step(&mut state);
         let vacant = state.is_vacant();
-        if vacant && (!state.is_awaited() || flight.is_revoked()) {
-            self.close(&mut table, flight);
+        if vacant && (!state.is_awaited() || load.is_revoked()) {
+            self.close(&mut table, load);
             waiters = state.end();
         }
         drop(state);

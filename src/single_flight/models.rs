@@ -42,7 +42,7 @@ const NEW: u32 = 200;
 /// preemptions are enough for most bugs, and there are not many schedules with so few.
 #[cfg(loom_models)]
 fn check(scenario: fn()) {
-    let mut builder = loom::model::LocalCacheBuilder::new();
+    let mut builder = loom::model::Builder::new();
     builder.preemption_bound = builder.preemption_bound.or(Some(3));
     builder.max_branches = 10_000;
     builder.check(scenario);
@@ -105,12 +105,12 @@ struct Entry {
     value: u32,
     epoch: u64,
     /// The flight whose leader stored it.
-    flight: Arc<Flight<u32, u32>>,
+    load: Arc<InFlightLoad<u32, u32>>,
     generation: u32,
 }
 
 struct Model {
-    flights: Flights<u32, u32>,
+    in_flight: InFlightLoads<u32, u32>,
     /// The shard and its lock.
     shard: Mutex<Option<Entry>>,
     /// Accessed relaxed, so that only the locks order what is read.
@@ -126,7 +126,7 @@ struct Model {
 impl Model {
     fn new() -> Arc<Self> {
         Arc::new(Self {
-            flights: Flights::new(),
+            in_flight: InFlightLoads::new(),
             shard: Mutex::new(None),
             database: AtomicU32::new(OLD),
             epoch: AtomicU64::new(0),
@@ -153,7 +153,7 @@ impl Model {
         Caller {
             model: self,
             now: Cell::new(self.start),
-            alarm_works: false,
+            timer_works: false,
             epoch: 0,
             permitted: Cell::new(true),
             permitted_once_it_waits: false,
@@ -189,16 +189,15 @@ impl Model {
         let entry = Entry {
             value,
             epoch: leader.epoch,
-            flight: Arc::clone(&leader.flight),
+            load: Arc::clone(&leader.load),
             generation: leader.generation,
         };
         let mut shard = self.shard.lock();
-        let Ok(writing) = self.flights.write(HASH, &KEY, Some(leader)) else {
+        let Ok(key_write) = self.in_flight.begin_write(HASH, &KEY, Some(leader)) else {
             return false;
         };
         if let Some(old) = &*shard {
-            let is_older =
-                Arc::ptr_eq(&entry.flight, &old.flight) && entry.generation < old.generation;
+            let is_older = Arc::ptr_eq(&entry.load, &old.load) && entry.generation < old.generation;
             assert!(
                 !is_older,
                 "a superseded leader overwrites its successor's value"
@@ -206,7 +205,7 @@ impl Model {
             assert!(entry.epoch >= old.epoch, "the value is of an older epoch");
         }
         *shard = Some(entry);
-        writing.done();
+        key_write.finish();
         true
     }
 
@@ -214,23 +213,23 @@ impl Model {
     fn invalidate(&self) {
         self.change(NEW);
         let mut shard = self.shard.lock();
-        let writing = self.flights.write(HASH, &KEY, None).unwrap();
+        let key_write = self.in_flight.begin_write(HASH, &KEY, None).unwrap();
         *shard = None;
-        writing.done();
+        key_write.finish();
     }
 
     /// Changes the database and then removes all keys from the cache.
     fn clear(&self) {
         self.change(NEW);
         let mut shard = self.shard.lock();
-        self.flights.revoke_all();
+        self.in_flight.revoke_all();
         *shard = None;
     }
 
     /// Checks the stored value and the number of loads at the end of a scenario.
     #[track_caller]
     fn ends_with(&self, stored: Option<u32>, loads: std::ops::RangeInclusive<usize>) {
-        assert_eq!(self.flights.len(), 0);
+        assert_eq!(self.in_flight.len(), 0);
         assert_eq!(self.stored(), stored);
         let count = self.loads.load(Relaxed);
         assert!(loads.contains(&count), "{count} loads");
@@ -246,7 +245,7 @@ struct Caller<'a> {
     model: &'a Model,
     now: Cell<Instant>,
     /// Whether its alarm goes off, at once, and moves its time. Otherwise it never does.
-    alarm_works: bool,
+    timer_works: bool,
     epoch: u64,
     permitted: Cell<bool>,
     permitted_once_it_waits: bool,
@@ -255,10 +254,10 @@ struct Caller<'a> {
     stores: bool,
 }
 
-impl Alarm for &Caller<'_> {
+impl Timer for &Caller<'_> {
     fn set(&mut self, at: Option<Instant>, _: &mut Context<'_>) -> Poll<()> {
         match at {
-            Some(at) if self.alarm_works => {
+            Some(at) if self.timer_works => {
                 self.now.set(at);
                 Poll::Ready(())
             }
@@ -280,7 +279,7 @@ impl<'a> Caller<'a> {
 
     fn join_or_lead(&self) -> Role<'a, u32, u32> {
         self.model
-            .flights
+            .in_flight
             .join_or_lead(HASH, &KEY, self.candidate())
     }
 
@@ -292,13 +291,13 @@ impl<'a> Caller<'a> {
         }
     }
 
-    async fn wait(&self, mut waiter: Waiter<'a, u32, u32>) -> Step<'a, u32, u32> {
+    async fn wait(&self, mut waiter: Waiter<'a, u32, u32>) -> Answer<'a, u32, u32> {
         if self.permitted_once_it_waits {
             self.permitted.set(true);
         }
         let turn = |cx: &mut Context<'_>| waiter.poll(self.candidate(), cx.waker());
-        let told = until(&mut &*self, None, turn).await;
-        told.expect("there is no deadline")
+        let answers = poll_until(&mut &*self, None, turn).await;
+        answers.expect("there is no deadline")
     }
 
     fn ask(&self) -> u32 {
@@ -307,9 +306,9 @@ impl<'a> Caller<'a> {
                 Ok(value) => return value,
                 Err(Role::Lead(leader)) => (leader, !self.permitted.get()),
                 Err(Role::Wait(waiter)) => match block_on(self.wait(waiter)) {
-                    Step::Lead(leader) => (leader, true),
-                    Step::BoardAgain { .. } => continue,
-                    Step::Completed(landed) => match landed.into_outcome() {
+                    Answer::Lead(leader) => (leader, true),
+                    Answer::Retry { .. } => continue,
+                    Answer::Completed(completed) => match completed.into_outcome() {
                         Outcome::Value(value) => return value,
                         _ => panic!("no load fails"),
                     },

@@ -190,7 +190,7 @@ impl PermitQueue {
             return Reply::Taken(self.take(now));
         }
         if let Some(id) = self.try_take(now) {
-            *waker = self.unlist(ticket);
+            *waker = self.dequeue(ticket);
             return Reply::Taken(id);
         }
         match self.find(ticket) {
@@ -223,7 +223,7 @@ impl PermitQueue {
     /// [`advance`](Self::advance) afterwards, so that its offer passes on.
     pub(crate) fn leave(&mut self, ticket: Ticket) -> Option<Waker> {
         self.withdraw_offer(ticket);
-        self.unlist(ticket)
+        self.dequeue(ticket)
     }
 
     /// Ends a load. Call [`advance`](Self::advance) afterwards.
@@ -247,7 +247,7 @@ impl PermitQueue {
             .binary_search_by_key(&ticket, |(other, _)| *other)
     }
 
-    fn unlist(&mut self, ticket: Ticket) -> Option<Waker> {
+    fn dequeue(&mut self, ticket: Ticket) -> Option<Waker> {
         let location = self.find(ticket).ok()?;
         self.waiting.remove(location)?.1
     }
@@ -282,7 +282,7 @@ mod tests {
             }
         }
 
-        fn pass(&mut self, time: Duration) {
+        fn acquire(&mut self, time: Duration) {
             self.now += time;
         }
 
@@ -348,7 +348,7 @@ mod tests {
         let [silent, as_silent, polled] = bench.queued();
         assert_eq!(bench.release(held), 1);
         assert!(bench.waits(polled));
-        bench.pass(OFFER_TIMEOUT);
+        bench.acquire(OFFER_TIMEOUT);
         let held = bench.takes(polled);
         // The silent callers have their old places again once they are polled.
         let late = bench.queue.enqueue();
@@ -369,7 +369,7 @@ mod tests {
         let held = [bench.try_take().unwrap(), bench.try_take().unwrap()];
         let [silent, sleeping] = bench.queued();
         assert_eq!(bench.release(held[0]), 1);
-        bench.pass(OFFER_TIMEOUT);
+        bench.acquire(OFFER_TIMEOUT);
         // The next call of any kind notices the lapse.
         assert_eq!(bench.release(held[1]), 1);
         bench.takes(sleeping);
@@ -383,7 +383,7 @@ mod tests {
         let [silent] = bench.queued();
         bench.release(held);
         assert!(bench.try_take().is_none());
-        bench.pass(OFFER_TIMEOUT);
+        bench.acquire(OFFER_TIMEOUT);
         let held = bench.try_take().unwrap();
         assert!(bench.waits(silent));
         bench.release(held);
@@ -395,12 +395,12 @@ mod tests {
         let mut bench = Bench::new(1);
         let hanging = bench.try_take().unwrap();
         let [waiting] = bench.queued();
-        bench.pass(LEASE.saturating_sub(Duration::from_millis(1)));
+        bench.acquire(LEASE.saturating_sub(Duration::from_millis(1)));
         let Reply::Wait { again } = bench.poll(waiting) else {
             panic!("the lease has not ended")
         };
         assert_eq!(again, bench.now + Duration::from_millis(1));
-        bench.pass(Duration::from_millis(1));
+        bench.acquire(Duration::from_millis(1));
         let held = bench.takes(waiting);
         assert_eq!((bench.queue.overdue(), bench.queue.abandoned()), (1, 1));
         // The load ends late and gives back no permit.
@@ -458,7 +458,7 @@ mod tests {
         let mut bench = Bench::new(2);
         let held = [bench.try_take().unwrap(), bench.try_take().unwrap()];
         let callers: [Ticket; 100] = bench.queued();
-        bench.pass(LEASE.saturating_sub(Duration::from_millis(500)));
+        bench.acquire(LEASE.saturating_sub(Duration::from_millis(500)));
         let at_once = |bench: &mut Bench, before: Duration| {
             let asks = callers[1..].iter().filter(|&&caller| {
                 let Reply::Wait { again } = bench.poll(caller) else {

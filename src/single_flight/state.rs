@@ -161,7 +161,7 @@ impl State {
     }
 
     /// Extends the time of a leader that waits for its permit, since it was polled and so is alive.
-    pub(crate) fn prolong(&mut self, generation: u32, candidate: Candidate) {
+    pub(crate) fn extend_lease(&mut self, generation: u32, candidate: Candidate) {
         if self.generation != generation {
             return;
         }
@@ -200,7 +200,7 @@ impl State {
     ) -> Turn {
         let again = match self.phase {
             Phase::Over => {
-                *waker = self.forget(ticket);
+                *waker = self.dequeue(ticket);
                 return Turn::Over;
             }
             Phase::Loading { lease_end, .. } if !candidate.is_after(lease_end) => lease_end,
@@ -210,7 +210,7 @@ impl State {
                 lease_end
             }
             Phase::Queued { .. } | Phase::Loading { .. } | Phase::Vacant => {
-                *waker = self.forget(ticket);
+                *waker = self.dequeue(ticket);
                 return Turn::Lead {
                     supersedes: self.leader(),
                     generation: self.lead(candidate),
@@ -240,7 +240,7 @@ impl State {
             .binary_search_by_key(&ticket, |(other, _)| *other)
     }
 
-    fn forget(&mut self, ticket: u64) -> Option<Waker> {
+    fn dequeue(&mut self, ticket: u64) -> Option<Waker> {
         let location = self.find(ticket).ok()?;
         self.waiters.remove(location)?.1
     }
@@ -281,7 +281,7 @@ impl State {
     /// Removes a waiter. If it may have been woken to lead, the next waiter is to be woken instead. Returns the waker
     /// of that waiter, and the removed waiter's own, which is to be dropped without a lock.
     pub(crate) fn leave(&mut self, ticket: u64) -> (Option<Waker>, Option<Waker>) {
-        let own = self.forget(ticket);
+        let own = self.dequeue(ticket);
         match self.phase {
             Phase::Vacant => (self.wake_first(), own),
             _ => (None, own),
@@ -290,7 +290,7 @@ impl State {
 
     /// Marks a waiter as busy: it cannot lead before it polls again. If it may have been woken to lead, the next waiter
     /// is to be woken instead. Returns the same as [`leave`](Self::leave).
-    pub(crate) fn step_back(&mut self, ticket: u64) -> (Option<Waker>, Option<Waker>) {
+    pub(crate) fn mark_busy(&mut self, ticket: u64) -> (Option<Waker>, Option<Waker>) {
         let location = self.find(ticket).ok();
         let own = location.and_then(|location| self.waiters[location].1.take());
         match self.phase {

@@ -56,9 +56,9 @@ impl Service {
 }
 
 /// A timer that wakes a task, unless it is dropped before.
-pub(crate) struct Timer(Key);
+pub(crate) struct ScheduledWake(Key);
 
-impl Timer {
+impl ScheduledWake {
     /// Sets a timer. Returns `None` if the thread cannot be started, which the next call tries again.
     pub(crate) fn set(at: Instant, waker: Waker) -> Option<Self> {
         let mut schedule = SERVICE.schedule.lock();
@@ -77,7 +77,7 @@ impl Timer {
     }
 }
 
-impl Drop for Timer {
+impl Drop for ScheduledWake {
     fn drop(&mut self) {
         // The waker is dropped after the lock is released.
         let _waker = SERVICE.schedule.lock().wakers.remove(&self.0);
@@ -106,7 +106,7 @@ mod tests {
         let start = Instant::now();
         let set = |number: usize, millis| {
             let report = Report(number, std::sync::Mutex::new(sender.clone()));
-            Timer::set(
+            ScheduledWake::set(
                 start + Duration::from_millis(millis),
                 Arc::new(report).into(),
             )
@@ -133,9 +133,9 @@ mod tests {
     fn a_waker_that_panics_does_not_end_the_timers_of_others() {
         let (sender, woken) = channel();
         let now = Instant::now();
-        let _panics = Timer::set(now, Arc::new(Panics).into());
+        let _panics = ScheduledWake::set(now, Arc::new(Panics).into());
         let report = Report(7, std::sync::Mutex::new(sender));
-        let _timer = Timer::set(now, Arc::new(report).into());
+        let _timer = ScheduledWake::set(now, Arc::new(report).into());
         assert_eq!(woken.recv().unwrap(), 7);
     }
 }

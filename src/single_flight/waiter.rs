@@ -2,7 +2,7 @@
 
 use crate::single_flight::leader::Leader;
 use crate::single_flight::state::{Candidate, State, Superseded, Turn};
-use crate::single_flight::{Flight, Flights, Outcome};
+use crate::single_flight::{InFlightLoad, InFlightLoads, Outcome};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::task::Waker;
@@ -10,8 +10,8 @@ use std::time::Instant;
 
 /// A caller that waits for the leader of a flight. Dropped before it has an answer, it leaves the queue.
 pub(crate) struct Waiter<'a, K, V> {
-    flights: &'a Flights<K, V>,
-    flight: Arc<Flight<K, V>>,
+    in_flight: &'a InFlightLoads<K, V>,
+    load: Arc<InFlightLoad<K, V>>,
     /// Its place in the queue. `None` once it has an answer.
     ticket: Option<u64>,
     /// The epoch in which it came.
@@ -19,24 +19,24 @@ pub(crate) struct Waiter<'a, K, V> {
 }
 
 /// The answer to a waiter, after which it waits no longer.
-pub(crate) enum Step<'a, K, V> {
+pub(crate) enum Answer<'a, K, V> {
     /// The leader has an outcome for it.
     Completed(Completed<K, V>),
     /// It is the leader now.
     Lead(Leader<'a, K, V>),
     /// The flight has ended without an outcome for the waiter, whose caller starts again.
-    BoardAgain {
+    Retry {
         /// The leader that the waiter superseded, if that is why the flight has ended.
         supersedes: Option<Superseded>,
     },
 }
 
-impl<K, V> Step<'_, K, V> {
+impl<K, V> Answer<'_, K, V> {
     /// Returns what the leader that the waiter superseded was doing, if there was one.
     pub(crate) const fn supersedes(&self) -> Option<Superseded> {
         match self {
             Self::Lead(leader) => leader.supersedes,
-            Self::BoardAgain { supersedes } => *supersedes,
+            Self::Retry { supersedes } => *supersedes,
             Self::Completed(_) => None,
         }
     }
@@ -49,14 +49,14 @@ pub(crate) struct Pending {
 
 impl<'a, K, V> Waiter<'a, K, V> {
     pub(crate) fn new(
-        flights: &'a Flights<K, V>,
-        flight: Arc<Flight<K, V>>,
+        in_flight: &'a InFlightLoads<K, V>,
+        load: Arc<InFlightLoad<K, V>>,
         ticket: u64,
         candidate: Candidate,
     ) -> Self {
         Self {
-            flights,
-            flight,
+            in_flight,
+            load,
             ticket: Some(ticket),
             epoch: candidate.epoch,
         }
@@ -67,13 +67,13 @@ impl<'a, K, V> Waiter<'a, K, V> {
         &mut self,
         candidate: Candidate,
         waker: &Waker,
-    ) -> Result<Step<'a, K, V>, Pending> {
+    ) -> Result<Answer<'a, K, V>, Pending> {
         let Some(ticket) = self.ticket else {
-            return Ok(Step::BoardAgain { supersedes: None });
+            return Ok(Answer::Retry { supersedes: None });
         };
         // The waker is cloned before the lock is taken, and the one that is left is dropped after.
         let mut waker = Some(waker.clone());
-        let turn = self.flight.state.lock().poll(ticket, candidate, &mut waker);
+        let turn = self.load.state.lock().poll(ticket, candidate, &mut waker);
         drop(waker);
         if let Turn::Wait { again } = turn {
             return Err(Pending { again });
@@ -85,33 +85,31 @@ impl<'a, K, V> Waiter<'a, K, V> {
         } = turn
         {
             let mut leader = Leader::new(
-                self.flights,
-                Arc::clone(&self.flight),
+                self.in_flight,
+                Arc::clone(&self.load),
                 generation,
                 candidate,
             );
             leader.supersedes = supersedes;
             // A result that cannot be stored is not worth a load: dropping the leader ends the flight for all
             // of its waiters.
-            if self.flight.is_revoked() {
-                return Ok(Step::BoardAgain { supersedes });
+            if self.load.is_revoked() {
+                return Ok(Answer::Retry { supersedes });
             }
-            return Ok(Step::Lead(leader));
+            return Ok(Answer::Lead(leader));
         }
-        if self.flight.outcome.get().is_some()
-            && self.epoch < self.flight.outdated_from.load(Relaxed)
-        {
-            return Ok(Step::Completed(Completed(Arc::clone(&self.flight))));
+        if self.load.outcome.get().is_some() && self.epoch < self.load.outdated_from.load(Relaxed) {
+            return Ok(Answer::Completed(Completed(Arc::clone(&self.load))));
         }
-        Ok(Step::BoardAgain { supersedes: None })
+        Ok(Answer::Retry { supersedes: None })
     }
 }
 
 impl<K, V> Waiter<'_, K, V> {
     /// Lets other waiters lead until this one is polled again: its caller is about to be busy with
     /// another load.
-    pub(crate) fn step_back(&mut self) {
-        self.step(State::step_back);
+    pub(crate) fn mark_busy(&mut self) {
+        self.step(State::mark_busy);
     }
 
     /// Runs a step that may make another waiter the one to lead. The waiter's own waker is dropped
@@ -119,7 +117,7 @@ impl<K, V> Waiter<'_, K, V> {
     fn step(&self, step: impl FnOnce(&mut State, u64) -> (Option<Waker>, Option<Waker>)) {
         if let Some(ticket) = self.ticket {
             let mut own = None;
-            self.flights.step_away(&self.flight, |state| {
+            self.in_flight.transition(&self.load, |state| {
                 let (woken, left) = step(state, ticket);
                 own = left;
                 woken
@@ -135,7 +133,7 @@ impl<K, V> Drop for Waiter<'_, K, V> {
 }
 
 /// A flight that has landed.
-pub(crate) struct Completed<K, V>(Arc<Flight<K, V>>);
+pub(crate) struct Completed<K, V>(Arc<InFlightLoad<K, V>>);
 
 impl<K, V> Completed<K, V> {
     pub(crate) fn into_outcome(self) -> Outcome<V>

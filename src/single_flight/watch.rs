@@ -4,53 +4,53 @@
 //! A flight tells that of one key. Who has a million keys watches all of a shard, and takes note of what
 //! is written instead.
 
-use crate::single_flight::Flights;
+use crate::single_flight::InFlightLoads;
 use foldhash::fast::RandomState;
 use std::collections::HashSet;
 
 /// With so many it is as if all keys were written to.
-const MOST: usize = 1 << 16;
+const MAX_WRITTEN_KEYS: usize = 1 << 16;
 
 /// Hashes of keys that were written to since the first of those came who watch now.
 #[derive(Default)]
-pub(crate) struct Watch {
+pub(crate) struct WriteLog {
     watchers: usize,
     written: HashSet<u64, RandomState>,
     all: bool,
 }
 
-impl Watch {
-    pub(crate) fn note(&mut self, hash: u64) {
-        if self.written.len() < MOST {
+impl WriteLog {
+    pub(crate) fn record(&mut self, hash: u64) {
+        if self.written.len() < MAX_WRITTEN_KEYS {
             self.written.insert(hash);
         } else {
-            self.note_all();
+            self.record_all();
         }
     }
 
-    pub(crate) fn note_all(&mut self) {
+    pub(crate) fn record_all(&mut self) {
         self.all = true;
         self.written = HashSet::default();
     }
 }
 
 /// While it lives, writes to the shard are noted.
-pub(crate) struct Watcher<'a, K, V>(&'a Flights<K, V>);
+pub(crate) struct WriteObserver<'a, K, V>(&'a InFlightLoads<K, V>);
 
-impl<K: Eq, V> Flights<K, V> {
+impl<K: Eq, V> InFlightLoads<K, V> {
     /// Called under the shard's shared lock: what is written after that is noted.
-    pub(crate) fn watch(&self) -> Watcher<'_, K, V> {
+    pub(crate) fn observe_writes(&self) -> WriteObserver<'_, K, V> {
         let mut table = self.table.lock();
         table.watch.get_or_insert_default().watchers += 1;
         self.count(&table);
-        Watcher(self)
+        WriteObserver(self)
     }
 }
 
-impl<K, V> Watcher<'_, K, V> {
+impl<K, V> WriteObserver<'_, K, V> {
     /// Was nothing written to this key since the watch began, and is nobody about to? Asked under the
     /// shard's exclusive lock, which is kept until the answer has been acted upon.
-    pub(crate) fn is_untouched(&self, hash: u64) -> bool {
+    pub(crate) fn is_unwritten(&self, hash: u64) -> bool {
         let table = self.0.table.lock();
         let watch = table.watch.as_ref();
         let written = watch.is_none_or(|watch| watch.all || watch.written.contains(&hash));
@@ -58,7 +58,7 @@ impl<K, V> Watcher<'_, K, V> {
     }
 }
 
-impl<K, V> Drop for Watcher<'_, K, V> {
+impl<K, V> Drop for WriteObserver<'_, K, V> {
     fn drop(&mut self) {
         let mut table = self.0.table.lock();
         let is_last = table.watch.as_mut().is_none_or(|watch| {
@@ -78,31 +78,31 @@ mod tests {
 
     #[test]
     fn what_is_written_is_noted_while_somebody_watches() {
-        let flights = Flights::<u64, ()>::new();
-        let write = |key: u64| flights.write(key, &key, None).unwrap().done();
+        let in_flight = InFlightLoads::<u64, ()>::new();
+        let write = |key: u64| in_flight.begin_write(key, &key, None).unwrap().finish();
         write(1);
-        let first = flights.watch();
+        let first = in_flight.observe_writes();
         write(2);
-        let second = flights.watch();
-        assert!(first.is_untouched(1) && !first.is_untouched(2));
+        let second = in_flight.observe_writes();
+        assert!(first.is_unwritten(1) && !first.is_unwritten(2));
         drop(first);
         // More than it would have to know, and no less.
-        assert!(!second.is_untouched(2));
+        assert!(!second.is_unwritten(2));
         drop(second);
-        assert!(flights.watch().is_untouched(2));
-        assert_eq!(flights.len(), 0);
+        assert!(in_flight.observe_writes().is_unwritten(2));
+        assert_eq!(in_flight.len(), 0);
     }
 
     #[test]
     fn what_is_remembered_is_bounded() {
-        let flights = Flights::<u64, ()>::new();
-        let watcher = flights.watch();
-        for key in 0..=MOST as u64 {
-            assert!(watcher.is_untouched(MOST as u64 + 1));
-            flights.write(key, &key, None).unwrap().done();
+        let in_flight = InFlightLoads::<u64, ()>::new();
+        let watcher = in_flight.observe_writes();
+        for key in 0..=MAX_WRITTEN_KEYS as u64 {
+            assert!(watcher.is_unwritten(MAX_WRITTEN_KEYS as u64 + 1));
+            in_flight.begin_write(key, &key, None).unwrap().finish();
         }
-        assert!(!watcher.is_untouched(MOST as u64 + 1));
-        let table = flights.table.lock();
+        assert!(!watcher.is_unwritten(MAX_WRITTEN_KEYS as u64 + 1));
+        let table = in_flight.table.lock();
         let watch = table.watch.as_ref();
         assert!(watch.is_some_and(|watch| watch.written.capacity() == 0));
     }

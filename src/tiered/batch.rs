@@ -3,7 +3,7 @@
 
 use crate::entry::Loaded;
 use crate::error::{AnyError, LoadError};
-use crate::local::{BatchResult, Lookup, erase_many};
+use crate::local::{BatchLookup, BatchResult, erase_many};
 use crate::tiered::coherence::key_waiters::Wait;
 use crate::tiered::coherence::read_lease::now;
 use crate::tiered::fetch::{POLL, Read, TimedOut};
@@ -54,23 +54,25 @@ impl<K: RemoteKey, V: RemoteValue> TieredCache<K, V> {
         });
         let first = Round::default();
         let mut values = loop {
-            if let Some(values) =
-                typed(inner.load_round(keys, Lookup::Counted, &load, &first).await)
-            {
+            if let Some(values) = typed(
+                inner
+                    .load_round(keys, BatchLookup::Counted, &load, &first)
+                    .await,
+            ) {
                 break values?;
             }
         };
         // Keys that other processes load, or that another batch of this one has left to them. Not
         // within the batch, where those would wait who wait for its other keys.
         let mut left_out = first.left_out.into_inner();
-        let mut patience = None;
+        let mut wait_limits = None;
         loop {
             let missing = |at: &usize| values[*at].is_none() && !left_out.contains(&keys[*at]);
             let rest: Vec<usize> = (0..keys.len()).filter(missing).collect();
             if rest.is_empty() {
                 return Ok(values);
             }
-            let patience = patience.get_or_insert_with(|| inner.l1.patience());
+            let wait_limits = wait_limits.get_or_insert_with(|| inner.l1.wait_limits());
             let rest_keys: Vec<K> = rest.iter().map(|&at| keys[at].clone()).collect();
             let names: Vec<_> = rest_keys.iter().map(|key| inner.key_name(key)).collect();
             // Before L2 is asked, so that no word is missed.
@@ -80,7 +82,7 @@ impl<K: RemoteKey, V: RemoteValue> TieredCache<K, V> {
                 .collect();
             let round = Round::default();
             let found = inner
-                .load_round(&rest_keys, Lookup::Again, &load, &round)
+                .load_round(&rest_keys, BatchLookup::Again, &load, &round)
                 .await;
             let Some(found) = typed(found) else { continue };
             for (at, value) in rest.into_iter().zip(found?) {
@@ -92,21 +94,21 @@ impl<K: RemoteKey, V: RemoteValue> TieredCache<K, V> {
             if led.is_empty() {
                 continue;
             }
-            if patience.next().is_none_or(|next| Instant::now() < next) {
+            if wait_limits.next().is_none_or(|next| Instant::now() < next) {
                 inner
-                    .wait_for_others(&led, waiters_by_key, patience.next())
+                    .wait_for_others(&led, waiters_by_key, wait_limits.next())
                     .await;
                 continue;
             }
             for (key, value) in keys.iter().zip(&mut values) {
                 if value.is_none() && !left_out.contains(key) {
                     *value = inner.l1.stale_in_place(key);
-                    if value.is_none() && patience.is_over() {
+                    if value.is_none() && wait_limits.is_over() {
                         return Err(LoadError::WaitTimeout);
                     }
                 }
             }
-            patience.stale_from = None;
+            wait_limits.stale_from = None;
         }
     }
 }
@@ -154,7 +156,7 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
     async fn load_round<F>(
         self: &Arc<Self>,
         keys: &[K],
-        lookup: Lookup,
+        lookup: BatchLookup,
         load: &Mutex<impl FnMut(Vec<K>) -> F>,
         round: &Round<K>,
     ) -> Result<Vec<Option<V>>, LoadError<AnyError>>

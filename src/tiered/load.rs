@@ -97,18 +97,18 @@ pub(super) struct MayLoad(Option<Permit>);
 impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
     /// Returns the right to load, if the caller needs no permit or one is free.
     pub(super) fn try_permit(&self) -> Option<MayLoad> {
-        if self.bulkhead.is_passed() {
+        if self.bulkhead.is_entered() {
             return Some(MayLoad(None));
         }
-        let permit = self.bulkhead.try_pass()?;
+        let permit = self.bulkhead.try_acquire()?;
         Some(MayLoad(Some(permit)))
     }
 
     /// Waits for the right to load.
     pub(super) async fn queue(&self, deadline: Option<Instant>) -> Result<MayLoad, Arc<AnyError>> {
         count(&self.counters.queued_loads);
-        let mut alarm = TaskTimer::default();
-        match self.bulkhead.pass(deadline, &mut alarm, || ()).await {
+        let mut timer = TaskTimer::default();
+        match self.bulkhead.acquire(deadline, &mut timer, || ()).await {
             Ok(permit) => Ok(MayLoad(Some(permit))),
             Err(_) => Err(Arc::new(TimedOut)),
         }

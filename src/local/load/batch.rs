@@ -8,13 +8,13 @@
 use crate::clock::Nanos;
 use crate::entry::Loaded;
 use crate::error::{AnyError, LoadError};
-use crate::local::load::waiting::{Patience, Waited};
+use crate::local::load::waiting::{WaitFailure, WaitLimits};
 use crate::local::lookup::Sought;
 use crate::local::{KeyLocation, LocalCache};
 use crate::single_flight::blocking::block_on;
 use crate::single_flight::future::TaskTimer;
 use crate::single_flight::{
-    Alarm, Leader, Leaders, Outcome, Permit, Role, Step, Waiting, run_within,
+    Answer, Leader, LeaderGroup, Outcome, Permit, Role, Timer, WaiterGroup, run_within,
 };
 use crate::traits::erasure::typed;
 use hashbrown::HashTable;
@@ -76,10 +76,10 @@ where
         E: Any + Send + Sync,
     {
         loop {
-            let result = block_on(&Cell::new(None), async |mut alarm| {
+            let result = block_on(&Cell::new(None), async |mut timer| {
                 let start = |missing| ready(load(missing));
-                let batch = Batch::look_up(self, keys, Lookup::Counted);
-                self.load_many(batch, &mut alarm, start, erase_many).await
+                let batch = Batch::look_up(self, keys, BatchLookup::Counted);
+                self.load_many(batch, &mut timer, start, erase_many).await
             });
             // `None`: another caller's load failed with an error of another type.
             if let Some(result) = typed(result) {
@@ -108,10 +108,10 @@ where
         L: Into<Loaded<V>>,
         E: Any + Send + Sync,
     {
-        let mut alarm = TaskTimer::default();
+        let mut timer = TaskTimer::default();
         loop {
-            let batch = Batch::look_up(self, keys, Lookup::Counted);
-            let result = self.load_many(batch, &mut alarm, &mut load, erase_many);
+            let batch = Batch::look_up(self, keys, BatchLookup::Counted);
+            let result = self.load_many(batch, &mut timer, &mut load, erase_many);
             if let Some(result) = typed(Box::pin(result).await) {
                 return result;
             }
@@ -124,61 +124,63 @@ where
     pub(crate) async fn get_many_or_load_shared<F>(
         &self,
         keys: &[K],
-        lookup: Lookup,
+        lookup: BatchLookup,
         load: impl FnMut(Vec<K>) -> F,
     ) -> Result<Vec<Option<V>>, LoadError<AnyError>>
     where
         F: Future<Output = BatchResult<K, V>>,
     {
-        let mut alarm = TaskTimer::default();
+        let mut timer = TaskTimer::default();
         let batch = Batch::look_up(self, keys, lookup);
-        self.load_many(batch, &mut alarm, load, |result| result)
+        self.load_many(batch, &mut timer, load, |result| result)
             .await
     }
 
     async fn load_many<'a, F: Future>(
         &'a self,
         mut batch: Batch<'a, K, V, S>,
-        alarm: &mut impl Alarm,
+        timer: &mut impl Timer,
         mut load: impl FnMut(Vec<K>) -> F,
         erase: impl Fn(F::Output) -> BatchResult<K, V>,
     ) -> Result<Vec<Option<V>>, LoadError<AnyError>> {
-        let mut patience = self.patience();
-        let (mut led, mut waiting) = (Leaders::new(), Waiting::new());
+        let mut wait_limits = self.wait_limits();
+        let (mut led, mut waiting) = (LeaderGroup::new(), WaiterGroup::new());
         loop {
             batch.join_or_lead(&mut led, &mut waiting)?;
             if !led.is_empty() {
                 // This comes before any wait, so that no caller waits for others while others wait for it, neither
                 // in the flights that this caller leads nor in those in which it might be the next to lead.
-                waiting.step_back();
-                let led = std::mem::replace(&mut led, Leaders::new());
-                batch.load(led, &patience, alarm, &mut load, &erase).await?;
+                waiting.mark_busy();
+                let led = std::mem::replace(&mut led, LeaderGroup::new());
+                batch
+                    .load(led, &wait_limits, timer, &mut load, &erase)
+                    .await?;
                 continue;
             }
             if waiting.is_empty() {
                 return Ok(batch.into_values());
             }
-            let turn = waiting.any(|| self.candidate(), patience.next(), alarm);
-            let Ok(told) = turn.await else {
+            let turn = waiting.any(|| self.candidate(), wait_limits.next(), timer);
+            let Ok(answers) = turn.await else {
                 batch.take_stale(&mut waiting)?;
-                if patience.is_over() && !waiting.is_empty() {
+                if wait_limits.is_over() && !waiting.is_empty() {
                     return Err(LoadError::WaitTimeout);
                 }
-                patience.stale_from = None;
+                wait_limits.stale_from = None;
                 continue;
             };
-            let mut landed = Vec::new();
-            for (at, step) in told {
-                self.count_superseded(&step);
-                match step {
-                    Step::Completed(outcome) => landed.push((at, outcome)),
-                    Step::BoardAgain { .. } => batch.missing.push(at),
-                    Step::Lead(leader) => led.push(at, leader),
+            let mut completed = Vec::new();
+            for (at, answer) in answers {
+                self.count_superseded(&answer);
+                match answer {
+                    Answer::Completed(outcome) => completed.push((at, outcome)),
+                    Answer::Retry { .. } => batch.missing.push(at),
+                    Answer::Lead(leader) => led.push(at, leader),
                 }
             }
             // This comes last, because an error drops all leads together.
-            for (at, landed) in landed {
-                batch.take_outcome(at, landed.into_outcome())?;
+            for (at, completed) in completed {
+                batch.take_outcome(at, completed.into_outcome())?;
             }
         }
     }
@@ -204,7 +206,7 @@ where
 
 /// The way in which a batch looks its keys up.
 #[derive(Clone, Copy, PartialEq)]
-pub(crate) enum Lookup {
+pub(crate) enum BatchLookup {
     Counted,
     /// The caller has looked before, so neither the statistics nor the policy record it.
     #[cfg(feature = "redis")]
@@ -224,7 +226,7 @@ impl<T> Drop for InReverse<T> {
 struct Batch<'a, K, V, S> {
     cache: &'a LocalCache<K, V, S>,
     keys: &'a [K],
-    places: Vec<KeyLocation<'a, K, V>>,
+    locations: Vec<KeyLocation<'a, K, V>>,
     /// The first position of each key.
     first: HashTable<usize>,
     values: Vec<Option<V>>,
@@ -238,23 +240,25 @@ where
     V: Clone,
     S: BuildHasher,
 {
-    fn look_up(cache: &'a LocalCache<K, V, S>, keys: &'a [K], lookup: Lookup) -> Self {
+    fn look_up(cache: &'a LocalCache<K, V, S>, keys: &'a [K], lookup: BatchLookup) -> Self {
         let mut batch = Self {
             cache,
             keys,
-            places: keys.iter().map(|key| cache.location(key)).collect(),
+            locations: keys.iter().map(|key| cache.location(key)).collect(),
             first: HashTable::with_capacity(keys.len()),
             values: vec![None; keys.len()],
             missing: Vec::new(),
         };
         for (at, key) in keys.iter().enumerate() {
-            if batch.position(key, &batch.places[at]).is_some() {
+            if batch.position(key, &batch.locations[at]).is_some() {
                 continue;
             }
-            let Batch { places, first, .. } = &mut batch;
-            first.insert_unique(places[at].hash.0, at, |&other| places[other].hash.0);
-            if lookup == Lookup::Counted {
-                batch.values[at] = cache.hit(&batch.places[at], key, V::clone);
+            let Batch {
+                locations, first, ..
+            } = &mut batch;
+            first.insert_unique(locations[at].hash.0, at, |&other| locations[other].hash.0);
+            if lookup == BatchLookup::Counted {
+                batch.values[at] = cache.hit(&batch.locations[at], key, V::clone);
             }
             if batch.values[at].is_none() {
                 batch.missing.push(at);
@@ -271,17 +275,17 @@ where
     /// Boards the flights of all missing keys on the same terms, so that their leases end together.
     fn join_or_lead(
         &mut self,
-        led: &mut Leaders<'a, K, V>,
-        waiting: &mut Waiting<'a, K, V>,
+        led: &mut LeaderGroup<'a, K, V>,
+        waiting: &mut WaiterGroup<'a, K, V>,
     ) -> Result<(), LoadError<AnyError>> {
         if self.missing.is_empty() {
             return Ok(());
         }
         let candidate = self.cache.candidate();
         for at in std::mem::take(&mut self.missing) {
-            let join_or_lead = self
-                .cache
-                .join_or_lead_as(&self.places[at], &self.keys[at], || candidate);
+            let join_or_lead =
+                self.cache
+                    .join_or_lead_as(&self.locations[at], &self.keys[at], || candidate);
             match join_or_lead {
                 Sought::Missing(Role::Lead(leader)) => led.push(at, leader),
                 Sought::Missing(Role::Wait(waiter)) => waiting.push(at, waiter),
@@ -298,13 +302,13 @@ where
     /// Loads the keys that this caller leads, except for those whose values have been stored meanwhile.
     async fn load<F: Future>(
         &mut self,
-        led: Leaders<'a, K, V>,
-        patience: &Patience,
-        alarm: &mut impl Alarm,
+        led: LeaderGroup<'a, K, V>,
+        wait_limits: &WaitLimits,
+        timer: &mut impl Timer,
         load: &mut impl FnMut(Vec<K>) -> F,
         erase: &impl Fn(F::Output) -> BatchResult<K, V>,
     ) -> Result<(), LoadError<AnyError>> {
-        let Some(permit) = self.permit(&led, patience, alarm).await? else {
+        let Some(permit) = self.permit(&led, wait_limits, timer).await? else {
             return Ok(());
         };
         let led = self.begin(led, permit.is_some())?;
@@ -312,44 +316,44 @@ where
             return Ok(());
         };
         let asked = led.iter().map(|&(at, _)| self.keys[at].clone()).collect();
-        let timer = self.cache.load_timer(leader.since);
+        let load_timer = self.cache.load_timer(leader.since);
         let enter = || {
             let leaders = led.iter().map(|(_, leader)| leader.enter(None));
             (
                 InReverse(leaders.collect()),
                 permit.as_ref().map(Permit::enter),
-                timer.span.enter(),
+                load_timer.span.enter(),
             )
         };
         let result = run_within(enter, || load(asked), erase).await;
-        let load_time = timer.stop(result.is_ok());
+        let load_time = load_timer.stop(result.is_ok());
         drop(permit);
-        self.settle(led, result, load_time)
+        self.finish_load(led, result, load_time)
     }
 
     /// Waits for a permit, where one is needed. Returns `None` if the wait takes too long, and expired values serve
     /// instead.
     async fn permit(
         &mut self,
-        led: &Leaders<'a, K, V>,
-        patience: &Patience,
-        alarm: &mut impl Alarm,
+        led: &LeaderGroup<'a, K, V>,
+        wait_limits: &WaitLimits,
+        timer: &mut impl Timer,
     ) -> Result<Option<Option<Permit>>, LoadError<AnyError>> {
-        let mut queued = match self.cache.permit_or_place() {
+        let mut queued = match self.cache.permit_or_queue() {
             Ok(permit) => return Ok(Some(permit)),
             Err(queued) => queued,
         };
         let turn = |cx: &mut Context<'_>| {
             let candidate = self.cache.candidate();
             for (_, leader) in led.iter() {
-                leader.prolong(candidate);
+                leader.extend_lease(candidate);
             }
             queued.poll(cx.waker())
         };
-        match patience.wait(alarm, turn, || self.stale_for(led)).await {
+        match wait_limits.wait(timer, turn, || self.stale_for(led)).await {
             Ok(permit) => Ok(Some(Some(permit))),
-            Err(Waited::InVain) => Err(LoadError::WaitTimeout),
-            Err(Waited::Instead(outcomes)) => {
+            Err(WaitFailure::TimedOut) => Err(LoadError::WaitTimeout),
+            Err(WaitFailure::Stale(outcomes)) => {
                 for (at, outcome) in outcomes {
                     self.take_outcome(at, outcome)?;
                 }
@@ -359,21 +363,24 @@ where
     }
 
     /// Returns expired values that may serve, if there is one for each key that this caller leads.
-    fn stale_for(&self, led: &Leaders<'a, K, V>) -> Option<Vec<(usize, Outcome<V>)>> {
+    fn stale_for(&self, led: &LeaderGroup<'a, K, V>) -> Option<Vec<(usize, Outcome<V>)>> {
         let stale = |&(at, _): &(usize, Leader<'a, K, V>)| {
             let outcome = self
                 .cache
-                .stale_for_waiter(&self.places[at], &self.keys[at]);
+                .stale_for_waiter(&self.locations[at], &self.keys[at]);
             outcome.map(|outcome| (at, outcome))
         };
         led.iter().map(stale).collect()
     }
 
     /// Ends the waits for keys for which an expired value may serve.
-    fn take_stale(&mut self, waiting: &mut Waiting<'a, K, V>) -> Result<(), LoadError<AnyError>> {
+    fn take_stale(
+        &mut self,
+        waiting: &mut WaiterGroup<'a, K, V>,
+    ) -> Result<(), LoadError<AnyError>> {
         let mut result = Ok(());
         waiting.retain(|at| {
-            let (location, key) = (&self.places[at], &self.keys[at]);
+            let (location, key) = (&self.locations[at], &self.keys[at]);
             let Some(outcome) = self.cache.stale_for_waiter(location, key) else {
                 return true;
             };
@@ -388,11 +395,11 @@ where
     /// Looks again for the values of the keys that this caller leads, and returns the leads that are still to load.
     fn begin(
         &mut self,
-        mut led: Leaders<'a, K, V>,
+        mut led: LeaderGroup<'a, K, V>,
         has_permit: bool,
-    ) -> Result<Leaders<'a, K, V>, LoadError<AnyError>> {
-        let permitted = self.cache.permitted(has_permit);
-        let mut to_load = Leaders::new();
+    ) -> Result<LeaderGroup<'a, K, V>, LoadError<AnyError>> {
+        let permitted = self.cache.permitted_candidate(has_permit);
+        let mut to_load = LeaderGroup::new();
         while let Some((at, mut leader)) = led.pop() {
             if has_permit && !leader.begin(permitted) {
                 self.missing.push(at);
@@ -400,7 +407,7 @@ where
             }
             match self
                 .cache
-                .look_again(&self.places[at], &self.keys[at], &leader)
+                .look_up_again(&self.locations[at], &self.keys[at], &leader)
             {
                 Some(outcome) => {
                     leader.complete(|| outcome.clone());
@@ -412,9 +419,9 @@ where
         Ok(to_load)
     }
 
-    fn settle(
+    fn finish_load(
         &mut self,
-        mut led: Leaders<'a, K, V>,
+        mut led: LeaderGroup<'a, K, V>,
         result: BatchResult<K, V>,
         load_time: Nanos,
     ) -> Result<(), LoadError<AnyError>> {
@@ -433,12 +440,15 @@ where
         };
         let mut first_error = Ok(());
         while let Some((at, leader)) = led.pop() {
-            let (location, key) = (&self.places[at], &self.keys[at]);
+            let (location, key) = (&self.locations[at], &self.keys[at]);
             let value = match (loaded[at].take(), &failed) {
                 (Some(loaded), _) => Ok(self
                     .cache
                     .complete(location, key, leader, loaded, load_time)),
-                (None, Some(error)) => self.cache.fall_back(location, key, leader, error.clone()),
+                (None, Some(error)) => {
+                    self.cache
+                        .complete_failed(location, key, leader, error.clone())
+                }
                 (None, None) => {
                     leader.complete(|| Outcome::Absent);
                     continue;
@@ -455,7 +465,7 @@ where
     fn take_outcome(&mut self, at: usize, outcome: Outcome<V>) -> Result<(), LoadError<AnyError>> {
         if !matches!(outcome, Outcome::Absent) {
             self.values[at] = Some({
-                let (location, key) = (&self.places[at], &self.keys[at]);
+                let (location, key) = (&self.locations[at], &self.keys[at]);
                 self.cache.take_outcome(location, key, outcome)?
             });
         }
@@ -465,7 +475,7 @@ where
     /// Returns the value for each position, also if a key occurs several times.
     fn into_values(mut self) -> Vec<Option<V>> {
         for (at, key) in self.keys.iter().enumerate() {
-            let first = self.position(key, &self.places[at]);
+            let first = self.position(key, &self.locations[at]);
             if let Some(first) = first.filter(|&first| first != at) {
                 let value = self.values[first].clone();
                 self.values[at] = value;

@@ -3,12 +3,12 @@
 use crate::entry::Loaded;
 use crate::error::{AnyError, LoadError};
 use crate::local::load::tasks::erase;
-use crate::local::load::{Approach, Cleared};
+use crate::local::load::{PermittedLeader, ValueOrLead};
 use crate::local::lookup::Sought;
 use crate::local::shard::hash::KeyHash;
 use crate::local::{DefaultHasher, KeyLocation, LocalCache};
 use crate::single_flight::future::TaskTimer;
-use crate::single_flight::{Pending, Suspended, is_loading};
+use crate::single_flight::{Pending, SuspendedLeader, is_loading};
 use crate::traits::erasure::typed;
 use std::any::{Any, type_name_of_val};
 use std::fmt;
@@ -90,8 +90,10 @@ where
             Sought::Live(value) => Ok(value),
             Sought::Due(value) => {
                 let idle = !is_loading();
-                if let Some(held) = idle.then(|| self.0.begin_refresh(&location, key)).flatten() {
-                    self.spawn_load(&location, key, held, load);
+                if let Some(permitted_leader) =
+                    idle.then(|| self.0.begin_refresh(&location, key)).flatten()
+                {
+                    self.spawn_load(&location, key, permitted_leader, load);
                 }
                 Ok(value)
             }
@@ -112,22 +114,22 @@ where
         E: Any + Send + Sync,
     {
         let loader = Some(type_name_of_val(&load));
-        let mut alarm = TaskTimer::default();
-        let mut patience = self.0.patience();
-        let held = loop {
+        let mut timer = TaskTimer::default();
+        let mut wait_limits = self.0.wait_limits();
+        let permitted_leader = loop {
             match self
                 .0
-                .approach(&location, key, sought, loader, &mut alarm)
+                .value_or_lead(&location, key, sought, loader, &mut timer)
                 .await
             {
-                Ok(Approach::Load(held)) => break held,
-                Ok(Approach::LoadUnshared(reentry)) => {
+                Ok(ValueOrLead::Lead(permitted_leader)) => break permitted_leader,
+                Ok(ValueOrLead::LeadUnshared(reentry)) => {
                     let running = self
                         .0
                         .run_unshared(key, &reentry, loader, |_| load(), erase);
                     return typed(running.await).expect("the error is of this caller's loader");
                 }
-                Ok(Approach::Arrived(value)) => return Ok(value),
+                Ok(ValueOrLead::Value(value)) => return Ok(value),
                 Err(error) => {
                     // `None`: another caller's load failed with an error of another type. This caller still has its
                     // loader.
@@ -139,26 +141,31 @@ where
             }
         };
         if is_loading() {
-            let running = self.0.run(&location, key, held, loader, |_| load(), erase);
+            let running = self
+                .0
+                .run(&location, key, permitted_leader, loader, |_| load(), erase);
             return typed(running.await).expect("the error is of this caller's loader");
         }
         // The caller accepts an expired value when the lease of its load ends, if not before.
-        let lease_end = held.0.since.checked_add(self.0.inner.settings.lease);
-        patience.stale_from = patience.stale_from.into_iter().chain(lease_end).min();
-        let mut load = self.spawn_load(&location, key, held, load);
+        let lease_end = permitted_leader
+            .0
+            .since
+            .checked_add(self.0.inner.settings.lease);
+        wait_limits.stale_from = wait_limits.stale_from.into_iter().chain(lease_end).min();
+        let mut load = self.spawn_load(&location, key, permitted_leader, load);
         let outcome = |cx: &mut Context<'_>| match Pin::new(&mut load).poll(cx) {
             Poll::Ready(result) => Ok(result),
             Poll::Pending => Err(Pending { again: None }),
         };
         let waiting = self
             .0
-            .wait_for(&location, key, &patience, &mut alarm, outcome);
+            .wait_for(&location, key, &wait_limits, &mut timer, outcome);
         let result = match waiting.await {
             Ok(Ok(result)) => result,
             Ok(Err(error)) if error.is_panic() => resume_unwind(error.into_panic()),
             Ok(Err(_)) => return Err(LoadError::Shutdown),
             // The load continues.
-            Err(waited) => self.0.give_up(&location, key, waited),
+            Err(waited) => self.0.stale_or_timeout(&location, key, waited),
         };
         typed(result).expect("the error is of this caller's loader")
     }
@@ -168,7 +175,7 @@ where
         &self,
         location: &KeyLocation<'_, K, V>,
         key: &K,
-        (leader, permit): Cleared<'_, K, V>,
+        (leader, permit): PermittedLeader<'_, K, V>,
         load: impl FnOnce() -> F + Send + 'static,
     ) -> JoinHandle<Result<V, LoadError<AnyError>>>
     where
@@ -176,7 +183,7 @@ where
         L: Into<Loaded<V>>,
         E: Any + Send + Sync,
     {
-        let mut departure = SpawnedLoad {
+        let mut spawned = SpawnedLoad {
             cache: self.0.clone(),
             index: location.index,
             hash: location.hash,
@@ -184,12 +191,12 @@ where
         };
         let key = key.clone();
         tokio::spawn(async move {
-            let leader = departure.leader.take().expect("departs once");
-            let location = departure.location();
-            let held = (location.cell.flights.resume(leader), permit);
-            let cache = &departure.cache;
+            let leader = spawned.leader.take().expect("a load is spawned once");
+            let location = spawned.location();
+            let permitted_leader = (location.cell.in_flight.resume(leader), permit);
+            let cache = &spawned.cache;
             cache
-                .run(&location, &key, held, None, |_| load(), erase)
+                .run(&location, &key, permitted_leader, None, |_| load(), erase)
                 .await
         })
     }
@@ -201,7 +208,7 @@ struct SpawnedLoad<K, V, S> {
     index: usize,
     hash: KeyHash,
     /// The leader, `None` once the task runs. If the task never runs, dropping this hands over to a waiter.
-    leader: Option<Suspended<K, V>>,
+    leader: Option<SuspendedLeader<K, V>>,
 }
 
 impl<K, V, S> SpawnedLoad<K, V, S> {
@@ -217,7 +224,7 @@ impl<K, V, S> SpawnedLoad<K, V, S> {
 impl<K, V, S> Drop for SpawnedLoad<K, V, S> {
     fn drop(&mut self) {
         if let Some(leader) = self.leader.take() {
-            drop(self.location().cell.flights.resume(leader));
+            drop(self.location().cell.in_flight.resume(leader));
         }
     }
 }

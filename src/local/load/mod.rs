@@ -15,7 +15,7 @@ use crate::local::shard::Shard;
 use crate::local::{KeyLocation, LocalCache};
 use crate::single_flight::blocking::block_on;
 use crate::single_flight::{
-    Alarm, Leader, LoaderId, Outcome, Permit, Reentry, Role, Step, TimedOut, run_within,
+    Answer, Leader, LoaderId, Outcome, Permit, Reentry, Role, TimedOut, Timer, run_within,
 };
 use crate::stats::{Count, Counters};
 use crate::sync::reentrancy::assert_holds_nothing;
@@ -120,18 +120,18 @@ where
         let sought = match sought {
             // Most misses take this path, which needs no future.
             Sought::Missing(Role::Lead(leader)) if self.inner.leads_at_once => {
-                let timer = self.load_timer(leader.since);
-                let entered = (leader.enter(loader), timer.span.enter());
+                let load_timer = self.load_timer(leader.since);
+                let entered = (leader.enter(loader), load_timer.span.enter());
                 let result = load(key);
                 drop(entered);
-                return self.settle(location, key, leader, result, timer);
+                return self.finish_load(location, key, leader, result, load_timer);
             }
             sought => sought,
         };
-        block_on(&Cell::new(None), async |mut alarm| {
+        block_on(&Cell::new(None), async |mut timer| {
             let start = |key: &K| ready(load(key));
             let found = (sought, loader);
-            self.load(location, key, found, &mut alarm, start, |result| result)
+            self.load(location, key, found, &mut timer, start, |result| result)
                 .await
         })
     }
@@ -143,77 +143,90 @@ where
         location: &KeyLocation<'a, K, V>,
         key: &K,
         (sought, loader): (Sought<'a, K, V>, LoaderId),
-        alarm: &mut impl Alarm,
+        timer: &mut impl Timer,
         load: impl FnOnce(&K) -> F,
         erase: impl FnOnce(F::Output) -> LoadResult<V>,
     ) -> Result<V, LoadError<AnyError>> {
         if let Sought::Due(old) = sought {
-            let Some(held) = self.begin_refresh(location, key) else {
+            let Some(permitted_leader) = self.begin_refresh(location, key) else {
                 return Ok(old);
             };
-            let refreshed = self.run(location, key, held, loader, load, erase).await;
+            let refreshed = self
+                .run(location, key, permitted_leader, loader, load, erase)
+                .await;
             return refreshed.or(Ok(old));
         }
-        match self.approach(location, key, sought, loader, alarm).await? {
-            Approach::Arrived(value) => Ok(value),
-            Approach::Load(held) => self.run(location, key, held, loader, load, erase).await,
-            Approach::LoadUnshared(reentry) => {
+        match self
+            .value_or_lead(location, key, sought, loader, timer)
+            .await?
+        {
+            ValueOrLead::Value(value) => Ok(value),
+            ValueOrLead::Lead(permitted_leader) => {
+                self.run(location, key, permitted_leader, loader, load, erase)
+                    .await
+            }
+            ValueOrLead::LeadUnshared(reentry) => {
                 self.run_unshared(key, &reentry, loader, load, erase).await
             }
         }
     }
 
     /// Waits until the caller has a value or is to load it.
-    pub(crate) async fn approach<'a>(
+    pub(crate) async fn value_or_lead<'a>(
         &self,
         location: &KeyLocation<'a, K, V>,
         key: &K,
         mut sought: Sought<'a, K, V>,
         loader: LoaderId,
-        alarm: &mut impl Alarm,
-    ) -> Result<Approach<'a, K, V>, LoadError<AnyError>> {
-        let patience = self.patience();
+        timer: &mut impl Timer,
+    ) -> Result<ValueOrLead<'a, K, V>, LoadError<AnyError>> {
+        let wait_limits = self.wait_limits();
         loop {
-            let boarding = match sought {
-                Sought::Missing(boarding) => boarding,
+            let role = match sought {
+                Sought::Missing(role) => role,
                 Sought::Live(value) | Sought::Due(value) => {
                     let outcome = Outcome::Value(value);
                     return self
                         .take_outcome(location, key, outcome)
-                        .map(Approach::Arrived);
+                        .map(ValueOrLead::Value);
                 }
                 Sought::Stale(value) => {
                     let outcome = Outcome::Stale(value);
                     return self
                         .take_outcome(location, key, outcome)
-                        .map(Approach::Arrived);
+                        .map(ValueOrLead::Value);
                 }
             };
-            let lead = match boarding {
+            let lead = match role {
                 Role::Lead(leader) => Some((leader, false)),
                 Role::Recursive(reentry) if reentry.may_be_stolen(loader) => {
-                    return Ok(Approach::LoadUnshared(reentry));
+                    return Ok(ValueOrLead::LeadUnshared(reentry));
                 }
                 Role::Recursive(_) => return Err(LoadError::Recursive),
                 Role::Wait(mut waiter) => {
                     let turn = |cx: &mut Context<'_>| waiter.poll(self.candidate(), cx.waker());
-                    let step = match self.wait_for(location, key, &patience, alarm, turn).await {
-                        Ok(step) => step,
+                    let answer = match self
+                        .wait_for(location, key, &wait_limits, timer, turn)
+                        .await
+                    {
+                        Ok(answer) => answer,
                         Err(waited) => {
-                            return self.give_up(location, key, waited).map(Approach::Arrived);
+                            return self
+                                .stale_or_timeout(location, key, waited)
+                                .map(ValueOrLead::Value);
                         }
                     };
-                    self.count_superseded(&step);
-                    match step {
-                        Step::Lead(leader) => Some((leader, true)),
-                        Step::BoardAgain { .. } => None,
-                        Step::Completed(landed) => match landed.into_outcome() {
+                    self.count_superseded(&answer);
+                    match answer {
+                        Answer::Lead(leader) => Some((leader, true)),
+                        Answer::Retry { .. } => None,
+                        Answer::Completed(completed) => match completed.into_outcome() {
                             // The loader of a batch returned no value for the key; this caller's loader may.
                             Outcome::Absent => None,
                             outcome => {
                                 return self
                                     .take_outcome(location, key, outcome)
-                                    .map(Approach::Arrived);
+                                    .map(ValueOrLead::Value);
                             }
                         },
                     }
@@ -224,27 +237,31 @@ where
                 continue;
             };
             let permit = match self
-                .permit_for(location, key, &leader, &patience, alarm)
+                .permit_for(location, key, &leader, &wait_limits, timer)
                 .await
             {
                 Ok(permit) => permit,
-                Err(waited) => return self.give_up(location, key, waited).map(Approach::Arrived),
+                Err(waited) => {
+                    return self
+                        .stale_or_timeout(location, key, waited)
+                        .map(ValueOrLead::Value);
+                }
             };
-            if permit.is_some() && !leader.begin(self.permitted(true)) {
+            if permit.is_some() && !leader.begin(self.permitted_candidate(true)) {
                 drop((leader, permit));
                 sought = self.join_or_lead(location, key);
                 continue;
             }
             // There may be a value by now, or a failure after which no load is to begin so soon.
             if took_over || !self.inner.leads_at_once {
-                if let Some(outcome) = self.look_again(location, key, &leader) {
+                if let Some(outcome) = self.look_up_again(location, key, &leader) {
                     leader.complete(|| outcome.clone());
                     return self
                         .take_outcome(location, key, outcome)
-                        .map(Approach::Arrived);
+                        .map(ValueOrLead::Value);
                 }
             }
-            return Ok(Approach::Load((leader, permit)));
+            return Ok(ValueOrLead::Lead((leader, permit)));
         }
     }
 
@@ -273,7 +290,7 @@ where
     }
 
     /// Looks for a value again for a leader that looked some time ago.
-    pub(crate) fn look_again(
+    pub(crate) fn look_up_again(
         &self,
         location: &KeyLocation<'_, K, V>,
         key: &K,
@@ -291,17 +308,17 @@ where
         &self,
         location: &KeyLocation<'_, K, V>,
         key: &K,
-        (leader, permit): Cleared<'_, K, V>,
+        (leader, permit): PermittedLeader<'_, K, V>,
         loader: LoaderId,
         load: impl FnOnce(&K) -> F,
         erase: impl FnOnce(F::Output) -> LoadResult<V>,
     ) -> Result<V, LoadError<AnyError>> {
-        let timer = self.load_timer(leader.since);
+        let load_timer = self.load_timer(leader.since);
         let permit_of = || permit.as_ref().map(Permit::enter);
-        let enter = || (leader.enter(loader), permit_of(), timer.span.enter());
+        let enter = || (leader.enter(loader), permit_of(), load_timer.span.enter());
         let result = run_within(enter, || load(key), erase).await;
         drop(permit);
-        self.settle(location, key, leader, result, timer)
+        self.finish_load(location, key, leader, result, load_timer)
     }
 
     /// Runs the loader of a caller that interrupts the load of the same key on this thread. The result is for this
@@ -314,10 +331,10 @@ where
         load: impl FnOnce(&K) -> F,
         erase: impl FnOnce(F::Output) -> LoadResult<V>,
     ) -> Result<V, LoadError<AnyError>> {
-        let timer = self.load_timer(Instant::now());
-        let enter = || (reentry.enter(loader), timer.span.enter());
+        let load_timer = self.load_timer(Instant::now());
+        let enter = || (reentry.enter(loader), load_timer.span.enter());
         let result = run_within(enter, || load(key), erase).await;
-        timer.stop(result.is_ok());
+        load_timer.stop(result.is_ok());
         result.map(Loaded::into_value).map_err(LoadError::Failed)
     }
 
@@ -336,23 +353,23 @@ where
         &self,
         location: &KeyLocation<'a, K, V>,
         key: &K,
-    ) -> Option<Cleared<'a, K, V>> {
-        let permit = match self.bulkhead_to_pass() {
-            Some(bulkhead) => Some(bulkhead.try_pass()?),
+    ) -> Option<PermittedLeader<'a, K, V>> {
+        let permit = match self.required_bulkhead() {
+            Some(bulkhead) => Some(bulkhead.try_acquire()?),
             None => None,
         };
-        let flights = &location.cell.flights;
-        let terms = self.permitted(permit.is_some());
-        let join_or_lead = |_: &_| flights.join_or_lead(location.hash.0, key, terms);
-        let boarding = location.cell.shard.read(join_or_lead);
+        let in_flight = &location.cell.in_flight;
+        let terms = self.permitted_candidate(permit.is_some());
+        let join_or_lead = |_: &_| in_flight.join_or_lead(location.hash.0, key, terms);
+        let role = location.cell.shard.read(join_or_lead);
         assert_holds_nothing("load into");
-        let leader = match boarding {
+        let leader = match role {
             Role::Lead(leader) => leader,
             Role::Wait(mut waiter) => {
                 // `None`: another caller loads, and its lease has not ended.
-                let step = waiter.poll(terms, Waker::noop()).ok()?;
-                self.count_superseded(&step);
-                let Step::Lead(leader) = step else {
+                let answer = waiter.poll(terms, Waker::noop()).ok()?;
+                self.count_superseded(&answer);
+                let Answer::Lead(leader) = answer else {
                     return None;
                 };
                 leader
@@ -364,18 +381,18 @@ where
     }
 
     /// Stores the result of a load that has ended, or falls back on an expired value.
-    fn settle(
+    fn finish_load(
         &self,
         location: &KeyLocation<'_, K, V>,
         key: &K,
         leader: Leader<'_, K, V>,
         result: LoadResult<V>,
-        timer: LoadTimer<'_>,
+        load_timer: LoadTimer<'_>,
     ) -> Result<V, LoadError<AnyError>> {
-        let load_time = timer.stop(result.is_ok());
+        let load_time = load_timer.stop(result.is_ok());
         match result {
             Ok(loaded) => Ok(self.complete(location, key, leader, loaded, load_time)),
-            Err(error) => self.fall_back(location, key, leader, error),
+            Err(error) => self.complete_failed(location, key, leader, error),
         }
     }
 
@@ -404,7 +421,7 @@ where
     }
 
     /// Ends a load that has failed: its callers get an expired value, if one may serve, or the error.
-    pub(crate) fn fall_back(
+    pub(crate) fn complete_failed(
         &self,
         location: &KeyLocation<'_, K, V>,
         key: &K,
@@ -437,14 +454,14 @@ where
 pub(crate) type LoadResult<V> = Result<Loaded<V>, Arc<AnyError>>;
 
 /// The leader that is about to load, and its permit if it needs one.
-pub(crate) type Cleared<'a, K, V> = (Leader<'a, K, V>, Option<Permit>);
+pub(crate) type PermittedLeader<'a, K, V> = (Leader<'a, K, V>, Option<Permit>);
 
 /// The result of [`approach`](LocalCache::approach).
-pub(crate) enum Approach<'a, K, V> {
-    Arrived(V),
-    Load(Cleared<'a, K, V>),
+pub(crate) enum ValueOrLead<'a, K, V> {
+    Value(V),
+    Lead(PermittedLeader<'a, K, V>),
     /// The caller runs its loader for itself alone.
-    LoadUnshared(Reentry),
+    LeadUnshared(Reentry),
 }
 
 impl<E: ?Sized> From<TimedOut> for LoadError<E> {

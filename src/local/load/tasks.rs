@@ -108,11 +108,11 @@ where
     {
         let loader = Some(type_name_of_val(&load));
         let mut load = Some(load);
-        let mut alarm = TaskTimer::default();
+        let mut timer = TaskTimer::default();
         loop {
             let start = |_: &K| load.take().expect("a cache calls a loader at most once")();
             let found = (sought, loader);
-            let result = self.load(&location, key, found, &mut alarm, start, erase);
+            let result = self.load(&location, key, found, &mut timer, start, erase);
             if let Some(result) = typed(result.await) {
                 return result;
             }
@@ -148,9 +148,9 @@ where
     where
         F: Future<Output = Result<Loaded<V>, Arc<AnyError>>>,
     {
-        let mut alarm = TaskTimer::default();
+        let mut timer = TaskTimer::default();
         let (found, load) = ((sought, None), |_: &K| load());
-        self.load(&location, key, found, &mut alarm, load, |result| result)
+        self.load(&location, key, found, &mut timer, load, |result| result)
             .await
     }
 }

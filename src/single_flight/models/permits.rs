@@ -29,11 +29,11 @@ fn now() -> Instant {
 }
 
 /// An alarm that goes off at once, if it works, and moves the time of its thread.
-struct Alarms {
+struct ModelTimer {
     work: bool,
 }
 
-impl Alarm for Alarms {
+impl Timer for ModelTimer {
     fn set(&mut self, at: Option<Instant>, _: &mut Context<'_>) -> Poll<()> {
         match at.filter(|_| self.work) {
             Some(at) => {
@@ -68,15 +68,15 @@ impl Permits {
     }
 
     /// Loads once there is a permit. Without alarms only a wake-up can end the wait.
-    fn load(&self, alarms: bool) {
-        let mut alarm = Alarms { work: alarms };
+    fn load(&self, timer_works: bool) {
+        let mut timer = ModelTimer { work: timer_works };
         let pass = async {
-            match self.bulkhead.try_pass() {
+            match self.bulkhead.try_acquire() {
                 Some(permit) => permit,
                 None => {
                     let mut queued = self.bulkhead.enqueue();
                     let turn = |cx: &mut Context<'_>| queued.poll(cx.waker());
-                    let passed = until(&mut alarm, None, turn).await;
+                    let passed = poll_until(&mut timer, None, turn).await;
                     passed.expect("there is no deadline")
                 }
             }
@@ -84,7 +84,7 @@ impl Permits {
         let permit = block_on(pass);
         let running = self.running.fetch_add(1, Relaxed);
         // With alarms, the time may have jumped to the end of the other's lease.
-        assert!(running == 0 || alarms);
+        assert!(running == 0 || timer_works);
         self.running.fetch_sub(1, Relaxed);
         drop(permit);
     }
@@ -101,10 +101,10 @@ impl Permits {
     fn ends(&self, abandoned: impl std::ops::RangeBounds<u64>) {
         let (overdue, count) = self.bulkhead.abandoned();
         assert!(overdue == 0 && abandoned.contains(&count));
-        let permit = self.bulkhead.try_pass();
+        let permit = self.bulkhead.try_acquire();
         assert!(permit.is_some(), "a permit is lost");
         assert!(
-            self.bulkhead.try_pass().is_none(),
+            self.bulkhead.try_acquire().is_none(),
             "a permit was given back twice"
         );
     }
@@ -122,7 +122,7 @@ fn every_caller_gets_a_permit_and_none_is_shared() {
 
 fn an_offer_to_a_caller_that_goes_away_passes_on() {
     let permits = Permits::new();
-    let held = permits.bulkhead.try_pass();
+    let held = permits.bulkhead.try_acquire();
     let quitter = permits.spawn(|permits| drop(permits.is_silent()));
     let other = permits.spawn(|permits| permits.load(false));
     drop(held);
@@ -133,7 +133,7 @@ fn an_offer_to_a_caller_that_goes_away_passes_on() {
 
 fn an_offer_that_is_not_taken_passes_to_a_polled_caller() {
     let permits = Permits::new();
-    let held = permits.bulkhead.try_pass();
+    let held = permits.bulkhead.try_acquire();
     let silent = permits.is_silent();
     let other = permits.spawn(|permits| permits.load(true));
     drop(held);
@@ -145,7 +145,7 @@ fn an_offer_that_is_not_taken_passes_to_a_polled_caller() {
 
 fn a_hanging_load_loses_its_permit_at_the_end_of_its_lease() {
     let permits = Permits::new();
-    let hanging = permits.bulkhead.try_pass();
+    let hanging = permits.bulkhead.try_acquire();
     let others: Vec<_> = (0..WAITERS)
         .map(|_| permits.spawn(|permits| permits.load(true)))
         .collect();
@@ -159,7 +159,7 @@ fn a_hanging_load_loses_its_permit_at_the_end_of_its_lease() {
 
 fn a_load_that_ends_as_its_lease_ends_gives_back_one_permit() {
     let permits = Permits::new();
-    let held = permits.bulkhead.try_pass();
+    let held = permits.bulkhead.try_acquire();
     let other = permits.spawn(|permits| permits.load(true));
     drop(held);
     other.join().unwrap();

@@ -36,8 +36,8 @@ fn all<T>(first: T, others: impl IntoIterator<Item = thread::JoinHandle<T>>) -> 
 fn callers_together() {
     let model = Model::new();
     let others: Vec<_> = (1..CALLERS).map(|_| model.spawn(Model::ask)).collect();
-    let told = all(model.ask(), others);
-    assert!(told.iter().all(|&value| value == OLD));
+    let answers = all(model.ask(), others);
+    assert!(answers.iter().all(|&value| value == OLD));
     model.ends_with(Some(OLD), 1..=1);
 }
 
@@ -70,9 +70,9 @@ fn a_waiter_that_gives_up_on_a_leader_that_lands() {
     let leader = model.caller().is_first();
     let quitter = model.spawn(|model| model.caller().give_up());
     let others: Vec<_> = (2..CALLERS).map(|_| model.spawn(Model::ask)).collect();
-    let told = all(model.caller().lead(leader, false).unwrap(), others);
+    let answers = all(model.caller().lead(leader, false).unwrap(), others);
     quitter.join().unwrap();
-    assert!(told.iter().all(|&value| value == OLD));
+    assert!(answers.iter().all(|&value| value == OLD));
     model.ends_with(Some(OLD), 1..=1);
 }
 
@@ -86,7 +86,7 @@ fn a_takeover() {
     let leader = slow.is_first();
     let impatient = |model: &Model| {
         let caller = Caller {
-            alarm_works: true,
+            timer_works: true,
             load: Model::load_what_changes,
             ..model.caller()
         };
@@ -94,9 +94,9 @@ fn a_takeover() {
     };
     let others: Vec<_> = (1..CALLERS).map(|_| model.spawn(impatient)).collect();
     slow.lead(leader, false);
-    let told: Vec<_> = others.into_iter().map(|it| it.join().unwrap()).collect();
+    let answers: Vec<_> = others.into_iter().map(|it| it.join().unwrap()).collect();
     let stored = model.stored();
-    assert!(told.iter().any(|&value| Some(value) == stored));
+    assert!(answers.iter().any(|&value| Some(value) == stored));
     model.ends_with(stored, 1..=CALLERS);
 }
 
@@ -117,9 +117,9 @@ fn one_of_two_takes_over() {
     };
     let others = [model.spawn(takes_over), model.spawn(takes_over)];
     slow.lead(leader, false);
-    let told = others.map(|other| other.join().unwrap());
+    let answers = others.map(|other| other.join().unwrap());
     let stored = model.stored();
-    assert!(told.iter().any(|&value| Some(value) == stored));
+    assert!(answers.iter().any(|&value| Some(value) == stored));
     model.ends_with(stored, 1..=2);
 }
 
@@ -326,8 +326,8 @@ fn a_queue() {
             })
         })
         .collect();
-    let told = queued.lead(leader, true).unwrap_or_else(|| queued.ask());
-    assert!(all(told, others).iter().all(|&value| value == OLD));
+    let answers = queued.lead(leader, true).unwrap_or_else(|| queued.ask());
+    assert!(all(answers, others).iter().all(|&value| value == OLD));
     model.ends_with(Some(OLD), 1..=1);
 }
 
@@ -335,8 +335,8 @@ fn a_queue() {
 fn exclusive_flights() {
     fn increment(model: &Model) {
         loop {
-            let flights = &model.flights;
-            let mut leader = flights.register_exclusive(HASH, KEY, model.caller().candidate());
+            let in_flight = &model.in_flight;
+            let mut leader = in_flight.register_update(HASH, KEY, model.caller().candidate());
             let value = model.stored().unwrap_or(0);
             if model.store(&mut leader, value + 1) {
                 return;
