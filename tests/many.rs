@@ -11,7 +11,7 @@ use std::collections::HashMap;
 use std::convert::Infallible;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Mutex;
-use std::task::{Context, Waker};
+use std::task::{Context, Poll, Waker};
 use std::thread;
 
 type Pairs = Vec<(u32, Loaded<u64>)>;
@@ -352,4 +352,33 @@ fn the_loader_is_not_called_before_the_first_poll() {
     let load = async |_| -> Result<Vec<(u32, u64)>, &str> { unreachable!("not polled") };
     drop(cache.get_many_or_load_async(&[1], load));
     assert_eq!(cache.stats().misses, 0);
+}
+
+#[test]
+fn batch_that_waited_for_a_load_with_another_error_type_loads_that_key_itself() {
+    let cache = Cache::new(10);
+    let mut cx = Context::from_waker(Waker::noop());
+    let (fail, failed) = tokio::sync::oneshot::channel::<()>();
+    let mut failing = Box::pin(cache.get_or_load_async(&1, || async {
+        failed.await.unwrap();
+        Err::<u64, _>(404_u16)
+    }));
+    assert!(failing.as_mut().poll(&mut cx).is_pending());
+    let asked = Mutex::new(Vec::new());
+    let mut batch = Box::pin(cache.get_many_or_load_async(&[1, 2], |missing| {
+        asked.lock().unwrap().push(missing.clone());
+        std::future::ready(Ok::<_, &str>(tenfold(&missing)))
+    }));
+    assert!(batch.as_mut().poll(&mut cx).is_pending());
+    fail.send(()).unwrap();
+    assert!(failing.as_mut().poll(&mut cx).is_ready());
+    let Poll::Ready(found) = batch.as_mut().poll(&mut cx) else {
+        panic!("the batch waits for its own load")
+    };
+    assert_eq!(found.unwrap(), [Some(10), Some(20)]);
+    assert_eq!(*asked.lock().unwrap(), [[2], [1]]);
+    drop((failing, batch));
+    let stats = cache.stats();
+    assert_eq!((stats.misses, stats.loads, stats.coalesced), (3, 3, 0));
+    cache.validate();
 }

@@ -18,7 +18,7 @@ mod walk;
 mod warm;
 
 #[cfg(feature = "redis")]
-pub(crate) use crate::local::load::batch::{BatchLookup, BatchResult, erase_many};
+pub(crate) use crate::local::load::batch::BatchLookup;
 #[cfg(feature = "tokio")]
 pub use crate::local::load::detached::Detached;
 #[cfg(all(feature = "metrics", feature = "redis"))]
@@ -30,6 +30,7 @@ pub use removal::RemovalCause;
 pub use snapshot::{RestoreReport, SnapshotReport};
 
 use crate::error::{AnyError, LoadError};
+use crate::local::load::Loader;
 use crate::local::lookup::Sought;
 use crate::local::shard::hash::KeyHash;
 use crate::local::shard::metadata::Kinds;
@@ -418,7 +419,7 @@ where
         let location = self.location(key);
         match self.seek(&location, key) {
             Sought::Live(value) => Ok(value),
-            sought => self.load_blocking(&location, key, sought, None, load),
+            sought => self.load_blocking(&location, key, sought, Loader::ERASED, load),
         }
     }
 }

@@ -56,7 +56,7 @@ pub(crate) use crate::single_flight::waiter::{Answer, Pending, Waiter};
 #[cfg(feature = "snapshot")]
 pub(crate) use crate::single_flight::watch::WriteObserver;
 
-use crate::error::AnyError;
+use crate::error::{AnyError, LoadError};
 use crate::single_flight::context::is_running;
 use crate::single_flight::state::{Admission, State, Waiters, wake};
 use crate::single_flight::table::Table;
@@ -75,7 +75,7 @@ pub(crate) enum Outcome<V> {
     Stale(V),
     /// The load succeeded, but returned no value for the key.
     Absent,
-    Failed(Arc<AnyError>),
+    Failed(LoadError<AnyError>),
 }
 
 /// The value of `Flight::stored` from which on no generation may store.

@@ -234,7 +234,7 @@ fn who_failed_to_land_in_time_may_not_store_once_nobody_could_revoke_it() {
     let mut guest = Guest::join_or_lead(&in_flight, cast.at(1));
     guest
         .leads(cast.at(10))
-        .complete(|| Outcome::Failed(Arc::new("refused")));
+        .complete(|| Outcome::Failed(LoadError::Failed(Arc::new("refused"))));
     assert_eq!(in_flight.len(), 0);
     assert!(!stores(&mut slow));
 }

@@ -3,16 +3,16 @@
 
 use crate::entry::Loaded;
 use crate::error::{AnyError, LoadError};
-use crate::local::{BatchLookup, BatchResult, erase_many};
+use crate::local::BatchLookup;
 use crate::tiered::coherence::key_waiters::Wait;
 use crate::tiered::coherence::read_lease::now;
-use crate::tiered::fetch::{POLL, Read, TimedOut};
+use crate::tiered::fetch::{POLL, Read};
 use crate::tiered::health::count;
 use crate::tiered::l2::remote::Token;
 use crate::tiered::load::Fresh;
 use crate::tiered::load_lease::{Granted, Lease};
 use crate::tiered::{Inner, RemoteKey, RemoteValue, TieredCache};
-use crate::traits::erasure::typed;
+use crate::traits::erasure::{BatchResult, ErrorType, share_batch, typed};
 use futures_util::future::join_all;
 use parking_lot::Mutex;
 use std::any::Any;
@@ -50,18 +50,12 @@ impl<K: RemoteKey, V: RemoteValue> TieredCache<K, V> {
         // Locked while it makes a future, and not while that runs.
         let load = Mutex::new(|missing| {
             let loading = load(missing);
-            async move { erase_many(loading.await) }
+            async move { share_batch(loading.await) }
         });
         let first = Round::default();
-        let mut values = loop {
-            if let Some(values) = typed(
-                inner
-                    .load_round(keys, BatchLookup::Counted, &load, &first)
-                    .await,
-            ) {
-                break values?;
-            }
-        };
+        let error_type = ErrorType::of::<E>();
+        let values = inner.load_round(keys, error_type, BatchLookup::Counted, &load, &first);
+        let mut values = typed(values.await)?;
         // Keys that other processes load, or that another batch of this one has left to them. Not
         // within the batch, where those would wait who wait for its other keys.
         let mut left_out = first.left_out.into_inner();
@@ -82,10 +76,9 @@ impl<K: RemoteKey, V: RemoteValue> TieredCache<K, V> {
                 .collect();
             let round = Round::default();
             let found = inner
-                .load_round(&rest_keys, BatchLookup::Again, &load, &round)
+                .load_round(&rest_keys, error_type, BatchLookup::Again, &load, &round)
                 .await;
-            let Some(found) = typed(found) else { continue };
-            for (at, value) in rest.into_iter().zip(found?) {
+            for (at, value) in rest.into_iter().zip(typed(found)?) {
                 values[at] = value;
             }
             left_out.extend(round.left_out.into_inner());
@@ -156,6 +149,7 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
     async fn load_round<F>(
         self: &Arc<Self>,
         keys: &[K],
+        error_type: ErrorType,
         lookup: BatchLookup,
         load: &Mutex<impl FnMut(Vec<K>) -> F>,
         round: &Round<K>,
@@ -165,8 +159,10 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
     {
         self.may_serve(now());
         let fetch = |missing| self.fetch_many(missing, load, round);
-        let result = Box::pin(self.l1.get_many_or_load_shared(keys, lookup, fetch)).await;
-        result.map_err(TimedOut::reveal)
+        let values = self
+            .l1
+            .get_many_or_load_shared(keys, error_type, lookup, fetch);
+        Box::pin(values).await
     }
 
     /// Waits until something has become of all keys that other processes load, so that those whose loads

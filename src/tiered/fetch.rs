@@ -7,9 +7,10 @@ use crate::tiered::builder::MAX_KEY;
 use crate::tiered::coherence::read_lease::now;
 use crate::tiered::health::count;
 use crate::tiered::l2::remote::{Answer, Ask, Head, RemoteError, Token, Unreadable};
-use crate::tiered::load::{Fresh, LoadResult, MayLoad, SHORTEST_TTL};
+use crate::tiered::load::{Fresh, MayLoad, SHORTEST_TTL};
 use crate::tiered::load_lease::{Granted, Lease};
 use crate::tiered::{Consistency, Inner, RemoteKey, RemoteValue, key_of};
+use crate::traits::erasure::LoadResult;
 use std::future::Future;
 use std::slice;
 use std::sync::Arc;
@@ -42,19 +43,6 @@ impl<K, V> Found<K, V> {
 enum Approach<K, V> {
     Arrived(Fresh<V>),
     Load(Option<Granted<K, V>>, MayLoad),
-}
-
-/// An error among those of loaders: the wait for another process, or for a permit, took too long.
-pub(super) struct TimedOut;
-
-impl TimedOut {
-    /// As callers know it.
-    pub(super) fn reveal(error: LoadError<AnyError>) -> LoadError<AnyError> {
-        match error {
-            LoadError::Failed(error) if error.is::<Self>() => LoadError::WaitTimeout,
-            error => error,
-        }
-    }
 }
 
 impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
@@ -108,7 +96,7 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
     }
 
     /// Waits until L2 has a value, or this process may load it.
-    async fn approach(self: &Arc<Self>, key: &K) -> Result<Approach<K, V>, Arc<AnyError>> {
+    async fn approach(self: &Arc<Self>, key: &K) -> Result<Approach<K, V>, LoadError<AnyError>> {
         let deadline = self.wait_deadline(slice::from_ref(key));
         let name = self.key_name(key);
         loop {
@@ -156,7 +144,7 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
         self: &Arc<Self>,
         name: &[u8],
         deadline: Option<Instant>,
-    ) -> Result<Found<K, V>, Arc<AnyError>> {
+    ) -> Result<Found<K, V>, LoadError<AnyError>> {
         let mut refused = None;
         loop {
             // Before L2 is asked, so that no word is missed.
@@ -174,7 +162,7 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
             if let Some(deadline) = deadline {
                 let now = Instant::now();
                 if now >= deadline {
-                    return Err(Arc::new(TimedOut));
+                    return Err(LoadError::WaitTimeout);
                 }
                 most = most.min(deadline - now);
             }

@@ -2,10 +2,9 @@
 
 use crate::clock::saturating_nanos;
 use crate::entry::Loaded;
-use crate::error::AnyError;
+use crate::error::{AnyError, LoadError};
 use crate::single_flight::future::TaskTimer;
 use crate::single_flight::{Permit, run_within};
-use crate::tiered::fetch::TimedOut;
 use crate::tiered::health::{TierCounters, count};
 use crate::tiered::l2::envelope::{Storing, Unstorable};
 use crate::tiered::l2::remote::{Fill, Head};
@@ -13,13 +12,10 @@ use crate::tiered::load_lease::Granted;
 use crate::tiered::{Inner, RemoteKey, RemoteValue, key_of};
 use crate::trace::Span;
 use std::future::Future;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// The shortest time to live of a value that is cached. A time to live of zero means that the value is not.
 pub(super) const SHORTEST_TTL: Duration = Duration::from_nanos(1);
-
-pub(super) type LoadResult<V> = Result<Loaded<V>, Arc<AnyError>>;
 
 /// A value from L2 or from a loader, on its way to L1.
 pub(super) struct Fresh<V> {
@@ -105,12 +101,15 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
     }
 
     /// Waits for the right to load.
-    pub(super) async fn queue(&self, deadline: Option<Instant>) -> Result<MayLoad, Arc<AnyError>> {
+    pub(super) async fn queue(
+        &self,
+        deadline: Option<Instant>,
+    ) -> Result<MayLoad, LoadError<AnyError>> {
         count(&self.counters.queued_loads);
         let mut timer = TaskTimer::default();
         match self.bulkhead.acquire(deadline, &mut timer, || ()).await {
             Ok(permit) => Ok(MayLoad(Some(permit))),
-            Err(_) => Err(Arc::new(TimedOut)),
+            Err(_) => Err(LoadError::WaitTimeout),
         }
     }
 
@@ -119,9 +118,9 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
         &self,
         MayLoad(permit): MayLoad,
         load: impl FnOnce() -> F,
-    ) -> Result<T, Arc<AnyError>>
+    ) -> Result<T, LoadError<AnyError>>
     where
-        F: Future<Output = Result<T, Arc<AnyError>>>,
+        F: Future<Output = Result<T, LoadError<AnyError>>>,
     {
         let mut running = Running::start(&self.counters);
         let span = Span::load(self.l1.name());

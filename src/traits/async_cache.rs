@@ -5,18 +5,16 @@ use crate::error::{AnyError, LoadError};
 #[cfg(feature = "metrics")]
 use crate::metrics::Observed;
 use crate::traits::cache_future::CacheFuture;
-use crate::traits::erasure::{BoxedLoad, ErasedAsyncLoader, FOREIGN_ERROR, typed};
+use crate::traits::erasure::{BoxedLoad, ErasedAsyncLoader, FOREIGN_ERROR, downcast, erase};
 use std::any::Any;
 use std::future::Future;
-use std::sync::Arc;
 use std::time::Duration;
 
 /// A cache for tasks, whatever holds its values: [`Cache`], with futures.
 ///
 /// ```
 /// use hotset::{AsyncCache, LocalCache};
-/// use std::sync::Arc;
-///
+/// ///
 /// async fn greet(names: &impl AsyncCache<u32, String>) -> String {
 ///     let fetch = || async { Ok::<_, std::io::Error>("Ada".to_string()) };
 ///     format!("hello {}", names.get_or_load_async(&1, fetch).await.unwrap())
@@ -107,16 +105,11 @@ pub trait AsyncCache<K, V>: Send + Sync {
                 let result = {
                     let mut erased = || -> BoxedLoad<'_, V> {
                         let load = load.take().expect("a cache calls a loader at most once");
-                        Box::pin(async move {
-                            match load().await {
-                                Ok(loaded) => Ok(loaded.into()),
-                                Err(error) => Err(Arc::new(error) as Arc<AnyError>),
-                            }
-                        })
+                        Box::pin(async move { erase(load().await) })
                     };
                     self.get_or_load_erased(key, &mut erased).await
                 };
-                if let Some(result) = typed(result) {
+                if let Some(result) = downcast(result) {
                     return result;
                 }
                 assert!(load.is_some(), "{FOREIGN_ERROR}");

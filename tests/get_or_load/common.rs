@@ -103,9 +103,13 @@ impl<'a, T> Task<'a, T> {
     }
 
     pub(crate) fn answer(&mut self) -> T {
+        self.try_answer().expect("it has no answer yet")
+    }
+
+    pub(crate) fn try_answer(&mut self) -> Option<T> {
         match self.poll() {
-            Poll::Ready(answer) => answer,
-            Poll::Pending => panic!("it has no answer yet"),
+            Poll::Ready(answer) => Some(answer),
+            Poll::Pending => None,
         }
     }
 

@@ -83,6 +83,39 @@ fn the_last_one_to_stop_waiting_leaves_nothing_behind() {
     );
 }
 
+/// Polls `waiting` while two loads in turn, the first of which fails with an error of another type, take longer together
+/// than the wait timeout. Returns its answer.
+fn answer_after_two_slow_loads<T>(cache: &Cache, mut waiting: Task<'_, T>) -> T {
+    let pause = SHORT.mul_f64(0.6);
+    let failing = LoadingTask::<u16>::start(cache, 1);
+    waiting.must_wait();
+    thread::sleep(pause);
+    assert!(failing.finish(Err(404)).is_err());
+    let hanging = LoadingTask::<u16>::start(cache, 1);
+    // It joins the second load, unless this machine was so busy that its deadline has passed already.
+    if let Some(answer) = waiting.try_answer() {
+        return answer;
+    }
+    thread::sleep(pause);
+    let answer = waiting.answer();
+    drop(hanging);
+    answer
+}
+
+#[test]
+fn deadline_of_a_waiter_does_not_start_again_after_an_error_of_another_type() {
+    let cache = impatient_cache();
+    let one = Task::ask(&cache, 1, || Err::<u32, _>("the loader was called"));
+    let answer = answer_after_two_slow_loads(&cache, one);
+    assert!(matches!(answer, Err(LoadError::WaitTimeout)));
+
+    let load = |_: Vec<u32>| std::future::ready(Err::<Vec<(u32, u32)>, _>("the loader was called"));
+    let batch = Task::new(cache.get_many_or_load_async(&[1], load));
+    let answer = answer_after_two_slow_loads(&cache, batch);
+    assert!(matches!(answer, Err(LoadError::WaitTimeout)));
+    cache.validate();
+}
+
 #[cfg(feature = "tokio")]
 #[test]
 fn a_timer_wakes_tasks_at_their_deadlines_and_threads_have_theirs() {

@@ -16,13 +16,12 @@ use crate::single_flight::future::TaskTimer;
 use crate::single_flight::{
     Answer, Leader, LeaderGroup, Outcome, Permit, Role, Timer, WaiterGroup, run_within,
 };
-use crate::traits::erasure::typed;
+use crate::traits::erasure::{BatchResult, ErrorType, share_batch, typed};
 use hashbrown::HashTable;
 use std::any::Any;
 use std::cell::Cell;
 use std::future::{Future, ready};
 use std::hash::{BuildHasher, Hash};
-use std::sync::Arc;
 use std::task::Context;
 
 impl<K, V, S> LocalCache<K, V, S>
@@ -75,17 +74,12 @@ where
         L: Into<Loaded<V>>,
         E: Any + Send + Sync,
     {
-        loop {
-            let result = block_on(&Cell::new(None), async |mut timer| {
-                let start = |missing| ready(load(missing));
-                let batch = Batch::look_up(self, keys, BatchLookup::Counted);
-                self.load_many(batch, &mut timer, start, erase_many).await
-            });
-            // `None`: another caller's load failed with an error of another type.
-            if let Some(result) = typed(result) {
-                return result;
-            }
-        }
+        let error_type = ErrorType::of::<E>();
+        typed(block_on(&Cell::new(None), async |mut timer| {
+            let start = |missing| ready(load(missing));
+            let batch = Batch::look_up(self, keys, error_type, BatchLookup::Counted);
+            self.load_many(batch, &mut timer, start, share_batch).await
+        }))
     }
 
     /// Like [`get_many_or_load`](Self::get_many_or_load), but for tasks.
@@ -100,7 +94,7 @@ where
     pub async fn get_many_or_load_async<M, L, E, F>(
         &self,
         keys: &[K],
-        mut load: impl FnMut(Vec<K>) -> F,
+        load: impl FnMut(Vec<K>) -> F,
     ) -> Result<Vec<Option<V>>, LoadError<E>>
     where
         F: Future<Output = Result<M, E>>,
@@ -109,21 +103,18 @@ where
         E: Any + Send + Sync,
     {
         let mut timer = TaskTimer::default();
-        loop {
-            let batch = Batch::look_up(self, keys, BatchLookup::Counted);
-            let result = self.load_many(batch, &mut timer, &mut load, erase_many);
-            if let Some(result) = typed(Box::pin(result).await) {
-                return result;
-            }
-        }
+        let batch = Batch::look_up(self, keys, ErrorType::of::<E>(), BatchLookup::Counted);
+        let values = self.load_many(batch, &mut timer, load, share_batch);
+        typed(Box::pin(values).await)
     }
 
-    /// Like [`get_many_or_load_async`](Self::get_many_or_load_async), but for a loader whose errors are
-    /// shared already.
+    /// Like [`get_many_or_load_async`](Self::get_many_or_load_async), but for a loader whose results are in shared form
+    /// already. The caller shares only loads whose errors have the type `error_type`.
     #[cfg(feature = "redis")]
     pub(crate) async fn get_many_or_load_shared<F>(
         &self,
         keys: &[K],
+        error_type: ErrorType,
         lookup: BatchLookup,
         load: impl FnMut(Vec<K>) -> F,
     ) -> Result<Vec<Option<V>>, LoadError<AnyError>>
@@ -131,7 +122,7 @@ where
         F: Future<Output = BatchResult<K, V>>,
     {
         let mut timer = TaskTimer::default();
-        let batch = Batch::look_up(self, keys, lookup);
+        let batch = Batch::look_up(self, keys, error_type, lookup);
         self.load_many(batch, &mut timer, load, |result| result)
             .await
     }
@@ -141,7 +132,7 @@ where
         mut batch: Batch<'a, K, V, S>,
         timer: &mut impl Timer,
         mut load: impl FnMut(Vec<K>) -> F,
-        erase: impl Fn(F::Output) -> BatchResult<K, V>,
+        share: impl Fn(F::Output) -> BatchResult<K, V>,
     ) -> Result<Vec<Option<V>>, LoadError<AnyError>> {
         let mut wait_limits = self.wait_limits();
         let (mut led, mut waiting) = (LeaderGroup::new(), WaiterGroup::new());
@@ -153,7 +144,7 @@ where
                 waiting.mark_busy();
                 let led = std::mem::replace(&mut led, LeaderGroup::new());
                 batch
-                    .load(led, &wait_limits, timer, &mut load, &erase)
+                    .load(led, &wait_limits, timer, &mut load, &share)
                     .await?;
                 continue;
             }
@@ -180,27 +171,15 @@ where
             }
             // This comes last, because an error drops all leads together.
             for (at, completed) in completed {
-                batch.take_outcome(at, completed.into_outcome())?;
+                match completed.into_outcome() {
+                    // The caller cannot return this error and still has its loader.
+                    Outcome::Failed(error) if !batch.error_type.accepts(&error) => {
+                        batch.missing.push(at);
+                    }
+                    outcome => batch.take_outcome(at, outcome)?,
+                }
             }
         }
-    }
-}
-
-/// The result of a loader of several keys, in the form that flights share.
-pub(crate) type BatchResult<K, V> = Result<Vec<(K, Loaded<V>)>, Arc<AnyError>>;
-
-pub(crate) fn erase_many<M, K, L, V, E>(result: Result<M, E>) -> BatchResult<K, V>
-where
-    M: IntoIterator<Item = (K, L)>,
-    L: Into<Loaded<V>>,
-    E: Any + Send + Sync,
-{
-    match result {
-        Ok(found) => Ok(found
-            .into_iter()
-            .map(|(key, it)| (key, it.into()))
-            .collect()),
-        Err(error) => Err(Arc::new(error)),
     }
 }
 
@@ -226,6 +205,8 @@ impl<T> Drop for InReverse<T> {
 struct Batch<'a, K, V, S> {
     cache: &'a LocalCache<K, V, S>,
     keys: &'a [K],
+    /// The type of the errors of other callers' loads that this call may return.
+    error_type: ErrorType,
     locations: Vec<KeyLocation<'a, K, V>>,
     /// The first position of each key.
     first: HashTable<usize>,
@@ -240,10 +221,16 @@ where
     V: Clone,
     S: BuildHasher,
 {
-    fn look_up(cache: &'a LocalCache<K, V, S>, keys: &'a [K], lookup: BatchLookup) -> Self {
+    fn look_up(
+        cache: &'a LocalCache<K, V, S>,
+        keys: &'a [K],
+        error_type: ErrorType,
+        lookup: BatchLookup,
+    ) -> Self {
         let mut batch = Self {
             cache,
             keys,
+            error_type,
             locations: keys.iter().map(|key| cache.location(key)).collect(),
             first: HashTable::with_capacity(keys.len()),
             values: vec![None; keys.len()],
@@ -306,7 +293,7 @@ where
         wait_limits: &WaitLimits,
         timer: &mut impl Timer,
         load: &mut impl FnMut(Vec<K>) -> F,
-        erase: &impl Fn(F::Output) -> BatchResult<K, V>,
+        share: &impl Fn(F::Output) -> BatchResult<K, V>,
     ) -> Result<(), LoadError<AnyError>> {
         let Some(permit) = self.permit(&led, wait_limits, timer).await? else {
             return Ok(());
@@ -325,7 +312,7 @@ where
                 load_timer.span.enter(),
             )
         };
-        let result = run_within(enter, || load(asked), erase).await;
+        let result = run_within(enter, || load(asked), share).await;
         let load_time = load_timer.stop(result.is_ok());
         drop(permit);
         self.finish_load(led, result, load_time)

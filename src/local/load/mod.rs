@@ -1,35 +1,67 @@
 //! `get_or_load`: the path of a caller on a miss, written once for threads and tasks.
 
 pub(crate) mod batch;
+mod complete;
 #[cfg(feature = "tokio")]
 pub(crate) mod detached;
+mod load_timer;
 pub(crate) mod refresh;
 mod tasks;
 mod waiting;
 
-use crate::clock::{Nanos, saturating_nanos};
 use crate::entry::Loaded;
 use crate::error::{AnyError, LoadError};
+use crate::local::load::waiting::{WaitFailure, WaitLimits};
 use crate::local::lookup::Sought;
-use crate::local::shard::Shard;
 use crate::local::{KeyLocation, LocalCache};
 use crate::single_flight::blocking::block_on;
 use crate::single_flight::{
-    Answer, Leader, LoaderId, Outcome, Permit, Reentry, Role, TimedOut, Timer, run_within,
+    Answer, Leader, LoaderId, Outcome, Permit, Reentry, Role, Timer, Waiter, run_within,
 };
-use crate::stats::{Count, Counters};
+use crate::stats::Count;
 use crate::sync::reentrancy::assert_holds_nothing;
-use crate::sync::thread_slot::ThreadSlot;
-use crate::trace::Span;
 use crate::traits::ErasedLoader;
-use crate::traits::erasure::with_erased;
+use crate::traits::erasure::{ErrorType, LoadResult, erase_loader, typed};
 use std::any::{Any, type_name_of_val};
 use std::cell::Cell;
 use std::future::{Future, ready};
 use std::hash::{BuildHasher, Hash};
-use std::sync::Arc;
 use std::task::{Context, Waker};
-use std::time::{Duration, Instant};
+use std::time::Instant;
+
+/// The properties of a caller's loader that decide which loads the caller may share.
+#[derive(Clone, Copy)]
+pub(crate) struct Loader {
+    id: LoaderId,
+    error_type: ErrorType,
+}
+
+impl Loader {
+    /// The properties of a loader whose type is not known.
+    pub(crate) const ERASED: Self = Self {
+        id: None,
+        error_type: ErrorType::ANY,
+    };
+
+    /// Returns the properties of `load`, whose errors have the type `E`.
+    pub(crate) fn new<E: Any, T>(load: &T) -> Self {
+        Self {
+            id: Some(type_name_of_val(load)),
+            error_type: ErrorType::of::<E>(),
+        }
+    }
+}
+
+/// A leader that may load at once, and its permit if it needs one.
+pub(crate) type PermittedLeader<'a, K, V> = (Leader<'a, K, V>, Option<Permit>);
+
+/// The result of [`value_or_lead`](LocalCache::value_or_lead).
+pub(crate) enum ValueOrLead<'a, K, V> {
+    Value(V),
+    Lead(PermittedLeader<'a, K, V>),
+    /// The caller runs its loader for itself alone.
+    LeadUnshared(Reentry),
+}
 
 impl<K, V, S> LocalCache<K, V, S>
 where
@@ -96,33 +128,29 @@ where
         match self.seek(&location, key) {
             Sought::Live(value) => Ok(value),
             sought => {
-                let (mut sought, loader) = (Some(sought), Some(type_name_of_val(&load)));
-                with_erased(load, |load| {
-                    let sought = sought
-                        .take()
-                        .unwrap_or_else(|| self.join_or_lead(&location, key));
-                    self.load_blocking(&location, key, sought, loader, load)
-                })
+                let loader = Loader::new::<E, _>(&load);
+                let mut load = erase_loader(load);
+                typed(self.load_blocking(&location, key, sought, loader, &mut load))
             }
         }
     }
 
-    /// Completes `get_or_load` if the lookup was no plain hit.
+    /// Completes `get_or_load` if the lookup was not a plain hit.
     #[cold]
     pub(crate) fn load_blocking<'a>(
         &self,
         location: &KeyLocation<'a, K, V>,
         key: &K,
         sought: Sought<'a, K, V>,
-        loader: LoaderId,
+        loader: Loader,
         load: &mut ErasedLoader<'_, K, V>,
     ) -> Result<V, LoadError<AnyError>> {
         let sought = match sought {
             // Most misses take this path, which needs no future.
             Sought::Missing(Role::Lead(leader)) if self.inner.leads_at_once => {
                 let load_timer = self.load_timer(leader.since);
-                let entered = (leader.enter(loader), load_timer.span.enter());
-                let result = load(key);
+                let entered = (leader.enter(loader.id), load_timer.span.enter());
+                let result = load(key).map_err(LoadError::Failed);
                 drop(entered);
                 return self.finish_load(location, key, leader, result, load_timer);
             }
@@ -130,30 +158,27 @@ where
         };
         block_on(&Cell::new(None), async |mut timer| {
             let start = |key: &K| ready(load(key));
-            let found = (sought, loader);
-            self.load(location, key, found, &mut timer, start, |result| result)
+            let share = |result: Result<_, _>| result.map_err(LoadError::Failed);
+            self.load(location, key, (sought, loader), &mut timer, start, share)
                 .await
         })
     }
 
-    /// Completes a call from the result of its lookup to a value. `erase` converts the result of the loader into the
-    /// form that flights share.
+    /// Returns the value for a key whose lookup had the result `sought`. `share` converts the result of the loader.
     pub(crate) async fn load<'a, F: Future>(
         &self,
         location: &KeyLocation<'a, K, V>,
         key: &K,
-        (sought, loader): (Sought<'a, K, V>, LoaderId),
+        (sought, loader): (Sought<'a, K, V>, Loader),
         timer: &mut impl Timer,
         load: impl FnOnce(&K) -> F,
-        erase: impl FnOnce(F::Output) -> LoadResult<V>,
+        share: impl FnOnce(F::Output) -> LoadResult<V>,
     ) -> Result<V, LoadError<AnyError>> {
         if let Sought::Due(old) = sought {
-            let Some(permitted_leader) = self.begin_refresh(location, key) else {
+            let Some(leader) = self.begin_refresh(location, key) else {
                 return Ok(old);
             };
-            let refreshed = self
-                .run(location, key, permitted_leader, loader, load, erase)
-                .await;
+            let refreshed = self.run(location, key, leader, loader, load, share).await;
             return refreshed.or(Ok(old));
         }
         match self
@@ -161,12 +186,9 @@ where
             .await?
         {
             ValueOrLead::Value(value) => Ok(value),
-            ValueOrLead::Lead(permitted_leader) => {
-                self.run(location, key, permitted_leader, loader, load, erase)
-                    .await
-            }
+            ValueOrLead::Lead(leader) => self.run(location, key, leader, loader, load, share).await,
             ValueOrLead::LeadUnshared(reentry) => {
-                self.run_unshared(key, &reentry, loader, load, erase).await
+                self.run_unshared(key, &reentry, loader, load, share).await
             }
         }
     }
@@ -177,58 +199,47 @@ where
         location: &KeyLocation<'a, K, V>,
         key: &K,
         mut sought: Sought<'a, K, V>,
-        loader: LoaderId,
+        loader: Loader,
         timer: &mut impl Timer,
     ) -> Result<ValueOrLead<'a, K, V>, LoadError<AnyError>> {
-        let wait_limits = self.wait_limits();
+        let limits = self.wait_limits();
+        let value_of = |outcome| {
+            let value = self.take_outcome(location, key, outcome);
+            value.map(ValueOrLead::Value)
+        };
         loop {
             let role = match sought {
                 Sought::Missing(role) => role,
                 Sought::Live(value) | Sought::Due(value) => {
-                    let outcome = Outcome::Value(value);
-                    return self
-                        .take_outcome(location, key, outcome)
-                        .map(ValueOrLead::Value);
+                    return value_of(Outcome::Value(value));
                 }
-                Sought::Stale(value) => {
-                    let outcome = Outcome::Stale(value);
-                    return self
-                        .take_outcome(location, key, outcome)
-                        .map(ValueOrLead::Value);
-                }
+                Sought::Stale(value) => return value_of(Outcome::Stale(value)),
             };
             let lead = match role {
                 Role::Lead(leader) => Some((leader, false)),
-                Role::Recursive(reentry) if reentry.may_be_stolen(loader) => {
+                Role::Recursive(reentry) if reentry.may_be_stolen(loader.id) => {
                     return Ok(ValueOrLead::LeadUnshared(reentry));
                 }
                 Role::Recursive(_) => return Err(LoadError::Recursive),
-                Role::Wait(mut waiter) => {
-                    let turn = |cx: &mut Context<'_>| waiter.poll(self.candidate(), cx.waker());
-                    let answer = match self
-                        .wait_for(location, key, &wait_limits, timer, turn)
+                Role::Wait(waiter) => {
+                    match self
+                        .wait_for_load(location, key, waiter, &limits, timer)
                         .await
                     {
-                        Ok(answer) => answer,
-                        Err(waited) => {
+                        Ok(Answer::Lead(leader)) => Some((leader, true)),
+                        Ok(Answer::Retry { .. }) => None,
+                        Ok(Answer::Completed(completed)) => match completed.into_outcome() {
+                            // A batch's loader returned no value for the key. This caller's loader may.
+                            Outcome::Absent => None,
+                            // The caller cannot return this error and still has its loader.
+                            Outcome::Failed(error) if !loader.error_type.accepts(&error) => None,
+                            outcome => return value_of(outcome),
+                        },
+                        Err(failure) => {
                             return self
-                                .stale_or_timeout(location, key, waited)
+                                .stale_or_timeout(location, key, failure)
                                 .map(ValueOrLead::Value);
                         }
-                    };
-                    self.count_superseded(&answer);
-                    match answer {
-                        Answer::Lead(leader) => Some((leader, true)),
-                        Answer::Retry { .. } => None,
-                        Answer::Completed(completed) => match completed.into_outcome() {
-                            // The loader of a batch returned no value for the key; this caller's loader may.
-                            Outcome::Absent => None,
-                            outcome => {
-                                return self
-                                    .take_outcome(location, key, outcome)
-                                    .map(ValueOrLead::Value);
-                            }
-                        },
                     }
                 }
             };
@@ -237,14 +248,13 @@ where
                 continue;
             };
             let permit = match self
-                .permit_for(location, key, &leader, &wait_limits, timer)
+                .permit_for(location, key, &leader, &limits, timer)
                 .await
             {
                 Ok(permit) => permit,
-                Err(waited) => {
-                    return self
-                        .stale_or_timeout(location, key, waited)
-                        .map(ValueOrLead::Value);
+                Err(failure) => {
+                    let value = self.stale_or_timeout(location, key, failure);
+                    return value.map(ValueOrLead::Value);
                 }
             };
             if permit.is_some() && !leader.begin(self.permitted_candidate(true)) {
@@ -252,55 +262,30 @@ where
                 sought = self.join_or_lead(location, key);
                 continue;
             }
-            // There may be a value by now, or a failure after which no load is to begin so soon.
+            // By now there may be a value, or a failure so recent that no other load begins.
             if took_over || !self.inner.leads_at_once {
                 if let Some(outcome) = self.look_up_again(location, key, &leader) {
                     leader.complete(|| outcome.clone());
-                    return self
-                        .take_outcome(location, key, outcome)
-                        .map(ValueOrLead::Value);
+                    return value_of(outcome);
                 }
             }
             return Ok(ValueOrLead::Lead((leader, permit)));
         }
     }
 
-    /// Returns the result of a call from the outcome of another caller's load, and counts the call.
-    pub(crate) fn take_outcome(
+    /// Waits for another caller's load of one key.
+    async fn wait_for_load<'a>(
         &self,
-        location: &KeyLocation<'_, K, V>,
+        location: &KeyLocation<'a, K, V>,
         key: &K,
-        outcome: Outcome<V>,
-    ) -> Result<V, LoadError<AnyError>> {
-        let result = match outcome {
-            Outcome::Stale(value) => {
-                self.count_stale(location, key);
-                return Ok(value);
-            }
-            Outcome::Value(value) => Ok(value),
-            Outcome::Failed(error) => Err(LoadError::Failed(error)),
-            Outcome::Absent => unreachable!("handled by the callers of this function"),
-        };
-        self.inner.counters.count(Count::Coalesced);
-        result
-    }
-
-    fn count_stale(&self, location: &KeyLocation<'_, K, V>, key: &K) {
-        self.count_served(ThreadSlot::current(), Count::Stale, location, key);
-    }
-
-    /// Looks for a value again for a leader that looked some time ago.
-    pub(crate) fn look_up_again(
-        &self,
-        location: &KeyLocation<'_, K, V>,
-        key: &K,
-        leader: &Leader<'_, K, V>,
-    ) -> Option<Outcome<V>> {
-        // Callers that come after an invalidation, perhaps of the value that is found here, look for themselves.
-        leader.outdate(leader.epoch + 1);
-        let live = self.peek(location, key, |value, _| value.clone());
-        let found = live.map(Outcome::Value);
-        found.or_else(|| self.stale(location, key))
+        mut waiter: Waiter<'a, K, V>,
+        limits: &WaitLimits,
+        timer: &mut impl Timer,
+    ) -> Result<Answer<'a, K, V>, WaitFailure<Outcome<V>>> {
+        let poll = |cx: &mut Context<'_>| waiter.poll(self.candidate(), cx.waker());
+        let answer = self.wait_for(location, key, limits, timer, poll).await?;
+        self.count_superseded(&answer);
+        Ok(answer)
     }
 
     /// Runs the loader, stores its result, and passes the outcome to the waiters.
@@ -309,46 +294,43 @@ where
         location: &KeyLocation<'_, K, V>,
         key: &K,
         (leader, permit): PermittedLeader<'_, K, V>,
-        loader: LoaderId,
+        loader: Loader,
         load: impl FnOnce(&K) -> F,
-        erase: impl FnOnce(F::Output) -> LoadResult<V>,
+        share: impl FnOnce(F::Output) -> LoadResult<V>,
     ) -> Result<V, LoadError<AnyError>> {
         let load_timer = self.load_timer(leader.since);
-        let permit_of = || permit.as_ref().map(Permit::enter);
-        let enter = || (leader.enter(loader), permit_of(), load_timer.span.enter());
-        let result = run_within(enter, || load(key), erase).await;
+        let enter_permit = || permit.as_ref().map(Permit::enter);
+        let enter = || {
+            (
+                leader.enter(loader.id),
+                enter_permit(),
+                load_timer.span.enter(),
+            )
+        };
+        let result = run_within(enter, || load(key), share).await;
         drop(permit);
         self.finish_load(location, key, leader, result, load_timer)
     }
 
     /// Runs the loader of a caller that interrupts the load of the same key on this thread. The result is for this
-    /// caller alone, and is not stored.
+    /// caller alone and is not stored.
     pub(crate) async fn run_unshared<F: Future>(
         &self,
         key: &K,
         reentry: &Reentry,
-        loader: LoaderId,
+        loader: Loader,
         load: impl FnOnce(&K) -> F,
-        erase: impl FnOnce(F::Output) -> LoadResult<V>,
+        share: impl FnOnce(F::Output) -> LoadResult<V>,
     ) -> Result<V, LoadError<AnyError>> {
         let load_timer = self.load_timer(Instant::now());
-        let enter = || (reentry.enter(loader), load_timer.span.enter());
-        let result = run_within(enter, || load(key), erase).await;
+        let enter = || (reentry.enter(loader.id), load_timer.span.enter());
+        let result = run_within(enter, || load(key), share).await;
         load_timer.stop(result.is_ok());
-        result.map(Loaded::into_value).map_err(LoadError::Failed)
+        result.map(Loaded::into_value)
     }
 
-    pub(crate) fn load_timer(&self, started: Instant) -> LoadTimer<'_> {
-        let name = self.inner.settings.name.as_deref();
-        #[cfg(feature = "redis")]
-        if self.inner.settings.forgets {
-            return LoadTimer::start(&self.inner.counters, started, Span::fetch(name));
-        }
-        LoadTimer::start(&self.inner.counters, started, Span::load(name))
-    }
-
-    /// Boards to renew an entry. Returns `None` if another caller loads it already, or if a permit is needed and
-    /// none is free: the entry is live, so its renewal does not wait.
+    /// Begins the load that refreshes a live entry. Returns `None` if another caller loads the key already, or if a
+    /// permit is needed and none is free. The entry is live, so its refresh does not wait.
     pub(crate) fn begin_refresh<'a>(
         &self,
         location: &KeyLocation<'a, K, V>,
@@ -378,134 +360,5 @@ where
         };
         self.inner.counters.count(Count::Renewal);
         Some((leader, permit))
-    }
-
-    /// Stores the result of a load that has ended, or falls back on an expired value.
-    fn finish_load(
-        &self,
-        location: &KeyLocation<'_, K, V>,
-        key: &K,
-        leader: Leader<'_, K, V>,
-        result: LoadResult<V>,
-        load_timer: LoadTimer<'_>,
-    ) -> Result<V, LoadError<AnyError>> {
-        let load_time = load_timer.stop(result.is_ok());
-        match result {
-            Ok(loaded) => Ok(self.complete(location, key, leader, loaded, load_time)),
-            Err(error) => self.complete_failed(location, key, leader, error),
-        }
-    }
-
-    /// Stores the result of a load, and passes it to the waiters.
-    pub(crate) fn complete(
-        &self,
-        location: &KeyLocation<'_, K, V>,
-        key: &K,
-        mut leader: Leader<'_, K, V>,
-        loaded: Loaded<V>,
-        load_time: Nanos,
-    ) -> V {
-        let value = loaded.value.clone();
-        if !loaded.tags.is_empty() || self.inner.settings.forgets {
-            // Callers that came after an invalidation, perhaps of one of these tags, look for themselves.
-            leader.outdate(leader.epoch + 1);
-        }
-        let origin = self.origin(&loaded, leader.epoch, load_time);
-        let mut removals = self.removals();
-        let (key, out) = (key.clone(), &mut removals);
-        // The callers get the value even if it is outdated and was not stored.
-        let _ = self.store(location, key, loaded, origin, Some(&mut leader), out);
-        leader.complete(|| Outcome::Value(value.clone()));
-        removals.finish();
-        value
-    }
-
-    /// Ends a load that has failed: its callers get an expired value, if one may serve, or the error.
-    pub(crate) fn complete_failed(
-        &self,
-        location: &KeyLocation<'_, K, V>,
-        key: &K,
-        leader: Leader<'_, K, V>,
-        error: Arc<AnyError>,
-    ) -> Result<V, LoadError<AnyError>> {
-        // This comes before anything is read: see `look_again`.
-        leader.outdate(leader.epoch + 1);
-        if self.inner.renews {
-            let now = self.inner.settings.clock.now();
-            let note = |shard: &Shard<K, V>| shard.load_failed(location.hash, key, now);
-            location.cell.shard.read(note);
-        }
-        if let Some(outcome) = self.stale(location, key) {
-            if let Outcome::Stale(_) = outcome {
-                self.count_stale(location, key);
-            }
-            leader.complete(|| outcome.clone());
-            return match outcome {
-                Outcome::Value(value) | Outcome::Stale(value) => Ok(value),
-                Outcome::Failed(_) | Outcome::Absent => unreachable!("there is a value"),
-            };
-        }
-        leader.complete(|| Outcome::Failed(error.clone()));
-        Err(LoadError::Failed(error))
-    }
-}
-
-/// The result of a loader, in the form that flights share.
-pub(crate) type LoadResult<V> = Result<Loaded<V>, Arc<AnyError>>;
-
-/// The leader that is about to load, and its permit if it needs one.
-pub(crate) type PermittedLeader<'a, K, V> = (Leader<'a, K, V>, Option<Permit>);
-
-/// The result of [`approach`](LocalCache::approach).
-pub(crate) enum ValueOrLead<'a, K, V> {
-    Value(V),
-    Lead(PermittedLeader<'a, K, V>),
-    /// The caller runs its loader for itself alone.
-    LeadUnshared(Reentry),
-}
-
-impl<E: ?Sized> From<TimedOut> for LoadError<E> {
-    fn from(TimedOut: TimedOut) -> Self {
-        Self::WaitTimeout
-    }
-}
-
-/// A timer that counts a run of a loader. The run counts as failed unless `stop` says otherwise, so also if it panics or
-/// is cancelled.
-pub(crate) struct LoadTimer<'a> {
-    counters: &'a Counters,
-    started: Instant,
-    failed: bool,
-    elapsed: Option<Duration>,
-    pub(crate) span: Span,
-}
-
-impl<'a> LoadTimer<'a> {
-    fn start(counters: &'a Counters, started: Instant, span: Span) -> Self {
-        counters.count(Count::Load);
-        Self {
-            counters,
-            started,
-            failed: true,
-            elapsed: None,
-            span,
-        }
-    }
-
-    /// Returns the duration of the load.
-    pub(crate) fn stop(mut self, succeeded: bool) -> Nanos {
-        self.failed = !succeeded;
-        self.elapsed = Some(self.started.elapsed());
-        saturating_nanos(self.elapsed.unwrap_or_default())
-    }
-}
-
-impl Drop for LoadTimer<'_> {
-    fn drop(&mut self) {
-        let elapsed = self.elapsed.unwrap_or_else(|| self.started.elapsed());
-        self.counters.add_load_time(elapsed);
-        if self.failed {
-            self.counters.count(Count::LoadFailure);
-        }
     }
 }

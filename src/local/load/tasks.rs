@@ -2,15 +2,17 @@
 
 use crate::entry::Loaded;
 use crate::error::{AnyError, LoadError};
+use crate::local::load::Loader;
 use crate::local::lookup::Sought;
 use crate::local::{KeyLocation, LocalCache};
 use crate::single_flight::future::TaskTimer;
-use crate::traits::erasure::typed;
+#[cfg(feature = "redis")]
+use crate::traits::erasure::ErrorType;
+use crate::traits::erasure::{LoadResult, share, typed};
 use crate::traits::{AsyncCache, CacheFuture, ErasedAsyncLoader};
-use std::any::{Any, type_name_of_val};
+use std::any::Any;
 use std::future::Future;
 use std::hash::{BuildHasher, Hash};
-use std::sync::Arc;
 use std::time::Duration;
 
 impl<K, V, S> LocalCache<K, V, S>
@@ -89,69 +91,52 @@ where
         let location = self.location(key);
         match self.seek(&location, key) {
             Sought::Live(value) => Ok(value),
-            // Boxed, so that this future stays small whatever the loader's size.
-            sought => Box::pin(self.load_async(location, key, sought, load)).await,
+            sought => {
+                let found = (sought, Loader::new::<E, _>(&load));
+                // Boxed, so that this future stays small whatever the loader's size.
+                typed(Box::pin(self.load_async(location, key, found, load, share)).await)
+            }
         }
     }
 
-    async fn load_async<'a, L, E, F>(
+    /// Returns the value for a key after its lookup.
+    async fn load_async<'a, F: Future>(
         &self,
         location: KeyLocation<'a, K, V>,
         key: &K,
-        mut sought: Sought<'a, K, V>,
+        found: (Sought<'a, K, V>, Loader),
         load: impl FnOnce() -> F,
-    ) -> Result<V, LoadError<E>>
-    where
-        F: Future<Output = Result<L, E>>,
-        L: Into<Loaded<V>>,
-        E: Any + Send + Sync,
-    {
-        let loader = Some(type_name_of_val(&load));
-        let mut load = Some(load);
+        share: impl FnOnce(F::Output) -> LoadResult<V>,
+    ) -> Result<V, LoadError<AnyError>> {
         let mut timer = TaskTimer::default();
-        loop {
-            let start = |_: &K| load.take().expect("a cache calls a loader at most once")();
-            let found = (sought, loader);
-            let result = self.load(&location, key, found, &mut timer, start, erase);
-            if let Some(result) = typed(result.await) {
-                return result;
-            }
-            sought = self.join_or_lead(&location, key);
-        }
+        self.load(&location, key, found, &mut timer, |_| load(), share)
+            .await
     }
 
-    /// Like [`get_or_load_async`](Self::get_or_load_async), but for a loader whose errors are shared
-    /// already.
+    /// Like [`get_or_load_async`](Self::get_or_load_async), but for a loader whose result is in shared form already.
+    /// The caller shares only loads whose errors have the type `error_type`.
     #[cfg(feature = "redis")]
     pub(crate) async fn get_or_load_shared<F>(
         &self,
         key: &K,
+        error_type: ErrorType,
         load: impl FnOnce() -> F,
     ) -> Result<V, LoadError<AnyError>>
     where
-        F: Future<Output = Result<Loaded<V>, Arc<AnyError>>>,
+        F: Future<Output = LoadResult<V>>,
     {
+        let loader = Loader {
+            error_type,
+            ..Loader::ERASED
+        };
         let location = self.location(key);
         match self.seek(&location, key) {
             Sought::Live(value) => Ok(value),
-            sought => self.load_shared(location, key, sought, load).await,
+            sought => {
+                self.load_async(location, key, (sought, loader), load, |result| result)
+                    .await
+            }
         }
-    }
-
-    async fn load_shared<'a, F>(
-        &self,
-        location: KeyLocation<'a, K, V>,
-        key: &K,
-        sought: Sought<'a, K, V>,
-        load: impl FnOnce() -> F,
-    ) -> Result<V, LoadError<AnyError>>
-    where
-        F: Future<Output = Result<Loaded<V>, Arc<AnyError>>>,
-    {
-        let mut timer = TaskTimer::default();
-        let (found, load) = ((sought, None), |_: &K| load());
-        self.load(&location, key, found, &mut timer, load, |result| result)
-            .await
     }
 }
 
@@ -200,17 +185,11 @@ where
         let location = self.location(key);
         match self.seek(&location, key) {
             Sought::Live(value) => CacheFuture::ready(Ok(value)),
-            sought => CacheFuture::new(self.load_shared(location, key, sought, load)),
+            sought => {
+                let found = (sought, Loader::ERASED);
+                let share = |result: Result<_, _>| result.map_err(LoadError::Failed);
+                CacheFuture::new(self.load_async(location, key, found, load, share))
+            }
         }
-    }
-}
-
-/// Converts the result of a loader into the form that flights share.
-pub(crate) fn erase<L: Into<Loaded<V>>, V, E: Any + Send + Sync>(
-    result: Result<L, E>,
-) -> Result<Loaded<V>, Arc<AnyError>> {
-    match result {
-        Ok(loaded) => Ok(loaded.into()),
-        Err(error) => Err(Arc::new(error)),
     }
 }
