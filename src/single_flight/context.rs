@@ -1,8 +1,8 @@
-//! The loads that the current thread runs at this moment: their flights, so that a call of a loader for its
-//! own key is recognized, and their bulkheads, so that a load within a load needs no second permit.
+//! The loads that the current thread runs at this moment, so that a loader's call for its own key is recognized, and
+//! their bulkheads, so that a load within a load needs no second permit.
 //!
-//! A task runs on the thread that polls it, so this holds for tasks as well, unless a loader calls the cache
-//! from another task or thread that it has started.
+//! A task runs on the thread that polls it, so this holds for tasks as well, unless a loader calls the cache from
+//! another task or thread that it has started.
 
 use crate::sync::thread_local;
 use std::cell::RefCell;
@@ -16,13 +16,13 @@ thread_local! {
     static ACTIVE_LOADS: RefCell<Vec<(usize, LoaderId)>> = RefCell::new(Vec::new());
 }
 
-/// The name of a loader's type, if it is known. Loaders of one place in the code have the same name.
+/// The type name of a loader, if it is known. Loaders of one place in the code have the same type name.
 pub(crate) type LoaderId = Option<&'static str>;
 
 /// The depth up to which loaders of the same place in the code run within each other for one key.
 const MAX_REENTRIES: usize = 8;
 
-/// A mark on this thread that it runs a load of a flight or of a bulkhead. Dropping it removes the mark.
+/// A mark of this thread: it runs a load, or a load with a permit of a bulkhead. Dropping it removes the mark.
 pub(crate) struct Entered(usize);
 
 impl Entered {
@@ -35,14 +35,14 @@ impl Entered {
     }
 
     fn at(address: usize, loader: LoaderId) -> Self {
-        // An error means that the thread is ending. A recursion of a load in a destructor is then not recognized.
+        // An error means that the thread is ending. A recursion in a destructor is then not recognized.
         let _ = ACTIVE_LOADS.try_with(|active| active.borrow_mut().push((address, loader)));
         Self(address)
     }
 }
 
-/// A call for a key on a thread that runs the loader of this key. Most often the loader made the call. But a loader
-/// that waits in a work-stealing pool may have stolen another caller's job, which is no recursion.
+/// A call for a key on a thread that runs the loader of this key. Usually the loader makes this call. But a loader that
+/// waits in a work-stealing pool may run a stolen job of another caller, which is no recursion.
 pub(crate) struct Reentry(usize);
 
 impl Reentry {
@@ -50,8 +50,8 @@ impl Reentry {
         Self(address as usize)
     }
 
-    /// Checks whether the call may have been stolen: it comes from the same place in the code as the load that
-    /// it runs within, and the nesting is less than `MAX_REENTRIES` deep, which an endless recursion exceeds.
+    /// Checks whether the call may belong to a stolen job: it comes from the same place in the code as the load that it
+    /// runs within, and the nesting is less than `MAX_REENTRIES` deep, which an endless recursion exceeds.
     pub(crate) fn may_be_stolen(&self, loader: LoaderId) -> bool {
         let depth = ACTIVE_LOADS.try_with(|active| {
             let active = active.borrow();
@@ -80,6 +80,7 @@ impl Drop for Entered {
     }
 }
 
+/// Checks whether this thread has a mark for this address.
 pub(crate) fn is_running<T>(address: *const T) -> bool {
     ACTIVE_LOADS
         .try_with(|active| {

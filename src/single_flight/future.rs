@@ -1,12 +1,12 @@
-//! The front for tasks: an alarm by the timer of the runtime, or of the process if there is no runtime.
+//! The async front: a timer of the runtime, or of the process if there is no runtime.
 
 use crate::single_flight::Timer;
 use crate::single_flight::timer::ScheduledWake;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
-/// An alarm for a task: by `tokio::time` with the feature `tokio` and in its runtime, otherwise by a thread that
-/// all such tasks of the process share.
+/// A timer for a task: `tokio::time` with the feature `tokio` and in its runtime, otherwise a thread that all such
+/// tasks of the process share.
 #[derive(Default)]
 pub(crate) struct TaskTimer {
     #[cfg(feature = "tokio")]
@@ -16,7 +16,7 @@ pub(crate) struct TaskTimer {
 
 impl Timer for TaskTimer {
     fn set(&mut self, at: Option<Instant>, cx: &mut Context<'_>) -> Poll<()> {
-        // A timer that was set before may have another waker than the task has now.
+        // A wake-up that was scheduled before may have another waker than the task has now.
         self.scheduled = None;
         #[cfg(feature = "tokio")]
         if tokio::runtime::Handle::try_current().is_ok() {
@@ -41,7 +41,7 @@ impl TaskTimer {
             return Poll::Pending;
         };
         if !matches!(&self.sleep, Some((set, sleep)) if *set == at && !sleep.is_elapsed()) {
-            // A duration, not a time: tokio's clock may be paused, and then differs from the system's.
+            // A duration and not a time, because tokio's clock may be paused and then differs from the system's.
             let left = at.saturating_duration_since(Instant::now());
             self.sleep = Some((at, Box::pin(tokio::time::sleep(left))));
         }

@@ -1,4 +1,4 @@
-//! The leader of a flight, which loads.
+//! The leader of a load, which runs the loader.
 
 use crate::single_flight::context::{Entered, LoaderId};
 use crate::single_flight::state::{Candidate, Superseded, wake};
@@ -8,18 +8,18 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::task::Waker;
 use std::time::Instant;
 
-/// The caller that loads. Dropped before it has landed, it hands over to a waiter.
+/// The caller that loads. If it is dropped before it has completed the load, it hands over to a waiter.
 pub(crate) struct Leader<'a, K, V> {
     pub(crate) in_flight: &'a InFlightLoads<K, V>,
     pub(crate) load: Arc<InFlightLoad<K, V>>,
     pub(crate) generation: u32,
-    /// The time at which it took the lead, or began to load.
+    /// The time at which it became the leader, or began to load.
     pub(crate) since: Instant,
     /// The epoch at the start of the load, or an earlier one.
     pub(crate) epoch: u64,
-    /// The activity of the leader in whose place it loads, if it superseded one.
+    /// The activity of the leader that it superseded, if there was one.
     pub(crate) supersedes: Option<Superseded>,
-    /// Whether it leads no longer.
+    /// `true` once it is no longer the leader.
     pub(crate) over: bool,
 }
 
@@ -41,15 +41,14 @@ impl<'a, K, V> Leader<'a, K, V> {
         }
     }
 
-    /// Starts the lease of a leader that has got its permit and is about to load. Returns `false` if it was
-    /// superseded.
+    /// Starts the lease of a leader that has its permit and is about to load. Returns `false` if it was superseded.
     pub(crate) fn begin(&mut self, candidate: Candidate) -> bool {
         self.since = candidate.now;
         self.epoch = candidate.epoch;
         self.load.state.lock().begin(self.generation, candidate)
     }
 
-    /// Shows that this leader is alive while it waits for a permit.
+    /// Extends the lease of this leader, which waits for a permit and was polled, so that it is known to be alive.
     pub(crate) fn extend_lease(&self, candidate: Candidate) {
         self.load
             .state
@@ -62,12 +61,12 @@ impl<'a, K, V> Leader<'a, K, V> {
         Entered::by(Arc::as_ptr(&self.load), loader)
     }
 
-    /// Withholds the outcome from callers that came in the epoch `from` or later.
+    /// Withholds the outcome from callers that joined in the epoch `from` or later.
     pub(crate) fn outdate(&self, from: u64) {
         self.load.outdated_from.fetch_min(from, Relaxed);
     }
 
-    /// Gives up the borrow of the table, for a task that will [`resume`](Flights::resume).
+    /// Gives up the borrow of the table, for a task that will [`resume`](InFlightLoads::resume).
     #[cfg(feature = "tokio")]
     pub(crate) fn suspend(mut self) -> SuspendedLeader<K, V> {
         self.over = true;
@@ -79,8 +78,8 @@ impl<'a, K, V> Leader<'a, K, V> {
         }
     }
 
-    /// Ends the flight with the result of `outcome`, which is called only if a caller waits. Does nothing if the
-    /// leader was superseded.
+    /// Ends the load with the result of `outcome`, which is called only if a caller waits. Does nothing if the leader
+    /// was superseded.
     ///
     /// # Panics
     ///
@@ -90,7 +89,7 @@ impl<'a, K, V> Leader<'a, K, V> {
             return;
         }
         self.in_flight
-            .close(&mut self.in_flight.table.lock(), &self.load);
+            .unregister(&mut self.in_flight.table.lock(), &self.load);
         // No caller can join from here on.
         if self.load.state.lock().is_awaited() {
             let outcome = outcome();
@@ -104,7 +103,7 @@ impl<'a, K, V> Leader<'a, K, V> {
 }
 
 impl<K, V> Leader<'_, K, V> {
-    /// Hands the flight over to a waiter, like dropping the leader, but returns the waiters to wake.
+    /// Hands the load over to a waiter, like dropping the leader, but returns the waiters to wake.
     pub(crate) fn abandon(&mut self) -> Vec<Waker> {
         if self.over || !self.load.state.lock().is_led(self.generation) {
             return Vec::new();
@@ -121,7 +120,7 @@ impl<K, V> Drop for Leader<'_, K, V> {
     }
 }
 
-/// A leader without a borrow of the table. It must be resumed, even if only to be dropped.
+/// A leader without a borrow of the table. It must be [resumed](InFlightLoads::resume), even if only to be dropped.
 #[cfg(feature = "tokio")]
 pub(crate) struct SuspendedLeader<K, V> {
     load: Arc<InFlightLoad<K, V>>,
@@ -132,6 +131,7 @@ pub(crate) struct SuspendedLeader<K, V> {
 
 #[cfg(feature = "tokio")]
 impl<K, V> InFlightLoads<K, V> {
+    /// Returns the leader of a load of this table.
     pub(crate) fn resume(&self, suspended: SuspendedLeader<K, V>) -> Leader<'_, K, V> {
         Leader {
             in_flight: self,

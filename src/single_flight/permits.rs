@@ -6,8 +6,8 @@
 //! - A free permit is offered to the first caller in the queue, which is woken. An offer that is not taken within
 //!   [`OFFER_TIMEOUT`] lapses. The permit is then open: the next caller that is polled takes it, whatever its place.
 //!   The late caller returns to its place in the queue when it is polled again.
-//! - A permit that was taken ends with the lease. The load that holds it goes on, is counted as abandoned, and
-//!   comes on top of the bound.
+//! - A permit that was taken ends with the lease. The load that holds it continues, is counted as abandoned, and
+//!   exceeds the bound.
 //!
 //! A waiting caller asks again after [`CHECK_INTERVAL`] times the number of waiting callers, so that one of them
 //! finds a lapsed offer soon, and all of them together cost little. [`MAX_WATCHERS`] of them ask again at the exact
@@ -19,7 +19,7 @@ use std::mem::swap;
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
-/// The time for which a free permit is reserved for the caller that was woken for it.
+/// The time for which a free permit is offered to the caller that was woken for it.
 pub(crate) const OFFER_TIMEOUT: Duration = Duration::from_millis(5);
 /// The interval at which a waiting caller asks again, per waiting caller.
 const CHECK_INTERVAL: Duration = Duration::from_millis(20);
@@ -28,7 +28,7 @@ const MAX_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// The number of callers that ask again at the moment when an offer lapses or a lease ends.
 const MAX_WATCHERS: usize = 8;
 
-/// The number of a load that holds a permit.
+/// The ID of a load that holds a permit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct HolderId(u64);
 
@@ -113,7 +113,7 @@ impl PermitQueue {
         self.abandoned
     }
 
-    /// Ends leases and offers whose time is over, then offers the permits that are free and not open. Returns the
+    /// Ends leases and offers whose time has passed, then offers the permits that are free and not open. Returns the
     /// wakers of the callers to wake.
     ///
     /// Afterwards every free permit is offered or open, or no caller waits for an offer.
@@ -170,7 +170,7 @@ impl PermitQueue {
         id
     }
 
-    /// Returns a new place at the end of the queue. It is taken up by the first [`poll`](Self::poll).
+    /// Appends a caller to the queue. Returns its ticket.
     pub(crate) fn enqueue(&mut self) -> Ticket {
         let ticket = Ticket(self.next_ticket);
         self.next_ticket += 1;
@@ -178,8 +178,8 @@ impl PermitQueue {
         ticket
     }
 
-    /// Asks for a permit. A caller that has to wait leaves `waker`. What is left in `waker` is to be dropped without
-    /// a lock, since that runs an executor's code. Call [`advance`](Self::advance) before.
+    /// Asks for a permit. The `waker` of a caller that has to wait is taken. The waker that `waker` contains afterwards
+    /// is to be dropped without a lock, because that runs code of an executor. Call [`advance`](Self::advance) before.
     pub(crate) fn poll(
         &mut self,
         ticket: Ticket,
@@ -201,25 +201,25 @@ impl PermitQueue {
         Reply::Wait { again }
     }
 
-    /// Returns the time at which a caller asks again: well within the lease, so that it shows in time that it is
-    /// alive.
+    /// Returns the time at which a caller asks again. It is well within the lease, so that the caller proves in time
+    /// that it is alive.
     fn next_check(&mut self, now: Instant) -> Instant {
         let callers = u32::try_from(self.waiting.len()).unwrap_or(u32::MAX);
         let longest = MAX_CHECK_INTERVAL.min((self.lease / 2).max(OFFER_TIMEOUT));
         let check = now + CHECK_INTERVAL.saturating_mul(callers).min(longest);
         let offer = self.offers.front_mut();
         let check = offer.map_or(check, |offer| {
-            watch(&mut offer.watchers, offer.until, check)
+            check_at(&mut offer.watchers, offer.until, check)
         });
         let Some(holder) = self.holders.front_mut() else {
             return check;
         };
         holder
             .lease_end
-            .map_or(check, |end| watch(&mut holder.watchers, end, check))
+            .map_or(check, |end| check_at(&mut holder.watchers, end, check))
     }
 
-    /// Removes a caller that waits no longer. Returns its waker, which is to be dropped without a lock. Call
+    /// Removes a caller from the queue. Returns its waker, which is to be dropped without a lock. Call
     /// [`advance`](Self::advance) afterwards, so that its offer passes on.
     pub(crate) fn leave(&mut self, ticket: Ticket) -> Option<Waker> {
         self.withdraw_offer(ticket);
@@ -253,8 +253,9 @@ impl PermitQueue {
     }
 }
 
-/// Returns `moment` and counts a watcher of it if it comes before `check` and has too few watchers; otherwise `check`.
-fn watch(watchers: &mut usize, moment: Instant, check: Instant) -> Instant {
+/// Returns `moment` and counts a watcher of it, if it is before `check` and has less than [`MAX_WATCHERS`]. Otherwise
+/// returns `check`.
+fn check_at(watchers: &mut usize, moment: Instant, check: Instant) -> Instant {
     if moment >= check || *watchers >= MAX_WATCHERS {
         return check;
     }

@@ -1,17 +1,17 @@
-//! The flights of one shard, by key.
+//! The loads in flight of one shard, by key.
 
 use crate::single_flight::InFlightLoad;
-use crate::single_flight::watch::WriteLog;
+use crate::single_flight::write_log::WriteLog;
 use hashbrown::HashTable;
 use std::sync::Arc;
 
-/// Most often there is none or one, which lies inline: a miss then touches no memory here but the
-/// lock's own cache line, and it is another core's every other time.
+/// A table of loads. Most often it has at most one load, which is stored inline, so that a miss touches no memory here
+/// except for the lock's own cache line, which is often in the cache of another core.
 pub(crate) struct Table<K, V> {
     first: Option<Arc<InFlightLoad<K, V>>>,
     others: HashTable<Arc<InFlightLoad<K, V>>>,
-    /// What those see who want to know of writes.
-    pub(crate) watch: Option<Box<WriteLog>>,
+    /// The log of writes, if there is an observer.
+    pub(crate) log: Option<Box<WriteLog>>,
 }
 
 impl<K, V> Table<K, V> {
@@ -19,7 +19,7 @@ impl<K, V> Table<K, V> {
         Self {
             first: None,
             others: HashTable::new(),
-            watch: None,
+            log: None,
         }
     }
 
@@ -49,6 +49,7 @@ impl<K, V> Table<K, V> {
         }
     }
 
+    /// Removes a load and returns it.
     pub(crate) fn take(
         &mut self,
         hash: u64,

@@ -8,13 +8,13 @@ use std::task::Waker;
 use std::thread;
 use std::time::Instant;
 
-/// The time at which a task is woken, and a number that distinguishes timers of the same time.
+/// The time at which a task is woken, and a number that distinguishes wake-ups of the same time.
 type Key = (Instant, u64);
 
 struct Schedule {
     wakers: BTreeMap<Key, Waker>,
     next_number: u64,
-    /// Whether the thread was started.
+    /// `true` once the thread was started.
     is_running: bool,
 }
 
@@ -34,6 +34,7 @@ static SERVICE: Service = Service {
 };
 
 impl Service {
+    /// Wakes the tasks at their times, without end.
     fn run(&self) {
         let mut schedule = self.schedule.lock();
         loop {
@@ -55,11 +56,11 @@ impl Service {
     }
 }
 
-/// A timer that wakes a task, unless it is dropped before.
+/// A scheduled wake-up of a task. Dropping it cancels the wake-up.
 pub(crate) struct ScheduledWake(Key);
 
 impl ScheduledWake {
-    /// Sets a timer. Returns `None` if the thread cannot be started, which the next call tries again.
+    /// Schedules a wake-up. Returns `None` if the thread cannot be started, which the next call tries again.
     pub(crate) fn set(at: Instant, waker: Waker) -> Option<Self> {
         let mut schedule = SERVICE.schedule.lock();
         if !schedule.is_running {

@@ -1,4 +1,4 @@
-//! Waits for a flight or for a permit, for threads and tasks alike.
+//! The wait for a load or for a permit, for threads and tasks alike.
 
 use crate::single_flight::Pending;
 use std::future::poll_fn;
@@ -7,7 +7,7 @@ use std::time::Instant;
 
 /// A timer that wakes its caller.
 pub(crate) trait Timer {
-    /// Sets the time at which the task is woken at the latest (`None`: never). Returns `Ready` if it has passed.
+    /// Sets the time at which the caller is woken at the latest (`None`: never). Returns `Ready` if it has passed.
     fn set(&mut self, at: Option<Instant>, cx: &mut Context<'_>) -> Poll<()>;
 }
 
@@ -15,8 +15,12 @@ pub(crate) trait Timer {
 #[derive(Debug)]
 pub(crate) struct TimedOut;
 
-/// Calls `ready` until it returns a value, or until `deadline`. `ready` returns the time at which it is to be called
+/// Polls `ready` until it returns a value, or until `deadline`. `ready` returns the time at which it is to be polled
 /// again at the latest.
+///
+/// # Errors
+///
+/// Returns an error if there is no value until `deadline`.
 pub(crate) async fn poll_until<T>(
     timer: &mut impl Timer,
     deadline: Option<Instant>,

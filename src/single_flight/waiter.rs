@@ -1,4 +1,4 @@
-//! The waiters of a flight.
+//! The waiters of a load.
 
 use crate::single_flight::leader::Leader;
 use crate::single_flight::state::{Candidate, State, Superseded, Turn};
@@ -8,31 +8,31 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::task::Waker;
 use std::time::Instant;
 
-/// A caller that waits for the leader of a flight. Dropped before it has an answer, it leaves the queue.
+/// A caller that waits for the leader of a load. If it is dropped before it has an answer, it leaves the queue.
 pub(crate) struct Waiter<'a, K, V> {
     in_flight: &'a InFlightLoads<K, V>,
     load: Arc<InFlightLoad<K, V>>,
-    /// Its place in the queue. `None` once it has an answer.
+    /// Its ticket in the queue. `None` once it has an answer.
     ticket: Option<u64>,
-    /// The epoch in which it came.
+    /// The epoch in which it joined.
     epoch: u64,
 }
 
-/// The answer to a waiter, after which it waits no longer.
+/// The answer to a waiter, which ends its wait.
 pub(crate) enum Answer<'a, K, V> {
     /// The leader has an outcome for it.
     Completed(Completed<K, V>),
     /// It is the leader now.
     Lead(Leader<'a, K, V>),
-    /// The flight has ended without an outcome for the waiter, whose caller starts again.
+    /// The load has ended without an outcome for this waiter. Its caller starts again.
     Retry {
-        /// The leader that the waiter superseded, if that is why the flight has ended.
+        /// The activity of the leader that the waiter superseded, if that ended the load.
         supersedes: Option<Superseded>,
     },
 }
 
 impl<K, V> Answer<'_, K, V> {
-    /// Returns what the leader that the waiter superseded was doing, if there was one.
+    /// Returns the activity of the leader that the waiter superseded, if there was one.
     pub(crate) const fn supersedes(&self) -> Option<Superseded> {
         match self {
             Self::Lead(leader) => leader.supersedes,
@@ -42,7 +42,7 @@ impl<K, V> Answer<'_, K, V> {
     }
 }
 
-/// The answer to a caller that has to wait: it asks again when woken, and at `again` at the latest.
+/// The answer to a caller that has to wait. It asks again when it is woken, and at `again` at the latest.
 pub(crate) struct Pending {
     pub(crate) again: Option<Instant>,
 }
@@ -91,8 +91,8 @@ impl<'a, K, V> Waiter<'a, K, V> {
                 candidate,
             );
             leader.supersedes = supersedes;
-            // A result that cannot be stored is not worth a load: dropping the leader ends the flight for all
-            // of its waiters.
+            // A load whose result cannot be stored is not worth running. Dropping the leader ends it for all of its
+            // waiters.
             if self.load.is_revoked() {
                 return Ok(Answer::Retry { supersedes });
             }
@@ -106,14 +106,13 @@ impl<'a, K, V> Waiter<'a, K, V> {
 }
 
 impl<K, V> Waiter<'_, K, V> {
-    /// Lets other waiters lead until this one is polled again: its caller is about to be busy with
-    /// another load.
+    /// Lets other waiters lead until this one is polled again, because its caller is about to be busy with another
+    /// load.
     pub(crate) fn mark_busy(&mut self) {
         self.step(State::mark_busy);
     }
 
-    /// Runs a step that may make another waiter the one to lead. The waiter's own waker is dropped
-    /// without a lock.
+    /// Runs a step that may make another waiter the next leader. The waiter's own waker is dropped without a lock.
     fn step(&self, step: impl FnOnce(&mut State, u64) -> (Option<Waker>, Option<Waker>)) {
         if let Some(ticket) = self.ticket {
             let mut own = None;
@@ -132,7 +131,7 @@ impl<K, V> Drop for Waiter<'_, K, V> {
     }
 }
 
-/// A flight that has landed.
+/// A load that has an outcome.
 pub(crate) struct Completed<K, V>(Arc<InFlightLoad<K, V>>);
 
 impl<K, V> Completed<K, V> {
@@ -141,8 +140,8 @@ impl<K, V> Completed<K, V> {
         V: Clone,
     {
         let outcome = self.0.outcome.get().cloned();
-        // Before the outcome is on its way to the caller: a panic in a `drop` would leak it there.
+        // Dropped before the outcome is returned, because a panic in a `drop` on return would leak it.
         drop(self);
-        outcome.expect("made only once the outcome is there")
+        outcome.expect("a completed load has an outcome")
     }
 }

@@ -54,7 +54,7 @@ impl<K: RemoteKey, V: RemoteValue> TieredCache<K, V> {
         });
         let first = Round::default();
         let error_type = ErrorType::of::<E>();
-        let values = inner.load_round(keys, error_type, BatchLookup::Counted, &load, &first);
+        let values = inner.load_round(keys, error_type, BatchLookup::Recorded, &load, &first);
         let mut values = typed(values.await)?;
         // Keys that other processes load, or that another batch of this one has left to them. Not
         // within the batch, where those would wait who wait for its other keys.
@@ -76,7 +76,13 @@ impl<K: RemoteKey, V: RemoteValue> TieredCache<K, V> {
                 .collect();
             let round = Round::default();
             let found = inner
-                .load_round(&rest_keys, error_type, BatchLookup::Again, &load, &round)
+                .load_round(
+                    &rest_keys,
+                    error_type,
+                    BatchLookup::Unrecorded,
+                    &load,
+                    &round,
+                )
                 .await;
             for (at, value) in rest.into_iter().zip(typed(found)?) {
                 values[at] = value;

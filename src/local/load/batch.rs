@@ -1,9 +1,9 @@
-//! `get_many_or_load`: one load for all missing ones of several keys.
+//! `get_many_or_load`: one call of a loader for all missing keys of a batch.
 //!
-//! Each missing key has a flight of its own, which batches and single loads share. A batch first loads
-//! the keys that it leads, and only then waits for keys that others lead, so two batches never wait for each
-//! other. It waits for all of its keys at once, and loads all that it can lead at that
-//! moment with one call. So a batch that is lost is loaded again by one call of each batch that waits for it.
+//! Each missing key has its own load in flight, which batches and single calls share. A batch first loads the keys that
+//! it leads, and only then waits for keys that other callers lead, so two batches never wait for each other. It waits
+//! for all of these keys at once, and loads all keys that it can lead at one moment with one call. So the keys of a
+//! batch that was dropped are loaded again by one call of each batch that waits for them.
 
 use crate::clock::Nanos;
 use crate::entry::Loaded;
@@ -32,15 +32,18 @@ where
 {
     /// Returns the values for several keys, in their order. Calls `load` once for all missing keys.
     ///
-    /// `load` is given the keys that no other caller loads, each once, and returns pairs of key and
-    /// value, in any order, as a map, a vector or any other iterator. A key that it leaves out is
-    /// `None` in the result, is not cached, and is no error for the other keys. A key that it was not asked for
-    /// is ignored. The call waits for keys that other callers load, alone or in batches. `load` is
-    /// called again only for those of them whose load is lost by a panic, a hang, or a caller that
-    /// was dropped. Keys that are lost together, like those of a batch, are one call.
+    /// `load` is given the keys that no other caller loads, each once, and returns pairs of key and value, in any
+    /// order, as a map, a vector or any other iterator. The result for a key that it leaves out is `None`. Such a key
+    /// is not cached, and is no error for the other keys. A pair for a key that `load` was not given is ignored.
     ///
-    /// Each [`Loaded`] value has its own settings. A batch renews no entries: those past
+    /// The call waits for keys that other callers load, alone or in batches. `load` is called again for such keys if
+    /// their load panics, hangs, is dropped, or fails with an error of another type than `E`. Keys whose load ends
+    /// together, like those of another batch, are given to one call.
+    ///
+    /// Each [`Loaded`] value has its own settings. A batch refreshes no entries: entries past
     /// [`refresh_after`](crate::LocalCacheBuilder::refresh_after) are served as they are.
+    ///
+    /// # Examples
     ///
     /// ```
     /// use hotset::LocalCache;
@@ -57,13 +60,13 @@ where
     ///
     /// # Errors
     ///
-    /// Like [`get_or_load`](Self::get_or_load), if any of the keys fails. The loaded values of the other keys are
-    /// cached. A call on a thread that runs the loader of one of the keys is always
+    /// Returns the same errors as [`get_or_load`](Self::get_or_load), if the load of any key fails. The loaded values
+    /// of the other keys are cached. A call on a thread that runs the loader of one of the keys always returns
     /// [`Recursive`](LoadError::Recursive).
     ///
     /// # Blocking
     ///
-    /// Like [`get_or_load`](Self::get_or_load).
+    /// Blocks like [`get_or_load`](Self::get_or_load).
     pub fn get_many_or_load<M, L, E>(
         &self,
         keys: &[K],
@@ -77,7 +80,7 @@ where
         let error_type = ErrorType::of::<E>();
         typed(block_on(&Cell::new(None), async |mut timer| {
             let start = |missing| ready(load(missing));
-            let batch = Batch::look_up(self, keys, error_type, BatchLookup::Counted);
+            let batch = Batch::look_up(self, keys, error_type, BatchLookup::Recorded);
             self.load_many(batch, &mut timer, start, share_batch).await
         }))
     }
@@ -86,9 +89,9 @@ where
     ///
     /// # Errors
     ///
-    /// Like [`get_many_or_load`](Self::get_many_or_load).
+    /// Returns the same errors as [`get_many_or_load`](Self::get_many_or_load).
     ///
-    /// # Cancellation
+    /// # Cancel safety
     ///
     /// The future may be dropped at any time: see [`get_or_load_async`](Self::get_or_load_async).
     pub async fn get_many_or_load_async<M, L, E, F>(
@@ -103,7 +106,7 @@ where
         E: Any + Send + Sync,
     {
         let mut timer = TaskTimer::default();
-        let batch = Batch::look_up(self, keys, ErrorType::of::<E>(), BatchLookup::Counted);
+        let batch = Batch::look_up(self, keys, ErrorType::of::<E>(), BatchLookup::Recorded);
         let values = self.load_many(batch, &mut timer, load, share_batch);
         typed(Box::pin(values).await)
     }
@@ -127,6 +130,7 @@ where
             .await
     }
 
+    /// Returns the values of a batch that has looked its keys up.
     async fn load_many<'a, F: Future>(
         &'a self,
         mut batch: Batch<'a, K, V, S>,
@@ -139,8 +143,8 @@ where
         loop {
             batch.join_or_lead(&mut led, &mut waiting)?;
             if !led.is_empty() {
-                // This comes before any wait, so that no caller waits for others while others wait for it, neither
-                // in the flights that this caller leads nor in those in which it might be the next to lead.
+                // The caller loads before it waits, so that it never waits for callers that wait for it, neither for
+                // the loads that it leads nor for those of which it may be the next leader.
                 waiting.mark_busy();
                 let led = std::mem::replace(&mut led, LeaderGroup::new());
                 batch
@@ -151,8 +155,8 @@ where
             if waiting.is_empty() {
                 return Ok(batch.into_values());
             }
-            let turn = waiting.any(|| self.candidate(), wait_limits.next(), timer);
-            let Ok(answers) = turn.await else {
+            let poll = waiting.next_answers(|| self.candidate(), wait_limits.next(), timer);
+            let Ok(answers) = poll.await else {
                 batch.take_stale(&mut waiting)?;
                 if wait_limits.is_over() && !waiting.is_empty() {
                     return Err(LoadError::WaitTimeout);
@@ -183,16 +187,17 @@ where
     }
 }
 
-/// The way in which a batch looks its keys up.
+/// The recording of the lookups of a batch by the statistics and the policy.
 #[derive(Clone, Copy, PartialEq)]
 pub(crate) enum BatchLookup {
-    Counted,
-    /// The caller has looked before, so neither the statistics nor the policy record it.
+    Recorded,
+    /// Not recorded, because the caller has looked its keys up before.
     #[cfg(feature = "redis")]
-    Again,
+    Unrecorded,
 }
 
-/// A vector that is dropped from the back. Marks of a thread are searched from the last, so each is found at once.
+/// A vector that is dropped from the back. The marks of a thread are searched from the last one, so each is found at
+/// once.
 struct InReverse<T>(Vec<T>);
 
 impl<T> Drop for InReverse<T> {
@@ -201,7 +206,7 @@ impl<T> Drop for InReverse<T> {
     }
 }
 
-/// The keys of one call, by position, and their values as far as they are known.
+/// The keys of one call, by position, and the values that are known so far.
 struct Batch<'a, K, V, S> {
     cache: &'a LocalCache<K, V, S>,
     keys: &'a [K],
@@ -211,7 +216,7 @@ struct Batch<'a, K, V, S> {
     /// The first position of each key.
     first: HashTable<usize>,
     values: Vec<Option<V>>,
-    /// The first positions of keys to load or to wait for.
+    /// The first positions of the keys to load or to wait for.
     missing: Vec<usize>,
 }
 
@@ -221,6 +226,7 @@ where
     V: Clone,
     S: BuildHasher,
 {
+    /// Looks all keys up.
     fn look_up(
         cache: &'a LocalCache<K, V, S>,
         keys: &'a [K],
@@ -244,7 +250,7 @@ where
                 locations, first, ..
             } = &mut batch;
             first.insert_unique(locations[at].hash.0, at, |&other| locations[other].hash.0);
-            if lookup == BatchLookup::Counted {
+            if lookup == BatchLookup::Recorded {
                 batch.values[at] = cache.hit(&batch.locations[at], key, V::clone);
             }
             if batch.values[at].is_none() {
@@ -254,12 +260,13 @@ where
         batch
     }
 
+    /// Returns the first position of a key.
     fn position(&self, key: &K, location: &KeyLocation<'_, K, V>) -> Option<usize> {
         let is_it = |&other: &usize| self.keys[other] == *key;
         self.first.find(location.hash.0, is_it).copied()
     }
 
-    /// Boards the flights of all missing keys on the same terms, so that their leases end together.
+    /// Joins or leads the loads of all missing keys on the same terms, so that their leases end together.
     fn join_or_lead(
         &mut self,
         led: &mut LeaderGroup<'a, K, V>,
@@ -318,7 +325,7 @@ where
         self.finish_load(led, result, load_time)
     }
 
-    /// Waits for a permit, where one is needed. Returns `None` if the wait takes too long, and expired values serve
+    /// Waits for a permit, if one is needed. Returns `None` if the wait takes too long and expired values serve
     /// instead.
     async fn permit(
         &mut self,
@@ -330,14 +337,14 @@ where
             Ok(permit) => return Ok(Some(permit)),
             Err(queued) => queued,
         };
-        let turn = |cx: &mut Context<'_>| {
+        let poll = |cx: &mut Context<'_>| {
             let candidate = self.cache.candidate();
             for (_, leader) in led.iter() {
                 leader.extend_lease(candidate);
             }
             queued.poll(cx.waker())
         };
-        match wait_limits.wait(timer, turn, || self.stale_for(led)).await {
+        match wait_limits.wait(timer, poll, || self.stale_for(led)).await {
             Ok(permit) => Ok(Some(Some(permit))),
             Err(WaitFailure::TimedOut) => Err(LoadError::WaitTimeout),
             Err(WaitFailure::Stale(outcomes)) => {
@@ -406,6 +413,7 @@ where
         Ok(to_load)
     }
 
+    /// Stores the loaded values, or falls back on expired values, and completes the loads.
     fn finish_load(
         &mut self,
         mut led: LeaderGroup<'a, K, V>,
@@ -449,6 +457,7 @@ where
         first_error
     }
 
+    /// Takes the outcome of another caller's load, or of an earlier one.
     fn take_outcome(&mut self, at: usize, outcome: Outcome<V>) -> Result<(), LoadError<AnyError>> {
         if !matches!(outcome, Outcome::Absent) {
             self.values[at] = Some({

@@ -25,8 +25,8 @@ impl<K, V, S> LocalCache<K, V, S> {
     /// Returns a view of this cache whose loads continue when their caller is dropped.
     ///
     /// So a request that is cancelled does not waste a query, and callers that wait for the query do not start again.
-    /// Entries that are due for a [refresh](crate::LocalCacheBuilder::refresh_after) are refreshed in the background, so
-    /// that no caller waits.
+    /// Entries that are due for a [refresh](crate::LocalCacheBuilder::refresh_after) are refreshed in the background,
+    /// so that no caller waits.
     ///
     /// # Examples
     ///
@@ -60,18 +60,18 @@ where
     V: Clone + Send + Sync + 'static,
     S: BuildHasher + Send + Sync + 'static,
 {
-    /// Like [`LocalCache::get_or_load_async`], but runs the load in a task of its own, so `load` must own all values that
-    /// it uses. A load within a load runs in the task of the outer load.
+    /// Like [`LocalCache::get_or_load_async`], but runs the load in a task of its own, so `load` must own all values
+    /// that it uses. A load within a load runs in the task of the outer load.
     ///
     /// # Errors
     ///
-    /// Like [`LocalCache::get_or_load_async`], and [`Shutdown`](LoadError::Shutdown) if the runtime
-    /// is shut down before the load is done.
+    /// Returns the same errors as [`LocalCache::get_or_load_async`], and [`Shutdown`](LoadError::Shutdown) if the
+    /// runtime is shut down before the load has ended.
     ///
     /// # Panics
     ///
-    /// Panics if it has to load and is not called in a tokio runtime. A panic of the loader reaches this
-    /// caller, unless the caller was dropped.
+    /// Panics if it has to load and is not called in a tokio runtime. A panic of the loader reaches this caller, unless
+    /// the caller was dropped.
     ///
     /// # Cancel safety
     ///
@@ -102,6 +102,7 @@ where
         }
     }
 
+    /// Completes the call if the lookup was not a hit.
     async fn load<'a, L, E, F>(
         &self,
         location: KeyLocation<'a, K, V>,

@@ -18,12 +18,13 @@ impl<K, V, S> LocalCache<K, V, S> {
     }
 }
 
-/// A timer of a run of a loader. When it is dropped, it counts the run, as a failure unless `stop` was told otherwise. So
-/// a panic or a cancellation counts as a failure.
+/// A timer of a run of a loader. When it is dropped, it counts the run, as a failure unless it was stopped with
+/// success. So a panic or a cancellation counts as a failure.
 pub(crate) struct LoadTimer<'a> {
     counters: &'a Counters,
     started: Instant,
     failed: bool,
+    /// `None` until the timer is stopped.
     elapsed: Option<Duration>,
     pub(crate) span: Span,
 }

@@ -71,20 +71,21 @@ where
 {
     /// Returns the value for `key`. On a miss, runs `load` and stores its result.
     ///
-    /// Of all callers that miss a key together, one runs its loader. The others wait and get the same
-    /// value, or the same error. `load` returns a `V`, or a [`Loaded<V>`](Loaded) with a time to
-    /// live or a weight of its own. It runs without a lock and may call the cache.
+    /// Of all callers that miss a key together, one runs its loader. The others wait and get the same value, or the
+    /// same error. `load` returns a `V`, or a [`Loaded<V>`](Loaded) with its own time to live or weight. It runs
+    /// without a lock and may call the cache.
     ///
     /// - An error is not cached: the next call loads again.
-    /// - A panic reaches the caller whose loader panicked. Exactly one of the waiting callers then
-    ///   runs its own loader.
+    /// - A panic reaches the caller whose loader panicked. Exactly one of the waiting callers then runs its own loader.
     /// - If a loader takes longer than the lease (10 seconds by default, see
-    ///   [`LocalCacheBuilder::lease`](crate::LocalCacheBuilder::lease)), exactly one of the
-    ///   waiting callers runs its own loader. The late value goes to its own caller, and is stored if
-    ///   no newer value was.
-    /// - A write to the key, a [`clear`](Self::clear) or a [`retain`](Self::retain) during the load: callers that already
-    ///   wait get the loaded value, it is not stored, and later callers load again. So a value that was read from a
-    ///   database before a change never stays in the cache, if [`remove`](Self::remove) is called after the change.
+    ///   [`LocalCacheBuilder::lease`](crate::LocalCacheBuilder::lease)), exactly one of the waiting callers runs its
+    ///   own loader. The late value is returned to its own caller, and is stored if no newer value was.
+    /// - A write to the key, a [`clear`](Self::clear) or a [`retain`](Self::retain) during the load: callers that
+    ///   already wait get the loaded value, it is not stored, and later callers load again. So a value that was read
+    ///   from a database before a change never stays in the cache, if [`remove`](Self::remove) is called after the
+    ///   change.
+    ///
+    /// # Examples
     ///
     /// ```
     /// use hotset::{LoadError, LocalCache};
@@ -96,24 +97,24 @@ where
     /// assert!(matches!(error, LoadError::Failed(reason) if *reason == "no connection"));
     ///
     /// assert_eq!(prices.get_or_load(&key, |_| Ok::<_, &str>(120))?, 120);
-    /// assert_eq!(prices.get_or_load(&key, |_| Err::<u64, _>("not asked"))?, 120);
+    /// assert_eq!(prices.get_or_load(&key, |_| Err::<u64, _>("not called"))?, 120);
     /// # Ok::<(), LoadError<&str>>(())
     /// ```
     ///
     /// # Errors
     ///
-    /// - [`Failed`](LoadError::Failed): this load, or the one that it waited for, returned an error. If the load
-    ///   that it waited for has another error type, the caller runs its own loader instead.
+    /// - [`Failed`](LoadError::Failed): this load, or the load that the call waited for, returned an error. If the load
+    ///   that it waited for fails with an error of another type, the call runs its own loader instead.
     /// - [`WaitTimeout`](LoadError::WaitTimeout): the load of another caller, or the wait for a permit of
     ///   [`LocalCacheBuilder::max_concurrent_loads`](crate::LocalCacheBuilder::max_concurrent_loads), took longer than
     ///   [`LocalCacheBuilder::wait_timeout`](crate::LocalCacheBuilder::wait_timeout).
-    /// - [`Recursive`](LoadError::Recursive): called from the loader of this key, on its thread. A call with a
-    ///   loader of the same type is taken for a job of another caller, which a thread of a work-stealing pool runs
-    ///   while it waits. Such a call runs its own loader and stores nothing, up to a depth of 8.
+    /// - [`Recursive`](LoadError::Recursive): the call came from the loader of this key, on its thread. A call with a
+    ///   loader of the same type is assumed to belong to another caller, whose job a thread of a work-stealing pool
+    ///   runs while it waits. Such a call runs its own loader and stores nothing, up to a depth of 8.
     ///
     /// # Blocking
     ///
-    /// Blocks while `load` runs, here or in the caller that it waits for. A hit never waits for a loader.
+    /// Blocks while `load` runs, in this call or in the call that it waits for. A hit never waits for a loader.
     #[inline]
     pub fn get_or_load<L, E>(
         &self,

@@ -21,11 +21,13 @@ where
     V: Clone,
     S: BuildHasher,
 {
-    /// Like [`get_or_load`](Self::get_or_load), but for tasks. Both share their loads: of all threads and tasks
-    /// that miss a key together, one loads.
+    /// Like [`get_or_load`](Self::get_or_load), but for tasks. Both share their loads: of all threads and tasks that
+    /// miss a key together, one loads.
     ///
-    /// `load` makes the future that loads. It is not called on a hit. The returned future is `Send` if
-    /// `load` and its future are, and a hit allocates nothing.
+    /// `load` creates the future that loads. It is not called on a hit. The returned future is `Send` if `load` and its
+    /// future are, and a hit allocates nothing.
+    ///
+    /// # Examples
     ///
     /// ```
     /// use hotset::LocalCache;
@@ -48,36 +50,35 @@ where
     ///
     /// # Errors
     ///
-    /// Like [`get_or_load`](Self::get_or_load). A loader that asks for its own key gets
-    /// [`Recursive`](LoadError::Recursive) if it asks in its own task. If it asks from a task that it has spawned and
-    /// awaits, it waits until the lease ends. A blocking loader that drives a runtime on its own thread
-    /// counts as the caller of everything that runs there.
+    /// Returns the same errors as [`get_or_load`](Self::get_or_load). A loader that calls for its own key in its own
+    /// task gets [`Recursive`](LoadError::Recursive). If the call comes from a task that the loader has spawned and
+    /// awaits, it waits until the lease ends. All calls in a runtime that a blocking loader drives on its own thread
+    /// count as calls of this loader.
     ///
     /// # Timers
     ///
-    /// Waiting tasks are woken by `Waker`s, on any runtime. The [lease](crate::LocalCacheBuilder::lease), the
-    /// [wait timeout](crate::LocalCacheBuilder::wait_timeout) and the queue of
-    /// [`max_concurrent_loads`](crate::LocalCacheBuilder::max_concurrent_loads) need a timer as well. With the feature `tokio`,
-    /// in a tokio runtime, that is `tokio::time`. Elsewhere it is a thread named `hotset-timers`, which the first
-    /// task of the process that has to wait starts.
+    /// Waiting tasks are woken by `Waker`s, on any runtime. The [lease](crate::LocalCacheBuilder::lease), the [wait
+    /// timeout](crate::LocalCacheBuilder::wait_timeout) and the queue of
+    /// [`max_concurrent_loads`](crate::LocalCacheBuilder::max_concurrent_loads) also need a timer. With the feature
+    /// `tokio`, in a tokio runtime, this is `tokio::time`. Elsewhere it is a thread named `hotset-timers`, which the
+    /// first task of the process that has to wait starts.
     ///
     /// # Futures that are not polled
     ///
-    /// A future that was polled once and is then kept without being polled, as `select!` with `&mut future` or
-    /// `buffered` may do, delays other callers by no more than one lease: they then load in its place, and a permit
-    /// that it holds passes on.
+    /// A future that was polled once and is then kept without being polled, as with `select!` on `&mut future` or with
+    /// `buffered`, delays other callers by at most one lease. They then load in its place, and a permit that it holds
+    /// is given to another load.
     ///
     /// # Panics
     ///
-    /// With the feature `tokio`, panics if it has to wait in a tokio runtime that was built without
-    /// `enable_time`.
+    /// With the feature `tokio`, panics if it has to wait in a tokio runtime that was built without `enable_time`.
     ///
-    /// # Cancellation
+    /// # Cancel safety
     ///
-    /// The future may be dropped at any time. If it was the one that loads, exactly one of the waiting callers
-    /// loads in its place. Use `detached` (feature `tokio`) for loads that are to continue. This concerns your
-    /// own futures too: if one that writes to the database is dropped before it has called
-    /// [`remove`](Self::remove), the cache keeps the old value. Do both where no cancellation can come between.
+    /// The future may be dropped at any time. If it was the one that loads, exactly one of the waiting callers loads in
+    /// its place. Use `detached` (feature `tokio`) for loads that are to continue. Take care of your own futures: if a
+    /// future that writes to the database is dropped before it has called [`remove`](Self::remove), the cache keeps the
+    /// old value. Do both in a task that is not cancelled.
     pub async fn get_or_load_async<L, E, F>(
         &self,
         key: &K,

@@ -1,4 +1,5 @@
-//! The wait of a caller for a load in flight or for a permit, and for an expired value if that takes too long.
+//! The wait of a caller for a load in flight or for a permit, and the expired value that may serve if it takes too
+//! long.
 
 use crate::clock::Nanos;
 use crate::error::{AnyError, LoadError};
@@ -15,7 +16,7 @@ use std::sync::Arc;
 use std::task::Context;
 use std::time::Instant;
 
-/// A function that looks for a value that may serve in place of a new one. It also returns whether the value is live.
+/// A function that looks for a value that may serve in place of a new one. The `bool` is `true` if the value is live.
 type FindStale<K, V> = for<'s> fn(&'s Shard<K, V>, KeyHash, &K, Nanos) -> Option<(&'s V, bool)>;
 
 /// The limits of a caller's wait.
@@ -43,7 +44,7 @@ impl WaitLimits {
     ///
     /// # Errors
     ///
-    /// Returns what `stale` has found, or [`Waited::InVain`] at the deadline.
+    /// Returns the result of `stale`, or [`Waited::InVain`] at the deadline.
     pub(crate) async fn wait<T, I>(
         &self,
         timer: &mut impl Timer,
@@ -71,11 +72,11 @@ impl WaitLimits {
     }
 }
 
-/// The result of a wait that took too long.
+/// The reason for the end of a wait that took too long.
 pub(crate) enum WaitFailure<I> {
-    /// There is an expired value to serve instead.
+    /// An expired value serves instead.
     Stale(I),
-    /// There is none.
+    /// No expired value may serve.
     TimedOut,
 }
 
@@ -85,8 +86,8 @@ where
     V: Clone,
     S: BuildHasher,
 {
-    /// Counts the load that a waiter has superseded, if there is one. A load with a permit is counted when the permit
-    /// ends.
+    /// Counts the load that a waiter has superseded, if there is one, as abandoned. A load with a permit is counted
+    /// when the permit ends.
     pub(crate) fn count_superseded(&self, answer: &Answer<'_, K, V>) {
         if answer.supersedes() == Some(Superseded::Loading) {
             self.inner.counters.count(Count::Abandoned);
@@ -108,8 +109,8 @@ where
         self.inner.settings.stale_if_error.is_some()
     }
 
-    /// Returns the time from which a caller that starts to wait now accepts the expired value of `key`, or `None` if there
-    /// is no such value.
+    /// Returns the time from which a caller that starts to wait now accepts the expired value of `key`, or `None` if
+    /// there is no such value.
     #[cfg(feature = "redis")]
     pub(crate) fn accepts_stale_from(&self, key: &K) -> Option<Instant> {
         let from = self.wait_limits().stale_from?;
@@ -125,8 +126,8 @@ where
         self.take_outcome(&location, key, outcome).ok()
     }
 
-    /// Waits until `ready` returns a value, or until the caller's patience is over, and then looks for an expired value
-    /// of `key` that may serve.
+    /// Waits until `ready` returns a value, or until a limit of the wait is reached, and then looks for an expired
+    /// value of `key` that may serve.
     pub(crate) async fn wait_for<T>(
         &self,
         location: &KeyLocation<'_, K, V>,
@@ -139,7 +140,7 @@ where
         wait_limits.wait(timer, ready, stale).await
     }
 
-    /// Returns the result of a caller that has waited for too long.
+    /// Returns the result of a call whose wait took too long.
     pub(crate) fn stale_or_timeout(
         &self,
         location: &KeyLocation<'_, K, V>,
@@ -213,12 +214,12 @@ where
             Ok(permit) => return Ok(permit),
             Err(queued) => queued,
         };
-        let turn = |cx: &mut Context<'_>| {
+        let poll = |cx: &mut Context<'_>| {
             leader.extend_lease(self.candidate());
             queued.poll(cx.waker())
         };
         let permit = self
-            .wait_for(location, key, wait_limits, timer, turn)
+            .wait_for(location, key, wait_limits, timer, poll)
             .await?;
         Ok(Some(permit))
     }

@@ -1,21 +1,22 @@
-//! Which keys are written to while somebody watches: what is older than the watch must not be stored under
-//! them.
+//! A log of the keys of a shard that are written to. A value that was read before such a write must not be stored.
 //!
-//! A flight tells that of one key. Who has a million keys watches all of a shard, and takes note of what
-//! is written instead.
+//! For one key, a registered load detects writes. A restore of a million entries observes a whole shard instead, and
+//! the shard logs the keys that are written to.
 
 use crate::single_flight::InFlightLoads;
 use foldhash::fast::RandomState;
 use std::collections::HashSet;
 
-/// With so many it is as if all keys were written to.
+/// The number of keys that a log holds. With more, all keys count as written to.
 const MAX_WRITTEN_KEYS: usize = 1 << 16;
 
-/// Hashes of keys that were written to since the first of those came who watch now.
+/// The hashes of the keys that were written to since the oldest observer was created.
 #[derive(Default)]
 pub(crate) struct WriteLog {
-    watchers: usize,
+    /// The number of observers.
+    observers: usize,
     written: HashSet<u64, RandomState>,
+    /// `true` if all keys count as written to.
     all: bool,
 }
 
@@ -34,26 +35,26 @@ impl WriteLog {
     }
 }
 
-/// While it lives, writes to the shard are noted.
+/// An observer of the writes to a shard. While it lives, they are logged.
 pub(crate) struct WriteObserver<'a, K, V>(&'a InFlightLoads<K, V>);
 
 impl<K: Eq, V> InFlightLoads<K, V> {
-    /// Called under the shard's shared lock: what is written after that is noted.
+    /// Starts to log writes. Called under the shard's shared lock, so each later write is logged.
     pub(crate) fn observe_writes(&self) -> WriteObserver<'_, K, V> {
         let mut table = self.table.lock();
-        table.watch.get_or_insert_default().watchers += 1;
-        self.count(&table);
+        table.log.get_or_insert_default().observers += 1;
+        self.update_registered(&table);
         WriteObserver(self)
     }
 }
 
 impl<K, V> WriteObserver<'_, K, V> {
-    /// Was nothing written to this key since the watch began, and is nobody about to? Asked under the
-    /// shard's exclusive lock, which is kept until the answer has been acted upon.
+    /// Checks that there was no write to this key since the observer was created, and that no load of it is in flight.
+    /// Called under the shard's exclusive lock, which is held until the caller has acted upon the result.
     pub(crate) fn is_unwritten(&self, hash: u64) -> bool {
         let table = self.0.table.lock();
-        let watch = table.watch.as_ref();
-        let written = watch.is_none_or(|watch| watch.all || watch.written.contains(&hash));
+        let log = table.log.as_ref();
+        let written = log.is_none_or(|log| log.all || log.written.contains(&hash));
         !written && table.find(hash, |_| true).is_none()
     }
 }
@@ -61,14 +62,14 @@ impl<K, V> WriteObserver<'_, K, V> {
 impl<K, V> Drop for WriteObserver<'_, K, V> {
     fn drop(&mut self) {
         let mut table = self.0.table.lock();
-        let is_last = table.watch.as_mut().is_none_or(|watch| {
-            watch.watchers -= 1;
-            watch.watchers == 0
+        let is_last = table.log.as_mut().is_none_or(|log| {
+            log.observers -= 1;
+            log.observers == 0
         });
         if is_last {
-            table.watch = None;
+            table.log = None;
         }
-        self.0.count(&table);
+        self.0.update_registered(&table);
     }
 }
 
@@ -103,7 +104,7 @@ mod tests {
         }
         assert!(!watcher.is_unwritten(MAX_WRITTEN_KEYS as u64 + 1));
         let table = in_flight.table.lock();
-        let watch = table.watch.as_ref();
-        assert!(watch.is_some_and(|watch| watch.written.capacity() == 0));
+        let log = table.log.as_ref();
+        assert!(log.is_some_and(|log| log.written.capacity() == 0));
     }
 }
