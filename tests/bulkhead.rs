@@ -46,7 +46,7 @@ impl Gauge {
 }
 
 #[test]
-fn there_are_never_more_loaders_than_that() {
+fn number_of_loaders_never_exceeds_max_concurrent_loads() {
     for most in [1, 2, 3] {
         let cache = of_at_most(most);
         let gauge = Gauge::default();
@@ -89,7 +89,7 @@ fn there_are_never_more_loaders_than_that() {
 }
 
 #[test]
-fn there_are_as_many_loaders_as_that_and_the_next_waits() {
+fn max_concurrent_loads_run_together_and_the_next_waits() {
     for (loads, waits) in PAIRS {
         let cache = of_at_most(2);
         let (one, two) = (loads.load(&cache, 1), waits.load(&cache, 2));
@@ -107,7 +107,7 @@ fn there_are_as_many_loaders_as_that_and_the_next_waits() {
 }
 
 #[test]
-fn a_hit_and_one_who_waits_for_the_same_key_need_no_permit() {
+fn hit_and_waiter_for_the_same_key_need_no_permit() {
     for (loads, waits) in PAIRS {
         let cache = of_at_most(1);
         cache.insert(2, 20);
@@ -123,7 +123,7 @@ fn a_hit_and_one_who_waits_for_the_same_key_need_no_permit() {
 
 /// Futures that are polled by hand: what order they queue in is certain.
 #[test]
-fn permits_go_out_in_the_order_of_arrival() {
+fn permits_are_granted_in_the_order_of_arrival() {
     for loads in WAYS {
         let cache = of_at_most(1);
         let order = Mutex::new(Vec::new());
@@ -163,7 +163,7 @@ fn permits_go_out_in_the_order_of_arrival() {
 }
 
 #[test]
-fn one_who_waits_too_long_leaves_its_place_to_the_next() {
+fn queued_caller_that_times_out_yields_to_the_next() {
     for way in WAYS {
         for loads in WAYS {
             let cache = Cache::builder()
@@ -186,7 +186,7 @@ fn one_who_waits_too_long_leaves_its_place_to_the_next() {
 }
 
 #[test]
-fn one_who_goes_away_leaves_its_place_to_the_next() {
+fn queued_caller_that_is_dropped_yields_to_the_next() {
     for (loads, waits) in PAIRS {
         let cache = of_at_most(1);
         let load = loads.load(&cache, 0);
@@ -208,7 +208,7 @@ fn one_who_goes_away_leaves_its_place_to_the_next() {
 }
 
 #[test]
-fn a_permit_comes_back_from_whatever_becomes_of_the_load() {
+fn permit_is_released_after_success_error_panic_and_drop() {
     for way in WAYS {
         let cache = of_at_most(1);
         assert!(way.ask(&cache, 1, Err("no")).is_err());
@@ -261,7 +261,7 @@ fn outer(way: Way, cache: &Cache, meanwhile: impl FnOnce()) -> Answer {
 }
 
 #[test]
-fn a_load_within_a_load_needs_no_permit_of_its_own() {
+fn load_within_a_load_needs_no_second_permit() {
     for way in WAYS {
         let cache = of_at_most(1);
         assert_eq!(outer(way, &cache, || ()).unwrap(), 21);
@@ -272,7 +272,7 @@ fn a_load_within_a_load_needs_no_permit_of_its_own() {
 }
 
 #[test]
-fn a_load_within_a_load_goes_before_one_that_is_queued_for_the_same_key() {
+fn load_within_a_load_supersedes_a_queued_load_of_the_same_key() {
     for (loads, queues) in PAIRS {
         let cache = of_at_most(1);
         let queued = Mutex::new(Vec::new());
@@ -295,7 +295,7 @@ fn a_load_within_a_load_goes_before_one_that_is_queued_for_the_same_key() {
 }
 
 #[test]
-fn queued_caller_begins_when_the_lease_of_a_hanging_load_ends() {
+fn queued_caller_loads_when_the_lease_of_a_hanging_load_ends() {
     let lease = Duration::from_millis(100);
     for (loads, waits) in PAIRS {
         let cache = Cache::builder().capacity(10).lease(lease);
@@ -316,7 +316,7 @@ fn queued_caller_begins_when_the_lease_of_a_hanging_load_ends() {
 }
 
 #[test]
-fn a_batch_is_one_load() {
+fn batch_needs_one_permit() {
     for loads in WAYS {
         let cache = of_at_most(1);
         let holder = loads.load(&cache, 1);
@@ -335,7 +335,7 @@ fn a_batch_is_one_load() {
 /// Loads within loads, batches, panics, timeouts and futures that are dropped, all at once: every
 /// call ends, and all permits come back.
 #[test]
-fn a_storm_loses_no_permit() {
+fn random_calls_lose_no_permit() {
     let cache = Cache::builder()
         .capacity(8)
         .max_concurrent_loads(2)

@@ -321,13 +321,13 @@ fn play_all(schedule: &mut Vec<Action>, length: usize, callers: usize, removes: 
 }
 
 #[test]
-fn every_short_schedule_of_a_leader_and_two_who_wait_ends_well() {
+fn every_short_schedule_of_a_leader_and_two_waiters_ends() {
     let schedules = play_all(&mut Vec::new(), 8, 3, false);
     assert!(schedules > 10_000, "{schedules}");
 }
 
 #[test]
-fn every_short_schedule_of_a_leader_and_three_who_wait_ends_well() {
+fn every_short_schedule_of_a_leader_and_three_waiters_ends() {
     // The four come first: what is of interest begins there.
     let mut aboard: Vec<_> = (0..4).map(Action::Poll).collect();
     let schedules = play_all(&mut aboard, 4 + 5, 4, false);
@@ -335,13 +335,13 @@ fn every_short_schedule_of_a_leader_and_three_who_wait_ends_well() {
 }
 
 #[test]
-fn every_short_schedule_with_an_invalidation_ends_well() {
+fn every_short_schedule_with_an_invalidation_ends() {
     let schedules = play_all(&mut Vec::new(), 7, 3, true);
     assert!(schedules > 10_000, "{schedules}");
 }
 
 #[test]
-fn one_who_was_woken_to_lead_and_is_dropped_hands_over() {
+fn waiter_that_was_woken_to_lead_and_is_dropped_hands_over() {
     use Action::{Drop, Poll};
     let mut scene = Scene::play(&[Poll(0), Poll(1), Poll(2), Poll(3), Drop(0)]);
     assert_eq!(scene.rung(), [false, true, false, false]);
@@ -357,7 +357,7 @@ fn one_who_was_woken_to_lead_and_is_dropped_hands_over() {
 }
 
 #[test]
-fn one_who_was_woken_by_the_landing_and_is_dropped_takes_nothing_from_others() {
+fn waiter_that_was_woken_by_the_outcome_and_is_dropped_strands_no_other() {
     use Action::{Drop, Poll};
     let value = Action::End(End::Value);
     let mut scene = Scene::play(&[Poll(0), Poll(1), Poll(2), value, Poll(0), Drop(1)]);
@@ -369,7 +369,7 @@ fn one_who_was_woken_by_the_landing_and_is_dropped_takes_nothing_from_others() {
 }
 
 #[test]
-fn all_who_wait_may_be_dropped_before_the_leader_and_after_it() {
+fn all_waiters_may_be_dropped_before_and_after_the_leader() {
     use Action::{Drop, Poll};
     for order in [
         [0, 1, 2],

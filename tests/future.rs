@@ -21,7 +21,7 @@ async fn large(value: u32) -> Result<u32, Infallible> {
 }
 
 #[test]
-fn it_is_small_whatever_the_loaders_size() {
+fn future_of_get_or_load_is_small_whatever_the_size_of_the_loader() {
     let cache = Cache::new(10);
     assert!(size_of_val(&large(1)) > 1_000);
     let size = size_of_val(&cache.get_or_load_async(&1, || large(1)));
@@ -33,7 +33,7 @@ fn it_is_small_whatever_the_loaders_size() {
 }
 
 #[test]
-fn it_is_send_when_the_loader_is() {
+fn future_of_get_or_load_is_send_if_the_loader_is() {
     fn assert_send<T: Send>(value: T) -> T {
         value
     }
@@ -42,7 +42,7 @@ fn it_is_send_when_the_loader_is() {
 }
 
 #[test]
-fn the_loader_is_called_on_a_miss_only_and_not_before_the_first_poll() {
+fn async_loader_is_called_only_on_a_miss_and_after_the_first_poll() {
     let cache = Cache::new(10);
     drop(
         cache.get_or_load_async(&1, || -> std::future::Ready<Result<u32, Infallible>> {

@@ -184,7 +184,7 @@ fn unpolled_load_gives_its_permit_to_others_at_the_end_of_its_lease() {
 }
 
 #[test]
-fn unpolled_batch_in_the_queue_delays_other_callers_of_its_keys_by_a_lease_at_most() {
+fn unpolled_batch_in_the_queue_delays_other_callers_by_at_most_one_lease() {
     async fn scenario() {
         let cache = cache_with(1);
         let mut holder = Box::pin(asks(&cache, 9));
@@ -203,7 +203,7 @@ fn unpolled_batch_in_the_queue_delays_other_callers_of_its_keys_by_a_lease_at_mo
 }
 
 #[test]
-fn unpolled_leader_in_the_queue_delays_other_callers_of_its_key_by_a_lease_at_most() {
+fn unpolled_leader_in_the_queue_delays_other_callers_by_at_most_one_lease() {
     async fn scenario() {
         let cache = cache_with(1);
         let mut holder = Box::pin(asks(&cache, 9));
@@ -221,7 +221,7 @@ fn unpolled_leader_in_the_queue_delays_other_callers_of_its_key_by_a_lease_at_mo
 }
 
 #[test]
-fn unpolled_waiter_that_was_woken_to_lead_delays_the_next_by_a_lease_at_most() {
+fn unpolled_waiter_that_was_woken_to_lead_delays_the_next_by_at_most_one_lease() {
     async fn scenario() {
         let cache = Cache::builder().capacity(10).lease(LEASE).build().unwrap();
         let mut leader = Box::pin(asks(&cache, 1));
@@ -246,7 +246,7 @@ fn unpolled_waiter_that_was_woken_to_lead_delays_the_next_by_a_lease_at_most() {
 
 /// The body of the loop asks the cache while futures of the stream hold permits or stand in the queue.
 #[test]
-fn buffered_stream_whose_body_asks_the_cache_ends() {
+fn buffered_stream_whose_body_calls_the_cache_ends() {
     for permits in [1, 2, 5] {
         let cache = cache_with(permits);
         let scenario = async {
@@ -269,7 +269,7 @@ fn buffered_stream_whose_body_asks_the_cache_ends() {
 }
 
 #[test]
-fn select_with_a_future_that_is_kept_delays_nobody_for_ever() {
+fn select_that_keeps_a_future_delays_no_other_caller_without_end() {
     let cache = cache_with(1);
     run_in_tokio(async {
         let mut slow = Box::pin(cache.get_or_load_async(&1, async || {
@@ -358,7 +358,7 @@ fn bounded_caches_whose_loaders_load_from_each_other_end() {
 }
 
 #[test]
-fn superseded_loads_are_counted_as_abandoned_without_a_bound_as_well() {
+fn superseded_load_without_a_bulkhead_is_counted_as_abandoned() {
     let cache = Cache::builder().capacity(10).lease(LEASE).build().unwrap();
     let mut hanging = Box::pin(cache.get_or_load_async(&1, hang));
     assert!(poll(&mut hanging).is_pending());
@@ -469,7 +469,7 @@ fn waiter_of_a_hanging_load_gets_the_expired_value() {
 }
 
 #[test]
-fn batch_takes_the_expired_values_that_there_are_and_waits_for_the_other_keys() {
+fn batch_takes_expired_values_and_waits_for_the_other_keys() {
     let cache = expired(|builder| builder.stale_if_slow(Duration::from_millis(20)));
     let keys = [1, 2, 3];
     let mut leader = Box::pin(
@@ -488,7 +488,7 @@ fn batch_takes_the_expired_values_that_there_are_and_waits_for_the_other_keys() 
 }
 
 #[test]
-fn batch_whose_expired_value_is_removed_while_it_waits_for_a_permit_waits_on() {
+fn batch_whose_expired_value_is_removed_continues_to_wait_for_a_permit() {
     let slow = Duration::from_millis(20);
     let cache = expired(|builder| builder.stale_if_slow(slow).max_concurrent_loads(1));
     let mut holder = Box::pin(cache.get_or_load_async(&2, hang));
@@ -519,7 +519,7 @@ fn caller_that_finds_all_permits_taken_gets_the_expired_value() {
 }
 
 #[test]
-fn waiter_without_an_expired_value_waits_on_past_stale_if_slow() {
+fn waiter_without_an_expired_value_continues_to_wait_after_stale_if_slow() {
     let cache = expired(|builder| builder.stale_if_slow(Duration::from_millis(20)));
     let (finish, finished) = tokio::sync::oneshot::channel();
     let mut leader = Box::pin(
@@ -589,7 +589,7 @@ mod detached {
     }
 
     #[test]
-    fn wait_for_a_permit_is_no_part_of_the_lease_after_which_a_caller_gets_the_expired_value() {
+    fn lease_after_which_a_caller_gets_the_expired_value_excludes_its_wait_for_a_permit() {
         let lease = Duration::from_millis(500);
         let cache = expired(|builder| builder.lease(lease).max_concurrent_loads(1));
         run_in_tokio(async {
@@ -632,7 +632,7 @@ mod detached {
     }
 
     #[test]
-    fn load_goes_on_after_its_caller_got_the_expired_value() {
+    fn load_continues_after_its_caller_got_the_expired_value() {
         let cache = expired(|builder| builder.stale_if_slow(Duration::from_millis(20)));
         let runtime = runtime();
         let (finish, finished) = tokio::sync::oneshot::channel();
@@ -652,7 +652,7 @@ mod detached {
     }
 
     #[test]
-    fn caller_without_an_expired_value_gets_a_wait_timeout_and_the_load_goes_on() {
+    fn caller_without_an_expired_value_gets_a_wait_timeout_and_the_load_continues() {
         let cache = Cache::builder()
             .capacity(10)
             .wait_timeout(Duration::from_millis(20))
@@ -693,7 +693,7 @@ const HANDLERS: [Handle; 2] = [
 ];
 
 #[test]
-fn caller_whose_job_was_stolen_by_the_loader_of_its_key_runs_its_own_loader() {
+fn call_in_a_job_stolen_by_the_loader_of_its_key_runs_its_own_loader() {
     HANDLERS.into_iter().for_each(check_stolen_jobs);
 }
 

@@ -205,7 +205,7 @@ fn thread_that_waits(lose: impl FnOnce(&Cache, &dyn Fn())) -> Vec<Vec<u32>> {
 }
 
 #[test]
-fn thread_takes_a_batch_that_was_dropped_over_by_one_call() {
+fn thread_takes_over_a_dropped_batch_with_one_call() {
     let attempt = || {
         thread_that_waits(|cache, wait| {
             let lost = hanging(cache, all());
@@ -217,7 +217,7 @@ fn thread_takes_a_batch_that_was_dropped_over_by_one_call() {
 }
 
 #[test]
-fn thread_takes_a_batch_that_has_panicked_over_by_one_call() {
+fn thread_takes_over_a_panicked_batch_with_one_call() {
     let attempt = || {
         thread_that_waits(|cache, wait| {
             let load = |_| -> Result<HashMap<u32, u32>, Infallible> {
@@ -262,7 +262,7 @@ impl Wake for PollOnWake {
 }
 
 #[test]
-fn waiter_is_woken_only_when_all_keys_of_a_lost_batch_can_be_taken_over() {
+fn waiter_is_woken_only_when_all_keys_of_a_dropped_batch_can_be_taken_over() {
     let mut scene = Scene::new(patient_cache());
     let waiter = PollOnWake::start(asking(&scene.cache, all(), &scene.calls));
     assert!(scene.calls.take().is_empty());
@@ -272,7 +272,7 @@ fn waiter_is_woken_only_when_all_keys_of_a_lost_batch_can_be_taken_over() {
 }
 
 #[test]
-fn two_batches_that_wait_for_a_lost_one_call_their_loaders_once_each() {
+fn two_batches_that_wait_for_a_dropped_batch_call_their_loaders_once_each() {
     let Scene { cache, calls, lost } = Scene::new(patient_cache());
     let (low, high): (Vec<u32>, Vec<u32>) = ((0..300).collect(), (200..KEYS).collect());
     let mut first = waiting(&cache, low.clone(), &calls);
@@ -285,7 +285,7 @@ fn two_batches_that_wait_for_a_lost_one_call_their_loaders_once_each() {
 }
 
 #[test]
-fn keys_of_a_lost_batch_that_were_removed_meanwhile_are_in_the_same_call() {
+fn removed_keys_of_a_dropped_batch_are_loaded_by_the_same_call() {
     let Scene { cache, calls, lost } = Scene::new(patient_cache());
     let mut other = waiting(&cache, all(), &calls);
     for key in (0..KEYS).step_by(2) {
@@ -300,7 +300,7 @@ fn keys_of_a_lost_batch_that_were_removed_meanwhile_are_in_the_same_call() {
 }
 
 #[test]
-fn lost_key_is_loaded_while_an_earlier_key_of_the_batch_is_still_loaded_by_another() {
+fn key_without_leader_is_loaded_while_another_caller_loads_an_earlier_key() {
     let cache = patient_cache();
     let calls = Calls::default();
     let slow = hanging(&cache, vec![1]);
@@ -317,7 +317,7 @@ fn lost_key_is_loaded_while_an_earlier_key_of_the_batch_is_still_loaded_by_anoth
 }
 
 #[test]
-fn batch_that_loads_what_it_took_over_does_not_hold_up_waiters_of_its_other_keys() {
+fn batch_that_loads_keys_it_took_over_does_not_delay_waiters_of_its_other_keys() {
     let cache = patient_cache();
     let [slow, lost] = [1, 2].map(|key| hanging(&cache, vec![key]));
     let mut busy = hanging(&cache, vec![1, 2]);

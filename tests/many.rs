@@ -39,7 +39,7 @@ fn tenfold(missing: &[u32]) -> Pairs {
 }
 
 #[test]
-fn what_is_missing_is_asked_for_once_and_values_come_in_the_order_of_keys() {
+fn missing_keys_are_loaded_once_and_values_are_in_the_order_of_keys() {
     for way in WAYS {
         let cache = Cache::new(10);
         cache.insert(2, 22);
@@ -64,7 +64,7 @@ fn what_is_missing_is_asked_for_once_and_values_come_in_the_order_of_keys() {
 }
 
 #[test]
-fn a_key_that_the_loader_leaves_out_is_none_and_one_that_it_adds_is_ignored() {
+fn key_that_the_loader_leaves_out_is_none_and_key_that_it_adds_is_ignored() {
     for way in WAYS {
         let cache = Cache::new(10);
         cache.insert(4, 40);
@@ -87,7 +87,7 @@ fn a_key_that_the_loader_leaves_out_is_none_and_one_that_it_adds_is_ignored() {
 }
 
 #[test]
-fn maps_vectors_and_other_iterators_will_do() {
+fn loader_may_return_a_map_a_vector_or_another_iterator() {
     let cache = Cache::new(10);
     let map = HashMap::from([(1, 10), (2, 20)]);
     let found = cache.get_many_or_load(&[1, 2], |_| Ok::<_, Infallible>(map.clone()));
@@ -102,7 +102,7 @@ fn maps_vectors_and_other_iterators_will_do() {
 }
 
 #[test]
-fn each_entry_has_the_settings_that_the_loader_gives_it() {
+fn each_entry_has_the_settings_of_its_loaded_value() {
     for way in WAYS {
         let f = Fixture::new(|builder| builder.time_to_live(seconds(10)));
         let found = ask(way, &f.cache, &[1, 2, 3], |_| {
@@ -122,7 +122,7 @@ fn each_entry_has_the_settings_that_the_loader_gives_it() {
 }
 
 #[test]
-fn an_error_is_not_cached_and_leaves_what_is_held() {
+fn error_is_not_cached_and_leaves_other_entries() {
     for way in WAYS {
         let cache = Cache::new(10);
         cache.insert(1, 10);
@@ -136,7 +136,7 @@ fn an_error_is_not_cached_and_leaves_what_is_held() {
 }
 
 #[test]
-fn a_batch_waits_for_what_others_load_and_asks_for_the_rest() {
+fn batch_waits_for_keys_that_others_load_and_loads_the_rest() {
     for (single, batch) in PAIRS {
         let cache = Cache::new(10);
         let load = single.load(&cache, 1);
@@ -159,7 +159,7 @@ fn a_batch_waits_for_what_others_load_and_asks_for_the_rest() {
 }
 
 #[test]
-fn a_batch_that_waits_for_a_load_that_fails_fails_too() {
+fn batch_that_waits_for_a_load_that_fails_returns_its_error() {
     for (single, batch) in PAIRS {
         let cache = Cache::new(10);
         let load = single.load(&cache, 1);
@@ -180,7 +180,7 @@ fn a_batch_that_waits_for_a_load_that_fails_fails_too() {
 }
 
 #[test]
-fn an_error_of_another_type_makes_the_batch_load_that_key_itself() {
+fn batch_loads_a_key_itself_after_an_error_of_another_type() {
     for single in WAYS {
         let cache = Cache::new(10);
         let load = single.load(&cache, 1);
@@ -221,7 +221,7 @@ fn during_a_batch(
 }
 
 #[test]
-fn single_callers_share_what_a_batch_loads() {
+fn single_callers_share_the_load_of_a_batch() {
     for (batch, waits) in PAIRS {
         let (cache, answer) = during_a_batch(batch, waits, 2, || Ok(tenfold(&[1, 2])));
         assert_eq!(answer.unwrap(), 20);
@@ -230,7 +230,7 @@ fn single_callers_share_what_a_batch_loads() {
 }
 
 #[test]
-fn a_single_caller_loads_what_the_batch_has_nothing_to_say_of() {
+fn single_caller_loads_a_key_that_the_batch_left_out() {
     for (batch, waits) in PAIRS {
         let (cache, answer) = during_a_batch(batch, waits, 2, || Ok(tenfold(&[1])));
         assert_eq!(answer.unwrap(), 99);
@@ -239,7 +239,7 @@ fn a_single_caller_loads_what_the_batch_has_nothing_to_say_of() {
 }
 
 #[test]
-fn who_waits_for_a_batch_that_panics_loads() {
+fn waiter_for_a_batch_that_panics_loads() {
     for (batch, waits) in PAIRS {
         for key in [1, 2] {
             let panic = || resume_unwind(Box::new("panic"));
@@ -252,7 +252,7 @@ fn who_waits_for_a_batch_that_panics_loads() {
 }
 
 #[test]
-fn who_waits_for_a_batch_that_is_dropped_loads() {
+fn waiter_for_a_batch_that_is_dropped_loads() {
     for waits in WAYS {
         let cache = Cache::new(10);
         let load = |_| std::future::pending::<Result<HashMap<u32, u64>, &str>>();
@@ -267,7 +267,7 @@ fn who_waits_for_a_batch_that_is_dropped_loads() {
 }
 
 #[test]
-fn a_write_while_a_batch_is_under_way_wins_for_its_key_alone() {
+fn write_during_a_batch_revokes_the_load_of_its_key_only() {
     for way in WAYS {
         let cache = Cache::builder().capacity(10).shards(1).build().unwrap();
         let found = ask(way, &cache, &[1, 2, 3, 4], |missing| {
@@ -287,7 +287,7 @@ fn a_write_while_a_batch_is_under_way_wins_for_its_key_alone() {
 }
 
 #[test]
-fn a_loader_that_asks_for_a_key_of_its_batch_is_told() {
+fn loader_that_calls_for_a_key_of_its_batch_gets_recursive() {
     for way in WAYS {
         let cache = Cache::new(10);
         let found = ask(way, &cache, &[1, 2], |missing| {
@@ -303,7 +303,7 @@ fn a_loader_that_asks_for_a_key_of_its_batch_is_told() {
 }
 
 #[test]
-fn a_batch_that_fails_is_served_stale_values_if_all_that_is_missing_has_one() {
+fn failed_batch_gets_stale_values_if_all_missing_keys_have_one() {
     for way in WAYS {
         let f = Fixture::new(|builder| builder.stale_if_error(seconds(60)));
         f.cache.insert_with_ttl(1, 10, seconds(1));
@@ -321,7 +321,7 @@ fn a_batch_that_fails_is_served_stale_values_if_all_that_is_missing_has_one() {
 
 /// Batches and single loads of the same keys in all orders: none waits for another in a circle.
 #[test]
-fn batches_that_overlap_never_wait_for_each_other() {
+fn overlapping_batches_never_wait_for_each_other() {
     let cache = Cache::new(4);
     thread::scope(|scope| {
         for (seed, way) in (0..8_u32).zip(WAYS.repeat(4)) {
@@ -347,7 +347,7 @@ fn batches_that_overlap_never_wait_for_each_other() {
 }
 
 #[test]
-fn the_loader_is_not_called_before_the_first_poll() {
+fn batch_loader_is_not_called_before_the_first_poll() {
     let cache = Cache::new(10);
     let load = async |_| -> Result<Vec<(u32, u64)>, &str> { unreachable!("not polled") };
     drop(cache.get_many_or_load_async(&[1], load));
@@ -355,7 +355,7 @@ fn the_loader_is_not_called_before_the_first_poll() {
 }
 
 #[test]
-fn batch_that_waited_for_a_load_with_another_error_type_loads_that_key_itself() {
+fn batch_counts_no_second_lookup_after_an_error_of_another_type() {
     let cache = Cache::new(10);
     let mut cx = Context::from_waker(Waker::noop());
     let (fail, failed) = tokio::sync::oneshot::channel::<()>();

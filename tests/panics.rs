@@ -459,24 +459,24 @@ fn leaks_nothing(hook: Hook) {
 }
 
 #[test]
-fn a_panic_anywhere_but_in_drop_leaks_nothing() {
+fn panic_outside_drop_leaks_nothing() {
     let drops = [Hook::DropKey, Hook::DropValue];
     let others = HOOKS.iter().filter(|hook| !drops.contains(hook));
     others.for_each(|&hook| leaks_nothing(hook));
 }
 
 #[test]
-fn a_panic_in_the_drop_of_a_key_leaks_nothing() {
+fn panic_in_the_drop_of_a_key_leaks_nothing() {
     leaks_nothing(Hook::DropKey);
 }
 
 #[test]
-fn a_panic_in_the_drop_of_a_value_leaks_nothing() {
+fn panic_in_the_drop_of_a_value_leaks_nothing() {
     leaks_nothing(Hook::DropValue);
 }
 
 #[test]
-fn each_entry_that_leaves_is_told_of_whatever_panics() {
+fn each_removed_entry_is_reported_whatever_panics() {
     let untold: Vec<Hook> = HOOKS
         .iter()
         .copied()
@@ -490,7 +490,7 @@ fn each_entry_that_leaves_is_told_of_whatever_panics() {
 }
 
 #[test]
-fn a_panic_on_handing_a_value_to_those_who_wait_strands_nobody_and_hides_nothing() {
+fn panic_while_a_value_is_passed_to_waiters_strands_none_and_loses_no_removal() {
     let keys: Rc<[Key]> = (0..KEY_COUNT).map(Key::new).collect();
     let panic_while_one_waits = || {
         let scene = Scene::new(1, &keys);
@@ -536,7 +536,7 @@ impl Drop for Explosive {
 
 /// A panic while another one unwinds would end the process.
 #[test]
-fn a_listener_and_the_drop_of_what_it_was_told_of_may_both_panic() {
+fn listener_and_drop_of_the_removed_entry_may_both_panic() {
     let builder = LocalCache::builder().capacity(4);
     let cache = builder
         .on_removal(|_, _, _| resume_unwind(Box::new(Sprung)))

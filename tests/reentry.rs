@@ -32,7 +32,7 @@ impl Drop for Noisy {
 }
 
 #[test]
-fn a_drop_may_call_the_cache() {
+fn drop_may_call_the_cache() {
     let home = Arc::new(OnceLock::new());
     let drops = Arc::new(AtomicUsize::new(0));
     let noisy = |id| Noisy {
@@ -57,7 +57,7 @@ fn a_drop_may_call_the_cache() {
 }
 
 #[test]
-fn a_listener_may_call_the_cache() {
+fn listener_may_call_the_cache() {
     type Cache = LocalCache<u32, u32>;
     let home: Arc<OnceLock<Weak<Cache>>> = Arc::default();
     let evicted = Arc::new(AtomicUsize::new(0));
@@ -92,7 +92,7 @@ fn factorial(cache: &LocalCache<u32, u64>, n: u32) -> u64 {
 }
 
 #[test]
-fn a_loader_may_call_the_cache() {
+fn loader_may_call_the_cache() {
     let cache = one_shard(100).build().unwrap();
     assert_eq!(factorial(&cache, 10), 3_628_800);
     assert_eq!(cache.len(), 11);
@@ -102,7 +102,7 @@ fn a_loader_may_call_the_cache() {
 type Write = fn(&LocalCache<u32, u32>, &LocalCache<u32, u32>);
 
 #[test]
-fn what_get_with_calls_may_read_and_panics_where_it_writes() {
+fn closure_of_get_with_may_read_and_panics_if_it_writes() {
     // Whether the shard is the same or another, nor the cache: each may be one of a circle.
     let other: LocalCache<u32, u32> = LocalCache::new(10);
     for shards in [1, 8] {
@@ -172,7 +172,7 @@ impl PartialEq for Curious {
 impl Eq for Curious {}
 
 #[test]
-fn an_eq_that_calls_the_cache_panics_rather_than_wait_for_itself() {
+fn eq_that_calls_the_cache_panics_instead_of_waiting_for_itself() {
     let home = Arc::new(OnceLock::new());
     let key = |ask: Ask| Curious {
         id: 1,
@@ -214,7 +214,7 @@ fn an_eq_that_calls_the_cache_panics_rather_than_wait_for_itself() {
 }
 
 #[test]
-fn what_a_closure_holds_is_dropped_outside_the_lock_on_a_miss() {
+fn captures_of_a_closure_are_dropped_without_the_lock_on_a_miss() {
     struct Writes(LocalCache<u32, u32>);
     impl Drop for Writes {
         fn drop(&mut self) {
@@ -228,7 +228,7 @@ fn what_a_closure_holds_is_dropped_outside_the_lock_on_a_miss() {
 }
 
 #[test]
-fn a_weigher_and_a_hasher_may_call_the_cache() {
+fn weigher_and_hasher_may_call_the_cache() {
     let home: Arc<OnceLock<LocalCache<u32, u32>>> = Arc::default();
     let weigher = {
         let home = home.clone();
@@ -286,7 +286,7 @@ impl Clone for Reading {
 }
 
 #[test]
-fn an_eq_or_a_clone_may_read_another_cache_however_lately_that_was_written_to() {
+fn eq_and_clone_may_read_another_cache_right_after_a_write_to_it() {
     for reads in [0, 1, 15, 16, 17] {
         let other = LocalCache::new(10);
         other.insert(1, 1);

@@ -21,7 +21,7 @@ fn until(condition: impl Fn() -> bool) {
 }
 
 #[test]
-fn a_loader_sets_its_entrys_ttl_and_weight() {
+fn loader_sets_time_to_live_and_weight_of_its_entry() {
     let cache: Cache = LocalCache::builder()
         .max_weight(10)
         .weigher(|_, _| 1)
@@ -48,7 +48,7 @@ fn a_loader_sets_its_entrys_ttl_and_weight() {
 /// Loads, failures, panics, takeovers, timeouts, writes and removals of few keys, all at once:
 /// every call ends, every value is one that was loaded for its key, and nothing is left behind.
 #[test]
-fn a_storm_leaves_nobody_waiting() {
+fn random_calls_and_writes_leave_no_caller_waiting() {
     let cache = Cache::builder()
         .capacity(8)
         .lease(Duration::from_millis(1))

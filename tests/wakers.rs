@@ -43,7 +43,7 @@ impl Wake for Panics {
 }
 
 #[test]
-fn one_that_panics_does_not_strand_those_behind_it() {
+fn waker_that_panics_does_not_strand_later_waiters() {
     let cache = cache();
     let (finish, finished) = oneshot::channel();
     let load = || async { Ok::<u32, Infallible>(finished.await.unwrap()) };
@@ -80,7 +80,7 @@ fn hang(cache: &Cache) -> Call {
 }
 
 #[test]
-fn one_that_owns_a_waiter_is_dropped_without_a_lock() {
+fn waker_that_owns_a_waiter_is_dropped_without_a_lock() {
     let (done, is_done) = mpsc::channel();
     thread::spawn(move || {
         let cache = cache();

@@ -343,7 +343,7 @@ mod tests {
     }
 
     #[test]
-    fn an_offer_that_is_not_taken_passes_to_any_caller_that_is_polled() {
+    fn offer_that_is_not_taken_passes_to_any_polled_caller() {
         let mut bench = Bench::new(1);
         let held = bench.try_take().unwrap();
         let [silent, as_silent, polled] = bench.queued();
@@ -365,7 +365,7 @@ mod tests {
     }
 
     #[test]
-    fn a_caller_is_woken_for_a_permit_that_another_let_lapse() {
+    fn caller_is_woken_for_the_permit_of_a_lapsed_offer() {
         let mut bench = Bench::new(2);
         let held = [bench.try_take().unwrap(), bench.try_take().unwrap()];
         let [silent, sleeping] = bench.queued();
@@ -378,7 +378,7 @@ mod tests {
     }
 
     #[test]
-    fn a_newcomer_takes_a_permit_that_all_queued_callers_let_lapse() {
+    fn new_caller_takes_the_permit_of_a_lapsed_offer() {
         let mut bench = Bench::new(1);
         let held = bench.try_take().unwrap();
         let [silent] = bench.queued();
@@ -392,7 +392,7 @@ mod tests {
     }
 
     #[test]
-    fn a_permit_ends_with_its_lease_and_the_load_counts_as_abandoned() {
+    fn permit_ends_with_its_lease_and_the_load_counts_as_abandoned() {
         let mut bench = Bench::new(1);
         let hanging = bench.try_take().unwrap();
         let [waiting] = bench.queued();
@@ -413,7 +413,7 @@ mod tests {
     }
 
     #[test]
-    fn an_offer_passes_on_when_its_caller_goes_away() {
+    fn offer_passes_on_when_its_caller_is_dropped() {
         let mut bench = Bench::new(1);
         let held = bench.try_take().unwrap();
         let [one, two] = bench.queued();
@@ -424,7 +424,7 @@ mod tests {
     }
 
     #[test]
-    fn many_silent_callers_delay_a_polled_one_by_one_offer_timeout() {
+    fn many_unpolled_callers_delay_a_polled_one_by_one_offer_timeout() {
         let mut bench = Bench::new(1);
         let held = bench.try_take().unwrap();
         let _silent: [Ticket; 50] = bench.queued();
@@ -439,7 +439,7 @@ mod tests {
     }
 
     #[test]
-    fn callers_that_wait_ask_again_less_often_the_more_they_are() {
+    fn check_interval_grows_with_the_number_of_waiting_callers() {
         let mut bench = Bench::new(1);
         bench.try_take().unwrap();
         let [first] = bench.queued();
@@ -475,7 +475,7 @@ mod tests {
     }
 
     #[test]
-    fn callers_that_wait_ask_again_well_within_a_short_lease() {
+    fn waiting_callers_ask_again_well_within_a_short_lease() {
         let lease = Duration::from_millis(100);
         let mut bench = Bench::new(1);
         bench.queue = PermitQueue::new(1, lease);

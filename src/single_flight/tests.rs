@@ -122,7 +122,7 @@ fn revoke(in_flight: &InFlightLoads<u32, u32>) {
 }
 
 #[test]
-fn all_who_wait_land_with_the_leader() {
+fn all_waiters_get_the_outcome_of_the_leader() {
     let (cast, in_flight) = (Cast::new(), InFlightLoads::new());
     let mut leader = lead(&in_flight, cast.at(0));
     let mut early = Guest::join_or_lead(&in_flight, cast.at(1));
@@ -138,14 +138,14 @@ fn all_who_wait_land_with_the_leader() {
 }
 
 #[test]
-fn nobody_is_asked_for_an_outcome_that_nobody_waits_for() {
+fn outcome_without_waiters_is_not_computed() {
     let (cast, in_flight) = (Cast::new(), InFlightLoads::new());
     lead(&in_flight, cast.at(0)).complete(|| panic!("asked"));
     assert_eq!(in_flight.len(), 0);
 }
 
 #[test]
-fn the_loader_itself_is_told_that_it_is_recursive() {
+fn call_of_a_loader_for_its_own_key_is_recursive() {
     let (cast, in_flight) = (Cast::new(), InFlightLoads::new());
     let leader = lead(&in_flight, cast.at(0));
     drop(Guest::join_or_lead(&in_flight, cast.at(1)));
@@ -161,7 +161,7 @@ fn the_loader_itself_is_told_that_it_is_recursive() {
 }
 
 #[test]
-fn a_lost_leader_wakes_one_waiter_who_leads() {
+fn dropped_leader_wakes_one_waiter_which_leads() {
     let (cast, in_flight) = (Cast::new(), InFlightLoads::new());
     let (leader, [mut first, mut second]) = lead_and_guests(&in_flight, &cast);
     drop(leader);
@@ -173,7 +173,7 @@ fn a_lost_leader_wakes_one_waiter_who_leads() {
 }
 
 #[test]
-fn a_waiter_that_was_woken_to_lead_and_goes_away_wakes_the_next() {
+fn dropped_waiter_that_was_woken_to_lead_wakes_the_next() {
     let (cast, in_flight) = (Cast::new(), InFlightLoads::new());
     let (leader, [first, mut second]) = lead_and_guests(&in_flight, &cast);
     drop(leader);
@@ -185,7 +185,7 @@ fn a_waiter_that_was_woken_to_lead_and_goes_away_wakes_the_next() {
 }
 
 #[test]
-fn a_newcomer_may_lead_before_the_woken_waiter_does() {
+fn new_caller_may_lead_before_the_woken_waiter() {
     let (cast, in_flight) = (Cast::new(), InFlightLoads::new());
     let leader = lead(&in_flight, cast.at(0));
     let mut guest = Guest::join_or_lead(&in_flight, cast.at(0));
@@ -198,7 +198,7 @@ fn a_newcomer_may_lead_before_the_woken_waiter_does() {
 }
 
 #[test]
-fn after_the_lease_the_first_to_ask_leads_under_a_lease_of_its_own() {
+fn first_waiter_polled_after_the_lease_leads_with_its_own_lease() {
     let (cast, in_flight) = (Cast::new(), InFlightLoads::new());
     let mut slow = lead(&in_flight, cast.at(0));
     let mut first = Guest::join_or_lead(&in_flight, cast.at(1));
@@ -217,7 +217,7 @@ fn after_the_lease_the_first_to_ask_leads_under_a_lease_of_its_own() {
 }
 
 #[test]
-fn a_superseded_leader_stores_as_long_as_its_successor_has_not() {
+fn superseded_leader_stores_until_its_successor_has_stored() {
     let (cast, in_flight) = (Cast::new(), InFlightLoads::new());
     let mut slow = lead(&in_flight, cast.at(0));
     let mut guest = Guest::join_or_lead(&in_flight, cast.at(1));
@@ -228,7 +228,7 @@ fn a_superseded_leader_stores_as_long_as_its_successor_has_not() {
 }
 
 #[test]
-fn who_failed_to_land_in_time_may_not_store_once_nobody_could_revoke_it() {
+fn superseded_leader_of_an_ended_load_may_not_store() {
     let (cast, in_flight) = (Cast::new(), InFlightLoads::new());
     let mut slow = lead(&in_flight, cast.at(0));
     let mut guest = Guest::join_or_lead(&in_flight, cast.at(1));
@@ -240,7 +240,7 @@ fn who_failed_to_land_in_time_may_not_store_once_nobody_could_revoke_it() {
 }
 
 #[test]
-fn a_revoked_flight_lands_with_those_aboard_and_newcomers_take_another() {
+fn revoked_load_completes_for_its_waiters_and_new_callers_start_another() {
     let (cast, in_flight) = (Cast::new(), InFlightLoads::new());
     let mut leader = lead(&in_flight, cast.at(0));
     let mut guest = Guest::join_or_lead(&in_flight, cast.at(0));
@@ -253,7 +253,7 @@ fn a_revoked_flight_lands_with_those_aboard_and_newcomers_take_another() {
 }
 
 #[test]
-fn nobody_leads_a_revoked_flight_all_start_anew() {
+fn waiters_of_a_revoked_load_without_leader_start_again() {
     let (cast, in_flight) = (Cast::new(), InFlightLoads::new());
     let (leader, mut guests) = lead_and_guests(&in_flight, &cast);
     in_flight.revoke_all();
@@ -266,7 +266,7 @@ fn nobody_leads_a_revoked_flight_all_start_anew() {
 }
 
 #[test]
-fn a_revoked_flight_is_not_waited_for_after_its_lease() {
+fn waiters_of_a_revoked_load_start_again_after_its_lease() {
     let (cast, in_flight) = (Cast::new(), InFlightLoads::new());
     let slow = lead(&in_flight, cast.at(0));
     let mut first = Guest::join_or_lead(&in_flight, cast.at(0));
@@ -290,7 +290,7 @@ fn a_revoked_flight_is_not_waited_for_after_its_lease() {
 }
 
 #[test]
-fn an_exclusive_flight_is_revoked_by_others_but_not_by_itself() {
+fn update_is_revoked_by_other_writes_but_not_by_its_own() {
     let (cast, in_flight) = (Cast::new(), InFlightLoads::new());
     let mut mine = in_flight.register_update(1, 1, cast.at(0));
     let mut other = in_flight.register_update(1, 1, cast.at(0));
@@ -304,7 +304,7 @@ fn an_exclusive_flight_is_revoked_by_others_but_not_by_itself() {
 }
 
 #[test]
-fn an_outcome_that_panics_sends_all_who_wait_away() {
+fn waiters_start_again_if_the_outcome_panics() {
     let (cast, in_flight) = (Cast::new(), InFlightLoads::new());
     let leader = lead(&in_flight, cast.at(0));
     let mut guest = Guest::join_or_lead(&in_flight, cast.at(0));
@@ -359,7 +359,7 @@ fn lease_of_a_queued_leader_begins_with_its_permit() {
 }
 
 #[test]
-fn waiter_that_steps_back_after_it_was_woken_passes_its_turn_on() {
+fn waiter_marked_busy_after_it_was_woken_wakes_the_next() {
     let (cast, in_flight) = (Cast::new(), InFlightLoads::new());
     let (leader, [mut busy, mut other]) = lead_and_guests(&in_flight, &cast);
     drop(leader);
@@ -373,7 +373,7 @@ fn waiter_that_steps_back_after_it_was_woken_passes_its_turn_on() {
 }
 
 #[test]
-fn waiter_that_stepped_back_is_not_woken_to_lead_and_lands_with_the_leader() {
+fn waiter_marked_busy_is_not_woken_to_lead_and_gets_the_outcome() {
     let (cast, in_flight) = (Cast::new(), InFlightLoads::new());
     let (leader, [mut busy, mut other]) = lead_and_guests(&in_flight, &cast);
     busy.waiter.mark_busy();

@@ -102,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn timers_wake_in_order_and_dropped_timers_never() {
+    fn timers_wake_in_order_and_dropped_timers_do_not_wake() {
         let (sender, woken) = channel();
         let start = Instant::now();
         let set = |number: usize, millis| {
@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn a_waker_that_panics_does_not_end_the_timers_of_others() {
+    fn waker_that_panics_does_not_stop_other_timers() {
         let (sender, woken) = channel();
         let now = Instant::now();
         let _panics = ScheduledWake::set(now, Arc::new(Panics).into());

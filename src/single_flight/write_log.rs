@@ -78,7 +78,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_written_is_noted_while_somebody_watches() {
+    fn writes_are_logged_while_there_is_an_observer() {
         let in_flight = InFlightLoads::<u64, ()>::new();
         let write = |key: u64| in_flight.begin_write(key, &key, None).unwrap().finish();
         write(1);
@@ -95,7 +95,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_remembered_is_bounded() {
+    fn write_log_is_bounded() {
         let in_flight = InFlightLoads::<u64, ()>::new();
         let watcher = in_flight.observe_writes();
         for key in 0..=MAX_WRITTEN_KEYS as u64 {

@@ -36,7 +36,7 @@ async fn load_by_task(cache: Cache, callers: u64, loads: Arc<AtomicUsize>) {
 }
 
 #[test]
-fn a_thousand_threads_on_one_missing_key_make_one_load() {
+fn thousand_threads_on_one_missing_key_make_one_load() {
     let cache = patient_cache();
     let loads = AtomicUsize::new(0);
     let gate = Barrier::new(1_000);
@@ -52,7 +52,7 @@ fn a_thousand_threads_on_one_missing_key_make_one_load() {
 }
 
 #[test]
-fn a_thousand_tasks_on_one_missing_key_make_one_load() {
+fn thousand_tasks_on_one_missing_key_make_one_load() {
     let cache = patient_cache();
     let loads = Arc::new(AtomicUsize::new(0));
     let runtime = runtime();
@@ -84,7 +84,7 @@ fn threads_and_tasks_on_one_missing_key_make_one_load() {
 }
 
 #[test]
-fn each_task_that_waits_is_woken_once_when_the_value_is_there() {
+fn each_waiting_task_is_woken_once_when_the_load_completes() {
     let cache = patient_cache();
     let loading = LoadingTask::<Infallible>::start(&cache, 1);
     let mut waiting = [(); 3].map(|()| Task::<Answer>::aboard(&cache, 1));
@@ -99,7 +99,7 @@ fn each_task_that_waits_is_woken_once_when_the_value_is_there() {
 }
 
 #[test]
-fn a_call_that_has_moved_to_another_task_is_woken_there() {
+fn call_that_has_moved_to_another_task_is_woken_there() {
     let cache = patient_cache();
     let loading = LoadingTask::<Infallible>::start(&cache, 1);
     let mut waiting = Task::<Answer>::aboard(&cache, 1);
@@ -110,7 +110,7 @@ fn a_call_that_has_moved_to_another_task_is_woken_there() {
 }
 
 #[test]
-fn a_thread_and_a_task_wait_for_each_others_loads() {
+fn thread_and_task_wait_for_each_others_loads() {
     let cache = patient_cache();
     thread::scope(|scope| {
         let thread = LoadingThread::<Infallible>::start(scope, &cache, 1);
@@ -129,7 +129,7 @@ fn a_thread_and_a_task_wait_for_each_others_loads() {
 }
 
 #[test]
-fn calls_that_one_task_joins_make_one_load() {
+fn concurrent_calls_of_one_task_make_one_load() {
     let cache = patient_cache();
     let loads = AtomicUsize::new(0);
     let call = || async {

@@ -25,7 +25,7 @@ fn must_hit(cache: &Cache) {
 }
 
 #[test]
-fn a_hit_waits_for_no_thread_that_loads_another_key() {
+fn hit_does_not_wait_for_a_thread_that_loads_another_key() {
     let cache = one_shard();
     thread::scope(|scope| {
         let loading = LoadingThread::<Infallible>::start(scope, &cache, 2);
@@ -36,7 +36,7 @@ fn a_hit_waits_for_no_thread_that_loads_another_key() {
 }
 
 #[test]
-fn a_hit_waits_for_no_task_that_loads_another_key() {
+fn hit_does_not_wait_for_a_task_that_loads_another_key() {
     let cache = one_shard();
     let loading = LoadingTask::<Infallible>::start(&cache, 2);
     must_hit(&cache);
@@ -81,7 +81,7 @@ fn due_for_renewal() -> Cache {
 }
 
 #[test]
-fn a_hit_does_not_wait_for_the_thread_that_renews_it() {
+fn hit_does_not_wait_for_the_thread_that_refreshes_the_entry() {
     let cache = due_for_renewal();
     thread::scope(|scope| {
         let renewing = LoadingThread::<&str>::start(scope, &cache, 1);
@@ -93,7 +93,7 @@ fn a_hit_does_not_wait_for_the_thread_that_renews_it() {
 }
 
 #[test]
-fn a_hit_does_not_wait_for_the_task_that_renews_it() {
+fn hit_does_not_wait_for_the_task_that_refreshes_the_entry() {
     let cache = due_for_renewal();
     let renewing = LoadingTask::<&str>::start(&cache, 1);
     must_hit(&cache);
@@ -154,7 +154,7 @@ impl Hasher for ByShard {
 }
 
 #[test]
-fn a_hit_waits_for_no_writer_of_another_shard() {
+fn hit_does_not_wait_for_a_writer_of_another_shard() {
     let cache = LocalCache::builder()
         .capacity(100)
         .shards(2)

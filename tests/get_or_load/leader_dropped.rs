@@ -27,7 +27,7 @@ fn spawn_endless(runtime: &Runtime, cache: &Cache) -> JoinHandle<Answer> {
 }
 
 #[test]
-fn exactly_one_task_that_waits_leads() {
+fn exactly_one_waiting_task_leads_after_the_leader_is_dropped() {
     let cache = patient_cache();
     let loads = AtomicUsize::new(0);
     let loading = LoadingTask::<Infallible>::start(&cache, 1);
@@ -44,7 +44,7 @@ fn exactly_one_task_that_waits_leads() {
 }
 
 #[test]
-fn exactly_one_thread_that_waits_leads() {
+fn exactly_one_waiting_thread_leads_after_the_leader_is_dropped() {
     for _ in 0..20 {
         let cache = patient_cache();
         let loads = AtomicUsize::new(0);
@@ -64,7 +64,7 @@ fn exactly_one_thread_that_waits_leads() {
 }
 
 #[test]
-fn exactly_one_of_threads_and_tasks_leads_after_an_abort() {
+fn exactly_one_of_waiting_threads_and_tasks_leads_after_an_abort() {
     let runtime = runtime();
     for _ in 0..20 {
         let cache = patient_cache();
@@ -91,7 +91,7 @@ fn exactly_one_of_threads_and_tasks_leads_after_an_abort() {
 }
 
 #[test]
-fn a_leader_for_whom_nobody_waits_leaves_nothing() {
+fn dropped_leader_without_waiters_leaves_no_load_behind() {
     let cache = patient_cache();
     drop(LoadingTask::<Infallible>::start(&cache, 1));
     cache.validate();
@@ -103,7 +103,7 @@ fn a_leader_for_whom_nobody_waits_leaves_nothing() {
 }
 
 #[test]
-fn a_thread_that_leads_is_not_disturbed_by_a_task_that_stops_waiting() {
+fn leading_thread_is_not_disturbed_by_a_dropped_waiter() {
     let cache = patient_cache();
     thread::scope(|scope| {
         let loading = LoadingThread::<Infallible>::start(scope, &cache, 1);

@@ -37,7 +37,7 @@ fn eight_threads_get_2(cache: &Cache) {
 }
 
 #[test]
-fn exactly_one_thread_leads_and_the_late_value_is_its_callers_alone() {
+fn exactly_one_thread_supersedes_a_slow_thread_whose_value_is_for_its_own_caller() {
     let cache = cache_with_lease(SHORT);
     thread::scope(|scope| {
         let slow = LoadingThread::<Infallible>::start(scope, &cache, 1);
@@ -48,7 +48,7 @@ fn exactly_one_thread_leads_and_the_late_value_is_its_callers_alone() {
 }
 
 #[test]
-fn exactly_one_thread_leads_after_a_task_that_is_late() {
+fn exactly_one_thread_supersedes_a_slow_task() {
     let cache = cache_with_lease(SHORT);
     let slow = LoadingTask::<Infallible>::start(&cache, 1);
     eight_threads_get_2(&cache);
@@ -57,7 +57,7 @@ fn exactly_one_thread_leads_after_a_task_that_is_late() {
 }
 
 #[test]
-fn a_late_value_is_stored_if_nothing_newer_was() {
+fn late_value_of_a_thread_is_stored_if_no_newer_one_was() {
     let cache = cache_with_lease(SHORT);
     thread::scope(|scope| {
         let first = LoadingThread::<Infallible>::start(scope, &cache, 1);
@@ -72,7 +72,7 @@ fn a_late_value_is_stored_if_nothing_newer_was() {
 }
 
 #[test]
-fn a_late_value_of_a_task_is_stored_if_nothing_newer_was() {
+fn late_value_of_a_task_is_stored_if_no_newer_one_was() {
     let cache = cache_with_lease(SHORT);
     let first = LoadingTask::<Infallible>::start(&cache, 1);
     outlast_the_lease();
@@ -85,7 +85,7 @@ fn a_late_value_of_a_task_is_stored_if_nothing_newer_was() {
 }
 
 #[test]
-fn a_late_value_is_not_stored_after_its_successor_failed() {
+fn late_value_is_not_stored_after_its_successor_failed() {
     let cache = cache_with_lease(SHORT);
     thread::scope(|scope| {
         let slow = LoadingThread::<Infallible>::start(scope, &cache, 1);
@@ -100,7 +100,7 @@ fn a_late_value_is_not_stored_after_its_successor_failed() {
 }
 
 #[test]
-fn a_leader_in_time_is_not_superseded() {
+fn leader_within_its_lease_is_not_superseded() {
     let cache = patient_cache();
     thread::scope(|scope| {
         let slow = LoadingThread::<Infallible>::start(scope, &cache, 1);
@@ -125,7 +125,7 @@ fn task_outside_a_runtime_is_woken_when_the_lease_ends() {
 }
 
 #[test]
-fn caller_that_comes_after_the_lease_leads_and_frees_a_task_that_nobody_polled_since() {
+fn caller_after_the_lease_leads_and_its_value_reaches_an_unpolled_task() {
     let cache = cache_with_lease(SHORT);
     let loads = AtomicUsize::new(0);
     let slow = LoadingTask::<Infallible>::start(&cache, 1);
@@ -140,7 +140,7 @@ fn caller_that_comes_after_the_lease_leads_and_frees_a_task_that_nobody_polled_s
 }
 
 #[test]
-fn the_first_task_that_is_polled_after_the_lease_leads_and_no_other() {
+fn only_the_first_task_polled_after_the_lease_leads() {
     let cache = cache_with_lease(SHORT);
     let slow = LoadingTask::<Infallible>::start(&cache, 1);
     let mut first = Task::<Answer>::aboard(&cache, 1);
@@ -164,7 +164,7 @@ fn the_first_task_that_is_polled_after_the_lease_leads_and_no_other() {
 }
 
 #[test]
-fn a_late_leader_that_is_dropped_or_fails_disturbs_nobody() {
+fn late_leader_that_is_dropped_or_fails_disturbs_no_other_caller() {
     for fails in [false, true] {
         let cache = cache_with_lease(SHORT);
         let slow = LoadingTask::<&str>::start(&cache, 1);
@@ -185,7 +185,7 @@ fn a_late_leader_that_is_dropped_or_fails_disturbs_nobody() {
 }
 
 #[test]
-fn two_loaders_that_wait_for_each_other_are_freed_by_the_lease() {
+fn two_loaders_that_wait_for_each_other_end_after_the_lease() {
     let cache = cache_with_lease(SHORT);
     let gate = Barrier::new(2);
     thread::scope(|scope| {
@@ -225,7 +225,7 @@ mod by_timer {
     }
 
     #[test]
-    fn exactly_one_task_leads_and_the_late_value_is_its_callers_alone() {
+    fn exactly_one_task_supersedes_a_slow_task_whose_value_is_for_its_own_caller() {
         let cache = cache_with_lease(SHORT);
         let loads = Arc::new(AtomicUsize::new(0));
         let slow = LoadingTask::<Infallible>::start(&cache, 1);
@@ -237,7 +237,7 @@ mod by_timer {
     }
 
     #[test]
-    fn exactly_one_of_threads_and_tasks_leads() {
+    fn exactly_one_of_threads_and_tasks_supersedes_a_slow_leader() {
         let cache = cache_with_lease(SHORT);
         let loads = Arc::new(AtomicUsize::new(0));
         let runtime = runtime();
@@ -256,7 +256,7 @@ mod by_timer {
     }
 
     #[test]
-    fn a_lease_for_ever_needs_no_timer() {
+    fn lease_without_end_needs_no_timer() {
         let cache = patient_cache();
         let runtime = tokio::runtime::Builder::new_current_thread()
             .build()

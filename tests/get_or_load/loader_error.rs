@@ -45,7 +45,7 @@ fn all_are_one(errors: &[Arc<String>]) -> bool {
 
 /// A caller who boards after the load has failed loads anew, so this tries until none did.
 #[test]
-fn an_error_reaches_all_threads_that_waited_and_is_not_cached() {
+fn error_reaches_all_waiting_threads_and_is_not_cached() {
     some_attempt(|| {
         let cache = patient_cache();
         let errors = eight_errors(&cache);
@@ -55,7 +55,7 @@ fn an_error_reaches_all_threads_that_waited_and_is_not_cached() {
 }
 
 #[test]
-fn an_error_reaches_all_tasks_that_waited_and_is_not_cached() {
+fn error_reaches_all_waiting_tasks_and_is_not_cached() {
     let cache = patient_cache();
     let loading = LoadingTask::start(&cache, 1);
     let mut waiting = [(); 3].map(|()| Task::aboard(&cache, 1));
@@ -67,7 +67,7 @@ fn an_error_reaches_all_tasks_that_waited_and_is_not_cached() {
 }
 
 #[test]
-fn an_error_of_a_task_reaches_threads_and_an_error_of_a_thread_tasks() {
+fn error_of_a_task_reaches_threads_and_error_of_a_thread_reaches_tasks() {
     let failed = || Err::<u32, _>("no connection".to_string());
     some_attempt(|| {
         let cache = patient_cache();
@@ -96,7 +96,7 @@ fn an_error_of_a_task_reaches_threads_and_an_error_of_a_thread_tasks() {
 }
 
 #[test]
-fn a_thread_with_another_error_type_calls_its_own_loader() {
+fn waiting_thread_with_another_error_type_calls_its_own_loader() {
     let cache = patient_cache();
     thread::scope(|scope| {
         let leader = scope.spawn(|| {
@@ -115,7 +115,7 @@ fn a_thread_with_another_error_type_calls_its_own_loader() {
 }
 
 #[test]
-fn a_task_with_another_error_type_calls_its_own_loader() {
+fn waiting_task_with_another_error_type_calls_its_own_loader() {
     let cache = patient_cache();
     let codes = AtomicUsize::new(0);
     let load = || {
@@ -134,7 +134,7 @@ fn a_task_with_another_error_type_calls_its_own_loader() {
 }
 
 #[test]
-fn a_task_that_waited_for_a_thread_with_another_error_type_calls_its_own_loader() {
+fn task_waiting_for_a_thread_with_another_error_type_calls_its_own_loader() {
     let cache = patient_cache();
     thread::scope(|scope| {
         let loading = LoadingThread::start(scope, &cache, 1);

@@ -33,7 +33,7 @@ fn check_one_led(cache: &Cache, loads: &AtomicUsize) {
 }
 
 #[test]
-fn a_panic_reaches_its_own_thread_and_exactly_one_that_waits_leads() {
+fn panic_reaches_its_own_thread_and_exactly_one_waiter_leads() {
     let cache = patient_cache();
     let loads = AtomicUsize::new(0);
     thread::scope(|scope| {
@@ -50,7 +50,7 @@ fn a_panic_reaches_its_own_thread_and_exactly_one_that_waits_leads() {
 }
 
 #[test]
-fn a_panic_reaches_its_own_task_and_exactly_one_that_waits_leads() {
+fn panic_reaches_its_own_task_and_exactly_one_waiter_leads() {
     let cache = patient_cache();
     let loads = AtomicUsize::new(0);
     let loading = LoadingTask::<Infallible>::start(&cache, 1);
@@ -66,7 +66,7 @@ fn a_panic_reaches_its_own_task_and_exactly_one_that_waits_leads() {
 }
 
 #[test]
-fn a_panic_in_a_runtime_is_its_own_tasks_alone() {
+fn panic_in_a_runtime_reaches_only_its_own_task() {
     let runtime = runtime();
     let cache = patient_cache();
     let loads = Arc::new(AtomicUsize::new(0));
@@ -93,7 +93,7 @@ fn a_panic_in_a_runtime_is_its_own_tasks_alone() {
 
 /// Before there is a future, as well as at its first poll.
 #[test]
-fn a_loader_may_panic_before_it_first_waits() {
+fn loader_that_panics_before_its_first_await_hands_over() {
     let cache = patient_cache();
     let call = || panic::<Ready<Result<u32, Infallible>>>();
     let mut at_call = Task::new(cache.get_or_load_async(&1, call));
@@ -108,7 +108,7 @@ fn a_loader_may_panic_before_it_first_waits() {
 }
 
 #[test]
-fn a_panic_of_a_thread_hands_over_to_one_task() {
+fn panic_of_a_thread_hands_over_to_one_task() {
     let cache = patient_cache();
     let loads = AtomicUsize::new(0);
     let mut waiting = [(); 2].map(|()| Task::ask(&cache, 1, counted(&loads, 11)));
@@ -125,7 +125,7 @@ fn a_panic_of_a_thread_hands_over_to_one_task() {
 }
 
 #[test]
-fn a_panic_of_a_task_hands_over_to_one_of_threads_and_tasks() {
+fn panic_of_a_task_hands_over_to_one_of_threads_and_tasks() {
     let runtime = runtime();
     for _ in 0..20 {
         let cache = patient_cache();

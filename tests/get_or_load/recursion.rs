@@ -20,7 +20,7 @@ fn is_recursive(answer: &Answer) -> bool {
 }
 
 #[test]
-fn a_threads_loader_that_asks_for_its_own_key_is_told_and_other_keys_work() {
+fn blocking_loader_gets_recursive_for_its_own_key_and_other_keys_work() {
     let cache = Cache::new(10);
     let load_one = |_: &u32| {
         let two = cache.get_or_load(&2, |_| {
@@ -36,7 +36,7 @@ fn a_threads_loader_that_asks_for_its_own_key_is_told_and_other_keys_work() {
 }
 
 #[test]
-fn a_tasks_loader_that_asks_for_its_own_key_is_told_and_other_keys_work() {
+fn async_loader_gets_recursive_for_its_own_key_and_other_keys_work() {
     let cache = patient_cache();
     let load_one = || async {
         assert!(is_recursive(&ask_by_task(&cache, 1).await));
@@ -62,7 +62,7 @@ fn a_tasks_loader_that_asks_for_its_own_key_is_told_and_other_keys_work() {
 }
 
 #[test]
-fn a_loader_is_told_before_it_has_made_its_future() {
+fn loader_gets_recursive_before_it_has_created_its_future() {
     let cache = patient_cache();
     let load = || {
         assert!(is_recursive(&ask_by_thread(&cache, 1)));
@@ -75,7 +75,7 @@ fn a_loader_is_told_before_it_has_made_its_future() {
 }
 
 #[test]
-fn threads_and_tasks_are_told_in_each_others_loaders() {
+fn blocking_and_async_calls_get_recursive_in_each_others_loaders() {
     let cache = patient_cache();
     let by_thread = cache.get_or_load(&1, |_| {
         let mut inner = Task::new(ask_by_task(&cache, 1));
@@ -95,7 +95,7 @@ fn threads_and_tasks_are_told_in_each_others_loaders() {
 }
 
 #[test]
-fn a_loader_that_is_suspended_on_a_thread_makes_no_other_task_there_recursive() {
+fn suspended_loader_makes_no_other_task_of_its_thread_recursive() {
     let cache = patient_cache();
     let loading = LoadingTask::<Infallible>::start(&cache, 1);
     let mut waiting = Task::<Answer>::aboard(&cache, 1);
@@ -109,7 +109,7 @@ fn a_loader_that_is_suspended_on_a_thread_makes_no_other_task_there_recursive() 
 }
 
 #[test]
-fn a_loader_that_moves_between_threads_is_recursive_where_it_runs_and_only_there() {
+fn loader_that_moves_between_threads_is_recursive_only_on_its_current_thread() {
     let cache = patient_cache();
     let load = || async {
         for _ in 0..2 {
@@ -130,7 +130,7 @@ fn a_loader_that_moves_between_threads_is_recursive_where_it_runs_and_only_there
 }
 
 #[test]
-fn those_who_wait_do_not_notice_that_the_loader_was_told() {
+fn waiters_get_the_value_of_a_loader_that_got_recursive() {
     let cache = patient_cache();
     let mut leader = Task::new(cache.get_or_load_async(&1, || async {
         yield_now().await;
@@ -148,7 +148,7 @@ fn those_who_wait_do_not_notice_that_the_loader_was_told() {
 
 /// A loader's `?` makes the recursion its own error; the next call is as any other.
 #[test]
-fn a_loader_that_fails_because_of_it_leaves_nothing() {
+fn loader_that_fails_with_recursive_leaves_no_load_behind() {
     let cache = patient_cache();
     let result = cache.get_or_load(&1, |_| ask_by_thread(&cache, 1));
     let error = result.unwrap_err();

@@ -20,7 +20,7 @@ fn times_out(cache: &Cache) {
 }
 
 #[test]
-fn a_threads_deadline_passes_for_it_alone() {
+fn wait_timeout_of_a_thread_concerns_that_thread_only() {
     let cache = impatient_cache();
     thread::scope(|scope| {
         let slow = LoadingThread::<Infallible>::start(scope, &cache, 1);
@@ -33,7 +33,7 @@ fn a_threads_deadline_passes_for_it_alone() {
 
 /// The process has timers for tasks outside a runtime, too.
 #[test]
-fn a_tasks_deadline_passes_for_it_alone() {
+fn wait_timeout_of_a_task_concerns_that_task_only() {
     let cache = impatient_cache();
     let slow = LoadingTask::<Infallible>::start(&cache, 1);
     let mut early = Task::<Answer>::aboard(&cache, 1);
@@ -47,7 +47,7 @@ fn a_tasks_deadline_passes_for_it_alone() {
 }
 
 #[test]
-fn a_threads_deadline_is_not_that_of_a_task_that_waits_with_it() {
+fn wait_timeout_of_a_thread_does_not_end_the_wait_of_a_task() {
     let cache = impatient_cache();
     let slow = LoadingTask::<Infallible>::start(&cache, 1);
     let mut waiting = Task::<Answer>::aboard(&cache, 1);
@@ -59,7 +59,7 @@ fn a_threads_deadline_is_not_that_of_a_task_that_waits_with_it() {
 }
 
 #[test]
-fn a_waiter_that_was_told_to_lead_leads_though_its_deadline_has_passed() {
+fn waiter_that_was_woken_to_lead_leads_after_its_deadline() {
     let cache = impatient_cache();
     let slow = LoadingTask::<Infallible>::start(&cache, 1);
     let mut waiting = Task::ask(&cache, 1, || Ok::<_, Infallible>(2));
@@ -71,7 +71,7 @@ fn a_waiter_that_was_told_to_lead_leads_though_its_deadline_has_passed() {
 }
 
 #[test]
-fn the_last_one_to_stop_waiting_leaves_nothing_behind() {
+fn last_waiter_that_times_out_leaves_no_load_behind() {
     let cache = impatient_cache();
     let slow = LoadingTask::<Infallible>::start(&cache, 1);
     times_out(&cache);
@@ -118,7 +118,7 @@ fn deadline_of_a_waiter_does_not_start_again_after_an_error_of_another_type() {
 
 #[cfg(feature = "tokio")]
 #[test]
-fn a_timer_wakes_tasks_at_their_deadlines_and_threads_have_theirs() {
+fn timer_wakes_tasks_and_threads_at_their_deadlines() {
     let cache = impatient_cache();
     let runtime = runtime();
     let slow = LoadingTask::<Infallible>::start(&cache, 1);

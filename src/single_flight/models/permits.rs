@@ -9,11 +9,11 @@ use std::sync::OnceLock;
 const WAITERS: usize = if cfg!(loom_models) { 1 } else { 2 };
 
 scenarios! {
-    every_caller_gets_a_permit_and_none_is_shared
-    an_offer_to_a_caller_that_goes_away_passes_on
-    an_offer_that_is_not_taken_passes_to_a_polled_caller
-    a_hanging_load_loses_its_permit_at_the_end_of_its_lease
-    a_load_that_ends_as_its_lease_ends_gives_back_one_permit
+    every_caller_gets_a_permit_of_its_own
+    offer_to_a_dropped_caller_passes_on
+    offer_that_is_not_taken_passes_to_a_polled_caller
+    hanging_load_loses_its_permit_at_the_end_of_its_lease
+    load_that_ends_with_its_lease_releases_one_permit
 }
 
 thread_local! {
@@ -110,7 +110,7 @@ impl Permits {
     }
 }
 
-fn every_caller_gets_a_permit_and_none_is_shared() {
+fn every_caller_gets_a_permit_of_its_own() {
     let permits = Permits::new();
     let others = [(); 2].map(|()| permits.spawn(|permits| permits.load(false)));
     permits.load(false);
@@ -120,7 +120,7 @@ fn every_caller_gets_a_permit_and_none_is_shared() {
     permits.ends(0..=0);
 }
 
-fn an_offer_to_a_caller_that_goes_away_passes_on() {
+fn offer_to_a_dropped_caller_passes_on() {
     let permits = Permits::new();
     let held = permits.bulkhead.try_acquire();
     let quitter = permits.spawn(|permits| drop(permits.is_silent()));
@@ -131,7 +131,7 @@ fn an_offer_to_a_caller_that_goes_away_passes_on() {
     permits.ends(0..=0);
 }
 
-fn an_offer_that_is_not_taken_passes_to_a_polled_caller() {
+fn offer_that_is_not_taken_passes_to_a_polled_caller() {
     let permits = Permits::new();
     let held = permits.bulkhead.try_acquire();
     let silent = permits.is_silent();
@@ -143,7 +143,7 @@ fn an_offer_that_is_not_taken_passes_to_a_polled_caller() {
     permits.ends(..=1);
 }
 
-fn a_hanging_load_loses_its_permit_at_the_end_of_its_lease() {
+fn hanging_load_loses_its_permit_at_the_end_of_its_lease() {
     let permits = Permits::new();
     let hanging = permits.bulkhead.try_acquire();
     let others: Vec<_> = (0..WAITERS)
@@ -157,7 +157,7 @@ fn a_hanging_load_loses_its_permit_at_the_end_of_its_lease() {
     permits.ends(1..=1 + WAITERS as u64);
 }
 
-fn a_load_that_ends_as_its_lease_ends_gives_back_one_permit() {
+fn load_that_ends_with_its_lease_releases_one_permit() {
     let permits = Permits::new();
     let held = permits.bulkhead.try_acquire();
     let other = permits.spawn(|permits| permits.load(true));

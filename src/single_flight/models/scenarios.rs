@@ -6,25 +6,25 @@ use super::*;
 const CALLERS: usize = if cfg!(loom_models) { 3 } else { 4 };
 
 scenarios! {
-    callers_together
-    a_lost_leader
-    a_waiter_that_gives_up_on_a_lost_leader
-    a_waiter_that_gives_up_on_a_leader_that_lands
-    a_takeover
-    one_of_two_takes_over
-    a_takeover_from_one_that_lands
-    a_takeover_and_then_an_invalidation
-    a_takeover_and_an_invalidation
-    an_invalidation
-    an_invalidation_of_all
-    an_invalidation_and_nobody_after_it
-    a_lost_leader_and_an_invalidation
-    a_lost_leader_after_an_invalidation
-    an_epoch
-    epochs_together
-    an_epoch_after_an_epoch
-    a_queue
-    exclusive_flights
+    concurrent_callers_make_one_load
+    dropped_leader_is_replaced_by_one_waiter
+    waiter_dropped_after_its_leader_strands_no_other_waiter
+    waiter_dropped_during_completion_strands_no_other_waiter
+    waiters_supersede_a_slow_leader_and_each_other
+    one_of_two_waiters_supersedes_a_slow_leader
+    completing_leader_is_not_superseded
+    superseded_leader_does_not_store_after_an_invalidation
+    superseded_leader_does_not_store_during_an_invalidation
+    caller_after_an_invalidation_gets_the_new_value
+    caller_after_a_clear_gets_the_new_value
+    load_before_an_invalidation_is_not_stored
+    load_whose_leader_is_dropped_during_an_invalidation_is_not_stored
+    waiters_of_a_revoked_load_without_leader_load_the_new_value
+    caller_of_a_later_epoch_gets_the_new_value
+    concurrent_callers_of_two_epochs_get_new_values
+    caller_of_a_third_epoch_waits_and_gets_the_newest_value
+    queued_leader_is_superseded_and_there_is_one_load
+    concurrent_updates_lose_no_increment
 }
 
 /// Returns the values that all threads got, this thread first.
@@ -33,7 +33,7 @@ fn all<T>(first: T, others: impl IntoIterator<Item = thread::JoinHandle<T>>) -> 
     std::iter::once(first).chain(others).collect()
 }
 
-fn callers_together() {
+fn concurrent_callers_make_one_load() {
     let model = Model::new();
     let others: Vec<_> = (1..CALLERS).map(|_| model.spawn(Model::ask)).collect();
     let answers = all(model.ask(), others);
@@ -41,7 +41,7 @@ fn callers_together() {
     model.ends_with(Some(OLD), 1..=1);
 }
 
-fn a_lost_leader() {
+fn dropped_leader_is_replaced_by_one_waiter() {
     let model = Model::new();
     let leader = model.caller().is_first();
     let others: Vec<_> = (1..CALLERS).map(|_| model.spawn(Model::ask)).collect();
@@ -52,7 +52,7 @@ fn a_lost_leader() {
     model.ends_with(Some(OLD), 1..=1);
 }
 
-fn a_waiter_that_gives_up_on_a_lost_leader() {
+fn waiter_dropped_after_its_leader_strands_no_other_waiter() {
     let model = Model::new();
     let leader = model.caller().is_first();
     let quitter = model.spawn(|model| model.caller().give_up());
@@ -65,7 +65,7 @@ fn a_waiter_that_gives_up_on_a_lost_leader() {
     model.ends_with(Some(OLD), 1..=1);
 }
 
-fn a_waiter_that_gives_up_on_a_leader_that_lands() {
+fn waiter_dropped_during_completion_strands_no_other_waiter() {
     let model = Model::new();
     let leader = model.caller().is_first();
     let quitter = model.spawn(|model| model.caller().give_up());
@@ -77,7 +77,7 @@ fn a_waiter_that_gives_up_on_a_leader_that_lands() {
 }
 
 /// All waiters are woken at the end of the leader's lease, and then at the end of each other's.
-fn a_takeover() {
+fn waiters_supersede_a_slow_leader_and_each_other() {
     let model = Model::new();
     let slow = Caller {
         load: Model::load_what_changes,
@@ -101,7 +101,7 @@ fn a_takeover() {
 }
 
 /// Callers that come after the lease of a slow leader take over from it, but not from each other.
-fn one_of_two_takes_over() {
+fn one_of_two_waiters_supersedes_a_slow_leader() {
     let model = Model::new();
     let slow = Caller {
         load: Model::load_what_changes,
@@ -124,7 +124,7 @@ fn one_of_two_takes_over() {
 }
 
 /// No caller takes over from a leader that is about to land.
-fn a_takeover_from_one_that_lands() {
+fn completing_leader_is_not_superseded() {
     let model = Model::new();
     let slow = Caller {
         stores: false,
@@ -154,7 +154,7 @@ fn lands_late_without_storing(model: &Model) {
     caller.ask();
 }
 
-fn a_takeover_and_then_an_invalidation() {
+fn superseded_leader_does_not_store_after_an_invalidation() {
     let model = Model::new();
     let slow = model.caller();
     let leader = slow.is_first();
@@ -167,7 +167,7 @@ fn a_takeover_and_then_an_invalidation() {
     model.ends_with(None, 1..=2);
 }
 
-fn a_takeover_and_an_invalidation() {
+fn superseded_leader_does_not_store_during_an_invalidation() {
     let model = Model::new();
     let slow = model.caller();
     let leader = slow.is_first();
@@ -193,16 +193,16 @@ fn an_invalidation_by(invalidate: fn(&Model)) {
     model.ends_with(Some(NEW), 1..=CALLERS);
 }
 
-fn an_invalidation() {
+fn caller_after_an_invalidation_gets_the_new_value() {
     an_invalidation_by(Model::invalidate);
 }
 
-fn an_invalidation_of_all() {
+fn caller_after_a_clear_gets_the_new_value() {
     an_invalidation_by(Model::clear);
 }
 
 /// No caller comes after the invalidation to load again and hide the value that an older load has stored.
-fn an_invalidation_and_nobody_after_it() {
+fn load_before_an_invalidation_is_not_stored() {
     let model = Model::new();
     let others: Vec<_> = (1..CALLERS).map(|_| model.spawn(Model::ask)).collect();
     model.invalidate();
@@ -213,7 +213,7 @@ fn an_invalidation_and_nobody_after_it() {
     model.ends_with(model.stored(), 1..=CALLERS);
 }
 
-fn a_lost_leader_and_an_invalidation() {
+fn load_whose_leader_is_dropped_during_an_invalidation_is_not_stored() {
     let model = Model::new();
     let leader = model.caller().is_first();
     let waiters: Vec<_> = (2..CALLERS).map(|_| model.spawn(Model::ask)).collect();
@@ -228,7 +228,7 @@ fn a_lost_leader_and_an_invalidation() {
 }
 
 /// No waiter leads the revoked flight; all board again.
-fn a_lost_leader_after_an_invalidation() {
+fn waiters_of_a_revoked_load_without_leader_load_the_new_value() {
     let model = Model::new();
     let leader = model.caller().is_first();
     let waiters: Vec<_> = (1..CALLERS).map(|_| model.spawn(Model::ask)).collect();
@@ -253,7 +253,7 @@ fn caller_in(model: &Model, epoch: u64) -> Caller<'_> {
     }
 }
 
-fn an_epoch() {
+fn caller_of_a_later_epoch_gets_the_new_value() {
     let model = Model::new();
     let leader = caller_in(&model, 0).is_first();
     let later = model.spawn(|model| {
@@ -272,7 +272,7 @@ fn an_epoch() {
     model.ends_with(Some(new_in(1)), 1..=3);
 }
 
-fn epochs_together() {
+fn concurrent_callers_of_two_epochs_get_new_values() {
     let model = Model::new();
     let later = |epoch| {
         model.spawn(move |model| {
@@ -289,7 +289,7 @@ fn epochs_together() {
 }
 
 /// While two loads of different epochs run, a newcomer of a third epoch waits, but does not get their values.
-fn an_epoch_after_an_epoch() {
+fn caller_of_a_third_epoch_waits_and_gets_the_newest_value() {
     let model = Model::new();
     let _slow = caller_in(&model, 0).is_first();
     model.running.store(1, Relaxed);
@@ -307,7 +307,7 @@ fn an_epoch_after_an_epoch() {
     model.ends_with(Some(new_in(2)), 1..=2);
 }
 
-fn a_queue() {
+fn queued_leader_is_superseded_and_there_is_one_load() {
     let model = Model::new();
     let queued = Caller {
         permitted: Cell::new(false),
@@ -332,7 +332,7 @@ fn a_queue() {
 }
 
 /// Callers that read, decide and write exclude each other, or try again.
-fn exclusive_flights() {
+fn concurrent_updates_lose_no_increment() {
     fn increment(model: &Model) {
         loop {
             let in_flight = &model.in_flight;
