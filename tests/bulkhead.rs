@@ -1,4 +1,4 @@
-//! `max_concurrent_loads`: how many loaders run at one time, who waits, and what they wait for.
+//! `max_concurrent_loads`: the number of loaders that run at one time, and the queue of the others.
 
 #[allow(dead_code)]
 #[path = "entries/common.rs"]
@@ -27,7 +27,7 @@ fn poll<F: Future>(future: &mut Pin<&mut F>) -> Poll<F::Output> {
     future.poll(&mut Context::from_waker(Waker::noop()))
 }
 
-/// Counts loaders that run at one time, and the most there were.
+/// The number of loaders that run at one time, and its maximum.
 #[derive(Default)]
 struct Gauge {
     now: AtomicU32,
@@ -55,7 +55,7 @@ fn number_of_loaders_never_exceeds_max_concurrent_loads() {
                 let (cache, gauge) = (&cache, &gauge);
                 scope.spawn(move || {
                     for step in 0..200_u32 {
-                        // Some keys are other callers' too.
+                        // Other callers request some of the keys, too.
                         let key = if step % 3 == 0 {
                             step
                         } else {
@@ -121,7 +121,7 @@ fn hit_and_waiter_for_the_same_key_need_no_permit() {
     }
 }
 
-/// Futures that are polled by hand: what order they queue in is certain.
+/// Futures that are polled by hand, so that their order in the queue is certain.
 #[test]
 fn permits_are_granted_in_the_order_of_arrival() {
     for loads in WAYS {
@@ -144,7 +144,7 @@ fn permits_are_granted_in_the_order_of_arrival() {
         }
         assert_eq!(cache.stats().queued, 4);
         load.find(0);
-        // One who comes now stands behind them.
+        // A caller that arrives now is behind them.
         let mut last = Box::pin(future(5));
         assert!(poll(&mut last.as_mut()).is_pending());
         let [one, two, three, four] = &mut queue;
@@ -199,7 +199,7 @@ fn queued_caller_that_is_dropped_yields_to_the_next() {
         until(|| cache.stats().queued == 3);
         drop(first);
         load.find(0);
-        // Now it might load, and does not come to it.
+        // It may load now, but is dropped before.
         drop(admitted);
         next.started();
         assert_eq!(next.find(30), 30);
@@ -229,7 +229,7 @@ fn permit_is_released_after_success_error_panic_and_drop() {
         let batch = |_| -> Result<Vec<(u32, u64)>, &str> { resume_unwind(Box::new("panic")) };
         let call = AssertUnwindSafe(|| cache.get_many_or_load(&[1, 2], batch));
         assert!(catch_unwind(call).is_err());
-        // A key that has come meanwhile is not loaded.
+        // A key that was stored meanwhile is not loaded.
         let holder = way.load(&cache, 9);
         let queued = way.call(&cache, 1);
         until(|| cache.stats().queued == 1);
@@ -305,7 +305,7 @@ fn queued_caller_loads_when_the_lease_of_a_hanging_load_ends() {
         queued.started();
         assert_eq!(cache.stats().abandoned_loads, 1);
         assert_eq!((queued.find(20), hanging.find(10)), (20, 10));
-        // It gave back no permit that was not its own.
+        // It released no permit of another load.
         let next = loads.load(&cache, 3);
         let queued = waits.call(&cache, 4);
         until(|| cache.stats().queued == 2);
@@ -332,8 +332,8 @@ fn batch_needs_one_permit() {
     }
 }
 
-/// Loads within loads, batches, panics, timeouts and futures that are dropped, all at once: every
-/// call ends, and all permits come back.
+/// Loads within loads, batches, panics, timeouts and dropped futures, all at once: every call ends, and all permits are
+/// released.
 #[test]
 fn random_calls_lose_no_permit() {
     let cache = Cache::builder()

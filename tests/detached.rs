@@ -1,4 +1,4 @@
-//! `detached`: loads in tasks of their own, which go on when their caller goes away.
+//! `detached`: loads in tasks of their own, which continue when their caller is dropped.
 #![cfg(feature = "tokio")]
 
 #[allow(dead_code)]
@@ -23,7 +23,7 @@ const NEW: u64 = 20;
 
 type Finding = Result<u64, &'static str>;
 
-/// A detached load under way, and its caller.
+/// A detached load in flight, and its caller.
 struct Load {
     finish: oneshot::Sender<Finding>,
     caller: JoinHandle<common::Answer>,
@@ -50,7 +50,7 @@ fn start(cache: &Cache, key: u32) -> Load {
 }
 
 impl Load {
-    /// Its caller goes away.
+    /// Drops its caller.
     fn abandon(&mut self) {
         self.caller.abort();
         assert!(
@@ -68,7 +68,7 @@ fn ask(cache: &Cache, key: u32, finding: Finding) -> common::Answer {
     RUNTIME.block_on(cache.detached().get_or_load_async(&key, load))
 }
 
-/// The flight of a task that nobody waits for ends a moment after its value is there.
+/// Waits until no load is in flight. A task without waiters ends shortly after its value is stored.
 fn validate(cache: &Cache) {
     until(|| catch_unwind(|| cache.validate()).is_ok());
 }
@@ -170,7 +170,7 @@ fn panic_of_a_detached_load_reaches_its_caller_and_the_next_one_loads() {
     assert_eq!((stats.loads, stats.load_failures), (5, 4));
 }
 
-/// A cache whose key 1 is due for renewal.
+/// Returns a cache whose key 1 is due for a refresh.
 fn due() -> Fixture {
     let f = Fixture::new(|builder| {
         let builder = builder.refresh_after(seconds(10));

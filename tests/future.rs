@@ -1,4 +1,4 @@
-//! The future of `get_or_load_async`: its size, what it is `Send` with, and when it does what.
+//! The future of `get_or_load_async`: its size, the conditions for `Send`, and the time of the call of its loader.
 
 use hotset::LocalCache;
 use std::convert::Infallible;
@@ -13,7 +13,7 @@ fn poll<F: Future>(future: std::pin::Pin<&mut F>) -> Poll<F::Output> {
     future.poll(&mut Context::from_waker(Waker::noop()))
 }
 
-/// A loader whose future is more than a thousand bytes.
+/// Runs a loader whose future has more than a thousand bytes.
 async fn large(value: u32) -> Result<u32, Infallible> {
     let bytes = [value; 256];
     tokio::task::yield_now().await;

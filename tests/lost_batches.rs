@@ -1,5 +1,5 @@
-//! Batches whose load is lost while other batches wait for the same keys: each of those loads what it
-//! takes over with one call of its loader.
+//! Batches that are dropped, panic or hang while other batches wait for the same keys: each of those loads the keys
+//! that it takes over with one call of its loader.
 
 use hotset::LocalCache;
 use std::collections::HashMap;
@@ -16,9 +16,9 @@ type Cache = LocalCache<u32, u32>;
 type Values = Vec<Option<u32>>;
 
 const KEYS: u32 = 500;
-/// A lease that a test waits out.
+/// A lease whose end a test awaits.
 const LEASE: Duration = Duration::from_millis(700);
-const PATIENCE: Duration = Duration::from_secs(60);
+const TEST_TIMEOUT: Duration = Duration::from_secs(60);
 
 fn patient_cache() -> Cache {
     cache_with_lease(Duration::MAX)
@@ -95,7 +95,7 @@ fn waiting(cache: &Cache, keys: Vec<u32>, calls: &Calls) -> Batch {
 fn until(condition: impl Fn() -> bool) {
     let start = Instant::now();
     while !condition() {
-        assert!(start.elapsed() < PATIENCE, "waited in vain");
+        assert!(start.elapsed() < TEST_TIMEOUT, "timed out");
         thread::yield_now();
     }
 }
@@ -174,10 +174,10 @@ fn task_that_waits_out_the_lease_of_a_batch_calls_its_loader_once() {
     scene.loaded_by_one_call(&found);
 }
 
-/// A thread waits for a batch, which is lost by `lose`. Returns the thread's calls.
+/// Lets a thread wait for a batch, which `lose` ends without values. Returns the calls of the thread's loader.
 ///
-/// That the thread waits in all its keys cannot be seen from outside: it may find some that nobody
-/// loads any more, and loads them before the others. So the caller tries until it did.
+/// A test cannot observe that the thread waits for all keys. It may find keys without a load in flight, and load them
+/// before the others. So the caller repeats this until it did not.
 fn thread_that_waits(lose: impl FnOnce(&Cache, &dyn Fn())) -> Vec<Vec<u32>> {
     let cache = patient_cache();
     let calls = Calls::default();
@@ -324,7 +324,7 @@ fn batch_that_loads_keys_it_took_over_does_not_delay_waiters_of_its_other_keys()
     let calls = Calls::default();
     let waiter = PollOnWake::start(asking(&cache, vec![1], &calls));
     drop(lost);
-    // Takes key 2 over. It comes first in the queue of key 1, but cannot lead there.
+    // Takes over key 2. It is the first waiter for key 1, but cannot lead there.
     assert!(poll(&mut busy).is_pending());
     drop(slow);
     assert_eq!(calls.take(), [[1]]);

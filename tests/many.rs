@@ -1,5 +1,5 @@
-//! `get_many_or_load`, for threads and tasks: what is asked for, what comes back, and how batches
-//! and single loads share flights.
+//! `get_many_or_load`, for threads and tasks: the keys given to the loader, the results, and loads shared by batches
+//! and single callers.
 
 #[allow(dead_code)]
 #[path = "entries/common.rs"]
@@ -75,7 +75,7 @@ fn key_that_the_loader_leaves_out_is_none_and_key_that_it_adds_is_ignored() {
             });
             assert_eq!(found.unwrap(), [Some(10), None, Some(40)]);
         }
-        // Not even in what follows it: the pair that comes last counts.
+        // The last pair of a key counts.
         let found = ask(way, &cache, &[5], |_| {
             Ok(vec![(5, Loaded::new(1)), (5, Loaded::new(2))])
         });
@@ -168,7 +168,7 @@ fn batch_that_waits_for_a_load_that_fails_returns_its_error() {
             until(|| cache.contains_key(&2));
             (0..100).for_each(|_| thread::yield_now());
             assert!(load.finish(Err("no")).is_err());
-            // It may have come too late to wait, and then loads itself.
+            // It may have been too late to wait, and then loads itself.
             match found.join().unwrap() {
                 Err(LoadError::Failed(error)) => assert_eq!(*error, "no"),
                 found => assert_eq!(found.unwrap(), [Some(10), Some(20)]),
@@ -198,7 +198,7 @@ fn batch_loads_a_key_itself_after_an_error_of_another_type() {
     }
 }
 
-/// Callers who come while a batch loads keys 1 and 2 and then ends.
+/// Runs callers that join while a batch loads keys 1 and 2 and then ends.
 fn during_a_batch(
     batch: Way,
     waits: Way,

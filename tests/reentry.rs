@@ -1,4 +1,4 @@
-//! User code that calls the cache it is called from.
+//! User code that calls the cache from which it is called.
 
 use hotset::{LocalCache, RemovalCause};
 use std::convert::Infallible;
@@ -7,12 +7,12 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, OnceLock, Weak};
 
-/// One shard, so that whatever is called meets the same lock.
+/// Returns a cache with one shard, so that all calls use the same lock.
 fn one_shard<K: Eq, V>(capacity: usize) -> hotset::LocalCacheBuilder<K, V> {
     LocalCache::builder().capacity(capacity).shards(1)
 }
 
-/// Its drop writes to and reads from the cache that it was in.
+/// A value whose drop writes to and reads from its cache.
 #[derive(Clone)]
 struct Noisy {
     id: u32,
@@ -66,7 +66,7 @@ fn listener_may_call_the_cache() {
         move |key: &u32, value: &u32, cause| {
             let cache = home.get().and_then(Weak::upgrade).unwrap();
             assert!(cache.get(key) != Some(*value) || cause == RemovalCause::Replaced);
-            // What is evicted is put back once, which evicts another.
+            // Each evicted entry is inserted again once, which evicts another.
             if cause == RemovalCause::Evicted && *value < 100 {
                 evicted.fetch_add(1, SeqCst);
                 cache.insert(*key, value + 100);
@@ -103,7 +103,7 @@ type Write = fn(&LocalCache<u32, u32>, &LocalCache<u32, u32>);
 
 #[test]
 fn closure_of_get_with_may_read_and_panics_if_it_writes() {
-    // Whether the shard is the same or another, nor the cache: each may be one of a circle.
+    // This holds for the same shard, another shard and another cache, because each could be part of a cycle.
     let other: LocalCache<u32, u32> = LocalCache::new(10);
     for shards in [1, 8] {
         let builder = LocalCache::builder().capacity(10).shards(shards);
@@ -137,7 +137,7 @@ fn closure_of_get_with_may_read_and_panics_if_it_writes() {
 
 type Ask = fn(&LocalCache<Curious, u32>);
 
-/// Asks the cache while it is compared.
+/// A key that calls the cache while it is compared.
 struct Curious {
     id: u32,
     ask: Ask,
@@ -185,7 +185,7 @@ fn eq_that_calls_the_cache_panics_instead_of_waiting_for_itself() {
     cache.insert(plain.clone(), 1);
     let asks: [Ask; 2] = [LocalCache::clear, |cache| assert!(cache.stats().hits < 100)];
     for ask in asks {
-        // As a writer, and as a loader of a key whose flight is in the table.
+        // The writer and the loader of a key with a load in the table compare keys.
         let curious = key(ask);
         let writes = catch_unwind(AssertUnwindSafe(|| cache.insert(curious.clone(), 2)));
         assert!(writes.is_ok(), "clones do not ask");
@@ -251,7 +251,7 @@ fn weigher_and_hasher_may_call_the_cache() {
 }
 
 thread_local! {
-    /// What `Reading` reads.
+    /// The cache that `Reading` reads.
     static READ: std::cell::RefCell<Option<LocalCache<u32, u32>>> =
         const { std::cell::RefCell::new(None) };
 }

@@ -1,7 +1,7 @@
-//! Models of flights over a shard with one key: the same scenarios under loom, which runs every
+//! Models of loads of one key: the same scenarios under loom, which runs every
 //! schedule with few preemptions, and under shuttle, which runs many at random.
 
-/// Makes a test of each scenario, by the name of its function.
+/// Defines a test of each scenario, with the name of its function.
 macro_rules! scenarios {
     ($($scenario:ident)*) => {
         mod checked {
@@ -62,41 +62,41 @@ fn check(scenario: fn()) {
     shuttle::Runner::new(few_preemptions, config).run(scenario);
 }
 
-/// A waker for a thread of the model. It does not use `unpark`: shuttle's `park` also returns for no reason, which
+/// A waker for a thread of the model. It does not use `unpark`: shuttle's `park` also returns spuriously, which
 /// would hide a lost wake-up, and loom's `unpark` interrupts the wait for a lock.
-struct Bell {
-    rung: Mutex<bool>,
-    heard: Condvar,
+struct ThreadWaker {
+    woken: Mutex<bool>,
+    changed: Condvar,
 }
 
-impl Bell {
+impl ThreadWaker {
     fn wait(&self) {
-        let mut rung = self.rung.lock();
-        while !*rung {
-            rung = self.heard.wait(rung).unwrap();
+        let mut woken = self.woken.lock();
+        while !*woken {
+            woken = self.changed.wait(woken).unwrap();
         }
-        *rung = false;
+        *woken = false;
     }
 }
 
-impl Wake for Bell {
+impl Wake for ThreadWaker {
     fn wake(self: Arc<Self>) {
-        *self.rung.lock() = true;
-        self.heard.notify_one();
+        *self.woken.lock() = true;
+        self.changed.notify_one();
     }
 }
 
 fn block_on<F: Future>(future: F) -> F::Output {
-    let bell = Arc::new(Bell {
-        rung: Mutex::new(false),
-        heard: Condvar::new(),
+    let waker_of_thread = Arc::new(ThreadWaker {
+        woken: Mutex::new(false),
+        changed: Condvar::new(),
     });
-    let waker = bell.clone().into();
+    let waker = waker_of_thread.clone().into();
     let mut future = pin!(future);
     loop {
         match future.as_mut().poll(&mut Context::from_waker(&waker)) {
             Poll::Ready(output) => return output,
-            Poll::Pending => bell.wait(),
+            Poll::Pending => waker_of_thread.wait(),
         }
     }
 }
@@ -104,7 +104,7 @@ fn block_on<F: Future>(future: F) -> F::Output {
 struct Entry {
     value: u32,
     epoch: u64,
-    /// The flight whose leader stored it.
+    /// The load whose leader stored it.
     load: Arc<InFlightLoad<u32, u32>>,
     generation: u32,
 }
@@ -113,12 +113,12 @@ struct Model {
     in_flight: InFlightLoads<u32, u32>,
     /// The shard and its lock.
     shard: Mutex<Option<Entry>>,
-    /// Accessed relaxed, so that only the locks order what is read.
+    /// Accessed relaxed, so that only the locks order its reads.
     database: AtomicU32,
     epoch: AtomicU64,
-    /// The number of loads in flight, if they count themselves.
+    /// The number of running loads of [`load_one_of_two`](Self::load_one_of_two).
     running: AtomicUsize,
-    /// The number of loads. No atomic of the model, so that counting orders nothing.
+    /// The number of loads. Not an atomic of the model, so that counting orders nothing.
     loads: Monitor,
     start: Instant,
 }
@@ -177,7 +177,7 @@ impl Model {
 
     fn load_one_of_two(&self) -> u32 {
         assert!(self.running.fetch_add(1, Relaxed) < 2);
-        // The load takes some time, so that shuttle lets other threads come.
+        // The load takes some time, so that shuttle runs other threads meanwhile.
         #[cfg(shuttle_models)]
         (0..3).for_each(|_| thread::yield_now());
         let value = self.load();
@@ -240,17 +240,17 @@ impl Model {
     }
 }
 
-/// A caller that wants the key, and its terms.
+/// A caller of the key, and its terms.
 struct Caller<'a> {
     model: &'a Model,
     now: Cell<Instant>,
-    /// Whether its alarm goes off, at once, and moves its time. Otherwise it never does.
+    /// `true` if its timer fires, at once, and moves its time. Otherwise it never fires.
     timer_works: bool,
     epoch: u64,
     permitted: Cell<bool>,
     permitted_once_it_waits: bool,
     load: fn(&Model) -> u32,
-    /// Whether its load stores the value. A load that fails does not.
+    /// `true` if its load stores the value. A load that fails does not.
     stores: bool,
 }
 
@@ -283,8 +283,8 @@ impl<'a> Caller<'a> {
             .join_or_lead(HASH, &KEY, self.candidate())
     }
 
-    /// Boards before any other caller.
-    fn is_first(&self) -> Leader<'a, u32, u32> {
+    /// Becomes the leader before any other caller joins.
+    fn lead_first(&self) -> Leader<'a, u32, u32> {
         match self.join_or_lead() {
             Role::Lead(leader) => leader,
             _ => panic!("somebody leads already"),
@@ -302,7 +302,7 @@ impl<'a> Caller<'a> {
 
     fn ask(&self) -> u32 {
         loop {
-            let (leader, looks_again) = match self.seek() {
+            let (leader, looks_again) = match self.look_up() {
                 Ok(value) => return value,
                 Err(Role::Lead(leader)) => (leader, !self.permitted.get()),
                 Err(Role::Wait(waiter)) => match block_on(self.wait(waiter)) {
@@ -336,8 +336,8 @@ impl<'a> Caller<'a> {
         Some(value)
     }
 
-    /// Looks the key up and boards under one hold of the shard's lock.
-    fn seek(&self) -> Result<u32, Role<'a, u32, u32>> {
+    /// Looks the key up and joins or leads its load under one hold of the shard's lock.
+    fn look_up(&self) -> Result<u32, Role<'a, u32, u32>> {
         let shard = self.model.shard.lock();
         self.found(&shard).ok_or_else(|| self.join_or_lead())
     }
@@ -360,7 +360,7 @@ impl<'a> Caller<'a> {
         value
     }
 
-    /// Boards, polls once, and gives up whatever the answer.
+    /// Joins or leads, polls once, and is dropped whatever the answer.
     fn give_up(&self) {
         if let Role::Wait(waiter) = self.join_or_lead() {
             let future = pin!(self.wait(waiter));

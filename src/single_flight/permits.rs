@@ -270,12 +270,12 @@ mod tests {
     const LEASE: Duration = Duration::from_secs(10);
 
     /// A queue and the time, which moves only when a test moves it.
-    struct Bench {
+    struct TestQueue {
         queue: PermitQueue,
         now: Instant,
     }
 
-    impl Bench {
+    impl TestQueue {
         fn new(permits: usize) -> Self {
             Self {
                 queue: PermitQueue::new(permits, LEASE),
@@ -324,166 +324,166 @@ mod tests {
 
     #[test]
     fn polled_callers_take_permits_in_order_of_arrival() {
-        let mut bench = Bench::new(1);
-        let mut held = bench.try_take().unwrap();
-        let [one, two, three] = bench.queued();
+        let mut test = TestQueue::new(1);
+        let mut held = test.try_take().unwrap();
+        let [one, two, three] = test.queued();
         for next in [one, two, three] {
-            assert_eq!(bench.release(held), usize::from(next <= three));
-            assert!(bench.try_take().is_none(), "the permit is offered");
+            assert_eq!(test.release(held), usize::from(next <= three));
+            assert!(test.try_take().is_none(), "the permit is offered");
             assert!(
                 [one, two, three]
                     .iter()
                     .filter(|&&other| other > next)
-                    .all(|&other| bench.waits(other))
+                    .all(|&other| test.waits(other))
             );
-            held = bench.takes(next);
+            held = test.takes(next);
         }
-        assert_eq!(bench.release(held), 0);
-        assert!(bench.try_take().is_some());
+        assert_eq!(test.release(held), 0);
+        assert!(test.try_take().is_some());
     }
 
     #[test]
     fn offer_that_is_not_taken_passes_to_any_polled_caller() {
-        let mut bench = Bench::new(1);
-        let held = bench.try_take().unwrap();
-        let [silent, as_silent, polled] = bench.queued();
-        assert_eq!(bench.release(held), 1);
-        assert!(bench.waits(polled));
-        bench.acquire(OFFER_TIMEOUT);
-        let held = bench.takes(polled);
-        // The silent callers have their old places again once they are polled.
-        let late = bench.queue.enqueue();
-        assert!(bench.waits(late) && bench.waits(as_silent) && bench.waits(silent));
-        assert_eq!(bench.release(held), 1);
-        assert!(bench.waits(late) && bench.waits(as_silent));
-        let held = bench.takes(silent);
-        assert_eq!(bench.release(held), 1);
-        assert!(bench.waits(late));
-        let held = bench.takes(as_silent);
-        assert_eq!(bench.release(held), 1);
-        bench.takes(late);
+        let mut test = TestQueue::new(1);
+        let held = test.try_take().unwrap();
+        let [unpolled, second_unpolled, polled] = test.queued();
+        assert_eq!(test.release(held), 1);
+        assert!(test.waits(polled));
+        test.acquire(OFFER_TIMEOUT);
+        let held = test.takes(polled);
+        // The unpolled callers have their old places again once they are polled.
+        let late = test.queue.enqueue();
+        assert!(test.waits(late) && test.waits(second_unpolled) && test.waits(unpolled));
+        assert_eq!(test.release(held), 1);
+        assert!(test.waits(late) && test.waits(second_unpolled));
+        let held = test.takes(unpolled);
+        assert_eq!(test.release(held), 1);
+        assert!(test.waits(late));
+        let held = test.takes(second_unpolled);
+        assert_eq!(test.release(held), 1);
+        test.takes(late);
     }
 
     #[test]
     fn caller_is_woken_for_the_permit_of_a_lapsed_offer() {
-        let mut bench = Bench::new(2);
-        let held = [bench.try_take().unwrap(), bench.try_take().unwrap()];
-        let [silent, sleeping] = bench.queued();
-        assert_eq!(bench.release(held[0]), 1);
-        bench.acquire(OFFER_TIMEOUT);
+        let mut test = TestQueue::new(2);
+        let held = [test.try_take().unwrap(), test.try_take().unwrap()];
+        let [unpolled, sleeping] = test.queued();
+        assert_eq!(test.release(held[0]), 1);
+        test.acquire(OFFER_TIMEOUT);
         // The next call of any kind notices the lapse.
-        assert_eq!(bench.release(held[1]), 1);
-        bench.takes(sleeping);
-        bench.takes(silent);
+        assert_eq!(test.release(held[1]), 1);
+        test.takes(sleeping);
+        test.takes(unpolled);
     }
 
     #[test]
     fn new_caller_takes_the_permit_of_a_lapsed_offer() {
-        let mut bench = Bench::new(1);
-        let held = bench.try_take().unwrap();
-        let [silent] = bench.queued();
-        bench.release(held);
-        assert!(bench.try_take().is_none());
-        bench.acquire(OFFER_TIMEOUT);
-        let held = bench.try_take().unwrap();
-        assert!(bench.waits(silent));
-        bench.release(held);
-        bench.takes(silent);
+        let mut test = TestQueue::new(1);
+        let held = test.try_take().unwrap();
+        let [unpolled] = test.queued();
+        test.release(held);
+        assert!(test.try_take().is_none());
+        test.acquire(OFFER_TIMEOUT);
+        let held = test.try_take().unwrap();
+        assert!(test.waits(unpolled));
+        test.release(held);
+        test.takes(unpolled);
     }
 
     #[test]
     fn permit_ends_with_its_lease_and_the_load_counts_as_abandoned() {
-        let mut bench = Bench::new(1);
-        let hanging = bench.try_take().unwrap();
-        let [waiting] = bench.queued();
-        bench.acquire(LEASE.saturating_sub(Duration::from_millis(1)));
-        let Reply::Wait { again } = bench.poll(waiting) else {
+        let mut test = TestQueue::new(1);
+        let hanging = test.try_take().unwrap();
+        let [waiting] = test.queued();
+        test.acquire(LEASE.saturating_sub(Duration::from_millis(1)));
+        let Reply::Wait { again } = test.poll(waiting) else {
             panic!("the lease has not ended")
         };
-        assert_eq!(again, bench.now + Duration::from_millis(1));
-        bench.acquire(Duration::from_millis(1));
-        let held = bench.takes(waiting);
-        assert_eq!((bench.queue.overdue(), bench.queue.abandoned()), (1, 1));
+        assert_eq!(again, test.now + Duration::from_millis(1));
+        test.acquire(Duration::from_millis(1));
+        let held = test.takes(waiting);
+        assert_eq!((test.queue.overdue(), test.queue.abandoned()), (1, 1));
         // The load ends late and gives back no permit.
-        assert_eq!(bench.release(hanging), 0);
-        assert_eq!((bench.queue.overdue(), bench.queue.abandoned()), (0, 1));
-        assert!(bench.try_take().is_none());
-        bench.release(held);
-        assert!(bench.try_take().is_some());
+        assert_eq!(test.release(hanging), 0);
+        assert_eq!((test.queue.overdue(), test.queue.abandoned()), (0, 1));
+        assert!(test.try_take().is_none());
+        test.release(held);
+        assert!(test.try_take().is_some());
     }
 
     #[test]
     fn offer_passes_on_when_its_caller_is_dropped() {
-        let mut bench = Bench::new(1);
-        let held = bench.try_take().unwrap();
-        let [one, two] = bench.queued();
-        bench.release(held);
-        bench.queue.leave(one);
-        assert_eq!(bench.queue.advance(bench.now).len(), 1);
-        bench.takes(two);
+        let mut test = TestQueue::new(1);
+        let held = test.try_take().unwrap();
+        let [one, two] = test.queued();
+        test.release(held);
+        test.queue.leave(one);
+        assert_eq!(test.queue.advance(test.now).len(), 1);
+        test.takes(two);
     }
 
     #[test]
     fn many_unpolled_callers_delay_a_polled_one_by_one_offer_timeout() {
-        let mut bench = Bench::new(1);
-        let held = bench.try_take().unwrap();
-        let _silent: [Ticket; 50] = bench.queued();
-        let [polled] = bench.queued();
-        bench.release(held);
-        let Reply::Wait { again } = bench.poll(polled) else {
+        let mut test = TestQueue::new(1);
+        let held = test.try_take().unwrap();
+        let _unpolled: [Ticket; 50] = test.queued();
+        let [polled] = test.queued();
+        test.release(held);
+        let Reply::Wait { again } = test.poll(polled) else {
             panic!("the first was offered the permit")
         };
-        assert_eq!(again, bench.now + OFFER_TIMEOUT);
-        bench.now = again;
-        bench.takes(polled);
+        assert_eq!(again, test.now + OFFER_TIMEOUT);
+        test.now = again;
+        test.takes(polled);
     }
 
     #[test]
     fn check_interval_grows_with_the_number_of_waiting_callers() {
-        let mut bench = Bench::new(1);
-        bench.try_take().unwrap();
-        let [first] = bench.queued();
-        let Reply::Wait { again } = bench.poll(first) else {
+        let mut test = TestQueue::new(1);
+        test.try_take().unwrap();
+        let [first] = test.queued();
+        let Reply::Wait { again } = test.poll(first) else {
             panic!("the permit is held")
         };
-        assert_eq!(again, bench.now + CHECK_INTERVAL);
-        let others: [Ticket; 99] = bench.queued();
-        let Reply::Wait { again } = bench.poll(others[0]) else {
+        assert_eq!(again, test.now + CHECK_INTERVAL);
+        let others: [Ticket; 99] = test.queued();
+        let Reply::Wait { again } = test.poll(others[0]) else {
             panic!("the permit is held")
         };
-        assert_eq!(again, bench.now + MAX_CHECK_INTERVAL);
+        assert_eq!(again, test.now + MAX_CHECK_INTERVAL);
     }
 
     #[test]
     fn few_of_many_callers_ask_again_when_an_offer_lapses_or_a_lease_ends() {
-        let mut bench = Bench::new(2);
-        let held = [bench.try_take().unwrap(), bench.try_take().unwrap()];
-        let callers: [Ticket; 100] = bench.queued();
-        bench.acquire(LEASE.saturating_sub(Duration::from_millis(500)));
-        let at_once = |bench: &mut Bench, before: Duration| {
+        let mut test = TestQueue::new(2);
+        let held = [test.try_take().unwrap(), test.try_take().unwrap()];
+        let callers: [Ticket; 100] = test.queued();
+        test.acquire(LEASE.saturating_sub(Duration::from_millis(500)));
+        let at_once = |test: &mut TestQueue, before: Duration| {
             let asks = callers[1..].iter().filter(|&&caller| {
-                let Reply::Wait { again } = bench.poll(caller) else {
+                let Reply::Wait { again } = test.poll(caller) else {
                     panic!("it has to wait")
                 };
-                again < bench.now + before
+                again < test.now + before
             });
             asks.count()
         };
-        assert_eq!(at_once(&mut bench, MAX_CHECK_INTERVAL), MAX_WATCHERS);
-        bench.release(held[0]);
-        assert_eq!(at_once(&mut bench, 2 * OFFER_TIMEOUT), MAX_WATCHERS);
+        assert_eq!(at_once(&mut test, MAX_CHECK_INTERVAL), MAX_WATCHERS);
+        test.release(held[0]);
+        assert_eq!(at_once(&mut test, 2 * OFFER_TIMEOUT), MAX_WATCHERS);
     }
 
     #[test]
     fn waiting_callers_ask_again_well_within_a_short_lease() {
         let lease = Duration::from_millis(100);
-        let mut bench = Bench::new(1);
-        bench.queue = PermitQueue::new(1, lease);
-        bench.try_take().unwrap();
-        let callers: [Ticket; 100] = bench.queued();
-        let Reply::Wait { again } = bench.poll(callers[99]) else {
+        let mut test = TestQueue::new(1);
+        test.queue = PermitQueue::new(1, lease);
+        test.try_take().unwrap();
+        let callers: [Ticket; 100] = test.queued();
+        let Reply::Wait { again } = test.poll(callers[99]) else {
             panic!("the permit is held")
         };
-        assert_eq!(again, bench.now + lease / 2);
+        assert_eq!(again, test.now + lease / 2);
     }
 }

@@ -7,12 +7,12 @@ use std::time::{Duration, Instant};
 
 const LEASE: Duration = Duration::from_secs(10);
 
-/// The time of a test, in seconds from its start.
-struct Cast {
+/// The clock of a test, in seconds from its start.
+struct TestClock {
     start: Instant,
 }
 
-impl Cast {
+impl TestClock {
     fn new() -> Self {
         Self {
             start: Instant::now(),
@@ -31,33 +31,33 @@ impl Cast {
 }
 
 #[derive(Default)]
-struct Bell(AtomicUsize);
+struct WakeCounter(AtomicUsize);
 
-impl Wake for Bell {
+impl Wake for WakeCounter {
     fn wake(self: Arc<Self>) {
         self.0.fetch_add(1, SeqCst);
     }
 }
 
-/// A waiter and the bell that its waker rings.
-struct Guest<'a> {
+/// A waiter and the counter of its waker.
+struct TestWaiter<'a> {
     waiter: Waiter<'a, u32, u32>,
-    bell: Arc<Bell>,
+    wakes: Arc<WakeCounter>,
 }
 
-impl<'a> Guest<'a> {
+impl<'a> TestWaiter<'a> {
     fn join_or_lead(in_flight: &'a InFlightLoads<u32, u32>, candidate: Candidate) -> Self {
         match in_flight.join_or_lead(1, &1, candidate) {
             Role::Wait(waiter) => Self {
                 waiter,
-                bell: Arc::default(),
+                wakes: Arc::default(),
             },
             _ => panic!("there is no load to wait for"),
         }
     }
 
     fn poll(&mut self, candidate: Candidate) -> Result<Answer<'a, u32, u32>, Pending> {
-        self.waiter.poll(candidate, &self.bell.clone().into())
+        self.waiter.poll(candidate, &self.wakes.clone().into())
     }
 
     fn must_wait(&mut self, candidate: Candidate) -> Option<Instant> {
@@ -74,7 +74,7 @@ impl<'a> Guest<'a> {
         }
     }
 
-    fn is_sent_away(&mut self, candidate: Candidate) -> bool {
+    fn must_retry(&mut self, candidate: Candidate) -> bool {
         matches!(self.poll(candidate), Ok(Answer::Retry { .. }))
     }
 
@@ -87,8 +87,8 @@ impl<'a> Guest<'a> {
         }
     }
 
-    fn rung(&self) -> usize {
-        self.bell.0.load(SeqCst)
+    fn wake_count(&self) -> usize {
+        self.wakes.0.load(SeqCst)
     }
 }
 
@@ -99,20 +99,20 @@ fn lead(in_flight: &InFlightLoads<u32, u32>, candidate: Candidate) -> Leader<'_,
     }
 }
 
-/// A leader and two waiters, all of second 0. Both waiters are waiting to be woken.
-fn lead_and_guests<'a>(
+/// Returns a leader and two waiters, which joined in second 0 and were polled once.
+fn lead_with_two_waiters<'a>(
     in_flight: &'a InFlightLoads<u32, u32>,
-    cast: &Cast,
-) -> (Leader<'a, u32, u32>, [Guest<'a>; 2]) {
-    let leader = lead(in_flight, cast.at(0));
-    let mut guests = [(), ()].map(|()| Guest::join_or_lead(in_flight, cast.at(0)));
-    for guest in &mut guests {
-        guest.must_wait(cast.at(0));
+    clock: &TestClock,
+) -> (Leader<'a, u32, u32>, [TestWaiter<'a>; 2]) {
+    let leader = lead(in_flight, clock.at(0));
+    let mut waiters = [(), ()].map(|()| TestWaiter::join_or_lead(in_flight, clock.at(0)));
+    for waiter in &mut waiters {
+        waiter.must_wait(clock.at(0));
     }
-    (leader, guests)
+    (leader, waiters)
 }
 
-/// Does what a leader does to store, except for the write to the shard. Returns whether it may store.
+/// Does the steps of a leader that stores, except for the write to the shard. Returns `true` if it may store.
 fn stores(leader: &mut Leader<'_, u32, u32>) -> bool {
     leader.in_flight.begin_write(1, &1, Some(leader)).is_ok()
 }
@@ -123,105 +123,105 @@ fn revoke(in_flight: &InFlightLoads<u32, u32>) {
 
 #[test]
 fn all_waiters_get_the_outcome_of_the_leader() {
-    let (cast, in_flight) = (Cast::new(), InFlightLoads::new());
-    let mut leader = lead(&in_flight, cast.at(0));
-    let mut early = Guest::join_or_lead(&in_flight, cast.at(1));
-    assert_eq!(early.must_wait(cast.at(1)), Some(cast.start + LEASE));
-    // A waiter that was not polled before the landing gets the outcome as well.
-    let mut late = Guest::join_or_lead(&in_flight, cast.at(1));
+    let (clock, in_flight) = (TestClock::new(), InFlightLoads::new());
+    let mut leader = lead(&in_flight, clock.at(0));
+    let mut early = TestWaiter::join_or_lead(&in_flight, clock.at(1));
+    assert_eq!(early.must_wait(clock.at(1)), Some(clock.start + LEASE));
+    // A waiter that was not polled before the completion gets the outcome as well.
+    let mut late = TestWaiter::join_or_lead(&in_flight, clock.at(1));
     assert!(stores(&mut leader));
     leader.complete(|| Outcome::Value(7));
-    assert_eq!(early.rung(), 1);
-    assert!(early.has_completed_with(cast.at(2), 7));
-    assert!(late.has_completed_with(cast.at(2), 7));
+    assert_eq!(early.wake_count(), 1);
+    assert!(early.has_completed_with(clock.at(2), 7));
+    assert!(late.has_completed_with(clock.at(2), 7));
     assert_eq!(in_flight.len(), 0);
 }
 
 #[test]
 fn outcome_without_waiters_is_not_computed() {
-    let (cast, in_flight) = (Cast::new(), InFlightLoads::new());
-    lead(&in_flight, cast.at(0)).complete(|| panic!("asked"));
+    let (clock, in_flight) = (TestClock::new(), InFlightLoads::new());
+    lead(&in_flight, clock.at(0)).complete(|| panic!("asked"));
     assert_eq!(in_flight.len(), 0);
 }
 
 #[test]
 fn call_of_a_loader_for_its_own_key_is_recursive() {
-    let (cast, in_flight) = (Cast::new(), InFlightLoads::new());
-    let leader = lead(&in_flight, cast.at(0));
-    drop(Guest::join_or_lead(&in_flight, cast.at(1)));
+    let (clock, in_flight) = (TestClock::new(), InFlightLoads::new());
+    let leader = lead(&in_flight, clock.at(0));
+    drop(TestWaiter::join_or_lead(&in_flight, clock.at(1)));
     let _loading = leader.enter(None);
     assert!(matches!(
-        in_flight.join_or_lead(1, &1, cast.at(1)),
+        in_flight.join_or_lead(1, &1, clock.at(1)),
         Role::Recursive(_)
     ));
     assert!(matches!(
-        in_flight.join_or_lead(2, &2, cast.at(1)),
+        in_flight.join_or_lead(2, &2, clock.at(1)),
         Role::Lead(_)
     ));
 }
 
 #[test]
 fn dropped_leader_wakes_one_waiter_which_leads() {
-    let (cast, in_flight) = (Cast::new(), InFlightLoads::new());
-    let (leader, [mut first, mut second]) = lead_and_guests(&in_flight, &cast);
+    let (clock, in_flight) = (TestClock::new(), InFlightLoads::new());
+    let (leader, [mut first, mut second]) = lead_with_two_waiters(&in_flight, &clock);
     drop(leader);
-    assert_eq!((first.rung(), second.rung()), (1, 0));
-    let leader = first.leads(cast.at(1));
-    second.must_wait(cast.at(1));
+    assert_eq!((first.wake_count(), second.wake_count()), (1, 0));
+    let leader = first.leads(clock.at(1));
+    second.must_wait(clock.at(1));
     leader.complete(|| Outcome::Value(8));
-    assert!(second.has_completed_with(cast.at(2), 8));
+    assert!(second.has_completed_with(clock.at(2), 8));
 }
 
 #[test]
 fn dropped_waiter_that_was_woken_to_lead_wakes_the_next() {
-    let (cast, in_flight) = (Cast::new(), InFlightLoads::new());
-    let (leader, [first, mut second]) = lead_and_guests(&in_flight, &cast);
+    let (clock, in_flight) = (TestClock::new(), InFlightLoads::new());
+    let (leader, [first, mut second]) = lead_with_two_waiters(&in_flight, &clock);
     drop(leader);
     drop(first);
-    assert_eq!(second.rung(), 1);
-    drop(second.leads(cast.at(1)));
-    // A flight without leader and waiter is closed.
+    assert_eq!(second.wake_count(), 1);
+    drop(second.leads(clock.at(1)));
+    // A load without leader and waiter is unregistered.
     assert_eq!(in_flight.len(), 0);
 }
 
 #[test]
 fn new_caller_may_lead_before_the_woken_waiter() {
-    let (cast, in_flight) = (Cast::new(), InFlightLoads::new());
-    let leader = lead(&in_flight, cast.at(0));
-    let mut guest = Guest::join_or_lead(&in_flight, cast.at(0));
-    guest.must_wait(cast.at(0));
+    let (clock, in_flight) = (TestClock::new(), InFlightLoads::new());
+    let leader = lead(&in_flight, clock.at(0));
+    let mut waiter = TestWaiter::join_or_lead(&in_flight, clock.at(0));
+    waiter.must_wait(clock.at(0));
     drop(leader);
-    let newcomer = lead(&in_flight, cast.at(1));
-    guest.must_wait(cast.at(1));
+    let newcomer = lead(&in_flight, clock.at(1));
+    waiter.must_wait(clock.at(1));
     newcomer.complete(|| Outcome::Value(9));
-    assert!(guest.has_completed_with(cast.at(2), 9));
+    assert!(waiter.has_completed_with(clock.at(2), 9));
 }
 
 #[test]
 fn first_waiter_polled_after_the_lease_leads_with_its_own_lease() {
-    let (cast, in_flight) = (Cast::new(), InFlightLoads::new());
-    let mut slow = lead(&in_flight, cast.at(0));
-    let mut first = Guest::join_or_lead(&in_flight, cast.at(1));
-    let mut second = Guest::join_or_lead(&in_flight, cast.at(1));
-    first.must_wait(cast.at(9));
-    let mut leader = first.leads(cast.at(10));
-    let again = second.must_wait(cast.at(10));
-    assert_eq!(again, Some(cast.start + 2 * LEASE));
+    let (clock, in_flight) = (TestClock::new(), InFlightLoads::new());
+    let mut slow = lead(&in_flight, clock.at(0));
+    let mut first = TestWaiter::join_or_lead(&in_flight, clock.at(1));
+    let mut second = TestWaiter::join_or_lead(&in_flight, clock.at(1));
+    first.must_wait(clock.at(9));
+    let mut leader = first.leads(clock.at(10));
+    let again = second.must_wait(clock.at(10));
+    assert_eq!(again, Some(clock.start + 2 * LEASE));
 
     assert!(stores(&mut leader));
     assert!(!stores(&mut slow), "something newer was stored");
     slow.complete(|| panic!("superseded"));
-    second.must_wait(cast.at(11));
+    second.must_wait(clock.at(11));
     leader.complete(|| Outcome::Value(3));
-    assert!(second.has_completed_with(cast.at(11), 3));
+    assert!(second.has_completed_with(clock.at(11), 3));
 }
 
 #[test]
 fn superseded_leader_stores_until_its_successor_has_stored() {
-    let (cast, in_flight) = (Cast::new(), InFlightLoads::new());
-    let mut slow = lead(&in_flight, cast.at(0));
-    let mut guest = Guest::join_or_lead(&in_flight, cast.at(1));
-    let mut leader = guest.leads(cast.at(10));
+    let (clock, in_flight) = (TestClock::new(), InFlightLoads::new());
+    let mut slow = lead(&in_flight, clock.at(0));
+    let mut waiter = TestWaiter::join_or_lead(&in_flight, clock.at(1));
+    let mut leader = waiter.leads(clock.at(10));
     assert!(stores(&mut slow));
     assert!(stores(&mut leader));
     assert!(!stores(&mut slow));
@@ -229,11 +229,11 @@ fn superseded_leader_stores_until_its_successor_has_stored() {
 
 #[test]
 fn superseded_leader_of_an_ended_load_may_not_store() {
-    let (cast, in_flight) = (Cast::new(), InFlightLoads::new());
-    let mut slow = lead(&in_flight, cast.at(0));
-    let mut guest = Guest::join_or_lead(&in_flight, cast.at(1));
-    guest
-        .leads(cast.at(10))
+    let (clock, in_flight) = (TestClock::new(), InFlightLoads::new());
+    let mut slow = lead(&in_flight, clock.at(0));
+    let mut waiter = TestWaiter::join_or_lead(&in_flight, clock.at(1));
+    waiter
+        .leads(clock.at(10))
         .complete(|| Outcome::Failed(LoadError::Failed(Arc::new("refused"))));
     assert_eq!(in_flight.len(), 0);
     assert!(!stores(&mut slow));
@@ -241,39 +241,39 @@ fn superseded_leader_of_an_ended_load_may_not_store() {
 
 #[test]
 fn revoked_load_completes_for_its_waiters_and_new_callers_start_another() {
-    let (cast, in_flight) = (Cast::new(), InFlightLoads::new());
-    let mut leader = lead(&in_flight, cast.at(0));
-    let mut guest = Guest::join_or_lead(&in_flight, cast.at(0));
+    let (clock, in_flight) = (TestClock::new(), InFlightLoads::new());
+    let mut leader = lead(&in_flight, clock.at(0));
+    let mut waiter = TestWaiter::join_or_lead(&in_flight, clock.at(0));
     revoke(&in_flight);
     assert!(!stores(&mut leader));
-    let mut anew = lead(&in_flight, cast.at(1));
+    let mut newer = lead(&in_flight, clock.at(1));
     leader.complete(|| Outcome::Value(4));
-    assert!(guest.has_completed_with(cast.at(1), 4));
-    assert!(stores(&mut anew));
+    assert!(waiter.has_completed_with(clock.at(1), 4));
+    assert!(stores(&mut newer));
 }
 
 #[test]
 fn waiters_of_a_revoked_load_without_leader_start_again() {
-    let (cast, in_flight) = (Cast::new(), InFlightLoads::new());
-    let (leader, mut guests) = lead_and_guests(&in_flight, &cast);
+    let (clock, in_flight) = (TestClock::new(), InFlightLoads::new());
+    let (leader, mut waiters) = lead_with_two_waiters(&in_flight, &clock);
     in_flight.revoke_all();
     drop(leader);
-    for guest in &mut guests {
-        assert_eq!(guest.rung(), 1);
-        assert!(guest.is_sent_away(cast.at(1)));
+    for waiter in &mut waiters {
+        assert_eq!(waiter.wake_count(), 1);
+        assert!(waiter.must_retry(clock.at(1)));
     }
     assert_eq!(in_flight.len(), 0);
 }
 
 #[test]
 fn waiters_of_a_revoked_load_start_again_after_its_lease() {
-    let (cast, in_flight) = (Cast::new(), InFlightLoads::new());
-    let slow = lead(&in_flight, cast.at(0));
-    let mut first = Guest::join_or_lead(&in_flight, cast.at(0));
-    let mut second = Guest::join_or_lead(&in_flight, cast.at(0));
-    second.must_wait(cast.at(0));
+    let (clock, in_flight) = (TestClock::new(), InFlightLoads::new());
+    let slow = lead(&in_flight, clock.at(0));
+    let mut first = TestWaiter::join_or_lead(&in_flight, clock.at(0));
+    let mut second = TestWaiter::join_or_lead(&in_flight, clock.at(0));
+    second.must_wait(clock.at(0));
     revoke(&in_flight);
-    let sent_away = first.poll(cast.at(10)).ok();
+    let sent_away = first.poll(clock.at(10)).ok();
     // The leader still loads, and is reported once.
     assert!(matches!(
         sent_away,
@@ -281,9 +281,9 @@ fn waiters_of_a_revoked_load_start_again_after_its_lease() {
             supersedes: Some(Superseded::Loading)
         })
     ));
-    assert_eq!(second.rung(), 1);
+    assert_eq!(second.wake_count(), 1);
     assert!(matches!(
-        second.poll(cast.at(10)),
+        second.poll(clock.at(10)),
         Ok(Answer::Retry { supersedes: None })
     ));
     slow.complete(|| panic!("superseded"));
@@ -291,10 +291,10 @@ fn waiters_of_a_revoked_load_start_again_after_its_lease() {
 
 #[test]
 fn update_is_revoked_by_other_writes_but_not_by_its_own() {
-    let (cast, in_flight) = (Cast::new(), InFlightLoads::new());
-    let mut mine = in_flight.register_update(1, 1, cast.at(0));
-    let mut other = in_flight.register_update(1, 1, cast.at(0));
-    let mut loading = lead(&in_flight, cast.at(0));
+    let (clock, in_flight) = (TestClock::new(), InFlightLoads::new());
+    let mut mine = in_flight.register_update(1, 1, clock.at(0));
+    let mut other = in_flight.register_update(1, 1, clock.at(0));
+    let mut loading = lead(&in_flight, clock.at(0));
     assert!(stores(&mut mine));
     assert!(stores(&mut mine));
     assert!(stores(&mut mine) && !stores(&mut other) && !stores(&mut loading));
@@ -305,14 +305,14 @@ fn update_is_revoked_by_other_writes_but_not_by_its_own() {
 
 #[test]
 fn waiters_start_again_if_the_outcome_panics() {
-    let (cast, in_flight) = (Cast::new(), InFlightLoads::new());
-    let leader = lead(&in_flight, cast.at(0));
-    let mut guest = Guest::join_or_lead(&in_flight, cast.at(0));
-    guest.must_wait(cast.at(0));
+    let (clock, in_flight) = (TestClock::new(), InFlightLoads::new());
+    let leader = lead(&in_flight, clock.at(0));
+    let mut waiter = TestWaiter::join_or_lead(&in_flight, clock.at(0));
+    waiter.must_wait(clock.at(0));
     let complete = std::panic::AssertUnwindSafe(|| leader.complete(|| panic!("Clone")));
     assert!(std::panic::catch_unwind(complete).is_err());
-    assert_eq!(guest.rung(), 1);
-    assert!(guest.is_sent_away(cast.at(1)));
+    assert_eq!(waiter.wake_count(), 1);
+    assert!(waiter.must_retry(clock.at(1)));
     assert_eq!(in_flight.len(), 0);
 }
 
@@ -325,20 +325,20 @@ fn queued(candidate: Candidate) -> Candidate {
 
 #[test]
 fn queued_leader_is_superseded_a_lease_after_it_was_last_polled() {
-    let (cast, in_flight) = (Cast::new(), InFlightLoads::new());
-    let mut leader = lead(&in_flight, queued(cast.at(0)));
-    let mut guest = Guest::join_or_lead(&in_flight, queued(cast.at(1)));
+    let (clock, in_flight) = (TestClock::new(), InFlightLoads::new());
+    let mut leader = lead(&in_flight, queued(clock.at(0)));
+    let mut waiter = TestWaiter::join_or_lead(&in_flight, queued(clock.at(1)));
     assert_eq!(
-        guest.must_wait(queued(cast.at(1))),
-        Some(cast.start + LEASE)
+        waiter.must_wait(queued(clock.at(1))),
+        Some(clock.start + LEASE)
     );
-    leader.extend_lease(queued(cast.at(8)));
-    assert!(guest.must_wait(queued(cast.at(17))).is_some());
-    let mut next = guest.leads(queued(cast.at(18)));
+    leader.extend_lease(queued(clock.at(8)));
+    assert!(waiter.must_wait(queued(clock.at(17))).is_some());
+    let mut next = waiter.leads(queued(clock.at(18)));
     assert_eq!(next.supersedes, Some(Superseded::Queued));
-    // The old one has lost its lead, whether or not it gets a permit, and cannot prolong it.
-    leader.extend_lease(queued(cast.at(19)));
-    assert!(!leader.begin(cast.at(19)) && next.begin(cast.at(20)));
+    // The old leader was superseded, even if it gets a permit, and cannot extend its lease.
+    leader.extend_lease(queued(clock.at(19)));
+    assert!(!leader.begin(clock.at(19)) && next.begin(clock.at(20)));
     next.complete(|| Outcome::Value(1));
     drop(leader);
     assert_eq!(in_flight.len(), 0);
@@ -346,13 +346,13 @@ fn queued_leader_is_superseded_a_lease_after_it_was_last_polled() {
 
 #[test]
 fn lease_of_a_queued_leader_begins_with_its_permit() {
-    let (cast, in_flight) = (Cast::new(), InFlightLoads::new());
-    let mut leader = lead(&in_flight, queued(cast.at(0)));
-    let mut guest = Guest::join_or_lead(&in_flight, queued(cast.at(1)));
-    leader.extend_lease(queued(cast.at(9)));
-    assert!(leader.begin(cast.at(15)));
-    assert!(guest.must_wait(queued(cast.at(24))).is_some());
-    let next = guest.leads(queued(cast.at(25)));
+    let (clock, in_flight) = (TestClock::new(), InFlightLoads::new());
+    let mut leader = lead(&in_flight, queued(clock.at(0)));
+    let mut waiter = TestWaiter::join_or_lead(&in_flight, queued(clock.at(1)));
+    leader.extend_lease(queued(clock.at(9)));
+    assert!(leader.begin(clock.at(15)));
+    assert!(waiter.must_wait(queued(clock.at(24))).is_some());
+    let next = waiter.leads(queued(clock.at(25)));
     assert_eq!(next.supersedes, Some(Superseded::Loading));
     drop((leader, next));
     assert_eq!(in_flight.len(), 0);
@@ -360,26 +360,26 @@ fn lease_of_a_queued_leader_begins_with_its_permit() {
 
 #[test]
 fn waiter_marked_busy_after_it_was_woken_wakes_the_next() {
-    let (cast, in_flight) = (Cast::new(), InFlightLoads::new());
-    let (leader, [mut busy, mut other]) = lead_and_guests(&in_flight, &cast);
+    let (clock, in_flight) = (TestClock::new(), InFlightLoads::new());
+    let (leader, [mut busy, mut other]) = lead_with_two_waiters(&in_flight, &clock);
     drop(leader);
-    assert_eq!((busy.rung(), other.rung()), (1, 0));
+    assert_eq!((busy.wake_count(), other.wake_count()), (1, 0));
     busy.waiter.mark_busy();
-    assert_eq!((busy.rung(), other.rung()), (1, 1));
-    drop(other.leads(cast.at(0)));
+    assert_eq!((busy.wake_count(), other.wake_count()), (1, 1));
+    drop(other.leads(clock.at(0)));
     // There is no other waiter.
-    drop(busy.leads(cast.at(0)));
+    drop(busy.leads(clock.at(0)));
     assert_eq!(in_flight.len(), 0);
 }
 
 #[test]
 fn waiter_marked_busy_is_not_woken_to_lead_and_gets_the_outcome() {
-    let (cast, in_flight) = (Cast::new(), InFlightLoads::new());
-    let (leader, [mut busy, mut other]) = lead_and_guests(&in_flight, &cast);
+    let (clock, in_flight) = (TestClock::new(), InFlightLoads::new());
+    let (leader, [mut busy, mut other]) = lead_with_two_waiters(&in_flight, &clock);
     busy.waiter.mark_busy();
     drop(leader);
-    assert_eq!((busy.rung(), other.rung()), (0, 1));
-    other.leads(cast.at(0)).complete(|| Outcome::Value(7));
-    assert!(busy.has_completed_with(cast.at(0), 7));
+    assert_eq!((busy.wake_count(), other.wake_count()), (0, 1));
+    other.leads(clock.at(0)).complete(|| Outcome::Value(7));
+    assert!(busy.has_completed_with(clock.at(0), 7));
     assert_eq!(in_flight.len(), 0);
 }

@@ -1,4 +1,4 @@
-//! A task that loads is dropped: exactly one of those who wait, a thread or a task, loads.
+//! A task that loads is dropped: exactly one of the waiting threads and tasks loads.
 
 use super::common::*;
 use std::convert::Infallible;
@@ -34,11 +34,11 @@ fn exactly_one_waiting_task_leads_after_the_leader_is_dropped() {
     let mut waiting = [(); 3].map(|()| Task::ask(&cache, 1, counted(&loads, 11)));
     waiting.iter_mut().for_each(Task::must_wait);
     drop(loading);
-    assert_eq!(waiting.each_ref().map(Task::rung), [1, 0, 0]);
-    // Nobody but the one who was woken has to be polled.
+    assert_eq!(waiting.each_ref().map(Task::wake_count), [1, 0, 0]);
+    // Only the woken waiter has to be polled.
     assert_eq!(waiting[0].answer().unwrap(), 11);
     for task in &mut waiting[1..] {
-        assert_eq!((task.rung(), task.answer().unwrap()), (1, 11));
+        assert_eq!((task.wake_count(), task.answer().unwrap()), (1, 11));
     }
     check_one_led(&cache, &loads);
 }
@@ -107,10 +107,10 @@ fn leading_thread_is_not_disturbed_by_a_dropped_waiter() {
     let cache = patient_cache();
     thread::scope(|scope| {
         let loading = LoadingThread::<Infallible>::start(scope, &cache, 1);
-        let gone = Task::<Answer>::aboard(&cache, 1);
-        let mut stays = Task::<Answer>::aboard(&cache, 1);
+        let gone = Task::<Answer>::waiting(&cache, 1);
+        let mut stays = Task::<Answer>::waiting(&cache, 1);
         drop(gone);
-        assert_eq!(stays.rung(), 0);
+        assert_eq!(stays.wake_count(), 0);
         assert_eq!(loading.finish(Ok(4)).unwrap(), 4);
         assert_eq!(stays.answer().unwrap(), 4);
     });

@@ -1,4 +1,4 @@
-//! A loader that asks for its own key is told, and does not wait for itself; other keys work.
+//! A loader that calls for its own key gets `Recursive` and does not wait for itself. Other keys work.
 
 use super::common::*;
 use hotset::LoadError;
@@ -24,7 +24,7 @@ fn blocking_loader_gets_recursive_for_its_own_key_and_other_keys_work() {
     let cache = Cache::new(10);
     let load_one = |_: &u32| {
         let two = cache.get_or_load(&2, |_| {
-            // The key of an outer loader is as recursive as one's own.
+            // The key of an outer loader is recursive, too.
             assert!(is_recursive(&ask_by_thread(&cache, 1)));
             Ok::<_, Infallible>(20)
         });
@@ -41,7 +41,7 @@ fn async_loader_gets_recursive_for_its_own_key_and_other_keys_work() {
     let load_one = || async {
         assert!(is_recursive(&ask_by_task(&cache, 1).await));
         yield_now().await;
-        // Also where it goes on after it has waited, and from within another load.
+        // Also after it has waited, and from within another load.
         assert!(is_recursive(&ask_by_task(&cache, 1).await));
         let load_two = || async {
             yield_now().await;
@@ -98,8 +98,8 @@ fn blocking_and_async_calls_get_recursive_in_each_others_loaders() {
 fn suspended_loader_makes_no_other_task_of_its_thread_recursive() {
     let cache = patient_cache();
     let loading = LoadingTask::<Infallible>::start(&cache, 1);
-    let mut waiting = Task::<Answer>::aboard(&cache, 1);
-    // Nor the loader of another key that asks for this one.
+    let mut waiting = Task::<Answer>::waiting(&cache, 1);
+    // Neither is the loader of another key that calls for this one.
     let mut outer = Task::new(cache.get_or_load_async(&2, || ask_by_task(&cache, 1)));
     outer.must_wait();
     assert_eq!(loading.finish(Ok(7)).unwrap(), 7);
@@ -123,7 +123,7 @@ fn loader_that_moves_between_threads_is_recursive_only_on_its_current_thread() {
     thread::scope(|scope| {
         scope.spawn(|| task.must_wait()).join().unwrap();
     });
-    let mut waiting = Task::<Answer>::aboard(&cache, 1);
+    let mut waiting = Task::<Answer>::waiting(&cache, 1);
     assert_eq!(task.answer().unwrap(), 7);
     assert_eq!(waiting.answer().unwrap(), 7);
     cache.validate();
@@ -139,14 +139,14 @@ fn waiters_get_the_value_of_a_loader_that_got_recursive() {
         Ok::<_, Infallible>(6)
     }));
     leader.must_wait();
-    let mut waiting = Task::<Answer>::aboard(&cache, 1);
+    let mut waiting = Task::<Answer>::waiting(&cache, 1);
     leader.must_wait();
-    assert_eq!(waiting.rung(), 0);
+    assert_eq!(waiting.wake_count(), 0);
     assert_eq!(leader.answer().unwrap(), 6);
     assert_eq!(waiting.answer().unwrap(), 6);
 }
 
-/// A loader's `?` makes the recursion its own error; the next call is as any other.
+/// The `?` of a loader converts the recursion to its own error. The next call loads as usual.
 #[test]
 fn loader_that_fails_with_recursive_leaves_no_load_behind() {
     let cache = patient_cache();

@@ -1,4 +1,4 @@
-//! A waiter's own deadline passes: `WaitTimeout`, for it alone.
+//! The deadline of a waiter passes: `WaitTimeout` for this waiter only.
 
 use super::common::*;
 use hotset::LoadError;
@@ -11,7 +11,7 @@ fn impatient_cache() -> Cache {
     builder.build().unwrap()
 }
 
-/// Waits on this thread, in vain.
+/// Waits on this thread until the wait timeout.
 fn times_out(cache: &Cache) {
     let started = Instant::now();
     let result = cache.get_or_load(&1, |_| Ok::<_, Infallible>(2));
@@ -31,14 +31,14 @@ fn wait_timeout_of_a_thread_concerns_that_thread_only() {
     cache.validate();
 }
 
-/// The process has timers for tasks outside a runtime, too.
+/// Outside a runtime, the timer thread of the process wakes tasks.
 #[test]
 fn wait_timeout_of_a_task_concerns_that_task_only() {
     let cache = impatient_cache();
     let slow = LoadingTask::<Infallible>::start(&cache, 1);
-    let mut early = Task::<Answer>::aboard(&cache, 1);
-    until(|| early.rung() == 1);
-    let mut late = Task::<Answer>::aboard(&cache, 1);
+    let mut early = Task::<Answer>::waiting(&cache, 1);
+    until(|| early.wake_count() == 1);
+    let mut late = Task::<Answer>::waiting(&cache, 1);
     assert!(matches!(early.answer(), Err(LoadError::WaitTimeout)));
     assert_eq!(slow.finish(Ok(1)).unwrap(), 1);
     assert_eq!(late.answer().unwrap(), 1);
@@ -50,9 +50,9 @@ fn wait_timeout_of_a_task_concerns_that_task_only() {
 fn wait_timeout_of_a_thread_does_not_end_the_wait_of_a_task() {
     let cache = impatient_cache();
     let slow = LoadingTask::<Infallible>::start(&cache, 1);
-    let mut waiting = Task::<Answer>::aboard(&cache, 1);
+    let mut waiting = Task::<Answer>::waiting(&cache, 1);
     times_out(&cache);
-    // It was asked for before its own deadline, and has the value when it looks at the time.
+    // The load completed before the deadline of the task, which gets the value when it is polled.
     assert_eq!(slow.finish(Ok(1)).unwrap(), 1);
     assert_eq!(waiting.answer().unwrap(), 1);
     cache.validate();
@@ -64,7 +64,7 @@ fn waiter_that_was_woken_to_lead_leads_after_its_deadline() {
     let slow = LoadingTask::<Infallible>::start(&cache, 1);
     let mut waiting = Task::ask(&cache, 1, || Ok::<_, Infallible>(2));
     waiting.must_wait();
-    until(|| waiting.rung() == 1);
+    until(|| waiting.wake_count() == 1);
     drop(slow);
     assert_eq!(waiting.answer().unwrap(), 2);
     cache.validate();
@@ -83,8 +83,8 @@ fn last_waiter_that_times_out_leaves_no_load_behind() {
     );
 }
 
-/// Polls `waiting` while two loads in turn, the first of which fails with an error of another type, take longer together
-/// than the wait timeout. Returns its answer.
+/// Polls `waiting` while two loads in turn, the first of which fails with an error of another type, take longer
+/// together than the wait timeout. Returns its answer.
 fn answer_after_two_slow_loads<T>(cache: &Cache, mut waiting: Task<'_, T>) -> T {
     let pause = SHORT.mul_f64(0.6);
     let failing = LoadingTask::<u16>::start(cache, 1);

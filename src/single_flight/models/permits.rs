@@ -17,7 +17,7 @@ scenarios! {
 }
 
 thread_local! {
-    // The time of this thread, which moves only when its alarm goes off.
+    // The time of this thread, which moves only when its timer fires.
     #[allow(clippy::missing_const_for_thread_local)]
     static NOW: Cell<Option<Instant>> = Cell::new(None);
 }
@@ -28,7 +28,7 @@ fn now() -> Instant {
     NOW.with(|now| now.get()).unwrap_or(start)
 }
 
-/// An alarm that goes off at once, if it works, and moves the time of its thread.
+/// A timer that fires at once, if it works, and moves the time of its thread.
 struct ModelTimer {
     work: bool,
 }
@@ -67,7 +67,7 @@ impl Permits {
         thread::spawn(move || role(&permits))
     }
 
-    /// Loads once there is a permit. Without alarms only a wake-up can end the wait.
+    /// Loads once there is a permit. Without a working timer only a wake-up can end the wait.
     fn load(&self, timer_works: bool) {
         let mut timer = ModelTimer { work: timer_works };
         let pass = async {
@@ -83,14 +83,14 @@ impl Permits {
         };
         let permit = block_on(pass);
         let running = self.running.fetch_add(1, Relaxed);
-        // With alarms, the time may have jumped to the end of the other's lease.
+        // With a working timer, the time may have jumped to the end of the other's lease.
         assert!(running == 0 || timer_works);
         self.running.fetch_sub(1, Relaxed);
         drop(permit);
     }
 
-    /// Enters the queue and polls once. The place stays in the queue while the result lives.
-    fn is_silent(&self) -> impl Drop + '_ {
+    /// Enters the queue and polls once. The caller stays in the queue while the result lives.
+    fn enqueue_unpolled(&self) -> impl Drop + '_ {
         let mut queued = self.bulkhead.enqueue();
         // A permit that is free at once is released at once.
         drop(queued.poll(Waker::noop()));
@@ -123,10 +123,10 @@ fn every_caller_gets_a_permit_of_its_own() {
 fn offer_to_a_dropped_caller_passes_on() {
     let permits = Permits::new();
     let held = permits.bulkhead.try_acquire();
-    let quitter = permits.spawn(|permits| drop(permits.is_silent()));
+    let dropped = permits.spawn(|permits| drop(permits.enqueue_unpolled()));
     let other = permits.spawn(|permits| permits.load(false));
     drop(held);
-    quitter.join().unwrap();
+    dropped.join().unwrap();
     other.join().unwrap();
     permits.ends(0..=0);
 }
@@ -134,11 +134,11 @@ fn offer_to_a_dropped_caller_passes_on() {
 fn offer_that_is_not_taken_passes_to_a_polled_caller() {
     let permits = Permits::new();
     let held = permits.bulkhead.try_acquire();
-    let silent = permits.is_silent();
+    let unpolled = permits.enqueue_unpolled();
     let other = permits.spawn(|permits| permits.load(true));
     drop(held);
     other.join().unwrap();
-    drop(silent);
+    drop(unpolled);
     // The time may have jumped to the end of the lease.
     permits.ends(..=1);
 }

@@ -1,4 +1,4 @@
-//! The scenarios of the models of flights.
+//! The scenarios of the models of loads.
 
 use super::*;
 
@@ -43,7 +43,7 @@ fn concurrent_callers_make_one_load() {
 
 fn dropped_leader_is_replaced_by_one_waiter() {
     let model = Model::new();
-    let leader = model.caller().is_first();
+    let leader = model.caller().lead_first();
     let others: Vec<_> = (1..CALLERS).map(|_| model.spawn(Model::ask)).collect();
     drop(leader);
     for other in others {
@@ -54,11 +54,11 @@ fn dropped_leader_is_replaced_by_one_waiter() {
 
 fn waiter_dropped_after_its_leader_strands_no_other_waiter() {
     let model = Model::new();
-    let leader = model.caller().is_first();
-    let quitter = model.spawn(|model| model.caller().give_up());
+    let leader = model.caller().lead_first();
+    let dropped = model.spawn(|model| model.caller().give_up());
     let others: Vec<_> = (2..CALLERS).map(|_| model.spawn(Model::ask)).collect();
     drop(leader);
-    quitter.join().unwrap();
+    dropped.join().unwrap();
     for other in others {
         assert_eq!(other.join().unwrap(), OLD);
     }
@@ -67,24 +67,24 @@ fn waiter_dropped_after_its_leader_strands_no_other_waiter() {
 
 fn waiter_dropped_during_completion_strands_no_other_waiter() {
     let model = Model::new();
-    let leader = model.caller().is_first();
-    let quitter = model.spawn(|model| model.caller().give_up());
+    let leader = model.caller().lead_first();
+    let dropped = model.spawn(|model| model.caller().give_up());
     let others: Vec<_> = (2..CALLERS).map(|_| model.spawn(Model::ask)).collect();
     let answers = all(model.caller().lead(leader, false).unwrap(), others);
-    quitter.join().unwrap();
+    dropped.join().unwrap();
     assert!(answers.iter().all(|&value| value == OLD));
     model.ends_with(Some(OLD), 1..=1);
 }
 
-/// All waiters are woken at the end of the leader's lease, and then at the end of each other's.
+/// All timers fire at the end of the leader's lease, and then at the end of each other's.
 fn waiters_supersede_a_slow_leader_and_each_other() {
     let model = Model::new();
     let slow = Caller {
         load: Model::load_what_changes,
         ..model.caller()
     };
-    let leader = slow.is_first();
-    let impatient = |model: &Model| {
+    let leader = slow.lead_first();
+    let superseding = |model: &Model| {
         let caller = Caller {
             timer_works: true,
             load: Model::load_what_changes,
@@ -92,7 +92,7 @@ fn waiters_supersede_a_slow_leader_and_each_other() {
         };
         caller.ask()
     };
-    let others: Vec<_> = (1..CALLERS).map(|_| model.spawn(impatient)).collect();
+    let others: Vec<_> = (1..CALLERS).map(|_| model.spawn(superseding)).collect();
     slow.lead(leader, false);
     let answers: Vec<_> = others.into_iter().map(|it| it.join().unwrap()).collect();
     let stored = model.stored();
@@ -100,14 +100,14 @@ fn waiters_supersede_a_slow_leader_and_each_other() {
     model.ends_with(stored, 1..=CALLERS);
 }
 
-/// Callers that come after the lease of a slow leader take over from it, but not from each other.
+/// Callers that join after the lease of a slow leader supersede it, but not each other.
 fn one_of_two_waiters_supersedes_a_slow_leader() {
     let model = Model::new();
     let slow = Caller {
         load: Model::load_what_changes,
         ..model.caller()
     };
-    let leader = slow.is_first();
+    let leader = slow.lead_first();
     let takes_over = |model: &Model| {
         let caller = Caller {
             load: Model::load_what_changes,
@@ -123,14 +123,14 @@ fn one_of_two_waiters_supersedes_a_slow_leader() {
     model.ends_with(stored, 1..=2);
 }
 
-/// No caller takes over from a leader that is about to land.
+/// A leader that is about to complete its load is not superseded.
 fn completing_leader_is_not_superseded() {
     let model = Model::new();
     let slow = Caller {
         stores: false,
         ..model.caller()
     };
-    let leader = slow.is_first();
+    let leader = slow.lead_first();
     let other = model.spawn(|model| late(model).ask());
     slow.lead(leader, false);
     other.join().unwrap();
@@ -145,7 +145,7 @@ fn late(model: &Model) -> Caller<'_> {
     }
 }
 
-/// Ends the flight without its slow leader, so that no write finds it.
+/// Completes the load without its slow leader, so that no write finds it.
 fn lands_late_without_storing(model: &Model) {
     let caller = Caller {
         stores: false,
@@ -157,7 +157,7 @@ fn lands_late_without_storing(model: &Model) {
 fn superseded_leader_does_not_store_after_an_invalidation() {
     let model = Model::new();
     let slow = model.caller();
-    let leader = slow.is_first();
+    let leader = slow.lead_first();
     let other = model.spawn(|model| {
         lands_late_without_storing(model);
         model.invalidate();
@@ -170,7 +170,7 @@ fn superseded_leader_does_not_store_after_an_invalidation() {
 fn superseded_leader_does_not_store_during_an_invalidation() {
     let model = Model::new();
     let slow = model.caller();
-    let leader = slow.is_first();
+    let leader = slow.lead_first();
     let others = [
         model.spawn(lands_late_without_storing),
         model.spawn(Model::invalidate),
@@ -201,7 +201,7 @@ fn caller_after_a_clear_gets_the_new_value() {
     an_invalidation_by(Model::clear);
 }
 
-/// No caller comes after the invalidation to load again and hide the value that an older load has stored.
+/// After the invalidation no caller loads again, which would hide the value that an older load has stored.
 fn load_before_an_invalidation_is_not_stored() {
     let model = Model::new();
     let others: Vec<_> = (1..CALLERS).map(|_| model.spawn(Model::ask)).collect();
@@ -215,7 +215,7 @@ fn load_before_an_invalidation_is_not_stored() {
 
 fn load_whose_leader_is_dropped_during_an_invalidation_is_not_stored() {
     let model = Model::new();
-    let leader = model.caller().is_first();
+    let leader = model.caller().lead_first();
     let waiters: Vec<_> = (2..CALLERS).map(|_| model.spawn(Model::ask)).collect();
     let other = model.spawn(Model::invalidate);
     drop(leader);
@@ -227,10 +227,10 @@ fn load_whose_leader_is_dropped_during_an_invalidation_is_not_stored() {
     model.ends_with(model.stored(), 1..=CALLERS);
 }
 
-/// No waiter leads the revoked flight; all board again.
+/// All waiters of the revoked load start again, because none may lead it.
 fn waiters_of_a_revoked_load_without_leader_load_the_new_value() {
     let model = Model::new();
-    let leader = model.caller().is_first();
+    let leader = model.caller().lead_first();
     let waiters: Vec<_> = (1..CALLERS).map(|_| model.spawn(Model::ask)).collect();
     model.invalidate();
     drop(leader);
@@ -255,7 +255,7 @@ fn caller_in(model: &Model, epoch: u64) -> Caller<'_> {
 
 fn caller_of_a_later_epoch_gets_the_new_value() {
     let model = Model::new();
-    let leader = caller_in(&model, 0).is_first();
+    let leader = caller_in(&model, 0).lead_first();
     let later = model.spawn(|model| {
         model.change(new_in(1));
         model.epoch.store(1, Release);
@@ -288,13 +288,13 @@ fn concurrent_callers_of_two_epochs_get_new_values() {
     model.ends_with(Some(new_in(2)), 1..=3);
 }
 
-/// While two loads of different epochs run, a newcomer of a third epoch waits, but does not get their values.
+/// While two loads of different epochs run, a caller of a third epoch waits, but does not get their values.
 fn caller_of_a_third_epoch_waits_and_gets_the_newest_value() {
     let model = Model::new();
-    let _slow = caller_in(&model, 0).is_first();
+    let _slow = caller_in(&model, 0).lead_first();
     model.running.store(1, Relaxed);
     model.change(new_in(1));
-    let leader = caller_in(&model, 1).is_first();
+    let leader = caller_in(&model, 1).lead_first();
     let later = |model: &Model| {
         model.change(new_in(2));
         assert_eq!(caller_in(model, 2).ask(), new_in(2));
@@ -313,7 +313,7 @@ fn queued_leader_is_superseded_and_there_is_one_load() {
         permitted: Cell::new(false),
         ..model.caller()
     };
-    let leader = queued.is_first();
+    let leader = queued.lead_first();
     let others: Vec<_> = (1..CALLERS)
         .map(|nth| {
             model.spawn(move |model| {
@@ -331,7 +331,7 @@ fn queued_leader_is_superseded_and_there_is_one_load() {
     model.ends_with(Some(OLD), 1..=1);
 }
 
-/// Callers that read, decide and write exclude each other, or try again.
+/// Callers that read and write as one step exclude each other, or try again.
 fn concurrent_updates_lose_no_increment() {
     fn increment(model: &Model) {
         loop {
