@@ -1,12 +1,9 @@
-//! `cargo bench --bench cache`: each workload at each size with one thread and with two, hotset
-//! beside its peers, by criterion. For a table of ratios from interleaved rounds see `compare`.
+//! `cargo bench --bench cache`: each workload at each size with one thread and with two, by criterion.
+//! The package `peers` has tables of hotset beside other caches.
 
 mod common;
 
-use common::{
-    Adaptive, Bench, Foyer, Hotset, Moka, MokaFuture, MutexLru, Numbers, Peer, PlainMap,
-    QuickCache, Scc, Work,
-};
+use common::{Adaptive, Bench, Hotset, Numbers, Peer, Work};
 use criterion::measurement::WallTime;
 use criterion::{
     BenchmarkGroup, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main,
@@ -43,13 +40,6 @@ fn caches(criterion: &mut Criterion) {
             let mut group = criterion.benchmark_group(format!("{}/{capacity}", work.name()));
             bench::<Hotset<Numbers>>(&mut group, work, capacity, &keys);
             bench::<Adaptive<Numbers>>(&mut group, work, capacity, &keys);
-            bench::<QuickCache<Numbers>>(&mut group, work, capacity, &keys);
-            bench::<Moka<Numbers>>(&mut group, work, capacity, &keys);
-            bench::<MokaFuture<Numbers>>(&mut group, work, capacity, &keys);
-            bench::<Foyer<Numbers>>(&mut group, work, capacity, &keys);
-            bench::<Scc<Numbers>>(&mut group, work, capacity, &keys);
-            bench::<MutexLru<Numbers>>(&mut group, work, capacity, &keys);
-            bench::<PlainMap<Numbers>>(&mut group, work, capacity, &keys);
             group.finish();
         }
     }

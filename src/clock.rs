@@ -4,6 +4,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
+#[cfg(feature = "snapshot")]
+use std::time::{SystemTime, UNIX_EPOCH};
 
 /// A source of time for expiry.
 ///
@@ -112,6 +114,21 @@ pub(crate) const NEVER: Nanos = Nanos::MAX;
 #[inline]
 pub(crate) fn saturating_nanos(duration: Duration) -> Nanos {
     Nanos::try_from(duration.as_nanos()).unwrap_or(NEVER)
+}
+
+/// Returns the time of the operating system's calendar clock, in milliseconds since the start of 1970, or 0 if it is earlier.
+///
+/// For times that other processes read. It may be set back.
+#[cfg(feature = "snapshot")]
+pub(crate) fn unix_millis() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.map_or(0, saturating_millis)
+}
+
+/// Returns a duration in milliseconds, or `u64::MAX` if it is longer.
+#[cfg(feature = "snapshot")]
+pub(crate) fn saturating_millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// The clock of one cache: the system's without a virtual call, since each hit may read it.

@@ -5,7 +5,7 @@ use std::time::Duration;
 /// The values that a reader may see after an *acknowledged* change.
 ///
 /// A change is acknowledged when [`invalidate`], [`write_through`] or another write has returned
-/// [`Delivery::Acknowledged`] or [`Delivery::NotShared`]. All processes of a namespace need the same class, and the
+/// [`Propagation::Acknowledged`] or [`Propagation::NotShared`]. All processes of a namespace need the same class, and the
 /// same [`heartbeat`](crate::TieredCacheBuilder::heartbeat).
 ///
 /// | | the writer's process | other processes | while Redis is unreachable |
@@ -15,11 +15,11 @@ use std::time::Duration;
 /// | `L2Only` | the new value | the new value | the new value, from the loader |
 /// | `L1Only` | the new value | like `Bounded`, with the entry's time to live for `ttl` | as before |
 ///
-/// A change that is *queued* ([`Delivery::Queued`]), because Redis was unreachable, is seen in the writer's process at
+/// A change that is *queued* ([`Propagation::Queued`]), because Redis was unreachable, is seen in the writer's process at
 /// once. Other processes see it when it was sent, or when the old value has expired in their L1 and in Redis.
 /// Invalidations that are queued in a process when it dies are lost.
 ///
-/// Keys that cannot be encoded are cached by each process for itself, whatever the class ([`Delivery::LocalOnly`]).
+/// Keys that cannot be encoded are cached by each process for itself, whatever the class ([`Propagation::LocalOnly`]).
 ///
 /// With [`stale_if_error`](crate::LocalCacheBuilder::stale_if_error), an old value may be served in any class if the loader
 /// fails, and to a caller that has waited for [`stale_if_slow`](crate::LocalCacheBuilder::stale_if_slow) or for the wait timeout.
@@ -38,10 +38,10 @@ use std::time::Duration;
 ///
 /// [`invalidate`]: crate::TieredCache::invalidate
 /// [`write_through`]: crate::TieredCache::write_through
-/// [`Delivery::Acknowledged`]: crate::Delivery::Acknowledged
-/// [`Delivery::LocalOnly`]: crate::Delivery::LocalOnly
-/// [`Delivery::NotShared`]: crate::Delivery::NotShared
-/// [`Delivery::Queued`]: crate::Delivery::Queued
+/// [`Propagation::Acknowledged`]: crate::Propagation::Acknowledged
+/// [`Propagation::LocalOnly`]: crate::Propagation::LocalOnly
+/// [`Propagation::NotShared`]: crate::Propagation::NotShared
+/// [`Propagation::Queued`]: crate::Propagation::Queued
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Consistency {

@@ -1,4 +1,68 @@
-#![doc = include_str!("../README.md")]
+//! A sharded LRU + TTL cache whose `get_or_load` cannot be stampeded.
+//!
+//! [`LocalCache`] keeps values in this process, bounded by entries or by weight. Of all callers that miss a key
+//! together, threads and tasks, one runs its loader, and all get its value. A load that started before an invalidation
+//! never stores its result. Hits write no shared memory in the steady state. With the feature `redis`, [`TieredCache`]
+//! makes the caches of many processes one cache over Redis.
+//!
+//! # Examples
+//!
+//! ```
+//! use hotset::LocalCache;
+//! use std::{sync::Arc, time::Duration};
+//!
+//! fn fetch_profile(id: u64) -> std::io::Result<Arc<str>> {
+//!     Ok(format!("profile {id}").into()) // your query
+//! }
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let profiles: LocalCache<u64, Arc<str>> = LocalCache::builder()
+//!     .capacity(100_000)
+//!     .time_to_live(Duration::from_secs(300))
+//!     .build()?;
+//!
+//! let profile = profiles.get_or_load(&7, |&id| fetch_profile(id))?;
+//! assert_eq!(&*profile, "profile 7");
+//!
+//! // After a change in the database. Loads in flight do not store the outdated value.
+//! profiles.invalidate(&7);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Where to start
+//!
+//! - [`guide`]: the user guide, by topic: [getting started](guide::getting_started), [loading](guide::loading),
+//!   [expiration](guide::expiration), [invalidation](guide::invalidation),
+//!   [several processes](guide::several_processes), [operations](guide::operations), [testing](guide::testing),
+//!   [migrating from moka and `quick_cache`](guide::migrating), [choosing a policy](guide::choosing_a_policy).
+//! - [`LocalCache`], its [builder](LocalCacheBuilder), and [`Stats`].
+//! - [`Cache`] and [`AsyncCache`]: the traits for code that does not depend on the backend.
+//! - [`TieredCache`], its [builder][`TieredCacheBuilder`], and [`Consistency`].
+//! - [`Metrics`] and [`CacheConfig`].
+//!
+//! # Features
+//!
+//! None is enabled by default.
+//!
+//! | feature | adds |
+//! | --- | --- |
+//! | `tokio` | tokio's timers for waiting tasks; loads and refreshes in tasks of their own ([`Detached`]) |
+//! | `snapshot` | `LocalCache::snapshot` and `LocalCache::restore`, from one run of a program to the next |
+//! | `redis` | [`TieredCache`]; includes `tokio` and `snapshot` |
+//! | `redis-tls` | `rediss://` URLs |
+//! | `metrics` | [`Metrics`], for the facade of the crate `metrics` |
+//! | `tracing` | spans of loads and of calls to Redis, and an event for each change of state |
+//! | `serde` | [`CacheConfig`]: backend and settings from TOML, JSON or the environment |
+
+#![warn(missing_docs)]
+#![cfg_attr(
+    not(all(feature = "metrics", feature = "redis", feature = "serde")),
+    doc = "",
+    doc = include_str!("guide/links_to_docs_rs.md"),
+    // The documentation of other items links to items that do not exist without these features.
+    allow(rustdoc::broken_intra_doc_links)
+)]
 
 mod clock;
 #[cfg(any(feature = "redis", feature = "serde"))]
@@ -69,7 +133,15 @@ pub use snapshot::SnapshotError;
 pub use stats::histogram::DurationHistogram;
 #[cfg(feature = "redis")]
 pub use tiered::{
-    BlockingCache, CallStats, Delivery, Health, L2Calls, RemoteError, Rollout, TierStats,
+    BlockingCache, CallStats, Health, L2Calls, Propagation, RemoteError, Rollout, TierStats,
     TieredCache, TieredCacheBuilder, Warning,
 };
 pub use warm::{FailedBatch, WarmOptions, WarmOutcome, WarmProgress, WarmReport};
+
+#[cfg(any(doc, doctest))]
+pub mod guide;
+
+/// The examples of the README.
+#[cfg(all(doctest, feature = "redis"))]
+#[doc = include_str!("../README.md")]
+struct ReadmeDoctests;

@@ -3,11 +3,9 @@
 // Each benchmark that includes this file is a crate of its own.
 #![allow(unreachable_pub)]
 
-mod peers;
+pub mod hotset_cache;
 
-pub use peers::{
-    Adaptive, Foyer, Hotset, Moka, MokaFuture, MutexLru, Peer, PlainMap, QuickCache, Scc,
-};
+pub use hotset_cache::{Adaptive, Hotset, Peer};
 
 use rand::rngs::SmallRng;
 use rand::seq::SliceRandom;
@@ -298,7 +296,7 @@ impl<'a, C: Contents> Keys<'a, C> {
     }
 }
 
-fn runtime() -> Runtime {
+pub fn runtime() -> Runtime {
     let runtime = tokio::runtime::Builder::new_current_thread().build();
     runtime.expect("a runtime of one thread")
 }

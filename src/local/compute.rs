@@ -1,7 +1,9 @@
-//! Operations that read, run user code, and write as one step. They are flights too, so the user
+//! Operations that read, run user code, and write as one step. They are registered like loads in flight, so that the user
 //! code runs without a lock, and a write in between is detected.
 
 use crate::entry::Loaded;
+#[cfg(feature = "redis")]
+use crate::local::DefaultHasher;
 use crate::local::removal::{RemovalCause, Removals};
 use crate::local::shard::metadata::Origin;
 use crate::local::shard::{Shard, Terms};
@@ -237,7 +239,7 @@ where
 /// The right to store a value from elsewhere. It is stored unless the key was written to since the promise
 /// was made.
 #[cfg(feature = "redis")]
-pub(crate) struct Promise<'a, K, V, S> {
+pub(crate) struct Promise<'a, K, V, S = DefaultHasher> {
     cache: &'a LocalCache<K, V, S>,
     location: KeyLocation<'a, K, V>,
     claim: Leader<'a, K, V>,

@@ -18,6 +18,8 @@ mod walk;
 mod warm;
 
 #[cfg(feature = "redis")]
+pub(crate) use crate::local::compute::Promise;
+#[cfg(feature = "redis")]
 pub(crate) use crate::local::load::batch::BatchLookup;
 #[cfg(feature = "tokio")]
 pub use crate::local::load::detached::Detached;
@@ -57,7 +59,7 @@ pub type DefaultHasher = foldhash::fast::RandomState;
 /// Shards are chosen by the top 16 bits of a hash.
 pub(crate) const MAX_SHARDS: usize = 1 << 16;
 
-/// A sharded cache in this process: LRU or another [`Policy`], with a time to live for each entry, bounded
+/// A sharded cache in this process: LRU or another [`Policy`](crate::Policy), with a time to live for each entry, bounded
 /// by entries or by weight.
 ///
 /// A clone is another handle to the same cache, so share it by cloning.

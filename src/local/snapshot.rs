@@ -1,6 +1,6 @@
 //! What is held, in a file, from one run of a program to the next.
 
-use crate::clock::{NEVER, Nanos, saturating_nanos};
+use crate::clock::{NEVER, Nanos, saturating_nanos, unix_millis};
 use crate::codec::{MessagePack, RoundTripCheck};
 use crate::entry::Loaded;
 use crate::local::LocalCache;
@@ -17,7 +17,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use std::hash::{BuildHasher, Hash};
 use std::io::Write;
 use std::path::Path;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 const NANOS_PER_MILLI: Nanos = 1_000_000;
 
@@ -284,13 +284,6 @@ where
         })?;
     }
     Ok((writer.entries(), writer.finish()?))
-}
-
-fn unix_millis() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH);
-    since.map_or(0, |since| {
-        u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
-    })
 }
 
 /// An entry of a file on its way to the cache.

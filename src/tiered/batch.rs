@@ -1,16 +1,16 @@
-//! Several keys at once: one round trip for what L1 misses, one load for what L2 misses too, one round
-//! trip for what was loaded.
+//! Batches: one round trip for the keys that L1 misses, one load for those that L2 misses too, and one round trip to
+//! store the loaded values.
 
 use crate::entry::Loaded;
 use crate::error::{AnyError, LoadError};
 use crate::local::BatchLookup;
-use crate::tiered::coherence::key_waiters::Wait;
+use crate::tiered::coherence::key_waiters::KeyWait;
 use crate::tiered::coherence::read_lease::now;
-use crate::tiered::fetch::{POLL, Read};
+use crate::tiered::fetch::{L2Answer, POLL_INTERVAL};
 use crate::tiered::health::count;
 use crate::tiered::l2::remote::Token;
-use crate::tiered::load::Fresh;
-use crate::tiered::load_lease::{Granted, Lease};
+use crate::tiered::load::Fetched;
+use crate::tiered::load_lease::{LeaseRequest, LoadLease};
 use crate::tiered::{Inner, RemoteKey, RemoteValue, TieredCache};
 use crate::traits::erasure::{BatchResult, ErrorType, share_batch, typed};
 use futures_util::future::join_all;
@@ -22,17 +22,18 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 impl<K: RemoteKey, V: RemoteValue> TieredCache<K, V> {
-    /// The values of several keys, in their order, as
-    /// [`LocalCache::get_many_or_load_async`](crate::LocalCache::get_many_or_load_async): Redis is asked
-    /// once for all that L1 misses, and `load` once for all that Redis misses too. Keys that other
-    /// processes load are waited for. Those of them whose loads are lost are asked of `load`, together as
-    /// far as they are lost together.
+    /// Returns the values for several keys, in their order. Runs `load` once for the keys that neither L1 nor Redis
+    /// has, and stores its results.
+    ///
+    /// Like [`LocalCache::get_many_or_load_async`](crate::LocalCache::get_many_or_load_async), with one round trip to
+    /// Redis for all keys that L1 misses. If other processes load some of the keys, this waits for them. If such loads
+    /// fail together, `load` is called once for all of their keys.
     ///
     /// # Errors
     ///
-    /// As [`get_or_load_async`](Self::get_or_load_async), if that is what became of any of the keys.
+    /// Returns the same errors as [`get_or_load_async`](Self::get_or_load_async), for the first key that has one.
     ///
-    /// # Cancellation
+    /// # Cancel safety
     ///
     /// The future may be dropped at any time.
     pub async fn get_many_or_load_async<M, L, E, F>(
@@ -47,7 +48,7 @@ impl<K: RemoteKey, V: RemoteValue> TieredCache<K, V> {
         E: Any + Send + Sync,
     {
         let inner = &self.inner;
-        // Locked while it makes a future, and not while that runs.
+        // Locked while `load` creates a future, and not while that runs.
         let load = Mutex::new(|missing| {
             let loading = load(missing);
             async move { share_batch(loading.await) }
@@ -56,23 +57,24 @@ impl<K: RemoteKey, V: RemoteValue> TieredCache<K, V> {
         let error_type = ErrorType::of::<E>();
         let values = inner.load_round(keys, error_type, BatchLookup::Recorded, &load, &first);
         let mut values = typed(values.await)?;
-        // Keys that other processes load, or that another batch of this one has left to them. Not
-        // within the batch, where those would wait who wait for its other keys.
+        // The remaining keys are loaded by other processes, or another batch of this process waits for them. The wait
+        // is outside of the batch, because other callers wait for the other keys of the batch.
         let mut left_out = first.left_out.into_inner();
-        let mut wait_limits = None;
+        let mut limits = None;
         loop {
             let missing = |at: &usize| values[*at].is_none() && !left_out.contains(&keys[*at]);
             let rest: Vec<usize> = (0..keys.len()).filter(missing).collect();
             if rest.is_empty() {
                 return Ok(values);
             }
-            let wait_limits = wait_limits.get_or_insert_with(|| inner.l1.wait_limits());
+            let limits = limits.get_or_insert_with(|| inner.l1.wait_limits());
             let rest_keys: Vec<K> = rest.iter().map(|&at| keys[at].clone()).collect();
             let names: Vec<_> = rest_keys.iter().map(|key| inner.key_name(key)).collect();
-            // Before L2 is asked, so that no word is missed.
-            let waiters_by_key = names.iter().flatten();
-            let waiters_by_key: Vec<_> = waiters_by_key
-                .map(|name| inner.waiters_by_key.enter(name))
+            // Registered before L2 is asked, so that no notification is missed.
+            let key_waits: Vec<_> = names
+                .iter()
+                .flatten()
+                .map(|name| inner.key_waiters.register(name))
                 .collect();
             let round = Round::default();
             let found = inner
@@ -88,70 +90,70 @@ impl<K: RemoteKey, V: RemoteValue> TieredCache<K, V> {
                 values[at] = value;
             }
             left_out.extend(round.left_out.into_inner());
-            let led = round.led.into_inner();
-            // Where there is none, another batch of this process has left the keys to other processes.
-            if led.is_empty() {
+            let leased_elsewhere = round.leased_elsewhere.into_inner();
+            // If it is empty, another batch of this process waits for the keys.
+            if leased_elsewhere.is_empty() {
                 continue;
             }
-            if wait_limits.next().is_none_or(|next| Instant::now() < next) {
+            if limits.next().is_none_or(|next| Instant::now() < next) {
                 inner
-                    .wait_for_others(&led, waiters_by_key, wait_limits.next())
+                    .wait_for_others(&leased_elsewhere, key_waits, limits.next())
                     .await;
                 continue;
             }
             for (key, value) in keys.iter().zip(&mut values) {
                 if value.is_none() && !left_out.contains(key) {
                     *value = inner.l1.stale_in_place(key);
-                    if value.is_none() && wait_limits.is_over() {
+                    if value.is_none() && limits.is_over() {
                         return Err(LoadError::WaitTimeout);
                     }
                 }
             }
-            wait_limits.stale_from = None;
+            limits.stale_from = None;
         }
     }
 }
 
-/// What is known of the keys of a batch that have no value after they were asked for.
+/// The keys of a batch that have no value after one round.
 struct Round<K> {
-    /// The loader knows nothing of them.
+    /// The keys for which the loader returned no value.
     left_out: Mutex<HashSet<K>>,
-    /// Other processes load them, with leases that last for as long as this.
-    led: Mutex<HashMap<Box<[u8]>, Duration>>,
+    /// The names of keys that other processes load, and the remaining times of their leases.
+    leased_elsewhere: Mutex<HashMap<Box<[u8]>, Duration>>,
 }
 
 impl<K> Default for Round<K> {
     fn default() -> Self {
         Self {
             left_out: Mutex::default(),
-            led: Mutex::default(),
+            leased_elsewhere: Mutex::default(),
         }
     }
 }
 
-/// Keys to load, with the lead of each, where L2 gave it.
-pub(crate) type ToLoad<K, V> = Vec<(K, Option<Granted<K, V>>)>;
+/// Keys to load, each with its load lease if L2 has granted one.
+pub(crate) type ToLoad<K, V> = Vec<(K, Option<LoadLease<K, V>>)>;
 
-/// For the value of a key, or the lead of its load.
+/// The question for the value of a key, or for the lease to load it.
 struct Question<K, V> {
     key: K,
-    lease: Lease<K, V>,
-    /// What this wrote cannot be read.
-    refused: Option<Token>,
+    request: LeaseRequest<K, V>,
+    /// The token of a value that cannot be read, and counts as absent.
+    unreadable: Option<Token>,
 }
 
-/// What L2 answers to a batch.
-pub(crate) struct Asked<K, V> {
-    pub(crate) found: Vec<(K, Fresh<V>)>,
+/// The answer of L2 to a batch.
+pub(crate) struct BatchAnswer<K, V> {
+    pub(crate) found: Vec<(K, Fetched<V>)>,
     pub(crate) to_load: ToLoad<K, V>,
-    /// The names of keys that other processes load, and how long their leases last.
-    led: HashMap<Box<[u8]>, Duration>,
-    /// What other processes load is to be loaded as well.
+    /// The names of keys that other processes load, and the remaining times of their leases.
+    leased_elsewhere: HashMap<Box<[u8]>, Duration>,
+    /// `true` if this process also loads the keys that other processes load.
     is_shadow: bool,
 }
 
 impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
-    /// Asks L1, L2 and the loader for keys, once. Keys that other processes load have no value.
+    /// Gets the values from L1, L2 and the loader, once. Keys that other processes load get no value.
     async fn load_round<F>(
         self: &Arc<Self>,
         keys: &[K],
@@ -171,28 +173,29 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
         Box::pin(values).await
     }
 
-    /// Waits until something has become of all keys that other processes load, so that those whose loads
-    /// were lost are loaded together; but no longer than until they are to be asked for again.
+    /// Waits until the loads of other processes have ended, so that the keys whose loads have failed are loaded
+    /// together. Waits for at most the polling interval, and not beyond `until`.
     async fn wait_for_others(
         &self,
-        led: &HashMap<Box<[u8]>, Duration>,
-        mut waiters_by_key: Vec<Wait<'_>>,
+        leased_elsewhere: &HashMap<Box<[u8]>, Duration>,
+        mut key_waits: Vec<KeyWait<'_>>,
         until: Option<Instant>,
     ) {
-        let left = led.values().max().copied().unwrap_or_default();
-        let mut most = left.min(POLL);
+        let longest = leased_elsewhere.values().max().copied();
+        let mut timeout = longest.unwrap_or_default().min(POLL_INTERVAL);
         if let Some(until) = until {
-            most = most.min(until.saturating_duration_since(Instant::now()));
+            timeout = timeout.min(until.saturating_duration_since(Instant::now()));
         }
-        waiters_by_key.retain(|wait| led.contains_key(wait.key()));
-        join_all(waiters_by_key.iter_mut().map(|wait| {
+        key_waits.retain(|wait| leased_elsewhere.contains_key(wait.key()));
+        join_all(key_waits.iter_mut().map(|wait| {
             count(&self.counters.l2_waits);
-            wait.wait(most)
+            wait.wait(timeout)
         }))
         .await;
     }
 
-    /// What the flights of a batch run, except for keys that other processes load.
+    /// Returns the values from L2, or loads them, except for keys that other processes load. The leader of a batch in
+    /// L1 runs this.
     async fn fetch_many<F>(
         self: &Arc<Self>,
         keys: Vec<K>,
@@ -204,122 +207,126 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
     {
         let deadline = self.wait_deadline(&keys);
         let is_shadow = self.settings.rollout.is_shadow();
-        let mut asked = self.ask_many(&keys, is_shadow).await;
+        let mut answer = self.ask_many(&keys, is_shadow).await;
         let mut permit = None;
-        if !asked.to_load.is_empty() || is_shadow {
+        if !answer.to_load.is_empty() || is_shadow {
             permit = self.try_permit();
             if permit.is_none() {
-                // Who waits for a permit holds no lead, which might end before it begins.
-                drop(asked);
-                permit = Some(self.queue(deadline).await?);
-                asked = self.ask_many(&keys, is_shadow).await;
+                // A caller that waits for a permit holds no lease, which might end before the load begins.
+                drop(answer);
+                permit = Some(self.wait_for_permit(deadline).await?);
+                answer = self.ask_many(&keys, is_shadow).await;
             }
         }
         // More than once in a round, if this batch takes keys over from another one.
-        round.led.lock().extend(asked.led.drain());
-        let mut held = Vec::new();
+        let leased_elsewhere = answer.leased_elsewhere.drain();
+        round.leased_elsewhere.lock().extend(leased_elsewhere);
+        let mut shadow = Vec::new();
         if is_shadow {
-            held = Self::put_in_shadow(&mut asked);
+            shadow = Self::take_shadow_values(&mut answer);
         }
-        let to_load = std::mem::take(&mut asked.to_load);
+        let to_load = std::mem::take(&mut answer.to_load);
         if let Some(permit) = permit.filter(|_| !to_load.is_empty()) {
             let begun = Instant::now();
             let keys = to_load.iter().map(|(key, _)| key.clone()).collect();
             let loaded = self.run(permit, || (load.lock())(keys)).await?;
-            self.compare_many(held, &loaded).await;
+            self.compare_many(shadow, &loaded).await;
             let mut loaded = self
                 .fill_many(to_load, loaded, begun, &round.left_out)
                 .await;
-            asked.found.append(&mut loaded);
+            answer.found.append(&mut loaded);
         }
 
-        let found = asked.found.into_iter();
-        Ok(found.map(|(key, fresh)| (key, self.local(fresh))).collect())
+        let found = answer.found.into_iter();
+        Ok(found
+            .map(|(key, fetched)| (key, self.for_l1(fetched)))
+            .collect())
     }
 
-    /// Asks for values, or for the lead of their loads.
-    async fn ask_many(self: &Arc<Self>, keys: &[K], is_shadow: bool) -> Asked<K, V> {
-        let mut asked = Asked {
+    /// Asks L2 for values, or for the leases to load them.
+    async fn ask_many(self: &Arc<Self>, keys: &[K], is_shadow: bool) -> BatchAnswer<K, V> {
+        let mut batch = BatchAnswer {
             found: Vec::new(),
             to_load: Vec::new(),
-            led: HashMap::new(),
+            leased_elsewhere: HashMap::new(),
             is_shadow,
         };
         let mut questions = Vec::new();
         for key in keys {
-            match self.key_name(key).filter(|name| self.asks_l2(name)) {
+            match self.key_name(key).filter(|name| self.uses_l2(name)) {
                 Some(name) => questions.push(Question {
                     key: key.clone(),
-                    lease: Lease::ask(self, &name),
-                    refused: None,
+                    request: LeaseRequest::new(self, &name),
+                    unreadable: None,
                 }),
-                None => asked.to_load.push((key.clone(), None)),
+                None => batch.to_load.push((key.clone(), None)),
             }
         }
-        // Once more for those whose values cannot be read; after that they are as others' to load.
-        let again = self.ask_round(questions, &mut asked).await;
-        self.ask_round(again, &mut asked).await;
-        asked
+        // Keys whose values cannot be read are asked for once more, and get no value in this round after that.
+        let again = self.ask_round(questions, &mut batch).await;
+        self.ask_round(again, &mut batch).await;
+        batch
     }
 
-    /// One round trip. Returns the questions to ask again, of values that cannot be read.
+    /// Asks L2 in one round trip. Returns the questions to ask again, because the values cannot be read.
     async fn ask_round(
         self: &Arc<Self>,
         questions: Vec<Question<K, V>>,
-        asked: &mut Asked<K, V>,
+        batch: &mut BatchAnswer<K, V>,
     ) -> Vec<Question<K, V>> {
         let mut again = Vec::new();
         if questions.is_empty() {
             return again;
         }
-        let when = Instant::now();
+        let asked = Instant::now();
         let asks = questions.iter();
-        let asks = asks.map(|question| question.lease.question(question.refused));
+        let asks = asks.map(|question| question.request.question(question.unreadable));
         let answers = self.l2.ask(&asks.collect::<Vec<_>>()).await;
         let Ok(answers) = answers else {
             let alone = questions.into_iter().map(|question| (question.key, None));
-            asked.to_load.extend(alone);
+            batch.to_load.extend(alone);
             return again;
         };
-        for (Question { key, lease, .. }, answer) in questions.into_iter().zip(answers) {
-            let name: Box<[u8]> = lease.key().into();
-            match self.read(lease, answer, when) {
-                Read::Found(found) => match found.into_lead() {
-                    Ok(lead) => asked.to_load.push((key, lead)),
-                    Err(fresh) => asked.found.push((key, fresh)),
-                },
-                Read::Refused(token) => again.push(Question {
+        for (Question { key, request, .. }, answer) in questions.into_iter().zip(answers) {
+            let name: Box<[u8]> = request.key().into();
+            match self.read(request, answer, asked) {
+                L2Answer::Value(fetched) => batch.found.push((key, fetched)),
+                L2Answer::LoadLease(lease) => batch.to_load.push((key, Some(lease))),
+                L2Answer::L2Unavailable => batch.to_load.push((key, None)),
+                L2Answer::Unreadable(token) => again.push(Question {
                     key,
-                    lease: Lease::ask(self, &name),
-                    refused: Some(token),
+                    request: LeaseRequest::new(self, &name),
+                    unreadable: Some(token),
                 }),
-                Read::Led(_) if asked.is_shadow => asked.to_load.push((key, None)),
-                Read::Led(left) => drop(asked.led.insert(name, left)),
+                L2Answer::LeasedElsewhere(_) if batch.is_shadow => batch.to_load.push((key, None)),
+                L2Answer::LeasedElsewhere(left) => {
+                    batch.leased_elsewhere.insert(name, left);
+                }
             }
         }
         again
     }
 
-    /// Stores in L2 what was loaded with a lead. Of what the loader left out the lead is given back.
+    /// Stores loaded values in L2. The leases of keys for which the loader returned no value are released.
     async fn fill_many(
         &self,
         to_load: ToLoad<K, V>,
         loaded: Vec<(K, Loaded<V>)>,
         begun: Instant,
         left_out: &Mutex<HashSet<K>>,
-    ) -> Vec<(K, Fresh<V>)> {
+    ) -> Vec<(K, Fetched<V>)> {
         let mut loaded: HashMap<K, Loaded<V>> = loaded.into_iter().collect();
-        let (mut keys, mut fresh, mut leads) = (Vec::new(), Vec::new(), Vec::new());
-        for (key, lead) in to_load {
+        let (mut keys, mut fetched, mut loads) = (Vec::new(), Vec::new(), Vec::new());
+        for (key, lease) in to_load {
             let Some(loaded) = loaded.remove(&key) else {
                 left_out.lock().insert(key);
                 continue;
             };
-            leads.push((lead, fresh.len()));
-            fresh.push(Fresh::loaded(loaded, begun));
+            loads.push((lease, fetched.len()));
+            fetched.push(Fetched::loaded(loaded, begun));
             keys.push(key);
         }
-        self.fill(leads, &mut fresh).await;
-        keys.into_iter().zip(fresh).collect()
+        self.fill(loads, &mut fetched).await;
+        keys.into_iter().zip(fetched).collect()
     }
 }

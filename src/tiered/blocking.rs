@@ -1,9 +1,9 @@
-//! The front for threads.
+//! The interface of a tiered cache for threads.
 
 use crate::entry::Loaded;
 use crate::error::{AnyError, LoadError};
 use crate::single_flight::blocking::block_on;
-use crate::tiered::write::Delivery;
+use crate::tiered::write::Propagation;
 use crate::tiered::{RemoteKey, RemoteValue, Rollout, TieredCache};
 use crate::traits::erasure::ErrorType;
 use crate::traits::{AsyncCache, Cache, ErasedLoader};
@@ -12,17 +12,17 @@ use std::fmt;
 use std::future::{Future, ready};
 use std::time::Duration;
 
-/// A [`TieredCache`] for threads, from [`TieredCache::blocking`]: a [`Cache`].
-///
-/// # Blocking
-///
-/// Hits in L1 do not block. What asks Redis blocks the thread, and what it asks runs in the runtime
-/// in which the cache was built, which needs a thread of its own for that: it must be of tokio's
-/// `multi_thread` flavor, or be driven by another thread.
+/// A handle to a [`TieredCache`] for threads, from [`TieredCache::blocking`]. It implements [`Cache`].
 ///
 /// # Panics
 ///
-/// Where it would have to block, if it is called by a task: tasks use the [`TieredCache`] itself.
+/// A method panics if it has to block and is called by a task. Tasks use the [`TieredCache`] itself.
+///
+/// # Blocking
+///
+/// A hit in L1 does not block. Other calls block the thread while calls to Redis run in the runtime
+/// in which the cache was built. That runtime needs a thread of its own: it must have tokio's
+/// `multi_thread` flavor, or be driven by another thread.
 pub struct BlockingCache<K, V> {
     pub(super) tier: TieredCache<K, V>,
 }
@@ -40,39 +40,39 @@ impl<K: RemoteKey, V: RemoteValue> BlockingCache<K, V> {
         Self { tier }
     }
 
-    /// In the runtime's context, but not as one of its tasks: a loader may block, and run another
-    /// runtime.
+    /// Blocks until `future` is ready. It is polled in the context of the runtime, but not as one of its tasks, because
+    /// a loader may block, and may run another runtime.
     fn wait<T>(&self, future: impl Future<Output = T>) -> T {
         let runtime = &self.tier.inner.runtime;
-        // Panics where it is called by a task, whose thread must not be blocked.
+        // Panics if this is called by a task, whose thread must not be blocked.
         runtime.block_on(ready(()));
         let _entered = runtime.enter();
         block_on(&Cell::new(None), |_| future)
     }
 
-    /// As [`TieredCache::invalidate`].
+    /// Invalidates the value for a key, like [`TieredCache::invalidate`].
     #[allow(clippy::must_use_candidate)]
-    pub fn invalidate(&self, key: &K) -> Delivery {
+    pub fn invalidate(&self, key: &K) -> Propagation {
         self.wait(self.tier.invalidate(key))
     }
 
-    /// As [`TieredCache::invalidate_tag`].
+    /// Invalidates all values that have this tag, like [`TieredCache::invalidate_tag`].
     #[allow(clippy::must_use_candidate)]
-    pub fn invalidate_tag(&self, tag: &str) -> Delivery {
+    pub fn invalidate_tag(&self, tag: &str) -> Propagation {
         self.wait(self.tier.invalidate_tag(tag))
     }
 
-    /// As [`TieredCache::write_through`], with a `write` that blocks.
+    /// Changes the database by `write`, which may block, and then the caches, like [`TieredCache::write_through`].
     ///
     /// # Errors
     ///
-    /// What `write` fails with; the caches are then left as they are.
+    /// Returns the error of `write`. The caches are not changed then.
     pub fn write_through<E>(
         &self,
         key: K,
         value: V,
         write: impl FnOnce(&V) -> Result<(), E>,
-    ) -> Result<Delivery, E> {
+    ) -> Result<Propagation, E> {
         let write = |value: V| ready(write(&value));
         self.wait(self.tier.write_through(key, value, write))
     }
@@ -80,9 +80,9 @@ impl<K: RemoteKey, V: RemoteValue> BlockingCache<K, V> {
 
 impl<K: RemoteKey, V: RemoteValue> Cache<K, V> for BlockingCache<K, V> {
     fn get(&self, key: &K) -> Option<V> {
-        match self.tier.inner.get_local(key) {
+        match self.tier.inner.look_up_l1(key) {
             Some(value) => Some(value),
-            None => self.wait(self.tier.inner.look_up(key)),
+            None => self.wait(self.tier.inner.look_up_missing(key)),
         }
     }
 

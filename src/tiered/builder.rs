@@ -1,4 +1,4 @@
-//! How a tiered cache is set up.
+//! The builder of a tiered cache.
 
 use crate::codec::{Codec, MessagePack};
 use crate::error::BuildError;
@@ -6,7 +6,8 @@ use crate::local::LocalCacheBuilder;
 use crate::schema::{Schema, Schemas};
 use crate::single_flight::Bulkhead;
 use crate::tiered::coherence::background::BackgroundTasks;
-use crate::tiered::coherence::key_waiters::{Acks, KeyWaiters};
+use crate::tiered::coherence::invalidation_acks::InvalidationAcks;
+use crate::tiered::coherence::key_waiters::KeyWaiters;
 use crate::tiered::coherence::pending_invalidations::PendingInvalidations;
 use crate::tiered::coherence::read_lease::ReadLease;
 use crate::tiered::health::TierCounters;
@@ -23,24 +24,29 @@ use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
 
+/// The default of the deadline of a call to Redis.
 const DEFAULT_DEADLINE: Duration = Duration::from_millis(200);
+/// The default of the interval between heartbeats.
 const DEFAULT_HEARTBEAT: Duration = Duration::from_millis(500);
-const DEFAULT_LOADS: usize = 64;
-const DEFAULT_MAX_SIZE: usize = 1 << 20;
-const DEFAULT_QUEUE: usize = 10_000;
+/// The default of the number of concurrent loads.
+const DEFAULT_MAX_LOADS: usize = 64;
+/// The default of the maximum size of a value in Redis, in bytes.
+const DEFAULT_MAX_VALUE_SIZE: usize = 1 << 20;
+/// The default of the number of queued invalidations.
+const DEFAULT_MAX_QUEUED: usize = 10_000;
 
-/// Shorter and a busy machine's pauses look like failures.
+/// The shortest heartbeat. With a shorter one, a pause of a busy machine looks like a failure.
 const MIN_HEARTBEAT: Duration = Duration::from_millis(50);
 const MAX_HEARTBEAT: Duration = Duration::from_secs(60);
 
-/// Bytes of a namespace.
-const MAX_NAMESPACE: usize = 128;
+/// The maximum length of a namespace, in bytes.
+const MAX_NAMESPACE_LEN: usize = 128;
 
-/// The longest name of a key in L2, in bytes. Entries with longer ones stay in L1; invalidations of them reach
-/// all processes.
-pub(super) const MAX_KEY: usize = 1 << 10;
+/// The maximum length of a key's name in L2, in bytes. Entries with longer names are stored in L1 only. Invalidations
+/// of them reach all processes.
+pub(super) const MAX_KEY_LEN: usize = 1 << 10;
 
-/// Sets up a [`TieredCache`]; from [`LocalCacheBuilder::redis`], which comes after the settings of L1.
+/// A builder of a [`TieredCache`], from [`LocalCacheBuilder::redis`], which is called after the settings of L1.
 #[must_use = "a builder does nothing until build is called"]
 pub struct TieredCacheBuilder<K, V> {
     local: LocalCacheBuilder<K, V>,
@@ -54,56 +60,54 @@ pub struct TieredCacheBuilder<K, V> {
     certificates: Certificates,
 }
 
-/// What the cache goes on needing.
+/// The settings that the cache needs after it was built.
 pub(super) struct TierSettings {
     pub(super) namespace: String,
     pub(super) consistency: Consistency,
-    /// Of values, in L2.
+    /// The time to live of values in L2.
     pub(super) ttl: Option<Duration>,
-    /// Of copies in L1, at most.
+    /// The maximum time to live of values in L1.
     pub(super) local_ttl: Option<Duration>,
     pub(super) lease: Duration,
     pub(super) wait_timeout: Option<Duration>,
     pub(super) heartbeat: Duration,
-    /// The primary may become another server while the old one still answers.
+    /// `true` if another server may become the primary while the old one still answers.
     pub(super) fails_over: bool,
     pub(super) rollout: Rollout,
 }
 
 impl TierSettings {
-    /// How long a lease on serving from L1 lasts: two heartbeats.
+    /// Returns the duration of a read lease: two heartbeats.
     pub(super) fn read_lease(&self) -> Duration {
         self.heartbeat * 2
     }
 
-    /// Returns the time that L1 may serve a value which was current at `read`, and whose time to live of `ttl` began at
-    /// `stored`. Returns zero if that time is over, and `None` if L1 does not keep the value at all.
-    pub(super) fn local_ttl(
+    /// Returns the time for which L1 may serve a value that was current at `current_at`, and whose time to live of
+    /// `ttl` began at `ttl_from`. Returns zero if that time has passed, and `None` if the class stores no values in L1.
+    pub(super) fn l1_ttl(
         &self,
         ttl: Duration,
-        read: Instant,
-        stored: Instant,
+        current_at: Instant,
+        ttl_from: Instant,
     ) -> Option<Duration> {
-        if ttl.is_zero() {
-            return None;
-        }
         let bound = match self.consistency {
             Consistency::L2Only => return None,
-            Consistency::Bounded(bound) => bound.saturating_sub(read.elapsed()),
+            Consistency::Bounded(bound) => bound.saturating_sub(current_at.elapsed()),
             Consistency::Realtime | Consistency::L1Only => Duration::MAX,
         };
         let own = self.local_ttl.unwrap_or(Duration::MAX);
         let left = match ttl {
             Duration::MAX => ttl,
-            ttl => ttl.saturating_sub(stored.elapsed()),
+            ttl => ttl.saturating_sub(ttl_from.elapsed()),
         };
         Some(left.min(own).min(bound))
     }
 }
 
 impl<K: RemoteKey, V: RemoteValue> LocalCacheBuilder<K, V> {
-    /// The settings so far are those of each process's L1, over the Redis (or Valkey), of version 6 or
-    /// newer, at this URL:
+    /// Sets Redis as L2 of a tiered cache. The settings so far are those of each process's L1.
+    ///
+    /// `url` names a server, of Redis or Valkey, version 6 or newer:
     ///
     /// | | |
     /// | --- | --- |
@@ -111,27 +115,27 @@ impl<K: RemoteKey, V: RemoteValue> LocalCacheBuilder<K, V> {
     /// | a primary that sentinels watch | `redis-sentinel://[user:password@]host[:port],host[:port],../service[/database]` |
     /// | a cluster | `redis-cluster://[user:password@]host[:port],host[:port],..` |
     ///
-    /// With `rediss` in place of `redis` it is TLS (feature `redis-tls`).
+    /// `rediss` in place of `redis` selects TLS (feature `redis-tls`).
     ///
-    /// Name *all* sentinels (of version 6.2 or newer): what a primary says counts while a majority of them
-    /// agrees that it is the primary. If they have a password of their own, add
-    /// `?sentinel_user=..&sentinel_password=..`. Of a cluster some servers are enough. A namespace is one
-    /// slot there, on one server: so have one for each cache.
+    /// Name *all* sentinels (version 6.2 or newer): the answers of a primary count only while a majority of the
+    /// sentinels agrees that it is the primary. If the sentinels have their own password, add
+    /// `?sentinel_user=..&sentinel_password=..`. For a cluster, some of the servers are enough. A namespace is one slot
+    /// of a cluster, on one server, so use one namespace for each cache.
     ///
-    /// `namespace` names the cache there: caches with the same one, in whatever process, share their
-    /// values, and must have keys and values of the same types. Each value is stored with the
-    /// [`Schema`] of its key and of itself; one that was stored with another schema is a miss.
-    /// [`redis_with_schemas`](Self::redis_with_schemas) is for types that have none.
+    /// `namespace` is the name of the cache in Redis. Caches with the same namespace, in any process, share their
+    /// values, and must have the same types of keys and values. Each value is stored with the
+    /// [`Schema`] of its key and of itself. A value that was stored with another schema is a miss.
+    /// Use [`redis_with_schemas`](Self::redis_with_schemas) for types that do not implement `Schema`.
     ///
-    /// [`time_to_live`](Self::time_to_live) and [`lease`](Self::lease) are also those of values and
-    /// loads in Redis; [`max_concurrent_loads`](Self::max_concurrent_loads) bounds the loaders that
-    /// this process runs, not its questions to Redis.
+    /// [`time_to_live`](Self::time_to_live) and [`lease`](Self::lease) also apply to values and
+    /// loads in Redis. [`max_concurrent_loads`](Self::max_concurrent_loads) limits the loaders that
+    /// this process runs, not its calls to Redis.
     ///
-    /// A user of Redis that is not allowed everything needs the rights of `hotset` in this ACL file (and
-    /// one among sentinels `+sentinel +subscribe`):
+    /// A user of Redis without all rights needs the rights of `hotset` in this ACL file (and, on sentinels,
+    /// `+sentinel +subscribe`):
     ///
     /// ```text
-    #[doc = include_str!("../../examples/deploy/users.acl")]
+    #[doc = include_str!("l2/redis/users.acl")]
     /// ```
     pub fn redis(
         self,
@@ -145,7 +149,7 @@ impl<K: RemoteKey, V: RemoteValue> LocalCacheBuilder<K, V> {
         self.redis_with_schemas(url, namespace, Schemas::of::<K, V>())
     }
 
-    /// Like [`redis`](Self::redis), for keys and values of any type: `schemas` names their shapes in place of
+    /// Like [`redis`](Self::redis), for keys and values of any type. `schemas` names their shapes in place of
     /// [`Schema`].
     ///
     /// ```no_run
@@ -185,10 +189,10 @@ impl<K: RemoteKey, V: RemoteValue> LocalCacheBuilder<K, V> {
         TieredCacheBuilder {
             local: self,
             url: url.into(),
-            codec: EnvelopeCodec::new(MessagePack, schemas, DEFAULT_MAX_SIZE),
+            codec: EnvelopeCodec::new(MessagePack, schemas, DEFAULT_MAX_VALUE_SIZE),
             settings,
             deadline: DEFAULT_DEADLINE,
-            max_queue: DEFAULT_QUEUE,
+            max_queue: DEFAULT_MAX_QUEUED,
             percent: None,
             replicas: 0,
             certificates: Certificates::default(),
@@ -197,7 +201,8 @@ impl<K: RemoteKey, V: RemoteValue> LocalCacheBuilder<K, V> {
 }
 
 impl<K: RemoteKey, V: RemoteValue> TieredCacheBuilder<K, V> {
-    /// What readers may see after a change. Default: `Bounded` to five seconds.
+    /// Sets the consistency class, which says which values readers may get after a change. Default: `Bounded` to 5
+    /// seconds.
     pub fn consistency(mut self, consistency: Consistency) -> Self {
         self.settings.consistency = consistency;
         self
@@ -222,7 +227,7 @@ impl<K: RemoteKey, V: RemoteValue> TieredCacheBuilder<K, V> {
         self
     }
 
-    /// How long L1 keeps a copy, where that is shorter than its value lives.
+    /// Sets the maximum time to live of entries in L1. Default: the time to live of the value.
     pub fn local_time_to_live(mut self, ttl: Duration) -> Self {
         self.settings.local_ttl = Some(ttl);
         self
@@ -240,78 +245,79 @@ impl<K: RemoteKey, V: RemoteValue> TieredCacheBuilder<K, V> {
         self
     }
 
-    /// How often a process proves that invalidations reach it; after two without proof it does not
-    /// trust its L1. A `Realtime` change waits that long for a process that has died. All processes of
-    /// a namespace must be given the same. Default: 500 milliseconds.
+    /// Sets the interval at which a process proves that invalidations reach it. Default: 500 milliseconds.
+    ///
+    /// After two heartbeats without proof, L1 does not serve a `Realtime` namespace. A `Realtime` change waits for the
+    /// same time for a process that has died. All processes of a namespace must use the same heartbeat.
     pub fn heartbeat(mut self, heartbeat: Duration) -> Self {
         self.settings.heartbeat = heartbeat;
         self
     }
 
-    /// Sets how many bytes a value may have in Redis, serialized. Larger ones stay in L1, and larger ones
-    /// that are found are not read. Default: 1 MiB.
+    /// Sets the maximum size of a serialized value in Redis, in bytes. Default: 1 MiB.
     ///
-    /// Values beyond the server's `proto-max-bulk-len` stay in L1 as well. It is read when a connection is
-    /// made, if the user has the right to `CONFIG GET`, and else taken for 512 MiB.
+    /// Larger values are stored in L1 only, and larger values in Redis are not read. Values beyond the server's
+    /// `proto-max-bulk-len` are stored in L1 only as well. That setting is read when a connection is
+    /// made, if the user has the right to `CONFIG GET`. Otherwise 512 MiB is assumed.
     pub fn max_value_size(mut self, bytes: usize) -> Self {
         self.codec.max_size = bytes;
         self
     }
 
-    /// Values of more bytes than this, serialized, are compressed (LZ4) where that makes them
-    /// smaller. Default: none are.
+    /// Sets the serialized size, in bytes, above which values are compressed (LZ4), if that makes them
+    /// smaller. Default: no compression.
     pub fn compress_above(mut self, bytes: usize) -> Self {
         self.codec.compress_above = Some(bytes);
         self
     }
 
-    /// How many invalidations wait while Redis is unreachable; more become one of everything.
-    /// Default: 10,000.
+    /// Sets the maximum number of invalidations that are queued while Redis cannot be reached. Default: 10,000.
+    ///
+    /// If there are more, one invalidation of everything replaces them.
     pub fn max_queued_invalidations(mut self, queued: usize) -> Self {
         self.max_queue = queued;
         self
     }
 
-    /// How many of a hundred keys go through Redis, to begin with: see [`Rollout`]. Default: all.
+    /// Sets the initial percentage of keys that are stored in Redis: see [`Rollout`]. Default: 100.
     pub fn percent(mut self, percent: f64) -> Self {
         self.percent = Some(percent);
         self
     }
 
-    /// What Redis holds is compared with what is loaded, and not served: see [`Rollout`]. Default: no.
+    /// Turns shadow mode on or off: see [`Rollout`]. Default: off.
     pub fn shadow(self, shadow: bool) -> Self {
         self.settings.rollout.set_shadow(shadow);
         self
     }
 
-    /// One rollout for several caches: to be called before [`percent`](Self::percent) and
+    /// Sets a rollout that several caches share. Call this before [`percent`](Self::percent) and
     /// [`shadow`](Self::shadow), which change it.
     pub fn rollout(mut self, rollout: &Rollout) -> Self {
         self.settings.rollout = rollout.clone();
         self
     }
 
-    /// A change is acknowledged only once this many replicas have it (`WAIT`), and nothing that a server
-    /// says counts before they have confirmed that they follow it. Default: none.
+    /// Sets the number of replicas that must have a change before it is acknowledged (`WAIT`), and must confirm that
+    /// they follow a server before its answers count. Default: 0.
     ///
-    /// For a primary that fails over behind one address, as managed ones do: say how many replicas
-    /// there are of which any may take over. An address must not lead back to a server that was left and
-    /// does not know it. With sentinels and clusters there is no need for it:
-    /// they are asked.
+    /// Use it for a primary that fails over behind one address, like that of a managed service: set the number of
+    /// replicas that may take over. The address must not lead back to a server that was demoted and does not know it.
+    /// Sentinels and clusters do not need this setting, because they are asked for the primary.
     pub fn replicas(mut self, replicas: u64) -> Self {
         self.replicas = replicas;
         self
     }
 
-    /// The certificate, in PEM, of the authority that has signed those of the servers; in place of the
-    /// ones that the machine trusts.
+    /// Sets the certificate, in PEM, of the authority that has signed the certificates of the servers. Default: the
+    /// authorities that the machine trusts.
     #[cfg(feature = "redis-tls")]
     pub fn root_certificate(mut self, pem: impl Into<Vec<u8>>) -> Self {
         self.certificates.root = Some(pem.into());
         self
     }
 
-    /// The certificate that this process shows to servers, and its private key, both in PEM.
+    /// Sets the certificate that this process presents to servers, and its private key, both in PEM.
     #[cfg(feature = "redis-tls")]
     pub fn client_certificate(
         mut self,
@@ -325,11 +331,12 @@ impl<K: RemoteKey, V: RemoteValue> TieredCacheBuilder<K, V> {
         self
     }
 
-    /// Builds it. Redis need not be reachable.
+    /// Builds the cache. Redis need not be reachable.
     ///
     /// # Errors
     ///
-    /// If a setting is missing or cannot be, or if this is not called in a tokio runtime.
+    /// Returns an error if the settings are invalid, or if this is not called in a tokio runtime. The error names the
+    /// setting and suggests a fix.
     pub fn build(self) -> Result<TieredCache<K, V>, BuildError> {
         let target = self.validate()?;
         let runtime = Handle::try_current().map_err(|_| BuildError::NoRuntime)?;
@@ -358,7 +365,7 @@ impl<K: RemoteKey, V: RemoteValue> TieredCacheBuilder<K, V> {
             replicas: self.replicas,
         };
         let redis = Redis::new(target, &settings.namespace, me, redis, &runtime);
-        let permits = loads.unwrap_or(DEFAULT_LOADS);
+        let permits = loads.unwrap_or(DEFAULT_MAX_LOADS);
         let bulkhead = Arc::new(Bulkhead::new(permits, settings.lease));
         let inner = Inner {
             l1: local.build()?,
@@ -370,8 +377,8 @@ impl<K: RemoteKey, V: RemoteValue> TieredCacheBuilder<K, V> {
             me,
             tokens: AtomicU64::new(0),
             proof: Mutex::default(),
-            waiters_by_key: KeyWaiters::default(),
-            acks: Acks::default(),
+            key_waiters: KeyWaiters::default(),
+            acks: InvalidationAcks::default(),
             pending_invalidations: PendingInvalidations::new(self.max_queue),
             releases: Releases::default(),
             bulkhead,
@@ -383,7 +390,7 @@ impl<K: RemoteKey, V: RemoteValue> TieredCacheBuilder<K, V> {
         Ok(TieredCache { inner, background })
     }
 
-    /// The server, if the settings can be. Those of L1 alone are for [`LocalCacheBuilder::build`] to judge.
+    /// Returns the server, or an error if a setting is invalid. [`LocalCacheBuilder::build`] checks the settings of L1.
     pub(crate) fn validate(&self) -> Result<ServerUrl, BuildError> {
         let TierSettings {
             namespace,
@@ -394,7 +401,7 @@ impl<K: RemoteKey, V: RemoteValue> TieredCacheBuilder<K, V> {
         } = &self.settings;
         let is_name = |byte: u8| byte.is_ascii_graphic() && !b"{}".contains(&byte);
         if namespace.is_empty()
-            || namespace.len() > MAX_NAMESPACE
+            || namespace.len() > MAX_NAMESPACE_LEN
             || !namespace.bytes().all(is_name)
         {
             return Err(BuildError::Namespace);
@@ -430,7 +437,7 @@ impl<K: RemoteKey, V: RemoteValue> TieredCacheBuilder<K, V> {
 
 impl<K, V> std::fmt::Debug for TieredCacheBuilder<K, V> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        // Not the URL, which may hold a password.
+        // Without the URL, which may contain a password.
         f.debug_struct("TieredCacheBuilder")
             .field("namespace", &self.settings.namespace)
             .field("codec", &self.codec)

@@ -1,68 +1,58 @@
-//! The path of a miss: L2, the lead across processes, the loader.
+//! The path of a miss in L1: L2, the load lease, the loader.
 
 use crate::clock::saturating_nanos;
+use crate::consistency::Consistency;
 use crate::entry::Loaded;
 use crate::error::{AnyError, LoadError};
-use crate::tiered::builder::MAX_KEY;
+use crate::tiered::builder::MAX_KEY_LEN;
 use crate::tiered::coherence::read_lease::now;
 use crate::tiered::health::count;
 use crate::tiered::l2::remote::{Answer, Ask, Head, RemoteError, Token, Unreadable};
-use crate::tiered::load::{Fresh, MayLoad, SHORTEST_TTL};
-use crate::tiered::load_lease::{Granted, Lease};
-use crate::tiered::{Consistency, Inner, RemoteKey, RemoteValue, key_of};
+use crate::tiered::load::Fetched;
+use crate::tiered::load_lease::{LeaseRequest, LoadLease};
+use crate::tiered::{Inner, RemoteKey, RemoteValue, key_of};
 use crate::traits::erasure::LoadResult;
 use std::future::Future;
 use std::slice;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// The net under words that get lost.
-pub(super) const POLL: Duration = Duration::from_millis(100);
+/// The interval at which a caller that waits for another process asks L2 again, in case a notification is lost.
+pub(super) const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
-/// What L2 says of a key, in the end.
-pub(super) enum Found<K, V> {
-    Value(Fresh<V>),
-    /// This process loads, for all.
-    Lead(Granted<K, V>),
-    /// L2 cannot be asked: this process loads for itself.
-    Alone,
-}
-
-impl<K, V> Found<K, V> {
-    /// The lead, if there is one to be had, of what is to be loaded.
-    pub(super) fn into_lead(self) -> Result<Option<Granted<K, V>>, Fresh<V>> {
-        match self {
-            Self::Value(fresh) => Err(fresh),
-            Self::Lead(lead) => Ok(Some(lead)),
-            Self::Alone => Ok(None),
-        }
-    }
-}
-
-/// How the way to a value ends, if not with an error.
-enum Approach<K, V> {
-    Arrived(Fresh<V>),
-    Load(Option<Granted<K, V>>, MayLoad),
+/// The answer of L2 to a caller that loads the key if there is no value.
+pub(super) enum L2Answer<K, V> {
+    /// L2 has a value.
+    Value(Fetched<V>),
+    /// L2 has no value and has granted the load lease: this process loads for all.
+    LoadLease(LoadLease<K, V>),
+    /// Another process has the load lease, for at most this long.
+    LeasedElsewhere(Duration),
+    /// L2 has a value that this process cannot read, written under this token. The caller may ask for a lease to
+    /// replace it.
+    Unreadable(Token),
+    /// L2 is not to be asked, or has not answered: this process loads for itself.
+    L2Unavailable,
 }
 
 impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
-    /// Is L2 to be asked for this key?
-    pub(super) fn asks_l2(&self, key: &[u8]) -> bool {
+    /// Checks whether this key is stored in L2, and L2 may be asked for it now.
+    pub(super) fn uses_l2(&self, key: &[u8]) -> bool {
         self.settings.consistency != Consistency::L1Only
-            && key.len() <= MAX_KEY
+            && key.len() <= MAX_KEY_LEN
             && self.settings.rollout.routes(key)
-            && self.may_ask_l2(key)
+            && self.trusts_l2(key)
     }
 
-    /// Does what L2 says of this key count?
-    pub(super) fn may_ask_l2(&self, key: &[u8]) -> bool {
-        // What has failed over may go on to answer.
+    /// Checks whether a value of this key in L2 would be valid.
+    pub(super) fn trusts_l2(&self, key: &[u8]) -> bool {
+        // A primary that was demoted may still answer, so an answer counts only while the proof lasts.
         (!self.settings.fails_over || self.read_lease.is_proven(now()))
-            && !self.pending_invalidations.blocks(key)
+            && !self.pending_invalidations.covers(key)
     }
 
-    /// Returns when a caller that comes now stops waiting for the values of these keys: at its own deadline, or as soon as
-    /// it accepts expired values, if there is one for each key.
+    /// Returns the time at which a caller that comes now stops waiting for the values of these keys: its own deadline,
+    /// or the time from which it accepts expired values, if there is one for each key.
     pub(super) fn wait_deadline(&self, keys: &[K]) -> Option<Instant> {
         let timeout = self.settings.wait_timeout;
         let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
@@ -72,7 +62,7 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
         deadline.into_iter().chain(stale_from).min()
     }
 
-    /// What an L1 flight runs.
+    /// Returns the value from L2, or loads it. The leader of a load in L1 runs this.
     pub(super) async fn fetch<F>(
         self: &Arc<Self>,
         key: &K,
@@ -84,122 +74,112 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
         if self.settings.rollout.is_shadow() {
             return self.fetch_in_shadow(key, load).await;
         }
-        let (lead, permit) = match self.approach(key).await? {
-            Approach::Arrived(fresh) => return Ok(self.local(fresh)),
-            Approach::Load(lead, permit) => (lead, permit),
+        let deadline = self.wait_deadline(slice::from_ref(key));
+        let name = self.key_name(key);
+        let mut permit = None;
+        let (lease, permit) = loop {
+            let answer = match &name {
+                None => L2Answer::L2Unavailable,
+                Some(name) if permit.is_some() => self.ask_to_replace(name).await,
+                Some(name) => self.ask_until_decided(name, deadline).await?,
+            };
+            let lease = match answer {
+                L2Answer::Value(fetched) => return Ok(self.for_l1(fetched)),
+                L2Answer::LoadLease(lease) => Some(lease),
+                L2Answer::L2Unavailable => None,
+                // Another process loads. A caller that waits for it holds no permit.
+                L2Answer::LeasedElsewhere(_) | L2Answer::Unreadable(_) => {
+                    permit = None;
+                    continue;
+                }
+            };
+            if let Some(permit) = permit.take().or_else(|| self.try_permit()) {
+                break (lease, permit);
+            }
+            // A caller that waits for a permit holds no lease, which might end before the load begins.
+            drop(lease);
+            permit = Some(self.wait_for_permit(deadline).await?);
         };
         let begun = Instant::now();
         let loaded = self.run(permit, load).await?;
-        let mut fresh = vec![Fresh::loaded(loaded, begun)];
-        self.fill(vec![(lead, 0)], &mut fresh).await;
-        Ok(self.local(fresh.remove(0)))
+        let mut fetched = vec![Fetched::loaded(loaded, begun)];
+        self.fill(vec![(lease, 0)], &mut fetched).await;
+        Ok(self.for_l1(fetched.remove(0)))
     }
 
-    /// Waits until L2 has a value, or this process may load it.
-    async fn approach(self: &Arc<Self>, key: &K) -> Result<Approach<K, V>, LoadError<AnyError>> {
-        let deadline = self.wait_deadline(slice::from_ref(key));
-        let name = self.key_name(key);
-        loop {
-            let found = match &name {
-                Some(name) => self.find(name, deadline).await?,
-                None => Found::Alone,
-            };
-            let lead = match found.into_lead() {
-                Ok(lead) => lead,
-                Err(fresh) => return Ok(Approach::Arrived(fresh)),
-            };
-            if let Some(permit) = self.try_permit() {
-                return Ok(Approach::Load(lead, permit));
-            }
-            // Who waits for a permit holds no lead, which might end before it begins.
-            drop(lead);
-            let permit = self.queue(deadline).await?;
-            let found = match &name {
-                Some(name) => self.look_again(name).await,
-                None => Some(Found::Alone),
-            };
-            match found.map(Found::into_lead) {
-                Some(Ok(lead)) => return Ok(Approach::Load(lead, permit)),
-                Some(Err(fresh)) => return Ok(Approach::Arrived(fresh)),
-                // Another process loads. Who waits for that holds no permit.
-                None => {}
-            }
-        }
-    }
-
-    /// What L2 has or gives at once.
-    async fn look_again(self: &Arc<Self>, name: &[u8]) -> Option<Found<K, V>> {
-        let mut read = self.ask(name, None).await;
-        if let Read::Refused(token) = read {
-            read = self.ask(name, Some(token)).await;
-        }
-        match read {
-            Read::Found(found) => Some(found),
-            Read::Refused(_) | Read::Led(_) => None,
-        }
-    }
-
-    /// Asks L2 until it has a value or gives the lead, waiting for other processes.
-    pub(super) async fn find(
+    /// Asks L2 until it has a value or grants the lease, and waits for other processes meanwhile.
+    async fn ask_until_decided(
         self: &Arc<Self>,
         name: &[u8],
         deadline: Option<Instant>,
-    ) -> Result<Found<K, V>, LoadError<AnyError>> {
-        let mut refused = None;
+    ) -> Result<L2Answer<K, V>, LoadError<AnyError>> {
+        let mut unreadable = None;
         loop {
-            // Before L2 is asked, so that no word is missed.
-            let mut wait = self.waiters_by_key.enter(name);
-            let left = match self.ask(name, refused).await {
-                Read::Found(found) => return Ok(found),
-                Read::Refused(token) => {
-                    refused = Some(token);
+            // Registered before L2 is asked, so that no notification is missed.
+            let mut wait = self.key_waiters.register(name);
+            let lease_left = match self.ask(name, unreadable).await {
+                L2Answer::LeasedElsewhere(left) => left,
+                L2Answer::Unreadable(token) => {
+                    unreadable = Some(token);
                     continue;
                 }
-                Read::Led(left) => left,
+                answer => return Ok(answer),
             };
             count(&self.counters.l2_waits);
-            let mut most = left.min(POLL);
+            let mut timeout = lease_left.min(POLL_INTERVAL);
             if let Some(deadline) = deadline {
                 let now = Instant::now();
                 if now >= deadline {
                     return Err(LoadError::WaitTimeout);
                 }
-                most = most.min(deadline - now);
+                timeout = timeout.min(deadline - now);
             }
-            wait.wait(most).await;
+            wait.wait(timeout).await;
         }
     }
 
-    /// Asks L2 for a value, or for the lead of its load.
-    pub(super) async fn ask(self: &Arc<Self>, name: &[u8], refused: Option<Token>) -> Read<K, V> {
-        if !self.asks_l2(name) {
-            return Read::Found(Found::Alone);
+    /// Asks L2 once, and if its value is unreadable, once more for the lease to replace that.
+    async fn ask_to_replace(self: &Arc<Self>, name: &[u8]) -> L2Answer<K, V> {
+        match self.ask(name, None).await {
+            L2Answer::Unreadable(token) => self.ask(name, Some(token)).await,
+            answer => answer,
         }
-        let lease = Lease::ask(self, name);
+    }
+
+    /// Asks L2 for a value, or for the lease to load it. A value that was written under the token `unreadable` counts
+    /// as absent.
+    pub(super) async fn ask(
+        self: &Arc<Self>,
+        name: &[u8],
+        unreadable: Option<Token>,
+    ) -> L2Answer<K, V> {
+        if !self.uses_l2(name) {
+            return L2Answer::L2Unavailable;
+        }
+        let request = LeaseRequest::new(self, name);
         let asked = Instant::now();
-        match self.l2.ask(&[lease.question(refused)]).await {
-            Ok(mut answers) => self.read(lease, answers.pop().unwrap_or(Answer::None), asked),
-            Err(_) => Read::Found(Found::Alone),
+        match self.l2.ask(&[request.question(unreadable)]).await {
+            Ok(mut answers) => self.read(request, answers.pop().unwrap_or(Answer::None), asked),
+            Err(_) => L2Answer::L2Unavailable,
         }
     }
 
-    /// What an answer means.
+    /// Decodes the answer to a request that was sent at `asked`.
     pub(super) fn read(
         &self,
-        mut lease: Lease<K, V>,
+        request: LeaseRequest<K, V>,
         answer: Answer,
         asked: Instant,
-    ) -> Read<K, V> {
+    ) -> L2Answer<K, V> {
         match answer {
             Answer::Value { envelope, left } => {
-                let loaded = self.decode(&envelope, lease.key(), left);
-                lease.close();
-                if let Some(loaded) = loaded {
-                    return Read::Found(Found::Value(Fresh::read(loaded, asked)));
-                }
-                match Head::of(&envelope) {
-                    Ok(head) => Read::Refused(head.token),
-                    Err(_) => Read::Found(Found::Alone),
+                let loaded = self.decode(&envelope, request.key(), left);
+                request.close();
+                match loaded {
+                    Some(loaded) => L2Answer::Value(Fetched::found(loaded, asked)),
+                    None => Head::of(&envelope).map_or(L2Answer::L2Unavailable, |head| {
+                        L2Answer::Unreadable(head.token)
+                    }),
                 }
             }
             Answer::Lead { head, oversize } => {
@@ -207,30 +187,23 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
                 if oversize {
                     self.note_unreadable(Unreadable::TooLarge);
                 }
-                lease.grant();
-                Read::Found(Found::Lead((lease, head)))
+                L2Answer::LoadLease(request.granted(head))
             }
             Answer::Led { left } => {
-                lease.close();
-                Read::Led(left)
+                request.close();
+                L2Answer::LeasedElsewhere(left)
             }
             Answer::None => {
-                lease.close();
-                Read::Found(Found::Alone)
+                request.close();
+                L2Answer::L2Unavailable
             }
         }
     }
 
-    /// The value that L1 or L2 holds, for one who does not load.
-    pub(super) async fn look_up(&self, key: &K) -> Option<V> {
-        let found = self.look_up_many(slice::from_ref(key)).await;
-        found.ok()?.pop()?
-    }
-
-    /// The values of several keys that L1 or L2 holds, in one round trip, for one who does not load.
+    /// Returns the values of several keys from L1 and L2, in one round trip, without loading.
     pub(super) async fn look_up_many(&self, keys: &[K]) -> Result<Vec<Option<V>>, RemoteError> {
         let may_serve = self.may_serve(now());
-        let held = |key| {
+        let look_up = |key| {
             if may_serve {
                 self.l1.get(key)
             } else {
@@ -238,20 +211,38 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
                 None
             }
         };
-        let mut values: Vec<_> = keys.iter().map(held).collect();
-        let missing = (keys.iter().zip(&mut values)).filter(|(_, value)| value.is_none());
+        let mut values: Vec<_> = keys.iter().map(look_up).collect();
+        self.look_up_in_l2(keys, &mut values).await?;
+        Ok(values)
+    }
+
+    /// Returns the value of a key that was not found in L1 from L2, without loading.
+    pub(super) async fn look_up_missing(&self, key: &K) -> Option<V> {
+        let mut value = [None];
+        let key = slice::from_ref(key);
+        self.look_up_in_l2(key, &mut value).await.ok()?;
+        let [value] = value;
+        value
+    }
+
+    /// Looks the keys up in L2 that have no value yet, and stores the values that it finds in L1.
+    async fn look_up_in_l2(&self, keys: &[K], values: &mut [Option<V>]) -> Result<(), RemoteError> {
         let is_served = !self.settings.rollout.is_shadow();
-        let missing = missing.filter_map(|(key, value)| {
-            // Before it is known whether L2 may be asked: an invalidation that comes in between voids it.
-            let promise = self.l1.promise(key);
-            let name = self
-                .key_name(key)
-                .filter(|name| is_served && self.asks_l2(name))?;
-            Some((key, value, promise, name))
-        });
-        let missing: Vec<_> = missing.collect();
+        let missing: Vec<_> = keys
+            .iter()
+            .zip(values)
+            .filter(|(_, value)| value.is_none())
+            .filter_map(|(key, value)| {
+                // Made before the check of `uses_l2`, so that an invalidation after the check voids it.
+                let promise = self.l1.promise(key);
+                let name = self
+                    .key_name(key)
+                    .filter(|name| is_served && self.uses_l2(name))?;
+                Some((key, value, promise, name))
+            })
+            .collect();
         if missing.is_empty() {
-            return Ok(values);
+            return Ok(());
         }
         let asked = Instant::now();
         let asks = missing.iter().map(|(_, _, _, name)| Ask {
@@ -268,33 +259,23 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
             };
             if let Some(loaded) = self.decode(&envelope, &name, left) {
                 *value = Some(loaded.value.clone());
-                promise.keep(key.clone(), self.local(Fresh::read(loaded, asked)));
+                promise.keep(key.clone(), self.for_l1(Fetched::found(loaded, asked)));
             }
         }
-        Ok(values)
+        Ok(())
     }
 
-    /// Returns the value in an envelope under the key of this name, which has so much `left` to live.
+    /// Returns the value in an envelope of the key with this name. The time to live of the value is what is left of it,
+    /// or without end if `left` is `None`.
     fn decode(&self, envelope: &[u8], name: &[u8], left: Option<Duration>) -> Option<Loaded<V>> {
         let decoded = self.codec.decode(envelope, &key_of(name)?);
         let decoded = decoded.inspect_err(|why| self.note_unreadable(*why));
         let mut loaded = decoded.ok()?;
         count(&self.counters.l2_hits);
         if let (Some(ttl), Some(left)) = (loaded.ttl, left) {
-            // By the server's clock, which all share.
+            // The age by the server's clock, which all processes share.
             loaded.age = saturating_nanos(ttl.saturating_sub(left));
         }
-        // Redis counts milliseconds: if none is left, the value is still one that is cached.
-        let ttl = left.map_or(Duration::MAX, |left| left.max(SHORTEST_TTL));
-        Some(loaded.ttl(ttl))
+        Some(loaded.ttl(left.unwrap_or(Duration::MAX)))
     }
-}
-
-/// What an answer means to one who asked for the lead.
-pub(super) enum Read<K, V> {
-    Found(Found<K, V>),
-    /// What this token wrote cannot be read: to be asked for the lead in its place.
-    Refused(Token),
-    /// Another process loads; its lease lasts for as long as this.
-    Led(Duration),
 }

@@ -1,4 +1,4 @@
-//! What a tier tells of itself.
+//! Health and statistics of a tiered cache.
 
 use crate::stats::histogram::{DurationHistogram, Tally};
 use crate::tiered::l2::calls::L2Calls;
@@ -7,34 +7,37 @@ use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
-/// The state of a [`TieredCache`](crate::tiered::TieredCache) at one moment.
+/// The state of a [`TieredCache`](crate::tiered::TieredCache) at one moment, from
+/// [`TieredCache::health`](crate::tiered::TieredCache::health).
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Health {
-    /// What the last call to Redis failed with, whatever it was for; `None` if it did not.
+    /// The error of the last call to Redis, of any kind, or `None` if that call succeeded.
     pub last_error: Option<RemoteError>,
-    /// Why there is no subscription; `None` if there is one.
+    /// The reason why there is no subscription to invalidations, or `None` if there is one.
     pub not_subscribed: Option<RemoteError>,
-    /// Redis failed so often that it is not asked for a while: callers go to the loader at once.
+    /// `true` while the circuit breaker is open: Redis has failed several times in a row, is only probed, and callers
+    /// run their loaders at once.
     pub breaker_open: bool,
-    /// For how long invalidations of other processes have been proven to arrive without a break;
-    /// `None` if they are not now.
+    /// The time for which invalidations of other processes have been proven to arrive without a break, or `None` if
+    /// they are not proven to arrive now.
     pub proven_for: Option<Duration>,
-    /// How often events were missing, so that everything in L1 was forgotten.
+    /// The number of times that invalidations were missing, so that L1 invalidated all its entries.
     pub gaps: u64,
-    /// How often the subscription was begun, the first time included.
+    /// The number of subscriptions so far, including the first one.
     pub subscriptions: u64,
-    /// Invalidations that Redis could not be told of yet. They go out when it answers.
+    /// The number of invalidations that wait until Redis answers.
     pub queued: usize,
-    /// The number of loads that still run although their [lease](crate::LocalCacheBuilder::lease) has ended. Loaders that
-    /// hang are here, on top of [`max_concurrent_loads`](crate::LocalCacheBuilder::max_concurrent_loads).
+    /// The number of loads that still run although their [lease](crate::LocalCacheBuilder::lease) has ended. They run
+    /// in addition to [`max_concurrent_loads`](crate::LocalCacheBuilder::max_concurrent_loads). A loader that hangs is
+    /// one of them.
     pub overdue_loads: usize,
-    /// How many of a hundred keys go through Redis.
+    /// The percentage of keys that are stored in Redis: see [`Rollout`](crate::Rollout).
     pub percent: f64,
-    /// What Redis holds is compared, and not served.
+    /// `true` in shadow mode: values in Redis are compared with loaded values, and not served.
     pub shadow: bool,
-    /// What is wrong with the server's configuration, or with this process's rights, as it was found
-    /// when it was reached, and twice a minute since; and what is wrong with keys and values.
+    /// Problems with the configuration of the server, with the rights of its user, and with keys and values. The server
+    /// is checked when a connection to it is made, and twice a minute after that.
     pub warnings: Vec<Warning>,
 }
 
@@ -42,16 +45,16 @@ pub struct Health {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Warning {
-    /// Its `maxmemory` is 0: it grows until the machine has no memory left. Set one, and an eviction
+    /// The server's `maxmemory` is 0: it grows until the machine has no memory left. Set `maxmemory`, and an eviction
     /// policy.
     NoMemoryLimit,
-    /// Its `maxmemory-policy` is this one, under which it refuses to store once it is full, or evicts only
-    /// what has a time to live. Set `allkeys-lru` or `allkeys-lfu`.
+    /// The server's `maxmemory-policy` is this one, under which a full server refuses new values, or evicts only
+    /// values with a time to live. Set `allkeys-lru` or `allkeys-lfu`.
     EvictionPolicy(String),
-    /// The user whom the URL names may not do this: see [`LocalCacheBuilder::redis`](crate::LocalCacheBuilder::redis) for
-    /// the rights that are needed.
+    /// The user in the URL lacks this right: see [`LocalCacheBuilder::redis`](crate::LocalCacheBuilder::redis) for
+    /// the required rights.
     Forbidden(String),
-    /// Some values are not stored in Redis, because their encoding decodes to another value, or not at all: see
+    /// Some values are not stored in Redis, because their encoding decodes to another value or cannot be decoded: see
     /// the [round-trip check](crate::Codec#round-trip-check). Listed until the process ends.
     ///
     /// Look for a field that is serialized but not deserialized, a default that differs from what
@@ -62,23 +65,23 @@ pub enum Warning {
         /// The schema of the values.
         schema: String,
     },
-    /// Some keys cannot be encoded, or their name in Redis decodes to another key: see
-    /// [`RemoteKey`](crate::RemoteKey). Each process keeps entries under them for itself, and invalidations of them reach no
-    /// other process: see [`Delivery::LocalOnly`](crate::Delivery::LocalOnly). Listed until the process ends.
+    /// Some keys cannot be encoded, or their name in Redis decodes to another key: see [`RemoteKey`](crate::RemoteKey).
+    /// Each process has its own entries under such keys, and their invalidations reach no other process: see
+    /// [`Propagation::LocalOnly`](crate::Propagation::LocalOnly). Listed until the process ends.
     UnencodableKeys {
         /// The schema of the keys.
         schema: String,
     },
-    /// Redis holds values that this process cannot read; the reason for the last one. They are misses. Listed
+    /// Redis has values that this process cannot read, with the reason for the last one. They count as misses. Listed
     /// until none has been found for ten minutes.
     ///
-    /// In a deployment that changes a [`Schema`](crate::Schema) this is as it should be. Otherwise the shape of a type was
-    /// changed and its schema was not, or something else writes under the namespace.
+    /// This is expected during a deployment that changes a [`Schema`](crate::Schema). Otherwise the shape of a type was
+    /// changed without its schema, or another program writes under the namespace.
     UnreadableValues(String),
 }
 
 impl Warning {
-    /// Of a server that says so much about its memory.
+    /// Returns the warnings about the memory settings of a server, as far as the settings are known.
     pub(crate) fn of(max_memory: Option<u64>, policy: Option<String>) -> Vec<Self> {
         let limit = (max_memory == Some(0)).then_some(Self::NoMemoryLimit);
         let policy = policy.filter(|policy| !policy.starts_with("allkeys-"));
@@ -98,27 +101,27 @@ impl fmt::Display for Warning {
             ),
             Self::EvictionPolicy(policy) => write!(
                 f,
-                "the eviction policy of Redis is {policy}, which does not make room for new values \
-                 whatever there is: set maxmemory-policy allkeys-lru or allkeys-lfu"
+                "the eviction policy of Redis is {policy}, under which it may have no room for new values: set \
+                 maxmemory-policy allkeys-lru or allkeys-lfu"
             ),
             Self::Forbidden(what) => write!(f, "the user of Redis lacks a right: {what}"),
             Self::AlteredValues { codec, schema } => write!(
                 f,
-                "values of the schema {schema:?} are not shared, because the codec {codec:?} decodes them to other \
-                 values: look for fields that serde serializes and does not deserialize, for defaults that differ \
-                 from what is skipped, and for an Option within an Option"
+                "some values of the schema {schema:?} are not stored in Redis, because the codec {codec:?} decodes \
+                 them to other values: check for fields that serde serializes but does not deserialize, for defaults that \
+                 differ from the skipped values, and for an Option within an Option"
             ),
             Self::UnencodableKeys { schema } => write!(
                 f,
-                "keys of the schema {schema:?} are cached by each process for itself, and their invalidations reach \
-                 no other process, because they cannot be serialized or are deserialized to other keys: remove the \
-                 serde attributes that skip their fields"
+                "some keys of the schema {schema:?} are cached by each process for itself, and their invalidations \
+                 reach no other process, because they cannot be serialized or are deserialized to other keys: remove \
+                 the serde attributes that skip their fields"
             ),
             Self::UnreadableValues(why) => write!(
                 f,
-                "Redis holds values that cannot be read, the last one because {why}: unless a deployment is \
-                 changing a schema, change the schema of a type whose shape was changed, and look for other \
-                 writers under this namespace"
+                "Redis has values that cannot be read, the last one because {why}: unless a deployment is \
+                 changing a schema, change the schema of a type whose shape was changed, and check for other \
+                 programs that write under this namespace"
             ),
         }
     }
@@ -126,22 +129,24 @@ impl fmt::Display for Warning {
 
 macro_rules! counters {
     ($($(#[$doc:meta])* $name:ident),* $(,)?) => {
-        /// What a [`TieredCache`](crate::tiered::TieredCache) has asked of Redis so far; what it holds itself
-        /// is in [`Stats`](crate::Stats).
+        /// Statistics of a [`TieredCache`](crate::tiered::TieredCache) about Redis and its loaders, since it was built.
+        /// The statistics of L1 are in [`Stats`](crate::Stats).
         #[derive(Debug, Clone, PartialEq, Eq, Default)]
         #[non_exhaustive]
         pub struct TierStats {
             $($(#[$doc])* pub $name: u64,)*
-            /// Loads that outlived their [lease](crate::LocalCacheBuilder::lease), so that their permit passed to another load.
+            /// The number of loads that ran longer than their [lease](crate::LocalCacheBuilder::lease), so that their
+            /// permit passed to another load.
             pub abandoned_loads: u64,
-            /// Calls to Redis that failed.
+            /// The number of calls to Redis that failed.
             pub l2_failures: u64,
-            /// How long loaders took, failed ones included. One of several keys counts once.
+            /// The durations of loads, including failed ones. A load of several keys counts once.
             pub load_times: DurationHistogram,
-            /// Calls to Redis, and how long they took.
+            /// The numbers and durations of calls to Redis, by operation.
             pub calls: L2Calls,
         }
 
+        /// The counters of one cache, as they are counted.
         #[derive(Default)]
         pub(crate) struct TierCounters {
             $(pub(crate) $name: AtomicU64,)*
@@ -149,7 +154,7 @@ macro_rules! counters {
         }
 
         impl TierCounters {
-            /// Returns a snapshot with these calls to Redis and so many abandoned loads.
+            /// Returns a snapshot, with the statistics that are counted elsewhere.
             pub(crate) fn snapshot(&self, calls: L2Calls, abandoned_loads: u64) -> TierStats {
                 TierStats {
                     $($name: self.$name.load(Relaxed),)*
@@ -164,56 +169,59 @@ macro_rules! counters {
 }
 
 counters! {
-    /// Loaders that this process ran.
+    /// The number of loads that this process ran.
     loads,
-    /// Those that returned an error or panicked, or whose caller was cancelled.
+    /// The number of loads that returned an error or panicked, or whose caller was cancelled.
     load_failures,
-    /// Keys that missed L1 and were found in Redis.
+    /// The number of lookups that missed L1 and found the key in Redis.
     l2_hits,
-    /// Keys that were not.
+    /// The number of lookups that missed L1 and did not find the key in Redis.
     l2_misses,
-    /// Times that a caller waited for another process's load.
+    /// The number of times that a caller waited for the load of another process.
     l2_waits,
-    /// Loads whose values were not for Redis: it failed, an invalidation of the key waits to go out, the
-    /// key does not go through it, or it holds one that is compared in the shadow.
+    /// The number of loads whose values were not stored in Redis, because Redis failed, an invalidation of the key was
+    /// queued, the rollout excludes the key, or Redis had a value that was compared in shadow mode.
     alone,
-    /// Values in Redis that were compared in the shadow, and the same as what was loaded.
+    /// The number of values in Redis that were equal to the loaded value, in shadow mode.
     shadow_same,
-    /// Those that were not.
+    /// The number of values in Redis that differed from the loaded value, in shadow mode.
     shadow_different,
-    /// Values stored in Redis.
+    /// The number of loaded values that were stored in Redis.
     fills,
-    /// Values that were not stored anywhere, since the key was invalidated, or another process took
-    /// over, while they were loaded.
+    /// The number of loaded values that were not stored in any cache, because the key was invalidated or another
+    /// process took the load over meanwhile.
     lost_fills,
-    /// Values that Redis held and this process could not read: of another schema or format, or damaged.
+    /// The number of values in Redis that this process could not read, because they had another schema or format or
+    /// were damaged.
     unreadable,
-    /// Values that were too large for Redis, had too many tags, could not be serialized, or were refused where
-    /// others were stored.
+    /// The number of values that were too large for Redis, had too many tags, could not be serialized, or were refused
+    /// by Redis while it stored others.
     unstorable,
-    /// Values that were not stored in Redis, because their encoding decodes to another value, or not at all: see
-    /// the [round-trip check](crate::Codec#round-trip-check).
+    /// The number of values that were not stored in Redis, because their encoding decodes to another value or cannot be
+    /// decoded: see the [round-trip check](crate::Codec#round-trip-check).
     altered,
-    /// Times that a key could not be encoded, or decoded to another key, so that it was used in this process
-    /// alone.
+    /// The number of operations whose key could not be encoded, or decoded to another key, so that they concerned this
+    /// process only.
     unencodable,
-    /// Loads that had to wait for others to end, for want of a permit.
+    /// The number of loads that had to wait for a permit.
     queued_loads,
-    /// Invalidations that Redis was told of.
+    /// The number of invalidations that Redis received.
     invalidations,
-    /// Invalidations that had to be queued.
+    /// The number of invalidations that had to be queued.
     deferred,
-    /// Times that the queue overflowed, and became one invalidation of everything.
+    /// The number of times that the queue of invalidations overflowed, so that one invalidation of everything replaced
+    /// them.
     overflows,
-    /// Invalidations by other processes that were applied here.
+    /// The number of invalidations by other processes that were applied in this process.
     events,
-    /// Times that everything in L1 was forgotten, since invalidations might have been missed.
+    /// The number of times that L1 invalidated all its entries, because invalidations might have been missed.
     forgets,
-    /// Reads that could not be served from L1 since invalidations were not proven to arrive, or the
-    /// class never serves from it.
+    /// The number of reads that L1 could not serve, because invalidations were not proven to arrive, or because the
+    /// class never serves from L1.
     unproven_reads,
 }
 
+/// Adds one to a counter.
 pub(crate) fn count(counter: &AtomicU64) {
     counter.fetch_add(1, Relaxed);
 }

@@ -1,4 +1,4 @@
-//! Loads for all processes or for this one: their permits, and where their values are stored.
+//! Loads: their permits, and the storage of loaded values in L2 and L1.
 
 use crate::clock::saturating_nanos;
 use crate::entry::Loaded;
@@ -8,48 +8,79 @@ use crate::single_flight::{Permit, run_within};
 use crate::tiered::health::{TierCounters, count};
 use crate::tiered::l2::envelope::{Storing, Unstorable};
 use crate::tiered::l2::remote::{Fill, Head};
-use crate::tiered::load_lease::Granted;
+use crate::tiered::load_lease::LoadLease;
 use crate::tiered::{Inner, RemoteKey, RemoteValue, key_of};
 use crate::trace::Span;
 use std::future::Future;
 use std::time::{Duration, Instant};
 
-/// The shortest time to live of a value that is cached. A time to live of zero means that the value is not.
-pub(super) const SHORTEST_TTL: Duration = Duration::from_nanos(1);
-
-/// A value from L2 or from a loader, on its way to L1.
-pub(super) struct Fresh<V> {
+/// A value from L2, from a loader or from a writer, before it is stored in L1.
+pub(super) struct Fetched<V> {
     pub(super) loaded: Loaded<V>,
     /// The time at which the value was current, or an earlier one.
-    read: Instant,
+    current_at: Instant,
     /// The time at which the value's time to live began, or an earlier one.
-    stored: Instant,
-    /// `true` if no cache keeps the value, because its key was invalidated or another process took the load over.
-    lost: bool,
+    ttl_from: Instant,
+    /// `false` if no cache stores the value: its time to live was set to zero, its key was invalidated during the load,
+    /// or another process has taken the load over.
+    is_cached: bool,
 }
 
-impl<V> Fresh<V> {
-    /// Creates one from a value that L2 was asked for at this time.
-    pub(super) fn read(loaded: Loaded<V>, asked: Instant) -> Self {
+impl<V> Fetched<V> {
+    /// Creates one from a value that a writer had at this time.
+    pub(super) fn written(loaded: Loaded<V>, at: Instant) -> Self {
+        Self {
+            is_cached: loaded.ttl != Some(Duration::ZERO),
+            ..Self::found(loaded, at)
+        }
+    }
+
+    /// Creates one from a value that L2 was asked for at this time. Its time to live is what remains of it. That may be
+    /// zero, because L2 counts whole milliseconds.
+    pub(super) fn found(loaded: Loaded<V>, asked: Instant) -> Self {
         Self {
             loaded,
-            read: asked,
-            stored: asked,
-            lost: false,
+            current_at: asked,
+            ttl_from: asked,
+            is_cached: true,
         }
     }
 
     /// Creates one from a value whose load began at this time and has just ended.
     pub(super) fn loaded(loaded: Loaded<V>, begun: Instant) -> Self {
         Self {
-            stored: Instant::now(),
-            ..Self::read(loaded, begun)
+            ttl_from: Instant::now(),
+            ..Self::written(loaded, begun)
         }
     }
 }
 
-/// A guard that counts one run of a loader when it is dropped. The run counts as failed unless `failed` is reset, so that
-/// a panic or a cancellation counts as a failure.
+/// The time to live of a value in L1.
+enum L1Ttl {
+    /// L1 does not store the value.
+    NotStored,
+    /// The value has expired on its way to L1. L1 stores it nevertheless, in place of an older value that may be served
+    /// if a later load fails.
+    Expired,
+    Left(Duration),
+}
+
+impl L1Ttl {
+    /// The shortest time to live that L1 stores. A value with a time to live of zero is not stored.
+    const SHORTEST: Duration = Duration::from_nanos(1);
+
+    /// Returns the time to live in the form that L1 accepts.
+    fn duration(&self) -> Duration {
+        match self {
+            Self::NotStored => Duration::ZERO,
+            Self::Expired => Self::SHORTEST,
+            Self::Left(left) => *left,
+        }
+    }
+}
+
+/// A guard that counts one run of a loader when it is dropped. The run counts as failed unless `failed` is reset, so
+/// that a panic or a cancellation counts as a failure.
 struct Running<'a> {
     counters: &'a TierCounters,
     begun: Instant,
@@ -77,38 +108,38 @@ impl Drop for Running<'_> {
     }
 }
 
-/// The outcome of encoding a value for L2.
-pub(super) enum Sealed {
+/// The result of encoding a value for L2.
+pub(super) enum Encoded {
     /// The envelope of the value.
     Ready(Vec<u8>),
-    /// Its time to live is zero, so that no cache stores it.
+    /// Its time to live is zero, so no cache stores it.
     Expired,
     /// L2 cannot take it. L1 may still keep it.
     Unstorable,
 }
 
-/// The right to load: a permit, or none for a load that runs within another load and its permit.
-pub(super) struct MayLoad(Option<Permit>);
+/// The permit of a load. It is empty for a load that runs within another load, which has one.
+pub(super) struct LoadPermit(Option<Permit>);
 
 impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
-    /// Returns the right to load, if the caller needs no permit or one is free.
-    pub(super) fn try_permit(&self) -> Option<MayLoad> {
+    /// Returns a permit if one is free.
+    pub(super) fn try_permit(&self) -> Option<LoadPermit> {
         if self.bulkhead.is_entered() {
-            return Some(MayLoad(None));
+            return Some(LoadPermit(None));
         }
         let permit = self.bulkhead.try_acquire()?;
-        Some(MayLoad(Some(permit)))
+        Some(LoadPermit(Some(permit)))
     }
 
-    /// Waits for the right to load.
-    pub(super) async fn queue(
+    /// Waits for a permit.
+    pub(super) async fn wait_for_permit(
         &self,
         deadline: Option<Instant>,
-    ) -> Result<MayLoad, LoadError<AnyError>> {
+    ) -> Result<LoadPermit, LoadError<AnyError>> {
         count(&self.counters.queued_loads);
         let mut timer = TaskTimer::default();
         match self.bulkhead.acquire(deadline, &mut timer, || ()).await {
-            Ok(permit) => Ok(MayLoad(Some(permit))),
+            Ok(permit) => Ok(LoadPermit(Some(permit))),
             Err(_) => Err(LoadError::WaitTimeout),
         }
     }
@@ -116,7 +147,7 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
     /// Runs a loader, and counts it.
     pub(super) async fn run<T, F>(
         &self,
-        MayLoad(permit): MayLoad,
+        LoadPermit(permit): LoadPermit,
         load: impl FnOnce() -> F,
     ) -> Result<T, LoadError<AnyError>>
     where
@@ -130,23 +161,23 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
         result
     }
 
-    /// Stores loaded values in L2. Each lead comes with the position of its value in `fresh`. A value whose lease has
-    /// ended, or whose key was invalidated, is not stored and is marked as lost.
+    /// Stores loaded values in L2. Each lease comes with the position of its value in `fetched`. A value whose lease
+    /// has ended, or whose key was invalidated, is stored neither in L2 nor in L1.
     pub(super) async fn fill(
         &self,
-        leads: Vec<(Option<Granted<K, V>>, usize)>,
-        fresh: &mut [Fresh<V>],
+        loads: Vec<(Option<LoadLease<K, V>>, usize)>,
+        fetched: &mut [Fetched<V>],
     ) {
         let (mut leases, mut envelopes) = (Vec::new(), Vec::new());
-        for (lead, place) in leads {
-            let Some((lease, head)) = lead else {
+        for (lease, place) in loads {
+            let Some(lease) = lease else {
                 count(&self.counters.alone);
                 continue;
             };
-            // If the value is not for L2, the lease is dropped here, which gives it back. L1 may keep the value.
-            if let Sealed::Ready(envelope) = self.envelope(head, lease.key(), &fresh[place].loaded)
-            {
-                envelopes.push((envelope, fresh[place].loaded.ttl.or(self.settings.ttl)));
+            let loaded = &fetched[place].loaded;
+            // If L2 does not store the value, the lease is dropped here, which releases it. L1 may store the value.
+            if let Encoded::Ready(envelope) = self.encode(lease.head(), lease.key(), loaded) {
+                envelopes.push((envelope, loaded.ttl.or(self.settings.ttl)));
                 leases.push((lease, place));
             }
         }
@@ -161,7 +192,7 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
             ttl: *ttl,
         });
         let filled = self.l2.fill(&fills.collect::<Vec<_>>()).await;
-        // After a failure the leases stay open, and are given back. L1 may keep the values, because it receives
+        // After a failure the leases stay open, and are released. L1 may store the values, because it receives
         // invalidations itself.
         let Ok(filled) = filled else { return };
         for ((lease, place), filled) in leases.into_iter().zip(filled) {
@@ -172,23 +203,23 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
                 }
                 Some(false) => {
                     lease.close();
-                    fresh[place].lost = true;
+                    fetched[place].is_cached = false;
                     count(&self.counters.lost_fills);
                 }
-                // The lease stays open and is given back, like after a failure of the whole call.
+                // The lease stays open and is released, like after a failure of the whole call.
                 None => count(&self.counters.unstorable),
             }
         }
     }
 
     /// Encodes a value for L2, under the key of this name.
-    pub(super) fn envelope(&self, head: Head, name: &[u8], loaded: &Loaded<V>) -> Sealed {
+    pub(super) fn encode(&self, head: Head, name: &[u8], loaded: &Loaded<V>) -> Encoded {
         let ttl = loaded.ttl.or(self.settings.ttl);
         if ttl.is_some_and(|ttl| ttl.is_zero()) {
-            return Sealed::Expired;
+            return Encoded::Expired;
         }
         let Some(key) = key_of(name) else {
-            return Sealed::Unstorable;
+            return Encoded::Unstorable;
         };
         let storing = Storing {
             key: &key,
@@ -201,34 +232,36 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
             fits.then_some(envelope).ok_or(Unstorable::TooLarge)
         });
         match envelope {
-            Ok(envelope) => Sealed::Ready(envelope),
+            Ok(envelope) => Encoded::Ready(envelope),
             Err(why) => {
                 self.note_unstorable(why);
-                Sealed::Unstorable
+                Encoded::Unstorable
             }
         }
     }
 
-    /// Returns the value as it goes to L1. Its time to live is zero if L1 does not keep it.
-    pub(super) fn local(&self, fresh: Fresh<V>) -> Loaded<V> {
-        let ttl = self.ttl_in_l1(&fresh).unwrap_or(Duration::ZERO);
-        let mut loaded = fresh.loaded.ttl(ttl);
-        let since = saturating_nanos(fresh.read.elapsed());
+    /// Returns the value for L1, with its time to live and its age there.
+    pub(super) fn for_l1(&self, fetched: Fetched<V>) -> Loaded<V> {
+        let ttl = self.l1_ttl(&fetched).duration();
+        let mut loaded = fetched.loaded.ttl(ttl);
+        let since = saturating_nanos(fetched.current_at.elapsed());
         loaded.age = loaded.age.saturating_add(since);
         loaded
     }
 
-    /// Returns the time to live of a value in L1, or `None` if L1 does not keep it.
-    fn ttl_in_l1(&self, fresh: &Fresh<V>) -> Option<Duration> {
-        if fresh.lost {
-            return None;
+    /// Returns the time to live of a value in L1.
+    fn l1_ttl(&self, fetched: &Fetched<V>) -> L1Ttl {
+        if !fetched.is_cached {
+            return L1Ttl::NotStored;
         }
-        let ttl = fresh.loaded.ttl.or(self.settings.ttl);
+        let ttl = fetched.loaded.ttl.or(self.settings.ttl);
         let ttl = ttl.unwrap_or(Duration::MAX);
-        let left = self.settings.local_ttl(ttl, fresh.read, fresh.stored)?;
-        // A value that has expired on its way still replaces an older one, which might be served where a later load
-        // fails.
-        let is_kept = !left.is_zero() || self.l1.serves_stale();
-        is_kept.then(|| left.max(SHORTEST_TTL))
+        let (current_at, ttl_from) = (fetched.current_at, fetched.ttl_from);
+        match self.settings.l1_ttl(ttl, current_at, ttl_from) {
+            None => L1Ttl::NotStored,
+            Some(left) if !left.is_zero() => L1Ttl::Left(left),
+            Some(_) if self.l1.serves_stale() => L1Ttl::Expired,
+            Some(_) => L1Ttl::NotStored,
+        }
     }
 }

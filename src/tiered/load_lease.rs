@@ -1,4 +1,7 @@
-//! Load leases across processes: they are given back if no value was stored under them.
+//! Load leases: the right of one process to load a key for all.
+//!
+//! L2 grants the lease of a key to one process at a time. A lease that is dropped before a value was stored under it is
+//! released, so that another process loads without waiting for the lease to end.
 
 use crate::tiered::Inner;
 use crate::tiered::l2::remote::{Ask, Fill, Head, RemoteError, Token};
@@ -7,8 +10,9 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use tokio::sync::Notify;
 
-/// The lease of a key's load across processes, or a request for it whose answer is not known yet.
-pub(crate) struct Lease<K, V> {
+/// A request for the load lease of a key. Unless it is [closed](Self::close) the lease is released when this is
+/// dropped, because L2 may have granted it although the answer never arrived.
+pub(crate) struct LeaseRequest<K, V> {
     inner: Arc<Inner<K, V>>,
     key: Box<[u8]>,
     token: Token,
@@ -18,13 +22,9 @@ pub(crate) struct Lease<K, V> {
     granted: bool,
 }
 
-/// A granted lease, with the head of the value that is stored under it.
-pub(crate) type Granted<K, V> = (Lease<K, V>, Head);
-
-impl<K, V> Lease<K, V> {
-    /// Creates a request for a lease. Call this before L2 is asked, because the lease may be granted although the answer
-    /// never arrives.
-    pub(crate) fn ask(inner: &Arc<Inner<K, V>>, key: &[u8]) -> Self {
+impl<K, V> LeaseRequest<K, V> {
+    /// Creates a request, before L2 is asked.
+    pub(crate) fn new(inner: &Arc<Inner<K, V>>, key: &[u8]) -> Self {
         Self {
             inner: Arc::clone(inner),
             key: key.into(),
@@ -34,8 +34,8 @@ impl<K, V> Lease<K, V> {
         }
     }
 
-    /// Returns the question to L2 for the value or the lease. A value that was written under the token `refused` counts as
-    /// absent.
+    /// Returns the question to L2 for the value or the lease. A value that was written under the token `refused` counts
+    /// as absent.
     pub(crate) fn question(&self, refused: Option<Token>) -> Ask<'_> {
         Ask {
             key: &self.key,
@@ -57,63 +57,90 @@ impl<K, V> Lease<K, V> {
         &self.key
     }
 
-    pub(crate) fn token(&self) -> Token {
-        self.token
-    }
-
-    /// Notes that L2 has granted the lease.
-    pub(crate) fn grant(&mut self) {
+    /// Converts the request into the lease that L2 has granted, for a value with this head.
+    pub(crate) fn granted(mut self, head: Head) -> LoadLease<K, V> {
         self.granted = true;
+        LoadLease {
+            request: self,
+            head,
+        }
     }
 
-    /// Closes the lease, because it was not granted or has ended: it is not given back.
+    /// Closes the request, because the lease was not granted: it is not released.
     pub(crate) fn close(mut self) {
         self.open = false;
     }
 }
 
-impl<K, V> Drop for Lease<K, V> {
+impl<K, V> Drop for LeaseRequest<K, V> {
     fn drop(&mut self) {
         if self.open {
             self.inner.releases.push(Release {
                 key: std::mem::take(&mut self.key),
                 token: self.token,
-                again: !self.granted,
+                repeats: !self.granted,
             });
         }
     }
 }
 
-/// A lease to give back.
+/// The load lease of a key, granted to this process. It is released when this is dropped, unless it is
+/// [closed](Self::close).
+pub(crate) struct LoadLease<K, V> {
+    request: LeaseRequest<K, V>,
+    head: Head,
+}
+
+impl<K, V> LoadLease<K, V> {
+    pub(crate) fn key(&self) -> &[u8] {
+        &self.request.key
+    }
+
+    pub(crate) fn token(&self) -> Token {
+        self.request.token
+    }
+
+    /// Returns the head of the value that is stored under the lease.
+    pub(crate) fn head(&self) -> Head {
+        self.head
+    }
+
+    /// Closes the lease, because it has ended: it is not released.
+    pub(crate) fn close(self) {
+        self.request.close();
+    }
+}
+
+/// A lease to release.
 pub(crate) struct Release {
     key: Box<[u8]>,
     token: Token,
     /// `true` if the request was not answered, so that it may still be on its way to L2.
-    again: bool,
+    repeats: bool,
 }
 
 impl Release {
-    /// Returns the lease to give back once more, if it may have been granted after it was given back.
+    /// Returns the lease to release once more, if it may have been granted after it was released.
     pub(crate) fn repeat(self) -> Option<Self> {
-        self.again.then_some(Self {
-            again: false,
+        self.repeats.then_some(Self {
+            repeats: false,
             ..self
         })
     }
 }
 
-/// The queue of leases to give back, several in one round trip.
+/// The queue of leases to release, several in one round trip.
 #[derive(Default)]
 pub(crate) struct Releases {
     queue: Mutex<VecDeque<Release>>,
     pushed: Notify,
 }
 
-/// The length of the queue of leases to give back. Further leases end by their time.
+/// The maximum length of the queue of leases to release. Further leases end by their time.
 const MAX_RELEASES: usize = 10_000;
 
-/// The number of leases that are given back in one round trip.
-const BATCH: usize = 256;
+/// The number of leases that are released in one round trip.
+const RELEASE_BATCH: usize = 256;
 
 impl Releases {
     fn push(&self, release: Release) {
@@ -132,8 +159,8 @@ impl Releases {
     /// Takes the leases for one round trip from the queue.
     pub(crate) fn take(&self) -> Vec<Release> {
         let mut queue = self.queue.lock();
-        let some = queue.len().min(BATCH);
-        queue.drain(..some).collect()
+        let count = queue.len().min(RELEASE_BATCH);
+        queue.drain(..count).collect()
     }
 
     /// Waits until a lease was pushed.
@@ -143,7 +170,7 @@ impl Releases {
 }
 
 impl<K, V> Inner<K, V> {
-    /// Gives these leases back, without a value.
+    /// Releases leases in L2, without a value.
     pub(crate) async fn release(&self, leases: &[Release]) -> Result<(), RemoteError> {
         let fills = leases.iter().map(|release| Fill {
             key: &release.key,

@@ -1,5 +1,5 @@
-//! Changes of state that an operator is to hear of, each once: events for the facade `tracing`, target
-//! `hotset`. What makes things worse is a `WARN`, the rest an `INFO`.
+//! Log events: one for each change of state that concerns an operator, for the facade `tracing`, with the target
+//! `hotset`. A change for the worse has the level `WARN`, any other change `INFO`.
 
 use crate::tiered::health::Warning;
 use crate::tiered::l2::remote::RemoteError;
@@ -7,18 +7,21 @@ use std::fmt;
 #[cfg(feature = "tracing")]
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+/// A change of state that is logged.
 #[derive(Debug)]
 pub(crate) enum StateChange<'a> {
     CircuitOpened(&'a RemoteError),
     CircuitClosed,
-    /// Also if there never was one.
+    /// The subscription has ended, or the first attempt to subscribe has failed.
     NotSubscribed(&'a RemoteError),
     Subscribed,
     Proven,
     Unproven,
     Gap,
+    /// The first invalidation was queued.
     Queued,
     Overflowed,
+    /// The last queued invalidation was sent.
     Sent,
     Warned(&'a Warning),
     Remedied(&'a Warning),
@@ -29,8 +32,8 @@ pub(crate) enum StateChange<'a> {
 }
 
 impl StateChange<'_> {
-    /// Whether it makes things worse.
-    fn is_bad(&self) -> bool {
+    /// Checks whether the change is for the worse.
+    fn is_worse(&self) -> bool {
         match self {
             Self::CircuitOpened(_)
             | Self::NotSubscribed(_)
@@ -60,38 +63,41 @@ impl fmt::Display for StateChange<'_> {
             Self::Subscribed => f.write_str("subscribed to invalidations"),
             Self::Proven => f.write_str("invalidations are proven to arrive"),
             Self::Unproven => f.write_str("invalidations are not proven to arrive"),
-            Self::Gap => f.write_str("invalidations were missed: all that L1 held is forgotten"),
-            Self::Queued => f.write_str("Redis cannot be told of invalidations: they are queued"),
-            Self::Overflowed => {
-                f.write_str("too many invalidations are queued: they became one of everything")
+            Self::Gap => {
+                f.write_str("invalidations were missed: all entries of L1 are invalidated")
             }
-            Self::Sent => f.write_str("Redis was told of all invalidations that were queued"),
+            Self::Queued => f.write_str("Redis cannot be reached: invalidations are queued"),
+            Self::Overflowed => f.write_str(
+                "too many invalidations are queued: one invalidation of everything replaces them",
+            ),
+            Self::Sent => f.write_str("all queued invalidations were sent"),
             Self::Warned(warning) => write!(f, "{warning}"),
-            Self::Remedied(warning) => write!(f, "no longer so: {warning}"),
+            Self::Remedied(warning) => write!(f, "resolved: {warning}"),
             Self::Rollout { percent, shadow } => write!(
                 f,
-                "{percent} percent of the keys go through Redis{}",
-                if *shadow { ", in the shadow" } else { "" }
+                "{percent} percent of the keys are stored in Redis{}",
+                if *shadow { ", in shadow mode" } else { "" }
             ),
         }
     }
 }
 
-/// Tells of a change in the cache of this name. A subscriber that panics stops nobody.
+/// Logs a change of state in the cache of this name. A panic of the subscriber is caught, so that it stops no task of
+/// the cache.
 #[cfg(feature = "tracing")]
 pub(crate) fn log(cache: &str, change: &StateChange<'_>) {
-    let tell = || {
-        if change.is_bad() {
+    let emit = || {
+        if change.is_worse() {
             tracing::warn!(target: "hotset", cache, "{change}");
         } else {
             tracing::info!(target: "hotset", cache, "{change}");
         }
     };
-    let _ = catch_unwind(AssertUnwindSafe(tell));
+    let _ = catch_unwind(AssertUnwindSafe(emit));
 }
 
 #[cfg(not(feature = "tracing"))]
 pub(crate) fn log(_: &str, change: &StateChange<'_>) {
-    // What it would be is worked out all the same, lest it is dead code.
-    let _ = change.is_bad();
+    // Called so that the code is in use without the feature, too.
+    let _ = change.is_worse();
 }

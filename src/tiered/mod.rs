@@ -1,4 +1,4 @@
-//! L1 over L2: a [`LocalCache`] in each process over one Redis.
+//! The tiered cache: a [`LocalCache`] in each process (L1) over one Redis (L2).
 
 mod batch;
 mod blocking;
@@ -12,7 +12,7 @@ mod load_lease;
 mod log;
 #[cfg(feature = "metrics")]
 mod metrics;
-mod own_key;
+mod publish;
 mod rollout;
 mod shadow;
 mod warm;
@@ -24,7 +24,7 @@ pub use blocking::BlockingCache;
 pub use builder::TieredCacheBuilder;
 pub use health::{Health, TierStats, Warning};
 pub use rollout::Rollout;
-pub use write::Delivery;
+pub use write::Propagation;
 
 use crate::clock::Nanos;
 use crate::codec::{encode_key_name, message_pack};
@@ -35,10 +35,12 @@ use crate::local::LocalCache;
 use crate::schema::{RemoteKey, RemoteValue};
 use crate::single_flight::Bulkhead;
 use crate::stats::Stats;
-use crate::tiered::coherence::background::{BackgroundTasks, Proof};
-use crate::tiered::coherence::key_waiters::{Acks, KeyWaiters};
+use crate::tiered::coherence::background::BackgroundTasks;
+use crate::tiered::coherence::invalidation_acks::InvalidationAcks;
+use crate::tiered::coherence::key_waiters::KeyWaiters;
 use crate::tiered::coherence::pending_invalidations::PendingInvalidations;
 use crate::tiered::coherence::read_lease::{ReadLease, now};
+use crate::tiered::coherence::subscriber::Proof;
 use crate::tiered::l2::circuit_breaker::CircuitBreaker;
 use crate::tiered::l2::codec_health::CodecHealth;
 use crate::tiered::l2::envelope::EnvelopeCodec;
@@ -57,13 +59,15 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 use tokio::runtime::Handle;
 
-/// A cache of several processes: in each a [`LocalCache`], its L1, over one Redis, their L2.
+/// A cache of several processes: each has a [`LocalCache`], its L1, and all share one Redis, their L2.
 ///
-/// Of all callers in all processes who miss a key together one loads. Who changes the database calls
-/// [`invalidate`](Self::invalidate), or changes it through [`write_through`](Self::write_through);
-/// what readers may then still see is what the [`Consistency`] promises.
+/// Of all callers in all processes that miss a key together, one loads. Code that changes the database calls
+/// [`invalidate`](Self::invalidate) after the change, or changes it through [`write_through`](Self::write_through).
+/// The [`Consistency`] says which values readers may still get after that.
 ///
 /// A clone is another handle to the same cache.
+///
+/// # Examples
 ///
 /// ```no_run
 /// use hotset::{Consistency, LocalCache, TieredCache};
@@ -88,47 +92,50 @@ use tokio::runtime::Handle;
 /// # }
 /// ```
 ///
-/// # Redis is down
+/// # Outages of Redis
 ///
-/// No failure of Redis fails a read: the loader is asked instead, and no more than
-/// [`max_concurrent_loads`](crate::LocalCacheBuilder::max_concurrent_loads) loaders run at one time (64, unless
-/// set). A call to Redis takes no longer than its [deadline](TieredCacheBuilder::deadline), and after a few
-/// failures none is made until Redis answers again. Invalidations wait, and go out then. The cache
-/// can be built, and works, before Redis does. What Redis refuses for its own sake, or a large value that
-/// takes too long, is no such failure.
+/// No failure of Redis fails a read. The loader runs instead, and at most
+/// [`max_concurrent_loads`](crate::LocalCacheBuilder::max_concurrent_loads) loaders run at one time (64 by default). A
+/// call to Redis takes no longer than its [deadline](TieredCacheBuilder::deadline). After a few failures a circuit
+/// breaker opens, and Redis is only probed until it answers again. Invalidations are queued and sent then. The cache
+/// can be built and works before Redis can be reached. The circuit breaker does not count a call that Redis refuses, or
+/// a large value that takes too long.
 ///
-/// # What Redis cannot take
+/// # Values and keys that Redis cannot store
 ///
-/// A value that is too large, has more than 64 tags or cannot be serialized, and any value under a key of
-/// more than 1 KiB, stays in L1, in the classes that keep values there; other processes load it. It can be
-/// invalidated by all. A key that cannot be serialized, is of more than 64 KiB, or is serialized as another
-/// one is, is each process's own: what is done to it is done in this process alone, even in the class
-/// [`Realtime`](Consistency::Realtime). See [`Delivery`].
+/// A value that is too large, has more than 64 tags or cannot be serialized, and any value under a key of more than 1
+/// KiB, is stored in L1 only, in the classes that store values there. Other processes load it. All processes can
+/// invalidate it. A key that cannot be serialized, is longer than 64 KiB, or has the same serialized form as another
+/// key, is local to each process: operations on it concern this process only, even in the class
+/// [`Realtime`](Consistency::Realtime). See [`Propagation`].
 ///
 /// # Panics
 ///
-/// As [`LocalCache`]. All of it needs the tokio runtime in which it was built to run, with timer and IO
-/// enabled.
+/// Panics in the cases in which [`LocalCache`] does. All methods need the tokio runtime in which the cache was built,
+/// with timer and IO enabled.
 pub struct TieredCache<K, V> {
     inner: Arc<Inner<K, V>>,
-    /// The last handle stops it.
+    /// The background tasks, which end with the last handle.
     background: Arc<BackgroundTasks>,
 }
 
+/// The shared state of all handles and background tasks.
 struct Inner<K, V> {
     l1: LocalCache<K, V>,
     l2: CircuitBreaker,
     codec: EnvelopeCodec<K, V>,
     codec_health: CodecHealth,
     settings: TierSettings,
+    /// The number of this cache among all caches of the namespace.
     me: Peer,
+    /// The number of tokens so far.
     tokens: AtomicU64,
-    /// Granted and revoked by the keeper.
+    /// Granted and revoked by the subscriber.
     read_lease: ReadLease,
-    /// Since when, and how it is with the backplane.
+    /// The state of the subscription, written by the subscriber.
     proof: Mutex<Proof>,
-    waiters_by_key: KeyWaiters,
-    acks: Acks,
+    key_waiters: KeyWaiters,
+    acks: InvalidationAcks,
     pending_invalidations: PendingInvalidations,
     releases: Releases,
     bulkhead: Arc<Bulkhead>,
@@ -146,33 +153,33 @@ impl<K, V> Clone for TieredCache<K, V> {
 }
 
 impl<K: RemoteKey, V: RemoteValue> TieredCache<K, V> {
-    /// The value of a key, if L1 or Redis holds a valid one.
+    /// Returns the value for `key` from L1 or Redis, or `None` if neither has a valid one.
     ///
-    /// # Cancellation
+    /// # Cancel safety
     ///
     /// The future may be dropped at any time.
     pub async fn get(&self, key: &K) -> Option<V> {
-        match self.inner.get_local(key) {
+        match self.inner.look_up_l1(key) {
             Some(value) => Some(value),
-            None => Box::pin(self.inner.look_up(key)).await,
+            None => Box::pin(self.inner.look_up_missing(key)).await,
         }
     }
 
-    /// The value of a key; if neither L1 nor Redis holds a valid one, what `load` returns, which is
-    /// then stored in both.
+    /// Returns the value for `key` from L1 or Redis. If neither has a valid one, runs `load` and stores its result in
+    /// both.
     ///
-    /// In this process it is as [`LocalCache::get_or_load_async`]. Of all processes that miss a key
-    /// together one loads; the others wait for it. One that takes longer than the
-    /// [lease](crate::LocalCacheBuilder::lease) is not waited for any longer: its late value goes to its own
-    /// callers and is stored nowhere. Neither is a value whose key was invalidated while it was loaded.
+    /// Within this process it works like [`LocalCache::get_or_load_async`]. Of all processes that miss a key
+    /// together, one loads, and the others wait for it. If its load takes longer than the
+    /// [lease](crate::LocalCacheBuilder::lease), another process loads, and the late value goes to its own
+    /// callers and is not stored. A value whose key was invalidated during the load is not stored either.
     ///
     /// # Errors
     ///
-    /// As [`LocalCache::get_or_load_async`]. Failures of Redis are none.
+    /// Returns the same errors as [`LocalCache::get_or_load_async`]. A failure of Redis is no error.
     ///
-    /// # Cancellation
+    /// # Cancel safety
     ///
-    /// The future may be dropped at any time; another caller, or another process, then loads.
+    /// The future may be dropped at any time. Another caller or another process then loads.
     pub async fn get_or_load_async<L, E, F>(
         &self,
         key: &K,
@@ -191,38 +198,38 @@ impl<K: RemoteKey, V: RemoteValue> TieredCache<K, V> {
         typed(Box::pin(self.inner.get_or_fetch(key, error_type, load)).await)
     }
 
-    /// What the cache is called: what L1 was named, or the namespace.
+    /// Returns the name of L1, or the namespace if L1 was given no name.
     #[must_use]
     pub fn name(&self) -> &str {
         self.inner.name()
     }
 
-    /// What L1 has done and holds. What is a load to it is the way to a value, by Redis or the loader;
-    /// the loader's own loads are in [`tier_stats`](Self::tier_stats).
+    /// Returns the statistics of L1. A load in them is a miss of L1, which gets its value from Redis or the loader. The
+    /// loads of the loader are in [`tier_stats`](Self::tier_stats).
     #[must_use]
     pub fn stats(&self) -> Stats {
         self.inner.l1.stats()
     }
 
-    /// What was asked of Redis, and what came of it.
+    /// Returns the statistics of Redis and of the loader.
     #[must_use]
     pub fn tier_stats(&self) -> TierStats {
         self.inner.tier_stats()
     }
 
-    /// How it is with Redis, and with invalidations by other processes.
+    /// Returns the health of the Redis connection and of the invalidation channel.
     #[must_use]
     pub fn health(&self) -> Health {
         self.inner.health()
     }
 
-    /// Which keys go through Redis: to be changed while the cache is used.
+    /// Returns the rollout, which can be changed while the cache is in use.
     #[must_use]
     pub fn rollout(&self) -> &Rollout {
         &self.inner.settings.rollout
     }
 
-    /// A handle for threads.
+    /// Returns a handle for threads.
     #[must_use]
     pub fn blocking(&self) -> BlockingCache<K, V> {
         BlockingCache::new(self.clone())
@@ -230,6 +237,7 @@ impl<K: RemoteKey, V: RemoteValue> TieredCache<K, V> {
 }
 
 impl<K, V> Inner<K, V> {
+    /// Returns a token that no cache has used before.
     fn token(&self) -> Token {
         let number = self.tokens.fetch_add(1, Relaxed);
         let mut token = [0; 16];
@@ -238,7 +246,7 @@ impl<K, V> Inner<K, V> {
         token
     }
 
-    /// What the cache is called.
+    /// Returns the name of the cache.
     fn name(&self) -> &str {
         self.l1.name().unwrap_or_default()
     }
@@ -251,10 +259,10 @@ impl<K, V> Inner<K, V> {
     fn health(&self) -> Health {
         let proof = self.proof.lock();
         let proven = proof.since.filter(|_| self.read_lease.is_proven(now()));
-        let warnings = self.warnings(proof.lost.as_ref());
+        let warnings = self.warnings(proof.not_subscribed.as_ref());
         Health {
             last_error: self.l2.last_error(),
-            not_subscribed: proof.lost.clone(),
+            not_subscribed: proof.not_subscribed.clone(),
             breaker_open: self.l2.is_open(),
             proven_for: proven.map(|since| since.elapsed()),
             gaps: proof.gaps,
@@ -267,8 +275,8 @@ impl<K, V> Inner<K, V> {
         }
     }
 
-    /// Returns what is wrong with the server's configuration, with this process's rights (if there is no
-    /// subscription, for this reason), and with its keys and values.
+    /// Returns the warnings about the configuration of the server, the rights of its user, and keys and values.
+    /// `not_subscribed` is the reason why there is no subscription.
     fn warnings(&self, not_subscribed: Option<&RemoteError>) -> Vec<Warning> {
         let mut warnings = self.l2.warnings();
         if let Some(RemoteError::Forbidden(what)) = not_subscribed {
@@ -282,18 +290,18 @@ impl<K, V> Inner<K, V> {
     }
 }
 
-/// The longest name of a key, in bytes. Events carry it to all processes.
-const MAX_NAME: usize = 1 << 16;
+/// The maximum length of a key's name, in bytes. Events send it to all processes.
+const MAX_NAME_LEN: usize = 1 << 16;
 
 /// Returns the name of a key in L2: its encoding in `MessagePack`, with the entries of maps sorted.
 ///
-/// Returns `None` if it cannot be encoded or is too long, or if its name decodes to another key, whose name that may be
-/// as well. Entries under such a key are in L1 alone, and are each process's own. So different keys have different
-/// names, and a name leads back to its key.
+/// Returns `None` if the key cannot be encoded, if its name is too long, or if its name decodes to another key, which
+/// may have the same name. So different keys have different names, and each name decodes to its key. A key without a
+/// name has entries in L1 only, and each process has its own.
 fn name_of<K: RemoteKey>(key: &K) -> Option<Box<[u8]>> {
     let name = encode_key_name(key).ok()?;
     let is_its_own = || key_of::<K>(&name).is_some_and(|named| named == *key);
-    (name.len() <= MAX_NAME && is_its_own()).then(|| name.into())
+    (name.len() <= MAX_NAME_LEN && is_its_own()).then(|| name.into())
 }
 
 /// Returns the key of a name in L2, or `None` if it is not the name of a key of this type.
@@ -302,7 +310,7 @@ fn key_of<K: RemoteKey>(name: &[u8]) -> Option<K> {
 }
 
 impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
-    /// A hit in L1, if it may serve.
+    /// Returns the value in L1, if L1 may serve it. Counts a hit, but no miss.
     #[inline]
     fn get_local(&self, key: &K) -> Option<V> {
         let now = now();
@@ -313,12 +321,32 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
         }
     }
 
-    /// May L1 serve what it holds, to one who has missed or comes with a batch? If not, nothing that it
-    /// holds now is served to this caller or a later one, and no load under way either.
-    fn may_serve(&self, now: Nanos) -> bool {
-        if self.read_lease.may_serve(now) {
-            return true;
+    /// Returns the value in L1, if L1 may serve it, and counts a hit or a miss.
+    #[inline]
+    fn look_up_l1(&self, key: &K) -> Option<V> {
+        let now = now();
+        if !self.may_serve(now) {
+            self.l1.miss();
+            return None;
         }
+        let value = self.l1.hit_or_look_again(key, now);
+        if value.is_none() {
+            self.l1.miss();
+        }
+        value
+    }
+
+    /// Checks whether L1 may serve its entries. If not, it invalidates them and its loads in flight, so that this
+    /// caller and later ones get none of them.
+    #[inline]
+    fn may_serve(&self, now: Nanos) -> bool {
+        self.read_lease.may_serve(now) || self.begin_epoch(now)
+    }
+
+    /// Begins an epoch in L1, after the read lease has ended. Returns whether L1 may serve the entries of earlier
+    /// epochs.
+    #[cold]
+    fn begin_epoch(&self, now: Nanos) -> bool {
         match self.settings.consistency {
             Consistency::Realtime | Consistency::L2Only => {
                 count(&self.counters.unproven_reads);
@@ -326,7 +354,7 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
                 false
             }
             Consistency::Bounded(_) | Consistency::L1Only => {
-                // Loads that began before now are not for those who come later.
+                // Later callers do not join a load that began before now.
                 self.l1.begin_epoch();
                 self.read_lease.extend(now);
                 true
@@ -334,7 +362,7 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
         }
     }
 
-    /// Loads through L1's single flight.
+    /// Returns the value from L2 or the loader, with the single flight of L1.
     async fn get_or_fetch<F>(
         self: &Arc<Self>,
         key: &K,
@@ -352,9 +380,9 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
 
 impl<K: RemoteKey, V: RemoteValue> AsyncCache<K, V> for TieredCache<K, V> {
     fn get<'a>(&'a self, key: &'a K) -> CacheFuture<'a, Option<V>> {
-        match self.inner.get_local(key) {
+        match self.inner.look_up_l1(key) {
             Some(value) => CacheFuture::ready(Some(value)),
-            None => CacheFuture::new(self.inner.look_up(key)),
+            None => CacheFuture::new(self.inner.look_up_missing(key)),
         }
     }
 

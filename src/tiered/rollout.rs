@@ -1,4 +1,4 @@
-//! Which keys go through L2, and whether what it holds is served: to be changed while all runs.
+//! The rollout of a cache to L2, which can be changed while the cache is in use.
 
 use crate::error::BuildError;
 use std::fmt;
@@ -6,31 +6,38 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use xxhash_rust::xxh3::xxh3_64;
 
+/// The unit of the share of keys.
 const MILLION: u64 = 1_000_000;
 
-/// How far a cache has moved to Redis. A clone is another handle to the same, so one can be given to
-/// several caches, and kept to change them.
+/// A handle to the share of keys that a cache stores in Redis, and to its shadow mode.
 ///
-/// Of a cache's keys a share goes through Redis, chosen by their hash: a key that is in at ten percent
-/// is in at twenty, in all processes. The others are kept in L1 alone. Invalidations are told to all
-/// in either case, so the [`Consistency`](crate::Consistency) is promised at each percentage, while it
-/// is changed, and where processes differ in it.
+/// A clone is another handle to the same rollout. One rollout may be given to several caches, and changes them
+/// together.
 ///
-/// The others live in L1 as that promise lets them: with `Bounded(ttl)` for that time, however long their
-/// time to live, and with `L2Only` not at all.
+/// # Percentage
 ///
-/// In the shadow, what Redis holds is compared and not served: what L1 misses is loaded, by each process
-/// for itself, and compared with what Redis holds, or stored there.
-/// [`shadow_different`](crate::TierStats::shadow_different) counts values that would have been wrong:
-/// most often the database was changed, and nobody has invalidated the key. Values are compared as serde
-/// serializes them, without regard to the order of the elements of maps and sequences. A change whose invalidation is
-/// in flight may count.
+/// The hash of a key decides whether it is stored in Redis, so a key that is included at 10 percent is also included at
+/// 20 percent, in all processes. Entries of the other keys are stored in L1 only. Invalidations reach all processes in
+/// both cases. So the [`Consistency`](crate::Consistency) holds at each percentage, while the percentage is changed,
+/// and if processes have different percentages. L1 stores the entries of the other keys as the class allows: with
+/// `Bounded(ttl)` for that time at most, and with `L2Only` not at all.
+///
+/// # Shadow mode
+///
+/// In shadow mode values in Redis are not served. Each process loads the keys that L1 misses. If Redis has a value, it
+/// is compared with the loaded value, otherwise the loaded value is stored in Redis.
+/// [`shadow_different`](crate::TierStats::shadow_different) counts values that would have been wrong. The most frequent
+/// reason is a change of the database without an invalidation of the key. Values are compared in the form in which
+/// serde serializes them, except for the order of the elements of maps and sequences. A change whose invalidation is in
+/// flight may count as well.
+///
+/// # Examples
 ///
 /// ```
 /// use hotset::Rollout;
 ///
 /// let rollout = Rollout::with_percent(10.0)?;
-/// // Given to `TieredCacheBuilder::rollout`, it is changed from wherever the service is controlled:
+/// // Pass it to `TieredCacheBuilder::rollout`, and change it later, for instance from an admin endpoint.
 /// rollout.set_percent(50.0)?;
 /// assert_eq!(rollout.percent(), 50.0);
 /// # Ok::<(), hotset::BuildError>(())
@@ -41,13 +48,13 @@ pub struct Rollout {
 }
 
 struct State {
-    /// Of a million keys.
+    /// The number of keys out of a million that are stored in Redis.
     share: AtomicU64,
     shadow: AtomicBool,
 }
 
 impl Rollout {
-    /// All keys.
+    /// Creates a rollout of all keys, without shadow mode.
     #[must_use]
     pub fn full() -> Self {
         Self {
@@ -58,22 +65,22 @@ impl Rollout {
         }
     }
 
-    /// This many of a hundred keys, to begin with.
+    /// Creates a rollout of this percentage of keys, from 0 to 100.
     ///
     /// # Errors
     ///
-    /// If that is not 0 to 100.
+    /// Returns an error if `percent` is out of range.
     pub fn with_percent(percent: f64) -> Result<Self, BuildError> {
         let rollout = Self::full();
         rollout.set_percent(percent)?;
         Ok(rollout)
     }
 
-    /// From now on, this many of a hundred keys. Resolved to a ten-thousandth.
+    /// Sets the percentage of keys, from 0 to 100, with a resolution of 0.0001.
     ///
     /// # Errors
     ///
-    /// If that is not 0 to 100.
+    /// Returns an error if `percent` is out of range.
     pub fn set_percent(&self, percent: f64) -> Result<(), BuildError> {
         if !(0.0..=100.0).contains(&percent) {
             return Err(BuildError::OutOfRange("percent"));
@@ -84,12 +91,12 @@ impl Rollout {
         Ok(())
     }
 
-    /// From now on, in the shadow or not.
+    /// Turns shadow mode on or off.
     pub fn set_shadow(&self, shadow: bool) {
         self.state.shadow.store(shadow, Relaxed);
     }
 
-    /// How many of a hundred keys.
+    /// Returns the percentage of keys that are stored in Redis.
     #[must_use]
     pub fn percent(&self) -> f64 {
         #[allow(clippy::cast_precision_loss)] // 0 to a million.
@@ -97,18 +104,18 @@ impl Rollout {
         share / 10_000.0
     }
 
-    /// In the shadow?
+    /// Checks whether shadow mode is on.
     #[must_use]
     pub fn is_shadow(&self) -> bool {
         self.state.shadow.load(Relaxed)
     }
 
-    /// How many of a hundred keys, and whether in the shadow.
+    /// Returns the percentage of keys, and whether shadow mode is on.
     pub(crate) fn state(&self) -> (f64, bool) {
         (self.percent(), self.is_shadow())
     }
 
-    /// Does the key of this name go through L2?
+    /// Checks whether the key of this name is stored in L2.
     pub(crate) fn routes(&self, name: &[u8]) -> bool {
         let share = self.state.share.load(Relaxed);
         share == MILLION || xxh3_64(name) % MILLION < share
@@ -135,7 +142,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_share_of_keys_is_in_and_stays_in_as_it_grows() {
+    fn keys_stay_included_while_the_percentage_grows() {
         let rollout = Rollout::full();
         let is_in = |key: u32| rollout.routes(&key.to_be_bytes());
         let mut before: Vec<u32> = Vec::new();
@@ -149,9 +156,9 @@ mod tests {
         }
     }
 
-    /// Processes of other versions choose the same.
+    /// Processes of other versions of this crate must choose the same keys.
     #[test]
-    fn the_share_is_what_it_was() {
+    fn keys_at_ten_percent_are_those_of_earlier_versions() {
         let rollout = Rollout::with_percent(10.0).unwrap();
         let is_in = |key: &u8| rollout.routes(&[*key]);
         let keys: Vec<u8> = (0..100).filter(is_in).collect();
@@ -159,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn a_share_below_nothing_or_above_all_is_refused() {
+    fn percentage_out_of_range_is_refused() {
         for percent in [-0.1, 100.1, f64::NAN, f64::INFINITY] {
             assert!(Rollout::with_percent(percent).is_err());
         }

@@ -1,4 +1,4 @@
-//! Warming L1 and L2: from the database, from L2 alone, and by the keys of a snapshot.
+//! Warming of L1 and L2: from the database, from L2, and with the keys of a snapshot.
 
 use crate::consistency::Consistency;
 use crate::entry::Loaded;
@@ -17,24 +17,26 @@ use std::panic::resume_unwind;
 use std::path::Path;
 use std::sync::Arc;
 
-/// How many heartbeats a warming waits for the proof that invalidations arrive, if Redis is down.
-const PATIENCE: u32 = 4;
+/// The number of heartbeats for which a warm-up waits for the proof that invalidations arrive.
+const PROOF_HEARTBEATS: u32 = 4;
 
 impl<K: RemoteKey, V: RemoteValue> TieredCache<K, V> {
-    /// Loads what neither L1 nor Redis holds of these keys, in batches, as
-    /// [`LocalCache::warm_async`](crate::LocalCache::warm_async), until L1 is full: L1 gets what Redis
-    /// holds, and Redis what is loaded.
+    /// Fills L1 with the values of these keys, in batches, until L1 is full. Loads the keys that neither L1 nor Redis
+    /// has, and stores their values in Redis.
     ///
-    /// L1 forgets what it holds when it is [proven](crate::Health::proven_for) that invalidations arrive, so
-    /// this waits for that first, for four heartbeats at most. A cache of the class
-    /// [`Realtime`](Consistency::Realtime) keeps nothing without that proof, so where there is none by then,
-    /// as when Redis is down, nothing is loaded, and the report ends with [`WarmOutcome::NotProven`]. Others load.
+    /// Like [`LocalCache::warm_async`](crate::LocalCache::warm_async) otherwise.
     ///
-    /// With [`L2Only`](Consistency::L2Only) it fills Redis alone, with as many keys as L1 has room for.
+    /// L1 invalidates its entries at the moment from which invalidations are [proven](crate::Health::proven_for) to
+    /// arrive, so this waits for the proof first, for four heartbeats at most. A cache of the class
+    /// [`Realtime`](Consistency::Realtime) stores no entries without the proof. If there is none by then, for instance
+    /// because Redis is down, nothing is loaded, and the report ends with [`WarmOutcome::NotProven`]. Other classes
+    /// load.
     ///
-    /// # Cancellation
+    /// With [`L2Only`](Consistency::L2Only) this fills only Redis, with as many keys as L1 has room for.
     ///
-    /// The future may be dropped at any time. What was loaded until then is held.
+    /// # Cancel safety
+    ///
+    /// The future may be dropped at any time. Values that were loaded until then stay cached.
     pub async fn warm_async<M, L, E, F>(
         &self,
         keys: impl IntoIterator<Item = K>,
@@ -49,14 +51,14 @@ impl<K: RemoteKey, V: RemoteValue> TieredCache<K, V> {
         self.warm_with_async(WarmOptions::new(), keys, load).await
     }
 
-    /// As [`warm_async`](Self::warm_async), as one wants it.
+    /// Like [`warm_async`](Self::warm_async), but with the given options.
     ///
-    /// # Cancellation
+    /// # Cancel safety
     ///
-    /// As [`warm_async`](Self::warm_async).
+    /// See [`warm_async`](Self::warm_async).
     pub async fn warm_with_async<M, L, E, F>(
         &self,
-        warming: WarmOptions<'_>,
+        options: WarmOptions<'_>,
         keys: impl IntoIterator<Item = K>,
         load: impl Fn(Vec<K>) -> F,
     ) -> WarmReport<K, E>
@@ -71,20 +73,21 @@ impl<K: RemoteKey, V: RemoteValue> TieredCache<K, V> {
             let result = self.get_many_or_load_async(&batch, load).await;
             (batch, result)
         };
-        self.inner.warm(Run::new(warming, keys), ask).await
+        self.inner.warm(Run::new(options, keys), ask).await
     }
 
-    /// Fills L1 with what Redis holds of these keys, as [`warm_async`](Self::warm_async). Nothing is
-    /// loaded: what Redis does not hold is left out, and what fails is Redis. Of the
-    /// keys that the [rollout](Self::rollout) keeps from Redis, those outside its share and in the shadow
-    /// all, only those are found that L1 holds already.
+    /// Fills L1 with the values that Redis has for these keys. Nothing is loaded.
     ///
-    /// # Cancellation
+    /// Like [`warm_async`](Self::warm_async) otherwise. Keys that Redis does not have are left out, and the errors in
+    /// the report are those of Redis. For keys that the [rollout](Self::rollout) excludes from Redis, and for all keys
+    /// in shadow mode, only the values in L1 are found.
     ///
-    /// The future may be dropped at any time. What was found until then is held.
+    /// # Cancel safety
+    ///
+    /// The future may be dropped at any time. Values that were found until then stay cached.
     pub async fn warm_from_l2(
         &self,
-        warming: WarmOptions<'_>,
+        options: WarmOptions<'_>,
         keys: impl IntoIterator<Item = K>,
     ) -> WarmReport<K, RemoteError> {
         let ask = |batch: Vec<K>| async move {
@@ -92,51 +95,52 @@ impl<K: RemoteKey, V: RemoteValue> TieredCache<K, V> {
             let found = found.map_err(|error| LoadError::Failed(Arc::new(error)));
             (batch, found)
         };
-        self.inner.warm(Run::new(warming, keys), ask).await
+        self.inner.warm(Run::new(options, keys), ask).await
     }
 
-    /// Writes what L1 holds to a file, as [`LocalCache::snapshot`](crate::LocalCache::snapshot), in a
-    /// thread for what blocks.
+    /// Writes the entries of L1 to a file, like [`LocalCache::snapshot`](crate::LocalCache::snapshot), on a thread for
+    /// blocking work.
     ///
     /// # Errors
     ///
-    /// As [`LocalCache::snapshot`](crate::LocalCache::snapshot).
+    /// Returns the same errors as [`LocalCache::snapshot`](crate::LocalCache::snapshot).
     ///
-    /// # Cancellation
+    /// # Cancel safety
     ///
-    /// If the future is dropped the file is written all the same.
+    /// If the future is dropped, the file is written nevertheless.
     pub async fn snapshot(&self, path: impl AsRef<Path>) -> Result<SnapshotReport, SnapshotError> {
         let (l1, path) = (self.inner.l1.clone(), path.as_ref().to_owned());
         let schemas = self.inner.codec.schemas.clone();
-        self.unblocked(move || l1.snapshot_with_schemas(path, &schemas))
+        self.run_blocking(move || l1.snapshot_with_schemas(path, &schemas))
             .await
     }
 
-    /// As [`warm_from_l2`](Self::warm_from_l2), with the keys of a snapshot, hottest first. Its values are
-    /// not used: they may have been invalidated while this process did not run, which Redis knows. A
-    /// snapshot by a [`LocalCache`](crate::LocalCache) will do.
+    /// Fills L1 with the values that Redis has for the keys of a snapshot, the hottest first.
+    ///
+    /// Like [`warm_from_l2`](Self::warm_from_l2) otherwise. The values in the snapshot are not used, because they may
+    /// have been invalidated since. A snapshot of a [`LocalCache`](crate::LocalCache) works, too.
     ///
     /// # Errors
     ///
-    /// As [`LocalCache::restore`](crate::LocalCache::restore), but for the schema of values.
+    /// Returns the same errors as [`LocalCache::restore`](crate::LocalCache::restore), except for the schema of values.
     ///
-    /// # Cancellation
+    /// # Cancel safety
     ///
-    /// As [`warm_from_l2`](Self::warm_from_l2).
+    /// See [`warm_from_l2`](Self::warm_from_l2).
     pub async fn warm_from_snapshot(
         &self,
-        warming: WarmOptions<'_>,
+        options: WarmOptions<'_>,
         path: impl AsRef<Path>,
     ) -> Result<WarmReport<K, RemoteError>, SnapshotError> {
         let path = path.as_ref().to_owned();
         let schemas = self.inner.codec.schemas.clone();
         let read = move || snapshot::keys(&path, schemas.key());
-        let keys = self.unblocked(read).await?;
-        Ok(self.warm_from_l2(warming, keys).await)
+        let keys = self.run_blocking(read).await?;
+        Ok(self.warm_from_l2(options, keys).await)
     }
 
-    /// Runs what blocks where it may.
-    async fn unblocked<T: Send + 'static>(
+    /// Runs blocking work on a thread for it.
+    async fn run_blocking<T: Send + 'static>(
         &self,
         run: impl FnOnce() -> Result<T, SnapshotError> + Send + 'static,
     ) -> Result<T, SnapshotError> {
@@ -160,9 +164,9 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
         I: Iterator<Item = K>,
         F: Future<Output = (Vec<K>, Result<Vec<Option<V>>, LoadError<E>>)>,
     {
-        // When the proof begins, L1 forgets what it held before.
+        // L1 invalidates its entries when the proof begins.
         self.read_lease
-            .proven(self.settings.heartbeat * PATIENCE)
+            .proven(self.settings.heartbeat * PROOF_HEARTBEATS)
             .await;
         let needs_proof = self.settings.consistency == Consistency::Realtime;
         if needs_proof && !self.read_lease.is_proven(now()) {

@@ -1,11 +1,21 @@
 //! What becomes of entries, by what happens to them: each case for threads, for tasks, and for both
 //! at one key.
 
+#[path = "../common/mod.rs"]
+#[allow(dead_code)]
 mod common;
+
+mod ages;
+mod cache_trait;
 mod concurrent_writes;
+mod corners;
+mod expiry;
 mod invalidation;
+mod jitter;
 mod loaded;
+mod local_cache;
 mod refresh;
 mod retain;
 mod stale;
+mod tags;
 mod update;

@@ -1,50 +1,54 @@
-//! Whether invalidations are proven to arrive: a state machine without clock and connection.
+//! Proof that invalidations arrive: a state machine without clock and connection.
 //!
-//! Events carry consecutive numbers, so a receiver sees when one is missing. That none is missing
-//! *now* is what a beat proves: a process asks the server for a lease on serving from its L1, and the
-//! server answers on the channel on which events come, behind all of them. The lease begins when it
-//! was asked for, on the receiver's clock, so it ends there before it ends on the server's; and who
-//! writes waits, before the write is acknowledged, until all who hold a lease have heard of it or
-//! their leases are over (Gray and Cheriton, "Leases", SOSP 1989).
+//! 1. Events carry consecutive numbers, so a receiver detects that one is missing as soon as it receives a later one.
+//! 2. A heartbeat proves that none is missing at the moment: a process requests a read lease for its L1 from the
+//!    server, and the server answers on the channel of the events, after all of them.
+//! 3. The lease begins when it is requested, on the receiver's clock. So it ends there before it ends on the server's
+//!    clock.
+//! 4. A write is acknowledged only after every process that has a lease has received it, or its lease has ended.
+//!
+//! After Gray and Cheriton, "Leases", SOSP 1989.
 
 use crate::clock::Nanos;
 use crate::tiered::l2::remote::{Message, Peer, Position, Subject};
 use std::collections::VecDeque;
 
-/// Beats that were asked for and did not come: more are not remembered.
-const MAX_ASKED: usize = 16;
+/// The number of requests for a lease that are remembered until their heartbeats arrive.
+const MAX_REQUESTS: usize = 16;
 
-/// What follows from a message.
+/// The effect of a message on L1.
 #[derive(Debug, PartialEq)]
 pub(crate) enum Effect {
-    Nothing,
-    /// Of what this process holds, this is invalid.
+    None,
+    /// L1 invalidates the entries of `subject`.
     Invalidate {
         subject: Subject,
         sender: Peer,
     },
-    /// Something was missed, or may have been: nothing that this process holds is proven. What it
-    /// holds from now on may be served until then.
-    Forget {
-        until: Option<Nanos>,
+    /// Events are missing, or may be: L1 invalidates all entries. It may serve entries that are stored from now on
+    /// until `lease_until`.
+    InvalidateAll {
+        lease_until: Option<Nanos>,
     },
-    /// All up to here was heard, and what is held may be served until then.
-    ReadLease {
+    /// No event is missing: L1 may serve its entries until `until`.
+    RenewLease {
         until: Nanos,
     },
 }
 
-/// What one process knows of the channel.
+/// The state of the event channel in one process.
 #[derive(Debug)]
 pub(crate) struct EventSequence {
     me: Peer,
-    /// How long a lease is.
+    /// The duration of a read lease.
     lease: Nanos,
-    /// All up to here was heard or forgotten. `None` until there is a first beat.
-    heard: Option<Position>,
-    /// Leases asked for: the beat's number, and when.
-    asked: VecDeque<(u64, Nanos)>,
-    next_nonce: u64,
+    /// The position up to which each event was received, or is covered by an invalidation of everything. `None` until
+    /// the first heartbeat.
+    position: Option<Position>,
+    /// The requests for leases: the nonce of the heartbeat, and the time of the request.
+    requests: VecDeque<(u64, Nanos)>,
+    newest_nonce: u64,
+    /// The number of gaps that were detected.
     pub(crate) gaps: u64,
 }
 
@@ -53,74 +57,74 @@ impl EventSequence {
         Self {
             me,
             lease,
-            heard: None,
-            asked: VecDeque::new(),
-            next_nonce: 0,
+            position: None,
+            requests: VecDeque::new(),
+            newest_nonce: 0,
             gaps: 0,
         }
     }
 
-    /// Up to where all was heard.
-    pub(crate) fn heard(&self) -> Option<Position> {
-        self.heard
+    /// Returns the position up to which each event was received.
+    pub(crate) fn position(&self) -> Option<Position> {
+        self.position
     }
 
-    /// The connection was lost, or there is a new one.
+    /// Starts again, on a new subscription.
     pub(crate) fn reset(&mut self) {
-        self.heard = None;
-        self.asked.clear();
+        self.position = None;
+        self.requests.clear();
     }
 
-    /// A lease is asked for now: the number that the beat is to have.
-    pub(crate) fn ask(&mut self, now: Nanos) -> u64 {
-        self.next_nonce += 1;
-        if self.asked.len() == MAX_ASKED {
-            self.asked.pop_front();
+    /// Notes that a lease is requested now, and returns the nonce for its heartbeat.
+    pub(crate) fn request_lease(&mut self, now: Nanos) -> u64 {
+        self.newest_nonce += 1;
+        if self.requests.len() == MAX_REQUESTS {
+            self.requests.pop_front();
         }
-        self.asked.push_back((self.next_nonce, now));
-        self.next_nonce
+        self.requests.push_back((self.newest_nonce, now));
+        self.newest_nonce
     }
 
-    /// How long the oldest beat that was asked for is overdue.
-    pub(crate) fn waits_since(&self) -> Option<Nanos> {
-        self.asked.front().map(|&(_, asked)| asked)
+    /// Returns the time of the oldest request whose heartbeat has not arrived.
+    pub(crate) fn oldest_request(&self) -> Option<Nanos> {
+        self.requests.front().map(|&(_, requested)| requested)
     }
 
-    /// What follows from a message.
-    pub(crate) fn hear(&mut self, message: &Message) -> Effect {
+    /// Receives a message, and returns its effect on L1.
+    pub(crate) fn receive(&mut self, message: &Message) -> Effect {
         match message {
             Message::Event {
                 at,
                 sender,
                 subject,
-            } => self.hear_event(*at, *sender, subject),
-            Message::Beat { at, nonce } => self.hear_beat(*at, *nonce),
-            Message::Heard { .. } | Message::Filled(_) | Message::Foreign => Effect::Nothing,
+            } => self.receive_event(*at, *sender, subject),
+            Message::Beat { at, nonce } => self.receive_heartbeat(*at, *nonce),
+            Message::Heard { .. } | Message::Filled(_) | Message::Foreign => Effect::None,
         }
     }
 
-    fn hear_event(&mut self, at: Position, sender: Peer, subject: &Subject) -> Effect {
-        let Some(heard) = self.heard else {
-            // Nothing is trusted yet; what is held all the same, by a lesser promise, goes.
+    fn receive_event(&mut self, at: Position, sender: Peer, subject: &Subject) -> Effect {
+        let Some(position) = self.position else {
+            // There is no lease yet. Classes that serve without one still apply the invalidation.
             return self.invalidate(sender, subject);
         };
         let next = Position {
-            version: heard.version + 1,
-            ..heard
+            version: position.version + 1,
+            ..position
         };
-        self.heard = Some(at);
+        self.position = Some(at);
         if at == next {
             self.invalidate(sender, subject)
         } else {
             self.gaps += 1;
-            Effect::Forget { until: None }
+            Effect::InvalidateAll { lease_until: None }
         }
     }
 
-    /// What this process has invalidated itself is applied where it is acknowledged.
+    /// Returns the effect of an event. The sender has applied its own invalidation when it published it.
     fn invalidate(&self, sender: Peer, subject: &Subject) -> Effect {
         if sender == self.me {
-            return Effect::Nothing;
+            return Effect::None;
         }
         Effect::Invalidate {
             subject: subject.clone(),
@@ -128,24 +132,24 @@ impl EventSequence {
         }
     }
 
-    /// All before the beat was heard or is forgotten now, and what comes after it will be heard:
-    /// either way the lease holds.
-    fn hear_beat(&mut self, at: Position, nonce: u64) -> Effect {
-        let until = self.take_asked(nonce);
-        if self.heard == Some(at) {
-            return until.map_or(Effect::Nothing, |until| Effect::ReadLease { until });
+    /// Receives a heartbeat. Every event before it was received, or is covered by the invalidation of everything that
+    /// this returns, and every event after it will be received. So the lease holds in both cases.
+    fn receive_heartbeat(&mut self, at: Position, nonce: u64) -> Effect {
+        let lease_until = self.take_request(nonce);
+        if self.position == Some(at) {
+            return lease_until.map_or(Effect::None, |until| Effect::RenewLease { until });
         }
-        if self.heard.replace(at).is_some() {
+        if self.position.replace(at).is_some() {
             self.gaps += 1;
         }
-        Effect::Forget { until }
+        Effect::InvalidateAll { lease_until }
     }
 
-    /// The end of the lease that was asked for with this number.
-    fn take_asked(&mut self, nonce: u64) -> Option<Nanos> {
-        let place = self.asked.iter().position(|&(asked, _)| asked == nonce)?;
-        let (_, when) = self.asked.drain(..=place).next_back()?;
-        Some(when.saturating_add(self.lease))
+    /// Removes a request and all earlier ones, and returns the end of the lease that was requested.
+    fn take_request(&mut self, nonce: u64) -> Option<Nanos> {
+        let place = self.requests.iter().position(|&(it, _)| it == nonce)?;
+        let (_, requested) = self.requests.drain(..=place).next_back()?;
+        Some(requested.saturating_add(self.lease))
     }
 }
 
@@ -178,66 +182,72 @@ mod tests {
         }
     }
 
-    /// One that has heard its first beat, at version 5, and trusts.
+    /// Returns a sequence that has received its first heartbeat, at version 5.
     fn proven() -> EventSequence {
         let mut events = EventSequence::new(ME, 100);
-        let nonce = events.ask(10);
+        let nonce = events.request_lease(10);
         let beat = Message::Beat { at: at(5), nonce };
-        let until = Some(110);
-        assert_eq!(events.hear(&beat), Effect::Forget { until });
-        assert_eq!(events.hear(&beat), Effect::Nothing);
+        let lease_until = Some(110);
+        assert_eq!(events.receive(&beat), Effect::InvalidateAll { lease_until });
+        assert_eq!(events.receive(&beat), Effect::None);
         events
     }
 
     #[test]
-    fn a_beat_trusts_from_when_it_was_asked_for_and_only_once() {
+    fn heartbeat_renews_the_lease_from_its_request_on_and_only_once() {
         let mut events = proven();
-        let first = events.ask(50);
-        let second = events.ask(60);
+        let first = events.request_lease(50);
+        let second = events.request_lease(60);
         let beat = |nonce| Message::Beat { at: at(5), nonce };
-        assert_eq!(events.waits_since(), Some(50));
-        assert_eq!(events.hear(&beat(second)), Effect::ReadLease { until: 160 });
-        assert_eq!(events.hear(&beat(first)), Effect::Nothing);
-        assert_eq!(events.waits_since(), None);
-        assert_eq!(events.hear(&beat(99)), Effect::Nothing);
+        assert_eq!(events.oldest_request(), Some(50));
+        assert_eq!(
+            events.receive(&beat(second)),
+            Effect::RenewLease { until: 160 }
+        );
+        assert_eq!(events.receive(&beat(first)), Effect::None);
+        assert_eq!(events.oldest_request(), None);
+        assert_eq!(events.receive(&beat(99)), Effect::None);
     }
 
     #[test]
-    fn events_in_order_are_applied_and_ones_own_only_counted() {
+    fn events_in_order_are_applied_and_own_events_only_advance_the_position() {
         let mut events = proven();
-        assert_eq!(events.hear(&event(6, OTHER)), applied(OTHER));
-        assert_eq!(events.hear(&event(7, ME)), Effect::Nothing);
-        assert_eq!(events.hear(&event(8, OTHER)), applied(OTHER));
-        assert_eq!(events.heard(), Some(at(8)));
+        assert_eq!(events.receive(&event(6, OTHER)), applied(OTHER));
+        assert_eq!(events.receive(&event(7, ME)), Effect::None);
+        assert_eq!(events.receive(&event(8, OTHER)), applied(OTHER));
+        assert_eq!(events.position(), Some(at(8)));
         assert_eq!(events.gaps, 0);
     }
 
     #[test]
-    fn a_missing_event_forgets_whoever_sent_it_and_the_next_beat_restores_trust() {
+    fn missing_event_of_any_sender_invalidates_all_and_the_next_heartbeat_renews_the_lease() {
         for seen in [event(7, OTHER), event(7, ME), event(5, OTHER)] {
             let mut events = proven();
-            assert_eq!(events.hear(&seen), Effect::Forget { until: None });
+            assert_eq!(
+                events.receive(&seen),
+                Effect::InvalidateAll { lease_until: None }
+            );
             assert_eq!(events.gaps, 1);
-            let at = events.heard().unwrap();
-            let nonce = events.ask(30);
-            let beat = events.hear(&Message::Beat { at, nonce });
-            assert_eq!(beat, Effect::ReadLease { until: 130 });
+            let at = events.position().unwrap();
+            let nonce = events.request_lease(30);
+            let beat = events.receive(&Message::Beat { at, nonce });
+            assert_eq!(beat, Effect::RenewLease { until: 130 });
         }
     }
 
     #[test]
-    fn a_beat_behind_an_event_that_did_not_come_forgets() {
+    fn heartbeat_after_a_missing_event_invalidates_all() {
         let mut events = proven();
-        let nonce = events.ask(20);
+        let nonce = events.request_lease(20);
         let beat = Message::Beat { at: at(6), nonce };
-        let until = Some(120);
-        assert_eq!(events.hear(&beat), Effect::Forget { until });
+        let lease_until = Some(120);
+        assert_eq!(events.receive(&beat), Effect::InvalidateAll { lease_until });
         assert_eq!(events.gaps, 1);
-        assert_eq!(events.hear(&event(7, OTHER)), applied(OTHER));
+        assert_eq!(events.receive(&event(7, OTHER)), applied(OTHER));
     }
 
     #[test]
-    fn another_incarnation_forgets_even_with_the_next_number() {
+    fn event_of_another_incarnation_invalidates_all_even_with_the_next_number() {
         let mut events = proven();
         let mut other = at(6);
         other.incarnation = [8; 8];
@@ -246,27 +256,33 @@ mod tests {
             sender: OTHER,
             subject: Subject::All,
         };
-        assert_eq!(events.hear(&event), Effect::Forget { until: None });
+        assert_eq!(
+            events.receive(&event),
+            Effect::InvalidateAll { lease_until: None }
+        );
     }
 
     #[test]
-    fn before_the_first_beat_events_are_applied_and_prove_nothing() {
+    fn event_before_the_first_heartbeat_is_applied_and_proves_nothing() {
         let mut events = EventSequence::new(ME, 100);
-        assert_eq!(events.hear(&event(6, OTHER)), applied(OTHER));
-        assert_eq!(events.heard(), None);
+        assert_eq!(events.receive(&event(6, OTHER)), applied(OTHER));
+        assert_eq!(events.position(), None);
         let mut events = proven();
-        let nonce = events.ask(20);
+        let nonce = events.request_lease(20);
         events.reset();
         let beat = Message::Beat { at: at(5), nonce };
-        assert_eq!(events.hear(&beat), Effect::Forget { until: None });
+        assert_eq!(
+            events.receive(&beat),
+            Effect::InvalidateAll { lease_until: None }
+        );
     }
 
     #[test]
-    fn what_is_asked_for_in_vain_is_bounded() {
+    fn number_of_requests_without_a_heartbeat_is_bounded() {
         let mut events = proven();
         for now in 0..1_000 {
-            events.ask(now);
+            events.request_lease(now);
         }
-        assert!(events.asked.len() <= MAX_ASKED);
+        assert!(events.requests.len() <= MAX_REQUESTS);
     }
 }

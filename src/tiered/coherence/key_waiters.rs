@@ -1,182 +1,140 @@
-//! Who waits for what another process does: for a value, or for word that it has heard.
+//! Callers that wait for another process to load a key.
 
-use crate::tiered::l2::remote::{Peer, Position};
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio::sync::{Notify, futures::OwnedNotified};
 
-/// Those who wait for a key's value, by key.
+/// The callers that wait for the values of keys, by key.
 #[derive(Default)]
-pub(crate) struct KeyWaiters(Mutex<HashMap<Box<[u8]>, Waiting>>);
+pub(crate) struct KeyWaiters(Mutex<HashMap<Box<[u8]>, Waiters>>);
 
+/// The callers that wait for one key.
 #[derive(Default)]
-struct Waiting {
+struct Waiters {
     notify: Arc<Notify>,
-    waiters: usize,
+    count: usize,
 }
 
-/// One who waits. It misses no word that comes after it was made.
-pub(crate) struct Wait<'a> {
-    waiters_by_key: &'a KeyWaiters,
+/// The registration of a waiting caller, which receives every notification from its creation on.
+pub(crate) struct KeyWait<'a> {
+    key_waiters: &'a KeyWaiters,
     key: &'a [u8],
     notified: Pin<Box<OwnedNotified>>,
 }
 
 impl KeyWaiters {
-    pub(crate) fn enter<'a>(&'a self, key: &'a [u8]) -> Wait<'a> {
+    /// Registers a caller that is about to wait for `key`.
+    pub(crate) fn register<'a>(&'a self, key: &'a [u8]) -> KeyWait<'a> {
         let mut waiters_by_key = self.0.lock();
-        let waiting = waiters_by_key.entry(key.into()).or_default();
-        waiting.waiters += 1;
-        let mut notified = Box::pin(Arc::clone(&waiting.notify).notified_owned());
+        let waiters = waiters_by_key.entry(key.into()).or_default();
+        waiters.count += 1;
+        let mut notified = Box::pin(Arc::clone(&waiters.notify).notified_owned());
         notified.as_mut().enable();
-        Wait {
-            waiters_by_key: self,
+        KeyWait {
+            key_waiters: self,
             key,
             notified,
         }
     }
 
-    /// Something has become of the key.
+    /// Wakes the callers that wait for `key`: it has a value, was invalidated, or its load has failed.
     pub(crate) fn wake(&self, key: &[u8]) {
-        if let Some(waiting) = self.0.lock().get(key) {
-            waiting.notify.notify_waiters();
-        }
+        let waiters_by_key = self.0.lock();
+        let notify = waiters_by_key
+            .get(key)
+            .map(|waiters| Arc::clone(&waiters.notify));
+        // A waker is foreign code and may call back, so none runs under the lock.
+        drop(waiters_by_key);
+        notify.into_iter().for_each(|it| it.notify_waiters());
     }
 
-    /// Something may have become of any key.
+    /// Wakes all waiting callers.
     pub(crate) fn wake_all(&self) {
-        for waiting in self.0.lock().values() {
-            waiting.notify.notify_waiters();
-        }
+        let waiters_by_key = self.0.lock();
+        let all: Vec<_> = waiters_by_key
+            .values()
+            .map(|waiters| Arc::clone(&waiters.notify))
+            .collect();
+        drop(waiters_by_key);
+        all.iter().for_each(|notify| notify.notify_waiters());
     }
 }
 
-impl Wait<'_> {
+impl KeyWait<'_> {
     pub(crate) const fn key(&self) -> &[u8] {
         self.key
     }
 
-    /// Until there is word, but no longer than `most`.
-    pub(crate) async fn wait(&mut self, most: Duration) {
-        let _ = tokio::time::timeout(most, self.notified.as_mut()).await;
+    /// Waits for a notification, for at most `timeout`.
+    pub(crate) async fn wait(&mut self, timeout: Duration) {
+        let _ = tokio::time::timeout(timeout, self.notified.as_mut()).await;
     }
 }
 
-impl Drop for Wait<'_> {
+impl Drop for KeyWait<'_> {
     fn drop(&mut self) {
-        let mut waiters_by_key = self.waiters_by_key.0.lock();
-        if let Some(waiting) = waiters_by_key.get_mut(self.key) {
-            waiting.waiters -= 1;
-            if waiting.waiters == 0 {
+        let mut waiters_by_key = self.key_waiters.0.lock();
+        if let Some(waiters) = waiters_by_key.get_mut(self.key) {
+            waiters.count -= 1;
+            if waiters.count == 0 {
                 waiters_by_key.remove(self.key);
             }
         }
     }
 }
 
-/// How far peers have heard, as far as this process was told.
-#[derive(Default)]
-pub(crate) struct Acks {
-    heard: Mutex<HashMap<Peer, Position>>,
-    changed: Notify,
-}
-
-/// More peers are not remembered: those that are forgotten tell again.
-const MAX_PEERS: usize = 10_000;
-
-impl Acks {
-    pub(crate) fn note(&self, peer: Peer, at: Position) {
-        let mut heard = self.heard.lock();
-        if heard.len() >= MAX_PEERS && !heard.contains_key(&peer) {
-            heard.clear();
-        }
-        let last = heard.entry(peer).or_insert(at);
-        // Words may overtake each other.
-        if last.incarnation != at.incarnation || last.version < at.version {
-            *last = at;
-        }
-        drop(heard);
-        self.changed.notify_waiters();
-    }
-
-    /// Waits until each of the readers has heard of `at`, or its lease is over.
-    pub(crate) async fn wait(&self, at: Position, readers: &[(Option<Peer>, Duration)]) {
-        let begun = Instant::now();
-        loop {
-            let changed = self.changed.notified();
-            tokio::pin!(changed);
-            changed.as_mut().enable();
-            let Some(left) = self.longest(at, readers, begun.elapsed()) else {
-                return;
-            };
-            let _ = tokio::time::timeout(left, changed).await;
-        }
-    }
-
-    /// How long the longest lease still lasts of those who have not heard.
-    fn longest(
-        &self,
-        at: Position,
-        readers: &[(Option<Peer>, Duration)],
-        elapsed: Duration,
-    ) -> Option<Duration> {
-        let heard = self.heard.lock();
-        let has_heard = |peer: &Option<Peer>| {
-            let position = peer.and_then(|peer| heard.get(&peer));
-            position.is_some_and(|heard| {
-                heard.incarnation == at.incarnation && heard.version >= at.version
-            })
-        };
-        let waiting = readers.iter().filter(|(peer, _)| !has_heard(peer));
-        let left = waiting
-            .map(|(_, lease)| lease.saturating_sub(elapsed))
-            .max()?;
-        (!left.is_zero()).then_some(left)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::future::Future;
+    use std::sync::mpsc;
+    use std::task::{Context, Wake, Waker};
+    use std::thread;
 
     #[tokio::test(start_paused = true)]
-    async fn a_word_between_entering_and_waiting_is_not_missed_and_none_is_left_behind() {
-        let waiters_by_key = KeyWaiters::default();
-        let mut first = waiters_by_key.enter(b"a");
-        let second = waiters_by_key.enter(b"a");
-        waiters_by_key.wake(b"a");
+    async fn notification_between_registration_and_wait_is_received_and_nothing_stays_registered() {
+        let key_waiters = KeyWaiters::default();
+        let mut first = key_waiters.register(b"a");
+        let second = key_waiters.register(b"a");
+        key_waiters.wake(b"a");
         first.wait(Duration::MAX).await;
         drop(first);
-        assert_eq!(waiters_by_key.0.lock().len(), 1);
+        assert_eq!(key_waiters.0.lock().len(), 1);
         drop(second);
-        assert_eq!(waiters_by_key.0.lock().len(), 0);
+        assert_eq!(key_waiters.0.lock().len(), 0);
+    }
+
+    /// A waker that registers another caller and wakes all.
+    struct CallsBack(Arc<KeyWaiters>);
+
+    impl Wake for CallsBack {
+        fn wake(self: Arc<Self>) {
+            drop(self.0.register(b"a"));
+            self.0.wake(b"a");
+            self.0.wake_all();
+        }
     }
 
     #[test]
-    fn who_writes_waits_for_those_who_have_not_heard_and_whose_lease_lasts() {
-        let acks = Acks::default();
-        let at = |version| Position {
-            incarnation: [1; 8],
-            version,
-        };
-        let second = Duration::from_secs(1);
-        let readers = [(Some(1), second), (Some(2), 2 * second), (None, second / 2)];
-        let longest = |acks: &Acks, elapsed| acks.longest(at(5), &readers, elapsed);
-        let none = Duration::ZERO;
-        assert_eq!(longest(&acks, none), Some(2 * second));
-        acks.note(2, at(4));
-        assert_eq!(longest(&acks, none), Some(2 * second));
-        acks.note(2, at(5));
-        assert_eq!(longest(&acks, none), Some(second));
-        acks.note(1, at(9));
-        assert_eq!(longest(&acks, none), Some(second / 2));
-        assert_eq!(longest(&acks, second), None);
-        let mut other = at(9);
-        other.incarnation = [2; 8];
-        acks.note(1, other);
-        assert_eq!(longest(&acks, none), Some(second));
+    fn waker_that_calls_back_does_not_deadlock() {
+        let wakes: [fn(&KeyWaiters); 2] = [|it| it.wake(b"a"), KeyWaiters::wake_all];
+        for wake in wakes {
+            let (done, ended) = mpsc::channel();
+            // A thread of its own, so that the test fails after a deadlock and does not hang.
+            thread::spawn(move || {
+                let key_waiters = Arc::new(KeyWaiters::default());
+                let waker = Waker::from(Arc::new(CallsBack(Arc::clone(&key_waiters))));
+                let mut waiting = key_waiters.register(b"a");
+                let context = &mut Context::from_waker(&waker);
+                assert!(waiting.notified.as_mut().poll(context).is_pending());
+                wake(&key_waiters);
+                assert!(waiting.notified.as_mut().poll(context).is_ready());
+                done.send(()).unwrap();
+            });
+            assert_eq!(ended.recv_timeout(Duration::from_secs(10)), Ok(()));
+        }
     }
 }

@@ -1,6 +1,6 @@
-//! Invalidations that L2 could not be told of yet.
+//! Invalidations that L2 has not received yet.
 //!
-//! While one is here, L2 may hold what it is of, so this process does not ask L2 for that.
+//! While an invalidation is pending, L2 may contain the value that it is for. So this process does not ask L2 for it.
 
 use crate::tiered::l2::remote::Subject;
 use parking_lot::Mutex;
@@ -8,10 +8,12 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use tokio::sync::Notify;
 
+/// The bounded queue of pending invalidations, each subject once.
 pub(crate) struct PendingInvalidations {
     queue: Mutex<Queue>,
-    /// The queue's length, so that readers see without a lock that there is nothing.
+    /// The length of the queue, so that reads find it empty without a lock.
     len: AtomicUsize,
+    /// The maximum number of invalidations.
     limit: usize,
     pushed: Notify,
     emptied: Notify,
@@ -21,18 +23,20 @@ pub(crate) struct PendingInvalidations {
 struct Queue {
     by_number: BTreeMap<u64, Subject>,
     numbers: HashMap<Subject, u64>,
-    next: u64,
-    /// How many are of more than one key.
+    /// The number of the newest invalidation.
+    newest: u64,
+    /// The number of invalidations of more than one key.
     broad: usize,
 }
 
 impl Queue {
+    /// Appends an invalidation, in place of an older one of the same subject.
     fn insert(&mut self, subject: Subject) {
         self.remove(&subject);
-        self.next += 1;
+        self.newest += 1;
         self.broad += usize::from(!matches!(subject, Subject::Key(_)));
-        self.by_number.insert(self.next, subject.clone());
-        self.numbers.insert(subject, self.next);
+        self.by_number.insert(self.newest, subject.clone());
+        self.numbers.insert(subject, self.newest);
     }
 
     fn remove(&mut self, subject: &Subject) {
@@ -44,18 +48,20 @@ impl Queue {
 
     fn clear(&mut self) {
         *self = Self {
-            next: self.next,
+            newest: self.newest,
             ..Self::default()
         };
     }
 }
 
-/// What came of keeping an invalidation.
+/// The effect of [`push`](PendingInvalidations::push) on the queue.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) enum Pushed {
-    /// There was none before.
+    /// The queue was empty before.
     First,
+    /// The queue was not empty before.
     Another,
+    /// The queue was full: it now contains one invalidation of everything.
     Overflowed,
 }
 
@@ -74,13 +80,13 @@ impl PendingInvalidations {
         self.len.load(Relaxed)
     }
 
-    /// Keeps an invalidation. If there are too many, all become one that forgets everything.
+    /// Queues an invalidation. If there are too many, one invalidation of everything replaces all of them.
     pub(crate) fn push(&self, subject: Subject) -> Pushed {
         let mut queue = self.queue.lock();
         queue.insert(subject);
-        let holds_all = queue.numbers.contains_key(&Subject::All);
-        let overflows = queue.numbers.len() > self.limit && !holds_all;
-        if overflows || holds_all {
+        let has_all = queue.numbers.contains_key(&Subject::All);
+        let overflows = queue.numbers.len() > self.limit && !has_all;
+        if overflows || has_all {
             queue.clear();
             queue.insert(Subject::All);
         }
@@ -94,9 +100,9 @@ impl PendingInvalidations {
         }
     }
 
-    /// May L2 hold a value of this key that is invalid? Also if it is not known of which keys an
-    /// invalidation is.
-    pub(crate) fn blocks(&self, key: &[u8]) -> bool {
+    /// Checks whether L2 may contain an invalidated value for this key. It may while an invalidation of more than one
+    /// key is pending, because the keys that such an invalidation covers are not known.
+    pub(crate) fn covers(&self, key: &[u8]) -> bool {
         if self.len() == 0 {
             return false;
         }
@@ -104,16 +110,17 @@ impl PendingInvalidations {
         queue.broad > 0 || queue.numbers.contains_key(&Subject::Key(key.into()))
     }
 
-    /// The oldest, with their numbers. They stay until they are [`done`](Self::done).
-    pub(crate) fn first(&self, most: usize) -> Vec<(u64, Subject)> {
+    /// Returns up to `limit` of the oldest invalidations, with their numbers. They stay queued until
+    /// [`complete`](Self::complete) is called.
+    pub(crate) fn oldest(&self, limit: usize) -> Vec<(u64, Subject)> {
         let queue = self.queue.lock();
-        let first = queue.by_number.iter().take(most);
-        first
+        let oldest = queue.by_number.iter().take(limit);
+        oldest
             .map(|(number, subject)| (*number, subject.clone()))
             .collect()
     }
 
-    /// To be told after the others.
+    /// Moves an invalidation to the end of the queue.
     pub(crate) fn postpone(&self, number: u64) {
         let mut queue = self.queue.lock();
         if let Some(subject) = queue.by_number.get(&number).cloned() {
@@ -121,8 +128,9 @@ impl PendingInvalidations {
         }
     }
 
-    /// L2 was told; if the same came again meanwhile, that one stays. Is none left?
-    pub(crate) fn done(&self, number: u64) -> bool {
+    /// Removes an invalidation that L2 has received, unless its subject was queued again meanwhile. Returns `true` if
+    /// that empties the queue.
+    pub(crate) fn complete(&self, number: u64) -> bool {
         let mut queue = self.queue.lock();
         if let Some(subject) = queue.by_number.get(&number).cloned() {
             queue.remove(&subject);
@@ -136,7 +144,7 @@ impl PendingInvalidations {
         emptied
     }
 
-    /// Waits until there is none.
+    /// Waits until the queue is empty.
     pub(crate) async fn emptied(&self) {
         loop {
             let emptied = self.emptied.notified();
@@ -147,7 +155,7 @@ impl PendingInvalidations {
         }
     }
 
-    /// Waits until something was pushed.
+    /// Waits until an invalidation is pushed.
     pub(crate) async fn pushed(&self) {
         self.pushed.notified().await;
     }
@@ -161,67 +169,61 @@ mod tests {
         Subject::Key([byte].into())
     }
 
-    fn first(pending_invalidations: &PendingInvalidations) -> (u64, Subject) {
-        pending_invalidations.first(1).remove(0)
+    fn oldest(pending: &PendingInvalidations) -> (u64, Subject) {
+        pending.oldest(1).remove(0)
     }
 
     #[test]
-    fn a_key_is_blocked_until_the_last_invalidation_of_it_is_done() {
-        let pending_invalidations = PendingInvalidations::new(10);
-        pending_invalidations.push(key(1));
-        let (number, subject) = first(&pending_invalidations);
+    fn key_is_covered_until_its_last_invalidation_is_complete() {
+        let pending = PendingInvalidations::new(10);
+        pending.push(key(1));
+        let (number, subject) = oldest(&pending);
         assert_eq!(subject, key(1));
-        pending_invalidations.push(key(1));
-        pending_invalidations.done(number);
-        assert!(pending_invalidations.blocks(&[1]) && !pending_invalidations.blocks(&[2]));
-        let (number, _) = first(&pending_invalidations);
-        pending_invalidations.done(number);
-        assert!(!pending_invalidations.blocks(&[1]));
-        assert_eq!(
-            (pending_invalidations.len(), pending_invalidations.first(1)),
-            (0, vec![])
-        );
+        pending.push(key(1));
+        pending.complete(number);
+        assert!(pending.covers(&[1]) && !pending.covers(&[2]));
+        let (number, _) = oldest(&pending);
+        pending.complete(number);
+        assert!(!pending.covers(&[1]));
+        assert_eq!((pending.len(), pending.oldest(1)), (0, vec![]));
     }
 
     #[test]
-    fn a_tag_blocks_everything_and_the_oldest_is_first() {
-        let pending_invalidations = PendingInvalidations::new(10);
-        pending_invalidations.push(key(1));
-        pending_invalidations.push(Subject::Tag("a".into()));
-        assert!(pending_invalidations.blocks(&[2]));
-        assert_eq!(first(&pending_invalidations).1, key(1));
-        pending_invalidations.done(first(&pending_invalidations).0);
-        pending_invalidations.done(first(&pending_invalidations).0);
-        assert!(!pending_invalidations.blocks(&[2]));
+    fn invalidation_of_a_tag_covers_every_key_and_the_oldest_is_first() {
+        let pending = PendingInvalidations::new(10);
+        pending.push(key(1));
+        pending.push(Subject::Tag("a".into()));
+        assert!(pending.covers(&[2]));
+        assert_eq!(oldest(&pending).1, key(1));
+        pending.complete(oldest(&pending).0);
+        pending.complete(oldest(&pending).0);
+        assert!(!pending.covers(&[2]));
     }
 
     #[test]
-    fn what_is_postponed_is_last_and_blocks_still() {
-        let pending_invalidations = PendingInvalidations::new(10);
-        pending_invalidations.push(key(1));
-        pending_invalidations.push(key(2));
-        pending_invalidations.postpone(first(&pending_invalidations).0);
-        let subjects = pending_invalidations
-            .first(9)
-            .into_iter()
-            .map(|(_, subject)| subject);
+    fn postponed_invalidation_is_last_and_still_covers_its_key() {
+        let pending = PendingInvalidations::new(10);
+        pending.push(key(1));
+        pending.push(key(2));
+        pending.postpone(oldest(&pending).0);
+        let subjects = pending.oldest(9).into_iter().map(|(_, subject)| subject);
         assert_eq!(subjects.collect::<Vec<_>>(), [key(2), key(1)]);
-        assert!(pending_invalidations.blocks(&[1]));
+        assert!(pending.covers(&[1]));
     }
 
     #[test]
-    fn too_many_become_one_of_everything() {
-        let pending_invalidations = PendingInvalidations::new(3);
-        let pushed = (0..4).map(|byte| pending_invalidations.push(key(byte)));
-        let (first_one, another) = (Pushed::First, Pushed::Another);
-        let expected = [first_one, another, another, Pushed::Overflowed];
+    fn full_queue_becomes_one_invalidation_of_everything() {
+        let pending = PendingInvalidations::new(3);
+        let pushed = (0..4).map(|byte| pending.push(key(byte)));
+        let (first, another) = (Pushed::First, Pushed::Another);
+        let expected = [first, another, another, Pushed::Overflowed];
         assert_eq!(pushed.collect::<Vec<_>>(), expected);
-        assert_eq!(pending_invalidations.len(), 1);
-        assert_eq!(pending_invalidations.push(key(4)), Pushed::Another);
-        assert_eq!(first(&pending_invalidations).1, Subject::All);
-        assert!(pending_invalidations.blocks(&[9]));
-        let (number, _) = first(&pending_invalidations);
-        assert!(pending_invalidations.done(number) && !pending_invalidations.done(number));
-        assert_eq!(pending_invalidations.len(), 0);
+        assert_eq!(pending.len(), 1);
+        assert_eq!(pending.push(key(4)), Pushed::Another);
+        assert_eq!(oldest(&pending).1, Subject::All);
+        assert!(pending.covers(&[9]));
+        let (number, _) = oldest(&pending);
+        assert!(pending.complete(number) && !pending.complete(number));
+        assert_eq!(pending.len(), 0);
     }
 }

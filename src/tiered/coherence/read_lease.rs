@@ -1,7 +1,7 @@
-//! Until when L1 may serve what it holds.
+//! The read lease: the time until which L1 may serve its entries.
 
 use crate::clock::{NEVER, Nanos, saturating_nanos, system_nanos};
-use crate::tiered::Consistency;
+use crate::consistency::Consistency;
 use std::sync::atomic::{
     AtomicU64,
     Ordering::{Acquire, Release},
@@ -9,30 +9,34 @@ use std::sync::atomic::{
 use std::time::Duration;
 use tokio::sync::Notify;
 
-/// Coarse clocks may be read as this much too early.
-const COARSENESS: Nanos = 20_000_000;
+/// The time by which a lease ends early, because a coarse clock may be this far behind, in nanoseconds.
+const CLOCK_RESOLUTION: Nanos = 20_000_000;
 
-/// The time, on the clock of leases on L1: it must not stand still, whatever the cache's does.
+/// Returns the time on the clock of read leases. It is the system's clock even if the cache has another one, because
+/// leases must end.
 #[inline]
 pub(crate) fn now() -> Nanos {
     system_nanos()
 }
 
+/// The read lease of one cache, in the form that reads compare with the time.
 pub(crate) struct ReadLease {
     needs_proof: bool,
-    /// How long a load may be under way and still be joined, where the class bounds that: half of the
-    /// bound, so that a time is begun twice within it.
-    joins_for: Nanos,
-    /// What hits compare: as `proven_until`, or when the next time begins, or never.
+    /// The interval between epochs, in nanoseconds, if no proof is needed. A caller joins no load of an earlier epoch,
+    /// and the interval is half of the bound on the age of values, so a caller joins no load that began longer ago than
+    /// that.
+    epoch_interval: Nanos,
+    /// The time until which a read needs no further check: the end of the lease if the class needs proof, otherwise the
+    /// beginning of the next epoch.
     serves_until: AtomicU64,
-    /// Until when every invalidation that was acknowledged is known here.
+    /// The time until which this process is proven to know every acknowledged invalidation.
     proven_until: AtomicU64,
-    /// Until when that is has changed.
+    /// Notified when `proven_until` changes.
     changed: Notify,
 }
 
 impl ReadLease {
-    /// `ttl` is what entries live at most.
+    /// Creates a lease that is not granted. `ttl` is the longest time to live of an entry.
     pub(crate) fn new(consistency: Consistency, ttl: Option<Duration>) -> Self {
         let bound = match consistency {
             Consistency::Bounded(bound) => Some(bound),
@@ -40,33 +44,37 @@ impl ReadLease {
         };
         Self {
             needs_proof: consistency == Consistency::Realtime,
-            joins_for: bound.map_or(NEVER, |bound| saturating_nanos(bound / 2)),
+            epoch_interval: bound.map_or(NEVER, |bound| saturating_nanos(bound / 2)),
             serves_until: AtomicU64::new(0),
             proven_until: AtomicU64::new(0),
             changed: Notify::new(),
         }
     }
 
-    /// Another time in which loads are joined has begun, where no proof is needed.
+    /// Notes that an epoch has begun, in a class that needs no proof.
     pub(crate) fn extend(&self, now: Nanos) {
-        let until = now.saturating_add(self.joins_for);
+        let until = now.saturating_add(self.epoch_interval);
         self.serves_until.store(until, Release);
     }
 
-    /// An acquire: who may serve sees what was forgotten before.
+    /// Checks whether L1 may serve. An acquire: a reader that may serve sees the invalidations that were applied before
+    /// the lease was granted.
     #[inline]
     pub(crate) fn may_serve(&self, now: Nanos) -> bool {
         now < self.serves_until.load(Acquire)
     }
 
+    /// Checks whether invalidations are proven to arrive.
     pub(crate) fn is_proven(&self, now: Nanos) -> bool {
         now < self.proven_until.load(Acquire)
     }
 
+    /// Grants the lease until the given time.
     pub(crate) fn grant(&self, until: Nanos) {
-        self.set(until.saturating_sub(COARSENESS));
+        self.set(until.saturating_sub(CLOCK_RESOLUTION));
     }
 
+    /// Ends the lease at once.
     pub(crate) fn revoke(&self) {
         self.set(0);
     }
@@ -79,8 +87,8 @@ impl ReadLease {
         self.changed.notify_waiters();
     }
 
-    /// Waits until every invalidation is known here, for a while at most.
-    pub(crate) async fn proven(&self, most: Duration) {
+    /// Waits until invalidations are proven to arrive, for at most `timeout`.
+    pub(crate) async fn proven(&self, timeout: Duration) {
         let proof = async {
             loop {
                 let changed = self.changed.notified();
@@ -90,6 +98,6 @@ impl ReadLease {
                 changed.await;
             }
         };
-        let _ = tokio::time::timeout(most, proof).await;
+        let _ = tokio::time::timeout(timeout, proof).await;
     }
 }

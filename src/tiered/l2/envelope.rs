@@ -19,7 +19,7 @@
 //!
 //! An envelope of another format, codec or schema, of another key, or with a wrong checksum is unreadable: a miss.
 
-use crate::clock::saturating_nanos;
+use crate::clock::{saturating_millis, saturating_nanos, unix_millis};
 use crate::codec::{Codec, RoundTripCheck};
 use crate::entry::Loaded;
 use crate::schema::{RemoteKey, RemoteValue, Schemas};
@@ -27,7 +27,7 @@ use crate::tiered::l2::remote::{Head, Unreadable};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 use xxhash_rust::xxh3::xxh3_64;
 
 const VALUE: &[u8; 4] = b"hsV\x02";
@@ -284,14 +284,7 @@ fn body(bytes: &[u8]) -> Result<Body<'_>, Unreadable> {
 
 /// Returns a duration in milliseconds, at least 1, because 0 means without end.
 pub(crate) fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis())
-        .unwrap_or(u64::MAX)
-        .max(1)
-}
-
-fn unix_millis() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH);
-    since.map_or(0, millis)
+    saturating_millis(duration).max(1)
 }
 
 #[cfg(test)]

@@ -171,7 +171,7 @@ impl Decision {
                     Ok(link.await?)
                 }
             };
-            let mut is_repeated = true;
+            let mut is_repeated = false;
             loop {
                 let (number, mut connection) = link.get(connecting).await?;
                 let view = self.view(&address, &mut connection).await;

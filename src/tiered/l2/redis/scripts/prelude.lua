@@ -91,6 +91,10 @@ end
 -- caller replaces it.
 local function read(key)
   local held = redis.pcall('GET', key)
+  if type(held) == 'table' and not string.find(held.err, 'WRONGTYPE', 1, true) then
+    -- Ends the script with the error, for example that the user may not read the key.
+    redis.call('GET', key)
+  end
   return type(held) == 'string' and held
 end
 

@@ -1,0 +1,255 @@
+//! Tables of hotset beside its peers, for a person to read: `cargo bench -p peers --bench compare`.
+//!
+//! Each cell is the median over rounds; in each round every cache has its turn on the same keys,
+//! with one thread and then with two, so that what disturbs the machine disturbs all of them.
+//! Arguments pick rows by name and size, as in `cargo bench -p peers --bench compare -- hit churn 100000`;
+//! `--quick` makes each turn a tenth as long.
+
+use hdrhistogram::Histogram;
+use peers::common::{Adaptive, Bench, Contents, Hotset, Numbers, Peer, Texts, Work};
+use peers::{Foyer, Moka, MokaFuture, MutexLru, PlainMap, QuickCache, Scc};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+const ROUNDS: u64 = 9;
+/// How long a turn takes, about.
+const TURN: Duration = Duration::from_millis(60);
+const THREADS: [u64; 2] = [1, 2];
+
+/// A cache in the table: told a round, it answers with the nanoseconds of an operation, for each
+/// number of threads.
+struct Column<'a> {
+    is_ours: bool,
+    turn: Box<dyn FnMut(u64) -> [f64; THREADS.len()] + 'a>,
+}
+
+fn column<'a, C: Contents + 'a, P: Peer<C> + 'a>(
+    work: Work,
+    capacity: usize,
+    keys: &'a [C::Key],
+    turn: Duration,
+) -> Option<Column<'a>> {
+    if !work.suits::<C, P>() {
+        return None;
+    }
+    let bench = Bench::<C, P>::new(work, capacity, keys);
+    let operations = THREADS.map(|threads| {
+        // As many as fill a turn, found out on the way.
+        let mut operations = 1_000;
+        while bench.time(threads, operations, 0) < turn / 2 {
+            operations *= 2;
+        }
+        operations
+    });
+    Some(Column {
+        is_ours: P::NAME == "hotset",
+        turn: Box::new(move |round| {
+            #[allow(clippy::cast_precision_loss)]
+            std::array::from_fn(|at| {
+                let time = bench.time(THREADS[at], operations[at], round + 1);
+                time.as_nanos() as f64 / operations[at] as f64
+            })
+        }),
+    })
+}
+
+fn median(mut figures: Vec<f64>) -> f64 {
+    figures.sort_by(f64::total_cmp);
+    figures[figures.len() / 2]
+}
+
+/// What was asked for on the command line.
+struct Picks {
+    names: Vec<String>,
+    sizes: Vec<String>,
+    turn: Duration,
+}
+
+impl Picks {
+    fn from_arguments() -> Self {
+        let arguments: Vec<String> = std::env::args().skip(1).collect();
+        let quick = arguments.iter().any(|argument| argument == "--quick");
+        let picks = arguments.into_iter();
+        let (sizes, names) = picks
+            .filter(|argument| !argument.starts_with("--"))
+            .partition(|pick| pick.parse::<usize>().is_ok());
+        Self {
+            names,
+            sizes,
+            turn: if quick { TURN / 10 } else { TURN },
+        }
+    }
+
+    fn has_name(&self, name: &str) -> bool {
+        self.names.is_empty() || self.names.iter().any(|pick| name.contains(pick))
+    }
+
+    fn has_size(&self, size: usize) -> bool {
+        self.sizes.is_empty() || self.sizes.contains(&size.to_string())
+    }
+}
+
+const PEERS: &str =
+    "hotset | adaptive | `quick_cache` | moka | foyer | scc | `Mutex<lru>` | plain map |";
+
+fn main() {
+    if let Some(name) = std::env::args().find_map(|a| Some(a.strip_prefix(MEMORY_OF)?.to_owned())) {
+        return memory_of(&name);
+    }
+    let picks = Picks::from_arguments();
+    println!(
+        "Million operations a second over all threads, median of {ROUNDS} rounds; in brackets\n\
+         hotset's figure over theirs, and with two threads over its own with one. hotset and moka\n\
+         with a time to live, hotset with statistics; adaptive is hotset with that policy.\n\n\
+         | work | entries | threads | {PEERS}\n\
+         | --- | --: | --: | --: | --: | --: | --: | --: | --: | --: | --: |"
+    );
+    for work in Work::ALL {
+        for size in work.sizes() {
+            if picks.has_name(work.name()) && picks.has_size(size) {
+                rows::<Numbers>(work.name(), work, size, picks.turn);
+            }
+        }
+    }
+    for (name, work) in [("text hit", Work::Hit), ("text mixed", Work::Mixed)] {
+        if picks.has_name(name) && picks.has_size(100_000) {
+            rows::<Texts>(name, work, 100_000, picks.turn);
+        }
+    }
+    if picks.has_name("memory") && picks.has_size(1_000_000) {
+        println!(
+            "\nBytes an entry in memory beyond key and value, `u64` to `u64`, at 1,000,000 entries: filled,\n\
+             and after twice as many insertions more.\n\n\
+             | cache | filled | after churn |\n| --- | --: | --: |"
+        );
+        for name in MEMORY {
+            // In a process of its own, which holds nothing else.
+            let program = std::env::current_exe().expect("the path of this program");
+            let option = format!("{MEMORY_OF}{name}");
+            let status = Command::new(program).arg(option).status();
+            assert!(status.expect("this program starts").success());
+        }
+    }
+    if picks.has_name("slowest") && picks.has_size(1_000_000) {
+        println!(
+            "\nHow long one of 10,000,000 insertions takes, by one thread into a cache of 1,000,000\n\
+             that is empty at first.\n\n\
+             | cache | median | 99.99% | slowest |\n| --- | --: | --: | --: |"
+        );
+        slowest::<Hotset<_>>();
+        slowest::<QuickCache<_>>();
+        slowest::<Moka<_>>();
+        slowest::<Foyer<_>>();
+        slowest::<Scc<_>>();
+        slowest::<MutexLru<_>>();
+    }
+}
+
+fn rows<C: Contents>(name: &str, work: Work, capacity: usize, turn: Duration) {
+    let keys = &work.keys::<C>(capacity)[..];
+    let mut columns = [
+        column::<C, Hotset<C>>(work, capacity, keys, turn),
+        column::<C, Adaptive<C>>(work, capacity, keys, turn),
+        column::<C, QuickCache<C>>(work, capacity, keys, turn),
+        column::<C, Moka<C>>(work, capacity, keys, turn)
+            .or_else(|| column::<C, MokaFuture<C>>(work, capacity, keys, turn)),
+        column::<C, Foyer<C>>(work, capacity, keys, turn),
+        column::<C, Scc<C>>(work, capacity, keys, turn),
+        column::<C, MutexLru<C>>(work, capacity, keys, turn),
+        column::<C, PlainMap<C>>(work, capacity, keys, turn),
+    ];
+    let mut rounds = vec![Vec::new(); columns.len()];
+    for round in 0..ROUNDS {
+        for (column, figures) in columns.iter_mut().zip(&mut rounds) {
+            figures.extend(column.as_mut().map(|column| (column.turn)(round)));
+        }
+    }
+    // Million operations a second, by column and number of threads.
+    #[allow(clippy::cast_precision_loss)]
+    let mops = |rounds: &Vec<[f64; 2]>, at: usize| {
+        let nanos = rounds.iter().map(|figures| figures[at]).collect();
+        THREADS[at] as f64 * 1_000.0 / median(nanos)
+    };
+    let ours = [0, 1].map(|at| mops(&rounds[0], at));
+    for (at, threads) in THREADS.iter().enumerate() {
+        print!("| {name} | {capacity} | {threads} |");
+        for (column, rounds) in columns.iter().zip(&rounds) {
+            match column {
+                None => print!(" |"),
+                Some(column) if column.is_ours && at == 0 => print!(" {:.1} |", ours[at]),
+                Some(column) if column.is_ours => {
+                    print!(" {:.1} (x{:.2}) |", ours[at], ours[at] / ours[0]);
+                }
+                Some(_) => {
+                    let theirs = mops(rounds, at);
+                    print!(" {theirs:.1} ({:.2}) |", ours[at] / theirs);
+                }
+            }
+        }
+        println!();
+    }
+}
+
+const MEMORY_OF: &str = "--memory-of=";
+const MEMORY: [&str; 7] = [
+    "hotset",
+    "adaptive",
+    "quick_cache",
+    "moka",
+    "foyer",
+    "scc",
+    "Mutex<lru>",
+];
+
+fn memory_of(name: &str) {
+    match name {
+        "hotset" => memory::<Hotset<_>>(),
+        "adaptive" => memory::<Adaptive<_>>(),
+        "quick_cache" => memory::<QuickCache<_>>(),
+        "moka" => memory::<Moka<_>>(),
+        "foyer" => memory::<Foyer<_>>(),
+        "scc" => memory::<Scc<_>>(),
+        _ => memory::<MutexLru<_>>(),
+    }
+}
+
+fn memory<P: Peer<Numbers>>() {
+    const ENTRIES: u64 = 1_000_000;
+    let before = resident_bytes();
+    let cache = P::with_capacity(1_000_000);
+    let fill = |ranks: std::ops::Range<u64>| {
+        ranks.for_each(|rank| cache.insert(Numbers::key(rank), rank));
+        #[allow(clippy::cast_precision_loss)]
+        let each = (resident_bytes() - before) as f64 / ENTRIES as f64;
+        each - 16.0
+    };
+    let (filled, churned) = (fill(0..ENTRIES), fill(ENTRIES..3 * ENTRIES));
+    println!("| {} | {filled:.1} | {churned:.1} |", P::NAME);
+}
+
+/// What this process has in memory, as Linux tells it; elsewhere 0.
+fn resident_bytes() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let kilobytes = line.and_then(|line| line.trim().trim_end_matches(" kB").parse::<u64>().ok());
+    kilobytes.unwrap_or(0) * 1_024
+}
+
+fn slowest<P: Peer<Numbers>>() {
+    let cache = P::with_capacity(1_000_000);
+    let mut times = Histogram::<u64>::new_with_max(1 << 36, 3).expect("a minute, three digits");
+    let mut last = Instant::now();
+    for rank in 0..10_000_000 {
+        cache.insert(Numbers::key(rank), rank);
+        let now = Instant::now();
+        times.saturating_record(u64::try_from((now - last).as_nanos()).unwrap_or(u64::MAX));
+        last = now;
+    }
+    println!(
+        "| {} | {:.1?} | {:.1?} | {:.1?} |",
+        P::NAME,
+        Duration::from_nanos(times.value_at_quantile(0.5)),
+        Duration::from_nanos(times.value_at_quantile(0.9999)),
+        Duration::from_nanos(times.max()),
+    );
+}

@@ -1,0 +1,173 @@
+//! Hit ratios of hotset's policies beside its peers': `cargo bench -p peers --bench hit_ratio`.
+//!
+//! Traces are built in; with paths as arguments, the files there, or in the folders there, are replayed
+//! instead (8-byte little-endian keys, one an access). Each access is a `get`, and an `insert` on a miss.
+//! Capacities are 0.1, 1, 5, 10 and 20% of a trace's distinct keys, at least 64. Prints the means, and
+//! every cell with `--cells`; curves go to `target/hit_ratio/`.
+
+// Each of these is a part of this crate alone.
+#![allow(unreachable_pub)]
+
+mod caches;
+mod chart;
+
+use caches::CACHES;
+use chart::Line;
+use indicatif::{ProgressBar, ProgressStyle};
+use peers::traces::{self, Trace};
+use std::collections::HashSet;
+use std::error::Error;
+use std::fs;
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::thread;
+
+/// In parts of a thousand of the distinct keys.
+const SIZES: [usize; 5] = [1, 10, 50, 100, 200];
+const LEAST: usize = 64;
+/// Of `CACHES`, what the others are compared with.
+const EXACT_LRU: usize = 1;
+
+/// The accesses of a built-in trace.
+const LENGTH: usize = 800_000;
+
+/// A trace at a capacity, and each cache's hit ratio there, in percent.
+struct Cell<'a> {
+    trace: &'a Trace,
+    capacity: usize,
+    percents: [f64; CACHES.len()],
+}
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let (options, paths): (Vec<_>, Vec<_>) = arguments.iter().partition(|a| a.starts_with("--"));
+    let traces = if paths.is_empty() {
+        Ok(traces::made(LENGTH))
+    } else {
+        let read = paths.iter().map(|path| traces::read_all(Path::new(path)));
+        read.collect::<Result<Vec<_>, _>>()
+            .map(|traces| traces.into_iter().flatten().collect())
+    };
+    let has_cells = options.iter().any(|option| *option == "--cells");
+    match traces
+        .map_err(Into::into)
+        .and_then(|traces| compare(&traces, has_cells))
+    {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn compare(traces: &[Trace], has_cells: bool) -> Result<(), Box<dyn Error>> {
+    let cells = replay_all(traces);
+    if has_cells {
+        print_cells(&cells);
+    }
+    print_means(&cells);
+    // Benchmarks run where the package is.
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/hit_ratio");
+    fs::create_dir_all(&folder)?;
+    for of_trace in cells.chunk_by(|a, b| std::ptr::eq(a.trace, b.trace)) {
+        draw(&folder, of_trace)?;
+    }
+    println!("\nCurves are in {}.", folder.display());
+    Ok(())
+}
+
+/// Every trace at every capacity, on as many threads as there are cores.
+fn replay_all(traces: &[Trace]) -> Vec<Cell<'_>> {
+    let cells = traces.iter().flat_map(|trace| {
+        let distinct = trace.keys.iter().collect::<HashSet<_>>().len();
+        let mut sizes = SIZES
+            .map(|size| (distinct * size / 1_000).max(LEAST))
+            .to_vec();
+        sizes.dedup();
+        sizes.into_iter().map(move |capacity| (trace, capacity))
+    });
+    let cells: Vec<_> = cells
+        .map(|(trace, capacity)| Cell {
+            trace,
+            capacity,
+            percents: [0.0; CACHES.len()],
+        })
+        .collect();
+    let jobs = cells.len() * CACHES.len();
+    let style = ProgressStyle::with_template("{wide_bar} {pos}/{len}, {eta} left");
+    let bar = ProgressBar::new(jobs as u64).with_style(style.expect("a valid template"));
+    let (cells, next) = (Mutex::new(cells), AtomicUsize::new(0));
+    thread::scope(|scope| {
+        for _ in 0..thread::available_parallelism().map_or(1, usize::from) {
+            scope.spawn(|| {
+                loop {
+                    let job = next.fetch_add(1, Relaxed);
+                    if job >= jobs {
+                        return;
+                    }
+                    let (cell, cache) = (job / CACHES.len(), job % CACHES.len());
+                    let (trace, capacity) = {
+                        let cell = &cells.lock().unwrap()[cell];
+                        (cell.trace, cell.capacity)
+                    };
+                    let percent = CACHES[cache].1(capacity, &trace.keys) * 100.0;
+                    cells.lock().unwrap()[cell].percents[cache] = percent;
+                    bar.inc(1);
+                }
+            });
+        }
+    });
+    bar.finish_and_clear();
+    cells.into_inner().unwrap()
+}
+
+fn print_cells(cells: &[Cell<'_>]) {
+    let names = CACHES.map(|(name, _)| name).join(" | ");
+    println!("| trace | entries | {names} |");
+    println!("| --- | --: |{}", " --: |".repeat(CACHES.len()));
+    for Cell {
+        trace,
+        capacity,
+        percents,
+    } in cells
+    {
+        let percents = percents.map(|percent| format!("{percent:.1}")).join(" | ");
+        println!("| {} | {capacity} | {percents} |", trace.name);
+    }
+    println!();
+}
+
+fn print_means(cells: &[Cell<'_>]) {
+    println!("| | mean hit ratio, % | worst against LRU, points | where |");
+    println!("| --- | --: | --: | --- |");
+    for (cache, (name, _)) in CACHES.iter().enumerate() {
+        #[allow(clippy::cast_precision_loss)]
+        let mean = cells.iter().map(|cell| cell.percents[cache]).sum::<f64>() / cells.len() as f64;
+        let lead = |cell: &&Cell<'_>| cell.percents[cache] - cell.percents[EXACT_LRU];
+        let worst = cells.iter().min_by(|a, b| lead(a).total_cmp(&lead(b)));
+        let worst = worst.expect("there is a cell");
+        let place = format!("{}, {} entries", worst.trace.name, worst.capacity);
+        println!("| {name} | {mean:.2} | {:+.2} | {place} |", lead(&worst));
+    }
+}
+
+fn draw(folder: &Path, cells: &[Cell<'_>]) -> Result<(), Box<dyn Error>> {
+    let name = &cells[0].trace.name;
+    let file = folder.join(format!("{}.svg", name.replace(' ', "_")));
+    let lines: Vec<_> = CACHES
+        .iter()
+        .enumerate()
+        .map(|(cache, (name, _))| Line {
+            name,
+            #[allow(clippy::cast_precision_loss)]
+            points: cells
+                .iter()
+                .map(|cell| (cell.capacity as f64, cell.percents[cache]))
+                .collect(),
+        })
+        .collect();
+    chart::draw(&file, name, &lines)
+}

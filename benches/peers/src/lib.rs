@@ -1,0 +1,14 @@
+//! What the comparisons share: other caches beside hotset, the work they are given, and access traces.
+
+#![allow(
+    clippy::missing_errors_doc,
+    clippy::missing_panics_doc,
+    clippy::must_use_candidate
+)]
+
+mod caches;
+#[path = "../../common/mod.rs"]
+pub mod common;
+pub mod traces;
+
+pub use caches::{Foyer, Moka, MokaFuture, MutexLru, PlainMap, QuickCache, Scc};

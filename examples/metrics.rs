@@ -1,0 +1,38 @@
+//! Publishes the counters of a cache through the `metrics` facade, here to Prometheus, and prints what
+//! `GET /metrics` would return.
+//!
+//! ```sh
+//! cargo run --features metrics --example metrics
+//! ```
+
+use hotset::{LocalCache, Metrics};
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder};
+use std::convert::Infallible;
+use std::error::Error;
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let durations = Matcher::Prefix("hotset_".into());
+    let prometheus = PrometheusBuilder::new()
+        .set_buckets_for_metric(durations, Metrics::BUCKETS)?
+        .install_recorder()?;
+
+    // The name becomes the label `cache` of each metric.
+    let squares: LocalCache<u64, u64> = LocalCache::builder()
+        .name("squares")
+        .capacity(1_000)
+        .build()?;
+    let metrics = Metrics::new();
+    metrics.watch(&squares)?;
+
+    for number in (0..10_000).map(|step| step % 1_500) {
+        squares.get_or_load(&number, |number| Ok::<_, Infallible>(number * number))?;
+    }
+
+    // A service does this for each scrape.
+    metrics.publish();
+    let text = prometheus.render();
+    for line in text.lines().filter(|line| !line.contains("_bucket")) {
+        println!("{line}");
+    }
+    Ok(())
+}

@@ -1,0 +1,51 @@
+//! Caches that a row does not exist, for a shorter time than rows: requests for unknown keys do not reach the
+//! database each time, and a new row is still seen soon.
+//!
+//! ```sh
+//! cargo run --example negative_caching
+//! ```
+
+use hotset::{Loaded, LocalCache, ManualClock};
+use std::convert::Infallible;
+use std::error::Error;
+use std::time::Duration;
+
+/// The time for which a missing user is cached.
+const MISSING_TTL: Duration = Duration::from_secs(5);
+
+/// Stands for a table of users.
+fn query_user(name: &str) -> Option<u64> {
+    println!("  query for {name}");
+    (name == "ada").then_some(1)
+}
+
+fn find_user(users: &LocalCache<String, Option<u64>>, name: &str) -> Option<u64> {
+    let found = users.get_or_load(&name.to_owned(), |name| {
+        let user = query_user(name);
+        Ok::<_, Infallible>(match user {
+            Some(_) => Loaded::new(user),
+            None => Loaded::new(None).ttl(MISSING_TTL),
+        })
+    });
+    found.expect("this loader does not fail")
+}
+
+fn main() -> Result<(), Box<dyn Error>> {
+    // A clock that is advanced by hand replaces the waiting time.
+    let clock = ManualClock::new();
+    let users: LocalCache<String, Option<u64>> = LocalCache::builder()
+        .capacity(10_000)
+        .time_to_live(Duration::from_secs(300))
+        .clock(clock.clone())
+        .build()?;
+
+    for name in ["ada", "ada", "nobody", "nobody"] {
+        println!("{name}: {:?}", find_user(&users, name));
+    }
+    clock.advance(Duration::from_secs(10));
+    println!("10 seconds later");
+    for name in ["ada", "nobody"] {
+        println!("{name}: {:?}", find_user(&users, name));
+    }
+    Ok(())
+}

@@ -1,0 +1,40 @@
+//! What there is to tell of Redis.
+
+use serde::Serialize;
+
+#[derive(Serialize)]
+pub(crate) struct Tier {
+    /// Redis failed so often that it is not asked for a while.
+    pub(crate) breaker_open: bool,
+    /// For how long invalidations have been proven to arrive.
+    pub(crate) proven_seconds: Option<f64>,
+    /// Invalidations that wait for Redis.
+    pub(crate) queued: usize,
+    pub(crate) last_error: Option<String>,
+    warnings: Vec<String>,
+    hits: u64,
+    misses: u64,
+    failures: u64,
+    invalidations: u64,
+    events: u64,
+}
+
+impl Tier {
+    pub(crate) fn of<K: hotset::RemoteKey, V: hotset::RemoteValue>(
+        cache: &hotset::TieredCache<K, V>,
+    ) -> Self {
+        let (health, stats) = (cache.health(), cache.tier_stats());
+        Self {
+            breaker_open: health.breaker_open,
+            proven_seconds: health.proven_for.map(|proven| proven.as_secs_f64()),
+            queued: health.queued,
+            last_error: health.last_error.as_ref().map(ToString::to_string),
+            warnings: health.warnings.iter().map(ToString::to_string).collect(),
+            hits: stats.l2_hits,
+            misses: stats.l2_misses,
+            failures: stats.l2_failures,
+            invalidations: stats.invalidations,
+            events: stats.events,
+        }
+    }
+}

@@ -1,0 +1,52 @@
+//! Tests expiration without waiting: a cache with a `ManualClock` sees only the time that the test sets.
+//!
+//! ```sh
+//! cargo run --example time_in_tests
+//! ```
+
+use hotset::{LocalCache, ManualClock};
+use std::convert::Infallible;
+use std::error::Error;
+use std::time::Duration;
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+/// A part of a service. Production code passes no clock, and the cache uses that of the system.
+struct Sessions(LocalCache<u64, String>);
+
+impl Sessions {
+    fn new(clock: Option<ManualClock>) -> Result<Self, Box<dyn Error>> {
+        let builder = LocalCache::builder()
+            .capacity(1_000)
+            .time_to_live(30 * MINUTE);
+        Ok(Self(match clock {
+            Some(clock) => builder.clock(clock).build()?,
+            None => builder.build()?,
+        }))
+    }
+
+    fn user(&self, session: u64) -> Result<String, Box<dyn Error>> {
+        let load = |_: &_| Ok::<_, Infallible>(format!("user of session {session}"));
+        Ok(self.0.get_or_load(&session, load)?)
+    }
+}
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let clock = ManualClock::new();
+    let sessions = Sessions::new(Some(clock.clone()))?;
+    sessions.user(1)?;
+
+    clock.advance(29 * MINUTE);
+    sessions.user(1)?;
+    assert_eq!(sessions.0.stats().loads, 1);
+    println!("after 29 minutes the session is cached");
+
+    clock.advance(2 * MINUTE);
+    sessions.user(1)?;
+    assert_eq!(sessions.0.stats().loads, 2);
+    println!("after 31 minutes it has expired, and was loaded again");
+
+    Sessions::new(None)?.user(1)?;
+    println!("the same code runs with the clock of the system");
+    Ok(())
+}

@@ -1,0 +1,54 @@
+//! Extends a cache over Redis: two caches stand for two processes, each with its own entries in memory, and an
+//! update in one is seen in the other.
+//!
+//! ```sh
+//! redis-server --port 6379
+//! cargo run --features redis --example two_tiers
+//! ```
+
+use hotset::{Consistency, LocalCache, TieredCache};
+use std::error::Error;
+use std::io;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+/// Stands for a row of a database.
+static PRICE: AtomicU64 = AtomicU64::new(100);
+
+fn connect(url: &str) -> Result<TieredCache<u64, u64>, Box<dyn Error>> {
+    let prices = LocalCache::builder()
+        .capacity(10_000)
+        .time_to_live(Duration::from_secs(60))
+        .redis(url, "example:two_tiers")
+        .consistency(Consistency::Realtime);
+    Ok(prices.build()?)
+}
+
+async fn price(prices: &TieredCache<u64, u64>) -> Result<u64, Box<dyn Error>> {
+    let query = || async {
+        println!("  query");
+        Ok::<_, io::Error>(PRICE.load(Relaxed))
+    };
+    Ok(prices.get_or_load_async(&7, query).await?)
+}
+
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn Error>> {
+    let url = std::env::args().nth(1);
+    let url = url.unwrap_or_else(|| "redis://127.0.0.1:6379/".into());
+    let (first, second) = (connect(&url)?, connect(&url)?);
+
+    // A namespace keeps its entries in Redis, so an earlier run may have left one.
+    first.invalidate(&7).await;
+    println!("first process: {}", price(&first).await?);
+    println!("second process, from Redis: {}", price(&second).await?);
+
+    let write = |price| async move {
+        PRICE.store(price, Relaxed);
+        Ok::<_, io::Error>(())
+    };
+    let propagation = first.write_through(7, 130, write).await?;
+    println!("the first process sets 130: {propagation:?}");
+    println!("second process: {}", price(&second).await?);
+    Ok(())
+}

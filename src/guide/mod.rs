@@ -1,0 +1,61 @@
+//! The user guide, by topic.
+//!
+//! | module | contents |
+//! | --- | --- |
+//! | [`getting_started`] | a first cache, its settings, code that does not depend on the backend |
+//! | [`loading`] | `get_or_load`: what happens in each case, tasks, batches, limits |
+//! | [`expiration`] | time to live, time to idle, refresh, stale values |
+//! | [`invalidation`] | what to call after a change in the database |
+//! | [`several_processes`] | caches of many processes over one Redis |
+//! | [`operations`] | metrics, health, warming, snapshots, shutdown |
+//! | [`testing`] | time in tests, test doubles, assertions on statistics |
+//! | [`migrating`] | from moka and from `quick_cache` |
+//! | [`choosing_a_policy`] | LRU, S3-FIFO, CAR and the adaptive policy |
+//!
+//! # Definitions
+//!
+//! They hold in all names, metrics and texts of this crate.
+//!
+//! - *Eviction* is removal by the policy, because there is no room.
+//! - *Expiration* is the end of an entry's time to live or time to idle.
+//! - *Invalidation* is removal by a caller, because the value is outdated.
+//! - *Removal* is any of them, or the replacement of a value by a new one.
+//! - A *load* is one run of a loader. A load that runs is *in flight*. Its caller is the *leader*; other callers of the
+//!   same key are *waiters*.
+//! - A *refresh* is a load of a key whose entry is still live.
+
+/// Returns the links to items that need a feature.
+#[cfg(all(feature = "metrics", feature = "redis", feature = "serde"))]
+macro_rules! links {
+    () => {
+        include_str!("links.md")
+    };
+}
+
+/// Returns the same links to docs.rs, because some of the items do not exist without these features.
+#[cfg(not(all(feature = "metrics", feature = "redis", feature = "serde")))]
+macro_rules! links {
+    () => {
+        include_str!("links_to_docs_rs.md")
+    };
+}
+
+/// Defines a module whose documentation is a file of this folder.
+macro_rules! chapter {
+    ($name:ident, $file:literal) => {
+        #[doc = include_str!($file)]
+        #[doc = ""]
+        #[doc = links!()]
+        pub mod $name {}
+    };
+}
+
+chapter!(getting_started, "getting_started.md");
+chapter!(loading, "loading.md");
+chapter!(expiration, "expiration.md");
+chapter!(invalidation, "invalidation.md");
+chapter!(several_processes, "several_processes.md");
+chapter!(operations, "operations.md");
+chapter!(testing, "testing.md");
+chapter!(migrating, "migrating.md");
+chapter!(choosing_a_policy, "choosing_a_policy.md");

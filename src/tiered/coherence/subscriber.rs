@@ -1,0 +1,233 @@
+//! The subscription to invalidations.
+
+use crate::clock::saturating_nanos;
+use crate::consistency::Consistency;
+use crate::tiered::coherence::event_sequence::{Effect, EventSequence};
+use crate::tiered::coherence::read_lease::now;
+use crate::tiered::health::count;
+use crate::tiered::l2::remote::{Message, Messages, Peer, RemoteError};
+use crate::tiered::log::{StateChange, log};
+use crate::tiered::{Inner, RemoteKey, RemoteValue};
+use std::collections::HashSet;
+use std::convert::Infallible;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::time::{MissedTickBehavior, interval};
+
+/// The longest interval between attempts to subscribe.
+const RETRY_INTERVAL: Duration = Duration::from_millis(500);
+
+/// The number of messages that are received before their senders get an acknowledgement.
+const RECEIVE_BATCH: usize = 1_024;
+
+/// The state of the subscription, for [`Health`](crate::tiered::Health).
+#[derive(Default)]
+pub(crate) struct Proof {
+    /// The time since which invalidations are proven to arrive.
+    pub(crate) since: Option<Instant>,
+    pub(crate) gaps: u64,
+    /// The reason why there is no subscription.
+    pub(crate) not_subscribed: Option<RemoteError>,
+    pub(crate) subscriptions: u64,
+}
+
+/// The task that receives invalidations, applies them to L1, and renews the read lease.
+pub(crate) struct Subscriber<K, V> {
+    inner: Arc<Inner<K, V>>,
+    events: EventSequence,
+    /// The senders of the events since the last acknowledgement.
+    senders: HashSet<Peer>,
+    logged: LoggedState,
+}
+
+/// The state of the subscription and of the proof that was logged last.
+#[derive(Default)]
+struct LoggedState {
+    subscribed: Option<bool>,
+    proven: bool,
+}
+
+impl<K: RemoteKey, V: RemoteValue> Subscriber<K, V> {
+    pub(crate) fn new(inner: &Arc<Inner<K, V>>) -> Self {
+        // Shorter by 2 % than on the server, whose clock may be faster.
+        let read_lease = saturating_nanos(inner.settings.read_lease() / 50 * 49);
+        Self {
+            inner: Arc::clone(inner),
+            events: EventSequence::new(inner.me, read_lease),
+            senders: HashSet::new(),
+            logged: LoggedState::default(),
+        }
+    }
+
+    /// Subscribes, again after each loss of the connection, and receives messages.
+    pub(crate) async fn run(mut self) {
+        let mut retry = interval(self.inner.settings.heartbeat.min(RETRY_INTERVAL));
+        retry.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            retry.tick().await;
+            let error = match self.inner.l2.listen().await {
+                Ok(messages) => {
+                    self.inner.proof.lock().subscriptions += 1;
+                    self.logged.subscribed = Some(true);
+                    log(self.inner.name(), &StateChange::Subscribed);
+                    self.events.reset();
+                    let Err(error) = self.receive_all(messages).await;
+                    self.revoke_lease();
+                    error
+                }
+                Err(error) => error,
+            };
+            if self.logged.subscribed.replace(false) != Some(false) {
+                log(self.inner.name(), &StateChange::NotSubscribed(&error));
+            }
+            self.inner.proof.lock().not_subscribed = Some(error);
+            self.check();
+        }
+    }
+
+    /// Calls L2 in the background, so that a cache without requests detects an outage too.
+    fn check(&self) {
+        let inner = Arc::clone(&self.inner);
+        self.inner
+            .runtime
+            .spawn(async move { inner.l2.check().await });
+    }
+
+    /// Logs whether invalidations are proven to arrive, if that has changed.
+    fn log_proof(&mut self) {
+        let proven = self.inner.read_lease.is_proven(now());
+        if std::mem::replace(&mut self.logged.proven, proven) != proven {
+            let change = if proven {
+                StateChange::Proven
+            } else {
+                StateChange::Unproven
+            };
+            log(self.inner.name(), &change);
+        }
+    }
+
+    fn revoke_lease(&mut self) {
+        self.inner.read_lease.revoke();
+        self.inner.proof.lock().since = None;
+        self.log_proof();
+        // Callers that wait for another process have to poll from now on.
+        self.inner.key_waiters.wake_all();
+    }
+
+    /// Receives messages until the connection fails, or no heartbeat arrives within the duration of a read lease.
+    async fn receive_all(
+        &mut self,
+        mut messages: Box<dyn Messages>,
+    ) -> Result<Infallible, RemoteError> {
+        let timeout = saturating_nanos(self.inner.settings.read_lease());
+        let mut heartbeats = interval(self.inner.settings.heartbeat);
+        heartbeats.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                biased;
+                message = messages.next() => {
+                    self.receive_or_invalidate(&message?);
+                    for _ in 0..RECEIVE_BATCH {
+                        let Some(message) = messages.ready() else { break };
+                        self.receive_or_invalidate(&message);
+                    }
+                    self.acknowledge();
+                    self.log_proof();
+                }
+                _ = heartbeats.tick() => {
+                    self.log_proof();
+                    let now = now();
+                    let requested = self.events.oldest_request();
+                    if requested.is_some_and(|requested| now.saturating_sub(requested) > timeout) {
+                        return Err(RemoteError::Timeout);
+                    }
+                    self.request_lease(now);
+                }
+            }
+        }
+    }
+
+    /// Requests a read lease. The answer arrives as a message.
+    fn request_lease(&mut self, now: u64) {
+        let inner = Arc::clone(&self.inner);
+        let nonce = self.events.request_lease(now);
+        self.inner.runtime.spawn(async move {
+            let lease = inner.settings.read_lease();
+            let _ = inner.l2.renew(nonce, lease).await;
+        });
+    }
+
+    /// Receives a message. If user code panics, which runs where entries are removed, the invalidation may be
+    /// incomplete, so L1 invalidates all entries.
+    fn receive_or_invalidate(&mut self, message: &Message) {
+        if catch_unwind(AssertUnwindSafe(|| self.receive(message))).is_err() {
+            self.inner.read_lease.revoke();
+            self.inner.l1.forget();
+        }
+    }
+
+    fn receive(&mut self, message: &Message) {
+        let inner = &self.inner;
+        match message {
+            Message::Heard { by, at } => inner.acks.record(*by, *at),
+            Message::Filled(key) => inner.key_waiters.wake(key),
+            Message::Event { .. } | Message::Beat { .. } | Message::Foreign => {}
+        }
+        match self.events.receive(message) {
+            Effect::None => {}
+            Effect::Invalidate { subject, sender } => {
+                inner.apply(&subject);
+                count(&inner.counters.events);
+                self.senders.insert(sender);
+            }
+            Effect::InvalidateAll { lease_until } => self.invalidate_all(lease_until),
+            Effect::RenewLease { until } => {
+                let mut proof = inner.proof.lock();
+                if proof.since.is_none() || !inner.read_lease.is_proven(now()) {
+                    proof.since = Some(Instant::now());
+                }
+                drop(proof);
+                inner.read_lease.grant(until);
+            }
+        }
+    }
+
+    /// Invalidates all entries of L1 and its loads in flight, because events are missing or may be.
+    fn invalidate_all(&self, lease_until: Option<u64>) {
+        let inner = &self.inner;
+        inner.read_lease.revoke();
+        count(&inner.counters.forgets);
+        // The lease is granted after the invalidation, so a reader that sees the lease sees the invalidation.
+        inner.l1.forget();
+        inner.key_waiters.wake_all();
+        let mut proof = inner.proof.lock();
+        let gaps = std::mem::replace(&mut proof.gaps, self.events.gaps);
+        proof.since = lease_until.map(|_| Instant::now());
+        proof.not_subscribed = None;
+        drop(proof);
+        if let Some(until) = lease_until {
+            inner.read_lease.grant(until);
+        }
+        if gaps < self.events.gaps {
+            log(inner.name(), &StateChange::Gap);
+        }
+    }
+
+    /// Tells the senders of the received events up to which position this process has applied them. Only writers in the
+    /// class `Realtime` wait for that.
+    fn acknowledge(&mut self) {
+        let is_awaited = self.inner.settings.consistency == Consistency::Realtime;
+        let senders: Vec<Peer> = self.senders.drain().collect();
+        let Some(position) = self.events.position().filter(|_| is_awaited) else {
+            return;
+        };
+        if !senders.is_empty() {
+            let inner = Arc::clone(&self.inner);
+            self.inner.runtime.spawn(async move {
+                // After a failure the senders wait until this process's read lease ends.
+                let _ = inner.l2.acknowledge(&senders, position).await;
+            });
+        }
+    }
+}

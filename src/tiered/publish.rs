@@ -1,0 +1,315 @@
+//! The protocol of a change: publish it, apply it locally, await acknowledgements.
+//!
+//! A change is an invalidation of a key, a tag or everything, or a new value for a key.
+//!
+//! 1. **Before the write** (new values only). The writer asks L2 for the [state of the key](PriorState). If L2 has no
+//!    value, the writer gets the load lease, so that other callers wait for the new value.
+//! 2. **Write.** The writer changes the database. The remaining steps run in a task of their own, so that a change
+//!    whose caller is cancelled is not published in part.
+//! 3. **Publish.** L2 raises the version of the namespace, sends an event to all processes, and stores the new value if
+//!    the state of the key is still that of step 1. Its reply names the processes that hold a read lease. If L2 cannot
+//!    be reached, the invalidation is queued and applied locally, and the protocol ends.
+//! 4. **Apply locally.** L1 stores the new value if no other writer has changed the key since step 1. Otherwise it
+//!    removes the old value.
+//! 5. **Await acknowledgements.** The writer waits until each process that holds a read lease has applied the event, or
+//!    its lease has ended.
+//!
+//! A load that began before step 3 has a lease of an older version, so L2 refuses its value. In L1, step 4 revokes the
+//! loads of the key that are in flight. If such a load stores its value between steps 3 and 4, the promise that was made
+//! before step 3 is void, and step 4 removes that value instead of storing the new one.
+
+use crate::consistency::Consistency;
+use crate::entry::Loaded;
+use crate::local::Promise;
+use crate::tiered::builder::MAX_KEY_LEN;
+use crate::tiered::coherence::pending_invalidations::Pushed;
+use crate::tiered::health::count;
+use crate::tiered::l2::remote::{Answer, Head, Invalidated, NewValue, Peer, Subject};
+use crate::tiered::load::{Encoded, Fetched};
+use crate::tiered::load_lease::{LeaseRequest, LoadLease};
+use crate::tiered::log::{StateChange, log};
+use crate::tiered::{Inner, Propagation, RemoteKey, RemoteValue, key_of, name_of};
+use crate::trace::Span;
+use std::sync::Arc;
+use std::time::Instant;
+use tokio::task::JoinHandle;
+
+/// A change to publish, and to apply in this process.
+pub(super) struct Change<K, V> {
+    pub(super) subject: Subject,
+    pub(super) key: Option<K>,
+    pub(super) value: Option<NewEntry<K, V>>,
+}
+
+impl<K: RemoteKey, V: RemoteValue> Change<K, V> {
+    /// Creates a change without a new value. `key` is the key of `subject`, if it has one.
+    pub(super) fn invalidation(subject: Subject, key: Option<&K>) -> Self {
+        Self {
+            subject,
+            key: key.cloned(),
+            value: None,
+        }
+    }
+}
+
+/// The new value of a key.
+pub(super) struct NewEntry<K, V> {
+    pub(super) loaded: Loaded<V>,
+    /// The state of the key in L2 before the write, if L2 has answered.
+    pub(super) prior: Option<PriorState<K, V>>,
+    /// `true` if there was no write to a database, which another writer might have changed meanwhile.
+    pub(super) is_inserted: bool,
+    /// The time before the write.
+    pub(super) begun: Instant,
+    /// The epoch of L1 before the write.
+    pub(super) epoch: u64,
+}
+
+/// The state of a key in L2 before a write. If it is the same when the change is published, nobody else has written the
+/// key.
+pub(super) struct PriorState<K, V> {
+    head: Head,
+    /// The load lease, if L2 had no value. Other callers wait for the new value meanwhile.
+    lease: Option<LoadLease<K, V>>,
+}
+
+/// A new value in the form in which it is published.
+struct Outgoing {
+    /// The value, or `None` if only the invalidation is published.
+    value: Option<NewValue>,
+    /// `true` if L2 does not store values of this key.
+    is_local: bool,
+    /// `false` if L2 cannot store the value.
+    fits: bool,
+}
+
+impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
+    /// Step 1: returns the state of a key in L2, and acquires the load lease if L2 has no value.
+    pub(super) async fn prior_state(
+        self: &Arc<Self>,
+        name: &[u8],
+        is_inserted: bool,
+    ) -> Option<PriorState<K, V>> {
+        // If L2 does not store the key, L2 is asked nevertheless, to detect other writers. An insertion does not need
+        // that.
+        let detects_writers =
+            || self.settings.consistency != Consistency::L2Only && self.trusts_l2(name);
+        if !self.uses_l2(name) && (is_inserted || !detects_writers()) {
+            return None;
+        }
+        let request = LeaseRequest::new(self, name);
+        let answers = self.l2.ask(&[request.question_for_head()]).await;
+        match answers.ok()?.pop()? {
+            Answer::Lead { head, .. } => Some(PriorState {
+                head,
+                lease: Some(request.granted(head)),
+            }),
+            Answer::Value { envelope, .. } => {
+                request.close();
+                let head = Head::of(&envelope).ok()?;
+                Some(PriorState { head, lease: None })
+            }
+            Answer::Led { .. } | Answer::None => {
+                request.close();
+                None
+            }
+        }
+    }
+
+    /// Runs steps 3 to 5 for a change, and waits for their end.
+    pub(super) async fn publish(self: &Arc<Self>, change: Change<K, V>) -> Propagation {
+        let subject = change.subject.clone();
+        if let Ok(propagation) = self.spawn_publication(change).await {
+            return propagation;
+        }
+        // The runtime shuts down, or user code has panicked: the `Drop` of a removed entry or the code of a key.
+        self.queue(subject.clone());
+        self.apply(&subject);
+        Propagation::Queued
+    }
+
+    /// Runs steps 3 to 5 in a task of their own.
+    pub(super) fn spawn_publication(
+        self: &Arc<Self>,
+        change: Change<K, V>,
+    ) -> JoinHandle<Propagation> {
+        let inner = Arc::clone(self);
+        let publication = async move { inner.run_publication(change).await };
+        self.runtime.spawn(Span::current().around(publication))
+    }
+
+    async fn run_publication(self: Arc<Self>, change: Change<K, V>) -> Propagation {
+        let Change {
+            subject,
+            key,
+            value,
+        } = change;
+        let outgoing = match (&subject, &value) {
+            (Subject::Key(name), Some(new)) => Some(self.outgoing(name, new)),
+            _ => None,
+        };
+        // Made before the change is published, so that an invalidation that arrives meanwhile voids it.
+        let promise = key.as_ref().map(|key| self.l1.promise(key));
+
+        // Step 3: publish.
+        let asked = Instant::now();
+        let new = outgoing.as_ref().and_then(|it| it.value.as_ref());
+        let Ok(published) = self.l2.invalidate(&subject, new).await else {
+            // Queued before L1 removes the old value, so that a caller that misses L1 does not ask L2.
+            self.queue(subject.clone());
+            drop(promise);
+            self.apply(&subject);
+            return Propagation::Queued;
+        };
+        count(&self.counters.invalidations);
+
+        // Step 4: apply locally.
+        let mut propagation = Propagation::Acknowledged;
+        let mut stored = false;
+        if let (Some(key), Some(promise), Some(new), Some(outgoing)) =
+            (key, promise, value, outgoing)
+        {
+            let is_shareable = outgoing.fits && !published.is_refused;
+            if !is_shareable {
+                propagation = Propagation::NotShared;
+            }
+            let stays_local = new.is_inserted && (outgoing.is_local || !is_shareable);
+            stored = self.store_published(key, promise, new, &published, stays_local, asked);
+        }
+        self.apply_published(&subject, stored);
+
+        // Step 5: await acknowledgements.
+        self.await_acknowledgements(published).await;
+        propagation
+    }
+
+    /// Stores a new value in L1, if no other writer has changed the key since step 1. Returns whether it is stored.
+    fn store_published(
+        &self,
+        key: K,
+        promise: Promise<'_, K, V>,
+        new: NewEntry<K, V>,
+        published: &Invalidated,
+        stays_local: bool,
+        asked: Instant,
+    ) -> bool {
+        let stored = if published.stored || stays_local {
+            let fetched = Fetched::written(new.loaded, asked);
+            promise.keep(key, self.for_l1(fetched))
+        } else if published.untouched {
+            // L2 has not compared the value with invalidations of tags and of everything since step 1. L1 does that by
+            // the epoch.
+            let fetched = Fetched::written(new.loaded, new.begun);
+            promise.keep_since(new.epoch, key, self.for_l1(fetched))
+        } else {
+            false
+        };
+        // The change has replaced or deleted the lease in L2.
+        if let Some(lease) = new.prior.and_then(|prior| prior.lease) {
+            lease.close();
+        }
+        stored
+    }
+
+    /// Removes the old value from L1 unless the new one is stored, and wakes the callers that wait for it.
+    fn apply_published(&self, subject: &Subject, stored: bool) {
+        match subject {
+            Subject::Key(name) if stored => self.key_waiters.wake(name),
+            // Also if the new value was refused by L1, because the entry that is there may be older: the value of a
+            // load that began before the change.
+            _ => self.apply(subject),
+        }
+    }
+
+    async fn await_acknowledgements(&self, published: Invalidated) {
+        let mut readers = published.readers;
+        readers.retain(|(peer, _)| self.awaits(*peer));
+        self.acks.wait(published.position, &readers).await;
+    }
+
+    /// Checks whether a change waits for the acknowledgement of this reader, or for the end of its read lease.
+    fn awaits(&self, reader: Option<Peer>) -> bool {
+        match self.settings.consistency {
+            Consistency::Realtime => reader != Some(self.me),
+            // Only for readers that may still read from a demoted primary, which this server does not know.
+            Consistency::Bounded(_) | Consistency::L2Only => {
+                self.settings.fails_over && reader.is_none()
+            }
+            Consistency::L1Only => false,
+        }
+    }
+
+    /// Queues an invalidation until L2 answers.
+    fn queue(&self, subject: Subject) {
+        count(&self.counters.deferred);
+        match self.pending_invalidations.push(subject) {
+            Pushed::First => log(self.name(), &StateChange::Queued),
+            Pushed::Overflowed => {
+                count(&self.counters.overflows);
+                log(self.name(), &StateChange::Overflowed);
+            }
+            Pushed::Another => {}
+        }
+    }
+
+    /// Encodes a new value. If L2 does not or cannot store it, an empty value is published, which only detects whether
+    /// another writer has changed the key.
+    fn outgoing(&self, name: &[u8], new: &NewEntry<K, V>) -> Outgoing {
+        let prior_head = new.prior.as_ref().map(|prior| prior.head);
+        let is_local =
+            self.settings.consistency == Consistency::L1Only || !self.settings.rollout.routes(name);
+        let encoded = if is_local {
+            None
+        } else if name.len() > MAX_KEY_LEN {
+            count(&self.counters.unstorable);
+            Some(Encoded::Unstorable)
+        } else {
+            let head = Head {
+                token: self.token(),
+                // Without a state of the key the value is not sent, so this head is not used.
+                ..prior_head.unwrap_or(Head::NONE)
+            };
+            Some(self.encode(head, name, &new.loaded))
+        };
+        let fits = !matches!(encoded, Some(Encoded::Unstorable));
+        let envelope = match encoded {
+            Some(Encoded::Ready(envelope)) => Some(envelope),
+            Some(Encoded::Unstorable) | None => Some(Vec::new()),
+            Some(Encoded::Expired) => None,
+        };
+        let value = prior_head.zip(envelope).map(|(head, envelope)| NewValue {
+            instead_of: head.token,
+            envelope,
+            ttl: new.loaded.ttl.or(self.settings.ttl),
+        });
+        Outgoing {
+            value,
+            is_local,
+            fits,
+        }
+    }
+
+    /// Applies an invalidation to L1, and wakes the callers that wait for the value.
+    pub(super) fn apply(&self, subject: &Subject) {
+        match subject {
+            Subject::Key(name) => {
+                match key_of::<K>(name) {
+                    // The key has the same name here as in the process that sent the invalidation.
+                    Some(key) if name_of(&key).as_ref() == Some(name) => drop(self.l1.remove(&key)),
+                    _ => self.l1.forget(),
+                }
+                self.key_waiters.wake(name);
+            }
+            Subject::Tag(tag) => {
+                self.l1.invalidate_tag(tag);
+                self.key_waiters.wake_all();
+            }
+            Subject::All => {
+                self.l1.clear();
+                // This begins an epoch, so that L1 does not store a value that was written before.
+                self.l1.forget();
+                self.key_waiters.wake_all();
+            }
+        }
+    }
+}

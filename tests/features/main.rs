@@ -1,0 +1,8 @@
+//! Optional features that need no server.
+
+#[cfg(feature = "serde")]
+mod config;
+#[cfg(feature = "metrics")]
+mod metrics;
+#[cfg(feature = "snapshot")]
+mod snapshot;

@@ -1,0 +1,279 @@
+//! What is published through the facade `metrics`, as Prometheus would read it.
+
+// Whole numbers.
+#![allow(clippy::float_cmp)]
+
+use hotset::{AnyError, AsyncCache, Cache, LoadError, LocalCache, Metrics, WatchError};
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusRecorder};
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// A recorder of one test.
+struct Prometheus(PrometheusRecorder);
+
+impl Prometheus {
+    fn new() -> Self {
+        let ours = Matcher::Prefix("hotset_".into());
+        let builder = PrometheusBuilder::new().set_buckets_for_metric(ours, Metrics::BUCKETS);
+        Self(builder.unwrap().build_recorder())
+    }
+
+    fn scrape(&self, metrics: &Metrics) -> String {
+        metrics::with_local_recorder(&self.0, || metrics.publish());
+        self.0.handle().render()
+    }
+}
+
+/// Returns the value of a line.
+fn value(scraped: &str, line: &str) -> f64 {
+    let found = scraped.lines().find_map(|each| each.strip_prefix(line));
+    let found = found.unwrap_or_else(|| panic!("no {line} in\n{scraped}"));
+    found.trim().parse().unwrap()
+}
+
+fn named(name: &str) -> LocalCache<u64, u64> {
+    let builder = LocalCache::builder().name(name).capacity(100);
+    builder.build().unwrap()
+}
+
+fn get_or_load(cache: &LocalCache<u64, u64>, key: u64) {
+    let load = |key: &u64| Ok::<u64, Infallible>(*key);
+    cache.get_or_load(&key, load).unwrap();
+}
+
+#[test]
+fn everything_is_there_before_anything_has_happened() {
+    let (prometheus, metrics, cache) = (Prometheus::new(), Metrics::new(), named("pages"));
+    metrics.watch(&cache).unwrap();
+    let scraped = prometheus.scrape(&metrics);
+    // All of the documented ones that a cache without Redis has, each with its help.
+    let documented = include_str!("../../src/metrics/table.md").lines().skip(2);
+    let local = documented.take_while(|row| !row.contains("_l2_call_"));
+    let mut count = 0;
+    for row in local {
+        let mut cells = row
+            .split(" | ")
+            .map(|cell| cell.trim_matches(['|', ' ', '`']));
+        let (name, kind) = (cells.next().unwrap(), cells.next().unwrap());
+        assert!(
+            scraped.contains(&format!("# TYPE {name} {kind}\n")),
+            "{name}\n{scraped}"
+        );
+        assert!(scraped.contains(&format!("# HELP {name} ")), "{name}");
+        let first = match kind {
+            "histogram" => format!("{name}_count{{cache=\"pages\"}} 0\n"),
+            _ => format!("\n{name}{{cache=\"pages\""),
+        };
+        assert!(scraped.contains(&first), "{first}\n{scraped}");
+        count += 1;
+    }
+    assert_eq!(count, 18);
+    assert_eq!(value(&scraped, "hotset_capacity{cache=\"pages\"}"), 100.0);
+    let evicted = "hotset_removals_total{cache=\"pages\",cause=\"evicted\"}";
+    assert_eq!(value(&scraped, evicted), 0.0);
+}
+
+#[test]
+fn sums_are_those_of_the_cache_however_often_it_is_scraped() {
+    let (prometheus, metrics, cache) = (Prometheus::new(), Metrics::new(), named("pages"));
+    metrics.watch(&cache).unwrap();
+    for round in 1..=5 {
+        for key in 0..150 {
+            get_or_load(&cache, key);
+            get_or_load(&cache, key);
+        }
+        let (scraped, stats) = (prometheus.scrape(&metrics), cache.stats());
+        let is = |line: &str, expected: u64| {
+            let found = value(&scraped, line);
+            let expected = f64::from(u32::try_from(expected).unwrap());
+            assert!((found - expected).abs() < 1e-9, "{round}: {line} {found}");
+        };
+        is("hotset_hits_total{cache=\"pages\",tier=\"l1\"}", stats.hits);
+        is(
+            "hotset_misses_total{cache=\"pages\",tier=\"l1\"}",
+            stats.misses,
+        );
+        is("hotset_loads_total{cache=\"pages\"}", stats.loads);
+        is("hotset_load_seconds_count{cache=\"pages\"}", stats.loads);
+        is(
+            "hotset_load_seconds_bucket{cache=\"pages\",le=\"+Inf\"}",
+            stats.loads,
+        );
+        is("hotset_entries{cache=\"pages\"}", 100);
+        is("hotset_weight{cache=\"pages\"}", 100);
+        let evicted = "hotset_removals_total{cache=\"pages\",cause=\"evicted\"}";
+        is(evicted, stats.evicted);
+        let sum = value(&scraped, "hotset_load_seconds_sum{cache=\"pages\"}");
+        let exact = stats.load_times.total().as_secs_f64();
+        assert!((sum - exact).abs() < 1e-9 * exact.max(1.0), "{sum} {exact}");
+    }
+    assert!(cache.stats().hits > 0 && cache.stats().evicted > 0);
+}
+
+#[test]
+fn the_age_of_values_is_tracked_where_there_are_metrics() {
+    let (prometheus, metrics) = (Prometheus::new(), Metrics::new());
+    let clock = hotset::ManualClock::new();
+    let builder = LocalCache::builder().name("pages").capacity(100);
+    let cache: LocalCache<u64, u64> = builder.clock(clock.clone()).build().unwrap();
+    metrics.watch(&cache).unwrap();
+    cache.insert(1, 1);
+    clock.advance(Duration::from_secs(20));
+    for _ in 0..6_400 {
+        cache.get(&1);
+    }
+    let scraped = prometheus.scrape(&metrics);
+    let count = value(&scraped, "hotset_age_seconds_count{cache=\"pages\"}");
+    let up_to = |bound: &str| {
+        let line = format!("hotset_age_seconds_bucket{{cache=\"pages\",le=\"{bound}\"}}");
+        value(&scraped, &line)
+    };
+    assert!((95.0..=105.0).contains(&count), "{count}");
+    assert_eq!((up_to("10"), up_to("30")), (0.0, count));
+}
+
+#[test]
+fn a_cache_needs_a_name_of_its_own() {
+    let metrics = Metrics::new();
+    let nameless: LocalCache<u64, u64> = LocalCache::new(10);
+    assert_eq!(metrics.watch(&nameless), Err(WatchError::NoName));
+    let (first, second) = (named("pages"), named("pages"));
+    metrics.watch(&first).unwrap();
+    let taken = metrics.watch(&second).unwrap_err();
+    assert!(taken.to_string().contains("\"pages\""), "{taken}");
+    assert!(
+        taken.to_string().contains("LocalCacheBuilder::name"),
+        "{taken}"
+    );
+    assert_eq!(format!("{metrics:?}"), r#"["pages"]"#);
+}
+
+#[test]
+fn what_is_watched_is_not_kept_alive_and_a_successor_goes_on() {
+    let (prometheus, metrics) = (Prometheus::new(), Metrics::new());
+    let value_of_first = Arc::new(0);
+    for sum in [1.0, 2.0, 3.0] {
+        let cache: LocalCache<u64, Arc<u64>> = LocalCache::builder()
+            .name("pages")
+            .capacity(10)
+            .build()
+            .unwrap();
+        metrics.watch(&cache).unwrap();
+        cache.insert(1, Arc::clone(&value_of_first));
+        let scraped = prometheus.scrape(&metrics);
+        assert_eq!(
+            value(&scraped, "hotset_inserts_total{cache=\"pages\"}"),
+            sum
+        );
+        drop(cache);
+        assert_eq!(Arc::strong_count(&value_of_first), 1);
+        prometheus.scrape(&metrics);
+    }
+}
+
+#[test]
+fn a_cache_behind_a_trait_is_watched_and_a_double_is_told_apart() {
+    struct Double;
+    impl Cache<u64, u64> for Double {
+        fn get(&self, _: &u64) -> Option<u64> {
+            None
+        }
+        fn insert(&self, _: u64, _: u64) {}
+        fn insert_with_ttl(&self, _: u64, _: u64, _: Duration) {}
+        fn remove(&self, _: &u64) -> Option<u64> {
+            None
+        }
+        fn clear(&self) {}
+        fn get_or_load_erased(
+            &self,
+            key: &u64,
+            load: &mut hotset::ErasedLoader<'_, u64, u64>,
+        ) -> Result<u64, LoadError<AnyError>> {
+            let loaded = load(key).map_err(LoadError::Failed)?;
+            Ok(loaded.into_value())
+        }
+    }
+    let (prometheus, metrics) = (Prometheus::new(), Metrics::new());
+    let threads: Arc<dyn Cache<u64, u64>> = Arc::new(named("threads"));
+    let tasks: Arc<dyn AsyncCache<u64, u64>> = Arc::new(named("tasks"));
+    metrics.watch(&threads).unwrap();
+    metrics.watch(&tasks).unwrap();
+    threads.insert(1, 1);
+    let scraped = prometheus.scrape(&metrics);
+    assert_eq!(value(&scraped, "hotset_entries{cache=\"threads\"}"), 1.0);
+    assert_eq!(value(&scraped, "hotset_entries{cache=\"tasks\"}"), 0.0);
+    let double: Arc<dyn Cache<u64, u64>> = Arc::new(Double);
+    assert_eq!(metrics.watch(&double), Err(WatchError::Unknown));
+}
+
+#[test]
+fn threads_that_scrape_together_count_nothing_twice() {
+    let (prometheus, metrics, cache) = (Prometheus::new(), Metrics::new(), named("pages"));
+    metrics.watch(&cache).unwrap();
+    std::thread::scope(|scope| {
+        for key in 0..4 {
+            let (prometheus, metrics, cache) = (&prometheus, &metrics, &cache);
+            scope.spawn(move || {
+                for _ in 0..200 {
+                    get_or_load(cache, key);
+                    prometheus.scrape(metrics);
+                }
+            });
+        }
+    });
+    let scraped = prometheus.scrape(&metrics);
+    let hits = value(&scraped, "hotset_hits_total{cache=\"pages\",tier=\"l1\"}");
+    assert_eq!(hits, 4.0 * 199.0);
+    let loads = value(&scraped, "hotset_load_seconds_count{cache=\"pages\"}");
+    assert_eq!(loads, 4.0);
+}
+
+#[test]
+fn a_recorder_that_comes_late_and_a_second_publisher_know_the_same() {
+    let cache = named("pages");
+    let (metrics, other) = (Metrics::new(), Metrics::new());
+    metrics.watch(&cache).unwrap();
+    other.watch(&cache).unwrap();
+    cache.insert(1, 1);
+    cache.get(&1);
+    // To nobody.
+    metrics.publish();
+    let prometheus = Prometheus::new();
+    prometheus.scrape(&metrics);
+    let scraped = prometheus.scrape(&other);
+    let hits = "hotset_hits_total{cache=\"pages\",tier=\"l1\"}";
+    assert_eq!(value(&scraped, hits), 1.0);
+}
+
+#[test]
+fn of_a_cache_that_is_gone_nobody_knows_how_it_is() {
+    let (prometheus, metrics) = (Prometheus::new(), Metrics::new());
+    let (gone, here) = (named("gone"), named("here"));
+    metrics.watch(&gone).unwrap();
+    metrics.watch(&here).unwrap();
+    gone.insert(1, 1);
+    prometheus.scrape(&metrics);
+    drop(gone);
+    let scraped = prometheus.scrape(&metrics);
+    assert!(value(&scraped, "hotset_entries{cache=\"gone\"}").is_nan());
+    assert_eq!(value(&scraped, "hotset_inserts_total{cache=\"gone\"}"), 1.0);
+    assert_eq!(value(&scraped, "hotset_entries{cache=\"here\"}"), 0.0);
+    assert_eq!(format!("{metrics:?}"), r#"["here"]"#);
+}
+
+#[test]
+fn of_many_hits_few_ages_are_told() {
+    let (prometheus, metrics, cache) = (Prometheus::new(), Metrics::new(), named("pages"));
+    metrics.watch(&cache).unwrap();
+    cache.insert(1, 1);
+    for _ in 0..64 * 10_000 {
+        cache.get(&1);
+    }
+    let scraped = prometheus.scrape(&metrics);
+    let told = value(&scraped, "hotset_age_seconds_count{cache=\"pages\"}");
+    assert!((3_000.0..=4_096.0).contains(&told), "{told}");
+    prometheus.scrape(&metrics);
+    let again = value(&scraped, "hotset_age_seconds_count{cache=\"pages\"}");
+    assert_eq!(told, again);
+}

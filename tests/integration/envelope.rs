@@ -1,0 +1,114 @@
+//! Damaged and foreign values in Redis: misses, without a panic, and without more memory than a value may take.
+
+use hotset::{Consistency, LocalCache, TieredCache};
+use rand::rngs::SmallRng;
+use rand::{RngExt, SeedableRng};
+use redis::aio::MultiplexedConnection;
+use servers::Server;
+use support::servers;
+use xxhash_rust::xxh3::xxh3_64;
+
+#[global_allocator]
+static ALLOCATOR: dhat::Alloc = dhat::Alloc;
+
+const MAX_SIZE: usize = 64 << 10;
+/// Bytes before the tags: format, incarnation, version, token.
+const HEAD: usize = 36;
+
+/// Stores an envelope in Redis, under the name of a key.
+async fn set(connection: &mut MultiplexedConnection, name: &[u8], envelope: Vec<u8>) {
+    let mut set = redis::cmd("SET");
+    let set = set.arg(name).arg(envelope);
+    let _: () = set.query_async(connection).await.unwrap();
+}
+
+/// Returns the envelope with a correct checksum, so that the checks behind it are reached.
+fn sealed(mut envelope: Vec<u8>) -> Vec<u8> {
+    envelope.truncate(envelope.len() - 8);
+    let checksum = xxh3_64(&envelope).to_be_bytes();
+    envelope.extend_from_slice(&checksum);
+    envelope
+}
+
+#[tokio::test]
+async fn damaged_values_are_misses_and_cost_no_more_memory_than_a_value_may() {
+    let _profiler = dhat::Profiler::builder().testing().build();
+    let server = Server::start();
+    let cache: TieredCache<u64, Vec<String>> = LocalCache::builder()
+        .capacity(10)
+        .redis(server.url(), "test")
+        .consistency(Consistency::L2Only)
+        .max_value_size(MAX_SIZE)
+        .compress_above(500)
+        .build()
+        .unwrap();
+    servers::soon("proven", || cache.health().proven_for.is_some()).await;
+    let client = redis::Client::open(server.url()).unwrap();
+    let mut connection = client.get_multiplexed_async_connection().await.unwrap();
+    let mut random = SmallRng::seed_from_u64(5);
+    let mut whole = Vec::new();
+    for words in [3, 300] {
+        let value = vec!["word".to_string(); words];
+        cache.insert(words as u64, value.clone()).await;
+        assert_eq!(cache.get(&(words as u64)).await, Some(value));
+        let mut name = b"hotset:{test}:e:".to_vec();
+        name.extend(rmp_serde::to_vec_named(&(words as u64)).unwrap());
+        let mut get = redis::cmd("GET");
+        let envelope: Vec<u8> = get.arg(&name).query_async(&mut connection).await.unwrap();
+        whole.push((words as u64, name, envelope));
+    }
+    let before = dhat::HeapStats::get().max_bytes;
+    let (mut read, mut refused) = (0, 0);
+    for round in 0..4_000 {
+        let (key, name, envelope) = &whole[round % 2];
+        let mut damaged = envelope.clone();
+        for _ in 0..random.random_range(1..6) {
+            let at = random.random_range(HEAD..damaged.len() - 8);
+            // A run of high bits makes a huge length.
+            let run = random.random_range(1..10).min(damaged.len() - 8 - at);
+            let byte = [0xFF, 0, 0x80, random.random()][random.random_range(0..4)];
+            damaged[at..at + run].fill(byte);
+        }
+        if random.random_bool(0.1) {
+            damaged.truncate(random.random_range(HEAD + 9..damaged.len()));
+        }
+        set(&mut connection, name, sealed(damaged)).await;
+        // A damaged text may still be valid.
+        match cache.get(key).await {
+            Some(_) => read += 1,
+            None => refused += 1,
+        }
+    }
+    let stats = cache.tier_stats();
+    assert!(
+        refused > 2_000 && read < refused,
+        "{read} read, {refused} refused"
+    );
+    assert!(stats.unreadable > 1_000, "{stats:?}");
+    let after = dhat::HeapStats::get().max_bytes;
+    let grown = after - before;
+    assert!(grown < 4 * MAX_SIZE, "{grown} bytes");
+
+    // A value of the previous format is a miss, and is replaced by the next load.
+    let (key, name, envelope) = &whole[1];
+    let mut old = envelope.clone();
+    assert_eq!(old[3], 2);
+    old[3] = 1;
+    set(&mut connection, name, sealed(old)).await;
+    assert_eq!(cache.get(key).await, None);
+    let fills = cache.tier_stats().fills;
+    let load = || async { Ok::<_, ()>(vec!["newer".to_string()]) };
+    let loaded = cache.get_or_load_async(key, load).await.unwrap();
+    assert_eq!(cache.get(key).await, Some(loaded));
+    assert_eq!(cache.tier_stats().fills, fills + 1);
+
+    // A value with bytes after its end is replaced by the next load.
+    let (key, name, envelope) = &whole[0];
+    let mut other = envelope.clone();
+    other.push(0);
+    set(&mut connection, name, sealed(other)).await;
+    let load = || async { Ok::<_, ()>(vec!["new".to_string()]) };
+    let loaded = cache.get_or_load_async(key, load).await.unwrap();
+    assert_eq!(loaded, ["new"]);
+    assert_eq!(cache.get(key).await, Some(loaded));
+}

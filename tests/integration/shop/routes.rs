@@ -1,0 +1,232 @@
+//! What the shop answers, in one process over SQLite.
+
+use super::servers::shop::Shop;
+use std::path::Path;
+use std::thread;
+
+/// Half of its products are warmed.
+pub(crate) const SMALL: [&str; 2] = ["--products", "300"];
+
+fn small() -> Shop {
+    Shop::start(&SMALL)
+}
+
+fn over(database: &Path) -> Shop {
+    Shop::start(&[&SMALL[..], &["--database", database.to_str().unwrap()]].concat())
+}
+
+/// Each route answers the same through the cache, from it, and past it.
+pub(crate) fn check_reads(shop: &Shop) {
+    for id in [1, 7, 300] {
+        for what in ["products", "prices", "stock", "profiles", "sessions"] {
+            let path = format!("/{what}/{id}");
+            let anew = shop.get_anew(&path);
+            assert_eq!((anew.status, &anew.body["id"]), (200, &id.into()), "{path}");
+            for _ in 0..2 {
+                assert_eq!(shop.get(&path).body, anew.body, "{path}");
+            }
+        }
+    }
+    let product = shop.get("/products/7").body;
+    assert!(product["description"].as_str().unwrap().len() > 150);
+    assert!(product["category"].is_string());
+    let stats = shop.get("/stats").body;
+    assert_eq!(stats["products"], 300);
+    for (name, held) in [("products", 150), ("prices", 150), ("profiles", 3)] {
+        let cache = shop.cache(name);
+        assert!(cache["hits"].as_u64().unwrap() >= 3, "{cache}");
+        assert_eq!(cache["entries"], held, "{cache}");
+    }
+}
+
+#[test]
+fn all_is_read_through_the_caches_and_past_them() {
+    let shop = small();
+    check_reads(&shop);
+    // Each of three was asked for twice.
+    assert_eq!(shop.cache("profiles")["hit_ratio"], 0.5);
+    let health = shop.get("/healthz");
+    assert_eq!((health.status, &health.body["status"]), (200, &"ok".into()));
+    assert_eq!(health.body["redis"], "not used");
+}
+
+#[test]
+fn popular_products_are_there_before_the_first_customer() {
+    let shop = small();
+    assert!(
+        shop.said().contains("warmed: 450 entries"),
+        "{}",
+        shop.said()
+    );
+    for id in 1..=100 {
+        shop.get(&format!("/products/{id}"));
+        shop.get(&format!("/prices/{id}"));
+    }
+    assert_eq!(shop.get("/stats").body["database_reads"], 0);
+    assert_eq!(shop.cache("products")["hit_ratio"], 1.0);
+}
+
+#[test]
+fn a_value_comes_from_the_cache_unless_it_is_asked_for_anew() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("shop.sqlite");
+    let shop = over(&file);
+    let name = |anew| {
+        let answer = shop.ask("GET", "/products/7", "", anew);
+        answer.body["name"].as_str().unwrap().to_string()
+    };
+    let old = name(false);
+    let database = rusqlite::Connection::open(&file).unwrap();
+    let rename = "UPDATE products SET name = 'another' WHERE id = 7";
+    assert_eq!(database.execute(rename, []).unwrap(), 1);
+    assert_eq!(name(false), old);
+    assert_eq!(name(true), "another");
+}
+
+#[test]
+fn a_change_is_seen_at_once() {
+    let shop = small();
+    for cents in [1, 5, 99_999] {
+        let before = shop.get("/prices/7").body["version"].as_i64().unwrap();
+        let changed = shop.put_price(7, cents);
+        assert_eq!(
+            (changed.status, &changed.body["cents"]),
+            (200, &cents.into())
+        );
+        assert_eq!(changed.body["version"], before + 1);
+        assert_eq!(shop.get("/prices/7").body, changed.body);
+        assert_eq!(shop.get_anew("/prices/7").body, changed.body);
+    }
+    let stock = shop.get("/stock/7").body["count"].as_i64().unwrap();
+    let taken = shop.take(7, stock);
+    assert_eq!((taken.status, &taken.body["count"]), (200, &0.into()));
+    assert_eq!(shop.get("/stock/7").body, taken.body);
+    let refused = shop.take(7, 1);
+    assert_eq!(
+        (refused.status, &refused.body["error"]),
+        (409, &"there are only 0".into())
+    );
+    assert_eq!(shop.get("/stock/7").body, taken.body);
+}
+
+/// Of all who take at one time, each gets what nobody else got.
+pub(crate) fn check_takers(shops: &[&Shop]) {
+    const EACH: i64 = 20;
+    let before = shops[0].get_anew("/stock/9").body;
+    let mut versions: Vec<_> = thread::scope(|scope| {
+        let take = |shop: &Shop| {
+            let answer = shop.take(9, 1);
+            assert_eq!(answer.status, 200, "{answer:?}");
+            let version = answer.body["version"].as_i64().unwrap();
+            assert!(shop.get("/stock/9").body["version"].as_i64().unwrap() >= version);
+            version
+        };
+        let takers: Vec<_> = (0..4)
+            .map(|place| {
+                let shop = shops[place % shops.len()];
+                scope.spawn(move || (0..EACH).map(|_| take(shop)).collect::<Vec<_>>())
+            })
+            .collect();
+        let takers = takers.into_iter();
+        takers.flat_map(|taker| taker.join().unwrap()).collect()
+    });
+    versions.sort_unstable();
+    let (count, version) = (&before["count"], before["version"].as_i64().unwrap());
+    assert_eq!(
+        versions,
+        (version + 1..=version + 4 * EACH).collect::<Vec<_>>()
+    );
+    for shop in shops {
+        let after = shop.get("/stock/9").body;
+        assert_eq!(after["count"], count.as_i64().unwrap() - 4 * EACH);
+        assert_eq!(after["version"], version + 4 * EACH);
+    }
+}
+
+#[test]
+fn nothing_is_sold_twice() {
+    let shop = small();
+    check_takers(&[&shop]);
+}
+
+#[test]
+fn what_cannot_be_is_refused_in_json() {
+    let shop = small();
+    let refused = [
+        ("GET", "/products/301", "", 404),
+        ("GET", "/products/-1", "", 404),
+        ("GET", "/prices/0", "", 404),
+        ("GET", "/products/seven", "", 400),
+        ("GET", "/stock/99999999999999999999", "", 400),
+        ("GET", "/nowhere", "", 404),
+        ("DELETE", "/prices/7", "", 405),
+        ("PUT", "/prices/seven", r#"{"cents": 1}"#, 400),
+        ("PUT", "/prices/301", r#"{"cents": 1}"#, 404),
+        ("PUT", "/prices/7", "", 400),
+        ("PUT", "/prices/7", "cents", 400),
+        ("PUT", "/prices/7", r#"{"cents": -1}"#, 400),
+        ("PUT", "/prices/7", r#"{"cents": 1.5}"#, 400),
+        ("PUT", "/prices/7", r#"{"cents": 1, "and": 2}"#, 400),
+        ("PUT", "/prices/7", r#"{"cents": 9223372036854775807}"#, 400),
+        ("POST", "/stock/7/take", r#"{"count": 0}"#, 400),
+        ("POST", "/stock/7/take", r#"{"count": 1000000}"#, 409),
+        ("POST", "/stock/301/take", r#"{"count": 1}"#, 404),
+    ];
+    let before = (shop.get("/prices/7").body, shop.get("/stock/7").body);
+    for (method, path, body, status) in refused {
+        let answer = shop.ask(method, path, body, false);
+        assert_eq!(answer.status, status, "{method} {path} {body}: {answer:?}");
+        assert!(!answer.body["error"].as_str().unwrap().is_empty());
+    }
+    // One byte above axum's limit, so that the service has read the whole body when it answers. It closes the
+    // connection on a client that is still sending.
+    let too_long = format!(r#"{{"cents": {}}}"#, "1".repeat((2 << 20) - 10));
+    assert_eq!(too_long.len(), (2 << 20) + 1);
+    assert_eq!(shop.ask("PUT", "/prices/7", &too_long, false).status, 413);
+    assert_eq!(
+        (shop.get("/prices/7").body, shop.get("/stock/7").body),
+        before
+    );
+    // What is not there is remembered as well.
+    let reads = || shop.get("/stats").body["database_reads"].clone();
+    let before = reads();
+    assert_eq!(shop.get("/products/301").status, 404);
+    assert_eq!(reads(), before);
+}
+
+#[test]
+fn two_that_are_started_at_one_time_fill_one_database_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("shop.sqlite");
+    let shops: Vec<_> = thread::scope(|scope| {
+        let starts: Vec<_> = (0..2).map(|_| scope.spawn(|| over(&file))).collect();
+        starts
+            .into_iter()
+            .map(|start| start.join().unwrap())
+            .collect()
+    });
+    for shop in &shops {
+        assert_eq!(shop.get("/stats").body["products"], 300);
+    }
+    assert_eq!(
+        shops[0].get("/products/300").body,
+        shops[1].get("/products/300").body
+    );
+}
+
+#[test]
+fn one_that_cannot_start_says_why() {
+    let said = |options: &[&str]| Shop::try_start(options).err().expect("it should not start");
+    let said_of_file = said(&["--database", "/nowhere/shop.sqlite"]);
+    assert!(
+        said_of_file.contains("give --database one that can be"),
+        "{said_of_file}"
+    );
+    let said_of_url = said(&["--database", "postgres://127.0.0.1:1/x?connect_timeout=1"]);
+    assert!(
+        said_of_url.contains("PostgreSQL cannot be reached"),
+        "{said_of_url}"
+    );
+    let said_of_number = said(&["--products", "0"]);
+    assert!(said_of_number.contains("--products"), "{said_of_number}");
+}

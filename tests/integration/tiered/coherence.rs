@@ -1,0 +1,214 @@
+//! Reads after a change whose invalidation does not arrive.
+
+use super::servers::{Cut, Proxy, Server, soon};
+use super::{MINUTE, builder, fails, proven, value};
+use hotset::{Consistency, Propagation, TieredCache};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
+use std::time::{Duration, Instant};
+
+const REALTIME: Consistency = Consistency::Realtime;
+
+/// A price in a database, and the newest price whose change was acknowledged.
+struct Price {
+    database: AtomicU64,
+    acknowledged: AtomicU64,
+    stop: AtomicBool,
+}
+
+impl Price {
+    fn new() -> Self {
+        Self {
+            database: AtomicU64::new(0),
+            acknowledged: AtomicU64::new(0),
+            stop: AtomicBool::new(false),
+        }
+    }
+
+    async fn set(&self, cache: &TieredCache<u64, u64>, price: u64) -> Propagation {
+        let write = |price| {
+            self.database.store(price, SeqCst);
+            async { Ok::<_, ()>(()) }
+        };
+        let propagation = cache.write_through(1, price, write).await.unwrap();
+        if propagation == Propagation::Acknowledged {
+            self.acknowledged.fetch_max(price, SeqCst);
+        }
+        propagation
+    }
+
+    /// Reads the price, and checks that it is not older than the newest one acknowledged before.
+    async fn read(&self, cache: &TieredCache<u64, u64>) -> u64 {
+        let mut reads = 0;
+        while !self.stop.load(SeqCst) {
+            let acknowledged = self.acknowledged.load(SeqCst);
+            let load = || value(self.database.load(SeqCst));
+            let read = cache.get_or_load_async(&1, load).await.unwrap();
+            assert!(read >= acknowledged, "read {read} after {acknowledged}");
+            reads += 1;
+            tokio::task::yield_now().await;
+        }
+        reads
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn realtime_read_during_any_kind_of_disconnection_is_not_older_than_the_last_acknowledged_write()
+ {
+    let server = Server::start();
+    let proxy = Proxy::start(server.address()).await;
+    let reader = builder::<u64>(&proxy.url(), REALTIME)
+        .deadline(Duration::from_millis(100))
+        .build()
+        .unwrap();
+    let writer = proven::<u64>(&server.url(), REALTIME).await;
+    let price = Price::new();
+    let mut next = 0;
+    let changes = async {
+        for round in 0..12 {
+            soon("proven", || reader.health().proven_for.is_some()).await;
+            let lost = [Cut::Subscriptions, Cut::All][round % 2];
+            if round % 3 == 2 {
+                proxy.reset();
+            } else {
+                proxy.cut(lost);
+            }
+            for _ in 0..3 {
+                next += 1;
+                assert_eq!(price.set(&writer, next).await, Propagation::Acknowledged);
+            }
+            proxy.mend();
+            for _ in 0..20 {
+                next += 1;
+                assert_eq!(price.set(&writer, next).await, Propagation::Acknowledged);
+            }
+        }
+        price.stop.store(true, SeqCst);
+    };
+    let (a, b, ()) = tokio::join!(price.read(&reader), price.read(&reader), changes);
+    assert!(a > 100 && b > 100, "{a} and {b} reads");
+    assert!(reader.stats().hits > 100);
+    assert!(reader.tier_stats().unproven_reads > 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn realtime_change_waits_for_readers_that_may_serve_the_old_value_and_no_longer() {
+    let server = Server::start();
+    let proxy = Proxy::start(server.address()).await;
+    let reader = builder::<u64>(&proxy.url(), REALTIME)
+        .heartbeat(Duration::from_millis(500))
+        .build()
+        .unwrap();
+    let writer = proven::<u64>(&server.url(), REALTIME).await;
+    soon("proven", || reader.health().proven_for.is_some()).await;
+    let price = Price::new();
+    // A new namespace may be one whose readers were lost, so the first change waits for them.
+    price.set(&writer, 0).await;
+    let begun = Instant::now();
+    price.set(&writer, 1).await;
+    assert!(
+        begun.elapsed() < Duration::from_millis(400),
+        "{:?}",
+        begun.elapsed()
+    );
+    proxy.cut(Cut::Subscriptions);
+    let begun = Instant::now();
+    price.set(&writer, 2).await;
+    let elapsed = begun.elapsed();
+    assert!(elapsed > Duration::from_millis(300), "{elapsed:?}");
+    assert!(elapsed < Duration::from_secs(3), "{elapsed:?}");
+    // A cache that was dropped has returned its read lease.
+    proxy.mend();
+    soon("proven", || reader.health().proven_for.is_some()).await;
+    drop(reader);
+    soon("it is gone", || {
+        let readers: Vec<String> =
+            server.command(&[b"ZRANGE", b"hotset:{test}:readers", b"0", b"-1"]);
+        readers.len() == 2
+    })
+    .await;
+    let begun = Instant::now();
+    price.set(&writer, 3).await;
+    assert!(
+        begun.elapsed() < Duration::from_millis(400),
+        "{:?}",
+        begun.elapsed()
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bounded_entry_expires_after_its_bound_and_is_invalidated_after_a_gap() {
+    let server = Server::start();
+    let proxy = Proxy::start(server.address()).await;
+    let bound = Duration::from_millis(700);
+    let reader = builder::<u64>(&proxy.url(), Consistency::Bounded(bound))
+        .build()
+        .unwrap();
+    let writer = proven::<u64>(&server.url(), MINUTE).await;
+    soon("proven", || reader.health().proven_for.is_some()).await;
+    reader.get_or_load_async(&1, || value(1)).await.unwrap();
+    proxy.cut(Cut::Subscriptions);
+    writer.insert(1, 2).await;
+    let acknowledged = Instant::now();
+    // The old value may be served until the bound has passed.
+    loop {
+        let asked = acknowledged.elapsed();
+        let read = reader.get_or_load_async(&1, fails).await.unwrap();
+        if read == 2 {
+            break;
+        }
+        assert!(asked < bound + Duration::from_millis(20), "{asked:?}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+
+    let reader = builder::<u64>(&proxy.url(), MINUTE).build().unwrap();
+    proxy.mend();
+    soon("proven", || reader.health().proven_for.is_some()).await;
+    assert_eq!(reader.get_or_load_async(&1, fails).await.unwrap(), 2);
+    proxy.reset();
+    writer.insert(1, 3).await;
+    assert_eq!(reader.get_or_load_async(&1, fails).await.unwrap(), 2);
+    proxy.mend();
+    let subscriptions = reader.health().subscriptions;
+    soon("it listens again", || {
+        let health = reader.health();
+        health.subscriptions > subscriptions && health.proven_for.is_some()
+    })
+    .await;
+    assert_eq!(reader.get_or_load_async(&1, fails).await.unwrap(), 3);
+    assert_eq!(reader.health().gaps, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn missing_event_is_detected() {
+    let server = Server::start();
+    let reader = proven::<u64>(&server.url(), REALTIME).await;
+    reader.get_or_load_async(&1, || value(1)).await.unwrap();
+    assert_eq!(reader.get_or_load_async(&1, fails).await.unwrap(), 1);
+    // Like an invalidation of the key whose event was lost.
+    let state = b"hotset:{test}:state".as_slice();
+    let _: u64 = server.command(&[b"HINCRBY", state, b"ver", b"1"]);
+    let _: u64 = server.command(&[b"DEL", &server.entries("test")[0]]);
+    soon("the gap is noticed", || reader.health().gaps == 1).await;
+    assert_eq!(reader.get_or_load_async(&1, || value(2)).await.unwrap(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn foreign_messages_on_the_channel_are_ignored() {
+    let server = Server::start();
+    let cache = proven::<u64>(&server.url(), REALTIME).await;
+    cache.get_or_load_async(&1, || value(1)).await.unwrap();
+    for message in [
+        &b""[..],
+        b"E",
+        b"Eshort",
+        b"F",
+        b"B12345678901234567890123456",
+        &[0xFF; 100],
+    ] {
+        let channel = b"hotset:{test}:events".as_slice();
+        let _: u64 = server.command(&[b"PUBLISH", channel, message]);
+    }
+    let _ = cache.invalidate(&2).await;
+    assert_eq!(cache.get_or_load_async(&1, fails).await.unwrap(), 1);
+    assert_eq!(cache.health().gaps, 0);
+}

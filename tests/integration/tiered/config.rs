@@ -1,0 +1,137 @@
+//! The same application code on each backend, which the configuration selects.
+
+use crate::servers::{self, Server};
+use hotset::{AsyncCache, CacheConfig, TieredCache};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
+
+/// Returns the configuration of a service, with the server for any backend.
+fn config(server: &Server, backend: &str) -> CacheConfig {
+    let file = "capacity = 1000\ntime_to_live = '5m'\nnamespace = 'prices'\ndeadline = '2s'";
+    let variables = [("PRICES_BACKEND", backend), ("PRICES_URL", &server.url())];
+    let file = CacheConfig::from_toml(file).unwrap();
+    file.override_from_vars("PRICES_", variables).unwrap()
+}
+
+/// The application, which is independent of the backend.
+async fn serve(prices: &impl AsyncCache<u64, String>) -> u64 {
+    let loads = AtomicU64::new(0);
+    let load = || async {
+        loads.fetch_add(1, SeqCst);
+        Ok::<_, std::io::Error>("7 euros".to_string())
+    };
+    for _ in 0..3 {
+        let price = prices.get_or_load_async(&7, load).await;
+        assert_eq!(price.unwrap(), "7 euros");
+    }
+    prices.insert(8, "8 euros".to_string()).await;
+    assert_eq!(prices.get(&8).await.as_deref(), Some("8 euros"));
+    prices.remove(&8).await;
+    assert_eq!(prices.get(&8).await, None);
+    loads.load(SeqCst)
+}
+
+#[tokio::test]
+async fn async_cache_code_runs_on_each_configured_backend() {
+    for (backend, entries) in [("local", 0), ("redis", 1), ("tiered", 1)] {
+        let server = Server::start();
+        let config = config(&server, backend);
+        let prices: Arc<dyn AsyncCache<u64, String>> = config.build_async().unwrap();
+        assert_eq!(serve(&prices).await, 1, "{backend}");
+        assert_eq!(server.entries("prices").len(), entries, "{backend}");
+
+        // Another process finds the values in Redis.
+        let other: Arc<dyn AsyncCache<u64, String>> = config.build_async().unwrap();
+        assert_eq!(serve(&other).await, 1 - entries as u64, "{backend}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn blocking_cache_code_runs_on_each_configured_backend() {
+    for backend in ["local", "redis", "tiered"] {
+        let server = Server::start();
+        let prices = config(&server, backend).build_blocking::<u64, u64>();
+        let thread = std::thread::spawn(move || {
+            let prices = prices.unwrap();
+            prices.insert(7, 700);
+            prices.get(&7)
+        });
+        assert_eq!(thread.join().unwrap(), Some(700), "{backend}");
+    }
+}
+
+#[tokio::test]
+async fn backend_redis_stores_nothing_in_the_process() {
+    let server = Server::start();
+    for (backend, kept) in [("redis", 0), ("tiered", 1)] {
+        let config = config(&server, backend);
+        let local = config.local_builder().unwrap();
+        let builder = config.tiered_builder(local).unwrap();
+        let prices: TieredCache<u64, String> = builder.build().unwrap();
+        servers::soon("proven", || prices.health().proven_for.is_some()).await;
+        serve(&prices).await;
+        assert_eq!(prices.stats().entries, kept, "{backend}");
+    }
+}
+
+#[tokio::test]
+async fn backend_redis_needs_no_capacity_and_accepts_a_weight() {
+    let server = Server::start();
+    let mut config = config(&server, "redis");
+    config.capacity = None;
+    let prices = config.build_async::<u64, String>().unwrap();
+    assert_eq!(serve(&prices).await, 1);
+    prices.clear().await;
+    let weighed = config.build_async_with::<u64, String>(|local| {
+        local.max_weight(100).weigher(|_, price| price.len() as u64)
+    });
+    assert_eq!(serve(&weighed.unwrap()).await, 1);
+}
+
+/// The backend is changed by a restart with another configuration, the percentage without a restart.
+#[tokio::test(flavor = "multi_thread")]
+async fn backend_changed_to_redis_and_back_under_load_causes_no_error() {
+    let server = Server::start();
+    for backend in ["local", "redis", "tiered"] {
+        let config = config(&server, backend);
+        let config = config.override_from_vars("PRICES_", [("PRICES_PERCENT", "0")]);
+        let prices: Arc<dyn AsyncCache<u64, u64>> = config.unwrap().build_async().unwrap();
+        let reads = Arc::new(AtomicU64::new(0));
+        let stop = Arc::new(AtomicBool::new(false));
+        let tasks: Vec<_> = (0..8)
+            .map(|task| {
+                let (prices, reads, stop) = (prices.clone(), reads.clone(), stop.clone());
+                tokio::spawn(async move {
+                    let mut key = task;
+                    while !stop.load(SeqCst) {
+                        key = (key + 7) % 500;
+                        let load = || async move { Ok::<_, std::io::Error>(key * 100) };
+                        let price = prices.get_or_load_async(&key, load).await.unwrap();
+                        assert_eq!(price, key * 100);
+                        if reads.fetch_add(1, SeqCst) % 50 == 0 {
+                            prices.remove(&key).await;
+                        }
+                    }
+                })
+            })
+            .collect();
+        let mut stored = Vec::new();
+        for percent in [0.0, 10.0, 50.0, 100.0, 0.0] {
+            match prices.rollout() {
+                Some(rollout) => rollout.set_percent(percent).unwrap(),
+                None => assert_eq!(backend, "local"),
+            }
+            let from = reads.load(SeqCst);
+            servers::soon("it goes on", || reads.load(SeqCst) > from + 3_000).await;
+            stored.push(server.entries("prices").len());
+        }
+        stop.store(true, SeqCst);
+        for task in tasks {
+            task.await.unwrap();
+        }
+        let is_more = |pair: &[usize]| pair[0] < pair[1];
+        let grows = stored[..4].windows(2).all(is_more);
+        assert!(grows == (backend != "local"), "{backend}: {stored:?}");
+        let () = server.command(&[b"FLUSHALL"]);
+    }
+}

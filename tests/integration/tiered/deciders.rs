@@ -1,0 +1,300 @@
+//! Votes on the primary: no server is trusted alone, and no demoted server is trusted again.
+
+use super::servers::cluster::Cluster;
+use super::servers::replicated::Replicated;
+use super::servers::{Cut, Proxy, Server, eventually, soon};
+use super::{acknowledged, builder, value};
+use hotset::{Consistency, Propagation, TieredCache, Warning};
+use redis::InfoDict;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::time::{Duration, Instant};
+use tokio::io::copy_bidirectional;
+use tokio::net::{TcpListener, TcpStream};
+
+async fn proven(url: &str, consistency: Consistency) -> TieredCache<u64, u64> {
+    let cache = builder(url, consistency).deadline(Duration::from_millis(200));
+    let cache = cache.build().unwrap();
+    soon("proven", || cache.health().proven_for.is_some()).await;
+    cache
+}
+
+fn replication(server: &Server, field: &str) -> String {
+    let info: InfoDict = server.command(&[b"INFO", b"replication"]);
+    info.get(field).unwrap_or_default()
+}
+
+fn follow(replica: &Server, port: u16) {
+    let () = replica.command(&[b"REPLICAOF", b"127.0.0.1", port.to_string().as_bytes()]);
+}
+
+fn is_followed(primary: &Server) {
+    eventually("a replica follows", || {
+        replication(primary, "slave0").contains("state=online")
+    });
+}
+
+/// The successor dies before the old primary is told of it. So the old primary never was a replica, and keeps its
+/// replication id.
+#[tokio::test(flavor = "multi_thread")]
+async fn demoted_primary_that_restarts_serves_no_old_value() {
+    let mut it = Replicated::start().await;
+    let old = it.primary();
+    let cache = proven(&it.url(), Consistency::L2Only).await;
+    assert_eq!(cache.get_or_load_async(&1, || value(10)).await.unwrap(), 10);
+    let id = replication(&it.servers[old], "master_replid");
+    it.servers[(old + 2) % 3].kill();
+    it.ways[old].cut(Cut::All);
+    it.failed_over(old);
+    let new = it.primary();
+    acknowledged(&cache, 1).await;
+    it.servers[new].kill();
+    it.ways[old].reset();
+    it.ways[old].mend();
+    it.failed_over(new);
+    assert_eq!(replication(&it.servers[old], "master_replid"), id);
+    let other = proven(&it.url(), Consistency::L2Only).await;
+    assert_eq!(other.get_or_load_async(&1, || value(11)).await.unwrap(), 11);
+}
+
+/// The first replica of a server changes its replication id, but loses no data.
+#[tokio::test(flavor = "multi_thread")]
+async fn attaching_the_first_replica_serves_no_old_value_and_recovers() {
+    let (server, replica) = (Server::start(), Server::start());
+    let one = proven(&server.url(), Consistency::Realtime).await;
+    let other = proven(&server.url(), Consistency::Realtime).await;
+    for cache in [&one, &other] {
+        cache.get_or_load_async(&1, || value(10)).await.unwrap();
+    }
+    let id = replication(&server, "master_replid");
+    follow(&replica, server.port());
+    is_followed(&server);
+    assert_ne!(replication(&server, "master_replid"), id);
+    acknowledged(&one, 1).await;
+    assert_eq!(other.get_or_load_async(&1, || value(11)).await.unwrap(), 11);
+    for cache in [&one, &other] {
+        soon("proven", || cache.health().proven_for.is_some()).await;
+    }
+    assert_eq!(one.get(&1).await, Some(11));
+}
+
+/// Returns a URL whose first connection goes to the server `first`, and all others to the server `then`.
+async fn splitting(first: SocketAddr, then: SocketAddr) -> String {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        let mut target = first;
+        while let Ok((mut client, _)) = listener.accept().await {
+            let to = std::mem::replace(&mut target, then);
+            tokio::spawn(async move {
+                let mut server = TcpStream::connect(to).await.unwrap();
+                // An error means that the connection was closed.
+                let _ = copy_bidirectional(&mut client, &mut server).await;
+            });
+        }
+    });
+    format!("redis://127.0.0.1:{port}/")
+}
+
+/// The address begins to lead to another server between two connections of one process.
+#[tokio::test(flavor = "multi_thread")]
+async fn replica_of_the_new_primary_does_not_confirm_a_change_on_the_old_one() {
+    let (old, new, replica) = (Server::start(), Server::start(), Server::start());
+    follow(&replica, new.port());
+    is_followed(&new);
+    let waiting = |url: &str| {
+        builder::<u64>(url, Consistency::Realtime)
+            .replicas(1)
+            .build()
+    };
+    let reader = waiting(&new.url()).unwrap();
+    soon("proven", || reader.health().proven_for.is_some()).await;
+    assert_eq!(
+        reader.get_or_load_async(&1, || value(10)).await.unwrap(),
+        10
+    );
+    let writer = waiting(&splitting(old.address(), new.address()).await).unwrap();
+    acknowledged(&writer, 1).await;
+    assert_eq!(
+        reader.get_or_load_async(&1, || value(11)).await.unwrap(),
+        11
+    );
+}
+
+/// The old primary has lost its replica without notice, and has no state of the namespace yet.
+#[tokio::test(flavor = "multi_thread")]
+async fn primary_without_its_replicas_is_not_trusted() {
+    let (old, new, replica) = (Server::start(), Server::start(), Server::start());
+    let feed = Proxy::start(old.address()).await;
+    follow(&new, feed.port());
+    is_followed(&old);
+    feed.cut(Cut::All);
+    let () = new.command(&[b"REPLICAOF", b"NO", b"ONE"]);
+    follow(&replica, new.port());
+    is_followed(&new);
+    let waiting = |url: &str| {
+        let builder = builder::<u64>(url, Consistency::Realtime).replicas(1);
+        builder.heartbeat(Duration::from_secs(1)).build().unwrap()
+    };
+    let writer = waiting(&new.url());
+    soon("proven", || writer.health().proven_for.is_some()).await;
+    acknowledged(&writer, 1).await;
+    // The address still leads this cache to the old primary.
+    let reader = waiting(&old.url());
+    soon("it has tried", || reader.health().last_error.is_some()).await;
+    assert!(reader.health().proven_for.is_none());
+    assert_eq!(
+        reader.get_or_load_async(&1, || value(10)).await.unwrap(),
+        10
+    );
+    acknowledged(&writer, 1).await;
+    assert_eq!(
+        reader.get_or_load_async(&1, || value(11)).await.unwrap(),
+        11
+    );
+}
+
+/// The primary may be contacted under any of its names.
+#[tokio::test(flavor = "multi_thread")]
+async fn primary_of_a_cluster_needs_the_votes_of_others() {
+    let cluster = Cluster::start();
+    let primary = cluster.primaries(cluster.slot("test"))[0].0;
+    for host in ["127.0.0.1", "localhost"] {
+        let port = cluster.servers[primary].port();
+        let cache = proven(
+            &format!("redis-cluster://{host}:{port}"),
+            Consistency::L2Only,
+        )
+        .await;
+        acknowledged(&cache, 1).await;
+        let others = (0..6).filter(|place| *place != primary);
+        for place in others.clone() {
+            cluster.servers[place].pause();
+        }
+        let propagation = cache.invalidate(&1).await;
+        for place in others {
+            cluster.servers[place].resume();
+        }
+        assert_eq!(propagation, Propagation::Queued, "{host}");
+        cluster.settled();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_for_votes_are_reused() {
+    let cluster = Cluster::start();
+    let primaries = cluster.primaries(cluster.slot("test"));
+    let is_primary = |place: &usize| primaries.iter().any(|(primary, _)| primary == place);
+    let port = |place: usize| cluster.servers[place].port();
+    let (first, second) = (port(primaries[0].0), port(primaries[1].0));
+    let replica = port((0..6).find(|place| !is_primary(place)).unwrap());
+    let received = || -> u64 {
+        let of = |server: &Server| -> u64 {
+            let info: InfoDict = server.command(&[b"INFO", b"stats"]);
+            info.get("total_connections_received").unwrap()
+        };
+        cluster.servers.iter().map(of).sum()
+    };
+    for seeds in [
+        format!("127.0.0.1:{first},127.0.0.1:{second}"),
+        format!("localhost:{first},localhost:{second}"),
+        format!("127.0.0.1:{first},127.0.0.1:{replica}"),
+    ] {
+        let url = format!("redis-cluster://{seeds}");
+        let cache = proven(&url, Consistency::L2Only).await;
+        let before = received();
+        for key in 0..300 {
+            acknowledged(&cache, key).await;
+        }
+        // The request of the test itself takes six connections.
+        assert!(received() - before < 30, "{seeds}: {}", received() - before);
+    }
+}
+
+/// The dead primary closes no connection, so a client that connects to it gets no error.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_call_waits_for_a_connection_to_a_dead_primary() {
+    let it = Replicated::start().await;
+    let old = it.primary();
+    // Connecting may take eight deadlines.
+    let cache = builder::<u64>(&it.url(), Consistency::L2Only).deadline(Duration::from_secs(4));
+    let cache = cache.build().unwrap();
+    soon("proven", || cache.health().proven_for.is_some()).await;
+    it.ways[old].cut(Cut::All);
+    let traffic = cache.clone();
+    let traffic = tokio::spawn(async move {
+        loop {
+            traffic.invalidate(&1).await;
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    });
+    it.failed_over(old);
+    let begun = Instant::now();
+    soon("it works", || cache.health().proven_for.is_some()).await;
+    traffic.abort();
+    assert!(
+        begun.elapsed() < Duration::from_secs(10),
+        "{:?}",
+        begun.elapsed()
+    );
+}
+
+/// All sentinels announce the failover, one after the other.
+#[tokio::test(flavor = "multi_thread")]
+async fn failover_ends_the_subscription_once() {
+    let it = Replicated::start().await;
+    let cache = proven(&it.url(), Consistency::Realtime).await;
+    let old = it.primary();
+    let before = cache.health().subscriptions;
+    it.fail_over();
+    it.failed_over(old);
+    it.settled();
+    soon("proven", || cache.health().proven_for.is_some()).await;
+    acknowledged(&cache, 1).await;
+    assert_eq!(cache.health().subscriptions, before + 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn hanging_sentinel_delays_nothing_and_dropped_cache_releases_the_sentinels() {
+    let it = Replicated::start().await;
+    let before = it.clients_of_sentinels();
+    let cache = proven(&it.url(), Consistency::Realtime).await;
+    assert!(it.clients_of_sentinels() > before);
+    it.pause_sentinel(1);
+    for key in 0..100 {
+        assert_eq!(cache.invalidate(&key).await, Propagation::Acknowledged);
+    }
+    it.resume_sentinel(1);
+    drop(cache);
+    soon("connections are closed", || {
+        it.clients_of_sentinels() <= before
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn clock_of_the_server_that_is_set_back_delays_no_change() {
+    let server = Server::start();
+    let cache = proven(&server.url(), Consistency::Realtime).await;
+    acknowledged(&cache, 1).await;
+    let (seconds, _): (u64, u64) = server.command(&[b"TIME"]);
+    // The entry of a reader from the time before the clock was set back.
+    let end = ((seconds + 600) * 1_000).to_string();
+    let _: u64 = server.command(&[b"ZADD", b"hotset:{test}:readers", end.as_bytes(), b""]);
+    let begun = Instant::now();
+    acknowledged(&cache, 1).await;
+    assert!(begun.elapsed() < Duration::from_secs(5));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn missing_right_on_a_voting_server_is_a_warning() {
+    let cluster = Cluster::start();
+    for server in &cluster.servers {
+        let rights = "ACL SETUSER app on >secret ~* &* +@all -cluster|nodes";
+        let () = server.command(&rights.split(' ').map(str::as_bytes).collect::<Vec<_>>());
+    }
+    let url = cluster.url().replace("://", "://app:secret@");
+    let cache: TieredCache<u64, u64> = builder(&url, Consistency::L2Only).build().unwrap();
+    let is_warned = || matches!(cache.health().warnings[..], [Warning::Forbidden(_)]);
+    soon("it is warned", is_warned).await;
+    assert!(!format!("{:?}", cache.health()).contains("secret"));
+}

@@ -1,0 +1,317 @@
+//! Failovers under load: no read returns a value older than an acknowledged change, and every call ends.
+
+use super::checker::{Kind, Operation, Summary, Time, assert_allowed, now};
+use super::history::{BOUND, GRAIN, Workers};
+use super::servers::cluster::Cluster;
+use super::servers::replicated::{Replicated, url};
+use super::servers::{Cut, Proxy, Server, soon};
+use super::{builder, value};
+use hotset::{Consistency, Propagation};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+/// A fault that was injected, and its time.
+struct Fault {
+    what: &'static str,
+    from: Time,
+}
+
+/// Returns the longest time without an acknowledged write between two points in time.
+fn longest_gap(history: &[Operation], from: Time, until: Time) -> Duration {
+    let acknowledged = history.iter().filter_map(|it| match it.kind {
+        Kind::Acknowledged(at) => Some(at),
+        _ => None,
+    });
+    let mut times: Vec<Time> = acknowledged
+        .filter(|at| (from..until).contains(at))
+        .collect();
+    times.push(from);
+    times.sort_unstable();
+    let gaps = times.windows(2).map(|pair| pair[1] - pair[0]);
+    Duration::from_nanos(gaps.max().unwrap_or(0))
+}
+
+fn assert_recovered_and_allowed(history: &[Operation], faults: &[Fault], bound: Duration) {
+    let next = faults.iter().skip(1).map(|fault| fault.from);
+    for (fault, next) in faults.iter().zip(next.chain([Time::MAX])) {
+        let gap = longest_gap(history, fault.from, next);
+        // After the election of a new primary, recovery takes a few heartbeats.
+        assert!(gap < Duration::from_secs(15), "{gap:?}");
+        println!("{}: nothing was acknowledged for {gap:.1?}", fault.what);
+    }
+    assert_allowed(history, bound);
+}
+
+/// Waits until a hundred writes that began after `since` are acknowledged.
+async fn working(workers: &Workers, since: Time) {
+    let is_acknowledged =
+        |it: &&Operation| it.begun > since && matches!(it.kind, Kind::Acknowledged(_));
+    let begun = Instant::now();
+    while workers.noted().iter().filter(is_acknowledged).count() < 100 {
+        assert!(
+            begun.elapsed() < Duration::from_secs(60),
+            "it has not recovered"
+        );
+        pause(200).await;
+    }
+}
+
+/// Waits while the workers continue.
+async fn pause(millis: u64) {
+    tokio::time::sleep(Duration::from_millis(millis)).await;
+}
+
+/// Workers on two sides of a network, and the faults so far.
+struct Sentinels {
+    replicated: Replicated,
+    /// The proxies through which half of the workers reach the sentinels.
+    near: Vec<Proxy>,
+    workers: Workers,
+    faults: Vec<Fault>,
+}
+
+impl Sentinels {
+    async fn start(consistency: &'static str) -> Self {
+        let replicated = Replicated::start().await;
+        let mut near = Vec::new();
+        for sentinel in replicated.sentinels() {
+            near.push(Proxy::start(sentinel).await);
+        }
+        let (far, through) = (replicated.url(), url(near.iter().map(Proxy::port)));
+        let urls = [&far, &through, &far, &through].map(Clone::clone);
+        let workers = Workers::start(consistency, urls.into());
+        working(&workers, now()).await;
+        Self {
+            replicated,
+            near,
+            workers,
+            faults: Vec::new(),
+        }
+    }
+
+    /// Injects a fault into the primary, and waits until another server takes over.
+    fn fail(&mut self, what: &'static str, fault: impl FnOnce(&mut Self, usize)) -> usize {
+        let old = self.replicated.primary();
+        self.faults.push(Fault { what, from: now() });
+        fault(self, old);
+        self.replicated.failed_over(old);
+        old
+    }
+
+    async fn kill(&mut self) {
+        let old = self.fail("primary killed", |it, old| {
+            it.replicated.servers[old].kill();
+        });
+        pause(2_000).await;
+        self.replicated.rejoin(old);
+        self.settled().await;
+    }
+
+    /// Cuts half of the clients off from the sentinels, but not from the old primary. The others reach all servers.
+    async fn cut_off(&mut self) {
+        let old = self.fail("primary cut off from all but clients", |it, old| {
+            it.replicated.isolate(old);
+            for way in &it.near {
+                way.cut(Cut::All);
+            }
+        });
+        pause(2_000).await;
+        self.replicated.ways[old].mend();
+        self.near.iter().for_each(Proxy::mend);
+        self.settled().await;
+    }
+
+    /// Pauses the primary. After it resumes, it does not know how long it was paused, and processes the commands that
+    /// were sent.
+    async fn pause(&mut self) {
+        let old = self.fail("primary paused", |it, old| {
+            it.replicated.servers[old].pause();
+        });
+        self.replicated.servers[old].resume();
+        pause(2_000).await;
+        self.settled().await;
+    }
+
+    async fn settled(&self) {
+        self.replicated.settled();
+        working(&self.workers, now()).await;
+    }
+
+    fn end(self, bound: Duration) {
+        let history = self.workers.end();
+        println!("{}", Summary(&history));
+        assert_recovered_and_allowed(&history, &self.faults, bound);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn realtime_reads_are_correct_during_sentinel_failovers() {
+    let mut sentinels = Sentinels::start("realtime").await;
+    sentinels.kill().await;
+    sentinels.cut_off().await;
+    sentinels.cut_off().await;
+    sentinels.pause().await;
+    sentinels.end(Duration::ZERO);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn l2_only_reads_are_correct_during_sentinel_failovers() {
+    let mut sentinels = Sentinels::start("l2only").await;
+    sentinels.cut_off().await;
+    sentinels.end(Duration::ZERO);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bounded_reads_are_within_their_bound_during_sentinel_failovers() {
+    let mut sentinels = Sentinels::start("bounded").await;
+    sentinels.cut_off().await;
+    sentinels.end(BOUND + GRAIN);
+}
+
+/// The old primary neither answers nor closes connections, and the next regular check is far off.
+#[tokio::test(flavor = "multi_thread")]
+async fn failover_is_detected_by_the_message_of_the_sentinels() {
+    let replicated = Replicated::start().await;
+    let cache = builder::<u64>(&replicated.url(), Consistency::Realtime);
+    let cache = cache.heartbeat(Duration::from_secs(60)).build().unwrap();
+    soon("proven", || cache.health().proven_for.is_some()).await;
+    let old = replicated.primary();
+    replicated.servers[old].pause();
+    replicated.failed_over(old);
+    soon("it listens to another", || {
+        let health = cache.health();
+        health.subscriptions == 2 && health.proven_for.is_some()
+    })
+    .await;
+    replicated.servers[old].resume();
+    assert_eq!(cache.get_or_load_async(&1, || value(10)).await.unwrap(), 10);
+    assert_eq!(
+        replicated.servers[replicated.primary()]
+            .entries("test")
+            .len(),
+        1
+    );
+}
+
+/// The process does not know that it was paused, and that the server which it reaches is no longer the primary.
+#[tokio::test(flavor = "multi_thread")]
+async fn resumed_process_does_not_read_from_demoted_primary() {
+    let replicated = Replicated::start().await;
+    let mut near = Vec::new();
+    for sentinel in replicated.sentinels() {
+        near.push(Proxy::start(sentinel).await);
+    }
+    let near_url = url(near.iter().map(Proxy::port));
+    let far = builder::<u64>(&replicated.url(), Consistency::L2Only);
+    let far = far.build().unwrap();
+    soon("proven", || far.health().proven_for.is_some()).await;
+    assert_eq!(far.insert(1, 10).await, Propagation::Acknowledged);
+
+    // All tasks of the process run in one thread, which the test stops and resumes.
+    let (is_stopped, stopped) = mpsc::channel();
+    let (go, go_on) = mpsc::channel();
+    let paused = std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build();
+        runtime.unwrap().block_on(async {
+            let near = builder::<u64>(&near_url, Consistency::L2Only)
+                .build()
+                .unwrap();
+            soon("proven", || near.health().proven_for.is_some()).await;
+            assert_eq!(near.get(&1).await, Some(10));
+            is_stopped.send(()).unwrap();
+            go_on.recv().unwrap();
+            near.get(&1).await
+        })
+    });
+    stopped.recv().unwrap();
+    let old = replicated.primary();
+    replicated.isolate(old);
+    for way in &near {
+        way.cut(Cut::All);
+    }
+    replicated.failed_over(old);
+    let listens = || far.health().subscriptions == 2 && far.health().proven_for.is_some();
+    soon("it listens to another", listens).await;
+    assert_eq!(far.insert(1, 11).await, Propagation::Acknowledged);
+    go.send(()).unwrap();
+    assert_eq!(paused.join().unwrap(), None);
+}
+
+/// Like a managed primary without sentinels: one address, which begins to lead to another
+/// server. Half of the clients stay connected to the old server, which does not know that it was replaced.
+#[tokio::test(flavor = "multi_thread")]
+async fn realtime_reads_are_correct_while_an_address_moves_to_another_server() {
+    let (mut old, new) = (Server::start(), Server::start());
+    let feed = Proxy::start(old.address()).await;
+    let port = feed.port().to_string();
+    let () = new.command(&[b"REPLICAOF", b"127.0.0.1", port.as_bytes()]);
+    let (stay, go) = (
+        Proxy::start(old.address()).await,
+        Proxy::start(old.address()).await,
+    );
+    let urls = [&go, &stay, &go, &stay].map(Proxy::url);
+    let workers = Workers::start("realtime-wait", urls.into());
+    working(&workers, now()).await;
+
+    let fault = Fault {
+        what: "address moved",
+        from: now(),
+    };
+    feed.cut(Cut::All);
+    let () = new.command(&[b"REPLICAOF", b"NO", b"ONE"]);
+    go.lead_to(new.address());
+    pause(3_000).await;
+    // The new primary gets a replica, too.
+    old.kill();
+    stay.lead_to(new.address());
+    old.restart();
+    let port = new.port().to_string();
+    let () = old.command(&[b"REPLICAOF", b"127.0.0.1", port.as_bytes()]);
+    working(&workers, now()).await;
+
+    let history = workers.end();
+    println!("{}", Summary(&history));
+    assert_recovered_and_allowed(&history, &[fault], Duration::ZERO);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn realtime_reads_are_correct_during_failovers_and_a_slot_migration_of_a_cluster() {
+    let mut cluster = Cluster::start();
+    let workers = Workers::start("realtime", vec![cluster.url(); 4]);
+    let slot = cluster.slot("test");
+    working(&workers, now()).await;
+    let mut faults = Vec::new();
+    let mut fault = |what| faults.push(Fault { what, from: now() });
+
+    fault("slot moved");
+    cluster.move_slot(slot);
+    working(&workers, now()).await;
+
+    let old = cluster.primaries(slot)[0].0;
+    fault("primary killed");
+    cluster.servers[old].kill();
+    cluster.failed_over(slot, old);
+    pause(2_000).await;
+    cluster.servers[old].restart();
+    cluster.settled();
+    working(&workers, now()).await;
+
+    let old = cluster.primaries(slot)[0].0;
+    fault("primary paused");
+    cluster.servers[old].pause();
+    cluster.failed_over(slot, old);
+    cluster.servers[old].resume();
+    pause(2_000).await;
+    cluster.settled();
+    working(&workers, now()).await;
+
+    fault("slot moved");
+    cluster.move_slot(slot);
+    working(&workers, now()).await;
+
+    let history = workers.end();
+    println!("{}", Summary(&history));
+    assert_recovered_and_allowed(&history, &faults, Duration::ZERO);
+}

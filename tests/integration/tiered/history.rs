@@ -1,0 +1,359 @@
+//! Histories of the reads and writes of several processes during random failures.
+
+use super::checker::{Kind, Operation, Summary, Time, assert_allowed, now, parse, violations};
+use super::servers::{Cut, Proxy, Server};
+use super::worker::{Database, Worker, kind_of};
+use super::{MINUTE, builder};
+use hotset::{Consistency, TieredCache};
+use rand::rngs::SmallRng;
+use rand::{RngExt, SeedableRng};
+use rustix::process::Signal;
+use std::fmt::Write as _;
+use std::fs::File;
+use std::io::Write as _;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+use tokio::sync::Mutex;
+use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
+
+const KEYS: u64 = 40;
+
+fn class(name: &str) -> Consistency {
+    match name {
+        "realtime" | "realtime-wait" => Consistency::Realtime,
+        "l2only" => Consistency::L2Only,
+        "bounded" => Consistency::Bounded(BOUND),
+        // This class is weaker than the one that the history is checked against, so the checker must detect it.
+        "planted" => MINUTE,
+        _ => unreachable!("{name}"),
+    }
+}
+
+pub(crate) const BOUND: Duration = Duration::from_millis(300);
+
+/// The resolution of the coarse clock.
+pub(crate) const GRAIN: Duration = Duration::from_millis(20);
+
+/// The shared state of the tasks of one worker.
+struct Actor {
+    cache: TieredCache<u64, u64>,
+    database: Database,
+    process: usize,
+    processes: u64,
+    /// A lock for each key, so that its numbers rise.
+    writing: Vec<Mutex<()>>,
+    notes: UnboundedSender<Operation>,
+    stop: AtomicBool,
+}
+
+/// Runs a worker, which reads and writes until it is stopped, and records its operations.
+pub(crate) async fn work(url: &str, database: Database, words: &[&str]) {
+    let [process, processes, consistency, log] = words else {
+        unreachable!("who, of how many, how, and where to note it");
+    };
+    let mut log = File::create(log).unwrap();
+    let (notes, mut noted) = unbounded_channel::<Operation>();
+    let noting = tokio::task::spawn_blocking(move || {
+        let mut lines = String::new();
+        while let Some(operation) = noted.blocking_recv() {
+            writeln!(lines, "{operation}").unwrap();
+            while let Ok(operation) = noted.try_recv() {
+                writeln!(lines, "{operation}").unwrap();
+            }
+            log.write_all(lines.as_bytes()).unwrap();
+            lines.clear();
+        }
+    });
+    let cache = builder::<u64>(url, class(consistency));
+    let cache = cache.replicas(u64::from(*consistency == "realtime-wait"));
+    let actor = Actor {
+        cache: cache.deadline(Duration::from_millis(100)).build().unwrap(),
+        database,
+        process: process.parse().unwrap(),
+        processes: processes.parse().unwrap(),
+        writing: (0..KEYS).map(|_| Mutex::new(())).collect(),
+        notes,
+        stop: AtomicBool::new(false),
+    };
+    let tasks = futures_util::future::join_all((0..8).map(|_| actor.act()));
+    let told = async {
+        super::worker::command().await;
+        actor.stop.store(true, SeqCst);
+    };
+    tokio::join!(tasks, told);
+    drop(actor);
+    noting.await.unwrap();
+    println!("> done");
+}
+
+impl Actor {
+    async fn act(&self) {
+        let mut random = SmallRng::from_rng(&mut rand::rng());
+        while !self.stop.load(SeqCst) {
+            let key = random.random_range(0..KEYS);
+            match random.random_range(0..100) {
+                0..80 => self.read(key).await,
+                80..85 => self.look(key).await,
+                85..90 => {
+                    self.read_many([key, (key + 7) % KEYS, (key + 9) % KEYS])
+                        .await;
+                }
+                _ if key % 2 == 0 => self.bump(key).await,
+                _ if key / 2 % self.processes == self.process as u64 % self.processes => {
+                    self.write_through(key).await;
+                }
+                _ => {}
+            }
+            let pause = random.random_range(0..2_000);
+            tokio::time::sleep(Duration::from_micros(pause)).await;
+        }
+    }
+
+    fn note(&self, key: u64, begun: Time, kind: Kind, number: u64) {
+        let operation = Operation {
+            process: self.process,
+            key,
+            begun,
+            kind,
+            number,
+        };
+        self.notes.send(operation).unwrap();
+    }
+
+    async fn read(&self, key: u64) {
+        let begun = now();
+        let load = || async { Ok::<_, ()>(self.database.get(key).await) };
+        let number = self.cache.get_or_load_async(&key, load).await.unwrap();
+        self.note(key, begun, Kind::Read(now()), number);
+    }
+
+    async fn look(&self, key: u64) {
+        let begun = now();
+        if let Some(number) = self.cache.get(&key).await {
+            self.note(key, begun, Kind::Read(now()), number);
+        }
+    }
+
+    async fn read_many(&self, keys: [u64; 3]) {
+        let begun = now();
+        let load = |missing: Vec<u64>| async {
+            let mut rows = Vec::new();
+            for key in missing {
+                rows.push((key, self.database.get(key).await));
+            }
+            Ok::<_, ()>(rows)
+        };
+        let numbers = self
+            .cache
+            .get_many_or_load_async(&keys, load)
+            .await
+            .unwrap();
+        for (key, number) in keys.into_iter().zip(numbers) {
+            self.note(key, begun, Kind::Read(now()), number.unwrap());
+        }
+    }
+
+    /// Changes the key in the database and invalidates it. Any process may do this.
+    async fn bump(&self, key: u64) {
+        let begun = now();
+        let number = self.database.bump(key).await;
+        let propagation = self.cache.invalidate(&key).await;
+        self.note(key, begun, kind_of(propagation), number);
+    }
+
+    /// Writes the key through the cache. Only one process does this for a key.
+    async fn write_through(&self, key: u64) {
+        let _alone = self.writing[usize::try_from(key).unwrap()].lock().await;
+        let begun = now();
+        let number = self.database.get(key).await + 1;
+        let write = |number| async move {
+            self.database.set(key, number).await;
+            Ok::<_, ()>(())
+        };
+        let propagation = self.cache.write_through(key, number, write).await.unwrap();
+        self.note(key, begun, kind_of(propagation), number);
+    }
+}
+
+/// Several workers, each with its own URL of Redis, and their histories.
+pub(crate) struct Workers {
+    consistency: &'static str,
+    urls: Vec<String>,
+    database: Server,
+    all: Vec<Worker>,
+    logs: TempDir,
+    started: usize,
+}
+
+impl Workers {
+    pub(crate) fn start(consistency: &'static str, urls: Vec<String>) -> Self {
+        let mut workers = Self {
+            consistency,
+            urls,
+            database: Server::start(),
+            all: Vec::new(),
+            logs: tempfile::tempdir().unwrap(),
+            started: 0,
+        };
+        for at in 0..workers.urls.len() {
+            let worker = workers.worker(at);
+            workers.all.push(worker);
+        }
+        workers
+    }
+
+    /// Starts a worker. Its number is new, because the queue of a killed worker is lost. Modulo the number of workers
+    /// it is that of its place, which selects the keys that it writes.
+    fn worker(&mut self, at: usize) -> Worker {
+        let workers = self.urls.len();
+        let process = self.started / workers * workers + at;
+        self.started += 1;
+        let log = self.logs.path().join(process.to_string());
+        Worker::start(&format!(
+            "history {} {} {process} {workers} {} {}",
+            self.urls[at],
+            self.database.url(),
+            self.consistency,
+            log.display()
+        ))
+    }
+
+    /// Kills a worker, and starts another one with a new number in its place.
+    fn replace(&mut self, at: usize) {
+        self.all[at].kill();
+        self.started = self.started.div_ceil(self.urls.len()) * self.urls.len();
+        self.all[at] = self.worker(at);
+    }
+
+    /// Returns the operations that the workers have recorded so far.
+    pub(crate) fn noted(&self) -> Vec<Operation> {
+        let logs = std::fs::read_dir(self.logs.path()).unwrap();
+        let logs = logs.map(|log| std::fs::read_to_string(log.unwrap().path()).unwrap());
+        logs.flat_map(|log| log.lines().filter_map(parse).collect::<Vec<_>>())
+            .collect()
+    }
+
+    /// Ends the workers, and returns the operations that they have recorded.
+    pub(crate) fn end(mut self) -> Vec<Operation> {
+        for worker in &mut self.all {
+            worker.tell("stop");
+        }
+        for worker in &mut self.all {
+            assert_eq!(worker.answer(), "done");
+        }
+        self.noted()
+    }
+}
+
+/// A run of several workers during random failures.
+struct Run {
+    server: Server,
+    proxies: Vec<Proxy>,
+    workers: Workers,
+    random: SmallRng,
+}
+
+impl Run {
+    async fn start(consistency: &'static str, workers: usize) -> Self {
+        let server = Server::start();
+        let mut proxies = Vec::new();
+        for _ in 0..workers {
+            proxies.push(Proxy::start(server.address()).await);
+        }
+        let urls = proxies.iter().map(Proxy::url).collect();
+        Self {
+            server,
+            proxies,
+            workers: Workers::start(consistency, urls),
+            random: SmallRng::from_rng(&mut rand::rng()),
+        }
+    }
+
+    async fn pause(&mut self, most: u64) {
+        let pause = self.random.random_range(most / 5..most);
+        tokio::time::sleep(Duration::from_millis(pause)).await;
+    }
+
+    /// Injects a random failure and repairs it.
+    async fn fail(&mut self) {
+        let at = self.random.random_range(0..self.proxies.len());
+        match self.random.random_range(0..10) {
+            0..3 => {
+                let what = [Cut::Subscriptions, Cut::All][self.random.random_range(0..2)];
+                self.proxies[at].cut(what);
+                self.pause(600).await;
+                self.proxies[at].mend();
+            }
+            3 => {
+                self.proxies[at].reset();
+                self.pause(200).await;
+                self.proxies[at].mend();
+            }
+            4..7 => {
+                self.workers.all[at].signal(Signal::STOP);
+                self.pause(600).await;
+                self.workers.all[at].signal(Signal::CONT);
+            }
+            7 => {
+                self.server.pause();
+                self.pause(500).await;
+                self.server.resume();
+            }
+            8 => {
+                self.server.kill();
+                self.pause(300).await;
+                self.server.restart();
+            }
+            _ => self.workers.replace(at),
+        }
+    }
+}
+
+async fn history_of(consistency: &'static str, workers: usize, time: Duration) -> Vec<Operation> {
+    let mut run = Run::start(consistency, workers).await;
+    let begun = Instant::now();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let mut faults = 0;
+    while begun.elapsed() < time {
+        run.fail().await;
+        faults += 1;
+        run.pause(400).await;
+    }
+    let history = run.workers.end();
+    println!("{consistency}: {}, {faults} faults", Summary(&history));
+    history
+}
+
+/// Returns the duration of each history. Longer histories find rarer violations.
+fn seconds() -> Duration {
+    let seconds = std::env::var("HOTSET_HISTORY_SECONDS");
+    Duration::from_secs(seconds.map_or(20, |seconds| seconds.parse().unwrap()))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn realtime_reads_of_six_processes_are_correct_during_random_failures() {
+    let history = history_of("realtime", 6, seconds()).await;
+    assert_allowed(&history, Duration::ZERO);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn l2_only_reads_are_correct_during_random_failures() {
+    let history = history_of("l2only", 4, seconds() / 2).await;
+    assert_allowed(&history, Duration::ZERO);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bounded_reads_are_within_their_bound_during_random_failures() {
+    let history = history_of("bounded", 4, seconds() / 2).await;
+    assert_allowed(&history, BOUND + GRAIN);
+}
+
+/// The checker must detect caches that serve from L1 without proof.
+#[tokio::test(flavor = "multi_thread")]
+async fn history_checker_detects_reads_without_proof() {
+    let history = history_of("planted", 4, seconds() / 4).await;
+    let wrong = violations(&history, Duration::ZERO);
+    println!("{} wrong", wrong.len());
+    assert!(!wrong.is_empty());
+}

@@ -1,0 +1,335 @@
+//! Futures that are not polled and loaders that hang, over Redis.
+
+use super::servers::{Server, soon};
+use super::{MINUTE, fails, value};
+use futures_util::{StreamExt, stream};
+use hotset::{Consistency, LocalCache, TieredCache};
+use std::future::{Future, pending};
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+use tokio::task::JoinHandle;
+
+/// A lease whose end tests wait for.
+const LEASE: Duration = Duration::from_millis(200);
+
+/// The longest time that a test waits for a call that must end.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+async fn cache_with(
+    server: &Server,
+    consistency: Consistency,
+    set_up: impl FnOnce(hotset::LocalCacheBuilder<u64, u64>) -> hotset::LocalCacheBuilder<u64, u64>,
+) -> TieredCache<u64, u64> {
+    let cache = set_up(LocalCache::builder().capacity(10_000).lease(LEASE))
+        .redis(server.url(), "test")
+        .consistency(consistency)
+        .heartbeat(Duration::from_millis(100))
+        .deadline(Duration::from_secs(2))
+        .build()
+        .unwrap();
+    soon("proven", || cache.health().proven_for.is_some()).await;
+    cache
+}
+
+fn poll<F: Future>(future: &mut Pin<Box<F>>) -> Poll<F::Output> {
+    future
+        .as_mut()
+        .poll(&mut Context::from_waker(Waker::noop()))
+}
+
+async fn in_time<F: Future>(future: F) -> F::Output {
+    let timed = tokio::time::timeout(PATIENCE, future).await;
+    timed.expect("waited in vain")
+}
+
+/// Runs without an end, as a loader that hangs.
+async fn hang() -> Result<u64, &'static str> {
+    pending().await
+}
+
+/// The stream keeps more loads in flight than there are permits by default.
+#[tokio::test(flavor = "multi_thread")]
+async fn buffered_stream_whose_body_asks_the_cache_ends_and_other_tasks_go_on() {
+    let server = Server::start();
+    for consistency in [Consistency::Realtime, MINUTE, Consistency::L2Only] {
+        let cache = cache_with(&server, consistency, |local| local).await;
+        let others = cache.clone();
+        let others = tokio::spawn(async move {
+            for key in 10_000..10_300 {
+                let got = others.get_or_load_async(&key, || value(key)).await;
+                assert_eq!(got.unwrap(), key);
+            }
+        });
+        let rows = async {
+            let keys: Vec<u64> = (0..300).collect();
+            let rows = stream::iter(&keys).map(|key| {
+                let cache = &cache;
+                async move { cache.get_or_load_async(key, || value(*key)).await }
+            });
+            let mut rows = pin!(rows.buffered(100));
+            let mut count = 0;
+            while let Some(row) = rows.next().await {
+                let key = row.unwrap() + 1_000;
+                let body = async { cache.get_or_load_async(&key, || value(key)).await };
+                assert_eq!(body.await.unwrap(), key);
+                count += 1;
+            }
+            count
+        };
+        assert_eq!(in_time(rows).await, 300);
+        in_time(others).await.unwrap();
+        cache.clear().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn hanging_loader_of_one_key_leaves_permits_to_other_keys() {
+    let server = Server::start();
+    for consistency in [Consistency::Realtime, Consistency::L1Only] {
+        let cache = cache_with(&server, consistency, |local| local.max_concurrent_loads(2)).await;
+        let callers: Vec<_> = (0..10)
+            .map(|_| {
+                let cache = cache.clone();
+                tokio::spawn(async move { cache.get_or_load_async(&0, hang).await })
+            })
+            .collect();
+        for key in 1.. {
+            let got = in_time(cache.get_or_load_async(&key, || value(key))).await;
+            assert_eq!(got.unwrap(), key);
+            if cache.tier_stats().abandoned_loads > 2 {
+                break;
+            }
+        }
+        assert!(cache.health().overdue_loads > 0);
+        for caller in callers {
+            caller.abort();
+        }
+        soon("the loads end", || cache.health().overdue_loads == 0).await;
+        cache.clear().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn permit_offered_to_an_unpolled_future_passes_to_other_callers() {
+    let server = Server::start();
+    let cache = cache_with(&server, MINUTE, |local| local.max_concurrent_loads(1)).await;
+    let holder = tokio::spawn({
+        let cache = cache.clone();
+        async move { cache.get_or_load_async(&1, hang).await }
+    });
+    soon("it loads", || cache.tier_stats().loads == 1).await;
+    let keys = [2, 3, 4];
+    let mut unpolled: Vec<_> = keys
+        .iter()
+        .map(|key| Box::pin(cache.get_or_load_async(key, || value(*key))))
+        .collect();
+    let mut batch = Box::pin(cache.get_many_or_load_async(&[5, 6], pairs));
+    soon("they stand in the queue", || {
+        for future in &mut unpolled {
+            assert!(poll(future).is_pending());
+        }
+        assert!(poll(&mut batch).is_pending());
+        cache.tier_stats().queued_loads == 4
+    })
+    .await;
+    holder.abort();
+    for key in [2, 3, 4, 7] {
+        let got = in_time(cache.get_or_load_async(&key, || value(key))).await;
+        assert_eq!(got.unwrap(), key);
+    }
+    let found = in_time(cache.get_many_or_load_async(&[5, 6], pairs)).await;
+    assert_eq!(found.unwrap(), [Some(105), Some(106)]);
+    for (key, future) in keys.into_iter().zip(unpolled) {
+        assert_eq!(in_time(future).await.unwrap(), key);
+    }
+    assert_eq!(in_time(batch).await.unwrap(), [Some(105), Some(106)]);
+}
+
+/// Caches values of keys 1 and 2, and waits until they have expired.
+async fn leave_expired(cache: &TieredCache<u64, u64>) {
+    for key in [1, 2] {
+        let got = cache.get_or_load_async(&key, || value(key)).await;
+        assert_eq!(got.unwrap(), key);
+    }
+    while cache.get(&1).await.is_some() || cache.get(&2).await.is_some() {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// Starts a load of `key` that never ends.
+async fn begin_hanging(cache: &TieredCache<u64, u64>, key: u64) -> JoinHandle<()> {
+    let loads = cache.tier_stats().loads;
+    let hanging = tokio::spawn({
+        let cache = cache.clone();
+        async move { drop(cache.get_or_load_async(&key, hang).await) }
+    });
+    soon("it loads", || cache.tier_stats().loads > loads).await;
+    hanging
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn callers_that_wait_for_a_hanging_database_get_the_expired_value() {
+    let server = Server::start();
+    let set_up = |local: hotset::LocalCacheBuilder<u64, u64>| {
+        local
+            .lease(Duration::from_secs(60))
+            .max_concurrent_loads(1)
+            .time_to_live(Duration::from_millis(300))
+            .stale_if_error(Duration::from_secs(600))
+            .stale_if_slow(Duration::from_millis(20))
+    };
+    for consistency in [Consistency::Realtime, MINUTE] {
+        let one = cache_with(&server, consistency, set_up).await;
+        let other = cache_with(&server, consistency, set_up).await;
+        leave_expired(&one).await;
+        leave_expired(&other).await;
+        let hanging = begin_hanging(&one, 1).await;
+        // A waiter in the process that loads, a caller that finds no permit, and one that waits for the other process.
+        assert_eq!(in_time(one.get_or_load_async(&1, fails)).await.unwrap(), 1);
+        assert_eq!(in_time(one.get_or_load_async(&2, fails)).await.unwrap(), 2);
+        assert_eq!(
+            in_time(other.get_or_load_async(&1, fails)).await.unwrap(),
+            1
+        );
+        assert_eq!((one.stats().stale, other.stats().stale), (2, 1));
+        hanging.abort();
+        one.clear().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn caller_that_finds_no_permit_in_the_shadow_gets_the_expired_value() {
+    let server = Server::start();
+    let cache = cache_with(&server, MINUTE, |local| {
+        local
+            .lease(Duration::from_secs(60))
+            .max_concurrent_loads(1)
+            .time_to_live(Duration::from_millis(300))
+            .stale_if_error(Duration::from_secs(600))
+            .stale_if_slow(Duration::from_millis(20))
+    })
+    .await;
+    leave_expired(&cache).await;
+    cache.rollout().set_shadow(true);
+    let hanging = begin_hanging(&cache, 1).await;
+    let got = in_time(cache.get_or_load_async(&2, fails)).await;
+    assert_eq!(got.unwrap(), 2);
+    hanging.abort();
+}
+
+/// The bound has passed when a value arrives in L1, whatever the machine's speed.
+const PASSED: Consistency = Consistency::Bounded(Duration::from_nanos(1));
+
+#[tokio::test(flavor = "multi_thread")]
+async fn value_that_expires_on_its_way_to_l1_is_kept_only_to_serve_where_a_load_fails() {
+    let server = Server::start();
+    for stale_if_error in [true, false] {
+        let cache = cache_with(&server, PASSED, |local| {
+            let local = local.time_to_live(Duration::from_millis(100));
+            if stale_if_error {
+                local.stale_if_error(Duration::from_secs(600))
+            } else {
+                local
+            }
+        })
+        .await;
+        let loaded = cache.get_or_load_async(&1, || value(1)).await;
+        assert_eq!(loaded.unwrap(), 1);
+        assert_eq!(cache.stats().entries, u64::from(stale_if_error));
+        soon("Redis holds nothing", || server.entries("test").is_empty()).await;
+        let served = cache.get_or_load_async(&1, fails).await;
+        assert_eq!(served.ok(), stale_if_error.then_some(1));
+    }
+}
+
+/// Returns a cache with expired values of keys 1 and 2, while another process loads key 1 and never ends. The second
+/// result keeps that process alive.
+async fn batch_beside_a_hanging_process(
+    set_up: impl Fn(hotset::LocalCacheBuilder<u64, u64>) -> hotset::LocalCacheBuilder<u64, u64>,
+) -> (TieredCache<u64, u64>, impl Sized) {
+    let server = Server::start();
+    let set_up = |local: hotset::LocalCacheBuilder<u64, u64>| {
+        let local = local.lease(Duration::from_secs(60));
+        set_up(
+            local
+                .max_concurrent_loads(1)
+                .time_to_live(Duration::from_millis(300))
+                .stale_if_error(Duration::from_secs(600)),
+        )
+    };
+    let one = cache_with(&server, MINUTE, &set_up).await;
+    let other = cache_with(&server, MINUTE, &set_up).await;
+    leave_expired(&other).await;
+    let hanging = begin_hanging(&one, 1).await;
+    (other, (server, one, hanging))
+}
+
+/// Loads several keys.
+async fn pairs(keys: Vec<u64>) -> Result<Vec<(u64, u64)>, &'static str> {
+    Ok(keys.into_iter().map(|key| (key, key + 100)).collect())
+}
+
+async fn assert_batch_gets_the_expired_value(cache: &TieredCache<u64, u64>) {
+    let batch = cache.get_many_or_load_async(&[1, 2], pairs);
+    let found = in_time(batch).await.unwrap();
+    // On a busy machine the time may be over before key 2 is loaded, too.
+    assert!(found[0] == Some(1) && [Some(2), Some(102)].contains(&found[1]));
+    assert!(cache.stats().stale >= 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn batch_that_waits_for_another_process_gets_the_expired_value_instead_of_a_timeout() {
+    let (cache, _others) =
+        batch_beside_a_hanging_process(|local| local.wait_timeout(Duration::from_millis(150)))
+            .await;
+    assert_batch_gets_the_expired_value(&cache).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn batch_that_waits_for_another_process_gets_the_expired_value_if_that_is_slow() {
+    let (cache, _others) =
+        batch_beside_a_hanging_process(|local| local.stale_if_slow(Duration::from_millis(20)))
+            .await;
+    assert_batch_gets_the_expired_value(&cache).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn batch_that_finds_no_permit_gets_the_expired_values_if_that_takes_long() {
+    let (cache, _others) =
+        batch_beside_a_hanging_process(|local| local.stale_if_slow(Duration::from_millis(20)))
+            .await;
+    let holder = begin_hanging(&cache, 3).await;
+    let batch = cache.get_many_or_load_async(&[2], pairs);
+    assert_eq!(in_time(batch).await.unwrap(), [Some(2)]);
+    holder.abort();
+}
+
+/// The unpolled reads have sent commands to Redis, as many as may be in flight.
+#[tokio::test(flavor = "multi_thread")]
+async fn unpolled_reads_do_not_keep_others_from_redis() {
+    let server = Server::start();
+    let writer = cache_with(&server, MINUTE, |local| local).await;
+    let keys: Vec<u64> = (0..320).collect();
+    for key in &keys {
+        let stored = writer.get_or_load_async(key, || value(*key)).await;
+        assert_eq!(stored.unwrap(), *key);
+    }
+    let long = |local: hotset::LocalCacheBuilder<u64, u64>| local.lease(Duration::from_secs(10));
+    let cache = cache_with(&server, Consistency::L2Only, long).await;
+    let mut unpolled: Vec<_> = keys[..300]
+        .iter()
+        .map(|key| (*key, Box::pin(cache.get_or_load_async(key, fails))))
+        .collect();
+    // On a busy machine a reply may arrive while its command is sent.
+    unpolled.retain_mut(|(_, future)| poll(future).is_pending());
+    for key in &keys[300..] {
+        let got = in_time(cache.get_or_load_async(key, fails)).await;
+        assert_eq!(got.unwrap(), *key);
+    }
+    assert!(!cache.health().breaker_open);
+    for (key, future) in unpolled {
+        assert_eq!(in_time(future).await.unwrap(), key);
+    }
+    assert_eq!(cache.tier_stats().l2_failures, 0);
+}

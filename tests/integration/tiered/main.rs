@@ -1,0 +1,76 @@
+//! Tests of `TieredCache` with real servers.
+
+mod access;
+mod checker;
+mod coherence;
+mod config;
+mod corners;
+mod deciders;
+mod failover;
+mod history;
+mod large;
+mod liveness;
+mod lost_batches;
+mod observed;
+mod outage;
+mod paths;
+mod processes;
+mod reconnect;
+mod rollout;
+mod traces;
+mod unshared;
+mod warm;
+mod worker;
+
+use hotset::{
+    Consistency, LocalCache, Propagation, RemoteValue, Schema, TieredCache, TieredCacheBuilder,
+};
+use std::time::{Duration, Instant};
+use support::servers;
+
+/// Returns the builder for most tests.
+fn builder<V: RemoteValue + Schema>(
+    url: &str,
+    consistency: Consistency,
+) -> TieredCacheBuilder<u64, V> {
+    LocalCache::builder()
+        .capacity(10_000)
+        .time_to_live(Duration::from_secs(300))
+        .redis(url, "test")
+        .consistency(consistency)
+        .heartbeat(Duration::from_millis(100))
+        .deadline(Duration::from_secs(2))
+}
+
+const MINUTE: Consistency = Consistency::Bounded(Duration::from_secs(60));
+
+/// Returns a cache whose invalidations are proven to arrive.
+async fn proven<V: RemoteValue + Schema>(
+    url: &str,
+    consistency: Consistency,
+) -> TieredCache<u64, V> {
+    let cache = builder(url, consistency).build().unwrap();
+    servers::soon("proven", || cache.health().proven_for.is_some()).await;
+    cache
+}
+
+async fn fails() -> Result<u64, &'static str> {
+    Err("not to be loaded")
+}
+
+async fn value<V>(value: V) -> Result<V, &'static str> {
+    Ok(value)
+}
+
+/// Invalidates a key until an invalidation is acknowledged.
+async fn acknowledged(cache: &TieredCache<u64, u64>, key: u64) {
+    let begun = Instant::now();
+    while cache.invalidate(&key).await != Propagation::Acknowledged {
+        assert!(
+            begun.elapsed() < Duration::from_secs(30),
+            "{:?}",
+            cache.health()
+        );
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}

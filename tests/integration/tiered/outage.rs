@@ -1,0 +1,303 @@
+//! Outages of Redis: down, slow, restarted empty, or restarted with an older state.
+
+use super::servers::{Cut, Proxy, Server, soon};
+use super::{MINUTE, acknowledged, builder, fails, proven, value};
+use hotset::{Consistency, LocalCache, Propagation, RemoteError, TieredCache};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::SeqCst};
+use std::time::{Duration, Instant};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn cache_built_without_redis_works_and_recovers_when_redis_starts() {
+    let mut server = Server::start();
+    server.kill();
+    let cache = builder::<u64>(&server.url(), Consistency::Realtime)
+        .build()
+        .unwrap();
+    assert_eq!(cache.get_or_load_async(&1, || value(10)).await.unwrap(), 10);
+    soon("the breaker opens", || cache.health().breaker_open).await;
+    let health = cache.health();
+    assert!(health.last_error.is_some() && health.proven_for.is_none());
+    server.restart();
+    soon("proven", || cache.health().proven_for.is_some()).await;
+    let health = cache.health();
+    assert!(
+        !health.breaker_open && health.last_error.is_none(),
+        "{health:?}"
+    );
+    assert_eq!(cache.get_or_load_async(&1, || value(11)).await.unwrap(), 11);
+    assert_eq!(cache.get_or_load_async(&1, fails).await.unwrap(), 11);
+    assert_eq!(server.entries("test").len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn outage_under_load_fails_no_read_and_keeps_the_bound_on_concurrent_loads() {
+    const BOUND: usize = 8;
+    for consistency in [Consistency::Realtime, MINUTE, Consistency::L2Only] {
+        let mut server = Server::start();
+        let cache: TieredCache<u64, u64> = LocalCache::builder()
+            .capacity(100)
+            .max_concurrent_loads(BOUND)
+            .redis(server.url(), "test")
+            .consistency(consistency)
+            .heartbeat(Duration::from_millis(100))
+            .build()
+            .unwrap();
+        soon("proven", || cache.health().proven_for.is_some()).await;
+        let (running, most) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        let answered = AtomicUsize::new(0);
+        let stop = Instant::now() + Duration::from_secs(3);
+        let reader = |seed: u64| {
+            let (cache, running, most, answered) = (&cache, &running, &most, &answered);
+            async move {
+                let mut key = seed;
+                while Instant::now() < stop {
+                    key = key
+                        .wrapping_mul(6_364_136_223_846_793_005)
+                        .wrapping_add(seed | 1);
+                    let wanted = (key >> 33) % 5_000;
+                    let load = || async {
+                        most.fetch_max(running.fetch_add(1, SeqCst) + 1, SeqCst);
+                        tokio::time::sleep(Duration::from_millis(2)).await;
+                        running.fetch_sub(1, SeqCst);
+                        Ok::<_, ()>(wanted)
+                    };
+                    let got = cache.get_or_load_async(&wanted, load).await;
+                    assert_eq!(got.unwrap(), wanted);
+                    answered.fetch_add(1, SeqCst);
+                }
+            }
+        };
+        let readers = futures_util::future::join_all((0..64).map(reader));
+        let faults = async {
+            tokio::time::sleep(Duration::from_millis(500)).await;
+            server.kill();
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            server.restart();
+        };
+        tokio::join!(readers, faults);
+        let most = most.load(SeqCst);
+        assert!(most <= BOUND, "{most} at one time, {consistency:?}");
+        assert!(answered.load(SeqCst) > 1_000, "{}", answered.load(SeqCst));
+        soon("proven", || cache.health().proven_for.is_some()).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn hanging_server_costs_one_deadline_and_then_nothing() {
+    let server = Server::start();
+    let cache = builder::<u64>(&server.url(), MINUTE)
+        .deadline(Duration::from_millis(100))
+        .build()
+        .unwrap();
+    soon("proven", || cache.health().proven_for.is_some()).await;
+    server.pause();
+    let begun = Instant::now();
+    assert_eq!(cache.get_or_load_async(&1, || value(10)).await.unwrap(), 10);
+    assert!(
+        begun.elapsed() < Duration::from_secs(1),
+        "{:?}",
+        begun.elapsed()
+    );
+    soon("the breaker opens", || cache.health().breaker_open).await;
+    let mut slowest = Duration::ZERO;
+    for key in 0..200 {
+        let begun = Instant::now();
+        cache.get_or_load_async(&key, || value(10)).await.unwrap();
+        slowest = slowest.max(begun.elapsed());
+    }
+    // Far below the deadline, because Redis is not asked.
+    assert!(slowest < Duration::from_millis(90), "{slowest:?}");
+    assert!(matches!(
+        cache.health().last_error,
+        Some(RemoteError::Timeout)
+    ));
+    server.resume();
+    soon("proven", || cache.health().proven_for.is_some()).await;
+    assert!(!cache.health().breaker_open);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn queued_invalidation_is_sent_later_and_no_old_value_is_read_meanwhile() {
+    for consistency in [Consistency::Realtime, MINUTE, Consistency::L2Only] {
+        let server = Server::start();
+        let proxy = Proxy::start(server.address()).await;
+        let cut_off = builder::<u64>(&proxy.url(), consistency)
+            .deadline(Duration::from_millis(100))
+            .build()
+            .unwrap();
+        let other = proven::<u64>(&server.url(), consistency).await;
+        soon("proven", || cut_off.health().proven_for.is_some()).await;
+        for cache in [&cut_off, &other] {
+            cache.get_or_load_async(&1, || value(10)).await.unwrap();
+        }
+        proxy.cut(Cut::All);
+        let database = AtomicU64::new(10);
+        let write = |new| {
+            database.store(new, SeqCst);
+            async { Ok::<_, ()>(()) }
+        };
+        let written = cut_off.write_through(1, 11, write).await;
+        assert_eq!(written, Ok(Propagation::Queued), "{consistency:?}");
+        assert_eq!(cut_off.health().queued, 1);
+        let load = || value(database.load(SeqCst));
+        for _ in 0..3 {
+            let seen = cut_off.get_or_load_async(&1, load).await.unwrap();
+            assert_eq!(seen, 11, "{consistency:?}");
+        }
+        proxy.mend();
+        soon("the queue is empty", || cut_off.health().queued == 0).await;
+        soon("the event", || other.tier_stats().events == 1).await;
+        for cache in [&cut_off, &other] {
+            let seen = cache.get_or_load_async(&1, load).await.unwrap();
+            assert_eq!(seen, 11, "{consistency:?}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn full_queue_becomes_one_invalidation_of_everything() {
+    let server = Server::start();
+    let proxy = Proxy::start(server.address()).await;
+    let cut_off = builder::<u64>(&proxy.url(), MINUTE)
+        .deadline(Duration::from_millis(50))
+        .max_queued_invalidations(10)
+        .build()
+        .unwrap();
+    let other = proven::<u64>(&server.url(), MINUTE).await;
+    soon("proven", || cut_off.health().proven_for.is_some()).await;
+    other.get_or_load_async(&99, || value(10)).await.unwrap();
+    proxy.reset();
+    for key in 0..20 {
+        assert_eq!(cut_off.invalidate(&key).await, Propagation::Queued);
+    }
+    assert_eq!(cut_off.health().queued, 1);
+    assert!(cut_off.tier_stats().overflows >= 1);
+    proxy.mend();
+    soon("the event", || other.tier_stats().events == 1).await;
+    assert_eq!(other.get(&99).await, None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn redis_restarted_empty_serves_no_old_value() {
+    let mut server = Server::start();
+    let one = proven::<u64>(&server.url(), Consistency::Realtime).await;
+    let other = proven::<u64>(&server.url(), Consistency::Realtime).await;
+    for cache in [&one, &other] {
+        cache.get_or_load_async(&1, || value(10)).await.unwrap();
+    }
+    server.restart();
+    // The first acknowledged change is visible to all.
+    loop {
+        if one.invalidate(&1).await == Propagation::Acknowledged {
+            break;
+        }
+    }
+    for cache in [&one, &other] {
+        let seen = cache.get_or_load_async(&1, || value(11)).await.unwrap();
+        assert_eq!(seen, 11);
+    }
+    for cache in [&one, &other] {
+        soon("proven", || cache.health().proven_for.is_some()).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn redis_restarted_with_an_older_state_serves_no_old_value() {
+    let mut server = Server::start_with(&["--dbfilename", "older.rdb"]);
+    let one = proven::<u64>(&server.url(), Consistency::L2Only).await;
+    one.get_or_load_async(&1, || value(10)).await.unwrap();
+    let _: String = server.command(&[b"SAVE"]);
+    assert_eq!(
+        one.write_through(1, 11, |_| value(())).await,
+        Ok(Propagation::Acknowledged)
+    );
+    // Killed, so that it does not save later changes.
+    server.restart();
+    assert_eq!(server.entries("test").len(), 1);
+    soon("it answers", || !one.health().breaker_open).await;
+    soon("proven", || one.health().proven_for.is_some()).await;
+    assert_eq!(one.get(&1).await, None);
+    assert_eq!(one.get_or_load_async(&1, || value(11)).await.unwrap(), 11);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn namespace_works_after_its_state_was_evicted_or_its_scripts_were_flushed() {
+    let server = Server::start();
+    let one = proven::<u64>(&server.url(), Consistency::Realtime).await;
+    one.get_or_load_async(&1, || value(10)).await.unwrap();
+    for command in [
+        &[b"DEL".as_slice(), b"hotset:{test}:state"][..],
+        &[b"DEL", b"hotset:{test}:readers"],
+        &[b"SCRIPT", b"FLUSH"],
+        &[b"FLUSHALL"],
+    ] {
+        let _: redis::Value = server.command(command);
+        acknowledged(&one, 1).await;
+        assert_eq!(one.get_or_load_async(&1, || value(11)).await.unwrap(), 11);
+        soon("proven", || one.health().proven_for.is_some()).await;
+        assert_eq!(one.get_or_load_async(&1, fails).await.unwrap(), 11);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn expired_value_is_served_after_a_failed_load_if_stale_if_error_is_set() {
+    let mut server = Server::start();
+    let cache: TieredCache<u64, u64> = LocalCache::builder()
+        .capacity(100)
+        .time_to_live(Duration::from_millis(200))
+        .stale_if_error(Duration::from_secs(60))
+        .redis(server.url(), "test")
+        .consistency(Consistency::Realtime)
+        .heartbeat(Duration::from_millis(100))
+        .build()
+        .unwrap();
+    soon("proven", || cache.health().proven_for.is_some()).await;
+    cache.get_or_load_async(&1, || value(10)).await.unwrap();
+    server.kill();
+    soon("not proven", || cache.health().proven_for.is_none()).await;
+    // The loader fails because the database is down, too.
+    let stale = cache.get_or_load_async(&1, fails).await;
+    assert_eq!(stale.unwrap(), 10);
+    assert_eq!(cache.stats().stale, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn drop_of_the_last_handle_ends_the_background_tasks() {
+    let server = Server::start();
+    let cache = proven::<u64>(&server.url(), MINUTE).await;
+    let held = Arc::new(cache.clone());
+    let clients = || -> usize {
+        let list: String = server.command(&[b"CLIENT", b"LIST"]);
+        // Without the connection of this command.
+        list.lines().count() - 1
+    };
+    assert!(clients() >= 2);
+    drop(cache);
+    assert!(clients() >= 2);
+    drop(held);
+    soon("no connection is left", || clients() == 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn flush_ends_when_all_queued_invalidations_are_sent() {
+    let mut server = Server::start();
+    let cache = proven::<u64>(&server.url(), Consistency::Realtime).await;
+    let other = proven::<u64>(&server.url(), Consistency::L2Only).await;
+    let moment = Duration::from_millis(300);
+    // The queue is empty.
+    tokio::time::timeout(moment, cache.flush()).await.unwrap();
+    cache.get_or_load_async(&1, || value(10)).await.unwrap();
+    server.pause();
+    let slow = cache.clone();
+    let change = tokio::spawn(async move { slow.invalidate(&1).await });
+    assert_eq!(change.await.unwrap(), Propagation::Queued);
+    let flushing = tokio::time::timeout(moment, cache.flush()).await;
+    assert!(flushing.is_err(), "Redis does not answer");
+    server.resume();
+    let most = Duration::from_secs(30);
+    tokio::time::timeout(most, cache.flush()).await.unwrap();
+    assert_eq!(cache.health().queued, 0);
+    soon("it is told", || other.tier_stats().events > 0).await;
+    server.kill();
+}

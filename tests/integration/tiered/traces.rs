@@ -1,0 +1,267 @@
+//! Spans and events, as a subscriber of `tracing` sees them.
+
+use super::servers::{Server, soon};
+use super::{builder, proven, value};
+use hotset::{Consistency, TieredCache};
+use std::cell::{Cell, RefCell};
+use std::fmt::{self, Debug};
+use std::sync::{Arc, Mutex, Once};
+use tracing::field::{Field, Visit};
+use tracing::{Event, Level, Subscriber, span};
+use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
+use tracing_subscriber::registry::LookupSpan;
+
+/// The events and the starts of spans on one thread, one line for each.
+#[derive(Clone, Default)]
+struct Told(Arc<Mutex<Vec<String>>>);
+
+thread_local! {
+    static LISTENER: RefCell<Option<Told>> = const { RefCell::new(None) };
+    /// The subscriber panics at the next event that contains this text.
+    static PANICS_AT: Cell<Option<&'static str>> = const { Cell::new(None) };
+}
+
+/// A global subscriber that passes events on to the recorder of their thread. A subscriber for each thread would miss
+/// events, because the interest in a call site is asked for once and cached.
+struct ByThread;
+
+impl Told {
+    /// Starts to record on this thread, which must be the only one of the test's runtime.
+    fn listen() -> Self {
+        static SUBSCRIBER: Once = Once::new();
+        SUBSCRIBER.call_once(|| {
+            let subscriber = tracing_subscriber::registry().with(ByThread);
+            tracing::subscriber::set_global_default(subscriber).unwrap();
+        });
+        let told = Self::default();
+        LISTENER.set(Some(told.clone()));
+        told
+    }
+
+    fn lines(&self) -> Vec<String> {
+        self.0.lock().unwrap().clone()
+    }
+
+    /// Returns the number of lines that contain `part`.
+    fn count(&self, part: &str) -> usize {
+        let lines = self.lines();
+        lines.iter().filter(|line| line.contains(part)).count()
+    }
+}
+
+fn tell(line: String) {
+    LISTENER.with_borrow(|listener| {
+        if let Some(told) = listener {
+            told.0.lock().unwrap().push(line);
+        }
+    });
+}
+
+/// The fields of an event or span: ` name=value` for each.
+#[derive(Default)]
+struct Fields(String);
+
+impl Visit for Fields {
+    fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
+        fmt::Write::write_fmt(&mut self.0, format_args!(" {field}={value:?}")).unwrap();
+    }
+}
+
+impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for ByThread {
+    fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
+        if event.metadata().target() == "hotset" {
+            let mut fields = Fields::default();
+            event.record(&mut fields);
+            let line = format!("{}{}", event.metadata().level(), fields.0);
+            if PANICS_AT.get().is_some_and(|part| line.contains(part)) {
+                PANICS_AT.set(None);
+                panic!("as the test wants it: {line}");
+            }
+            tell(line);
+        }
+    }
+
+    fn on_new_span(&self, attributes: &span::Attributes<'_>, id: &span::Id, at: Context<'_, S>) {
+        let metadata = attributes.metadata();
+        if metadata.target() == "hotset" {
+            assert_eq!(*metadata.level(), Level::DEBUG);
+            let mut fields = Fields::default();
+            attributes.record(&mut fields);
+            let parent = at.span(id).and_then(|span| Some(span.parent()?.name()));
+            let within = parent.map_or(String::new(), |parent| format!("{parent} > "));
+            let line = format!("{within}{}{}", metadata.name(), fields.0);
+            tell(line);
+        }
+    }
+}
+
+#[tokio::test]
+async fn miss_is_a_span_that_contains_its_calls_and_its_load() {
+    let server = Server::start();
+    let told = Told::listen();
+    let cache = proven::<u64>(&server.url(), Consistency::Realtime).await;
+    let before = told.lines().len();
+    cache.get_or_load_async(&1, || value(10)).await.unwrap();
+    cache.get_or_load_async(&1, || value(10)).await.unwrap();
+    let lines = told.lines().split_off(before);
+    let of_miss = lines.iter().filter(|line| !line.contains("renew"));
+    let expected = [
+        r#"fetch cache="test""#,
+        r#"fetch > l2 cache="test" operation="ask""#,
+        r#"fetch > load cache="test""#,
+        r#"fetch > l2 cache="test" operation="fill""#,
+    ];
+    assert_eq!(of_miss.collect::<Vec<_>>(), expected);
+}
+
+#[tokio::test]
+async fn outage_and_its_end_are_each_logged_once() {
+    let mut server = Server::start();
+    let told = Told::listen();
+    let cache = proven::<u64>(&server.url(), Consistency::Realtime).await;
+    soon("told", || told.count("proven to arrive") == 1).await;
+    let at_start = [
+        r#"INFO message=subscribed to invalidations cache="test""#,
+        r#"INFO message=invalidations are proven to arrive cache="test""#,
+    ];
+    let events = told.lines().into_iter().filter(|line| !line.contains("l2"));
+    assert_eq!(events.collect::<Vec<_>>(), at_start);
+
+    server.kill();
+    for key in 0..100 {
+        cache.get_or_load_async(&key, || value(10)).await.unwrap();
+        cache.invalidate(&key).await;
+    }
+    let worse = [
+        "WARN message=no subscription to invalidations: ",
+        "WARN message=invalidations are not proven to arrive",
+        "WARN message=circuit breaker open",
+        "WARN message=Redis cannot be reached: invalidations are queued",
+    ];
+    for event in worse {
+        soon(event, || told.count(event) > 0).await;
+    }
+    // Some more heartbeats without a change.
+    tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+    assert_eq!(told.count("WARN"), worse.len(), "{:#?}", told.lines());
+
+    server.restart();
+    let better = [
+        "INFO message=subscribed to invalidations",
+        "INFO message=invalidations are proven to arrive",
+        "INFO message=circuit breaker closed",
+        "INFO message=all queued invalidations were sent",
+    ];
+    for event in better {
+        soon(event, || told.count(event) > 0).await;
+    }
+    soon("all is well", || is_well(&cache)).await;
+    assert_eq!(told.count("WARN"), worse.len(), "{:#?}", told.lines());
+    let all = at_start.len() + better.len();
+    soon("each once", || told.count("INFO") == all).await;
+}
+
+fn is_well(cache: &TieredCache<u64, u64>) -> bool {
+    let health = cache.health();
+    health.proven_for.is_some() && !health.breaker_open && health.queued == 0
+}
+
+#[tokio::test]
+async fn warnings_about_the_server_and_changes_of_the_rollout_are_logged() {
+    let server = Server::start_with(&["--maxmemory", "0"]);
+    let told = Told::listen();
+    let cache = builder::<u64>(&server.url(), Consistency::Realtime);
+    let cache = cache.build().unwrap();
+    soon("warned", || {
+        told.count("WARN message=Redis has no memory limit") == 1
+    })
+    .await;
+    cache.rollout().set_percent(25.0).unwrap();
+    let rollout = "INFO message=25 percent of the keys are stored in Redis cache";
+    soon("rollout", || told.count(rollout) == 1).await;
+    cache.rollout().set_shadow(true);
+    soon("shadow", || told.count("Redis, in shadow mode") == 1).await;
+    assert_eq!(told.count("WARN"), 1, "{:#?}", told.lines());
+}
+
+#[tokio::test]
+async fn missing_right_is_logged_once_while_other_calls_succeed() {
+    let server = Server::start();
+    let user = [
+        "ACL", "SETUSER", "app", "on", ">secret", "~*", "&*", "+@all", "-pttl",
+    ];
+    let () = server.command(&user.map(str::as_bytes));
+    let full = proven::<u64>(&server.url(), Consistency::Realtime).await;
+    full.get_or_load_async(&1, || value(10)).await.unwrap();
+    let told = Told::listen();
+    let url = server.url().replace("://", "://app:secret@");
+    let cache = proven::<u64>(&url, Consistency::L2Only).await;
+    let lacks = "WARN message=the user of Redis lacks a right";
+    for _ in 0..100 {
+        // A lookup that finds a value needs the right, because it reads the time to live. A miss does not.
+        cache.get(&1).await;
+        cache.get(&2).await;
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+    assert!(cache.tier_stats().calls.ask.failures > 10);
+    assert_eq!(told.count(lacks), 1, "{:#?}", told.lines());
+    assert_eq!(told.count("resolved"), 0);
+    assert_eq!(cache.health().warnings.len(), 1);
+    let texts = format!("{:?}", told.lines());
+    assert!(!texts.contains("secret"), "{texts}");
+}
+
+#[tokio::test]
+async fn first_altered_and_first_unreadable_value_are_each_logged_once() {
+    let server = Server::start();
+    let url = server.url();
+    let other = proven::<String>(&url, Consistency::L2Only).await;
+    for key in 0..9 {
+        other.insert(key, "of another schema".into()).await;
+    }
+    let told = Told::listen();
+    let cache = proven::<Option<Option<u8>>>(&url, Consistency::L2Only).await;
+    for key in 0..9 {
+        assert_eq!(cache.get(&key).await, None);
+        cache.insert(key + 10, Some(None)).await;
+    }
+    let stats = cache.tier_stats();
+    assert_eq!((stats.unreadable, stats.altered), (9, 9));
+    for warning in cache.health().warnings {
+        let line = format!("WARN message={warning} cache=");
+        assert_eq!(told.count(&line), 1, "{line}: {:#?}", told.lines());
+    }
+    assert_eq!(cache.health().warnings.len(), 2);
+}
+
+#[tokio::test]
+async fn panic_of_the_tracing_subscriber_stops_no_task() {
+    let mut server = Server::start();
+    let told = Told::listen();
+    let cache = proven::<u64>(&server.url(), Consistency::Realtime).await;
+    for event in [
+        "subscribed to invalidations",
+        "circuit breaker",
+        "all queued invalidations",
+    ] {
+        PANICS_AT.set(Some(event));
+        server.kill();
+        cache.invalidate(&1).await;
+        soon("the breaker opens", || cache.health().breaker_open).await;
+        server.restart();
+        soon("all is well", || is_well(&cache)).await;
+        soon("it has panicked", || PANICS_AT.get().is_none()).await;
+    }
+    assert!(told.count("WARN") > 0);
+}
+
+#[tokio::test]
+async fn call_to_redis_is_within_the_span_of_its_caller() {
+    let server = Server::start();
+    let told = Told::listen();
+    let cache = proven::<u64>(&server.url(), Consistency::Realtime).await;
+    let request = tracing::debug_span!(target: "hotset", "request");
+    tracing::Instrument::instrument(cache.invalidate(&1), request).await;
+    let call = r#"request > l2 cache="test" operation="invalidate""#;
+    assert_eq!(told.count(call), 1, "{:#?}", told.lines());
+}

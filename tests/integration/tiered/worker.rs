@@ -1,0 +1,188 @@
+//! A worker process, for tests of several processes: the binary of this test, with its task in an environment variable.
+//! It reads commands from standard input and answers on standard output.
+
+use super::builder;
+use super::checker::{Kind, now};
+use super::history;
+use super::servers::{signal, soon};
+use hotset::{Consistency, Propagation, TieredCache};
+use rustix::process::Signal;
+use std::io::{BufRead, BufReader, Write};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::time::Duration;
+
+const TASK: &str = "HOTSET_WORKER";
+
+/// A handle of the parent process to a worker process.
+pub(crate) struct Worker {
+    process: Child,
+    input: ChildStdin,
+    output: BufReader<ChildStdout>,
+}
+
+impl Worker {
+    /// Starts a worker. `task` is its task and the arguments of the task: see [`work`].
+    pub(crate) fn start(task: &str) -> Self {
+        let mut process = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "worker::work", "--nocapture", "--quiet"])
+            .env(TASK, task)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        Self {
+            input: process.stdin.take().unwrap(),
+            output: BufReader::new(process.stdout.take().unwrap()),
+            process,
+        }
+    }
+
+    pub(crate) fn tell(&mut self, line: &str) {
+        writeln!(self.input, "{line}").unwrap();
+    }
+
+    /// Returns the next answer. Lines of the test harness are skipped.
+    pub(crate) fn answer(&mut self) -> String {
+        loop {
+            let mut line = String::new();
+            assert!(self.output.read_line(&mut line).unwrap() > 0, "it ended");
+            if let Some(answer) = line.trim_end().strip_prefix("> ") {
+                return answer.into();
+            }
+        }
+    }
+
+    pub(crate) fn signal(&self, which: Signal) {
+        signal(&self.process, which);
+    }
+
+    pub(crate) fn kill(&mut self) {
+        self.process.kill().unwrap();
+        self.process.wait().unwrap();
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        // The worker may have ended already.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+fn answer(line: impl std::fmt::Display) {
+    println!("> {line}");
+}
+
+pub(crate) async fn command() -> String {
+    let read = tokio::task::spawn_blocking(|| {
+        let mut line = String::new();
+        std::io::stdin().read_line(&mut line).unwrap();
+        line.trim_end().to_string()
+    });
+    read.await.unwrap()
+}
+
+/// A database on a server of its own, with rows by key and a count of reads.
+pub(crate) struct Database(redis::aio::MultiplexedConnection);
+
+impl Database {
+    pub(crate) async fn connect(url: &str) -> Self {
+        let client = redis::Client::open(url).unwrap();
+        // A process may be stopped while it waits for an answer.
+        let patient = redis::AsyncConnectionConfig::new().set_response_timeout(None);
+        let connection = client.get_multiplexed_async_connection_with_config(&patient);
+        Self(connection.await.unwrap())
+    }
+
+    async fn run(&self, call: &mut redis::Cmd) -> u64 {
+        let mut connection = self.0.clone();
+        let row: Option<u64> = call.query_async(&mut connection).await.unwrap();
+        row.unwrap_or(0)
+    }
+
+    pub(crate) async fn get(&self, key: u64) -> u64 {
+        self.run(redis::cmd("INCR").arg("reads")).await;
+        self.run(redis::cmd("GET").arg(key)).await
+    }
+
+    pub(crate) async fn set(&self, key: u64, row: u64) {
+        // The query returns the old row.
+        self.run(redis::cmd("GETSET").arg(key).arg(row)).await;
+    }
+
+    pub(crate) async fn bump(&self, key: u64) -> u64 {
+        self.run(redis::cmd("INCR").arg(key)).await
+    }
+
+    pub(crate) async fn reads(&self) -> u64 {
+        self.run(redis::cmd("GET").arg("reads")).await
+    }
+}
+
+/// Runs the task of a worker. In the test run of the parent it does nothing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn work() {
+    let Ok(task) = std::env::var(TASK) else {
+        return;
+    };
+    let words: Vec<&str> = task.split(' ').collect();
+    let [name, cache_url, database_url, rest @ ..] = &words[..] else {
+        unreachable!("a task, and two servers");
+    };
+    let database = Database::connect(database_url).await;
+    match *name {
+        "herd" => herd(cache_url, database).await,
+        "slow" => slow(cache_url, database).await,
+        "history" => history::work(cache_url, database, rest).await,
+        _ => unreachable!("{task}"),
+    }
+}
+
+/// Lets a thousand tasks miss one key together, on command.
+async fn herd(url: &str, database: Database) {
+    let cache = builder::<u64>(url, Consistency::Realtime).build().unwrap();
+    soon("proven", || cache.health().proven_for.is_some()).await;
+    answer("ready");
+    command().await;
+    let ask = || async {
+        let load = || async {
+            let row = database.get(1).await;
+            // A slow query.
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            Ok::<_, ()>(row)
+        };
+        cache.get_or_load_async(&1, load).await.unwrap()
+    };
+    let rows = futures_util::future::join_all((0..1_000).map(|_| ask())).await;
+    assert!(rows.iter().all(|row| *row == rows[0]));
+    answer(rows[0]);
+}
+
+/// Loads a key with a query that ends on command, and then reads it again.
+async fn slow(url: &str, database: Database) {
+    let cache: TieredCache<u64, u64> = builder(url, Consistency::Realtime).build().unwrap();
+    soon("proven", || cache.health().proven_for.is_some()).await;
+    let load = || async {
+        let row = database.get(1).await;
+        answer("loading");
+        command().await;
+        Ok::<_, ()>(row)
+    };
+    let late = cache.get_or_load_async(&1, load).await.unwrap();
+    answer(late);
+    let load = || async { Ok::<_, ()>(database.get(1).await) };
+    answer(cache.get_or_load_async(&1, load).await.unwrap());
+    loop {
+        command().await;
+        answer(cache.get_or_load_async(&1, load).await.unwrap());
+    }
+}
+
+/// Returns the outcome of a write, for a history.
+pub(crate) fn kind_of(propagation: Propagation) -> Kind {
+    match propagation {
+        Propagation::Acknowledged | Propagation::NotShared => Kind::Acknowledged(now()),
+        _ => Kind::Queued(now()),
+    }
+}

@@ -1,0 +1,8 @@
+//! Promises that hold whatever happens: exact capacity, no stale value, no harm by a panic or a call back into the
+//! cache.
+
+mod capacity;
+mod model;
+mod panics;
+mod reentry;
+mod staleness;

@@ -1,0 +1,338 @@
+//! Real servers on free loopback ports, which tests start, pause, kill and cut off. They run with the configuration
+//! that users copy from.
+
+pub mod cluster;
+pub mod postgres;
+pub mod prometheus;
+pub mod replicated;
+pub mod shop;
+pub mod slow_link;
+
+use rustix::process::{Pid, Signal, kill_process};
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream as BlockingStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener as AsyncListener, TcpStream};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+/// Waits for a condition. Panics if it does not become true within 30 s.
+pub fn eventually(what: &str, mut is_true: impl FnMut() -> bool) {
+    let begun = Instant::now();
+    while !is_true() {
+        assert!(
+            begun.elapsed() < Duration::from_secs(30),
+            "not true: {what}"
+        );
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// Like [`eventually`], but does not block the thread.
+pub async fn soon(what: &str, mut is_true: impl FnMut() -> bool) {
+    let begun = Instant::now();
+    while !is_true() {
+        assert!(
+            begun.elapsed() < Duration::from_secs(30),
+            "not true: {what}"
+        );
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+}
+
+/// Returns the path of a deployment file that users copy from.
+pub fn deployed(name: &str) -> PathBuf {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples/deploy");
+    folder.join(name)
+}
+
+/// Returns a free port of the loopback interface.
+pub fn free_port() -> u16 {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    listener.local_addr().unwrap().port()
+}
+
+/// Sends a signal to a process.
+pub fn signal(child: &Child, signal: Signal) {
+    let pid = i32::try_from(child.id()).unwrap();
+    kill_process(Pid::from_raw(pid).unwrap(), signal).unwrap();
+}
+
+/// A `redis-server` of one test.
+pub struct Server {
+    port: u16,
+    folder: TempDir,
+    options: Vec<String>,
+    process: Option<Child>,
+}
+
+impl Server {
+    pub fn start() -> Self {
+        Self::start_with(&[])
+    }
+
+    /// Starts a server with options like those in `redis.conf`, with two dashes before each.
+    pub fn start_with(options: &[&str]) -> Self {
+        let mut server = Self {
+            port: free_port(),
+            folder: tempfile::tempdir().unwrap(),
+            options: options.iter().map(|&option| option.into()).collect(),
+            process: None,
+        };
+        server.restart();
+        server
+    }
+
+    /// Replaces the options, from the next start on.
+    pub fn set_options(&mut self, options: &[&str]) {
+        self.options = options.iter().map(|&option| option.into()).collect();
+    }
+
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        (Ipv4Addr::LOCALHOST, self.port).into()
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.process.as_ref().unwrap().id()
+    }
+
+    pub fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}/", self.port)
+    }
+
+    /// Starts the server again, at the same address and with its saved data.
+    pub fn restart(&mut self) {
+        self.kill();
+        // It is a copy, because sentinels make servers rewrite their configuration.
+        let configuration = self.folder.path().join("redis.conf");
+        std::fs::copy(deployed("redis.conf"), &configuration).unwrap();
+        let process = Command::new("redis-server")
+            .arg(configuration)
+            .args(["--port", &self.port.to_string(), "--bind", "127.0.0.1"])
+            .arg("--dir")
+            .arg(self.folder.path())
+            .args(&self.options)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("redis-server is installed");
+        self.process = Some(process);
+        eventually("redis-server listens", || {
+            BlockingStream::connect(self.address()).is_ok()
+        });
+    }
+
+    pub fn kill(&mut self) {
+        if let Some(mut process) = self.process.take() {
+            process.kill().unwrap();
+            process.wait().unwrap();
+        }
+    }
+
+    pub fn pause(&self) {
+        signal(self.process.as_ref().unwrap(), Signal::STOP);
+    }
+
+    pub fn resume(&self) {
+        signal(self.process.as_ref().unwrap(), Signal::CONT);
+    }
+
+    /// Runs a command and returns its reply.
+    pub fn command<T: redis::FromRedisValue>(&self, command: &[&[u8]]) -> T {
+        self.query(command, Duration::from_secs(30)).unwrap()
+    }
+
+    /// Like [`command`](Self::command), but returns `None` if the server does not answer.
+    pub fn try_command<T: redis::FromRedisValue>(&self, command: &[&[u8]]) -> Option<T> {
+        self.query(command, Duration::from_millis(500)).ok()
+    }
+
+    fn query<T: redis::FromRedisValue>(
+        &self,
+        command: &[&[u8]],
+        most: Duration,
+    ) -> redis::RedisResult<T> {
+        let client = redis::Client::open(self.url())?;
+        let mut connection = client.get_connection_with_timeout(most)?;
+        connection.set_read_timeout(Some(most))?;
+        let (name, arguments) = command.split_first().unwrap();
+        let mut call = redis::cmd(std::str::from_utf8(name).unwrap());
+        for argument in arguments {
+            call.arg(argument);
+        }
+        call.query(&mut connection)
+    }
+
+    /// Returns the names of the entries of a namespace.
+    pub fn entries(&self, namespace: &str) -> Vec<Vec<u8>> {
+        let pattern = format!("hotset:{{{namespace}}}:e:*");
+        self.command(&[b"KEYS", pattern.as_bytes()])
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// The connections that a [`Proxy`] cuts.
+#[derive(Clone, Copy, PartialEq)]
+pub enum Cut {
+    Nothing,
+    /// Connections that have subscribed.
+    Subscriptions,
+    /// Connections of replicas and sentinels, but not of clients.
+    Peers,
+    All,
+}
+
+/// A proxy in front of a server that can cut connections. Bytes sent on a cut connection, in either direction, do not
+/// arrive, and nothing is closed, like with a pulled cable. A reset closes all connections.
+pub struct Proxy {
+    port: u16,
+    target: Arc<Mutex<SocketAddr>>,
+    cut: watch::Sender<Cut>,
+    refuses: Arc<AtomicBool>,
+    connections: Arc<Mutex<Vec<JoinHandle<()>>>>,
+    accepting: JoinHandle<()>,
+}
+
+impl Proxy {
+    pub async fn start(target: SocketAddr) -> Self {
+        let listener = AsyncListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let (cut, is_cut) = watch::channel(Cut::Nothing);
+        let refuses = Arc::new(AtomicBool::new(false));
+        let connections = Arc::new(Mutex::new(Vec::new()));
+        let target = Arc::new(Mutex::new(target));
+        let leads_to = Arc::clone(&target);
+        let (kept, refusing) = (Arc::clone(&connections), Arc::clone(&refuses));
+        let accepting = tokio::spawn(async move {
+            while let Ok((client, _)) = listener.accept().await {
+                if refusing.load(SeqCst) {
+                    continue;
+                }
+                let (target, is_cut) = (*leads_to.lock().unwrap(), is_cut.clone());
+                let connection = tokio::spawn(async move {
+                    // An error is the end of the connection.
+                    let _ = carry(client, target, is_cut).await;
+                });
+                kept.lock().unwrap().push(connection);
+            }
+        });
+        Self {
+            port,
+            target,
+            cut,
+            refuses,
+            connections,
+            accepting,
+        }
+    }
+
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    pub fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}/", self.port)
+    }
+
+    /// Leads new connections to another server, like a name that is moved to another address.
+    pub fn lead_to(&self, target: SocketAddr) {
+        *self.target.lock().unwrap() = target;
+    }
+
+    /// Cuts connections without closing them.
+    pub fn cut(&self, what: Cut) {
+        self.cut.send_replace(what);
+    }
+
+    /// Ends a cut or a reset. Bytes that were sent meanwhile arrive now.
+    pub fn mend(&self) {
+        self.refuses.store(false, SeqCst);
+        self.cut(Cut::Nothing);
+    }
+
+    /// Closes all connections and refuses new ones.
+    pub fn reset(&self) {
+        self.refuses.store(true, SeqCst);
+        for connection in self.connections.lock().unwrap().drain(..) {
+            connection.abort();
+        }
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        self.reset();
+        self.accepting.abort();
+    }
+}
+
+/// Forwards bytes until the connection ends. Neither side is read while the connection is cut, so that its bytes wait.
+async fn carry(
+    mut client: TcpStream,
+    target: SocketAddr,
+    mut cut: watch::Receiver<Cut>,
+) -> io::Result<()> {
+    let mut server = TcpStream::connect(target).await?;
+    let (mut up, mut down) = (vec![0; 1 << 16], vec![0; 1 << 16]);
+    let (mut subscribes, mut is_peer) = (false, false);
+    // Bytes of the client that were read and not yet forwarded.
+    let mut held = Vec::new();
+    loop {
+        let is_cut = match *cut.borrow_and_update() {
+            Cut::Nothing => false,
+            Cut::Subscriptions => subscribes,
+            Cut::Peers => is_peer,
+            Cut::All => true,
+        };
+        if is_cut {
+            cut.changed().await.map_err(io::Error::other)?;
+            continue;
+        }
+        server.write_all(&held).await?;
+        held.clear();
+        let read = tokio::select! {
+            changed = cut.changed() => {
+                changed.map_err(io::Error::other)?;
+                continue;
+            }
+            read = client.read(&mut up) => {
+                let sent = &up[..read?];
+                let says = |word: &[u8]| {
+                    sent.windows(word.len()).any(|part| part.eq_ignore_ascii_case(word))
+                };
+                subscribes |= says(b"SUBSCRIBE");
+                // Replicas and sentinels begin with these words.
+                is_peer |= says(b"REPLCONF") || says(b"SENTINEL-");
+                held.extend_from_slice(sent);
+                sent.len()
+            }
+            read = server.read(&mut down) => {
+                let sent = &down[..read?];
+                client.write_all(sent).await?;
+                sent.len()
+            }
+        };
+        if read == 0 {
+            return Ok(());
+        }
+    }
+}

@@ -1,0 +1,246 @@
+//! A primary with replicas, and the sentinels that watch it.
+
+use super::{Cut, Proxy, Server, deployed, eventually, free_port, signal};
+use rustix::process::Signal;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::process::{Child, Command, Stdio};
+use tempfile::TempDir;
+
+const SERVICE: &str = "hotset";
+
+struct Sentinel {
+    port: u16,
+    process: Child,
+    _folder: TempDir,
+}
+
+impl Sentinel {
+    /// Watches the primary at a port.
+    fn start(primary: u16) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("sentinel.conf");
+        let text = std::fs::read_to_string(deployed("sentinel.conf")).unwrap();
+        // Faster than in the field.
+        let text = text
+            .replace("redis-1 6379", &format!("127.0.0.1 {primary}"))
+            .replace("hotset 2000", "hotset 600")
+            .replace("hotset 10000", "hotset 2000");
+        std::fs::write(&file, text).unwrap();
+        let port = free_port();
+        let process = Command::new("redis-server")
+            .arg(file)
+            .args([
+                "--sentinel",
+                "--port",
+                &port.to_string(),
+                "--bind",
+                "127.0.0.1",
+            ])
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("redis-server is installed");
+        Self {
+            port,
+            process,
+            _folder: folder,
+        }
+    }
+
+    fn ask<T: redis::FromRedisValue>(&self, question: &[&str]) -> redis::RedisResult<T> {
+        self.call("SENTINEL", question)
+    }
+
+    fn call<T: redis::FromRedisValue>(
+        &self,
+        name: &str,
+        arguments: &[&str],
+    ) -> redis::RedisResult<T> {
+        let client = redis::Client::open(format!("redis://127.0.0.1:{}/", self.port))?;
+        let mut call = redis::cmd(name);
+        call.arg(arguments).query(&mut client.get_connection()?)
+    }
+
+    /// Returns the ids of its connections, except those to other sentinels, which have a name.
+    fn clients(&self) -> Vec<String> {
+        let list: String = self.call("CLIENT", &["LIST"]).unwrap();
+        let clients = list.lines().filter(|client| client.contains(" name= "));
+        let id = |client: &str| {
+            client
+                .strip_prefix("id=")?
+                .split(' ')
+                .next()
+                .map(String::from)
+        };
+        clients.filter_map(id).collect()
+    }
+}
+
+impl Drop for Sentinel {
+    fn drop(&mut self) {
+        // It may be gone already.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// Three servers, each behind a way that can be cut, and three sentinels.
+pub struct Replicated {
+    pub servers: Vec<Server>,
+    /// Servers are known by the ports of these.
+    pub ways: Vec<Proxy>,
+    sentinels: Vec<Sentinel>,
+}
+
+impl Replicated {
+    pub async fn start() -> Self {
+        let (mut servers, mut ways) = (Vec::<Server>::new(), Vec::<Proxy>::new());
+        for _ in 0..3 {
+            let mut server = Server::start();
+            let way = Proxy::start(server.address()).await;
+            let primary = ways.first().map(Proxy::port);
+            server.announce(way.port(), primary);
+            server.restart();
+            servers.push(server);
+            ways.push(way);
+        }
+        let primary = ways[0].port();
+        let sentinels = (0..3).map(|_| Sentinel::start(primary)).collect();
+        let replicated = Self {
+            servers,
+            ways,
+            sentinels,
+        };
+        replicated.settled();
+        replicated
+    }
+
+    pub fn sentinels(&self) -> Vec<SocketAddr> {
+        let ports = self.sentinels.iter().map(|sentinel| sentinel.port);
+        ports
+            .map(|port| (Ipv4Addr::LOCALHOST, port).into())
+            .collect()
+    }
+
+    pub fn url(&self) -> String {
+        url(self.sentinels().iter().map(SocketAddr::port))
+    }
+
+    /// The server that a majority of sentinels takes for the primary, by its place, if there is one.
+    fn named(&self) -> Option<usize> {
+        let port = |sentinel: &Sentinel| {
+            let address = sentinel.ask(&["GET-MASTER-ADDR-BY-NAME", SERVICE]);
+            address.map_or(0, |(_, port): (String, u16)| port)
+        };
+        let ports: Vec<u16> = self.sentinels.iter().map(port).collect();
+        let is_named = |way: &Proxy| ports.iter().filter(|port| **port == way.port()).count() > 1;
+        self.ways.iter().position(is_named)
+    }
+
+    /// The primary, by its place.
+    pub fn primary(&self) -> usize {
+        eventually("sentinels agree", || self.named().is_some());
+        self.named().unwrap()
+    }
+
+    /// Waits until both replicas follow the primary, and all sentinels know of it.
+    pub fn settled(&self) {
+        eventually("replicas follow", || {
+            let primary = self.primary();
+            let info: Option<redis::InfoDict> =
+                self.servers[primary].try_command(&[b"INFO", b"replication"]);
+            info.is_some_and(|info| {
+                let follows = |slave: &str| {
+                    info.get::<String>(slave)
+                        .is_some_and(|slave| slave.contains("state=online"))
+                };
+                follows("slave0") && follows("slave1")
+            })
+        });
+        eventually("sentinels know the replicas and each other", || {
+            self.sentinels.iter().all(|sentinel| {
+                let state = sentinel.ask(&["MASTER", SERVICE]);
+                let state: std::collections::HashMap<String, String> = state.unwrap_or_default();
+                let is = |name: &str, value: &str| state.get(name).is_some_and(|it| it == value);
+                is("num-slaves", "2") && is("num-other-sentinels", "2") && is("flags", "master")
+            })
+        });
+    }
+
+    /// Has another server take over.
+    pub fn fail_over(&self) {
+        let () = self.sentinels[0].ask(&["FAILOVER", SERVICE]).unwrap();
+    }
+
+    pub fn pause_sentinel(&self, place: usize) {
+        signal(&self.sentinels[place].process, Signal::STOP);
+    }
+
+    pub fn resume_sentinel(&self, place: usize) {
+        signal(&self.sentinels[place].process, Signal::CONT);
+    }
+
+    /// Returns the number of connections to sentinels, except those between sentinels.
+    pub fn clients_of_sentinels(&self) -> usize {
+        self.sentinels
+            .iter()
+            .map(|sentinel| sentinel.clients().len())
+            .sum()
+    }
+
+    /// Closes all connections to sentinels, except those between sentinels.
+    pub fn close_clients_of_sentinels(&self) {
+        for sentinel in &self.sentinels {
+            for id in sentinel.clients() {
+                // It may be closed already.
+                let _: redis::RedisResult<u64> = sentinel.call("CLIENT", &["KILL", "ID", &id]);
+            }
+        }
+    }
+
+    /// Waits until another server than this is the primary.
+    pub fn failed_over(&self, old: usize) {
+        eventually("another primary", || self.primary() != old);
+    }
+
+    /// Starts a server that was killed, as one more replica.
+    pub fn rejoin(&mut self, place: usize) {
+        let primary = self.ways[self.primary()].port();
+        let own = self.ways[place].port();
+        self.servers[place].announce(own, Some(primary));
+        self.servers[place].restart();
+    }
+
+    /// Cuts a server off from its replicas and from all sentinels. Clients reach it still.
+    pub fn isolate(&self, place: usize) {
+        // Those that it speaks to as a replica are no clients of it.
+        self.ways[place].cut(Cut::Peers);
+    }
+}
+
+/// Of sentinels at these ports.
+pub fn url(ports: impl IntoIterator<Item = u16>) -> String {
+    let hosts: Vec<_> = ports
+        .into_iter()
+        .map(|port| format!("127.0.0.1:{port}"))
+        .collect();
+    format!("redis-sentinel://{}/{SERVICE}", hosts.join(","))
+}
+
+impl Server {
+    /// It is known by another port than its own, and follows the primary at a port.
+    fn announce(&mut self, port: u16, primary: Option<u16>) {
+        let port = port.to_string();
+        let mut options = vec![
+            "--replica-announce-ip",
+            "127.0.0.1",
+            "--replica-announce-port",
+            &port,
+        ];
+        let primary = primary.map(|port| format!("127.0.0.1 {port}"));
+        if let Some(primary) = &primary {
+            options.extend(["--replicaof", primary]);
+        }
+        self.set_options(&options);
+    }
+}
