@@ -1,4 +1,4 @@
-//! Time, as the cache reads it.
+//! Clocks, and points in time in nanoseconds.
 
 use std::fmt;
 use std::sync::Arc;
@@ -7,13 +7,16 @@ use std::time::Duration;
 #[cfg(feature = "snapshot")]
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// A source of time for expiry.
+/// A source of time for expiration.
 ///
-/// The cache compares what it reads here with the deadlines it computed from earlier readings,
-/// saturating, so a clock that stands still or goes back breaks nothing: entries then live longer.
-/// Only expiry reads this clock. The waits of a [single flight](crate::LocalCache::get_or_load)
-/// (lease, wait timeout) guard against threads that hang, and are measured by the operating
-/// system's monotonic clock whatever is set here.
+/// The cache compares the time of this clock with deadlines that it computed from earlier readings, with saturating
+/// arithmetic. A clock that stands still or goes back does no harm: entries live longer then.
+///
+/// Only expiration uses this clock. The timeouts of a [single flight](crate::LocalCache::get_or_load), which are the
+/// lease and the wait timeout, guard against threads that hang. They are always measured by the operating system's
+/// monotonic clock.
+///
+/// # Examples
 ///
 /// ```
 /// use hotset::{LocalCache, ManualClock};
@@ -33,17 +36,17 @@ use std::time::{SystemTime, UNIX_EPOCH};
 /// # Ok::<(), hotset::BuildError>(())
 /// ```
 pub trait Clock: Send + Sync + 'static {
-    /// The time since an origin of the clock's own choosing.
+    /// Returns the time since an origin that the clock chooses.
     ///
-    /// It is called without any lock held for a write and under a shared lock for a read, so it
-    /// must not call the cache. Readings above `u64::MAX` nanoseconds (584 years) count as that.
+    /// It is called with no lock held for a write, and under a shared lock for a read, so it must not call the cache.
+    /// Times above `u64::MAX` nanoseconds (584 years) count as `u64::MAX` nanoseconds.
     fn now(&self) -> Duration;
 }
 
 /// The operating system's coarse monotonic clock, the default.
 ///
-/// Its resolution is a few milliseconds (4 ms on most Linux systems, up to 16 ms on Windows), and
-/// it costs a few nanoseconds to read. It is read only for entries that have a deadline.
+/// Its resolution is a few milliseconds: 4 ms on most Linux systems, and up to 16 ms on Windows. Reading it takes a few
+/// nanoseconds. It is read only for entries that have a deadline.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct SystemClock;
 
@@ -54,35 +57,48 @@ impl Clock for SystemClock {
     }
 }
 
+/// Returns the time of the system's coarse monotonic clock.
 #[cfg(target_os = "linux")]
 #[inline(never)]
 #[allow(clippy::cast_sign_loss)]
 pub(crate) fn system_nanos() -> Nanos {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::MonotonicCoarse);
-    // Time since boot: neither is negative, and the sum lasts for 584 years.
+    // This is the time since boot. Neither part is negative, and the sum does not overflow for 584 years.
     (now.tv_sec as u64).wrapping_mul(1_000_000_000) + now.tv_nsec as u64
 }
 
+/// Returns the time of the system's coarse monotonic clock.
 #[cfg(not(target_os = "linux"))]
 #[inline]
 pub(crate) fn system_nanos() -> Nanos {
-    // `now` would also store into a static that all threads share. Ticks are 2^-32 seconds.
+    // `Instant::now` would also store to a static that all threads share. A tick is 2^-32 seconds.
     let ticks = coarsetime::Instant::now_without_cache_update().as_ticks();
     u64::try_from((u128::from(ticks) * 1_000_000_000) >> 32).unwrap_or(u64::MAX)
 }
 
-/// A clock that moves when it is told to, for tests. Clones share one time.
+/// A clock that a test sets and advances. Clones share one time.
+///
+/// # Examples
+///
+/// ```
+/// use hotset::{Clock, ManualClock};
+/// use std::time::Duration;
+///
+/// let clock = ManualClock::new();
+/// clock.advance(Duration::from_secs(5));
+/// assert_eq!(clock.clone().now(), Duration::from_secs(5));
+/// ```
 #[derive(Debug, Clone, Default)]
 pub struct ManualClock(Arc<AtomicU64>);
 
 impl ManualClock {
-    /// A clock that reads zero.
+    /// Creates a clock whose time is zero.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Moves the clock forward, saturating.
+    /// Advances the clock. The time saturates at `u64::MAX` nanoseconds.
     pub fn advance(&self, by: Duration) {
         let by = saturating_nanos(by);
         let _ = self
@@ -92,7 +108,7 @@ impl ManualClock {
             });
     }
 
-    /// Sets the clock, also to an earlier time.
+    /// Sets the time, which may be earlier than the current one.
     pub fn set(&self, now: Duration) {
         self.0.store(saturating_nanos(now), Ordering::Relaxed);
     }
@@ -104,13 +120,13 @@ impl Clock for ManualClock {
     }
 }
 
-/// A point in time or a span of it, in nanoseconds: what deadlines are made of.
+/// A point in time or a duration, in nanoseconds.
 pub(crate) type Nanos = u64;
 
-/// The deadline of what never expires.
+/// The deadline of an entry that never expires.
 pub(crate) const NEVER: Nanos = Nanos::MAX;
 
-/// A duration in nanoseconds; what is too long for that is [`NEVER`].
+/// Converts a duration to nanoseconds, or to [`NEVER`] if it is too long.
 #[inline]
 pub(crate) fn saturating_nanos(duration: Duration) -> Nanos {
     Nanos::try_from(duration.as_nanos()).unwrap_or(NEVER)
@@ -131,7 +147,7 @@ pub(crate) fn saturating_millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// The clock of one cache: the system's without a virtual call, since each hit may read it.
+/// The clock of one cache. The system's clock is read without a virtual call, because each hit may read it.
 #[derive(Clone, Default)]
 pub(crate) enum TimeSource {
     #[default]
@@ -140,6 +156,7 @@ pub(crate) enum TimeSource {
 }
 
 impl TimeSource {
+    /// Returns the time of the clock.
     #[inline]
     pub(crate) fn now(&self) -> Nanos {
         match self {
@@ -149,7 +166,8 @@ impl TimeSource {
     }
 }
 
-/// Before `NEVER`, so that what never expires does not expire at the end of the clock either.
+/// Returns the time of a custom clock. It is before [`NEVER`], so that an entry that never expires does not expire at
+/// the end of the clock.
 #[cold]
 fn custom_nanos(clock: &dyn Clock) -> Nanos {
     saturating_nanos(clock.now()).min(NEVER - 1)
@@ -171,7 +189,7 @@ mod tests {
     use std::time::Instant;
 
     #[test]
-    fn the_system_clock_keeps_pace_with_the_fine_one() {
+    fn system_clock_keeps_pace_with_the_precise_one() {
         let (coarse, fine) = (SystemClock.now(), Instant::now());
         while SystemClock.now() < coarse + Duration::from_millis(100) {
             thread::yield_now();
@@ -182,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn a_manual_clock_saturates_and_goes_back() {
+    fn manual_clock_saturates_and_can_be_set_back() {
         let clock = ManualClock::new();
         clock.advance(Duration::MAX);
         clock.advance(Duration::MAX);

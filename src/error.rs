@@ -1,4 +1,4 @@
-//! Errors of building and loading, with the remedy.
+//! Errors of building a cache and of loading, with their remedies.
 
 use std::any::Any;
 use std::error::Error;
@@ -48,17 +48,17 @@ impl fmt::Display for BuildError {
         match self {
             Self::NoBound => f.write_str(
                 "the cache has no bound: call capacity(entries), or max_weight(weight) with a \
-                 weigher, or unbounded() if it shall grow without limit",
+                 weigher, or unbounded() if it may grow without limit",
             ),
             Self::SeveralBounds => f.write_str(
                 "the cache has more than one bound: keep one of capacity, max_weight and unbounded",
             ),
             Self::NoWeigher => f.write_str(
-                "max_weight needs to know what an entry weighs: add weigher(|key, value| ..), or \
-                 use capacity(entries) to count each as one",
+                "max_weight requires the weight of each entry: add weigher(|key, value| ..), or use \
+                 capacity(entries) to count each entry as one",
             ),
             Self::WeigherWithoutBound => f.write_str(
-                "a weigher has no effect without max_weight: add max_weight(weight) in location of \
+                "a weigher has no effect without max_weight: add max_weight(weight) in place of \
                  the other bound, or leave out the weigher",
             ),
             Self::Shards(0) => {
@@ -91,12 +91,12 @@ impl fmt::Display for BuildError {
                  out",
             ),
             Self::NoRuntime => f.write_str(
-                "a cache over Redis listens in the background: build it in a tokio runtime, whose \
+                "a cache over Redis runs tasks in the background: build it in a tokio runtime whose \
                  timer and IO are enabled",
             ),
             Self::RedisUrl(why) => write!(
                 f,
-                "this is no URL of a Redis server, {why}: use \
+                "this is not a URL of a Redis server, {why}: use \
                  redis://[user:password@]host[:port][/database], \
                  redis-sentinel://[user:password@]host,host,host/service[/database] or \
                  redis-cluster://[user:password@]host,host"
@@ -106,7 +106,7 @@ impl fmt::Display for BuildError {
                 "{setting} is invalid: use the text of a PEM file"
             ),
             Self::Namespace => f.write_str(
-                "a namespace is 1 to 128 printable ASCII characters without blanks and braces: use \
+                "a namespace has 1 to 128 printable ASCII characters without blanks and braces: use \
                  for example \"shop:prices\"",
             ),
             Self::Heartbeat => {
@@ -117,7 +117,7 @@ impl fmt::Display for BuildError {
             }
             Self::ZeroDuration(setting) => write!(
                 f,
-                "{setting} is zero, which nothing can meet: use a longer duration, or leave it out"
+                "{setting} is zero, which has no meaning: use a longer duration, or leave it out"
             ),
         }
     }
@@ -194,11 +194,10 @@ impl<E: ?Sized + fmt::Display> fmt::Display for LoadError<E> {
                 f.write_str("the load, or the wait for a permit, took longer than the wait timeout")
             }
             Self::Shutdown => {
-                f.write_str("the runtime was shut down before the detached load was done")
+                f.write_str("the runtime was shut down before the detached load ended")
             }
             Self::Recursive => f.write_str(
-                "the loader asked for the key that it is loading itself: load another key, or \
-                 read with get",
+                "the loader requested the key that it is loading: load another key, or read with get",
             ),
         }
     }

@@ -23,8 +23,8 @@ fn bytes(policy: Policy, entries: u64) -> usize {
 
 const POLICIES: [Policy; 4] = [Policy::Lru, Policy::S3Fifo, Policy::Car, Policy::Adaptive];
 const ENTRIES: u64 = 50_000;
-/// The number of bytes that a cache may keep without entries, beyond those that it had at first.
-const SMALL: usize = 32 << 10;
+/// The number of bytes that an emptied cache may use more than a new one.
+const MAX_KEPT_BYTES: usize = 32 << 10;
 
 /// Returns a full cache with metadata of each kind that has evicted entries, and the bytes that were allocated when it
 /// was empty. It takes more than 50 bytes for each entry.
@@ -54,7 +54,7 @@ fn assert_kept(policy: Policy, empty: usize, allowed: usize) {
 fn clear_frees_the_memory_of_all_entries(policy: Policy) {
     let (cache, empty) = filled(policy);
     cache.clear();
-    assert_kept(policy, empty, SMALL);
+    assert_kept(policy, empty, MAX_KEPT_BYTES);
 }
 
 fn removing_all_entries_frees_their_memory(policy: Policy) {
@@ -63,7 +63,7 @@ fn removing_all_entries_frees_their_memory(policy: Policy) {
         cache.remove(&key);
     }
     assert!(cache.is_empty());
-    assert_kept(policy, empty, SMALL);
+    assert_kept(policy, empty, MAX_KEPT_BYTES);
 }
 
 fn shrink_to_fit_frees_memory_after_a_mass_removal(policy: Policy) {
@@ -79,15 +79,15 @@ fn shrink_to_fit_frees_memory_after_a_mass_removal(policy: Policy) {
     assert!(left > 20);
     cache.shrink_to_fit();
     assert_eq!(cache.len(), left);
-    assert_kept(policy, empty, SMALL + left * 400);
+    assert_kept(policy, empty, MAX_KEPT_BYTES + left * 400);
     cache.validate();
 }
 
 /// All checks are one test, because the allocator counts the memory of the whole process.
 #[test]
-fn adaptive_takes_no_more_than_four_bytes_an_entry_beyond_lru() {
+fn memory_beside_entries_is_bounded_and_freed_after_removals() {
     let _profiler = Profiler::builder().testing().build();
-    nothing_is_kept_of_what_left_without_eviction();
+    removed_entries_leave_no_memory_behind();
     for policy in POLICIES {
         clear_frees_the_memory_of_all_entries(policy);
         removing_all_entries_frees_their_memory(policy);
@@ -106,7 +106,7 @@ fn adaptive_takes_no_more_than_four_bytes_an_entry_beyond_lru() {
     }
 }
 
-fn nothing_is_kept_of_what_left_without_eviction() {
+fn removed_entries_leave_no_memory_behind() {
     let builder = LocalCache::builder().unbounded().policy(Policy::Adaptive);
     let cache = builder.build().unwrap();
     let churn = || {

@@ -3,6 +3,7 @@
 //! Those calls carry more than any format keeps: whether a `None` stands alone or within a `Some`, and whether a
 //! number is a `u64` or an `i64`. So a value differs from the value that a format turns it into.
 
+use crate::random;
 use serde::ser::{self, Serialize, Serializer};
 use std::fmt::Error as Unserializable;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
@@ -52,15 +53,8 @@ fn hash(kind: Kind, bytes: &[u8]) -> u64 {
 /// Hashes two numbers, in their order. This is cheaper than [`hash`], because a sequence of numbers needs it several
 /// times for each element.
 fn combine(kind: Kind, first: u64, second: u64) -> u64 {
-    let seed = (kind as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    mix(mix(first ^ seed).wrapping_add(second))
-}
-
-/// Mixes bits with the finalizer of `SplitMix64`: each bit of the input influences all bits of the output.
-fn mix(mut bits: u64) -> u64 {
-    bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    bits ^ (bits >> 31)
+    let seed = random::spread(kind as u64 + 1, random::GOLDEN_RATIO);
+    random::mix(random::mix(first ^ seed).wrapping_add(second))
 }
 
 /// Hashes the name of a variant.

@@ -6,17 +6,17 @@ use crate::clock::{NEVER, Nanos};
 use crate::local::shard::{Shard, Times};
 use crate::local::walk::Span;
 use crate::local::{Iter, KeyLocation, LocalCache};
+use crate::random::{GOLDEN_RATIO, spread};
 use crate::single_flight::{Candidate, Role};
 use crate::stats::Count;
-use crate::sync::reentrancy::{assert_holds_nothing, is_exclusive, is_reading};
+use crate::sync::reentrancy::{assert_no_lock_held, is_reading, is_writing};
 use crate::sync::thread_slot::ThreadSlot;
 use equivalent::Equivalent;
 use std::hash::{BuildHasher, Hash};
 use std::time::Duration;
 
-/// A hit is sampled if its number times this, as 64 bits, is less than [`SAMPLES_BELOW`]: one in 64,
-/// and in no step with a caller who asks for the same keys again and again (Fibonacci hashing).
-const SCATTER: u64 = 0x9E37_79B9_7F4A_7C15;
+/// The bound of the spread number of a hit below which the hit is sampled: one in 64. Spreading the numbers keeps the
+/// samples out of step with a caller that requests the same keys in turn.
 pub(crate) const SAMPLES_BELOW: u64 = 1 << (64 - 6);
 
 /// What one who can load has found.
@@ -129,7 +129,7 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
         Q: Hash + Equivalent<K> + ?Sized,
     {
         let slot = ThreadSlot::current();
-        let found = match location.cell.shard.announce(slot) {
+        let found = match location.cell.shard.publish(slot) {
             Some(shard) => {
                 let hit = shard.hit(location.hash, key, self.times(ahead));
                 // Not `map`, which would drop it, and it is the user's, before the guard.
@@ -159,7 +159,7 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
         Q: Hash + Equivalent<K> + ?Sized,
     {
         let counted = self.inner.counters.add(slot, count);
-        if counted.wrapping_mul(SCATTER) < self.inner.samples_below {
+        if spread(counted, GOLDEN_RATIO) < self.inner.samples_below {
             self.sample_age(slot, location, key);
         }
     }
@@ -172,7 +172,7 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
         Q: Hash + Equivalent<K> + ?Sized,
     {
         // A read within another one might have to wait, where the first did not.
-        if is_reading() || is_exclusive() {
+        if is_reading() || is_writing() {
             return;
         }
         let now = self.inner.settings.clock.now();
@@ -202,7 +202,7 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
     {
         // The lock's closure borrows it, so that it is not dropped under the lock.
         let mut read = Some(read);
-        location.cell.shard.read_unannounced(slot, |shard| {
+        location.cell.shard.read_unpublished(slot, |shard| {
             let (_, value) = shard.hit(location.hash, key, self.times(ahead))?;
             read.take().map(|read| read(value))
         })
@@ -284,12 +284,12 @@ where
         let ahead = self.time_ahead();
         // What is no hit has a way of its own, so that a hit stays in registers.
         let mut otherwise = None;
-        let hit = if let Some(shard) = location.cell.shard.announce(slot) {
+        let hit = if let Some(shard) = location.cell.shard.publish(slot) {
             self.seek_in(&shard, location, key, ahead, &mut otherwise)
         } else {
             let seek =
                 |shard: &Shard<K, V>| self.seek_in(shard, location, key, ahead, &mut otherwise);
-            location.cell.shard.read_unannounced(slot, seek)
+            location.cell.shard.read_unpublished(slot, seek)
         };
         if let Some((value, due)) = hit {
             self.count_served(slot, Count::Hit, location, key);
@@ -300,7 +300,7 @@ where
             };
         }
         self.count_miss(slot);
-        assert_holds_nothing("load into");
+        assert_no_lock_held("load into");
         otherwise.expect("there is something where there is no hit")
     }
 
@@ -347,7 +347,7 @@ where
                 None => self.join_or_lead_under(shard, location, key, candidate),
             }
         });
-        assert_holds_nothing("load into");
+        assert_no_lock_held("load into");
         sought
     }
 

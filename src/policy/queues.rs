@@ -1,136 +1,73 @@
-//! Two queues of slots, as the FIFO and CLOCK policies have them.
+//! Two queues of slots, for the FIFO and CLOCK policies.
 
 use crate::policy::slot_list::{Links, List, as_slot};
-use crate::policy::{Quiet, Words};
+use crate::policy::state::{PolicyStates, Queue, QueueState};
 use crate::storage::work_slice::WorkSlice;
-use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::sync::atomic::AtomicU32;
 
-/// In a word, at the top: how often the entry was hit since it was filed or passed by, at most three times.
-const HIT: u32 = 1 << 30;
-pub(crate) const HITS: u32 = 3 * HIT;
-/// Nobody needs to be told of another hit, be it that somebody was, or that nobody watches the entry.
-pub(crate) const NOTED: u32 = 1 << 29;
-/// How often the key had been asked for when it came, where somebody counts that: at most three times.
-const CAME: u32 = 1 << 27;
-const CAMES: u32 = 3 * CAME;
-/// The entry belongs to the second queue.
-const SECOND: u32 = 1 << 1;
-/// The slot is filed where an earlier entry was.
-const ASTRAY: u32 = 1;
+/// The number of entries to which one eviction gives a second chance before it evicts one that was hit. Without a
+/// limit it might pass over all entries.
+pub(crate) const MAX_SECOND_CHANCES: u32 = 1_000;
 
-/// How many entries an eviction passes by, before it takes one that was hit. Else it might pass by all.
-pub(crate) const MOST_PASSED: u32 = 1_000;
+/// The highest number of slots at which the lists are emptied when the last entry is removed. For more of them that
+/// would take too long for one call, and the shard replaces its storage instead.
+const MAX_SLOTS_UNFILED_AT_ONCE: usize = 1_024;
 
-/// With more slots than this the lists are not emptied when the last entry is removed, which would take too
-/// long for one call. A shard starts afresh then.
-const MOST_UNFILED: usize = 1_024;
-
-/// A hit changes nothing if all bits are set but for those that hits do not change.
-pub(crate) const QUIET: Quiet = Quiet {
-    clock: u32::MAX,
-    slack: NOTED - 1,
-};
-
-/// How often an entry was hit.
-#[inline]
-pub(crate) fn hits(state: u32) -> u32 {
-    state / HIT
-}
-
-/// Returns the heat of an entry: entries of the second queue are hotter than those of the first, and then those with more
-/// hits.
-#[allow(clippy::cast_possible_wrap)] // It is a few bits.
-pub(crate) fn heat(word: &AtomicU32) -> i32 {
-    let state = word.load(Relaxed);
-    let queue = (state & SECOND) / SECOND;
-    (queue * (HITS / HIT + 1) + hits(state)) as i32
-}
-
-/// How often its key had been asked for when an entry came.
-#[inline]
-pub(crate) fn came(state: u32) -> u32 {
-    (state & CAMES) / CAME
-}
-
-/// A word after one more hit. If it is the same as before there is nothing to be done.
-#[inline]
-pub(crate) fn after_hit(state: u32) -> u32 {
-    if state & HITS == HITS {
-        state
-    } else {
-        state + HIT
-    }
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Queue {
-    First,
-    Second,
-}
-
-impl Queue {
-    /// The queue that a word says its entry belongs to.
-    #[inline]
-    pub(crate) fn of(state: u32) -> Self {
-        if state & SECOND == 0 {
-            Self::First
-        } else {
-            Self::Second
-        }
-    }
-
-    fn bit(self) -> u32 {
-        self as u32 * SECOND
-    }
-}
-
-/// An entry taken out of its queue.
-pub(crate) struct Taken<'w> {
+/// An entry that was removed from its queue.
+pub(crate) struct Taken<'s> {
     pub(crate) slot: u32,
-    pub(crate) word: &'w AtomicU32,
-    pub(crate) state: u32,
+    /// The state as it is stored with the entry.
+    stored: &'s AtomicU32,
+    /// The state when the entry was removed from the queue.
+    pub(crate) state: QueueState,
 }
 
-/// Two queues, taken from at their heads only, so that an entry takes one link. A slot that is vacated
-/// stays where it is filed; when it is filled again, its word says that it is astray, and whoever comes
-/// upon it files it where it belongs. Until then it counts for neither queue.
+/// Two queues whose entries are removed at the head only, so that an entry needs one link.
+///
+/// A slot that is vacated stays where it is filed. When it is filled again, the state of the new entry is marked as
+/// misfiled, and a call that finds it at the head of a list files it where it belongs. Until then it is in neither
+/// queue.
 pub(crate) struct Queues {
     lists: [List; 2],
-    /// How many entries are in each queue.
+    /// The number of entries in each queue.
     lens: [u32; 2],
-    /// How many are astray.
-    astray: u32,
+    /// The number of misfiled entries.
+    misfiled: u32,
     links: Links,
 }
 
 impl Queues {
+    /// Creates empty queues.
     pub(crate) const fn new() -> Self {
         Self {
             lists: [List::EMPTY; 2],
             lens: [0; 2],
-            astray: 0,
+            misfiled: 0,
             links: Links::new(),
         }
     }
 
-    /// How many entries there are.
+    /// Returns the number of entries.
     pub(crate) fn len(&self) -> u32 {
-        self.lens[0] + self.lens[1] + self.astray
+        self.lens[0] + self.lens[1] + self.misfiled
     }
 
+    /// Returns the number of entries in a queue.
     pub(crate) fn len_of(&self, queue: Queue) -> u32 {
         self.lens[queue as usize]
     }
 
+    /// Begins to make room for `slots` slots: see [`Links::grow`].
     pub(crate) fn grow(&mut self, slots: usize) {
         self.links.grow(slots);
     }
 
+    /// Moves up to `most` slots: see [`Links::step`].
     pub(crate) fn step(&mut self, most: usize) -> Option<Vec<u32>> {
         self.links.step(most)
     }
 
-    /// Gives the entries other slots: see [`Eviction::renumber`](crate::policy::Eviction::renumber).
+    /// Gives the entries other slots: see [`EvictionPolicy::renumber`](crate::policy::EvictionPolicy::renumber).
     pub(crate) fn renumber(&mut self, slots: usize, slot_of: impl Fn(u32) -> Option<u32>) {
         let from = std::mem::replace(&mut self.links, Links::new());
         self.links.grow(slots);
@@ -140,105 +77,121 @@ impl Queues {
         }
     }
 
-    /// Files an entry at the end of the queue that its state says, and sets its word.
+    /// Files an entry at the end of the queue to which it belongs, and stores its state.
     #[inline]
-    fn file(&mut self, slot: u32, word: &AtomicU32, state: u32) {
-        word.store(state & !ASTRAY, Relaxed);
-        let queue = Queue::of(state) as usize;
+    fn file(&mut self, slot: u32, stored: &AtomicU32, state: QueueState) {
+        state.filed().store(stored);
+        let queue = state.queue() as usize;
         self.lists[queue].push(slot, &mut self.links);
         self.lens[queue] += 1;
     }
 
-    /// A slot was filled: its entry comes last in this queue, sooner or later.
+    /// Adds the entry of a slot that was filled to the end of a queue. If the slot is filed already, the entry gets
+    /// there later.
     #[inline]
-    pub(crate) fn insert(&mut self, queue: Queue, slot: u32, word: &AtomicU32, came: u32) {
-        let state = NOTED | queue.bit() | (came * CAME);
+    pub(crate) fn insert(
+        &mut self,
+        queue: Queue,
+        slot: u32,
+        stored: &AtomicU32,
+        admission_frequency: u32,
+    ) {
+        let state = QueueState::new(queue, admission_frequency);
         self.links.cover(slot);
         if self.links.is_filed(slot) {
-            word.store(state | ASTRAY, Relaxed);
-            self.astray += 1;
+            state.misfiled().store(stored);
+            self.misfiled += 1;
         } else {
-            self.file(slot, word, state);
+            self.file(slot, stored, state);
         }
     }
 
-    /// An entry that was not taken is about to leave.
-    pub(crate) fn remove(&mut self, word: &AtomicU32) {
-        let state = word.load(Relaxed);
-        if state & ASTRAY == 0 {
-            self.lens[Queue::of(state) as usize] -= 1;
+    /// Forgets an entry that is about to be removed for another reason than eviction.
+    pub(crate) fn remove(&mut self, stored: &AtomicU32) {
+        let state = QueueState::load(stored);
+        if state.is_misfiled() {
+            self.misfiled -= 1;
         } else {
-            self.astray -= 1;
+            self.lens[state.queue() as usize] -= 1;
         }
-        if self.len() == 0 && self.links.len() <= MOST_UNFILED {
-            // Else whoever fills them again finds all of them astray.
+        if self.len() == 0 && self.links.len() <= MAX_SLOTS_UNFILED_AT_ONCE {
+            // Otherwise all entries that fill these slots again would be misfiled.
             for list in &mut self.lists {
                 while list.pop(&mut self.links).is_some() {}
             }
         }
     }
 
-    /// Takes the first entry of a queue, past what is not there any more. `None` if there is none, or if the
-    /// work was used up on the way.
+    /// Removes the first entry of a queue. Skips vacant slots and files misfiled entries on the way. Returns `None` if
+    /// the queue has no entry, or if the work was used up before one was found.
     #[inline]
-    pub(crate) fn take<'w>(
+    pub(crate) fn take<'s>(
         &mut self,
         queue: Queue,
-        words: &'w impl Words,
+        states: &'s impl PolicyStates,
         work: &mut WorkSlice,
-    ) -> Option<Taken<'w>> {
+    ) -> Option<Taken<'s>> {
         while !work.is_used_up() {
             work.spend(1);
             let slot = self.lists[queue as usize].pop(&mut self.links)?;
-            let Some(word) = words.word(slot) else {
+            let Some(stored) = states.state(slot) else {
                 continue;
             };
-            let state = word.load(Relaxed);
-            if state & ASTRAY == 0 {
+            let state = QueueState::load(stored);
+            if !state.is_misfiled() {
                 self.lens[queue as usize] -= 1;
-                return Some(Taken { slot, word, state });
+                return Some(Taken {
+                    slot,
+                    stored,
+                    state,
+                });
             }
-            self.astray -= 1;
-            self.file(slot, word, state);
+            self.misfiled -= 1;
+            self.file(slot, stored, state);
         }
         None
     }
 
-    /// Files what was taken at the end of a queue, with so many hits.
+    /// Files an entry at the end of a queue, with this number of hits.
     #[inline]
     pub(crate) fn put(&mut self, taken: &Taken<'_>, queue: Queue, hits: u32) {
-        let state = taken.state & (NOTED | CAMES) | queue.bit() | (hits * HIT);
-        self.file(taken.slot, taken.word, state);
+        let state = taken.state.refiled(queue, hits);
+        self.file(taken.slot, taken.stored, state);
     }
 
-    /// Files what was taken where it was.
+    /// Puts an entry back to the head of the queue from which it was removed.
     pub(crate) fn put_back(&mut self, taken: &Taken<'_>) {
-        let queue = Queue::of(taken.state) as usize;
+        let queue = taken.state.queue() as usize;
         self.lists[queue].push_first(taken.slot, &mut self.links);
         self.lens[queue] += 1;
     }
 
-    pub(crate) fn validate(&self, words: &impl Words) {
+    /// Checks the structure, for tests.
+    ///
+    /// # Panics
+    ///
+    /// Panics if it is broken.
+    pub(crate) fn validate(&self, states: &impl PolicyStates) {
         let mut filed = vec![false; self.links.len()];
-        let (mut lens, mut astray) = ([0; 2], 0);
+        let (mut lens, mut misfiled) = ([0; 2], 0);
         for (queue, list) in self.lists.iter().enumerate() {
             for slot in list.iter(&self.links) {
                 assert!(!std::mem::replace(&mut filed[slot as usize], true));
-                if let Some(word) = words.word(slot) {
-                    let state = word.load(Relaxed);
-                    if state & ASTRAY == 0 {
-                        assert!(Queue::of(state) as usize == queue);
-                        lens[queue] += 1;
+                if let Some(stored) = states.state(slot) {
+                    let state = QueueState::load(stored);
+                    if state.is_misfiled() {
+                        misfiled += 1;
                     } else {
-                        astray += 1;
+                        assert!(state.queue() as usize == queue);
+                        lens[queue] += 1;
                     }
                 }
             }
         }
-        assert_eq!((lens, astray), (self.lens, self.astray));
+        assert_eq!((lens, misfiled), (self.lens, self.misfiled));
         for (slot, filed) in (0..).zip(filed) {
             assert_eq!(filed, self.links.is_filed(slot));
-            assert!(filed || words.word(slot).is_none());
+            assert!(filed || states.state(slot).is_none());
         }
     }
 }

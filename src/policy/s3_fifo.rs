@@ -1,42 +1,42 @@
 //! S3-FIFO: a small queue that new entries pass through, a main queue, and a ghost queue of the keys that were evicted
 //! from the small queue (Yang et al., "FIFO queues are all you need for cache eviction", SOSP 2023).
 //!
-//! For [`Adaptive`](crate::policy::adaptive::Adaptive) there are rules that the paper does not have: an admission gate before
-//! the main queue, and a small queue of any share. If the small queue has all entries, the policy is CLOCK.
+//! For [`Adaptive`](crate::policy::adaptive::Adaptive) there are rules that the paper does not have: an admission gate
+//! before the main queue, and a small queue of any share. If the small queue has all entries, the policy is CLOCK.
 
-use crate::policy::frequency_sketch::Sketch;
-use crate::policy::ghost_queue::Ghost;
-use crate::policy::queues::{
-    MOST_PASSED, QUIET, Queue, Queues, Taken, after_hit, came, heat, hits,
-};
+use crate::policy::EvictionPolicy;
+use crate::policy::frequency_sketch::FrequencySketch;
+use crate::policy::ghost_queue::GhostQueue;
+use crate::policy::queues::{MAX_SECOND_CHANCES, Queues, Taken};
 use crate::policy::slot_list::as_slot;
-use crate::policy::{Eviction, Quiet, Words};
+use crate::policy::state::{NoOpHits, PolicyStates, Queue, QueueState};
 use crate::storage::work_slice::WorkSlice;
-use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::sync::atomic::AtomicU32;
 
 const SMALL: Queue = Queue::First;
 const MAIN: Queue = Queue::Second;
 
 /// The number of hits from which on an entry of the small queue moves to the main queue.
-const PROMOTED: u32 = 2;
+const PROMOTION_HITS: u32 = 2;
 /// The number of requests by which a candidate has to exceed the entry that it displaces. With a lower one, the keys
 /// of a loop would displace each other.
-const MARGIN: u32 = 1;
+const ADMISSION_MARGIN: u32 = 1;
 /// The number of ghosts, in percent of the entries. There are as many as the main queue has entries.
-const GHOSTS: usize = 90;
-/// The number of entries that an eviction moves to the main queue, if that is much too short.
-const MOVES: usize = 8;
+const GHOST_PERCENT: usize = 90;
+/// The highest number of entries that an eviction moves to the main queue, if the small queue is much too long.
+const MAX_MOVES_PER_EVICTION: usize = 8;
 
-/// The small queue's share, in percent, at which it is the only one.
-pub(crate) const CLOCK: u32 = 100;
+/// The small queue's share, in percent, at which it is the only one. The policy is CLOCK then.
+pub(crate) const CLOCK_PERCENT: u32 = 100;
 
 /// The rules of the queues.
 #[derive(Clone, Copy)]
 pub(crate) struct Rules {
     /// The small queue's share of the entries, in percent.
-    pub(crate) small: u32,
-    /// `true` if an entry at the end of the small queue displaces the main queue's victim when it was requested more
-    /// often. There are no ghosts then, because the gate lets in keys that return, and the sketch remembers longer.
+    pub(crate) small_percent: u32,
+    /// `true` if there is an admission gate: an entry at the end of the small queue displaces the main queue's victim
+    /// only if it was requested more often. There are no ghosts then, because the gate admits keys that return, and the
+    /// sketch remembers longer.
     pub(crate) gated: bool,
 }
 
@@ -45,15 +45,15 @@ pub(crate) struct S3Fifo {
     rules: Rules,
     queues: Queues,
     /// Empty if there is a gate.
-    ghost: Ghost,
+    ghosts: GhostQueue,
     /// Empty unless there is a gate.
-    sketch: Sketch,
+    sketch: FrequencySketch,
 }
 
 impl Default for S3Fifo {
     fn default() -> Self {
         Self::new(Rules {
-            small: 10,
+            small_percent: 10,
             gated: false,
         })
     }
@@ -65,8 +65,8 @@ impl S3Fifo {
         Self {
             rules,
             queues: Queues::new(),
-            ghost: Ghost::default(),
-            sketch: Sketch::default(),
+            ghosts: GhostQueue::default(),
+            sketch: FrequencySketch::default(),
         }
     }
 
@@ -80,40 +80,40 @@ impl S3Fifo {
         if self.rules.gated {
             self.sketch.resize(entries);
         } else {
-            self.ghost.resize(as_slot(entries * GHOSTS / 100));
+            self.ghosts.resize(as_slot(entries * GHOST_PERCENT / 100));
         }
     }
 
     /// Sets the share of the small queue. Entries move between the queues during later evictions.
     pub(crate) fn set_small(&mut self, percent: u32) {
-        self.rules.small = percent;
+        self.rules.small_percent = percent;
     }
 
     /// Checks whether the small queue is the only one.
     fn is_clock(&self) -> bool {
-        self.rules.small == CLOCK
+        self.rules.small_percent == CLOCK_PERCENT
     }
 
     /// Returns the number of entries at which the small queue is full.
     fn small_target(&self) -> u32 {
-        let (len, percent) = (self.len(), self.rules.small);
+        let (len, percent) = (self.len(), self.rules.small_percent);
         (len / 100 * percent + len % 100 * percent / 100).max(1)
     }
 
     /// Removes the first entry of the main queue that was not hit since it was filed or got a second chance.
-    fn take_victim<'w>(
+    fn take_victim<'s>(
         &mut self,
-        words: &'w impl Words,
+        states: &'s impl PolicyStates,
         work: &mut WorkSlice,
-    ) -> Option<Taken<'w>> {
-        for passed in 0.. {
-            let taken = self.queues.take(MAIN, words, work)?;
-            let hits = hits(taken.state);
-            if hits == 0 || passed == MOST_PASSED {
+    ) -> Option<Taken<'s>> {
+        for second_chances in 0.. {
+            let taken = self.queues.take(MAIN, states, work)?;
+            let hits = taken.state.hits();
+            if hits == 0 || second_chances == MAX_SECOND_CHANCES {
                 return Some(taken);
             }
             if self.rules.gated {
-                self.sketch.add(words.hash(taken.slot));
+                self.sketch.add(states.hash(taken.slot));
             }
             self.queues.put(&taken, MAIN, hits - 1);
         }
@@ -121,8 +121,8 @@ impl S3Fifo {
     }
 
     /// Evicts an entry of the main queue.
-    fn evict_main(&mut self, words: &impl Words, work: &mut WorkSlice) -> Option<u32> {
-        Some(self.take_victim(words, work)?.slot)
+    fn evict_main(&mut self, states: &impl PolicyStates, work: &mut WorkSlice) -> Option<u32> {
+        Some(self.take_victim(states, work)?.slot)
     }
 
     /// Removes an entry from the small queue and returns the evicted one, if there is one.
@@ -134,46 +134,46 @@ impl S3Fifo {
     /// Returns an error if there is no entry in the queue.
     fn evict_small(
         &mut self,
-        words: &impl Words,
+        states: &impl PolicyStates,
         work: &mut WorkSlice,
     ) -> Result<Option<u32>, Empty> {
-        let taken = self.queues.take(SMALL, words, work).ok_or(Empty)?;
-        let (hits, hash) = (hits(taken.state), words.hash(taken.slot));
+        let taken = self.queues.take(SMALL, states, work).ok_or(Empty)?;
+        let (hits, hash) = (taken.state.hits(), states.hash(taken.slot));
         if self.rules.gated {
             for _ in 0..hits {
                 self.sketch.add(hash);
             }
         }
-        if hits >= PROMOTED {
+        if hits >= PROMOTION_HITS {
             self.queues.put(&taken, MAIN, 0);
             return Ok(None);
         }
-        // The words of most entries show that they were requested too rarely to displace any other.
-        if self.rules.gated && came(taken.state) + 1 + hits > MARGIN {
-            if let Some(victim) = self.take_beaten(hash, words, work) {
+        // The states of most entries show that they were requested too rarely to displace any other.
+        if self.rules.gated && taken.state.admission_frequency() + 1 + hits > ADMISSION_MARGIN {
+            if let Some(victim) = self.take_beaten(hash, states, work) {
                 self.queues.put(&taken, MAIN, 0);
                 return Ok(Some(victim.slot));
             }
         }
         if !self.rules.gated {
-            self.ghost.add(hash);
+            self.ghosts.add(hash);
         }
         Ok(Some(taken.slot))
     }
 
-    /// Removes the main queue's victim if this key was requested more often. This is the admission gate.
-    fn take_beaten<'w>(
+    /// Removes the main queue's victim if the key of this hash was requested more often. This is the admission gate.
+    fn take_beaten<'s>(
         &mut self,
         hash: u32,
-        words: &'w impl Words,
+        states: &'s impl PolicyStates,
         work: &mut WorkSlice,
-    ) -> Option<Taken<'w>> {
+    ) -> Option<Taken<'s>> {
         let count = self.sketch.count(hash);
-        if count <= MARGIN {
+        if count <= ADMISSION_MARGIN {
             return None;
         }
-        let victim = self.take_victim(words, work)?;
-        if count > self.sketch.count(words.hash(victim.slot)) + MARGIN {
+        let victim = self.take_victim(states, work)?;
+        if count > self.sketch.count(states.hash(victim.slot)) + ADMISSION_MARGIN {
             return Some(victim);
         }
         self.queues.put_back(&victim);
@@ -181,13 +181,13 @@ impl S3Fifo {
     }
 
     /// Evicts the first of all entries that was not hit since it was filed or got a second chance, like CLOCK.
-    fn evict_clock(&mut self, words: &impl Words, work: &mut WorkSlice) -> Option<u32> {
-        for passed in 0.. {
+    fn evict_clock(&mut self, states: &impl PolicyStates, work: &mut WorkSlice) -> Option<u32> {
+        for second_chances in 0.. {
             // The main queue has entries only for a while, after the share has changed.
-            let taken = self.queues.take(MAIN, words, work);
-            let taken = taken.or_else(|| self.queues.take(SMALL, words, work))?;
-            let hits = hits(taken.state);
-            if hits == 0 || passed == MOST_PASSED {
+            let taken = self.queues.take(MAIN, states, work);
+            let taken = taken.or_else(|| self.queues.take(SMALL, states, work))?;
+            let hits = taken.state.hits();
+            if hits == 0 || second_chances == MAX_SECOND_CHANCES {
                 return Some(taken.slot);
             }
             self.queues.put(&taken, SMALL, 0);
@@ -198,24 +198,24 @@ impl S3Fifo {
     /// Moves the first entries of the small queue to the main queue if the small one is much too long. A few move at a
     /// time, so that a smaller share takes effect soon and no entry is evicted for it.
     #[inline]
-    fn shorten_small(&mut self, target: u32, words: &impl Words, work: &mut WorkSlice) {
+    fn shorten_small(&mut self, target: u32, states: &impl PolicyStates, work: &mut WorkSlice) {
         let most = target + self.len() / 32 + 1;
         if self.queues.len_of(SMALL) > most {
-            self.move_to_main(most, words, work);
+            self.move_to_main(most, states, work);
         }
     }
 
-    /// Moves up to [`MOVES`] entries to the main queue, until the small one has no more than `most`.
+    /// Moves up to [`MAX_MOVES_PER_EVICTION`] entries to the main queue, until the small one has no more than `most`.
     #[cold]
-    fn move_to_main(&mut self, most: u32, words: &impl Words, work: &mut WorkSlice) {
-        for _ in 0..MOVES {
+    fn move_to_main(&mut self, most: u32, states: &impl PolicyStates, work: &mut WorkSlice) {
+        for _ in 0..MAX_MOVES_PER_EVICTION {
             if self.queues.len_of(SMALL) <= most {
                 return;
             }
-            let Some(taken) = self.queues.take(SMALL, words, work) else {
+            let Some(taken) = self.queues.take(SMALL, states, work) else {
                 return;
             };
-            self.queues.put(&taken, MAIN, hits(taken.state));
+            self.queues.put(&taken, MAIN, taken.state.hits());
         }
     }
 }
@@ -223,67 +223,67 @@ impl S3Fifo {
 /// The error of a queue without entries: it is empty, or all of its entries are filed in the other queue.
 struct Empty;
 
-impl Eviction for S3Fifo {
+impl EvictionPolicy for S3Fifo {
     #[inline]
-    fn quiet(&self) -> Quiet {
-        QUIET
+    fn no_op_hits(&self) -> NoOpHits {
+        NoOpHits::OF_QUEUES
     }
 
     #[inline]
-    fn touch(&self, _: u32, word: &AtomicU32) {
-        let state = word.load(Relaxed);
-        let after = after_hit(state);
-        if after != state {
-            word.store(after, Relaxed);
+    fn on_hit(&self, _: u32, state: &AtomicU32) {
+        let before = QueueState::load(state);
+        let after = before.after_hit();
+        if after != before {
+            after.store(state);
         }
     }
 
     #[inline]
-    fn before_write(&mut self, _: &impl Words, _: &mut WorkSlice) {}
+    fn on_write(&mut self, _: &impl PolicyStates, _: &mut WorkSlice) {}
 
     #[inline]
-    fn insert(&mut self, slot: u32, word: &AtomicU32, hash: u32) {
-        let (queue, came) = if self.is_clock() {
+    fn insert(&mut self, slot: u32, state: &AtomicU32, hash: u32) {
+        let (queue, frequency) = if self.is_clock() {
             (SMALL, 0)
         } else if self.rules.gated {
             (SMALL, self.sketch.add(hash))
-        } else if self.ghost.take(hash) {
+        } else if self.ghosts.remove(hash) {
             (MAIN, 0)
         } else {
             (SMALL, 0)
         };
-        self.queues.insert(queue, slot, word, came);
+        self.queues.insert(queue, slot, state, frequency);
     }
 
-    fn remove(&mut self, word: &AtomicU32, _: u32) {
-        self.queues.remove(word);
+    fn remove(&mut self, state: &AtomicU32, _: u32) {
+        self.queues.remove(state);
     }
 
-    fn evict(&mut self, words: &impl Words, work: &mut WorkSlice) -> Option<u32> {
+    fn evict(&mut self, states: &impl PolicyStates, work: &mut WorkSlice) -> Option<u32> {
         if self.is_clock() {
-            return self.evict_clock(words, work);
+            return self.evict_clock(states, work);
         }
         let small_target = self.small_target();
         if self.rules.gated {
-            self.shorten_small(small_target, words, work);
+            self.shorten_small(small_target, states, work);
         }
         let mut moved = 0;
         while self.len() > 0 && !work.is_used_up() {
             // The entry that the caller is about to insert counts too. Otherwise, with a capacity of two, the entry
             // that was promoted just now would be the only candidate.
             let is_small_full = self.queues.len_of(SMALL) >= small_target;
-            if !is_small_full || moved >= MOST_PASSED {
-                if let Some(victim) = self.evict_main(words, work) {
+            if !is_small_full || moved >= MAX_SECOND_CHANCES {
+                if let Some(victim) = self.evict_main(states, work) {
                     return Some(victim);
                 }
             }
-            match self.evict_small(words, work) {
+            match self.evict_small(states, work) {
                 Ok(None) => moved += 1,
                 Ok(victim) => return victim,
-                // Its entries are filed in the main queue. If that has no others, `evict_main` files them where they
-                // belong.
+                // The entries of the small queue are filed in the main queue. If that has no others, `evict_main` files
+                // them where they belong.
                 Err(Empty) => {
-                    if let Some(victim) = self.evict_main(words, work) {
+                    if let Some(victim) = self.evict_main(states, work) {
                         return Some(victim);
                     }
                 }
@@ -310,12 +310,12 @@ impl Eviction for S3Fifo {
         0
     }
 
-    fn heat(&self, word: &AtomicU32, _: u32) -> i32 {
-        heat(word)
+    fn heat(&self, state: &AtomicU32, _: u32) -> i32 {
+        QueueState::load(state).heat()
     }
 
-    fn validate(&self, words: &impl Words) {
-        self.queues.validate(words);
+    fn validate(&self, states: &impl PolicyStates) {
+        self.queues.validate(states);
     }
 }
 
@@ -324,10 +324,11 @@ mod tests {
     use super::*;
     use crate::policy::tests::hottest_first;
 
-    struct All(Vec<AtomicU32>);
+    /// The states of entries that fill all slots.
+    struct States(Vec<AtomicU32>);
 
-    impl Words for All {
-        fn word(&self, slot: u32) -> Option<&AtomicU32> {
+    impl PolicyStates for States {
+        fn state(&self, slot: u32) -> Option<&AtomicU32> {
             self.0.get(slot as usize)
         }
 
@@ -337,41 +338,47 @@ mod tests {
     }
 
     /// Returns a policy with `entries` entries, each of which was hit `hits` times.
-    fn filled(rules: Rules, entries: u32, hits: usize) -> (S3Fifo, All) {
-        let words = All((0..entries).map(|_| AtomicU32::new(0)).collect());
+    fn filled(rules: Rules, entries: u32, hits: usize) -> (S3Fifo, States) {
+        let states = States((0..entries).map(|_| AtomicU32::new(0)).collect());
         let mut policy = S3Fifo::new(rules);
-        policy.grow(words.0.len());
-        for (slot, word) in (0..).zip(&words.0) {
-            policy.insert(slot, word, words.hash(slot));
-            (0..hits).for_each(|_| policy.touch(slot, word));
+        policy.grow(states.0.len());
+        for (slot, state) in (0..).zip(&states.0) {
+            policy.insert(slot, state, states.hash(slot));
+            (0..hits).for_each(|_| policy.on_hit(slot, state));
         }
-        (policy, words)
+        (policy, states)
     }
 
     #[test]
-    fn an_eviction_passes_by_a_bounded_number() {
-        for (small, gated) in [(10, false), (10, true), (95, true), (CLOCK, true)] {
-            let rules = Rules { small, gated };
-            let (mut policy, words) = filled(rules, 20_000, 3);
+    fn eviction_gives_a_bounded_number_of_second_chances() {
+        for (small_percent, gated) in [(10, false), (10, true), (95, true), (CLOCK_PERCENT, true)] {
+            let rules = Rules {
+                small_percent,
+                gated,
+            };
+            let (mut policy, states) = filled(rules, 20_000, 3);
             for _ in 0..3 {
-                let victim = policy.evict(&words, &mut WorkSlice::unlimited()).unwrap();
-                let passed = words.0.iter().filter(|word| hits(word.load(Relaxed)) < 3);
+                let victim = policy.evict(&states, &mut WorkSlice::unlimited()).unwrap();
+                let passed = states
+                    .0
+                    .iter()
+                    .filter(|state| QueueState::load(state).hits() < 3);
                 assert!(passed.count() < 8_000);
-                policy.insert(victim, &words.0[victim as usize], words.hash(victim));
-                policy.validate(&words);
+                policy.insert(victim, &states.0[victim as usize], states.hash(victim));
+                policy.validate(&states);
             }
         }
     }
 
     #[test]
-    fn the_last_to_go_come_first() {
-        let (mut policy, words) = filled(S3Fifo::default().rules, 100, 0);
+    fn heat_orders_entries_by_queue_and_hits() {
+        let (mut policy, states) = filled(S3Fifo::default().rules, 100, 0);
         for slot in [7, 7, 7, 30, 30, 55] {
-            policy.touch(slot, &words.0[slot as usize]);
+            policy.on_hit(slot, &states.0[slot as usize]);
         }
-        assert_eq!(hottest_first(&policy, &words, 100)[..4], [7, 30, 55, 99]);
-        // Promoted to the main queue, which comes before the other.
-        while policy.evict(&words, &mut WorkSlice::unlimited()).unwrap() < 31 {}
-        assert_eq!(hottest_first(&policy, &words, 100)[..3], [30, 7, 55]);
+        assert_eq!(hottest_first(&policy, &states, 100)[..4], [7, 30, 55, 99]);
+        // Entries that were promoted to the main queue are hotter than the others.
+        while policy.evict(&states, &mut WorkSlice::unlimited()).unwrap() < 31 {}
+        assert_eq!(hottest_first(&policy, &states, 100)[..3], [30, 7, 55]);
     }
 }

@@ -1,4 +1,4 @@
-//! Lists of slots that are removed at the head only, so that one link a slot suffices.
+//! Lists from which slots are removed at the head only, so that one link for each slot is enough.
 
 use crate::storage::column::Column;
 
@@ -35,6 +35,7 @@ impl Links {
         }
     }
 
+    /// Sets the link of a slot.
     #[inline]
     fn set(&mut self, slot: u32, link: u32) {
         if let Some(location) = self.0.get_mut(slot) {
@@ -42,6 +43,7 @@ impl Links {
         }
     }
 
+    /// Returns the link of a slot.
     #[inline]
     fn get(&self, slot: u32) -> u32 {
         self.0.get(slot).copied().unwrap_or(UNFILED)
@@ -71,15 +73,17 @@ impl Links {
 #[derive(Clone, Copy)]
 pub(crate) struct List {
     pub(crate) head: u32,
-    pub(crate) tail: u32,
+    tail: u32,
 }
 
 impl List {
+    /// A list without slots.
     pub(crate) const EMPTY: Self = Self {
         head: END,
         tail: END,
     };
 
+    /// Returns `true` if the list has no slots.
     #[inline]
     pub(crate) fn is_empty(self) -> bool {
         self.head == END
@@ -146,7 +150,7 @@ impl List {
     }
 }
 
-/// Converts a number of slots, which are numbered by `u32`.
+/// Converts a number of slots to the type that numbers them.
 #[allow(clippy::cast_possible_truncation)]
 pub(crate) fn as_slot(slots: usize) -> u32 {
     slots as u32

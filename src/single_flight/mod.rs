@@ -60,7 +60,7 @@ use crate::error::{AnyError, LoadError};
 use crate::single_flight::context::is_running;
 use crate::single_flight::state::{Admission, State, Waiters, wake};
 use crate::single_flight::table::Table;
-use crate::sync::reentrancy::{LockGuardMark, assert_nothing_exclusive};
+use crate::sync::reentrancy::{LockGuardMark, assert_no_exclusive_lock_held};
 use crate::sync::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Mutex, MutexGuard};
 use equivalent::Equivalent;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
@@ -165,7 +165,7 @@ impl<K: Eq, V> InFlightLoads<K, V> {
     where
         K: Clone,
     {
-        assert_nothing_exclusive("load into");
+        assert_no_exclusive_lock_held("load into");
         let mut table = self.table.lock();
         let replaces = match self.join(&mut table, hash, key, candidate) {
             Join::Found(role) => return role,
@@ -173,7 +173,7 @@ impl<K: Eq, V> InFlightLoads<K, V> {
         };
         // The key is cloned under the table's lock. If it were cloned before, a clone that is not needed would be
         // dropped under the shard's lock.
-        let _held = LockGuardMark::exclusively();
+        let _guard_mark = LockGuardMark::writing();
         let state = State::led(candidate, replaces);
         let load = InFlightLoad::new(hash, key.clone(), true, state);
         Role::Lead(self.register(&mut table, load, candidate))
@@ -210,7 +210,7 @@ impl<K: Eq, V> InFlightLoads<K, V> {
         key: &K,
         candidate: Candidate,
     ) -> Join<'_, K, V> {
-        let _held = LockGuardMark::exclusively();
+        let _guard_mark = LockGuardMark::writing();
         let is_it = |other: &Arc<InFlightLoad<K, V>>| other.joinable && other.key == *key;
         let Some(load) = table.find(hash, is_it) else {
             return Join::StartNew { replaces: false };

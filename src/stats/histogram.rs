@@ -1,4 +1,4 @@
-//! Histograms of durations, and what they are counted in.
+//! Histograms of durations, and the concurrent counters behind them.
 
 use crate::sync::thread_slot::{SLOTS, ThreadSlot};
 use std::fmt;
@@ -6,20 +6,36 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
-/// A histogram of durations from 1 microsecond to 13 days, each bucket at most a quarter wide.
+/// A histogram of durations from 1 microsecond to 13 days, in buckets that are at most a quarter wide.
+///
+/// # Examples
+///
+/// ```
+/// use hotset::LocalCache;
+/// use std::convert::Infallible;
+///
+/// let cache: LocalCache<u32, u32> = LocalCache::new(100);
+/// cache.get_or_load(&1, |_| Ok::<_, Infallible>(10)).unwrap();
+/// let load_times = cache.stats().load_times;
+/// assert_eq!(load_times.count(), 1);
+/// assert!(load_times.mean() <= load_times.percentile(99.0));
+/// ```
 #[derive(Clone, PartialEq, Eq)]
 pub struct DurationHistogram {
     total: Duration,
     buckets: Box<[u64]>,
 }
 
-/// Buckets are 4 to a power of two; the first holds everything below 2^10 ns, the last everything
-/// from 2^50 ns on.
+/// The number of buckets for each power of two.
 const SUB_BUCKETS: u32 = 4;
+/// The power of two, in nanoseconds, below which all durations are in the first bucket.
 const FIRST_POWER: u32 = 10;
+/// The power of two, in nanoseconds, from which on all durations are in the last bucket.
 const LAST_POWER: u32 = 50;
+/// The number of all buckets.
 const BUCKETS: usize = ((LAST_POWER - FIRST_POWER) * SUB_BUCKETS + 2) as usize;
 
+/// Returns the bucket of a duration.
 fn bucket_of(nanos: u64) -> usize {
     let power = nanos.max(1).ilog2();
     if power < FIRST_POWER {
@@ -32,7 +48,7 @@ fn bucket_of(nanos: u64) -> usize {
     }
 }
 
-/// The first duration above the bucket; `None` for the last one.
+/// Returns the least duration above a bucket, or `None` for the last bucket.
 fn upper_bound(bucket: usize) -> Option<Duration> {
     if bucket >= BUCKETS - 1 {
         return None;
@@ -42,19 +58,19 @@ fn upper_bound(bucket: usize) -> Option<Duration> {
 }
 
 impl DurationHistogram {
-    /// All durations added up.
+    /// Returns the sum of all durations.
     #[must_use]
     pub fn total(&self) -> Duration {
         self.total
     }
 
-    /// How many durations there are.
+    /// Returns the number of durations.
     #[must_use]
     pub fn count(&self) -> u64 {
         self.buckets.iter().sum()
     }
 
-    /// The arithmetic mean; zero if there is none.
+    /// Returns the arithmetic mean, or zero if there are no durations.
     #[must_use]
     pub fn mean(&self) -> Duration {
         match self.count() {
@@ -65,8 +81,10 @@ impl DurationHistogram {
         }
     }
 
-    /// The duration that `percent` (0 to 100) of all stay below, rounded up to its bucket's bound;
-    /// zero if there is none, `Duration::MAX` if it is above 13 days.
+    /// Returns the duration below which `percent` (0 to 100) of all durations are, rounded up to the bound of its
+    /// bucket.
+    ///
+    /// Returns zero if there are no durations, and `Duration::MAX` if the result is above 13 days.
     #[must_use]
     #[allow(
         clippy::cast_precision_loss,
@@ -85,8 +103,9 @@ impl DurationHistogram {
         Duration::ZERO
     }
 
-    /// The buckets in rising order: the first duration above each, and how many fell in it. The
-    /// last one's bound is `Duration::MAX`.
+    /// Returns the buckets in ascending order, each as the least duration above it and the number of durations in it.
+    ///
+    /// The bound of the last bucket is `Duration::MAX`.
     pub fn buckets(&self) -> impl Iterator<Item = (Duration, u64)> + '_ {
         self.buckets
             .iter()
@@ -95,10 +114,10 @@ impl DurationHistogram {
     }
 }
 
-/// A histogram's growth, for recorders that count values one by one.
+/// Differences of histograms, for recorders that count values one by one.
 #[cfg(feature = "metrics")]
 impl DurationHistogram {
-    /// What came after `before`.
+    /// Returns the durations that were added since `before`.
     pub(crate) fn since(&self, before: &Self) -> Self {
         let pairs = self.buckets.iter().zip(&before.buckets);
         Self {
@@ -107,6 +126,7 @@ impl DurationHistogram {
         }
     }
 
+    /// Adds all durations of another histogram.
     pub(crate) fn add(&mut self, other: &Self) {
         self.total += other.total;
         for (sum, more) in self.buckets.iter_mut().zip(&other.buckets) {
@@ -114,8 +134,8 @@ impl DurationHistogram {
         }
     }
 
-    /// A value of each bucket in seconds, and how many there are: all as far into their buckets as it
-    /// takes for the sum to be the total.
+    /// Returns a value in seconds for each bucket that is not empty, and the number of durations in it. All values are
+    /// at the same relative position in their buckets, so that their sum is the total.
     pub(crate) fn seconds(&self) -> Vec<(f64, u64)> {
         let counted = self
             .buckets
@@ -136,14 +156,15 @@ impl DurationHistogram {
         ranges.map(value).collect()
     }
 
-    /// The total is what these come to: where it was read before the buckets were, or after, the rest is
-    /// for the next time.
+    /// Sets the total to the sum of these values. If the total was read before or after the buckets, the rest is left
+    /// for the next difference.
     pub(crate) fn set_total(&mut self, seconds: &[(f64, u64)]) {
         let sum = sum(seconds.iter().copied());
         self.total = Duration::try_from_secs_f64(sum).unwrap_or_default();
     }
 }
 
+/// Returns the sum of values, each of which occurs a number of times.
 #[cfg(feature = "metrics")]
 #[allow(clippy::cast_precision_loss)]
 fn sum(values: impl Iterator<Item = (f64, u64)>) -> f64 {
@@ -170,23 +191,26 @@ impl fmt::Debug for DurationHistogram {
     }
 }
 
-/// Adds to a counter that no other thread writes, so that there is no update to lose. Returns the sum.
+/// Adds to a counter that only this thread writes, without a contended instruction. Returns the sum.
 #[inline]
-pub(crate) fn add_alone(counter: &AtomicU64, amount: u64) -> u64 {
+pub(crate) fn add_unshared(counter: &AtomicU64, amount: u64) -> u64 {
     let sum = counter.load(Relaxed).wrapping_add(amount);
     counter.store(sum, Relaxed);
     sum
 }
 
+/// Adds to a counter that several threads write. Returns the sum.
 #[cold]
 pub(crate) fn add_shared(counter: &AtomicU64, amount: u64) -> u64 {
     counter.fetch_add(amount, Relaxed).wrapping_add(amount)
 }
 
-/// DurationHistogram as they are counted, by any number of threads.
+/// The counters of a histogram to which any number of threads add.
 pub(crate) struct Tally {
-    /// The sum, in two parts, since a sum of nanoseconds would be full after 500 years of ages.
+    /// The whole seconds of all durations. The sum has two parts, because a sum of nanoseconds would overflow after 500
+    /// years, which ages reach.
     seconds: AtomicU64,
+    /// The fractions of a second of all durations, in nanoseconds.
     nanos: AtomicU64,
     buckets: [AtomicU64; BUCKETS],
 }
@@ -202,11 +226,13 @@ impl Default for Tally {
 }
 
 impl Tally {
+    /// Adds a duration.
     #[cfg(feature = "redis")]
     pub(crate) fn count(&self, duration: Duration) {
         self.count_by(add_shared, duration);
     }
 
+    /// Adds a duration, with this function to add to each counter.
     fn count_by(&self, add: impl Fn(&AtomicU64, u64) -> u64, duration: Duration) {
         let nanos = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
         add(&self.seconds, duration.as_secs());
@@ -214,6 +240,7 @@ impl Tally {
         add(&self.buckets[bucket_of(nanos)], 1);
     }
 
+    /// Adds all durations to a histogram.
     fn add_to(&self, sum: &mut DurationHistogram) {
         let (seconds, nanos) = (self.seconds.load(Relaxed), self.nanos.load(Relaxed));
         sum.total += Duration::from_secs(seconds) + Duration::from_nanos(nanos);
@@ -222,6 +249,7 @@ impl Tally {
         }
     }
 
+    /// Returns the durations so far.
     #[cfg(feature = "redis")]
     pub(crate) fn snapshot(&self) -> DurationHistogram {
         let mut sum = DurationHistogram::default();
@@ -230,24 +258,27 @@ impl Tally {
     }
 }
 
-/// A tally for each thread that counts, and one that all further threads share. They are large, so only
-/// who counts has one.
+/// The counters of a histogram for each thread that adds to it, and one that all further threads share. They are large,
+/// so each is allocated when its thread first adds a duration.
 pub(crate) struct StripedTally([OnceLock<Box<Tally>>; SLOTS + 1]);
 
 impl StripedTally {
+    /// Creates counters without durations.
     pub(crate) fn new() -> Self {
         Self(std::array::from_fn(|_| OnceLock::new()))
     }
 
+    /// Adds a duration, for the thread with this slot.
     pub(crate) fn count(&self, slot: ThreadSlot, duration: Duration) {
         let tally = self.0[slot.index()].get_or_init(Box::default);
         if slot.index() < SLOTS {
-            tally.count_by(add_alone, duration);
+            tally.count_by(add_unshared, duration);
         } else {
             tally.count_by(add_shared, duration);
         }
     }
 
+    /// Returns the durations so far.
     pub(crate) fn snapshot(&self) -> DurationHistogram {
         let mut sum = DurationHistogram::default();
         for tally in self.0.iter().filter_map(OnceLock::get) {
@@ -262,7 +293,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_duration_lies_below_its_bucket_bound_and_at_or_above_the_one_before() {
+    fn duration_is_below_the_bound_of_its_bucket_and_not_below_the_previous_bound() {
         for power in 0..64 {
             for nanos in [1u64 << power, (1 << power) + (1 << power) / 3] {
                 let bucket = bucket_of(nanos);
@@ -274,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn percentiles_are_within_a_quarter_and_means_exact() {
+    fn percentiles_are_exact_to_a_quarter_and_means_are_exact() {
         let tally = StripedTally::new();
         for micros in 1..=1_000 {
             tally.count(ThreadSlot::current(), Duration::from_micros(micros));
@@ -297,7 +328,7 @@ mod tests {
 
     #[cfg(feature = "metrics")]
     #[test]
-    fn growth_is_told_value_by_value_with_the_sum_exact() {
+    fn values_of_a_difference_have_the_exact_sum() {
         let tally = StripedTally::new();
         let count = |micros| tally.count(ThreadSlot::current(), Duration::from_micros(micros));
         (1..100).for_each(count);
@@ -306,8 +337,11 @@ mod tests {
         let growth = tally.snapshot().since(&before);
         assert_eq!(growth.count(), 2_000);
         let values = growth.seconds();
-        let told = sum(values.iter().copied());
-        assert!((told - growth.total().as_secs_f64()).abs() < 1e-9, "{told}");
+        let recorded = sum(values.iter().copied());
+        assert!(
+            (recorded - growth.total().as_secs_f64()).abs() < 1e-9,
+            "{recorded}"
+        );
         for (value, count) in values {
             assert!(
                 count > 0 && (0.000_75..0.003_75).contains(&value),
@@ -322,9 +356,9 @@ mod tests {
 
     #[cfg(feature = "metrics")]
     #[test]
-    fn a_total_that_is_read_before_its_bucket_is_made_up_for() {
+    fn total_read_before_its_bucket_is_corrected_by_the_next_difference() {
         let one = Duration::from_millis(1_240);
-        let (mut known, mut told, mut sum_of_all) = (
+        let (mut known, mut recorded, mut sum_of_all) = (
             DurationHistogram::default(),
             0.0,
             DurationHistogram::default(),
@@ -335,18 +369,18 @@ mod tests {
             sum_of_all = torn.clone();
             sum_of_all.buckets[bucket_of(1_240_000_000)] += 1;
             for read in [&torn, &sum_of_all] {
-                let mut news = read.since(&known);
-                let values = news.seconds();
-                told += sum(values.iter().copied());
-                news.set_total(&values);
-                known.add(&news);
+                let mut difference = read.since(&known);
+                let values = difference.seconds();
+                recorded += sum(values.iter().copied());
+                difference.set_total(&values);
+                known.add(&difference);
             }
         }
-        assert!((told - 1_240.0).abs() < 1.0, "{told}");
+        assert!((recorded - 1_240.0).abs() < 1.0, "{recorded}");
     }
 
     #[test]
-    fn a_sum_of_long_durations_does_not_run_over() {
+    fn sum_of_long_durations_does_not_overflow() {
         let tally = StripedTally::new();
         let year = Duration::from_millis(365 * 24 * 3_600 * 1_000 + 1);
         for _ in 0..1_000 {

@@ -1,8 +1,8 @@
-//! Statistics: counters that cost a hit next to nothing, and the snapshot of them.
+//! Statistics: striped counters that cost a hit almost nothing, and snapshots of them.
 
 pub(crate) mod histogram;
 
-use crate::stats::histogram::{DurationHistogram, StripedTally, add_alone, add_shared};
+use crate::stats::histogram::{DurationHistogram, StripedTally, add_shared, add_unshared};
 use crate::sync::thread_slot::{SLOTS, ThreadSlot};
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -31,8 +31,8 @@ pub struct Stats {
     pub stale: u64,
     /// Loads that had to wait for a permit.
     pub queued: u64,
-    /// Loads that outlived their [lease](crate::LocalCacheBuilder::lease), so that another caller loaded in their place, or
-    /// their permit passed to another load. They come on top of
+    /// Loads that outlived their [lease](crate::LocalCacheBuilder::lease), so that another caller loaded in their
+    /// place, or their permit passed to another load. They come on top of
     /// [`max_concurrent_loads`](crate::LocalCacheBuilder::max_concurrent_loads) while they run.
     pub abandoned_loads: u64,
     /// The run times of loaders, failed ones included.
@@ -106,7 +106,7 @@ pub(crate) enum Count {
     Load,
     LoadFailure,
     Coalesced,
-    Renewal,
+    Refresh,
     Stale,
     Queued,
     Abandoned,
@@ -114,6 +114,7 @@ pub(crate) enum Count {
     Outdated,
 }
 
+/// The number of variants of [`Count`].
 const COUNTS: usize = Count::Outdated as usize + 1;
 
 /// The counters of one thread, on a cache line of their own (two, because some processors fetch lines in pairs).
@@ -126,12 +127,14 @@ pub(crate) struct Counters {
     stripes: Box<[Stripe; SLOTS]>,
     /// The stripe of all threads without a slot of their own.
     shared: Stripe,
+    /// The run times of loaders.
     load_times: Box<StripedTally>,
     /// The ages of values on the sampled hits.
     ages: Box<StripedTally>,
 }
 
 impl Counters {
+    /// Creates counters that are zero.
     pub(crate) fn new() -> Self {
         Self {
             stripes: Box::new(std::array::from_fn(|_| Stripe::default())),
@@ -145,7 +148,7 @@ impl Counters {
     #[inline]
     pub(crate) fn add(&self, slot: ThreadSlot, count: Count) -> u64 {
         match self.stripes.get(slot.index()) {
-            Some(Stripe(counts)) => add_alone(&counts[count as usize], 1),
+            Some(Stripe(counts)) => add_unshared(&counts[count as usize], 1),
             None => add_shared(&self.shared.0[count as usize], 1),
         }
     }
@@ -155,10 +158,12 @@ impl Counters {
         self.add(ThreadSlot::current(), count);
     }
 
+    /// Adds the run time of a loader.
     pub(crate) fn add_load_time(&self, elapsed: Duration) {
         self.load_times.count(ThreadSlot::current(), elapsed);
     }
 
+    /// Adds the age of a served value, for the thread with this slot.
     pub(crate) fn add_age(&self, slot: ThreadSlot, age: Duration) {
         self.ages.count(slot, age);
     }
@@ -176,7 +181,7 @@ impl Counters {
             loads: sum(Count::Load),
             load_failures: sum(Count::LoadFailure),
             coalesced: sum(Count::Coalesced),
-            refreshes: sum(Count::Renewal),
+            refreshes: sum(Count::Refresh),
             stale: sum(Count::Stale),
             queued: sum(Count::Queued),
             abandoned_loads: sum(Count::Abandoned),
@@ -195,7 +200,7 @@ mod tests {
     use std::thread;
 
     #[test]
-    fn no_count_is_lost_with_more_threads_than_stripes() {
+    fn counts_are_exact_with_more_threads_than_stripes() {
         let counters = Counters::new();
         let threads = SLOTS + 16;
         thread::scope(|scope| {

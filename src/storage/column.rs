@@ -62,6 +62,7 @@ impl<T> Column<T> {
         }
     }
 
+    /// Returns the item of a slot that has not moved yet.
     #[cold]
     #[inline(never)]
     fn get_outgrown(&self, slot: u32) -> Option<&T> {
@@ -149,7 +150,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn items_stay_in_place_while_the_column_grows() {
+    fn items_keep_their_slots_while_the_column_grows() {
         let mut column = Column::new();
         for round in 1..6_u32 {
             column.grow(column.len() + 100);
@@ -174,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn an_item_pushed_while_the_column_grows_is_moved_too() {
+    fn item_pushed_while_the_column_grows_is_moved_too() {
         let mut column = Column::new();
         column.grow(4);
         (0..3).for_each(|item| column.push(item));

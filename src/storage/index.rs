@@ -9,6 +9,9 @@ pub(crate) const BUCKETS_PER_STEP: usize = 256;
 
 /// A hash table whose growth is spread over many insertions.
 ///
+/// All operations on a value use the same hash: `hash_of` returns the one that the value was inserted with. `HashTable`
+/// requires it.
+///
 /// While it grows there are two tables. Values are inserted into the new one and looked up in both, the new one first.
 /// A lookup of a value in the new one costs the same as in a plain table.
 #[repr(C)]
@@ -21,8 +24,8 @@ pub(crate) struct Index<T> {
     spare: Option<Box<HashTable<T>>>,
 }
 
-/// The number of values from which on a table gets a spare one. A smaller table is allocated when it is needed.
-const LEAST_SPARE: usize = 1 << 16;
+/// The capacity from which on a table gets a spare one. A smaller table is allocated when it is needed.
+const MIN_SPARE_CAPACITY: usize = 1 << 16;
 
 /// A table whose values are being moved to a larger one.
 struct Outgrown<T> {
@@ -111,7 +114,7 @@ impl<T: Copy> Index<T> {
     pub(crate) fn needs_spare(&self) -> bool {
         let capacity = self.table.capacity();
         capacity - self.table.len() <= capacity / 64
-            && capacity >= LEAST_SPARE
+            && capacity >= MIN_SPARE_CAPACITY
             && self.spare.is_none()
     }
 
@@ -124,7 +127,7 @@ impl<T: Copy> Index<T> {
         const BUCKETS_PER_PAGE: usize = 512;
         let mut table = HashTable::with_capacity(capacity);
         for bucket in (0..table.num_buckets()).step_by(BUCKETS_PER_PAGE) {
-            table.insert_unique(bucket as u64, T::default(), |_| 0);
+            table.insert_unique(bucket as u64, T::default(), |_| bucket as u64);
         }
         table.clear();
         table
@@ -143,6 +146,11 @@ impl<T: Copy> Index<T> {
     /// [`grow`](Self::grow) before that.
     #[inline]
     pub(crate) fn insert(&mut self, hash: u64, value: T, hash_of: impl Fn(&T) -> u64) {
+        debug_assert_eq!(
+            hash,
+            hash_of(&value),
+            "a value has one hash for all operations"
+        );
         self.table.insert_unique(hash, value, hash_of);
     }
 
@@ -227,10 +235,13 @@ mod tests {
         let mut steps = 0;
         for value in 0..50_000_u32 {
             if index.is_full() {
-                assert!(index.outgrown.is_none(), "it fills before it has grown");
+                assert!(index.outgrown.is_none(), "it is full before it has grown");
                 index.grow(index.len() * 2, hash_of);
             }
-            let rehash = |_: &u32| unreachable!("all values are rehashed at once");
+            let rehash = |hashed: &u32| {
+                assert_eq!(*hashed, value, "all values are rehashed at once");
+                hash_of(hashed)
+            };
             index.insert(hash_of(&value), value, rehash);
             if index.outgrown.is_some() {
                 steps += 1;
@@ -246,24 +257,24 @@ mod tests {
             }
         }
         assert_eq!((index.len(), index.iter().count()), (40_000, 40_000));
-        assert!(steps > 100, "it grew at once");
+        assert!(steps > 100, "it has grown at once");
     }
 
     #[test]
-    fn a_large_table_is_prepared_before_it_is_needed_and_used_once() {
-        let mut index = Index::with_capacity(LEAST_SPARE);
+    fn spare_table_is_requested_before_it_is_needed_and_used_once() {
+        let mut index = Index::with_capacity(MIN_SPARE_CAPACITY);
         let mut value = 0;
         while !index.needs_spare() {
             assert!(!index.is_full());
             index.insert(hash_of(&value), value, hash_of);
             value += 1;
         }
-        let spare = || Index::prepare_table(4 * LEAST_SPARE);
-        assert!(spare().is_empty() && spare().capacity() >= 4 * LEAST_SPARE);
+        let spare = || Index::prepare_table(4 * MIN_SPARE_CAPACITY);
+        assert!(spare().is_empty() && spare().capacity() >= 4 * MIN_SPARE_CAPACITY);
         assert!(index.set_spare(spare()).is_ok() && !index.needs_spare());
         assert!(index.set_spare(spare()).is_err());
-        index.grow(2 * LEAST_SPARE, hash_of);
-        assert!(index.table.capacity() >= 4 * LEAST_SPARE);
+        index.grow(2 * MIN_SPARE_CAPACITY, hash_of);
+        assert!(index.table.capacity() >= 4 * MIN_SPARE_CAPACITY);
         assert!(index.spare.is_none() && !index.needs_spare());
     }
 }

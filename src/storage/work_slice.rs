@@ -9,7 +9,7 @@ pub(crate) const SLOTS_PER_HOLD: u32 = 512;
 /// finished. The longest step is a sweep and then an eviction that gives as many second chances as it may, up to 1,000
 /// in each of both queues.
 #[cfg(debug_assertions)]
-const MOST_PER_HOLD: u32 = SLOTS_PER_HOLD + 4_000;
+const MAX_SLOTS_PER_HOLD: u32 = SLOTS_PER_HOLD + 4_000;
 
 /// A counter of the slots that are visited under one hold of a lock. When the limit is reached, the caller releases the
 /// lock and does the rest of its work under the next hold.
@@ -62,7 +62,7 @@ impl Drop for WorkSlice {
     fn drop(&mut self) {
         if self.limit != u32::MAX && !std::thread::panicking() {
             assert!(
-                self.done <= MOST_PER_HOLD,
+                self.done <= MAX_SLOTS_PER_HOLD,
                 "{} slots were visited under one hold of a lock",
                 self.done
             );

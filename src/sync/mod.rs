@@ -1,5 +1,7 @@
-//! What is concurrent, for real or in a model: flights are written against this, so that loom and
-//! shuttle can run them.
+//! Concurrency primitives that know no cache, and a switch between real ones and those of loom and shuttle.
+//!
+//! Single flight is written against [`Mutex`] and the atomics of this module, so that its models run under loom and
+//! shuttle.
 
 pub(crate) mod read_biased_lock;
 pub(crate) mod reentrancy;
@@ -7,14 +9,14 @@ pub(crate) mod reentrancy;
 pub(crate) mod thread_slot;
 
 #[cfg(not(any(loom_models, shuttle_models)))]
-mod by {
+mod imp {
     pub(crate) use parking_lot::{Mutex, MutexGuard};
     pub(crate) use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize};
     pub(crate) use std::thread_local;
 }
 
 #[cfg(any(loom_models, shuttle_models))]
-mod by {
+mod imp {
     #[cfg(loom_models)]
     pub(crate) use loom::{
         sync::MutexGuard,
@@ -28,7 +30,7 @@ mod by {
         thread_local,
     };
 
-    /// `parking_lot`'s interface over the model's lock.
+    /// The lock of the model, with the interface of `parking_lot`.
     pub(crate) struct Mutex<T>(
         #[cfg(loom_models)] loom::sync::Mutex<T>,
         #[cfg(shuttle_models)] shuttle::sync::Mutex<T>,
@@ -48,4 +50,4 @@ mod by {
     }
 }
 
-pub(crate) use by::*;
+pub(crate) use imp::*;

@@ -1,113 +1,124 @@
-//! What the current thread holds that others wait for.
+//! Detection of calls from user code that could wait for a lock of their own thread.
 //!
-//! User code runs under some locks, and may call a cache from there. One who holds something and
-//! waits for a lock could close a circle, so those who are about to wait ask here, and panic.
+//! User code runs under some locks, and may call a cache from there. If a thread that holds a lock waited for another
+//! one, the waiting threads could form a circle. Before a thread waits, it therefore checks which locks it holds, and
+//! panics instead.
 
 use crate::sync::thread_slot::{SHARED, ThreadSlot};
 use std::cell::Cell;
 use std::marker::PhantomData;
 use std::sync::atomic::Ordering;
 
-/// How much the current thread holds exclusively, times [`EXCLUSIVE`], and how many locks it reads
-/// without an announcement.
-type Holdings = Cell<usize>;
+/// The locks that the current thread holds: the number of those that it writes, times [`WRITE`], plus the number of
+/// those that it reads without a published slot, times [`READ`].
+type LockCounts = Cell<usize>;
 
-const READING: usize = 1;
-const EXCLUSIVE: usize = 1 << (usize::BITS / 2);
+const READ: usize = 1;
+const WRITE: usize = 1 << (usize::BITS / 2);
 
-// Without a destructor, so that it is there to the thread's end.
+// Without a destructor, so that it can be used until the thread ends.
 #[cfg(not(any(loom_models, shuttle_models)))]
 std::thread_local! {
-    static HELD: Holdings = const { Cell::new(0) };
+    static LOCK_COUNTS: LockCounts = const { Cell::new(0) };
 }
-// The models' macros know no `const` blocks.
+// The macros of the models do not support `const` blocks.
 #[cfg(any(loom_models, shuttle_models))]
 crate::sync::thread_local! {
-    static HELD: Holdings = Cell::new(0);
+    static LOCK_COUNTS: LockCounts = Cell::new(0);
 }
 
-/// Something that the current thread holds. Not `Send`: another thread would give it back.
-pub(crate) struct LockGuardMark(usize, PhantomData<*const ()>);
+/// The record that the current thread holds a lock. It is not `Send`, because it is removed from the same thread's
+/// counts when it is dropped.
+pub(crate) struct LockGuardMark {
+    unit: usize,
+    _not_send: PhantomData<*const ()>,
+}
 
 impl LockGuardMark {
-    /// This thread reads a lock without an announcement.
+    /// Records that this thread reads a lock without a published slot.
     #[inline]
     pub(crate) fn reading() -> Self {
-        Self::one_more(READING)
+        Self::add(READ)
     }
 
-    /// This thread keeps everybody else out of something.
+    /// Records that this thread holds a lock exclusively.
     #[inline]
-    pub(crate) fn exclusively() -> Self {
-        Self::one_more(EXCLUSIVE)
+    pub(crate) fn writing() -> Self {
+        Self::add(WRITE)
     }
 
     #[inline]
-    fn one_more(unit: usize) -> Self {
-        HELD.with(|held| held.set(held.get() + unit));
-        Self(unit, PhantomData)
+    fn add(unit: usize) -> Self {
+        LOCK_COUNTS.with(|counts| counts.set(counts.get() + unit));
+        Self {
+            unit,
+            _not_send: PhantomData,
+        }
     }
 }
 
 impl Drop for LockGuardMark {
     #[inline]
     fn drop(&mut self) {
-        HELD.with(|held| held.set(held.get() - self.0));
+        LOCK_COUNTS.with(|counts| counts.set(counts.get() - self.unit));
     }
 }
 
-/// Has this thread announced that it reads a lock?
+/// Checks whether this thread has published that it reads a lock.
 #[inline]
-fn has_announced() -> bool {
-    ThreadSlot::current().announced().load(Ordering::Relaxed) > SHARED
+fn has_published() -> bool {
+    ThreadSlot::current()
+        .published_lock()
+        .load(Ordering::Relaxed)
+        > SHARED
 }
 
-/// Does this thread read any lock?
+/// Checks whether this thread reads any lock.
 pub(crate) fn is_reading() -> bool {
-    has_announced() || HELD.with(Cell::get) % EXCLUSIVE > 0
+    has_published() || LOCK_COUNTS.with(Cell::get) % WRITE > 0
 }
 
-/// Does this thread keep everybody else out of something?
+/// Checks whether this thread holds any lock exclusively.
 #[inline]
-pub(crate) fn is_exclusive() -> bool {
-    HELD.with(Cell::get) >= EXCLUSIVE
+pub(crate) fn is_writing() -> bool {
+    LOCK_COUNTS.with(Cell::get) >= WRITE
 }
 
-/// Refuses what might wait for the thread's own locks.
+/// Checks that this thread holds no lock, before an operation that might wait for one. `operation` completes the
+/// sentence "user code tried to .. a cache".
 ///
 /// # Panics
 ///
-/// If this thread holds any.
+/// Panics if this thread holds any lock.
 #[inline]
-pub(crate) fn assert_holds_nothing(what: &str) {
-    refuse_if(has_announced() || HELD.with(Cell::get) > 0, what);
-}
-
-/// Refuses what might wait for a lock that this thread holds exclusively.
-///
-/// # Panics
-///
-/// If this thread holds any that way.
-#[inline]
-pub(crate) fn assert_nothing_exclusive(what: &str) {
-    refuse_if(is_exclusive(), what);
-}
-
-#[inline]
-fn refuse_if(refused: bool, what: &str) {
-    if refused {
-        refuse(what);
+pub(crate) fn assert_no_lock_held(operation: &str) {
+    if has_published() || LOCK_COUNTS.with(Cell::get) > 0 {
+        panic_on_reentry(operation);
     }
 }
 
+/// Checks that this thread holds no lock exclusively, before an operation that might wait for one.
+///
 /// # Panics
 ///
-/// Always.
+/// Panics if this thread holds a lock exclusively.
+#[inline]
+pub(crate) fn assert_no_exclusive_lock_held(operation: &str) {
+    if is_writing() {
+        panic_on_reentry(operation);
+    }
+}
+
+/// Reports that user code called a cache in a way that could wait for its own thread.
+///
+/// # Panics
+///
+/// Panics always.
 #[cold]
 #[inline(never)]
-pub(crate) fn refuse(what: &str) -> ! {
+pub(crate) fn panic_on_reentry(operation: &str) -> ! {
     panic!(
-        "hotset: user code tried to {what} a cache from inside a cache: Clone, Eq and Hash of keys \
+        "hotset: user code tried to {operation} a cache from inside a cache: Clone, Eq and Hash of keys \
          and values, and the closure of get_with, run under a lock and may only read"
     );
 }

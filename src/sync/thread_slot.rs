@@ -1,32 +1,33 @@
-//! A slot that is the current thread's alone while it lives.
+//! A slot that belongs to one thread while the thread lives.
 //!
-//! [`ReadBiasedLock`](crate::sync::read_biased_lock) announces readers in it and statistics are striped by
-//! it: both may then write a cache line of their own without a contended instruction.
+//! A [`ReadBiasedLock`](crate::sync::read_biased_lock) publishes its readers there, and statistics are striped by slot.
+//! Both thereby write to a cache line of their own without a contended instruction.
 
 use parking_lot::Mutex;
 use std::cell::{Cell, OnceCell};
 use std::marker::PhantomData;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// How many threads can own a slot at one time. Those above it share one, and are a little slower.
+/// The number of threads that can own a slot at a time. Further threads share one, and are a little slower.
 pub(crate) const SLOTS: usize = 64;
 
-/// What a slot announces that announces no reader.
-pub(crate) const NOBODY: usize = 0;
-/// What the shared slot announces, for ever: no address, but not [`NOBODY`] either.
+/// The value of a slot whose thread reads no lock by it.
+pub(crate) const NO_LOCK: usize = 0;
+/// The constant value of the shared slot. It is neither the address of a lock nor [`NO_LOCK`].
 pub(crate) const SHARED: usize = 1;
 
-/// On two cache lines of its own, since lines are fetched in pairs.
+/// A slot, on two cache lines of its own, because some processors fetch lines in pairs.
 #[repr(align(128))]
 struct Slot {
-    announced: AtomicUsize,
+    /// The address of the lock that the owner reads, or [`NO_LOCK`].
+    published_lock: AtomicUsize,
     index: usize,
 }
 
 static ALL: [Slot; SLOTS + 1] = {
     let mut slots = [const {
         Slot {
-            announced: AtomicUsize::new(NOBODY),
+            published_lock: AtomicUsize::new(NO_LOCK),
             index: 0,
         }
     }; SLOTS + 1];
@@ -35,21 +36,23 @@ static ALL: [Slot; SLOTS + 1] = {
         slots[index].index = index;
         index += 1;
     }
-    slots[SLOTS].announced = AtomicUsize::new(SHARED);
+    slots[SLOTS].published_lock = AtomicUsize::new(SHARED);
     slots
 };
 
-/// One bit an owned slot.
-static TAKEN: Mutex<u64> = Mutex::new(0);
-/// One more than the highest index ever owned.
+/// A bit for each slot that is owned.
+static OWNED: Mutex<u64> = Mutex::new(0);
+/// One more than the highest index that was ever owned.
 static HIGH_WATER: AtomicUsize = AtomicUsize::new(0);
 
 thread_local! {
-    static MINE: Cell<Option<&'static Slot>> = const { Cell::new(None) };
+    /// The slot of the current thread, once it has one.
+    static CURRENT: Cell<Option<&'static Slot>> = const { Cell::new(None) };
+    /// Frees the slot when the thread ends.
     static RELEASE: OnceCell<Release> = const { OnceCell::new() };
 }
 
-/// The slot of the current thread. Not `Send`, so it cannot be another thread's.
+/// The slot of the current thread. It is not `Send`, so that no other thread uses it.
 #[derive(Clone, Copy)]
 pub(crate) struct ThreadSlot {
     slot: &'static Slot,
@@ -57,61 +60,63 @@ pub(crate) struct ThreadSlot {
 }
 
 impl ThreadSlot {
+    /// Returns the slot of the current thread.
     #[inline]
     pub(crate) fn current() -> Self {
         Self {
-            slot: MINE.get().unwrap_or_else(assign),
+            slot: CURRENT.get().unwrap_or_else(assign),
             _not_send: PhantomData,
         }
     }
 
-    /// The address of the lock that the owner reads, or [`NOBODY`].
+    /// Returns the address of the lock that the owner reads, or [`NO_LOCK`].
     #[inline]
-    pub(crate) fn announced(self) -> &'static AtomicUsize {
-        &self.slot.announced
+    pub(crate) fn published_lock(self) -> &'static AtomicUsize {
+        &self.slot.published_lock
     }
 
-    /// At most [`SLOTS`], which is the shared one.
+    /// Returns the index of the slot. The shared one has the index [`SLOTS`].
     #[inline]
     pub(crate) fn index(self) -> usize {
         self.slot.index
     }
 }
 
-/// All slots that a thread may own.
+/// Returns the published locks of all slots that a thread may own.
 ///
-/// Sequentially consistent with their assignment: one that is missing here is first used after
-/// this was called.
-pub(crate) fn in_use() -> impl Iterator<Item = &'static AtomicUsize> {
+/// This is sequentially consistent with their assignment: a slot that is missing here is first used after this call.
+pub(crate) fn slots_in_use() -> impl Iterator<Item = &'static AtomicUsize> {
     let slots = &ALL[..HIGH_WATER.load(Ordering::SeqCst)];
-    slots.iter().map(|slot| &slot.announced)
+    slots.iter().map(|slot| &slot.published_lock)
 }
 
+/// Assigns a free slot to the current thread, or the shared one if there is none.
 #[cold]
 fn assign() -> &'static Slot {
     let assigned = RELEASE.try_with(|release| {
-        let mut taken = TAKEN.lock();
-        let index = (!*taken).trailing_zeros() as usize;
+        let mut owned = OWNED.lock();
+        let index = (!*owned).trailing_zeros() as usize;
         if index < SLOTS {
-            *taken |= 1 << index;
+            *owned |= 1 << index;
             HIGH_WATER.fetch_max(index + 1, Ordering::SeqCst);
-            // Empty until now: this is reached once in a thread's life.
+            // It is empty until now, because a thread reaches this once.
             let _ = release.set(Release(index));
         }
         index
     });
-    // An error: the thread is ending and `RELEASE` is gone, so a slot would never come back.
+    // There is an error if the thread is ending and `RELEASE` was dropped. A slot would never be freed then.
     let slot = &ALL[assigned.unwrap_or(SLOTS)];
-    MINE.set(Some(slot));
+    CURRENT.set(Some(slot));
     slot
 }
 
+/// A guard that frees the slot with this index when its thread ends.
 struct Release(usize);
 
 impl Drop for Release {
     fn drop(&mut self) {
-        MINE.set(Some(&ALL[SLOTS]));
-        *TAKEN.lock() &= !(1 << self.0);
+        CURRENT.set(Some(&ALL[SLOTS]));
+        *OWNED.lock() &= !(1 << self.0);
     }
 }
 
@@ -122,15 +127,15 @@ mod tests {
     use std::thread;
 
     #[test]
-    fn live_threads_never_share_a_slot_and_ended_ones_give_theirs_back() {
+    fn live_threads_have_different_slots_and_ended_threads_free_theirs() {
         for _ in 0..3 {
-            let gate = Barrier::new(32);
+            let barrier = Barrier::new(32);
             let mut slots: Vec<usize> = thread::scope(|scope| {
                 let threads: Vec<_> = (0..32)
                     .map(|_| {
                         scope.spawn(|| {
                             let slot = ThreadSlot::current().index();
-                            gate.wait();
+                            barrier.wait();
                             assert_eq!(ThreadSlot::current().index(), slot);
                             slot
                         })
@@ -142,7 +147,7 @@ mod tests {
             slots.dedup();
             assert_eq!(slots.len(), 32);
             assert!(slots[31] < SLOTS, "more threads than slots");
-            assert!(in_use().count() > slots[31]);
+            assert!(slots_in_use().count() > slots[31]);
         }
     }
 }

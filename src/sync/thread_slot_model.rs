@@ -1,25 +1,25 @@
-//! `thread_slot` as loom's models see it.
+//! The module `thread_slot` for models that run under loom.
 
 use loom::sync::Mutex;
 use loom::sync::atomic::AtomicUsize;
 use loom::thread_local;
 use std::sync::Arc;
 
-/// One fewer than the threads of a model, so that one of them has none of its own.
+/// The number of slots. It is one less than the number of threads of a model, so that one of them has no slot.
 pub(crate) const SLOTS: usize = 2;
-pub(crate) const NOBODY: usize = 0;
+pub(crate) const NO_LOCK: usize = 0;
 pub(crate) const SHARED: usize = 1;
 
 loom::lazy_static! {
     static ref ALL: Vec<AtomicUsize> = {
-        let announced = |slot| if slot < SLOTS { NOBODY } else { SHARED };
-        (0..=SLOTS).map(|slot| AtomicUsize::new(announced(slot))).collect()
+        let initial = |slot| if slot < SLOTS { NO_LOCK } else { SHARED };
+        (0..=SLOTS).map(|slot| AtomicUsize::new(initial(slot))).collect()
     };
     static ref FREE: Arc<Mutex<Vec<usize>>> = Arc::new(Mutex::new((0..SLOTS).rev().collect()));
 }
 
 thread_local! {
-    static MINE: Owned = Owned {
+    static CURRENT: Owned = Owned {
         slot: FREE.lock().unwrap().pop(),
         free: Arc::clone(&FREE),
     };
@@ -27,7 +27,7 @@ thread_local! {
 
 struct Owned {
     slot: Option<usize>,
-    /// `FREE`, which is gone before a model's first thread ends.
+    /// A clone of `FREE`, which loom drops before the first thread of a model ends.
     free: Arc<Mutex<Vec<usize>>>,
 }
 
@@ -42,10 +42,10 @@ pub(crate) struct ThreadSlot(usize);
 
 impl ThreadSlot {
     pub(crate) fn current() -> Self {
-        Self(MINE.with(|mine| mine.slot.unwrap_or(SLOTS)))
+        Self(CURRENT.with(|owned| owned.slot.unwrap_or(SLOTS)))
     }
 
-    pub(crate) fn announced(self) -> &'static AtomicUsize {
+    pub(crate) fn published_lock(self) -> &'static AtomicUsize {
         &ALL[self.0]
     }
 
@@ -54,6 +54,6 @@ impl ThreadSlot {
     }
 }
 
-pub(crate) fn in_use() -> impl Iterator<Item = &'static AtomicUsize> {
+pub(crate) fn slots_in_use() -> impl Iterator<Item = &'static AtomicUsize> {
     ALL[..SLOTS].iter()
 }

@@ -1,11 +1,11 @@
-//! How old values are when they are served.
+//! Ages of served values.
 
 use hotset::{LocalCache, LocalCacheBuilder, ManualClock, Policy};
 use std::convert::Infallible;
 use std::time::Duration;
 
 const HITS: u64 = 64 * 100;
-/// Ages are kept to 4.2 ms, and counted in buckets a quarter wide.
+/// The error of an age, which is stored with a resolution of 4.2 ms.
 const TICK: Duration = Duration::from_millis(5);
 
 fn tracking(clock: &ManualClock) -> LocalCacheBuilder<u64, u64> {
@@ -19,7 +19,7 @@ fn hit(cache: &LocalCache<u64, u64>, keys: impl Fn(u64) -> u64) {
     }
 }
 
-/// Are all that were sampled of this age?
+/// Checks that one hit in 64 was sampled, and that all sampled values have this age.
 fn assert_aged(cache: &LocalCache<u64, u64>, age: Duration) {
     let ages = cache.stats().ages;
     assert!((95..=105).contains(&ages.count()), "{ages:?}");
@@ -28,18 +28,22 @@ fn assert_aged(cache: &LocalCache<u64, u64>, age: Duration) {
 }
 
 #[test]
-fn one_hit_in_64_tells_how_old_its_value_is() {
+fn age_of_one_hit_in_64_is_counted() {
     let clock = ManualClock::new();
     let cache = tracking(&clock).build().unwrap();
     cache.insert(1, 1);
     clock.advance(Duration::from_secs(10));
     hit(&cache, |_| 1);
     assert_aged(&cache, Duration::from_secs(10));
-    assert_eq!(cache.stats().hits, HITS, "the second look is no hit");
+    assert_eq!(
+        cache.stats().hits,
+        HITS,
+        "the second lookup of a sampled hit is not counted as a hit"
+    );
 }
 
 #[test]
-fn callers_of_get_or_load_are_sampled_too() {
+fn hits_of_get_or_load_are_sampled_too() {
     let clock = ManualClock::new();
     let cache = tracking(&clock).build().unwrap();
     cache.insert(1, 1);
@@ -51,7 +55,7 @@ fn callers_of_get_or_load_are_sampled_too() {
 }
 
 #[test]
-fn a_new_value_is_young_also_where_it_replaces_or_evicts() {
+fn new_value_has_age_zero_when_it_replaces_or_evicts_another() {
     for policy in [Policy::Lru, Policy::S3Fifo, Policy::Adaptive] {
         let clock = ManualClock::new();
         let builder = tracking(&clock).policy(policy).shards(1);
@@ -63,22 +67,22 @@ fn a_new_value_is_young_also_where_it_replaces_or_evicts() {
         for key in (0..1_000).rev() {
             cache.insert(key, 1);
         }
-        // Each evicts, and is put into its victim's slot.
+        // Each of these evicts an entry and gets its slot.
         for key in 1_000..2_000 {
             cache.insert(key, 2);
         }
         clock.advance(Duration::from_secs(2));
-        let held: Vec<u64> = cache.iter().map(|(key, _)| key).collect();
-        assert_eq!(held.len(), 1_000);
+        let keys: Vec<u64> = cache.iter().map(|(key, _)| key).collect();
+        assert_eq!(keys.len(), 1_000);
         hit(&cache, |number| {
-            held[usize::try_from(number).unwrap() % 1_000]
+            keys[usize::try_from(number).unwrap() % 1_000]
         });
         assert_aged(&cache, Duration::from_secs(2));
     }
 }
 
 #[test]
-fn a_load_may_have_read_its_value_as_soon_as_it_began() {
+fn age_of_a_loaded_value_includes_the_load_time() {
     let cache = LocalCache::builder().capacity(10).track_ages(true);
     let cache: LocalCache<u64, u64> = cache.build().unwrap();
     let load = |_: &u64| {
@@ -93,8 +97,8 @@ fn a_load_may_have_read_its_value_as_soon_as_it_began() {
 }
 
 #[test]
-fn keys_in_turn_are_sampled_alike() {
-    // One hit in exactly 64 would be of the same key each time.
+fn keys_that_are_requested_in_turn_are_sampled_equally_often() {
+    // If every 64th hit were sampled, it would be the same key each time.
     let clock = ManualClock::new();
     let cache = tracking(&clock).build().unwrap();
     cache.insert(0, 0);
@@ -117,7 +121,7 @@ fn keys_in_turn_are_sampled_alike() {
 }
 
 #[test]
-fn a_cache_that_does_not_track_ages_tells_none() {
+fn cache_without_track_ages_counts_no_age() {
     let cache = LocalCache::builder().capacity(10).track_ages(false);
     let cache: LocalCache<u64, u64> = cache.build().unwrap();
     cache.insert(1, 1);
@@ -126,7 +130,7 @@ fn a_cache_that_does_not_track_ages_tells_none() {
 }
 
 #[test]
-fn a_value_that_is_served_since_a_load_failed_tells_its_age_too() {
+fn age_of_a_stale_value_that_is_served_after_a_failed_load_is_counted() {
     let clock = ManualClock::new();
     let builder = tracking(&clock).time_to_live(Duration::from_secs(1));
     let builder = builder.stale_if_error(Duration::from_secs(3_600));
@@ -142,7 +146,7 @@ fn a_value_that_is_served_since_a_load_failed_tells_its_age_too() {
 }
 
 #[test]
-fn months_do_not_make_a_value_young() {
+fn age_of_months_does_not_wrap() {
     let clock = ManualClock::new();
     let cache = tracking(&clock).build().unwrap();
     cache.insert(1, 1);
@@ -150,14 +154,14 @@ fn months_do_not_make_a_value_young() {
     clock.advance(months);
     hit(&cache, |_| 1);
     let ages = cache.stats().ages;
-    // All in the bucket that has no bound.
+    // All ages are in the bucket that has no bound.
     assert!(ages.mean().abs_diff(months) <= TICK, "{ages:?}");
     assert_eq!(ages.percentile(1.0), Duration::MAX);
 }
 
 #[cfg(feature = "snapshot")]
 #[test]
-fn what_is_restored_is_as_old_as_it_was() {
+fn restored_value_keeps_its_age() {
     let clock = ManualClock::new();
     let cache = tracking(&clock).build().unwrap();
     cache.insert(1, 1);

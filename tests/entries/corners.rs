@@ -1,4 +1,4 @@
-//! What failed once, where features meet: renewals, tags, batches, permits, and failures.
+//! Regression tests of combined features: refreshes, tags, batches, permits and failures.
 
 use hotset::{Loaded, LocalCache, LocalCacheBuilder, ManualClock};
 use std::convert::Infallible;
@@ -9,8 +9,8 @@ use std::time::Duration;
 
 type Cache = LocalCache<u32, u64>;
 
-/// A cache with an entry that is due for renewal, and its clock.
-fn with_an_entry_due(
+/// Builds a cache with an entry that is due for a refresh, and returns it with its clock.
+fn cache_with_entry_to_refresh(
     set_up: impl FnOnce(LocalCacheBuilder<u32, u64>) -> LocalCacheBuilder<u32, u64>,
 ) -> (Cache, ManualClock) {
     let clock = ManualClock::new();
@@ -25,19 +25,19 @@ const fn seconds(count: u64) -> Duration {
     Duration::from_secs(count)
 }
 
-/// Also where no `stale_if_error` is set.
+/// This also holds without `stale_if_error`.
 #[test]
-fn a_failed_renewal_is_tried_again_after_a_second() {
-    let (cache, clock) = with_an_entry_due(|builder| builder.time_to_live(seconds(100)));
+fn failed_refresh_is_tried_again_after_a_second() {
+    let (cache, clock) = cache_with_entry_to_refresh(|builder| builder.time_to_live(seconds(100)));
     assert_eq!(cache.get_or_load(&1, |_| Err::<u64, _>("no")).unwrap(), 1);
     clock.advance(seconds(1));
     assert_eq!(cache.get_or_load(&1, |_| Ok::<_, &str>(2)).unwrap(), 2);
 }
 
-/// Put off, where no permit is free, for less than a lease, which is endless here.
+/// If no permit is free, a refresh is delayed for less than a lease, which never ends here.
 #[test]
-fn a_renewal_that_found_no_permit_is_tried_again() {
-    let (cache, clock) = with_an_entry_due(|builder| {
+fn refresh_that_found_no_permit_is_tried_again() {
+    let (cache, clock) = cache_with_entry_to_refresh(|builder| {
         builder
             .time_to_live(seconds(1_000_000))
             .max_concurrent_loads(1)
@@ -45,8 +45,11 @@ fn a_renewal_that_found_no_permit_is_tried_again() {
     });
     cache
         .get_or_load(&2, |_| {
-            let ask = || cache.get_or_load(&1, |_| Ok::<_, Infallible>(2)).unwrap();
-            assert_eq!(thread::scope(|scope| scope.spawn(ask).join().unwrap()), 1);
+            let request = || cache.get_or_load(&1, |_| Ok::<_, Infallible>(2)).unwrap();
+            assert_eq!(
+                thread::scope(|scope| scope.spawn(request).join().unwrap()),
+                1
+            );
             Ok::<_, Infallible>(0)
         })
         .unwrap();
@@ -58,8 +61,8 @@ fn a_renewal_that_found_no_permit_is_tried_again() {
 }
 
 #[test]
-fn a_renewal_that_panicked_is_tried_again_whatever_the_lease() {
-    let (cache, clock) = with_an_entry_due(|builder| builder.lease(Duration::MAX));
+fn panicked_refresh_is_tried_again_whatever_the_lease_is() {
+    let (cache, clock) = cache_with_entry_to_refresh(|builder| builder.lease(Duration::MAX));
     let panic = || -> Result<u64, Infallible> { std::panic::resume_unwind(Box::new("panic")) };
     let load = std::panic::AssertUnwindSafe(|| cache.get_or_load(&1, |_| panic()));
     assert!(std::panic::catch_unwind(load).is_err());
@@ -70,34 +73,34 @@ fn a_renewal_that_panicked_is_tried_again_whatever_the_lease() {
     );
 }
 
-/// An invalidation is no write to the key, but `change` is called again all the same.
+/// An invalidation of a tag is not a write to the key, but `change` is called again nevertheless.
 #[test]
-fn an_update_does_not_keep_what_it_made_of_an_invalidated_value() {
+fn update_does_not_store_a_value_computed_from_an_invalidated_one() {
     let cache = Cache::new(10);
     cache.insert_loaded(1, Loaded::new(10).tags(["t"]));
     let mut invalidated = false;
-    cache.update(&1, |held| {
+    cache.update(&1, |current| {
         if !std::mem::replace(&mut invalidated, true) {
             cache.invalidate_tag("t");
         }
-        held.map(|held| held + 1)
+        current.map(|value| value + 1)
     });
     assert_eq!(cache.get(&1), None);
 }
 
 #[test]
-fn an_update_keeps_the_tags() {
+fn update_keeps_the_tags() {
     let cache = Cache::new(10);
     cache.insert_loaded(1, Loaded::new(10).tags(["t"]));
-    cache.update(&1, |held| held.map(|held| held + 1));
+    cache.update(&1, |current| current.map(|value| value + 1));
     cache.invalidate_tag("t");
     assert_eq!(cache.get(&1), None);
 }
 
-/// It looks at eight slots a write: if it began anew with every invalidation, it would never get
-/// further than the first eight.
+/// A write sweeps a few blocks of slots. If every invalidation restarted the sweep, it would never get further than
+/// these.
 #[test]
-fn a_sweep_gets_round_though_tags_are_invalidated_all_the_time() {
+fn sweep_completes_while_tags_are_invalidated_continuously() {
     let clock = ManualClock::new();
     let cache: Cache = LocalCache::builder()
         .unbounded()
@@ -115,10 +118,10 @@ fn a_sweep_gets_round_though_tags_are_invalidated_all_the_time() {
     assert_eq!(cache.len(), 100);
 }
 
-/// Stored dead behind the sweep's hand, when that has seen the invalidation already. (A `weigher`
-/// makes sure of the moment; it may be any.)
+/// The entry is stored behind the position of a sweep that has seen the invalidation already. The weigher invalidates
+/// the tag at the right moment.
 #[test]
-fn what_was_invalidated_just_before_it_was_stored_is_reclaimed() {
+fn entry_invalidated_just_before_it_was_stored_is_removed() {
     let handle: Arc<std::sync::OnceLock<Cache>> = Arc::default();
     let weigher = {
         let handle = Arc::clone(&handle);
@@ -143,31 +146,31 @@ fn what_was_invalidated_just_before_it_was_stored_is_reclaimed() {
     assert_eq!(cache.len(), 1);
 }
 
-/// A value whose next clone waits, if it was armed.
+/// A value whose next clone waits if it is armed.
 struct Slow {
     armed: Arc<AtomicBool>,
     clones: mpsc::SyncSender<()>,
-    go_on: Arc<Barrier>,
+    resume: Arc<Barrier>,
 }
 
 impl Clone for Slow {
     fn clone(&self) -> Self {
         if self.armed.swap(false, SeqCst) {
             self.clones.send(()).unwrap();
-            self.go_on.wait();
+            self.resume.wait();
         }
         Self {
             armed: Arc::clone(&self.armed),
             clones: self.clones.clone(),
-            go_on: Arc::clone(&self.go_on),
+            resume: Arc::clone(&self.resume),
         }
     }
 }
 
-/// The leader of a flight that took another's place reads a stale value, its tag is invalidated, and
-/// a caller comes and waits, since that flight is not replaced in turn.
+/// The leader of a load that replaced another load reads a stale value. Then its tag is invalidated, and a further
+/// caller waits, because that load is not replaced again.
 #[test]
-fn a_stale_value_is_not_served_to_one_who_came_after_its_tag_was_invalidated() {
+fn stale_value_is_not_served_to_a_caller_that_came_after_its_tag_was_invalidated() {
     let clock = ManualClock::new();
     let cache: LocalCache<u32, Slow> = LocalCache::builder()
         .capacity(10)
@@ -179,23 +182,23 @@ fn a_stale_value_is_not_served_to_one_who_came_after_its_tag_was_invalidated() {
     let slow = Slow {
         armed: Arc::default(),
         clones,
-        go_on: Arc::new(Barrier::new(2)),
+        resume: Arc::new(Barrier::new(2)),
     };
-    let (armed, go_on) = (Arc::clone(&slow.armed), Arc::clone(&slow.go_on));
+    let (armed, resume) = (Arc::clone(&slow.armed), Arc::clone(&slow.resume));
     cache.insert_loaded(1, Loaded::new(slow).tags(["t"]).ttl(seconds(1)));
     clock.set(seconds(1));
-    let gate = Barrier::new(2);
-    let asked = AtomicU32::new(0);
+    let barrier = Barrier::new(2);
+    let loads = AtomicU32::new(0);
     thread::scope(|scope| {
         let first = scope.spawn(|| {
             let load = |_: &u32| {
-                gate.wait();
-                gate.wait();
+                barrier.wait();
+                barrier.wait();
                 Err::<Slow, _>("no")
             };
             drop(cache.get_or_load(&1, load));
         });
-        gate.wait();
+        barrier.wait();
         cache.invalidate_tag("another");
         let second = scope.spawn(|| {
             let load = |_: &u32| {
@@ -208,7 +211,7 @@ fn a_stale_value_is_not_served_to_one_who_came_after_its_tag_was_invalidated() {
         cache.invalidate_tag("t");
         let third = scope.spawn(|| {
             let load = |_: &u32| {
-                asked.fetch_add(1, SeqCst);
+                loads.fetch_add(1, SeqCst);
                 Err::<Slow, _>("no")
             };
             cache.get_or_load(&1, load).is_ok()
@@ -217,20 +220,20 @@ fn a_stale_value_is_not_served_to_one_who_came_after_its_tag_was_invalidated() {
             thread::yield_now();
         }
         (0..10_000).for_each(|_| thread::yield_now());
-        go_on.wait();
+        resume.wait();
         let served = third.join().unwrap();
-        gate.wait();
+        barrier.wait();
         first.join().unwrap();
         second.join().unwrap();
-        assert!(!served, "it got the invalidated value");
-        assert_eq!(asked.load(SeqCst), 1);
+        assert!(!served, "the caller got the invalidated value");
+        assert_eq!(loads.load(SeqCst), 1);
     });
 }
 
-/// "Callers who were served an expired value": this one was served a live one.
+/// `Stats::stale` counts callers that were served an expired value. This one is served a live value.
 #[test]
-fn a_live_value_that_a_failed_renewal_leaves_is_not_counted_as_stale() {
-    let (cache, _clock) = with_an_entry_due(|builder| {
+fn live_value_served_after_a_failed_refresh_is_not_counted_as_stale() {
+    let (cache, _clock) = cache_with_entry_to_refresh(|builder| {
         builder
             .time_to_live(seconds(100))
             .stale_if_error(seconds(100))
@@ -239,9 +242,9 @@ fn a_live_value_that_a_failed_renewal_leaves_is_not_counted_as_stale() {
     assert_eq!(cache.stats().stale, 0);
 }
 
-/// It runs within the permit and the flights, so what it loads does not wait for them.
+/// The iterator runs within the permit and the loads of the batch, so its own loads do not wait for them.
 #[test]
-fn the_iterator_that_a_batchs_loader_returns_is_part_of_the_load() {
+fn iterator_returned_by_a_batch_loader_is_part_of_the_load() {
     let cache: Cache = LocalCache::builder()
         .capacity(10)
         .max_concurrent_loads(1)
@@ -252,16 +255,19 @@ fn the_iterator_that_a_batchs_loader_returns_is_part_of_the_load() {
         let cache = &cache;
         Ok::<_, Infallible>(missing.into_iter().map(move |key| {
             let other = cache.get_or_load(&9, |_| Ok::<_, Infallible>(90));
-            (key, other.expect("it is within the batch's permit"))
+            (
+                key,
+                other.expect("the load is within the permit of the batch"),
+            )
         }))
     });
     assert_eq!(found.unwrap(), [Some(90)]);
 }
 
-/// Else what the innermost loader loads would wait for the permit that the outermost holds.
+/// Otherwise the innermost load would wait for the permit of the outermost one.
 #[cfg(feature = "tokio")]
 #[tokio::test]
-async fn a_detached_load_within_a_load_is_within_its_permit() {
+async fn detached_load_within_a_load_uses_its_permit() {
     let cache: Cache = LocalCache::builder()
         .capacity(10)
         .max_concurrent_loads(1)

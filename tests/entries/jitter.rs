@@ -1,4 +1,4 @@
-//! Deadlines that are spread, and settings of loads that cannot be.
+//! Jitter of deadlines, and settings that the builder refuses.
 
 use hotset::{BuildError, Loaded, LocalCache, LocalCacheBuilder, ManualClock};
 use std::convert::Infallible;
@@ -14,17 +14,17 @@ fn with_jitter(fraction: f64) -> Cache {
     builder.build().unwrap()
 }
 
-/// What is left of the lives of entries that are stored together, of a thousand seconds.
-fn left(fraction: f64, store: impl Fn(&Cache, u32)) -> Vec<f64> {
+/// Returns the remaining times to live, in seconds, of entries that are stored at one time.
+fn remaining_ttls(fraction: f64, store: impl Fn(&Cache, u32)) -> Vec<f64> {
     let cache = with_jitter(fraction);
     let keys = 0..10_000;
     keys.clone().for_each(|key| store(&cache, key));
-    let left = keys.map(|key| cache.remaining_ttl(&key).unwrap().as_secs_f64());
-    left.collect()
+    keys.map(|key| cache.remaining_ttl(&key).unwrap().as_secs_f64())
+        .collect()
 }
 
 #[test]
-fn deadlines_are_spread_evenly_over_the_fraction_however_entries_are_stored() {
+fn deadlines_are_uniformly_distributed_over_the_fraction_however_entries_are_stored() {
     let stores: [fn(&Cache, u32); 4] = [
         |cache, key| cache.insert(key, 0),
         |cache, key| cache.insert_with_ttl(key, 0, TTL),
@@ -33,14 +33,14 @@ fn deadlines_are_spread_evenly_over_the_fraction_however_entries_are_stored() {
     ];
     for store in stores {
         for fraction in [0.001, 0.1, 0.5, 1.0] {
-            let left = left(fraction, store);
+            let left = remaining_ttls(fraction, store);
             let (least, most) = (1_000.0 * (1.0 - fraction), 1_000.0);
             assert!(left.iter().all(|left| (least..=most).contains(left)));
             for tenth in 0..10 {
                 let from = least + 100.0 * fraction * f64::from(tenth);
                 let within = |left: &&f64| **left >= from && **left < from + 100.0 * fraction;
                 let count = left.iter().filter(within).count();
-                // Nine standard deviations.
+                // The limits are nine standard deviations from the mean.
                 assert!((730..1_270).contains(&count), "{count} from {from}");
             }
         }
@@ -48,7 +48,7 @@ fn deadlines_are_spread_evenly_over_the_fraction_however_entries_are_stored() {
 }
 
 #[test]
-fn what_lives_for_ever_still_does() {
+fn jitter_does_not_limit_entries_that_never_expire() {
     let cache = with_jitter(1.0);
     cache.insert_with_ttl(1, 1, Duration::MAX);
     assert_eq!(cache.remaining_ttl(&1), Some(Duration::MAX));
@@ -59,7 +59,7 @@ fn what_lives_for_ever_still_does() {
 }
 
 #[test]
-fn it_never_makes_nothing_of_a_short_time_to_live() {
+fn jitter_does_not_make_a_short_time_to_live_zero() {
     let cache = with_jitter(1.0);
     for key in 0..1_000 {
         cache.insert_with_ttl(key, 0, Duration::from_nanos(1));
@@ -71,6 +71,7 @@ fn it_never_makes_nothing_of_a_short_time_to_live() {
     assert!(!cache.contains_key(&0));
 }
 
+/// Returns the error of a builder with these settings, and its message.
 fn refused(
     set_up: impl FnOnce(LocalCacheBuilder<u32, u32>) -> LocalCacheBuilder<u32, u32>,
 ) -> (BuildError, String) {
@@ -80,7 +81,7 @@ fn refused(
 }
 
 #[test]
-fn a_fraction_that_is_none_is_refused() {
+fn jitter_out_of_range_is_refused() {
     for fraction in [0.0, -0.0, -0.1, 1.000_001, f64::NAN, f64::INFINITY] {
         let (error, message) = refused(|builder| builder.ttl_jitter(fraction));
         assert_eq!(error, BuildError::OutOfRange("ttl_jitter"));
@@ -89,7 +90,7 @@ fn a_fraction_that_is_none_is_refused() {
 }
 
 #[test]
-fn an_early_renewal_out_of_range_is_refused() {
+fn early_refresh_out_of_range_is_refused() {
     let infinities = [f64::INFINITY, f64::NEG_INFINITY];
     for beta in [0.0, -1.0, f64::NAN].into_iter().chain(infinities) {
         let (error, message) = refused(|builder| builder.early_refresh(beta));
@@ -101,7 +102,7 @@ fn an_early_renewal_out_of_range_is_refused() {
 }
 
 #[test]
-fn a_refresh_that_would_come_too_late_is_refused() {
+fn refresh_after_not_below_time_to_live_is_refused() {
     let second = Duration::from_secs(1);
     for refresh_after in [second, second * 2] {
         let (error, message) =
@@ -117,7 +118,7 @@ fn a_refresh_that_would_come_too_late_is_refused() {
 }
 
 #[test]
-fn durations_of_zero_and_no_loads_at_all_are_refused() {
+fn zero_durations_and_zero_concurrent_loads_are_refused() {
     let (error, message) = refused(|builder| builder.refresh_after(Duration::ZERO));
     assert_eq!(error, BuildError::ZeroDuration("refresh_after"));
     assert!(message.starts_with("refresh_after") && message.contains("leave it out"));

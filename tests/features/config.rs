@@ -457,7 +457,7 @@ fn what_builders_refuse_is_told_with_the_setting() {
         ),
         (
             "lease = '0s'",
-            "lease is zero, which nothing can meet: use a longer duration, or leave it out",
+            "lease is zero, which has no meaning: use a longer duration, or leave it out",
         ),
         (
             "ttl_jitter = 1.5",
@@ -533,14 +533,14 @@ fn settings_of_redis_are_checked_whatever_the_backend_is() {
     let refused = [
         (
             "url = 'http://user:secret@host/'",
-            "url: this is no URL of a Redis server, since it does not parse: use \
+            "url: this is not a URL of a Redis server, since it does not parse: use \
              redis://[user:password@]host[:port][/database], \
              redis-sentinel://[user:password@]host,host,host/service[/database] or \
              redis-cluster://[user:password@]host,host",
         ),
         (
             "namespace = 'a b'",
-            "a namespace is 1 to 128 printable ASCII characters without blanks and braces: use for \
+            "a namespace has 1 to 128 printable ASCII characters without blanks and braces: use for \
              example \"shop:prices\"",
         ),
         (
@@ -549,12 +549,12 @@ fn settings_of_redis_are_checked_whatever_the_backend_is() {
         ),
         (
             "consistency = 'bounded 0s'",
-            "consistency: Bounded is zero, which nothing can meet: use a longer duration, or leave \
+            "consistency: Bounded is zero, which has no meaning: use a longer duration, or leave \
              it out",
         ),
         (
             "deadline = '0ms'",
-            "deadline is zero, which nothing can meet: use a longer duration, or leave it out",
+            "deadline is zero, which has no meaning: use a longer duration, or leave it out",
         ),
     ];
     let rest = [

@@ -1,4 +1,4 @@
-//! Bounds hold exactly: at every moment, over all shards, with all threads writing.
+//! Bounds are exact at every moment, over all shards, while all threads write.
 
 use hotset::{Loaded, LocalCache, LocalCacheBuilder, Policy, RemovalCause};
 use rand::rngs::SmallRng;
@@ -12,12 +12,13 @@ use std::thread;
 
 const THREADS: u64 = 8;
 const CALLS: u64 = 1_500;
-/// Keys from here on are used by no thread.
+/// The least key that no thread uses.
 const FRESH: u64 = 1 << 32;
 
-/// A value is its own weight.
+/// A cache in which each value is its own weight.
 type Cache = LocalCache<u64, u64>;
-type Told = Arc<Mutex<HashMap<RemovalCause, u64>>>;
+/// The number of calls of the removal listener, by cause.
+type Notified = Arc<Mutex<HashMap<RemovalCause, u64>>>;
 
 fn bounded(entries: usize, shards: usize) -> LocalCacheBuilder<u64, u64> {
     LocalCache::builder().capacity(entries).shards(shards)
@@ -31,13 +32,13 @@ fn weighted(weight: u64, shards: usize) -> LocalCacheBuilder<u64, u64> {
 }
 
 /// Builds a cache whose removals are counted by cause.
-fn counted(builder: LocalCacheBuilder<u64, u64>) -> (Cache, Told) {
-    let told = Told::default();
+fn counted(builder: LocalCacheBuilder<u64, u64>) -> (Cache, Notified) {
+    let notified = Notified::default();
     let listener = {
-        let told = Arc::clone(&told);
-        move |_: &u64, _: &u64, cause| *told.lock().unwrap().entry(cause).or_default() += 1
+        let notified = Arc::clone(&notified);
+        move |_: &u64, _: &u64, cause| *notified.lock().unwrap().entry(cause).or_default() += 1
     };
-    (builder.on_removal(listener).build().unwrap(), told)
+    (builder.on_removal(listener).build().unwrap(), notified)
 }
 
 fn build(builder: LocalCacheBuilder<u64, u64>) -> Cache {
@@ -74,7 +75,7 @@ fn hammer(cache: &Cache, keys: u64, heaviest: u64, check: impl Fn() + Sync) {
                             cache.update(&key, |_| Some(weight));
                         }
                         _ => {
-                            cache.update(&key, |held| held.map(|_| weight));
+                            cache.update(&key, |current| current.map(|_| weight));
                         }
                     }
                     check();
@@ -84,8 +85,8 @@ fn hammer(cache: &Cache, keys: u64, heaviest: u64, check: impl Fn() + Sync) {
     });
 }
 
-/// What holds once all threads are done.
-fn check_settled(cache: &Cache, told: &Told) {
+/// Checks that counters, listener and content agree, while no other thread uses the cache.
+fn check_settled(cache: &Cache, notified: &Notified) {
     cache.validate();
     let stats = cache.stats();
     let by_cause = [
@@ -96,20 +97,20 @@ fn check_settled(cache: &Cache, told: &Told) {
         (RemovalCause::Cleared, stats.cleared),
     ];
     for (cause, count) in by_cause {
-        let told = told.lock().unwrap().get(&cause).copied();
-        assert_eq!(told.unwrap_or_default(), count, "{cause:?}");
+        let notified = notified.lock().unwrap().get(&cause).copied();
+        assert_eq!(notified.unwrap_or_default(), count, "{cause:?}");
     }
     let removals: u64 = by_cause.iter().map(|(_, count)| count).sum();
     assert_eq!(stats.inserts - removals, stats.entries);
-    let held: Vec<_> = cache.iter().collect();
-    assert_eq!(held.len() as u64, stats.entries);
-    assert_eq!(cache.len(), held.len());
+    let entries: Vec<_> = cache.iter().collect();
+    assert_eq!(entries.len() as u64, stats.entries);
+    assert_eq!(cache.len(), entries.len());
     assert_eq!(cache.weight(), stats.weight);
 }
 
 const POLICIES: [Policy; 4] = [Policy::Lru, Policy::S3Fifo, Policy::Car, Policy::Adaptive];
 
-/// Numbers of entries and shards, in every proportion.
+/// Capacities and numbers of shards, in different proportions.
 const SIZES: &[(usize, usize)] = &[
     (1, 1),
     (300, 1),
@@ -128,37 +129,37 @@ fn of_each_policy() -> impl Iterator<Item = (Policy, &'static (usize, usize))> {
 }
 
 #[test]
-fn no_thread_ever_sees_more_entries_than_the_capacity() {
+fn number_of_entries_never_exceeds_the_capacity() {
     for (policy, &(capacity, shards)) in of_each_policy() {
-        let (cache, told) = counted(bounded(capacity, shards).policy(policy));
+        let (cache, notified) = counted(bounded(capacity, shards).policy(policy));
         let keys = capacity as u64 * 2 + 4;
         hammer(&cache, keys, 1, || {
             assert!(cache.len() <= capacity);
-            // A shard is listed at one moment, so this does not rest on what the budget says.
+            // All entries of a shard are listed at one moment, so this check does not depend on the budget.
             assert!(shards > 1 || cache.iter().count() <= capacity);
         });
-        check_settled(&cache, &told);
+        check_settled(&cache, &notified);
         for key in 0..capacity as u64 + 5 {
             cache.insert(FRESH + key, 1);
             assert!(cache.contains_key(&(FRESH + key)));
         }
         assert_eq!(cache.len(), capacity);
-        check_settled(&cache, &told);
+        check_settled(&cache, &notified);
     }
 }
 
 #[test]
-fn no_thread_ever_sees_more_weight_than_the_budget() {
+fn weight_of_entries_never_exceeds_the_maximum_weight() {
     for (policy, &(budget, shards)) in of_each_policy() {
         let budget = budget as u64;
-        let (cache, told) = counted(weighted(budget, shards).policy(policy));
+        let (cache, notified) = counted(weighted(budget, shards).policy(policy));
         let weigh = |cache: &Cache| cache.iter().map(|(_, value)| value.max(1)).sum::<u64>();
-        // A few are heavier than the whole budget.
+        // Some values are heavier than the whole budget.
         hammer(&cache, 50, budget + budget / 16 + 1, || {
             assert!(cache.weight() <= budget);
             assert!(shards > 1 || weigh(&cache) <= budget);
         });
-        check_settled(&cache, &told);
+        check_settled(&cache, &notified);
         assert_eq!(cache.weight(), weigh(&cache));
         assert!(cache.stats().refused > 0);
         cache.clear();
@@ -169,14 +170,14 @@ fn no_thread_ever_sees_more_weight_than_the_budget() {
         }
         assert_eq!(cache.weight(), budget);
         assert_eq!(cache.len() as u64, budget);
-        check_settled(&cache, &told);
+        check_settled(&cache, &notified);
     }
 }
 
 #[test]
-fn an_entry_as_heavy_as_the_budget_takes_the_place_of_all_others_in_all_shards() {
+fn entry_as_heavy_as_the_budget_evicts_all_others_in_all_shards() {
     for shards in [1, 4, 64] {
-        let (cache, told) = counted(weighted(100, shards));
+        let (cache, notified) = counted(weighted(100, shards));
         (0..100).for_each(|key| cache.insert(key, 1));
         assert_eq!(cache.len(), 100);
         cache.insert(FRESH, 100);
@@ -184,14 +185,14 @@ fn an_entry_as_heavy_as_the_budget_takes_the_place_of_all_others_in_all_shards()
         cache.insert(0, 1);
         assert_eq!(cache.iter().collect::<Vec<_>>(), [(0, 1)]);
         assert_eq!(cache.stats().evicted, 101);
-        check_settled(&cache, &told);
+        check_settled(&cache, &notified);
     }
 }
 
 #[test]
-fn a_value_too_heavy_is_refused_and_counted_and_takes_the_old_one_out() {
+fn value_heavier_than_the_budget_is_refused_and_removes_the_previous_one() {
     for shards in [1, 16] {
-        let (cache, told) = counted(weighted(10, shards));
+        let (cache, notified) = counted(weighted(10, shards));
         cache.insert(1, 10);
         cache.insert(1, 11);
         assert_eq!(cache.get(&1), None);
@@ -208,12 +209,12 @@ fn a_value_too_heavy_is_refused_and_counted_and_takes_the_old_one_out() {
         assert_eq!(cache.update(&1, |_| Some(12)), Some(12));
         assert_eq!(cache.iter().collect::<Vec<_>>(), [(2, 3)]);
         assert_eq!(cache.stats().refused, 3);
-        check_settled(&cache, &told);
+        check_settled(&cache, &notified);
     }
 }
 
 #[test]
-fn a_loaded_value_too_heavy_reaches_its_caller() {
+fn loaded_value_heavier_than_the_budget_is_returned_and_not_stored() {
     let cache = build(weighted(10, 1));
     assert_eq!(load(&cache, 1, 11), 11);
     assert_eq!(load(&cache, 1, Loaded::new(5).weight(11)), 5);
@@ -222,7 +223,7 @@ fn a_loaded_value_too_heavy_reaches_its_caller() {
 }
 
 #[test]
-fn a_weight_of_its_own_goes_before_the_weigher() {
+fn explicit_weight_overrides_the_weigher() {
     let cache = build(weighted(10, 1));
     load(&cache, 1, Loaded::new(11).weight(4));
     load(&cache, 2, Loaded::new(5).weight(0));
@@ -233,34 +234,34 @@ fn a_weight_of_its_own_goes_before_the_weigher() {
 }
 
 #[test]
-fn a_weight_of_zero_counts_as_one() {
+fn weight_of_zero_counts_as_one() {
     let cache = build(weighted(5, 1));
     (0..20).for_each(|key| cache.insert(key, 0));
     assert_eq!((cache.len(), cache.weight()), (5, 5));
 }
 
 #[test]
-fn the_weight_follows_what_an_entry_is_replaced_by() {
-    let (cache, told) = counted(weighted(10, 1));
+fn weight_changes_with_the_value_that_replaces_another() {
+    let (cache, notified) = counted(weighted(10, 1));
     for key in 0..3 {
         cache.insert(key, 3);
     }
     cache.insert(0, 1);
     assert_eq!((cache.len(), cache.weight()), (3, 7));
-    // 2 more than there is room for: 1 is the least recently used of the others.
+    // The new weight exceeds the room by 2. The least recently used of the other keys is 1.
     cache.insert(2, 8);
     assert_eq!((cache.len(), cache.weight()), (2, 9));
     assert!(!cache.contains_key(&1));
     cache.update(&2, |_| Some(9));
     assert_eq!((cache.len(), cache.weight()), (2, 10));
-    check_settled(&cache, &told);
+    check_settled(&cache, &notified);
 }
 
 #[test]
-fn weights_near_the_end_of_the_type_do_not_wrap() {
+fn weights_near_the_maximum_of_their_type_do_not_wrap() {
     let half = u64::MAX / 2;
     for shards in [1, 16] {
-        let (cache, told) = counted(weighted(u64::MAX, shards));
+        let (cache, notified) = counted(weighted(u64::MAX, shards));
         (0..3).for_each(|key| cache.insert(key, half));
         assert_eq!((cache.len(), cache.weight()), (2, half * 2));
         cache.insert(3, u64::MAX);
@@ -268,19 +269,19 @@ fn weights_near_the_end_of_the_type_do_not_wrap() {
         cache.insert(4, half + 1);
         cache.insert(4, half + 2);
         assert_eq!((cache.len(), cache.weight()), (1, half + 2));
-        check_settled(&cache, &told);
+        check_settled(&cache, &notified);
     }
 }
 
 #[test]
-fn a_cache_without_room_holds_nothing_and_loads_each_time() {
+fn cache_with_capacity_zero_stores_nothing_and_loads_each_time() {
     for builder in [bounded(0, 1), bounded(0, 16), weighted(0, 1)] {
-        let (cache, told) = counted(builder);
+        let (cache, notified) = counted(builder);
         cache.insert(1, 1);
         assert_eq!(cache.get(&1), None);
         assert_eq!((load(&cache, 1, 2), load(&cache, 1, 3)), (2, 3));
         assert_eq!(
-            cache.update(&1, |held| held.map_or(Some(4), |_| None)),
+            cache.update(&1, |current| current.map_or(Some(4), |_| None)),
             Some(4)
         );
         assert_eq!(cache.remove(&1), None);
@@ -288,12 +289,12 @@ fn a_cache_without_room_holds_nothing_and_loads_each_time() {
         assert_eq!(cache.capacity(), Some(0));
         let stats = cache.stats();
         assert_eq!((stats.inserts, stats.refused, stats.loads), (0, 4, 2));
-        check_settled(&cache, &told);
+        check_settled(&cache, &notified);
     }
 }
 
 #[test]
-fn a_cache_without_room_makes_one_load_of_several_at_a_time() {
+fn cache_with_capacity_zero_coalesces_concurrent_loads() {
     let cache = build(bounded(0, 1));
     let loading = AtomicU64::new(0);
     thread::scope(|scope| {
@@ -318,8 +319,8 @@ fn a_cache_without_room_makes_one_load_of_several_at_a_time() {
 }
 
 #[test]
-fn an_unbounded_cache_holds_all_it_is_given() {
-    let (cache, told) = counted(LocalCache::builder().unbounded().shards(4));
+fn unbounded_cache_evicts_nothing() {
+    let (cache, notified) = counted(LocalCache::builder().unbounded().shards(4));
     assert_eq!(cache.capacity(), None);
     for key in 0..20_000 {
         cache.insert(key, key);
@@ -328,12 +329,12 @@ fn an_unbounded_cache_holds_all_it_is_given() {
     assert!((0..20_000).all(|key| cache.get(&key) == Some(key)));
     hammer(&cache, 1_000, 1, || assert!(cache.len() >= 19_000));
     assert_eq!(cache.stats().evicted, 0);
-    check_settled(&cache, &told);
+    check_settled(&cache, &notified);
 }
 
-/// All room is in one shard or the other, and readers are always in both.
+/// The only room is in one of two shards, and there are always readers in both.
 #[test]
-fn an_insert_gets_room_from_a_shard_that_is_always_read() {
+fn insert_evicts_from_another_shard_that_is_always_being_read() {
     let cache = build(bounded(1, 2));
     let done = AtomicBool::new(false);
     thread::scope(|scope| {
@@ -355,7 +356,7 @@ fn an_insert_gets_room_from_a_shard_that_is_always_read() {
     cache.validate();
 }
 
-/// The survivor of a scan of keys that are asked for once, in a cache of so few entries.
+/// Checks whether a key that was hit survives a scan of keys that are requested once, in a cache of this capacity.
 fn hot_key_survives_a_scan(policy: Policy, capacity: usize, hit_during_the_scan: bool) -> bool {
     let cache = build(bounded(capacity, 1).policy(policy));
     for key in 0..capacity as u64 {
@@ -378,7 +379,7 @@ fn hot_key_survives_a_scan_of_other_keys_at_the_smallest_capacities() {
             let survives = hot_key_survives_a_scan(policy, capacity, true);
             assert!(survives, "{policy:?} of {capacity}, hit during the scan");
         }
-        // These two promise it of a key that has been promoted, without another hit.
+        // With these two policies a promoted key survives without another hit.
         for policy in [Policy::S3Fifo, Policy::Car] {
             let survives = hot_key_survives_a_scan(policy, capacity, false);
             assert!(survives, "{policy:?} of {capacity}");
@@ -392,7 +393,7 @@ fn hot_key_survives_a_scan_of_other_keys_at_the_smallest_capacities() {
 fn other_callers_proceed_while_a_heavy_entry_evicts_many() {
     const ENTRIES: u64 = 100_000;
     let seen_between = || {
-        let (cache, told) = counted(weighted(ENTRIES, 1));
+        let (cache, notified) = counted(weighted(ENTRIES, 1));
         (0..ENTRIES).for_each(|key| cache.insert(key, 1));
         let done = AtomicBool::new(false);
         let seen = thread::scope(|scope| {
@@ -410,10 +411,13 @@ fn other_callers_proceed_while_a_heavy_entry_evicts_many() {
             observer.join().unwrap()
         });
         assert_eq!(cache.get(&FRESH), Some(ENTRIES - 10));
-        assert_eq!(told.lock().unwrap()[&RemovalCause::Evicted], ENTRIES - 10);
+        assert_eq!(
+            notified.lock().unwrap()[&RemovalCause::Evicted],
+            ENTRIES - 10
+        );
         cache.validate();
         seen
     };
-    // An observer to whom the system gives no time sees nothing.
+    // In a run in which the system gives the observer no time, it sees nothing.
     assert!((0..20).any(|_| seen_between() > 0));
 }

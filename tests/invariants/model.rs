@@ -1,9 +1,9 @@
-//! Random operations on a cache of one shard, against a naive model of expiry, and of LRU where that is
-//! the policy.
+//! Random operations on a cache of one shard, compared with a plain model of expiration, and of LRU if that is the
+//! policy.
 //!
-//! The removal listener drives the model: when an expired entry is swept out is the cache's affair,
-//! so the model does not foretell removals but judges each one. Was the entry held, was it past its
-//! deadline, was there need for room, was there an entry less recently used?
+//! The removal listener drives the model. The cache may remove an expired entry at any time, so the model does not
+//! predict removals but checks each one: whether the entry was cached, whether it had expired, whether room was needed,
+//! and whether there was a less recently used entry.
 
 use hotset::{Loaded, LocalCache, LocalCacheBuilder, ManualClock, Policy, RemovalCause, Stats};
 use proptest::collection::vec;
@@ -19,7 +19,7 @@ type Key = u16;
 
 #[derive(Debug, Clone, PartialEq)]
 struct Value {
-    /// No two values of a run share it, so each removal is told apart from all others.
+    /// A number that no other value of the run has, so that each removal is identified.
     id: u64,
     weight: u64,
 }
@@ -30,7 +30,7 @@ enum Bound {
     Weight(u64),
 }
 
-/// Times are in nanoseconds throughout, the unit of deadlines.
+/// The settings of a run. Times are in nanoseconds, the unit of deadlines.
 #[derive(Debug, Clone)]
 struct Setup {
     policy: Policy,
@@ -38,7 +38,7 @@ struct Setup {
     time_to_live: Option<u64>,
     time_to_idle: Option<u64>,
     keys: Key,
-    /// The run begins with an insertion of every key, and checks the contents less often.
+    /// `true` if the run begins with an insertion of every key, and checks the contents less often.
     large: bool,
 }
 
@@ -55,12 +55,12 @@ enum Op {
     InsertWithTtl(Key, u64, u64),
     Get(Key),
     GetWith(Key),
-    /// With `None` the loader fails.
+    /// A load that fails if there is `None`.
     GetOrLoad(Key, Option<Load>),
     Remove(Key),
-    /// With `None` the key is removed.
+    /// An update that removes the key if there is `None`.
     Update(Key, Option<u64>),
-    /// Keeps the keys below.
+    /// A `retain` that keeps the keys below this one.
     Retain(Key),
     Clear,
     EvictExpired,
@@ -68,16 +68,16 @@ enum Op {
     SetBack(u64),
 }
 
-/// An entry of the cache, live or past its deadline.
-struct Held {
+/// An entry of the cache, live or expired.
+struct Entry {
     value: Value,
     weight: u64,
-    /// The weight that it was stored with, if the weigher was not asked.
+    /// The weight that the caller has given, if it has.
     given_weight: Option<u64>,
-    /// Where hits may move the deadline to.
+    /// The time beyond which hits do not move the deadline.
     limit: u64,
     deadline: u64,
-    /// The tick of its last use.
+    /// The tick of the last use.
     used: u64,
 }
 
@@ -85,12 +85,12 @@ struct Model {
     setup: Setup,
     cache: LocalCache<Key, Value>,
     clock: ManualClock,
-    told: Arc<Mutex<Vec<(Key, Value, RemovalCause)>>>,
-    held: BTreeMap<Key, Held>,
+    removals: Arc<Mutex<Vec<(Key, Value, RemovalCause)>>>,
+    entries: BTreeMap<Key, Entry>,
     now: u64,
-    /// Counts the writes to the shard; reads between two of them are simultaneous.
+    /// The number of writes to the shard. Reads between two of them are simultaneous.
     tick: u64,
-    /// The most entries since there was none: a use is noted with the resolution of its time.
+    /// The highest number of entries since the cache was empty, which limits the resolution of recency.
     peak: u64,
     stats: Stats,
     next_id: u64,
@@ -99,11 +99,11 @@ struct Model {
 impl Model {
     fn new(setup: &Setup) -> Self {
         let clock = ManualClock::new();
-        let told = Arc::new(Mutex::new(Vec::new()));
+        let removals = Arc::new(Mutex::new(Vec::new()));
         let listener = {
-            let told = Arc::clone(&told);
+            let removals = Arc::clone(&removals);
             move |key: &Key, value: &Value, cause| {
-                told.lock().unwrap().push((*key, value.clone(), cause));
+                removals.lock().unwrap().push((*key, value.clone(), cause));
             }
         };
         let mut builder: LocalCacheBuilder<Key, Value> = LocalCache::builder()
@@ -127,8 +127,8 @@ impl Model {
             setup: setup.clone(),
             cache: builder.build().unwrap(),
             clock,
-            told,
-            held: BTreeMap::new(),
+            removals,
+            entries: BTreeMap::new(),
             now: 0,
             tick: 0,
             peak: 0,
@@ -145,8 +145,8 @@ impl Model {
         let check_every = if setup.large { 32 } else { 1 };
         for (step, op) in ops.iter().enumerate() {
             model.apply(op);
-            // What leaves for no reason that `apply` knows may only have expired.
-            model.judge(&[], RemovalCause::Expired, None);
+            // An entry that is removed for no reason that `apply` knows must have expired.
+            model.check_removals(&[], RemovalCause::Expired, None);
             model.check_figures();
             if step % check_every == 0 {
                 model.check_contents();
@@ -178,14 +178,17 @@ impl Model {
             Op::Clear => {
                 self.cache.clear();
                 self.tick += 1;
-                let all: Vec<Key> = self.held.keys().copied().collect();
-                self.judge(&all, RemovalCause::Cleared, None);
+                let all: Vec<Key> = self.entries.keys().copied().collect();
+                self.check_removals(&all, RemovalCause::Cleared, None);
             }
             Op::EvictExpired => {
-                let expired = self.held.values().filter(|held| held.deadline <= self.now);
+                let expired = self
+                    .entries
+                    .values()
+                    .filter(|entry| entry.deadline <= self.now);
                 assert_eq!(self.cache.evict_expired(), expired.count());
-                self.judge(&[], RemovalCause::Expired, None);
-                assert!(self.held.values().all(|held| self.now < held.deadline));
+                self.check_removals(&[], RemovalCause::Expired, None);
+                assert!(self.entries.values().all(|entry| self.now < entry.deadline));
             }
             Op::Advance(by) => {
                 self.now += by;
@@ -207,7 +210,7 @@ impl Model {
         self.inserted(key, value, None, self.limit(ttl));
     }
 
-    /// Until when an entry lives that is stored now.
+    /// Returns the time at which an entry expires that is stored now.
     fn limit(&self, ttl: Option<u64>) -> u64 {
         let ttl = ttl.or(self.setup.time_to_live);
         ttl.map_or(u64::MAX, |ttl| self.now.saturating_add(ttl))
@@ -248,9 +251,9 @@ impl Model {
 
     fn update(&mut self, key: Key, weight: Option<u64>) {
         let live = self.live(key).cloned();
-        // An entry that is live keeps both.
-        let kept = live.as_ref().and_then(|_| self.held.get(&key));
-        let terms = kept.map(|held| (held.given_weight, held.limit));
+        // A live entry keeps its weight and limit.
+        let kept = live.as_ref().and_then(|_| self.entries.get(&key));
+        let terms = kept.map(|entry| (entry.given_weight, entry.limit));
         let (given_weight, limit) = terms.unwrap_or((None, self.limit(None)));
         let next = weight.map(|weight| self.new_value(weight));
         let mut seen = Vec::new();
@@ -277,10 +280,10 @@ impl Model {
         let dropped = seen.split_off(seen.partition_point(|(key, _)| *key < below));
         let dropped: Vec<Key> = dropped.into_iter().map(|(key, _)| key).collect();
         self.tick += dropped.len() as u64;
-        self.judge(&dropped, RemovalCause::Removed, None);
+        self.check_removals(&dropped, RemovalCause::Removed, None);
     }
 
-    /// The cache was given a value to store.
+    /// Updates the model after the cache was given a value to store.
     fn inserted(&mut self, key: Key, value: Value, given_weight: Option<u64>, limit: u64) {
         let weight = given_weight.unwrap_or(value.weight);
         let (budget, weight) = match self.setup.bound {
@@ -293,8 +296,8 @@ impl Model {
             return;
         }
         self.tick += 1;
-        self.judge(&[key], RemovalCause::Replaced, Some(budget - weight));
-        let entry = Held {
+        self.check_removals(&[key], RemovalCause::Replaced, Some(budget - weight));
+        let entry = Entry {
             value,
             weight,
             given_weight,
@@ -302,44 +305,47 @@ impl Model {
             deadline: self.idle_deadline(limit),
             used: self.tick,
         };
-        self.held.insert(key, entry);
+        self.entries.insert(key, entry);
         self.stats.inserts += 1;
-        self.peak = self.peak.max(self.held.len() as u64);
+        self.peak = self.peak.max(self.entries.len() as u64);
     }
 
-    /// The cache was told to take a key out.
+    /// Updates the model after a key was to be removed.
     fn removed(&mut self, key: Key, cause: RemovalCause) {
-        self.tick += u64::from(self.held.contains_key(&key));
-        self.judge(&[key], cause, None);
+        self.tick += u64::from(self.entries.contains_key(&key));
+        self.check_removals(&[key], cause, None);
     }
 
-    /// Judges what the listener was told: the keys in `own` leave for `cause`, all of them, and
-    /// others may have expired, or give way until there is no more than `room` for them.
-    fn judge(&mut self, own: &[Key], cause: RemovalCause, room: Option<u64>) {
-        let told = std::mem::take(&mut *self.told.lock().unwrap());
-        for (key, value, told_cause) in told {
-            let oldest = self.held.values().map(|held| held.used).min();
+    /// Checks the removals of which the listener was notified. All keys in `own` are removed for `cause`. Other entries
+    /// may have expired, or be evicted until their weight is at most `room`.
+    fn check_removals(&mut self, own: &[Key], cause: RemovalCause, room: Option<u64>) {
+        let removals = std::mem::take(&mut *self.removals.lock().unwrap());
+        for (key, value, actual_cause) in removals {
+            let oldest = self.entries.values().map(|entry| entry.used).min();
             let weight = self.weight();
-            let entry = self.held.remove(&key).expect("was held, and left once");
+            let entry = self
+                .entries
+                .remove(&key)
+                .expect("each entry is removed once");
             assert_eq!(entry.value, value);
             if entry.deadline <= self.now {
-                assert_eq!(told_cause, RemovalCause::Expired);
+                assert_eq!(actual_cause, RemovalCause::Expired);
             } else if own.contains(&key) {
-                assert_eq!(told_cause, cause);
+                assert_eq!(actual_cause, cause);
             } else {
-                assert_eq!(told_cause, RemovalCause::Evicted);
+                assert_eq!(actual_cause, RemovalCause::Evicted);
                 assert!(room.is_some_and(|room| weight > room), "there was room");
-                // A 128th for the time of use and one for the order: exact below 128 entries.
+                // The resolution is one 128th for the time of use and one for the order, and exact below 128 entries.
                 let last = oldest.unwrap() + self.peak / 128 * 2;
                 let is_last = entry.used <= last || self.setup.policy != Policy::Lru;
                 assert!(is_last, "{key}: {} > {last}", entry.used);
             }
-            self.count(told_cause);
+            self.count(actual_cause);
         }
-        if self.held.is_empty() {
+        if self.entries.is_empty() {
             self.peak = 0;
         }
-        assert!(own.iter().all(|key| !self.held.contains_key(key)));
+        assert!(own.iter().all(|key| !self.entries.contains_key(key)));
     }
 
     fn count(&mut self, cause: RemovalCause) {
@@ -354,39 +360,39 @@ impl Model {
         *counter += 1;
     }
 
-    /// A hit or a miss of a key.
+    /// Updates the model for a lookup of a key, and returns the value that it has to find.
     fn look_up(&mut self, key: Key) -> Option<Value> {
         if self.live(key).is_none() {
             self.stats.misses += 1;
             return None;
         }
         self.stats.hits += 1;
-        let moved = self.idle_deadline(self.held[&key].limit);
-        let entry = self.held.get_mut(&key)?;
+        let moved = self.idle_deadline(self.entries[&key].limit);
+        let entry = self.entries.get_mut(&key)?;
         entry.used = self.tick;
         entry.deadline = entry.deadline.max(moved);
         Some(entry.value.clone())
     }
 
-    /// The deadline of an entry used now that may live up to `limit`.
+    /// Returns the deadline of an entry that is used now and lives at most until `limit`.
     fn idle_deadline(&self, limit: u64) -> u64 {
         let idle = self.setup.time_to_idle;
         idle.map_or(limit, |idle| limit.min(self.now.saturating_add(idle)))
     }
 
     fn live(&self, key: Key) -> Option<&Value> {
-        let entry = self.held.get(&key)?;
+        let entry = self.entries.get(&key)?;
         (self.now < entry.deadline).then_some(&entry.value)
     }
 
     fn all_live(&self) -> Vec<(Key, Value)> {
-        let keys = self.held.keys();
+        let keys = self.entries.keys();
         keys.filter_map(|&key| Some((key, self.live(key)?.clone())))
             .collect()
     }
 
     fn weight(&self) -> u64 {
-        self.held.values().map(|held| held.weight).sum()
+        self.entries.values().map(|entry| entry.weight).sum()
     }
 
     fn new_value(&mut self, weight: u64) -> Value {
@@ -398,24 +404,24 @@ impl Model {
     }
 
     fn check_figures(&mut self) {
-        self.stats.entries = self.held.len() as u64;
+        self.stats.entries = self.entries.len() as u64;
         self.stats.weight = self.weight();
         let stats = self.cache.stats();
         assert_eq!(stats.load_times.count(), stats.loads);
         self.stats.load_times = stats.load_times.clone();
         self.stats.ages = stats.ages.clone();
         assert_eq!(stats, self.stats);
-        assert_eq!(self.cache.len(), self.held.len());
+        assert_eq!(self.cache.len(), self.entries.len());
         assert_eq!(self.cache.weight(), self.weight());
-        assert_eq!(self.cache.is_empty(), self.held.is_empty());
+        assert_eq!(self.cache.is_empty(), self.entries.is_empty());
     }
 
-    /// None of these reads may count as a use: later victims would show it.
+    /// Checks the contents. None of these reads may count as a use; later victims would show it.
     fn check_contents(&self) {
         self.cache.validate();
         for key in 0..self.setup.keys {
             assert_eq!(self.cache.contains_key(&key), self.live(key).is_some());
-            let left = self.live(key).map(|_| match self.held[&key].deadline {
+            let left = self.live(key).map(|_| match self.entries[&key].deadline {
                 u64::MAX => Duration::MAX,
                 deadline => Duration::from_nanos(deadline - self.now),
             });
@@ -423,7 +429,7 @@ impl Model {
         }
         let mut listed: Vec<_> = self.cache.iter().collect();
         let mut hottest = 0;
-        for used in listed.iter().rev().map(|(key, _)| self.held[key].used) {
+        for used in listed.iter().rev().map(|(key, _)| self.entries[key].used) {
             let is_in_order = used + self.peak / 128 >= hottest;
             assert!(is_in_order || self.setup.policy != Policy::Lru);
             hottest = hottest.max(used);
@@ -433,15 +439,15 @@ impl Model {
     }
 }
 
-/// Small steps of the clock, and now and then one that ends most lives.
+/// Generates small steps of the clock, and sometimes one after which most entries have expired.
 fn steps() -> impl Strategy<Value = u64> {
     prop_oneof![12 => 1..=3_u64, 1 => 1..=400_u64]
 }
 
 fn ops(keys: Key, budget: u64) -> impl Strategy<Value = Op> {
-    // A hot eighth, and a tail that comes and goes.
+    // One eighth of the keys is requested often.
     let key = || prop_oneof![5 => 0..keys.div_ceil(8), 2 => 0..keys];
-    // Mostly for some entries to fit, and now and then too heavy for the whole budget.
+    // Usually several entries fit into the budget, and sometimes one exceeds it.
     let weight = || prop_oneof![9 => 0..=budget / 10 + 1, 1 => 0..=budget + budget / 10 + 1];
     let ttl = || prop_oneof![1 => Just(u64::MAX), 2 => 0..400_u64];
     let load = (weight(), option::of(weight()), option::of(ttl()));
@@ -505,7 +511,7 @@ proptest! {
     #![proptest_config(config(80))]
 
     #[test]
-    fn a_small_cache_is_an_exact_lru_with_expiry(
+    fn small_cache_is_an_exact_lru_with_expiration(
         (setup, ops) in runs(
             (1..=60_u64, 1..=130_u16).prop_map(|(entries, keys)| (Bound::Entries(entries), keys)),
             false,
@@ -516,7 +522,7 @@ proptest! {
     }
 
     #[test]
-    fn a_weighted_cache_evicts_in_the_same_order_and_only_for_want_of_room(
+    fn weighted_cache_evicts_in_lru_order_and_only_if_room_is_needed(
         (setup, ops) in runs(
             (1..=300_u64, 1..=80_u16).prop_map(|(weight, keys)| (Bound::Weight(weight), keys)),
             false,
@@ -531,7 +537,7 @@ proptest! {
     #![proptest_config(config(16))]
 
     #[test]
-    fn a_large_cache_resolves_recency_to_a_64th_of_its_entries(
+    fn large_cache_resolves_recency_to_a_64th_of_its_entries(
         (setup, ops) in runs(
             (128..=500_u64, 130..=700_u16).prop_map(|(entries, keys)| (Bound::Entries(entries), keys)),
             true,

@@ -1,4 +1,4 @@
-//! Failures that other caches had, each with the issue that reported it.
+//! Tests of failures that other caches had, each with the issue that reported it.
 
 use hotset::{LoadError, LocalCache, ManualClock};
 use std::convert::Infallible;
@@ -14,11 +14,13 @@ use tokio::sync::oneshot;
 
 type Cache = LocalCache<u32, u32>;
 
-/// A lease that a test waits out.
-const SHORT: Duration = Duration::from_millis(300);
-const PATIENCE: Duration = Duration::from_secs(60);
+/// A lease whose end a test waits for.
+const SHORT_LEASE: Duration = Duration::from_millis(300);
+/// The time after which a test fails that waits for a condition.
+const MAX_WAIT: Duration = Duration::from_secs(60);
 
-fn patient_cache() -> Cache {
+/// Builds a cache whose loads never lose their lease.
+fn cache_with_endless_lease() -> Cache {
     let builder = Cache::builder().capacity(100).lease(Duration::MAX);
     builder.build().unwrap()
 }
@@ -27,24 +29,25 @@ fn poll<F: Future + ?Sized>(future: Pin<&mut F>) -> Poll<F::Output> {
     future.poll(&mut Context::from_waker(Waker::noop()))
 }
 
-fn until(condition: impl Fn() -> bool) {
+fn wait_until(condition: impl Fn() -> bool) {
     let start = Instant::now();
     while !condition() {
-        assert!(start.elapsed() < PATIENCE, "waited in vain");
+        assert!(start.elapsed() < MAX_WAIT, "the condition is never met");
         thread::yield_now();
     }
 }
 
-/// A miss is counted just before the caller boards: this also lets the last one get there.
-fn until_missed(cache: &Cache, misses: u64) {
-    until(|| cache.stats().misses >= misses);
+/// Waits until this number of lookups have missed. A miss is counted just before the caller joins a load, so this also
+/// lets the last caller get there.
+fn wait_until_missed(cache: &Cache, misses: u64) {
+    wait_until(|| cache.stats().misses >= misses);
     (0..100).for_each(|_| thread::yield_now());
 }
 
-// moka #240: a leader whose future was polled once, and never again, blocked everybody for ever.
+// moka #240: a leader whose future was polled once and never again blocked all other callers without limit.
 #[test]
-fn a_leader_that_is_polled_once_and_never_again_blocks_nobody() {
-    let builder = Cache::builder().capacity(100).lease(SHORT);
+fn leader_that_is_never_polled_again_blocks_no_other_caller() {
+    let builder = Cache::builder().capacity(100).lease(SHORT_LEASE);
     let cache = builder.build().unwrap();
     let mut leader = pin!(cache.get_or_load_async(&1, pending::<Result<u32, Infallible>>));
     assert!(poll(leader.as_mut()).is_pending());
@@ -53,34 +56,34 @@ fn a_leader_that_is_polled_once_and_never_again_blocks_nobody() {
     cache.validate();
 }
 
-// moka #59: who waited for a leader that was aborted panicked.
+// moka #59: callers that waited for an aborted leader panicked.
 #[test]
-fn a_leader_that_is_aborted_is_replaced_by_one_who_waits() {
+fn aborted_leader_is_replaced_by_a_waiter() {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_time()
         .build()
         .unwrap();
-    let cache = patient_cache();
+    let cache = cache_with_endless_lease();
     let loading = cache.clone();
     let leader = runtime.spawn(async move {
         let load = pending::<Result<u32, Infallible>>;
         loading.get_or_load_async(&1, load).await
     });
-    until(|| cache.stats().loads == 1);
+    wait_until(|| cache.stats().loads == 1);
     let waiting = cache.clone();
     let waiter = runtime.spawn(async move {
         let load = || ready(Ok::<_, Infallible>(3));
         waiting.get_or_load_async(&1, load).await
     });
-    until_missed(&cache, 2);
+    wait_until_missed(&cache, 2);
     leader.abort();
     assert!(runtime.block_on(leader).unwrap_err().is_cancelled());
     assert_eq!(runtime.block_on(waiter).unwrap().unwrap(), 3);
     cache.validate();
 }
 
-/// Counts how many of it there are.
+/// A value that counts its instances.
 struct Tracked(Arc<AtomicI64>);
 
 impl Tracked {
@@ -110,7 +113,7 @@ enum End {
     Dropped,
 }
 
-/// A leader and two who wait, all with what is counted in their closures, futures and results.
+/// Runs a leader and two waiters, with tracked values in their closures, futures and results.
 fn play_tracked(cache: &LocalCache<u32, Tracked>, count: &Arc<AtomicI64>, end: End) {
     let mut finishes = Vec::new();
     let mut callers: Vec<_> = (0..3)
@@ -138,7 +141,7 @@ fn play_tracked(cache: &LocalCache<u32, Tracked>, count: &Arc<AtomicI64>, end: E
         assert!(poll(caller.as_mut()).is_pending());
     }
     for finish in finishes {
-        // Nobody receives where another's load has served.
+        // There is no receiver if the load of another caller was used.
         let _ = finish.send(end);
     }
     if end == End::Dropped {
@@ -152,34 +155,34 @@ fn play_tracked(cache: &LocalCache<u32, Tracked>, count: &Arc<AtomicI64>, end: E
 
 // moka #329: each load by a task leaked memory.
 #[test]
-fn a_load_leaks_neither_values_nor_closures_nor_futures() {
+fn load_leaks_no_value_closure_or_future_however_it_ends() {
     for end in [End::Value, End::Error, End::Panic, End::Dropped] {
         let count = Arc::new(AtomicI64::new(0));
         let cache = LocalCache::new(10);
         play_tracked(&cache, &count, end);
-        let held = i64::from(end == End::Value);
-        assert_eq!(count.load(SeqCst), held, "{end:?}");
+        let cached = i64::from(end == End::Value);
+        assert_eq!(count.load(SeqCst), cached, "{end:?}");
         cache.validate();
         drop(cache);
         assert_eq!(count.load(SeqCst), 0, "{end:?}");
-        // Nor does a handle on the flight stay anywhere.
+        // No handle of the in-flight load is left either.
         assert_eq!(Arc::strong_count(&count), 1, "{end:?}");
     }
 }
 
-// moka #195: who came just as a load ended loaded the value once more.
+// moka #195: a caller that arrived just when a load ended loaded the value again.
 #[test]
-fn who_comes_as_a_load_ends_does_not_load_again() {
+fn caller_that_arrives_when_a_load_ends_does_not_load_again() {
     for _ in 0..500 {
-        let cache = patient_cache();
+        let cache = cache_with_endless_lease();
         let loads = AtomicUsize::new(0);
-        let gate = Barrier::new(4);
+        let barrier = Barrier::new(4);
         thread::scope(|scope| {
             for caller in 0..4 {
-                let (cache, loads, gate) = (&cache, &loads, &gate);
+                let (cache, loads, barrier) = (&cache, &loads, &barrier);
                 scope.spawn(move || {
-                    gate.wait();
-                    // They arrive before, during and after the end of a load that takes no time.
+                    barrier.wait();
+                    // The callers arrive before, during and after the end of a load that takes almost no time.
                     (0..caller * 20).for_each(|_| std::hint::spin_loop());
                     let load = || Ok::<_, Infallible>(loads.fetch_add(1, SeqCst));
                     let value = if caller % 2 == 0 {
@@ -203,9 +206,9 @@ fn who_comes_as_a_load_ends_does_not_load_again() {
     }
 }
 
-/// Changes the database while a load is under way that has read it before. What must not be: the
-/// value from before the change in the cache.
-fn a_change_during_a_load_is_not_lost(cache: &Cache, change: impl FnOnce(&Cache)) {
+/// Changes the database during a load that has read it before. The value from before the change must not be cached
+/// afterwards.
+fn check_change_during_a_load(cache: &Cache, change: impl FnOnce(&Cache)) {
     let (finish, finished) = oneshot::channel();
     let load = || async { Ok::<_, Infallible>(finished.await.unwrap()) };
     let mut old = pin!(cache.get_or_load_async(&1, load));
@@ -221,19 +224,19 @@ fn a_change_during_a_load_is_not_lost(cache: &Cache, change: impl FnOnce(&Cache)
 }
 
 // FusionCache #625: `Remove` of a key that was being loaded left the old value to be stored after it.
-// foyer #1310: what a fetch had found overwrote what was inserted while it was under way.
+// foyer #1310: the result of a fetch overwrote a value that was inserted while the fetch was in flight.
 #[test]
-fn a_load_that_began_before_a_write_does_not_store() {
-    a_change_during_a_load_is_not_lost(&patient_cache(), |cache| {
+fn load_started_before_a_write_is_not_stored() {
+    check_change_during_a_load(&cache_with_endless_lease(), |cache| {
         assert_eq!(cache.remove(&1), None);
     });
-    a_change_during_a_load_is_not_lost(&patient_cache(), |cache| cache.insert(1, 20));
-    a_change_during_a_load_is_not_lost(&patient_cache(), Cache::clear);
+    check_change_during_a_load(&cache_with_endless_lease(), |cache| cache.insert(1, 20));
+    check_change_during_a_load(&cache_with_endless_lease(), Cache::clear);
 }
 
-// caffeine #193: a refresh that was under way stored its value though the key was invalidated.
+// caffeine #193: a refresh in flight stored its value although the key was invalidated meanwhile.
 #[test]
-fn a_renewal_that_began_before_a_write_does_not_store() {
+fn refresh_started_before_a_write_is_not_stored() {
     let remove = |cache: &Cache| assert_eq!(cache.remove(&1), Some(5));
     for change in [remove, Cache::clear] {
         let clock = ManualClock::new();
@@ -245,15 +248,15 @@ fn a_renewal_that_began_before_a_write_does_not_store() {
             .unwrap();
         cache.insert(1, 5);
         clock.advance(Duration::from_secs(2));
-        a_change_during_a_load_is_not_lost(&cache, change);
+        check_change_during_a_load(&cache, change);
         assert_eq!(cache.stats().refreshes, 1);
     }
 }
 
-// caffeine #160, #60: a loader that asked the cache, even for another key, hung for ever.
+// caffeine #160, #60: a loader that called the cache, even for another key, hung without limit.
 #[test]
-fn a_loader_that_asks_for_its_own_key_does_not_hang() {
-    let cache = patient_cache();
+fn loader_that_requests_its_own_key_does_not_hang() {
+    let cache = cache_with_endless_lease();
     let result = cache.get_or_load(&1, |key| cache.get_or_load(key, |_| Ok::<_, Infallible>(1)));
     let error = result.unwrap_err();
     let inner = error.failed().unwrap();
@@ -263,20 +266,20 @@ fn a_loader_that_asks_for_its_own_key_does_not_hang() {
     cache.validate();
 }
 
-// golang/go #33519: after a panic in the function those who waited for it waited for ever.
+// golang/go #33519: after a panic in the function, callers that waited for it waited without limit.
 #[test]
-fn a_panic_strands_nobody_who_waits() {
-    let cache = patient_cache();
+fn waiters_of_a_panicked_load_get_a_value() {
+    let cache = cache_with_endless_lease();
     thread::scope(|scope| {
         scope.spawn(|| {
             let load = |_: &u32| -> Result<u32, Infallible> {
-                until_missed(&cache, 5);
+                wait_until_missed(&cache, 5);
                 resume_unwind(Box::new("the loader's panic"))
             };
             let call = || cache.get_or_load(&1, load);
             assert!(catch_unwind(AssertUnwindSafe(call)).is_err());
         });
-        until(|| cache.stats().loads == 1);
+        wait_until(|| cache.stats().loads == 1);
         for _ in 0..4 {
             scope.spawn(|| cache.get_or_load(&1, |_| Ok::<_, Infallible>(2)).unwrap());
         }
@@ -285,11 +288,11 @@ fn a_panic_strands_nobody_who_waits() {
     cache.validate();
 }
 
-// Caches that hold a key's lock while they load: each who had waited for a load that failed tried again
-// by itself, one after the other.
+// In caches that hold a lock of the key while they load, each caller that had waited for a failed load tried again, one
+// after the other.
 #[test]
-fn an_error_is_not_tried_again_by_each_who_waited_for_it() {
-    let cache = patient_cache();
+fn failed_load_is_not_repeated_by_its_waiters() {
+    let cache = cache_with_endless_lease();
     let (finish, finished) = oneshot::channel::<&str>();
     let load = || async { Err::<u32, _>(finished.await.unwrap()) };
     let mut leader = pin!(cache.get_or_load_async(&1, load));

@@ -1,24 +1,25 @@
-//! What policies hit: as much as plain implementations of what their papers say, and `Adaptive` never
-//! much less than LRU.
+//! Hit ratios of the policies: equal to those of plain implementations of their papers, and for `Adaptive` never much
+//! below that of LRU.
 
 use foldhash::fast::FixedState;
 use hotset::{LocalCache, Policy};
 use peers::traces::{self, Trace};
 use std::collections::{HashMap, VecDeque};
 
-/// In percent.
+/// Returns the hit ratio of a trace in percent. `access` returns whether a request was a hit.
 #[allow(clippy::cast_precision_loss)]
 fn hit_ratio(trace: &Trace, mut access: impl FnMut(u64) -> bool) -> f64 {
     let hits = trace.keys.iter().filter(|&&key| access(key)).count();
     100.0 * hits as f64 / trace.keys.len() as f64
 }
 
+/// Returns the hit ratio of a cache of this crate.
 fn hotset(trace: &Trace, policy: Policy, capacity: usize, shards: usize) -> f64 {
     let cache = LocalCache::builder()
         .capacity(capacity)
         .policy(policy)
         .shards(shards)
-        // So that each run samples the same keys.
+        // With a fixed seed each run samples the same keys.
         .hasher(FixedState::with_seed(7))
         .build()
         .unwrap();
@@ -34,6 +35,7 @@ fn hotset(trace: &Trace, policy: Policy, capacity: usize, shards: usize) -> f64 
     ratio
 }
 
+/// Returns the hit ratio of an exact LRU cache.
 fn lru(trace: &Trace, capacity: usize) -> f64 {
     let mut cache = lru::LruCache::new(capacity.try_into().unwrap());
     hit_ratio(trace, |key| {
@@ -45,7 +47,7 @@ fn lru(trace: &Trace, capacity: usize) -> f64 {
     })
 }
 
-/// Keys in the order in which they came, each to be taken out from anywhere.
+/// A ghost list: keys in the order of their addition, from which any key can be removed.
 #[derive(Default)]
 struct Ghosts {
     queue: VecDeque<(u64, usize)>,
@@ -60,7 +62,7 @@ impl Ghosts {
         self.queue.push_back((key, self.added));
     }
 
-    fn take(&mut self, key: u64) -> bool {
+    fn remove(&mut self, key: u64) -> bool {
         self.last.remove(&key).is_some()
     }
 
@@ -68,7 +70,7 @@ impl Ghosts {
         self.last.len()
     }
 
-    fn forget_oldest(&mut self) {
+    fn remove_oldest(&mut self) {
         while let Some((key, number)) = self.queue.pop_front() {
             if self.last.get(&key) == Some(&number) {
                 self.last.remove(&key);
@@ -78,7 +80,7 @@ impl Ghosts {
     }
 }
 
-/// Algorithm 1 of Yang et al., SOSP 2023.
+/// Returns the hit ratio of algorithm 1 of Yang et al., SOSP 2023.
 fn s3_fifo(trace: &Trace, capacity: usize) -> f64 {
     let (mut small, mut main, mut ghosts) = (VecDeque::new(), VecDeque::new(), Ghosts::default());
     let mut frequencies: HashMap<u64, u32> = HashMap::new();
@@ -97,7 +99,7 @@ fn s3_fifo(trace: &Trace, capacity: usize) -> f64 {
                     frequencies.remove(&tail);
                     ghosts.add(tail);
                     while ghosts.len() > capacity * 9 / 10 {
-                        ghosts.forget_oldest();
+                        ghosts.remove_oldest();
                     }
                 }
             } else {
@@ -111,7 +113,7 @@ fn s3_fifo(trace: &Trace, capacity: usize) -> f64 {
                 }
             }
         }
-        if ghosts.take(key) {
+        if ghosts.remove(key) {
             main.push_back(key);
         } else {
             small.push_back(key);
@@ -121,7 +123,7 @@ fn s3_fifo(trace: &Trace, capacity: usize) -> f64 {
     })
 }
 
-/// Figure 2 of Bansal and Modha, FAST 2004.
+/// Returns the hit ratio of the algorithm in figure 2 of Bansal and Modha, FAST 2004.
 #[allow(clippy::cast_precision_loss)]
 fn car(trace: &Trace, capacity: usize) -> f64 {
     let (mut t1, mut t2) = (VecDeque::new(), VecDeque::new());
@@ -157,9 +159,9 @@ fn car(trace: &Trace, capacity: usize) -> f64 {
             }
             if !in_b1 && !in_b2 {
                 if t1.len() + b1.len() >= capacity {
-                    b1.forget_oldest();
+                    b1.remove_oldest();
                 } else if t1.len() + t2.len() + b1.len() + b2.len() >= 2 * capacity {
-                    b2.forget_oldest();
+                    b2.remove_oldest();
                 }
             }
         }
@@ -167,11 +169,11 @@ fn car(trace: &Trace, capacity: usize) -> f64 {
         let (len1, len2) = (b1.len() as f64, b2.len() as f64);
         if in_b1 {
             p = (p + (len2 / len1).max(1.0)).min(capacity as f64);
-            b1.take(key);
+            b1.remove(key);
             t2.push_back(key);
         } else if in_b2 {
             p = (p - (len1 / len2).max(1.0)).max(0.0);
-            b2.take(key);
+            b2.remove(key);
             t2.push_back(key);
         } else {
             t1.push_back(key);
@@ -182,6 +184,7 @@ fn car(trace: &Trace, capacity: usize) -> f64 {
 
 const CAPACITIES: [usize; 3] = [64, 500, 4_000];
 
+/// Checks that the hit ratio of a policy differs from that of a reference by at most half a percent.
 fn assert_matches(policy: Policy, reference: fn(&Trace, usize) -> f64) {
     for trace in traces::made(200_000) {
         for capacity in CAPACITIES {
@@ -197,21 +200,22 @@ fn assert_matches(policy: Policy, reference: fn(&Trace, usize) -> f64) {
 }
 
 #[test]
-fn lru_is_what_it_is_everywhere() {
+fn lru_has_the_hit_ratio_of_an_exact_lru() {
     assert_matches(Policy::Lru, lru);
 }
 
 #[test]
-fn s3_fifo_is_the_papers() {
+fn s3_fifo_has_the_hit_ratio_of_its_paper() {
     assert_matches(Policy::S3Fifo, s3_fifo);
 }
 
 #[test]
-fn car_is_the_papers() {
+fn car_has_the_hit_ratio_of_its_paper() {
     assert_matches(Policy::Car, car);
 }
 
-/// A batch of new keys, then all of them once more; each is asked for just twice.
+/// Returns a trace of batches of new keys, each of which is requested a second time at once. Each key is requested
+/// twice.
 fn twice(length: usize, batch: u64) -> Trace {
     let keys = (0..length as u64).map(|step| step / (2 * batch) * batch + step % batch);
     Trace {
@@ -223,7 +227,7 @@ fn twice(length: usize, batch: u64) -> Trace {
 }
 
 #[test]
-fn adaptive_is_never_much_worse_than_lru_and_on_most_loads_better() {
+fn adaptive_is_never_much_worse_than_lru_and_better_on_most_traces() {
     let mut traces = traces::made(200_000);
     traces.extend([50, 400, 3_600].map(|batch| twice(200_000, batch)));
     for trace in traces {
@@ -244,9 +248,9 @@ fn adaptive_is_never_much_worse_than_lru_and_on_most_loads_better() {
     }
 }
 
-/// Entries that are removed leave holes anywhere in the queues.
+/// Removed entries leave vacant slots anywhere in the queues.
 #[test]
-fn removals_do_not_upset_the_queues() {
+fn policies_keep_their_lead_over_lru_when_entries_are_removed() {
     let trace = &traces::made(400_000)[0];
     let ratio = |policy| {
         let cache = LocalCache::builder()
@@ -260,7 +264,7 @@ fn removals_do_not_upset_the_queues() {
             if !hit {
                 cache.insert(key, ());
                 inserted.push_back(key);
-                // Half of them leave before their time.
+                // Half of the keys are removed before they are evicted.
                 if inserted.len() > 500 {
                     let early = inserted.pop_front().unwrap();
                     if early % 2 == 0 {

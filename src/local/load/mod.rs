@@ -19,7 +19,7 @@ use crate::single_flight::{
     Answer, Leader, LoaderId, Outcome, Permit, Reentry, Role, Timer, Waiter, run_within,
 };
 use crate::stats::Count;
-use crate::sync::reentrancy::assert_holds_nothing;
+use crate::sync::reentrancy::assert_no_lock_held;
 use crate::traits::ErasedLoader;
 use crate::traits::erasure::{ErrorType, LoadResult, erase_loader, typed};
 use std::any::{Any, type_name_of_val};
@@ -345,7 +345,7 @@ where
         let terms = self.permitted_candidate(permit.is_some());
         let join_or_lead = |_: &_| in_flight.join_or_lead(location.hash.0, key, terms);
         let role = location.cell.shard.read(join_or_lead);
-        assert_holds_nothing("load into");
+        assert_no_lock_held("load into");
         let leader = match role {
             Role::Lead(leader) => leader,
             Role::Wait(mut waiter) => {
@@ -359,7 +359,7 @@ where
             }
             Role::Recursive(_) => return None,
         };
-        self.inner.counters.count(Count::Renewal);
+        self.inner.counters.count(Count::Refresh);
         Some((leader, permit))
     }
 }

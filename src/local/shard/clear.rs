@@ -8,7 +8,7 @@ use crate::local::shard::metadata::Extras;
 use crate::local::shard::read_times::Ages;
 use crate::local::shard::slab::Slab;
 use crate::local::shard::{Entry, Shard};
-use crate::policy::{AnyPolicy, Eviction};
+use crate::policy::{AnyPolicy, EvictionPolicy};
 use crate::storage::index::Index;
 use std::mem::{replace, take};
 use std::sync::atomic::Ordering::Relaxed;
@@ -116,7 +116,7 @@ impl<K, V> Shard<K, V> {
         let mut index = Index::with_capacity(room);
         self.expiry.restart(self.slab.end());
         for (slot, entry) in self.slab.iter() {
-            index.insert(entry.hash.restore(), slot, self.slab.hash_of());
+            index.insert(entry.hash.canonical(), slot, self.slab.hash_of());
             self.expiry.set(slot, entry.deadline.load(Relaxed));
         }
         out.retire(Box::new(replace(&mut self.index, index)));

@@ -2,7 +2,7 @@
 
 use crate::local::removal::Removals;
 use crate::local::shard::{MAX_ENTRIES, Shard};
-use crate::policy::Eviction;
+use crate::policy::EvictionPolicy;
 use crate::storage::index::BUCKETS_PER_STEP;
 use crate::storage::work_slice::WorkSlice;
 use hashbrown::HashTable;

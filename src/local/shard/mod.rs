@@ -30,7 +30,7 @@ use crate::local::shard::read_times::Ages;
 use crate::local::shard::slab::Slab;
 use crate::local::tags::Tagged;
 use crate::local::walk::{Listed, Span};
-use crate::policy::{AnyPolicy, Eviction, Words};
+use crate::policy::{AnyPolicy, EvictionPolicy, PolicyStates};
 use crate::stats::Stats;
 use crate::storage::index::Index;
 use equivalent::Equivalent;
@@ -50,8 +50,8 @@ struct Entry<K, V> {
     value: V,
     /// First moment at which it is no longer served. Hits move it where entries idle.
     deadline: AtomicU64,
-    /// The policy's.
-    word: AtomicU32,
+    /// The state that the policy keeps of the entry.
+    policy_state: AtomicU32,
     hash: StoredHash,
 }
 
@@ -148,14 +148,14 @@ impl<K, V> Slab<Entry<K, V>> {
     /// The hash of a slot, as the index asks for it.
     #[inline]
     fn hash_of(&self) -> impl Fn(&u32) -> u64 + '_ {
-        |&slot| self.get(slot).map_or(0, |entry| entry.hash.restore())
+        |&slot| self.get(slot).map_or(0, |entry| entry.hash.canonical())
     }
 }
 
-impl<K, V> Words for Slab<Entry<K, V>> {
+impl<K, V> PolicyStates for Slab<Entry<K, V>> {
     #[inline]
-    fn word(&self, slot: u32) -> Option<&AtomicU32> {
-        Some(&self.get(slot)?.word)
+    fn state(&self, slot: u32) -> Option<&AtomicU32> {
+        Some(&self.get(slot)?.policy_state)
     }
 
     #[inline]
@@ -197,7 +197,7 @@ impl<K, V> Shard<K, V> {
             let entry = self.slab.get_moved(slot);
             entry.is_some_and(|entry| key.equivalent(&entry.key))
         };
-        if let Some(&slot) = self.index.current().find(hash.0, is_it) {
+        if let Some(&slot) = self.index.current().find(hash.canonical(), is_it) {
             return Some((slot, self.slab.get_moved(slot)?));
         }
         if self.grows {
@@ -216,7 +216,7 @@ impl<K, V> Shard<K, V> {
             let entry = self.slab.get(slot);
             entry.is_some_and(|entry| key.equivalent(&entry.key))
         };
-        let slot = self.index.find(hash.0, is_it)?;
+        let slot = self.index.find(hash.canonical(), is_it)?;
         Some((slot, self.slab.get(slot)?))
     }
 
@@ -236,7 +236,7 @@ impl<K, V> Shard<K, V> {
                 return None;
             }
         }
-        self.policy.touch(slot, &entry.word);
+        self.policy.on_hit(slot, &entry.policy_state);
         Some((slot, &entry.value))
     }
 
@@ -404,7 +404,7 @@ impl<K, V> Shard<K, V> {
             let entry = self.slab.get(slot)?;
             let is_live = now < entry.deadline.load(Relaxed) && self.is_current(slot);
             is_live.then(|| Listed {
-                heat: self.policy.heat(&entry.word, since),
+                heat: self.policy.heat(&entry.policy_state, since),
                 slot,
                 item: (slot, entry),
             })
@@ -445,8 +445,8 @@ impl<K, V> Shard<K, V> {
             assert!(self.slab.get(slot).is_some(), "slot {slot} is vacant");
         }
         for (slot, entry) in self.slab.iter() {
-            let bits = entry.hash.restore();
-            assert!(self.index.find(bits, |&other| other == slot).is_some());
+            let hash = entry.hash.canonical();
+            assert!(self.index.find(hash, |&other| other == slot).is_some());
         }
         self.policy.validate(&self.slab);
         let deadlines = self.slab.iter();

@@ -6,7 +6,7 @@ use crate::local::removal::{RemovalCause, Removals};
 use crate::local::shard::{Entry, MAX_ENTRIES, NewEntry, Shard};
 use crate::local::tags::Tagged;
 use crate::local::walk::{Listed, Span};
-use crate::policy::Eviction;
+use crate::policy::EvictionPolicy;
 use crate::storage::work_slice::WorkSlice;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -95,7 +95,7 @@ impl<K, V> Shard<K, V> {
             return Restored::NoRoom;
         }
         let work = &mut WorkSlice::new();
-        self.policy.before_write(&self.slab, work);
+        self.policy.on_write(&self.slab, work);
         room.spend(weight);
         self.fill(new, now, work, out);
         Restored::Stored

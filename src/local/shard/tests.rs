@@ -9,7 +9,7 @@ use crate::local::shard::hash::KeyHash;
 use crate::local::shard::metadata::{Extra, Kinds, Origin};
 use crate::local::shard::{FoundDead, NewEntry, Setup, Shard};
 use crate::local::walk::Span;
-use crate::policy::{AnyPolicy, Eviction, Policy};
+use crate::policy::{AnyPolicy, EvictionPolicy, Policy};
 use crate::storage::work_slice::WorkSlice;
 use std::cmp::Reverse;
 use std::sync::Arc;

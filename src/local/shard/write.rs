@@ -7,7 +7,7 @@ use crate::local::shard::expiry::BLOCK;
 use crate::local::shard::hash::{KeyHash, StoredHash};
 use crate::local::shard::metadata::{Extra, Extras};
 use crate::local::shard::{Entry, MAX_ENTRIES, NewEntry, Shard};
-use crate::policy::Eviction;
+use crate::policy::EvictionPolicy;
 use crate::storage::work_slice::WorkSlice;
 use equivalent::Equivalent;
 use std::sync::atomic::{
@@ -41,7 +41,7 @@ impl<K, V> Shard<K, V> {
             return true;
         };
         let (held, weight) = (self.find(*hash, key).map(|(slot, _)| slot), extra.weight);
-        self.policy.before_write(&self.slab, work);
+        self.policy.on_write(&self.slab, work);
         if let Some(slot) = held {
             room.add(self.weight(slot));
             if room.reach(weight) {
@@ -90,7 +90,7 @@ impl<K, V> Shard<K, V> {
             value: std::mem::replace(&mut entry.value, new.value),
             cause,
         };
-        self.policy.touch(slot, &entry.word);
+        self.policy.on_hit(slot, &entry.policy_state);
         self.note(slot, new.extra, new.deadline, now);
         self.count_out(old, out);
     }
@@ -110,14 +110,15 @@ impl<K, V> Shard<K, V> {
             key: new.key,
             value: new.value,
             deadline: AtomicU64::new(new.deadline),
-            word: AtomicU32::new(0),
+            policy_state: AtomicU32::new(0),
             hash: StoredHash::new(new.hash),
         });
         self.enter_in_index(new.hash, slot);
         let Some(entry) = self.slab.get_mut(slot) else {
             return;
         };
-        self.policy.insert(slot, &entry.word, entry.hash.bits());
+        self.policy
+            .insert(slot, &entry.policy_state, entry.hash.bits());
         self.note(slot, new.extra, new.deadline, now);
     }
 
@@ -151,7 +152,8 @@ impl<K, V> Shard<K, V> {
                 RemovalCause::Evicted
             },
         };
-        self.policy.insert(slot, &entry.word, entry.hash.bits());
+        self.policy
+            .insert(slot, &entry.policy_state, entry.hash.bits());
         self.unindex(old_hash, slot);
         self.enter_in_index(new.hash, slot);
         self.expiry.set(slot, new.deadline);
@@ -167,13 +169,14 @@ impl<K, V> Shard<K, V> {
         if self.index.is_full() {
             self.grow_index();
         }
-        self.index.insert(hash.0, slot, self.slab.hash_of());
+        self.index
+            .insert(hash.canonical(), slot, self.slab.hash_of());
     }
 
     /// Removes a slot from the index.
     #[inline]
     fn unindex(&mut self, hash: StoredHash, slot: u32) {
-        let found = self.index.remove(hash.restore(), |&other| other == slot);
+        let found = self.index.remove(hash.canonical(), |&other| other == slot);
         assert!(found, "each occupied slot is in the index");
     }
 
@@ -241,7 +244,7 @@ impl<K, V> Shard<K, V> {
             return false;
         };
         let work = &mut WorkSlice::new();
-        self.policy.before_write(&self.slab, work);
+        self.policy.on_write(&self.slab, work);
         self.go_on_growing(work, out);
         budget.release(self.weight(slot));
         self.take_out(slot, cause, now, out);
@@ -368,7 +371,7 @@ impl<K, V> Shard<K, V> {
         out: &mut Removals<'_, K, V>,
     ) {
         if let Some(entry) = self.slab.get(slot) {
-            self.policy.remove(&entry.word, entry.hash.bits());
+            self.policy.remove(&entry.policy_state, entry.hash.bits());
         }
         self.unhook(slot, cause, now, out);
     }

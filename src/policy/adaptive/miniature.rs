@@ -2,14 +2,14 @@
 
 use crate::policy::s3_fifo::{Rules, S3Fifo};
 use crate::policy::slot_list::as_slot;
-use crate::policy::{Eviction, Words, spread};
+use crate::policy::{EvictionPolicy, PolicyStates, spread};
 use crate::storage::work_slice::WorkSlice;
 use hashbrown::HashTable;
 use std::sync::atomic::AtomicU32;
 
 /// `N` caches with different rules that get the same requests. They share the index and the slots, because most keys
 /// are in most of them.
-pub(crate) struct Shadows<const N: usize> {
+pub(crate) struct MiniatureCaches<const N: usize> {
     /// The slots of all keys that are in a cache.
     index: HashTable<u32>,
     keys: Vec<Key<N>>,
@@ -23,21 +23,21 @@ struct Key<const N: usize> {
     hash: u32,
     /// A bit for each cache that contains the key.
     holders: u32,
-    /// The words of the policies, by cache.
-    words: [AtomicU32; N],
+    /// The states of the policies, by cache.
+    states: [AtomicU32; N],
 }
 
 /// The entries of one of the caches.
-struct LockGuardMark<'a, const N: usize> {
+struct Entries<'a, const N: usize> {
     keys: &'a [Key<N>],
     cache: usize,
 }
 
-impl<const N: usize> Words for LockGuardMark<'_, N> {
+impl<const N: usize> PolicyStates for Entries<'_, N> {
     #[inline]
-    fn word(&self, slot: u32) -> Option<&AtomicU32> {
+    fn state(&self, slot: u32) -> Option<&AtomicU32> {
         let key = self.keys.get(slot as usize)?;
-        (key.holders >> self.cache & 1 == 1).then(|| &key.words[self.cache])
+        (key.holders >> self.cache & 1 == 1).then(|| &key.states[self.cache])
     }
 
     #[inline]
@@ -46,7 +46,7 @@ impl<const N: usize> Words for LockGuardMark<'_, N> {
     }
 }
 
-impl<const N: usize> Shadows<N> {
+impl<const N: usize> MiniatureCaches<N> {
     /// Creates empty caches, each for about `keys` keys.
     pub(crate) fn new(keys: usize, rules: [Rules; N]) -> Self {
         Self {
@@ -66,24 +66,24 @@ impl<const N: usize> Shadows<N> {
     pub(crate) fn access(&mut self, hash: u32, capacity: usize) -> u32 {
         let is_it = |&slot: &u32| self.keys[slot as usize].hash == hash;
         let found = self.index.find(spread(hash), is_it).copied();
-        let slot = found.unwrap_or_else(|| self.enter(hash));
+        let slot = found.unwrap_or_else(|| self.allocate(hash));
         let holders = self.keys[slot as usize].holders;
         for cache in 0..N {
             if holders >> cache & 1 == 0 {
                 self.make_room(cache, capacity);
                 self.keys[slot as usize].holders |= 1 << cache;
-                let word = &self.keys[slot as usize].words[cache];
-                self.caches[cache].insert(slot, word, hash);
+                let state = &self.keys[slot as usize].states[cache];
+                self.caches[cache].insert(slot, state, hash);
             } else {
-                let word = &self.keys[slot as usize].words[cache];
-                self.caches[cache].touch(slot, word);
+                let state = &self.keys[slot as usize].states[cache];
+                self.caches[cache].on_hit(slot, state);
             }
         }
         holders
     }
 
-    /// Returns a slot for a key that is in none of the caches.
-    fn enter(&mut self, hash: u32) -> u32 {
+    /// Returns a slot for a key that is in none of the caches, and adds it to the index.
+    fn allocate(&mut self, hash: u32) -> u32 {
         let slot = self.free.pop().unwrap_or_else(|| self.add_slot());
         self.keys[slot as usize].hash = hash;
         let hasher = |&slot: &u32| spread(self.keys[slot as usize].hash);
@@ -99,7 +99,7 @@ impl<const N: usize> Shadows<N> {
         self.keys.push(Key {
             hash: 0,
             holders: 0,
-            words: [const { AtomicU32::new(0) }; N],
+            states: [const { AtomicU32::new(0) }; N],
         });
         as_slot(self.keys.len() - 1)
     }
@@ -117,8 +117,8 @@ impl<const N: usize> Shadows<N> {
     fn evict(&mut self, cache: usize) {
         let keys = &self.keys;
         let work = &mut WorkSlice::unlimited();
-        if let Some(victim) = self.caches[cache].evict(&LockGuardMark { keys, cache }, work) {
-            self.let_go(victim, 1 << cache);
+        if let Some(victim) = self.caches[cache].evict(&Entries { keys, cache }, work) {
+            self.clear_holders(victim, 1 << cache);
         }
     }
 
@@ -128,17 +128,19 @@ impl<const N: usize> Shadows<N> {
         let Some(&slot) = self.index.find(spread(hash), is_it) else {
             return;
         };
-        let Key { holders, words, .. } = &self.keys[slot as usize];
-        for (cache, word) in words.iter().enumerate() {
+        let Key {
+            holders, states, ..
+        } = &self.keys[slot as usize];
+        for (cache, state) in states.iter().enumerate() {
             if holders >> cache & 1 == 1 {
-                self.caches[cache].remove(word, hash);
+                self.caches[cache].remove(state, hash);
             }
         }
-        self.let_go(slot, *holders);
+        self.clear_holders(slot, *holders);
     }
 
     /// Clears the bits of the caches that no longer contain the key of a slot. Frees the slot if none contains it.
-    fn let_go(&mut self, slot: u32, caches: u32) {
+    fn clear_holders(&mut self, slot: u32, caches: u32) {
         let key = &mut self.keys[slot as usize];
         key.holders &= !caches;
         if key.holders == 0 {
@@ -159,25 +161,25 @@ mod tests {
     /// Requests keys in a loop that is longer than the caches. CLOCK has no hit, and a main queue has hits on the keys
     /// that it kept.
     #[test]
-    fn each_cache_follows_its_own_rules() {
-        let mut shadows = Shadows::new(100, [rules(10), rules(100)]);
+    fn each_miniature_cache_follows_its_own_rules() {
+        let mut caches = MiniatureCaches::new(100, [rules(10), rules(100)]);
         let mut hits = [0; 2];
         for step in 0..30_000_u32 {
             let key = step % 150;
-            let had = shadows.access(key.wrapping_mul(0x9E37_79B9), 100);
+            let had = caches.access(key.wrapping_mul(0x9E37_79B9), 100);
             for (cache, hits) in hits.iter_mut().enumerate() {
                 *hits += had >> cache & 1;
             }
         }
-        assert_eq!(shadows.caches[0].len(), 100);
-        (0..75).for_each(|key: u32| shadows.remove(key.wrapping_mul(0x9E37_79B9)));
-        assert_eq!(shadows.index.len() + shadows.free.len(), shadows.keys.len());
-        assert!(shadows.index.len() <= 75);
+        assert_eq!(caches.caches[0].len(), 100);
+        (0..75).for_each(|key: u32| caches.remove(key.wrapping_mul(0x9E37_79B9)));
+        assert_eq!(caches.index.len() + caches.free.len(), caches.keys.len());
+        assert!(caches.index.len() <= 75);
         assert_eq!(hits[1], 0);
         assert!(hits[0] > 15_000, "{hits:?}");
         for cache in 0..2 {
-            let keys = &shadows.keys;
-            shadows.caches[cache].validate(&LockGuardMark { keys, cache });
+            let keys = &caches.keys;
+            caches.caches[cache].validate(&Entries { keys, cache });
         }
     }
 }

@@ -2,125 +2,128 @@
 //!
 //! The best share depends on the workload. If keys return soon and then never again, new entries should have all the
 //! room. If most keys are requested once, they should have almost none. The policy compares the shares by miniature
-//! caches, called shadows: one for each share, with hashes of a sample of the keys and without values (Waldspurger et
-//! al., "Cache modeling and optimization using miniature simulations", ATC 2017). One shard of a cache samples for all
-//! shards, and all use the share whose shadow had the most hits lately. They begin as CLOCK, which is closest to LRU on
+//! caches: one for each share, with hashes of a sample of the keys and without values (Waldspurger et al., "Cache
+//! modeling and optimization using miniature simulations", ATC 2017). One shard of a cache samples for all shards, and
+//! all use the share whose miniature cache had the most hits recently. They begin as CLOCK, which is closest to LRU on
 //! most workloads, and change if another share is better.
 //!
-//! A hit on a sampled entry is noted once between two writes, because hits between two writes are simultaneous. Other
-//! hits cost the same as with S3-FIFO.
+//! A hit on a sampled entry is recorded once between two writes, because hits between two writes are simultaneous.
+//! Other hits cost the same as with S3-FIFO.
 
 mod miniature;
 mod sampler;
 
+use crate::policy::EvictionPolicy;
 use crate::policy::adaptive::sampler::Sampler;
-use crate::policy::queues::{NOTED, QUIET, after_hit, heat};
-use crate::policy::s3_fifo::{CLOCK, Rules, S3Fifo};
+use crate::policy::s3_fifo::{CLOCK_PERCENT, Rules, S3Fifo};
 use crate::policy::slot_list::as_slot;
-use crate::policy::{Eviction, Quiet, Words};
+use crate::policy::state::{NoOpHits, PolicyStates, QueueState};
 use crate::storage::work_slice::WorkSlice;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 /// The share of the small queue, in percent, that all shards of a cache use.
-pub(crate) struct Choice(AtomicU32);
+pub(crate) struct SmallQueueShare(AtomicU32);
 
-impl Default for Choice {
+impl Default for SmallQueueShare {
     fn default() -> Self {
-        Self(AtomicU32::new(CLOCK))
+        Self(AtomicU32::new(CLOCK_PERCENT))
     }
 }
 
-impl Choice {
-    /// Returns the share.
-    pub(crate) fn get(&self) -> u32 {
+impl SmallQueueShare {
+    /// Returns the share in percent.
+    pub(crate) fn percent(&self) -> u32 {
         self.0.load(Relaxed)
     }
 
-    /// Sets the share.
-    pub(crate) fn set(&self, small: u32) {
-        self.0.store(small, Relaxed);
+    /// Sets the share in percent.
+    pub(crate) fn set_percent(&self, percent: u32) {
+        self.0.store(percent, Relaxed);
     }
 }
 
-/// Returns the rules for a share, which the shards and the shadows follow.
-pub(crate) const fn rules(small: u32) -> Rules {
-    Rules { small, gated: true }
+/// Returns the rules for a share, which the shards and the miniature caches follow.
+pub(crate) const fn rules(small_percent: u32) -> Rules {
+    Rules {
+        small_percent,
+        gated: true,
+    }
 }
 
 /// The policy of one shard.
 pub(crate) struct Adaptive {
     queues: S3Fifo,
-    choice: Arc<Choice>,
+    share: Arc<SmallQueueShare>,
     /// `Some` in the one shard that samples.
     sampler: Option<Box<Sampler>>,
 }
 
 impl Adaptive {
     /// Creates a policy without entries. `samples_of` is the number of shards for which this one samples, if it does.
-    pub(crate) fn new(choice: Arc<Choice>, samples_of: Option<usize>) -> Self {
+    pub(crate) fn new(share: Arc<SmallQueueShare>, samples_of: Option<usize>) -> Self {
         Self {
-            queues: S3Fifo::new(rules(CLOCK)),
-            choice,
+            queues: S3Fifo::new(rules(CLOCK_PERCENT)),
+            share,
             sampler: samples_of.map(|shards| Box::new(Sampler::new(shards))),
         }
     }
 
-    /// Returns a policy without entries that shares the same choice, and samples if this one does.
+    /// Returns a policy without entries that uses the same share, and samples if this one does.
     pub(crate) fn emptied(&self) -> Self {
         let samples_of = self.sampler.as_ref().map(|sampler| sampler.shards());
-        Self::new(Arc::clone(&self.choice), samples_of)
+        Self::new(Arc::clone(&self.share), samples_of)
     }
 }
 
-impl Eviction for Adaptive {
+impl EvictionPolicy for Adaptive {
     #[inline]
-    fn quiet(&self) -> Quiet {
-        QUIET
+    fn no_op_hits(&self) -> NoOpHits {
+        NoOpHits::OF_QUEUES
     }
 
-    fn touch(&self, slot: u32, word: &AtomicU32) {
-        let state = word.load(Relaxed);
-        let mut after = after_hit(state);
-        let noted = |sampler: &Sampler| sampler.note(slot);
-        if state & NOTED == 0 && self.sampler.as_deref().is_some_and(noted) {
-            after |= NOTED;
+    fn on_hit(&self, slot: u32, state: &AtomicU32) {
+        let before = QueueState::load(state);
+        let mut after = before.after_hit();
+        let records = |sampler: &Sampler| sampler.record_hit(slot);
+        if !before.is_sampled() && self.sampler.as_deref().is_some_and(records) {
+            after = after.sampled();
         }
-        if after != state {
-            word.store(after, Relaxed);
+        if after != before {
+            after.store(state);
         }
     }
 
     #[inline]
-    fn before_write(&mut self, words: &impl Words, _: &mut WorkSlice) {
+    fn on_write(&mut self, states: &impl PolicyStates, _: &mut WorkSlice) {
         if let Some(sampler) = &mut self.sampler {
-            sampler.take_notes(words, &self.choice);
+            sampler.replay_hits(states, &self.share);
         }
     }
 
-    fn insert(&mut self, slot: u32, word: &AtomicU32, hash: u32) {
-        self.queues.insert(slot, word, hash);
+    fn insert(&mut self, slot: u32, state: &AtomicU32, hash: u32) {
+        self.queues.insert(slot, state, hash);
         if let Some(sampler) = &mut self.sampler {
             if sampler.samples(hash) {
-                word.store(word.load(Relaxed) & !NOTED, Relaxed);
-                sampler.access(hash, &self.choice);
+                QueueState::load(state).unsampled().store(state);
+                sampler.access(hash, &self.share);
             }
         }
     }
 
-    fn remove(&mut self, word: &AtomicU32, hash: u32) {
-        self.queues.remove(word, hash);
+    fn remove(&mut self, state: &AtomicU32, hash: u32) {
+        self.queues.remove(state, hash);
         if let Some(sampler) = &mut self.sampler {
             sampler.remove(hash);
         }
     }
 
-    fn evict(&mut self, words: &impl Words, work: &mut WorkSlice) -> Option<u32> {
+    fn evict(&mut self, states: &impl PolicyStates, work: &mut WorkSlice) -> Option<u32> {
         if let Some(sampler) = &mut self.sampler {
-            sampler.evicts_from(self.queues.len());
+            sampler.on_eviction(self.queues.len());
         }
-        self.queues.set_small(self.choice.get());
-        self.queues.evict(words, work)
+        self.queues.set_small(self.share.percent());
+        self.queues.evict(states, work)
     }
 
     fn grow(&mut self, slots: usize) {
@@ -145,11 +148,11 @@ impl Eviction for Adaptive {
         0
     }
 
-    fn heat(&self, word: &AtomicU32, _: u32) -> i32 {
-        heat(word)
+    fn heat(&self, state: &AtomicU32, _: u32) -> i32 {
+        QueueState::load(state).heat()
     }
 
-    fn validate(&self, words: &impl Words) {
-        self.queues.validate(words);
+    fn validate(&self, states: &impl PolicyStates) {
+        self.queues.validate(states);
     }
 }

@@ -1,32 +1,35 @@
 //! The primitives of the lock: the real ones, or their models in loom.
 
 #[cfg(not(loom_models))]
-mod by {
+mod imp {
     pub(crate) use parking_lot::{Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
     pub(crate) use std::sync::atomic::{AtomicU32, AtomicUsize};
     pub(crate) use std::thread::{Thread, current};
     use std::time::Duration;
 
-    /// See `OPEN_AFTER` of the lock.
-    pub(crate) const OPEN_AFTER: u32 = 16;
+    /// The number of reads after the last write that restore the read bias. Together they cost about as much as the
+    /// next writer saves by not looking at the slots.
+    pub(crate) const READS_BEFORE_BIAS: u32 = 16;
 
     /// The number of times that a writer looks again at once.
-    const SPINS: u32 = 64;
+    const MAX_SPINS: u32 = 64;
     /// The number of times that it then yields to other threads before it looks again. Most reads are over by then.
-    const YIELDS: u32 = 8;
+    const MAX_YIELDS: u32 = 8;
     /// The time limit of a writer's first park.
     const FIRST_PARK: Duration = Duration::from_micros(50);
     /// The longest time limit of a park.
-    const LONGEST_PARK: Duration = Duration::from_millis(10);
+    const MAX_PARK: Duration = Duration::from_millis(10);
 
-    /// The waiting of a writer: awake at first, then parked, for longer each time.
+    /// The waits of a writer: awake at first, then parked, for longer each time.
     pub(crate) struct Backoff {
+        /// The number of calls of [`spin`](Self::spin).
         tries: u32,
         /// The time limit of the next park.
         park: Duration,
     }
 
     impl Backoff {
+        /// Creates one that begins awake.
         pub(crate) fn new() -> Self {
             Self {
                 tries: 0,
@@ -37,9 +40,9 @@ mod by {
         /// Waits for a moment, awake. Returns `false`, without waiting, if it was called often enough before.
         pub(crate) fn spin(&mut self) -> bool {
             self.tries = self.tries.saturating_add(1);
-            if self.tries <= SPINS {
+            if self.tries <= MAX_SPINS {
                 std::hint::spin_loop();
-            } else if self.tries <= SPINS + YIELDS {
+            } else if self.tries <= MAX_SPINS + MAX_YIELDS {
                 std::thread::yield_now();
             } else {
                 return false;
@@ -50,7 +53,7 @@ mod by {
         /// Parks this thread until it is unparked or the time limit passes, and doubles the limit.
         pub(crate) fn park(&mut self) {
             std::thread::park_timeout(self.park);
-            self.park = (self.park * 2).min(LONGEST_PARK);
+            self.park = (self.park * 2).min(MAX_PARK);
         }
 
         /// Waits for a moment, for a change after which no thread unparks this one.
@@ -90,13 +93,13 @@ mod by {
 }
 
 #[cfg(loom_models)]
-mod by {
+mod imp {
     pub(crate) use loom::cell::UnsafeCell;
     pub(crate) use loom::sync::atomic::{AtomicU32, AtomicUsize};
     pub(crate) use loom::sync::{RwLockReadGuard, RwLockWriteGuard};
 
     /// One read, because models have few.
-    pub(crate) const OPEN_AFTER: u32 = 1;
+    pub(crate) const READS_BEFORE_BIAS: u32 = 1;
 
     pub(crate) use crate::sync::Mutex;
     pub(crate) use loom::thread::{Thread, current};
@@ -160,4 +163,4 @@ mod by {
     }
 }
 
-pub(crate) use by::*;
+pub(crate) use imp::*;

@@ -1,0 +1,373 @@
+//! Least recently used, with hits that write at most a relaxed time.
+//!
+//! The shard has a write clock, which every write advances. A hit stores the time of the clock in its entry, as the
+//! entry's *stamp*, but only if the stamp there is older than 1/128 of the shard's size in writes. Repeated reads
+//! therefore write nothing. Reads between two writes are simultaneous.
+//!
+//! The order is stored in lists, one for each *generation*: a span of the write clock of 1/128 of the shard's size. An
+//! entry is filed in the generation of its stamp. Hits do not move it. If a stamp is younger than the generation in
+//! which the entry is filed, the entry is filed too low. An eviction removes the first entry of the oldest generation.
+//! If that one is filed too low, it is filed again under its stamp, in O(1); otherwise it is the victim. Entries are
+//! therefore removed from a list only at its head, and one link for each slot is enough. A slot that is vacated stays
+//! where it is filed, and when it is filled again, its new entry is filed too low.
+//!
+//! As a result, no entry is evicted while a less recently used one exists, where recency is resolved to 1/64 of the
+//! shard: 1/128 for the age of the stamp, and 1/128 for the span of the generation. Below 128 entries both are exact.
+//! The size is the size at the time of use: if a shard has shrunk since, the recency of its entries is known only as
+//! precisely as it was stored.
+//!
+//! Generations end as fast as they begin while writes evict. If writes only update, the number of generations would
+//! grow without limit, so the shard *merges* them: each write takes a few entries of the oldest generation, files those
+//! again that are filed too low, and appends the others to one list of *settled* entries, which are evicted first. A
+//! pass begins with the entries that an earlier pass settled, and continues with all generations except the one that is
+//! the newest when the pass begins. An entry that was hit since it was settled therefore has a stamp of a generation
+//! that still exists, which shows that the entry is filed too low; all others are in the order of their stamps. A pass
+//! takes at most two steps for each entry, spread over a quarter as many writes, during which at most 32 generations
+//! begin.
+
+#[cfg(test)]
+mod tests;
+
+use crate::policy::EvictionPolicy;
+use crate::policy::slot_list::{Links, List, as_slot};
+use crate::policy::state::{NoOpHits, PolicyStates};
+use crate::storage::work_slice::WorkSlice;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+
+/// The highest number of generations, a power of two. It is twice what a shard needs in which every write evicts.
+const MAX_GENERATIONS: u32 = 256;
+/// The part of the shard's size to which recency is resolved, once for stamps and once for generations.
+const RESOLUTION: u32 = 128;
+/// The number of generations at which a pass begins that merges them.
+const MERGE_GENERATIONS: u32 = 192;
+/// The number of entries that a write merges during a pass.
+const MERGED_PER_WRITE: u32 = 8;
+/// The number of generations from which on a write merges more entries. So many occur only if most slots are vacant,
+/// in a shard that has shrunk very much: its generations are short, and vacant slots have to be merged too.
+const FAST_MERGE_GENERATIONS: u32 = 232;
+/// The number of entries that a write merges then.
+const MERGED_PER_WRITE_FAST: u32 = 1_024;
+/// The highest age of a stamp, in writes. Older stamps are set to it, so that the clock may wrap.
+const MAX_AGE: u32 = 1 << 31;
+
+const _: () = assert!(MAX_GENERATIONS.is_power_of_two());
+
+/// The policy of one shard. The fields that a hit reads come first, with those that a write writes.
+#[repr(C)]
+pub(crate) struct Lru {
+    /// The number of writes so far. It wraps.
+    clock: u32,
+    /// The number of writes by which a stamp may be behind the clock: `len / RESOLUTION`.
+    slack: u32,
+    /// The number of the oldest generation.
+    oldest: u32,
+    /// The number of the newest generation.
+    newest: u32,
+    /// The generations from `oldest` to `newest`, by their number modulo `MAX_GENERATIONS`.
+    generations: Box<[Generation]>,
+    links: Links,
+    /// The number of entries.
+    len: u32,
+    /// Entries that the last pass has merged and the present one has not reached yet. All entries whose stamps are
+    /// older than the generations are here or in `merged`.
+    settled: List,
+    /// Entries that the present pass has merged. They are older than `settled`.
+    merged: List,
+    /// The last generation that the present pass merges, or `None` between passes.
+    merges_to: Option<u32>,
+}
+
+#[derive(Clone, Copy)]
+struct Generation {
+    /// The time of the write clock when the generation began.
+    start: u32,
+    list: List,
+}
+
+impl Lru {
+    /// Returns the number of writes since this time of the clock.
+    #[inline]
+    fn age(&self, stamp: u32) -> u32 {
+        self.clock.wrapping_sub(stamp)
+    }
+
+    #[inline]
+    fn generation(&self, generation: u32) -> &Generation {
+        &self.generations[(generation % MAX_GENERATIONS) as usize]
+    }
+
+    /// Checks whether a stamp belongs to this generation or a later one. Stamps that are older than all generations
+    /// belong to the oldest.
+    #[inline]
+    fn is_of_or_after(&self, stamp: u32, generation: u32) -> bool {
+        self.age(self.generation(generation).start) >= self.age(stamp)
+    }
+
+    /// Returns the generation to which a stamp belongs.
+    fn generation_of(&self, stamp: u32) -> u32 {
+        // Each generation spans `slack` writes while the shard keeps its size. The estimate is then right, or off by
+        // one. The branches of a binary search would be mispredicted.
+        let since = self.age(stamp) / self.slack.max(1);
+        let mut found = self
+            .newest
+            .wrapping_sub(since.min(self.newest.wrapping_sub(self.oldest)));
+        while found != self.oldest && !self.is_of_or_after(stamp, found) {
+            found = found.wrapping_sub(1);
+        }
+        while found != self.newest && self.is_of_or_after(stamp, found.wrapping_add(1)) {
+            found = found.wrapping_add(1);
+        }
+        found
+    }
+
+    /// Files a slot at the end of a generation.
+    #[inline]
+    fn file(&mut self, slot: u32, generation: u32) {
+        let generation = &mut self.generations[(generation % MAX_GENERATIONS) as usize];
+        generation.list.push(slot, &mut self.links);
+    }
+
+    /// Removes the first slot of a generation.
+    #[inline]
+    fn take(&mut self, generation: u32) -> Option<u32> {
+        let generation = &mut self.generations[(generation % MAX_GENERATIONS) as usize];
+        generation.list.pop(&mut self.links)
+    }
+
+    /// Removes the first slot of those that are older than all generations, unless they are filed too low.
+    #[inline]
+    fn take_settled(&mut self) -> Option<u32> {
+        let merged = self.merged.pop(&mut self.links);
+        merged.or_else(|| self.settled.pop(&mut self.links))
+    }
+
+    /// Loads the stamp of the most likely next victim while the caller waits for memory anyway, so that the next write
+    /// need not wait for it.
+    #[inline]
+    fn prefetch_next(&self, states: &impl PolicyStates) {
+        let oldest = self.generation(self.oldest).list;
+        let lists = [self.merged, self.settled, oldest];
+        if let Some(list) = lists.into_iter().find(|list| !list.is_empty()) {
+            if let Some(stamp) = states.state(list.head) {
+                stamp.load(Relaxed);
+            }
+        }
+    }
+
+    /// Returns the number of generations.
+    fn live_generations(&self) -> u32 {
+        self.newest.wrapping_sub(self.oldest) + 1
+    }
+
+    /// Begins a generation. If there is the highest number of them, the newest one continues instead.
+    #[cold]
+    fn begin_generation(&mut self) {
+        if self.live_generations() < MAX_GENERATIONS {
+            self.newest = self.newest.wrapping_add(1);
+            self.generations[(self.newest % MAX_GENERATIONS) as usize] = Generation {
+                start: self.clock,
+                list: List::EMPTY,
+            };
+        }
+        if self.live_generations() >= MERGE_GENERATIONS && self.merges_to.is_none() {
+            self.merges_to = Some(self.newest.wrapping_sub(1));
+        }
+    }
+
+    /// Merges a few entries up to the generation `to`: see the module's documentation.
+    #[cold]
+    fn merge(&mut self, to: u32, states: &impl PolicyStates, work: &mut WorkSlice) {
+        let steps = if self.live_generations() < FAST_MERGE_GENERATIONS {
+            MERGED_PER_WRITE
+        } else {
+            MERGED_PER_WRITE_FAST
+        };
+        work.spend(steps);
+        for _ in 0..steps {
+            if let Some(slot) = self.settled.pop(&mut self.links) {
+                self.settle(slot, self.oldest, states);
+            } else if to.wrapping_sub(self.oldest) >= MAX_GENERATIONS {
+                // The oldest generation is later than `to` by now.
+                self.settled = std::mem::replace(&mut self.merged, List::EMPTY);
+                self.merges_to = None;
+                return;
+            } else if let Some(slot) = self.take(self.oldest) {
+                self.settle(slot, self.oldest.wrapping_add(1), states);
+            } else {
+                self.oldest = self.oldest.wrapping_add(1);
+            }
+        }
+    }
+
+    /// Files a slot that was removed from its list under its stamp, if the stamp belongs to the generation `later` or
+    /// after it. Otherwise appends the slot to the merged ones.
+    fn settle(&mut self, slot: u32, later: u32, states: &impl PolicyStates) {
+        let Some(stored) = states.state(slot) else {
+            return;
+        };
+        let stamp = stored.load(Relaxed);
+        if self.is_of_or_after(stamp, later) {
+            self.file(slot, self.generation_of(stamp));
+            return;
+        }
+        if self.age(stamp) > MAX_AGE {
+            stored.store(self.clock.wrapping_sub(MAX_AGE), Relaxed);
+        }
+        self.merged.push(slot, &mut self.links);
+    }
+
+    /// Sets the number of entries.
+    fn resize(&mut self, len: u32) {
+        self.len = len;
+        self.slack = len / RESOLUTION;
+    }
+}
+
+impl Default for Lru {
+    fn default() -> Self {
+        let empty = Generation {
+            start: 0,
+            list: List::EMPTY,
+        };
+        Self {
+            clock: 0,
+            slack: 0,
+            oldest: 0,
+            newest: 0,
+            generations: vec![empty; MAX_GENERATIONS as usize].into(),
+            links: Links::new(),
+            len: 0,
+            settled: List::EMPTY,
+            merged: List::EMPTY,
+            merges_to: None,
+        }
+    }
+}
+
+impl EvictionPolicy for Lru {
+    #[inline]
+    fn no_op_hits(&self) -> NoOpHits {
+        NoOpHits {
+            clock: self.clock,
+            slack: self.slack,
+        }
+    }
+
+    #[inline]
+    fn on_hit(&self, _: u32, state: &AtomicU32) {
+        state.store(self.clock, Relaxed);
+    }
+
+    #[inline]
+    fn on_write(&mut self, states: &impl PolicyStates, work: &mut WorkSlice) {
+        self.clock = self.clock.wrapping_add(1);
+        if self.age(self.generation(self.newest).start) >= self.slack.max(1) {
+            self.begin_generation();
+        }
+        if let Some(to) = self.merges_to {
+            self.merge(to, states, work);
+        }
+    }
+
+    #[inline]
+    fn insert(&mut self, slot: u32, state: &AtomicU32, _: u32) {
+        state.store(self.clock, Relaxed);
+        self.links.cover(slot);
+        // A slot that is filed already is filed too low, because an earlier entry was there.
+        if !self.links.is_filed(slot) {
+            self.file(slot, self.newest);
+        }
+        self.resize(self.len + 1);
+    }
+
+    fn remove(&mut self, _: &AtomicU32, _: u32) {
+        self.resize(self.len - 1);
+    }
+
+    fn evict(&mut self, states: &impl PolicyStates, work: &mut WorkSlice) -> Option<u32> {
+        while !work.is_used_up() {
+            work.spend(1);
+            let (slot, later) = if let Some(slot) = self.take_settled() {
+                (slot, self.oldest)
+            } else if let Some(slot) = self.take(self.oldest) {
+                (slot, self.oldest.wrapping_add(1))
+            } else if self.oldest == self.newest {
+                return None;
+            } else {
+                self.oldest = self.oldest.wrapping_add(1);
+                continue;
+            };
+            let Some(stored) = states.state(slot) else {
+                continue;
+            };
+            let stamp = stored.load(Relaxed);
+            let is_last = later == self.newest.wrapping_add(1);
+            if is_last || !self.is_of_or_after(stamp, later) {
+                self.resize(self.len - 1);
+                self.prefetch_next(states);
+                return Some(slot);
+            }
+            // The entry is filed too low, because stamps only grow.
+            self.file(slot, self.generation_of(stamp));
+        }
+        None
+    }
+
+    fn grow(&mut self, slots: usize) {
+        self.links.grow(slots);
+    }
+
+    fn step(&mut self, most: usize) -> Option<Vec<u32>> {
+        self.links.step(most)
+    }
+
+    fn renumber(&mut self, slots: usize, slot_of: impl Fn(u32) -> Option<u32>) {
+        let from = std::mem::replace(&mut self.links, Links::new());
+        let to = &mut self.links;
+        to.grow(slots);
+        to.cover(as_slot(slots).saturating_sub(1));
+        let generations = self.generations.iter_mut().map(|it| &mut it.list);
+        for list in generations.chain([&mut self.settled, &mut self.merged]) {
+            list.renumber(&from, to, &slot_of);
+        }
+    }
+
+    fn time(&self) -> u32 {
+        self.clock
+    }
+
+    #[allow(clippy::cast_possible_wrap)] // Stamps differ by less than half of the range of the clock.
+    fn heat(&self, state: &AtomicU32, since: u32) -> i32 {
+        state.load(Relaxed).wrapping_sub(since) as i32
+    }
+
+    fn validate(&self, states: &impl PolicyStates) {
+        let mut filed = vec![false; self.links.len()];
+        let mut file = |slot: u32| assert!(!std::mem::replace(&mut filed[slot as usize], true));
+        for list in [self.merged, self.settled] {
+            list.iter(&self.links).for_each(&mut file);
+        }
+        for generation in 0..self.live_generations() {
+            let list = self.generation(self.oldest.wrapping_add(generation)).list;
+            for slot in list.iter(&self.links) {
+                file(slot);
+                if let Some(stored) = states.state(slot) {
+                    let home = self.generation_of(stored.load(Relaxed));
+                    assert!(
+                        home.wrapping_sub(self.oldest) >= generation,
+                        "slot {slot} is filed above its own generation, {home}"
+                    );
+                }
+            }
+        }
+        let slots = 0..as_slot(self.links.len());
+        let occupied = slots.filter(|&slot| states.state(slot).is_some());
+        assert_eq!(occupied.clone().count(), self.len as usize);
+        for slot in occupied {
+            assert!(filed[slot as usize], "slot {slot} is in no list");
+        }
+        for (slot, filed) in (0..).zip(filed) {
+            assert_eq!(filed, self.links.is_filed(slot));
+        }
+    }
+}
