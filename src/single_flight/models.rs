@@ -7,7 +7,7 @@ macro_rules! scenarios {
         mod checked {
             $(#[test]
             fn $scenario() {
-                crate::single_flight::check(crate::single_flight::$scenario);
+                super::check(super::$scenario);
             })*
         }
     };
