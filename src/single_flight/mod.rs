@@ -265,7 +265,7 @@ impl<K: Eq, V> InFlightLoads<K, V> {
         self.begin_contended_write(hash, key, leader, is_quiet)
     }
 
-    /// Does the work of [`begin_write`](Self::begin_write) if there is a leader or something to revoke.
+    /// Begins a write like [`begin_write`](Self::begin_write), if there is a leader or something to revoke.
     fn begin_contended_write<'a, 'f, Q>(
         &'a self,
         hash: u64,

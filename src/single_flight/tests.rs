@@ -112,7 +112,7 @@ fn lead_with_two_waiters<'a>(
     (leader, waiters)
 }
 
-/// Does the steps of a leader that stores, except for the write to the shard. Returns `true` if it may store.
+/// Runs the steps of a leader that stores, except for the write to the shard. Returns `true` if it may store.
 fn stores(leader: &mut Leader<'_, u32, u32>) -> bool {
     leader.in_flight.begin_write(1, &1, Some(leader)).is_ok()
 }
