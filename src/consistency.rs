@@ -5,36 +5,37 @@ use std::time::Duration;
 /// The values that a reader may see after an *acknowledged* change.
 ///
 /// A change is acknowledged when [`invalidate`], [`write_through`] or another write has returned
-/// [`Propagation::Acknowledged`] or [`Propagation::NotShared`]. All processes of a namespace need the same class, and the
-/// same [`heartbeat`](crate::TieredCacheBuilder::heartbeat).
+/// [`Propagation::Acknowledged`] or [`Propagation::NotShared`]. All processes of a namespace need the same class, and
+/// the same [`heartbeat`](crate::TieredCacheBuilder::heartbeat).
 ///
 /// | | the writer's process | other processes | while Redis is unreachable |
 /// | --- | --- | --- | --- |
 /// | `Realtime` | the new value | the new value | the new value, from the loader |
-/// | `Bounded(ttl)` | the new value | the new value, usually within milliseconds; an old one for at most `ttl` | as before |
+/// | `Bounded(ttl)` | the new value | the new value, usually within milliseconds; an old one for at most `ttl` | the same |
 /// | `L2Only` | the new value | the new value | the new value, from the loader |
-/// | `L1Only` | the new value | like `Bounded`, with the entry's time to live for `ttl` | as before |
+/// | `L1Only` | the new value | like `Bounded`, with the entry's time to live for `ttl` | the same |
 ///
-/// A change that is *queued* ([`Propagation::Queued`]), because Redis was unreachable, is seen in the writer's process at
-/// once. Other processes see it when it was sent, or when the old value has expired in their L1 and in Redis.
+/// A change that is *queued* ([`Propagation::Queued`]), because Redis was unreachable, is seen in the writer's process
+/// at once. Other processes see it once it has been sent, or once the old value has expired in their L1 and in Redis.
 /// Invalidations that are queued in a process when it dies are lost.
 ///
 /// Keys that cannot be encoded are cached by each process for itself, whatever the class ([`Propagation::LocalOnly`]).
 ///
-/// With [`stale_if_error`](crate::LocalCacheBuilder::stale_if_error), an old value may be served in any class if the loader
-/// fails, and to a caller that has waited for [`stale_if_slow`](crate::LocalCacheBuilder::stale_if_slow) or for the wait timeout.
+/// With [`stale_if_error`](crate::LocalCacheBuilder::stale_if_error), an old value may be served in any class if the
+/// loader fails, and to a caller that has waited for [`stale_if_slow`](crate::LocalCacheBuilder::stale_if_slow) or for
+/// the wait timeout.
 ///
 /// `Realtime` assumes that the clocks of processes and server run equally fast, to within two percent, that the
-/// server's clock is not set forward, that machines with an L1 are not suspended, and that a server that was
-/// restarted, or has taken over, has another replication id.
+/// server's clock is not set forward, that machines with an L1 are not suspended, and that the replication id of a
+/// server changes when it is restarted or takes over.
 ///
 /// # Failover
 ///
 /// A server that takes over may lack changes that the old one had confirmed, and the old one may continue to confirm
 /// changes without knowing. The classes hold in spite of this. With sentinels and clusters, a primary is trusted while
-/// a majority of the servers that elect it confirms it; a process that cannot find out does not call Redis, and
-/// loads. Behind a single address that may one day lead to another server, this cannot be checked: set the number of
-/// replicas (see `TieredCacheBuilder::replicas`). After a failover, Redis counts as empty.
+/// a majority of the servers that elect it confirms it; a process that cannot reach a majority does not call Redis, and
+/// runs its loaders instead. Behind a single address that may later lead to another server, this cannot be checked: set
+/// the number of replicas (see `TieredCacheBuilder::replicas`). After a failover, Redis counts as empty.
 ///
 /// [`invalidate`]: crate::TieredCache::invalidate
 /// [`write_through`]: crate::TieredCache::write_through
@@ -57,6 +58,6 @@ pub enum Consistency {
     Bounded(Duration),
     /// The class without values in L1, for values that are large, or rarely read twice by one process.
     L2Only,
-    /// The class without values in Redis, which only carries invalidations.
+    /// The class without values in Redis, which only distributes invalidations.
     L1Only,
 }

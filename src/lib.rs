@@ -102,6 +102,12 @@ mod tiered;
 #[cfg(feature = "serde")]
 mod config;
 
+/// Functions for this crate's own tests. They are not part of its interface.
+#[doc(hidden)]
+pub mod __private {
+    pub use crate::local::validate;
+}
+
 pub use crate::stats::Stats;
 pub use crate::traits::{
     AsyncCache, BoxedLoad, Cache, CacheFuture, ErasedAsyncLoader, ErasedLoader,
@@ -112,7 +118,9 @@ pub use codec::Postcard;
 #[cfg(feature = "snapshot")]
 pub use codec::{Codec, CodecError, MessagePack};
 #[cfg(feature = "serde")]
-pub use config::{Backend, CacheConfig, Capacity, ConfigError, RedisUrl};
+pub use config::{
+    Backend, CacheConfig, Capacity, ConfigError, ConfiguredAsyncCache, ConfiguredCache, RedisUrl,
+};
 #[cfg(any(feature = "redis", feature = "serde"))]
 pub use consistency::Consistency;
 pub use entry::Loaded;

@@ -345,6 +345,7 @@ impl<T> Schema for PhantomData<T> {
     }
 }
 
+/// Implements [`Schema`] for tuples, as `(first,second)`.
 macro_rules! tuples {
     ($($first:ident $($rest:ident)*;)*) => {$(
         impl<$first: Schema, $($rest: Schema),*> Schema for ($first, $($rest,)*) {
@@ -398,7 +399,7 @@ mod tests {
 
     #[test]
     fn schema_of_a_type_does_not_change_between_versions() {
-        // Values in Redis and snapshots carry these names.
+        // Values in Redis and snapshots have these names.
         for (name, expected) in [
             (<Option<Vec<f64>>>::schema(), "option(vec(f64))"),
             (<BTreeSet<NonZeroU64>>::schema(), "set(u64)"),

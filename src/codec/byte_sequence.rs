@@ -1,8 +1,8 @@
-//! Recognizes values that are sequences of bytes. serde serializes a `Vec<u8>` number by number, which takes several
-//! times as long as copying the bytes.
+//! Recognition of values that are sequences of bytes. serde serializes a `Vec<u8>` number by number, which takes
+//! several times as long as copying the bytes.
 
 use serde::ser::{self, Impossible, Serialize, Serializer};
-// The reason why a value is refused; serde implements its error trait for this type.
+// serde implements its error trait for this type, which has no content.
 use std::fmt::{Display, Error as NotBytes};
 
 /// Returns the bytes of a value that is serialized as a sequence of `u8`, such as `Vec<u8>` or `Option<Arc<[u8]>>`.
@@ -24,19 +24,13 @@ struct Probe<'a> {
     is_element: bool,
 }
 
+/// The serializer of the elements of a value that is refused.
 type Refused = Impossible<(), NotBytes>;
 
+/// Defines methods that refuse the value.
 macro_rules! refused {
-    ($($method:ident($($argument:ty),*);)*) => {$(
-        fn $method(self, $(_: $argument),*) -> Result<(), NotBytes> {
-            Err(NotBytes)
-        }
-    )*};
-}
-
-macro_rules! refused_compounds {
-    ($($method:ident($($argument:ty),*);)*) => {$(
-        fn $method(self, $(_: $argument),*) -> Result<Refused, NotBytes> {
+    ($($method:ident($($argument:ty),*) -> $output:ty;)*) => {$(
+        fn $method(self, $(_: $argument),*) -> Result<$output, NotBytes> {
             Err(NotBytes)
         }
     )*};
@@ -108,34 +102,31 @@ impl<'a> Serializer for Probe<'a> {
     }
 
     refused! {
-        serialize_bool(bool);
-        serialize_i8(i8);
-        serialize_i16(i16);
-        serialize_i32(i32);
-        serialize_i64(i64);
-        serialize_i128(i128);
-        serialize_u16(u16);
-        serialize_u32(u32);
-        serialize_u64(u64);
-        serialize_u128(u128);
-        serialize_f32(f32);
-        serialize_f64(f64);
-        serialize_char(char);
-        serialize_str(&str);
-        serialize_bytes(&[u8]);
-        serialize_none();
-        serialize_unit();
-        serialize_unit_struct(&'static str);
-        serialize_unit_variant(&'static str, u32, &'static str);
-    }
-
-    refused_compounds! {
-        serialize_tuple(usize);
-        serialize_tuple_struct(&'static str, usize);
-        serialize_tuple_variant(&'static str, u32, &'static str, usize);
-        serialize_map(Option<usize>);
-        serialize_struct(&'static str, usize);
-        serialize_struct_variant(&'static str, u32, &'static str, usize);
+        serialize_bool(bool) -> ();
+        serialize_i8(i8) -> ();
+        serialize_i16(i16) -> ();
+        serialize_i32(i32) -> ();
+        serialize_i64(i64) -> ();
+        serialize_i128(i128) -> ();
+        serialize_u16(u16) -> ();
+        serialize_u32(u32) -> ();
+        serialize_u64(u64) -> ();
+        serialize_u128(u128) -> ();
+        serialize_f32(f32) -> ();
+        serialize_f64(f64) -> ();
+        serialize_char(char) -> ();
+        serialize_str(&str) -> ();
+        serialize_bytes(&[u8]) -> ();
+        serialize_none() -> ();
+        serialize_unit() -> ();
+        serialize_unit_struct(&'static str) -> ();
+        serialize_unit_variant(&'static str, u32, &'static str) -> ();
+        serialize_tuple(usize) -> Refused;
+        serialize_tuple_struct(&'static str, usize) -> Refused;
+        serialize_tuple_variant(&'static str, u32, &'static str, usize) -> Refused;
+        serialize_map(Option<usize>) -> Refused;
+        serialize_struct(&'static str, usize) -> Refused;
+        serialize_struct_variant(&'static str, u32, &'static str, usize) -> Refused;
     }
 }
 

@@ -1,4 +1,4 @@
-//! The check that a key and its value are decoded as they were encoded.
+//! The check that decoding returns the key and the value that were encoded.
 
 use crate::codec::fingerprint::fingerprint;
 use serde::Serialize;
@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 /// far less than the call to Redis that follows.
 const ALWAYS_CHECKED_SIZE: usize = 4 << 10;
 
-/// Number of first values that are checked whatever their size.
-const FIRST_CHECKED: u64 = 8;
+/// Number of values at the beginning that are checked whatever their size.
+const INITIAL_CHECKS: u64 = 8;
 
 /// The round-trip checks of one cache or one snapshot.
 #[derive(Debug, Default)]
@@ -21,11 +21,11 @@ pub(crate) struct RoundTripCheck {
 }
 
 impl RoundTripCheck {
-    /// Counts an encoding of `size` bytes, and returns `true` if it is to be checked.
+    /// Counts an encoding of `size` bytes. Returns `true` if it is to be checked.
     fn is_due(&self, size: usize) -> bool {
         let number = self.encoded.fetch_add(1, Relaxed) + 1;
         size <= ALWAYS_CHECKED_SIZE
-            || number <= FIRST_CHECKED
+            || number <= INITIAL_CHECKS
             || number.is_power_of_two()
             || self.has_failed.load(Relaxed)
     }

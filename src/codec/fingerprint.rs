@@ -1,7 +1,7 @@
 //! Comparison of values that need not be `Eq`, by the calls that they make to a serde `Serializer`.
 //!
-//! Those calls carry more than any format keeps: whether a `None` stands alone or within a `Some`, and whether a
-//! number is a `u64` or an `i64`. So a value differs from the value that a format turns it into.
+//! Those calls contain more than any format stores: whether a `None` stands alone or within a `Some`, and whether a
+//! number is a `u64` or an `i64`. So a value differs from another value to which a format decodes it.
 
 use crate::random;
 use serde::ser::{self, Serialize, Serializer};
@@ -10,8 +10,8 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 /// Returns a hash of the calls that `value` makes to a serializer, or `None` if it cannot be serialized.
 ///
-/// The order of the elements of maps and sequences does not count, because a decoded `HashMap` or `HashSet` is iterated
-/// in another order than the original. All NaN have the same hash.
+/// The hash does not depend on the order of the elements of maps and sequences, because a decoded `HashMap` or
+/// `HashSet` is iterated in another order than the original. All NaN have the same hash.
 pub(crate) fn fingerprint<T: Serialize + ?Sized>(value: &T) -> Option<u64> {
     value.serialize(Hasher).ok()
 }
@@ -46,6 +46,7 @@ enum Kind {
     Pair,
 }
 
+/// Hashes bytes.
 fn hash(kind: Kind, bytes: &[u8]) -> u64 {
     xxh3_64_with_seed(bytes, kind as u64)
 }
@@ -69,12 +70,31 @@ struct Hasher;
 // serde implements its error trait for this type, which has no content.
 type Result<T = u64> = std::result::Result<T, Unserializable>;
 
+/// Defines methods that hash a number of up to 64 bits.
 macro_rules! numbers {
-    ($($method:ident $type:ty: $kind:ident),*) => {$(
+    ($($method:ident($type:ty) => $kind:ident;)*) => {$(
         fn $method(self, value: $type) -> Result {
             #[allow(clippy::cast_sign_loss, clippy::cast_lossless)] // Different numbers keep different bits.
             let bits = value as u64;
             Ok(combine(Kind::$kind, bits, 0))
+        }
+    )*};
+}
+
+/// Defines methods that hash the bytes of a value.
+macro_rules! scalars {
+    ($($method:ident($($value:ident: $type:ty)?) => $kind:ident, $bytes:expr;)*) => {$(
+        fn $method(self, $($value: $type)?) -> Result {
+            Ok(hash(Kind::$kind, $bytes))
+        }
+    )*};
+}
+
+/// Defines methods that begin the hash of several elements.
+macro_rules! compounds {
+    ($($method:ident($($argument:ty),*) => $kind:ident;)*) => {$(
+        fn $method(self, $(_: $argument),*) -> Result<Elements> {
+            Ok(Elements::new(Kind::$kind))
         }
     )*};
 }
@@ -90,63 +110,45 @@ impl Serializer for Hasher {
     type SerializeStruct = Elements;
     type SerializeStructVariant = Elements;
 
-    numbers!(
-        serialize_i8 i8: I8, serialize_i16 i16: I16, serialize_i32 i32: I32, serialize_i64 i64: I64,
-        serialize_u8 u8: U8, serialize_u16 u16: U16, serialize_u32 u32: U32, serialize_u64 u64: U64
-    );
-
-    fn serialize_i128(self, value: i128) -> Result {
-        Ok(hash(Kind::I128, &value.to_le_bytes()))
-    }
-
-    fn serialize_u128(self, value: u128) -> Result {
-        Ok(hash(Kind::U128, &value.to_le_bytes()))
-    }
-
     fn is_human_readable(&self) -> bool {
         false
     }
 
-    fn serialize_bool(self, value: bool) -> Result {
-        Ok(hash(Kind::Bool, &[value.into()]))
+    numbers! {
+        serialize_i8(i8) => I8;
+        serialize_i16(i16) => I16;
+        serialize_i32(i32) => I32;
+        serialize_i64(i64) => I64;
+        serialize_u8(u8) => U8;
+        serialize_u16(u16) => U16;
+        serialize_u32(u32) => U32;
+        serialize_u64(u64) => U64;
     }
 
-    fn serialize_f32(self, value: f32) -> Result {
-        let value = if value.is_nan() { f32::NAN } else { value };
-        Ok(hash(Kind::F32, &value.to_le_bytes()))
+    scalars! {
+        serialize_bool(value: bool) => Bool, &[value.into()];
+        serialize_i128(value: i128) => I128, &value.to_le_bytes();
+        serialize_u128(value: u128) => U128, &value.to_le_bytes();
+        serialize_f32(value: f32) => F32, &(if value.is_nan() { f32::NAN } else { value }).to_le_bytes();
+        serialize_f64(value: f64) => F64, &(if value.is_nan() { f64::NAN } else { value }).to_le_bytes();
+        serialize_char(value: char) => Char, &u32::from(value).to_le_bytes();
+        serialize_str(value: &str) => Str, value.as_bytes();
+        serialize_bytes(value: &[u8]) => Bytes, value;
+        serialize_none() => None, &[];
+        serialize_unit() => Unit, &[];
+        serialize_unit_struct(name: &'static str) => Struct, name.as_bytes();
     }
 
-    fn serialize_f64(self, value: f64) -> Result {
-        let value = if value.is_nan() { f64::NAN } else { value };
-        Ok(hash(Kind::F64, &value.to_le_bytes()))
-    }
-
-    fn serialize_char(self, value: char) -> Result {
-        Ok(hash(Kind::Char, &u32::from(value).to_le_bytes()))
-    }
-
-    fn serialize_str(self, value: &str) -> Result {
-        Ok(hash(Kind::Str, value.as_bytes()))
-    }
-
-    fn serialize_bytes(self, value: &[u8]) -> Result {
-        Ok(hash(Kind::Bytes, value))
-    }
-
-    fn serialize_none(self) -> Result {
-        Ok(hash(Kind::None, &[]))
+    compounds! {
+        serialize_seq(Option<usize>) => Sequence;
+        serialize_tuple(usize) => Fields;
+        serialize_tuple_struct(&'static str, usize) => Fields;
+        serialize_map(Option<usize>) => Map;
+        serialize_struct(&'static str, usize) => Fields;
     }
 
     fn serialize_some<T: Serialize + ?Sized>(self, value: &T) -> Result {
         Ok(combine(Kind::Some, 0, value.serialize(self)?))
-    }
-
-    fn serialize_unit(self) -> Result {
-        Ok(hash(Kind::Unit, &[]))
-    }
-
-    fn serialize_unit_struct(self, name: &'static str) -> Result {
-        Ok(hash(Kind::Struct, name.as_bytes()))
     }
 
     fn serialize_unit_variant(self, _: &'static str, _: u32, variant: &'static str) -> Result {
@@ -168,18 +170,6 @@ impl Serializer for Hasher {
         Ok(combine(Kind::Variant, variant_hash(variant), value))
     }
 
-    fn serialize_seq(self, _: Option<usize>) -> Result<Elements> {
-        Ok(Elements::new(Kind::Sequence))
-    }
-
-    fn serialize_tuple(self, _: usize) -> Result<Elements> {
-        Ok(Elements::new(Kind::Fields))
-    }
-
-    fn serialize_tuple_struct(self, _: &'static str, _: usize) -> Result<Elements> {
-        Ok(Elements::new(Kind::Fields))
-    }
-
     fn serialize_tuple_variant(
         self,
         _: &'static str,
@@ -188,14 +178,6 @@ impl Serializer for Hasher {
         _: usize,
     ) -> Result<Elements> {
         Ok(Elements::of_variant(variant))
-    }
-
-    fn serialize_map(self, _: Option<usize>) -> Result<Elements> {
-        Ok(Elements::new(Kind::Map))
-    }
-
-    fn serialize_struct(self, _: &'static str, _: usize) -> Result<Elements> {
-        Ok(Elements::new(Kind::Fields))
     }
 
     fn serialize_struct_variant(
@@ -233,6 +215,7 @@ impl Elements {
         }
     }
 
+    /// Begins the hash of the fields of a variant.
     fn of_variant(variant: &str) -> Self {
         Self {
             variant: variant_hash(variant),
@@ -240,36 +223,40 @@ impl Elements {
         }
     }
 
+    /// Adds an element with the hashes of its key and its value.
     fn add(&mut self, key: u64, value: u64) {
         self.count += 1;
         let element = combine(Kind::Pair, key, value);
         self.sum = self.sum.wrapping_add(element);
     }
 
-    /// Adds an element whose position does not count.
+    /// Adds an element whose position is not part of the hash.
     fn add_element<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<()> {
         self.add(0, value.serialize(Hasher)?);
         Ok(())
     }
 
-    /// Adds an element whose position counts.
+    /// Adds an element whose position is part of the hash.
     fn add_positioned<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<()> {
         self.add(self.count, value.serialize(Hasher)?);
         Ok(())
     }
 
+    /// Adds an element with a name.
     fn add_field<T: Serialize + ?Sized>(&mut self, name: &str, value: &T) -> Result<()> {
         let name = hash(Kind::Str, name.as_bytes());
         self.add(name, value.serialize(Hasher)?);
         Ok(())
     }
 
+    /// Returns the hash of all elements.
     fn finish(&self) -> u64 {
         let count = combine(self.kind, self.variant, self.count);
         combine(self.kind, count, self.sum)
     }
 }
 
+/// Implements traits whose elements have no names.
 macro_rules! elements {
     ($($trait:ident: $method:ident = $add:ident;)*) => {$(
         impl ser::$trait for Elements {
@@ -294,6 +281,7 @@ elements! {
     SerializeTupleVariant: serialize_field = add_positioned;
 }
 
+/// Implements traits whose elements have names.
 macro_rules! fields {
     ($($trait:ident)*) => {$(
         impl ser::$trait for Elements {

@@ -13,7 +13,9 @@ pub(crate) fn encode_key_name<K: Serialize + ?Sized>(key: &K) -> Result<Vec<u8>,
     let mut sorted = Vec::with_capacity(bytes.len());
     match write_sorted(&bytes, &mut sorted) {
         Some([]) => Ok(sorted),
-        _ => Err(CodecError::new("the key is not one MessagePack object")),
+        _ => Err(CodecError::new(
+            "the key is not a single MessagePack object",
+        )),
     }
 }
 

@@ -85,7 +85,7 @@ pub(crate) fn value_to_extend<V: Serialize + DeserializeOwned>(
 pub(crate) fn from_bytes<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, CodecError> {
     if !is_one_object(bytes) {
         return Err(CodecError::new(
-            "these bytes are not one MessagePack object",
+            "the bytes are not a single MessagePack object",
         ));
     }
     rmp_serde::from_slice(bytes).map_err(CodecError::new)

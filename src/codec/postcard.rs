@@ -1,4 +1,4 @@
-//! The smallest format, without field names.
+//! postcard, the smallest format, without field names.
 
 use crate::codec::{Codec, CodecError};
 use serde::{Serialize, de::DeserializeOwned};

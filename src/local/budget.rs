@@ -1,17 +1,18 @@
-//! The one budget of a cache, whatever its shards: so many entries, or so much weight.
+//! The budget of a cache, which all of its shards share: a number of entries, or a total weight.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-/// What may be held and what is. Entries are inserted only against a [`Reservation`], so the sum
-/// of what all shards hold never exceeds the limit, not even for a moment.
+/// The budget of a cache. Entries are inserted only against a [`Reservation`], so the total weight of all shards never
+/// exceeds the limit, not even for a moment.
 #[repr(align(128))]
 pub(crate) struct Budget {
     limit: u64,
-    /// Held or reserved. It orders nothing else, so relaxed accesses do.
+    /// The weight of all entries and reservations. It orders no other memory, so relaxed accesses suffice.
     used: AtomicU64,
 }
 
 impl Budget {
+    /// Creates a budget of which nothing is used.
     pub(crate) const fn new(limit: u64) -> Self {
         Self {
             limit,
@@ -19,28 +20,31 @@ impl Budget {
         }
     }
 
+    /// Returns the highest weight.
     pub(crate) const fn limit(&self) -> u64 {
         self.limit
     }
 
+    /// Returns the weight of all entries and reservations.
     pub(crate) fn used(&self) -> u64 {
         self.used.load(Relaxed)
     }
 
-    #[cfg_attr(not(feature = "snapshot"), allow(dead_code))]
+    /// Returns the weight that is neither used nor reserved.
     pub(crate) fn left(&self) -> u64 {
         self.limit.saturating_sub(self.used())
     }
 
-    /// Gives back what a removed entry weighed.
+    /// Gives back the weight of a removed entry.
     pub(crate) fn release(&self, amount: u64) {
         if amount > 0 {
             self.used.fetch_sub(amount, Relaxed);
         }
     }
 
+    /// Reserves a weight, if it is free.
     fn try_take(&self, amount: u64) -> bool {
-        // A full cache fails at the load, so that its writers share the line unchanged.
+        // In a full cache this fails at the load, so that its writers share the cache line unchanged.
         self.used
             .fetch_update(Relaxed, Relaxed, |used| {
                 used.checked_add(amount).filter(|&sum| sum <= self.limit)
@@ -49,23 +53,31 @@ impl Budget {
     }
 }
 
-/// A part of the budget that belongs to an insertion under way. What is not spent goes back.
+/// The part of the budget that an insertion in progress has reserved. The rest that is not spent is given back on drop.
 pub(crate) struct Reservation<'a> {
     budget: &'a Budget,
     amount: u64,
 }
 
 impl<'a> Reservation<'a> {
+    /// Creates an empty reservation.
     pub(crate) const fn none(budget: &'a Budget) -> Self {
         Self { budget, amount: 0 }
     }
 
-    /// Takes over what an evicted entry weighed.
+    /// Returns the budget of the reservation.
+    #[cfg(feature = "snapshot")]
+    pub(crate) const fn budget(&self) -> &'a Budget {
+        self.budget
+    }
+
+    /// Adds the weight of an evicted entry.
     pub(crate) fn add(&mut self, freed: u64) {
         self.amount += freed;
     }
 
-    /// Tries to reach `wanted` from what nobody uses, all or nothing.
+    /// Extends the reservation to `wanted` from the free part of the budget, or not at all. Returns whether it has that
+    /// much.
     pub(crate) fn reach(&mut self, wanted: u64) -> bool {
         if let Some(missing) = wanted.checked_sub(self.amount) {
             if missing > 0 && !self.budget.try_take(missing) {
@@ -76,11 +88,12 @@ impl<'a> Reservation<'a> {
         true
     }
 
+    /// Gives back all that is reserved.
     pub(crate) fn give_back(&mut self) {
         self.budget.release(std::mem::take(&mut self.amount));
     }
 
-    /// An entry of this weight is held now; it was reached before.
+    /// Takes the weight of an entry that is stored now. It was reached before.
     pub(crate) fn spend(&mut self, weight: u64) {
         self.amount -= weight;
     }
@@ -97,7 +110,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_not_spent_goes_back() {
+    fn dropped_reservation_gives_back_the_unspent_part() {
         let budget = Budget::new(10);
         let mut first = Reservation::none(&budget);
         assert!(first.reach(7));
@@ -105,7 +118,7 @@ mod tests {
         let mut second = Reservation::none(&budget);
         assert!(!second.reach(4));
         second.add(1);
-        // `add` is for what the budget counts as used already.
+        // `add` is for a weight that the budget counts as used already.
         budget.used.fetch_add(1, Relaxed);
         assert!(second.reach(3));
         assert_eq!(budget.used(), 10);
@@ -115,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn amounts_near_the_end_of_the_type_do_not_wrap() {
+    fn reservation_near_the_maximum_of_the_type_does_not_wrap() {
         let budget = Budget::new(u64::MAX);
         let mut all = Reservation::none(&budget);
         assert!(all.reach(u64::MAX));

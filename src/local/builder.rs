@@ -1,25 +1,33 @@
-//! How a cache is set up.
+//! The builder of a cache.
 
-use crate::clock::{Clock, NEVER, Nanos, TimeSource, saturating_nanos};
-use crate::error::BuildError;
-use crate::local::load::refresh::{Rules, THROTTLE};
-use crate::local::removal::{Listener, RemovalCause};
-use crate::local::{DefaultHasher, LocalCache, MAX_SHARDS};
+use crate::clock::{Clock, TimeSource, saturating_nanos};
+use crate::error::{BuildError, MAX_SHARDS};
+use crate::local::removal::RemovalCause;
+use crate::local::settings::Settings;
+use crate::local::{DefaultHasher, LocalCache};
 use crate::policy::Policy;
-use crate::random;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Tells what an entry weighs.
-pub(crate) type Weigher<K, V> = dyn Fn(&K, &V) -> u64 + Send + Sync;
-
-/// How long a loader has before a waiter may take over, unless set.
-const DEFAULT_LEASE: Duration = Duration::from_secs(10);
-
-/// Sets up a [`LocalCache`]; from [`LocalCache::builder`].
+/// A builder of a [`LocalCache`], from [`LocalCache::builder`].
 ///
-/// One bound is needed: [`capacity`](Self::capacity), [`max_weight`](Self::max_weight) or
-/// [`unbounded`](Self::unbounded). All else has a default.
+/// Exactly one bound is required: [`capacity`](Self::capacity), [`max_weight`](Self::max_weight) or
+/// [`unbounded`](Self::unbounded). All other settings have defaults.
+///
+/// # Examples
+///
+/// ```
+/// use hotset::{LocalCache, Policy};
+/// use std::time::Duration;
+///
+/// let prices: LocalCache<u64, u64> = LocalCache::builder()
+///     .capacity(100_000)
+///     .time_to_live(Duration::from_secs(300))
+///     .policy(Policy::S3Fifo)
+///     .name("prices")
+///     .build()?;
+/// # Ok::<(), hotset::BuildError>(())
+/// ```
 #[must_use = "a builder does nothing until build is called"]
 pub struct LocalCacheBuilder<K, V, S = DefaultHasher> {
     pub(crate) capacity: Option<usize>,
@@ -31,80 +39,8 @@ pub struct LocalCacheBuilder<K, V, S = DefaultHasher> {
     pub(crate) settings: Settings<K, V>,
 }
 
-/// What a cache goes on needing once it is built.
-pub(crate) struct Settings<K, V> {
-    pub(crate) name: Option<String>,
-    pub(crate) time_to_live: Option<Duration>,
-    /// The same, as each write needs it.
-    ttl_nanos: Nanos,
-    pub(crate) time_to_idle: Option<Duration>,
-    pub(crate) clock: TimeSource,
-    pub(crate) lease: Duration,
-    pub(crate) wait_timeout: Option<Duration>,
-    pub(crate) max_concurrent_loads: Option<usize>,
-    pub(crate) refresh_after: Option<Duration>,
-    pub(crate) early_refresh: Option<f64>,
-    pub(crate) stale_if_error: Option<Duration>,
-    pub(crate) stale_if_slow: Option<Duration>,
-    pub(crate) ttl_jitter: Option<f64>,
-    pub(crate) tracks_ages: bool,
-    /// Everything can be [forgotten](LocalCache::forget) at once.
-    pub(crate) forgets: bool,
-    pub(crate) weigher: Option<Box<Weigher<K, V>>>,
-    pub(crate) listener: Option<Box<Listener<K, V>>>,
-}
-
-impl<K, V> Settings<K, V> {
-    /// The deadline of an entry stored now with this time to live, or the cache's own.
-    #[inline]
-    pub(crate) fn deadline(&self, now: Nanos, ttl: Option<Duration>) -> Nanos {
-        let nanos = ttl.map_or(self.ttl_nanos, saturating_nanos);
-        let nanos = match self.ttl_jitter {
-            Some(fraction) if nanos != NEVER => jitter(nanos, fraction),
-            _ => nanos,
-        };
-        now.saturating_add(nanos)
-    }
-
-    /// What there is to know of renewals, if there are any.
-    pub(crate) fn refresh(&self) -> Option<Rules> {
-        let rules = Rules {
-            refresh_after: self.refresh_after.map(saturating_nanos),
-            early: self.early_refresh.unwrap_or(0.0),
-            stale: self.grace(),
-            throttle: saturating_nanos(THROTTLE),
-        };
-        let renews = self.refresh_after.is_some() || self.early_refresh.is_some();
-        (renews || self.stale_if_error.is_some()).then_some(rules)
-    }
-
-    /// How long entries are kept past their deadline.
-    pub(crate) fn grace(&self) -> Nanos {
-        self.stale_if_error.map_or(0, saturating_nanos)
-    }
-
-    /// What an entry weighs: at least 1, so that a bound on weight bounds entries too.
-    pub(crate) fn weigh(&self, key: &K, value: &V, own: Option<u64>) -> u64 {
-        let Some(weigher) = &self.weigher else {
-            return 1;
-        };
-        own.unwrap_or_else(|| weigher(key, value)).max(1)
-    }
-}
-
-/// A time that is shorter by at most this fraction of it.
-#[cold]
-#[allow(
-    clippy::cast_precision_loss,
-    clippy::cast_possible_truncation,
-    clippy::cast_sign_loss
-)]
-fn jitter(nanos: Nanos, fraction: f64) -> Nanos {
-    nanos - (nanos as f64 * fraction * (1.0 - random::unit())) as Nanos
-}
-
 impl<K, V> LocalCacheBuilder<K, V> {
-    /// The most shards that [`shards`](Self::shards) takes.
+    /// The highest number of [`shards`](Self::shards): 65,536.
     pub const MAX_SHARDS: usize = MAX_SHARDS;
 
     pub(crate) fn new() -> Self {
@@ -115,92 +51,171 @@ impl<K, V> LocalCacheBuilder<K, V> {
             shards: None,
             policy: Policy::Lru,
             hasher: DefaultHasher::default(),
-            settings: Settings {
-                name: None,
-                time_to_live: None,
-                ttl_nanos: NEVER,
-                time_to_idle: None,
-                clock: TimeSource::System,
-                lease: DEFAULT_LEASE,
-                wait_timeout: None,
-                max_concurrent_loads: None,
-                refresh_after: None,
-                early_refresh: None,
-                stale_if_error: None,
-                stale_if_slow: None,
-                ttl_jitter: None,
-                tracks_ages: cfg!(feature = "metrics"),
-                forgets: false,
-                weigher: None,
-                listener: None,
-            },
+            settings: Settings::new(),
         }
     }
 }
 
 impl<K, V, S> LocalCacheBuilder<K, V, S> {
-    /// Holds at most this many entries, exactly, over all shards. With 0 nothing is held, and
-    /// [`get_or_load`](LocalCache::get_or_load) still makes one load of several at a time.
+    /// Bounds the number of entries, exactly, over all shards.
+    ///
+    /// With 0 nothing is cached, and [`get_or_load`](LocalCache::get_or_load) still merges concurrent loads of one key.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let cache = hotset::LocalCache::<u64, u64>::builder().capacity(2).build()?;
+    /// for key in 0..10 {
+    ///     cache.insert(key, key);
+    /// }
+    /// assert_eq!(cache.len(), 2);
+    /// # Ok::<(), hotset::BuildError>(())
+    /// ```
     pub fn capacity(mut self, entries: usize) -> Self {
         self.capacity = Some(entries);
         self
     }
 
-    /// Holds entries of at most this weight together, exactly, over all shards, in the unit of the
-    /// [`weigher`](Self::weigher).
+    /// Bounds the total weight of the entries, exactly, over all shards, in the unit of the
+    /// [`weigher`](Self::weigher). Requires a weigher.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let pages = hotset::LocalCache::<String, Vec<u8>>::builder()
+    ///     .max_weight(64 << 20)
+    ///     .weigher(|url, page| (url.len() + page.len()) as u64)
+    ///     .build()?;
+    /// assert_eq!(pages.capacity(), Some(64 << 20));
+    /// # Ok::<(), hotset::BuildError>(())
+    /// ```
     pub fn max_weight(mut self, weight: u64) -> Self {
         self.max_weight = Some(weight);
         self
     }
 
-    /// Tells what an entry weighs; at least 1 is counted. It is called once, when the entry is
-    /// stored, without a lock.
+    /// Sets the function that returns the weight of an entry. Requires [`max_weight`](Self::max_weight).
+    ///
+    /// The unit is that of `max_weight`. A weight of 0 counts as 1. The function is called once for each entry that is
+    /// stored without a [weight of its own](crate::Loaded::weight), with no lock held.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let names = hotset::LocalCache::<u64, String>::builder()
+    ///     .max_weight(1_000)
+    ///     .weigher(|_, name| name.len() as u64)
+    ///     .build()?;
+    /// names.insert(7, "Alice".to_string());
+    /// assert_eq!(names.weight(), 5);
+    /// # Ok::<(), hotset::BuildError>(())
+    /// ```
     pub fn weigher(mut self, weigher: impl Fn(&K, &V) -> u64 + Send + Sync + 'static) -> Self {
         self.settings.weigher = Some(Box::new(weigher));
         self
     }
 
-    /// Holds whatever is inserted until it expires or is removed.
+    /// Sets no bound: entries stay until they expire or are removed.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let cache = hotset::LocalCache::<u64, u64>::builder().unbounded().build()?;
+    /// assert_eq!(cache.capacity(), None);
+    /// # Ok::<(), hotset::BuildError>(())
+    /// ```
     pub fn unbounded(mut self) -> Self {
         self.unbounded = true;
         self
     }
 
-    /// How long an entry lives after it was stored. Default: for ever.
+    /// Sets the time from the insertion of an entry to its expiration. Above zero. Default: entries do not expire.
+    ///
+    /// An entry may have a [time to live of its own](crate::Loaded::ttl) instead.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// let cache = hotset::LocalCache::<u64, u64>::builder()
+    ///     .capacity(100)
+    ///     .time_to_live(Duration::from_secs(300))
+    ///     .build()?;
+    /// # Ok::<(), hotset::BuildError>(())
+    /// ```
     pub fn time_to_live(mut self, ttl: Duration) -> Self {
         self.settings.time_to_live = Some(ttl);
         self.settings.ttl_nanos = saturating_nanos(ttl);
         self
     }
 
-    /// How long an entry lives after it was last stored or hit. Default: for ever. An entry with a
-    /// time to live as well goes at whichever comes first.
+    /// Sets the time from the insertion or the last hit of an entry to its expiration. Above zero. Default: entries do
+    /// not expire.
+    ///
+    /// An entry that also has a time to live expires at the earlier of both times.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// let cache = hotset::LocalCache::<u64, u64>::builder()
+    ///     .capacity(100)
+    ///     .time_to_live(Duration::from_secs(3_600))
+    ///     .time_to_idle(Duration::from_secs(60))
+    ///     .build()?;
+    /// # Ok::<(), hotset::BuildError>(())
+    /// ```
     pub fn time_to_idle(mut self, idle: Duration) -> Self {
         self.settings.time_to_idle = Some(idle);
         self
     }
 
-    /// Which entry gives way when there is no room. Default: [`Policy::Lru`]; [`Policy`] says when to take
-    /// another.
+    /// Sets the eviction policy. Default: [`Policy::Lru`].
+    ///
+    /// [`Policy`] describes when to choose another one.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let cache = hotset::LocalCache::<u64, u64>::builder().capacity(100).policy(hotset::Policy::S3Fifo).build()?;
+    /// # Ok::<(), hotset::BuildError>(())
+    /// ```
     pub fn policy(mut self, policy: Policy) -> Self {
         self.policy = policy;
         self
     }
 
-    /// How many parts the cache is split into, each with a lock of its own; rounded up to a power
-    /// of two. The default grows with the number of cores, and is less for small caches.
+    /// Sets the number of shards, each with its own lock. From 1 to [`MAX_SHARDS`](Self::MAX_SHARDS), rounded up to a
+    /// power of two. Default: four for each core, rounded up likewise, and fewer for a small capacity.
     ///
-    /// A shard holds at most seven million entries and then evicts, whatever the bound. Where
-    /// `capacity` asks for more, there are more shards; with `max_weight` and `unbounded` it is for
-    /// you to set enough.
+    /// A shard has at most seven million entries. It then evicts, whatever the bound. If
+    /// [`capacity`](Self::capacity) asks for more, there are more shards than set. With `max_weight` or `unbounded`,
+    /// set enough of them.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let cache = hotset::LocalCache::<u64, u64>::builder().capacity(100).shards(4).build()?;
+    /// # Ok::<(), hotset::BuildError>(())
+    /// ```
     pub fn shards(mut self, shards: usize) -> Self {
         self.shards = Some(shards);
         self
     }
 
-    /// What hashes keys. The default is foldhash, seeded at random: keys made to collide need one
-    /// who has learned the seed. Where that is too little, `std::hash::RandomState` is slower and
-    /// keeps its seed.
+    /// Sets the hasher of keys. Default: foldhash with a random seed.
+    ///
+    /// With the default, only someone who has learned the seed can construct keys that collide. If that is not safe
+    /// enough, use `std::hash::RandomState`, which is slower and does not reveal its seed.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let cache = hotset::LocalCache::<u64, u64>::builder().capacity(100).hasher(std::hash::RandomState::new()).build()?;
+    /// # Ok::<(), hotset::BuildError>(())
+    /// ```
     pub fn hasher<T>(self, hasher: T) -> LocalCacheBuilder<K, V, T> {
         LocalCacheBuilder {
             capacity: self.capacity,
@@ -213,19 +228,51 @@ impl<K, V, S> LocalCacheBuilder<K, V, S> {
         }
     }
 
-    /// What tells the time for expiry. Default: [`SystemClock`](crate::SystemClock).
+    /// Sets the clock for expiration and refreshes. Default: [`SystemClock`](crate::SystemClock).
+    ///
+    /// Tests use a [`ManualClock`](crate::ManualClock).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use hotset::{LocalCache, ManualClock};
+    /// use std::time::Duration;
+    ///
+    /// let clock = ManualClock::new();
+    /// let cache = LocalCache::builder()
+    ///     .capacity(100)
+    ///     .time_to_live(Duration::from_secs(60))
+    ///     .clock(clock.clone())
+    ///     .build()?;
+    /// cache.insert(1, "one");
+    /// clock.advance(Duration::from_secs(60));
+    /// assert_eq!(cache.get(&1), None);
+    /// # Ok::<(), hotset::BuildError>(())
+    /// ```
     pub fn clock(mut self, clock: impl Clock) -> Self {
         self.settings.clock = TimeSource::Custom(Arc::new(clock));
         self
     }
 
-    /// Sets how long a load may take before another caller that waits for the key loads as well. Default: 10
-    /// seconds. With `Duration::MAX` a load that hangs is waited for without limit.
+    /// Sets how long a load may take before another caller that waits for the key loads as well. Above zero. Default:
+    /// 10 seconds. With `Duration::MAX`, callers wait for a load that hangs without limit.
     ///
     /// It also bounds how long a load keeps its permit of
     /// [`max_concurrent_loads`](Self::max_concurrent_loads), and how long a future that nobody polls can delay
     /// other callers. Loads that outlive it are counted in
     /// [`Stats::abandoned_loads`](crate::Stats::abandoned_loads).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// let cache = hotset::LocalCache::<u64, u64>::builder()
+    ///     .capacity(100)
+    ///     .lease(Duration::from_secs(2))
+    ///     .build()?;
+    /// # Ok::<(), hotset::BuildError>(())
+    /// ```
     pub fn lease(mut self, lease: Duration) -> Self {
         self.settings.lease = lease;
         self
@@ -233,15 +280,27 @@ impl<K, V, S> LocalCacheBuilder<K, V, S> {
 
     /// Sets how long a caller waits for another caller's load, for a permit, or for its own load in a task of
     /// `detached` (feature `tokio`), before it gets [`WaitTimeout`](crate::LoadError::WaitTimeout), or an expired
-    /// value within [`stale_if_error`](Self::stale_if_error). Default: as long as it takes.
+    /// value within [`stale_if_error`](Self::stale_if_error). Above zero. Default: without limit.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// let cache = hotset::LocalCache::<u64, u64>::builder()
+    ///     .capacity(100)
+    ///     .wait_timeout(Duration::from_millis(500))
+    ///     .build()?;
+    /// # Ok::<(), hotset::BuildError>(())
+    /// ```
     pub fn wait_timeout(mut self, timeout: Duration) -> Self {
         self.settings.wait_timeout = Some(timeout);
         self
     }
 
-    /// Bounds the number of loaders of this cache that run at one time, over all keys: a bulkhead for what is
-    /// behind the cache. Loads above it wait in order, up to the [`wait_timeout`](Self::wait_timeout). Default: no
-    /// bound.
+    /// Bounds the number of loaders of this cache that run at one time, over all keys: a bulkhead for the database
+    /// behind the cache. Further loads wait in order, up to the [`wait_timeout`](Self::wait_timeout). At least 1.
+    /// Default: no bound.
     ///
     /// Each load holds a permit, which ends with the load or with the [`lease`](Self::lease), whichever comes first.
     /// So loaders that hang do not use up the permits: loaders that outlived their lease still run, and come on top
@@ -254,38 +313,73 @@ impl<K, V, S> LocalCacheBuilder<K, V, S> {
     /// A loader that loads other keys of the same cache on its thread or in its task does so within its own permit. A
     /// loader that waits for a *spawned* load of the same cache holds its permit meanwhile; if that was the last
     /// one, the spawned load begins once the lease is over. A batch of
-    /// [`get_many_or_load`](LocalCache::get_many_or_load) is one load. RefreshRules do not wait: they are put off.
+    /// [`get_many_or_load`](LocalCache::get_many_or_load) is one load. Refreshes do not wait for a permit: they are
+    /// postponed.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let cache = hotset::LocalCache::<u64, u64>::builder().capacity(100).max_concurrent_loads(8).build()?;
+    /// # Ok::<(), hotset::BuildError>(())
+    /// ```
     pub fn max_concurrent_loads(mut self, loads: usize) -> Self {
         self.settings.max_concurrent_loads = Some(loads);
         self
     }
 
-    /// How long after it was stored an entry is loaded anew, though it lives. Default: never.
+    /// Sets the age at which a live entry is loaded again. Above zero and below [`time_to_live`](Self::time_to_live).
+    /// Default: never.
     ///
-    /// It is served meanwhile. The first `get_or_load` that finds it due runs its loader: a thread
-    /// and a plain [`get_or_load_async`](LocalCache::get_or_load_async) wait for it themselves, all
-    /// others are served at once. With `detached` (feature `tokio`) it runs in a task of its
-    /// own, and nobody waits. If it fails, the old value is returned, and the next attempt is made
-    /// a second later at the earliest. A write to the key meanwhile wins, as over every load.
+    /// The entry is served meanwhile. The first `get_or_load` that finds it due runs its loader. A thread and a plain
+    /// [`get_or_load_async`](LocalCache::get_or_load_async) wait for their own refresh, and all others get the present
+    /// value at once. With `detached` (feature `tokio`) the refresh runs in its own task, so nobody waits. If it fails,
+    /// the present value is returned, and the next attempt begins one second later at the earliest. A write to the key
+    /// during the refresh prevails, as over every load.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// let cache = hotset::LocalCache::<u64, u64>::builder()
+    ///     .capacity(100)
+    ///     .time_to_live(Duration::from_secs(300))
+    ///     .refresh_after(Duration::from_secs(240))
+    ///     .build()?;
+    /// # Ok::<(), hotset::BuildError>(())
+    /// ```
     pub fn refresh_after(mut self, age: Duration) -> Self {
         self.settings.refresh_after = Some(age);
         self
     }
 
-    /// Renews popular entries before they expire, by chance: the sooner the deadline, in units of
-    /// the time that the entry took to load, the likelier. So nobody finds it expired, and of many
-    /// entries that were stored together not all are renewed together. Default: off.
+    /// Refreshes popular entries before they expire, at random. `beta` is a finite number above 0, and 1.0 is the
+    /// optimum of the paper. Default: off.
     ///
-    /// This is `XFetch` (Vattani, Chierichetti, Lowenstein, VLDB 2015). `beta` is 1.0 for the paper's
-    /// optimum; with more, renewals come earlier. Who renews, and what happens when that fails, is
-    /// as for [`refresh_after`](Self::refresh_after).
+    /// This is `XFetch` (Vattani, Chierichetti, Lowenstein, VLDB 2015). The closer the deadline, in units of the time
+    /// that the load of the entry took, the more probable is a refresh at each hit. So popular entries rarely expire,
+    /// and entries that were stored together are not all refreshed together. A greater `beta` refreshes earlier. The
+    /// refresh itself is that of [`refresh_after`](Self::refresh_after).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// let cache = hotset::LocalCache::<u64, u64>::builder()
+    ///     .capacity(100)
+    ///     .time_to_live(Duration::from_secs(300))
+    ///     .early_refresh(1.0)
+    ///     .build()?;
+    /// # Ok::<(), hotset::BuildError>(())
+    /// ```
     pub fn early_refresh(mut self, beta: f64) -> Self {
         self.settings.early_refresh = Some(beta);
         self
     }
 
-    /// Lets `get_or_load` return a value that expired no longer than `max` ago where a load fails or a caller has
-    /// waited for too long. Default: the error is returned.
+    /// Lets `get_or_load` return a value that expired no longer than `max` ago, if a load fails or a caller has waited
+    /// for too long. Above zero. Default: the error is returned.
     ///
     /// | caller | gets the expired value |
     /// | --- | --- |
@@ -301,42 +395,108 @@ impl<K, V, S> LocalCacheBuilder<K, V, S> {
     ///
     /// Entries are kept that much longer, as far as there is room, and [`len`](LocalCache::len) counts them. `get`
     /// does not return them. A value that was removed or invalidated is never served.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// let cache = hotset::LocalCache::<u64, u64>::builder()
+    ///     .capacity(100)
+    ///     .time_to_live(Duration::from_secs(60))
+    ///     .stale_if_error(Duration::from_secs(600))
+    ///     .build()?;
+    /// # Ok::<(), hotset::BuildError>(())
+    /// ```
     pub fn stale_if_error(mut self, max: Duration) -> Self {
         self.settings.stale_if_error = Some(max);
         self
     }
 
-    /// Sets how long a caller waits before it is given an expired value. Requires
+    /// Sets how long a caller waits before it is given an expired value. Above zero. Requires
     /// [`stale_if_error`](Self::stale_if_error). Default: it waits as long as the
     /// [`wait_timeout`](Self::wait_timeout) allows.
     ///
-    /// The load goes on and stores its value. Without an expired value the caller waits on. The table at
+    /// The load continues and stores its value. If there is no expired value, the caller waits on. The table at
     /// `stale_if_error` says which callers this concerns: those that wait, and those of `detached`. This is the soft
     /// timeout of `FusionCache`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// let cache = hotset::LocalCache::<u64, u64>::builder()
+    ///     .capacity(100)
+    ///     .time_to_live(Duration::from_secs(60))
+    ///     .stale_if_error(Duration::from_secs(600))
+    ///     .stale_if_slow(Duration::from_millis(100))
+    ///     .build()?;
+    /// # Ok::<(), hotset::BuildError>(())
+    /// ```
     pub fn stale_if_slow(mut self, after: Duration) -> Self {
         self.settings.stale_if_slow = Some(after);
         self
     }
 
-    /// Shortens each time to live by up to this fraction of it, by chance, so that what was stored
-    /// together does not expire together. Above 0, at most 1. Default: off.
+    /// Shortens each time to live at random, by up to this fraction of it, so that entries that were stored together do
+    /// not expire together. Above 0, at most 1. Default: off.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// let cache = hotset::LocalCache::<u64, u64>::builder()
+    ///     .capacity(100)
+    ///     .time_to_live(Duration::from_secs(300))
+    ///     .ttl_jitter(0.1)
+    ///     .build()?;
+    /// # Ok::<(), hotset::BuildError>(())
+    /// ```
     pub fn ttl_jitter(mut self, fraction: f64) -> Self {
         self.settings.ttl_jitter = Some(fraction);
         self
     }
 
-    /// Whether it is known how old values are when they are served: [`Stats::ages`](crate::Stats::ages).
-    /// It takes four bytes an entry. Default: with the feature `metrics` yes, else no.
+    /// Sets whether the cache records the ages of the values that it serves, in [`Stats::ages`](crate::Stats::ages).
+    /// Default: yes with the feature `metrics`, otherwise no.
+    ///
+    /// It takes four bytes for each entry. One hit in 64 is sampled.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let cache = hotset::LocalCache::<u64, u64>::builder().capacity(100).track_ages(true).build()?;
+    /// # Ok::<(), hotset::BuildError>(())
+    /// ```
     pub fn track_ages(mut self, track: bool) -> Self {
         self.settings.tracks_ages = track;
         self
     }
 
-    /// Is told of every entry that leaves, with the cause, by the thread that made it leave, after
-    /// the fact and without a lock. It may call the cache. Entries that are held when the cache is
-    /// dropped are not told of.
+    /// Sets a listener that is called once for each removed entry, with the cause. Default: none.
     ///
-    /// Two threads that remove a key's successive values may tell of them in either order.
+    /// It runs on the thread that caused the removal, after the removal, with no lock held. It may call the cache. It
+    /// is not called for the entries that are in the cache when the cache is dropped.
+    ///
+    /// If two threads remove successive values of one key, the listener may be called for them in either order.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use hotset::{LocalCache, RemovalCause};
+    ///
+    /// let cache = LocalCache::<u64, String>::builder()
+    ///     .capacity(100)
+    ///     .on_removal(|key, _, cause| {
+    ///         if cause == RemovalCause::Evicted {
+    ///             println!("{key} was evicted");
+    ///         }
+    ///     })
+    ///     .build()?;
+    /// # Ok::<(), hotset::BuildError>(())
+    /// ```
     pub fn on_removal(
         mut self,
         listener: impl Fn(&K, &V, RemovalCause) + Send + Sync + 'static,
@@ -345,89 +505,39 @@ impl<K, V, S> LocalCacheBuilder<K, V, S> {
         self
     }
 
-    /// What the cache is called where it is shown.
+    /// Sets the name of the cache in metrics, log events and `Debug` output. Default: none.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let cache = hotset::LocalCache::<u64, u64>::builder().capacity(100).name("prices").build()?;
+    /// assert_eq!(cache.name(), Some("prices"));
+    /// # Ok::<(), hotset::BuildError>(())
+    /// ```
     pub fn name(mut self, name: impl Into<String>) -> Self {
         self.settings.name = Some(name.into());
         self
     }
 
-    /// The cache.
+    /// Builds the cache.
     ///
     /// # Errors
     ///
-    /// If the settings cannot be: the error says which, and what to change.
+    /// Returns an error if the settings are invalid. The error names the setting and suggests a fix.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use hotset::{BuildError, LocalCache};
+    ///
+    /// let unbounded = LocalCache::<u32, u32>::builder().build();
+    /// assert_eq!(unbounded.unwrap_err(), BuildError::NoBound);
+    /// ```
     pub fn build(self) -> Result<LocalCache<K, V, S>, BuildError>
     where
         K: Eq,
     {
         self.validate()?;
         Ok(LocalCache::from_builder(self))
-    }
-
-    /// How many bounds were set: one, if it can be built.
-    pub(crate) fn bounds(&self) -> usize {
-        usize::from(self.capacity.is_some())
-            + usize::from(self.max_weight.is_some())
-            + usize::from(self.unbounded)
-    }
-
-    fn validate(&self) -> Result<(), BuildError> {
-        match self.bounds() {
-            0 => return Err(BuildError::NoBound),
-            1 => {}
-            _ => return Err(BuildError::SeveralBounds),
-        }
-        match (self.max_weight, &self.settings.weigher) {
-            (Some(_), None) => return Err(BuildError::NoWeigher),
-            (None, Some(_)) => return Err(BuildError::WeigherWithoutBound),
-            _ => {}
-        }
-        if self.settings.stale_if_slow.is_some() && self.settings.stale_if_error.is_none() {
-            return Err(BuildError::StaleIfSlowAlone);
-        }
-        self.validate_settings()
-    }
-
-    /// All but the bound.
-    pub(crate) fn validate_settings(&self) -> Result<(), BuildError> {
-        if let Some(shards) = self.shards.filter(|n| *n == 0 || *n > MAX_SHARDS) {
-            return Err(BuildError::Shards(shards));
-        }
-        let durations = [
-            ("time_to_live", self.settings.time_to_live),
-            ("time_to_idle", self.settings.time_to_idle),
-            ("lease", Some(self.settings.lease)),
-            ("wait_timeout", self.settings.wait_timeout),
-            ("refresh_after", self.settings.refresh_after),
-            ("stale_if_error", self.settings.stale_if_error),
-            ("stale_if_slow", self.settings.stale_if_slow),
-        ];
-        for (setting, duration) in durations {
-            if duration.is_some_and(|duration| duration.is_zero()) {
-                return Err(BuildError::ZeroDuration(setting));
-            }
-        }
-        self.validate_loads()
-    }
-
-    fn validate_loads(&self) -> Result<(), BuildError> {
-        let settings = &self.settings;
-        let refresh = settings.refresh_after.zip(settings.time_to_live);
-        if refresh.is_some_and(|(refresh, ttl)| refresh >= ttl) {
-            return Err(BuildError::RefreshAfterEnd);
-        }
-        let numbers = [
-            ("early_refresh", settings.early_refresh, f64::MAX),
-            ("ttl_jitter", settings.ttl_jitter, 1.0),
-        ];
-        for (setting, number, most) in numbers {
-            if number.is_some_and(|number| !(number > 0.0 && number <= most)) {
-                return Err(BuildError::OutOfRange(setting));
-            }
-        }
-        if settings.max_concurrent_loads == Some(0) {
-            return Err(BuildError::NoLoads);
-        }
-        Ok(())
     }
 }

@@ -1,24 +1,18 @@
-//! A snapshot of what is held.
+//! Iteration over clones of all live entries.
 
 use crate::local::LocalCache;
+use crate::local::shard::Shard;
+use crate::local::walk::Span;
 use std::hash::{BuildHasher, Hash};
 use std::iter::FusedIterator;
 use std::vec;
 
-/// Clones of all live entries, from [`LocalCache::iter`](crate::LocalCache::iter).
+/// An iterator over clones of all live entries of a cache, from [`LocalCache::iter`](crate::LocalCache::iter).
 ///
-/// The hottest come first, as the eviction policy sees it within each shard; shards take turns.
+/// The hottest entries come first, as the eviction policy sees them within each shard. The shards take turns.
 #[derive(Debug)]
 pub struct Iter<K, V> {
     entries: vec::IntoIter<(K, V)>,
-}
-
-impl<K, V> Iter<K, V> {
-    pub(crate) fn new(entries: Vec<(K, V)>) -> Self {
-        Self {
-            entries: entries.into_iter(),
-        }
-    }
 }
 
 impl<K, V> Iterator for Iter<K, V> {
@@ -35,6 +29,42 @@ impl<K, V> Iterator for Iter<K, V> {
 
 impl<K, V> ExactSizeIterator for Iter<K, V> {}
 impl<K, V> FusedIterator for Iter<K, V> {}
+
+impl<K, V, S> LocalCache<K, V, S>
+where
+    K: Eq + Hash,
+    S: BuildHasher,
+{
+    /// Returns clones of all live entries, the hottest first as the policy sees it.
+    ///
+    /// The entries are read some hundred slots at a time under a shard's shared lock. An entry that is neither stored
+    /// nor removed meanwhile is listed once. An entry that is stored or removed meanwhile may or may not be listed, and
+    /// no key is listed twice.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let cache = hotset::LocalCache::new(100);
+    /// cache.insert(1, "one");
+    /// cache.insert(2, "two");
+    /// let mut entries: Vec<_> = cache.iter().collect();
+    /// entries.sort();
+    /// assert_eq!(entries, [(1, "one"), (2, "two")]);
+    /// ```
+    #[must_use]
+    pub fn iter(&self) -> Iter<K, V>
+    where
+        K: Clone,
+        V: Clone,
+    {
+        let now = self.inner.settings.clock.now();
+        let clone = |shard: &Shard<K, V>, span: &Span, clones: &mut Vec<_>| {
+            clones.extend(shard.clones_in(span, now));
+        };
+        let entries = self.list(clone, |(key, _)| key).into_iter();
+        Iter { entries }
+    }
+}
 
 impl<K, V, S> IntoIterator for &LocalCache<K, V, S>
 where

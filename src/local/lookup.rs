@@ -1,11 +1,8 @@
-//! Reads: what happens under a shard's shared lock.
+//! Lookups under a shard's shared lock, for callers that only read and for callers that can load.
 
-#[cfg(feature = "redis")]
-use crate::clock::TimeSource;
-use crate::clock::{NEVER, Nanos};
-use crate::local::shard::{Shard, Times};
-use crate::local::walk::Span;
-use crate::local::{Iter, KeyLocation, LocalCache};
+use crate::clock::Nanos;
+use crate::local::shard::{HitTime, Shard};
+use crate::local::{KeyLocation, LocalCache};
 use crate::random::{GOLDEN_RATIO, spread};
 use crate::single_flight::{Candidate, Role};
 use crate::stats::Count;
@@ -13,55 +10,28 @@ use crate::sync::reentrancy::{assert_no_lock_held, is_reading, is_writing};
 use crate::sync::thread_slot::ThreadSlot;
 use equivalent::Equivalent;
 use std::hash::{BuildHasher, Hash};
-use std::time::Duration;
 
 /// The bound of the spread number of a hit below which the hit is sampled: one in 64. Spreading the numbers keeps the
 /// samples out of step with a caller that requests the same keys in turn.
-pub(crate) const SAMPLES_BELOW: u64 = 1 << (64 - 6);
+pub(crate) const SAMPLE_BOUND: u64 = 1 << (64 - 6);
 
-/// What one who can load has found.
-pub(crate) enum Sought<'a, K, V> {
-    Live(V),
-    /// A live value that the caller is to renew, if it can.
-    Due(V),
-    /// An expired value: the load failed so lately that it is not tried again.
+/// The result of a lookup by a caller that can load.
+pub(crate) enum Lookup<'a, K, V> {
+    /// A live value.
+    Hit(V),
+    /// A live value that the caller is to load again, if it can.
+    NeedsRefresh(V),
+    /// An expired value. The load of the key failed so recently that it is not tried again.
     Stale(V),
-    /// Nothing. The caller has boarded the key's flight.
-    Missing(Role<'a, K, V>),
+    /// No value. The caller has joined the load of the key, or leads it.
+    Miss(Role<'a, K, V>),
 }
 
 impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
-    /// A clone of the value of a key, if a live one is held.
-    ///
-    /// `Clone` runs under the shard's shared lock: keep it cheap, with an `Arc` around what is not.
-    #[inline]
-    pub fn get<Q>(&self, key: &Q) -> Option<V>
-    where
-        Q: Hash + Equivalent<K> + ?Sized,
-        V: Clone,
-    {
-        self.get_with(key, V::clone)
-    }
-
-    /// What `read` returns of the value of a key, if a live one is held.
-    ///
-    /// `read` runs under the shard's shared lock, so it delays writers of the shard.
-    ///
-    /// # Panics
-    ///
-    /// If `read` writes to a cache or calls `get_or_load`. It may read.
-    #[inline]
-    pub fn get_with<Q, R>(&self, key: &Q, read: impl FnOnce(&V) -> R) -> Option<R>
-    where
-        Q: Hash + Equivalent<K> + ?Sized,
-    {
-        self.hit(&self.location(key), key, read)
-    }
-
-    /// The time, where most entries have a deadline: read ahead of the lock, since a processor
-    /// overlaps the two badly the other way round. Where few have, 0.
+    /// Returns the time if most entries have a deadline, or 0 if few have. It is read before the lock is acquired,
+    /// because a processor overlaps the two badly in the other order.
     #[inline(always)]
-    fn time_ahead(&self) -> Nanos {
+    pub(in crate::local) fn early_time(&self) -> Nanos {
         if self.inner.expires {
             self.inner.settings.clock.now()
         } else {
@@ -70,35 +40,14 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
     }
 
     #[inline(always)]
-    fn times(&self, ahead: Nanos) -> Times<'_> {
-        Times {
-            ahead,
+    fn hit_time(&self, early: Nanos) -> HitTime<'_> {
+        HitTime {
+            early,
             clock: &self.inner.settings.clock,
         }
     }
 
-    /// As [`get`](Self::get), by one who has read the system's clock just now, and who looks again if it
-    /// is no hit: only that one is a miss.
-    #[cfg(feature = "redis")]
-    #[inline]
-    pub(crate) fn hit_or_look_again(&self, key: &K, now: Nanos) -> Option<V>
-    where
-        V: Clone,
-    {
-        let ahead = match self.inner.settings.clock {
-            TimeSource::System if self.inner.expires => now,
-            _ => self.time_ahead(),
-        };
-        self.hit_at(&self.location(key), key, ahead, V::clone)
-    }
-
-    /// A look-up that was not made, since nothing that it could find may be served.
-    #[cfg(feature = "redis")]
-    pub(crate) fn miss(&self) {
-        self.count_miss(ThreadSlot::current());
-    }
-
-    /// What `read` returns of a live value.
+    /// Looks a key up and returns the result of `read` on its live value. Counts a hit or a miss.
     #[inline(always)]
     pub(crate) fn hit<Q, R>(
         &self,
@@ -109,65 +58,84 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
     where
         Q: Hash + Equivalent<K> + ?Sized,
     {
-        let found = self.hit_at(location, key, self.time_ahead(), read);
-        if found.is_none() {
-            self.count_miss(ThreadSlot::current());
+        let (thread, early_time) = (ThreadSlot::current(), self.early_time());
+        let found = self.hit_at(location, key, early_time, thread, read);
+        if found.is_some() {
+            self.count_served(thread, Count::Hit, location, key);
+        } else {
+            self.count_miss(thread);
         }
         found
     }
 
-    /// As [`hit`](Self::hit), but that a miss is not counted.
+    /// Looks a key up like [`hit`](Self::hit), at the given [early time](Self::early_time), but counts nothing.
     #[inline(always)]
-    fn hit_at<Q, R>(
+    pub(in crate::local) fn hit_at<Q, R>(
         &self,
         location: &KeyLocation<'_, K, V>,
         key: &Q,
-        ahead: Nanos,
+        early_time: Nanos,
+        thread: ThreadSlot,
         read: impl FnOnce(&V) -> R,
     ) -> Option<R>
     where
         Q: Hash + Equivalent<K> + ?Sized,
     {
-        let slot = ThreadSlot::current();
-        let found = match location.cell.shard.publish(slot) {
-            Some(shard) => {
-                let hit = shard.hit(location.hash, key, self.times(ahead));
-                // Not `map`, which would drop it, and it is the user's, before the guard.
-                #[allow(clippy::manual_map)]
-                match hit {
-                    Some((_, value)) => Some(read(value)),
-                    None => None,
-                }
-            }
-            None => self.hit_unannounced(slot, location, key, ahead, read),
-        };
-        if found.is_some() {
-            self.count_served(slot, Count::Hit, location, key);
+        match location.cell.shard.publish(thread) {
+            // Without a hit, `map` would drop the closure, and the user data that it owns, before the guard.
+            #[allow(clippy::manual_map)]
+            Some(shard) => match shard.hit(location.hash, key, self.hit_time(early_time)) {
+                Some((_, value)) => Some(read(value)),
+                None => None,
+            },
+            None => self.hit_unpublished(location, key, early_time, thread, read),
         }
-        found
     }
 
-    /// What is held of a key was served. Whether it was a hit, `count` says.
+    /// Completes [`hit_at`](Self::hit_at) if the reader could not be published. A function of its own, so that a hit
+    /// stays in registers.
+    #[inline(never)]
+    fn hit_unpublished<Q, R>(
+        &self,
+        location: &KeyLocation<'_, K, V>,
+        key: &Q,
+        early_time: Nanos,
+        thread: ThreadSlot,
+        read: impl FnOnce(&V) -> R,
+    ) -> Option<R>
+    where
+        Q: Hash + Equivalent<K> + ?Sized,
+    {
+        // The closure borrows `read`, so that what the user's closure owns is not dropped under the lock.
+        let mut read = Some(read);
+        location.cell.shard.read_unpublished(thread, |shard| {
+            let (_, value) = shard.hit(location.hash, key, self.hit_time(early_time))?;
+            read.take().map(|read| read(value))
+        })
+    }
+
+    /// Counts a value that was served, as a hit or as a stale one.
     #[inline(always)]
     pub(crate) fn count_served<Q>(
         &self,
-        slot: ThreadSlot,
+        thread: ThreadSlot,
         count: Count,
         location: &KeyLocation<'_, K, V>,
         key: &Q,
     ) where
         Q: Hash + Equivalent<K> + ?Sized,
     {
-        let counted = self.inner.counters.add(slot, count);
-        if spread(counted, GOLDEN_RATIO) < self.inner.samples_below {
-            self.sample_age(slot, location, key);
+        let number = self.inner.counters.add(thread, count);
+        if spread(number, GOLDEN_RATIO) < self.inner.sample_bound {
+            self.sample_age(thread, location, key);
         }
     }
 
-    /// Looks up once more what was hit: in the hit itself there would have to be a place for it.
+    /// Records the age of a value that was served. Looks it up again, because every hit would have to keep its slot
+    /// otherwise.
     #[cold]
     #[inline(never)]
-    fn sample_age<Q>(&self, slot: ThreadSlot, location: &KeyLocation<'_, K, V>, key: &Q)
+    fn sample_age<Q>(&self, thread: ThreadSlot, location: &KeyLocation<'_, K, V>, key: &Q)
     where
         Q: Hash + Equivalent<K> + ?Sized,
     {
@@ -178,42 +146,22 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
         let now = self.inner.settings.clock.now();
         let age = |shard: &Shard<K, V>| shard.age(location.hash, key, now);
         if let Some(age) = location.cell.shard.read(age) {
-            self.inner.counters.add_age(slot, age);
+            self.inner.counters.add_age(thread, age);
         }
     }
 
     #[cold]
     #[inline(never)]
-    fn count_miss(&self, slot: ThreadSlot) {
-        self.inner.counters.add(slot, Count::Miss);
+    pub(in crate::local) fn count_miss(&self, thread: ThreadSlot) {
+        self.inner.counters.add(thread, Count::Miss);
     }
 
-    #[inline(never)]
-    fn hit_unannounced<Q, R>(
-        &self,
-        slot: ThreadSlot,
-        location: &KeyLocation<'_, K, V>,
-        key: &Q,
-        ahead: Nanos,
-        read: impl FnOnce(&V) -> R,
-    ) -> Option<R>
-    where
-        Q: Hash + Equivalent<K> + ?Sized,
-    {
-        // The lock's closure borrows it, so that it is not dropped under the lock.
-        let mut read = Some(read);
-        location.cell.shard.read_unpublished(slot, |shard| {
-            let (_, value) = shard.hit(location.hash, key, self.times(ahead))?;
-            read.take().map(|read| read(value))
-        })
-    }
-
-    /// A live value as `read` sees it, without a trace in statistics and order.
+    /// Returns the result of `read` on a live value and its deadline. Neither the statistics nor the policy record it.
     pub(crate) fn peek<Q, R>(
         &self,
         location: &KeyLocation<'_, K, V>,
         key: &Q,
-        read: impl FnOnce(&V, u64) -> R,
+        read: impl FnOnce(&V, Nanos) -> R,
     ) -> Option<R>
     where
         Q: Hash + Equivalent<K> + ?Sized,
@@ -224,46 +172,6 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
             found.map(|(value, deadline)| read(value, deadline))
         })
     }
-
-    /// Is a live value of the key held? Counts as no lookup and no use.
-    pub fn contains_key<Q>(&self, key: &Q) -> bool
-    where
-        Q: Hash + Equivalent<K> + ?Sized,
-    {
-        self.peek(&self.location(key), key, |_, _| ()).is_some()
-    }
-
-    /// How long the entry of a key has to live, if a live one is held; `Duration::MAX` if it does
-    /// not expire. Counts as no lookup and no use.
-    pub fn remaining_ttl<Q>(&self, key: &Q) -> Option<Duration>
-    where
-        Q: Hash + Equivalent<K> + ?Sized,
-    {
-        let deadline = self.peek(&self.location(key), key, |_, deadline| deadline)?;
-        if deadline == NEVER {
-            return Some(Duration::MAX);
-        }
-        let left = deadline.checked_sub(self.inner.settings.clock.now())?;
-        (left > 0).then(|| Duration::from_nanos(left))
-    }
-
-    /// Returns clones of all live entries, the hottest first as the policy sees it.
-    ///
-    /// The entries are read some thousand slots at a time under a shard's shared lock. An entry that is neither stored
-    /// nor removed meanwhile is listed once. An entry that is stored or removed meanwhile may or may not be listed, and
-    /// no key is listed twice.
-    #[must_use]
-    pub fn iter(&self) -> Iter<K, V>
-    where
-        K: Clone,
-        V: Clone,
-    {
-        let now = self.inner.settings.clock.now();
-        let clone = |shard: &Shard<K, V>, span: &Span, clones: &mut Vec<_>| {
-            clones.extend(shard.clones_in(span, now));
-        };
-        Iter::new(self.list(clone, |(key, _)| key))
-    }
 }
 
 impl<K, V, S> LocalCache<K, V, S>
@@ -272,101 +180,96 @@ where
     V: Clone,
     S: BuildHasher,
 {
-    /// Looks a key up and, if it is not there, boards its flight, as one step: no write comes
-    /// between.
+    /// Looks a key up. On a miss, joins the load of the key or leads it, in one step: no write comes between.
     ///
     /// # Panics
     ///
-    /// If it is not there and this thread holds a lock: a flight's leader may wait for it.
+    /// Panics on a miss if this thread holds a lock, because the leader of a load may wait for that lock.
     #[inline(always)]
-    pub(crate) fn seek<'a>(&self, location: &KeyLocation<'a, K, V>, key: &K) -> Sought<'a, K, V> {
-        let slot = ThreadSlot::current();
-        let ahead = self.time_ahead();
-        // What is no hit has a way of its own, so that a hit stays in registers.
-        let mut otherwise = None;
-        let hit = if let Some(shard) = location.cell.shard.publish(slot) {
-            self.seek_in(&shard, location, key, ahead, &mut otherwise)
+    pub(crate) fn lookup<'a>(&self, location: &KeyLocation<'a, K, V>, key: &K) -> Lookup<'a, K, V> {
+        let thread = ThreadSlot::current();
+        let early_time = self.early_time();
+        // The result of a miss is returned through this variable, so that a hit stays in registers.
+        let mut miss = None;
+        let hit = if let Some(shard) = location.cell.shard.publish(thread) {
+            self.lookup_in(&shard, location, key, early_time, &mut miss)
         } else {
-            let seek =
-                |shard: &Shard<K, V>| self.seek_in(shard, location, key, ahead, &mut otherwise);
-            location.cell.shard.read_unpublished(slot, seek)
+            let lookup =
+                |shard: &Shard<K, V>| self.lookup_in(shard, location, key, early_time, &mut miss);
+            location.cell.shard.read_unpublished(thread, lookup)
         };
-        if let Some((value, due)) = hit {
-            self.count_served(slot, Count::Hit, location, key);
-            return if due {
-                Sought::Due(value)
+        if let Some((value, needs_refresh)) = hit {
+            self.count_served(thread, Count::Hit, location, key);
+            return if needs_refresh {
+                Lookup::NeedsRefresh(value)
             } else {
-                Sought::Live(value)
+                Lookup::Hit(value)
             };
         }
-        self.count_miss(slot);
+        self.count_miss(thread);
         assert_no_lock_held("load into");
-        otherwise.expect("there is something where there is no hit")
+        miss.expect("a lookup without a hit is a miss")
     }
 
-    /// A hit, and whether the caller is to renew it; or what there is `otherwise`.
+    /// Looks a key up under the shard's shared lock. Returns a live value, and whether the caller is to refresh it, or
+    /// stores the result in `miss`.
     #[inline(always)]
-    fn seek_in<'a>(
+    fn lookup_in<'a>(
         &self,
         shard: &Shard<K, V>,
         location: &KeyLocation<'a, K, V>,
         key: &K,
-        ahead: Nanos,
-        otherwise: &mut Option<Sought<'a, K, V>>,
+        early_time: Nanos,
+        miss: &mut Option<Lookup<'a, K, V>>,
     ) -> Option<(V, bool)> {
-        if let Some((slot, value)) = shard.hit(location.hash, key, self.times(ahead)) {
-            // Asked of the cache first, whose settings are at hand.
-            let due = self.inner.renews && shard.claim_refresh(slot, || self.times(ahead).now());
-            return Some((value.clone(), due));
+        let time = self.hit_time(early_time);
+        if let Some((slot, value)) = shard.hit(location.hash, key, time) {
+            // The cache is asked first, because its settings are in the processor's cache already.
+            let needs_refresh =
+                self.inner.has_refresh_rules && shard.claim_refresh(slot, || time.now());
+            return Some((value.clone(), needs_refresh));
         }
-        *otherwise = Some(self.join_or_lead_under(shard, location, key, || self.candidate()));
+        *miss = Some(self.join_or_lead_in(shard, location, key, || self.candidate()));
         None
     }
 
-    /// As [`seek`](Self::seek), without a trace in statistics and order.
+    /// Looks a key up like [`lookup`](Self::lookup), on the given terms, but neither the statistics nor the policy
+    /// record it.
     pub(crate) fn join_or_lead<'a>(
         &self,
         location: &KeyLocation<'a, K, V>,
         key: &K,
-    ) -> Sought<'a, K, V> {
-        self.join_or_lead_as(location, key, || self.candidate())
-    }
-
-    /// Like [`board`](Self::board), on the given terms.
-    pub(crate) fn join_or_lead_as<'a>(
-        &self,
-        location: &KeyLocation<'a, K, V>,
-        key: &K,
         candidate: impl FnOnce() -> Candidate,
-    ) -> Sought<'a, K, V> {
+    ) -> Lookup<'a, K, V> {
         let now = || self.inner.settings.clock.now();
-        let sought = location.cell.shard.read(|shard| {
+        let lookup = location.cell.shard.read(|shard| {
             let found = shard.peek(location.hash, key, now);
             match found {
-                Some((value, _)) => Sought::Live(value.clone()),
-                None => self.join_or_lead_under(shard, location, key, candidate),
+                Some((value, _)) => Lookup::Hit(value.clone()),
+                None => self.join_or_lead_in(shard, location, key, candidate),
             }
         });
         assert_no_lock_held("load into");
-        sought
+        lookup
     }
 
+    /// Joins the load of a key that has no live value, or leads it, under the shard's shared lock.
     #[cold]
     #[inline(never)]
-    fn join_or_lead_under<'a>(
+    fn join_or_lead_in<'a>(
         &self,
         shard: &Shard<K, V>,
         location: &KeyLocation<'a, K, V>,
         key: &K,
         candidate: impl FnOnce() -> Candidate,
-    ) -> Sought<'a, K, V> {
+    ) -> Lookup<'a, K, V> {
         if self.inner.settings.stale_if_error.is_some() {
             let now = self.inner.settings.clock.now();
             if let Some((value, false)) = shard.stale(location.hash, key, now) {
-                return Sought::Stale(value.clone());
+                return Lookup::Stale(value.clone());
             }
         }
         let in_flight = &location.cell.in_flight;
-        Sought::Missing(in_flight.join_or_lead(location.hash.0, key, candidate()))
+        Lookup::Miss(in_flight.join_or_lead(location.hash.0, key, candidate()))
     }
 }

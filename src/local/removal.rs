@@ -1,4 +1,4 @@
-//! Removed entries on their way out of a shard's lock.
+//! Entries that were removed under a shard's lock, and are reported and dropped without it.
 
 use std::any::Any;
 use std::mem::take;
@@ -8,15 +8,15 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum RemovalCause {
-    /// A new value took its place.
+    /// A new value replaced it.
     Replaced,
-    /// `remove`, `retain` or `update` removed it.
+    /// A call of `remove`, `retain` or `update` removed it.
     Removed,
-    /// A call of any kind found it past its deadline.
+    /// It was past its deadline when a call of any kind found it.
     Expired,
     /// The policy evicted it, because there was no room for another entry.
     Evicted,
-    /// `clear` removed it.
+    /// A call of `clear` removed it.
     Cleared,
     /// One of its tags was invalidated, and a later call of any kind found it.
     Invalidated,
@@ -33,7 +33,7 @@ pub(crate) struct Removed<K, V> {
 }
 
 /// The number of removed entries in a chunk.
-const CHUNK: usize = 1_024;
+const ENTRIES_PER_CHUNK: usize = 1_024;
 
 /// Entries that were removed by one call. The listener is called exactly once with each of them: by `finish`, or when
 /// this is dropped because of an earlier panic.
@@ -94,12 +94,13 @@ impl<'a, K, V> Removals<'a, K, V> {
         }
     }
 
+    /// Adds an entry that is not the first.
     #[cold]
     fn push_another(&mut self, removed: Removed<K, V>) {
         match self.rest.last_mut() {
-            Some(chunk) if chunk.len() < CHUNK => chunk.push(removed),
+            Some(chunk) if chunk.len() < ENTRIES_PER_CHUNK => chunk.push(removed),
             Some(_) => {
-                let mut chunk = Vec::with_capacity(CHUNK);
+                let mut chunk = Vec::with_capacity(ENTRIES_PER_CHUNK);
                 chunk.push(removed);
                 self.rest.push(chunk);
             }
@@ -121,12 +122,12 @@ impl<'a, K, V> Removals<'a, K, V> {
     pub(crate) fn finish(&mut self) -> Option<Removed<K, V>> {
         if self.listener.is_none() {
             if !self.rest.is_empty() {
-                // Before the first entry is returned: see `tell`.
+                // Before the first entry is returned: see `notify`.
                 self.drop_rest();
             }
             return self.first.take();
         }
-        let (first, panicked) = self.tell();
+        let (first, panicked) = self.notify();
         match panicked {
             Some(panic) => {
                 // Before the unwinding begins, in which a panic of a `drop` would end the process.
@@ -137,6 +138,7 @@ impl<'a, K, V> Removals<'a, K, V> {
         }
     }
 
+    /// Drops all entries except the first.
     #[cold]
     fn drop_rest(&mut self) {
         self.rest.clear();
@@ -145,13 +147,13 @@ impl<'a, K, V> Removals<'a, K, V> {
     /// Calls the listener with every entry and drops all except the first. Returns that one, and the first panic of
     /// the listener.
     #[cold]
-    fn tell(&mut self) -> (Option<Removed<K, V>>, Option<Panic>) {
+    fn notify(&mut self) -> (Option<Removed<K, V>>, Option<Panic>) {
         let (first, rest) = (self.first.take(), take(&mut self.rest));
         let mut panicked = None;
         if let Some(listener) = self.listener {
             for Removed { key, value, cause } in first.iter().chain(rest.iter().flatten()) {
-                let told = catch_unwind(AssertUnwindSafe(|| listener(key, value, *cause)));
-                panicked = panicked.or(told.err());
+                let result = catch_unwind(AssertUnwindSafe(|| listener(key, value, *cause)));
+                panicked = panicked.or(result.err());
             }
         }
         // Before the first entry is returned, because a panic of a `drop` would then leak it.
@@ -160,13 +162,14 @@ impl<'a, K, V> Removals<'a, K, V> {
     }
 }
 
+/// The payload of a panic.
 type Panic = Box<dyn Any + Send>;
 
 impl<K, V> Drop for Removals<'_, K, V> {
     fn drop(&mut self) {
         if self.listener.is_some() {
             // The thread may be panicking already, and a second panic would end the process.
-            drop(self.tell());
+            drop(self.notify());
         }
     }
 }

@@ -1,12 +1,13 @@
-//! What is held, in a file, from one run of a program to the next.
+//! Snapshots: the entries of a cache in a file, from one run of a program to the next.
 
 use crate::clock::{NEVER, Nanos, saturating_nanos, unix_millis};
 use crate::codec::{MessagePack, RoundTripCheck};
 use crate::entry::Loaded;
 use crate::local::LocalCache;
 use crate::local::budget::Reservation;
-use crate::local::shard::metadata::Extra;
-use crate::local::shard::{Copied, NewEntry, Restored, Shard};
+use crate::local::shard::entry::NewEntry;
+use crate::local::shard::metadata::EntryMetadata;
+use crate::local::shard::{Copied, NotRestored, Shard};
 use crate::local::walk::Span;
 use crate::schema::{Schema, Schemas};
 use crate::single_flight::WriteObserver;
@@ -21,37 +22,38 @@ use std::time::{Duration, Instant};
 
 const NANOS_PER_MILLI: Nanos = 1_000_000;
 
-/// What [`LocalCache::snapshot`] has written.
+/// A report on a snapshot that was written, from [`LocalCache::snapshot`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct SnapshotReport {
-    /// Entries in the file.
+    /// The number of entries in the file.
     pub entries: u64,
-    /// Entries that are not in the file, because their encoding decodes to another key or value, or not at all:
-    /// see the [round-trip check](crate::Codec#round-trip-check).
+    /// The number of entries that are not in the file, because their encoding decodes to another key or value, or not
+    /// at all: see the [round-trip check](crate::Codec#round-trip-check).
     pub altered: u64,
-    /// Length of the file.
+    /// The length of the file, in bytes.
     pub bytes: u64,
-    /// How long it took.
+    /// The duration of the call.
     pub time_taken: Duration,
 }
 
-/// What [`LocalCache::restore`] made of a file's entries.
+/// A report on a snapshot that was restored, from [`LocalCache::restore`]. Each entry of the file is in one of the
+/// first four counts.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RestoreReport {
-    /// Entries that are held now.
+    /// The number of entries that were stored.
     pub restored: u64,
-    /// Those whose time to live has passed.
+    /// The number of entries whose time to live has passed.
     pub expired: u64,
-    /// Those whose key the cache knows better: it is held or being loaded, or it or a tag of the entry
-    /// was written to or invalidated while the snapshot was restored.
-    pub held: u64,
-    /// Those there was no room for.
+    /// The number of entries that were left out because the cache may have something newer: the key is cached or being
+    /// loaded, or the key was written to or a tag of the entry was invalidated while the snapshot was restored.
+    pub superseded: u64,
+    /// The number of entries for which there was no room.
     pub did_not_fit: u64,
-    /// Length of the file.
+    /// The length of the file, in bytes.
     pub bytes: u64,
-    /// How long it took.
+    /// The duration of the call.
     pub time_taken: Duration,
 }
 
@@ -61,21 +63,20 @@ where
     V: Clone + Serialize + DeserializeOwned,
     S: BuildHasher,
 {
-    /// Writes all live entries to a file, the hottest first as the policy sees it, for
-    /// [`restore`](Self::restore): with what they have left to live, their tags, and their weights where
-    /// the cache has a weigher.
+    /// Writes all live entries to a file for [`restore`](Self::restore), the hottest first as the policy sees it. With
+    /// each entry it writes the remaining time to live, the tags, and the weight if the caller gave one.
     ///
-    /// The file is replaced as a whole or not at all, also if the machine crashes, and several processes
-    /// may write to one path. Only its owner may read it. A symbolic link at the path is replaced by the
-    /// file, and what it led to is left as it is. A crash may leave a file whose name is that of the
-    /// snapshot between a dot and `.tmp`; nobody minds it.
+    /// The file is replaced as a whole or not at all, also if the machine crashes. Several processes may write to one
+    /// path. Only its owner may read it. A symbolic link at the path is replaced by the file, and its target is not
+    /// changed. A crash may leave a temporary file, whose name is that of the snapshot between a dot and `.tmp`. It is
+    /// never read.
     ///
     /// Keys and values are encoded as [`MessagePack`]. An entry that does not pass the [round-trip
     /// check](crate::Codec#round-trip-check) is left out and counted.
     ///
-    /// It takes the memory of a clone of each entry. Each shard is copied under its shared lock, one after
-    /// the other: `Clone` runs there, so keep it cheap, with an `Arc` around what is not. All else, above
-    /// all `Serialize`, runs without a lock.
+    /// The call takes the memory of a clone of each entry. Each shard is copied under its shared lock, one after the
+    /// other. `Clone` runs there, so keep it cheap: wrap a value that is expensive to clone in an
+    /// [`Arc`](std::sync::Arc). Everything else, `Serialize` above all, runs with no lock held.
     ///
     /// ```
     /// use hotset::LocalCache;
@@ -95,17 +96,18 @@ where
     ///
     /// # Errors
     ///
-    /// If the file cannot be written, or a key or value cannot be serialized: the file is then what it was.
-    /// Only if the disk fails to note the new file's name, last of all, it may be the new one.
-    ///
-    /// # Blocking
-    ///
-    /// It writes to the disk and waits until all is there. Tasks call it by their runtime's
-    /// `spawn_blocking`.
+    /// Returns an error if the file cannot be written, or a key or value cannot be serialized. The file is then
+    /// unchanged, with one exception: if the last step fails, which makes the file's new name durable, it may be the
+    /// new one.
     ///
     /// # Panics
     ///
-    /// If `Serialize` or `Clone` does; the file is then what it was.
+    /// Panics if `Serialize` or `Clone` does. The file is then unchanged.
+    ///
+    /// # Blocking
+    ///
+    /// Writes to the disk, and waits until all data is stored. Tasks call it through the `spawn_blocking` of their
+    /// runtime.
     pub fn snapshot(&self, path: impl AsRef<Path>) -> Result<SnapshotReport, SnapshotError>
     where
         K: Schema,
@@ -119,22 +121,22 @@ where
     ///
     /// # Errors
     ///
-    /// As [`snapshot`](Self::snapshot).
+    /// Like [`snapshot`](Self::snapshot).
     ///
     /// # Panics
     ///
-    /// As [`snapshot`](Self::snapshot).
+    /// Like [`snapshot`](Self::snapshot).
     ///
     /// # Blocking
     ///
-    /// As [`snapshot`](Self::snapshot).
+    /// Like [`snapshot`](Self::snapshot).
     pub fn snapshot_with_schemas(
         &self,
         path: impl AsRef<Path>,
         schemas: &Schemas,
     ) -> Result<SnapshotReport, SnapshotError> {
         let begun = Instant::now();
-        // Before the cache's clock, so that nothing lives longer for it.
+        // Read before the cache's clock, so that no entry lives longer because of it.
         let written_at = unix_millis();
         let copies = self.copies();
         let head = Head {
@@ -152,23 +154,23 @@ where
         })
     }
 
-    /// Takes in what [`snapshot`](Self::snapshot) wrote to a file, as far as there is room: the hottest
-    /// entries, which are also the last to be evicted again.
+    /// Stores the entries of a file that [`snapshot`](Self::snapshot) has written, as far as there is room: the hottest
+    /// ones, which are also the last to be evicted again.
     ///
-    /// Nothing alive gives way to it, and what the cache knows itself is newer: a key that is held or being
-    /// loaded is left as it is, and a write, a `remove` or an invalidation after this call began is not
-    /// undone, so the cache may be in use meanwhile. After a `clear` or a `retain`, which could not ask
-    /// about entries that are on their way, nothing more is restored. Loads that are in flight
-    /// store their results.
+    /// No live entry is evicted for them. The state of the cache counts as newer than the file. A key that is cached or
+    /// being loaded is left as it is, and a write, a `remove` or an invalidation after this call began is not undone,
+    /// so the cache may be in use meanwhile. After a `clear` or a `retain`, which could not see the entries to be
+    /// restored, no more entries are restored. Loads that are in flight store their results.
     ///
-    /// An entry has left to live what it had when the file was written, but no more than the
-    /// `time_to_live` of the cache it comes into, less the time since, by the system's wall clock; one that
-    /// was set back since counts as if it had stood still. So a [time of its own](Loaded::ttl) that is
-    /// longer than the cache's is cut. The times of `time_to_idle` and `refresh_after` begin anew. What was
-    /// removed, invalidated or changed in the database between the two calls nobody knows here: it is for
-    /// the time to live to bound.
+    /// The remaining time to live of an entry is that of when the file was written, or the `time_to_live` of this cache
+    /// if that is shorter, minus the time that has passed since by the system's wall clock. If that clock was set back,
+    /// no time has passed. So a [time to live of its own](Loaded::ttl) that is longer than that of the cache is cut.
+    /// The times of `time_to_idle` and `refresh_after` begin again. Changes in the database between the two calls are
+    /// not known here: only the time to live bounds how long an outdated value may be served.
     ///
-    /// The first run finds no file, and a new version of the program perhaps one of another schema:
+    /// # Examples
+    ///
+    /// The first run finds no file, and a new version of the program may find a file with another schema:
     ///
     /// ```
     /// use hotset::{LocalCache, SnapshotError};
@@ -186,18 +188,18 @@ where
     ///
     /// # Errors
     ///
-    /// [`SnapshotError::NotFound`] if there is no file, another if it cannot be read, is not just as it was
-    /// written, or has keys or values of another [`Schema`]. Nothing is restored then. It allocates in
-    /// proportion to the file's length, unless the file begins like no snapshot.
-    ///
-    /// # Blocking
-    ///
-    /// It reads from the disk. Tasks call it by their runtime's `spawn_blocking`.
+    /// Returns [`SnapshotError::NotFound`] if there is no file, and another error if it cannot be read, is not exactly
+    /// as it was written, or has keys or values of another [`Schema`]. Nothing is restored then. The memory that is
+    /// allocated is in proportion to the length of the file, unless the file does not begin like a snapshot.
     ///
     /// # Panics
     ///
-    /// If `Deserialize` does, or a listener or the `Drop` of a dead entry that gives way. Nothing is restored
-    /// then, or only the coldest are.
+    /// Panics if `Deserialize` does, or a listener or the `Drop` of a dead entry that is removed. Then nothing is
+    /// restored, or only the coldest entries are.
+    ///
+    /// # Blocking
+    ///
+    /// Reads from the disk. Tasks call it through the `spawn_blocking` of their runtime.
     pub fn restore(&self, path: impl AsRef<Path>) -> Result<RestoreReport, SnapshotError>
     where
         K: Schema,
@@ -211,23 +213,23 @@ where
     ///
     /// # Errors
     ///
-    /// As [`restore`](Self::restore).
+    /// Like [`restore`](Self::restore).
     ///
     /// # Panics
     ///
-    /// As [`restore`](Self::restore).
+    /// Like [`restore`](Self::restore).
     ///
     /// # Blocking
     ///
-    /// As [`restore`](Self::restore).
+    /// Like [`restore`](Self::restore).
     pub fn restore_with_schemas(
         &self,
         path: impl AsRef<Path>,
         schemas: &Schemas,
     ) -> Result<RestoreReport, SnapshotError> {
         let begun = Instant::now();
-        // Before all else: what happens from now on wins.
-        let restoring = Restoring::begin(self);
+        // This comes first, because writes from now on prevail.
+        let restore = Restore::begin(self);
         let contents = read(path.as_ref())?;
         contents.check(schemas)?;
         self.evict_expired();
@@ -235,13 +237,14 @@ where
             bytes: contents.len(),
             ..RestoreReport::default()
         };
-        let chosen = restoring.choose(&contents, &mut report)?;
+        let chosen = restore.choose(&contents, &mut report)?;
         drop(contents);
-        restoring.store_all(chosen, &mut report);
+        restore.store_all(chosen, &mut report);
         report.time_taken = begun.elapsed();
         Ok(report)
     }
 
+    /// Returns copies of all live entries, the hottest first.
     fn copies(&self) -> Vec<Copied<K, V>> {
         let now = self.inner.settings.clock.now();
         let copy = |shard: &Shard<K, V>, span: &Span, copies: &mut Vec<_>| {
@@ -251,7 +254,7 @@ where
     }
 }
 
-/// Writes all entries except for those that are decoded to others. Returns how many they are, and the length of the file.
+/// Writes all entries except those that decode to others. Returns their number, and the length of the file.
 fn write<K, V>(
     out: impl Write,
     head: &Head<'_>,
@@ -286,30 +289,31 @@ where
     Ok((writer.entries(), writer.finish()?))
 }
 
-/// An entry of a file on its way to the cache.
+/// An entry of a file that is to be restored.
 struct Chosen<K, V> {
     key: K,
     loaded: Loaded<V>,
-    /// What it weighs, by the weigher if the file names no weight.
+    /// The weight, which the weigher determines if it is not in the file.
     weight: u64,
     deadline: Nanos,
 }
 
-/// A restore under way.
-struct Restoring<'a, K, V, S> {
+/// A restoration in progress.
+struct Restore<'a, K, V, S> {
     cache: &'a LocalCache<K, V, S>,
-    /// By shard.
+    /// The watchers of writes since the restoration began, by shard.
     watchers: Vec<WriteObserver<'a, K, V>>,
-    /// What is invalidated by a tag from now on is of a later one.
+    /// The epoch in which the restoration began. Later invalidations of tags are of later epochs.
     epoch: u64,
 }
 
-impl<'a, K, V, S> Restoring<'a, K, V, S>
+impl<'a, K, V, S> Restore<'a, K, V, S>
 where
     K: Eq + Hash + DeserializeOwned,
     V: DeserializeOwned,
     S: BuildHasher,
 {
+    /// Begins a restoration. Writes from now on prevail over it.
     fn begin(cache: &'a LocalCache<K, V, S>) -> Self {
         let cells = cache.inner.cells.iter();
         let watch = cells.map(|cell| cell.shard.read(|_| cell.in_flight.observe_writes()));
@@ -320,8 +324,8 @@ where
         }
     }
 
-    /// The hottest live entries that there is room for, hottest first. All others are read as well: if
-    /// one cannot be, nothing is restored.
+    /// Returns the hottest live entries that there is room for, the hottest first. All others are read as well: if one
+    /// cannot be, nothing is restored.
     fn choose(
         &self,
         contents: &Contents,
@@ -345,7 +349,7 @@ where
             if has_idled || deadline <= now {
                 report.expired += 1;
             } else if self.cache.contains_key(&key) {
-                report.held += 1;
+                report.superseded += 1;
             } else {
                 let weight = inner.settings.weigh(&key, &value, entry.weight);
                 let Some(rest) = room.checked_sub(weight) else {
@@ -367,15 +371,15 @@ where
         Ok(chosen)
     }
 
-    /// When an entry is over that had so many milliseconds left to live, this long ago.
+    /// Returns the deadline of an entry whose remaining time to live was `left` milliseconds, `passed` nanoseconds ago.
     fn deadline(&self, now: Nanos, left: Option<u64>, passed: Nanos) -> Nanos {
         let settings = &self.cache.inner.settings;
-        let most = settings.time_to_live.map_or(NEVER, saturating_nanos);
+        let max = settings.time_to_live.map_or(NEVER, saturating_nanos);
         let left = left.map_or(NEVER, nanos);
-        let deadline = if left <= most {
+        let deadline = if left <= max {
             now.saturating_add(left)
         } else {
-            // As if it had been stored then.
+            // As if it had been stored when the file was written.
             settings.deadline(now, None)
         };
         match deadline {
@@ -384,27 +388,28 @@ where
         }
     }
 
-    /// The coldest first, so that the hottest are the last to be evicted.
+    /// Stores the entries, the coldest first, so that the hottest are the last to be evicted.
     fn store_all(&self, mut chosen: Vec<Chosen<K, V>>, report: &mut RestoreReport) {
-        let mut to_come: u64 = chosen.iter().map(|entry| entry.weight).sum();
+        let mut weight_left: u64 = chosen.iter().map(|entry| entry.weight).sum();
         while let Some(entry) = chosen.pop() {
             let weight = entry.weight;
-            // Others have taken of the room: the cold do without, not the hot.
-            let restored = if self.cache.inner.budget.left() < to_come {
-                Restored::NoRoom
+            // If other writes have taken some of the room, the coldest entries are left out.
+            let result = if self.cache.inner.budget.left() < weight_left {
+                Err(NotRestored::NoRoom)
             } else {
                 self.store(entry)
             };
-            to_come -= weight;
-            match restored {
-                Restored::Stored => report.restored += 1,
-                Restored::LockGuardMark => report.held += 1,
-                Restored::NoRoom => report.did_not_fit += 1,
+            weight_left -= weight;
+            match result {
+                Ok(()) => report.restored += 1,
+                Err(NotRestored::Superseded) => report.superseded += 1,
+                Err(NotRestored::NoRoom) => report.did_not_fit += 1,
             }
         }
     }
 
-    fn store(&self, chosen: Chosen<K, V>) -> Restored {
+    /// Stores an entry, unless the key or a tag was written to since the restoration began.
+    fn store(&self, chosen: Chosen<K, V>) -> Result<(), NotRestored> {
         let Chosen {
             key,
             loaded,
@@ -413,35 +418,39 @@ where
         } = chosen;
         let inner = &self.cache.inner;
         let location = self.cache.location(&key);
-        let origin = self.cache.origin(&loaded, self.epoch, 0);
+        let provenance = self.cache.provenance(&loaded, self.epoch, 0);
         let now = inner.settings.clock.now();
-        // Declared before the lock is taken, so that they are dropped outside.
+        // Declared before the lock is acquired, so that they are dropped after the release, even if `Eq` panics.
         let mut removals = self.cache.removals();
-        let mut new = Some(NewEntry {
+        let new = NewEntry {
             hash: location.hash,
             key,
             value: loaded.value,
             deadline,
-            extra: Extra {
+            metadata: EntryMetadata {
                 weight,
-                given_weight: loaded.weight.is_some(),
-                origin,
+                is_explicit_weight: loaded.weight.is_some(),
+                provenance,
             },
-        });
+        };
         let mut room = Reservation::none(&inner.budget);
         let mut shard = location.cell.shard.write();
-        let tags = new.as_ref().and_then(|new| new.extra.origin.tags.as_ref());
-        let is_current = tags.is_none_or(|tags| tags.is_current());
+        let is_current = new.metadata.provenance.is_current();
         if !is_current || !self.watchers[location.index].is_unwritten(location.hash.0) {
-            return Restored::LockGuardMark;
+            return Err(NotRestored::Superseded);
         }
-        let restored = shard.restore(&mut new, &mut room, &inner.budget, now, &mut removals);
+        let (hash, key, out) = (new.hash, &new.key, &mut removals);
+        let prepared = shard.prepare_restore(hash, key, weight, &mut room, now, out);
+        if prepared.is_ok() {
+            shard.restore(new, &mut room, now, &mut removals);
+        }
         drop(shard);
         removals.finish();
-        restored
+        prepared
     }
 }
 
+/// Converts milliseconds to nanoseconds.
 fn nanos(millis: u64) -> Nanos {
     millis.saturating_mul(NANOS_PER_MILLI)
 }

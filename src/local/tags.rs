@@ -1,12 +1,14 @@
-//! Tags: names that entries share, to invalidate all of them at once, however many there are.
+//! Tags: names that entries share, so that any number of entries can be invalidated at once.
 //!
-//! An entry remembers the *epoch*, the number of invalidations before its load began, and holds its
-//! tags; a tag remembers the epoch of its last invalidation. So an invalidation is one store, and a
-//! hit on an entry with tags compares. A load remembers its epoch when it begins, before anybody
-//! knows what tags it will return.
+//! The *epoch* of a cache is the number of invalidations so far. An entry with tags stores the epoch in which its load
+//! began, and its tags. A tag stores the epoch of its last invalidation. So an invalidation is one store, and a hit on
+//! an entry with tags compares the two. A load records its epoch when it begins, before it is known which tags it
+//! returns.
 //!
-//! A cache that can *forget* has a floor as well: what is of an older epoch is dead, tags or not.
+//! The L1 of a tiered cache also has a *minimum live epoch*: an entry of an older epoch is dead, with or without tags.
 
+use crate::local::DefaultHasher;
+use parking_lot::{Mutex, MutexGuard};
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{
@@ -14,147 +16,153 @@ use std::sync::atomic::{
     Ordering::{Acquire, Relaxed, Release},
 };
 
-use crate::local::DefaultHasher;
-use parking_lot::{Mutex, MutexGuard};
-
+/// A tag that entries have, or that was invalidated recently.
 struct Tag {
     #[cfg_attr(not(feature = "snapshot"), allow(dead_code))]
     name: Arc<str>,
-    /// The epoch of its last invalidation.
+    /// The epoch of the last invalidation.
     invalidated: AtomicU64,
 }
 
 /// The tags of a cache.
 pub(crate) struct Tags {
     epoch: Arc<AtomicU64>,
-    floor: Arc<AtomicU64>,
-    known: Mutex<Known>,
+    min_live_epoch: Arc<AtomicU64>,
+    known: Mutex<KnownTags>,
 }
 
-/// The tags of entries, and those invalidated lately: a load under way may still return them.
-struct Known {
+/// The tags of entries, and those that were invalidated recently, because loads in flight may still return them.
+struct KnownTags {
     by_name: HashMap<Arc<str>, Arc<Tag>, DefaultHasher>,
-    /// No tag that is not known was invalidated after this.
-    forgotten: u64,
-    /// With this many, those that no entry has are forgotten.
-    full: usize,
+    /// The epoch of the last invalidation of a tag that is not known any more.
+    last_unknown_invalidation: u64,
+    /// The number of tags at which those that no entry has are removed.
+    cleanup_len: usize,
 }
 
-const FIRST_FULL: usize = 64;
+/// The lowest number of tags at which those that no entry has are removed.
+const MIN_CLEANUP_LEN: usize = 64;
 
 impl Tags {
+    /// Creates an empty set of tags, in epoch 0.
     pub(crate) fn new() -> Self {
         Self {
             epoch: Arc::default(),
-            floor: Arc::default(),
-            known: Mutex::new(Known {
+            min_live_epoch: Arc::default(),
+            known: Mutex::new(KnownTags {
                 by_name: HashMap::default(),
-                forgotten: 0,
-                full: FIRST_FULL,
+                last_unknown_invalidation: 0,
+                cleanup_len: MIN_CLEANUP_LEN,
             }),
         }
     }
 
-    /// How many invalidations there were. Read before a load begins, or after one has returned, by
-    /// whomever: the value is never older than what happened before.
+    /// Returns the number of invalidations so far. It is read before a load begins. An invalidation that returned
+    /// before is always included.
     pub(crate) fn epoch(&self) -> u64 {
         self.epoch.load(Acquire)
     }
 
+    /// Returns the counter of the epoch, for the shards.
     pub(crate) fn shared_epoch(&self) -> Arc<AtomicU64> {
         Arc::clone(&self.epoch)
     }
 
-    pub(crate) fn shared_floor(&self) -> Arc<AtomicU64> {
-        Arc::clone(&self.floor)
+    /// Returns the variable of the minimum live epoch, for the shards.
+    pub(crate) fn shared_min_live_epoch(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.min_live_epoch)
     }
 
-    /// What an entry with tags keeps, if its load began in `epoch`.
-    pub(crate) fn tag(&self, names: &[Arc<str>], epoch: u64) -> Option<Box<Tagged>> {
+    /// Returns the tags of an entry whose load began in `epoch`, or `None` if there are no names.
+    pub(crate) fn entry_tags(&self, names: &[Arc<str>], epoch: u64) -> Option<Box<EntryTags>> {
         if names.is_empty() {
             return None;
         }
         let mut known = self.known.lock();
-        let tags = names.iter().map(|name| known.get(name)).collect();
-        Some(Box::new(Tagged { epoch, tags }))
+        let tags = names.iter().map(|name| known.get_or_add(name)).collect();
+        Some(Box::new(EntryTags { epoch, tags }))
     }
 
+    /// Invalidates all entries with this tag.
     pub(crate) fn invalidate(&self, name: &str) {
         let mut known = self.known.lock();
         let tag = match known.by_name.get(name) {
             Some(tag) => Arc::clone(tag),
-            None => known.get(&Arc::from(name)),
+            None => known.get_or_add(&Arc::from(name)),
         };
         self.raise_epoch(&tag.invalidated, &known);
     }
 
-    /// Whatever is of an older epoch than the one that begins now is dead.
+    /// Invalidates all entries, in a cache whose shards have a minimum live epoch.
     #[cfg(feature = "redis")]
-    pub(crate) fn forget(&self) {
-        self.raise_epoch(&self.floor, &self.known.lock());
+    pub(crate) fn invalidate_all(&self) {
+        self.raise_epoch(&self.min_live_epoch, &self.known.lock());
     }
 
-    /// Nothing is dead, and what begins now is told from what began before.
+    /// Begins an epoch without an invalidation, so that later loads are distinguished from earlier ones.
     #[cfg(feature = "redis")]
     pub(crate) fn begin_epoch(&self) {
         self.raise_epoch(&AtomicU64::new(0), &self.known.lock());
     }
 
-    /// Begins an epoch and notes it in `of`. Under the lock, so that epochs rise. Who sees the new
-    /// epoch sees what it is of.
-    fn raise_epoch(&self, of: &AtomicU64, _: &MutexGuard<'_, Known>) {
+    /// Begins an epoch and stores it in `target`. The lock is held, so that epochs rise. A thread that sees the new
+    /// epoch also sees the store.
+    fn raise_epoch(&self, target: &AtomicU64, _: &MutexGuard<'_, KnownTags>) {
         let epoch = self.epoch.load(Relaxed) + 1;
-        of.store(epoch, Relaxed);
+        target.store(epoch, Relaxed);
         self.epoch.store(epoch, Release);
     }
 }
 
-impl Known {
-    fn get(&mut self, name: &Arc<str>) -> Arc<Tag> {
+impl KnownTags {
+    /// Returns a tag, which is added if it is not known.
+    fn get_or_add(&mut self, name: &Arc<str>) -> Arc<Tag> {
         if let Some(tag) = self.by_name.get(name) {
             return Arc::clone(tag);
         }
-        if self.by_name.len() >= self.full {
-            self.forget();
+        if self.by_name.len() >= self.cleanup_len {
+            self.remove_unused();
         }
         let tag = Arc::new(Tag {
             name: Arc::clone(name),
-            invalidated: AtomicU64::new(self.forgotten),
+            invalidated: AtomicU64::new(self.last_unknown_invalidation),
         });
         self.by_name.insert(Arc::clone(name), Arc::clone(&tag));
         tag
     }
 
-    /// Forgets tags that no entry has. A load under way that returns one of them is taken for
-    /// outdated if it began before the last of their invalidations.
-    fn forget(&mut self) {
-        let forgotten = &mut self.forgotten;
+    /// Removes tags that no entry has. A load in flight that returns one of them counts as outdated if it began before
+    /// the last invalidation of any of them.
+    fn remove_unused(&mut self) {
+        let last = &mut self.last_unknown_invalidation;
         self.by_name.retain(|_, tag| {
-            let held = Arc::strong_count(tag) > 1;
-            if !held {
-                *forgotten = (*forgotten).max(tag.invalidated.load(Relaxed));
+            let is_used = Arc::strong_count(tag) > 1;
+            if !is_used {
+                *last = (*last).max(tag.invalidated.load(Relaxed));
             }
-            held
+            is_used
         });
-        self.full = (self.by_name.len() * 2).max(FIRST_FULL);
+        self.cleanup_len = (self.by_name.len() * 2).max(MIN_CLEANUP_LEN);
     }
 }
 
 /// The tags of one entry.
 #[derive(Clone)]
-pub(crate) struct Tagged {
+pub(crate) struct EntryTags {
+    /// The epoch in which the load of the entry began.
     epoch: u64,
     tags: Box<[Arc<Tag>]>,
 }
 
-impl Tagged {
-    /// Was none of the tags invalidated since the load began? Whoever comes after an invalidation
-    /// sees its store, so relaxed.
+impl EntryTags {
+    /// Checks whether none of the tags was invalidated since the load began. Relaxed suffices, because a caller that
+    /// comes after an invalidation sees its store.
     pub(crate) fn is_current(&self) -> bool {
         let mut tags = self.tags.iter();
         tags.all(|tag| tag.invalidated.load(Relaxed) <= self.epoch)
     }
 
+    /// Returns the names of the tags.
     #[cfg(feature = "snapshot")]
     pub(crate) fn names(&self) -> impl Iterator<Item = Arc<str>> {
         self.tags.iter().map(|tag| Arc::clone(&tag.name))
@@ -170,36 +178,45 @@ mod tests {
     }
 
     #[test]
-    fn an_invalidation_counts_for_what_began_before_it() {
+    fn invalidation_makes_entries_outdated_whose_load_began_before_it() {
         let tags = Tags::new();
         let early = tags.epoch();
-        let entry = tags.tag(&names(&["a", "b"]), early).unwrap();
-        let other = tags.tag(&names(&["c"]), early).unwrap();
+        let entry = tags.entry_tags(&names(&["a", "b"]), early).unwrap();
+        let other = tags.entry_tags(&names(&["c"]), early).unwrap();
         assert!(entry.is_current());
         tags.invalidate("b");
         assert!(!entry.is_current() && other.is_current());
-        assert!(!tags.tag(&names(&["b"]), early).unwrap().is_current());
-        assert!(tags.tag(&names(&["b"]), tags.epoch()).unwrap().is_current());
-        assert!(tags.tag(&[], early).is_none());
+        assert!(!tags.entry_tags(&names(&["b"]), early).unwrap().is_current());
+        assert!(
+            tags.entry_tags(&names(&["b"]), tags.epoch())
+                .unwrap()
+                .is_current()
+        );
+        assert!(tags.entry_tags(&[], early).is_none());
     }
 
     #[test]
-    fn what_is_remembered_is_bounded_and_what_is_forgotten_is_outdated() {
+    fn known_tags_are_bounded_and_early_loads_of_removed_tags_are_outdated() {
         let tags = Tags::new();
-        let held = tags.tag(&names(&["held"]), tags.epoch()).unwrap();
+        let used = tags.entry_tags(&names(&["used"]), tags.epoch()).unwrap();
         let early = tags.epoch();
         for n in 0..10_000 {
             tags.invalidate(&format!("tag {n}"));
         }
-        assert!(tags.known.lock().by_name.len() <= 2 * FIRST_FULL);
-        assert!(held.is_current());
-        assert!(!tags.tag(&names(&["tag 0"]), early).unwrap().is_current());
+        assert!(tags.known.lock().by_name.len() <= 2 * MIN_CLEANUP_LEN);
+        assert!(used.is_current());
         assert!(
-            tags.tag(&names(&["tag 0"]), tags.epoch())
+            !tags
+                .entry_tags(&names(&["tag 0"]), early)
                 .unwrap()
                 .is_current()
         );
-        tags.invalidate("held");
-        assert!(!held.is_current());
+        assert!(
+            tags.entry_tags(&names(&["tag 0"]), tags.epoch())
+                .unwrap()
+                .is_current()
+        );
+        tags.invalidate("used");
+        assert!(!used.is_current());
     }
 }

@@ -9,7 +9,7 @@ use std::cmp::Reverse;
 use std::hash::{BuildHasher, Hash};
 use std::ops::Range;
 
-/// A part of a shard, and the time from which heats count.
+/// A span of a shard's slots, and the time from which heats are measured.
 #[derive(Debug, Clone)]
 pub(crate) struct Span {
     pub(crate) slots: Range<u32>,
@@ -17,14 +17,16 @@ pub(crate) struct Span {
     pub(crate) since: u32,
 }
 
-/// An item made of an entry, with what orders it among others.
+/// An item made of an entry, with its position in the order of heat.
 pub(crate) struct Listed<T> {
     pub(crate) heat: i32,
+    /// The slot, for entries of the same heat.
     pub(crate) slot: u32,
     pub(crate) item: T,
 }
 
 impl<T> Listed<T> {
+    /// Converts the item.
     pub(crate) fn map<U>(self, change: impl FnOnce(T) -> U) -> Listed<U> {
         Listed {
             heat: self.heat,
@@ -36,31 +38,35 @@ impl<T> Listed<T> {
 
 /// A walk over the slots of one shard.
 ///
-/// Entries keep their slots, so an entry that is there when the walk begins is met, unless it is removed before. If
+/// Entries keep their slots, so an entry that is there when the walk begins is visited, unless it is removed before. If
 /// the entries are given other slots meanwhile, the walk begins again.
 pub(super) struct Walk {
+    /// The first slot that was not visited yet.
     next: u32,
-    /// What the shard was like when the walk began; `None` before that.
-    begun: Option<Begun>,
+    /// The state of the shard when the walk began. `None` before that.
+    start: Option<WalkStart>,
     is_over: bool,
 }
 
+/// The state of a shard when a walk began.
 #[derive(PartialEq)]
-struct Begun {
+struct WalkStart {
     renumberings: u32,
     time: u32,
     inserts: u64,
 }
 
 impl Walk {
+    /// Creates a walk that has not begun.
     pub(super) const fn new() -> Self {
         Self {
             next: 0,
-            begun: None,
+            start: None,
             is_over: false,
         }
     }
 
+    /// Returns `true` if all slots were visited.
     pub(super) const fn is_over(&self) -> bool {
         self.is_over
     }
@@ -74,13 +80,13 @@ impl Walk {
     ) -> bool {
         lock.read(|shard| {
             let renumberings = shard.renumberings();
-            let before = self.begun.take();
-            let begins_again = before
+            let start = self.start.take();
+            let begins_again = start
                 .as_ref()
-                .is_some_and(|begun| begun.renumberings != renumberings);
-            let begun = before.filter(|_| !begins_again).unwrap_or_else(|| {
+                .is_some_and(|start| start.renumberings != renumberings);
+            let start = start.filter(|_| !begins_again).unwrap_or_else(|| {
                 self.next = 0;
-                Begun {
+                WalkStart {
                     renumberings,
                     time: shard.time(),
                     inserts: shard.inserts(),
@@ -89,24 +95,24 @@ impl Walk {
             let slots = self.next..self.next.saturating_add(SLOTS_PER_HOLD);
             self.next = slots.end;
             self.is_over = self.next >= shard.end();
-            let since = begun.time;
-            self.begun = Some(begun);
+            let since = start.time;
+            self.start = Some(start);
             visit(shard, &Span { slots, since });
             begins_again
         })
     }
 
-    /// Checks whether entries were stored since the walk began, so that a key may have been met in two slots.
+    /// Checks whether entries were stored since the walk began, so that a key may have been visited in two slots.
     fn was_written_to<K, V>(&self, lock: &ReadBiasedLock<Shard<K, V>>) -> bool {
         let inserts = lock.read(Shard::inserts);
-        self.begun
+        self.start
             .as_ref()
-            .is_some_and(|begun| begun.inserts != inserts)
+            .is_some_and(|start| start.inserts != inserts)
     }
 }
 
 impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
-    /// Lists what `visit` makes of all entries, the hottest first, in equal shares from each shard.
+    /// Returns the items that `visit` makes of all entries, the hottest first, in equal shares from each shard.
     pub(super) fn list<T>(
         &self,
         visit: impl Fn(&Shard<K, V>, &Span, &mut Vec<Listed<T>>),
@@ -138,9 +144,9 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
         let mut last = HashTable::with_capacity(listed.len());
         let mut is_last = vec![false; listed.len()];
         for (at, Listed { item, .. }) in listed.iter().enumerate().rev() {
-            let is_it = |&other: &usize| key_of(&listed[other].item) == key_of(item);
+            let is_match = |&other: &usize| key_of(&listed[other].item) == key_of(item);
             let hash = hash_of(item);
-            if last.find(hash, is_it).is_none() {
+            if last.find(hash, is_match).is_none() {
                 last.insert_unique(hash, at, |&other| hash_of(&listed[other].item));
                 is_last[at] = true;
             }
@@ -150,7 +156,7 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
     }
 }
 
-/// Merges what each shard lists, hottest first, so that equal shares of each come together.
+/// Merges the lists of all shards, so that the first entries of each list come first.
 fn interleave<T>(shards: Vec<Vec<T>>) -> Vec<T> {
     let total = shards.iter().map(Vec::len).sum();
     let mut entries = Vec::with_capacity(total);
@@ -165,13 +171,13 @@ fn interleave<T>(shards: Vec<Vec<T>>) -> Vec<T> {
 mod tests {
     use super::*;
 
-    fn step(cache: &LocalCache<u64, u64>, walk: &mut Walk, met: &mut Vec<u64>) {
-        let before = met.len();
+    fn step(cache: &LocalCache<u64, u64>, walk: &mut Walk, visited: &mut Vec<u64>) {
+        let before = visited.len();
         let lock = &cache.inner.cells[0].shard;
-        let begins_again = walk.step(lock, |shard, span| met.extend(shard.keys_in(span)));
-        assert!(met.len() - before <= SLOTS_PER_HOLD as usize);
+        let begins_again = walk.step(lock, |shard, span| visited.extend(shard.keys_in(span)));
+        assert!(visited.len() - before <= SLOTS_PER_HOLD as usize);
         if begins_again {
-            met.drain(..before);
+            visited.drain(..before);
         }
     }
 
@@ -182,18 +188,18 @@ mod tests {
     }
 
     #[test]
-    fn walk_meets_all_entries_some_at_a_time_also_if_they_get_other_slots() {
+    fn walk_visits_all_entries_in_slices_even_if_they_get_other_slots() {
         let entries = 3 * u64::from(SLOTS_PER_HOLD);
         let cache = filled(entries);
-        let (mut walk, mut met) = (Walk::new(), Vec::new());
+        let (mut walk, mut visited) = (Walk::new(), Vec::new());
         while !walk.is_over() {
-            step(&cache, &mut walk, &mut met);
+            step(&cache, &mut walk, &mut visited);
         }
-        met.sort_unstable();
-        assert!(met.into_iter().eq(0..entries));
+        visited.sort_unstable();
+        assert!(visited.into_iter().eq(0..entries));
 
-        let (mut walk, mut met) = (Walk::new(), Vec::new());
-        step(&cache, &mut walk, &mut met);
+        let (mut walk, mut visited) = (Walk::new(), Vec::new());
+        step(&cache, &mut walk, &mut visited);
         assert!(!walk.is_over());
         // The last entries move to slots that the walk has passed.
         for key in 0..entries - 100 {
@@ -201,14 +207,14 @@ mod tests {
         }
         cache.shrink_to_fit();
         while !walk.is_over() {
-            step(&cache, &mut walk, &mut met);
+            step(&cache, &mut walk, &mut visited);
         }
-        met.sort_unstable();
-        assert!(met.into_iter().eq(entries - 100..entries));
+        visited.sort_unstable();
+        assert!(visited.into_iter().eq(entries - 100..entries));
     }
 
     #[test]
-    fn key_that_is_met_in_two_slots_is_listed_once_with_its_last_value() {
+    fn key_found_in_two_slots_is_listed_once_with_its_last_value() {
         let entries = 2 * u64::from(SLOTS_PER_HOLD);
         let cache = filled(entries);
         let moved = std::cell::Cell::new(false);

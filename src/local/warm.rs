@@ -1,4 +1,4 @@
-//! Warming from what is behind the cache.
+//! Warming a cache from its source.
 
 use crate::entry::Loaded;
 use crate::local::{Bound, LocalCache};
@@ -7,8 +7,8 @@ use std::any::Any;
 use std::future::Future;
 use std::hash::{BuildHasher, Hash};
 
-/// A cache that weighs is given up after so many keys of which it holds none.
-const MOST_UNKEPT: u64 = 10_000;
+/// The number of keys after which a weighted cache that is still empty counts as full.
+const MAX_KEYS_WITHOUT_ENTRY: u64 = 10_000;
 
 impl<K, V, S> LocalCache<K, V, S>
 where
@@ -16,35 +16,47 @@ where
     V: Clone,
     S: BuildHasher,
 {
-    /// Loads what is not held of these keys, in batches, as
-    /// [`get_many_or_load`](Self::get_many_or_load) does, until the cache is full.
+    /// Loads the keys that are not cached yet, in batches like [`get_many_or_load`](Self::get_many_or_load), until the
+    /// cache is full.
     ///
-    /// `keys` may be lazy and without end: they are taken as they are needed, so give the ones that matter
-    /// most first, and each once. What comes first is stored first, and is so the first to be evicted by what
-    /// is stored later, unless it was hit since: where all keys surely fit, give them the other way round. (A
-    /// snapshot is restored in the right order.)
+    /// `keys` may be lazy and endless, because keys are taken as they are needed. Give the most important ones first,
+    /// and each once. The first ones are stored first, so they are also the first to be evicted by later insertions,
+    /// unless they were hit since. If all keys fit in any case, give them in reverse order. (A snapshot is restored in
+    /// the right order.)
     ///
-    /// `load` is as for `get_many_or_load`: single flight, `max_concurrent_loads` and invalidations that win
-    /// hold, so the cache may be in use meanwhile. A batch that fails does not stop the others.
-    /// [`Stats`](crate::Stats) count what it looks up as hits and misses.
+    /// `load` has the contract of `get_many_or_load`: loads are merged, `max_concurrent_loads` holds, and invalidations
+    /// prevail, so the cache may be in use meanwhile. A batch that fails does not stop the others.
+    /// [`Stats`](crate::Stats) counts the lookups as hits and misses.
     ///
-    /// It stops when there is room for no more entries, with those that other callers load meanwhile. Where
-    /// entries have weights, their average is that of what is held, which batches that begin with one key
-    /// find out; so warming evicts little or nothing of what it has warmed, as far as what comes later weighs
-    /// about the same.
+    /// Warming ends when there is no room for more entries, including those that other callers load meanwhile. In a
+    /// weighted cache, the room is estimated by the average weight of the cached entries. Batches begin with one key
+    /// until there are some. So warming evicts few or none of its own entries, if later entries weigh about the same.
     ///
-    /// It stops as well once it has found as many keys as the cache has room for, or 10,000 where a cache
-    /// with weights holds nothing even so: values that are not kept, for their weight or a time to live of
-    /// zero, do not make it endless. An unbounded cache has room for all; and keys without end that all
-    /// fail or are left out are for [`WarmOptions::stop_after_failures`] and for their iterator to end.
-    ///
-    /// # Blocking
-    ///
-    /// This thread loads, one batch after the other.
+    /// Warming also ends when it has found as many keys as the cache has room for, or 10,000 if a weighted cache is
+    /// empty even then: values that are not stored, because of their weight or a time to live of zero, do not make it
+    /// endless. An unbounded cache has room for all keys. If endless keys may all fail or be left out, use
+    /// [`WarmOptions::stop_after_failures`] or end the iterator.
     ///
     /// # Panics
     ///
-    /// If `load` or the iterator does, at once. What was loaded before is held.
+    /// Panics if `load` or the iterator does. The entries that were loaded before stay cached.
+    ///
+    /// # Blocking
+    ///
+    /// Loads on this thread, one batch after the other.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use hotset::LocalCache;
+    ///
+    /// let prices: LocalCache<u64, u64> = LocalCache::new(1_000);
+    /// let report = prices.warm(0..500, |ids| {
+    ///     // Your query: `SELECT id, cents FROM prices WHERE id IN (..)`.
+    ///     Ok::<_, std::io::Error>(ids.into_iter().map(|id| (id, id * 100)))
+    /// });
+    /// assert_eq!((report.found, prices.len()), (500, 500));
+    /// ```
     pub fn warm<M, L, E>(
         &self,
         keys: impl IntoIterator<Item = K>,
@@ -58,18 +70,18 @@ where
         self.warm_with(WarmOptions::new(), keys, load)
     }
 
-    /// As [`warm`](Self::warm), as one wants it.
-    ///
-    /// # Blocking
-    ///
-    /// As [`warm`](Self::warm).
+    /// Like [`warm`](Self::warm), but with the given options.
     ///
     /// # Panics
     ///
-    /// As [`warm`](Self::warm), and if the listener to progress does.
+    /// Like [`warm`](Self::warm), and if the listener of progress panics.
+    ///
+    /// # Blocking
+    ///
+    /// Like [`warm`](Self::warm).
     pub fn warm_with<M, L, E>(
         &self,
-        warming: WarmOptions<'_>,
+        options: WarmOptions<'_>,
         keys: impl IntoIterator<Item = K>,
         mut load: impl FnMut(Vec<K>) -> Result<M, E>,
     ) -> WarmReport<K, E>
@@ -78,7 +90,7 @@ where
         L: Into<Loaded<V>>,
         E: Any + Send + Sync,
     {
-        let mut run = Run::new(warming, keys);
+        let mut run = Run::new(options, keys);
         while let Some(batch) = run.next_batch(&self.room()) {
             let result = self.get_many_or_load(&batch, &mut load);
             run.note(batch, result);
@@ -86,11 +98,11 @@ where
         run.finish()
     }
 
-    /// As [`warm`](Self::warm), for tasks, on any runtime: several batches at one time.
+    /// Like [`warm`](Self::warm), but for tasks on any runtime, and with several batches at one time.
     ///
-    /// # Cancellation
+    /// # Cancel safety
     ///
-    /// The future may be dropped at any time. What was loaded until then is held.
+    /// The future may be dropped at any time. The entries that were loaded until then stay cached.
     pub async fn warm_async<M, L, E, F>(
         &self,
         keys: impl IntoIterator<Item = K>,
@@ -105,14 +117,14 @@ where
         self.warm_with_async(WarmOptions::new(), keys, load).await
     }
 
-    /// As [`warm_async`](Self::warm_async), as one wants it.
+    /// Like [`warm_async`](Self::warm_async), but with the given options.
     ///
-    /// # Cancellation
+    /// # Cancel safety
     ///
-    /// As [`warm_async`](Self::warm_async).
+    /// Like [`warm_async`](Self::warm_async).
     pub async fn warm_with_async<M, L, E, F>(
         &self,
-        warming: WarmOptions<'_>,
+        options: WarmOptions<'_>,
         keys: impl IntoIterator<Item = K>,
         load: impl Fn(Vec<K>) -> F,
     ) -> WarmReport<K, E>
@@ -127,37 +139,39 @@ where
             let result = self.get_many_or_load_async(&batch, load).await;
             (batch, result)
         };
-        run_all(Run::new(warming, keys), || self.room(), ask).await
+        run_all(Run::new(options, keys), || self.room(), ask).await
     }
 }
 
 impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
+    /// Returns the room for further entries. In a full cache, removes dead entries first.
     pub(crate) fn room(&self) -> Room {
-        let room = self.room_now();
-        // What is held may be dead.
+        let room = self.current_room();
         if room.free == 0 && self.evict_expired() > 0 {
-            return self.room_now();
+            return self.current_room();
         }
         room
     }
 
-    fn room_now(&self) -> Room {
+    /// Returns the room for further entries, as an estimate in a weighted cache.
+    fn current_room(&self) -> Room {
         let budget = &self.inner.budget;
         let (free, all) = (budget.left(), budget.limit());
         if self.inner.bound != Bound::Weight {
             let weighed = None;
             return Room { free, all, weighed };
         }
-        let (held, weight) = (self.len() as u64, self.weight());
-        let entries = |room: u64| {
-            let entries = u128::from(room) * u128::from(held) / u128::from(weight.max(1));
-            u64::try_from(entries).unwrap_or(u64::MAX)
+        let (entries, weight) = (self.len() as u64, self.weight());
+        // By the average weight of the entries.
+        let room_for = |room: u64| {
+            let estimate = u128::from(room) * u128::from(entries) / u128::from(weight.max(1));
+            u64::try_from(estimate).unwrap_or(u64::MAX)
         };
-        let (free, all) = match held {
-            0 => (free, all.min(MOST_UNKEPT)),
-            _ => (entries(free), entries(all)),
+        let (free, all) = match entries {
+            0 => (free, all.min(MAX_KEYS_WITHOUT_ENTRY)),
+            _ => (room_for(free), room_for(all)),
         };
-        let weighed = Some(held);
+        let weighed = Some(entries);
         Room { free, all, weighed }
     }
 }

@@ -53,11 +53,11 @@ impl fmt::Display for SnapshotError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NotFound => f.write_str(
-                "there is no snapshot at this path: check the path, or begin without it",
+                "there is no snapshot at this path: check the path, or start without a snapshot",
             ),
             Self::Io(error) => write!(
                 f,
-                "the snapshot could not be written or read, {error}: check the path, the free space and \
+                "the snapshot could not be written or read ({error}): check the path, the free space and \
                  the permissions"
             ),
             Self::Unserializable(why) => {
@@ -71,38 +71,38 @@ impl fmt::Display for SnapshotError {
             ),
             Self::Version(version) => write!(
                 f,
-                "the snapshot has format version {version}, this version of hotset reads {}: begin \
-                 without it",
+                "the snapshot has format version {version}, this version of hotset reads version {}: start \
+                 without a snapshot",
                 crate::snapshot::format::VERSION
             ),
             Self::Truncated => {
-                f.write_str("the snapshot is incomplete: copy it again, or begin without it")
+                f.write_str("the snapshot is incomplete: copy it again, or start without a snapshot")
             }
             Self::TrailingBytes => f.write_str(
-                "there are bytes after the end of the snapshot: copy it again, or begin without it",
+                "there are bytes after the end of the snapshot: copy it again, or start without a snapshot",
             ),
             Self::Damaged => f.write_str(
-                "the snapshot is damaged, its checksum differs: copy it again, or begin without it",
+                "the snapshot is damaged, because its checksum differs: copy it again, or start without a snapshot",
             ),
             Self::Codec { found, wanted } => write!(
                 f,
-                "the snapshot was encoded by the codec {found:?}, this version of hotset uses {wanted:?}: begin \
-                 without it"
+                "the snapshot was encoded by the codec {found:?}, this version of hotset uses {wanted:?}: start \
+                 without a snapshot"
             ),
             Self::KeySchema { found, wanted } => write!(
                 f,
-                "the snapshot's keys have the schema {found:?}, this cache's keys {wanted:?}: begin \
-                 without it"
+                "the snapshot's keys have the schema {found:?}, this cache's keys {wanted:?}: start \
+                 without a snapshot"
             ),
             Self::ValueSchema { found, wanted } => write!(
                 f,
-                "the snapshot's values have the schema {found:?}, this cache's values {wanted:?}: begin \
-                 without it"
+                "the snapshot's values have the schema {found:?}, this cache's values {wanted:?}: start \
+                 without a snapshot"
             ),
             Self::Unreadable(entry) => write!(
                 f,
-                "entry {entry} of the snapshot cannot be decoded: the type's shape has changed since it was \
-                 written, so give the type another Schema"
+                "entry {entry} of the snapshot cannot be decoded, because the serialized shape of its type has \
+                 changed: give the type another Schema"
             ),
         }
     }

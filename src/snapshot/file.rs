@@ -1,7 +1,7 @@
-//! A file that is replaced as a whole, or not at all.
+//! Atomic replacement of a file.
 //!
-//! What is written goes to a file of another name in the same folder, which takes the name once all of it
-//! is on the disk. So whoever reads under the name finds the old or the new, whatever crashes.
+//! The new content is written to a file of another name in the same folder, which is renamed once all of it is on the
+//! disk. So a reader finds the old or the new content, even after a crash.
 
 use crate::random;
 use crate::snapshot::{Contents, SnapshotError};
@@ -10,12 +10,12 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufWriter, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
-/// Replaces the file by what `write` writes. If that fails, or panics, the file is what it was.
+/// Replaces the content of the file with the output of `write`. If `write` fails or panics, the file is unchanged.
 pub(crate) fn replace<T>(
     path: &Path,
     write: impl FnOnce(&mut BufWriter<&File>) -> Result<T, SnapshotError>,
 ) -> Result<T, SnapshotError> {
-    // First, since what fails once the file has its name comes too late.
+    // The folder is opened first, because a failure after the renaming would come too late.
     let folder = Folder::of(path)?;
     let (temporary, file) = Temporary::create(path)?;
     let mut out = BufWriter::new(&file);
@@ -23,7 +23,7 @@ pub(crate) fn replace<T>(
     out.flush()?;
     drop(out);
     file.sync_all()?;
-    // Before it is renamed, which not every system does to open files.
+    // It is closed before it is renamed, because not every system renames open files.
     drop(file);
     temporary.rename(path)?;
     folder.sync()?;
@@ -38,14 +38,14 @@ pub(crate) fn read(path: &Path) -> Result<Contents, SnapshotError> {
     })?)
 }
 
-/// Asks what it is before it is opened: to open a pipe is to wait for its writer.
+/// Opens a regular file. The type is checked first, because opening a pipe would wait for its writer.
 fn open(path: &Path) -> io::Result<File> {
     if fs::metadata(path)?.is_file() {
         File::open(path)
     } else {
         Err(io::Error::new(
             ErrorKind::InvalidInput,
-            "this is no regular file",
+            "it is not a regular file",
         ))
     }
 }
@@ -54,11 +54,14 @@ fn open(path: &Path) -> io::Result<File> {
 struct Temporary(PathBuf);
 
 impl Temporary {
-    /// In the folder of `path`, under a name that no other process and no crash has left in use. Only its
-    /// owner may read it: what is cached may be secret.
+    /// Creates a file in the folder of `path`, under a name that is not in use. Only its owner may read it, because
+    /// cached values may be secret.
     fn create(path: &Path) -> io::Result<(Self, File)> {
         let Some(name) = path.file_name() else {
-            return Err(io::Error::new(ErrorKind::InvalidInput, "no file's path"));
+            return Err(io::Error::new(
+                ErrorKind::InvalidInput,
+                "the path has no file name",
+            ));
         };
         let mut options = OpenOptions::new();
         options.write(true).create_new(true);
@@ -77,6 +80,7 @@ impl Temporary {
         }
     }
 
+    /// Renames the file to `path`.
     fn rename(self, path: &Path) -> io::Result<()> {
         fs::rename(&self.0, path)?;
         std::mem::forget(self);
@@ -86,12 +90,12 @@ impl Temporary {
 
 impl Drop for Temporary {
     fn drop(&mut self) {
-        // There is nothing to be done about one that cannot be removed.
+        // A file that cannot be removed is left behind.
         let _ = fs::remove_file(&self.0);
     }
 }
 
-/// The folder of a file. Until it is synced a file in it may have its old name after a crash.
+/// The folder of a file. Until it is synced, a renamed file may have its old name after a crash.
 struct Folder(#[cfg(unix)] File);
 
 #[cfg(unix)]

@@ -23,12 +23,18 @@ use std::io::{self, Read, Write};
 use std::ops::Range;
 use xxhash_rust::xxh3::{Xxh3Default, xxh3_64};
 
+/// The mark at the beginning of a file.
 const MAGIC: &[u8; 8] = b"hotset\r\n";
+
+/// The format version.
 pub(super) const VERSION: u32 = 3;
+
 /// Length of the mark and the format version, in bytes.
 const BEGINNING: usize = 12;
+
 /// Position of the first frame.
 const FRAMES: usize = 20;
+
 /// Value in place of a frame's length that marks the end of the frames.
 const END: u32 = u32::MAX;
 
@@ -72,6 +78,7 @@ pub(crate) struct Writer<W> {
 }
 
 impl<W: Write> Writer<W> {
+    /// Writes the beginning of a file.
     pub(crate) fn begin(out: W, head: &Head<'_>) -> io::Result<Self> {
         let mut writer = Self {
             out,
@@ -114,13 +121,15 @@ impl<W: Write> Writer<W> {
         Ok(self.bytes)
     }
 
+    /// Writes a frame, preceded by its length.
     fn put_frame(&mut self, frame: &[u8]) -> io::Result<()> {
         let len = u32::try_from(frame.len()).ok().filter(|&len| len != END);
-        let len = len.ok_or_else(|| io::Error::other("an entry of 4 GiB or more"))?;
+        let len = len.ok_or_else(|| io::Error::other("the entry has 4 GiB or more"))?;
         self.put(&len.to_le_bytes())?;
         self.put(frame)
     }
 
+    /// Writes bytes, and adds them to the checksum.
     fn put(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.checksum.update(bytes);
         self.bytes += bytes.len() as u64;
@@ -151,7 +160,7 @@ pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Option<T> {
     message_pack::from_bytes(bytes).ok()
 }
 
-/// The bytes of a snapshot file whose form and checksum were found correct.
+/// The bytes of a snapshot file whose form and checksum are correct.
 #[derive(Debug)]
 pub(crate) struct Contents {
     bytes: Vec<u8>,
@@ -374,7 +383,7 @@ mod tests {
             "090000006d73677061636b2f31",
             "03000000753634",
             "0700000070726963652f32",
-            // Key, value, left to live, left to idle, age, weight, tags.
+            // Key, value, remaining time to live and to idle, age, weight, tags.
             "0e000000010706a531322e35300000000000",
             "10000000010801010",
             "1ac02010101030102010161",
@@ -410,7 +419,7 @@ mod tests {
     }
 
     #[test]
-    fn what_begins_like_no_snapshot_is_not_read_whole() {
+    fn file_without_the_mark_or_of_another_version_is_refused_after_its_beginning() {
         let mut from = io::repeat(0);
         let refused = Contents::read(&mut from);
         assert!(matches!(refused, Err(SnapshotError::NotASnapshot)));
@@ -429,7 +438,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_damage_makes_it_panic(
+        fn damaged_snapshot_is_read_without_a_panic(
             changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..8),
         ) {
             let mut bytes = written();

@@ -1,4 +1,4 @@
-//! Snapshot files, with entries hottest first: the format, and how a file is replaced as a whole.
+//! Snapshot files, with entries hottest first: their format, and their atomic replacement.
 
 mod error;
 mod file;
@@ -8,7 +8,11 @@ pub use error::SnapshotError;
 pub(crate) use file::{read, replace};
 pub(crate) use format::{Contents, Entry, Head, Writer, decode, encode_key, encode_value};
 
-/// Returns the keys of a file, hottest first. Their schema must be `schema`.
+/// Reads the keys of a file, hottest first.
+///
+/// # Errors
+///
+/// Returns an error if the file cannot be read, or if its keys have another schema than `schema`.
 #[cfg(feature = "redis")]
 pub(crate) fn keys<K: serde::de::DeserializeOwned>(
     path: &std::path::Path,

@@ -206,7 +206,7 @@ pub(crate) fn add_shared(counter: &AtomicU64, amount: u64) -> u64 {
 }
 
 /// The counters of a histogram to which any number of threads add.
-pub(crate) struct Tally {
+pub(crate) struct AtomicHistogram {
     /// The whole seconds of all durations. The sum has two parts, because a sum of nanoseconds would overflow after 500
     /// years, which ages reach.
     seconds: AtomicU64,
@@ -215,7 +215,7 @@ pub(crate) struct Tally {
     buckets: [AtomicU64; BUCKETS],
 }
 
-impl Default for Tally {
+impl Default for AtomicHistogram {
     fn default() -> Self {
         Self {
             seconds: AtomicU64::new(0),
@@ -225,7 +225,7 @@ impl Default for Tally {
     }
 }
 
-impl Tally {
+impl AtomicHistogram {
     /// Adds a duration.
     #[cfg(feature = "redis")]
     pub(crate) fn count(&self, duration: Duration) {
@@ -260,9 +260,9 @@ impl Tally {
 
 /// The counters of a histogram for each thread that adds to it, and one that all further threads share. They are large,
 /// so each is allocated when its thread first adds a duration.
-pub(crate) struct StripedTally([OnceLock<Box<Tally>>; SLOTS + 1]);
+pub(crate) struct StripedHistogram([OnceLock<Box<AtomicHistogram>>; SLOTS + 1]);
 
-impl StripedTally {
+impl StripedHistogram {
     /// Creates counters without durations.
     pub(crate) fn new() -> Self {
         Self(std::array::from_fn(|_| OnceLock::new()))
@@ -270,19 +270,19 @@ impl StripedTally {
 
     /// Adds a duration, for the thread with this slot.
     pub(crate) fn count(&self, slot: ThreadSlot, duration: Duration) {
-        let tally = self.0[slot.index()].get_or_init(Box::default);
+        let histogram = self.0[slot.index()].get_or_init(Box::default);
         if slot.index() < SLOTS {
-            tally.count_by(add_unshared, duration);
+            histogram.count_by(add_unshared, duration);
         } else {
-            tally.count_by(add_shared, duration);
+            histogram.count_by(add_shared, duration);
         }
     }
 
     /// Returns the durations so far.
     pub(crate) fn snapshot(&self) -> DurationHistogram {
         let mut sum = DurationHistogram::default();
-        for tally in self.0.iter().filter_map(OnceLock::get) {
-            tally.add_to(&mut sum);
+        for histogram in self.0.iter().filter_map(OnceLock::get) {
+            histogram.add_to(&mut sum);
         }
         sum
     }
@@ -306,11 +306,11 @@ mod tests {
 
     #[test]
     fn percentiles_are_exact_to_a_quarter_and_means_are_exact() {
-        let tally = StripedTally::new();
+        let histogram = StripedHistogram::new();
         for micros in 1..=1_000 {
-            tally.count(ThreadSlot::current(), Duration::from_micros(micros));
+            histogram.count(ThreadSlot::current(), Duration::from_micros(micros));
         }
-        let times = tally.snapshot();
+        let times = histogram.snapshot();
         assert_eq!(times.count(), 1_000);
         assert_eq!(times.mean(), Duration::from_nanos(500_500));
         for (percent, exact) in [(50.0, 500), (99.0, 990), (100.0, 1_000)] {
@@ -329,12 +329,12 @@ mod tests {
     #[cfg(feature = "metrics")]
     #[test]
     fn values_of_a_difference_have_the_exact_sum() {
-        let tally = StripedTally::new();
-        let count = |micros| tally.count(ThreadSlot::current(), Duration::from_micros(micros));
+        let histogram = StripedHistogram::new();
+        let count = |micros| histogram.count(ThreadSlot::current(), Duration::from_micros(micros));
         (1..100).for_each(count);
-        let before = tally.snapshot();
+        let before = histogram.snapshot();
         (1_000..3_000).for_each(count);
-        let growth = tally.snapshot().since(&before);
+        let growth = histogram.snapshot().since(&before);
         assert_eq!(growth.count(), 2_000);
         let values = growth.seconds();
         let recorded = sum(values.iter().copied());
@@ -350,7 +350,7 @@ mod tests {
         }
         let mut both = before.clone();
         both.add(&growth);
-        assert_eq!(both, tally.snapshot());
+        assert_eq!(both, histogram.snapshot());
         assert_eq!(DurationHistogram::default().seconds(), []);
     }
 
@@ -381,11 +381,11 @@ mod tests {
 
     #[test]
     fn sum_of_long_durations_does_not_overflow() {
-        let tally = StripedTally::new();
+        let histogram = StripedHistogram::new();
         let year = Duration::from_millis(365 * 24 * 3_600 * 1_000 + 1);
         for _ in 0..1_000 {
-            tally.count(ThreadSlot::current(), year);
+            histogram.count(ThreadSlot::current(), year);
         }
-        assert_eq!(tally.snapshot().total(), year * 1_000);
+        assert_eq!(histogram.snapshot().total(), year * 1_000);
     }
 }

@@ -1,8 +1,10 @@
 //! Statistics: striped counters that cost a hit almost nothing, and snapshots of them.
 
 pub(crate) mod histogram;
+pub(crate) mod timer;
 
-use crate::stats::histogram::{DurationHistogram, StripedTally, add_shared, add_unshared};
+use crate::stats::histogram::{DurationHistogram, StripedHistogram, add_shared, add_unshared};
+use crate::stats::timer::{CountOperation, Outcome};
 use crate::sync::thread_slot::{SLOTS, ThreadSlot};
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -128,9 +130,9 @@ pub(crate) struct Counters {
     /// The stripe of all threads without a slot of their own.
     shared: Stripe,
     /// The run times of loaders.
-    load_times: Box<StripedTally>,
+    load_times: Box<StripedHistogram>,
     /// The ages of values on the sampled hits.
-    ages: Box<StripedTally>,
+    ages: Box<StripedHistogram>,
 }
 
 impl Counters {
@@ -139,8 +141,8 @@ impl Counters {
         Self {
             stripes: Box::new(std::array::from_fn(|_| Stripe::default())),
             shared: Stripe::default(),
-            load_times: Box::new(StripedTally::new()),
-            ages: Box::new(StripedTally::new()),
+            load_times: Box::new(StripedHistogram::new()),
+            ages: Box::new(StripedHistogram::new()),
         }
     }
 
@@ -156,11 +158,6 @@ impl Counters {
     /// Like [`add`](Self::add), for callers that are not on the path of every hit.
     pub(crate) fn count(&self, count: Count) {
         self.add(ThreadSlot::current(), count);
-    }
-
-    /// Adds the run time of a loader.
-    pub(crate) fn add_load_time(&self, elapsed: Duration) {
-        self.load_times.count(ThreadSlot::current(), elapsed);
     }
 
     /// Adds the age of a served value, for the thread with this slot.
@@ -190,6 +187,16 @@ impl Counters {
             load_times: self.load_times.snapshot(),
             ages: self.ages.snapshot(),
             ..Stats::default()
+        }
+    }
+}
+
+/// Counts the run of a loader. A run that did not end has failed.
+impl CountOperation for Counters {
+    fn count_operation(&self, elapsed: Duration, outcome: Outcome) {
+        self.load_times.count(ThreadSlot::current(), elapsed);
+        if outcome != Outcome::Succeeded {
+            self.count(Count::LoadFailure);
         }
     }
 }

@@ -24,6 +24,7 @@ struct Slot {
     index: usize,
 }
 
+/// All slots. The last one is shared by all threads that own none.
 static ALL: [Slot; SLOTS + 1] = {
     let mut slots = [const {
         Slot {

@@ -3,7 +3,7 @@
 
 use crate::entry::Loaded;
 use crate::error::{AnyError, LoadError};
-use crate::local::BatchLookup;
+use crate::local::tier_hooks::BatchLookup;
 use crate::tiered::coherence::key_waiters::KeyWait;
 use crate::tiered::coherence::read_lease::now;
 use crate::tiered::fetch::{L2Answer, POLL_INTERVAL};
@@ -281,7 +281,7 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
         let asked = Instant::now();
         let asks = questions.iter();
         let asks = asks.map(|question| question.request.question(question.unreadable));
-        let answers = self.l2.ask(&asks.collect::<Vec<_>>()).await;
+        let answers = self.l2.lookup(&asks.collect::<Vec<_>>()).await;
         let Ok(answers) = answers else {
             let alone = questions.into_iter().map(|question| (question.key, None));
             batch.to_load.extend(alone);

@@ -350,7 +350,7 @@ impl<K: RemoteKey, V: RemoteValue> TieredCacheBuilder<K, V> {
         }
         settings.fails_over = target.fails_over() || self.replicas > 0;
         let loads = local.settings.max_concurrent_loads.take();
-        local.settings.forgets = true;
+        local.settings.is_l1 = true;
         let name = local
             .settings
             .name

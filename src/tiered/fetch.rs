@@ -7,7 +7,7 @@ use crate::error::{AnyError, LoadError};
 use crate::tiered::builder::MAX_KEY_LEN;
 use crate::tiered::coherence::read_lease::now;
 use crate::tiered::health::count;
-use crate::tiered::l2::remote::{Answer, Ask, Head, RemoteError, Token, Unreadable};
+use crate::tiered::l2::remote::{Head, LookupReply, LookupRequest, RemoteError, Token, Unreadable};
 use crate::tiered::load::Fetched;
 use crate::tiered::load_lease::{LeaseRequest, LoadLease};
 use crate::tiered::{Inner, RemoteKey, RemoteValue, key_of};
@@ -158,8 +158,10 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
         }
         let request = LeaseRequest::new(self, name);
         let asked = Instant::now();
-        match self.l2.ask(&[request.question(unreadable)]).await {
-            Ok(mut answers) => self.read(request, answers.pop().unwrap_or(Answer::None), asked),
+        match self.l2.lookup(&[request.question(unreadable)]).await {
+            Ok(mut answers) => {
+                self.read(request, answers.pop().unwrap_or(LookupReply::None), asked)
+            }
             Err(_) => L2Answer::L2Unavailable,
         }
     }
@@ -168,11 +170,11 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
     pub(super) fn read(
         &self,
         request: LeaseRequest<K, V>,
-        answer: Answer,
+        answer: LookupReply,
         asked: Instant,
     ) -> L2Answer<K, V> {
         match answer {
-            Answer::Value { envelope, left } => {
+            LookupReply::Value { envelope, left } => {
                 let loaded = self.decode(&envelope, request.key(), left);
                 request.close();
                 match loaded {
@@ -182,18 +184,18 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
                     }),
                 }
             }
-            Answer::Lead { head, oversize } => {
+            LookupReply::LeaseGranted { head, oversize } => {
                 count(&self.counters.l2_misses);
                 if oversize {
                     self.note_unreadable(Unreadable::TooLarge);
                 }
                 L2Answer::LoadLease(request.granted(head))
             }
-            Answer::Led { left } => {
+            LookupReply::LeasedElsewhere { left } => {
                 request.close();
                 L2Answer::LeasedElsewhere(left)
             }
-            Answer::None => {
+            LookupReply::None => {
                 request.close();
                 L2Answer::L2Unavailable
             }
@@ -245,15 +247,15 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
             return Ok(());
         }
         let asked = Instant::now();
-        let asks = missing.iter().map(|(_, _, _, name)| Ask {
+        let asks = missing.iter().map(|(_, _, _, name)| LookupRequest {
             key: name,
-            lead: None,
-            refused: None,
+            lease_token: None,
+            unreadable: None,
             head_only: false,
         });
-        let answers = self.l2.ask(&asks.collect::<Vec<_>>()).await?;
+        let answers = self.l2.lookup(&asks.collect::<Vec<_>>()).await?;
         for ((key, value, promise, name), answer) in missing.into_iter().zip(answers) {
-            let Answer::Value { envelope, left } = answer else {
+            let LookupReply::Value { envelope, left } = answer else {
                 count(&self.counters.l2_misses);
                 continue;
             };

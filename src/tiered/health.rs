@@ -1,6 +1,6 @@
 //! Health and statistics of a tiered cache.
 
-use crate::stats::histogram::{DurationHistogram, Tally};
+use crate::stats::histogram::{AtomicHistogram, DurationHistogram};
 use crate::tiered::l2::calls::L2Calls;
 use crate::tiered::l2::remote::RemoteError;
 use std::fmt;
@@ -108,8 +108,8 @@ impl fmt::Display for Warning {
             Self::AlteredValues { codec, schema } => write!(
                 f,
                 "some values of the schema {schema:?} are not stored in Redis, because the codec {codec:?} decodes \
-                 them to other values: check for fields that serde serializes but does not deserialize, for defaults that \
-                 differ from the skipped values, and for an Option within an Option"
+                 them to other values: check for fields that serde serializes but does not deserialize, for defaults \
+                 that differ from the skipped values, and for an Option within an Option"
             ),
             Self::UnencodableKeys { schema } => write!(
                 f,
@@ -150,7 +150,7 @@ macro_rules! counters {
         #[derive(Default)]
         pub(crate) struct TierCounters {
             $(pub(crate) $name: AtomicU64,)*
-            pub(crate) load_times: Tally,
+            pub(crate) load_times: AtomicHistogram,
         }
 
         impl TierCounters {

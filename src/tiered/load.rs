@@ -5,8 +5,9 @@ use crate::entry::Loaded;
 use crate::error::{AnyError, LoadError};
 use crate::single_flight::future::TaskTimer;
 use crate::single_flight::{Permit, run_within};
+use crate::stats::timer::{CountOperation, OperationTimer, Outcome};
 use crate::tiered::health::{TierCounters, count};
-use crate::tiered::l2::envelope::{Storing, Unstorable};
+use crate::tiered::l2::envelope::{EnvelopeContents, Unstorable};
 use crate::tiered::l2::remote::{Fill, Head};
 use crate::tiered::load_lease::LoadLease;
 use crate::tiered::{Inner, RemoteKey, RemoteValue, key_of};
@@ -79,31 +80,12 @@ impl L1Ttl {
     }
 }
 
-/// A guard that counts one run of a loader when it is dropped. The run counts as failed unless `failed` is reset, so
-/// that a panic or a cancellation counts as a failure.
-struct Running<'a> {
-    counters: &'a TierCounters,
-    begun: Instant,
-    failed: bool,
-}
-
-impl<'a> Running<'a> {
-    /// Counts the start of a load.
-    fn start(counters: &'a TierCounters) -> Self {
-        count(&counters.loads);
-        Self {
-            counters,
-            begun: Instant::now(),
-            failed: true,
-        }
-    }
-}
-
-impl Drop for Running<'_> {
-    fn drop(&mut self) {
-        self.counters.load_times.count(self.begun.elapsed());
-        if self.failed {
-            count(&self.counters.load_failures);
+/// Counts the run of a loader. A run that did not end has failed.
+impl CountOperation for TierCounters {
+    fn count_operation(&self, elapsed: Duration, outcome: Outcome) {
+        self.load_times.count(elapsed);
+        if outcome != Outcome::Succeeded {
+            count(&self.load_failures);
         }
     }
 }
@@ -153,11 +135,12 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
     where
         F: Future<Output = Result<T, LoadError<AnyError>>>,
     {
-        let mut running = Running::start(&self.counters);
+        count(&self.counters.loads);
+        let timer = OperationTimer::new(&self.counters, Instant::now());
         let span = Span::load(self.l1.name());
         let enter = || (permit.as_ref().map(Permit::enter), span.enter());
         let result = run_within(enter, load, |result| result).await;
-        running.failed = result.is_err();
+        timer.stop(result.is_ok());
         result
     }
 
@@ -221,13 +204,13 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
         let Some(key) = key_of(name) else {
             return Encoded::Unstorable;
         };
-        let storing = Storing {
+        let contents = EnvelopeContents {
             key: &key,
             value: &loaded.value,
             tags: &loaded.tags,
             ttl,
         };
-        let envelope = self.codec.encode(head, &storing).and_then(|envelope| {
+        let envelope = self.codec.encode(head, &contents).and_then(|envelope| {
             let fits = envelope.len() <= self.l2.max_value_size();
             fits.then_some(envelope).ok_or(Unstorable::TooLarge)
         });
@@ -258,10 +241,9 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
         let ttl = ttl.unwrap_or(Duration::MAX);
         let (current_at, ttl_from) = (fetched.current_at, fetched.ttl_from);
         match self.settings.l1_ttl(ttl, current_at, ttl_from) {
-            None => L1Ttl::NotStored,
             Some(left) if !left.is_zero() => L1Ttl::Left(left),
             Some(_) if self.l1.serves_stale() => L1Ttl::Expired,
-            Some(_) => L1Ttl::NotStored,
+            Some(_) | None => L1Ttl::NotStored,
         }
     }
 }

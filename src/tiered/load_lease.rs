@@ -4,7 +4,7 @@
 //! released, so that another process loads without waiting for the lease to end.
 
 use crate::tiered::Inner;
-use crate::tiered::l2::remote::{Ask, Fill, Head, RemoteError, Token};
+use crate::tiered::l2::remote::{Fill, Head, LookupRequest, RemoteError, Token};
 use parking_lot::Mutex;
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -36,18 +36,18 @@ impl<K, V> LeaseRequest<K, V> {
 
     /// Returns the question to L2 for the value or the lease. A value that was written under the token `refused` counts
     /// as absent.
-    pub(crate) fn question(&self, refused: Option<Token>) -> Ask<'_> {
-        Ask {
+    pub(crate) fn question(&self, refused: Option<Token>) -> LookupRequest<'_> {
+        LookupRequest {
             key: &self.key,
-            lead: Some(self.token),
-            refused,
+            lease_token: Some(self.token),
+            unreadable: refused,
             head_only: false,
         }
     }
 
     /// Returns the question to L2 for a caller that is about to replace the value, and needs only its head.
-    pub(crate) fn question_for_head(&self) -> Ask<'_> {
-        Ask {
+    pub(crate) fn question_for_head(&self) -> LookupRequest<'_> {
+        LookupRequest {
             head_only: true,
             ..self.question(None)
         }

@@ -350,7 +350,7 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
         match self.settings.consistency {
             Consistency::Realtime | Consistency::L2Only => {
                 count(&self.counters.unproven_reads);
-                self.l1.forget();
+                self.l1.invalidate_all();
                 false
             }
             Consistency::Bounded(_) | Consistency::L1Only => {
@@ -398,12 +398,9 @@ impl<K: RemoteKey, V: RemoteValue> AsyncCache<K, V> for TieredCache<K, V> {
         })
     }
 
-    /// Returns what L1 held.
-    fn remove<'a>(&'a self, key: &'a K) -> CacheFuture<'a, Option<V>> {
-        let held = self.inner.get_local(key);
+    fn invalidate<'a>(&'a self, key: &'a K) -> CacheFuture<'a, ()> {
         CacheFuture::new(async move {
             self.invalidate(key).await;
-            held
         })
     }
 
@@ -411,18 +408,6 @@ impl<K: RemoteKey, V: RemoteValue> AsyncCache<K, V> for TieredCache<K, V> {
         CacheFuture::new(async move {
             self.clear().await;
         })
-    }
-
-    fn rollout(&self) -> Option<&Rollout> {
-        Some(self.rollout())
-    }
-
-    #[cfg(feature = "metrics")]
-    fn observed(&self) -> Option<crate::metrics::Observed>
-    where
-        Self: 'static,
-    {
-        crate::Watch::observed(self)
     }
 
     fn get_or_load_erased<'a>(

@@ -15,16 +15,16 @@
 //!    its lease has ended.
 //!
 //! A load that began before step 3 has a lease of an older version, so L2 refuses its value. In L1, step 4 revokes the
-//! loads of the key that are in flight. If such a load stores its value between steps 3 and 4, the promise that was made
-//! before step 3 is void, and step 4 removes that value instead of storing the new one.
+//! loads of the key that are in flight. If such a load stores its value between steps 3 and 4, the promise that was
+//! made before step 3 is void, and step 4 removes that value instead of storing the new one.
 
 use crate::consistency::Consistency;
 use crate::entry::Loaded;
-use crate::local::Promise;
+use crate::local::tier_hooks::Promise;
 use crate::tiered::builder::MAX_KEY_LEN;
 use crate::tiered::coherence::pending_invalidations::Pushed;
 use crate::tiered::health::count;
-use crate::tiered::l2::remote::{Answer, Head, Invalidated, NewValue, Peer, Subject};
+use crate::tiered::l2::remote::{Head, Invalidated, LookupReply, NewValue, Peer, Subject};
 use crate::tiered::load::{Encoded, Fetched};
 use crate::tiered::load_lease::{LeaseRequest, LoadLease};
 use crate::tiered::log::{StateChange, log};
@@ -98,18 +98,18 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
             return None;
         }
         let request = LeaseRequest::new(self, name);
-        let answers = self.l2.ask(&[request.question_for_head()]).await;
+        let answers = self.l2.lookup(&[request.question_for_head()]).await;
         match answers.ok()?.pop()? {
-            Answer::Lead { head, .. } => Some(PriorState {
+            LookupReply::LeaseGranted { head, .. } => Some(PriorState {
                 head,
                 lease: Some(request.granted(head)),
             }),
-            Answer::Value { envelope, .. } => {
+            LookupReply::Value { envelope, .. } => {
                 request.close();
                 let head = Head::of(&envelope).ok()?;
                 Some(PriorState { head, lease: None })
             }
-            Answer::Led { .. } | Answer::None => {
+            LookupReply::LeasedElsewhere { .. } | LookupReply::None => {
                 request.close();
                 None
             }
@@ -278,7 +278,7 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
             Some(Encoded::Expired) => None,
         };
         let value = prior_head.zip(envelope).map(|(head, envelope)| NewValue {
-            instead_of: head.token,
+            expected: head.token,
             envelope,
             ttl: new.loaded.ttl.or(self.settings.ttl),
         });
@@ -296,7 +296,7 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
                 match key_of::<K>(name) {
                     // The key has the same name here as in the process that sent the invalidation.
                     Some(key) if name_of(&key).as_ref() == Some(name) => drop(self.l1.remove(&key)),
-                    _ => self.l1.forget(),
+                    _ => self.l1.invalidate_all(),
                 }
                 self.key_waiters.wake(name);
             }
@@ -307,7 +307,7 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
             Subject::All => {
                 self.l1.clear();
                 // This begins an epoch, so that L1 does not store a value that was written before.
-                self.l1.forget();
+                self.l1.invalidate_all();
                 self.key_waiters.wake_all();
             }
         }

@@ -5,7 +5,7 @@ use crate::entry::Loaded;
 use crate::tiered::batch::BatchAnswer;
 use crate::tiered::fetch::L2Answer;
 use crate::tiered::health::count;
-use crate::tiered::l2::remote::{Answer, Ask};
+use crate::tiered::l2::remote::{LookupReply, LookupRequest};
 use crate::tiered::load::Fetched;
 use crate::tiered::{Inner, RemoteKey, RemoteValue};
 use crate::traits::erasure::LoadResult;
@@ -25,12 +25,11 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
     where
         F: Future<Output = LoadResult<V>>,
     {
-        let permit = match self.try_permit() {
-            Some(permit) => permit,
-            None => {
-                let deadline = self.wait_deadline(slice::from_ref(key));
-                self.wait_for_permit(deadline).await?
-            }
+        let permit = if let Some(permit) = self.try_permit() {
+            permit
+        } else {
+            let deadline = self.wait_deadline(slice::from_ref(key));
+            self.wait_for_permit(deadline).await?
         };
         let name = self.key_name(key);
         let answer = match &name {
@@ -93,15 +92,15 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
             return;
         }
         // If L2 has another value by now, the difference was caused by a change that was propagated meanwhile.
-        let asks = differ.iter().map(|(_, name, _)| Ask {
+        let asks = differ.iter().map(|(_, name, _)| LookupRequest {
             key: name,
-            lead: None,
-            refused: None,
+            lease_token: None,
+            unreadable: None,
             head_only: false,
         });
-        let answers = self.l2.ask(&asks.collect::<Vec<_>>()).await;
+        let answers = self.l2.lookup(&asks.collect::<Vec<_>>()).await;
         for ((key, _, shadow), answer) in differ.iter().zip(answers.unwrap_or_default()) {
-            let Answer::Value { envelope, .. } = answer else {
+            let LookupReply::Value { envelope, .. } = answer else {
                 continue;
             };
             let now = self.codec.decode(&envelope, key).ok();

@@ -2,19 +2,29 @@
 
 use crate::entry::Loaded;
 use crate::error::{AnyError, LoadError};
-#[cfg(feature = "metrics")]
-use crate::metrics::Observed;
 use crate::traits::cache_future::CacheFuture;
 use crate::traits::erasure::{BoxedLoad, ErasedAsyncLoader, FOREIGN_ERROR, downcast, erase};
 use std::any::Any;
 use std::future::Future;
 use std::time::Duration;
 
-/// A cache for tasks, whatever holds its values: [`Cache`], with futures.
+/// A cache for async tasks, independent of the backend that stores its values. The async form of
+/// [`Cache`](crate::Cache).
+///
+/// Write application code against `impl AsyncCache<K, V>` or `Arc<dyn AsyncCache<K, V>>`, so that the backend can
+/// change without it. [`LocalCache`](crate::LocalCache), [`TieredCache`](crate::TieredCache) and
+/// [`ConfiguredAsyncCache`](crate::ConfiguredAsyncCache) implement this trait, and so do pointers to a cache.
+///
+/// # Cancel safety
+///
+/// Each future may be dropped at any time. Its operation may then have taken effect or not.
+///
+/// # Examples
 ///
 /// ```
 /// use hotset::{AsyncCache, LocalCache};
-/// ///
+/// use std::sync::Arc;
+///
 /// async fn greet(names: &impl AsyncCache<u32, String>) -> String {
 ///     let fetch = || async { Ok::<_, std::io::Error>("Ada".to_string()) };
 ///     format!("hello {}", names.get_or_load_async(&1, fetch).await.unwrap())
@@ -27,65 +37,45 @@ use std::time::Duration;
 /// assert_eq!(names.get(&1).await.as_deref(), Some("Ada"));
 /// # }
 /// ```
-///
-/// # Cancellation
-///
-/// Each future may be dropped at any time. What it was to do may then have been done or not.
 pub trait AsyncCache<K, V>: Send + Sync {
-    /// The value of a key, if a live one is held.
+    /// Returns a clone of the value for `key`, or `None` if the key is absent or expired.
     fn get<'a>(&'a self, key: &'a K) -> CacheFuture<'a, Option<V>>;
 
-    /// Stores a value for as long as the cache's own settings say.
+    /// Inserts a value with the time to live of the cache.
     fn insert(&self, key: K, value: V) -> CacheFuture<'_, ()>;
 
-    /// Stores a value for `ttl`.
+    /// Inserts a value with its own time to live.
     fn insert_with_ttl(&self, key: K, value: V, ttl: Duration) -> CacheFuture<'_, ()>;
 
-    /// Takes a key out and returns its value, if a live one was held. A load of the key that is
-    /// under way does not store its result.
-    fn remove<'a>(&'a self, key: &'a K) -> CacheFuture<'a, Option<V>>;
+    /// Removes the entry of `key`, if there is one. A load of this key that is in flight does not store its result.
+    fn invalidate<'a>(&'a self, key: &'a K) -> CacheFuture<'a, ()>;
 
-    /// Takes everything out. Loads that are under way do not store their results.
+    /// Removes all entries. Loads in flight do not store their results.
     fn clear(&self) -> CacheFuture<'_, ()>;
 
-    /// How far this cache has moved to Redis, to be changed while it is used; `None` of one that does
-    /// not know Redis.
-    #[cfg(feature = "redis")]
-    fn rollout(&self) -> Option<&crate::Rollout> {
-        None
-    }
-
-    /// What [`Metrics`](crate::Metrics) watches; `None` of one that does not tell what it does.
-    #[cfg(feature = "metrics")]
-    #[doc(hidden)]
-    fn observed(&self) -> Option<Observed>
-    where
-        Self: 'static,
-    {
-        None
-    }
-
-    /// [`get_or_load_async`](Self::get_or_load_async) for an object: implement this one, call the
-    /// other.
+    /// Returns the value for `key`. On a miss, runs `load` and stores its result.
     ///
-    /// An implementation calls `load` at most once.
+    /// This is [`get_or_load_async`](Self::get_or_load_async) without type parameters, so that it can be called on a
+    /// trait object. Implement this method, and call `get_or_load_async`. An implementation calls `load` at most once.
     ///
     /// # Errors
     ///
-    /// As `get_or_load_async`; a `Failed` holds what some caller's `load` returned, unchanged.
+    /// Returns the same errors as `get_or_load_async`. A [`LoadError::Failed`] contains the unchanged error of a
+    /// caller's `load`.
     fn get_or_load_erased<'a>(
         &'a self,
         key: &'a K,
         load: &'a mut ErasedAsyncLoader<'_, V>,
     ) -> CacheFuture<'a, Result<V, LoadError<AnyError>>>;
 
-    /// The value of a key; if none is held, what `load` returns, which is then stored.
+    /// Returns the value for `key`. On a miss, runs `load` and stores its result.
     ///
-    /// It needs a sized type, which an `Arc<dyn AsyncCache<K, V>>` is.
+    /// `Self` must be sized, which `Arc<dyn AsyncCache<K, V>>` is.
     ///
     /// # Errors
     ///
-    /// What the load failed with, or why it could not be awaited: see [`LoadError`].
+    /// Returns an error if the load failed, or if the result of another caller's load could not be awaited: see
+    /// [`LoadError`].
     fn get_or_load_async<L, E, F>(
         &self,
         key: &K,

@@ -2,27 +2,28 @@
 
 use crate::entry::Loaded;
 use crate::error::{AnyError, LoadError};
-#[cfg(feature = "metrics")]
-use crate::metrics::Observed;
 use crate::traits::erasure::{ErasedLoader, with_erased};
 use std::any::Any;
 use std::time::Duration;
 
-/// A cache for blocking callers, whatever holds its values.
+/// A cache for blocking callers, independent of the backend that stores its values.
 ///
-/// Write application code against `impl Cache<K, V>` or `Arc<dyn Cache<K, V>>`, and the backend
-/// can change without it: [`LocalCache`](crate::LocalCache) today, and in a test a double of
-/// one's own:
+/// Write application code against `impl Cache<K, V>` or `Arc<dyn Cache<K, V>>`, so that the backend can change without
+/// it. [`LocalCache`](crate::LocalCache), [`BlockingCache`](crate::BlockingCache) and
+/// [`ConfiguredCache`](crate::ConfiguredCache) implement this trait, and so do pointers to a cache. A test can
+/// implement it as well.
+///
+/// # Examples
 ///
 /// ```
 /// use hotset::{AnyError, Cache, ErasedLoader, LoadError};
 /// use std::{collections::HashMap, sync::{Arc, Mutex}, time::Duration};
 ///
-/// /// Remembers everything, for ever, and loads under a lock: enough for a test.
+/// /// A cache for tests. It keeps all entries without limit.
 /// #[derive(Default)]
-/// struct Double(Mutex<HashMap<u32, String>>);
+/// struct TestCache(Mutex<HashMap<u32, String>>);
 ///
-/// impl Cache<u32, String> for Double {
+/// impl Cache<u32, String> for TestCache {
 ///     fn get(&self, key: &u32) -> Option<String> {
 ///         self.0.lock().unwrap().get(key).cloned()
 ///     }
@@ -32,8 +33,8 @@ use std::time::Duration;
 ///     fn insert_with_ttl(&self, key: u32, value: String, _: Duration) {
 ///         self.insert(key, value);
 ///     }
-///     fn remove(&self, key: &u32) -> Option<String> {
-///         self.0.lock().unwrap().remove(key)
+///     fn invalidate(&self, key: &u32) {
+///         self.0.lock().unwrap().remove(key);
 ///     }
 ///     fn clear(&self) {
 ///         self.0.lock().unwrap().clear();
@@ -57,70 +58,55 @@ use std::time::Duration;
 ///     format!("hello {}", name.unwrap())
 /// }
 ///
-/// assert_eq!(greet(&Double::default()), "hello Ada");
+/// assert_eq!(greet(&TestCache::default()), "hello Ada");
 /// assert_eq!(greet(&hotset::LocalCache::new(10)), "hello Ada");
-/// let shared: Arc<dyn Cache<u32, String>> = Arc::new(Double::default());
+/// let shared: Arc<dyn Cache<u32, String>> = Arc::new(TestCache::default());
 /// assert_eq!(greet(&shared), "hello Ada");
 /// ```
 pub trait Cache<K, V>: Send + Sync {
-    /// The value of a key, if a live one is held.
+    /// Returns a clone of the value for `key`, or `None` if the key is absent or expired.
     fn get(&self, key: &K) -> Option<V>;
 
-    /// Stores a value for as long as the cache's own settings say.
+    /// Inserts a value with the time to live of the cache.
     fn insert(&self, key: K, value: V);
 
-    /// Stores a value for `ttl`.
+    /// Inserts a value with its own time to live.
     fn insert_with_ttl(&self, key: K, value: V, ttl: Duration);
 
-    /// Takes a key out and returns its value, if a live one was held. A load of the key that is
-    /// under way does not store its result.
-    fn remove(&self, key: &K) -> Option<V>;
+    /// Removes the entry of `key`, if there is one. A load of this key that is in flight does not store its result.
+    fn invalidate(&self, key: &K);
 
-    /// Takes everything out. Loads that are under way do not store their results.
+    /// Removes all entries. Loads in flight do not store their results.
     fn clear(&self);
 
-    /// How far this cache has moved to Redis, to be changed while it is used; `None` of one that does
-    /// not know Redis.
-    #[cfg(feature = "redis")]
-    fn rollout(&self) -> Option<&crate::Rollout> {
-        None
-    }
-
-    /// What [`Metrics`](crate::Metrics) watches; `None` of one that does not tell what it does.
-    #[cfg(feature = "metrics")]
-    #[doc(hidden)]
-    fn observed(&self) -> Option<Observed>
-    where
-        Self: 'static,
-    {
-        None
-    }
-
-    /// [`get_or_load`](Self::get_or_load) for an object: implement this one, call the other.
+    /// Returns the value for `key`. On a miss, runs `load` and stores its result.
     ///
-    /// An implementation calls `load` at most once.
+    /// This is [`get_or_load`](Self::get_or_load) without type parameters, so that it can be called on a trait object.
+    /// Implement this method, and call `get_or_load`. An implementation calls `load` at most once.
     ///
     /// # Errors
     ///
-    /// As `get_or_load`; a `Failed` holds what some caller's `load` returned, unchanged.
+    /// Returns the same errors as `get_or_load`. A [`LoadError::Failed`] contains the unchanged error of a caller's
+    /// `load`.
     fn get_or_load_erased(
         &self,
         key: &K,
         load: &mut ErasedLoader<'_, K, V>,
     ) -> Result<V, LoadError<AnyError>>;
 
-    /// The value of a key; if none is held, what `load` returns, which is then stored.
+    /// Returns the value for `key`. On a miss, runs `load` and stores its result.
     ///
-    /// It needs a sized type, which an `Arc<dyn Cache<K, V>>` is. With `cache: &dyn Cache<K, V>`
-    /// call `(&cache).get_or_load(..)`.
+    /// `Self` must be sized. `Arc<dyn Cache<K, V>>` is; with `cache: &dyn Cache<K, V>` call
+    /// `(&cache).get_or_load(..)`.
     ///
     /// # Errors
     ///
-    /// What the load failed with, or why it could not be awaited: see [`LoadError`].
+    /// Returns an error if the load failed, or if the result of another caller's load could not be awaited: see
+    /// [`LoadError`].
     ///
     /// # Blocking
     ///
-    /// While `load` runs here, or in another caller for the same key.
+    /// Blocks while `load` runs, and while another caller loads the same key.
     fn get_or_load<L, E>(
         &self,
         key: &K,

@@ -5,29 +5,31 @@ use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-/// The future of a method of [`AsyncCache`]: ready at once, or boxed.
+/// The future of a method of [`AsyncCache`](crate::AsyncCache): either a ready value, or a boxed future.
+///
+/// A hit returns a ready value, which needs no allocation.
 #[must_use = "futures do nothing unless they are awaited"]
 pub struct CacheFuture<'a, T>(Kind<'a, T>);
 
 enum Kind<'a, T> {
-    /// `None` once it was taken.
+    /// `None` after the value was returned.
     Ready(Option<T>),
     Boxed(Pin<Box<dyn Future<Output = T> + Send + 'a>>),
 }
 
 impl<'a, T> CacheFuture<'a, T> {
-    /// A future that is ready, without an allocation.
+    /// Creates a future that is ready, without an allocation.
     pub const fn ready(value: T) -> Self {
         Self(Kind::Ready(Some(value)))
     }
 
-    /// Any future.
+    /// Creates a future from any other, which is boxed.
     pub fn new(future: impl Future<Output = T> + Send + 'a) -> Self {
         Self(Kind::Boxed(Box::pin(future)))
     }
 }
 
-// Nothing is pinned but what is in a box.
+// The value is never pinned; the boxed future is pinned in its own allocation.
 impl<T> Unpin for CacheFuture<'_, T> {}
 
 impl<T> Future for CacheFuture<'_, T> {

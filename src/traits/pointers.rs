@@ -1,13 +1,11 @@
-//! The traits for pointers to caches.
+//! Implementations of the traits for pointers to caches.
 
 use crate::error::{AnyError, LoadError};
-#[cfg(feature = "metrics")]
-use crate::metrics::{Observed, Watch};
 use crate::traits::{AsyncCache, Cache, CacheFuture, ErasedAsyncLoader, ErasedLoader};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// A pointer to a cache is a cache, so that `get_or_load` is there for an object as well.
+/// Implements both traits for pointers to caches, so that `get_or_load` can be called on a pointer to a trait object.
 macro_rules! impl_for_pointer {
     ($($pointer:ty),*) => {$(
         impl<K, V, C: Cache<K, V> + ?Sized> Cache<K, V> for $pointer {
@@ -23,26 +21,14 @@ macro_rules! impl_for_pointer {
                 (**self).insert_with_ttl(key, value, ttl);
             }
 
-            fn remove(&self, key: &K) -> Option<V> {
-                (**self).remove(key)
+            fn invalidate(&self, key: &K) {
+                (**self).invalidate(key);
             }
 
             fn clear(&self) {
                 (**self).clear();
             }
 
-            #[cfg(feature = "redis")]
-            fn rollout(&self) -> Option<&crate::Rollout> {
-                (**self).rollout()
-            }
-
-            #[cfg(feature = "metrics")]
-            fn observed(&self) -> Option<Observed>
-            where
-                Self: 'static,
-            {
-                (**self).observed()
-            }
 
             fn get_or_load_erased(
                 &self,
@@ -66,26 +52,14 @@ macro_rules! impl_for_pointer {
                 (**self).insert_with_ttl(key, value, ttl)
             }
 
-            fn remove<'a>(&'a self, key: &'a K) -> CacheFuture<'a, Option<V>> {
-                (**self).remove(key)
+            fn invalidate<'a>(&'a self, key: &'a K) -> CacheFuture<'a, ()> {
+                (**self).invalidate(key)
             }
 
             fn clear(&self) -> CacheFuture<'_, ()> {
                 (**self).clear()
             }
 
-            #[cfg(feature = "redis")]
-            fn rollout(&self) -> Option<&crate::Rollout> {
-                (**self).rollout()
-            }
-
-            #[cfg(feature = "metrics")]
-            fn observed(&self) -> Option<Observed>
-            where
-                Self: 'static,
-            {
-                (**self).observed()
-            }
 
             fn get_or_load_erased<'a>(
                 &'a self,
@@ -99,17 +73,3 @@ macro_rules! impl_for_pointer {
 }
 
 impl_for_pointer!(Arc<C>, Box<C>, &C);
-
-#[cfg(feature = "metrics")]
-impl<K: 'static, V: 'static> Watch for dyn Cache<K, V> {
-    fn observed(&self) -> Option<Observed> {
-        Cache::observed(self)
-    }
-}
-
-#[cfg(feature = "metrics")]
-impl<K: 'static, V: 'static> Watch for dyn AsyncCache<K, V> {
-    fn observed(&self) -> Option<Observed> {
-        AsyncCache::observed(self)
-    }
-}

@@ -1,4 +1,4 @@
-//! Filling a cache before, or while, its callers come.
+//! Options and results of warming: loading many keys into a cache ahead of requests.
 
 mod run;
 
@@ -8,13 +8,19 @@ use crate::error::LoadError;
 use std::fmt;
 use std::time::Duration;
 
+/// Default number of keys in a batch.
 const DEFAULT_BATCH: usize = 256;
+
+/// Default number of batches in flight.
 const DEFAULT_CONCURRENCY: usize = 4;
 
 type Listener<'a> = dyn FnMut(&WarmProgress) + Send + 'a;
 
-/// How a cache is warmed, for [`LocalCache::warm_with`](crate::LocalCache::warm_with) and its kin: in batches of 256 keys, by tasks four
-/// at one time, unless it is told otherwise.
+/// Options for warming a cache with [`LocalCache::warm_with`](crate::LocalCache::warm_with) and similar methods.
+///
+/// The keys are loaded in batches of 256 by default. Asynchronous methods load four batches at a time.
+///
+/// # Examples
 ///
 /// ```
 /// use hotset::{LocalCache, WarmOptions};
@@ -31,49 +37,52 @@ type Listener<'a> = dyn FnMut(&WarmProgress) + Send + 'a;
 /// assert_eq!((report.found, report.failed), (1_000, 0));
 /// assert_eq!(prices.len(), 1_000);
 /// ```
-#[must_use = "it does nothing until it is given to warm_with"]
+#[must_use = "options have no effect until they are passed to warm_with"]
 pub struct WarmOptions<'a> {
     batch: usize,
     concurrency: usize,
-    most_failures: Option<usize>,
+    max_failures: Option<usize>,
     on_progress: Option<Box<Listener<'a>>>,
 }
 
 impl<'a> WarmOptions<'a> {
-    /// As [`LocalCache::warm`](crate::LocalCache::warm) does it.
+    /// Creates the default options, which [`LocalCache::warm`](crate::LocalCache::warm) uses.
     pub fn new() -> Self {
         Self {
             batch: DEFAULT_BATCH,
             concurrency: DEFAULT_CONCURRENCY,
-            most_failures: None,
+            max_failures: None,
             on_progress: None,
         }
     }
 
-    /// So many keys are asked for at once, and at least one. A cache whose entries have weights is asked for
-    /// less at first, until those that it holds tell what one weighs.
+    /// Sets the number of keys in a batch, at least 1. Default: 256.
+    ///
+    /// The first batches of a cache whose entries have weights are smaller, until the weights of its entries are known.
     pub fn batch(mut self, keys: usize) -> Self {
         self.batch = keys.max(1);
         self
     }
 
-    /// So many batches are under way at one time, and at least one; in a thread, always one.
-    /// [`max_concurrent_loads`](crate::LocalCacheBuilder::max_concurrent_loads) bounds them together with all other
+    /// Sets the number of batches that are in flight at a time, at least 1. Default: 4.
+    ///
+    /// Blocking methods always load one batch at a time.
+    /// [`max_concurrent_loads`](crate::LocalCacheBuilder::max_concurrent_loads) limits batches together with all other
     /// loads.
     pub fn concurrency(mut self, batches: usize) -> Self {
         self.concurrency = batches.max(1);
         self
     }
 
-    /// No batch is begun after so many have failed. Default: all are tried.
+    /// Sets the number of failed batches after which no further batch is started. Default: no limit.
     pub fn stop_after_failures(mut self, batches: usize) -> Self {
-        self.most_failures = Some(batches);
+        self.max_failures = Some(batches);
         self
     }
 
-    /// Is told after each batch how far it is, by the thread or task that warms.
-    pub fn on_progress(mut self, told: impl FnMut(&WarmProgress) + Send + 'a) -> Self {
-        self.on_progress = Some(Box::new(told));
+    /// Sets a listener that is called after each batch, by the thread or task that warms the cache.
+    pub fn on_progress(mut self, listener: impl FnMut(&WarmProgress) + Send + 'a) -> Self {
+        self.on_progress = Some(Box::new(listener));
         self
     }
 }
@@ -89,76 +98,76 @@ impl fmt::Debug for WarmOptions<'_> {
         f.debug_struct("WarmOptions")
             .field("batch", &self.batch)
             .field("concurrency", &self.concurrency)
-            .field("stop_after_failures", &self.most_failures)
+            .field("stop_after_failures", &self.max_failures)
             .finish_non_exhaustive()
     }
 }
 
-/// How far a warming is, in keys.
+/// The progress of warming a cache, in keys.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct WarmProgress {
-    /// Those that have a value: see [`WarmReport::found`].
+    /// The number of keys that have a value: see [`WarmReport::found`].
     pub found: u64,
-    /// Those of which the loader had nothing.
+    /// The number of keys for which the loader returned no value.
     pub left_out: u64,
-    /// Those of batches that failed.
+    /// The number of keys in batches that failed.
     pub failed: u64,
-    /// How many there are, if their iterator knows exactly.
+    /// The number of all keys, if their iterator knows it exactly.
     pub total: Option<u64>,
 }
 
 impl WarmProgress {
-    /// How many are done with, one way or another.
+    /// Returns the number of keys that have been processed, with any result.
     #[must_use]
     pub fn done(&self) -> u64 {
         self.found + self.left_out + self.failed
     }
 }
 
-/// What came of a warming, in keys.
+/// The result of warming a cache, in keys.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct WarmReport<K, E> {
-    /// Those that have a value: that was held already, or was loaded, or found in Redis. It is not always
-    /// held now: it may be too heavy, or live for no time, or have been invalidated meanwhile. A key that
-    /// comes twice counts twice.
+    /// The number of keys that have a value, which was cached already, loaded, or found in Redis. The value is not
+    /// always in the cache afterwards: it may be too heavy, have a time to live of zero, or have been invalidated
+    /// meanwhile. A key that occurs twice counts twice.
     pub found: u64,
-    /// Those of which the loader had nothing.
+    /// The number of keys for which the loader returned no value.
     pub left_out: u64,
-    /// Those of batches that failed.
+    /// The number of keys in batches that failed.
     pub failed: u64,
-    /// The batches that failed, until they have 10,000 keys together. `failed` counts the others too.
+    /// The batches that failed, with up to 10,000 keys in total. `failed` also counts the keys beyond that.
     pub failures: Vec<FailedBatch<K, E>>,
-    /// Why it ended.
+    /// The reason for the end.
     pub end: WarmOutcome,
-    /// How long it took.
+    /// The duration of the warming.
     pub time_taken: Duration,
 }
 
-/// Keys that failed together, and why. Some of them may be held all the same: those that others loaded.
+/// A batch of keys whose load failed. Some of the keys may be cached nevertheless, because other callers loaded them.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct FailedBatch<K, E> {
-    /// The keys, as far as the report has room.
+    /// The keys of the batch, up to the limit of [`WarmReport::failures`].
     pub keys: Vec<K>,
-    /// The error, which others who waited for the same load share.
+    /// The error, which all callers that waited for the same load share.
     pub error: LoadError<E>,
 }
 
-/// Why a warming ended.
+/// The reason for the end of a warming.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum WarmOutcome {
     /// There were no more keys.
     Done,
-    /// The cache is full: what came later would have taken the place of what came before. Or as many keys
-    /// were found as the cache has room for, though it did not keep them.
+    /// The cache is full, so that further keys would evict earlier ones. Or as many keys were found as the cache has
+    /// capacity for, although it did not keep them.
     Full,
-    /// Nothing was loaded, since a `TieredCache` of the class
-    /// [`Realtime`](crate::Consistency::Realtime) would not have kept it: it was not
-    /// proven that invalidations arrive, as when Redis is down.
+    /// Nothing was loaded, because it was not proven that invalidations arrive, for example because Redis was not
+    /// reachable. A `TieredCache` of the class [`Realtime`](crate::Consistency::Realtime) would not have kept the
+    /// values.
     NotProven,
-    /// As many batches failed as [`stop_after_failures`](WarmOptions::stop_after_failures) allows.
+    /// The number of failed batches reached [`stop_after_failures`](WarmOptions::stop_after_failures).
     Failures,
 }

@@ -1,4 +1,4 @@
-//! A warming under way: which keys come next, and what came of those before.
+//! The state of a warming in progress: the next keys, and the results so far.
 
 use crate::error::LoadError;
 use crate::warm::{FailedBatch, WarmOptions, WarmOutcome, WarmProgress, WarmReport};
@@ -8,98 +8,103 @@ use std::pin::Pin;
 use std::task::Poll;
 use std::time::Instant;
 
-/// Keys of failed batches that a report lists.
-const MOST_LISTED: usize = 10_000;
+/// Largest number of keys of failed batches in a report.
+const MAX_REPORTED_KEYS: usize = 10_000;
 
-/// What a cache has room for, in entries of the usual weight.
+/// The room in a cache, in entries of average weight.
 pub(crate) struct Room {
-    /// How many more.
+    /// The number of entries for which there is free capacity.
     pub(crate) free: u64,
-    /// How many in all.
+    /// The number of entries for which there is capacity in total.
     pub(crate) all: u64,
-    /// How many tell what weight is usual; `None` where all weigh the same.
+    /// The number of entries from which the average weight was computed. `None` if all entries have the same weight.
     pub(crate) weighed: Option<u64>,
 }
 
-/// A warming under way.
+/// A warming in progress.
 pub(crate) struct Run<'a, K, E, I: Iterator<Item = K>> {
-    warming: WarmOptions<'a>,
+    options: WarmOptions<'a>,
     keys: Fuse<I>,
-    /// Keys that were asked for.
-    under_way: usize,
+    /// The number of keys in batches that are in flight.
+    keys_in_flight: usize,
     progress: WarmProgress,
     failed_batches: usize,
     failures: Vec<FailedBatch<K, E>>,
-    listed: usize,
+    /// The number of keys in `failures`.
+    reported_keys: usize,
     end: WarmOutcome,
     begun: Instant,
 }
 
 impl<'a, K, E, I: Iterator<Item = K>> Run<'a, K, E, I> {
-    pub(crate) fn new(warming: WarmOptions<'a>, keys: impl IntoIterator<IntoIter = I>) -> Self {
+    pub(crate) fn new(options: WarmOptions<'a>, keys: impl IntoIterator<IntoIter = I>) -> Self {
         let keys = keys.into_iter();
         let total = match keys.size_hint() {
             (least, Some(most)) if least == most => Some(least as u64),
             _ => None,
         };
         Self {
-            warming,
+            options,
             keys: keys.fuse(),
-            under_way: 0,
+            keys_in_flight: 0,
             progress: WarmProgress {
                 total,
                 ..WarmProgress::default()
             },
             failed_batches: 0,
             failures: Vec::new(),
-            listed: 0,
+            reported_keys: 0,
             end: WarmOutcome::Done,
             begun: Instant::now(),
         }
     }
 
-    /// The next keys to ask for, where there is so much room; `None` if for now or for good there are none.
-    /// No key is taken that is not asked for.
+    /// Returns the next batch of keys, limited by the room in the cache. Returns `None` if there is no further batch,
+    /// now or at all. Takes no key from the iterator that is not in the batch.
     pub(crate) fn next_batch(&mut self, room: &Room) -> Option<Vec<K>> {
         if self.keys.size_hint().1 == Some(0) {
             return None;
         }
-        let most = self.warming.most_failures;
-        if most.is_some_and(|most| self.failed_batches >= most) {
+        let max_failures = self.options.max_failures;
+        if max_failures.is_some_and(|max| self.failed_batches >= max) {
             self.end = WarmOutcome::Failures;
             return None;
         }
-        let room = self.most_under_way(room).saturating_sub(self.under_way);
+        let room = self.max_in_flight(room).saturating_sub(self.keys_in_flight);
         if room == 0 {
-            if self.under_way == 0 {
+            if self.keys_in_flight == 0 {
                 self.end = WarmOutcome::Full;
             }
             return None;
         }
-        let size = self.warming.batch.min(room);
+        let size = self.options.batch.min(room);
         let batch: Vec<K> = self.keys.by_ref().take(size).collect();
-        self.under_way += batch.len();
+        self.keys_in_flight += batch.len();
         (!batch.is_empty()).then_some(batch)
     }
 
-    fn most_under_way(&self, room: &Room) -> usize {
+    /// Returns the largest number of keys that may be in flight.
+    fn max_in_flight(&self, room: &Room) -> usize {
         let found = self.progress.found;
-        // So that it ends where nothing that is found is kept.
-        let most = room.free.min(room.all.saturating_sub(found));
-        // Few do not tell what many will weigh.
-        let step = room.weighed.map_or(u64::MAX, |held| held.max(found).max(1));
-        usize::try_from(most.min(step)).unwrap_or(usize::MAX)
+        // The second limit ends a warming whose values the cache does not keep.
+        let max = room.free.min(room.all.saturating_sub(found));
+        // The average weight of few entries says little about many.
+        let step = room
+            .weighed
+            .map_or(u64::MAX, |weighed| weighed.max(found).max(1));
+        usize::try_from(max.min(step)).unwrap_or(usize::MAX)
     }
 
-    /// Ends it before it has begun.
+    /// Ends the warming before the first batch.
     #[cfg(feature = "redis")]
     pub(crate) fn refuse(mut self, end: WarmOutcome) -> WarmReport<K, E> {
         self.end = end;
         self.finish()
     }
 
+    /// Records the result of a batch, and calls the listener.
     pub(crate) fn note<V>(&mut self, batch: Vec<K>, result: Result<Vec<Option<V>>, LoadError<E>>) {
-        self.under_way -= batch.len();
+        self.keys_in_flight -= batch.len();
         match result {
             Ok(values) => {
                 let found = values.iter().flatten().count();
@@ -109,22 +114,24 @@ impl<'a, K, E, I: Iterator<Item = K>> Run<'a, K, E, I> {
             Err(error) => {
                 self.progress.failed += batch.len() as u64;
                 self.failed_batches += 1;
-                self.list(batch, error);
+                self.report_failure(batch, error);
             }
         }
-        if let Some(told) = &mut self.warming.on_progress {
-            told(&self.progress);
+        if let Some(listener) = &mut self.options.on_progress {
+            listener(&self.progress);
         }
     }
 
-    fn list(&mut self, mut keys: Vec<K>, error: LoadError<E>) {
-        keys.truncate(MOST_LISTED - self.listed);
+    /// Adds a failed batch to the report, with as many keys as the report may still contain.
+    fn report_failure(&mut self, mut keys: Vec<K>, error: LoadError<E>) {
+        keys.truncate(MAX_REPORTED_KEYS - self.reported_keys);
         if !keys.is_empty() {
-            self.listed += keys.len();
+            self.reported_keys += keys.len();
             self.failures.push(FailedBatch { keys, error });
         }
     }
 
+    /// Returns the report.
     pub(crate) fn finish(self) -> WarmReport<K, E> {
         WarmReport {
             found: self.progress.found,
@@ -137,35 +144,35 @@ impl<'a, K, E, I: Iterator<Item = K>> Run<'a, K, E, I> {
     }
 }
 
-/// Runs several batches at one time, within the caller's task.
+/// Runs a warming with several batches in flight, within the caller's task.
 pub(crate) async fn run_all<K, V, E, I, F>(
     mut run: Run<'_, K, E, I>,
     room: impl Fn() -> Room,
-    ask: impl Fn(Vec<K>) -> F,
+    load: impl Fn(Vec<K>) -> F,
 ) -> WarmReport<K, E>
 where
     I: Iterator<Item = K>,
     F: Future<Output = (Vec<K>, Result<Vec<Option<V>>, LoadError<E>>)>,
 {
-    let mut under_way = Vec::new();
+    let mut in_flight = Vec::new();
     loop {
-        while under_way.len() < run.warming.concurrency {
+        while in_flight.len() < run.options.concurrency {
             let Some(batch) = run.next_batch(&room()) else {
                 break;
             };
-            under_way.push(Box::pin(ask(batch)));
+            in_flight.push(Box::pin(load(batch)));
         }
-        if under_way.is_empty() {
+        if in_flight.is_empty() {
             return run.finish();
         }
-        let (batch, result) = first_done(&mut under_way).await;
+        let (batch, result) = first_completed(&mut in_flight).await;
         run.note(batch, result);
     }
 }
 
-/// Takes out the first future that is done. They are few, so each is looked at whenever one of them wakes
-/// the task.
-async fn first_done<F: Future>(futures: &mut Vec<Pin<Box<F>>>) -> F::Output {
+/// Removes the first future that has completed, and returns its output. All of them are polled whenever one wakes the
+/// task, because there are few.
+async fn first_completed<F: Future>(futures: &mut Vec<Pin<Box<F>>>) -> F::Output {
     poll_fn(|cx| {
         for at in 0..futures.len() {
             if let Poll::Ready(output) = futures[at].as_mut().poll(cx) {

@@ -1,4 +1,4 @@
-//! Callers that are threads or tasks, and loads that go on until they are told to end.
+//! Callers that are threads or tasks, and loads that run until a test ends them.
 
 use hotset::{LoadError, Loaded, LocalCache, LocalCacheBuilder, ManualClock, RemovalCause};
 use std::sync::{Arc, LazyLock, Mutex, mpsc};
@@ -26,12 +26,15 @@ pub(crate) const fn just_before(time: Duration) -> Duration {
 pub(crate) fn until(condition: impl Fn() -> bool) {
     let start = Instant::now();
     while !condition() {
-        assert!(start.elapsed() < PATIENCE, "waited in vain");
+        assert!(
+            start.elapsed() < PATIENCE,
+            "the condition did not hold in time"
+        );
         thread::yield_now();
     }
 }
 
-/// How a caller asks.
+/// The kind of a caller.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) enum Way {
     Thread,
@@ -40,7 +43,7 @@ pub(crate) enum Way {
 
 pub(crate) const WAYS: [Way; 2] = [Way::Thread, Way::Task];
 
-/// The one who loads and another one: all threads, all tasks, and mixed.
+/// The kinds of a leader and another caller: both threads, both tasks, and mixed.
 pub(crate) const PAIRS: [(Way, Way); 4] = [
     (Way::Thread, Way::Thread),
     (Way::Task, Way::Task),
@@ -49,7 +52,7 @@ pub(crate) const PAIRS: [(Way, Way); 4] = [
 ];
 
 impl Way {
-    /// What a caller gets whose loader ends at once.
+    /// Returns the result of a caller whose loader ends at once.
     pub(crate) fn ask(self, cache: &Cache, key: u32, finding: Result<u64, &'static str>) -> Answer {
         self.ask_for(cache, key, finding.map(Loaded::new))
     }
@@ -61,12 +64,12 @@ impl Way {
         }
     }
 
-    /// A caller who must not need its loader.
+    /// Returns the value for a caller that must not need its loader.
     pub(crate) fn hit(self, cache: &Cache, key: u32) -> u64 {
         self.ask(cache, key, Err("the loader was called")).unwrap()
     }
 
-    /// A caller in a thread or a task of its own.
+    /// Starts a caller in its own thread or task.
     pub(crate) fn call(self, cache: &Cache, key: u32) -> Call {
         let (finish, finished) = oneshot::channel::<Finding>();
         let (start, started) = mpsc::channel();
@@ -98,14 +101,14 @@ impl Way {
         }
     }
 
-    /// One whose loader runs.
+    /// Starts a caller, and waits until its loader runs.
     pub(crate) fn load(self, cache: &Cache, key: u32) -> Call {
         let call = self.call(cache, key);
         call.started();
         call
     }
 
-    /// One who has missed and, as far as can be seen from outside, waits.
+    /// Starts a caller, and waits until it has missed. As far as can be seen from outside, it then waits.
     pub(crate) fn wait(self, cache: &Cache, key: u32) -> Call {
         let misses = cache.stats().misses;
         let call = self.call(cache, key);
@@ -122,7 +125,7 @@ pub(crate) struct Call {
 }
 
 impl Call {
-    /// Waits until its loader runs.
+    /// Waits until the loader runs.
     pub(crate) fn started(&self) {
         self.started.recv_timeout(PATIENCE).unwrap();
     }
@@ -131,7 +134,7 @@ impl Call {
         self.started.try_recv().is_ok()
     }
 
-    /// Ends its load.
+    /// Ends the load with this result.
     pub(crate) fn finish(self, finding: Finding) -> Answer {
         self.finish.send(finding).expect("it waits for this");
         self.answer.recv_timeout(PATIENCE).unwrap()
@@ -141,21 +144,21 @@ impl Call {
         self.finish(Ok(Loaded::new(value))).unwrap()
     }
 
-    /// What it gets, where its own loader does not run, or ends with this.
+    /// Returns the result of the caller. If its own loader runs, it ends with this.
     pub(crate) fn answer(self, finding: Finding) -> Answer {
-        // One who waits has no use for it.
+        // A waiter does not receive it.
         let _ = self.finish.send(finding);
         self.answer.recv_timeout(PATIENCE).unwrap()
     }
 }
 
-type Told = Arc<Mutex<Vec<(u32, u64, RemovalCause)>>>;
+type Notified = Arc<Mutex<Vec<(u32, u64, RemovalCause)>>>;
 
-/// A cache of one shard, its clock, and what its listener was told.
+/// A cache of one shard, its clock, and the calls of its listener.
 pub(crate) struct Fixture {
     pub(crate) cache: Cache,
     pub(crate) clock: ManualClock,
-    told: Told,
+    notified: Notified,
 }
 
 impl Fixture {
@@ -163,10 +166,12 @@ impl Fixture {
         set_up: impl FnOnce(LocalCacheBuilder<u32, u64>) -> LocalCacheBuilder<u32, u64>,
     ) -> Self {
         let clock = ManualClock::new();
-        let told = Told::default();
+        let notified = Notified::default();
         let listener = {
-            let told = Arc::clone(&told);
-            move |&key: &u32, &value: &u64, cause| told.lock().unwrap().push((key, value, cause))
+            let notified = Arc::clone(&notified);
+            move |&key: &u32, &value: &u64, cause| {
+                notified.lock().unwrap().push((key, value, cause))
+            }
         };
         let builder = LocalCache::builder()
             .capacity(1_000)
@@ -176,12 +181,12 @@ impl Fixture {
         Self {
             cache: set_up(builder).build().unwrap(),
             clock,
-            told,
+            notified,
         }
     }
 
-    /// What the listener was told since this was last asked.
-    pub(crate) fn take_told(&self) -> Vec<(u32, u64, RemovalCause)> {
-        std::mem::take(&mut self.told.lock().unwrap())
+    /// Returns the calls of the listener since the last call of this function.
+    pub(crate) fn take_notified(&self) -> Vec<(u32, u64, RemovalCause)> {
+        std::mem::take(&mut self.notified.lock().unwrap())
     }
 }

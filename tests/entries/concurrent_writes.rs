@@ -1,7 +1,7 @@
-//! Writers and readers at one time: no reader finds what is older than the last invalidation, and what
-//! reads and then writes does so as one step.
+//! Concurrent writers and readers: no reader finds a value older than the last invalidation, and updates are atomic.
 
 use crate::common::{Cache, RUNTIME};
+use hotset::__private::validate;
 use hotset::RemovalCause;
 use std::convert::Infallible;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
@@ -11,10 +11,10 @@ use std::thread;
 const OLD: u64 = 10;
 const NEW: u64 = 20;
 
-/// A database, its readers through the cache, and writers who change it and then invalidate: after
-/// the invalidation nobody may find the value from before the change.
+/// Writers change a database and then invalidate the key. Readers read through the cache. After an invalidation, no
+/// reader may find the value from before the change.
 #[test]
-fn no_reader_finds_a_value_older_than_the_last_invalidation() {
+fn concurrent_reader_never_finds_a_value_older_than_the_last_invalidation() {
     let cache = Cache::builder().capacity(64).shards(2).build().unwrap();
     let database: [AtomicU64; 4] = Default::default();
     let invalidated: [AtomicU64; 4] = Default::default();
@@ -66,11 +66,11 @@ fn no_reader_finds_a_value_older_than_the_last_invalidation() {
         }
         done.store(true, SeqCst);
     });
-    cache.validate();
+    validate(&cache);
 }
 
 #[test]
-fn updates_are_atomic_among_each_other_and_with_inserts() {
+fn concurrent_updates_and_inserts_are_atomic() {
     let cache = Cache::new(10);
     let replaced = AtomicU64::new(0);
     thread::scope(|scope| {
@@ -84,7 +84,7 @@ fn updates_are_atomic_among_each_other_and_with_inserts() {
         scope.spawn(|| {
             for _ in 0..1_000 {
                 let key_2 = cache.update(&2, |count| {
-                    // A write to the key in between: the change is made again, from what it left.
+                    // A write to the key in between: the change is made again, from the written value.
                     if replaced.fetch_add(1, SeqCst) % 2 == 0 {
                         cache.insert(2, 100);
                     }
@@ -95,11 +95,11 @@ fn updates_are_atomic_among_each_other_and_with_inserts() {
         });
     });
     assert_eq!(cache.get(&1), Some(8_000));
-    cache.validate();
+    validate(&cache);
 }
 
 #[test]
-fn retain_does_not_take_out_a_value_that_it_was_not_asked_about() {
+fn retain_does_not_remove_a_value_that_its_closure_has_not_seen() {
     let removed = Arc::new(Mutex::new(Vec::new()));
     let listener = {
         let removed = removed.clone();

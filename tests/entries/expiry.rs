@@ -1,5 +1,6 @@
-//! Deadlines: nothing is served at or after its own, whatever the clock does.
+//! Deadlines: no entry is served at or after its deadline, for any behavior of the clock.
 
+use hotset::__private::validate;
 use hotset::{Loaded, LocalCache, LocalCacheBuilder, ManualClock, RemovalCause};
 use std::convert::Infallible;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -8,9 +9,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 type Cache = LocalCache<u64, u64>;
-type Told = Arc<Mutex<Vec<(u64, u64, RemovalCause)>>>;
+type Notified = Arc<Mutex<Vec<(u64, u64, RemovalCause)>>>;
 
-/// The last moment that the cache tells from others, in nanoseconds.
+/// The latest time that the cache distinguishes from others, in nanoseconds.
 const END: u64 = u64::MAX;
 
 const fn seconds(count: u64) -> Duration {
@@ -21,11 +22,11 @@ const fn nanos(count: u64) -> Duration {
     Duration::from_nanos(count)
 }
 
-/// A cache of one shard and much room, its clock, and what its listener was told.
+/// A cache of one shard with much room, its clock, and the calls of its listener.
 struct Fixture {
     cache: Cache,
     clock: ManualClock,
-    told: Told,
+    notified: Notified,
 }
 
 impl Fixture {
@@ -33,10 +34,12 @@ impl Fixture {
         set_up: impl FnOnce(LocalCacheBuilder<u64, u64>) -> LocalCacheBuilder<u64, u64>,
     ) -> Self {
         let clock = ManualClock::new();
-        let told = Told::default();
+        let notified = Notified::default();
         let listener = {
-            let told = Arc::clone(&told);
-            move |&key: &u64, &value: &u64, cause| told.lock().unwrap().push((key, value, cause))
+            let notified = Arc::clone(&notified);
+            move |&key: &u64, &value: &u64, cause| {
+                notified.lock().unwrap().push((key, value, cause))
+            }
         };
         let builder = LocalCache::builder()
             .capacity(100_000)
@@ -46,7 +49,7 @@ impl Fixture {
         Self {
             cache: set_up(builder).build().unwrap(),
             clock,
-            told,
+            notified,
         }
     }
 
@@ -73,22 +76,25 @@ impl Fixture {
         self.cache.iter().collect()
     }
 
-    /// What the listener was told since this was last asked.
-    fn take_told(&self) -> Vec<(u64, u64, RemovalCause)> {
-        std::mem::take(&mut self.told.lock().unwrap())
+    /// Returns the calls of the listener since the last call of this function.
+    fn take_notified(&self) -> Vec<(u64, u64, RemovalCause)> {
+        std::mem::take(&mut self.notified.lock().unwrap())
     }
 
-    /// Is the key served, by each way to read that leaves no trace? All must agree.
+    /// Checks whether the key is served, by each way to read that is not recorded. All must agree.
     fn serves(&self, key: u64) -> bool {
-        let held = self.cache.contains_key(&key);
-        assert_eq!(self.cache.remaining_ttl(&key).is_some(), held);
-        assert_eq!(self.listed().iter().any(|(listed, _)| *listed == key), held);
-        held
+        let present = self.cache.contains_key(&key);
+        assert_eq!(self.cache.remaining_ttl(&key).is_some(), present);
+        assert_eq!(
+            self.listed().iter().any(|(listed, _)| *listed == key),
+            present
+        );
+        present
     }
 }
 
 #[test]
-fn nothing_is_served_at_or_after_its_deadline() {
+fn entry_is_not_served_at_or_after_its_deadline() {
     let f = Fixture::with_ttl(seconds(10));
     for key in 0..4 {
         f.cache.insert(key, key);
@@ -106,22 +112,22 @@ fn nothing_is_served_at_or_after_its_deadline() {
     }
     assert_eq!(f.cache.remove(&1), None);
     assert_eq!(
-        f.cache.update(&2, |held| Some(held.map_or(9, |_| 8))),
+        f.cache.update(&2, |value| Some(value.map_or(9, |_| 8))),
         Some(9)
     );
     assert_eq!(f.load(3, 7), 7);
     assert_eq!(f.cache.remaining_ttl(&2), Some(seconds(10)));
     assert_eq!(f.cache.remaining_ttl(&3), Some(seconds(10)));
-    f.cache.validate();
+    validate(&f.cache);
 }
 
 #[test]
-fn a_ttl_of_zero_stores_nothing_and_takes_the_old_value_out() {
+fn insert_with_zero_ttl_stores_nothing_and_removes_the_old_value() {
     let f = Fixture::plain();
     f.cache.insert(1, 10);
     f.cache.insert_with_ttl(1, 11, Duration::ZERO);
     assert_eq!(f.cache.get(&1), None);
-    assert_eq!(f.take_told(), [(1, 10, RemovalCause::Replaced)]);
+    assert_eq!(f.take_notified(), [(1, 10, RemovalCause::Replaced)]);
     for value in [12, 13] {
         let loaded = Loaded::new(value).ttl(Duration::ZERO);
         assert_eq!(f.load(1, loaded), value);
@@ -129,11 +135,11 @@ fn a_ttl_of_zero_stores_nothing_and_takes_the_old_value_out() {
     let stats = f.cache.stats();
     assert_eq!((stats.inserts, stats.refused, stats.loads), (1, 3, 2));
     assert!(f.cache.is_empty());
-    assert!(f.take_told().is_empty());
+    assert!(f.take_notified().is_empty());
 }
 
 #[test]
-fn a_ttl_of_a_nanosecond_lasts_until_the_clock_moves() {
+fn ttl_of_a_nanosecond_lasts_until_the_clock_advances() {
     let f = Fixture::plain();
     f.cache.insert_with_ttl(1, 1, nanos(1));
     f.load(2, Loaded::new(2).ttl(nanos(1)));
@@ -144,7 +150,7 @@ fn a_ttl_of_a_nanosecond_lasts_until_the_clock_moves() {
 }
 
 #[test]
-fn a_ttl_without_end_lasts_as_long_as_the_clock_counts() {
+fn maximum_ttl_lasts_until_the_end_of_the_clock() {
     let f = Fixture::with_ttl(seconds(1));
     f.clock.set(seconds(5));
     f.cache.insert_with_ttl(1, 1, Duration::MAX);
@@ -158,7 +164,7 @@ fn a_ttl_without_end_lasts_as_long_as_the_clock_counts() {
 }
 
 #[test]
-fn an_entry_without_a_deadline_outlives_the_clock() {
+fn entry_without_deadline_is_live_at_the_end_of_the_clock() {
     let f = Fixture::plain();
     f.cache.insert(1, 1);
     f.cache.insert(2, 2);
@@ -167,12 +173,12 @@ fn an_entry_without_a_deadline_outlives_the_clock() {
     assert!(f.serves(1), "get finds it");
     assert_eq!(f.cache.evict_expired(), 0);
     assert_eq!(f.cache.remove(&1), Some(1));
-    assert_eq!(f.take_told(), [(1, 1, RemovalCause::Removed)]);
+    assert_eq!(f.take_notified(), [(1, 1, RemovalCause::Removed)]);
     assert!(f.serves(2));
 }
 
 #[test]
-fn what_is_stored_when_the_clock_has_come_to_its_end_is_held() {
+fn entry_stored_at_the_end_of_the_clock_is_live() {
     let f = Fixture::plain();
     f.clock.set(Duration::MAX);
     f.cache.insert(1, 1);
@@ -183,7 +189,7 @@ fn what_is_stored_when_the_clock_has_come_to_its_end_is_held() {
 }
 
 #[test]
-fn what_has_a_deadline_is_expired_at_the_end_of_the_clock() {
+fn entry_with_deadline_is_expired_at_the_end_of_the_clock() {
     let f = Fixture::with_ttl(seconds(1));
     f.cache.insert(1, 1);
     f.clock.set(Duration::MAX);
@@ -192,11 +198,11 @@ fn what_has_a_deadline_is_expired_at_the_end_of_the_clock() {
     f.clock.set(Duration::ZERO);
     f.cache.insert(1, 2);
     assert_eq!(f.cache.remaining_ttl(&1), Some(seconds(1)));
-    f.cache.validate();
+    validate(&f.cache);
 }
 
 #[test]
-fn entries_live_longer_when_the_clock_goes_back() {
+fn entry_lives_longer_if_the_clock_goes_back() {
     let f = Fixture::with_ttl(seconds(10));
     f.clock.set(seconds(100));
     f.cache.insert(1, 1);
@@ -207,16 +213,16 @@ fn entries_live_longer_when_the_clock_goes_back() {
     f.clock.set(seconds(60));
     assert!(f.serves(1) && !f.serves(2));
     f.clock.set(seconds(59));
-    assert!(f.serves(1) && f.serves(2), "nobody has taken it out");
+    assert!(f.serves(1) && f.serves(2), "it was removed");
     f.clock.set(seconds(60));
     assert_eq!(f.cache.evict_expired(), 1);
     f.clock.set(seconds(59));
     assert!(f.serves(1) && !f.serves(2));
-    f.cache.validate();
+    validate(&f.cache);
 }
 
 #[test]
-fn a_clock_that_stands_still_expires_nothing() {
+fn stopped_clock_expires_no_entry() {
     let f = Fixture::with_ttl(nanos(1));
     for key in 0..100 {
         f.cache.insert(key, key);
@@ -230,7 +236,7 @@ fn a_clock_that_stands_still_expires_nothing() {
 }
 
 #[test]
-fn an_entrys_own_ttl_goes_before_the_caches() {
+fn ttl_of_an_entry_overrides_that_of_the_cache() {
     let f = Fixture::with_ttl(seconds(10));
     f.cache.insert_with_ttl(1, 1, seconds(1));
     f.cache.insert_with_ttl(2, 2, seconds(100));
@@ -254,7 +260,7 @@ fn an_entrys_own_ttl_goes_before_the_caches() {
 }
 
 #[test]
-fn a_new_value_brings_a_new_deadline() {
+fn replaced_value_has_a_new_deadline() {
     let f = Fixture::plain();
     f.cache.insert_with_ttl(1, 1, seconds(1));
     f.cache.insert(1, 2);
@@ -264,13 +270,13 @@ fn a_new_value_brings_a_new_deadline() {
     f.clock.advance(seconds(4));
     f.cache.insert_with_ttl(1, 4, seconds(2));
     assert_eq!(f.cache.remaining_ttl(&1), Some(seconds(2)));
-    // An update keeps it.
+    // An update keeps the deadline.
     f.cache.update(&1, |_| Some(5));
     assert_eq!(f.cache.remaining_ttl(&1), Some(seconds(2)));
 }
 
 #[test]
-fn the_remaining_ttl_counts_down_to_the_deadline() {
+fn remaining_ttl_decreases_to_zero_at_the_deadline() {
     let f = Fixture::with_ttl(seconds(3));
     assert_eq!(f.cache.remaining_ttl(&1), None);
     f.cache.insert(1, 1);
@@ -284,7 +290,7 @@ fn the_remaining_ttl_counts_down_to_the_deadline() {
 }
 
 #[test]
-fn each_way_to_hit_an_entry_begins_its_idle_time_anew() {
+fn every_kind_of_hit_restarts_the_idle_time() {
     let hits: [fn(&Fixture); 4] = [
         |f| assert_eq!(f.cache.get(&1), Some(1)),
         |f| assert_eq!(f.cache.get_with(&1, |value| *value), Some(1)),
@@ -301,12 +307,12 @@ fn each_way_to_hit_an_entry_begins_its_idle_time_anew() {
         }
         f.clock.advance(seconds(10));
         assert!(!f.serves(1));
-        f.cache.validate();
+        validate(&f.cache);
     }
 }
 
 #[test]
-fn what_is_no_hit_leaves_the_idle_time_alone() {
+fn call_that_is_no_hit_does_not_restart_the_idle_time() {
     let f = Fixture::with_idle(seconds(10));
     f.cache.insert(1, 1);
     f.clock.advance(seconds(9));
@@ -321,7 +327,7 @@ fn what_is_no_hit_leaves_the_idle_time_alone() {
 }
 
 #[test]
-fn hits_never_keep_an_idle_entry_past_its_ttl() {
+fn hits_do_not_extend_an_idle_entry_past_its_ttl() {
     let f = Fixture::new(|builder| builder.time_to_idle(seconds(10)).time_to_live(seconds(25)));
     f.cache.insert(1, 1);
     f.cache.insert_with_ttl(2, 2, seconds(12));
@@ -342,21 +348,21 @@ fn hits_never_keep_an_idle_entry_past_its_ttl() {
 }
 
 #[test]
-fn a_hit_at_an_earlier_time_does_not_shorten_an_idle_entrys_life() {
+fn hit_at_an_earlier_time_does_not_shorten_the_idle_time() {
     let f = Fixture::with_idle(seconds(10));
     f.clock.set(seconds(100));
     f.cache.insert(1, 1);
     f.clock.set(seconds(50));
     f.cache.get(&1);
     assert_eq!(f.cache.remaining_ttl(&1), Some(seconds(60)));
-    f.cache.validate();
+    validate(&f.cache);
 }
 
 #[test]
-fn evict_expired_takes_out_all_that_is_expired_and_nothing_else() {
+fn evict_expired_removes_all_expired_entries_and_no_others() {
     for shards in [1, 8] {
         let f = Fixture::new(|builder| builder.shards(shards));
-        // More slots than one hold of the lock looks at, and a sweep that is under way in them.
+        // More slots than one hold of the lock visits, and a sweep of them in progress.
         for key in 0..5_000 {
             f.cache.insert_with_ttl(key, key, seconds(1 + key % 3));
         }
@@ -371,23 +377,24 @@ fn evict_expired_takes_out_all_that_is_expired_and_nothing_else() {
         );
         assert_eq!(f.cache.evict_expired(), 0);
         expected.insert(0, 0);
-        let mut told = f.take_told();
-        told.retain(|(_, _, cause)| *cause != RemovalCause::Replaced);
+        let mut notified = f.take_notified();
+        notified.retain(|(_, _, cause)| *cause != RemovalCause::Replaced);
         assert!(
-            told.iter()
+            notified
+                .iter()
                 .all(|(_, _, cause)| *cause == RemovalCause::Expired)
         );
-        let mut told: Vec<u64> = told.into_iter().map(|(key, ..)| key).collect();
-        told.sort_unstable();
-        assert_eq!(told, expected);
+        let mut notified: Vec<u64> = notified.into_iter().map(|(key, ..)| key).collect();
+        notified.sort_unstable();
+        assert_eq!(notified, expected);
         f.clock.set(seconds(3));
         assert_eq!(f.cache.evict_expired(), 3_333);
         assert_eq!(f.listed(), [(0, 0)]);
-        f.cache.validate();
+        validate(&f.cache);
     }
 }
 
-/// Fills a cache with entries that expire, and says how many slots it has with one live entry.
+/// Inserts 1,000 entries that have expired and `live` that have not. Returns their number.
 fn expire_a_thousand(f: &Fixture, live: u64) -> u64 {
     (0..1_000).for_each(|key| f.cache.insert_with_ttl(key, key, seconds(1)));
     (1_000..1_000 + live).for_each(|key| f.cache.insert(key, key));
@@ -396,7 +403,7 @@ fn expire_a_thousand(f: &Fixture, live: u64) -> u64 {
 }
 
 #[test]
-fn a_cache_that_is_written_to_sheds_what_expires() {
+fn insertions_remove_expired_entries() {
     let f = Fixture::plain();
     for _ in 0..3 {
         let slots = expire_a_thousand(&f, 1);
@@ -407,11 +414,11 @@ fn a_cache_that_is_written_to_sheds_what_expires() {
         assert!(f.serves(1_000));
     }
     assert_eq!(f.cache.stats().expired, 3_000);
-    f.cache.validate();
+    validate(&f.cache);
 }
 
 #[test]
-fn a_cache_that_keys_are_removed_from_sheds_what_expires() {
+fn removals_remove_expired_entries_as_well() {
     let f = Fixture::plain();
     let slots = expire_a_thousand(&f, 200);
     for key in 1_000..1_000 + slots.div_ceil(8) {
@@ -422,7 +429,7 @@ fn a_cache_that_keys_are_removed_from_sheds_what_expires() {
 }
 
 #[test]
-fn whatever_takes_an_entry_out_past_its_deadline_tells_of_it_as_expired() {
+fn every_removal_of_an_expired_entry_has_the_cause_expired() {
     let removals: [fn(&Fixture); 7] = [
         |f| f.cache.insert(1, 2),
         |f| f.cache.insert_with_ttl(1, 2, Duration::ZERO),
@@ -437,7 +444,7 @@ fn whatever_takes_an_entry_out_past_its_deadline_tells_of_it_as_expired() {
         f.cache.insert_with_ttl(1, 1, seconds(1));
         f.clock.advance(seconds(1));
         remove(&f);
-        assert_eq!(f.take_told(), [(1, 1, RemovalCause::Expired)]);
+        assert_eq!(f.take_notified(), [(1, 1, RemovalCause::Expired)]);
         let stats = f.cache.stats();
         assert_eq!(stats.expired, 1);
         assert_eq!(stats.replaced + stats.removed + stats.cleared, 0);
@@ -445,7 +452,7 @@ fn whatever_takes_an_entry_out_past_its_deadline_tells_of_it_as_expired() {
 }
 
 #[test]
-fn what_has_expired_gives_way_before_anything_alive() {
+fn expired_entries_are_removed_before_live_ones_are_evicted() {
     let f = Fixture::new(|builder| builder.capacity(20_000).shards(4));
     for key in 0..20_000 {
         if key % 20 == 7 {
@@ -454,20 +461,20 @@ fn what_has_expired_gives_way_before_anything_alive() {
             f.cache.insert(key, key);
         }
     }
-    f.take_told();
+    f.take_notified();
     f.clock.advance(seconds(1));
-    // Fewer than have expired, so that each shard has enough of them for what comes to it.
+    // Fewer than have expired, so that each shard has enough expired entries for the new ones.
     for key in 20_000..20_500 {
         f.cache.insert(key, key);
     }
     let stats = f.cache.stats();
     assert_eq!(stats.evicted, 0, "{stats}");
     assert!(stats.expired >= 500, "{stats}");
-    f.cache.validate();
+    validate(&f.cache);
 }
 
 #[test]
-fn many_that_expire_at_once_are_cleared_in_slices() {
+fn entries_that_expire_together_are_removed_in_slices() {
     let f = Fixture::new(|builder| builder.capacity(10_000).shards(1));
     (0..10_000).for_each(|key| f.cache.insert_with_ttl(key, key, seconds(1)));
     f.clock.advance(seconds(1));
@@ -475,7 +482,7 @@ fn many_that_expire_at_once_are_cleared_in_slices() {
     while f.cache.stats().expired < 10_000 {
         f.cache.insert(10_000 + writes, 0);
         writes += 1;
-        let cleared = f.take_told().len();
+        let cleared = f.take_notified().len();
         assert!((1..=64).contains(&cleared), "{cleared} in one write");
     }
     assert!(writes < 200, "{writes} writes");
@@ -483,8 +490,8 @@ fn many_that_expire_at_once_are_cleared_in_slices() {
 }
 
 #[test]
-fn a_busy_cache_holds_few_dead_entries() {
-    // One entry a tick, each with a life of 5,000 ticks or half of that.
+fn cache_under_writes_contains_few_expired_entries() {
+    // One entry each tick, with a time to live of 5,000 ticks or half of that.
     let f = Fixture::new(|builder| builder.capacity(10_000));
     let mut deadlines = std::collections::VecDeque::new();
     for tick in 0..40_000u64 {
@@ -494,15 +501,15 @@ fn a_busy_cache_holds_few_dead_entries() {
         f.clock.advance(nanos(1));
         if tick % 1_000 == 999 {
             deadlines.retain(|&deadline| deadline > tick + 1);
-            let (held, live) = (f.cache.len(), deadlines.len());
-            assert!(held <= live + live / 50, "{held} held, {live} live");
+            let (len, live) = (f.cache.len(), deadlines.len());
+            assert!(len <= live + live / 50, "{len} entries, {live} live");
         }
     }
     assert_eq!(f.cache.stats().evicted, 0);
 }
 
 #[test]
-fn no_thread_is_served_a_value_past_its_deadline() {
+fn concurrent_reader_never_gets_a_value_past_its_deadline() {
     use hotset::Clock;
 
     let f = Fixture::plain();
@@ -521,7 +528,7 @@ fn no_thread_is_served_a_value_past_its_deadline() {
                 }
             });
         }
-        // The one who moves the clock knows what the deadlines are.
+        // The thread that advances the clock knows the deadlines.
         for now in 0..20_000 {
             let ttl = 1 + now % 24;
             f.cache.insert_with_ttl(now % 16, now + ttl, nanos(ttl));
@@ -529,11 +536,11 @@ fn no_thread_is_served_a_value_past_its_deadline() {
         }
         done.store(true, Relaxed);
     });
-    f.cache.validate();
+    validate(&f.cache);
 }
 
 #[test]
-fn the_system_clock_expires_entries_too() {
+fn entry_expires_by_the_system_clock() {
     let cache: Cache = LocalCache::builder()
         .capacity(10)
         .time_to_live(Duration::from_millis(100))
@@ -547,7 +554,7 @@ fn the_system_clock_expires_entries_too() {
         assert!(start.elapsed() < seconds(30), "it does not expire");
         thread::yield_now();
     }
-    // The clock is a coarse one.
+    // The clock is coarse.
     assert!(start.elapsed() > Duration::from_millis(70));
     assert_eq!((cache.get(&1), cache.get(&2)), (None, Some(2)));
     assert_eq!(cache.evict_expired(), 1);

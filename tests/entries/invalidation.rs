@@ -1,11 +1,12 @@
-//! A load that began before a write to its key, or before an invalidation of its tag, never stores.
+//! The result of a load that began before a write to its key, or before an invalidation of its tag, is never stored.
 
 use crate::common::{Cache, PAIRS, RUNTIME, WAYS, Way};
+use hotset::__private::validate;
 use hotset::Loaded;
 use std::convert::Infallible;
 use std::time::Duration;
 
-/// What the loads under way find, and what loads after the write find.
+/// The results of the loads in flight, and of loads after the write.
 const OLD: u64 = 10;
 const NEW: u64 = 20;
 
@@ -25,11 +26,11 @@ fn retain(cache: &Cache) {
     cache.retain(|_, _| false);
 }
 
-/// After these the key is not held.
+/// The writes after which the key is not cached.
 const REMOVALS: [fn(&Cache); 4] = [remove, Cache::clear, invalidate, retain];
 
-/// Writes while key 1 is being loaded; the load must not store, whatever the write left.
-fn a_load_under_way_does_not_store(make: impl Fn() -> Cache, write: impl Fn(&Cache)) {
+/// Writes while key 1 is being loaded. The result of the load must not be stored.
+fn assert_load_in_flight_is_not_stored(make: impl Fn() -> Cache, write: impl Fn(&Cache)) {
     for way in WAYS {
         let cache = make();
         let load = way.load(&cache, 1);
@@ -38,7 +39,7 @@ fn a_load_under_way_does_not_store(make: impl Fn() -> Cache, write: impl Fn(&Cac
         assert_eq!(load.finish(Ok(found())).unwrap(), OLD);
         assert_eq!(cache.get(&1), left);
         assert_eq!(cache.stats().outdated, 1);
-        cache.validate();
+        validate(&cache);
     }
 }
 
@@ -47,59 +48,59 @@ fn small() -> Cache {
 }
 
 #[test]
-fn not_after_remove() {
-    a_load_under_way_does_not_store(small, remove);
+fn load_started_before_remove_is_not_stored() {
+    assert_load_in_flight_is_not_stored(small, remove);
 }
 
 #[test]
-fn not_after_insert() {
-    a_load_under_way_does_not_store(small, |cache| cache.insert(1, NEW));
+fn load_started_before_insert_is_not_stored() {
+    assert_load_in_flight_is_not_stored(small, |cache| cache.insert(1, NEW));
 }
 
 #[test]
-fn not_after_clear() {
-    a_load_under_way_does_not_store(small, Cache::clear);
+fn load_started_before_clear_is_not_stored() {
+    assert_load_in_flight_is_not_stored(small, Cache::clear);
 }
 
 #[test]
 fn load_started_before_retain_is_not_stored() {
-    a_load_under_way_does_not_store(small, retain);
-    a_load_under_way_does_not_store(small, |cache| cache.retain(|_, _| true));
-    a_load_under_way_does_not_store(small, |cache| cache.retain(|&key, _| key != 1));
+    assert_load_in_flight_is_not_stored(small, retain);
+    assert_load_in_flight_is_not_stored(small, |cache| cache.retain(|_, _| true));
+    assert_load_in_flight_is_not_stored(small, |cache| cache.retain(|&key, _| key != 1));
 }
 
 #[test]
-fn not_after_one_of_its_tags_was_invalidated() {
-    a_load_under_way_does_not_store(small, invalidate);
-    a_load_under_way_does_not_store(small, |cache| cache.invalidate_tag("other tag"));
+fn load_started_before_invalidation_of_its_tag_is_not_stored() {
+    assert_load_in_flight_is_not_stored(small, invalidate);
+    assert_load_in_flight_is_not_stored(small, |cache| cache.invalidate_tag("other tag"));
 }
 
 #[test]
-fn not_after_an_update() {
-    a_load_under_way_does_not_store(small, |cache| {
+fn load_started_before_update_is_not_stored() {
+    assert_load_in_flight_is_not_stored(small, |cache| {
         let kept_or_new = cache.update(&1, |value| value.copied().or(Some(NEW)));
         assert_eq!(kept_or_new, Some(NEW));
     });
-    a_load_under_way_does_not_store(small, |cache| {
+    assert_load_in_flight_is_not_stored(small, |cache| {
         assert_eq!(cache.update(&1, |_| None), None);
     });
 }
 
 #[test]
-fn not_after_an_insert_that_was_refused() {
+fn load_started_before_a_refused_insert_is_not_stored() {
     let weighted = || {
         let builder = Cache::builder().max_weight(10).weigher(|_, &v| v);
         builder.build().unwrap()
     };
-    a_load_under_way_does_not_store(weighted, |cache| {
+    assert_load_in_flight_is_not_stored(weighted, |cache| {
         cache.insert(1, 11);
         assert_eq!(cache.get(&1), None);
     });
 }
 
 #[test]
-fn not_after_an_insert_that_has_expired_or_was_evicted_since() {
-    a_load_under_way_does_not_store(
+fn load_started_before_an_insert_is_not_stored_after_that_entry_expired_or_was_evicted() {
+    assert_load_in_flight_is_not_stored(
         || Cache::new(1),
         |cache| {
             cache.insert_with_ttl(1, NEW, Duration::ZERO);
@@ -111,7 +112,7 @@ fn not_after_an_insert_that_has_expired_or_was_evicted_since() {
 }
 
 #[test]
-fn not_after_the_loader_itself_has_written() {
+fn load_whose_loader_writes_to_the_key_is_not_stored() {
     let writes: [(fn(&Cache), _); 4] = [
         (retain, None),
         (|cache| cache.insert(1, NEW), Some(NEW)),
@@ -138,7 +139,7 @@ fn not_after_the_loader_itself_has_written() {
 }
 
 #[test]
-fn a_write_to_another_key_or_tag_is_no_reason() {
+fn load_is_stored_after_a_write_to_another_key_or_tag() {
     for way in WAYS {
         let cache = Cache::builder().capacity(10).shards(1).build().unwrap();
         let load = way.load(&cache, 1);
@@ -147,12 +148,12 @@ fn a_write_to_another_key_or_tag_is_no_reason() {
         cache.invalidate_tag("a tag that is not its own");
         load.finish(Ok(found())).unwrap();
         assert_eq!(cache.get(&1), Some(OLD));
-        cache.validate();
+        validate(&cache);
     }
 }
 
 #[test]
-fn who_comes_after_the_write_loads_anew_while_the_old_load_goes_on() {
+fn caller_after_a_write_loads_again_while_the_old_load_continues() {
     for (old, new) in PAIRS {
         for write in REMOVALS {
             let cache = small();
@@ -161,15 +162,15 @@ fn who_comes_after_the_write_loads_anew_while_the_old_load_goes_on() {
             assert_eq!(new.ask(&cache, 1, Ok(NEW)).unwrap(), NEW);
             assert_eq!(load.finish(Ok(found())).unwrap(), OLD);
             assert_eq!(cache.get(&1), Some(NEW));
-            cache.validate();
+            validate(&cache);
         }
     }
 }
 
-/// Whether the waiter has boarded the flight cannot be seen from outside; it mostly has once its
-/// miss is counted, so this tries until it had.
+/// It cannot be seen from outside whether the waiter has joined the load. It usually has when its miss is counted, so
+/// this repeats until it had.
 #[test]
-fn who_waited_before_the_write_gets_the_old_loads_value() {
+fn caller_that_waited_before_a_write_gets_the_value_of_the_old_load() {
     for (loads, waits) in PAIRS {
         for write in REMOVALS {
             let waited = (0..1_000).any(|_| {
@@ -179,7 +180,7 @@ fn who_waited_before_the_write_gets_the_old_loads_value() {
                 write(&cache);
                 assert_eq!(load.finish(Ok(found())).unwrap(), OLD);
                 let value = waiter.answer(Ok(Loaded::new(NEW))).unwrap();
-                cache.validate();
+                validate(&cache);
                 assert_eq!(cache.get(&1), (value == NEW).then_some(NEW));
                 value == OLD
             });
@@ -188,10 +189,10 @@ fn who_waited_before_the_write_gets_the_old_loads_value() {
     }
 }
 
-/// Nobody knows the tags of a load under way, so any invalidation makes the next caller start
-/// another; but only one, or a busy tag would have every caller load.
+/// The tags of a load in flight are not known, so any invalidation makes the next caller start another load. It must be
+/// a single one, because a tag that is invalidated often would make every caller load otherwise.
 #[test]
-fn of_the_loads_that_follow_invalidations_there_is_one_at_a_time() {
+fn loads_after_invalidations_are_single_flight() {
     for (old, new) in PAIRS {
         let cache = small();
         let first = old.load(&cache, 1);
@@ -201,7 +202,7 @@ fn of_the_loads_that_follow_invalidations_there_is_one_at_a_time() {
         let third = old.wait(&cache, 1);
         assert!(!third.has_started());
         assert_eq!(second.finish(Ok(found())).unwrap(), OLD);
-        // What the second found is not for one who came after the invalidation.
+        // The result of the second load is not for a caller that came after the invalidation.
         third.started();
         assert_eq!(cache.get(&1), None);
         assert_eq!(third.finish(Ok(found().ttl(Duration::MAX))).unwrap(), OLD);
@@ -209,12 +210,12 @@ fn of_the_loads_that_follow_invalidations_there_is_one_at_a_time() {
         first.find(NEW);
         assert_eq!(cache.get(&1), Some(OLD));
         assert_eq!(cache.stats().loads, 3);
-        cache.validate();
+        validate(&cache);
     }
 }
 
 #[test]
-fn who_waits_for_a_load_without_tags_shares_it_whatever_was_invalidated() {
+fn waiter_of_a_load_without_tags_gets_its_value_after_any_invalidation_of_a_tag() {
     for (old, new) in PAIRS {
         let cache = small();
         let first = old.load(&cache, 1);
@@ -227,6 +228,6 @@ fn who_waits_for_a_load_without_tags_shares_it_whatever_was_invalidated() {
         assert_eq!(third.answer(unused).unwrap(), NEW);
         first.find(OLD);
         assert_eq!(Way::Thread.hit(&cache, 1), NEW);
-        cache.validate();
+        validate(&cache);
     }
 }

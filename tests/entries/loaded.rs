@@ -1,12 +1,13 @@
-//! What the loader says of the entry: its time to live, its weight, its tags.
+//! The settings that a loader gives an entry: time to live, weight and tags.
 
 use crate::common::{Cache, Fixture, PAIRS, RUNTIME, WAYS, seconds};
+use hotset::__private::validate;
 use hotset::{Loaded, LocalCache, ManualClock};
 use std::convert::Infallible;
 use std::time::Duration;
 
 #[test]
-fn the_loaders_ttl_goes_before_the_caches() {
+fn time_to_live_of_the_loader_overrides_that_of_the_cache() {
     for way in WAYS {
         let f = Fixture::new(|builder| builder.time_to_live(seconds(10)));
         let ttls = [
@@ -27,12 +28,12 @@ fn the_loaders_ttl_goes_before_the_caches() {
         f.clock.set(seconds(10));
         let live = [0, 1, 2, 3].map(|key| f.cache.contains_key(&key));
         assert_eq!(live, [false, true, true, false]);
-        f.cache.validate();
+        validate(&f.cache);
     }
 }
 
 #[test]
-fn a_ttl_of_zero_stores_nothing_and_reaches_the_caller() {
+fn loaded_value_with_zero_time_to_live_is_returned_and_not_stored() {
     for way in WAYS {
         let f = Fixture::new(|builder| builder);
         let loaded = Loaded::new(7).ttl(Duration::ZERO);
@@ -43,7 +44,7 @@ fn a_ttl_of_zero_stores_nothing_and_reaches_the_caller() {
 }
 
 #[test]
-fn the_loaders_weight_goes_before_the_weighers() {
+fn weight_of_the_loader_overrides_that_of_the_weigher() {
     for way in WAYS {
         let builder = Cache::builder().max_weight(10).weigher(|_, _| 2).shards(1);
         let cache = builder.build().unwrap();
@@ -51,22 +52,22 @@ fn the_loaders_weight_goes_before_the_weighers() {
         way.ask_for(&cache, 1, weighing(5)).unwrap();
         way.ask(&cache, 2, Ok(7)).unwrap();
         assert_eq!(cache.weight(), 7);
-        // At least 1 is counted.
+        // A weight is at least 1.
         way.ask_for(&cache, 3, weighing(0)).unwrap();
         assert_eq!(cache.weight(), 8);
         assert_eq!(way.ask_for(&cache, 4, weighing(11)).unwrap(), 7);
         assert!(!cache.contains_key(&4));
-        // Room is made by what was used least recently.
+        // The least recently used entry is evicted.
         way.ask_for(&cache, 5, weighing(4)).unwrap();
         assert_eq!(cache.weight(), 7);
-        let held = [1, 2, 3, 5].map(|key| cache.contains_key(&key));
-        assert_eq!(held, [false, true, true, true]);
-        cache.validate();
+        let present = [1, 2, 3, 5].map(|key| cache.contains_key(&key));
+        assert_eq!(present, [false, true, true, true]);
+        validate(&cache);
     }
 }
 
 #[test]
-fn the_loaders_tags_are_the_entrys() {
+fn entry_has_the_tags_of_its_loader() {
     for way in WAYS {
         let f = Fixture::new(|builder| builder);
         let tagged = |tags: &[&'static str]| Ok(Loaded::new(7).tags(tags.iter().copied()));
@@ -74,20 +75,20 @@ fn the_loaders_tags_are_the_entrys() {
         way.ask_for(&f.cache, 2, tagged(&["b"])).unwrap();
         way.ask_for(&f.cache, 3, tagged(&[])).unwrap();
         f.cache.invalidate_tag("a");
-        let held = || [1, 2, 3].map(|key| f.cache.contains_key(&key));
-        assert_eq!(held(), [false, true, true]);
+        let present = || [1, 2, 3].map(|key| f.cache.contains_key(&key));
+        assert_eq!(present(), [false, true, true]);
         f.cache.invalidate_tag("b");
-        assert_eq!(held(), [false, false, true]);
-        // Loaded anew, it has the tags that it is loaded with now.
+        assert_eq!(present(), [false, false, true]);
+        // After another load it has the tags of that load.
         way.ask_for(&f.cache, 1, tagged(&["c"])).unwrap();
         f.cache.invalidate_tag("b");
-        assert_eq!(held(), [true, false, true]);
-        f.cache.validate();
+        assert_eq!(present(), [true, false, true]);
+        validate(&f.cache);
     }
 }
 
 #[test]
-fn who_waits_has_the_value_and_the_leaders_settings_are_the_entrys() {
+fn waiter_gets_the_value_and_the_entry_has_the_settings_of_the_leader() {
     for (loads, waits) in PAIRS {
         let f = Fixture::new(|builder| builder.time_to_live(seconds(10)));
         let load = loads.load(&f.cache, 1);
@@ -101,9 +102,9 @@ fn who_waits_has_the_value_and_the_leaders_settings_are_the_entrys() {
     }
 }
 
-/// That there is no such row is known for a shorter time than a row.
+/// An absent row is cached for a shorter time than a row.
 #[test]
-fn what_is_not_there_can_be_cached_with_a_ttl_of_its_own() {
+fn absent_value_can_be_cached_with_its_own_time_to_live() {
     for blocking in [true, false] {
         let clock = ManualClock::new();
         let users: LocalCache<u32, Option<&str>> = LocalCache::builder()
@@ -137,7 +138,7 @@ fn what_is_not_there_can_be_cached_with_a_ttl_of_its_own() {
             assert_eq!((user(1), user(2)), (Some("Ada"), None));
             assert_eq!(users.stats().loads, loads);
         }
-        // Held, and held to be nothing.
+        // The key is cached, with no value.
         assert_eq!((users.get(&2), users.get(&3)), (Some(None), None));
     }
 }

@@ -1,5 +1,6 @@
-//! What `LocalCache` does when all goes well, method by method.
+//! The methods of `LocalCache` on their normal paths.
 
+use hotset::__private::validate;
 use hotset::{BuildError, Equivalent, Loaded, LocalCache, ManualClock, RemovalCause};
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -10,7 +11,7 @@ use std::time::Duration;
 type Cache = LocalCache<u32, u32>;
 
 #[test]
-fn what_is_inserted_is_found_until_it_is_removed() {
+fn inserted_value_is_found_until_it_is_removed() {
     let cache = Cache::new(10);
     assert_eq!(cache.get(&1), None);
     cache.insert(1, 10);
@@ -25,24 +26,24 @@ fn what_is_inserted_is_found_until_it_is_removed() {
     assert_eq!(cache.remove(&1), Some(11));
     assert_eq!(cache.remove(&1), None);
     assert!(cache.is_empty());
-    cache.validate();
+    validate(&cache);
 }
 
 #[test]
-fn clones_share_one_cache() {
+fn clone_of_a_cache_has_the_same_entries() {
     let cache = Cache::new(10);
     cache.clone().insert(1, 10);
     assert_eq!(cache.get(&1), Some(10));
 }
 
 #[test]
-fn the_least_recently_used_goes_first() {
+fn full_cache_evicts_the_least_recently_used_entry() {
     let cache = Cache::builder().capacity(3).shards(1).build().unwrap();
     (1..=3).for_each(|key| cache.insert(key, key));
     assert_eq!(cache.get(&1), Some(1));
     cache.insert(4, 4);
     assert_eq!(cache.get(&2), None);
-    // Looking whether it is there is no use of it.
+    // `contains_key` does not count as a use.
     assert!(cache.contains_key(&3));
     cache.insert(5, 5);
     assert!(!cache.contains_key(&3));
@@ -51,7 +52,7 @@ fn the_least_recently_used_goes_first() {
 }
 
 #[test]
-fn iter_is_a_snapshot_of_all_live_entries() {
+fn iter_lists_all_live_entries_at_one_time() {
     let clock = ManualClock::new();
     let cache = Cache::builder()
         .capacity(1_000)
@@ -70,7 +71,7 @@ fn iter_is_a_snapshot_of_all_live_entries() {
 }
 
 #[test]
-fn the_hottest_of_several_shards_come_first() {
+fn iter_lists_the_hottest_entries_of_all_shards_first() {
     let cache = Cache::builder().capacity(400).shards(4).build().unwrap();
     (0..400).for_each(|key| cache.insert(key, 0));
     for key in 100..140 {
@@ -82,7 +83,7 @@ fn the_hottest_of_several_shards_come_first() {
 }
 
 #[test]
-fn a_key_is_looked_up_by_whatever_is_equivalent() {
+fn key_is_found_by_an_equivalent_value() {
     #[derive(Hash)]
     struct Path<'a>(&'a str, u32);
     impl Equivalent<(String, u32)> for Path<'_> {
@@ -102,7 +103,7 @@ fn a_key_is_looked_up_by_whatever_is_equivalent() {
 }
 
 #[test]
-fn update_reads_changes_and_writes() {
+fn update_replaces_inserts_and_removes_a_value() {
     let cache = Cache::new(10);
     assert_eq!(cache.update(&1, |value| value.map(|v| v + 1)), None);
     assert_eq!(
@@ -116,27 +117,27 @@ fn update_reads_changes_and_writes() {
     assert_eq!(cache.get(&1), Some(8));
     assert_eq!(cache.update(&1, |_| None), None);
     assert_eq!(cache.get(&1), None);
-    cache.validate();
+    validate(&cache);
 }
 
 #[test]
-fn retain_keeps_what_it_is_told_to() {
+fn retain_removes_entries_for_which_the_closure_returns_false() {
     let cache = Cache::new(100);
     (0..100).for_each(|key| cache.insert(key, key % 10));
     cache.retain(|key, value| key % 2 == 0 && *value < 5);
     assert_eq!(cache.len(), 30);
     assert!(cache.iter().all(|(key, value)| key % 2 == 0 && value < 5));
     assert_eq!(cache.stats().removed, 70);
-    cache.validate();
+    validate(&cache);
 }
 
 #[test]
-fn the_listener_is_told_of_each_removal_with_its_cause() {
-    let told = Arc::new(Mutex::new(Vec::new()));
+fn listener_is_called_for_each_removal_with_its_cause() {
+    let notified = Arc::new(Mutex::new(Vec::new()));
     let clock = ManualClock::new();
     let listener = {
-        let told = told.clone();
-        move |key: &u32, value: &u32, cause| told.lock().unwrap().push((*key, *value, cause))
+        let notified = notified.clone();
+        move |key: &u32, value: &u32, cause| notified.lock().unwrap().push((*key, *value, cause))
     };
     let cache = Cache::builder()
         .capacity(2)
@@ -146,9 +147,9 @@ fn the_listener_is_told_of_each_removal_with_its_cause() {
         .build()
         .unwrap();
     let all_told = || {
-        let mut told = std::mem::take(&mut *told.lock().unwrap());
-        told.sort_unstable_by_key(|&(key, ..)| key);
-        told
+        let mut notified = std::mem::take(&mut *notified.lock().unwrap());
+        notified.sort_unstable_by_key(|&(key, ..)| key);
+        notified
     };
 
     cache.insert(1, 10);
@@ -182,12 +183,12 @@ fn the_listener_is_told_of_each_removal_with_its_cause() {
 }
 
 #[test]
-fn a_panicking_listener_is_told_of_all_before_its_panic_goes_on() {
-    let told = Arc::new(Mutex::new(0));
+fn panicking_listener_is_called_for_all_entries_before_its_panic_continues() {
+    let notified = Arc::new(Mutex::new(0));
     let listener = {
-        let told = told.clone();
+        let notified = notified.clone();
         move |_: &u32, _: &u32, _| {
-            *told
+            *notified
                 .lock()
                 .unwrap_or_else(std::sync::PoisonError::into_inner) += 1;
             std::panic::resume_unwind(Box::new("listener"));
@@ -202,13 +203,13 @@ fn a_panicking_listener_is_told_of_all_before_its_panic_goes_on() {
     (0..50).for_each(|key| cache.insert(key, key));
     let cleared = std::panic::catch_unwind(|| cache.clear());
     assert_eq!(cleared.unwrap_err().downcast_ref(), Some(&"listener"));
-    assert_eq!(*told.lock().unwrap(), 50);
+    assert_eq!(*notified.lock().unwrap(), 50);
     assert!(cache.is_empty());
-    cache.validate();
+    validate(&cache);
 }
 
 #[test]
-fn stats_count_what_happened() {
+fn stats_count_each_kind_of_event() {
     let cache = Cache::builder()
         .capacity(10)
         .name("answers")
@@ -241,7 +242,7 @@ fn stats_count_what_happened() {
 }
 
 #[test]
-fn settings_that_cannot_be_are_errors_that_say_what_to_change() {
+fn invalid_setting_is_an_error_that_suggests_a_fix() {
     let builder = Cache::builder;
     let zero = Duration::ZERO;
     let refused = [
@@ -299,7 +300,7 @@ fn settings_that_cannot_be_are_errors_that_say_what_to_change() {
     }
 }
 
-/// Hashes integers to themselves, as some do for speed.
+/// A hasher that maps integers to themselves, as some do for speed.
 #[derive(Clone, Copy, Default)]
 struct Identity(u64);
 
@@ -324,7 +325,7 @@ impl BuildHasher for Identity {
 }
 
 #[test]
-fn any_hasher_will_do() {
+fn cache_works_with_any_hasher() {
     fn works<S: BuildHasher>(hasher: S) {
         let cache = Cache::builder()
             .capacity(1_000)
@@ -337,9 +338,9 @@ fn any_hasher_will_do() {
         let recent = (4_000..5_000)
             .filter(|key| cache.get(key) == Some(*key))
             .count();
-        // Each shard keeps its own order, and how evenly keys in a row spread is up to the seed.
+        // Each shard has its own order, and the spread of consecutive keys depends on the seed.
         assert!(recent > 800, "{recent} of the last 1,000 are there");
-        cache.validate();
+        validate(&cache);
     }
     works(RandomState::new());
     works(Identity::default());
@@ -347,16 +348,16 @@ fn any_hasher_will_do() {
 }
 
 #[test]
-fn a_loaded_value_comes_from_a_plain_one() {
+fn loaded_is_converted_from_a_plain_value() {
     let loaded: Loaded<u32> = 5.into();
     assert_eq!(loaded, Loaded::new(5));
     assert_eq!(Loaded::new(5).ttl(Duration::MAX).weight(3).into_value(), 5);
 }
 
 #[test]
-fn a_capacity_beyond_all_memory_is_no_bound_but_no_harm() {
+fn capacity_beyond_all_memory_builds_a_working_cache() {
     let cache = Cache::new(usize::MAX);
     (0..1_000).for_each(|key| cache.insert(key, key));
     assert_eq!((cache.len(), cache.capacity()), (1_000, Some(u64::MAX)));
-    cache.validate();
+    validate(&cache);
 }

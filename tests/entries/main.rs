@@ -1,5 +1,5 @@
-//! What becomes of entries, by what happens to them: each case for threads, for tasks, and for both
-//! at one key.
+//! The life of entries under loads, writes and invalidations. Each case is tested with threads, with tasks, and with
+//! both at one key.
 
 #[path = "../common/mod.rs"]
 #[allow(dead_code)]

@@ -1,6 +1,7 @@
-//! Entries that are loaded anew while they live.
+//! Refreshes: loads of live entries.
 
 use crate::common::{Cache, Fixture, PAIRS, RUNTIME, WAYS, Way, just_before, seconds};
+use hotset::__private::validate;
 use hotset::Loaded;
 use std::convert::Infallible;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -15,7 +16,7 @@ const OLD: u64 = 10;
 const NEW: u64 = 20;
 const UNUSED: Result<u64, &str> = Err("the loader was called");
 
-/// A cache whose key 1 is due for renewal.
+/// Returns a cache whose key 1 is due for a refresh.
 fn due() -> Fixture {
     due_with(|builder| builder)
 }
@@ -35,7 +36,7 @@ fn due_with(
     f
 }
 
-/// How many loads there are if everybody who can renew asks once.
+/// Returns the number of loads when every kind of caller that can refresh asks once.
 fn refreshes(f: &Fixture, way: Way) -> u64 {
     let before = f.cache.stats().loads;
     way.ask(&f.cache, 1, UNUSED).unwrap();
@@ -43,7 +44,7 @@ fn refreshes(f: &Fixture, way: Way) -> u64 {
 }
 
 #[test]
-fn it_is_served_at_once_while_one_caller_loads_it() {
+fn entry_due_for_refresh_is_served_at_once_while_one_caller_loads_it() {
     for (renews, others) in PAIRS {
         let f = due();
         f.clock.set(just_before(seconds(10)));
@@ -59,12 +60,12 @@ fn it_is_served_at_once_while_one_caller_loads_it() {
         let stats = f.cache.stats();
         assert_eq!((stats.refreshes, stats.loads, stats.misses), (1, 1, 0));
         assert_eq!(f.cache.remaining_ttl(&1), Some(seconds(100)));
-        f.cache.validate();
+        validate(&f.cache);
     }
 }
 
 #[test]
-fn it_is_due_again_when_the_new_value_is_as_old() {
+fn refreshed_entry_is_due_again_at_the_same_age() {
     for way in WAYS {
         let f = due();
         way.ask(&f.cache, 1, Ok(NEW)).unwrap();
@@ -77,7 +78,7 @@ fn it_is_due_again_when_the_new_value_is_as_old() {
 }
 
 #[test]
-fn of_many_callers_at_one_time_one_renews() {
+fn concurrent_callers_of_a_due_entry_refresh_it_once() {
     for _ in 0..20 {
         let f = due();
         let gate = Barrier::new(8);
@@ -94,12 +95,12 @@ fn of_many_callers_at_one_time_one_renews() {
         let stats = f.cache.stats();
         assert_eq!((stats.refreshes, stats.loads), (1, 1));
         assert_eq!(f.cache.get(&1), Some(NEW));
-        f.cache.validate();
+        validate(&f.cache);
     }
 }
 
 #[test]
-fn only_a_caller_with_a_loader_renews() {
+fn call_without_a_loader_does_not_refresh() {
     for way in WAYS {
         let f = due();
         assert_eq!(f.cache.get(&1), Some(OLD));
@@ -116,7 +117,7 @@ fn only_a_caller_with_a_loader_renews() {
 }
 
 #[test]
-fn a_renewal_that_fails_leaves_the_old_value_and_none_is_tried_for_a_second() {
+fn failed_refresh_keeps_the_value_and_is_not_tried_again_for_a_second() {
     for stale in [false, true] {
         for (renews, others) in PAIRS {
             let f = due_with(|builder| {
@@ -137,13 +138,13 @@ fn a_renewal_that_fails_leaves_the_old_value_and_none_is_tried_for_a_second() {
                 f.clock.advance(Duration::from_nanos(1));
                 assert_eq!(refreshes(&f, others), 1);
             }
-            f.cache.validate();
+            validate(&f.cache);
         }
     }
 }
 
 #[test]
-fn a_write_during_a_renewal_wins() {
+fn write_during_a_refresh_prevails() {
     let writes: [(fn(&Cache), _); 7] = [
         (|cache| cache.retain(|_, _| false), None),
         (|cache| cache.retain(|_, _| true), Some(OLD)),
@@ -165,13 +166,13 @@ fn a_write_during_a_renewal_wins() {
             assert_eq!(refresh.finish(Ok(loaded)).unwrap(), NEW);
             assert_eq!(f.cache.get(&1), left);
             assert_eq!(f.cache.stats().outdated, 1);
-            f.cache.validate();
+            validate(&f.cache);
         }
     }
 }
 
 #[test]
-fn one_who_misses_during_a_renewal_waits_for_it() {
+fn caller_that_misses_during_a_refresh_waits_for_it() {
     for (renews, misses) in PAIRS {
         let f = due();
         let refresh = renews.load(&f.cache, 1);
@@ -181,12 +182,12 @@ fn one_who_misses_during_a_renewal_waits_for_it() {
         assert_eq!(refresh.find(NEW), NEW);
         assert_eq!(waiter.answer(Err("called")).unwrap(), NEW);
         assert_eq!(f.cache.stats().loads, 1);
-        f.cache.validate();
+        validate(&f.cache);
     }
 }
 
 #[test]
-fn a_renewal_that_is_lost_is_made_again_after_the_lease() {
+fn lost_refresh_is_made_again_after_the_lease() {
     let dropped = |f: &Fixture| {
         let load = || std::future::pending::<Result<u64, &str>>();
         let mut refresh = pin!(f.cache.get_or_load_async(&1, load));
@@ -205,7 +206,7 @@ fn a_renewal_that_is_lost_is_made_again_after_the_lease() {
         for way in WAYS {
             let f = due_with(|builder| builder.lease(seconds(5)));
             lose(&f);
-            f.cache.validate();
+            validate(&f.cache);
             assert_eq!(way.hit(&f.cache, 1), OLD);
             f.clock.set(seconds(15));
             assert_eq!(way.ask(&f.cache, 1, Ok(NEW)).unwrap(), NEW);
@@ -214,7 +215,7 @@ fn a_renewal_that_is_lost_is_made_again_after_the_lease() {
 }
 
 #[test]
-fn a_renewal_does_not_wait_for_a_permit() {
+fn refresh_does_not_wait_for_a_permit() {
     for (loads, renews) in PAIRS {
         let f = due_with(|builder| builder.max_concurrent_loads(1));
         let load = loads.load(&f.cache, 2);
@@ -222,12 +223,12 @@ fn a_renewal_does_not_wait_for_a_permit() {
         load.find(0);
         let stats = f.cache.stats();
         assert_eq!((stats.refreshes, stats.loads, stats.queued), (0, 1, 0));
-        f.cache.validate();
+        validate(&f.cache);
     }
 }
 
 #[test]
-fn a_loader_that_renews_its_key_may_ask_for_it() {
+fn refreshing_loader_may_read_its_own_key() {
     let f = due();
     let refreshed = f.cache.get_or_load(&1, |_| {
         let old = f.cache.get_or_load(&1, |_| UNUSED).unwrap();
@@ -245,15 +246,15 @@ fn a_loader_that_renews_its_key_may_ask_for_it() {
 
 const TRIES: u32 = 2_000;
 
-/// The share of entries that are renewed at this time before their deadline, in units of the time
-/// that their load took.
-fn share_renewed(way: Way, beta: f64, left: f64) -> f64 {
+/// Returns the share of entries that are refreshed at this time before their deadline, in units of the time that their
+/// load took.
+fn refreshed_share(way: Way, beta: f64, left: f64) -> f64 {
     let ttl = seconds(1_000);
     let f = Fixture::new(|builder| {
         let builder = builder.capacity(1_000_000).early_refresh(beta);
         builder.time_to_live(ttl)
     });
-    // In one batch: all took the same time.
+    // In one batch, so that all loads took the same time.
     let keys: Vec<u32> = (0..TRIES).collect();
     let load = |missing: Vec<u32>| {
         let start = Instant::now();
@@ -273,22 +274,22 @@ fn share_renewed(way: Way, beta: f64, left: f64) -> f64 {
 }
 
 #[test]
-fn the_chance_of_an_early_renewal_grows_as_the_deadline_comes_near() {
+fn probability_of_early_refresh_grows_as_the_deadline_approaches() {
     for way in WAYS {
         for (beta, left) in [(1.0, 0.1), (1.0, 1.0), (1.0, 3.0), (3.0, 3.0), (0.5, 1.0)] {
-            let (share, expected) = (share_renewed(way, beta, left), (-left / beta).exp());
-            // Five standard deviations are less.
+            let (share, expected) = (refreshed_share(way, beta, left), (-left / beta).exp());
+            // This is more than five standard deviations.
             assert!(
                 (share - expected).abs() < 0.06,
                 "{left}: {share}, {expected}"
             );
         }
-        assert!(share_renewed(way, 1.0, 100.0) == 0.0);
+        assert!(refreshed_share(way, 1.0, 100.0) == 0.0);
     }
 }
 
 #[test]
-fn what_was_inserted_is_not_renewed_early() {
+fn inserted_entry_is_not_refreshed_early() {
     let f = Fixture::new(|builder| builder.early_refresh(1_000.0));
     f.cache.insert_with_ttl(1, OLD, seconds(1));
     f.clock.set(just_before(seconds(1)));

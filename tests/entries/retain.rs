@@ -1,7 +1,8 @@
-//! `retain` as an invalidation: what it does to loads, updates and each other. Single loads and
-//! refreshes are in `invalidation.rs` and `refresh.rs`.
+//! `retain` as an invalidation: its effect on batches, detached loads, updates and other calls of `retain`. Single loads
+//! and refreshes are in `invalidation.rs` and `refresh.rs`.
 
 use crate::common::{Cache, RUNTIME, WAYS, Way};
+use hotset::__private::validate;
 use std::convert::Infallible;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::thread;
@@ -31,7 +32,7 @@ fn batch_started_before_retain_is_not_stored() {
         assert_eq!(found.unwrap(), [1, 2, 3].map(Some));
         assert_eq!(cache.len(), 0);
         assert_eq!(cache.stats().outdated, 3);
-        cache.validate();
+        validate(&cache);
     }
 }
 
@@ -46,11 +47,11 @@ fn detached_load_started_before_retain_is_not_stored() {
     };
     let found = RUNTIME.block_on(cache.detached().get_or_load_async(&1, load));
     assert_eq!((found.unwrap(), cache.get(&1)), (10, None));
-    cache.validate();
+    validate(&cache);
 }
 
 #[test]
-fn load_started_while_retain_asks_is_stored() {
+fn load_started_while_retain_calls_its_closure_is_stored() {
     let cache = Cache::builder().capacity(10).shards(1).build().unwrap();
     cache.insert(1, 10);
     cache.retain(|_, _| {
@@ -58,7 +59,7 @@ fn load_started_while_retain_asks_is_stored() {
         found.unwrap() == 20
     });
     assert_eq!((cache.get(&1), cache.get(&2)), (Some(10), Some(20)));
-    cache.validate();
+    validate(&cache);
 }
 
 #[test]
@@ -78,11 +79,11 @@ fn update_in_flight_during_retain_is_not_lost() {
         assert_eq!(seen[1..], [second]);
         assert_eq!((updated, cache.get(&1)), (Some(expected), Some(expected)));
     }
-    cache.validate();
+    validate(&cache);
 }
 
 #[test]
-fn retains_at_the_same_time_remove_what_each_is_to_remove() {
+fn concurrent_retains_remove_the_entries_of_both() {
     let cache = Cache::new(1_000);
     for _ in 0..50 {
         (0..100).for_each(|key| cache.insert(key, 0));
@@ -97,10 +98,10 @@ fn retains_at_the_same_time_remove_what_each_is_to_remove() {
         let expected: Vec<u32> = (0..100).filter(|key| key % 8 >= 4).collect();
         assert_eq!(left, expected);
     }
-    cache.validate();
+    validate(&cache);
 }
 
-/// The contract: after a change of the database and a `retain`, nobody reads an older value.
+/// After a change of the database and a `retain`, no reader gets an older value.
 #[test]
 fn read_after_retain_is_not_older_than_the_write_before_it() {
     const ROUNDS: u64 = 3_000;
@@ -135,5 +136,5 @@ fn read_after_retain_is_not_older_than_the_write_before_it() {
             });
         }
     });
-    cache.validate();
+    validate(&cache);
 }

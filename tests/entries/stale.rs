@@ -1,6 +1,7 @@
-//! Expired values, served where a load fails.
+//! Expired values that are served when a load fails.
 
 use crate::common::{Cache, Fixture, PAIRS, RUNTIME, WAYS, Way, just_before, seconds};
+use hotset::__private::validate;
 use hotset::{LoadError, Loaded, RemovalCause};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::pin::pin;
@@ -11,7 +12,7 @@ const OLD: u64 = 10;
 const NEW: u64 = 20;
 const DOWN: Result<u64, &str> = Err("the database is down");
 
-/// A cache whose key 1 has just expired; it may serve for a minute.
+/// Returns a cache whose key 1 has just expired. Its value may serve for a minute.
 fn expired() -> Fixture {
     expired_with(|builder| builder.stale_if_error(seconds(60)))
 }
@@ -25,7 +26,7 @@ fn expired_with(
     f
 }
 
-fn assert_is_down(f: &Fixture, way: Way) {
+fn assert_load_fails(f: &Fixture, way: Way) {
     match way.ask(&f.cache, 1, DOWN) {
         Err(LoadError::Failed(error)) => assert_eq!(*error, "the database is down"),
         other => panic!("{other:?}"),
@@ -33,7 +34,7 @@ fn assert_is_down(f: &Fixture, way: Way) {
 }
 
 #[test]
-fn the_one_who_loads_and_those_who_wait_get_it() {
+fn leader_and_waiters_of_a_failed_load_get_the_stale_value() {
     for (loads, waits) in PAIRS {
         let f = expired();
         let load = loads.load(&f.cache, 1);
@@ -42,21 +43,21 @@ fn the_one_who_loads_and_those_who_wait_get_it() {
         assert_eq!(waiter.answer(Err("called")).unwrap(), OLD);
         let stats = f.cache.stats();
         assert_eq!((stats.stale, stats.loads, stats.load_failures), (2, 1, 1));
-        f.cache.validate();
+        validate(&f.cache);
     }
 }
 
 #[test]
-fn without_the_setting_the_error_is_returned() {
+fn failed_load_returns_the_error_without_stale_if_error() {
     for way in WAYS {
         let f = expired_with(|builder| builder.refresh_after(seconds(1)));
-        assert_is_down(&f, way);
+        assert_load_fails(&f, way);
         assert_eq!(f.cache.stats().stale, 0);
     }
 }
 
 #[test]
-fn for_a_second_nobody_tries_again() {
+fn failed_load_is_not_tried_again_for_a_second() {
     for (first, others) in PAIRS {
         let f = expired();
         for round in 1..5 {
@@ -73,12 +74,12 @@ fn for_a_second_nobody_tries_again() {
         assert_eq!(others.ask(&f.cache, 1, Ok(NEW)).unwrap(), NEW);
         assert_eq!(first.hit(&f.cache, 1), NEW);
         assert_eq!(f.cache.remaining_ttl(&1), Some(seconds(10)));
-        f.cache.validate();
+        validate(&f.cache);
     }
 }
 
 #[test]
-fn within_that_second_it_is_served_without_a_permit() {
+fn stale_value_is_served_without_a_permit_in_the_second_after_a_failure() {
     for (first, others) in PAIRS {
         let f = expired_with(|builder| {
             let builder = builder.stale_if_error(seconds(60));
@@ -93,16 +94,16 @@ fn within_that_second_it_is_served_without_a_permit() {
 }
 
 #[test]
-fn one_that_is_too_old_is_not_served() {
+fn value_older_than_stale_if_error_is_not_served() {
     for way in WAYS {
         let f = expired();
         f.clock.set(just_before(seconds(70)));
         assert_eq!(way.ask(&f.cache, 1, DOWN).unwrap(), OLD);
-        // Not within the second after a failure either.
+        // It is not served in the second after a failure either.
         f.clock.set(seconds(70));
-        assert_is_down(&f, way);
+        assert_load_fails(&f, way);
         assert_eq!(f.cache.stats().loads, 2);
-        f.cache.validate();
+        validate(&f.cache);
     }
 }
 
@@ -116,32 +117,32 @@ const REMOVALS: [fn(&Cache); 6] = [
 ];
 
 #[test]
-fn one_that_was_removed_or_invalidated_is_not_served() {
+fn removed_or_invalidated_value_is_not_served_stale() {
     for way in WAYS {
         for remove in REMOVALS {
             let f = expired();
             remove(&f.cache);
-            assert_is_down(&f, way);
+            assert_load_fails(&f, way);
         }
     }
 }
 
 #[test]
-fn one_that_is_removed_while_the_load_is_under_way_is_not_served() {
+fn value_removed_during_the_load_is_not_served_stale() {
     for (loads, comes_after) in PAIRS {
         for remove in REMOVALS {
             let f = expired();
             let load = loads.load(&f.cache, 1);
             remove(&f.cache);
             assert!(load.finish(Err("no")).is_err());
-            assert_is_down(&f, comes_after);
-            f.cache.validate();
+            assert_load_fails(&f, comes_after);
+            validate(&f.cache);
         }
     }
 }
 
 #[test]
-fn one_that_is_removed_after_a_failure_is_loaded_at_once() {
+fn key_removed_after_a_failure_is_loaded_at_once() {
     for way in WAYS {
         for remove in REMOVALS {
             let f = expired();
@@ -154,7 +155,7 @@ fn one_that_is_removed_after_a_failure_is_loaded_at_once() {
 }
 
 #[test]
-fn nothing_but_a_failed_load_serves_it() {
+fn stale_value_is_served_only_after_a_failed_load() {
     for fails in [false, true] {
         let f = expired();
         if fails {
@@ -166,8 +167,8 @@ fn nothing_but_a_failed_load_serves_it() {
         assert_eq!(f.cache.remaining_ttl(&1), None);
         assert_eq!(f.cache.iter().count(), 0);
         f.cache.retain(|_, _| unreachable!("none is live"));
-        f.cache.update(&1, |held| {
-            assert_eq!(held, None);
+        f.cache.update(&1, |value| {
+            assert_eq!(value, None);
             None
         });
         assert_eq!(f.cache.remove(&1), None);
@@ -175,7 +176,7 @@ fn nothing_but_a_failed_load_serves_it() {
 }
 
 #[test]
-fn it_is_kept_for_as_long_as_it_may_serve() {
+fn stale_value_is_kept_as_long_as_it_may_serve() {
     let f = expired();
     f.clock.set(just_before(seconds(70)));
     assert_eq!(f.cache.evict_expired(), 0);
@@ -184,13 +185,13 @@ fn it_is_kept_for_as_long_as_it_may_serve() {
     assert_eq!(f.cache.stats().entries, 19);
     f.clock.set(seconds(70));
     assert_eq!(f.cache.evict_expired(), 1);
-    assert_eq!(f.take_told(), [(1, OLD, RemovalCause::Expired)]);
+    assert_eq!(f.take_notified(), [(1, OLD, RemovalCause::Expired)]);
     assert_eq!(f.cache.len(), 18);
-    f.cache.validate();
+    validate(&f.cache);
 }
 
 #[test]
-fn a_cache_that_is_written_to_sheds_what_is_too_old_to_serve() {
+fn writes_remove_values_that_are_too_old_to_serve() {
     let f = expired();
     (2..1_000).for_each(|key| f.cache.insert(key, 0));
     for (second, len) in [(70, 999), (79, 999), (80, 1)] {
@@ -198,20 +199,20 @@ fn a_cache_that_is_written_to_sheds_what_is_too_old_to_serve() {
         (0..1_000).for_each(|_| f.cache.insert_with_ttl(1, NEW, Duration::MAX));
         assert_eq!(f.cache.len(), len);
     }
-    f.cache.validate();
+    validate(&f.cache);
 }
 
 #[test]
-fn it_gives_way_where_there_is_no_room() {
+fn stale_value_is_evicted_if_there_is_no_room() {
     let f = expired_with(|builder| builder.capacity(10).stale_if_error(Duration::MAX));
     (2..12).for_each(|key| f.cache.insert(key, 0));
     assert_eq!(f.cache.len(), 10);
-    assert_eq!(f.take_told(), [(1, OLD, RemovalCause::Expired)]);
-    assert_is_down(&f, Way::Thread);
+    assert_eq!(f.take_notified(), [(1, OLD, RemovalCause::Expired)]);
+    assert_load_fails(&f, Way::Thread);
 }
 
 #[test]
-fn one_that_may_serve_for_ever_does() {
+fn stale_value_without_age_limit_is_always_served() {
     let f = expired_with(|builder| builder.stale_if_error(Duration::MAX));
     f.clock.set(Duration::MAX);
     assert_eq!(f.cache.evict_expired(), 0);
@@ -219,7 +220,7 @@ fn one_that_may_serve_for_ever_does() {
 }
 
 #[test]
-fn a_panic_is_not_masked_and_the_next_caller_loads() {
+fn panic_of_the_loader_is_not_masked_by_a_stale_value_and_the_next_caller_loads() {
     let f = expired();
     let load = |_: &u32| -> Result<u64, &str> { resume_unwind(Box::new("panic")) };
     let call = AssertUnwindSafe(|| f.cache.get_or_load(&1, load));
@@ -236,11 +237,11 @@ fn a_panic_is_not_masked_and_the_next_caller_loads() {
     }
     let stats = f.cache.stats();
     assert_eq!((stats.stale, stats.loads), (2, 4));
-    f.cache.validate();
+    validate(&f.cache);
 }
 
 #[test]
-fn a_load_that_is_dropped_has_not_failed() {
+fn dropped_load_does_not_count_as_failed() {
     let f = expired();
     {
         let load = std::future::pending::<Result<u64, &str>>;
@@ -251,5 +252,5 @@ fn a_load_that_is_dropped_has_not_failed() {
         assert!(poll.is_pending());
     }
     assert_eq!(Way::Task.ask(&f.cache, 1, Ok(NEW)).unwrap(), NEW);
-    f.cache.validate();
+    validate(&f.cache);
 }

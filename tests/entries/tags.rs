@@ -1,6 +1,7 @@
-//! Tags: entries that share one are invalidated together, at once, and never served again.
+//! Tags: entries that share one are invalidated together, and never served again.
 
 use crate::common::{Cache, Fixture, RUNTIME, WAYS, seconds};
+use hotset::__private::validate;
 use hotset::{Loaded, LocalCache, RemovalCause};
 use proptest::collection::vec;
 use proptest::option;
@@ -19,7 +20,7 @@ fn tagged(value: u64, tags: &[&str]) -> Loaded<u64> {
 }
 
 thread_local! {
-    /// How often this thread has hashed or compared a [`Counting`] key.
+    /// The number of times that this thread has hashed or compared a [`Counting`] key.
     static LOOKS: Cell<u64> = const { Cell::new(0) };
 }
 
@@ -41,7 +42,7 @@ impl Hash for Counting {
 }
 
 #[test]
-fn an_invalidation_looks_at_no_entry_however_many_there_are() {
+fn invalidation_visits_no_entry_for_any_number_of_entries() {
     for entries in [10, 100_000] {
         let cache: LocalCache<Counting, u64> = LocalCache::builder()
             .unbounded()
@@ -64,7 +65,7 @@ fn an_invalidation_looks_at_no_entry_however_many_there_are() {
 }
 
 #[test]
-fn whatever_was_invalidated_is_never_served_again() {
+fn invalidated_entry_is_never_served_again() {
     let reads: [fn(&Fixture); 9] = [
         |f| assert_eq!(f.cache.get(&1), None),
         |f| assert_eq!(f.cache.get_with(&1, |value| *value), None),
@@ -78,7 +79,7 @@ fn whatever_was_invalidated_is_never_served_again() {
             });
         },
         |f| assert_eq!(f.cache.remove(&1), None),
-        |f| assert_eq!(f.cache.update(&1, |held| held.map(|_| 0)), None),
+        |f| assert_eq!(f.cache.update(&1, |value| value.map(|_| 0)), None),
         |f| {
             let many = f.cache.get_many_or_load(&[1, 2], |missing| {
                 assert_eq!(missing, [1]);
@@ -94,7 +95,7 @@ fn whatever_was_invalidated_is_never_served_again() {
             f.cache.insert_loaded(2, tagged(20, &["other"]).ttl(ttl));
             f.cache.invalidate_tag("tag");
             read(&f);
-            f.cache.validate();
+            validate(&f.cache);
             for way in WAYS {
                 f.cache.remove(&1);
                 f.cache.insert_loaded(1, tagged(10, &["tag"]).ttl(ttl));
@@ -107,10 +108,10 @@ fn whatever_was_invalidated_is_never_served_again() {
 }
 
 #[test]
-fn any_one_of_several_tags_is_enough_and_what_comes_after_is_served() {
+fn entry_is_invalidated_by_any_of_its_tags_and_later_entries_are_served() {
     let cache = Cache::new(10);
     for tag in ["a", "b", "c", "a"] {
-        // A name that is given twice is one.
+        // A name that is given twice counts once.
         cache.insert_loaded(1, tagged(10, &["a", "b"]).tags(["c", "a"]));
         cache.invalidate_tag("d");
         assert_eq!(cache.get(&1), Some(10));
@@ -122,12 +123,12 @@ fn any_one_of_several_tags_is_enough_and_what_comes_after_is_served() {
     }
 }
 
-/// The cache holds a name's `Arc` for as long as it knows the tag.
+/// The cache keeps the `Arc` of a name as long as it knows the tag.
 #[test]
-fn names_that_no_entry_has_any_more_are_forgotten() {
+fn tag_names_without_entries_are_removed() {
     let cache = Cache::new(10);
-    let held: Arc<str> = "held".into();
-    cache.insert_loaded(0, Loaded::new(0).tags([Arc::clone(&held)]));
+    let used: Arc<str> = "used".into();
+    cache.insert_loaded(0, Loaded::new(0).tags([Arc::clone(&used)]));
     let names: Vec<Arc<str>> = (0..10_000).map(|n| format!("tag {n}").into()).collect();
     for (n, name) in names.iter().enumerate() {
         cache.insert_loaded(1, Loaded::new(1).tags([Arc::clone(name)]));
@@ -141,12 +142,12 @@ fn names_that_no_entry_has_any_more_are_forgotten() {
         cache.invalidate_tag(&format!("never used {n}"));
     }
     assert_eq!(cache.get(&0), Some(0));
-    cache.invalidate_tag("held");
+    cache.invalidate_tag("used");
     assert_eq!(cache.get(&0), None);
 }
 
 #[test]
-fn what_is_dead_is_reclaimed_by_evict_expired() {
+fn evict_expired_removes_invalidated_entries() {
     for shards in [1, 8] {
         let f = Fixture::new(|builder| builder.capacity(100_000).shards(shards));
         for key in 0..5_000 {
@@ -159,21 +160,22 @@ fn what_is_dead_is_reclaimed_by_evict_expired() {
         assert_eq!(f.cache.len(), 5_000);
         assert_eq!(f.cache.evict_expired(), 1_000);
         assert_eq!(f.cache.evict_expired(), 0);
-        let told = f.take_told();
-        assert_eq!(told.len(), 1_000);
+        let notified = f.take_notified();
+        assert_eq!(notified.len(), 1_000);
         assert!(
-            told.iter()
+            notified
+                .iter()
                 .all(|&(key, _, cause)| key % 5 == 0 && cause == RemovalCause::Invalidated)
         );
         let stats = f.cache.stats();
         assert_eq!((stats.invalidated, stats.expired), (1_000, 0));
         assert_eq!((f.cache.len(), f.cache.weight()), (4_000, 4_000));
-        f.cache.validate();
+        validate(&f.cache);
     }
 }
 
 #[test]
-fn a_cache_that_is_written_to_sheds_what_was_invalidated() {
+fn writes_remove_invalidated_entries() {
     let f = Fixture::new(|builder| builder);
     f.cache.insert(1_000, 0);
     for round in 1..4 {
@@ -183,31 +185,31 @@ fn a_cache_that_is_written_to_sheds_what_was_invalidated() {
         assert_eq!(f.cache.len(), 1);
         assert_eq!(f.cache.stats().invalidated, round * 800);
     }
-    f.cache.validate();
+    validate(&f.cache);
 }
 
 #[test]
-fn the_weight_of_what_was_invalidated_is_free_once_it_is_reclaimed() {
+fn weight_of_invalidated_entries_is_free_after_their_removal() {
     let builder = Cache::builder().max_weight(1_000).weigher(|_, &v| v);
     let cache = builder.shards(1).build().unwrap();
     (0..10).for_each(|key| cache.insert_loaded(key, tagged(90, &["tag"])));
     cache.invalidate_tag("tag");
     assert_eq!(cache.weight(), 900);
-    // Finds room for itself.
+    // The insertion finds room.
     cache.insert(10, 1_000);
     assert_eq!((cache.weight(), cache.get(&10)), (1_000, Some(1_000)));
     assert_eq!(cache.stats().invalidated, 10);
-    cache.validate();
+    validate(&cache);
     cache.remove(&10);
     (0..10).for_each(|key| cache.insert_loaded(key, tagged(90, &["tag"]).weight(100)));
     cache.invalidate_tag("tag");
     assert_eq!(cache.evict_expired(), 10);
     assert!(cache.is_empty());
-    cache.validate();
+    validate(&cache);
 }
 
 #[test]
-fn whatever_takes_a_dead_entry_out_tells_of_it_as_invalidated() {
+fn every_removal_of_an_invalidated_entry_has_the_cause_invalidated() {
     let removals: [fn(&Cache); 8] = [
         |cache| cache.insert(1, 2),
         |cache| cache.insert_with_ttl(1, 2, Duration::ZERO),
@@ -226,22 +228,22 @@ fn whatever_takes_a_dead_entry_out_tells_of_it_as_invalidated() {
         f.cache
             .insert_loaded(1, tagged(1, &["tag"]).ttl(seconds(1)));
         f.cache.invalidate_tag("tag");
-        // Past its deadline as well: it was invalidated before.
+        // It is past its deadline as well, but it was invalidated before that.
         f.clock.advance(seconds(1));
         remove(&f.cache);
-        assert_eq!(f.take_told(), [(1, 1, RemovalCause::Invalidated)]);
+        assert_eq!(f.take_notified(), [(1, 1, RemovalCause::Invalidated)]);
         let stats = f.cache.stats();
         assert_eq!(
             (stats.invalidated, stats.expired, stats.replaced),
             (1, 0, 0)
         );
-        f.cache.validate();
+        validate(&f.cache);
     }
 }
 
 #[derive(Debug, Clone)]
 enum Op {
-    /// Tags are bits.
+    /// An insertion. The tags are bits.
     Insert(u32, u8, Option<u64>),
     Load(u32, u8, Option<u64>),
     Get(u32),
@@ -278,7 +280,7 @@ proptest! {
     #[test]
     fn it_does_what_a_naive_cache_with_tags_does(ops in vec(op(), 1..200), shards in 1..3_usize) {
         let f = Fixture::new(|builder| builder.shards(shards));
-        // The value, the tags and the deadline of each live entry.
+        // The value, tags and deadline of each live entry.
         let mut model: BTreeMap<u32, (u64, u8, u64)> = BTreeMap::new();
         let mut now = 0;
         for (value, op) in (0..).zip(ops) {
@@ -298,10 +300,10 @@ proptest! {
                     prop_assert_eq!(f.cache.get_or_load(&key, load).unwrap(), expected);
                 }
                 Op::Get(key) => {
-                    prop_assert_eq!(f.cache.get(&key), model.get(&key).map(|held| held.0));
+                    prop_assert_eq!(f.cache.get(&key), model.get(&key).map(|value| value.0));
                 }
                 Op::Remove(key) => {
-                    let removed = model.remove(&key).map(|held| held.0);
+                    let removed = model.remove(&key).map(|value| value.0);
                     prop_assert_eq!(f.cache.remove(&key), removed);
                 }
                 Op::Invalidate(bit) => {
@@ -327,15 +329,15 @@ proptest! {
             listed.sort_unstable();
             let live = model.iter().map(|(&key, &(value, ..))| (key, value));
             prop_assert_eq!(listed, live.collect::<Vec<_>>());
-            f.cache.validate();
+            validate(&f.cache);
         }
     }
 }
 
-/// A database, its readers through the cache, and writers who change it and then invalidate a tag of
-/// one row or of two: nobody finds a value from before the change after that.
+/// Writers change a database and then invalidate a tag of one row or of two. After that, no reader through the cache
+/// finds a value from before the change.
 #[test]
-fn no_reader_finds_a_value_older_than_the_last_invalidation_of_its_tag() {
+fn concurrent_reader_never_finds_a_value_older_than_the_last_invalidation_of_its_tag() {
     const ROW_TAGS: [&str; 4] = ["row 0", "row 1", "row 2", "row 3"];
     const PAIR_TAGS: [&str; 2] = ["rows 0 and 2", "rows 1 and 3"];
     let cache = Cache::builder().capacity(64).shards(2).build().unwrap();
@@ -376,7 +378,7 @@ fn no_reader_finds_a_value_older_than_the_last_invalidation_of_its_tag() {
         }
         let writers = (0..2_usize).map(|writer| {
             let (cache, database, invalidated) = (&cache, &database, &invalidated);
-            // Each has two rows of its own.
+            // Each writer has two rows of its own.
             let change = move |at: usize| database[at].fetch_add(1, SeqCst) + 1;
             scope.spawn(move || {
                 for step in 0..5_000 {
@@ -400,5 +402,5 @@ fn no_reader_finds_a_value_older_than_the_last_invalidation_of_its_tag() {
         }
         done.store(true, SeqCst);
     });
-    cache.validate();
+    validate(&cache);
 }

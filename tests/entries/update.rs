@@ -1,6 +1,7 @@
-//! What an update keeps of the entry that it replaces, and what it does not.
+//! The settings that an update keeps of the entry that it replaces.
 
 use crate::common::{Cache, Fixture, just_before, seconds, until};
+use hotset::__private::validate;
 use hotset::{Loaded, LocalCache, RemovalCause};
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -24,7 +25,7 @@ fn update_keeps_the_remaining_time_of_an_entry_in_a_cache_without_time_to_live()
     assert_eq!(f.cache.get(&1), Some(69));
     f.clock.set(seconds(60));
     assert_eq!(f.cache.get(&1), None);
-    f.cache.validate();
+    validate(&f.cache);
 }
 
 #[test]
@@ -40,7 +41,7 @@ fn update_keeps_the_deadline_to_the_nanosecond() {
     assert_eq!(f.cache.get(&1), Some(1_009));
     f.clock.set(ttl);
     assert_eq!(f.cache.get(&1), None);
-    f.cache.validate();
+    validate(&f.cache);
 }
 
 #[test]
@@ -95,7 +96,7 @@ fn update_restarts_the_idle_time_and_keeps_the_limit() {
     assert_eq!(f.cache.remaining_ttl(&1), Some(seconds(2)));
     f.clock.set(seconds(10));
     assert_eq!(f.cache.get(&1), None);
-    f.cache.validate();
+    validate(&f.cache);
 }
 
 #[test]
@@ -110,7 +111,7 @@ fn update_of_a_missing_or_expired_entry_has_the_caches_time_to_live() {
 }
 
 #[test]
-fn update_whose_entry_expires_meanwhile_is_made_again_without_a_value() {
+fn update_whose_entry_expires_meanwhile_is_repeated_without_a_value() {
     let f = Fixture::new(|builder| builder.time_to_live(seconds(10)));
     f.cache.insert(1, 10);
     let mut seen = Vec::new();
@@ -122,13 +123,13 @@ fn update_whose_entry_expires_meanwhile_is_made_again_without_a_value() {
     assert_eq!(seen, [Some(10), None]);
     assert_eq!((updated, f.cache.get(&1)), (Some(1), Some(1)));
     assert_eq!(f.cache.remaining_ttl(&1), Some(seconds(10)));
-    assert_eq!(f.take_told(), [(1, 10, RemovalCause::Expired)]);
+    assert_eq!(f.take_notified(), [(1, 10, RemovalCause::Expired)]);
     assert_eq!((f.cache.stats().refused, f.cache.stats().outdated), (0, 1));
-    f.cache.validate();
+    validate(&f.cache);
 }
 
 #[test]
-fn insert_in_place_of_an_entry_has_the_caches_time_to_live() {
+fn insert_over_an_entry_has_the_caches_time_to_live() {
     let f = Fixture::new(|builder| builder.time_to_live(seconds(10)));
     f.cache.insert_with_ttl(1, 10, seconds(60));
     f.cache.insert(1, 11);
@@ -136,7 +137,7 @@ fn insert_in_place_of_an_entry_has_the_caches_time_to_live() {
 }
 
 #[test]
-fn update_loaded_replaces_the_time_to_live_that_it_names() {
+fn update_loaded_replaces_the_time_to_live_if_set() {
     let f = Fixture::new(|builder| builder.time_to_live(seconds(10)));
     f.cache.insert_with_ttl(1, 10, seconds(60));
     let extend = |value: Option<&u64>| Some(Loaded::new(*value?).ttl(seconds(90)));
@@ -155,14 +156,14 @@ fn update_loaded_replaces_the_time_to_live_that_it_names() {
     assert_eq!(f.cache.remaining_ttl(&1), Some(seconds(7)));
 }
 
-/// A cache whose weigher says 1,000 for whatever it is asked about.
+/// Returns a cache whose weigher returns 1,000 for every entry.
 fn weighing() -> Cache {
     let builder = Cache::builder().max_weight(10_000).shards(1);
     builder.weigher(|_, _| 1_000).build().unwrap()
 }
 
 #[test]
-fn update_keeps_a_given_weight() {
+fn update_keeps_an_explicit_weight() {
     let cache = weighing();
     cache.insert_loaded(1, Loaded::new(10).weight(5));
     (0..3).for_each(|_| assert!(cache.update(&1, increment).is_some()));
@@ -170,16 +171,16 @@ fn update_keeps_a_given_weight() {
     cache.insert(2, 10);
     cache.update(&2, increment);
     assert_eq!(cache.weight(), 1_005);
-    // The slot's next entry was given none.
+    // The next entry of the slot has no explicit weight.
     cache.remove(&1);
     cache.insert(3, 10);
     cache.update(&3, increment);
     assert_eq!(cache.weight(), 2_000);
-    cache.validate();
+    validate(&cache);
 }
 
 #[test]
-fn update_keeps_a_given_weight_that_is_the_weighers_own() {
+fn update_keeps_an_explicit_weight_equal_to_the_weighers() {
     let builder = Cache::builder().max_weight(1_000).shards(1);
     let cache = builder.weigher(|_, &value| value).build().unwrap();
     cache.insert_loaded(1, Loaded::new(10).weight(10));
@@ -188,32 +189,32 @@ fn update_keeps_a_given_weight_that_is_the_weighers_own() {
         cache.update(&key, |value| value.map(|value| value * 10));
     }
     assert_eq!(cache.weight(), 110);
-    cache.validate();
+    validate(&cache);
 }
 
 #[test]
-fn insert_in_place_of_an_entry_with_a_given_weight_is_weighed() {
+fn insert_over_an_entry_with_an_explicit_weight_calls_the_weigher() {
     let cache = weighing();
     cache.insert_loaded(1, Loaded::new(10).weight(5));
     cache.insert(1, 11);
     cache.update(&1, increment);
     assert_eq!(cache.weight(), 1_000);
-    cache.validate();
+    validate(&cache);
 }
 
 #[test]
-fn update_loaded_replaces_the_weight_that_it_names() {
+fn update_loaded_replaces_the_weight_if_set() {
     let cache = weighing();
     cache.insert_loaded(1, Loaded::new(10).weight(5));
     cache.update_loaded(&1, |value| Some(Loaded::new(*value?).weight(7)));
     assert_eq!(cache.weight(), 7);
     cache.update(&1, increment);
     assert_eq!(cache.weight(), 7);
-    cache.validate();
+    validate(&cache);
 }
 
 #[test]
-fn update_of_an_expired_entry_with_a_given_weight_is_weighed() {
+fn update_of_an_expired_entry_with_an_explicit_weight_calls_the_weigher() {
     let clock = hotset::ManualClock::new();
     let builder = Cache::builder().max_weight(10_000).clock(clock.clone());
     let cache = builder.weigher(|_, _| 1_000).build().unwrap();
@@ -221,11 +222,11 @@ fn update_of_an_expired_entry_with_a_given_weight_is_weighed() {
     clock.set(seconds(1));
     cache.update(&1, increment);
     assert_eq!(cache.weight(), 1_000);
-    cache.validate();
+    validate(&cache);
 }
 
 #[test]
-fn update_loaded_replaces_the_tags_if_it_names_some() {
+fn update_loaded_replaces_the_tags_if_set() {
     let f = Fixture::new(|builder| builder);
     f.cache.insert_loaded(1, Loaded::new(10).tags(["old"]));
     let rename = |value: Option<&u64>| Some(Loaded::new(*value?).tags(["new"]));
@@ -236,11 +237,11 @@ fn update_loaded_replaces_the_tags_if_it_names_some() {
     assert_eq!(f.cache.get(&1), Some(10));
     f.cache.invalidate_tag("new");
     assert_eq!(f.cache.get(&1), None);
-    f.cache.validate();
+    validate(&f.cache);
 }
 
 #[test]
-fn update_loaded_is_made_again_if_an_old_or_a_new_tag_is_invalidated_meanwhile() {
+fn update_loaded_is_repeated_if_an_old_or_new_tag_is_invalidated_meanwhile() {
     for tag in ["old", "new"] {
         let f = Fixture::new(|builder| builder);
         f.cache.insert_loaded(1, Loaded::new(10).tags(["old"]));
@@ -259,11 +260,11 @@ fn update_loaded_is_made_again_if_an_old_or_a_new_tag_is_invalidated_meanwhile()
         };
         assert_eq!(seen, [Some(10), second]);
         assert_eq!(f.cache.get(&1), Some(value));
-        f.cache.validate();
+        validate(&f.cache);
     }
 }
 
-/// What is refreshed early is found by the time that its load took, which an update does not forget.
+/// Early refresh depends on the duration of the load, which an update keeps.
 #[test]
 fn updated_entry_is_still_refreshed_early() {
     let clock = hotset::ManualClock::new();
@@ -285,7 +286,7 @@ fn updated_entry_is_still_refreshed_early() {
     };
     cache.get_or_load(&1, load()).unwrap();
     cache.update(&1, increment);
-    // A nanosecond before the end each hit refreshes it, most likely; a load takes a million.
+    // A nanosecond before the deadline nearly every hit refreshes the entry, because its load took a million.
     clock.set(just_before(seconds(10)));
     cache.get_or_load(&1, load()).unwrap();
     assert_eq!(loads.load(SeqCst), 2);

@@ -1,5 +1,6 @@
 //! Cached entries are cached again in the next run, or the file is refused as a whole.
 
+use hotset::__private::validate;
 use hotset::{
     Loaded, LocalCache, LocalCacheBuilder, ManualClock, Policy, RemovalCause, RestoreReport,
     Schema, SnapshotError,
@@ -81,13 +82,13 @@ fn refused(path: &Path) -> SnapshotError {
     let cache = of([]);
     let error = cache.restore(path).unwrap_err();
     assert_eq!((cache.len(), cache.stats().inserts), (0, 0));
-    cache.validate();
+    validate(&cache);
     assert!(!error.to_string().is_empty());
     error
 }
 
 #[test]
-fn what_was_held_is_held_again() {
+fn restored_cache_has_the_entries_of_the_snapshot() {
     let folder = Folder::new();
     let cache = of(0..500);
     let written = cache.snapshot(folder.path()).unwrap();
@@ -105,14 +106,14 @@ fn what_was_held_is_held_again() {
     assert_eq!((report.restored, report.bytes), (500, written.bytes));
     assert_eq!(restored.len(), 500);
     assert!((0..500).all(|key| restored.get(&key) == Some(key * 10)));
-    restored.validate();
-    // An empty one is one as well, and takes the place of what was there.
+    validate(&restored);
+    // An empty snapshot is valid, and replaces the file.
     assert_eq!(of([]).snapshot(folder.path()).unwrap().entries, 0);
     assert_eq!(of([]).restore(folder.path()).unwrap().restored, 0);
 }
 
 #[test]
-fn every_truncation_is_refused_as_such() {
+fn truncated_file_is_refused_as_truncated() {
     let folder = Folder::new();
     of(0..3).snapshot(folder.path()).unwrap();
     let bytes = fs::read(folder.path()).unwrap();
@@ -127,7 +128,7 @@ fn every_truncation_is_refused_as_such() {
 }
 
 #[test]
-fn every_flipped_bit_is_noticed() {
+fn file_with_any_flipped_bit_is_refused() {
     let folder = Folder::new();
     of(0..3).snapshot(folder.path()).unwrap();
     let bytes = fs::read(folder.path()).unwrap();
@@ -139,7 +140,7 @@ fn every_flipped_bit_is_noticed() {
         let is_expected = match bit / 8 {
             0..8 => matches!(error, SnapshotError::NotASnapshot),
             8..12 => matches!(error, SnapshotError::Version(version) if version != 3),
-            // The lengths among them may lead anywhere.
+            // A length among them may point anywhere.
             _ => matches!(
                 error,
                 SnapshotError::Damaged | SnapshotError::Truncated | SnapshotError::TrailingBytes
@@ -150,12 +151,12 @@ fn every_flipped_bit_is_noticed() {
 }
 
 #[test]
-fn what_is_no_snapshot_or_another_is_refused() {
+fn file_of_another_kind_or_schema_is_refused() {
     let folder = Folder::new();
     let path = folder.path();
     assert!(matches!(refused(&path), SnapshotError::NotFound));
     assert!(matches!(refused(folder.0.path()), SnapshotError::Io(_)));
-    // Without an end.
+    // The end is missing.
     #[cfg(unix)]
     assert!(matches!(
         refused(Path::new("/dev/zero")),
@@ -188,7 +189,7 @@ impl Schema for Text {
 }
 
 #[test]
-fn what_cannot_be_read_or_lies_about_its_length_is_refused_whole() {
+fn unreadable_entry_or_wrong_length_refuses_the_whole_file() {
     let folder = Folder::new();
     of([1, u64::MAX / 10]).snapshot(folder.path()).unwrap();
     let cache = LocalCache::<u64, Text>::new(9);
@@ -236,7 +237,7 @@ fn entry_that_decodes_to_another_one_is_left_out_and_counted() {
 }
 
 #[test]
-fn time_passes_while_nothing_runs_and_never_goes_back() {
+fn restored_ttl_excludes_the_time_between_runs_and_never_grows() {
     let folder = Folder::new();
     let clock = ManualClock::new();
     clock.advance(SECOND * 1_000);
@@ -249,7 +250,7 @@ fn time_passes_while_nothing_runs_and_never_goes_back() {
     assert_eq!(cache.snapshot(folder.path()).unwrap().entries, 3);
 
     age(&folder.path(), 15_000);
-    // Another clock, which has just begun.
+    // The other cache has a clock of its own, which has just begun.
     let clock = ManualClock::new();
     let cache: Cache = build(LocalCache::builder().capacity(9).clock(clock.clone()));
     let report = cache.restore(folder.path()).unwrap();
@@ -260,7 +261,7 @@ fn time_passes_while_nothing_runs_and_never_goes_back() {
     clock.advance(left);
     assert_eq!(keys(&cache), [0]);
 
-    // The wall clock was set back by an hour since.
+    // The wall clock has been set back by an hour.
     age(&folder.path(), -3_600_000 - 15_000);
     let cache: Cache = build(LocalCache::builder().capacity(9).clock(clock));
     assert_eq!(cache.restore(folder.path()).unwrap().restored, 3);
@@ -268,7 +269,7 @@ fn time_passes_while_nothing_runs_and_never_goes_back() {
 }
 
 #[test]
-fn the_time_to_live_of_the_cache_that_is_filled_holds_from_the_time_of_writing() {
+fn restored_ttl_is_cut_to_that_of_the_cache_since_the_time_of_writing() {
     let folder = Folder::new();
     let clock = ManualClock::new();
     let builder = LocalCache::builder().capacity(9).clock(clock.clone());
@@ -294,18 +295,18 @@ fn the_time_to_live_of_the_cache_that_is_filled_holds_from_the_time_of_writing()
     }
     clock.advance(SECOND * 90);
     assert!(cache.iter().next().is_none());
-    // Its jitter is for what it gives a time, not for what has one.
+    // Jitter is applied only to a time to live that the cache determines.
     let cache = restored(SECOND * 1_000, 0.5);
     assert!(cache.remaining_ttl(&1).unwrap() >= SECOND * 488);
     assert!(cache.remaining_ttl(&3).unwrap() > SECOND * 8);
-    // What was written before that is over, and one that is for ever bounds nothing.
+    // An entry that was written before that has expired. A time to live without limit bounds nothing.
     assert!(restored(SECOND * 10, 0.001).is_empty());
     let cache = restored(Duration::MAX, 0.001);
     assert_eq!(cache.remaining_ttl(&1), Some(Duration::MAX));
 }
 
 #[test]
-fn entries_that_idle_are_dropped_once_they_have() {
+fn entry_whose_idle_time_has_passed_is_not_restored() {
     let folder = Folder::new();
     let clock = ManualClock::new();
     let idling = |clock: &ManualClock| -> Cache {
@@ -322,7 +323,7 @@ fn entries_that_idle_are_dropped_once_they_have() {
     let cache = idling(&clock);
     let report = cache.restore(folder.path()).unwrap();
     assert_eq!((report.restored, report.expired), (1, 1));
-    // A hit keeps it, but not past what it had to live.
+    // A hit extends its life, but not past its remaining time to live.
     for _ in 0..12 {
         assert_eq!(cache.get(&2), Some(20));
         clock.advance(SECOND * 7);
@@ -332,7 +333,7 @@ fn entries_that_idle_are_dropped_once_they_have() {
 }
 
 #[test]
-fn tags_and_weights_come_along_and_only_what_is_alive() {
+fn live_entries_are_restored_with_their_tags_and_weights() {
     let folder = Folder::new();
     let clock = ManualClock::new();
     let weighing = |max| {
@@ -352,20 +353,20 @@ fn tags_and_weights_come_along_and_only_what_is_alive() {
     assert_eq!(restored.weight(), 105);
     restored.invalidate_tag("b");
     assert_eq!(keys(&restored), [1]);
-    // What was the lightest fits.
+    // The lightest entry fits.
     let small = weighing(50);
     let report = small.restore(folder.path()).unwrap();
     assert_eq!((report.restored, report.did_not_fit), (1, 1));
-    // Where nobody weighed, the weigher does.
+    // The weigher determines the weight if the file has none.
     of([1, 2]).snapshot(folder.path()).unwrap();
     let restored = weighing(1_000);
     restored.restore(folder.path()).unwrap();
     assert_eq!(restored.weight(), 30);
-    restored.validate();
+    validate(&restored);
 }
 
 #[test]
-fn a_smaller_cache_keeps_the_hottest_and_keeps_them_longest() {
+fn smaller_cache_restores_the_hottest_entries_and_evicts_them_last() {
     for policy in POLICIES {
         for shards in [1, 8] {
             let folder = Folder::new();
@@ -385,7 +386,7 @@ fn a_smaller_cache_keeps_the_hottest_and_keeps_them_longest() {
             let left = u64::try_from(hottest.len()).unwrap() - 300;
             assert_eq!((report.restored, report.did_not_fit), (300, left));
             assert_eq!(keys(&small), hottest[..300], "{policy:?}, {shards} shards");
-            // New ones come, and the coldest go.
+            // New entries are inserted, and the coldest are evicted.
             for key in 0..200 {
                 small.insert(1_000_000 + key, 0);
             }
@@ -395,13 +396,13 @@ fn a_smaller_cache_keeps_the_hottest_and_keeps_them_longest() {
                 "{policy:?}"
             );
             assert!(kept(&hottest[..100]) >= 99, "{policy:?}");
-            small.validate();
+            validate(&small);
         }
     }
 }
 
 #[test]
-fn nothing_gives_way_to_what_is_restored() {
+fn restore_evicts_no_live_entry() {
     let folder = Folder::new();
     of(0..100).snapshot(folder.path()).unwrap();
     let cache = Cache::new(64);
@@ -411,11 +412,11 @@ fn nothing_gives_way_to_what_is_restored() {
     let report = cache.restore(folder.path()).unwrap();
     let RestoreReport {
         restored,
-        held,
+        superseded,
         did_not_fit,
         ..
     } = report;
-    assert_eq!((restored, held, did_not_fit), (34, 10, 56));
+    assert_eq!((restored, superseded, did_not_fit), (34, 10, 56));
     assert_eq!(cache.stats().evicted, 0);
     assert!(
         (0..10)
@@ -423,22 +424,22 @@ fn nothing_gives_way_to_what_is_restored() {
             .all(|key| cache.get(&key) == Some(1))
     );
     let report = cache.restore(folder.path()).unwrap();
-    assert_eq!((report.restored, report.held), (0, 44));
-    cache.validate();
+    assert_eq!((report.restored, report.superseded), (0, 44));
+    validate(&cache);
 }
 
 #[test]
-fn what_is_dead_gives_way_and_the_listener_is_told() {
+fn restore_removes_dead_entries_and_calls_the_listener() {
     let folder = Folder::new();
     of(0..50).snapshot(folder.path()).unwrap();
-    // Kept past their time, the dead are there until a restored one of their key comes.
+    // Dead entries within their grace stay until an entry of their key is restored.
     for (others, grace) in [(0, None), (1_000, None), (0, Some(SECOND * 100))] {
         let clock = ManualClock::new();
-        let told = Arc::new(Mutex::new(Vec::new()));
+        let notified = Arc::new(Mutex::new(Vec::new()));
         let builder = LocalCache::builder().capacity(100).clock(clock.clone());
         let builder = builder.on_removal({
-            let told = Arc::clone(&told);
-            move |&key, &value, cause| told.lock().unwrap().push((key, value, cause))
+            let notified = Arc::clone(&notified);
+            move |&key, &value, cause| notified.lock().unwrap().push((key, value, cause))
         });
         let builder = match grace {
             Some(grace) => builder.stale_if_error(grace),
@@ -453,16 +454,16 @@ fn what_is_dead_gives_way_and_the_listener_is_told() {
         let report = cache.restore(folder.path()).unwrap();
         assert_eq!((report.restored, cache.len()), (50, 50), "{report:?}");
         assert!((0..50).all(|key| cache.get(&key) == Some(key * 10)));
-        let mut told = told.lock().unwrap().clone();
-        told.sort_unstable_by_key(|&(key, ..)| key);
+        let mut notified = notified.lock().unwrap().clone();
+        notified.sort_unstable_by_key(|&(key, ..)| key);
         let expected = (others..others + dead).map(|key| (key, 7, RemovalCause::Expired));
-        assert!(told.into_iter().eq(expected));
-        cache.validate();
+        assert!(notified.into_iter().eq(expected));
+        validate(&cache);
     }
 }
 
 #[test]
-fn several_restores_at_once_share_the_entries() {
+fn concurrent_restores_store_each_entry_once() {
     let folder = Folder::new();
     of(0..1_000).snapshot(folder.path()).unwrap();
     let cache = of([]);
@@ -472,11 +473,11 @@ fn several_restores_at_once_share_the_entries() {
         restores.into_iter().map(|it| it.join().unwrap()).sum()
     });
     assert_eq!((restored, cache.len()), (1_000, 1_000));
-    cache.validate();
+    validate(&cache);
 }
 
 #[test]
-fn entries_without_content_and_weights_without_bound_are_kept_too() {
+fn empty_entries_and_maximum_weights_are_restored() {
     let folder = Folder::new();
     let cache: LocalCache<(), ()> = LocalCache::new(9);
     cache.insert((), ());
@@ -494,7 +495,7 @@ fn entries_without_content_and_weights_without_bound_are_kept_too() {
     let cache = weighing(u64::MAX / 4);
     let report = cache.restore(folder.path()).unwrap();
     assert_eq!((report.restored, report.did_not_fit), (4, 6));
-    cache.validate();
+    validate(&cache);
 }
 
 thread_local! {
@@ -553,7 +554,7 @@ fn hooked(folder: &Folder, capacity: usize) -> LocalCache<u64, Hooked> {
 }
 
 #[test]
-fn what_happens_during_a_restore_wins() {
+fn write_during_a_restore_prevails() {
     let folder = Folder::new();
     let cache = hooked(&folder, 100);
     with_hook({
@@ -567,11 +568,11 @@ fn what_happens_during_a_restore_wins() {
         }
     });
     let report = cache.restore(folder.path()).unwrap();
-    assert_eq!((report.restored, report.held), (2, 8));
-    let mut held: Vec<_> = cache.iter().map(|(key, value)| (key, value.0)).collect();
-    held.sort_unstable();
-    assert_eq!(held, [(0, 0), (2, 20), (3, 30), (4, 4)]);
-    cache.validate();
+    assert_eq!((report.restored, report.superseded), (2, 8));
+    let mut entries: Vec<_> = cache.iter().map(|(key, value)| (key, value.0)).collect();
+    entries.sort_unstable();
+    assert_eq!(entries, [(0, 0), (2, 20), (3, 30), (4, 4)]);
+    validate(&cache);
 
     // A `retain` cannot check entries that are not restored yet.
     let invalidations: [fn(&LocalCache<u64, Hooked>); 2] =
@@ -585,12 +586,12 @@ fn what_happens_during_a_restore_wins() {
         assert_eq!(cache.restore(folder.path()).unwrap().restored, 0);
         // A later restore is not affected.
         assert_eq!(cache.restore(folder.path()).unwrap().restored, 10);
-        cache.validate();
+        validate(&cache);
     }
 }
 
 #[test]
-fn updated_entry_keeps_its_weight_after_a_restore_only_if_it_was_given() {
+fn updated_entry_keeps_its_weight_after_a_restore_only_if_explicit() {
     let folder = Folder::new();
     let weighing = || {
         let builder = LocalCache::builder().max_weight(1_000);
@@ -607,11 +608,11 @@ fn updated_entry_keeps_its_weight_after_a_restore_only_if_it_was_given() {
         restored.update(&key, |_| Some(7));
     }
     assert_eq!(restored.weight(), 107);
-    restored.validate();
+    validate(&restored);
 }
 
 #[test]
-fn a_panic_in_deserialize_leaves_the_cache_as_it_was() {
+fn panic_in_deserialize_leaves_the_cache_unchanged() {
     let folder = Folder::new();
     let cache = hooked(&folder, 100);
     cache.insert(1, Hooked(10));
@@ -619,12 +620,12 @@ fn a_panic_in_deserialize_leaves_the_cache_as_it_was() {
     let panicked = catch_unwind(AssertUnwindSafe(|| cache.restore(folder.path())));
     assert!(panicked.is_err());
     assert_eq!((cache.len(), cache.get(&1)), (1, Some(Hooked(10))));
-    cache.validate();
+    validate(&cache);
     assert_eq!(cache.restore(folder.path()).unwrap().restored, 9);
 }
 
 #[test]
-fn a_listener_that_panics_leaves_a_valid_cache() {
+fn panicking_listener_during_a_restore_leaves_a_valid_cache() {
     let folder = Folder::new();
     of(0..50).snapshot(folder.path()).unwrap();
     let clock = ManualClock::new();
@@ -635,15 +636,15 @@ fn a_listener_that_panics_leaves_a_valid_cache() {
     clock.advance(SECOND * 2);
     let panicked = catch_unwind(AssertUnwindSafe(|| cache.restore(folder.path())));
     assert!(panicked.is_err());
-    cache.validate();
-    // The next one takes in the rest.
+    validate(&cache);
+    // The next call restores the rest.
     cache.restore(folder.path()).unwrap();
     assert_eq!(cache.len(), 50);
-    cache.validate();
+    validate(&cache);
 }
 
 #[test]
-fn where_others_take_the_room_the_cold_do_without() {
+fn coldest_entries_are_left_out_if_other_writes_take_the_room() {
     let folder = Folder::new();
     let cache = hooked(&folder, 10);
     with_hook({
@@ -657,7 +658,7 @@ fn where_others_take_the_room_the_cold_do_without() {
 }
 
 #[test]
-fn a_load_that_is_under_way_stores_what_it_finds() {
+fn load_in_flight_during_a_restore_is_stored() {
     let folder = Folder::new();
     of(0..10).snapshot(folder.path()).unwrap();
     let cache = of([]);
@@ -676,16 +677,16 @@ fn a_load_that_is_under_way_stores_what_it_finds() {
         });
         begun.recv().unwrap();
         let report = cache.restore(folder.path()).unwrap();
-        assert_eq!((report.restored, report.held), (9, 1));
+        assert_eq!((report.restored, report.superseded), (9, 1));
         go_on.send(()).unwrap();
         assert_eq!(loader.join().unwrap(), 1);
     });
     assert_eq!(cache.get(&5), Some(1));
-    cache.validate();
+    validate(&cache);
 }
 
 #[test]
-fn a_snapshot_that_fails_leaves_the_one_before_and_nothing_else() {
+fn failed_snapshot_leaves_the_previous_file_and_no_other() {
     let folder = Folder::new();
     let cache = hooked(&folder, 10);
     let before = fs::read(folder.path()).unwrap();
@@ -695,15 +696,15 @@ fn a_snapshot_that_fails_leaves_the_one_before_and_nothing_else() {
     assert!(panicked.is_err());
     assert_eq!(fs::read(folder.path()).unwrap(), before);
     assert_eq!(folder.names(), ["snapshot"]);
-    // What a crash has left is in nobody's way.
+    // A temporary file of a crash has no effect.
     fs::write(
         folder.0.path().join(".snapshot.0123456789abcdef.tmp"),
         "half",
     )
     .unwrap();
     assert_eq!(cache.snapshot(folder.path()).unwrap().entries, 1);
-    assert_eq!(cache.restore(folder.path()).unwrap().held, 1);
-    // A folder is in the way, or there is none.
+    assert_eq!(cache.restore(folder.path()).unwrap().superseded, 1);
+    // There is a folder at the path, or the parent folder is missing.
     let folder = Folder::new();
     fs::create_dir(folder.path()).unwrap();
     fs::write(folder.path().join("file"), "").unwrap();
@@ -716,20 +717,20 @@ fn a_snapshot_that_fails_leaves_the_one_before_and_nothing_else() {
 
 #[cfg(unix)]
 #[test]
-fn a_folder_that_cannot_be_synced_is_not_written_to() {
+fn folder_that_cannot_be_synced_is_not_written_to() {
     use std::os::unix::fs::PermissionsExt;
     let folder = Folder::new();
     let allow = |mode| fs::set_permissions(folder.0.path(), fs::Permissions::from_mode(mode));
     allow(0o300).unwrap();
     let written = of(0..3).snapshot(folder.path());
     allow(0o700).unwrap();
-    // An administrator may do all.
+    // The superuser may write everywhere.
     assert_eq!(folder.names().len(), usize::from(written.is_ok()));
 }
 
 #[cfg(unix)]
 #[test]
-fn a_link_is_replaced_and_not_what_it_leads_to() {
+fn symbolic_link_is_replaced_and_its_target_is_unchanged() {
     let folder = Folder::new();
     let other = folder.0.path().join("other");
     fs::write(&other, "as it was").unwrap();
@@ -737,14 +738,14 @@ fn a_link_is_replaced_and_not_what_it_leads_to() {
     of(0..3).snapshot(folder.path()).unwrap();
     assert!(fs::symlink_metadata(folder.path()).unwrap().is_file());
     assert_eq!(fs::read(&other).unwrap(), b"as it was");
-    // To read through one is as good as any.
+    // Reading through a symbolic link works.
     fs::remove_file(&other).unwrap();
     std::os::unix::fs::symlink(folder.path(), &other).unwrap();
     assert_eq!(of([]).restore(&other).unwrap().restored, 3);
 }
 
 #[test]
-fn several_may_write_to_one_path_and_others_read() {
+fn concurrent_snapshots_to_one_path_never_show_a_partial_file() {
     let folder = Folder::new();
     of(0..100).snapshot(folder.path()).unwrap();
     thread::scope(|scope| {
@@ -768,7 +769,7 @@ fn several_may_write_to_one_path_and_others_read() {
 }
 
 #[test]
-fn a_cache_is_written_to_while_it_is_copied_and_filled() {
+fn snapshot_and_restore_during_writes_leave_a_valid_cache() {
     let folder = Folder::new();
     let cache = Cache::new(1_000);
     let other = Cache::new(1_000);
@@ -792,17 +793,17 @@ fn a_cache_is_written_to_while_it_is_copied_and_filled() {
             let written = cache.snapshot(folder.path()).unwrap();
             assert!(written.entries <= 2_000);
             let report = other.restore(folder.path()).unwrap();
-            let all = report.restored + report.held + report.did_not_fit;
+            let all = report.restored + report.superseded + report.did_not_fit;
             assert_eq!(all, written.entries);
         }
         done.store(true, Relaxed);
     });
     assert!(other.iter().all(|(key, value)| value == key * 10));
-    cache.validate();
-    other.validate();
+    validate(&cache);
+    validate(&other);
 }
 
-/// How much of a trace is hit, where what is missed is inserted.
+/// Returns the hit ratio of a trace, when each miss is followed by an insertion.
 #[allow(clippy::cast_precision_loss)]
 fn hit_ratio(cache: &Cache, trace: &[u64]) -> f64 {
     let is_hit = |key: &&u64| {
@@ -817,7 +818,7 @@ fn hit_ratio(cache: &Cache, trace: &[u64]) -> f64 {
 
 #[test]
 #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
-fn the_hit_ratio_is_there_at_once() {
+fn restored_cache_has_the_hit_ratio_of_the_snapshot_at_once() {
     let entries: u32 = if cfg!(debug_assertions) {
         50_000
     } else {

@@ -1,5 +1,6 @@
 //! Bounds are exact at every moment, over all shards, while all threads write.
 
+use hotset::__private::validate;
 use hotset::{Loaded, LocalCache, LocalCacheBuilder, Policy, RemovalCause};
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
@@ -87,7 +88,7 @@ fn hammer(cache: &Cache, keys: u64, heaviest: u64, check: impl Fn() + Sync) {
 
 /// Checks that counters, listener and content agree, while no other thread uses the cache.
 fn check_settled(cache: &Cache, notified: &Notified) {
-    cache.validate();
+    validate(cache);
     let stats = cache.stats();
     let by_cause = [
         (RemovalCause::Replaced, stats.replaced),
@@ -315,7 +316,7 @@ fn cache_with_capacity_zero_coalesces_concurrent_loads() {
     let stats = cache.stats();
     assert_eq!(stats.loads + stats.coalesced, THREADS * CALLS);
     assert_eq!(stats.refused, stats.loads);
-    cache.validate();
+    validate(&cache);
 }
 
 #[test]
@@ -353,7 +354,7 @@ fn insert_evicts_from_another_shard_that_is_always_being_read() {
         done.store(true, Relaxed);
     });
     assert_eq!(cache.len(), 1);
-    cache.validate();
+    validate(&cache);
 }
 
 /// Checks whether a key that was hit survives a scan of keys that are requested once, in a cache of this capacity.
@@ -415,7 +416,7 @@ fn other_callers_proceed_while_a_heavy_entry_evicts_many() {
             notified.lock().unwrap()[&RemovalCause::Evicted],
             ENTRIES - 10
         );
-        cache.validate();
+        validate(&cache);
         seen
     };
     // In a run in which the system gives the observer no time, it sees nothing.

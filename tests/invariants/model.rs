@@ -5,6 +5,7 @@
 //! predict removals but checks each one: whether the entry was cached, whether it had expired, whether room was needed,
 //! and whether there was a less recently used entry.
 
+use hotset::__private::validate;
 use hotset::{Loaded, LocalCache, LocalCacheBuilder, ManualClock, Policy, RemovalCause, Stats};
 use proptest::collection::vec;
 use proptest::option;
@@ -418,7 +419,7 @@ impl Model {
 
     /// Checks the contents. None of these reads may count as a use; later victims would show it.
     fn check_contents(&self) {
-        self.cache.validate();
+        validate(&self.cache);
         for key in 0..self.setup.keys {
             assert_eq!(self.cache.contains_key(&key), self.live(key).is_some());
             let left = self.live(key).map(|_| match self.entries[&key].deadline {

@@ -1,5 +1,6 @@
 //! User code that panics, at every call from the cache.
 
+use hotset::__private::validate;
 use hotset::{Clock, Loaded, LocalCache, ManualClock, RemovalCause};
 use std::cell::Cell;
 use std::hash::{BuildHasherDefault, Hash, Hasher};
@@ -348,7 +349,7 @@ const SCENARIO: &[fn(&Scene)] = &[
 impl Scene {
     /// Checks that the cache works after a panic.
     fn check_usable(&self) {
-        self.cache.validate();
+        validate(&self.cache);
         self.insert(PROBE, 1);
         assert_eq!(
             self.cache.get_with(self.key(PROBE), |value| value.0),
@@ -365,7 +366,7 @@ impl Scene {
             self.cache.remove(self.key(PROBE)).map(|value| value.0),
             Some(3)
         );
-        self.cache.validate();
+        validate(&self.cache);
     }
 
     /// Returns the number of removed entries that the listener was not called for.
@@ -396,7 +397,7 @@ fn play(hook: Hook, call: u32, shards: usize, keys: &Rc<[Key]>) -> Outcome {
             panicked = true;
         }
     }
-    scene.cache.validate();
+    validate(&scene.cache);
     let unreported = scene.unreported();
     panicked |= panics(|| drop(scene));
     TRAP.set(None);
@@ -520,7 +521,7 @@ fn panic_while_a_value_is_passed_to_waiters_strands_none_and_loses_no_removal() 
             })
         });
         TRAP.set(None);
-        cache.validate();
+        validate(cache);
         assert_eq!(scene.unreported(), 0);
         panicked
     };
@@ -549,5 +550,5 @@ fn listener_and_drop_of_the_removed_entry_may_both_panic() {
     let replaced = catch_unwind(AssertUnwindSafe(|| cache.insert(1, Explosive(false))));
     assert!(replaced.is_err());
     assert!(cache.contains_key(&1));
-    cache.validate();
+    validate(&cache);
 }

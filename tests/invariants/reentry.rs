@@ -1,5 +1,6 @@
 //! User code that calls the cache from which it is called.
 
+use hotset::__private::validate;
 use hotset::{LocalCache, RemovalCause};
 use std::convert::Infallible;
 use std::hash::{Hash, Hasher};
@@ -53,7 +54,7 @@ fn drop_may_call_the_cache() {
     cache.clear();
     assert!(cache.is_empty());
     assert!(drops.load(SeqCst) >= 150);
-    cache.validate();
+    validate(&cache);
 }
 
 #[test]
@@ -80,7 +81,7 @@ fn listener_may_call_the_cache() {
     }
     assert_eq!(cache.len(), 5);
     assert!(evicted.load(SeqCst) >= 15);
-    cache.validate();
+    validate(&cache);
 }
 
 fn factorial(cache: &LocalCache<u32, u64>, n: u32) -> u64 {
@@ -96,7 +97,7 @@ fn loader_may_call_the_cache() {
     let cache = one_shard(100).build().unwrap();
     assert_eq!(factorial(&cache, 10), 3_628_800);
     assert_eq!(cache.len(), 11);
-    cache.validate();
+    validate(&cache);
 }
 
 type Write = fn(&LocalCache<u32, u32>, &LocalCache<u32, u32>);
@@ -128,7 +129,7 @@ fn closure_of_get_with_may_read_and_panics_if_it_writes() {
             let panic = catch_unwind(inside).unwrap_err();
             let message = panic.downcast_ref::<String>().unwrap();
             assert!(message.contains("may only read"), "{message}");
-            cache.validate();
+            validate(&cache);
         }
         cache.insert(3, 4);
         assert_eq!(cache.len(), 3);
@@ -191,7 +192,7 @@ fn eq_that_calls_the_cache_panics_instead_of_waiting_for_itself() {
         assert!(writes.is_ok(), "clones do not ask");
         let writes = catch_unwind(AssertUnwindSafe(|| cache.insert(key(ask), 2)));
         assert!(writes.is_err());
-        cache.validate();
+        validate(&cache);
         let loaded = cache.get_or_load(
             &Curious {
                 id: 2,
@@ -209,7 +210,7 @@ fn eq_that_calls_the_cache_panics_instead_of_waiting_for_itself() {
             id: 2,
             ..plain.clone()
         });
-        cache.validate();
+        validate(&cache);
     }
 }
 
@@ -247,7 +248,7 @@ fn weigher_and_hasher_may_call_the_cache() {
         cache.insert(key, 2);
     }
     assert!(cache.weight() <= 100);
-    cache.validate();
+    validate(&cache);
 }
 
 thread_local! {
@@ -301,6 +302,6 @@ fn eq_and_clone_may_read_another_cache_right_after_a_write_to_it() {
         let loaded = cache.get_or_load(&Reading(1), |_| Ok::<_, Infallible>(3));
         assert_eq!(loaded.unwrap(), 3);
         assert_eq!(cache.get(&Reading(1)), Some(3));
-        cache.validate();
+        validate(&cache);
     }
 }

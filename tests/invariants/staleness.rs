@@ -7,6 +7,7 @@
 //!
 //! `HOTSET_STRESS_READS` sets the number of reads, for all configurations together.
 
+use hotset::__private::validate;
 use hotset::{LoadError, Loaded, LocalCache, ManualClock, Policy, Stats};
 use std::env;
 use std::future::{Future, poll_fn};
@@ -23,13 +24,13 @@ const KEYS: usize = 32;
 const CAPACITY: usize = 20;
 const WRITERS: usize = 2;
 const READERS: usize = 4;
-/// Readers wait for writers, so that there are at most so many reads for each write.
+/// The highest number of reads for each write. Readers wait for writers.
 const READS_PER_WRITE: u64 = 16;
-/// By the manual clock.
+/// The time to live, by the manual clock.
 const TIME_TO_LIVE: Duration = Duration::from_secs(60);
-/// In real time: a load whose future is not polled holds others up for as long.
+/// The lease, in real time. A load whose future is not polled delays other callers by as much.
 const LEASE: Duration = Duration::from_millis(2);
-/// The most futures that a reader keeps without polling them.
+/// The highest number of futures that a reader keeps without polling them.
 const MAX_KEPT: usize = 4;
 const POLICIES: [Policy; 4] = [Policy::Lru, Policy::S3Fifo, Policy::Car, Policy::Adaptive];
 
@@ -57,7 +58,7 @@ impl Random {
 struct Setup {
     policy: Policy,
     permits: Option<usize>,
-    /// Bounded by weight and with refreshes.
+    /// A cache bounded by weight, with refreshes.
     weighs: bool,
 }
 
@@ -161,7 +162,7 @@ const WRITES: [(&str, Write); 11] = [
         },
     ),
     ("update", |world, _, key, version| {
-        world.cache.update(&key, |held| held.map(|_| version));
+        world.cache.update(&key, |value| value.map(|_| version));
     }),
     ("update to a value with tags", |world, _, key, version| {
         let change = |_: Option<&u64>| Some(world.loaded(key, version));
@@ -171,7 +172,7 @@ const WRITES: [(&str, Write); 11] = [
         world.cache.retain(|other, _| *other != key);
     }),
     ("retain by value", |world, _, key, version| {
-        let keep = |&other: &usize, &held: &u64| other != key || held >= version;
+        let keep = |&other: &usize, &value: &u64| other != key || value >= version;
         world.cache.retain(keep);
     }),
     ("clear", |world, _, _, _| world.cache.clear()),
@@ -192,8 +193,8 @@ const WRITES: [(&str, Write); 11] = [
     }),
 ];
 
-/// Keys that writes by expiration are for. They have no detached loads, since nobody knows when
-/// those have stored.
+/// Checks whether writes by expiration are for this key. Such keys have no detached loads, because it is not known when
+/// those are stored.
 const fn expires(key: usize) -> bool {
     key % 4 == 0
 }
@@ -240,7 +241,7 @@ impl Drop for Active {
     }
 }
 
-/// What a call will be checked against.
+/// The versions that a call will be checked against.
 struct Expected {
     kind: &'static str,
     least: Vec<(usize, u64)>,
@@ -248,7 +249,7 @@ struct Expected {
 }
 
 impl Expected {
-    /// Called before the call begins.
+    /// Records the versions before the call begins.
     fn new(world: &Arc<World>, kind: &'static str, keys: Vec<usize>) -> Self {
         let least = |&key: &usize| (key, world.acknowledged[key].load(SeqCst));
         Self {
@@ -281,12 +282,12 @@ fn read_database(world: &World, keys: &[usize]) -> Vec<(usize, Loaded<u64>)> {
     keys.iter().map(read).collect()
 }
 
-/// How long a loader takes, and whether it fails.
+/// The duration of a loader, and whether it fails.
 #[derive(Clone, Copy)]
 struct Load {
-    /// Before it reads the database.
+    /// The number of yields before it reads the database.
     before: usize,
-    /// After it has read the database.
+    /// The number of yields after it has read the database.
     after: usize,
     fails: bool,
 }
@@ -420,7 +421,7 @@ impl Reader {
         }
     }
 
-    /// These return no value to check, but they look at entries while those are written to.
+    /// These return no value to check, but they visit entries while those are written to.
     fn look(&self, key: usize) {
         let cache = &self.world.cache;
         if cache.contains_key(&key) {
@@ -579,7 +580,7 @@ fn run(setup: Setup, reads: u64) -> Stats {
         "{setup:?}: {} hits, {} misses, {} loads, {} outdated, {} evicted, {} expired",
         stats.hits, stats.misses, stats.loads, stats.outdated, stats.evicted, stats.expired
     );
-    world.cache.validate();
+    validate(&world.cache);
     stats
 }
 
@@ -604,7 +605,7 @@ fn read_is_never_older_than_a_write_acknowledged_before_it_began() {
         .collect();
     let reads = reads.div_ceil(setups.len() as u64);
     let stats: Vec<_> = setups.iter().map(|setup| run(*setup, reads)).collect();
-    // All that may make a read stale has happened.
+    // Every kind of event that may make a read stale has happened.
     let figures: [fn(&Stats) -> u64; 6] = [
         |stats| stats.hits,
         |stats| stats.loads,

@@ -1,6 +1,7 @@
 //! `max_concurrent_loads`: the number of loaders that run at one time, and the queue of the others.
 
 use crate::common::{Answer, Cache, PAIRS, RUNTIME, WAYS, Way, until};
+use hotset::__private::validate;
 use hotset::LoadError;
 use std::convert::Infallible;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -80,7 +81,7 @@ fn number_of_loaders_never_exceeds_max_concurrent_loads() {
             }
         });
         assert!(gauge.most.load(SeqCst) <= u32::try_from(most).unwrap());
-        cache.validate();
+        validate(&cache);
     }
 }
 
@@ -98,7 +99,7 @@ fn max_concurrent_loads_run_together_and_the_next_waits() {
         assert_eq!((three.find(30), two.find(20)), (30, 20));
         let stats = cache.stats();
         assert_eq!((stats.queued, stats.loads), (1, 3));
-        cache.validate();
+        validate(&cache);
     }
 }
 
@@ -113,7 +114,7 @@ fn hit_and_waiter_for_the_same_key_need_no_permit() {
         assert_eq!(load.find(10), 10);
         assert_eq!(waiter.answer(Err("called")).unwrap(), 10);
         assert_eq!(cache.stats().loads, 1);
-        cache.validate();
+        validate(&cache);
     }
 }
 
@@ -154,7 +155,7 @@ fn permits_are_granted_in_the_order_of_arrival() {
         }
         assert!(poll(&mut last.as_mut()).is_ready());
         assert_eq!(*order.lock().unwrap(), [1, 2, 3, 4, 5]);
-        cache.validate();
+        validate(&cache);
     }
 }
 
@@ -176,7 +177,7 @@ fn queued_caller_that_times_out_yields_to_the_next() {
             load.find(10);
             assert_eq!(way.ask(&cache, 3, Ok(30)).unwrap(), 30);
             assert_eq!(way.ask(&cache, 2, Ok(20)).unwrap(), 20);
-            cache.validate();
+            validate(&cache);
         }
     }
 }
@@ -199,7 +200,7 @@ fn queued_caller_that_is_dropped_yields_to_the_next() {
         drop(admitted);
         next.started();
         assert_eq!(next.find(30), 30);
-        cache.validate();
+        validate(&cache);
     }
 }
 
@@ -234,7 +235,7 @@ fn permit_is_released_after_success_error_panic_and_drop() {
         assert_eq!(queued.answer(Err("called")).unwrap(), 10);
         assert_eq!(way.ask(&cache, 2, Ok(20)).unwrap(), 20);
         assert_eq!(cache.stats().queued, 1);
-        cache.validate();
+        validate(&cache);
     }
 }
 
@@ -263,7 +264,7 @@ fn load_within_a_load_needs_no_second_permit() {
         assert_eq!(outer(way, &cache, || ()).unwrap(), 21);
         let stats = cache.stats();
         assert_eq!((stats.loads, stats.queued), (2, 0));
-        cache.validate();
+        validate(&cache);
     }
 }
 
@@ -286,7 +287,7 @@ fn load_within_a_load_supersedes_a_queued_load_of_the_same_key() {
             assert_eq!(call.answer(Err("called")).unwrap(), 20);
         }
         assert_eq!(cache.stats().loads, 2);
-        cache.validate();
+        validate(&cache);
     }
 }
 
@@ -307,7 +308,7 @@ fn queued_caller_loads_when_the_lease_of_a_hanging_load_ends() {
         until(|| cache.stats().queued == 2);
         assert_eq!(next.find(30), 30);
         assert_eq!(queued.find(40), 40);
-        cache.validate();
+        validate(&cache);
     }
 }
 
@@ -352,7 +353,7 @@ fn random_calls_lose_no_permit() {
             });
         }
     });
-    cache.validate();
+    validate(&cache);
     let (one, two) = (Way::Thread.load(&cache, 100), Way::Task.load(&cache, 101));
     assert_eq!((one.find(1), two.find(2)), (1, 2));
 }

@@ -1,5 +1,6 @@
 //! Callers that are dropped at any moment: all short schedules of polls, drops, and ends of loads.
 
+use hotset::__private::validate;
 use hotset::{LoadError, LocalCache};
 use std::future::{Future, poll_fn};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -278,7 +279,7 @@ impl Scene {
     }
 
     fn check(&self) {
-        self.cache.validate();
+        validate(&self.cache);
         let loads = self.loads.lock().unwrap();
         assert!(loads.running.is_empty());
         let most = if self.removed { 2 } else { 1 };
@@ -362,7 +363,7 @@ fn waiter_that_was_woken_by_the_outcome_and_is_dropped_strands_no_other() {
     let value = Action::End(End::Value);
     let mut scene = Scene::play(&[Poll(0), Poll(1), Poll(2), value, Poll(0), Drop(1)]);
     assert_eq!(scene.woken(), [false, false, true]);
-    scene.cache.validate();
+    validate(&scene.cache);
     scene.act(Poll(2));
     assert!(matches!(scene.answers[..], [Ok(1), Ok(1)]));
     scene.check();

@@ -2,6 +2,7 @@
 
 use futures_util::StreamExt;
 use futures_util::stream;
+use hotset::__private::validate;
 use hotset::{BuildError, LoadError, LocalCache, ManualClock};
 use std::cell::RefCell;
 use std::convert::Infallible;
@@ -142,7 +143,7 @@ fn permit_offered_to_an_unpolled_future_passes_to_other_callers() {
         assert_eq!(first.await, 10);
         assert_eq!(asks(&cache, 3).await, 30);
         assert_eq!(second.await, 20);
-        cache.validate();
+        validate(&cache);
     }
     by_each_executor!(scenario());
 }
@@ -164,7 +165,7 @@ fn permit_offered_to_an_unpolled_future_passes_to_blocking_callers() {
     });
     assert_eq!(batch, [Some(40), Some(50)]);
     drop(second);
-    cache.validate();
+    validate(&cache);
 }
 
 #[test]
@@ -178,7 +179,7 @@ fn unpolled_load_gives_its_permit_to_others_at_the_end_of_its_lease() {
         // Its value is returned to its own caller.
         assert_eq!(unpolled.await, 10);
         assert_eq!(cache.get(&1), Some(10));
-        cache.validate();
+        validate(&cache);
     }
     by_each_executor!(scenario());
 }
@@ -197,7 +198,7 @@ fn unpolled_batch_in_the_queue_delays_other_callers_by_at_most_one_lease() {
             assert_eq!(asks(&cache, key).await, key * 10);
         }
         assert_eq!(batch.await.unwrap(), [Some(10), Some(20), Some(30)]);
-        cache.validate();
+        validate(&cache);
     }
     by_each_executor!(scenario());
 }
@@ -215,7 +216,7 @@ fn unpolled_leader_in_the_queue_delays_other_callers_by_at_most_one_lease() {
         assert_eq!(waiter.await, 10);
         assert_eq!(leader.await, 10);
         assert_eq!(cache.stats().loads, 2);
-        cache.validate();
+        validate(&cache);
     }
     by_each_executor!(scenario());
 }
@@ -239,7 +240,7 @@ fn unpolled_waiter_that_was_woken_to_lead_delays_the_next_by_at_most_one_lease()
         };
         assert_eq!(other.await, 10);
         assert_eq!(unpolled.await, 10);
-        cache.validate();
+        validate(&cache);
     }
     by_each_executor!(scenario());
 }
@@ -264,7 +265,7 @@ fn buffered_stream_whose_body_calls_the_cache_ends() {
             .map(|key| key * 10 + (1_000 + key * 10) * 10)
             .sum::<u64>();
         assert_eq!(run_in_tokio(scenario), expected);
-        cache.validate();
+        validate(&cache);
     }
 }
 
@@ -285,7 +286,7 @@ fn select_that_keeps_a_future_delays_no_other_caller_without_end() {
         assert_eq!(asks(&cache, 2).await, 20);
         assert_eq!(slow.await.unwrap(), 10);
     });
-    cache.validate();
+    validate(&cache);
 }
 
 #[test]
@@ -366,7 +367,7 @@ fn superseded_load_without_a_bulkhead_is_counted_as_abandoned() {
     assert_eq!(run(asks(&cache, 1)), 10);
     assert_eq!(cache.stats().abandoned_loads, 1);
     drop(hanging);
-    cache.validate();
+    validate(&cache);
 }
 
 #[test]
@@ -389,7 +390,7 @@ fn superseded_load_whose_key_was_invalidated_meanwhile_is_counted_as_abandoned()
         assert_eq!(run(waiter), 10);
         assert_eq!(cache.stats().abandoned_loads, 1);
         drop(hanging);
-        cache.validate();
+        validate(&cache);
     }
 }
 
@@ -405,7 +406,7 @@ fn hanging_batch_gives_its_permit_to_others_at_the_end_of_its_lease() {
         }
         assert_eq!(cache.stats().abandoned_loads, 1);
         drop(hanging);
-        cache.validate();
+        validate(&cache);
     }
     by_each_executor!(scenario());
 }
@@ -465,7 +466,7 @@ fn waiter_of_a_hanging_load_gets_the_expired_value() {
         assert!(poll(&mut leader).is_pending());
         assert_callers_get_the_expired_value(&cache);
         drop(leader);
-        cache.validate();
+        validate(&cache);
     }
 }
 
@@ -504,7 +505,7 @@ fn batch_whose_expired_value_is_removed_continues_to_wait_for_a_permit() {
     drop(holder);
     assert_eq!(run(batch).unwrap(), [Some(10)]);
     assert_eq!((cache.stats().stale, cache.stats().queued), (0, 1));
-    cache.validate();
+    validate(&cache);
 }
 
 #[test]
@@ -515,7 +516,7 @@ fn caller_that_finds_all_permits_taken_gets_the_expired_value() {
         assert!(poll(&mut holder).is_pending());
         assert_callers_get_the_expired_value(&cache);
         drop(holder);
-        cache.validate();
+        validate(&cache);
     }
 }
 
@@ -613,7 +614,7 @@ mod detached {
             assert_eq!(asks(&cache, 3).await, 30);
             assert_eq!(second.await.unwrap(), 20);
         });
-        cache.validate();
+        validate(&cache);
     }
 
     #[test]
@@ -714,7 +715,7 @@ fn check_stolen_jobs(handle: Handle) {
     assert_eq!(runs.borrow().len(), 4);
     // The values of the other loads are for their own callers.
     assert_eq!((cache.get(&1), cache.stats().inserts), (Some(1), 1));
-    cache.validate();
+    validate(&cache);
 }
 
 /// A loader that calls for its own key from the same place in the code, like a recursive function.
@@ -736,5 +737,5 @@ fn endless_recursion_ends_with_an_error() {
     let error = ask_in_a_circle(&cache, &depth).unwrap_err();
     assert_eq!(error, LoadError::<Infallible>::Recursive.to_string());
     assert!(*depth.borrow() < 20);
-    cache.validate();
+    validate(&cache);
 }

@@ -1,5 +1,6 @@
 //! Tests of failures that other caches had, each with the issue that reported it.
 
+use hotset::__private::validate;
 use hotset::{LoadError, LocalCache, ManualClock};
 use std::convert::Infallible;
 use std::future::{Future, pending, ready};
@@ -53,7 +54,7 @@ fn leader_that_is_never_polled_again_blocks_no_other_caller() {
     assert!(poll(leader.as_mut()).is_pending());
     let value = cache.get_or_load(&1, |_| Ok::<_, Infallible>(2));
     assert_eq!((value.unwrap(), cache.get(&1)), (2, Some(2)));
-    cache.validate();
+    validate(&cache);
 }
 
 // moka #59: callers that waited for an aborted leader panicked.
@@ -80,7 +81,7 @@ fn aborted_leader_is_replaced_by_a_waiter() {
     leader.abort();
     assert!(runtime.block_on(leader).unwrap_err().is_cancelled());
     assert_eq!(runtime.block_on(waiter).unwrap().unwrap(), 3);
-    cache.validate();
+    validate(&cache);
 }
 
 /// A value that counts its instances.
@@ -162,7 +163,7 @@ fn load_leaks_no_value_closure_or_future_however_it_ends() {
         play_tracked(&cache, &count, end);
         let cached = i64::from(end == End::Value);
         assert_eq!(count.load(SeqCst), cached, "{end:?}");
-        cache.validate();
+        validate(&cache);
         drop(cache);
         assert_eq!(count.load(SeqCst), 0, "{end:?}");
         // No handle of the in-flight load is left either.
@@ -202,7 +203,7 @@ fn caller_that_arrives_when_a_load_ends_does_not_load_again() {
             }
         });
         assert_eq!(loads.load(SeqCst), 1);
-        cache.validate();
+        validate(&cache);
     }
 }
 
@@ -220,7 +221,7 @@ fn check_change_during_a_load(cache: &Cache, change: impl FnOnce(&Cache)) {
     assert_eq!(cache.get(&1), left);
     let new = cache.get_or_load(&1, |_| Ok::<_, Infallible>(20));
     assert_eq!(new.unwrap(), 20);
-    cache.validate();
+    validate(cache);
 }
 
 // FusionCache #625: `Remove` of a key that was being loaded left the old value to be stored after it.
@@ -263,7 +264,7 @@ fn loader_that_requests_its_own_key_does_not_hang() {
     assert!(matches!(**inner, LoadError::Recursive));
     let result = cache.get_or_load(&1, |_| cache.get_or_load(&2, |_| Ok::<_, Infallible>(1)));
     assert_eq!(result.unwrap(), 1);
-    cache.validate();
+    validate(&cache);
 }
 
 // golang/go #33519: after a panic in the function, callers that waited for it waited without limit.
@@ -285,7 +286,7 @@ fn waiters_of_a_panicked_load_get_a_value() {
         }
     });
     assert_eq!(cache.stats().loads, 2);
-    cache.validate();
+    validate(&cache);
 }
 
 // In caches that hold a lock of the key while they load, each caller that had waited for a failed load tried again, one
@@ -312,5 +313,5 @@ fn failed_load_is_not_repeated_by_its_waiters() {
         assert_eq!(*error, "down");
     }
     assert_eq!(cache.stats().loads, 1);
-    cache.validate();
+    validate(&cache);
 }

@@ -1,5 +1,6 @@
 //! `get_or_load` beyond the cases of `get_or_load/`: the settings of loaded entries, and all cases at once.
 
+use hotset::__private::validate;
 use hotset::{Loaded, LocalCache};
 use std::convert::Infallible;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -41,7 +42,7 @@ fn loader_sets_time_to_live_and_weight_of_its_entry() {
         Ok::<_, Infallible>(Loaded::new(7).ttl(Duration::ZERO))
     });
     assert_eq!((short.unwrap(), cache.get(&3)), (7, None));
-    cache.validate();
+    validate(&cache);
 }
 
 /// Loads, failures, panics, takeovers, timeouts, writes and removals of few keys, all at once:
@@ -68,7 +69,7 @@ fn random_calls_and_writes_leave_no_caller_waiting() {
             });
         }
     });
-    cache.validate();
+    validate(&cache);
 }
 
 fn storm_step(cache: &Cache, random: u32) {

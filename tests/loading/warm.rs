@@ -1,5 +1,6 @@
-//! A cache that is warmed holds what its loader has, and asks for no more than it can hold.
+//! Warming: the cache gets the values of the loader, and requests no more keys than it has room for.
 
+use hotset::__private::validate;
 use hotset::{LoadError, Loaded, LocalCache, ManualClock, WarmOptions, WarmOutcome};
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -25,14 +26,14 @@ fn load(keys: Vec<u64>) -> Result<HashMap<u64, u64>, Infallible> {
 }
 
 #[test]
-fn what_is_missing_is_loaded_in_batches() {
+fn warming_loads_missing_keys_in_batches() {
     let cache = Cache::new(1_000);
     cache.insert(3, 1);
     let mut batches = Vec::new();
-    let mut told = Vec::new();
-    let warming = WarmOptions::new()
-        .batch(4)
-        .on_progress(|progress| told.push((progress.done(), progress.left_out, progress.total)));
+    let mut reported = Vec::new();
+    let warming = WarmOptions::new().batch(4).on_progress(|progress| {
+        reported.push((progress.done(), progress.left_out, progress.total))
+    });
     let report = cache.warm_with(warming, 0..10, |keys| {
         batches.push(keys.clone());
         let mut rows = rows(keys);
@@ -41,7 +42,7 @@ fn what_is_missing_is_loaded_in_batches() {
     });
     assert_eq!(batches, [vec![0, 1, 2], vec![4, 5, 6, 7], vec![8, 9]]);
     assert_eq!(
-        told,
+        reported,
         [(4, 0, Some(10)), (8, 1, Some(10)), (10, 1, Some(10))]
     );
     assert_eq!((report.found, report.left_out, report.failed), (9, 1, 0));
@@ -51,11 +52,11 @@ fn what_is_missing_is_loaded_in_batches() {
         (cache.get(&3), cache.get(&9), cache.get(&5)),
         (Some(1), Some(90), None)
     );
-    cache.validate();
+    validate(&cache);
 }
 
 #[test]
-fn the_total_is_told_only_if_it_is_known() {
+fn progress_has_a_total_only_if_it_is_known() {
     let cache = Cache::new(1_000);
     let warming = WarmOptions::new().on_progress(|progress| assert_eq!(progress.total, None));
     let report = cache.warm_with(warming, (0..10).filter(|key| key % 2 == 0), load);
@@ -63,7 +64,7 @@ fn the_total_is_told_only_if_it_is_known() {
 }
 
 #[test]
-fn it_stops_when_the_cache_is_full_and_takes_no_more_keys_than_that() {
+fn warming_stops_when_the_cache_is_full_and_takes_no_more_keys() {
     let clock = ManualClock::new();
     let builder = LocalCache::builder().capacity(1_000);
     let cache: Cache = builder.clock(clock.clone()).build().unwrap();
@@ -80,7 +81,7 @@ fn it_stops_when_the_cache_is_full_and_takes_no_more_keys_than_that() {
     assert_eq!((stats.entries, stats.evicted), (1_000, 0));
     let report = cache.warm(5_000..6_000, load);
     assert_eq!((report.end, report.found), (WarmOutcome::Full, 0));
-    // What has expired takes no room.
+    // Expired entries take no room.
     for key in 0..10 {
         cache.insert_with_ttl(key, 0, Duration::from_secs(1));
     }
@@ -90,7 +91,7 @@ fn it_stops_when_the_cache_is_full_and_takes_no_more_keys_than_that() {
 }
 
 #[test]
-fn weights_are_taken_for_average_and_no_bound_for_none() {
+fn room_is_estimated_by_average_weight_and_unlimited_without_bound() {
     let cache: Cache = LocalCache::builder()
         .max_weight(10_000)
         .weigher(|_, _| 7)
@@ -109,7 +110,7 @@ fn weighing(max: u64, weigher: fn(&u64, &u64) -> u64) -> Cache {
 }
 
 #[test]
-fn an_empty_cache_learns_what_one_weighs_before_it_asks_for_many() {
+fn warming_an_empty_weighted_cache_begins_with_single_keys() {
     let cache = weighing(1_000, |_, _| 10);
     let mut sizes = Vec::new();
     let report = cache.warm_with(WarmOptions::new().batch(32), 0.., |keys| {
@@ -120,7 +121,7 @@ fn an_empty_cache_learns_what_one_weighs_before_it_asks_for_many() {
     assert_eq!((report.end, report.found), (WarmOutcome::Full, 100));
     assert_eq!(cache.stats().evicted, 0);
     assert!((0..100).all(|key| cache.contains_key(&key)));
-    // What weighs little and much: the average is not rounded down.
+    // Light and heavy entries: the average is not rounded down.
     let cache = weighing(1_000, |key, _| 1 + key % 2);
     let report = cache.warm(0.., load);
     assert_eq!((report.end, cache.stats().evicted), (WarmOutcome::Full, 0));
@@ -128,7 +129,7 @@ fn an_empty_cache_learns_what_one_weighs_before_it_asks_for_many() {
 }
 
 #[test]
-fn it_ends_where_nothing_is_kept() {
+fn warming_ends_if_no_value_is_stored() {
     let too_heavy = weighing(100, |_, _| 1_000);
     let report = too_heavy.warm(0.., load);
     assert_eq!((report.end, report.found), (WarmOutcome::Full, 100));
@@ -150,7 +151,7 @@ fn it_ends_where_nothing_is_kept() {
 }
 
 #[test]
-fn of_a_key_that_comes_again_and_one_that_was_not_asked_for() {
+fn repeated_key_is_loaded_once_and_unrequested_key_is_ignored() {
     let cache = Cache::new(100);
     let report = cache.warm([1, 1, 1, 2, 2], |keys| {
         assert_eq!(keys, [1, 2]);
@@ -161,7 +162,7 @@ fn of_a_key_that_comes_again_and_one_that_was_not_asked_for() {
 }
 
 #[test]
-fn a_batch_that_fails_is_told_of_and_does_not_stop_the_others() {
+fn failed_batch_is_reported_and_does_not_stop_the_others() {
     let cache = Cache::new(1_000);
     let fails = |keys: Vec<u64>| {
         if keys.contains(&5) {
@@ -178,11 +179,11 @@ fn a_batch_that_fails_is_told_of_and_does_not_stop_the_others() {
     assert_eq!(report.failures[0].keys, [4, 5, 6, 7]);
     let error = &report.failures[0].error;
     assert!(matches!(error, LoadError::Failed(error) if **error == "down"));
-    cache.validate();
+    validate(&cache);
 }
 
 #[test]
-fn a_database_that_is_down_is_not_asked_for_ever_nor_remembered() {
+fn warming_stops_after_failures_and_bounds_the_report() {
     let cache = Cache::new(1_000_000);
     let asked = AtomicUsize::new(0);
     let down = |_: Vec<u64>| {
@@ -199,7 +200,7 @@ fn a_database_that_is_down_is_not_asked_for_ever_nor_remembered() {
 }
 
 #[test]
-fn a_panic_of_the_loader_reaches_the_caller_and_what_came_before_is_held() {
+fn panic_of_the_loader_reaches_the_caller_and_earlier_entries_stay() {
     let cache = Cache::new(1_000);
     let warming = WarmOptions::new().batch(4);
     let panicked = catch_unwind(AssertUnwindSafe(|| {
@@ -210,17 +211,17 @@ fn a_panic_of_the_loader_reaches_the_caller_and_what_came_before_is_held() {
     }));
     assert!(panicked.is_err());
     assert_eq!(cache.len(), 4);
-    cache.validate();
+    validate(&cache);
     assert_eq!(cache.warm(0..12, load).found, 12);
 }
 
 #[test]
-fn it_shares_loads_and_gives_way_to_invalidations() {
+fn warming_shares_loads_and_invalidations_prevail() {
     let cache = Cache::new(1_000);
     let (began, begun) = mpsc::channel();
     let (go_on, may_go_on) = mpsc::channel::<()>();
     thread::scope(|scope| {
-        // Dropped where an assertion fails, so that the loader does not wait for ever.
+        // Dropped if an assertion fails, so that the loader does not wait without limit.
         let (cache, go_on) = (&cache, go_on);
         let warming = scope.spawn(move || {
             cache.warm(0..10, |keys| {
@@ -235,17 +236,17 @@ fn it_shares_loads_and_gives_way_to_invalidations() {
         let other = scope.spawn(|| cache.get_or_load(&4, |_| Ok::<_, Infallible>(1)));
         go_on.send(()).unwrap();
         assert_eq!(warming.join().unwrap().found, 10);
-        // By the warming, or if it came too late for that, from the cache.
+        // Loaded by the warming, or found in the cache if the warming was earlier.
         assert_eq!(other.join().unwrap().unwrap(), 40);
     });
     assert_eq!((cache.get(&3), cache.len()), (None, 9));
     cache.invalidate_tag("rows");
     assert_eq!(cache.iter().count(), 0);
-    cache.validate();
+    validate(&cache);
 }
 
 #[tokio::test]
-async fn tasks_load_several_batches_at_one_time_and_no_more() {
+async fn async_warming_runs_the_set_number_of_batches_at_one_time() {
     let cache = Cache::new(1_000);
     let (under_way, most) = (AtomicUsize::new(0), AtomicUsize::new(0));
     let gate = Semaphore::new(0);
@@ -266,11 +267,11 @@ async fn tasks_load_several_batches_at_one_time_and_no_more() {
     let report = cache.warm_with_async(warming, 0..100, load).await;
     assert_eq!((report.found, report.end), (100, WarmOutcome::Done));
     assert_eq!(most.load(SeqCst), 3);
-    cache.validate();
+    validate(&cache);
 }
 
 #[tokio::test]
-async fn tasks_fill_a_cache_to_the_brim_and_not_beyond() {
+async fn async_warming_fills_the_cache_exactly() {
     let cache = Cache::new(1_000);
     let asked = AtomicUsize::new(0);
     let load = |keys: Vec<u64>| {
@@ -287,11 +288,11 @@ async fn tasks_fill_a_cache_to_the_brim_and_not_beyond() {
 }
 
 #[tokio::test]
-async fn tasks_too_load_one_batch_until_they_know_what_one_weighs() {
+async fn async_warming_runs_one_batch_until_a_weight_is_known() {
     let cache = weighing(1_000, |_, _| 10);
     let (under_way, sizes) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
     let load = |keys: Vec<u64>| {
-        // All that is under way, and what is to be loaded beside it.
+        // All batches in flight, and those that are loaded beside them.
         let before = under_way.fetch_add(keys.len(), SeqCst);
         sizes.lock().unwrap().push(before + keys.len());
         let under_way = &under_way;
@@ -309,23 +310,23 @@ async fn tasks_too_load_one_batch_until_they_know_what_one_weighs() {
 }
 
 #[tokio::test]
-async fn of_tasks_too_those_that_fail_are_told_of() {
+async fn async_warming_reports_failed_batches() {
     let cache = Cache::new(1_000);
-    let told = Mutex::new(Vec::new());
+    let reported = Mutex::new(Vec::new());
     let warming = WarmOptions::new()
         .batch(10)
         .concurrency(4)
         .stop_after_failures(2)
-        .on_progress(|progress| told.lock().unwrap().push(progress.failed));
+        .on_progress(|progress| reported.lock().unwrap().push(progress.failed));
     let load = |keys: Vec<u64>| async move {
         yield_now().await;
         Err::<Vec<(u64, u64)>, _>(keys[0])
     };
     let report = cache.warm_with_async(warming, 0..1_000, load).await;
-    // Those that were under way when the second failed have failed too.
+    // The batches in flight when the second one failed have failed too.
     assert_eq!(report.end, WarmOutcome::Failures);
     assert!((20..=50).contains(&report.failed), "{}", report.failed);
-    assert_eq!(told.lock().unwrap().last(), Some(&report.failed));
+    assert_eq!(reported.lock().unwrap().last(), Some(&report.failed));
     for batch in &report.failures {
         assert_eq!(
             batch.error.failed().map(|first| **first),
@@ -335,7 +336,7 @@ async fn of_tasks_too_those_that_fail_are_told_of() {
 }
 
 #[tokio::test]
-async fn a_warming_that_is_dropped_leaves_nothing_behind() {
+async fn dropped_warming_leaves_no_load_in_flight() {
     let cache = Cache::new(1_000);
     let calls = AtomicUsize::new(0);
     let load = |keys: Vec<u64>| {
@@ -349,16 +350,16 @@ async fn a_warming_that_is_dropped_leaves_nothing_behind() {
     };
     let warming = WarmOptions::new().batch(10).concurrency(2);
     let mut future = Box::pin(cache.warm_with_async(warming, 0..100, load));
-    // The first batch is done; the second and third hang.
+    // The first batch is done. The second and third hang.
     let mut cx = Context::from_waker(Waker::noop());
     assert!(future.as_mut().poll(&mut cx).is_pending());
     drop(future);
     assert_eq!((cache.len(), calls.load(SeqCst)), (10, 3));
-    cache.validate();
+    validate(&cache);
 }
 
 #[tokio::test]
-async fn a_panic_in_a_task_s_loader_reaches_it_too() {
+async fn panic_of_an_async_loader_reaches_the_caller() {
     let cache = Cache::new(1_000);
     let handle = cache.clone();
     let warming = tokio::spawn(async move {
@@ -372,12 +373,12 @@ async fn a_panic_in_a_task_s_loader_reaches_it_too() {
     });
     assert!(warming.await.unwrap_err().is_panic());
     assert!((400..=500).contains(&cache.len()), "{}", cache.len());
-    cache.validate();
+    validate(&cache);
 }
 
-/// It can be spawned.
+/// The future can be spawned.
 #[tokio::test]
-async fn its_future_is_send() {
+async fn future_of_async_warming_is_send() {
     let cache = Cache::new(1_000);
     let handle = cache.clone();
     let warming = async move {

@@ -2,6 +2,7 @@
 //! below that of LRU.
 
 use foldhash::fast::FixedState;
+use hotset::__private::validate;
 use hotset::{LocalCache, Policy};
 use peers::traces::{self, Trace};
 use std::collections::{HashMap, VecDeque};
@@ -31,7 +32,7 @@ fn hotset(trace: &Trace, policy: Policy, capacity: usize, shards: usize) -> f64 
         hit
     });
     assert_eq!(cache.len(), capacity);
-    cache.validate();
+    validate(&cache);
     ratio
 }
 
@@ -274,7 +275,7 @@ fn policies_keep_their_lead_over_lru_when_entries_are_removed() {
             }
             hit
         });
-        cache.validate();
+        validate(&cache);
         ratio
     };
     let lru = ratio(Policy::Lru);

@@ -114,7 +114,7 @@ impl<T: Stored> Store<T> {
                 let written = write.await;
                 // Not inserted: of two who write at one time, the first in the database might come last
                 // here, and its value would stay.
-                cache.remove(&id);
+                cache.invalidate(&id);
                 written.map(|()| true)
             }
             Self::Tiered(cache) => {

@@ -9,7 +9,7 @@ use crate::clock::Nanos;
 use crate::entry::Loaded;
 use crate::error::{AnyError, LoadError};
 use crate::local::load::waiting::{WaitFailure, WaitLimits};
-use crate::local::lookup::Sought;
+use crate::local::lookup::Lookup;
 use crate::local::{KeyLocation, LocalCache};
 use crate::single_flight::blocking::block_on;
 use crate::single_flight::future::TaskTimer;
@@ -277,15 +277,15 @@ where
         }
         let candidate = self.cache.candidate();
         for at in std::mem::take(&mut self.missing) {
-            let join_or_lead =
-                self.cache
-                    .join_or_lead_as(&self.locations[at], &self.keys[at], || candidate);
+            let join_or_lead = self
+                .cache
+                .join_or_lead(&self.locations[at], &self.keys[at], || candidate);
             match join_or_lead {
-                Sought::Missing(Role::Lead(leader)) => led.push(at, leader),
-                Sought::Missing(Role::Wait(waiter)) => waiting.push(at, waiter),
-                Sought::Missing(Role::Recursive(_)) => return Err(LoadError::Recursive),
-                Sought::Stale(value) => self.take_outcome(at, Outcome::Stale(value))?,
-                Sought::Live(value) | Sought::Due(value) => {
+                Lookup::Miss(Role::Lead(leader)) => led.push(at, leader),
+                Lookup::Miss(Role::Wait(waiter)) => waiting.push(at, waiter),
+                Lookup::Miss(Role::Recursive(_)) => return Err(LoadError::Recursive),
+                Lookup::Stale(value) => self.take_outcome(at, Outcome::Stale(value))?,
+                Lookup::Hit(value) | Lookup::NeedsRefresh(value) => {
                     self.take_outcome(at, Outcome::Value(value))?;
                 }
             }

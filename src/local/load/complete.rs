@@ -83,16 +83,16 @@ where
         load_time: Nanos,
     ) -> V {
         let value = loaded.value.clone();
-        if !loaded.tags.is_empty() || self.inner.settings.forgets {
+        if !loaded.tags.is_empty() || self.inner.settings.is_l1 {
             // The value may be invalidated, perhaps by one of its tags. Callers that come after the invalidation look
             // for themselves.
             leader.outdate(leader.epoch + 1);
         }
-        let origin = self.origin(&loaded, leader.epoch, load_time);
+        let provenance = self.provenance(&loaded, leader.epoch, load_time);
         let mut removals = self.removals();
         let (key, out) = (key.clone(), &mut removals);
         // The callers get the value even if it is outdated and was not stored.
-        let _ = self.store(location, key, loaded, origin, Some(&mut leader), out);
+        let _ = self.store(location, key, loaded, provenance, Some(&mut leader), out);
         leader.complete(|| Outcome::Value(value.clone()));
         removals.finish();
         value
@@ -108,7 +108,7 @@ where
     ) -> Result<V, LoadError<AnyError>> {
         // This comes before anything is read: see `look_up_again`.
         leader.outdate(leader.epoch + 1);
-        if self.inner.renews {
+        if self.inner.has_refresh_rules {
             let now = self.inner.settings.clock.now();
             let record = |shard: &Shard<K, V>| shard.load_failed(location.hash, key, now);
             location.cell.shard.read(record);

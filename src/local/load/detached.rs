@@ -3,7 +3,7 @@
 use crate::entry::Loaded;
 use crate::error::{AnyError, LoadError};
 use crate::local::load::{Loader, PermittedLeader, ValueOrLead};
-use crate::local::lookup::Sought;
+use crate::local::lookup::Lookup;
 use crate::local::shard::hash::KeyHash;
 use crate::local::{DefaultHasher, KeyLocation, LocalCache};
 use crate::single_flight::future::TaskTimer;
@@ -87,9 +87,9 @@ where
         E: Any + Send + Sync,
     {
         let location = self.0.location(key);
-        match self.0.seek(&location, key) {
-            Sought::Live(value) => Ok(value),
-            Sought::Due(value) => {
+        match self.0.lookup(&location, key) {
+            Lookup::Hit(value) => Ok(value),
+            Lookup::NeedsRefresh(value) => {
                 // A loader's call refreshes nothing: its loads run within its own task.
                 let may_refresh = !is_loading();
                 let leader = may_refresh.then(|| self.0.begin_refresh(&location, key));
@@ -98,7 +98,7 @@ where
                 }
                 Ok(value)
             }
-            sought => typed(Box::pin(self.load(location, key, sought, load)).await),
+            lookup => typed(Box::pin(self.load(location, key, lookup, load)).await),
         }
     }
 
@@ -107,7 +107,7 @@ where
         &self,
         location: KeyLocation<'a, K, V>,
         key: &K,
-        sought: Sought<'a, K, V>,
+        lookup: Lookup<'a, K, V>,
         load: impl FnOnce() -> F + Send + 'static,
     ) -> Result<V, LoadError<AnyError>>
     where
@@ -120,7 +120,7 @@ where
         let mut limits = self.0.wait_limits();
         let leader = match self
             .0
-            .value_or_lead(&location, key, sought, loader, &mut timer)
+            .value_or_lead(&location, key, lookup, loader, &mut timer)
             .await?
         {
             ValueOrLead::Value(value) => return Ok(value),

@@ -12,7 +12,7 @@ mod waiting;
 use crate::entry::Loaded;
 use crate::error::{AnyError, LoadError};
 use crate::local::load::waiting::{WaitFailure, WaitLimits};
-use crate::local::lookup::Sought;
+use crate::local::lookup::Lookup;
 use crate::local::{KeyLocation, LocalCache};
 use crate::single_flight::blocking::block_on;
 use crate::single_flight::{
@@ -126,12 +126,12 @@ where
         E: Any + Send + Sync,
     {
         let location = self.location(key);
-        match self.seek(&location, key) {
-            Sought::Live(value) => Ok(value),
-            sought => {
+        match self.lookup(&location, key) {
+            Lookup::Hit(value) => Ok(value),
+            lookup => {
                 let loader = Loader::new::<E, _>(&load);
                 let mut load = erase_loader(load);
-                typed(self.load_blocking(&location, key, sought, loader, &mut load))
+                typed(self.load_blocking(&location, key, lookup, loader, &mut load))
             }
         }
     }
@@ -142,40 +142,40 @@ where
         &self,
         location: &KeyLocation<'a, K, V>,
         key: &K,
-        sought: Sought<'a, K, V>,
+        lookup: Lookup<'a, K, V>,
         loader: Loader,
         load: &mut ErasedLoader<'_, K, V>,
     ) -> Result<V, LoadError<AnyError>> {
-        let sought = match sought {
+        let lookup = match lookup {
             // Most misses take this path, which needs no future.
-            Sought::Missing(Role::Lead(leader)) if self.inner.leads_at_once => {
+            Lookup::Miss(Role::Lead(leader)) if self.inner.leads_at_once => {
                 let load_timer = self.load_timer(leader.since);
                 let entered = (leader.enter(loader.id), load_timer.span.enter());
                 let result = load(key).map_err(LoadError::Failed);
                 drop(entered);
                 return self.finish_load(location, key, leader, result, load_timer);
             }
-            sought => sought,
+            lookup => lookup,
         };
         block_on(&Cell::new(None), async |mut timer| {
             let start = |key: &K| ready(load(key));
             let share = |result: Result<_, _>| result.map_err(LoadError::Failed);
-            self.load(location, key, (sought, loader), &mut timer, start, share)
+            self.load(location, key, (lookup, loader), &mut timer, start, share)
                 .await
         })
     }
 
-    /// Returns the value for a key whose lookup had the result `sought`. `share` converts the result of the loader.
+    /// Returns the value for a key whose lookup had the result `lookup`. `share` converts the result of the loader.
     pub(crate) async fn load<'a, F: Future>(
         &self,
         location: &KeyLocation<'a, K, V>,
         key: &K,
-        (sought, loader): (Sought<'a, K, V>, Loader),
+        (lookup, loader): (Lookup<'a, K, V>, Loader),
         timer: &mut impl Timer,
         load: impl FnOnce(&K) -> F,
         share: impl FnOnce(F::Output) -> LoadResult<V>,
     ) -> Result<V, LoadError<AnyError>> {
-        if let Sought::Due(old) = sought {
+        if let Lookup::NeedsRefresh(old) = lookup {
             let Some(leader) = self.begin_refresh(location, key) else {
                 return Ok(old);
             };
@@ -183,7 +183,7 @@ where
             return refreshed.or(Ok(old));
         }
         match self
-            .value_or_lead(location, key, sought, loader, timer)
+            .value_or_lead(location, key, lookup, loader, timer)
             .await?
         {
             ValueOrLead::Value(value) => Ok(value),
@@ -199,7 +199,7 @@ where
         &self,
         location: &KeyLocation<'a, K, V>,
         key: &K,
-        mut sought: Sought<'a, K, V>,
+        mut lookup: Lookup<'a, K, V>,
         loader: Loader,
         timer: &mut impl Timer,
     ) -> Result<ValueOrLead<'a, K, V>, LoadError<AnyError>> {
@@ -209,12 +209,12 @@ where
             value.map(ValueOrLead::Value)
         };
         loop {
-            let role = match sought {
-                Sought::Missing(role) => role,
-                Sought::Live(value) | Sought::Due(value) => {
+            let role = match lookup {
+                Lookup::Miss(role) => role,
+                Lookup::Hit(value) | Lookup::NeedsRefresh(value) => {
                     return value_of(Outcome::Value(value));
                 }
-                Sought::Stale(value) => return value_of(Outcome::Stale(value)),
+                Lookup::Stale(value) => return value_of(Outcome::Stale(value)),
             };
             let lead = match role {
                 Role::Lead(leader) => Some((leader, false)),
@@ -245,7 +245,7 @@ where
                 }
             };
             let Some((mut leader, took_over)) = lead else {
-                sought = self.join_or_lead(location, key);
+                lookup = self.join_or_lead(location, key, || self.candidate());
                 continue;
             };
             let permit = match self
@@ -260,7 +260,7 @@ where
             };
             if permit.is_some() && !leader.begin(self.permitted_candidate(true)) {
                 drop((leader, permit));
-                sought = self.join_or_lead(location, key);
+                lookup = self.join_or_lead(location, key, || self.candidate());
                 continue;
             }
             // By now there may be a value, or a failure so recent that no other load begins.

@@ -3,7 +3,7 @@
 use crate::entry::Loaded;
 use crate::error::{AnyError, LoadError};
 use crate::local::load::Loader;
-use crate::local::lookup::Sought;
+use crate::local::lookup::Lookup;
 use crate::local::{KeyLocation, LocalCache};
 use crate::single_flight::future::TaskTimer;
 #[cfg(feature = "redis")]
@@ -90,10 +90,10 @@ where
         E: Any + Send + Sync,
     {
         let location = self.location(key);
-        match self.seek(&location, key) {
-            Sought::Live(value) => Ok(value),
-            sought => {
-                let found = (sought, Loader::new::<E, _>(&load));
+        match self.lookup(&location, key) {
+            Lookup::Hit(value) => Ok(value),
+            lookup => {
+                let found = (lookup, Loader::new::<E, _>(&load));
                 // Boxed, so that this future stays small whatever the loader's size.
                 typed(Box::pin(self.load_async(location, key, found, load, share)).await)
             }
@@ -105,7 +105,7 @@ where
         &self,
         location: KeyLocation<'a, K, V>,
         key: &K,
-        found: (Sought<'a, K, V>, Loader),
+        found: (Lookup<'a, K, V>, Loader),
         load: impl FnOnce() -> F,
         share: impl FnOnce(F::Output) -> LoadResult<V>,
     ) -> Result<V, LoadError<AnyError>> {
@@ -131,10 +131,10 @@ where
             ..Loader::ERASED
         };
         let location = self.location(key);
-        match self.seek(&location, key) {
-            Sought::Live(value) => Ok(value),
-            sought => {
-                self.load_async(location, key, (sought, loader), load, |result| result)
+        match self.lookup(&location, key) {
+            Lookup::Hit(value) => Ok(value),
+            lookup => {
+                self.load_async(location, key, (lookup, loader), load, |result| result)
                     .await
             }
         }
@@ -161,21 +161,14 @@ where
         CacheFuture::ready(())
     }
 
-    fn remove<'a>(&'a self, key: &'a K) -> CacheFuture<'a, Option<V>> {
-        CacheFuture::ready(self.remove(key))
+    fn invalidate<'a>(&'a self, key: &'a K) -> CacheFuture<'a, ()> {
+        self.invalidate(key);
+        CacheFuture::ready(())
     }
 
     fn clear(&self) -> CacheFuture<'_, ()> {
         self.clear();
         CacheFuture::ready(())
-    }
-
-    #[cfg(feature = "metrics")]
-    fn observed(&self) -> Option<crate::metrics::Observed>
-    where
-        Self: 'static,
-    {
-        crate::Watch::observed(self)
     }
 
     fn get_or_load_erased<'a>(
@@ -184,10 +177,10 @@ where
         load: &'a mut ErasedAsyncLoader<'_, V>,
     ) -> CacheFuture<'a, Result<V, LoadError<AnyError>>> {
         let location = self.location(key);
-        match self.seek(&location, key) {
-            Sought::Live(value) => CacheFuture::ready(Ok(value)),
-            sought => {
-                let found = (sought, Loader::ERASED);
+        match self.lookup(&location, key) {
+            Lookup::Hit(value) => CacheFuture::ready(Ok(value)),
+            lookup => {
+                let found = (lookup, Loader::ERASED);
                 let share = |result: Result<_, _>| result.map_err(LoadError::Failed);
                 CacheFuture::new(self.load_async(location, key, found, load, share))
             }

@@ -103,29 +103,6 @@ where
         }
     }
 
-    /// Checks whether expired values may serve if a load fails.
-    #[cfg(feature = "redis")]
-    pub(crate) fn serves_stale(&self) -> bool {
-        self.inner.settings.stale_if_error.is_some()
-    }
-
-    /// Returns the time from which a caller that starts to wait now accepts the expired value of `key`, or `None` if
-    /// there is no such value.
-    #[cfg(feature = "redis")]
-    pub(crate) fn accepts_stale_from(&self, key: &K) -> Option<Instant> {
-        let from = self.wait_limits().stale_from?;
-        let stale = self.stale_for_waiter(&self.location(key), key);
-        stale.map(|_| from)
-    }
-
-    /// Returns an expired value for a caller that has waited for too long, and counts it.
-    #[cfg(feature = "redis")]
-    pub(crate) fn stale_in_place(&self, key: &K) -> Option<V> {
-        let location = self.location(key);
-        let outcome = self.stale_for_waiter(&location, key)?;
-        self.take_outcome(&location, key, outcome).ok()
-    }
-
     /// Waits until `ready` returns a value, or until a limit of the wait is reached, and then looks for an expired
     /// value of `key` that may serve.
     pub(crate) async fn wait_for<T>(

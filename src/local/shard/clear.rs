@@ -1,38 +1,40 @@
-//! How a shard parts with all of its entries, or with the memory that they do not need.
+//! The removal of all entries of a shard, and the release of memory that the entries do not need.
 
 use crate::clock::Nanos;
 use crate::local::budget::Budget;
 use crate::local::removal::{RemovalCause, Removals, Removed};
+use crate::local::shard::Shard;
+use crate::local::shard::entry::Entry;
 use crate::local::shard::expiry::Expiry;
-use crate::local::shard::metadata::Extras;
-use crate::local::shard::read_times::Ages;
+use crate::local::shard::metadata::MetadataTable;
+use crate::local::shard::read_times::ReadTimes;
 use crate::local::shard::slab::Slab;
-use crate::local::shard::{Entry, Shard};
+
 use crate::policy::{AnyPolicy, EvictionPolicy};
 use crate::storage::index::Index;
 use std::mem::{replace, take};
 use std::sync::atomic::Ordering::Relaxed;
 
-/// A shard with more slots than this frees its memory when its last entry is removed.
-const MOST_SLOTS_KEPT: u32 = 1_024;
-/// Memory for fewer unused slots than this is not worth moving anything.
-const LEAST_SLOTS_FREED: usize = 64;
+/// The number of slots above which a shard frees its memory when its last entry is removed.
+const MAX_SLOTS_WHEN_EMPTY: u32 = 1_024;
+/// The number of unused slots below which no entries are moved to free memory.
+const MIN_SLOTS_FREED: usize = 64;
 
-/// Everything that a shard has beside its settings and counters.
+/// The storage of a shard: all of it except its settings and counters.
 struct Storage<K, V> {
     slab: Slab<Entry<K, V>>,
-    extras: Option<Box<Extras>>,
+    metadata: Option<Box<MetadataTable>>,
     _index: Index<u32>,
     _policy: AnyPolicy,
     _expiry: Expiry,
-    _ages: Option<Ages>,
+    _read_times: Option<ReadTimes>,
 }
 
-/// The entries of a shard that was cleared. Listing and dropping them takes a time in proportion to their
-/// number, and no lock.
+/// The entries of a shard that was cleared. Listing and dropping them takes a time in proportion to their number, and is
+/// done with no lock held.
 pub(crate) struct Cleared<K, V>(Storage<K, V>);
 
-/// How many of the entries that were cleared had been dead before.
+/// The numbers of cleared entries that had been dead before.
 #[derive(Default, PartialEq)]
 pub(crate) struct FoundDead {
     expired: u64,
@@ -40,16 +42,20 @@ pub(crate) struct FoundDead {
 }
 
 impl<K, V> Shard<K, V> {
+    /// Takes the storage, and leaves the shard with that of a new one.
     fn take_storage(&mut self) -> Storage<K, V> {
         let policy = self.policy.emptied();
-        self.grows = false;
+        self.is_growing = false;
         Storage {
             slab: replace(&mut self.slab, Slab::new()),
-            extras: replace(&mut self.extras, self.setup.extras()),
+            metadata: replace(&mut self.metadata, self.setup.metadata()),
             _index: take(&mut self.index),
             _policy: replace(&mut self.policy, policy),
             _expiry: replace(&mut self.expiry, Expiry::new(self.setup.grace)),
-            _ages: replace(&mut self.ages, self.setup.ages.then(Ages::new)),
+            _read_times: replace(
+                &mut self.read_times,
+                self.setup.has_read_times.then(ReadTimes::new),
+            ),
         }
     }
 
@@ -60,8 +66,7 @@ impl<K, V> Shard<K, V> {
         Cleared(self.take_storage())
     }
 
-    /// Counts entries that were cleared under the cause that they had been removed for if they had been found
-    /// before.
+    /// Counts entries that were dead before they were cleared as expired or invalidated instead of cleared.
     pub(crate) fn recount(&mut self, dead: &FoundDead) {
         self.removals[RemovalCause::Cleared as usize] -= dead.expired + dead.invalidated;
         self.removals[RemovalCause::Expired as usize] += dead.expired;
@@ -72,7 +77,7 @@ impl<K, V> Shard<K, V> {
     /// the entries would visit all slots that were ever in use.
     #[inline]
     pub(super) fn release_if_empty(&mut self, out: &mut Removals<'_, K, V>) {
-        if self.slab.len() == 0 && self.slab.end() > MOST_SLOTS_KEPT {
+        if self.slab.len() == 0 && self.slab.end() > MAX_SLOTS_WHEN_EMPTY {
             out.retire(Box::new(self.take_storage()));
         }
     }
@@ -89,7 +94,7 @@ impl<K, V> Shard<K, V> {
             return;
         }
         let room = len + len / 64 + 1;
-        if self.slab.capacity() < room + room / 8 + LEAST_SLOTS_FREED && !self.grows {
+        if self.slab.capacity() < room + room / 8 + MIN_SLOTS_FREED && !self.is_growing {
             return;
         }
         let occupied: Vec<u32> = self.slab.iter().map(|(slot, _)| slot).collect();
@@ -107,11 +112,11 @@ impl<K, V> Shard<K, V> {
         self.policy.renumber(room, |slot| numbers[slot as usize]);
         let slab = self.slab.select(occupied, room);
         out.retire(Box::new(replace(&mut self.slab, slab)));
-        if let Some(extras) = &mut self.extras {
-            extras.select(occupied, room);
+        if let Some(metadata) = &mut self.metadata {
+            metadata.select(occupied, room);
         }
-        if let Some(ages) = &mut self.ages {
-            ages.read_at = ages.read_at.select(occupied, room);
+        if let Some(read_times) = &mut self.read_times {
+            read_times.read_at = read_times.read_at.select(occupied, room);
         }
         let mut index = Index::with_capacity(room);
         self.expiry.restart(self.slab.end());
@@ -120,7 +125,7 @@ impl<K, V> Shard<K, V> {
             self.expiry.set(slot, entry.deadline.load(Relaxed));
         }
         out.retire(Box::new(replace(&mut self.index, index)));
-        self.grows = false;
+        self.is_growing = false;
     }
 }
 
@@ -128,13 +133,13 @@ impl<K, V> Cleared<K, V> {
     /// Moves all entries to `out`, and returns how many of them had been dead before.
     pub(crate) fn remove_all(mut self, now: Nanos, out: &mut Removals<'_, K, V>) -> FoundDead {
         let mut dead = FoundDead::default();
-        let Storage { slab, extras, .. } = &mut self.0;
+        let Storage { slab, metadata, .. } = &mut self.0;
         for slot in 0..slab.end() {
             let Some(entry) = slab.remove(slot) else {
                 continue;
             };
-            let extras = extras.as_ref();
-            let cause = if extras.is_some_and(|extras| !extras.is_current(slot)) {
+            let metadata = metadata.as_ref();
+            let cause = if metadata.is_some_and(|metadata| !metadata.is_current(slot)) {
                 dead.invalidated += 1;
                 RemovalCause::Invalidated
             } else if entry.deadline.load(Relaxed) <= now {

@@ -106,7 +106,7 @@ impl Expiry {
     pub(crate) fn due(&mut self, now: Nanos) -> Option<Range<u32>> {
         let block = self.search().or_else(|| self.soonest_block(now))?;
         let slots = block * FAN_OUT..(block + 1) * FAN_OUT;
-        Some(as_slot(slots.start)..as_slot(slots.end))
+        Some(slot_number(slots.start)..slot_number(slots.end))
     }
 
     /// Returns the next block to be searched, if there is one.
@@ -189,13 +189,16 @@ impl Expiry {
                 let bound = level.get(block).copied().unwrap_or(NEVER);
                 assert!(deadline >= bound, "slot {slot} is before its bound");
             }
-            assert!(deadline >= self.soonest, "slot {slot} is before all");
+            assert!(
+                deadline >= self.soonest,
+                "slot {slot} is before the bound on all slots"
+            );
         }
     }
 }
 
 /// Converts the end of a block to a slot number. The end of the last block may be greater than any slot number.
-fn as_slot(slot: usize) -> u32 {
+fn slot_number(slot: usize) -> u32 {
     u32::try_from(slot).unwrap_or(u32::MAX)
 }
 
@@ -205,7 +208,7 @@ mod tests {
 
     /// Compares the index with a plain list of deadlines, which are added, removed and changed.
     #[test]
-    fn all_that_expires_is_found_and_nothing_is_looked_at_twice() {
+    fn every_expired_deadline_is_found_and_few_blocks_are_visited_twice() {
         let mut expiry = Expiry::new(5);
         let mut deadlines: Vec<Option<Nanos>> = vec![None; 40_000];
         let mut state = 1u64;
@@ -215,7 +218,7 @@ mod tests {
                 .wrapping_add(1);
             (state >> 33) % below
         };
-        let mut looked_at = 0;
+        let mut visited_blocks = 0;
         for now in 0..60_000 {
             for _ in 0..2 {
                 let below = random(40_000) + 1;
@@ -230,7 +233,7 @@ mod tests {
                 deadlines[usize::try_from(random(40_000)).unwrap()] = None;
             }
             while let Some(slots) = expiry.due(now) {
-                looked_at += 1;
+                visited_blocks += 1;
                 let block = &mut deadlines[slots.start as usize..slots.end as usize];
                 for deadline in block.iter_mut() {
                     deadline.take_if(|deadline| deadline.saturating_add(5) <= now);
@@ -238,10 +241,11 @@ mod tests {
                 let bound = block.iter().flatten().min();
                 expiry.raise(&slots, bound.copied().unwrap_or(NEVER));
             }
-            let held = deadlines.iter().flatten();
+            let present = deadlines.iter().flatten();
             if now % 100 == 0 {
                 assert!(
-                    held.clone()
+                    present
+                        .clone()
                         .all(|deadline| deadline.saturating_add(5) > now)
                 );
                 let by_slot = (0..).zip(&deadlines);
@@ -249,8 +253,8 @@ mod tests {
             }
         }
         assert!(
-            looked_at < 2 * 60_000,
-            "{looked_at} blocks for as many deadlines"
+            visited_blocks < 2 * 60_000,
+            "{visited_blocks} visits for as many deadlines"
         );
         expiry.search_all(40_000);
         let mut blocks = 0;

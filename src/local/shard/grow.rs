@@ -8,7 +8,7 @@ use crate::storage::work_slice::WorkSlice;
 use hashbrown::HashTable;
 
 /// The number of entries that a shard has room for at first.
-const FIRST_ROOM: usize = 16;
+const INITIAL_ROOM: usize = 16;
 /// The number of slots that each write moves while a shard grows. A shard begins to grow when one in so many of its
 /// slots is left. When the last one is taken, it has therefore moved all slots.
 const SLOTS_PER_STEP: usize = 64;
@@ -18,7 +18,7 @@ impl<K, V> Shard<K, V> {
     /// writes move the others.
     #[inline]
     pub(super) fn make_room(&mut self, work: &mut WorkSlice, out: &mut Removals<'_, K, V>) {
-        self.go_on_growing(work, out);
+        self.continue_growing(work, out);
         if self
             .slab
             .is_nearly_full(self.slab.capacity() / SLOTS_PER_STEP)
@@ -29,8 +29,8 @@ impl<K, V> Shard<K, V> {
 
     /// Moves a few entries if the shard is growing.
     #[inline]
-    pub(super) fn go_on_growing(&mut self, work: &mut WorkSlice, out: &mut Removals<'_, K, V>) {
-        if self.grows {
+    pub(super) fn continue_growing(&mut self, work: &mut WorkSlice, out: &mut Removals<'_, K, V>) {
+        if self.is_growing {
             self.step(work, out);
         }
     }
@@ -46,13 +46,13 @@ impl<K, V> Shard<K, V> {
         let room = room + room / SLOTS_PER_STEP + 1;
         self.slab.grow(room);
         self.policy.grow(room);
-        if let Some(extras) = &mut self.extras {
-            extras.grow(room);
+        if let Some(metadata) = &mut self.metadata {
+            metadata.grow(room);
         }
-        if let Some(ages) = &mut self.ages {
-            ages.read_at.grow(room);
+        if let Some(read_times) = &mut self.read_times {
+            read_times.read_at.grow(room);
         }
-        self.grows = true;
+        self.is_growing = true;
         self.step(work, out);
     }
 
@@ -62,7 +62,7 @@ impl<K, V> Shard<K, V> {
     pub(super) fn grow_index(&mut self) {
         let room = self.next_index_room();
         self.index.grow(room, self.slab.hash_of());
-        self.grows = true;
+        self.is_growing = true;
     }
 
     /// Returns the number of entries for which the next table of the index has to have room.
@@ -86,14 +86,14 @@ impl<K, V> Shard<K, V> {
     /// Returns the number of entries for which a shard with `len` entries has to have room. That is twice as many, or
     /// soon all that are expected, so that few entries are moved and little memory stays unused.
     fn next_room(&self, len: usize) -> usize {
-        let expected = self.setup.expected;
+        let expected = self.setup.expected_entries;
         if (len + 1..=len * 16).contains(&expected) {
             expected
         } else if (1..=len).contains(&expected) {
             // The shard has more than its share of the entries, but rarely many more.
-            len + (len / 8).max(FIRST_ROOM)
+            len + (len / 8).max(INITIAL_ROOM)
         } else {
-            (len * 2).max(FIRST_ROOM)
+            (len * 2).max(INITIAL_ROOM)
         }
     }
 
@@ -113,13 +113,13 @@ impl<K, V> Shard<K, V> {
         if let Some(emptied) = self.policy.step(SLOTS_PER_STEP) {
             out.retire(Box::new(emptied));
         }
-        if let Some(extras) = &mut self.extras {
-            extras.step(SLOTS_PER_STEP, |emptied| out.retire(emptied));
+        if let Some(metadata) = &mut self.metadata {
+            metadata.step(SLOTS_PER_STEP, |emptied| out.retire(emptied));
         }
-        let ages = self.ages.as_mut();
-        if let Some(emptied) = ages.and_then(|ages| ages.read_at.step(SLOTS_PER_STEP)) {
+        let read_times = self.read_times.as_mut();
+        if let Some(emptied) = read_times.and_then(|times| times.read_at.step(SLOTS_PER_STEP)) {
             out.retire(Box::new(emptied));
         }
-        self.grows = self.slab.is_growing() || self.index.is_growing();
+        self.is_growing = self.slab.is_growing() || self.index.is_growing();
     }
 }

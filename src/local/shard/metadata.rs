@@ -1,171 +1,62 @@
-//! Optional metadata of entries, by slot. Only caches that need a kind of it allocate that kind, so that hits of other
-//! caches pay nothing for it.
+//! Optional metadata of entries: a table with a row for each slot, and a column for each kind.
+//!
+//! A cache allocates only the columns that it needs, and no table if it needs none, so that hits of other caches pay
+//! nothing for it. Tags have no flag in [`ColumnSet`], because any entry may have some: the first one allocates a table.
 
 use crate::clock::Nanos;
 use crate::local::load::refresh::{RefreshRules, Rules};
 use crate::local::removal::Retired;
-use crate::local::tags::Tagged;
+use crate::local::shard::tag_column::TagColumn;
+use crate::local::tags::EntryTags;
 use crate::storage::column::Column;
 use std::num::NonZero;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-/// The metadata of a shard's entries.
-pub(crate) struct Extras {
-    /// `None` if the cache has no time to idle.
-    idle: Option<Idle>,
-    tags: TagsBySlot,
-    /// `None` if the cache has no rules for renewals.
-    pub(crate) refreshes: Option<RefreshRules>,
-    /// `None` if the cache cannot forget.
-    births: Option<Births>,
-    /// `None` if each entry weighs 1.
-    weights: Option<Weights>,
-}
-
-/// The kinds of metadata that all entries of a cache have. Tags are not among them, because an entry may have none.
+/// The columns that the table of a cache has from the start.
 #[derive(Clone, Copy, Default)]
-pub(crate) struct Kinds {
+pub(crate) struct ColumnSet {
     /// `true` if entries have weights.
-    pub(crate) weighted: bool,
+    pub(crate) weights: bool,
     /// The time to idle, in nanoseconds, if there is one.
     pub(crate) time_to_idle: Option<Nanos>,
-    /// The rules for renewals, if there are any.
-    pub(crate) refresh: Option<Rules>,
+    /// The rules for refreshes, if there are any.
+    pub(crate) refresh_rules: Option<Rules>,
 }
 
-impl Kinds {
-    /// Returns `true` if there is no such kind.
+impl ColumnSet {
+    /// Returns `true` if there are no columns.
     pub(crate) const fn is_empty(&self) -> bool {
-        !self.weighted && self.time_to_idle.is_none() && self.refresh.is_none()
-    }
-}
-
-/// The epochs in which the loads of entries began, in a cache that can forget.
-struct Births {
-    /// The lowest epoch whose entries are live.
-    floor: Arc<AtomicU64>,
-    /// The epoch of each slot.
-    epochs: Column<u64>,
-}
-
-impl Births {
-    /// Checks whether an entry is not older than the floor.
-    fn is_current(&self, slot: u32) -> bool {
-        // Relaxed suffices, because a caller that comes after the floor was raised sees the new one.
-        let epoch = self.epochs.get(slot).copied().unwrap_or(0);
-        epoch >= self.floor.load(Relaxed)
-    }
-}
-
-/// The metadata of entries whose deadlines hits move.
-struct Idle {
-    /// The time to idle, in nanoseconds.
-    time: Nanos,
-    /// The latest time to which hits may move the deadline of each slot.
-    limits: Column<Nanos>,
-}
-
-/// The weights of entries, by slot. A vacant slot weighs nothing.
-struct Weights {
-    by_slot: Column<u64>,
-    /// `true` for each weight that the caller gave and the weigher did not determine.
-    given: Column<bool>,
-    /// The sum of all weights.
-    total: u64,
-}
-
-impl Weights {
-    /// Sets the weight of a slot.
-    fn set(&mut self, slot: u32, weight: u64, given: bool) {
-        self.total = self.total - self.of(slot) + weight;
-        self.by_slot.put(slot, weight);
-        self.given.put(slot, given);
-    }
-
-    /// Returns the weight of a slot.
-    fn of(&self, slot: u32) -> u64 {
-        self.by_slot.get(slot).copied().unwrap_or(0)
-    }
-}
-
-/// The number of slots that share a block of tags.
-const TAG_BLOCK: usize = 256;
-
-/// The tags of entries, by slot. A block is allocated when the first of its entries has tags, so that the first entry
-/// with tags in a large shard allocates only one block.
-#[derive(Default)]
-struct TagsBySlot {
-    blocks: Vec<Option<Box<[Tags; TAG_BLOCK]>>>,
-}
-
-type Tags = Option<Box<Tagged>>;
-
-impl TagsBySlot {
-    /// Returns `true` if no entry has had tags.
-    fn is_empty(&self) -> bool {
-        self.blocks.is_empty()
-    }
-
-    fn get(&self, slot: u32) -> Option<&Tagged> {
-        let block = self.blocks.get(slot as usize / TAG_BLOCK)?.as_ref()?;
-        block[slot as usize % TAG_BLOCK].as_deref()
-    }
-
-    fn set(&mut self, slot: u32, tags: Tags) {
-        let (block, at) = (slot as usize / TAG_BLOCK, slot as usize % TAG_BLOCK);
-        if tags.is_none() {
-            if let Some(Some(block)) = self.blocks.get_mut(block) {
-                block[at] = None;
-            }
-            return;
-        }
-        if self.blocks.len() <= block {
-            self.blocks.resize_with(block + 1, || None);
-        }
-        let block = self.blocks[block].get_or_insert_with(|| Box::new([const { None }; TAG_BLOCK]));
-        block[at] = tags;
-    }
-
-    /// Returns the tags of these slots, in this order.
-    fn select(&mut self, slots: &[u32]) -> Self {
-        let mut selected = Self::default();
-        for (to, &from) in (0..).zip(slots) {
-            let block = self.blocks.get_mut(from as usize / TAG_BLOCK);
-            if let Some(Some(block)) = block {
-                selected.set(to, block[from as usize % TAG_BLOCK].take());
-            }
-        }
-        selected
+        !self.weights && self.time_to_idle.is_none() && self.refresh_rules.is_none()
     }
 }
 
 /// The metadata of an entry to be stored.
-pub(crate) struct Extra {
+pub(crate) struct EntryMetadata {
     pub(crate) weight: u64,
     /// `true` if the caller gave the weight and the weigher did not determine it.
-    pub(crate) given_weight: bool,
-    pub(crate) origin: Origin,
+    pub(crate) is_explicit_weight: bool,
+    pub(crate) provenance: Provenance,
 }
 
-/// The origin of a value.
+/// The provenance of a value.
 #[derive(Default)]
-pub(crate) struct Origin {
+pub(crate) struct Provenance {
     /// The duration of the load, in nanoseconds.
     pub(crate) load_time: Nanos,
     /// The time since the value was read from its source, in nanoseconds, when it is stored.
     pub(crate) age: Nanos,
     /// The epoch in which the load began.
     pub(crate) epoch: u64,
-    pub(crate) tags: Option<Box<Tagged>>,
+    pub(crate) tags: Option<Box<EntryTags>>,
     /// The tags of the entry that the value was computed from, if `tags` differ from them. If one of them is
     /// invalidated, the value is outdated.
-    pub(crate) replaced_tags: Option<Box<Tagged>>,
-    /// The limit on the life of the entry that the value was computed from, if the new entry keeps it.
+    pub(crate) replaced_tags: Option<Box<EntryTags>>,
+    /// The latest deadline of the entry that the value was computed from, if the new entry keeps it.
     pub(crate) deadline: Option<NonZero<Nanos>>,
 }
 
-impl Origin {
+impl Provenance {
     /// Checks whether no tag of the value was invalidated after it was read.
     pub(crate) fn is_current(&self) -> bool {
         let mut tags = self.tags.iter().chain(&self.replaced_tags);
@@ -173,188 +64,229 @@ impl Origin {
     }
 }
 
-impl Idle {
-    /// Returns the latest time to which hits may move the deadline of a slot.
-    fn limit(&self, slot: u32) -> Nanos {
-        self.limits.get(slot).copied().unwrap_or(0)
+/// The metadata of a shard's entries.
+pub(crate) struct MetadataTable {
+    /// The time to idle, in nanoseconds. Used only with `latest_deadlines`.
+    time_to_idle: Nanos,
+    /// The latest deadline of each slot that hits may set. `None` if hits do not change deadlines.
+    latest_deadlines: Option<Column<Nanos>>,
+    tags: TagColumn,
+    /// `None` if the cache has no rules for refreshes.
+    pub(crate) refreshes: Option<RefreshRules>,
+    /// The lowest epoch whose entries are live. `None` if entries are not invalidated by their epoch.
+    min_live_epoch: Option<Arc<AtomicU64>>,
+    /// The epoch in which the load of each slot's value began. Used only with `min_live_epoch`.
+    epochs: Option<Column<u64>>,
+    /// The weight of each slot, which is 0 for a vacant one. `None` if each entry weighs 1.
+    weights: Option<Column<u64>>,
+    /// `true` for each weight that the caller gave and the weigher did not determine.
+    explicit_weights: Option<Column<bool>>,
+    /// The sum of all weights.
+    total_weight: u64,
+}
+
+/// The operations on a column that do not depend on the type of its items.
+trait AnyColumn {
+    /// Begins to make room for `slots` slots: see [`Column::grow`].
+    fn grow(&mut self, slots: usize);
+
+    /// Moves up to `max` slots, and returns storage that is no longer needed: see [`Column::step`].
+    fn step(&mut self, max: usize) -> Option<Box<dyn Retired>>;
+
+    /// Moves the items of these slots to the first slots of storage with room for `room` slots.
+    fn select(&mut self, slots: &[u32], room: usize);
+}
+
+impl<T: Default + 'static> AnyColumn for Column<T> {
+    fn grow(&mut self, slots: usize) {
+        Self::grow(self, slots);
     }
 
-    /// Returns the deadline of an entry that is used now.
-    fn deadline(&self, now: Nanos, limit: Nanos) -> Nanos {
-        limit.min(now.saturating_add(self.time))
+    fn step(&mut self, max: usize) -> Option<Box<dyn Retired>> {
+        let emptied = Self::step(self, max)?;
+        Some(Box::new(emptied))
+    }
+
+    fn select(&mut self, slots: &[u32], room: usize) {
+        *self = Self::select(self, slots, room);
     }
 }
 
-impl Extras {
-    /// Creates the metadata of a shard without entries.
-    pub(crate) fn new(kinds: Kinds, floor: Option<Arc<AtomicU64>>) -> Self {
-        let limits = Column::new();
+/// Returns a column as one of any type.
+fn any_column<T: Default + 'static>(column: &mut Option<Column<T>>) -> Option<&mut dyn AnyColumn> {
+    column.as_mut().map(|column| column as &mut dyn AnyColumn)
+}
+
+impl MetadataTable {
+    /// Creates the table of a shard without entries.
+    pub(crate) fn new(columns: ColumnSet, min_live_epoch: Option<Arc<AtomicU64>>) -> Self {
         Self {
-            idle: kinds.time_to_idle.map(|time| Idle { time, limits }),
-            tags: TagsBySlot::default(),
-            births: floor.map(|floor| Births {
-                floor,
-                epochs: Column::new(),
-            }),
-            refreshes: kinds.refresh.map(RefreshRules::new),
-            weights: kinds.weighted.then(|| Weights {
-                by_slot: Column::new(),
-                given: Column::new(),
-                total: 0,
-            }),
+            time_to_idle: columns.time_to_idle.unwrap_or_default(),
+            latest_deadlines: columns.time_to_idle.map(|_| Column::new()),
+            tags: TagColumn::default(),
+            refreshes: columns.refresh_rules.map(RefreshRules::new),
+            epochs: min_live_epoch.as_ref().map(|_| Column::new()),
+            min_live_epoch,
+            weights: columns.weights.then(Column::new),
+            explicit_weights: columns.weights.then(Column::new),
+            total_weight: 0,
         }
     }
 
-    /// Sets the metadata of a slot that was filled with an entry. Returns the entry's first deadline, which is not
-    /// after `limit`.
-    pub(crate) fn set(&mut self, slot: u32, extra: Extra, limit: Nanos, now: Nanos) -> Nanos {
-        if let Some(refreshes) = &mut self.refreshes {
-            refreshes.set(slot, now, extra.origin.load_time);
-        }
-        if let Some(weights) = &mut self.weights {
-            weights.set(slot, extra.weight, extra.given_weight);
-        }
-        if let Some(births) = &mut self.births {
-            births.epochs.put(slot, extra.origin.epoch);
-        }
-        self.tags.set(slot, extra.origin.tags);
-        match &mut self.idle {
-            None => limit,
-            Some(idle) => {
-                idle.limits.put(slot, limit);
-                idle.deadline(now, limit)
-            }
-        }
-    }
-
-    /// Moves the deadline of a live entry that was hit, if the cache has a time to idle, and checks whether the entry
-    /// may be served.
-    ///
-    /// A deadline never moves to an earlier time, so the bounds that [`Expiry`](crate::local::shard::expiry::Expiry) has of
-    /// deadlines hold.
-    pub(crate) fn hit(&self, slot: u32, deadline: &AtomicU64, now: impl FnOnce() -> Nanos) -> bool {
-        if let Some(idle) = &self.idle {
-            let moved = idle.deadline(now(), idle.limit(slot));
-            if moved > deadline.load(Relaxed) {
-                deadline.store(moved, Relaxed);
-            }
-        }
-        self.is_current(slot)
-    }
-
-    /// Clears the metadata of a slot that was vacated.
-    pub(crate) fn clear(&mut self, slot: u32) {
-        self.tags.set(slot, None);
-        if let Some(weights) = &mut self.weights {
-            weights.set(slot, 0, false);
-        }
-    }
-
-    /// Returns the weight of an entry.
-    pub(crate) fn weight(&self, slot: u32) -> u64 {
-        let weights = self.weights.as_ref();
-        weights.map_or(1, |weights| weights.of(slot))
-    }
-
-    /// Returns the sum of the weights of all entries, or `None` if each weighs 1.
-    pub(crate) fn total_weight(&self) -> Option<u64> {
-        Some(self.weights.as_ref()?.total)
+    /// Returns all columns except that of the tags, which grows by itself.
+    fn columns(&mut self) -> impl Iterator<Item = &mut dyn AnyColumn> {
+        let refreshes = self.refreshes.as_mut();
+        [
+            any_column(&mut self.latest_deadlines),
+            refreshes.map(|refreshes| &mut refreshes.slots as &mut dyn AnyColumn),
+            any_column(&mut self.epochs),
+            any_column(&mut self.weights),
+            any_column(&mut self.explicit_weights),
+        ]
+        .into_iter()
+        .flatten()
     }
 
     /// Begins to make room for `slots` slots: see [`Column::grow`].
     pub(crate) fn grow(&mut self, slots: usize) {
-        let Self {
-            idle,
-            refreshes,
-            births,
-            weights,
-            ..
-        } = self;
-        if let Some(idle) = idle {
-            idle.limits.grow(slots);
-        }
-        if let Some(refreshes) = refreshes {
-            refreshes.slots.grow(slots);
-        }
-        if let Some(births) = births {
-            births.epochs.grow(slots);
-        }
-        if let Some(weights) = weights {
-            weights.by_slot.grow(slots);
-            weights.given.grow(slots);
-        }
+        self.columns().for_each(|column| column.grow(slots));
     }
 
-    /// Moves up to `most` slots: see [`Column::step`]. Calls `retire` with storage that is no longer needed.
-    pub(crate) fn step<'a>(&mut self, most: usize, mut retire: impl FnMut(Box<dyn Retired + 'a>)) {
-        let mut step = |column: Option<&mut Column<u64>>| {
-            if let Some(emptied) = column.and_then(|column| column.step(most)) {
-                retire(Box::new(emptied));
-            }
-        };
-        step(self.idle.as_mut().map(|idle| &mut idle.limits));
-        step(self.births.as_mut().map(|births| &mut births.epochs));
-        step(self.weights.as_mut().map(|weights| &mut weights.by_slot));
-        let weights = self.weights.as_mut();
-        if let Some(emptied) = weights.and_then(|weights| weights.given.step(most)) {
-            retire(Box::new(emptied));
-        }
-        let refreshes = self.refreshes.as_mut();
-        if let Some(emptied) = refreshes.and_then(|refreshes| refreshes.slots.step(most)) {
-            retire(Box::new(emptied));
-        }
+    /// Moves up to `max` slots of each column: see [`Column::step`]. Calls `retire` with storage that is no longer
+    /// needed.
+    pub(crate) fn step(&mut self, max: usize, retire: impl FnMut(Box<dyn Retired>)) {
+        self.columns()
+            .filter_map(|column| column.step(max))
+            .for_each(retire);
     }
 
     /// Moves the metadata of these slots, which are all occupied ones, to the first slots of storage with room for
     /// `room` slots.
     pub(crate) fn select(&mut self, slots: &[u32], room: usize) {
-        if let Some(idle) = &mut self.idle {
-            idle.limits = idle.limits.select(slots, room);
-        }
-        if let Some(refreshes) = &mut self.refreshes {
-            refreshes.slots = refreshes.slots.select(slots, room);
-        }
-        if let Some(births) = &mut self.births {
-            births.epochs = births.epochs.select(slots, room);
-        }
-        if let Some(weights) = &mut self.weights {
-            weights.by_slot = weights.by_slot.select(slots, room);
-            weights.given = weights.given.select(slots, room);
-        }
+        self.columns().for_each(|column| column.select(slots, room));
         self.tags = self.tags.select(slots);
     }
 
-    /// Returns the latest time to which hits may move an entry's deadline, or `None` if hits do not move deadlines.
-    pub(crate) fn idle_limit(&self, slot: u32) -> Option<Nanos> {
-        let idle = self.idle.as_ref()?;
-        Some(idle.limit(slot))
+    /// Writes the row of a slot that was filled with an entry. Returns the entry's first deadline, which is not after
+    /// `latest_deadline`.
+    pub(crate) fn write(
+        &mut self,
+        slot: u32,
+        metadata: EntryMetadata,
+        latest_deadline: Nanos,
+        now: Nanos,
+    ) -> Nanos {
+        let EntryMetadata {
+            weight,
+            is_explicit_weight,
+            provenance,
+        } = metadata;
+        if let Some(refreshes) = &mut self.refreshes {
+            refreshes.set(slot, now, provenance.load_time);
+        }
+        self.write_weight(slot, weight, is_explicit_weight);
+        if let Some(epochs) = &mut self.epochs {
+            epochs.put(slot, provenance.epoch);
+        }
+        self.tags.put(slot, provenance.tags);
+        match &mut self.latest_deadlines {
+            None => latest_deadline,
+            Some(latest_deadlines) => {
+                latest_deadlines.put(slot, latest_deadline);
+                latest_deadline.min(now.saturating_add(self.time_to_idle))
+            }
+        }
+    }
+
+    /// Clears the row of a slot that was vacated.
+    pub(crate) fn clear(&mut self, slot: u32) {
+        self.tags.put(slot, None);
+        self.write_weight(slot, 0, false);
+    }
+
+    /// Writes the weight of a slot, if entries have weights.
+    fn write_weight(&mut self, slot: u32, weight: u64, is_explicit: bool) {
+        let (Some(weights), Some(explicit)) = (&mut self.weights, &mut self.explicit_weights)
+        else {
+            return;
+        };
+        let replaced = weights.get(slot).copied().unwrap_or(0);
+        self.total_weight = self.total_weight - replaced + weight;
+        weights.put(slot, weight);
+        explicit.put(slot, is_explicit);
+    }
+
+    /// Changes the deadline of a live entry that was hit, if the cache has a time to idle, and checks whether the entry
+    /// may be served.
+    ///
+    /// A deadline never changes to an earlier time, so the bounds that
+    /// [`Expiry`](crate::local::shard::expiry::Expiry) has of deadlines hold.
+    pub(crate) fn on_hit(
+        &self,
+        slot: u32,
+        deadline: &AtomicU64,
+        now: impl FnOnce() -> Nanos,
+    ) -> bool {
+        if let Some(latest) = self.latest_deadline(slot) {
+            let extended = latest.min(now().saturating_add(self.time_to_idle));
+            if extended > deadline.load(Relaxed) {
+                deadline.store(extended, Relaxed);
+            }
+        }
+        self.is_current(slot)
+    }
+
+    /// Returns the latest deadline of an entry that hits may set, or `None` if hits do not change deadlines.
+    pub(crate) fn latest_deadline(&self, slot: u32) -> Option<Nanos> {
+        let latest_deadlines = self.latest_deadlines.as_ref()?;
+        Some(latest_deadlines.get(slot).copied().unwrap_or(0))
+    }
+
+    /// Returns the weight of an entry.
+    pub(crate) fn weight(&self, slot: u32) -> u64 {
+        let Some(weights) = &self.weights else {
+            return 1;
+        };
+        weights.get(slot).copied().unwrap_or(0)
     }
 
     /// Returns the weight that the caller gave for an entry, or `None` if the weigher determined it.
-    pub(crate) fn own_weight(&self, slot: u32) -> Option<u64> {
-        let weights = self.weights.as_ref()?;
-        let given = weights.given.get(slot) == Some(&true);
-        given.then(|| weights.of(slot))
+    pub(crate) fn explicit_weight(&self, slot: u32) -> Option<u64> {
+        let is_explicit = self.explicit_weights.as_ref()?.get(slot) == Some(&true);
+        is_explicit.then(|| self.weight(slot))
     }
 
-    /// Checks whether no tag of the entry was invalidated and the entry was not forgotten.
-    pub(crate) fn is_current(&self, slot: u32) -> bool {
-        let births = self.births.as_ref();
-        births.is_none_or(|births| births.is_current(slot)) && !self.is_invalidated(slot)
-    }
-
-    /// Checks whether a tag of the entry was invalidated.
-    pub(crate) fn is_invalidated(&self, slot: u32) -> bool {
-        self.tags(slot).is_some_and(|tags| !tags.is_current())
+    /// Returns the sum of the weights of all entries, or `None` if each weighs 1.
+    pub(crate) fn total_weight(&self) -> Option<u64> {
+        self.weights.as_ref().map(|_| self.total_weight)
     }
 
     /// Returns the tags of an entry, if it has any.
-    pub(crate) fn tags(&self, slot: u32) -> Option<&Tagged> {
+    pub(crate) fn tags(&self, slot: u32) -> Option<&EntryTags> {
         self.tags.get(slot)
     }
 
-    /// Checks whether entries may be dead before their deadline.
-    pub(crate) fn may_die(&self) -> bool {
-        !self.tags.is_empty() || self.births.is_some()
+    /// Checks whether the entry was invalidated neither by a tag nor by its epoch.
+    pub(crate) fn is_current(&self, slot: u32) -> bool {
+        self.is_of_live_epoch(slot) && !self.is_tag_invalidated(slot)
+    }
+
+    /// Checks whether the epoch of an entry is not below the minimum.
+    fn is_of_live_epoch(&self, slot: u32) -> bool {
+        let (Some(epochs), Some(min)) = (&self.epochs, &self.min_live_epoch) else {
+            return true;
+        };
+        // Relaxed suffices, because a caller that comes after the minimum was raised sees the new one.
+        epochs.get(slot).copied().unwrap_or(0) >= min.load(Relaxed)
+    }
+
+    /// Checks whether a tag of the entry was invalidated.
+    pub(crate) fn is_tag_invalidated(&self, slot: u32) -> bool {
+        self.tags(slot).is_some_and(|tags| !tags.is_current())
+    }
+
+    /// Checks whether entries may be invalidated before their deadline, by a tag or by their epoch.
+    pub(crate) fn has_invalidations(&self) -> bool {
+        !self.tags.is_empty() || self.min_live_epoch.is_some()
     }
 }

@@ -10,10 +10,10 @@ const TICK_BITS: u32 = 22;
 /// One day, in nanoseconds.
 const DAY: Nanos = 24 * 3_600 * 1_000_000_000;
 /// The highest age of a value when it is stored. It leaves room for the value to become older before times wrap.
-const OLDEST: Nanos = 100 * DAY;
+const MAX_STORED_AGE: Nanos = 100 * DAY;
 
 /// The read times of a shard's values.
-pub(crate) struct Ages {
+pub(crate) struct ReadTimes {
     /// The read time of each slot, in ticks.
     pub(crate) read_at: Column<u32>,
 }
@@ -24,7 +24,7 @@ const fn tick(time: Nanos) -> u32 {
     (time >> TICK_BITS) as u32
 }
 
-impl Ages {
+impl ReadTimes {
     /// Creates the read times of a shard without entries.
     pub(crate) const fn new() -> Self {
         Self {
@@ -35,12 +35,12 @@ impl Ages {
     /// Sets the read time of a slot that was filled now with a value of this age.
     #[inline]
     pub(crate) fn set(&mut self, slot: u32, now: Nanos, age: Nanos) {
-        let read_at = tick(now.wrapping_sub(age.min(OLDEST)));
+        let read_at = tick(now.wrapping_sub(age.min(MAX_STORED_AGE)));
         self.read_at.put(slot, read_at);
     }
 
     /// Returns the age of the value in a slot.
-    pub(crate) fn of(&self, slot: u32, now: Nanos) -> Duration {
+    pub(crate) fn age(&self, slot: u32, now: Nanos) -> Duration {
         let ticks = tick(now).wrapping_sub(self.read_at.get(slot).copied().unwrap_or(0));
         // An age in the last day before the wrap means that the clock went back.
         let ticks = if ticks > u32::MAX - tick(DAY) {
@@ -65,30 +65,30 @@ mod tests {
     }
 
     #[test]
-    fn ages_grow_also_past_the_wrap() {
-        let mut ages = Ages::new();
+    fn age_grows_also_past_the_wrap_of_read_times() {
+        let mut read_times = ReadTimes::new();
         for now in [0, 5 * SECOND, 207 * DAY, 208 * DAY, 1_000 * DAY] {
-            ages.set(0, now, 0);
-            assert_about(ages.of(0, now), 0);
-            assert_about(ages.of(0, now + 200 * DAY), 200 * DAY);
+            read_times.set(0, now, 0);
+            assert_about(read_times.age(0, now), 0);
+            assert_about(read_times.age(0, now + 200 * DAY), 200 * DAY);
         }
     }
 
     #[test]
-    fn a_value_may_be_old_when_it_comes_and_older_than_the_clock() {
-        let mut ages = Ages::new();
-        ages.set(0, 20 * SECOND, 3 * SECOND);
-        assert_about(ages.of(0, 21 * SECOND), 4 * SECOND);
-        ages.set(0, SECOND, 3_600 * SECOND);
-        assert_about(ages.of(0, 2 * SECOND), 3_601 * SECOND);
-        ages.set(0, SECOND, Nanos::MAX);
-        assert_about(ages.of(0, SECOND), 100 * DAY);
+    fn value_may_be_older_than_zero_when_stored_and_older_than_the_clock() {
+        let mut read_times = ReadTimes::new();
+        read_times.set(0, 20 * SECOND, 3 * SECOND);
+        assert_about(read_times.age(0, 21 * SECOND), 4 * SECOND);
+        read_times.set(0, SECOND, 3_600 * SECOND);
+        assert_about(read_times.age(0, 2 * SECOND), 3_601 * SECOND);
+        read_times.set(0, SECOND, Nanos::MAX);
+        assert_about(read_times.age(0, SECOND), 100 * DAY);
     }
 
     #[test]
-    fn a_clock_that_goes_back_makes_values_young() {
-        let mut ages = Ages::new();
-        ages.set(0, 20 * SECOND, 0);
-        assert_eq!(ages.of(0, 10 * SECOND), Duration::ZERO);
+    fn clock_that_goes_back_gives_an_age_of_zero() {
+        let mut read_times = ReadTimes::new();
+        read_times.set(0, 20 * SECOND, 0);
+        assert_eq!(read_times.age(0, 10 * SECOND), Duration::ZERO);
     }
 }

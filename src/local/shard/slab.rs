@@ -140,15 +140,15 @@ impl<T> Slab<T> {
     /// Removes the value of a slot and returns it, or `None` if the slot is vacant.
     #[inline]
     pub(crate) fn remove(&mut self, slot: u32) -> Option<T> {
-        let location = self.slots.get_mut(slot)?;
-        match std::mem::replace(location, Slot::Vacant { next: self.free }) {
+        let content = self.slots.get_mut(slot)?;
+        match std::mem::replace(content, Slot::Vacant { next: self.free }) {
             Slot::Occupied(value) => {
                 self.free = slot;
                 self.len -= 1;
                 Some(value)
             }
             vacant @ Slot::Vacant { .. } => {
-                *location = vacant;
+                *content = vacant;
                 None
             }
         }
@@ -177,7 +177,7 @@ mod tests {
     use std::num::NonZeroU32;
 
     #[test]
-    fn slots_are_used_again_and_never_twice() {
+    fn freed_slot_is_reused_last_in_first_out_and_never_twice() {
         let mut slab = Slab::new();
         let slots: Vec<u32> = (0..4).map(|n| slab.insert(n)).collect();
         assert_eq!(slots, [0, 1, 2, 3]);
@@ -195,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn vacancy_costs_no_memory() {
+    fn slot_of_a_type_with_a_niche_is_as_large_as_the_type() {
         type Entry = (NonZeroU32, u64);
         assert_eq!(size_of::<Slot<Entry>>(), size_of::<Entry>());
     }

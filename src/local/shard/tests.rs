@@ -4,10 +4,10 @@
 use crate::clock::{NEVER, Nanos, TimeSource};
 use crate::local::budget::{Budget, Reservation};
 use crate::local::removal::{RemovalCause, Removals};
-use crate::local::shard::Times;
+use crate::local::shard::entry::NewEntry;
 use crate::local::shard::hash::KeyHash;
-use crate::local::shard::metadata::{Extra, Kinds, Origin};
-use crate::local::shard::{FoundDead, NewEntry, Setup, Shard};
+use crate::local::shard::metadata::{ColumnSet, EntryMetadata, Provenance};
+use crate::local::shard::{FoundDead, HitTime, Setup, Shard};
 use crate::local::walk::Span;
 use crate::policy::{AnyPolicy, EvictionPolicy, Policy};
 use crate::storage::work_slice::WorkSlice;
@@ -20,30 +20,30 @@ const ENTRIES: u64 = 30_000;
 const EXPIRED: Nanos = 50;
 
 /// A shard and its budget. Each call of a method of the shard stands for one hold of its lock.
-struct LockGuardMark {
+struct TestShard {
     shard: Shard<u64, u64>,
     budget: Arc<Budget>,
     /// The highest number of slots that one hold of [`insert`](Self::insert) has visited.
-    most_work: u32,
+    max_work: u32,
 }
 
-impl LockGuardMark {
+impl TestShard {
     fn new(policy: Policy, limit: u64, weighted: bool) -> Self {
         let setup = Setup {
-            expected: 0,
-            kinds: Kinds {
-                weighted,
-                ..Kinds::default()
+            expected_entries: 0,
+            columns: ColumnSet {
+                weights: weighted,
+                ..ColumnSet::default()
             },
             grace: 0,
-            ages: true,
+            has_read_times: true,
             tag_epoch: Arc::default(),
-            floor: None,
+            min_live_epoch: None,
         };
         Self {
             shard: Shard::new(setup, AnyPolicy::new(policy, &Arc::default(), 0, 1)),
             budget: Arc::new(Budget::new(limit)),
-            most_work: 0,
+            max_work: 0,
         }
     }
 
@@ -65,29 +65,31 @@ impl LockGuardMark {
     ) -> usize {
         let mut out = Removals::new(None);
         let budget = Arc::clone(&self.budget);
-        let mut new = Some(NewEntry {
+        let mut new = NewEntry {
             hash: Self::hash(key),
             key,
             value: key,
             deadline,
-            extra: Extra {
+            metadata: EntryMetadata {
                 weight,
-                given_weight: false,
-                origin: Origin::default(),
+                is_explicit_weight: false,
+                provenance: Provenance::default(),
             },
-        });
+        };
         let mut room = Reservation::none(&budget);
         let mut holds = 0;
         loop {
             let mut work = WorkSlice::new();
             let shard = &mut self.shard;
-            let done = shard.insert(&mut new, &mut room, 0, &mut work, &mut out);
+            let existing = shard.slot_of(new.hash, &key);
+            let result = shard.insert(new, existing, &mut room, 0, &mut work, &mut out);
             holds += 1;
-            self.most_work = self.most_work.max(work.done());
-            assert!(done || work.is_used_up(), "there is nothing to evict");
-            if done {
-                return holds;
+            self.max_work = self.max_work.max(work.done());
+            match result {
+                Ok(()) => return holds,
+                Err(not_inserted) => new = not_inserted,
             }
+            assert!(work.is_used_up(), "there is nothing to evict");
             between(self);
         }
     }
@@ -109,11 +111,11 @@ impl LockGuardMark {
 
     fn hit(&self, key: u64) -> bool {
         let clock = TimeSource::System;
-        let times = Times {
-            ahead: 1,
+        let time = HitTime {
+            early: 1,
             clock: &clock,
         };
-        self.shard.hit(Self::hash(key), &key, times).is_some()
+        self.shard.hit(Self::hash(key), &key, time).is_some()
     }
 
     fn validate(&self) {
@@ -122,8 +124,8 @@ impl LockGuardMark {
 
     /// Checks the shard, and that no hold of the lock in [`insert`](Self::insert) has visited `limit` slots.
     fn validate_work(&self, policy: Policy, limit: u32) {
-        let most = self.most_work;
-        assert!(most < limit, "{policy:?}: {most} slots under one hold");
+        let max = self.max_work;
+        assert!(max < limit, "{policy:?}: {max} slots under one hold");
         self.validate();
     }
 }
@@ -131,143 +133,143 @@ impl LockGuardMark {
 #[test]
 fn write_to_a_shard_that_grows_or_is_updated_visits_few_slots() {
     for policy in POLICIES {
-        let mut held = LockGuardMark::new(policy, u64::MAX, false);
-        held.fill(1);
+        let mut test = TestShard::new(policy, u64::MAX, false);
+        test.fill(1);
         for key in 0..3 * ENTRIES {
-            held.insert(key * 7 % ENTRIES, 1, NEVER);
+            test.insert(key * 7 % ENTRIES, 1, NEVER);
         }
-        assert!((0..ENTRIES).all(|key| held.hit(key)));
-        held.validate_work(policy, 800);
+        assert!((0..ENTRIES).all(|key| test.hit(key)));
+        test.validate_work(policy, 800);
     }
 }
 
 #[test]
 fn write_after_hits_on_all_entries_visits_few_slots() {
     for policy in POLICIES {
-        let mut held = LockGuardMark::new(policy, ENTRIES, false);
-        held.fill(1);
+        let mut test = TestShard::new(policy, ENTRIES, false);
+        test.fill(1);
         for _ in 0..3 {
-            assert!((0..ENTRIES).all(|key| held.hit(key)));
+            assert!((0..ENTRIES).all(|key| test.hit(key)));
         }
         for key in ENTRIES..2 * ENTRIES {
-            held.insert(key, 1, NEVER);
+            test.insert(key, 1, NEVER);
         }
-        held.validate_work(policy, 5_000);
+        test.validate_work(policy, 5_000);
     }
 }
 
 #[test]
 fn heavy_entry_evicts_others_in_slices_and_keeps_their_room_reserved() {
     for policy in POLICIES {
-        let mut held = LockGuardMark::new(policy, ENTRIES, true);
-        held.fill(1);
-        let mut left = held.shard.len();
-        let holds = held.insert_in_slices(ENTRIES, ENTRIES - 10, NEVER, |held| {
-            assert!(held.shard.len() < left, "a hold has evicted nothing");
-            left = held.shard.len();
-            assert_eq!(held.shard.validate(), left);
-            assert_eq!(held.budget.left(), 0, "other writes may take the room");
+        let mut test = TestShard::new(policy, ENTRIES, true);
+        test.fill(1);
+        let mut left = test.shard.len();
+        let holds = test.insert_in_slices(ENTRIES, ENTRIES - 10, NEVER, |test| {
+            assert!(test.shard.len() < left, "a hold has evicted nothing");
+            left = test.shard.len();
+            assert_eq!(test.shard.validate(), left);
+            assert_eq!(test.budget.left(), 0, "other writes may take the room");
         });
         assert!(holds > 10, "{policy:?}: {holds} holds");
-        assert!(held.hit(ENTRIES));
-        held.validate_work(policy, 5_000);
+        assert!(test.hit(ENTRIES));
+        test.validate_work(policy, 5_000);
     }
 }
 
 #[test]
 fn eviction_from_mostly_vacant_slots_ends_with_a_victim_or_with_its_work_used_up() {
     for policy in POLICIES {
-        let mut held = LockGuardMark::new(policy, u64::MAX, false);
-        held.fill(1);
-        (0..ENTRIES - 10).for_each(|key| held.remove(key));
+        let mut test = TestShard::new(policy, u64::MAX, false);
+        test.fill(1);
+        (0..ENTRIES - 10).for_each(|key| test.remove(key));
         let (mut work, mut out) = (WorkSlice::new(), Removals::new(None));
-        let evicted = held.shard.evict(0, &mut work, &mut out);
+        let evicted = test.shard.evict(0, &mut work, &mut out);
         assert_eq!(evicted.is_none(), work.is_used_up(), "{policy:?}");
-        held.budget.release(evicted.unwrap_or(0));
-        held.validate();
+        test.budget.release(evicted.unwrap_or(0));
+        test.validate();
     }
 }
 
 #[test]
 fn memory_is_freed_with_the_last_entry_whatever_removes_it() {
-    let remove_all: [fn(&mut LockGuardMark); 3] = [
-        |held| (0..ENTRIES).for_each(|key| held.remove(key)),
-        |held| {
-            let (mut out, budget) = (Removals::new(None), Arc::clone(&held.budget));
-            while held.shard.len() > 0 {
+    let remove_all: [fn(&mut TestShard); 3] = [
+        |test| (0..ENTRIES).for_each(|key| test.remove(key)),
+        |test| {
+            let (mut out, budget) = (Removals::new(None), Arc::clone(&test.budget));
+            while test.shard.len() > 0 {
                 let freed = |weight| budget.release(weight);
                 let work = &mut WorkSlice::new();
-                held.shard.sweep(8, EXPIRED, freed, work, &mut out);
+                test.shard.sweep(8, EXPIRED, freed, work, &mut out);
             }
         },
-        |held| {
+        |test| {
             let mut out = Removals::new(None);
-            while held.shard.len() > 0 {
-                let evicted = held.shard.evict(0, &mut WorkSlice::new(), &mut out);
-                held.budget.release(evicted.unwrap_or(0));
+            while test.shard.len() > 0 {
+                let evicted = test.shard.evict(0, &mut WorkSlice::new(), &mut out);
+                test.budget.release(evicted.unwrap_or(0));
             }
         },
     ];
     for policy in POLICIES {
         for remove_all in remove_all {
-            let mut held = LockGuardMark::new(policy, u64::MAX, true);
-            (0..ENTRIES).for_each(|key| held.insert(key, 3, EXPIRED));
-            remove_all(&mut held);
-            assert_eq!((held.shard.slab.end(), held.shard.slab.capacity()), (0, 0));
+            let mut test = TestShard::new(policy, u64::MAX, true);
+            (0..ENTRIES).for_each(|key| test.insert(key, 3, EXPIRED));
+            remove_all(&mut test);
+            assert_eq!((test.shard.slab.end(), test.shard.slab.capacity()), (0, 0));
             let work = &mut WorkSlice::new();
-            let victim = held.shard.policy.evict(&held.shard.slab, work);
+            let victim = test.shard.policy.evict(&test.shard.slab, work);
             assert_eq!(victim, None);
-            assert_eq!(held.budget.used(), 0);
-            held.fill(2);
-            held.validate();
+            assert_eq!(test.budget.used(), 0);
+            test.fill(2);
+            test.validate();
         }
     }
 }
 
 #[test]
 fn cleared_shard_has_no_slots_and_reports_each_entry_once_by_its_cause() {
-    let mut held = LockGuardMark::new(Policy::Lru, u64::MAX, true);
-    held.fill(3);
-    (0..100).for_each(|key| held.insert(key, 5, EXPIRED - 1));
-    let cleared = held.shard.clear(&held.budget);
-    assert_eq!((held.budget.used(), held.shard.len()), (0, 0));
-    assert_eq!(held.shard.blocks(), 0);
+    let mut test = TestShard::new(Policy::Lru, u64::MAX, true);
+    test.fill(3);
+    (0..100).for_each(|key| test.insert(key, 5, EXPIRED - 1));
+    let cleared = test.shard.clear(&test.budget);
+    assert_eq!((test.budget.used(), test.shard.len()), (0, 0));
+    assert_eq!(test.shard.blocks(), 0);
     let mut out = Removals::new(None);
     let dead = cleared.remove_all(EXPIRED, &mut out);
     assert!(dead != FoundDead::default());
-    held.shard.recount(&dead);
+    test.shard.recount(&dead);
     assert_eq!(out.len() as u64, ENTRIES);
     let mut stats = crate::Stats::default();
-    held.shard.add_to(&mut stats);
+    test.shard.add_to(&mut stats);
     assert_eq!((stats.cleared, stats.expired), (ENTRIES - 100, 100));
-    held.validate();
+    test.validate();
 }
 
 #[test]
-fn shrunk_shard_keeps_entries_with_their_order_weights_and_deadlines() {
+fn shrunk_shard_keeps_order_weights_and_deadlines_of_its_entries() {
     for policy in POLICIES {
-        let mut held = LockGuardMark::new(policy, u64::MAX, true);
-        held.fill(3);
+        let mut test = TestShard::new(policy, u64::MAX, true);
+        test.fill(3);
         for key in (0..ENTRIES).filter(|key| key % 100 != 0) {
-            held.remove(key);
+            test.remove(key);
         }
-        held.insert(200, 9, EXPIRED);
-        let order = |held: &LockGuardMark| -> Vec<u64> {
-            let (slots, since) = (0..u32::MAX, held.shard.time());
-            let mut listed: Vec<_> = held.shard.clones_in(&Span { slots, since }, 1).collect();
+        test.insert(200, 9, EXPIRED);
+        let order = |test: &TestShard| -> Vec<u64> {
+            let (slots, since) = (0..u32::MAX, test.shard.time());
+            let mut listed: Vec<_> = test.shard.clones_in(&Span { slots, since }, 1).collect();
             listed.sort_by_key(|listed| Reverse((listed.heat, listed.slot)));
             listed.into_iter().map(|listed| listed.item.0).collect()
         };
-        let (before, mut out) = (order(&held), Removals::new(None));
-        held.shard.shrink(&mut out);
-        assert_eq!(order(&held), before, "{policy:?}");
-        assert!(held.shard.slab.capacity() < 400);
-        held.validate();
+        let (before, mut out) = (order(&test), Removals::new(None));
+        test.shard.shrink(&mut out);
+        assert_eq!(order(&test), before, "{policy:?}");
+        assert!(test.shard.slab.capacity() < 400);
+        test.validate();
         let mut work = WorkSlice::new();
-        let freed = held.shard.evict(EXPIRED, &mut work, &mut out);
+        let freed = test.shard.evict(EXPIRED, &mut work, &mut out);
         assert_eq!(freed, Some(9), "{policy:?}: the expired entry is not found");
-        held.budget.release(9);
-        held.fill(3);
-        held.validate();
+        test.budget.release(9);
+        test.fill(3);
+        test.validate();
     }
 }

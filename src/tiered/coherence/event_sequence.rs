@@ -98,8 +98,8 @@ impl EventSequence {
                 sender,
                 subject,
             } => self.receive_event(*at, *sender, subject),
-            Message::Beat { at, nonce } => self.receive_heartbeat(*at, *nonce),
-            Message::Heard { .. } | Message::Filled(_) | Message::Foreign => Effect::None,
+            Message::Heartbeat { at, nonce } => self.receive_heartbeat(*at, *nonce),
+            Message::Acknowledgement { .. } | Message::Filled(_) | Message::Foreign => Effect::None,
         }
     }
 
@@ -186,7 +186,7 @@ mod tests {
     fn proven() -> EventSequence {
         let mut events = EventSequence::new(ME, 100);
         let nonce = events.request_lease(10);
-        let beat = Message::Beat { at: at(5), nonce };
+        let beat = Message::Heartbeat { at: at(5), nonce };
         let lease_until = Some(110);
         assert_eq!(events.receive(&beat), Effect::InvalidateAll { lease_until });
         assert_eq!(events.receive(&beat), Effect::None);
@@ -198,7 +198,7 @@ mod tests {
         let mut events = proven();
         let first = events.request_lease(50);
         let second = events.request_lease(60);
-        let beat = |nonce| Message::Beat { at: at(5), nonce };
+        let beat = |nonce| Message::Heartbeat { at: at(5), nonce };
         assert_eq!(events.oldest_request(), Some(50));
         assert_eq!(
             events.receive(&beat(second)),
@@ -230,7 +230,7 @@ mod tests {
             assert_eq!(events.gaps, 1);
             let at = events.position().unwrap();
             let nonce = events.request_lease(30);
-            let beat = events.receive(&Message::Beat { at, nonce });
+            let beat = events.receive(&Message::Heartbeat { at, nonce });
             assert_eq!(beat, Effect::RenewLease { until: 130 });
         }
     }
@@ -239,7 +239,7 @@ mod tests {
     fn heartbeat_after_a_missing_event_invalidates_all() {
         let mut events = proven();
         let nonce = events.request_lease(20);
-        let beat = Message::Beat { at: at(6), nonce };
+        let beat = Message::Heartbeat { at: at(6), nonce };
         let lease_until = Some(120);
         assert_eq!(events.receive(&beat), Effect::InvalidateAll { lease_until });
         assert_eq!(events.gaps, 1);
@@ -270,7 +270,7 @@ mod tests {
         let mut events = proven();
         let nonce = events.request_lease(20);
         events.reset();
-        let beat = Message::Beat { at: at(5), nonce };
+        let beat = Message::Heartbeat { at: at(5), nonce };
         assert_eq!(
             events.receive(&beat),
             Effect::InvalidateAll { lease_until: None }

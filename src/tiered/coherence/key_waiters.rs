@@ -48,7 +48,9 @@ impl KeyWaiters {
             .map(|waiters| Arc::clone(&waiters.notify));
         // A waker is foreign code and may call back, so none runs under the lock.
         drop(waiters_by_key);
-        notify.into_iter().for_each(|it| it.notify_waiters());
+        if let Some(notify) = notify {
+            notify.notify_waiters();
+        }
     }
 
     /// Wakes all waiting callers.
@@ -59,7 +61,9 @@ impl KeyWaiters {
             .map(|waiters| Arc::clone(&waiters.notify))
             .collect();
         drop(waiters_by_key);
-        all.iter().for_each(|notify| notify.notify_waiters());
+        for notify in all {
+            notify.notify_waiters();
+        }
     }
 }
 

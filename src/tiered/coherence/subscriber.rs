@@ -66,7 +66,7 @@ impl<K: RemoteKey, V: RemoteValue> Subscriber<K, V> {
         retry.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             retry.tick().await;
-            let error = match self.inner.l2.listen().await {
+            let error = match self.inner.l2.subscribe().await {
                 Ok(messages) => {
                     self.inner.proof.lock().subscriptions += 1;
                     self.logged.subscribed = Some(true);
@@ -129,7 +129,7 @@ impl<K: RemoteKey, V: RemoteValue> Subscriber<K, V> {
                 message = messages.next() => {
                     self.receive_or_invalidate(&message?);
                     for _ in 0..RECEIVE_BATCH {
-                        let Some(message) = messages.ready() else { break };
+                        let Some(message) = messages.try_next() else { break };
                         self.receive_or_invalidate(&message);
                     }
                     self.acknowledge();
@@ -163,16 +163,16 @@ impl<K: RemoteKey, V: RemoteValue> Subscriber<K, V> {
     fn receive_or_invalidate(&mut self, message: &Message) {
         if catch_unwind(AssertUnwindSafe(|| self.receive(message))).is_err() {
             self.inner.read_lease.revoke();
-            self.inner.l1.forget();
+            self.inner.l1.invalidate_all();
         }
     }
 
     fn receive(&mut self, message: &Message) {
         let inner = &self.inner;
         match message {
-            Message::Heard { by, at } => inner.acks.record(*by, *at),
+            Message::Acknowledgement { by, at } => inner.acks.record(*by, *at),
             Message::Filled(key) => inner.key_waiters.wake(key),
-            Message::Event { .. } | Message::Beat { .. } | Message::Foreign => {}
+            Message::Event { .. } | Message::Heartbeat { .. } | Message::Foreign => {}
         }
         match self.events.receive(message) {
             Effect::None => {}
@@ -199,7 +199,7 @@ impl<K: RemoteKey, V: RemoteValue> Subscriber<K, V> {
         inner.read_lease.revoke();
         count(&inner.counters.forgets);
         // The lease is granted after the invalidation, so a reader that sees the lease sees the invalidation.
-        inner.l1.forget();
+        inner.l1.invalidate_all();
         inner.key_waiters.wake_all();
         let mut proof = inner.proof.lock();
         let gaps = std::mem::replace(&mut proof.gaps, self.events.gaps);

@@ -1,12 +1,13 @@
-//! How many calls to L2 there were, and how long they took.
+//! Counts and durations of the calls to L2.
 
-use crate::stats::histogram::{DurationHistogram, Tally};
+use crate::stats::histogram::{AtomicHistogram, DurationHistogram};
+use crate::stats::timer::{CountOperation, OperationTimer, Outcome};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 macro_rules! operations {
     ($($(#[$doc:meta])* $name:ident: $variant:ident),* $(,)?) => {
-        /// The calls to Redis of a [`TieredCache`](crate::tiered::TieredCache), by what they were for.
+        /// The calls of a [`TieredCache`](crate::tiered::TieredCache) to Redis, by purpose.
         #[derive(Debug, Clone, PartialEq, Eq, Default)]
         #[non_exhaustive]
         pub struct L2Calls {
@@ -14,19 +15,20 @@ macro_rules! operations {
         }
 
         impl L2Calls {
-            /// All of them, with their names.
+            /// Returns the statistics of all kinds of calls, with their names.
             pub fn iter(&self) -> impl Iterator<Item = (&'static str, &CallStats)> {
                 [$((stringify!($name), &self.$name)),*].into_iter()
             }
         }
 
-        /// What a call is for.
+        /// The purpose of a call.
         #[derive(Debug, Clone, Copy)]
         pub(crate) enum Operation {
             $($variant,)*
         }
 
         impl Operation {
+            /// Returns the name of the operation in statistics and traces.
             pub(crate) const fn name(self) -> &'static str {
                 match self {
                     $(Self::$variant => stringify!($name),)*
@@ -34,13 +36,14 @@ macro_rules! operations {
             }
         }
 
-        /// What [`L2Calls`] is read from.
+        /// The counters behind [`L2Calls`].
         #[derive(Default)]
         pub(crate) struct CallCounters {
             $($name: CallCounter,)*
         }
 
         impl CallCounters {
+            /// Returns the counter of an operation.
             pub(crate) const fn of(&self, operation: Operation) -> &CallCounter {
                 match operation {
                     $(Operation::$variant => &self.$name,)*
@@ -57,70 +60,52 @@ macro_rules! operations {
 }
 
 operations! {
-    /// For values, or for the lead of their loads. Several keys may be one call.
-    ask: Ask,
-    /// To store what was loaded.
+    /// Requests for values, or for the leases of their loads. One call may be for several keys.
+    lookup: Lookup,
+    /// Writes of loaded values.
     fill: Fill,
-    /// To give back leads of loads that came to nothing, or whose values are not for Redis.
+    /// Returns of leases whose loads failed, or whose values are not stored in Redis.
     release: Release,
-    /// To invalidate, and to write through.
+    /// Invalidations, with or without a new value.
     invalidate: Invalidate,
-    /// To renew the proof that invalidations arrive.
+    /// Renewals of the proof that invalidations arrive.
     renew: Renew,
-    /// To tell who has written that its invalidations have arrived.
+    /// Acknowledgements of invalidations, to the processes that have sent them.
     acknowledge: Acknowledge,
 }
 
-/// Calls of one kind.
+/// Statistics of one kind of calls.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct CallStats {
-    /// How long they took, also those that failed, or whose caller was dropped. What the open circuit
-    /// breaker refuses is no call.
+    /// The durations of the calls, including calls that failed or whose caller was dropped, but not those that the open
+    /// circuit breaker refused.
     pub times: DurationHistogram,
-    /// How many have failed.
+    /// The number of calls that failed.
     pub failures: u64,
 }
 
+/// Counters of one kind of calls.
 #[derive(Default)]
 pub(crate) struct CallCounter {
-    times: Tally,
+    times: AtomicHistogram,
     failures: AtomicU64,
 }
 
-/// A call that is counted as it ends, also if its caller is dropped.
-pub(crate) struct Calling<'a> {
-    counter: Option<&'a CallCounter>,
-    begun: Instant,
-}
-
-impl Calling<'_> {
-    pub(crate) fn end(self, failed: bool) {
-        if let Some(counter) = self.counter.filter(|_| failed) {
-            counter.failures.fetch_add(1, Relaxed);
-        }
-    }
-
-    /// It was not made.
-    pub(crate) fn was_none(&mut self) {
-        self.counter = None;
-    }
-}
-
-impl Drop for Calling<'_> {
-    fn drop(&mut self) {
-        if let Some(counter) = self.counter {
-            counter.times.count(self.begun.elapsed());
+/// Counts a call. A call whose caller was dropped has not failed.
+impl CountOperation for CallCounter {
+    fn count_operation(&self, elapsed: Duration, outcome: Outcome) {
+        self.times.count(elapsed);
+        if outcome == Outcome::Failed {
+            self.failures.fetch_add(1, Relaxed);
         }
     }
 }
 
 impl CallCounter {
-    pub(crate) fn begin(&self) -> Calling<'_> {
-        Calling {
-            counter: Some(self),
-            begun: Instant::now(),
-        }
+    /// Begins the measurement of a call.
+    pub(crate) fn begin(&self) -> OperationTimer<'_, Self> {
+        OperationTimer::new(self, Instant::now())
     }
 
     fn snapshot(&self) -> CallStats {
@@ -132,7 +117,7 @@ impl CallCounter {
 }
 
 impl L2Calls {
-    /// How many have failed, of whatever kind.
+    /// Returns the number of calls of all kinds that failed.
     pub(crate) fn failures(&self) -> u64 {
         self.iter().map(|(_, calls)| calls.failures).sum()
     }

@@ -1,13 +1,13 @@
 //! Circuit breaking around L2, by `recloser`, with counts of failed calls.
 //!
 //! While the circuit is open, callers are refused at once. No caller probes, because a probe may take as long as the
-//! deadline: the [keeper](crate::tiered::coherence::background) probes.
+//! deadline: the [background tasks](crate::tiered::coherence::background) probe.
 
 use crate::tiered::health::Warning;
 use crate::tiered::l2::calls::{CallCounters, L2Calls, Operation};
 use crate::tiered::l2::remote::{
-    Answer, Ask, Fill, Invalidated, Messages, NewValue, Peer, Position, Remote, RemoteError, Reply,
-    Subject,
+    Fill, Invalidated, LookupReply, LookupRequest, Messages, NewValue, Peer, Position, Remote,
+    RemoteError, RemoteFuture, Subject,
 };
 use crate::tiered::log::{StateChange, log};
 use crate::trace::Span;
@@ -27,10 +27,10 @@ const ERROR_RATE: f32 = 0.5;
 const HALF_OPEN_LEN: usize = 1;
 
 /// The time for which a right counts as missing after the last call that lacked it.
-const FORBIDDEN_FOR: Duration = Duration::from_secs(60);
+const MISSING_RIGHT_RETENTION: Duration = Duration::from_secs(60);
 
-/// The number of missing rights that are remembered.
-const MOST_FORBIDDEN: usize = 8;
+/// The largest number of missing rights that are remembered.
+const MAX_MISSING_RIGHTS: usize = 8;
 
 /// The time between the opening of the circuit and the first probe.
 const OPEN_WAIT: Duration = Duration::from_millis(500);
@@ -44,26 +44,27 @@ pub(crate) struct CircuitBreaker {
     open: AtomicBool,
     calls: CallCounters,
     last_error: Mutex<Option<RemoteError>>,
-    forbidden: Mutex<Forbidden>,
+    missing_rights: Mutex<MissingRights>,
     remote: Box<dyn Remote>,
 }
 
-/// The rights that were missing lately, each with the time of the last call that lacked it. Calls that need only other
-/// rights succeed meanwhile.
+/// The rights that were missing recently, each with the time of the last call that lacked it. Calls that need only
+/// other rights succeed meanwhile.
 #[derive(Default)]
-struct Forbidden(Vec<(String, Instant)>);
+struct MissingRights(Vec<(String, Instant)>);
 
-impl Forbidden {
+impl MissingRights {
     fn note(&mut self, what: &str) {
         self.0.retain(|(other, _)| other != what);
-        if self.0.len() == MOST_FORBIDDEN {
+        if self.0.len() == MAX_MISSING_RIGHTS {
             self.0.remove(0);
         }
         self.0.push((what.to_owned(), Instant::now()));
     }
 
-    fn lately(&mut self) -> Vec<String> {
-        self.0.retain(|(_, when)| when.elapsed() < FORBIDDEN_FOR);
+    fn recent(&mut self) -> Vec<String> {
+        self.0
+            .retain(|(_, when)| when.elapsed() < MISSING_RIGHT_RETENTION);
         self.0.iter().map(|(what, _)| what.clone()).collect()
     }
 }
@@ -82,7 +83,7 @@ impl CircuitBreaker {
             open: AtomicBool::new(false),
             calls: CallCounters::default(),
             last_error: Mutex::new(None),
-            forbidden: Mutex::default(),
+            missing_rights: Mutex::default(),
             remote,
         }
     }
@@ -101,6 +102,7 @@ impl CircuitBreaker {
         self.last_error.lock().clone()
     }
 
+    /// Makes a call, unless the circuit is open.
     async fn call<T>(
         &self,
         operation: Operation,
@@ -121,23 +123,23 @@ impl CircuitBreaker {
         let fails = RemoteError::is_outage;
         let is_probe = self.is_open();
         let call = Span::l2(&self.name, operation.name()).around(call);
-        let mut calling = self.calls.of(operation).begin();
+        let timer = self.calls.of(operation).begin();
         let result = self.recloser.call_with(fails, call).await;
         match result {
-            Ok(answer) => {
-                calling.end(false);
+            Ok(reply) => {
+                timer.stop(true);
                 self.note_success(is_probe);
-                Ok(answer)
+                Ok(reply)
             }
             Err(Error::Rejected) => {
-                calling.was_none();
+                timer.discard();
                 self.note_open();
                 Err(RemoteError::Open)
             }
             Err(Error::Inner(error)) => {
-                calling.end(true);
+                timer.stop(false);
                 if let RemoteError::Forbidden(what) = &error {
-                    self.forbidden.lock().note(what);
+                    self.missing_rights.lock().note(what);
                 }
                 *self.last_error.lock() = Some(error.clone());
                 Err(error)
@@ -162,13 +164,17 @@ impl CircuitBreaker {
         }
     }
 
-    /// Asks for several keys in one call. A key for which this fails, while others are answered, counts as one without a
+    /// Looks up several keys in one call. A key whose lookup fails, while others succeed, counts as one without a
     /// value.
-    pub(crate) async fn ask(&self, asks: &[Ask<'_>]) -> Result<Vec<Answer>, RemoteError> {
-        let answers = self.call(Operation::Ask, self.remote.ask(asks)).await?;
-        let answers = self.note_refusals(answers).into_iter();
-        Ok(answers
-            .map(|answer| answer.unwrap_or(Answer::None))
+    pub(crate) async fn lookup(
+        &self,
+        requests: &[LookupRequest<'_>],
+    ) -> Result<Vec<LookupReply>, RemoteError> {
+        let call = self.remote.lookup(requests);
+        let replies = self.call(Operation::Lookup, call).await?;
+        let replies = self.note_refusals(replies).into_iter();
+        Ok(replies
+            .map(|reply| reply.unwrap_or(LookupReply::None))
             .collect())
     }
 
@@ -179,11 +185,11 @@ impl CircuitBreaker {
         Ok(self.note_refusals(filled))
     }
 
-    /// Replaces the errors of single keys by `None`, and notes those that are missing rights.
+    /// Replaces the errors of single keys by `None`, and notes missing rights.
     fn note_refusals<T>(&self, results: Vec<Result<T, RemoteError>>) -> Vec<Option<T>> {
         let note = |error| {
             if let RemoteError::Forbidden(what) = &error {
-                self.forbidden.lock().note(what);
+                self.missing_rights.lock().note(what);
             }
         };
         let results = results.into_iter();
@@ -191,8 +197,8 @@ impl CircuitBreaker {
     }
 
     /// Gives leases back without a value.
-    pub(crate) async fn release(&self, leads: &[Fill<'_>]) -> Result<(), RemoteError> {
-        let call = self.remote.fill(leads);
+    pub(crate) async fn release(&self, leases: &[Fill<'_>]) -> Result<(), RemoteError> {
+        let call = self.remote.fill(leases);
         self.call(Operation::Release, call).await.map(drop)
     }
 
@@ -215,18 +221,18 @@ impl CircuitBreaker {
         self.call(Operation::Renew, call).await
     }
 
-    /// Checks whether L2 still answers, by asking for a key that no cache stores.
+    /// Checks whether L2 still replies, by looking up a key that no cache stores.
     pub(crate) async fn check(&self) {
-        let nothing = Ask {
+        let nothing = LookupRequest {
             key: &[],
-            lead: None,
-            refused: None,
+            lease_token: None,
+            unreadable: None,
             head_only: false,
         };
-        let _ = self.ask(&[nothing]).await;
+        let _ = self.lookup(&[nothing]).await;
     }
 
-    /// Checks whether L2 answers again, if the last call failed or the circuit is open.
+    /// Checks whether L2 replies again, if the last call failed or the circuit is open.
     ///
     /// The check is a write and not a ping, so that it also fails where L2 refuses writes.
     pub(crate) async fn probe(&self, lease: Duration) {
@@ -245,9 +251,9 @@ impl CircuitBreaker {
         self.call(Operation::Acknowledge, call).await
     }
 
-    /// Returns warnings about the server's configuration and about rights that were missing lately.
+    /// Returns warnings about the server's configuration and about rights that were missing recently.
     pub(crate) fn warnings(&self) -> Vec<Warning> {
-        let forbidden = self.forbidden.lock().lately();
+        let forbidden = self.missing_rights.lock().recent();
         let forbidden = forbidden.into_iter().map(Warning::Forbidden);
         self.remote
             .warnings()
@@ -257,8 +263,8 @@ impl CircuitBreaker {
     }
 
     /// Subscribes to messages. The call is not counted, because a subscription has a connection of its own.
-    pub(crate) fn listen(&self) -> Reply<'_, Box<dyn Messages>> {
-        self.remote.listen()
+    pub(crate) fn subscribe(&self) -> RemoteFuture<'_, Box<dyn Messages>> {
+        self.remote.subscribe()
     }
 }
 
@@ -272,43 +278,49 @@ mod tests {
     struct Nothing;
 
     impl Remote for Nothing {
-        fn ask<'a>(&'a self, _: &'a [Ask<'a>]) -> Reply<'a, Vec<Result<Answer, RemoteError>>> {
+        fn lookup<'a>(
+            &'a self,
+            _: &'a [LookupRequest<'a>],
+        ) -> RemoteFuture<'a, Vec<Result<LookupReply, RemoteError>>> {
             unreachable!()
         }
-        fn fill<'a>(&'a self, _: &'a [Fill<'a>]) -> Reply<'a, Vec<Result<bool, RemoteError>>> {
+        fn fill<'a>(
+            &'a self,
+            _: &'a [Fill<'a>],
+        ) -> RemoteFuture<'a, Vec<Result<bool, RemoteError>>> {
             unreachable!()
         }
         fn invalidate<'a>(
             &'a self,
             _: &'a Subject,
             _: Option<&'a NewValue>,
-        ) -> Reply<'a, Invalidated> {
+        ) -> RemoteFuture<'a, Invalidated> {
             unreachable!()
         }
         fn max_value_size(&self) -> usize {
             unreachable!()
         }
-        fn renew(&self, _: u64, _: Duration) -> Reply<'_, ()> {
+        fn renew(&self, _: u64, _: Duration) -> RemoteFuture<'_, ()> {
             unreachable!()
         }
-        fn acknowledge<'a>(&'a self, _: &'a [Peer], _: Position) -> Reply<'a, ()> {
+        fn acknowledge<'a>(&'a self, _: &'a [Peer], _: Position) -> RemoteFuture<'a, ()> {
             unreachable!()
         }
         fn warnings(&self) -> Vec<Warning> {
             Vec::new()
         }
-        fn listen(&self) -> Reply<'_, Box<dyn Messages>> {
+        fn subscribe(&self) -> RemoteFuture<'_, Box<dyn Messages>> {
             unreachable!()
         }
     }
 
     #[tokio::test]
-    async fn a_call_that_began_before_the_circuit_opened_does_not_close_it() {
+    async fn call_that_began_before_the_circuit_opened_does_not_close_it() {
         let breaker = CircuitBreaker::new("test".into(), Box::new(Nothing));
         let (end, ends) = watch::channel(false);
         let slow = |mut ends: watch::Receiver<bool>| {
             let ended = async move { ends.wait_for(|ended| *ended).await.map(drop) };
-            breaker.call(Operation::Ask, async {
+            breaker.call(Operation::Lookup, async {
                 ended.await.map_err(|_| RemoteError::Timeout)
             })
         };
@@ -320,23 +332,23 @@ mod tests {
             }
             end.send_replace(true);
         };
-        let (answers, ()) = tokio::join!(slow, outage);
-        assert!(answers.iter().all(Result::is_ok));
+        let (results, ()) = tokio::join!(slow, outage);
+        assert!(results.iter().all(Result::is_ok));
         assert!(breaker.is_open() && breaker.last_error().is_some());
         let calls = breaker.calls();
-        assert_eq!((calls.ask.times.count(), calls.ask.failures), (10, 0));
+        assert_eq!((calls.lookup.times.count(), calls.lookup.failures), (10, 0));
         assert_eq!(calls.fill.times.count(), calls.fill.failures);
     }
 
     #[tokio::test]
-    async fn a_call_whose_caller_is_dropped_counts_and_one_that_is_refused_does_not() {
+    async fn call_whose_caller_is_dropped_is_counted() {
         let breaker = CircuitBreaker::new("test".into(), Box::new(Nothing));
         let never = std::future::pending::<Result<(), RemoteError>>();
-        let call = breaker.call(Operation::Ask, never);
+        let call = breaker.call(Operation::Lookup, never);
         let most = Duration::from_millis(20);
         assert!(tokio::time::timeout(most, call).await.is_err());
         let calls = breaker.calls();
-        assert_eq!((calls.ask.times.count(), calls.ask.failures), (1, 0));
-        assert!(calls.ask.times.total() >= most);
+        assert_eq!((calls.lookup.times.count(), calls.lookup.failures), (1, 0));
+        assert!(calls.lookup.times.total() >= most);
     }
 }

@@ -9,29 +9,29 @@ use parking_lot::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-/// A warning about unreadable values ends so long after the last one was found: in a deployment that changes a
-/// schema there are some until all processes have been replaced.
-const UNREADABLE_WARNING_TIME: Duration = Duration::from_secs(600);
+/// The time for which a warning about unreadable values lasts after the last one was found. In a deployment that
+/// changes a schema, such values are found until all processes have been replaced.
+const UNREADABLE_WARNING_DURATION: Duration = Duration::from_secs(600);
 
-/// What was found wrong with a cache's keys and values.
+/// The defects that were found in a cache's keys and values.
 #[derive(Debug, Default)]
 pub(crate) struct CodecHealth {
-    /// Some value's encoding decodes to another value.
+    /// `true` once the encoding of a value decoded to another value.
     altered: AtomicBool,
-    /// Some key has no name in L2.
+    /// `true` once a key had no name in L2.
     unencodable: AtomicBool,
-    /// Why the last unreadable value was unreadable, and when it was found.
+    /// The reason for the last unreadable value, and the time at which it was found.
     unreadable: Mutex<Option<(Unreadable, Instant)>>,
 }
 
 impl CodecHealth {
-    /// Notes an unreadable value. Returns `true` if there was no warning of one.
+    /// Records an unreadable value. Returns `true` if there was no warning about one.
     fn note_unreadable(&self, why: Unreadable, now: Instant) -> bool {
         let before = self.unreadable.lock().replace((why, now));
         before.is_none_or(|(_, found)| !is_recent(found, now))
     }
 
-    /// Returns why the last unreadable value was unreadable, if one was found lately.
+    /// Returns the reason for the last unreadable value, if the warning about it still lasts.
     fn unreadable(&self, now: Instant) -> Option<Unreadable> {
         let last = *self.unreadable.lock();
         last.filter(|(_, found)| is_recent(*found, now))
@@ -40,7 +40,7 @@ impl CodecHealth {
 }
 
 fn is_recent(found: Instant, now: Instant) -> bool {
-    now.saturating_duration_since(found) < UNREADABLE_WARNING_TIME
+    now.saturating_duration_since(found) < UNREADABLE_WARNING_DURATION
 }
 
 fn altered<K, V>(codec: &EnvelopeCodec<K, V>) -> Warning {
@@ -57,7 +57,7 @@ fn unencodable<K, V>(codec: &EnvelopeCodec<K, V>) -> Warning {
 }
 
 impl<K, V> Inner<K, V> {
-    /// Returns what was found wrong with keys and values.
+    /// Returns warnings about keys and values.
     pub(crate) fn codec_warnings(&self) -> Vec<Warning> {
         let health = &self.codec_health;
         let is_altered = health.altered.load(Relaxed);
@@ -96,7 +96,7 @@ impl<K, V> Inner<K, V> {
 }
 
 impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
-    /// Returns the name of a key in L2, like [`name_of`]. Counts keys without a name, and warns of the first.
+    /// Returns the name of a key in L2, like [`name_of`]. Counts keys without a name, and warns about the first.
     pub(crate) fn key_name(&self, key: &K) -> Option<Box<[u8]>> {
         let name = name_of(key);
         if name.is_none() {
@@ -114,14 +114,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn warning_of_unreadable_values_starts_once_and_ends_after_the_last_one() {
+    fn warning_about_unreadable_values_starts_once_and_ends_after_the_last_one() {
         let health = CodecHealth::default();
         let start = Instant::now();
         assert_eq!(health.unreadable(start), None);
         assert!(health.note_unreadable(Unreadable::Schema, start));
-        let later = start + UNREADABLE_WARNING_TIME / 2;
+        let later = start + UNREADABLE_WARNING_DURATION / 2;
         assert!(!health.note_unreadable(Unreadable::Checksum, later));
-        let end = later + UNREADABLE_WARNING_TIME;
+        let end = later + UNREADABLE_WARNING_DURATION;
         let just_before = end.checked_sub(Duration::from_millis(1)).unwrap();
         assert_eq!(health.unreadable(just_before), Some(Unreadable::Checksum));
         assert_eq!(health.unreadable(end), None);

@@ -3,19 +3,19 @@
 //! ```text
 //! 0   "hsV" for a value, "hsL" for a lease
 //! 3   format version: 2 for a value, 1 for a lease
-//! 4   incarnation of the namespace, 8 bytes     together the head: who wrote it, and when in the
-//! 12  version at which its load began, 8 bytes  order of the namespace's invalidations
+//! 4   incarnation of the namespace, 8 bytes     together the head: the writer, and the position in
+//! 12  version at which its load began, 8 bytes  the order of the namespace's invalidations
 //! 20  token of the writer, 16 bytes
-//! 36  a lease: 1 if somebody waits for it, else 0. A value:
+//! 36  in a lease: 1 if a process waits for it, else 0. In a value:
 //! 36  number of tags, then 8 bytes for each: xxh3 of its name
 //!     body, by postcard: name of the codec, schema of the key, schema of the value, time of storing, time to live,
 //!     size, flags, names of the tags, payload
-//! -8  xxh3 of all before
+//! -8  xxh3 of all bytes before
 //! ```
 //!
-//! Numbers of the head and the hashes of the tags are big-endian, because scripts read them. The payload is the key and the
-//! value, encoded by the cache's [`Codec`] and then compressed if a flag says so. The codec is [`MessagePack`](crate::MessagePack)
-//! unless the cache is given another one.
+//! Numbers of the head and the hashes of the tags are big-endian, because scripts read them. The payload is the key and
+//! the value, encoded by the cache's [`Codec`] and then compressed if a flag says so. The codec is
+//! [`MessagePack`](crate::MessagePack) unless the cache is given another one.
 //!
 //! An envelope of another format, codec or schema, of another key, or with a wrong checksum is unreadable: a miss.
 
@@ -30,25 +30,32 @@ use std::sync::Arc;
 use std::time::Duration;
 use xxhash_rust::xxh3::xxh3_64;
 
+/// First bytes of a value: the mark and the format version.
 const VALUE: &[u8; 4] = b"hsV\x02";
-const HEAD: usize = 36;
-const CHECKSUM: usize = 8;
 
-/// More tags than this and a value stays out of L2.
+/// Length of the head, in bytes.
+const HEAD_LEN: usize = 36;
+
+/// Length of the checksum, in bytes.
+const CHECKSUM_LEN: usize = 8;
+
+/// Largest number of tags of a value that is stored in L2.
 pub(crate) const MAX_TAGS: usize = 64;
 
+/// Flag of a body whose payload is compressed.
 const COMPRESSED: u8 = 1;
 
+/// The part of an envelope between the tags' hashes and the checksum.
 #[derive(Serialize, Deserialize)]
 struct Body<'a> {
     codec: &'a str,
     key_schema: &'a str,
     value_schema: &'a str,
-    /// Milliseconds since 1970, by the clock of the writer: for people, not for decisions.
+    /// The time of storing, in milliseconds since 1970, by the clock of the writer.
     stored_at: u64,
-    /// Milliseconds; 0 for a value that does not expire.
+    /// The time to live, in milliseconds; 0 for a value that does not expire.
     ttl: u64,
-    /// Bytes of the payload before compression.
+    /// The size of the payload before compression, in bytes.
     size: u32,
     flags: u8,
     tags: Vec<&'a str>,
@@ -63,7 +70,7 @@ pub(crate) struct EnvelopeCodec<K, V> {
     pub(crate) schemas: Schemas,
     /// Largest size of an envelope, and of a payload, in bytes.
     pub(crate) max_size: usize,
-    /// Payloads of more bytes are compressed.
+    /// Largest size of a payload that is not compressed, in bytes. `None` turns compression off.
     pub(crate) compress_above: Option<usize>,
     check: RoundTripCheck,
 }
@@ -74,12 +81,12 @@ pub(crate) enum Unstorable {
     TooLarge,
     TooManyTags,
     Serialize,
-    /// Its encoding decodes to another value, or not at all.
+    /// The encoding decodes to another value, or not at all.
     Altered,
 }
 
-/// A value on its way to L2, with what is stored beside it.
-pub(crate) struct Storing<'a, K, V> {
+/// The contents of an envelope: a value with its key, its tags and its time to live.
+pub(crate) struct EnvelopeContents<'a, K, V> {
     pub(crate) key: &'a K,
     pub(crate) value: &'a V,
     pub(crate) tags: &'a [Arc<str>],
@@ -87,8 +94,9 @@ pub(crate) struct Storing<'a, K, V> {
 }
 
 impl Head {
-    fn to_bytes(self) -> [u8; HEAD] {
-        let mut bytes = [0; HEAD];
+    /// Encodes the head of a value.
+    fn to_bytes(self) -> [u8; HEAD_LEN] {
+        let mut bytes = [0; HEAD_LEN];
         bytes[..4].copy_from_slice(VALUE);
         bytes[4..12].copy_from_slice(&self.incarnation);
         bytes[12..20].copy_from_slice(&self.version.to_be_bytes());
@@ -96,9 +104,9 @@ impl Head {
         bytes
     }
 
-    /// Returns the head of a value.
+    /// Decodes the head of a value.
     pub(crate) fn of(envelope: &[u8]) -> Result<Self, Unreadable> {
-        let head = envelope.get(..HEAD).ok_or(Unreadable::Truncated)?;
+        let head = envelope.get(..HEAD_LEN).ok_or(Unreadable::Truncated)?;
         if head[..4] != VALUE[..] {
             return Err(Unreadable::Format);
         }
@@ -117,7 +125,7 @@ pub(crate) fn tag_hash(name: &str) -> [u8; 8] {
 }
 
 impl<K: RemoteKey, V: RemoteValue> EnvelopeCodec<K, V> {
-    /// Creates one that compresses nothing.
+    /// Creates a codec for envelopes without compression.
     pub(crate) fn new(codec: impl Codec<K, V>, schemas: Schemas, max_size: usize) -> Self {
         Self {
             name: codec.name().into(),
@@ -138,45 +146,49 @@ impl<K: RemoteKey, V: RemoteValue> EnvelopeCodec<K, V> {
         }
     }
 
-    /// Returns the envelope of a value, written under `head`.
+    /// Encodes the envelope of a value with this head.
+    ///
+    /// # Errors
+    ///
+    /// Returns the reason why the value cannot be stored in L2.
     pub(crate) fn encode(
         &self,
         head: Head,
-        storing: &Storing<'_, K, V>,
+        contents: &EnvelopeContents<'_, K, V>,
     ) -> Result<Vec<u8>, Unstorable> {
-        self.encode_at(unix_millis(), head, storing)
+        self.encode_at(unix_millis(), head, contents)
     }
 
     fn encode_at(
         &self,
         stored_at: u64,
         head: Head,
-        storing: &Storing<'_, K, V>,
+        contents: &EnvelopeContents<'_, K, V>,
     ) -> Result<Vec<u8>, Unstorable> {
-        let tags = storing.tags;
+        let tags = contents.tags;
         if tags.len() > MAX_TAGS {
             return Err(Unstorable::TooManyTags);
         }
-        let payload = self.payload(storing.key, storing.value)?;
+        let payload = self.payload(contents.key, contents.value)?;
         let size = u32::try_from(payload.len()).map_err(|_| Unstorable::TooLarge)?;
         let compress = self
             .compress_above
             .is_some_and(|above| payload.len() > above);
         let compressed = compress.then(|| lz4_flex::block::compress(&payload));
-        // Where it does not become smaller it stays as it is.
+        // A payload that does not become smaller is not compressed.
         let compressed = compressed.filter(|smaller| smaller.len() < payload.len());
         let body = Body {
             codec: &self.name,
             key_schema: self.schemas.key(),
             value_schema: self.schemas.value(),
             stored_at,
-            ttl: storing.ttl.map_or(0, millis),
+            ttl: contents.ttl.map_or(0, millis),
             size,
             flags: if compressed.is_some() { COMPRESSED } else { 0 },
             tags: tags.iter().map(|tag| &**tag).collect(),
             payload: compressed.as_ref().unwrap_or(&payload),
         };
-        let mut bytes = Vec::with_capacity(HEAD + body.payload.len() + 128);
+        let mut bytes = Vec::with_capacity(HEAD_LEN + body.payload.len() + 128);
         bytes.extend_from_slice(&head.to_bytes());
         bytes.extend(u8::try_from(tags.len()));
         for tag in tags {
@@ -190,7 +202,7 @@ impl<K: RemoteKey, V: RemoteValue> EnvelopeCodec<K, V> {
         Ok(bytes)
     }
 
-    /// Encodes a key and its value, and checks that they are decoded to the same.
+    /// Encodes a key and its value, and checks that decoding returns the same.
     fn payload(&self, key: &K, value: &V) -> Result<Vec<u8>, Unstorable> {
         let payload = self.codec.encode(key, value);
         let payload = payload.map_err(|_| Unstorable::Serialize)?;
@@ -205,18 +217,18 @@ impl<K: RemoteKey, V: RemoteValue> EnvelopeCodec<K, V> {
         }
     }
 
-    /// Returns the value of `key` in an envelope, with its tags, its time to live and, by the clock of the writer,
-    /// its age.
+    /// Decodes the value of `key` from an envelope, with its tags, its time to live and its age, which is measured by
+    /// the clocks of the writer and of this process.
     ///
     /// # Errors
     ///
-    /// Returns an error if these are not the bytes that [`encode`](Self::encode) returns for this key, these schemas and
-    /// this codec. It allocates in proportion to `max_size` at most, besides what the value itself takes.
+    /// Returns an error if these are not the bytes that [`encode`](Self::encode) returns for this key, these schemas
+    /// and this codec. Apart from the value itself, it allocates in proportion to `max_size` at most.
     pub(crate) fn decode(&self, bytes: &[u8], key: &K) -> Result<Loaded<V>, Unreadable> {
         if bytes.len() > self.max_size {
             return Err(Unreadable::TooLarge);
         }
-        let body = body(bytes)?;
+        let body = decode_body(bytes)?;
         if *body.codec != *self.name {
             return Err(Unreadable::Codec);
         }
@@ -262,19 +274,19 @@ impl<K, V> fmt::Debug for EnvelopeCodec<K, V> {
     }
 }
 
-/// Returns the body of an envelope whose checksum is right.
-fn body(bytes: &[u8]) -> Result<Body<'_>, Unreadable> {
+/// Checks an envelope and decodes its body.
+fn decode_body(bytes: &[u8]) -> Result<Body<'_>, Unreadable> {
     Head::of(bytes)?;
     let end = bytes
         .len()
-        .checked_sub(CHECKSUM)
+        .checked_sub(CHECKSUM_LEN)
         .ok_or(Unreadable::Truncated)?;
     let (checked, checksum) = bytes.split_at(end);
     if xxh3_64(checked).to_be_bytes()[..] != *checksum {
         return Err(Unreadable::Checksum);
     }
-    let tags = usize::from(*checked.get(HEAD).ok_or(Unreadable::Truncated)?);
-    let body = checked.get(HEAD + 1 + 8 * tags..);
+    let tags = usize::from(*checked.get(HEAD_LEN).ok_or(Unreadable::Truncated)?);
+    let body = checked.get(HEAD_LEN + 1 + 8 * tags..);
     let body = body.ok_or(Unreadable::Truncated)?;
     match postcard::take_from_bytes::<Body<'_>>(body) {
         Ok((body, [])) if body.flags & !COMPRESSED == 0 => Ok(body),
@@ -282,7 +294,7 @@ fn body(bytes: &[u8]) -> Result<Body<'_>, Unreadable> {
     }
 }
 
-/// Returns a duration in milliseconds, at least 1, because 0 means without end.
+/// Returns a duration in milliseconds, at least 1, because 0 stands for an unlimited duration.
 pub(crate) fn millis(duration: Duration) -> u64 {
     saturating_millis(duration).max(1)
 }
@@ -313,8 +325,8 @@ mod tests {
         ["a".into(), "shop".into()]
     }
 
-    fn storing<'a, V>(value: &'a V, tags: &'a [Arc<str>]) -> Storing<'a, u64, V> {
-        Storing {
+    fn contents<'a, V>(value: &'a V, tags: &'a [Arc<str>]) -> EnvelopeContents<'a, u64, V> {
+        EnvelopeContents {
             key: &7,
             value,
             tags,
@@ -325,11 +337,11 @@ mod tests {
     fn encoded(codec: &Texts, value: &str) -> Vec<u8> {
         let value = value.to_string();
         let tags = tags();
-        let bytes = codec.encode_at(1_700_000_000_000, HEAD_OF_TEST, &storing(&value, &tags));
+        let bytes = codec.encode_at(1_700_000_000_000, HEAD_OF_TEST, &contents(&value, &tags));
         bytes.unwrap()
     }
 
-    /// Other versions and clients in other languages read this: a change needs a new format version.
+    /// Other versions and clients in other languages read this format, so a change needs a new format version.
     #[test]
     fn format_is_stable() {
         let bytes = encoded(&codec(), "12.50");
@@ -398,13 +410,13 @@ mod tests {
     }
 
     #[test]
-    fn sizes_are_limited_both_ways_and_compression_helps() {
+    fn too_large_values_are_neither_encoded_nor_decoded() {
         let text = "abc".repeat(10_000);
         let small = Texts {
             max_size: 1_000,
             ..codec()
         };
-        let stored = small.encode(HEAD_OF_TEST, &storing(&text, &[]));
+        let stored = small.encode(HEAD_OF_TEST, &contents(&text, &[]));
         assert_eq!(stored, Err(Unstorable::TooLarge));
         let plain = encoded(&codec(), &text);
         assert_eq!(small.decode(&plain, &7), Err(Unreadable::TooLarge));
@@ -420,24 +432,24 @@ mod tests {
         // The envelope is small, and its decompressed payload is not.
         assert_eq!(small.decode(&compressed, &7), Err(Unreadable::TooLarge));
         let tags: Vec<Arc<str>> = (0..=MAX_TAGS).map(|tag| tag.to_string().into()).collect();
-        let stored = codec().encode(HEAD_OF_TEST, &storing(&text, &tags));
+        let stored = codec().encode(HEAD_OF_TEST, &contents(&text, &tags));
         assert_eq!(stored, Err(Unstorable::TooManyTags));
     }
 
     #[test]
     fn value_that_decodes_to_another_one_is_not_encoded() {
         let codec = codec_of::<Option<Option<u8>>>();
-        let stored = codec.encode(HEAD_OF_TEST, &storing(&Some(None), &[]));
+        let stored = codec.encode(HEAD_OF_TEST, &contents(&Some(None), &[]));
         assert_eq!(stored, Err(Unstorable::Altered));
         for value in [None, Some(Some(7))] {
-            let bytes = codec.encode(HEAD_OF_TEST, &storing(&value, &[])).unwrap();
+            let bytes = codec.encode(HEAD_OF_TEST, &contents(&value, &[])).unwrap();
             assert_eq!(codec.decode(&bytes, &7).unwrap().value, value);
         }
     }
 
-    /// With a checksum that is right, so that what is behind it is reached.
+    /// Returns the bytes with a correct checksum, so that the checks behind it are reached.
     fn sealed(mut bytes: Vec<u8>) -> Vec<u8> {
-        bytes.truncate(bytes.len().saturating_sub(CHECKSUM));
+        bytes.truncate(bytes.len().saturating_sub(CHECKSUM_LEN));
         let checksum = xxh3_64(&bytes).to_be_bytes();
         bytes.extend_from_slice(&checksum);
         bytes
@@ -445,7 +457,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_bytes_make_it_panic(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+        fn arbitrary_bytes_are_decoded_without_a_panic(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
             let mut headed = VALUE.to_vec();
             headed.extend_from_slice(&bytes);
             for bytes in [bytes, sealed(headed)] {
@@ -455,7 +467,7 @@ mod tests {
         }
 
         #[test]
-        fn no_damage_makes_it_panic(
+        fn damaged_envelope_is_decoded_without_a_panic(
             changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..8),
             compressed in any::<bool>(),
         ) {
@@ -470,9 +482,9 @@ mod tests {
         }
 
         #[test]
-        fn decoded_value_is_the_encoded_one(value: Vec<(u64, String)>, above in 0..500_usize) {
+        fn decoded_value_equals_the_encoded_one(value: Vec<(u64, String)>, above in 0..500_usize) {
             let codec = EnvelopeCodec { compress_above: Some(above), ..codec_of() };
-            let bytes = codec.encode(HEAD_OF_TEST, &storing(&value, &[])).unwrap();
+            let bytes = codec.encode(HEAD_OF_TEST, &contents(&value, &[])).unwrap();
             prop_assert_eq!(codec.decode(&bytes, &7).unwrap().value, value);
         }
     }

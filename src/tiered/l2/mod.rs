@@ -1,4 +1,4 @@
-//! The shared cache behind L1: its interface, its circuit breaker, and its format.
+//! L2, the cache that processes share: its interface, circuit breaker, envelope format and Redis backend.
 
 pub(crate) mod calls;
 pub(crate) mod circuit_breaker;

@@ -1,4 +1,4 @@
-//! What a tier needs of L2. All that speaks Redis is behind this.
+//! The interface of L2, which knows no backend.
 
 use crate::tiered::health::Warning;
 use std::fmt;
@@ -6,23 +6,23 @@ use std::future::Future;
 use std::pin::Pin;
 use std::time::Duration;
 
-/// Tells the state of a namespace from what it was before it was lost, by a restart or by eviction.
+/// Distinguishes the state of a namespace from its state before it was lost, by a restart or by eviction.
 pub(crate) type Incarnation = [u8; 8];
 
-/// A process: a cache of a process, rather.
+/// The id of a cache in one process.
 pub(crate) type Peer = u64;
 
-/// Who wrote what lies under a key: a [`Peer`] and a number of its own.
+/// The id of a write: the [`Peer`] that writes, and a number of its own.
 pub(crate) type Token = [u8; 16];
 
-/// A point in the order of a namespace's invalidations.
+/// A position in the order of a namespace's invalidations.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Position {
     pub(crate) incarnation: Incarnation,
     pub(crate) version: u64,
 }
 
-/// What tells one thing under a key from another.
+/// The head of a value or a lease, which distinguishes it from all others under the same key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Head {
     pub(crate) incarnation: Incarnation,
@@ -31,7 +31,7 @@ pub(crate) struct Head {
 }
 
 impl Head {
-    /// Of nothing that lies anywhere.
+    /// A head that no value and no lease has.
     pub(crate) const NONE: Self = Self {
         incarnation: [0; 8],
         version: 0,
@@ -43,15 +43,15 @@ impl Head {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Unreadable {
     Truncated,
-    /// Of another format version, or no envelope of a value.
+    /// The bytes have another format version, or are not the envelope of a value.
     Format,
     Codec,
     Schema,
     Checksum,
     Body,
-    /// The codec cannot decode it.
+    /// The codec cannot decode the key and the value.
     Payload,
-    /// It is the value of another key.
+    /// The value belongs to another key.
     Key,
     TooLarge,
 }
@@ -74,47 +74,47 @@ impl fmt::Display for Unreadable {
     }
 }
 
-/// A question for the value of a key.
-pub(crate) struct Ask<'a> {
+/// A request for the value of a key.
+pub(crate) struct LookupRequest<'a> {
     pub(crate) key: &'a [u8],
-    /// To lead the load if there is no value: the token to lead under.
-    pub(crate) lead: Option<Token>,
-    /// A value that this wrote is as good as none: it could not be read.
-    pub(crate) refused: Option<Token>,
-    /// Of a value, only the head is wanted.
+    /// The token of the lease that the caller requests if there is no value. `None` if the caller does not load.
+    pub(crate) lease_token: Option<Token>,
+    /// The token of a value that the caller cannot read. A value with this token counts as none.
+    pub(crate) unreadable: Option<Token>,
+    /// `true` if only the head of a value is needed.
     pub(crate) head_only: bool,
 }
 
-/// The answer.
-pub(crate) enum Answer {
+/// The reply to a [`LookupRequest`].
+pub(crate) enum LookupReply {
     Value {
         envelope: Vec<u8>,
-        /// What is left of its time to live; `None`: for ever.
+        /// The remaining time to live; `None` if the value does not expire.
         left: Option<Duration>,
     },
-    /// The one who asked is to load, and to write under this head.
-    Lead {
+    /// The caller has the lease of the load, and writes the value with this head.
+    LeaseGranted {
         head: Head,
-        /// There is a value, but of more bytes than it may have.
+        /// `true` if there is a value that is larger than `max_value_size`.
         oversize: bool,
     },
-    /// Another one loads; its lease lasts for as long as this.
-    Led { left: Duration },
-    /// There is none, and the one who asked did not want to lead.
+    /// Another process has the lease of the load, for this time at most.
+    LeasedElsewhere { left: Duration },
+    /// There is no value, and the caller did not request the lease.
     None,
 }
 
-/// A value for L2, or the word that there is none, from one who leads.
+/// A value for L2 from the holder of a lease, or the return of the lease without a value.
 pub(crate) struct Fill<'a> {
     pub(crate) key: &'a [u8],
-    /// Of the lease.
+    /// The token of the lease.
     pub(crate) token: Token,
-    /// Empty: the lease is given back.
+    /// The envelope of the value. It is empty if the lease is returned without a value.
     pub(crate) envelope: &'a [u8],
     pub(crate) ttl: Option<Duration>,
 }
 
-/// What an invalidation is of.
+/// The subject of an invalidation.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) enum Subject {
     Key(Box<[u8]>),
@@ -124,15 +124,16 @@ pub(crate) enum Subject {
 
 /// The new value of a key that is invalidated.
 pub(crate) struct NewValue {
-    /// It is stored only if what lies under the key still is what this wrote.
-    pub(crate) instead_of: Token,
-    /// Empty: the value is not stored, and it is only found out whether it might be.
+    /// The token that must still be under the key, so that the value is stored.
+    pub(crate) expected: Token,
+    /// The envelope of the value. If it is empty, nothing is stored, and the reply only says whether the token was
+    /// still under the key.
     pub(crate) envelope: Vec<u8>,
     pub(crate) ttl: Option<Duration>,
 }
 
 impl NewValue {
-    /// The same, but not to be stored.
+    /// Returns the same with an empty envelope, so that it is not stored.
     pub(crate) fn without_envelope(&self) -> Self {
         Self {
             envelope: Vec::new(),
@@ -141,110 +142,130 @@ impl NewValue {
     }
 }
 
-/// What an invalidation came to.
+/// The result of an invalidation.
 pub(crate) struct Invalidated {
     pub(crate) position: Position,
-    /// Nobody else has written the key since what the new value was to replace.
+    /// `true` if the expected token was still under the key: no other process has written it.
     pub(crate) untouched: bool,
-    /// The new value was stored.
+    /// `true` if the new value was stored.
     pub(crate) stored: bool,
-    /// It could not be: it was refused, or not transferred.
+    /// `true` if the new value could not be stored, because it was refused or could not be transferred.
     pub(crate) is_refused: bool,
-    /// Who may serve from its L1 until it has heard of this, and for how long at most. `None` stands
-    /// for those who were forgotten.
+    /// The peers that may serve from their L1 until they receive this invalidation, each with the longest time for
+    /// which it may do so. `None` stands for unknown peers.
     pub(crate) readers: Vec<(Option<Peer>, Duration)>,
 }
 
-/// A message to all, or to one.
+/// A message to all peers of a namespace, or to one.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Message {
-    /// Something was invalidated.
+    /// The notice of an invalidation.
     Event {
         at: Position,
         sender: Peer,
         subject: Subject,
     },
-    /// What this process sent itself with [`Remote::renew`], behind all events up to `at`.
-    Beat { at: Position, nonce: u64 },
-    /// A peer has heard of all up to `at`.
-    Heard { by: Peer, at: Position },
-    /// A key that somebody waits for has a value, or its load has failed.
+    /// The message that this process sent to itself with [`Remote::renew`]. It follows all events up to `at`.
+    Heartbeat { at: Position, nonce: u64 },
+    /// The notice that a peer has received all events up to `at`.
+    Acknowledgement { by: Peer, at: Position },
+    /// The notice that a key for which a process waits has a value, or that its load has failed.
     Filled(Box<[u8]>),
-    /// None of those.
+    /// A message that cannot be parsed.
     Foreign,
 }
 
-/// Messages as they come; `None` once there will be no more.
+/// The messages of a subscription, in the order of their arrival.
 pub(crate) trait Messages: Send {
-    fn next(&mut self) -> Reply<'_, Message>;
-    /// One that is there already.
-    fn ready(&mut self) -> Option<Message>;
+    /// Waits for the next message.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error once the subscription has ended.
+    fn next(&mut self) -> RemoteFuture<'_, Message>;
+
+    /// Returns the next message if it has arrived already.
+    fn try_next(&mut self) -> Option<Message>;
 }
 
-/// Something that L2 is asked for.
-pub(crate) type Reply<'a, T> = Pin<Box<dyn Future<Output = Result<T, RemoteError>> + Send + 'a>>;
+/// The future of a call to L2.
+pub(crate) type RemoteFuture<'a, T> =
+    Pin<Box<dyn Future<Output = Result<T, RemoteError>> + Send + 'a>>;
 
-/// L2: a store that gives invalidations an order, and tells of them.
+/// A store that orders the invalidations of a namespace and publishes them: L2.
 ///
-/// Every call ends, with an error if need be, within the deadline that the store was given, and the time that
-/// large values may take; except [`listen`](Self::listen), for which nobody waits.
+/// Every call ends, with an error if need be, within the deadline that the store was given and the time that large
+/// values may take. The exception is [`subscribe`](Self::subscribe), for which no caller waits.
 pub(crate) trait Remote: Send + Sync + 'static {
-    /// Looks several keys up, in one round trip. If all have failed, the call has.
-    fn ask<'a>(&'a self, asks: &'a [Ask<'a>]) -> Reply<'a, Vec<Result<Answer, RemoteError>>>;
+    /// Looks up several keys in one round trip.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if all of them have failed.
+    fn lookup<'a>(
+        &'a self,
+        requests: &'a [LookupRequest<'a>],
+    ) -> RemoteFuture<'a, Vec<Result<LookupReply, RemoteError>>>;
 
-    /// Stores what was loaded, where its lease still lies under the key and nothing that the value
-    /// is of was invalidated since. Says for each whether it was stored. If all have failed, the call has.
-    fn fill<'a>(&'a self, fills: &'a [Fill<'a>]) -> Reply<'a, Vec<Result<bool, RemoteError>>>;
+    /// Stores loaded values. Each is stored only if its lease is still under the key, and if neither the key nor a tag
+    /// of the value was invalidated since the lease was granted. Returns for each whether it was stored.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if all of them have failed.
+    fn fill<'a>(
+        &'a self,
+        fills: &'a [Fill<'a>],
+    ) -> RemoteFuture<'a, Vec<Result<bool, RemoteError>>>;
 
-    /// Raises the version and tells all. After this no value from before is an [`Answer`].
+    /// Increments the version and publishes an event. After this, no [`LookupReply`] contains a value from before.
     fn invalidate<'a>(
         &'a self,
         subject: &'a Subject,
         value: Option<&'a NewValue>,
-    ) -> Reply<'a, Invalidated>;
+    ) -> RemoteFuture<'a, Invalidated>;
 
-    /// The most bytes that an envelope may have, as far as is known.
+    /// Returns the largest size of an envelope, in bytes, as far as it is known.
     fn max_value_size(&self) -> usize;
 
-    /// Says that this process serves from its L1 until it hears of invalidations, for `lease` from
-    /// now, and sends it a [beat](Message::Beat). With a lease of zero it says that it does not.
-    fn renew(&self, nonce: u64, lease: Duration) -> Reply<'_, ()>;
+    /// Registers this process as a reader, which serves from its L1 until it receives an invalidation, for `lease` from
+    /// now, and sends it a [heartbeat](Message::Heartbeat). A lease of zero removes the registration.
+    fn renew(&self, nonce: u64, lease: Duration) -> RemoteFuture<'_, ()>;
 
-    /// Tells peers that this process has heard of all up to `at`.
-    fn acknowledge<'a>(&'a self, peers: &'a [Peer], at: Position) -> Reply<'a, ()>;
+    /// Sends an [acknowledgement](Message::Acknowledgement) of all events up to `at` to peers.
+    fn acknowledge<'a>(&'a self, peers: &'a [Peer], at: Position) -> RemoteFuture<'a, ()>;
 
-    /// What is not as a cache needs it, as far as is known.
+    /// Returns warnings about the configuration of the store, as far as they are known.
     fn warnings(&self) -> Vec<Warning>;
 
-    /// Begins to listen: from the moment it has returned, no message is missed as long as the
-    /// [`Messages`] last.
-    fn listen(&self) -> Reply<'_, Box<dyn Messages>>;
+    /// Subscribes to messages. No message is missed between the return of this call and the end of the [`Messages`].
+    fn subscribe(&self) -> RemoteFuture<'_, Box<dyn Messages>>;
 }
 
-/// Why L2 did not answer. It names no key, no value and no password.
+/// The reason why a call to L2 failed. It contains no key, no value and no password.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum RemoteError {
-    /// There was no answer in time.
+    /// There was no reply in time.
     Timeout,
-    /// The circuit breaker is open: it was not asked.
+    /// The circuit breaker is open, so the call was not made.
     Open,
-    /// There is no connection.
+    /// There is no connection, with the reason.
     Disconnected(String),
-    /// It is not certain that the server which answered is the primary, or that enough replicas have
-    /// what it was told; why. So its answer does not count.
+    /// It is not certain that the server that replied is the primary, or that enough replicas have the write, with the
+    /// reason. The reply does not count.
     Undecided(String),
-    /// A large value was not transferred, which says nothing of small ones; why.
+    /// A large value was not transferred, with the reason. This does not concern small values.
     Transfer(String),
-    /// Its user may not do what a cache needs; what that is.
+    /// The user lacks a right that a cache needs, with the error of the server.
     Forbidden(String),
-    /// It refused, or said something that makes no sense.
+    /// The server refused the call or sent a malformed reply, with the reason.
     Refused(String),
 }
 
 impl RemoteError {
-    /// Returns `true` if the server does not answer, for whatever it is asked. One that refuses a call answers,
-    /// and costs nobody a deadline; and a large value that takes too long says nothing of small ones.
+    /// Returns `true` if the server does not reply to any call. A server that refuses a call replies in time, and a
+    /// large value that takes too long does not concern small ones.
     pub(crate) fn is_outage(&self) -> bool {
         match self {
             Self::Timeout | Self::Open | Self::Disconnected(_) | Self::Undecided(_) => true,
@@ -256,18 +277,13 @@ impl RemoteError {
 impl fmt::Display for RemoteError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Timeout => f.write_str("Redis did not answer in time"),
-            Self::Open => f.write_str("Redis failed lately and is not asked for a while"),
-            Self::Disconnected(why) => write!(f, "no connection to Redis: {why}"),
-            Self::Undecided(why) => {
-                write!(
-                    f,
-                    "it is not certain which server is the primary of Redis: {why}"
-                )
-            }
+            Self::Timeout => f.write_str("L2 did not reply in time"),
+            Self::Open => f.write_str("L2 has failed and is not called until it recovers"),
+            Self::Disconnected(why) => write!(f, "there is no connection to L2: {why}"),
+            Self::Undecided(why) => write!(f, "the primary of L2 is not certain: {why}"),
             Self::Transfer(why) => write!(f, "a large value was not transferred: {why}"),
-            Self::Forbidden(why) => write!(f, "the user of Redis lacks a right: {why}"),
-            Self::Refused(why) => write!(f, "Redis refused: {why}"),
+            Self::Forbidden(why) => write!(f, "the user of L2 lacks a right: {why}"),
+            Self::Refused(why) => write!(f, "L2 refused the call: {why}"),
         }
     }
 }

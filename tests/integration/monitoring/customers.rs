@@ -1,4 +1,4 @@
-//! A little traffic.
+//! Clients that send requests to shops.
 
 use super::servers::shop::Shop;
 use rand::rngs::SmallRng;
@@ -8,37 +8,37 @@ use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-/// Of each shop.
-const CUSTOMERS: usize = 4;
+/// Number of customers of each shop.
+const CUSTOMERS_PER_SHOP: usize = 4;
 
-/// Between two requests of one.
+/// Pause of a customer between two requests.
 const PAUSE: Duration = Duration::from_millis(5);
 
-/// What shops have done for their customers.
+/// The requests of a customer, and their results.
 #[derive(Debug, Default)]
 pub(crate) struct Served {
-    pub(crate) answers: u64,
+    pub(crate) requests: u64,
     pub(crate) slowest: Duration,
-    /// Answers that are none.
+    /// Requests with an unexpected status.
     pub(crate) failures: Vec<String>,
 }
 
-/// They ask until they are sent home.
+/// Threads that send requests until they are stopped.
 pub(crate) struct Customers {
-    closed: Arc<AtomicBool>,
+    stopped: Arc<AtomicBool>,
     threads: Vec<JoinHandle<Served>>,
 }
 
 impl Customers {
     pub(crate) fn of(shops: &[Arc<Shop>], products: i64) -> Self {
-        let closed = Arc::new(AtomicBool::new(false));
-        let customers = shops.iter().cycle().take(shops.len() * CUSTOMERS);
+        let stopped = Arc::new(AtomicBool::new(false));
+        let customers = shops.iter().cycle().take(shops.len() * CUSTOMERS_PER_SHOP);
         let start = |(seed, shop): (u64, &Arc<Shop>)| {
-            let (shop, closed) = (Arc::clone(shop), Arc::clone(&closed));
+            let (shop, stopped) = (Arc::clone(shop), Arc::clone(&stopped));
             std::thread::spawn(move || {
                 let mut random = SmallRng::seed_from_u64(seed);
                 let mut served = Served::default();
-                while !closed.load(SeqCst) {
+                while !stopped.load(SeqCst) {
                     served.note(&shop, &mut random, products);
                     std::thread::sleep(PAUSE);
                 }
@@ -46,23 +46,23 @@ impl Customers {
             })
         };
         let threads = (0..).zip(customers).map(start).collect();
-        Self { closed, threads }
+        Self { stopped, threads }
     }
 
-    /// Sends them home. For each, what it was served.
-    pub(crate) fn leave(&mut self) -> Vec<Served> {
-        self.closed.store(true, SeqCst);
+    /// Stops the customers. Returns the results of each.
+    pub(crate) fn stop(&mut self) -> Vec<Served> {
+        self.stopped.store(true, SeqCst);
         let threads = self.threads.drain(..);
         threads.map(|thread| thread.join().unwrap()).collect()
     }
 }
 
 impl Drop for Customers {
-    /// Waits for them, since shops close with their last customer.
+    /// Stops the customers before the shops are dropped.
     fn drop(&mut self) {
-        self.closed.store(true, SeqCst);
+        self.stopped.store(true, SeqCst);
         for thread in self.threads.drain(..) {
-            // One that has panicked has said why.
+            // A thread that has panicked has printed the reason.
             let _ = thread.join();
         }
     }
@@ -71,7 +71,7 @@ impl Drop for Customers {
 impl Served {
     fn note(&mut self, shop: &Shop, random: &mut SmallRng, products: i64) {
         let id = random.random_range(1..=products);
-        let (method, path, body, anew) = match random.random_range(0..20) {
+        let (method, path, body, fresh) = match random.random_range(0..20) {
             0 => ("PUT", format!("/prices/{id}"), r#"{"cents": 500}"#, false),
             1 => (
                 "POST",
@@ -88,12 +88,12 @@ impl Served {
             _ => ("GET", format!("/prices/{id}"), "", false),
         };
         let begun = Instant::now();
-        let answer = shop.raw(method, &path, body, anew);
-        self.answers += 1;
+        let response = shop.raw(method, &path, body, fresh);
+        self.requests += 1;
         self.slowest = self.slowest.max(begun.elapsed());
-        // Also: changed, but not all processes know yet; and sold out.
-        if ![200, 202, 409].contains(&answer.status().as_u16()) {
-            let status = answer.status();
+        // 202: changed, but not yet acknowledged by all processes; 409: sold out.
+        if ![200, 202, 409].contains(&response.status().as_u16()) {
+            let status = response.status();
             self.failures.push(format!("{method} {path}: {status}"));
         }
     }

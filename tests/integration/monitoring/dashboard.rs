@@ -1,13 +1,13 @@
-//! The dashboard for Grafana: its layout, and what its queries find.
+//! The dashboard for Grafana: its layout and the results of its queries.
 
-use super::World;
+use super::Deployment;
 use super::servers::deployed;
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-/// Rates are over four scrapes, and what is rare has to happen once.
-const PATIENCE: Duration = Duration::from_secs(90);
+/// Longest time until all queries have data. Rates need four scrapes, and rare events have to occur once.
+const QUERY_TIMEOUT: Duration = Duration::from_secs(90);
 
 fn dashboard() -> Value {
     let file = deployed("grafana/dashboards/hotset.json");
@@ -18,7 +18,7 @@ fn list<'a>(of: &'a Value, name: &str) -> &'a [Value] {
     of[name].as_array().map_or(&[], Vec::as_slice)
 }
 
-/// All but the rows, which hold the panels that they hide.
+/// Returns all panels except rows, but including those that rows hide.
 fn panels(of: &Value) -> Vec<&Value> {
     let mut all = Vec::new();
     for panel in list(of, "panels") {
@@ -30,23 +30,26 @@ fn panels(of: &Value) -> Vec<&Value> {
     all
 }
 
-/// An expression as Grafana sends it, with all caches chosen.
-fn sent(expression: &str) -> String {
-    let sent = expression
+/// Returns an expression as Grafana sends it if all caches are selected.
+fn expand(expression: &str) -> String {
+    let expanded = expression
         .replace("$__rate_interval", "20s")
         .replace("$cache", ".+");
-    assert!(!sent.contains('$'), "a variable that is not known: {sent}");
-    sent
+    assert!(!expanded.contains('$'), "unknown variable: {expanded}");
+    expanded
 }
 
 #[test]
-fn panels_do_not_overlap_and_say_what_they_show() {
+fn panels_do_not_overlap_and_have_descriptions_and_units() {
     let dashboard = dashboard();
     let mut taken = BTreeSet::new();
     let mut ids = BTreeSet::new();
     for panel in list(&dashboard, "panels") {
         let title = &panel["title"];
-        assert!(ids.insert(panel["id"].as_u64().unwrap()), "{title}: its id");
+        assert!(
+            ids.insert(panel["id"].as_u64().unwrap()),
+            "{title}: duplicate id"
+        );
         let [x, y, w, h] =
             ["x", "y", "w", "h"].map(|name| panel["gridPos"][name].as_u64().unwrap());
         assert!(x + w <= 24 && w > 0 && h > 0, "{title} is out of the grid");
@@ -55,7 +58,7 @@ fn panels_do_not_overlap_and_say_what_they_show() {
             assert!(taken.insert(cell), "{title} overlaps at {cell:?}");
         }
     }
-    // No holes either.
+    // The grid has no gaps.
     let bottom = taken.iter().map(|(_, y)| y + 1).max().unwrap();
     assert_eq!(taken.len() as u64, 24 * bottom);
     for panel in panels(&dashboard) {
@@ -77,36 +80,36 @@ fn panels_do_not_overlap_and_say_what_they_show() {
 
 #[test]
 fn every_query_has_data() {
-    let world = World::start();
+    let deployment = Deployment::start();
     let dashboard = dashboard();
     let mut waiting: Vec<(String, String)> = Vec::new();
     for panel in panels(&dashboard) {
         for target in list(panel, "targets") {
             let (title, expression) = (&panel["title"], target["expr"].as_str().unwrap());
-            waiting.push((title.to_string(), sent(expression)));
+            waiting.push((title.to_string(), expand(expression)));
         }
     }
     let queries = waiting.len();
     assert!(queries > 30, "{queries}");
-    // What the variable offers.
+    // The query for the values of the variable.
     waiting.push(("$cache".into(), "count by (cache) (hotset_entries)".into()));
     let variable = &list(&dashboard["templating"], "list")[1]["definition"];
     assert_eq!(variable, "label_values(hotset_entries, cache)");
 
     let begun = Instant::now();
     while !waiting.is_empty() {
-        assert!(begun.elapsed() < PATIENCE, "no data: {waiting:#?}");
+        assert!(begun.elapsed() < QUERY_TIMEOUT, "no data: {waiting:#?}");
         std::thread::sleep(Duration::from_millis(500));
         waiting.retain(|(_, expression)| {
-            let found = world.prometheus.query(expression);
+            let found = deployment.prometheus.query(expression);
             !found.iter().any(|sample| sample.value().is_finite())
         });
     }
     println!("{queries} queries have data after {:.1?}", begun.elapsed());
-    // Its marks are for what is not there now; but they are a query.
+    // The annotations mark events that have not occurred, so their queries only have to be valid.
     for mark in list(&dashboard["annotations"], "list") {
-        world
+        deployment
             .prometheus
-            .query(&sent(mark["expr"].as_str().unwrap()));
+            .query(&expand(mark["expr"].as_str().unwrap()));
     }
 }

@@ -1,5 +1,5 @@
-//! The files of examples/deploy for Prometheus and Grafana, with a real Prometheus that watches two real
-//! shops.
+//! The files for Prometheus and Grafana in `examples/deploy`, with a real Prometheus that scrapes two processes of the
+//! example `shop`.
 
 mod customers;
 mod dashboard;
@@ -15,12 +15,12 @@ use servers::shop::Shop;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use support::servers;
 
-/// One at a time: what is measured here are seconds.
+/// Lock that runs tests one at a time, because they measure times of a few seconds.
 static TURN: Mutex<()> = Mutex::new(());
 
-/// All that compose.yaml starts with the profile "shop", but for Grafana, and customers. It is stopped from
-/// the top.
-struct World {
+/// All services that compose.yaml starts with the profile "shop", except Grafana, and customers. Fields are dropped
+/// from the first to the last.
+struct Deployment {
     customers: Customers,
     prometheus: Prometheus,
     _exporter: RedisExporter,
@@ -30,12 +30,12 @@ struct World {
     _turn: MutexGuard<'static, ()>,
 }
 
-impl World {
+impl Deployment {
     fn start() -> Self {
         let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
         let (postgres, redis) = (Postgres::start(), Server::start());
         let (database, url) = (postgres.url(), redis.url());
-        // What customers ask for does not fit into L1.
+        // The requested products do not fit into L1.
         let options = [
             "--database",
             &database,

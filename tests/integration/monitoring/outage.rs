@@ -1,27 +1,28 @@
-//! Redis dies, and comes back.
+//! An outage of Redis.
 
-use super::World;
+use super::Deployment;
 use super::servers::eventually;
 use super::servers::prometheus::{Alert, Prometheus};
 use std::time::{Duration, Instant};
 
+/// The alert that an outage of Redis raises.
 const ALERT: &str = "HotsetBreakerOpen";
 
-/// The alert looks back for half a minute.
-const RESOLVED: Duration = Duration::from_secs(60);
+/// Longest time until the alert is resolved after the outage. Its query covers the last half minute.
+const MAX_RESOLUTION_TIME: Duration = Duration::from_secs(60);
 
-/// A request waits for Redis no longer than its deadline, and then for the database.
-const SLOWEST: Duration = Duration::from_secs(5);
+/// Longest duration of a request, which waits for Redis until the deadline, and then for the database.
+const MAX_REQUEST_TIME: Duration = Duration::from_secs(5);
 
-/// Also `home`, whose one value is in L1, so that nobody asks Redis for it.
+/// The caches of a shop. The single value of `home` is in L1, so the shop seldom requests it from Redis.
 const CACHES: [&str; 6] = [
     "home", "prices", "products", "profiles", "sessions", "stock",
 ];
 
-/// How long it takes until something is true of the alerts that fire.
+/// Waits until a condition on the firing alerts is true. Returns the time that this took.
 fn time_until(
     prometheus: &Prometheus,
-    most: Duration,
+    max_time: Duration,
     is_true: impl Fn(&[Alert]) -> bool,
 ) -> Duration {
     let begun = Instant::now();
@@ -31,30 +32,30 @@ fn time_until(
             return begun.elapsed();
         }
         assert!(
-            begun.elapsed() < most,
-            "not within {most:?}, but {firing:#?}"
+            begun.elapsed() < max_time,
+            "not within {max_time:?}, but {firing:#?}"
         );
         std::thread::sleep(Duration::from_millis(100));
     }
 }
 
 #[test]
-fn killing_redis_raises_an_alert_in_the_time_that_it_states_while_shops_go_on() {
-    let mut world = World::start();
-    let prometheus = &world.prometheus;
+fn outage_of_redis_raises_an_alert_within_the_stated_time_while_shops_serve() {
+    let mut deployment = Deployment::start();
+    let prometheus = &deployment.prometheus;
     let rules = prometheus.rules();
     let rule = rules.iter().find(|rule| rule.name == ALERT).unwrap();
     let within = rule.within();
-    eventually("all is well, and Prometheus knows", || {
-        let well = "hotset_backplane_proven == 1 unless hotset_breaker_open == 1";
-        prometheus.query(well).len() == 2 * CACHES.len()
+    eventually("all caches are healthy according to Prometheus", || {
+        let healthy = "hotset_backplane_proven == 1 unless hotset_breaker_open == 1";
+        prometheus.query(healthy).len() == 2 * CACHES.len()
     });
     assert!(prometheus.firing().is_empty(), "{:?}", prometheus.firing());
 
-    world.redis.kill();
+    deployment.redis.kill();
     let fired = time_until(prometheus, within, |firing| {
-        let is_said = |cache| firing.iter().filter(|alert| alert.is(ALERT, cache)).count() == 2;
-        CACHES.into_iter().all(is_said)
+        let is_raised = |cache| firing.iter().filter(|alert| alert.is(ALERT, cache)).count() == 2;
+        CACHES.into_iter().all(is_raised)
     });
     for alert in prometheus.firing() {
         let [summary, description] =
@@ -63,19 +64,19 @@ fn killing_redis_raises_an_alert_in_the_time_that_it_states_while_shops_go_on() 
         assert!(!description.contains("{{"), "{description}");
     }
 
-    world.redis.restart();
-    let resolved = time_until(prometheus, RESOLVED, <[Alert]>::is_empty);
+    deployment.redis.restart();
+    let resolved = time_until(prometheus, MAX_RESOLUTION_TIME, <[Alert]>::is_empty);
 
-    let served = world.customers.leave();
-    let answers: u64 = served.iter().map(|served| served.answers).sum();
+    let served = deployment.customers.stop();
+    let requests: u64 = served.iter().map(|served| served.requests).sum();
     let slowest = served.iter().map(|served| served.slowest).max().unwrap();
     println!(
-        "the alert fires {fired:.1?} after Redis was killed ({within:?} are stated), and none {resolved:.1?} \
-         after it was back; {answers} answers meanwhile, the slowest in {slowest:.1?}"
+        "the alert fired {fired:.1?} after Redis was killed (at most {within:?} are stated) and was resolved \
+         {resolved:.1?} after the restart; the shops served {requests} requests, the slowest in {slowest:.1?}"
     );
     for served in served {
         assert!(served.failures.is_empty(), "{:?}", served.failures);
-        assert!(served.answers > 100, "{served:?}");
-        assert!(served.slowest < SLOWEST, "{served:?}");
+        assert!(served.requests > 100, "{served:?}");
+        assert!(served.slowest < MAX_REQUEST_TIME, "{served:?}");
     }
 }

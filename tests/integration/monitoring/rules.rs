@@ -1,19 +1,19 @@
-//! The rules, as Prometheus has read them.
+//! The rules in `alerts.yml`, as Prometheus parses them.
 
-use super::World;
+use super::Deployment;
 use super::servers::prometheus::{Prometheus, RedisExporter, Rule};
 use super::servers::{Server, eventually, free_port};
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-/// A scrape and an evaluation, as in prometheus.yml.
-const SEEN: Duration = Duration::from_secs(10);
+/// Interval between scrapes plus interval between evaluations, as in prometheus.yml.
+const DETECTION_TIME: Duration = Duration::from_secs(10);
 
 #[test]
-fn each_alert_tells_how_bad_it_is_what_to_do_and_when_it_fires() {
-    let nobody = (Ipv4Addr::LOCALHOST, free_port()).into();
-    let rules = Prometheus::start(&[], nobody).rules();
+fn each_alert_has_a_severity_a_description_and_a_time() {
+    let no_exporter = (Ipv4Addr::LOCALHOST, free_port()).into();
+    let rules = Prometheus::start(&[], no_exporter).rules();
     let alerts: Vec<_> = rules.iter().filter(|rule| rule.is_alert()).collect();
     assert!(alerts.len() >= 7, "{alerts:?}");
     for alert in alerts {
@@ -23,39 +23,42 @@ fn each_alert_tells_how_bad_it_is_what_to_do_and_when_it_fires() {
         assert!(known.contains(&severity), "{name}: {severity:?}");
         let length = |annotation| alert.annotations.get(annotation).map_or(0, String::len);
         assert!(length("summary") > 20, "{name} has no summary");
-        assert!(length("description") > 80, "{name} does not say what to do");
+        assert!(length("description") > 80, "{name} has no description");
         let pending = Duration::from_secs_f64(alert.duration.unwrap());
-        assert!(pending > Duration::ZERO, "{name} fires at once");
+        assert!(pending > Duration::ZERO, "{name} fires without delay");
         let within = alert.within();
-        assert!(within > pending + SEEN, "{name}: {within:?} is too short");
+        assert!(
+            within > pending + DETECTION_TIME,
+            "{name}: {within:?} is too short"
+        );
     }
 }
 
-/// A name that is misspelled would be a rule that never says anything.
+/// A rule with a misspelled name would never fire.
 #[test]
-fn rules_are_on_metrics_that_there_are() {
-    let world = World::start();
+fn metrics_in_rules_exist() {
+    let deployment = Deployment::start();
     eventually("rules were evaluated", || {
-        let rules = world.prometheus.rules();
+        let rules = deployment.prometheus.rules();
         rules.iter().all(|rule| rule.health == "ok")
     });
-    let rules = world.prometheus.rules();
+    let rules = deployment.prometheus.rules();
     let names: BTreeSet<_> = rules.iter().flat_map(Rule::metrics).collect();
     assert!(names.len() >= 12, "{names:?}");
     for name in names {
-        eventually(name, || !world.prometheus.query(name).is_empty());
+        eventually(name, || !deployment.prometheus.query(name).is_empty());
     }
-    // What is compared with an hour ago is not there yet.
+    // Recordings of the value an hour ago have no data yet.
     let recorded = rules.iter().filter(|rule| !rule.is_alert());
     for rule in recorded.filter(|rule| !rule.name.ends_with(":before")) {
         eventually(&rule.name, || {
-            !world.prometheus.query(&rule.name).is_empty()
+            !deployment.prometheus.query(&rule.name).is_empty()
         });
     }
 }
 
 #[test]
-fn redis_near_its_maxmemory_is_seen() {
+fn redis_near_its_memory_limit_raises_an_alert() {
     let redis = Server::start();
     let exporter = RedisExporter::start(redis.address());
     let prometheus = Prometheus::start(&[], exporter.address());
@@ -67,7 +70,7 @@ fn redis_near_its_maxmemory_is_seen() {
         !prometheus.query("redis_memory_used_bytes").is_empty()
     });
     assert!(prometheus.query(query).is_empty());
-    // What it has now becomes nearly all that it may have.
+    // The limit is set a little above the current use.
     let memory: redis::InfoDict = redis.command(&[b"INFO", b"memory"]);
     let used: u64 = memory.get("used_memory").unwrap();
     let limit = (used * 21 / 20).to_string();

@@ -16,20 +16,20 @@ fn one_that_is_stopped_leaves_what_it_holds_to_the_next() {
     let options = [&SMALL[..], &place.concat()].concat();
     let mut shop = Shop::start(&options);
     assert!(
-        shop.said().contains("restored: 0 entries"),
+        shop.output().contains("restored: 0 entries"),
         "{}",
-        shop.said()
+        shop.output()
     );
     for id in 1..=20 {
         shop.get(&format!("/profiles/{id}"));
     }
     shop.put_price(7, 123);
-    assert!(shop.stop().success(), "{}", shop.said());
+    assert!(shop.stop().success(), "{}", shop.output());
     // Products, prices and stock were warmed, and the changed price was not read again.
     assert!(
-        shop.said().contains("snapshot: 469 entries"),
+        shop.output().contains("snapshot: 469 entries"),
         "{}",
-        shop.said()
+        shop.output()
     );
 
     // Somebody else changes a price while no shop runs.
@@ -39,9 +39,9 @@ fn one_that_is_stopped_leaves_what_it_holds_to_the_next() {
     let next = Shop::start(&options);
     // Not the prices and the stock.
     assert!(
-        next.said().contains("restored: 170 entries"),
+        next.output().contains("restored: 170 entries"),
         "{}",
-        next.said()
+        next.output()
     );
     assert_eq!(next.get("/prices/7").body["cents"], 456);
     for id in 1..=20 {
@@ -61,9 +61,9 @@ fn one_begins_empty_where_a_snapshot_is_damaged() {
     fs::write(kept.path().join("products"), "no snapshot").unwrap();
     let shop = Shop::start(&options);
     assert!(
-        shop.said().contains("products: not restored"),
+        shop.output().contains("products: not restored"),
         "{}",
-        shop.said()
+        shop.output()
     );
     assert_eq!(shop.get("/products/7").status, 200);
 }

@@ -70,5 +70,5 @@ fn metrics_tell_of_redis() {
     );
     assert_eq!(now[r#"hotset_breaker_open{cache="prices"}"#], 0.0);
     // Of what Redis did not hold, in batches.
-    assert!(now[r#"hotset_l2_call_seconds_count{cache="prices",operation="ask"}"#] > 0.0);
+    assert!(now[r#"hotset_l2_call_seconds_count{cache="prices",operation="lookup"}"#] > 0.0);
 }

@@ -47,9 +47,9 @@ fn it_opens_without_redis() {
     chain.redis.kill();
     let shop = chain.open(&[]);
     assert!(
-        shop.said().contains("prices: not warmed"),
+        shop.output().contains("prices: not warmed"),
         "{}",
-        shop.said()
+        shop.output()
     );
     assert_eq!(shop.get("/prices/7").status, 200);
     assert_eq!(shop.put_price(7, 1).status, 202);
@@ -122,7 +122,11 @@ fn who_is_told_to_stop_tells_others_of_its_changes_first() {
         chain.redis.resume();
         assert!(stopping.join().unwrap().success());
     });
-    assert!(!one.said().contains("not all changes"), "{}", one.said());
+    assert!(
+        !one.output().contains("not all changes"),
+        "{}",
+        one.output()
+    );
     eventually("the other trusts Redis again", || {
         other.get("/healthz").body["redis"] == "ok"
     });

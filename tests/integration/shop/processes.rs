@@ -117,17 +117,17 @@ fn what_one_leaves_another_begins_with() {
     let snapshot = ["--snapshot", kept.path().to_str().unwrap()];
     let mut shop = chain.open(&snapshot);
     shop.get("/profiles/7");
-    assert!(shop.stop().success(), "{}", shop.said());
+    assert!(shop.stop().success(), "{}", shop.output());
     assert!(
-        shop.said().contains("snapshot: 451 entries"),
+        shop.output().contains("snapshot: 451 entries"),
         "{}",
-        shop.said()
+        shop.output()
     );
     let next = chain.open(&snapshot);
     assert!(
-        next.said().contains("restored: 451 entries"),
+        next.output().contains("restored: 451 entries"),
         "{}",
-        next.said()
+        next.output()
     );
     next.get("/profiles/7");
     assert_eq!(next.cache("profiles")["hits"], 1);
@@ -153,7 +153,7 @@ async fn one_that_is_told_to_end_answers_first() {
     });
     let waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted";
     while held.query_one(waiting, &[]).await.unwrap().get::<_, i64>(0) == 0 {}
-    let stopped = thread::spawn(move || (shop.stop(), shop.said()));
+    let stopped = thread::spawn(move || (shop.stop(), shop.output()));
     eventually("it takes no more customers", || {
         TcpStream::connect(address).is_err()
     });

@@ -54,9 +54,9 @@ fn all_is_read_through_the_caches_and_past_them() {
 fn popular_products_are_there_before_the_first_customer() {
     let shop = small();
     assert!(
-        shop.said().contains("warmed: 450 entries"),
+        shop.output().contains("warmed: 450 entries"),
         "{}",
-        shop.said()
+        shop.output()
     );
     for id in 1..=100 {
         shop.get(&format!("/products/{id}"));

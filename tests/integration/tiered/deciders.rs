@@ -43,14 +43,14 @@ async fn demoted_primary_that_restarts_serves_no_old_value() {
     assert_eq!(cache.get_or_load_async(&1, || value(10)).await.unwrap(), 10);
     let id = replication(&it.servers[old], "master_replid");
     it.servers[(old + 2) % 3].kill();
-    it.ways[old].cut(Cut::All);
-    it.failed_over(old);
+    it.proxies[old].cut(Cut::All);
+    it.wait_for_failover(old);
     let new = it.primary();
     acknowledged(&cache, 1).await;
     it.servers[new].kill();
-    it.ways[old].reset();
-    it.ways[old].mend();
-    it.failed_over(new);
+    it.proxies[old].reset();
+    it.proxies[old].mend();
+    it.wait_for_failover(new);
     assert_eq!(replication(&it.servers[old], "master_replid"), id);
     let other = proven(&it.url(), Consistency::L2Only).await;
     assert_eq!(other.get_or_load_async(&1, || value(11)).await.unwrap(), 11);
@@ -175,7 +175,7 @@ async fn primary_of_a_cluster_needs_the_votes_of_others() {
             cluster.servers[place].resume();
         }
         assert_eq!(propagation, Propagation::Queued, "{host}");
-        cluster.settled();
+        cluster.wait_until_settled();
     }
 }
 
@@ -219,7 +219,7 @@ async fn no_call_waits_for_a_connection_to_a_dead_primary() {
     let cache = builder::<u64>(&it.url(), Consistency::L2Only).deadline(Duration::from_secs(4));
     let cache = cache.build().unwrap();
     soon("proven", || cache.health().proven_for.is_some()).await;
-    it.ways[old].cut(Cut::All);
+    it.proxies[old].cut(Cut::All);
     let traffic = cache.clone();
     let traffic = tokio::spawn(async move {
         loop {
@@ -227,7 +227,7 @@ async fn no_call_waits_for_a_connection_to_a_dead_primary() {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     });
-    it.failed_over(old);
+    it.wait_for_failover(old);
     let begun = Instant::now();
     soon("it works", || cache.health().proven_for.is_some()).await;
     traffic.abort();
@@ -246,8 +246,8 @@ async fn failover_ends_the_subscription_once() {
     let old = it.primary();
     let before = cache.health().subscriptions;
     it.fail_over();
-    it.failed_over(old);
-    it.settled();
+    it.wait_for_failover(old);
+    it.wait_until_settled();
     soon("proven", || cache.health().proven_for.is_some()).await;
     acknowledged(&cache, 1).await;
     assert_eq!(cache.health().subscriptions, before + 1);

@@ -94,7 +94,7 @@ impl Sentinels {
         let old = self.replicated.primary();
         self.faults.push(Fault { what, from: now() });
         fault(self, old);
-        self.replicated.failed_over(old);
+        self.replicated.wait_for_failover(old);
         old
     }
 
@@ -116,7 +116,7 @@ impl Sentinels {
             }
         });
         pause(2_000).await;
-        self.replicated.ways[old].mend();
+        self.replicated.proxies[old].mend();
         self.near.iter().for_each(Proxy::mend);
         self.settled().await;
     }
@@ -133,7 +133,7 @@ impl Sentinels {
     }
 
     async fn settled(&self) {
-        self.replicated.settled();
+        self.replicated.wait_until_settled();
         working(&self.workers, now()).await;
     }
 
@@ -177,7 +177,7 @@ async fn failover_is_detected_by_the_message_of_the_sentinels() {
     soon("proven", || cache.health().proven_for.is_some()).await;
     let old = replicated.primary();
     replicated.servers[old].pause();
-    replicated.failed_over(old);
+    replicated.wait_for_failover(old);
     soon("it listens to another", || {
         let health = cache.health();
         health.subscriptions == 2 && health.proven_for.is_some()
@@ -231,7 +231,7 @@ async fn resumed_process_does_not_read_from_demoted_primary() {
     for way in &near {
         way.cut(Cut::All);
     }
-    replicated.failed_over(old);
+    replicated.wait_for_failover(old);
     let listens = || far.health().subscriptions == 2 && far.health().proven_for.is_some();
     soon("it listens to another", listens).await;
     assert_eq!(far.insert(1, 11).await, Propagation::Acknowledged);
@@ -261,11 +261,11 @@ async fn realtime_reads_are_correct_while_an_address_moves_to_another_server() {
     };
     feed.cut(Cut::All);
     let () = new.command(&[b"REPLICAOF", b"NO", b"ONE"]);
-    go.lead_to(new.address());
+    go.forward_to(new.address());
     pause(3_000).await;
     // The new primary gets a replica, too.
     old.kill();
-    stay.lead_to(new.address());
+    stay.forward_to(new.address());
     old.restart();
     let port = new.port().to_string();
     let () = old.command(&[b"REPLICAOF", b"127.0.0.1", port.as_bytes()]);
@@ -292,19 +292,19 @@ async fn realtime_reads_are_correct_during_failovers_and_a_slot_migration_of_a_c
     let old = cluster.primaries(slot)[0].0;
     fault("primary killed");
     cluster.servers[old].kill();
-    cluster.failed_over(slot, old);
+    cluster.wait_for_failover(slot, old);
     pause(2_000).await;
     cluster.servers[old].restart();
-    cluster.settled();
+    cluster.wait_until_settled();
     working(&workers, now()).await;
 
     let old = cluster.primaries(slot)[0].0;
     fault("primary paused");
     cluster.servers[old].pause();
-    cluster.failed_over(slot, old);
+    cluster.wait_for_failover(slot, old);
     cluster.servers[old].resume();
     pause(2_000).await;
-    cluster.settled();
+    cluster.wait_until_settled();
     working(&workers, now()).await;
 
     fault("slot moved");

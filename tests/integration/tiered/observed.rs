@@ -20,7 +20,7 @@ async fn statistics_count_loads_of_the_loader_and_calls_by_operation() {
     assert_eq!(mine.load_times.count(), 2);
     assert_eq!((others.loads, other.stats().loads), (0, 1));
     let calls = &mine.calls;
-    assert_eq!((calls.ask.times.count(), calls.ask.failures), (2, 0));
+    assert_eq!((calls.lookup.times.count(), calls.lookup.failures), (2, 0));
     assert!(calls.fill.times.count() >= 1, "{calls:?}");
     assert!(calls.renew.times.count() >= 1, "{calls:?}");
     assert_eq!(others.calls.invalidate.times.count(), 1);

@@ -36,7 +36,7 @@ async fn read_after_the_server_closed_the_connection_runs_no_loader() {
         }
     }
     let stats = cache.tier_stats();
-    assert_eq!((stats.loads, stats.calls.ask.failures), (0, 0));
+    assert_eq!((stats.loads, stats.calls.lookup.failures), (0, 0));
 }
 
 #[tokio::test(flavor = "multi_thread")]

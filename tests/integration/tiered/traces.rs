@@ -107,7 +107,7 @@ async fn miss_is_a_span_that_contains_its_calls_and_its_load() {
     let of_miss = lines.iter().filter(|line| !line.contains("renew"));
     let expected = [
         r#"fetch cache="test""#,
-        r#"fetch > l2 cache="test" operation="ask""#,
+        r#"fetch > l2 cache="test" operation="lookup""#,
         r#"fetch > load cache="test""#,
         r#"fetch > l2 cache="test" operation="fill""#,
     ];
@@ -203,7 +203,7 @@ async fn missing_right_is_logged_once_while_other_calls_succeed() {
         cache.get(&2).await;
         tokio::time::sleep(std::time::Duration::from_millis(10)).await;
     }
-    assert!(cache.tier_stats().calls.ask.failures > 10);
+    assert!(cache.tier_stats().calls.lookup.failures > 10);
     assert_eq!(told.count(lacks), 1, "{:#?}", told.lines());
     assert_eq!(told.count("resolved"), 0);
     assert_eq!(cache.health().warnings.len(), 1);

@@ -1,6 +1,7 @@
 //! Callers that miss one key together make one load, and all get its value.
 
 use super::common::*;
+use hotset::__private::validate;
 use std::convert::Infallible;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Barrier};
@@ -13,7 +14,7 @@ fn check_one_load(cache: &Cache, callers: u64, loads: &AtomicUsize) {
     let counts = (stats.loads, stats.coalesced, stats.inserts);
     assert_eq!(counts, (1, callers - 1, 1));
     assert_eq!(stats.load_times.count(), 1);
-    cache.validate();
+    validate(cache);
 }
 
 fn load_by_thread(cache: &Cache, callers: u64, loads: &AtomicUsize) {
@@ -95,7 +96,7 @@ fn each_waiting_task_is_woken_once_when_the_load_completes() {
         assert_eq!(task.answer().unwrap(), 9);
     }
     assert_eq!(cache.stats().coalesced, 3);
-    cache.validate();
+    validate(&cache);
 }
 
 #[test]
@@ -126,7 +127,7 @@ fn thread_and_task_wait_for_each_others_loads() {
         assert_eq!(thread.join().unwrap().unwrap(), 9);
     });
     assert_eq!(cache.stats().loads, 2);
-    cache.validate();
+    validate(&cache);
 }
 
 #[test]
@@ -169,5 +170,5 @@ fn loads_of_different_keys_do_not_wait_for_each_other() {
     for (key, task) in loading {
         assert_eq!(task.finish(Ok(key)).unwrap(), key);
     }
-    cache.validate();
+    validate(&cache);
 }

@@ -1,6 +1,7 @@
 //! A hit returns the value. It waits neither for a load nor for a write to another shard.
 
 use super::common::*;
+use hotset::__private::validate;
 use hotset::{LoadError, LocalCache, ManualClock};
 use std::cell::RefCell;
 use std::convert::Infallible;
@@ -32,7 +33,7 @@ fn hit_does_not_wait_for_a_thread_that_loads_another_key() {
         must_hit(&cache);
         assert_eq!(loading.finish(Ok(6)).unwrap(), 6);
     });
-    cache.validate();
+    validate(&cache);
 }
 
 #[test]
@@ -41,7 +42,7 @@ fn hit_does_not_wait_for_a_task_that_loads_another_key() {
     let loading = LoadingTask::<Infallible>::start(&cache, 2);
     must_hit(&cache);
     assert_eq!(loading.finish(Ok(6)).unwrap(), 6);
-    cache.validate();
+    validate(&cache);
 }
 
 #[test]
@@ -62,7 +63,7 @@ fn threads_and_tasks_hit_while_threads_and_tasks_load_other_keys() {
         assert_eq!(by_task.finish(Ok(7)).unwrap(), 7);
     });
     assert_eq!(cache.stats().loads, 2);
-    cache.validate();
+    validate(&cache);
 }
 
 /// Returns a cache in which key 1 is due for a refresh.
@@ -89,7 +90,7 @@ fn hit_does_not_wait_for_the_thread_that_refreshes_the_entry() {
         assert_eq!(renewing.finish(Ok(6)).unwrap(), 6);
     });
     assert_eq!(cache.get(&1), Some(6));
-    cache.validate();
+    validate(&cache);
 }
 
 #[test]
@@ -104,7 +105,7 @@ fn hit_does_not_wait_for_the_task_that_refreshes_the_entry() {
     let renewing = LoadingTask::<&str>::start(&cache, 1);
     assert_eq!(renewing.finish(Err("refused")).unwrap(), 5);
     must_hit(&cache);
-    cache.validate();
+    validate(&cache);
 }
 
 thread_local! {
@@ -188,5 +189,5 @@ fn hit_does_not_wait_for_a_writer_of_another_shard() {
         go_on.send(()).unwrap();
     });
     assert_eq!(cache.get(&Parity(2)), Some(2));
-    cache.validate();
+    validate(&cache);
 }

@@ -1,6 +1,7 @@
 //! A task that loads is dropped: exactly one of the waiting threads and tasks loads.
 
 use super::common::*;
+use hotset::__private::validate;
 use std::convert::Infallible;
 use std::future::pending;
 use std::sync::Arc;
@@ -14,7 +15,7 @@ fn check_one_led(cache: &Cache, loads: &AtomicUsize) {
     let stats = cache.stats();
     assert_eq!((stats.loads, stats.load_failures), (2, 1));
     assert_eq!(cache.get(&1), Some(11));
-    cache.validate();
+    validate(cache);
 }
 
 /// A task of a runtime whose loader never ends.
@@ -94,7 +95,7 @@ fn exactly_one_of_waiting_threads_and_tasks_leads_after_an_abort() {
 fn dropped_leader_without_waiters_leaves_no_load_behind() {
     let cache = patient_cache();
     drop(LoadingTask::<Infallible>::start(&cache, 1));
-    cache.validate();
+    validate(&cache);
     assert_eq!(
         cache.get_or_load(&1, |_| Ok::<_, Infallible>(4)).unwrap(),
         4
@@ -114,5 +115,5 @@ fn leading_thread_is_not_disturbed_by_a_dropped_waiter() {
         assert_eq!(loading.finish(Ok(4)).unwrap(), 4);
         assert_eq!(stays.answer().unwrap(), 4);
     });
-    cache.validate();
+    validate(&cache);
 }

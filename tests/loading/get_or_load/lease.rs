@@ -2,6 +2,7 @@
 //! is stored only if no newer one was.
 
 use super::common::*;
+use hotset::__private::validate;
 use hotset::LoadError;
 use std::convert::Infallible;
 use std::sync::Barrier;
@@ -19,7 +20,7 @@ fn outlast_the_lease() {
 fn check_newer_stays(cache: &Cache) {
     assert_eq!(cache.get(&1), Some(2));
     assert_eq!(cache.stats().outdated, 1);
-    cache.validate();
+    validate(cache);
 }
 
 /// Runs eight threads that request a key with a load in flight, one of which takes over.
@@ -68,7 +69,7 @@ fn late_value_of_a_thread_is_stored_if_no_newer_one_was() {
         assert_eq!(second.finish(Ok(2)).unwrap(), 2);
         assert_eq!(cache.get(&1), Some(2));
     });
-    cache.validate();
+    validate(&cache);
 }
 
 #[test]
@@ -81,7 +82,7 @@ fn late_value_of_a_task_is_stored_if_no_newer_one_was() {
     assert_eq!(cache.get(&1), Some(1));
     assert_eq!(second.finish(Ok(2)).unwrap(), 2);
     assert_eq!(cache.get(&1), Some(2));
-    cache.validate();
+    validate(&cache);
 }
 
 #[test]
@@ -96,7 +97,7 @@ fn late_value_is_not_stored_after_its_successor_failed() {
         assert_eq!(slow.finish(Ok(1)).unwrap(), 1);
     });
     assert_eq!(cache.get(&1), None);
-    cache.validate();
+    validate(&cache);
 }
 
 #[test]
@@ -181,7 +182,7 @@ fn late_leader_that_is_dropped_or_fails_disturbs_no_other_caller() {
         assert_eq!(newer.finish(Ok(2)).unwrap(), 2);
         assert_eq!(waiting.answer().unwrap(), 2);
         assert_eq!(cache.get(&1), Some(2));
-        cache.validate();
+        validate(&cache);
     }
 }
 
@@ -202,7 +203,7 @@ fn two_loaders_that_wait_for_each_other_end_after_the_lease() {
             });
         }
     });
-    cache.validate();
+    validate(&cache);
 }
 
 #[cfg(feature = "tokio")]

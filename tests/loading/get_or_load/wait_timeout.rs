@@ -1,6 +1,7 @@
 //! The deadline of a waiter passes: `WaitTimeout` for this waiter only.
 
 use super::common::*;
+use hotset::__private::validate;
 use hotset::LoadError;
 use std::convert::Infallible;
 use std::thread;
@@ -28,7 +29,7 @@ fn wait_timeout_of_a_thread_concerns_that_thread_only() {
         assert_eq!(slow.finish(Ok(1)).unwrap(), 1);
     });
     assert_eq!(cache.get(&1), Some(1));
-    cache.validate();
+    validate(&cache);
 }
 
 /// Outside a runtime, the timer thread of the process wakes tasks.
@@ -43,7 +44,7 @@ fn wait_timeout_of_a_task_concerns_that_task_only() {
     assert_eq!(slow.finish(Ok(1)).unwrap(), 1);
     assert_eq!(late.answer().unwrap(), 1);
     assert_eq!((cache.get(&1), cache.stats().loads), (Some(1), 1));
-    cache.validate();
+    validate(&cache);
 }
 
 #[test]
@@ -55,7 +56,7 @@ fn wait_timeout_of_a_thread_does_not_end_the_wait_of_a_task() {
     // The load completed before the deadline of the task, which gets the value when it is polled.
     assert_eq!(slow.finish(Ok(1)).unwrap(), 1);
     assert_eq!(waiting.answer().unwrap(), 1);
-    cache.validate();
+    validate(&cache);
 }
 
 #[test]
@@ -67,7 +68,7 @@ fn waiter_that_was_woken_to_lead_leads_after_its_deadline() {
     until(|| waiting.wake_count() == 1);
     drop(slow);
     assert_eq!(waiting.answer().unwrap(), 2);
-    cache.validate();
+    validate(&cache);
 }
 
 #[test]
@@ -76,7 +77,7 @@ fn last_waiter_that_times_out_leaves_no_load_behind() {
     let slow = LoadingTask::<Infallible>::start(&cache, 1);
     times_out(&cache);
     drop(slow);
-    cache.validate();
+    validate(&cache);
     assert_eq!(
         cache.get_or_load(&1, |_| Ok::<_, Infallible>(3)).unwrap(),
         3
@@ -113,7 +114,7 @@ fn deadline_of_a_waiter_does_not_start_again_after_an_error_of_another_type() {
     let batch = Task::new(cache.get_many_or_load_async(&[1], load));
     let answer = answer_after_two_slow_loads(&cache, batch);
     assert!(matches!(answer, Err(LoadError::WaitTimeout)));
-    cache.validate();
+    validate(&cache);
 }
 
 #[cfg(feature = "tokio")]
@@ -138,5 +139,5 @@ fn timer_wakes_tasks_and_threads_at_their_deadlines() {
     }
     assert_eq!(slow.finish(Ok(1)).unwrap(), 1);
     assert_eq!(cache.get(&1), Some(1));
-    cache.validate();
+    validate(&cache);
 }

@@ -1,4 +1,5 @@
-//! One question for all callers that ask it together. No caller gets an answer to a question sent before its call.
+//! One query for all callers that need its result at the same time. No caller gets the result of a query that was sent
+//! before its call.
 
 use crate::tiered::l2::remote::RemoteError;
 use futures_util::FutureExt;
@@ -8,34 +9,35 @@ use std::future::Future;
 use std::sync::Arc;
 use tokio::runtime::Handle;
 
-type Round<T> = Shared<BoxFuture<'static, Result<T, RemoteError>>>;
+/// The result of one run of a query, for all callers that share the run.
+type Run<T> = Shared<BoxFuture<'static, Result<T, RemoteError>>>;
 
-/// Runs one round at a time, each in a task, so that a caller that is not polled or is dropped delays no other.
+/// Runs a query once at a time, each time in a task, so that a caller that is not polled or is dropped delays no other.
 ///
-/// A question has to end by itself: the next round begins after it.
-pub(crate) struct CoalescedQuery<T> {
+/// A query has to end by itself: the next run begins after it.
+pub(super) struct CoalescedQuery<T> {
     runtime: Handle,
     state: Arc<Mutex<State<T>>>,
 }
 
 struct State<T> {
-    /// The latest round that has begun.
-    begun: Option<Round<T>>,
-    /// The round that begins when `begun` has ended. Callers join it until then.
-    next: Option<Round<T>>,
+    /// The latest run that has begun.
+    current: Option<Run<T>>,
+    /// The run that begins when `current` has ended. Callers join it until then.
+    next: Option<Run<T>>,
 }
 
 impl<T> State<T> {
-    /// Begins the next round, which no further caller joins. Returns the one that has ended.
-    fn begin_next(&mut self) -> Option<Round<T>> {
-        std::mem::replace(&mut self.begun, self.next.take())
+    /// Begins the next run, which no further caller joins. Returns the one that has ended.
+    fn begin_next(&mut self) -> Option<Run<T>> {
+        std::mem::replace(&mut self.current, self.next.take())
     }
 }
 
 impl<T: Clone + Send + Sync + 'static> CoalescedQuery<T> {
-    pub(crate) fn new(runtime: Handle) -> Self {
+    pub(super) fn new(runtime: Handle) -> Self {
         let state = State {
-            begun: None,
+            current: None,
             next: None,
         };
         Self {
@@ -44,39 +46,39 @@ impl<T: Clone + Send + Sync + 'static> CoalescedQuery<T> {
         }
     }
 
-    /// Returns the answer of a round that begins after this call: of the next one, if one is in flight.
+    /// Returns the result of a run that begins after this call: of the next one, if one is in flight.
     ///
     /// # Errors
     ///
-    /// Returns the error of the question, or an error if the runtime shuts down.
-    pub(crate) async fn ask<F>(&self, question: impl FnOnce() -> F) -> Result<T, RemoteError>
+    /// Returns the error of the query, or an error if the runtime shuts down.
+    pub(super) async fn run<F>(&self, query: impl FnOnce() -> F) -> Result<T, RemoteError>
     where
         F: Future<Output = Result<T, RemoteError>> + Send + 'static,
     {
-        let round = {
+        let run = {
             let mut state = self.state.lock();
-            let before = state.begun.clone();
-            let round = || self.spawn(before, question());
-            state.next.get_or_insert_with(round).clone()
+            let previous = state.current.clone();
+            let spawn = || self.spawn(previous, query());
+            state.next.get_or_insert_with(spawn).clone()
         };
-        round.await
+        run.await
     }
 
-    /// Spawns the round that follows `before`.
+    /// Spawns the run that follows `previous`.
     fn spawn(
         &self,
-        before: Option<Round<T>>,
-        question: impl Future<Output = Result<T, RemoteError>> + Send + 'static,
-    ) -> Round<T> {
+        previous: Option<Run<T>>,
+        query: impl Future<Output = Result<T, RemoteError>> + Send + 'static,
+    ) -> Run<T> {
         let state = Arc::clone(&self.state);
-        let round = self.runtime.spawn(async move {
-            if let Some(before) = before {
-                let _ = before.await;
+        let run = self.runtime.spawn(async move {
+            if let Some(previous) = previous {
+                let _ = previous.await;
             }
             drop(state.lock().begin_next());
-            question.await
+            query.await
         });
-        round.map(|result| result?).boxed().shared()
+        run.map(|result| result?).boxed().shared()
     }
 }
 
@@ -87,70 +89,71 @@ mod tests {
     use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
     use tokio::sync::Semaphore;
 
-    struct Asked {
-        rounds: CoalescedQuery<u32>,
+    /// A query that returns the number of its run, and ends when it gets a permit.
+    struct NumberedQuery {
+        query: CoalescedQuery<u32>,
         begun: Arc<AtomicU32>,
-        go: Arc<Semaphore>,
+        permits: Arc<Semaphore>,
     }
 
-    type Answer<'a> = Pin<Box<dyn Future<Output = Result<u32, RemoteError>> + 'a>>;
+    type Call<'a> = Pin<Box<dyn Future<Output = Result<u32, RemoteError>> + 'a>>;
 
-    impl Asked {
+    impl NumberedQuery {
         fn new() -> Self {
             Self {
-                rounds: CoalescedQuery::new(Handle::current()),
+                query: CoalescedQuery::new(Handle::current()),
                 begun: Arc::default(),
-                go: Arc::new(Semaphore::new(0)),
+                permits: Arc::new(Semaphore::new(0)),
             }
         }
 
-        /// Asks, and polls the call once.
-        fn ask(&self) -> Answer<'_> {
-            let question = || {
-                let (begun, go) = (Arc::clone(&self.begun), Arc::clone(&self.go));
+        /// Starts a call, and polls it once.
+        fn call(&self) -> Call<'_> {
+            let query = || {
+                let (begun, permits) = (Arc::clone(&self.begun), Arc::clone(&self.permits));
                 async move {
                     let number = begun.fetch_add(1, SeqCst);
-                    go.acquire().await.unwrap().forget();
+                    permits.acquire().await.unwrap().forget();
                     Ok(number)
                 }
             };
-            let mut answer: Answer<'_> = Box::pin(self.rounds.ask(question));
-            assert!(answer.as_mut().now_or_never().is_none());
-            answer
+            let mut call: Call<'_> = Box::pin(self.query.run(query));
+            assert!(call.as_mut().now_or_never().is_none());
+            call
         }
 
-        /// Waits until this many rounds have begun.
-        async fn has_begun(&self, rounds: u32) {
-            while self.begun.load(SeqCst) < rounds {
+        /// Waits until this many runs have begun.
+        async fn wait_until_begun(&self, runs: u32) {
+            while self.begun.load(SeqCst) < runs {
                 tokio::task::yield_now().await;
             }
         }
     }
 
     #[tokio::test]
-    async fn callers_that_ask_before_a_round_begins_share_it() {
-        let asked = Asked::new();
-        let first = asked.ask();
-        asked.has_begun(1).await;
-        // These come while it is in flight.
-        let others = [asked.ask(), asked.ask()];
-        asked.go.add_permits(2);
+    async fn callers_before_a_run_begins_share_it() {
+        let query = NumberedQuery::new();
+        let first = query.call();
+        query.wait_until_begun(1).await;
+        // The first run is in flight.
+        let others = [query.call(), query.call()];
+        query.permits.add_permits(2);
         assert_eq!(first.await.unwrap(), 0);
         for other in others {
             assert_eq!(other.await.unwrap(), 1);
         }
-        asked.go.add_permits(1);
-        assert_eq!(asked.ask().await.unwrap(), 2);
+        query.permits.add_permits(1);
+        assert_eq!(query.call().await.unwrap(), 2);
     }
 
     #[tokio::test]
     async fn caller_that_is_unpolled_or_dropped_delays_no_other() {
-        let asked = Asked::new();
-        let unpolled = asked.ask();
-        asked.has_begun(1).await;
-        drop(asked.ask());
-        let other = asked.ask();
-        asked.go.add_permits(2);
+        let query = NumberedQuery::new();
+        let unpolled = query.call();
+        query.wait_until_begun(1).await;
+        drop(query.call());
+        let other = query.call();
+        query.permits.add_permits(2);
         assert_eq!(other.await.unwrap(), 1);
         assert_eq!(unpolled.await.unwrap(), 0);
     }

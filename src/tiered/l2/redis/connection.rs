@@ -1,4 +1,4 @@
-//! The connection to the primary, and the facts about the server behind it.
+//! The connections to the primary, and the facts about the server behind them.
 //!
 //! The `redis` crate has a connection that reconnects by itself. It is not used here, because each new connection must
 //! first find out which replication history its server has, before any command is sent: a server that was restarted,
@@ -6,13 +6,13 @@
 
 use crate::tiered::health::Warning;
 use crate::tiered::l2::redis::coalesced_query::CoalescedQuery;
-use crate::tiered::l2::redis::link::Link;
-use crate::tiered::l2::redis::primary_resolver::Decision;
+use crate::tiered::l2::redis::primary_resolver::PrimaryResolver;
 use crate::tiered::l2::redis::scripts;
+use crate::tiered::l2::redis::server_connection::ServerConnection;
 use crate::tiered::l2::redis::shared_connection::SharedConnection;
 use crate::tiered::l2::redis::subscription::Subscription;
 use crate::tiered::l2::redis::topology::Primary;
-use crate::tiered::l2::redis::url::{PrimaryResolver, ServerUrl};
+use crate::tiered::l2::redis::url::{ServerUrl, Topology};
 use crate::tiered::l2::remote::RemoteError;
 use parking_lot::Mutex;
 use redis::{Client, InfoDict, RedisError, RedisResult};
@@ -25,340 +25,363 @@ use tokio::sync::watch;
 use tokio::task::{JoinError, JoinHandle};
 
 /// Shortest time limit for connecting. A call that needs the connection waits no longer than its own deadline.
-const PATIENCE: Duration = Duration::from_secs(2);
+const MIN_CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Time limit for connecting, in deadlines of a call: it takes several round trips.
-const PATIENT: u32 = 8;
+const CONNECT_TIMEOUT_IN_DEADLINES: u32 = 8;
 
-/// Interval between checks that a server still is the primary, while a connection to it is opened.
-const CHECKED: Duration = Duration::from_millis(250);
+/// Interval between checks that a server is still the primary, while a connection to it is opened.
+const PRIMARY_CHECK_INTERVAL: Duration = Duration::from_millis(250);
 
 /// The default of `proto-max-bulk-len`, the largest argument that a server accepts, in bytes.
-const MAX_ARGUMENT: usize = 512 << 20;
-
-const MOVED: &str = "another server is the primary now";
+const DEFAULT_MAX_ARGUMENT_SIZE: usize = 512 << 20;
 
 /// Interval between checks that the settings of the server suit a cache.
-const INSPECTED: Duration = Duration::from_secs(30);
+const SETTINGS_CHECK_INTERVAL: Duration = Duration::from_secs(30);
 
-/// A connection to a primary.
+/// Error text of a connection to a server that is not the primary any more.
+const PRIMARY_CHANGED: &str = "another server is the primary now";
+
+/// The connections to a primary.
 #[derive(Clone)]
-pub(crate) struct Connection {
-    pub(crate) link: Link,
+pub(super) struct Connection {
+    /// The connection for all calls except large values and `WAIT`.
+    pub(super) main: ServerConnection,
     /// A connection to the same server for `WAIT`, which blocks a connection. `None` if no replicas are required.
-    pub(crate) waiting: Option<Arc<Waiting>>,
+    pub(super) replica_wait: Option<Arc<ReplicaWait>>,
     /// A connection to the same server for large values.
-    pub(crate) bulk: Arc<Bulk>,
-    pub(crate) primary: Primary,
-    pub(crate) facts: Arc<Facts>,
+    pub(super) bulk: Arc<BulkConnection>,
+    pub(super) primary: Primary,
+    pub(super) server: Arc<ServerInfo>,
 }
 
 /// A connection for `WAIT`.
-pub(crate) struct Waiting {
-    pub(crate) link: Link,
-    /// Questions for the number of replicas that have all writes.
-    pub(crate) replicated: CoalescedQuery<u64>,
+pub(super) struct ReplicaWait {
+    pub(super) connection: ServerConnection,
+    /// The query for the number of replicas that have all writes.
+    pub(super) query: CoalescedQuery<u64>,
 }
 
 /// A connection for large values, so that small ones do not wait for them. It is opened when it is needed for the first
 /// time, and again after it was lost.
-pub(crate) struct Bulk {
+pub(super) struct BulkConnection {
     client: Client,
-    patience: Duration,
-    /// The `run_id` of the server.
-    run: String,
-    dial: SharedConnection<Link>,
+    connect_timeout: Duration,
+    run_id: String,
+    connection: SharedConnection<ServerConnection>,
 }
 
-impl Bulk {
+impl BulkConnection {
     /// Returns the connection and its number.
-    pub(crate) async fn get(&self) -> Result<(u64, Link), RemoteError> {
-        let connecting = || {
-            let (client, run, patience) = (self.client.clone(), self.run.clone(), self.patience);
-            async move { open_to(&client, &run, patience).await }
+    pub(super) async fn get(&self) -> Result<(u64, ServerConnection), RemoteError> {
+        let connect = || {
+            let (client, run_id) = (self.client.clone(), self.run_id.clone());
+            let connect_timeout = self.connect_timeout;
+            async move { open_same_server(&client, &run_id, connect_timeout).await }
         };
-        self.dial.get(connecting).await
+        self.connection.get(connect).await
     }
 
     /// Discards the connection of this number.
-    pub(crate) fn discard(&self, number: u64) {
-        self.dial.discard(number);
+    pub(super) fn discard(&self, number: u64) {
+        self.connection.discard(number);
     }
 }
 
 /// The facts that a server reports about itself.
-pub(crate) struct Facts {
-    /// Its branch of the replication history: the replication id, and a term.
-    pub(crate) branch: String,
-    /// Its `run_id`, which is another one after each restart.
-    run: String,
-    /// The largest argument that it accepts, in bytes.
-    max_argument: usize,
-    /// Whether messages are published and received within their shard of a cluster.
-    pub(crate) is_sharded: bool,
+pub(super) struct ServerInfo {
+    /// The replication history of the server: the replication id, and a term.
+    pub(super) history: String,
+    /// The `run_id` of the server, which changes with each restart.
+    run_id: String,
+    /// The largest argument that the server accepts, in bytes.
+    max_argument_size: usize,
+    /// `true` if messages are published and received within their shard of a cluster.
+    pub(super) is_sharded: bool,
 }
 
 /// The time of a check of the server's settings, and its result.
-type Inspected = (Instant, Vec<Warning>);
+type SettingsCheck = (Instant, Vec<Warning>);
 
 /// Opens connections to the current primary.
-pub(crate) struct Connector {
-    target: Arc<ServerUrl>,
-    decision: Arc<Decision>,
-    patience: Duration,
-    waiters_by_key: bool,
-    dial: Arc<SharedConnection<Connection>>,
+pub(super) struct Connector {
+    url: Arc<ServerUrl>,
+    resolver: Arc<PrimaryResolver>,
+    connect_timeout: Duration,
+    requires_replicas: bool,
+    connection: Arc<SharedConnection<Connection>>,
     /// The server of the last connection, or of the one that is being opened. `None` once another server is the
     /// primary.
     primary: watch::Sender<Option<Primary>>,
     /// The last check of the server's settings.
-    inspected: Arc<Mutex<Option<Inspected>>>,
+    settings_check: Arc<Mutex<Option<SettingsCheck>>>,
     /// The largest argument that the server of the last connection accepts, in bytes.
-    max_argument: Arc<AtomicUsize>,
+    max_argument_size: Arc<AtomicUsize>,
     runtime: Handle,
 }
 
 impl Connector {
-    /// Creates a connector for the primary that serves `key`, a key of the namespace. If `waits`, each connection has a
-    /// second one for `WAIT`.
-    pub(crate) fn new(
-        target: ServerUrl,
+    /// Creates a connector for the primary that serves `key`, a key of the namespace. If `requires_replicas`, each
+    /// connection has a second one for `WAIT`.
+    pub(super) fn new(
+        url: ServerUrl,
         key: &str,
         deadline: Duration,
-        waiters_by_key: bool,
+        requires_replicas: bool,
         runtime: &Handle,
     ) -> Self {
-        let target = Arc::new(target);
-        let patience = PATIENCE.max(deadline.saturating_mul(PATIENT));
-        let decision = Decision::new(Arc::clone(&target), key, deadline, patience, runtime);
+        let url = Arc::new(url);
+        let connect_timeout = deadline.saturating_mul(CONNECT_TIMEOUT_IN_DEADLINES);
+        let connect_timeout = connect_timeout.max(MIN_CONNECT_TIMEOUT);
+        let resolver =
+            PrimaryResolver::new(Arc::clone(&url), key, deadline, connect_timeout, runtime);
         Self {
-            target,
-            decision: Arc::new(decision),
-            patience,
-            waiters_by_key,
-            dial: Arc::new(SharedConnection::new(patience, runtime.clone())),
+            url,
+            resolver: Arc::new(resolver),
+            connect_timeout,
+            requires_replicas,
+            connection: Arc::new(SharedConnection::new(connect_timeout, runtime.clone())),
             primary: watch::Sender::new(None),
-            inspected: Arc::default(),
-            max_argument: Arc::new(AtomicUsize::new(MAX_ARGUMENT)),
+            settings_check: Arc::default(),
+            max_argument_size: Arc::new(AtomicUsize::new(DEFAULT_MAX_ARGUMENT_SIZE)),
             runtime: runtime.clone(),
         }
     }
 
     /// Returns the time limit for connecting.
-    pub(crate) fn patience(&self) -> Duration {
-        self.patience
+    pub(super) fn connect_timeout(&self) -> Duration {
+        self.connect_timeout
     }
 
     /// Returns the connection and its number.
-    pub(crate) async fn get(&self) -> Result<(u64, Connection), RemoteError> {
-        let connecting = || {
-            let (target, decision) = (Arc::clone(&self.target), Arc::clone(&self.decision));
-            let (primary, inspected) = (self.primary.clone(), Arc::clone(&self.inspected));
-            let (patience, waiters_by_key) = (self.patience, self.waiters_by_key);
-            let (max_argument, runtime) = (Arc::clone(&self.max_argument), self.runtime.clone());
+    pub(super) async fn get(&self) -> Result<(u64, Connection), RemoteError> {
+        let connect = || {
+            let (url, resolver) = (Arc::clone(&self.url), Arc::clone(&self.resolver));
+            let (sender, settings_check) = (self.primary.clone(), Arc::clone(&self.settings_check));
+            let (connect_timeout, requires_replicas) =
+                (self.connect_timeout, self.requires_replicas);
+            let max_argument_size = Arc::clone(&self.max_argument_size);
+            let runtime = self.runtime.clone();
             async move {
-                let decided = decision.primary().await?;
-                primary.send_replace(Some(decided.clone()));
-                *inspected.lock() = None;
-                let connecting =
-                    connect(&target, decided.clone(), patience, waiters_by_key, runtime);
+                let primary = resolver.primary().await?;
+                sender.send_replace(Some(primary.clone()));
+                *settings_check.lock() = None;
+                let opening = open(
+                    &url,
+                    primary.clone(),
+                    connect_timeout,
+                    requires_replicas,
+                    runtime,
+                );
                 let connection = tokio::select! {
-                    connection = connecting => connection?,
-                    moved = is_another(&decision, &decided) => return Err(moved),
+                    connection = opening => connection?,
+                    changed = primary_change(&resolver, &primary) => return Err(changed),
                 };
-                max_argument.store(connection.facts.max_argument, Relaxed);
+                max_argument_size.store(connection.server.max_argument_size, Relaxed);
                 Ok(connection)
             }
         };
-        self.dial.get(connecting).await
+        self.connection.get(connect).await
     }
 
     /// Discards the connection of this number.
-    pub(crate) fn discard(&self, number: u64) {
-        self.dial.discard(number);
+    pub(super) fn discard(&self, number: u64) {
+        self.connection.discard(number);
     }
 
     /// Returns the largest argument that the server of the last connection accepts, in bytes.
-    pub(crate) fn max_argument(&self) -> usize {
-        self.max_argument.load(Relaxed)
+    pub(super) fn max_argument_size(&self) -> usize {
+        self.max_argument_size.load(Relaxed)
     }
 
-    /// Starts a task that discards the connection after a failover, where servers announce one.
-    pub(crate) fn watch(&self, runtime: &Handle) -> Option<JoinHandle<()>> {
-        let decision = Arc::clone(&self.decision);
-        let (dial, primary) = (Arc::clone(&self.dial), self.primary.clone());
-        let move_on = move |address: &str| {
+    /// Starts a task that discards the connection after a failover, if the servers announce failovers.
+    pub(super) fn watch_failovers(&self, runtime: &Handle) -> Option<JoinHandle<()>> {
+        let resolver = Arc::clone(&self.resolver);
+        let (connection, primary) = (Arc::clone(&self.connection), self.primary.clone());
+        let on_primary = move |address: &str| {
             let known = primary
                 .borrow()
                 .as_ref()
                 .and_then(|known| known.address.clone());
             if known.is_some_and(|known| known != address) {
-                move_on(&dial, &primary);
+                leave_primary(&connection, &primary);
             }
         };
-        decision
-            .has_events()
-            .then(|| runtime.spawn(async move { decision.watch(move_on).await }))
+        resolver
+            .announces_failovers()
+            .then(|| runtime.spawn(async move { resolver.watch(on_primary).await }))
     }
 
     /// Checks that the server of this connection was the primary at some time after this call.
-    pub(crate) async fn confirm(&self, connection: &Connection) -> Result<(), RemoteError> {
-        if self.decision.primary().await? == connection.primary {
+    pub(super) async fn check_primary(&self, connection: &Connection) -> Result<(), RemoteError> {
+        if self.resolver.primary().await? == connection.primary {
             return Ok(());
         }
-        move_on(&self.dial, &self.primary);
-        Err(RemoteError::Disconnected(MOVED.into()))
+        leave_primary(&self.connection, &self.primary);
+        Err(RemoteError::Disconnected(PRIMARY_CHANGED.into()))
     }
 
     /// Returns the warnings of the last check of the server's settings.
-    pub(crate) fn warnings(&self) -> Vec<Warning> {
-        let inspected = self.inspected.lock();
-        inspected
-            .as_ref()
+    pub(super) fn warnings(&self) -> Vec<Warning> {
+        let last = self.settings_check.lock();
+        last.as_ref()
             .map_or_else(Vec::new, |(_, warnings)| warnings.clone())
     }
 
-    /// Checks whether the settings of the server suit a cache, if the last check was [`INSPECTED`] ago.
-    pub(crate) async fn inspect(&self, connection: &Connection) -> Result<(), RemoteError> {
-        let is_due = |(last, _): &(Instant, _)| last.elapsed() >= INSPECTED;
-        if !self.inspected.lock().as_ref().is_none_or(is_due) {
+    /// Checks whether the settings of the server suit a cache, if the last check was [`SETTINGS_CHECK_INTERVAL`] ago.
+    pub(super) async fn check_settings(&self, connection: &Connection) -> Result<(), RemoteError> {
+        let is_due = |(last, _): &(Instant, _)| last.elapsed() >= SETTINGS_CHECK_INTERVAL;
+        if !self.settings_check.lock().as_ref().is_none_or(is_due) {
             return Ok(());
         }
-        let mut link = connection.link.clone();
         let memory: InfoDict = redis::cmd("INFO")
             .arg("memory")
-            .query_async(&mut link)
+            .query_async(&mut connection.main.clone())
             .await?;
         let warnings = Warning::of(memory.get("maxmemory"), memory.get("maxmemory_policy"));
-        *self.inspected.lock() = Some((Instant::now(), warnings));
+        *self.settings_check.lock() = Some((Instant::now(), warnings));
         Ok(())
     }
 
     /// Subscribes to channels on the primary. The subscription ends when another server becomes the primary.
-    pub(crate) async fn listen(&self, channels: &[String]) -> Result<Subscription, RemoteError> {
+    pub(super) async fn subscribe(&self, channels: &[String]) -> Result<Subscription, RemoteError> {
         let (_, connection) = self.get().await?;
-        let (mut primary, moves) = (self.primary.subscribe(), self.primary.subscribe());
+        let (mut current, changes) = (self.primary.subscribe(), self.primary.subscribe());
         let Connection {
-            facts, primary: of, ..
+            server, primary, ..
         } = connection;
-        let client = self.target.client(of.address.as_deref())?;
-        let (is_sharded, patience) = (facts.is_sharded, self.patience);
-        let opening =
-            Subscription::open(&client, channels, is_sharded, patience, of.clone(), moves);
+        let client = self.url.client(primary.address.as_deref())?;
+        let opening = Subscription::open(
+            &client,
+            channels,
+            server.is_sharded,
+            self.connect_timeout,
+            primary.clone(),
+            changes,
+        );
         tokio::select! {
-            channel = opening => channel,
-            // A primary that was replaced may never answer.
-            _ = primary.wait_for(|now| now.as_ref() != Some(&of)) => {
-                Err(RemoteError::Disconnected(MOVED.into()))
+            subscription = opening => subscription,
+            // A primary that was replaced may never reply.
+            _ = current.wait_for(|current| current.as_ref() != Some(&primary)) => {
+                Err(RemoteError::Disconnected(PRIMARY_CHANGED.into()))
             }
         }
     }
 }
 
-/// Waits until another server is the primary.
-async fn is_another(decision: &Arc<Decision>, decided: &Primary) -> RemoteError {
+/// Waits until a server other than `primary` is the primary. Returns the error for the connection to `primary`.
+async fn primary_change(resolver: &Arc<PrimaryResolver>, primary: &Primary) -> RemoteError {
     loop {
-        tokio::time::sleep(CHECKED).await;
-        if decision.primary().await.is_ok_and(|now| now != *decided) {
-            return RemoteError::Disconnected(MOVED.into());
+        tokio::time::sleep(PRIMARY_CHECK_INTERVAL).await;
+        let current = resolver.primary().await;
+        if current.is_ok_and(|current| current != *primary) {
+            return RemoteError::Disconnected(PRIMARY_CHANGED.into());
         }
     }
 }
 
 /// Ends the subscriptions and discards the connection to a server that is not the primary any more, so that the new
 /// one is found.
-fn move_on(dial: &SharedConnection<Connection>, primary: &watch::Sender<Option<Primary>>) {
+fn leave_primary(
+    connection: &SharedConnection<Connection>,
+    primary: &watch::Sender<Option<Primary>>,
+) {
     primary.send_replace(None);
-    dial.hang_up();
+    connection.discard_open();
 }
 
-/// Opens a connection, asks the server for its facts, and loads the scripts.
-async fn connect(
-    target: &ServerUrl,
+/// Opens the connections to a primary, asks the server for its facts, and loads the scripts.
+async fn open(
+    url: &ServerUrl,
     primary: Primary,
-    patience: Duration,
-    waiters_by_key: bool,
+    connect_timeout: Duration,
+    requires_replicas: bool,
     runtime: Handle,
 ) -> Result<Connection, RemoteError> {
-    let client = target.client(primary.address.as_deref())?;
-    let mut link = Link::open(&client, patience).await?;
-    let mut first = redis::pipe();
+    let client = url.client(primary.address.as_deref())?;
+    let mut main = ServerConnection::open(&client, connect_timeout).await?;
+    let mut calls = redis::pipe();
     for section in ["server", "replication"] {
-        first.cmd("INFO").arg(section);
+        calls.cmd("INFO").arg(section);
     }
     for script in scripts() {
-        first.cmd("SCRIPT").arg("LOAD").arg(script.source).ignore();
+        calls.cmd("SCRIPT").arg("LOAD").arg(script.source).ignore();
     }
-    let (server, replication): (InfoDict, InfoDict) = first.query_async(&mut link).await?;
-    let mut facts = Facts::of(&server, &replication, term_of_branch(target, &primary))?;
-    facts.max_argument = max_argument(&mut link).await;
-    let mut waiting = None;
-    if waiters_by_key {
-        waiting = Some(Arc::new(Waiting {
-            link: open_to(&client, &facts.run, patience).await?,
-            replicated: CoalescedQuery::new(runtime.clone()),
+    let (server, replication): (InfoDict, InfoDict) = calls.query_async(&mut main).await?;
+    let mut server = ServerInfo::new(&server, &replication, history_term(url, &primary))?;
+    server.max_argument_size = max_argument_size(&mut main).await;
+    let mut replica_wait = None;
+    if requires_replicas {
+        replica_wait = Some(Arc::new(ReplicaWait {
+            connection: open_same_server(&client, &server.run_id, connect_timeout).await?,
+            query: CoalescedQuery::new(runtime.clone()),
         }));
     }
-    let bulk = Bulk {
+    let bulk = BulkConnection {
         client,
-        patience,
-        run: facts.run.clone(),
-        dial: SharedConnection::new(patience, runtime),
+        connect_timeout,
+        run_id: server.run_id.clone(),
+        connection: SharedConnection::new(connect_timeout, runtime),
     };
     Ok(Connection {
-        link,
-        waiting,
+        main,
+        replica_wait,
         bulk: Arc::new(bulk),
         primary,
-        facts: Arc::new(facts),
+        server: Arc::new(server),
     })
 }
 
-/// Returns the largest argument that the server accepts. Users need not have the right to ask for it, which would also
-/// let them read passwords: without that right it returns the default, [`MAX_ARGUMENT`].
-async fn max_argument(link: &mut Link) -> usize {
-    let mut question = redis::cmd("CONFIG");
-    question.arg("GET").arg("proto-max-bulk-len");
-    let reply: RedisResult<HashMap<String, usize>> = question.query_async(link).await;
-    let limit = reply.ok().and_then(|reply| reply.into_values().next());
-    limit.unwrap_or(MAX_ARGUMENT)
+/// Returns the largest argument that the server accepts, in bytes. Users need not have the right to ask for it, which
+/// would also let them read passwords: without that right it returns [`DEFAULT_MAX_ARGUMENT_SIZE`].
+async fn max_argument_size(connection: &mut ServerConnection) -> usize {
+    let mut query = redis::cmd("CONFIG");
+    query.arg("GET").arg("proto-max-bulk-len");
+    let reply: RedisResult<HashMap<String, usize>> = query.query_async(connection).await;
+    let size = reply.ok().and_then(|reply| reply.into_values().next());
+    size.unwrap_or(DEFAULT_MAX_ARGUMENT_SIZE)
 }
 
 /// Opens another connection to the server with this `run_id`.
-async fn open_to(client: &Client, run: &str, patience: Duration) -> Result<Link, RemoteError> {
-    let mut link = Link::open(client, patience).await?;
+async fn open_same_server(
+    client: &Client,
+    run_id: &str,
+    connect_timeout: Duration,
+) -> Result<ServerConnection, RemoteError> {
+    let mut connection = ServerConnection::open(client, connect_timeout).await?;
     let server: InfoDict = redis::cmd("INFO")
         .arg("server")
-        .query_async(&mut link)
+        .query_async(&mut connection)
         .await?;
     // The address may lead to another server by now.
-    if server.get::<String>("run_id").as_deref() != Some(run) {
-        return Err(RemoteError::Disconnected(MOVED.into()));
+    if server.get::<String>("run_id").as_deref() != Some(run_id) {
+        return Err(RemoteError::Disconnected(PRIMARY_CHANGED.into()));
     }
-    Ok(link)
+    Ok(connection)
 }
 
-/// Returns the term that is part of a branch of history, beside the replication id. With sentinels, a server may become
-/// the primary again that never noticed its demotion and still has the same id. A server of a cluster does notice, and
-/// its term would also count the failovers of other shards.
-fn term_of_branch(target: &ServerUrl, primary: &Primary) -> u64 {
-    match target.primary_resolver {
-        PrimaryResolver::Sentinels { .. } => primary.term,
-        PrimaryResolver::Cluster { .. } | PrimaryResolver::Nobody => 0,
+/// Returns the term that is part of a replication history, beside the replication id. With sentinels, a server may
+/// become the primary again that never noticed its demotion and still has the same id. A server of a cluster does
+/// notice, and its term would also count the failovers of other shards.
+fn history_term(url: &ServerUrl, primary: &Primary) -> u64 {
+    match url.topology {
+        Topology::Sentinels { .. } => primary.term,
+        Topology::Cluster { .. } | Topology::SingleServer => 0,
     }
 }
 
-impl Facts {
+impl ServerInfo {
     /// Reads the facts from the reply to `INFO`.
-    fn of(server: &InfoDict, replication: &InfoDict, term: u64) -> Result<Self, RemoteError> {
+    fn new(server: &InfoDict, replication: &InfoDict, term: u64) -> Result<Self, RemoteError> {
         if replication
             .get::<String>("role")
             .is_some_and(|role| role != "master")
         {
             return Err(RemoteError::Disconnected("it is a replica".into()));
         }
-        let lacks = |what| RemoteError::Refused(format!("INFO tells no {what}"));
-        let branch = replication.get::<String>("master_replid");
+        let missing = |field| RemoteError::Refused(format!("the reply to INFO has no {field}"));
+        let replication_id = replication.get::<String>("master_replid");
+        let replication_id = replication_id.ok_or_else(|| missing("master_replid"))?;
         let mode = server.get::<String>("redis_mode");
         // The name of the field in Valkey.
         let mode = mode.or_else(|| server.get("server_mode"));
@@ -368,23 +391,23 @@ impl Facts {
             .next()
             .and_then(|major| major.parse::<u32>().ok());
         Ok(Self {
-            branch: format!("{}:{term}", branch.ok_or_else(|| lacks("master_replid"))?),
-            run: server.get("run_id").ok_or_else(|| lacks("run_id"))?,
-            max_argument: MAX_ARGUMENT,
+            history: format!("{replication_id}:{term}"),
+            run_id: server.get("run_id").ok_or_else(|| missing("run_id"))?,
+            max_argument_size: DEFAULT_MAX_ARGUMENT_SIZE,
             is_sharded: mode.is_some_and(|mode| mode == "cluster") && major >= Some(7),
         })
     }
 }
 
-/// Checks whether a new connection mends the error, because it loads the scripts and finds the primary: the scripts
-/// were flushed, the server is a replica now or on another branch of history, or the slot has moved.
-fn is_lost(error: &RedisError) -> bool {
+/// Returns `true` if a new connection mends the error, because it loads the scripts and finds the primary: the scripts
+/// were flushed, the server is a replica now or has another replication history, or the slot has moved.
+fn needs_reconnect(error: &RedisError) -> bool {
     // In a pipeline, an error that our own scripts return has no code.
     matches!(error.code(), Some("NOSCRIPT" | "READONLY" | "MOVED"))
-        || error.to_string().contains("on another branch of history")
+        || error.to_string().contains("another replication history")
 }
 
-/// Checks whether the user lacks a right, for the command or for one in a script.
+/// Returns `true` if the user lacks a right, for the command or for one in a script.
 fn is_forbidden(error: &RedisError) -> bool {
     let in_script = || error.to_string().contains("executing the script can't");
     error.code() == Some("NOPERM") || in_script()
@@ -401,7 +424,7 @@ impl From<RedisError> for RemoteError {
     fn from(error: RedisError) -> Self {
         if error.is_timeout() {
             Self::Timeout
-        } else if error.is_io_error() || error.is_unrecoverable_error() || is_lost(&error) {
+        } else if error.is_io_error() || error.is_unrecoverable_error() || needs_reconnect(&error) {
             Self::Disconnected(error.to_string())
         } else if is_forbidden(&error) {
             Self::Forbidden(error.to_string())

@@ -4,25 +4,33 @@
 
 mod coalesced_query;
 mod connection;
+mod expected_size;
 mod flow_control;
-mod link;
 mod primary_resolver;
 mod round_trip;
+mod server_connection;
 mod shared_connection;
 mod subscription;
 mod topology;
 mod transfer;
 mod url;
+mod window;
+
+pub(crate) use crate::tiered::l2::redis::url::{Certificates, ServerUrl};
 
 use crate::random;
 use crate::tiered::health::Warning;
 use crate::tiered::l2::envelope::{millis, tag_hash};
 use crate::tiered::l2::redis::connection::{Connection, Connector};
-use crate::tiered::l2::redis::flow_control::{ExpectedSize, FlowControl, TimeLimits};
-use crate::tiered::l2::redis::subscription::payload;
+use crate::tiered::l2::redis::expected_size::ExpectedSize;
+use crate::tiered::l2::redis::flow_control::FlowControl;
+use crate::tiered::l2::redis::round_trip::{PrimaryCheck, PriorityClass, RoundTrip};
+use crate::tiered::l2::redis::subscription::event_payload;
+use crate::tiered::l2::redis::transfer::{BULK_WINDOW, MAX_SMALL_VALUE_SIZE, SMALL_WINDOW};
+use crate::tiered::l2::redis::window::TimeLimits;
 use crate::tiered::l2::remote::{
-    Answer, Ask, Fill, Incarnation, Invalidated, Messages, NewValue, Peer, Position, Remote,
-    RemoteError, Reply, Subject,
+    Fill, Incarnation, Invalidated, LookupReply, LookupRequest, Messages, NewValue, Peer, Position,
+    Remote, RemoteError, RemoteFuture, Subject,
 };
 use redis::{Cmd, Script, Value};
 use std::sync::LazyLock;
@@ -30,17 +38,13 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 
-use crate::tiered::l2::redis::round_trip::{Confirm, Lane, RoundTrip};
-use crate::tiered::l2::redis::transfer::{BULK_WINDOW, SMALL_VALUE, SMALL_WINDOW};
-
-pub(crate) use crate::tiered::l2::redis::url::{Certificates, ServerUrl};
-
 /// A script and its SHA-1 hash, by which the server knows it.
 struct Lua {
     source: &'static str,
     hash: String,
 }
 
+/// Defines a script, which the common prelude precedes.
 macro_rules! script {
     ($name:ident, $file:literal) => {
         static $name: LazyLock<Lua> = LazyLock::new(|| {
@@ -55,62 +59,64 @@ macro_rules! script {
 }
 
 /// Largest number of calls in one round trip, which have one deadline together.
-const CHUNK: usize = 256;
+const MAX_CALLS: usize = 256;
 
 /// Estimated number of bytes of a call and its reply besides the value: names, tokens and protocol.
-const CALL: usize = 256;
+const CALL_OVERHEAD: usize = 256;
 
 /// Time for which the state of a namespace is kept after its last process has ended, in milliseconds: 30 days.
-const KEPT: u64 = 30 * 24 * 3_600 * 1_000;
+const STATE_RETENTION_MILLIS: u64 = 30 * 24 * 3_600 * 1_000;
 
 /// Time to live from which on a value is stored without one, because Redis refuses very long ones: a century.
 const MAX_TTL: Duration = Duration::from_secs(100 * 365 * 24 * 3_600);
 
-/// Longest lease of a load: a day. The process that leads for longer is taken for dead.
-const MAX_LEASE: Duration = Duration::from_secs(24 * 3_600);
+/// Longest lease of a load: a day. A process whose load takes longer is taken for dead.
+const MAX_LOAD_LEASE: Duration = Duration::from_secs(24 * 3_600);
 
-/// Longest time that a call waits until it is sent, if the lease is not shorter: a caller of a cache had better run its
-/// loader by then.
-const MAX_WAIT: Duration = Duration::from_secs(10);
+/// Longest time that a call waits until it is sent, unless the load lease is shorter. After that time a caller of a
+/// cache runs its loader instead.
+const MAX_QUEUE_TIME: Duration = Duration::from_secs(10);
 
-script!(ASK, "ask.lua");
+script!(LOOKUP, "lookup.lua");
 script!(FILL, "fill.lua");
 script!(INVALIDATE, "invalidate.lua");
 script!(RENEW, "renew.lua");
 
 /// Returns all scripts, which each new connection loads.
 fn scripts() -> [&'static Lua; 4] {
-    [&ASK, &FILL, &INVALIDATE, &RENEW]
+    [&LOOKUP, &FILL, &INVALIDATE, &RENEW]
 }
 
-/// Returns a number that no other process gets, not even one forked from the same parent.
+/// Returns a random number that differs between processes, even if they were forked from the same parent.
 pub(crate) fn entropy() -> u64 {
     getrandom::u64().unwrap_or_else(|_| random::bits())
 }
 
-/// The connection of one process to a namespace on a server.
+/// A namespace on Redis, with the connections of one process to it.
 pub(crate) struct Redis {
     connector: Connector,
     names: Names,
-    me: Peer,
+    /// The id of this process.
+    own_id: Peer,
     settings: RedisSettings,
     /// Flow control of the connection for small values.
     small: FlowControl,
     /// Flow control of the connection for large values.
     bulk: FlowControl,
-    /// Expected size of a value that comes in the reply to a question.
+    /// Expected size of a value in the reply to a request.
     value_size: ExpectedSize,
     runtime: Handle,
-    /// The task that watches for failovers.
-    watching: Option<JoinHandle<()>>,
+    /// The task that watches for failovers, if the servers announce them.
+    failover_watch: Option<JoinHandle<()>>,
 }
 
+/// The settings of a [`Redis`].
 pub(crate) struct RedisSettings {
     /// Longest time that a call may take.
     pub(crate) deadline: Duration,
-    /// Longest time that a process may lead a load.
+    /// Longest time for which a process holds the lease of a load.
     pub(crate) lease: Duration,
-    /// Longest time for which processes missing in the list of readers may go on serving from their L1.
+    /// Longest time for which processes that are missing in the list of readers may serve from their L1.
     pub(crate) read_lease: Duration,
     /// Largest size of a value, in bytes.
     pub(crate) max_size: usize,
@@ -118,20 +124,25 @@ pub(crate) struct RedisSettings {
     pub(crate) replicas: u64,
 }
 
-/// The namespace's keys and channels.
+/// The names of a namespace's keys and channels.
 struct Names {
+    /// The key of the state, which scripts describe.
     state: String,
+    /// The key of the set of readers.
     readers: String,
-    /// A key that is written for replicas to confirm.
+    /// The key that is written for replicas to confirm.
     mark: String,
+    /// The channel of events.
     events: String,
+    /// The beginning of all names of keys.
     base: String,
+    /// The beginning of the names of channels.
     channel: String,
 }
 
 impl Names {
-    /// Creates the names. Those of channels contain the database, because channels belong to the server, while keys
-    /// belong to a database.
+    /// Creates the names. The names of channels contain the database, because channels belong to the server,
+    /// while keys belong to a database.
     fn new(namespace: &str, database: i64) -> Self {
         // The braces put all keys into one slot of a cluster.
         let base = format!("hotset:{{{namespace}}}");
@@ -150,43 +161,43 @@ impl Names {
         [self.base.as_bytes(), b":e:", key].concat()
     }
 
-    /// Returns the name of the channel that only `peer` listens to.
-    fn inbox(&self, peer: Peer) -> String {
+    /// Returns the name of the channel that only `peer` subscribes to.
+    fn peer_channel(&self, peer: Peer) -> String {
         format!("{}:to:{peer:016x}", self.channel)
     }
 }
 
 impl Redis {
-    /// Creates the connections of the process `me`. They are opened when they are needed for the first time.
+    /// Creates the connections of the process `own_id`. They are opened when they are needed for the first time.
     pub(crate) fn new(
-        target: ServerUrl,
+        url: ServerUrl,
         namespace: &str,
-        me: Peer,
+        own_id: Peer,
         settings: RedisSettings,
         runtime: &Handle,
     ) -> Self {
-        let names = Names::new(namespace, target.database());
-        let waiters_by_key = settings.replicas > 0;
+        let names = Names::new(namespace, url.database());
+        let requires_replicas = settings.replicas > 0;
         let connector = Connector::new(
-            target,
+            url,
             &names.state,
             settings.deadline,
-            waiters_by_key,
+            requires_replicas,
             runtime,
         );
         let limits = TimeLimits {
             deadline: settings.deadline,
-            most: settings.lease.min(MAX_WAIT),
+            max_wait: settings.lease.min(MAX_QUEUE_TIME),
         };
         Self {
-            watching: connector.watch(runtime),
+            failover_watch: connector.watch_failovers(runtime),
             connector,
             names,
-            me,
+            own_id,
             settings,
             small: FlowControl::new(SMALL_WINDOW, limits, runtime.clone()),
             bulk: FlowControl::new(BULK_WINDOW, limits, runtime.clone()),
-            value_size: ExpectedSize::new(SMALL_VALUE / 4),
+            value_size: ExpectedSize::new(MAX_SMALL_VALUE_SIZE / 4),
             runtime: runtime.clone(),
         }
     }
@@ -203,20 +214,25 @@ impl Redis {
             call.arg(self.names.entry(key));
         }
         call.arg(&entropy().to_be_bytes())
-            .arg(&connection.facts.branch)
+            .arg(&connection.server.history)
             .arg(millis(self.settings.read_lease))
-            .arg(publish(connection));
+            .arg(publish_command(connection));
         call
     }
 
-    /// Returns the call that asks for a value. A value of more than `most` bytes is not in the reply.
-    fn ask_call(&self, ask: &Ask<'_>, most: usize, connection: &Connection) -> Cmd {
-        let mut call = self.call(&ASK, connection, Some(ask.key));
-        call.arg(ask.lead.as_ref().map_or(&[][..], |token| token))
-            .arg(millis(self.settings.lease.min(MAX_LEASE)))
-            .arg(ask.refused.as_ref().map_or(&[][..], |token| token))
+    /// Returns the call that requests a value. A value of more than `max_bytes` bytes is not in the reply.
+    fn lookup_call(
+        &self,
+        request: &LookupRequest<'_>,
+        max_bytes: usize,
+        connection: &Connection,
+    ) -> Cmd {
+        let mut call = self.call(&LOOKUP, connection, Some(request.key));
+        call.arg(request.lease_token.as_ref().map_or(&[][..], |token| token))
+            .arg(millis(self.settings.lease.min(MAX_LOAD_LEASE)))
+            .arg(request.unreadable.as_ref().map_or(&[][..], |token| token))
             .arg(self.settings.max_size)
-            .arg(if ask.head_only { 0 } else { most });
+            .arg(if request.head_only { 0 } else { max_bytes });
         call
     }
 
@@ -243,14 +259,15 @@ impl Redis {
             Subject::Tag(_) | Subject::All => None,
         };
         let mut call = self.call(&INVALIDATE, connection, key);
-        call.arg(&self.names.events).arg(payload(self.me, subject));
+        call.arg(&self.names.events)
+            .arg(event_payload(self.own_id, subject));
         match subject {
             Subject::Key(_) => call.arg("k").arg(""),
             Subject::Tag(tag) => call.arg("t").arg(&tag_hash(tag)),
             Subject::All => call.arg("a").arg(""),
         };
         if let Some(value) = value {
-            call.arg(&value.instead_of)
+            call.arg(&value.expected)
                 .arg(&value.envelope)
                 .arg(ttl_millis(value.ttl));
         } else {
@@ -262,18 +279,24 @@ impl Redis {
 
 impl Drop for Redis {
     fn drop(&mut self) {
-        if let Some(watching) = &self.watching {
-            watching.abort();
+        if let Some(failover_watch) = &self.failover_watch {
+            failover_watch.abort();
         }
     }
 }
 
 impl Remote for Redis {
-    fn ask<'a>(&'a self, asks: &'a [Ask<'a>]) -> Reply<'a, Vec<Result<Answer, RemoteError>>> {
-        Box::pin(self.ask_all(asks))
+    fn lookup<'a>(
+        &'a self,
+        requests: &'a [LookupRequest<'a>],
+    ) -> RemoteFuture<'a, Vec<Result<LookupReply, RemoteError>>> {
+        Box::pin(self.lookup_all(requests))
     }
 
-    fn fill<'a>(&'a self, fills: &'a [Fill<'a>]) -> Reply<'a, Vec<Result<bool, RemoteError>>> {
+    fn fill<'a>(
+        &'a self,
+        fills: &'a [Fill<'a>],
+    ) -> RemoteFuture<'a, Vec<Result<bool, RemoteError>>> {
         Box::pin(self.fill_all(fills))
     }
 
@@ -281,45 +304,47 @@ impl Remote for Redis {
         &'a self,
         subject: &'a Subject,
         value: Option<&'a NewValue>,
-    ) -> Reply<'a, Invalidated> {
+    ) -> RemoteFuture<'a, Invalidated> {
         Box::pin(self.invalidate_with(subject, value))
     }
 
     fn max_value_size(&self) -> usize {
-        self.connector.max_argument()
+        self.connector.max_argument_size()
     }
 
-    fn renew(&self, nonce: u64, lease: Duration) -> Reply<'_, ()> {
+    fn renew(&self, nonce: u64, lease: Duration) -> RemoteFuture<'_, ()> {
         Box::pin(async move {
             let call = |connection: &Connection| {
                 let mut call = self.call(&RENEW, connection, None);
                 let lease = if lease.is_zero() { 0 } else { millis(lease) };
-                call.arg(format!("{:016x}", self.me))
+                call.arg(format!("{:016x}", self.own_id))
                     .arg(lease)
-                    .arg(self.names.inbox(self.me))
+                    .arg(self.names.peer_channel(self.own_id))
                     .arg(nonce)
-                    .arg(KEPT);
+                    .arg(STATE_RETENTION_MILLIS);
                 call
             };
-            let trip = RoundTrip::on(Lane::Control, CALL).confirmed(Confirm::Before);
-            self.one(trip, call).await.map(drop)
+            let round_trip = RoundTrip::new(PriorityClass::Control, CALL_OVERHEAD)
+                .with_check(PrimaryCheck::Before);
+            self.call_once(round_trip, call).await.map(drop)
         })
     }
 
-    fn acknowledge<'a>(&'a self, peers: &'a [Peer], at: Position) -> Reply<'a, ()> {
+    fn acknowledge<'a>(&'a self, peers: &'a [Peer], at: Position) -> RemoteFuture<'a, ()> {
         Box::pin(async move {
             let mut message = b"A".to_vec();
             message.extend_from_slice(&at.incarnation);
             message.extend_from_slice(&at.version.to_be_bytes());
-            message.extend_from_slice(&self.me.to_be_bytes());
+            message.extend_from_slice(&self.own_id.to_be_bytes());
             let publish = |&peer: &Peer, connection: &Connection| {
-                let mut call = redis::cmd(publish(connection));
-                call.arg(self.names.inbox(peer)).arg(&message);
+                let mut call = redis::cmd(publish_command(connection));
+                call.arg(self.names.peer_channel(peer)).arg(&message);
                 call
             };
-            for peers in peers.chunks(CHUNK) {
-                let trip = RoundTrip::on(Lane::Control, CALL * peers.len());
-                let replies = self.trip(trip, peers, publish).await?;
+            for peers in peers.chunks(MAX_CALLS) {
+                let round_trip =
+                    RoundTrip::new(PriorityClass::Control, CALL_OVERHEAD * peers.len());
+                let replies = self.call_each(round_trip, peers, publish).await?;
                 replies.into_iter().try_for_each(|reply| reply.map(drop))?;
             }
             Ok(())
@@ -330,46 +355,50 @@ impl Remote for Redis {
         self.connector.warnings()
     }
 
-    fn listen(&self) -> Reply<'_, Box<dyn Messages>> {
+    fn subscribe(&self) -> RemoteFuture<'_, Box<dyn Messages>> {
         Box::pin(async move {
-            let channels = [self.names.events.clone(), self.names.inbox(self.me)];
-            let listening = self.connector.listen(&channels);
-            let channel = tokio::time::timeout(self.connector.patience(), listening).await;
-            let channel = channel.unwrap_or(Err(RemoteError::Timeout))?;
-            Ok(Box::new(channel) as Box<dyn Messages>)
+            let channels = [
+                self.names.events.clone(),
+                self.names.peer_channel(self.own_id),
+            ];
+            let subscribing = self.connector.subscribe(&channels);
+            let subscribing = tokio::time::timeout(self.connector.connect_timeout(), subscribing);
+            let subscription = subscribing.await.unwrap_or(Err(RemoteError::Timeout))?;
+            Ok(Box::new(subscription) as Box<dyn Messages>)
         })
     }
 }
 
 /// Returns the command that publishes to the subscribers of this server.
-fn publish(connection: &Connection) -> &'static str {
-    if connection.facts.is_sharded {
+fn publish_command(connection: &Connection) -> &'static str {
+    if connection.server.is_sharded {
         "SPUBLISH"
     } else {
         "PUBLISH"
     }
 }
 
-/// Returns a time to live in milliseconds, for scripts. It is 0 for none, and for one of [`MAX_TTL`] or more.
+/// Returns a time to live in milliseconds, for scripts: 0 if there is none, or if it is [`MAX_TTL`] or more.
 fn ttl_millis(ttl: Option<Duration>) -> u64 {
     let ttl = ttl.filter(|ttl| *ttl < MAX_TTL);
     ttl.map_or(0, millis)
 }
 
+/// Parses a position.
 fn position(incarnation: Vec<u8>, version: u64) -> Result<Position, RemoteError> {
-    let incarnation: Incarnation = incarnation.try_into().map_err(|_| nonsense())?;
+    let incarnation: Incarnation = incarnation.try_into().map_err(|_| malformed_reply())?;
     Ok(Position {
         incarnation,
         version,
     })
 }
 
-/// Converts a part of a reply.
+/// Parses a part of a reply.
 fn parse<T: redis::FromRedisValue>(value: Value) -> Result<T, RemoteError> {
-    redis::from_redis_value(value).map_err(|_| nonsense())
+    redis::from_redis_value(value).map_err(|_| malformed_reply())
 }
 
 /// Returns the error for a reply that does not have the shape that its script returns.
-fn nonsense() -> RemoteError {
+fn malformed_reply() -> RemoteError {
     RemoteError::Refused("the reply does not have the shape that its script returns".into())
 }

@@ -1,35 +1,36 @@
-//! One round trip: a call on a connection, within its [flow](crate::tiered::l2::redis::flow_control) and a deadline. It is repeated if the server
-//! has closed the connection.
+//! One round trip: calls on a connection, within its [flow control](crate::tiered::l2::redis::flow_control) and a
+//! deadline. It is repeated if the server has closed the connection.
 
 use crate::tiered::l2::envelope::millis;
-use crate::tiered::l2::redis::connection::{Bulk, Connection};
-use crate::tiered::l2::redis::flow_control::{FlowControl, Passage};
-use crate::tiered::l2::redis::link::Link;
-use crate::tiered::l2::redis::{Redis, nonsense};
+use crate::tiered::l2::redis::connection::{BulkConnection, Connection};
+use crate::tiered::l2::redis::flow_control::FlowControl;
+use crate::tiered::l2::redis::server_connection::ServerConnection;
+use crate::tiered::l2::redis::window::Permit;
+use crate::tiered::l2::redis::{Redis, STATE_RETENTION_MILLIS, entropy, malformed_reply};
 use crate::tiered::l2::remote::RemoteError;
 use redis::{Cmd, Pipeline, RedisResult, Value};
 use std::sync::Arc;
 
-/// Number of times that a call is repeated on a fresh connection after its connection was closed. It is two, because
-/// the first fresh connection may have been made for another call, before the server closed all connections that it
-/// had.
-const RETRIES: usize = 2;
+/// Number of times that a round trip is repeated on a fresh connection after its connection was closed. It is two,
+/// because the first fresh connection may have been opened for another call, before the server closed all connections
+/// that it had.
+const MAX_RETRIES: usize = 2;
 
-/// The replies of a trip, one for each call: a value of the server, or its error.
-pub(crate) type Replies = Vec<Result<Value, RemoteError>>;
+/// The replies of a round trip, one for each call: a value of the server, or its error.
+pub(super) type Replies = Vec<Result<Value, RemoteError>>;
 
-/// The time at which a trip checks that its server still is the primary, so that its replies count.
+/// The time at which a round trip checks that its server is still the primary, so that its replies count.
 #[derive(Clone, Copy, PartialEq)]
-pub(crate) enum Confirm {
+pub(super) enum PrimaryCheck {
     Never,
     Before,
     After,
 }
 
-/// The connection that a trip uses, and its order there.
+/// The connection that a round trip uses, and its priority there.
 #[derive(Clone, Copy, PartialEq)]
-pub(crate) enum Lane {
-    /// The connection for small values, without waiting: for heartbeats and invalidations.
+pub(super) enum PriorityClass {
+    /// The connection for small values, without queueing: for heartbeats and invalidations.
     Control,
     /// The connection for small values.
     Small,
@@ -37,61 +38,61 @@ pub(crate) enum Lane {
     Bulk,
 }
 
-/// The properties of a trip.
+/// The properties of a round trip.
 #[derive(Clone, Copy)]
-pub(crate) struct RoundTrip {
-    pub(crate) lane: Lane,
-    /// Expected number of bytes, which it waits for room for.
-    pub(crate) bytes: usize,
-    /// Largest possible number of bytes, which its deadline allows for.
-    pub(crate) most: usize,
-    pub(crate) confirm: Confirm,
+pub(super) struct RoundTrip {
+    pub(super) class: PriorityClass,
+    /// Expected number of bytes, for which the window of the connection must have room.
+    pub(super) bytes: usize,
+    /// Largest possible number of bytes, which the deadline allows for.
+    pub(super) max_bytes: usize,
+    pub(super) check: PrimaryCheck,
 }
 
 impl RoundTrip {
-    /// Creates a trip that carries this many bytes and does not check the primary.
-    pub(crate) fn on(lane: Lane, bytes: usize) -> Self {
+    /// Creates a round trip of this many bytes that does not check the primary.
+    pub(super) fn new(class: PriorityClass, bytes: usize) -> Self {
         Self {
-            lane,
+            class,
             bytes,
-            most: bytes,
-            confirm: Confirm::Never,
+            max_bytes: bytes,
+            check: PrimaryCheck::Never,
         }
     }
 
-    /// Returns the trip with a check of the primary.
-    pub(crate) fn confirmed(self, confirm: Confirm) -> Self {
-        Self { confirm, ..self }
+    /// Returns the round trip with a check of the primary.
+    pub(super) fn with_check(self, check: PrimaryCheck) -> Self {
+        Self { check, ..self }
     }
 }
 
 /// The connections that an attempt has used, by their numbers.
 #[derive(Default)]
-struct Used {
+struct UsedConnections {
     main: Option<u64>,
-    bulk: Option<(Arc<Bulk>, u64)>,
+    bulk: Option<(Arc<BulkConnection>, u64)>,
 }
 
 impl Redis {
-    /// Returns the flow of the connection that a lane belongs to.
-    fn flow(&self, lane: Lane) -> &FlowControl {
-        match lane {
-            Lane::Control | Lane::Small => &self.small,
-            Lane::Bulk => &self.bulk,
+    /// Returns the flow control of the connection that a priority class uses.
+    fn flow_control(&self, class: PriorityClass) -> &FlowControl {
+        match class {
+            PriorityClass::Control | PriorityClass::Small => &self.small,
+            PriorityClass::Bulk => &self.bulk,
         }
     }
 
     /// Makes a single call.
-    pub(crate) async fn one(
+    pub(super) async fn call_once(
         &self,
-        trip: RoundTrip,
+        round_trip: RoundTrip,
         call: impl Fn(&Connection) -> Cmd,
     ) -> Result<Value, RemoteError> {
         let call = |(): &(), connection: &Connection| call(connection);
-        self.trip(trip, &[()], call)
+        self.call_each(round_trip, &[()], call)
             .await?
             .pop()
-            .ok_or_else(nonsense)?
+            .ok_or_else(malformed_reply)?
     }
 
     /// Makes a call for each of the items, in one round trip. A connection that has failed is not used again.
@@ -100,115 +101,121 @@ impl Redis {
     ///
     /// Returns an error if there were no replies in time. A call that the server refuses is only an error of its own
     /// reply.
-    pub(crate) async fn trip<T>(
+    pub(super) async fn call_each<T>(
         &self,
-        trip: RoundTrip,
+        round_trip: RoundTrip,
         items: &[T],
         call: impl Fn(&T, &Connection) -> Cmd,
     ) -> Result<Replies, RemoteError> {
-        let flow = self.flow(trip.lane);
-        let passage = Arc::new(match trip.lane {
-            Lane::Control => flow.enter(trip.bytes),
-            Lane::Small | Lane::Bulk => flow.admit(trip.bytes, trip.most).await?,
+        let flow_control = self.flow_control(round_trip.class);
+        // Shared with the task of `transfer`, which may outlive this call, and kept for retries.
+        let permit = Arc::new(match round_trip.class {
+            PriorityClass::Control => flow_control.admit_immediately(round_trip.bytes),
+            PriorityClass::Small | PriorityClass::Bulk => {
+                flow_control
+                    .admit(round_trip.bytes, round_trip.max_bytes)
+                    .await?
+            }
         });
-        let mut used = Used::default();
-        let trying = self.try_again(trip, items, &call, &passage, &mut used);
-        let result = tokio::time::timeout(passage.allowance(), trying).await;
+        let mut used = UsedConnections::default();
+        let attempts = self.retry(round_trip, items, &call, &permit, &mut used);
+        let result = tokio::time::timeout(permit.allowance(), attempts).await;
         let result = result.unwrap_or(Err(RemoteError::Timeout));
-        flow.note(&result);
+        flow_control.note(&result);
         if let Err(error) = &result {
-            self.give_up(trip.lane, used, error);
+            self.discard_failed(round_trip.class, used, error);
         }
         result
     }
 
-    /// Attempts a trip, and repeats it on a fresh connection if the connection was closed. Every call may be made
-    /// twice: a script that finds its own earlier write gives the same reply as before.
-    async fn try_again<T>(
+    /// Attempts a round trip, and repeats it on a fresh connection if the connection was closed. Every call may be made
+    /// twice: a script that finds its own earlier write returns the same reply as before.
+    async fn retry<T>(
         &self,
-        trip: RoundTrip,
+        round_trip: RoundTrip,
         items: &[T],
         call: &impl Fn(&T, &Connection) -> Cmd,
-        passage: &Arc<Passage>,
-        used: &mut Used,
+        permit: &Arc<Permit>,
+        used: &mut UsedConnections,
     ) -> Result<Replies, RemoteError> {
         let mut retries = 0;
         loop {
-            match self.attempt(trip, items, call, passage, used).await {
-                Err(error @ RemoteError::Disconnected(_)) if retries < RETRIES => {
+            match self.attempt(round_trip, items, call, permit, used).await {
+                Err(error @ RemoteError::Disconnected(_)) if retries < MAX_RETRIES => {
                     retries += 1;
-                    self.give_up(trip.lane, std::mem::take(used), &error);
+                    self.discard_failed(round_trip.class, std::mem::take(used), &error);
                 }
                 result => return result,
             }
         }
     }
 
-    /// Makes the calls of a trip on the current connection, which it notes in `used`.
+    /// Makes the calls of a round trip on the current connection, and notes that connection in `used`.
     async fn attempt<T>(
         &self,
-        trip: RoundTrip,
+        round_trip: RoundTrip,
         items: &[T],
         call: &impl Fn(&T, &Connection) -> Cmd,
-        passage: &Arc<Passage>,
-        used: &mut Used,
+        permit: &Arc<Permit>,
+        used: &mut UsedConnections,
     ) -> Result<Replies, RemoteError> {
         let (number, connection) = self.connector.get().await?;
         used.main = Some(number);
-        if trip.confirm == Confirm::Before {
-            self.confirm(&connection).await?;
-            self.connector.inspect(&connection).await?;
+        if round_trip.check == PrimaryCheck::Before {
+            self.check_primary(&connection).await?;
+            self.connector.check_settings(&connection).await?;
         }
         let mut pipeline = Pipeline::with_capacity(items.len());
         for item in items {
             pipeline.add_command(call(item, &connection));
         }
         pipeline.ignore_errors();
-        let replies = if trip.lane == Lane::Bulk {
-            let (number, link) = connection.bulk.get().await?;
+        let replies = if round_trip.class == PriorityClass::Bulk {
+            let (number, bulk) = connection.bulk.get().await?;
             used.bulk = Some((Arc::clone(&connection.bulk), number));
-            self.carry(link, pipeline, Arc::clone(passage)).await?
+            self.transfer(bulk, pipeline, Arc::clone(permit)).await?
         } else {
-            pipeline.query_async(&mut connection.link.clone()).await?
+            pipeline.query_async(&mut connection.main.clone()).await?
         };
         let replies = replies.into_iter().map(|reply| reply.map_err(Into::into));
         let replies: Replies = replies.collect();
         for reply in &replies {
             if let Err(error @ RemoteError::Disconnected(_)) = reply {
-                // The server itself says that its scripts or its role have changed, so all connections to it are stale.
+                // The server itself reports that its scripts or its role have changed, so all connections to it are
+                // stale.
                 self.connector.discard(number);
                 return Err(error.clone());
             }
         }
-        if trip.confirm == Confirm::After {
-            self.confirm(&connection).await?;
+        if round_trip.check == PrimaryCheck::After {
+            self.check_primary(&connection).await?;
         }
         Ok(replies)
     }
 
-    /// Transfers large values in a task, which shares the passage with the caller: their bytes are in flight until they
+    /// Transfers large values in a task that shares the permit with the caller: their bytes are in flight until they
     /// have arrived, even if the caller is dropped before that.
-    async fn carry(
+    async fn transfer(
         &self,
-        mut link: Link,
+        mut connection: ServerConnection,
         pipeline: Pipeline,
-        passage: Arc<Passage>,
+        permit: Arc<Permit>,
     ) -> Result<Vec<RedisResult<Value>>, RemoteError> {
-        let carrying = self.runtime.spawn(async move {
-            let replies = pipeline.query_async(&mut link);
-            tokio::time::timeout(passage.allowance(), replies).await
+        let transfer = self.runtime.spawn(async move {
+            let replies = pipeline.query_async(&mut connection);
+            tokio::time::timeout(permit.allowance(), replies).await
         });
-        let replies = carrying.await?.map_err(|_| RemoteError::Timeout)?;
+        let replies = transfer.await?.map_err(|_| RemoteError::Timeout)?;
         Ok(replies?)
     }
 
     /// Discards the connection that has failed.
-    fn give_up(&self, lane: Lane, used: Used, error: &RemoteError) {
+    fn discard_failed(&self, class: PriorityClass, used: UsedConnections, error: &RemoteError) {
         use RemoteError::{Disconnected, Timeout, Undecided};
         match (error, used.bulk, used.main) {
             (Timeout | Disconnected(_), Some((bulk, number)), _) => bulk.discard(number),
             // A slow large value says nothing about the connection for small ones.
-            (Timeout, None, _) if lane == Lane::Bulk => {}
+            (Timeout, None, _) if class == PriorityClass::Bulk => {}
             (Timeout | Disconnected(_) | Undecided(_), _, Some(number)) => {
                 self.connector.discard(number);
             }
@@ -218,42 +225,39 @@ impl Redis {
 
     /// Checks that the server of this connection was the primary at some time after this call, and that enough replicas
     /// have all writes from before it.
-    async fn confirm(&self, connection: &Connection) -> Result<(), RemoteError> {
-        self.connector.confirm(connection).await?;
-        let Some(waiting) = &connection.waiting else {
+    async fn check_primary(&self, connection: &Connection) -> Result<(), RemoteError> {
+        self.connector.check_primary(connection).await?;
+        let Some(replica_wait) = &connection.replica_wait else {
             return Ok(());
         };
-        let replicated = waiting
-            .replicated
-            .ask(|| self.replicate(waiting.link.clone()));
-        let (have, required) = (replicated.await?, self.settings.replicas);
-        if have < required {
-            let why = format!("{have} replicas have the write, {required} are required");
+        let replicas = replica_wait
+            .query
+            .run(|| self.count_replicas(replica_wait.connection.clone()));
+        let (found, required) = (replicas.await?, self.settings.replicas);
+        if found < required {
+            let why = format!("{found} replicas have the write, {required} are required");
             return Err(RemoteError::Undecided(why));
         }
         Ok(())
     }
 
-    /// Returns the number of replicas that have all writes so far. It writes a mark for them to confirm, because `WAIT`
+    /// Returns the number of replicas that have all writes so far. It writes a key for them to confirm, because `WAIT`
     /// counts replicas only up to the last write of its own connection.
-    fn replicate(
+    fn count_replicas(
         &self,
-        mut link: Link,
+        mut connection: ServerConnection,
     ) -> impl Future<Output = Result<u64, RemoteError>> + Send + use<> {
-        let mut waiting = Pipeline::new();
-        let write = waiting
-            .cmd("SET")
-            .arg(&self.names.mark)
-            .arg(crate::tiered::l2::redis::entropy());
-        write.arg("PX").arg(crate::tiered::l2::redis::KEPT).ignore();
+        let mut calls = Pipeline::new();
+        let write = calls.cmd("SET").arg(&self.names.mark).arg(entropy());
+        write.arg("PX").arg(STATE_RETENTION_MILLIS).ignore();
         let deadline = self.settings.deadline;
-        waiting.cmd("WAIT").arg(self.settings.replicas);
-        waiting.arg(millis(deadline / 2));
+        calls.cmd("WAIT").arg(self.settings.replicas);
+        calls.arg(millis(deadline / 2));
         async move {
-            // It runs in a task, which would stay forever on a connection that was cut.
-            let replies = tokio::time::timeout(deadline, waiting.query_async(&mut link)).await;
-            let (have,): (u64,) = replies.map_err(|_| RemoteError::Timeout)??;
-            Ok(have)
+            // It runs in a task, which would never end on a connection that was cut.
+            let replies = tokio::time::timeout(deadline, calls.query_async(&mut connection)).await;
+            let (count,): (u64,) = replies.map_err(|_| RemoteError::Timeout)??;
+            Ok(count)
         }
     }
 }

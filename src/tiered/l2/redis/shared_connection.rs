@@ -9,20 +9,21 @@ use std::future::Future;
 use std::time::Duration;
 use tokio::runtime::Handle;
 
-type Dialing<C> = Shared<BoxFuture<'static, Result<C, RemoteError>>>;
+/// The result of opening a connection, for all callers that wait for it.
+type Attempt<C> = Shared<BoxFuture<'static, Result<C, RemoteError>>>;
 
 /// Opens one connection at a time, shared by all callers that need it.
-pub(crate) struct SharedConnection<C> {
-    patience: Duration,
+pub(super) struct SharedConnection<C> {
+    connect_timeout: Duration,
     /// The runtime for connections, which outlive the runtimes of their callers.
     runtime: Handle,
-    current: Mutex<Option<(u64, Dialing<C>)>>,
+    current: Mutex<Option<(u64, Attempt<C>)>>,
 }
 
 impl<C: Clone + Send + Sync + 'static> SharedConnection<C> {
-    pub(crate) fn new(patience: Duration, runtime: Handle) -> Self {
+    pub(super) fn new(connect_timeout: Duration, runtime: Handle) -> Self {
         Self {
-            patience,
+            connect_timeout,
             runtime,
             current: Mutex::new(None),
         }
@@ -30,29 +31,29 @@ impl<C: Clone + Send + Sync + 'static> SharedConnection<C> {
 
     /// Returns the connection, and the number that distinguishes it from earlier ones. All callers wait for the same
     /// connection while it is opened.
-    pub(crate) async fn get<F>(&self, connect: impl FnOnce() -> F) -> Result<(u64, C), RemoteError>
+    pub(super) async fn get<F>(&self, connect: impl FnOnce() -> F) -> Result<(u64, C), RemoteError>
     where
         F: Future<Output = Result<C, RemoteError>> + Send + 'static,
     {
-        let (number, dialing) = {
+        let (number, attempt) = {
             let mut current = self.current.lock();
-            let dial = || (random::bits(), self.dial(connect()));
-            current.get_or_insert_with(dial).clone()
+            let start = || (random::bits(), self.start(connect()));
+            current.get_or_insert_with(start).clone()
         };
-        let result = dialing.await;
+        let result = attempt.await;
         if result.is_err() {
             self.discard(number);
         }
         Ok((number, result?))
     }
 
-    /// Opens a connection in a task, which goes on if its caller does not wait to the end.
-    fn dial(
+    /// Starts to open a connection, in a task that continues if its caller is dropped.
+    fn start(
         &self,
         connecting: impl Future<Output = Result<C, RemoteError>> + Send + 'static,
-    ) -> Dialing<C> {
-        let attempt = tokio::time::timeout(self.patience, connecting);
-        let result = self.runtime.spawn(attempt).map(|result| match result {
+    ) -> Attempt<C> {
+        let connecting = tokio::time::timeout(self.connect_timeout, connecting);
+        let result = self.runtime.spawn(connecting).map(|result| match result {
             Ok(Ok(result)) => result,
             Ok(Err(_)) => Err(RemoteError::Timeout),
             Err(error) => Err(error.into()),
@@ -61,19 +62,19 @@ impl<C: Clone + Send + Sync + 'static> SharedConnection<C> {
     }
 
     /// Discards the connection of this number.
-    pub(crate) fn discard(&self, number: u64) {
+    pub(super) fn discard(&self, number: u64) {
         self.discard_if(|other, _| other == number);
     }
 
     /// Discards the current connection, unless it is still being opened.
-    pub(crate) fn hang_up(&self) {
-        self.discard_if(|_, dialing| dialing.peek().is_some());
+    pub(super) fn discard_open(&self) {
+        self.discard_if(|_, attempt| attempt.peek().is_some());
     }
 
-    fn discard_if(&self, is_bad: impl FnOnce(u64, &Dialing<C>) -> bool) {
+    fn discard_if(&self, is_bad: impl FnOnce(u64, &Attempt<C>) -> bool) {
         let mut current = self.current.lock();
-        let dropped = current.take_if(|(number, dialing)| is_bad(*number, dialing));
+        let discarded = current.take_if(|(number, attempt)| is_bad(*number, attempt));
         drop(current);
-        drop(dropped);
+        drop(discarded);
     }
 }

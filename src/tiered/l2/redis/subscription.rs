@@ -1,70 +1,72 @@
 //! A subscription and its messages.
 
 use crate::tiered::l2::redis::topology::Primary;
-use crate::tiered::l2::remote::{Message, Messages, Peer, Position, RemoteError, Reply, Subject};
+use crate::tiered::l2::remote::{
+    Message, Messages, Peer, Position, RemoteError, RemoteFuture, Subject,
+};
 use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, Client, PushInfo, PushKind, Value};
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 
-/// Largest number of messages that wait to be read. Further ones are lost, which shows as a gap.
-const MAX_WAITING: usize = 10_000;
+/// Largest number of messages that wait to be read. Further ones are lost, which shows as a gap in their versions.
+const MAX_BUFFERED_MESSAGES: usize = 10_000;
 
 /// The subscription of a process: to all events, and to the messages for itself.
-pub(crate) struct Subscription {
+pub(super) struct Subscription {
     pushes: mpsc::Receiver<PushInfo>,
-    ended: bool,
-    /// The connection, whose end ends the subscription.
-    _link: MultiplexedConnection,
+    has_ended: bool,
+    /// The connection. Dropping it ends the subscription.
+    _connection: MultiplexedConnection,
     /// The primary that publishes the messages.
-    of: Primary,
+    publisher: Primary,
     /// The current primary.
     primary: watch::Receiver<Option<Primary>>,
 }
 
 impl Subscription {
-    /// Subscribes to channels on the server `of`, for as long as that is the primary. The client speaks RESP3, which
-    /// has subscriptions within a shard.
-    pub(crate) async fn open(
+    /// Subscribes to channels on the server `publisher`, for as long as that is the primary. The client speaks RESP3,
+    /// which has subscriptions within a shard.
+    pub(super) async fn open(
         client: &Client,
         channels: &[String],
         is_sharded: bool,
-        patience: Duration,
-        of: Primary,
+        connect_timeout: Duration,
+        publisher: Primary,
         primary: watch::Receiver<Option<Primary>>,
     ) -> Result<Self, RemoteError> {
-        let (sender, pushes) = mpsc::channel(MAX_WAITING);
+        let (sender, pushes) = mpsc::channel(MAX_BUFFERED_MESSAGES);
         let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(patience))
+            .set_connection_timeout(Some(connect_timeout))
             .set_response_timeout(None)
             .set_push_sender(move |push| sender.try_send(push));
-        let opening = client.get_multiplexed_async_connection_with_config(&config);
-        let mut link = opening.await?;
+        let connection = client.get_multiplexed_async_connection_with_config(&config);
+        let mut connection = connection.await?;
         let subscribe = if is_sharded {
             "SSUBSCRIBE"
         } else {
             "SUBSCRIBE"
         };
         let mut subscribe = redis::cmd(subscribe);
-        subscribe.arg(channels).exec_async(&mut link).await?;
+        subscribe.arg(channels).exec_async(&mut connection).await?;
         Ok(Self {
             pushes,
-            ended: false,
-            _link: link,
-            of,
+            has_ended: false,
+            _connection: connection,
+            publisher,
             primary,
         })
     }
 
-    /// Returns the message in a push, or `None` if the push is about the subscription itself.
+    /// Returns the message in a push, or `None` if the push concerns the subscription itself.
     fn message(&mut self, push: PushInfo) -> Option<Message> {
         match (push.kind, push.data.into_iter().nth(1)) {
             (PushKind::Message | PushKind::SMessage, Some(Value::BulkString(bytes))) => {
-                Some(message_of(&bytes))
+                Some(parse_message(&bytes).unwrap_or(Message::Foreign))
             }
             // The slot has moved, or the connection is closed.
             (PushKind::Unsubscribe | PushKind::SUnsubscribe | PushKind::Disconnection, _) => {
-                self.ended = true;
+                self.has_ended = true;
                 None
             }
             _ => None,
@@ -73,11 +75,11 @@ impl Subscription {
 }
 
 impl Messages for Subscription {
-    fn next(&mut self) -> Reply<'_, Message> {
+    fn next(&mut self) -> RemoteFuture<'_, Message> {
         Box::pin(async move {
-            while !self.ended {
-                let of = &self.of;
-                let is_other = |primary: &Option<Primary>| primary.as_ref() != Some(of);
+            while !self.has_ended {
+                let publisher = &self.publisher;
+                let is_other = |primary: &Option<Primary>| primary.as_ref() != Some(publisher);
                 let push = tokio::select! {
                     biased;
                     push = self.pushes.recv() => push,
@@ -88,13 +90,13 @@ impl Messages for Subscription {
                     return Ok(message);
                 }
             }
-            self.ended = true;
+            self.has_ended = true;
             Err(RemoteError::Disconnected("the subscription ended".into()))
         })
     }
 
-    fn ready(&mut self) -> Option<Message> {
-        while !self.ended {
+    fn try_next(&mut self) -> Option<Message> {
+        while !self.has_ended {
             let push = self.pushes.try_recv().ok()?;
             if let Some(message) = self.message(push) {
                 return Some(message);
@@ -104,8 +106,8 @@ impl Messages for Subscription {
     }
 }
 
-/// Returns the part of an event that follows its position: the sender and the subject.
-pub(crate) fn payload(sender: Peer, subject: &Subject) -> Vec<u8> {
+/// Encodes the part of an event that follows its position: the sender and the subject.
+pub(super) fn event_payload(sender: Peer, subject: &Subject) -> Vec<u8> {
     let mut bytes = sender.to_be_bytes().to_vec();
     match subject {
         Subject::Key(key) => {
@@ -119,11 +121,6 @@ pub(crate) fn payload(sender: Peer, subject: &Subject) -> Vec<u8> {
         Subject::All => bytes.push(b'a'),
     }
     bytes
-}
-
-/// Parses a message.
-fn message_of(bytes: &[u8]) -> Message {
-    parse_message(bytes).unwrap_or(Message::Foreign)
 }
 
 /// Parses a message, or returns `None` if it is malformed.
@@ -141,8 +138,8 @@ fn parse_message(bytes: &[u8]) -> Option<Message> {
     };
     let number = u64::from_be_bytes(*number);
     match (kind, rest.split_first()) {
-        (b'B', None) => Some(Message::Beat { at, nonce: number }),
-        (b'A', None) => Some(Message::Heard { by: number, at }),
+        (b'B', None) => Some(Message::Heartbeat { at, nonce: number }),
+        (b'A', None) => Some(Message::Acknowledgement { by: number, at }),
         (b'E', Some((subject, name))) => Some(Message::Event {
             at,
             sender: number,

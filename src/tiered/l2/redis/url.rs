@@ -1,4 +1,4 @@
-//! The content of a URL: the addresses of servers, and the logins.
+//! The addresses and logins in a URL.
 
 use crate::error::BuildError;
 use redis::{
@@ -7,33 +7,34 @@ use redis::{
 };
 
 /// Host and port of a server, or the path of its socket.
-pub(crate) type Address = String;
+pub(super) type Address = String;
 
-/// The servers that decide which server is the primary.
+/// The arrangement of servers, which determines how the primary is found.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) enum PrimaryResolver {
-    /// There is a single server, or its address is moved from one server to another without notice.
-    Nobody,
+pub(super) enum Topology {
+    /// There is a single server, or one address that may lead to another server without notice.
+    SingleServer,
+    /// Sentinels decide which server is the primary of a service.
     Sentinels {
         addresses: Vec<Address>,
         service: String,
     },
-    /// The primaries of a cluster, which are found by asking some of its servers.
+    /// The primaries of a cluster decide. They are found by asking some of its servers.
     Cluster { seeds: Vec<Address> },
 }
 
 /// The servers that a URL names.
 #[derive(Clone)]
 pub(crate) struct ServerUrl {
-    pub(crate) primary_resolver: PrimaryResolver,
+    pub(super) topology: Topology,
     /// The first server named, and the login for servers.
     server: ConnectionInfo,
-    /// The login for the servers that decide.
-    decider: RedisConnectionInfo,
+    /// The login for the servers that decide which server is the primary.
+    voter_login: RedisConnectionInfo,
     certificates: Certificates,
 }
 
-/// Certificates beside those that the machine trusts.
+/// Certificates in addition to those that the machine trusts.
 #[derive(Clone, Default)]
 pub(crate) struct Certificates {
     #[cfg(feature = "redis-tls")]
@@ -42,13 +43,14 @@ pub(crate) struct Certificates {
     pub(crate) client: Option<redis::ClientTlsConfig>,
 }
 
+/// The default port of sentinels.
 const SENTINEL_PORT: u16 = 26_379;
 
 /// The parts of a URL with several hosts.
 struct Parts<'a> {
     /// `redis`, or `rediss` with TLS.
     scheme: &'a str,
-    /// User and password, with the `@` behind them.
+    /// User and password, followed by `@`; or empty.
     login: &'a str,
     hosts: Vec<&'a str>,
     path: &'a str,
@@ -56,7 +58,7 @@ struct Parts<'a> {
 }
 
 impl<'a> Parts<'a> {
-    /// Splits a URL behind its scheme.
+    /// Splits the part of a URL after its scheme.
     fn of(scheme: &'a str, rest: &'a str) -> Self {
         let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
         let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
@@ -72,21 +74,23 @@ impl<'a> Parts<'a> {
     }
 
     /// Parses a URL with one of the hosts.
-    fn parse(&self, login: &str, host: &str, database: &str) -> Result<ConnectionInfo, Unparsed> {
+    fn parse(&self, login: &str, host: &str, database: &str) -> Result<ConnectionInfo, UrlError> {
         parse(&format!("{}://{login}{host}/{database}", self.scheme))
     }
 
-    /// Checks that there is one login only. All up to the last `@` is taken for the login, so a URL with one login for
-    /// each server ends up in it.
-    fn check(self) -> Result<Self, Unparsed> {
+    /// Checks that there is only one login. Everything up to the last `@` is taken for the login, so the login contains
+    /// a comma if the URL has a login for each server.
+    fn check(self) -> Result<Self, UrlError> {
         if self.login.contains(',') {
-            return Err("since there is one login for all servers: before the first, with one @");
+            return Err(
+                "because it has several logins: give one for all servers, before the first, followed by @",
+            );
         }
         Ok(self)
     }
 
-    /// Returns the addresses of all hosts. `port` is for those without one.
-    fn addresses(&self, port: Option<u16>) -> Result<Vec<Address>, Unparsed> {
+    /// Returns the addresses of all hosts. Hosts without a port get `port`.
+    fn addresses(&self, port: Option<u16>) -> Result<Vec<Address>, UrlError> {
         let address = |host: &&str| {
             let has_port = host.rfind(':') > host.rfind(']');
             let host = match port.filter(|_| !has_port) {
@@ -98,8 +102,8 @@ impl<'a> Parts<'a> {
         self.hosts.iter().map(address).collect()
     }
 
-    /// Returns the login for sentinels, which have one of their own.
-    fn sentinel_login(&self) -> Result<String, Unparsed> {
+    /// Returns the login for sentinels, which is in the query of the URL.
+    fn sentinel_login(&self) -> Result<String, UrlError> {
         let (mut user, mut password) = ("", "");
         for pair in self.query.split('&').filter(|pair| !pair.is_empty()) {
             match pair.split_once('=') {
@@ -107,7 +111,7 @@ impl<'a> Parts<'a> {
                 Some(("sentinel_password", word)) => password = word,
                 _ => {
                     return Err(
-                        "since of its query only sentinel_user and sentinel_password are known",
+                        "because its query has parameters other than sentinel_user and sentinel_password",
                     );
                 }
             }
@@ -119,37 +123,42 @@ impl<'a> Parts<'a> {
     }
 }
 
-/// The reason why a URL is refused, without any part of it, since that may be a password.
-type Unparsed = &'static str;
+/// The reason why a URL is refused. It contains no part of the URL, which may be a password.
+type UrlError = &'static str;
 
 /// Parses the URL of a single server.
-fn parse(url: &str) -> Result<ConnectionInfo, Unparsed> {
+fn parse(url: &str) -> Result<ConnectionInfo, UrlError> {
     let info = url.into_connection_info();
-    let info = info.map_err(|_| "since it does not parse")?;
+    let info = info.map_err(|_| "because it cannot be parsed")?;
     if info.redis_settings().db() < 0 {
-        return Err("since its database is below 0");
+        return Err("because its database is negative");
     }
     if !info.addr().is_supported() {
-        return Err("since TLS needs the feature redis-tls, and unix sockets need a unix");
+        return Err("because TLS needs the feature redis-tls, and Unix sockets need a Unix system");
     }
     Ok(info)
 }
 
 impl ServerUrl {
+    /// Parses a URL.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if the URL is malformed, or if a certificate cannot be parsed.
     pub(crate) fn new(url: &str, certificates: Certificates) -> Result<Self, BuildError> {
         certificates.check()?;
-        let target = Self::parse(url).map_err(BuildError::RedisUrl)?;
+        let parsed = Self::parse(url).map_err(BuildError::RedisUrl)?;
         Ok(Self {
             certificates,
-            ..target
+            ..parsed
         })
     }
 
-    fn parse(url: &str) -> Result<Self, Unparsed> {
+    fn parse(url: &str) -> Result<Self, UrlError> {
         if url.contains("#insecure") {
-            return Err("since certificates are checked: give that of their authority");
+            return Err("because #insecure is not supported: set the root certificate instead");
         }
-        let (scheme, rest) = url.split_once("://").ok_or("since it does not parse")?;
+        let (scheme, rest) = url.split_once("://").ok_or("because it cannot be parsed")?;
         match scheme.split_once('-') {
             Some((scheme @ ("redis" | "rediss"), "sentinel")) => {
                 Self::sentinels(&Parts::of(scheme, rest).check()?)
@@ -159,81 +168,86 @@ impl ServerUrl {
             }
             // The `redis` crate would ignore parameters that it does not know.
             _ if matches!(scheme, "redis" | "rediss") && rest.contains('?') => {
-                Err("since one of a single server takes no query")
+                Err("because the URL of a single server has no query")
             }
             _ => Ok(Self {
-                primary_resolver: PrimaryResolver::Nobody,
+                topology: Topology::SingleServer,
                 server: parse(url)?,
-                decider: RedisConnectionInfo::default(),
+                voter_login: RedisConnectionInfo::default(),
                 certificates: Certificates::default(),
             }),
         }
     }
 
-    fn sentinels(parts: &Parts<'_>) -> Result<Self, Unparsed> {
+    fn sentinels(parts: &Parts<'_>) -> Result<Self, UrlError> {
         let (service, database) = parts.path.split_once('/').unwrap_or((parts.path, ""));
         if service.is_empty() {
-            return Err("since it does not say which primary its sentinels watch");
+            return Err("because it does not name the service that the sentinels watch");
         }
         let is_name = |byte: u8| byte.is_ascii_alphanumeric() || b".-_".contains(&byte);
         if !service.bytes().all(is_name) {
-            return Err("since sentinels know names of letters, digits, '.', '-' and '_' only");
+            return Err(
+                "because the name of its service contains other characters than letters, digits, '.', '-' and '_'",
+            );
         }
-        let decider = parts.parse(&parts.sentinel_login()?, parts.hosts[0], "")?;
+        let sentinel = parts.parse(&parts.sentinel_login()?, parts.hosts[0], "")?;
         Ok(Self {
-            primary_resolver: PrimaryResolver::Sentinels {
+            topology: Topology::Sentinels {
                 addresses: distinct(parts.addresses(Some(SENTINEL_PORT))?)?,
                 service: service.into(),
             },
             server: parts.parse(parts.login, parts.hosts[0], database)?,
-            decider: decider.redis_settings().clone(),
+            voter_login: sentinel.redis_settings().clone(),
             certificates: Certificates::default(),
         })
     }
 
-    fn cluster(parts: &Parts<'_>) -> Result<Self, Unparsed> {
+    fn cluster(parts: &Parts<'_>) -> Result<Self, UrlError> {
         if !parts.query.is_empty() {
-            return Err("since a cluster's takes no query");
+            return Err("because the URL of a cluster has no query");
         }
         if !matches!(parts.path, "" | "0") {
-            return Err("since a cluster has no databases");
+            return Err("because a cluster has no databases");
         }
         let server = parts.parse(parts.login, parts.hosts[0], "")?;
         Ok(Self {
-            primary_resolver: PrimaryResolver::Cluster {
+            topology: Topology::Cluster {
                 seeds: distinct(parts.addresses(None)?)?,
             },
-            decider: server.redis_settings().clone(),
+            voter_login: server.redis_settings().clone(),
             server,
             certificates: Certificates::default(),
         })
     }
 
-    pub(crate) fn database(&self) -> i64 {
+    /// Returns the number of the database.
+    pub(super) fn database(&self) -> i64 {
         self.server.redis_settings().db()
     }
 
-    /// Checks whether another server may become the primary without notice to all clients of the first.
+    /// Returns `true` if another server may become the primary while clients are still connected to the old one.
     pub(crate) fn fails_over(&self) -> bool {
-        self.primary_resolver != PrimaryResolver::Nobody
+        self.topology != Topology::SingleServer
     }
 
-    pub(crate) fn has_tls(&self) -> bool {
+    /// Returns `true` if connections use TLS.
+    pub(super) fn has_tls(&self) -> bool {
         matches!(self.server.addr(), ConnectionAddr::TcpTls { .. })
     }
 
     /// Returns a client of the server at `address`, or of the one that the URL names if that is `None`. It speaks
     /// RESP3, the protocol in which servers push messages.
-    pub(crate) fn client(&self, address: Option<&str>) -> redis::RedisResult<Client> {
+    pub(super) fn client(&self, address: Option<&str>) -> redis::RedisResult<Client> {
         let login = self.server.redis_settings().clone();
         self.client_of(address, login.set_protocol(ProtocolVersion::RESP3))
     }
 
-    /// Returns a client of a server that decides.
-    pub(crate) fn decider(&self, address: &str) -> redis::RedisResult<Client> {
-        self.client_of(Some(address), self.decider.clone())
+    /// Returns a client of a voter.
+    pub(super) fn voter_client(&self, address: &str) -> redis::RedisResult<Client> {
+        self.client_of(Some(address), self.voter_login.clone())
     }
 
+    /// Returns a client of the server at `address` with this login.
     fn client_of(
         &self,
         address: Option<&str>,
@@ -274,23 +288,24 @@ impl Certificates {
     fn check(&self) -> Result<(), BuildError> {
         use rustls::pki_types::pem::PemObject;
         use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-        let has_one = |pem: &[u8]| {
+        let is_valid = |pem: &[u8]| {
             let mut all = CertificateDer::pem_slice_iter(pem).peekable();
             all.peek().is_some() && all.all(|one| one.is_ok())
         };
-        if self.root.as_ref().is_some_and(|root| !has_one(root)) {
+        if self.root.as_ref().is_some_and(|root| !is_valid(root)) {
             return Err(BuildError::Certificate("root_certificate"));
         }
         let Some(client) = &self.client else {
             return Ok(());
         };
-        if !has_one(&client.client_cert) {
+        if !is_valid(&client.client_cert) {
             return Err(BuildError::Certificate("client_certificate"));
         }
         let key = PrivateKeyDer::from_pem_slice(&client.client_key);
         key.map_or(Err(BuildError::Certificate("client_key")), |_| Ok(()))
     }
 
+    /// Returns a client that checks the server by these certificates.
     #[cfg(feature = "redis-tls")]
     fn client(&self, info: ConnectionInfo) -> redis::RedisResult<Client> {
         if !matches!(info.addr(), ConnectionAddr::TcpTls { .. }) {
@@ -316,12 +331,12 @@ fn split(address: &str) -> Option<(String, u16)> {
 }
 
 /// Checks that no address is named twice, because each has one vote in a majority.
-fn distinct(addresses: Vec<Address>) -> Result<Vec<Address>, Unparsed> {
+fn distinct(addresses: Vec<Address>) -> Result<Vec<Address>, UrlError> {
     let mut sorted = addresses.clone();
     sorted.sort_unstable();
     sorted.dedup();
     if sorted.len() < addresses.len() {
-        return Err("since it names one server twice");
+        return Err("because it names one server twice");
     }
     Ok(addresses)
 }
@@ -330,57 +345,51 @@ fn distinct(addresses: Vec<Address>) -> Result<Vec<Address>, Unparsed> {
 mod tests {
     use super::*;
 
-    fn target(url: &str) -> Result<ServerUrl, Unparsed> {
+    fn parsed(url: &str) -> Result<ServerUrl, UrlError> {
         ServerUrl::parse(url)
     }
 
-    fn primary_resolver(url: &str) -> PrimaryResolver {
-        target(url)
+    fn topology(url: &str) -> Topology {
+        parsed(url)
             .unwrap_or_else(|why| panic!("{url}: {why}"))
-            .primary_resolver
+            .topology
     }
 
     #[test]
-    fn urls_name_a_server_sentinels_or_a_cluster() {
-        assert_eq!(
-            primary_resolver("redis://host:7/3"),
-            PrimaryResolver::Nobody
-        );
-        assert_eq!(
-            primary_resolver("redis+unix:///run/redis"),
-            PrimaryResolver::Nobody
-        );
-        let sentinels = PrimaryResolver::Sentinels {
+    fn urls_of_servers_sentinels_and_clusters_are_parsed() {
+        assert_eq!(topology("redis://host:7/3"), Topology::SingleServer);
+        assert_eq!(topology("redis+unix:///run/redis"), Topology::SingleServer);
+        let sentinels = Topology::Sentinels {
             addresses: vec!["a:1".into(), "b:26379".into(), "::1:2".into()],
             service: "shop".into(),
         };
         let url = "redis-sentinel://user:p%40ss@a:1,b,[::1]:2/shop/5?sentinel_password=q%3Aw";
-        assert_eq!(primary_resolver(url), sentinels);
-        let target = target(url).unwrap();
-        let login = target.server.redis_settings();
+        assert_eq!(topology(url), sentinels);
+        let server_url = parsed(url).unwrap();
+        let login = server_url.server.redis_settings();
         assert_eq!(
             (login.username(), login.password(), login.db()),
             (Some("user"), Some("p@ss"), 5)
         );
-        let login = &target.decider;
+        let login = &server_url.voter_login;
         assert_eq!(
             (login.username(), login.password(), login.db()),
             (None, Some("q:w"), 0)
         );
-        let server = target.client(Some("::1:2")).unwrap();
+        let server = server_url.client(Some("::1:2")).unwrap();
         assert_eq!(
             server.get_connection_info().addr(),
             &ConnectionAddr::Tcp("::1".into(), 2)
         );
         let seeds = vec!["a:6379".into(), "b:7".into()];
         assert_eq!(
-            primary_resolver("redis-cluster://:secret@a,b:7"),
-            PrimaryResolver::Cluster { seeds }
+            topology("redis-cluster://:secret@a,b:7"),
+            Topology::Cluster { seeds }
         );
     }
 
     #[test]
-    fn what_is_no_url_is_refused_without_telling_its_password() {
+    fn invalid_url_is_refused_with_an_error_that_contains_no_password() {
         for url in [
             "",
             "redis",
@@ -403,21 +412,21 @@ mod tests {
             "redis://:secret@a/?password=secret",
             "redis-sentinel://:secret@a,user:secret@b/shop",
         ] {
-            let why = target(url)
+            let why = parsed(url)
                 .err()
-                .unwrap_or_else(|| panic!("{url:?} is refused"));
+                .unwrap_or_else(|| panic!("{url:?} is not refused"));
             assert!(!why.contains("secret"), "{why}");
         }
     }
 
     #[test]
-    fn tls_needs_its_feature() {
+    fn url_with_tls_needs_the_feature() {
         for url in [
             "rediss://a",
             "rediss-sentinel://a/shop",
             "rediss-cluster://a",
         ] {
-            assert_eq!(target(url).is_ok(), cfg!(feature = "redis-tls"), "{url}");
+            assert_eq!(parsed(url).is_ok(), cfg!(feature = "redis-tls"), "{url}");
         }
     }
 }

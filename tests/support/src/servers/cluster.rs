@@ -1,13 +1,15 @@
-//! A cluster: three primaries with a replica each.
+//! A Redis Cluster of three primaries with a replica each.
 
 use super::{Server, eventually, free_port};
 use std::process::{Command, Stdio};
 
+/// A running cluster of six servers.
 pub struct Cluster {
     pub servers: Vec<Server>,
 }
 
 impl Cluster {
+    /// Starts the servers, and waits until they form a cluster.
     pub fn start() -> Self {
         let servers: Vec<_> = (0..6)
             .map(|_| {
@@ -26,11 +28,11 @@ impl Cluster {
             .status();
         assert!(made.unwrap().success());
         let cluster = Self { servers };
-        cluster.settled();
+        cluster.wait_until_settled();
         cluster
     }
 
-    /// Of two of its servers.
+    /// Returns a URL that names two of the servers.
     pub fn url(&self) -> String {
         let [first, second, ..] = &self.servers[..] else {
             unreachable!("there are six");
@@ -38,7 +40,7 @@ impl Cluster {
         format!("redis-cluster://{},{}", first.address(), second.address())
     }
 
-    /// What a server that answers knows of all, a line each.
+    /// Returns the reply to `CLUSTER NODES` of a server that replies, one line for each server.
     fn nodes(&self) -> Vec<String> {
         let mut answers = self.servers.iter().filter_map(|server| {
             let nodes: Option<String> = server.try_command(&[b"CLUSTER", b"NODES"]);
@@ -48,23 +50,24 @@ impl Cluster {
         nodes.lines().map(Into::into).collect()
     }
 
+    /// Returns the slot of a namespace.
     pub fn slot(&self, namespace: &str) -> u16 {
         let key = format!("hotset:{{{namespace}}}:state");
         self.servers[0].command(&[b"CLUSTER", b"KEYSLOT", key.as_bytes()])
     }
 
-    /// The servers that serve slots, by their places, with their ids; first the one that serves this.
+    /// Returns the indices and node ids of the servers that serve slots. The one that serves `slot` comes first.
     pub fn primaries(&self, slot: u16) -> Vec<(usize, String)> {
         let mut primaries = Vec::new();
         for line in self.nodes() {
             let words: Vec<_> = line.split(' ').collect();
             let is_primary = words[2].contains("master") && !words[2].contains("fail");
             let port = words[1].split([':', '@']).nth(1).unwrap();
-            let place = self
+            let index = self
                 .servers
                 .iter()
                 .position(|server| server.port().to_string() == port);
-            let (Some(place), true, true) = (place, is_primary, words.len() > 8) else {
+            let (Some(index), true, true) = (index, is_primary, words.len() > 8) else {
                 continue;
             };
             let serves = words[8..].iter().any(|range| {
@@ -73,13 +76,13 @@ impl Cluster {
                 range.is_some_and(|(first, last): (u16, u16)| (first..=last).contains(&slot))
             });
             let at = if serves { 0 } else { primaries.len() };
-            primaries.insert(at, (place, words[0].to_string()));
+            primaries.insert(at, (index, words[0].to_string()));
         }
         primaries
     }
 
-    /// Waits until another server than this serves a slot.
-    pub fn failed_over(&self, slot: u16, old: usize) {
+    /// Waits until a server other than `old` serves a slot.
+    pub fn wait_for_failover(&self, slot: u16, old: usize) {
         eventually("a replica takes over", || {
             let primaries = self.primaries(slot);
             primaries.len() == 3 && primaries[0].0 != old
@@ -87,8 +90,8 @@ impl Cluster {
     }
 
     /// Waits until all servers agree, each slot is served, and each primary has its replica.
-    pub fn settled(&self) {
-        eventually("the cluster is whole", || {
+    pub fn wait_until_settled(&self) {
+        eventually("the cluster is complete", || {
             self.servers.iter().all(|server| {
                 let info: Option<redis::InfoDict> = server.try_command(&[b"CLUSTER", b"INFO"]);
                 let is_up = info.is_some_and(|info| {
@@ -107,7 +110,7 @@ impl Cluster {
         });
     }
 
-    /// Moves a slot, with its keys, from the server that serves it to another.
+    /// Moves a slot, with its keys, to another server.
     pub fn move_slot(&self, slot: u16) {
         let primaries = self.primaries(slot);
         let [(from, from_id), (to, to_id), ..] = &primaries[..] else {
@@ -135,8 +138,8 @@ impl Cluster {
         }
         set(to, "NODE", to_id);
         set(from, "NODE", to_id);
-        for (place, _) in &primaries[2..] {
-            set(&self.servers[*place], "NODE", to_id);
+        for (index, _) in &primaries[2..] {
+            set(&self.servers[*index], "NODE", to_id);
         }
     }
 }

@@ -1,5 +1,5 @@
-//! Real servers on free loopback ports, which tests start, pause, kill and cut off. They run with the configuration
-//! that users copy from.
+//! Real servers on free loopback ports, which tests start, pause, kill and disconnect. They run with the configuration
+//! files in `examples/deploy`.
 
 pub mod cluster;
 pub mod postgres;
@@ -28,7 +28,7 @@ pub fn eventually(what: &str, mut is_true: impl FnMut() -> bool) {
     while !is_true() {
         assert!(
             begun.elapsed() < Duration::from_secs(30),
-            "not true: {what}"
+            "not within 30 s: {what}"
         );
         std::thread::sleep(Duration::from_millis(2));
     }
@@ -40,13 +40,13 @@ pub async fn soon(what: &str, mut is_true: impl FnMut() -> bool) {
     while !is_true() {
         assert!(
             begun.elapsed() < Duration::from_secs(30),
-            "not true: {what}"
+            "not within 30 s: {what}"
         );
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
 }
 
-/// Returns the path of a deployment file that users copy from.
+/// Returns the path of a file in `examples/deploy`.
 pub fn deployed(name: &str) -> PathBuf {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples/deploy");
     folder.join(name)
@@ -73,6 +73,7 @@ pub struct Server {
 }
 
 impl Server {
+    /// Starts a server without further options.
     pub fn start() -> Self {
         Self::start_with(&[])
     }
@@ -89,7 +90,7 @@ impl Server {
         server
     }
 
-    /// Replaces the options, from the next start on.
+    /// Replaces the options. The next start uses them.
     pub fn set_options(&mut self, options: &[&str]) {
         self.options = options.iter().map(|&option| option.into()).collect();
     }
@@ -156,7 +157,7 @@ impl Server {
         self.query(command, Duration::from_secs(30)).unwrap()
     }
 
-    /// Like [`command`](Self::command), but returns `None` if the server does not answer.
+    /// Like [`command`](Self::command), but returns `None` if the server does not reply.
     pub fn try_command<T: redis::FromRedisValue>(&self, command: &[&[u8]]) -> Option<T> {
         self.query(command, Duration::from_millis(500)).ok()
     }
@@ -164,11 +165,11 @@ impl Server {
     fn query<T: redis::FromRedisValue>(
         &self,
         command: &[&[u8]],
-        most: Duration,
+        timeout: Duration,
     ) -> redis::RedisResult<T> {
         let client = redis::Client::open(self.url())?;
-        let mut connection = client.get_connection_with_timeout(most)?;
-        connection.set_read_timeout(Some(most))?;
+        let mut connection = client.get_connection_with_timeout(timeout)?;
+        connection.set_read_timeout(Some(timeout))?;
         let (name, arguments) = command.split_first().unwrap();
         let mut call = redis::cmd(std::str::from_utf8(name).unwrap());
         for argument in arguments {
@@ -196,7 +197,7 @@ pub enum Cut {
     Nothing,
     /// Connections that have subscribed.
     Subscriptions,
-    /// Connections of replicas and sentinels, but not of clients.
+    /// Connections of replicas and sentinels, but not those of clients.
     Peers,
     All,
 }
@@ -220,19 +221,19 @@ impl Proxy {
         let refuses = Arc::new(AtomicBool::new(false));
         let connections = Arc::new(Mutex::new(Vec::new()));
         let target = Arc::new(Mutex::new(target));
-        let leads_to = Arc::clone(&target);
-        let (kept, refusing) = (Arc::clone(&connections), Arc::clone(&refuses));
+        let shared_target = Arc::clone(&target);
+        let (tasks, refusing) = (Arc::clone(&connections), Arc::clone(&refuses));
         let accepting = tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
                 if refusing.load(SeqCst) {
                     continue;
                 }
-                let (target, is_cut) = (*leads_to.lock().unwrap(), is_cut.clone());
+                let (target, is_cut) = (*shared_target.lock().unwrap(), is_cut.clone());
                 let connection = tokio::spawn(async move {
                     // An error is the end of the connection.
-                    let _ = carry(client, target, is_cut).await;
+                    let _ = forward(client, target, is_cut).await;
                 });
-                kept.lock().unwrap().push(connection);
+                tasks.lock().unwrap().push(connection);
             }
         });
         Self {
@@ -253,8 +254,8 @@ impl Proxy {
         format!("redis://127.0.0.1:{}/", self.port)
     }
 
-    /// Leads new connections to another server, like a name that is moved to another address.
-    pub fn lead_to(&self, target: SocketAddr) {
+    /// Forwards new connections to another server, like a host name whose address changes.
+    pub fn forward_to(&self, target: SocketAddr) {
         *self.target.lock().unwrap() = target;
     }
 
@@ -285,8 +286,8 @@ impl Drop for Proxy {
     }
 }
 
-/// Forwards bytes until the connection ends. Neither side is read while the connection is cut, so that its bytes wait.
-async fn carry(
+/// Forwards bytes until the connection ends. Neither side is read while the connection is cut, so its bytes wait.
+async fn forward(
     mut client: TcpStream,
     target: SocketAddr,
     mut cut: watch::Receiver<Cut>,
@@ -295,7 +296,7 @@ async fn carry(
     let (mut up, mut down) = (vec![0; 1 << 16], vec![0; 1 << 16]);
     let (mut subscribes, mut is_peer) = (false, false);
     // Bytes of the client that were read and not yet forwarded.
-    let mut held = Vec::new();
+    let mut pending = Vec::new();
     loop {
         let is_cut = match *cut.borrow_and_update() {
             Cut::Nothing => false,
@@ -307,8 +308,8 @@ async fn carry(
             cut.changed().await.map_err(io::Error::other)?;
             continue;
         }
-        server.write_all(&held).await?;
-        held.clear();
+        server.write_all(&pending).await?;
+        pending.clear();
         let read = tokio::select! {
             changed = cut.changed() => {
                 changed.map_err(io::Error::other)?;
@@ -316,13 +317,13 @@ async fn carry(
             }
             read = client.read(&mut up) => {
                 let sent = &up[..read?];
-                let says = |word: &[u8]| {
+                let contains = |word: &[u8]| {
                     sent.windows(word.len()).any(|part| part.eq_ignore_ascii_case(word))
                 };
-                subscribes |= says(b"SUBSCRIBE");
+                subscribes |= contains(b"SUBSCRIBE");
                 // Replicas and sentinels begin with these words.
-                is_peer |= says(b"REPLCONF") || says(b"SENTINEL-");
-                held.extend_from_slice(sent);
+                is_peer |= contains(b"REPLCONF") || contains(b"SENTINEL-");
+                pending.extend_from_slice(sent);
                 sent.len()
             }
             read = server.read(&mut down) => {

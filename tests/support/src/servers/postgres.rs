@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 use tempfile::TempDir;
 
-/// A `postgres` of this test's own, with a database `postgres`. It refuses to run as root, and runs as the
-/// user `postgres` then.
+/// A `postgres` server of one test, with a database `postgres`. It refuses to run as root, so tests of root run it as
+/// the user `postgres`.
 pub struct Postgres {
     port: u16,
     folder: TempDir,
@@ -42,12 +42,12 @@ impl Postgres {
         self.port
     }
 
-    /// Its process, and the parent of those that serve its clients.
+    /// Returns the id of the main process, the parent of the processes that serve clients.
     pub fn pid(&self) -> u32 {
         self.process.as_ref().unwrap().id()
     }
 
-    /// Starts it again, at the same address, with what it has committed.
+    /// Starts the server again, at the same address and with its committed data.
     pub fn restart(&mut self) {
         self.kill();
         let log = File::create(self.folder.path().join("log")).unwrap();
@@ -63,7 +63,7 @@ impl Postgres {
             .spawn()
             .unwrap();
         self.process = Some(process);
-        eventually("postgres takes connections", || {
+        eventually("postgres accepts connections", || {
             let port = self.port.to_string();
             let mut ask = Command::new(binary("pg_isready"));
             let ask = ask.args(["-q", "-h", "127.0.0.1", "-p", &port]);
@@ -71,16 +71,16 @@ impl Postgres {
         });
     }
 
-    /// At once, without waiting for its clients. It recovers when it is started again.
+    /// Stops the server at once, without waiting for its clients. It recovers when it is started again.
     pub fn kill(&mut self) {
         if let Some(mut process) = self.process.take() {
-            // Not KILL: those who serve its clients would live on, and hold the shared memory.
+            // After KILL, the processes that serve clients would continue to run and keep the shared memory.
             signal(&process, Signal::QUIT);
             process.wait().unwrap();
         }
     }
 
-    /// Clients wait, until it goes on, to be connected; those that are, do not.
+    /// Pauses the main process. New connections wait, and existing ones are served.
     pub fn pause(&self) {
         signal(self.process.as_ref().unwrap(), Signal::STOP);
     }
@@ -89,7 +89,7 @@ impl Postgres {
         signal(self.process.as_ref().unwrap(), Signal::CONT);
     }
 
-    /// What it has logged since it was started.
+    /// Returns the log since the last start.
     pub fn log(&self) -> String {
         std::fs::read_to_string(self.folder.path().join("log")).unwrap()
     }
@@ -101,13 +101,13 @@ impl Drop for Postgres {
     }
 }
 
-/// A program of the server's, to be run as a user that it accepts.
+/// Returns a command that runs a program of `PostgreSQL` as a user that it accepts.
 fn as_user(program: &str) -> Command {
     let program = binary(program);
     if !geteuid().is_root() {
         return Command::new(program);
     }
-    // It becomes the program, so that its process id is the program's.
+    // `setpriv` replaces itself by the program, so the process id is that of the program.
     let mut command = Command::new("setpriv");
     command
         .args([
@@ -122,26 +122,26 @@ fn as_user(program: &str) -> Command {
     command
 }
 
-/// Of the newest version that there is. Debian keeps them out of the `PATH`.
+/// Returns the path of a program of the newest installed version. Debian does not add these programs to the `PATH`.
 pub fn binary(program: &str) -> PathBuf {
     let versions = read_dir("/usr/lib/postgresql").into_iter().flatten();
     let newest = versions
         .flatten()
         .map(|version| version.path())
         .filter(|version| version.join("bin").join(program).exists())
-        .max_by_key(|version| number(version));
+        .max_by_key(|version| version_number(version));
     newest.map_or_else(
         || program.into(),
         |version| version.join("bin").join(program),
     )
 }
 
-fn number(version: &Path) -> Option<u32> {
+fn version_number(version: &Path) -> Option<u32> {
     version.file_name()?.to_str()?.parse().ok()
 }
 
 fn run(command: &mut Command) {
     let done = command.output().expect("postgresql is installed");
-    let said = String::from_utf8_lossy(&done.stderr);
-    assert!(done.status.success(), "{command:?}: {said}");
+    let errors = String::from_utf8_lossy(&done.stderr);
+    assert!(done.status.success(), "{command:?}: {errors}");
 }

@@ -1,4 +1,4 @@
-//! Prometheus, with the files that users copy from, and the exporter of what Redis says of itself.
+//! Prometheus with the files in `examples/deploy`, and the exporter of the metrics of Redis.
 
 use super::{deployed, eventually, free_port};
 use serde::Deserialize;
@@ -13,12 +13,12 @@ use ureq::Agent;
 
 pub type Labels = BTreeMap<String, String>;
 
-/// One series of an answer.
+/// A series in the result of a query.
 #[derive(Debug, Deserialize)]
 pub struct Sample {
     #[serde(rename = "metric")]
     pub labels: Labels,
-    /// When, and the number as text, for JSON has no infinity.
+    /// The time, and the number as text, because JSON has no infinity.
     value: (f64, String),
 }
 
@@ -42,14 +42,14 @@ impl Alert {
     }
 }
 
-/// Of alerts.yml: what is recorded, or alerted.
+/// A rule in `alerts.yml`, for a recording or an alert.
 #[derive(Debug, Deserialize)]
 pub struct Rule {
     pub name: String,
     pub query: String,
-    /// Whether it could be evaluated.
+    /// The result of the last evaluation: `ok`, `err` or `unknown`.
     pub health: String,
-    /// `for`, in seconds. What is recorded has none.
+    /// The value of `for`, in seconds. `None` for a recording.
     pub duration: Option<f64>,
     #[serde(default)]
     pub labels: Labels,
@@ -58,18 +58,19 @@ pub struct Rule {
 }
 
 impl Rule {
+    /// Returns `true` if the rule is for an alert.
     pub fn is_alert(&self) -> bool {
         self.duration.is_some()
     }
 
-    /// In what time it says that it fires.
+    /// Returns the time within which the alert fires, according to its annotation.
     pub fn within(&self) -> Duration {
         let within = self.annotations.get("within");
         let within = within.unwrap_or_else(|| panic!("{} has no `within`", self.name));
         humantime::parse_duration(within).unwrap()
     }
 
-    /// Names of metrics that are not recorded by other rules.
+    /// Returns the names of the metrics in the query, without recordings of other rules.
     pub fn metrics(&self) -> impl Iterator<Item = &str> {
         let words = self
             .query
@@ -78,7 +79,7 @@ impl Rule {
     }
 }
 
-/// A `prometheus` of this test's own.
+/// A `prometheus` server of one test.
 pub struct Prometheus {
     address: SocketAddr,
     agent: Agent,
@@ -87,7 +88,7 @@ pub struct Prometheus {
 }
 
 impl Prometheus {
-    /// Has all of the deployed configuration but for the targets.
+    /// Starts a server with the deployed configuration, except for the targets.
     pub fn start(shops: &[SocketAddr], redis_exporter: SocketAddr) -> Self {
         let folder = tempfile::tempdir().unwrap();
         configure(folder.path(), shops, redis_exporter);
@@ -115,7 +116,7 @@ impl Prometheus {
         server
     }
 
-    /// What an expression has for its value now.
+    /// Evaluates an expression at the current time.
     pub fn query(&self, expression: &str) -> Vec<Sample> {
         #[derive(Deserialize)]
         struct Vector {
@@ -124,7 +125,7 @@ impl Prometheus {
         self.ask::<Vector>("query", &[("query", expression)]).result
     }
 
-    /// Not those that are pending.
+    /// Returns the alerts that are firing, without those that are pending.
     pub fn firing(&self) -> Vec<Alert> {
         #[derive(Deserialize)]
         struct Alerts {
@@ -150,16 +151,16 @@ impl Prometheus {
 
     fn ask<T: DeserializeOwned>(&self, what: &str, parameters: &[(&str, &str)]) -> T {
         #[derive(Deserialize)]
-        struct Answer<T> {
+        struct Reply<T> {
             data: T,
         }
         let url = format!("http://{}/api/v1/{what}", self.address);
         let request = self.agent.get(url).query_pairs(parameters.iter().copied());
-        let answer = request.call().and_then(|mut answer| {
-            let answer: Answer<T> = answer.body_mut().read_json()?;
-            Ok(answer.data)
+        let reply = request.call().and_then(|mut reply| {
+            let reply: Reply<T> = reply.body_mut().read_json()?;
+            Ok(reply.data)
         });
-        answer.unwrap_or_else(|error| panic!("{what} {parameters:?}: {error}"))
+        reply.unwrap_or_else(|error| panic!("{what} {parameters:?}: {error}"))
     }
 }
 
@@ -183,7 +184,7 @@ fn configure(folder: &Path, shops: &[SocketAddr], redis_exporter: SocketAddr) {
     std::fs::copy(deployed("alerts.yml"), folder.join("alerts.yml")).unwrap();
 }
 
-/// What tells Prometheus how much memory Redis uses.
+/// The exporter of the metrics of Redis.
 pub struct RedisExporter {
     address: SocketAddr,
     process: Child,
@@ -217,7 +218,7 @@ impl Drop for RedisExporter {
     }
 }
 
-/// At once. It may have ended.
+/// Kills a process, which may have ended already.
 fn stop(process: &mut Child) {
     let _ = process.kill();
     let _ = process.wait();

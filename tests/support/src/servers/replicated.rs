@@ -1,4 +1,4 @@
-//! A primary with replicas, and the sentinels that watch it.
+//! A primary with replicas, monitored by sentinels.
 
 use super::{Cut, Proxy, Server, deployed, eventually, free_port, signal};
 use rustix::process::Signal;
@@ -6,6 +6,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::process::{Child, Command, Stdio};
 use tempfile::TempDir;
 
+/// The name of the service in `sentinel.conf`.
 const SERVICE: &str = "hotset";
 
 struct Sentinel {
@@ -15,12 +16,12 @@ struct Sentinel {
 }
 
 impl Sentinel {
-    /// Watches the primary at a port.
+    /// Starts a sentinel that monitors the primary at a port.
     fn start(primary: u16) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("sentinel.conf");
         let text = std::fs::read_to_string(deployed("sentinel.conf")).unwrap();
-        // Faster than in the field.
+        // The timeouts are shorter than in production.
         let text = text
             .replace("redis-1 6379", &format!("127.0.0.1 {primary}"))
             .replace("hotset 2000", "hotset 600")
@@ -47,6 +48,7 @@ impl Sentinel {
         }
     }
 
+    /// Calls `SENTINEL`.
     fn ask<T: redis::FromRedisValue>(&self, question: &[&str]) -> redis::RedisResult<T> {
         self.call("SENTINEL", question)
     }
@@ -78,43 +80,45 @@ impl Sentinel {
 
 impl Drop for Sentinel {
     fn drop(&mut self) {
-        // It may be gone already.
+        // It may have ended already.
         let _ = self.process.kill();
         let _ = self.process.wait();
     }
 }
 
-/// Three servers, each behind a way that can be cut, and three sentinels.
+/// Three servers, each behind a proxy that can be cut, and three sentinels.
 pub struct Replicated {
     pub servers: Vec<Server>,
-    /// Servers are known by the ports of these.
-    pub ways: Vec<Proxy>,
+    /// The proxies of the servers, in the same order. Sentinels and replicas know the servers by the ports of these.
+    pub proxies: Vec<Proxy>,
     sentinels: Vec<Sentinel>,
 }
 
 impl Replicated {
+    /// Starts all servers, and waits until replication works.
     pub async fn start() -> Self {
-        let (mut servers, mut ways) = (Vec::<Server>::new(), Vec::<Proxy>::new());
+        let (mut servers, mut proxies) = (Vec::<Server>::new(), Vec::<Proxy>::new());
         for _ in 0..3 {
             let mut server = Server::start();
-            let way = Proxy::start(server.address()).await;
-            let primary = ways.first().map(Proxy::port);
-            server.announce(way.port(), primary);
+            let proxy = Proxy::start(server.address()).await;
+            let primary = proxies.first().map(Proxy::port);
+            server.announce(proxy.port(), primary);
             server.restart();
             servers.push(server);
-            ways.push(way);
+            proxies.push(proxy);
         }
-        let primary = ways[0].port();
+        let primary = proxies[0].port();
         let sentinels = (0..3).map(|_| Sentinel::start(primary)).collect();
         let replicated = Self {
             servers,
-            ways,
+            proxies,
             sentinels,
         };
-        replicated.settled();
+        replicated.wait_until_settled();
         replicated
     }
 
+    /// Returns the addresses of the sentinels.
     pub fn sentinels(&self) -> Vec<SocketAddr> {
         let ports = self.sentinels.iter().map(|sentinel| sentinel.port);
         ports
@@ -126,25 +130,26 @@ impl Replicated {
         url(self.sentinels().iter().map(SocketAddr::port))
     }
 
-    /// The server that a majority of sentinels takes for the primary, by its place, if there is one.
+    /// Returns the index of the server that a majority of the sentinels names as the primary, if there is one.
     fn named(&self) -> Option<usize> {
         let port = |sentinel: &Sentinel| {
             let address = sentinel.ask(&["GET-MASTER-ADDR-BY-NAME", SERVICE]);
             address.map_or(0, |(_, port): (String, u16)| port)
         };
         let ports: Vec<u16> = self.sentinels.iter().map(port).collect();
-        let is_named = |way: &Proxy| ports.iter().filter(|port| **port == way.port()).count() > 1;
-        self.ways.iter().position(is_named)
+        let is_named =
+            |proxy: &Proxy| ports.iter().filter(|port| **port == proxy.port()).count() > 1;
+        self.proxies.iter().position(is_named)
     }
 
-    /// The primary, by its place.
+    /// Returns the index of the primary. Waits until the sentinels agree on it.
     pub fn primary(&self) -> usize {
         eventually("sentinels agree", || self.named().is_some());
         self.named().unwrap()
     }
 
-    /// Waits until both replicas follow the primary, and all sentinels know of it.
-    pub fn settled(&self) {
+    /// Waits until both replicas follow the primary and all sentinels know them.
+    pub fn wait_until_settled(&self) {
         eventually("replicas follow", || {
             let primary = self.primary();
             let info: Option<redis::InfoDict> =
@@ -167,17 +172,17 @@ impl Replicated {
         });
     }
 
-    /// Has another server take over.
+    /// Makes the sentinels promote another server.
     pub fn fail_over(&self) {
         let () = self.sentinels[0].ask(&["FAILOVER", SERVICE]).unwrap();
     }
 
-    pub fn pause_sentinel(&self, place: usize) {
-        signal(&self.sentinels[place].process, Signal::STOP);
+    pub fn pause_sentinel(&self, index: usize) {
+        signal(&self.sentinels[index].process, Signal::STOP);
     }
 
-    pub fn resume_sentinel(&self, place: usize) {
-        signal(&self.sentinels[place].process, Signal::CONT);
+    pub fn resume_sentinel(&self, index: usize) {
+        signal(&self.sentinels[index].process, Signal::CONT);
     }
 
     /// Returns the number of connections to sentinels, except those between sentinels.
@@ -198,27 +203,27 @@ impl Replicated {
         }
     }
 
-    /// Waits until another server than this is the primary.
-    pub fn failed_over(&self, old: usize) {
+    /// Waits until a server other than `old` is the primary.
+    pub fn wait_for_failover(&self, old: usize) {
         eventually("another primary", || self.primary() != old);
     }
 
-    /// Starts a server that was killed, as one more replica.
-    pub fn rejoin(&mut self, place: usize) {
-        let primary = self.ways[self.primary()].port();
-        let own = self.ways[place].port();
-        self.servers[place].announce(own, Some(primary));
-        self.servers[place].restart();
+    /// Starts a server that was killed, as a replica of the current primary.
+    pub fn rejoin(&mut self, index: usize) {
+        let primary = self.proxies[self.primary()].port();
+        let own = self.proxies[index].port();
+        self.servers[index].announce(own, Some(primary));
+        self.servers[index].restart();
     }
 
-    /// Cuts a server off from its replicas and from all sentinels. Clients reach it still.
-    pub fn isolate(&self, place: usize) {
-        // Those that it speaks to as a replica are no clients of it.
-        self.ways[place].cut(Cut::Peers);
+    /// Cuts the connections of a server to its replicas and to all sentinels. Clients still reach it.
+    pub fn isolate(&self, index: usize) {
+        // Its own connection to a primary does not pass through its proxy.
+        self.proxies[index].cut(Cut::Peers);
     }
 }
 
-/// Of sentinels at these ports.
+/// Returns the URL of sentinels at these ports.
 pub fn url(ports: impl IntoIterator<Item = u16>) -> String {
     let hosts: Vec<_> = ports
         .into_iter()
@@ -228,7 +233,7 @@ pub fn url(ports: impl IntoIterator<Item = u16>) -> String {
 }
 
 impl Server {
-    /// It is known by another port than its own, and follows the primary at a port.
+    /// Makes the server announce another port than its own, and follow the primary at a port.
     fn announce(&mut self, port: u16, primary: Option<u16>) {
         let port = port.to_string();
         let mut options = vec![

@@ -1,4 +1,4 @@
-//! The example `shop`, as its users start it.
+//! The example `shop`, started as a process.
 
 use super::{eventually, signal};
 use rustix::process::Signal;
@@ -11,23 +11,25 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::thread;
 use std::time::Duration;
 
-/// Filling a large database takes a while.
-const PATIENCE: Duration = Duration::from_secs(120);
+/// Longest time until the shop serves. It may have to fill a large database first.
+const START_TIMEOUT: Duration = Duration::from_secs(120);
 
-/// A process of it.
+/// A process of the shop.
 pub struct Shop {
     process: Child,
     address: SocketAddr,
-    said: Arc<Mutex<String>>,
+    /// The output so far, including standard error.
+    output: Arc<Mutex<String>>,
 }
 
 impl Shop {
-    /// Starts it on a free port, and waits until it serves.
+    /// Starts the shop on a free port, and waits until it serves.
     pub fn start(options: &[&str]) -> Self {
-        Self::try_start(options).unwrap_or_else(|said| panic!("the shop did not start:\n{said}"))
+        Self::try_start(options)
+            .unwrap_or_else(|output| panic!("the shop did not start:\n{output}"))
     }
 
-    /// As [`start`](Self::start); if it ends instead, what it has said.
+    /// Like [`start`](Self::start), but returns the output if the shop does not start.
     pub fn try_start(options: &[&str]) -> Result<Self, String> {
         let mut process = Command::new(executable())
             .args(["--listen", "127.0.0.1:0"])
@@ -36,28 +38,28 @@ impl Shop {
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
-        let said = Arc::new(Mutex::new(String::new()));
-        let (tell, told) = channel();
+        let output = Arc::new(Mutex::new(String::new()));
+        let (sender, receiver) = channel();
         let out = BufReader::new(process.stdout.take().unwrap());
         let errors = BufReader::new(process.stderr.take().unwrap());
-        listen(out, Arc::clone(&said), Some(tell));
-        let heard = listen(errors, Arc::clone(&said), None);
-        match told.recv_timeout(PATIENCE) {
+        collect_output(out, Arc::clone(&output), Some(sender));
+        let errors = collect_output(errors, Arc::clone(&output), None);
+        match receiver.recv_timeout(START_TIMEOUT) {
             Ok(address) => Ok(Self {
                 process,
                 address,
-                said,
+                output,
             }),
             Err(error) => {
                 // It may have ended.
                 let _ = process.kill();
                 process.wait().unwrap();
-                heard.join().unwrap();
-                let mut said = said.lock().unwrap().clone();
+                errors.join().unwrap();
+                let mut output = output.lock().unwrap().clone();
                 if error == RecvTimeoutError::Timeout {
-                    said.push_str("it took too long\n");
+                    output.push_str("it took too long\n");
                 }
-                Err(said)
+                Err(output)
             }
         }
     }
@@ -74,12 +76,12 @@ impl Shop {
         self.process.id()
     }
 
-    /// What it has printed so far, errors too.
-    pub fn said(&self) -> String {
-        self.said.lock().unwrap().clone()
+    /// Returns the output so far, including standard error.
+    pub fn output(&self) -> String {
+        self.output.lock().unwrap().clone()
     }
 
-    /// Asks it to end, and waits until it has answered its clients and written its snapshot.
+    /// Terminates the shop, and waits until it has answered its clients and written its snapshot.
     pub fn stop(&mut self) -> ExitStatus {
         signal(&self.process, Signal::TERM);
         eventually("the shop ends", || {
@@ -110,23 +112,25 @@ impl Drop for Shop {
     }
 }
 
-/// Notes what it prints, so that it is never held up, and tells where it listens.
-fn listen(
+/// Collects output, so that the process never blocks on a full pipe, and sends the address at which the shop listens.
+fn collect_output(
     from: impl BufRead + Send + 'static,
-    said: Arc<Mutex<String>>,
-    tell: Option<Sender<SocketAddr>>,
+    output: Arc<Mutex<String>>,
+    address_sender: Option<Sender<SocketAddr>>,
 ) -> thread::JoinHandle<()> {
     thread::spawn(move || {
-        let mut tell = tell;
+        let mut address_sender = address_sender;
         for line in from.lines().map_while(Result::ok) {
             let address = line.strip_prefix("listening on http://");
-            if let Some((address, tell)) = address.zip(tell.take_if(|_| address.is_some())) {
-                // Nobody may wait any longer.
-                let _ = tell.send(address.parse().unwrap());
+            if let Some((address, sender)) =
+                address.zip(address_sender.take_if(|_| address.is_some()))
+            {
+                // The receiver may have timed out.
+                let _ = sender.send(address.parse().unwrap());
             }
-            let mut said = said.lock().unwrap();
-            said.push_str(&line);
-            said.push('\n');
+            let mut output = output.lock().unwrap();
+            output.push_str(&line);
+            output.push('\n');
         }
     })
 }
@@ -149,16 +153,16 @@ fn build() -> PathBuf {
     let profile = match folder.file_name().and_then(|name| name.to_str()) {
         Some("debug") => "dev",
         Some(name) => name,
-        None => unreachable!("cargo names it"),
+        None => unreachable!("the folder has a name"),
     };
     let mut cargo = Command::new(env!("CARGO"));
-    // What cargo told this program of its own package: build scripts look at it, and what depends on
-    // them would be built anew each time.
+    // Build scripts read these variables, which describe the package of this program. With them, dependencies with
+    // build scripts would be built again each time.
     for (name, _) in std::env::vars_os() {
-        let told = ["CARGO_PKG_", "CARGO_MANIFEST_"];
+        let prefixes = ["CARGO_PKG_", "CARGO_MANIFEST_"];
         if name
             .to_str()
-            .is_some_and(|name| told.iter().any(|told| name.starts_with(told)))
+            .is_some_and(|name| prefixes.iter().any(|prefix| name.starts_with(prefix)))
         {
             cargo.env_remove(name);
         }
@@ -182,5 +186,5 @@ fn build() -> PathBuf {
         .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
         .filter(|message| message["target"]["name"] == "shop")
         .find_map(|message| message["executable"].as_str().map(PathBuf::from));
-    executable.expect("cargo tells where it is")
+    executable.expect("cargo prints the path")
 }

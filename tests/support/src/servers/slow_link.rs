@@ -6,10 +6,10 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::Instant;
 
 /// Number of bytes that a connection sends in one turn.
-const PACKET: usize = 16 << 10;
+const PACKET_SIZE: usize = 16 << 10;
 
 /// Time by which the link accepts bytes in advance, so that neither the timer nor a busy machine limits the bandwidth.
-const QUEUE: Duration = Duration::from_millis(50);
+const MAX_QUEUE_TIME: Duration = Duration::from_millis(50);
 
 /// A proxy in front of a server that limits the bandwidth in each direction. Connections take turns.
 pub struct SlowLink {
@@ -47,8 +47,8 @@ impl SlowLink {
                     let (from_server, to_server) = server.into_split();
                     // The end of one direction ends the connection.
                     tokio::select! {
-                        _ = up.carry(from_client, to_server) => {}
-                        _ = down.carry(from_server, to_client) => {}
+                        _ = up.forward(from_client, to_server) => {}
+                        _ = down.forward(from_server, to_client) => {}
                     }
                 });
             }
@@ -69,20 +69,20 @@ impl Drop for SlowLink {
 
 impl Direction {
     /// Forwards bytes until the connection ends.
-    async fn carry(
+    async fn forward(
         &self,
         mut from: impl AsyncRead + Unpin,
         mut to: impl AsyncWrite + Unpin,
     ) -> io::Result<()> {
-        let mut packet = vec![0; PACKET];
+        let mut packet = vec![0; PACKET_SIZE];
         loop {
             let read = from.read(&mut packet).await?;
             if read == 0 {
                 return Ok(());
             }
             let arrival = self.arrival(read);
-            if arrival > Instant::now() + QUEUE {
-                tokio::time::sleep_until(arrival - QUEUE).await;
+            if arrival > Instant::now() + MAX_QUEUE_TIME {
+                tokio::time::sleep_until(arrival - MAX_QUEUE_TIME).await;
             }
             to.write_all(&packet[..read]).await?;
         }

@@ -84,7 +84,7 @@ impl Service {
             let sql = "UPDATE profiles SET bio = ?2 WHERE id = ?1 RETURNING id";
             let writer = service.writer.lock();
             let written = writer.query_row(sql, params![id, bio], |_| Ok(()));
-            service.cache.remove(&id);
+            service.cache.invalidate(&id);
             Ok(if_known(written)?.is_some())
         };
         spawn_blocking(write).await.expect("no write panics")

@@ -1,16 +1,16 @@
 -- Precedes each script.
 -- KEYS[1]: the state of the namespace, a hash with the fields
 --   id: its incarnation,
---   branch: the branch of the server's history on which it began: the replication id, and a term,
+--   history: the replication history in which it began: the replication id, and a term,
 --   ver: the number of invalidations,
 --   clear: the version of the last invalidation of all keys,
---   tagged: the version up to which invalidations of tags are not kept, so that every older value with tags is stale,
+--   tagged: the version up to which invalidations of tags are not stored, so that every older value with tags is stale,
 --   t<hash>: the version of the last invalidation of a tag,
 --   lease: the longest lease of an L1 so far, in ms.
 -- KEYS[2]: the readers, which serve from their L1: a sorted set of peers by the end of their leases. '' stands for
---   readers that are not in the set, because it was lost.
--- ARGV[1]: an id for a new incarnation; ARGV[2]: the branch, as the connection knows it; ARGV[3]: the duration of
--- leases, in ms; ARGV[4]: the command to publish with.
+--   readers that are missing in the set, because it was lost.
+-- ARGV[1]: an id for a new incarnation; ARGV[2]: the replication history that the connection has found; ARGV[3]: the
+-- duration of leases, in ms; ARGV[4]: the command to publish with.
 
 local VALUE, LEASE = 'hsV\2', 'hsL\1'
 
@@ -27,35 +27,35 @@ local function publish(channel, message)
   redis.call(ARGV[4], channel, message)
 end
 
--- Checks whether the server still is on the branch that the connection knows. If not, it may lack writes that another
--- server has confirmed.
-local function is_branch()
+-- Checks whether the server still has the replication history that the connection has found. If not, it may lack writes
+-- that another server has confirmed.
+local function has_history()
   local id = string.match(redis.call('INFO', 'replication'), 'master_replid:(%x+)')
   return id == string.match(ARGV[2], '^%x+')
 end
 
-local function other_branch()
-  return redis.error_reply('BRANCH the server is on another branch of history')
+local function other_history()
+  return redis.error_reply('HISTORY the server has another replication history')
 end
 
-local state = redis.call('HMGET', KEYS[1], 'id', 'branch', 'ver', 'clear', 'tagged')
+local state = redis.call('HMGET', KEYS[1], 'id', 'history', 'ver', 'clear', 'tagged')
 
--- Begins a new incarnation if the state was evicted, or belongs to another branch after a restart or a failover,
--- because it may lack later invalidations.
+-- Begins a new incarnation if the state was evicted, or belongs to another replication history after a restart or a
+-- failover, because the state may then lack invalidations.
 if not state[1] or state[2] ~= ARGV[2] then
-  if not is_branch() then
-    return other_branch()
+  if not has_history() then
+    return other_history()
   end
   local lease = math.max(tonumber(redis.call('HGET', KEYS[1], 'lease') or 0), ARGV[3])
   state = {ARGV[1], ARGV[2], 1, 0, 0}
   redis.call('DEL', KEYS[1], KEYS[2])
-  redis.call('HSET', KEYS[1], 'id', state[1], 'branch', state[2], 'ver', 1, 'clear', 0, 'tagged', 0,
+  redis.call('HSET', KEYS[1], 'id', state[1], 'history', state[2], 'ver', 1, 'clear', 0, 'tagged', 0,
     'lease', lease)
 end
 
 local id, version = state[1], tonumber(state[3])
 
--- Adds '' to the readers if the set is missing, since it may have been lost with readers in it.
+-- Adds '' to the readers if the set is missing, because it may have been lost with readers in it.
 local function remember_readers()
   if redis.call('EXISTS', KEYS[2]) == 0 then
     redis.call('ZADD', KEYS[2], now() + redis.call('HGET', KEYS[1], 'lease'), '')
@@ -87,18 +87,18 @@ local function is_current(value)
   return true
 end
 
--- Returns the value or the lease under a key, or false if there is none. A list or another type counts as none: the
--- caller replaces it.
+-- Returns the value or the lease under a key, or false if there is none. A list or another type counts as none, because
+-- the caller replaces it.
 local function read(key)
-  local held = redis.pcall('GET', key)
-  if type(held) == 'table' and not string.find(held.err, 'WRONGTYPE', 1, true) then
-    -- Ends the script with the error, for example that the user may not read the key.
+  local found = redis.pcall('GET', key)
+  if type(found) == 'table' and not string.find(found.err, 'WRONGTYPE', 1, true) then
+    -- Ends the script with the error, for example if the user may not read the key.
     redis.call('GET', key)
   end
-  return type(held) == 'string' and held
+  return type(found) == 'string' and found
 end
 
--- Stores a value for this many milliseconds, or without a time to live if it is 0.
+-- Stores a value with a time to live in milliseconds, or without one if it is '0'.
 local function store(key, value, ttl)
   if ttl == '0' then
     redis.call('SET', key, value)

@@ -1,10 +1,11 @@
--- Adds the peer ARGV[5] to the readers for ARGV[6] ms from now, or removes it if that is 0. Publishes a beat with the
--- number ARGV[8] on its channel ARGV[7]. Keeps the namespace for ARGV[9] ms.
+-- Adds the peer ARGV[5] to the readers for ARGV[6] ms from now, or removes it if that is 0. Publishes a heartbeat with
+-- the number ARGV[8] on its channel ARGV[7]. Keeps the state of the namespace for ARGV[9] ms.
 
-if not is_branch() then
-  return other_branch()
+if not has_history() then
+  return other_history()
 end
--- Redis runs a script without room in memory if it has written before. So it begins with a write that needs no room.
+-- When its memory is full, Redis still runs a script that has written before. So it begins with a write that needs no
+-- memory.
 redis.call('HDEL', KEYS[1], '')
 remember_readers()
 local time = now()

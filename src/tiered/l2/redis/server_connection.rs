@@ -16,15 +16,15 @@ use tokio::sync::watch;
 /// the call stays in the queue of a task that has ended, until its deadline. That happened to about one of 100
 /// connections that a test killed, and the read then ran its loader.
 #[derive(Clone)]
-pub(crate) struct Link {
+pub(super) struct ServerConnection {
     connection: MultiplexedConnection,
-    /// `true` once the connection is closed. The channel may also be closed instead.
+    /// `true` once the connection is closed. The sender may also be dropped instead.
     closed: watch::Receiver<bool>,
 }
 
-impl Link {
+impl ServerConnection {
     /// Connects to the server of a client that speaks RESP3.
-    pub(crate) async fn open(client: &Client, patience: Duration) -> RedisResult<Self> {
+    pub(super) async fn open(client: &Client, connect_timeout: Duration) -> RedisResult<Self> {
         let (close, closed) = watch::channel(false);
         let note = move |push: PushInfo| {
             if push.kind == PushKind::Disconnection {
@@ -33,30 +33,30 @@ impl Link {
             Ok::<_, Infallible>(())
         };
         let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(patience))
+            .set_connection_timeout(Some(connect_timeout))
             .set_response_timeout(None)
             .set_push_sender(note);
-        let opening = client.get_multiplexed_async_connection_with_config(&config);
+        let connection = client.get_multiplexed_async_connection_with_config(&config);
         Ok(Self {
-            connection: opening.await?,
+            connection: connection.await?,
             closed,
         })
     }
 }
 
 /// Returns the error of a call whose connection was closed before the reply.
-fn was_closed() -> RedisError {
+fn closed_error() -> RedisError {
     let why = "the server has closed the connection";
     io::Error::new(io::ErrorKind::BrokenPipe, why).into()
 }
 
-impl ConnectionLike for Link {
+impl ConnectionLike for ServerConnection {
     fn req_packed_command<'a>(&'a mut self, call: &'a Cmd) -> RedisFuture<'a, Value> {
         Box::pin(async move {
             tokio::select! {
                 biased;
                 reply = self.connection.req_packed_command(call) => reply,
-                _ = self.closed.wait_for(|closed| *closed) => Err(was_closed()),
+                _ = self.closed.wait_for(|closed| *closed) => Err(closed_error()),
             }
         })
     }
@@ -71,7 +71,7 @@ impl ConnectionLike for Link {
             tokio::select! {
                 biased;
                 replies = self.connection.req_packed_commands(calls, offset, count) => replies,
-                _ = self.closed.wait_for(|closed| *closed) => Err(was_closed()),
+                _ = self.closed.wait_for(|closed| *closed) => Err(closed_error()),
             }
         })
     }

@@ -1,0 +1,102 @@
+//! Reads of single entries.
+
+use crate::clock::NEVER;
+use crate::local::LocalCache;
+use equivalent::Equivalent;
+use std::hash::{BuildHasher, Hash};
+use std::time::Duration;
+
+impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
+    /// Returns a clone of the value for `key`, or `None` if the key is absent or expired.
+    ///
+    /// `Clone` runs under the shard's shared lock. Keep it cheap: wrap a value that is expensive to clone in an
+    /// [`Arc`](std::sync::Arc).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let cache = hotset::LocalCache::new(100);
+    /// cache.insert(1, "one");
+    /// assert_eq!(cache.get(&1), Some("one"));
+    /// assert_eq!(cache.get(&2), None);
+    /// ```
+    #[inline]
+    pub fn get<Q>(&self, key: &Q) -> Option<V>
+    where
+        Q: Hash + Equivalent<K> + ?Sized,
+        V: Clone,
+    {
+        self.get_with(key, V::clone)
+    }
+
+    /// Returns the result of `read` on the value for `key`, or `None` if the key is absent or expired.
+    ///
+    /// `read` runs under the shard's shared lock, so it delays writers of the shard.
+    ///
+    /// # Panics
+    ///
+    /// Panics if `read` writes to a cache or calls `get_or_load`. It may read caches.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let pages = hotset::LocalCache::new(100);
+    /// pages.insert("/", "<html></html>".to_string());
+    /// assert_eq!(pages.get_with("/", |page| page.len()), Some(13));
+    /// ```
+    #[inline]
+    pub fn get_with<Q, R>(&self, key: &Q, read: impl FnOnce(&V) -> R) -> Option<R>
+    where
+        Q: Hash + Equivalent<K> + ?Sized,
+    {
+        self.hit(&self.location(key), key, read)
+    }
+
+    /// Returns `true` if the cache contains a live value for `key`.
+    ///
+    /// The call counts neither as a lookup nor as a use of the entry.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let cache = hotset::LocalCache::new(100);
+    /// cache.insert("apple", 120);
+    /// assert!(cache.contains_key("apple"));
+    /// assert!(!cache.contains_key("pear"));
+    /// ```
+    pub fn contains_key<Q>(&self, key: &Q) -> bool
+    where
+        Q: Hash + Equivalent<K> + ?Sized,
+    {
+        self.peek(&self.location(key), key, |_, _| ()).is_some()
+    }
+
+    /// Returns the remaining time to live of the entry for `key`, or `None` if the key is absent or expired.
+    ///
+    /// It is `Duration::MAX` for an entry that does not expire. The call counts neither as a lookup nor as a use of the
+    /// entry.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// let cache = hotset::LocalCache::new(100);
+    /// cache.insert_with_ttl(1, "one", Duration::from_secs(60));
+    /// cache.insert(2, "two");
+    /// assert!(cache.remaining_ttl(&1).unwrap() <= Duration::from_secs(60));
+    /// assert_eq!(cache.remaining_ttl(&2), Some(Duration::MAX));
+    /// assert_eq!(cache.remaining_ttl(&3), None);
+    /// ```
+    pub fn remaining_ttl<Q>(&self, key: &Q) -> Option<Duration>
+    where
+        Q: Hash + Equivalent<K> + ?Sized,
+    {
+        let deadline = self.peek(&self.location(key), key, |_, deadline| deadline)?;
+        if deadline == NEVER {
+            return Some(Duration::MAX);
+        }
+        let left = deadline.checked_sub(self.inner.settings.clock.now())?;
+        (left > 0).then(|| Duration::from_nanos(left))
+    }
+}

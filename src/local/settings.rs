@@ -1,0 +1,108 @@
+//! The settings of a cache, and what follows from them for single entries.
+
+use crate::clock::{NEVER, Nanos, TimeSource, saturating_nanos};
+use crate::local::load::refresh::{Rules, THROTTLE};
+use crate::local::removal::Listener;
+use crate::random;
+use std::time::Duration;
+
+/// The lease of a load, unless it is set.
+const DEFAULT_LEASE: Duration = Duration::from_secs(10);
+
+/// A function that returns the weight of an entry.
+pub(crate) type Weigher<K, V> = dyn Fn(&K, &V) -> u64 + Send + Sync;
+
+/// The settings that a cache needs after it is built.
+pub(crate) struct Settings<K, V> {
+    pub(crate) name: Option<String>,
+    pub(crate) time_to_live: Option<Duration>,
+    /// The time to live in nanoseconds, as each write needs it.
+    pub(super) ttl_nanos: Nanos,
+    pub(crate) time_to_idle: Option<Duration>,
+    pub(crate) clock: TimeSource,
+    pub(crate) lease: Duration,
+    pub(crate) wait_timeout: Option<Duration>,
+    pub(crate) max_concurrent_loads: Option<usize>,
+    pub(crate) refresh_after: Option<Duration>,
+    pub(crate) early_refresh: Option<f64>,
+    pub(crate) stale_if_error: Option<Duration>,
+    pub(crate) stale_if_slow: Option<Duration>,
+    pub(crate) ttl_jitter: Option<f64>,
+    pub(crate) tracks_ages: bool,
+    /// `true` if the cache is the L1 of a tiered cache, which can invalidate all of its entries in one step.
+    pub(crate) is_l1: bool,
+    pub(crate) weigher: Option<Box<Weigher<K, V>>>,
+    pub(crate) listener: Option<Box<Listener<K, V>>>,
+}
+
+impl<K, V> Settings<K, V> {
+    /// Creates the default settings.
+    pub(super) fn new() -> Self {
+        Self {
+            name: None,
+            time_to_live: None,
+            ttl_nanos: NEVER,
+            time_to_idle: None,
+            clock: TimeSource::System,
+            lease: DEFAULT_LEASE,
+            wait_timeout: None,
+            max_concurrent_loads: None,
+            refresh_after: None,
+            early_refresh: None,
+            stale_if_error: None,
+            stale_if_slow: None,
+            ttl_jitter: None,
+            tracks_ages: cfg!(feature = "metrics"),
+            is_l1: false,
+            weigher: None,
+            listener: None,
+        }
+    }
+
+    /// Returns the deadline of an entry that is stored now with this time to live, or with that of the cache.
+    #[inline]
+    pub(crate) fn deadline(&self, now: Nanos, ttl: Option<Duration>) -> Nanos {
+        let nanos = ttl.map_or(self.ttl_nanos, saturating_nanos);
+        let nanos = match self.ttl_jitter {
+            Some(fraction) if nanos != NEVER => jitter(nanos, fraction),
+            _ => nanos,
+        };
+        now.saturating_add(nanos)
+    }
+
+    /// Returns the rules for refreshes and stale values, or `None` if the cache has neither.
+    pub(crate) fn refresh_rules(&self) -> Option<Rules> {
+        let rules = Rules {
+            refresh_after: self.refresh_after.map(saturating_nanos),
+            early: self.early_refresh.unwrap_or(0.0),
+            stale: self.grace(),
+            throttle: saturating_nanos(THROTTLE),
+        };
+        let refreshes = self.refresh_after.is_some() || self.early_refresh.is_some();
+        (refreshes || self.stale_if_error.is_some()).then_some(rules)
+    }
+
+    /// Returns the time for which entries are kept past their deadline, in nanoseconds.
+    pub(crate) fn grace(&self) -> Nanos {
+        self.stale_if_error.map_or(0, saturating_nanos)
+    }
+
+    /// Returns the weight of an entry: at least 1, so that a bound on the weight also bounds the number of entries.
+    pub(crate) fn weigh(&self, key: &K, value: &V, explicit: Option<u64>) -> u64 {
+        let Some(weigher) = &self.weigher else {
+            return 1;
+        };
+        explicit.unwrap_or_else(|| weigher(key, value)).max(1)
+    }
+}
+
+/// Shortens a time at random, by at most this fraction of it.
+#[cold]
+#[allow(
+    clippy::cast_precision_loss,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss
+)]
+fn jitter(nanos: Nanos, fraction: f64) -> Nanos {
+    nanos - (nanos as f64 * fraction * (1.0 - random::unit())) as Nanos
+}

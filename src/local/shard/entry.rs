@@ -1,0 +1,63 @@
+//! Entries, as they are stored and before they are.
+
+use crate::clock::Nanos;
+use crate::local::shard::hash::{KeyHash, StoredHash};
+use crate::local::shard::metadata::EntryMetadata;
+use crate::local::shard::slab::Slab;
+use crate::local::tags::EntryTags;
+use crate::policy::PolicyStates;
+use std::num::NonZero;
+use std::sync::atomic::{AtomicU32, AtomicU64};
+
+/// A stored entry. The alignment keeps a small one on one cache line.
+#[repr(align(32))]
+pub(super) struct Entry<K, V> {
+    pub(super) key: K,
+    pub(super) value: V,
+    /// The first time at which the entry is not served any more. Hits change it in a cache with a time to idle.
+    pub(super) deadline: AtomicU64,
+    /// The state that the policy keeps of the entry.
+    pub(super) policy_state: AtomicU32,
+    pub(super) hash: StoredHash,
+}
+
+/// An entry to be stored.
+pub(crate) struct NewEntry<K, V> {
+    pub(crate) hash: KeyHash,
+    pub(crate) key: K,
+    pub(crate) value: V,
+    pub(crate) deadline: Nanos,
+    pub(crate) metadata: EntryMetadata,
+}
+
+/// The settings that an entry was stored with.
+#[derive(Default)]
+pub(crate) struct EntrySettings {
+    /// The latest deadline that the entry may have, however often it is hit.
+    pub(crate) latest_deadline: Option<NonZero<Nanos>>,
+    /// The weight, if the caller gave it and the weigher did not determine it.
+    pub(crate) weight: Option<u64>,
+    pub(crate) tags: Option<Box<EntryTags>>,
+    /// The duration of the load, in nanoseconds.
+    pub(crate) load_time: Nanos,
+}
+
+impl<K, V> Slab<Entry<K, V>> {
+    /// Returns the function by which the index finds the hash of a slot.
+    #[inline]
+    pub(super) fn hash_of(&self) -> impl Fn(&u32) -> u64 + '_ {
+        |&slot| self.get(slot).map_or(0, |entry| entry.hash.canonical())
+    }
+}
+
+impl<K, V> PolicyStates for Slab<Entry<K, V>> {
+    #[inline]
+    fn state(&self, slot: u32) -> Option<&AtomicU32> {
+        Some(&self.get(slot)?.policy_state)
+    }
+
+    #[inline]
+    fn hash(&self, slot: u32) -> u32 {
+        self.get(slot).map_or(0, |entry| entry.hash.bits())
+    }
+}

@@ -1,0 +1,134 @@
+//! The operations of a local cache that only a tiered cache needs, whose L1 it is.
+
+pub(crate) use crate::local::load::batch::BatchLookup;
+#[cfg(feature = "metrics")]
+pub(crate) use crate::local::metrics::{Loads, samples};
+
+use crate::clock::{Nanos, TimeSource};
+use crate::entry::Loaded;
+use crate::local::{DefaultHasher, KeyLocation, LocalCache};
+use crate::single_flight::Leader;
+use crate::stats::Count;
+use crate::sync::thread_slot::ThreadSlot;
+use std::hash::{BuildHasher, Hash};
+use std::time::Instant;
+
+impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
+    /// Looks a key up like [`get`](Self::get), for a caller that has read the system's clock at `now`. A miss is not
+    /// counted, because the caller looks again.
+    #[inline]
+    pub(crate) fn hit_or_look_again(&self, key: &K, now: Nanos) -> Option<V>
+    where
+        V: Clone,
+    {
+        let early_time = match self.inner.settings.clock {
+            TimeSource::System if self.inner.expires => now,
+            _ => self.early_time(),
+        };
+        let (location, thread) = (self.location(key), ThreadSlot::current());
+        let found = self.hit_at(&location, key, early_time, thread, V::clone);
+        if found.is_some() {
+            self.count_served(thread, Count::Hit, &location, key);
+        }
+        found
+    }
+
+    /// Counts a miss without a lookup, because no value that it could find may be served.
+    pub(crate) fn miss(&self) {
+        self.count_miss(ThreadSlot::current());
+    }
+
+    /// Invalidates all entries, in the same short time for any number of them. The results of loads in flight are
+    /// stored as invalidated entries, and later callers do not wait for those loads.
+    pub(crate) fn invalidate_all(&self) {
+        debug_assert!(self.inner.settings.is_l1);
+        self.inner.tags.invalidate_all();
+    }
+
+    /// Begins an epoch. Later callers do not wait for loads that are in flight now.
+    pub(crate) fn begin_epoch(&self) {
+        self.inner.tags.begin_epoch();
+    }
+
+    /// Returns the number of invalidations of tags and of all entries so far.
+    pub(crate) fn epoch(&self) -> u64 {
+        self.inner.tags.epoch()
+    }
+}
+
+impl<K, V, S> LocalCache<K, V, S>
+where
+    K: Eq + Hash + Clone,
+    V: Clone,
+    S: BuildHasher,
+{
+    /// Returns a promise of a value from elsewhere. It is stored unless the key is written to meanwhile.
+    pub(crate) fn promise(&self, key: &K) -> Promise<'_, K, V, S> {
+        let location = self.location(key);
+        let claim = self.claim(&location, key);
+        Promise {
+            cache: self,
+            location,
+            claim,
+        }
+    }
+
+    /// Checks whether expired values may serve if a load fails.
+    pub(crate) fn serves_stale(&self) -> bool {
+        self.inner.settings.stale_if_error.is_some()
+    }
+
+    /// Returns the time from which a caller that starts to wait now accepts the expired value of `key`, or `None` if
+    /// there is no such value.
+    pub(crate) fn accepts_stale_from(&self, key: &K) -> Option<Instant> {
+        let from = self.wait_limits().stale_from?;
+        let stale = self.stale_for_waiter(&self.location(key), key);
+        stale.map(|_| from)
+    }
+
+    /// Returns an expired value for a caller that has waited for too long, and counts it.
+    pub(crate) fn stale_in_place(&self, key: &K) -> Option<V> {
+        let location = self.location(key);
+        let outcome = self.stale_for_waiter(&location, key)?;
+        self.take_outcome(&location, key, outcome).ok()
+    }
+}
+
+/// The right to store a value from elsewhere. It is stored unless the key was written to since the promise
+/// was made.
+pub(crate) struct Promise<'a, K, V, S = DefaultHasher> {
+    cache: &'a LocalCache<K, V, S>,
+    location: KeyLocation<'a, K, V>,
+    claim: Leader<'a, K, V>,
+}
+
+impl<K, V, S> Promise<'_, K, V, S>
+where
+    K: Eq + Hash + Clone,
+    V: Clone,
+    S: BuildHasher,
+{
+    /// Stores the value. Returns `false` if the key was written to meanwhile.
+    pub(crate) fn keep(self, key: K, loaded: Loaded<V>) -> bool {
+        self.keep_since(u64::MAX, key, loaded)
+    }
+
+    /// Stores a value that was current in the given [epoch](LocalCache::epoch), before the promise was made.
+    pub(crate) fn keep_since(mut self, epoch: u64, key: K, loaded: Loaded<V>) -> bool {
+        let cache = self.cache;
+        let mut removals = cache.removals();
+        let provenance = cache.provenance(&loaded, self.claim.epoch.min(epoch), 0);
+        let claim = Some(&mut self.claim);
+        let stored = cache.store(
+            &self.location,
+            key,
+            loaded,
+            provenance,
+            claim,
+            &mut removals,
+        );
+        drop(self);
+        removals.finish();
+        stored.is_ok()
+    }
+}

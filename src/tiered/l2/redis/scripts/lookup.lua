@@ -1,0 +1,41 @@
+-- Returns the value of KEYS[3]. If there is none, gives the caller the lease of its load.
+-- ARGV[5]: the token of the lease, or '' if the caller wants none; ARGV[6]: the duration of the lease, in ms; ARGV[7]:
+-- the token of an unreadable value, or ''; ARGV[8]: the largest size of a value, in bytes; ARGV[9]: the largest size
+-- that is returned, in bytes.
+-- Returns one of
+--   0: no value,
+--   1, the remaining time to live in ms, a value,
+--   2, the remaining time of the lease in ms: another process has the lease,
+--   3, id, version: the caller has the lease,
+--   4, id, version: the caller has the lease, and replaces a value that is too large,
+--   5, size, head: a value that is larger than ARGV[9].
+
+local found = read(KEYS[3])
+local kind = 3
+if found and string.sub(found, 5, 12) == id then
+  if string.sub(found, 1, 4) == LEASE then
+    if ARGV[5] == '' then
+      return {0}
+    end
+    -- This call is a retry: the first reply was lost.
+    if string.sub(found, 21, 36) == ARGV[5] then
+      return {3, id, version}
+    end
+    redis.call('SETRANGE', KEYS[3], 36, '\1')
+    return {2, redis.call('PTTL', KEYS[3])}
+  end
+  if is_current(found) and string.sub(found, 21, 36) ~= ARGV[7] then
+    if #found <= tonumber(ARGV[8]) then
+      if #found > tonumber(ARGV[9]) then
+        return {5, #found, string.sub(found, 1, 36)}
+      end
+      return {1, redis.call('PTTL', KEYS[3]), found}
+    end
+    kind = 4
+  end
+end
+if ARGV[5] == '' then
+  return {0}
+end
+redis.call('SET', KEYS[3], LEASE .. id .. pack(version) .. ARGV[5] .. '\0', 'PX', ARGV[6])
+return {kind, id, version}
