@@ -1,6 +1,6 @@
 //! The operations of a local cache that only a tiered cache needs, whose L1 it is.
 
-pub(crate) use crate::local::load::batch::{BatchLookup, BatchResult, erase_many};
+pub(crate) use crate::local::load::batch::BatchLookup;
 #[cfg(feature = "metrics")]
 pub(crate) use crate::local::metrics::{Loads, samples};
 
@@ -81,7 +81,7 @@ where
     /// Returns the time from which a caller that starts to wait now accepts the expired value of `key`, or `None` if
     /// there is no such value.
     pub(crate) fn accepts_stale_from(&self, key: &K) -> Option<Instant> {
-        let from = self.patience().stale_from?;
+        let from = self.wait_limits().stale_from?;
         let stale = self.stale_for_waiter(&self.location(key), key);
         stale.map(|_| from)
     }

@@ -5,6 +5,7 @@ use crate::error::{AnyError, LoadError};
 use crate::single_flight::blocking::block_on;
 use crate::tiered::write::Propagation;
 use crate::tiered::{RemoteKey, RemoteValue, Rollout, TieredCache};
+use crate::traits::erasure::ErrorType;
 use crate::traits::{Cache, ErasedLoader};
 use std::cell::Cell;
 use std::fmt;
@@ -113,10 +114,11 @@ impl<K: RemoteKey, V: RemoteValue> Cache<K, V> for BlockingCache<K, V> {
         load: &mut ErasedLoader<'_, K, V>,
     ) -> Result<V, LoadError<AnyError>> {
         let inner = &self.tier.inner;
-        match inner.get_local(key) {
-            Some(value) => Ok(value),
-            None => self.wait(inner.get_or_fetch(key, || ready(load(key)))),
+        if let Some(value) = inner.get_local(key) {
+            return Ok(value);
         }
+        let load = || ready(load(key).map_err(LoadError::Failed));
+        self.wait(inner.get_or_fetch(key, ErrorType::ANY, load))
     }
 }
 

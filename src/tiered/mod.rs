@@ -41,16 +41,15 @@ use crate::tiered::coherence::key_waiters::KeyWaiters;
 use crate::tiered::coherence::pending_invalidations::PendingInvalidations;
 use crate::tiered::coherence::read_lease::{ReadLease, now};
 use crate::tiered::coherence::subscriber::Proof;
-use crate::tiered::fetch::TimedOut;
 use crate::tiered::l2::circuit_breaker::CircuitBreaker;
 use crate::tiered::l2::codec_health::CodecHealth;
 use crate::tiered::l2::envelope::EnvelopeCodec;
 use crate::tiered::l2::remote::{Peer, Token};
 use crate::tiered::load_lease::Releases;
+use crate::traits::erasure::{ErrorType, LoadResult, share, typed};
 use crate::traits::{AsyncCache, CacheFuture, ErasedAsyncLoader};
 use builder::TierSettings;
 use health::{TierCounters, count};
-use load::LoadResult;
 use parking_lot::Mutex;
 use std::any::Any;
 use std::fmt;
@@ -191,10 +190,12 @@ impl<K: RemoteKey, V: RemoteValue> TieredCache<K, V> {
         L: Into<Loaded<V>>,
         E: Any + Send + Sync,
     {
-        match self.inner.get_local(key) {
-            Some(value) => Ok(value),
-            None => AsyncCache::get_or_load_async(self, key, load).await,
+        if let Some(value) = self.inner.get_local(key) {
+            return Ok(value);
         }
+        let error_type = ErrorType::of::<E>();
+        let load = || async { share(load().await) };
+        typed(Box::pin(self.inner.get_or_fetch(key, error_type, load)).await)
     }
 
     /// Returns the name of L1, or the namespace if L1 was given no name.
@@ -365,6 +366,7 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
     async fn get_or_fetch<F>(
         self: &Arc<Self>,
         key: &K,
+        error_type: ErrorType,
         load: impl FnOnce() -> F,
     ) -> Result<V, LoadError<AnyError>>
     where
@@ -372,8 +374,7 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
     {
         self.may_serve(now());
         let fetch = || self.fetch(key, load);
-        let result = self.l1.get_or_load_shared(key, fetch).await;
-        result.map_err(TimedOut::restore)
+        self.l1.get_or_load_shared(key, error_type, fetch).await
     }
 }
 
@@ -414,10 +415,11 @@ impl<K: RemoteKey, V: RemoteValue> AsyncCache<K, V> for TieredCache<K, V> {
         key: &'a K,
         load: &'a mut ErasedAsyncLoader<'_, V>,
     ) -> CacheFuture<'a, Result<V, LoadError<AnyError>>> {
-        match self.inner.get_local(key) {
-            Some(value) => CacheFuture::ready(Ok(value)),
-            None => CacheFuture::new(self.inner.get_or_fetch(key, load)),
+        if let Some(value) = self.inner.get_local(key) {
+            return CacheFuture::ready(Ok(value));
         }
+        let load = move || async move { load().await.map_err(LoadError::Failed) };
+        CacheFuture::new(self.inner.get_or_fetch(key, ErrorType::ANY, load))
     }
 }
 
