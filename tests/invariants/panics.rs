@@ -484,7 +484,7 @@ fn each_removed_entry_is_reported_whatever_panics() {
         .filter(|&hook| {
             let some = Cell::new(false);
             panic_at_each_call(hook, |outcome| {
-                some.set(some.get() || outcome.unreported > 0)
+                some.set(some.get() || outcome.unreported > 0);
             });
             some.get()
         })
