@@ -379,7 +379,7 @@ where
         let deadline = if left <= max {
             now.saturating_add(left)
         } else {
-            // As if it had been stored when the file was written.
+            // The entry counts as stored at the time at which the file was written.
             settings.deadline(now, None)
         };
         match deadline {
