@@ -1,7 +1,7 @@
 //! Comparison of values that need not be `Eq`, by the calls that they make to a serde `Serializer`.
 //!
-//! Those calls contain more than any format stores: whether a `None` stands alone or within a `Some`, and whether a
-//! number is a `u64` or an `i64`. So a value differs from another value to which a format decodes it.
+//! The calls distinguish more than some formats store: for example, whether a `None` is nested in a `Some`, and whether
+//! a number is a `u64` or an `i64`. So the comparison detects a format that decodes a value to a different one.
 
 use crate::random;
 use serde::ser::{self, Serialize, Serializer};
@@ -11,7 +11,7 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 /// Returns a hash of the calls that `value` makes to a serializer, or `None` if it cannot be serialized.
 ///
 /// The hash does not depend on the order of the elements of maps and sequences, because a decoded `HashMap` or
-/// `HashSet` is iterated in another order than the original. All NaN have the same hash.
+/// `HashSet` is iterated in another order than the original. All NaN values of a type have the same hash.
 pub(crate) fn fingerprint<T: Serialize + ?Sized>(value: &T) -> Option<u64> {
     value.serialize(Hasher).ok()
 }
@@ -46,13 +46,13 @@ enum Kind {
     Pair,
 }
 
-/// Hashes bytes.
+/// Hashes the bytes of a value of this kind.
 fn hash(kind: Kind, bytes: &[u8]) -> u64 {
     xxh3_64_with_seed(bytes, kind as u64)
 }
 
-/// Hashes two numbers, in their order. This is cheaper than [`hash`], because a sequence of numbers needs it several
-/// times for each element.
+/// Hashes two numbers. Their order matters. It is cheaper than [`hash`], which matters because a sequence of numbers
+/// calls it several times for each element.
 fn combine(kind: Kind, first: u64, second: u64) -> u64 {
     let seed = random::spread(kind as u64 + 1, random::GOLDEN_RATIO);
     random::mix(random::mix(first ^ seed).wrapping_add(second))
@@ -67,14 +67,14 @@ fn variant_hash(variant: &str) -> u64 {
 #[derive(Clone, Copy)]
 struct Hasher;
 
-// serde implements its error trait for this type, which has no content.
+// serde implements its error trait for `fmt::Error`, which carries no data.
 type Result<T = u64> = std::result::Result<T, Unserializable>;
 
 /// Defines methods that hash a number of up to 64 bits.
 macro_rules! numbers {
     ($($method:ident($type:ty) => $kind:ident;)*) => {$(
         fn $method(self, value: $type) -> Result {
-            #[allow(clippy::cast_sign_loss, clippy::cast_lossless)] // Different numbers keep different bits.
+            #[allow(clippy::cast_sign_loss, clippy::cast_lossless)] // Different numbers of a type have different bits.
             let bits = value as u64;
             Ok(combine(Kind::$kind, bits, 0))
         }
@@ -90,7 +90,7 @@ macro_rules! scalars {
     )*};
 }
 
-/// Defines methods that begin the hash of several elements.
+/// Defines methods that begin to hash several elements.
 macro_rules! compounds {
     ($($method:ident($($argument:ty),*) => $kind:ident;)*) => {$(
         fn $method(self, $(_: $argument),*) -> Result<Elements> {
@@ -191,7 +191,7 @@ impl Serializer for Hasher {
     }
 }
 
-/// The hash of the elements of a sequence or a map, or of the fields of a tuple or a struct, while they are added.
+/// The hash in progress of the elements of a sequence or a map, or of the fields of a tuple or a struct.
 struct Elements {
     kind: Kind,
     /// Hash of the variant's name, for the fields of a variant; otherwise 0.
@@ -200,7 +200,7 @@ struct Elements {
     count: u64,
     /// Sum of the elements' hashes, which does not depend on their order.
     sum: u64,
-    /// Hash of the key whose value comes next, in a map.
+    /// Hash of the map key whose value is added next.
     key: u64,
 }
 
@@ -215,7 +215,7 @@ impl Elements {
         }
     }
 
-    /// Begins the hash of the fields of a variant.
+    /// Creates an empty hash for the fields of a variant.
     fn of_variant(variant: &str) -> Self {
         Self {
             variant: variant_hash(variant),
@@ -256,7 +256,7 @@ impl Elements {
     }
 }
 
-/// Implements traits whose elements have no names.
+/// Implements the traits of serializers whose elements have no names.
 macro_rules! elements {
     ($($trait:ident: $method:ident = $add:ident;)*) => {$(
         impl ser::$trait for Elements {
@@ -281,7 +281,7 @@ elements! {
     SerializeTupleVariant: serialize_field = add_positioned;
 }
 
-/// Implements traits whose elements have names.
+/// Implements the traits of serializers whose elements have names.
 macro_rules! fields {
     ($($trait:ident)*) => {$(
         impl ser::$trait for Elements {
@@ -356,7 +356,7 @@ mod tests {
 
     #[test]
     fn fingerprint_ignores_the_order_of_maps_and_sets_and_the_bits_of_nan() {
-        // Each map and set has its own random seed, so its own order.
+        // Each map and set has its own random seed, and therefore its own order.
         let map = || -> HashMap<u32, HashSet<u32>> {
             (0..50)
                 .map(|key| (key, (key..key + 50).collect()))

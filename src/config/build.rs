@@ -10,8 +10,8 @@ use crate::schema::{RemoteKey, RemoteValue, Schema};
 impl CacheConfig {
     /// Builds a cache for async tasks.
     ///
-    /// Keys and values must have types that can be stored in Redis, whatever the backend is and whether or not the
-    /// feature `redis` is enabled, so that the backend can be changed. For other types use
+    /// The types of keys and values must be storable in Redis, even with a local backend or without the feature
+    /// `redis`, so that the backend can be changed later. For other types use
     /// [`local_builder`](Self::local_builder), and for types without a [`Schema`]
     /// `tiered_builder_with_schemas` (feature `redis`).
     ///
@@ -20,16 +20,17 @@ impl CacheConfig {
     ///
     /// # Errors
     ///
-    /// Returns an error if a setting is missing or invalid, if the backend needs the feature `redis` and this is not
-    /// enabled, or if the backend needs a tokio runtime and this is not called in one. Redis need not be reachable.
+    /// Returns an error if a setting is missing or invalid, if the backend needs the feature `redis` and the feature is
+    /// not enabled, or if the backend needs a tokio runtime and the method is called outside of one. Redis need not be
+    /// reachable.
     pub fn build_async<K: RemoteKey + Schema, V: RemoteValue + Schema>(
         &self,
     ) -> Result<ConfiguredAsyncCache<K, V>, ConfigError> {
         self.build_async_with(|local| local)
     }
 
-    /// Like [`build_async`](Self::build_async), but with settings that need code: a weigher, a listener, a clock. Over
-    /// Redis, they apply to L1.
+    /// Like [`build_async`](Self::build_async), but with settings that a file cannot contain: a weigher, a listener, a
+    /// clock. With a Redis backend, they apply to L1.
     ///
     /// # Examples
     ///
@@ -57,8 +58,8 @@ impl CacheConfig {
 
     /// Builds a cache for blocking callers.
     ///
-    /// The result implements [`Cache`](crate::Cache). Over Redis it is a [`BlockingCache`](crate::BlockingCache), whose
-    /// documentation says which runtime it needs.
+    /// The result implements [`Cache`](crate::Cache). With a Redis backend it is a
+    /// [`BlockingCache`](crate::BlockingCache), whose documentation says which runtime it needs.
     ///
     /// # Errors
     ///
@@ -69,7 +70,7 @@ impl CacheConfig {
         self.build_blocking_with(|local| local)
     }
 
-    /// Like [`build_blocking`](Self::build_blocking), but with settings that need code, like
+    /// Like [`build_blocking`](Self::build_blocking), but with settings that a file cannot contain: see
     /// [`build_async_with`](Self::build_async_with).
     ///
     /// # Errors
@@ -82,9 +83,9 @@ impl CacheConfig {
         self.build(complete).map(BuiltCache::into_blocking)
     }
 
-    /// Returns the builder of a [`LocalCache`](crate::LocalCache) with these settings, whatever the backend is.
+    /// Returns a builder of a [`LocalCache`](crate::LocalCache) with these settings. The backend is ignored.
     ///
-    /// Use it for another hasher, and for keys and values that cannot be stored in Redis.
+    /// Use it to set another hasher, and for keys and values that cannot be stored in Redis.
     ///
     /// # Errors
     ///
@@ -123,7 +124,7 @@ impl CacheConfig {
         }
     }
 
-    /// Returns the error for a setting that a builder refuses, with the name of the setting.
+    /// Converts the error of a builder, and adds the name of the setting.
     pub(super) fn refused(&self, error: BuildError) -> ConfigError {
         if error == BuildError::NoBound {
             return self.missing("capacity", "a number of entries, or to \"unbounded\"");
@@ -147,7 +148,7 @@ mod tests {
     use super::*;
     use std::time::Duration;
 
-    /// Returns the settings that the builders received, with their names.
+    /// Returns the names and values of the settings that the builders received.
     fn state(config: &CacheConfig) -> String {
         let builder = config.local_builder::<u64, u64>().unwrap();
         let settings = &builder.settings;
@@ -203,7 +204,7 @@ mod tests {
 
     #[test]
     fn each_setting_reaches_its_builder() {
-        // Not the default, which depends on the features.
+        // The opposite of the default, which depends on the features.
         let other_ages = if cfg!(feature = "metrics") {
             "false"
         } else {
@@ -253,9 +254,8 @@ mod tests {
         ];
         let seen = local.iter().chain(&redis);
         let mut names: Vec<&str> = seen.map(|&(name, ..)| name).collect();
-        // The tests with a server cover this one.
+        // The tests with a Redis server cover the URL, and the tests with TLS cover the certificates and the key.
         names.push("url");
-        // The tests with TLS cover these.
         names.extend(["root_certificate", "client_certificate", "client_key"]);
         assert!(CacheConfig::NAMES.iter().all(|name| names.contains(name)));
 
@@ -273,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn setting_that_is_not_set_keeps_the_default_of_the_builder() {
+    fn unset_setting_keeps_the_default_of_the_builder() {
         let builder = CacheConfig::default().local_builder::<u64, u64>().unwrap();
         assert_eq!(builder.settings.lease, Duration::from_secs(10));
         assert_eq!(builder.bounds(), 0);

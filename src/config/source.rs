@@ -8,17 +8,18 @@ use std::ffi::OsString;
 use std::fmt::{self, Display};
 use std::{env, iter};
 
-/// The maximum edit distance, in letters, between an unknown name and the setting that an error proposes for it.
+/// The maximum edit distance, in characters, between an unknown name and the setting that an error proposes instead.
 const MAX_EDIT_DISTANCE: usize = 3;
 
-/// The settings that were read from environment variables, so that an error can name the variable.
+/// The names of the settings that environment variables have set, so that an error can name the variable.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Environment {
     prefix: Option<String>,
     set: BTreeSet<&'static str>,
 }
 
-/// Configurations with equal settings are equal, whatever the source of the settings.
+/// Always equal, so that configurations with equal settings are equal even if their settings come from different
+/// sources.
 impl PartialEq for Environment {
     fn eq(&self, _: &Self) -> bool {
         true
@@ -35,7 +36,7 @@ impl CacheConfig {
     /// set them.
     pub fn from_toml(text: &str) -> Result<Self, ConfigError> {
         let table: toml::Table = toml::from_str(text).map_err(|error| {
-            // Not the `Display` of the error, which shows the line and may thereby show a password.
+            // The `Display` of the error is not used, because it quotes the line, which may contain a password.
             let before = error.span().and_then(|span| text.get(..span.start));
             let line = before.map_or(1, |before| before.matches('\n').count() + 1);
             ConfigError::Syntax {
@@ -72,7 +73,8 @@ impl CacheConfig {
         Self::default().override_from_env(prefix)
     }
 
-    /// Replaces the settings that the environment sets, like [`from_env`](Self::from_env), and keeps the others.
+    /// Replaces the settings that the environment sets, and keeps the others. Variables are read like by
+    /// [`from_env`](Self::from_env).
     ///
     /// # Errors
     ///
@@ -149,7 +151,7 @@ impl CacheConfig {
         Ok(config)
     }
 
-    /// Reads one setting by itself, so that an error can name it.
+    /// Deserializes a single setting, so that an error can name it.
     fn set<'de, D: Deserializer<'de>>(
         &mut self,
         name: &'static str,
@@ -165,8 +167,8 @@ impl CacheConfig {
         Ok(())
     }
 
-    /// Returns the name of a setting in the source that has set it. For a setting that is not set, also names the
-    /// environment variable.
+    /// Returns the name of a setting in its source: the environment variable or the plain name. For a setting that is
+    /// not set, returns both if the environment was read.
     pub(super) fn name_of(&self, name: &str) -> String {
         let Environment { prefix, set } = &self.environment;
         let variable = source_name(name, prefix.as_deref());
@@ -204,7 +206,7 @@ impl<'de> Visitor<'de> for EntriesVisitor {
     }
 }
 
-/// A deserializer in the role of a value.
+/// A deserializer that is passed as the value of a map entry.
 struct SingleValue<D>(D);
 
 impl<'de, D: Deserializer<'de>> IntoDeserializer<'de, D::Error> for SingleValue<D> {
@@ -215,7 +217,7 @@ impl<'de, D: Deserializer<'de>> IntoDeserializer<'de, D::Error> for SingleValue<
     }
 }
 
-/// Returns the name of a setting in its source: the name of the variable if there is a prefix.
+/// Returns the name of a setting in a source: the name of the environment variable if there is a prefix.
 fn source_name(name: &str, prefix: Option<&str>) -> String {
     match prefix {
         Some(prefix) => format!("{prefix}{}", name.to_ascii_uppercase()),
@@ -223,11 +225,12 @@ fn source_name(name: &str, prefix: Option<&str>) -> String {
     }
 }
 
-/// Returns the setting with a name from a source.
+/// Returns the setting that a source calls `written`, after the prefix.
 ///
 /// # Errors
 ///
-/// Returns an error that proposes the most similar setting, or all of them, if there is no such setting.
+/// If there is no such setting, returns an error that proposes the most similar one. If none is similar, the error
+/// lists all settings.
 fn find_setting(written: &str, prefix: Option<&str>) -> Result<&'static str, ConfigError> {
     let whole = format!("{}{written}", prefix.unwrap_or_default());
     let mut names = CacheConfig::NAMES.iter().copied();
@@ -257,7 +260,7 @@ fn no_prefix() -> ConfigError {
     }
 }
 
-/// Replaces an error text that may contain a URL, and thereby a password.
+/// Replaces an error text that may contain a URL, because a URL may contain a password.
 fn without_secrets(text: &str) -> String {
     if text.contains("://") || text.contains('@') {
         return "a URL is not expected here".to_string();

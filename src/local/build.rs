@@ -16,10 +16,10 @@ use crate::sync::read_biased_lock::ReadBiasedLock;
 use std::sync::Arc;
 use std::thread;
 
-/// The number of entries for each shard below which a cache gets fewer shards by default.
+/// The minimum capacity of each shard, in entries, by default. A cache with less capacity has one shard.
 const MIN_ENTRIES_PER_SHARD: usize = 64;
-/// The highest number of shards that a cache gets because of its capacity. It has room for billions of entries. A
-/// capacity of `usize::MAX` would ask for more, but is meant as unbounded.
+/// The highest number of shards that [`min_shards`] requires. So many shards have room for billions of entries. The
+/// limit matters for a capacity of `usize::MAX`, which is meant as unbounded.
 const MAX_SHARDS_FOR_CAPACITY: usize = 1_024;
 
 impl<K: Eq, V, S> LocalCache<K, V, S> {
@@ -87,7 +87,7 @@ impl<K: Eq, V, S> LocalCache<K, V, S> {
 }
 
 impl<K, V, S> LocalCacheBuilder<K, V, S> {
-    /// Returns the number of bounds that are set. A valid builder has one.
+    /// Returns the number of bounds that are set. A valid builder has exactly one.
     pub(crate) fn bounds(&self) -> usize {
         usize::from(self.capacity.is_some())
             + usize::from(self.max_weight.is_some())
@@ -112,7 +112,7 @@ impl<K, V, S> LocalCacheBuilder<K, V, S> {
         self.validate_settings()
     }
 
-    /// Checks all settings except the bound.
+    /// Checks all settings except those of the bound.
     pub(crate) fn validate_settings(&self) -> Result<(), BuildError> {
         if let Some(shards) = self.shards.filter(|n| *n == 0 || *n > MAX_SHARDS) {
             return Err(BuildError::Shards(shards));
@@ -157,8 +157,9 @@ impl<K, V, S> LocalCacheBuilder<K, V, S> {
     }
 }
 
-/// Returns the number of shards of a cache that sets none. Writers rarely meet in so many, and each has at least
-/// [`MIN_ENTRIES_PER_SHARD`] entries, so that the LRU order of a small cache stays close to that of a single list.
+/// Returns the default number of shards. It is high enough that two writers rarely need the same shard. Each shard has
+/// room for [`MIN_ENTRIES_PER_SHARD`] entries, so that the LRU order of a small cache is close to that of a single
+/// list.
 fn default_shards(capacity: Option<usize>) -> usize {
     let cores = thread::available_parallelism().map_or(1, usize::from);
     let by_cores = (cores * 4).next_power_of_two().min(MAX_SHARDS);
@@ -168,16 +169,16 @@ fn default_shards(capacity: Option<usize>) -> usize {
     }
 }
 
-/// Returns the number of shards that have room for all entries when they are half full, because keys do not spread
-/// evenly.
+/// Returns the number of shards that are at most half full if the cache is full. The other half is spare room, because
+/// keys are not spread evenly over the shards.
 fn min_shards(capacity: Option<usize>) -> usize {
     let half_full = MAX_ENTRIES as usize / 2;
     let shards = capacity.unwrap_or(0).div_ceil(half_full);
     shards.min(MAX_SHARDS_FOR_CAPACITY).next_power_of_two()
 }
 
-/// Returns the number of entries that the largest shard of a full cache probably has, or 0 if it is unknown. Keys do
-/// not spread evenly, so this is four standard deviations above the mean.
+/// Returns an estimate of the number of entries in the largest shard of a full cache, or 0 if the cache has no capacity
+/// in entries. Keys are not spread evenly, so the estimate is four standard deviations above the mean.
 #[allow(
     clippy::cast_precision_loss,
     clippy::cast_possible_truncation,

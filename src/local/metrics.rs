@@ -12,7 +12,7 @@ use crate::stats::Stats;
 use crate::stats::histogram::DurationHistogram;
 use std::sync::{Arc, Weak};
 
-/// Runs of loaders.
+/// The numbers and durations of a cache's loads.
 pub(crate) struct Loads {
     pub(crate) begun: u64,
     pub(crate) failures: u64,

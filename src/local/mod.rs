@@ -1,4 +1,4 @@
-//! The cache in this process.
+//! The in-process cache.
 
 mod budget;
 mod build;
@@ -62,8 +62,8 @@ pub type DefaultHasher = foldhash::fast::RandomState;
 /// A clone is another handle to the same cache, so share it by cloning.
 ///
 /// A hit acquires no exclusive lock. Except for the first few hits after a write to its shard, it writes no memory that
-/// another core reads. All methods may be called from any thread, also from removal listeners, loaders and the `Drop`
-/// of keys and values, which run with no lock held.
+/// another core reads. All methods may be called from any thread, and also by removal listeners, by loaders, and by the
+/// `Drop` of keys and values, all of which run with no lock held.
 ///
 /// # Examples
 ///
@@ -83,16 +83,17 @@ pub type DefaultHasher = foldhash::fast::RandomState;
 /// # Panics
 ///
 /// `Clone`, `Eq` and `Hash` of keys and values, and the closure of [`get_with`](Self::get_with), run inside the cache.
-/// They may read caches, with one exception: an `Eq` that is called by a write panics if its read would have to wait,
-/// for instance because it reads the shard that is written to. A call of one of them that writes or loads, in this
-/// cache or another one, panics, because it could deadlock. A panic in user code reaches the caller and leaves the
-/// cache valid.
+/// This code may read caches, with one exception: an `Eq` that a write calls panics if its read would have to wait, for
+/// instance because it reads the shard that is written to. If this code writes to a cache or loads, in this cache or
+/// another one, it panics, because it could deadlock. A panic in user code reaches the caller and leaves the cache
+/// valid.
 ///
 /// # Blocking
 ///
 /// A read waits for a write to its shard that is in progress. A write waits for reads and writes of its shard. Neither
 /// waits for a loader. A write waits for another shard only if it needs room, its own shard is empty, and all shards
-/// that are not empty are in use. Only [`get_or_load`](Self::get_or_load) waits for loaders.
+/// that are not empty are in use. Only the methods that take a loader, such as [`get_or_load`](Self::get_or_load), wait
+/// for loaders.
 pub struct LocalCache<K, V, S = DefaultHasher> {
     inner: Arc<Inner<K, V, S>>,
 }
@@ -104,11 +105,11 @@ struct Inner<K, V, S> {
     cell_mask: usize,
     /// `true` if entries have a deadline unless they are stored without one.
     expires: bool,
-    /// `true` if live entries are refreshed, or expired values serve when a load fails.
+    /// `true` if live entries are refreshed, or expired values are served when a load fails.
     has_refresh_rules: bool,
     /// `true` if a leader may load at once, without a permit and without another lookup.
     leads_at_once: bool,
-    /// The bound below which a hit is sampled for the age of its value: see [`lookup::SAMPLE_BOUND`]. 0 for none.
+    /// [`lookup::SAMPLE_BOUND`] if the ages of values are sampled, or 0 if not.
     sample_bound: u64,
     hasher: S,
     settings: Settings<K, V>,
@@ -127,7 +128,7 @@ enum Bound {
     None,
 }
 
-/// A shard with its lock and its loads in flight, on cache lines of its own.
+/// A shard with its lock and its loads in flight. It shares no cache line with another shard.
 #[repr(C, align(128))]
 struct ShardCell<K, V> {
     shard: ReadBiasedLock<Shard<K, V>>,
@@ -151,8 +152,10 @@ impl<K, V, S> Clone for LocalCache<K, V, S> {
 }
 
 impl<K: Eq + Hash, V> LocalCache<K, V> {
-    /// Creates a cache of at most `capacity` entries. They do not expire, unless they are stored with a time to live of
-    /// their own. Use [`builder`](Self::builder) for all other settings.
+    /// Creates a cache of at most `capacity` entries.
+    ///
+    /// An entry expires only if it is stored with its own time to live. Use [`builder`](Self::builder) for all other
+    /// settings.
     ///
     /// # Examples
     ///
@@ -206,13 +209,13 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
 }
 
 impl<K, V, S> LocalCache<K, V, S> {
-    /// Creates a list for the entries that a write removes.
+    /// Creates an empty list for the entries that a write removes.
     fn removals(&self) -> Removals<'_, K, V> {
         Removals::new(self.inner.settings.listener.as_deref())
     }
 }
 
-/// A panic in user code leaves the cache valid, so the cache may be used after the panic was caught.
+/// A panic in user code leaves the cache valid, so the cache may be used after the panic is caught.
 impl<K, V, S> UnwindSafe for LocalCache<K, V, S> {}
 impl<K, V, S> RefUnwindSafe for LocalCache<K, V, S> {}
 

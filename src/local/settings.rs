@@ -1,4 +1,4 @@
-//! The settings of a cache, and what follows from them for single entries.
+//! The settings of a cache, and the deadlines and weights of entries that follow from them.
 
 use crate::clock::{NEVER, Nanos, TimeSource, saturating_nanos};
 use crate::local::load::refresh::{Rules, THROTTLE};
@@ -6,7 +6,7 @@ use crate::local::removal::Listener;
 use crate::random;
 use std::time::Duration;
 
-/// The lease of a load, unless it is set.
+/// The default lease of a load.
 const DEFAULT_LEASE: Duration = Duration::from_secs(10);
 
 /// A function that returns the weight of an entry.
@@ -16,7 +16,7 @@ pub(crate) type Weigher<K, V> = dyn Fn(&K, &V) -> u64 + Send + Sync;
 pub(crate) struct Settings<K, V> {
     pub(crate) name: Option<String>,
     pub(crate) time_to_live: Option<Duration>,
-    /// The time to live in nanoseconds, as each write needs it.
+    /// The time to live in nanoseconds, converted in advance because each write needs it. [`NEVER`] if there is none.
     pub(super) ttl_nanos: Nanos,
     pub(crate) time_to_idle: Option<Duration>,
     pub(crate) clock: TimeSource,
@@ -59,7 +59,7 @@ impl<K, V> Settings<K, V> {
         }
     }
 
-    /// Returns the deadline of an entry that is stored now with this time to live, or with that of the cache.
+    /// Returns the deadline of an entry that is stored at `now`. Without a `ttl`, the cache's time to live applies.
     #[inline]
     pub(crate) fn deadline(&self, now: Nanos, ttl: Option<Duration>) -> Nanos {
         let nanos = ttl.map_or(self.ttl_nanos, saturating_nanos);
@@ -87,7 +87,8 @@ impl<K, V> Settings<K, V> {
         self.stale_if_error.map_or(0, saturating_nanos)
     }
 
-    /// Returns the weight of an entry: at least 1, so that a bound on the weight also bounds the number of entries.
+    /// Returns the weight of an entry. It is at least 1, so that a bound on the weight also bounds the number of
+    /// entries.
     pub(crate) fn weigh(&self, key: &K, value: &V, explicit: Option<u64>) -> u64 {
         let Some(weigher) = &self.weigher else {
             return 1;
@@ -96,7 +97,7 @@ impl<K, V> Settings<K, V> {
     }
 }
 
-/// Shortens a time at random, by at most this fraction of it.
+/// Shortens a time by a random part, which is at most `fraction` of it.
 #[cold]
 #[allow(
     clippy::cast_precision_loss,

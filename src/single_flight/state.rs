@@ -1,5 +1,5 @@
-//! The state machine of one load: its leader, its waiters, and the answers to them. Pure: it has no lock and no clock,
-//! and returns the wakers to wake instead of waking them.
+//! The state machine of one load: its leader, its waiters, and the answers to them. It is pure: it has no lock and no
+//! clock, and returns the wakers to wake instead of waking them.
 
 use std::collections::VecDeque;
 use std::mem::swap;
@@ -13,23 +13,24 @@ pub(crate) struct State {
     phase: Phase,
     /// The number of leaders so far. A leader with another generation has been superseded.
     generation: u32,
-    /// The epoch in which the current or last leader became the leader.
+    /// The epoch in which the current or last leader became the leader or, after a wait for a permit, began to load.
     epoch: u64,
-    /// `true` if this load replaced one of an older epoch. It is not replaced in turn while its leader loads, so that
-    /// many invalidations cause no stampede.
+    /// `true` if this load replaced a load of an older epoch. Such a load cannot be replaced itself while its leader
+    /// loads, so that many invalidations cause no stampede.
     replaces: bool,
     waiters: Waiters,
     next_ticket: u64,
 }
 
-/// Waiters by ticket, in order of arrival. A waiter that has not been polled yet, or was woken, has no waker.
+/// Waiters by ticket, in order of arrival. A waiter has no waker before its first poll, after it was woken, and while
+/// it is busy.
 pub(crate) type Waiters = VecDeque<(u64, Option<Waker>)>;
 
-/// Wakes all wakers. Called without a lock, because waking runs code of an executor.
+/// Wakes all wakers. The caller holds no lock, because waking runs code of an executor.
 ///
 /// # Panics
 ///
-/// Panics if one of them does, after all were woken, unless the thread is panicking already.
+/// If a waker panics, wakes the others and then resumes the panic, unless the thread is panicking already.
 pub(crate) fn wake(wakers: impl IntoIterator<Item = Waker>) {
     let mut panicked = None;
     for waker in wakers {
@@ -42,9 +43,9 @@ pub(crate) fn wake(wakers: impl IntoIterator<Item = Waker>) {
 }
 
 enum Phase {
-    /// The leader waits for a permit and has not begun to load. A caller that needs no permit may supersede it, and no
-    /// load is wasted. Any caller may supersede it from `lease_end` on (`None`: never). The leader extends its lease
-    /// whenever it is polled, so a leader whose lease ends is not polled any more.
+    /// The leader waits for a permit and has not begun to load. A caller that needs no permit may supersede it, which
+    /// wastes no load. Any caller may supersede it from `lease_end` on (`None`: never). The leader extends its lease
+    /// whenever it is polled, so the lease ends only if the leader is no longer polled.
     Queued { lease_end: Option<Instant> },
     /// The leader loads, and may be superseded from `lease_end` on (`None`: never).
     Loading {
@@ -53,7 +54,7 @@ enum Phase {
     },
     /// There is no leader. The next caller that polls becomes the leader.
     Vacant,
-    /// The outcome is set, or the waiters start again.
+    /// The load has ended. Its outcome is set, or its waiters have to start again.
     Over,
 }
 
@@ -62,12 +63,12 @@ enum Phase {
 pub(crate) struct Candidate {
     pub(crate) now: Instant,
     pub(crate) lease: Duration,
-    /// The number of earlier invalidations that name no keys. The caller comes after them, so it may not get the
-    /// outcome of a load of an older epoch.
+    /// The number of earlier invalidations that name no key, such as those of tags. The caller may not get the outcome
+    /// of a load that began in an older epoch.
     pub(crate) epoch: u64,
-    /// `true` if it may load at once, with a permit or because it needs none.
+    /// `true` if the caller may load at once, with a permit or because it needs none.
     pub(crate) permitted: bool,
-    /// `true` if it holds a permit, which ends with its lease.
+    /// `true` if the caller holds a permit, which ends with its lease.
     pub(crate) has_permit: bool,
 }
 
@@ -89,7 +90,7 @@ pub(crate) enum Admission {
     Wait {
         ticket: u64,
     },
-    /// The load is of an older epoch, so the caller replaces it by a new one.
+    /// The load is of an older epoch, so the caller replaces it with a new load.
     Replace,
 }
 
@@ -147,7 +148,7 @@ impl State {
         self.generation
     }
 
-    /// Starts the lease of a leader that has its permit and is about to load. Returns `false` if it was superseded.
+    /// Starts the lease of a leader that is about to load. Returns `false` if the leader was superseded.
     pub(crate) fn begin(&mut self, generation: u32, candidate: Candidate) -> bool {
         let led = self.is_led(generation);
         if led {
@@ -160,7 +161,8 @@ impl State {
         led
     }
 
-    /// Extends the lease of a leader that waits for its permit and was polled, so that it is known to be alive.
+    /// Extends the lease of a leader that waits for its permit. A poll of the leader calls this, which proves that it
+    /// is still alive.
     pub(crate) fn extend_lease(&mut self, generation: u32, candidate: Candidate) {
         if self.generation != generation {
             return;
@@ -191,9 +193,9 @@ impl State {
         Admission::Wait { ticket }
     }
 
-    /// Returns the answer to a waiter. The `waker` of a waiter that has to wait is taken. Other waiters are removed
-    /// from the queue. The waker that `waker` contains afterwards is to be dropped without a lock, because that runs
-    /// code of an executor.
+    /// Returns the answer to a waiter. A waiter that has to wait stays in the queue, which takes its `waker`. With any
+    /// other answer it is removed from the queue. The caller must drop the waker that `waker` contains afterwards
+    /// without holding a lock, because the drop runs code of an executor.
     pub(crate) fn poll(
         &mut self,
         ticket: u64,
@@ -259,7 +261,7 @@ impl State {
         self.leader().is_some() && self.generation == generation
     }
 
-    /// Protects a leader that has its result from being superseded. Returns `false` if it was superseded before.
+    /// Makes it impossible to supersede a leader that has its result. Returns `false` if it was superseded before.
     pub(crate) fn prepare_completion(&mut self, generation: u32) -> bool {
         let led = self.is_led(generation);
         if led {
@@ -271,7 +273,8 @@ impl State {
         led
     }
 
-    /// Removes the leader. Returns the waker of the first waiter, which is the next leader.
+    /// Removes the leader. Returns the waker of the first waiter that has one, which becomes the leader when it is
+    /// polled.
     pub(crate) fn abandon(&mut self, generation: u32) -> Option<Waker> {
         if !self.is_led(generation) {
             return None;
@@ -280,8 +283,8 @@ impl State {
         self.wake_first()
     }
 
-    /// Removes a waiter. If it may have been woken to lead, the next waiter is to be woken instead. Returns the waker
-    /// of that waiter, and the removed waiter's own waker, which is to be dropped without a lock.
+    /// Removes a waiter. Returns the waker of the next waiter, to be woken instead if the removed one may have been
+    /// woken to lead, and the removed waiter's own waker, to be dropped without holding a lock.
     pub(crate) fn leave(&mut self, ticket: u64) -> (Option<Waker>, Option<Waker>) {
         let own = self.dequeue(ticket);
         match self.phase {
@@ -291,7 +294,7 @@ impl State {
     }
 
     /// Marks a waiter as busy: it cannot lead before it is polled again. If it may have been woken to lead, the next
-    /// waiter is to be woken instead. Returns the same wakers as [`leave`](Self::leave).
+    /// waiter must be woken instead. Returns the same wakers as [`leave`](Self::leave).
     pub(crate) fn mark_busy(&mut self, ticket: u64) -> (Option<Waker>, Option<Waker>) {
         let location = self.find(ticket).ok();
         let own = location.and_then(|location| self.waiters[location].1.take());

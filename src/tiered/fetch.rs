@@ -1,4 +1,4 @@
-//! The path of a miss in L1: L2, the load lease, the loader.
+//! The path of a miss in L1: it asks L2 for the value or the load lease, and then runs the loader.
 
 use crate::clock::saturating_nanos;
 use crate::consistency::Consistency;
@@ -24,14 +24,14 @@ pub(super) const POLL_INTERVAL: Duration = Duration::from_millis(100);
 pub(super) enum L2Answer<K, V> {
     /// L2 has a value.
     Value(Fetched<V>),
-    /// L2 has no value and has granted the load lease: this process loads for all.
+    /// L2 has no value and has granted the load lease: this process loads for all processes.
     LoadLease(LoadLease<K, V>),
     /// Another process has the load lease, for at most this long.
     LeasedElsewhere(Duration),
     /// L2 has a value that this process cannot read, written under this token. The caller may ask for a lease to
     /// replace it.
     Unreadable(Token),
-    /// L2 is not to be asked, or has not answered: this process loads for itself.
+    /// L2 may not be asked, or has not answered: this process loads for itself.
     L2Unavailable,
 }
 
@@ -44,25 +44,25 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
             && self.trusts_l2(key)
     }
 
-    /// Checks whether a value of this key in L2 would be valid.
+    /// Checks whether a value that L2 returns for this key may be served.
     pub(super) fn trusts_l2(&self, key: &[u8]) -> bool {
-        // A primary that was demoted may still answer, so an answer counts only while the proof lasts.
+        // A demoted primary may still answer, so an answer counts only while invalidations are proven to arrive.
         (!self.settings.fails_over || self.read_lease.is_proven(now()))
             && !self.pending_invalidations.covers(key)
     }
 
-    /// Returns the time at which a caller that comes now stops waiting for the values of these keys: its own deadline,
-    /// or the time from which it accepts expired values, if there is one for each key.
+    /// Returns the time at which a caller that starts to wait now stops waiting for the values of these keys: its own
+    /// deadline or, if each key has an expired value, the time from which it accepts them, whichever is earlier.
     pub(super) fn wait_deadline(&self, keys: &[K]) -> Option<Instant> {
         let timeout = self.settings.wait_timeout;
         let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
-        // `None` is the least: a single key without an expired value is enough.
+        // `None` is less than any time, so the minimum is `None` if a single key has no expired value.
         let stale_from = keys.iter().map(|key| self.l1.accepts_stale_from(key));
         let stale_from = stale_from.min().flatten();
         deadline.into_iter().chain(stale_from).min()
     }
 
-    /// Returns the value from L2, or loads it. The leader of a load in L1 runs this.
+    /// Returns the value from L2, or loads it. Called by the leader of a load in L1.
     pub(super) async fn fetch<F>(
         self: &Arc<Self>,
         key: &K,
@@ -87,7 +87,7 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
                 L2Answer::Value(fetched) => return Ok(self.for_l1(fetched)),
                 L2Answer::LoadLease(lease) => Some(lease),
                 L2Answer::L2Unavailable => None,
-                // Another process loads. A caller that waits for it holds no permit.
+                // Another process loads. A caller releases its permit before it waits for that.
                 L2Answer::LeasedElsewhere(_) | L2Answer::Unreadable(_) => {
                     permit = None;
                     continue;
@@ -96,7 +96,8 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
             if let Some(permit) = permit.take().or_else(|| self.try_permit()) {
                 break (lease, permit);
             }
-            // A caller that waits for a permit holds no lease, which might end before the load begins.
+            // A caller releases the lease before it waits for a permit, because the lease might end before the load
+            // begins.
             drop(lease);
             permit = Some(self.wait_for_permit(deadline).await?);
         };
@@ -115,7 +116,7 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
     ) -> Result<L2Answer<K, V>, LoadError<AnyError>> {
         let mut unreadable = None;
         loop {
-            // Registered before L2 is asked, so that no notification is missed.
+            // The waiter is registered before L2 is asked, so that no notification is missed.
             let mut wait = self.key_waiters.register(name);
             let lease_left = match self.ask(name, unreadable).await {
                 L2Answer::LeasedElsewhere(left) => left,
@@ -138,7 +139,7 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
         }
     }
 
-    /// Asks L2 once, and if its value is unreadable, once more for the lease to replace that.
+    /// Asks L2 once. If L2 has an unreadable value, asks again, for the lease to replace that value.
     async fn ask_to_replace(self: &Arc<Self>, name: &[u8]) -> L2Answer<K, V> {
         match self.ask(name, None).await {
             L2Answer::Unreadable(token) => self.ask(name, Some(token)).await,
@@ -227,7 +228,7 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
         value
     }
 
-    /// Looks the keys up in L2 that have no value yet, and stores the values that it finds in L1.
+    /// Looks up in L2 the keys that have no value yet, and stores in L1 the values that are found.
     async fn look_up_in_l2(&self, keys: &[K], values: &mut [Option<V>]) -> Result<(), RemoteError> {
         let is_served = !self.settings.rollout.is_shadow();
         let missing: Vec<_> = keys
@@ -235,7 +236,7 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
             .zip(values)
             .filter(|(_, value)| value.is_none())
             .filter_map(|(key, value)| {
-                // Made before the check of `uses_l2`, so that an invalidation after the check voids it.
+                // The promise is made before `uses_l2` is checked, so that an invalidation after the check voids it.
                 let promise = self.l1.promise(key);
                 let name = self
                     .key_name(key)
@@ -267,15 +268,15 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
         Ok(())
     }
 
-    /// Returns the value in an envelope of the key with this name. The time to live of the value is what is left of it,
-    /// or without end if `left` is `None`.
+    /// Decodes an envelope of the key with this name. The value gets the remaining time to live `left`, or an unlimited
+    /// one if that is `None`. Returns `None` if the envelope is unreadable.
     fn decode(&self, envelope: &[u8], name: &[u8], left: Option<Duration>) -> Option<Loaded<V>> {
         let decoded = self.codec.decode(envelope, &key_of(name)?);
         let decoded = decoded.inspect_err(|why| self.note_unreadable(*why));
         let mut loaded = decoded.ok()?;
         count(&self.counters.l2_hits);
         if let (Some(ttl), Some(left)) = (loaded.ttl, left) {
-            // The age by the server's clock, which all processes share.
+            // The age is computed by the server's clock, which all processes share.
             loaded.age = saturating_nanos(ttl.saturating_sub(left));
         }
         Some(loaded.ttl(left.unwrap_or(Duration::MAX)))

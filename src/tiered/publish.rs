@@ -3,7 +3,7 @@
 //! A change is an invalidation of a key, a tag or everything, or a new value for a key.
 //!
 //! 1. **Before the write** (new values only). The writer asks L2 for the [state of the key](PriorState). If L2 has no
-//!    value, the writer gets the load lease, so that other callers wait for the new value.
+//!    value, the writer acquires the load lease, so that other callers wait for the new value.
 //! 2. **Write.** The writer changes the database. The remaining steps run in a task of their own, so that a change
 //!    whose caller is cancelled is not published in part.
 //! 3. **Publish.** L2 raises the version of the namespace, sends an event to all processes, and stores the new value if
@@ -15,8 +15,8 @@
 //!    its lease has ended.
 //!
 //! A load that began before step 3 has a lease of an older version, so L2 refuses its value. In L1, step 4 revokes the
-//! loads of the key that are in flight. If such a load stores its value between steps 3 and 4, the promise that was
-//! made before step 3 is void, and step 4 removes that value instead of storing the new one.
+//! loads of the key that are in flight. If such a load stores its value in L1 between steps 3 and 4, the [`Promise`]
+//! that was made before step 3 is void, and step 4 removes that value instead of storing the new one.
 
 use crate::consistency::Consistency;
 use crate::entry::Loaded;
@@ -55,25 +55,26 @@ impl<K: RemoteKey, V: RemoteValue> Change<K, V> {
 /// The new value of a key.
 pub(super) struct NewEntry<K, V> {
     pub(super) loaded: Loaded<V>,
-    /// The state of the key in L2 before the write, if L2 has answered.
+    /// The state of the key in L2 before the write. `None` if L2 was not asked or did not answer, or if another process
+    /// has the load lease.
     pub(super) prior: Option<PriorState<K, V>>,
-    /// `true` if there was no write to a database, which another writer might have changed meanwhile.
+    /// `true` for an insertion, which writes to no database.
     pub(super) is_inserted: bool,
-    /// The time before the write.
+    /// The time at which the call began, before the write.
     pub(super) begun: Instant,
     /// The epoch of L1 before the write.
     pub(super) epoch: u64,
 }
 
-/// The state of a key in L2 before a write. If it is the same when the change is published, nobody else has written the
-/// key.
+/// The state of a key in L2 before a write. If it is the same when the change is published, no other writer has changed
+/// the key.
 pub(super) struct PriorState<K, V> {
     head: Head,
     /// The load lease, if L2 had no value. Other callers wait for the new value meanwhile.
     lease: Option<LoadLease<K, V>>,
 }
 
-/// A new value in the form in which it is published.
+/// A new value, encoded for publication.
 struct Outgoing {
     /// The value, or `None` if only the invalidation is published.
     value: Option<NewValue>,
@@ -90,8 +91,7 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
         name: &[u8],
         is_inserted: bool,
     ) -> Option<PriorState<K, V>> {
-        // If L2 does not store the key, L2 is asked nevertheless, to detect other writers. An insertion does not need
-        // that.
+        // L2 is asked even if it does not store the key, to detect other writers. An insertion does not need that.
         let detects_writers =
             || self.settings.consistency != Consistency::L2Only && self.trusts_l2(name);
         if !self.uses_l2(name) && (is_inserted || !detects_writers()) {
@@ -122,7 +122,7 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
         if let Ok(propagation) = self.spawn_publication(change).await {
             return propagation;
         }
-        // The runtime shuts down, or user code has panicked: the `Drop` of a removed entry or the code of a key.
+        // The runtime shuts down, or user code has panicked, for example the `Drop` of a removed entry.
         self.queue(subject.clone());
         self.apply(&subject);
         Propagation::Queued
@@ -148,14 +148,15 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
             (Subject::Key(name), Some(new)) => Some(self.outgoing(name, new)),
             _ => None,
         };
-        // Made before the change is published, so that an invalidation that arrives meanwhile voids it.
+        // The promise is made before the change is published, so that an invalidation that arrives meanwhile voids it.
         let promise = key.as_ref().map(|key| self.l1.promise(key));
 
         // Step 3: publish.
         let asked = Instant::now();
         let new = outgoing.as_ref().and_then(|it| it.value.as_ref());
         let Ok(published) = self.l2.invalidate(&subject, new).await else {
-            // Queued before L1 removes the old value, so that a caller that misses L1 does not ask L2.
+            // The invalidation is queued before L1 removes the old value, so that a caller that misses L1 does not ask
+            // L2.
             self.queue(subject.clone());
             drop(promise);
             self.apply(&subject);
@@ -183,7 +184,7 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
         propagation
     }
 
-    /// Stores a new value in L1, if no other writer has changed the key since step 1. Returns whether it is stored.
+    /// Stores a new value in L1, if no other writer has changed the key since step 1. Returns `true` if it is stored.
     fn store_published(
         &self,
         key: K,
@@ -197,8 +198,8 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
             let fetched = Fetched::written(new.loaded, asked);
             promise.keep(key, self.for_l1(fetched))
         } else if published.untouched {
-            // L2 has not compared the value with invalidations of tags and of everything since step 1. L1 does that by
-            // the epoch.
+            // L2 stores no value, so it has not checked for invalidations of tags or of everything since step 1. L1
+            // checks for them by the epoch.
             let fetched = Fetched::written(new.loaded, new.begun);
             promise.keep_since(new.epoch, key, self.for_l1(fetched))
         } else {
@@ -215,8 +216,8 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
     fn apply_published(&self, subject: &Subject, stored: bool) {
         match subject {
             Subject::Key(name) if stored => self.key_waiters.wake(name),
-            // Also if the new value was refused by L1, because the entry that is there may be older: the value of a
-            // load that began before the change.
+            // This includes a new value that L1 refused, because L1 may then contain the value of a load that began
+            // before the change.
             _ => self.apply(subject),
         }
     }
@@ -231,7 +232,8 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
     fn awaits(&self, reader: Option<Peer>) -> bool {
         match self.settings.consistency {
             Consistency::Realtime => reader != Some(self.me),
-            // Only for readers that may still read from a demoted primary, which this server does not know.
+            // The change waits only for readers that this server does not know, because they may still read from a
+            // demoted primary.
             Consistency::Bounded(_) | Consistency::L2Only => {
                 self.settings.fails_over && reader.is_none()
             }
@@ -252,8 +254,8 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
         }
     }
 
-    /// Encodes a new value. If L2 does not or cannot store it, an empty value is published, which only detects whether
-    /// another writer has changed the key.
+    /// Encodes a new value. If L2 does not or cannot store it, the value is empty, and publishing it only detects
+    /// whether another writer has changed the key.
     fn outgoing(&self, name: &[u8], new: &NewEntry<K, V>) -> Outgoing {
         let prior_head = new.prior.as_ref().map(|prior| prior.head);
         let is_local =
@@ -266,7 +268,7 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
         } else {
             let head = Head {
                 token: self.token(),
-                // Without a state of the key the value is not sent, so this head is not used.
+                // Without a prior state the value is not sent, so `Head::NONE` is never stored.
                 ..prior_head.unwrap_or(Head::NONE)
             };
             Some(self.encode(head, name, &new.loaded))
@@ -294,7 +296,8 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
         match subject {
             Subject::Key(name) => {
                 match key_of::<K>(name) {
-                    // The key has the same name here as in the process that sent the invalidation.
+                    // This process encodes the key to the same name as the process that sent the invalidation. If it
+                    // does not, the entry cannot be found, so all entries are invalidated.
                     Some(key) if name_of(&key).as_ref() == Some(name) => drop(self.l1.remove(&key)),
                     _ => self.l1.invalidate_all(),
                 }
@@ -306,7 +309,7 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
             }
             Subject::All => {
                 self.l1.clear();
-                // This begins an epoch, so that L1 does not store a value that was written before.
+                // This begins an epoch, so that L1 does not store a value that was written before the change.
                 self.l1.invalidate_all();
                 self.key_waiters.wake_all();
             }

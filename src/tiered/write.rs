@@ -1,4 +1,4 @@
-//! Writes and invalidations, as callers see them.
+//! The public methods for writes and invalidations.
 
 use crate::entry::Loaded;
 use crate::tiered::l2::remote::Subject;
@@ -13,19 +13,19 @@ use std::time::Instant;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Propagation {
-    /// The change has reached all processes, as far as the [`Consistency`](crate::Consistency) promises that.
+    /// The change has reached all processes, to the extent that the [`Consistency`](crate::Consistency) class promises.
     Acknowledged,
     /// The old value is invalid in all processes, like with [`Acknowledged`](Self::Acknowledged), but Redis does not
     /// have the new value: it is too large, has too many tags or cannot be serialized, its key is too long, or it could
-    /// not be transferred. This process stores it in L1, in the classes that store values there. Other processes load
-    /// it.
+    /// not be transferred. This process stores it in L1, if the consistency class stores values there. Other processes
+    /// load it.
     NotShared,
     /// Redis could not be reached. The change is visible in this process. The invalidation for the other processes is
     /// queued until Redis answers again.
     Queued,
-    /// The change is visible in this process only, and reaches no other process: the key cannot be encoded, is longer
-    /// than 64 KiB, or decodes to another key. Each process has its own entry under such a key. The entry
-    /// stays in L1 until it is removed there or expires, whatever the class.
+    /// The change does not reach other processes, because the key cannot be encoded, is longer than 64 KiB, or decodes
+    /// to another key. Each process has its own entry under such a key. With every consistency class, the entry stays
+    /// in L1 until it is removed there or expires.
     LocalOnly,
 }
 
@@ -59,8 +59,8 @@ impl<K: RemoteKey, V: RemoteValue> TieredCache<K, V> {
 
     /// Invalidates all values of the namespace. Like [`invalidate`](Self::invalidate) otherwise.
     ///
-    /// Redis is not scanned: its values have an older version from then on, and are deleted when their time to live
-    /// ends.
+    /// Redis is not scanned. The values there become invalid, because their version is older than that of the call, and
+    /// are deleted when their time to live ends.
     ///
     /// # Cancel safety
     ///
@@ -73,7 +73,7 @@ impl<K: RemoteKey, V: RemoteValue> TieredCache<K, V> {
     /// Waits until all queued invalidations are sent. Call it before shutdown: invalidations still queued when the
     /// process exits are lost.
     ///
-    /// It waits as long as Redis does not answer, so use a timeout:
+    /// It waits without limit while Redis does not answer, so use a timeout:
     ///
     /// ```
     /// # use hotset::TieredCache;
@@ -94,14 +94,14 @@ impl<K: RemoteKey, V: RemoteValue> TieredCache<K, V> {
 
     /// Inserts a value into L1 and Redis, and invalidates the old value in all other processes.
     ///
-    /// If the key is written or invalidated at the same time, neither value is stored. While Redis cannot be reached,
-    /// nothing is stored. A value that Redis cannot store is stored in this process's L1, and the
-    /// result is [`Propagation::NotShared`].
+    /// If another caller writes or invalidates the key at the same time, neither value is stored. While Redis cannot be
+    /// reached, nothing is stored. A value that Redis cannot store is stored in this process's L1, and the result is
+    /// [`Propagation::NotShared`].
     ///
     /// # Cancel safety
     ///
-    /// If the future is dropped while Redis is asked for the old value, nothing is changed. After that the insertion
-    /// continues.
+    /// If the future is dropped while it asks Redis for the old value, nothing is changed. If it is dropped later, the
+    /// insertion continues.
     pub async fn insert(&self, key: K, value: V) -> Propagation {
         self.insert_loaded(key, Loaded::new(value)).await
     }
@@ -122,9 +122,9 @@ impl<K: RemoteKey, V: RemoteValue> TieredCache<K, V> {
     /// Changes the database by `write`, then stores the new value in L1 and Redis, and invalidates the old value in all
     /// other processes.
     ///
-    /// If the key is written or invalidated at the same time, no cache stores either value, because
-    /// only the database knows which of them is newer. `write` must not read the key through the cache:
-    /// it would wait for itself until the [lease](crate::LocalCacheBuilder::lease) ends.
+    /// If another caller writes or invalidates the key at the same time, no cache stores either value, because only the
+    /// database knows which of them is newer. `write` must not read the key through the cache: it would wait for itself
+    /// until the [lease](crate::LocalCacheBuilder::lease) ends.
     ///
     /// A value that Redis cannot store is stored in this process's L1, and the result is
     /// [`Propagation::NotShared`].
@@ -146,13 +146,13 @@ impl<K: RemoteKey, V: RemoteValue> TieredCache<K, V> {
     ///
     /// # Errors
     ///
-    /// Returns the error of `write`. The caches are not changed then. If `write` may have changed the database
-    /// nevertheless, call [`invalidate`](Self::invalidate) once it can no longer do so.
+    /// Returns the error of `write`. The caches are not changed then. If the database may have changed despite the
+    /// error, for example after a timeout, call [`invalidate`](Self::invalidate) once it can no longer change.
     ///
     /// # Cancel safety
     ///
     /// If the future is dropped while `write` runs, the key is invalidated, because it is unknown whether the database
-    /// has changed. After that the write continues.
+    /// has changed. If it is dropped later, the write continues.
     pub async fn write_through<E, F>(
         &self,
         key: K,
@@ -202,7 +202,7 @@ impl<K: RemoteKey, V: RemoteValue> TieredCache<K, V> {
         let is_inserted = write.is_none();
         let (begun, epoch) = (Instant::now(), inner.l1.epoch());
         let Some(name) = inner.key_name(&key) else {
-            // Made before the write, so that a change of the key during the write prevents the store.
+            // The promise is made before the write, so that a change of the key during the write prevents the store.
             let promise = inner.l1.promise(&key);
             run_write(write, || drop(inner.l1.remove(&key))).await?;
             let local = inner.for_l1(Fetched::written(loaded, begun));
@@ -230,8 +230,8 @@ impl<K: RemoteKey, V: RemoteValue> TieredCache<K, V> {
     }
 }
 
-/// Changes the database by `write`, if there is one. Calls `invalidate` if that is interrupted, because it is unknown
-/// then whether the database has changed.
+/// Changes the database by `write`, if there is one. Calls `invalidate` if `write` panics or is dropped, because it is
+/// then unknown whether the database has changed.
 async fn run_write<E, F>(
     write: Option<impl FnOnce() -> F>,
     invalidate: impl FnOnce(),

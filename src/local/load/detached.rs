@@ -1,4 +1,4 @@
-//! Loads that run in tasks of their own.
+//! Loads that run in separate tasks.
 
 use crate::entry::Loaded;
 use crate::error::{AnyError, LoadError};
@@ -18,15 +18,15 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use tokio::task::JoinHandle;
 
-/// A view of a cache whose loads run in tasks of their own, from [`LocalCache::detached`].
+/// A view of a cache whose loads run in separate tasks, from [`LocalCache::detached`].
 pub struct Detached<'a, K, V, S = DefaultHasher>(&'a LocalCache<K, V, S>);
 
 impl<K, V, S> LocalCache<K, V, S> {
     /// Returns a view of this cache whose loads continue when their caller is dropped.
     ///
-    /// So a request that is cancelled does not waste a query, and callers that wait for the query do not start again.
-    /// Entries that are due for a [refresh](crate::LocalCacheBuilder::refresh_after) are refreshed in the background,
-    /// so that no caller waits.
+    /// So the query of a cancelled request is not wasted, and other callers that wait for it need not start another
+    /// one. Entries that are due for a [refresh](crate::LocalCacheBuilder::refresh_after) are refreshed in the
+    /// background, so that no caller waits.
     ///
     /// # Examples
     ///
@@ -60,8 +60,8 @@ where
     V: Clone + Send + Sync + 'static,
     S: BuildHasher + Send + Sync + 'static,
 {
-    /// Like [`LocalCache::get_or_load_async`], but runs the load in a task of its own, so `load` must own all values
-    /// that it uses. A load within a load runs in the task of the outer load.
+    /// Like [`LocalCache::get_or_load_async`], but runs the load in a separate task, so `load` must own all values that
+    /// it uses. A load within a load runs in the task of the outer load.
     ///
     /// # Errors
     ///
@@ -90,7 +90,8 @@ where
         match self.0.lookup(&location, key) {
             Lookup::Hit(value) => Ok(value),
             Lookup::NeedsRefresh(value) => {
-                // A loader's call refreshes nothing: its loads run within its own task.
+                // A loader that calls the cache starts no refresh, because its loads run in its own task and would
+                // delay it.
                 let may_refresh = !is_loading();
                 let leader = may_refresh.then(|| self.0.begin_refresh(&location, key));
                 if let Some(leader) = leader.flatten() {
@@ -102,7 +103,7 @@ where
         }
     }
 
-    /// Completes the call if the lookup was not a hit.
+    /// Completes `get_or_load_async` if the lookup was not a hit.
     async fn load<'a, L, E, F>(
         &self,
         location: KeyLocation<'a, K, V>,
@@ -140,7 +141,7 @@ where
                 .run(&location, key, leader, loader, load, share)
                 .await;
         }
-        // The caller accepts an expired value when the lease of its load ends, if not before.
+        // The caller accepts an expired value at the end of its load's lease, or at `stale_from` if that is earlier.
         let lease_end = leader.0.since.checked_add(self.0.inner.settings.lease);
         limits.stale_from = limits.stale_from.into_iter().chain(lease_end).min();
         let mut task = self.spawn_load(&location, key, leader, load);
@@ -161,7 +162,7 @@ where
         }
     }
 
-    /// Runs a load in a task.
+    /// Spawns a task that runs a load.
     fn spawn_load<L, E, F>(
         &self,
         location: &KeyLocation<'_, K, V>,
@@ -199,7 +200,7 @@ struct SpawnedLoad<K, V, S> {
     cache: LocalCache<K, V, S>,
     index: usize,
     hash: KeyHash,
-    /// The leader, `None` once the task runs. If the task never runs, dropping this hands over to a waiter.
+    /// The leader, or `None` once the task runs. If the task never runs, `drop` makes a waiter the leader instead.
     leader: Option<SuspendedLeader<K, V>>,
 }
 

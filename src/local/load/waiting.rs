@@ -1,5 +1,5 @@
-//! The wait of a caller for a load in flight or for a permit, and the expired value that may serve if it takes too
-//! long.
+//! The wait of a caller for a load in flight or for a permit, and the expired value that it may get if the wait takes
+//! too long.
 
 use crate::clock::Nanos;
 use crate::error::{AnyError, LoadError};
@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::task::Context;
 use std::time::Instant;
 
-/// A function that looks for a value that may serve in place of a new one. The `bool` is `true` if the value is live.
+/// A function that looks for a value to serve in place of a new one. The `bool` is `true` if the value is live.
 type FindStale<K, V> = for<'s> fn(&'s Shard<K, V>, KeyHash, &K, Nanos) -> Option<(&'s V, bool)>;
 
 /// The limits of a caller's wait.
@@ -39,12 +39,13 @@ impl WaitLimits {
             .is_some_and(|deadline| deadline <= Instant::now())
     }
 
-    /// Waits until `ready` returns a value. `stale` looks for an expired value that may serve instead. It is called
-    /// when the caller begins to accept one and again at the deadline.
+    /// Waits until `ready` returns a value. `stale` looks for an expired value to serve instead. It is called at
+    /// `stale_from` and again at the deadline.
     ///
     /// # Errors
     ///
-    /// Returns the result of `stale`, or [`Waited::InVain`] at the deadline.
+    /// Returns [`WaitFailure::Stale`] with the value of `stale` if it finds one, and [`WaitFailure::TimedOut`] if it
+    /// finds none at the deadline.
     pub(crate) async fn wait<T, I>(
         &self,
         timer: &mut impl Timer,
@@ -72,11 +73,11 @@ impl WaitLimits {
     }
 }
 
-/// The reason for the end of a wait that took too long.
+/// The reason why a wait ended before its result was ready.
 pub(crate) enum WaitFailure<I> {
-    /// An expired value serves instead.
+    /// An expired value is served instead.
     Stale(I),
-    /// No expired value may serve.
+    /// The deadline has passed, and there is no expired value to serve.
     TimedOut,
 }
 
@@ -86,8 +87,8 @@ where
     V: Clone,
     S: BuildHasher,
 {
-    /// Counts the load that a waiter has superseded, if there is one, as abandoned. A load with a permit is counted
-    /// when the permit ends.
+    /// Counts a load without a permit as abandoned if a waiter has superseded it. A load with a permit is counted by
+    /// the bulkhead, when the permit ends.
     pub(crate) fn count_superseded(&self, answer: &Answer<'_, K, V>) {
         if answer.supersedes() == Some(Superseded::Loading) {
             self.inner.counters.count(Count::Abandoned);
@@ -103,8 +104,8 @@ where
         }
     }
 
-    /// Waits until `ready` returns a value, or until a limit of the wait is reached, and then looks for an expired
-    /// value of `key` that may serve.
+    /// Waits until `ready` returns a value. When a limit of the wait is reached, looks for an expired value of `key` to
+    /// serve instead.
     pub(crate) async fn wait_for<T>(
         &self,
         location: &KeyLocation<'_, K, V>,
@@ -162,11 +163,11 @@ where
         bulkhead.filter(|bulkhead| !bulkhead.is_entered())
     }
 
-    /// Takes a permit, if one is needed.
+    /// Acquires a permit, or returns `None` if the caller needs none.
     ///
     /// # Errors
     ///
-    /// Returns a place in the queue if none is free.
+    /// Returns a place in the queue if no permit is free.
     pub(crate) fn permit_or_queue(&self) -> Result<Option<Permit>, Queued<'_>> {
         let Some(bulkhead) = self.required_bulkhead() else {
             return Ok(None);
@@ -178,7 +179,7 @@ where
         Err(bulkhead.enqueue())
     }
 
-    /// Waits for a permit for the leader of one key, where one is needed.
+    /// Waits for a permit for the leader of one key. Returns `None` if the leader needs none.
     pub(crate) async fn permit_for(
         &self,
         location: &KeyLocation<'_, K, V>,

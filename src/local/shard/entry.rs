@@ -1,4 +1,4 @@
-//! Entries, as they are stored and before they are.
+//! Stored entries, and new entries before they are stored.
 
 use crate::clock::Nanos;
 use crate::local::shard::hash::{KeyHash, StoredHash};
@@ -9,14 +9,14 @@ use crate::policy::PolicyStates;
 use std::num::NonZero;
 use std::sync::atomic::{AtomicU32, AtomicU64};
 
-/// A stored entry. The alignment keeps a small one on one cache line.
+/// A stored entry. The alignment keeps a small entry within one cache line.
 #[repr(align(32))]
 pub(super) struct Entry<K, V> {
     pub(super) key: K,
     pub(super) value: V,
-    /// The first time at which the entry is not served any more. Hits change it in a cache with a time to idle.
+    /// The time from which the entry counts as expired. In a cache with a time to idle, hits extend it.
     pub(super) deadline: AtomicU64,
-    /// The state that the policy keeps of the entry.
+    /// The policy's state of the entry.
     pub(super) policy_state: AtomicU32,
     pub(super) hash: StoredHash,
 }
@@ -33,9 +33,9 @@ pub(crate) struct NewEntry<K, V> {
 /// The settings that an entry was stored with.
 #[derive(Default)]
 pub(crate) struct EntrySettings {
-    /// The latest deadline that the entry may have, however often it is hit.
+    /// The latest deadline to which hits may extend the entry's deadline.
     pub(crate) latest_deadline: Option<NonZero<Nanos>>,
-    /// The weight, if the caller gave it and the weigher did not determine it.
+    /// The weight, if the caller set it. Otherwise the weigher determines it.
     pub(crate) weight: Option<u64>,
     pub(crate) tags: Option<Box<EntryTags>>,
     /// The duration of the load, in nanoseconds.
@@ -43,7 +43,7 @@ pub(crate) struct EntrySettings {
 }
 
 impl<K, V> Slab<Entry<K, V>> {
-    /// Returns the function by which the index finds the hash of a slot.
+    /// Returns a function from a slot to the hash of its entry, for the index.
     #[inline]
     pub(super) fn hash_of(&self) -> impl Fn(&u32) -> u64 + '_ {
         |&slot| self.get(slot).map_or(0, |entry| entry.hash.canonical())

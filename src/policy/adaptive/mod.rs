@@ -1,14 +1,14 @@
-//! S3-FIFO with an admission gate, whose small queue has the share with the best hit ratio.
+//! S3-FIFO with an admission gate. Its small queue gets the share of the entries that has the best hit ratio.
 //!
-//! The best share depends on the workload. If keys return soon and then never again, new entries should have all the
-//! room. If most keys are requested once, they should have almost none. The policy compares the shares by miniature
-//! caches: one for each share, with hashes of a sample of the keys and without values (Waldspurger et al., "Cache
-//! modeling and optimization using miniature simulations", ATC 2017). One shard of a cache samples for all shards, and
-//! all use the share whose miniature cache had the most hits recently. They begin as CLOCK, which is closest to LRU on
-//! most workloads, and change if another share is better.
+//! The best share depends on the workload. If keys are requested again soon, and later never, new entries should have
+//! all the room. If most keys are requested once, new entries should have almost none. The policy compares the shares
+//! by miniature caches: one for each share, with hashes of a sample of the keys and without values (Waldspurger et al.,
+//! "Cache modeling and optimization using miniature simulations", ATC 2017). One shard of a cache samples for all
+//! shards. All shards use the share whose miniature cache had the most hits recently. They begin with 100%, which is
+//! CLOCK and closest to LRU on most workloads, and change if another share is clearly better.
 //!
-//! A hit on a sampled entry is recorded once between two writes, because hits between two writes are simultaneous.
-//! Other hits cost the same as with S3-FIFO.
+//! A hit on an entry of the sample is recorded at most once between two writes, because the policy does not order the
+//! hits between two writes. Other hits cost the same as with S3-FIFO.
 
 mod miniature;
 mod sampler;
@@ -43,7 +43,7 @@ impl SmallQueueShare {
     }
 }
 
-/// Returns the rules for a share, which the shards and the miniature caches follow.
+/// Returns the rules that the shards and the miniature caches follow with this share.
 pub(crate) const fn rules(small_percent: u32) -> Rules {
     Rules {
         small_percent,
@@ -60,7 +60,8 @@ pub(crate) struct Adaptive {
 }
 
 impl Adaptive {
-    /// Creates a policy without entries. `samples_of` is the number of shards for which this one samples, if it does.
+    /// Creates a policy without entries. `samples_of` is the number of shards for which this shard samples, or `None`
+    /// if it does not sample.
     pub(crate) fn new(share: Arc<SmallQueueShare>, samples_of: Option<usize>) -> Self {
         Self {
             queues: S3Fifo::new(rules(CLOCK_PERCENT)),
@@ -69,7 +70,7 @@ impl Adaptive {
         }
     }
 
-    /// Returns a policy without entries that uses the same share, and samples if this one does.
+    /// Returns a policy without entries that uses the same share, and that samples if `self` does.
     pub(crate) fn emptied(&self) -> Self {
         let samples_of = self.sampler.as_ref().map(|sampler| sampler.shards());
         Self::new(Arc::clone(&self.share), samples_of)
