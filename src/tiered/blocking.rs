@@ -120,9 +120,9 @@ impl<K: RemoteKey, V: RemoteValue> Cache<K, V> for BlockingCache<K, V> {
         load: &mut ErasedLoader<'_, K, V>,
     ) -> Result<V, LoadError<AnyError>> {
         let inner = &self.tier.inner;
-        match inner.get_local(key) {
-            Some(value) => Ok(value),
-            None => self.wait(inner.get_or_fetch(key, || ready(load(key)))),
+        match inner.look_up_to_load(key) {
+            Ok(value) => Ok(value),
+            Err(missed) => self.wait(inner.load_missed(key, missed, || ready(load(key)))),
         }
     }
 }

@@ -32,6 +32,7 @@ use crate::consistency::Consistency;
 use crate::entry::Loaded;
 use crate::error::{AnyError, LoadError};
 use crate::local::LocalCache;
+use crate::local::tier_hooks::{Missed, erase};
 use crate::schema::{RemoteKey, RemoteValue};
 use crate::single_flight::Bulkhead;
 use crate::stats::Stats;
@@ -47,7 +48,7 @@ use crate::tiered::l2::codec_health::CodecHealth;
 use crate::tiered::l2::envelope::EnvelopeCodec;
 use crate::tiered::l2::remote::{Peer, Token};
 use crate::tiered::load_lease::Releases;
-use crate::traits::{AsyncCache, CacheFuture, ErasedAsyncLoader};
+use crate::traits::{AsyncCache, CacheFuture, ErasedAsyncLoader, typed};
 use builder::TierSettings;
 use health::{TierCounters, count};
 use load::LoadResult;
@@ -191,9 +192,10 @@ impl<K: RemoteKey, V: RemoteValue> TieredCache<K, V> {
         L: Into<Loaded<V>>,
         E: Any + Send + Sync,
     {
-        match self.inner.get_local(key) {
-            Some(value) => Ok(value),
-            None => AsyncCache::get_or_load_async(self, key, load).await,
+        match self.inner.look_up_to_load(key) {
+            Ok(value) => Ok(value),
+            // Boxed, so that this future stays small whatever the loader's size.
+            Err(missed) => Box::pin(self.inner.load_typed(key, missed, load)).await,
         }
     }
 
@@ -309,12 +311,12 @@ fn key_of<K: RemoteKey>(name: &[u8]) -> Option<K> {
 }
 
 impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
-    /// Returns the value in L1, if L1 may serve it. Counts a hit, but no miss.
+    /// Returns the value in L1, if L1 may serve it. Counts a hit, but no miss, for a caller that looks it up again.
     #[inline]
-    fn get_local(&self, key: &K) -> Option<V> {
+    fn hit_l1(&self, key: &K) -> Option<V> {
         let now = now();
         if self.read_lease.may_serve(now) {
-            self.l1.hit_or_look_again(key, now)
+            self.l1.hit_or_uncounted_miss(key, now)
         } else {
             None
         }
@@ -328,11 +330,21 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
             self.l1.miss();
             return None;
         }
-        let value = self.l1.hit_or_look_again(key, now);
+        let value = self.l1.hit_or_uncounted_miss(key, now);
         if value.is_none() {
             self.l1.miss();
         }
         value
+    }
+
+    /// Returns the value in L1, if L1 may serve it, and counts a hit or a miss. On a miss, joins the load of L1 that is
+    /// in flight or leads a new one: pass the result to [`load_missed`](Self::load_missed).
+    #[inline]
+    fn look_up_to_load(&self, key: &K) -> Result<V, Missed<'_, K, V>> {
+        let now = now();
+        // If L1 may not serve its entries, they are invalid after this, and the lookup misses.
+        self.may_serve(now);
+        self.l1.look_up_to_load(key, now)
     }
 
     /// Checks whether L1 may serve its entries. If not, it invalidates them and its loads in flight, so that this
@@ -361,18 +373,44 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
         }
     }
 
-    /// Returns the value from L2 or the loader, with the single flight of L1.
-    async fn get_or_fetch<F>(
+    /// Returns the value from L2 or the loader after a miss of L1, for a loader of any error type.
+    async fn load_typed<L, E, F>(
         self: &Arc<Self>,
         key: &K,
+        mut missed: Missed<'_, K, V>,
+        load: impl FnOnce() -> F,
+    ) -> Result<V, LoadError<E>>
+    where
+        F: Future<Output = Result<L, E>>,
+        L: Into<Loaded<V>>,
+        E: Any + Send + Sync,
+    {
+        let mut load = Some(load);
+        loop {
+            let start = || {
+                let load = load.take().expect("a cache calls a loader at most once");
+                async { erase(load().await) }
+            };
+            // `None`: another caller's load failed with an error of another type. This caller still has its loader.
+            if let Some(result) = typed(self.load_missed(key, missed, start).await) {
+                return result;
+            }
+            missed = self.l1.look_up_again(key);
+        }
+    }
+
+    /// Returns the value from L2 or the loader after a miss of L1, with the single flight of L1.
+    async fn load_missed<F>(
+        self: &Arc<Self>,
+        key: &K,
+        missed: Missed<'_, K, V>,
         load: impl FnOnce() -> F,
     ) -> Result<V, LoadError<AnyError>>
     where
         F: Future<Output = LoadResult<V>>,
     {
-        self.may_serve(now());
         let fetch = || self.fetch(key, load);
-        let result = self.l1.get_or_load_shared(key, fetch).await;
+        let result = self.l1.load_missed(key, missed, fetch).await;
         result.map_err(TimedOut::restore)
     }
 }
@@ -399,7 +437,7 @@ impl<K: RemoteKey, V: RemoteValue> AsyncCache<K, V> for TieredCache<K, V> {
 
     /// Returns what L1 held.
     fn remove<'a>(&'a self, key: &'a K) -> CacheFuture<'a, Option<V>> {
-        let held = self.inner.get_local(key);
+        let held = self.inner.hit_l1(key);
         CacheFuture::new(async move {
             self.invalidate(key).await;
             held
@@ -429,10 +467,31 @@ impl<K: RemoteKey, V: RemoteValue> AsyncCache<K, V> for TieredCache<K, V> {
         key: &'a K,
         load: &'a mut ErasedAsyncLoader<'_, V>,
     ) -> CacheFuture<'a, Result<V, LoadError<AnyError>>> {
-        match self.inner.get_local(key) {
-            Some(value) => CacheFuture::ready(Ok(value)),
-            None => CacheFuture::new(self.inner.get_or_fetch(key, load)),
+        let inner = &self.inner;
+        if let Some(value) = inner.hit_l1(key) {
+            return CacheFuture::ready(Ok(value));
         }
+        CacheFuture::new(async move {
+            // Looked up again when the future is polled: the read lease may have ended since.
+            match inner.look_up_to_load(key) {
+                Ok(value) => Ok(value),
+                Err(missed) => inner.load_missed(key, missed, load).await,
+            }
+        })
+    }
+
+    fn get_or_load_async<L, E, F>(
+        &self,
+        key: &K,
+        load: impl FnOnce() -> F + Send,
+    ) -> impl Future<Output = Result<V, LoadError<E>>> + Send
+    where
+        F: Future<Output = Result<L, E>> + Send,
+        L: Into<Loaded<V>>,
+        E: Any + Send + Sync,
+    {
+        // The method of the type, which needs no boxed loader.
+        self.get_or_load_async(key, load)
     }
 }
 
@@ -443,5 +502,62 @@ impl<K, V> fmt::Debug for TieredCache<K, V> {
             .field("consistency", &self.inner.settings.consistency)
             .field("l1", &self.inner.l1)
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::schema::{Schema, Schemas};
+    use serde::{Deserialize, Serialize};
+    use std::cell::Cell;
+    use std::convert::Infallible;
+    use std::hash::{Hash, Hasher};
+
+    thread_local! {
+        static HASHES: Cell<u32> = const { Cell::new(0) };
+    }
+
+    /// A key that counts how often it is hashed: once for each lookup in L1.
+    #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+    struct CountedKey(u64);
+
+    impl Hash for CountedKey {
+        fn hash<H: Hasher>(&self, state: &mut H) {
+            HASHES.set(HASHES.get() + 1);
+            self.0.hash(state);
+        }
+    }
+
+    #[tokio::test]
+    async fn miss_looks_l1_up_once() {
+        // The class `L1Only` needs no server to serve.
+        let cache: TieredCache<CountedKey, u64> = LocalCache::builder()
+            .capacity(100)
+            .redis_with_schemas(
+                "redis://127.0.0.1:1/",
+                "test",
+                Schemas::new(u64::schema(), u64::schema()),
+            )
+            .consistency(Consistency::L1Only)
+            .build()
+            .unwrap();
+        let load = || async { Ok::<_, Infallible>(10) };
+        for (hashes, key) in [CountedKey(1), CountedKey(2)].iter().enumerate() {
+            let hashes = u32::try_from(hashes).unwrap();
+            assert_eq!(HASHES.get(), 2 * hashes);
+            assert_eq!(cache.get_or_load_async(key, load).await.unwrap(), 10);
+            assert_eq!(HASHES.get(), 2 * hashes + 1, "a miss");
+            assert_eq!(cache.get_or_load_async(key, load).await.unwrap(), 10);
+            assert_eq!(HASHES.get(), 2 * hashes + 2, "a hit");
+        }
+        let stats = cache.stats();
+        assert_eq!((stats.hits, stats.misses, stats.loads), (2, 2, 2));
+
+        HASHES.set(0);
+        assert_eq!(cache.get(&CountedKey(3)).await, None);
+        // The second one is that of the promise for a value from L2.
+        assert_eq!(HASHES.get(), 2);
+        assert_eq!(cache.stats().misses, 3);
     }
 }

@@ -4,7 +4,7 @@ pub(crate) mod batch;
 #[cfg(feature = "tokio")]
 pub(crate) mod detached;
 pub(crate) mod refresh;
-mod tasks;
+pub(in crate::local) mod tasks;
 mod waiting;
 
 use crate::clock::{Nanos, saturating_nanos};

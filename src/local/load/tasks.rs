@@ -119,25 +119,8 @@ where
         }
     }
 
-    /// Like [`get_or_load_async`](Self::get_or_load_async), but for a loader whose errors are shared
-    /// already.
-    #[cfg(feature = "redis")]
-    pub(crate) async fn get_or_load_shared<F>(
-        &self,
-        key: &K,
-        load: impl FnOnce() -> F,
-    ) -> Result<V, LoadError<AnyError>>
-    where
-        F: Future<Output = Result<Loaded<V>, Arc<AnyError>>>,
-    {
-        let location = self.location(key);
-        match self.lookup(&location, key) {
-            Lookup::Hit(value) => Ok(value),
-            lookup => self.load_shared(location, key, lookup, load).await,
-        }
-    }
-
-    async fn load_shared<'a, F>(
+    /// Returns the value for a key after its lookup, for a loader whose errors are shared already.
+    pub(in crate::local) async fn load_shared<'a, F>(
         &self,
         location: KeyLocation<'a, K, V>,
         key: &K,
