@@ -1,5 +1,5 @@
-//! `cargo bench --bench cache`: each workload at each size with one thread and with two, by criterion.
-//! The package `peers` has tables of hotset beside other caches.
+//! Criterion benchmarks of hotset, with each workload, size and number of threads: `cargo bench --bench cache`.
+//! The package `peers` compares hotset with other caches.
 
 mod common;
 
@@ -10,6 +10,7 @@ use criterion::{
 };
 use std::time::Duration;
 
+/// Adds one cache to a group, with one thread and with two.
 fn bench<P: Peer<Numbers>>(
     group: &mut BenchmarkGroup<'_, WallTime>,
     work: Work,

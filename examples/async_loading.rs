@@ -10,7 +10,7 @@ use std::io;
 use std::time::Duration;
 use tokio::task::JoinSet;
 
-/// Stands for a database that needs 50 ms for a query, and has no price with the number 0.
+/// Simulates a query that takes 50 ms and fails for key 0.
 async fn query_price(id: u64) -> io::Result<u64> {
     tokio::time::sleep(Duration::from_millis(50)).await;
     if id == 0 {
@@ -37,16 +37,13 @@ async fn main() -> Result<(), Box<dyn Error>> {
     }
     let stats = prices.stats();
     println!(
-        "queries: {}, shared by {} tasks",
+        "queries: {}, shared by {} other tasks",
         stats.loads, stats.coalesced
     );
 
-    // An error is returned to all callers that waited for this load. It is not cached.
+    // All callers that wait for a load get its error. Errors are not cached.
     let failed = prices.get_or_load_async(&0, || query_price(0)).await;
-    println!(
-        "key 0: {}",
-        failed.expect_err("there is no price with this number")
-    );
-    println!("cached: {}", prices.len());
+    println!("key 0: {}", failed.expect_err("the query for key 0 fails"));
+    println!("cached entries: {}", prices.len());
     Ok(())
 }

@@ -8,23 +8,24 @@ use hotset::{Loaded, LocalCache};
 use std::error::Error;
 use std::io;
 
-/// Stands for `SELECT id, cents FROM prices WHERE id IN (..)`. The table has the numbers 1 to 99.
+/// Simulates `SELECT id, cents FROM prices WHERE id IN (..)`, on a table with the ids 1 to 99.
 fn query_prices(ids: &[u64]) -> io::Result<Vec<(u64, u64)>> {
     println!("  one query for {ids:?}");
     if ids.len() > 100 {
-        return Err(io::Error::other("the query has too many parameters"));
+        return Err(io::Error::other("too many ids in one query"));
     }
     let known = ids.iter().filter(|id| (1..100).contains(*id));
     Ok(known.map(|&id| (id, id * 100)).collect())
 }
 
+/// Prints the prices of these products, and the query that they need.
 fn prices_of(prices: &LocalCache<u64, u64>, ids: &[u64]) -> Result<(), Box<dyn Error>> {
     println!("request for {ids:?}");
     let found = prices.get_many_or_load(ids, |missing| {
         let rows = query_prices(&missing)?;
         Ok::<_, io::Error>(rows.into_iter().map(|(id, cents)| (id, Loaded::new(cents))))
     })?;
-    // The answers are in the order of the keys, with `None` for keys that the query did not return.
+    // The values are in the order of the keys, with `None` for keys that the query did not return.
     println!("  prices {found:?}");
     Ok(())
 }

@@ -1,5 +1,4 @@
-//! Publishes the counters of a cache through the `metrics` facade, here to Prometheus, and prints what
-//! `GET /metrics` would return.
+//! Publishes the statistics of a cache through the facade `metrics`, and prints them in the format of Prometheus.
 //!
 //! ```sh
 //! cargo run --features metrics --example metrics
@@ -24,11 +23,11 @@ fn main() -> Result<(), Box<dyn Error>> {
     let metrics = Metrics::new();
     metrics.watch(&squares)?;
 
-    for number in (0..10_000).map(|step| step % 1_500) {
+    for number in (0..10_000).map(|step| step % 900) {
         squares.get_or_load(&number, |number| Ok::<_, Infallible>(number * number))?;
     }
 
-    // A service does this for each scrape.
+    // A service does the same for each request of `GET /metrics`.
     metrics.publish();
     let text = prometheus.render();
     for line in text.lines().filter(|line| !line.contains("_bucket")) {

@@ -1,5 +1,5 @@
-//! Caches that a row does not exist, for a shorter time than rows: requests for unknown keys do not reach the
-//! database each time, and a new row is still seen soon.
+//! Caches the absence of rows, with a shorter time to live than that of rows: repeated requests for unknown keys do not
+//! reach the database, and new rows become visible soon.
 //!
 //! ```sh
 //! cargo run --example negative_caching
@@ -10,15 +10,16 @@ use std::convert::Infallible;
 use std::error::Error;
 use std::time::Duration;
 
-/// The time for which a missing user is cached.
+/// The time to live of missing users.
 const MISSING_TTL: Duration = Duration::from_secs(5);
 
-/// Stands for a table of users.
+/// Simulates a query on a table with one user.
 fn query_user(name: &str) -> Option<u64> {
     println!("  query for {name}");
     (name == "ada").then_some(1)
 }
 
+/// Returns the id of a user, or `None` if there is no such user.
 fn find_user(users: &LocalCache<String, Option<u64>>, name: &str) -> Option<u64> {
     let found = users.get_or_load(&name.to_owned(), |name| {
         let user = query_user(name);
@@ -31,7 +32,7 @@ fn find_user(users: &LocalCache<String, Option<u64>>, name: &str) -> Option<u64>
 }
 
 fn main() -> Result<(), Box<dyn Error>> {
-    // A clock that is advanced by hand replaces the waiting time.
+    // This clock is advanced by the program, so that it does not have to wait.
     let clock = ManualClock::new();
     let users: LocalCache<String, Option<u64>> = LocalCache::builder()
         .capacity(10_000)

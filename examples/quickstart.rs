@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Stands for a database that needs 50 ms for a query, and has no profile with the number 0.
+/// Simulates a query that takes 50 ms and fails for id 0.
 fn query_profile(id: u64) -> io::Result<Arc<str>> {
     thread::sleep(Duration::from_millis(50));
     if id == 0 {
@@ -21,7 +21,7 @@ fn query_profile(id: u64) -> io::Result<Arc<str>> {
 }
 
 fn main() -> Result<(), Box<dyn Error>> {
-    // A clone of the cache is another handle to the same entries, so threads can share it.
+    // Threads can share the cache by reference or by clone. A clone is another handle to the same entries.
     let profiles: LocalCache<u64, Arc<str>> = LocalCache::builder()
         .capacity(10_000)
         .time_to_live(Duration::from_secs(300))
@@ -39,6 +39,17 @@ fn main() -> Result<(), Box<dyn Error>> {
             scope.spawn(|| profiles.get_or_load(&8, |&id| query_profile(id)));
         }
     });
-    println!("queries: {}", profiles.stats().loads);
+    println!(
+        "8 threads miss together, total queries: {}",
+        profiles.stats().loads
+    );
+
+    // A change in the database invalidates the entry. The next request runs the query again.
+    profiles.remove(&7);
+    profiles.get_or_load(&7, |&id| query_profile(id))?;
+    println!(
+        "after an invalidation, total queries: {}",
+        profiles.stats().loads
+    );
     Ok(())
 }

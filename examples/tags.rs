@@ -1,4 +1,4 @@
-//! Invalidates groups of entries: each page has the tags of the products that it shows, and a change of one
+//! Invalidates groups of entries: each cached page has the tags of the products that it shows, and a change of one
 //! product invalidates all pages with its tag.
 //!
 //! ```sh
@@ -10,7 +10,7 @@ use std::convert::Infallible;
 
 type Pages = LocalCache<&'static str, String>;
 
-/// Renders a page that shows these products, unless it is cached.
+/// Returns a page that shows these products. Renders it if it is not cached.
 fn page(pages: &Pages, path: &'static str, products: &[u64]) -> String {
     let rendered = pages.get_or_load(&path, |path| {
         println!("  rendering {path}");
@@ -20,6 +20,7 @@ fn page(pages: &Pages, path: &'static str, products: &[u64]) -> String {
     rendered.expect("this loader does not fail")
 }
 
+/// Requests all pages.
 fn show_all(pages: &Pages) {
     page(pages, "/home", &[1, 2, 3]);
     page(pages, "/sale", &[2]);
@@ -28,9 +29,9 @@ fn show_all(pages: &Pages) {
 
 fn main() {
     let pages: Pages = LocalCache::new(1_000);
-    println!("the first requests render all pages");
+    println!("first requests");
     show_all(&pages);
-    println!("later requests hit the cache");
+    println!("second requests, which hit the cache");
     show_all(&pages);
 
     println!("product 2 changes");

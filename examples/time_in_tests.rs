@@ -1,4 +1,4 @@
-//! Tests expiration without waiting: a cache with a `ManualClock` sees only the time that the test sets.
+//! Tests expiration without waiting: a test advances the `ManualClock` of a cache.
 //!
 //! ```sh
 //! cargo run --example time_in_tests
@@ -11,7 +11,7 @@ use std::time::Duration;
 
 const MINUTE: Duration = Duration::from_secs(60);
 
-/// A part of a service. Production code passes no clock, and the cache uses that of the system.
+/// The sessions of a service. Production code passes no clock, so that the cache uses the system clock.
 struct Sessions(LocalCache<u64, String>);
 
 impl Sessions {
@@ -25,6 +25,7 @@ impl Sessions {
         }))
     }
 
+    /// Returns the user of a session, through the cache.
     fn user(&self, session: u64) -> Result<String, Box<dyn Error>> {
         let load = |_: &_| Ok::<_, Infallible>(format!("user of session {session}"));
         Ok(self.0.get_or_load(&session, load)?)
@@ -39,14 +40,14 @@ fn main() -> Result<(), Box<dyn Error>> {
     clock.advance(29 * MINUTE);
     sessions.user(1)?;
     assert_eq!(sessions.0.stats().loads, 1);
-    println!("after 29 minutes the session is cached");
+    println!("after 29 minutes the session is still cached");
 
     clock.advance(2 * MINUTE);
     sessions.user(1)?;
     assert_eq!(sessions.0.stats().loads, 2);
-    println!("after 31 minutes it has expired, and was loaded again");
+    println!("after 31 minutes it has expired and is loaded again");
 
     Sessions::new(None)?.user(1)?;
-    println!("the same code runs with the clock of the system");
+    println!("the same code runs with the system clock");
     Ok(())
 }

@@ -1,5 +1,5 @@
-//! Extends a cache over Redis: two caches stand for two processes, each with its own entries in memory, and an
-//! update in one is seen in the other.
+//! Extends a cache over Redis: two caches simulate two processes, each with its own entries in memory, and a change in
+//! one is visible in the other.
 //!
 //! ```sh
 //! redis-server --port 6379
@@ -12,9 +12,10 @@ use std::io;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
-/// Stands for a row of a database.
+/// Simulates a row of a database.
 static PRICE: AtomicU64 = AtomicU64::new(100);
 
+/// Builds a cache over Redis, as each process does.
 fn connect(url: &str) -> Result<TieredCache<u64, u64>, Box<dyn Error>> {
     let prices = LocalCache::builder()
         .capacity(10_000)
@@ -24,9 +25,10 @@ fn connect(url: &str) -> Result<TieredCache<u64, u64>, Box<dyn Error>> {
     Ok(prices.build()?)
 }
 
+/// Returns the price of product 7, through the cache.
 async fn price(prices: &TieredCache<u64, u64>) -> Result<u64, Box<dyn Error>> {
     let query = || async {
-        println!("  query");
+        println!("  query of the database");
         Ok::<_, io::Error>(PRICE.load(Relaxed))
     };
     Ok(prices.get_or_load_async(&7, query).await?)
@@ -38,7 +40,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let url = url.unwrap_or_else(|| "redis://127.0.0.1:6379/".into());
     let (first, second) = (connect(&url)?, connect(&url)?);
 
-    // A namespace keeps its entries in Redis, so an earlier run may have left one.
+    // Redis may still contain the entry of an earlier run.
     first.invalidate(&7).await;
     println!("first process: {}", price(&first).await?);
     println!("second process, from Redis: {}", price(&second).await?);
@@ -48,7 +50,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         Ok::<_, io::Error>(())
     };
     let propagation = first.write_through(7, 130, write).await?;
-    println!("the first process sets 130: {propagation:?}");
+    println!("first process sets 130: {propagation:?}");
     println!("second process: {}", price(&second).await?);
     Ok(())
 }

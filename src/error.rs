@@ -5,6 +5,9 @@ use std::error::Error;
 use std::fmt;
 use std::sync::Arc;
 
+/// The maximum number of shards of a cache. Shards are chosen by 16 bits of a hash.
+pub(crate) const MAX_SHARDS: usize = 1 << 16;
+
 /// An invalid setting of a [`LocalCacheBuilder`](crate::LocalCacheBuilder). The message says what to change.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
@@ -62,13 +65,9 @@ impl fmt::Display for BuildError {
                  the other bound, or leave out the weigher",
             ),
             Self::Shards(0) => {
-                f.write_str("shards is 0: use 1 or more, or leave it out for a default")
+                f.write_str("shards is 0: use 1 or more, or leave it out for the default")
             }
-            Self::Shards(n) => write!(
-                f,
-                "shards is {n}: use at most {}, or leave it out for a default",
-                crate::local::MAX_SHARDS
-            ),
+            Self::Shards(n) => write!(f, "shards is {n}: use at most {MAX_SHARDS}, or leave it out for the default"),
             Self::RefreshAfterEnd => f.write_str(
                 "refresh_after is not below time_to_live, so entries would expire before they are \
                  refreshed: use a shorter refresh_after",
@@ -83,8 +82,8 @@ impl fmt::Display for BuildError {
                 write!(f, "{setting} is out of range: use a finite number above 0")
             }
             Self::StaleIfSlowAlone => f.write_str(
-                "stale_if_slow has no effect without stale_if_error, which says how long expired values are kept: \
-                 add stale_if_error(max), or leave out stale_if_slow",
+                "stale_if_slow has no effect without stale_if_error, which sets how long expired values are kept: \
+                 add stale_if_error(max), or remove stale_if_slow",
             ),
             Self::NoLoads => f.write_str(
                 "max_concurrent_loads is 0, so nothing could be loaded: use 1 or more, or leave it \
@@ -137,9 +136,10 @@ pub enum LoadError<E: ?Sized> {
     /// The loader failed. All callers that waited for this load get the same error.
     Failed(Arc<E>),
     /// Another caller's load, the wait for a permit, or the caller's own load in a task of `detached` took longer
-    /// than this cache's `wait_timeout`. The load goes on.
+    /// than this cache's `wait_timeout`. The load continues.
     WaitTimeout,
-    /// The loader requested the key that it was loading, in the same thread or task, which would wait for itself.
+    /// The loader requested the key that it was loading, in the same thread or task, which would wait for itself
+    /// without limit.
     Recursive,
     /// The runtime that ran a `detached` load was shut down.
     Shutdown,

@@ -118,7 +118,9 @@ pub use codec::Postcard;
 #[cfg(feature = "snapshot")]
 pub use codec::{Codec, CodecError, MessagePack};
 #[cfg(feature = "serde")]
-pub use config::{Backend, CacheConfig, Capacity, ConfigError, RedisUrl};
+pub use config::{
+    Backend, CacheConfig, Capacity, ConfigError, ConfiguredAsyncCache, ConfiguredCache, RedisUrl,
+};
 #[cfg(any(feature = "redis", feature = "serde"))]
 pub use consistency::Consistency;
 pub use entry::Loaded;

@@ -1,4 +1,4 @@
-//! hotset as a cache under test, and the trait that it shares with its peers.
+//! The trait of caches under test, and its implementation by hotset.
 
 use super::Contents;
 use hotset::{LocalCache, Policy};
@@ -6,35 +6,37 @@ use std::convert::Infallible;
 use std::future::Future;
 use std::time::Duration;
 
-/// Long enough that nothing expires in a run; what is measured is that it is checked.
+/// The time to live of all entries. No entry expires during a run, so that only the checks for expiration are measured.
 pub const TTL: Duration = Duration::from_secs(3_600);
 
 /// A cache under test.
 pub trait Peer<C: Contents>: Sync + Sized {
-    /// What the tables call it.
+    /// The name in tables.
     const NAME: &'static str;
-    /// Does it have a blocking `get`?
+    /// Whether it has a blocking `get`.
     const GETS: bool = true;
-    /// Does it evict, or is it only the limit of what a look-up can be?
+    /// Whether it evicts entries, unlike a plain map.
     const EVICTS: bool = true;
-    /// Does it have a `get_or_load` of its own, for threads and for tasks?
+    /// Whether it has a blocking `get_or_load`.
     const LOADS: bool = true;
+    /// Whether it has an async `get_or_load`.
     const LOADS_ASYNC: bool = true;
 
     fn with_capacity(capacity: usize) -> Self;
     fn get(&self, key: &C::Key) -> Option<C::Value>;
     fn insert(&self, key: C::Key, value: C::Value);
 
-    /// A look at a value where it is, for a peer that can; returns whether it is there.
+    /// Reads a value in place if the cache supports it, and returns whether it was a hit.
     fn read(&self, key: &C::Key) -> bool {
         self.get(key).is_some()
     }
 
-    /// A load on every call on a peer that has none.
+    /// Returns the value for `key`, and loads it on a miss. The default loads on every call.
     fn get_or_load(&self, _: &C::Key, load: impl FnOnce() -> C::Value) -> C::Value {
         load()
     }
 
+    /// Returns the value for `key`, and loads it on a miss. The default loads on every call.
     fn get_or_load_async(
         &self,
         _: &C::Key,
@@ -44,10 +46,10 @@ pub trait Peer<C: Contents>: Sync + Sized {
     }
 }
 
-/// With a time to live; statistics are always on.
+/// hotset with a time to live. Its statistics are always on.
 pub struct Hotset<C: Contents, const ADAPTIVE: bool = false>(LocalCache<C::Key, C::Value>);
 
-/// With another policy, of which loads know nothing.
+/// hotset with the adaptive policy. Loads are not measured, because they do not depend on the policy.
 pub type Adaptive<C> = Hotset<C, true>;
 
 impl<C: Contents, const ADAPTIVE: bool> Peer<C> for Hotset<C, ADAPTIVE> {

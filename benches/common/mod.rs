@@ -1,6 +1,6 @@
-//! What the benchmarks share: the caches side by side, and the work they are given.
+//! The workloads that the benchmarks share, and the caches under test.
 
-// Each benchmark that includes this file is a crate of its own.
+// Each benchmark that includes this file is a separate crate.
 #![allow(unreachable_pub)]
 
 pub mod hotset_cache;
@@ -18,21 +18,22 @@ use std::thread;
 use std::time::{Duration, Instant};
 use tokio::runtime::Runtime;
 
-/// How many entries the caches hold.
+/// The capacities of the caches, in entries.
 pub const SIZES: [usize; 3] = [1_000, 100_000, 1_000_000];
 
-/// What the caches hold.
+/// The types of keys and values.
 pub trait Contents: Sync {
     type Key: Hash + Eq + Clone + Send + Sync + 'static;
     type Value: Clone + Send + Sync + 'static;
 
-    /// The key of a rank.
+    /// Returns the key with this rank.
     fn key(rank: u64) -> Self::Key;
 
+    /// Returns the value of the key with this rank.
     fn value(rank: u64) -> Self::Value;
 }
 
-/// `u64` to `u64`.
+/// Keys and values of type `u64`.
 pub struct Numbers;
 
 impl Contents for Numbers {
@@ -48,8 +49,8 @@ impl Contents for Numbers {
     }
 }
 
-/// `String` of 16 to 40 bytes to `Arc<[u8]>` of 100.
-#[allow(dead_code)] // Not in every benchmark.
+/// Keys of type `String` with 16 to 40 bytes, and values of type `Arc<[u8]>` with 100 bytes.
+#[allow(dead_code)] // Not used by every benchmark.
 pub struct Texts;
 
 impl Contents for Texts {
@@ -67,13 +68,13 @@ impl Contents for Texts {
     }
 }
 
-/// Neighbors in rank are none in memory.
+/// Maps ranks to numbers so that adjacent ranks are not adjacent in memory.
 fn scatter(rank: u64) -> u64 {
     rank.wrapping_mul(0xD134_2543_DE82_EF95).rotate_left(29)
 }
 
-/// Keys in the order in which they are asked for: several times as many as there are entries, so
-/// that they come in an order that is not the same again soon.
+/// Returns a sequence of requested keys with a Zipf distribution. It is several times as long as the number of distinct
+/// keys for small sizes, so that its order does not repeat soon.
 pub fn zipf_keys<C: Contents>(distinct: usize, exponent: f64, seed: u64) -> Vec<C::Key> {
     #[allow(clippy::cast_precision_loss)]
     let zipf = Zipf::new(distinct as f64, exponent).expect("a valid distribution");
@@ -85,26 +86,26 @@ pub fn zipf_keys<C: Contents>(distinct: usize, exponent: f64, seed: u64) -> Vec<
         .collect()
 }
 
-/// What is done with the cache.
+/// A workload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Work {
-    /// `get` of what is held, Zipf 0.99.
+    /// `get` of cached keys, with Zipf exponent 0.99.
     Hit,
-    /// `get` of one key by all.
+    /// `get` of the same key by all threads.
     HotKey,
-    /// `get_with`, or what comes nearest, of one key by all.
+    /// `get_with`, or the most similar method, of the same key by all threads.
     HotRead,
-    /// `get`, and `insert` on a miss, Zipf 0.9 over ten times the capacity.
+    /// `get`, and `insert` on a miss, with Zipf exponent 0.9 over ten times as many keys as the capacity.
     Mixed,
-    /// `insert` of ever new keys.
+    /// `insert` of new keys.
     Churn,
-    /// `get_or_load` of what is held.
+    /// `get_or_load` of cached keys.
     LoadHit,
-    /// `get_or_load` of ever new keys.
+    /// `get_or_load` of new keys.
     LoadMiss,
-    /// `get_or_load_async` of what is held.
+    /// `get_or_load_async` of cached keys.
     AsyncHit,
-    /// `get_or_load_async` of ever new keys.
+    /// `get_or_load_async` of new keys.
     AsyncMiss,
 }
 
@@ -121,6 +122,7 @@ impl Work {
         Self::AsyncMiss,
     ];
 
+    /// Returns the name in tables.
     pub fn name(self) -> &'static str {
         match self {
             Self::Hit => "hit",
@@ -135,7 +137,7 @@ impl Work {
         }
     }
 
-    /// The sizes at which it makes a difference.
+    /// Returns the capacities at which the workload is measured.
     pub fn sizes(self) -> Vec<usize> {
         match self {
             Self::HotKey | Self::HotRead => SIZES[..1].to_vec(),
@@ -143,6 +145,7 @@ impl Work {
         }
     }
 
+    /// Returns `true` if the cache supports the workload.
     pub fn suits<C: Contents, P: Peer<C>>(self) -> bool {
         match self {
             Self::Hit | Self::HotKey | Self::HotRead => P::GETS,
@@ -152,7 +155,7 @@ impl Work {
         }
     }
 
-    /// The keys that are asked for; none where they are ever new.
+    /// Returns the sequence of requested keys, which is empty for workloads with new keys.
     pub fn keys<C: Contents>(self, capacity: usize) -> Vec<C::Key> {
         match self {
             Self::Hit | Self::LoadHit | Self::AsyncHit => zipf_keys::<C>(capacity, 0.99, 1),
@@ -163,7 +166,7 @@ impl Work {
     }
 }
 
-/// A cache with the work it is to do.
+/// A cache with its workload.
 pub struct Bench<'a, C: Contents, P> {
     cache: P,
     work: Work,
@@ -173,8 +176,7 @@ pub struct Bench<'a, C: Contents, P> {
 }
 
 impl<'a, C: Contents, P: Peer<C>> Bench<'a, C, P> {
-    /// Fills the cache to its capacity, in random order: what is popular is neither first nor last
-    /// in memory.
+    /// Builds a cache and fills it to its capacity, in random order, so that popular keys are spread over its memory.
     pub fn new(work: Work, capacity: usize, keys: &'a [C::Key]) -> Self {
         let cache = P::with_capacity(capacity);
         let mut ranks: Vec<u64> = (0..capacity as u64).collect();
@@ -191,18 +193,18 @@ impl<'a, C: Contents, P: Peer<C>> Bench<'a, C, P> {
         }
     }
 
-    /// One operation; returns whether it was a hit.
+    /// Runs one operation, and returns whether it was a hit.
     #[inline]
     fn step(&self, key: &C::Key) -> bool {
         match self.work {
             Work::Hit | Work::HotKey => self.cache.get(key).is_some(),
             Work::HotRead => self.cache.read(key),
             Work::Mixed => {
-                let held = self.cache.get(key).is_some();
-                if !held {
+                let hit = self.cache.get(key).is_some();
+                if !hit {
                     self.cache.insert(key.clone(), self.value.clone());
                 }
-                held
+                hit
             }
             Work::Churn => {
                 self.cache.insert(key.clone(), self.value.clone());
@@ -215,7 +217,8 @@ impl<'a, C: Contents, P: Peer<C>> Bench<'a, C, P> {
         }
     }
 
-    /// So many operations on one thread, which starts where `seed` says. Returns the hits.
+    /// Runs `operations` operations on one thread, starting at the key determined by `seed`. Returns the number of
+    /// hits.
     pub fn run(&self, operations: u64, seed: u64) -> u64 {
         match self.work {
             Work::AsyncHit | Work::AsyncMiss => runtime().block_on(async {
@@ -235,7 +238,7 @@ impl<'a, C: Contents, P: Peer<C>> Bench<'a, C, P> {
         }
     }
 
-    /// The time in which each of `threads` does so many operations, all starting together.
+    /// Returns the time in which each of `threads` threads runs `operations` operations. All start at the same time.
     pub fn time(&self, threads: u64, operations: u64, seed: u64) -> Duration {
         let gate = Barrier::new(usize::try_from(threads).expect("few threads"));
         thread::scope(|scope| {
@@ -243,7 +246,7 @@ impl<'a, C: Contents, P: Peer<C>> Bench<'a, C, P> {
                 .map(|thread| {
                     let gate = &gate;
                     scope.spawn(move || {
-                        // The first operations make the thread known to the cache.
+                        // The first operations initialize the state of the thread in the cache.
                         std::hint::black_box(self.run(64, seed ^ thread));
                         gate.wait();
                         let start = Instant::now();
@@ -258,7 +261,7 @@ impl<'a, C: Contents, P: Peer<C>> Bench<'a, C, P> {
     }
 }
 
-/// Keys without end: those that are given, over and over, or ever new ones.
+/// An infinite sequence of keys: the given keys repeatedly, or new keys.
 struct Keys<'a, C: Contents> {
     given: &'a [C::Key],
     at: usize,
@@ -296,6 +299,7 @@ impl<'a, C: Contents> Keys<'a, C> {
     }
 }
 
+/// Builds a runtime that uses only the current thread.
 pub fn runtime() -> Runtime {
     let runtime = tokio::runtime::Builder::new_current_thread().build();
     runtime.expect("a runtime of one thread")

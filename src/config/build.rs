@@ -1,26 +1,22 @@
 //! Building a cache from its settings.
 
+use crate::config::configured::{BuiltCache, ConfiguredAsyncCache, ConfiguredCache};
 use crate::config::error::setting_of;
 use crate::config::{Backend, CacheConfig, Capacity, ConfigError};
 use crate::error::BuildError;
 use crate::local::LocalCacheBuilder;
 use crate::schema::{RemoteKey, RemoteValue, Schema};
-use crate::traits::{AsyncCache, Cache};
-use std::sync::Arc;
-
-/// One cache in two forms, for tasks and for threads.
-pub(super) type Fronts<K, V> = (Arc<dyn AsyncCache<K, V>>, Arc<dyn Cache<K, V>>);
 
 impl CacheConfig {
-    /// Builds a cache for tasks.
+    /// Builds a cache for async tasks.
     ///
-    /// Keys and values must have types that can be kept in Redis, whatever the backend is and whether or not the
+    /// Keys and values must have types that can be stored in Redis, whatever the backend is and whether or not the
     /// feature `redis` is enabled, so that the backend can be changed. For other types use
     /// [`local_builder`](Self::local_builder), and for types without a [`Schema`]
     /// `tiered_builder_with_schemas` (feature `redis`).
     ///
-    /// For operations that the trait lacks, such as tags, warming and snapshots, use the caches that
-    /// `local_builder` and `tiered_builder` (feature `redis`) build.
+    /// The result implements [`AsyncCache`](crate::AsyncCache). For operations that this trait lacks, such as tags,
+    /// warming and snapshots, use the caches that `local_builder` and `tiered_builder` (feature `redis`) build.
     ///
     /// # Errors
     ///
@@ -28,7 +24,7 @@ impl CacheConfig {
     /// enabled, or if the backend needs a tokio runtime and this is not called in one. Redis need not be reachable.
     pub fn build_async<K: RemoteKey + Schema, V: RemoteValue + Schema>(
         &self,
-    ) -> Result<Arc<dyn AsyncCache<K, V>>, ConfigError> {
+    ) -> Result<ConfiguredAsyncCache<K, V>, ConfigError> {
         self.build_async_with(|local| local)
     }
 
@@ -38,7 +34,7 @@ impl CacheConfig {
     /// # Examples
     ///
     /// ```
-    /// use hotset::{AsyncCache, CacheConfig};
+    /// use hotset::CacheConfig;
     ///
     /// let config = CacheConfig::from_toml("time_to_live = '5m'")?;
     /// let pages = config.build_async_with::<u64, String>(|local| {
@@ -55,21 +51,21 @@ impl CacheConfig {
     pub fn build_async_with<K: RemoteKey + Schema, V: RemoteValue + Schema>(
         &self,
         complete: impl FnOnce(LocalCacheBuilder<K, V>) -> LocalCacheBuilder<K, V>,
-    ) -> Result<Arc<dyn AsyncCache<K, V>>, ConfigError> {
-        let (for_tasks, _) = self.build(complete)?;
-        Ok(for_tasks)
+    ) -> Result<ConfiguredAsyncCache<K, V>, ConfigError> {
+        self.build(complete).map(BuiltCache::into_async)
     }
 
-    /// Builds a cache for threads.
+    /// Builds a cache for blocking callers.
     ///
-    /// Over Redis it is a [`BlockingCache`](crate::BlockingCache), whose documentation says which runtime it needs.
+    /// The result implements [`Cache`](crate::Cache). Over Redis it is a [`BlockingCache`](crate::BlockingCache), whose
+    /// documentation says which runtime it needs.
     ///
     /// # Errors
     ///
     /// Like [`build_async`](Self::build_async).
     pub fn build_blocking<K: RemoteKey + Schema, V: RemoteValue + Schema>(
         &self,
-    ) -> Result<Arc<dyn Cache<K, V>>, ConfigError> {
+    ) -> Result<ConfiguredCache<K, V>, ConfigError> {
         self.build_blocking_with(|local| local)
     }
 
@@ -82,14 +78,13 @@ impl CacheConfig {
     pub fn build_blocking_with<K: RemoteKey + Schema, V: RemoteValue + Schema>(
         &self,
         complete: impl FnOnce(LocalCacheBuilder<K, V>) -> LocalCacheBuilder<K, V>,
-    ) -> Result<Arc<dyn Cache<K, V>>, ConfigError> {
-        let (_, for_threads) = self.build(complete)?;
-        Ok(for_threads)
+    ) -> Result<ConfiguredCache<K, V>, ConfigError> {
+        self.build(complete).map(BuiltCache::into_blocking)
     }
 
     /// Returns the builder of a [`LocalCache`](crate::LocalCache) with these settings, whatever the backend is.
     ///
-    /// Use it for another hasher, and for keys and values that cannot be kept in Redis.
+    /// Use it for another hasher, and for keys and values that cannot be stored in Redis.
     ///
     /// # Errors
     ///
@@ -116,13 +111,13 @@ impl CacheConfig {
     fn build<K: RemoteKey + Schema, V: RemoteValue + Schema>(
         &self,
         complete: impl FnOnce(LocalCacheBuilder<K, V>) -> LocalCacheBuilder<K, V>,
-    ) -> Result<Fronts<K, V>, ConfigError> {
+    ) -> Result<BuiltCache<K, V>, ConfigError> {
         let local = complete(self.local_builder()?);
         match self.backend.unwrap_or_default() {
             Backend::Local => {
                 self.check_redis()?;
                 let cache = local.build().map_err(|error| self.refused(error))?;
-                Ok((Arc::new(cache.clone()), Arc::new(cache)))
+                Ok(BuiltCache::Local(cache))
             }
             Backend::Redis | Backend::Tiered => self.build_over_redis(local),
         }
@@ -139,10 +134,10 @@ impl CacheConfig {
         }
     }
 
-    pub(super) fn missing(&self, name: &str, what: &'static str) -> ConfigError {
+    pub(super) fn missing(&self, name: &str, expected: &'static str) -> ConfigError {
         ConfigError::Missing {
             setting: self.name_of(name),
-            what,
+            expected,
         }
     }
 }
@@ -152,7 +147,7 @@ mod tests {
     use super::*;
     use std::time::Duration;
 
-    /// Returns the settings that the builders received, by their names.
+    /// Returns the settings that the builders received, with their names.
     fn state(config: &CacheConfig) -> String {
         let builder = config.local_builder::<u64, u64>().unwrap();
         let settings = &builder.settings;
@@ -278,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_set_is_left_to_the_builder() {
+    fn setting_that_is_not_set_keeps_the_default_of_the_builder() {
         let builder = CacheConfig::default().local_builder::<u64, u64>().unwrap();
         assert_eq!(builder.settings.lease, Duration::from_secs(10));
         assert_eq!(builder.bounds(), 0);

@@ -1,4 +1,4 @@
-//! Errors of a configuration, with the remedy.
+//! Errors of a configuration. The messages say what to change.
 
 use crate::config::value::Backend;
 use crate::error::BuildError;
@@ -17,28 +17,28 @@ pub enum ConfigError {
         /// `"TOML"` or `"JSON"`.
         format: &'static str,
         /// Description of the error, with its position.
-        why: String,
+        reason: String,
     },
     /// A setting that does not exist.
     Unknown {
         /// Its name in its source.
         setting: String,
         /// The setting that was probably meant, or all settings.
-        known: Vec<String>,
+        candidates: Vec<String>,
     },
     /// A setting with an invalid value.
     Value {
         /// Its name.
         setting: String,
         /// Description of the value, and of the expected one.
-        why: String,
+        reason: String,
     },
     /// A setting that this backend needs.
     Missing {
         /// Its name.
         setting: String,
         /// Description of a valid value.
-        what: &'static str,
+        expected: &'static str,
     },
     /// This build of hotset lacks the feature `redis`.
     NoRedis {
@@ -59,27 +59,34 @@ pub enum ConfigError {
 impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Syntax { format, why } => write!(f, "this is not valid {format}: {why}"),
-            Self::Unknown { setting, known } => match &**known {
-                [meant] => write!(f, "there is no setting {setting}: did you mean {meant}?"),
-                known => write!(
+            Self::Syntax { format, reason } => write!(f, "this is not valid {format}: {reason}"),
+            Self::Unknown {
+                setting,
+                candidates,
+            } => match &**candidates {
+                [similar] => write!(f, "there is no setting {setting}: did you mean {similar}?"),
+                all => write!(
                     f,
                     "there is no setting {setting}: use one of {}",
-                    known.join(", ")
+                    all.join(", ")
                 ),
             },
-            Self::Value { setting, why } => write!(f, "{setting}: {why}"),
-            Self::Missing { setting, what } => write!(f, "{setting} is missing: set it to {what}"),
+            Self::Value { setting, reason } => write!(f, "{setting}: {reason}"),
+            Self::Missing { setting, expected } => {
+                write!(f, "{setting} is missing: set it to {expected}")
+            }
             Self::NoRedis { setting, backend } => write!(
                 f,
                 "{setting} is {backend}, and hotset was built without Redis: add the feature \
                  \"redis\" to it in Cargo.toml, or use local"
             ),
             Self::Build { setting, error } => {
-                let why = error.to_string();
+                let reason = error.to_string();
                 match setting {
-                    Some(setting) if !why.contains(&**setting) => write!(f, "{setting}: {why}"),
-                    _ => f.write_str(&why),
+                    Some(setting) if !reason.contains(&**setting) => {
+                        write!(f, "{setting}: {reason}")
+                    }
+                    _ => f.write_str(&reason),
                 }
             }
         }

@@ -1,4 +1,4 @@
-//! A cache's settings as data.
+//! The settings of a cache as data, and building a cache from them.
 
 /// Calls the method of a builder for each setting that is set.
 macro_rules! apply {
@@ -15,9 +15,11 @@ mod value;
 mod source;
 
 mod build;
+mod configured;
 #[cfg_attr(not(feature = "redis"), path = "without_redis.rs")]
 mod over_redis;
 
+pub use configured::{ConfiguredAsyncCache, ConfiguredCache};
 pub use error::ConfigError;
 pub use value::{Backend, Capacity, RedisUrl};
 
@@ -81,8 +83,9 @@ settings! {
     /// as a field of the application's own configuration.
     ///
     /// A setting that is not set has the default of [`LocalCacheBuilder`](crate::LocalCacheBuilder) or
-    /// [`TieredCacheBuilder`](crate::TieredCacheBuilder). A cache moves from this process to Redis by its `backend` alone, or
-    /// step by step by `percent`, which [`AsyncCache::rollout`](crate::AsyncCache) changes while the cache runs.
+    /// [`TieredCacheBuilder`](crate::TieredCacheBuilder). A change of `backend` moves a cache from this process to
+    /// Redis. A change of `percent` does it step by step, and can be made while the cache runs, with
+    /// `ConfiguredAsyncCache::rollout`.
     /// Settings of Redis may be set before. They are then checked (without the feature `redis`, only their form), but
     /// not used.
     ///
@@ -90,7 +93,6 @@ settings! {
     ///
     /// ```
     /// use hotset::{AsyncCache, CacheConfig};
-    /// use std::sync::Arc;
     ///
     /// # #[tokio::main(flavor = "current_thread")]
     /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -105,10 +107,10 @@ settings! {
     ///     namespace = "shop:prices"
     ///     consistency = "bounded 5s"
     /// "#;
-    /// // PRICES_BACKEND=tiered moves it to Redis.
+    /// // The environment variable PRICES_BACKEND=tiered moves it to Redis.
     /// let config = CacheConfig::from_toml(file)?.override_from_env("PRICES_")?;
     ///
-    /// let prices: Arc<dyn AsyncCache<u64, u64>> = config.build_async()?;
+    /// let prices = config.build_async::<u64, u64>()?;
     /// let price = prices.get_or_load_async(&7, || fetch_price(7)).await?;
     /// assert_eq!(price, 700);
     /// # Ok(())
@@ -117,7 +119,7 @@ settings! {
     ///
     /// # Forms
     ///
-    /// DurationHistogram are texts like `"250ms"`, `"5m"` or `"1h 30m"`. Settings have the names of the fields. Environment
+    /// Durations are texts like `"250ms"`, `"5m"` or `"1h 30m"`. Settings have the names of the fields. Environment
     /// variables have the same names in capitals, with a prefix: `PRICES_TIME_TO_LIVE=5m`.
     ///
     /// # Passwords
@@ -127,8 +129,8 @@ settings! {
         /// The place where values are kept. Default: [`Backend::Local`].
         backend: Backend,
         /// The maximum number of entries in this process, or `"unbounded"`: see
-        /// [`LocalCacheBuilder::capacity`](crate::LocalCacheBuilder::capacity). Required, except with [`Backend::Redis`] and where code
-        /// sets another bound.
+        /// [`LocalCacheBuilder::capacity`](crate::LocalCacheBuilder::capacity). Required, except with
+        /// [`Backend::Redis`] and if code sets another bound.
         capacity: Capacity,
         /// The number of shards: see [`LocalCacheBuilder::shards`](crate::LocalCacheBuilder::shards).
         shards: usize,
@@ -175,15 +177,17 @@ settings! {
         /// `true` to count the ages of values in the statistics: see
         /// [`LocalCacheBuilder::track_ages`](crate::LocalCacheBuilder::track_ages).
         track_ages: bool,
-        /// The name of the cache in metrics, traces and the like: see [`LocalCacheBuilder::name`](crate::LocalCacheBuilder::name).
+        /// The name of the cache in metrics and traces: see
+        /// [`LocalCacheBuilder::name`](crate::LocalCacheBuilder::name).
         name: String,
-        /// The URL of the Redis server, servers or cluster: see [`LocalCacheBuilder::redis`](crate::LocalCacheBuilder::redis).
+        /// The URL of the Redis server, the sentinels or the cluster: see
+        /// [`LocalCacheBuilder::redis`](crate::LocalCacheBuilder::redis).
         url: RedisUrl,
         /// The name of the cache in Redis: see [`LocalCacheBuilder::redis`](crate::LocalCacheBuilder::redis).
         namespace: String,
         /// The class of consistency, `"realtime"`, `"bounded 5s"`, `"l1-only"` or `"l2-only"`: see
-        /// [`TieredCacheBuilder::consistency`](crate::TieredCacheBuilder::consistency). With [`Backend::Redis`] it is always
-        /// `"l2-only"`.
+        /// [`TieredCacheBuilder::consistency`](crate::TieredCacheBuilder::consistency). With [`Backend::Redis`] it is
+        /// always `"l2-only"`.
         consistency: Consistency,
         /// The maximum time that L1 keeps a copy of a value: see
         /// [`TieredCacheBuilder::local_time_to_live`](crate::TieredCacheBuilder::local_time_to_live).
@@ -217,7 +221,8 @@ settings! {
         replicas: u64,
         /// The path of the file for `TieredCacheBuilder::root_certificate` (feature `redis-tls`).
         root_certificate: PathBuf,
-        /// The path of the file with the certificate for `TieredCacheBuilder::client_certificate` (feature `redis-tls`).
+        /// The path of the file with the certificate for `TieredCacheBuilder::client_certificate` (feature
+        /// `redis-tls`).
         client_certificate: PathBuf,
         /// The path of the file with the private key of that certificate.
         client_key: PathBuf,

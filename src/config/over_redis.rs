@@ -1,12 +1,11 @@
 //! Building a cache over Redis from its settings.
 
-use crate::config::build::Fronts;
+use crate::config::configured::BuiltCache;
 use crate::config::{Backend, CacheConfig, ConfigError};
 use crate::consistency::Consistency;
 use crate::local::LocalCacheBuilder;
 use crate::schema::{RemoteKey, RemoteValue, Schema, Schemas};
 use crate::tiered::TieredCacheBuilder;
-use std::sync::Arc;
 
 impl CacheConfig {
     /// Returns the builder of a [`TieredCache`](crate::TieredCache) with these settings, whatever the backend is.
@@ -53,22 +52,23 @@ impl CacheConfig {
         let url = url
             .ok_or_else(|| self.missing("url", "redis://[user:password@]host[:port][/database]"))?;
         let namespace = self.namespace.as_deref();
-        let namespace = namespace
-            .ok_or_else(|| self.missing("namespace", "what the cache is called in Redis"))?;
-        let is_only_there = self.backend == Some(Backend::Redis);
-        let local = if is_only_there && local.bounds() == 0 {
+        let namespace =
+            namespace.ok_or_else(|| self.missing("namespace", "the name of the cache in Redis"))?;
+        let is_only_redis = self.backend == Some(Backend::Redis);
+        let local = if is_only_redis && local.bounds() == 0 {
             local.capacity(0)
         } else {
             local
         };
-        let mut tiered = self.over(local, url.as_str(), namespace, schemas)?;
-        if is_only_there {
+        let mut tiered = self.configure_tiered(local, url.as_str(), namespace, schemas)?;
+        if is_only_redis {
             tiered = tiered.consistency(Consistency::L2Only);
         }
         Ok(tiered)
     }
 
-    fn over<K: RemoteKey, V: RemoteValue>(
+    /// Returns a builder with all settings of a tiered cache, and checks it.
+    fn configure_tiered<K: RemoteKey, V: RemoteValue>(
         &self,
         local: LocalCacheBuilder<K, V>,
         url: &str,
@@ -113,7 +113,7 @@ impl CacheConfig {
     fn read(&self, name: &str, path: &std::path::Path) -> Result<Vec<u8>, ConfigError> {
         std::fs::read(path).map_err(|error| ConfigError::Value {
             setting: self.name_of(name),
-            why: format!("{} cannot be read: {error}", path.display()),
+            reason: format!("{} cannot be read: {error}", path.display()),
         })
     }
 
@@ -127,7 +127,7 @@ impl CacheConfig {
             None => Ok(tiered),
             Some(name) => Err(ConfigError::Value {
                 setting: self.name_of(name),
-                why: "hotset was built without TLS: add the feature \"redis-tls\" to it in Cargo.toml"
+                reason: "hotset was built without TLS: add the feature \"redis-tls\" to it in Cargo.toml"
                     .into(),
             }),
         }
@@ -141,16 +141,17 @@ impl CacheConfig {
             .map_or("redis://localhost/", |url| url.as_str());
         let namespace = self.namespace.as_deref().unwrap_or("unused");
         let schemas = Schemas::of::<u64, u64>();
-        self.over::<u64, u64>(LocalCacheBuilder::new(), url, namespace, schemas)
+        self.configure_tiered::<u64, u64>(LocalCacheBuilder::new(), url, namespace, schemas)
             .map(drop)
     }
 
     pub(super) fn build_over_redis<K: RemoteKey + Schema, V: RemoteValue + Schema>(
         &self,
         local: LocalCacheBuilder<K, V>,
-    ) -> Result<Fronts<K, V>, ConfigError> {
+    ) -> Result<BuiltCache<K, V>, ConfigError> {
         let tiered = self.tiered_builder(local)?.build();
-        let cache = tiered.map_err(|error| self.refused(error))?;
-        Ok((Arc::new(cache.clone()), Arc::new(cache.blocking())))
+        tiered
+            .map(BuiltCache::Tiered)
+            .map_err(|error| self.refused(error))
     }
 }

@@ -1,4 +1,4 @@
-//! Where settings are read.
+//! Reading settings from TOML, JSON and the environment.
 
 use crate::config::{CacheConfig, ConfigError};
 use serde::de::value::MapDeserializer;
@@ -8,17 +8,17 @@ use std::ffi::OsString;
 use std::fmt::{self, Display};
 use std::{env, iter};
 
-/// Letters that may be wrong in a name that is still taken for another.
-const TYPOS: usize = 3;
+/// The maximum edit distance, in letters, between an unknown name and the setting that an error proposes for it.
+const MAX_EDIT_DISTANCE: usize = 3;
 
-/// Which settings are from variables, so that an error can name these.
+/// The settings that were read from environment variables, so that an error can name the variable.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Environment {
     prefix: Option<String>,
     set: BTreeSet<&'static str>,
 }
 
-/// Where settings are from does not tell configurations apart.
+/// Configurations with equal settings are equal, whatever the source of the settings.
 impl PartialEq for Environment {
     fn eq(&self, _: &Self) -> bool {
         true
@@ -26,61 +26,64 @@ impl PartialEq for Environment {
 }
 
 impl CacheConfig {
-    /// The settings in a TOML document.
+    /// Reads the settings of a TOML document.
     ///
     /// # Errors
     ///
-    /// If it is no TOML, or has a setting that there is not, or one with a value of the wrong kind. What
-    /// is missing, or out of range, turns up when a cache is built: the environment may have it.
+    /// Returns an error if the text is not TOML, if it has an unknown setting, or if a value has the wrong type.
+    /// Settings that are missing or out of range are errors only when a cache is built, because the environment may
+    /// set them.
     pub fn from_toml(text: &str) -> Result<Self, ConfigError> {
         let table: toml::Table = toml::from_str(text).map_err(|error| {
-            // Not its Display, which shows the line, and so perhaps a password.
+            // Not the `Display` of the error, which shows the line and may thereby show a password.
             let before = error.span().and_then(|span| text.get(..span.start));
             let line = before.map_or(1, |before| before.matches('\n').count() + 1);
             ConfigError::Syntax {
                 format: "TOML",
-                why: format!("{}, in line {line}", error.message()),
+                reason: format!("{}, in line {line}", error.message()),
             }
         })?;
         Self::from_entries(table)
     }
 
-    /// The settings in a JSON object. `null` is as if it were not there.
+    /// Reads the settings of a JSON object. A setting that is `null` counts as not set.
     ///
     /// # Errors
     ///
-    /// As [`from_toml`](Self::from_toml).
+    /// Like [`from_toml`](Self::from_toml).
     pub fn from_json(text: &str) -> Result<Self, ConfigError> {
         let Entries(entries) = serde_json::from_str(text).map_err(|error| ConfigError::Syntax {
             format: "JSON",
-            why: without_secrets(&error.to_string()),
+            reason: without_secrets(&error.to_string()),
         })?;
         Self::from_entries(entries)
     }
 
-    /// The settings in the environment: all variables that begin with the prefix and `_`, so
-    /// `PRICES_TIME_TO_LIVE` with `"PRICES"` or `"PRICES_"`. Those with an empty value count as not set.
+    /// Reads the settings of the environment: all variables that begin with the prefix and `_`, such as
+    /// `PRICES_TIME_TO_LIVE` for `"PRICES"` or `"PRICES_"`. A variable with an empty value counts as not set.
     ///
-    /// No other variable may begin with the prefix. Kubernetes makes some from the names of services.
+    /// No other variable may begin with the prefix. Kubernetes sets variables that begin with the name of a service.
     ///
     /// # Errors
     ///
-    /// If a variable with the prefix is no setting, or has a value of the wrong kind, or if the prefix is
-    /// empty.
+    /// Returns an error if the prefix is empty, if a variable with the prefix is not a setting, or if its value has
+    /// the wrong type.
     pub fn from_env(prefix: &str) -> Result<Self, ConfigError> {
         Self::default().override_from_env(prefix)
     }
 
-    /// What the environment sets, as [`from_env`](Self::from_env), and for the rest these settings.
+    /// Replaces the settings that the environment sets, like [`from_env`](Self::from_env), and keeps the others.
     ///
     /// # Errors
     ///
-    /// As [`from_env`](Self::from_env).
+    /// Like [`from_env`](Self::from_env).
     pub fn override_from_env(self, prefix: &str) -> Result<Self, ConfigError> {
         self.override_from_vars(prefix, env::vars_os())
     }
 
-    /// As [`override_from_env`](Self::override_from_env), with variables from elsewhere.
+    /// Replaces settings like [`override_from_env`](Self::override_from_env), but from the given variables.
+    ///
+    /// # Examples
     ///
     /// ```
     /// use hotset::CacheConfig;
@@ -93,7 +96,7 @@ impl CacheConfig {
     ///
     /// # Errors
     ///
-    /// As [`from_env`](Self::from_env).
+    /// Like [`from_env`](Self::from_env).
     pub fn override_from_vars<N: Into<OsString>, V: Into<OsString>>(
         mut self,
         prefix: &str,
@@ -111,11 +114,11 @@ impl CacheConfig {
             else {
                 continue;
             };
-            let name = known(rest, Some(&prefix))?;
+            let name = find_setting(rest, Some(&prefix))?;
             let value = value.into();
             let value = value.to_str().ok_or_else(|| ConfigError::Value {
-                setting: spelled(name, Some(&prefix)),
-                why: "it is not Unicode".to_string(),
+                setting: source_name(name, Some(&prefix)),
+                reason: "it is not Unicode".to_string(),
             })?;
             self.set(name, Some(&prefix), serde_plain::Deserializer::new(value))?;
             if !value.is_empty() {
@@ -134,11 +137,11 @@ impl CacheConfig {
     {
         let mut config = Self::default();
         for (name, value) in entries {
-            let name = known(&name, None)?;
+            let name = find_setting(&name, None)?;
             if config.is_set(name) {
                 return Err(ConfigError::Value {
                     setting: name.to_string(),
-                    why: "it is set twice: leave one out".to_string(),
+                    reason: "it is set twice: remove one of them".to_string(),
                 });
             }
             config.set(name, None, value)?;
@@ -146,26 +149,27 @@ impl CacheConfig {
         Ok(config)
     }
 
-    /// Reads one setting, so that an error is known to be its.
+    /// Reads one setting by itself, so that an error can name it.
     fn set<'de, D: Deserializer<'de>>(
         &mut self,
         name: &'static str,
         prefix: Option<&str>,
         value: D,
     ) -> Result<(), ConfigError> {
-        let entry = MapDeserializer::new(iter::once((name, Only(value))));
+        let entry = MapDeserializer::new(iter::once((name, SingleValue(value))));
         let one = Self::deserialize(entry).map_err(|error: D::Error| ConfigError::Value {
-            setting: spelled(name, prefix),
-            why: without_secrets(error.to_string().trim_end()),
+            setting: source_name(name, prefix),
+            reason: without_secrets(error.to_string().trim_end()),
         })?;
         self.overlay(one);
         Ok(())
     }
 
-    /// What a setting is called where it was set, or could be.
+    /// Returns the name of a setting in the source that has set it. For a setting that is not set, also names the
+    /// environment variable.
     pub(super) fn name_of(&self, name: &str) -> String {
         let Environment { prefix, set } = &self.environment;
-        let variable = spelled(name, prefix.as_deref());
+        let variable = source_name(name, prefix.as_deref());
         if set.contains(name) {
             variable
         } else if prefix.is_some() && !self.is_set(name) {
@@ -176,7 +180,7 @@ impl CacheConfig {
     }
 }
 
-/// What a JSON object says, with what it says twice.
+/// The entries of a JSON object, including duplicate keys.
 struct Entries(Vec<(String, serde_json::Value)>);
 
 impl<'de> Deserialize<'de> for Entries {
@@ -200,10 +204,10 @@ impl<'de> Visitor<'de> for EntriesVisitor {
     }
 }
 
-/// A value that is there, not made into something else.
-struct Only<D>(D);
+/// A deserializer in the role of a value.
+struct SingleValue<D>(D);
 
-impl<'de, D: Deserializer<'de>> IntoDeserializer<'de, D::Error> for Only<D> {
+impl<'de, D: Deserializer<'de>> IntoDeserializer<'de, D::Error> for SingleValue<D> {
     type Deserializer = D;
 
     fn into_deserializer(self) -> D {
@@ -211,45 +215,52 @@ impl<'de, D: Deserializer<'de>> IntoDeserializer<'de, D::Error> for Only<D> {
     }
 }
 
-/// A name as its source spells it.
-fn spelled(name: &str, prefix: Option<&str>) -> String {
+/// Returns the name of a setting in its source: the name of the variable if there is a prefix.
+fn source_name(name: &str, prefix: Option<&str>) -> String {
     match prefix {
         Some(prefix) => format!("{prefix}{}", name.to_ascii_uppercase()),
         None => name.to_string(),
     }
 }
 
-/// The setting that its source spells so.
-fn known(written: &str, prefix: Option<&str>) -> Result<&'static str, ConfigError> {
+/// Returns the setting with a name from a source.
+///
+/// # Errors
+///
+/// Returns an error that proposes the most similar setting, or all of them, if there is no such setting.
+fn find_setting(written: &str, prefix: Option<&str>) -> Result<&'static str, ConfigError> {
     let whole = format!("{}{written}", prefix.unwrap_or_default());
     let mut names = CacheConfig::NAMES.iter().copied();
-    if let Some(name) = names.find(|name| spelled(name, prefix) == whole) {
+    if let Some(name) = names.find(|name| source_name(name, prefix) == whole) {
         return Ok(name);
     }
-    let distance = |name: &str| strsim::osa_distance(&spelled(name, prefix), &whole);
+    let distance = |name: &str| strsim::osa_distance(&source_name(name, prefix), &whole);
     let nearest = CacheConfig::NAMES
         .iter()
-        .filter(|name| distance(name) <= TYPOS)
+        .filter(|name| distance(name) <= MAX_EDIT_DISTANCE)
         .min_by_key(|name| distance(name));
     let offered = nearest.map_or(CacheConfig::NAMES, std::slice::from_ref);
     Err(ConfigError::Unknown {
         setting: without_secrets(&whole),
-        known: offered.iter().map(|name| spelled(name, prefix)).collect(),
+        candidates: offered
+            .iter()
+            .map(|name| source_name(name, prefix))
+            .collect(),
     })
 }
 
 fn no_prefix() -> ConfigError {
     ConfigError::Value {
         setting: "prefix".to_string(),
-        why: "it is empty, so that any variable might be a setting: use for example \"PRICES_\""
+        reason: "it is empty, so any variable could be a setting: use for example \"PRICES_\""
             .to_string(),
     }
 }
 
-/// What is wrong, without a URL that is in the wrong place, perhaps with its password.
-fn without_secrets(why: &str) -> String {
-    if why.contains("://") || why.contains('@') {
-        return "a URL is not what is expected here".to_string();
+/// Replaces an error text that may contain a URL, and thereby a password.
+fn without_secrets(text: &str) -> String {
+    if text.contains("://") || text.contains('@') {
+        return "a URL is not expected here".to_string();
     }
-    why.to_string()
+    text.to_string()
 }

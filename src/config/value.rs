@@ -1,11 +1,11 @@
-//! The kinds of values that settings have, and their forms as text.
+//! The types of the values of settings, and their text formats.
 
 use crate::consistency::Consistency;
 use serde::de::{Error, Unexpected, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::fmt;
 
-/// Where a cache keeps its values.
+/// The place where a cache stores its values.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
@@ -30,12 +30,12 @@ impl fmt::Display for Backend {
     }
 }
 
-/// How much a cache holds in this process: a number, or `"unbounded"`.
+/// The maximum number of entries of a cache in this process, or `"unbounded"`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Capacity {
-    /// As [`LocalCacheBuilder::capacity`](crate::LocalCacheBuilder::capacity).
+    /// A number of entries: see [`LocalCacheBuilder::capacity`](crate::LocalCacheBuilder::capacity).
     Entries(usize),
-    /// As [`LocalCacheBuilder::unbounded`](crate::LocalCacheBuilder::unbounded).
+    /// No bound: see [`LocalCacheBuilder::unbounded`](crate::LocalCacheBuilder::unbounded).
     Unbounded,
 }
 
@@ -93,13 +93,13 @@ impl Visitor<'_> for CapacityVisitor {
     }
 }
 
-/// The URL of a Redis server, whose `Debug` shows no password.
+/// The URL of a Redis server. Its `Debug` output contains no password.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct RedisUrl(String);
 
 impl RedisUrl {
-    /// All of it, with the password.
+    /// Returns the URL, with its password.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
@@ -124,7 +124,7 @@ impl fmt::Debug for RedisUrl {
             None => (rest, ""),
         };
         let hosts = rest.split('/').next().unwrap_or_default();
-        // Not what may be a login whose end was forgotten.
+        // If the `@` after a password is missing, the password is where the host should be.
         if hosts.split(',').all(is_host) {
             write!(f, "\"{scheme}://{user}{rest}{query}\"")
         } else {
@@ -133,7 +133,7 @@ impl fmt::Debug for RedisUrl {
     }
 }
 
-/// A host, with its port or without.
+/// Checks whether a text is a host with or without a port.
 fn is_host(text: &str) -> bool {
     let (host, port) = match text.rsplit_once(':') {
         Some((host, port)) if !port.ends_with(']') => (host, port),
@@ -143,7 +143,7 @@ fn is_host(text: &str) -> bool {
     host.bytes().all(is_of_host) && port.bytes().all(|byte| byte.is_ascii_digit())
 }
 
-/// Reads a text by a function.
+/// A visitor that parses a text with a function.
 struct Text<T> {
     expected: &'static str,
     parse: fn(&str) -> Option<T>,
@@ -177,7 +177,7 @@ impl Serialize for Consistency {
 impl<'de> Deserialize<'de> for Consistency {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         deserializer.deserialize_str(Text {
-            expected: "\"realtime\", \"bounded 5s\" or another time, \"l1-only\" or \"l2-only\"",
+            expected: "\"realtime\", \"bounded 5s\" or another duration, \"l1-only\" or \"l2-only\"",
             parse: consistency,
         })
     }
@@ -199,7 +199,7 @@ fn consistency(text: &str) -> Option<Consistency> {
     }
 }
 
-/// DurationHistogram as people write them.
+/// Durations as text, such as `"5m"`.
 pub(super) mod duration {
     use crate::config::value::Text;
     use serde::{Deserialize, Deserializer, Serializer};
@@ -224,16 +224,16 @@ pub(super) mod duration {
         })
     }
 
-    pub(in super::super) fn deserialize<'de, D: Deserializer<'de>>(
+    pub(in crate::config) fn deserialize<'de, D: Deserializer<'de>>(
         deserializer: D,
     ) -> Result<Option<Duration>, D::Error> {
         let written = Option::<Written>::deserialize(deserializer)?;
         Ok(written.map(|Written(duration)| duration))
     }
 
-    // What serde gives a function that `with` names.
+    // The signature that serde requires of a function named by `with`.
     #[allow(clippy::ref_option)]
-    pub(in super::super) fn serialize<S: Serializer>(
+    pub(in crate::config) fn serialize<S: Serializer>(
         duration: &Option<Duration>,
         serializer: S,
     ) -> Result<S::Ok, S::Error> {

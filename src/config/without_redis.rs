@@ -1,20 +1,21 @@
-//! What there is of Redis without the feature: an error.
+//! The functions for Redis in a build without the feature `redis`.
 
-use crate::config::build::Fronts;
+use crate::config::configured::BuiltCache;
 use crate::config::{CacheConfig, ConfigError};
 use crate::local::LocalCacheBuilder;
 
 impl CacheConfig {
-    /// Only the form is checked, which has been.
+    /// Accepts the settings of Redis: without the feature only their form is checked, when they are read.
     #[allow(clippy::unused_self, clippy::unnecessary_wraps)]
     pub(super) fn check_redis(&self) -> Result<(), ConfigError> {
         Ok(())
     }
 
+    /// Returns an error, because this build cannot use Redis.
     pub(super) fn build_over_redis<K, V>(
         &self,
         _: LocalCacheBuilder<K, V>,
-    ) -> Result<Fronts<K, V>, ConfigError> {
+    ) -> Result<BuiltCache<K, V>, ConfigError> {
         Err(ConfigError::NoRedis {
             setting: self.name_of("backend"),
             backend: self.backend.unwrap_or_default(),

@@ -1,14 +1,14 @@
 //! The construction of a cache from its builder.
 
 use crate::clock::saturating_nanos;
-use crate::error::BuildError;
+use crate::error::{BuildError, MAX_SHARDS};
 use crate::local::budget::Budget;
 use crate::local::builder::LocalCacheBuilder;
 use crate::local::lookup::SAMPLE_BOUND;
 use crate::local::shard::metadata::ColumnSet;
 use crate::local::shard::{MAX_ENTRIES, Setup, Shard};
 use crate::local::tags::Tags;
-use crate::local::{Bound, Inner, LocalCache, MAX_SHARDS, ShardCell};
+use crate::local::{Bound, Inner, LocalCache, ShardCell};
 use crate::policy::AnyPolicy;
 use crate::single_flight::{Bulkhead, Flights};
 use crate::stats::Counters;

@@ -1,10 +1,10 @@
 //! The builder of a cache.
 
 use crate::clock::{Clock, TimeSource, saturating_nanos};
-use crate::error::BuildError;
+use crate::error::{BuildError, MAX_SHARDS};
 use crate::local::removal::RemovalCause;
 use crate::local::settings::Settings;
-use crate::local::{DefaultHasher, LocalCache, MAX_SHARDS};
+use crate::local::{DefaultHasher, LocalCache};
 use crate::policy::Policy;
 use std::sync::Arc;
 use std::time::Duration;

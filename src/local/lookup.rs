@@ -82,7 +82,8 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
         Q: Hash + Equivalent<K> + ?Sized,
     {
         match location.cell.shard.publish(thread) {
-            // Not `map`, which would drop the closure, and with it user data, before the guard.
+            // Without a hit, `map` would drop the closure, and the user data that it owns, before the guard.
+            #[allow(clippy::manual_map)]
             Some(shard) => match shard.hit(location.hash, key, self.hit_time(early_time)) {
                 Some((_, value)) => Some(read(value)),
                 None => None,

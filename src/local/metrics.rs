@@ -1,12 +1,13 @@
-//! What a cache in this process has to say of itself, for the feature `metrics`.
+//! The metrics of a local cache, for the feature `metrics`.
 
 use crate::local::{Inner, LocalCache};
+use crate::metrics::sealed::Source;
 use crate::metrics::table::{
     ABANDONED_LOADS, AGE_SECONDS, CAPACITY, COALESCED, ENTRIES, HITS, INSERTS, LOAD_FAILURES,
-    LOAD_SECONDS, LOADS, MISSES, OUTDATED, QUEUED_LOADS, REFUSED, REMOVALS, RENEWALS, STALE_SERVES,
-    WEIGHT,
+    LOAD_SECONDS, LOADS, MISSES, OUTDATED, QUEUED_LOADS, REFRESHES, REFUSED, REMOVALS,
+    STALE_SERVES, WEIGHT,
 };
-use crate::metrics::{Observed, Sample, Watch};
+use crate::metrics::{MetricsSource, ReadSamples, Sample, Watch};
 use crate::stats::Stats;
 use crate::stats::histogram::DurationHistogram;
 use std::sync::{Arc, Weak};
@@ -26,41 +27,51 @@ where
     V: Send + Sync + 'static,
     S: Send + Sync + 'static,
 {
-    fn observed(&self) -> Option<Observed> {
-        let weak: Weak<Inner<K, V, S>> = Arc::downgrade(&self.inner);
-        Some(Observed {
+}
+
+impl<K, V, S> Source for LocalCache<K, V, S>
+where
+    K: Send + Sync + 'static,
+    V: Send + Sync + 'static,
+    S: Send + Sync + 'static,
+{
+    fn source(&self) -> MetricsSource {
+        let cache: Weak<Inner<K, V, S>> = Arc::downgrade(&self.inner);
+        MetricsSource {
             name: self.name().map(str::to_owned),
-            read: Box::new(move || {
-                let cache = Self {
-                    inner: weak.upgrade()?,
-                };
-                let stats = cache.stats();
-                let loads = Loads {
-                    begun: stats.loads,
-                    failures: stats.load_failures,
-                    queued: stats.queued,
-                    abandoned: stats.abandoned_loads,
-                    times: stats.load_times.clone(),
-                };
-                Some(samples(stats, loads, cache.capacity()))
-            }),
-        })
+            cache,
+        }
     }
 }
 
-/// What a cache in this process, alone or as an L1, has done and holds.
-#[allow(clippy::cast_precision_loss)] // A recorder knows no other numbers.
+impl<K: Send + Sync, V: Send + Sync, S: Send + Sync> ReadSamples for Inner<K, V, S> {
+    fn samples(self: Arc<Self>) -> Vec<Sample> {
+        let cache = LocalCache { inner: self };
+        let stats = cache.stats();
+        let loads = Loads {
+            begun: stats.loads,
+            failures: stats.load_failures,
+            queued: stats.queued,
+            abandoned: stats.abandoned_loads,
+            times: stats.load_times.clone(),
+        };
+        samples(stats, loads, cache.capacity())
+    }
+}
+
+/// Returns the samples of a cache in this process, either alone or as the L1 of a tiered cache.
+#[allow(clippy::cast_precision_loss)] // Recorders take `f64` only.
 pub(crate) fn samples(stats: Stats, loads: Loads, capacity: Option<u64>) -> Vec<Sample> {
-    let removal = |cause, count| Sample::counter_of(&REMOVALS, cause, count);
+    let removal = |cause, count| Sample::labeled_counter(&REMOVALS, cause, count);
     let capacity = capacity.map(|most| Sample::gauge(&CAPACITY, most as f64));
     let samples = [
-        Sample::counter_of(&HITS, "l1", stats.hits),
-        Sample::counter_of(&MISSES, "l1", stats.misses),
+        Sample::labeled_counter(&HITS, "l1", stats.hits),
+        Sample::labeled_counter(&MISSES, "l1", stats.misses),
         Sample::counter(&LOADS, loads.begun),
         Sample::counter(&LOAD_FAILURES, loads.failures),
         Sample::histogram(&LOAD_SECONDS, loads.times),
         Sample::counter(&COALESCED, stats.coalesced),
-        Sample::counter(&RENEWALS, stats.refreshes),
+        Sample::counter(&REFRESHES, stats.refreshes),
         Sample::counter(&STALE_SERVES, stats.stale),
         Sample::counter(&QUEUED_LOADS, loads.queued),
         Sample::counter(&ABANDONED_LOADS, loads.abandoned),

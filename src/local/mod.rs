@@ -53,9 +53,6 @@ use std::time::Duration;
 /// The default hasher of a cache: foldhash with a random seed.
 pub type DefaultHasher = foldhash::fast::RandomState;
 
-/// The highest number of shards. Shards are chosen by 16 bits of a hash.
-pub(crate) const MAX_SHARDS: usize = 1 << 16;
-
 /// A concurrent, sharded, bounded, in-process cache with per-entry expiration.
 ///
 /// Entries are evicted in LRU order or by another [`Policy`](crate::Policy). The bound is a number of entries or a
@@ -236,20 +233,12 @@ where
         self.insert_with_ttl(key, value, ttl);
     }
 
-    fn remove(&self, key: &K) -> Option<V> {
-        self.remove(key)
+    fn invalidate(&self, key: &K) {
+        self.invalidate(key);
     }
 
     fn clear(&self) {
         self.clear();
-    }
-
-    #[cfg(feature = "metrics")]
-    fn observed(&self) -> Option<crate::metrics::Observed>
-    where
-        Self: 'static,
-    {
-        crate::Watch::observed(self)
     }
 
     fn get_or_load_erased(

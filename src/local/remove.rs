@@ -13,6 +13,26 @@ use std::hash::{BuildHasher, Hash};
 const BLOCKS_PER_HOLD: u32 = 32;
 
 impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
+    /// Removes the entry of `key`, if there is one.
+    ///
+    /// Loads of the key that are in flight do not store their results. [`remove`](Self::remove) returns the value as
+    /// well.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let cache = hotset::LocalCache::new(100);
+    /// cache.insert("apple", 120);
+    /// cache.invalidate("apple");
+    /// assert_eq!(cache.get("apple"), None);
+    /// ```
+    pub fn invalidate<Q>(&self, key: &Q)
+    where
+        Q: Hash + Equivalent<K> + ?Sized,
+    {
+        drop(self.remove(key));
+    }
+
     /// Removes the entry of `key`. Returns its value, or `None` if the key was absent or expired.
     ///
     /// Loads of the key that are in flight do not store their results.

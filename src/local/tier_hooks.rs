@@ -1,7 +1,6 @@
 //! The operations of a local cache that only a tiered cache needs, whose L1 it is.
 
 pub(crate) use crate::local::load::batch::{BatchLookup, BatchResult, erase_many};
-pub(crate) use crate::local::load::tasks::erase;
 #[cfg(feature = "metrics")]
 pub(crate) use crate::local::metrics::{Loads, samples};
 

@@ -1,14 +1,14 @@
 //! The table of all metrics, with their names and meanings.
 
-/// A metric, with one name and any number of caches and labels.
+/// A metric: one name, for all caches and all values of its label.
 #[derive(Debug)]
 pub(crate) struct Metric {
     pub(super) name: &'static str,
     pub(super) kind: Kind,
-    /// Name of the label beside `cache`, or empty.
+    /// The name of the label besides `cache`, or empty.
     pub(super) label: &'static str,
     pub(super) help: &'static str,
-    /// `true` if only some of the values are counted.
+    /// `true` if the values are a sample.
     pub(super) is_sampled: bool,
 }
 
@@ -26,12 +26,12 @@ macro_rules! metrics {
         $($(#[$cfg])? pub(crate) static $metric: Metric = Metric {
             name: $name,
             kind: Kind::$kind,
-            label: concat!("" $(, $label)?),
+            label: concat!($($label)?),
             help: $help,
             is_sampled: false $(|| $sampled)?,
         };)*
 
-        /// All metrics, in the order of the documentation.
+        /// All metrics, in the order of `table.md`.
         pub(super) static ALL: &[&Metric] = &[$($(#[$cfg])? &$metric,)*];
     };
 }
@@ -43,109 +43,109 @@ metrics! {
     LOAD_FAILURES: Counter "hotset_load_failures_total",
         "Loaders that returned an error or panicked, or whose caller was cancelled.";
     LOAD_SECONDS: Histogram "hotset_load_seconds",
-        "Run time of loaders, which a caller would wait without the cache.";
+        "Run time of loaders, in seconds, failed ones included.";
     COALESCED: Counter "hotset_coalesced_total",
         "Callers that missed, and got the value of another caller's load.";
-    RENEWALS: Counter "hotset_refreshes_total", "Loads that refreshed a live entry.";
+    REFRESHES: Counter "hotset_refreshes_total", "Loads that refreshed a live entry.";
     STALE_SERVES: Counter "hotset_stale_serves_total",
-        "Callers that were served an expired value because a load failed or took too long.";
+        "Callers that got an expired value because a load failed, had failed recently, or took too long.";
     QUEUED_LOADS: Counter "hotset_queued_loads_total",
         "Loads that had to wait for a permit.";
     ABANDONED_LOADS: Counter "hotset_abandoned_loads_total",
-        "Loads that outlived their lease, so that another load took their place.";
+        "Loads that exceeded their lease, so that another caller loaded, or their permit passed to another load.";
     AGE_SECONDS: Histogram "hotset_age_seconds",
-        "Age of served values since they were loaded, on one hit in 64.", sampled: true;
-    INSERTS: Counter "hotset_inserts_total", "Entries stored, replacements included.";
+        "Age of served values, in seconds since they were loaded, sampled on one hit in 64.", sampled: true;
+    INSERTS: Counter "hotset_inserts_total", "Stored entries, replacements included.";
     REFUSED: Counter "hotset_refused_total",
-        "Values not stored: heavier than the whole budget, or with no time to live.";
+        "Values that were not stored because they outweigh the capacity or have a time to live of zero.";
     OUTDATED: Counter "hotset_outdated_total",
-        "Loads whose value was not stored, and updates that were repeated, because the key was written meanwhile.";
+        "Loads whose value was not stored, and updates that were repeated, because the key was written since.";
     REMOVALS: Counter "hotset_removals_total" ["cause"],
         "Entries that were evicted, expired, replaced, removed, cleared or invalidated.";
-    ENTRIES: Gauge "hotset_entries", "Number of entries.";
-    WEIGHT: Gauge "hotset_weight", "Weight of all entries; without a weigher, each weighs 1.";
-    CAPACITY: Gauge "hotset_capacity", "Maximum weight of all entries; absent if unbounded.";
+    ENTRIES: Gauge "hotset_entries", "Number of entries, including expired ones that have not been removed yet.";
+    WEIGHT: Gauge "hotset_weight", "Weight of all entries. Without a weigher, each weighs 1.";
+    CAPACITY: Gauge "hotset_capacity", "Maximum weight of all entries. Absent if the cache is unbounded.";
 
     #[cfg(feature = "redis")]
     L2_CALL_SECONDS: Histogram "hotset_l2_call_seconds" ["operation"],
-        "Duration of calls to Redis: ask, fill, release, invalidate, renew, acknowledge.";
+        "Duration of calls to Redis: lookup, fill, release, invalidate, renew, acknowledge.";
     #[cfg(feature = "redis")]
     L2_FAILURES: Counter "hotset_l2_failures_total" ["operation"], "Calls to Redis that failed.";
     #[cfg(feature = "redis")]
     L2_WAITS: Counter "hotset_l2_waits_total",
-        "Times that a caller waited for another process's load.";
+        "Waits for the load of another process.";
     #[cfg(feature = "redis")]
     L2_ALONE: Counter "hotset_l2_alone_total",
-        "Loads whose value was not offered to Redis, for example because it failed.";
+        "Loads whose value was not sent to Redis, for example because Redis was unavailable.";
     #[cfg(feature = "redis")]
     L2_FILLS: Counter "hotset_l2_fills_total" ["result"],
-        "Loaded values for Redis: stored, or lost to an invalidation or another process.";
+        "Loaded values sent to Redis: stored, or lost to an invalidation or another process.";
     #[cfg(feature = "redis")]
     L2_UNREADABLE: Counter "hotset_l2_unreadable_total",
-        "Values in Redis of another schema or format, or damaged.";
+        "Values in Redis that were damaged, or of another schema or format.";
     #[cfg(feature = "redis")]
     L2_UNSTORABLE: Counter "hotset_l2_unstorable_total",
-        "Values that were too large for Redis, had too many tags, or could not be serialized.";
+        "Values not stored in Redis because they were too large, had too many tags, or could not be serialized.";
     #[cfg(feature = "redis")]
     L2_ALTERED: Counter "hotset_l2_altered_total",
         "Values that were not stored in Redis because their encoding decodes to another value.";
     #[cfg(feature = "redis")]
     L2_UNENCODABLE: Counter "hotset_l2_unencodable_total",
-        "Uses of keys that cannot be encoded, or decode to another key, and are cached by each process for itself.";
+        "Uses of keys that cannot be encoded, or decode to another key. Each process caches them for itself.";
     #[cfg(feature = "redis")]
     OVERDUE_LOADS: Gauge "hotset_overdue_loads",
-        "Loads that still run although their lease has ended.";
+        "Number of loads that have exceeded their lease and still run.";
     #[cfg(feature = "redis")]
     INVALIDATIONS: Counter "hotset_invalidations_total" ["result"],
-        "Invalidations that were sent to Redis, or deferred because it did not accept them.";
+        "Invalidations that Redis accepted, or that were deferred because it did not.";
     #[cfg(feature = "redis")]
     INVALIDATIONS_QUEUED: Gauge "hotset_invalidations_queued",
-        "Invalidations that Redis has not accepted yet.";
+        "Number of invalidations that Redis has not accepted yet.";
     #[cfg(feature = "redis")]
     INVALIDATION_OVERFLOWS: Counter "hotset_invalidation_overflows_total",
-        "Times that the queue of invalidations overflowed, and became one invalidation of everything.";
+        "Overflows of the queue of invalidations, which replaced it by one invalidation of all entries.";
     #[cfg(feature = "redis")]
     BREAKER_OPEN: Gauge "hotset_breaker_open",
-        "1 while Redis is not called, because it failed too often.";
+        "1 while Redis is not called because it failed too often, else 0.";
     #[cfg(feature = "redis")]
     BACKPLANE_PROVEN: Gauge "hotset_backplane_proven",
-        "1 while invalidations of other processes are proven to arrive.";
+        "1 while invalidations of other processes are proven to arrive, else 0.";
     #[cfg(feature = "redis")]
     BACKPLANE_PROVEN_SECONDS: Gauge "hotset_backplane_proven_seconds",
-        "Seconds for which invalidations of other processes have been proven to arrive without a break.";
+        "Time for which invalidations of other processes have been proven to arrive without interruption, in seconds.";
     #[cfg(feature = "redis")]
     BACKPLANE_EVENTS: Counter "hotset_backplane_events_total",
-        "Invalidations by other processes that were applied.";
+        "Applied invalidations of other processes.";
     #[cfg(feature = "redis")]
     BACKPLANE_GAPS: Counter "hotset_backplane_gaps_total",
-        "Times that invalidations were missing, so that all of L1 was invalidated.";
+        "Gaps in the sequence of invalidations, on which all of L1 was invalidated.";
     #[cfg(feature = "redis")]
     BACKPLANE_SUBSCRIPTIONS: Counter "hotset_backplane_subscriptions_total",
-        "Times that the subscription was started.";
+        "Starts of the subscription to invalidations.";
     #[cfg(feature = "redis")]
-    FORGETS: Counter "hotset_forgets_total",
-        "Times that all of L1 was invalidated, because invalidations might have been missed.";
+    L1_INVALIDATIONS: Counter "hotset_l1_invalidations_total",
+        "Invalidations of all of L1, because invalidations of other processes might have been missed.";
     #[cfg(feature = "redis")]
     UNPROVEN_READS: Counter "hotset_unproven_reads_total",
-        "Reads that L1 could not serve, because invalidations were not proven to arrive.";
+        "Reads that L1 did not serve because invalidations were not proven to arrive.";
     #[cfg(feature = "redis")]
     SHADOW: Counter "hotset_shadow_total" ["result"],
-        "Values in Redis that were compared in shadow mode: the same as the loaded value, or different.";
+        "Values in Redis that were compared with the loaded value in shadow mode.";
     #[cfg(feature = "redis")]
     ROLLOUT_PERCENT: Gauge "hotset_rollout_percent", "Percentage of keys that go through Redis.";
     #[cfg(feature = "redis")]
-    SHADOW_ON: Gauge "hotset_shadow", "1 while the values in Redis are compared, and not served.";
+    SHADOW_ON: Gauge "hotset_shadow", "1 in shadow mode, in which values in Redis are compared and not served, else 0.";
     #[cfg(feature = "redis")]
     WARNINGS: Gauge "hotset_warnings",
-        "Number of warnings about Redis's configuration, this process's permissions there, keys and values.";
+        "Number of warnings about keys, values, and the configuration of Redis and the permissions there.";
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// Returns the table of the documentation.
-    fn documented() -> String {
+    /// Returns the content that `table.md` should have.
+    fn expected_table() -> String {
         let row = |metric: &&Metric| {
             let (name, help) = (metric.name, metric.help);
             let kind = format!("{:?}", metric.kind).to_lowercase();
@@ -156,18 +156,19 @@ mod tests {
             format!("| `{name}` | {kind} | {label} | {help} |\n")
         };
         let rows: String = ALL.iter().map(row).collect();
-        format!("| metric | kind | label | |\n| --- | --- | --- | --- |\n{rows}")
+        format!("| metric | kind | label | meaning |\n| --- | --- | --- | --- |\n{rows}")
     }
 
     #[cfg(feature = "redis")]
     #[test]
-    fn the_documentation_has_this_table() {
-        let table = documented();
-        assert!(table == include_str!("table.md"), "it should be\n{table}");
+    fn table_in_the_documentation_equals_the_metrics() {
+        let table = expected_table();
+        let actual = include_str!("table.md");
+        assert!(table == actual, "src/metrics/table.md should be\n{table}");
     }
 
     #[test]
-    fn names_are_as_prometheus_wants_them() {
+    fn metric_names_follow_the_conventions_of_prometheus() {
         for metric in ALL {
             let name = metric.name;
             assert!(name.starts_with("hotset_"), "{name}");
@@ -175,8 +176,19 @@ mod tests {
             assert_eq!(is_total, metric.kind == Kind::Counter, "{name}");
             let has_unit = name.ends_with("_seconds");
             assert!(has_unit || metric.kind != Kind::Histogram, "{name}");
-            assert!(metric.help.ends_with('.'), "{name}");
         }
-        assert_eq!(documented().lines().count(), ALL.len() + 2);
+    }
+
+    #[test]
+    fn help_texts_are_sentences() {
+        for metric in ALL {
+            let (name, help) = (metric.name, metric.help);
+            assert!(help.ends_with('.'), "{name}");
+            let first = help.chars().next();
+            assert!(
+                first.is_some_and(|first| first == '1' || first.is_uppercase()),
+                "{name}"
+            );
+        }
     }
 }

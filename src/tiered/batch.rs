@@ -12,7 +12,7 @@ use crate::tiered::l2::remote::Token;
 use crate::tiered::load::Fetched;
 use crate::tiered::load_lease::{LeaseRequest, LoadLease};
 use crate::tiered::{Inner, RemoteKey, RemoteValue, TieredCache};
-use crate::traits::typed;
+use crate::traits::erasure::typed;
 use futures_util::future::join_all;
 use parking_lot::Mutex;
 use std::any::Any;

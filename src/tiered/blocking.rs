@@ -5,7 +5,7 @@ use crate::error::{AnyError, LoadError};
 use crate::single_flight::blocking::block_on;
 use crate::tiered::write::Propagation;
 use crate::tiered::{RemoteKey, RemoteValue, Rollout, TieredCache};
-use crate::traits::{AsyncCache, Cache, ErasedLoader};
+use crate::traits::{Cache, ErasedLoader};
 use std::cell::Cell;
 use std::fmt;
 use std::future::{Future, ready};
@@ -47,6 +47,12 @@ impl<K: RemoteKey, V: RemoteValue> BlockingCache<K, V> {
         runtime.block_on(ready(()));
         let _entered = runtime.enter();
         block_on(&Cell::new(None), |_| future)
+    }
+
+    /// Returns the rollout of the cache, to change it while the cache is in use.
+    #[must_use]
+    pub fn rollout(&self) -> &Rollout {
+        self.tier.rollout()
     }
 
     /// Invalidates the value for a key, like [`TieredCache::invalidate`].
@@ -93,25 +99,12 @@ impl<K: RemoteKey, V: RemoteValue> Cache<K, V> for BlockingCache<K, V> {
         self.wait(self.tier.insert_loaded(key, Loaded::new(value).ttl(ttl)));
     }
 
-    /// Returns what L1 held.
-    fn remove(&self, key: &K) -> Option<V> {
-        self.wait(AsyncCache::remove(&self.tier, key))
+    fn invalidate(&self, key: &K) {
+        self.wait(self.tier.invalidate(key));
     }
 
     fn clear(&self) {
         self.wait(self.tier.clear());
-    }
-
-    fn rollout(&self) -> Option<&Rollout> {
-        Some(self.tier.rollout())
-    }
-
-    #[cfg(feature = "metrics")]
-    fn observed(&self) -> Option<crate::metrics::Observed>
-    where
-        Self: 'static,
-    {
-        crate::Watch::observed(self)
     }
 
     fn get_or_load_erased(

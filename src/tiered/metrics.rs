@@ -1,35 +1,40 @@
 //! The metrics of a tiered cache, for the feature `metrics`.
 
 use crate::local::tier_hooks::{Loads, samples};
+use crate::metrics::sealed::Source;
 use crate::metrics::table::{
     BACKPLANE_EVENTS, BACKPLANE_GAPS, BACKPLANE_PROVEN, BACKPLANE_PROVEN_SECONDS,
-    BACKPLANE_SUBSCRIPTIONS, BREAKER_OPEN, FORGETS, HITS, INVALIDATION_OVERFLOWS, INVALIDATIONS,
-    INVALIDATIONS_QUEUED, L2_ALONE, L2_ALTERED, L2_CALL_SECONDS, L2_FAILURES, L2_FILLS,
-    L2_UNENCODABLE, L2_UNREADABLE, L2_UNSTORABLE, L2_WAITS, MISSES, OVERDUE_LOADS, ROLLOUT_PERCENT,
-    SHADOW, SHADOW_ON, UNPROVEN_READS, WARNINGS,
+    BACKPLANE_SUBSCRIPTIONS, BREAKER_OPEN, HITS, INVALIDATION_OVERFLOWS, INVALIDATIONS,
+    INVALIDATIONS_QUEUED, L1_INVALIDATIONS, L2_ALONE, L2_ALTERED, L2_CALL_SECONDS, L2_FAILURES,
+    L2_FILLS, L2_UNENCODABLE, L2_UNREADABLE, L2_UNSTORABLE, L2_WAITS, MISSES, OVERDUE_LOADS,
+    ROLLOUT_PERCENT, SHADOW, SHADOW_ON, UNPROVEN_READS, WARNINGS,
 };
-use crate::metrics::{Observed, Sample, Watch};
+use crate::metrics::{MetricsSource, ReadSamples, Sample, Watch};
 use crate::tiered::{BlockingCache, Health, Inner, RemoteKey, RemoteValue, TierStats, TieredCache};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
-impl<K: RemoteKey, V: RemoteValue> Watch for TieredCache<K, V> {
-    fn observed(&self) -> Option<Observed> {
-        let weak = Arc::downgrade(&self.inner);
-        Some(Observed {
+impl<K: RemoteKey, V: RemoteValue> Watch for TieredCache<K, V> {}
+
+impl<K: RemoteKey, V: RemoteValue> Source for TieredCache<K, V> {
+    fn source(&self) -> MetricsSource {
+        let cache: Weak<Inner<K, V>> = Arc::downgrade(&self.inner);
+        MetricsSource {
             name: Some(self.name().to_owned()),
-            read: Box::new(move || Some(weak.upgrade()?.samples())),
-        })
+            cache,
+        }
     }
 }
 
-impl<K: RemoteKey, V: RemoteValue> Watch for BlockingCache<K, V> {
-    fn observed(&self) -> Option<Observed> {
-        self.tier.observed()
+impl<K: RemoteKey, V: RemoteValue> Watch for BlockingCache<K, V> {}
+
+impl<K: RemoteKey, V: RemoteValue> Source for BlockingCache<K, V> {
+    fn source(&self) -> MetricsSource {
+        self.tier.source()
     }
 }
 
-impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
-    fn samples(&self) -> Vec<Sample> {
+impl<K: RemoteKey, V: RemoteValue> ReadSamples for Inner<K, V> {
+    fn samples(self: Arc<Self>) -> Vec<Sample> {
         let (stats, tier) = (self.l1.stats(), self.tier_stats());
         let loads = Loads {
             begun: tier.loads,
@@ -47,29 +52,37 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
 
 fn of_tier(tier: &TierStats) -> Vec<Sample> {
     let mut samples = vec![
-        Sample::counter_of(&HITS, "l2", tier.l2_hits),
-        Sample::counter_of(&MISSES, "l2", tier.l2_misses),
+        Sample::labeled_counter(&HITS, "l2", tier.l2_hits),
+        Sample::labeled_counter(&MISSES, "l2", tier.l2_misses),
         Sample::counter(&L2_WAITS, tier.l2_waits),
         Sample::counter(&L2_ALONE, tier.alone),
-        Sample::counter_of(&L2_FILLS, "stored", tier.fills),
-        Sample::counter_of(&L2_FILLS, "lost", tier.lost_fills),
+        Sample::labeled_counter(&L2_FILLS, "stored", tier.fills),
+        Sample::labeled_counter(&L2_FILLS, "lost", tier.lost_fills),
         Sample::counter(&L2_UNREADABLE, tier.unreadable),
         Sample::counter(&L2_UNSTORABLE, tier.unstorable),
         Sample::counter(&L2_ALTERED, tier.altered),
         Sample::counter(&L2_UNENCODABLE, tier.unencodable),
-        Sample::counter_of(&INVALIDATIONS, "sent", tier.invalidations),
-        Sample::counter_of(&INVALIDATIONS, "deferred", tier.deferred),
+        Sample::labeled_counter(&INVALIDATIONS, "sent", tier.invalidations),
+        Sample::labeled_counter(&INVALIDATIONS, "deferred", tier.deferred),
         Sample::counter(&INVALIDATION_OVERFLOWS, tier.overflows),
         Sample::counter(&BACKPLANE_EVENTS, tier.events),
-        Sample::counter(&FORGETS, tier.forgets),
+        Sample::counter(&L1_INVALIDATIONS, tier.forgets),
         Sample::counter(&UNPROVEN_READS, tier.unproven_reads),
-        Sample::counter_of(&SHADOW, "same", tier.shadow_same),
-        Sample::counter_of(&SHADOW, "different", tier.shadow_different),
+        Sample::labeled_counter(&SHADOW, "same", tier.shadow_same),
+        Sample::labeled_counter(&SHADOW, "different", tier.shadow_different),
     ];
     for (operation, calls) in tier.calls.iter() {
         let times = calls.times.clone();
-        samples.push(Sample::histogram_of(&L2_CALL_SECONDS, operation, times));
-        samples.push(Sample::counter_of(&L2_FAILURES, operation, calls.failures));
+        samples.push(Sample::labeled_histogram(
+            &L2_CALL_SECONDS,
+            operation,
+            times,
+        ));
+        samples.push(Sample::labeled_counter(
+            &L2_FAILURES,
+            operation,
+            calls.failures,
+        ));
     }
     samples
 }

@@ -32,7 +32,7 @@ use crate::consistency::Consistency;
 use crate::entry::Loaded;
 use crate::error::{AnyError, LoadError};
 use crate::local::LocalCache;
-use crate::local::tier_hooks::{Missed, erase};
+use crate::local::tier_hooks::Missed;
 use crate::schema::{RemoteKey, RemoteValue};
 use crate::single_flight::Bulkhead;
 use crate::stats::Stats;
@@ -48,7 +48,8 @@ use crate::tiered::l2::codec_health::CodecHealth;
 use crate::tiered::l2::envelope::EnvelopeCodec;
 use crate::tiered::l2::remote::{Peer, Token};
 use crate::tiered::load_lease::Releases;
-use crate::traits::{AsyncCache, CacheFuture, ErasedAsyncLoader, typed};
+use crate::traits::erasure::{erase, typed};
+use crate::traits::{AsyncCache, CacheFuture, ErasedAsyncLoader};
 use builder::TierSettings;
 use health::{TierCounters, count};
 use load::LoadResult;
@@ -435,12 +436,9 @@ impl<K: RemoteKey, V: RemoteValue> AsyncCache<K, V> for TieredCache<K, V> {
         })
     }
 
-    /// Returns what L1 held.
-    fn remove<'a>(&'a self, key: &'a K) -> CacheFuture<'a, Option<V>> {
-        let held = self.inner.hit_l1(key);
+    fn invalidate<'a>(&'a self, key: &'a K) -> CacheFuture<'a, ()> {
         CacheFuture::new(async move {
             self.invalidate(key).await;
-            held
         })
     }
 
@@ -448,18 +446,6 @@ impl<K: RemoteKey, V: RemoteValue> AsyncCache<K, V> for TieredCache<K, V> {
         CacheFuture::new(async move {
             self.clear().await;
         })
-    }
-
-    fn rollout(&self) -> Option<&Rollout> {
-        Some(self.rollout())
-    }
-
-    #[cfg(feature = "metrics")]
-    fn observed(&self) -> Option<crate::metrics::Observed>
-    where
-        Self: 'static,
-    {
-        crate::Watch::observed(self)
     }
 
     fn get_or_load_erased<'a>(

@@ -1,4 +1,4 @@
-//! Application code written against `Cache`, whatever is behind it.
+//! Application code written against `Cache`.
 
 use hotset::{AnyError, Cache, ErasedLoader, LoadError, Loaded, LocalCache};
 use std::sync::Arc;
@@ -23,7 +23,7 @@ fn by_reference(cache: &dyn Cache<u32, String>, key: u32) -> String {
 }
 
 #[test]
-fn a_local_cache_is_one_behind_every_kind_of_pointer() {
+fn local_cache_can_be_used_through_every_pointer() {
     let local: LocalCache<u32, String> = LocalCache::new(10);
     let shared: Arc<dyn Cache<u32, String>> = Arc::new(local.clone());
     assert_eq!(by_generic(&local, 1).unwrap(), "1");
@@ -35,15 +35,16 @@ fn a_local_cache_is_one_behind_every_kind_of_pointer() {
     shared.insert_with_ttl(6, "six".to_string(), Duration::ZERO);
     assert_eq!(local.get(&5).as_deref(), Some("five"));
     assert_eq!(local.get(&6), None);
-    assert_eq!(shared.remove(&5).as_deref(), Some("five"));
+    shared.invalidate(&5);
+    assert_eq!(local.get(&5), None);
     shared.clear();
     assert!(local.is_empty());
-    // One look-up is one hit or miss, however it comes in.
-    assert_eq!((local.stats().hits, local.stats().misses), (2, 5));
+    // Each lookup counts once, through every pointer.
+    assert_eq!((local.stats().hits, local.stats().misses), (2, 6));
 }
 
 #[test]
-fn an_error_keeps_its_type_through_the_object() {
+fn error_keeps_its_type_through_a_trait_object() {
     let shared: Arc<dyn Cache<u32, String>> = Arc::new(LocalCache::new(10));
     match by_generic(&shared, 11) {
         Err(LoadError::Failed(error)) => assert_eq!(*error, NotFound(11)),
@@ -57,7 +58,7 @@ fn an_error_keeps_its_type_through_the_object() {
     assert_eq!(recursive.unwrap(), "outer");
 }
 
-/// Breaks the contract: its error is not the loader's.
+/// A cache that breaks the contract of the trait: its error is not from the loader.
 struct Broken;
 
 impl Cache<u32, String> for Broken {
@@ -66,9 +67,7 @@ impl Cache<u32, String> for Broken {
     }
     fn insert(&self, _: u32, _: String) {}
     fn insert_with_ttl(&self, _: u32, _: String, _: Duration) {}
-    fn remove(&self, _: &u32) -> Option<String> {
-        None
-    }
+    fn invalidate(&self, _: &u32) {}
     fn clear(&self) {}
     fn get_or_load_erased(
         &self,
@@ -76,12 +75,12 @@ impl Cache<u32, String> for Broken {
         load: &mut ErasedLoader<'_, u32, String>,
     ) -> Result<String, LoadError<AnyError>> {
         let _ = load(key);
-        Err(LoadError::Failed(Arc::new("not what the loader said")))
+        Err(LoadError::Failed(Arc::new("not the error of the loader")))
     }
 }
 
 #[test]
 #[should_panic(expected = "an error that is not its loader's")]
-fn a_backend_that_makes_up_errors_is_told_rather_than_asked_for_ever() {
+fn error_that_is_not_from_the_loader_panics_instead_of_looping() {
     let _ = by_generic(&Broken, 11);
 }

@@ -1,8 +1,8 @@
-//! What `CacheConfig` reads, builds and refuses.
+//! Reading a `CacheConfig`, building a cache from it, and its errors.
 
 use hotset::{
-    AsyncCache, Backend, BuildError, Cache, CacheConfig, Capacity, ConfigError, Consistency,
-    LocalCacheBuilder, ManualClock, Policy, RedisUrl,
+    AsyncCache, Backend, BuildError, Cache, CacheConfig, Capacity, ConfigError, ConfiguredCache,
+    Consistency, LocalCacheBuilder, ManualClock, Policy, RedisUrl,
 };
 use proptest::prelude::*;
 use serde::Deserialize;
@@ -85,7 +85,7 @@ const VARIABLES: [(&str, &str); 29] = [
     ("PRICES_WAIT_TIMEOUT", "250ms"),
     ("PRICES_MAX_CONCURRENT_LOADS", "32"),
     ("PRICES_REFRESH_AFTER", "5m"),
-    ("PRICES_EARLY_RENEWAL", "1"),
+    ("PRICES_EARLY_REFRESH", "1"),
     ("PRICES_STALE_IF_ERROR", "1day"),
     ("PRICES_TTL_JITTER", "0.1"),
     ("PRICES_NAME", "prices"),
@@ -118,12 +118,12 @@ fn message<T>(result: Result<T, ConfigError>) -> String {
     result.err().expect("an error").to_string()
 }
 
-fn build(config: &CacheConfig) -> Result<Arc<dyn Cache<u64, u64>>, ConfigError> {
+fn build(config: &CacheConfig) -> Result<ConfiguredCache<u64, u64>, ConfigError> {
     config.build_blocking()
 }
 
 #[test]
-fn each_format_says_the_same() {
+fn toml_json_and_variables_give_equal_configurations() {
     let config = toml(TOML);
     assert_eq!(CacheConfig::from_json(JSON).unwrap(), config);
     assert_eq!(vars(&VARIABLES).unwrap(), config);
@@ -143,7 +143,7 @@ fn each_format_says_the_same() {
 }
 
 #[test]
-fn what_is_serialized_is_read_again() {
+fn serialized_configuration_is_read_back_unchanged() {
     let config = toml(TOML);
     let json = serde_json::to_string(&config).unwrap();
     assert_eq!(CacheConfig::from_json(&json).unwrap(), config);
@@ -168,7 +168,7 @@ fn what_is_serialized_is_read_again() {
 
 proptest! {
     #[test]
-    fn durations_survive_their_text(nanos in any::<u64>()) {
+    fn durations_are_serialized_without_loss(nanos in any::<u64>()) {
         let mut config = CacheConfig::default();
         config.lease = Some(Duration::from_nanos(nanos));
         config.consistency = Some(Consistency::Bounded(Duration::from_nanos(nanos)));
@@ -177,7 +177,7 @@ proptest! {
     }
 
     #[test]
-    fn what_is_unknown_is_named(name in "[a-z][a-z_]{0,30}") {
+    fn unknown_setting_is_named_in_the_error(name in "[a-z][a-z_]{0,30}") {
         let known = serde_json::to_value(toml(TOML)).unwrap();
         prop_assume!(known.get(&name).is_none());
         let variable = format!("PRICES_{}", name.to_uppercase());
@@ -196,7 +196,7 @@ proptest! {
 }
 
 #[test]
-fn a_misspelled_name_brings_the_right_one() {
+fn misspelled_setting_gets_the_similar_name_proposed() {
     assert_eq!(
         message(CacheConfig::from_toml("time_to_life = '5m'")),
         "there is no setting time_to_life: did you mean time_to_live?"
@@ -205,7 +205,7 @@ fn a_misspelled_name_brings_the_right_one() {
         message(vars(&[("PRICES_CAPACTIY", "5")])),
         "there is no setting PRICES_CAPACTIY: did you mean PRICES_CAPACITY?"
     );
-    // Variables are in capitals.
+    // Names of variables are in capitals.
     let lowercase = message(vars(&[("PRICES_ttl_jitter", "5")]));
     assert!(lowercase.starts_with("there is no setting PRICES_ttl_jitter: use one of PRICES_BACK"));
     let far = message(CacheConfig::from_json(r#"{"something_else": 5}"#));
@@ -216,7 +216,7 @@ fn a_misspelled_name_brings_the_right_one() {
 }
 
 #[test]
-fn the_environment_goes_over_a_file() {
+fn environment_overrides_a_file() {
     let file = toml("backend = 'tiered'\ncapacity = 10\nlease = '3s'");
     let over = [
         ("PRICES_BACKEND", "local"),
@@ -233,10 +233,11 @@ fn the_environment_goes_over_a_file() {
     }
 }
 
-const CHILD: &str = "HOTSET_TEST_READS_ITS_ENVIRONMENT";
+/// The variable that tells the child process of a test what it is.
+const CHILD: &str = "HOTSET_TEST_CHILD_PROCESS";
 
 #[test]
-fn the_environment_is_the_process_s() {
+fn from_env_reads_the_environment_of_the_process() {
     if std::env::var_os(CHILD).is_some() {
         assert_eq!(CacheConfig::from_env("PRICES_").unwrap(), toml(TOML));
         let over = toml("capacity = 1").override_from_env("PRICES_").unwrap();
@@ -244,7 +245,10 @@ fn the_environment_is_the_process_s() {
         return;
     }
     let child = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "config::the_environment_is_the_process_s"])
+        .args([
+            "--exact",
+            "config::from_env_reads_the_environment_of_the_process",
+        ])
         .env(CHILD, "1")
         .envs(VARIABLES)
         .output()
@@ -254,7 +258,7 @@ fn the_environment_is_the_process_s() {
 }
 
 #[test]
-fn it_can_be_a_field_of_another_configuration() {
+fn configuration_can_be_a_field_of_another_one() {
     #[derive(Deserialize)]
     struct Service {
         port: u16,
@@ -269,7 +273,7 @@ fn it_can_be_a_field_of_another_configuration() {
 }
 
 #[test]
-fn a_value_of_the_wrong_kind_is_told_with_the_setting() {
+fn value_of_the_wrong_type_is_reported_with_its_setting() {
     let wrong = [
         (
             "time_to_live = 300",
@@ -305,12 +309,12 @@ fn a_value_of_the_wrong_kind_is_told_with_the_setting() {
         (
             "consistency = 'bounded'",
             "consistency: invalid value: string \"bounded\", expected \"realtime\", \"bounded \
-             5s\" or another time, \"l1-only\" or \"l2-only\"",
+             5s\" or another duration, \"l1-only\" or \"l2-only\"",
         ),
-        // A URL in the wrong place keeps its password.
+        // A URL in the wrong place is not shown, because it may have a password.
         (
             "backend = 'redis://user:secret@host/'",
-            "backend: a URL is not what is expected here",
+            "backend: a URL is not expected here",
         ),
     ];
     for (text, expected) in wrong {
@@ -333,7 +337,7 @@ fn a_value_of_the_wrong_kind_is_told_with_the_setting() {
 
 #[cfg(unix)]
 #[test]
-fn a_variable_that_is_not_unicode_is_named() {
+fn variable_that_is_not_unicode_is_named_in_the_error() {
     use std::ffi::OsStr;
     use std::os::unix::ffi::OsStrExt;
 
@@ -344,18 +348,18 @@ fn a_variable_that_is_not_unicode_is_named() {
 }
 
 #[test]
-fn what_does_not_parse_is_told_with_its_place_and_without_its_text() {
+fn syntax_error_has_its_line_but_not_its_text() {
     let broken = message(CacheConfig::from_toml(
         "capacity = 5\nurl = \"redis://user:secret@host",
     ));
     assert!(broken.starts_with("this is not valid TOML: "), "{broken}");
     assert!(broken.ends_with(", in line 2"), "{broken}");
     assert!(!broken.contains("secret"), "{broken}");
-    let at_its_begin = message(CacheConfig::from_toml("capacity = 5\n= 6"));
-    assert!(at_its_begin.ends_with(", in line 2"), "{at_its_begin}");
+    let at_line_start = message(CacheConfig::from_toml("capacity = 5\n= 6"));
+    assert!(at_line_start.ends_with(", in line 2"), "{at_line_start}");
     assert_eq!(
         message(CacheConfig::from_json("\"redis://:secret@host\"")),
-        "this is not valid JSON: a URL is not what is expected here"
+        "this is not valid JSON: a URL is not expected here"
     );
     let broken = message(CacheConfig::from_json("{\n\"url\": \"redis://:secret@host"));
     assert!(broken.starts_with("this is not valid JSON: "), "{broken}");
@@ -364,10 +368,10 @@ fn what_does_not_parse_is_told_with_its_place_and_without_its_text() {
 }
 
 #[test]
-fn what_is_set_twice_is_refused() {
+fn setting_that_is_set_twice_is_rejected() {
     assert_eq!(
         message(CacheConfig::from_json(r#"{"shards": 1, "shards": 2}"#)),
-        "shards: it is set twice: leave one out"
+        "shards: it is set twice: remove one of them"
     );
     let error = message(CacheConfig::from_toml("shards = 1\nshards = 2"));
     assert!(
@@ -377,25 +381,24 @@ fn what_is_set_twice_is_refused() {
 }
 
 #[test]
-fn null_is_not_set() {
+fn null_counts_as_not_set() {
     let config = CacheConfig::from_json(r#"{"lease": null, "capacity": null}"#);
     assert_eq!(config.unwrap(), CacheConfig::default());
 }
 
 #[test]
-fn variables_have_a_prefix() {
+fn empty_prefix_is_rejected() {
     for prefix in ["", "_"] {
         assert_eq!(
             message(CacheConfig::from_env(prefix)),
-            "prefix: it is empty, so that any variable might be a setting: use for example \
-             \"PRICES_\""
+            "prefix: it is empty, so any variable could be a setting: use for example \"PRICES_\""
         );
     }
 }
 
-/// Above all not those of URLs that cannot be, which are looked at most.
+/// Above all not for an invalid URL, because its error message is read most.
 #[test]
-fn no_url_shows_its_password() {
+fn no_error_shows_the_password_of_a_url() {
     for url in [
         "redis://user:hunter2?x@host/",
         "redis://user:hun?ter2@host",
@@ -427,7 +430,7 @@ fn no_url_shows_its_password() {
 }
 
 #[test]
-fn debug_shows_no_password() {
+fn debug_output_shows_no_password() {
     let urls = [
         ("redis://user:secret@host:1/2", "redis://***@host:1/2"),
         ("redis://:sec@ret@host", "redis://***@host"),
@@ -445,7 +448,7 @@ fn debug_shows_no_password() {
 }
 
 #[test]
-fn what_builders_refuse_is_told_with_the_setting() {
+fn error_of_a_builder_names_the_setting() {
     let refused = [
         (
             "",
@@ -453,7 +456,7 @@ fn what_builders_refuse_is_told_with_the_setting() {
         ),
         (
             "shards = 0",
-            "shards is 0: use 1 or more, or leave it out for a default",
+            "shards is 0: use 1 or more, or leave it out for the default",
         ),
         (
             "lease = '0s'",
@@ -488,17 +491,17 @@ fn what_builders_refuse_is_told_with_the_setting() {
 }
 
 #[test]
-fn what_builders_refuse_is_told_with_the_variable() {
+fn error_of_a_builder_names_the_variable_that_set_the_value() {
     assert_eq!(
         message(build(&vars(&[("PRICES_SHARDS", "0")]).unwrap())),
-        "PRICES_SHARDS: shards is 0: use 1 or more, or leave it out for a default"
+        "PRICES_SHARDS: shards is 0: use 1 or more, or leave it out for the default"
     );
     assert_eq!(
         message(build(&vars(&[]).unwrap())),
         "capacity (in the environment PRICES_CAPACITY) is missing: set it to a number of entries, \
          or to \"unbounded\""
     );
-    // This one is from the file.
+    // This setting is from the file.
     let config = toml("shards = 0").override_from_vars("PRICES_", [("PRICES_LEASE", "5s")]);
     let error = build(&config.unwrap()).err().unwrap();
     let setting = Some("shards".to_string());
@@ -514,7 +517,7 @@ fn what_builders_refuse_is_told_with_the_variable() {
 
 #[cfg(not(feature = "redis"))]
 #[test]
-fn without_the_feature_the_backend_is_told() {
+fn backend_that_needs_a_disabled_feature_is_rejected() {
     for backend in ["redis", "tiered"] {
         let config = vars(&[("PRICES_BACKEND", backend), ("PRICES_CAPACITY", "5")]).unwrap();
         assert_eq!(
@@ -529,7 +532,7 @@ fn without_the_feature_the_backend_is_told() {
 
 #[cfg(feature = "redis")]
 #[test]
-fn settings_of_redis_are_checked_whatever_the_backend_is() {
+fn settings_of_redis_are_checked_with_every_backend() {
     let refused = [
         (
             "url = 'http://user:secret@host/'",
@@ -575,7 +578,7 @@ fn settings_of_redis_are_checked_whatever_the_backend_is() {
 
 #[cfg(feature = "redis")]
 #[test]
-fn a_backend_asks_for_what_it_needs() {
+fn missing_setting_of_the_backend_is_named_in_the_error() {
     let tiered = "backend = 'tiered'\n";
     let whole = "url = 'redis://localhost/'\nnamespace = 'prices'\ncapacity = 5\n";
     let refused = [
@@ -585,7 +588,7 @@ fn a_backend_asks_for_what_it_needs() {
         ),
         (
             "url = 'redis://localhost/'".to_string(),
-            "namespace is missing: set it to what the cache is called in Redis",
+            "namespace is missing: set it to the name of the cache in Redis",
         ),
         (
             "url = 'redis://localhost/'\nnamespace = 'prices'".to_string(),
@@ -610,7 +613,7 @@ fn a_backend_asks_for_what_it_needs() {
 
 #[cfg(feature = "redis")]
 #[test]
-fn a_backend_asks_for_its_runtime() {
+fn cache_over_redis_outside_a_runtime_is_rejected() {
     let config = "backend = 'redis'\nurl = 'redis://localhost/'\nnamespace = 'prices'";
     let error = build(&toml(config)).err().unwrap();
     let (setting, inner) = (None, BuildError::NoRuntime);
@@ -623,11 +626,11 @@ fn a_backend_asks_for_its_runtime() {
 }
 
 #[test]
-fn threads_get_a_cache_as_it_is_set_up() {
+fn blocking_cache_has_the_configured_settings() {
     let clock = ManualClock::new();
     let config = toml("capacity = 2\ntime_to_live = '5m'\nbackend = 'local'");
     let cache = config.build_blocking_with(|local| local.clock(clock.clone()));
-    let cache: Arc<dyn Cache<u64, u64>> = cache.unwrap();
+    let cache: Arc<dyn Cache<u64, u64>> = cache.unwrap().into();
     let load = |key: &u64| Ok::<_, &str>(key * 100);
     assert_eq!(cache.get_or_load(&7, load).unwrap(), 700);
     assert_eq!(cache.get(&7), Some(700));
@@ -638,14 +641,14 @@ fn threads_get_a_cache_as_it_is_set_up() {
 }
 
 #[tokio::test]
-async fn tasks_get_a_cache_with_what_needs_code() {
+async fn async_cache_has_the_settings_made_in_code() {
     let config = toml("name = 'pages'");
     let cache = config.build_async_with(|local| {
         local
             .max_weight(10)
             .weigher(|_, page: &String| page.len() as u64)
     });
-    let cache: Arc<dyn AsyncCache<u64, String>> = cache.unwrap();
+    let cache: Arc<dyn AsyncCache<u64, String>> = cache.unwrap().into();
     cache.insert(1, "x".repeat(11)).await;
     cache.insert(2, "x".repeat(10)).await;
     assert_eq!(cache.get(&1).await, None);
@@ -653,7 +656,7 @@ async fn tasks_get_a_cache_with_what_needs_code() {
 }
 
 #[test]
-fn a_builder_is_for_what_cannot_be_in_redis() {
+fn local_builder_takes_types_that_redis_cannot_store() {
     struct Opaque;
     let config = toml("capacity = 5\nname = 'opaque'");
     let builder = config.local_builder::<u64, Arc<Opaque>>().unwrap();

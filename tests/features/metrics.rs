@@ -1,15 +1,17 @@
-//! What is published through the facade `metrics`, as Prometheus would read it.
+//! Metrics that are published through the facade `metrics`, in the format of Prometheus.
 
 // Whole numbers.
 #![allow(clippy::float_cmp)]
 
-use hotset::{AnyError, AsyncCache, Cache, LoadError, LocalCache, Metrics, WatchError};
+#[cfg(feature = "serde")]
+use hotset::{AsyncCache, Cache, CacheConfig};
+use hotset::{LocalCache, Metrics, WatchError};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusRecorder};
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// A recorder of one test.
+/// The recorder of one test.
 struct Prometheus(PrometheusRecorder);
 
 impl Prometheus {
@@ -25,7 +27,7 @@ impl Prometheus {
     }
 }
 
-/// Returns the value of a line.
+/// Returns the value of the metric that `line` begins with.
 fn value(scraped: &str, line: &str) -> f64 {
     let found = scraped.lines().find_map(|each| each.strip_prefix(line));
     let found = found.unwrap_or_else(|| panic!("no {line} in\n{scraped}"));
@@ -43,11 +45,11 @@ fn get_or_load(cache: &LocalCache<u64, u64>, key: u64) {
 }
 
 #[test]
-fn everything_is_there_before_anything_has_happened() {
+fn all_metrics_are_published_before_the_first_operation() {
     let (prometheus, metrics, cache) = (Prometheus::new(), Metrics::new(), named("pages"));
     metrics.watch(&cache).unwrap();
     let scraped = prometheus.scrape(&metrics);
-    // All of the documented ones that a cache without Redis has, each with its help.
+    // All documented metrics of a cache without Redis, each with its help text.
     let documented = include_str!("../../src/metrics/table.md").lines().skip(2);
     let local = documented.take_while(|row| !row.contains("_l2_call_"));
     let mut count = 0;
@@ -75,7 +77,7 @@ fn everything_is_there_before_anything_has_happened() {
 }
 
 #[test]
-fn sums_are_those_of_the_cache_however_often_it_is_scraped() {
+fn repeated_scrapes_publish_the_totals_of_the_cache() {
     let (prometheus, metrics, cache) = (Prometheus::new(), Metrics::new(), named("pages"));
     metrics.watch(&cache).unwrap();
     for round in 1..=5 {
@@ -112,7 +114,7 @@ fn sums_are_those_of_the_cache_however_often_it_is_scraped() {
 }
 
 #[test]
-fn the_age_of_values_is_tracked_where_there_are_metrics() {
+fn ages_are_tracked_by_default_with_the_feature_metrics() {
     let (prometheus, metrics) = (Prometheus::new(), Metrics::new());
     let clock = hotset::ManualClock::new();
     let builder = LocalCache::builder().name("pages").capacity(100);
@@ -134,7 +136,7 @@ fn the_age_of_values_is_tracked_where_there_are_metrics() {
 }
 
 #[test]
-fn a_cache_needs_a_name_of_its_own() {
+fn cache_without_a_unique_name_is_rejected() {
     let metrics = Metrics::new();
     let nameless: LocalCache<u64, u64> = LocalCache::new(10);
     assert_eq!(metrics.watch(&nameless), Err(WatchError::NoName));
@@ -150,7 +152,7 @@ fn a_cache_needs_a_name_of_its_own() {
 }
 
 #[test]
-fn what_is_watched_is_not_kept_alive_and_a_successor_goes_on() {
+fn watched_cache_is_not_kept_alive_and_its_successor_continues_the_counters() {
     let (prometheus, metrics) = (Prometheus::new(), Metrics::new());
     let value_of_first = Arc::new(0);
     for sum in [1.0, 2.0, 3.0] {
@@ -172,43 +174,42 @@ fn what_is_watched_is_not_kept_alive_and_a_successor_goes_on() {
     }
 }
 
-#[test]
-fn a_cache_behind_a_trait_is_watched_and_a_double_is_told_apart() {
-    struct Double;
-    impl Cache<u64, u64> for Double {
-        fn get(&self, _: &u64) -> Option<u64> {
-            None
-        }
-        fn insert(&self, _: u64, _: u64) {}
-        fn insert_with_ttl(&self, _: u64, _: u64, _: Duration) {}
-        fn remove(&self, _: &u64) -> Option<u64> {
-            None
-        }
-        fn clear(&self) {}
-        fn get_or_load_erased(
-            &self,
-            key: &u64,
-            load: &mut hotset::ErasedLoader<'_, u64, u64>,
-        ) -> Result<u64, LoadError<AnyError>> {
-            let loaded = load(key).map_err(LoadError::Failed)?;
-            Ok(loaded.into_value())
-        }
-    }
+#[cfg(feature = "serde")]
+#[tokio::test]
+async fn configured_cache_is_watched_whichever_trait_it_has() {
     let (prometheus, metrics) = (Prometheus::new(), Metrics::new());
-    let threads: Arc<dyn Cache<u64, u64>> = Arc::new(named("threads"));
-    let tasks: Arc<dyn AsyncCache<u64, u64>> = Arc::new(named("tasks"));
-    metrics.watch(&threads).unwrap();
+    let config = |name| CacheConfig::from_toml(&format!("capacity = 10\nname = '{name}'")).unwrap();
+    let blocking = config("blocking").build_blocking::<u64, u64>().unwrap();
+    let tasks = config("tasks").build_async::<u64, u64>().unwrap();
+    metrics.watch(&blocking).unwrap();
     metrics.watch(&tasks).unwrap();
-    threads.insert(1, 1);
+    blocking.insert(1, 1);
     let scraped = prometheus.scrape(&metrics);
-    assert_eq!(value(&scraped, "hotset_entries{cache=\"threads\"}"), 1.0);
+    assert_eq!(value(&scraped, "hotset_entries{cache=\"blocking\"}"), 1.0);
     assert_eq!(value(&scraped, "hotset_entries{cache=\"tasks\"}"), 0.0);
-    let double: Arc<dyn Cache<u64, u64>> = Arc::new(Double);
-    assert_eq!(metrics.watch(&double), Err(WatchError::Unknown));
+
+    // The trait object is the same cache.
+    let shared: Arc<dyn AsyncCache<u64, u64>> = tasks.clone().into();
+    drop(tasks);
+    shared.insert(1, 1).await;
+    let scraped = prometheus.scrape(&metrics);
+    assert_eq!(value(&scraped, "hotset_entries{cache=\"tasks\"}"), 1.0);
 }
 
 #[test]
-fn threads_that_scrape_together_count_nothing_twice() {
+fn cache_behind_a_pointer_is_watched() {
+    let (prometheus, metrics) = (Prometheus::new(), Metrics::new());
+    let (shared, boxed) = (Arc::new(named("shared")), Box::new(named("boxed")));
+    metrics.watch(&shared).unwrap();
+    metrics.watch(&&boxed).unwrap();
+    (*shared).insert(1, 1);
+    let scraped = prometheus.scrape(&metrics);
+    assert_eq!(value(&scraped, "hotset_entries{cache=\"shared\"}"), 1.0);
+    assert_eq!(value(&scraped, "hotset_entries{cache=\"boxed\"}"), 0.0);
+}
+
+#[test]
+fn concurrent_scrapes_count_nothing_twice() {
     let (prometheus, metrics, cache) = (Prometheus::new(), Metrics::new(), named("pages"));
     metrics.watch(&cache).unwrap();
     std::thread::scope(|scope| {
@@ -230,14 +231,14 @@ fn threads_that_scrape_together_count_nothing_twice() {
 }
 
 #[test]
-fn a_recorder_that_comes_late_and_a_second_publisher_know_the_same() {
+fn late_recorder_and_second_publisher_get_the_same_totals() {
     let cache = named("pages");
     let (metrics, other) = (Metrics::new(), Metrics::new());
     metrics.watch(&cache).unwrap();
     other.watch(&cache).unwrap();
     cache.insert(1, 1);
     cache.get(&1);
-    // To nobody.
+    // There is no recorder yet.
     metrics.publish();
     let prometheus = Prometheus::new();
     prometheus.scrape(&metrics);
@@ -247,23 +248,26 @@ fn a_recorder_that_comes_late_and_a_second_publisher_know_the_same() {
 }
 
 #[test]
-fn of_a_cache_that_is_gone_nobody_knows_how_it_is() {
+fn gauges_of_a_dropped_cache_become_nan() {
     let (prometheus, metrics) = (Prometheus::new(), Metrics::new());
-    let (gone, here) = (named("gone"), named("here"));
-    metrics.watch(&gone).unwrap();
-    metrics.watch(&here).unwrap();
-    gone.insert(1, 1);
+    let (dropped, live) = (named("dropped"), named("live"));
+    metrics.watch(&dropped).unwrap();
+    metrics.watch(&live).unwrap();
+    dropped.insert(1, 1);
     prometheus.scrape(&metrics);
-    drop(gone);
+    drop(dropped);
     let scraped = prometheus.scrape(&metrics);
-    assert!(value(&scraped, "hotset_entries{cache=\"gone\"}").is_nan());
-    assert_eq!(value(&scraped, "hotset_inserts_total{cache=\"gone\"}"), 1.0);
-    assert_eq!(value(&scraped, "hotset_entries{cache=\"here\"}"), 0.0);
-    assert_eq!(format!("{metrics:?}"), r#"["here"]"#);
+    assert!(value(&scraped, "hotset_entries{cache=\"dropped\"}").is_nan());
+    assert_eq!(
+        value(&scraped, "hotset_inserts_total{cache=\"dropped\"}"),
+        1.0
+    );
+    assert_eq!(value(&scraped, "hotset_entries{cache=\"live\"}"), 0.0);
+    assert_eq!(format!("{metrics:?}"), r#"["live"]"#);
 }
 
 #[test]
-fn of_many_hits_few_ages_are_told() {
+fn ages_of_many_hits_are_sampled_once() {
     let (prometheus, metrics, cache) = (Prometheus::new(), Metrics::new(), named("pages"));
     metrics.watch(&cache).unwrap();
     cache.insert(1, 1);
@@ -271,9 +275,9 @@ fn of_many_hits_few_ages_are_told() {
         cache.get(&1);
     }
     let scraped = prometheus.scrape(&metrics);
-    let told = value(&scraped, "hotset_age_seconds_count{cache=\"pages\"}");
-    assert!((3_000.0..=4_096.0).contains(&told), "{told}");
+    let recorded = value(&scraped, "hotset_age_seconds_count{cache=\"pages\"}");
+    assert!((3_000.0..=4_096.0).contains(&recorded), "{recorded}");
     prometheus.scrape(&metrics);
     let again = value(&scraped, "hotset_age_seconds_count{cache=\"pages\"}");
-    assert_eq!(told, again);
+    assert_eq!(recorded, again);
 }

@@ -88,7 +88,7 @@ fn hammer(cache: &Cache, keys: u64, heaviest: u64, check: impl Fn() + Sync) {
 
 /// Checks that counters, listener and content agree, while no other thread uses the cache.
 fn check_settled(cache: &Cache, notified: &Notified) {
-    validate(&cache);
+    validate(cache);
     let stats = cache.stats();
     let by_cause = [
         (RemovalCause::Replaced, stats.replaced),

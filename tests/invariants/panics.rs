@@ -518,7 +518,7 @@ fn a_panic_on_handing_a_value_to_those_who_wait_strands_nobody_and_hides_nothing
             })
         });
         TRAP.set(None);
-        validate(&cache);
+        validate(cache);
         assert_eq!(scene.untold(), 0);
         sprung
     };

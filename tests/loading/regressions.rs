@@ -221,7 +221,7 @@ fn check_change_during_a_load(cache: &Cache, change: impl FnOnce(&Cache)) {
     assert_eq!(cache.get(&1), left);
     let new = cache.get_or_load(&1, |_| Ok::<_, Infallible>(20));
     assert_eq!(new.unwrap(), 20);
-    validate(&cache);
+    validate(cache);
 }
 
 // FusionCache #625: `Remove` of a key that was being loaded left the old value to be stored after it.

@@ -1,10 +1,8 @@
-//! What a read costs where values live in different places: in a plain map, in this process's cache, in
-//! Redis, and in a tiered cache over it.
+//! The cost of a read from a map, a local cache, Redis, and a tiered cache over Redis.
 //!
-//! `cargo bench -p peers --bench backends`: it starts a `redis-server` of its own, which must
-//! be installed. All backends take turns in one run; figures are medians of rounds. Reads of less than
-//! a microsecond are timed a hundred at a time, so their percentiles are of means of a hundred. `--quick`
-//! makes each turn a tenth as long.
+//! `cargo bench -p peers --bench backends` starts a `redis-server`, which must be installed. All backends take turns,
+//! and the figures are medians of rounds. Reads of less than a microsecond are timed in batches of a hundred, so their
+//! percentiles are those of the means of batches. `--quick` makes each turn a tenth as long.
 
 use hdrhistogram::Histogram;
 use hotset::{Consistency, LocalCache, TieredCache};
@@ -21,28 +19,30 @@ use support::servers;
 
 const ENTRIES: u64 = 10_000;
 const ROUNDS: usize = 9;
-const TURN: Duration = Duration::from_millis(200);
+/// The duration of a turn with one task, and of one with many tasks.
+const TURN_DURATION: Duration = Duration::from_millis(200);
 const TASKS: usize = 64;
 const TTL: Duration = Duration::from_secs(3_600);
 
 type Value = Arc<str>;
 
-/// A place where values live.
+/// A store of values.
 trait Backend: Send + Sync + 'static {
-    /// Reads that are timed together.
+    /// The number of reads that are timed together.
     const BATCH: usize;
 
+    /// Reads the value of a key that exists.
     fn read(&self, key: u64) -> impl Future<Output = Value> + Send;
 }
 
-struct Dict(RwLock<HashMap<u64, Value>>);
+struct Map(RwLock<HashMap<u64, Value>>);
 
-impl Backend for Dict {
+impl Backend for Map {
     const BATCH: usize = 100;
 
     async fn read(&self, key: u64) -> Value {
-        let map = self.0.read().expect("nobody panics");
-        map.get(&key).cloned().expect("it is held")
+        let map = self.0.read().expect("no thread panics");
+        map.get(&key).cloned().expect("the key exists")
     }
 }
 
@@ -52,22 +52,22 @@ impl Backend for Local {
     const BATCH: usize = 100;
 
     async fn read(&self, key: u64) -> Value {
-        self.0.get(&key).expect("it is held")
+        self.0.get(&key).expect("the key is cached")
     }
 }
 
-/// `get_or_load_async`, in place of `get`.
+/// The local cache, with `get_or_load_async` instead of `get`.
 struct LocalLoad(LocalCache<u64, Value>);
 
 impl Backend for LocalLoad {
     const BATCH: usize = 100;
 
     async fn read(&self, key: u64) -> Value {
-        let load = || async { Err::<Value, _>("it is held") };
+        let load = || async { Err::<Value, _>("the key exists") };
         self.0
             .get_or_load_async(&key, load)
             .await
-            .expect("it is held")
+            .expect("the key exists")
     }
 }
 
@@ -83,7 +83,7 @@ impl Backend for Plain {
             .arg(key)
             .query_async(&mut connection)
             .await
-            .expect("it is held");
+            .expect("the key exists");
         value.into()
     }
 }
@@ -94,7 +94,7 @@ impl<const N: usize> Backend for Tiered<N> {
     const BATCH: usize = N;
 
     async fn read(&self, key: u64) -> Value {
-        self.0.get(&key).await.expect("it is held")
+        self.0.get(&key).await.expect("the key is cached")
     }
 }
 
@@ -104,21 +104,22 @@ impl Backend for TieredLoad {
     const BATCH: usize = 100;
 
     async fn read(&self, key: u64) -> Value {
-        let load = || async { Err::<Value, _>("it is held") };
+        let load = || async { Err::<Value, _>("the key exists") };
         self.0
             .get_or_load_async(&key, load)
             .await
-            .expect("it is held")
+            .expect("the key exists")
     }
 }
 
-/// What one backend did.
+/// The results of one backend.
 struct Rounds {
     name: &'static str,
-    /// Reads a second, of one task and of many.
+    /// Reads per second with one task, by round.
     alone: Vec<f64>,
+    /// Reads per second with many tasks, by round.
     together: Vec<f64>,
-    /// Nanoseconds, of one task.
+    /// Latencies with one task, in nanoseconds.
     times: Histogram<u64>,
 }
 
@@ -132,9 +133,10 @@ impl Rounds {
         }
     }
 
+    /// Runs one turn with one task, and one with many.
     #[allow(clippy::cast_precision_loss)]
     async fn run<B: Backend>(&mut self, backend: &Arc<B>, keys: &Arc<[u64]>, turn: Duration) {
-        let begun = Instant::now();
+        let turn_start = Instant::now();
         let mut reads = 0;
         'round: loop {
             for batch in keys.chunks(B::BATCH) {
@@ -143,18 +145,20 @@ impl Rounds {
                     black_box(backend.read(*key).await);
                 }
                 let each = started.elapsed().as_nanos() / batch.len() as u128;
-                let each = u64::try_from(each).expect("not for centuries");
-                self.times.record(each).expect("it resizes itself");
+                let each = u64::try_from(each).expect("a latency fits into 64 bits");
+                self.times
+                    .record(each)
+                    .expect("the histogram resizes itself");
                 reads += batch.len();
-                if begun.elapsed() >= turn {
+                if turn_start.elapsed() >= turn {
                     break 'round;
                 }
             }
         }
         self.alone
-            .push(reads as f64 / begun.elapsed().as_secs_f64());
+            .push(reads as f64 / turn_start.elapsed().as_secs_f64());
 
-        let begun = Instant::now();
+        let turn_start = Instant::now();
         let tasks = (0..TASKS).map(|task| {
             let (backend, keys) = (Arc::clone(backend), Arc::clone(keys));
             tokio::spawn(async move {
@@ -165,10 +169,10 @@ impl Rounds {
                         black_box(backend.read(*key).await);
                     }
                     reads += batch.len();
-                    if begun.elapsed() >= turn {
+                    if turn_start.elapsed() >= turn {
                         break;
                     }
-                    // Others' turn, where a read does not wait.
+                    // Reads from memory never wait, so the task yields to the other tasks.
                     if B::BATCH > 1 {
                         tokio::task::yield_now().await;
                     }
@@ -182,7 +186,7 @@ impl Rounds {
             reads += task.await.expect("no task panics");
         }
         self.together
-            .push(reads as f64 / begun.elapsed().as_secs_f64());
+            .push(reads as f64 / turn_start.elapsed().as_secs_f64());
     }
 }
 
@@ -191,7 +195,7 @@ fn median(figures: &mut [f64]) -> f64 {
     figures[figures.len() / 2]
 }
 
-/// Zipf 0.99 over all that is held.
+/// Returns a sequence of keys with Zipf exponent 0.99 over all entries.
 fn zipf_keys() -> Arc<[u64]> {
     let mut rng = SmallRng::seed_from_u64(7);
     #[allow(clippy::cast_precision_loss)]
@@ -206,10 +210,11 @@ fn zipf_keys() -> Arc<[u64]> {
     keys.into()
 }
 
+/// Builds a tiered cache and fills it.
 async fn tiered(url: &str, consistency: Consistency) -> TieredCache<u64, Value> {
     let namespace = format!("{consistency:?}");
     let cache = LocalCache::builder()
-        .capacity(2 * usize::try_from(ENTRIES).expect("few"))
+        .capacity(2 * usize::try_from(ENTRIES).expect("the number is small"))
         .time_to_live(TTL)
         .redis(url, namespace.replace(['{', '}', ' '], ""))
         .consistency(consistency)
@@ -234,23 +239,23 @@ async fn main() {
     let connection = client.get_multiplexed_async_connection().await;
     let mut connection = connection.expect("the server runs");
     let local = LocalCache::builder();
-    let local = local.capacity(2 * usize::try_from(ENTRIES).expect("few"));
+    let local = local.capacity(2 * usize::try_from(ENTRIES).expect("the number is small"));
     let local = local.time_to_live(TTL).build().expect("valid settings");
-    let mut dict = HashMap::new();
+    let mut map = HashMap::new();
     for key in 0..ENTRIES {
-        dict.insert(key, value(key));
+        map.insert(key, value(key));
         local.insert(key, value(key));
         let mut set = redis::cmd("SET");
         let set = set.arg(key).arg(&*value(key));
         let _: () = set
             .query_async(&mut connection)
             .await
-            .expect("there is room");
+            .expect("Redis has enough memory");
     }
     let realtime = tiered(&server.url(), Consistency::Realtime).await;
     let l2_only = tiered(&server.url(), Consistency::L2Only).await;
 
-    let dict = Arc::new(Dict(RwLock::new(dict)));
+    let map = Arc::new(Map(RwLock::new(map)));
     let local_load = Arc::new(LocalLoad(local.clone()));
     let local = Arc::new(Local(local));
     let plain = Arc::new(Plain(connection));
@@ -258,20 +263,24 @@ async fn main() {
     let realtime = Arc::new(Tiered::<100>(realtime));
     let l2_only = Arc::new(Tiered::<1>(l2_only));
     let names = [
-        "dict: `RwLock<HashMap>`, no bound, no time to live",
-        "local: `LocalCache::get`",
-        "tiered, L1 hit: `TieredCache::get`, `Realtime`",
-        "local: `LocalCache::get_or_load_async`",
-        "tiered, L1 hit: `TieredCache::get_or_load_async`",
+        "`RwLock<HashMap>`, no bound, no time to live",
+        "`LocalCache::get`",
+        "L1 hit: `TieredCache::get`, `Realtime`",
+        "`LocalCache::get_or_load_async`",
+        "L1 hit: `TieredCache::get_or_load_async`",
         "Redis: `GET`",
-        "tiered, L2 hit: `TieredCache::get`, `L2Only`",
+        "L2 hit: `TieredCache::get`, `L2Only`",
     ];
     let mut rounds = names.map(Rounds::new);
     let keys = zipf_keys();
     let is_quick = std::env::args().any(|argument| argument == "--quick");
-    let turn = if is_quick { TURN / 10 } else { TURN };
+    let turn = if is_quick {
+        TURN_DURATION / 10
+    } else {
+        TURN_DURATION
+    };
     for _ in 0..ROUNDS {
-        rounds[0].run(&dict, &keys, turn).await;
+        rounds[0].run(&map, &keys, turn).await;
         rounds[1].run(&local, &keys, turn).await;
         rounds[2].run(&realtime, &keys, turn).await;
         rounds[3].run(&local_load, &keys, turn).await;
@@ -300,7 +309,8 @@ fn print(rounds: &mut [Rounds]) {
         median(&mut ratios.map(|(local, tier)| local / tier).collect::<Vec<_>>())
     };
     println!(
-        "\nA hit in L1 costs {:.2} times a hit in the local cache, {:.2} with `get_or_load_async`.",
+        "\nA hit in L1 costs {:.2} times as much as a hit in the local cache with `get`, and {:.2} times as much with \
+         `get_or_load_async`.",
         ratio(1, 2),
         ratio(3, 4)
     );

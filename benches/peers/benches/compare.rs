@@ -1,9 +1,8 @@
-//! Tables of hotset beside its peers, for a person to read: `cargo bench -p peers --bench compare`.
+//! Tables that compare hotset with other caches: `cargo bench -p peers --bench compare`.
 //!
-//! Each cell is the median over rounds; in each round every cache has its turn on the same keys,
-//! with one thread and then with two, so that what disturbs the machine disturbs all of them.
-//! Arguments pick rows by name and size, as in `cargo bench -p peers --bench compare -- hit churn 100000`;
-//! `--quick` makes each turn a tenth as long.
+//! Each cell is the median over rounds. In each round every cache has a turn with the same keys, with one thread and
+//! then with two, so that disturbances of the machine affect all caches. Arguments select rows by name and size, as in
+//! `cargo bench -p peers --bench compare -- hit churn 100000`. `--quick` makes each turn a tenth as long.
 
 use hdrhistogram::Histogram;
 use peers::common::{Adaptive, Bench, Contents, Hotset, Numbers, Peer, Texts, Work};
@@ -12,17 +11,18 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 const ROUNDS: u64 = 9;
-/// How long a turn takes, about.
-const TURN: Duration = Duration::from_millis(60);
+/// The approximate duration of a turn.
+const TURN_DURATION: Duration = Duration::from_millis(60);
 const THREADS: [u64; 2] = [1, 2];
 
-/// A cache in the table: told a round, it answers with the nanoseconds of an operation, for each
-/// number of threads.
+/// A cache in the table.
 struct Column<'a> {
     is_ours: bool,
+    /// A function that runs a turn of a round, and returns the nanoseconds per operation for each number of threads.
     turn: Box<dyn FnMut(u64) -> [f64; THREADS.len()] + 'a>,
 }
 
+/// Builds a cache for a workload, or returns `None` if the cache does not support it.
 fn column<'a, C: Contents + 'a, P: Peer<C> + 'a>(
     work: Work,
     capacity: usize,
@@ -34,7 +34,7 @@ fn column<'a, C: Contents + 'a, P: Peer<C> + 'a>(
     }
     let bench = Bench::<C, P>::new(work, capacity, keys);
     let operations = THREADS.map(|threads| {
-        // As many as fill a turn, found out on the way.
+        // The number of operations is doubled until they take at least half a turn.
         let mut operations = 1_000;
         while bench.time(threads, operations, 0) < turn / 2 {
             operations *= 2;
@@ -58,7 +58,7 @@ fn median(mut figures: Vec<f64>) -> f64 {
     figures[figures.len() / 2]
 }
 
-/// What was asked for on the command line.
+/// The rows selected on the command line.
 struct Picks {
     names: Vec<String>,
     sizes: Vec<String>,
@@ -76,7 +76,11 @@ impl Picks {
         Self {
             names,
             sizes,
-            turn: if quick { TURN / 10 } else { TURN },
+            turn: if quick {
+                TURN_DURATION / 10
+            } else {
+                TURN_DURATION
+            },
         }
     }
 
@@ -98,9 +102,10 @@ fn main() {
     }
     let picks = Picks::from_arguments();
     println!(
-        "Million operations a second over all threads, median of {ROUNDS} rounds; in brackets\n\
-         hotset's figure over theirs, and with two threads over its own with one. hotset and moka\n\
-         with a time to live, hotset with statistics; adaptive is hotset with that policy.\n\n\
+        "Million operations per second over all threads, median of {ROUNDS} rounds. In parentheses: hotset's\n\
+         figure divided by that of the other cache; for hotset, the figure with two threads divided by that\n\
+         with one. hotset and moka have a time to live, hotset has statistics. \"adaptive\" is hotset with\n\
+         `Policy::Adaptive`.\n\n\
          | work | entries | threads | {PEERS}\n\
          | --- | --: | --: | --: | --: | --: | --: | --: | --: | --: | --: |"
     );
@@ -118,12 +123,12 @@ fn main() {
     }
     if picks.has_name("memory") && picks.has_size(1_000_000) {
         println!(
-            "\nBytes an entry in memory beyond key and value, `u64` to `u64`, at 1,000,000 entries: filled,\n\
-             and after twice as many insertions more.\n\n\
+            "\nBytes per entry beyond key and value in a cache of 1,000,000 entries of `u64` to `u64`: after it\n\
+             is filled, and after 2,000,000 more insertions.\n\n\
              | cache | filled | after churn |\n| --- | --: | --: |"
         );
-        for name in MEMORY {
-            // In a process of its own, which holds nothing else.
+        for name in MEMORY_CACHES {
+            // Each cache is measured in a separate process, whose memory contains nothing else.
             let program = std::env::current_exe().expect("the path of this program");
             let option = format!("{MEMORY_OF}{name}");
             let status = Command::new(program).arg(option).status();
@@ -132,8 +137,8 @@ fn main() {
     }
     if picks.has_name("slowest") && picks.has_size(1_000_000) {
         println!(
-            "\nHow long one of 10,000,000 insertions takes, by one thread into a cache of 1,000,000\n\
-             that is empty at first.\n\n\
+            "\nDuration of an insertion: 10,000,000 insertions by one thread into an initially empty cache with\n\
+             a capacity of 1,000,000.\n\n\
              | cache | median | 99.99% | slowest |\n| --- | --: | --: | --: |"
         );
         slowest::<Hotset<_>>();
@@ -145,6 +150,7 @@ fn main() {
     }
 }
 
+/// Measures a workload, and prints a row for each number of threads.
 fn rows<C: Contents>(name: &str, work: Work, capacity: usize, turn: Duration) {
     let keys = &work.keys::<C>(capacity)[..];
     let mut columns = [
@@ -164,7 +170,7 @@ fn rows<C: Contents>(name: &str, work: Work, capacity: usize, turn: Duration) {
             figures.extend(column.as_mut().map(|column| (column.turn)(round)));
         }
     }
-    // Million operations a second, by column and number of threads.
+    // Million operations per second, by column and number of threads.
     #[allow(clippy::cast_precision_loss)]
     let mops = |rounds: &Vec<[f64; 2]>, at: usize| {
         let nanos = rounds.iter().map(|figures| figures[at]).collect();
@@ -190,8 +196,10 @@ fn rows<C: Contents>(name: &str, work: Work, capacity: usize, turn: Duration) {
     }
 }
 
+/// The option of the processes that measure memory.
 const MEMORY_OF: &str = "--memory-of=";
-const MEMORY: [&str; 7] = [
+/// The caches whose memory is measured.
+const MEMORY_CACHES: [&str; 7] = [
     "hotset",
     "adaptive",
     "quick_cache",
@@ -201,6 +209,7 @@ const MEMORY: [&str; 7] = [
     "Mutex<lru>",
 ];
 
+/// Prints the memory of the cache with this name.
 fn memory_of(name: &str) {
     match name {
         "hotset" => memory::<Hotset<_>>(),
@@ -213,6 +222,7 @@ fn memory_of(name: &str) {
     }
 }
 
+/// Prints the memory of a cache.
 fn memory<P: Peer<Numbers>>() {
     const ENTRIES: u64 = 1_000_000;
     let before = resident_bytes();
@@ -227,7 +237,7 @@ fn memory<P: Peer<Numbers>>() {
     println!("| {} | {filled:.1} | {churned:.1} |", P::NAME);
 }
 
-/// What this process has in memory, as Linux tells it; elsewhere 0.
+/// Returns the resident memory of this process on Linux, and 0 elsewhere.
 fn resident_bytes() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
@@ -235,6 +245,7 @@ fn resident_bytes() -> u64 {
     kilobytes.unwrap_or(0) * 1_024
 }
 
+/// Prints percentiles of the duration of insertions.
 fn slowest<P: Peer<Numbers>>() {
     let cache = P::with_capacity(1_000_000);
     let mut times = Histogram::<u64>::new_with_max(1 << 36, 3).expect("a minute, three digits");

@@ -1,4 +1,4 @@
-//! Other caches under the same trait.
+//! Other caches, behind the trait of caches under test.
 
 use crate::common::hotset_cache::TTL;
 use crate::common::{Contents, Peer, runtime};
@@ -6,7 +6,7 @@ use std::convert::Infallible;
 use std::sync::Mutex;
 use tokio::runtime::Runtime;
 
-/// Has no time to live, and in its default features no statistics.
+/// `quick_cache`. It has no time to live, and no statistics with its default features.
 pub struct QuickCache<C: Contents>(quick_cache::sync::Cache<C::Key, C::Value>);
 
 impl<C: Contents> Peer<C> for QuickCache<C> {
@@ -37,7 +37,7 @@ impl<C: Contents> Peer<C> for QuickCache<C> {
     }
 }
 
-/// With a time to live.
+/// moka with a time to live.
 pub struct Moka<C: Contents>(moka::sync::Cache<C::Key, C::Value>);
 
 impl<C: Contents> Peer<C> for Moka<C> {
@@ -64,8 +64,8 @@ impl<C: Contents> Peer<C> for Moka<C> {
     }
 }
 
-/// moka for tasks, with a time to live. Its own `get` and `insert` are futures as well, so only
-/// loads are compared.
+/// The async cache of moka, with a time to live. Its `get` and `insert` are futures as well, so only loads are
+/// compared.
 pub struct MokaFuture<C: Contents> {
     cache: moka::future::Cache<C::Key, C::Value>,
     runtime: Runtime,
@@ -100,7 +100,7 @@ impl<C: Contents> Peer<C> for MokaFuture<C> {
     }
 }
 
-/// The cache in memory of foyer, with its own LRU. No time to live.
+/// The in-memory cache of foyer with its LRU policy, without a time to live.
 pub struct Foyer<C: Contents>(foyer_memory::Cache<C::Key, C::Value>);
 
 impl<C: Contents> Peer<C> for Foyer<C> {
@@ -130,8 +130,8 @@ impl<C: Contents> Peer<C> for Foyer<C> {
     }
 }
 
-/// Sets of 32 entries, each with an LRU of its own, so that its capacity is not exact. No time to
-/// live.
+/// `scc::HashCache`, without a time to live. It consists of sets of 32 entries, each with its own LRU order, so that
+/// its capacity is not exact.
 pub struct Scc<C: Contents>(scc::HashCache<C::Key, C::Value>);
 
 impl<C: Contents> Peer<C> for Scc<C> {
@@ -156,7 +156,7 @@ impl<C: Contents> Peer<C> for Scc<C> {
     }
 }
 
-/// The `lru` crate behind a mutex: what one writes on a first day.
+/// The cache of the crate `lru` behind a mutex, as the simplest concurrent cache.
 pub struct MutexLru<C: Contents>(Mutex<lru::LruCache<C::Key, C::Value>>);
 
 impl<C: Contents> Peer<C> for MutexLru<C> {
@@ -178,7 +178,7 @@ impl<C: Contents> Peer<C> for MutexLru<C> {
     }
 }
 
-/// A plain map, filled once: the limit of what a look-up can be. Not a cache.
+/// A plain map that is filled once, as an upper limit of the throughput of lookups. It is not a cache.
 pub struct PlainMap<C: Contents>(hashbrown::HashMap<C::Key, C::Value, hotset::DefaultHasher>);
 
 impl<C: Contents> Peer<C> for PlainMap<C> {

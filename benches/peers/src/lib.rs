@@ -1,4 +1,4 @@
-//! What the comparisons share: other caches beside hotset, the work they are given, and access traces.
+//! The parts that the comparisons share: other caches, workloads, and access traces.
 
 #![allow(
     clippy::missing_errors_doc,

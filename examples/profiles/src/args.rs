@@ -1,61 +1,60 @@
-//! The command line, with everything checked before any work is done.
+//! The command line. All options are checked before the program starts any work.
 
 use clap::Parser;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-/// Serves user profiles from an SQLite database, alone and then through the cache, and compares
+/// Compares requests for user profiles with and without the cache
 ///
-/// An embedded SQLite database is filled with made-up profiles in a temporary folder, which is
-/// removed at the end. Several threads, each with a connection of its own, then serve the same
-/// requests twice: straight from the database, and through the cache, which starts empty. A table
-/// shows what each run did, and what the cache saves per request.
+/// The program fills an embedded SQLite database with generated profiles, in a temporary folder that is removed at the
+/// end. Several threads, each with its own connection, then serve the same requests twice: directly from the database,
+/// and through the cache, which starts empty. A table compares the two runs, and the savings of the cache per request.
 ///
-/// At the end the hottest profile expires and 64 threads ask for it at once. The program fails if
-/// that takes more than one query.
+/// At the end the most popular profile expires, and 64 threads request it at the same time. The program fails if this
+/// takes more than one query.
 #[derive(Parser)]
 #[command(name = "profiles", allow_negative_numbers = true)]
 pub struct Args {
-    /// Replay the accesses in this file in place of the built-in traffic
+    /// Replay the access trace in this file instead of the built-in traffic
     ///
-    /// The file holds keys and nothing else, one per access, in the order of access: unsigned
-    /// 64-bit integers of 8 bytes each, the least significant byte first. A key may be any number.
-    /// The first key that appears becomes profile 0, the next one that differs profile 1, and so
-    /// on; if there are more keys than --profiles, as many profiles are made as there are keys. The
-    /// threads share the accesses in order, and start again at the end of the file.
+    /// The file contains one key per access, in the order of access: unsigned 64-bit integers of 8 bytes, in
+    /// little-endian order. Keys may have any value. The first distinct key is mapped to profile 0, the second to
+    /// profile 1, and so on. If the trace has more distinct keys than --profiles, the database gets one profile per
+    /// key. The threads share the accesses in order, and start again at the end of the file.
     ///
-    /// Without this option the traffic is Zipf with exponent 1 over all profiles: the second
-    /// hottest is asked for half as often as the hottest, the third a third as often, and so on.
+    /// The built-in traffic has a Zipf distribution with exponent 1 over all profiles: the second most popular profile
+    /// is requested half as often as the most popular one, the third a third as often, and so on.
     #[arg(long, value_name = "FILE")]
     pub trace: Option<PathBuf>,
 
-    /// How many profiles the cache holds at most
+    /// Maximum number of profiles in the cache
     #[arg(long, value_name = "ENTRIES", default_value = "20000")]
     #[arg(value_parser = count::<1_000_000_000>)]
     pub capacity: usize,
 
-    /// How long the cache may answer with a profile before it is queried anew; fractions are fine
+    /// Time to live of a cached profile; may be a fraction
     #[arg(long, value_name = "SECONDS", default_value = "60", value_parser = seconds)]
     pub ttl: Duration,
 
-    /// How many threads serve requests
+    /// Number of threads that serve requests
     #[arg(long, default_value = "4", value_parser = count::<1_024>)]
     pub threads: usize,
 
-    /// How long each of the two runs takes; fractions are fine
+    /// Duration of each of the two runs; may be a fraction
     #[arg(long, default_value = "5", value_parser = seconds)]
     pub seconds: Duration,
 
-    /// What the made-up profiles and the built-in traffic are derived from
+    /// Seed of the generated profiles and of the built-in traffic
     #[arg(long, default_value = "1")]
     pub seed: u64,
 
-    /// How many profiles the database holds
+    /// Number of profiles in the database
     #[arg(long, default_value = "100000", value_parser = count::<10_000_000>)]
     pub profiles: usize,
 }
 
+/// Parses a number from 1 to `MAX`.
 pub fn count<const MAX: usize>(text: &str) -> Result<usize, String> {
     match text.parse() {
         Ok(count) if (1..=MAX).contains(&count) => Ok(count),
@@ -63,16 +62,17 @@ pub fn count<const MAX: usize>(text: &str) -> Result<usize, String> {
     }
 }
 
+/// Parses a positive number of seconds.
 fn seconds(text: &str) -> Result<Duration, String> {
     let seconds: Option<f64> = text.parse().ok();
-    // `try_from_secs_f64` refuses what is negative, infinite or no number.
+    // `try_from_secs_f64` rejects negative and infinite numbers and NaN.
     seconds
         .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
         .filter(|duration| !duration.is_zero())
         .ok_or_else(|| "give a number of seconds above 0, such as 0.5 or 60".to_string())
 }
 
-/// Prints the help that was asked for, or what is wrong with the command line in one line.
+/// Prints the help if it was requested, or else the error of the command line in one line.
 pub fn explain(error: &clap::Error) -> ExitCode {
     if !error.use_stderr() {
         error.exit();

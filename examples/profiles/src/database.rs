@@ -1,4 +1,4 @@
-//! The database: SQLite in a temporary folder, read as a service would read it.
+//! The SQLite database of profiles, in a temporary folder.
 
 use crate::AnyError;
 use crate::people::Person;
@@ -36,7 +36,7 @@ const PROFILE: &str = "
     GROUP BY profiles.id
 ";
 
-/// What a page about a user shows.
+/// The public profile of a user.
 #[derive(PartialEq)]
 #[cfg_attr(feature = "async", derive(serde::Serialize))]
 pub struct Profile {
@@ -49,12 +49,14 @@ pub struct Profile {
     badges: String,
 }
 
+/// A database whose folder is removed when it is dropped.
 pub struct Database {
     folder: TempDir,
     queries: Arc<AtomicU64>,
 }
 
 impl Database {
+    /// Creates a database with generated profiles.
     pub fn create(profiles: usize, seed: u64) -> Result<Self, AnyError> {
         let database = Self {
             folder: tempfile::tempdir()?,
@@ -63,22 +65,24 @@ impl Database {
         let mut connection = Connection::open(database.file())?;
         connection.execute_batch(TABLES)?;
         fill(&mut connection, profiles as u64, seed)?;
-        // Only now, or each row would be written twice.
+        // Set after the inserts, because in WAL mode each row would be written twice.
         connection.pragma_update(None, "journal_mode", "WAL")?;
         Ok(database)
     }
 
+    /// Returns the path of the database file.
     pub fn file(&self) -> PathBuf {
         self.folder.path().join("profiles.sqlite")
     }
 
-    /// A connection for each of several threads.
+    /// Opens connections for `count` threads.
     pub fn readers(&self, count: usize) -> rusqlite::Result<Vec<Reader>> {
         (0..count).map(|_| self.reader()).collect()
     }
 
+    /// Opens a connection for one thread at a time.
     pub fn reader(&self) -> rusqlite::Result<Reader> {
-        // One thread at a time uses a connection, so SQLite need not lock it.
+        // Each connection is used by one thread at a time, so SQLite does not need to lock it.
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         Ok(Reader {
             connection: Connection::open_with_flags(self.file(), flags)?,
@@ -86,7 +90,7 @@ impl Database {
         })
     }
 
-    /// How many queries all readers have made so far.
+    /// Returns the number of queries of all readers so far.
     pub fn queries(&self) -> u64 {
         self.queries.load(Relaxed)
     }
@@ -99,6 +103,7 @@ pub struct Reader {
 }
 
 impl Reader {
+    /// Queries a profile.
     pub fn profile(&self, id: u64) -> rusqlite::Result<Arc<Profile>> {
         self.queries.fetch_add(1, Relaxed);
         let mut query = self.connection.prepare_cached(PROFILE)?;
@@ -116,9 +121,9 @@ impl Reader {
     }
 }
 
-/// Fills the tables in one transaction: a commit waits for the disk.
+/// Fills the tables in one transaction, because each commit waits for the disk.
 fn fill(connection: &mut Connection, profiles: u64, seed: u64) -> Result<(), AnyError> {
-    let style = "making profiles {wide_bar} {human_pos} of {human_len}, {eta} left";
+    let style = "creating profiles {wide_bar} {human_pos} of {human_len}, {eta} left";
     let bar = ProgressBar::new(profiles).with_style(ProgressStyle::with_template(style)?);
     let mut rng = SmallRng::seed_from_u64(seed);
     let transaction = connection.transaction()?;

@@ -1,6 +1,6 @@
-//! The parts that the blocking and the asynchronous program share: database, traffic, runs and report.
+//! The parts that the programs `profiles` and `async_profiles` share: database, traffic, runs and report.
 
-// SQLite is a name and not an item.
+// SQLite is the name of a product and not a code item.
 #![allow(clippy::doc_markdown)]
 #![allow(
     clippy::missing_errors_doc,

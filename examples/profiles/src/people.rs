@@ -1,4 +1,4 @@
-//! Made-up people, of about the size of real ones.
+//! Generated people, whose data has a realistic size.
 
 use rand::rngs::SmallRng;
 use rand::seq::IndexedRandom;
@@ -37,7 +37,7 @@ const BADGES: [&str; 6] = [
     "verified",
 ];
 
-/// What the tables hold of one person.
+/// The columns of one person in the tables.
 pub struct Person {
     pub name: String,
     pub email: String,
@@ -49,6 +49,7 @@ pub struct Person {
 }
 
 impl Person {
+    /// Generates a person.
     pub fn random(id: u64, rng: &mut SmallRng) -> Self {
         let (first, last) = (pick(&FIRST_NAMES, rng), pick(&LAST_NAMES, rng));
         let sentences = rng.random_range(3..=7);

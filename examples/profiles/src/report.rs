@@ -1,4 +1,4 @@
-//! What is printed about the runs.
+//! The printed report about the runs.
 
 use crate::args::Args;
 use crate::runs::Run;
@@ -8,12 +8,12 @@ use std::time::Duration;
 
 pub fn print_setup(args: &Args, profiles: usize) {
     let requests = match &args.trace {
-        Some(path) => format!("the accesses in {}", path.display()),
+        Some(path) => format!("access trace {}", path.display()),
         None => "Zipf traffic".to_string(),
     };
     println!(
         "{} profiles, {requests}, {} threads, {} for each run.\n\
-         The cache holds {} profiles for {}, and starts empty.\n",
+         The cache has a capacity of {} profiles and a time to live of {}, and starts empty.\n",
         HumanCount(profiles as u64),
         args.threads,
         time(args.seconds),
@@ -51,7 +51,7 @@ pub fn print_savings(alone: &Run, cached: &Run) {
     let times = (alone.mean_time(), cached.mean_time());
     let reads = (alone.queries_per_request(), cached.queries_per_request());
     println!(
-        "\nPer request, since the runs serve different numbers of requests in the same time:\n  \
+        "\nPer request, because the runs serve different numbers of requests in the same time:\n  \
          mean response time  {} -> {} ({})\n  \
          database reads      {:.3} -> {:.3} ({})",
         time(times.0),
@@ -65,10 +65,10 @@ pub fn print_savings(alone: &Run, cached: &Run) {
 
 pub fn print_stats(stats: &Stats) {
     println!(
-        "\nThe cache, from first to last:\n  \
+        "\nStatistics of the cache over the whole run:\n  \
          {} loads, 99% of them within {}\n  \
-         {} callers shared a load that another had begun\n  \
-         {} profiles evicted, {} expired, {} held",
+         {} callers waited for a load of another caller and shared its result\n  \
+         {} profiles evicted, {} expired, {} cached at the end",
         HumanCount(stats.loads),
         time(stats.load_times.percentile(99.0)),
         HumanCount(stats.coalesced),

@@ -1,4 +1,4 @@
-//! Threads that work through requests for a while and measure each one.
+//! Runs of requests: several threads serve requests for a given time, and measure each of them.
 
 use crate::AnyError;
 use crate::database::Database;
@@ -8,22 +8,23 @@ use indicatif::{ProgressBar, ProgressStyle};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Longer times, in nanoseconds, count as this one.
-const LONGEST: u64 = 60_000_000_000;
+/// The maximum latency in the histograms, in nanoseconds. Longer latencies count as this one.
+const MAX_LATENCY_NANOS: u64 = 60_000_000_000;
 
-/// What all runs have in common.
+/// The settings that all runs have in common.
 pub struct Runs<'a> {
     pub database: &'a Database,
     pub traffic: &'a Traffic,
     pub duration: Duration,
 }
 
-/// What a run has done.
+/// The results of a run.
 pub struct Run {
     pub name: &'static str,
-    /// How long each request took, in nanoseconds.
+    /// The latencies of all requests, in nanoseconds.
     pub latencies: Histogram<u64>,
     pub elapsed: Duration,
+    /// The number of database queries.
     pub queries: u64,
 }
 
@@ -43,8 +44,8 @@ impl Run {
 }
 
 impl Runs<'_> {
-    /// Answers requests with `answer`, from the first one on, until the time is over. Each worker has
-    /// a thread of its own.
+    /// Serves requests with `answer`, starting with the first one, until the time is over. Each worker runs on its own
+    /// thread.
     pub fn run<W: Send, T>(
         &self,
         name: &'static str,
@@ -56,7 +57,7 @@ impl Runs<'_> {
         let queries = self.database.queries();
         let started = Instant::now();
         let work = |mut worker: W| {
-            let mut latencies = Histogram::new_with_max(LONGEST, 3)?;
+            let mut latencies = Histogram::new_with_max(MAX_LATENCY_NANOS, 3)?;
             while latencies.is_empty() || started.elapsed() < self.duration {
                 answer_block(&replay, &mut worker, &mut latencies, &answer)?;
                 bar.set_position(millis(started.elapsed()));
@@ -67,7 +68,7 @@ impl Runs<'_> {
             let work = &work;
             let spawn = |worker| scope.spawn(move || work(worker));
             let threads: Vec<_> = workers.into_iter().map(spawn).collect();
-            let mut all = Histogram::new_with_max(LONGEST, 3)?;
+            let mut all = Histogram::new_with_max(MAX_LATENCY_NANOS, 3)?;
             for thread in threads {
                 all.add(thread.join().expect("no thread panics")?)?;
             }
@@ -94,6 +95,7 @@ fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
+/// Serves one block of requests.
 fn answer_block<W, T>(
     replay: &Replay,
     worker: &mut W,
@@ -104,7 +106,7 @@ fn answer_block<W, T>(
         let started = Instant::now();
         answer(worker, *id)?;
         let nanos = started.elapsed().as_nanos();
-        latencies.saturating_record(u64::try_from(nanos).unwrap_or(LONGEST));
+        latencies.saturating_record(u64::try_from(nanos).unwrap_or(MAX_LATENCY_NANOS));
     }
     Ok(())
 }

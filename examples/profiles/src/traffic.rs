@@ -1,5 +1,4 @@
-//! Which profiles are asked for, and in what order: made or read ahead of time, so that each run
-//! gets the same requests.
+//! The requested profiles in their order, generated or read before the runs, so that each run gets the same requests.
 
 use crate::AnyError;
 use rand::SeedableRng;
@@ -11,20 +10,21 @@ use std::fs;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
-/// How many requests the built-in traffic has before it repeats.
+/// The number of requests of the built-in traffic before it repeats.
 const REQUESTS: usize = 4_000_000;
 
-/// How many requests a thread takes at a time: few, so that threads stay close to the order, but
-/// not so few that they wait for each other.
-const BLOCK: usize = 64;
+/// The number of requests that a thread takes at a time: few enough that the threads together stay close to the order,
+/// and enough that they do not contend for the next block.
+const BLOCK_SIZE: usize = 64;
 
+/// A sequence of requested profiles.
 pub struct Traffic {
     ids: Vec<u64>,
     counts: HashMap<u64, u64>,
 }
 
 impl Traffic {
-    /// Requests for each profile in inverse proportion to its rank.
+    /// Generates requests whose frequency for each profile is inversely proportional to its rank.
     #[allow(
         clippy::cast_possible_truncation,
         clippy::cast_precision_loss,
@@ -32,7 +32,7 @@ impl Traffic {
     )]
     pub fn zipf(profiles: usize, seed: u64) -> Self {
         let mut rng = SmallRng::seed_from_u64(seed);
-        // Ranks are scattered, or hot profiles would share pages of the database.
+        // Shuffled, because popular profiles with adjacent ids would share pages of the database.
         let mut by_rank: Vec<u64> = (0..profiles as u64).collect();
         by_rank.shuffle(&mut rng);
         let ranks = Zipf::new(profiles as f64, 1.0).expect("there is at least one profile");
@@ -40,9 +40,9 @@ impl Traffic {
         Self::new(ranks.map(|rank| by_rank[rank as usize - 1]).collect())
     }
 
-    /// The accesses in a file, with the keys numbered in the order of their first appearance.
+    /// Reads an access trace from a file, and numbers the keys in the order of their first appearance.
     pub fn from_trace(path: &Path) -> Result<Self, AnyError> {
-        let format = "a trace is a file of 8-byte little-endian keys, see --help";
+        let format = "a trace is a file of 8-byte little-endian keys; see --help";
         let trace = path.display();
         let bytes =
             fs::read(path).map_err(|error| format!("cannot read {trace}: {error}; {format}"))?;
@@ -70,18 +70,18 @@ impl Traffic {
         Self { ids, counts }
     }
 
-    /// How many profiles are asked for at all.
+    /// Returns the number of distinct profiles.
     pub fn distinct(&self) -> usize {
         self.counts.len()
     }
 
-    /// The profile that is asked for most often.
+    /// Returns the profile with the most requests.
     pub fn hottest(&self) -> u64 {
         let hottest = self.counts.iter().max_by_key(|&(id, count)| (count, id));
         *hottest.expect("there are requests").0
     }
 
-    /// All requests from the first on, for several threads to share.
+    /// Starts a replay at the first request, which several threads can share.
     pub fn replay(&self) -> Replay<'_> {
         Replay {
             ids: &self.ids,
@@ -90,17 +90,18 @@ impl Traffic {
     }
 }
 
+/// The position of several threads in the traffic.
 pub struct Replay<'a> {
     ids: &'a [u64],
     next_block: AtomicUsize,
 }
 
 impl<'a> Replay<'a> {
-    /// The next few requests that no other thread takes; after the last come the first again.
+    /// Takes the next block of requests. After the last block the first one follows again.
     pub fn next_block(&self) -> &'a [u64] {
-        let blocks = self.ids.len().div_ceil(BLOCK);
-        let start = self.next_block.fetch_add(1, Relaxed) % blocks * BLOCK;
-        let end = self.ids.len().min(start + BLOCK);
+        let blocks = self.ids.len().div_ceil(BLOCK_SIZE);
+        let start = self.next_block.fetch_add(1, Relaxed) % blocks * BLOCK_SIZE;
+        let end = self.ids.len().min(start + BLOCK_SIZE);
         &self.ids[start..end]
     }
 }

@@ -1,22 +1,23 @@
-//! The caches of the shop: how they are set up, warmed, and kept for the next start.
+//! The caches of the shop: their settings, warming, and snapshots.
 
 use crate::AnyError;
 use crate::database::Database;
 use crate::options::Redis;
 use crate::records::{Home, Id, Price, Product, Profile, Record, Session, Stock};
-use crate::snapshots;
-use crate::store::{Plan, Store};
+use crate::snapshots::{self, Stored};
+use crate::store::{CacheSettings, Store};
 use hotset::{WarmOptions, WarmOutcome};
 use indicatif::{ProgressBar, ProgressStyle};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 const HOUR: Duration = Duration::from_secs(3_600);
-const MINUTES: Duration = Duration::from_secs(300);
+const FIVE_MINUTES: Duration = Duration::from_secs(300);
 
-/// Keys of one query.
-const BATCH: usize = 500;
+/// The number of keys per query while warming.
+const BATCH_SIZE: usize = 500;
 
+/// All caches of the shop.
 pub(crate) struct Caches {
     pub(crate) products: Store<Product>,
     pub(crate) home: Store<Home>,
@@ -26,11 +27,12 @@ pub(crate) struct Caches {
     pub(crate) stock: Store<Stock>,
 }
 
-/// What has a cache, by its id.
+/// A record type with its own cache.
 pub(crate) trait Cached: Record {
-    /// Of the cache, and of the route.
+    /// The name of the cache and of the route.
     const NAME: &str;
 
+    /// Returns the cache of this type.
     fn store(caches: &Caches) -> &Store<Self>;
 }
 
@@ -50,10 +52,10 @@ cached!(
     Product => products, Profile => profiles, Session => sessions, Price => prices, Stock => stock
 );
 
-/// Does something with each cache and its name, and returns what comes of it.
-macro_rules! each {
+/// Evaluates an expression for each cache and its name, and returns the results as an array.
+macro_rules! map_caches {
     ($caches:expr, ($name:ident, $store:ident) => $done:expr) => {
-        each!(@ $caches, $name, $store, $done, products, home, profiles, sessions, prices, stock)
+        map_caches!(@ $caches, $name, $store, $done, products, home, profiles, sessions, prices, stock)
     };
     (@ $caches:expr, $name:ident, $store:ident, $done:expr, $($cache:ident),*) => {
         [$({
@@ -62,64 +64,65 @@ macro_rules! each {
         }),*]
     };
 }
-pub(crate) use each;
+pub(crate) use map_caches;
 
 impl Caches {
+    /// Builds all caches, over Redis if one is given.
     pub(crate) fn new(capacity: usize, redis: Option<Redis>) -> Result<Self, AnyError> {
-        let plan = |name, ttl, is_exact| Plan {
+        let settings = |name, ttl, is_exact| CacheSettings {
             name,
             capacity,
             ttl,
             is_exact,
         };
-        let home = Plan {
+        let home = CacheSettings {
             capacity: 1,
-            ..plan("home", HOUR, false)
+            ..settings("home", HOUR, false)
         };
         Ok(Self {
-            products: plan("products", HOUR, false).build(redis)?,
+            products: settings("products", HOUR, false).build(redis)?,
             home: home.build(redis)?,
-            profiles: plan("profiles", MINUTES, false).build(redis)?,
-            sessions: plan("sessions", MINUTES, false).build(redis)?,
-            prices: plan("prices", MINUTES, true).build(redis)?,
-            stock: plan("stock", MINUTES, true).build(redis)?,
+            profiles: settings("profiles", FIVE_MINUTES, false).build(redis)?,
+            sessions: settings("sessions", FIVE_MINUTES, false).build(redis)?,
+            prices: settings("prices", FIVE_MINUTES, true).build(redis)?,
+            stock: settings("stock", FIVE_MINUTES, true).build(redis)?,
         })
     }
 
-    /// Loads what sells best, as far as there is room, with a bar that shows how far it is.
-    pub(crate) async fn warm(&self, most: usize, database: &Database) -> Result<(), AnyError> {
-        let ids = database.popular(i64::try_from(most)?).await?;
+    /// Fills the caches of products, prices and stock with up to `max` of the most popular products each, and shows a
+    /// progress bar.
+    pub(crate) async fn warm(&self, max: usize, database: &Database) -> Result<(), AnyError> {
+        let ids = database.popular(i64::try_from(max)?).await?;
         let style = ProgressStyle::with_template("warming {wide_bar} {pos}/{len} {eta}")?;
         let bar = ProgressBar::new(3 * ids.len() as u64).with_style(style);
-        let begun = Instant::now();
-        let mut held = 0;
-        held += warm::<Product>(self, &ids, database, &bar).await?;
-        held += warm::<Price>(self, &ids, database, &bar).await?;
-        held += warm::<Stock>(self, &ids, database, &bar).await?;
+        let started = Instant::now();
+        let mut entries = 0;
+        entries += warm::<Product>(self, &ids, database, &bar).await?;
+        entries += warm::<Price>(self, &ids, database, &bar).await?;
+        entries += warm::<Stock>(self, &ids, database, &bar).await?;
         bar.finish_and_clear();
-        println!("warmed: {held} entries in {:.1?}", begun.elapsed());
+        println!("warmed: {entries} entries in {:.1?}", started.elapsed());
         Ok(())
     }
 
-    /// Begins with what the last run has left.
+    /// Restores the snapshots of the last run.
     pub(crate) async fn restore(&self, folder: &Path) {
         let restored = [
-            restored("products", &self.products, folder).await,
-            restored("home", &self.home, folder).await,
-            restored("profiles", &self.profiles, folder).await,
-            restored("sessions", &self.sessions, folder).await,
-            // These may have changed since, which only Redis knows.
-            exact("prices", &self.prices, folder).await,
-            exact("stock", &self.stock, folder).await,
+            restore("products", &self.products, folder).await,
+            restore("home", &self.home, folder).await,
+            restore("profiles", &self.profiles, folder).await,
+            restore("sessions", &self.sessions, folder).await,
+            restore_shared("prices", &self.prices, folder).await,
+            restore_shared("stock", &self.stock, folder).await,
         ];
         println!("restored: {} entries", restored.iter().sum::<u64>());
     }
 
-    /// Leaves what is held to the next run.
+    /// Writes the snapshots for the next run.
     pub(crate) async fn write(&self, folder: &Path) -> Result<(), AnyError> {
         let mut entries = 0;
         for written in
-            each!(self, (name, store) => snapshots::write(store, &folder.join(name)).await)
+            map_caches!(self, (name, store) => snapshots::write(store, &folder.join(name)).await)
         {
             entries += written.map_err(|error| format!("no snapshot was written: {error}"))?;
         }
@@ -128,6 +131,7 @@ impl Caches {
     }
 }
 
+/// Warms one cache, and returns the number of loaded entries.
 async fn warm<T: Cached>(
     caches: &Caches,
     ids: &[Id],
@@ -135,38 +139,41 @@ async fn warm<T: Cached>(
     bar: &ProgressBar,
 ) -> Result<u64, AnyError> {
     let (store, before) = (T::store(caches), bar.position());
-    let held = usize::try_from(store.stats().entries)?;
-    let mut best = ids[..ids.len().saturating_sub(held)].to_vec();
-    // All of them fit, so the best come last, and are the last to be evicted.
-    best.reverse();
+    let cached = usize::try_from(store.stats().entries)?;
+    let mut popular = ids[..ids.len().saturating_sub(cached)].to_vec();
+    // The most popular products come last, so that they are the last to be evicted.
+    popular.reverse();
     let warming = WarmOptions::new()
-        .batch(BATCH)
+        .batch(BATCH_SIZE)
         .stop_after_failures(3)
         .on_progress(|progress| bar.set_position(before + progress.done()));
-    let report = store.warm(warming, best, database).await;
+    let report = store.warm(warming, popular, database).await;
     bar.set_position(before + ids.len() as u64);
     match (report.failures.first(), report.end) {
         (Some(failed), _) => Err(format!("cannot warm {}: {}", T::NAME, failed.error).into()),
         (None, WarmOutcome::NotProven) => {
-            bar.suspend(|| eprintln!("{}: not warmed, since Redis does not answer", T::NAME));
+            bar.suspend(|| eprintln!("{}: not warmed, because Redis does not answer", T::NAME));
             Ok(0)
         }
         (None, _) => Ok(report.found),
     }
 }
 
-async fn restored<T: crate::snapshots::Stored>(name: &str, store: &Store<T>, folder: &Path) -> u64 {
+/// Restores the snapshot of one cache, and returns the number of restored entries.
+async fn restore<T: Stored>(name: &str, store: &Store<T>, folder: &Path) -> u64 {
     let restored = snapshots::restore(store, &folder.join(name)).await;
     restored.unwrap_or_else(|error| {
-        // Of another version, say: the cache is as it was.
+        // For instance, the snapshot has another version. The cache is unchanged.
         eprintln!("{name}: not restored: {error}");
         0
     })
 }
 
-async fn exact<T: Cached>(name: &str, store: &Store<T>, folder: &Path) -> u64 {
+/// Restores the snapshot of a cache of changing values only over Redis. Without Redis it is not known whether a value
+/// has changed since the snapshot was written.
+async fn restore_shared<T: Cached>(name: &str, store: &Store<T>, folder: &Path) -> u64 {
     match store.tier() {
-        Some(_) => restored(name, store, folder).await,
+        Some(_) => restore(name, store, folder).await,
         None => 0,
     }
 }

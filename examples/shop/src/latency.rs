@@ -1,4 +1,4 @@
-//! How long things take.
+//! Histograms of latencies, and their summaries.
 
 use hdrhistogram::Histogram;
 use hotset::DurationHistogram;
@@ -6,12 +6,13 @@ use parking_lot::Mutex;
 use serde::Serialize;
 use std::time::Duration;
 
-/// Nanoseconds.
-const MOST: u64 = 60_000_000_000;
+/// The maximum latency in the histogram, in nanoseconds. Longer latencies count as this one.
+const MAX_LATENCY_NANOS: u64 = 60_000_000_000;
 
+/// A histogram of latencies, in nanoseconds.
 pub(crate) struct Latencies(Mutex<Histogram<u64>>);
 
-/// In microseconds.
+/// The mean and percentiles of latencies, in microseconds.
 #[derive(Serialize, Default)]
 pub(crate) struct Summary {
     pub(crate) count: u64,
@@ -22,20 +23,22 @@ pub(crate) struct Summary {
 
 impl Latencies {
     pub(crate) fn new() -> Self {
-        let histogram = Histogram::new_with_bounds(1, MOST, 2);
-        Self(Mutex::new(histogram.expect("the bounds are in order")))
+        let histogram = Histogram::new_with_bounds(1, MAX_LATENCY_NANOS, 2);
+        Self(Mutex::new(histogram.expect("the bounds are valid")))
     }
 
+    /// Records a latency.
     pub(crate) fn add(&self, time: Duration) {
-        let nanos = u64::try_from(time.as_nanos()).unwrap_or(MOST);
+        let nanos = u64::try_from(time.as_nanos()).unwrap_or(MAX_LATENCY_NANOS);
         self.0.lock().saturating_record(nanos);
     }
 
-    /// What was before does not count.
+    /// Removes all recorded latencies.
     pub(crate) fn reset(&self) {
         self.0.lock().reset();
     }
 
+    /// Returns a summary of all recorded latencies.
     pub(crate) fn summary(&self) -> Summary {
         let histogram = self.0.lock();
         let micros = |percent| micros(histogram.value_at_percentile(percent));
@@ -54,7 +57,7 @@ fn micros(nanos: u64) -> f64 {
 }
 
 impl Summary {
-    /// Of what came in between.
+    /// Returns a summary of the durations that were recorded between two snapshots of a histogram.
     #[allow(clippy::cast_precision_loss)]
     pub(crate) fn between(then: &DurationHistogram, now: &DurationHistogram) -> Self {
         let count = now.count() - then.count();

@@ -1,4 +1,4 @@
-//! A shop, with its caches, and a page that shows what they do.
+//! A web shop with caches over a database, and a page with their live statistics.
 //!
 //! ```sh
 //! cargo run --release -p shop              # then open http://127.0.0.1:8080
@@ -7,21 +7,20 @@
 //!     --database postgres://user@host/name --redis redis://host/ --snapshot target/shop
 //! ```
 //!
-//! Started several times over one PostgreSQL and one Redis, it is one shop: a price that is changed in one
-//! process is seen in all. Without Redis each process has caches of its own, and only one should change
-//! prices and stock.
+//! Several processes over one PostgreSQL and one Redis form one shop: a price that is changed in one process is visible
+//! in all. Without Redis each process has its own caches, and only one process should change prices and stock.
 
-// SQLite and PostgreSQL are names and no items.
+// SQLite and PostgreSQL are names of products and not code items.
 #![allow(clippy::doc_markdown)]
 
 mod caches;
 mod database;
+mod error_response;
 mod latency;
 mod metrics;
 mod options;
 mod page;
 mod records;
-mod refusal;
 mod routes;
 mod service;
 mod snapshots;
@@ -46,8 +45,8 @@ use tokio::time::sleep;
 
 pub(crate) type AnyError = Box<dyn Error + Send + Sync>;
 
-/// How long requests may go on once it is to end.
-const GRACE: Duration = Duration::from_secs(10);
+/// The maximum time for running requests to finish during shutdown.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(10);
 
 #[tokio::main]
 async fn main() -> ExitCode {
@@ -79,35 +78,35 @@ async fn run(options: Options) -> Result<(), AnyError> {
     caches.warm(capacity, &database).await?;
     let shop = Arc::new(Shop::new(database, caches)?);
     serve(listener, &shop).await?;
-    shop.finish(GRACE).await;
+    shop.finish(SHUTDOWN_TIMEOUT).await;
     if let Some(folder) = &options.snapshot {
         shop.caches.write(folder).await?;
     }
     Ok(())
 }
 
-/// Until it is to end, and its customers have their answers.
+/// Serves requests until SIGTERM or SIGINT, and then waits for running requests.
 async fn serve(listener: TcpListener, shop: &Arc<Shop>) -> io::Result<()> {
     let mut terminated = signal(SignalKind::terminate())?;
     let mut interrupted = signal(SignalKind::interrupt())?;
     println!("listening on http://{}", listener.local_addr()?);
-    let (tell, told) = oneshot::channel();
-    let ends = async move {
+    let (stop_sender, stopped) = oneshot::channel();
+    let shutdown = async move {
         tokio::select! {
             _ = terminated.recv() => {}
             _ = interrupted.recv() => {}
         }
-        // Nobody listens if serving has failed.
-        let _ = tell.send(());
+        // The receiver is dropped if the server has failed.
+        let _ = stop_sender.send(());
     };
     let served = axum::serve(listener, routes::router(Arc::clone(shop)));
-    let late = async {
-        if told.await.is_ok() {
-            sleep(GRACE).await;
+    let timeout = async {
+        if stopped.await.is_ok() {
+            sleep(SHUTDOWN_TIMEOUT).await;
         }
     };
     tokio::select! {
-        served = served.with_graceful_shutdown(ends) => served,
-        () = late => Ok(()),
+        served = served.with_graceful_shutdown(shutdown) => served,
+        () = timeout => Ok(()),
     }
 }

@@ -3,7 +3,7 @@
 const $ = (id) => document.getElementById(id);
 const DASH = "\u2013", SECONDS = 60;
 
-// ---- Figures, for people
+// ---- Formats
 
 const whole = (n) => Math.round(n).toLocaleString("en-US");
 const percent = (share) => (share === null ? DASH : `${(100 * share).toFixed(1)}%`);
@@ -29,12 +29,12 @@ function seconds(s) {
 
 function line(points, color, x, y) {
   const runs = points.map((p, i) => (p === null ? null : `${x(i)},${y(p)}`));
-  // A break where there was nothing.
+  // The line is interrupted where there is no value.
   const parts = runs.join(" ").split(/ {2,}/).filter((part) => part.trim());
   return parts.map((part) => `<polyline class="${color}" points="${part.trim()}"/>`).join("");
 }
 
-function chart(svg, hits, loads, scale, label, what) {
+function chart(svg, hits, loads, scale, label, title) {
   const [left, right, top, bottom] = [44, 398, 6, 186];
   const x = (i) => (left + ((i + SECONDS - hits.length) * (right - left)) / (SECONDS - 1)).toFixed(1);
   const y = (value) => (bottom - scale.place(value) * (bottom - top)).toFixed(1);
@@ -43,7 +43,7 @@ function chart(svg, hits, loads, scale, label, what) {
     `<text x="${left - 6}" y="${+y(tick) + 4}" text-anchor="end">${label(tick)}</text>`);
   svg.innerHTML = ticks.join("") + line(loads, "load", x, y) + line(hits, "hit", x, y);
   const last = (points) => (points.at(-1) ?? null) === null ? "none" : label(points.at(-1));
-  svg.setAttribute("aria-label", `${what}: cache ${last(hits)}, database ${last(loads)}`);
+  svg.setAttribute("aria-label", `${title}: cache ${last(hits)}, database ${last(loads)}`);
 }
 
 function linear(values) {
@@ -60,20 +60,20 @@ function decades(values) {
   return { place: (v) => (Math.log10(Math.max(v, 10 ** low)) - low) / (high - low), ticks };
 }
 
-// ---- What the shop tells, each second
+// ---- Statistics of the shop, polled each second
 
 const history = { lookups: [], reads: [], cached: [], loaded: [] };
 let before = null;
 
 const sum = (stats, name) => stats.caches.reduce((all, cache) => all + cache[name], 0);
 
-// The mean of what came since.
+// The mean of the times that were recorded between two reports.
 function mean(now, then) {
   const count = now.count - then.count;
   return count > 0 ? (now.mean_us * now.count - then.mean_us * then.count) / count : null;
 }
 
-function note(now, then) {
+function addToHistory(now, then) {
   const passed = now.seconds - then.seconds;
   const lookups = (stats) => sum(stats, "hits") + sum(stats, "misses");
   const newest = {
@@ -90,15 +90,15 @@ function note(now, then) {
 function tiles(now) {
   const hits = sum(now, "hits"), all = hits + sum(now, "misses");
   $("hit-ratio").textContent = percent(all ? hits / all : null);
-  $("hit-note").textContent = all ? `${whole(hits)} of ${whole(all)} look-ups` : "no look-ups yet";
+  $("hit-note").textContent = all ? `${whole(hits)} of ${whole(all)} lookups` : "no lookups yet";
   $("rate").textContent = history.lookups.length ? `${whole(history.lookups.at(-1))}/s` : DASH;
   $("rate-note").textContent = history.reads.length
-    ? `${whole(history.reads.at(-1))}/s reach the database` : "none yet";
+    ? `${whole(history.reads.at(-1))}/s database reads` : "none yet";
   const times = [["cached", now.cached, "reads"], ["loaded", now.database_times, "queries"]];
-  for (const [id, summary, what] of times) {
+  for (const [id, summary, unit] of times) {
     $(id).textContent = summary.count ? micros(summary.mean_us) : DASH;
     $(`${id}-note`).textContent = summary.count
-      ? `p50 ${micros(summary.p50_us)}, p99 ${micros(summary.p99_us)}` : `no ${what} yet`;
+      ? `p50 ${micros(summary.p50_us)}, p99 ${micros(summary.p99_us)}` : `no ${unit} yet`;
   }
 }
 
@@ -136,9 +136,9 @@ function heading(now) {
   const open = tiers.some((tier) => tier.breaker_open);
   const lost = tiers.some((tier) => tier.proven_seconds === null);
   $("redis").textContent = !tiers.length ? "caches of this process"
-    : open ? "Redis does not answer: the breaker is open"
+    : open ? "Redis does not answer: the circuit breaker is open"
     : lost ? "Redis: invalidations are not proven to arrive"
-    : "Redis: invalidations proven to arrive";
+    : "Redis: invalidations are proven to arrive";
   $("redis").classList.toggle("bad", open || lost);
 }
 
@@ -147,7 +147,7 @@ function trouble(text) {
   $("trouble").hidden = !text;
 }
 
-async function ask(path, options) {
+async function request(path, options) {
   const response = await fetch(path, options);
   const answer = await response.json();
   if (!response.ok) throw new Error(answer.error);
@@ -156,10 +156,10 @@ async function ask(path, options) {
 
 async function poll() {
   try {
-    const now = await ask("/stats");
-    // The shop was started anew.
+    const now = await request("/stats");
+    // The shop was restarted.
     if (before && now.seconds < before.seconds) before = null;
-    if (before) note(now, before);
+    if (before) addToHistory(now, before);
     before = now;
     heading(now);
     tiles(now);
@@ -172,7 +172,7 @@ async function poll() {
   }
 }
 
-// ---- The shelf
+// ---- Products
 
 const shown = (id) => document.querySelector(`#products li[data-id="${id}"]`);
 
@@ -180,7 +180,7 @@ function put(element, text) {
   if (!element || element.textContent === text) return;
   element.textContent = text;
   element.classList.remove("changed");
-  void element.offsetWidth; // begins the animation anew
+  void element.offsetWidth; // restarts the animation
   element.classList.add("changed");
 }
 
@@ -190,7 +190,7 @@ const putStock = (stock) => put(shown(stock.id)?.querySelector(".stock"), `${sto
 async function showPrice() {
   const id = $("product").value;
   if (!id) return;
-  const price = await ask(`/prices/${id}`);
+  const price = await request(`/prices/${id}`);
   putPrice(price);
   put($("price"), dollars(price.cents));
   $("price-note").textContent = `version ${price.version}, read every second through the cache`;
@@ -200,7 +200,7 @@ async function change(event) {
   event.preventDefault();
   const cents = Math.round(100 * $("cents").valueAsNumber);
   try {
-    await ask(`/prices/${$("product").value}`, { method: "PUT", body: JSON.stringify({ cents }) });
+    await request(`/prices/${$("product").value}`, { method: "PUT", body: JSON.stringify({ cents }) });
     await showPrice();
     trouble("");
   } catch (error) {
@@ -208,18 +208,18 @@ async function change(event) {
   }
 }
 
-// ---- Customers
+// ---- Simulated customers
 
-const CUSTOMERS = 5, PAUSE = 15; // milliseconds between their visits
+const CUSTOMERS = 5, PAUSE_MS = 15; // the time between two visits of a customer
 
-// The second product is wanted half as often as the first, the third a third as often.
+// A Zipf distribution: the second product is chosen half as often as the first, the third a third as often.
 const popular = (products) => Math.min(products, Math.floor((products + 1) ** Math.random()));
 
 async function visit() {
-  const id = popular(before.products), who = popular(before.products);
+  const id = popular(before.products), user = popular(before.products);
   const [price, stock] = await Promise.all([
-    ask(`/prices/${id}`), ask(`/stock/${id}`), ask(`/products/${id}`),
-    ask(`/sessions/${who}`), ask(`/profiles/${who}`),
+    request(`/prices/${id}`), request(`/stock/${id}`), request(`/products/${id}`),
+    request(`/sessions/${user}`), request(`/profiles/${user}`),
   ]);
   putPrice(price);
   putStock(stock);
@@ -231,7 +231,7 @@ let customers = null;
 async function customer(mine) {
   while (customers === mine) {
     await visit();
-    await new Promise((resolve) => setTimeout(resolve, PAUSE));
+    await new Promise((resolve) => setTimeout(resolve, PAUSE_MS));
   }
 }
 
@@ -243,7 +243,7 @@ function setTraffic(on) {
   const all = Array.from({ length: CUSTOMERS }, () => customer(customers));
   Promise.all(all).catch((error) => {
     setTraffic(false);
-    trouble(`The customers have left: ${error.message}`);
+    trouble(`The traffic has stopped: ${error.message}`);
   });
 }
 

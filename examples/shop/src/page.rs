@@ -1,7 +1,7 @@
-//! The home page: what sells best, and what the caches do.
+//! The home page: the best sellers, and the statistics of the caches.
 
 use crate::AnyError;
-use crate::records::{Listed, Offer, Price, Stock, Versioned};
+use crate::records::{ListedProduct, Offer, Price, Stock, Versioned};
 use crate::service::Shop;
 use std::fmt::Write;
 
@@ -9,11 +9,11 @@ const PAGE: &str = include_str!("page.html");
 const STYLE: &str = include_str!("page.css");
 const SCRIPT: &str = include_str!("page.js");
 
-/// A list, with a price and a count of each in it. The database gives all of it at once; the caches hold
-/// the list, which seldom changes, apart from what does.
-pub(crate) async fn home(shop: &Shop, anew: bool) -> Result<String, AnyError> {
+/// Renders the home page. Past the caches all data comes from one query. The caches contain the list of products apart
+/// from prices and stock, because the list seldom changes.
+pub(crate) async fn home(shop: &Shop, bypass: bool) -> Result<String, AnyError> {
     let mut cards = String::new();
-    if anew {
+    if bypass {
         for Offer {
             product,
             cents,
@@ -37,8 +37,9 @@ pub(crate) async fn home(shop: &Shop, anew: bool) -> Result<String, AnyError> {
         .replace("<!-- products -->", &cards))
 }
 
-fn card(cards: &mut String, product: &Listed, cents: i64, left: i64) {
-    let Listed {
+/// Adds a product to the list.
+fn card(cards: &mut String, product: &ListedProduct, cents: i64, left: i64) {
+    let ListedProduct {
         id,
         name,
         category,
@@ -51,7 +52,7 @@ fn card(cards: &mut String, product: &Listed, cents: i64, left: i64) {
         cards,
         "<li data-id=\"{id}\"><span class=\"name\"><a href=\"/products/{id}\">{name}</a>\
          <span class=\"category\">{category}</span></span>\
-         <span class=\"stars\" title=\"stars, of 5\">{stars}</span>\
+         <span class=\"stars\" title=\"stars out of 5\">{stars}</span>\
          <b class=\"price\">{price}</b><span class=\"stock\">{left} left</span></li>"
     );
 }

@@ -1,5 +1,5 @@
-//! What the shop sells and knows, and how it is queried. Statements are such as SQLite and PostgreSQL
-//! both take; parameters are numbered in the order in which they appear, which SQLite counts by.
+//! The records of the shop and their queries. Statements are valid for SQLite and PostgreSQL. Parameters are numbered
+//! in the order of their appearance, because SQLite assigns values in this order.
 
 use crate::AnyError;
 use crate::snapshots::Stored;
@@ -13,32 +13,32 @@ pub(crate) trait Row {
     fn text(&self, column: usize) -> Result<String, AnyError>;
 }
 
-/// What a query finds.
-pub(crate) trait Found: Send + Sized + 'static {
-    fn read(row: &impl Row) -> Result<Self, AnyError>;
+/// A type that is read from a row.
+pub(crate) trait FromRow: Send + Sized + 'static {
+    fn from_row(row: &impl Row) -> Result<Self, AnyError>;
 }
 
-/// What is looked up by its id.
-pub(crate) trait Record: Found + Stored + Serialize + Sync {
-    /// `$1` is the id, or several of them.
+/// A record with an id.
+pub(crate) trait Record: FromRow + Stored + Serialize + Sync {
+    /// The query for records. `$1` is one id or a list of ids.
     const QUERY: &str;
 
     fn id(&self) -> Id;
 }
 
-/// What changes while it is served.
+/// A record whose number changes, and whose version rises with each change.
 pub(crate) trait Versioned: Record + Copy {
-    /// Sets the number `$1` of id `$2` if its version is `$3` still.
+    /// The statement that sets the number of id `$2` to `$1` if its version is `$3`.
     const CHANGE: &str;
 
     fn number(&self) -> i64;
     fn version(&self) -> i64;
 
-    /// The next version of it.
+    /// Returns the next version of the record, with another number.
     fn changed(self, number: i64) -> Self;
 }
 
-/// All that a product's page shows, but for what changes.
+/// The data of a product page, except price and stock.
 #[derive(Serialize, Deserialize)]
 pub(crate) struct Product {
     pub(crate) id: Id,
@@ -46,13 +46,13 @@ pub(crate) struct Product {
     pub(crate) description: String,
     pub(crate) category: String,
     pub(crate) reviews: i64,
-    /// Hundredths, on average.
+    /// The average rating, in hundredths of a star.
     pub(crate) stars: i64,
     pub(crate) best_review: String,
 }
 
-impl Found for Product {
-    fn read(row: &impl Row) -> Result<Self, AnyError> {
+impl FromRow for Product {
+    fn from_row(row: &impl Row) -> Result<Self, AnyError> {
         Ok(Self {
             id: row.number(0)?,
             name: row.text(1)?,
@@ -80,23 +80,24 @@ impl Record for Product {
     }
 }
 
-/// What sells best, for the home page.
+/// The list of best sellers on the home page.
 #[derive(Serialize, Deserialize)]
 pub(crate) struct Home {
-    pub(crate) products: Vec<Listed>,
+    pub(crate) products: Vec<ListedProduct>,
 }
 
+/// A product in the list of best sellers.
 #[derive(Serialize, Deserialize)]
-pub(crate) struct Listed {
+pub(crate) struct ListedProduct {
     pub(crate) id: Id,
     pub(crate) name: String,
     pub(crate) category: String,
-    /// Hundredths, on average.
+    /// The average rating, in hundredths of a star.
     pub(crate) stars: i64,
 }
 
-impl Listed {
-    /// The first `$1`.
+impl ListedProduct {
+    /// The query for the `$1` products with the most sales.
     pub(crate) const QUERY: &str = "\
         SELECT p.id, p.name, c.name, \
             CAST(coalesce((SELECT avg(r.stars) FROM reviews r WHERE r.product = p.id) * 100, 0) \
@@ -105,8 +106,8 @@ impl Listed {
         ORDER BY p.sold DESC, p.id LIMIT $1";
 }
 
-impl Found for Listed {
-    fn read(row: &impl Row) -> Result<Self, AnyError> {
+impl FromRow for ListedProduct {
+    fn from_row(row: &impl Row) -> Result<Self, AnyError> {
         Ok(Self {
             id: row.number(0)?,
             name: row.text(1)?,
@@ -116,15 +117,16 @@ impl Found for Listed {
     }
 }
 
-/// What the home page shows of a product.
+/// A product on the home page, with price and stock.
 pub(crate) struct Offer {
-    pub(crate) product: Listed,
+    pub(crate) product: ListedProduct,
     pub(crate) cents: i64,
+    /// The number of items in stock.
     pub(crate) left: i64,
 }
 
 impl Offer {
-    /// The first `$1`.
+    /// The query for the `$1` products with the most sales.
     pub(crate) const QUERY: &str = "\
         SELECT p.id, p.name, c.name, \
             CAST(coalesce((SELECT avg(r.stars) FROM reviews r WHERE r.product = p.id) * 100, 0) \
@@ -134,16 +136,17 @@ impl Offer {
         ORDER BY p.sold DESC, p.id LIMIT $1";
 }
 
-impl Found for Offer {
-    fn read(row: &impl Row) -> Result<Self, AnyError> {
+impl FromRow for Offer {
+    fn from_row(row: &impl Row) -> Result<Self, AnyError> {
         Ok(Self {
-            product: Listed::read(row)?,
+            product: ListedProduct::from_row(row)?,
             cents: row.number(4)?,
             left: row.number(5)?,
         })
     }
 }
 
+/// A customer.
 #[derive(Serialize, Deserialize)]
 pub(crate) struct Profile {
     pub(crate) id: Id,
@@ -152,8 +155,8 @@ pub(crate) struct Profile {
     pub(crate) reviews: i64,
 }
 
-impl Found for Profile {
-    fn read(row: &impl Row) -> Result<Self, AnyError> {
+impl FromRow for Profile {
+    fn from_row(row: &impl Row) -> Result<Self, AnyError> {
         Ok(Self {
             id: row.number(0)?,
             name: row.text(1)?,
@@ -174,7 +177,7 @@ impl Record for Profile {
     }
 }
 
-/// Who is logged in, and has what in the basket.
+/// The session of a customer who is logged in, with the number of items in the basket.
 #[derive(Serialize, Deserialize)]
 pub(crate) struct Session {
     pub(crate) id: Id,
@@ -183,8 +186,8 @@ pub(crate) struct Session {
     pub(crate) basket: i64,
 }
 
-impl Found for Session {
-    fn read(row: &impl Row) -> Result<Self, AnyError> {
+impl FromRow for Session {
+    fn from_row(row: &impl Row) -> Result<Self, AnyError> {
         Ok(Self {
             id: row.number(0)?,
             profile: row.number(1)?,
@@ -210,12 +213,12 @@ macro_rules! versioned {
         pub(crate) struct $name {
             id: Id,
             $number: i64,
-            /// Given by the database: it rises with each change.
+            /// The version, which the database increments with each change.
             version: i64,
         }
 
-        impl Found for $name {
-            fn read(row: &impl Row) -> Result<Self, AnyError> {
+        impl FromRow for $name {
+            fn from_row(row: &impl Row) -> Result<Self, AnyError> {
                 Ok(Self {
                     id: row.number(0)?,
                     $number: row.number(1)?,
@@ -265,5 +268,5 @@ macro_rules! versioned {
 }
 
 versioned!(Price, cents, "prices");
-// `count` is a function, but a column's name as well.
+// `count` is also the name of an SQL function, but it is valid as the name of a column.
 versioned!(Stock, count, "stock");

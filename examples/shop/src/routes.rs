@@ -1,9 +1,9 @@
-//! The shop over HTTP.
+//! The HTTP routes of the shop.
 
 use crate::caches::Cached;
+use crate::error_response::ErrorResponse;
 use crate::page;
 use crate::records::{Id, Price, Product, Profile, Session, Stock, Versioned};
-use crate::refusal::Refusal;
 use crate::service::{Change, Shop};
 use crate::stats::{Health, Report};
 use axum::body::Bytes;
@@ -18,11 +18,11 @@ use serde::de::DeserializeOwned;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
-/// More is a mistake.
-const NUMBERS: i64 = 1_000_000_000;
+/// The maximum price and count in requests.
+const MAX_NUMBER: i64 = 1_000_000_000;
 
-type TheShop = State<Arc<Shop>>;
-type TheId = Result<Path<Id>, PathRejection>;
+type ShopState = State<Arc<Shop>>;
+type IdPath = Result<Path<Id>, PathRejection>;
 type Body = Result<Bytes, BytesRejection>;
 
 pub(crate) fn router(shop: Arc<Shop>) -> Router {
@@ -42,25 +42,25 @@ pub(crate) fn router(shop: Arc<Shop>) -> Router {
         .with_state(shop)
 }
 
-async fn home(State(shop): TheShop, headers: HeaderMap) -> Result<Response, Refusal> {
-    let home = page::home(&shop, is_anew(&headers)).await?;
+async fn home(State(shop): ShopState, headers: HeaderMap) -> Result<Response, ErrorResponse> {
+    let home = page::home(&shop, bypasses_cache(&headers)).await?;
     Ok(Html(home).into_response())
 }
 
 async fn read<T: Cached>(
-    State(shop): TheShop,
-    id: TheId,
+    State(shop): ShopState,
+    id: IdPath,
     headers: HeaderMap,
-) -> Result<Response, Refusal> {
+) -> Result<Response, ErrorResponse> {
     let Path(id) = id?;
-    match shop.get::<T>(id, is_anew(&headers)).await? {
+    match shop.get::<T>(id, bypasses_cache(&headers)).await? {
         Some(found) => Ok(Json(&*found).into_response()),
-        None => Err(Refusal::missing(T::NAME, id)),
+        None => Err(ErrorResponse::missing(T::NAME, id)),
     }
 }
 
-/// Past the cache?
-fn is_anew(headers: &HeaderMap) -> bool {
+/// Returns `true` if a request bypasses the caches, with the header `cache-control: no-cache`.
+fn bypasses_cache(headers: &HeaderMap) -> bool {
     let control = headers.get(header::CACHE_CONTROL);
     let directives = control.and_then(|control| control.to_str().ok());
     directives.is_some_and(|all| all.split(',').any(|each| each.trim() == "no-cache"))
@@ -72,10 +72,14 @@ struct NewPrice {
     cents: i64,
 }
 
-async fn set_price(State(shop): TheShop, id: TheId, body: Body) -> Result<Response, Refusal> {
+async fn set_price(
+    State(shop): ShopState,
+    id: IdPath,
+    body: Body,
+) -> Result<Response, ErrorResponse> {
     let (Path(id), body) = (id?, body?);
     let NewPrice { cents } = parse(&body, r#"{"cents": 1999}"#)?;
-    check("cents", cents, 0..=NUMBERS)?;
+    check("cents", cents, 0..=MAX_NUMBER)?;
     let change = shop.change("set_price", id, move |_| Ok(cents)).await?;
     answer::<Price>(id, change)
 }
@@ -86,43 +90,46 @@ struct Taken {
     count: i64,
 }
 
-async fn take(State(shop): TheShop, id: TheId, body: Body) -> Result<Response, Refusal> {
+async fn take(State(shop): ShopState, id: IdPath, body: Body) -> Result<Response, ErrorResponse> {
     let (Path(id), body) = (id?, body?);
     let Taken { count } = parse(&body, r#"{"count": 1}"#)?;
-    check("count", count, 1..=NUMBERS)?;
-    let next = move |there: i64| match there - count {
-        0.. => Ok(there - count),
-        _ => Err(format!("there are only {there}")),
+    check("count", count, 1..=MAX_NUMBER)?;
+    let next = move |available: i64| match available - count {
+        0.. => Ok(available - count),
+        _ => Err(format!("there are only {available}")),
     };
     answer::<Stock>(id, shop.change("take_stock", id, next).await?)
 }
 
-fn answer<T: Cached + Versioned>(id: Id, change: Change<T>) -> Result<Response, Refusal> {
+fn answer<T: Cached + Versioned>(id: Id, change: Change<T>) -> Result<Response, ErrorResponse> {
     match change {
-        Change::Made { new, is_told: true } => Ok(Json(new).into_response()),
-        // The database has it; other processes hear of it once Redis is back.
-        Change::Made { new, .. } => Ok((StatusCode::ACCEPTED, Json(new)).into_response()),
-        Change::Missing => Err(Refusal::missing(T::NAME, id)),
-        Change::Refused(reason) => Err(Refusal::new(StatusCode::CONFLICT, reason)),
+        Change::Applied {
+            new,
+            is_acknowledged: true,
+        } => Ok(Json(new).into_response()),
+        // The database has the change. Other processes see it when Redis is available again.
+        Change::Applied { new, .. } => Ok((StatusCode::ACCEPTED, Json(new)).into_response()),
+        Change::Missing => Err(ErrorResponse::missing(T::NAME, id)),
+        Change::Refused(reason) => Err(ErrorResponse::new(StatusCode::CONFLICT, reason)),
     }
 }
 
-fn parse<T: DeserializeOwned>(body: &[u8], example: &str) -> Result<T, Refusal> {
+fn parse<T: DeserializeOwned>(body: &[u8], example: &str) -> Result<T, ErrorResponse> {
     let parsed = serde_json::from_slice(body);
-    parsed.map_err(|error| Refusal::bad(format!("{error}: send JSON such as {example}")))
+    parsed.map_err(|error| ErrorResponse::bad(format!("{error}: send JSON such as {example}")))
 }
 
-fn check(name: &str, number: i64, range: RangeInclusive<i64>) -> Result<(), Refusal> {
+fn check(name: &str, number: i64, range: RangeInclusive<i64>) -> Result<(), ErrorResponse> {
     if range.contains(&number) {
         return Ok(());
     }
     let (least, most) = range.into_inner();
-    Err(Refusal::bad(format!(
+    Err(ErrorResponse::bad(format!(
         "{name} must be from {least} to {most}"
     )))
 }
 
-async fn health(State(shop): TheShop) -> Response {
+async fn health(State(shop): ShopState) -> Response {
     let health = Health::of(&shop).await;
     let status = if health.serves() {
         StatusCode::OK
@@ -132,20 +139,23 @@ async fn health(State(shop): TheShop) -> Response {
     (status, Json(health)).into_response()
 }
 
-async fn metrics(State(shop): TheShop) -> Response {
+async fn metrics(State(shop): ShopState) -> Response {
     let text = shop.exporter.render();
-    let kind = "text/plain; version=0.0.4; charset=utf-8";
-    ([(header::CONTENT_TYPE, kind)], text).into_response()
+    let content_type = "text/plain; version=0.0.4; charset=utf-8";
+    ([(header::CONTENT_TYPE, content_type)], text).into_response()
 }
 
-async fn stats(State(shop): TheShop) -> Response {
+async fn stats(State(shop): ShopState) -> Response {
     Json(Report::of(&shop)).into_response()
 }
 
-async fn unknown() -> Refusal {
-    Refusal::new(StatusCode::NOT_FOUND, "there is no such page")
+async fn unknown() -> ErrorResponse {
+    ErrorResponse::new(StatusCode::NOT_FOUND, "this path does not exist")
 }
 
-async fn not_allowed() -> Refusal {
-    Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "this cannot be done here")
+async fn not_allowed() -> ErrorResponse {
+    ErrorResponse::new(
+        StatusCode::METHOD_NOT_ALLOWED,
+        "this path does not support this method",
+    )
 }

@@ -1,4 +1,4 @@
-//! What the caches hold, in files, from one run to the next.
+//! Snapshots of the caches, which keep their entries from one run to the next.
 
 use crate::AnyError;
 use crate::records::{Home, Price, Product, Profile, Session, Stock};
@@ -7,12 +7,12 @@ use hotset::{Schema, SnapshotError};
 use std::path::Path;
 use tokio::task::spawn_blocking;
 
-/// What can be kept in a file, or in Redis.
+/// A type that can be stored in a snapshot or in Redis.
 pub(crate) trait Stored: Schema + Send + Sync + 'static {}
 
 impl<T: Schema + Send + Sync + 'static> Stored for T {}
 
-// The number must change whenever the fields change.
+// Change the number whenever the fields change.
 hotset::schema!(Home, "home/1");
 hotset::schema!(Price, "price/1");
 hotset::schema!(Product, "product/1");
@@ -20,12 +20,13 @@ hotset::schema!(Profile, "profile/1");
 hotset::schema!(Session, "session/1");
 hotset::schema!(Stock, "stock/1");
 
+/// Creates the folder, and returns an error if that is not possible.
 pub(crate) fn check(folder: &Path) -> Result<(), AnyError> {
     let made = std::fs::create_dir_all(folder);
     made.map_err(|error| format!("--snapshot {}: {error}", folder.display()).into())
 }
 
-/// Returns how many entries there are in the file.
+/// Writes a snapshot, and returns its number of entries.
 pub(crate) async fn write<T: Stored>(store: &Store<T>, file: &Path) -> Result<u64, AnyError> {
     let written = match store {
         Store::Local(cache) => {
@@ -37,8 +38,8 @@ pub(crate) async fn write<T: Stored>(store: &Store<T>, file: &Path) -> Result<u6
     Ok(written?.entries)
 }
 
-/// Returns how many entries are held now, and none where there is no file. Over Redis the values are
-/// those that Redis holds.
+/// Restores a snapshot, and returns the number of restored entries, which is 0 if there is no file. Over Redis only the
+/// keys come from the snapshot, and the values from Redis.
 pub(crate) async fn restore<T: Stored>(store: &Store<T>, file: &Path) -> Result<u64, AnyError> {
     let restored = match store {
         Store::Local(cache) => {

@@ -1,6 +1,6 @@
-//! What the shop tells of itself: `/stats` and `/healthz`.
+//! The reports of the routes `/stats` and `/healthz`.
 
-use crate::caches::each;
+use crate::caches::map_caches;
 use crate::latency::Summary;
 use crate::service::Shop;
 use crate::tier::Tier;
@@ -8,29 +8,30 @@ use hotset::{DurationHistogram, Stats};
 use serde::Serialize;
 use std::time::Duration;
 
-/// What has happened since the first customer came.
+/// The report of `/stats`, since the caches were warmed.
 #[derive(Serialize)]
 pub(crate) struct Report {
     seconds: f64,
     database: &'static str,
     products: i64,
     database_reads: u64,
-    /// How long the database's answers took.
+    /// The latencies of database queries.
     database_times: Summary,
-    /// How long reads took through the caches.
+    /// The latencies of reads through the caches.
     cached: Summary,
-    /// How long they took past them, where that was asked for.
+    /// The latencies of reads past the caches.
     uncached: Summary,
-    caches: Vec<Figures>,
+    caches: Vec<CacheReport>,
 }
 
+/// The statistics of one cache.
 #[derive(Serialize)]
-struct Figures {
+struct CacheReport {
     name: &'static str,
     entries: u64,
     hits: u64,
     misses: u64,
-    /// From 0 to 1; none before the first look-up.
+    /// The hit ratio from 0 to 1, or `None` before the first lookup.
     hit_ratio: Option<f64>,
     loads: u64,
     load_failures: u64,
@@ -43,7 +44,7 @@ struct Figures {
     redis: Option<Tier>,
 }
 
-/// How old values were when they were served, in seconds.
+/// The ages of served values, in seconds.
 #[derive(Serialize)]
 struct Ages {
     sampled: u64,
@@ -54,11 +55,11 @@ struct Ages {
 
 impl Report {
     pub(crate) fn of(shop: &Shop) -> Self {
-        let now = each!(shop.caches, (name, store) => (name, store.stats(), store.tier()));
+        let now = map_caches!(shop.caches, (name, store) => (name, store.stats(), store.tier()));
         let figures = now.into_iter().zip(&shop.warmed);
         let database_times = shop.database.reads().summary();
         Self {
-            seconds: shop.begun.elapsed().as_secs_f64(),
+            seconds: shop.started.elapsed().as_secs_f64(),
             database: shop.database.name(),
             products: shop.database.products(),
             database_reads: database_times.count,
@@ -66,13 +67,13 @@ impl Report {
             cached: shop.cached.summary(),
             uncached: shop.uncached.summary(),
             caches: figures
-                .map(|((name, now, tier), then)| Figures::between(name, then, &now, tier))
+                .map(|((name, now, tier), then)| CacheReport::between(name, then, &now, tier))
                 .collect(),
         }
     }
 }
 
-impl Figures {
+impl CacheReport {
     #[allow(clippy::cast_precision_loss)]
     fn between(name: &'static str, then: &Stats, now: &Stats, redis: Option<Tier>) -> Self {
         let (hits, misses) = (now.hits - then.hits, now.misses - then.misses);
@@ -108,7 +109,7 @@ impl Ages {
     }
 }
 
-/// Does the shop serve? Without Redis it does, though not as well.
+/// The report of `/healthz`: "ok", "degraded" without Redis, or "down" without the database.
 #[derive(Serialize)]
 pub(crate) struct Health {
     status: &'static str,
@@ -117,6 +118,7 @@ pub(crate) struct Health {
 }
 
 impl Health {
+    /// Checks the health of the database and of Redis.
     pub(crate) async fn of(shop: &Shop) -> Self {
         let database = tokio::time::timeout(Duration::from_secs(1), shop.database.ping()).await;
         let database = match database {
@@ -137,12 +139,13 @@ impl Health {
         }
     }
 
+    /// Returns `true` if the shop can answer requests.
     pub(crate) fn serves(&self) -> bool {
         self.status != "down"
     }
 }
 
-/// Prices and stock know at once when Redis is gone: they do not serve without its word.
+/// Describes the health of Redis, by the caches of prices and stock. Their class `Realtime` detects an outage at once.
 fn redis(shop: &Shop) -> String {
     let tiers: Vec<_> = [shop.caches.prices.tier(), shop.caches.stock.tier()]
         .into_iter()
@@ -156,7 +159,7 @@ fn redis(shop: &Shop) -> String {
         (None, false) => "ok".into(),
         (Some(tier), false) => {
             let error = tier.last_error.as_deref().unwrap_or("it does not answer");
-            format!("{error}; {} changes wait for it", tier.queued)
+            format!("{error}; {} invalidations are queued", tier.queued)
         }
     }
 }

@@ -1,4 +1,4 @@
-//! A cache of this process alone, or of all processes over one Redis.
+//! A cache of this process only, or of all processes over one Redis.
 
 use crate::AnyError;
 use crate::database::Database;
@@ -10,22 +10,24 @@ use hotset::{Loaded, LocalCache, Policy, Stats, WarmOptions, WarmReport};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// `None` where the database has nothing of that id, so that asking again costs it nothing.
+/// A cached record, or `None` if the database has none. The absence is cached as well, so that repeated requests do not
+/// reach the database.
 pub(crate) type Value<T> = Option<Arc<T>>;
 
-/// How long nothing counts as nothing.
-const MISSING: Duration = Duration::from_secs(30);
+/// The time to live of missing records.
+const MISSING_TTL: Duration = Duration::from_secs(30);
 
-/// How old a value may be in another process, where it need not be the last.
-const BOUND: Duration = Duration::from_secs(60);
+/// The maximum staleness in other processes of records that need not be exact.
+const MAX_STALENESS: Duration = Duration::from_secs(60);
 
+/// A cache with or without Redis.
 pub(crate) enum Store<T> {
     Local(LocalCache<Id, Value<T>>),
     Tiered(hotset::TieredCache<Id, Value<T>>),
 }
 
-/// What both can do by the same name.
-macro_rules! either {
+/// Evaluates an expression with the cache of either kind, for methods that both have.
+macro_rules! with_cache {
     ($store:expr, $cache:ident => $done:expr) => {
         match $store {
             Store::Local($cache) => $done,
@@ -33,20 +35,19 @@ macro_rules! either {
         }
     };
 }
-pub(crate) use either;
+pub(crate) use with_cache;
 
-/// What a cache is for.
+/// The settings of a cache.
 #[derive(Clone, Copy)]
-pub(crate) struct Plan {
+pub(crate) struct CacheSettings {
     pub(crate) name: &'static str,
     pub(crate) capacity: usize,
     pub(crate) ttl: Duration,
-    /// It changes while it is served, and who has seen the change acknowledged must not see an older
-    /// value.
+    /// Whether no reader may get an older value after a change is acknowledged.
     pub(crate) is_exact: bool,
 }
 
-impl Plan {
+impl CacheSettings {
     pub(crate) fn build<T: Stored>(self, redis: Option<Redis>) -> Result<Store<T>, AnyError> {
         let local = LocalCache::builder()
             .name(self.name)
@@ -56,7 +57,7 @@ impl Plan {
             .policy(Policy::Adaptive)
             .max_concurrent_loads(16)
             .track_ages(true);
-        // A product's page is better than none while the database is down; its price would be a lie.
+        // An old product page is better than none while the database is down, but an old price is wrong.
         let local = if self.is_exact {
             local
         } else {
@@ -69,7 +70,7 @@ impl Plan {
                 let tiered = tiered.deadline(deadline).consistency(if self.is_exact {
                     hotset::Consistency::Realtime
                 } else {
-                    hotset::Consistency::Bounded(BOUND)
+                    hotset::Consistency::Bounded(MAX_STALENESS)
                 });
                 Ok(Store::Tiered(tiered.build()?))
             }
@@ -78,7 +79,7 @@ impl Plan {
 }
 
 impl<T: Stored> Store<T> {
-    /// The value, from the cache or from the database, of which one caller asks for all.
+    /// Returns the value for `id`. On a miss, runs `load` once for all concurrent callers.
     pub(crate) async fn get_or_load<F>(
         &self,
         id: Id,
@@ -90,31 +91,33 @@ impl<T: Stored> Store<T> {
         let load = || async {
             Ok::<_, AnyError>(match load().await? {
                 Some(value) => Loaded::new(Some(Arc::new(value))),
-                None => Loaded::new(None).ttl(MISSING),
+                None => Loaded::new(None).ttl(MISSING_TTL),
             })
         };
-        let value = either!(self, cache => cache.get_or_load_async(&id, load).await);
+        let value = with_cache!(self, cache => cache.get_or_load_async(&id, load).await);
         value.map_err(|error| error.to_string().into())
     }
 
-    /// Lets `write` change the database, and tells whether all processes have heard of it: if so, none of
-    /// them serves an older value any more. If not, Redis is down, and they hear of it later.
+    /// Changes the database with `write`. Returns `true` if the change is acknowledged: then no process serves an older
+    /// value any more. Returns `false` if Redis is not available, so that other processes see the change later.
     ///
-    /// If its future is dropped, the cache may keep the old value: let it run in a task of its own.
+    /// # Cancel safety
+    ///
+    /// If the future is dropped, the cache may keep the old value. Run it in its own task.
     pub(crate) async fn write_through(
         &self,
         id: Id,
         value: T,
         write: impl Future<Output = Result<(), AnyError>>,
     ) -> Result<bool, AnyError> {
-        // Where `write` has failed nobody knows how far it came: the commit may be what succeeded last.
+        // The entry is invalidated even if `write` fails, because its commit may have succeeded.
         match self {
             Self::Local(cache) => {
                 drop(value);
                 let written = write.await;
-                // Not inserted: of two who write at one time, the first in the database might come last
-                // here, and its value would stay.
-                cache.remove(&id);
+                // Invalidated and not inserted: of two concurrent writers, the first in the database may be the last
+                // here, and its outdated value would stay.
+                cache.invalidate(&id);
                 written.map(|()| true)
             }
             Self::Tiered(cache) => {
@@ -134,7 +137,7 @@ impl<T: Stored> Store<T> {
         }
     }
 
-    /// Waits until Redis was told of all changes.
+    /// Waits until all queued invalidations are sent to Redis.
     pub(crate) async fn flush(&self) {
         match self {
             Self::Local(_) => {}
@@ -142,7 +145,7 @@ impl<T: Stored> Store<T> {
         }
     }
 
-    /// Loads are those from the database.
+    /// Returns the statistics. Loads are only those from the database, without values from Redis.
     pub(crate) fn stats(&self) -> Stats {
         match self {
             Self::Local(cache) => cache.stats(),
@@ -156,7 +159,7 @@ impl<T: Stored> Store<T> {
         }
     }
 
-    /// What there is to tell of Redis.
+    /// Returns the state of Redis, if it is used.
     pub(crate) fn tier(&self) -> Option<Tier> {
         match self {
             Self::Local(_) => None,
@@ -166,7 +169,7 @@ impl<T: Stored> Store<T> {
 }
 
 impl<T: Record> Store<T> {
-    /// Fills it from the database, in batches.
+    /// Warms the cache from the database, in batches.
     pub(crate) async fn warm(
         &self,
         warming: WarmOptions<'_>,
@@ -178,6 +181,6 @@ impl<T: Record> Store<T> {
             let entry = |record: T| (record.id(), Some(Arc::new(record)));
             Ok::<_, AnyError>(found.into_iter().map(entry))
         };
-        either!(self, cache => cache.warm_with_async(warming, ids, load).await)
+        with_cache!(self, cache => cache.warm_with_async(warming, ids, load).await)
     }
 }

@@ -1,14 +1,15 @@
-//! What there is to tell of Redis.
+//! The state of Redis in the report of `/stats`.
 
 use serde::Serialize;
 
+/// The state of Redis, as one cache sees it.
 #[derive(Serialize)]
 pub(crate) struct Tier {
-    /// Redis failed so often that it is not asked for a while.
+    /// Whether the circuit breaker is open, so that Redis is not called.
     pub(crate) breaker_open: bool,
-    /// For how long invalidations have been proven to arrive.
+    /// The time since invalidations have been proven to arrive, or `None` while they are not.
     pub(crate) proven_seconds: Option<f64>,
-    /// Invalidations that wait for Redis.
+    /// The number of queued invalidations.
     pub(crate) queued: usize,
     pub(crate) last_error: Option<String>,
     warnings: Vec<String>,

@@ -1,4 +1,4 @@
-//! The comparison as a picture.
+//! A chart of the comparison, as SVG.
 
 use crate::AnyError;
 use crate::comparison::{Comparison, Side};
@@ -11,13 +11,15 @@ use std::ops::Range;
 use std::path::Path;
 use std::time::Duration;
 
+/// The size of the chart, in pixels.
 const SIZE: (u32, u32) = (1_000, 440);
 const FONT: &str = "sans-serif";
-const OFF: RGBColor = RGBColor(140, 140, 140);
-const ON: RGBColor = RGBColor(210, 30, 40);
+const COLOR_OFF: RGBColor = RGBColor(140, 140, 140);
+const COLOR_ON: RGBColor = RGBColor(210, 30, 40);
 
 type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 
+/// Draws the chart into a file.
 pub(crate) fn draw(file: &Path, comparison: &Comparison) -> Result<(), AnyError> {
     let area = SVGBackend::new(file, SIZE).into_drawing_area();
     area.fill(&WHITE)?;
@@ -28,11 +30,11 @@ pub(crate) fn draw(file: &Path, comparison: &Comparison) -> Result<(), AnyError>
     drawn.map_err(|error| format!("cannot write {}: {error}", file.display()).into())
 }
 
-/// For each endpoint a line from the median to the 99th percentile, off and on.
+/// Draws a line from the median to the 99th percentile for each endpoint, with the cache off and on.
 fn draw_times(area: &Area<'_>, comparison: &Comparison) -> Result<(), AnyError> {
     let cacheable = Endpoint::ALL.into_iter().filter(|it| it.is_cacheable());
     let names: Vec<_> = cacheable.clone().map(Endpoint::name).collect();
-    let names: Vec<_> = names.into_iter().chain(["all of them"]).collect();
+    let names: Vec<_> = names.into_iter().chain(["all"]).collect();
     let summaries = |side: &Side| -> Vec<Summary> {
         let each = cacheable
             .clone()
@@ -41,8 +43,8 @@ fn draw_times(area: &Area<'_>, comparison: &Comparison) -> Result<(), AnyError> 
         each.chain([all]).collect()
     };
     let sides = [
-        ("cache off", OFF, -0.13, summaries(&comparison.off)),
-        ("cache on", ON, 0.13, summaries(&comparison.on)),
+        ("cache off", COLOR_OFF, -0.13, summaries(&comparison.off)),
+        ("cache on", COLOR_ON, 0.13, summaries(&comparison.on)),
     ];
     let mut chart = ChartBuilder::on(area)
         .caption("Response times by endpoint", (FONT, 18))
@@ -59,7 +61,7 @@ fn draw_times(area: &Area<'_>, comparison: &Comparison) -> Result<(), AnyError> 
         .x_labels(names.len())
         .x_label_formatter(&|place| label(&names, *place))
         .x_desc("endpoint")
-        .y_desc("time to the answer: median to 99th percentile (log scale)")
+        .y_desc("response time: median to 99th percentile (log scale)")
         .y_label_formatter(&|seconds| time(Duration::from_secs_f64(*seconds)))
         .light_line_style(TRANSPARENT)
         .draw()?;
@@ -74,7 +76,7 @@ fn draw_times(area: &Area<'_>, comparison: &Comparison) -> Result<(), AnyError> 
             .map(|&points| PathElement::new(points, color.stroke_width(4)));
         chart
             .draw_series(lines)?
-            .label(format!("{name}: dot p50, top p99"))
+            .label(format!("{name}: p50 (dot) to p99"))
             .legend(move |(x, y)| PathElement::new([(x, y), (x + 18, y)], color.stroke_width(4)));
         let medians = points
             .iter()
@@ -94,17 +96,17 @@ fn draw_times(area: &Area<'_>, comparison: &Comparison) -> Result<(), AnyError> 
     Ok(())
 }
 
-/// Around all that is drawn.
+/// Returns the range of the time axis.
 fn bounds<'a>(summaries: impl Iterator<Item = &'a Summary> + Clone) -> Range<f64> {
     let times = summaries.flat_map(|summary| [summary.p50, summary.p99]);
     let times = times.filter(|time| !time.is_zero());
-    let least = times.clone().min().unwrap_or(Duration::from_micros(1));
-    let most = times.max().unwrap_or(Duration::from_secs(1));
-    // Room for the legend.
-    least.as_secs_f64() / 1.5..most.as_secs_f64() * 3.0
+    let min = times.clone().min().unwrap_or(Duration::from_micros(1));
+    let max = times.max().unwrap_or(Duration::from_secs(1));
+    // The factor leaves space for the legend.
+    min.as_secs_f64() / 1.5..max.as_secs_f64() * 3.0
 }
 
-/// At the middle of an endpoint's place its name, elsewhere nothing.
+/// Returns the name of the endpoint at a position of the axis, or nothing between two endpoints.
 fn label(names: &[&str], place: f64) -> String {
     let name = names
         .iter()
@@ -118,11 +120,12 @@ fn as_f64(number: usize) -> f64 {
     number as f64
 }
 
+/// Draws the numbers of database reads as bars.
 fn draw_reads(area: &Area<'_>, sides: [&Side; 2]) -> Result<(), AnyError> {
     let reads = sides.map(Side::reads_per_1000);
     let names = ["cache off", "cache on"];
     let mut chart = ChartBuilder::on(area)
-        .caption("Reads of the database", (FONT, 18))
+        .caption("Database reads", (FONT, 18))
         .margin(12)
         .x_label_area_size(44)
         .y_label_area_size(56)
@@ -136,11 +139,11 @@ fn draw_reads(area: &Area<'_>, sides: [&Side; 2]) -> Result<(), AnyError> {
         .y_label_formatter(&|reads| format!("{reads:.0}"))
         .light_line_style(TRANSPARENT)
         .draw()?;
-    for ((place, reads), color) in reads.into_iter().enumerate().zip([OFF, ON]) {
+    for ((place, reads), color) in reads.into_iter().enumerate().zip([COLOR_OFF, COLOR_ON]) {
         let x = as_f64(place);
         let bar = Rectangle::new([(x - 0.3, 0.0), (x + 0.3, reads)], color.filled());
         chart.draw_series([bar])?;
-        // In pixels from the top of the bar.
+        // The offset is in pixels from the top of the bar.
         let text = Text::new(format!("{reads:.0}"), (-12, -18), (FONT, 14));
         chart.draw_series([EmptyElement::at((x, reads)) + text])?;
     }

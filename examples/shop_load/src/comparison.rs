@@ -1,4 +1,4 @@
-//! The cache off and on, in turns.
+//! The comparison of slices with the cache off and on, in turns.
 
 use crate::AnyError;
 use crate::cpu::{Cpu, Processes};
@@ -10,20 +10,21 @@ use serde::Deserialize;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-/// The slices of one kind together.
+/// The results of one slice, or the sum of all slices with the cache off or on.
 #[derive(Default)]
 pub(crate) struct Side {
     pub(crate) tally: Tally,
     pub(crate) elapsed: Duration,
     pub(crate) database_reads: u64,
-    /// None where the processes are not known.
+    /// The processor time, or `None` if the processes are not known.
     pub(crate) cpu: Option<Cpu>,
 }
 
+/// The results of all slices.
 pub(crate) struct Comparison {
     pub(crate) off: Side,
     pub(crate) on: Side,
-    /// In the order in which they ran, off and on in turns.
+    /// The slices in their order, off and on in turns.
     pub(crate) slices: Vec<Side>,
 }
 
@@ -42,14 +43,14 @@ impl Side {
         self.tally.requests() as f64 / self.elapsed.as_secs_f64()
     }
 
-    /// In 1,000 requests.
+    /// Returns the number of database reads per 1,000 requests.
     pub(crate) fn reads_per_1000(&self) -> f64 {
         self.database_reads as f64 * 1e3 / self.tally.requests() as f64
     }
 }
 
 impl Comparison {
-    /// Of prices and stock.
+    /// Returns the number of changes of prices and stock.
     pub(crate) fn changes(&self) -> u64 {
         let sides = [&self.off, &self.on];
         let changes = sides.map(|side| side.tally.summary(|it| !it.is_cacheable()).requests);
@@ -57,15 +58,16 @@ impl Comparison {
     }
 }
 
-/// Before the first slice, and not counted: connections are made, and the database reads its files. The
-/// caches are left as they are.
+/// The duration of an uncounted run before the first slice, with the cache off, in which connections are opened and the
+/// database reads its files.
 const PRELUDE: Duration = Duration::from_secs(1);
 
+/// Returns the total duration of the comparison.
 pub(crate) fn duration(slices: u64, slice: Duration) -> Duration {
     PRELUDE + slice * u32::try_from(slices).unwrap_or(u32::MAX)
 }
 
-/// Lets slices with the cache off and on take turns. The two of a pair ask for the same.
+/// Runs slices with the cache off and on in turns. The two slices of a pair send the same requests.
 pub(crate) fn run(
     load: &Load<'_>,
     (slices, slice): (u64, Duration),
@@ -104,6 +106,7 @@ pub(crate) fn run(
     Ok(comparison)
 }
 
+/// Runs one slice.
 fn measure(
     load: &Load<'_>,
     stretch: &Stretch,
@@ -122,7 +125,7 @@ fn measure(
     })
 }
 
-/// What shops tell of themselves.
+/// The fields of `GET /stats` that are used here.
 #[derive(Deserialize)]
 struct Stats {
     products: u64,
@@ -131,32 +134,31 @@ struct Stats {
 
 impl Stats {
     fn read(shop: SocketAddr) -> Result<Self, AnyError> {
-        let fails = |problem: String| format!("http://{shop} is no shop: GET /stats: {problem}");
+        let fails = |problem: String| format!("http://{shop} is not a shop: GET /stats: {problem}");
         let mut connection = Connection::new(shop);
-        let answer = connection.ask(&Request::get("/stats"));
-        let answer = answer.map_err(|error| fails(error.to_string()))?;
-        if answer.status != 200 {
-            return Err(fails(answer.reason()).into());
+        let response = connection.send(&Request::get("/stats"));
+        let response = response.map_err(|error| fails(error.to_string()))?;
+        if response.status != 200 {
+            return Err(fails(response.reason()).into());
         }
-        let stats = serde_json::from_slice(answer.body);
+        let stats = serde_json::from_slice(response.body);
         Ok(stats.map_err(|error| fails(error.to_string()))?)
     }
 }
 
-/// By all shops so far, as they count them.
+/// Returns the number of database reads that all shops have counted so far.
 pub(crate) fn database_reads(shops: &[SocketAddr]) -> Result<u64, AnyError> {
     let reads = |shop: &SocketAddr| Ok(Stats::read(*shop)?.database_reads);
     shops.iter().map(reads).sum()
 }
 
-/// Fails if what will be asked for is not there.
+/// Returns an error if a shop does not response or has too few products.
 pub(crate) fn check(shops: &[SocketAddr], products: u64) -> Result<(), AnyError> {
     for &shop in shops {
-        let there = Stats::read(shop)?.products;
-        if there < products {
-            return Err(
-                format!("http://{shop} has {there} products: say --products {there}").into(),
-            );
+        let available = Stats::read(shop)?.products;
+        if available < products {
+            let problem = format!("http://{shop} has only {available} products");
+            return Err(format!("{problem}; use --products {available}").into());
         }
     }
     Ok(())

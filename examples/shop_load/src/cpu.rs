@@ -1,19 +1,19 @@
-//! Where the processors' time went, as Linux counts it.
+//! Processor time by process, as Linux counts it.
 
 use std::fs;
 use std::ops::{AddAssign, Sub};
 use std::process;
 use std::time::Duration;
 
-/// The processes to watch, besides this one.
+/// The ids of the measured processes, besides this one.
 pub(crate) struct Processes {
     pub(crate) shops: Vec<u32>,
     pub(crate) redis: u32,
-    /// The parent of those that serve its clients.
+    /// The parent of the processes that serve clients.
     pub(crate) postgres: u32,
 }
 
-/// Time of processors, of all threads.
+/// The processor time of all threads.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Cpu {
     pub(crate) clients: Duration,
@@ -23,7 +23,7 @@ pub(crate) struct Cpu {
 }
 
 impl Processes {
-    /// Used so far. None where the system does not tell.
+    /// Returns the processor time used so far, or `None` if the system does not provide it.
     pub(crate) fn used(&self) -> Option<Cpu> {
         let shops = self
             .shops
@@ -77,10 +77,10 @@ impl Process {
         Self::parse(&fs::read_to_string(format!("/proc/{id}/stat")).ok()?)
     }
 
-    /// Fields as in proc(5), counted behind the name, which may hold anything.
+    /// Parses the fields described in proc(5). They are counted after the name, which may contain any character.
     fn parse(stat: &str) -> Option<Self> {
         let fields: Vec<_> = stat.rsplit_once(')')?.1.split_whitespace().collect();
-        // Ticks are hundredths of a second for whoever asks, on every architecture that there is.
+        // Linux reports ticks of 10 ms on all architectures.
         let ticks = |field: usize| fields.get(field)?.parse().ok().map(|ticks: u64| ticks * 10);
         let both = |field| Some(Duration::from_millis(ticks(field)? + ticks(field + 1)?));
         Some(Self {
@@ -96,7 +96,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_fields_are_where_linux_has_them() {
+    fn stat_line_with_parentheses_in_the_name_is_parsed() {
         let stat = "7 (a ) b) S 3 7 7 0 -1 4 5 6 7 8 100 20 3 4 20 0 1 0 99";
         let process = Process::parse(stat).unwrap();
         assert_eq!(process.parent, 3);

@@ -1,66 +1,67 @@
-//! Who asked for which price when, and what came back: from that it follows whether an old price was
-//! served.
+//! A history of reads and changes of prices, and the check that no outdated price was served.
 
 use std::collections::HashMap;
 use std::time::Duration;
 
-/// Since the check began, by one clock for all threads.
+/// The time since the start of the check, by one clock for all threads.
 pub(crate) type Moment = Duration;
 
-/// A change that is in the database. The versions of a price rise with its changes.
+/// A change that was written to the database. The version of a price rises with each change.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Change {
     pub(crate) id: u64,
     pub(crate) version: u64,
-    pub(crate) asked: Moment,
+    pub(crate) sent: Moment,
     pub(crate) answered: Moment,
-    /// Or only queued, for other processes to hear of later.
+    /// Whether the change was acknowledged, or only queued for other processes.
     pub(crate) acknowledged: bool,
 }
 
 impl Change {
-    fn took(&self) -> Duration {
-        self.answered.saturating_sub(self.asked)
+    fn duration(&self) -> Duration {
+        self.answered.saturating_sub(self.sent)
     }
 }
 
+/// A read, with the version that it returned.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Read {
     pub(crate) id: u64,
     pub(crate) version: u64,
-    pub(crate) asked: Moment,
+    pub(crate) sent: Moment,
     pub(crate) answered: Moment,
 }
 
-/// A read that returned less than what was acknowledged before it was asked for.
+/// A read that returned an older version than the last one acknowledged before the read was sent.
 #[derive(Debug, PartialEq)]
 pub(crate) struct Violation {
     pub(crate) read: Read,
-    /// The least version that it had to return.
+    /// The minimum version that the read had to return.
     pub(crate) least: u64,
-    /// How long that had been acknowledged when the read was asked for.
+    /// The time from the acknowledgement of that version until the read was sent.
     pub(crate) since: Duration,
 }
 
+/// All changes and reads of a client, or of all clients.
 #[derive(Default)]
 pub(crate) struct History {
     pub(crate) changes: Vec<Change>,
     pub(crate) reads: Vec<Read>,
 }
 
-/// What a history shows.
+/// The results of the check.
 #[derive(Default)]
 pub(crate) struct Findings {
     pub(crate) acknowledged: usize,
     pub(crate) violations: Vec<Violation>,
-    /// For each read of a price that had been changed: how long before that was acknowledged.
+    /// For each read of a changed price, the time from the last acknowledged change until the read was sent.
     pub(crate) since_change: Vec<Duration>,
-    /// Reads that overlapped a change of their price.
+    /// The number of reads that overlapped a change of their price.
     pub(crate) overlapping: usize,
-    /// Of those that returned the price from before it: how long before their answer the change
-    /// was asked for. It is the most that the price can have been old.
+    /// For each overlapping read that returned the price before the change, the time from when the change was sent
+    /// until the read was answered. It is an upper bound of the staleness of the price.
     pub(crate) ages: Vec<Duration>,
-    /// The longest time without an acknowledged change.
+    /// The longest time between two acknowledged changes.
     pub(crate) longest_gap: Duration,
 }
 
@@ -70,6 +71,7 @@ impl History {
         self.reads.extend(other.reads);
     }
 
+    /// Checks each read against the changes of its price.
     pub(crate) fn check(&self) -> Findings {
         let mut prices: HashMap<u64, Price> = HashMap::new();
         for change in &self.changes {
@@ -89,7 +91,7 @@ impl History {
         };
         for read in &self.reads {
             if let Some(price) = prices.get(&read.id) {
-                price.judge(read, &mut findings);
+                price.check(read, &mut findings);
             }
         }
         findings
@@ -99,27 +101,28 @@ impl History {
 /// The changes of one price.
 #[derive(Default)]
 struct Price {
-    /// What was the highest version from when on, in order.
+    /// The highest acknowledged versions, each with the time of its acknowledgement, in order.
     acknowledged: Vec<(Moment, u64)>,
-    /// In the order in which they were asked for.
+    /// The changes in the order in which they were sent.
     changes: Vec<Change>,
-    /// No change took longer.
+    /// The duration of the longest change.
     longest: Duration,
 }
 
 impl Price {
     fn add(&mut self, change: &Change) {
         self.changes.push(*change);
-        self.longest = self.longest.max(change.took());
+        self.longest = self.longest.max(change.duration());
         if change.acknowledged {
             self.acknowledged.push((change.answered, change.version));
         }
     }
 
+    /// Sorts the changes, and keeps only acknowledgements that raise the version.
     fn sort(&mut self) {
-        self.changes.sort_unstable_by_key(|change| change.asked);
+        self.changes.sort_unstable_by_key(|change| change.sent);
         self.acknowledged.sort_unstable();
-        // Of two changes the later may be acknowledged first.
+        // Two changes may be acknowledged in the opposite order of their versions.
         let mut highest = 0;
         self.acknowledged.retain(|&(_, version)| {
             let is_higher = version > highest;
@@ -128,12 +131,13 @@ impl Price {
         });
     }
 
-    fn judge(&self, read: &Read, findings: &mut Findings) {
+    /// Adds the results of one read to the findings.
+    fn check(&self, read: &Read, findings: &mut Findings) {
         let before = self
             .acknowledged
-            .partition_point(|&(since, _)| since <= read.asked);
+            .partition_point(|&(since, _)| since <= read.sent);
         if let Some(&(acknowledged, least)) = self.acknowledged[..before].last() {
-            let since = read.asked.saturating_sub(acknowledged);
+            let since = read.sent.saturating_sub(acknowledged);
             findings.since_change.push(since);
             if read.version < least {
                 let read = *read;
@@ -146,22 +150,22 @@ impl Price {
             findings.overlapping += 1;
         }
         let newer = overlapping.find(|change| change.version > read.version);
-        let age = newer.map(|change| read.answered.saturating_sub(change.asked));
+        let age = newer.map(|change| read.answered.saturating_sub(change.sent));
         findings.ages.extend(age);
     }
 
-    /// Changes that were under way while the price was read.
+    /// Returns the changes that were in flight while the price was read.
     fn overlapping(&self, read: &Read) -> impl Iterator<Item = &Change> {
-        // None that was asked for earlier was under way still.
-        let earliest = read.asked.saturating_sub(self.longest);
+        // A change that was sent before this time was answered before the read was sent.
+        let earliest = read.sent.saturating_sub(self.longest);
         let from = self
             .changes
-            .partition_point(|change| change.asked < earliest);
+            .partition_point(|change| change.sent < earliest);
         let end = self
             .changes
-            .partition_point(|change| change.asked <= read.answered);
-        let under_way = self.changes[from..end].iter();
-        under_way.filter(|change| change.answered >= read.asked)
+            .partition_point(|change| change.sent <= read.answered);
+        let in_flight = self.changes[from..end].iter();
+        in_flight.filter(|change| change.answered >= read.sent)
     }
 }
 
@@ -173,21 +177,21 @@ mod tests {
         Duration::from_millis(millis)
     }
 
-    fn change(id: u64, version: u64, asked: u64, answered: u64) -> Change {
+    fn change(id: u64, version: u64, sent: u64, answered: u64) -> Change {
         Change {
             id,
             version,
-            asked: ms(asked),
+            sent: ms(sent),
             answered: ms(answered),
             acknowledged: true,
         }
     }
 
-    fn read(id: u64, version: u64, asked: u64, answered: u64) -> Read {
+    fn read(id: u64, version: u64, sent: u64, answered: u64) -> Read {
         Read {
             id,
             version,
-            asked: ms(asked),
+            sent: ms(sent),
             answered: ms(answered),
         }
     }
@@ -198,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn an_old_read_is_found() {
+    fn read_of_older_version_than_acknowledged_is_a_violation() {
         let old = read(7, 1, 25, 26);
         let findings = check(
             &[change(7, 2, 10, 20), change(8, 9, 0, 1)],
@@ -214,13 +218,13 @@ mod tests {
     }
 
     #[test]
-    fn a_read_at_the_very_moment_of_the_acknowledgement_must_see_the_change() {
+    fn read_sent_at_the_time_of_the_acknowledgement_must_see_the_change() {
         let findings = check(&[change(7, 2, 10, 20)], &[read(7, 1, 20, 21)]);
         assert_eq!(findings.violations.len(), 1);
     }
 
     #[test]
-    fn a_read_that_was_asked_for_before_may_return_either() {
+    fn read_sent_before_the_acknowledgement_may_return_either_version() {
         let changes = [change(7, 2, 10, 20)];
         let findings = check(&changes, &[read(7, 1, 19, 25), read(7, 2, 19, 25)]);
         assert!(findings.violations.is_empty());
@@ -229,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_only_queued_need_not_be_seen() {
+    fn read_need_not_see_a_queued_change() {
         let mut queued = change(7, 2, 10, 20);
         queued.acknowledged = false;
         let findings = check(&[queued], &[read(7, 1, 30, 31)]);
@@ -238,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn the_highest_counts_whatever_was_acknowledged_last() {
+    fn read_must_see_the_highest_version_even_if_a_lower_one_was_acknowledged_later() {
         let changes = [change(7, 3, 10, 20), change(7, 2, 9, 30)];
         let findings = check(&changes, &[read(7, 2, 31, 32), read(7, 3, 31, 32)]);
         assert_eq!(findings.violations.len(), 1);
@@ -247,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn a_long_change_overlaps_reads_long_after_it_was_asked_for() {
+    fn long_change_overlaps_reads_sent_long_after_it() {
         let changes = [change(7, 2, 0, 100), change(7, 3, 40, 41)];
         let findings = check(&changes, &[read(7, 3, 90, 91), read(7, 3, 101, 102)]);
         assert_eq!(findings.overlapping, 1);
@@ -255,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn the_longest_gap_is_between_acknowledgements() {
+    fn longest_gap_is_between_two_acknowledgements() {
         let changes = [
             change(1, 1, 0, 10),
             change(2, 1, 0, 95),

@@ -1,21 +1,21 @@
-//! A client that keeps its connection: as much of HTTP/1.1 as a shop's answers need, since what the
-//! client costs is taken from the shops on the same machine.
+//! An HTTP/1.1 client with a persistent connection. It supports only what the responses of a shop need, because its
+//! processor time is taken from the shops on the same machine.
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::str;
 use std::time::Duration;
 
-/// Longer than the shops ever wait: their answer is an error by then.
-const LONGEST: Duration = Duration::from_secs(30);
+/// The timeout of a request. It is longer than all timeouts in the shops, which respond with an error before it passes.
+const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// What is asked of a shop.
+/// A request to a shop.
 pub(crate) struct Request<'a> {
     pub(crate) method: &'a str,
     pub(crate) path: &'a str,
-    /// Past the caches.
+    /// Whether the request bypasses the caches.
     pub(crate) uncached: bool,
-    /// JSON, or nothing.
+    /// The body as JSON, or an empty string.
     pub(crate) body: &'a str,
 }
 
@@ -30,13 +30,14 @@ impl<'a> Request<'a> {
     }
 }
 
-pub(crate) struct Answer<'a> {
+/// A response.
+pub(crate) struct Response<'a> {
     pub(crate) status: u16,
     pub(crate) body: &'a [u8],
 }
 
-impl Answer<'_> {
-    /// What a shop says is wrong, or the status at least.
+impl Response<'_> {
+    /// Returns the status and the body, for error messages.
     pub(crate) fn reason(&self) -> String {
         format!(
             "{} {}",
@@ -46,9 +47,10 @@ impl Answer<'_> {
     }
 }
 
+/// A connection to a shop, which is opened for the first request and again after an error.
 pub(crate) struct Connection {
     address: SocketAddr,
-    /// None after an error: what comes next on the connection is not the answer that is waited for.
+    /// The open connection. `None` after an error, because the next data on it would belong to the failed request.
     stream: Option<TcpStream>,
     sent: Vec<u8>,
     received: Vec<u8>,
@@ -64,7 +66,8 @@ impl Connection {
         }
     }
 
-    pub(crate) fn ask(&mut self, request: &Request<'_>) -> io::Result<Answer<'_>> {
+    /// Sends a request and waits for its response.
+    pub(crate) fn send(&mut self, request: &Request<'_>) -> io::Result<Response<'_>> {
         let mut stream = match self.stream.take() {
             Some(stream) => stream,
             None => connect(self.address)?,
@@ -73,7 +76,7 @@ impl Connection {
         stream.write_all(&self.sent)?;
         let (status, body) = receive(&mut stream, &mut self.received)?;
         self.stream = Some(stream);
-        Ok(Answer {
+        Ok(Response {
             status,
             body: &self.received[body..],
         })
@@ -102,13 +105,13 @@ impl Connection {
 }
 
 fn connect(address: SocketAddr) -> io::Result<TcpStream> {
-    let stream = TcpStream::connect_timeout(&address, LONGEST)?;
+    let stream = TcpStream::connect_timeout(&address, TIMEOUT)?;
     stream.set_nodelay(true)?;
-    stream.set_read_timeout(Some(LONGEST))?;
+    stream.set_read_timeout(Some(TIMEOUT))?;
     Ok(stream)
 }
 
-/// Reads one answer, and tells its status and where in `received` its body begins.
+/// Reads one response. Returns its status, and the position of its body in `received`.
 fn receive(stream: &mut impl Read, received: &mut Vec<u8>) -> io::Result<(u16, usize)> {
     let mut filled = 0;
     let mut head = None;
@@ -133,6 +136,7 @@ fn receive(stream: &mut impl Read, received: &mut Vec<u8>) -> io::Result<(u16, u
     }
 }
 
+/// The status of a response, and the positions of the start and end of its body.
 #[derive(Clone, Copy)]
 struct Head {
     status: u16,
@@ -140,22 +144,22 @@ struct Head {
     end: usize,
 }
 
-/// None if there is more to come.
+/// Parses the head of a response. Returns `None` if it is not complete.
 fn parse(received: &[u8]) -> io::Result<Option<Head>> {
     let mut headers = [httparse::EMPTY_HEADER; 32];
-    let mut answer = httparse::Response::new(&mut headers);
-    let httparse::Status::Complete(body) = answer.parse(received).map_err(invalid)? else {
+    let mut response = httparse::Response::new(&mut headers);
+    let httparse::Status::Complete(body) = response.parse(received).map_err(invalid)? else {
         return Ok(None);
     };
-    let length = answer
+    let length = response
         .headers
         .iter()
         .find(|header| header.name.eq_ignore_ascii_case("content-length"))
-        .ok_or_else(|| invalid("the answer has no content-length"))?;
+        .ok_or_else(|| invalid("the response has no content-length"))?;
     let length = str::from_utf8(length.value).map_err(invalid)?;
     let length: usize = length.parse().map_err(invalid)?;
     Ok(Some(Head {
-        status: answer.code.unwrap_or_default(),
+        status: response.code.unwrap_or_default(),
         body,
         end: body + length,
     }))
@@ -169,7 +173,7 @@ fn invalid(error: impl Into<crate::AnyError>) -> io::Error {
 mod tests {
     use super::*;
 
-    /// Gives a byte at each read.
+    /// A reader that returns one byte per call.
     struct Drip(&'static [u8]);
 
     impl Read for Drip {
@@ -182,17 +186,17 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_may_come_in_pieces() {
-        let mut answer = Drip(b"HTTP/1.1 409 Conflict\r\nContent-Length: 3\r\n\r\nno!");
+    fn response_in_pieces_is_assembled() {
+        let mut response = Drip(b"HTTP/1.1 409 Conflict\r\nContent-Length: 3\r\n\r\nno!");
         let mut received = Vec::new();
-        let (status, body) = receive(&mut answer, &mut received).unwrap();
+        let (status, body) = receive(&mut response, &mut received).unwrap();
         assert_eq!((status, &received[body..]), (409, &b"no!"[..]));
     }
 
     #[test]
-    fn an_answer_that_ends_early_is_an_error() {
-        let mut answer = Drip(b"HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\nno");
-        let error = receive(&mut answer, &mut Vec::new()).unwrap_err();
+    fn response_that_ends_early_is_an_error() {
+        let mut response = Drip(b"HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\nno");
+        let error = receive(&mut response, &mut Vec::new()).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
     }
 }

@@ -1,4 +1,4 @@
-//! Clients that ask for what visitors would, for a while.
+//! Clients that send the requests of simulated visitors for a given time.
 
 use crate::AnyError;
 use crate::http::Connection;
@@ -9,25 +9,30 @@ use std::net::SocketAddr;
 use std::thread;
 use std::time::{Duration, Instant};
 
+/// The settings that all runs have in common.
 pub(crate) struct Load<'a> {
     pub(crate) shops: &'a [SocketAddr],
     pub(crate) popularity: &'a Popularity,
     pub(crate) clients: u64,
-    /// Of all clients together.
+    /// The requests per second of all clients together, or `None` for a closed loop.
     pub(crate) rate: Option<u64>,
 }
 
-/// Requests that all get the same treatment, for a while.
+/// The settings of one run.
 pub(crate) struct Stretch {
-    /// Past the caches.
+    /// Whether the requests bypass the caches.
     pub(crate) uncached: bool,
     pub(crate) duration: Duration,
-    /// What is asked for follows from it.
+    /// The seed that determines the requests.
     pub(crate) seed: u64,
 }
 
 impl Load<'_> {
-    /// Fails with the first answer that is none.
+    /// Runs all clients, and returns the latencies of their requests.
+    ///
+    /// # Errors
+    ///
+    /// Returns the first error of a client.
     pub(crate) fn run(&self, stretch: &Stretch, bar: &ProgressBar) -> Result<Tally, AnyError> {
         let started = Instant::now();
         let from = bar.position();
@@ -56,7 +61,7 @@ pub(crate) fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// A thread's and not a task's: each answer wakes who waits for it, and costs two system calls.
+/// A blocking client for one thread: a response wakes its thread directly, and costs two system calls.
 struct Client<'a> {
     connections: Vec<Connection>,
     visits: Visits<'a>,
@@ -77,11 +82,11 @@ impl<'a> Client<'a> {
             .map(|rate| Duration::from_secs(load.clients) / to_u32(rate));
         Self {
             connections: shops.into_iter().map(Connection::new).collect(),
-            // Two clients of two slices have nothing in common.
+            // Clients of different numbers or runs have different seeds.
             visits: Visits::new(load.popularity, stretch.seed << 32 | number),
             uncached: stretch.uncached,
             pace: Pace {
-                // They do not all begin at once.
+                // The first requests of the clients are spread over one interval.
                 due: started + interval.unwrap_or_default() * to_u32(number) / to_u32(load.clients),
                 interval,
                 end: started + stretch.duration,
@@ -92,31 +97,35 @@ impl<'a> Client<'a> {
         }
     }
 
+    /// Sends requests until the end of the run.
     fn work(&mut self, progress: impl Fn(Duration)) -> Result<Tally, AnyError> {
         let started = Instant::now();
         let mut shop = 0;
-        while let Some((asks, id)) = self.visits.next() {
-            for &endpoint in asks {
-                let Some(begun) = self.pace.wait() else {
+        while let Some((requests, id)) = self.visits.next() {
+            for &endpoint in requests {
+                let Some(request_start) = self.pace.wait() else {
                     return Ok(std::mem::take(&mut self.tally));
                 };
-                self.ask(shop, endpoint, id)?;
-                self.tally.record(endpoint, begun.elapsed());
+                self.send(shop, endpoint, id)?;
+                self.tally.record(endpoint, request_start.elapsed());
             }
-            // The next page comes from another shop, as behind a load balancer.
+            // The next page is requested from another shop, as behind a load balancer.
             shop = (shop + 1) % self.connections.len();
             progress(started.elapsed());
         }
-        unreachable!("visits have no end")
+        unreachable!("the sequence of visits is infinite")
     }
 
-    fn ask(&mut self, shop: usize, endpoint: Endpoint, id: u64) -> Result<(), AnyError> {
+    /// Sends one request. Returns an error if it fails.
+    fn send(&mut self, shop: usize, endpoint: Endpoint, id: u64) -> Result<(), AnyError> {
         let request = endpoint.request(id, self.uncached, &mut self.path, &mut self.body);
-        let problem = match self.connections[shop].ask(&request) {
-            // What is sold out is an answer too.
-            Ok(answer) if answer.status == 409 && endpoint == Endpoint::TakeStock => return Ok(()),
-            Ok(answer) if (200..300).contains(&answer.status) => return Ok(()),
-            Ok(answer) => answer.reason(),
+        let problem = match self.connections[shop].send(&request) {
+            // A product that is sold out is not a failure.
+            Ok(response) if response.status == 409 && endpoint == Endpoint::TakeStock => {
+                return Ok(());
+            }
+            Ok(response) if (200..300).contains(&response.status) => return Ok(()),
+            Ok(response) => response.reason(),
             Err(error) => error.to_string(),
         };
         Err(format!("{} {}: {problem}", request.method, request.path).into())
@@ -127,17 +136,17 @@ fn to_u32(number: u64) -> u32 {
     u32::try_from(number).expect("the options are checked")
 }
 
-/// When to ask.
+/// The schedule of a client.
 struct Pace {
-    /// When the next request is due.
+    /// The time at which the next request is due.
     due: Instant,
-    /// None: as soon as the last one is answered.
+    /// The time between two requests, or `None` for a closed loop.
     interval: Option<Duration>,
     end: Instant,
 }
 
 impl Pace {
-    /// Waits until a request is due, and tells from when on it has waited; None at the end.
+    /// Waits until the next request is due, and returns the start of its latency. Returns `None` at the end of the run.
     fn wait(&mut self) -> Option<Instant> {
         let now = Instant::now();
         let Some(interval) = self.interval else {
@@ -149,11 +158,11 @@ impl Pace {
             return None;
         }
         if due <= now {
-            // The answer to the last one came late, and this one waits since it was due.
+            // The last response was late, so the latency of this request includes the time since it was due.
             return Some(due);
         }
         thread::sleep(due - now);
-        // That the sleep was too long is not the shop's fault.
+        // The current time and not `due`, because the shop is not responsible for a sleep that takes too long.
         Some(Instant::now())
     }
 }
@@ -167,10 +176,10 @@ mod tests {
     }
 
     #[test]
-    fn a_late_request_has_waited_since_it_was_due() {
+    fn late_request_starts_at_its_due_time() {
         let ms = Duration::from_millis;
         let due = Instant::now();
-        // So that two were due, and a third would have been had there been time.
+        // Two requests are due after this. A third one would be due after the end of the run.
         thread::sleep(ms(30));
         let mut late = pace(Some(ms(10)), due, due + ms(15));
         assert_eq!(late.wait(), Some(due));
@@ -179,19 +188,19 @@ mod tests {
     }
 
     #[test]
-    fn a_request_is_not_early() {
+    fn request_does_not_start_before_its_due_time() {
         let due = Instant::now() + Duration::from_millis(5);
         let end = due + Duration::from_secs(60);
-        let begun = pace(Some(Duration::from_secs(1)), due, end).wait();
-        assert!(begun.expect("it is not the end") >= due);
+        let start = pace(Some(Duration::from_secs(1)), due, end).wait();
+        assert!(start.expect("the run has not ended") >= due);
     }
 
     #[test]
-    fn without_a_rate_nobody_waits() {
+    fn request_without_a_rate_starts_at_once() {
         let now = Instant::now();
         let far = now + Duration::from_secs(60);
-        let begun = pace(None, far, far).wait().expect("it is not the end");
-        assert!(begun < far);
+        let start = pace(None, far, far).wait().expect("the run has not ended");
+        assert!(start < far);
         assert_eq!(pace(None, now, now).wait(), None);
     }
 }

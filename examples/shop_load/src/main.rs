@@ -1,16 +1,15 @@
-//! Loads the example `shop` as its visitors would: what the cache saves, and whether a price is ever
-//! old.
+//! A load generator for the example `shop`: it measures the savings of the cache, and checks that no price is outdated.
 //!
 //! ```sh
 //! cargo run --release -p shop_load
 //! cargo run --release -p shop_load -- --help
 //! ```
 //!
-//! It starts PostgreSQL, Redis and two shops over them. Slices of the same requests, with the cache off
-//! and on in turns, are compared. Then prices are changed and read at both shops, while Redis is killed
-//! and started again; each read is checked against what was acknowledged before it was asked for.
+//! It starts PostgreSQL, Redis and two shops over them, and compares slices of the same requests with the cache off and
+//! on in turns. Then it changes and reads prices in both shops, while Redis is killed and restarted. Each read is
+//! checked against the changes that were acknowledged before it was sent.
 
-// PostgreSQL is a name and not an item.
+// PostgreSQL is the name of a product and not a code item.
 #![allow(clippy::doc_markdown)]
 
 mod chart;
@@ -49,7 +48,7 @@ fn main() -> ExitCode {
     match run(&options) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => {
-            eprintln!("error: old prices were served");
+            eprintln!("error: outdated prices were served");
             ExitCode::FAILURE
         }
         Err(error) => {
@@ -59,12 +58,12 @@ fn main() -> ExitCode {
     }
 }
 
-/// Whether no price was old.
+/// Runs the comparison and the check. Returns `true` if no outdated price was served.
 fn run(options: &Options) -> Result<bool, AnyError> {
     let mut stage = if options.targets.is_empty() {
         Some(Stage::start(options.products)?)
     } else {
-        println!("These shops run already, so no Redis is restarted.");
+        println!("The shops were not started by this program, so Redis is not restarted.");
         None
     };
     let shops = stage
@@ -95,6 +94,7 @@ fn run(options: &Options) -> Result<bool, AnyError> {
     Ok(is_sound)
 }
 
+/// Runs the comparison with a progress bar.
 fn compare(
     options: &Options,
     load: &Load<'_>,
@@ -109,7 +109,7 @@ fn compare(
     comparison
 }
 
-/// How many changes there were, and whether no price was old.
+/// Runs the check of prices. Returns the number of changes, and `true` if no outdated price was served.
 fn check_prices(
     options: &Options,
     load: &Load<'_>,

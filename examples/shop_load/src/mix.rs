@@ -1,4 +1,4 @@
-//! What visitors of a shop ask for.
+//! The requests of simulated visitors of a shop.
 
 use crate::http::Request;
 use rand::rngs::SmallRng;
@@ -6,6 +6,7 @@ use rand::{RngExt, SeedableRng};
 use rand_distr::{Distribution, Zipf};
 use std::fmt::Write;
 
+/// A route of the shop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Endpoint {
     Home,
@@ -25,7 +26,7 @@ impl Endpoint {
         Home, Product, Price, Stock, Profile, Session, SetPrice, TakeStock,
     ];
 
-    /// Those that a cache can answer.
+    /// Returns `true` if a cache can answer the request.
     pub(crate) fn is_cacheable(self) -> bool {
         !matches!(self, SetPrice | TakeStock)
     }
@@ -43,7 +44,7 @@ impl Endpoint {
         }
     }
 
-    /// A request, with its path and body written into buffers that are used again.
+    /// Builds a request, with its path and body in buffers that the caller reuses.
     pub(crate) fn request<'a>(
         self,
         id: u64,
@@ -58,14 +59,14 @@ impl Endpoint {
             Some((before, after)) => write!(path, "{before}{id}{after}"),
             None => write!(path, "{place}"),
         }
-        .expect("a string takes it");
+        .expect("writing to a string does not fail");
         match self {
-            // Any price will do.
+            // The price is arbitrary.
             SetPrice => write!(body, r#"{{"cents":{}}}"#, 100 + id % 9_900),
             TakeStock => write!(body, r#"{{"count":1}}"#),
             _ => Ok(()),
         }
-        .expect("a string takes it");
+        .expect("writing to a string does not fail");
         Request {
             method,
             path,
@@ -75,72 +76,73 @@ impl Endpoint {
     }
 }
 
-/// A page, or what somebody does on it.
+/// A page, or an action of a visitor.
 pub(crate) struct Action {
     pub(crate) name: &'static str,
-    /// In 1,000.
+    /// The number of actions of this kind per 1,000.
     share: u32,
-    /// What the page asks for, one after the other.
-    pub(crate) asks: &'static [Endpoint],
+    /// The requests of the action, in their order.
+    pub(crate) requests: &'static [Endpoint],
 }
 
 pub(crate) const ACTIONS: [Action; 6] = [
     Action {
-        name: "a product's page: product, price and stock",
+        name: "product pages (product, price and stock)",
         share: 700,
-        asks: &[Product, Price, Stock],
+        requests: &[Product, Price, Stock],
     },
     Action {
-        name: "the home page",
+        name: "home pages",
         share: 100,
-        asks: &[Home],
+        requests: &[Home],
     },
     Action {
-        name: "a session",
+        name: "sessions",
         share: 100,
-        asks: &[Session],
+        requests: &[Session],
     },
     Action {
-        name: "a profile",
+        name: "profiles",
         share: 85,
-        asks: &[Profile],
+        requests: &[Profile],
     },
     Action {
-        name: "a purchase, which takes from the stock",
+        name: "purchases, which reduce the stock",
         share: 10,
-        asks: &[TakeStock],
+        requests: &[TakeStock],
     },
     Action {
-        name: "a change of a price",
+        name: "changes of a price",
         share: 5,
-        asks: &[SetPrice],
+        requests: &[SetPrice],
     },
 ];
 
-/// The mix in words.
+/// Describes the actions and their shares.
 pub(crate) fn describe() -> String {
     let share = |action: &Action| format!("{:.1}% {}", f64::from(action.share) / 10.0, action.name);
     ACTIONS.each_ref().map(share).join("; ")
 }
 
-/// Which of the products, or of the users, are asked for how often: the first most often, as it sells best
-/// in the shop's database.
+/// The distribution of requested products and users: the lower an id, the more popular, like the sales in the database
+/// of the shop.
 pub(crate) struct Popularity(Zipf<f64>);
 
 impl Popularity {
-    /// Of the ids from 1 to `count`.
+    /// Creates a Zipf distribution over the ids from 1 to `count`.
     #[allow(clippy::cast_precision_loss)]
     pub(crate) fn new(count: u64, exponent: f64) -> Self {
         Self(Zipf::new(count as f64, exponent).expect("the options are checked"))
     }
 
+    /// Chooses an id.
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
     pub(crate) fn pick(&self, rng: &mut SmallRng) -> u64 {
         self.0.sample(rng) as u64
     }
 }
 
-/// What one client asks for, without end, and the same again for the same seed.
+/// The infinite sequence of visits of one client, which is determined by its seed.
 pub(crate) struct Visits<'a> {
     popularity: &'a Popularity,
     rng: SmallRng,
@@ -154,7 +156,7 @@ impl<'a> Visits<'a> {
 }
 
 impl Iterator for Visits<'_> {
-    /// What is asked for, and of which id.
+    /// The requested endpoints, and the id that they have in common.
     type Item = (&'static [Endpoint], u64);
 
     fn next(&mut self) -> Option<Self::Item> {
@@ -164,8 +166,8 @@ impl Iterator for Visits<'_> {
             point = point.saturating_sub(action.share);
             is_it
         });
-        let asks = action.expect("the shares sum up to 1,000").asks;
-        Some((asks, self.popularity.pick(&mut self.rng)))
+        let requests = action.expect("the shares sum up to 1,000").requests;
+        Some((requests, self.popularity.pick(&mut self.rng)))
     }
 }
 
@@ -174,12 +176,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_action_has_its_share() {
+    fn actions_occur_in_proportion_to_their_shares() {
         assert_eq!(ACTIONS.iter().map(|action| action.share).sum::<u32>(), 1000);
         let popularity = Popularity::new(100, 1.0);
         let visits: Vec<_> = Visits::new(&popularity, 1).take(100_000).collect();
         for action in &ACTIONS {
-            let count = visits.iter().filter(|visit| visit.0 == action.asks).count();
+            let count = visits
+                .iter()
+                .filter(|visit| visit.0 == action.requests)
+                .count();
             let most = 100 * action.share as usize;
             assert!(
                 count.abs_diff(most) < most / 5,
@@ -191,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn popularity_falls_with_the_rank() {
+    fn popularity_is_inversely_proportional_to_the_id() {
         let popularity = Popularity::new(1_000, 1.0);
         let mut rng = SmallRng::seed_from_u64(1);
         let mut counts = vec![0_u32; 1_001];
@@ -205,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn a_seed_makes_the_same_visits() {
+    fn visits_of_equal_seeds_are_equal() {
         let popularity = Popularity::new(1_000, 1.0);
         let visits = |seed| -> Vec<_> { Visits::new(&popularity, seed).take(100).collect() };
         assert_eq!(visits(1), visits(1));
@@ -213,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn requests_have_path_and_body() {
+    fn request_replaces_contents_of_reused_buffers() {
         let (mut path, mut body) = (String::from("old"), String::from("old"));
         let request = TakeStock.request(7, false, &mut path, &mut body);
         assert_eq!(

@@ -1,4 +1,4 @@
-//! The command line, with everything checked before any work is done.
+//! The command line. All options are checked before the program starts any work.
 
 use clap::Parser;
 use clap::builder::RangedU64ValueParser;
@@ -7,75 +7,75 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-/// Loads shops with the cache and without, compares, and checks that no price is ever old
+/// Compares shops with and without the cache, and checks that no outdated price is served
 ///
-/// Without --target it starts a PostgreSQL, a Redis and two shops over them on free ports, kills Redis and
-/// starts it again twice while prices are checked, and stops all at the end. It ends with status 1 if an
-/// old price was served.
+/// Without --target the program starts PostgreSQL, Redis and two shops over them on free ports, and stops them at the
+/// end. It kills and restarts Redis twice during the check of prices. The exit status is 1 if an outdated price was
+/// served.
 ///
-/// First, slices of load take turns with the cache off and on. The requests of a pair of slices are the
-/// same. When a shop starts it warms its caches with what sells best; all that they load later counts.
+/// First, slices of load with the cache off and on take turns. The two slices of a pair send the same requests. Each
+/// shop warms its caches with the best sellers when it starts; all later loads are counted.
 ///
-/// Each client sends its next request when it has the answer to the last one (closed loop): while a shop
-/// is slow, less is asked of it, and waits that other visitors would have had are not seen (coordinated
-/// omission). With --rate requests are due at fixed times whatever the shop does (open loop), and a late
-/// one has waited since it was due.
+/// By default each client sends its next request when it has the response to the last one (closed loop). While a shop
+/// is slow, it gets fewer requests, so that delays of other visitors are not measured (coordinated omission). With
+/// --rate requests are due at fixed times (open loop), and the latency of a late request starts when it was due.
 #[derive(Parser)]
 #[command(name = "shop_load", allow_negative_numbers = true)]
 pub(crate) struct Options {
-    /// Load this shop, such as `http://127.0.0.1:8080`, instead; several share the load. Nothing is restarted
+    /// URL of a running shop, such as http://127.0.0.1:8080, instead of new servers; can be repeated
     ///
-    /// Prices and stock are changed: give no shop that matters. All of them must share their database and
-    /// Redis.
+    /// All shops must share their database and Redis. The program changes prices and stock, so do not use it with a
+    /// shop whose data matters. It does not restart Redis.
     #[arg(long = "target", value_name = "URL", value_parser = address)]
     pub(crate) targets: Vec<SocketAddr>,
 
-    /// How many slices there are, half of them with the cache; an even number
+    /// Number of slices, half of them with the cache; must be even
     #[arg(long, default_value = "6", value_parser = slices)]
     pub(crate) slices: u64,
 
-    /// How long a slice takes; fractions are fine
+    /// Duration of a slice; may be a fraction
     #[arg(long, default_value = "5", value_parser = seconds)]
     pub(crate) seconds: Duration,
 
-    /// How many clients ask at the same time, each over a connection of its own to each shop
+    /// Number of concurrent clients, each with its own connection to each shop
     #[arg(long, default_value = "8", value_parser = count(1, 1_024))]
     pub(crate) clients: u64,
 
-    /// How many requests are due a second, for all clients together [default: as many as are answered]
+    /// Requests per second of all clients together [default: closed loop]
     #[arg(long, value_name = "REQUESTS", value_parser = count(1, 1_000_000))]
     pub(crate) rate: Option<u64>,
 
-    /// How many products the shops have
+    /// Number of products in the shops
     #[arg(long, default_value = "10000", value_parser = count(1, 1_000_000))]
     pub(crate) products: u64,
 
-    /// The exponent of the Zipf distribution: 0 asks for all equally often, 1 for the second half as often as
-    /// for the first
+    /// Exponent of the Zipf distribution of products: with 0 all are equally popular, with 1 the second is requested
+    /// half as often as the first
     #[arg(long, default_value = "1", value_parser = exponent)]
     pub(crate) zipf: f64,
 
-    /// How many changes of prices must be acknowledged in the check; 0 leaves it out
+    /// Number of acknowledged price changes in the check; 0 skips the check
     #[arg(long, default_value = "10000", value_parser = count(0, 10_000_000))]
     pub(crate) changes: u64,
 
-    /// For how long Redis is down each time
+    /// Duration of each outage of Redis
     #[arg(long, value_name = "SECONDS", default_value = "1", value_parser = seconds)]
     pub(crate) outage: Duration,
 
-    /// What the requests are derived from
+    /// Seed of the requests
     #[arg(long, default_value = "1", value_parser = count(0, 1_000_000_000))]
     pub(crate) seed: u64,
 
-    /// Draw the comparison into this file
+    /// File to write a chart of the comparison to, as SVG
     #[arg(long, value_name = "FILE")]
     pub(crate) svg: Option<PathBuf>,
 }
 
-fn count(least: u64, most: u64) -> RangedU64ValueParser {
-    RangedU64ValueParser::new().range(least..=most)
+fn count(min: u64, max: u64) -> RangedU64ValueParser {
+    RangedU64ValueParser::new().range(min..=max)
 }
 
+/// Parses an even number.
 fn slices(text: &str) -> Result<u64, String> {
     match text.parse() {
         Ok(slices @ 2..=1_000) if slices % 2 == 0 => Ok(slices),
@@ -83,6 +83,7 @@ fn slices(text: &str) -> Result<u64, String> {
     }
 }
 
+/// Parses a number of seconds.
 fn seconds(text: &str) -> Result<Duration, String> {
     let seconds: Option<f64> = text.parse().ok();
     seconds
@@ -91,6 +92,7 @@ fn seconds(text: &str) -> Result<Duration, String> {
         .ok_or_else(|| "give a number of seconds from 0.001 to 3600".into())
 }
 
+/// Parses the exponent of a Zipf distribution.
 fn exponent(text: &str) -> Result<f64, String> {
     match text.parse() {
         Ok(exponent) if (0.0..=10.0).contains(&exponent) => Ok(exponent),
@@ -98,19 +100,20 @@ fn exponent(text: &str) -> Result<f64, String> {
     }
 }
 
+/// Resolves the address in a URL.
 fn address(url: &str) -> Result<SocketAddr, String> {
     let form = "give a URL with a port, such as http://127.0.0.1:8080";
-    let place = url.strip_prefix("http://").ok_or(form)?;
-    let place = place.trim_end_matches('/');
-    let mut addresses = place
+    let host = url.strip_prefix("http://").ok_or(form)?;
+    let host = host.trim_end_matches('/');
+    let mut addresses = host
         .to_socket_addrs()
         .map_err(|error| format!("{error}; {form}"))?;
     addresses
         .next()
-        .ok_or_else(|| format!("{place} has no address; {form}"))
+        .ok_or_else(|| format!("{host} has no address; {form}"))
 }
 
-/// Prints the help that was asked for, or what is wrong with the command line in one line.
+/// Prints the help if it was requested, or else the error of the command line in one line.
 pub(crate) fn explain(error: &clap::Error) -> ExitCode {
     if !error.use_stderr() {
         error.exit();
@@ -128,16 +131,16 @@ mod tests {
 
     fn problem(option: &str) -> String {
         let parsed = Options::try_parse_from(["shop_load", option]);
-        parsed.err().expect("it is refused").to_string()
+        parsed.err().expect("the option is rejected").to_string()
     }
 
     #[test]
-    fn the_command_line_is_sound() {
+    fn command_line_definition_is_valid() {
         <Options as clap::CommandFactory>::command().debug_assert();
     }
 
     #[test]
-    fn what_cannot_be_is_refused_with_what_can() {
+    fn invalid_options_are_rejected_with_the_valid_range() {
         assert!(problem("--slices=3").contains("an even number"));
         assert!(problem("--seconds=nan").contains("from 0.001 to 3600"));
         assert!(problem("--clients=0").contains("1..=1024"));

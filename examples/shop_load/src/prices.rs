@@ -1,5 +1,4 @@
-//! The check that prices are never old: some change them, others read them all the while, and Redis is
-//! killed in the middle.
+//! The check that no outdated price is served: writers and readers run concurrently, and Redis is killed meanwhile.
 
 use crate::AnyError;
 use crate::history::{Change, History, Read};
@@ -15,32 +14,34 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// How many change prices at the same time.
+/// The number of concurrent writers.
 pub(crate) const WRITERS: u64 = 4;
 
-/// Of 100 reads, so many are of a price that has just been changed.
-pub(crate) const CLOSE_READS: u32 = 80;
+/// The percentage of reads that are of a recently changed price.
+pub(crate) const CLOSE_READS_PERCENT: u32 = 80;
 
-/// How many changes are the last ones.
-const RECENT: usize = 16;
+/// The number of recently changed prices.
+const RECENT_CHANGES: usize = 16;
 
-/// Nothing that a shop does about an outage takes so long.
-const LONGEST_GAP: Duration = Duration::from_secs(60);
+/// The maximum time without an acknowledged change, after which the check fails. It is longer than any timeout of a
+/// shop.
+const MAX_GAP: Duration = Duration::from_secs(60);
 
+/// The settings of the check.
 pub(crate) struct PriceCheck<'a> {
     pub(crate) shops: &'a [SocketAddr],
     pub(crate) popularity: &'a Popularity,
     pub(crate) readers: u64,
-    /// How many must be acknowledged.
+    /// The number of changes that must be acknowledged.
     pub(crate) changes: u64,
     pub(crate) seed: u64,
 }
 
-/// What was seen.
+/// The observations of one client, or of all clients.
 #[derive(Default)]
 pub(crate) struct Seen {
     pub(crate) history: History,
-    /// Changes that are in the database, while word of them to other shops is queued.
+    /// The number of changes whose invalidations were queued and not acknowledged.
     pub(crate) queued: u64,
     pub(crate) failed_changes: u64,
     pub(crate) failed_reads: u64,
@@ -64,21 +65,20 @@ struct Price {
 }
 
 impl PriceCheck<'_> {
-    /// `disturb` is called each time that another third of the changes is acknowledged, but for the
-    /// last.
+    /// Runs the check. Calls `disturb` after one third and after two thirds of the changes.
     pub(crate) fn run(
         &self,
         bar: &ProgressBar,
         mut disturb: impl FnMut(),
     ) -> Result<Seen, AnyError> {
-        let board = Board::new(self.changes);
+        let progress = Progress::new(self.changes);
         let seen = Mutex::new(Seen::default());
         thread::scope(|scope| {
             for number in 0..WRITERS + self.readers {
-                let (board, seen) = (&board, &seen);
+                let (progress, seen) = (&progress, &seen);
                 scope.spawn(move || {
-                    let mut client = Client::new(self, board, number);
-                    while !board.is_over() {
+                    let mut client = Client::new(self, progress, number);
+                    while !progress.is_over() {
                         if number < WRITERS {
                             client.change();
                         } else {
@@ -88,26 +88,26 @@ impl PriceCheck<'_> {
                     seen.lock().expect("no client panics").add(client.seen);
                 });
             }
-            let result = board.watch(bar, &mut disturb);
-            board.stopped.store(true, Relaxed);
+            let result = progress.watch(bar, &mut disturb);
+            progress.stopped.store(true, Relaxed);
             result
         })?;
         Ok(seen.into_inner().expect("no client panics"))
     }
 }
 
-/// What clients tell each other.
-struct Board {
+/// The progress of the check, which all clients share.
+struct Progress {
     started: Instant,
-    /// How many changes are to be acknowledged.
+    /// The number of changes that must be acknowledged.
     changes: u64,
     acknowledged: AtomicU64,
-    /// The products of the last changes. 0 is none.
-    recent: [AtomicU64; RECENT],
+    /// The products of the last changes. 0 stands for none.
+    recent: [AtomicU64; RECENT_CHANGES],
     stopped: AtomicBool,
 }
 
-impl Board {
+impl Progress {
     fn new(changes: u64) -> Self {
         Self {
             started: Instant::now(),
@@ -122,17 +122,19 @@ impl Board {
         self.acknowledged.load(Relaxed) >= self.changes || self.stopped.load(Relaxed)
     }
 
-    fn announce(&self, id: u64) {
-        let place = self.acknowledged.fetch_add(1, Relaxed);
-        let place = usize::try_from(place).unwrap_or(0) % RECENT;
-        self.recent[place].store(id, Relaxed);
+    /// Records an acknowledged change.
+    fn record_acknowledged(&self, id: u64) {
+        let number = self.acknowledged.fetch_add(1, Relaxed);
+        let index = usize::try_from(number).unwrap_or(0) % RECENT_CHANGES;
+        self.recent[index].store(id, Relaxed);
     }
 
     fn pick_recent(&self, rng: &mut SmallRng) -> Option<u64> {
-        let id = self.recent[rng.random_range(0..RECENT)].load(Relaxed);
+        let id = self.recent[rng.random_range(0..RECENT_CHANGES)].load(Relaxed);
         (id != 0).then_some(id)
     }
 
+    /// Updates the progress bar and calls `disturb`, until the check is over.
     fn watch(&self, bar: &ProgressBar, disturb: &mut impl FnMut()) -> Result<(), AnyError> {
         let mut disturbed = 0;
         let mut last = (0, Instant::now());
@@ -145,8 +147,8 @@ impl Board {
             }
             if acknowledged > last.0 {
                 last = (acknowledged, Instant::now());
-            } else if last.1.elapsed() > LONGEST_GAP {
-                let seconds = LONGEST_GAP.as_secs();
+            } else if last.1.elapsed() > MAX_GAP {
+                let seconds = MAX_GAP.as_secs();
                 return Err(format!("no change was acknowledged for {seconds} seconds").into());
             }
             thread::sleep(Duration::from_millis(1));
@@ -156,8 +158,9 @@ impl Board {
     }
 }
 
+/// A reader or writer.
 struct Client<'a> {
-    board: &'a Board,
+    progress: &'a Progress,
     popularity: &'a Popularity,
     connections: Vec<Connection>,
     shop: usize,
@@ -166,10 +169,10 @@ struct Client<'a> {
 }
 
 impl<'a> Client<'a> {
-    fn new(check: &PriceCheck<'a>, board: &'a Board, number: u64) -> Self {
+    fn new(check: &PriceCheck<'a>, progress: &'a Progress, number: u64) -> Self {
         let connections = check.shops.iter().copied().map(Connection::new);
         Self {
-            board,
+            progress,
             popularity: check.popularity,
             connections: connections.collect(),
             shop: usize::try_from(number).unwrap_or(0),
@@ -178,6 +181,7 @@ impl<'a> Client<'a> {
         }
     }
 
+    /// Changes a price.
     fn change(&mut self) {
         let id = self.popularity.pick(&mut self.rng);
         let cents = self.rng.random_range(100..10_000);
@@ -188,19 +192,19 @@ impl<'a> Client<'a> {
             uncached: false,
             body: &body,
         };
-        let asked = self.board.started.elapsed();
-        match self.ask(&request) {
+        let sent = self.progress.started.elapsed();
+        match self.send(&request) {
             Ok((status, version)) => {
                 let acknowledged = status == 200;
                 self.seen.history.changes.push(Change {
                     id,
                     version,
-                    asked,
-                    answered: self.board.started.elapsed(),
+                    sent,
+                    answered: self.progress.started.elapsed(),
                     acknowledged,
                 });
                 if acknowledged {
-                    self.board.announce(id);
+                    self.progress.record_acknowledged(id);
                 } else {
                     self.seen.queued += 1;
                 }
@@ -212,19 +216,20 @@ impl<'a> Client<'a> {
         }
     }
 
+    /// Reads a price.
     fn read(&mut self) {
-        let recent = self.rng.random_ratio(CLOSE_READS, 100);
-        let recent = recent.then(|| self.board.pick_recent(&mut self.rng));
+        let recent = self.rng.random_ratio(CLOSE_READS_PERCENT, 100);
+        let recent = recent.then(|| self.progress.pick_recent(&mut self.rng));
         let id = recent.flatten();
         let id = id.unwrap_or_else(|| self.popularity.pick(&mut self.rng));
         let path = format!("/prices/{id}");
-        let asked = self.board.started.elapsed();
-        match self.ask(&Request::get(&path)) {
+        let sent = self.progress.started.elapsed();
+        match self.send(&Request::get(&path)) {
             Ok((_, version)) => self.seen.history.reads.push(Read {
                 id,
                 version,
-                asked,
-                answered: self.board.started.elapsed(),
+                sent,
+                answered: self.progress.started.elapsed(),
             }),
             Err(failure) => {
                 self.seen.failed_reads += 1;
@@ -233,17 +238,17 @@ impl<'a> Client<'a> {
         }
     }
 
-    /// Asks the shops in turn for a price, and gives the status and the version.
-    fn ask(&mut self, request: &Request<'_>) -> Result<(u16, u64), String> {
+    /// Sends a request for a price to the shops in turn, and returns the status and the version.
+    fn send(&mut self, request: &Request<'_>) -> Result<(u16, u64), String> {
         self.shop = (self.shop + 1) % self.connections.len();
         let fails = |problem| format!("{} {}: {problem}", request.method, request.path);
-        let answer = self.connections[self.shop].ask(request);
-        let answer = answer.map_err(|error| fails(error.to_string()))?;
-        if !(200..300).contains(&answer.status) {
-            return Err(fails(answer.reason()));
+        let response = self.connections[self.shop].send(request);
+        let response = response.map_err(|error| fails(error.to_string()))?;
+        if !(200..300).contains(&response.status) {
+            return Err(fails(response.reason()));
         }
         let price: Price =
-            serde_json::from_slice(answer.body).map_err(|error| fails(error.to_string()))?;
-        Ok((answer.status, price.version))
+            serde_json::from_slice(response.body).map_err(|error| fails(error.to_string()))?;
+        Ok((response.status, price.version))
     }
 }

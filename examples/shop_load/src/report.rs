@@ -1,28 +1,28 @@
-//! What is printed, as Markdown.
+//! The printed report, as Markdown.
 
 use crate::comparison::{Comparison, Side};
 use crate::cpu::Cpu;
 use crate::history::Findings;
 use crate::mix::{self, Endpoint};
 use crate::options::Options;
-use crate::prices::{CLOSE_READS, Seen, WRITERS};
+use crate::prices::{CLOSE_READS_PERCENT, Seen, WRITERS};
 use crate::tally::Summary;
 use indicatif::HumanCount;
 use std::time::Duration;
 
-/// So many of the violations are listed.
-const LISTED: usize = 20;
+/// The maximum number of listed violations.
+const MAX_LISTED: usize = 20;
 
 pub(crate) fn print_setup(options: &Options, shops: usize) {
     let pace = match options.rate {
-        Some(rate) => format!("open loop, {} requests a second", HumanCount(rate)),
+        Some(rate) => format!("open loop, {} requests per second", HumanCount(rate)),
         None => "closed loop".into(),
     };
     println!(
-        "{shops} shops with {} products, {} clients ({pace}), Zipf {}, seed {}. {} slices of {}, off and \
-         on in turns. The shops have warmed what sells best, as they do when they start; all that their \
-         caches load from then on counts.\n\n\
-         Each client takes the shops in turn for: {}.",
+        "{shops} shops with {} products, {} clients ({pace}), Zipf exponent {}, seed {}. {} slices of {} with the \
+         cache off and on in turns. The shops have warmed their caches with the best sellers at their start; all \
+         later loads are counted.\n\n\
+         Each client sends requests to the shops in turn: {}.",
         HumanCount(options.products),
         options.clients,
         options.zipf,
@@ -43,17 +43,17 @@ pub(crate) fn print_comparison(comparison: &Comparison) {
         let sides = [off, on].map(|side| side.tally.summary(|it| it == endpoint));
         print_row(&format!("`{}`", endpoint.name()), &sides);
     }
-    print_row("all that is cacheable", &cacheable(comparison));
+    print_row("all cacheable requests", &cacheable(comparison));
     println!(
         "\n| | cache off | cache on | change |\n\
          | --- | --: | --: | --: |"
     );
-    let row = |what, value: fn(&Side) -> f64| {
+    let row = |name, value: fn(&Side) -> f64| {
         let (off, on) = (value(off), value(on));
-        println!("| {what} | {off:.1} | {on:.1} | {} |", change(off, on));
+        println!("| {name} | {off:.1} | {on:.1} | {} |", change(off, on));
     };
     row("database reads per 1,000 requests", Side::reads_per_1000);
-    row("requests a second", Side::requests_per_second);
+    row("requests per second", Side::requests_per_second);
     let parts = ["shops", "PostgreSQL", "Redis", "load generator"];
     for (place, name) in parts.into_iter().enumerate() {
         let part = |cpu: Cpu| [cpu.shops, cpu.postgres, cpu.redis, cpu.clients][place];
@@ -64,10 +64,10 @@ pub(crate) fn print_comparison(comparison: &Comparison) {
             );
         }
     }
-    println!("\nSlice by slice, off and on in turns, of what is cacheable:\n");
+    println!("\nAll slices, off and on in turns (mean of cacheable requests):\n");
     for slice in slices {
         println!(
-            "- mean {}, {:.0} requests a second, {:.1} database reads per 1,000 requests",
+            "- mean {}, {:.0} requests per second, {:.1} database reads per 1,000 requests",
             time(slice.tally.summary(Endpoint::is_cacheable).mean),
             slice.requests_per_second(),
             slice.reads_per_1000()
@@ -101,20 +101,20 @@ fn cpu_micros(side: &Side, part: impl Fn(Cpu) -> Duration) -> Option<f64> {
 }
 
 pub(crate) fn print_prices(seen: &Seen, findings: &Findings, readers: u64, restarts: u32) {
-    let since = |most: u64| {
-        let most = Duration::from_millis(most);
+    let since = |max_millis: u64| {
+        let max = Duration::from_millis(max_millis);
         let close = findings.since_change.iter();
-        HumanCount(close.filter(|since| **since <= most).count() as u64)
+        HumanCount(close.filter(|since| **since <= max).count() as u64)
     };
     println!(
-        "\n{} acknowledged changes of prices by {WRITERS} writers, {} reads by {readers} readers \
-         ({CLOSE_READS}% of them of the last prices changed), Redis killed and started {restarts} times:\n\n\
-         - old prices read after their change was acknowledged: **{}**\n\
-         - reads asked for within 1 ms after a change of their price was acknowledged: {}, within 10 ms: {}, \
-         ever: {}\n\
+        "\n{} acknowledged price changes by {WRITERS} writers, {} reads by {readers} readers ({CLOSE_READS_PERCENT}% \
+         of them of recently changed prices), Redis killed and restarted {restarts} times:\n\n\
+         - reads of outdated prices after the change was acknowledged: **{}**\n\
+         - reads sent at most 1 ms after a change of their price was acknowledged: {}, at most 10 ms: {}, at any time: \
+         {}\n\
          - reads that overlapped a change of their price: {}; {}\n\
-         - the longest time without an acknowledged change: {}\n\
-         - changes with word to the other shop queued (202, not acknowledged): {}\n\
+         - longest time between two acknowledged changes: {}\n\
+         - changes whose invalidations were queued (status 202, not acknowledged): {}\n\
          - failed changes: {}, failed reads: {}",
         HumanCount(findings.acknowledged as u64),
         HumanCount(seen.history.reads.len() as u64),
@@ -130,30 +130,30 @@ pub(crate) fn print_prices(seen: &Seen, findings: &Findings, readers: u64, resta
         HumanCount(seen.failed_reads),
     );
     if let Some(failure) = &seen.failure {
-        println!("- the first failure: {failure}");
+        println!("- first failure: {failure}");
     }
-    for violation in findings.violations.iter().take(LISTED) {
+    for violation in findings.violations.iter().take(MAX_LISTED) {
         println!(
-            "- price {}, read {} after the check began: version {}, although version {} had been \
-             acknowledged {} before",
+            "- price {}, read {} after the start of the check: version {}, although version {} was acknowledged {} \
+             before the read",
             violation.read.id,
-            time(violation.read.asked),
+            time(violation.read.sent),
             violation.read.version,
             violation.least,
             time(violation.since),
         );
     }
-    if findings.violations.len() > LISTED {
-        println!("- and {} more", findings.violations.len() - LISTED);
+    if findings.violations.len() > MAX_LISTED {
+        println!("- and {} more", findings.violations.len() - MAX_LISTED);
     }
 }
 
-/// What the shops count against what the database does.
+/// Prints the number of transactions in the database beside the numbers of reads and changes.
 #[allow(clippy::cast_precision_loss)]
 pub(crate) fn print_transactions(committed: u64, reads: u64, changes: u64) {
     println!(
-        "\nPostgreSQL has committed {} transactions in all; the shops count {} reads and the clients {} \
-         changes, {:.1}% of that.",
+        "\nPostgreSQL has committed {} transactions; the shops count {} reads and the clients {} changes, {:.1}% of \
+         the transactions.",
         HumanCount(committed),
         HumanCount(reads),
         HumanCount(changes),
@@ -161,16 +161,15 @@ pub(crate) fn print_transactions(committed: u64, reads: u64, changes: u64) {
     );
 }
 
-/// How old the old prices were that overlapping reads returned.
+/// Describes the staleness of the prices that overlapping reads returned.
 fn ages(ages: &[Duration]) -> String {
     let mut ages = ages.to_vec();
     ages.sort_unstable();
     let percentile = |percent: usize| time(ages[(ages.len() * percent).div_ceil(100) - 1]);
     match ages.len() {
-        0 => "none returned the price from before it".into(),
+        0 => "none returned the price before the change".into(),
         count => format!(
-            "{} returned the price from before it, {} (p50), {} (p99), {} (max) after the change \
-             was asked for",
+            "{} returned the price before the change, {} (p50), {} (p99), {} (max) after the change was sent",
             HumanCount(count as u64),
             percentile(50),
             percentile(99),
@@ -195,7 +194,7 @@ pub(crate) fn time(duration: Duration) -> String {
         _ => (1.0, "s"),
     };
     let number = seconds * per_second;
-    // Three digits, as many as are measured.
+    // Three digits, which is the precision of the histograms.
     match number {
         ..10.0 => format!("{number:.2} {unit}"),
         ..100.0 => format!("{number:.1} {unit}"),
@@ -208,14 +207,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn changes_have_a_sign() {
+    fn change_has_a_sign() {
         assert_eq!(change(200.0, 50.0), "-75.0%");
         assert_eq!(change(50.0, 200.0), "+300.0%");
         assert_eq!(change(0.0, 1.0), "-");
     }
 
     #[test]
-    fn times_have_three_digits() {
+    fn time_has_three_digits() {
         let text = |nanos| time(Duration::from_nanos(nanos));
         assert_eq!(text(1_234), "1.23 us");
         assert_eq!(text(123_456), "123 us");
@@ -224,10 +223,10 @@ mod tests {
     }
 
     #[test]
-    fn ages_are_told_if_there_are_any() {
+    fn ages_are_described_by_count_and_percentiles() {
         assert!(ages(&[]).starts_with("none"));
-        let told = ages(&[8, 3, 5].map(Duration::from_millis));
-        let expected = "3 returned the price from before it, 5.00 ms (p50), 8.00 ms (p99)";
-        assert!(told.starts_with(expected), "{told}");
+        let text = ages(&[8, 3, 5].map(Duration::from_millis));
+        let expected = "3 returned the price before the change, 5.00 ms (p50), 8.00 ms (p99)";
+        assert!(text.starts_with(expected), "{text}");
     }
 }

@@ -1,4 +1,4 @@
-//! The servers that the load needs, on free ports, stopped in the end.
+//! The servers under load, on free ports.
 
 use crate::AnyError;
 use crate::cpu::Processes;
@@ -13,7 +13,7 @@ use std::time::Duration;
 
 const SHOPS: usize = 2;
 
-/// In the order in which they stop.
+/// The servers, in the order in which they are stopped when this is dropped.
 pub(crate) struct Stage {
     shops: Vec<Shop>,
     redis: Server,
@@ -21,18 +21,19 @@ pub(crate) struct Stage {
 }
 
 impl Stage {
+    /// Starts all servers.
     pub(crate) fn start(products: u64) -> Result<Self, AnyError> {
         require("redis-server".as_ref(), "redis-server")?;
         require(&binary("postgres"), "postgresql")?;
-        eprintln!(
-            "starting PostgreSQL, Redis and shops, which takes longer where those are to be built"
-        );
+        eprintln!("starting PostgreSQL, Redis and two shops (the first run also builds the shop)");
         let (redis, postgres) = (Server::start(), Postgres::start());
         let products = products.to_string();
         let options = ["--database", &postgres.url(), "--redis", &redis.url()];
         let options = [&options[..], &["--products", &products]].concat();
-        // One after the other: the first fills the database.
-        let shop = |_| Shop::try_start(&options).map_err(|said| format!("no shop: {said}"));
+        // The shops start one after the other, because the first one fills the database.
+        let shop = |_| {
+            Shop::try_start(&options).map_err(|output| format!("cannot start a shop: {output}"))
+        };
         let shops = (0..SHOPS).map(shop).collect::<Result<_, _>>()?;
         Ok(Self {
             shops,
@@ -53,7 +54,7 @@ impl Stage {
         }
     }
 
-    /// Kills Redis, and starts it again, empty.
+    /// Kills Redis, and restarts it empty after the outage.
     pub(crate) fn restart_redis(&mut self, outage: Duration) {
         self.redis.kill();
         thread::sleep(outage);
@@ -62,31 +63,31 @@ impl Stage {
 }
 
 impl Stage {
-    /// Stops the shops, and tells how many transactions PostgreSQL has committed. It counts those of a
-    /// connection when that is closed, if not before.
+    /// Stops the shops, and returns the number of transactions that PostgreSQL has committed. PostgreSQL counts those
+    /// of a connection when the connection is closed at the latest.
     pub(crate) fn transactions(mut self) -> Result<u64, AnyError> {
         for shop in &mut self.shops {
             shop.stop();
         }
         let count = "SELECT xact_commit FROM pg_stat_database WHERE datname = current_database()";
-        let mut ask = Command::new(binary("psql"));
-        let said = ask
+        let mut psql = Command::new(binary("psql"));
+        let output = psql
             .args(["-X", "-t", "-A", "-c", count, &self.postgres.url()])
             .output()?;
-        let text = String::from_utf8_lossy(&said.stdout);
+        let text = String::from_utf8_lossy(&output.stdout);
         let count = text.trim().parse();
-        count.map_err(|_| String::from_utf8_lossy(&said.stderr).into())
+        count.map_err(|_| String::from_utf8_lossy(&output.stderr).into())
     }
 }
 
-/// Fails if there is no such program.
+/// Returns an error if a program is not installed.
 fn require(program: &Path, package: &str) -> Result<(), AnyError> {
-    let mut ask = Command::new(program);
-    let ask = ask.arg("--version").stdout(Stdio::null());
-    match ask.status() {
+    let mut command = Command::new(program);
+    let command = command.arg("--version").stdout(Stdio::null());
+    match command.status() {
         Ok(status) if status.success() => Ok(()),
         _ => Err(format!(
-            "{} does not run: apt-get install {package}, or load shops that run already with --target",
+            "{} does not run; use apt-get install {package}, or --target with shops that are already running",
             program.display()
         )
         .into()),
@@ -98,7 +99,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_program_that_is_missing_is_told_with_its_package() {
+    fn missing_program_is_reported_with_its_package() {
         let missing = require("no-such-server".as_ref(), "its-package").unwrap_err();
         let missing = missing.to_string();
         assert!(

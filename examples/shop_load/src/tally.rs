@@ -1,13 +1,13 @@
-//! How long answers took.
+//! Response times by endpoint.
 
 use crate::mix::Endpoint;
 use hdrhistogram::Histogram;
 use std::time::Duration;
 
-/// Longer times, in nanoseconds, count as this one.
-const LONGEST: u64 = 60_000_000_000;
+/// The maximum time in the histograms, in nanoseconds. Longer times count as this one.
+const MAX_TIME_NANOS: u64 = 60_000_000_000;
 
-/// The times of answers, each endpoint for itself.
+/// A histogram of response times for each endpoint.
 #[derive(Clone)]
 pub(crate) struct Tally {
     times: Vec<Histogram<u64>>,
@@ -15,14 +15,14 @@ pub(crate) struct Tally {
 
 impl Default for Tally {
     fn default() -> Self {
-        let empty = Histogram::new_with_max(LONGEST, 3).expect("the bounds are sound");
+        let empty = Histogram::new_with_max(MAX_TIME_NANOS, 3).expect("the bounds are valid");
         Self {
             times: vec![empty; Endpoint::ALL.len()],
         }
     }
 }
 
-/// What is reported of an endpoint, or of several together.
+/// The summary of one endpoint or of several together.
 pub(crate) struct Summary {
     pub(crate) requests: u64,
     pub(crate) mean: Duration,
@@ -31,23 +31,25 @@ pub(crate) struct Summary {
 }
 
 impl Tally {
+    /// Records a response time.
     pub(crate) fn record(&mut self, endpoint: Endpoint, time: Duration) {
-        let nanos = u64::try_from(time.as_nanos()).unwrap_or(LONGEST);
+        let nanos = u64::try_from(time.as_nanos()).unwrap_or(MAX_TIME_NANOS);
         self.times[endpoint as usize].saturating_record(nanos);
     }
 
+    /// Adds the times of another tally.
     pub(crate) fn add(&mut self, other: &Self) {
         for (times, others) in self.times.iter_mut().zip(&other.times) {
             times.add(others).expect("the bounds are the same");
         }
     }
 
-    /// Of all endpoints.
+    /// Returns the number of requests to all endpoints.
     pub(crate) fn requests(&self) -> u64 {
         self.times.iter().map(Histogram::len).sum()
     }
 
-    /// Of those endpoints together for which the condition holds.
+    /// Returns the summary of all endpoints for which `is_in` returns `true`.
     pub(crate) fn summary(&self, is_in: impl Fn(Endpoint) -> bool) -> Summary {
         let mut together = Self::default().times.remove(0);
         for endpoint in Endpoint::ALL
@@ -72,7 +74,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_summary_is_of_the_endpoints_it_is_asked_for() {
+    fn summary_includes_only_selected_endpoints() {
         let mut tally = Tally::default();
         for millis in 1..=100 {
             tally.record(Endpoint::Price, Duration::from_millis(millis));
@@ -83,7 +85,7 @@ mod tests {
 
         let prices = twice.summary(|endpoint| endpoint == Endpoint::Price);
         assert_eq!(prices.requests, 200);
-        // Three digits are kept.
+        // The histograms have a precision of three digits.
         let is_near =
             |time: Duration, millis: f64| (time.as_secs_f64() * 1e3 / millis - 1.0).abs() < 0.001;
         assert!(is_near(prices.mean, 50.5), "{:?}", prices.mean);
@@ -95,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_has_no_times() {
+    fn summary_of_empty_tally_is_zero() {
         let summary = Tally::default().summary(|_| true);
         assert_eq!((summary.requests, summary.mean), (0, Duration::ZERO));
     }

@@ -16,7 +16,7 @@ use crate::single_flight::future::TaskTimer;
 use crate::single_flight::{
     Alarm, Leader, Leaders, Outcome, Permit, Role, Step, Waiting, run_within,
 };
-use crate::traits::typed;
+use crate::traits::erasure::typed;
 use hashbrown::HashTable;
 use std::any::Any;
 use std::cell::Cell;

@@ -2,14 +2,13 @@
 
 use crate::entry::Loaded;
 use crate::error::{AnyError, LoadError};
-use crate::local::load::tasks::erase;
 use crate::local::load::{Approach, Cleared};
 use crate::local::lookup::Lookup;
 use crate::local::shard::hash::KeyHash;
 use crate::local::{DefaultHasher, KeyLocation, LocalCache};
 use crate::single_flight::future::TaskTimer;
 use crate::single_flight::{Pending, Suspended, is_loading};
-use crate::traits::typed;
+use crate::traits::erasure::{erase, typed};
 use std::any::{Any, type_name_of_val};
 use std::fmt;
 use std::future::Future;

@@ -4,7 +4,7 @@ pub(crate) mod batch;
 #[cfg(feature = "tokio")]
 pub(crate) mod detached;
 pub(crate) mod refresh;
-pub(in crate::local) mod tasks;
+mod tasks;
 mod waiting;
 
 use crate::clock::{Nanos, saturating_nanos};
@@ -22,7 +22,8 @@ use crate::stats::{Count, Counters};
 use crate::sync::reentrancy::assert_no_lock_held;
 use crate::sync::thread_slot::ThreadSlot;
 use crate::trace::Span;
-use crate::traits::{ErasedLoader, with_erased};
+use crate::traits::ErasedLoader;
+use crate::traits::erasure::with_erased;
 use std::any::{Any, type_name_of_val};
 use std::cell::Cell;
 use std::future::{Future, ready};

@@ -5,7 +5,8 @@ use crate::error::{AnyError, LoadError};
 use crate::local::lookup::Lookup;
 use crate::local::{KeyLocation, LocalCache};
 use crate::single_flight::future::TaskTimer;
-use crate::traits::{AsyncCache, CacheFuture, ErasedAsyncLoader, typed};
+use crate::traits::erasure::{erase, typed};
+use crate::traits::{AsyncCache, CacheFuture, ErasedAsyncLoader};
 use std::any::{Any, type_name_of_val};
 use std::future::Future;
 use std::hash::{BuildHasher, Hash};
@@ -157,21 +158,14 @@ where
         CacheFuture::ready(())
     }
 
-    fn remove<'a>(&'a self, key: &'a K) -> CacheFuture<'a, Option<V>> {
-        CacheFuture::ready(self.remove(key))
+    fn invalidate<'a>(&'a self, key: &'a K) -> CacheFuture<'a, ()> {
+        self.invalidate(key);
+        CacheFuture::ready(())
     }
 
     fn clear(&self) -> CacheFuture<'_, ()> {
         self.clear();
         CacheFuture::ready(())
-    }
-
-    #[cfg(feature = "metrics")]
-    fn observed(&self) -> Option<crate::metrics::Observed>
-    where
-        Self: 'static,
-    {
-        crate::Watch::observed(self)
     }
 
     fn get_or_load_erased<'a>(
@@ -184,15 +178,5 @@ where
             Lookup::Hit(value) => CacheFuture::ready(Ok(value)),
             lookup => CacheFuture::new(self.load_shared(location, key, lookup, load)),
         }
-    }
-}
-
-/// Converts the result of a loader into the form that flights share.
-pub(crate) fn erase<L: Into<Loaded<V>>, V, E: Any + Send + Sync>(
-    result: Result<L, E>,
-) -> Result<Loaded<V>, Arc<AnyError>> {
-    match result {
-        Ok(loaded) => Ok(loaded.into()),
-        Err(error) => Err(Arc::new(error)),
     }
 }

@@ -1,4 +1,4 @@
-//! A browser without a window.
+//! A headless browser.
 
 use super::client::agent;
 use super::servers::{eventually, free_port};
@@ -11,7 +11,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 use tempfile::TempDir;
 
-/// Chromium, and the driver that it is driven by.
+/// A headless Chromium and its driver.
 pub(crate) struct Browser {
     pub(crate) client: Client,
     driver: Driver,
@@ -24,33 +24,33 @@ struct Driver {
 }
 
 impl Browser {
-    /// Of 1280 by 800 pixels.
+    /// Starts a browser with a viewport of 1280 by 800 pixels.
     pub(crate) async fn start() -> Self {
         let driver = Driver::start();
         let profile = tempfile::tempdir().unwrap();
         let folder = format!("--user-data-dir={}", profile.path().display());
         let mut options = vec![
             "--headless",
-            // It refuses to run as root with one.
+            // Chromium refuses to run as root in its sandbox.
             "--no-sandbox",
             "--disable-gpu",
             "--disable-quic",
             "--disable-dev-shm-usage",
             "--no-first-run",
-            // It is not to look for anything elsewhere.
+            // Chromium must not open connections of its own.
             "--disable-background-networking",
             "--disable-component-update",
             "--disable-sync",
             "--hide-scrollbars",
         ];
         options.push(&folder);
-        let wanted = json!({
+        let capabilities = json!({
             "goog:chromeOptions": { "args": options },
             "goog:loggingPrefs": { "browser": "ALL" },
         });
-        let wanted: Capabilities = serde_json::from_value(wanted).unwrap();
+        let capabilities: Capabilities = serde_json::from_value(capabilities).unwrap();
         let client = ClientBuilder::new(HttpConnector::new())
-            .capabilities(wanted)
+            .capabilities(capabilities)
             .connect(&driver.url())
             .await
             .expect("chromium is installed");
@@ -63,7 +63,7 @@ impl Browser {
         browser
     }
 
-    /// Of the page, without what is around it.
+    /// Sets the size of the viewport, in pixels.
     async fn resize(&self, width: u32, height: u32) {
         let frame = "return [outerWidth - innerWidth, outerHeight - innerHeight]";
         let frame: [u32; 2] = serde_json::from_value(self.run(frame).await).unwrap();
@@ -71,7 +71,7 @@ impl Browser {
         self.client.set_window_size(width, height).await.unwrap();
     }
 
-    /// What an element shows.
+    /// Returns the visible text of an element.
     pub(crate) async fn text(&self, css: &str) -> String {
         let element = self.client.find(Locator::Css(css)).await.unwrap();
         element.text().await.unwrap()
@@ -82,12 +82,11 @@ impl Browser {
         element.click().await.unwrap();
     }
 
-    /// Waits until the page makes a script true.
+    /// Waits until an expression of JavaScript is true. Panics if that takes more than 30 s.
     pub(crate) async fn until(&self, script: &str) {
         let condition = format!("return Boolean({script})");
         let is_true = async {
             while self.run(&condition).await != true {
-                // Its turn.
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
         };
@@ -98,22 +97,23 @@ impl Browser {
         }
     }
 
+    /// Runs a script in the page, and returns its result.
     pub(crate) async fn run(&self, script: &str) -> Value {
         self.client.execute(script, Vec::new()).await.unwrap()
     }
 
-    /// What the page has written to its console since this was called before: errors, above all.
+    /// Returns the messages in the console of the page since the previous call.
     pub(crate) async fn log(&self) -> Value {
         let session = self.client.session_id().await.unwrap().unwrap();
         let url = format!("{}/session/{session}/se/log", self.driver.url());
-        let ask = move || {
+        let request = move || {
             let mut answer = agent()
                 .post(url)
                 .send_json(json!({ "type": "browser" }))
                 .unwrap();
             answer.body_mut().read_json::<Value>().unwrap()
         };
-        tokio::task::spawn_blocking(ask).await.unwrap()["value"].take()
+        tokio::task::spawn_blocking(request).await.unwrap()["value"].take()
     }
 
     pub(crate) async fn close(self) {
@@ -122,6 +122,7 @@ impl Browser {
 }
 
 impl Driver {
+    /// Starts `chromedriver`, and waits until it listens.
     fn start() -> Self {
         let port = free_port();
         let process = Command::new("chromedriver")
@@ -144,7 +145,7 @@ impl Driver {
 
 impl Drop for Driver {
     fn drop(&mut self) {
-        // It ends its browsers first, as it would not if it were killed.
+        // A driver that is shut down ends its browsers first. One that is killed does not.
         if agent()
             .get(format!("{}/shutdown", self.url()))
             .call()

@@ -1,18 +1,21 @@
-//! `/metrics`, as Prometheus reads it.
+//! The metrics of the shop in the format of Prometheus.
 
-// Counts, all of them.
+// All values are counts, which are exact.
 #![allow(clippy::float_cmp)]
 
 use super::routes::SMALL;
 use super::servers::shop::Shop;
 use std::collections::HashMap;
 
-/// What it tells, by name and labels.
+/// Returns the value of each sample by its name and labels.
 fn scrape(shop: &Shop) -> HashMap<String, f64> {
     let mut answer = shop.raw("GET", "/metrics", "", false);
     assert_eq!(answer.status(), 200);
-    let kind = answer.headers()["content-type"].to_str().unwrap();
-    assert!(kind.starts_with("text/plain; version=0.0.4"), "{kind}");
+    let content_type = answer.headers()["content-type"].to_str().unwrap();
+    assert!(
+        content_type.starts_with("text/plain; version=0.0.4"),
+        "{content_type}"
+    );
     let text = answer.body_mut().read_to_string().unwrap();
     let samples = text
         .lines()
@@ -25,16 +28,16 @@ fn scrape(shop: &Shop) -> HashMap<String, f64> {
 }
 
 #[test]
-fn metrics_tell_of_the_caches_and_of_requests() {
+fn metrics_count_cache_operations_and_requests() {
     let shop = Shop::start(&SMALL);
-    let then = scrape(&shop);
+    let before = scrape(&shop);
     for _ in 0..5 {
         shop.get("/profiles/7");
     }
-    shop.get_anew("/profiles/7");
+    shop.get_uncached("/profiles/7");
     shop.put_price(7, 1);
     let now = scrape(&shop);
-    let grown = |name: &str| now[name] - then.get(name).unwrap_or(&0.0);
+    let grown = |name: &str| now[name] - before.get(name).unwrap_or(&0.0);
     assert_eq!(
         grown(r#"hotset_hits_total{cache="profiles",tier="l1"}"#),
         4.0
@@ -45,7 +48,7 @@ fn metrics_tell_of_the_caches_and_of_requests() {
     );
     assert_eq!(grown(r#"hotset_load_seconds_count{cache="profiles"}"#), 1.0);
     assert_eq!(now[r#"hotset_entries{cache="products"}"#], 150.0);
-    // One for the cache, one past it, and one before the price was changed.
+    // One for the cache, one without it, and one before the price was changed.
     assert_eq!(grown("shop_database_reads_total"), 3.0);
     let requests = |endpoint: &str, cache: &str| {
         let labels = format!(r#"{{endpoint="{endpoint}",cache="{cache}"}}"#);
@@ -57,18 +60,20 @@ fn metrics_tell_of_the_caches_and_of_requests() {
 }
 
 #[test]
-fn metrics_tell_of_redis() {
-    let chain = super::processes::Chain::new();
-    let shop = chain.open(&[]);
+fn metrics_show_the_state_of_redis() {
+    let backends = super::processes::Backends::new();
+    let shop = backends.start_shop(&[]);
     shop.put_price(7, 1);
     let proven = r#"hotset_backplane_proven{cache="prices"}"#;
-    super::servers::eventually("it is proven", || scrape(&shop)[proven] == 1.0);
+    super::servers::eventually("delivery of invalidations is proven", || {
+        scrape(&shop)[proven] == 1.0
+    });
     let now = scrape(&shop);
     assert_eq!(
         now[r#"hotset_invalidations_total{cache="prices",result="sent"}"#],
         1.0
     );
     assert_eq!(now[r#"hotset_breaker_open{cache="prices"}"#], 0.0);
-    // Of what Redis did not hold, in batches.
+    // Warming looked up the entries in Redis, which was empty.
     assert!(now[r#"hotset_l2_call_seconds_count{cache="prices",operation="lookup"}"#] > 0.0);
 }

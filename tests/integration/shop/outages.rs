@@ -1,6 +1,6 @@
 //! The shop while a server is down.
 
-use super::processes::Chain;
+use super::processes::Backends;
 use super::routes::SMALL;
 use super::servers::eventually;
 use super::servers::shop::Shop;
@@ -9,43 +9,43 @@ use std::time::Duration;
 use tokio_postgres::NoTls;
 
 #[test]
-fn without_redis_it_reads_and_writes_and_says_so() {
-    let mut chain = Chain::new();
-    let [one, other] = chain.open_two();
+fn shop_serves_and_reports_degraded_health_during_an_outage_of_redis() {
+    let mut backends = Backends::new();
+    let [one, other] = backends.start_two_shops();
     other.get("/prices/7");
-    chain.redis.kill();
+    backends.redis.kill();
     let changed = one.put_price(7, 123);
-    // The database has it. The other hears of it later.
+    // The database has stored the change. The other shop learns of it later.
     assert_eq!((changed.status, &changed.body["cents"]), (202, &123.into()));
     assert_eq!(one.get("/prices/7").body, changed.body);
-    eventually("the other does not trust its copy any longer", || {
+    eventually("the other shop reads the new price", || {
         other.get("/prices/7").body == changed.body
     });
     for path in ["/products/7", "/products/299", "/profiles/7", "/"] {
         assert_eq!(one.raw("GET", path, "", false).status(), 200, "{path}");
     }
-    eventually("the health says so", || {
+    eventually("the health is degraded", || {
         let health = one.get("/healthz");
         assert_eq!(health.status, 200, "{health:?}");
         health.body["status"] == "degraded"
     });
     assert!(one.cache("prices")["redis"]["queued"].as_u64().unwrap() > 0);
 
-    chain.redis.restart();
+    backends.redis.restart();
     eventually("changes are acknowledged again", || {
         one.put_price(7, 456).status == 200
     });
     assert_eq!(other.get("/prices/7").body["cents"], 456);
-    eventually("the health says so", || {
+    eventually("both shops are healthy", || {
         one.get("/healthz").body["status"] == "ok" && other.get("/healthz").body["status"] == "ok"
     });
 }
 
 #[test]
-fn it_opens_without_redis() {
-    let mut chain = Chain::new();
-    chain.redis.kill();
-    let shop = chain.open(&[]);
+fn shop_starts_without_redis() {
+    let mut backends = Backends::new();
+    backends.redis.kill();
+    let shop = backends.start_shop(&[]);
     assert!(
         shop.output().contains("prices: not warmed"),
         "{}",
@@ -57,15 +57,15 @@ fn it_opens_without_redis() {
 }
 
 #[test]
-fn without_the_database_what_is_held_is_served() {
-    let mut chain = Chain::new();
-    let shop = chain.open(&[]);
-    chain.postgres.kill();
+fn cached_values_are_served_during_an_outage_of_the_database() {
+    let mut backends = Backends::new();
+    let shop = backends.start_shop(&[]);
+    backends.postgres.kill();
     assert_eq!(shop.get("/products/7").status, 200);
     assert_eq!(shop.get("/prices/7").status, 200);
     let refused = [
         shop.get("/products/299"),
-        shop.get_anew("/prices/7"),
+        shop.get_uncached("/prices/7"),
         shop.put_price(7, 1),
         shop.get("/healthz"),
     ];
@@ -73,19 +73,19 @@ fn without_the_database_what_is_held_is_served() {
         assert_eq!(answer.status, 503, "{answer:?}");
     }
     assert_eq!(shop.get("/healthz").body["status"], "down");
-    chain.postgres.restart();
-    eventually("it is back", || shop.get("/healthz").status == 200);
+    backends.postgres.restart();
+    eventually("the shop is healthy", || shop.get("/healthz").status == 200);
     assert_eq!(shop.put_price(7, 1).status, 200);
     assert_eq!(shop.get("/products/299").status, 200);
 }
 
 #[test]
-fn a_change_that_comes_late_is_seen_by_all_once_it_is_made() {
-    let chain = Chain::new();
-    let [one, other] = chain.open_two();
+fn change_committed_after_its_request_failed_becomes_visible_in_all_processes() {
+    let backends = Backends::new();
+    let [one, other] = backends.start_two_shops();
     let runtime = tokio::runtime::Runtime::new().unwrap();
-    let locked = runtime.block_on(async {
-        let url = chain.postgres.url();
+    let lock_holder = runtime.block_on(async {
+        let url = backends.postgres.url();
         let (client, connection) = tokio_postgres::connect(&url, NoTls).await.unwrap();
         tokio::spawn(connection);
         let lock = "BEGIN; SELECT 1 FROM prices WHERE product = 7 FOR UPDATE";
@@ -97,29 +97,33 @@ fn a_change_that_comes_late_is_seen_by_all_once_it_is_made() {
     for shop in [&one, &other] {
         assert_eq!(shop.get("/prices/7").body, before);
     }
-    runtime.block_on(locked.batch_execute("COMMIT")).unwrap();
+    runtime
+        .block_on(lock_holder.batch_execute("COMMIT"))
+        .unwrap();
     for shop in [&one, &other] {
-        eventually("it is seen", || shop.get("/prices/7").body["cents"] == 111);
+        eventually("the change is visible", || {
+            shop.get("/prices/7").body["cents"] == 111
+        });
     }
 }
 
 #[test]
-fn who_is_told_to_stop_tells_others_of_its_changes_first() {
-    let chain = Chain::new();
-    let (database, redis) = (chain.postgres.url(), chain.redis.url());
-    let places = ["--database", &database, "--redis", &redis];
-    let options = [&SMALL[..], &places, &["--redis-deadline", "300"]].concat();
+fn stopping_shop_sends_its_queued_invalidations_first() {
+    let backends = Backends::new();
+    let (database, redis) = (backends.postgres.url(), backends.redis.url());
+    let urls = ["--database", &database, "--redis", &redis];
+    let options = [&SMALL[..], &urls, &["--redis-deadline", "300"]].concat();
     let [mut one, other] = [Shop::start(&options), Shop::start(&options)];
     for shop in [&one, &other] {
         assert_eq!(shop.get("/prices/7").body["version"], 1);
     }
-    chain.redis.pause();
+    backends.redis.pause();
     assert_eq!(one.put_price(7, 222).status, 202);
     thread::scope(|scope| {
         let stopping = scope.spawn(|| one.stop());
-        // One that waits for nothing has ended by now.
+        // A shop that does not wait for its invalidations has ended by now.
         thread::sleep(Duration::from_secs(1));
-        chain.redis.resume();
+        backends.redis.resume();
         assert!(stopping.join().unwrap().success());
     });
     assert!(
@@ -127,7 +131,7 @@ fn who_is_told_to_stop_tells_others_of_its_changes_first() {
         "{}",
         one.output()
     );
-    eventually("the other trusts Redis again", || {
+    eventually("the other shop is connected to Redis again", || {
         other.get("/healthz").body["redis"] == "ok"
     });
     assert_eq!(other.get("/prices/7").body["cents"], 222);

@@ -1,22 +1,25 @@
-//! The page, as people see it.
+//! The page of the shop in a real browser.
 
 use super::browser::Browser;
 use super::servers::shop::Shop;
 use fantoccini::Locator;
 use serde_json::Value;
 
-/// Names a file that a picture of the page is written to, once there is something to be seen.
-const SCREENSHOT: &str = "HOTSET_SCREENSHOT";
+/// Environment variable with the path of a file to which a screenshot of the page under traffic is written.
+const SCREENSHOT_VARIABLE: &str = "HOTSET_SCREENSHOT";
 
-/// A number in the table of caches.
-fn figure(cache: &str, column: usize) -> String {
+/// Returns an expression of JavaScript for a number in the table of caches.
+fn number(cache: &str, column: usize) -> String {
     let cell = format!("[data-cache={cache}] td:nth-child({column})");
     format!("Number(document.querySelector('{cell}').textContent.replaceAll(',', ''))")
 }
 
-const HITS: usize = 3;
-const LOADS: usize = 4;
+/// Column of the hits in the table of caches, from 1.
+const HITS_COLUMN: usize = 3;
+/// Column of the loads in the table of caches, from 1.
+const LOADS_COLUMN: usize = 4;
 
+/// Opens the page, and waits until its table shows all caches.
 async fn open(shop: &Shop) -> Browser {
     let browser = Browser::start().await;
     browser.client.goto(&shop.url()).await.unwrap();
@@ -25,8 +28,8 @@ async fn open(shop: &Shop) -> Browser {
     browser
 }
 
-/// Puts another price in, as one does with a keyboard.
-async fn change_a_price(browser: &Browser, product: &str, dollars: &str) {
+/// Enters another price by keyboard and submits it.
+async fn change_price(browser: &Browser, product: &str, dollars: &str) {
     let client = &browser.client;
     let list = client.find(Locator::Id("product")).await.unwrap();
     list.select_by_value(product).await.unwrap();
@@ -36,7 +39,7 @@ async fn change_a_price(browser: &Browser, product: &str, dollars: &str) {
     browser.click("#change button").await;
 }
 
-/// Nothing that the page itself has done wrong.
+/// Checks that the console of the page shows no warning and no error.
 async fn check_log(browser: &Browser) {
     let log = browser.log().await;
     let entries = log.as_array().unwrap().iter();
@@ -47,25 +50,29 @@ async fn check_log(browser: &Browser) {
 }
 
 #[tokio::test]
-async fn it_shows_what_the_caches_do() {
+async fn page_shows_the_statistics_of_the_caches() {
     let shop = Shop::start(&[]);
     let browser = open(&shop).await;
     let source = browser.text("#source").await;
     assert!(source.starts_with("10,000 products in SQLite"), "{source}");
     assert_eq!(browser.text("#redis").await, "caches of this process");
-    let shelf = "return document.querySelectorAll('#products li').length";
-    assert_eq!(browser.run(shelf).await, 12);
+    let products = "return document.querySelectorAll('#products li').length";
+    assert_eq!(browser.run(products).await, 12);
 
-    // Nobody has asked for a profile yet.
+    // No profile has been requested yet.
     assert_eq!(
         browser.text("[data-cache=profiles] .wide").await,
         "\u{2013}"
     );
     browser.click("#traffic").await;
     assert_eq!(browser.text("#traffic").await, "Stop the traffic");
-    for (cache, column) in [("profiles", HITS), ("products", HITS), ("profiles", LOADS)] {
+    for (cache, column) in [
+        ("profiles", HITS_COLUMN),
+        ("products", HITS_COLUMN),
+        ("profiles", LOADS_COLUMN),
+    ] {
         browser
-            .until(&format!("{} > 100", figure(cache, column)))
+            .until(&format!("{} > 100", number(cache, column)))
             .await;
     }
     let ratio = "parseFloat(document.getElementById('hit-ratio').textContent)";
@@ -90,7 +97,7 @@ async fn it_shows_what_the_caches_do() {
     }
     let stats = shop.cache("profiles");
     assert!(stats["hits"].as_u64().unwrap() > 100, "{stats}");
-    picture(&browser).await;
+    save_screenshot(&browser).await;
 
     browser.click("#traffic").await;
     assert_eq!(browser.text("#traffic").await, "Send traffic");
@@ -102,10 +109,10 @@ async fn it_shows_what_the_caches_do() {
 }
 
 #[tokio::test]
-async fn a_price_is_changed_in_it() {
+async fn price_changed_on_the_page_is_shown_and_stored() {
     let shop = Shop::start(&["--products", "300"]);
     let browser = open(&shop).await;
-    change_a_price(&browser, "4", "12.34").await;
+    change_price(&browser, "4", "12.34").await;
     browser
         .until("document.getElementById('price').textContent === '$12.34'")
         .await;
@@ -114,8 +121,8 @@ async fn a_price_is_changed_in_it() {
         "$12.34"
     );
     assert!(browser.text("#price-note").await.starts_with("version 2"));
-    assert_eq!(shop.get_anew("/prices/4").body["cents"], 1_234);
-    // By others: it shows that as well.
+    assert_eq!(shop.get_uncached("/prices/4").body["cents"], 1_234);
+    // The page also shows a change that was made elsewhere.
     shop.put_price(4, 99);
     browser
         .until("document.getElementById('price').textContent === '$0.99'")
@@ -125,7 +132,7 @@ async fn a_price_is_changed_in_it() {
 }
 
 #[tokio::test]
-async fn it_says_so_when_the_shop_is_gone() {
+async fn page_shows_an_error_after_the_shop_ends() {
     let mut shop = Shop::start(&["--products", "300"]);
     let browser = open(&shop).await;
     let hidden = browser
@@ -136,14 +143,14 @@ async fn it_says_so_when_the_shop_is_gone() {
     browser
         .until("!document.getElementById('trouble').hidden")
         .await;
-    let said = browser.text("#trouble").await;
-    assert!(said.starts_with("The shop does not answer"), "{said}");
+    let error = browser.text("#trouble").await;
+    assert!(error.starts_with("The shop does not answer"), "{error}");
     browser.close().await;
 }
 
-/// So that those who do not see it can use it.
+/// Screen readers need these names.
 #[tokio::test]
-async fn controls_and_pictures_have_names() {
+async fn controls_and_graphics_have_accessible_names() {
     let shop = Shop::start(&["--products", "300"]);
     let browser = open(&shop).await;
     let elements = browser
@@ -167,9 +174,9 @@ async fn controls_and_pictures_have_names() {
 }
 
 #[tokio::test]
-async fn it_shows_what_another_process_has_changed_and_how_it_is_with_redis() {
-    let mut chain = super::processes::Chain::new();
-    let [one, other] = chain.open_two();
+async fn page_shows_changes_by_another_process_and_the_state_of_redis() {
+    let mut backends = super::processes::Backends::new();
+    let [one, other] = backends.start_two_shops();
     let browser = open(&one).await;
     let state = "document.getElementById('redis').textContent";
     browser
@@ -186,7 +193,7 @@ async fn it_shows_what_another_process_has_changed_and_how_it_is_with_redis() {
         .await;
     let backplane = browser.text("[data-cache=prices] .tier:last-child").await;
     assert!(backplane.starts_with("proven"), "{backplane}");
-    chain.redis.kill();
+    backends.redis.kill();
     browser
         .until(&format!(
             "{state}.includes('not proven') || {state}.includes('breaker')"
@@ -196,15 +203,15 @@ async fn it_shows_what_another_process_has_changed_and_how_it_is_with_redis() {
     browser.close().await;
 }
 
-/// After half a minute of traffic, where a picture is wanted.
-async fn picture(browser: &Browser) {
-    let Some(file) = std::env::var_os(SCREENSHOT) else {
+/// Saves a screenshot after half a minute of traffic, if the environment asks for one.
+async fn save_screenshot(browser: &Browser) {
+    let Some(file) = std::env::var_os(SCREENSHOT_VARIABLE) else {
         return;
     };
     for points in (5..=30).step_by(5) {
         let drawn = format!("document.querySelector('#rates .hit').points.length > {points}");
         browser.until(&drawn).await;
     }
-    let picture = browser.client.screenshot().await.unwrap();
-    std::fs::write(file, picture).unwrap();
+    let screenshot = browser.client.screenshot().await.unwrap();
+    std::fs::write(file, screenshot).unwrap();
 }

@@ -1,7 +1,7 @@
-//! Two processes of the shop over one PostgreSQL and one Redis: they are one shop.
+//! Two processes of the shop over one PostgreSQL and one Redis.
 
 use super::client::agent;
-use super::routes::{SMALL, check_reads, check_takers};
+use super::routes::{SMALL, check_concurrent_purchases, check_reads};
 use super::servers::postgres::Postgres;
 use super::servers::shop::Shop;
 use super::servers::{Server, eventually};
@@ -9,12 +9,13 @@ use std::net::TcpStream;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering::SeqCst};
 use std::thread;
 
-pub(crate) struct Chain {
+/// The servers that processes of the shop share.
+pub(crate) struct Backends {
     pub(crate) postgres: Postgres,
     pub(crate) redis: Server,
 }
 
-impl Chain {
+impl Backends {
     pub(crate) fn new() -> Self {
         Self {
             postgres: Postgres::start(),
@@ -22,29 +23,30 @@ impl Chain {
         }
     }
 
-    pub(crate) fn open(&self, more: &[&str]) -> Shop {
+    /// Starts a shop with additional options.
+    pub(crate) fn start_shop(&self, options: &[&str]) -> Shop {
         let (database, redis) = (self.postgres.url(), self.redis.url());
-        // A change is to be acknowledged on a busy machine as well.
+        // Long enough that a change is acknowledged on a busy machine, too.
         let deadline = ["--redis-deadline", "10000"];
-        let places = [&["--database", &database, "--redis", &redis], &deadline[..]].concat();
-        Shop::start(&[&SMALL[..], &places, more].concat())
+        let servers = [&["--database", &database, "--redis", &redis], &deadline[..]].concat();
+        Shop::start(&[&SMALL[..], &servers, options].concat())
     }
 
-    /// Started at one time.
-    pub(crate) fn open_two(&self) -> [Shop; 2] {
+    /// Starts two shops at the same time.
+    pub(crate) fn start_two_shops(&self) -> [Shop; 2] {
         thread::scope(|scope| {
-            let open = || scope.spawn(|| self.open(&[]));
-            [open(), open()].map(|shop| shop.join().unwrap())
+            let start = || scope.spawn(|| self.start_shop(&[]));
+            [start(), start()].map(|shop| shop.join().unwrap())
         })
     }
 }
 
 #[test]
-fn what_one_changes_all_see() {
-    let chain = Chain::new();
-    let shops = chain.open_two();
+fn acknowledged_change_is_visible_in_both_processes() {
+    let backends = Backends::new();
+    let shops = backends.start_two_shops();
     check_reads(&shops[0]);
-    eventually("all is well", || {
+    eventually("the other shop is healthy", || {
         let health = shops[1].get("/healthz");
         assert_eq!(health.status, 200, "{health:?}");
         health.body["redis"] == "ok"
@@ -56,7 +58,7 @@ fn what_one_changes_all_see() {
         } else {
             (other, one)
         };
-        // So that it holds what is about to be old.
+        // Caches the value that the change is about to replace.
         reader.get("/prices/7");
         let changed = writer.put_price(7, round);
         assert_eq!(
@@ -66,23 +68,26 @@ fn what_one_changes_all_see() {
         assert_eq!(reader.get("/prices/7").body, changed.body);
         assert_eq!(writer.get("/prices/7").body, changed.body);
     }
-    let held = shops
+    let hits = shops
         .each_ref()
         .map(|shop| shop.cache("prices")["hits"].as_u64().unwrap());
-    assert!(held.iter().all(|hits| *hits > 0), "{held:?}");
+    assert!(hits.iter().all(|hits| *hits > 0), "{hits:?}");
 }
 
 #[test]
-fn nobody_reads_an_older_version_than_was_acknowledged() {
-    let chain = Chain::new();
-    let shops = chain.open_two();
-    let (acknowledged, is_over) = (AtomicI64::new(1), AtomicBool::new(false));
+fn read_is_never_older_than_a_change_acknowledged_before_it_began() {
+    let backends = Backends::new();
+    let shops = backends.start_two_shops();
+    let (acknowledged, is_done) = (AtomicI64::new(1), AtomicBool::new(false));
     let read = |shop: &Shop| {
         let mut reads = 0;
-        while !is_over.load(SeqCst) {
-            let least = acknowledged.load(SeqCst);
+        while !is_done.load(SeqCst) {
+            let oldest = acknowledged.load(SeqCst);
             let version = shop.get("/prices/3").body["version"].as_i64().unwrap();
-            assert!(version >= least, "{version} after {least} was acknowledged");
+            assert!(
+                version >= oldest,
+                "version {version} was read after version {oldest} was acknowledged"
+            );
             reads += 1;
         }
         reads
@@ -94,7 +99,7 @@ fn nobody_reads_an_older_version_than_was_acknowledged() {
             assert_eq!(changed.status, 200, "{changed:?}");
             acknowledged.store(changed.body["version"].as_i64().unwrap(), SeqCst);
         }
-        is_over.store(true, SeqCst);
+        is_done.store(true, SeqCst);
         readers
             .into_iter()
             .map(|reader| reader.join().unwrap())
@@ -104,18 +109,18 @@ fn nobody_reads_an_older_version_than_was_acknowledged() {
 }
 
 #[test]
-fn two_sell_nothing_twice() {
-    let chain = Chain::new();
-    let [one, other] = chain.open_two();
-    check_takers(&[&one, &other]);
+fn concurrent_purchases_in_two_processes_sell_no_item_twice() {
+    let backends = Backends::new();
+    let [one, other] = backends.start_two_shops();
+    check_concurrent_purchases(&[&one, &other]);
 }
 
 #[test]
-fn what_one_leaves_another_begins_with() {
-    let chain = Chain::new();
-    let kept = tempfile::tempdir().unwrap();
-    let snapshot = ["--snapshot", kept.path().to_str().unwrap()];
-    let mut shop = chain.open(&snapshot);
+fn next_process_restores_the_snapshot_of_the_previous_one() {
+    let backends = Backends::new();
+    let snapshots = tempfile::tempdir().unwrap();
+    let snapshot = ["--snapshot", snapshots.path().to_str().unwrap()];
+    let mut shop = backends.start_shop(&snapshot);
     shop.get("/profiles/7");
     assert!(shop.stop().success(), "{}", shop.output());
     assert!(
@@ -123,7 +128,7 @@ fn what_one_leaves_another_begins_with() {
         "{}",
         shop.output()
     );
-    let next = chain.open(&snapshot);
+    let next = backends.start_shop(&snapshot);
     assert!(
         next.output().contains("restored: 451 entries"),
         "{}",
@@ -134,30 +139,36 @@ fn what_one_leaves_another_begins_with() {
     assert_eq!(next.get("/stats").body["database_reads"], 0);
 }
 
-/// It changes a price that another transaction holds, so that it has to wait.
+/// The request changes a price that another transaction has locked, so that it has to wait.
 #[tokio::test]
-async fn one_that_is_told_to_end_answers_first() {
-    let chain = Chain::new();
-    let mut shop = chain.open(&[]);
+async fn stopping_shop_answers_the_request_in_flight() {
+    let backends = Backends::new();
+    let mut shop = backends.start_shop(&[]);
     let (address, url) = (shop.address(), shop.url());
-    let config = chain.postgres.url();
+    let config = backends.postgres.url();
     let connected = tokio_postgres::connect(&config, tokio_postgres::NoTls).await;
-    let (mut holder, connection) = connected.unwrap();
+    let (mut client, connection) = connected.unwrap();
     tokio::spawn(connection);
-    let held = holder.transaction().await.unwrap();
+    let transaction = client.transaction().await.unwrap();
     let lock = "SELECT 1 FROM prices WHERE product = 5 FOR UPDATE";
-    held.batch_execute(lock).await.unwrap();
+    transaction.batch_execute(lock).await.unwrap();
     let change = thread::spawn(move || {
         let change = agent().put(format!("{url}/prices/5"));
         change.send(r#"{"cents": 77}"#).unwrap().status()
     });
     let waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted";
-    while held.query_one(waiting, &[]).await.unwrap().get::<_, i64>(0) == 0 {}
+    while transaction
+        .query_one(waiting, &[])
+        .await
+        .unwrap()
+        .get::<_, i64>(0)
+        == 0
+    {}
     let stopped = thread::spawn(move || (shop.stop(), shop.output()));
-    eventually("it takes no more customers", || {
+    eventually("the shop accepts no more connections", || {
         TcpStream::connect(address).is_err()
     });
-    held.commit().await.unwrap();
+    transaction.commit().await.unwrap();
     assert_eq!(change.join().unwrap(), 200);
     let (status, said) = stopped.join().unwrap();
     assert!(status.success(), "{said}");

@@ -1,29 +1,35 @@
-//! What the shop answers, in one process over SQLite.
+//! The routes of one shop over SQLite.
 
 use super::servers::shop::Shop;
 use std::path::Path;
 use std::thread;
 
-/// Half of its products are warmed.
+/// Options of a shop with 300 products, half of which are warmed.
 pub(crate) const SMALL: [&str; 2] = ["--products", "300"];
 
+/// Starts a shop over a database of its own.
 fn small() -> Shop {
     Shop::start(&SMALL)
 }
 
+/// Starts a shop over the given SQLite file.
 fn over(database: &Path) -> Shop {
     Shop::start(&[&SMALL[..], &["--database", database.to_str().unwrap()]].concat())
 }
 
-/// Each route answers the same through the cache, from it, and past it.
+/// Checks that each route returns the same without the cache, on a miss and on a hit.
 pub(crate) fn check_reads(shop: &Shop) {
     for id in [1, 7, 300] {
-        for what in ["products", "prices", "stock", "profiles", "sessions"] {
-            let path = format!("/{what}/{id}");
-            let anew = shop.get_anew(&path);
-            assert_eq!((anew.status, &anew.body["id"]), (200, &id.into()), "{path}");
+        for route in ["products", "prices", "stock", "profiles", "sessions"] {
+            let path = format!("/{route}/{id}");
+            let uncached = shop.get_uncached(&path);
+            assert_eq!(
+                (uncached.status, &uncached.body["id"]),
+                (200, &id.into()),
+                "{path}"
+            );
             for _ in 0..2 {
-                assert_eq!(shop.get(&path).body, anew.body, "{path}");
+                assert_eq!(shop.get(&path).body, uncached.body, "{path}");
             }
         }
     }
@@ -32,18 +38,18 @@ pub(crate) fn check_reads(shop: &Shop) {
     assert!(product["category"].is_string());
     let stats = shop.get("/stats").body;
     assert_eq!(stats["products"], 300);
-    for (name, held) in [("products", 150), ("prices", 150), ("profiles", 3)] {
+    for (name, entries) in [("products", 150), ("prices", 150), ("profiles", 3)] {
         let cache = shop.cache(name);
         assert!(cache["hits"].as_u64().unwrap() >= 3, "{cache}");
-        assert_eq!(cache["entries"], held, "{cache}");
+        assert_eq!(cache["entries"], entries, "{cache}");
     }
 }
 
 #[test]
-fn all_is_read_through_the_caches_and_past_them() {
+fn routes_return_the_same_with_and_without_the_cache() {
     let shop = small();
     check_reads(&shop);
-    // Each of three was asked for twice.
+    // Each of the three profiles was requested twice.
     assert_eq!(shop.cache("profiles")["hit_ratio"], 0.5);
     let health = shop.get("/healthz");
     assert_eq!((health.status, &health.body["status"]), (200, &"ok".into()));
@@ -51,7 +57,7 @@ fn all_is_read_through_the_caches_and_past_them() {
 }
 
 #[test]
-fn popular_products_are_there_before_the_first_customer() {
+fn popular_products_are_warmed_before_the_first_request() {
     let shop = small();
     assert!(
         shop.output().contains("warmed: 450 entries"),
@@ -67,12 +73,12 @@ fn popular_products_are_there_before_the_first_customer() {
 }
 
 #[test]
-fn a_value_comes_from_the_cache_unless_it_is_asked_for_anew() {
+fn value_comes_from_the_cache_unless_the_request_bypasses_it() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("shop.sqlite");
     let shop = over(&file);
-    let name = |anew| {
-        let answer = shop.ask("GET", "/products/7", "", anew);
+    let name = |uncached| {
+        let answer = shop.ask("GET", "/products/7", "", uncached);
         answer.body["name"].as_str().unwrap().to_string()
     };
     let old = name(false);
@@ -84,7 +90,7 @@ fn a_value_comes_from_the_cache_unless_it_is_asked_for_anew() {
 }
 
 #[test]
-fn a_change_is_seen_at_once() {
+fn change_is_visible_to_the_next_read() {
     let shop = small();
     for cents in [1, 5, 99_999] {
         let before = shop.get("/prices/7").body["version"].as_i64().unwrap();
@@ -95,7 +101,7 @@ fn a_change_is_seen_at_once() {
         );
         assert_eq!(changed.body["version"], before + 1);
         assert_eq!(shop.get("/prices/7").body, changed.body);
-        assert_eq!(shop.get_anew("/prices/7").body, changed.body);
+        assert_eq!(shop.get_uncached("/prices/7").body, changed.body);
     }
     let stock = shop.get("/stock/7").body["count"].as_i64().unwrap();
     let taken = shop.take(7, stock);
@@ -109,10 +115,10 @@ fn a_change_is_seen_at_once() {
     assert_eq!(shop.get("/stock/7").body, taken.body);
 }
 
-/// Of all who take at one time, each gets what nobody else got.
-pub(crate) fn check_takers(shops: &[&Shop]) {
-    const EACH: i64 = 20;
-    let before = shops[0].get_anew("/stock/9").body;
+/// Checks that concurrent purchases each change the stock by one, in one total order of versions.
+pub(crate) fn check_concurrent_purchases(shops: &[&Shop]) {
+    const PURCHASES: i64 = 20;
+    let before = shops[0].get_uncached("/stock/9").body;
     let mut versions: Vec<_> = thread::scope(|scope| {
         let take = |shop: &Shop| {
             let answer = shop.take(9, 1);
@@ -121,36 +127,36 @@ pub(crate) fn check_takers(shops: &[&Shop]) {
             assert!(shop.get("/stock/9").body["version"].as_i64().unwrap() >= version);
             version
         };
-        let takers: Vec<_> = (0..4)
-            .map(|place| {
-                let shop = shops[place % shops.len()];
-                scope.spawn(move || (0..EACH).map(|_| take(shop)).collect::<Vec<_>>())
+        let buyers: Vec<_> = (0..4)
+            .map(|index| {
+                let shop = shops[index % shops.len()];
+                scope.spawn(move || (0..PURCHASES).map(|_| take(shop)).collect::<Vec<_>>())
             })
             .collect();
-        let takers = takers.into_iter();
-        takers.flat_map(|taker| taker.join().unwrap()).collect()
+        let buyers = buyers.into_iter();
+        buyers.flat_map(|buyer| buyer.join().unwrap()).collect()
     });
     versions.sort_unstable();
     let (count, version) = (&before["count"], before["version"].as_i64().unwrap());
     assert_eq!(
         versions,
-        (version + 1..=version + 4 * EACH).collect::<Vec<_>>()
+        (version + 1..=version + 4 * PURCHASES).collect::<Vec<_>>()
     );
     for shop in shops {
         let after = shop.get("/stock/9").body;
-        assert_eq!(after["count"], count.as_i64().unwrap() - 4 * EACH);
-        assert_eq!(after["version"], version + 4 * EACH);
+        assert_eq!(after["count"], count.as_i64().unwrap() - 4 * PURCHASES);
+        assert_eq!(after["version"], version + 4 * PURCHASES);
     }
 }
 
 #[test]
-fn nothing_is_sold_twice() {
+fn concurrent_purchases_sell_no_item_twice() {
     let shop = small();
-    check_takers(&[&shop]);
+    check_concurrent_purchases(&[&shop]);
 }
 
 #[test]
-fn what_cannot_be_is_refused_in_json() {
+fn invalid_request_is_refused_with_an_error_in_json() {
     let shop = small();
     let refused = [
         ("GET", "/products/301", "", 404),
@@ -187,7 +193,7 @@ fn what_cannot_be_is_refused_in_json() {
         (shop.get("/prices/7").body, shop.get("/stock/7").body),
         before
     );
-    // What is not there is remembered as well.
+    // The absence of a product is cached, too.
     let reads = || shop.get("/stats").body["database_reads"].clone();
     let before = reads();
     assert_eq!(shop.get("/products/301").status, 404);
@@ -195,7 +201,7 @@ fn what_cannot_be_is_refused_in_json() {
 }
 
 #[test]
-fn two_that_are_started_at_one_time_fill_one_database_once() {
+fn shops_started_together_fill_their_database_once() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("shop.sqlite");
     let shops: Vec<_> = thread::scope(|scope| {
@@ -215,18 +221,22 @@ fn two_that_are_started_at_one_time_fill_one_database_once() {
 }
 
 #[test]
-fn one_that_cannot_start_says_why() {
-    let said = |options: &[&str]| Shop::try_start(options).err().expect("it should not start");
-    let said_of_file = said(&["--database", "/nowhere/shop.sqlite"]);
+fn shop_that_cannot_start_prints_the_reason() {
+    let output = |options: &[&str]| {
+        Shop::try_start(options)
+            .err()
+            .expect("the shop must not start")
+    };
+    let output_file = output(&["--database", "/nowhere/shop.sqlite"]);
     assert!(
-        said_of_file.contains("give --database one that can be"),
-        "{said_of_file}"
+        output_file.contains("give --database one that can be"),
+        "{output_file}"
     );
-    let said_of_url = said(&["--database", "postgres://127.0.0.1:1/x?connect_timeout=1"]);
+    let output_url = output(&["--database", "postgres://127.0.0.1:1/x?connect_timeout=1"]);
     assert!(
-        said_of_url.contains("PostgreSQL cannot be reached"),
-        "{said_of_url}"
+        output_url.contains("PostgreSQL cannot be reached"),
+        "{output_url}"
     );
-    let said_of_number = said(&["--products", "0"]);
-    assert!(said_of_number.contains("--products"), "{said_of_number}");
+    let output_number = output(&["--products", "0"]);
+    assert!(output_number.contains("--products"), "{output_number}");
 }

@@ -6,8 +6,8 @@ use super::servers::{Server, deployed, soon};
 use super::{builder, fails, proven, value};
 use hotset::{Consistency, Propagation, RemoteError, TieredCache, TieredCacheBuilder, Warning};
 
-/// Uses the cache in a way that needs each of the rights.
-async fn uses_everything(builder: TieredCacheBuilder<u64, u64>) {
+/// Checks that a cache with this builder has all required rights, by calls that need each of them.
+async fn check_all_rights(builder: TieredCacheBuilder<u64, u64>) {
     let cache = builder.build().unwrap();
     soon("proven", || cache.health().proven_for.is_some()).await;
     cache.get_or_load_async(&1, || value(10)).await.unwrap();
@@ -26,9 +26,14 @@ async fn uses_everything(builder: TieredCacheBuilder<u64, u64>) {
     assert!(failed.is_err());
     let health = cache.health();
     assert!(health.last_error.is_none() && health.not_subscribed.is_none());
-    assert_eq!(health.warnings, [], "with the file that is to be deployed");
+    assert_eq!(
+        health.warnings,
+        [],
+        "the deployed ACL file grants all rights"
+    );
 }
 
+/// Returns the path of the deployed ACL file.
 fn users() -> String {
     deployed("users.acl").display().to_string()
 }
@@ -41,13 +46,13 @@ fn as_user(url: &str) -> String {
 #[tokio::test]
 async fn deployed_user_has_all_required_rights() {
     let server = Server::start_with(&["--aclfile", &users()]);
-    uses_everything(builder(&as_user(&server.url()), Consistency::Realtime)).await;
+    check_all_rights(builder(&as_user(&server.url()), Consistency::Realtime)).await;
     // A cache that waits for replicas fails because there are none, not because of a missing right.
     let cache: TieredCache<u64, u64> = builder(&as_user(&server.url()), Consistency::Realtime)
         .replicas(1)
         .build()
         .unwrap();
-    soon("it says so", || {
+    soon("the missing replica is reported", || {
         matches!(cache.health().last_error, Some(RemoteError::Undecided(_)))
     })
     .await;
@@ -65,7 +70,7 @@ async fn replica_logs_in_with_its_own_user() {
         "--replicaof",
         &format!("127.0.0.1 {port}"),
     ]);
-    soon("it follows", || {
+    soon("the replica follows", || {
         let info: redis::InfoDict = replica.command(&[b"INFO", b"replication"]);
         info.get("master_link_status") == Some("up".to_string())
     })
@@ -82,10 +87,10 @@ async fn deployed_user_has_all_required_rights_with_sentinels_and_in_a_cluster()
     };
     let replicated = Replicated::start().await;
     replicated.servers.iter().for_each(set);
-    uses_everything(builder(&as_user(&replicated.url()), Consistency::Realtime)).await;
+    check_all_rights(builder(&as_user(&replicated.url()), Consistency::Realtime)).await;
     let cluster = Cluster::start();
     cluster.servers.iter().for_each(set);
-    uses_everything(builder(&as_user(&cluster.url()), Consistency::Realtime)).await;
+    check_all_rights(builder(&as_user(&cluster.url()), Consistency::Realtime)).await;
 }
 
 #[tokio::test]
@@ -143,7 +148,7 @@ async fn caches_in_two_databases_of_one_server_are_independent() {
 
 mod tls {
     use super::{
-        Consistency, RemoteError, Server, TieredCacheBuilder, builder, soon, uses_everything,
+        Consistency, RemoteError, Server, TieredCacheBuilder, builder, check_all_rights, soon,
     };
     use crate::servers::free_port;
     use rcgen::{
@@ -219,19 +224,20 @@ mod tls {
         let authority = Authority::new();
         let (_server, url) = authority.server();
         let (certificate, key) = authority.sign();
-        uses_everything(authority.builder(&url).client_certificate(certificate, key)).await;
+        check_all_rights(authority.builder(&url).client_certificate(certificate, key)).await;
 
         // Without the client certificate, and without the certificate of the authority.
         let (certificate, key) = authority.sign();
-        let unknown = authority.builder(&url);
-        let unknowing = builder(&url, Consistency::Realtime).client_certificate(certificate, key);
-        for builder in [unknown, unknowing] {
+        let without_certificate = authority.builder(&url);
+        let without_authority =
+            builder(&url, Consistency::Realtime).client_certificate(certificate, key);
+        for builder in [without_certificate, without_authority] {
             let cache: hotset::TieredCache<u64, u64> = builder.build().unwrap();
             let is_refused = || {
                 let error = cache.health().not_subscribed;
                 error.is_some_and(|error| matches!(error, RemoteError::Disconnected(_)))
             };
-            soon("it is refused", is_refused).await;
+            soon("the connection is refused", is_refused).await;
         }
         let broken = builder::<u64>(&url, Consistency::Realtime).root_certificate("no PEM");
         let error = broken.build().unwrap_err().to_string();

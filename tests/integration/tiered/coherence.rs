@@ -120,7 +120,7 @@ async fn realtime_change_waits_for_readers_that_may_serve_the_old_value_and_no_l
     proxy.mend();
     soon("proven", || reader.health().proven_for.is_some()).await;
     drop(reader);
-    soon("it is gone", || {
+    soon("the read lease is returned", || {
         let readers: Vec<String> =
             server.command(&[b"ZRANGE", b"hotset:{test}:readers", b"0", b"-1"]);
         readers.len() == 2
@@ -169,7 +169,7 @@ async fn bounded_entry_expires_after_its_bound_and_is_invalidated_after_a_gap() 
     assert_eq!(reader.get_or_load_async(&1, fails).await.unwrap(), 2);
     proxy.mend();
     let subscriptions = reader.health().subscriptions;
-    soon("it listens again", || {
+    soon("the reader has subscribed again", || {
         let health = reader.health();
         health.subscriptions > subscriptions && health.proven_for.is_some()
     })
@@ -188,7 +188,7 @@ async fn missing_event_is_detected() {
     let state = b"hotset:{test}:state".as_slice();
     let _: u64 = server.command(&[b"HINCRBY", state, b"ver", b"1"]);
     let _: u64 = server.command(&[b"DEL", &server.entries("test")[0]]);
-    soon("the gap is noticed", || reader.health().gaps == 1).await;
+    soon("the gap is detected", || reader.health().gaps == 1).await;
     assert_eq!(reader.get_or_load_async(&1, || value(2)).await.unwrap(), 2);
 }
 

@@ -1,7 +1,7 @@
 //! The same application code on each backend, which the configuration selects.
 
 use crate::servers::{self, Server};
-use hotset::{AsyncCache, CacheConfig, TieredCache};
+use hotset::{AsyncCache, Cache, CacheConfig, TieredCache};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 
@@ -26,7 +26,7 @@ async fn serve(prices: &impl AsyncCache<u64, String>) -> u64 {
     }
     prices.insert(8, "8 euros".to_string()).await;
     assert_eq!(prices.get(&8).await.as_deref(), Some("8 euros"));
-    prices.remove(&8).await;
+    prices.invalidate(&8).await;
     assert_eq!(prices.get(&8).await, None);
     loads.load(SeqCst)
 }
@@ -36,12 +36,12 @@ async fn async_cache_code_runs_on_each_configured_backend() {
     for (backend, entries) in [("local", 0), ("redis", 1), ("tiered", 1)] {
         let server = Server::start();
         let config = config(&server, backend);
-        let prices: Arc<dyn AsyncCache<u64, String>> = config.build_async().unwrap();
+        let prices = config.build_async::<u64, String>().unwrap();
         assert_eq!(serve(&prices).await, 1, "{backend}");
         assert_eq!(server.entries("prices").len(), entries, "{backend}");
 
         // Another process finds the values in Redis.
-        let other: Arc<dyn AsyncCache<u64, String>> = config.build_async().unwrap();
+        let other = config.build_async::<u64, String>().unwrap();
         assert_eq!(serve(&other).await, 1 - entries as u64, "{backend}");
     }
 }
@@ -52,7 +52,7 @@ async fn blocking_cache_code_runs_on_each_configured_backend() {
         let server = Server::start();
         let prices = config(&server, backend).build_blocking::<u64, u64>();
         let thread = std::thread::spawn(move || {
-            let prices = prices.unwrap();
+            let prices: Arc<dyn Cache<u64, u64>> = prices.unwrap().into();
             prices.insert(7, 700);
             prices.get(&7)
         });
@@ -95,7 +95,7 @@ async fn backend_changed_to_redis_and_back_under_load_causes_no_error() {
     for backend in ["local", "redis", "tiered"] {
         let config = config(&server, backend);
         let config = config.override_from_vars("PRICES_", [("PRICES_PERCENT", "0")]);
-        let prices: Arc<dyn AsyncCache<u64, u64>> = config.unwrap().build_async().unwrap();
+        let prices = config.unwrap().build_async::<u64, u64>().unwrap();
         let reads = Arc::new(AtomicU64::new(0));
         let stop = Arc::new(AtomicBool::new(false));
         let tasks: Vec<_> = (0..8)
@@ -109,7 +109,7 @@ async fn backend_changed_to_redis_and_back_under_load_causes_no_error() {
                         let price = prices.get_or_load_async(&key, load).await.unwrap();
                         assert_eq!(price, key * 100);
                         if reads.fetch_add(1, SeqCst) % 50 == 0 {
-                            prices.remove(&key).await;
+                            prices.invalidate(&key).await;
                         }
                     }
                 })
@@ -122,15 +122,14 @@ async fn backend_changed_to_redis_and_back_under_load_causes_no_error() {
                 None => assert_eq!(backend, "local"),
             }
             let from = reads.load(SeqCst);
-            servers::soon("it goes on", || reads.load(SeqCst) > from + 3_000).await;
+            servers::soon("reads continue", || reads.load(SeqCst) > from + 3_000).await;
             stored.push(server.entries("prices").len());
         }
         stop.store(true, SeqCst);
         for task in tasks {
             task.await.unwrap();
         }
-        let is_more = |pair: &[usize]| pair[0] < pair[1];
-        let grows = stored[..4].windows(2).all(is_more);
+        let grows = stored[..4].windows(2).all(|pair| pair[0] < pair[1]);
         assert!(grows == (backend != "local"), "{backend}: {stored:?}");
         let () = server.command(&[b"FLUSHALL"]);
     }

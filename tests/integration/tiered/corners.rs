@@ -14,11 +14,11 @@ use tokio::sync::Semaphore;
 
 const REALTIME: Consistency = Consistency::Realtime;
 
-static ARMED: AtomicBool = AtomicBool::new(false);
-static REACHED: AtomicBool = AtomicBool::new(false);
-static GO_ON: AtomicBool = AtomicBool::new(false);
+static BLOCK_NEXT_CLONE: AtomicBool = AtomicBool::new(false);
+static IS_BLOCKED: AtomicBool = AtomicBool::new(false);
+static MAY_CONTINUE: AtomicBool = AtomicBool::new(false);
 
-/// A key whose next clone blocks its thread once `ARMED` is set.
+/// A key whose next clone blocks its thread once `BLOCK_NEXT_CLONE` is set.
 #[derive(Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 struct SlowKey(u64);
 
@@ -26,9 +26,9 @@ hotset::schema!(SlowKey, "slow/1");
 
 impl Clone for SlowKey {
     fn clone(&self) -> Self {
-        if ARMED.swap(false, SeqCst) {
-            REACHED.store(true, SeqCst);
-            super::servers::eventually("told to go on", || GO_ON.load(SeqCst));
+        if BLOCK_NEXT_CLONE.swap(false, SeqCst) {
+            IS_BLOCKED.store(true, SeqCst);
+            super::servers::eventually("the clone may continue", || MAY_CONTINUE.load(SeqCst));
         }
         Self(self.0)
     }
@@ -51,19 +51,19 @@ async fn lookup_during_a_queued_invalidation_stores_no_old_value() {
         .get_or_load_async(&SlowKey(1), || value(10))
         .await
         .unwrap();
-    ARMED.store(true, SeqCst);
+    BLOCK_NEXT_CLONE.store(true, SeqCst);
     let reader = tokio::spawn({
         let one = one.clone();
         async move { one.get(&SlowKey(1)).await }
     });
-    soon("it has looked", || REACHED.load(SeqCst)).await;
+    soon("the lookup has begun", || IS_BLOCKED.load(SeqCst)).await;
     // The server rejects scripts for a moment.
     let _: String = server.command(&[b"ACL", b"SETUSER", b"default", b"-evalsha"]);
     assert_eq!(one.invalidate(&SlowKey(1)).await, Propagation::Queued);
     let _: String = server.command(&[b"ACL", b"SETUSER", b"default", b"+evalsha"]);
-    GO_ON.store(true, SeqCst);
+    MAY_CONTINUE.store(true, SeqCst);
     reader.await.unwrap();
-    soon("it is sent", || one.health().queued == 0).await;
+    soon("the queue is empty", || one.health().queued == 0).await;
     soon("proven", || one.health().proven_for.is_some()).await;
     let seen = one
         .get_or_load_async(&SlowKey(1), || value(11))
@@ -199,7 +199,10 @@ async fn panic_of_a_removal_listener_does_not_end_the_subscription() {
     for round in 1..4 {
         cache.get_or_load_async(&1, || value(round)).await.unwrap();
         assert_eq!(other.invalidate(&1).await, Propagation::Acknowledged);
-        soon("it panics", || panics.load(SeqCst) as u64 == round).await;
+        soon("the listener has panicked", || {
+            panics.load(SeqCst) as u64 == round
+        })
+        .await;
         soon("proven", || cache.health().proven_for.is_some()).await;
     }
     assert_eq!(cache.health().subscriptions, 1);
@@ -294,7 +297,10 @@ async fn batch_that_waits_for_another_process_does_not_delay_waiters_for_its_oth
         .unwrap()
     };
     let beside = async {
-        soon("the batch has the key", || one.tier_stats().fills == 1).await;
+        soon("the batch has stored the key", || {
+            one.tier_stats().fills == 1
+        })
+        .await;
         assert_eq!(one.get_or_load_async(&1, fails).await.unwrap(), 10);
         go_on.add_permits(1);
     };
@@ -462,7 +468,10 @@ async fn user_without_channel_rights_gets_a_warning_and_affects_no_other_process
     let url = format!("redis://app:secret@127.0.0.1:{}/", server.port());
     let healthy = proven::<u64>(&server.url(), REALTIME).await;
     let limited = builder::<u64>(&url, REALTIME).build().unwrap();
-    soon("it is told", || limited.health().not_subscribed.is_some()).await;
+    soon("the missing right is reported", || {
+        limited.health().not_subscribed.is_some()
+    })
+    .await;
     assert_eq!(limited.invalidate(&1).await, Propagation::Queued);
     let health = format!("{:?} {limited:?}", limited.health());
     assert!(health.contains("can't publish"), "{health}");
@@ -476,7 +485,7 @@ async fn user_without_channel_rights_gets_a_warning_and_affects_no_other_process
     assert_eq!((healthy.health().gaps, heard.events), (0, 0));
     let _: String = server.command(&[b"ACL", b"SETUSER", b"app", b"&hotset:*"]);
     soon("proven", || limited.health().proven_for.is_some()).await;
-    soon("it is sent", || limited.health().queued == 0).await;
+    soon("the queue is empty", || limited.health().queued == 0).await;
     assert_eq!(limited.health().not_subscribed.map(drop), None);
 }
 
@@ -489,7 +498,7 @@ async fn demoted_primary_is_abandoned() {
     assert_eq!(cache.invalidate(&1).await, Propagation::Queued);
     assert_eq!(cache.get_or_load_async(&1, || value(10)).await.unwrap(), 10);
     let _: String = server.command(&[b"REPLICAOF", b"NO", b"ONE"]);
-    soon("it is sent", || cache.health().queued == 0).await;
+    soon("the queue is empty", || cache.health().queued == 0).await;
     soon("proven", || cache.health().proven_for.is_some()).await;
     assert!(cache.health().last_error.is_none());
 }

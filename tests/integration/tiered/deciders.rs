@@ -33,7 +33,7 @@ fn is_followed(primary: &Server) {
     });
 }
 
-/// The successor dies before the old primary is told of it. So the old primary never was a replica, and keeps its
+/// The new primary dies before the old one learns of it. So the old primary never was a replica, and keeps its
 /// replication id.
 #[tokio::test(flavor = "multi_thread")]
 async fn demoted_primary_that_restarts_serves_no_old_value() {
@@ -140,7 +140,10 @@ async fn primary_without_its_replicas_is_not_trusted() {
     acknowledged(&writer, 1).await;
     // The address still leads this cache to the old primary.
     let reader = waiting(&old.url());
-    soon("it has tried", || reader.health().last_error.is_some()).await;
+    soon("the reader has tried", || {
+        reader.health().last_error.is_some()
+    })
+    .await;
     assert!(reader.health().proven_for.is_none());
     assert_eq!(
         reader.get_or_load_async(&1, || value(10)).await.unwrap(),
@@ -295,6 +298,6 @@ async fn missing_right_on_a_voting_server_is_a_warning() {
     let url = cluster.url().replace("://", "://app:secret@");
     let cache: TieredCache<u64, u64> = builder(&url, Consistency::L2Only).build().unwrap();
     let is_warned = || matches!(cache.health().warnings[..], [Warning::Forbidden(_)]);
-    soon("it is warned", is_warned).await;
+    soon("the warning is reported", is_warned).await;
     assert!(!format!("{:?}", cache.health()).contains("secret"));
 }

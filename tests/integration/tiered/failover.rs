@@ -1,7 +1,7 @@
 //! Failovers under load: no read returns a value older than an acknowledged change, and every call ends.
 
 use super::checker::{Kind, Operation, Summary, Time, assert_allowed, now};
-use super::history::{BOUND, GRAIN, Workers};
+use super::history::{BOUND, CLOCK_RESOLUTION, Workers};
 use super::servers::cluster::Cluster;
 use super::servers::replicated::{Replicated, url};
 use super::servers::{Cut, Proxy, Server, soon};
@@ -47,7 +47,7 @@ async fn working(workers: &Workers, since: Time) {
     let is_acknowledged =
         |it: &&Operation| it.begun > since && matches!(it.kind, Kind::Acknowledged(_));
     let begun = Instant::now();
-    while workers.noted().iter().filter(is_acknowledged).count() < 100 {
+    while workers.operations().iter().filter(is_acknowledged).count() < 100 {
         assert!(
             begun.elapsed() < Duration::from_secs(60),
             "it has not recovered"
@@ -165,7 +165,7 @@ async fn l2_only_reads_are_correct_during_sentinel_failovers() {
 async fn bounded_reads_are_within_their_bound_during_sentinel_failovers() {
     let mut sentinels = Sentinels::start("bounded").await;
     sentinels.cut_off().await;
-    sentinels.end(BOUND + GRAIN);
+    sentinels.end(BOUND + CLOCK_RESOLUTION);
 }
 
 /// The old primary neither answers nor closes connections, and the next regular check is far off.

@@ -17,8 +17,10 @@ use tempfile::TempDir;
 use tokio::sync::Mutex;
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 
+/// The number of keys.
 const KEYS: u64 = 40;
 
+/// Returns the consistency class of a name in the arguments of a worker.
 fn class(name: &str) -> Consistency {
     match name {
         "realtime" | "realtime-wait" => Consistency::Realtime,
@@ -30,10 +32,11 @@ fn class(name: &str) -> Consistency {
     }
 }
 
+/// The bound of the class `Bounded`.
 pub(crate) const BOUND: Duration = Duration::from_millis(300);
 
 /// The resolution of the coarse clock.
-pub(crate) const GRAIN: Duration = Duration::from_millis(20);
+pub(crate) const CLOCK_RESOLUTION: Duration = Duration::from_millis(20);
 
 /// The shared state of the tasks of one worker.
 struct Actor {
@@ -42,23 +45,25 @@ struct Actor {
     process: usize,
     processes: u64,
     /// A lock for each key, so that its numbers rise.
-    writing: Vec<Mutex<()>>,
-    notes: UnboundedSender<Operation>,
+    write_locks: Vec<Mutex<()>>,
+    operations: UnboundedSender<Operation>,
     stop: AtomicBool,
 }
 
 /// Runs a worker, which reads and writes until it is stopped, and records its operations.
 pub(crate) async fn work(url: &str, database: Database, words: &[&str]) {
     let [process, processes, consistency, log] = words else {
-        unreachable!("who, of how many, how, and where to note it");
+        unreachable!(
+            "the number of the process, the number of processes, the class, and the path of the log"
+        );
     };
     let mut log = File::create(log).unwrap();
-    let (notes, mut noted) = unbounded_channel::<Operation>();
-    let noting = tokio::task::spawn_blocking(move || {
+    let (operations, mut recorded) = unbounded_channel::<Operation>();
+    let recording = tokio::task::spawn_blocking(move || {
         let mut lines = String::new();
-        while let Some(operation) = noted.blocking_recv() {
+        while let Some(operation) = recorded.blocking_recv() {
             writeln!(lines, "{operation}").unwrap();
-            while let Ok(operation) = noted.try_recv() {
+            while let Ok(operation) = recorded.try_recv() {
                 writeln!(lines, "{operation}").unwrap();
             }
             log.write_all(lines.as_bytes()).unwrap();
@@ -72,34 +77,35 @@ pub(crate) async fn work(url: &str, database: Database, words: &[&str]) {
         database,
         process: process.parse().unwrap(),
         processes: processes.parse().unwrap(),
-        writing: (0..KEYS).map(|_| Mutex::new(())).collect(),
-        notes,
+        write_locks: (0..KEYS).map(|_| Mutex::new(())).collect(),
+        operations,
         stop: AtomicBool::new(false),
     };
-    let tasks = futures_util::future::join_all((0..8).map(|_| actor.act()));
-    let told = async {
+    let tasks = futures_util::future::join_all((0..8).map(|_| actor.run()));
+    let wait_for_stop = async {
         super::worker::command().await;
         actor.stop.store(true, SeqCst);
     };
-    tokio::join!(tasks, told);
+    tokio::join!(tasks, wait_for_stop);
     drop(actor);
-    noting.await.unwrap();
+    recording.await.unwrap();
     println!("> done");
 }
 
 impl Actor {
-    async fn act(&self) {
+    /// Reads and writes random keys until the worker is stopped.
+    async fn run(&self) {
         let mut random = SmallRng::from_rng(&mut rand::rng());
         while !self.stop.load(SeqCst) {
             let key = random.random_range(0..KEYS);
             match random.random_range(0..100) {
                 0..80 => self.read(key).await,
-                80..85 => self.look(key).await,
+                80..85 => self.get(key).await,
                 85..90 => {
                     self.read_many([key, (key + 7) % KEYS, (key + 9) % KEYS])
                         .await;
                 }
-                _ if key % 2 == 0 => self.bump(key).await,
+                _ if key % 2 == 0 => self.increment(key).await,
                 _ if key / 2 % self.processes == self.process as u64 % self.processes => {
                     self.write_through(key).await;
                 }
@@ -110,7 +116,7 @@ impl Actor {
         }
     }
 
-    fn note(&self, key: u64, begun: Time, kind: Kind, number: u64) {
+    fn record(&self, key: u64, begun: Time, kind: Kind, number: u64) {
         let operation = Operation {
             process: self.process,
             key,
@@ -118,20 +124,20 @@ impl Actor {
             kind,
             number,
         };
-        self.notes.send(operation).unwrap();
+        self.operations.send(operation).unwrap();
     }
 
     async fn read(&self, key: u64) {
         let begun = now();
         let load = || async { Ok::<_, ()>(self.database.get(key).await) };
         let number = self.cache.get_or_load_async(&key, load).await.unwrap();
-        self.note(key, begun, Kind::Read(now()), number);
+        self.record(key, begun, Kind::Read(now()), number);
     }
 
-    async fn look(&self, key: u64) {
+    async fn get(&self, key: u64) {
         let begun = now();
         if let Some(number) = self.cache.get(&key).await {
-            self.note(key, begun, Kind::Read(now()), number);
+            self.record(key, begun, Kind::Read(now()), number);
         }
     }
 
@@ -150,21 +156,21 @@ impl Actor {
             .await
             .unwrap();
         for (key, number) in keys.into_iter().zip(numbers) {
-            self.note(key, begun, Kind::Read(now()), number.unwrap());
+            self.record(key, begun, Kind::Read(now()), number.unwrap());
         }
     }
 
     /// Changes the key in the database and invalidates it. Any process may do this.
-    async fn bump(&self, key: u64) {
+    async fn increment(&self, key: u64) {
         let begun = now();
-        let number = self.database.bump(key).await;
+        let number = self.database.increment(key).await;
         let propagation = self.cache.invalidate(&key).await;
-        self.note(key, begun, kind_of(propagation), number);
+        self.record(key, begun, kind_of(propagation), number);
     }
 
     /// Writes the key through the cache. Only one process does this for a key.
     async fn write_through(&self, key: u64) {
-        let _alone = self.writing[usize::try_from(key).unwrap()].lock().await;
+        let _guard = self.write_locks[usize::try_from(key).unwrap()].lock().await;
         let begun = now();
         let number = self.database.get(key).await + 1;
         let write = |number| async move {
@@ -172,7 +178,7 @@ impl Actor {
             Ok::<_, ()>(())
         };
         let propagation = self.cache.write_through(key, number, write).await.unwrap();
-        self.note(key, begun, kind_of(propagation), number);
+        self.record(key, begun, kind_of(propagation), number);
     }
 }
 
@@ -227,7 +233,7 @@ impl Workers {
     }
 
     /// Returns the operations that the workers have recorded so far.
-    pub(crate) fn noted(&self) -> Vec<Operation> {
+    pub(crate) fn operations(&self) -> Vec<Operation> {
         let logs = std::fs::read_dir(self.logs.path()).unwrap();
         let logs = logs.map(|log| std::fs::read_to_string(log.unwrap().path()).unwrap());
         logs.flat_map(|log| log.lines().filter_map(parse).collect::<Vec<_>>())
@@ -237,12 +243,12 @@ impl Workers {
     /// Ends the workers, and returns the operations that they have recorded.
     pub(crate) fn end(mut self) -> Vec<Operation> {
         for worker in &mut self.all {
-            worker.tell("stop");
+            worker.send("stop");
         }
         for worker in &mut self.all {
             assert_eq!(worker.answer(), "done");
         }
-        self.noted()
+        self.operations()
     }
 }
 
@@ -270,8 +276,9 @@ impl Run {
         }
     }
 
-    async fn pause(&mut self, most: u64) {
-        let pause = self.random.random_range(most / 5..most);
+    /// Waits for a random time of at most `max_millis`.
+    async fn pause(&mut self, max_millis: u64) {
+        let pause = self.random.random_range(max_millis / 5..max_millis);
         tokio::time::sleep(Duration::from_millis(pause)).await;
     }
 
@@ -310,6 +317,7 @@ impl Run {
     }
 }
 
+/// Runs workers during random failures for a time, and returns their history.
 async fn history_of(consistency: &'static str, workers: usize, time: Duration) -> Vec<Operation> {
     let mut run = Run::start(consistency, workers).await;
     let begun = Instant::now();
@@ -326,34 +334,34 @@ async fn history_of(consistency: &'static str, workers: usize, time: Duration) -
 }
 
 /// Returns the duration of each history. Longer histories find rarer violations.
-fn seconds() -> Duration {
+fn duration() -> Duration {
     let seconds = std::env::var("HOTSET_HISTORY_SECONDS");
     Duration::from_secs(seconds.map_or(20, |seconds| seconds.parse().unwrap()))
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn realtime_reads_of_six_processes_are_correct_during_random_failures() {
-    let history = history_of("realtime", 6, seconds()).await;
+    let history = history_of("realtime", 6, duration()).await;
     assert_allowed(&history, Duration::ZERO);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn l2_only_reads_are_correct_during_random_failures() {
-    let history = history_of("l2only", 4, seconds() / 2).await;
+    let history = history_of("l2only", 4, duration() / 2).await;
     assert_allowed(&history, Duration::ZERO);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn bounded_reads_are_within_their_bound_during_random_failures() {
-    let history = history_of("bounded", 4, seconds() / 2).await;
-    assert_allowed(&history, BOUND + GRAIN);
+    let history = history_of("bounded", 4, duration() / 2).await;
+    assert_allowed(&history, BOUND + CLOCK_RESOLUTION);
 }
 
 /// The checker must detect caches that serve from L1 without proof.
 #[tokio::test(flavor = "multi_thread")]
 async fn history_checker_detects_reads_without_proof() {
-    let history = history_of("planted", 4, seconds() / 4).await;
+    let history = history_of("planted", 4, duration() / 4).await;
     let wrong = violations(&history, Duration::ZERO);
-    println!("{} wrong", wrong.len());
+    println!("{} reads were not allowed", wrong.len());
     assert!(!wrong.is_empty());
 }

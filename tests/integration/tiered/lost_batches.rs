@@ -1,21 +1,23 @@
-//! Batches that wait for keys of another batch, whose load is lost: they load those keys together.
+//! Batches that wait for keys of another batch whose load is dropped or fails. They load these keys together.
 
 use super::servers::{Server, soon};
 use super::{MINUTE, proven};
 use hotset::TieredCache;
 use parking_lot::Mutex;
 use std::collections::HashMap;
-use std::future::pending;
+use std::future::{pending, poll_fn};
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::task::Poll;
 use tokio::sync::Semaphore;
 
+/// The number of keys.
 const KEYS: u64 = 500;
 
 static ALL: LazyLock<Vec<u64>> = LazyLock::new(|| (0..KEYS).collect());
 
 /// Gets the values of all keys, and returns the keys of each call of the loader.
-async fn ask(cache: &TieredCache<u64, u64>) -> Vec<Vec<u64>> {
+async fn load_all(cache: &TieredCache<u64, u64>) -> Vec<Vec<u64>> {
     let calls = Mutex::new(Vec::new());
     let load = |missing: Vec<u64>| {
         calls.lock().push(missing.clone());
@@ -27,9 +29,9 @@ async fn ask(cache: &TieredCache<u64, u64>) -> Vec<Vec<u64>> {
     calls.into_inner()
 }
 
-/// Checks that each key was loaded once, in few calls of the loader. Leases are given back in several round trips, so
+/// Checks that each key was loaded once, in few calls of the loader. Leases are released in several round trips, so
 /// that a busy machine may need more than one call.
-fn check_few(calls: &[Vec<u64>]) {
+fn check_loaded_together(calls: &[Vec<u64>]) {
     let mut keys = calls.concat();
     keys.sort_unstable();
     assert_eq!(keys, *ALL);
@@ -46,18 +48,18 @@ async fn keys_of_a_dropped_batch_of_another_process_are_loaded_together() {
         begun.add_permits(1);
         pending::<Result<HashMap<u64, u64>, ()>>()
     });
-    let lose = async {
+    let drop_load = async {
         tokio::select! {
-            _ = lost => unreachable!("it does not end"),
+            _ = lost => unreachable!("the load does not end"),
             () = soon("the batch waits", || one.tier_stats().l2_waits >= KEYS) => {}
         }
     };
     let wait = async {
         begun.acquire().await.unwrap().forget();
-        ask(&one).await
+        load_all(&one).await
     };
-    let ((), calls) = tokio::join!(lose, wait);
-    check_few(&calls);
+    let ((), calls) = tokio::join!(drop_load, wait);
+    check_loaded_together(&calls);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -73,7 +75,7 @@ async fn keys_of_a_failed_batch_of_another_process_are_loaded_together() {
     });
     let wait = async {
         begun.acquire().await.unwrap().forget();
-        ask(&one).await
+        load_all(&one).await
     };
     let fail = async {
         soon("the batch waits", || one.tier_stats().l2_waits >= KEYS).await;
@@ -81,7 +83,7 @@ async fn keys_of_a_failed_batch_of_another_process_are_loaded_together() {
     };
     let (failed, calls, ()) = tokio::join!(failing, wait, fail);
     assert!(failed.is_err());
-    check_few(&calls);
+    check_loaded_together(&calls);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -95,14 +97,15 @@ async fn keys_of_a_dropped_batch_of_the_same_process_are_loaded_together() {
     });
     let mut lost = Box::pin(lost);
     tokio::select! {
-        _ = &mut lost => unreachable!("it does not end"),
+        _ = &mut lost => unreachable!("the load does not end"),
         () = soon("the batch loads", || loading.load(SeqCst)) => {}
     }
-    let mut other = Box::pin(ask(&cache));
+    let mut other = Box::pin(load_all(&cache));
     // After one poll the batch waits for all of its keys.
-    assert!(futures_util::poll!(&mut other).is_pending());
+    let is_pending = poll_fn(|context| Poll::Ready(other.as_mut().poll(context).is_pending()));
+    assert!(is_pending.await);
     drop(lost);
-    check_few(&other.await);
+    check_loaded_together(&other.await);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -122,7 +125,7 @@ async fn batch_that_waits_for_another_process_misses_l1_once_for_each_key() {
         one.get_many_or_load_async(&[1, 2], load).await.unwrap()
     };
     let end = async {
-        // Redis was asked for both keys three times.
+        // Both keys were looked up in Redis three times.
         soon("the batch waits", || one.tier_stats().l2_waits >= 6).await;
         go_on.add_permits(1);
     };

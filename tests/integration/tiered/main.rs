@@ -42,6 +42,7 @@ fn builder<V: RemoteValue + Schema>(
         .deadline(Duration::from_secs(2))
 }
 
+/// The class `Bounded` with a bound of one minute.
 const MINUTE: Consistency = Consistency::Bounded(Duration::from_secs(60));
 
 /// Returns a cache whose invalidations are proven to arrive.
@@ -54,10 +55,12 @@ async fn proven<V: RemoteValue + Schema>(
     cache
 }
 
+/// A loader that must not be called or whose error is expected.
 async fn fails() -> Result<u64, &'static str> {
     Err("not to be loaded")
 }
 
+/// A loader that returns `value`.
 async fn value<V>(value: V) -> Result<V, &'static str> {
     Ok(value)
 }

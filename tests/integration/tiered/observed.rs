@@ -65,14 +65,14 @@ async fn failed_load_is_not_filled_and_value_not_stored_in_l1_is_not_counted_as_
         assert!(cache.get_or_load_async(&key, fails).await.is_err());
     }
     let given_back = || cache.tier_stats().calls.release.times.count() > 0;
-    soon("given back", given_back).await;
+    soon("the lease is released", given_back).await;
     assert_eq!(cache.tier_stats().calls.fill.times.count(), 10);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn wait_for_a_permit_does_not_count_as_age_of_the_value() {
     let server = Server::start();
-    let cache = builder_of_one(&server);
+    let cache = cache_with_one_permit(&server);
     soon("proven", || cache.health().proven_for.is_some()).await;
     let slow = cache.clone();
     let slow = tokio::spawn(async move {
@@ -82,7 +82,7 @@ async fn wait_for_a_permit_does_not_count_as_age_of_the_value() {
         };
         slow.get_or_load_async(&1, load).await
     });
-    soon("loads", || cache.tier_stats().loads == 1).await;
+    soon("the loader runs", || cache.tier_stats().loads == 1).await;
     cache.get_or_load_async(&2, || value(10)).await.unwrap();
     slow.await.unwrap().unwrap();
     let age = tokio::task::spawn_blocking(move || mean_age(&cache, 2)).await;
@@ -90,7 +90,7 @@ async fn wait_for_a_permit_does_not_count_as_age_of_the_value() {
 }
 
 /// Returns a cache with one permit for loads.
-fn builder_of_one(server: &Server) -> TieredCache<u64, u64> {
+fn cache_with_one_permit(server: &Server) -> TieredCache<u64, u64> {
     hotset::LocalCache::builder()
         .capacity(100)
         .track_ages(true)
@@ -108,7 +108,7 @@ async fn idle_cache_detects_an_outage() {
     server.kill();
     soon("the breaker opens", || cache.health().breaker_open).await;
     server.restart();
-    soon("closed", || !cache.health().breaker_open).await;
+    soon("the breaker closes", || !cache.health().breaker_open).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -217,7 +217,7 @@ async fn published_metrics_are_the_documented_ones_and_show_an_outage() {
     server.kill();
     soon("the breaker opens", || cache.health().breaker_open).await;
     has("\nhotset_breaker_open{cache=\"test\"} 1\n");
-    soon("no proof", || cache.health().proven_for.is_none()).await;
+    soon("not proven", || cache.health().proven_for.is_none()).await;
     has("\nhotset_backplane_proven{cache=\"test\"} 0\n");
     has("\nhotset_backplane_proven_seconds{cache=\"test\"} 0\n");
     cache.invalidate(&1).await;

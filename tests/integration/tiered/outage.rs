@@ -106,7 +106,7 @@ async fn hanging_server_costs_one_deadline_and_then_nothing() {
         cache.get_or_load_async(&key, || value(10)).await.unwrap();
         slowest = slowest.max(begun.elapsed());
     }
-    // Far below the deadline, because Redis is not asked.
+    // Far below the deadline, because Redis is not called.
     assert!(slowest < Duration::from_millis(90), "{slowest:?}");
     assert!(matches!(
         cache.health().last_error,
@@ -147,7 +147,7 @@ async fn queued_invalidation_is_sent_later_and_no_old_value_is_read_meanwhile() 
         }
         proxy.mend();
         soon("the queue is empty", || cut_off.health().queued == 0).await;
-        soon("the event", || other.tier_stats().events == 1).await;
+        soon("the event arrives", || other.tier_stats().events == 1).await;
         for cache in [&cut_off, &other] {
             let seen = cache.get_or_load_async(&1, load).await.unwrap();
             assert_eq!(seen, 11, "{consistency:?}");
@@ -174,7 +174,7 @@ async fn full_queue_becomes_one_invalidation_of_everything() {
     assert_eq!(cut_off.health().queued, 1);
     assert!(cut_off.tier_stats().overflows >= 1);
     proxy.mend();
-    soon("the event", || other.tier_stats().events == 1).await;
+    soon("the event arrives", || other.tier_stats().events == 1).await;
     assert_eq!(other.get(&99).await, None);
 }
 
@@ -212,10 +212,10 @@ async fn redis_restarted_with_an_older_state_serves_no_old_value() {
         one.write_through(1, 11, |_| value(())).await,
         Ok(Propagation::Acknowledged)
     );
-    // Killed, so that it does not save later changes.
+    // The server is killed, so that it does not save later changes.
     server.restart();
     assert_eq!(server.entries("test").len(), 1);
-    soon("it answers", || !one.health().breaker_open).await;
+    soon("the breaker closes", || !one.health().breaker_open).await;
     soon("proven", || one.health().proven_for.is_some()).await;
     assert_eq!(one.get(&1).await, None);
     assert_eq!(one.get_or_load_async(&1, || value(11)).await.unwrap(), 11);
@@ -269,7 +269,7 @@ async fn drop_of_the_last_handle_ends_the_background_tasks() {
     let held = Arc::new(cache.clone());
     let clients = || -> usize {
         let list: String = server.command(&[b"CLIENT", b"LIST"]);
-        // Without the connection of this command.
+        // The connection of this command does not count.
         list.lines().count() - 1
     };
     assert!(clients() >= 2);
@@ -298,6 +298,6 @@ async fn flush_ends_when_all_queued_invalidations_are_sent() {
     let most = Duration::from_secs(30);
     tokio::time::timeout(most, cache.flush()).await.unwrap();
     assert_eq!(cache.health().queued, 0);
-    soon("it is told", || other.tier_stats().events > 0).await;
+    soon("the event arrives", || other.tier_stats().events > 0).await;
     server.kill();
 }

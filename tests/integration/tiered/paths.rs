@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 use tokio::sync::Semaphore;
 
+/// All consistency classes.
 const ALL: [Consistency; 4] = [
     Consistency::Realtime,
     MINUTE,
@@ -47,7 +48,10 @@ async fn acknowledged_invalidation_is_visible_in_all_processes_as_the_class_prom
             let seen = one.get_or_load_async(&1, || value(old + 1)).await.unwrap();
             assert_eq!(seen, old + 1, "{consistency:?}");
             if !at_once {
-                soon("the event", || other.tier_stats().events > 2 * round).await;
+                soon("the event arrives", || {
+                    other.tier_stats().events > 2 * round
+                })
+                .await;
             }
             let seen = other
                 .get_or_load_async(&1, || value(old + 1))
@@ -55,7 +59,10 @@ async fn acknowledged_invalidation_is_visible_in_all_processes_as_the_class_prom
                 .unwrap();
             assert_eq!(seen, old + 1, "{consistency:?}");
             let _ = one.invalidate(&1).await;
-            soon("the event", || other.tier_stats().events >= 2 * round + 2).await;
+            soon("the event arrives", || {
+                other.tier_stats().events >= 2 * round + 2
+            })
+            .await;
         }
         assert_eq!(other.health().gaps, 0);
     }
@@ -79,7 +86,7 @@ async fn invalidation_of_a_tag_and_clear_remove_exactly_their_entries_in_all_pro
                 .unwrap();
         }
         assert_eq!(one.invalidate_tag("a").await, Propagation::Acknowledged);
-        soon("the event", || other.tier_stats().events == 1).await;
+        soon("the event arrives", || other.tier_stats().events == 1).await;
         for cache in [&one, &other] {
             let seen = cache
                 .get_or_load_async(&1, || tagged(11, "a"))
@@ -95,7 +102,7 @@ async fn invalidation_of_a_tag_and_clear_remove_exactly_their_entries_in_all_pro
         let loads = |cache: &TieredCache<u64, u64>| cache.stats().loads;
         let before = loads(&one);
         assert_eq!(one.clear().await, Propagation::Acknowledged);
-        soon("the event", || other.tier_stats().events == 2).await;
+        soon("the event arrives", || other.tier_stats().events == 2).await;
         for cache in [&one, &other] {
             assert_eq!(cache.get(&2).await, None, "{consistency:?}");
         }
@@ -131,7 +138,7 @@ async fn load_started_before_an_invalidation_by_another_process_is_not_stored() 
                     _ => other.clear().await,
                 };
                 assert_eq!(propagation, Propagation::Acknowledged);
-                soon("the event", || one.tier_stats().events == 1).await;
+                soon("the event arrives", || one.tier_stats().events == 1).await;
                 go_on.add_permits(1);
             };
             let (loaded, ()) = tokio::join!(one.get_or_load_async(&1, load), invalidate);
@@ -199,7 +206,7 @@ async fn dropped_load_passes_its_lease_to_another_process() {
         let other = other.clone();
         async move { other.get_or_load_async(&1, || value(10)).await.unwrap() }
     });
-    soon("the other waits", || other.tier_stats().l2_waits > 0).await;
+    soon("the other cache waits", || other.tier_stats().l2_waits > 0).await;
     let aborted = Instant::now();
     hanging.abort();
     assert_eq!(waiting.await.unwrap(), 10);
@@ -226,7 +233,7 @@ async fn caller_that_waits_for_another_process_stops_at_its_own_deadline() {
         hasty.get_or_load_async(&1, fails).await
     };
     tokio::select! {
-        _ = hanging => unreachable!("it hangs"),
+        _ = hanging => unreachable!("the loader hangs"),
         waited = waiting => assert!(matches!(waited, Err(LoadError::WaitTimeout))),
     }
 }
@@ -252,7 +259,7 @@ async fn write_through_changes_the_database_first_and_then_all_caches() {
         let written = one.write_through(1, 11, write).await;
         assert_eq!(written, Ok(Propagation::Acknowledged));
         assert_eq!(database.load(SeqCst), 11);
-        soon("the event", || other.tier_stats().events == 1).await;
+        soon("the event arrives", || other.tier_stats().events == 1).await;
         let load = || value(database.load(SeqCst) as u64);
         for cache in [&one, &other] {
             let seen = cache.get_or_load_async(&1, load).await.unwrap();
@@ -307,10 +314,13 @@ async fn dropped_write_through_invalidates_the_key() {
         _ = one.write_through(1, 11, |_| async {
             begun.add_permits(1);
             std::future::pending::<Result<(), ()>>().await
-        }) => unreachable!("it hangs"),
+        }) => unreachable!("the loader hangs"),
         permit = begun.acquire() => permit.unwrap().forget(),
     }
-    soon("it is invalid", || one.tier_stats().invalidations == 1).await;
+    soon("the key is invalidated", || {
+        one.tier_stats().invalidations == 1
+    })
+    .await;
     assert_eq!(one.get_or_load_async(&1, || value(11)).await.unwrap(), 11);
 }
 
@@ -320,7 +330,7 @@ async fn inserted_value_is_found_by_others_with_its_own_time_to_live() {
     let one = proven::<u64>(&server.url(), MINUTE).await;
     let other = proven::<u64>(&server.url(), MINUTE).await;
     assert_eq!(one.insert(1, 10).await, Propagation::Acknowledged);
-    soon("the event", || other.tier_stats().events == 1).await;
+    soon("the event arrives", || other.tier_stats().events == 1).await;
     assert_eq!(other.get(&1).await, Some(10));
     AsyncCache::insert_with_ttl(&one, 2, 20, Duration::from_millis(300)).await;
     let begun = Instant::now();
@@ -330,8 +340,9 @@ async fn inserted_value_is_found_by_others_with_its_own_time_to_live() {
         assert!(begun.elapsed() < Duration::from_secs(2));
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
-    assert_eq!(AsyncCache::remove(&other, &1).await, Some(10));
-    soon("the event", || one.tier_stats().events > 0).await;
+    AsyncCache::invalidate(&other, &1).await;
+    assert_eq!(other.get(&1).await, None);
+    soon("the event arrives", || one.tier_stats().events > 0).await;
     assert_eq!(one.get(&1).await, None);
 }
 
@@ -407,7 +418,7 @@ async fn value_of_another_schema_is_a_miss_and_is_replaced() {
     assert_eq!(new.get(&1).await, None);
     assert_eq!(new.tier_stats().unreadable, 1);
     let load = || async { Ok::<_, ()>("ten".to_string()) };
-    soon("the event", || new.tier_stats().events == 1).await;
+    soon("the event arrives", || new.tier_stats().events == 1).await;
     let loaded = new.get_or_load_async(&1, load).await.unwrap();
     assert_eq!(loaded, "ten");
     assert_eq!(new.tier_stats().fills, 1);
@@ -442,7 +453,8 @@ fn blocking_cache_serves_threads() {
         }
     });
     assert_eq!(loads.load(SeqCst), 1);
-    assert_eq!(cache.remove(&1), Some(10));
+    assert_eq!(cache.get(&1), Some(10));
+    cache.invalidate(&1);
     assert_eq!(cache.get(&1), None);
     cache.insert(2, 20);
     assert_eq!(cache.get(&2), Some(20));

@@ -7,6 +7,7 @@ use hotset::{Consistency, LocalCache, Propagation, TieredCache};
 use rustix::process::Signal;
 use std::time::{Duration, Instant};
 
+/// Returns the arguments of a worker.
 fn task(name: &str, cache: &Server, database: &Server) -> String {
     format!("{name} {} {}", cache.url(), database.url())
 }
@@ -16,13 +17,13 @@ async fn thousand_tasks_in_each_of_eight_processes_share_one_load() {
     let (cache, database) = (Server::start(), Server::start());
     let rows = Database::connect(&database.url()).await;
     rows.set(1, 42).await;
-    let start = |_| Worker::start(&task("herd", &cache, &database));
+    let start = |_| Worker::start(&task("stampede", &cache, &database));
     let mut workers: Vec<Worker> = (0..8).map(start).collect();
     for worker in &mut workers {
         assert_eq!(worker.answer(), "ready");
     }
     for worker in &mut workers {
-        worker.tell("go");
+        worker.send("go");
     }
     for worker in &mut workers {
         assert_eq!(worker.answer(), "42");
@@ -60,7 +61,7 @@ async fn fill_of_a_process_that_was_stopped_beyond_its_lease_is_refused() {
         assert_eq!(cache.get_or_load_async(&1, load).await.unwrap(), 2);
         assert!(begun.elapsed() < Duration::from_secs(5));
         worker.signal(Signal::CONT);
-        worker.tell("go on");
+        worker.send("go on");
         // The late value reaches only the callers that waited for it.
         assert_eq!(worker.answer(), "1");
         assert_eq!(worker.answer(), "2");
@@ -76,7 +77,7 @@ async fn process_that_was_stopped_during_a_change_serves_the_new_value() {
     rows.set(1, 1).await;
     let mut worker = Worker::start(&task("slow", &server, &database));
     assert_eq!(worker.answer(), "loading");
-    worker.tell("go on");
+    worker.send("go on");
     assert_eq!(worker.answer(), "1");
     assert_eq!(worker.answer(), "1");
     let writer = builder::<u64>(&server.url(), Consistency::Realtime)
@@ -93,7 +94,7 @@ async fn process_that_was_stopped_during_a_change_serves_the_new_value() {
         };
         let written = writer.write_through(1, price, write).await;
         assert_eq!(written, Ok(Propagation::Acknowledged));
-        worker.tell("read");
+        worker.send("read");
         worker.signal(Signal::CONT);
         assert_eq!(worker.answer(), price.to_string());
     }

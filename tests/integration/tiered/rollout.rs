@@ -6,6 +6,7 @@ use hotset::{BuildError, Consistency, Propagation, Rollout, TieredCache};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 
+/// The number of keys.
 const KEYS: u64 = 200;
 
 fn cache(server: &Server, rollout: &Rollout) -> TieredCache<u64, u64> {
@@ -91,8 +92,8 @@ async fn percentage_changed_under_load_causes_no_error() {
                 let key = (turn * 7 + task) % rows.len();
                 if turn % 20 == 0 {
                     let row = rows[key].fetch_add(KEYS, SeqCst) + KEYS;
-                    let told = cache.invalidate(&(key as u64)).await;
-                    assert_eq!(told, Propagation::Acknowledged);
+                    let propagation = cache.invalidate(&(key as u64)).await;
+                    assert_eq!(propagation, Propagation::Acknowledged);
                     acknowledged[key].fetch_max(row, SeqCst);
                 }
                 let least = acknowledged[key].load(SeqCst);
@@ -107,7 +108,7 @@ async fn percentage_changed_under_load_causes_no_error() {
         rollout.set_percent(percent).unwrap();
         let reads = || caches.iter().map(|cache| cache.stats().hits).sum::<u64>();
         let before = reads();
-        super::servers::soon("it goes on", || reads() > before + 2_000).await;
+        super::servers::soon("reads continue", || reads() > before + 2_000).await;
     }
     rollout.set_shadow(true);
     for task in tasks {

@@ -13,31 +13,32 @@ use tracing_subscriber::registry::LookupSpan;
 
 /// The events and the starts of spans on one thread, one line for each.
 #[derive(Clone, Default)]
-struct Told(Arc<Mutex<Vec<String>>>);
+struct Recorder(Arc<Mutex<Vec<String>>>);
 
 thread_local! {
-    static LISTENER: RefCell<Option<Told>> = const { RefCell::new(None) };
+    static RECORDER: RefCell<Option<Recorder>> = const { RefCell::new(None) };
     /// The subscriber panics at the next event that contains this text.
-    static PANICS_AT: Cell<Option<&'static str>> = const { Cell::new(None) };
+    static PANIC_TRIGGER: Cell<Option<&'static str>> = const { Cell::new(None) };
 }
 
 /// A global subscriber that passes events on to the recorder of their thread. A subscriber for each thread would miss
-/// events, because the interest in a call site is asked for once and cached.
+/// events, because `tracing` asks for the interest in a call site once and caches the answer.
 struct ByThread;
 
-impl Told {
+impl Recorder {
     /// Starts to record on this thread, which must be the only one of the test's runtime.
-    fn listen() -> Self {
+    fn start() -> Self {
         static SUBSCRIBER: Once = Once::new();
         SUBSCRIBER.call_once(|| {
             let subscriber = tracing_subscriber::registry().with(ByThread);
             tracing::subscriber::set_global_default(subscriber).unwrap();
         });
-        let told = Self::default();
-        LISTENER.set(Some(told.clone()));
-        told
+        let recorder = Self::default();
+        RECORDER.set(Some(recorder.clone()));
+        recorder
     }
 
+    /// Returns the lines so far.
     fn lines(&self) -> Vec<String> {
         self.0.lock().unwrap().clone()
     }
@@ -49,10 +50,11 @@ impl Told {
     }
 }
 
-fn tell(line: String) {
-    LISTENER.with_borrow(|listener| {
-        if let Some(told) = listener {
-            told.0.lock().unwrap().push(line);
+/// Adds a line to the recorder of this thread, if there is one.
+fn record(line: String) {
+    RECORDER.with_borrow(|recorder| {
+        if let Some(recorder) = recorder {
+            recorder.0.lock().unwrap().push(line);
         }
     });
 }
@@ -73,11 +75,11 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for ByThread {
             let mut fields = Fields::default();
             event.record(&mut fields);
             let line = format!("{}{}", event.metadata().level(), fields.0);
-            if PANICS_AT.get().is_some_and(|part| line.contains(part)) {
-                PANICS_AT.set(None);
-                panic!("as the test wants it: {line}");
+            if PANIC_TRIGGER.get().is_some_and(|part| line.contains(part)) {
+                PANIC_TRIGGER.set(None);
+                panic!("panic of the subscriber: {line}");
             }
-            tell(line);
+            record(line);
         }
     }
 
@@ -90,7 +92,7 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for ByThread {
             let parent = at.span(id).and_then(|span| Some(span.parent()?.name()));
             let within = parent.map_or(String::new(), |parent| format!("{parent} > "));
             let line = format!("{within}{}{}", metadata.name(), fields.0);
-            tell(line);
+            record(line);
         }
     }
 }
@@ -98,12 +100,12 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for ByThread {
 #[tokio::test]
 async fn miss_is_a_span_that_contains_its_calls_and_its_load() {
     let server = Server::start();
-    let told = Told::listen();
+    let recorder = Recorder::start();
     let cache = proven::<u64>(&server.url(), Consistency::Realtime).await;
-    let before = told.lines().len();
+    let before = recorder.lines().len();
     cache.get_or_load_async(&1, || value(10)).await.unwrap();
     cache.get_or_load_async(&1, || value(10)).await.unwrap();
-    let lines = told.lines().split_off(before);
+    let lines = recorder.lines().split_off(before);
     let of_miss = lines.iter().filter(|line| !line.contains("renew"));
     let expected = [
         r#"fetch cache="test""#,
@@ -117,14 +119,20 @@ async fn miss_is_a_span_that_contains_its_calls_and_its_load() {
 #[tokio::test]
 async fn outage_and_its_end_are_each_logged_once() {
     let mut server = Server::start();
-    let told = Told::listen();
+    let recorder = Recorder::start();
     let cache = proven::<u64>(&server.url(), Consistency::Realtime).await;
-    soon("told", || told.count("proven to arrive") == 1).await;
+    soon("the event is logged", || {
+        recorder.count("proven to arrive") == 1
+    })
+    .await;
     let at_start = [
         r#"INFO message=subscribed to invalidations cache="test""#,
         r#"INFO message=invalidations are proven to arrive cache="test""#,
     ];
-    let events = told.lines().into_iter().filter(|line| !line.contains("l2"));
+    let events = recorder
+        .lines()
+        .into_iter()
+        .filter(|line| !line.contains("l2"));
     assert_eq!(events.collect::<Vec<_>>(), at_start);
 
     server.kill();
@@ -139,11 +147,16 @@ async fn outage_and_its_end_are_each_logged_once() {
         "WARN message=Redis cannot be reached: invalidations are queued",
     ];
     for event in worse {
-        soon(event, || told.count(event) > 0).await;
+        soon(event, || recorder.count(event) > 0).await;
     }
     // Some more heartbeats without a change.
     tokio::time::sleep(std::time::Duration::from_millis(500)).await;
-    assert_eq!(told.count("WARN"), worse.len(), "{:#?}", told.lines());
+    assert_eq!(
+        recorder.count("WARN"),
+        worse.len(),
+        "{:#?}",
+        recorder.lines()
+    );
 
     server.restart();
     let better = [
@@ -153,15 +166,23 @@ async fn outage_and_its_end_are_each_logged_once() {
         "INFO message=all queued invalidations were sent",
     ];
     for event in better {
-        soon(event, || told.count(event) > 0).await;
+        soon(event, || recorder.count(event) > 0).await;
     }
-    soon("all is well", || is_well(&cache)).await;
-    assert_eq!(told.count("WARN"), worse.len(), "{:#?}", told.lines());
+    soon("the cache is healthy", || is_healthy(&cache)).await;
+    assert_eq!(
+        recorder.count("WARN"),
+        worse.len(),
+        "{:#?}",
+        recorder.lines()
+    );
     let all = at_start.len() + better.len();
-    soon("each once", || told.count("INFO") == all).await;
+    soon("each event is logged once", || {
+        recorder.count("INFO") == all
+    })
+    .await;
 }
 
-fn is_well(cache: &TieredCache<u64, u64>) -> bool {
+fn is_healthy(cache: &TieredCache<u64, u64>) -> bool {
     let health = cache.health();
     health.proven_for.is_some() && !health.breaker_open && health.queued == 0
 }
@@ -169,19 +190,25 @@ fn is_well(cache: &TieredCache<u64, u64>) -> bool {
 #[tokio::test]
 async fn warnings_about_the_server_and_changes_of_the_rollout_are_logged() {
     let server = Server::start_with(&["--maxmemory", "0"]);
-    let told = Told::listen();
+    let recorder = Recorder::start();
     let cache = builder::<u64>(&server.url(), Consistency::Realtime);
     let cache = cache.build().unwrap();
-    soon("warned", || {
-        told.count("WARN message=Redis has no memory limit") == 1
+    soon("the warnings are logged", || {
+        recorder.count("WARN message=Redis has no memory limit") == 1
     })
     .await;
     cache.rollout().set_percent(25.0).unwrap();
     let rollout = "INFO message=25 percent of the keys are stored in Redis cache";
-    soon("rollout", || told.count(rollout) == 1).await;
+    soon("the change of the rollout is logged", || {
+        recorder.count(rollout) == 1
+    })
+    .await;
     cache.rollout().set_shadow(true);
-    soon("shadow", || told.count("Redis, in shadow mode") == 1).await;
-    assert_eq!(told.count("WARN"), 1, "{:#?}", told.lines());
+    soon("shadow mode is logged", || {
+        recorder.count("Redis, in shadow mode") == 1
+    })
+    .await;
+    assert_eq!(recorder.count("WARN"), 1, "{:#?}", recorder.lines());
 }
 
 #[tokio::test]
@@ -193,7 +220,7 @@ async fn missing_right_is_logged_once_while_other_calls_succeed() {
     let () = server.command(&user.map(str::as_bytes));
     let full = proven::<u64>(&server.url(), Consistency::Realtime).await;
     full.get_or_load_async(&1, || value(10)).await.unwrap();
-    let told = Told::listen();
+    let recorder = Recorder::start();
     let url = server.url().replace("://", "://app:secret@");
     let cache = proven::<u64>(&url, Consistency::L2Only).await;
     let lacks = "WARN message=the user of Redis lacks a right";
@@ -204,10 +231,10 @@ async fn missing_right_is_logged_once_while_other_calls_succeed() {
         tokio::time::sleep(std::time::Duration::from_millis(10)).await;
     }
     assert!(cache.tier_stats().calls.lookup.failures > 10);
-    assert_eq!(told.count(lacks), 1, "{:#?}", told.lines());
-    assert_eq!(told.count("resolved"), 0);
+    assert_eq!(recorder.count(lacks), 1, "{:#?}", recorder.lines());
+    assert_eq!(recorder.count("resolved"), 0);
     assert_eq!(cache.health().warnings.len(), 1);
-    let texts = format!("{:?}", told.lines());
+    let texts = format!("{:?}", recorder.lines());
     assert!(!texts.contains("secret"), "{texts}");
 }
 
@@ -219,7 +246,7 @@ async fn first_altered_and_first_unreadable_value_are_each_logged_once() {
     for key in 0..9 {
         other.insert(key, "of another schema".into()).await;
     }
-    let told = Told::listen();
+    let recorder = Recorder::start();
     let cache = proven::<Option<Option<u8>>>(&url, Consistency::L2Only).await;
     for key in 0..9 {
         assert_eq!(cache.get(&key).await, None);
@@ -229,7 +256,7 @@ async fn first_altered_and_first_unreadable_value_are_each_logged_once() {
     assert_eq!((stats.unreadable, stats.altered), (9, 9));
     for warning in cache.health().warnings {
         let line = format!("WARN message={warning} cache=");
-        assert_eq!(told.count(&line), 1, "{line}: {:#?}", told.lines());
+        assert_eq!(recorder.count(&line), 1, "{line}: {:#?}", recorder.lines());
     }
     assert_eq!(cache.health().warnings.len(), 2);
 }
@@ -237,31 +264,34 @@ async fn first_altered_and_first_unreadable_value_are_each_logged_once() {
 #[tokio::test]
 async fn panic_of_the_tracing_subscriber_stops_no_task() {
     let mut server = Server::start();
-    let told = Told::listen();
+    let recorder = Recorder::start();
     let cache = proven::<u64>(&server.url(), Consistency::Realtime).await;
     for event in [
         "subscribed to invalidations",
         "circuit breaker",
         "all queued invalidations",
     ] {
-        PANICS_AT.set(Some(event));
+        PANIC_TRIGGER.set(Some(event));
         server.kill();
         cache.invalidate(&1).await;
         soon("the breaker opens", || cache.health().breaker_open).await;
         server.restart();
-        soon("all is well", || is_well(&cache)).await;
-        soon("it has panicked", || PANICS_AT.get().is_none()).await;
+        soon("the cache is healthy", || is_healthy(&cache)).await;
+        soon("the subscriber has panicked", || {
+            PANIC_TRIGGER.get().is_none()
+        })
+        .await;
     }
-    assert!(told.count("WARN") > 0);
+    assert!(recorder.count("WARN") > 0);
 }
 
 #[tokio::test]
 async fn call_to_redis_is_within_the_span_of_its_caller() {
     let server = Server::start();
-    let told = Told::listen();
+    let recorder = Recorder::start();
     let cache = proven::<u64>(&server.url(), Consistency::Realtime).await;
     let request = tracing::debug_span!(target: "hotset", "request");
     tracing::Instrument::instrument(cache.invalidate(&1), request).await;
     let call = r#"request > l2 cache="test" operation="invalidate""#;
-    assert_eq!(told.count(call), 1, "{:#?}", told.lines());
+    assert_eq!(recorder.count(call), 1, "{:#?}", recorder.lines());
 }

@@ -15,7 +15,7 @@ use std::time::Duration;
 use tokio::sync::Semaphore;
 
 /// The classes in which L1 stores values.
-const KEPT_IN_L1: [Consistency; 3] = [Consistency::Realtime, MINUTE, Consistency::L1Only];
+const CLASSES_WITH_L1: [Consistency; 3] = [Consistency::Realtime, MINUTE, Consistency::L1Only];
 
 async fn cache<K, V>(url: &str, consistency: Consistency) -> TieredCache<K, V>
 where
@@ -66,7 +66,7 @@ fn propagation(consistency: Consistency) -> Propagation {
 }
 
 /// Checks that values which Redis cannot store replace `old` and stay in L1, for each kind of write.
-async fn stays_in_l1<K, V>(keys: [K; 4], old: Option<V>, new: V, tags: usize)
+async fn check_stays_in_l1<K, V>(keys: [K; 4], old: Option<V>, new: V, tags: usize)
 where
     K: Eq + Hash + Clone + Debug + Serialize + DeserializeOwned + Send + Sync + 'static,
     V: Schema + Clone + PartialEq + Debug + Send + Sync + 'static,
@@ -75,7 +75,7 @@ where
         let tags = (0..tags).map(|tag| format!("tag {tag}"));
         Loaded::new(new.clone()).tags(tags)
     };
-    for consistency in KEPT_IN_L1 {
+    for consistency in CLASSES_WITH_L1 {
         let server = Server::start();
         let one = cache::<K, V>(&server.url(), consistency).await;
         let other = cache::<K, V>(&server.url(), consistency).await;
@@ -112,13 +112,13 @@ where
         }
         // No process has the old value.
         if let Some(old) = &old {
-            soon("the events", || other.tier_stats().events >= 8).await;
+            soon("the events arrive", || other.tier_stats().events >= 8).await;
             for key in &keys {
                 assert_eq!(other.get(key).await, None, "{old:?} {consistency:?}");
             }
         }
         // Leases are released in the background.
-        soon("Redis holds nothing", || server.entries("test").is_empty()).await;
+        soon("Redis has no entry", || server.entries("test").is_empty()).await;
         assert_eq!(one.tier_stats().l2_failures, 0);
         // Other processes can invalidate the new value.
         let events = one.tier_stats().events;
@@ -126,7 +126,10 @@ where
         for key in &keys {
             assert_eq!(other.invalidate(key).await, Propagation::Acknowledged);
         }
-        soon("the events", || one.tier_stats().events >= events + 4).await;
+        soon("the events arrive", || {
+            one.tier_stats().events >= events + 4
+        })
+        .await;
         for key in &keys {
             assert_eq!(one.get(key).await, None, "{consistency:?}");
         }
@@ -136,23 +139,23 @@ where
 #[tokio::test(flavor = "multi_thread")]
 async fn value_above_max_value_size_stays_in_l1_and_replaces_the_old_one() {
     let new = "new".repeat(10_000);
-    stays_in_l1([1_u64, 2, 3, 4], Some("old".to_string()), new, 0).await;
+    check_stays_in_l1([1_u64, 2, 3, 4], Some("old".to_string()), new, 0).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn value_with_more_than_64_tags_stays_in_l1_and_replaces_the_old_one() {
-    stays_in_l1([1_u64, 2, 3, 4], Some(10_u64), 11, 300).await;
+    check_stays_in_l1([1_u64, 2, 3, 4], Some(10_u64), 11, 300).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn value_that_does_not_serialize_stays_in_l1_and_replaces_the_old_one() {
-    stays_in_l1([1_u64, 2, 3, 4], Some(Odd(1)), Odd(2), 0).await;
+    check_stays_in_l1([1_u64, 2, 3, 4], Some(Odd(1)), Odd(2), 0).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn value_under_a_key_above_1_kib_stays_in_l1_and_others_can_invalidate_it() {
     let keys = [2_000, 5_000, 30_000, 60_000].map(|length| "k".repeat(length));
-    stays_in_l1(keys, None, 11_u64, 0).await;
+    check_stays_in_l1(keys, None, 11_u64, 0).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -207,7 +210,7 @@ async fn concurrent_write_throughs_that_are_not_shared_leave_no_wrong_value_in_a
             let truth = database.load(SeqCst);
             if consistency == Consistency::L1Only {
                 let events = || (one.tier_stats().events, other.tier_stats().events);
-                soon("the events", || events() == (round + 1, round + 1)).await;
+                soon("the events arrive", || events() == (round + 1, round + 1)).await;
             }
             for cache in [&one, &other] {
                 let seen = cache
@@ -257,7 +260,7 @@ enum Key {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn entry_under_a_key_that_cannot_be_encoded_is_local_and_no_other_entry_changes() {
-    for consistency in KEPT_IN_L1 {
+    for consistency in CLASSES_WITH_L1 {
         let server = Server::start();
         let one: TieredCache<Key, u64> = cache(&server.url(), consistency).await;
         let other: TieredCache<Key, u64> = cache(&server.url(), consistency).await;
@@ -266,7 +269,7 @@ async fn entry_under_a_key_that_cannot_be_encoded_is_local_and_no_other_entry_ch
             one.insert(beside.clone(), 10).await,
             Propagation::Acknowledged
         );
-        soon("the event", || other.tier_stats().events == 1).await;
+        soon("the event arrives", || other.tier_stats().events == 1).await;
         other
             .get_or_load_async(&beside, || value(10))
             .await
@@ -294,7 +297,9 @@ async fn entry_under_a_key_that_cannot_be_encoded_is_local_and_no_other_entry_ch
             assert_eq!(found.unwrap(), [Some(22)]);
             // The entry exists in one process only.
             assert_eq!(other.get(&key).await, None);
-            assert_eq!(AsyncCache::remove(&one, &key).await, Some(22));
+            assert_eq!(one.get(&key).await, Some(22));
+            AsyncCache::invalidate(&one, &key).await;
+            assert_eq!(one.get(&key).await, None);
         }
         // Another key with the same name has its own value.
         one.insert(ambiguous(2), 30).await;
@@ -306,7 +311,7 @@ async fn entry_under_a_key_that_cannot_be_encoded_is_local_and_no_other_entry_ch
         assert_eq!(one.tier_stats().invalidations, invalidations);
         // Events arrive in order: there was none before the next one.
         one.invalidate(&beside).await;
-        soon("the next event", || other.tier_stats().events > 1).await;
+        soon("the next event arrives", || other.tier_stats().events > 1).await;
         assert_eq!(other.tier_stats().events, 2);
         assert!(one.tier_stats().unencodable > 0);
         let schema = "key".to_owned();
@@ -325,7 +330,7 @@ async fn dropped_write_through_under_a_local_key_removes_its_entry() {
         _ = cache.write_through(key.clone(), 11, |_| async {
             begun.add_permits(1);
             std::future::pending::<Result<(), ()>>().await
-        }) => unreachable!("it hangs"),
+        }) => unreachable!("the write hangs"),
         permit = begun.acquire() => permit.unwrap().forget(),
     }
     assert_eq!(cache.get(&key).await, None);
@@ -344,6 +349,6 @@ async fn invalidation_of_a_key_too_long_for_an_event_reaches_no_other_process() 
     // Events arrive in order: there was none before this one.
     let short = "k".to_string();
     assert_eq!(one.invalidate(&short).await, Propagation::Acknowledged);
-    soon("the event", || other.tier_stats().events > 0).await;
+    soon("the event arrives", || other.tier_stats().events > 0).await;
     assert_eq!(other.tier_stats().events, 1);
 }

@@ -17,7 +17,7 @@ async fn rows(keys: Vec<u64>) -> Result<Vec<(u64, u64)>, Infallible> {
 }
 
 /// Checks that all of these keys are hits in L1, without a call to Redis.
-async fn assert_held(cache: &Cache, keys: impl Iterator<Item = u64>) {
+async fn assert_in_l1(cache: &Cache, keys: impl Iterator<Item = u64>) {
     let before = (cache.tier_stats().l2_hits, cache.tier_stats().l2_misses);
     for key in keys {
         assert_eq!(cache.get(&key).await, Some(key * 10));
@@ -34,7 +34,7 @@ async fn keys_that_one_process_warms_are_found_in_redis_by_another() {
         let one: Cache = builder(&server.url(), consistency).build().unwrap();
         let report = one.warm_async(0..1_000, rows).await;
         assert_eq!((report.found, report.end), (1_000, WarmOutcome::Done));
-        assert_held(&one, 0..1_000).await;
+        assert_in_l1(&one, 0..1_000).await;
         assert_eq!(one.tier_stats().fills, 1_000);
 
         let other: Cache = builder(&server.url(), consistency).build().unwrap();
@@ -45,8 +45,8 @@ async fn keys_that_one_process_warms_are_found_in_redis_by_another() {
             (report.found, report.left_out, report.failed),
             (500, 500, 0)
         );
-        assert_held(&other, 500..1_000).await;
-        // No lease is held for the keys that were left out.
+        assert_in_l1(&other, 500..1_000).await;
+        // No lease remains for the keys that were left out.
         let loaded = other.get_or_load_async(&1_200, || value(1)).await.unwrap();
         assert_eq!((loaded, other.tier_stats().l2_waits), (1, 0));
         // An invalidation removes a value that was found by warming.
@@ -76,7 +76,7 @@ async fn warming_from_a_snapshot_takes_keys_from_it_and_values_from_redis() {
     let report = other.warm_from_snapshot(WarmOptions::new(), &path).await;
     let report = report.unwrap();
     assert_eq!((report.found, report.left_out), (99, 1));
-    assert_held(&other, (0..100).filter(|key| ![3, 4].contains(key))).await;
+    assert_in_l1(&other, (0..100).filter(|key| ![3, 4].contains(key))).await;
     assert_eq!(other.get(&3).await, None);
     assert_eq!(other.get_or_load_async(&4, fails).await.unwrap(), 1);
 
@@ -106,7 +106,7 @@ async fn warming_without_redis_loads_or_reports_the_missing_proof() {
     assert!(matches!(report.failures[0].error, LoadError::Failed(_)));
     let report = cache.warm_async(0..1_000, rows).await;
     assert_eq!((report.found, report.failed), (1_000, 0));
-    assert_held(&cache, 0..1_000).await;
+    assert_in_l1(&cache, 0..1_000).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

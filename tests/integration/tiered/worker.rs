@@ -11,7 +11,8 @@ use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::Duration;
 
-const TASK: &str = "HOTSET_WORKER";
+/// Environment variable with the task of a worker.
+const TASK_VARIABLE: &str = "HOTSET_WORKER";
 
 /// A handle of the parent process to a worker process.
 pub(crate) struct Worker {
@@ -25,7 +26,7 @@ impl Worker {
     pub(crate) fn start(task: &str) -> Self {
         let mut process = Command::new(std::env::current_exe().unwrap())
             .args(["--exact", "worker::work", "--nocapture", "--quiet"])
-            .env(TASK, task)
+            .env(TASK_VARIABLE, task)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -37,7 +38,8 @@ impl Worker {
         }
     }
 
-    pub(crate) fn tell(&mut self, line: &str) {
+    /// Sends a command.
+    pub(crate) fn send(&mut self, line: &str) {
         writeln!(self.input, "{line}").unwrap();
     }
 
@@ -45,7 +47,10 @@ impl Worker {
     pub(crate) fn answer(&mut self) -> String {
         loop {
             let mut line = String::new();
-            assert!(self.output.read_line(&mut line).unwrap() > 0, "it ended");
+            assert!(
+                self.output.read_line(&mut line).unwrap() > 0,
+                "the worker ended"
+            );
             if let Some(answer) = line.trim_end().strip_prefix("> ") {
                 return answer.into();
             }
@@ -70,10 +75,12 @@ impl Drop for Worker {
     }
 }
 
+/// Prints an answer to the parent process.
 fn answer(line: impl std::fmt::Display) {
     println!("> {line}");
 }
 
+/// Waits for the next command of the parent process.
 pub(crate) async fn command() -> String {
     let read = tokio::task::spawn_blocking(|| {
         let mut line = String::new();
@@ -90,8 +97,8 @@ impl Database {
     pub(crate) async fn connect(url: &str) -> Self {
         let client = redis::Client::open(url).unwrap();
         // A process may be stopped while it waits for an answer.
-        let patient = redis::AsyncConnectionConfig::new().set_response_timeout(None);
-        let connection = client.get_multiplexed_async_connection_with_config(&patient);
+        let config = redis::AsyncConnectionConfig::new().set_response_timeout(None);
+        let connection = client.get_multiplexed_async_connection_with_config(&config);
         Self(connection.await.unwrap())
     }
 
@@ -111,7 +118,7 @@ impl Database {
         self.run(redis::cmd("GETSET").arg(key).arg(row)).await;
     }
 
-    pub(crate) async fn bump(&self, key: u64) -> u64 {
+    pub(crate) async fn increment(&self, key: u64) -> u64 {
         self.run(redis::cmd("INCR").arg(key)).await
     }
 
@@ -123,16 +130,16 @@ impl Database {
 /// Runs the task of a worker. In the test run of the parent it does nothing.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn work() {
-    let Ok(task) = std::env::var(TASK) else {
+    let Ok(task) = std::env::var(TASK_VARIABLE) else {
         return;
     };
     let words: Vec<&str> = task.split(' ').collect();
     let [name, cache_url, database_url, rest @ ..] = &words[..] else {
-        unreachable!("a task, and two servers");
+        unreachable!("the name of a task and the URLs of two servers");
     };
     let database = Database::connect(database_url).await;
     match *name {
-        "herd" => herd(cache_url, database).await,
+        "stampede" => stampede(cache_url, database).await,
         "slow" => slow(cache_url, database).await,
         "history" => history::work(cache_url, database, rest).await,
         _ => unreachable!("{task}"),
@@ -140,21 +147,21 @@ async fn work() {
 }
 
 /// Lets a thousand tasks miss one key together, on command.
-async fn herd(url: &str, database: Database) {
+async fn stampede(url: &str, database: Database) {
     let cache = builder::<u64>(url, Consistency::Realtime).build().unwrap();
     soon("proven", || cache.health().proven_for.is_some()).await;
     answer("ready");
     command().await;
-    let ask = || async {
+    let get = || async {
         let load = || async {
             let row = database.get(1).await;
-            // A slow query.
+            // The query is slow enough that all tasks wait for it.
             tokio::time::sleep(Duration::from_millis(100)).await;
             Ok::<_, ()>(row)
         };
         cache.get_or_load_async(&1, load).await.unwrap()
     };
-    let rows = futures_util::future::join_all((0..1_000).map(|_| ask())).await;
+    let rows = futures_util::future::join_all((0..1_000).map(|_| get())).await;
     assert!(rows.iter().all(|row| *row == rows[0]));
     answer(rows[0]);
 }

@@ -14,7 +14,7 @@ fn check_one_load(cache: &Cache, callers: u64, loads: &AtomicUsize) {
     let counts = (stats.loads, stats.coalesced, stats.inserts);
     assert_eq!(counts, (1, callers - 1, 1));
     assert_eq!(stats.load_times.count(), 1);
-    validate(&cache);
+    validate(cache);
 }
 
 fn load_by_thread(cache: &Cache, callers: u64, loads: &AtomicUsize) {

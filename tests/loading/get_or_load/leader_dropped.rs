@@ -15,7 +15,7 @@ fn check_one_led(cache: &Cache, loads: &AtomicUsize) {
     let stats = cache.stats();
     assert_eq!((stats.loads, stats.load_failures), (2, 1));
     assert_eq!(cache.get(&1), Some(11));
-    validate(&cache);
+    validate(cache);
 }
 
 /// A task of a runtime whose loader never ends.

@@ -20,7 +20,7 @@ fn outlast_the_lease() {
 fn check_newer_stays(cache: &Cache) {
     assert_eq!(cache.get(&1), Some(2));
     assert_eq!(cache.stats().outdated, 1);
-    validate(&cache);
+    validate(cache);
 }
 
 /// Eight threads ask for a key that is being loaded, and one takes over.

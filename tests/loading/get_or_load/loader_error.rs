@@ -21,7 +21,7 @@ fn check_nothing_is_cached(cache: &Cache, callers: u64) {
     assert_eq!((stats.load_failures, stats.inserts), (stats.loads, 0));
     assert_eq!(stats.coalesced, callers - stats.loads);
     assert_eq!(cache.get_or_load(&1, |_| Ok::<_, String>(5)).unwrap(), 5);
-    validate(&cache);
+    validate(cache);
 }
 
 /// Eight callers miss together, and get the errors that are returned.

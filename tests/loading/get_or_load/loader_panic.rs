@@ -30,7 +30,7 @@ fn check_one_led(cache: &Cache, loads: &AtomicUsize) {
     assert_eq!(loads.load(SeqCst), 1);
     let stats = cache.stats();
     assert_eq!((stats.loads, stats.load_failures), (2, 1));
-    validate(&cache);
+    validate(cache);
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! A client of the shop.
+//! An HTTP client of the example `shop`.
 
 use super::servers::shop::Shop;
 use serde_json::{Value, json};
@@ -6,7 +6,7 @@ use std::time::Duration;
 use ureq::http::{Request, Response};
 use ureq::{Agent, Body, SendBody};
 
-/// An answer that should be JSON.
+/// A response with a body in JSON.
 #[derive(Debug)]
 pub struct Answer {
     pub status: u16,
@@ -14,27 +14,31 @@ pub struct Answer {
 }
 
 impl Shop {
+    /// Reads a path through the cache.
     pub fn get(&self, path: &str) -> Answer {
         self.ask("GET", path, "", false)
     }
 
-    /// Past the cache.
-    pub fn get_anew(&self, path: &str) -> Answer {
+    /// Reads a path without the cache.
+    pub fn get_uncached(&self, path: &str) -> Answer {
         self.ask("GET", path, "", true)
     }
 
+    /// Sets the price of a product.
     pub fn put_price(&self, id: i64, cents: i64) -> Answer {
         let body = json!({ "cents": cents }).to_string();
         self.ask("PUT", &format!("/prices/{id}"), &body, false)
     }
 
+    /// Takes a number of items from the stock of a product.
     pub fn take(&self, id: i64, count: i64) -> Answer {
         let body = json!({ "count": count }).to_string();
         self.ask("POST", &format!("/stock/{id}/take"), &body, false)
     }
 
-    pub fn ask(&self, method: &str, path: &str, body: &str, anew: bool) -> Answer {
-        let mut answer = self.raw(method, path, body, anew);
+    /// Sends a request, without the cache if `uncached`. Panics if the body of the response is not JSON.
+    pub fn ask(&self, method: &str, path: &str, body: &str, uncached: bool) -> Answer {
+        let mut answer = self.raw(method, path, body, uncached);
         let status = answer.status().as_u16();
         let text = answer.body_mut().read_to_string().unwrap();
         let body = serde_json::from_str(&text);
@@ -42,11 +46,12 @@ impl Shop {
         Answer { status, body }
     }
 
-    pub fn raw(&self, method: &str, path: &str, body: &str, anew: bool) -> Response<Body> {
+    /// Sends a request, without the cache if `uncached`, and returns the response as it is.
+    pub fn raw(&self, method: &str, path: &str, body: &str, uncached: bool) -> Response<Body> {
         let mut request = Request::builder()
             .method(method)
             .uri(format!("{}{path}", self.url()));
-        if anew {
+        if uncached {
             request = request.header("cache-control", "no-cache");
         }
         let agent = agent();
@@ -58,7 +63,7 @@ impl Shop {
         answer.unwrap_or_else(|error| panic!("{method} {path}: {error}"))
     }
 
-    /// A cache's figures.
+    /// Returns the statistics of a cache.
     pub fn cache(&self, name: &str) -> Value {
         let stats = self.get("/stats").body;
         let mut caches = stats["caches"].as_array().unwrap().iter();
@@ -66,6 +71,7 @@ impl Shop {
     }
 }
 
+/// Creates an HTTP client that returns responses with error codes like others, after at most 30 s.
 pub fn agent() -> Agent {
     let config = Agent::config_builder()
         .http_status_as_error(false)

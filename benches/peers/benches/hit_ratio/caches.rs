@@ -1,18 +1,18 @@
-//! The caches whose hit ratios are compared, each held to its capacity.
+//! The compared caches. None of them exceeds its capacity.
 
 use foyer_memory::{CacheBuilder, EvictionConfig, LfuConfig, LruConfig, S3FifoConfig, SieveConfig};
 use hotset::{LocalCache, Policy};
 use std::collections::{BTreeSet, HashMap};
 
-/// The fraction of accesses that are hits, in a cache of this capacity.
+/// A function that returns the fraction of accesses that are hits in a cache of this capacity.
 pub type Replay = fn(capacity: usize, keys: &[u64]) -> f64;
 
-/// By name, the optimum first and exact LRU next.
+/// The caches with their names. The optimum is first, and exact LRU second.
 pub const CACHES: [(&str, Replay); 12] = [
     ("Belady's optimum", optimum),
     ("LRU, exactly", |capacity, keys| {
         let mut cache = lru::LruCache::new(capacity.try_into().expect("a capacity above zero"));
-        // It moves to the front what it puts in anew.
+        // `put` moves an existing key to the front.
         hit_ratio(keys, |key| cache.put(key, ()).is_some())
     }),
     ("hotset, `Lru`", |capacity, keys| {
@@ -39,7 +39,7 @@ pub const CACHES: [(&str, Replay); 12] = [
         let cache = moka::sync::Cache::new(capacity as u64);
         let insert = |key| {
             cache.insert(key, ());
-            // Else it holds more than its capacity for a while.
+            // Without this it would exceed its capacity for some time.
             cache.run_pending_tasks();
         };
         let get = |key| {
@@ -69,7 +69,7 @@ fn hit_ratio(keys: &[u64], mut access: impl FnMut(u64) -> bool) -> f64 {
     hits as f64 / keys.len() as f64
 }
 
-/// Inserts what is not there.
+/// Gets each key, and inserts it on a miss.
 fn fill(keys: &[u64], get: impl Fn(u64) -> bool, insert: impl Fn(u64)) -> f64 {
     hit_ratio(keys, |key| {
         let hit = get(key);
@@ -99,21 +99,21 @@ fn foyer(eviction: impl Into<EvictionConfig>, capacity: usize, keys: &[u64]) -> 
     fill(keys, |key| cache.get(&key).is_some(), insert)
 }
 
-/// Belady's: evicts what is asked for again last, and does not admit what would be.
+/// Belady's algorithm: evicts the key whose next access is last, which may be the key just requested.
 fn optimum(capacity: usize, keys: &[u64]) -> f64 {
     let mut next = vec![usize::MAX; keys.len()];
     let mut seen = HashMap::new();
     for (at, key) in keys.iter().enumerate().rev() {
         next[at] = seen.insert(*key, at).unwrap_or(usize::MAX);
     }
-    // Keys that are held, by when they are asked for next.
-    let mut held = BTreeSet::new();
+    // The cached keys in the order of their next accesses.
+    let mut cached = BTreeSet::new();
     let mut at = 0;
     hit_ratio(keys, |key| {
-        let hit = held.remove(&(at, key));
-        held.insert((next[at], key));
-        if held.len() > capacity {
-            held.pop_last();
+        let hit = cached.remove(&(at, key));
+        cached.insert((next[at], key));
+        if cached.len() > capacity {
+            cached.pop_last();
         }
         at += 1;
         hit

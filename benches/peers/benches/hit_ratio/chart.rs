@@ -1,4 +1,4 @@
-//! Curves of the hit ratio over the capacity, as SVG.
+//! Charts of the hit ratio over the capacity, as SVG.
 
 use plotters::prelude::*;
 use std::error::Error;
@@ -10,9 +10,10 @@ pub struct Line<'a> {
     pub points: Vec<(f64, f64)>,
 }
 
+/// The size of a chart, in pixels.
 const SIZE: (u32, u32) = (860, 480);
 const FONT: &str = "sans-serif";
-/// In the order of the lines.
+/// The colors of the lines, in their order.
 const COLORS: [RGBColor; 12] = [
     RGBColor(60, 60, 60),
     RGBColor(160, 160, 160),
@@ -28,6 +29,7 @@ const COLORS: [RGBColor; 12] = [
     RGBColor(200, 130, 150),
 ];
 
+/// Draws a chart into a file.
 pub fn draw(file: &Path, title: &str, lines: &[Line<'_>]) -> Result<(), Box<dyn Error>> {
     let area = SVGBackend::new(file, SIZE).into_drawing_area();
     area.fill(&WHITE)?;
@@ -45,13 +47,13 @@ pub fn draw(file: &Path, title: &str, lines: &[Line<'_>]) -> Result<(), Box<dyn 
     chart
         .configure_mesh()
         .x_desc("entries")
-        .y_desc("hits, %")
+        .y_desc("hit ratio, %")
         .x_label_formatter(&|entries| format!("{entries:.0}"))
         .y_label_formatter(&|percent| format!("{percent:.0}"))
         .light_line_style(TRANSPARENT)
         .draw()?;
     for (line, color) in lines.iter().zip(COLORS) {
-        // Ours stand out.
+        // The lines of hotset are thicker.
         let width = if line.name.starts_with("hotset") {
             3
         } else {

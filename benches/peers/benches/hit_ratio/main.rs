@@ -1,11 +1,11 @@
-//! Hit ratios of hotset's policies beside its peers': `cargo bench -p peers --bench hit_ratio`.
+//! Hit ratios of the policies of hotset and of other caches: `cargo bench -p peers --bench hit_ratio`.
 //!
-//! Traces are built in; with paths as arguments, the files there, or in the folders there, are replayed
-//! instead (8-byte little-endian keys, one an access). Each access is a `get`, and an `insert` on a miss.
-//! Capacities are 0.1, 1, 5, 10 and 20% of a trace's distinct keys, at least 64. Prints the means, and
-//! every cell with `--cells`; curves go to `target/hit_ratio/`.
+//! Replays built-in traces, or the traces in the files and folders given as arguments (one 8-byte little-endian key per
+//! access). Each access is a `get`, and an `insert` on a miss. Capacities are 0.1, 1, 5, 10 and 20% of the distinct
+//! keys of a trace, at least 64. Prints the means, and with `--cells` all hit ratios, and writes charts to
+//! `target/hit_ratio/`.
 
-// Each of these is a part of this crate alone.
+// The modules are used only in this crate.
 #![allow(unreachable_pub)]
 
 mod caches;
@@ -24,16 +24,17 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::thread;
 
-/// In parts of a thousand of the distinct keys.
-const SIZES: [usize; 5] = [1, 10, 50, 100, 200];
-const LEAST: usize = 64;
-/// Of `CACHES`, what the others are compared with.
+/// The capacities, in thousandths of the number of distinct keys.
+const CAPACITIES_PER_1000: [usize; 5] = [1, 10, 50, 100, 200];
+/// The minimum capacity, in entries.
+const MIN_CAPACITY: usize = 64;
+/// The index in `CACHES` of the cache that all others are compared with.
 const EXACT_LRU: usize = 1;
 
-/// The accesses of a built-in trace.
-const LENGTH: usize = 800_000;
+/// The number of accesses of a built-in trace.
+const TRACE_LENGTH: usize = 800_000;
 
-/// A trace at a capacity, and each cache's hit ratio there, in percent.
+/// The hit ratios of all caches for one trace and capacity, in percent.
 struct Cell<'a> {
     trace: &'a Trace,
     capacity: usize,
@@ -44,7 +45,7 @@ fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let (options, paths): (Vec<_>, Vec<_>) = arguments.iter().partition(|a| a.starts_with("--"));
     let traces = if paths.is_empty() {
-        Ok(traces::made(LENGTH))
+        Ok(traces::made(TRACE_LENGTH))
     } else {
         let read = paths.iter().map(|path| traces::read_all(Path::new(path)));
         read.collect::<Result<Vec<_>, _>>()
@@ -57,34 +58,35 @@ fn main() -> ExitCode {
     {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("{error}");
+            eprintln!("error: {error}");
             ExitCode::FAILURE
         }
     }
 }
 
+/// Replays all traces, prints the tables and draws the charts.
 fn compare(traces: &[Trace], has_cells: bool) -> Result<(), Box<dyn Error>> {
     let cells = replay_all(traces);
     if has_cells {
         print_cells(&cells);
     }
     print_means(&cells);
-    // Benchmarks run where the package is.
+    // The path is absolute, because cargo runs benchmarks in the folder of their package.
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/hit_ratio");
     fs::create_dir_all(&folder)?;
     for of_trace in cells.chunk_by(|a, b| std::ptr::eq(a.trace, b.trace)) {
         draw(&folder, of_trace)?;
     }
-    println!("\nCurves are in {}.", folder.display());
+    println!("\nThe charts are in {}.", folder.display());
     Ok(())
 }
 
-/// Every trace at every capacity, on as many threads as there are cores.
+/// Replays all traces at all capacities, on one thread per core.
 fn replay_all(traces: &[Trace]) -> Vec<Cell<'_>> {
     let cells = traces.iter().flat_map(|trace| {
         let distinct = trace.keys.iter().collect::<HashSet<_>>().len();
-        let mut sizes = SIZES
-            .map(|size| (distinct * size / 1_000).max(LEAST))
+        let mut sizes = CAPACITIES_PER_1000
+            .map(|size| (distinct * size / 1_000).max(MIN_CAPACITY))
             .to_vec();
         sizes.dedup();
         sizes.into_iter().map(move |capacity| (trace, capacity))
@@ -141,19 +143,20 @@ fn print_cells(cells: &[Cell<'_>]) {
 }
 
 fn print_means(cells: &[Cell<'_>]) {
-    println!("| | mean hit ratio, % | worst against LRU, points | where |");
+    println!("| | mean hit ratio, % | worst against LRU, percentage points | trace and capacity |");
     println!("| --- | --: | --: | --- |");
     for (cache, (name, _)) in CACHES.iter().enumerate() {
         #[allow(clippy::cast_precision_loss)]
         let mean = cells.iter().map(|cell| cell.percents[cache]).sum::<f64>() / cells.len() as f64;
         let lead = |cell: &&Cell<'_>| cell.percents[cache] - cell.percents[EXACT_LRU];
         let worst = cells.iter().min_by(|a, b| lead(a).total_cmp(&lead(b)));
-        let worst = worst.expect("there is a cell");
+        let worst = worst.expect("there is at least one trace");
         let place = format!("{}, {} entries", worst.trace.name, worst.capacity);
         println!("| {name} | {mean:.2} | {:+.2} | {place} |", lead(&worst));
     }
 }
 
+/// Draws the chart of one trace.
 fn draw(folder: &Path, cells: &[Cell<'_>]) -> Result<(), Box<dyn Error>> {
     let name = &cells[0].trace.name;
     let file = folder.join(format!("{}.svg", name.replace(' ', "_")));

@@ -1,15 +1,15 @@
-//! Two processes, one Redis, one database: a price that is changed in one is seen in the other.
+//! Prices in caches of several processes over one Redis and one database: a change in one process is visible in all.
 //!
-//! Start a server, and this twice, in two terminals:
+//! Start a Redis server, and this program in two terminals:
 //!
 //! ```sh
 //! redis-server --port 6379
 //! cargo run --release -p profiles --features redis --bin tiered
 //! ```
 //!
-//! Say `watch 7` in one and `set 7 130` in the other. `-- --help` tells the rest.
+//! Enter `watch 7` in one and `set 7 130` in the other. `-- --help` lists the options and commands.
 
-// SQLite is a name and not an item.
+// SQLite is the name of a product and not a code item.
 #![allow(clippy::doc_markdown)]
 
 use clap::Parser;
@@ -23,17 +23,26 @@ use std::time::{Duration, Instant};
 use tokio::io::{AsyncBufReadExt, BufReader, Lines, Stdin, stdin};
 
 type AnyError = Box<dyn Error + Send + Sync>;
+type Prices = TieredCache<u64, u64>;
 
-/// Prices in SQLite, behind a cache in each process over one Redis.
+/// The list of commands that is printed at the start.
+const COMMANDS: &str = "commands: get ID, set ID CENTS, watch ID, health, quit";
+
+/// Serves prices from SQLite through a cache in each process, over one Redis
 ///
-/// Commands: `get ID`, `set ID CENTS`, `watch ID` (until Enter), `health`, `quit`.
+/// Reads these commands from standard input:
+///   get ID          prints a price and where it came from
+///   set ID CENTS    changes a price in the database and in all caches
+///   watch ID        prints each change of a price, until Enter
+///   health          prints the state of the connection to Redis
+///   quit            ends the program
 #[derive(Parser)]
 #[command(name = "tiered", verbatim_doc_comment)]
 struct Args {
-    /// Where Redis is
+    /// The URL of Redis
     #[arg(long, default_value = "redis://127.0.0.1:6379/")]
     redis: String,
-    /// The database, which all processes must share
+    /// The SQLite file, which all processes must share
     #[arg(long, default_value_os_t = std::env::temp_dir().join("hotset-prices.sqlite"))]
     database: PathBuf,
 }
@@ -51,13 +60,13 @@ async fn main() -> ExitCode {
 
 async fn run(args: Args) -> Result<(), AnyError> {
     let database = Database::open(&args.database)?;
-    let prices: TieredCache<u64, u64> = LocalCache::builder()
+    let prices: Prices = LocalCache::builder()
         .capacity(100_000)
         .time_to_live(Duration::from_secs(300))
         .redis(args.redis, "example:prices")
         .consistency(Consistency::Realtime)
         .build()?;
-    println!("get ID, set ID CENTS, watch ID, health or quit:");
+    println!("{COMMANDS}:");
     let mut lines = BufReader::new(stdin()).lines();
     while let Some(line) = lines.next_line().await? {
         let words: Vec<&str> = line.split_whitespace().collect();
@@ -75,15 +84,13 @@ async fn run(args: Args) -> Result<(), AnyError> {
             },
             ["set", id, cents] => match (id.parse(), cents.parse()) {
                 (Ok(id), Ok(cents)) => set(&prices, &database, id, cents).await?,
-                _ => println!("use two numbers, as in: set 7 130"),
+                _ => println!("set needs two numbers, such as: set 7 130"),
             },
-            _ => println!("get ID, set ID CENTS, watch ID, health or quit"),
+            _ => println!("unknown command; {COMMANDS}"),
         }
     }
     Ok(())
 }
-
-type Prices = TieredCache<u64, u64>;
 
 async fn price(prices: &Prices, database: &Database, id: u64) -> Result<u64, AnyError> {
     let price = prices.get_or_load_async(&id, || database.price(id)).await;
@@ -92,9 +99,9 @@ async fn price(prices: &Prices, database: &Database, id: u64) -> Result<u64, Any
 
 async fn get(prices: &Prices, database: &Database, id: u64) -> Result<(), AnyError> {
     let before = (prices.stats(), prices.tier_stats());
-    let begun = Instant::now();
+    let started = Instant::now();
     let price = price(prices, database, id).await?;
-    let elapsed = begun.elapsed();
+    let elapsed = started.elapsed();
     let place = if prices.stats().hits > before.0.hits {
         "this process"
     } else if prices.tier_stats().l2_hits > before.1.l2_hits {
@@ -107,27 +114,29 @@ async fn get(prices: &Prices, database: &Database, id: u64) -> Result<(), AnyErr
 }
 
 async fn set(prices: &Prices, database: &Database, id: u64, cents: u64) -> Result<(), AnyError> {
-    let begun = Instant::now();
+    let started = Instant::now();
     let write = |cents| database.set_price(id, cents);
     let propagation = prices.write_through(id, cents, write).await?;
-    let elapsed = begun.elapsed();
+    let elapsed = started.elapsed();
     match propagation {
         Propagation::Acknowledged | Propagation::NotShared => {
-            println!("no process reads the old price any more, {elapsed:.1?}");
+            println!("acknowledged after {elapsed:.1?}: no process reads the old price any more");
         }
-        _ => println!("Redis does not answer: the other processes hear of it later, {elapsed:.1?}"),
+        _ => println!(
+            "queued after {elapsed:.1?}: Redis does not answer, so other processes see the change later"
+        ),
     }
     Ok(())
 }
 
-/// Reads a price all the time, and prints what changes.
+/// Reads a price every millisecond, and prints each change, until Enter.
 async fn watch(
     prices: &Prices,
     database: &Database,
     id: u64,
     lines: &mut Lines<BufReader<Stdin>>,
 ) -> Result<(), AnyError> {
-    println!("Enter ends this.");
+    println!("press Enter to stop");
     let (mut last, mut reads) = (None, 0_u64);
     let mut pause = tokio::time::interval(Duration::from_millis(1));
     loop {
@@ -141,12 +150,12 @@ async fn watch(
         let price = price(prices, database, id).await?;
         reads += 1;
         if last.replace(price) != Some(price) {
-            println!("{price} cents, at read {reads}");
+            println!("{price} cents at read {reads}");
         }
     }
 }
 
-/// The database. SQLite blocks, so it is asked in threads for that.
+/// The SQLite database. Queries block, so they run on the threads for blocking tasks.
 #[derive(Clone)]
 struct Database(Arc<Mutex<Connection>>);
 
@@ -172,7 +181,7 @@ impl Database {
             .expect("no query panics")
     }
 
-    /// Of what has no price yet, 100.
+    /// Returns the price of a product. The default is 100 cents.
     async fn price(&self, id: u64) -> rusqlite::Result<u64> {
         let query = "SELECT cents FROM prices WHERE id = ?1";
         let price = self.run(move |db| db.query_row(query, [id], |row| row.get(0)).optional());

@@ -1,9 +1,9 @@
-//! A service that is warm from its first second: the first run fills its cache from the database, every
-//! later one from the snapshot that the run before has left.
+//! A service whose cache is warm when it starts: the first run fills the cache from the database, each later run from
+//! the snapshot of the previous one.
 //!
 //! ```sh
-//! cargo run --release -p profiles --features snapshot --bin warm              # twice
-//! cargo run --release -p profiles --features snapshot --bin warm -- --behind  # serves meanwhile
+//! cargo run --release -p profiles --features snapshot --bin warm                  # run this twice
+//! cargo run --release -p profiles --features snapshot --bin warm -- --background  # serves requests while warming
 //! ```
 
 use clap::Parser;
@@ -22,21 +22,28 @@ use std::time::{Duration, Instant};
 type AnyError = Box<dyn Error + Send + Sync>;
 type Products = LocalCache<u64, Arc<Product>>;
 
+/// Serves products from SQLite with a cache that is warm when it starts
+///
+/// The first run fills the cache from the database. At the end of each run the cache is written to a snapshot, from
+/// which the next run starts.
 #[derive(Parser)]
+#[command(name = "warm")]
 struct Args {
-    /// Where the database and the snapshot are.
+    /// The folder of the database and the snapshot
     #[arg(long, default_value = "target/warm")]
     folder: PathBuf,
+    /// Number of products in the database
     #[arg(long, default_value_t = 500_000)]
     products: u64,
-    /// Entries of the cache.
+    /// Maximum number of entries in the cache
     #[arg(long, default_value_t = 50_000)]
     capacity: usize,
+    /// Duration of the run, in seconds
     #[arg(long, default_value_t = 5)]
     seconds: u64,
-    /// Serve at once, and warm the cache behind that.
+    /// Serve at once, and warm the cache in the background
     #[arg(long)]
-    behind: bool,
+    background: bool,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -47,7 +54,7 @@ struct Product {
 
 impl Schema for Product {
     fn schema() -> Cow<'static, str> {
-        "product/1".into() // another number whenever the fields change
+        "product/1".into() // change the number whenever the fields change
     }
 }
 
@@ -59,11 +66,13 @@ fn main() -> Result<(), AnyError> {
         .capacity(args.capacity)
         .time_to_live(Duration::from_secs(3_600))
         .build()?;
-    if args.behind {
+    if args.background {
         thread::scope(|scope| {
             let warming = scope.spawn(|| warm(&cache, &args));
             serve(&cache, &args)?;
-            warming.join().map_err(|_| "the warming panicked")?
+            warming
+                .join()
+                .map_err(|_| "the thread that warms the cache panicked")?
         })?;
     } else {
         warm(&cache, &args)?;
@@ -71,21 +80,21 @@ fn main() -> Result<(), AnyError> {
     }
     let written = cache.snapshot(args.folder.join("snapshot"))?;
     println!(
-        "snapshot: {} entries, {} bytes, in {:.0?}",
+        "snapshot: {} entries and {} bytes written in {:.0?}",
         written.entries, written.bytes, written.time_taken
     );
     Ok(())
 }
 
-/// From the snapshot, and what room is left from the database, best sellers first.
+/// Fills the cache from the snapshot, and then from the database, in the order of popularity, until it is full.
 fn warm(cache: &Products, args: &Args) -> Result<(), AnyError> {
     match cache.restore(args.folder.join("snapshot")) {
         Ok(report) => println!(
             "restored {} entries in {:.0?}",
             report.restored, report.time_taken
         ),
-        Err(SnapshotError::NotFound) => println!("the first run: there is no snapshot yet"),
-        // Of another version, say: the cache is as it was.
+        Err(SnapshotError::NotFound) => println!("no snapshot found: this is the first run"),
+        // For instance, the snapshot has another version. The cache is unchanged.
         Err(error) => println!("not restored: {error}"),
     }
     let database = open(&args.folder)?;
@@ -100,24 +109,24 @@ fn warm(cache: &Products, args: &Args) -> Result<(), AnyError> {
     });
     bar.finish_and_clear();
     println!(
-        "warmed with {} keys in {:.0?}, {} failed",
+        "loaded {} entries from the database in {:.0?}, {} failed",
         report.found, report.time_taken, report.failed
     );
     Ok(())
 }
 
-/// One customer after the other, who want best sellers more than the rest.
+/// Serves one request after another. The keys have a Zipf distribution, and product 1 is the most popular.
 fn serve(cache: &Products, args: &Args) -> Result<(), AnyError> {
     let database = open(&args.folder)?;
     #[allow(clippy::cast_precision_loss)]
     let popularity = Zipf::new(args.products as f64, 1.0)?;
     let mut random = rand::rng();
     for second in 1..=args.seconds {
-        let (mut asked, mut loaded, begun) = (0_u32, 0_u32, Instant::now());
-        while begun.elapsed() < Duration::from_secs(1) {
+        let (mut requests, mut loaded, started) = (0_u32, 0_u32, Instant::now());
+        while started.elapsed() < Duration::from_secs(1) {
             #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
             let id = popularity.sample(&mut random) as u64;
-            asked += 1;
+            requests += 1;
             cache.get_or_load(&id, |&id| {
                 loaded += 1;
                 let mut found = fetch_many(&database, &[id])?;
@@ -125,12 +134,13 @@ fn serve(cache: &Products, args: &Args) -> Result<(), AnyError> {
                 found.map(|(_, product)| product)
             })?;
         }
-        let ratio = 100.0 * f64::from(asked - loaded) / f64::from(asked);
-        println!("second {second}: {ratio:.1}% of {asked} from the cache");
+        let ratio = 100.0 * f64::from(requests - loaded) / f64::from(requests);
+        println!("second {second}: {requests} requests, hit ratio {ratio:.1}%");
     }
     Ok(())
 }
 
+/// Queries products by their ids.
 fn fetch_many(database: &Connection, ids: &[u64]) -> rusqlite::Result<Vec<(u64, Arc<Product>)>> {
     let marks = vec!["?"; ids.len()].join(", ");
     let query = format!("SELECT id, name, cents FROM products WHERE id IN ({marks})");
@@ -149,7 +159,7 @@ fn open(folder: &Path) -> rusqlite::Result<Connection> {
     Connection::open(folder.join("products.sqlite"))
 }
 
-/// Once.
+/// Creates the database, and adds products until it has as many as requested.
 fn create_database(args: &Args) -> rusqlite::Result<()> {
     let mut database = open(&args.folder)?;
     let table = "id INTEGER PRIMARY KEY, name TEXT NOT NULL, cents INTEGER NOT NULL";
@@ -158,12 +168,12 @@ fn create_database(args: &Args) -> rusqlite::Result<()> {
         [],
     )?;
     let count = "SELECT count(*) FROM products";
-    let there: u64 = database.query_row(count, [], |row| row.get(0))?;
+    let existing: u64 = database.query_row(count, [], |row| row.get(0))?;
     let transaction = database.transaction()?;
     {
         let insert = "INSERT INTO products (name, cents) VALUES (?1, ?2)";
         let mut insert = transaction.prepare(insert)?;
-        for id in there + 1..=args.products {
+        for id in existing + 1..=args.products {
             insert.execute(params![format!("product {id}"), id * 7 % 10_000])?;
         }
     }

@@ -1,10 +1,10 @@
-//! The tables, and what an empty database is filled with: always the same.
+//! The tables, and the generated data for an empty database. The data is the same each time.
 
 use crate::records::Id;
 use std::fmt::Write;
 
-/// Rows of one statement.
-const BATCH: usize = 500;
+/// The number of rows per statement.
+const BATCH_SIZE: usize = 500;
 
 pub(super) const TABLES: &str = "
     CREATE TABLE IF NOT EXISTS categories (id BIGINT PRIMARY KEY, name TEXT NOT NULL);
@@ -70,7 +70,7 @@ const CITIES: [&str; 8] = [
     "Lisbon", "Oslo", "Nairobi", "Osaka", "Porto", "Quito", "Riga", "Tunis",
 ];
 
-/// Statements that fill the tables with so many products, profiles and sessions.
+/// Returns statements that fill the tables with `products` products, profiles and sessions each.
 pub(super) fn statements(products: Id) -> impl Iterator<Item = String> {
     inserts("categories", 0..8, |id| {
         format!("({id}, '{}')", pick(&CATEGORIES, id))
@@ -95,7 +95,8 @@ pub(super) fn statements(products: Id) -> impl Iterator<Item = String> {
     .chain(["ANALYZE".to_string()])
 }
 
-/// The first sells best, the second half as often, the third a third as often, and so on.
+/// Returns a row of a product. The sales follow a Zipf distribution: product 2 has half the sales of product 1, product
+/// 3 a third, and so on.
 fn product(id: Id) -> String {
     let (material, thing) = (pick(&MATERIALS, mix(id, 7)), pick(&THINGS, mix(id, 8)));
     let first = mix(id, 9);
@@ -105,12 +106,14 @@ fn product(id: Id) -> String {
     format!("({id}, {category}, '{material} {thing} {id}', '{description}', {sold})")
 }
 
+/// Returns a row of a review.
 fn review(id: Id, products: Id) -> String {
     let (product, author) = (1 + mix(id, 11) % products, 1 + mix(id, 12) % products);
     let (stars, words) = (3 + mix(id, 13) % 3, pick(&OPINIONS, mix(id, 14)));
     format!("({id}, {product}, {author}, {stars}, '{words}')")
 }
 
+/// Returns statements that insert the rows of these ids.
 fn inserts(
     table: &'static str,
     ids: impl Iterator<Item = Id>,
@@ -120,24 +123,25 @@ fn inserts(
     std::iter::from_fn(move || {
         ids.peek()?;
         let mut statement = format!("INSERT INTO {table} VALUES ");
-        for (number, id) in ids.by_ref().take(BATCH).enumerate() {
+        for (number, id) in ids.by_ref().take(BATCH_SIZE).enumerate() {
             let comma = if number == 0 { "" } else { ", " };
-            write!(statement, "{comma}{}", row(id)).expect("a string takes all");
+            write!(statement, "{comma}{}", row(id)).expect("writing to a string does not fail");
         }
         Some(statement)
     })
 }
 
+/// Chooses a word by a number that is not negative.
 fn pick<'a>(words: &[&'a str], number: Id) -> &'a str {
-    let place = usize::try_from(number).expect("it is not negative");
-    words[place % words.len()]
+    let index = usize::try_from(number).expect("the number is not negative");
+    words[index % words.len()]
 }
 
-/// A number that looks random, and is none: SplitMix64. Never negative.
+/// Derives a pseudorandom number from an id, with the finalizer of SplitMix64. The result is never negative.
 fn mix(id: Id, salt: u64) -> Id {
     let mut bits = id.unsigned_abs().wrapping_add(salt << 40);
     bits = bits.wrapping_add(0x9e37_79b9_7f4a_7c15);
     bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    Id::try_from((bits ^ (bits >> 31)) >> 2).expect("62 bits are left")
+    Id::try_from((bits ^ (bits >> 31)) >> 2).expect("62 bits fit into an id")
 }

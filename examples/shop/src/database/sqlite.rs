@@ -1,8 +1,8 @@
-//! SQLite, in threads for what blocks.
+//! SQLite, on the threads for blocking tasks.
 
 use super::fill;
 use crate::AnyError;
-use crate::records::{Found, Id, Row};
+use crate::records::{FromRow, Id, Row};
 use parking_lot::Mutex;
 use rusqlite::{Connection, TransactionBehavior, params_from_iter};
 use std::path::{Path, PathBuf};
@@ -12,23 +12,27 @@ use tempfile::TempDir;
 use tokio::sync::Semaphore;
 use tokio::task::spawn_blocking;
 
+/// The number of connections.
 const CONNECTIONS: usize = 8;
 
-/// How long a writer waits for another one.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// The maximum time that a writer waits for another writer.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// A few connections to a file.
+/// The maximum time that a process waits until another process has filled the tables.
+const FILL_TIMEOUT: Duration = Duration::from_secs(300);
+
+/// Several connections to one file.
 #[derive(Clone)]
 pub(super) struct Sqlite {
     idle: Arc<Mutex<Vec<Connection>>>,
-    /// One for each connection.
+    /// The number of idle connections.
     permits: Arc<Semaphore>,
-    /// Removed with the last handle, if it is one of our own.
+    /// The temporary folder of the file, if there is one. Removed with the last handle.
     _folder: Option<Arc<TempDir>>,
 }
 
 impl Sqlite {
-    /// With the number of products that there are.
+    /// Opens the file, or one in a temporary folder, and fills an empty database. Also returns the number of products.
     pub(super) async fn open(path: Option<&str>, products: Id) -> Result<(Self, Id), AnyError> {
         let folder = path.is_none().then(tempfile::tempdir).transpose()?;
         let path = match (path, &folder) {
@@ -40,55 +44,64 @@ impl Sqlite {
                 .join("shop.sqlite"),
         };
         let opened = spawn_blocking(move || {
-            let there = fill(&path, products)?;
+            let existing = fill(&path, products)?;
             let idle: Result<Vec<_>, _> = (0..CONNECTIONS).map(|_| connect(&path)).collect();
-            Ok::<_, rusqlite::Error>((idle?, there))
+            Ok::<_, rusqlite::Error>((idle?, existing))
         });
-        let (idle, there) = opened.await?.map_err(|error| {
-            format!("the SQLite file cannot be opened: {error}; give --database one that can be")
+        let (idle, existing) = opened.await?.map_err(|error| {
+            format!(
+                "cannot open the SQLite file: {error}; set --database to a file that can be written"
+            )
         })?;
         let sqlite = Self {
             idle: Arc::new(Mutex::new(idle)),
             permits: Arc::new(Semaphore::new(CONNECTIONS)),
             _folder: folder.map(Arc::new),
         };
-        Ok((sqlite, there))
+        Ok((sqlite, existing))
     }
 
-    pub(super) async fn read<T: Found>(
+    /// Runs a query.
+    pub(super) async fn read<T: FromRow>(
         &self,
         query: String,
-        of: Vec<i64>,
+        values: Vec<i64>,
     ) -> Result<Vec<T>, AnyError> {
         let read = move |connection: &Connection| {
             let mut query = connection.prepare_cached(&query)?;
-            let mut rows = query.query(params_from_iter(of))?;
+            let mut rows = query.query(params_from_iter(values))?;
             let mut found = Vec::new();
             while let Some(row) = rows.next()? {
-                found.push(T::read(row)?);
+                found.push(T::from_row(row)?);
             }
             Ok(found)
         };
         self.run(read).await
     }
 
-    pub(super) async fn write(&self, change: &'static str, of: Vec<i64>) -> Result<u64, AnyError> {
+    /// Runs a statement, and returns the number of changed rows.
+    pub(super) async fn write(
+        &self,
+        change: &'static str,
+        values: Vec<i64>,
+    ) -> Result<u64, AnyError> {
         let write = move |connection: &Connection| {
             let changed = connection
                 .prepare_cached(change)?
-                .execute(params_from_iter(of))?;
+                .execute(params_from_iter(values))?;
             Ok(changed as u64)
         };
         self.run(write).await
     }
 
+    /// Runs a closure with a connection, on a thread for blocking tasks.
     async fn run<T: Send + 'static>(
         &self,
         run: impl FnOnce(&Connection) -> Result<T, AnyError> + Send + 'static,
     ) -> Result<T, AnyError> {
         let permit = Arc::clone(&self.permits).acquire_owned().await?;
         let idle = Arc::clone(&self.idle);
-        // The permit goes along: a query is not interrupted if the task that waits for it ends.
+        // The closure owns the permit, because the query continues if the task that waits for it is dropped.
         let blocking = move || {
             let connection = idle.lock().pop();
             let connection = connection.expect("there is a connection for each permit");
@@ -111,17 +124,19 @@ impl Row for rusqlite::Row<'_> {
     }
 }
 
+/// Opens a connection.
 fn connect(path: &Path) -> rusqlite::Result<Connection> {
     let connection = Connection::open(path)?;
-    connection.busy_timeout(PATIENCE)?;
+    connection.busy_timeout(BUSY_TIMEOUT)?;
     connection.pragma_update(None, "synchronous", "NORMAL")?;
     Ok(connection)
 }
 
-/// One process fills it, and another one that is started at the same time waits.
+/// Fills the tables if they are empty, and returns the number of products. If several processes start at the same time,
+/// one fills the tables and the others wait.
 fn fill(path: &Path, products: Id) -> rusqlite::Result<Id> {
     let mut connection = connect(path)?;
-    connection.busy_timeout(PATIENCE * 60)?;
+    connection.busy_timeout(FILL_TIMEOUT)?;
     connection.pragma_update(None, "journal_mode", "WAL")?;
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     transaction.execute_batch(fill::TABLES)?;
@@ -131,7 +146,7 @@ fn fill(path: &Path, products: Id) -> rusqlite::Result<Id> {
             transaction.execute_batch(&statement)?;
         }
     }
-    let there = count()?;
+    let existing = count()?;
     transaction.commit()?;
-    Ok(there)
+    Ok(existing)
 }

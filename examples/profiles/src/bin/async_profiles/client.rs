@@ -1,11 +1,10 @@
-//! A client that keeps its connection: as much of HTTP as this server's answers need.
+//! An HTTP client with a persistent connection. It supports only what the responses of this server need.
 
 use profiles::AnyError;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 
-/// A thread's and not a task's, so that clients do not take turns with the service that they
-/// measure.
+/// A blocking client for one thread, so that clients do not compete with the measured service for the runtime.
 pub(crate) struct Client {
     stream: BufReader<TcpStream>,
     line: String,
@@ -13,6 +12,7 @@ pub(crate) struct Client {
 }
 
 impl Client {
+    /// Opens `count` connections.
     pub(crate) fn connect(address: SocketAddr, count: usize) -> Result<Vec<Self>, AnyError> {
         let client = |_| {
             Ok(Self {
@@ -24,7 +24,7 @@ impl Client {
         (0..count).map(client).collect()
     }
 
-    /// Reads the answer, and fails if it is no success.
+    /// Sends a request and reads the response. Returns an error if the status is not 200.
     pub(crate) fn get(&mut self, path: &str) -> Result<(), AnyError> {
         let request = format!("GET {path} HTTP/1.1\r\nhost: localhost\r\n\r\n");
         self.stream.get_mut().write_all(request.as_bytes())?;
@@ -46,7 +46,7 @@ impl Client {
             Ok(())
         } else {
             let reason = String::from_utf8_lossy(&self.body);
-            Err(format!("the server refused {path}: {}", reason.trim_end()).into())
+            Err(format!("the request for {path} failed: {}", reason.trim_end()).into())
         }
     }
 

@@ -1,5 +1,4 @@
-//! A thundering herd of tasks and threads: all ask for one profile at the moment that it has
-//! expired.
+//! A cache stampede of tasks and threads: all request one profile at the moment when it expires.
 
 use crate::service::{MaybeProfile, Service, if_known};
 use profiles::AnyError;
@@ -12,14 +11,14 @@ use tokio::task::{self, JoinSet};
 const TASKS: usize = 64;
 const THREADS: usize = 4;
 
-/// Long enough to see the profile live, short enough to wait for.
+/// The time to live of the profile, after which the callers start.
 const TTL: Duration = Duration::from_millis(50);
 
-/// Those who take longer to ask are not waited for. Shorter than a lease, which would let a second
-/// caller load.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// The maximum time that a load waits until all callers have missed. It is shorter than the load timeout, after which
+/// a second caller would load.
+const GATHERING_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Shows that the herd makes one query.
+/// Checks that all callers together make one query, and prints the result.
 pub(crate) async fn stampede(
     service: &Arc<Service>,
     database: &Database,
@@ -33,19 +32,19 @@ pub(crate) async fn stampede(
         service: Arc::clone(service),
         id,
         all_missed: before.misses + (TASKS + THREADS) as u64,
-        gathered: Instant::now(),
+        started: Instant::now(),
     });
     let mut callers = JoinSet::new();
     for _ in 0..TASKS {
-        callers.spawn(Arc::clone(&herd).ask_in_task());
+        callers.spawn(Arc::clone(&herd).request_in_task());
     }
     for reader in readers {
         let herd = Arc::clone(&herd);
-        callers.spawn_blocking(move || herd.ask_in_thread(&reader));
+        callers.spawn_blocking(move || herd.request_in_thread(&reader));
     }
     while let Some(answer) = callers.join_next().await {
         if answer?? != profile {
-            return Err("a caller of the herd got a wrong profile".into());
+            return Err("a caller got a wrong profile".into());
         }
     }
 
@@ -53,28 +52,28 @@ pub(crate) async fn stampede(
     let shared = service.cache.stats().coalesced - before.coalesced;
     let name = profile.map_or_else(String::new, |profile| profile.name.clone());
     println!(
-        "\nThe hottest profile, {name}'s, expires, and {TASKS} tasks and {THREADS} threads ask for \
-         it at once:\n  database queries: {queries}, shared by {shared} others"
+        "\nThe most popular profile ({name}) expires, and {TASKS} tasks and {THREADS} threads request it at the same \
+         time:\n  database queries: {queries}, shared by {shared} other callers"
     );
     if queries == 1 {
         Ok(())
     } else {
-        Err(format!("the herd made {queries} queries for one expired profile, not 1").into())
+        Err(format!("one expired profile took {queries} queries instead of 1").into())
     }
 }
 
 struct Herd {
     service: Arc<Service>,
     id: u64,
-    /// What the cache's misses come to when the last caller has missed.
+    /// The number of misses in the statistics of the cache once all callers have missed.
     all_missed: u64,
-    gathered: Instant,
+    started: Instant,
 }
 
 impl Herd {
-    async fn ask_in_task(self: Arc<Self>) -> Result<MaybeProfile, AnyError> {
+    async fn request_in_task(self: Arc<Self>) -> Result<MaybeProfile, AnyError> {
         let load = || async {
-            while self.gathers() {
+            while self.is_gathering() {
                 task::yield_now().await;
             }
             self.service.query(self.id).await
@@ -83,9 +82,9 @@ impl Herd {
         Ok(cache.get_or_load_async(&self.id, load).await?)
     }
 
-    fn ask_in_thread(&self, reader: &Reader) -> Result<MaybeProfile, AnyError> {
+    fn request_in_thread(&self, reader: &Reader) -> Result<MaybeProfile, AnyError> {
         let load = |id: &u64| {
-            while self.gathers() {
+            while self.is_gathering() {
                 thread::yield_now();
             }
             if_known(reader.profile(*id))
@@ -93,13 +92,14 @@ impl Herd {
         Ok(self.service.cache.get_or_load(&self.id, load)?)
     }
 
-    /// The worst case, made certain: the database answers nobody before all have missed.
-    fn gathers(&self) -> bool {
-        self.service.cache.stats().misses < self.all_missed && self.gathered.elapsed() < PATIENCE
+    /// Returns `true` while some callers have not missed yet. Loads wait for this, so that the worst case is certain.
+    fn is_gathering(&self) -> bool {
+        self.service.cache.stats().misses < self.all_missed
+            && self.started.elapsed() < GATHERING_TIMEOUT
     }
 }
 
-/// Stores the profile, and returns when it has expired.
+/// Inserts the profile, and waits until it has expired.
 async fn expire(service: &Service, id: u64, profile: &MaybeProfile) {
     let cache = &service.cache;
     cache.insert_with_ttl(id, profile.clone(), TTL);

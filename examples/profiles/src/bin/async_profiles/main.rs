@@ -1,5 +1,4 @@
-//! The cache in an asynchronous web service: axum serves profiles from a database, with the cache
-//! and without.
+//! An asynchronous web service with the cache: axum serves profiles from a database, with and without the cache.
 //!
 //! ```sh
 //! cargo run --release -p profiles --features async --bin async_profiles
@@ -7,11 +6,10 @@
 //! cargo run --release -p profiles --features async --bin async_profiles -- --serve 127.0.0.1:8080
 //! ```
 //!
-//! The database, the traffic and the report are those of the program `profiles`. Here clients ask
-//! for the profiles over HTTP, and at the end a herd of tasks and threads asks for the hottest one
-//! at the moment that it has expired.
+//! The database, the traffic and the report are those of the program `profiles`. Here clients request the profiles over
+//! HTTP, and at the end many tasks and threads request the most popular one at the moment when it expires.
 
-// SQLite is a name and not an item.
+// SQLite is the name of a product and not a code item.
 #![allow(clippy::doc_markdown)]
 
 mod client;
@@ -64,13 +62,13 @@ fn run(options: &Options) -> Result<(), AnyError> {
     }
 }
 
-/// Serves until ctrl-c.
+/// Serves requests until Ctrl-C.
 fn serve(options: &Options, runtime: &Runtime, listener: TcpListener) -> Result<(), AnyError> {
     let database = Database::create(options.args.profiles, options.args.seed)?;
     let service = Arc::new(Service::new(&database, &options.args)?);
     let address = listener.local_addr()?;
     println!(
-        "Serving until ctrl-c, for instance:\n  \
+        "Serving until Ctrl-C. Examples:\n  \
          curl http://{address}/profiles/0\n  \
          curl http://{address}/uncached/profiles/0\n  \
          curl -X PUT -d 'Likes caches.' http://{address}/profiles/0/bio\n  \
@@ -84,7 +82,7 @@ fn serve(options: &Options, runtime: &Runtime, listener: TcpListener) -> Result<
     })
 }
 
-/// Lets clients ask, once past the cache and once through it, and then the herd.
+/// Measures requests without and with the cache, and then runs the stampede.
 fn measure(options: &Options, runtime: &Runtime, listener: TcpListener) -> Result<(), AnyError> {
     let args = &options.args;
     let traffic = match &args.trace {
@@ -97,7 +95,7 @@ fn measure(options: &Options, runtime: &Runtime, listener: TcpListener) -> Resul
     let address = listener.local_addr()?;
     runtime.spawn(axum::serve(listener, routes::router(Arc::clone(&service))).into_future());
 
-    println!("{} clients of http://{address}:", options.clients);
+    println!("{} clients request http://{address}:", options.clients);
     report::print_setup(args, profiles);
     let runs = Runs {
         database: &database,

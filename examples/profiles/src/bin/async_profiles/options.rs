@@ -1,31 +1,30 @@
-//! The command line: that of the program `profiles`, and what a service needs besides.
+//! The command line: the options of the program `profiles`, and the options of the service.
 
 use clap::Parser;
 use profiles::args::{Args, count};
 
-/// Serves user profiles over HTTP, with the cache and without, and compares
+/// Compares an HTTP service for user profiles with and without the cache
 ///
-/// An embedded SQLite database is filled with made-up profiles in a temporary folder, which is
-/// removed at the end. A service on axum and tokio, with as many connections to the database as it
-/// has threads, then answers the same requests twice: straight from the database, and through the
-/// cache, which starts empty. A table shows what the clients saw, and what the cache saves per
-/// request.
+/// The program fills an embedded SQLite database with generated profiles, in a temporary folder that is removed at the
+/// end. A service on axum and tokio, with one connection to the database per thread, then answers the same requests
+/// twice: directly from the database, and through the cache, which starts empty. A table compares the two runs as
+/// measured by the clients, and the savings of the cache per request.
 ///
-/// At the end the hottest profile expires, and 64 tasks and 4 threads ask for it at once. The
-/// program fails if that takes more than one query.
+/// At the end the most popular profile expires, and 64 tasks and 4 threads request it at the same time. The program
+/// fails if this takes more than one query.
 #[derive(Parser)]
 #[command(name = "async_profiles", allow_negative_numbers = true)]
 pub(crate) struct Options {
     #[command(flatten)]
     pub(crate) args: Args,
 
-    /// How many clients ask at the same time, each over a connection of its own
+    /// Number of concurrent clients, each with its own connection
     #[arg(long, default_value = "16", value_parser = count::<1_024>)]
     pub(crate) clients: usize,
 
-    /// Only serve, at this address, until ctrl-c
+    /// Only serve at this address until Ctrl-C, without measuring
     ///
-    /// An address has a port, such as 127.0.0.1:8080.
+    /// The address includes a port, such as 127.0.0.1:8080.
     #[arg(long, value_name = "ADDRESS", conflicts_with_all = ["trace", "clients", "seconds"])]
     pub(crate) serve: Option<String>,
 }

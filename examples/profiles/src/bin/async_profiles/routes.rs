@@ -1,4 +1,4 @@
-//! The service over HTTP.
+//! The HTTP routes of the service.
 
 use crate::service::{MaybeProfile, Service};
 use axum::extract::{Path, State};
@@ -9,7 +9,7 @@ use axum::{Json, Router};
 use std::fmt::Display;
 use std::sync::Arc;
 
-/// An id that is no number gets status 400 from `Path`.
+/// Builds the routes. `Path` rejects an id that is not a number with status 400.
 pub(crate) fn router(service: Arc<Service>) -> Router {
     Router::new()
         .route("/profiles/{id}", get(cached))

@@ -1,4 +1,4 @@
-//! Profiles for tasks: the cache, and behind it a pool of connections to the database.
+//! The service: a cache over a pool of connections to the database.
 
 use hotset::{LoadError, Loaded, LocalCache};
 use parking_lot::Mutex;
@@ -11,18 +11,17 @@ use std::time::Duration;
 use tokio::sync::Semaphore;
 use tokio::task::spawn_blocking;
 
-/// `None` where the database has no such profile, so that asking again costs it nothing.
+/// A profile, or `None` if the database has none. Cached as well, so that repeated requests do not reach the database.
 pub(crate) type MaybeProfile = Option<Arc<Profile>>;
 
 pub(crate) type ProfileCache = LocalCache<u64, MaybeProfile>;
 
 pub(crate) struct Service {
     pub(crate) cache: ProfileCache,
-    /// How long a profile counts as missing: shorter than profiles live, since somebody who has
-    /// just signed up waits for it.
+    /// The time to live of missing profiles. Shorter than that of profiles, because new users appear at any time.
     missing_ttl: Duration,
     readers: Mutex<Vec<Reader>>,
-    /// One for each reader.
+    /// The number of idle readers.
     permits: Arc<Semaphore>,
     writer: Mutex<Connection>,
 }
@@ -41,8 +40,8 @@ impl Service {
         })
     }
 
-    /// A profile, through the cache. The load is a task of its own: a client that hangs up wastes no
-    /// query that others wait for.
+    /// Returns a profile through the cache. The load is detached, so that it continues for other callers when the
+    /// client that started it disconnects.
     pub(crate) async fn profile(
         self: &Arc<Self>,
         id: u64,
@@ -58,12 +57,12 @@ impl Service {
         self.cache.detached().get_or_load_async(&id, load).await
     }
 
-    /// A profile, from the database.
+    /// Returns a profile from the database.
     pub(crate) async fn query(self: &Arc<Self>, id: u64) -> rusqlite::Result<MaybeProfile> {
         let permit = Arc::clone(&self.permits).acquire_owned().await;
-        let permit = permit.expect("nobody closes the semaphore");
+        let permit = permit.expect("the semaphore is never closed");
         let service = Arc::clone(self);
-        // The permit goes along: a query is not interrupted if the task that waits for it ends.
+        // The closure owns the permit, because the query continues if the task that waits for it is dropped.
         let query = move || {
             let reader = service.readers.lock().pop();
             let reader = reader.expect("there is a reader for each permit");
@@ -75,23 +74,23 @@ impl Service {
         spawn_blocking(query).await.expect("no query panics")
     }
 
-    /// Writes a bio, and tells whether there is such a profile.
+    /// Writes the bio of a profile. Returns `false` if there is no such profile.
     pub(crate) async fn set_bio(self: &Arc<Self>, id: u64, bio: String) -> rusqlite::Result<bool> {
         let service = Arc::clone(self);
-        // Removed from the cache in the same closure: if the client hangs up its task ends, but never
-        // between the two.
+        // The closure also invalidates the entry, so that no invalidation is lost if the client disconnects and its
+        // task is dropped.
         let write = move || {
             let sql = "UPDATE profiles SET bio = ?2 WHERE id = ?1 RETURNING id";
             let writer = service.writer.lock();
             let written = writer.query_row(sql, params![id, bio], |_| Ok(()));
-            service.cache.remove(&id);
+            service.cache.invalidate(&id);
             Ok(if_known(written)?.is_some())
         };
         spawn_blocking(write).await.expect("no write panics")
     }
 }
 
-/// `None` for ids that the database does not have, or that are beyond its integers.
+/// Maps errors for ids that are missing or out of the range of the database to `None`.
 pub(crate) fn if_known<T>(result: rusqlite::Result<T>) -> rusqlite::Result<Option<T>> {
     match result {
         Ok(found) => Ok(Some(found)),

@@ -1,4 +1,4 @@
-//! A thundering herd: many threads ask for one profile at the moment that it has expired.
+//! A cache stampede: many threads request one profile at the moment when it expires.
 
 use crate::ProfileCache;
 use profiles::AnyError;
@@ -9,14 +9,14 @@ use std::time::{Duration, Instant};
 
 const THREADS: usize = 64;
 
-/// Long enough to see the profile live, short enough to wait for.
+/// The time to live of the profile, after which the threads start.
 const TTL: Duration = Duration::from_millis(50);
 
-/// Threads that take longer to ask are not waited for. Shorter than a lease, which would let a
-/// second caller load.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// The maximum time that a query waits until all threads have missed. It is shorter than the load timeout, after which
+/// a second caller would load.
+const GATHERING_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Shows what a herd costs, with `get_or_load` and without.
+/// Prints the number of queries of a stampede with and without `get_or_load`.
 pub(crate) fn stampede(cache: &ProfileCache, database: &Database, id: u64) -> Result<(), AnyError> {
     let profile = database.reader()?.profile(id)?;
     let herd = Herd {
@@ -38,19 +38,22 @@ pub(crate) fn stampede(cache: &ProfileCache, database: &Database, id: u64) -> Re
     })?;
 
     let name = &herd.profile.name;
-    println!("\nThe hottest profile, {name}'s, expires, and {THREADS} threads ask for it at once:");
     println!(
-        "  get_or_load               database queries: {together}, shared by {coalesced} others"
+        "\nThe most popular profile ({name}) expires, and {THREADS} threads request it at the same time:\n  \
+         get_or_load           database queries: {together}, shared by {coalesced} other callers\n  \
+         get, query, insert    database queries: {each}"
     );
-    println!("  get, or query and insert  database queries: {each}");
     if together == 1 {
         Ok(())
     } else {
-        Err(format!("get_or_load made {together} queries for one expired profile, not 1").into())
+        Err(
+            format!("get_or_load made {together} queries for one expired profile instead of 1")
+                .into(),
+        )
     }
 }
 
-/// Asks the database for the profile.
+/// A function that queries the database for the profile.
 type Query<'a> = &'a dyn Fn() -> rusqlite::Result<Arc<Profile>>;
 
 struct Herd<'a> {
@@ -61,7 +64,7 @@ struct Herd<'a> {
 }
 
 impl Herd<'_> {
-    /// How many queries are made if all threads ask at once, each by `answer`.
+    /// Returns the number of queries if all threads call `answer` at the same time.
     fn queries(
         &self,
         answer: impl Fn(Query) -> Result<Arc<Profile>, AnyError> + Sync,
@@ -71,12 +74,14 @@ impl Herd<'_> {
         let queries = self.database.queries();
         let all_missed = self.cache.stats().misses + THREADS as u64;
         let start = Barrier::new(THREADS);
-        let ask = |reader: Reader| {
+        let request = |reader: Reader| {
             start.wait();
-            let asked = Instant::now();
-            // The worst case, made certain: the database answers nobody before all have missed.
+            let started = Instant::now();
+            // No query runs before all threads have missed, so that the worst case is certain.
             let query = || {
-                while self.cache.stats().misses < all_missed && asked.elapsed() < PATIENCE {
+                while self.cache.stats().misses < all_missed
+                    && started.elapsed() < GATHERING_TIMEOUT
+                {
                     thread::yield_now();
                 }
                 reader.profile(self.id)
@@ -84,13 +89,13 @@ impl Herd<'_> {
             answer(&query)
         };
         thread::scope(|scope| {
-            let ask = &ask;
-            let spawn = |reader| scope.spawn(move || ask(reader));
+            let request = &request;
+            let spawn = |reader| scope.spawn(move || request(reader));
             let threads: Vec<_> = readers.into_iter().map(spawn).collect();
             for thread in threads {
                 let profile = thread.join().expect("no thread panics")?;
                 if profile != self.profile {
-                    return Err("a thread of the herd got a wrong profile".into());
+                    return Err("a thread got a wrong profile".into());
                 }
             }
             Ok::<_, AnyError>(())
@@ -98,7 +103,7 @@ impl Herd<'_> {
         Ok(self.database.queries() - queries)
     }
 
-    /// Stores the profile, and returns when it has expired.
+    /// Inserts the profile, and waits until it has expired.
     fn expire(&self) {
         let profile = Arc::clone(&self.profile);
         self.cache.insert_with_ttl(self.id, profile, TTL);

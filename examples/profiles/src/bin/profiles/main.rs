@@ -1,15 +1,14 @@
-//! What a cache saves: the same requests, served by a database alone and through the cache.
+//! A comparison of the same requests to a database with and without the cache.
 //!
 //! ```sh
 //! cargo run --release -p profiles
 //! cargo run --release -p profiles -- --help
 //! ```
 //!
-//! It makes an SQLite database of user profiles in a temporary folder, serves requests from it
-//! with several threads, and compares. Then the hottest profile expires, and a herd of threads asks
-//! for it at the same moment.
+//! The program creates an SQLite database of user profiles in a temporary folder, and serves requests with several
+//! threads. Then the most popular profile expires, and many threads request it at the same time.
 
-// SQLite is a name and not an item.
+// SQLite is the name of a product and not a code item.
 #![allow(clippy::doc_markdown)]
 
 mod herd;
@@ -24,7 +23,7 @@ use profiles::{AnyError, report};
 use std::process::ExitCode;
 use std::sync::Arc;
 
-/// An `Arc` around each profile: a hit clones the pointer and not the text.
+/// A cache of profiles. The values are `Arc`s, so that a hit clones a pointer and not the text.
 pub(crate) type ProfileCache = LocalCache<u64, Arc<Profile>>;
 
 fn main() -> ExitCode {

@@ -1,19 +1,19 @@
-//! What a shop that is stopped leaves to the next one.
+//! Snapshots of the shop, which it writes when it stops and restores when it starts.
 
 use super::routes::SMALL;
 use super::servers::shop::Shop;
 use std::fs;
 
 #[test]
-fn one_that_is_stopped_leaves_what_it_holds_to_the_next() {
+fn next_shop_restores_the_snapshot_except_prices_and_stock() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("shop.sqlite");
-    let kept = folder.path().join("kept");
-    let place = [
+    let snapshots = folder.path().join("snapshots");
+    let paths = [
         ["--database", file.to_str().unwrap()],
-        ["--snapshot", kept.to_str().unwrap()],
+        ["--snapshot", snapshots.to_str().unwrap()],
     ];
-    let options = [&SMALL[..], &place.concat()].concat();
+    let options = [&SMALL[..], &paths.concat()].concat();
     let mut shop = Shop::start(&options);
     assert!(
         shop.output().contains("restored: 0 entries"),
@@ -32,12 +32,12 @@ fn one_that_is_stopped_leaves_what_it_holds_to_the_next() {
         shop.output()
     );
 
-    // Somebody else changes a price while no shop runs.
+    // Another program changes a price while no shop runs.
     let database = rusqlite::Connection::open(&file).unwrap();
     let change = "UPDATE prices SET cents = 456, version = version + 1 WHERE product = 7";
     database.execute(change, []).unwrap();
     let next = Shop::start(&options);
-    // Not the prices and the stock.
+    // Prices and stock are not restored.
     assert!(
         next.output().contains("restored: 170 entries"),
         "{}",
@@ -55,10 +55,14 @@ fn one_that_is_stopped_leaves_what_it_holds_to_the_next() {
 }
 
 #[test]
-fn one_begins_empty_where_a_snapshot_is_damaged() {
-    let kept = tempfile::tempdir().unwrap();
-    let options = [&SMALL[..], &["--snapshot", kept.path().to_str().unwrap()]].concat();
-    fs::write(kept.path().join("products"), "no snapshot").unwrap();
+fn shop_with_a_damaged_snapshot_starts_without_it() {
+    let snapshots = tempfile::tempdir().unwrap();
+    let options = [
+        &SMALL[..],
+        &["--snapshot", snapshots.path().to_str().unwrap()],
+    ]
+    .concat();
+    fs::write(snapshots.path().join("products"), "no snapshot").unwrap();
     let shop = Shop::start(&options);
     assert!(
         shop.output().contains("products: not restored"),

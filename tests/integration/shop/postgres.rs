@@ -1,17 +1,17 @@
-//! The database server that the others take for granted.
+//! Checks the PostgreSQL server that the other tests use.
 
 use super::servers::postgres::Postgres;
 use tokio_postgres::NoTls;
 
 async fn client(server: &Postgres) -> tokio_postgres::Client {
     let (client, connection) = tokio_postgres::connect(&server.url(), NoTls).await.unwrap();
-    // It ends with the server, and with the client.
+    // The task ends when the server or the client closes the connection.
     tokio::spawn(connection);
     client
 }
 
 #[tokio::test]
-async fn postgres_has_what_was_committed_when_it_was_killed() {
+async fn killed_postgres_keeps_committed_rows() {
     let mut server = Postgres::start();
     let before = client(&server).await;
     let create = "CREATE TABLE t (i bigint); INSERT INTO t VALUES (7)";

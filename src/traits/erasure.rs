@@ -1,0 +1,77 @@
+//! Type erasure of loaders and of their errors.
+//!
+//! Callers of one key may use loaders with different error types, and a trait object cannot have a method with a
+//! type parameter. So loads share their errors as [`AnyError`], and each caller converts the error of the shared load
+//! back to the type of its own loader.
+
+use crate::entry::Loaded;
+use crate::error::{AnyError, LoadError};
+use std::any::Any;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+
+/// A loader of any type, for [`Cache::get_or_load_erased`](crate::Cache::get_or_load_erased).
+pub type ErasedLoader<'a, K, V> = dyn FnMut(&K) -> Result<Loaded<V>, Arc<AnyError>> + 'a;
+
+/// A future of an [`ErasedAsyncLoader`].
+pub type BoxedLoad<'a, V> =
+    Pin<Box<dyn Future<Output = Result<Loaded<V>, Arc<AnyError>>> + Send + 'a>>;
+
+/// An async loader of any type, for [`AsyncCache::get_or_load_erased`](crate::AsyncCache::get_or_load_erased).
+pub type ErasedAsyncLoader<'a, V> = dyn FnMut() -> BoxedLoad<'a, V> + Send + 'a;
+
+/// The panic message for an implementation of a trait that returns an error of its own making.
+pub(super) const FOREIGN_ERROR: &str =
+    "get_or_load_erased returned an error that is not its loader's";
+
+/// Calls `call` with the erased `load`, and converts its result to the error type of `load`.
+///
+/// A caller that waited for the load of another caller, which failed with an error of another type, cannot return
+/// that error. It still has its loader, so it calls again.
+///
+/// # Panics
+///
+/// Panics if `call` runs the loader twice, or returns an error of another type although it ran the loader.
+pub(crate) fn with_erased<K, V, L, E>(
+    load: impl FnOnce(&K) -> Result<L, E>,
+    mut call: impl FnMut(&mut ErasedLoader<'_, K, V>) -> Result<V, LoadError<AnyError>>,
+) -> Result<V, LoadError<E>>
+where
+    L: Into<Loaded<V>>,
+    E: Any + Send + Sync,
+{
+    let mut load = Some(load);
+    loop {
+        let result = call(&mut |key| {
+            let load = load.take().expect("a cache calls a loader at most once");
+            erase(load(key))
+        });
+        if let Some(result) = typed(result) {
+            return result;
+        }
+        assert!(load.is_some(), "{FOREIGN_ERROR}");
+    }
+}
+
+/// Converts the result of a loader into the form that the callers of one load share.
+pub(crate) fn erase<L: Into<Loaded<V>>, V, E: Any + Send + Sync>(
+    result: Result<L, E>,
+) -> Result<Loaded<V>, Arc<AnyError>> {
+    match result {
+        Ok(loaded) => Ok(loaded.into()),
+        Err(error) => Err(Arc::new(error)),
+    }
+}
+
+/// Converts a result to the error type of the caller's loader. Returns `None` if it is another caller's error of
+/// another type.
+pub(crate) fn typed<V, E: Any + Send + Sync>(
+    result: Result<V, LoadError<AnyError>>,
+) -> Option<Result<V, LoadError<E>>> {
+    match result.map_err(LoadError::downcast::<E>) {
+        Ok(value) => Some(Ok(value)),
+        Err(Ok(error)) => Some(Err(error)),
+        Err(Err(_)) => None,
+    }
+}
