@@ -74,7 +74,7 @@ where
 {
     /// Looks a key up for a caller that has read the system's clock at `now`. On a miss, joins the load in flight or
     /// leads a new one: pass the result to [`load_missed`](Self::load_missed).
-    #[inline]
+    #[inline(always)]
     pub(crate) fn look_up_to_load(&self, key: &K, now: Nanos) -> Result<V, Missed<'_, K, V>> {
         let location = self.location(key);
         match self.lookup_at(&location, key, self.early_time_at(now)) {

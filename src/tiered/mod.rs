@@ -340,7 +340,7 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
 
     /// Returns the value in L1, if L1 may serve it, and counts a hit or a miss. On a miss, joins the load of L1 that is
     /// in flight or leads a new one: pass the result to [`load_missed`](Self::load_missed).
-    #[inline]
+    #[inline(always)]
     fn look_up_to_load(&self, key: &K) -> Result<V, Missed<'_, K, V>> {
         let now = now();
         // If L1 may not serve its entries, they are invalid after this, and the lookup misses.
