@@ -45,7 +45,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     );
 
     // A change in the database invalidates the entry. The next request runs the query again.
-    profiles.remove(&7);
+    profiles.invalidate(&7);
     profiles.get_or_load(&7, |&id| query_profile(id))?;
     println!(
         "after an invalidation, total queries: {}",

@@ -258,7 +258,7 @@ mod tests {
         let encoded = MessagePack.encode(&7_u8, &bytes).unwrap();
         assert_eq!(encoded, [0x92, 7, 0xc4, 3, 0, 127, 255]);
         assert_eq!(MessagePack.decode(&encoded), Ok((7_u8, bytes)));
-        // As byte strings, the first list would not be decoded, and the second one would be a text.
+        // Encoded as byte strings, the first list would not be decoded, and the second one would be a text.
         for (bytes, expected) in [
             (&[0, 127, 255], &[0x92, 7, 0x93, 0, 127, 0xcc, 255][..]),
             (b"abc", &[0x92, 7, 0x93, b'a', b'b', b'c'][..]),

@@ -10,7 +10,7 @@ use crate::local::shard::{MAX_ENTRIES, Setup, Shard};
 use crate::local::tags::Tags;
 use crate::local::{Bound, Inner, LocalCache, ShardCell};
 use crate::policy::AnyPolicy;
-use crate::single_flight::{Bulkhead, Flights};
+use crate::single_flight::{Bulkhead, InFlightLoads};
 use crate::stats::Counters;
 use crate::sync::read_biased_lock::ReadBiasedLock;
 use std::sync::Arc;
@@ -56,7 +56,7 @@ impl<K: Eq, V, S> LocalCache<K, V, S> {
             let policy = AnyPolicy::new(builder.policy, &small_queue_share, index, shards);
             ShardCell {
                 shard: ReadBiasedLock::new(Shard::new(setup, policy)),
-                flights: Flights::new(),
+                in_flight: InFlightLoads::new(),
             }
         };
         let max_loads = settings.max_concurrent_loads;

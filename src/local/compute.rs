@@ -154,7 +154,7 @@ where
         location: &KeyLocation<'a, K, V>,
         key: &K,
     ) -> Leader<'a, K, V> {
-        let flights = &location.cell.flights;
-        flights.register_exclusive(location.hash.0, key.clone(), self.candidate())
+        let in_flight = &location.cell.in_flight;
+        in_flight.register_update(location.hash.0, key.clone(), self.candidate())
     }
 }

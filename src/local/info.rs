@@ -92,7 +92,7 @@ impl<K, V, S> fmt::Debug for LocalCache<K, V, S> {
 pub fn validate<K: Eq, V, S>(cache: &LocalCache<K, V, S>) {
     let inner = &cache.inner;
     let weights = inner.cells.iter().map(|cell| {
-        assert_eq!(cell.flights.len(), 0, "a load is still in flight");
+        assert_eq!(cell.in_flight.len(), 0, "a load is still in flight");
         cell.shard.read(Shard::validate)
     });
     assert_eq!(weights.sum::<u64>(), inner.budget.used());

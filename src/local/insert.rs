@@ -8,7 +8,7 @@ use crate::local::shard::Shard;
 use crate::local::shard::entry::NewEntry;
 use crate::local::shard::metadata::{EntryMetadata, Provenance};
 use crate::local::{KeyLocation, LocalCache, ShardCell};
-use crate::single_flight::{Leader, Outdated, Writing};
+use crate::single_flight::{KeyWrite, Leader, Outdated};
 use crate::stats::Count;
 use crate::storage::index::Index;
 use crate::storage::work_slice::WorkSlice;
@@ -157,8 +157,8 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
         loop {
             let mut work = WorkSlice::new();
             let mut shard = location.cell.shard.write();
-            let writing = self.begin_write(location, &new.key, leader.as_deref_mut())?;
-            if writing.is_leaders() && !new.metadata.provenance.is_current() {
+            let key_write = self.begin_write(location, &new.key, leader.as_deref_mut())?;
+            if key_write.is_by_leader() && !new.metadata.provenance.is_current() {
                 inner.counters.count(Count::Outdated);
                 return Err(Outdated);
             }
@@ -166,7 +166,7 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
             let existing = shard.slot_of(new.hash, &new.key);
             match shard.insert(new, existing, &mut room, now, &mut work, removals) {
                 Ok(()) => {
-                    writing.done();
+                    key_write.finish();
                     if shard.needs_spare_table() {
                         drop(shard);
                         Self::prepare_table(location.cell);
@@ -199,15 +199,18 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
         location: &KeyLocation<'a, K, V>,
         key: &Q,
         leader: Option<&'a mut Leader<'f, K, V>>,
-    ) -> Result<Writing<'a, 'f, K, V>, Outdated>
+    ) -> Result<KeyWrite<'a, 'f, K, V>, Outdated>
     where
         Q: Equivalent<K> + ?Sized,
     {
-        let writing = location.cell.flights.write(location.hash.0, key, leader);
-        if writing.is_err() {
+        let key_write = location
+            .cell
+            .in_flight
+            .begin_write(location.hash.0, key, leader);
+        if key_write.is_err() {
             self.inner.counters.count(Count::Outdated);
         }
-        writing
+        key_write
     }
 
     /// Evicts entries of other shards until `room` has `weight`, because the key's own shard has nothing left to evict.

@@ -279,7 +279,7 @@ where
                 return Lookup::Stale(value.clone());
             }
         }
-        let flights = &location.cell.flights;
-        Lookup::Miss(flights.join_or_lead(location.hash.0, key, candidate()))
+        let in_flight = &location.cell.in_flight;
+        Lookup::Miss(in_flight.join_or_lead(location.hash.0, key, candidate()))
     }
 }

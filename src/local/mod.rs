@@ -35,13 +35,14 @@ pub use snapshot::{RestoreReport, SnapshotReport};
 
 use crate::error::{AnyError, LoadError};
 use crate::local::budget::Budget;
+use crate::local::load::Loader;
 use crate::local::lookup::Lookup;
 use crate::local::removal::Removals;
 use crate::local::settings::Settings;
 use crate::local::shard::Shard;
 use crate::local::shard::hash::KeyHash;
 use crate::local::tags::Tags;
-use crate::single_flight::{Bulkhead, Flights};
+use crate::single_flight::{Bulkhead, InFlightLoads};
 use crate::stats::Counters;
 use crate::sync::read_biased_lock::ReadBiasedLock;
 use crate::traits::{Cache, ErasedLoader};
@@ -130,7 +131,7 @@ enum Bound {
 #[repr(C, align(128))]
 struct ShardCell<K, V> {
     shard: ReadBiasedLock<Shard<K, V>>,
-    flights: Flights<K, V>,
+    in_flight: InFlightLoads<K, V>,
 }
 
 /// The shard of a key, and the key's hash.
@@ -249,7 +250,7 @@ where
         let location = self.location(key);
         match self.lookup(&location, key) {
             Lookup::Hit(value) => Ok(value),
-            lookup => self.load_blocking(&location, key, lookup, None, load),
+            lookup => self.load_blocking(&location, key, lookup, Loader::ERASED, load),
         }
     }
 }

@@ -107,7 +107,7 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
             let now = self.inner.settings.clock.now();
             let mut removals = self.removals();
             let mut shard = cell.shard.write();
-            cell.flights.revoke_all();
+            cell.in_flight.revoke_all();
             let cleared = shard.clear(&self.inner.budget);
             drop(shard);
             let dead = cleared.remove_all(now, &mut removals);
@@ -208,10 +208,10 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
     {
         let now = self.inner.settings.clock.now();
         let mut shard = location.cell.shard.write();
-        let writing = self.begin_write(location, key, leader)?;
+        let key_write = self.begin_write(location, key, leader)?;
         let budget = &self.inner.budget;
         let removed = shard.remove(location.hash, key, cause, budget, now, removals);
-        writing.done();
+        key_write.finish();
         Ok(removed)
     }
 }
@@ -250,7 +250,7 @@ where
             // This comes before the entries are listed: a value that a load has stored by now is listed, and one that
             // it has not stored by now is never stored.
             let shard = cell.shard.write();
-            cell.flights.revoke_all();
+            cell.in_flight.revoke_all();
             drop(shard);
             let mut walk = Walk::new();
             while !walk.is_over() {

@@ -10,7 +10,7 @@ use crate::local::shard::metadata::EntryMetadata;
 use crate::local::shard::{Copied, NotRestored, Shard};
 use crate::local::walk::Span;
 use crate::schema::{Schema, Schemas};
-use crate::single_flight::Watcher;
+use crate::single_flight::WriteObserver;
 use crate::snapshot::{
     Contents, Entry, Head, SnapshotError, Writer, decode, encode_key, encode_value, read, replace,
 };
@@ -302,7 +302,7 @@ struct Chosen<K, V> {
 struct Restore<'a, K, V, S> {
     cache: &'a LocalCache<K, V, S>,
     /// The watchers of writes since the restoration began, by shard.
-    watchers: Vec<Watcher<'a, K, V>>,
+    watchers: Vec<WriteObserver<'a, K, V>>,
     /// The epoch in which the restoration began. Later invalidations of tags are of later epochs.
     epoch: u64,
 }
@@ -316,7 +316,7 @@ where
     /// Begins a restoration. Writes from now on prevail over it.
     fn begin(cache: &'a LocalCache<K, V, S>) -> Self {
         let cells = cache.inner.cells.iter();
-        let watch = cells.map(|cell| cell.shard.read(|_| cell.flights.watch()));
+        let watch = cells.map(|cell| cell.shard.read(|_| cell.in_flight.observe_writes()));
         Self {
             cache,
             watchers: watch.collect(),
@@ -379,7 +379,7 @@ where
         let deadline = if left <= max {
             now.saturating_add(left)
         } else {
-            // As if it had been stored when the file was written.
+            // The entry counts as stored at the time at which the file was written.
             settings.deadline(now, None)
         };
         match deadline {
@@ -436,7 +436,7 @@ where
         let mut room = Reservation::none(&inner.budget);
         let mut shard = location.cell.shard.write();
         let is_current = new.metadata.provenance.is_current();
-        if !is_current || !self.watchers[location.index].is_untouched(location.hash.0) {
+        if !is_current || !self.watchers[location.index].is_unwritten(location.hash.0) {
             return Err(NotRestored::Superseded);
         }
         let (hash, key, out) = (new.hash, &new.key, &mut removals);

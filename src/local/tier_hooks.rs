@@ -1,20 +1,21 @@
 //! The operations of a local cache that only a tiered cache needs, whose L1 it is.
 
-pub(crate) use crate::local::load::batch::{BatchLookup, BatchResult, erase_many};
+pub(crate) use crate::local::load::batch::BatchLookup;
 #[cfg(feature = "metrics")]
 pub(crate) use crate::local::metrics::{Loads, samples};
 
 use crate::clock::{Nanos, TimeSource};
 use crate::entry::Loaded;
 use crate::error::{AnyError, LoadError};
+use crate::local::load::Loader;
 use crate::local::lookup::Lookup;
 use crate::local::{DefaultHasher, KeyLocation, LocalCache};
 use crate::single_flight::Leader;
 use crate::stats::Count;
 use crate::sync::thread_slot::ThreadSlot;
+use crate::traits::erasure::{ErrorType, LoadResult};
 use std::future::Future;
 use std::hash::{BuildHasher, Hash};
-use std::sync::Arc;
 use std::time::Instant;
 
 impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
@@ -83,25 +84,22 @@ where
         }
     }
 
-    /// Looks a key up again for a caller that needs another load. Neither the statistics nor the policy record it.
-    pub(crate) fn look_up_again(&self, key: &K) -> Missed<'_, K, V> {
-        let location = self.location(key);
-        let lookup = self.join_or_lead(&location, key, || self.candidate());
-        Missed { location, lookup }
-    }
-
-    /// Returns the value for a key after its lookup, for a loader whose errors are shared already.
+    /// Returns the value for a key after its lookup, for a loader whose result is in shared form already. The caller
+    /// shares only loads whose errors have the type `error_type`.
     pub(crate) async fn load_missed<F>(
         &self,
         key: &K,
         missed: Missed<'_, K, V>,
+        error_type: ErrorType,
         load: impl FnOnce() -> F,
     ) -> Result<V, LoadError<AnyError>>
     where
-        F: Future<Output = Result<Loaded<V>, Arc<AnyError>>>,
+        F: Future<Output = LoadResult<V>>,
     {
+        let loader = Loader::with_error_type(error_type);
         let Missed { location, lookup } = missed;
-        self.load_shared(location, key, lookup, load).await
+        self.load_async(location, key, (lookup, loader), load, |result| result)
+            .await
     }
 
     /// Returns a promise of a value from elsewhere. It is stored unless the key is written to meanwhile.
@@ -123,7 +121,7 @@ where
     /// Returns the time from which a caller that starts to wait now accepts the expired value of `key`, or `None` if
     /// there is no such value.
     pub(crate) fn accepts_stale_from(&self, key: &K) -> Option<Instant> {
-        let from = self.patience().stale_from?;
+        let from = self.wait_limits().stale_from?;
         let stale = self.stale_for_waiter(&self.location(key), key);
         stale.map(|_| from)
     }

@@ -1,6 +1,6 @@
-//! The front for threads: runs a future by parking.
+//! The blocking front: runs a future on a thread, which parks while the future waits.
 
-use crate::single_flight::Alarm;
+use crate::single_flight::Timer;
 use std::cell::Cell;
 use std::future::Future;
 use std::pin::pin;
@@ -29,17 +29,18 @@ thread_local! {
     static WAKER: Waker = new_waker();
 }
 
-/// Tells [`block_on`] how long to park.
+/// A timer that sets the time until which [`block_on`] parks.
 pub(crate) struct ThreadTimer<'a>(&'a Cell<Option<Instant>>);
 
-impl Alarm for ThreadTimer<'_> {
+impl Timer for ThreadTimer<'_> {
     fn set(&mut self, at: Option<Instant>, _: &mut Context<'_>) -> Poll<()> {
         self.0.set(at);
         Poll::Pending
     }
 }
 
-/// Runs a future on this thread, which it may park through the alarm only.
+/// Runs a future on this thread, and parks the thread while the future waits. The future may set the end of the parking
+/// through its timer only.
 pub(crate) fn block_on<'a, F: Future>(
     wake_at: &'a Cell<Option<Instant>>,
     make: impl FnOnce(ThreadTimer<'a>) -> F,
@@ -48,7 +49,7 @@ pub(crate) fn block_on<'a, F: Future>(
     let mut run = |waker: &Waker| {
         let mut cx = Context::from_waker(waker);
         loop {
-            // `park` may return at any time, and the future looks at everything afresh.
+            // `park` may return spuriously, so the future is polled after each return.
             if let Poll::Ready(output) = future.as_mut().poll(&mut cx) {
                 return output;
             }
@@ -58,7 +59,7 @@ pub(crate) fn block_on<'a, F: Future>(
             }
         }
     };
-    // A thread that is ending may have lost its waker already; it makes one more.
+    // The waker of a thread that is ending may have been dropped already. A new one serves instead.
     match WAKER.try_with(&mut run) {
         Ok(output) => output,
         Err(_) => run(&new_waker()),

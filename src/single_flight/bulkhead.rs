@@ -1,7 +1,8 @@
-//! A bound on the number of loads that run at one time, over all keys. Callers above it wait in order.
+//! A bound on the number of loads that run at one time, over all keys. Callers above the bound wait in order of
+//! arrival.
 
 use crate::single_flight::Pending;
-use crate::single_flight::context::{Entered, is_within};
+use crate::single_flight::context::{Entered, is_running};
 use crate::single_flight::permits::{HolderId, PermitQueue, Reply, Ticket};
 use crate::single_flight::state::wake;
 use crate::sync::{Mutex, MutexGuard};
@@ -28,28 +29,28 @@ impl Bulkhead {
         }
     }
 
-    /// Checks whether the current thread runs a load that already holds a permit. Loads within it need no
-    /// other permit, for which they might wait while they hold up the one that is to be released.
-    pub(crate) fn is_passed(&self) -> bool {
-        is_within(self)
+    /// Checks whether the current thread runs a load that holds a permit of this bulkhead. Loads within it need no
+    /// other permit. They could wait for it without end, because the outer load keeps its permit meanwhile.
+    pub(crate) fn is_entered(&self) -> bool {
+        is_running(self)
     }
 
     /// Takes a permit, if one is free and not offered to a caller in the queue.
-    pub(crate) fn try_pass(self: &Arc<Self>) -> Option<Permit> {
+    pub(crate) fn try_acquire(self: &Arc<Self>) -> Option<Permit> {
         let now = (self.now)();
         self.step(now, |queue| Some(self.permit(queue.try_take(now)?)))
     }
 
-    /// Waits for a permit, in order of arrival. `on_poll` is called whenever the caller is polled.
+    /// Waits for a permit, in order of arrival. Calls `on_poll` whenever the caller is polled.
     ///
     /// # Errors
     ///
     /// Returns an error if there is no permit until `deadline`.
     #[cfg(feature = "redis")]
-    pub(crate) async fn pass(
+    pub(crate) async fn acquire(
         self: &Arc<Self>,
         deadline: Option<Instant>,
-        alarm: &mut impl crate::single_flight::Alarm,
+        timer: &mut impl crate::single_flight::Timer,
         mut on_poll: impl FnMut(),
     ) -> Result<Permit, crate::single_flight::TimedOut> {
         let mut queued = self.enqueue();
@@ -57,10 +58,10 @@ impl Bulkhead {
             on_poll();
             queued.poll(cx.waker())
         };
-        crate::single_flight::until(alarm, deadline, ready).await
+        crate::single_flight::poll_until(timer, deadline, ready).await
     }
 
-    /// Takes a place at the end of the queue.
+    /// Appends the caller to the queue.
     pub(crate) fn enqueue(self: &Arc<Self>) -> Queued<'_> {
         Queued {
             bulkhead: self,
@@ -81,8 +82,8 @@ impl Bulkhead {
         }
     }
 
-    /// Runs a step on the queue once it has advanced to `now`, and wakes the callers that this returns. If waking
-    /// panics, the result is dropped without the lock, so a permit in it is released.
+    /// Advances the queue to `now`, runs a step on it, and wakes the callers that have an offer. If waking panics, the
+    /// result is dropped without the lock, so a permit in it is released.
     fn step<T>(&self, now: Instant, step: impl FnOnce(&mut PermitQueue) -> T) -> T {
         let mut queue = self.queue.lock();
         let woken = queue.advance(now);
@@ -126,16 +127,16 @@ impl Drop for Permit {
     }
 }
 
-/// A place in the queue. Dropping it passes an offer on.
+/// A caller in the queue. Dropping it removes the caller, and passes its offer on to the next one.
 pub(crate) struct Queued<'a> {
     bulkhead: &'a Arc<Bulkhead>,
     ticket: Ticket,
 }
 
 impl Queued<'_> {
-    /// Asks for a permit. Not called again once it has returned one.
+    /// Asks for a permit. Not called again after it has returned one.
     pub(crate) fn poll(&mut self, waker: &Waker) -> Result<Permit, Pending> {
-        // Wakers are cloned and dropped without the lock: both run an executor's code.
+        // Wakers are cloned and dropped without the lock, because both run code of an executor.
         let mut waker = Some(waker.clone());
         let now = (self.bulkhead.now)();
         self.bulkhead.step(now, |queue| {

@@ -1,8 +1,8 @@
-//! The loads that the current thread runs at this moment: their flights, so that a call of a loader for its
-//! own key is recognized, and their bulkheads, so that a load within a load needs no second permit.
+//! The loads that the current thread runs at this moment, so that a loader's call for its own key is recognized, and
+//! their bulkheads, so that a load within a load needs no second permit.
 //!
-//! A task runs on the thread that polls it, so this holds for tasks as well, unless a loader calls the cache
-//! from another task or thread that it has started.
+//! A task runs on the thread that polls it, so this holds for tasks as well, unless a loader calls the cache from
+//! another task or thread that it has started.
 
 use crate::sync::thread_local;
 use std::cell::RefCell;
@@ -13,49 +13,49 @@ use std::task::{Poll, ready};
 thread_local! {
     // Addresses of objects that live as long as their `Entered`. loom's macro accepts no `const` blocks.
     #[allow(clippy::missing_const_for_thread_local)]
-    static WITHIN: RefCell<Vec<(usize, LoaderId)>> = RefCell::new(Vec::new());
+    static ACTIVE_LOADS: RefCell<Vec<(usize, LoaderId)>> = RefCell::new(Vec::new());
 }
 
-/// The name of a loader's type, if it is known. Loaders of one place in the code have the same name.
+/// The type name of a loader, if it is known. Loaders of one place in the code have the same type name.
 pub(crate) type LoaderId = Option<&'static str>;
 
 /// The depth up to which loaders of the same place in the code run within each other for one key.
 const MAX_REENTRIES: usize = 8;
 
-/// A mark on this thread that it runs a load of a flight or of a bulkhead. Dropping it removes the mark.
+/// A mark of this thread: it runs a load, or a load with a permit of a bulkhead. Dropping it removes the mark.
 pub(crate) struct Entered(usize);
 
 impl Entered {
-    pub(crate) fn new<T>(what: *const T) -> Self {
-        Self::at(what as usize, None)
+    pub(crate) fn new<T>(address: *const T) -> Self {
+        Self::at(address as usize, None)
     }
 
-    pub(crate) fn by<T>(what: *const T, loader: LoaderId) -> Self {
-        Self::at(what as usize, loader)
+    pub(crate) fn by<T>(address: *const T, loader: LoaderId) -> Self {
+        Self::at(address as usize, loader)
     }
 
-    fn at(what: usize, loader: LoaderId) -> Self {
-        // An error means that the thread is ending. A recursion of a load in a destructor is then not recognized.
-        let _ = WITHIN.try_with(|within| within.borrow_mut().push((what, loader)));
-        Self(what)
+    fn at(address: usize, loader: LoaderId) -> Self {
+        // An error means that the thread is ending. A recursion in a destructor is then not recognized.
+        let _ = ACTIVE_LOADS.try_with(|active| active.borrow_mut().push((address, loader)));
+        Self(address)
     }
 }
 
-/// A call for a key on a thread that runs the loader of this key. Most often the loader made the call. But a loader
-/// that waits in a work-stealing pool may have stolen another caller's job, which is no recursion.
+/// A call for a key on a thread that runs the loader of this key. Usually the loader makes this call. But a loader that
+/// waits in a work-stealing pool may run a stolen job of another caller, which is no recursion.
 pub(crate) struct Reentry(usize);
 
 impl Reentry {
-    pub(crate) fn into<T>(what: *const T) -> Self {
-        Self(what as usize)
+    pub(crate) fn new<T>(address: *const T) -> Self {
+        Self(address as usize)
     }
 
-    /// Checks whether the call may have been stolen: it comes from the same place in the code as the load that
-    /// it runs within, and the nesting is less than `MAX_REENTRIES` deep, which an endless recursion exceeds.
+    /// Checks whether the call may belong to a stolen job: it comes from the same place in the code as the load that it
+    /// runs within, and the nesting is less than `MAX_REENTRIES` deep, which an endless recursion exceeds.
     pub(crate) fn may_be_stolen(&self, loader: LoaderId) -> bool {
-        let depth = WITHIN.try_with(|within| {
-            let within = within.borrow();
-            let loads = within.iter().filter(|(what, _)| *what == self.0);
+        let depth = ACTIVE_LOADS.try_with(|active| {
+            let active = active.borrow();
+            let loads = active.iter().filter(|(address, _)| *address == self.0);
             let is_same = loads.clone().all(|(_, other)| *other == loader);
             is_same.then(|| loads.count())
         });
@@ -71,22 +71,23 @@ impl Reentry {
 
 impl Drop for Entered {
     fn drop(&mut self) {
-        let _ = WITHIN.try_with(|within| {
-            let mut within = within.borrow_mut();
-            if let Some(last) = within.iter().rposition(|&(what, _)| what == self.0) {
-                within.remove(last);
+        let _ = ACTIVE_LOADS.try_with(|active| {
+            let mut active = active.borrow_mut();
+            if let Some(last) = active.iter().rposition(|&(address, _)| address == self.0) {
+                active.remove(last);
             }
         });
     }
 }
 
-pub(crate) fn is_within<T>(what: *const T) -> bool {
-    WITHIN
-        .try_with(|within| {
-            within
+/// Checks whether this thread has a mark for this address.
+pub(crate) fn is_running<T>(address: *const T) -> bool {
+    ACTIVE_LOADS
+        .try_with(|active| {
+            active
                 .borrow()
                 .iter()
-                .any(|&(other, _)| other == what as usize)
+                .any(|&(other, _)| other == address as usize)
         })
         .unwrap_or(false)
 }
@@ -94,8 +95,8 @@ pub(crate) fn is_within<T>(what: *const T) -> bool {
 /// Checks whether this thread runs a loader of any cache.
 #[cfg(feature = "tokio")]
 pub(crate) fn is_loading() -> bool {
-    let within = WITHIN.try_with(|within| !within.borrow().is_empty());
-    within.unwrap_or(false)
+    let active = ACTIVE_LOADS.try_with(|active| !active.borrow().is_empty());
+    active.unwrap_or(false)
 }
 
 /// Makes a future by `make`, awaits it, and returns the result of `finish` for its output. Each of these steps runs

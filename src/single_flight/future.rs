@@ -1,23 +1,23 @@
-//! The front for tasks: an alarm by the timer of the runtime, or of the process if there is no runtime.
+//! The async front: a timer of the runtime, or of the process if there is no runtime.
 
-use crate::single_flight::Alarm;
-use crate::single_flight::timer::Timer;
+use crate::single_flight::Timer;
+use crate::single_flight::timer::ScheduledWake;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
-/// An alarm for a task: by `tokio::time` with the feature `tokio` and in its runtime, otherwise by a thread that
-/// all such tasks of the process share.
+/// A timer for a task: `tokio::time` with the feature `tokio` and in its runtime, otherwise a thread that all such
+/// tasks of the process share.
 #[derive(Default)]
 pub(crate) struct TaskTimer {
     #[cfg(feature = "tokio")]
     sleep: Option<(Instant, std::pin::Pin<Box<tokio::time::Sleep>>)>,
-    timer: Option<Timer>,
+    scheduled: Option<ScheduledWake>,
 }
 
-impl Alarm for TaskTimer {
+impl Timer for TaskTimer {
     fn set(&mut self, at: Option<Instant>, cx: &mut Context<'_>) -> Poll<()> {
-        // A timer that was set before may have another waker than the task has now.
-        self.timer = None;
+        // A wake-up that was scheduled before may have another waker than the task has now.
+        self.scheduled = None;
         #[cfg(feature = "tokio")]
         if tokio::runtime::Handle::try_current().is_ok() {
             return self.set_sleep(at, cx);
@@ -28,7 +28,7 @@ impl Alarm for TaskTimer {
         if at <= Instant::now() {
             return Poll::Ready(());
         }
-        self.timer = Timer::set(at, cx.waker().clone());
+        self.scheduled = ScheduledWake::set(at, cx.waker().clone());
         Poll::Pending
     }
 }
@@ -41,7 +41,7 @@ impl TaskTimer {
             return Poll::Pending;
         };
         if !matches!(&self.sleep, Some((set, sleep)) if *set == at && !sleep.is_elapsed()) {
-            // A duration, not a time: tokio's clock may be paused, and then differs from the system's.
+            // A duration and not a time, because tokio's clock may be paused and then differs from the system's.
             let left = at.saturating_duration_since(Instant::now());
             self.sleep = Some((at, Box::pin(tokio::time::sleep(left))));
         }

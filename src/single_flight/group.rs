@@ -1,24 +1,24 @@
-//! Several flights of one caller: leads that are lost together, and waits that are polled together.
+//! Several loads of one caller: leads that are handed over together, and waits that are polled together.
 //!
-//! A caller that waits for several keys and finds that their leader is gone takes over all of them at
-//! once, so that they are one load. This needs two things: the leads of a batch are all handed over
-//! before any waiter is woken, and a woken caller polls all its flights before it acts.
+//! A caller that waits for several keys whose leader is dropped takes over all of them at once, so that one call of its
+//! loader loads them. This needs two things: the leads of a batch are all handed over before any waiter is woken, and a
+//! woken caller polls all its waits before it acts.
 
 use crate::single_flight::leader::Leader;
 use crate::single_flight::state::{Candidate, wake};
-use crate::single_flight::wait::{Alarm, TimedOut, until};
-use crate::single_flight::waiter::{Pending, Step, Waiter};
+use crate::single_flight::wait::{TimedOut, Timer, poll_until};
+use crate::single_flight::waiter::{Answer, Pending, Waiter};
 use crate::sync::Mutex;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::task::{Wake, Waker};
 use std::time::Instant;
 
-/// The leads of several flights, each with the caller's number for its key. Dropped, all of them are
+/// The leads of one caller, each with the caller's number for its key. When the group is dropped, all of them are
 /// handed over to waiters before the first waiter is woken.
-pub(crate) struct Leaders<'a, K, V>(VecDeque<(usize, Leader<'a, K, V>)>);
+pub(crate) struct LeaderGroup<'a, K, V>(VecDeque<(usize, Leader<'a, K, V>)>);
 
-impl<'a, K, V> Leaders<'a, K, V> {
+impl<'a, K, V> LeaderGroup<'a, K, V> {
     pub(crate) const fn new() -> Self {
         Self(VecDeque::new())
     }
@@ -41,37 +41,35 @@ impl<'a, K, V> Leaders<'a, K, V> {
     }
 }
 
-impl<K, V> Drop for Leaders<'_, K, V> {
+impl<K, V> Drop for LeaderGroup<'_, K, V> {
     fn drop(&mut self) {
         let mut woken = Vec::new();
         for (_, leader) in &mut self.0 {
             woken.append(&mut leader.abandon());
         }
-        // The leaders themselves are dropped after this: a panic in the `drop` of a key would lose
-        // the waiters.
+        // The leaders themselves are dropped after this, because a panic in the `drop` of a key would lose the waiters.
         wake(woken);
     }
 }
 
-/// The flights in which a caller waits, each with the caller's number for its key.
+/// The waits of one caller, each with the caller's number for its key.
 ///
-/// Each waiter has a waker of its own, which notes the waiter before it wakes the caller. So the caller
-/// polls only the waiters that were woken, and the work of a batch that waits for many single loads
-/// stays linear in their number.
-pub(crate) struct Waiting<'a, K, V> {
+/// Each waiter has its own waker, which records the waiter before it wakes the caller. So the caller polls only the
+/// waiters that were woken, and the work of a batch that waits for many single loads is linear in their number.
+pub(crate) struct WaiterGroup<'a, K, V> {
     /// The waiters, each `None` once it has an answer.
     members: Vec<Option<Member<'a, K, V>>>,
     /// The number of waiters without an answer.
     left: usize,
     woken: Arc<Woken>,
-    /// Whether all members are to be polled, woken or not.
+    /// `true` if all members are to be polled, woken or not.
     poll_all: bool,
     /// The time at which all members are to be polled at the latest.
     again: Option<Instant>,
 }
 
 /// The answers to some of the waiters, each with the caller's number for its key.
-type Steps<'a, K, V> = Vec<(usize, Step<'a, K, V>)>;
+type Answers<'a, K, V> = Vec<(usize, Answer<'a, K, V>)>;
 
 struct Member<'a, K, V> {
     at: usize,
@@ -105,7 +103,7 @@ impl Wake for WakeMember {
     }
 }
 
-impl<'a, K, V> Waiting<'a, K, V> {
+impl<'a, K, V> WaiterGroup<'a, K, V> {
     pub(crate) fn new() -> Self {
         Self {
             members: Vec::new(),
@@ -146,47 +144,47 @@ impl<'a, K, V> Waiting<'a, K, V> {
         }
     }
 
-    /// Lets other waiters lead in all of these flights until [`any`](Self::any) is called, because the caller is
-    /// about to be busy with a load.
-    pub(crate) fn step_back(&mut self) {
+    /// Lets other waiters lead all of these loads until [`next_answers`](Self::next_answers) is called, because the
+    /// caller is about to be busy with a load.
+    pub(crate) fn mark_busy(&mut self) {
         for member in self.members.iter_mut().flatten() {
-            member.waiter.step_back();
+            member.waiter.mark_busy();
         }
         self.poll_all = true;
     }
 
-    /// Waits until at least one waiter has an answer. Returns all answers; their waiters wait no longer.
-    /// `candidate` returns the terms on which they would lead, the same for all, so that leases that
-    /// end together are taken over together.
+    /// Waits until at least one waiter has an answer. Returns all answers, and removes their waiters. `candidate`
+    /// returns the terms on which they would lead, the same for all, so that loads whose leases end together are taken
+    /// over together.
     ///
     /// # Errors
     ///
     /// Returns an error if there is no answer until `deadline`.
-    pub(crate) async fn any(
+    pub(crate) async fn next_answers(
         &mut self,
         candidate: impl Fn() -> Candidate,
         deadline: Option<Instant>,
-        alarm: &mut impl Alarm,
-    ) -> Result<Steps<'a, K, V>, TimedOut> {
-        until(alarm, deadline, |cx| self.poll(candidate(), cx.waker())).await
+        timer: &mut impl Timer,
+    ) -> Result<Answers<'a, K, V>, TimedOut> {
+        poll_until(timer, deadline, |cx| self.poll(candidate(), cx.waker())).await
     }
 
-    fn poll(&mut self, candidate: Candidate, waker: &Waker) -> Result<Steps<'a, K, V>, Pending> {
-        // This comes before any member is polled, so that a wake from now on wakes the caller.
+    fn poll(&mut self, candidate: Candidate, waker: &Waker) -> Result<Answers<'a, K, V>, Pending> {
+        // This comes before the members are polled, so that a wake from now on wakes the caller.
         let woken = self.take_woken(candidate.now, waker);
-        let mut told = self.poll_members(woken, candidate);
-        if told
+        let mut answers = self.poll_members(woken, candidate);
+        if answers
             .iter()
-            .any(|(_, step)| !matches!(step, Step::Completed(_)))
+            .any(|(_, step)| !matches!(step, Answer::Completed(_)))
         {
-            // A load was lost. If it was one of a batch, the others are lost too, though not all of
-            // their waiters may have been woken yet.
-            told.append(&mut self.poll_members(0..self.members.len(), candidate));
+            // A load has lost its leader. If it belongs to a batch, the other loads of the batch have lost theirs too,
+            // but some of their waiters may not have been woken yet.
+            answers.append(&mut self.poll_members(0..self.members.len(), candidate));
         }
-        if told.is_empty() {
+        if answers.is_empty() {
             Err(Pending { again: self.again })
         } else {
-            Ok(told)
+            Ok(answers)
         }
     }
 
@@ -194,27 +192,27 @@ impl<'a, K, V> Waiting<'a, K, V> {
         &mut self,
         members: impl IntoIterator<Item = usize>,
         candidate: Candidate,
-    ) -> Steps<'a, K, V> {
-        let mut told = Vec::new();
+    ) -> Answers<'a, K, V> {
+        let mut answers = Vec::new();
         for index in members {
             let Some(member) = &mut self.members[index] else {
                 continue;
             };
             match member.waiter.poll(candidate, &member.waker) {
                 Ok(step) => {
-                    told.push((member.at, step));
+                    answers.push((member.at, step));
                     self.members[index] = None;
                     self.left -= 1;
                 }
                 Err(Pending { again }) => self.again = self.again.into_iter().chain(again).min(),
             }
         }
-        told
+        answers
     }
 
     /// Returns the members to poll now, in their order, and registers the caller's waker for the next ones.
     fn take_woken(&mut self, now: Instant, caller: &Waker) -> Vec<usize> {
-        // The wakers are cloned and dropped without the lock, because both run an executor's code.
+        // The wakers are cloned and dropped without the lock, because both run code of an executor.
         let caller = Some(caller.clone());
         let mut woken = self.woken.0.lock();
         let old_caller = std::mem::replace(&mut woken.caller, caller);

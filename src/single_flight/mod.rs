@@ -1,28 +1,28 @@
 //! Single flight: of all callers that want one key, one loads and the others wait for it.
 //!
-//! Modelled on Go's `singleflight`, with three additions. A leader that ends without an outcome (a panic, a
-//! dropped future) hands over to exactly one waiter. A leader that loads for longer than its lease is
-//! superseded by exactly one waiter. A write to the key *revokes* the flight, like an invalidation
-//! ends a lease of memcached (Nishtala et al., "Scaling Memcache at Facebook", NSDI 2013): the
-//! callers of the flight get its value, but it is not stored, and later callers start a new flight.
+//! Modelled on Go's `singleflight`, with three additions. A leader that ends without an outcome (a panic, a dropped
+//! future) hands over to exactly one waiter. A leader that loads for longer than its lease is superseded by exactly one
+//! waiter. A write to the key *revokes* the load, like an invalidation ends a lease of memcached (Nishtala et al.,
+//! "Scaling Memcache at Facebook", NSDI 2013): the callers of the load get its value, but it is not stored, and later
+//! callers start a new load.
 //!
-//! [`State`] is the state machine, which is pure. [`Flight`] puts it under a lock. [`Flights`] finds the
-//! flight of a key. Callers wait by [`Waker`], so threads ([`blocking`]) and tasks ([`future`]) wait in
-//! one queue, and the code for it (`wait.rs`) is written once.
+//! [`State`] is the state machine, which is pure. [`InFlightLoad`] puts it under a lock. [`InFlightLoads`] finds the
+//! load of a key. Callers wait by [`Waker`], so threads ([`blocking`]) and tasks ([`future`]) wait in one queue, and
+//! the code for it (`wait.rs`) is written once.
 //!
 //! # Why a load that began before a write never stores
 //!
 //! The cache does the following, in this order:
 //!
 //! - A leader looks the key up and registers here while it holds the shard's lock shared. Then it loads. Then it
-//!   calls [`Flights::write`] and stores while it holds the shard's lock exclusively.
-//! - Every other writer calls [`Flights::write`] and writes while it holds the shard's lock exclusively.
+//!   calls [`InFlightLoads::begin_write`] and stores while it holds the shard's lock exclusively.
+//! - Every other writer calls [`InFlightLoads::begin_write`] and writes while it holds the shard's lock exclusively.
 //!
-//! If the leader held the lock first, the lock makes its registration visible to the writer, which
-//! revokes the flight. If the writer held it first, the load began after the write. So `write` may rely on the count
-//! of registered flights without taking the table's lock. A flight that closes may leave the
-//! table at any time; a thread that reads the lower count also sees that the flight may not store. A waiter that
-//! takes over a flight leads one that was registered before, and no waiter leads a revoked flight.
+//! If the leader held the lock first, the lock makes its registration visible to the writer, which revokes the load.
+//! If the writer held it first, the load began after the write. So `begin_write` may rely on the number of registered
+//! loads without acquiring the table's lock. A load that ends may be unregistered at any time; a thread that reads the
+//! lower number also sees that the load may not store. A waiter that takes over a load leads one that was registered
+//! before, and no waiter leads a revoked load.
 //!
 //! Locks are taken in this order: shard, table, state. None is held while user code runs, except for
 //! `Eq` and `Clone` of keys under the table's lock.
@@ -40,24 +40,24 @@ mod timer;
 mod wait;
 mod waiter;
 #[cfg_attr(not(feature = "snapshot"), allow(dead_code))]
-mod watch;
+mod write_log;
 
 pub(crate) use crate::single_flight::bulkhead::{Bulkhead, Permit, Queued};
 #[cfg(feature = "tokio")]
 pub(crate) use crate::single_flight::context::is_loading;
 pub(crate) use crate::single_flight::context::{LoaderId, Reentry, run_within};
-pub(crate) use crate::single_flight::group::{Leaders, Waiting};
+pub(crate) use crate::single_flight::group::{LeaderGroup, WaiterGroup};
 pub(crate) use crate::single_flight::leader::Leader;
 #[cfg(feature = "tokio")]
-pub(crate) use crate::single_flight::leader::Suspended;
+pub(crate) use crate::single_flight::leader::SuspendedLeader;
 pub(crate) use crate::single_flight::state::{Candidate, Superseded};
-pub(crate) use crate::single_flight::wait::{Alarm, TimedOut, until};
-pub(crate) use crate::single_flight::waiter::{Pending, Step, Waiter};
+pub(crate) use crate::single_flight::wait::{TimedOut, Timer, poll_until};
+pub(crate) use crate::single_flight::waiter::{Answer, Pending, Waiter};
 #[cfg(feature = "snapshot")]
-pub(crate) use crate::single_flight::watch::Watcher;
+pub(crate) use crate::single_flight::write_log::WriteObserver;
 
-use crate::error::AnyError;
-use crate::single_flight::context::is_within;
+use crate::error::{AnyError, LoadError};
+use crate::single_flight::context::is_running;
 use crate::single_flight::state::{Admission, State, Waiters, wake};
 use crate::single_flight::table::Table;
 use crate::sync::reentrancy::{LockGuardMark, assert_no_exclusive_lock_held};
@@ -75,33 +75,33 @@ pub(crate) enum Outcome<V> {
     Stale(V),
     /// The load succeeded, but returned no value for the key.
     Absent,
-    Failed(Arc<AnyError>),
+    Failed(LoadError<AnyError>),
 }
 
-/// The value of `Flight::stored` from which on no generation may store.
+/// The value of `InFlightLoad::stored` with which no generation may store.
 const REVOKED: u32 = u32::MAX;
 
 /// The load of one key in flight.
-pub(crate) struct Flight<K, V> {
+pub(crate) struct InFlightLoad<K, V> {
     hash: u64,
     key: K,
-    /// Whether other callers may wait for it. They may not for an [exclusive](Flights::register_exclusive) flight.
+    /// `false` for an [update](InFlightLoads::register_update), for which no other caller may wait.
     joinable: bool,
-    /// Whether a caller has joined. Until then only the leader has a reference to it. Accessed under the table's
-    /// lock, so relaxed.
+    /// `true` once a caller has joined. Until then only the leader has a reference to this load. Accessed under the
+    /// table's lock, so relaxed.
     joined: AtomicBool,
-    /// The newest generation that has stored, or [`REVOKED`]. Written under the table's lock, and
-    /// read under it by leaders that are about to store, so relaxed.
+    /// The newest generation that has stored, or [`REVOKED`]. Written under the table's lock, and read under it by
+    /// leaders that are about to store, so relaxed.
     stored: AtomicU32,
-    /// The first epoch whose callers may not have the outcome. Written before the outcome.
+    /// The first epoch whose callers may not get the outcome. Written before the outcome.
     outdated_from: AtomicU64,
     state: Mutex<State>,
     /// The outcome. Set before the phase is `Over`, unless waiters have to start again.
     outcome: OnceLock<Outcome<V>>,
 }
 
-impl<K, V> Flight<K, V> {
-    fn launch(hash: u64, key: K, joinable: bool, state: State) -> Arc<Self> {
+impl<K, V> InFlightLoad<K, V> {
+    fn new(hash: u64, key: K, joinable: bool, state: State) -> Arc<Self> {
         Arc::new(Self {
             hash,
             key,
@@ -119,35 +119,35 @@ impl<K, V> Flight<K, V> {
     }
 }
 
-/// The flights over one shard.
+/// The loads in flight of the keys of one shard.
 #[repr(align(64))]
-pub(crate) struct Flights<K, V> {
-    /// The length of `table`, plus one if there is a watch, so that writers see without a lock that there is
-    /// nothing to revoke or to note.
+pub(crate) struct InFlightLoads<K, V> {
+    /// The length of `table`, plus one if it has a write log, so that writers see without a lock that there is nothing
+    /// to revoke or to record.
     registered: AtomicUsize,
-    /// The registered flights. A flight is registered until it has an outcome, is revoked, or has neither leader nor
+    /// The registered loads. A load is registered until it has an outcome, is revoked, or has neither leader nor
     /// waiter. So the table never drops the last reference, and with it a key, under its lock.
     table: Mutex<Table<K, V>>,
 }
 
-/// The role of a caller in a flight.
+/// The role of a caller in a load.
 pub(crate) enum Role<'a, K, V> {
     Lead(Leader<'a, K, V>),
     Wait(Waiter<'a, K, V>),
-    /// The caller's thread runs the loader of this flight.
+    /// The caller's thread runs the loader of this load.
     Recursive(Reentry),
 }
 
-/// The result of the search for a flight to join.
+/// The result of the search for a load to join.
 enum Join<'a, K, V> {
     Found(Role<'a, K, V>),
-    /// There is none, or there was one of an older epoch, which has been removed from the table.
-    Launch {
+    /// There is none. If there was one of an older epoch, the new load `replaces` it.
+    StartNew {
         replaces: bool,
     },
 }
 
-impl<K: Eq, V> Flights<K, V> {
+impl<K: Eq, V> InFlightLoads<K, V> {
     pub(crate) fn new() -> Self {
         Self {
             registered: AtomicUsize::new(0),
@@ -155,8 +155,8 @@ impl<K: Eq, V> Flights<K, V> {
         }
     }
 
-    /// Joins the key's flight, or starts one. Called under the shard's shared lock, which is not released between
-    /// the lookup that found nothing and this call.
+    /// Joins the load of a key in flight, or starts one. Called under the shard's shared lock, which is not released
+    /// between the lookup that found nothing and this call.
     ///
     /// # Panics
     ///
@@ -168,38 +168,39 @@ impl<K: Eq, V> Flights<K, V> {
         assert_no_exclusive_lock_held("load into");
         let mut table = self.table.lock();
         let replaces = match self.join(&mut table, hash, key, candidate) {
-            Join::Found(boarding) => return boarding,
-            Join::Launch { replaces } => replaces,
+            Join::Found(role) => return role,
+            Join::StartNew { replaces } => replaces,
         };
-        // The key is cloned under the lock: if it were cloned before, a flight that is not needed would be dropped
-        // under the shard's lock.
-        let _held = LockGuardMark::writing();
+        // The key is cloned under the table's lock. If it were cloned before, a clone that is not needed would be
+        // dropped under the shard's lock.
+        let _guard_mark = LockGuardMark::writing();
         let state = State::led(candidate, replaces);
-        let flight = Flight::launch(hash, key.clone(), true, state);
-        Role::Lead(self.register(&mut table, flight, candidate))
+        let load = InFlightLoad::new(hash, key.clone(), true, state);
+        Role::Lead(self.register(&mut table, load, candidate))
     }
 
-    /// Starts a flight that no caller joins, for a read, a decision and a write that form one step. Its leader may
-    /// store unless the key has been written to since. So of several for one key only the first to write stores.
-    pub(crate) fn register_exclusive(
+    /// Registers an update: an operation that reads a key, runs user code, and writes the key as one step. No caller
+    /// joins it. Its leader may store unless the key has been written to since the registration. So of several updates
+    /// of one key only the first to write stores.
+    pub(crate) fn register_update(
         &self,
         hash: u64,
         key: K,
         candidate: Candidate,
     ) -> Leader<'_, K, V> {
-        let flight = Flight::launch(hash, key, false, State::led(candidate, false));
-        self.register(&mut self.table.lock(), flight, candidate)
+        let load = InFlightLoad::new(hash, key, false, State::led(candidate, false));
+        self.register(&mut self.table.lock(), load, candidate)
     }
 
     fn register(
         &self,
         table: &mut Table<K, V>,
-        flight: Arc<Flight<K, V>>,
+        load: Arc<InFlightLoad<K, V>>,
         candidate: Candidate,
     ) -> Leader<'_, K, V> {
-        table.insert(Arc::clone(&flight));
-        self.count(table);
-        Leader::new(self, flight, 1, candidate)
+        table.insert(Arc::clone(&load));
+        self.update_registered(table);
+        Leader::new(self, load, 1, candidate)
     }
 
     fn join(
@@ -209,134 +210,136 @@ impl<K: Eq, V> Flights<K, V> {
         key: &K,
         candidate: Candidate,
     ) -> Join<'_, K, V> {
-        let _held = LockGuardMark::writing();
-        let is_it = |other: &Arc<Flight<K, V>>| other.joinable && other.key == *key;
-        let Some(flight) = table.find(hash, is_it) else {
-            return Join::Launch { replaces: false };
+        let _guard_mark = LockGuardMark::writing();
+        let is_it = |other: &Arc<InFlightLoad<K, V>>| other.joinable && other.key == *key;
+        let Some(load) = table.find(hash, is_it) else {
+            return Join::StartNew { replaces: false };
         };
-        if is_within(Arc::as_ptr(flight)) {
-            return Join::Found(Role::Recursive(Reentry::into(Arc::as_ptr(flight))));
+        if is_running(Arc::as_ptr(load)) {
+            return Join::Found(Role::Recursive(Reentry::new(Arc::as_ptr(load))));
         }
-        flight.joined.store(true, Relaxed);
-        let admission = flight.state.lock().admit(candidate);
+        load.joined.store(true, Relaxed);
+        let admission = load.state.lock().admit(candidate);
         Join::Found(match admission {
             Admission::Lead { generation } => {
-                Role::Lead(Leader::new(self, Arc::clone(flight), generation, candidate))
+                Role::Lead(Leader::new(self, Arc::clone(load), generation, candidate))
             }
             Admission::Wait { ticket } => {
-                Role::Wait(Waiter::new(self, Arc::clone(flight), ticket, candidate))
+                Role::Wait(Waiter::new(self, Arc::clone(load), ticket, candidate))
             }
             Admission::Replace => {
-                let flight = Arc::clone(flight);
-                self.close(table, &flight);
-                return Join::Launch { replaces: true };
+                let load = Arc::clone(load);
+                self.unregister(table, &load);
+                return Join::StartNew { replaces: true };
             }
         })
     }
 
-    /// Begins a write to a key. From now on no flight for the key may store, except for the leader's own.
-    /// Called under the shard's exclusive lock, which is kept until the write is done.
+    /// Begins a write to a key. From now on no load of the key may store, except for the leader's own. Called under the
+    /// shard's exclusive lock, which is held until the write is finished.
     ///
     /// # Errors
     ///
     /// Returns an error if there is a leader and it may not write, because the key has been written to since it
-    /// registered, or because a later leader of its flight has stored.
+    /// registered, or because a later leader of its load has stored.
     #[inline(always)]
-    pub(crate) fn write<'a, 'f, Q>(
+    pub(crate) fn begin_write<'a, 'f, Q>(
         &'a self,
         hash: u64,
         key: &Q,
         leader: Option<&'a mut Leader<'f, K, V>>,
-    ) -> Result<Writing<'a, 'f, K, V>, Outdated>
+    ) -> Result<KeyWrite<'a, 'f, K, V>, Outdated>
     where
         Q: Equivalent<K> + ?Sized,
     {
-        // If nothing is registered, the leader's flight is closed, and its own state says so.
+        // If nothing is registered, the leader's load was unregistered, and its `stored` says so.
         let is_quiet = self.registered.load(Acquire) == 0;
         if is_quiet && leader.is_none() {
             // Most writes take this path: one atomic load, and a result that stays in registers.
-            return Ok(Writing {
-                flights: self,
+            return Ok(KeyWrite {
+                in_flight: self,
                 table: None,
                 leader: None,
             });
         }
-        self.write_against(hash, key, leader, is_quiet)
+        self.begin_contended_write(hash, key, leader, is_quiet)
     }
 
-    /// Does the work of [`write`](Self::write) if there is a leader or something to revoke.
-    fn write_against<'a, 'f, Q>(
+    /// Begins a write like [`begin_write`](Self::begin_write), if there is a leader or something to revoke.
+    fn begin_contended_write<'a, 'f, Q>(
         &'a self,
         hash: u64,
         key: &Q,
         leader: Option<&'a mut Leader<'f, K, V>>,
         is_quiet: bool,
-    ) -> Result<Writing<'a, 'f, K, V>, Outdated>
+    ) -> Result<KeyWrite<'a, 'f, K, V>, Outdated>
     where
         Q: Equivalent<K> + ?Sized,
     {
         let mut table = (!is_quiet).then(|| self.table.lock());
         if let Some(leader) = &leader {
-            let stored = &leader.flight.stored;
+            let stored = &leader.load.stored;
             if stored.load(Relaxed) > leader.generation {
                 return Err(Outdated);
             }
             stored.store(leader.generation, Relaxed);
         }
         if let Some(table) = &mut table {
-            let is_leaders = |other: &Arc<Flight<K, V>>| {
+            let is_by_leader = |other: &Arc<InFlightLoad<K, V>>| {
                 let leader = leader.as_ref();
-                leader.is_some_and(|leader| Arc::ptr_eq(&leader.flight, other))
+                leader.is_some_and(|leader| Arc::ptr_eq(&leader.load, other))
             };
-            let is_it =
-                |other: &Arc<Flight<K, V>>| !is_leaders(other) && key.equivalent(&other.key);
-            while let Some(flight) = table.take(hash, is_it) {
-                flight.stored.store(REVOKED, Relaxed);
-                self.count(table);
+            let is_it = |other: &Arc<InFlightLoad<K, V>>| {
+                !is_by_leader(other) && key.equivalent(&other.key)
+            };
+            while let Some(load) = table.take(hash, is_it) {
+                load.stored.store(REVOKED, Relaxed);
+                self.update_registered(table);
             }
-            if let Some(watch) = &mut table.watch {
-                watch.note(hash);
+            if let Some(log) = &mut table.log {
+                log.record(hash);
             }
         }
-        Ok(Writing {
-            flights: self,
+        Ok(KeyWrite {
+            in_flight: self,
             table,
             leader,
         })
     }
 
-    /// Revokes all flights, like a [`write`](Self::write) to every key.
+    /// Revokes all loads, like a [write](Self::begin_write) to every key.
     pub(crate) fn revoke_all(&self) {
         let mut table = self.table.lock();
-        for flight in table.drain() {
-            flight.stored.store(REVOKED, Relaxed);
+        for load in table.drain() {
+            load.stored.store(REVOKED, Relaxed);
         }
-        if let Some(watch) = &mut table.watch {
-            watch.note_all();
+        if let Some(log) = &mut table.log {
+            log.record_all();
         }
-        self.count(&table);
+        self.update_registered(&table);
     }
 }
 
-/// The error of a write that was not done, because its key was written to after the leader had registered.
+/// The error of a leader that may not write, because its key was written to after the leader had registered.
 #[derive(Debug)]
 pub(crate) struct Outdated;
 
-/// A write in progress. No caller joins a flight of this shard meanwhile.
-pub(crate) struct Writing<'a, 'f, K, V> {
-    flights: &'a Flights<K, V>,
+/// A write to a key in progress. No caller joins a load of this shard meanwhile.
+pub(crate) struct KeyWrite<'a, 'f, K, V> {
+    in_flight: &'a InFlightLoads<K, V>,
     table: Option<MutexGuard<'a, Table<K, V>>>,
     leader: Option<&'a mut Leader<'f, K, V>>,
 }
 
-impl<K, V> Writing<'_, '_, K, V> {
-    pub(crate) fn is_leaders(&self) -> bool {
+impl<K, V> KeyWrite<'_, '_, K, V> {
+    /// Checks whether a leader writes.
+    pub(crate) fn is_by_leader(&self) -> bool {
         self.leader.is_some()
     }
 
-    /// Ends the write. If no caller waits for the leader, this ends its flight too.
+    /// Ends the write. If no caller waits for the leader, this ends its load too.
     #[inline(always)]
-    pub(crate) fn done(self) {
+    pub(crate) fn finish(self) {
         if self.leader.is_some() {
             self.complete();
         }
@@ -346,60 +349,60 @@ impl<K, V> Writing<'_, '_, K, V> {
         let (Some(leader), Some(mut table)) = (self.leader, self.table) else {
             return;
         };
-        let flight = &leader.flight;
-        if flight.joined.load(Relaxed) {
-            let mut state = flight.state.lock();
+        let load = &leader.load;
+        if load.joined.load(Relaxed) {
+            let mut state = load.state.lock();
             if !state.is_led(leader.generation) || state.is_awaited() {
                 return;
             }
             state.end();
         }
-        self.flights.close(&mut table, flight);
+        self.in_flight.unregister(&mut table, load);
         leader.over = true;
     }
 }
 
-impl<K, V> Flights<K, V> {
-    /// Removes a flight from the table, if it is still there. No superseded leader of it may store
-    /// after this, because a write could not find the flight to revoke it.
-    fn close(&self, table: &mut Table<K, V>, flight: &Arc<Flight<K, V>>) {
-        flight.stored.store(REVOKED, Relaxed);
-        let found = table.take(flight.hash, |other| Arc::ptr_eq(other, flight));
+impl<K, V> InFlightLoads<K, V> {
+    /// Removes a load from the table, if it is still there. No superseded leader of it may store after this, because a
+    /// write could not find the load to revoke it.
+    fn unregister(&self, table: &mut Table<K, V>, load: &Arc<InFlightLoad<K, V>>) {
+        load.stored.store(REVOKED, Relaxed);
+        let found = table.take(load.hash, |other| Arc::ptr_eq(other, load));
         if found.is_some() {
-            self.count(table);
+            self.update_registered(table);
         }
     }
 
-    /// Updates `registered`. A release: a writer that reads that a flight is gone sees that it may not store.
-    fn count(&self, table: &Table<K, V>) {
-        let watched = usize::from(table.watch.is_some());
+    /// Updates `registered`. A release: a writer that reads that a load is gone also sees that it may not store.
+    fn update_registered(&self, table: &Table<K, V>) {
+        let watched = usize::from(table.log.is_some());
         self.registered.store(table.len() + watched, Release);
     }
 
-    /// Runs a step that may leave a flight without a leader, and wakes the waiter that the step returns. If
-    /// no waiter can lead, because there is none or the flight is revoked, the flight ends, and its waiters
-    /// start again, in a flight that is in the table.
-    fn step_away(
+    /// Runs a step that may leave a load without a leader, and wakes the waiter that the step returns. If no waiter can
+    /// lead, because there is none or the load is revoked, the load ends, and its waiters start again with a load that
+    /// is in the table.
+    fn transition(
         &self,
-        flight: &Arc<Flight<K, V>>,
+        load: &Arc<InFlightLoad<K, V>>,
         step: impl FnOnce(&mut State) -> Option<Waker>,
     ) {
-        wake(self.step_aside(flight, step));
+        wake(self.transition_deferred(load, step));
     }
 
-    /// Like [`step_away`](Self::step_away), but returns the waiters to wake.
-    fn step_aside(
+    /// Like [`transition`](Self::transition), but returns the waiters to wake.
+    fn transition_deferred(
         &self,
-        flight: &Arc<Flight<K, V>>,
+        load: &Arc<InFlightLoad<K, V>>,
         step: impl FnOnce(&mut State) -> Option<Waker>,
     ) -> Vec<Waker> {
         let mut table = self.table.lock();
-        let mut state = flight.state.lock();
+        let mut state = load.state.lock();
         let mut waiters = Waiters::new();
         let next = step(&mut state);
         let vacant = state.is_vacant();
-        if vacant && (!state.is_awaited() || flight.is_revoked()) {
-            self.close(&mut table, flight);
+        if vacant && (!state.is_awaited() || load.is_revoked()) {
+            self.unregister(&mut table, load);
             waiters = state.end();
         }
         drop(state);
@@ -408,10 +411,10 @@ impl<K, V> Flights<K, V> {
         next.into_iter().chain(sleeping).collect()
     }
 
-    /// Returns the number of registered flights, for tests.
+    /// Returns the number of registered loads, for tests.
     pub(crate) fn len(&self) -> usize {
         let table = self.table.lock();
-        let watched = usize::from(table.watch.is_some());
+        let watched = usize::from(table.log.is_some());
         assert_eq!(table.len() + watched, self.registered.load(Relaxed));
         table.len()
     }

@@ -1,13 +1,13 @@
-//! Models of flights over a shard with one key: the same scenarios under loom, which runs every
+//! Models of loads of one key: the same scenarios under loom, which runs every
 //! schedule with few preemptions, and under shuttle, which runs many at random.
 
-/// Makes a test of each scenario, by the name of its function.
+/// Defines a test of each scenario, with the name of its function.
 macro_rules! scenarios {
     ($($scenario:ident)*) => {
         mod checked {
             $(#[test]
             fn $scenario() {
-                crate::single_flight::check(crate::single_flight::$scenario);
+                super::check(super::$scenario);
             })*
         }
     };
@@ -62,41 +62,41 @@ fn check(scenario: fn()) {
     shuttle::Runner::new(few_preemptions, config).run(scenario);
 }
 
-/// A waker for a thread of the model. It does not use `unpark`: shuttle's `park` also returns for no reason, which
+/// A waker for a thread of the model. It does not use `unpark`: shuttle's `park` also returns spuriously, which
 /// would hide a lost wake-up, and loom's `unpark` interrupts the wait for a lock.
-struct Bell {
-    rung: Mutex<bool>,
-    heard: Condvar,
+struct ThreadWaker {
+    woken: Mutex<bool>,
+    changed: Condvar,
 }
 
-impl Bell {
+impl ThreadWaker {
     fn wait(&self) {
-        let mut rung = self.rung.lock();
-        while !*rung {
-            rung = self.heard.wait(rung).unwrap();
+        let mut woken = self.woken.lock();
+        while !*woken {
+            woken = self.changed.wait(woken).unwrap();
         }
-        *rung = false;
+        *woken = false;
     }
 }
 
-impl Wake for Bell {
+impl Wake for ThreadWaker {
     fn wake(self: Arc<Self>) {
-        *self.rung.lock() = true;
-        self.heard.notify_one();
+        *self.woken.lock() = true;
+        self.changed.notify_one();
     }
 }
 
 fn block_on<F: Future>(future: F) -> F::Output {
-    let bell = Arc::new(Bell {
-        rung: Mutex::new(false),
-        heard: Condvar::new(),
+    let waker_of_thread = Arc::new(ThreadWaker {
+        woken: Mutex::new(false),
+        changed: Condvar::new(),
     });
-    let waker = bell.clone().into();
+    let waker = waker_of_thread.clone().into();
     let mut future = pin!(future);
     loop {
         match future.as_mut().poll(&mut Context::from_waker(&waker)) {
             Poll::Ready(output) => return output,
-            Poll::Pending => bell.wait(),
+            Poll::Pending => waker_of_thread.wait(),
         }
     }
 }
@@ -104,21 +104,21 @@ fn block_on<F: Future>(future: F) -> F::Output {
 struct Entry {
     value: u32,
     epoch: u64,
-    /// The flight whose leader stored it.
-    flight: Arc<Flight<u32, u32>>,
+    /// The load whose leader stored it.
+    load: Arc<InFlightLoad<u32, u32>>,
     generation: u32,
 }
 
 struct Model {
-    flights: Flights<u32, u32>,
+    in_flight: InFlightLoads<u32, u32>,
     /// The shard and its lock.
     shard: Mutex<Option<Entry>>,
-    /// Accessed relaxed, so that only the locks order what is read.
+    /// Accessed relaxed, so that only the locks order its reads.
     database: AtomicU32,
     epoch: AtomicU64,
-    /// The number of loads in flight, if they count themselves.
+    /// The number of running loads of [`load_one_of_two`](Self::load_one_of_two).
     running: AtomicUsize,
-    /// The number of loads. No atomic of the model, so that counting orders nothing.
+    /// The number of loads. Not an atomic of the model, so that counting orders nothing.
     loads: Monitor,
     start: Instant,
 }
@@ -126,7 +126,7 @@ struct Model {
 impl Model {
     fn new() -> Arc<Self> {
         Arc::new(Self {
-            flights: Flights::new(),
+            in_flight: InFlightLoads::new(),
             shard: Mutex::new(None),
             database: AtomicU32::new(OLD),
             epoch: AtomicU64::new(0),
@@ -153,7 +153,7 @@ impl Model {
         Caller {
             model: self,
             now: Cell::new(self.start),
-            alarm_works: false,
+            timer_works: false,
             epoch: 0,
             permitted: Cell::new(true),
             permitted_once_it_waits: false,
@@ -177,7 +177,7 @@ impl Model {
 
     fn load_one_of_two(&self) -> u32 {
         assert!(self.running.fetch_add(1, Relaxed) < 2);
-        // The load takes some time, so that shuttle lets other threads come.
+        // The load takes some time, so that shuttle runs other threads meanwhile.
         #[cfg(shuttle_models)]
         (0..3).for_each(|_| thread::yield_now());
         let value = self.load();
@@ -189,16 +189,15 @@ impl Model {
         let entry = Entry {
             value,
             epoch: leader.epoch,
-            flight: Arc::clone(&leader.flight),
+            load: Arc::clone(&leader.load),
             generation: leader.generation,
         };
         let mut shard = self.shard.lock();
-        let Ok(writing) = self.flights.write(HASH, &KEY, Some(leader)) else {
+        let Ok(key_write) = self.in_flight.begin_write(HASH, &KEY, Some(leader)) else {
             return false;
         };
         if let Some(old) = &*shard {
-            let is_older =
-                Arc::ptr_eq(&entry.flight, &old.flight) && entry.generation < old.generation;
+            let is_older = Arc::ptr_eq(&entry.load, &old.load) && entry.generation < old.generation;
             assert!(
                 !is_older,
                 "a superseded leader overwrites its successor's value"
@@ -206,7 +205,7 @@ impl Model {
             assert!(entry.epoch >= old.epoch, "the value is of an older epoch");
         }
         *shard = Some(entry);
-        writing.done();
+        key_write.finish();
         true
     }
 
@@ -214,23 +213,23 @@ impl Model {
     fn invalidate(&self) {
         self.change(NEW);
         let mut shard = self.shard.lock();
-        let writing = self.flights.write(HASH, &KEY, None).unwrap();
+        let key_write = self.in_flight.begin_write(HASH, &KEY, None).unwrap();
         *shard = None;
-        writing.done();
+        key_write.finish();
     }
 
     /// Changes the database and then removes all keys from the cache.
     fn clear(&self) {
         self.change(NEW);
         let mut shard = self.shard.lock();
-        self.flights.revoke_all();
+        self.in_flight.revoke_all();
         *shard = None;
     }
 
     /// Checks the stored value and the number of loads at the end of a scenario.
     #[track_caller]
     fn ends_with(&self, stored: Option<u32>, loads: std::ops::RangeInclusive<usize>) {
-        assert_eq!(self.flights.len(), 0);
+        assert_eq!(self.in_flight.len(), 0);
         assert_eq!(self.stored(), stored);
         let count = self.loads.load(Relaxed);
         assert!(loads.contains(&count), "{count} loads");
@@ -241,24 +240,24 @@ impl Model {
     }
 }
 
-/// A caller that wants the key, and its terms.
+/// A caller of the key, and its terms.
 struct Caller<'a> {
     model: &'a Model,
     now: Cell<Instant>,
-    /// Whether its alarm goes off, at once, and moves its time. Otherwise it never does.
-    alarm_works: bool,
+    /// `true` if its timer fires, at once, and moves its time. Otherwise it never fires.
+    timer_works: bool,
     epoch: u64,
     permitted: Cell<bool>,
     permitted_once_it_waits: bool,
     load: fn(&Model) -> u32,
-    /// Whether its load stores the value. A load that fails does not.
+    /// `true` if its load stores the value. A load that fails does not.
     stores: bool,
 }
 
-impl Alarm for &Caller<'_> {
+impl Timer for &Caller<'_> {
     fn set(&mut self, at: Option<Instant>, _: &mut Context<'_>) -> Poll<()> {
         match at {
-            Some(at) if self.alarm_works => {
+            Some(at) if self.timer_works => {
                 self.now.set(at);
                 Poll::Ready(())
             }
@@ -280,36 +279,36 @@ impl<'a> Caller<'a> {
 
     fn join_or_lead(&self) -> Role<'a, u32, u32> {
         self.model
-            .flights
+            .in_flight
             .join_or_lead(HASH, &KEY, self.candidate())
     }
 
-    /// Boards before any other caller.
-    fn is_first(&self) -> Leader<'a, u32, u32> {
+    /// Becomes the leader before any other caller joins.
+    fn lead_first(&self) -> Leader<'a, u32, u32> {
         match self.join_or_lead() {
             Role::Lead(leader) => leader,
             _ => panic!("somebody leads already"),
         }
     }
 
-    async fn wait(&self, mut waiter: Waiter<'a, u32, u32>) -> Step<'a, u32, u32> {
+    async fn wait(&self, mut waiter: Waiter<'a, u32, u32>) -> Answer<'a, u32, u32> {
         if self.permitted_once_it_waits {
             self.permitted.set(true);
         }
         let turn = |cx: &mut Context<'_>| waiter.poll(self.candidate(), cx.waker());
-        let told = until(&mut &*self, None, turn).await;
-        told.expect("there is no deadline")
+        let answers = poll_until(&mut &*self, None, turn).await;
+        answers.expect("there is no deadline")
     }
 
     fn ask(&self) -> u32 {
         loop {
-            let (leader, looks_again) = match self.seek() {
+            let (leader, looks_again) = match self.look_up() {
                 Ok(value) => return value,
                 Err(Role::Lead(leader)) => (leader, !self.permitted.get()),
                 Err(Role::Wait(waiter)) => match block_on(self.wait(waiter)) {
-                    Step::Lead(leader) => (leader, true),
-                    Step::BoardAgain { .. } => continue,
-                    Step::Completed(landed) => match landed.into_outcome() {
+                    Answer::Lead(leader) => (leader, true),
+                    Answer::Retry { .. } => continue,
+                    Answer::Completed(completed) => match completed.into_outcome() {
                         Outcome::Value(value) => return value,
                         _ => panic!("no load fails"),
                     },
@@ -337,8 +336,8 @@ impl<'a> Caller<'a> {
         Some(value)
     }
 
-    /// Looks the key up and boards under one hold of the shard's lock.
-    fn seek(&self) -> Result<u32, Role<'a, u32, u32>> {
+    /// Looks the key up and joins or leads its load under one hold of the shard's lock.
+    fn look_up(&self) -> Result<u32, Role<'a, u32, u32>> {
         let shard = self.model.shard.lock();
         self.found(&shard).ok_or_else(|| self.join_or_lead())
     }
@@ -361,7 +360,7 @@ impl<'a> Caller<'a> {
         value
     }
 
-    /// Boards, polls once, and gives up whatever the answer.
+    /// Joins or leads, polls once, and is dropped whatever the answer.
     fn give_up(&self) {
         if let Role::Wait(waiter) = self.join_or_lead() {
             let future = pin!(self.wait(waiter));

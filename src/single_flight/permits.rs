@@ -6,8 +6,8 @@
 //! - A free permit is offered to the first caller in the queue, which is woken. An offer that is not taken within
 //!   [`OFFER_TIMEOUT`] lapses. The permit is then open: the next caller that is polled takes it, whatever its place.
 //!   The late caller returns to its place in the queue when it is polled again.
-//! - A permit that was taken ends with the lease. The load that holds it goes on, is counted as abandoned, and
-//!   comes on top of the bound.
+//! - A permit that was taken ends with the lease. The load that holds it continues, is counted as abandoned, and
+//!   exceeds the bound.
 //!
 //! A waiting caller asks again after [`CHECK_INTERVAL`] times the number of waiting callers, so that one of them
 //! finds a lapsed offer soon, and all of them together cost little. [`MAX_WATCHERS`] of them ask again at the exact
@@ -19,7 +19,7 @@ use std::mem::swap;
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
-/// The time for which a free permit is reserved for the caller that was woken for it.
+/// The time for which a free permit is offered to the caller that was woken for it.
 pub(crate) const OFFER_TIMEOUT: Duration = Duration::from_millis(5);
 /// The interval at which a waiting caller asks again, per waiting caller.
 const CHECK_INTERVAL: Duration = Duration::from_millis(20);
@@ -28,7 +28,7 @@ const MAX_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// The number of callers that ask again at the moment when an offer lapses or a lease ends.
 const MAX_WATCHERS: usize = 8;
 
-/// The number of a load that holds a permit.
+/// The ID of a load that holds a permit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct HolderId(u64);
 
@@ -113,7 +113,7 @@ impl PermitQueue {
         self.abandoned
     }
 
-    /// Ends leases and offers whose time is over, then offers the permits that are free and not open. Returns the
+    /// Ends leases and offers whose time has passed, then offers the permits that are free and not open. Returns the
     /// wakers of the callers to wake.
     ///
     /// Afterwards every free permit is offered or open, or no caller waits for an offer.
@@ -170,7 +170,7 @@ impl PermitQueue {
         id
     }
 
-    /// Returns a new place at the end of the queue. It is taken up by the first [`poll`](Self::poll).
+    /// Appends a caller to the queue. Returns its ticket.
     pub(crate) fn enqueue(&mut self) -> Ticket {
         let ticket = Ticket(self.next_ticket);
         self.next_ticket += 1;
@@ -178,8 +178,8 @@ impl PermitQueue {
         ticket
     }
 
-    /// Asks for a permit. A caller that has to wait leaves `waker`. What is left in `waker` is to be dropped without
-    /// a lock, since that runs an executor's code. Call [`advance`](Self::advance) before.
+    /// Asks for a permit. The `waker` of a caller that has to wait is taken. The waker that `waker` contains afterwards
+    /// is to be dropped without a lock, because that runs code of an executor. Call [`advance`](Self::advance) before.
     pub(crate) fn poll(
         &mut self,
         ticket: Ticket,
@@ -190,7 +190,7 @@ impl PermitQueue {
             return Reply::Taken(self.take(now));
         }
         if let Some(id) = self.try_take(now) {
-            *waker = self.unlist(ticket);
+            *waker = self.dequeue(ticket);
             return Reply::Taken(id);
         }
         match self.find(ticket) {
@@ -201,29 +201,29 @@ impl PermitQueue {
         Reply::Wait { again }
     }
 
-    /// Returns the time at which a caller asks again: well within the lease, so that it shows in time that it is
-    /// alive.
+    /// Returns the time at which a caller asks again. It is well within the lease, so that the caller proves in time
+    /// that it is alive.
     fn next_check(&mut self, now: Instant) -> Instant {
         let callers = u32::try_from(self.waiting.len()).unwrap_or(u32::MAX);
         let longest = MAX_CHECK_INTERVAL.min((self.lease / 2).max(OFFER_TIMEOUT));
         let check = now + CHECK_INTERVAL.saturating_mul(callers).min(longest);
         let offer = self.offers.front_mut();
         let check = offer.map_or(check, |offer| {
-            watch(&mut offer.watchers, offer.until, check)
+            check_at(&mut offer.watchers, offer.until, check)
         });
         let Some(holder) = self.holders.front_mut() else {
             return check;
         };
         holder
             .lease_end
-            .map_or(check, |end| watch(&mut holder.watchers, end, check))
+            .map_or(check, |end| check_at(&mut holder.watchers, end, check))
     }
 
-    /// Removes a caller that waits no longer. Returns its waker, which is to be dropped without a lock. Call
+    /// Removes a caller from the queue. Returns its waker, which is to be dropped without a lock. Call
     /// [`advance`](Self::advance) afterwards, so that its offer passes on.
     pub(crate) fn leave(&mut self, ticket: Ticket) -> Option<Waker> {
         self.withdraw_offer(ticket);
-        self.unlist(ticket)
+        self.dequeue(ticket)
     }
 
     /// Ends a load. Call [`advance`](Self::advance) afterwards.
@@ -247,14 +247,15 @@ impl PermitQueue {
             .binary_search_by_key(&ticket, |(other, _)| *other)
     }
 
-    fn unlist(&mut self, ticket: Ticket) -> Option<Waker> {
+    fn dequeue(&mut self, ticket: Ticket) -> Option<Waker> {
         let location = self.find(ticket).ok()?;
         self.waiting.remove(location)?.1
     }
 }
 
-/// Returns `moment` and counts a watcher of it if it comes before `check` and has too few watchers; otherwise `check`.
-fn watch(watchers: &mut usize, moment: Instant, check: Instant) -> Instant {
+/// Returns `moment` and counts a watcher of it, if it is before `check` and has less than [`MAX_WATCHERS`]. Otherwise
+/// returns `check`.
+fn check_at(watchers: &mut usize, moment: Instant, check: Instant) -> Instant {
     if moment >= check || *watchers >= MAX_WATCHERS {
         return check;
     }
@@ -269,12 +270,12 @@ mod tests {
     const LEASE: Duration = Duration::from_secs(10);
 
     /// A queue and the time, which moves only when a test moves it.
-    struct Bench {
+    struct TestQueue {
         queue: PermitQueue,
         now: Instant,
     }
 
-    impl Bench {
+    impl TestQueue {
         fn new(permits: usize) -> Self {
             Self {
                 queue: PermitQueue::new(permits, LEASE),
@@ -282,7 +283,7 @@ mod tests {
             }
         }
 
-        fn pass(&mut self, time: Duration) {
+        fn acquire(&mut self, time: Duration) {
             self.now += time;
         }
 
@@ -323,166 +324,166 @@ mod tests {
 
     #[test]
     fn polled_callers_take_permits_in_order_of_arrival() {
-        let mut bench = Bench::new(1);
-        let mut held = bench.try_take().unwrap();
-        let [one, two, three] = bench.queued();
+        let mut test = TestQueue::new(1);
+        let mut held = test.try_take().unwrap();
+        let [one, two, three] = test.queued();
         for next in [one, two, three] {
-            assert_eq!(bench.release(held), usize::from(next <= three));
-            assert!(bench.try_take().is_none(), "the permit is offered");
+            assert_eq!(test.release(held), usize::from(next <= three));
+            assert!(test.try_take().is_none(), "the permit is offered");
             assert!(
                 [one, two, three]
                     .iter()
                     .filter(|&&other| other > next)
-                    .all(|&other| bench.waits(other))
+                    .all(|&other| test.waits(other))
             );
-            held = bench.takes(next);
+            held = test.takes(next);
         }
-        assert_eq!(bench.release(held), 0);
-        assert!(bench.try_take().is_some());
+        assert_eq!(test.release(held), 0);
+        assert!(test.try_take().is_some());
     }
 
     #[test]
-    fn an_offer_that_is_not_taken_passes_to_any_caller_that_is_polled() {
-        let mut bench = Bench::new(1);
-        let held = bench.try_take().unwrap();
-        let [silent, as_silent, polled] = bench.queued();
-        assert_eq!(bench.release(held), 1);
-        assert!(bench.waits(polled));
-        bench.pass(OFFER_TIMEOUT);
-        let held = bench.takes(polled);
-        // The silent callers have their old places again once they are polled.
-        let late = bench.queue.enqueue();
-        assert!(bench.waits(late) && bench.waits(as_silent) && bench.waits(silent));
-        assert_eq!(bench.release(held), 1);
-        assert!(bench.waits(late) && bench.waits(as_silent));
-        let held = bench.takes(silent);
-        assert_eq!(bench.release(held), 1);
-        assert!(bench.waits(late));
-        let held = bench.takes(as_silent);
-        assert_eq!(bench.release(held), 1);
-        bench.takes(late);
+    fn offer_that_is_not_taken_passes_to_any_polled_caller() {
+        let mut test = TestQueue::new(1);
+        let held = test.try_take().unwrap();
+        let [unpolled, second_unpolled, polled] = test.queued();
+        assert_eq!(test.release(held), 1);
+        assert!(test.waits(polled));
+        test.acquire(OFFER_TIMEOUT);
+        let held = test.takes(polled);
+        // The unpolled callers have their old places again once they are polled.
+        let late = test.queue.enqueue();
+        assert!(test.waits(late) && test.waits(second_unpolled) && test.waits(unpolled));
+        assert_eq!(test.release(held), 1);
+        assert!(test.waits(late) && test.waits(second_unpolled));
+        let held = test.takes(unpolled);
+        assert_eq!(test.release(held), 1);
+        assert!(test.waits(late));
+        let held = test.takes(second_unpolled);
+        assert_eq!(test.release(held), 1);
+        test.takes(late);
     }
 
     #[test]
-    fn a_caller_is_woken_for_a_permit_that_another_let_lapse() {
-        let mut bench = Bench::new(2);
-        let held = [bench.try_take().unwrap(), bench.try_take().unwrap()];
-        let [silent, sleeping] = bench.queued();
-        assert_eq!(bench.release(held[0]), 1);
-        bench.pass(OFFER_TIMEOUT);
+    fn caller_is_woken_for_the_permit_of_a_lapsed_offer() {
+        let mut test = TestQueue::new(2);
+        let held = [test.try_take().unwrap(), test.try_take().unwrap()];
+        let [unpolled, sleeping] = test.queued();
+        assert_eq!(test.release(held[0]), 1);
+        test.acquire(OFFER_TIMEOUT);
         // The next call of any kind notices the lapse.
-        assert_eq!(bench.release(held[1]), 1);
-        bench.takes(sleeping);
-        bench.takes(silent);
+        assert_eq!(test.release(held[1]), 1);
+        test.takes(sleeping);
+        test.takes(unpolled);
     }
 
     #[test]
-    fn a_newcomer_takes_a_permit_that_all_queued_callers_let_lapse() {
-        let mut bench = Bench::new(1);
-        let held = bench.try_take().unwrap();
-        let [silent] = bench.queued();
-        bench.release(held);
-        assert!(bench.try_take().is_none());
-        bench.pass(OFFER_TIMEOUT);
-        let held = bench.try_take().unwrap();
-        assert!(bench.waits(silent));
-        bench.release(held);
-        bench.takes(silent);
+    fn new_caller_takes_the_permit_of_a_lapsed_offer() {
+        let mut test = TestQueue::new(1);
+        let held = test.try_take().unwrap();
+        let [unpolled] = test.queued();
+        test.release(held);
+        assert!(test.try_take().is_none());
+        test.acquire(OFFER_TIMEOUT);
+        let held = test.try_take().unwrap();
+        assert!(test.waits(unpolled));
+        test.release(held);
+        test.takes(unpolled);
     }
 
     #[test]
-    fn a_permit_ends_with_its_lease_and_the_load_counts_as_abandoned() {
-        let mut bench = Bench::new(1);
-        let hanging = bench.try_take().unwrap();
-        let [waiting] = bench.queued();
-        bench.pass(LEASE.saturating_sub(Duration::from_millis(1)));
-        let Reply::Wait { again } = bench.poll(waiting) else {
+    fn permit_ends_with_its_lease_and_the_load_counts_as_abandoned() {
+        let mut test = TestQueue::new(1);
+        let hanging = test.try_take().unwrap();
+        let [waiting] = test.queued();
+        test.acquire(LEASE.saturating_sub(Duration::from_millis(1)));
+        let Reply::Wait { again } = test.poll(waiting) else {
             panic!("the lease has not ended")
         };
-        assert_eq!(again, bench.now + Duration::from_millis(1));
-        bench.pass(Duration::from_millis(1));
-        let held = bench.takes(waiting);
-        assert_eq!((bench.queue.overdue(), bench.queue.abandoned()), (1, 1));
+        assert_eq!(again, test.now + Duration::from_millis(1));
+        test.acquire(Duration::from_millis(1));
+        let held = test.takes(waiting);
+        assert_eq!((test.queue.overdue(), test.queue.abandoned()), (1, 1));
         // The load ends late and gives back no permit.
-        assert_eq!(bench.release(hanging), 0);
-        assert_eq!((bench.queue.overdue(), bench.queue.abandoned()), (0, 1));
-        assert!(bench.try_take().is_none());
-        bench.release(held);
-        assert!(bench.try_take().is_some());
+        assert_eq!(test.release(hanging), 0);
+        assert_eq!((test.queue.overdue(), test.queue.abandoned()), (0, 1));
+        assert!(test.try_take().is_none());
+        test.release(held);
+        assert!(test.try_take().is_some());
     }
 
     #[test]
-    fn an_offer_passes_on_when_its_caller_goes_away() {
-        let mut bench = Bench::new(1);
-        let held = bench.try_take().unwrap();
-        let [one, two] = bench.queued();
-        bench.release(held);
-        bench.queue.leave(one);
-        assert_eq!(bench.queue.advance(bench.now).len(), 1);
-        bench.takes(two);
+    fn offer_passes_on_when_its_caller_is_dropped() {
+        let mut test = TestQueue::new(1);
+        let held = test.try_take().unwrap();
+        let [one, two] = test.queued();
+        test.release(held);
+        test.queue.leave(one);
+        assert_eq!(test.queue.advance(test.now).len(), 1);
+        test.takes(two);
     }
 
     #[test]
-    fn many_silent_callers_delay_a_polled_one_by_one_offer_timeout() {
-        let mut bench = Bench::new(1);
-        let held = bench.try_take().unwrap();
-        let _silent: [Ticket; 50] = bench.queued();
-        let [polled] = bench.queued();
-        bench.release(held);
-        let Reply::Wait { again } = bench.poll(polled) else {
+    fn many_unpolled_callers_delay_a_polled_one_by_one_offer_timeout() {
+        let mut test = TestQueue::new(1);
+        let held = test.try_take().unwrap();
+        let _unpolled: [Ticket; 50] = test.queued();
+        let [polled] = test.queued();
+        test.release(held);
+        let Reply::Wait { again } = test.poll(polled) else {
             panic!("the first was offered the permit")
         };
-        assert_eq!(again, bench.now + OFFER_TIMEOUT);
-        bench.now = again;
-        bench.takes(polled);
+        assert_eq!(again, test.now + OFFER_TIMEOUT);
+        test.now = again;
+        test.takes(polled);
     }
 
     #[test]
-    fn callers_that_wait_ask_again_less_often_the_more_they_are() {
-        let mut bench = Bench::new(1);
-        bench.try_take().unwrap();
-        let [first] = bench.queued();
-        let Reply::Wait { again } = bench.poll(first) else {
+    fn check_interval_grows_with_the_number_of_waiting_callers() {
+        let mut test = TestQueue::new(1);
+        test.try_take().unwrap();
+        let [first] = test.queued();
+        let Reply::Wait { again } = test.poll(first) else {
             panic!("the permit is held")
         };
-        assert_eq!(again, bench.now + CHECK_INTERVAL);
-        let others: [Ticket; 99] = bench.queued();
-        let Reply::Wait { again } = bench.poll(others[0]) else {
+        assert_eq!(again, test.now + CHECK_INTERVAL);
+        let others: [Ticket; 99] = test.queued();
+        let Reply::Wait { again } = test.poll(others[0]) else {
             panic!("the permit is held")
         };
-        assert_eq!(again, bench.now + MAX_CHECK_INTERVAL);
+        assert_eq!(again, test.now + MAX_CHECK_INTERVAL);
     }
 
     #[test]
     fn few_of_many_callers_ask_again_when_an_offer_lapses_or_a_lease_ends() {
-        let mut bench = Bench::new(2);
-        let held = [bench.try_take().unwrap(), bench.try_take().unwrap()];
-        let callers: [Ticket; 100] = bench.queued();
-        bench.pass(LEASE.saturating_sub(Duration::from_millis(500)));
-        let at_once = |bench: &mut Bench, before: Duration| {
+        let mut test = TestQueue::new(2);
+        let held = [test.try_take().unwrap(), test.try_take().unwrap()];
+        let callers: [Ticket; 100] = test.queued();
+        test.acquire(LEASE.saturating_sub(Duration::from_millis(500)));
+        let at_once = |test: &mut TestQueue, before: Duration| {
             let asks = callers[1..].iter().filter(|&&caller| {
-                let Reply::Wait { again } = bench.poll(caller) else {
+                let Reply::Wait { again } = test.poll(caller) else {
                     panic!("it has to wait")
                 };
-                again < bench.now + before
+                again < test.now + before
             });
             asks.count()
         };
-        assert_eq!(at_once(&mut bench, MAX_CHECK_INTERVAL), MAX_WATCHERS);
-        bench.release(held[0]);
-        assert_eq!(at_once(&mut bench, 2 * OFFER_TIMEOUT), MAX_WATCHERS);
+        assert_eq!(at_once(&mut test, MAX_CHECK_INTERVAL), MAX_WATCHERS);
+        test.release(held[0]);
+        assert_eq!(at_once(&mut test, 2 * OFFER_TIMEOUT), MAX_WATCHERS);
     }
 
     #[test]
-    fn callers_that_wait_ask_again_well_within_a_short_lease() {
+    fn waiting_callers_ask_again_well_within_a_short_lease() {
         let lease = Duration::from_millis(100);
-        let mut bench = Bench::new(1);
-        bench.queue = PermitQueue::new(1, lease);
-        bench.try_take().unwrap();
-        let callers: [Ticket; 100] = bench.queued();
-        let Reply::Wait { again } = bench.poll(callers[99]) else {
+        let mut test = TestQueue::new(1);
+        test.queue = PermitQueue::new(1, lease);
+        test.try_take().unwrap();
+        let callers: [Ticket; 100] = test.queued();
+        let Reply::Wait { again } = test.poll(callers[99]) else {
             panic!("the permit is held")
         };
-        assert_eq!(again, bench.now + lease / 2);
+        assert_eq!(again, test.now + lease / 2);
     }
 }

@@ -1,5 +1,5 @@
-//! The state machine of one flight: its leader, its waiters, and the answers to them. Pure: it has no lock and
-//! no clock, and returns the wakers to wake instead of waking them.
+//! The state machine of one load: its leader, its waiters, and the answers to them. Pure: it has no lock and no clock,
+//! and returns the wakers to wake instead of waking them.
 
 use std::collections::VecDeque;
 use std::mem::swap;
@@ -8,15 +8,15 @@ use std::task::Waker;
 use std::thread::panicking;
 use std::time::{Duration, Instant};
 
-/// The leader and the waiters of a flight.
+/// The leader and the waiters of a load.
 pub(crate) struct State {
     phase: Phase,
     /// The number of leaders so far. A leader with another generation has been superseded.
     generation: u32,
-    /// The epoch in which the last leader took the lead.
+    /// The epoch in which the current or last leader became the leader.
     epoch: u64,
-    /// Whether it took the place of a flight of an older epoch. Then it is not replaced in turn while it
-    /// loads, so that many invalidations cause no stampede.
+    /// `true` if this load replaced one of an older epoch. It is not replaced in turn while its leader loads, so that
+    /// many invalidations cause no stampede.
     replaces: bool,
     waiters: Waiters,
     next_ticket: u64,
@@ -25,7 +25,7 @@ pub(crate) struct State {
 /// Waiters by ticket, in order of arrival. A waiter that has not been polled yet, or was woken, has no waker.
 pub(crate) type Waiters = VecDeque<(u64, Option<Waker>)>;
 
-/// Wakes all wakers. Called without a lock, because waking runs an executor's code.
+/// Wakes all wakers. Called without a lock, because waking runs code of an executor.
 ///
 /// # Panics
 ///
@@ -42,9 +42,9 @@ pub(crate) fn wake(wakers: impl IntoIterator<Item = Waker>) {
 }
 
 enum Phase {
-    /// The leader waits for a permit and has not begun to load. A caller that needs no permit may supersede it,
-    /// and no load is wasted. Any caller may from `lease_end` on: the leader moves that on whenever it is polled,
-    /// so a leader that reaches it is not polled any more.
+    /// The leader waits for a permit and has not begun to load. A caller that needs no permit may supersede it, and no
+    /// load is wasted. Any caller may supersede it from `lease_end` on (`None`: never). The leader extends its lease
+    /// whenever it is polled, so a leader whose lease ends is not polled any more.
     Queued { lease_end: Option<Instant> },
     /// The leader loads, and may be superseded from `lease_end` on (`None`: never).
     Loading {
@@ -53,7 +53,7 @@ enum Phase {
     },
     /// There is no leader. The next caller that polls becomes the leader.
     Vacant,
-    /// The outcome is set, or the waiters have to start again.
+    /// The outcome is set, or the waiters start again.
     Over,
 }
 
@@ -62,12 +62,12 @@ enum Phase {
 pub(crate) struct Candidate {
     pub(crate) now: Instant,
     pub(crate) lease: Duration,
-    /// The number of earlier invalidations that name no keys. The caller comes after them,
-    /// so it may not get the outcome of a load of an older epoch.
+    /// The number of earlier invalidations that name no keys. The caller comes after them, so it may not get the
+    /// outcome of a load of an older epoch.
     pub(crate) epoch: u64,
-    /// Whether it may load at once, with a permit or because it needs none.
+    /// `true` if it may load at once, with a permit or because it needs none.
     pub(crate) permitted: bool,
-    /// Whether it holds a permit, which ends with its lease.
+    /// `true` if it holds a permit, which ends with its lease.
     pub(crate) has_permit: bool,
 }
 
@@ -81,7 +81,7 @@ impl Candidate {
     }
 }
 
-/// The state machine's answer to a newcomer.
+/// The state machine's answer to a caller that joins.
 pub(crate) enum Admission {
     Lead {
         generation: u32,
@@ -89,7 +89,7 @@ pub(crate) enum Admission {
     Wait {
         ticket: u64,
     },
-    /// The flight is of an older epoch, so the newcomer starts another in its place.
+    /// The load is of an older epoch, so the caller replaces it by a new one.
     Replace,
 }
 
@@ -100,7 +100,7 @@ pub(crate) enum Turn {
         generation: u32,
         supersedes: Option<Superseded>,
     },
-    /// `again`: the time at which to ask once more, if not woken before.
+    /// `again`: the time at which to ask again, if not woken before.
     Wait {
         again: Option<Instant>,
     },
@@ -118,7 +118,7 @@ pub(crate) enum Superseded {
 }
 
 impl State {
-    /// Creates the state of a flight with its first leader.
+    /// Creates the state of a load with its first leader.
     pub(crate) fn led(candidate: Candidate, replaces: bool) -> Self {
         let mut state = Self {
             phase: Phase::Vacant,
@@ -160,8 +160,8 @@ impl State {
         led
     }
 
-    /// Extends the time of a leader that waits for its permit, since it was polled and so is alive.
-    pub(crate) fn prolong(&mut self, generation: u32, candidate: Candidate) {
+    /// Extends the lease of a leader that waits for its permit and was polled, so that it is known to be alive.
+    pub(crate) fn extend_lease(&mut self, generation: u32, candidate: Candidate) {
         if self.generation != generation {
             return;
         }
@@ -170,28 +170,30 @@ impl State {
         }
     }
 
+    /// Admits a caller, as the leader or as a waiter.
     pub(crate) fn admit(&mut self, candidate: Candidate) -> Admission {
         match self.phase {
             Phase::Loading { .. } if candidate.epoch > self.epoch && !self.replaces => {
                 Admission::Replace
             }
-            Phase::Queued { .. } if !candidate.permitted => self.join_or_lead(),
-            Phase::Loading { .. } | Phase::Over => self.join_or_lead(),
+            Phase::Queued { .. } if !candidate.permitted => self.enqueue(),
+            Phase::Loading { .. } | Phase::Over => self.enqueue(),
             Phase::Queued { .. } | Phase::Vacant => Admission::Lead {
                 generation: self.lead(candidate),
             },
         }
     }
 
-    fn join_or_lead(&mut self) -> Admission {
+    fn enqueue(&mut self) -> Admission {
         let ticket = self.next_ticket;
         self.next_ticket += 1;
         self.waiters.push_back((ticket, None));
         Admission::Wait { ticket }
     }
 
-    /// Returns the answer to a waiter. One that has to wait leaves `waker` here; others leave the queue. The waker that
-    /// is left in `waker` is to be dropped without a lock, because that runs an executor's code too.
+    /// Returns the answer to a waiter. The `waker` of a waiter that has to wait is taken. Other waiters are removed
+    /// from the queue. The waker that `waker` contains afterwards is to be dropped without a lock, because that runs
+    /// code of an executor.
     pub(crate) fn poll(
         &mut self,
         ticket: u64,
@@ -200,7 +202,7 @@ impl State {
     ) -> Turn {
         let again = match self.phase {
             Phase::Over => {
-                *waker = self.forget(ticket);
+                *waker = self.dequeue(ticket);
                 return Turn::Over;
             }
             Phase::Loading { lease_end, .. } if !candidate.is_after(lease_end) => lease_end,
@@ -210,7 +212,7 @@ impl State {
                 lease_end
             }
             Phase::Queued { .. } | Phase::Loading { .. } | Phase::Vacant => {
-                *waker = self.forget(ticket);
+                *waker = self.dequeue(ticket);
                 return Turn::Lead {
                     supersedes: self.leader(),
                     generation: self.lead(candidate),
@@ -240,7 +242,7 @@ impl State {
             .binary_search_by_key(&ticket, |(other, _)| *other)
     }
 
-    fn forget(&mut self, ticket: u64) -> Option<Waker> {
+    fn dequeue(&mut self, ticket: u64) -> Option<Waker> {
         let location = self.find(ticket).ok()?;
         self.waiters.remove(location)?.1
     }
@@ -269,7 +271,7 @@ impl State {
         led
     }
 
-    /// Removes the leader. Returns the waker of the first waiter, which then leads.
+    /// Removes the leader. Returns the waker of the first waiter, which is the next leader.
     pub(crate) fn abandon(&mut self, generation: u32) -> Option<Waker> {
         if !self.is_led(generation) {
             return None;
@@ -279,18 +281,18 @@ impl State {
     }
 
     /// Removes a waiter. If it may have been woken to lead, the next waiter is to be woken instead. Returns the waker
-    /// of that waiter, and the removed waiter's own, which is to be dropped without a lock.
+    /// of that waiter, and the removed waiter's own waker, which is to be dropped without a lock.
     pub(crate) fn leave(&mut self, ticket: u64) -> (Option<Waker>, Option<Waker>) {
-        let own = self.forget(ticket);
+        let own = self.dequeue(ticket);
         match self.phase {
             Phase::Vacant => (self.wake_first(), own),
             _ => (None, own),
         }
     }
 
-    /// Marks a waiter as busy: it cannot lead before it polls again. If it may have been woken to lead, the next waiter
-    /// is to be woken instead. Returns the same as [`leave`](Self::leave).
-    pub(crate) fn step_back(&mut self, ticket: u64) -> (Option<Waker>, Option<Waker>) {
+    /// Marks a waiter as busy: it cannot lead before it is polled again. If it may have been woken to lead, the next
+    /// waiter is to be woken instead. Returns the same wakers as [`leave`](Self::leave).
+    pub(crate) fn mark_busy(&mut self, ticket: u64) -> (Option<Waker>, Option<Waker>) {
         let location = self.find(ticket).ok();
         let own = location.and_then(|location| self.waiters[location].1.take());
         match self.phase {
@@ -303,7 +305,7 @@ impl State {
         self.waiters.iter_mut().find_map(|(_, waker)| waker.take())
     }
 
-    /// Ends the flight. Returns all waiters, to be woken.
+    /// Ends the load. Returns all waiters, to be woken.
     pub(crate) fn end(&mut self) -> Waiters {
         self.phase = Phase::Over;
         std::mem::take(&mut self.waiters)

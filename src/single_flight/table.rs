@@ -1,17 +1,17 @@
-//! The flights of one shard, by key.
+//! The loads in flight of one shard, by key.
 
-use crate::single_flight::Flight;
-use crate::single_flight::watch::Watch;
+use crate::single_flight::InFlightLoad;
+use crate::single_flight::write_log::WriteLog;
 use hashbrown::HashTable;
 use std::sync::Arc;
 
-/// Most often there is none or one, which lies inline: a miss then touches no memory here but the
-/// lock's own cache line, and it is another core's every other time.
+/// A table of loads. Most often it has at most one load, which is stored inline, so that a miss touches no memory here
+/// except for the lock's own cache line, which is often in the cache of another core.
 pub(crate) struct Table<K, V> {
-    first: Option<Arc<Flight<K, V>>>,
-    others: HashTable<Arc<Flight<K, V>>>,
-    /// What those see who want to know of writes.
-    pub(crate) watch: Option<Box<Watch>>,
+    first: Option<Arc<InFlightLoad<K, V>>>,
+    others: HashTable<Arc<InFlightLoad<K, V>>>,
+    /// The log of writes, if there is an observer.
+    pub(crate) log: Option<Box<WriteLog>>,
 }
 
 impl<K, V> Table<K, V> {
@@ -19,7 +19,7 @@ impl<K, V> Table<K, V> {
         Self {
             first: None,
             others: HashTable::new(),
-            watch: None,
+            log: None,
         }
     }
 
@@ -27,21 +27,21 @@ impl<K, V> Table<K, V> {
         usize::from(self.first.is_some()) + self.others.len()
     }
 
-    pub(crate) fn insert(&mut self, flight: Arc<Flight<K, V>>) {
+    pub(crate) fn insert(&mut self, load: Arc<InFlightLoad<K, V>>) {
         if self.first.is_none() {
-            self.first = Some(flight);
+            self.first = Some(load);
         } else {
-            let hash = |other: &Arc<Flight<K, V>>| other.hash;
-            self.others.insert_unique(flight.hash, flight, hash);
+            let hash = |other: &Arc<InFlightLoad<K, V>>| other.hash;
+            self.others.insert_unique(load.hash, load, hash);
         }
     }
 
     pub(crate) fn find(
         &self,
         hash: u64,
-        is_it: impl Fn(&Arc<Flight<K, V>>) -> bool,
-    ) -> Option<&Arc<Flight<K, V>>> {
-        let is_it = |other: &Arc<Flight<K, V>>| other.hash == hash && is_it(other);
+        is_it: impl Fn(&Arc<InFlightLoad<K, V>>) -> bool,
+    ) -> Option<&Arc<InFlightLoad<K, V>>> {
+        let is_it = |other: &Arc<InFlightLoad<K, V>>| other.hash == hash && is_it(other);
         match &self.first {
             Some(first) if is_it(first) => Some(first),
             _ if self.others.is_empty() => None,
@@ -49,12 +49,13 @@ impl<K, V> Table<K, V> {
         }
     }
 
+    /// Removes a load and returns it.
     pub(crate) fn take(
         &mut self,
         hash: u64,
-        is_it: impl Fn(&Arc<Flight<K, V>>) -> bool,
-    ) -> Option<Arc<Flight<K, V>>> {
-        let is_it = |other: &Arc<Flight<K, V>>| other.hash == hash && is_it(other);
+        is_it: impl Fn(&Arc<InFlightLoad<K, V>>) -> bool,
+    ) -> Option<Arc<InFlightLoad<K, V>>> {
+        let is_it = |other: &Arc<InFlightLoad<K, V>>| other.hash == hash && is_it(other);
         if self.first.as_ref().is_some_and(is_it) {
             return self.first.take();
         }
@@ -65,7 +66,7 @@ impl<K, V> Table<K, V> {
         Some(found.remove().0)
     }
 
-    pub(crate) fn drain(&mut self) -> impl Iterator<Item = Arc<Flight<K, V>>> {
+    pub(crate) fn drain(&mut self) -> impl Iterator<Item = Arc<InFlightLoad<K, V>>> {
         self.first.take().into_iter().chain(self.others.drain())
     }
 }

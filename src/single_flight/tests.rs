@@ -7,12 +7,12 @@ use std::time::{Duration, Instant};
 
 const LEASE: Duration = Duration::from_secs(10);
 
-/// The time of a test, in seconds from its start.
-struct Cast {
+/// The clock of a test, in seconds from its start.
+struct TestClock {
     start: Instant,
 }
 
-impl Cast {
+impl TestClock {
     fn new() -> Self {
         Self {
             start: Instant::now(),
@@ -31,33 +31,33 @@ impl Cast {
 }
 
 #[derive(Default)]
-struct Bell(AtomicUsize);
+struct WakeCounter(AtomicUsize);
 
-impl Wake for Bell {
+impl Wake for WakeCounter {
     fn wake(self: Arc<Self>) {
         self.0.fetch_add(1, SeqCst);
     }
 }
 
-/// A waiter and the bell that its waker rings.
-struct Guest<'a> {
+/// A waiter and the counter of its waker.
+struct TestWaiter<'a> {
     waiter: Waiter<'a, u32, u32>,
-    bell: Arc<Bell>,
+    wakes: Arc<WakeCounter>,
 }
 
-impl<'a> Guest<'a> {
-    fn join_or_lead(flights: &'a Flights<u32, u32>, candidate: Candidate) -> Self {
-        match flights.join_or_lead(1, &1, candidate) {
+impl<'a> TestWaiter<'a> {
+    fn join_or_lead(in_flight: &'a InFlightLoads<u32, u32>, candidate: Candidate) -> Self {
+        match in_flight.join_or_lead(1, &1, candidate) {
             Role::Wait(waiter) => Self {
                 waiter,
-                bell: Arc::default(),
+                wakes: Arc::default(),
             },
-            _ => panic!("there is no flight to wait for"),
+            _ => panic!("there is no load to wait for"),
         }
     }
 
-    fn poll(&mut self, candidate: Candidate) -> Result<Step<'a, u32, u32>, Pending> {
-        self.waiter.poll(candidate, &self.bell.clone().into())
+    fn poll(&mut self, candidate: Candidate) -> Result<Answer<'a, u32, u32>, Pending> {
+        self.waiter.poll(candidate, &self.wakes.clone().into())
     }
 
     fn must_wait(&mut self, candidate: Candidate) -> Option<Instant> {
@@ -69,251 +69,251 @@ impl<'a> Guest<'a> {
 
     fn leads(&mut self, candidate: Candidate) -> Leader<'a, u32, u32> {
         match self.poll(candidate) {
-            Ok(Step::Lead(leader)) => leader,
+            Ok(Answer::Lead(leader)) => leader,
             _ => panic!("it does not lead"),
         }
     }
 
-    fn is_sent_away(&mut self, candidate: Candidate) -> bool {
-        matches!(self.poll(candidate), Ok(Step::BoardAgain { .. }))
+    fn must_retry(&mut self, candidate: Candidate) -> bool {
+        matches!(self.poll(candidate), Ok(Answer::Retry { .. }))
     }
 
     fn has_completed_with(&mut self, candidate: Candidate, expected: u32) -> bool {
         match self.poll(candidate) {
-            Ok(Step::Completed(landed)) => {
-                matches!(landed.into_outcome(), Outcome::Value(value) if value == expected)
+            Ok(Answer::Completed(completed)) => {
+                matches!(completed.into_outcome(), Outcome::Value(value) if value == expected)
             }
             _ => false,
         }
     }
 
-    fn rung(&self) -> usize {
-        self.bell.0.load(SeqCst)
+    fn wake_count(&self) -> usize {
+        self.wakes.0.load(SeqCst)
     }
 }
 
-fn lead(flights: &Flights<u32, u32>, candidate: Candidate) -> Leader<'_, u32, u32> {
-    match flights.join_or_lead(1, &1, candidate) {
+fn lead(in_flight: &InFlightLoads<u32, u32>, candidate: Candidate) -> Leader<'_, u32, u32> {
+    match in_flight.join_or_lead(1, &1, candidate) {
         Role::Lead(leader) => leader,
         _ => panic!("somebody leads already"),
     }
 }
 
-/// A leader and two waiters, all of second 0. Both waiters are waiting to be woken.
-fn lead_and_guests<'a>(
-    flights: &'a Flights<u32, u32>,
-    cast: &Cast,
-) -> (Leader<'a, u32, u32>, [Guest<'a>; 2]) {
-    let leader = lead(flights, cast.at(0));
-    let mut guests = [(), ()].map(|()| Guest::join_or_lead(flights, cast.at(0)));
-    for guest in &mut guests {
-        guest.must_wait(cast.at(0));
+/// Returns a leader and two waiters, which joined in second 0 and were polled once.
+fn lead_with_two_waiters<'a>(
+    in_flight: &'a InFlightLoads<u32, u32>,
+    clock: &TestClock,
+) -> (Leader<'a, u32, u32>, [TestWaiter<'a>; 2]) {
+    let leader = lead(in_flight, clock.at(0));
+    let mut waiters = [(), ()].map(|()| TestWaiter::join_or_lead(in_flight, clock.at(0)));
+    for waiter in &mut waiters {
+        waiter.must_wait(clock.at(0));
     }
-    (leader, guests)
+    (leader, waiters)
 }
 
-/// Does what a leader does to store, except for the write to the shard. Returns whether it may store.
+/// Runs the steps of a leader that stores, except for the write to the shard. Returns `true` if it may store.
 fn stores(leader: &mut Leader<'_, u32, u32>) -> bool {
-    leader.flights.write(1, &1, Some(leader)).is_ok()
+    leader.in_flight.begin_write(1, &1, Some(leader)).is_ok()
 }
 
-fn revoke(flights: &Flights<u32, u32>) {
-    flights.write(1, &1, None).unwrap().done();
+fn revoke(in_flight: &InFlightLoads<u32, u32>) {
+    in_flight.begin_write(1, &1, None).unwrap().finish();
 }
 
 #[test]
-fn all_who_wait_land_with_the_leader() {
-    let (cast, flights) = (Cast::new(), Flights::new());
-    let mut leader = lead(&flights, cast.at(0));
-    let mut early = Guest::join_or_lead(&flights, cast.at(1));
-    assert_eq!(early.must_wait(cast.at(1)), Some(cast.start + LEASE));
-    // A waiter that was not polled before the landing gets the outcome as well.
-    let mut late = Guest::join_or_lead(&flights, cast.at(1));
+fn all_waiters_get_the_outcome_of_the_leader() {
+    let (clock, in_flight) = (TestClock::new(), InFlightLoads::new());
+    let mut leader = lead(&in_flight, clock.at(0));
+    let mut early = TestWaiter::join_or_lead(&in_flight, clock.at(1));
+    assert_eq!(early.must_wait(clock.at(1)), Some(clock.start + LEASE));
+    // A waiter that was not polled before the completion gets the outcome as well.
+    let mut late = TestWaiter::join_or_lead(&in_flight, clock.at(1));
     assert!(stores(&mut leader));
     leader.complete(|| Outcome::Value(7));
-    assert_eq!(early.rung(), 1);
-    assert!(early.has_completed_with(cast.at(2), 7));
-    assert!(late.has_completed_with(cast.at(2), 7));
-    assert_eq!(flights.len(), 0);
+    assert_eq!(early.wake_count(), 1);
+    assert!(early.has_completed_with(clock.at(2), 7));
+    assert!(late.has_completed_with(clock.at(2), 7));
+    assert_eq!(in_flight.len(), 0);
 }
 
 #[test]
-fn nobody_is_asked_for_an_outcome_that_nobody_waits_for() {
-    let (cast, flights) = (Cast::new(), Flights::new());
-    lead(&flights, cast.at(0)).complete(|| panic!("asked"));
-    assert_eq!(flights.len(), 0);
+fn outcome_without_waiters_is_not_computed() {
+    let (clock, in_flight) = (TestClock::new(), InFlightLoads::new());
+    lead(&in_flight, clock.at(0)).complete(|| panic!("asked"));
+    assert_eq!(in_flight.len(), 0);
 }
 
 #[test]
-fn the_loader_itself_is_told_that_it_is_recursive() {
-    let (cast, flights) = (Cast::new(), Flights::new());
-    let leader = lead(&flights, cast.at(0));
-    drop(Guest::join_or_lead(&flights, cast.at(1)));
+fn call_of_a_loader_for_its_own_key_is_recursive() {
+    let (clock, in_flight) = (TestClock::new(), InFlightLoads::new());
+    let leader = lead(&in_flight, clock.at(0));
+    drop(TestWaiter::join_or_lead(&in_flight, clock.at(1)));
     let _loading = leader.enter(None);
     assert!(matches!(
-        flights.join_or_lead(1, &1, cast.at(1)),
+        in_flight.join_or_lead(1, &1, clock.at(1)),
         Role::Recursive(_)
     ));
     assert!(matches!(
-        flights.join_or_lead(2, &2, cast.at(1)),
+        in_flight.join_or_lead(2, &2, clock.at(1)),
         Role::Lead(_)
     ));
 }
 
 #[test]
-fn a_lost_leader_wakes_one_waiter_who_leads() {
-    let (cast, flights) = (Cast::new(), Flights::new());
-    let (leader, [mut first, mut second]) = lead_and_guests(&flights, &cast);
+fn dropped_leader_wakes_one_waiter_which_leads() {
+    let (clock, in_flight) = (TestClock::new(), InFlightLoads::new());
+    let (leader, [mut first, mut second]) = lead_with_two_waiters(&in_flight, &clock);
     drop(leader);
-    assert_eq!((first.rung(), second.rung()), (1, 0));
-    let leader = first.leads(cast.at(1));
-    second.must_wait(cast.at(1));
+    assert_eq!((first.wake_count(), second.wake_count()), (1, 0));
+    let leader = first.leads(clock.at(1));
+    second.must_wait(clock.at(1));
     leader.complete(|| Outcome::Value(8));
-    assert!(second.has_completed_with(cast.at(2), 8));
+    assert!(second.has_completed_with(clock.at(2), 8));
 }
 
 #[test]
-fn a_waiter_that_was_woken_to_lead_and_goes_away_wakes_the_next() {
-    let (cast, flights) = (Cast::new(), Flights::new());
-    let (leader, [first, mut second]) = lead_and_guests(&flights, &cast);
+fn dropped_waiter_that_was_woken_to_lead_wakes_the_next() {
+    let (clock, in_flight) = (TestClock::new(), InFlightLoads::new());
+    let (leader, [first, mut second]) = lead_with_two_waiters(&in_flight, &clock);
     drop(leader);
     drop(first);
-    assert_eq!(second.rung(), 1);
-    drop(second.leads(cast.at(1)));
-    // A flight without leader and waiter is closed.
-    assert_eq!(flights.len(), 0);
+    assert_eq!(second.wake_count(), 1);
+    drop(second.leads(clock.at(1)));
+    // A load without leader and waiter is unregistered.
+    assert_eq!(in_flight.len(), 0);
 }
 
 #[test]
-fn a_newcomer_may_lead_before_the_woken_waiter_does() {
-    let (cast, flights) = (Cast::new(), Flights::new());
-    let leader = lead(&flights, cast.at(0));
-    let mut guest = Guest::join_or_lead(&flights, cast.at(0));
-    guest.must_wait(cast.at(0));
+fn new_caller_may_lead_before_the_woken_waiter() {
+    let (clock, in_flight) = (TestClock::new(), InFlightLoads::new());
+    let leader = lead(&in_flight, clock.at(0));
+    let mut waiter = TestWaiter::join_or_lead(&in_flight, clock.at(0));
+    waiter.must_wait(clock.at(0));
     drop(leader);
-    let newcomer = lead(&flights, cast.at(1));
-    guest.must_wait(cast.at(1));
+    let newcomer = lead(&in_flight, clock.at(1));
+    waiter.must_wait(clock.at(1));
     newcomer.complete(|| Outcome::Value(9));
-    assert!(guest.has_completed_with(cast.at(2), 9));
+    assert!(waiter.has_completed_with(clock.at(2), 9));
 }
 
 #[test]
-fn after_the_lease_the_first_to_ask_leads_under_a_lease_of_its_own() {
-    let (cast, flights) = (Cast::new(), Flights::new());
-    let mut slow = lead(&flights, cast.at(0));
-    let mut first = Guest::join_or_lead(&flights, cast.at(1));
-    let mut second = Guest::join_or_lead(&flights, cast.at(1));
-    first.must_wait(cast.at(9));
-    let mut leader = first.leads(cast.at(10));
-    let again = second.must_wait(cast.at(10));
-    assert_eq!(again, Some(cast.start + 2 * LEASE));
+fn first_waiter_polled_after_the_lease_leads_with_its_own_lease() {
+    let (clock, in_flight) = (TestClock::new(), InFlightLoads::new());
+    let mut slow = lead(&in_flight, clock.at(0));
+    let mut first = TestWaiter::join_or_lead(&in_flight, clock.at(1));
+    let mut second = TestWaiter::join_or_lead(&in_flight, clock.at(1));
+    first.must_wait(clock.at(9));
+    let mut leader = first.leads(clock.at(10));
+    let again = second.must_wait(clock.at(10));
+    assert_eq!(again, Some(clock.start + 2 * LEASE));
 
     assert!(stores(&mut leader));
     assert!(!stores(&mut slow), "something newer was stored");
     slow.complete(|| panic!("superseded"));
-    second.must_wait(cast.at(11));
+    second.must_wait(clock.at(11));
     leader.complete(|| Outcome::Value(3));
-    assert!(second.has_completed_with(cast.at(11), 3));
+    assert!(second.has_completed_with(clock.at(11), 3));
 }
 
 #[test]
-fn a_superseded_leader_stores_as_long_as_its_successor_has_not() {
-    let (cast, flights) = (Cast::new(), Flights::new());
-    let mut slow = lead(&flights, cast.at(0));
-    let mut guest = Guest::join_or_lead(&flights, cast.at(1));
-    let mut leader = guest.leads(cast.at(10));
+fn superseded_leader_stores_until_its_successor_has_stored() {
+    let (clock, in_flight) = (TestClock::new(), InFlightLoads::new());
+    let mut slow = lead(&in_flight, clock.at(0));
+    let mut waiter = TestWaiter::join_or_lead(&in_flight, clock.at(1));
+    let mut leader = waiter.leads(clock.at(10));
     assert!(stores(&mut slow));
     assert!(stores(&mut leader));
     assert!(!stores(&mut slow));
 }
 
 #[test]
-fn who_failed_to_land_in_time_may_not_store_once_nobody_could_revoke_it() {
-    let (cast, flights) = (Cast::new(), Flights::new());
-    let mut slow = lead(&flights, cast.at(0));
-    let mut guest = Guest::join_or_lead(&flights, cast.at(1));
-    guest
-        .leads(cast.at(10))
-        .complete(|| Outcome::Failed(Arc::new("refused")));
-    assert_eq!(flights.len(), 0);
+fn superseded_leader_of_an_ended_load_may_not_store() {
+    let (clock, in_flight) = (TestClock::new(), InFlightLoads::new());
+    let mut slow = lead(&in_flight, clock.at(0));
+    let mut waiter = TestWaiter::join_or_lead(&in_flight, clock.at(1));
+    waiter
+        .leads(clock.at(10))
+        .complete(|| Outcome::Failed(LoadError::Failed(Arc::new("refused"))));
+    assert_eq!(in_flight.len(), 0);
     assert!(!stores(&mut slow));
 }
 
 #[test]
-fn a_revoked_flight_lands_with_those_aboard_and_newcomers_take_another() {
-    let (cast, flights) = (Cast::new(), Flights::new());
-    let mut leader = lead(&flights, cast.at(0));
-    let mut guest = Guest::join_or_lead(&flights, cast.at(0));
-    revoke(&flights);
+fn revoked_load_completes_for_its_waiters_and_new_callers_start_another() {
+    let (clock, in_flight) = (TestClock::new(), InFlightLoads::new());
+    let mut leader = lead(&in_flight, clock.at(0));
+    let mut waiter = TestWaiter::join_or_lead(&in_flight, clock.at(0));
+    revoke(&in_flight);
     assert!(!stores(&mut leader));
-    let mut anew = lead(&flights, cast.at(1));
+    let mut newer = lead(&in_flight, clock.at(1));
     leader.complete(|| Outcome::Value(4));
-    assert!(guest.has_completed_with(cast.at(1), 4));
-    assert!(stores(&mut anew));
+    assert!(waiter.has_completed_with(clock.at(1), 4));
+    assert!(stores(&mut newer));
 }
 
 #[test]
-fn nobody_leads_a_revoked_flight_all_start_anew() {
-    let (cast, flights) = (Cast::new(), Flights::new());
-    let (leader, mut guests) = lead_and_guests(&flights, &cast);
-    flights.revoke_all();
+fn waiters_of_a_revoked_load_without_leader_start_again() {
+    let (clock, in_flight) = (TestClock::new(), InFlightLoads::new());
+    let (leader, mut waiters) = lead_with_two_waiters(&in_flight, &clock);
+    in_flight.revoke_all();
     drop(leader);
-    for guest in &mut guests {
-        assert_eq!(guest.rung(), 1);
-        assert!(guest.is_sent_away(cast.at(1)));
+    for waiter in &mut waiters {
+        assert_eq!(waiter.wake_count(), 1);
+        assert!(waiter.must_retry(clock.at(1)));
     }
-    assert_eq!(flights.len(), 0);
+    assert_eq!(in_flight.len(), 0);
 }
 
 #[test]
-fn a_revoked_flight_is_not_waited_for_after_its_lease() {
-    let (cast, flights) = (Cast::new(), Flights::new());
-    let slow = lead(&flights, cast.at(0));
-    let mut first = Guest::join_or_lead(&flights, cast.at(0));
-    let mut second = Guest::join_or_lead(&flights, cast.at(0));
-    second.must_wait(cast.at(0));
-    revoke(&flights);
-    let sent_away = first.poll(cast.at(10)).ok();
+fn waiters_of_a_revoked_load_start_again_after_its_lease() {
+    let (clock, in_flight) = (TestClock::new(), InFlightLoads::new());
+    let slow = lead(&in_flight, clock.at(0));
+    let mut first = TestWaiter::join_or_lead(&in_flight, clock.at(0));
+    let mut second = TestWaiter::join_or_lead(&in_flight, clock.at(0));
+    second.must_wait(clock.at(0));
+    revoke(&in_flight);
+    let sent_away = first.poll(clock.at(10)).ok();
     // The leader still loads, and is reported once.
     assert!(matches!(
         sent_away,
-        Some(Step::BoardAgain {
+        Some(Answer::Retry {
             supersedes: Some(Superseded::Loading)
         })
     ));
-    assert_eq!(second.rung(), 1);
+    assert_eq!(second.wake_count(), 1);
     assert!(matches!(
-        second.poll(cast.at(10)),
-        Ok(Step::BoardAgain { supersedes: None })
+        second.poll(clock.at(10)),
+        Ok(Answer::Retry { supersedes: None })
     ));
     slow.complete(|| panic!("superseded"));
 }
 
 #[test]
-fn an_exclusive_flight_is_revoked_by_others_but_not_by_itself() {
-    let (cast, flights) = (Cast::new(), Flights::new());
-    let mut mine = flights.register_exclusive(1, 1, cast.at(0));
-    let mut other = flights.register_exclusive(1, 1, cast.at(0));
-    let mut loading = lead(&flights, cast.at(0));
+fn update_is_revoked_by_other_writes_but_not_by_its_own() {
+    let (clock, in_flight) = (TestClock::new(), InFlightLoads::new());
+    let mut mine = in_flight.register_update(1, 1, clock.at(0));
+    let mut other = in_flight.register_update(1, 1, clock.at(0));
+    let mut loading = lead(&in_flight, clock.at(0));
     assert!(stores(&mut mine));
     assert!(stores(&mut mine));
     assert!(stores(&mut mine) && !stores(&mut other) && !stores(&mut loading));
-    assert_eq!(flights.len(), 1);
+    assert_eq!(in_flight.len(), 1);
     drop(mine);
-    assert_eq!(flights.len(), 0);
+    assert_eq!(in_flight.len(), 0);
 }
 
 #[test]
-fn an_outcome_that_panics_sends_all_who_wait_away() {
-    let (cast, flights) = (Cast::new(), Flights::new());
-    let leader = lead(&flights, cast.at(0));
-    let mut guest = Guest::join_or_lead(&flights, cast.at(0));
-    guest.must_wait(cast.at(0));
+fn waiters_start_again_if_the_outcome_panics() {
+    let (clock, in_flight) = (TestClock::new(), InFlightLoads::new());
+    let leader = lead(&in_flight, clock.at(0));
+    let mut waiter = TestWaiter::join_or_lead(&in_flight, clock.at(0));
+    waiter.must_wait(clock.at(0));
     let complete = std::panic::AssertUnwindSafe(|| leader.complete(|| panic!("Clone")));
     assert!(std::panic::catch_unwind(complete).is_err());
-    assert_eq!(guest.rung(), 1);
-    assert!(guest.is_sent_away(cast.at(1)));
-    assert_eq!(flights.len(), 0);
+    assert_eq!(waiter.wake_count(), 1);
+    assert!(waiter.must_retry(clock.at(1)));
+    assert_eq!(in_flight.len(), 0);
 }
 
 fn queued(candidate: Candidate) -> Candidate {
@@ -325,61 +325,61 @@ fn queued(candidate: Candidate) -> Candidate {
 
 #[test]
 fn queued_leader_is_superseded_a_lease_after_it_was_last_polled() {
-    let (cast, flights) = (Cast::new(), Flights::new());
-    let mut leader = lead(&flights, queued(cast.at(0)));
-    let mut guest = Guest::join_or_lead(&flights, queued(cast.at(1)));
+    let (clock, in_flight) = (TestClock::new(), InFlightLoads::new());
+    let mut leader = lead(&in_flight, queued(clock.at(0)));
+    let mut waiter = TestWaiter::join_or_lead(&in_flight, queued(clock.at(1)));
     assert_eq!(
-        guest.must_wait(queued(cast.at(1))),
-        Some(cast.start + LEASE)
+        waiter.must_wait(queued(clock.at(1))),
+        Some(clock.start + LEASE)
     );
-    leader.prolong(queued(cast.at(8)));
-    assert!(guest.must_wait(queued(cast.at(17))).is_some());
-    let mut next = guest.leads(queued(cast.at(18)));
+    leader.extend_lease(queued(clock.at(8)));
+    assert!(waiter.must_wait(queued(clock.at(17))).is_some());
+    let mut next = waiter.leads(queued(clock.at(18)));
     assert_eq!(next.supersedes, Some(Superseded::Queued));
-    // The old one has lost its lead, whether or not it gets a permit, and cannot prolong it.
-    leader.prolong(queued(cast.at(19)));
-    assert!(!leader.begin(cast.at(19)) && next.begin(cast.at(20)));
+    // The old leader was superseded, even if it gets a permit, and cannot extend its lease.
+    leader.extend_lease(queued(clock.at(19)));
+    assert!(!leader.begin(clock.at(19)) && next.begin(clock.at(20)));
     next.complete(|| Outcome::Value(1));
     drop(leader);
-    assert_eq!(flights.len(), 0);
+    assert_eq!(in_flight.len(), 0);
 }
 
 #[test]
 fn lease_of_a_queued_leader_begins_with_its_permit() {
-    let (cast, flights) = (Cast::new(), Flights::new());
-    let mut leader = lead(&flights, queued(cast.at(0)));
-    let mut guest = Guest::join_or_lead(&flights, queued(cast.at(1)));
-    leader.prolong(queued(cast.at(9)));
-    assert!(leader.begin(cast.at(15)));
-    assert!(guest.must_wait(queued(cast.at(24))).is_some());
-    let next = guest.leads(queued(cast.at(25)));
+    let (clock, in_flight) = (TestClock::new(), InFlightLoads::new());
+    let mut leader = lead(&in_flight, queued(clock.at(0)));
+    let mut waiter = TestWaiter::join_or_lead(&in_flight, queued(clock.at(1)));
+    leader.extend_lease(queued(clock.at(9)));
+    assert!(leader.begin(clock.at(15)));
+    assert!(waiter.must_wait(queued(clock.at(24))).is_some());
+    let next = waiter.leads(queued(clock.at(25)));
     assert_eq!(next.supersedes, Some(Superseded::Loading));
     drop((leader, next));
-    assert_eq!(flights.len(), 0);
+    assert_eq!(in_flight.len(), 0);
 }
 
 #[test]
-fn waiter_that_steps_back_after_it_was_woken_passes_its_turn_on() {
-    let (cast, flights) = (Cast::new(), Flights::new());
-    let (leader, [mut busy, mut other]) = lead_and_guests(&flights, &cast);
+fn waiter_marked_busy_after_it_was_woken_wakes_the_next() {
+    let (clock, in_flight) = (TestClock::new(), InFlightLoads::new());
+    let (leader, [mut busy, mut other]) = lead_with_two_waiters(&in_flight, &clock);
     drop(leader);
-    assert_eq!((busy.rung(), other.rung()), (1, 0));
-    busy.waiter.step_back();
-    assert_eq!((busy.rung(), other.rung()), (1, 1));
-    drop(other.leads(cast.at(0)));
+    assert_eq!((busy.wake_count(), other.wake_count()), (1, 0));
+    busy.waiter.mark_busy();
+    assert_eq!((busy.wake_count(), other.wake_count()), (1, 1));
+    drop(other.leads(clock.at(0)));
     // There is no other waiter.
-    drop(busy.leads(cast.at(0)));
-    assert_eq!(flights.len(), 0);
+    drop(busy.leads(clock.at(0)));
+    assert_eq!(in_flight.len(), 0);
 }
 
 #[test]
-fn waiter_that_stepped_back_is_not_woken_to_lead_and_lands_with_the_leader() {
-    let (cast, flights) = (Cast::new(), Flights::new());
-    let (leader, [mut busy, mut other]) = lead_and_guests(&flights, &cast);
-    busy.waiter.step_back();
+fn waiter_marked_busy_is_not_woken_to_lead_and_gets_the_outcome() {
+    let (clock, in_flight) = (TestClock::new(), InFlightLoads::new());
+    let (leader, [mut busy, mut other]) = lead_with_two_waiters(&in_flight, &clock);
+    busy.waiter.mark_busy();
     drop(leader);
-    assert_eq!((busy.rung(), other.rung()), (0, 1));
-    other.leads(cast.at(0)).complete(|| Outcome::Value(7));
-    assert!(busy.has_completed_with(cast.at(0), 7));
-    assert_eq!(flights.len(), 0);
+    assert_eq!((busy.wake_count(), other.wake_count()), (0, 1));
+    other.leads(clock.at(0)).complete(|| Outcome::Value(7));
+    assert!(busy.has_completed_with(clock.at(0), 7));
+    assert_eq!(in_flight.len(), 0);
 }

@@ -8,13 +8,13 @@ use std::task::Waker;
 use std::thread;
 use std::time::Instant;
 
-/// The time at which a task is woken, and a number that distinguishes timers of the same time.
+/// The time at which a task is woken, and a number that distinguishes wake-ups of the same time.
 type Key = (Instant, u64);
 
 struct Schedule {
     wakers: BTreeMap<Key, Waker>,
     next_number: u64,
-    /// Whether the thread was started.
+    /// `true` once the thread was started.
     is_running: bool,
 }
 
@@ -34,6 +34,7 @@ static SERVICE: Service = Service {
 };
 
 impl Service {
+    /// Wakes the tasks at their times, without end.
     fn run(&self) {
         let mut schedule = self.schedule.lock();
         loop {
@@ -55,11 +56,11 @@ impl Service {
     }
 }
 
-/// A timer that wakes a task, unless it is dropped before.
-pub(crate) struct Timer(Key);
+/// A scheduled wake-up of a task. Dropping it cancels the wake-up.
+pub(crate) struct ScheduledWake(Key);
 
-impl Timer {
-    /// Sets a timer. Returns `None` if the thread cannot be started, which the next call tries again.
+impl ScheduledWake {
+    /// Schedules a wake-up. Returns `None` if the thread cannot be started, which the next call tries again.
     pub(crate) fn set(at: Instant, waker: Waker) -> Option<Self> {
         let mut schedule = SERVICE.schedule.lock();
         if !schedule.is_running {
@@ -77,7 +78,7 @@ impl Timer {
     }
 }
 
-impl Drop for Timer {
+impl Drop for ScheduledWake {
     fn drop(&mut self) {
         // The waker is dropped after the lock is released.
         let _waker = SERVICE.schedule.lock().wakers.remove(&self.0);
@@ -101,12 +102,12 @@ mod tests {
     }
 
     #[test]
-    fn timers_wake_in_order_and_dropped_timers_never() {
+    fn timers_wake_in_order_and_dropped_timers_do_not_wake() {
         let (sender, woken) = channel();
         let start = Instant::now();
         let set = |number: usize, millis| {
             let report = Report(number, std::sync::Mutex::new(sender.clone()));
-            Timer::set(
+            ScheduledWake::set(
                 start + Duration::from_millis(millis),
                 Arc::new(report).into(),
             )
@@ -130,12 +131,12 @@ mod tests {
     }
 
     #[test]
-    fn a_waker_that_panics_does_not_end_the_timers_of_others() {
+    fn waker_that_panics_does_not_stop_other_timers() {
         let (sender, woken) = channel();
         let now = Instant::now();
-        let _panics = Timer::set(now, Arc::new(Panics).into());
+        let _panics = ScheduledWake::set(now, Arc::new(Panics).into());
         let report = Report(7, std::sync::Mutex::new(sender));
-        let _timer = Timer::set(now, Arc::new(report).into());
+        let _timer = ScheduledWake::set(now, Arc::new(report).into());
         assert_eq!(woken.recv().unwrap(), 7);
     }
 }

@@ -1,4 +1,4 @@
-//! Waits for a flight or for a permit, for threads and tasks alike.
+//! The wait for a load or for a permit, for threads and tasks alike.
 
 use crate::single_flight::Pending;
 use std::future::poll_fn;
@@ -6,8 +6,8 @@ use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
 /// A timer that wakes its caller.
-pub(crate) trait Alarm {
-    /// Sets the time at which the task is woken at the latest (`None`: never). Returns `Ready` if it has passed.
+pub(crate) trait Timer {
+    /// Sets the time at which the caller is woken at the latest (`None`: never). Returns `Ready` if it has passed.
     fn set(&mut self, at: Option<Instant>, cx: &mut Context<'_>) -> Poll<()>;
 }
 
@@ -15,10 +15,14 @@ pub(crate) trait Alarm {
 #[derive(Debug)]
 pub(crate) struct TimedOut;
 
-/// Calls `ready` until it returns a value, or until `deadline`. `ready` returns the time at which it is to be called
+/// Polls `ready` until it returns a value, or until `deadline`. `ready` returns the time at which it is to be polled
 /// again at the latest.
-pub(crate) async fn until<T>(
-    alarm: &mut impl Alarm,
+///
+/// # Errors
+///
+/// Returns an error if there is no value until `deadline`.
+pub(crate) async fn poll_until<T>(
+    timer: &mut impl Timer,
     deadline: Option<Instant>,
     mut ready: impl FnMut(&mut Context<'_>) -> Result<T, Pending>,
 ) -> Result<T, TimedOut> {
@@ -31,7 +35,7 @@ pub(crate) async fn until<T>(
             if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
                 return Poll::Ready(Err(TimedOut));
             }
-            ready!(alarm.set(deadline.into_iter().chain(again).min(), cx));
+            ready!(timer.set(deadline.into_iter().chain(again).min(), cx));
         }
     })
     .await

@@ -1,62 +1,62 @@
-//! The waiters of a flight.
+//! The waiters of a load.
 
 use crate::single_flight::leader::Leader;
 use crate::single_flight::state::{Candidate, State, Superseded, Turn};
-use crate::single_flight::{Flight, Flights, Outcome};
+use crate::single_flight::{InFlightLoad, InFlightLoads, Outcome};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::task::Waker;
 use std::time::Instant;
 
-/// A caller that waits for the leader of a flight. Dropped before it has an answer, it leaves the queue.
+/// A caller that waits for the leader of a load. If it is dropped before it has an answer, it leaves the queue.
 pub(crate) struct Waiter<'a, K, V> {
-    flights: &'a Flights<K, V>,
-    flight: Arc<Flight<K, V>>,
-    /// Its place in the queue. `None` once it has an answer.
+    in_flight: &'a InFlightLoads<K, V>,
+    load: Arc<InFlightLoad<K, V>>,
+    /// Its ticket in the queue. `None` once it has an answer.
     ticket: Option<u64>,
-    /// The epoch in which it came.
+    /// The epoch in which it joined.
     epoch: u64,
 }
 
-/// The answer to a waiter, after which it waits no longer.
-pub(crate) enum Step<'a, K, V> {
+/// The answer to a waiter, which ends its wait.
+pub(crate) enum Answer<'a, K, V> {
     /// The leader has an outcome for it.
     Completed(Completed<K, V>),
     /// It is the leader now.
     Lead(Leader<'a, K, V>),
-    /// The flight has ended without an outcome for the waiter, whose caller starts again.
-    BoardAgain {
-        /// The leader that the waiter superseded, if that is why the flight has ended.
+    /// The load has ended without an outcome for this waiter. Its caller starts again.
+    Retry {
+        /// The activity of the leader that the waiter superseded, if that ended the load.
         supersedes: Option<Superseded>,
     },
 }
 
-impl<K, V> Step<'_, K, V> {
-    /// Returns what the leader that the waiter superseded was doing, if there was one.
+impl<K, V> Answer<'_, K, V> {
+    /// Returns the activity of the leader that the waiter superseded, if there was one.
     pub(crate) const fn supersedes(&self) -> Option<Superseded> {
         match self {
             Self::Lead(leader) => leader.supersedes,
-            Self::BoardAgain { supersedes } => *supersedes,
+            Self::Retry { supersedes } => *supersedes,
             Self::Completed(_) => None,
         }
     }
 }
 
-/// The answer to a caller that has to wait: it asks again when woken, and at `again` at the latest.
+/// The answer to a caller that has to wait. It asks again when it is woken, and at `again` at the latest.
 pub(crate) struct Pending {
     pub(crate) again: Option<Instant>,
 }
 
 impl<'a, K, V> Waiter<'a, K, V> {
     pub(crate) fn new(
-        flights: &'a Flights<K, V>,
-        flight: Arc<Flight<K, V>>,
+        in_flight: &'a InFlightLoads<K, V>,
+        load: Arc<InFlightLoad<K, V>>,
         ticket: u64,
         candidate: Candidate,
     ) -> Self {
         Self {
-            flights,
-            flight,
+            in_flight,
+            load,
             ticket: Some(ticket),
             epoch: candidate.epoch,
         }
@@ -67,13 +67,13 @@ impl<'a, K, V> Waiter<'a, K, V> {
         &mut self,
         candidate: Candidate,
         waker: &Waker,
-    ) -> Result<Step<'a, K, V>, Pending> {
+    ) -> Result<Answer<'a, K, V>, Pending> {
         let Some(ticket) = self.ticket else {
-            return Ok(Step::BoardAgain { supersedes: None });
+            return Ok(Answer::Retry { supersedes: None });
         };
         // The waker is cloned before the lock is taken, and the one that is left is dropped after.
         let mut waker = Some(waker.clone());
-        let turn = self.flight.state.lock().poll(ticket, candidate, &mut waker);
+        let turn = self.load.state.lock().poll(ticket, candidate, &mut waker);
         drop(waker);
         if let Turn::Wait { again } = turn {
             return Err(Pending { again });
@@ -85,41 +85,38 @@ impl<'a, K, V> Waiter<'a, K, V> {
         } = turn
         {
             let mut leader = Leader::new(
-                self.flights,
-                Arc::clone(&self.flight),
+                self.in_flight,
+                Arc::clone(&self.load),
                 generation,
                 candidate,
             );
             leader.supersedes = supersedes;
-            // A result that cannot be stored is not worth a load: dropping the leader ends the flight for all
-            // of its waiters.
-            if self.flight.is_revoked() {
-                return Ok(Step::BoardAgain { supersedes });
+            // A load whose result cannot be stored is not worth running. Dropping the leader ends it for all of its
+            // waiters.
+            if self.load.is_revoked() {
+                return Ok(Answer::Retry { supersedes });
             }
-            return Ok(Step::Lead(leader));
+            return Ok(Answer::Lead(leader));
         }
-        if self.flight.outcome.get().is_some()
-            && self.epoch < self.flight.outdated_from.load(Relaxed)
-        {
-            return Ok(Step::Completed(Completed(Arc::clone(&self.flight))));
+        if self.load.outcome.get().is_some() && self.epoch < self.load.outdated_from.load(Relaxed) {
+            return Ok(Answer::Completed(Completed(Arc::clone(&self.load))));
         }
-        Ok(Step::BoardAgain { supersedes: None })
+        Ok(Answer::Retry { supersedes: None })
     }
 }
 
 impl<K, V> Waiter<'_, K, V> {
-    /// Lets other waiters lead until this one is polled again: its caller is about to be busy with
-    /// another load.
-    pub(crate) fn step_back(&mut self) {
-        self.step(State::step_back);
+    /// Lets other waiters lead until this one is polled again, because its caller is about to be busy with another
+    /// load.
+    pub(crate) fn mark_busy(&mut self) {
+        self.step(State::mark_busy);
     }
 
-    /// Runs a step that may make another waiter the one to lead. The waiter's own waker is dropped
-    /// without a lock.
+    /// Runs a step that may make another waiter the next leader. The waiter's own waker is dropped without a lock.
     fn step(&self, step: impl FnOnce(&mut State, u64) -> (Option<Waker>, Option<Waker>)) {
         if let Some(ticket) = self.ticket {
             let mut own = None;
-            self.flights.step_away(&self.flight, |state| {
+            self.in_flight.transition(&self.load, |state| {
                 let (woken, left) = step(state, ticket);
                 own = left;
                 woken
@@ -134,8 +131,8 @@ impl<K, V> Drop for Waiter<'_, K, V> {
     }
 }
 
-/// A flight that has landed.
-pub(crate) struct Completed<K, V>(Arc<Flight<K, V>>);
+/// A load that has an outcome.
+pub(crate) struct Completed<K, V>(Arc<InFlightLoad<K, V>>);
 
 impl<K, V> Completed<K, V> {
     pub(crate) fn into_outcome(self) -> Outcome<V>
@@ -143,8 +140,8 @@ impl<K, V> Completed<K, V> {
         V: Clone,
     {
         let outcome = self.0.outcome.get().cloned();
-        // Before the outcome is on its way to the caller: a panic in a `drop` would leak it there.
+        // Dropped before the outcome is returned, because a panic in a `drop` on return would leak it.
         drop(self);
-        outcome.expect("made only once the outcome is there")
+        outcome.expect("a completed load has an outcome")
     }
 }

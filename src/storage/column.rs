@@ -91,12 +91,11 @@ impl<T> Column<T> {
     /// Sets the item of a slot, which may be the first one past the end.
     #[inline]
     pub(crate) fn put(&mut self, slot: u32, item: T) {
-        match self.get_mut(slot) {
-            Some(location) => *location = item,
-            None => {
-                debug_assert!(slot as usize == self.len(), "slot {slot} is past the end");
-                self.push(item);
-            }
+        if let Some(present) = self.get_mut(slot) {
+            *present = item;
+        } else {
+            debug_assert!(slot as usize == self.len(), "slot {slot} is past the end");
+            self.push(item);
         }
     }
 }

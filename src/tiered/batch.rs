@@ -3,16 +3,16 @@
 
 use crate::entry::Loaded;
 use crate::error::{AnyError, LoadError};
-use crate::local::tier_hooks::{BatchLookup, BatchResult, erase_many};
+use crate::local::tier_hooks::BatchLookup;
 use crate::tiered::coherence::key_waiters::KeyWait;
 use crate::tiered::coherence::read_lease::now;
-use crate::tiered::fetch::{L2Answer, POLL_INTERVAL, TimedOut};
+use crate::tiered::fetch::{L2Answer, POLL_INTERVAL};
 use crate::tiered::health::count;
 use crate::tiered::l2::remote::Token;
 use crate::tiered::load::Fetched;
 use crate::tiered::load_lease::{LeaseRequest, LoadLease};
 use crate::tiered::{Inner, RemoteKey, RemoteValue, TieredCache};
-use crate::traits::erasure::typed;
+use crate::traits::erasure::{BatchResult, ErrorType, share_batch, typed};
 use futures_util::future::join_all;
 use parking_lot::Mutex;
 use std::any::Any;
@@ -51,29 +51,23 @@ impl<K: RemoteKey, V: RemoteValue> TieredCache<K, V> {
         // Locked while `load` creates a future, and not while that runs.
         let load = Mutex::new(|missing| {
             let loading = load(missing);
-            async move { erase_many(loading.await) }
+            async move { share_batch(loading.await) }
         });
         let first = Round::default();
-        let mut values = loop {
-            if let Some(values) = typed(
-                inner
-                    .load_round(keys, BatchLookup::Counted, &load, &first)
-                    .await,
-            ) {
-                break values?;
-            }
-        };
+        let error_type = ErrorType::of::<E>();
+        let values = inner.load_round(keys, error_type, BatchLookup::Recorded, &load, &first);
+        let mut values = typed(values.await)?;
         // The remaining keys are loaded by other processes, or another batch of this process waits for them. The wait
         // is outside of the batch, because other callers wait for the other keys of the batch.
         let mut left_out = first.left_out.into_inner();
-        let mut patience = None;
+        let mut limits = None;
         loop {
             let missing = |at: &usize| values[*at].is_none() && !left_out.contains(&keys[*at]);
             let rest: Vec<usize> = (0..keys.len()).filter(missing).collect();
             if rest.is_empty() {
                 return Ok(values);
             }
-            let patience = patience.get_or_insert_with(|| inner.l1.patience());
+            let limits = limits.get_or_insert_with(|| inner.l1.wait_limits());
             let rest_keys: Vec<K> = rest.iter().map(|&at| keys[at].clone()).collect();
             let names: Vec<_> = rest_keys.iter().map(|key| inner.key_name(key)).collect();
             // Registered before L2 is asked, so that no notification is missed.
@@ -84,10 +78,15 @@ impl<K: RemoteKey, V: RemoteValue> TieredCache<K, V> {
                 .collect();
             let round = Round::default();
             let found = inner
-                .load_round(&rest_keys, BatchLookup::Again, &load, &round)
+                .load_round(
+                    &rest_keys,
+                    error_type,
+                    BatchLookup::Unrecorded,
+                    &load,
+                    &round,
+                )
                 .await;
-            let Some(found) = typed(found) else { continue };
-            for (at, value) in rest.into_iter().zip(found?) {
+            for (at, value) in rest.into_iter().zip(typed(found)?) {
                 values[at] = value;
             }
             left_out.extend(round.left_out.into_inner());
@@ -96,21 +95,21 @@ impl<K: RemoteKey, V: RemoteValue> TieredCache<K, V> {
             if leased_elsewhere.is_empty() {
                 continue;
             }
-            if patience.next().is_none_or(|next| Instant::now() < next) {
+            if limits.next().is_none_or(|next| Instant::now() < next) {
                 inner
-                    .wait_for_others(&leased_elsewhere, key_waits, patience.next())
+                    .wait_for_others(&leased_elsewhere, key_waits, limits.next())
                     .await;
                 continue;
             }
             for (key, value) in keys.iter().zip(&mut values) {
                 if value.is_none() && !left_out.contains(key) {
                     *value = inner.l1.stale_in_place(key);
-                    if value.is_none() && patience.is_over() {
+                    if value.is_none() && limits.is_over() {
                         return Err(LoadError::WaitTimeout);
                     }
                 }
             }
-            patience.stale_from = None;
+            limits.stale_from = None;
         }
     }
 }
@@ -158,6 +157,7 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
     async fn load_round<F>(
         self: &Arc<Self>,
         keys: &[K],
+        error_type: ErrorType,
         lookup: BatchLookup,
         load: &Mutex<impl FnMut(Vec<K>) -> F>,
         round: &Round<K>,
@@ -167,8 +167,10 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
     {
         self.may_serve(now());
         let fetch = |missing| self.fetch_many(missing, load, round);
-        let result = Box::pin(self.l1.get_many_or_load_shared(keys, lookup, fetch)).await;
-        result.map_err(TimedOut::restore)
+        let values = self
+            .l1
+            .get_many_or_load_shared(keys, error_type, lookup, fetch);
+        Box::pin(values).await
     }
 
     /// Waits until the loads of other processes have ended, so that the keys whose loads have failed are loaded

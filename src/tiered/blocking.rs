@@ -5,6 +5,7 @@ use crate::error::{AnyError, LoadError};
 use crate::single_flight::blocking::block_on;
 use crate::tiered::write::Propagation;
 use crate::tiered::{RemoteKey, RemoteValue, Rollout, TieredCache};
+use crate::traits::erasure::ErrorType;
 use crate::traits::{Cache, ErasedLoader};
 use std::cell::Cell;
 use std::fmt;
@@ -115,7 +116,10 @@ impl<K: RemoteKey, V: RemoteValue> Cache<K, V> for BlockingCache<K, V> {
         let inner = &self.tier.inner;
         match inner.look_up_to_load(key) {
             Ok(value) => Ok(value),
-            Err(missed) => self.wait(inner.load_missed(key, missed, || ready(load(key)))),
+            Err(missed) => {
+                let load = || ready(load(key).map_err(LoadError::Failed));
+                self.wait(inner.load_missed(key, missed, ErrorType::ANY, load))
+            }
         }
     }
 }

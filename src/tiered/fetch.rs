@@ -8,9 +8,10 @@ use crate::tiered::builder::MAX_KEY_LEN;
 use crate::tiered::coherence::read_lease::now;
 use crate::tiered::health::count;
 use crate::tiered::l2::remote::{Head, LookupReply, LookupRequest, RemoteError, Token, Unreadable};
-use crate::tiered::load::{Fetched, LoadResult};
+use crate::tiered::load::Fetched;
 use crate::tiered::load_lease::{LeaseRequest, LoadLease};
 use crate::tiered::{Inner, RemoteKey, RemoteValue, key_of};
+use crate::traits::erasure::LoadResult;
 use std::future::Future;
 use std::slice;
 use std::sync::Arc;
@@ -32,19 +33,6 @@ pub(super) enum L2Answer<K, V> {
     Unreadable(Token),
     /// L2 is not to be asked, or has not answered: this process loads for itself.
     L2Unavailable,
-}
-
-/// The error, in place of a loader's, of a caller that has waited too long for another process or for a permit.
-pub(super) struct TimedOut;
-
-impl TimedOut {
-    /// Converts this error, wherever it occurs, to the one that callers get.
-    pub(super) fn restore(error: LoadError<AnyError>) -> LoadError<AnyError> {
-        match error {
-            LoadError::Failed(error) if error.is::<Self>() => LoadError::WaitTimeout,
-            error => error,
-        }
-    }
 }
 
 impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
@@ -124,7 +112,7 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
         self: &Arc<Self>,
         name: &[u8],
         deadline: Option<Instant>,
-    ) -> Result<L2Answer<K, V>, Arc<AnyError>> {
+    ) -> Result<L2Answer<K, V>, LoadError<AnyError>> {
         let mut unreadable = None;
         loop {
             // Registered before L2 is asked, so that no notification is missed.
@@ -142,7 +130,7 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
             if let Some(deadline) = deadline {
                 let now = Instant::now();
                 if now >= deadline {
-                    return Err(Arc::new(TimedOut));
+                    return Err(LoadError::WaitTimeout);
                 }
                 timeout = timeout.min(deadline - now);
             }

@@ -2,11 +2,10 @@
 
 use crate::clock::saturating_nanos;
 use crate::entry::Loaded;
-use crate::error::AnyError;
+use crate::error::{AnyError, LoadError};
 use crate::single_flight::future::TaskTimer;
 use crate::single_flight::{Permit, run_within};
 use crate::stats::timer::{CountOperation, OperationTimer, Outcome};
-use crate::tiered::fetch::TimedOut;
 use crate::tiered::health::{TierCounters, count};
 use crate::tiered::l2::envelope::{EnvelopeContents, Unstorable};
 use crate::tiered::l2::remote::{Fill, Head};
@@ -14,11 +13,7 @@ use crate::tiered::load_lease::LoadLease;
 use crate::tiered::{Inner, RemoteKey, RemoteValue, key_of};
 use crate::trace::Span;
 use std::future::Future;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
-
-/// The result of a loader, in the form that the callers of one load share.
-pub(super) type LoadResult<V> = Result<Loaded<V>, Arc<AnyError>>;
 
 /// A value from L2, from a loader or from a writer, before it is stored in L1.
 pub(super) struct Fetched<V> {
@@ -111,10 +106,10 @@ pub(super) struct LoadPermit(Option<Permit>);
 impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
     /// Returns a permit if one is free.
     pub(super) fn try_permit(&self) -> Option<LoadPermit> {
-        if self.bulkhead.is_passed() {
+        if self.bulkhead.is_entered() {
             return Some(LoadPermit(None));
         }
-        let permit = self.bulkhead.try_pass()?;
+        let permit = self.bulkhead.try_acquire()?;
         Some(LoadPermit(Some(permit)))
     }
 
@@ -122,12 +117,12 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
     pub(super) async fn wait_for_permit(
         &self,
         deadline: Option<Instant>,
-    ) -> Result<LoadPermit, Arc<AnyError>> {
+    ) -> Result<LoadPermit, LoadError<AnyError>> {
         count(&self.counters.queued_loads);
         let mut timer = TaskTimer::default();
-        match self.bulkhead.pass(deadline, &mut timer, || ()).await {
+        match self.bulkhead.acquire(deadline, &mut timer, || ()).await {
             Ok(permit) => Ok(LoadPermit(Some(permit))),
-            Err(_) => Err(Arc::new(TimedOut)),
+            Err(_) => Err(LoadError::WaitTimeout),
         }
     }
 
@@ -136,9 +131,9 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
         &self,
         LoadPermit(permit): LoadPermit,
         load: impl FnOnce() -> F,
-    ) -> Result<T, Arc<AnyError>>
+    ) -> Result<T, LoadError<AnyError>>
     where
-        F: Future<Output = Result<T, Arc<AnyError>>>,
+        F: Future<Output = Result<T, LoadError<AnyError>>>,
     {
         count(&self.counters.loads);
         let timer = OperationTimer::new(&self.counters, Instant::now());

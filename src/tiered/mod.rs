@@ -42,17 +42,15 @@ use crate::tiered::coherence::key_waiters::KeyWaiters;
 use crate::tiered::coherence::pending_invalidations::PendingInvalidations;
 use crate::tiered::coherence::read_lease::{ReadLease, now};
 use crate::tiered::coherence::subscriber::Proof;
-use crate::tiered::fetch::TimedOut;
 use crate::tiered::l2::circuit_breaker::CircuitBreaker;
 use crate::tiered::l2::codec_health::CodecHealth;
 use crate::tiered::l2::envelope::EnvelopeCodec;
 use crate::tiered::l2::remote::{Peer, Token};
 use crate::tiered::load_lease::Releases;
-use crate::traits::erasure::{erase, typed};
+use crate::traits::erasure::{ErrorType, LoadResult, share, typed};
 use crate::traits::{AsyncCache, CacheFuture, ErasedAsyncLoader};
 use builder::TierSettings;
 use health::{TierCounters, count};
-use load::LoadResult;
 use parking_lot::Mutex;
 use std::any::Any;
 use std::fmt;
@@ -193,10 +191,15 @@ impl<K: RemoteKey, V: RemoteValue> TieredCache<K, V> {
         L: Into<Loaded<V>>,
         E: Any + Send + Sync,
     {
-        match self.inner.look_up_to_load(key) {
+        let inner = &self.inner;
+        match inner.look_up_to_load(key) {
             Ok(value) => Ok(value),
-            // Boxed, so that this future stays small whatever the loader's size.
-            Err(missed) => Box::pin(self.inner.load_typed(key, missed, load)).await,
+            Err(missed) => {
+                let error_type = ErrorType::of::<E>();
+                let load = || async { share(load().await) };
+                // Boxed, so that this future stays small whatever the loader's size.
+                typed(Box::pin(inner.load_missed(key, missed, error_type, load)).await)
+            }
         }
     }
 
@@ -374,45 +377,19 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
         }
     }
 
-    /// Returns the value from L2 or the loader after a miss of L1, for a loader of any error type.
-    async fn load_typed<L, E, F>(
-        self: &Arc<Self>,
-        key: &K,
-        mut missed: Missed<'_, K, V>,
-        load: impl FnOnce() -> F,
-    ) -> Result<V, LoadError<E>>
-    where
-        F: Future<Output = Result<L, E>>,
-        L: Into<Loaded<V>>,
-        E: Any + Send + Sync,
-    {
-        let mut load = Some(load);
-        loop {
-            let start = || {
-                let load = load.take().expect("a cache calls a loader at most once");
-                async { erase(load().await) }
-            };
-            // `None`: another caller's load failed with an error of another type. This caller still has its loader.
-            if let Some(result) = typed(self.load_missed(key, missed, start).await) {
-                return result;
-            }
-            missed = self.l1.look_up_again(key);
-        }
-    }
-
     /// Returns the value from L2 or the loader after a miss of L1, with the single flight of L1.
     async fn load_missed<F>(
         self: &Arc<Self>,
         key: &K,
         missed: Missed<'_, K, V>,
+        error_type: ErrorType,
         load: impl FnOnce() -> F,
     ) -> Result<V, LoadError<AnyError>>
     where
         F: Future<Output = LoadResult<V>>,
     {
         let fetch = || self.fetch(key, load);
-        let result = self.l1.load_missed(key, missed, fetch).await;
-        result.map_err(TimedOut::restore)
+        self.l1.load_missed(key, missed, error_type, fetch).await
     }
 }
 
@@ -459,10 +436,12 @@ impl<K: RemoteKey, V: RemoteValue> AsyncCache<K, V> for TieredCache<K, V> {
         }
         CacheFuture::new(async move {
             // Looked up again when the future is polled: the read lease may have ended since.
-            match inner.look_up_to_load(key) {
-                Ok(value) => Ok(value),
-                Err(missed) => inner.load_missed(key, missed, load).await,
-            }
+            let missed = match inner.look_up_to_load(key) {
+                Ok(value) => return Ok(value),
+                Err(missed) => missed,
+            };
+            let load = move || async move { load().await.map_err(LoadError::Failed) };
+            inner.load_missed(key, missed, ErrorType::ANY, load).await
         })
     }
 

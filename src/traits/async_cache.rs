@@ -3,7 +3,7 @@
 use crate::entry::Loaded;
 use crate::error::{AnyError, LoadError};
 use crate::traits::cache_future::CacheFuture;
-use crate::traits::erasure::{BoxedLoad, ErasedAsyncLoader, FOREIGN_ERROR, erase, typed};
+use crate::traits::erasure::{BoxedLoad, ErasedAsyncLoader, FOREIGN_ERROR, downcast, erase};
 use std::any::Any;
 use std::future::Future;
 use std::time::Duration;
@@ -99,7 +99,7 @@ pub trait AsyncCache<K, V>: Send + Sync {
                     };
                     self.get_or_load_erased(key, &mut erased).await
                 };
-                if let Some(result) = typed(result) {
+                if let Some(result) = downcast(result) {
                     return result;
                 }
                 assert!(load.is_some(), "{FOREIGN_ERROR}");

@@ -6,7 +6,7 @@
 
 use crate::entry::Loaded;
 use crate::error::{AnyError, LoadError};
-use std::any::Any;
+use std::any::{Any, TypeId};
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -47,7 +47,7 @@ where
             let load = load.take().expect("a cache calls a loader at most once");
             erase(load(key))
         });
-        if let Some(result) = typed(result) {
+        if let Some(result) = downcast(result) {
             return result;
         }
         assert!(load.is_some(), "{FOREIGN_ERROR}");
@@ -64,9 +64,24 @@ pub(crate) fn erase<L: Into<Loaded<V>>, V, E: Any + Send + Sync>(
     }
 }
 
+/// Erases the type of a loader. Each call but the first panics.
+pub(crate) fn erase_loader<K, V, L, E>(
+    load: impl FnOnce(&K) -> Result<L, E>,
+) -> impl FnMut(&K) -> Result<Loaded<V>, Arc<AnyError>>
+where
+    L: Into<Loaded<V>>,
+    E: Any + Send + Sync,
+{
+    let mut load = Some(load);
+    move |key| {
+        let load = load.take().expect("a cache calls a loader at most once");
+        erase(load(key))
+    }
+}
+
 /// Converts a result to the error type of the caller's loader. Returns `None` if it is another caller's error of
 /// another type.
-pub(crate) fn typed<V, E: Any + Send + Sync>(
+pub(super) fn downcast<V, E: Any + Send + Sync>(
     result: Result<V, LoadError<AnyError>>,
 ) -> Option<Result<V, LoadError<E>>> {
     match result.map_err(LoadError::downcast::<E>) {
@@ -74,4 +89,68 @@ pub(crate) fn typed<V, E: Any + Send + Sync>(
         Err(Ok(error)) => Some(Err(error)),
         Err(Err(_)) => None,
     }
+}
+
+/// The result of a load, in the form that its callers share. The error is the loader's own, or the reason why the
+/// loader did not run.
+pub(crate) type LoadResult<V> = Result<Loaded<V>, LoadError<AnyError>>;
+
+/// The result of a load of several keys, in the form that its callers share.
+pub(crate) type BatchResult<K, V> = Result<Vec<(K, Loaded<V>)>, LoadError<AnyError>>;
+
+/// Converts the result of a loader into a [`LoadResult`].
+pub(crate) fn share<L: Into<Loaded<V>>, V, E: Any + Send + Sync>(
+    result: Result<L, E>,
+) -> LoadResult<V> {
+    erase(result).map_err(LoadError::Failed)
+}
+
+/// Converts the result of a loader of several keys into a [`BatchResult`].
+pub(crate) fn share_batch<M, K, L, V, E>(result: Result<M, E>) -> BatchResult<K, V>
+where
+    M: IntoIterator<Item = (K, L)>,
+    L: Into<Loaded<V>>,
+    E: Any + Send + Sync,
+{
+    match result {
+        Ok(pairs) => Ok(pairs
+            .into_iter()
+            .map(|(key, loaded)| (key, loaded.into()))
+            .collect()),
+        Err(error) => Err(LoadError::Failed(Arc::new(error))),
+    }
+}
+
+/// The error type of a caller's loader. The caller shares only loads that fail with errors of this type.
+#[derive(Clone, Copy)]
+pub(crate) struct ErrorType(Option<TypeId>);
+
+impl ErrorType {
+    /// Any type, for a caller whose loader is erased already.
+    pub(crate) const ANY: Self = Self(None);
+
+    /// Returns the error type `E`.
+    pub(crate) fn of<E: Any>() -> Self {
+        Self(Some(TypeId::of::<E>()))
+    }
+
+    /// Checks whether the caller may return this error of another caller's load.
+    pub(crate) fn accepts(self, error: &LoadError<AnyError>) -> bool {
+        match (self.0, error) {
+            (Some(own), LoadError::Failed(error)) => (**error).type_id() == own,
+            _ => true,
+        }
+    }
+}
+
+/// Converts the result of a call to the error type of the caller's loader, which was given to the call as an
+/// [`ErrorType`].
+///
+/// # Panics
+///
+/// Panics if it is an error of another type.
+pub(crate) fn typed<V, E: Any + Send + Sync>(
+    result: Result<V, LoadError<AnyError>>,
+) -> Result<V, LoadError<E>> {
+    downcast(result).expect("the call returns only errors of its caller's type")
 }

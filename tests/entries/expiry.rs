@@ -38,7 +38,7 @@ impl Fixture {
         let listener = {
             let notified = Arc::clone(&notified);
             move |&key: &u64, &value: &u64, cause| {
-                notified.lock().unwrap().push((key, value, cause))
+                notified.lock().unwrap().push((key, value, cause));
             }
         };
         let builder = LocalCache::builder()

@@ -278,7 +278,7 @@ fn name(bit: u8) -> String {
 
 proptest! {
     #[test]
-    fn it_does_what_a_naive_cache_with_tags_does(ops in vec(op(), 1..200), shards in 1..3_usize) {
+    fn random_operations_give_the_results_of_a_naive_cache_with_tags(ops in vec(op(), 1..200), shards in 1..3_usize) {
         let f = Fixture::new(|builder| builder.shards(shards));
         // The value, tags and deadline of each live entry.
         let mut model: BTreeMap<u32, (u64, u8, u64)> = BTreeMap::new();

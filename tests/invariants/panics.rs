@@ -1,4 +1,4 @@
-//! User code that panics, at every single call that the cache makes of it.
+//! User code that panics, at every call from the cache.
 
 use hotset::__private::validate;
 use hotset::{Clock, Loaded, LocalCache, ManualClock, RemovalCause};
@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::thread;
 use std::time::Duration;
 
-/// Where the cache calls user code.
+/// A kind of user code that the cache calls.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Hook {
     Hash,
@@ -30,14 +30,14 @@ enum Hook {
 }
 
 thread_local! {
-    /// The hook that shall panic, and at which call from now.
+    /// The hook that panics, and the number of calls until then.
     static TRAP: Cell<Option<(Hook, u32)>> = const { Cell::new(None) };
-    /// Created less dropped.
+    /// The number of created values minus the number of dropped ones.
     static KEYS: Cell<i64> = const { Cell::new(0) };
     static VALUES: Cell<i64> = const { Cell::new(0) };
 }
 
-/// What a trap panics with.
+/// The payload of the panic of a trap.
 struct Sprung;
 
 fn reach(hook: Hook) {
@@ -48,13 +48,13 @@ fn reach(hook: Hook) {
     };
     TRAP.set((left > 1).then_some((hook, left - 1)));
     if left == 1 {
-        // As a panic, but for the message.
+        // A panic without a message on the standard error.
         resume_unwind(Box::new(Sprung));
     }
 }
 
-/// Runs an operation and says whether the trap sprang.
-fn springs(operation: impl FnOnce()) -> bool {
+/// Runs an operation. Returns `true` if the trap panicked.
+fn panics(operation: impl FnOnce()) -> bool {
     match catch_unwind(AssertUnwindSafe(operation)) {
         Ok(()) => false,
         Err(payload) if payload.is::<Sprung>() => true,
@@ -106,7 +106,7 @@ impl Hash for Key {
     }
 }
 
-/// A value is its own weight.
+/// A value, which is also its weight.
 #[derive(Debug)]
 struct Value(u64);
 
@@ -131,7 +131,7 @@ impl Drop for Value {
     }
 }
 
-/// Has four hashes only, so that a look-up compares keys that differ.
+/// A hasher with four results, so that a lookup compares different keys.
 #[derive(Default)]
 struct Crowded(u64);
 
@@ -160,19 +160,19 @@ const SECOND: Duration = Duration::from_secs(1);
 struct Scene {
     cache: LocalCache<Key, Value, BuildHasherDefault<Crowded>>,
     clock: ManualClock,
-    told: Arc<AtomicU64>,
-    /// Look-ups borrow from here, so that only what the cache drops is counted.
+    reported: Arc<AtomicU64>,
+    /// Lookups borrow these keys, so that only drops by the cache are counted.
     keys: Rc<[Key]>,
 }
 
 impl Scene {
     fn new(shards: usize, keys: &Rc<[Key]>) -> Self {
         let clock = ManualClock::new();
-        let told = Arc::new(AtomicU64::new(0));
+        let reported = Arc::new(AtomicU64::new(0));
         let listener = {
-            let told = Arc::clone(&told);
+            let reported = Arc::clone(&reported);
             move |_: &Key, _: &Value, _: RemovalCause| {
-                told.fetch_add(1, Relaxed);
+                reported.fetch_add(1, Relaxed);
                 reach(Hook::Listener);
             }
         };
@@ -193,7 +193,7 @@ impl Scene {
         Self {
             cache,
             clock,
-            told,
+            reported,
             keys: Rc::clone(keys),
         }
     }
@@ -222,7 +222,7 @@ impl Scene {
         drop(loaded);
     }
 
-    /// A load that fails, or that is outdated by what the loader does to its own key.
+    /// Loads with an error, or with a loader that revokes its own load by a write to its key.
     fn load_with(&self, id: u32, load: impl FnOnce() -> Result<Loaded<Value>, &'static str>) {
         let loaded = self.cache.get_or_load(self.key(id), |_| {
             reach(Hook::Loader);
@@ -241,16 +241,16 @@ impl Scene {
 }
 
 const KEY_COUNT: u32 = 16;
-/// Used by no operation of the scenario.
+/// A key that no operation of the scenario uses.
 const PROBE: u32 = KEY_COUNT - 1;
 
-/// One call of the cache each, so that each goes on where the one before it panicked.
+/// The operations of the scenario. Each is one call of the cache, so that the next one runs after a panic.
 const SCENARIO: &[fn(&Scene)] = &[
     |scene| scene.insert(0, 2),
     |scene| scene.insert(1, 2),
     |scene| scene.insert(4, 2),
     |scene| scene.insert(5, 2),
-    // Lookups: of a key alone in its shard, behind others with the same hash, and of none.
+    // Lookups: of a key alone in its shard, of one behind others with the same hash, and of an absent one.
     |scene| scene.get(0),
     |scene| scene.get(5),
     |scene| scene.get(8),
@@ -264,13 +264,13 @@ const SCENARIO: &[fn(&Scene)] = &[
         scene.cache.remaining_ttl(scene.key(1));
     },
     |scene| drop(scene.cache.iter()),
-    // Replaced, by what is as heavy, and by what is heavier and evicts others.
+    // Replacements: by a value of the same weight, and by a heavier one that evicts others.
     |scene| scene.insert(0, 2),
     |scene| scene.insert(1, 6),
     |scene| scene.insert(2, 9),
     |scene| scene.insert(3, 2),
     |scene| scene.insert(7, 2),
-    // Refused, in place of an entry and of none.
+    // Refused values, with and without an existing entry.
     |scene| scene.insert(3, MAX_WEIGHT + 1),
     |scene| scene.insert(6, MAX_WEIGHT + 1),
     |scene| scene.insert_with_ttl(7, Duration::ZERO),
@@ -291,14 +291,14 @@ const SCENARIO: &[fn(&Scene)] = &[
             Ok(Loaded::new(Value::new(2)).weight(3))
         });
     },
-    // Updates: of an entry, of none, one that evicts, one that is refused, removals.
+    // Updates: of an entry, of an absent key, with an eviction, with a refusal, removals.
     |scene| scene.update(8, Some(2)),
     |scene| scene.update(11, Some(1)),
     |scene| scene.update(11, Some(9)),
     |scene| scene.update(11, Some(MAX_WEIGHT + 1)),
     |scene| scene.update(8, None),
     |scene| scene.update(8, None),
-    // An update that has to be made again, since its key was written to meanwhile.
+    // An update that is repeated because its key was written to meanwhile.
     |scene| {
         let mut calls = 0;
         let updated = scene.cache.update(scene.key(8), |_| {
@@ -334,7 +334,7 @@ const SCENARIO: &[fn(&Scene)] = &[
     },
     |scene| (0..6).for_each(|id| scene.insert(id, 1)),
     |scene| scene.cache.clear(),
-    // A write that makes room in another shard, while a load of another key with its hash goes on.
+    // A write that evicts from another shard, while a load of another key with the same hash is in flight.
     |scene| scene.insert(1, MAX_WEIGHT),
     |scene| {
         scene.load_with(12, || {
@@ -342,12 +342,12 @@ const SCENARIO: &[fn(&Scene)] = &[
             Ok(Loaded::new(Value::new(1)))
         });
     },
-    // What is held when the cache is dropped.
+    // Entries that exist when the cache is dropped.
     |scene| (0..6).for_each(|id| scene.insert(id, 1)),
 ];
 
 impl Scene {
-    /// A cache that a panic went through is as good as new.
+    /// Checks that the cache works after a panic.
     fn check_usable(&self) {
         validate(&self.cache);
         self.insert(PROBE, 1);
@@ -369,47 +369,47 @@ impl Scene {
         validate(&self.cache);
     }
 
-    /// How many entries have left without a word to the listener.
-    fn untold(&self) -> u64 {
+    /// Returns the number of removed entries that the listener was not called for.
+    fn unreported(&self) -> u64 {
         let stats = self.cache.stats();
         let left = stats.replaced + stats.removed + stats.expired + stats.evicted + stats.cleared;
-        left - self.told.load(Relaxed)
+        left - self.reported.load(Relaxed)
     }
 }
 
 struct Outcome {
-    /// Was the hook called often enough to panic?
-    sprung: bool,
-    untold: u64,
-    /// Keys and values that were never dropped.
+    /// `true` if the hook was called often enough to panic.
+    panicked: bool,
+    unreported: u64,
+    /// The number of keys and values that were never dropped.
     leaked: (i64, i64),
 }
 
-/// Plays the scenario with one call of the hook panicking.
+/// Runs the scenario with one call of the hook panicking.
 fn play(hook: Hook, call: u32, shards: usize, keys: &Rc<[Key]>) -> Outcome {
     let before = (KEYS.get(), VALUES.get());
     let scene = Scene::new(shards, keys);
     TRAP.set(Some((hook, call)));
-    let mut sprung = false;
+    let mut panicked = false;
     for operation in SCENARIO {
-        if springs(|| operation(&scene)) {
+        if panics(|| operation(&scene)) {
             scene.check_usable();
-            sprung = true;
+            panicked = true;
         }
     }
     validate(&scene.cache);
-    let untold = scene.untold();
-    sprung |= springs(|| drop(scene));
+    let unreported = scene.unreported();
+    panicked |= panics(|| drop(scene));
     TRAP.set(None);
     Outcome {
-        sprung,
-        untold,
+        panicked,
+        unreported,
         leaked: (KEYS.get() - before.0, VALUES.get() - before.1),
     }
 }
 
-/// Plays the scenario with the hook panicking at its first call, then at its second, and so on
-/// until it is called no more.
+/// Runs the scenario with the hook panicking at its first call, then at its second, and so on until it is not called
+/// any more.
 fn panic_at_each_call(hook: Hook, check: impl Fn(&Outcome)) {
     let keys: Rc<[Key]> = (0..KEY_COUNT).map(Key::new).collect();
     for shards in [1, 4] {
@@ -417,7 +417,7 @@ fn panic_at_each_call(hook: Hook, check: impl Fn(&Outcome)) {
         loop {
             let outcome = play(hook, call, shards, &keys);
             check(&outcome);
-            if !outcome.sprung {
+            if !outcome.panicked {
                 break;
             }
             call += 1;
@@ -460,50 +460,53 @@ fn leaks_nothing(hook: Hook) {
 }
 
 #[test]
-fn a_panic_anywhere_but_in_drop_leaks_nothing() {
+fn panic_outside_drop_leaks_nothing() {
     let drops = [Hook::DropKey, Hook::DropValue];
     let others = HOOKS.iter().filter(|hook| !drops.contains(hook));
     others.for_each(|&hook| leaks_nothing(hook));
 }
 
 #[test]
-fn a_panic_in_the_drop_of_a_key_leaks_nothing() {
+fn panic_in_the_drop_of_a_key_leaks_nothing() {
     leaks_nothing(Hook::DropKey);
 }
 
 #[test]
-fn a_panic_in_the_drop_of_a_value_leaks_nothing() {
+fn panic_in_the_drop_of_a_value_leaks_nothing() {
     leaks_nothing(Hook::DropValue);
 }
 
 #[test]
-fn each_entry_that_leaves_is_told_of_whatever_panics() {
-    let untold: Vec<Hook> = HOOKS
+fn each_removed_entry_is_reported_whatever_panics() {
+    let unreported: Vec<Hook> = HOOKS
         .iter()
         .copied()
         .filter(|&hook| {
             let some = Cell::new(false);
-            panic_at_each_call(hook, |outcome| some.set(some.get() || outcome.untold > 0));
+            panic_at_each_call(hook, |outcome| {
+                some.set(some.get() || outcome.unreported > 0);
+            });
             some.get()
         })
         .collect();
-    assert_eq!(untold, [], "panics here hide removals");
+    assert_eq!(unreported, [], "panics here hide removals");
 }
 
 #[test]
-fn a_panic_on_handing_a_value_to_those_who_wait_strands_nobody_and_hides_nothing() {
+fn panic_while_a_value_is_passed_to_waiters_strands_none_and_loses_no_removal() {
     let keys: Rc<[Key]> = (0..KEY_COUNT).map(Key::new).collect();
     let panic_while_one_waits = || {
         let scene = Scene::new(1, &keys);
         let cache = &scene.cache;
-        // Makes room for what is loaded, so there is something to tell of.
+        // The loaded value evicts an entry, so that the listener is called.
         scene.insert(0, MAX_WEIGHT);
-        let sprung = thread::scope(|scope| {
-            springs(|| {
+        let panicked = thread::scope(|scope| {
+            panics(|| {
                 let loaded = cache.get_or_load(scene.key(1), |_| {
                     scope.spawn(|| {
-                        let waited =
-                            cache.get_or_load(&Key::new(1), |_| Err::<Value, _>("not asked"));
+                        let waited = cache.get_or_load(&Key::new(1), |_| {
+                            Err::<Value, _>("the loader was called")
+                        });
                         assert_eq!(waited.map(|value| value.0).unwrap(), 2);
                     });
                     while cache.stats().misses < 2 {
@@ -519,14 +522,14 @@ fn a_panic_on_handing_a_value_to_those_who_wait_strands_nobody_and_hides_nothing
         });
         TRAP.set(None);
         validate(cache);
-        assert_eq!(scene.untold(), 0);
-        sprung
+        assert_eq!(scene.unreported(), 0);
+        panicked
     };
-    // One who has missed, but does not wait yet, is handed nothing.
+    // A caller that has missed but does not wait yet gets no clone.
     assert!((0..1_000).any(|_| panic_while_one_waits()));
 }
 
-/// Its drop panics if it is to.
+/// A value whose drop panics if it contains `true`.
 struct Explosive(bool);
 
 impl Drop for Explosive {
@@ -537,7 +540,7 @@ impl Drop for Explosive {
 
 /// A panic while another one unwinds would end the process.
 #[test]
-fn a_listener_and_the_drop_of_what_it_was_told_of_may_both_panic() {
+fn listener_and_drop_of_the_removed_entry_may_both_panic() {
     let builder = LocalCache::builder().capacity(4);
     let cache = builder
         .on_removal(|_, _, _| resume_unwind(Box::new(Sprung)))

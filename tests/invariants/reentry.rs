@@ -1,4 +1,4 @@
-//! User code that calls the cache it is called from.
+//! User code that calls the cache from which it is called.
 
 use hotset::__private::validate;
 use hotset::{LocalCache, RemovalCause};
@@ -8,12 +8,12 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, OnceLock, Weak};
 
-/// One shard, so that whatever is called meets the same lock.
+/// Returns a cache with one shard, so that all calls use the same lock.
 fn one_shard<K: Eq, V>(capacity: usize) -> hotset::LocalCacheBuilder<K, V> {
     LocalCache::builder().capacity(capacity).shards(1)
 }
 
-/// Its drop writes to and reads from the cache that it was in.
+/// A value whose drop writes to and reads from its cache.
 #[derive(Clone)]
 struct Noisy {
     id: u32,
@@ -33,7 +33,7 @@ impl Drop for Noisy {
 }
 
 #[test]
-fn a_drop_may_call_the_cache() {
+fn drop_may_call_the_cache() {
     let home = Arc::new(OnceLock::new());
     let drops = Arc::new(AtomicUsize::new(0));
     let noisy = |id| Noisy {
@@ -58,7 +58,7 @@ fn a_drop_may_call_the_cache() {
 }
 
 #[test]
-fn a_listener_may_call_the_cache() {
+fn listener_may_call_the_cache() {
     type Cache = LocalCache<u32, u32>;
     let home: Arc<OnceLock<Weak<Cache>>> = Arc::default();
     let evicted = Arc::new(AtomicUsize::new(0));
@@ -67,7 +67,7 @@ fn a_listener_may_call_the_cache() {
         move |key: &u32, value: &u32, cause| {
             let cache = home.get().and_then(Weak::upgrade).unwrap();
             assert!(cache.get(key) != Some(*value) || cause == RemovalCause::Replaced);
-            // What is evicted is put back once, which evicts another.
+            // Each evicted entry is inserted again once, which evicts another.
             if cause == RemovalCause::Evicted && *value < 100 {
                 evicted.fetch_add(1, SeqCst);
                 cache.insert(*key, value + 100);
@@ -93,7 +93,7 @@ fn factorial(cache: &LocalCache<u32, u64>, n: u32) -> u64 {
 }
 
 #[test]
-fn a_loader_may_call_the_cache() {
+fn loader_may_call_the_cache() {
     let cache = one_shard(100).build().unwrap();
     assert_eq!(factorial(&cache, 10), 3_628_800);
     assert_eq!(cache.len(), 11);
@@ -103,8 +103,8 @@ fn a_loader_may_call_the_cache() {
 type Write = fn(&LocalCache<u32, u32>, &LocalCache<u32, u32>);
 
 #[test]
-fn what_get_with_calls_may_read_and_panics_where_it_writes() {
-    // Whether the shard is the same or another, nor the cache: each may be one of a circle.
+fn closure_of_get_with_may_read_and_panics_if_it_writes() {
+    // This holds for the same shard, another shard and another cache, because each could be part of a cycle.
     let other: LocalCache<u32, u32> = LocalCache::new(10);
     for shards in [1, 8] {
         let builder = LocalCache::builder().capacity(10).shards(shards);
@@ -138,7 +138,7 @@ fn what_get_with_calls_may_read_and_panics_where_it_writes() {
 
 type Ask = fn(&LocalCache<Curious, u32>);
 
-/// Asks the cache while it is compared.
+/// A key that calls the cache while it is compared.
 struct Curious {
     id: u32,
     ask: Ask,
@@ -173,7 +173,7 @@ impl PartialEq for Curious {
 impl Eq for Curious {}
 
 #[test]
-fn an_eq_that_calls_the_cache_panics_rather_than_wait_for_itself() {
+fn eq_that_calls_the_cache_panics_instead_of_waiting_for_itself() {
     let home = Arc::new(OnceLock::new());
     let key = |ask: Ask| Curious {
         id: 1,
@@ -186,7 +186,7 @@ fn an_eq_that_calls_the_cache_panics_rather_than_wait_for_itself() {
     cache.insert(plain.clone(), 1);
     let asks: [Ask; 2] = [LocalCache::clear, |cache| assert!(cache.stats().hits < 100)];
     for ask in asks {
-        // As a writer, and as a loader of a key whose flight is in the table.
+        // The writer and the loader of a key with a load in the table compare keys.
         let curious = key(ask);
         let writes = catch_unwind(AssertUnwindSafe(|| cache.insert(curious.clone(), 2)));
         assert!(writes.is_ok(), "clones do not ask");
@@ -215,7 +215,7 @@ fn an_eq_that_calls_the_cache_panics_rather_than_wait_for_itself() {
 }
 
 #[test]
-fn what_a_closure_holds_is_dropped_outside_the_lock_on_a_miss() {
+fn captures_of_a_closure_are_dropped_without_the_lock_on_a_miss() {
     struct Writes(LocalCache<u32, u32>);
     impl Drop for Writes {
         fn drop(&mut self) {
@@ -229,7 +229,7 @@ fn what_a_closure_holds_is_dropped_outside_the_lock_on_a_miss() {
 }
 
 #[test]
-fn a_weigher_and_a_hasher_may_call_the_cache() {
+fn weigher_and_hasher_may_call_the_cache() {
     let home: Arc<OnceLock<LocalCache<u32, u32>>> = Arc::default();
     let weigher = {
         let home = home.clone();
@@ -252,7 +252,7 @@ fn a_weigher_and_a_hasher_may_call_the_cache() {
 }
 
 thread_local! {
-    /// What `Reading` reads.
+    /// The cache that `Reading` reads.
     static READ: std::cell::RefCell<Option<LocalCache<u32, u32>>> =
         const { std::cell::RefCell::new(None) };
 }
@@ -287,7 +287,7 @@ impl Clone for Reading {
 }
 
 #[test]
-fn an_eq_or_a_clone_may_read_another_cache_however_lately_that_was_written_to() {
+fn eq_and_clone_may_read_another_cache_right_after_a_write_to_it() {
     for reads in [0, 1, 15, 16, 17] {
         let other = LocalCache::new(10);
         other.insert(1, 1);

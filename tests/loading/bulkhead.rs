@@ -1,4 +1,4 @@
-//! `max_concurrent_loads`: how many loaders run at one time, who waits, and what they wait for.
+//! `max_concurrent_loads`: the number of loaders that run at one time, and the queue of the others.
 
 use crate::common::{Answer, Cache, PAIRS, RUNTIME, WAYS, Way, until};
 use hotset::__private::validate;
@@ -24,7 +24,7 @@ fn poll<F: Future>(future: &mut Pin<&mut F>) -> Poll<F::Output> {
     future.poll(&mut Context::from_waker(Waker::noop()))
 }
 
-/// Counts loaders that run at one time, and the most there were.
+/// The number of loaders that run at one time, and its maximum.
 #[derive(Default)]
 struct Gauge {
     now: AtomicU32,
@@ -43,7 +43,7 @@ impl Gauge {
 }
 
 #[test]
-fn there_are_never_more_loaders_than_that() {
+fn number_of_loaders_never_exceeds_max_concurrent_loads() {
     for most in [1, 2, 3] {
         let cache = of_at_most(most);
         let gauge = Gauge::default();
@@ -52,7 +52,7 @@ fn there_are_never_more_loaders_than_that() {
                 let (cache, gauge) = (&cache, &gauge);
                 scope.spawn(move || {
                     for step in 0..200_u32 {
-                        // Some keys are other callers' too.
+                        // Other callers request some of the keys, too.
                         let key = if step % 3 == 0 {
                             step
                         } else {
@@ -86,7 +86,7 @@ fn there_are_never_more_loaders_than_that() {
 }
 
 #[test]
-fn there_are_as_many_loaders_as_that_and_the_next_waits() {
+fn max_concurrent_loads_run_together_and_the_next_waits() {
     for (loads, waits) in PAIRS {
         let cache = of_at_most(2);
         let (one, two) = (loads.load(&cache, 1), waits.load(&cache, 2));
@@ -104,7 +104,7 @@ fn there_are_as_many_loaders_as_that_and_the_next_waits() {
 }
 
 #[test]
-fn a_hit_and_one_who_waits_for_the_same_key_need_no_permit() {
+fn hit_and_waiter_for_the_same_key_need_no_permit() {
     for (loads, waits) in PAIRS {
         let cache = of_at_most(1);
         cache.insert(2, 20);
@@ -118,9 +118,9 @@ fn a_hit_and_one_who_waits_for_the_same_key_need_no_permit() {
     }
 }
 
-/// Futures that are polled by hand: what order they queue in is certain.
+/// Futures that are polled by hand, so that their order in the queue is certain.
 #[test]
-fn permits_go_out_in_the_order_of_arrival() {
+fn permits_are_granted_in_the_order_of_arrival() {
     for loads in WAYS {
         let cache = of_at_most(1);
         let order = Mutex::new(Vec::new());
@@ -141,7 +141,7 @@ fn permits_go_out_in_the_order_of_arrival() {
         }
         assert_eq!(cache.stats().queued, 4);
         load.find(0);
-        // One who comes now stands behind them.
+        // A caller that arrives now is behind them.
         let mut last = Box::pin(future(5));
         assert!(poll(&mut last.as_mut()).is_pending());
         let [one, two, three, four] = &mut queue;
@@ -160,7 +160,7 @@ fn permits_go_out_in_the_order_of_arrival() {
 }
 
 #[test]
-fn one_who_waits_too_long_leaves_its_place_to_the_next() {
+fn queued_caller_that_times_out_yields_to_the_next() {
     for way in WAYS {
         for loads in WAYS {
             let cache = Cache::builder()
@@ -183,7 +183,7 @@ fn one_who_waits_too_long_leaves_its_place_to_the_next() {
 }
 
 #[test]
-fn one_who_goes_away_leaves_its_place_to_the_next() {
+fn queued_caller_that_is_dropped_yields_to_the_next() {
     for (loads, waits) in PAIRS {
         let cache = of_at_most(1);
         let load = loads.load(&cache, 0);
@@ -196,7 +196,7 @@ fn one_who_goes_away_leaves_its_place_to_the_next() {
         until(|| cache.stats().queued == 3);
         drop(first);
         load.find(0);
-        // Now it might load, and does not come to it.
+        // It may load now, but is dropped before.
         drop(admitted);
         next.started();
         assert_eq!(next.find(30), 30);
@@ -205,7 +205,7 @@ fn one_who_goes_away_leaves_its_place_to_the_next() {
 }
 
 #[test]
-fn a_permit_comes_back_from_whatever_becomes_of_the_load() {
+fn permit_is_released_after_success_error_panic_and_drop() {
     for way in WAYS {
         let cache = of_at_most(1);
         assert!(way.ask(&cache, 1, Err("no")).is_err());
@@ -226,7 +226,7 @@ fn a_permit_comes_back_from_whatever_becomes_of_the_load() {
         let batch = |_| -> Result<Vec<(u32, u64)>, &str> { resume_unwind(Box::new("panic")) };
         let call = AssertUnwindSafe(|| cache.get_many_or_load(&[1, 2], batch));
         assert!(catch_unwind(call).is_err());
-        // A key that has come meanwhile is not loaded.
+        // A key that was stored meanwhile is not loaded.
         let holder = way.load(&cache, 9);
         let queued = way.call(&cache, 1);
         until(|| cache.stats().queued == 1);
@@ -258,7 +258,7 @@ fn outer(way: Way, cache: &Cache, meanwhile: impl FnOnce()) -> Answer {
 }
 
 #[test]
-fn a_load_within_a_load_needs_no_permit_of_its_own() {
+fn load_within_a_load_needs_no_second_permit() {
     for way in WAYS {
         let cache = of_at_most(1);
         assert_eq!(outer(way, &cache, || ()).unwrap(), 21);
@@ -269,7 +269,7 @@ fn a_load_within_a_load_needs_no_permit_of_its_own() {
 }
 
 #[test]
-fn a_load_within_a_load_goes_before_one_that_is_queued_for_the_same_key() {
+fn load_within_a_load_supersedes_a_queued_load_of_the_same_key() {
     for (loads, queues) in PAIRS {
         let cache = of_at_most(1);
         let queued = Mutex::new(Vec::new());
@@ -292,7 +292,7 @@ fn a_load_within_a_load_goes_before_one_that_is_queued_for_the_same_key() {
 }
 
 #[test]
-fn queued_caller_begins_when_the_lease_of_a_hanging_load_ends() {
+fn queued_caller_loads_when_the_lease_of_a_hanging_load_ends() {
     let lease = Duration::from_millis(100);
     for (loads, waits) in PAIRS {
         let cache = Cache::builder().capacity(10).lease(lease);
@@ -302,7 +302,7 @@ fn queued_caller_begins_when_the_lease_of_a_hanging_load_ends() {
         queued.started();
         assert_eq!(cache.stats().abandoned_loads, 1);
         assert_eq!((queued.find(20), hanging.find(10)), (20, 10));
-        // It gave back no permit that was not its own.
+        // It released no permit of another load.
         let next = loads.load(&cache, 3);
         let queued = waits.call(&cache, 4);
         until(|| cache.stats().queued == 2);
@@ -313,7 +313,7 @@ fn queued_caller_begins_when_the_lease_of_a_hanging_load_ends() {
 }
 
 #[test]
-fn a_batch_is_one_load() {
+fn batch_needs_one_permit() {
     for loads in WAYS {
         let cache = of_at_most(1);
         let holder = loads.load(&cache, 1);
@@ -329,10 +329,10 @@ fn a_batch_is_one_load() {
     }
 }
 
-/// Loads within loads, batches, panics, timeouts and futures that are dropped, all at once: every
-/// call ends, and all permits come back.
+/// Loads within loads, batches, panics, timeouts and dropped futures, all at once: every call ends, and all permits are
+/// released.
 #[test]
-fn a_storm_loses_no_permit() {
+fn random_calls_lose_no_permit() {
     let cache = Cache::builder()
         .capacity(8)
         .max_concurrent_loads(2)

@@ -12,7 +12,7 @@ use std::task::{Context, Poll, Wake, Waker};
 type Cache = LocalCache<u32, u32>;
 type Answer = Result<u32, LoadError<u32>>;
 
-/// What happens next. Callers are told apart by when they came.
+/// A step of a schedule. Callers are numbered in the order of their arrival.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Action {
     Poll(usize),
@@ -41,7 +41,7 @@ struct Load {
 struct Loads {
     running: Vec<Load>,
     started: u32,
-    /// The loads that have returned something, by number.
+    /// The loads that have returned a result, by number.
     returned: Vec<u32>,
     most: usize,
 }
@@ -96,9 +96,9 @@ impl Drop for Running {
 }
 
 #[derive(Default)]
-struct Bell(AtomicBool);
+struct WakeFlag(AtomicBool);
 
-impl Wake for Bell {
+impl Wake for WakeFlag {
     fn wake(self: Arc<Self>) {
         self.0.store(true, SeqCst);
     }
@@ -106,12 +106,12 @@ impl Wake for Bell {
 
 struct Caller {
     future: Pin<Box<dyn Future<Output = Answer>>>,
-    bell: Arc<Bell>,
+    wake_flag: Arc<WakeFlag>,
 }
 
 impl Caller {
     fn is_rung(&self) -> bool {
-        self.bell.0.load(SeqCst)
+        self.wake_flag.0.load(SeqCst)
     }
 }
 
@@ -158,12 +158,12 @@ impl Scene {
         };
         self.callers.push(Some(Caller {
             future: Box::pin(future),
-            bell: Arc::default(),
+            wake_flag: Arc::default(),
         }));
     }
 
-    /// What may come next: the next newcomer is the only one who may be polled for the first time,
-    /// and a caller that has gone does nothing.
+    /// Returns the possible next steps. Only the next new caller may be polled for the first time, and a caller that
+    /// has ended does nothing.
     fn actions(&self, most_callers: usize, removes: bool) -> Vec<Action> {
         let mut actions = Vec::new();
         for (index, caller) in self.callers.iter().enumerate() {
@@ -187,7 +187,7 @@ impl Scene {
 
     fn act(&mut self, action: Action) {
         let running = || self.loads.lock().unwrap().running.len();
-        let (before, rung) = (running(), self.rung());
+        let (before, woken) = (running(), self.woken());
         match action {
             Action::Poll(index) => self.poll(index),
             Action::Drop(index) => drop(self.callers[index].take()),
@@ -201,24 +201,24 @@ impl Scene {
         let gone = matches!(action, Action::Drop(_)) && running < before;
         self.lost += u32::from(gone);
         if gone && !self.removed {
-            self.check_one_is_to_lead(&rung);
+            self.check_one_is_to_lead(&woken);
         }
     }
 
-    /// Who has been woken since it was last polled.
-    fn rung(&self) -> Vec<bool> {
+    /// Returns for each caller whether it has been woken since it was last polled.
+    fn woken(&self) -> Vec<bool> {
         let is_rung = |caller: &Option<Caller>| caller.as_ref().is_some_and(Caller::is_rung);
         self.callers.iter().map(is_rung).collect()
     }
 
-    /// After a leader was lost: one of those who wait is woken, or was.
+    /// Checks that a waiter is or was woken after a leader was dropped.
     fn check_one_is_to_lead(&self, rung_before: &[bool]) {
-        let rung = self.rung();
+        let woken = self.woken();
         if self.callers.iter().any(Option::is_some) {
-            assert!(rung.contains(&true), "nobody is to lead");
+            assert!(woken.contains(&true), "no waiter was woken to lead");
         }
-        let newly = rung.iter().zip(rung_before);
-        let newly = newly.filter(|(rung, before)| **rung && !**before).count();
+        let newly = woken.iter().zip(rung_before);
+        let newly = newly.filter(|(woken, before)| **woken && !**before).count();
         assert!(newly <= 1, "{newly} were woken to lead");
     }
 
@@ -226,12 +226,12 @@ impl Scene {
         if index == self.callers.len() {
             self.add_caller();
         }
-        let rung = self.rung();
+        let woken = self.woken();
         let Some(caller) = &mut self.callers[index] else {
             return;
         };
-        caller.bell.0.store(false, SeqCst);
-        let waker = Arc::clone(&caller.bell).into();
+        caller.wake_flag.0.store(false, SeqCst);
+        let waker = Arc::clone(&caller.wake_flag).into();
         let mut cx = Context::from_waker(&waker);
         match catch_unwind(AssertUnwindSafe(|| caller.future.as_mut().poll(&mut cx))) {
             Ok(Poll::Pending) => {}
@@ -243,7 +243,7 @@ impl Scene {
                 self.callers[index] = None;
                 self.lost += 1;
                 if !self.removed {
-                    self.check_one_is_to_lead(&rung);
+                    self.check_one_is_to_lead(&woken);
                 }
             }
         }
@@ -263,10 +263,10 @@ impl Scene {
         }
     }
 
-    /// Polls nobody who was not woken; ends loads where nobody was. All must get an answer.
+    /// Polls only callers that were woken, and ends loads when there are none. All callers must get an answer.
     fn drain(&mut self) {
         while self.callers.iter().any(Option::is_some) {
-            let woken = self.rung().iter().position(|rung| *rung);
+            let woken = self.woken().iter().position(|woken| *woken);
             let loads = self.loads.lock().unwrap();
             let ends = loads.running.iter().any(|load| load.end.is_none());
             drop(loads);
@@ -297,7 +297,7 @@ impl Scene {
     }
 }
 
-/// Plays every schedule up to a length, and checks what each leaves. Returns how many there were.
+/// Runs every schedule up to a length, and checks the state after each. Returns the number of schedules.
 fn play_all(schedule: &mut Vec<Action>, length: usize, callers: usize, removes: bool) -> usize {
     let played = catch_unwind(AssertUnwindSafe(|| {
         let mut scene = Scene::play(schedule);
@@ -322,33 +322,33 @@ fn play_all(schedule: &mut Vec<Action>, length: usize, callers: usize, removes: 
 }
 
 #[test]
-fn every_short_schedule_of_a_leader_and_two_who_wait_ends_well() {
+fn every_short_schedule_of_a_leader_and_two_waiters_ends() {
     let schedules = play_all(&mut Vec::new(), 8, 3, false);
     assert!(schedules > 10_000, "{schedules}");
 }
 
 #[test]
-fn every_short_schedule_of_a_leader_and_three_who_wait_ends_well() {
-    // The four come first: what is of interest begins there.
-    let mut aboard: Vec<_> = (0..4).map(Action::Poll).collect();
-    let schedules = play_all(&mut aboard, 4 + 5, 4, false);
+fn every_short_schedule_of_a_leader_and_three_waiters_ends() {
+    // All four callers arrive first, because the interesting schedules begin there.
+    let mut joined: Vec<_> = (0..4).map(Action::Poll).collect();
+    let schedules = play_all(&mut joined, 4 + 5, 4, false);
     assert!(schedules > 10_000, "{schedules}");
 }
 
 #[test]
-fn every_short_schedule_with_an_invalidation_ends_well() {
+fn every_short_schedule_with_an_invalidation_ends() {
     let schedules = play_all(&mut Vec::new(), 7, 3, true);
     assert!(schedules > 10_000, "{schedules}");
 }
 
 #[test]
-fn one_who_was_woken_to_lead_and_is_dropped_hands_over() {
+fn waiter_that_was_woken_to_lead_and_is_dropped_hands_over() {
     use Action::{Drop, Poll};
     let mut scene = Scene::play(&[Poll(0), Poll(1), Poll(2), Poll(3), Drop(0)]);
-    assert_eq!(scene.rung(), [false, true, false, false]);
+    assert_eq!(scene.woken(), [false, true, false, false]);
     scene.act(Drop(1));
-    assert_eq!(scene.rung(), [false, false, true, false]);
-    // One who was not woken to lead wakes nobody, or does no harm.
+    assert_eq!(scene.woken(), [false, false, true, false]);
+    // A waiter that was not woken to lead wakes no other one, or does no harm.
     scene.act(Drop(3));
     scene.act(Poll(2));
     assert_eq!(scene.loads.lock().unwrap().started, 2);
@@ -358,11 +358,11 @@ fn one_who_was_woken_to_lead_and_is_dropped_hands_over() {
 }
 
 #[test]
-fn one_who_was_woken_by_the_landing_and_is_dropped_takes_nothing_from_others() {
+fn waiter_that_was_woken_by_the_outcome_and_is_dropped_strands_no_other() {
     use Action::{Drop, Poll};
     let value = Action::End(End::Value);
     let mut scene = Scene::play(&[Poll(0), Poll(1), Poll(2), value, Poll(0), Drop(1)]);
-    assert_eq!(scene.rung(), [false, false, true]);
+    assert_eq!(scene.woken(), [false, false, true]);
     validate(&scene.cache);
     scene.act(Poll(2));
     assert!(matches!(scene.answers[..], [Ok(1), Ok(1)]));
@@ -370,7 +370,7 @@ fn one_who_was_woken_by_the_landing_and_is_dropped_takes_nothing_from_others() {
 }
 
 #[test]
-fn all_who_wait_may_be_dropped_before_the_leader_and_after_it() {
+fn all_waiters_may_be_dropped_before_and_after_the_leader() {
     use Action::{Drop, Poll};
     for order in [
         [0, 1, 2],

@@ -1,4 +1,4 @@
-//! `detached`: loads in tasks of their own, which go on when their caller goes away.
+//! `detached`: loads in tasks of their own, which continue when their caller is dropped.
 #![cfg(feature = "tokio")]
 
 use crate::common::{Cache, Fixture, PATIENCE, RUNTIME, WAYS, Way, just_before, seconds, until};
@@ -19,7 +19,7 @@ const NEW: u64 = 20;
 
 type Finding = Result<u64, &'static str>;
 
-/// A detached load under way, and its caller.
+/// A detached load in flight, and its caller.
 struct Load {
     finish: oneshot::Sender<Finding>,
     caller: JoinHandle<crate::common::Answer>,
@@ -46,7 +46,7 @@ fn start(cache: &Cache, key: u32) -> Load {
 }
 
 impl Load {
-    /// Its caller goes away.
+    /// Drops its caller.
     fn abandon(&mut self) {
         self.caller.abort();
         assert!(
@@ -64,13 +64,13 @@ fn ask(cache: &Cache, key: u32, finding: Finding) -> crate::common::Answer {
     RUNTIME.block_on(cache.detached().get_or_load_async(&key, load))
 }
 
-/// Validates the cache. The flight of a task that nobody waits for ends a moment after its value is stored.
+/// Validates the cache. The load of a task without waiters ends shortly after its value is stored.
 fn validate(cache: &Cache) {
     until(|| catch_unwind(|| hotset::__private::validate(cache)).is_ok());
 }
 
 #[test]
-fn it_loads_as_others_do() {
+fn detached_call_loads_like_others() {
     let cache = Cache::new(10);
     assert_eq!(ask(&cache, 1, Ok(OLD)).unwrap(), OLD);
     assert_eq!(ask(&cache, 1, Err("called")).unwrap(), OLD);
@@ -83,7 +83,7 @@ fn it_loads_as_others_do() {
 }
 
 #[test]
-fn the_load_goes_on_and_is_stored_when_its_caller_goes_away() {
+fn detached_load_continues_and_is_stored_after_its_caller_is_dropped() {
     let cache = Cache::new(10);
     let mut load = start(&cache, 1);
     load.abandon();
@@ -95,7 +95,7 @@ fn the_load_goes_on_and_is_stored_when_its_caller_goes_away() {
 }
 
 #[test]
-fn those_who_wait_get_it_though_its_caller_has_gone_away() {
+fn waiters_get_a_detached_load_whose_caller_was_dropped() {
     for way in WAYS {
         let cache = Cache::new(10);
         let mut load = start(&cache, 1);
@@ -112,7 +112,7 @@ fn those_who_wait_get_it_though_its_caller_has_gone_away() {
 }
 
 #[test]
-fn a_caller_who_waits_for_a_load_that_is_not_detached_shares_it() {
+fn detached_caller_shares_a_load_that_is_not_detached() {
     for way in WAYS {
         let cache = Cache::new(10);
         let load = way.load(&cache, 1);
@@ -128,7 +128,7 @@ fn a_caller_who_waits_for_a_load_that_is_not_detached_shares_it() {
 }
 
 #[test]
-fn a_waiter_with_another_error_type_calls_its_own_loader() {
+fn detached_waiter_with_another_error_type_calls_its_own_loader() {
     let cache = Cache::new(10);
     let load = Way::Task.load(&cache, 1);
     thread::scope(|scope| {
@@ -149,7 +149,7 @@ fn panicking() -> std::future::Ready<Finding> {
 }
 
 #[test]
-fn a_panic_reaches_the_caller_and_the_next_one_loads() {
+fn panic_of_a_detached_load_reaches_its_caller_and_the_next_one_loads() {
     let cache = Cache::new(10);
     let in_future = || async { panicking().await };
     for _ in 0..2 {
@@ -166,7 +166,7 @@ fn a_panic_reaches_the_caller_and_the_next_one_loads() {
     assert_eq!((stats.loads, stats.load_failures), (5, 4));
 }
 
-/// A cache whose key 1 is due for renewal.
+/// Returns a cache whose key 1 is due for a refresh.
 fn due() -> Fixture {
     let f = Fixture::new(|builder| {
         let builder = builder.refresh_after(seconds(10));
@@ -178,7 +178,7 @@ fn due() -> Fixture {
 }
 
 #[test]
-fn a_renewal_is_made_in_the_background_and_its_caller_is_served_at_once() {
+fn detached_refresh_runs_in_the_background_and_its_caller_is_served_at_once() {
     let f = due();
     let refresh = start(&f.cache, 1);
     assert_eq!(RUNTIME.block_on(refresh.caller).unwrap().unwrap(), OLD);
@@ -194,7 +194,7 @@ fn a_renewal_is_made_in_the_background_and_its_caller_is_served_at_once() {
 }
 
 #[test]
-fn a_renewal_in_the_background_that_fails_is_not_tried_for_a_second() {
+fn failed_background_refresh_is_not_tried_again_within_a_second() {
     let f = due();
     let refresh = start(&f.cache, 1);
     refresh.finish.send(Err("no")).unwrap();
@@ -210,7 +210,7 @@ fn a_renewal_in_the_background_that_fails_is_not_tried_for_a_second() {
 }
 
 #[test]
-fn a_removal_during_a_renewal_in_the_background_wins() {
+fn removal_during_a_background_refresh_wins() {
     let f = due();
     let refresh = start(&f.cache, 1);
     assert_eq!(f.cache.remove(&1), Some(OLD));
@@ -221,7 +221,7 @@ fn a_removal_during_a_renewal_in_the_background_wins() {
 }
 
 #[test]
-fn of_many_callers_one_renews() {
+fn one_of_many_detached_callers_refreshes() {
     let f = due();
     let gate = Barrier::new(8);
     thread::scope(|scope| {
@@ -239,7 +239,7 @@ fn of_many_callers_one_renews() {
 }
 
 #[test]
-fn a_load_that_was_abandoned_keeps_its_permit_until_it_ends() {
+fn detached_load_of_a_dropped_caller_keeps_its_permit_until_it_ends() {
     let cache = Cache::builder().capacity(10).max_concurrent_loads(1);
     let cache = cache.build().unwrap();
     let mut load = start(&cache, 1);
@@ -255,7 +255,7 @@ fn a_load_that_was_abandoned_keeps_its_permit_until_it_ends() {
 }
 
 #[test]
-fn a_loader_that_asks_for_its_own_key_is_told() {
+fn detached_loader_that_calls_for_its_own_key_gets_recursive() {
     let cache = Cache::new(10);
     let inner = cache.clone();
     let load = || async move {
@@ -271,7 +271,7 @@ fn a_loader_that_asks_for_its_own_key_is_told() {
 }
 
 #[test]
-fn outside_a_runtime_a_hit_is_served_and_a_load_panics() {
+fn detached_call_outside_a_runtime_serves_a_hit_and_panics_on_a_load() {
     let cache = Cache::new(10);
     let asks = |key: u32| {
         let load = || async { Ok::<_, &str>(NEW) };
@@ -288,7 +288,7 @@ fn outside_a_runtime_a_hit_is_served_and_a_load_panics() {
 }
 
 #[test]
-fn when_the_runtime_is_shut_down_the_caller_is_told_and_one_who_waits_loads() {
+fn runtime_shutdown_ends_a_detached_call_with_an_error_and_a_waiter_loads() {
     let cache = Cache::new(10);
     let runtime = Runtime::new().unwrap();
     let handle = runtime.handle().clone();

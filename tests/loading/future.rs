@@ -1,4 +1,4 @@
-//! The future of `get_or_load_async`: its size, what it is `Send` with, and when it does what.
+//! The future of `get_or_load_async`: its size, the conditions for `Send`, and the time of the call of its loader.
 
 use hotset::LocalCache;
 use std::convert::Infallible;
@@ -13,7 +13,7 @@ fn poll<F: Future>(future: std::pin::Pin<&mut F>) -> Poll<F::Output> {
     future.poll(&mut Context::from_waker(Waker::noop()))
 }
 
-/// A loader whose future is more than a thousand bytes.
+/// Runs a loader whose future has more than a thousand bytes.
 async fn large(value: u32) -> Result<u32, Infallible> {
     let bytes = [value; 256];
     tokio::task::yield_now().await;
@@ -21,7 +21,7 @@ async fn large(value: u32) -> Result<u32, Infallible> {
 }
 
 #[test]
-fn it_is_small_whatever_the_loaders_size() {
+fn future_of_get_or_load_is_small_whatever_the_size_of_the_loader() {
     let cache = Cache::new(10);
     assert!(size_of_val(&large(1)) > 1_000);
     let size = size_of_val(&cache.get_or_load_async(&1, || large(1)));
@@ -33,7 +33,7 @@ fn it_is_small_whatever_the_loaders_size() {
 }
 
 #[test]
-fn it_is_send_when_the_loader_is() {
+fn future_of_get_or_load_is_send_if_the_loader_is() {
     fn assert_send<T: Send>(value: T) -> T {
         value
     }
@@ -42,7 +42,7 @@ fn it_is_send_when_the_loader_is() {
 }
 
 #[test]
-fn the_loader_is_called_on_a_miss_only_and_not_before_the_first_poll() {
+fn async_loader_is_called_only_on_a_miss_and_after_the_first_poll() {
     let cache = Cache::new(10);
     drop(
         cache.get_or_load_async(&1, || -> std::future::Ready<Result<u32, Infallible>> {

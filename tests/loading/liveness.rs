@@ -1,4 +1,4 @@
-//! Futures that are alive but not polled, loaders that hang, and what other callers get meanwhile.
+//! Futures that are alive but not polled, loaders that hang, and the results of other callers meanwhile.
 
 use futures_util::StreamExt;
 use futures_util::stream;
@@ -19,10 +19,10 @@ use tokio::task::yield_now;
 
 type Cache = LocalCache<u64, u64>;
 
-/// A lease that tests wait out.
+/// A lease whose end tests await.
 const LEASE: Duration = Duration::from_millis(50);
-/// What a test waits for at most before it fails.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// The longest wait of a test before it fails.
+const TEST_TIMEOUT: Duration = Duration::from_secs(60);
 
 const OLD: u64 = 1;
 const NEW: u64 = 2;
@@ -61,16 +61,16 @@ fn run<F: Future>(future: F) -> F::Output {
         if let Poll::Ready(output) = future.as_mut().poll(&mut Context::from_waker(&waker)) {
             return output;
         }
-        assert!(start.elapsed() < PATIENCE, "waited in vain");
-        thread::park_timeout(PATIENCE);
+        assert!(start.elapsed() < TEST_TIMEOUT, "timed out");
+        thread::park_timeout(TEST_TIMEOUT);
     }
 }
 
 /// Runs a future in a runtime.
 fn run_in_tokio<F: Future>(future: F) -> F::Output {
     let runtime = Builder::new_current_thread().enable_time().build().unwrap();
-    let timed = async { tokio::time::timeout(PATIENCE, future).await };
-    runtime.block_on(timed).expect("waited in vain")
+    let timed = async { tokio::time::timeout(TEST_TIMEOUT, future).await };
+    runtime.block_on(timed).expect("timed out")
 }
 
 /// Runs a future that needs no wake-up but its own: each executor is to do.
@@ -87,7 +87,7 @@ fn poll<F: Future>(future: &mut Pin<Box<F>>) -> Poll<F::Output> {
         .poll(&mut Context::from_waker(Waker::noop()))
 }
 
-/// Loads once others had a turn.
+/// Loads after other tasks have run.
 async fn load(value: u64) -> Result<u64, Infallible> {
     let mut polls = 0;
     poll_fn(|cx| {
@@ -125,11 +125,11 @@ fn asks_blocking(cache: &Cache, key: u64) -> u64 {
         .unwrap()
 }
 
-/// Runs a blocking call on a thread of its own, and fails if it hangs.
+/// Runs a blocking call on its own thread, and fails if it hangs.
 fn on_thread<T: Send + 'static>(call: impl FnOnce() -> T + Send + 'static) -> T {
     let (send, receive) = mpsc::channel();
     thread::spawn(move || send.send(call()));
-    receive.recv_timeout(PATIENCE).expect("waited in vain")
+    receive.recv_timeout(TEST_TIMEOUT).expect("timed out")
 }
 
 #[test]
@@ -176,7 +176,7 @@ fn unpolled_load_gives_its_permit_to_others_at_the_end_of_its_lease() {
         assert!(poll(&mut unpolled).is_pending());
         assert_eq!(asks(&cache, 2).await, 20);
         assert_eq!(cache.stats().abandoned_loads, 1);
-        // Its value is as good as any.
+        // Its value is returned to its own caller.
         assert_eq!(unpolled.await, 10);
         assert_eq!(cache.get(&1), Some(10));
         validate(&cache);
@@ -185,7 +185,7 @@ fn unpolled_load_gives_its_permit_to_others_at_the_end_of_its_lease() {
 }
 
 #[test]
-fn unpolled_batch_in_the_queue_delays_other_callers_of_its_keys_by_a_lease_at_most() {
+fn unpolled_batch_in_the_queue_delays_other_callers_by_at_most_one_lease() {
     async fn scenario() {
         let cache = cache_with(1);
         let mut holder = Box::pin(asks(&cache, 9));
@@ -204,7 +204,7 @@ fn unpolled_batch_in_the_queue_delays_other_callers_of_its_keys_by_a_lease_at_mo
 }
 
 #[test]
-fn unpolled_leader_in_the_queue_delays_other_callers_of_its_key_by_a_lease_at_most() {
+fn unpolled_leader_in_the_queue_delays_other_callers_by_at_most_one_lease() {
     async fn scenario() {
         let cache = cache_with(1);
         let mut holder = Box::pin(asks(&cache, 9));
@@ -222,7 +222,7 @@ fn unpolled_leader_in_the_queue_delays_other_callers_of_its_key_by_a_lease_at_mo
 }
 
 #[test]
-fn unpolled_waiter_that_was_woken_to_lead_delays_the_next_by_a_lease_at_most() {
+fn unpolled_waiter_that_was_woken_to_lead_delays_the_next_by_at_most_one_lease() {
     async fn scenario() {
         let cache = Cache::builder().capacity(10).lease(LEASE).build().unwrap();
         let mut leader = Box::pin(asks(&cache, 1));
@@ -245,9 +245,9 @@ fn unpolled_waiter_that_was_woken_to_lead_delays_the_next_by_a_lease_at_most() {
     by_each_executor!(scenario());
 }
 
-/// The body of the loop asks the cache while futures of the stream hold permits or stand in the queue.
+/// The body of the loop calls the cache while futures of the stream hold permits or wait in the queue.
 #[test]
-fn buffered_stream_whose_body_asks_the_cache_ends() {
+fn buffered_stream_whose_body_calls_the_cache_ends() {
     for permits in [1, 2, 5] {
         let cache = cache_with(permits);
         let scenario = async {
@@ -270,7 +270,7 @@ fn buffered_stream_whose_body_asks_the_cache_ends() {
 }
 
 #[test]
-fn select_with_a_future_that_is_kept_delays_nobody_for_ever() {
+fn select_that_keeps_a_future_delays_no_other_caller_without_end() {
     let cache = cache_with(1);
     run_in_tokio(async {
         let mut slow = Box::pin(cache.get_or_load_async(&1, async || {
@@ -305,7 +305,8 @@ fn hanging_loader_of_one_key_leaves_permits_to_other_keys() {
         let other = cache.clone();
         assert_eq!(on_thread(move || asks_blocking(&other, key)), key * 10);
         let other = cache.clone();
-        let asking = async move { tokio::time::timeout(PATIENCE, asks(&other, 1_000 + key)).await };
+        let asking =
+            async move { tokio::time::timeout(TEST_TIMEOUT, asks(&other, 1_000 + key)).await };
         assert!(runtime.block_on(asking).is_ok());
         if start.elapsed() > LEASE * 8 && cache.stats().abandoned_loads > 4 {
             break;
@@ -328,7 +329,7 @@ fn loader_that_awaits_a_spawned_load_of_the_same_cache_ends() {
     let outer = cache.get_or_load_async(&1, load_outer);
     assert_eq!(
         runtime()
-            .block_on(async { tokio::time::timeout(PATIENCE, outer).await.unwrap() })
+            .block_on(async { tokio::time::timeout(TEST_TIMEOUT, outer).await.unwrap() })
             .unwrap(),
         21
     );
@@ -359,7 +360,7 @@ fn bounded_caches_whose_loaders_load_from_each_other_end() {
 }
 
 #[test]
-fn superseded_loads_are_counted_as_abandoned_without_a_bound_as_well() {
+fn superseded_load_without_a_bulkhead_is_counted_as_abandoned() {
     let cache = Cache::builder().capacity(10).lease(LEASE).build().unwrap();
     let mut hanging = Box::pin(cache.get_or_load_async(&1, hang));
     assert!(poll(&mut hanging).is_pending());
@@ -434,7 +435,7 @@ const SETTINGS: [SetUp; 2] = [
     |builder| builder.stale_if_slow(Duration::from_millis(20)),
 ];
 
-/// Asks for key 1 in a task, on a thread and in a batch, while one load is in flight that does not end.
+/// Requests key 1 in a task, on a thread and in a batch, while a load that does not end is in flight.
 fn assert_callers_get_the_expired_value(cache: &Cache) {
     assert_eq!(run(asks(cache, 1)), OLD);
     let other = cache.clone();
@@ -470,7 +471,7 @@ fn waiter_of_a_hanging_load_gets_the_expired_value() {
 }
 
 #[test]
-fn batch_takes_the_expired_values_that_there_are_and_waits_for_the_other_keys() {
+fn batch_takes_expired_values_and_waits_for_the_other_keys() {
     let cache = expired(|builder| builder.stale_if_slow(Duration::from_millis(20)));
     let keys = [1, 2, 3];
     let mut leader = Box::pin(
@@ -489,7 +490,7 @@ fn batch_takes_the_expired_values_that_there_are_and_waits_for_the_other_keys() 
 }
 
 #[test]
-fn batch_whose_expired_value_is_removed_while_it_waits_for_a_permit_waits_on() {
+fn batch_whose_expired_value_is_removed_continues_to_wait_for_a_permit() {
     let slow = Duration::from_millis(20);
     let cache = expired(|builder| builder.stale_if_slow(slow).max_concurrent_loads(1));
     let mut holder = Box::pin(cache.get_or_load_async(&2, hang));
@@ -520,7 +521,7 @@ fn caller_that_finds_all_permits_taken_gets_the_expired_value() {
 }
 
 #[test]
-fn waiter_without_an_expired_value_waits_on_past_stale_if_slow() {
+fn waiter_without_an_expired_value_continues_to_wait_after_stale_if_slow() {
     let cache = expired(|builder| builder.stale_if_slow(Duration::from_millis(20)));
     let (finish, finished) = tokio::sync::oneshot::channel();
     let mut leader = Box::pin(
@@ -578,19 +579,16 @@ mod detached {
             let asking = async {
                 let detached = cache.detached();
                 let loading = detached.get_or_load_async(&1, hang);
-                tokio::time::timeout(PATIENCE, loading).await
+                tokio::time::timeout(TEST_TIMEOUT, loading).await
             };
-            assert_eq!(
-                runtime.block_on(asking).expect("waited in vain").unwrap(),
-                OLD
-            );
+            assert_eq!(runtime.block_on(asking).expect("timed out").unwrap(), OLD);
             assert_eq!(cache.stats().stale, 1);
             runtime.shutdown_background();
         }
     }
 
     #[test]
-    fn wait_for_a_permit_is_no_part_of_the_lease_after_which_a_caller_gets_the_expired_value() {
+    fn lease_after_which_a_caller_gets_the_expired_value_excludes_its_wait_for_a_permit() {
         let lease = Duration::from_millis(500);
         let cache = expired(|builder| builder.lease(lease).max_concurrent_loads(1));
         run_in_tokio(async {
@@ -633,7 +631,7 @@ mod detached {
     }
 
     #[test]
-    fn load_goes_on_after_its_caller_got_the_expired_value() {
+    fn load_continues_after_its_caller_got_the_expired_value() {
         let cache = expired(|builder| builder.stale_if_slow(Duration::from_millis(20)));
         let runtime = runtime();
         let (finish, finished) = tokio::sync::oneshot::channel();
@@ -647,13 +645,13 @@ mod detached {
         finish.send(NEW).unwrap();
         let start = Instant::now();
         while cache.get(&1) != Some(NEW) {
-            assert!(start.elapsed() < PATIENCE);
+            assert!(start.elapsed() < TEST_TIMEOUT);
             thread::yield_now();
         }
     }
 
     #[test]
-    fn caller_without_an_expired_value_gets_a_wait_timeout_and_the_load_goes_on() {
+    fn caller_without_an_expired_value_gets_a_wait_timeout_and_the_load_continues() {
         let cache = Cache::builder()
             .capacity(10)
             .wait_timeout(Duration::from_millis(20))
@@ -671,7 +669,7 @@ mod detached {
 }
 
 thread_local! {
-    /// What a thread of a work-stealing pool does while it waits for a part of its job.
+    /// Runs other jobs, like a thread of a work-stealing pool that waits for a part of its job.
     static JOBS: RefCell<Vec<Box<dyn FnOnce()>>> = const { RefCell::new(Vec::new()) };
 }
 
@@ -695,7 +693,7 @@ const HANDLERS: [Handle; 2] = [
 ];
 
 #[test]
-fn caller_whose_job_was_stolen_by_the_loader_of_its_key_runs_its_own_loader() {
+fn call_in_a_job_stolen_by_the_loader_of_its_key_runs_its_own_loader() {
     HANDLERS.into_iter().for_each(check_stolen_jobs);
 }
 
@@ -715,12 +713,12 @@ fn check_stolen_jobs(handle: Handle) {
     answers.borrow_mut().sort_unstable();
     assert_eq!(*answers.borrow(), [2, 3, 4]);
     assert_eq!(runs.borrow().len(), 4);
-    // What the others have loaded is for themselves.
+    // The values of the other loads are for their own callers.
     assert_eq!((cache.get(&1), cache.stats().inserts), (Some(1), 1));
     validate(&cache);
 }
 
-/// A loader that asks for its own key by the same place in the code, as a recursive function does.
+/// A loader that calls for its own key from the same place in the code, like a recursive function.
 fn ask_in_a_circle(cache: &Cache, depth: &RefCell<usize>) -> Result<u64, String> {
     let load = |_: &u64| {
         *depth.borrow_mut() += 1;

@@ -1,5 +1,5 @@
-//! Batches whose load is lost while other batches wait for the same keys: each of those loads what it
-//! takes over with one call of its loader.
+//! Batches that are dropped, panic or hang while other batches wait for the same keys: each of those loads the keys
+//! that it takes over with one call of its loader.
 
 use hotset::__private::validate;
 use hotset::LocalCache;
@@ -17,9 +17,9 @@ type Cache = LocalCache<u32, u32>;
 type Values = Vec<Option<u32>>;
 
 const KEYS: u32 = 500;
-/// A lease that a test waits out.
+/// A lease whose end a test awaits.
 const LEASE: Duration = Duration::from_millis(700);
-const PATIENCE: Duration = Duration::from_secs(60);
+const TEST_TIMEOUT: Duration = Duration::from_secs(60);
 
 fn patient_cache() -> Cache {
     cache_with_lease(Duration::MAX)
@@ -96,7 +96,7 @@ fn waiting(cache: &Cache, keys: Vec<u32>, calls: &Calls) -> Batch {
 fn until(condition: impl Fn() -> bool) {
     let start = Instant::now();
     while !condition() {
-        assert!(start.elapsed() < PATIENCE, "waited in vain");
+        assert!(start.elapsed() < TEST_TIMEOUT, "timed out");
         thread::yield_now();
     }
 }
@@ -175,10 +175,10 @@ fn task_that_waits_out_the_lease_of_a_batch_calls_its_loader_once() {
     scene.loaded_by_one_call(&found);
 }
 
-/// A thread waits for a batch, which is lost by `lose`. Returns the thread's calls.
+/// Lets a thread wait for a batch, which `lose` ends without values. Returns the calls of the thread's loader.
 ///
-/// That the thread waits in all its keys cannot be seen from outside: it may find some that nobody
-/// loads any more, and loads them before the others. So the caller tries until it did.
+/// A test cannot observe that the thread waits for all keys. It may find keys without a load in flight, and load them
+/// before the others. So the caller repeats this until it did not.
 fn thread_that_waits(lose: impl FnOnce(&Cache, &dyn Fn())) -> Vec<Vec<u32>> {
     let cache = patient_cache();
     let calls = Calls::default();
@@ -206,7 +206,7 @@ fn thread_that_waits(lose: impl FnOnce(&Cache, &dyn Fn())) -> Vec<Vec<u32>> {
 }
 
 #[test]
-fn thread_takes_a_batch_that_was_dropped_over_by_one_call() {
+fn thread_takes_over_a_dropped_batch_with_one_call() {
     let attempt = || {
         thread_that_waits(|cache, wait| {
             let lost = hanging(cache, all());
@@ -218,7 +218,7 @@ fn thread_takes_a_batch_that_was_dropped_over_by_one_call() {
 }
 
 #[test]
-fn thread_takes_a_batch_that_has_panicked_over_by_one_call() {
+fn thread_takes_over_a_panicked_batch_with_one_call() {
     let attempt = || {
         thread_that_waits(|cache, wait| {
             let load = |_| -> Result<HashMap<u32, u32>, Infallible> {
@@ -263,7 +263,7 @@ impl Wake for PollOnWake {
 }
 
 #[test]
-fn waiter_is_woken_only_when_all_keys_of_a_lost_batch_can_be_taken_over() {
+fn waiter_is_woken_only_when_all_keys_of_a_dropped_batch_can_be_taken_over() {
     let mut scene = Scene::new(patient_cache());
     let waiter = PollOnWake::start(asking(&scene.cache, all(), &scene.calls));
     assert!(scene.calls.take().is_empty());
@@ -273,7 +273,7 @@ fn waiter_is_woken_only_when_all_keys_of_a_lost_batch_can_be_taken_over() {
 }
 
 #[test]
-fn two_batches_that_wait_for_a_lost_one_call_their_loaders_once_each() {
+fn two_batches_that_wait_for_a_dropped_batch_call_their_loaders_once_each() {
     let Scene { cache, calls, lost } = Scene::new(patient_cache());
     let (low, high): (Vec<u32>, Vec<u32>) = ((0..300).collect(), (200..KEYS).collect());
     let mut first = waiting(&cache, low.clone(), &calls);
@@ -286,7 +286,7 @@ fn two_batches_that_wait_for_a_lost_one_call_their_loaders_once_each() {
 }
 
 #[test]
-fn keys_of_a_lost_batch_that_were_removed_meanwhile_are_in_the_same_call() {
+fn removed_keys_of_a_dropped_batch_are_loaded_by_the_same_call() {
     let Scene { cache, calls, lost } = Scene::new(patient_cache());
     let mut other = waiting(&cache, all(), &calls);
     for key in (0..KEYS).step_by(2) {
@@ -301,7 +301,7 @@ fn keys_of_a_lost_batch_that_were_removed_meanwhile_are_in_the_same_call() {
 }
 
 #[test]
-fn lost_key_is_loaded_while_an_earlier_key_of_the_batch_is_still_loaded_by_another() {
+fn key_without_leader_is_loaded_while_another_caller_loads_an_earlier_key() {
     let cache = patient_cache();
     let calls = Calls::default();
     let slow = hanging(&cache, vec![1]);
@@ -318,14 +318,14 @@ fn lost_key_is_loaded_while_an_earlier_key_of_the_batch_is_still_loaded_by_anoth
 }
 
 #[test]
-fn batch_that_loads_what_it_took_over_does_not_hold_up_waiters_of_its_other_keys() {
+fn batch_that_loads_keys_it_took_over_does_not_delay_waiters_of_its_other_keys() {
     let cache = patient_cache();
     let [slow, lost] = [1, 2].map(|key| hanging(&cache, vec![key]));
     let mut busy = hanging(&cache, vec![1, 2]);
     let calls = Calls::default();
     let waiter = PollOnWake::start(asking(&cache, vec![1], &calls));
     drop(lost);
-    // Takes key 2 over. It comes first in the queue of key 1, but cannot lead there.
+    // Takes over key 2. It is the first waiter for key 1, but cannot lead there.
     assert!(poll(&mut busy).is_pending());
     drop(slow);
     assert_eq!(calls.take(), [[1]]);

@@ -1,5 +1,5 @@
-//! `get_many_or_load`, for threads and tasks: what is asked for, what comes back, and how batches
-//! and single loads share flights.
+//! `get_many_or_load`, for threads and tasks: the keys given to the loader, the results, and loads shared by batches
+//! and single callers.
 
 use crate::common::{Cache, Fixture, PAIRS, RUNTIME, WAYS, Way, seconds, until};
 use hotset::__private::validate;
@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::convert::Infallible;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Mutex;
-use std::task::{Context, Waker};
+use std::task::{Context, Poll, Waker};
 use std::thread;
 
 type Pairs = Vec<(u32, Loaded<u64>)>;
@@ -36,7 +36,7 @@ fn tenfold(missing: &[u32]) -> Pairs {
 }
 
 #[test]
-fn what_is_missing_is_asked_for_once_and_values_come_in_the_order_of_keys() {
+fn missing_keys_are_loaded_once_and_values_are_in_the_order_of_keys() {
     for way in WAYS {
         let cache = Cache::new(10);
         cache.insert(2, 22);
@@ -61,7 +61,7 @@ fn what_is_missing_is_asked_for_once_and_values_come_in_the_order_of_keys() {
 }
 
 #[test]
-fn a_key_that_the_loader_leaves_out_is_none_and_one_that_it_adds_is_ignored() {
+fn key_that_the_loader_leaves_out_is_none_and_key_that_it_adds_is_ignored() {
     for way in WAYS {
         let cache = Cache::new(10);
         cache.insert(4, 40);
@@ -72,7 +72,7 @@ fn a_key_that_the_loader_leaves_out_is_none_and_one_that_it_adds_is_ignored() {
             });
             assert_eq!(found.unwrap(), [Some(10), None, Some(40)]);
         }
-        // Not even in what follows it: the pair that comes last counts.
+        // The last pair of a key counts.
         let found = ask(way, &cache, &[5], |_| {
             Ok(vec![(5, Loaded::new(1)), (5, Loaded::new(2))])
         });
@@ -84,7 +84,7 @@ fn a_key_that_the_loader_leaves_out_is_none_and_one_that_it_adds_is_ignored() {
 }
 
 #[test]
-fn maps_vectors_and_other_iterators_will_do() {
+fn loader_may_return_a_map_a_vector_or_another_iterator() {
     let cache = Cache::new(10);
     let map = HashMap::from([(1, 10), (2, 20)]);
     let found = cache.get_many_or_load(&[1, 2], |_| Ok::<_, Infallible>(map.clone()));
@@ -99,7 +99,7 @@ fn maps_vectors_and_other_iterators_will_do() {
 }
 
 #[test]
-fn each_entry_has_the_settings_that_the_loader_gives_it() {
+fn each_entry_has_the_settings_of_its_loaded_value() {
     for way in WAYS {
         let f = Fixture::new(|builder| builder.time_to_live(seconds(10)));
         let found = ask(way, &f.cache, &[1, 2, 3], |_| {
@@ -119,7 +119,7 @@ fn each_entry_has_the_settings_that_the_loader_gives_it() {
 }
 
 #[test]
-fn an_error_is_not_cached_and_leaves_what_is_held() {
+fn error_is_not_cached_and_leaves_other_entries() {
     for way in WAYS {
         let cache = Cache::new(10);
         cache.insert(1, 10);
@@ -133,7 +133,7 @@ fn an_error_is_not_cached_and_leaves_what_is_held() {
 }
 
 #[test]
-fn a_batch_waits_for_what_others_load_and_asks_for_the_rest() {
+fn batch_waits_for_keys_that_others_load_and_loads_the_rest() {
     for (single, batch) in PAIRS {
         let cache = Cache::new(10);
         let load = single.load(&cache, 1);
@@ -156,7 +156,7 @@ fn a_batch_waits_for_what_others_load_and_asks_for_the_rest() {
 }
 
 #[test]
-fn a_batch_that_waits_for_a_load_that_fails_fails_too() {
+fn batch_that_waits_for_a_load_that_fails_returns_its_error() {
     for (single, batch) in PAIRS {
         let cache = Cache::new(10);
         let load = single.load(&cache, 1);
@@ -165,7 +165,7 @@ fn a_batch_that_waits_for_a_load_that_fails_fails_too() {
             until(|| cache.contains_key(&2));
             (0..100).for_each(|_| thread::yield_now());
             assert!(load.finish(Err("no")).is_err());
-            // It may have come too late to wait, and then loads itself.
+            // It may have been too late to wait, and then loads itself.
             match found.join().unwrap() {
                 Err(LoadError::Failed(error)) => assert_eq!(*error, "no"),
                 found => assert_eq!(found.unwrap(), [Some(10), Some(20)]),
@@ -177,7 +177,7 @@ fn a_batch_that_waits_for_a_load_that_fails_fails_too() {
 }
 
 #[test]
-fn an_error_of_another_type_makes_the_batch_load_that_key_itself() {
+fn batch_loads_a_key_itself_after_an_error_of_another_type() {
     for single in WAYS {
         let cache = Cache::new(10);
         let load = single.load(&cache, 1);
@@ -195,7 +195,7 @@ fn an_error_of_another_type_makes_the_batch_load_that_key_itself() {
     }
 }
 
-/// Callers who come while a batch loads keys 1 and 2 and then ends.
+/// Runs callers that join while a batch loads keys 1 and 2 and then ends.
 fn during_a_batch(
     batch: Way,
     waits: Way,
@@ -218,7 +218,7 @@ fn during_a_batch(
 }
 
 #[test]
-fn single_callers_share_what_a_batch_loads() {
+fn single_callers_share_the_load_of_a_batch() {
     for (batch, waits) in PAIRS {
         let (cache, answer) = during_a_batch(batch, waits, 2, || Ok(tenfold(&[1, 2])));
         assert_eq!(answer.unwrap(), 20);
@@ -227,7 +227,7 @@ fn single_callers_share_what_a_batch_loads() {
 }
 
 #[test]
-fn a_single_caller_loads_what_the_batch_has_nothing_to_say_of() {
+fn single_caller_loads_a_key_that_the_batch_left_out() {
     for (batch, waits) in PAIRS {
         let (cache, answer) = during_a_batch(batch, waits, 2, || Ok(tenfold(&[1])));
         assert_eq!(answer.unwrap(), 99);
@@ -236,7 +236,7 @@ fn a_single_caller_loads_what_the_batch_has_nothing_to_say_of() {
 }
 
 #[test]
-fn who_waits_for_a_batch_that_panics_loads() {
+fn waiter_for_a_batch_that_panics_loads() {
     for (batch, waits) in PAIRS {
         for key in [1, 2] {
             let panic = || resume_unwind(Box::new("panic"));
@@ -249,7 +249,7 @@ fn who_waits_for_a_batch_that_panics_loads() {
 }
 
 #[test]
-fn who_waits_for_a_batch_that_is_dropped_loads() {
+fn waiter_for_a_batch_that_is_dropped_loads() {
     for waits in WAYS {
         let cache = Cache::new(10);
         let load = |_| std::future::pending::<Result<HashMap<u32, u64>, &str>>();
@@ -264,7 +264,7 @@ fn who_waits_for_a_batch_that_is_dropped_loads() {
 }
 
 #[test]
-fn a_write_while_a_batch_is_under_way_wins_for_its_key_alone() {
+fn write_during_a_batch_revokes_the_load_of_its_key_only() {
     for way in WAYS {
         let cache = Cache::builder().capacity(10).shards(1).build().unwrap();
         let found = ask(way, &cache, &[1, 2, 3, 4], |missing| {
@@ -284,7 +284,7 @@ fn a_write_while_a_batch_is_under_way_wins_for_its_key_alone() {
 }
 
 #[test]
-fn a_loader_that_asks_for_a_key_of_its_batch_is_told() {
+fn loader_that_calls_for_a_key_of_its_batch_gets_recursive() {
     for way in WAYS {
         let cache = Cache::new(10);
         let found = ask(way, &cache, &[1, 2], |missing| {
@@ -300,7 +300,7 @@ fn a_loader_that_asks_for_a_key_of_its_batch_is_told() {
 }
 
 #[test]
-fn a_batch_that_fails_is_served_stale_values_if_all_that_is_missing_has_one() {
+fn failed_batch_gets_stale_values_if_all_missing_keys_have_one() {
     for way in WAYS {
         let f = Fixture::new(|builder| builder.stale_if_error(seconds(60)));
         f.cache.insert_with_ttl(1, 10, seconds(1));
@@ -318,7 +318,7 @@ fn a_batch_that_fails_is_served_stale_values_if_all_that_is_missing_has_one() {
 
 /// Batches and single loads of the same keys in all orders: none waits for another in a circle.
 #[test]
-fn batches_that_overlap_never_wait_for_each_other() {
+fn overlapping_batches_never_wait_for_each_other() {
     let cache = Cache::new(4);
     thread::scope(|scope| {
         for (seed, way) in (0..8_u32).zip(WAYS.repeat(4)) {
@@ -344,9 +344,38 @@ fn batches_that_overlap_never_wait_for_each_other() {
 }
 
 #[test]
-fn the_loader_is_not_called_before_the_first_poll() {
+fn batch_loader_is_not_called_before_the_first_poll() {
     let cache = Cache::new(10);
     let load = async |_| -> Result<Vec<(u32, u64)>, &str> { unreachable!("not polled") };
     drop(cache.get_many_or_load_async(&[1], load));
     assert_eq!(cache.stats().misses, 0);
+}
+
+#[test]
+fn batch_counts_no_second_lookup_after_an_error_of_another_type() {
+    let cache = Cache::new(10);
+    let mut cx = Context::from_waker(Waker::noop());
+    let (fail, failed) = tokio::sync::oneshot::channel::<()>();
+    let mut failing = Box::pin(cache.get_or_load_async(&1, || async {
+        failed.await.unwrap();
+        Err::<u64, _>(404_u16)
+    }));
+    assert!(failing.as_mut().poll(&mut cx).is_pending());
+    let asked = Mutex::new(Vec::new());
+    let mut batch = Box::pin(cache.get_many_or_load_async(&[1, 2], |missing| {
+        asked.lock().unwrap().push(missing.clone());
+        std::future::ready(Ok::<_, &str>(tenfold(&missing)))
+    }));
+    assert!(batch.as_mut().poll(&mut cx).is_pending());
+    fail.send(()).unwrap();
+    assert!(failing.as_mut().poll(&mut cx).is_ready());
+    let Poll::Ready(found) = batch.as_mut().poll(&mut cx) else {
+        panic!("the batch waits for its own load")
+    };
+    assert_eq!(found.unwrap(), [Some(10), Some(20)]);
+    assert_eq!(*asked.lock().unwrap(), [[2], [1]]);
+    drop((failing, batch));
+    let stats = cache.stats();
+    assert_eq!((stats.misses, stats.loads, stats.coalesced), (3, 3, 0));
+    validate(&cache);
 }

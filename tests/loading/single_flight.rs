@@ -1,5 +1,4 @@
-//! `get_or_load` beyond the cases of `get_or_load/`: what a loader says of its entry, and all cases
-//! at once.
+//! `get_or_load` beyond the cases of `get_or_load/`: the settings of loaded entries, and all cases at once.
 
 use hotset::__private::validate;
 use hotset::{Loaded, LocalCache};
@@ -10,19 +9,19 @@ use std::time::{Duration, Instant};
 
 type Cache = LocalCache<u32, u32>;
 
-/// What a test waits for at the most before it fails.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// The longest wait of a test before it fails.
+const TEST_TIMEOUT: Duration = Duration::from_secs(60);
 
 fn until(condition: impl Fn() -> bool) {
     let start = Instant::now();
     while !condition() {
-        assert!(start.elapsed() < PATIENCE, "waited in vain");
+        assert!(start.elapsed() < TEST_TIMEOUT, "timed out");
         thread::yield_now();
     }
 }
 
 #[test]
-fn a_loader_sets_its_entrys_ttl_and_weight() {
+fn loader_sets_time_to_live_and_weight_of_its_entry() {
     let cache: Cache = LocalCache::builder()
         .max_weight(10)
         .weigher(|_, _| 1)
@@ -47,9 +46,9 @@ fn a_loader_sets_its_entrys_ttl_and_weight() {
 }
 
 /// Loads, failures, panics, takeovers, timeouts, writes and removals of few keys, all at once:
-/// every call ends, every value is one that was loaded for its key, and nothing is left behind.
+/// every call ends, every value is one that was loaded for its key, and no load is left behind.
 #[test]
-fn a_storm_leaves_nobody_waiting() {
+fn random_calls_and_writes_leave_no_caller_waiting() {
     let cache = Cache::builder()
         .capacity(8)
         .lease(Duration::from_millis(1))

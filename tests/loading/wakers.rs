@@ -1,4 +1,4 @@
-//! Wakers and timers are an executor's code: what they do must not harm the others.
+//! Wakers and timers are code of an executor: their panics and drops must not harm other callers.
 
 use hotset::{LoadError, LocalCache};
 use std::convert::Infallible;
@@ -25,15 +25,15 @@ fn poll<F: Future + ?Sized>(future: Pin<&mut F>, waker: &Waker) -> Poll<F::Outpu
 }
 
 #[derive(Default)]
-struct Bell(AtomicUsize);
+struct WakeCounter(AtomicUsize);
 
-impl Wake for Bell {
+impl Wake for WakeCounter {
     fn wake(self: Arc<Self>) {
         self.0.fetch_add(1, SeqCst);
     }
 }
 
-/// As of an executor whose queue is full.
+/// A waker that panics, like that of an executor whose queue is full.
 struct Panics;
 
 impl Wake for Panics {
@@ -43,7 +43,7 @@ impl Wake for Panics {
 }
 
 #[test]
-fn one_that_panics_does_not_strand_those_behind_it() {
+fn waker_that_panics_does_not_strand_later_waiters() {
     let cache = cache();
     let (finish, finished) = oneshot::channel();
     let load = || async { Ok::<u32, Infallible>(finished.await.unwrap()) };
@@ -51,13 +51,13 @@ fn one_that_panics_does_not_strand_those_behind_it() {
     assert!(poll(leader.as_mut(), Waker::noop()).is_pending());
     let ask = || Box::pin(cache.get_or_load_async(&1, || ready(Ok::<_, Infallible>(2))));
     let (mut first, mut second) = (ask(), ask());
-    let bell = Arc::new(Bell::default());
+    let wakes = Arc::new(WakeCounter::default());
     assert!(poll(first.as_mut(), &Arc::new(Panics).into()).is_pending());
-    assert!(poll(second.as_mut(), &bell.clone().into()).is_pending());
+    assert!(poll(second.as_mut(), &wakes.clone().into()).is_pending());
     finish.send(1).unwrap();
     let landing = AssertUnwindSafe(|| poll(leader.as_mut(), Waker::noop()));
     assert!(catch_unwind(landing).is_err());
-    assert_eq!(bell.0.load(SeqCst), 1);
+    assert_eq!(wakes.0.load(SeqCst), 1);
     assert!(matches!(
         poll(second.as_mut(), Waker::noop()),
         Poll::Ready(Ok(1))
@@ -80,7 +80,7 @@ fn hang(cache: &Cache) -> Call {
 }
 
 #[test]
-fn one_that_owns_a_waiter_is_dropped_without_a_lock() {
+fn waker_that_owns_a_waiter_is_dropped_without_a_lock() {
     let (done, is_done) = mpsc::channel();
     thread::spawn(move || {
         let cache = cache();
@@ -94,13 +94,13 @@ fn one_that_owns_a_waiter_is_dropped_without_a_lock() {
         assert!(poll(moved.as_mut(), Waker::noop()).is_pending());
         done.send(()).unwrap();
     });
-    let patience = Duration::from_secs(30);
-    is_done.recv_timeout(patience).expect("it ends");
+    let limit = Duration::from_secs(30);
+    is_done.recv_timeout(limit).expect("it ends");
 }
 
 #[cfg(feature = "tokio")]
 #[tokio::test(start_paused = true)]
-async fn a_paused_clock_that_is_ahead_holds_nobody_up() {
+async fn paused_clock_that_is_ahead_delays_no_caller() {
     let started = std::time::Instant::now();
     tokio::time::advance(Duration::from_secs(3_600)).await;
     let cache = Cache::new(10);
@@ -129,7 +129,7 @@ fn permit_is_free_again_if_the_waker_of_another_caller_panics_while_it_is_taken(
     assert!(poll(one.as_mut(), Waker::noop()).is_pending());
     assert!(poll(two.as_mut(), Waker::noop()).is_pending());
     assert!(poll(queued.as_mut(), &Arc::new(Panics).into()).is_pending());
-    // Both leases end. Nothing but the next call may notice, so there is no condition to wait for.
+    // Both leases end. Only the next call notices this, so there is no condition to wait for.
     thread::sleep(lease);
     // The queued caller is offered one permit, and the other is free.
     let taken = catch_unwind(AssertUnwindSafe(|| poll(hangs(&4).as_mut(), Waker::noop())));

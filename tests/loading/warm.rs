@@ -32,7 +32,7 @@ fn warming_loads_missing_keys_in_batches() {
     let mut batches = Vec::new();
     let mut reported = Vec::new();
     let warming = WarmOptions::new().batch(4).on_progress(|progress| {
-        reported.push((progress.done(), progress.left_out, progress.total))
+        reported.push((progress.done(), progress.left_out, progress.total));
     });
     let report = cache.warm_with(warming, 0..10, |keys| {
         batches.push(keys.clone());

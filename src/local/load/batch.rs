@@ -1,28 +1,27 @@
-//! `get_many_or_load`: one load for all missing ones of several keys.
+//! `get_many_or_load`: one call of a loader for all missing keys of a batch.
 //!
-//! Each missing key has a flight of its own, which batches and single loads share. A batch first loads
-//! the keys that it leads, and only then waits for keys that others lead, so two batches never wait for each
-//! other. It waits for all of its keys at once, and loads all that it can lead at that
-//! moment with one call. So a batch that is lost is loaded again by one call of each batch that waits for it.
+//! Each missing key has its own load in flight, which batches and single calls share. A batch first loads the keys that
+//! it leads, and only then waits for keys that other callers lead, so two batches never wait for each other. It waits
+//! for all of these keys at once, and loads all keys that it can lead at one moment with one call. So the keys of a
+//! batch that was dropped are loaded again by one call of each batch that waits for them.
 
 use crate::clock::Nanos;
 use crate::entry::Loaded;
 use crate::error::{AnyError, LoadError};
-use crate::local::load::waiting::{Patience, Waited};
+use crate::local::load::waiting::{WaitFailure, WaitLimits};
 use crate::local::lookup::Lookup;
 use crate::local::{KeyLocation, LocalCache};
 use crate::single_flight::blocking::block_on;
 use crate::single_flight::future::TaskTimer;
 use crate::single_flight::{
-    Alarm, Leader, Leaders, Outcome, Permit, Role, Step, Waiting, run_within,
+    Answer, Leader, LeaderGroup, Outcome, Permit, Role, Timer, WaiterGroup, run_within,
 };
-use crate::traits::erasure::typed;
+use crate::traits::erasure::{BatchResult, ErrorType, share_batch, typed};
 use hashbrown::HashTable;
 use std::any::Any;
 use std::cell::Cell;
 use std::future::{Future, ready};
 use std::hash::{BuildHasher, Hash};
-use std::sync::Arc;
 use std::task::Context;
 
 impl<K, V, S> LocalCache<K, V, S>
@@ -33,15 +32,18 @@ where
 {
     /// Returns the values for several keys, in their order. Calls `load` once for all missing keys.
     ///
-    /// `load` is given the keys that no other caller loads, each once, and returns pairs of key and
-    /// value, in any order, as a map, a vector or any other iterator. A key that it leaves out is
-    /// `None` in the result, is not cached, and is no error for the other keys. A key that it was not asked for
-    /// is ignored. The call waits for keys that other callers load, alone or in batches. `load` is
-    /// called again only for those of them whose load is lost by a panic, a hang, or a caller that
-    /// was dropped. Keys that are lost together, like those of a batch, are one call.
+    /// `load` is given the keys that no other caller loads, each once, and returns pairs of key and value, in any
+    /// order, as a map, a vector or any other iterator. The result for a key that it leaves out is `None`. Such a key
+    /// is not cached, and is no error for the other keys. A pair for a key that `load` was not given is ignored.
     ///
-    /// Each [`Loaded`] value has its own settings. A batch renews no entries: those past
+    /// The call waits for keys that other callers load, alone or in batches. `load` is called again for such keys if
+    /// their load panics, hangs, is dropped, or fails with an error of another type than `E`. Keys whose load ends
+    /// together, like those of another batch, are given to one call.
+    ///
+    /// Each [`Loaded`] value has its own settings. A batch refreshes no entries: entries past
     /// [`refresh_after`](crate::LocalCacheBuilder::refresh_after) are served as they are.
+    ///
+    /// # Examples
     ///
     /// ```
     /// use hotset::LocalCache;
@@ -58,13 +60,13 @@ where
     ///
     /// # Errors
     ///
-    /// Like [`get_or_load`](Self::get_or_load), if any of the keys fails. The loaded values of the other keys are
-    /// cached. A call on a thread that runs the loader of one of the keys is always
+    /// Returns the same errors as [`get_or_load`](Self::get_or_load), if the load of any key fails. The loaded values
+    /// of the other keys are cached. A call on a thread that runs the loader of one of the keys always returns
     /// [`Recursive`](LoadError::Recursive).
     ///
     /// # Blocking
     ///
-    /// Like [`get_or_load`](Self::get_or_load).
+    /// Blocks like [`get_or_load`](Self::get_or_load).
     pub fn get_many_or_load<M, L, E>(
         &self,
         keys: &[K],
@@ -75,32 +77,27 @@ where
         L: Into<Loaded<V>>,
         E: Any + Send + Sync,
     {
-        loop {
-            let result = block_on(&Cell::new(None), async |mut alarm| {
-                let start = |missing| ready(load(missing));
-                let batch = Batch::look_up(self, keys, BatchLookup::Counted);
-                self.load_many(batch, &mut alarm, start, erase_many).await
-            });
-            // `None`: another caller's load failed with an error of another type.
-            if let Some(result) = typed(result) {
-                return result;
-            }
-        }
+        let error_type = ErrorType::of::<E>();
+        typed(block_on(&Cell::new(None), async |mut timer| {
+            let start = |missing| ready(load(missing));
+            let batch = Batch::look_up(self, keys, error_type, BatchLookup::Recorded);
+            self.load_many(batch, &mut timer, start, share_batch).await
+        }))
     }
 
     /// Like [`get_many_or_load`](Self::get_many_or_load), but for tasks.
     ///
     /// # Errors
     ///
-    /// Like [`get_many_or_load`](Self::get_many_or_load).
+    /// Returns the same errors as [`get_many_or_load`](Self::get_many_or_load).
     ///
-    /// # Cancellation
+    /// # Cancel safety
     ///
     /// The future may be dropped at any time: see [`get_or_load_async`](Self::get_or_load_async).
     pub async fn get_many_or_load_async<M, L, E, F>(
         &self,
         keys: &[K],
-        mut load: impl FnMut(Vec<K>) -> F,
+        load: impl FnMut(Vec<K>) -> F,
     ) -> Result<Vec<Option<V>>, LoadError<E>>
     where
         F: Future<Output = Result<M, E>>,
@@ -108,110 +105,99 @@ where
         L: Into<Loaded<V>>,
         E: Any + Send + Sync,
     {
-        let mut alarm = TaskTimer::default();
-        loop {
-            let batch = Batch::look_up(self, keys, BatchLookup::Counted);
-            let result = self.load_many(batch, &mut alarm, &mut load, erase_many);
-            if let Some(result) = typed(Box::pin(result).await) {
-                return result;
-            }
-        }
+        let mut timer = TaskTimer::default();
+        let batch = Batch::look_up(self, keys, ErrorType::of::<E>(), BatchLookup::Recorded);
+        let values = self.load_many(batch, &mut timer, load, share_batch);
+        typed(Box::pin(values).await)
     }
 
-    /// Like [`get_many_or_load_async`](Self::get_many_or_load_async), but for a loader whose errors are
-    /// shared already.
+    /// Like [`get_many_or_load_async`](Self::get_many_or_load_async), but for a loader whose results are in shared form
+    /// already. The caller shares only loads whose errors have the type `error_type`.
     #[cfg(feature = "redis")]
     pub(crate) async fn get_many_or_load_shared<F>(
         &self,
         keys: &[K],
+        error_type: ErrorType,
         lookup: BatchLookup,
         load: impl FnMut(Vec<K>) -> F,
     ) -> Result<Vec<Option<V>>, LoadError<AnyError>>
     where
         F: Future<Output = BatchResult<K, V>>,
     {
-        let mut alarm = TaskTimer::default();
-        let batch = Batch::look_up(self, keys, lookup);
-        self.load_many(batch, &mut alarm, load, |result| result)
+        let mut timer = TaskTimer::default();
+        let batch = Batch::look_up(self, keys, error_type, lookup);
+        self.load_many(batch, &mut timer, load, |result| result)
             .await
     }
 
+    /// Returns the values of a batch that has looked its keys up.
     async fn load_many<'a, F: Future>(
         &'a self,
         mut batch: Batch<'a, K, V, S>,
-        alarm: &mut impl Alarm,
+        timer: &mut impl Timer,
         mut load: impl FnMut(Vec<K>) -> F,
-        erase: impl Fn(F::Output) -> BatchResult<K, V>,
+        share: impl Fn(F::Output) -> BatchResult<K, V>,
     ) -> Result<Vec<Option<V>>, LoadError<AnyError>> {
-        let mut patience = self.patience();
-        let (mut led, mut waiting) = (Leaders::new(), Waiting::new());
+        let mut wait_limits = self.wait_limits();
+        let (mut led, mut waiting) = (LeaderGroup::new(), WaiterGroup::new());
         loop {
             batch.join_or_lead(&mut led, &mut waiting)?;
             if !led.is_empty() {
-                // This comes before any wait, so that no caller waits for others while others wait for it, neither
-                // in the flights that this caller leads nor in those in which it might be the next to lead.
-                waiting.step_back();
-                let led = std::mem::replace(&mut led, Leaders::new());
-                batch.load(led, &patience, alarm, &mut load, &erase).await?;
+                // The caller loads before it waits, so that it never waits for callers that wait for it, neither for
+                // the loads that it leads nor for those of which it may be the next leader.
+                waiting.mark_busy();
+                let led = std::mem::replace(&mut led, LeaderGroup::new());
+                batch
+                    .load(led, &wait_limits, timer, &mut load, &share)
+                    .await?;
                 continue;
             }
             if waiting.is_empty() {
                 return Ok(batch.into_values());
             }
-            let turn = waiting.any(|| self.candidate(), patience.next(), alarm);
-            let Ok(told) = turn.await else {
+            let poll = waiting.next_answers(|| self.candidate(), wait_limits.next(), timer);
+            let Ok(answers) = poll.await else {
                 batch.take_stale(&mut waiting)?;
-                if patience.is_over() && !waiting.is_empty() {
+                if wait_limits.is_over() && !waiting.is_empty() {
                     return Err(LoadError::WaitTimeout);
                 }
-                patience.stale_from = None;
+                wait_limits.stale_from = None;
                 continue;
             };
-            let mut landed = Vec::new();
-            for (at, step) in told {
-                self.count_superseded(&step);
-                match step {
-                    Step::Completed(outcome) => landed.push((at, outcome)),
-                    Step::BoardAgain { .. } => batch.missing.push(at),
-                    Step::Lead(leader) => led.push(at, leader),
+            let mut completed = Vec::new();
+            for (at, answer) in answers {
+                self.count_superseded(&answer);
+                match answer {
+                    Answer::Completed(outcome) => completed.push((at, outcome)),
+                    Answer::Retry { .. } => batch.missing.push(at),
+                    Answer::Lead(leader) => led.push(at, leader),
                 }
             }
             // This comes last, because an error drops all leads together.
-            for (at, landed) in landed {
-                batch.take_outcome(at, landed.into_outcome())?;
+            for (at, completed) in completed {
+                match completed.into_outcome() {
+                    // The caller cannot return this error and still has its loader.
+                    Outcome::Failed(error) if !batch.error_type.accepts(&error) => {
+                        batch.missing.push(at);
+                    }
+                    outcome => batch.take_outcome(at, outcome)?,
+                }
             }
         }
     }
 }
 
-/// The result of a loader of several keys, in the form that flights share.
-pub(crate) type BatchResult<K, V> = Result<Vec<(K, Loaded<V>)>, Arc<AnyError>>;
-
-pub(crate) fn erase_many<M, K, L, V, E>(result: Result<M, E>) -> BatchResult<K, V>
-where
-    M: IntoIterator<Item = (K, L)>,
-    L: Into<Loaded<V>>,
-    E: Any + Send + Sync,
-{
-    match result {
-        Ok(found) => Ok(found
-            .into_iter()
-            .map(|(key, it)| (key, it.into()))
-            .collect()),
-        Err(error) => Err(Arc::new(error)),
-    }
-}
-
-/// The way in which a batch looks its keys up.
+/// The recording of the lookups of a batch by the statistics and the policy.
 #[derive(Clone, Copy, PartialEq)]
 pub(crate) enum BatchLookup {
-    Counted,
-    /// The caller has looked before, so neither the statistics nor the policy record it.
+    Recorded,
+    /// Not recorded, because the caller has looked its keys up before.
     #[cfg(feature = "redis")]
-    Again,
+    Unrecorded,
 }
 
-/// A vector that is dropped from the back. Marks of a thread are searched from the last, so each is found at once.
+/// A vector that is dropped from the back. The marks of a thread are searched from the last one, so each is found at
+/// once.
 struct InReverse<T>(Vec<T>);
 
 impl<T> Drop for InReverse<T> {
@@ -220,15 +206,17 @@ impl<T> Drop for InReverse<T> {
     }
 }
 
-/// The keys of one call, by position, and their values as far as they are known.
+/// The keys of one call, by position, and the values that are known so far.
 struct Batch<'a, K, V, S> {
     cache: &'a LocalCache<K, V, S>,
     keys: &'a [K],
-    places: Vec<KeyLocation<'a, K, V>>,
+    /// The type of the errors of other callers' loads that this call may return.
+    error_type: ErrorType,
+    locations: Vec<KeyLocation<'a, K, V>>,
     /// The first position of each key.
     first: HashTable<usize>,
     values: Vec<Option<V>>,
-    /// The first positions of keys to load or to wait for.
+    /// The first positions of the keys to load or to wait for.
     missing: Vec<usize>,
 }
 
@@ -238,23 +226,32 @@ where
     V: Clone,
     S: BuildHasher,
 {
-    fn look_up(cache: &'a LocalCache<K, V, S>, keys: &'a [K], lookup: BatchLookup) -> Self {
+    /// Looks all keys up.
+    fn look_up(
+        cache: &'a LocalCache<K, V, S>,
+        keys: &'a [K],
+        error_type: ErrorType,
+        lookup: BatchLookup,
+    ) -> Self {
         let mut batch = Self {
             cache,
             keys,
-            places: keys.iter().map(|key| cache.location(key)).collect(),
+            error_type,
+            locations: keys.iter().map(|key| cache.location(key)).collect(),
             first: HashTable::with_capacity(keys.len()),
             values: vec![None; keys.len()],
             missing: Vec::new(),
         };
         for (at, key) in keys.iter().enumerate() {
-            if batch.position(key, &batch.places[at]).is_some() {
+            if batch.position(key, &batch.locations[at]).is_some() {
                 continue;
             }
-            let Batch { places, first, .. } = &mut batch;
-            first.insert_unique(places[at].hash.0, at, |&other| places[other].hash.0);
-            if lookup == BatchLookup::Counted {
-                batch.values[at] = cache.hit(&batch.places[at], key, V::clone);
+            let Batch {
+                locations, first, ..
+            } = &mut batch;
+            first.insert_unique(locations[at].hash.0, at, |&other| locations[other].hash.0);
+            if lookup == BatchLookup::Recorded {
+                batch.values[at] = cache.hit(&batch.locations[at], key, V::clone);
             }
             if batch.values[at].is_none() {
                 batch.missing.push(at);
@@ -263,16 +260,17 @@ where
         batch
     }
 
+    /// Returns the first position of a key.
     fn position(&self, key: &K, location: &KeyLocation<'_, K, V>) -> Option<usize> {
         let is_it = |&other: &usize| self.keys[other] == *key;
         self.first.find(location.hash.0, is_it).copied()
     }
 
-    /// Boards the flights of all missing keys on the same terms, so that their leases end together.
+    /// Joins or leads the loads of all missing keys on the same terms, so that their leases end together.
     fn join_or_lead(
         &mut self,
-        led: &mut Leaders<'a, K, V>,
-        waiting: &mut Waiting<'a, K, V>,
+        led: &mut LeaderGroup<'a, K, V>,
+        waiting: &mut WaiterGroup<'a, K, V>,
     ) -> Result<(), LoadError<AnyError>> {
         if self.missing.is_empty() {
             return Ok(());
@@ -281,7 +279,7 @@ where
         for at in std::mem::take(&mut self.missing) {
             let join_or_lead = self
                 .cache
-                .join_or_lead(&self.places[at], &self.keys[at], || candidate);
+                .join_or_lead(&self.locations[at], &self.keys[at], || candidate);
             match join_or_lead {
                 Lookup::Miss(Role::Lead(leader)) => led.push(at, leader),
                 Lookup::Miss(Role::Wait(waiter)) => waiting.push(at, waiter),
@@ -298,13 +296,13 @@ where
     /// Loads the keys that this caller leads, except for those whose values have been stored meanwhile.
     async fn load<F: Future>(
         &mut self,
-        led: Leaders<'a, K, V>,
-        patience: &Patience,
-        alarm: &mut impl Alarm,
+        led: LeaderGroup<'a, K, V>,
+        wait_limits: &WaitLimits,
+        timer: &mut impl Timer,
         load: &mut impl FnMut(Vec<K>) -> F,
-        erase: &impl Fn(F::Output) -> BatchResult<K, V>,
+        share: &impl Fn(F::Output) -> BatchResult<K, V>,
     ) -> Result<(), LoadError<AnyError>> {
-        let Some(permit) = self.permit(&led, patience, alarm).await? else {
+        let Some(permit) = self.permit(&led, wait_limits, timer).await? else {
             return Ok(());
         };
         let led = self.begin(led, permit.is_some())?;
@@ -312,44 +310,44 @@ where
             return Ok(());
         };
         let asked = led.iter().map(|&(at, _)| self.keys[at].clone()).collect();
-        let timer = self.cache.load_timer(leader.since);
+        let load_timer = self.cache.load_timer(leader.since);
         let enter = || {
             let leaders = led.iter().map(|(_, leader)| leader.enter(None));
             (
                 InReverse(leaders.collect()),
                 permit.as_ref().map(Permit::enter),
-                timer.span.enter(),
+                load_timer.span.enter(),
             )
         };
-        let result = run_within(enter, || load(asked), erase).await;
-        let load_time = timer.stop(result.is_ok());
+        let result = run_within(enter, || load(asked), share).await;
+        let load_time = load_timer.stop(result.is_ok());
         drop(permit);
-        self.settle(led, result, load_time)
+        self.finish_load(led, result, load_time)
     }
 
-    /// Waits for a permit, where one is needed. Returns `None` if the wait takes too long, and expired values serve
+    /// Waits for a permit, if one is needed. Returns `None` if the wait takes too long and expired values serve
     /// instead.
     async fn permit(
         &mut self,
-        led: &Leaders<'a, K, V>,
-        patience: &Patience,
-        alarm: &mut impl Alarm,
+        led: &LeaderGroup<'a, K, V>,
+        wait_limits: &WaitLimits,
+        timer: &mut impl Timer,
     ) -> Result<Option<Option<Permit>>, LoadError<AnyError>> {
-        let mut queued = match self.cache.permit_or_place() {
+        let mut queued = match self.cache.permit_or_queue() {
             Ok(permit) => return Ok(Some(permit)),
             Err(queued) => queued,
         };
-        let turn = |cx: &mut Context<'_>| {
+        let poll = |cx: &mut Context<'_>| {
             let candidate = self.cache.candidate();
             for (_, leader) in led.iter() {
-                leader.prolong(candidate);
+                leader.extend_lease(candidate);
             }
             queued.poll(cx.waker())
         };
-        match patience.wait(alarm, turn, || self.stale_for(led)).await {
+        match wait_limits.wait(timer, poll, || self.stale_for(led)).await {
             Ok(permit) => Ok(Some(Some(permit))),
-            Err(Waited::InVain) => Err(LoadError::WaitTimeout),
-            Err(Waited::Instead(outcomes)) => {
+            Err(WaitFailure::TimedOut) => Err(LoadError::WaitTimeout),
+            Err(WaitFailure::Stale(outcomes)) => {
                 for (at, outcome) in outcomes {
                     self.take_outcome(at, outcome)?;
                 }
@@ -359,21 +357,24 @@ where
     }
 
     /// Returns expired values that may serve, if there is one for each key that this caller leads.
-    fn stale_for(&self, led: &Leaders<'a, K, V>) -> Option<Vec<(usize, Outcome<V>)>> {
+    fn stale_for(&self, led: &LeaderGroup<'a, K, V>) -> Option<Vec<(usize, Outcome<V>)>> {
         let stale = |&(at, _): &(usize, Leader<'a, K, V>)| {
             let outcome = self
                 .cache
-                .stale_for_waiter(&self.places[at], &self.keys[at]);
+                .stale_for_waiter(&self.locations[at], &self.keys[at]);
             outcome.map(|outcome| (at, outcome))
         };
         led.iter().map(stale).collect()
     }
 
     /// Ends the waits for keys for which an expired value may serve.
-    fn take_stale(&mut self, waiting: &mut Waiting<'a, K, V>) -> Result<(), LoadError<AnyError>> {
+    fn take_stale(
+        &mut self,
+        waiting: &mut WaiterGroup<'a, K, V>,
+    ) -> Result<(), LoadError<AnyError>> {
         let mut result = Ok(());
         waiting.retain(|at| {
-            let (location, key) = (&self.places[at], &self.keys[at]);
+            let (location, key) = (&self.locations[at], &self.keys[at]);
             let Some(outcome) = self.cache.stale_for_waiter(location, key) else {
                 return true;
             };
@@ -388,11 +389,11 @@ where
     /// Looks again for the values of the keys that this caller leads, and returns the leads that are still to load.
     fn begin(
         &mut self,
-        mut led: Leaders<'a, K, V>,
+        mut led: LeaderGroup<'a, K, V>,
         has_permit: bool,
-    ) -> Result<Leaders<'a, K, V>, LoadError<AnyError>> {
-        let permitted = self.cache.permitted(has_permit);
-        let mut to_load = Leaders::new();
+    ) -> Result<LeaderGroup<'a, K, V>, LoadError<AnyError>> {
+        let permitted = self.cache.permitted_candidate(has_permit);
+        let mut to_load = LeaderGroup::new();
         while let Some((at, mut leader)) = led.pop() {
             if has_permit && !leader.begin(permitted) {
                 self.missing.push(at);
@@ -400,7 +401,7 @@ where
             }
             match self
                 .cache
-                .look_again(&self.places[at], &self.keys[at], &leader)
+                .look_up_again(&self.locations[at], &self.keys[at], &leader)
             {
                 Some(outcome) => {
                     leader.complete(|| outcome.clone());
@@ -412,9 +413,10 @@ where
         Ok(to_load)
     }
 
-    fn settle(
+    /// Stores the loaded values, or falls back on expired values, and completes the loads.
+    fn finish_load(
         &mut self,
-        mut led: Leaders<'a, K, V>,
+        mut led: LeaderGroup<'a, K, V>,
         result: BatchResult<K, V>,
         load_time: Nanos,
     ) -> Result<(), LoadError<AnyError>> {
@@ -433,12 +435,15 @@ where
         };
         let mut first_error = Ok(());
         while let Some((at, leader)) = led.pop() {
-            let (location, key) = (&self.places[at], &self.keys[at]);
+            let (location, key) = (&self.locations[at], &self.keys[at]);
             let value = match (loaded[at].take(), &failed) {
                 (Some(loaded), _) => Ok(self
                     .cache
                     .complete(location, key, leader, loaded, load_time)),
-                (None, Some(error)) => self.cache.fall_back(location, key, leader, error.clone()),
+                (None, Some(error)) => {
+                    self.cache
+                        .complete_failed(location, key, leader, error.clone())
+                }
                 (None, None) => {
                     leader.complete(|| Outcome::Absent);
                     continue;
@@ -452,10 +457,11 @@ where
         first_error
     }
 
+    /// Takes the outcome of another caller's load, or of an earlier one.
     fn take_outcome(&mut self, at: usize, outcome: Outcome<V>) -> Result<(), LoadError<AnyError>> {
         if !matches!(outcome, Outcome::Absent) {
             self.values[at] = Some({
-                let (location, key) = (&self.places[at], &self.keys[at]);
+                let (location, key) = (&self.locations[at], &self.keys[at]);
                 self.cache.take_outcome(location, key, outcome)?
             });
         }
@@ -465,7 +471,7 @@ where
     /// Returns the value for each position, also if a key occurs several times.
     fn into_values(mut self) -> Vec<Option<V>> {
         for (at, key) in self.keys.iter().enumerate() {
-            let first = self.position(key, &self.places[at]);
+            let first = self.position(key, &self.locations[at]);
             if let Some(first) = first.filter(|&first| first != at) {
                 let value = self.values[first].clone();
                 self.values[at] = value;

@@ -2,14 +2,14 @@
 
 use crate::entry::Loaded;
 use crate::error::{AnyError, LoadError};
-use crate::local::load::{Approach, Cleared};
+use crate::local::load::{Loader, PermittedLeader, ValueOrLead};
 use crate::local::lookup::Lookup;
 use crate::local::shard::hash::KeyHash;
 use crate::local::{DefaultHasher, KeyLocation, LocalCache};
 use crate::single_flight::future::TaskTimer;
-use crate::single_flight::{Pending, Suspended, is_loading};
-use crate::traits::erasure::{erase, typed};
-use std::any::{Any, type_name_of_val};
+use crate::single_flight::{Pending, SuspendedLeader, is_loading};
+use crate::traits::erasure::{share, typed};
+use std::any::Any;
 use std::fmt;
 use std::future::Future;
 use std::hash::{BuildHasher, Hash};
@@ -24,9 +24,11 @@ pub struct Detached<'a, K, V, S = DefaultHasher>(&'a LocalCache<K, V, S>);
 impl<K, V, S> LocalCache<K, V, S> {
     /// Returns a view of this cache whose loads continue when their caller is dropped.
     ///
-    /// So a request that is cancelled does not waste a query, and callers that wait for the query do
-    /// not start again. Entries that are due for [renewal](crate::LocalCacheBuilder::refresh_after) are renewed
-    /// in the background, so that no caller waits.
+    /// So a request that is cancelled does not waste a query, and callers that wait for the query do not start again.
+    /// Entries that are due for a [refresh](crate::LocalCacheBuilder::refresh_after) are refreshed in the background,
+    /// so that no caller waits.
+    ///
+    /// # Examples
     ///
     /// ```
     /// # #[derive(Clone)]
@@ -58,20 +60,20 @@ where
     V: Clone + Send + Sync + 'static,
     S: BuildHasher + Send + Sync + 'static,
 {
-    /// Like [`LocalCache::get_or_load_async`], but runs the load in a task of its own, so `load` must own all that
-    /// it needs. A load within a load runs in the task of the outer load.
+    /// Like [`LocalCache::get_or_load_async`], but runs the load in a task of its own, so `load` must own all values
+    /// that it uses. A load within a load runs in the task of the outer load.
     ///
     /// # Errors
     ///
-    /// Like [`LocalCache::get_or_load_async`], and [`Shutdown`](LoadError::Shutdown) if the runtime
-    /// is shut down before the load is done.
+    /// Returns the same errors as [`LocalCache::get_or_load_async`], and [`Shutdown`](LoadError::Shutdown) if the
+    /// runtime is shut down before the load has ended.
     ///
     /// # Panics
     ///
-    /// Panics if it has to load and is not called in a tokio runtime. A panic of the loader reaches this
-    /// caller, unless the caller was dropped.
+    /// Panics if it has to load and is not called in a tokio runtime. A panic of the loader reaches this caller, unless
+    /// the caller was dropped.
     ///
-    /// # Cancellation
+    /// # Cancel safety
     ///
     /// The future may be dropped at any time. A load that it has begun continues.
     pub async fn get_or_load_async<L, E, F>(
@@ -88,78 +90,75 @@ where
         match self.0.lookup(&location, key) {
             Lookup::Hit(value) => Ok(value),
             Lookup::NeedsRefresh(value) => {
-                let idle = !is_loading();
-                if let Some(held) = idle.then(|| self.0.begin_refresh(&location, key)).flatten() {
-                    self.spawn_load(&location, key, held, load);
+                // A loader's call refreshes nothing: its loads run within its own task.
+                let may_refresh = !is_loading();
+                let leader = may_refresh.then(|| self.0.begin_refresh(&location, key));
+                if let Some(leader) = leader.flatten() {
+                    self.spawn_load(&location, key, leader, load);
                 }
                 Ok(value)
             }
-            lookup => Box::pin(self.load(location, key, lookup, load)).await,
+            lookup => typed(Box::pin(self.load(location, key, lookup, load)).await),
         }
     }
 
+    /// Completes the call if the lookup was not a hit.
     async fn load<'a, L, E, F>(
         &self,
         location: KeyLocation<'a, K, V>,
         key: &K,
-        mut lookup: Lookup<'a, K, V>,
+        lookup: Lookup<'a, K, V>,
         load: impl FnOnce() -> F + Send + 'static,
-    ) -> Result<V, LoadError<E>>
+    ) -> Result<V, LoadError<AnyError>>
     where
         F: Future<Output = Result<L, E>> + Send + 'static,
         L: Into<Loaded<V>>,
         E: Any + Send + Sync,
     {
-        let loader = Some(type_name_of_val(&load));
-        let mut alarm = TaskTimer::default();
-        let mut patience = self.0.patience();
-        let held = loop {
-            match self
-                .0
-                .approach(&location, key, lookup, loader, &mut alarm)
-                .await
-            {
-                Ok(Approach::Load(held)) => break held,
-                Ok(Approach::LoadUnshared(reentry)) => {
-                    let running = self
-                        .0
-                        .run_unshared(key, &reentry, loader, |_| load(), erase);
-                    return typed(running.await).expect("the error is of this caller's loader");
-                }
-                Ok(Approach::Arrived(value)) => return Ok(value),
-                Err(error) => {
-                    // `None`: another caller's load failed with an error of another type. This caller still has its
-                    // loader.
-                    if let Some(result) = typed(Err(error)) {
-                        return result;
-                    }
-                    lookup = self.0.join_or_lead(&location, key, || self.0.candidate());
-                }
+        let loader = Loader::new::<E, _>(&load);
+        let mut timer = TaskTimer::default();
+        let mut limits = self.0.wait_limits();
+        let leader = match self
+            .0
+            .value_or_lead(&location, key, lookup, loader, &mut timer)
+            .await?
+        {
+            ValueOrLead::Value(value) => return Ok(value),
+            ValueOrLead::Lead(leader) => leader,
+            ValueOrLead::LeadUnshared(reentry) => {
+                let load = |_: &K| load();
+                return self
+                    .0
+                    .run_unshared(key, &reentry, loader, load, share)
+                    .await;
             }
         };
         if is_loading() {
-            let running = self.0.run(&location, key, held, loader, |_| load(), erase);
-            return typed(running.await).expect("the error is of this caller's loader");
+            let load = |_: &K| load();
+            return self
+                .0
+                .run(&location, key, leader, loader, load, share)
+                .await;
         }
         // The caller accepts an expired value when the lease of its load ends, if not before.
-        let lease_end = held.0.since.checked_add(self.0.inner.settings.lease);
-        patience.stale_from = patience.stale_from.into_iter().chain(lease_end).min();
-        let mut load = self.spawn_load(&location, key, held, load);
-        let outcome = |cx: &mut Context<'_>| match Pin::new(&mut load).poll(cx) {
+        let lease_end = leader.0.since.checked_add(self.0.inner.settings.lease);
+        limits.stale_from = limits.stale_from.into_iter().chain(lease_end).min();
+        let mut task = self.spawn_load(&location, key, leader, load);
+        let poll = |cx: &mut Context<'_>| match Pin::new(&mut task).poll(cx) {
             Poll::Ready(result) => Ok(result),
             Poll::Pending => Err(Pending { again: None }),
         };
-        let waiting = self
+        match self
             .0
-            .wait_for(&location, key, &patience, &mut alarm, outcome);
-        let result = match waiting.await {
+            .wait_for(&location, key, &limits, &mut timer, poll)
+            .await
+        {
             Ok(Ok(result)) => result,
             Ok(Err(error)) if error.is_panic() => resume_unwind(error.into_panic()),
-            Ok(Err(_)) => return Err(LoadError::Shutdown),
+            Ok(Err(_)) => Err(LoadError::Shutdown),
             // The load continues.
-            Err(waited) => self.0.give_up(&location, key, waited),
-        };
-        typed(result).expect("the error is of this caller's loader")
+            Err(failure) => self.0.stale_or_timeout(&location, key, failure),
+        }
     }
 
     /// Runs a load in a task.
@@ -167,7 +166,7 @@ where
         &self,
         location: &KeyLocation<'_, K, V>,
         key: &K,
-        (leader, permit): Cleared<'_, K, V>,
+        (leader, permit): PermittedLeader<'_, K, V>,
         load: impl FnOnce() -> F + Send + 'static,
     ) -> JoinHandle<Result<V, LoadError<AnyError>>>
     where
@@ -175,7 +174,7 @@ where
         L: Into<Loaded<V>>,
         E: Any + Send + Sync,
     {
-        let mut departure = SpawnedLoad {
+        let mut spawned = SpawnedLoad {
             cache: self.0.clone(),
             index: location.index,
             hash: location.hash,
@@ -183,24 +182,25 @@ where
         };
         let key = key.clone();
         tokio::spawn(async move {
-            let leader = departure.leader.take().expect("departs once");
-            let location = departure.location();
-            let held = (location.cell.flights.resume(leader), permit);
-            let cache = &departure.cache;
-            cache
-                .run(&location, &key, held, None, |_| load(), erase)
+            let leader = spawned.leader.take().expect("the task runs once");
+            let location = spawned.location();
+            let leader = (location.cell.in_flight.resume(leader), permit);
+            let load = |_: &K| load();
+            spawned
+                .cache
+                .run(&location, &key, leader, Loader::ERASED, load, share)
                 .await
         })
     }
 }
 
-/// A load that is about to run in a task, with all that it needs of the cache.
+/// A load that is about to run in a task, with a handle to its cache.
 struct SpawnedLoad<K, V, S> {
     cache: LocalCache<K, V, S>,
     index: usize,
     hash: KeyHash,
     /// The leader, `None` once the task runs. If the task never runs, dropping this hands over to a waiter.
-    leader: Option<Suspended<K, V>>,
+    leader: Option<SuspendedLeader<K, V>>,
 }
 
 impl<K, V, S> SpawnedLoad<K, V, S> {
@@ -216,7 +216,7 @@ impl<K, V, S> SpawnedLoad<K, V, S> {
 impl<K, V, S> Drop for SpawnedLoad<K, V, S> {
     fn drop(&mut self) {
         if let Some(leader) = self.leader.take() {
-            drop(self.location().cell.flights.resume(leader));
+            drop(self.location().cell.in_flight.resume(leader));
         }
     }
 }

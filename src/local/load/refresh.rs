@@ -1,8 +1,8 @@
-//! The rules by which live entries are loaded again, and by which failed loads are tried again.
+//! The rules for refreshes of live entries, and for new attempts after failed loads.
 //!
-//! Early renewal is `XFetch` (Vattani, Chierichetti, Lowenstein, "Optimal Probabilistic Cache Stampede
-//! Prevention", VLDB 2015): each hit renews the entry with a probability that grows as the deadline approaches. The
-//! time to the deadline is measured in units of the time that a load takes.
+//! Early refresh is `XFetch` (Vattani, Chierichetti, Lowenstein, "Optimal Probabilistic Cache Stampede Prevention",
+//! VLDB 2015): each hit refreshes the entry with a probability that grows as the deadline approaches. The time to the
+//! deadline is measured in units of the duration of a load.
 
 use crate::clock::{NEVER, Nanos};
 use crate::random;
@@ -10,15 +10,15 @@ use crate::storage::column::Column;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
-/// The time from the start of a renewal, or from a failed load, to the next attempt, while an old value serves.
+/// The time from the start of a refresh, or from a failed load, to the next attempt, while an old value serves.
 pub(crate) const THROTTLE: Duration = Duration::from_secs(1);
 
-/// The rules of a cache for renewals.
+/// The rules of a cache for refreshes.
 #[derive(Clone, Copy)]
 pub(crate) struct Rules {
-    /// The age at which an entry is renewed, in nanoseconds, if there is one.
+    /// The age from which an entry is refreshed, in nanoseconds, if there is one.
     pub(crate) refresh_after: Option<Nanos>,
-    /// The beta of `XFetch`. With 0, no entry is renewed early.
+    /// The beta of `XFetch`. With 0, no entry is refreshed early.
     pub(crate) early: f64,
     /// The time past its deadline for which a value may serve when a load fails, in nanoseconds.
     pub(crate) stale: Nanos,
@@ -26,27 +26,27 @@ pub(crate) struct Rules {
     pub(crate) throttle: Nanos,
 }
 
-/// The times of renewals of a shard's entries, by slot.
+/// The refresh times of a shard's entries, by slot.
 pub(crate) struct RefreshRules {
     rules: Rules,
     pub(crate) slots: Column<Slot>,
 }
 
-/// The times of renewals of one entry. Those that hits write are atomic.
+/// The refresh times of one entry. The times that hits write are atomic.
 #[derive(Default)]
 pub(crate) struct Slot {
-    /// The time from which a hit renews the entry.
+    /// The time from which a hit refreshes the entry.
     refresh_at: Nanos,
     /// The duration of the load of this entry, in nanoseconds.
     load_time: Nanos,
-    /// The time before which no caller renews the entry, because another caller has begun to.
+    /// The time before which no caller refreshes the entry, because another caller has begun to.
     not_before: AtomicU64,
     /// The time until which an old value serves, because a load of the entry failed.
     failed_until: AtomicU64,
 }
 
 impl RefreshRules {
-    /// Creates the times of a shard without entries.
+    /// Creates the refresh times of a shard without entries.
     pub(crate) const fn new(rules: Rules) -> Self {
         Self {
             rules,
@@ -71,7 +71,7 @@ impl RefreshRules {
         self.slots.get(slot).map_or(0, |slot| slot.load_time)
     }
 
-    /// Checks whether the caller is to renew this live entry. Returns `true` to one of many callers.
+    /// Checks whether the caller is to refresh this live entry. Returns `true` to one of many callers.
     pub(crate) fn claim(&self, slot: u32, deadline: Nanos, now: Nanos) -> bool {
         let Some(slot) = self.slots.get(slot) else {
             return false;
@@ -80,8 +80,8 @@ impl RefreshRules {
         if now < not_before || !(now >= slot.refresh_at || self.is_early(slot, deadline, now)) {
             return false;
         }
-        // The claim is short, so that another caller follows if this one does not renew the entry. While a renewal
-        // is in flight, its flight prevents a second one.
+        // The claim is short, so that another caller follows if this one does not refresh the entry. While the load of
+        // a refresh is in flight, no second one starts.
         let until = now.saturating_add(self.rules.throttle);
         let claim = slot
             .not_before
@@ -89,7 +89,7 @@ impl RefreshRules {
         claim.is_ok()
     }
 
-    /// Decides at random whether a hit renews the entry before its time.
+    /// Decides at random whether a hit refreshes the entry before its time.
     #[allow(clippy::cast_precision_loss)]
     fn is_early(&self, slot: &Slot, deadline: Nanos, now: Nanos) -> bool {
         let scale = slot.load_time as f64 * self.rules.early;
@@ -130,7 +130,7 @@ mod tests {
         throttle: 5,
     };
 
-    /// Returns the observed probability of a renewal when `left` is left of the time to live and a load takes 1,000.
+    /// Returns the observed probability of a refresh when `left` is left of the time to live and a load takes 1,000.
     fn chance(left: Nanos) -> f64 {
         let mut refreshes = RefreshRules::new(RULES);
         let tries = 20_000_u32;
@@ -142,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn the_chance_of_an_early_renewal_is_xfetchs() {
+    fn probability_of_an_early_refresh_is_that_of_xfetch() {
         // The probability of -1,000 * ln(u) >= left is exp(-left / 1,000), if u is uniform between 0 and 1.
         for left in [0_u32, 500, 1_000, 2_000] {
             let expected = (-f64::from(left) / 1_000.0).exp();
@@ -156,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn one_claims_and_the_next_may_after_the_throttle() {
+    fn refresh_is_claimed_by_one_caller_until_the_throttle_has_passed() {
         let rules = Rules {
             refresh_after: Some(100),
             early: 0.0,

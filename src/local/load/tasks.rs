@@ -2,15 +2,15 @@
 
 use crate::entry::Loaded;
 use crate::error::{AnyError, LoadError};
+use crate::local::load::Loader;
 use crate::local::lookup::Lookup;
 use crate::local::{KeyLocation, LocalCache};
 use crate::single_flight::future::TaskTimer;
-use crate::traits::erasure::{erase, typed};
+use crate::traits::erasure::{LoadResult, share, typed};
 use crate::traits::{AsyncCache, CacheFuture, ErasedAsyncLoader};
-use std::any::{Any, type_name_of_val};
+use std::any::Any;
 use std::future::Future;
 use std::hash::{BuildHasher, Hash};
-use std::sync::Arc;
 use std::time::Duration;
 
 impl<K, V, S> LocalCache<K, V, S>
@@ -19,11 +19,13 @@ where
     V: Clone,
     S: BuildHasher,
 {
-    /// Like [`get_or_load`](Self::get_or_load), but for tasks. Both share their loads: of all threads and tasks
-    /// that miss a key together, one loads.
+    /// Like [`get_or_load`](Self::get_or_load), but for tasks. Both share their loads: of all threads and tasks that
+    /// miss a key together, one loads.
     ///
-    /// `load` makes the future that loads. It is not called on a hit. The returned future is `Send` if
-    /// `load` and its future are, and a hit allocates nothing.
+    /// `load` creates the future that loads. It is not called on a hit. The returned future is `Send` if `load` and its
+    /// future are, and a hit allocates nothing.
+    ///
+    /// # Examples
     ///
     /// ```
     /// use hotset::LocalCache;
@@ -46,36 +48,35 @@ where
     ///
     /// # Errors
     ///
-    /// Like [`get_or_load`](Self::get_or_load). A loader that asks for its own key gets
-    /// [`Recursive`](LoadError::Recursive) if it asks in its own task. If it asks from a task that it has spawned and
-    /// awaits, it waits until the lease ends. A blocking loader that drives a runtime on its own thread
-    /// counts as the caller of everything that runs there.
+    /// Returns the same errors as [`get_or_load`](Self::get_or_load). A loader that calls for its own key in its own
+    /// task gets [`Recursive`](LoadError::Recursive). If the call comes from a task that the loader has spawned and
+    /// awaits, it waits until the lease ends. All calls in a runtime that a blocking loader drives on its own thread
+    /// count as calls of this loader.
     ///
     /// # Timers
     ///
-    /// Waiting tasks are woken by `Waker`s, on any runtime. The [lease](crate::LocalCacheBuilder::lease), the
-    /// [wait timeout](crate::LocalCacheBuilder::wait_timeout) and the queue of
-    /// [`max_concurrent_loads`](crate::LocalCacheBuilder::max_concurrent_loads) need a timer as well. With the feature `tokio`,
-    /// in a tokio runtime, that is `tokio::time`. Elsewhere it is a thread named `hotset-timers`, which the first
-    /// task of the process that has to wait starts.
+    /// Waiting tasks are woken by `Waker`s, on any runtime. The [lease](crate::LocalCacheBuilder::lease), the [wait
+    /// timeout](crate::LocalCacheBuilder::wait_timeout) and the queue of
+    /// [`max_concurrent_loads`](crate::LocalCacheBuilder::max_concurrent_loads) also need a timer. With the feature
+    /// `tokio`, in a tokio runtime, this is `tokio::time`. Elsewhere it is a thread named `hotset-timers`, which the
+    /// first task of the process that has to wait starts.
     ///
     /// # Futures that are not polled
     ///
-    /// A future that was polled once and is then kept without being polled, as `select!` with `&mut future` or
-    /// `buffered` may do, delays other callers by no more than one lease: they then load in its place, and a permit
-    /// that it holds passes on.
+    /// A future that was polled once and is then kept without being polled, as with `select!` on `&mut future` or with
+    /// `buffered`, delays other callers by at most one lease. They then load in its place, and a permit that it holds
+    /// is given to another load.
     ///
     /// # Panics
     ///
-    /// With the feature `tokio`, panics if it has to wait in a tokio runtime that was built without
-    /// `enable_time`.
+    /// With the feature `tokio`, panics if it has to wait in a tokio runtime that was built without `enable_time`.
     ///
-    /// # Cancellation
+    /// # Cancel safety
     ///
-    /// The future may be dropped at any time. If it was the one that loads, exactly one of the waiting callers
-    /// loads in its place. Use `detached` (feature `tokio`) for loads that are to continue. This concerns your
-    /// own futures too: if one that writes to the database is dropped before it has called
-    /// [`remove`](Self::remove), the cache keeps the old value. Do both where no cancellation can come between.
+    /// The future may be dropped at any time. If it was the one that loads, exactly one of the waiting callers loads in
+    /// its place. Use `detached` (feature `tokio`) for loads that are to continue. Take care of your own futures: if a
+    /// future that writes to the database is dropped before it has called [`remove`](Self::remove), the cache keeps the
+    /// old value. Do both in a task that is not cancelled.
     pub async fn get_or_load_async<L, E, F>(
         &self,
         key: &K,
@@ -89,51 +90,25 @@ where
         let location = self.location(key);
         match self.lookup(&location, key) {
             Lookup::Hit(value) => Ok(value),
-            // Boxed, so that this future stays small whatever the loader's size.
-            lookup => Box::pin(self.load_async(location, key, lookup, load)).await,
-        }
-    }
-
-    async fn load_async<'a, L, E, F>(
-        &self,
-        location: KeyLocation<'a, K, V>,
-        key: &K,
-        mut lookup: Lookup<'a, K, V>,
-        load: impl FnOnce() -> F,
-    ) -> Result<V, LoadError<E>>
-    where
-        F: Future<Output = Result<L, E>>,
-        L: Into<Loaded<V>>,
-        E: Any + Send + Sync,
-    {
-        let loader = Some(type_name_of_val(&load));
-        let mut load = Some(load);
-        let mut alarm = TaskTimer::default();
-        loop {
-            let start = |_: &K| load.take().expect("a cache calls a loader at most once")();
-            let found = (lookup, loader);
-            let result = self.load(&location, key, found, &mut alarm, start, erase);
-            if let Some(result) = typed(result.await) {
-                return result;
+            lookup => {
+                let found = (lookup, Loader::new::<E, _>(&load));
+                // Boxed, so that this future stays small whatever the loader's size.
+                typed(Box::pin(self.load_async(location, key, found, load, share)).await)
             }
-            lookup = self.join_or_lead(&location, key, || self.candidate());
         }
     }
 
-    /// Returns the value for a key after its lookup, for a loader whose errors are shared already.
-    pub(in crate::local) async fn load_shared<'a, F>(
+    /// Returns the value for a key after its lookup.
+    pub(in crate::local) async fn load_async<'a, F: Future>(
         &self,
         location: KeyLocation<'a, K, V>,
         key: &K,
-        lookup: Lookup<'a, K, V>,
+        found: (Lookup<'a, K, V>, Loader),
         load: impl FnOnce() -> F,
-    ) -> Result<V, LoadError<AnyError>>
-    where
-        F: Future<Output = Result<Loaded<V>, Arc<AnyError>>>,
-    {
-        let mut alarm = TaskTimer::default();
-        let (found, load) = ((lookup, None), |_: &K| load());
-        self.load(&location, key, found, &mut alarm, load, |result| result)
+        share: impl FnOnce(F::Output) -> LoadResult<V>,
+    ) -> Result<V, LoadError<AnyError>> {
+        let mut timer = TaskTimer::default();
+        self.load(&location, key, found, &mut timer, |_| load(), share)
             .await
     }
 }
@@ -176,7 +151,11 @@ where
         let location = self.location(key);
         match self.lookup(&location, key) {
             Lookup::Hit(value) => CacheFuture::ready(Ok(value)),
-            lookup => CacheFuture::new(self.load_shared(location, key, lookup, load)),
+            lookup => {
+                let found = (lookup, Loader::ERASED);
+                let share = |result: Result<_, _>| result.map_err(LoadError::Failed);
+                CacheFuture::new(self.load_async(location, key, found, load, share))
+            }
         }
     }
 }

@@ -1,4 +1,5 @@
-//! The wait of a caller for a load in flight or for a permit, and for an expired value if that takes too long.
+//! The wait of a caller for a load in flight or for a permit, and the expired value that may serve if it takes too
+//! long.
 
 use crate::clock::Nanos;
 use crate::error::{AnyError, LoadError};
@@ -6,8 +7,8 @@ use crate::local::shard::Shard;
 use crate::local::shard::hash::KeyHash;
 use crate::local::{KeyLocation, LocalCache};
 use crate::single_flight::{
-    Alarm, Bulkhead, Candidate, Leader, Outcome, Pending, Permit, Queued, Step, Superseded,
-    TimedOut, until,
+    Answer, Bulkhead, Candidate, Leader, Outcome, Pending, Permit, Queued, Superseded, TimedOut,
+    Timer, poll_until,
 };
 use crate::stats::Count;
 use std::hash::{BuildHasher, Hash};
@@ -15,18 +16,18 @@ use std::sync::Arc;
 use std::task::Context;
 use std::time::Instant;
 
-/// A function that looks for a value that may serve in place of a new one. It also returns whether the value is live.
+/// A function that looks for a value that may serve in place of a new one. The `bool` is `true` if the value is live.
 type FindStale<K, V> = for<'s> fn(&'s Shard<K, V>, KeyHash, &K, Nanos) -> Option<(&'s V, bool)>;
 
 /// The limits of a caller's wait.
-pub(crate) struct Patience {
+pub(crate) struct WaitLimits {
     /// The end of the wait. `None`: never.
     pub(crate) deadline: Option<Instant>,
     /// The time from which the caller accepts an expired value. `None`: at the deadline.
     pub(crate) stale_from: Option<Instant>,
 }
 
-impl Patience {
+impl WaitLimits {
     /// Returns the next time at which the caller has to act.
     pub(crate) fn next(&self) -> Option<Instant> {
         self.deadline.into_iter().chain(self.stale_from).min()
@@ -43,13 +44,13 @@ impl Patience {
     ///
     /// # Errors
     ///
-    /// Returns what `stale` has found, or [`Waited::InVain`] at the deadline.
+    /// Returns the result of `stale`, or [`Waited::InVain`] at the deadline.
     pub(crate) async fn wait<T, I>(
         &self,
-        alarm: &mut impl Alarm,
+        timer: &mut impl Timer,
         mut ready: impl FnMut(&mut Context<'_>) -> Result<T, Pending>,
         stale: impl Fn() -> Option<I>,
-    ) -> Result<T, Waited<I>> {
+    ) -> Result<T, WaitFailure<I>> {
         let mut stale_from = self.stale_from;
         let ready_or_stale = |cx: &mut Context<'_>| {
             let again = match ready(cx) {
@@ -58,23 +59,25 @@ impl Patience {
             };
             if stale_from.take_if(|from| *from <= Instant::now()).is_some() {
                 if let Some(instead) = stale() {
-                    return Ok(Err(Waited::Instead(instead)));
+                    return Ok(Err(WaitFailure::Stale(instead)));
                 }
             }
             let again = again.into_iter().chain(stale_from).min();
             Err(Pending { again })
         };
-        let result = until(alarm, self.deadline, ready_or_stale).await;
-        result.unwrap_or_else(|TimedOut| Err(stale().map_or(Waited::InVain, Waited::Instead)))
+        let result = poll_until(timer, self.deadline, ready_or_stale).await;
+        result.unwrap_or_else(|TimedOut| {
+            Err(stale().map_or(WaitFailure::TimedOut, WaitFailure::Stale))
+        })
     }
 }
 
-/// The result of a wait that took too long.
-pub(crate) enum Waited<I> {
-    /// There is an expired value to serve instead.
-    Instead(I),
-    /// There is none.
-    InVain,
+/// The reason for the end of a wait that took too long.
+pub(crate) enum WaitFailure<I> {
+    /// An expired value serves instead.
+    Stale(I),
+    /// No expired value may serve.
+    TimedOut,
 }
 
 impl<K, V, S> LocalCache<K, V, S>
@@ -83,47 +86,47 @@ where
     V: Clone,
     S: BuildHasher,
 {
-    /// Counts the load that a waiter has superseded, if there is one. A load with a permit is counted when the permit
-    /// ends.
-    pub(crate) fn count_superseded(&self, step: &Step<'_, K, V>) {
-        if step.supersedes() == Some(Superseded::Loading) {
+    /// Counts the load that a waiter has superseded, if there is one, as abandoned. A load with a permit is counted
+    /// when the permit ends.
+    pub(crate) fn count_superseded(&self, answer: &Answer<'_, K, V>) {
+        if answer.supersedes() == Some(Superseded::Loading) {
             self.inner.counters.count(Count::Abandoned);
         }
     }
 
     /// Returns the limits for a caller that begins to wait now.
-    pub(crate) fn patience(&self) -> Patience {
+    pub(crate) fn wait_limits(&self) -> WaitLimits {
         let slow = self.inner.settings.stale_if_slow;
-        Patience {
+        WaitLimits {
             deadline: self.wait_deadline(),
             stale_from: slow.and_then(|after| Instant::now().checked_add(after)),
         }
     }
 
-    /// Waits until `ready` returns a value, or until the caller's patience is over, and then looks for an expired value
-    /// of `key` that may serve.
+    /// Waits until `ready` returns a value, or until a limit of the wait is reached, and then looks for an expired
+    /// value of `key` that may serve.
     pub(crate) async fn wait_for<T>(
         &self,
         location: &KeyLocation<'_, K, V>,
         key: &K,
-        patience: &Patience,
-        alarm: &mut impl Alarm,
+        wait_limits: &WaitLimits,
+        timer: &mut impl Timer,
         ready: impl FnMut(&mut Context<'_>) -> Result<T, Pending>,
-    ) -> Result<T, Waited<Outcome<V>>> {
+    ) -> Result<T, WaitFailure<Outcome<V>>> {
         let stale = || self.stale_for_waiter(location, key);
-        patience.wait(alarm, ready, stale).await
+        wait_limits.wait(timer, ready, stale).await
     }
 
-    /// Returns the result of a caller that has waited for too long.
-    pub(crate) fn give_up(
+    /// Returns the result of a call whose wait took too long.
+    pub(crate) fn stale_or_timeout(
         &self,
         location: &KeyLocation<'_, K, V>,
         key: &K,
-        waited: Waited<Outcome<V>>,
+        waited: WaitFailure<Outcome<V>>,
     ) -> Result<V, LoadError<AnyError>> {
         match waited {
-            Waited::Instead(outcome) => self.take_outcome(location, key, outcome),
-            Waited::InVain => Err(LoadError::WaitTimeout),
+            WaitFailure::Stale(outcome) => self.take_outcome(location, key, outcome),
+            WaitFailure::TimedOut => Err(LoadError::WaitTimeout),
         }
     }
 
@@ -134,13 +137,13 @@ where
             now: Instant::now(),
             lease: self.inner.settings.lease,
             epoch: self.inner.tags.epoch(),
-            permitted: bulkhead.is_none_or(|bulkhead| bulkhead.is_passed()),
+            permitted: bulkhead.is_none_or(|bulkhead| bulkhead.is_entered()),
             has_permit: false,
         }
     }
 
     /// Returns the terms of a caller that may load at once, with a permit or because it needs none.
-    pub(crate) fn permitted(&self, has_permit: bool) -> Candidate {
+    pub(crate) fn permitted_candidate(&self, has_permit: bool) -> Candidate {
         Candidate {
             permitted: true,
             has_permit,
@@ -154,9 +157,9 @@ where
     }
 
     /// Returns the bulkhead if this caller needs a permit.
-    pub(crate) fn bulkhead_to_pass(&self) -> Option<&Arc<Bulkhead>> {
+    pub(crate) fn required_bulkhead(&self) -> Option<&Arc<Bulkhead>> {
         let bulkhead = self.inner.bulkhead.as_ref();
-        bulkhead.filter(|bulkhead| !bulkhead.is_passed())
+        bulkhead.filter(|bulkhead| !bulkhead.is_entered())
     }
 
     /// Takes a permit, if one is needed.
@@ -164,11 +167,11 @@ where
     /// # Errors
     ///
     /// Returns a place in the queue if none is free.
-    pub(crate) fn permit_or_place(&self) -> Result<Option<Permit>, Queued<'_>> {
-        let Some(bulkhead) = self.bulkhead_to_pass() else {
+    pub(crate) fn permit_or_queue(&self) -> Result<Option<Permit>, Queued<'_>> {
+        let Some(bulkhead) = self.required_bulkhead() else {
             return Ok(None);
         };
-        if let Some(permit) = bulkhead.try_pass() {
+        if let Some(permit) = bulkhead.try_acquire() {
             return Ok(Some(permit));
         }
         self.inner.counters.count(Count::Queued);
@@ -181,18 +184,20 @@ where
         location: &KeyLocation<'_, K, V>,
         key: &K,
         leader: &Leader<'_, K, V>,
-        patience: &Patience,
-        alarm: &mut impl Alarm,
-    ) -> Result<Option<Permit>, Waited<Outcome<V>>> {
-        let mut queued = match self.permit_or_place() {
+        wait_limits: &WaitLimits,
+        timer: &mut impl Timer,
+    ) -> Result<Option<Permit>, WaitFailure<Outcome<V>>> {
+        let mut queued = match self.permit_or_queue() {
             Ok(permit) => return Ok(permit),
             Err(queued) => queued,
         };
-        let turn = |cx: &mut Context<'_>| {
-            leader.prolong(self.candidate());
+        let poll = |cx: &mut Context<'_>| {
+            leader.extend_lease(self.candidate());
             queued.poll(cx.waker())
         };
-        let permit = self.wait_for(location, key, patience, alarm, turn).await?;
+        let permit = self
+            .wait_for(location, key, wait_limits, timer, poll)
+            .await?;
         Ok(Some(permit))
     }
 

@@ -9,15 +9,15 @@ use std::sync::OnceLock;
 const WAITERS: usize = if cfg!(loom_models) { 1 } else { 2 };
 
 scenarios! {
-    every_caller_gets_a_permit_and_none_is_shared
-    an_offer_to_a_caller_that_goes_away_passes_on
-    an_offer_that_is_not_taken_passes_to_a_polled_caller
-    a_hanging_load_loses_its_permit_at_the_end_of_its_lease
-    a_load_that_ends_as_its_lease_ends_gives_back_one_permit
+    every_caller_gets_a_permit_of_its_own
+    offer_to_a_dropped_caller_passes_on
+    offer_that_is_not_taken_passes_to_a_polled_caller
+    hanging_load_loses_its_permit_at_the_end_of_its_lease
+    load_that_ends_with_its_lease_releases_one_permit
 }
 
 thread_local! {
-    // The time of this thread, which moves only when its alarm goes off.
+    // The time of this thread, which moves only when its timer fires.
     #[allow(clippy::missing_const_for_thread_local)]
     static NOW: Cell<Option<Instant>> = Cell::new(None);
 }
@@ -28,12 +28,12 @@ fn now() -> Instant {
     NOW.with(|now| now.get()).unwrap_or(start)
 }
 
-/// An alarm that goes off at once, if it works, and moves the time of its thread.
-struct Alarms {
+/// A timer that fires at once, if it works, and moves the time of its thread.
+struct ModelTimer {
     work: bool,
 }
 
-impl Alarm for Alarms {
+impl Timer for ModelTimer {
     fn set(&mut self, at: Option<Instant>, _: &mut Context<'_>) -> Poll<()> {
         match at.filter(|_| self.work) {
             Some(at) => {
@@ -67,30 +67,30 @@ impl Permits {
         thread::spawn(move || role(&permits))
     }
 
-    /// Loads once there is a permit. Without alarms only a wake-up can end the wait.
-    fn load(&self, alarms: bool) {
-        let mut alarm = Alarms { work: alarms };
+    /// Loads once there is a permit. Without a working timer only a wake-up can end the wait.
+    fn load(&self, timer_works: bool) {
+        let mut timer = ModelTimer { work: timer_works };
         let pass = async {
-            match self.bulkhead.try_pass() {
+            match self.bulkhead.try_acquire() {
                 Some(permit) => permit,
                 None => {
                     let mut queued = self.bulkhead.enqueue();
                     let turn = |cx: &mut Context<'_>| queued.poll(cx.waker());
-                    let passed = until(&mut alarm, None, turn).await;
+                    let passed = poll_until(&mut timer, None, turn).await;
                     passed.expect("there is no deadline")
                 }
             }
         };
         let permit = block_on(pass);
         let running = self.running.fetch_add(1, Relaxed);
-        // With alarms, the time may have jumped to the end of the other's lease.
-        assert!(running == 0 || alarms);
+        // With a working timer, the time may have jumped to the end of the other's lease.
+        assert!(running == 0 || timer_works);
         self.running.fetch_sub(1, Relaxed);
         drop(permit);
     }
 
-    /// Enters the queue and polls once. The place stays in the queue while the result lives.
-    fn is_silent(&self) -> impl Drop + '_ {
+    /// Enters the queue and polls once. The caller stays in the queue while the result lives.
+    fn enqueue_unpolled(&self) -> impl Drop + '_ {
         let mut queued = self.bulkhead.enqueue();
         // A permit that is free at once is released at once.
         drop(queued.poll(Waker::noop()));
@@ -101,16 +101,16 @@ impl Permits {
     fn ends(&self, abandoned: impl std::ops::RangeBounds<u64>) {
         let (overdue, count) = self.bulkhead.abandoned();
         assert!(overdue == 0 && abandoned.contains(&count));
-        let permit = self.bulkhead.try_pass();
+        let permit = self.bulkhead.try_acquire();
         assert!(permit.is_some(), "a permit is lost");
         assert!(
-            self.bulkhead.try_pass().is_none(),
+            self.bulkhead.try_acquire().is_none(),
             "a permit was given back twice"
         );
     }
 }
 
-fn every_caller_gets_a_permit_and_none_is_shared() {
+fn every_caller_gets_a_permit_of_its_own() {
     let permits = Permits::new();
     let others = [(); 2].map(|()| permits.spawn(|permits| permits.load(false)));
     permits.load(false);
@@ -120,32 +120,32 @@ fn every_caller_gets_a_permit_and_none_is_shared() {
     permits.ends(0..=0);
 }
 
-fn an_offer_to_a_caller_that_goes_away_passes_on() {
+fn offer_to_a_dropped_caller_passes_on() {
     let permits = Permits::new();
-    let held = permits.bulkhead.try_pass();
-    let quitter = permits.spawn(|permits| drop(permits.is_silent()));
+    let held = permits.bulkhead.try_acquire();
+    let dropped = permits.spawn(|permits| drop(permits.enqueue_unpolled()));
     let other = permits.spawn(|permits| permits.load(false));
     drop(held);
-    quitter.join().unwrap();
+    dropped.join().unwrap();
     other.join().unwrap();
     permits.ends(0..=0);
 }
 
-fn an_offer_that_is_not_taken_passes_to_a_polled_caller() {
+fn offer_that_is_not_taken_passes_to_a_polled_caller() {
     let permits = Permits::new();
-    let held = permits.bulkhead.try_pass();
-    let silent = permits.is_silent();
+    let held = permits.bulkhead.try_acquire();
+    let unpolled = permits.enqueue_unpolled();
     let other = permits.spawn(|permits| permits.load(true));
     drop(held);
     other.join().unwrap();
-    drop(silent);
+    drop(unpolled);
     // The time may have jumped to the end of the lease.
     permits.ends(..=1);
 }
 
-fn a_hanging_load_loses_its_permit_at_the_end_of_its_lease() {
+fn hanging_load_loses_its_permit_at_the_end_of_its_lease() {
     let permits = Permits::new();
-    let hanging = permits.bulkhead.try_pass();
+    let hanging = permits.bulkhead.try_acquire();
     let others: Vec<_> = (0..WAITERS)
         .map(|_| permits.spawn(|permits| permits.load(true)))
         .collect();
@@ -157,9 +157,9 @@ fn a_hanging_load_loses_its_permit_at_the_end_of_its_lease() {
     permits.ends(1..=1 + WAITERS as u64);
 }
 
-fn a_load_that_ends_as_its_lease_ends_gives_back_one_permit() {
+fn load_that_ends_with_its_lease_releases_one_permit() {
     let permits = Permits::new();
-    let held = permits.bulkhead.try_pass();
+    let held = permits.bulkhead.try_acquire();
     let other = permits.spawn(|permits| permits.load(true));
     drop(held);
     other.join().unwrap();

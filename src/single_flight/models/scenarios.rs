@@ -1,4 +1,4 @@
-//! The scenarios of the models of flights.
+//! The scenarios of the models of loads.
 
 use super::*;
 
@@ -6,25 +6,25 @@ use super::*;
 const CALLERS: usize = if cfg!(loom_models) { 3 } else { 4 };
 
 scenarios! {
-    callers_together
-    a_lost_leader
-    a_waiter_that_gives_up_on_a_lost_leader
-    a_waiter_that_gives_up_on_a_leader_that_lands
-    a_takeover
-    one_of_two_takes_over
-    a_takeover_from_one_that_lands
-    a_takeover_and_then_an_invalidation
-    a_takeover_and_an_invalidation
-    an_invalidation
-    an_invalidation_of_all
-    an_invalidation_and_nobody_after_it
-    a_lost_leader_and_an_invalidation
-    a_lost_leader_after_an_invalidation
-    an_epoch
-    epochs_together
-    an_epoch_after_an_epoch
-    a_queue
-    exclusive_flights
+    concurrent_callers_make_one_load
+    dropped_leader_is_replaced_by_one_waiter
+    waiter_dropped_after_its_leader_strands_no_other_waiter
+    waiter_dropped_during_completion_strands_no_other_waiter
+    waiters_supersede_a_slow_leader_and_each_other
+    one_of_two_waiters_supersedes_a_slow_leader
+    completing_leader_is_not_superseded
+    superseded_leader_does_not_store_after_an_invalidation
+    superseded_leader_does_not_store_during_an_invalidation
+    caller_after_an_invalidation_gets_the_new_value
+    caller_after_a_clear_gets_the_new_value
+    load_before_an_invalidation_is_not_stored
+    load_whose_leader_is_dropped_during_an_invalidation_is_not_stored
+    waiters_of_a_revoked_load_without_leader_load_the_new_value
+    caller_of_a_later_epoch_gets_the_new_value
+    concurrent_callers_of_two_epochs_get_new_values
+    caller_of_a_third_epoch_waits_and_gets_the_newest_value
+    queued_leader_is_superseded_and_there_is_one_load
+    concurrent_updates_lose_no_increment
 }
 
 /// Returns the values that all threads got, this thread first.
@@ -33,17 +33,17 @@ fn all<T>(first: T, others: impl IntoIterator<Item = thread::JoinHandle<T>>) -> 
     std::iter::once(first).chain(others).collect()
 }
 
-fn callers_together() {
+fn concurrent_callers_make_one_load() {
     let model = Model::new();
     let others: Vec<_> = (1..CALLERS).map(|_| model.spawn(Model::ask)).collect();
-    let told = all(model.ask(), others);
-    assert!(told.iter().all(|&value| value == OLD));
+    let answers = all(model.ask(), others);
+    assert!(answers.iter().all(|&value| value == OLD));
     model.ends_with(Some(OLD), 1..=1);
 }
 
-fn a_lost_leader() {
+fn dropped_leader_is_replaced_by_one_waiter() {
     let model = Model::new();
-    let leader = model.caller().is_first();
+    let leader = model.caller().lead_first();
     let others: Vec<_> = (1..CALLERS).map(|_| model.spawn(Model::ask)).collect();
     drop(leader);
     for other in others {
@@ -52,62 +52,62 @@ fn a_lost_leader() {
     model.ends_with(Some(OLD), 1..=1);
 }
 
-fn a_waiter_that_gives_up_on_a_lost_leader() {
+fn waiter_dropped_after_its_leader_strands_no_other_waiter() {
     let model = Model::new();
-    let leader = model.caller().is_first();
-    let quitter = model.spawn(|model| model.caller().give_up());
+    let leader = model.caller().lead_first();
+    let dropped = model.spawn(|model| model.caller().give_up());
     let others: Vec<_> = (2..CALLERS).map(|_| model.spawn(Model::ask)).collect();
     drop(leader);
-    quitter.join().unwrap();
+    dropped.join().unwrap();
     for other in others {
         assert_eq!(other.join().unwrap(), OLD);
     }
     model.ends_with(Some(OLD), 1..=1);
 }
 
-fn a_waiter_that_gives_up_on_a_leader_that_lands() {
+fn waiter_dropped_during_completion_strands_no_other_waiter() {
     let model = Model::new();
-    let leader = model.caller().is_first();
-    let quitter = model.spawn(|model| model.caller().give_up());
+    let leader = model.caller().lead_first();
+    let dropped = model.spawn(|model| model.caller().give_up());
     let others: Vec<_> = (2..CALLERS).map(|_| model.spawn(Model::ask)).collect();
-    let told = all(model.caller().lead(leader, false).unwrap(), others);
-    quitter.join().unwrap();
-    assert!(told.iter().all(|&value| value == OLD));
+    let answers = all(model.caller().lead(leader, false).unwrap(), others);
+    dropped.join().unwrap();
+    assert!(answers.iter().all(|&value| value == OLD));
     model.ends_with(Some(OLD), 1..=1);
 }
 
-/// All waiters are woken at the end of the leader's lease, and then at the end of each other's.
-fn a_takeover() {
+/// All timers fire at the end of the leader's lease, and then at the end of each other's.
+fn waiters_supersede_a_slow_leader_and_each_other() {
     let model = Model::new();
     let slow = Caller {
         load: Model::load_what_changes,
         ..model.caller()
     };
-    let leader = slow.is_first();
-    let impatient = |model: &Model| {
+    let leader = slow.lead_first();
+    let superseding = |model: &Model| {
         let caller = Caller {
-            alarm_works: true,
+            timer_works: true,
             load: Model::load_what_changes,
             ..model.caller()
         };
         caller.ask()
     };
-    let others: Vec<_> = (1..CALLERS).map(|_| model.spawn(impatient)).collect();
+    let others: Vec<_> = (1..CALLERS).map(|_| model.spawn(superseding)).collect();
     slow.lead(leader, false);
-    let told: Vec<_> = others.into_iter().map(|it| it.join().unwrap()).collect();
+    let answers: Vec<_> = others.into_iter().map(|it| it.join().unwrap()).collect();
     let stored = model.stored();
-    assert!(told.iter().any(|&value| Some(value) == stored));
+    assert!(answers.iter().any(|&value| Some(value) == stored));
     model.ends_with(stored, 1..=CALLERS);
 }
 
-/// Callers that come after the lease of a slow leader take over from it, but not from each other.
-fn one_of_two_takes_over() {
+/// Callers that join after the lease of a slow leader supersede it, but not each other.
+fn one_of_two_waiters_supersedes_a_slow_leader() {
     let model = Model::new();
     let slow = Caller {
         load: Model::load_what_changes,
         ..model.caller()
     };
-    let leader = slow.is_first();
+    let leader = slow.lead_first();
     let takes_over = |model: &Model| {
         let caller = Caller {
             load: Model::load_what_changes,
@@ -117,20 +117,20 @@ fn one_of_two_takes_over() {
     };
     let others = [model.spawn(takes_over), model.spawn(takes_over)];
     slow.lead(leader, false);
-    let told = others.map(|other| other.join().unwrap());
+    let answers = others.map(|other| other.join().unwrap());
     let stored = model.stored();
-    assert!(told.iter().any(|&value| Some(value) == stored));
+    assert!(answers.iter().any(|&value| Some(value) == stored));
     model.ends_with(stored, 1..=2);
 }
 
-/// No caller takes over from a leader that is about to land.
-fn a_takeover_from_one_that_lands() {
+/// A leader that is about to complete its load is not superseded.
+fn completing_leader_is_not_superseded() {
     let model = Model::new();
     let slow = Caller {
         stores: false,
         ..model.caller()
     };
-    let leader = slow.is_first();
+    let leader = slow.lead_first();
     let other = model.spawn(|model| late(model).ask());
     slow.lead(leader, false);
     other.join().unwrap();
@@ -145,7 +145,7 @@ fn late(model: &Model) -> Caller<'_> {
     }
 }
 
-/// Ends the flight without its slow leader, so that no write finds it.
+/// Completes the load without its slow leader, so that no write finds it.
 fn lands_late_without_storing(model: &Model) {
     let caller = Caller {
         stores: false,
@@ -154,10 +154,10 @@ fn lands_late_without_storing(model: &Model) {
     caller.ask();
 }
 
-fn a_takeover_and_then_an_invalidation() {
+fn superseded_leader_does_not_store_after_an_invalidation() {
     let model = Model::new();
     let slow = model.caller();
-    let leader = slow.is_first();
+    let leader = slow.lead_first();
     let other = model.spawn(|model| {
         lands_late_without_storing(model);
         model.invalidate();
@@ -167,10 +167,10 @@ fn a_takeover_and_then_an_invalidation() {
     model.ends_with(None, 1..=2);
 }
 
-fn a_takeover_and_an_invalidation() {
+fn superseded_leader_does_not_store_during_an_invalidation() {
     let model = Model::new();
     let slow = model.caller();
-    let leader = slow.is_first();
+    let leader = slow.lead_first();
     let others = [
         model.spawn(lands_late_without_storing),
         model.spawn(Model::invalidate),
@@ -193,16 +193,16 @@ fn an_invalidation_by(invalidate: fn(&Model)) {
     model.ends_with(Some(NEW), 1..=CALLERS);
 }
 
-fn an_invalidation() {
+fn caller_after_an_invalidation_gets_the_new_value() {
     an_invalidation_by(Model::invalidate);
 }
 
-fn an_invalidation_of_all() {
+fn caller_after_a_clear_gets_the_new_value() {
     an_invalidation_by(Model::clear);
 }
 
-/// No caller comes after the invalidation to load again and hide the value that an older load has stored.
-fn an_invalidation_and_nobody_after_it() {
+/// After the invalidation no caller loads again, which would hide the value that an older load has stored.
+fn load_before_an_invalidation_is_not_stored() {
     let model = Model::new();
     let others: Vec<_> = (1..CALLERS).map(|_| model.spawn(Model::ask)).collect();
     model.invalidate();
@@ -213,9 +213,9 @@ fn an_invalidation_and_nobody_after_it() {
     model.ends_with(model.stored(), 1..=CALLERS);
 }
 
-fn a_lost_leader_and_an_invalidation() {
+fn load_whose_leader_is_dropped_during_an_invalidation_is_not_stored() {
     let model = Model::new();
-    let leader = model.caller().is_first();
+    let leader = model.caller().lead_first();
     let waiters: Vec<_> = (2..CALLERS).map(|_| model.spawn(Model::ask)).collect();
     let other = model.spawn(Model::invalidate);
     drop(leader);
@@ -227,10 +227,10 @@ fn a_lost_leader_and_an_invalidation() {
     model.ends_with(model.stored(), 1..=CALLERS);
 }
 
-/// No waiter leads the revoked flight; all board again.
-fn a_lost_leader_after_an_invalidation() {
+/// All waiters of the revoked load start again, because none may lead it.
+fn waiters_of_a_revoked_load_without_leader_load_the_new_value() {
     let model = Model::new();
-    let leader = model.caller().is_first();
+    let leader = model.caller().lead_first();
     let waiters: Vec<_> = (1..CALLERS).map(|_| model.spawn(Model::ask)).collect();
     model.invalidate();
     drop(leader);
@@ -253,9 +253,9 @@ fn caller_in(model: &Model, epoch: u64) -> Caller<'_> {
     }
 }
 
-fn an_epoch() {
+fn caller_of_a_later_epoch_gets_the_new_value() {
     let model = Model::new();
-    let leader = caller_in(&model, 0).is_first();
+    let leader = caller_in(&model, 0).lead_first();
     let later = model.spawn(|model| {
         model.change(new_in(1));
         model.epoch.store(1, Release);
@@ -272,7 +272,7 @@ fn an_epoch() {
     model.ends_with(Some(new_in(1)), 1..=3);
 }
 
-fn epochs_together() {
+fn concurrent_callers_of_two_epochs_get_new_values() {
     let model = Model::new();
     let later = |epoch| {
         model.spawn(move |model| {
@@ -288,13 +288,13 @@ fn epochs_together() {
     model.ends_with(Some(new_in(2)), 1..=3);
 }
 
-/// While two loads of different epochs run, a newcomer of a third epoch waits, but does not get their values.
-fn an_epoch_after_an_epoch() {
+/// While two loads of different epochs run, a caller of a third epoch waits, but does not get their values.
+fn caller_of_a_third_epoch_waits_and_gets_the_newest_value() {
     let model = Model::new();
-    let _slow = caller_in(&model, 0).is_first();
+    let _slow = caller_in(&model, 0).lead_first();
     model.running.store(1, Relaxed);
     model.change(new_in(1));
-    let leader = caller_in(&model, 1).is_first();
+    let leader = caller_in(&model, 1).lead_first();
     let later = |model: &Model| {
         model.change(new_in(2));
         assert_eq!(caller_in(model, 2).ask(), new_in(2));
@@ -307,13 +307,13 @@ fn an_epoch_after_an_epoch() {
     model.ends_with(Some(new_in(2)), 1..=2);
 }
 
-fn a_queue() {
+fn queued_leader_is_superseded_and_there_is_one_load() {
     let model = Model::new();
     let queued = Caller {
         permitted: Cell::new(false),
         ..model.caller()
     };
-    let leader = queued.is_first();
+    let leader = queued.lead_first();
     let others: Vec<_> = (1..CALLERS)
         .map(|nth| {
             model.spawn(move |model| {
@@ -326,17 +326,17 @@ fn a_queue() {
             })
         })
         .collect();
-    let told = queued.lead(leader, true).unwrap_or_else(|| queued.ask());
-    assert!(all(told, others).iter().all(|&value| value == OLD));
+    let answers = queued.lead(leader, true).unwrap_or_else(|| queued.ask());
+    assert!(all(answers, others).iter().all(|&value| value == OLD));
     model.ends_with(Some(OLD), 1..=1);
 }
 
-/// Callers that read, decide and write exclude each other, or try again.
-fn exclusive_flights() {
+/// Callers that read and write as one step exclude each other, or try again.
+fn concurrent_updates_lose_no_increment() {
     fn increment(model: &Model) {
         loop {
-            let flights = &model.flights;
-            let mut leader = flights.register_exclusive(HASH, KEY, model.caller().candidate());
+            let in_flight = &model.in_flight;
+            let mut leader = in_flight.register_update(HASH, KEY, model.caller().candidate());
             let value = model.stored().unwrap_or(0);
             if model.store(&mut leader, value + 1) {
                 return;

@@ -64,11 +64,11 @@ mod imp {
         }
     }
 
-    /// Does nothing. Models need a fence here; the real parks have a time limit instead.
+    /// Returns at once. Models need a fence here; the real parks have a time limit instead.
     #[inline(always)]
     pub(crate) fn reader_fence() {}
 
-    /// Does nothing, because sequentially consistent accesses suffice for the handshake. Loom does not model those.
+    /// Returns at once, because sequentially consistent accesses suffice for the handshake. Loom does not model those.
     #[inline]
     pub(crate) fn fence() {}
 

@@ -181,7 +181,7 @@ async fn page_shows_changes_by_another_process_and_the_state_of_redis() {
     let state = "document.getElementById('redis').textContent";
     browser
         .until(&format!(
-            "{state} === 'Redis: invalidations proven to arrive'"
+            "{state} === 'Redis: invalidations are proven to arrive'"
         ))
         .await;
     browser

@@ -43,14 +43,15 @@ fn assert_recovered_and_allowed(history: &[Operation], faults: &[Fault], bound: 
 }
 
 /// Waits until a hundred writes that began after `since` are acknowledged.
-async fn working(workers: &Workers, since: Time) {
-    let is_acknowledged =
-        |it: &&Operation| it.begun > since && matches!(it.kind, Kind::Acknowledged(_));
+async fn wait_until_working(workers: &Workers, since: Time) {
+    let is_acknowledged = |operation: &&Operation| {
+        operation.begun > since && matches!(operation.kind, Kind::Acknowledged(_))
+    };
     let begun = Instant::now();
     while workers.operations().iter().filter(is_acknowledged).count() < 100 {
         assert!(
             begun.elapsed() < Duration::from_secs(60),
-            "it has not recovered"
+            "the workers have not recovered"
         );
         pause(200).await;
     }
@@ -80,7 +81,7 @@ impl Sentinels {
         let (far, through) = (replicated.url(), url(near.iter().map(Proxy::port)));
         let urls = [&far, &through, &far, &through].map(Clone::clone);
         let workers = Workers::start(consistency, urls.into());
-        working(&workers, now()).await;
+        wait_until_working(&workers, now()).await;
         Self {
             replicated,
             near,
@@ -98,45 +99,48 @@ impl Sentinels {
         old
     }
 
+    /// Kills the primary, which later joins as a replica.
     async fn kill(&mut self) {
-        let old = self.fail("primary killed", |it, old| {
-            it.replicated.servers[old].kill();
+        let old = self.fail("primary killed", |sentinels, old| {
+            sentinels.replicated.servers[old].kill();
         });
         pause(2_000).await;
         self.replicated.rejoin(old);
-        self.settled().await;
+        self.wait_until_settled().await;
     }
 
     /// Cuts half of the clients off from the sentinels, but not from the old primary. The others reach all servers.
     async fn cut_off(&mut self) {
-        let old = self.fail("primary cut off from all but clients", |it, old| {
-            it.replicated.isolate(old);
-            for way in &it.near {
-                way.cut(Cut::All);
+        let old = self.fail("primary cut off from all but clients", |sentinels, old| {
+            sentinels.replicated.isolate(old);
+            for proxy in &sentinels.near {
+                proxy.cut(Cut::All);
             }
         });
         pause(2_000).await;
         self.replicated.proxies[old].mend();
         self.near.iter().for_each(Proxy::mend);
-        self.settled().await;
+        self.wait_until_settled().await;
     }
 
     /// Pauses the primary. After it resumes, it does not know how long it was paused, and processes the commands that
     /// were sent.
     async fn pause(&mut self) {
-        let old = self.fail("primary paused", |it, old| {
-            it.replicated.servers[old].pause();
+        let old = self.fail("primary paused", |sentinels, old| {
+            sentinels.replicated.servers[old].pause();
         });
         self.replicated.servers[old].resume();
         pause(2_000).await;
-        self.settled().await;
+        self.wait_until_settled().await;
     }
 
-    async fn settled(&self) {
+    /// Waits until replication and all workers work.
+    async fn wait_until_settled(&self) {
         self.replicated.wait_until_settled();
-        working(&self.workers, now()).await;
+        wait_until_working(&self.workers, now()).await;
     }
 
+    /// Ends the workers, and checks their history.
     fn end(self, bound: Duration) {
         let history = self.workers.end();
         println!("{}", Summary(&history));
@@ -178,7 +182,7 @@ async fn failover_is_detected_by_the_message_of_the_sentinels() {
     let old = replicated.primary();
     replicated.servers[old].pause();
     replicated.wait_for_failover(old);
-    soon("it listens to another", || {
+    soon("the cache has subscribed to another server", || {
         let health = cache.health();
         health.subscriptions == 2 && health.proven_for.is_some()
     })
@@ -228,12 +232,12 @@ async fn resumed_process_does_not_read_from_demoted_primary() {
     stopped.recv().unwrap();
     let old = replicated.primary();
     replicated.isolate(old);
-    for way in &near {
-        way.cut(Cut::All);
+    for proxy in &near {
+        proxy.cut(Cut::All);
     }
     replicated.wait_for_failover(old);
     let listens = || far.health().subscriptions == 2 && far.health().proven_for.is_some();
-    soon("it listens to another", listens).await;
+    soon("the cache has subscribed to another server", listens).await;
     assert_eq!(far.insert(1, 11).await, Propagation::Acknowledged);
     go.send(()).unwrap();
     assert_eq!(paused.join().unwrap(), None);
@@ -253,7 +257,7 @@ async fn realtime_reads_are_correct_while_an_address_moves_to_another_server() {
     );
     let urls = [&go, &stay, &go, &stay].map(Proxy::url);
     let workers = Workers::start("realtime-wait", urls.into());
-    working(&workers, now()).await;
+    wait_until_working(&workers, now()).await;
 
     let fault = Fault {
         what: "address moved",
@@ -269,7 +273,7 @@ async fn realtime_reads_are_correct_while_an_address_moves_to_another_server() {
     old.restart();
     let port = new.port().to_string();
     let () = old.command(&[b"REPLICAOF", b"127.0.0.1", port.as_bytes()]);
-    working(&workers, now()).await;
+    wait_until_working(&workers, now()).await;
 
     let history = workers.end();
     println!("{}", Summary(&history));
@@ -281,13 +285,13 @@ async fn realtime_reads_are_correct_during_failovers_and_a_slot_migration_of_a_c
     let mut cluster = Cluster::start();
     let workers = Workers::start("realtime", vec![cluster.url(); 4]);
     let slot = cluster.slot("test");
-    working(&workers, now()).await;
+    wait_until_working(&workers, now()).await;
     let mut faults = Vec::new();
     let mut fault = |what| faults.push(Fault { what, from: now() });
 
     fault("slot moved");
     cluster.move_slot(slot);
-    working(&workers, now()).await;
+    wait_until_working(&workers, now()).await;
 
     let old = cluster.primaries(slot)[0].0;
     fault("primary killed");
@@ -296,7 +300,7 @@ async fn realtime_reads_are_correct_during_failovers_and_a_slot_migration_of_a_c
     pause(2_000).await;
     cluster.servers[old].restart();
     cluster.wait_until_settled();
-    working(&workers, now()).await;
+    wait_until_working(&workers, now()).await;
 
     let old = cluster.primaries(slot)[0].0;
     fault("primary paused");
@@ -305,11 +309,11 @@ async fn realtime_reads_are_correct_during_failovers_and_a_slot_migration_of_a_c
     cluster.servers[old].resume();
     pause(2_000).await;
     cluster.wait_until_settled();
-    working(&workers, now()).await;
+    wait_until_working(&workers, now()).await;
 
     fault("slot moved");
     cluster.move_slot(slot);
-    working(&workers, now()).await;
+    wait_until_working(&workers, now()).await;
 
     let history = workers.end();
     println!("{}", Summary(&history));

@@ -1,4 +1,4 @@
-//! Callers who miss one key together make one load, and all get its value.
+//! Callers that miss one key together make one load, and all get its value.
 
 use super::common::*;
 use hotset::__private::validate;
@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Barrier};
 use std::thread;
 
-/// `callers` have called, all for 42, and one has loaded it.
+/// Checks that all of `callers` calls returned 42, and that one of them has loaded it.
 fn check_one_load(cache: &Cache, callers: u64, loads: &AtomicUsize) {
     assert_eq!(loads.load(SeqCst), 1);
     let stats = cache.stats();
@@ -19,7 +19,7 @@ fn check_one_load(cache: &Cache, callers: u64, loads: &AtomicUsize) {
 
 fn load_by_thread(cache: &Cache, callers: u64, loads: &AtomicUsize) {
     let value = cache.get_or_load(&7, |key| {
-        // All who miss are here before the load ends.
+        // All callers have missed before the load ends.
         until(|| cache.stats().misses >= callers);
         loads.fetch_add(1, SeqCst);
         Ok::<_, Infallible>(key * 6)
@@ -37,7 +37,7 @@ async fn load_by_task(cache: Cache, callers: u64, loads: Arc<AtomicUsize>) {
 }
 
 #[test]
-fn a_thousand_threads_on_one_missing_key_make_one_load() {
+fn thousand_threads_on_one_missing_key_make_one_load() {
     let cache = patient_cache();
     let loads = AtomicUsize::new(0);
     let gate = Barrier::new(1_000);
@@ -53,7 +53,7 @@ fn a_thousand_threads_on_one_missing_key_make_one_load() {
 }
 
 #[test]
-fn a_thousand_tasks_on_one_missing_key_make_one_load() {
+fn thousand_tasks_on_one_missing_key_make_one_load() {
     let cache = patient_cache();
     let loads = Arc::new(AtomicUsize::new(0));
     let runtime = runtime();
@@ -85,14 +85,14 @@ fn threads_and_tasks_on_one_missing_key_make_one_load() {
 }
 
 #[test]
-fn each_task_that_waits_is_woken_once_when_the_value_is_there() {
+fn each_waiting_task_is_woken_once_when_the_load_completes() {
     let cache = patient_cache();
     let loading = LoadingTask::<Infallible>::start(&cache, 1);
-    let mut waiting = [(); 3].map(|()| Task::<Answer>::aboard(&cache, 1));
-    assert!(waiting.iter().all(|task| task.rung() == 0));
+    let mut waiting = [(); 3].map(|()| Task::<Answer>::waiting(&cache, 1));
+    assert!(waiting.iter().all(|task| task.wake_count() == 0));
     assert_eq!(loading.finish(Ok(9)).unwrap(), 9);
     for task in &mut waiting {
-        assert_eq!(task.rung(), 1);
+        assert_eq!(task.wake_count(), 1);
         assert_eq!(task.answer().unwrap(), 9);
     }
     assert_eq!(cache.stats().coalesced, 3);
@@ -100,27 +100,28 @@ fn each_task_that_waits_is_woken_once_when_the_value_is_there() {
 }
 
 #[test]
-fn a_call_that_has_moved_to_another_task_is_woken_there() {
+fn call_that_has_moved_to_another_task_is_woken_there() {
     let cache = patient_cache();
     let loading = LoadingTask::<Infallible>::start(&cache, 1);
-    let mut waiting = Task::<Answer>::aboard(&cache, 1);
+    let mut waiting = Task::<Answer>::waiting(&cache, 1);
     waiting.move_to_another();
     waiting.must_wait();
     assert_eq!(loading.finish(Ok(9)).unwrap(), 9);
-    assert_eq!((waiting.rung(), waiting.answer().unwrap()), (1, 9));
+    assert_eq!((waiting.wake_count(), waiting.answer().unwrap()), (1, 9));
 }
 
 #[test]
-fn a_thread_and_a_task_wait_for_each_others_loads() {
+fn thread_and_task_wait_for_each_others_loads() {
     let cache = patient_cache();
     thread::scope(|scope| {
         let thread = LoadingThread::<Infallible>::start(scope, &cache, 1);
-        let mut task = Task::<Answer>::aboard(&cache, 1);
+        let mut task = Task::<Answer>::waiting(&cache, 1);
         assert_eq!(thread.finish(Ok(8)).unwrap(), 8);
-        assert_eq!((task.rung(), task.answer().unwrap()), (1, 8));
+        assert_eq!((task.wake_count(), task.answer().unwrap()), (1, 8));
 
         let task = LoadingTask::<Infallible>::start(&cache, 2);
-        let thread = scope.spawn(|| cache.get_or_load(&2, |_| Err::<u32, _>("not asked")));
+        let thread =
+            scope.spawn(|| cache.get_or_load(&2, |_| Err::<u32, _>("the loader was called")));
         until_missed(&cache, 4);
         assert_eq!(task.finish(Ok(9)).unwrap(), 9);
         assert_eq!(thread.join().unwrap().unwrap(), 9);
@@ -130,7 +131,7 @@ fn a_thread_and_a_task_wait_for_each_others_loads() {
 }
 
 #[test]
-fn calls_that_one_task_joins_make_one_load() {
+fn concurrent_calls_of_one_task_make_one_load() {
     let cache = patient_cache();
     let loads = AtomicUsize::new(0);
     let call = || async {
@@ -162,7 +163,7 @@ fn loads_of_different_keys_do_not_wait_for_each_other() {
             });
         }
     });
-    // The same by tasks, on one thread.
+    // The same with tasks, on one thread.
     let loading: Vec<_> = (10..18)
         .map(|key| (key, LoadingTask::<Infallible>::start(&cache, key)))
         .collect();

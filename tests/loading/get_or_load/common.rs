@@ -1,4 +1,4 @@
-//! What the cases share: callers on threads, in tasks, and polled by hand.
+//! Shared code of the cases: callers on threads, in tasks, and polled by hand.
 
 use hotset::{LoadError, LocalCache};
 use std::any::Any;
@@ -18,25 +18,25 @@ use tokio::task::JoinHandle;
 pub(crate) type Cache = LocalCache<u32, u32>;
 pub(crate) type Answer<E = Infallible> = Result<u32, LoadError<E>>;
 
-/// A lease that a test waits out; long beside what a busy machine keeps a thread waiting.
+/// A lease whose end a test awaits. It is longer than a busy machine delays a thread.
 pub(crate) const SHORT: Duration = Duration::from_millis(300);
-/// What a test waits for at the most before it fails.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+/// The longest wait of a test before it fails.
+pub(crate) const TEST_TIMEOUT: Duration = Duration::from_secs(60);
 
 pub(crate) fn cache_with_lease(lease: Duration) -> Cache {
     Cache::builder().capacity(100).lease(lease).build().unwrap()
 }
 
-/// A cache whose loads are never taken over for being slow.
+/// Returns a cache whose slow loads are never superseded.
 pub(crate) fn patient_cache() -> Cache {
     cache_with_lease(Duration::MAX)
 }
 
-/// Waits for a condition that other threads bring about, or for a time.
+/// Waits for a condition that other threads make true.
 pub(crate) fn until(condition: impl Fn() -> bool) {
     let start = Instant::now();
     while !condition() {
-        assert!(start.elapsed() < PATIENCE, "waited in vain");
+        assert!(start.elapsed() < TEST_TIMEOUT, "timed out");
         thread::yield_now();
     }
 }
@@ -44,19 +44,20 @@ pub(crate) fn until(condition: impl Fn() -> bool) {
 pub(crate) async fn until_async(condition: impl Fn() -> bool) {
     let start = Instant::now();
     while !condition() {
-        assert!(start.elapsed() < PATIENCE, "waited in vain");
+        assert!(start.elapsed() < TEST_TIMEOUT, "timed out");
         tokio::task::yield_now().await;
     }
 }
 
-/// Waits until so many callers have missed. A miss is counted just before the caller boards: this
-/// also lets the last one get there, most likely.
+/// Waits until this number of callers have missed. A miss is counted just before the caller joins a load, so this also
+/// yields, to let the last one join most likely.
 pub(crate) fn until_missed(cache: &Cache, misses: u64) {
     until(|| cache.stats().misses >= misses);
     (0..100).for_each(|_| thread::yield_now());
 }
 
-/// Whether a thread has boarded cannot be seen from outside, so `attempt` says whether all had.
+/// Repeats `attempt` until it returns `true`. A test cannot observe that a thread waits for a load, so it checks
+/// afterwards that all threads did.
 pub(crate) fn some_attempt(mut attempt: impl FnMut() -> bool) {
     assert!((0..1_000).any(|_| attempt()));
 }
@@ -70,31 +71,30 @@ pub(crate) fn runtime() -> Runtime {
 }
 
 #[derive(Default)]
-struct Bell(AtomicUsize);
+struct WakeCounter(AtomicUsize);
 
-impl Wake for Bell {
+impl Wake for WakeCounter {
     fn wake(self: Arc<Self>) {
         self.0.fetch_add(1, SeqCst);
     }
 }
 
-/// A task that is polled by hand. Unlike a thread's, its boarding is certain: it is aboard once a
-/// poll has left it pending.
+/// A task that is polled by hand. Unlike a thread, it certainly waits for a load once a poll has left it pending.
 pub(crate) struct Task<'a, T> {
     future: Pin<Box<dyn Future<Output = T> + Send + 'a>>,
-    bell: Arc<Bell>,
+    wakes: Arc<WakeCounter>,
 }
 
 impl<'a, T> Task<'a, T> {
     pub(crate) fn new(future: impl Future<Output = T> + Send + 'a) -> Self {
         Self {
             future: Box::pin(future),
-            bell: Arc::default(),
+            wakes: Arc::default(),
         }
     }
 
     fn poll(&mut self) -> Poll<T> {
-        let waker = self.bell.clone().into();
+        let waker = self.wakes.clone().into();
         self.future.as_mut().poll(&mut Context::from_waker(&waker))
     }
 
@@ -103,31 +103,35 @@ impl<'a, T> Task<'a, T> {
     }
 
     pub(crate) fn answer(&mut self) -> T {
+        self.try_answer().expect("it has no answer yet")
+    }
+
+    pub(crate) fn try_answer(&mut self) -> Option<T> {
         match self.poll() {
-            Poll::Ready(answer) => answer,
-            Poll::Pending => panic!("it has no answer yet"),
+            Poll::Ready(answer) => Some(answer),
+            Poll::Pending => None,
         }
     }
 
-    /// What a poll panics with.
+    /// Polls the task, which panics, and returns the payload.
     pub(crate) fn panics(&mut self) -> Box<dyn Any + Send> {
         let poll = catch_unwind(AssertUnwindSafe(|| self.poll().is_ready()));
         poll.expect_err("it does not panic")
     }
 
-    /// From now on it is polled with another waker, as after a move to another task.
+    /// Replaces its waker, like a move to another task.
     pub(crate) fn move_to_another(&mut self) {
-        self.bell = Arc::default();
+        self.wakes = Arc::default();
     }
 
-    /// How often it was woken.
-    pub(crate) fn rung(&self) -> usize {
-        self.bell.0.load(SeqCst)
+    /// Returns the number of times that it was woken.
+    pub(crate) fn wake_count(&self) -> usize {
+        self.wakes.0.load(SeqCst)
     }
 }
 
 impl<'a, E: Any + Send + Sync> Task<'a, Answer<E>> {
-    /// A caller whose loader is done at once.
+    /// Creates a caller whose loader ends at once.
     pub(crate) fn ask(
         cache: &'a Cache,
         key: u32,
@@ -136,15 +140,15 @@ impl<'a, E: Any + Send + Sync> Task<'a, Answer<E>> {
         Self::new(async move { cache.get_or_load_async(&key, || ready(load())).await })
     }
 
-    /// A caller who waits for a load that is under way; its own loader must not be called.
-    pub(crate) fn aboard(cache: &'a Cache, key: u32) -> Self {
-        let mut task = Self::ask(cache, key, || panic!("not asked"));
+    /// Creates a caller that waits for a load in flight. Its own loader must not be called.
+    pub(crate) fn waiting(cache: &'a Cache, key: u32) -> Self {
+        let mut task = Self::ask(cache, key, || panic!("the loader was called"));
         task.must_wait();
         task
     }
 }
 
-/// A task, polled by hand, that loads until it is told what it has loaded.
+/// A task, polled by hand, that loads until it is given the result.
 pub(crate) struct LoadingTask<'a, E> {
     finish: oneshot::Sender<Result<u32, E>>,
     task: Task<'a, Answer<E>>,
@@ -154,7 +158,7 @@ impl<'a, E: Any + Send + Sync> LoadingTask<'a, E> {
     pub(crate) fn start(cache: &'a Cache, key: u32) -> Self {
         let (finish, finished) = oneshot::channel();
         let mut task = Task::new(async move {
-            // Its sender is dropped, in place of a result: a panic, but for the message.
+            // If the sender is dropped, this panics without a message on the standard error.
             let load = || async {
                 let result = finished.await;
                 result.unwrap_or_else(|_| resume_unwind(Box::new("the loader's panic")))
@@ -179,7 +183,7 @@ impl<'a, E: Any + Send + Sync> LoadingTask<'a, E> {
     }
 }
 
-/// A thread that loads until it is told what it has loaded.
+/// A thread that loads until it is given the result.
 pub(crate) struct LoadingThread<'scope, E> {
     finish: mpsc::Sender<Result<u32, E>>,
     thread: ScopedJoinHandle<'scope, Answer<E>>,
@@ -193,10 +197,10 @@ impl<'scope, E: Any + Send + Sync> LoadingThread<'scope, E> {
         let thread = scope.spawn(move || {
             cache.get_or_load(&key, |_| {
                 started.send(()).unwrap();
-                finished.recv_timeout(PATIENCE).unwrap()
+                finished.recv_timeout(TEST_TIMEOUT).unwrap()
             })
         });
-        is_started.recv_timeout(PATIENCE).unwrap();
+        is_started.recv_timeout(TEST_TIMEOUT).unwrap();
         Self { finish, thread }
     }
 
@@ -206,7 +210,7 @@ impl<'scope, E: Any + Send + Sync> LoadingThread<'scope, E> {
     }
 }
 
-/// A loader that counts how often it is called.
+/// Returns a loader that counts its calls.
 pub(crate) fn counted(
     loads: &AtomicUsize,
     value: u32,

@@ -1,4 +1,4 @@
-//! A hit gives the value; it waits for no load, and for no write to another shard.
+//! A hit returns the value. It waits neither for a load nor for a write to another shard.
 
 use super::common::*;
 use hotset::__private::validate;
@@ -11,7 +11,7 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
-/// One shard, so that what is loaded is next to what is hit.
+/// Returns a cache with one shard, so that the loaded entry is in the same shard as the hit entry.
 fn one_shard() -> Cache {
     let cache = Cache::builder().capacity(10).shards(1).build().unwrap();
     cache.insert(1, 5);
@@ -19,14 +19,14 @@ fn one_shard() -> Cache {
 }
 
 fn must_hit(cache: &Cache) {
-    let load = || Err::<u32, _>("not asked");
+    let load = || Err::<u32, _>("the loader was called");
     assert_eq!(cache.get(&1), Some(5));
     assert_eq!(cache.get_or_load(&1, |_| load()).unwrap(), 5);
     assert_eq!(Task::ask(cache, 1, load).answer().unwrap(), 5);
 }
 
 #[test]
-fn a_hit_waits_for_no_thread_that_loads_another_key() {
+fn hit_does_not_wait_for_a_thread_that_loads_another_key() {
     let cache = one_shard();
     thread::scope(|scope| {
         let loading = LoadingThread::<Infallible>::start(scope, &cache, 2);
@@ -37,7 +37,7 @@ fn a_hit_waits_for_no_thread_that_loads_another_key() {
 }
 
 #[test]
-fn a_hit_waits_for_no_task_that_loads_another_key() {
+fn hit_does_not_wait_for_a_task_that_loads_another_key() {
     let cache = one_shard();
     let loading = LoadingTask::<Infallible>::start(&cache, 2);
     must_hit(&cache);
@@ -66,7 +66,7 @@ fn threads_and_tasks_hit_while_threads_and_tasks_load_other_keys() {
     validate(&cache);
 }
 
-/// A cache in which key 1 is due for renewal.
+/// Returns a cache in which key 1 is due for a refresh.
 fn due_for_renewal() -> Cache {
     let clock = ManualClock::new();
     let cache = Cache::builder()
@@ -82,7 +82,7 @@ fn due_for_renewal() -> Cache {
 }
 
 #[test]
-fn a_hit_does_not_wait_for_the_thread_that_renews_it() {
+fn hit_does_not_wait_for_the_thread_that_refreshes_the_entry() {
     let cache = due_for_renewal();
     thread::scope(|scope| {
         let renewing = LoadingThread::<&str>::start(scope, &cache, 1);
@@ -94,11 +94,11 @@ fn a_hit_does_not_wait_for_the_thread_that_renews_it() {
 }
 
 #[test]
-fn a_hit_does_not_wait_for_the_task_that_renews_it() {
+fn hit_does_not_wait_for_the_task_that_refreshes_the_entry() {
     let cache = due_for_renewal();
     let renewing = LoadingTask::<&str>::start(&cache, 1);
     must_hit(&cache);
-    // A renewal that is lost or fails takes nothing away.
+    // A refresh that is dropped or fails removes nothing.
     drop(renewing);
     must_hit(&cache);
     let cache = due_for_renewal();
@@ -109,13 +109,13 @@ fn a_hit_does_not_wait_for_the_task_that_renews_it() {
 }
 
 thread_local! {
-    /// What this thread tells, and waits for, when it first compares keys.
+    /// The barriers of this thread at its first comparison of keys.
     static PAUSE: RefCell<Option<(mpsc::Sender<()>, mpsc::Receiver<()>)>> =
         const { RefCell::new(None) };
 }
 
-/// Even keys are in one shard of two, odd ones in the other, and all of a shard have one hash, so that a
-/// writer compares them: under its lock.
+/// Even keys are in one of two shards, odd keys in the other. All keys of a shard have one hash, so that a writer
+/// compares them under its lock.
 #[derive(Clone)]
 struct Parity(u32);
 
@@ -129,7 +129,7 @@ impl PartialEq for Parity {
     fn eq(&self, other: &Self) -> bool {
         if let Some((reached, go_on)) = PAUSE.take() {
             reached.send(()).unwrap();
-            go_on.recv_timeout(PATIENCE).unwrap();
+            go_on.recv_timeout(TEST_TIMEOUT).unwrap();
         }
         self.0 == other.0
     }
@@ -155,7 +155,7 @@ impl Hasher for ByShard {
 }
 
 #[test]
-fn a_hit_waits_for_no_writer_of_another_shard() {
+fn hit_does_not_wait_for_a_writer_of_another_shard() {
     let cache = LocalCache::builder()
         .capacity(100)
         .shards(2)
@@ -173,15 +173,15 @@ fn a_hit_waits_for_no_writer_of_another_shard() {
             cache.insert(Parity(2), 2);
             written.store(true, SeqCst);
         });
-        is_reached.recv_timeout(PATIENCE).unwrap();
+        is_reached.recv_timeout(TEST_TIMEOUT).unwrap();
         let key = Parity(1);
-        let never = || -> Result<u32, Infallible> { panic!("not asked") };
+        let never = || -> Result<u32, Infallible> { panic!("the loader was called") };
         assert_eq!(cache.get(&key), Some(1));
         assert_eq!(cache.get_or_load(&key, |_| never()).unwrap(), 1);
         let load = || std::future::ready(never());
         let mut task = Task::new(cache.get_or_load_async(&key, load));
         assert_eq!(task.answer().unwrap(), 1);
-        // A load there does not either.
+        // Neither does a load there.
         let load = |_: &Parity| Ok::<_, Infallible>(3);
         let loaded: Result<u32, LoadError<_>> = cache.get_or_load(&Parity(3), load);
         assert_eq!(loaded.unwrap(), 3);

@@ -1,4 +1,4 @@
-//! A task that loads is dropped: exactly one of those who wait, a thread or a task, loads.
+//! A task that loads is dropped: exactly one of the waiting threads and tasks loads.
 
 use super::common::*;
 use hotset::__private::validate;
@@ -28,24 +28,24 @@ fn spawn_endless(runtime: &Runtime, cache: &Cache) -> JoinHandle<Answer> {
 }
 
 #[test]
-fn exactly_one_task_that_waits_leads() {
+fn exactly_one_waiting_task_leads_after_the_leader_is_dropped() {
     let cache = patient_cache();
     let loads = AtomicUsize::new(0);
     let loading = LoadingTask::<Infallible>::start(&cache, 1);
     let mut waiting = [(); 3].map(|()| Task::ask(&cache, 1, counted(&loads, 11)));
     waiting.iter_mut().for_each(Task::must_wait);
     drop(loading);
-    assert_eq!(waiting.each_ref().map(Task::rung), [1, 0, 0]);
-    // Nobody but the one who was woken has to be polled.
+    assert_eq!(waiting.each_ref().map(Task::wake_count), [1, 0, 0]);
+    // Only the woken waiter has to be polled.
     assert_eq!(waiting[0].answer().unwrap(), 11);
     for task in &mut waiting[1..] {
-        assert_eq!((task.rung(), task.answer().unwrap()), (1, 11));
+        assert_eq!((task.wake_count(), task.answer().unwrap()), (1, 11));
     }
     check_one_led(&cache, &loads);
 }
 
 #[test]
-fn exactly_one_thread_that_waits_leads() {
+fn exactly_one_waiting_thread_leads_after_the_leader_is_dropped() {
     for _ in 0..20 {
         let cache = patient_cache();
         let loads = AtomicUsize::new(0);
@@ -65,7 +65,7 @@ fn exactly_one_thread_that_waits_leads() {
 }
 
 #[test]
-fn exactly_one_of_threads_and_tasks_leads_after_an_abort() {
+fn exactly_one_of_waiting_threads_and_tasks_leads_after_an_abort() {
     let runtime = runtime();
     for _ in 0..20 {
         let cache = patient_cache();
@@ -92,7 +92,7 @@ fn exactly_one_of_threads_and_tasks_leads_after_an_abort() {
 }
 
 #[test]
-fn a_leader_for_whom_nobody_waits_leaves_nothing() {
+fn dropped_leader_without_waiters_leaves_no_load_behind() {
     let cache = patient_cache();
     drop(LoadingTask::<Infallible>::start(&cache, 1));
     validate(&cache);
@@ -104,14 +104,14 @@ fn a_leader_for_whom_nobody_waits_leaves_nothing() {
 }
 
 #[test]
-fn a_thread_that_leads_is_not_disturbed_by_a_task_that_stops_waiting() {
+fn leading_thread_is_not_disturbed_by_a_dropped_waiter() {
     let cache = patient_cache();
     thread::scope(|scope| {
         let loading = LoadingThread::<Infallible>::start(scope, &cache, 1);
-        let gone = Task::<Answer>::aboard(&cache, 1);
-        let mut stays = Task::<Answer>::aboard(&cache, 1);
+        let gone = Task::<Answer>::waiting(&cache, 1);
+        let mut stays = Task::<Answer>::waiting(&cache, 1);
         drop(gone);
-        assert_eq!(stays.rung(), 0);
+        assert_eq!(stays.wake_count(), 0);
         assert_eq!(loading.finish(Ok(4)).unwrap(), 4);
         assert_eq!(stays.answer().unwrap(), 4);
     });

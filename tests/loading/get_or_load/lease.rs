@@ -1,5 +1,5 @@
-//! A load that outlasts its lease: exactly one of those who wait loads; the late value is its own
-//! caller's, and is stored only if nothing newer was.
+//! A load that takes longer than its lease: exactly one waiter loads. The late value is returned to its own caller, and
+//! is stored only if no newer one was.
 
 use super::common::*;
 use hotset::__private::validate;
@@ -10,20 +10,20 @@ use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::thread;
 use std::time::Instant;
 
-/// Waits out the lease of whoever has begun to load before.
+/// Waits until the lease of a load that has begun before has ended.
 fn outlast_the_lease() {
     let start = Instant::now();
     until(|| start.elapsed() > SHORT);
 }
 
-/// The newer value stays.
+/// Checks that the newer value is still cached.
 fn check_newer_stays(cache: &Cache) {
     assert_eq!(cache.get(&1), Some(2));
     assert_eq!(cache.stats().outdated, 1);
     validate(cache);
 }
 
-/// Eight threads ask for a key that is being loaded, and one takes over.
+/// Runs eight threads that request a key with a load in flight, one of which takes over.
 fn eight_threads_get_2(cache: &Cache) {
     let loads = AtomicUsize::new(0);
     thread::scope(|waiters| {
@@ -38,7 +38,7 @@ fn eight_threads_get_2(cache: &Cache) {
 }
 
 #[test]
-fn exactly_one_thread_leads_and_the_late_value_is_its_callers_alone() {
+fn exactly_one_thread_supersedes_a_slow_thread_whose_value_is_for_its_own_caller() {
     let cache = cache_with_lease(SHORT);
     thread::scope(|scope| {
         let slow = LoadingThread::<Infallible>::start(scope, &cache, 1);
@@ -49,7 +49,7 @@ fn exactly_one_thread_leads_and_the_late_value_is_its_callers_alone() {
 }
 
 #[test]
-fn exactly_one_thread_leads_after_a_task_that_is_late() {
+fn exactly_one_thread_supersedes_a_slow_task() {
     let cache = cache_with_lease(SHORT);
     let slow = LoadingTask::<Infallible>::start(&cache, 1);
     eight_threads_get_2(&cache);
@@ -58,11 +58,11 @@ fn exactly_one_thread_leads_after_a_task_that_is_late() {
 }
 
 #[test]
-fn a_late_value_is_stored_if_nothing_newer_was() {
+fn late_value_of_a_thread_is_stored_if_no_newer_one_was() {
     let cache = cache_with_lease(SHORT);
     thread::scope(|scope| {
         let first = LoadingThread::<Infallible>::start(scope, &cache, 1);
-        // Waits out the lease of the first, and then is slow itself.
+        // Waits until the lease of the first has ended, and then is slow itself.
         let second = LoadingThread::<Infallible>::start(scope, &cache, 1);
         assert_eq!(first.finish(Ok(1)).unwrap(), 1);
         assert_eq!(cache.get(&1), Some(1));
@@ -73,7 +73,7 @@ fn a_late_value_is_stored_if_nothing_newer_was() {
 }
 
 #[test]
-fn a_late_value_of_a_task_is_stored_if_nothing_newer_was() {
+fn late_value_of_a_task_is_stored_if_no_newer_one_was() {
     let cache = cache_with_lease(SHORT);
     let first = LoadingTask::<Infallible>::start(&cache, 1);
     outlast_the_lease();
@@ -86,13 +86,13 @@ fn a_late_value_of_a_task_is_stored_if_nothing_newer_was() {
 }
 
 #[test]
-fn a_late_value_is_not_stored_after_its_successor_failed() {
+fn late_value_is_not_stored_after_its_successor_failed() {
     let cache = cache_with_lease(SHORT);
     thread::scope(|scope| {
         let slow = LoadingThread::<Infallible>::start(scope, &cache, 1);
         let error = cache.get_or_load(&1, |_| Err::<u32, _>("refused"));
         assert!(matches!(error, Err(LoadError::Failed(_))));
-        // Nobody could tell the slow one of this any more.
+        // This write cannot revoke the slow load any more.
         cache.remove(&1);
         assert_eq!(slow.finish(Ok(1)).unwrap(), 1);
     });
@@ -101,36 +101,37 @@ fn a_late_value_is_not_stored_after_its_successor_failed() {
 }
 
 #[test]
-fn a_leader_in_time_is_not_superseded() {
+fn leader_within_its_lease_is_not_superseded() {
     let cache = patient_cache();
     thread::scope(|scope| {
         let slow = LoadingThread::<Infallible>::start(scope, &cache, 1);
-        let waiter = scope.spawn(|| cache.get_or_load(&1, |_| Err::<u32, _>("not asked")));
+        let waiter =
+            scope.spawn(|| cache.get_or_load(&1, |_| Err::<u32, _>("the loader was called")));
         until_missed(&cache, 2);
         assert_eq!(slow.finish(Ok(9)).unwrap(), 9);
         assert_eq!(waiter.join().unwrap().unwrap(), 9);
     });
 }
 
-/// The process has timers for tasks outside a runtime, too.
+/// Outside a runtime, the timer thread of the process wakes tasks.
 #[test]
 fn task_outside_a_runtime_is_woken_when_the_lease_ends() {
     let cache = cache_with_lease(SHORT);
     let slow = LoadingTask::<Infallible>::start(&cache, 1);
     let mut waiting = Task::ask(&cache, 1, || Ok::<_, Infallible>(2));
     waiting.must_wait();
-    until(|| waiting.rung() == 1);
+    until(|| waiting.wake_count() == 1);
     assert_eq!(waiting.answer().unwrap(), 2);
     assert_eq!(slow.finish(Ok(1)).unwrap(), 1);
     check_newer_stays(&cache);
 }
 
 #[test]
-fn caller_that_comes_after_the_lease_leads_and_frees_a_task_that_nobody_polled_since() {
+fn caller_after_the_lease_leads_and_its_value_reaches_an_unpolled_task() {
     let cache = cache_with_lease(SHORT);
     let loads = AtomicUsize::new(0);
     let slow = LoadingTask::<Infallible>::start(&cache, 1);
-    let mut waiting = Task::<Answer>::aboard(&cache, 1);
+    let mut waiting = Task::<Answer>::waiting(&cache, 1);
     outlast_the_lease();
     let mut newcomer = Task::ask(&cache, 1, counted(&loads, 2));
     assert_eq!(newcomer.answer().unwrap(), 2);
@@ -141,10 +142,10 @@ fn caller_that_comes_after_the_lease_leads_and_frees_a_task_that_nobody_polled_s
 }
 
 #[test]
-fn the_first_task_that_is_polled_after_the_lease_leads_and_no_other() {
+fn only_the_first_task_polled_after_the_lease_leads() {
     let cache = cache_with_lease(SHORT);
     let slow = LoadingTask::<Infallible>::start(&cache, 1);
-    let mut first = Task::<Answer>::aboard(&cache, 1);
+    let mut first = Task::<Answer>::waiting(&cache, 1);
     let mut second = Task::new(async {
         let load = || async {
             tokio::task::yield_now().await;
@@ -156,7 +157,7 @@ fn the_first_task_that_is_polled_after_the_lease_leads_and_no_other() {
     outlast_the_lease();
     second.must_wait();
     assert_eq!(cache.stats().loads, 2);
-    // Its successor has a lease of its own.
+    // Its successor has its own lease.
     first.must_wait();
     assert_eq!(second.answer().unwrap(), 2);
     assert_eq!(first.answer().unwrap(), 2);
@@ -165,19 +166,19 @@ fn the_first_task_that_is_polled_after_the_lease_leads_and_no_other() {
 }
 
 #[test]
-fn a_late_leader_that_is_dropped_or_fails_disturbs_nobody() {
+fn late_leader_that_is_dropped_or_fails_disturbs_no_other_caller() {
     for fails in [false, true] {
         let cache = cache_with_lease(SHORT);
         let slow = LoadingTask::<&str>::start(&cache, 1);
         outlast_the_lease();
         let newer = LoadingTask::<&str>::start(&cache, 1);
-        let mut waiting = Task::<Answer<&str>>::aboard(&cache, 1);
+        let mut waiting = Task::<Answer<&str>>::waiting(&cache, 1);
         if fails {
             assert!(slow.finish(Err("late")).is_err());
         } else {
             drop(slow);
         }
-        assert_eq!(waiting.rung(), 0);
+        assert_eq!(waiting.wake_count(), 0);
         assert_eq!(newer.finish(Ok(2)).unwrap(), 2);
         assert_eq!(waiting.answer().unwrap(), 2);
         assert_eq!(cache.get(&1), Some(2));
@@ -186,7 +187,7 @@ fn a_late_leader_that_is_dropped_or_fails_disturbs_nobody() {
 }
 
 #[test]
-fn two_loaders_that_wait_for_each_other_are_freed_by_the_lease() {
+fn two_loaders_that_wait_for_each_other_end_after_the_lease() {
     let cache = cache_with_lease(SHORT);
     let gate = Barrier::new(2);
     thread::scope(|scope| {
@@ -210,7 +211,7 @@ mod by_timer {
     use super::*;
     use std::sync::Arc;
 
-    /// Tasks ask for key 1, which is being loaded, and one takes over.
+    /// Runs tasks that request key 1, which has a load in flight. One of them takes over.
     fn spawn_eight(
         runtime: &tokio::runtime::Runtime,
         cache: &Cache,
@@ -226,7 +227,7 @@ mod by_timer {
     }
 
     #[test]
-    fn exactly_one_task_leads_and_the_late_value_is_its_callers_alone() {
+    fn exactly_one_task_supersedes_a_slow_task_whose_value_is_for_its_own_caller() {
         let cache = cache_with_lease(SHORT);
         let loads = Arc::new(AtomicUsize::new(0));
         let slow = LoadingTask::<Infallible>::start(&cache, 1);
@@ -238,7 +239,7 @@ mod by_timer {
     }
 
     #[test]
-    fn exactly_one_of_threads_and_tasks_leads() {
+    fn exactly_one_of_threads_and_tasks_supersedes_a_slow_leader() {
         let cache = cache_with_lease(SHORT);
         let loads = Arc::new(AtomicUsize::new(0));
         let runtime = runtime();
@@ -257,14 +258,14 @@ mod by_timer {
     }
 
     #[test]
-    fn a_lease_for_ever_needs_no_timer() {
+    fn lease_without_end_needs_no_timer() {
         let cache = patient_cache();
         let runtime = tokio::runtime::Builder::new_current_thread()
             .build()
             .unwrap();
         let _in_runtime = runtime.enter();
         let loading = LoadingTask::<Infallible>::start(&cache, 1);
-        let mut waiting = Task::<Answer>::aboard(&cache, 1);
+        let mut waiting = Task::<Answer>::waiting(&cache, 1);
         assert_eq!(loading.finish(Ok(3)).unwrap(), 3);
         assert_eq!(waiting.answer().unwrap(), 3);
     }

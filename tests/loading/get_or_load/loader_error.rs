@@ -1,4 +1,4 @@
-//! A loader's error is not cached, and all who waited for it get it; the next call loads anew.
+//! A loader's error is not cached. All waiters of the load get it, and the next call loads again.
 
 use super::common::*;
 use hotset::__private::validate;
@@ -15,7 +15,7 @@ fn error<E: Debug>(answer: Answer<E>) -> Arc<E> {
     }
 }
 
-/// `callers` have called and nobody has a value; the next one loads.
+/// Checks that `callers` calls have returned no value, and that the next one loads.
 fn check_nothing_is_cached(cache: &Cache, callers: u64) {
     let stats = cache.stats();
     assert_eq!((stats.load_failures, stats.inserts), (stats.loads, 0));
@@ -24,7 +24,7 @@ fn check_nothing_is_cached(cache: &Cache, callers: u64) {
     validate(cache);
 }
 
-/// Eight callers miss together, and get the errors that are returned.
+/// Runs eight callers that miss together, and returns their errors.
 fn eight_errors(cache: &Cache) -> Vec<Arc<String>> {
     let call = || {
         error(cache.get_or_load(&1, |_| {
@@ -44,9 +44,9 @@ fn all_are_one(errors: &[Arc<String>]) -> bool {
     errors.iter().all(|error| Arc::ptr_eq(error, &errors[0]))
 }
 
-/// A caller who boards after the load has failed loads anew, so this tries until none did.
+/// A caller that joins after the load has failed loads again, so this tries until none did.
 #[test]
-fn an_error_reaches_all_threads_that_waited_and_is_not_cached() {
+fn error_reaches_all_waiting_threads_and_is_not_cached() {
     some_attempt(|| {
         let cache = patient_cache();
         let errors = eight_errors(&cache);
@@ -56,10 +56,10 @@ fn an_error_reaches_all_threads_that_waited_and_is_not_cached() {
 }
 
 #[test]
-fn an_error_reaches_all_tasks_that_waited_and_is_not_cached() {
+fn error_reaches_all_waiting_tasks_and_is_not_cached() {
     let cache = patient_cache();
     let loading = LoadingTask::start(&cache, 1);
-    let mut waiting = [(); 3].map(|()| Task::aboard(&cache, 1));
+    let mut waiting = [(); 3].map(|()| Task::waiting(&cache, 1));
     let mut errors = vec![error(loading.finish(Err("no connection".to_string())))];
     errors.extend(waiting.iter_mut().map(|task| error(task.answer())));
     assert!(all_are_one(&errors));
@@ -68,13 +68,13 @@ fn an_error_reaches_all_tasks_that_waited_and_is_not_cached() {
 }
 
 #[test]
-fn an_error_of_a_task_reaches_threads_and_an_error_of_a_thread_tasks() {
+fn error_of_a_task_reaches_threads_and_error_of_a_thread_reaches_tasks() {
     let failed = || Err::<u32, _>("no connection".to_string());
     some_attempt(|| {
         let cache = patient_cache();
         let errors = thread::scope(|scope| {
             let loading = LoadingTask::start(&cache, 1);
-            let mut task = Task::aboard(&cache, 1);
+            let mut task = Task::waiting(&cache, 1);
             let threads = [(); 2].map(|()| scope.spawn(|| cache.get_or_load(&1, |_| failed())));
             until_missed(&cache, 4);
             let mut errors = vec![error(loading.finish(failed()))];
@@ -89,7 +89,7 @@ fn an_error_of_a_task_reaches_threads_and_an_error_of_a_thread_tasks() {
     let cache = patient_cache();
     thread::scope(|scope| {
         let loading = LoadingThread::start(scope, &cache, 1);
-        let mut task = Task::aboard(&cache, 1);
+        let mut task = Task::waiting(&cache, 1);
         let errors = [error(loading.finish(failed())), error(task.answer())];
         assert!(all_are_one(&errors));
     });
@@ -97,7 +97,7 @@ fn an_error_of_a_task_reaches_threads_and_an_error_of_a_thread_tasks() {
 }
 
 #[test]
-fn a_thread_with_another_error_type_calls_its_own_loader() {
+fn waiting_thread_with_another_error_type_calls_its_own_loader() {
     let cache = patient_cache();
     thread::scope(|scope| {
         let leader = scope.spawn(|| {
@@ -116,7 +116,7 @@ fn a_thread_with_another_error_type_calls_its_own_loader() {
 }
 
 #[test]
-fn a_task_with_another_error_type_calls_its_own_loader() {
+fn waiting_task_with_another_error_type_calls_its_own_loader() {
     let cache = patient_cache();
     let codes = AtomicUsize::new(0);
     let load = || {
@@ -124,7 +124,7 @@ fn a_task_with_another_error_type_calls_its_own_loader() {
         Err::<u32, _>(404_u16)
     };
     let loading = LoadingTask::start(&cache, 1);
-    let mut same = Task::<Answer<String>>::aboard(&cache, 1);
+    let mut same = Task::<Answer<String>>::waiting(&cache, 1);
     let mut other = Task::ask(&cache, 1, load);
     other.must_wait();
     let leaders = error(loading.finish(Err("a string".to_string())));
@@ -135,7 +135,7 @@ fn a_task_with_another_error_type_calls_its_own_loader() {
 }
 
 #[test]
-fn a_task_that_waited_for_a_thread_with_another_error_type_calls_its_own_loader() {
+fn task_waiting_for_a_thread_with_another_error_type_calls_its_own_loader() {
     let cache = patient_cache();
     thread::scope(|scope| {
         let loading = LoadingThread::start(scope, &cache, 1);

@@ -1,4 +1,4 @@
-//! A panic reaches the caller whose loader it was, and exactly one of those who wait loads.
+//! A panic reaches the caller of the panicking loader, and exactly one waiter loads.
 
 use super::common::*;
 use hotset::__private::validate;
@@ -25,7 +25,7 @@ fn panic_in_thread(cache: &Cache, callers: u64) {
     assert_eq!(panic.downcast_ref(), Some(&"the loader's panic"));
 }
 
-/// One load has panicked, and one has not.
+/// Checks that one load has panicked and one has not.
 fn check_one_led(cache: &Cache, loads: &AtomicUsize) {
     assert_eq!(loads.load(SeqCst), 1);
     let stats = cache.stats();
@@ -34,7 +34,7 @@ fn check_one_led(cache: &Cache, loads: &AtomicUsize) {
 }
 
 #[test]
-fn a_panic_reaches_its_own_thread_and_exactly_one_that_waits_leads() {
+fn panic_reaches_its_own_thread_and_exactly_one_waiter_leads() {
     let cache = patient_cache();
     let loads = AtomicUsize::new(0);
     thread::scope(|scope| {
@@ -51,23 +51,23 @@ fn a_panic_reaches_its_own_thread_and_exactly_one_that_waits_leads() {
 }
 
 #[test]
-fn a_panic_reaches_its_own_task_and_exactly_one_that_waits_leads() {
+fn panic_reaches_its_own_task_and_exactly_one_waiter_leads() {
     let cache = patient_cache();
     let loads = AtomicUsize::new(0);
     let loading = LoadingTask::<Infallible>::start(&cache, 1);
     let mut waiting = [(); 3].map(|()| Task::ask(&cache, 1, counted(&loads, 11)));
     waiting.iter_mut().for_each(Task::must_wait);
     loading.panic();
-    assert_eq!(waiting.each_ref().map(Task::rung), [1, 0, 0]);
+    assert_eq!(waiting.each_ref().map(Task::wake_count), [1, 0, 0]);
     assert_eq!(waiting[0].answer().unwrap(), 11);
     for task in &mut waiting[1..] {
-        assert_eq!((task.rung(), task.answer().unwrap()), (1, 11));
+        assert_eq!((task.wake_count(), task.answer().unwrap()), (1, 11));
     }
     check_one_led(&cache, &loads);
 }
 
 #[test]
-fn a_panic_in_a_runtime_is_its_own_tasks_alone() {
+fn panic_in_a_runtime_reaches_only_its_own_task() {
     let runtime = runtime();
     let cache = patient_cache();
     let loads = Arc::new(AtomicUsize::new(0));
@@ -92,9 +92,9 @@ fn a_panic_in_a_runtime_is_its_own_tasks_alone() {
     check_one_led(&cache, &loads);
 }
 
-/// Before there is a future, as well as at its first poll.
+/// Panics before there is a future, and at its first poll.
 #[test]
-fn a_loader_may_panic_before_it_first_waits() {
+fn loader_that_panics_before_its_first_await_hands_over() {
     let cache = patient_cache();
     let call = || panic::<Ready<Result<u32, Infallible>>>();
     let mut at_call = Task::new(cache.get_or_load_async(&1, call));
@@ -103,13 +103,13 @@ fn a_loader_may_panic_before_it_first_waits() {
     let poll = || async { panic::<Result<u32, Infallible>>() };
     let mut at_poll = Task::new(cache.get_or_load_async(&1, poll));
     at_poll.panics();
-    // Before the future itself is dropped.
+    // The waiter is woken before the future itself is dropped.
     validate(&cache);
     assert_eq!(cache.stats().load_failures, 2);
 }
 
 #[test]
-fn a_panic_of_a_thread_hands_over_to_one_task() {
+fn panic_of_a_thread_hands_over_to_one_task() {
     let cache = patient_cache();
     let loads = AtomicUsize::new(0);
     let mut waiting = [(); 2].map(|()| Task::ask(&cache, 1, counted(&loads, 11)));
@@ -119,14 +119,14 @@ fn a_panic_of_a_thread_hands_over_to_one_task() {
         waiting.iter_mut().for_each(Task::must_wait);
         leader.join().unwrap();
     });
-    assert_eq!(waiting.each_ref().map(Task::rung), [1, 0]);
+    assert_eq!(waiting.each_ref().map(Task::wake_count), [1, 0]);
     assert_eq!(waiting[0].answer().unwrap(), 11);
     assert_eq!(waiting[1].answer().unwrap(), 11);
     check_one_led(&cache, &loads);
 }
 
 #[test]
-fn a_panic_of_a_task_hands_over_to_one_of_threads_and_tasks() {
+fn panic_of_a_task_hands_over_to_one_of_threads_and_tasks() {
     let runtime = runtime();
     for _ in 0..20 {
         let cache = patient_cache();

@@ -1,4 +1,4 @@
-//! `get_or_load`, for threads and tasks: what happens in each case, a file for each.
+//! `get_or_load`, for threads and tasks: one file for each case.
 
 mod coalesced;
 mod common;

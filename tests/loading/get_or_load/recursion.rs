@@ -1,4 +1,4 @@
-//! A loader that asks for its own key is told, and does not wait for itself; other keys work.
+//! A loader that calls for its own key gets `Recursive` and does not wait for itself. Other keys work.
 
 use super::common::*;
 use hotset::__private::validate;
@@ -21,11 +21,11 @@ fn is_recursive(answer: &Answer) -> bool {
 }
 
 #[test]
-fn a_threads_loader_that_asks_for_its_own_key_is_told_and_other_keys_work() {
+fn blocking_loader_gets_recursive_for_its_own_key_and_other_keys_work() {
     let cache = Cache::new(10);
     let load_one = |_: &u32| {
         let two = cache.get_or_load(&2, |_| {
-            // The key of an outer loader is as recursive as one's own.
+            // The key of an outer loader is recursive, too.
             assert!(is_recursive(&ask_by_thread(&cache, 1)));
             Ok::<_, Infallible>(20)
         });
@@ -37,12 +37,12 @@ fn a_threads_loader_that_asks_for_its_own_key_is_told_and_other_keys_work() {
 }
 
 #[test]
-fn a_tasks_loader_that_asks_for_its_own_key_is_told_and_other_keys_work() {
+fn async_loader_gets_recursive_for_its_own_key_and_other_keys_work() {
     let cache = patient_cache();
     let load_one = || async {
         assert!(is_recursive(&ask_by_task(&cache, 1).await));
         yield_now().await;
-        // Also where it goes on after it has waited, and from within another load.
+        // Also after it has waited, and from within another load.
         assert!(is_recursive(&ask_by_task(&cache, 1).await));
         let load_two = || async {
             yield_now().await;
@@ -63,7 +63,7 @@ fn a_tasks_loader_that_asks_for_its_own_key_is_told_and_other_keys_work() {
 }
 
 #[test]
-fn a_loader_is_told_before_it_has_made_its_future() {
+fn loader_gets_recursive_before_it_has_created_its_future() {
     let cache = patient_cache();
     let load = || {
         assert!(is_recursive(&ask_by_thread(&cache, 1)));
@@ -76,7 +76,7 @@ fn a_loader_is_told_before_it_has_made_its_future() {
 }
 
 #[test]
-fn threads_and_tasks_are_told_in_each_others_loaders() {
+fn blocking_and_async_calls_get_recursive_in_each_others_loaders() {
     let cache = patient_cache();
     let by_thread = cache.get_or_load(&1, |_| {
         let mut inner = Task::new(ask_by_task(&cache, 1));
@@ -96,11 +96,11 @@ fn threads_and_tasks_are_told_in_each_others_loaders() {
 }
 
 #[test]
-fn a_loader_that_is_suspended_on_a_thread_makes_no_other_task_there_recursive() {
+fn suspended_loader_makes_no_other_task_of_its_thread_recursive() {
     let cache = patient_cache();
     let loading = LoadingTask::<Infallible>::start(&cache, 1);
-    let mut waiting = Task::<Answer>::aboard(&cache, 1);
-    // Nor the loader of another key that asks for this one.
+    let mut waiting = Task::<Answer>::waiting(&cache, 1);
+    // Neither is the loader of another key that calls for this one.
     let mut outer = Task::new(cache.get_or_load_async(&2, || ask_by_task(&cache, 1)));
     outer.must_wait();
     assert_eq!(loading.finish(Ok(7)).unwrap(), 7);
@@ -110,7 +110,7 @@ fn a_loader_that_is_suspended_on_a_thread_makes_no_other_task_there_recursive() 
 }
 
 #[test]
-fn a_loader_that_moves_between_threads_is_recursive_where_it_runs_and_only_there() {
+fn loader_that_moves_between_threads_is_recursive_only_on_its_current_thread() {
     let cache = patient_cache();
     let load = || async {
         for _ in 0..2 {
@@ -124,14 +124,14 @@ fn a_loader_that_moves_between_threads_is_recursive_where_it_runs_and_only_there
     thread::scope(|scope| {
         scope.spawn(|| task.must_wait()).join().unwrap();
     });
-    let mut waiting = Task::<Answer>::aboard(&cache, 1);
+    let mut waiting = Task::<Answer>::waiting(&cache, 1);
     assert_eq!(task.answer().unwrap(), 7);
     assert_eq!(waiting.answer().unwrap(), 7);
     validate(&cache);
 }
 
 #[test]
-fn those_who_wait_do_not_notice_that_the_loader_was_told() {
+fn waiters_get_the_value_of_a_loader_that_got_recursive() {
     let cache = patient_cache();
     let mut leader = Task::new(cache.get_or_load_async(&1, || async {
         yield_now().await;
@@ -140,16 +140,16 @@ fn those_who_wait_do_not_notice_that_the_loader_was_told() {
         Ok::<_, Infallible>(6)
     }));
     leader.must_wait();
-    let mut waiting = Task::<Answer>::aboard(&cache, 1);
+    let mut waiting = Task::<Answer>::waiting(&cache, 1);
     leader.must_wait();
-    assert_eq!(waiting.rung(), 0);
+    assert_eq!(waiting.wake_count(), 0);
     assert_eq!(leader.answer().unwrap(), 6);
     assert_eq!(waiting.answer().unwrap(), 6);
 }
 
-/// A loader's `?` makes the recursion its own error; the next call is as any other.
+/// The `?` of a loader converts the recursion to its own error. The next call loads as usual.
 #[test]
-fn a_loader_that_fails_because_of_it_leaves_nothing() {
+fn loader_that_fails_with_recursive_leaves_no_load_behind() {
     let cache = patient_cache();
     let result = cache.get_or_load(&1, |_| ask_by_thread(&cache, 1));
     let error = result.unwrap_err();

@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 type AnyError = Box<dyn Error + Send + Sync>;
 type Products = LocalCache<u64, Arc<Product>>;
 
-/// Serves products from SQLite with a cache that is warm when it starts
+/// Serves products from `SQLite` with a cache that is warm when it starts
 ///
 /// The first run fills the cache from the database. At the end of each run the cache is written to a snapshot, from
 /// which the next run starts.

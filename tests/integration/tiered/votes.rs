@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use tokio::io::copy_bidirectional;
 use tokio::net::{TcpListener, TcpStream};
 
+/// Returns a cache with a short deadline whose invalidations are proven to arrive.
 async fn proven(url: &str, consistency: Consistency) -> TieredCache<u64, u64> {
     let cache = builder(url, consistency).deadline(Duration::from_millis(200));
     let cache = cache.build().unwrap();
@@ -18,16 +19,19 @@ async fn proven(url: &str, consistency: Consistency) -> TieredCache<u64, u64> {
     cache
 }
 
+/// Returns a field of `INFO replication`.
 fn replication(server: &Server, field: &str) -> String {
     let info: InfoDict = server.command(&[b"INFO", b"replication"]);
     info.get(field).unwrap_or_default()
 }
 
+/// Makes a server replicate the one at a port.
 fn follow(replica: &Server, port: u16) {
     let () = replica.command(&[b"REPLICAOF", b"127.0.0.1", port.to_string().as_bytes()]);
 }
 
-fn is_followed(primary: &Server) {
+/// Waits until a replica follows.
+fn wait_for_replica(primary: &Server) {
     eventually("a replica follows", || {
         replication(primary, "slave0").contains("state=online")
     });
@@ -37,22 +41,22 @@ fn is_followed(primary: &Server) {
 /// replication id.
 #[tokio::test(flavor = "multi_thread")]
 async fn demoted_primary_that_restarts_serves_no_old_value() {
-    let mut it = Replicated::start().await;
-    let old = it.primary();
-    let cache = proven(&it.url(), Consistency::L2Only).await;
+    let mut replicated = Replicated::start().await;
+    let old = replicated.primary();
+    let cache = proven(&replicated.url(), Consistency::L2Only).await;
     assert_eq!(cache.get_or_load_async(&1, || value(10)).await.unwrap(), 10);
-    let id = replication(&it.servers[old], "master_replid");
-    it.servers[(old + 2) % 3].kill();
-    it.proxies[old].cut(Cut::All);
-    it.wait_for_failover(old);
-    let new = it.primary();
+    let id = replication(&replicated.servers[old], "master_replid");
+    replicated.servers[(old + 2) % 3].kill();
+    replicated.proxies[old].cut(Cut::All);
+    replicated.wait_for_failover(old);
+    let new = replicated.primary();
     acknowledged(&cache, 1).await;
-    it.servers[new].kill();
-    it.proxies[old].reset();
-    it.proxies[old].mend();
-    it.wait_for_failover(new);
-    assert_eq!(replication(&it.servers[old], "master_replid"), id);
-    let other = proven(&it.url(), Consistency::L2Only).await;
+    replicated.servers[new].kill();
+    replicated.proxies[old].reset();
+    replicated.proxies[old].mend();
+    replicated.wait_for_failover(new);
+    assert_eq!(replication(&replicated.servers[old], "master_replid"), id);
+    let other = proven(&replicated.url(), Consistency::L2Only).await;
     assert_eq!(other.get_or_load_async(&1, || value(11)).await.unwrap(), 11);
 }
 
@@ -67,7 +71,7 @@ async fn attaching_the_first_replica_serves_no_old_value_and_recovers() {
     }
     let id = replication(&server, "master_replid");
     follow(&replica, server.port());
-    is_followed(&server);
+    wait_for_replica(&server);
     assert_ne!(replication(&server, "master_replid"), id);
     acknowledged(&one, 1).await;
     assert_eq!(other.get_or_load_async(&1, || value(11)).await.unwrap(), 11);
@@ -78,7 +82,7 @@ async fn attaching_the_first_replica_serves_no_old_value_and_recovers() {
 }
 
 /// Returns a URL whose first connection goes to the server `first`, and all others to the server `then`.
-async fn splitting(first: SocketAddr, then: SocketAddr) -> String {
+async fn url_of_moving_address(first: SocketAddr, then: SocketAddr) -> String {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     let port = listener.local_addr().unwrap().port();
     tokio::spawn(async move {
@@ -100,7 +104,7 @@ async fn splitting(first: SocketAddr, then: SocketAddr) -> String {
 async fn replica_of_the_new_primary_does_not_confirm_a_change_on_the_old_one() {
     let (old, new, replica) = (Server::start(), Server::start(), Server::start());
     follow(&replica, new.port());
-    is_followed(&new);
+    wait_for_replica(&new);
     let waiting = |url: &str| {
         builder::<u64>(url, Consistency::Realtime)
             .replicas(1)
@@ -112,7 +116,7 @@ async fn replica_of_the_new_primary_does_not_confirm_a_change_on_the_old_one() {
         reader.get_or_load_async(&1, || value(10)).await.unwrap(),
         10
     );
-    let writer = waiting(&splitting(old.address(), new.address()).await).unwrap();
+    let writer = waiting(&url_of_moving_address(old.address(), new.address()).await).unwrap();
     acknowledged(&writer, 1).await;
     assert_eq!(
         reader.get_or_load_async(&1, || value(11)).await.unwrap(),
@@ -126,11 +130,11 @@ async fn primary_without_its_replicas_is_not_trusted() {
     let (old, new, replica) = (Server::start(), Server::start(), Server::start());
     let feed = Proxy::start(old.address()).await;
     follow(&new, feed.port());
-    is_followed(&old);
+    wait_for_replica(&old);
     feed.cut(Cut::All);
     let () = new.command(&[b"REPLICAOF", b"NO", b"ONE"]);
     follow(&replica, new.port());
-    is_followed(&new);
+    wait_for_replica(&new);
     let waiting = |url: &str| {
         let builder = builder::<u64>(url, Consistency::Realtime).replicas(1);
         builder.heartbeat(Duration::from_secs(1)).build().unwrap()
@@ -216,13 +220,14 @@ async fn connections_for_votes_are_reused() {
 /// The dead primary closes no connection, so a client that connects to it gets no error.
 #[tokio::test(flavor = "multi_thread")]
 async fn no_call_waits_for_a_connection_to_a_dead_primary() {
-    let it = Replicated::start().await;
-    let old = it.primary();
+    let replicated = Replicated::start().await;
+    let old = replicated.primary();
     // Connecting may take eight deadlines.
-    let cache = builder::<u64>(&it.url(), Consistency::L2Only).deadline(Duration::from_secs(4));
+    let cache =
+        builder::<u64>(&replicated.url(), Consistency::L2Only).deadline(Duration::from_secs(4));
     let cache = cache.build().unwrap();
     soon("proven", || cache.health().proven_for.is_some()).await;
-    it.proxies[old].cut(Cut::All);
+    replicated.proxies[old].cut(Cut::All);
     let traffic = cache.clone();
     let traffic = tokio::spawn(async move {
         loop {
@@ -230,9 +235,9 @@ async fn no_call_waits_for_a_connection_to_a_dead_primary() {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     });
-    it.wait_for_failover(old);
+    replicated.wait_for_failover(old);
     let begun = Instant::now();
-    soon("it works", || cache.health().proven_for.is_some()).await;
+    soon("proven", || cache.health().proven_for.is_some()).await;
     traffic.abort();
     assert!(
         begun.elapsed() < Duration::from_secs(10),
@@ -244,13 +249,13 @@ async fn no_call_waits_for_a_connection_to_a_dead_primary() {
 /// All sentinels announce the failover, one after the other.
 #[tokio::test(flavor = "multi_thread")]
 async fn failover_ends_the_subscription_once() {
-    let it = Replicated::start().await;
-    let cache = proven(&it.url(), Consistency::Realtime).await;
-    let old = it.primary();
+    let replicated = Replicated::start().await;
+    let cache = proven(&replicated.url(), Consistency::Realtime).await;
+    let old = replicated.primary();
     let before = cache.health().subscriptions;
-    it.fail_over();
-    it.wait_for_failover(old);
-    it.wait_until_settled();
+    replicated.fail_over();
+    replicated.wait_for_failover(old);
+    replicated.wait_until_settled();
     soon("proven", || cache.health().proven_for.is_some()).await;
     acknowledged(&cache, 1).await;
     assert_eq!(cache.health().subscriptions, before + 1);
@@ -258,18 +263,18 @@ async fn failover_ends_the_subscription_once() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn hanging_sentinel_delays_nothing_and_dropped_cache_releases_the_sentinels() {
-    let it = Replicated::start().await;
-    let before = it.clients_of_sentinels();
-    let cache = proven(&it.url(), Consistency::Realtime).await;
-    assert!(it.clients_of_sentinels() > before);
-    it.pause_sentinel(1);
+    let replicated = Replicated::start().await;
+    let before = replicated.clients_of_sentinels();
+    let cache = proven(&replicated.url(), Consistency::Realtime).await;
+    assert!(replicated.clients_of_sentinels() > before);
+    replicated.pause_sentinel(1);
     for key in 0..100 {
         assert_eq!(cache.invalidate(&key).await, Propagation::Acknowledged);
     }
-    it.resume_sentinel(1);
+    replicated.resume_sentinel(1);
     drop(cache);
     soon("connections are closed", || {
-        it.clients_of_sentinels() <= before
+        replicated.clients_of_sentinels() <= before
     })
     .await;
 }

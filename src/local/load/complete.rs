@@ -1,0 +1,129 @@
+//! The end of a load: its result is stored and passed to the waiters, or an expired value serves in its place.
+
+use crate::clock::Nanos;
+use crate::entry::Loaded;
+use crate::error::{AnyError, LoadError};
+use crate::local::load::load_timer::LoadTimer;
+use crate::local::shard::Shard;
+use crate::local::{KeyLocation, LocalCache};
+use crate::single_flight::{Leader, Outcome};
+use crate::stats::Count;
+use crate::sync::thread_slot::ThreadSlot;
+use crate::traits::erasure::LoadResult;
+use std::hash::{BuildHasher, Hash};
+
+impl<K, V, S> LocalCache<K, V, S>
+where
+    K: Eq + Hash + Clone,
+    V: Clone,
+    S: BuildHasher,
+{
+    /// Returns the result of a call from the outcome of another caller's load, and counts the call.
+    pub(crate) fn take_outcome(
+        &self,
+        location: &KeyLocation<'_, K, V>,
+        key: &K,
+        outcome: Outcome<V>,
+    ) -> Result<V, LoadError<AnyError>> {
+        let result = match outcome {
+            Outcome::Stale(value) => {
+                self.count_stale(location, key);
+                return Ok(value);
+            }
+            Outcome::Value(value) => Ok(value),
+            Outcome::Failed(error) => Err(error),
+            Outcome::Absent => unreachable!("handled by the callers of this function"),
+        };
+        self.inner.counters.count(Count::Coalesced);
+        result
+    }
+
+    fn count_stale(&self, location: &KeyLocation<'_, K, V>, key: &K) {
+        self.count_served(ThreadSlot::current(), Count::Stale, location, key);
+    }
+
+    /// Looks for a value again for a leader that looked some time ago.
+    pub(crate) fn look_up_again(
+        &self,
+        location: &KeyLocation<'_, K, V>,
+        key: &K,
+        leader: &Leader<'_, K, V>,
+    ) -> Option<Outcome<V>> {
+        // The value that is found here may be invalidated meanwhile. Callers that come after the invalidation look for
+        // themselves.
+        leader.outdate(leader.epoch + 1);
+        let live = self.peek(location, key, |value, _| value.clone());
+        let found = live.map(Outcome::Value);
+        found.or_else(|| self.stale(location, key))
+    }
+
+    /// Stores the result of a load that has ended, or falls back on an expired value.
+    pub(crate) fn finish_load(
+        &self,
+        location: &KeyLocation<'_, K, V>,
+        key: &K,
+        leader: Leader<'_, K, V>,
+        result: LoadResult<V>,
+        load_timer: LoadTimer<'_>,
+    ) -> Result<V, LoadError<AnyError>> {
+        let load_time = load_timer.stop(result.is_ok());
+        match result {
+            Ok(loaded) => Ok(self.complete(location, key, leader, loaded, load_time)),
+            Err(error) => self.complete_failed(location, key, leader, error),
+        }
+    }
+
+    /// Stores the result of a load, and passes it to the waiters.
+    pub(crate) fn complete(
+        &self,
+        location: &KeyLocation<'_, K, V>,
+        key: &K,
+        mut leader: Leader<'_, K, V>,
+        loaded: Loaded<V>,
+        load_time: Nanos,
+    ) -> V {
+        let value = loaded.value.clone();
+        if !loaded.tags.is_empty() || self.inner.settings.is_l1 {
+            // The value may be invalidated, perhaps by one of its tags. Callers that come after the invalidation look
+            // for themselves.
+            leader.outdate(leader.epoch + 1);
+        }
+        let provenance = self.provenance(&loaded, leader.epoch, load_time);
+        let mut removals = self.removals();
+        let (key, out) = (key.clone(), &mut removals);
+        // The callers get the value even if it is outdated and was not stored.
+        let _ = self.store(location, key, loaded, provenance, Some(&mut leader), out);
+        leader.complete(|| Outcome::Value(value.clone()));
+        removals.finish();
+        value
+    }
+
+    /// Ends a load that has failed. Its callers get an expired value, if one may serve, or the error.
+    pub(crate) fn complete_failed(
+        &self,
+        location: &KeyLocation<'_, K, V>,
+        key: &K,
+        leader: Leader<'_, K, V>,
+        error: LoadError<AnyError>,
+    ) -> Result<V, LoadError<AnyError>> {
+        // This comes before anything is read: see `look_up_again`.
+        leader.outdate(leader.epoch + 1);
+        if self.inner.has_refresh_rules {
+            let now = self.inner.settings.clock.now();
+            let record = |shard: &Shard<K, V>| shard.load_failed(location.hash, key, now);
+            location.cell.shard.read(record);
+        }
+        if let Some(outcome) = self.stale(location, key) {
+            if let Outcome::Stale(_) = outcome {
+                self.count_stale(location, key);
+            }
+            leader.complete(|| outcome.clone());
+            return match outcome {
+                Outcome::Value(value) | Outcome::Stale(value) => Ok(value),
+                Outcome::Failed(_) | Outcome::Absent => unreachable!("there is a value"),
+            };
+        }
+        leader.complete(|| Outcome::Failed(error.clone()));
+        Err(error)
+    }
+}

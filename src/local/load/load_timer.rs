@@ -1,0 +1,41 @@
+//! The measurement of a run of a loader.
+
+use crate::clock::{Nanos, saturating_nanos};
+use crate::local::LocalCache;
+use crate::stats::timer::OperationTimer;
+use crate::stats::{Count, Counters};
+use crate::trace::Span;
+use std::time::Instant;
+
+impl<K, V, S> LocalCache<K, V, S> {
+    /// Counts a run of a loader that started at `started`, and starts its timer and its tracing span.
+    pub(crate) fn load_timer(&self, started: Instant) -> LoadTimer<'_> {
+        let name = self.inner.settings.name.as_deref();
+        #[cfg(feature = "redis")]
+        if self.inner.settings.is_l1 {
+            return LoadTimer::start(&self.inner.counters, started, Span::fetch(name));
+        }
+        LoadTimer::start(&self.inner.counters, started, Span::load(name))
+    }
+}
+
+/// A timer of a run of a loader, which counts the run when it ends. A panic or a cancellation counts as a failure.
+pub(crate) struct LoadTimer<'a> {
+    timer: OperationTimer<'a, Counters>,
+    pub(crate) span: Span,
+}
+
+impl<'a> LoadTimer<'a> {
+    fn start(counters: &'a Counters, started: Instant, span: Span) -> Self {
+        counters.count(Count::Load);
+        Self {
+            timer: OperationTimer::new(counters, started),
+            span,
+        }
+    }
+
+    /// Stops the timer. Returns the duration of the load.
+    pub(crate) fn stop(self, succeeded: bool) -> Nanos {
+        saturating_nanos(self.timer.stop(succeeded))
+    }
+}
