@@ -1,12 +1,13 @@
-//! A loaded value with the settings of its entry.
+//! A loaded value and the settings of its entry.
 
 use crate::clock::Nanos;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// A value with settings of its own, for loaders, [`LocalCache::insert_loaded`] and [`LocalCache::update_loaded`].
+/// A value with its own time to live, weight and tags, for loaders, [`LocalCache::insert_loaded`] and
+/// [`LocalCache::update_loaded`].
 ///
-/// Wherever a loader may return a `Loaded<V>`, it may also return a plain `V`, which takes the settings of the cache.
+/// A loader may return a `Loaded<V>` or a plain `V`. A plain `V` gets the settings of the cache.
 ///
 /// # Examples
 ///
@@ -47,28 +48,28 @@ impl<V> Loaded<V> {
         }
     }
 
-    /// Sets the time that the entry lives, in place of the cache's `time_to_live`.
+    /// Sets the time to live of the entry, which replaces the `time_to_live` of the cache.
     ///
-    /// With `Duration::MAX` it never expires. With zero nothing is stored, and the value still reaches the callers of
-    /// the load.
+    /// With `Duration::MAX` the entry never expires, unless the cache has a time to idle. With zero the value is not
+    /// stored, but all callers of the load still get it.
     #[must_use]
     pub const fn ttl(mut self, ttl: Duration) -> Self {
         self.ttl = Some(ttl);
         self
     }
 
-    /// Sets the weight of the entry, in place of the result of the cache's `weigher`. The minimum is 1.
+    /// Sets the weight of the entry, which replaces the result of the cache's `weigher`. A weight of 0 counts as 1.
     ///
-    /// A cache that is bounded by a number of entries ignores it.
+    /// A cache that is not bounded by weight ignores it.
     #[must_use]
     pub const fn weight(mut self, weight: u64) -> Self {
         self.weight = Some(weight);
         self
     }
 
-    /// Adds tags, names that the entry shares with others, for [`invalidate_tag`](crate::LocalCache::invalidate_tag).
+    /// Adds tags. [`invalidate_tag`](crate::LocalCache::invalidate_tag) invalidates all entries that have a tag.
     ///
-    /// Each call adds to the tags of the calls before.
+    /// Tags from earlier calls are kept.
     ///
     /// # Examples
     ///

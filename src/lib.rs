@@ -1,9 +1,9 @@
-//! A sharded LRU + TTL cache whose `get_or_load` cannot be stampeded.
+//! A sharded LRU + TTL cache whose `get_or_load` prevents cache stampedes.
 //!
-//! [`LocalCache`] keeps values in this process, bounded by entries or by weight. Of all callers that miss a key
-//! together, threads and tasks, one runs its loader, and all get its value. A load that started before an invalidation
-//! never stores its result. Hits write no shared memory in the steady state. With the feature `redis`, [`TieredCache`]
-//! makes the caches of many processes one cache over Redis.
+//! [`LocalCache`] keeps values in this process, bounded by entries or by weight. When several threads or tasks miss the
+//! same key at once, one of them runs its loader, and all get its value or its error. A load that started before an
+//! invalidation never stores its result. Hits write no shared memory in the steady state. With the feature `redis`,
+//! [`TieredCache`] combines the caches of many processes into one cache over Redis.
 //!
 //! # Examples
 //!
@@ -43,12 +43,12 @@
 //!
 //! # Features
 //!
-//! None is enabled by default.
+//! No feature is enabled by default.
 //!
 //! | feature | adds |
 //! | --- | --- |
-//! | `tokio` | tokio's timers for waiting tasks; loads and refreshes in tasks of their own ([`Detached`]) |
-//! | `snapshot` | `LocalCache::snapshot` and `LocalCache::restore`, from one run of a program to the next |
+//! | `tokio` | tokio's timers for waiting tasks; loads and refreshes in separate tasks ([`Detached`]) |
+//! | `snapshot` | `LocalCache::snapshot` and `LocalCache::restore`, which keep entries across restarts of a program |
 //! | `redis` | [`TieredCache`]; includes `tokio` and `snapshot` |
 //! | `redis-tls` | `rediss://` URLs |
 //! | `metrics` | [`Metrics`], for the facade of the crate `metrics` |

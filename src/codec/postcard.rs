@@ -1,14 +1,14 @@
-//! postcard, the smallest format, without field names.
+//! The postcard format, which is compact because it writes no field names.
 
 use crate::codec::{Codec, CodecError};
 use serde::{Serialize, de::DeserializeOwned};
 
-/// A [`Codec`] for [postcard](https://docs.rs/postcard), which writes no field names and is about half as long
-/// as [`MessagePack`](crate::codec::MessagePack).
+/// A [`Codec`] for [postcard](https://docs.rs/postcard), which writes no field names. Its output is about half as long
+/// as that of [`MessagePack`](crate::codec::MessagePack).
 ///
-/// Use it for types without serde attributes: the bytes are not self-describing, so a value that skips fields decodes
-/// to another value. The [round-trip check](Codec#round-trip-check) keeps such values out of Redis. Change the
-/// [`Schema`](crate::Schema) of a type also when its fields are added, removed or reordered.
+/// Use it for types without serde attributes. The bytes are not self-describing, so a value that was encoded without
+/// some of its fields is decoded to a different value. The [round-trip check](Codec#round-trip-check) keeps such values
+/// out of Redis. Change the [`Schema`](crate::Schema) of a type whenever fields are added, removed or reordered.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Postcard;
 

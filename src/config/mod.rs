@@ -1,6 +1,6 @@
-//! The settings of a cache as data, and building a cache from them.
+//! Settings of a cache as data, from which a cache can be built.
 
-/// Calls the method of a builder for each setting that is set.
+/// Calls the builder method of the same name for each listed setting that has a value.
 macro_rules! apply {
     ($config:ident to $builder:ident: $($name:ident),* $(,)?) => {
         $(if let Some(value) = $config.$name {
@@ -32,7 +32,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 use value::duration;
 
-/// Defines the struct, the names of its fields, and the functions that need all fields.
+/// Defines `CacheConfig`, the list of its setting names, and the functions that visit every setting.
 macro_rules! settings {
     ($(#[$about:meta])* { $($(#[$field:meta])* $name:ident: $type:ty,)* }) => {
         $(#[$about])*
@@ -63,7 +63,7 @@ macro_rules! settings {
         impl CacheConfig {
             const NAMES: &[&str] = &[$(stringify!($name)),*];
 
-            /// Replaces each setting that is set in `over`.
+            /// Overrides each setting that has a value in `over`.
             fn overlay(&mut self, over: Self) {
                 $(self.$name = over.$name.or(self.$name.take());)*
             }
@@ -79,15 +79,14 @@ macro_rules! settings {
 }
 
 settings! {
-    /// The backend of a cache and all its settings as data: from TOML, JSON or environment variables, or
-    /// as a field of the application's own configuration.
+    /// The backend and the settings of a cache as data, read from TOML, JSON or environment variables, or used as a
+    /// field of the application's own configuration.
     ///
     /// A setting that is not set has the default of [`LocalCacheBuilder`](crate::LocalCacheBuilder) or
-    /// [`TieredCacheBuilder`](crate::TieredCacheBuilder). A change of `backend` moves a cache from this process to
-    /// Redis. A change of `percent` does it step by step, and can be made while the cache runs, with
-    /// `ConfiguredAsyncCache::rollout`.
-    /// Settings of Redis may be set before. They are then checked (without the feature `redis`, only their form), but
-    /// not used.
+    /// [`TieredCacheBuilder`](crate::TieredCacheBuilder). Changing `backend` moves a cache from this process to Redis.
+    /// `percent` makes the move gradual: it can be changed while the cache runs, with `ConfiguredAsyncCache::rollout`.
+    /// Settings of Redis may be present while the backend is still local. They are then checked but not used; without
+    /// the feature `redis`, only their format is checked.
     ///
     /// # Examples
     ///
@@ -107,7 +106,7 @@ settings! {
     ///     namespace = "shop:prices"
     ///     consistency = "bounded 5s"
     /// "#;
-    /// // The environment variable PRICES_BACKEND=tiered moves it to Redis.
+    /// // The environment variable PRICES_BACKEND=tiered moves the cache to Redis.
     /// let config = CacheConfig::from_toml(file)?.override_from_env("PRICES_")?;
     ///
     /// let prices = config.build_async::<u64, u64>()?;
@@ -117,35 +116,35 @@ settings! {
     /// # }
     /// ```
     ///
-    /// # Forms
+    /// # Formats
     ///
-    /// Durations are texts like `"250ms"`, `"5m"` or `"1h 30m"`. Settings have the names of the fields. Environment
-    /// variables have the same names in capitals, with a prefix: `PRICES_TIME_TO_LIVE=5m`.
+    /// Durations are strings such as `"250ms"`, `"5m"` or `"1h 30m"`. Each setting has the name of its field. Its
+    /// environment variable has a prefix and the same name in capitals: `PRICES_TIME_TO_LIVE=5m`.
     ///
     /// # Passwords
     ///
-    /// The password in `url` is shown neither by `Debug` nor by a [`ConfigError`]. It is serialized.
+    /// Neither `Debug` nor a [`ConfigError`] shows the password in `url`. `Serialize` writes it.
     {
         /// The place where values are kept. Default: [`Backend::Local`].
         backend: Backend,
         /// The maximum number of entries in this process, or `"unbounded"`: see
-        /// [`LocalCacheBuilder::capacity`](crate::LocalCacheBuilder::capacity). Required, except with
-        /// [`Backend::Redis`] and if code sets another bound.
+        /// [`LocalCacheBuilder::capacity`](crate::LocalCacheBuilder::capacity). Required, unless the backend is
+        /// [`Backend::Redis`] or code sets another bound.
         capacity: Capacity,
         /// The number of shards: see [`LocalCacheBuilder::shards`](crate::LocalCacheBuilder::shards).
         shards: usize,
         /// The eviction policy, `"lru"`, `"s3-fifo"`, `"car"` or `"adaptive"`: see
         /// [`LocalCacheBuilder::policy`](crate::LocalCacheBuilder::policy).
         policy: Policy,
-        /// The time that an entry lives after it was stored: see
+        /// The time after which a stored entry expires: see
         /// [`LocalCacheBuilder::time_to_live`](crate::LocalCacheBuilder::time_to_live).
         #[serde(with = "duration")]
         time_to_live: Duration,
-        /// The time that an entry lives after it was last stored or hit: see
+        /// The time since its last store or hit after which an entry expires: see
         /// [`LocalCacheBuilder::time_to_idle`](crate::LocalCacheBuilder::time_to_idle).
         #[serde(with = "duration")]
         time_to_idle: Duration,
-        /// The time that a load may take before another caller loads as well: see
+        /// The time that a load may take before another caller takes over: see
         /// [`LocalCacheBuilder::lease`](crate::LocalCacheBuilder::lease).
         #[serde(with = "duration")]
         lease: Duration,
@@ -153,17 +152,17 @@ settings! {
         /// [`LocalCacheBuilder::wait_timeout`](crate::LocalCacheBuilder::wait_timeout).
         #[serde(with = "duration")]
         wait_timeout: Duration,
-        /// The maximum number of loads at a time: see
+        /// The maximum number of concurrent loads: see
         /// [`LocalCacheBuilder::max_concurrent_loads`](crate::LocalCacheBuilder::max_concurrent_loads).
         max_concurrent_loads: usize,
-        /// The age at which a live entry is loaded again: see
-        /// [`LocalCacheBuilder::refresh_after`](crate::LocalCacheBuilder::refresh_after). Not over Redis.
+        /// The age at which a live entry is refreshed: see
+        /// [`LocalCacheBuilder::refresh_after`](crate::LocalCacheBuilder::refresh_after). Not supported over Redis.
         #[serde(with = "duration")]
         refresh_after: Duration,
-        /// The factor by which popular entries are loaded early, 1.0 for the optimum: see
-        /// [`LocalCacheBuilder::early_refresh`](crate::LocalCacheBuilder::early_refresh). Not over Redis.
+        /// The `beta` of the random early refresh of popular entries, usually 1.0: see
+        /// [`LocalCacheBuilder::early_refresh`](crate::LocalCacheBuilder::early_refresh). Not supported over Redis.
         early_refresh: f64,
-        /// The time after its expiration in which an entry may be served if a load fails: see
+        /// The time after its expiration during which an entry may be served if a load fails: see
         /// [`LocalCacheBuilder::stale_if_error`](crate::LocalCacheBuilder::stale_if_error).
         #[serde(with = "duration")]
         stale_if_error: Duration,
@@ -174,7 +173,7 @@ settings! {
         /// The largest fraction by which a time to live is shortened at random, above 0 and at most 1: see
         /// [`LocalCacheBuilder::ttl_jitter`](crate::LocalCacheBuilder::ttl_jitter).
         ttl_jitter: f64,
-        /// `true` to count the ages of values in the statistics: see
+        /// `true` to record the ages of served values in the statistics: see
         /// [`LocalCacheBuilder::track_ages`](crate::LocalCacheBuilder::track_ages).
         track_ages: bool,
         /// The name of the cache in metrics and traces: see

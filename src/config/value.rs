@@ -1,4 +1,4 @@
-//! The types of the values of settings, and their text formats.
+//! Types of setting values, and their text formats.
 
 use crate::consistency::Consistency;
 use serde::de::{Error, Unexpected, Visitor};
@@ -13,8 +13,7 @@ pub enum Backend {
     /// `"local"`: in this process, a [`LocalCache`](crate::LocalCache).
     #[default]
     Local,
-    /// `"redis"`: in Redis alone, a [`TieredCache`](crate::TieredCache) with
-    /// [`Consistency::L2Only`].
+    /// `"redis"`: only in Redis, a [`TieredCache`](crate::TieredCache) with [`Consistency::L2Only`].
     Redis,
     /// `"tiered"`: in this process and in Redis, a [`TieredCache`](crate::TieredCache).
     Tiered,
@@ -93,7 +92,7 @@ impl Visitor<'_> for CapacityVisitor {
     }
 }
 
-/// The URL of a Redis server. Its `Debug` output contains no password.
+/// The URL of a Redis server, of sentinels or of a cluster. The `Debug` output contains no password.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct RedisUrl(String);
@@ -124,7 +123,7 @@ impl fmt::Debug for RedisUrl {
             None => (rest, ""),
         };
         let hosts = rest.split('/').next().unwrap_or_default();
-        // If the `@` after a password is missing, the password is where the host should be.
+        // If the `@` after a password is missing, the password is parsed as the host and must not be shown.
         if hosts.split(',').all(is_host) {
             write!(f, "\"{scheme}://{user}{rest}{query}\"")
         } else {
@@ -133,7 +132,7 @@ impl fmt::Debug for RedisUrl {
     }
 }
 
-/// Checks whether a text is a host with or without a port.
+/// Checks whether a text consists of a host and optionally a port.
 fn is_host(text: &str) -> bool {
     let (host, port) = match text.rsplit_once(':') {
         Some((host, port)) if !port.ends_with(']') => (host, port),
@@ -143,7 +142,7 @@ fn is_host(text: &str) -> bool {
     host.bytes().all(is_of_host) && port.bytes().all(|byte| byte.is_ascii_digit())
 }
 
-/// A visitor that parses a text with a function.
+/// A visitor that accepts a string and parses it with a function.
 struct Text<T> {
     expected: &'static str,
     parse: fn(&str) -> Option<T>,
@@ -231,7 +230,7 @@ pub(super) mod duration {
         Ok(written.map(|Written(duration)| duration))
     }
 
-    // The signature that serde requires of a function named by `with`.
+    // Serde requires this signature for `#[serde(with = ..)]`.
     #[allow(clippy::ref_option)]
     pub(in crate::config) fn serialize<S: Serializer>(
         duration: &Option<Duration>,

@@ -9,8 +9,8 @@ use std::time::Duration;
 impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
     /// Returns a clone of the value for `key`, or `None` if the key is absent or expired.
     ///
-    /// `Clone` runs under the shard's shared lock. Keep it cheap: wrap a value that is expensive to clone in an
-    /// [`Arc`](std::sync::Arc).
+    /// The value is cloned under the shard's shared lock, so cloning should be cheap: wrap a value that is expensive to
+    /// clone in an [`Arc`](std::sync::Arc).
     ///
     /// # Examples
     ///
@@ -31,11 +31,12 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
 
     /// Returns the result of `read` on the value for `key`, or `None` if the key is absent or expired.
     ///
-    /// `read` runs under the shard's shared lock, so it delays writers of the shard.
+    /// `read` runs under the shard's shared lock, so writers of the shard wait for it.
     ///
     /// # Panics
     ///
-    /// Panics if `read` writes to a cache or calls `get_or_load`. It may read caches.
+    /// Panics if `read` writes to a cache or needs a load, for example by `get_or_load` for a missing key. Reads of
+    /// caches are allowed.
     ///
     /// # Examples
     ///
@@ -71,9 +72,9 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
         self.peek(&self.location(key), key, |_, _| ()).is_some()
     }
 
-    /// Returns the remaining time to live of the entry for `key`, or `None` if the key is absent or expired.
+    /// Returns the time until the entry for `key` expires, or `None` if the key is absent or expired.
     ///
-    /// It is `Duration::MAX` for an entry that does not expire. The call counts neither as a lookup nor as a use of the
+    /// Returns `Duration::MAX` for an entry that never expires. The call counts neither as a lookup nor as a use of the
     /// entry.
     ///
     /// # Examples

@@ -9,7 +9,8 @@ use std::vec;
 
 /// An iterator over clones of all live entries of a cache, from [`LocalCache::iter`](crate::LocalCache::iter).
 ///
-/// The hottest entries come first, as the eviction policy sees them within each shard. The shards take turns.
+/// The shards alternate. The entries of a shard are ordered from the hottest to the coldest according to the eviction
+/// policy.
 #[derive(Debug)]
 pub struct Iter<K, V> {
     entries: vec::IntoIter<(K, V)>,
@@ -35,11 +36,11 @@ where
     K: Eq + Hash,
     S: BuildHasher,
 {
-    /// Returns clones of all live entries, the hottest first as the policy sees it.
+    /// Returns an iterator over clones of all live entries, the hottest of each shard first.
     ///
-    /// The entries are read some hundred slots at a time under a shard's shared lock. An entry that is neither stored
-    /// nor removed meanwhile is listed once. An entry that is stored or removed meanwhile may or may not be listed, and
-    /// no key is listed twice.
+    /// This method clones all entries before it returns. It holds a shard's shared lock for a few hundred slots at a
+    /// time. An entry that is neither stored nor removed during the call is listed once. An entry that is stored or
+    /// removed during the call may or may not be listed. No key is listed twice.
     ///
     /// # Examples
     ///

@@ -11,25 +11,25 @@ use crate::sync::thread_slot::ThreadSlot;
 use equivalent::Equivalent;
 use std::hash::{BuildHasher, Hash};
 
-/// The bound of the spread number of a hit below which the hit is sampled: one in 64. Spreading the numbers keeps the
-/// samples out of step with a caller that requests the same keys in turn.
+/// A hit is sampled if its number, after [`spread`], is below this bound: one hit in 64. Without `spread`, a caller
+/// that requests the same keys in turn could have the same key sampled each time.
 pub(crate) const SAMPLE_BOUND: u64 = 1 << (64 - 6);
 
 /// The result of a lookup by a caller that can load.
 pub(crate) enum Lookup<'a, K, V> {
     /// A live value.
     Hit(V),
-    /// A live value that the caller is to load again, if it can.
+    /// A live value that the caller is to refresh.
     NeedsRefresh(V),
-    /// An expired value. The load of the key failed so recently that it is not tried again.
+    /// An expired value, served because a load of the key failed recently and is not retried yet.
     Stale(V),
     /// No value. The caller has joined the load of the key, or leads it.
     Miss(Role<'a, K, V>),
 }
 
 impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
-    /// Returns the time if most entries have a deadline, or 0 if few have. It is read before the lock is acquired,
-    /// because a processor overlaps the two badly in the other order.
+    /// Returns the current time if hits of this cache usually need it, otherwise 0. The time is read before the lock is
+    /// acquired, because a processor overlaps the two poorly in the other order.
     #[inline(always)]
     pub(in crate::local) fn early_time(&self) -> Nanos {
         if self.inner.expires {
@@ -47,7 +47,7 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
         }
     }
 
-    /// Looks a key up and returns the result of `read` on its live value. Counts a hit or a miss.
+    /// Looks up a key and returns the result of `read` on its live value. Counts a hit or a miss.
     #[inline(always)]
     pub(crate) fn hit<Q, R>(
         &self,
@@ -68,7 +68,7 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
         found
     }
 
-    /// Looks a key up like [`hit`](Self::hit), at the given [early time](Self::early_time), but counts nothing.
+    /// Looks up a key like [`hit`](Self::hit), at the given [early time](Self::early_time), but counts nothing.
     #[inline(always)]
     pub(in crate::local) fn hit_at<Q, R>(
         &self,
@@ -82,7 +82,8 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
         Q: Hash + Equivalent<K> + ?Sized,
     {
         match location.cell.shard.publish(thread) {
-            // Without a hit, `map` would drop the closure, and the user data that it owns, before the guard.
+            // `map` would drop an unused `read` while the guard `shard` still exists, so user code would run under the
+            // lock on a miss.
             #[allow(clippy::manual_map)]
             Some(shard) => match shard.hit(location.hash, key, self.hit_time(early_time)) {
                 Some((_, value)) => Some(read(value)),
@@ -92,8 +93,8 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
         }
     }
 
-    /// Completes [`hit_at`](Self::hit_at) if the reader could not be published. A function of its own, so that a hit
-    /// stays in registers.
+    /// Completes [`hit_at`](Self::hit_at) if the reader could not be published. This is a separate function, so that a
+    /// hit stays in registers.
     #[inline(never)]
     fn hit_unpublished<Q, R>(
         &self,
@@ -106,7 +107,7 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
     where
         Q: Hash + Equivalent<K> + ?Sized,
     {
-        // The closure borrows `read`, so that what the user's closure owns is not dropped under the lock.
+        // The inner closure only borrows `read`, so that on a miss `read` is not dropped under the lock.
         let mut read = Some(read);
         location.cell.shard.read_unpublished(thread, |shard| {
             let (_, value) = shard.hit(location.hash, key, self.hit_time(early_time))?;
@@ -114,7 +115,7 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
         })
     }
 
-    /// Counts a value that was served, as a hit or as a stale one.
+    /// Counts a served value as `count`, and records the ages of some of the values.
     #[inline(always)]
     pub(crate) fn count_served<Q>(
         &self,
@@ -131,15 +132,15 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
         }
     }
 
-    /// Records the age of a value that was served. Looks it up again, because every hit would have to keep its slot
-    /// otherwise.
+    /// Records the age of a value that was served. Looks up the value again, because otherwise every hit would have to
+    /// pass its slot on.
     #[cold]
     #[inline(never)]
     fn sample_age<Q>(&self, thread: ThreadSlot, location: &KeyLocation<'_, K, V>, key: &Q)
     where
         Q: Hash + Equivalent<K> + ?Sized,
     {
-        // A read within another one might have to wait, where the first did not.
+        // User code may call this under a lock. The second read might then have to wait, although the first did not.
         if is_reading() || is_writing() {
             return;
         }
@@ -156,7 +157,8 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
         self.inner.counters.add(thread, Count::Miss);
     }
 
-    /// Returns the result of `read` on a live value and its deadline. Neither the statistics nor the policy record it.
+    /// Returns the result of `read` on a live value and its deadline. Neither the statistics nor the policy record the
+    /// lookup.
     pub(crate) fn peek<Q, R>(
         &self,
         location: &KeyLocation<'_, K, V>,
@@ -180,7 +182,8 @@ where
     V: Clone,
     S: BuildHasher,
 {
-    /// Looks a key up. On a miss, joins the load of the key or leads it, in one step: no write comes between.
+    /// Looks up a key. On a miss, joins the load of the key or leads it under the same shared lock, so that no write
+    /// happens between the two.
     ///
     /// # Panics
     ///
@@ -221,8 +224,8 @@ where
         miss.expect("a lookup without a hit is a miss")
     }
 
-    /// Looks a key up under the shard's shared lock. Returns a live value, and whether the caller is to refresh it, or
-    /// stores the result in `miss`.
+    /// Looks up a key under the shard's shared lock. On a hit, returns the value and whether the caller is to refresh
+    /// it. Otherwise stores the result in `miss` and returns `None`.
     #[inline(always)]
     fn lookup_in<'a>(
         &self,
@@ -234,7 +237,7 @@ where
     ) -> Option<(V, bool)> {
         let time = self.hit_time(early_time);
         if let Some((slot, value)) = shard.hit(location.hash, key, time) {
-            // The cache is asked first, because its settings are in the processor's cache already.
+            // The flag of the cache is checked first, because it is already in the processor's cache.
             let needs_refresh =
                 self.inner.has_refresh_rules && shard.claim_refresh(slot, || time.now());
             return Some((value.clone(), needs_refresh));
@@ -243,8 +246,8 @@ where
         None
     }
 
-    /// Looks a key up like [`lookup`](Self::lookup), on the given terms, but neither the statistics nor the policy
-    /// record it.
+    /// Looks up a key like [`lookup`](Self::lookup), but takes the candidate as an argument and never requests a
+    /// refresh. Neither the statistics nor the policy record the lookup.
     pub(crate) fn join_or_lead<'a>(
         &self,
         location: &KeyLocation<'a, K, V>,
@@ -263,7 +266,8 @@ where
         lookup
     }
 
-    /// Joins the load of a key that has no live value, or leads it, under the shard's shared lock.
+    /// Joins the load of a key that has no live value, or leads it, under the shard's shared lock. Returns an expired
+    /// value instead if a load failed recently.
     #[cold]
     #[inline(never)]
     fn join_or_lead_in<'a>(

@@ -8,10 +8,10 @@ use crate::error::LoadError;
 use std::fmt;
 use std::time::Duration;
 
-/// Default number of keys in a batch.
+/// Default maximum number of keys in a batch.
 const DEFAULT_BATCH: usize = 256;
 
-/// Default number of batches in flight.
+/// Default maximum number of batches in flight.
 const DEFAULT_CONCURRENCY: usize = 4;
 
 type Listener<'a> = dyn FnMut(&WarmProgress) + Send + 'a;
@@ -56,19 +56,20 @@ impl<'a> WarmOptions<'a> {
         }
     }
 
-    /// Sets the number of keys in a batch, at least 1. Default: 256.
+    /// Sets the maximum number of keys in a batch, at least 1. Default: 256.
     ///
-    /// The first batches of a cache whose entries have weights are smaller, until the weights of its entries are known.
+    /// In a cache that is bounded by weight, the first batches are smaller, until enough entries are cached to estimate
+    /// their average weight.
     pub fn batch(mut self, keys: usize) -> Self {
         self.batch = keys.max(1);
         self
     }
 
-    /// Sets the number of batches that are in flight at a time, at least 1. Default: 4.
+    /// Sets the maximum number of batches in flight, at least 1. Default: 4.
     ///
     /// Blocking methods always load one batch at a time.
-    /// [`max_concurrent_loads`](crate::LocalCacheBuilder::max_concurrent_loads) limits batches together with all other
-    /// loads.
+    /// [`max_concurrent_loads`](crate::LocalCacheBuilder::max_concurrent_loads) also applies: each batch counts as one
+    /// load.
     pub fn concurrency(mut self, batches: usize) -> Self {
         self.concurrency = batches.max(1);
         self
@@ -113,12 +114,12 @@ pub struct WarmProgress {
     pub left_out: u64,
     /// The number of keys in batches that failed.
     pub failed: u64,
-    /// The number of all keys, if their iterator knows it exactly.
+    /// The total number of keys, or `None` if the iterator does not know it exactly.
     pub total: Option<u64>,
 }
 
 impl WarmProgress {
-    /// Returns the number of keys that have been processed, with any result.
+    /// Returns the number of processed keys: found, left out or failed.
     #[must_use]
     pub fn done(&self) -> u64 {
         self.found + self.left_out + self.failed
@@ -129,44 +130,44 @@ impl WarmProgress {
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct WarmReport<K, E> {
-    /// The number of keys that have a value, which was cached already, loaded, or found in Redis. The value is not
-    /// always in the cache afterwards: it may be too heavy, have a time to live of zero, or have been invalidated
-    /// meanwhile. A key that occurs twice counts twice.
+    /// The number of keys for which a value was cached already, loaded, or found in Redis. The cache does not always
+    /// contain the value afterwards: it may be too heavy, have a time to live of zero, or have been invalidated in the
+    /// meantime. A key that occurs twice counts twice.
     pub found: u64,
     /// The number of keys for which the loader returned no value.
     pub left_out: u64,
     /// The number of keys in batches that failed.
     pub failed: u64,
-    /// The batches that failed, with up to 10,000 keys in total. `failed` also counts the keys beyond that.
+    /// The batches that failed, with at most 10,000 keys in total. Further keys are only counted in `failed`.
     pub failures: Vec<FailedBatch<K, E>>,
-    /// The reason for the end.
+    /// The reason why the warming ended.
     pub end: WarmOutcome,
-    /// The duration of the warming.
+    /// The total duration of the warming.
     pub time_taken: Duration,
 }
 
-/// A batch of keys whose load failed. Some of the keys may be cached nevertheless, because other callers loaded them.
+/// A batch of keys whose load failed. Some of the keys may still be cached, because other callers loaded them.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct FailedBatch<K, E> {
     /// The keys of the batch, up to the limit of [`WarmReport::failures`].
     pub keys: Vec<K>,
-    /// The error, which all callers that waited for the same load share.
+    /// The error. It is shared with all other callers that waited for the same load.
     pub error: LoadError<E>,
 }
 
-/// The reason for the end of a warming.
+/// The reason why a warming ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum WarmOutcome {
-    /// There were no more keys.
+    /// All keys have been processed.
     Done,
-    /// The cache is full, so that further keys would evict earlier ones. Or as many keys were found as the cache has
-    /// capacity for, although it did not keep them.
+    /// The cache is full, so that further keys would evict earlier ones. Also if the number of keys found has reached
+    /// the capacity of the cache, although the cache has not kept all of their values.
     Full,
-    /// Nothing was loaded, because it was not proven that invalidations arrive, for example because Redis was not
-    /// reachable. A `TieredCache` of the class [`Realtime`](crate::Consistency::Realtime) would not have kept the
-    /// values.
+    /// Nothing was loaded, because there was no proof that invalidations arrive, for example because Redis was
+    /// unreachable. Without this proof, a `TieredCache` of the class [`Realtime`](crate::Consistency::Realtime) stores
+    /// no entries in L1. Caches of other classes do not end with this reason.
     NotProven,
     /// The number of failed batches reached [`stop_after_failures`](WarmOptions::stop_after_failures).
     Failures,

@@ -1,9 +1,9 @@
-//! `get_many_or_load`: one call of a loader for all missing keys of a batch.
+//! `get_many_or_load`: loads all missing keys of a batch with one call of the loader.
 //!
 //! Each missing key has its own load in flight, which batches and single calls share. A batch first loads the keys that
 //! it leads, and only then waits for keys that other callers lead, so two batches never wait for each other. It waits
-//! for all of these keys at once, and loads all keys that it can lead at one moment with one call. So the keys of a
-//! batch that was dropped are loaded again by one call of each batch that waits for them.
+//! for all of these keys together. Whenever it becomes the leader of several of them at once, for example because
+//! another batch was dropped, it loads them with one call.
 
 use crate::clock::Nanos;
 use crate::entry::Loaded;
@@ -32,16 +32,17 @@ where
 {
     /// Returns the values for several keys, in their order. Calls `load` once for all missing keys.
     ///
-    /// `load` is given the keys that no other caller loads, each once, and returns pairs of key and value, in any
-    /// order, as a map, a vector or any other iterator. The result for a key that it leaves out is `None`. Such a key
-    /// is not cached, and is no error for the other keys. A pair for a key that `load` was not given is ignored.
+    /// `load` receives the missing keys that no other caller is loading, without duplicates. It returns pairs of key
+    /// and value in any order, as a map, a vector or any other iterator. For a key that it leaves out, the result is
+    /// `None` and nothing is cached; the other keys are not affected. A pair for a key that `load` did not receive is
+    /// ignored.
     ///
-    /// The call waits for keys that other callers load, alone or in batches. `load` is called again for such keys if
-    /// their load panics, hangs, is dropped, or fails with an error of another type than `E`. Keys whose load ends
-    /// together, like those of another batch, are given to one call.
+    /// The call waits for keys that other callers are loading, alone or in batches. If such a load panics, hangs, is
+    /// dropped, or fails with an error of a type other than `E`, this call may run `load` for its key. Keys whose loads
+    /// end together, such as those of another batch, are passed to one call of `load`.
     ///
-    /// Each [`Loaded`] value has its own settings. A batch refreshes no entries: entries past
-    /// [`refresh_after`](crate::LocalCacheBuilder::refresh_after) are served as they are.
+    /// Each [`Loaded`] value has its own settings. A batch never refreshes entries: live entries older than
+    /// [`refresh_after`](crate::LocalCacheBuilder::refresh_after) are returned unchanged.
     ///
     /// # Examples
     ///
@@ -85,7 +86,7 @@ where
         }))
     }
 
-    /// Like [`get_many_or_load`](Self::get_many_or_load), but for tasks.
+    /// Like [`get_many_or_load`](Self::get_many_or_load), but asynchronous.
     ///
     /// # Errors
     ///
@@ -111,8 +112,8 @@ where
         typed(Box::pin(values).await)
     }
 
-    /// Like [`get_many_or_load_async`](Self::get_many_or_load_async), but for a loader whose results are in shared form
-    /// already. The caller shares only loads whose errors have the type `error_type`.
+    /// Like [`get_many_or_load_async`](Self::get_many_or_load_async), but for a loader that returns a [`BatchResult`].
+    /// The caller accepts errors of other callers' loads only if they have the type `error_type`.
     #[cfg(feature = "redis")]
     pub(crate) async fn get_many_or_load_shared<F>(
         &self,
@@ -130,7 +131,7 @@ where
             .await
     }
 
-    /// Returns the values of a batch that has looked its keys up.
+    /// Returns the values for a batch whose keys have been looked up. Loads the missing ones or waits for them.
     async fn load_many<'a, F: Future>(
         &'a self,
         mut batch: Batch<'a, K, V, S>,
@@ -143,8 +144,8 @@ where
         loop {
             batch.join_or_lead(&mut led, &mut waiting)?;
             if !led.is_empty() {
-                // The caller loads before it waits, so that it never waits for callers that wait for it, neither for
-                // the loads that it leads nor for those of which it may be the next leader.
+                // The caller runs its own loads before it waits for others, so that two callers never wait for each
+                // other. While it loads, it does not become the leader of the loads that it waits for.
                 waiting.mark_busy();
                 let led = std::mem::replace(&mut led, LeaderGroup::new());
                 batch
@@ -173,10 +174,10 @@ where
                     Answer::Lead(leader) => led.push(at, leader),
                 }
             }
-            // This comes last, because an error drops all leads together.
+            // Outcomes are processed after all leaders are in `led`, so that an error hands all of them over together.
             for (at, completed) in completed {
                 match completed.into_outcome() {
-                    // The caller cannot return this error and still has its loader.
+                    // The caller cannot return an error of this type, so it runs its own loader.
                     Outcome::Failed(error) if !batch.error_type.accepts(&error) => {
                         batch.missing.push(at);
                     }
@@ -187,17 +188,17 @@ where
     }
 }
 
-/// The recording of the lookups of a batch by the statistics and the policy.
+/// Whether the statistics and the policy record the lookups of a batch.
 #[derive(Clone, Copy, PartialEq)]
 pub(crate) enum BatchLookup {
     Recorded,
-    /// Not recorded, because the caller has looked its keys up before.
+    /// Not recorded, because the caller has already looked up the keys.
     #[cfg(feature = "redis")]
     Unrecorded,
 }
 
-/// A vector that is dropped from the back. The marks of a thread are searched from the last one, so each is found at
-/// once.
+/// A vector whose items are dropped in reverse order. The items remove marks from a list of their thread, which is
+/// searched from the end, so each mark is found at once.
 struct InReverse<T>(Vec<T>);
 
 impl<T> Drop for InReverse<T> {
@@ -210,13 +211,13 @@ impl<T> Drop for InReverse<T> {
 struct Batch<'a, K, V, S> {
     cache: &'a LocalCache<K, V, S>,
     keys: &'a [K],
-    /// The type of the errors of other callers' loads that this call may return.
+    /// The error type of this call. It returns an error of another caller's load only if the error has this type.
     error_type: ErrorType,
     locations: Vec<KeyLocation<'a, K, V>>,
     /// The first position of each key.
     first: HashTable<usize>,
     values: Vec<Option<V>>,
-    /// The first positions of the keys to load or to wait for.
+    /// The first positions of the keys that are still to be loaded or waited for.
     missing: Vec<usize>,
 }
 
@@ -226,7 +227,7 @@ where
     V: Clone,
     S: BuildHasher,
 {
-    /// Looks all keys up.
+    /// Creates a batch. Looks up each distinct key, unless the caller has already done so.
     fn look_up(
         cache: &'a LocalCache<K, V, S>,
         keys: &'a [K],
@@ -260,13 +261,14 @@ where
         batch
     }
 
-    /// Returns the first position of a key.
+    /// Returns the first position of a key, if the key is in `first`.
     fn position(&self, key: &K, location: &KeyLocation<'_, K, V>) -> Option<usize> {
         let is_it = |&other: &usize| self.keys[other] == *key;
         self.first.find(location.hash.0, is_it).copied()
     }
 
-    /// Joins or leads the loads of all missing keys on the same terms, so that their leases end together.
+    /// Joins or leads the loads of all missing keys with one [`Candidate`](crate::single_flight::Candidate), so that
+    /// all leases of this caller end together.
     fn join_or_lead(
         &mut self,
         led: &mut LeaderGroup<'a, K, V>,
@@ -293,7 +295,7 @@ where
         Ok(())
     }
 
-    /// Loads the keys that this caller leads, except for those whose values have been stored meanwhile.
+    /// Loads the keys that this caller leads, except those whose values have been stored in the meantime.
     async fn load<F: Future>(
         &mut self,
         led: LeaderGroup<'a, K, V>,
@@ -325,8 +327,8 @@ where
         self.finish_load(led, result, load_time)
     }
 
-    /// Waits for a permit, if one is needed. Returns `None` if the wait takes too long and expired values serve
-    /// instead.
+    /// Waits for a permit, if one is needed. The result is `Some(None)` if none is needed, and `None` if the wait takes
+    /// too long and expired values are returned to the caller instead.
     async fn permit(
         &mut self,
         led: &LeaderGroup<'a, K, V>,
@@ -356,7 +358,7 @@ where
         }
     }
 
-    /// Returns expired values that may serve, if there is one for each key that this caller leads.
+    /// Returns the values to serve while a load is slow, or `None` unless each key that this caller leads has one.
     fn stale_for(&self, led: &LeaderGroup<'a, K, V>) -> Option<Vec<(usize, Outcome<V>)>> {
         let stale = |&(at, _): &(usize, Leader<'a, K, V>)| {
             let outcome = self
@@ -367,7 +369,7 @@ where
         led.iter().map(stale).collect()
     }
 
-    /// Ends the waits for keys for which an expired value may serve.
+    /// Stops waiting for each key that has a value to serve while its load is slow.
     fn take_stale(
         &mut self,
         waiting: &mut WaiterGroup<'a, K, V>,
@@ -386,7 +388,7 @@ where
         result
     }
 
-    /// Looks again for the values of the keys that this caller leads, and returns the leads that are still to load.
+    /// Looks up the keys that this caller leads again, and returns the leaders of those that are still missing.
     fn begin(
         &mut self,
         mut led: LeaderGroup<'a, K, V>,
@@ -413,7 +415,8 @@ where
         Ok(to_load)
     }
 
-    /// Stores the loaded values, or falls back on expired values, and completes the loads.
+    /// Completes the loads. Stores the loaded values; if the loader failed, serves expired values where that is
+    /// allowed.
     fn finish_load(
         &mut self,
         mut led: LeaderGroup<'a, K, V>,
@@ -457,7 +460,7 @@ where
         first_error
     }
 
-    /// Takes the outcome of another caller's load, or of an earlier one.
+    /// Records the value of an outcome for the key at a position, or returns the error of the outcome.
     fn take_outcome(&mut self, at: usize, outcome: Outcome<V>) -> Result<(), LoadError<AnyError>> {
         if !matches!(outcome, Outcome::Absent) {
             self.values[at] = Some({
@@ -468,7 +471,7 @@ where
         Ok(())
     }
 
-    /// Returns the value for each position, also if a key occurs several times.
+    /// Returns the value for each position. All positions of one key get the same value.
     fn into_values(mut self) -> Vec<Option<V>> {
         for (at, key) in self.keys.iter().enumerate() {
             let first = self.position(key, &self.locations[at]);

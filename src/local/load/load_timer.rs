@@ -1,4 +1,4 @@
-//! The measurement of a run of a loader.
+//! Counting and timing of loads.
 
 use crate::clock::{Nanos, saturating_nanos};
 use crate::local::LocalCache;
@@ -8,7 +8,7 @@ use crate::trace::Span;
 use std::time::Instant;
 
 impl<K, V, S> LocalCache<K, V, S> {
-    /// Counts a run of a loader that started at `started`, and starts its timer and its tracing span.
+    /// Counts a load that started at `started`, and creates its timer and its tracing span.
     pub(crate) fn load_timer(&self, started: Instant) -> LoadTimer<'_> {
         let name = self.inner.settings.name.as_deref();
         #[cfg(feature = "redis")]
@@ -19,7 +19,8 @@ impl<K, V, S> LocalCache<K, V, S> {
     }
 }
 
-/// A timer of a run of a loader, which counts the run when it ends. A panic or a cancellation counts as a failure.
+/// A timer of a load, which records the duration and the outcome when the load ends. A panic or a cancellation counts
+/// as a failure.
 pub(crate) struct LoadTimer<'a> {
     timer: OperationTimer<'a, Counters>,
     pub(crate) span: Span,

@@ -1,45 +1,46 @@
 //! A reader-writer lock for data that is read far more often than it is written.
 //!
-//! Except for the first few reads after a write, a reader writes to no memory that another reader reads. It publishes
-//! the lock's address in a slot of its own thread. One array contains the slots of all threads of the process. A writer
-//! revokes the lock's *read bias* and waits until no slot contains the lock's address. Similar designs are Linux's
-//! brlock, folly's `SharedMutex` with deferred readers, and BRAVO (Dice and Kogan, USENIX ATC 2019), from which the
-//! terms are taken.
+//! Except in the first few reads after a write, a reader writes to no memory that another reader accesses. It publishes
+//! the lock's address in the slot of its own thread. One array contains the slots of all threads of the process. A
+//! writer revokes the lock's *read bias* and waits until no slot contains the lock's address. Similar designs are
+//! Linux's brlock, folly's `SharedMutex` with deferred readers, and BRAVO (Dice and Kogan, USENIX ATC 2019), from which
+//! the terms are taken.
 //!
-//! A reader enters by Dekker's handshake. The reader stores to its slot, then loads the bias. The writer stores to the
-//! bias, then loads the slots. All four accesses are sequentially consistent, so at least one of the two sees the
-//! other. A reader that finds the bias revoked clears its slot and waits on the *underlying* lock, an ordinary
-//! `RwLock`, which the writer holds meanwhile. A writer that sees a reader waits.
+//! Reader and writer exclude each other with Dekker's algorithm, here called the *handshake*. The reader stores to its
+//! slot, then loads the bias. The writer stores to the bias, then loads the slots. All four accesses are sequentially
+//! consistent, so at least one of the two sees the other. A reader that finds the bias revoked clears its slot and
+//! acquires the *underlying* lock, an ordinary `RwLock`, which the writer holds while it writes. A writer that sees a
+//! reader waits for it.
 //!
-//! A writer leaves the bias revoked. Readers restore it after a few reads without a write between them. Data that is
-//! written again and again is therefore protected by the underlying lock alone: its readers do not store to the slots,
-//! and its writers do not look at them.
+//! The bias stays revoked after a write. Readers grant it again after a few reads without a write between them.
+//! Frequently written data is therefore protected by the underlying lock alone: its readers do not store to the slots,
+//! and its writers do not check the slots.
 //!
-//! Readers without a slot, and readers whose slot contains another lock, always use the underlying lock.
+//! A reader without its own slot, or whose slot already contains another lock, always uses the underlying lock.
 //!
-//! A writer that sees a reader spins briefly, then parks. A reader that ends loads the bias, whose cache line it has
-//! read before. A writer can only wait if the bias is revoked, and the reader then unparks it. The reader has no fence
-//! between its store to the slot and its load of the bias, because a fence would cost each hit as much as the rest of
-//! the hit. A processor that delays the store may therefore let the reader miss a writer that revokes the bias in the
-//! same moment. For this reason each park has a time limit: 50 microseconds at first, then twice as long each time, up
-//! to 10 milliseconds. A missed wake-up delays the writer by about as long as it has waited already. A writer that
-//! waits for seconds uses less than a thousandth of them as processor time.
+//! A writer that sees a reader spins briefly, then parks. When a reader ends, it clears its slot and loads the bias,
+//! whose cache line it has read before. If the bias is revoked, a writer may be waiting, and the reader unparks it.
+//! There is no fence between this store and this load, because a fence would cost as much as the rest of a hit. If the
+//! processor delays the store, the reader can miss a writer that revokes the bias at the same moment. For this reason
+//! each park has a time limit: 50 microseconds at first, doubled each time, up to 10 milliseconds. A missed wake-up
+//! delays the writer by about as long as it has already waited. Even a writer that waits for seconds uses less than a
+//! thousandth of that time on the processor.
 //!
-//! User code under a lock (`Clone`, `Eq`, a `get_with` closure) may call a cache again. It must not cause a deadlock:
+//! User code under a lock (`Clone`, `Eq`, a `get_with` closure) may call a cache again. These rules prevent deadlocks:
 //!
-//! - A thread that reads a lock again while it reads it proceeds at once.
-//! - A thread that reads another lock may have to wait for a writer. Through other waiting threads, that writer may
-//!   wait for this thread. The thread therefore counts as a *nested waiter* while it waits, and a waiting writer gives
-//!   way.
-//! - A thread that reads or writes any lock panics if it tries to write. A thread that writes panics if it tries to
-//!   read and would have to wait.
+//! - A thread that already reads a lock can read the same lock again without waiting.
+//! - A thread that reads one lock and then reads a second one may have to wait for a writer. That writer may in turn
+//!   wait for this thread, directly or through other threads. While the thread waits, it therefore counts as a *nested
+//!   waiter* of the second lock, and a writer that waits for readers of that lock releases it.
+//! - A thread that reads or writes any lock panics if it calls `write`. A thread that writes panics if it calls `read`
+//!   and would have to wait.
 //!
 //! This is the only module with `unsafe` code. These are its invariants:
 //!
 //! - B: Only a thread that holds `underlying` changes the bias. A thread that holds it for writing revokes the bias,
-//!   and restores it if it may not wait for the readers that are in. A thread that holds it for reading restores the
-//!   bias. No reader enters by its slot while the bias is revoked. Once the thread that revoked it has seen no reader
-//!   in any slot, there is none until the bias is restored.
+//!   and grants it again if it gives up waiting for active readers. A thread that holds it for reading may only grant
+//!   the bias. No reader enters through its slot while the bias is revoked. Once the thread that revoked it has seen no
+//!   reader in any slot, there is none until the bias is granted again.
 //! - W: A `WriteGuard` exists only while its thread holds `underlying` for writing and the bias is revoked. Each slot
 //!   was seen without this lock's address after the bias was revoked and before the guard was created.
 //! - R: A `ReadGuard` exists only while its thread's slot contains the lock's address. The bias was seen granted after
@@ -68,9 +69,9 @@ use std::marker::PhantomData;
 use std::ops::{Deref, DerefMut};
 use std::sync::atomic::Ordering::{Relaxed, Release, SeqCst};
 
-/// The value of the read bias while no reader may enter by its slot.
+/// The value of the read bias while no reader may enter through its slot.
 const REVOKED: u32 = 0;
-/// The value of the read bias while readers enter by their slots.
+/// The value of the read bias while readers may enter through their slots.
 const GRANTED: u32 = 1;
 
 /// A reader-writer lock. The fields that each reader loads come first, and those that only other threads need last.
@@ -78,10 +79,11 @@ const GRANTED: u32 = 1;
 pub(crate) struct ReadBiasedLock<T> {
     /// [`GRANTED`] or [`REVOKED`].
     read_bias: AtomicU32,
-    /// The number of reads that have found the bias revoked since the last write. Racing readers may lose some.
+    /// The number of reads that have found the bias revoked since the last write. Some reads may not be counted,
+    /// because readers race.
     reads_since_write: AtomicU32,
     data: UnsafeCell<T>,
-    /// The lock that the writer holds, and readers that cannot use their slot.
+    /// The lock held by the writer, and by readers that cannot use their slots.
     underlying: RwLock<()>,
     /// The number of threads that wait for `underlying` while they read another lock.
     nested_waiters: AtomicUsize,
@@ -91,7 +93,7 @@ pub(crate) struct ReadBiasedLock<T> {
 }
 
 // SAFETY: The bounds are those of `std::sync::RwLock`. Readers share `&T`, which needs `T: Sync`. A writer gets
-// `&mut T` on any thread, which needs `T: Send`. Invariants W and R exclude that there are both at a time.
+// `&mut T` on any thread, which needs `T: Send`. By invariants W and R there are never both at the same time.
 unsafe impl<T: Send + Sync> Sync for ReadBiasedLock<T> {}
 
 impl<T> ReadBiasedLock<T> {
@@ -123,7 +125,7 @@ impl<T> ReadBiasedLock<T> {
     /// Publishes a reader in its slot and returns its access to the data, or `None` if the bias is revoked or the slot
     /// contains a lock already. After `None`, the caller continues with [`read_unpublished`](Self::read_unpublished).
     ///
-    /// This is the first half of [`read`](Self::read), for callers that want no closure in between. It is also the
+    /// This is the first half of [`read`](Self::read), for callers that avoid the closure for speed. It is also the
     /// reader's side of the handshake; the writer's side is `revoke_granted_bias`.
     #[inline(always)]
     pub(crate) fn publish(&self, slot: ThreadSlot) -> Option<ReadGuard<'_, T>> {
@@ -188,7 +190,8 @@ impl<T> ReadBiasedLock<T> {
     /// Acquires `underlying` for a thread that reads another lock.
     #[cold]
     fn lock_as_nested_waiter(&self) -> RwLockReadGuard<'_, ()> {
-        // The writer that this thread waits for may wait for this thread, through others that wait. It gives way.
+        // The writer that this thread waits for may itself wait for this thread, through other waiting threads. A
+        // writer that sees a nested waiter releases `underlying`.
         self.nested_waiters.fetch_add(1, SeqCst);
         self.unpark_writer();
         let guard = self.underlying.read_recursive();
@@ -196,8 +199,8 @@ impl<T> ReadBiasedLock<T> {
         guard
     }
 
-    /// Counts a read through `underlying`, and restores the bias if there were enough of them since the last write. The
-    /// caller holds `underlying` for reading, so there is no writer.
+    /// Counts a read through `underlying`, and grants the bias if there were enough such reads since the last write.
+    /// The caller holds `underlying` for reading, so there is no writer.
     fn count_read(&self) {
         if self.read_bias.load(Relaxed) == GRANTED {
             return;
@@ -206,12 +209,13 @@ impl<T> ReadBiasedLock<T> {
         if reads < READS_BEFORE_BIAS {
             self.reads_since_write.store(reads, Relaxed);
         } else {
-            // A release, so that a thread that sees the bias granted also sees what was written while it was revoked.
+            // `Release`, so that a thread that sees the bias granted also sees all writes that were made while it was
+            // revoked.
             self.read_bias.store(GRANTED, Release);
         }
     }
 
-    /// Waits until no other thread reads or writes, and excludes all of them while the guard lives.
+    /// Acquires exclusive access. Waits until no other thread reads or writes.
     ///
     /// # Panics
     ///
@@ -224,7 +228,7 @@ impl<T> ReadBiasedLock<T> {
             if self.revoke_bias(true) {
                 return self.guard(underlying);
             }
-            // A nested waiter goes first.
+            // Let nested waiters acquire `underlying` first.
             drop(underlying);
             let mut backoff = Backoff::new();
             while self.nested_waiters.load(SeqCst) > 0 {
@@ -239,14 +243,15 @@ impl<T> ReadBiasedLock<T> {
         self.revoke_bias(false).then(|| self.guard(underlying))
     }
 
-    /// Revokes the read bias, and waits for readers that are in if `wait` is set. The caller holds `underlying` for
+    /// Revokes the read bias. If `wait` is set, waits for the active readers. The caller holds `underlying` for
     /// writing.
     ///
-    /// Returns `false`, and leaves the bias granted, if a reader is in and `wait` is not set, or if a nested waiter has
-    /// to go first.
+    /// Returns `false`, and leaves the bias granted, if a reader is still active and either `wait` is not set or there
+    /// is a nested waiter.
     #[inline]
     fn revoke_bias(&self, wait: bool) -> bool {
-        // Relaxed suffices: by invariant B no other thread changes a revoked bias while this one holds `underlying`.
+        // `Relaxed` suffices, because by invariant B no other thread changes the bias while this thread holds
+        // `underlying` for writing.
         self.read_bias.load(Relaxed) == REVOKED || self.revoke_granted_bias(wait)
     }
 
@@ -288,8 +293,8 @@ impl<T> ReadBiasedLock<T> {
     fn park(&self, backoff: &mut Backoff, slot: &AtomicUsize) {
         *self.parked_writer.lock() = Some(primitives::current());
         primitives::fence();
-        // A thread that does not find this writer in `parked_writer` has changed its slot or `nested_waiters` before it
-        // looked. The change is then visible here.
+        // A thread changes its slot or `nested_waiters` before it looks for a writer in `parked_writer`. If it does not
+        // find this writer there, its change is visible here.
         if self.is_reader(slot) && self.nested_waiters.load(SeqCst) == 0 {
             backoff.park();
         }
@@ -305,7 +310,7 @@ impl<T> ReadBiasedLock<T> {
         }
     }
 
-    /// Returns the guard of a writer that has excluded all other threads.
+    /// Creates the guard for a writer that has excluded all other threads.
     fn guard<'a>(&'a self, underlying: RwLockWriteGuard<'a, ()>) -> WriteGuard<'a, T> {
         self.reads_since_write.store(0, Relaxed);
         WriteGuard {
@@ -322,7 +327,7 @@ impl<T> ReadBiasedLock<T> {
     }
 }
 
-/// Shared access by a published slot. It is not `Send`, because the slot belongs to the thread.
+/// Shared access through a published slot. It is not `Send`, because the slot belongs to the thread.
 pub(crate) struct ReadGuard<'a, T> {
     lock: &'a ReadBiasedLock<T>,
     /// The thread's slot, which contains the lock's address.
@@ -335,15 +340,16 @@ impl<T> Deref for ReadGuard<'_, T> {
 
     #[inline(always)]
     fn deref(&self) -> &T {
-        // SAFETY: This is the first case of invariant R. It lasts until `drop` clears the slot, so longer than the
-        // borrow of the reference. By the handshake and W there is no `WriteGuard` meanwhile. An earlier writer
-        // released `underlying`. The thread that restored the bias afterwards had acquired that release, and this
-        // thread has acquired the bias, so the writes happened before. A later writer waits for this thread's slot.
+        // SAFETY: This is the first case of invariant R. It lasts until `drop` clears the slot, so the reference cannot
+        // outlive it. By the handshake and W there is no `WriteGuard` meanwhile. An earlier writer released
+        // `underlying`. The thread that granted the bias afterwards had acquired that release. This thread has seen the
+        // bias granted by a load that acquires, so it sees all earlier writes. A later writer waits for this thread's
+        // slot.
         self.lock.data.with(|data| unsafe { &*data })
     }
 }
 
-/// Clears the slot, and unparks a writer that waits. This also happens when the reader panics.
+/// Clears the slot, and unparks a waiting writer. This also happens when the reader panics.
 impl<T> Drop for ReadGuard<'_, T> {
     #[inline(always)]
     fn drop(&mut self) {
@@ -355,7 +361,7 @@ impl<T> Drop for ReadGuard<'_, T> {
     }
 }
 
-/// Exclusive access. It is not `Send`, because reentrancy is detected by the thread.
+/// Exclusive access. It is not `Send`, because reentrancy is detected per thread.
 pub(crate) struct WriteGuard<'a, T> {
     lock: &'a ReadBiasedLock<T>,
     _mark: LockGuardMark,
@@ -368,7 +374,7 @@ impl<T> Deref for WriteGuard<'_, T> {
 
     #[inline]
     fn deref(&self) -> &T {
-        // SAFETY: By invariant W no reader and no other writer is in, and earlier writers ended with a release that
+        // SAFETY: By invariant W there is no reader and no other writer, and earlier writers ended with a release that
         // this thread has acquired. The reference borrows the guard, so there is no `&mut` meanwhile.
         self.lock.data.with(|data| unsafe { &*data })
     }
@@ -377,7 +383,7 @@ impl<T> Deref for WriteGuard<'_, T> {
 impl<T> DerefMut for WriteGuard<'_, T> {
     #[inline]
     fn deref_mut(&mut self) -> &mut T {
-        // SAFETY: By invariant W no reader and no other writer is in. Earlier ones ended with a release that this
+        // SAFETY: By invariant W there is no reader and no other writer. Earlier ones ended with a release that this
         // thread has acquired. The reference borrows the guard mutably, so there is no other reference meanwhile.
         self.lock.data.with_mut(|data| unsafe { &mut *data })
     }
