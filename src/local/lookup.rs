@@ -190,8 +190,18 @@ where
     /// Panics on a miss if this thread holds a lock, because the leader of a load may wait for that lock.
     #[inline(always)]
     pub(crate) fn lookup<'a>(&self, location: &KeyLocation<'a, K, V>, key: &K) -> Lookup<'a, K, V> {
+        self.lookup_at(location, key, self.early_time())
+    }
+
+    /// Looks a key up like [`lookup`](Self::lookup), at the given [early time](Self::early_time).
+    #[inline(always)]
+    pub(in crate::local) fn lookup_at<'a>(
+        &self,
+        location: &KeyLocation<'a, K, V>,
+        key: &K,
+        early_time: Nanos,
+    ) -> Lookup<'a, K, V> {
         let thread = ThreadSlot::current();
-        let early_time = self.early_time();
         // The result of a miss is returned through this variable, so that a hit stays in registers.
         let mut miss = None;
         let hit = if let Some(shard) = location.cell.shard.publish(thread) {

@@ -6,31 +6,42 @@ pub(crate) use crate::local::metrics::{Loads, samples};
 
 use crate::clock::{Nanos, TimeSource};
 use crate::entry::Loaded;
+use crate::error::{AnyError, LoadError};
+use crate::local::load::Loader;
+use crate::local::lookup::Lookup;
 use crate::local::{DefaultHasher, KeyLocation, LocalCache};
 use crate::single_flight::Leader;
 use crate::stats::Count;
 use crate::sync::thread_slot::ThreadSlot;
+use crate::traits::erasure::{ErrorType, LoadResult};
+use std::future::Future;
 use std::hash::{BuildHasher, Hash};
 use std::time::Instant;
 
 impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
     /// Looks a key up like [`get`](Self::get), for a caller that has read the system's clock at `now`. A miss is not
-    /// counted, because the caller looks again.
+    /// counted.
     #[inline]
-    pub(crate) fn hit_or_look_again(&self, key: &K, now: Nanos) -> Option<V>
+    pub(crate) fn hit_or_uncounted_miss(&self, key: &K, now: Nanos) -> Option<V>
     where
         V: Clone,
     {
-        let early_time = match self.inner.settings.clock {
-            TimeSource::System if self.inner.expires => now,
-            _ => self.early_time(),
-        };
+        let early_time = self.early_time_at(now);
         let (location, thread) = (self.location(key), ThreadSlot::current());
         let found = self.hit_at(&location, key, early_time, thread, V::clone);
         if found.is_some() {
             self.count_served(thread, Count::Hit, &location, key);
         }
         found
+    }
+
+    /// Returns the [early time](Self::early_time) for a caller that has read the system's clock at `now`.
+    #[inline(always)]
+    fn early_time_at(&self, now: Nanos) -> Nanos {
+        match self.inner.settings.clock {
+            TimeSource::System if self.inner.expires => now,
+            _ => self.early_time(),
+        }
     }
 
     /// Counts a miss without a lookup, because no value that it could find may be served.
@@ -62,6 +73,35 @@ where
     V: Clone,
     S: BuildHasher,
 {
+    /// Looks a key up for a caller that has read the system's clock at `now`. On a miss, joins the load in flight or
+    /// leads a new one: pass the result to [`load_missed`](Self::load_missed).
+    #[inline(always)]
+    pub(crate) fn look_up_to_load(&self, key: &K, now: Nanos) -> Result<V, Missed<'_, K, V>> {
+        let location = self.location(key);
+        match self.lookup_at(&location, key, self.early_time_at(now)) {
+            Lookup::Hit(value) => Ok(value),
+            lookup => Err(Missed { location, lookup }),
+        }
+    }
+
+    /// Returns the value for a key after its lookup, for a loader whose result is in shared form already. The caller
+    /// shares only loads whose errors have the type `error_type`.
+    pub(crate) async fn load_missed<F>(
+        &self,
+        key: &K,
+        missed: Missed<'_, K, V>,
+        error_type: ErrorType,
+        load: impl FnOnce() -> F,
+    ) -> Result<V, LoadError<AnyError>>
+    where
+        F: Future<Output = LoadResult<V>>,
+    {
+        let loader = Loader::with_error_type(error_type);
+        let Missed { location, lookup } = missed;
+        self.load_async(location, key, (lookup, loader), load, |result| result)
+            .await
+    }
+
     /// Returns a promise of a value from elsewhere. It is stored unless the key is written to meanwhile.
     pub(crate) fn promise(&self, key: &K) -> Promise<'_, K, V, S> {
         let location = self.location(key);
@@ -92,6 +132,12 @@ where
         let outcome = self.stale_for_waiter(&location, key)?;
         self.take_outcome(&location, key, outcome).ok()
     }
+}
+
+/// The result of a lookup that is no plain hit.
+pub(crate) struct Missed<'a, K, V> {
+    location: KeyLocation<'a, K, V>,
+    lookup: Lookup<'a, K, V>,
 }
 
 /// The right to store a value from elsewhere. It is stored unless the key was written to since the promise

@@ -114,11 +114,13 @@ impl<K: RemoteKey, V: RemoteValue> Cache<K, V> for BlockingCache<K, V> {
         load: &mut ErasedLoader<'_, K, V>,
     ) -> Result<V, LoadError<AnyError>> {
         let inner = &self.tier.inner;
-        if let Some(value) = inner.get_local(key) {
-            return Ok(value);
+        match inner.look_up_to_load(key) {
+            Ok(value) => Ok(value),
+            Err(missed) => {
+                let load = || ready(load(key).map_err(LoadError::Failed));
+                self.wait(inner.load_missed(key, missed, ErrorType::ANY, load))
+            }
         }
-        let load = || ready(load(key).map_err(LoadError::Failed));
-        self.wait(inner.get_or_fetch(key, ErrorType::ANY, load))
     }
 }
 

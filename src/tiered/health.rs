@@ -215,7 +215,7 @@ counters! {
     /// The number of invalidations by other processes that were applied in this process.
     events,
     /// The number of times that L1 invalidated all its entries, because invalidations might have been missed.
-    forgets,
+    l1_invalidations,
     /// The number of reads that L1 could not serve, because invalidations were not proven to arrive, or because the
     /// class never serves from L1.
     unproven_reads,

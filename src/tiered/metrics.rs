@@ -66,7 +66,7 @@ fn of_tier(tier: &TierStats) -> Vec<Sample> {
         Sample::labeled_counter(&INVALIDATIONS, "deferred", tier.deferred),
         Sample::counter(&INVALIDATION_OVERFLOWS, tier.overflows),
         Sample::counter(&BACKPLANE_EVENTS, tier.events),
-        Sample::counter(&L1_INVALIDATIONS, tier.forgets),
+        Sample::counter(&L1_INVALIDATIONS, tier.l1_invalidations),
         Sample::counter(&UNPROVEN_READS, tier.unproven_reads),
         Sample::labeled_counter(&SHADOW, "same", tier.shadow_same),
         Sample::labeled_counter(&SHADOW, "different", tier.shadow_different),

@@ -32,6 +32,7 @@ use crate::consistency::Consistency;
 use crate::entry::Loaded;
 use crate::error::{AnyError, LoadError};
 use crate::local::LocalCache;
+use crate::local::tier_hooks::Missed;
 use crate::schema::{RemoteKey, RemoteValue};
 use crate::single_flight::Bulkhead;
 use crate::stats::Stats;
@@ -190,12 +191,16 @@ impl<K: RemoteKey, V: RemoteValue> TieredCache<K, V> {
         L: Into<Loaded<V>>,
         E: Any + Send + Sync,
     {
-        if let Some(value) = self.inner.get_local(key) {
-            return Ok(value);
+        let inner = &self.inner;
+        match inner.look_up_to_load(key) {
+            Ok(value) => Ok(value),
+            Err(missed) => {
+                let error_type = ErrorType::of::<E>();
+                let load = || async { share(load().await) };
+                // Boxed, so that this future stays small whatever the loader's size.
+                typed(Box::pin(inner.load_missed(key, missed, error_type, load)).await)
+            }
         }
-        let error_type = ErrorType::of::<E>();
-        let load = || async { share(load().await) };
-        typed(Box::pin(self.inner.get_or_fetch(key, error_type, load)).await)
     }
 
     /// Returns the name of L1, or the namespace if L1 was given no name.
@@ -310,12 +315,12 @@ fn key_of<K: RemoteKey>(name: &[u8]) -> Option<K> {
 }
 
 impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
-    /// Returns the value in L1, if L1 may serve it. Counts a hit, but no miss.
+    /// Returns the value in L1, if L1 may serve it. Counts a hit, but no miss, for a caller that looks it up again.
     #[inline]
-    fn get_local(&self, key: &K) -> Option<V> {
+    fn hit_l1(&self, key: &K) -> Option<V> {
         let now = now();
         if self.read_lease.may_serve(now) {
-            self.l1.hit_or_look_again(key, now)
+            self.l1.hit_or_uncounted_miss(key, now)
         } else {
             None
         }
@@ -329,11 +334,21 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
             self.l1.miss();
             return None;
         }
-        let value = self.l1.hit_or_look_again(key, now);
+        let value = self.l1.hit_or_uncounted_miss(key, now);
         if value.is_none() {
             self.l1.miss();
         }
         value
+    }
+
+    /// Returns the value in L1, if L1 may serve it, and counts a hit or a miss. On a miss, joins the load of L1 that is
+    /// in flight or leads a new one: pass the result to [`load_missed`](Self::load_missed).
+    #[inline(always)]
+    fn look_up_to_load(&self, key: &K) -> Result<V, Missed<'_, K, V>> {
+        let now = now();
+        // If L1 may not serve its entries, they are invalid after this, and the lookup misses.
+        self.may_serve(now);
+        self.l1.look_up_to_load(key, now)
     }
 
     /// Checks whether L1 may serve its entries. If not, it invalidates them and its loads in flight, so that this
@@ -362,19 +377,19 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
         }
     }
 
-    /// Returns the value from L2 or the loader, with the single flight of L1.
-    async fn get_or_fetch<F>(
+    /// Returns the value from L2 or the loader after a miss of L1, with the single flight of L1.
+    async fn load_missed<F>(
         self: &Arc<Self>,
         key: &K,
+        missed: Missed<'_, K, V>,
         error_type: ErrorType,
         load: impl FnOnce() -> F,
     ) -> Result<V, LoadError<AnyError>>
     where
         F: Future<Output = LoadResult<V>>,
     {
-        self.may_serve(now());
         let fetch = || self.fetch(key, load);
-        self.l1.get_or_load_shared(key, error_type, fetch).await
+        self.l1.load_missed(key, missed, error_type, fetch).await
     }
 }
 
@@ -415,11 +430,33 @@ impl<K: RemoteKey, V: RemoteValue> AsyncCache<K, V> for TieredCache<K, V> {
         key: &'a K,
         load: &'a mut ErasedAsyncLoader<'_, V>,
     ) -> CacheFuture<'a, Result<V, LoadError<AnyError>>> {
-        if let Some(value) = self.inner.get_local(key) {
+        let inner = &self.inner;
+        if let Some(value) = inner.hit_l1(key) {
             return CacheFuture::ready(Ok(value));
         }
-        let load = move || async move { load().await.map_err(LoadError::Failed) };
-        CacheFuture::new(self.inner.get_or_fetch(key, ErrorType::ANY, load))
+        CacheFuture::new(async move {
+            // Looked up again when the future is polled: the read lease may have ended since.
+            let missed = match inner.look_up_to_load(key) {
+                Ok(value) => return Ok(value),
+                Err(missed) => missed,
+            };
+            let load = move || async move { load().await.map_err(LoadError::Failed) };
+            inner.load_missed(key, missed, ErrorType::ANY, load).await
+        })
+    }
+
+    fn get_or_load_async<L, E, F>(
+        &self,
+        key: &K,
+        load: impl FnOnce() -> F + Send,
+    ) -> impl Future<Output = Result<V, LoadError<E>>> + Send
+    where
+        F: Future<Output = Result<L, E>> + Send,
+        L: Into<Loaded<V>>,
+        E: Any + Send + Sync,
+    {
+        // The method of the type, which needs no boxed loader.
+        self.get_or_load_async(key, load)
     }
 }
 
@@ -430,5 +467,62 @@ impl<K, V> fmt::Debug for TieredCache<K, V> {
             .field("consistency", &self.inner.settings.consistency)
             .field("l1", &self.inner.l1)
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::schema::{Schema, Schemas};
+    use serde::{Deserialize, Serialize};
+    use std::cell::Cell;
+    use std::convert::Infallible;
+    use std::hash::{Hash, Hasher};
+
+    thread_local! {
+        static HASHES: Cell<u32> = const { Cell::new(0) };
+    }
+
+    /// A key that counts how often it is hashed: once for each lookup in L1.
+    #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+    struct CountedKey(u64);
+
+    impl Hash for CountedKey {
+        fn hash<H: Hasher>(&self, state: &mut H) {
+            HASHES.set(HASHES.get() + 1);
+            self.0.hash(state);
+        }
+    }
+
+    #[tokio::test]
+    async fn miss_looks_l1_up_once() {
+        // The class `L1Only` needs no server to serve.
+        let cache: TieredCache<CountedKey, u64> = LocalCache::builder()
+            .capacity(100)
+            .redis_with_schemas(
+                "redis://127.0.0.1:1/",
+                "test",
+                Schemas::new(u64::schema(), u64::schema()),
+            )
+            .consistency(Consistency::L1Only)
+            .build()
+            .unwrap();
+        let load = || async { Ok::<_, Infallible>(10) };
+        for (hashes, key) in [CountedKey(1), CountedKey(2)].iter().enumerate() {
+            let hashes = u32::try_from(hashes).unwrap();
+            assert_eq!(HASHES.get(), 2 * hashes);
+            assert_eq!(cache.get_or_load_async(key, load).await.unwrap(), 10);
+            assert_eq!(HASHES.get(), 2 * hashes + 1, "a miss");
+            assert_eq!(cache.get_or_load_async(key, load).await.unwrap(), 10);
+            assert_eq!(HASHES.get(), 2 * hashes + 2, "a hit");
+        }
+        let stats = cache.stats();
+        assert_eq!((stats.hits, stats.misses, stats.loads), (2, 2, 2));
+
+        HASHES.set(0);
+        assert_eq!(cache.get(&CountedKey(3)).await, None);
+        // The second one is that of the promise for a value from L2.
+        assert_eq!(HASHES.get(), 2);
+        assert_eq!(cache.stats().misses, 3);
     }
 }

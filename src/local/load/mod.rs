@@ -43,6 +43,15 @@ impl Loader {
         error_type: ErrorType::ANY,
     };
 
+    /// Returns the properties of a loader of unknown type, whose errors have the type `error_type`.
+    #[cfg(feature = "redis")]
+    pub(crate) const fn with_error_type(error_type: ErrorType) -> Self {
+        Self {
+            id: None,
+            error_type,
+        }
+    }
+
     /// Returns the properties of `load`, whose errors have the type `E`.
     pub(crate) fn new<E: Any, T>(load: &T) -> Self {
         Self {

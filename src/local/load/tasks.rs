@@ -6,8 +6,6 @@ use crate::local::load::Loader;
 use crate::local::lookup::Lookup;
 use crate::local::{KeyLocation, LocalCache};
 use crate::single_flight::future::TaskTimer;
-#[cfg(feature = "redis")]
-use crate::traits::erasure::ErrorType;
 use crate::traits::erasure::{LoadResult, share, typed};
 use crate::traits::{AsyncCache, CacheFuture, ErasedAsyncLoader};
 use std::any::Any;
@@ -101,7 +99,7 @@ where
     }
 
     /// Returns the value for a key after its lookup.
-    async fn load_async<'a, F: Future>(
+    pub(in crate::local) async fn load_async<'a, F: Future>(
         &self,
         location: KeyLocation<'a, K, V>,
         key: &K,
@@ -112,32 +110,6 @@ where
         let mut timer = TaskTimer::default();
         self.load(&location, key, found, &mut timer, |_| load(), share)
             .await
-    }
-
-    /// Like [`get_or_load_async`](Self::get_or_load_async), but for a loader whose result is in shared form already.
-    /// The caller shares only loads whose errors have the type `error_type`.
-    #[cfg(feature = "redis")]
-    pub(crate) async fn get_or_load_shared<F>(
-        &self,
-        key: &K,
-        error_type: ErrorType,
-        load: impl FnOnce() -> F,
-    ) -> Result<V, LoadError<AnyError>>
-    where
-        F: Future<Output = LoadResult<V>>,
-    {
-        let loader = Loader {
-            error_type,
-            ..Loader::ERASED
-        };
-        let location = self.location(key);
-        match self.lookup(&location, key) {
-            Lookup::Hit(value) => Ok(value),
-            lookup => {
-                self.load_async(location, key, (lookup, loader), load, |result| result)
-                    .await
-            }
-        }
     }
 }
 

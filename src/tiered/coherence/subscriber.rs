@@ -197,7 +197,7 @@ impl<K: RemoteKey, V: RemoteValue> Subscriber<K, V> {
     fn invalidate_all(&self, lease_until: Option<u64>) {
         let inner = &self.inner;
         inner.read_lease.revoke();
-        count(&inner.counters.forgets);
+        count(&inner.counters.l1_invalidations);
         // The lease is granted after the invalidation, so a reader that sees the lease sees the invalidation.
         inner.l1.invalidate_all();
         inner.key_waiters.wake_all();
