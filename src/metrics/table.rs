@@ -145,6 +145,7 @@ mod tests {
     use super::*;
 
     /// Returns the content that `table.md` should have.
+    #[cfg(feature = "redis")]
     fn expected_table() -> String {
         let row = |metric: &&Metric| {
             let (name, help) = (metric.name, metric.help);
