@@ -175,6 +175,8 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
                 }
                 Err(not_inserted) => new = not_inserted,
             }
+            // The write ends here: another shard may not be locked while the table of loads in flight is.
+            drop(key_write);
             drop(shard);
             if !work.is_used_up() {
                 self.evict_elsewhere(location.index, weight, &mut room, now, removals);

@@ -60,8 +60,8 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
         (removed.cause == RemovalCause::Removed).then_some(removed.value)
     }
 
-    /// Invalidates every entry that was stored with this [tag](Loaded::tags). Loads in flight that return the tag do
-    /// not store their results.
+    /// Invalidates every entry that was stored with this [tag](crate::Loaded::tags). Loads in flight that return the tag
+    /// do not store their results.
     ///
     /// The call takes the same short time for any number of entries. They are never served again. Their room is
     /// reclaimed by later writes to the cache, or by [`evict_expired`](Self::evict_expired).
