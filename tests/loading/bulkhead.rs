@@ -10,7 +10,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
 use std::task::{Context, Poll, Waker};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 const NO: Result<u64, &str> = Err("the loader was called");
 
@@ -122,41 +122,60 @@ fn hit_and_waiter_for_the_same_key_need_no_permit() {
 #[test]
 fn permits_are_granted_in_the_order_of_arrival() {
     for loads in WAYS {
-        let cache = of_at_most(1);
-        let order = Mutex::new(Vec::new());
-        let load = loads.load(&cache, 0);
-        let future = |key: u32| {
-            let (cache, order) = (&cache, &order);
-            async move {
-                let load = async || {
-                    order.lock().unwrap().push(key);
-                    Ok::<_, Infallible>(0)
-                };
-                cache.get_or_load_async(&key, load).await
-            }
-        };
-        let mut queue = [1, 2, 3, 4].map(|key| Box::pin(future(key)));
-        for future in &mut queue {
-            assert!(poll(&mut future.as_mut()).is_pending());
-        }
-        assert_eq!(cache.stats().queued, 4);
-        load.find(0);
-        // A caller that arrives now is behind them.
-        let mut last = Box::pin(future(5));
-        assert!(poll(&mut last.as_mut()).is_pending());
-        let [one, two, three, four] = &mut queue;
-        assert!(poll(&mut three.as_mut()).is_pending());
-        assert!(poll(&mut two.as_mut()).is_pending());
-        assert!(poll(&mut one.as_mut()).is_ready());
-        assert!(poll(&mut four.as_mut()).is_pending());
-        for next in [two, three, four] {
-            assert!(poll(&mut last.as_mut()).is_pending());
-            assert!(poll(&mut next.as_mut()).is_ready());
-        }
-        assert!(poll(&mut last.as_mut()).is_ready());
-        assert_eq!(*order.lock().unwrap(), [1, 2, 3, 4, 5]);
-        validate(&cache);
+        while !permits_are_granted_in_order(loads) {}
     }
+}
+
+/// The time after which an offer of a permit lapses.
+const OFFER_TIMEOUT: Duration = Duration::from_millis(5);
+
+/// Checks the order in which four queued callers and a later one get the only permit. Returns `false` if this took so
+/// long that an offer of the permit has lapsed.
+fn permits_are_granted_in_order(loads: Way) -> bool {
+    let cache = of_at_most(1);
+    let order = Mutex::new(Vec::new());
+    let load = loads.load(&cache, 0);
+    let future = |key: u32| {
+        let (cache, order) = (&cache, &order);
+        async move {
+            let load = async || {
+                order.lock().unwrap().push(key);
+                Ok::<_, Infallible>(0)
+            };
+            cache.get_or_load_async(&key, load).await
+        }
+    };
+    let mut callers = [1, 2, 3, 4, 5].map(|key| Box::pin(future(key)));
+    for caller in &mut callers[..4] {
+        assert!(poll(&mut caller.as_mut()).is_pending());
+    }
+    assert_eq!(cache.stats().queued, 4);
+    let begun = Instant::now();
+    load.find(0);
+    // The fifth caller arrives now, behind the others.
+    for (key, gets_permit) in [
+        (5, false),
+        (3, false),
+        (2, false),
+        (1, true),
+        (4, false),
+        (5, false),
+        (2, true),
+        (5, false),
+        (3, true),
+        (5, false),
+        (4, true),
+        (5, true),
+    ] {
+        let is_ready = poll(&mut callers[key - 1].as_mut()).is_ready();
+        if is_ready != gets_permit {
+            assert!(begun.elapsed() >= OFFER_TIMEOUT, "caller {key}");
+            return false;
+        }
+    }
+    assert_eq!(*order.lock().unwrap(), [1, 2, 3, 4, 5]);
+    validate(&cache);
+    true
 }
 
 #[test]

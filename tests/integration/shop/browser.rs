@@ -73,8 +73,14 @@ impl Browser {
 
     /// Returns the visible text of an element.
     pub(crate) async fn text(&self, css: &str) -> String {
-        let element = self.client.find(Locator::Css(css)).await.unwrap();
-        element.text().await.unwrap()
+        // The page may replace the element between the two calls.
+        loop {
+            let element = self.client.find(Locator::Css(css)).await.unwrap();
+            match element.text().await {
+                Err(error) if error.is_stale_element_reference() => {}
+                text => return text.unwrap(),
+            }
+        }
     }
 
     pub(crate) async fn click(&self, css: &str) {

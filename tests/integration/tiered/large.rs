@@ -8,11 +8,12 @@ use hotset::{Consistency, Propagation, TieredCache, Warning};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::time::Duration;
 
-/// Bandwidth in bytes per second. All large values together take twice the deadline.
-const SLOW: u32 = 3 << 19;
+/// Bandwidth in bytes per second. All large values together take twice the deadline. It is three times the lowest
+/// throughput of a connection that is not taken for a broken one, so that a busy machine does not fall below that.
+const SLOW: u32 = 3 << 20;
 const DEADLINE: Duration = Duration::from_secs(2);
 
-const LARGE: usize = 100_000;
+const LARGE: usize = 200_000;
 const LARGE_KEYS: u64 = 64;
 const SMALL_KEYS: u64 = 100;
 
@@ -282,8 +283,10 @@ async fn missing_right_to_read_entries_is_warned_of() {
     let cache = proven::<u64>(&url, Consistency::L2Only).await;
     assert_eq!(cache.get_or_load_async(&1, || value(10)).await.unwrap(), 10);
     let warnings = cache.health().warnings;
+    // The value is stored in the background, by a script that reads the entry too.
+    let is_forbidden = |warning: &Warning| matches!(warning, Warning::Forbidden(_));
     assert!(
-        matches!(warnings[..], [Warning::Forbidden(_)]),
+        !warnings.is_empty() && warnings.iter().all(is_forbidden),
         "{warnings:?}"
     );
 }
