@@ -43,6 +43,7 @@ impl TaskTimer {
         if !matches!(&self.sleep, Some((set, sleep)) if *set == at && !sleep.is_elapsed()) {
             // A duration and not a time, because tokio's clock may be paused and then differs from the system's.
             let left = at.saturating_duration_since(Instant::now());
+            // The timer that wakes the task at this time.
             self.sleep = Some((at, Box::pin(tokio::time::sleep(left))));
         }
         match &mut self.sleep {

@@ -1,6 +1,7 @@
 //! `get_or_load`: the path of a caller on a miss, written once for threads and tasks.
 
 pub(crate) mod batch;
+mod builder;
 mod complete;
 #[cfg(feature = "tokio")]
 pub(crate) mod detached;

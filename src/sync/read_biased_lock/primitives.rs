@@ -59,6 +59,7 @@ mod imp {
         /// Waits for a moment, for a change after which no thread unparks this one.
         pub(crate) fn pause(&mut self) {
             if !self.spin() {
+                // A sleep and not a park, because no thread unparks this one.
                 std::thread::sleep(FIRST_PARK);
             }
         }

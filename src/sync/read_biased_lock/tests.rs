@@ -226,10 +226,10 @@ fn writer_that_waits_for_a_slow_reader_uses_little_processor_time() {
     assert!(waited < read_time / 10, "{waited:?}");
 }
 
-/// A nested reader waits for the parked writer, and the first reader waits for the nested one. If the writer did
-/// not give way, none of them would return.
+/// The nested reader waits for the parked writer, and the writer waits for the first reader, which in turn waits for the
+/// nested one. They return only because a parked writer lets nested readers proceed.
 #[test]
-fn parked_writer_gives_way_to_a_nested_waiter() {
+fn parked_writer_lets_a_nested_reader_proceed() {
     let (lock, other) = (lock_with(GRANTED), lock_with(GRANTED));
     let (reading, is_reading) = mpsc::channel();
     let read_both = AtomicBool::new(false);

@@ -272,6 +272,7 @@ impl Connector {
 /// Waits until a server other than `primary` is the primary. Returns the error for the connection to `primary`.
 async fn primary_change(resolver: &Arc<PrimaryResolver>, primary: &Primary) -> RemoteError {
     loop {
+        // A poll, because a primary that was replaced announces nothing to its clients.
         tokio::time::sleep(PRIMARY_CHECK_INTERVAL).await;
         let current = resolver.primary().await;
         if current.is_ok_and(|current| current != *primary) {

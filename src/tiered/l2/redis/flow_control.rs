@@ -112,6 +112,7 @@ impl FlowControl {
                     None => Err(RemoteError::Timeout),
                 },
                 _ = timeouts.wait_for(too_many) => Err(RemoteError::Timeout),
+                // The deadline of the wait.
                 () = tokio::time::sleep(max_wait) => Err(RemoteError::Timeout),
             }
         }))
