@@ -62,10 +62,10 @@ impl<K, V, S> LocalCacheBuilder<K, V, S> {
     /// that are polled promptly.
     ///
     /// A loader that loads other keys of the same cache on its thread or in its task does so within its own permit. A
-    /// loader that waits for a *spawned* load of the same cache holds its permit meanwhile; if that was the last
-    /// one, the spawned load begins once the lease is over. A batch of
-    /// [`get_many_or_load`](crate::LocalCache::get_many_or_load) is one load. Refreshes do not wait for a permit: they are
-    /// postponed.
+    /// loader that waits for a *spawned* load of the same cache holds its permit meanwhile; if that was the last one,
+    /// the spawned load begins once the lease is over. A batch of
+    /// [`get_many_or_load`](crate::LocalCache::get_many_or_load) is one load. Refreshes do not wait for a permit: they
+    /// are postponed.
     ///
     /// # Examples
     ///
@@ -82,10 +82,10 @@ impl<K, V, S> LocalCacheBuilder<K, V, S> {
     /// Default: never.
     ///
     /// The entry is served meanwhile. The first `get_or_load` that finds it due runs its loader. A thread and a plain
-    /// [`get_or_load_async`](crate::LocalCache::get_or_load_async) wait for their own refresh, and all others get the present
-    /// value at once. With `detached` (feature `tokio`) the refresh runs in its own task, so nobody waits. If it fails,
-    /// the present value is returned, and the next attempt begins one second later at the earliest. A write to the key
-    /// during the refresh prevails, as over every load.
+    /// [`get_or_load_async`](crate::LocalCache::get_or_load_async) wait for their own refresh, and all others get the
+    /// present value at once. With `detached` (feature `tokio`) the refresh runs in its own task, so nobody waits. If
+    /// it fails, the present value is returned, and the next attempt begins one second later at the earliest. A write
+    /// to the key during the refresh prevails, as over every load.
     ///
     /// # Examples
     ///
@@ -144,8 +144,8 @@ impl<K, V, S> LocalCacheBuilder<K, V, S> {
     /// Each of them is counted in [`Stats::stale`](crate::Stats::stale). If there is no such value, the caller gets
     /// what it would get without this setting.
     ///
-    /// Entries are kept that much longer, as far as there is room, and [`len`](crate::LocalCache::len) counts them. `get`
-    /// does not return them. A value that was removed or invalidated is never served.
+    /// Entries are kept that much longer, as far as there is room, and [`len`](crate::LocalCache::len) counts them.
+    /// `get` does not return them. A value that was removed or invalidated is never served.
     ///
     /// # Examples
     ///
