@@ -17,10 +17,9 @@ pub(crate) struct Span {
     pub(crate) since: u32,
 }
 
-/// An item made of an entry, with its position in the order of heat.
+/// An item made of an entry, with the heat and the slot of the entry.
 pub(crate) struct Listed<T> {
     pub(crate) heat: i32,
-    /// The slot, for entries of the same heat.
     pub(crate) slot: u32,
     pub(crate) item: T,
 }
@@ -119,20 +118,28 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
         key_of: impl Fn(&T) -> &K,
     ) -> Vec<T> {
         let shards = self.inner.cells.iter().map(|cell| {
-            let (mut walk, mut listed) = (Walk::new(), Vec::new());
+            let (mut walk, mut listed, mut filed_next) = (Walk::new(), Vec::new(), Vec::new());
             while !walk.is_over() {
                 // Outside of the lock, so that it is dropped there, also if a `clone` panics.
-                let mut span = Vec::new();
-                let add = |shard: &Shard<K, V>, slots: &Span| visit(shard, slots, &mut span);
+                let (mut items, mut links) = (Vec::new(), Vec::new());
+                let add = |shard: &Shard<K, V>, span: &Span| {
+                    visit(shard, span, &mut items);
+                    links.extend(shard.filed_next_in(span));
+                };
                 if walk.step(&cell.shard, add) {
                     listed.clear();
+                    filed_next.clear();
                 }
-                listed.append(&mut span);
+                listed.append(&mut items);
+                filed_next.append(&mut links);
             }
             if walk.was_written_to(&cell.shard) {
                 self.keep_last_of_each_key(&mut listed, &key_of);
             }
-            listed.sort_unstable_by_key(|listed| Reverse((listed.heat, listed.slot)));
+            let positions = positions(&filed_next);
+            listed.sort_unstable_by_key(|listed| {
+                Reverse((listed.heat, positions[listed.slot as usize]))
+            });
             listed.into_iter().map(|listed| listed.item).collect()
         });
         interleave(shards.collect())
@@ -156,6 +163,32 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
     }
 }
 
+/// Returns the positions of slots in their queues. `filed_next` has for each slot the slot that was filed after it.
+///
+/// The links were read at different times, so a queue may have come apart into several pieces. The order of the pieces is
+/// not known.
+fn positions(filed_next: &[u32]) -> Vec<usize> {
+    const UNKNOWN: usize = usize::MAX;
+    let mut is_first = vec![true; filed_next.len()];
+    for &next in filed_next {
+        if let Some(is_first) = is_first.get_mut(next as usize) {
+            *is_first = false;
+        }
+    }
+    let mut positions = vec![UNKNOWN; filed_next.len()];
+    let mut position = 0;
+    for first in (0..filed_next.len()).filter(|&slot| is_first[slot]) {
+        let mut slot = first;
+        // A slot that has a position was reached through an outdated link.
+        while positions.get(slot) == Some(&UNKNOWN) {
+            positions[slot] = position;
+            position += 1;
+            slot = filed_next[slot] as usize;
+        }
+    }
+    positions
+}
+
 /// Merges the lists of all shards, so that the first entries of each list come first.
 fn interleave<T>(shards: Vec<Vec<T>>) -> Vec<T> {
     let total = shards.iter().map(Vec::len).sum();
@@ -170,6 +203,7 @@ fn interleave<T>(shards: Vec<Vec<T>>) -> Vec<T> {
 #[cfg(all(test, not(any(loom_models, shuttle_models))))]
 mod tests {
     use super::*;
+    use crate::policy::Policy;
 
     fn step(cache: &LocalCache<u64, u64>, walk: &mut Walk, visited: &mut Vec<u64>) {
         let before = visited.len();
@@ -185,6 +219,32 @@ mod tests {
         let cache = LocalCache::builder().unbounded().shards(1).build().unwrap();
         (0..entries).for_each(|key| cache.insert(key, key));
         cache
+    }
+
+    #[test]
+    fn positions_follow_the_links_of_each_queue() {
+        const END: u32 = u32::MAX;
+        // The queues 3, 0, 2 and 4, 1.
+        assert_eq!(positions(&[2, END, END, 0, 1]), [1, 4, 2, 0, 3]);
+        assert_eq!(positions(&[END, END]), [0, 1]);
+        // Outdated links lead from two slots to one, and in a circle.
+        assert_eq!(positions(&[1, END, 1]), [0, 1, 2]);
+        assert_eq!(positions(&[1, 0]).len(), 2);
+    }
+
+    #[test]
+    fn entries_of_a_queue_are_listed_in_the_reverse_order_of_their_insertion() {
+        for policy in [Policy::Lru, Policy::S3Fifo, Policy::Car, Policy::Adaptive] {
+            let builder = LocalCache::builder().capacity(100).shards(1);
+            let cache: LocalCache<u64, u64> = builder.policy(policy).build().unwrap();
+            // The slots of evicted entries are used again, so slots are not in the order of insertion.
+            (0..150).for_each(|key| cache.insert(key, key));
+            let keys: Vec<u64> = cache.iter().map(|(key, _)| key).collect();
+            assert!(
+                keys.iter().copied().eq((50..150).rev()),
+                "{policy:?}: {keys:?}"
+            );
+        }
     }
 
     #[test]

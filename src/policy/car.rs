@@ -152,6 +152,10 @@ impl EvictionPolicy for Car {
         QueueState::load(state).heat()
     }
 
+    fn filed_next(&self, slot: u32) -> Option<u32> {
+        self.clocks.filed_next(slot)
+    }
+
     fn validate(&self, states: &impl PolicyStates) {
         self.clocks.validate(states);
     }

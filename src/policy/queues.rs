@@ -62,6 +62,11 @@ impl Queues {
         self.links.grow(slots);
     }
 
+    /// Returns the slot that was filed after this one in the same queue, if there is one.
+    pub(crate) fn filed_next(&self, slot: u32) -> Option<u32> {
+        self.links.next(slot)
+    }
+
     /// Moves up to `most` slots: see [`Links::step`].
     pub(crate) fn step(&mut self, most: usize) -> Option<Vec<u32>> {
         self.links.step(most)

@@ -314,6 +314,10 @@ impl EvictionPolicy for S3Fifo {
         QueueState::load(state).heat()
     }
 
+    fn filed_next(&self, slot: u32) -> Option<u32> {
+        self.queues.filed_next(slot)
+    }
+
     fn validate(&self, states: &impl PolicyStates) {
         self.queues.validate(states);
     }

@@ -49,6 +49,11 @@ impl Links {
         self.0.get(slot).copied().unwrap_or(UNFILED)
     }
 
+    /// Returns the slot that follows this one in its list, if there is one.
+    pub(crate) fn next(&self, slot: u32) -> Option<u32> {
+        Some(self.get(slot)).filter(|&next| next != END && next != UNFILED)
+    }
+
     /// Clears the link of a slot that is removed from its list, and returns the next slot of that list.
     #[inline]
     fn unfile(&mut self, slot: u32) -> u32 {

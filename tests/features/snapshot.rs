@@ -858,8 +858,6 @@ fn restored_cache_has_the_hit_ratio_of_the_snapshot_at_once() {
             report.time_taken,
             hit_ratio(&new(), &after),
         );
-        // A snapshot does not contain the order of the entries in a queue, nor the share that the adaptive policy has
-        // chosen for the small queue.
-        assert!((warm - again).abs() < 0.01, "{policy:?}: {warm}, {again}");
+        assert!((warm - again).abs() < 0.005, "{policy:?}: {warm}, {again}");
     }
 }

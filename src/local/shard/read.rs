@@ -230,6 +230,12 @@ impl<K, V> Shard<K, V> {
         slots.filter_map(|slot| Some(&self.slab.get(slot)?.key))
     }
 
+    /// Returns for each slot in a span the slot that was filed after it in its queue, or `u32::MAX`.
+    pub(crate) fn filed_next_in(&self, span: &Span) -> impl Iterator<Item = u32> {
+        let slots = span.slots.start..span.slots.end.min(self.slab.end());
+        slots.map(|slot| self.policy.filed_next(slot).unwrap_or(u32::MAX))
+    }
+
     /// Returns the live entries in a span of slots, with their slots.
     pub(super) fn live_in(
         &self,

@@ -153,6 +153,10 @@ impl EvictionPolicy for Adaptive {
         QueueState::load(state).heat()
     }
 
+    fn filed_next(&self, slot: u32) -> Option<u32> {
+        self.queues.filed_next(slot)
+    }
+
     fn validate(&self, states: &impl PolicyStates) {
         self.queues.validate(states);
     }

@@ -341,6 +341,10 @@ impl EvictionPolicy for Lru {
         state.load(Relaxed).wrapping_sub(since) as i32
     }
 
+    fn filed_next(&self, _: u32) -> Option<u32> {
+        None
+    }
+
     fn validate(&self, states: &impl PolicyStates) {
         let mut filed = vec![false; self.links.len()];
         let mut file = |slot: u32| assert!(!std::mem::replace(&mut filed[slot as usize], true));
