@@ -21,6 +21,8 @@ pub(crate) struct Car {
     ghosts: [GhostList; 2],
     /// The number of entries at which the clock of those requested once is full.
     once_target: f64,
+    /// The number of second chances that the eviction in progress has given.
+    second_chances: u32,
 }
 
 impl Default for Car {
@@ -29,6 +31,7 @@ impl Default for Car {
             clocks: Queues::new(),
             ghosts: [GhostList::default(), GhostList::default()],
             once_target: 0.0,
+            second_chances: 0,
         }
     }
 }
@@ -107,7 +110,6 @@ impl EvictionPolicy for Car {
 
     fn evict(&mut self, states: &impl PolicyStates, work: &mut WorkSlice) -> Option<u32> {
         let capacity = self.clocks.len() as usize;
-        let mut second_chances = 0;
         while self.clocks.len() > 0 && !work.is_used_up() {
             let is_once_full = f64::from(self.clocks.len_of(ONCE)) >= self.once_target.max(1.0);
             let clock = if is_once_full { ONCE } else { OFTEN };
@@ -117,11 +119,12 @@ impl EvictionPolicy for Car {
             let Some(taken) = taken.or_else(|| self.clocks.take(other, states, work)) else {
                 continue;
             };
-            if taken.state.hits() > 0 && second_chances < MAX_SECOND_CHANCES {
-                second_chances += 1;
+            if taken.state.hits() > 0 && self.second_chances < MAX_SECOND_CHANCES {
+                self.second_chances += 1;
                 self.clocks.put(&taken, OFTEN, 0);
                 continue;
             }
+            self.second_chances = 0;
             let ghosts = &mut self.ghosts[taken.state.queue() as usize];
             ghosts.add(states.hash(taken.slot), capacity);
             return Some(taken.slot);
@@ -158,5 +161,18 @@ impl EvictionPolicy for Car {
 
     fn validate(&self, states: &impl PolicyStates) {
         self.clocks.validate(states);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::tests::{fill, holds_until_eviction};
+
+    #[test]
+    fn eviction_ends_after_a_bounded_number_of_holds_if_all_entries_were_hit() {
+        let mut policy = Car::default();
+        let states = fill(&mut policy, 50_000, 1);
+        assert!(holds_until_eviction(&mut policy, &states) <= 10);
     }
 }

@@ -271,6 +271,30 @@ mod tests {
     use super::*;
     use std::cmp::Reverse;
 
+    /// The states of entries that fill all slots.
+    pub(crate) struct States(pub(crate) Vec<AtomicU32>);
+
+    impl PolicyStates for States {
+        fn state(&self, slot: u32) -> Option<&AtomicU32> {
+            self.0.get(slot as usize)
+        }
+
+        fn hash(&self, slot: u32) -> u32 {
+            slot.wrapping_mul(0x9E37_79B9)
+        }
+    }
+
+    /// Adds `entries` entries, each of which is hit `hits` times.
+    pub(crate) fn fill(policy: &mut impl EvictionPolicy, entries: u32, hits: usize) -> States {
+        let states = States((0..entries).map(|_| AtomicU32::new(0)).collect());
+        policy.grow(states.0.len());
+        for (slot, state) in (0..).zip(&states.0) {
+            policy.insert(slot, state, states.hash(slot));
+            (0..hits).for_each(|_| policy.on_hit(slot, state));
+        }
+        states
+    }
+
     /// Lists occupied slots, the hottest first, later slots first among equals.
     pub(crate) fn hottest_first(
         policy: &impl EvictionPolicy,
@@ -283,6 +307,18 @@ mod tests {
             .collect();
         listed.sort_by_key(|slot| Reverse((heat(slot), *slot)));
         listed
+    }
+
+    /// Evicts an entry, and returns the number of holds of the shard's lock that this takes.
+    pub(crate) fn holds_until_eviction(
+        policy: &mut impl EvictionPolicy,
+        states: &impl PolicyStates,
+    ) -> u32 {
+        let mut holds = 1;
+        while policy.evict(states, &mut WorkSlice::new()).is_none() {
+            holds += 1;
+        }
+        holds
     }
 
     /// Returns a well distributed hash of a number.

@@ -6,7 +6,8 @@ use crate::storage::work_slice::WorkSlice;
 use std::sync::atomic::AtomicU32;
 
 /// The number of entries to which one eviction gives a second chance before it evicts one that was hit. Without a
-/// limit it might pass over all entries.
+/// limit it might pass over all entries. The policies count them across calls, because the work of one eviction may need
+/// several holds of the shard's lock.
 pub(crate) const MAX_SECOND_CHANCES: u32 = 1_000;
 
 /// The highest number of slots at which the lists are emptied when the last entry is removed. For more of them that

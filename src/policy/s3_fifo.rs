@@ -48,6 +48,10 @@ pub(crate) struct S3Fifo {
     ghosts: GhostQueue,
     /// Empty unless there is a gate.
     sketch: FrequencySketch,
+    /// The number of second chances that the eviction in progress has given.
+    second_chances: u32,
+    /// The number of entries that the eviction in progress has moved to the main queue.
+    moved: u32,
 }
 
 impl Default for S3Fifo {
@@ -64,6 +68,8 @@ impl S3Fifo {
     pub(crate) fn new(rules: Rules) -> Self {
         Self {
             rules,
+            second_chances: 0,
+            moved: 0,
             queues: Queues::new(),
             ghosts: GhostQueue::default(),
             sketch: FrequencySketch::default(),
@@ -106,18 +112,19 @@ impl S3Fifo {
         states: &'s impl PolicyStates,
         work: &mut WorkSlice,
     ) -> Option<Taken<'s>> {
-        for second_chances in 0.. {
+        loop {
             let taken = self.queues.take(MAIN, states, work)?;
             let hits = taken.state.hits();
-            if hits == 0 || second_chances == MAX_SECOND_CHANCES {
+            if hits == 0 || self.second_chances >= MAX_SECOND_CHANCES {
+                self.second_chances = 0;
                 return Some(taken);
             }
+            self.second_chances += 1;
             if self.rules.gated {
                 self.sketch.add(states.hash(taken.slot));
             }
             self.queues.put(&taken, MAIN, hits - 1);
         }
-        None
     }
 
     /// Evicts an entry of the main queue.
@@ -154,6 +161,11 @@ impl S3Fifo {
                 self.queues.put(&taken, MAIN, 0);
                 return Ok(Some(victim.slot));
             }
+            if work.is_used_up() {
+                // The victim was not found yet, so a later call compares the two.
+                self.queues.put_back(&taken);
+                return Ok(None);
+            }
         }
         if !self.rules.gated {
             self.ghosts.add(hash);
@@ -182,17 +194,18 @@ impl S3Fifo {
 
     /// Evicts the first of all entries that was not hit since it was filed or got a second chance, like CLOCK.
     fn evict_clock(&mut self, states: &impl PolicyStates, work: &mut WorkSlice) -> Option<u32> {
-        for second_chances in 0.. {
+        loop {
             // The main queue has entries only for a while, after the share has changed.
             let taken = self.queues.take(MAIN, states, work);
             let taken = taken.or_else(|| self.queues.take(SMALL, states, work))?;
             let hits = taken.state.hits();
-            if hits == 0 || second_chances == MAX_SECOND_CHANCES {
+            if hits == 0 || self.second_chances >= MAX_SECOND_CHANCES {
+                self.second_chances = 0;
                 return Some(taken.slot);
             }
+            self.second_chances += 1;
             self.queues.put(&taken, SMALL, 0);
         }
-        None
     }
 
     /// Moves the first entries of the small queue to the main queue if the small one is much too long. A few move at a
@@ -267,19 +280,22 @@ impl EvictionPolicy for S3Fifo {
         if self.rules.gated {
             self.shorten_small(small_target, states, work);
         }
-        let mut moved = 0;
         while self.len() > 0 && !work.is_used_up() {
             // The entry that the caller is about to insert counts too. Otherwise, with a capacity of two, the entry
             // that was promoted just now would be the only candidate.
             let is_small_full = self.queues.len_of(SMALL) >= small_target;
-            if !is_small_full || moved >= MAX_SECOND_CHANCES {
+            if !is_small_full || self.moved >= MAX_SECOND_CHANCES {
                 if let Some(victim) = self.evict_main(states, work) {
+                    self.moved = 0;
                     return Some(victim);
                 }
             }
             match self.evict_small(states, work) {
-                Ok(None) => moved += 1,
-                Ok(victim) => return victim,
+                Ok(None) => self.moved += 1,
+                Ok(victim) => {
+                    self.moved = 0;
+                    return victim;
+                }
                 // The entries of the small queue are filed in the main queue. If that has no others, `evict_main` files
                 // them where they belong.
                 Err(Empty) => {
@@ -326,30 +342,12 @@ impl EvictionPolicy for S3Fifo {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::policy::tests::hottest_first;
-
-    /// The states of entries that fill all slots.
-    struct States(Vec<AtomicU32>);
-
-    impl PolicyStates for States {
-        fn state(&self, slot: u32) -> Option<&AtomicU32> {
-            self.0.get(slot as usize)
-        }
-
-        fn hash(&self, slot: u32) -> u32 {
-            slot.wrapping_mul(0x9E37_79B9)
-        }
-    }
+    use crate::policy::tests::{States, fill, holds_until_eviction, hottest_first};
 
     /// Returns a policy with `entries` entries, each of which was hit `hits` times.
     fn filled(rules: Rules, entries: u32, hits: usize) -> (S3Fifo, States) {
-        let states = States((0..entries).map(|_| AtomicU32::new(0)).collect());
         let mut policy = S3Fifo::new(rules);
-        policy.grow(states.0.len());
-        for (slot, state) in (0..).zip(&states.0) {
-            policy.insert(slot, state, states.hash(slot));
-            (0..hits).for_each(|_| policy.on_hit(slot, state));
-        }
+        let states = fill(&mut policy, entries, hits);
         (policy, states)
     }
 
@@ -371,6 +369,18 @@ mod tests {
                 policy.insert(victim, &states.0[victim as usize], states.hash(victim));
                 policy.validate(&states);
             }
+        }
+    }
+
+    #[test]
+    fn eviction_ends_after_a_bounded_number_of_holds_if_all_entries_were_hit() {
+        for (small_percent, gated) in [(10, false), (10, true), (95, true), (CLOCK_PERCENT, true)] {
+            let rules = Rules {
+                small_percent,
+                gated,
+            };
+            let (mut policy, states) = filled(rules, 50_000, 3);
+            assert!(holds_until_eviction(&mut policy, &states) <= 10);
         }
     }
 

@@ -31,7 +31,7 @@ mod tests;
 use crate::policy::EvictionPolicy;
 use crate::policy::slot_list::{Links, List, as_slot};
 use crate::policy::state::{NoOpHits, PolicyStates};
-use crate::storage::work_slice::WorkSlice;
+use crate::storage::work_slice::{SLOTS_PER_HOLD, WorkSlice};
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 /// The highest number of generations, a power of two. It is twice what a shard needs in which every write evicts.
@@ -46,11 +46,13 @@ const MERGED_PER_WRITE: u32 = 8;
 /// in a shard that has shrunk very much: its generations are short, and vacant slots have to be merged too.
 const FAST_MERGE_GENERATIONS: u32 = 232;
 /// The number of entries that a write merges then.
-const MERGED_PER_WRITE_FAST: u32 = 1_024;
+const MERGED_PER_WRITE_FAST: u32 = 256;
 /// The highest age of a stamp, in writes. Older stamps are set to it, so that the clock may wrap.
 const MAX_AGE: u32 = 1 << 31;
 
 const _: () = assert!(MAX_GENERATIONS.is_power_of_two());
+// A write that merges also has room for its eviction under the same hold of the lock.
+const _: () = assert!(MERGED_PER_WRITE_FAST <= SLOTS_PER_HOLD / 2);
 
 /// The policy of one shard. The fields that a hit reads come first, with those that a write writes.
 #[repr(C)]
