@@ -132,9 +132,10 @@ pub(crate) fn saturating_nanos(duration: Duration) -> Nanos {
     Nanos::try_from(duration.as_nanos()).unwrap_or(NEVER)
 }
 
-/// Returns the time of the operating system's calendar clock, in milliseconds since the start of 1970, or 0 if it is earlier.
+/// Returns the time of the operating system's calendar clock, in milliseconds since the start of 1970, or 0 if the
+/// clock shows an earlier time.
 ///
-/// For times that other processes read. It may be set back.
+/// For times that other processes read. The clock may be set back.
 #[cfg(feature = "snapshot")]
 pub(crate) fn unix_millis() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH);
@@ -189,7 +190,7 @@ mod tests {
     use std::time::Instant;
 
     #[test]
-    fn system_clock_keeps_pace_with_the_precise_one() {
+    fn coarse_system_clock_keeps_pace_with_the_precise_clock() {
         let (coarse, fine) = (SystemClock.now(), Instant::now());
         while SystemClock.now() < coarse + Duration::from_millis(100) {
             thread::yield_now();
