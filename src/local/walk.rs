@@ -1,4 +1,4 @@
-//! Walks over all entries, some slots under each hold of a shard's lock.
+//! Walks over all entries, which visit a limited number of slots under each hold of a shard's lock.
 
 use crate::local::LocalCache;
 use crate::local::shard::Shard;
@@ -20,7 +20,7 @@ pub(crate) struct Span {
 /// An item made of an entry, with its position in the order of heat.
 pub(crate) struct Listed<T> {
     pub(crate) heat: i32,
-    /// The slot, for entries of the same heat.
+    /// The slot, which orders entries of the same heat.
     pub(crate) slot: u32,
     pub(crate) item: T,
 }
@@ -38,7 +38,7 @@ impl<T> Listed<T> {
 
 /// A walk over the slots of one shard.
 ///
-/// Entries keep their slots, so an entry that is there when the walk begins is visited, unless it is removed before. If
+/// Entries keep their slots, so each entry that exists when the walk begins is visited, unless it is removed before. If
 /// the entries are given other slots meanwhile, the walk begins again.
 pub(super) struct Walk {
     /// The first slot that was not visited yet.
@@ -71,8 +71,8 @@ impl Walk {
         self.is_over
     }
 
-    /// Visits the next span. Returns `true` if the walk has begun again with it, so that everything visited before is
-    /// visited once more.
+    /// Visits the next span. Returns `true` if the walk has begun again with this span. All slots that were visited
+    /// before are then visited once more.
     pub(super) fn step<K, V>(
         &mut self,
         lock: &ReadBiasedLock<Shard<K, V>>,
