@@ -1,5 +1,6 @@
 //! Histograms of durations, and the concurrent counters behind them.
 
+use crate::clock::saturating_nanos;
 use crate::sync::thread_slot::{SLOTS, ThreadSlot};
 use std::fmt;
 use std::sync::OnceLock;
@@ -239,10 +240,9 @@ impl AtomicHistogram {
 
     /// Adds a duration. `add` adds an amount to a counter.
     fn count_by(&self, add: impl Fn(&AtomicU64, u64) -> u64, duration: Duration) {
-        let nanos = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
         add(&self.seconds, duration.as_secs());
         add(&self.nanos, duration.subsec_nanos().into());
-        add(&self.buckets[bucket_of(nanos)], 1);
+        add(&self.buckets[bucket_of(saturating_nanos(duration))], 1);
     }
 
     /// Adds all durations to a histogram.
