@@ -73,7 +73,7 @@ impl GhostQueue {
             return false;
         };
         let is_it = |&way: &u32| way >> 16 == u32::from(fingerprint);
-        // Most keys are not there. This check has no branches and compares all eight ways at once.
+        // Most keys are not in their bucket. This check has no branches and compares all eight ways at once.
         if !bucket.iter().fold(false, |found, way| found | is_it(way)) {
             return false;
         }

@@ -87,10 +87,10 @@ pub(crate) trait EvictionPolicy {
     /// Returns the hits of which [`on_hit`](Self::on_hit) need not be notified until the next write begins.
     fn no_op_hits(&self) -> NoOpHits;
 
-    /// Notes a hit. Except for a few hits, this is at most a relaxed store to the state of the entry.
+    /// Records a hit. Except for a few hits, this is at most a relaxed store to the state of the entry.
     fn on_hit(&self, slot: u32, state: &AtomicU32);
 
-    /// Notes that a write to a key of the shard begins: the reads before it are older than those after it.
+    /// Records that a write to a key of the shard begins: the reads before it count as older than those after it.
     fn on_write(&mut self, states: &impl PolicyStates, work: &mut WorkSlice);
 
     /// Adds the entry of a slot that was filled, and sets its state.
@@ -194,7 +194,7 @@ impl AnyPolicy {
         }
     }
 
-    /// Notes a hit that is not a no-op. Not inlined, so that a no-op hit has the registers to itself.
+    /// Records a hit that is not a no-op. Not inlined, so that a no-op hit has the registers to itself.
     #[inline(never)]
     fn on_effective_hit(&self, slot: u32, state: &AtomicU32) {
         dispatch!(&self.kind, policy => policy.on_hit(slot, state));

@@ -189,7 +189,7 @@ impl Sampler {
         self.grow(slots);
     }
 
-    /// Notes an eviction from the shard, which has `entries` entries and no room for more.
+    /// Records an eviction from the shard, which has `entries` entries and no room for more.
     #[inline]
     pub(crate) fn on_eviction(&mut self, entries: u32) {
         if self.entries == 0 {
