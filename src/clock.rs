@@ -38,7 +38,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 pub trait Clock: Send + Sync + 'static {
     /// Returns the time since an origin that the clock chooses.
     ///
-    /// It is called with no lock held for a write, and under a shared lock for a read, so it must not call the cache.
+    /// A write of the cache calls it with no lock held, and a read may call it under a shared lock, so it must not call
+    /// the cache.
     /// Times above `u64::MAX` nanoseconds (584 years) count as `u64::MAX` nanoseconds.
     fn now(&self) -> Duration;
 }
@@ -46,7 +47,8 @@ pub trait Clock: Send + Sync + 'static {
 /// The operating system's coarse monotonic clock, the default.
 ///
 /// Its resolution is a few milliseconds: 4 ms on most Linux systems, and up to 16 ms on Windows. Reading it takes a few
-/// nanoseconds. It is read only for entries that have a deadline.
+/// nanoseconds. In a cache without a time to live, a time to idle and refreshes, a hit reads it only if the entry has a
+/// deadline of its own, or if the age of the value is sampled.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct SystemClock;
 
@@ -132,9 +134,10 @@ pub(crate) fn saturating_nanos(duration: Duration) -> Nanos {
     Nanos::try_from(duration.as_nanos()).unwrap_or(NEVER)
 }
 
-/// Returns the time of the operating system's calendar clock, in milliseconds since the start of 1970, or 0 if it is earlier.
+/// Returns the time of the operating system's calendar clock, in milliseconds since the start of 1970, or 0 if the
+/// clock shows an earlier time.
 ///
-/// For times that other processes read. It may be set back.
+/// For times that other processes read. The clock may be set back.
 #[cfg(feature = "snapshot")]
 pub(crate) fn unix_millis() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH);
@@ -189,7 +192,7 @@ mod tests {
     use std::time::Instant;
 
     #[test]
-    fn system_clock_keeps_pace_with_the_precise_one() {
+    fn coarse_system_clock_keeps_pace_with_the_precise_clock() {
         let (coarse, fine) = (SystemClock.now(), Instant::now());
         while SystemClock.now() < coarse + Duration::from_millis(100) {
             thread::yield_now();

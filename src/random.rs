@@ -3,7 +3,7 @@
 use std::cell::Cell;
 use std::hash::{BuildHasher, RandomState};
 
-/// The fraction of the golden ratio, times two to the power of 64 and made odd.
+/// The fractional part of the golden ratio, times two to the power of 64, as an odd integer.
 pub(crate) const GOLDEN_RATIO: u64 = 0x9E37_79B9_7F4A_7C15;
 
 thread_local! {

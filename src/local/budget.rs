@@ -53,7 +53,8 @@ impl Budget {
     }
 }
 
-/// The part of the budget that an insertion in progress has reserved. The rest that is not spent is given back on drop.
+/// The part of the budget that an insertion in progress has reserved. On drop, the part that was not spent is given
+/// back.
 pub(crate) struct Reservation<'a> {
     budget: &'a Budget,
     amount: u64,
@@ -93,7 +94,7 @@ impl<'a> Reservation<'a> {
         self.budget.release(std::mem::take(&mut self.amount));
     }
 
-    /// Takes the weight of an entry that is stored now. It was reached before.
+    /// Takes the weight of an entry that is stored now. The caller has [reached](Self::reach) this weight before.
     pub(crate) fn spend(&mut self, weight: u64) {
         self.amount -= weight;
     }

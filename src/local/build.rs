@@ -16,7 +16,8 @@ use crate::sync::read_biased_lock::ReadBiasedLock;
 use std::sync::Arc;
 use std::thread;
 
-/// The minimum capacity of each shard, in entries, by default. A cache with less capacity has one shard.
+/// The minimum capacity of each shard, in entries, by default. A cache with less than twice this capacity has one
+/// shard.
 const MIN_ENTRIES_PER_SHARD: usize = 64;
 /// The highest number of shards that [`min_shards`] requires. So many shards have room for billions of entries. The
 /// limit matters for a capacity of `usize::MAX`, which is meant as unbounded.

@@ -1,7 +1,7 @@
 //! Updates, which read a value, run user code, and write the result in one step.
 //!
-//! An update claims its key in the table of loads in flight. So the user code runs without a lock, and a write in
-//! between is detected.
+//! An update claims its key in the table of loads in flight. The user code can therefore run without a lock, because a
+//! write that happens meanwhile is detected.
 
 use crate::entry::Loaded;
 use crate::local::shard::entry::EntrySettings;
@@ -16,12 +16,11 @@ where
     V: Clone,
     S: BuildHasher,
 {
-    /// Replaces the value for `key` by the result of `change`, as one step. If the key is written to
-    /// meanwhile, `change` is called again with the new value.
+    /// Replaces the value for `key` by the result of `change`, as one step. If the key is written to meanwhile,
+    /// `change` is called again with the new value.
     ///
-    /// `change` is given the live value, or `None` if there is none, and returns the new value, or `None`
-    /// to remove the key. Returns the new value. Loads of the key that are in flight do not store their
-    /// results.
+    /// `change` is given the live value, or `None` if there is none, and returns the new value, or `None` to remove the
+    /// key. Returns the new value. Loads of the key that are in flight do not store their results.
     ///
     /// The entry keeps:
     ///
@@ -33,12 +32,12 @@ where
     ///   again with `None`.
     ///
     /// To change these, use [`update_loaded`](Self::update_loaded). The times of
-    /// [`time_to_idle`](crate::LocalCacheBuilder::time_to_idle) and [`refresh_after`](crate::LocalCacheBuilder::refresh_after)
-    /// begin again, like with each write, and the value's age is zero. If there was no live value, the
-    /// new entry has the cache's settings, like with [`insert`](Self::insert).
+    /// [`time_to_idle`](crate::LocalCacheBuilder::time_to_idle) and
+    /// [`refresh_after`](crate::LocalCacheBuilder::refresh_after) begin again, as with each write, and the value's age
+    /// is zero. If there was no live value, the new entry has the cache's settings, as with [`insert`](Self::insert).
     ///
-    /// `change` runs without a lock and may call the cache. If it writes to the same key each time, it
-    /// is called without limit.
+    /// `change` runs without a lock and may call the cache. If it writes to the same key each time, it is called again
+    /// without limit.
     ///
     /// # Examples
     ///
@@ -61,8 +60,8 @@ where
         self.update_loaded(key, |value| change(value).map(Loaded::new))
     }
 
-    /// Like [`update`](Self::update), but `change` returns a [`Loaded`], whose time to live, weight and
-    /// tags replace those of the entry. The entry keeps each of the three that the `Loaded` does not set.
+    /// Like [`update`](Self::update), but `change` returns a [`Loaded`], whose time to live, weight and tags replace
+    /// those of the entry. The entry keeps each of the three that the `Loaded` does not set.
     ///
     /// # Examples
     ///

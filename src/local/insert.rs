@@ -100,10 +100,11 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
         }
     }
 
-    /// Stores a value, unless its leader may not. Entries that are removed for it are added to `removals`.
+    /// Stores a value, unless `leader` is given and may not store because the key was written to. Entries that are
+    /// removed for the value are added to `removals`.
     ///
-    /// If many entries have to be evicted, the shard's lock is released between slices of them. The room that they
-    /// leave is reserved meanwhile, so that no other write takes it.
+    /// If many entries have to be evicted, the shard's lock is released after a limited number of them, and acquired
+    /// again. The room that they leave is reserved meanwhile, so that no other write takes it.
     ///
     /// # Errors
     ///
@@ -194,7 +195,8 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
         drop(unneeded);
     }
 
-    /// Checks whether a write may proceed, and revokes loads in flight. A write does this first under the lock.
+    /// Checks whether a write may proceed, and revokes loads in flight. A write calls this before anything else that it
+    /// does under the lock.
     #[inline(always)]
     pub(in crate::local) fn begin_write<'a, 'f, Q>(
         &self,

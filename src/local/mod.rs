@@ -103,7 +103,7 @@ struct Inner<K, V, S> {
     cells: Box<[ShardCell<K, V>]>,
     /// The number of shards, minus one.
     cell_mask: usize,
-    /// `true` if entries have a deadline unless they are stored without one.
+    /// `true` if most hits need the time: if the cache has a time to live, a time to idle, or rules for refreshes.
     expires: bool,
     /// `true` if live entries are refreshed, or expired values are served when a load fails.
     has_refresh_rules: bool,

@@ -10,7 +10,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 pub enum RemovalCause {
     /// A new value replaced it.
     Replaced,
-    /// A call of `remove`, `retain` or `update` removed it.
+    /// A call of `invalidate`, `remove`, `retain` or `update` removed it.
     Removed,
     /// It was past its deadline when a call of any kind found it.
     Expired,

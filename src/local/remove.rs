@@ -60,10 +60,10 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
         (removed.cause == RemovalCause::Removed).then_some(removed.value)
     }
 
-    /// Invalidates every entry that was stored with this [tag](crate::Loaded::tags). Loads in flight that return the tag
-    /// do not store their results.
+    /// Invalidates every entry that was stored with this [tag](crate::Loaded::tags). Loads in flight that return the
+    /// tag do not store their results.
     ///
-    /// The call takes the same short time for any number of entries. They are never served again. Their room is
+    /// The call takes the same short time for any number of entries. The entries are never served again. Their room is
     /// reclaimed by later writes to the cache, or by [`evict_expired`](Self::evict_expired).
     ///
     /// The tags of a load in flight are not known yet, so later callers do not wait for a load that began before the
@@ -190,7 +190,7 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
         expired
     }
 
-    /// Removes the entry of a key, unless its leader may not. Returns whether there was one.
+    /// Removes the entry of a key, unless `leader` is given and outdated. Returns whether there was an entry.
     ///
     /// # Errors
     ///
@@ -224,15 +224,16 @@ where
 {
     /// Removes the entries for which `keep` returns `false`.
     ///
-    /// `keep` is called without a lock, once for each live entry, and again if the entry is written to
-    /// meanwhile. A call counts neither as a lookup nor as a use. Expired entries are removed, also those that
+    /// `keep` is called without a lock, once for each live entry. It is called again for an entry that is written to
+    /// meanwhile, and may be called again for all entries if [`shrink_to_fit`](Self::shrink_to_fit) runs meanwhile. A
+    /// call counts neither as a lookup nor as a use. Expired entries are removed, also those that
     /// [`stale_if_error`](crate::LocalCacheBuilder::stale_if_error) would still serve.
     ///
-    /// This is an invalidation: loads that are in flight when it is called do not store their
-    /// results, whatever their keys, because `keep` cannot be called for results that do not exist yet. Their callers
-    /// get the loaded values. So a value that a load has read from a database before a change is not cached after it,
-    /// if `retain` is called after the change. `keep` may or may not be called for entries that
-    /// are stored meanwhile by insertions and by loads that began later.
+    /// This is an invalidation: loads that are in flight when it is called do not store their results, whatever their
+    /// keys, because `keep` cannot be called for results that do not exist yet. Their callers get the loaded values. So
+    /// a value that a load has read from a database before a change is not cached after the change, if `retain` is
+    /// called after the change. `keep` may or may not be called for entries that are stored meanwhile by insertions and
+    /// by loads that began later.
     ///
     /// # Examples
     ///
@@ -247,8 +248,8 @@ where
     /// ```
     pub fn retain(&self, mut keep: impl FnMut(&K, &V) -> bool) {
         for cell in &self.inner.cells {
-            // This comes before the entries are listed: a value that a load has stored by now is listed, and one that
-            // it has not stored by now is never stored.
+            // The loads are revoked before the entries are listed. So a value that a load has stored by now is listed,
+            // and a value that it has not stored by now is never stored.
             let shard = cell.shard.write();
             cell.in_flight.revoke_all();
             drop(shard);
@@ -276,7 +277,7 @@ where
         let location = self.location(key);
         let mut claim = self.claim(&location, key);
         let value = self.peek(&location, key, |value, _| value.clone());
-        // `keep` was not called for an expired entry, so the entry may not serve after a failed load either.
+        // An expired entry is removed too: `keep` was not called for it, so it may not serve after a failed load.
         if value.is_some_and(|value| keep(key, &value)) {
             return Ok(());
         }

@@ -1,7 +1,7 @@
 //! The settings of a cache, and the deadlines and weights of entries that follow from them.
 
 use crate::clock::{NEVER, Nanos, TimeSource, saturating_nanos};
-use crate::local::load::refresh::{Rules, THROTTLE};
+use crate::local::load::refresh::{RefreshRules, THROTTLE};
 use crate::local::removal::Listener;
 use crate::random;
 use std::time::Duration;
@@ -71,8 +71,8 @@ impl<K, V> Settings<K, V> {
     }
 
     /// Returns the rules for refreshes and stale values, or `None` if the cache has neither.
-    pub(crate) fn refresh_rules(&self) -> Option<Rules> {
-        let rules = Rules {
+    pub(crate) fn refresh_rules(&self) -> Option<RefreshRules> {
+        let rules = RefreshRules {
             refresh_after: self.refresh_after.map(saturating_nanos),
             early: self.early_refresh.unwrap_or(0.0),
             stale: self.grace(),

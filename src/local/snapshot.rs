@@ -78,6 +78,8 @@ where
     /// other. `Clone` runs there, so keep it cheap: wrap a value that is expensive to clone in an
     /// [`Arc`](std::sync::Arc). Everything else, `Serialize` above all, runs with no lock held.
     ///
+    /// # Examples
+    ///
     /// ```
     /// use hotset::LocalCache;
     ///
@@ -162,11 +164,13 @@ where
     /// so the cache may be in use meanwhile. After a `clear` or a `retain`, which could not see the entries to be
     /// restored, no more entries are restored. Loads that are in flight store their results.
     ///
-    /// The remaining time to live of an entry is that of when the file was written, or the `time_to_live` of this cache
-    /// if that is shorter, minus the time that has passed since by the system's wall clock. If that clock was set back,
-    /// no time has passed. So a [time to live of its own](Loaded::ttl) that is longer than that of the cache is cut.
-    /// The times of `time_to_idle` and `refresh_after` begin again. Changes in the database between the two calls are
-    /// not known here: only the time to live bounds how long an outdated value may be served.
+    /// An entry gets the remaining time to live that it had when the file was written, or the `time_to_live` of this
+    /// cache if that is shorter, also in place of a longer [time to live of its own](Loaded::ttl). The time that has
+    /// passed since the file was written, by the system's wall clock, is subtracted. It counts as zero if that clock
+    /// was set back.
+    ///
+    /// The times of `time_to_idle` and `refresh_after` begin again. The cache does not know of changes in the database
+    /// between the two calls: only the time to live bounds how long an outdated value may be served.
     ///
     /// # Examples
     ///
@@ -301,8 +305,8 @@ struct Chosen<K, V> {
 /// A restoration in progress.
 struct Restore<'a, K, V, S> {
     cache: &'a LocalCache<K, V, S>,
-    /// The watchers of writes since the restoration began, by shard.
-    watchers: Vec<WriteObserver<'a, K, V>>,
+    /// The observers of writes since the restoration began, by shard.
+    observers: Vec<WriteObserver<'a, K, V>>,
     /// The epoch in which the restoration began. Later invalidations of tags are of later epochs.
     epoch: u64,
 }
@@ -316,33 +320,31 @@ where
     /// Begins a restoration. Writes from now on prevail over it.
     fn begin(cache: &'a LocalCache<K, V, S>) -> Self {
         let cells = cache.inner.cells.iter();
-        let watch = cells.map(|cell| cell.shard.read(|_| cell.in_flight.observe_writes()));
+        let observers = cells.map(|cell| cell.shard.read(|_| cell.in_flight.observe_writes()));
         Self {
             cache,
-            watchers: watch.collect(),
+            observers: observers.collect(),
             epoch: cache.inner.tags.epoch(),
         }
     }
 
-    /// Returns the hottest live entries that there is room for, the hottest first. All others are read as well: if one
-    /// cannot be, nothing is restored.
+    /// Returns the hottest live entries that there is room for, the hottest first. Decodes all other entries as well,
+    /// so that nothing is restored if one of them is unreadable.
     fn choose(
         &self,
         contents: &Contents,
         report: &mut RestoreReport,
     ) -> Result<Vec<Chosen<K, V>>, SnapshotError> {
         let inner = &self.cache.inner;
-        let passed = unix_millis().saturating_sub(contents.head()?.written_at);
-        let passed = nanos(passed);
+        let passed = nanos(unix_millis().saturating_sub(contents.head()?.written_at));
         let now = inner.settings.clock.now();
         let mut room = inner.budget.left();
         let mut chosen = Vec::new();
         for (number, entry) in (0..).zip(contents.entries()) {
             let entry = entry?;
-            let unreadable = SnapshotError::Unreadable(number);
             let (Some(key), Some(value)) = (decode::<K>(entry.key), decode::<V>(entry.value))
             else {
-                return Err(unreadable);
+                return Err(SnapshotError::Unreadable(number));
             };
             let has_idled = entry.idle.is_some_and(|idle| nanos(idle) <= passed);
             let deadline = self.deadline(now, entry.left, passed);
@@ -408,7 +410,7 @@ where
         }
     }
 
-    /// Stores an entry, unless the key or a tag was written to since the restoration began.
+    /// Stores an entry, unless the key was written to or a tag was invalidated since the restoration began.
     fn store(&self, chosen: Chosen<K, V>) -> Result<(), NotRestored> {
         let Chosen {
             key,
@@ -436,7 +438,7 @@ where
         let mut room = Reservation::none(&inner.budget);
         let mut shard = location.cell.shard.write();
         let is_current = new.metadata.provenance.is_current();
-        if !is_current || !self.watchers[location.index].is_unwritten(location.hash.0) {
+        if !is_current || !self.observers[location.index].is_unwritten(location.hash.0) {
             return Err(NotRestored::Superseded);
         }
         let (hash, key, out) = (new.hash, &new.key, &mut removals);

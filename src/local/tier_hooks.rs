@@ -1,4 +1,4 @@
-//! The operations of a local cache that only a tiered cache needs, whose L1 it is.
+//! The operations that only a tiered cache calls, on the local cache that is its L1.
 
 pub(crate) use crate::local::load::batch::BatchLookup;
 #[cfg(feature = "metrics")]
@@ -19,7 +19,7 @@ use std::hash::{BuildHasher, Hash};
 use std::time::Instant;
 
 impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
-    /// Looks a key up like [`get`](Self::get), for a caller that has read the system's clock at `now`. A miss is not
+    /// Looks up a key like [`get`](Self::get), for a caller that has read the system's clock at `now`. A miss is not
     /// counted.
     #[inline]
     pub(crate) fn hit_or_uncounted_miss(&self, key: &K, now: Nanos) -> Option<V>
@@ -44,13 +44,13 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
         }
     }
 
-    /// Counts a miss without a lookup, because no value that it could find may be served.
+    /// Counts a miss without a lookup. Called when no value that a lookup could find may be served.
     pub(crate) fn miss(&self) {
         self.count_miss(ThreadSlot::current());
     }
 
     /// Invalidates all entries, in the same short time for any number of them. The results of loads in flight are
-    /// stored as invalidated entries, and later callers do not wait for those loads.
+    /// stored, but count as invalidated, and later callers do not wait for those loads.
     pub(crate) fn invalidate_all(&self) {
         debug_assert!(self.inner.settings.is_l1);
         self.inner.tags.invalidate_all();
@@ -73,7 +73,7 @@ where
     V: Clone,
     S: BuildHasher,
 {
-    /// Looks a key up for a caller that has read the system's clock at `now`. On a miss, joins the load in flight or
+    /// Looks up a key for a caller that has read the system's clock at `now`. On a miss, joins the load in flight or
     /// leads a new one: pass the result to [`load_missed`](Self::load_missed).
     #[inline(always)]
     pub(crate) fn look_up_to_load(&self, key: &K, now: Nanos) -> Result<V, Missed<'_, K, V>> {
@@ -102,7 +102,7 @@ where
             .await
     }
 
-    /// Returns a promise of a value from elsewhere. It is stored unless the key is written to meanwhile.
+    /// Returns a promise of a value from elsewhere. The value is stored unless the key is written to meanwhile.
     pub(crate) fn promise(&self, key: &K) -> Promise<'_, K, V, S> {
         let location = self.location(key);
         let claim = self.claim(&location, key);
@@ -134,14 +134,14 @@ where
     }
 }
 
-/// The result of a lookup that is no plain hit.
+/// The result of a lookup that is not a [`Lookup::Hit`], and the location of its key.
 pub(crate) struct Missed<'a, K, V> {
     location: KeyLocation<'a, K, V>,
     lookup: Lookup<'a, K, V>,
 }
 
-/// The right to store a value from elsewhere. It is stored unless the key was written to since the promise
-/// was made.
+/// The right to store a value from elsewhere. The value is stored unless the key was written to since the promise was
+/// made.
 pub(crate) struct Promise<'a, K, V, S = DefaultHasher> {
     cache: &'a LocalCache<K, V, S>,
     location: KeyLocation<'a, K, V>,
@@ -159,7 +159,8 @@ where
         self.keep_since(u64::MAX, key, loaded)
     }
 
-    /// Stores a value that was current in the given [epoch](LocalCache::epoch), before the promise was made.
+    /// Stores a value like [`keep`](Self::keep), if it was read in an earlier [epoch](LocalCache::epoch). Invalidations
+    /// since then apply to it.
     pub(crate) fn keep_since(mut self, epoch: u64, key: K, loaded: Loaded<V>) -> bool {
         let cache = self.cache;
         let mut removals = cache.removals();

@@ -1,4 +1,4 @@
-//! Walks over all entries, some slots under each hold of a shard's lock.
+//! Walks over all entries, which visit a limited number of slots under each hold of a shard's lock.
 
 use crate::local::LocalCache;
 use crate::local::shard::Shard;
@@ -37,7 +37,7 @@ impl<T> Listed<T> {
 
 /// A walk over the slots of one shard.
 ///
-/// Entries keep their slots, so an entry that is there when the walk begins is visited, unless it is removed before. If
+/// Entries keep their slots, so each entry that exists when the walk begins is visited, unless it is removed before. If
 /// the entries are given other slots meanwhile, the walk begins again.
 pub(super) struct Walk {
     /// The first slot that was not visited yet.
@@ -70,8 +70,8 @@ impl Walk {
         self.is_over
     }
 
-    /// Visits the next span. Returns `true` if the walk has begun again with it, so that everything visited before is
-    /// visited once more.
+    /// Visits the next span. Returns `true` if the walk has begun again with this span. All slots that were visited
+    /// before are then visited once more.
     pub(super) fn step<K, V>(
         &mut self,
         lock: &ReadBiasedLock<Shard<K, V>>,

@@ -29,8 +29,8 @@ where
     /// [`Stats`](crate::Stats) counts the lookups as hits and misses.
     ///
     /// Warming ends when there is no room for more entries, including those that other callers load meanwhile. In a
-    /// weighted cache, the room is estimated by the average weight of the cached entries. Batches begin with one key
-    /// until there are some. So warming evicts few or none of its own entries, if later entries weigh about the same.
+    /// weighted cache, the room is estimated by the average weight of the cached entries. While there are none, a batch
+    /// has one key. So warming evicts few or none of its own entries, if later entries weigh about the same.
     ///
     /// Warming also ends when it has found as many keys as the cache has room for, or 10,000 if a weighted cache is
     /// empty even then: values that are not stored, because of their weight or a time to live of zero, do not make it
@@ -135,11 +135,11 @@ where
         E: Any + Send + Sync,
     {
         let load = &load;
-        let ask = |batch: Vec<K>| async move {
+        let load_batch = |batch: Vec<K>| async move {
             let result = self.get_many_or_load_async(&batch, load).await;
             (batch, result)
         };
-        run_all(Run::new(options, keys), || self.room(), ask).await
+        run_all(Run::new(options, keys), || self.room(), load_batch).await
     }
 }
 

@@ -113,7 +113,8 @@ impl EvictionPolicy for Car {
         while self.clocks.len() > 0 && !work.is_used_up() {
             let is_once_full = f64::from(self.clocks.len_of(ONCE)) >= self.once_target.max(1.0);
             let clock = if is_once_full { ONCE } else { OFTEN };
-            // If all entries of a clock are filed in the other one, a search of that one files them where they belong.
+            // If all entries of a clock are filed in the other clock, a search of the other one files them where they
+            // belong.
             let other = if is_once_full { OFTEN } else { ONCE };
             let taken = self.clocks.take(clock, states, work);
             let Some(taken) = taken.or_else(|| self.clocks.take(other, states, work)) else {

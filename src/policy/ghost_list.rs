@@ -6,8 +6,8 @@ use std::collections::VecDeque;
 
 /// The number of hashes in a chunk of the queue.
 const CHUNK_LEN: usize = 1_024;
-/// The number of buckets of its former table that an addition drains. There are few, because a call may evict thousands
-/// of entries.
+/// The number of buckets of the former table that an addition drains. It is low, because one call may evict
+/// thousands of entries.
 const BUCKETS_PER_ADDITION: usize = 16;
 /// The highest number of removed hashes that one call discards from the queue.
 const MAX_DISCARDED_PER_CALL: usize = 64;
@@ -67,7 +67,7 @@ impl GhostList {
         self.numbers.find(spread(hash), is_it).is_some()
     }
 
-    /// Removes a hash, and returns whether it was there.
+    /// Removes a hash, and returns whether the list contained it.
     pub(crate) fn remove(&mut self, hash: u32) -> bool {
         let is_it = |&(other, _): &(u32, u32)| other == hash;
         self.numbers.remove(spread(hash), is_it)
@@ -85,21 +85,21 @@ impl GhostList {
         }
         self.numbers.insert(spread(hash), (hash, number), hash_of);
         self.numbers.step(BUCKETS_PER_ADDITION, hash_of);
-        // The queue contains at most as many removed hashes as others.
+        // The queue contains at most `most` hashes, and as many removed ones.
         if self.len() > most || self.queue.len > 2 * most {
             self.remove_oldest();
         }
     }
 
-    /// Frees the memory for more than `most` hashes. If there are more, removes all of them.
+    /// Removes all hashes and frees their memory, if the queue contains more than `most`.
     pub(crate) fn shrink(&mut self, most: usize) {
         if self.queue.len > most {
             *self = Self::default();
         }
     }
 
-    /// Removes the oldest hash. If very many older ones were removed before, only discards some of those, and a later
-    /// call reaches the oldest.
+    /// Removes the oldest hash. If very many removed hashes come before it in the queue, only discards some of those. A
+    /// later call then reaches the oldest hash.
     pub(crate) fn remove_oldest(&mut self) {
         for _ in 0..MAX_DISCARDED_PER_CALL {
             let Some(hash) = self.queue.pop_front() else {

@@ -11,7 +11,7 @@ const MAX_TICKS: u32 = 1_000;
 ///
 /// A key takes 16 bits of its hash and 16 bits of the time of its addition. The time makes keys expire at the same age
 /// in buckets with few and with many additions. There is room for half as many keys more than are remembered, because
-/// buckets fill unevenly. That is six bytes for each key. One lookup in ten thousand finds a key that is not there.
+/// buckets fill unevenly. That is six bytes for each key. One lookup in ten thousand finds a key that was not added.
 #[derive(Default)]
 pub(crate) struct GhostQueue {
     /// The keys of each bucket, the latest first: the fingerprint in the high 16 bits, the tick of the addition in the
@@ -73,7 +73,7 @@ impl GhostQueue {
             return false;
         };
         let is_it = |&way: &u32| way >> 16 == u32::from(fingerprint);
-        // Most keys are not there. This check has no branches and compares all eight ways at once.
+        // Most keys are not in their bucket. This check has no branches and compares all eight ways at once.
         if !bucket.iter().fold(false, |found, way| found | is_it(way)) {
             return false;
         }

@@ -26,7 +26,7 @@ use std::sync::atomic::AtomicU32;
 
 /// The rule that selects the entry to evict, for [`LocalCacheBuilder::policy`](crate::LocalCacheBuilder::policy).
 ///
-/// - [`Lru`](Self::Lru), the default, if one has to predict which entries are cached.
+/// - [`Lru`](Self::Lru), the default, if it has to be predictable which entries are cached.
 /// - [`Adaptive`](Self::Adaptive) if misses are expensive: it has the best hit ratio on most workloads, and is rarely
 ///   behind LRU. It writes at three quarters of LRU's speed or more.
 /// - [`S3Fifo`](Self::S3Fifo) if most keys are requested once. If keys return only after a while, it can be far worse
@@ -59,18 +59,18 @@ pub enum Policy {
     Lru,
     /// Three FIFO queues: new entries pass through a small one. Those that are hit twice move from there to the main
     /// one. Keys that return soon after their eviction are inserted into the main one at once (Yang et al., "FIFO
-    /// queues are all you need for cache eviction", SOSP 2023). It takes five bytes for each entry of capacity more
-    /// than `Lru`.
+    /// queues are all you need for cache eviction", SOSP 2023). It takes five bytes more than `Lru` for each entry of
+    /// capacity.
     S3Fifo,
     /// CLOCK with adaptive replacement: two clocks, of entries that were requested once and of entries that were
     /// requested again. Their shares follow the keys that return after their eviction from either (Bansal and Modha,
-    /// FAST 2004). It takes up to 30 bytes for each entry of capacity more than `Lru`.
+    /// FAST 2004). It takes up to 30 bytes more than `Lru` for each entry of capacity.
     Car,
     /// S3-FIFO with an admission gate. Its small queue has the share that does best on a sample of the keys: 1, 10, 40
     /// or 95 percent, or all, which is CLOCK (Waldspurger et al., "Cache modeling and optimization using miniature
     /// simulations", ATC 2017; Einziger et al., "`TinyLFU`", 2017).
     ///
-    /// It takes at most four bytes for each entry of capacity more than `Lru`, and a few kilobytes for each cache.
+    /// It takes at most four bytes more than `Lru` for each entry of capacity, and a few kilobytes for each cache.
     Adaptive,
 }
 
@@ -87,20 +87,21 @@ pub(crate) trait EvictionPolicy {
     /// Returns the hits of which [`on_hit`](Self::on_hit) need not be notified until the next write begins.
     fn no_op_hits(&self) -> NoOpHits;
 
-    /// Notes a hit. Except for a few hits, this is at most a relaxed store to the state of the entry.
+    /// Records a hit. Except for a few hits, this is at most a relaxed store to the state of the entry.
     fn on_hit(&self, slot: u32, state: &AtomicU32);
 
-    /// Notes that a write to a key of the shard begins: the reads before it are older than those after it.
+    /// Records that a write to a key of the shard begins: the reads before it count as older than those after it.
     fn on_write(&mut self, states: &impl PolicyStates, work: &mut WorkSlice);
 
     /// Adds the entry of a slot that was filled, and sets its state.
     fn insert(&mut self, slot: u32, state: &AtomicU32, hash: u32);
 
-    /// Forgets an entry that is about to be removed for another reason than [`evict`](Self::evict).
+    /// Removes an entry from the policy, because the caller is about to remove it for another reason than
+    /// [`evict`](Self::evict).
     fn remove(&mut self, state: &AtomicU32, hash: u32);
 
     /// Chooses a slot for the caller to vacate. Returns `None` if there is none, or if the work was used up before one
-    /// was found. A later call continues in the second case.
+    /// was found. In the second case, a later call continues the search.
     fn evict(&mut self, states: &impl PolicyStates, work: &mut WorkSlice) -> Option<u32>;
 
     /// Begins to make room for `slots` slots.
@@ -160,7 +161,8 @@ macro_rules! dispatch {
 }
 
 impl AnyPolicy {
-    /// Creates the policy of the shard with this index, of `shards` shards that share a small-queue share.
+    /// Creates the policy of the shard with this index. All `shards` shards of the cache use the same small-queue
+    /// `share`.
     pub(crate) fn new(
         policy: Policy,
         share: &Arc<SmallQueueShare>,
@@ -196,7 +198,7 @@ impl AnyPolicy {
         }
     }
 
-    /// Notes a hit that is not a no-op. Not inlined, so that a no-op hit has the registers to itself.
+    /// Records a hit that is not a no-op. Not inlined, so that a no-op hit has the registers to itself.
     #[inline(never)]
     fn on_effective_hit(&self, slot: u32, state: &AtomicU32) {
         dispatch!(&self.kind, policy => policy.on_hit(slot, state));

@@ -5,12 +5,12 @@ use crate::policy::state::{PolicyStates, Queue, QueueState};
 use crate::storage::work_slice::WorkSlice;
 use std::sync::atomic::AtomicU32;
 
-/// The number of entries to which one eviction gives a second chance before it evicts one that was hit. Without a
-/// limit it might pass over all entries. The policies count them across calls, because the work of one eviction may need
+/// The highest number of entries to which one eviction gives a second chance. It then evicts an entry although it was
+/// hit. Without a limit, one eviction might visit all entries. The policies count across calls, because one eviction may need
 /// several holds of the shard's lock.
 pub(crate) const MAX_SECOND_CHANCES: u32 = 1_000;
 
-/// The highest number of slots at which the lists are emptied when the last entry is removed. For more of them that
+/// The highest number of slots at which the lists are emptied when the last entry is removed. With more slots, that
 /// would take too long for one call, and the shard replaces its storage instead.
 const MAX_SLOTS_UNFILED_AT_ONCE: usize = 1_024;
 
@@ -92,8 +92,8 @@ impl Queues {
         self.lens[queue] += 1;
     }
 
-    /// Adds the entry of a slot that was filled to the end of a queue. If the slot is filed already, the entry gets
-    /// there later.
+    /// Adds the entry of a slot that was filled to the end of a queue. If the slot is filed already, the entry is added
+    /// there when the slot is taken from its list.
     #[inline]
     pub(crate) fn insert(
         &mut self,
@@ -112,7 +112,7 @@ impl Queues {
         }
     }
 
-    /// Forgets an entry that is about to be removed for another reason than eviction.
+    /// Removes an entry from the counts, because it is about to be removed for another reason than eviction.
     pub(crate) fn remove(&mut self, stored: &AtomicU32) {
         let state = QueueState::load(stored);
         if state.is_misfiled() {

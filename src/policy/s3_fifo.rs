@@ -18,8 +18,8 @@ const MAIN: Queue = Queue::Second;
 
 /// The number of hits from which on an entry of the small queue moves to the main queue.
 const PROMOTION_HITS: u32 = 2;
-/// The number of requests by which a candidate has to exceed the entry that it displaces. With a lower one, the keys
-/// of a loop would displace each other.
+/// The highest lead in requests with which a candidate does not yet displace an entry of the main queue. With a lower
+/// one, the keys of a loop would displace each other.
 const ADMISSION_MARGIN: u32 = 1;
 /// The number of ghosts, in percent of the entries. There are as many as the main queue has entries.
 const GHOST_PERCENT: usize = 90;
@@ -81,8 +81,9 @@ impl S3Fifo {
         self.queues.len()
     }
 
-    /// Forgets all requests, and sets the size of the ghost queue or of the sketch for `entries` entries.
-    pub(crate) fn remember(&mut self, entries: usize) {
+    /// Discards the ghosts and the counted requests, and sets the size of the ghost queue or of the sketch for
+    /// `entries` entries.
+    pub(crate) fn reset_history(&mut self, entries: usize) {
         if self.rules.gated {
             self.sketch.resize(entries);
         } else {
@@ -91,7 +92,7 @@ impl S3Fifo {
     }
 
     /// Sets the share of the small queue. Entries move between the queues during later evictions.
-    pub(crate) fn set_small(&mut self, percent: u32) {
+    pub(crate) fn set_small_percent(&mut self, percent: u32) {
         self.rules.small_percent = percent;
     }
 
@@ -310,7 +311,7 @@ impl EvictionPolicy for S3Fifo {
 
     fn grow(&mut self, slots: usize) {
         self.queues.grow(slots);
-        self.remember(slots);
+        self.reset_history(slots);
     }
 
     fn step(&mut self, most: usize) -> Option<Vec<u32>> {
@@ -319,7 +320,7 @@ impl EvictionPolicy for S3Fifo {
 
     fn renumber(&mut self, slots: usize, slot_of: impl Fn(u32) -> Option<u32>) {
         self.queues.renumber(slots, slot_of);
-        self.remember(slots);
+        self.reset_history(slots);
     }
 
     fn time(&self) -> u32 {

@@ -74,7 +74,7 @@ impl QueueState {
     const ONE_REQUEST: u32 = 1 << 27;
     /// Set if the entry belongs to the second queue.
     const SECOND: u32 = 1 << 1;
-    /// Set if the slot is still filed where an earlier entry of it was.
+    /// Set if the slot is still filed where an earlier entry of the slot was.
     const MISFILED: u32 = 1;
 
     /// Creates the state of an entry that is inserted into a queue.
@@ -139,7 +139,7 @@ impl QueueState {
         }
     }
 
-    /// Checks whether the slot is still filed where an earlier entry of it was.
+    /// Checks whether the slot is still filed where an earlier entry of the slot was.
     #[inline]
     pub(crate) fn is_misfiled(self) -> bool {
         self.0 & Self::MISFILED != 0

@@ -1,5 +1,6 @@
 //! Histograms of durations, and the concurrent counters behind them.
 
+use crate::clock::saturating_nanos;
 use crate::sync::thread_slot::{SLOTS, ThreadSlot};
 use std::fmt;
 use std::sync::OnceLock;
@@ -26,8 +27,10 @@ pub struct DurationHistogram {
     buckets: Box<[u64]>,
 }
 
+/// The binary logarithm of [`SUB_BUCKETS`].
+const SUB_BUCKET_BITS: u32 = 2;
 /// The number of buckets for each power of two.
-const SUB_BUCKETS: u32 = 4;
+const SUB_BUCKETS: u32 = 1 << SUB_BUCKET_BITS;
 /// The power of two, in nanoseconds, below which all durations are in the first bucket.
 const FIRST_POWER: u32 = 10;
 /// The power of two, in nanoseconds, from which on all durations are in the last bucket.
@@ -43,7 +46,7 @@ fn bucket_of(nanos: u64) -> usize {
     } else if power >= LAST_POWER {
         BUCKETS - 1
     } else {
-        let sub = (nanos >> (power - 2)) & 3;
+        let sub = (nanos >> (power - SUB_BUCKET_BITS)) % u64::from(SUB_BUCKETS);
         ((power - FIRST_POWER) * SUB_BUCKETS) as usize + sub as usize + 1
     }
 }
@@ -53,8 +56,11 @@ fn upper_bound(bucket: usize) -> Option<Duration> {
     if bucket >= BUCKETS - 1 {
         return None;
     }
-    let (power, sub) = (bucket / 4, bucket as u64 % 4);
-    Some(Duration::from_nanos((4 + sub) << (power + 10 - 2)))
+    let bucket = bucket as u64;
+    let sub_buckets = u64::from(SUB_BUCKETS);
+    let (power, sub) = (bucket / sub_buckets, bucket % sub_buckets);
+    let shift = power + u64::from(FIRST_POWER - SUB_BUCKET_BITS);
+    Some(Duration::from_nanos((sub_buckets + sub) << shift))
 }
 
 impl DurationHistogram {
@@ -232,12 +238,11 @@ impl AtomicHistogram {
         self.count_by(add_shared, duration);
     }
 
-    /// Adds a duration, with this function to add to each counter.
+    /// Adds a duration. `add` adds an amount to a counter.
     fn count_by(&self, add: impl Fn(&AtomicU64, u64) -> u64, duration: Duration) {
-        let nanos = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
         add(&self.seconds, duration.as_secs());
         add(&self.nanos, duration.subsec_nanos().into());
-        add(&self.buckets[bucket_of(nanos)], 1);
+        add(&self.buckets[bucket_of(saturating_nanos(duration))], 1);
     }
 
     /// Adds all durations to a histogram.

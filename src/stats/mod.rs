@@ -33,14 +33,14 @@ pub struct Stats {
     pub stale: u64,
     /// Loads that had to wait for a permit.
     pub queued: u64,
-    /// Loads that outlived their [lease](crate::LocalCacheBuilder::lease), so that another caller loaded in their
-    /// place, or their permit passed to another load. They come on top of
-    /// [`max_concurrent_loads`](crate::LocalCacheBuilder::max_concurrent_loads) while they run.
+    /// Loads that exceeded their [lease](crate::LocalCacheBuilder::lease), so that another caller loaded, or their
+    /// permit passed to another load. While they run, they do not count towards
+    /// [`max_concurrent_loads`](crate::LocalCacheBuilder::max_concurrent_loads).
     pub abandoned_loads: u64,
     /// The run times of loaders, failed ones included.
     pub load_times: DurationHistogram,
-    /// The ages of served values, which is the time since they were read from their source. One hit in 64 is counted,
-    /// if the cache [tracks ages](crate::LocalCacheBuilder::track_ages).
+    /// The ages of served values: the times since they were read from their source. One hit in 64 is counted, if the
+    /// cache [tracks ages](crate::LocalCacheBuilder::track_ages).
     pub ages: DurationHistogram,
     /// Entries stored, replacements included.
     pub inserts: u64,
@@ -51,7 +51,7 @@ pub struct Stats {
     pub outdated: u64,
     /// Entries that were replaced by a new value of their key.
     pub replaced: u64,
-    /// Entries removed by `remove`, `retain` or `update`.
+    /// Entries removed by `invalidate`, `remove`, `retain` or `update`.
     pub removed: u64,
     /// Entries removed because they had expired.
     pub expired: u64,

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 pub(crate) enum Outcome {
     Succeeded,
     Failed,
-    /// The operation did not end: it panicked, or its caller was dropped.
+    /// The operation did not end: it panicked, or the future that ran it was dropped.
     Dropped,
 }
 
@@ -17,7 +17,7 @@ pub(crate) trait CountOperation {
     fn count_operation(&self, elapsed: Duration, outcome: Outcome);
 }
 
-/// A timer that counts an operation when it ends, also if it panics or its caller is dropped.
+/// A timer that counts an operation when it ends, also if it panics or the future that runs it is dropped.
 pub(crate) struct OperationTimer<'a, C: CountOperation> {
     /// The counters, or `None` if the operation is not counted any more.
     counters: Option<&'a C>,

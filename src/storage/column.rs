@@ -2,9 +2,9 @@
 
 /// A vector of items by slot whose growth is spread over many calls.
 ///
-/// [`grow`](Self::grow) allocates the larger storage and moves no item. Each [`step`](Self::step) then
-/// moves some items, the lowest slots first. [`get`](Self::get) looks at the larger storage first, and finds an item
-/// that has not moved yet by a second look. While the column does not grow, a lookup costs the same as in a `Vec`.
+/// [`grow`](Self::grow) allocates the larger storage and moves no item. Each [`step`](Self::step) then moves some
+/// items, the lowest slots first. [`get`](Self::get) searches the larger storage first, and then the former one for an
+/// item that has not moved yet. While the column does not grow, a lookup costs the same as in a `Vec`.
 #[repr(C)]
 pub(crate) struct Column<T> {
     /// All items, except those that have not moved yet.

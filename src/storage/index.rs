@@ -3,8 +3,8 @@
 use hashbrown::HashTable;
 
 /// The number of buckets of the former table that an insertion drains. The new table has room for twice as many
-/// values as there are. The former one has at most 16 buckets for each 7 values, those that were removed included. It
-/// is therefore drained long before the new one is full.
+/// values as there are. The former table has at most 16 buckets for each 7 values, removed ones included. It is
+/// therefore drained long before the new table is full.
 pub(crate) const BUCKETS_PER_STEP: usize = 256;
 
 /// A hash table whose growth is spread over many insertions.
@@ -77,7 +77,7 @@ impl<T: Copy> Index<T> {
         }
     }
 
-    /// Removes a value. Returns whether it was there.
+    /// Removes a value. Returns whether the index contained it.
     #[inline]
     pub(crate) fn remove(&mut self, hash: u64, is_it: impl Fn(&T) -> bool) -> bool {
         match self.table.find_entry(hash, &is_it) {
@@ -223,10 +223,11 @@ impl<T: Copy> Outgrown<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::random::{GOLDEN_RATIO, spread};
 
     #[allow(clippy::trivially_copy_pass_by_ref)]
     fn hash_of(value: &u32) -> u64 {
-        u64::from(*value).wrapping_mul(0x9E37_79B9_7F4A_7C15)
+        spread((*value).into(), GOLDEN_RATIO)
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! The limit on the work that a call does under one hold of a shard's lock.
 
-/// The number of slots that may be visited under one hold of a shard's lock, approximately. Visiting and removing a
-/// slot takes up to four microseconds if nothing of it is in the processor's cache, as in a shard of 2,000,000 entries,
-/// so that a hold takes less than two milliseconds.
+/// The approximate number of slots that may be visited under one hold of a shard's lock. It takes up to four
+/// microseconds to visit a slot and remove its entry, if nothing of it is in the processor's cache, as in a shard of
+/// 2,000,000 entries. A hold therefore takes about two milliseconds at most.
 pub(crate) const SLOTS_PER_HOLD: u32 = 512;
 
 /// The highest number of slots that are visited under one hold. It exceeds the limit, because a step that has begun is

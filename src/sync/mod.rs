@@ -1,4 +1,5 @@
-//! Concurrency primitives that know no cache, and a switch between real ones and those of loom and shuttle.
+//! Concurrency primitives that do not depend on the cache, and a switch between the real atomics and locks and those of
+//! loom and shuttle.
 //!
 //! Single flight is written against [`Mutex`] and the atomics of this module, so that its models run under loom and
 //! shuttle.

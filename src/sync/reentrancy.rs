@@ -1,7 +1,7 @@
-//! Detection of calls from user code that could wait for a lock of their own thread.
+//! Detection of calls from user code that could wait for a lock that their own thread holds.
 //!
-//! User code runs under some locks, and may call a cache from there. If a thread that holds a lock waited for another
-//! one, the waiting threads could form a circle. Before a thread waits, it therefore checks which locks it holds, and
+//! Some user code runs under a lock, and may call a cache from there. If a thread that holds a lock waited for another
+//! lock, the waiting threads could form a circle. Before a thread waits, it therefore checks which locks it holds, and
 //! panics instead.
 
 use crate::sync::thread_slot::{SHARED, ThreadSlot};
@@ -9,12 +9,14 @@ use std::cell::Cell;
 use std::marker::PhantomData;
 use std::sync::atomic::Ordering;
 
-/// The locks that the current thread holds: the number of those that it writes, times [`WRITE`], plus the number of
-/// those that it reads without a published slot, times [`READ`].
+/// The locks that the current thread holds: the number of those that it writes, times [`ONE_WRITE`], plus the number of
+/// those that it reads without a published slot, times [`ONE_READ`].
 type LockCounts = Cell<usize>;
 
-const READ: usize = 1;
-const WRITE: usize = 1 << (usize::BITS / 2);
+/// The amount by which a lock that is read raises the counts.
+const ONE_READ: usize = 1;
+/// The amount by which a lock that is written raises the counts.
+const ONE_WRITE: usize = 1 << (usize::BITS / 2);
 
 // Without a destructor, so that it can be used until the thread ends.
 #[cfg(not(any(loom_models, shuttle_models)))]
@@ -38,13 +40,13 @@ impl LockGuardMark {
     /// Records that this thread reads a lock without a published slot.
     #[inline]
     pub(crate) fn reading() -> Self {
-        Self::add(READ)
+        Self::add(ONE_READ)
     }
 
     /// Records that this thread holds a lock exclusively.
     #[inline]
     pub(crate) fn writing() -> Self {
-        Self::add(WRITE)
+        Self::add(ONE_WRITE)
     }
 
     #[inline]
@@ -75,13 +77,13 @@ fn has_published() -> bool {
 
 /// Checks whether this thread reads any lock.
 pub(crate) fn is_reading() -> bool {
-    has_published() || LOCK_COUNTS.with(Cell::get) % WRITE > 0
+    has_published() || LOCK_COUNTS.with(Cell::get) % ONE_WRITE > 0
 }
 
 /// Checks whether this thread holds any lock exclusively.
 #[inline]
 pub(crate) fn is_writing() -> bool {
-    LOCK_COUNTS.with(Cell::get) >= WRITE
+    LOCK_COUNTS.with(Cell::get) >= ONE_WRITE
 }
 
 /// Checks that this thread holds no lock, before an operation that might wait for one. `operation` completes the

@@ -11,9 +11,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 /// The number of threads that can own a slot at a time. Further threads share one, and are a little slower.
 pub(crate) const SLOTS: usize = 64;
 
-/// The value of a slot whose thread reads no lock by it.
+/// The value of a slot through which no lock is read.
 pub(crate) const NO_LOCK: usize = 0;
-/// The constant value of the shared slot. It is neither the address of a lock nor [`NO_LOCK`].
+/// The value of the shared slot, which never changes. It is neither the address of a lock nor [`NO_LOCK`].
 pub(crate) const SHARED: usize = 1;
 
 /// A slot, on two cache lines of its own, because some processors fetch lines in pairs.
@@ -70,7 +70,7 @@ impl ThreadSlot {
         }
     }
 
-    /// Returns the address of the lock that the owner reads, or [`NO_LOCK`].
+    /// Returns the variable that contains the address of the lock that the owner reads, or [`NO_LOCK`].
     #[inline]
     pub(crate) fn published_lock(self) -> &'static AtomicUsize {
         &self.slot.published_lock
@@ -100,12 +100,12 @@ fn assign() -> &'static Slot {
         if index < SLOTS {
             *owned |= 1 << index;
             HIGH_WATER.fetch_max(index + 1, Ordering::SeqCst);
-            // It is empty until now, because a thread reaches this once.
+            // `RELEASE` is still empty, because a thread assigns a slot only once.
             let _ = release.set(Release(index));
         }
         index
     });
-    // There is an error if the thread is ending and `RELEASE` was dropped. A slot would never be freed then.
+    // `try_with` fails if the thread is ending and `RELEASE` was dropped. A slot that it got now would never be freed.
     let slot = &ALL[assigned.unwrap_or(SLOTS)];
     CURRENT.set(Some(slot));
     slot

@@ -311,7 +311,7 @@ where
         let Some((_, leader)) = led.iter().next() else {
             return Ok(());
         };
-        let asked = led.iter().map(|&(at, _)| self.keys[at].clone()).collect();
+        let keys = led.iter().map(|&(at, _)| self.keys[at].clone()).collect();
         let load_timer = self.cache.load_timer(leader.since);
         let enter = || {
             let leaders = led.iter().map(|(_, leader)| leader.enter(None));
@@ -321,7 +321,7 @@ where
                 load_timer.span.enter(),
             )
         };
-        let result = run_within(enter, || load(asked), share).await;
+        let result = run_within(enter, || load(keys), share).await;
         let load_time = load_timer.stop(result.is_ok());
         drop(permit);
         self.finish_load(led, result, load_time)

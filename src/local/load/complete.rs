@@ -42,15 +42,15 @@ where
         self.count_served(ThreadSlot::current(), Count::Stale, location, key);
     }
 
-    /// Looks for a value again for a leader that looked some time ago.
+    /// Looks up a key again for its leader, because a value may have been stored since the leader's first lookup.
     pub(crate) fn look_up_again(
         &self,
         location: &KeyLocation<'_, K, V>,
         key: &K,
         leader: &Leader<'_, K, V>,
     ) -> Option<Outcome<V>> {
-        // The value that is found here may be invalidated meanwhile. Callers that come after the invalidation look for
-        // themselves.
+        // The value that is found here may be invalidated meanwhile. Callers that come after the invalidation then do
+        // not get this value, but look up the key themselves.
         leader.outdate(leader.epoch + 1);
         let live = self.peek(location, key, |value, _| value.clone());
         let found = live.map(Outcome::Value);
@@ -84,8 +84,8 @@ where
     ) -> V {
         let value = loaded.value.clone();
         if !loaded.tags.is_empty() || self.inner.settings.is_l1 {
-            // The value may be invalidated, perhaps by one of its tags. Callers that come after the invalidation look
-            // for themselves.
+            // The value may be invalidated meanwhile, perhaps by one of its tags. Callers that come after the
+            // invalidation then do not get this value, but look up the key themselves.
             leader.outdate(leader.epoch + 1);
         }
         let provenance = self.provenance(&loaded, leader.epoch, load_time);

@@ -90,10 +90,10 @@ where
     /// - If a loader takes longer than the lease (10 seconds by default, see
     ///   [`LocalCacheBuilder::lease`](crate::LocalCacheBuilder::lease)), exactly one of the waiting callers runs its
     ///   own loader. The late value is returned to its own caller, and is stored if no newer value was.
-    /// - A write to the key, a [`clear`](Self::clear) or a [`retain`](Self::retain) during the load: callers that
-    ///   already wait get the loaded value, it is not stored, and later callers load again. So a value that was read
-    ///   from a database before a change never stays in the cache, if [`remove`](Self::remove) is called after the
-    ///   change.
+    /// - If the key is written to, or [`clear`](Self::clear) or [`retain`](Self::retain) is called, during the load,
+    ///   then callers that already wait get the loaded value. The value is not stored, and later callers load again. So
+    ///   a value that was read from a database before a change never stays in the cache, if [`remove`](Self::remove) is
+    ///   called after the change.
     ///
     /// # Examples
     ///
@@ -118,9 +118,10 @@ where
     /// - [`WaitTimeout`](LoadError::WaitTimeout): the load of another caller, or the wait for a permit of
     ///   [`LocalCacheBuilder::max_concurrent_loads`](crate::LocalCacheBuilder::max_concurrent_loads), took longer than
     ///   [`LocalCacheBuilder::wait_timeout`](crate::LocalCacheBuilder::wait_timeout).
-    /// - [`Recursive`](LoadError::Recursive): the call came from the loader of this key, on its thread. A call with a
-    ///   loader of the same type is assumed to belong to another caller, whose job a thread of a work-stealing pool
-    ///   runs while it waits. Such a call runs its own loader and stores nothing, up to a depth of 8.
+    /// - [`Recursive`](LoadError::Recursive): the call came from the loader of this key, on its thread. If both calls
+    ///   have a loader of the same type, the inner call is assumed to belong to another job, which a thread of a
+    ///   work-stealing pool runs while the loader waits. The inner call then runs its own loader and stores nothing, up
+    ///   to a depth of 8.
     ///
     /// # Blocking
     ///
@@ -146,7 +147,7 @@ where
         }
     }
 
-    /// Completes `get_or_load` if the lookup was not a plain hit.
+    /// Completes `get_or_load` if the lookup was not a [`Lookup::Hit`].
     #[cold]
     pub(crate) fn load_blocking<'a>(
         &self,
@@ -341,7 +342,7 @@ where
     }
 
     /// Begins the load that refreshes a live entry. Returns `None` if another caller loads the key already, or if a
-    /// permit is needed and none is free. The entry is live, so its refresh does not wait.
+    /// permit is needed and none is free. It does not wait for either, because the live value can be served.
     pub(crate) fn begin_refresh<'a>(
         &self,
         location: &KeyLocation<'a, K, V>,
@@ -352,15 +353,15 @@ where
             None => None,
         };
         let in_flight = &location.cell.in_flight;
-        let terms = self.permitted_candidate(permit.is_some());
-        let join_or_lead = |_: &_| in_flight.join_or_lead(location.hash.0, key, terms);
+        let candidate = self.permitted_candidate(permit.is_some());
+        let join_or_lead = |_: &_| in_flight.join_or_lead(location.hash.0, key, candidate);
         let role = location.cell.shard.read(join_or_lead);
         assert_no_lock_held("load into");
         let leader = match role {
             Role::Lead(leader) => leader,
             Role::Wait(mut waiter) => {
-                // `None`: another caller loads, and its lease has not ended.
-                let answer = waiter.poll(terms, Waker::noop()).ok()?;
+                // If this returns `None`, another caller loads, and its lease has not ended.
+                let answer = waiter.poll(candidate, Waker::noop()).ok()?;
                 self.count_superseded(&answer);
                 let Answer::Lead(leader) = answer else {
                     return None;

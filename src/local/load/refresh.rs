@@ -15,7 +15,7 @@ pub(crate) const THROTTLE: Duration = Duration::from_secs(1);
 
 /// The rules of a cache for refreshes.
 #[derive(Clone, Copy)]
-pub(crate) struct Rules {
+pub(crate) struct RefreshRules {
     /// The age from which an entry is refreshed, in nanoseconds, if there is one.
     pub(crate) refresh_after: Option<Nanos>,
     /// The beta of `XFetch`. With 0, no entry is refreshed early.
@@ -27,12 +27,12 @@ pub(crate) struct Rules {
 }
 
 /// The refresh times of a shard's entries, by slot.
-pub(crate) struct RefreshRules {
-    rules: Rules,
+pub(crate) struct RefreshTimes {
+    rules: RefreshRules,
     pub(crate) slots: Column<Slot>,
 }
 
-/// The refresh times of one entry. The times that hits write are atomic.
+/// The refresh times of one entry. Those that are written under the shard's shared lock are atomic.
 #[derive(Default)]
 pub(crate) struct Slot {
     /// The time from which a hit refreshes the entry.
@@ -45,9 +45,9 @@ pub(crate) struct Slot {
     failed_until: AtomicU64,
 }
 
-impl RefreshRules {
+impl RefreshTimes {
     /// Creates the refresh times of a shard without entries.
-    pub(crate) const fn new(rules: Rules) -> Self {
+    pub(crate) const fn new(rules: RefreshRules) -> Self {
         Self {
             rules,
             slots: Column::new(),
@@ -71,7 +71,7 @@ impl RefreshRules {
         self.slots.get(slot).map_or(0, |slot| slot.load_time)
     }
 
-    /// Checks whether the caller is to refresh this live entry. Returns `true` to one of many callers.
+    /// Checks whether the caller is to refresh this live entry. Returns `true` to at most one of several callers.
     pub(crate) fn claim(&self, slot: u32, deadline: Nanos, now: Nanos) -> bool {
         let Some(slot) = self.slots.get(slot) else {
             return false;
@@ -80,8 +80,8 @@ impl RefreshRules {
         if now < not_before || !(now >= slot.refresh_at || self.is_early(slot, deadline, now)) {
             return false;
         }
-        // The claim is short, so that another caller follows if this one does not refresh the entry. While the load of
-        // a refresh is in flight, no second one starts.
+        // The claim is short, so that another caller gets it soon if this one does not refresh the entry. While the
+        // load of a refresh is in flight, no second one starts.
         let until = now.saturating_add(self.rules.throttle);
         let claim = slot
             .not_before
@@ -123,7 +123,7 @@ impl RefreshRules {
 mod tests {
     use super::*;
 
-    const RULES: Rules = Rules {
+    const RULES: RefreshRules = RefreshRules {
         refresh_after: None,
         early: 1.0,
         stale: 0,
@@ -132,7 +132,7 @@ mod tests {
 
     /// Returns the observed probability of a refresh when `left` is left of the time to live and a load takes 1,000.
     fn chance(left: Nanos) -> f64 {
-        let mut refreshes = RefreshRules::new(RULES);
+        let mut refreshes = RefreshTimes::new(RULES);
         let tries = 20_000_u32;
         let hits = (0..tries).filter(|_| {
             refreshes.set(0, 0, 1_000);
@@ -157,12 +157,12 @@ mod tests {
 
     #[test]
     fn refresh_is_claimed_by_one_caller_until_the_throttle_has_passed() {
-        let rules = Rules {
+        let rules = RefreshRules {
             refresh_after: Some(100),
             early: 0.0,
             ..RULES
         };
-        let mut refreshes = RefreshRules::new(rules);
+        let mut refreshes = RefreshTimes::new(rules);
         refreshes.set(0, 1_000, 7);
         assert!(!refreshes.claim(0, NEVER, 1_099));
         assert!(refreshes.claim(0, NEVER, 1_100));

@@ -16,14 +16,14 @@ use std::sync::Arc;
 use std::task::Context;
 use std::time::Instant;
 
-/// A function that looks for a value to serve in place of a new one. The `bool` is `true` if the value is live.
+/// A function that looks for a value to serve in place of a loaded one. The `bool` is `true` if the value is live.
 type FindStale<K, V> = for<'s> fn(&'s Shard<K, V>, KeyHash, &K, Nanos) -> Option<(&'s V, bool)>;
 
 /// The limits of a caller's wait.
 pub(crate) struct WaitLimits {
-    /// The end of the wait. `None`: never.
+    /// The end of the wait. `None` if the wait has no limit.
     pub(crate) deadline: Option<Instant>,
-    /// The time from which the caller accepts an expired value. `None`: at the deadline.
+    /// The time from which the caller accepts an expired value. If `None`, it accepts one at the deadline.
     pub(crate) stale_from: Option<Instant>,
 }
 

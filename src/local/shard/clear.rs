@@ -9,7 +9,6 @@ use crate::local::shard::expiry::Expiry;
 use crate::local::shard::metadata::MetadataTable;
 use crate::local::shard::read_times::ReadTimes;
 use crate::local::shard::slab::Slab;
-
 use crate::policy::{AnyPolicy, EvictionPolicy};
 use crate::storage::index::Index;
 use std::mem::{replace, take};
@@ -30,7 +29,7 @@ struct Storage<K, V> {
     _read_times: Option<ReadTimes>,
 }
 
-/// The entries of a shard that was cleared. Listing and dropping them takes a time in proportion to their number, and is
+/// The entries of a shard that was cleared. The time to list and drop them is proportional to their number, so that is
 /// done with no lock held.
 pub(crate) struct Cleared<K, V>(Storage<K, V>);
 
@@ -82,8 +81,8 @@ impl<K, V> Shard<K, V> {
         }
     }
 
-    /// Frees the memory that the entries do not need, if it is worth it. All entries are moved, which takes a
-    /// time in proportion to their number and to that of the slots.
+    /// Frees the memory that the entries do not need, unless there is little of it. Moves all entries, which takes a
+    /// time proportional to the number of slots.
     pub(crate) fn shrink(&mut self, out: &mut Removals<'_, K, V>) {
         let len = self.slab.len() as usize;
         if self.slab.capacity() == 0 {
@@ -101,8 +100,8 @@ impl<K, V> Shard<K, V> {
         self.renumber(&occupied, room, out);
     }
 
-    /// Moves the entries of these slots, which are all that are occupied, to the first ones of as many as
-    /// `room`.
+    /// Moves the entries of these slots, which are all occupied ones, to the first slots of storage with room for
+    /// `room` slots.
     fn renumber(&mut self, occupied: &[u32], room: usize, out: &mut Removals<'_, K, V>) {
         self.renumberings = self.renumberings.wrapping_add(1);
         let mut numbers = vec![None; self.slab.end() as usize];

@@ -3,7 +3,7 @@
 use crate::clock::{NEVER, Nanos};
 use crate::local::removal::{RemovalCause, Removals};
 use crate::local::shard::Shard;
-use crate::local::shard::expiry::BLOCK;
+use crate::local::shard::expiry::SLOTS_PER_BLOCK;
 use crate::policy::EvictionPolicy;
 use crate::storage::work_slice::WorkSlice;
 use std::sync::atomic::Ordering::{Acquire, Relaxed};
@@ -59,7 +59,7 @@ impl<K, V> Shard<K, V> {
     /// Begins a search of all slots, if a tag was invalidated since the last one began.
     #[cold]
     fn search_for_invalidated(&mut self) {
-        // Pairs with the release in `Tags::invalidate`.
+        // Pairs with the release in `Tags::raise_epoch`.
         let epoch = self.setup.tag_epoch.load(Acquire);
         let has_invalidations = self
             .metadata
@@ -85,7 +85,7 @@ impl<K, V> Shard<K, V> {
             let Some(slots) = self.expiry.due(now) else {
                 break;
             };
-            work.spend(BLOCK);
+            work.spend(SLOTS_PER_BLOCK);
             let mut soonest = NEVER;
             for slot in slots.clone() {
                 let Some(entry) = self.slab.get(slot) else {
@@ -115,6 +115,6 @@ impl<K, V> Shard<K, V> {
 
     /// Returns the number of blocks of slots.
     pub(crate) fn blocks(&self) -> u32 {
-        self.slab.end().div_ceil(BLOCK)
+        self.slab.end().div_ceil(SLOTS_PER_BLOCK)
     }
 }

@@ -1,18 +1,19 @@
 //! An index of deadlines, to find expired entries.
 //!
-//! A deadline is stored with its entry, where a hit reads it. To find entries that are past it there is a tree of
-//! lower bounds over the slots: one for each block of 32 slots, one for each 32 blocks, and so on up to one for all.
-//! A write whose deadline lies after the bounds above it changes nothing. If all entries have the same time to live,
-//! this holds for every write. Bounds become too low when the entries with the lowest deadlines are removed, so a
-//! search that finds no deadline near a bound raises it. The tree takes a quarter of a byte a slot.
+//! A deadline is stored with its entry, where a hit reads it. To find the entries that are past their deadline, there
+//! is a tree of lower bounds over the slots: one for each block of 32 slots, one for each 32 blocks, and so on up to
+//! one for all. A write whose deadline lies after the bounds above its slot does not change the tree. If all entries
+//! have the same time to live, this holds for every write. Bounds become too low when the entries with the lowest
+//! deadlines are removed, so a search that finds no deadline near a bound raises it. The tree takes a quarter of a byte
+//! a slot.
 
 use crate::clock::{NEVER, Nanos};
 use std::ops::Range;
 
 /// The number of slots in a block.
-pub(crate) const BLOCK: u32 = 32;
+pub(crate) const SLOTS_PER_BLOCK: u32 = 32;
 /// The number of slots, or of smaller blocks, in a block.
-const FAN_OUT: usize = BLOCK as usize;
+const FAN_OUT: usize = SLOTS_PER_BLOCK as usize;
 
 /// A tree of lower bounds on the deadlines of a shard.
 pub(crate) struct Expiry {
@@ -139,8 +140,8 @@ impl Expiry {
         None
     }
 
-    /// Sets the bound of a block to the least of the bounds below it, in this level and in all levels above. The last
-    /// one is `soonest`.
+    /// Sets the bound of a block to the least of the bounds below it, in this level and in all levels above. The top
+    /// level is `soonest`.
     fn tighten(&mut self, level: usize, mut block: usize) {
         for level in level..=self.levels.len() {
             let blocks = &self.levels[level - 1];
@@ -161,14 +162,14 @@ impl Expiry {
         self.tighten(1, block / FAN_OUT);
     }
 
-    /// Checks whether an entry with this deadline is of no more use, because its grace has passed too.
+    /// Checks whether the deadline of an entry and the grace after it have passed.
     #[inline]
     pub(crate) fn is_over(&self, deadline: Nanos, now: Nanos) -> bool {
         deadline.saturating_add(self.grace) <= now
     }
 
-    /// Makes all blocks of `slots` slots due, because entries may be dead before their deadline. The search continues
-    /// behind the block where the last one ended.
+    /// Makes all blocks of `slots` slots due, because entries may be dead before their deadline. The search begins
+    /// after the block where the last search ended.
     pub(crate) fn search_all(&mut self, slots: u32) {
         if let Some(last) = slots.checked_sub(1) {
             self.cover(last as usize / FAN_OUT);

@@ -9,8 +9,8 @@ use hashbrown::HashTable;
 
 /// The number of entries that a shard has room for at first.
 const INITIAL_ROOM: usize = 16;
-/// The number of slots that each write moves while a shard grows. A shard begins to grow when one in so many of its
-/// slots is left. When the last one is taken, it has therefore moved all slots.
+/// The number of slots that each write moves while a shard grows. A shard with `n` slots begins to grow when
+/// `n / SLOTS_PER_STEP` of them are left. So it has moved all slots when the last one is taken.
 const SLOTS_PER_STEP: usize = 64;
 
 impl<K, V> Shard<K, V> {

@@ -44,7 +44,8 @@ impl StoredHash {
     pub(crate) const POSITION_BITS: u32 = 24;
     const POSITION: u64 = (1 << Self::POSITION_BITS) - 1;
     const TAG: u64 = 0x7F;
-    /// The shift of the tag in a full or canonical hash. `HashTable` takes the tag from the top seven bits of a `usize`.
+    /// The shift of the tag in a full or canonical hash. `HashTable` takes the tag from the top seven bits of a
+    /// `usize`.
     const TAG_SHIFT: u32 = if usize::BITS < 64 {
         usize::BITS - 7
     } else {

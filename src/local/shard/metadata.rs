@@ -1,10 +1,11 @@
 //! Optional metadata of entries: a table with a row for each slot, and a column for each kind.
 //!
 //! A cache allocates only the columns that it needs, and no table if it needs none, so that hits of other caches pay
-//! nothing for it. Tags have no flag in [`ColumnSet`], because any entry may have some: the first one allocates a table.
+//! nothing for them. Tags have no flag in [`ColumnSet`], because an entry of any cache may have tags: the first entry
+//! with tags allocates a table.
 
 use crate::clock::Nanos;
-use crate::local::load::refresh::{RefreshRules, Rules};
+use crate::local::load::refresh::{RefreshRules, RefreshTimes};
 use crate::local::removal::Retired;
 use crate::local::shard::tag_column::TagColumn;
 use crate::local::tags::EntryTags;
@@ -21,7 +22,7 @@ pub(crate) struct ColumnSet {
     /// The time to idle, in nanoseconds, if there is one.
     pub(crate) time_to_idle: Option<Nanos>,
     /// The rules for refreshes, if there are any.
-    pub(crate) refresh_rules: Option<Rules>,
+    pub(crate) refresh_rules: Option<RefreshRules>,
 }
 
 impl ColumnSet {
@@ -72,7 +73,7 @@ pub(crate) struct MetadataTable {
     latest_deadlines: Option<Column<Nanos>>,
     tags: TagColumn,
     /// `None` if the cache has no rules for refreshes.
-    pub(crate) refreshes: Option<RefreshRules>,
+    pub(crate) refreshes: Option<RefreshTimes>,
     /// The lowest epoch whose entries are live. `None` if entries are not invalidated by their epoch.
     min_live_epoch: Option<Arc<AtomicU64>>,
     /// The epoch in which the load of each slot's value began. Used only with `min_live_epoch`.
@@ -90,8 +91,8 @@ trait AnyColumn {
     /// Begins to make room for `slots` slots: see [`Column::grow`].
     fn grow(&mut self, slots: usize);
 
-    /// Moves up to `max` slots, and returns storage that is no longer needed: see [`Column::step`].
-    fn step(&mut self, max: usize) -> Option<Box<dyn Retired>>;
+    /// Moves up to `most` slots, and returns storage that is no longer needed: see [`Column::step`].
+    fn step(&mut self, most: usize) -> Option<Box<dyn Retired>>;
 
     /// Moves the items of these slots to the first slots of storage with room for `room` slots.
     fn select(&mut self, slots: &[u32], room: usize);
@@ -102,8 +103,8 @@ impl<T: Default + 'static> AnyColumn for Column<T> {
         Self::grow(self, slots);
     }
 
-    fn step(&mut self, max: usize) -> Option<Box<dyn Retired>> {
-        let emptied = Self::step(self, max)?;
+    fn step(&mut self, most: usize) -> Option<Box<dyn Retired>> {
+        let emptied = Self::step(self, most)?;
         Some(Box::new(emptied))
     }
 
@@ -124,7 +125,7 @@ impl MetadataTable {
             time_to_idle: columns.time_to_idle.unwrap_or_default(),
             latest_deadlines: columns.time_to_idle.map(|_| Column::new()),
             tags: TagColumn::default(),
-            refreshes: columns.refresh_rules.map(RefreshRules::new),
+            refreshes: columns.refresh_rules.map(RefreshTimes::new),
             epochs: min_live_epoch.as_ref().map(|_| Column::new()),
             min_live_epoch,
             weights: columns.weights.then(Column::new),
@@ -152,11 +153,11 @@ impl MetadataTable {
         self.columns().for_each(|column| column.grow(slots));
     }
 
-    /// Moves up to `max` slots of each column: see [`Column::step`]. Calls `retire` with storage that is no longer
+    /// Moves up to `most` slots of each column: see [`Column::step`]. Calls `retire` with storage that is no longer
     /// needed.
-    pub(crate) fn step(&mut self, max: usize, retire: impl FnMut(Box<dyn Retired>)) {
+    pub(crate) fn step(&mut self, most: usize, retire: impl FnMut(Box<dyn Retired>)) {
         self.columns()
-            .filter_map(|column| column.step(max))
+            .filter_map(|column| column.step(most))
             .for_each(retire);
     }
 
@@ -216,11 +217,11 @@ impl MetadataTable {
         explicit.put(slot, is_explicit);
     }
 
-    /// Changes the deadline of a live entry that was hit, if the cache has a time to idle, and checks whether the entry
+    /// Extends the deadline of a live entry that was hit, if the cache has a time to idle, and checks whether the entry
     /// may be served.
     ///
-    /// A deadline never changes to an earlier time, so the bounds that
-    /// [`Expiry`](crate::local::shard::expiry::Expiry) has of deadlines hold.
+    /// A deadline never changes to an earlier time, so the lower bounds in
+    /// [`Expiry`](crate::local::shard::expiry::Expiry) stay valid.
     pub(crate) fn on_hit(
         &self,
         slot: u32,

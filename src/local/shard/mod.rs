@@ -86,7 +86,7 @@ pub(crate) struct Shard<K, V> {
     is_growing: bool,
     expiry: Expiry,
     read_times: Option<ReadTimes>,
-    /// The number of removals by cause. Evictions are not counted: they are the difference to the insertions.
+    /// The number of removals by cause. Evictions are not counted: [`add_to`](Self::add_to) computes their number.
     removals: [u64; 6],
     setup: Setup,
     /// The epoch of the tags when the last search for invalidated entries began.

@@ -1,7 +1,7 @@
 //! The operations of a shard under its shared lock.
 
 use crate::clock::{NEVER, Nanos, TimeSource};
-use crate::local::load::refresh::RefreshRules;
+use crate::local::load::refresh::RefreshTimes;
 use crate::local::shard::Shard;
 use crate::local::shard::entry::{Entry, EntrySettings};
 use crate::local::shard::hash::KeyHash;
@@ -110,12 +110,12 @@ impl<K, V> Shard<K, V> {
         metadata.is_none_or(|metadata| metadata.is_current(slot))
     }
 
-    fn refreshes(&self) -> Option<&RefreshRules> {
+    fn refreshes(&self) -> Option<&RefreshTimes> {
         self.metadata.as_ref()?.refreshes.as_ref()
     }
 
-    /// Checks whether the caller, which has hit this slot, is to refresh the entry. Returns `true` to one of many
-    /// callers.
+    /// Checks whether the caller, which has hit this slot, is to refresh the entry. Returns `true` to at most one of
+    /// several callers.
     #[inline]
     pub(crate) fn claim_refresh(&self, slot: u32, now: impl FnOnce() -> Nanos) -> bool {
         let Some(refreshes) = self.refreshes() else {

@@ -75,7 +75,7 @@ mod tests {
     }
 
     #[test]
-    fn value_may_be_older_than_zero_when_stored_and_older_than_the_clock() {
+    fn age_includes_the_age_when_stored_even_if_that_exceeds_the_time_of_the_clock() {
         let mut read_times = ReadTimes::new();
         read_times.set(0, 20 * SECOND, 3 * SECOND);
         assert_about(read_times.age(0, 21 * SECOND), 4 * SECOND);

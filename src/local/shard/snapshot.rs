@@ -31,7 +31,7 @@ pub(crate) struct Copied<K, V> {
 /// The reason why an entry was not restored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum NotRestored {
-    /// The key was written to or its value is being loaded, or it has a live entry.
+    /// The key was written to, or is being loaded, or has a live entry, or a tag of the entry was invalidated.
     Superseded,
     NoRoom,
 }

@@ -1,5 +1,5 @@
-//! The work under one hold of a shard's lock is bounded, for any number of entries. All tests of the crate check that no
-//! hold visits more slots than it may: see `WorkSlice`.
+//! Tests that the work under one hold of a shard's lock is bounded, for any number of entries. In addition, all tests
+//! of the crate check that no hold visits more slots than it may: see `WorkSlice`.
 
 use crate::clock::{NEVER, Nanos, TimeSource};
 use crate::local::budget::{Budget, Reservation};
@@ -16,7 +16,7 @@ use std::sync::Arc;
 
 const POLICIES: [Policy; 4] = [Policy::Lru, Policy::S3Fifo, Policy::Car, Policy::Adaptive];
 const ENTRIES: u64 = 30_000;
-/// The deadline of entries that expire. Other calls are made at time 0.
+/// The deadline of entries that expire. Calls that need not see them expire are made at time 0.
 const EXPIRED: Nanos = 50;
 
 /// A shard and its budget. Each call of a method of the shard stands for one hold of its lock.

@@ -55,7 +55,7 @@ impl<const N: usize> MiniatureCaches<N> {
             free: Vec::new(),
             caches: rules.map(|rules| {
                 let mut cache = S3Fifo::new(rules);
-                cache.remember(keys);
+                cache.reset_history(keys);
                 cache
             }),
         }

@@ -2,8 +2,8 @@
 //!
 //! The best share depends on the workload. If keys are requested again soon, and later never, new entries should have
 //! all the room. If most keys are requested once, new entries should have almost none. The policy compares the shares
-//! by miniature caches: one for each share, with hashes of a sample of the keys and without values (Waldspurger et al.,
-//! "Cache modeling and optimization using miniature simulations", ATC 2017). One shard of a cache samples for all
+//! with miniature caches: one for each share, with hashes of a sample of the keys and without values (Waldspurger et
+//! al., "Cache modeling and optimization using miniature simulations", ATC 2017). One shard of a cache samples for all
 //! shards. All shards use the share whose miniature cache had the most hits recently. They begin with 100%, which is
 //! CLOCK and closest to LRU on most workloads, and change if another share is clearly better.
 //!
@@ -123,7 +123,7 @@ impl EvictionPolicy for Adaptive {
         if let Some(sampler) = &mut self.sampler {
             sampler.on_eviction(self.queues.len());
         }
-        self.queues.set_small(self.share.percent());
+        self.queues.set_small_percent(self.share.percent());
         self.queues.evict(states, work)
     }
 

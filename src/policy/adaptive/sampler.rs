@@ -42,7 +42,7 @@ pub(crate) struct Sampler {
     hits_since_write: AtomicU32,
     /// The number of shards for which this one samples.
     shards: usize,
-    /// The part of the shard's keys that is sampled, of `1 << 32`.
+    /// The part of the shard's keys that is sampled, in units of 2 to the power of -32.
     part: u64,
     caches: MiniatureCaches<{ SMALL_PERCENTS.len() }>,
     /// The number of entries that each miniature cache may have: the sampled part of the shard's entries.
@@ -85,7 +85,7 @@ impl Sampler {
     /// Checks whether a key is in the sample.
     #[inline]
     pub(crate) fn samples(&self, hash: u32) -> bool {
-        is_within(self.part, hash)
+        random::spread(hash.into(), MULTIPLIER) >> 32 < self.part
     }
 
     /// Records a hit, and returns whether there was room for it. Several threads may do so at a time, under a shared
@@ -189,7 +189,7 @@ impl Sampler {
         self.grow(slots);
     }
 
-    /// Notes an eviction from the shard, which has `entries` entries and no room for more.
+    /// Records an eviction from the shard, which has `entries` entries and no room for more.
     #[inline]
     pub(crate) fn on_eviction(&mut self, entries: u32) {
         if self.entries == 0 {
@@ -205,10 +205,4 @@ impl Sampler {
         let part = (u64::from(entries) * self.part) >> 32;
         usize::try_from(part).unwrap_or(usize::MAX).max(1)
     }
-}
-
-/// Checks whether a hash is in this part of all hashes, of `1 << 32`.
-#[inline]
-fn is_within(part: u64, hash: u32) -> bool {
-    random::spread(hash.into(), MULTIPLIER) >> 32 < part
 }

@@ -1,4 +1,4 @@
-//! Least recently used, with hits that write at most a relaxed time.
+//! Least recently used, with hits that write at most a time, by a relaxed store.
 //!
 //! The shard has a write clock, which every write advances. A hit stores the time of the clock in its entry, as the
 //! entry's *stamp*, but only if the stamp there is older than 1/128 of the shard's size in writes. Repeated reads

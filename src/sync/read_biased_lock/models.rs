@@ -96,7 +96,7 @@ fn nested_waiter_unparks_a_writer() {
     });
 }
 
-/// The second write finds the bias revoked, or restored by the reader in between.
+/// The second write finds the bias still revoked, or granted again by the reader in between.
 #[test]
 fn two_reads_and_two_writes_exclude_each_other() {
     model(|lock| {

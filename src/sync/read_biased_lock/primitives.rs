@@ -7,20 +7,21 @@ mod imp {
     pub(crate) use std::thread::{Thread, current};
     use std::time::Duration;
 
-    /// The number of reads after the last write that restore the read bias. Together they cost about as much as the
-    /// next writer saves by not looking at the slots.
+    /// The number of reads after the last write that grant the read bias again. Together they cost about as much as
+    /// the next writer saves because it does not check the slots.
     pub(crate) const READS_BEFORE_BIAS: u32 = 16;
 
-    /// The number of times that a writer looks again at once.
+    /// The number of times that a writer checks a slot again without giving up the processor.
     const MAX_SPINS: u32 = 64;
-    /// The number of times that it then yields to other threads before it looks again. Most reads are over by then.
+    /// The number of times that a writer then yields to other threads before it checks again. Most reads have ended by
+    /// then.
     const MAX_YIELDS: u32 = 8;
     /// The time limit of a writer's first park.
     const FIRST_PARK: Duration = Duration::from_micros(50);
     /// The longest time limit of a park.
     const MAX_PARK: Duration = Duration::from_millis(10);
 
-    /// The waits of a writer: awake at first, then parked, for longer each time.
+    /// The waits of a writer, which spins at first and then parks, for longer each time.
     pub(crate) struct Backoff {
         /// The number of calls of [`spin`](Self::spin).
         tries: u32,
@@ -29,7 +30,7 @@ mod imp {
     }
 
     impl Backoff {
-        /// Creates one that begins awake.
+        /// Creates a backoff that begins to spin.
         pub(crate) fn new() -> Self {
             Self {
                 tries: 0,
@@ -37,7 +38,7 @@ mod imp {
             }
         }
 
-        /// Waits for a moment, awake. Returns `false`, without waiting, if it was called often enough before.
+        /// Waits for a moment without parking. Returns `false`, without waiting, if it was called often enough before.
         pub(crate) fn spin(&mut self) -> bool {
             self.tries = self.tries.saturating_add(1);
             if self.tries <= MAX_SPINS {
@@ -56,7 +57,7 @@ mod imp {
             self.park = (self.park * 2).min(MAX_PARK);
         }
 
-        /// Waits for a moment, for a change after which no thread unparks this one.
+        /// Waits for a moment. Used for changes after which no thread unparks this one.
         pub(crate) fn pause(&mut self) {
             if !self.spin() {
                 // A sleep and not a park, because no thread unparks this one.

@@ -80,7 +80,7 @@ fn lock_with(bias: u32) -> ReadBiasedLock<i32> {
 }
 
 #[test]
-fn reads_restore_the_bias_and_a_write_revokes_it() {
+fn reads_grant_the_bias_and_a_write_revokes_it() {
     let lock = lock_with(GRANTED);
     *lock.write() += 1;
     assert_eq!(lock.read_bias.load(SeqCst), REVOKED);
@@ -226,10 +226,10 @@ fn writer_that_waits_for_a_slow_reader_uses_little_processor_time() {
     assert!(waited < read_time / 10, "{waited:?}");
 }
 
-/// The nested reader waits for the parked writer, and the writer waits for the first reader, which in turn waits for the
-/// nested one. They return only because a parked writer lets nested readers proceed.
+/// A nested reader waits for the parked writer, and the first reader waits for the nested one. If the writer did not
+/// release the underlying lock, none of them would return.
 #[test]
-fn parked_writer_lets_a_nested_reader_proceed() {
+fn parked_writer_releases_the_lock_for_a_nested_waiter() {
     let (lock, other) = (lock_with(GRANTED), lock_with(GRANTED));
     let (reading, is_reading) = mpsc::channel();
     let read_both = AtomicBool::new(false);
