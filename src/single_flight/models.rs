@@ -171,7 +171,7 @@ impl Model {
     }
 
     /// Reads the database and raises its value, so that no two loads find the same.
-    fn load_what_changes(&self) -> u32 {
+    fn load_and_increment(&self) -> u32 {
         self.database.fetch_add(1, Relaxed)
     }
 
