@@ -24,8 +24,8 @@
 //! lower number also sees that the load may not store. A waiter that takes over a load leads one that was registered
 //! before, and no waiter leads a revoked load.
 //!
-//! Locks are taken in this order: shard, table, state. None is held while user code runs, except for
-//! `Eq` and `Clone` of keys under the table's lock.
+//! Locks are acquired in this order: shard, table, state. The only user code that runs under the table's lock is `Eq`
+//! and `Clone` of keys. None runs under the lock of a state.
 
 pub(crate) mod blocking;
 mod bulkhead;

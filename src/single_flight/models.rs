@@ -1,5 +1,5 @@
-//! Models of loads of one key: the same scenarios under loom, which runs every
-//! schedule with few preemptions, and under shuttle, which runs many at random.
+//! Models of loads of one key: the same scenarios under loom, which runs every schedule with few preemptions, and under
+//! shuttle, which runs many schedules at random.
 
 /// Defines a test of each scenario, with the name of its function.
 macro_rules! scenarios {
