@@ -8,7 +8,8 @@ use std::sync::Arc;
 /// The maximum number of shards of a cache. Shards are chosen by 16 bits of a hash.
 pub(crate) const MAX_SHARDS: usize = 1 << 16;
 
-/// An invalid setting of a [`LocalCacheBuilder`](crate::LocalCacheBuilder). The message says what to change.
+/// An invalid setting of a [`LocalCacheBuilder`](crate::LocalCacheBuilder) or a
+/// [`TieredCacheBuilder`](crate::TieredCacheBuilder). The message says what to change.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum BuildError {

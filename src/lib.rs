@@ -50,7 +50,7 @@
 //! | `tokio` | tokio's timers for waiting tasks; loads and refreshes in separate tasks ([`Detached`]) |
 //! | `snapshot` | `LocalCache::snapshot` and `LocalCache::restore`, which keep entries across restarts of a program |
 //! | `redis` | [`TieredCache`]; includes `tokio` and `snapshot` |
-//! | `redis-tls` | `rediss://` URLs |
+//! | `redis-tls` | `rediss://` URLs and certificates; includes `redis` |
 //! | `metrics` | [`Metrics`], for the facade of the crate `metrics` |
 //! | `tracing` | spans of loads and of calls to Redis, and an event for each change of state |
 //! | `serde` | [`CacheConfig`]: backend and settings from TOML, JSON or the environment |
@@ -108,10 +108,6 @@ pub mod __private {
     pub use crate::local::validate;
 }
 
-pub use crate::stats::Stats;
-pub use crate::traits::{
-    AsyncCache, BoxedLoad, Cache, CacheFuture, ErasedAsyncLoader, ErasedLoader,
-};
 pub use clock::{Clock, ManualClock, SystemClock};
 #[cfg(feature = "redis")]
 pub use codec::Postcard;
@@ -138,12 +134,13 @@ pub use policy::Policy;
 pub use schema::{RemoteKey, RemoteValue, Schema, Schemas};
 #[cfg(feature = "snapshot")]
 pub use snapshot::SnapshotError;
-pub use stats::histogram::DurationHistogram;
+pub use stats::{Stats, histogram::DurationHistogram};
 #[cfg(feature = "redis")]
 pub use tiered::{
     BlockingCache, CallStats, Health, L2Calls, Propagation, RemoteError, Rollout, TierStats,
     TieredCache, TieredCacheBuilder, Warning,
 };
+pub use traits::{AsyncCache, BoxedLoad, Cache, CacheFuture, ErasedAsyncLoader, ErasedLoader};
 pub use warm::{FailedBatch, WarmOptions, WarmOutcome, WarmProgress, WarmReport};
 
 #[cfg(any(doc, doctest))]

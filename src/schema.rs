@@ -39,10 +39,9 @@ impl<V: Serialize + DeserializeOwned + Clone + Send + Sync + 'static> RemoteValu
 
 /// A type of keys or values that are stored in Redis or in snapshots, with the name of its serialized shape.
 ///
-/// A value that was stored under another name is a miss in Redis, and a snapshot with another name is
-/// refused. So change the name whenever the meaning or the type of a field changes; then processes of the old
-/// and the new version can run side by side. The same holds for keys: the name of their shape is stored with each
-/// value.
+/// A value in Redis whose shape has another name is a miss, and a snapshot with values of another shape is refused. So
+/// change the name whenever the meaning or the type of a field changes; then processes of the old and the new version
+/// can run side by side. The same holds for keys: the name of their shape is stored with each value.
 ///
 /// The macro [`schema!`](crate::schema!) implements it in one line. For types of other crates, which cannot implement
 /// it, there is [`Schemas`].

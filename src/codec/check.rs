@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 /// far less than the call to Redis that follows.
 const ALWAYS_CHECKED_SIZE: usize = 4 << 10;
 
-/// Number of values at the beginning that are checked whatever their size.
+/// Number of the first values that are checked whatever their size.
 const INITIAL_CHECKS: u64 = 8;
 
 /// The round-trip checks of one cache or one snapshot.

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 /// Encodes a key as its name in Redis.
 ///
-/// The entries of maps are sorted, so that equal keys have equal names although another version of the program declares
+/// The entries of maps are sorted, so that equal keys have equal names even if another version of the program declares
 /// their fields in another order.
 pub(crate) fn encode_key_name<K: Serialize + ?Sized>(key: &K) -> Result<Vec<u8>, CodecError> {
     let bytes = to_extend(key, Vec::new())?;

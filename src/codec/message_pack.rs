@@ -7,10 +7,10 @@ use serde::{Serialize, Serializer, de::DeserializeOwned};
 /// The default [`Codec`]: [MessagePack](https://msgpack.org) with field names, by `rmp-serde`. A key and its value are
 /// an array of two elements.
 ///
-/// A struct is a map from the names of its fields. A unit variant is its name, and any other variant is a map with one
-/// entry, from its name. So serde's attributes (`default`, `skip_serializing_if`, `flatten`, `tag` and
-/// so on) work as in JSON, and a reader in another language needs no other description. `i128` and `u128` are 16
-/// bytes, big-endian.
+/// A struct is a map from the names of its fields to their values. A unit variant is its name, and any other variant is
+/// a map with one entry, from its name to its content. So serde's attributes (`default`, `skip_serializing_if`,
+/// `flatten`, `tag` and so on) work as in JSON, and a reader in another language needs no other description. `i128` and
+/// `u128` are 16 bytes, big-endian.
 ///
 /// A value that is a sequence of bytes as a whole, such as a `Vec<u8>` or an `Option<Arc<[u8]>>`, is a byte string.
 /// Within another type such a sequence is an array of numbers, which takes ten times as long; the types of the crate
@@ -91,7 +91,7 @@ pub(crate) fn from_bytes<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, CodecEr
     rmp_serde::from_slice(bytes).map_err(CodecError::new)
 }
 
-/// Returns `true` if the bytes are exactly one object.
+/// Checks whether the bytes are exactly one object.
 ///
 /// Then no array or map claims more elements than there are bytes. `rmp-serde` would reserve memory for the claimed
 /// elements, and ignore bytes after the object.

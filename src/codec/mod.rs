@@ -30,8 +30,8 @@ use std::fmt;
 ///
 /// `decode` must return the key and the value that were passed to `encode`. A cache checks this before it shares a
 /// value: it decodes the encoded value and compares how serde serializes both, without regard to the order of the
-/// elements of maps and sequences. It checks every value whose encoding has up to 4 KiB. Of larger values it checks
-/// the first eight, then numbers 16, 32, 64 and so on, and all of them once any value has failed.
+/// elements of maps and sequences. It checks every value whose encoding has up to 4 KiB. It checks a larger value if it
+/// is among the first eight values of the cache or is number 16, 32, 64 and so on, and every value once one has failed.
 ///
 /// A value that fails is not stored in Redis. It is counted in
 /// [`TierStats::altered`](crate::TierStats::altered), and [`Health::warnings`](crate::Health::warnings) contains a

@@ -125,7 +125,7 @@ settings! {
     ///
     /// Neither `Debug` nor a [`ConfigError`] shows the password in `url`. `Serialize` writes it.
     {
-        /// The place where values are kept. Default: [`Backend::Local`].
+        /// The place where the cache stores its values. Default: [`Backend::Local`].
         backend: Backend,
         /// The maximum number of entries in this process, or `"unbounded"`: see
         /// [`LocalCacheBuilder::capacity`](crate::LocalCacheBuilder::capacity). Required, unless the backend is

@@ -10,8 +10,8 @@ use crate::tiered::TieredCacheBuilder;
 impl CacheConfig {
     /// Returns the builder of a [`TieredCache`](crate::TieredCache) with these settings, whatever the backend is.
     ///
-    /// `local` is the builder that [`local_builder`](Self::local_builder) returned. Use it to call functions that
-    /// [`AsyncCache`](crate::AsyncCache) does not have.
+    /// `local` is the builder that [`local_builder`](Self::local_builder) returned. Use the result instead of
+    /// [`build_async`](Self::build_async) for methods that [`AsyncCache`](crate::AsyncCache) does not have.
     ///
     /// # Examples
     ///

@@ -205,8 +205,9 @@ pub(super) mod duration {
     use std::fmt::Display;
     use std::time::Duration;
 
+    /// A duration that is deserialized from a text.
     #[derive(Deserialize)]
-    struct Written(#[serde(deserialize_with = "written")] Duration);
+    struct DurationText(#[serde(deserialize_with = "from_text")] Duration);
 
     pub(super) fn text(duration: Duration) -> impl Display {
         humantime::format_duration(duration)
@@ -216,7 +217,7 @@ pub(super) mod duration {
         humantime::parse_duration(text).ok()
     }
 
-    fn written<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+    fn from_text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
         deserializer.deserialize_str(Text {
             expected: "a duration with its unit, such as \"250ms\", \"5m\" or \"1h 30m\"",
             parse,
@@ -226,8 +227,8 @@ pub(super) mod duration {
     pub(in crate::config) fn deserialize<'de, D: Deserializer<'de>>(
         deserializer: D,
     ) -> Result<Option<Duration>, D::Error> {
-        let written = Option::<Written>::deserialize(deserializer)?;
-        Ok(written.map(|Written(duration)| duration))
+        let duration = Option::<DurationText>::deserialize(deserializer)?;
+        Ok(duration.map(|DurationText(duration)| duration))
     }
 
     // Serde requires this signature for `#[serde(with = ..)]`.

@@ -5,7 +5,7 @@ use crate::config::{CacheConfig, ConfigError};
 use crate::local::LocalCacheBuilder;
 
 impl CacheConfig {
-    /// Accepts the settings of Redis: without the feature only their form is checked, when they are read.
+    /// Accepts the settings of Redis: without the feature, only their format is checked, when they are read.
     #[allow(clippy::unused_self, clippy::unnecessary_wraps)]
     pub(super) fn check_redis(&self) -> Result<(), ConfigError> {
         Ok(())

@@ -27,7 +27,7 @@ impl DroppedCaches {
         self.by_age.push_back((name, totals));
     }
 
-    /// Removes and returns the totals of the last cache of this name, or none if they are not kept.
+    /// Removes and returns the totals of the last cache of this name, or an empty map if they are not kept.
     pub(super) fn take(&mut self, name: &str) -> CounterTotals {
         let position = self.by_age.iter().position(|(other, _)| **other == *name);
         let removed = position.and_then(|position| self.by_age.remove(position));

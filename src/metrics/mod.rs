@@ -88,8 +88,8 @@ impl Metrics {
     ///
     /// When the cache is dropped, its gauges become NaN and its counters keep their values. The counters of a new
     /// cache with the same name continue from there. For this, the totals of the 1,000 names that were dropped last
-    /// are kept. A cache with the name of an older one starts from zero; a recorder that never decreases a counter
-    /// then shows the old total until the new one exceeds it.
+    /// are kept. A cache whose name was dropped before these starts from zero; a recorder that never decreases a
+    /// counter then shows the old total until the new one exceeds it.
     ///
     /// # Errors
     ///

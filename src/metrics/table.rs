@@ -45,7 +45,7 @@ metrics! {
     LOAD_SECONDS: Histogram "hotset_load_seconds",
         "Run time of loaders, in seconds, failed ones included.";
     COALESCED: Counter "hotset_coalesced_total",
-        "Callers that missed, and got the value of another caller's load.";
+        "Callers that missed, and got the value or the error of another caller's load.";
     REFRESHES: Counter "hotset_refreshes_total", "Loads that refreshed a live entry.";
     STALE_SERVES: Counter "hotset_stale_serves_total",
         "Callers that got an expired value because a load failed, had failed recently, or took too long.";
@@ -59,7 +59,7 @@ metrics! {
     REFUSED: Counter "hotset_refused_total",
         "Values that were not stored because they outweigh the capacity or have a time to live of zero.";
     OUTDATED: Counter "hotset_outdated_total",
-        "Loads whose value was not stored, and updates that were repeated, because the key was written since.";
+        "Loads whose value was not stored, and updates that were repeated, because the key was written to meanwhile.";
     REMOVALS: Counter "hotset_removals_total" ["cause"],
         "Entries that were evicted, expired, replaced, removed, cleared or invalidated.";
     ENTRIES: Gauge "hotset_entries", "Number of entries, including expired ones that have not been removed yet.";

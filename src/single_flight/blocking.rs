@@ -39,8 +39,8 @@ impl Timer for ThreadTimer<'_> {
     }
 }
 
-/// Runs a future on this thread, and parks the thread while the future waits. The future may set the end of the parking
-/// through its timer only.
+/// Runs a future on this thread, and parks the thread while the future waits. `make` creates the future with a timer,
+/// which sets the time in `wake_at` until which the thread parks.
 pub(crate) fn block_on<'a, F: Future>(
     wake_at: &'a Cell<Option<Instant>>,
     make: impl FnOnce(ThreadTimer<'a>) -> F,

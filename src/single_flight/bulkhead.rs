@@ -29,8 +29,9 @@ impl Bulkhead {
         }
     }
 
-    /// Checks whether the current thread runs a load that holds a permit of this bulkhead. Loads within it need no
-    /// other permit. They could wait for it without end, because the outer load keeps its permit meanwhile.
+    /// Checks whether the current thread runs a load that holds a permit of this bulkhead. A load within that load
+    /// needs no permit of its own: it could wait for one without limit, because the outer load keeps its permit
+    /// meanwhile.
     pub(crate) fn is_entered(&self) -> bool {
         is_running(self)
     }
@@ -117,7 +118,7 @@ pub(crate) struct Permit {
 impl Permit {
     /// Marks this thread as loading with this permit while the result lives.
     pub(crate) fn enter(&self) -> impl Drop + use<> {
-        Entered::new(Arc::as_ptr(&self.bulkhead))
+        Entered::new(Arc::as_ptr(&self.bulkhead), None)
     }
 }
 

@@ -19,18 +19,14 @@ thread_local! {
 /// The type name of a loader, if it is known. Loaders of one place in the code have the same type name.
 pub(crate) type LoaderId = Option<&'static str>;
 
-/// The depth up to which loaders of the same place in the code run within each other for one key.
+/// The maximum depth to which loaders of the same place in the code run within each other for one key.
 const MAX_REENTRIES: usize = 8;
 
 /// A mark of this thread: it runs a load, or a load with a permit of a bulkhead. Dropping it removes the mark.
 pub(crate) struct Entered(usize);
 
 impl Entered {
-    pub(crate) fn new<T>(address: *const T) -> Self {
-        Self::at(address as usize, None)
-    }
-
-    pub(crate) fn by<T>(address: *const T, loader: LoaderId) -> Self {
+    pub(crate) fn new<T>(address: *const T, loader: LoaderId) -> Self {
         Self::at(address as usize, loader)
     }
 
@@ -99,7 +95,7 @@ pub(crate) fn is_loading() -> bool {
     active.unwrap_or(false)
 }
 
-/// Makes a future by `make`, awaits it, and returns the result of `finish` for its output. Each of these steps runs
+/// Creates a future with `make`, awaits it, and returns the result of `finish` for its output. Each of these steps runs
 /// within the marks that `enter` sets.
 pub(crate) async fn run_within<E, F: Future, T>(
     enter: impl Fn() -> E,

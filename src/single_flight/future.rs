@@ -1,4 +1,4 @@
-//! The async front: a timer of the runtime, or of the process if there is no runtime.
+//! The async front: a timer of the tokio runtime, or of the process outside of one.
 
 use crate::single_flight::Timer;
 use crate::single_flight::timer::ScheduledWake;

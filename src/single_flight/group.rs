@@ -1,8 +1,8 @@
-//! Several loads of one caller: leads that are handed over together, and waits that are polled together.
+//! Several loads of one caller: leaders that hand over together, and waiters that are polled together.
 //!
 //! A caller that waits for several keys whose leader is dropped takes over all of them at once, so that one call of its
-//! loader loads them. This needs two things: the leads of a batch are all handed over before any waiter is woken, and a
-//! woken caller polls all its waits before it acts.
+//! loader loads them. This needs two things: all leaders of a batch hand over before any waiter is woken, and a woken
+//! caller polls all its waiters before it acts.
 
 use crate::single_flight::leader::Leader;
 use crate::single_flight::state::{Candidate, wake};
@@ -14,8 +14,8 @@ use std::sync::Arc;
 use std::task::{Wake, Waker};
 use std::time::Instant;
 
-/// The leads of one caller, each with the caller's number for its key. When the group is dropped, all of them are
-/// handed over to waiters before the first waiter is woken.
+/// The leaders of one caller, each with the caller's number for its key. When the group is dropped, all of them hand
+/// over to waiters before the first waiter is woken.
 pub(crate) struct LeaderGroup<'a, K, V>(VecDeque<(usize, Leader<'a, K, V>)>);
 
 impl<'a, K, V> LeaderGroup<'a, K, V> {
@@ -27,7 +27,7 @@ impl<'a, K, V> LeaderGroup<'a, K, V> {
         self.0.push_back((at, leader));
     }
 
-    /// Takes the lead that was pushed first.
+    /// Removes and returns the leader that was pushed first.
     pub(crate) fn pop(&mut self) -> Option<(usize, Leader<'a, K, V>)> {
         self.0.pop_front()
     }
@@ -52,7 +52,7 @@ impl<K, V> Drop for LeaderGroup<'_, K, V> {
     }
 }
 
-/// The waits of one caller, each with the caller's number for its key.
+/// The waiters of one caller, each with the caller's number for its key.
 ///
 /// Each waiter has its own waker, which records the waiter before it wakes the caller. So the caller polls only the
 /// waiters that were woken, and the work of a batch that waits for many single loads is linear in their number.
@@ -135,7 +135,7 @@ impl<'a, K, V> WaiterGroup<'a, K, V> {
         }));
     }
 
-    /// Ends the waits for keys for which `waits_on` returns `false`. It is given the caller's numbers for the keys.
+    /// Removes the waiters for keys for which `waits_on` returns `false`. It gets the caller's numbers for the keys.
     pub(crate) fn retain(&mut self, mut waits_on: impl FnMut(usize) -> bool) {
         for member in &mut self.members {
             if member.take_if(|member| !waits_on(member.at)).is_some() {
@@ -145,7 +145,7 @@ impl<'a, K, V> WaiterGroup<'a, K, V> {
     }
 
     /// Lets other waiters lead all of these loads until [`next_answers`](Self::next_answers) is called, because the
-    /// caller is about to be busy with a load.
+    /// caller is about to run a load.
     pub(crate) fn mark_busy(&mut self) {
         for member in self.members.iter_mut().flatten() {
             member.waiter.mark_busy();
@@ -154,8 +154,8 @@ impl<'a, K, V> WaiterGroup<'a, K, V> {
     }
 
     /// Waits until at least one waiter has an answer. Returns all answers, and removes their waiters. `candidate`
-    /// returns the terms on which they would lead, the same for all, so that loads whose leases end together are taken
-    /// over together.
+    /// returns the terms on which a waiter would lead. All waiters of one poll get the same terms, so that loads whose
+    /// leases end together are taken over together.
     ///
     /// # Errors
     ///
@@ -170,12 +170,12 @@ impl<'a, K, V> WaiterGroup<'a, K, V> {
     }
 
     fn poll(&mut self, candidate: Candidate, waker: &Waker) -> Result<Answers<'a, K, V>, Pending> {
-        // This comes before the members are polled, so that a wake from now on wakes the caller.
+        // The caller's waker is registered before the members are polled, so that no wake-up is lost.
         let woken = self.take_woken(candidate.now, waker);
         let mut answers = self.poll_members(woken, candidate);
         if answers
             .iter()
-            .any(|(_, step)| !matches!(step, Answer::Completed(_)))
+            .any(|(_, answer)| !matches!(answer, Answer::Completed(_)))
         {
             // A load has lost its leader. If it belongs to a batch, the other loads of the batch have lost theirs too,
             // but some of their waiters may not have been woken yet.
@@ -199,8 +199,8 @@ impl<'a, K, V> WaiterGroup<'a, K, V> {
                 continue;
             };
             match member.waiter.poll(candidate, &member.waker) {
-                Ok(step) => {
-                    answers.push((member.at, step));
+                Ok(answer) => {
+                    answers.push((member.at, answer));
                     self.members[index] = None;
                     self.left -= 1;
                 }

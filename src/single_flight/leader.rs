@@ -19,7 +19,7 @@ pub(crate) struct Leader<'a, K, V> {
     pub(crate) epoch: u64,
     /// The activity of the leader that it superseded, if there was one.
     pub(crate) supersedes: Option<Superseded>,
-    /// `true` once it is no longer the leader.
+    /// `true` once it has completed, abandoned or suspended its load. It stays `false` if the leader is superseded.
     pub(crate) over: bool,
 }
 
@@ -58,7 +58,7 @@ impl<'a, K, V> Leader<'a, K, V> {
 
     /// Marks this thread as running the loader while the result lives: a call for the same key is recursive.
     pub(crate) fn enter(&self, loader: LoaderId) -> impl Drop + use<K, V> {
-        Entered::by(Arc::as_ptr(&self.load), loader)
+        Entered::new(Arc::as_ptr(&self.load), loader)
     }
 
     /// Withholds the outcome from callers that joined in the epoch `from` or later.

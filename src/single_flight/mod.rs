@@ -24,8 +24,8 @@
 //! lower number also sees that the load may not store. A waiter that takes over a load leads one that was registered
 //! before, and no waiter leads a revoked load.
 //!
-//! Locks are taken in this order: shard, table, state. None is held while user code runs, except for
-//! `Eq` and `Clone` of keys under the table's lock.
+//! Locks are acquired in this order: shard, table, state. The only user code that runs under the table's lock is `Eq`
+//! and `Clone` of keys. None runs under the lock of a state.
 
 pub(crate) mod blocking;
 mod bulkhead;
@@ -88,10 +88,10 @@ pub(crate) struct InFlightLoad<K, V> {
     /// `false` for an [update](InFlightLoads::register_update), for which no other caller may wait.
     joinable: bool,
     /// `true` once a caller has joined. Until then only the leader has a reference to this load. Accessed under the
-    /// table's lock, so relaxed.
+    /// table's lock, and therefore relaxed.
     joined: AtomicBool,
-    /// The newest generation that has stored, or [`REVOKED`]. Written under the table's lock, and read under it by
-    /// leaders that are about to store, so relaxed.
+    /// The newest generation that has stored, or [`REVOKED`]. Written under the table's lock. A leader that is about to
+    /// store reads it under this lock, or after it has read that no load is registered. So it is accessed relaxed.
     stored: AtomicU32,
     /// The first epoch whose callers may not get the outcome. Written before the outcome.
     outdated_from: AtomicU64,
@@ -235,13 +235,13 @@ impl<K: Eq, V> InFlightLoads<K, V> {
         })
     }
 
-    /// Begins a write to a key. From now on no load of the key may store, except for the leader's own. Called under the
-    /// shard's exclusive lock, which is held until the write is finished.
+    /// Begins a write to a key, by `leader` or by another writer. From now on no other load of the key may store.
+    /// Called under the shard's exclusive lock, which is held until the write is finished.
     ///
     /// # Errors
     ///
-    /// Returns an error if there is a leader and it may not write, because the key has been written to since it
-    /// registered, or because a later leader of its load has stored.
+    /// Returns an error if `leader` may not write, because the key has been written to since it registered, or because
+    /// a later leader of its load has stored.
     #[inline(always)]
     pub(crate) fn begin_write<'a, 'f, Q>(
         &'a self,
@@ -252,7 +252,7 @@ impl<K: Eq, V> InFlightLoads<K, V> {
     where
         Q: Equivalent<K> + ?Sized,
     {
-        // If nothing is registered, the leader's load was unregistered, and its `stored` says so.
+        // If nothing is registered, the leader's load was unregistered, and its `stored` is `REVOKED`.
         let is_quiet = self.registered.load(Acquire) == 0;
         if is_quiet && leader.is_none() {
             // Most writes take this path: one atomic load, and a result that stays in registers.
@@ -324,7 +324,7 @@ impl<K: Eq, V> InFlightLoads<K, V> {
 #[derive(Debug)]
 pub(crate) struct Outdated;
 
-/// A write to a key in progress. No caller joins a load of this shard meanwhile.
+/// A write in progress. No caller joins a load of this shard meanwhile.
 pub(crate) struct KeyWrite<'a, 'f, K, V> {
     in_flight: &'a InFlightLoads<K, V>,
     table: Option<MutexGuard<'a, Table<K, V>>>,
@@ -332,7 +332,7 @@ pub(crate) struct KeyWrite<'a, 'f, K, V> {
 }
 
 impl<K, V> KeyWrite<'_, '_, K, V> {
-    /// Checks whether a leader writes.
+    /// Checks whether this is the write of a leader.
     pub(crate) fn is_by_leader(&self) -> bool {
         self.leader.is_some()
     }
@@ -373,10 +373,11 @@ impl<K, V> InFlightLoads<K, V> {
         }
     }
 
-    /// Updates `registered`. A release: a writer that reads that a load is gone also sees that it may not store.
+    /// Updates `registered`, with release ordering: a writer that reads that a load was unregistered also sees that
+    /// this load may not store.
     fn update_registered(&self, table: &Table<K, V>) {
-        let watched = usize::from(table.log.is_some());
-        self.registered.store(table.len() + watched, Release);
+        let logged = usize::from(table.log.is_some());
+        self.registered.store(table.len() + logged, Release);
     }
 
     /// Runs a step that may leave a load without a leader, and wakes the waiter that the step returns. If no waiter can
@@ -390,7 +391,7 @@ impl<K, V> InFlightLoads<K, V> {
         wake(self.transition_deferred(load, step));
     }
 
-    /// Like [`transition`](Self::transition), but returns the waiters to wake.
+    /// Like [`transition`](Self::transition), but returns the wakers instead of waking them.
     fn transition_deferred(
         &self,
         load: &Arc<InFlightLoad<K, V>>,
@@ -414,8 +415,8 @@ impl<K, V> InFlightLoads<K, V> {
     /// Returns the number of registered loads, for tests.
     pub(crate) fn len(&self) -> usize {
         let table = self.table.lock();
-        let watched = usize::from(table.log.is_some());
-        assert_eq!(table.len() + watched, self.registered.load(Relaxed));
+        let logged = usize::from(table.log.is_some());
+        assert_eq!(table.len() + logged, self.registered.load(Relaxed));
         table.len()
     }
 }

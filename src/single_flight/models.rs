@@ -1,5 +1,5 @@
-//! Models of loads of one key: the same scenarios under loom, which runs every
-//! schedule with few preemptions, and under shuttle, which runs many at random.
+//! Models of loads of one key: the same scenarios under loom, which runs every schedule with few preemptions, and under
+//! shuttle, which runs many schedules at random.
 
 /// Defines a test of each scenario, with the name of its function.
 macro_rules! scenarios {
@@ -171,7 +171,7 @@ impl Model {
     }
 
     /// Reads the database and raises its value, so that no two loads find the same.
-    fn load_what_changes(&self) -> u32 {
+    fn load_and_increment(&self) -> u32 {
         self.database.fetch_add(1, Relaxed)
     }
 

@@ -1,7 +1,7 @@
 //! The state machine of a bulkhead: the loads that hold a permit, and the callers to which the next one is offered.
-//! Pure: it has no lock and no clock, and returns the wakers to wake instead of waking them.
+//! It is pure: it has no lock and no clock, and returns the wakers to wake instead of waking them.
 //!
-//! A permit is *offered*, not owned, because a caller that waits may not be polled any more:
+//! A permit is *offered*, not owned, because it is not certain that a waiting caller is still polled:
 //!
 //! - A free permit is offered to the first caller in the queue, which is woken. An offer that is not taken within
 //!   [`OFFER_TIMEOUT`] lapses. The permit is then open: the next caller that is polled takes it, whatever its place.
@@ -283,7 +283,7 @@ mod tests {
             }
         }
 
-        fn acquire(&mut self, time: Duration) {
+        fn advance_time(&mut self, time: Duration) {
             self.now += time;
         }
 
@@ -349,7 +349,7 @@ mod tests {
         let [unpolled, second_unpolled, polled] = test.queued();
         assert_eq!(test.release(held), 1);
         assert!(test.waits(polled));
-        test.acquire(OFFER_TIMEOUT);
+        test.advance_time(OFFER_TIMEOUT);
         let held = test.takes(polled);
         // The unpolled callers have their old places again once they are polled.
         let late = test.queue.enqueue();
@@ -370,7 +370,7 @@ mod tests {
         let held = [test.try_take().unwrap(), test.try_take().unwrap()];
         let [unpolled, sleeping] = test.queued();
         assert_eq!(test.release(held[0]), 1);
-        test.acquire(OFFER_TIMEOUT);
+        test.advance_time(OFFER_TIMEOUT);
         // The next call of any kind notices the lapse.
         assert_eq!(test.release(held[1]), 1);
         test.takes(sleeping);
@@ -384,7 +384,7 @@ mod tests {
         let [unpolled] = test.queued();
         test.release(held);
         assert!(test.try_take().is_none());
-        test.acquire(OFFER_TIMEOUT);
+        test.advance_time(OFFER_TIMEOUT);
         let held = test.try_take().unwrap();
         assert!(test.waits(unpolled));
         test.release(held);
@@ -396,12 +396,12 @@ mod tests {
         let mut test = TestQueue::new(1);
         let hanging = test.try_take().unwrap();
         let [waiting] = test.queued();
-        test.acquire(LEASE.saturating_sub(Duration::from_millis(1)));
+        test.advance_time(LEASE.saturating_sub(Duration::from_millis(1)));
         let Reply::Wait { again } = test.poll(waiting) else {
             panic!("the lease has not ended")
         };
         assert_eq!(again, test.now + Duration::from_millis(1));
-        test.acquire(Duration::from_millis(1));
+        test.advance_time(Duration::from_millis(1));
         let held = test.takes(waiting);
         assert_eq!((test.queue.overdue(), test.queue.abandoned()), (1, 1));
         // The load ends late and gives back no permit.
@@ -459,7 +459,7 @@ mod tests {
         let mut test = TestQueue::new(2);
         let held = [test.try_take().unwrap(), test.try_take().unwrap()];
         let callers: [Ticket; 100] = test.queued();
-        test.acquire(LEASE.saturating_sub(Duration::from_millis(500)));
+        test.advance_time(LEASE.saturating_sub(Duration::from_millis(500)));
         let at_once = |test: &mut TestQueue, before: Duration| {
             let asks = callers[1..].iter().filter(|&&caller| {
                 let Reply::Wait { again } = test.poll(caller) else {

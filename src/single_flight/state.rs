@@ -43,7 +43,7 @@ pub(crate) fn wake(wakers: impl IntoIterator<Item = Waker>) {
 }
 
 enum Phase {
-    /// The leader waits for a permit and has not begun to load. A caller that needs no permit may supersede it, which
+    /// The leader waits for a permit and has not begun to load. A caller that may load at once may supersede it, which
     /// wastes no load. Any caller may supersede it from `lease_end` on (`None`: never). The leader extends its lease
     /// whenever it is polled, so the lease ends only if the leader is no longer polled.
     Queued { lease_end: Option<Instant> },
@@ -216,7 +216,7 @@ impl State {
             Phase::Queued { .. } | Phase::Loading { .. } | Phase::Vacant => {
                 *waker = self.dequeue(ticket);
                 return Turn::Lead {
-                    supersedes: self.leader(),
+                    supersedes: self.leader_activity(),
                     generation: self.lead(candidate),
                 };
             }
@@ -228,7 +228,7 @@ impl State {
     }
 
     /// Returns the activity of the leader, if there is one.
-    fn leader(&self) -> Option<Superseded> {
+    fn leader_activity(&self) -> Option<Superseded> {
         match self.phase {
             Phase::Queued { .. } => Some(Superseded::Queued),
             Phase::Loading {
@@ -258,7 +258,7 @@ impl State {
     }
 
     pub(crate) fn is_led(&self, generation: u32) -> bool {
-        self.leader().is_some() && self.generation == generation
+        self.leader_activity().is_some() && self.generation == generation
     }
 
     /// Makes it impossible to supersede a leader that has its result. Returns `false` if it was superseded before.
@@ -283,8 +283,8 @@ impl State {
         self.wake_first()
     }
 
-    /// Removes a waiter. Returns the waker of the next waiter, to be woken instead if the removed one may have been
-    /// woken to lead, and the removed waiter's own waker, to be dropped without holding a lock.
+    /// Removes a waiter. If it may have been woken to lead, the first waker in the result is that of the next waiter,
+    /// which is to be woken instead. The second one is the removed waiter's own, to be dropped without holding a lock.
     pub(crate) fn leave(&mut self, ticket: u64) -> (Option<Waker>, Option<Waker>) {
         let own = self.dequeue(ticket);
         match self.phase {
@@ -293,8 +293,8 @@ impl State {
         }
     }
 
-    /// Marks a waiter as busy: it cannot lead before it is polled again. If it may have been woken to lead, the next
-    /// waiter must be woken instead. Returns the same wakers as [`leave`](Self::leave).
+    /// Marks a waiter as busy: it is not woken to lead before it is polled again. Returns the same wakers as
+    /// [`leave`](Self::leave).
     pub(crate) fn mark_busy(&mut self, ticket: u64) -> (Option<Waker>, Option<Waker>) {
         let location = self.find(ticket).ok();
         let own = location.and_then(|location| self.waiters[location].1.take());

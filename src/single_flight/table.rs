@@ -5,8 +5,8 @@ use crate::single_flight::write_log::WriteLog;
 use hashbrown::HashTable;
 use std::sync::Arc;
 
-/// A table of loads. Most often it has at most one load, which is stored inline, so that a miss touches no memory here
-/// except for the lock's own cache line, which is often in the cache of another core.
+/// A table of loads. Most often it has at most one load, which is stored inline, so that a miss accesses no memory here
+/// except the cache line of the lock.
 pub(crate) struct Table<K, V> {
     first: Option<Arc<InFlightLoad<K, V>>>,
     others: HashTable<Arc<InFlightLoad<K, V>>>,

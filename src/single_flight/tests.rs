@@ -46,7 +46,7 @@ struct TestWaiter<'a> {
 }
 
 impl<'a> TestWaiter<'a> {
-    fn join_or_lead(in_flight: &'a InFlightLoads<u32, u32>, candidate: Candidate) -> Self {
+    fn join(in_flight: &'a InFlightLoads<u32, u32>, candidate: Candidate) -> Self {
         match in_flight.join_or_lead(1, &1, candidate) {
             Role::Wait(waiter) => Self {
                 waiter,
@@ -105,7 +105,7 @@ fn lead_with_two_waiters<'a>(
     clock: &TestClock,
 ) -> (Leader<'a, u32, u32>, [TestWaiter<'a>; 2]) {
     let leader = lead(in_flight, clock.at(0));
-    let mut waiters = [(), ()].map(|()| TestWaiter::join_or_lead(in_flight, clock.at(0)));
+    let mut waiters = [(), ()].map(|()| TestWaiter::join(in_flight, clock.at(0)));
     for waiter in &mut waiters {
         waiter.must_wait(clock.at(0));
     }
@@ -125,10 +125,10 @@ fn revoke(in_flight: &InFlightLoads<u32, u32>) {
 fn all_waiters_get_the_outcome_of_the_leader() {
     let (clock, in_flight) = (TestClock::new(), InFlightLoads::new());
     let mut leader = lead(&in_flight, clock.at(0));
-    let mut early = TestWaiter::join_or_lead(&in_flight, clock.at(1));
+    let mut early = TestWaiter::join(&in_flight, clock.at(1));
     assert_eq!(early.must_wait(clock.at(1)), Some(clock.start + LEASE));
     // A waiter that was not polled before the completion gets the outcome as well.
-    let mut late = TestWaiter::join_or_lead(&in_flight, clock.at(1));
+    let mut late = TestWaiter::join(&in_flight, clock.at(1));
     assert!(stores(&mut leader));
     leader.complete(|| Outcome::Value(7));
     assert_eq!(early.wake_count(), 1);
@@ -140,7 +140,7 @@ fn all_waiters_get_the_outcome_of_the_leader() {
 #[test]
 fn outcome_without_waiters_is_not_computed() {
     let (clock, in_flight) = (TestClock::new(), InFlightLoads::new());
-    lead(&in_flight, clock.at(0)).complete(|| panic!("asked"));
+    lead(&in_flight, clock.at(0)).complete(|| panic!("computed"));
     assert_eq!(in_flight.len(), 0);
 }
 
@@ -148,7 +148,7 @@ fn outcome_without_waiters_is_not_computed() {
 fn call_of_a_loader_for_its_own_key_is_recursive() {
     let (clock, in_flight) = (TestClock::new(), InFlightLoads::new());
     let leader = lead(&in_flight, clock.at(0));
-    drop(TestWaiter::join_or_lead(&in_flight, clock.at(1)));
+    drop(TestWaiter::join(&in_flight, clock.at(1)));
     let _loading = leader.enter(None);
     assert!(matches!(
         in_flight.join_or_lead(1, &1, clock.at(1)),
@@ -188,7 +188,7 @@ fn dropped_waiter_that_was_woken_to_lead_wakes_the_next() {
 fn new_caller_may_lead_before_the_woken_waiter() {
     let (clock, in_flight) = (TestClock::new(), InFlightLoads::new());
     let leader = lead(&in_flight, clock.at(0));
-    let mut waiter = TestWaiter::join_or_lead(&in_flight, clock.at(0));
+    let mut waiter = TestWaiter::join(&in_flight, clock.at(0));
     waiter.must_wait(clock.at(0));
     drop(leader);
     let newcomer = lead(&in_flight, clock.at(1));
@@ -201,8 +201,8 @@ fn new_caller_may_lead_before_the_woken_waiter() {
 fn first_waiter_polled_after_the_lease_leads_with_its_own_lease() {
     let (clock, in_flight) = (TestClock::new(), InFlightLoads::new());
     let mut slow = lead(&in_flight, clock.at(0));
-    let mut first = TestWaiter::join_or_lead(&in_flight, clock.at(1));
-    let mut second = TestWaiter::join_or_lead(&in_flight, clock.at(1));
+    let mut first = TestWaiter::join(&in_flight, clock.at(1));
+    let mut second = TestWaiter::join(&in_flight, clock.at(1));
     first.must_wait(clock.at(9));
     let mut leader = first.leads(clock.at(10));
     let again = second.must_wait(clock.at(10));
@@ -220,7 +220,7 @@ fn first_waiter_polled_after_the_lease_leads_with_its_own_lease() {
 fn superseded_leader_stores_until_its_successor_has_stored() {
     let (clock, in_flight) = (TestClock::new(), InFlightLoads::new());
     let mut slow = lead(&in_flight, clock.at(0));
-    let mut waiter = TestWaiter::join_or_lead(&in_flight, clock.at(1));
+    let mut waiter = TestWaiter::join(&in_flight, clock.at(1));
     let mut leader = waiter.leads(clock.at(10));
     assert!(stores(&mut slow));
     assert!(stores(&mut leader));
@@ -231,7 +231,7 @@ fn superseded_leader_stores_until_its_successor_has_stored() {
 fn superseded_leader_of_an_ended_load_may_not_store() {
     let (clock, in_flight) = (TestClock::new(), InFlightLoads::new());
     let mut slow = lead(&in_flight, clock.at(0));
-    let mut waiter = TestWaiter::join_or_lead(&in_flight, clock.at(1));
+    let mut waiter = TestWaiter::join(&in_flight, clock.at(1));
     waiter
         .leads(clock.at(10))
         .complete(|| Outcome::Failed(LoadError::Failed(Arc::new("refused"))));
@@ -243,7 +243,7 @@ fn superseded_leader_of_an_ended_load_may_not_store() {
 fn revoked_load_completes_for_its_waiters_and_new_callers_start_another() {
     let (clock, in_flight) = (TestClock::new(), InFlightLoads::new());
     let mut leader = lead(&in_flight, clock.at(0));
-    let mut waiter = TestWaiter::join_or_lead(&in_flight, clock.at(0));
+    let mut waiter = TestWaiter::join(&in_flight, clock.at(0));
     revoke(&in_flight);
     assert!(!stores(&mut leader));
     let mut newer = lead(&in_flight, clock.at(1));
@@ -269,14 +269,14 @@ fn waiters_of_a_revoked_load_without_leader_start_again() {
 fn waiters_of_a_revoked_load_start_again_after_its_lease() {
     let (clock, in_flight) = (TestClock::new(), InFlightLoads::new());
     let slow = lead(&in_flight, clock.at(0));
-    let mut first = TestWaiter::join_or_lead(&in_flight, clock.at(0));
-    let mut second = TestWaiter::join_or_lead(&in_flight, clock.at(0));
+    let mut first = TestWaiter::join(&in_flight, clock.at(0));
+    let mut second = TestWaiter::join(&in_flight, clock.at(0));
     second.must_wait(clock.at(0));
     revoke(&in_flight);
-    let sent_away = first.poll(clock.at(10)).ok();
+    let answer = first.poll(clock.at(10)).ok();
     // The leader still loads, and is reported once.
     assert!(matches!(
-        sent_away,
+        answer,
         Some(Answer::Retry {
             supersedes: Some(Superseded::Loading)
         })
@@ -307,7 +307,7 @@ fn update_is_revoked_by_other_writes_but_not_by_its_own() {
 fn waiters_start_again_if_the_outcome_panics() {
     let (clock, in_flight) = (TestClock::new(), InFlightLoads::new());
     let leader = lead(&in_flight, clock.at(0));
-    let mut waiter = TestWaiter::join_or_lead(&in_flight, clock.at(0));
+    let mut waiter = TestWaiter::join(&in_flight, clock.at(0));
     waiter.must_wait(clock.at(0));
     let complete = std::panic::AssertUnwindSafe(|| leader.complete(|| panic!("Clone")));
     assert!(std::panic::catch_unwind(complete).is_err());
@@ -327,7 +327,7 @@ fn queued(candidate: Candidate) -> Candidate {
 fn queued_leader_is_superseded_a_lease_after_it_was_last_polled() {
     let (clock, in_flight) = (TestClock::new(), InFlightLoads::new());
     let mut leader = lead(&in_flight, queued(clock.at(0)));
-    let mut waiter = TestWaiter::join_or_lead(&in_flight, queued(clock.at(1)));
+    let mut waiter = TestWaiter::join(&in_flight, queued(clock.at(1)));
     assert_eq!(
         waiter.must_wait(queued(clock.at(1))),
         Some(clock.start + LEASE)
@@ -336,7 +336,7 @@ fn queued_leader_is_superseded_a_lease_after_it_was_last_polled() {
     assert!(waiter.must_wait(queued(clock.at(17))).is_some());
     let mut next = waiter.leads(queued(clock.at(18)));
     assert_eq!(next.supersedes, Some(Superseded::Queued));
-    // The old leader was superseded, even if it gets a permit, and cannot extend its lease.
+    // The old leader stays superseded even if it gets a permit, and it cannot extend its lease.
     leader.extend_lease(queued(clock.at(19)));
     assert!(!leader.begin(clock.at(19)) && next.begin(clock.at(20)));
     next.complete(|| Outcome::Value(1));
@@ -348,7 +348,7 @@ fn queued_leader_is_superseded_a_lease_after_it_was_last_polled() {
 fn lease_of_a_queued_leader_begins_with_its_permit() {
     let (clock, in_flight) = (TestClock::new(), InFlightLoads::new());
     let mut leader = lead(&in_flight, queued(clock.at(0)));
-    let mut waiter = TestWaiter::join_or_lead(&in_flight, queued(clock.at(1)));
+    let mut waiter = TestWaiter::join(&in_flight, queued(clock.at(1)));
     leader.extend_lease(queued(clock.at(9)));
     assert!(leader.begin(clock.at(15)));
     assert!(waiter.must_wait(queued(clock.at(24))).is_some());

@@ -34,7 +34,7 @@ static SERVICE: Service = Service {
 };
 
 impl Service {
-    /// Wakes the tasks at their times, without end.
+    /// Wakes the tasks at their times. Never returns.
     fn run(&self) {
         let mut schedule = self.schedule.lock();
         loop {

@@ -15,7 +15,7 @@ pub(crate) trait Timer {
 #[derive(Debug)]
 pub(crate) struct TimedOut;
 
-/// Polls `ready` until it returns a value, or until `deadline`. `ready` returns the time at which it is to be polled
+/// Calls `poll` until it returns a value, or until `deadline`. `poll` returns the time at which it is to be called
 /// again at the latest.
 ///
 /// # Errors
@@ -24,11 +24,11 @@ pub(crate) struct TimedOut;
 pub(crate) async fn poll_until<T>(
     timer: &mut impl Timer,
     deadline: Option<Instant>,
-    mut ready: impl FnMut(&mut Context<'_>) -> Result<T, Pending>,
+    mut poll: impl FnMut(&mut Context<'_>) -> Result<T, Pending>,
 ) -> Result<T, TimedOut> {
     poll_fn(|cx| {
         loop {
-            let again = match ready(cx) {
+            let again = match poll(cx) {
                 Ok(value) => return Poll::Ready(Ok(value)),
                 Err(Pending { again }) => again,
             };

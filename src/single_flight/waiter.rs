@@ -20,7 +20,7 @@ pub(crate) struct Waiter<'a, K, V> {
 
 /// The answer to a waiter, which ends its wait.
 pub(crate) enum Answer<'a, K, V> {
-    /// The leader has an outcome for it.
+    /// The load has ended with an outcome for it.
     Completed(Completed<K, V>),
     /// It is the leader now.
     Lead(Leader<'a, K, V>),
@@ -71,7 +71,7 @@ impl<'a, K, V> Waiter<'a, K, V> {
         let Some(ticket) = self.ticket else {
             return Ok(Answer::Retry { supersedes: None });
         };
-        // The waker is cloned before the lock is taken, and the one that is left is dropped after.
+        // The waker is cloned before the lock is acquired, and the one that is left is dropped after its release.
         let mut waker = Some(waker.clone());
         let turn = self.load.state.lock().poll(ticket, candidate, &mut waker);
         drop(waker);

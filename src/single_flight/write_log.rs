@@ -7,7 +7,7 @@ use crate::single_flight::InFlightLoads;
 use foldhash::fast::RandomState;
 use std::collections::HashSet;
 
-/// The number of keys that a log holds. With more, all keys count as written to.
+/// The maximum number of keys in a log. If more are written to, all keys count as written to.
 const MAX_WRITTEN_KEYS: usize = 1 << 16;
 
 /// The hashes of the keys that were written to since the oldest observer was created.
@@ -22,6 +22,9 @@ pub(crate) struct WriteLog {
 
 impl WriteLog {
     pub(crate) fn record(&mut self, hash: u64) {
+        if self.all {
+            return;
+        }
         if self.written.len() < MAX_WRITTEN_KEYS {
             self.written.insert(hash);
         } else {
@@ -87,7 +90,7 @@ mod tests {
         let second = in_flight.observe_writes();
         assert!(first.is_unwritten(1) && !first.is_unwritten(2));
         drop(first);
-        // More than it would have to know, and no less.
+        // The log that both observers share is kept until the last of them is dropped.
         assert!(!second.is_unwritten(2));
         drop(second);
         assert!(in_flight.observe_writes().is_unwritten(2));
@@ -97,12 +100,12 @@ mod tests {
     #[test]
     fn write_log_is_bounded() {
         let in_flight = InFlightLoads::<u64, ()>::new();
-        let watcher = in_flight.observe_writes();
+        let observer = in_flight.observe_writes();
         for key in 0..=MAX_WRITTEN_KEYS as u64 {
-            assert!(watcher.is_unwritten(MAX_WRITTEN_KEYS as u64 + 1));
+            assert!(observer.is_unwritten(MAX_WRITTEN_KEYS as u64 + 1));
             in_flight.begin_write(key, &key, None).unwrap().finish();
         }
-        assert!(!watcher.is_unwritten(MAX_WRITTEN_KEYS as u64 + 1));
+        assert!(!observer.is_unwritten(MAX_WRITTEN_KEYS as u64 + 1));
         let table = in_flight.table.lock();
         let log = table.log.as_ref();
         assert!(log.is_some_and(|log| log.written.capacity() == 0));

@@ -30,15 +30,15 @@ const MAGIC: &[u8; 8] = b"hotset\r\n";
 pub(super) const VERSION: u32 = 3;
 
 /// Length of the mark and the format version, in bytes.
-const BEGINNING: usize = 12;
+const BEGINNING_LEN: usize = 12;
 
 /// Position of the first frame.
-const FRAMES: usize = 20;
+const FIRST_FRAME_POSITION: usize = 20;
 
 /// Value in place of a frame's length that marks the end of the frames.
-const END: u32 = u32::MAX;
+const END_MARK: u32 = u32::MAX;
 
-/// The part of a file that holds for all its entries.
+/// The part of a file that applies to all its entries.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Head<'a> {
     /// Time of writing, in milliseconds since 1970.
@@ -114,7 +114,7 @@ impl<W: Write> Writer<W> {
 
     /// Writes the end of the file. Returns its length in bytes.
     pub(crate) fn finish(mut self) -> io::Result<u64> {
-        self.put(&END.to_le_bytes())?;
+        self.put(&END_MARK.to_le_bytes())?;
         self.put(&self.entries.to_le_bytes())?;
         let checksum = self.checksum.digest();
         self.put(&checksum.to_le_bytes())?;
@@ -123,7 +123,9 @@ impl<W: Write> Writer<W> {
 
     /// Writes a frame, preceded by its length.
     fn put_frame(&mut self, frame: &[u8]) -> io::Result<()> {
-        let len = u32::try_from(frame.len()).ok().filter(|&len| len != END);
+        let len = u32::try_from(frame.len())
+            .ok()
+            .filter(|&len| len != END_MARK);
         let len = len.ok_or_else(|| io::Error::other("the entry has 4 GiB or more"))?;
         self.put(&len.to_le_bytes())?;
         self.put(frame)
@@ -182,7 +184,7 @@ impl Contents {
     /// Returns an error if the file cannot be read, or if it does not have the form that [`Writer`] writes.
     pub(crate) fn read(mut from: impl Read) -> Result<Self, SnapshotError> {
         let mut bytes = Vec::new();
-        let beginning = BEGINNING as u64;
+        let beginning = BEGINNING_LEN as u64;
         from.by_ref().take(beginning).read_to_end(&mut bytes)?;
         check_beginning(&bytes)?;
         from.read_to_end(&mut bytes)?;
@@ -204,7 +206,7 @@ impl Contents {
             return Err(SnapshotError::Damaged);
         }
         Ok(Self {
-            written_at: number(&bytes, BEGINNING).ok_or(SnapshotError::Truncated)?,
+            written_at: number(&bytes, BEGINNING_LEN).ok_or(SnapshotError::Truncated)?,
             entries,
             codec,
             key_schema,
@@ -213,7 +215,7 @@ impl Contents {
         })
     }
 
-    /// Returns the part of the file that holds for all its entries.
+    /// Returns the part of the file that applies to all its entries.
     pub(crate) fn head(&self) -> Result<Head<'_>, SnapshotError> {
         let text = |range: &Range<usize>| {
             let text = std::str::from_utf8(&self.bytes[range.clone()]);
@@ -308,7 +310,10 @@ struct Frames<'a> {
 
 impl<'a> Frames<'a> {
     fn of(bytes: &'a [u8]) -> Self {
-        Self { bytes, at: FRAMES }
+        Self {
+            bytes,
+            at: FIRST_FRAME_POSITION,
+        }
     }
 
     /// Returns the position of the next frame, or `None` at the end mark.
@@ -317,7 +322,7 @@ impl<'a> Frames<'a> {
         let len = rest.and_then(<[u8]>::first_chunk);
         let len = u32::from_le_bytes(*len.ok_or(SnapshotError::Truncated)?);
         let start = self.at + 4;
-        if len == END {
+        if len == END_MARK {
             self.at = start;
             return Ok(None);
         }
@@ -385,8 +390,7 @@ mod tests {
             "0700000070726963652f32",
             // Key, value, remaining time to live and to idle, age, weight, tags.
             "0e000000010706a531322e35300000000000",
-            "10000000010801010",
-            "1ac02010101030102010161",
+            "100000000108010101ac02010101030102010161",
             "ffffffff",
             "0200000000000000",
         ];
@@ -410,7 +414,7 @@ mod tests {
         let refused = contents.check(&Schemas::new("u64", "price/3"));
         assert!(matches!(refused, Err(SnapshotError::ValueSchema { .. })));
         let mut other = written();
-        let name = FRAMES + 4..FRAMES + 4 + MessagePack::NAME.len();
+        let name = FIRST_FRAME_POSITION + 4..FIRST_FRAME_POSITION + 4 + MessagePack::NAME.len();
         other[name].copy_from_slice(b"msgpack/2");
         let contents = Contents::read(&sealed(other)[..]).unwrap();
         let refused = contents.check(&schemas).unwrap_err();
@@ -428,7 +432,7 @@ mod tests {
         assert!(matches!(refused, Err(SnapshotError::Version(_))));
     }
 
-    /// Returns the bytes with a correct checksum, so that the checks behind it are reached.
+    /// Returns the bytes with a correct checksum, so that the other checks are reached.
     fn sealed(mut bytes: Vec<u8>) -> Vec<u8> {
         bytes.truncate(bytes.len() - 8);
         let checksum = xxh3_64(&bytes);

@@ -3,7 +3,9 @@
 use crate::entry::Loaded;
 use crate::error::{AnyError, LoadError};
 use crate::traits::cache_future::CacheFuture;
-use crate::traits::erasure::{BoxedLoad, ErasedAsyncLoader, FOREIGN_ERROR, downcast, erase};
+use crate::traits::erasure::{
+    BoxedLoad, ErasedAsyncLoader, FOREIGN_ERROR, SECOND_CALL, downcast, erase,
+};
 use std::any::Any;
 use std::future::Future;
 use std::time::Duration;
@@ -17,7 +19,7 @@ use std::time::Duration;
 ///
 /// # Cancel safety
 ///
-/// Each future may be dropped at any time. Its operation may then have taken effect or not.
+/// Each future may be dropped at any time. It is then not known whether its operation has taken effect.
 ///
 /// # Examples
 ///
@@ -94,7 +96,7 @@ pub trait AsyncCache<K, V>: Send + Sync {
             loop {
                 let result = {
                     let mut erased = || -> BoxedLoad<'_, V> {
-                        let load = load.take().expect("a cache calls a loader at most once");
+                        let load = load.take().expect(SECOND_CALL);
                         Box::pin(async move { erase(load().await) })
                     };
                     self.get_or_load_erased(key, &mut erased).await

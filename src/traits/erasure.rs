@@ -25,6 +25,9 @@ pub type ErasedAsyncLoader<'a, V> = dyn FnMut() -> BoxedLoad<'a, V> + Send + 'a;
 pub(super) const FOREIGN_ERROR: &str =
     "get_or_load_erased returned an error that is not its loader's";
 
+/// The panic message for an implementation of a trait that calls its loader a second time.
+pub(super) const SECOND_CALL: &str = "a cache calls a loader at most once";
+
 /// Calls `call` with the erased `load`, and converts its result to the error type of `load`.
 ///
 /// A caller that waited for the load of another caller, which failed with an error of another type, cannot return
@@ -32,7 +35,7 @@ pub(super) const FOREIGN_ERROR: &str =
 ///
 /// # Panics
 ///
-/// Panics if `call` runs the loader twice, or returns an error of another type although it ran the loader.
+/// Panics if `call` calls the loader twice, or returns an error of another type although it called the loader.
 pub(crate) fn with_erased<K, V, L, E>(
     load: impl FnOnce(&K) -> Result<L, E>,
     mut call: impl FnMut(&mut ErasedLoader<'_, K, V>) -> Result<V, LoadError<AnyError>>,
@@ -44,7 +47,7 @@ where
     let mut load = Some(load);
     loop {
         let result = call(&mut |key| {
-            let load = load.take().expect("a cache calls a loader at most once");
+            let load = load.take().expect(SECOND_CALL);
             erase(load(key))
         });
         if let Some(result) = downcast(result) {
@@ -64,7 +67,7 @@ pub(crate) fn erase<L: Into<Loaded<V>>, V, E: Any + Send + Sync>(
     }
 }
 
-/// Erases the type of a loader. Each call but the first panics.
+/// Erases the type of a loader. Each call except the first panics.
 pub(crate) fn erase_loader<K, V, L, E>(
     load: impl FnOnce(&K) -> Result<L, E>,
 ) -> impl FnMut(&K) -> Result<Loaded<V>, Arc<AnyError>>
@@ -74,7 +77,7 @@ where
 {
     let mut load = Some(load);
     move |key| {
-        let load = load.take().expect("a cache calls a loader at most once");
+        let load = load.take().expect(SECOND_CALL);
         erase(load(key))
     }
 }

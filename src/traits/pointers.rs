@@ -29,7 +29,6 @@ macro_rules! impl_for_pointer {
                 (**self).clear();
             }
 
-
             fn get_or_load_erased(
                 &self,
                 key: &K,
@@ -59,7 +58,6 @@ macro_rules! impl_for_pointer {
             fn clear(&self) -> CacheFuture<'_, ()> {
                 (**self).clear()
             }
-
 
             fn get_or_load_erased<'a>(
                 &'a self,

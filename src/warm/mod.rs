@@ -26,11 +26,11 @@ type Listener<'a> = dyn FnMut(&WarmProgress) + Send + 'a;
 /// use hotset::{LocalCache, WarmOptions};
 ///
 /// let prices: LocalCache<u64, u64> = LocalCache::new(10_000);
-/// let warming = WarmOptions::new()
+/// let options = WarmOptions::new()
 ///     .batch(500)
 ///     .stop_after_failures(3)
 ///     .on_progress(|progress| println!("{} of {:?}", progress.done(), progress.total));
-/// let report = prices.warm_with(warming, 0..1_000, |keys| {
+/// let report = prices.warm_with(options, 0..1_000, |keys| {
 ///     // Your query: `SELECT id, cents FROM prices WHERE id IN (..)`.
 ///     Ok::<_, std::io::Error>(keys.into_iter().map(|id| (id, id * 100)))
 /// });
@@ -162,8 +162,8 @@ pub struct FailedBatch<K, E> {
 pub enum WarmOutcome {
     /// All keys have been processed.
     Done,
-    /// The cache is full, so that further keys would evict earlier ones. Also if the number of keys found has reached
-    /// the capacity of the cache, although the cache has not kept all of their values.
+    /// The cache is full, so that further keys would evict earlier ones. This is also the reason if as many keys were
+    /// found as the cache has capacity for, although the cache has not kept all of their values.
     Full,
     /// Nothing was loaded, because there was no proof that invalidations arrive, for example because Redis was
     /// unreachable. Without this proof, a `TieredCache` of the class [`Realtime`](crate::Consistency::Realtime) stores

@@ -8,7 +8,7 @@ use std::pin::Pin;
 use std::task::Poll;
 use std::time::Instant;
 
-/// Largest number of keys of failed batches in a report.
+/// Maximum number of keys of failed batches in a report.
 const MAX_REPORTED_KEYS: usize = 10_000;
 
 /// The room in a cache, in entries of average weight.

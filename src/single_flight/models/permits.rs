@@ -30,12 +30,12 @@ fn now() -> Instant {
 
 /// A timer that fires at once, if it works, and moves the time of its thread.
 struct ModelTimer {
-    work: bool,
+    works: bool,
 }
 
 impl Timer for ModelTimer {
     fn set(&mut self, at: Option<Instant>, _: &mut Context<'_>) -> Poll<()> {
-        match at.filter(|_| self.work) {
+        match at.filter(|_| self.works) {
             Some(at) => {
                 NOW.with(|now| now.set(Some(at)));
                 Poll::Ready(())
@@ -69,19 +69,19 @@ impl Permits {
 
     /// Loads once there is a permit. Without a working timer only a wake-up can end the wait.
     fn load(&self, timer_works: bool) {
-        let mut timer = ModelTimer { work: timer_works };
-        let pass = async {
+        let mut timer = ModelTimer { works: timer_works };
+        let acquire = async {
             match self.bulkhead.try_acquire() {
                 Some(permit) => permit,
                 None => {
                     let mut queued = self.bulkhead.enqueue();
                     let turn = |cx: &mut Context<'_>| queued.poll(cx.waker());
-                    let passed = poll_until(&mut timer, None, turn).await;
-                    passed.expect("there is no deadline")
+                    let permit = poll_until(&mut timer, None, turn).await;
+                    permit.expect("there is no deadline")
                 }
             }
         };
-        let permit = block_on(pass);
+        let permit = block_on(acquire);
         let running = self.running.fetch_add(1, Relaxed);
         // With a working timer, the time may have jumped to the end of the other's lease.
         assert!(running == 0 || timer_works);

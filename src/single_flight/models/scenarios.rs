@@ -80,14 +80,14 @@ fn waiter_dropped_during_completion_strands_no_other_waiter() {
 fn waiters_supersede_a_slow_leader_and_each_other() {
     let model = Model::new();
     let slow = Caller {
-        load: Model::load_what_changes,
+        load: Model::load_and_increment,
         ..model.caller()
     };
     let leader = slow.lead_first();
     let superseding = |model: &Model| {
         let caller = Caller {
             timer_works: true,
-            load: Model::load_what_changes,
+            load: Model::load_and_increment,
             ..model.caller()
         };
         caller.ask()
@@ -104,13 +104,13 @@ fn waiters_supersede_a_slow_leader_and_each_other() {
 fn one_of_two_waiters_supersedes_a_slow_leader() {
     let model = Model::new();
     let slow = Caller {
-        load: Model::load_what_changes,
+        load: Model::load_and_increment,
         ..model.caller()
     };
     let leader = slow.lead_first();
     let takes_over = |model: &Model| {
         let caller = Caller {
-            load: Model::load_what_changes,
+            load: Model::load_and_increment,
             ..late(model)
         };
         caller.ask()
@@ -146,7 +146,7 @@ fn late(model: &Model) -> Caller<'_> {
 }
 
 /// Completes the load without its slow leader, so that no write finds it.
-fn lands_late_without_storing(model: &Model) {
+fn complete_late_without_storing(model: &Model) {
     let caller = Caller {
         stores: false,
         ..late(model)
@@ -159,7 +159,7 @@ fn superseded_leader_does_not_store_after_an_invalidation() {
     let slow = model.caller();
     let leader = slow.lead_first();
     let other = model.spawn(|model| {
-        lands_late_without_storing(model);
+        complete_late_without_storing(model);
         model.invalidate();
     });
     slow.lead(leader, false);
@@ -172,7 +172,7 @@ fn superseded_leader_does_not_store_during_an_invalidation() {
     let slow = model.caller();
     let leader = slow.lead_first();
     let others = [
-        model.spawn(lands_late_without_storing),
+        model.spawn(complete_late_without_storing),
         model.spawn(Model::invalidate),
     ];
     slow.lead(leader, false);
@@ -182,7 +182,7 @@ fn superseded_leader_does_not_store_during_an_invalidation() {
     model.ends_with(None, 1..=2);
 }
 
-fn an_invalidation_by(invalidate: fn(&Model)) {
+fn check_caller_after(invalidate: fn(&Model)) {
     let model = Model::new();
     let others: Vec<_> = (1..CALLERS).map(|_| model.spawn(Model::ask)).collect();
     invalidate(&model);
@@ -194,11 +194,11 @@ fn an_invalidation_by(invalidate: fn(&Model)) {
 }
 
 fn caller_after_an_invalidation_gets_the_new_value() {
-    an_invalidation_by(Model::invalidate);
+    check_caller_after(Model::invalidate);
 }
 
 fn caller_after_a_clear_gets_the_new_value() {
-    an_invalidation_by(Model::clear);
+    check_caller_after(Model::clear);
 }
 
 /// After the invalidation no caller loads again, which would hide the value that an older load has stored.
