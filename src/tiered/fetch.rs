@@ -159,7 +159,7 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
         }
         let request = LeaseRequest::new(self, name);
         let asked = Instant::now();
-        match self.l2.lookup(&[request.question(unreadable)]).await {
+        match self.l2.lookup(&[request.lookup_request(unreadable)]).await {
             Ok(mut answers) => {
                 self.read(request, answers.pop().unwrap_or(LookupReply::None), asked)
             }
@@ -248,13 +248,10 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
             return Ok(());
         }
         let asked = Instant::now();
-        let asks = missing.iter().map(|(_, _, _, name)| LookupRequest {
-            key: name,
-            lease_token: None,
-            unreadable: None,
-            head_only: false,
-        });
-        let answers = self.l2.lookup(&asks.collect::<Vec<_>>()).await?;
+        let requests = missing
+            .iter()
+            .map(|(_, _, _, name)| LookupRequest::without_load(name));
+        let answers = self.l2.lookup(&requests.collect::<Vec<_>>()).await?;
         for ((key, value, promise, name), answer) in missing.into_iter().zip(answers) {
             let LookupReply::Value { envelope, left } = answer else {
                 count(&self.counters.l2_misses);

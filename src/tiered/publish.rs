@@ -98,7 +98,7 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
             return None;
         }
         let request = LeaseRequest::new(self, name);
-        let answers = self.l2.lookup(&[request.question_for_head()]).await;
+        let answers = self.l2.lookup(&[request.head_request()]).await;
         match answers.ok()?.pop()? {
             LookupReply::LeaseGranted { head, .. } => Some(PriorState {
                 head,

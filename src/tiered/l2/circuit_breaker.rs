@@ -223,13 +223,7 @@ impl CircuitBreaker {
 
     /// Checks whether L2 still replies, by looking up a key that no cache stores.
     pub(crate) async fn check(&self) {
-        let nothing = LookupRequest {
-            key: &[],
-            lease_token: None,
-            unreadable: None,
-            head_only: false,
-        };
-        let _ = self.lookup(&[nothing]).await;
+        let _ = self.lookup(&[LookupRequest::without_load(&[])]).await;
     }
 
     /// Checks whether L2 replies again, if the last call failed or the circuit is open.

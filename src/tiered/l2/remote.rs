@@ -85,6 +85,18 @@ pub(crate) struct LookupRequest<'a> {
     pub(crate) head_only: bool,
 }
 
+impl<'a> LookupRequest<'a> {
+    /// Creates a request of a caller that does not load.
+    pub(crate) const fn without_load(key: &'a [u8]) -> Self {
+        Self {
+            key,
+            lease_token: None,
+            unreadable: None,
+            head_only: false,
+        }
+    }
+}
+
 /// The reply to a [`LookupRequest`].
 pub(crate) enum LookupReply {
     Value {
