@@ -218,7 +218,7 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
                 answer = self.ask_many(&keys, is_shadow).await;
             }
         }
-        // More than once in a round, if this batch takes keys over from another one.
+        // This function runs more than once in a round if the batch takes keys over from another one.
         let leased_elsewhere = answer.leased_elsewhere.drain();
         round.leased_elsewhere.lock().extend(leased_elsewhere);
         let mut shadow = Vec::new();

@@ -1,4 +1,4 @@
-//! The path of a miss in L1: it asks L2 for the value or the load lease, and then runs the loader.
+//! The path of a miss in L1: it asks L2 for the value or the load lease, and runs the loader if there is no value.
 
 use crate::clock::saturating_nanos;
 use crate::consistency::Consistency;
@@ -31,7 +31,7 @@ pub(super) enum L2Answer<K, V> {
     /// L2 has a value that this process cannot read, written under this token. The caller may ask for a lease to
     /// replace it.
     Unreadable(Token),
-    /// L2 may not be asked, or has not answered: this process loads for itself.
+    /// L2 may not be asked, or has given no usable answer: this process loads for itself.
     L2Unavailable,
 }
 

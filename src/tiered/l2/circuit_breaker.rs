@@ -1,4 +1,4 @@
-//! Circuit breaking around L2, by `recloser`, with counts of failed calls.
+//! Circuit breaking around L2, by `recloser`, with statistics of the calls.
 //!
 //! While the circuit is open, callers are refused at once. No caller probes, because a probe may take as long as the
 //! deadline: the [background tasks](crate::tiered::coherence::background) probe.
@@ -196,7 +196,7 @@ impl CircuitBreaker {
         results.map(|result| result.map_err(note).ok()).collect()
     }
 
-    /// Gives leases back without a value.
+    /// Releases leases without a value.
     pub(crate) async fn release(&self, leases: &[Fill<'_>]) -> Result<(), RemoteError> {
         let call = self.remote.fill(leases);
         self.call(Operation::Release, call).await.map(drop)
