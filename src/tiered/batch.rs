@@ -134,8 +134,8 @@ impl<K> Default for Round<K> {
 /// Keys to load, each with its load lease if L2 has granted one.
 pub(crate) type ToLoad<K, V> = Vec<(K, Option<LoadLease<K, V>>)>;
 
-/// The question for the value of a key, or for the lease to load it.
-struct Question<K, V> {
+/// The request of a batch for the value of a key, or for the lease to load it.
+struct KeyRequest<K, V> {
     key: K,
     request: LeaseRequest<K, V>,
     /// The token of a value that cannot be read, and counts as absent.
@@ -218,7 +218,7 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
                 answer = self.ask_many(&keys, is_shadow).await;
             }
         }
-        // More than once in a round, if this batch takes keys over from another one.
+        // This function runs more than once in a round if the batch takes keys over from another one.
         let leased_elsewhere = answer.leased_elsewhere.drain();
         round.leased_elsewhere.lock().extend(leased_elsewhere);
         let mut shadow = Vec::new();
@@ -251,10 +251,10 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
             leased_elsewhere: HashMap::new(),
             is_shadow,
         };
-        let mut questions = Vec::new();
+        let mut requests = Vec::new();
         for key in keys {
             match self.key_name(key).filter(|name| self.uses_l2(name)) {
-                Some(name) => questions.push(Question {
+                Some(name) => requests.push(KeyRequest {
                     key: key.clone(),
                     request: LeaseRequest::new(self, &name),
                     unreadable: None,
@@ -262,38 +262,39 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
                 None => batch.to_load.push((key.clone(), None)),
             }
         }
-        // Keys whose values cannot be read are asked for once more, and get no value in this round after that.
-        let again = self.ask_round(questions, &mut batch).await;
+        // A key whose value cannot be read is requested once more. If that fails too, it gets no value in this round.
+        let again = self.ask_round(requests, &mut batch).await;
         self.ask_round(again, &mut batch).await;
         batch
     }
 
-    /// Asks L2 in one round trip. Returns the questions to ask again, because the values cannot be read.
+    /// Asks L2 in one round trip. Returns the requests to send again, because the values cannot be read.
     async fn ask_round(
         self: &Arc<Self>,
-        questions: Vec<Question<K, V>>,
+        requests: Vec<KeyRequest<K, V>>,
         batch: &mut BatchAnswer<K, V>,
-    ) -> Vec<Question<K, V>> {
+    ) -> Vec<KeyRequest<K, V>> {
         let mut again = Vec::new();
-        if questions.is_empty() {
+        if requests.is_empty() {
             return again;
         }
         let asked = Instant::now();
-        let asks = questions.iter();
-        let asks = asks.map(|question| question.request.question(question.unreadable));
-        let answers = self.l2.lookup(&asks.collect::<Vec<_>>()).await;
+        let lookups = requests
+            .iter()
+            .map(|it| it.request.lookup_request(it.unreadable));
+        let answers = self.l2.lookup(&lookups.collect::<Vec<_>>()).await;
         let Ok(answers) = answers else {
-            let alone = questions.into_iter().map(|question| (question.key, None));
+            let alone = requests.into_iter().map(|request| (request.key, None));
             batch.to_load.extend(alone);
             return again;
         };
-        for (Question { key, request, .. }, answer) in questions.into_iter().zip(answers) {
+        for (KeyRequest { key, request, .. }, answer) in requests.into_iter().zip(answers) {
             let name: Box<[u8]> = request.key().into();
             match self.read(request, answer, asked) {
                 L2Answer::Value(fetched) => batch.found.push((key, fetched)),
                 L2Answer::LoadLease(lease) => batch.to_load.push((key, Some(lease))),
                 L2Answer::L2Unavailable => batch.to_load.push((key, None)),
-                L2Answer::Unreadable(token) => again.push(Question {
+                L2Answer::Unreadable(token) => again.push(KeyRequest {
                     key,
                     request: LeaseRequest::new(self, &name),
                     unreadable: Some(token),

@@ -24,19 +24,20 @@ use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
 
-/// The default of the deadline of a call to Redis.
+/// The default deadline of a call to Redis.
 const DEFAULT_DEADLINE: Duration = Duration::from_millis(200);
-/// The default of the interval between heartbeats.
+/// The default interval between heartbeats.
 const DEFAULT_HEARTBEAT: Duration = Duration::from_millis(500);
-/// The default of the number of concurrent loads.
+/// The default maximum number of concurrent loads.
 const DEFAULT_MAX_LOADS: usize = 64;
-/// The default of the maximum size of a value in Redis, in bytes.
+/// The default maximum size of a value in Redis, in bytes.
 const DEFAULT_MAX_VALUE_SIZE: usize = 1 << 20;
-/// The default of the number of queued invalidations.
+/// The default maximum number of queued invalidations.
 const DEFAULT_MAX_QUEUED: usize = 10_000;
 
 /// The shortest heartbeat. With a shorter one, a pause of a busy machine looks like a failure.
 const MIN_HEARTBEAT: Duration = Duration::from_millis(50);
+/// The longest heartbeat.
 const MAX_HEARTBEAT: Duration = Duration::from_secs(60);
 
 /// The maximum length of a namespace, in bytes.
@@ -68,6 +69,7 @@ pub(super) struct TierSettings {
     pub(super) ttl: Option<Duration>,
     /// The maximum time to live of values in L1.
     pub(super) local_ttl: Option<Duration>,
+    /// The duration of a load lease.
     pub(super) lease: Duration,
     pub(super) wait_timeout: Option<Duration>,
     pub(super) heartbeat: Duration,
@@ -235,11 +237,11 @@ impl<K: RemoteKey, V: RemoteValue> TieredCacheBuilder<K, V> {
 
     /// Sets how long a call to Redis may take before it counts as failed. Default: 200 milliseconds.
     ///
-    /// A call that transfers values, or waits for others that do, may take longer: a second for each MiB that is
-    /// in flight before it and of its own. Values of more than 16 KiB have a connection of their own, so that
-    /// small ones do not wait for them, with 1 MiB in flight at a time or a single value; those that have not been
-    /// sent within the [lease](LocalCacheBuilder::lease) fail. Such a failure concerns that value alone: the loader is
-    /// asked instead, and the circuit breaker stays closed.
+    /// A call that transfers values, or waits behind such calls, may take longer: one more second for each MiB of its
+    /// own and of the calls before it. Values of more than 16 KiB have a connection of their own, so that small ones
+    /// do not wait for them. Up to 1 MiB is in flight there at one time, or one larger value. A value that has not been
+    /// sent within 10 seconds, or within the [lease](LocalCacheBuilder::lease) if that is shorter, fails. Such a
+    /// failure concerns that value alone: the loader runs instead, and the circuit breaker stays closed.
     pub fn deadline(mut self, deadline: Duration) -> Self {
         self.deadline = deadline;
         self
@@ -247,8 +249,8 @@ impl<K: RemoteKey, V: RemoteValue> TieredCacheBuilder<K, V> {
 
     /// Sets the interval at which a process proves that invalidations reach it. Default: 500 milliseconds.
     ///
-    /// After two heartbeats without proof, L1 does not serve a `Realtime` namespace. A `Realtime` change waits for the
-    /// same time for a process that has died. All processes of a namespace must use the same heartbeat.
+    /// In the class `Realtime`, L1 does not serve after two heartbeats without proof, and a change waits for up to two
+    /// heartbeats for a process that has died. All processes of a namespace must use the same heartbeat.
     pub fn heartbeat(mut self, heartbeat: Duration) -> Self {
         self.settings.heartbeat = heartbeat;
         self

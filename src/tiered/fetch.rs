@@ -1,4 +1,4 @@
-//! The path of a miss in L1: it asks L2 for the value or the load lease, and then runs the loader.
+//! The path of a miss in L1: it asks L2 for the value or the load lease, and runs the loader if there is no value.
 
 use crate::clock::saturating_nanos;
 use crate::consistency::Consistency;
@@ -31,7 +31,7 @@ pub(super) enum L2Answer<K, V> {
     /// L2 has a value that this process cannot read, written under this token. The caller may ask for a lease to
     /// replace it.
     Unreadable(Token),
-    /// L2 may not be asked, or has not answered: this process loads for itself.
+    /// L2 may not be asked, or has given no usable answer: this process loads for itself.
     L2Unavailable,
 }
 
@@ -159,7 +159,7 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
         }
         let request = LeaseRequest::new(self, name);
         let asked = Instant::now();
-        match self.l2.lookup(&[request.question(unreadable)]).await {
+        match self.l2.lookup(&[request.lookup_request(unreadable)]).await {
             Ok(mut answers) => {
                 self.read(request, answers.pop().unwrap_or(LookupReply::None), asked)
             }
@@ -248,13 +248,10 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
             return Ok(());
         }
         let asked = Instant::now();
-        let asks = missing.iter().map(|(_, _, _, name)| LookupRequest {
-            key: name,
-            lease_token: None,
-            unreadable: None,
-            head_only: false,
-        });
-        let answers = self.l2.lookup(&asks.collect::<Vec<_>>()).await?;
+        let requests = missing
+            .iter()
+            .map(|(_, _, _, name)| LookupRequest::without_load(name));
+        let answers = self.l2.lookup(&requests.collect::<Vec<_>>()).await?;
         for ((key, value, promise, name), answer) in missing.into_iter().zip(answers) {
             let LookupReply::Value { envelope, left } = answer else {
                 count(&self.counters.l2_misses);

@@ -34,22 +34,22 @@ impl<K, V> LeaseRequest<K, V> {
         }
     }
 
-    /// Returns the question to L2 for the value or the lease. A value that was written under the token `refused` counts
-    /// as absent.
-    pub(crate) fn question(&self, refused: Option<Token>) -> LookupRequest<'_> {
+    /// Returns the request to L2 for the value or the lease. A value that was written under the token `unreadable`
+    /// counts as absent.
+    pub(crate) fn lookup_request(&self, unreadable: Option<Token>) -> LookupRequest<'_> {
         LookupRequest {
             key: &self.key,
             lease_token: Some(self.token),
-            unreadable: refused,
+            unreadable,
             head_only: false,
         }
     }
 
-    /// Returns the question to L2 for a caller that is about to replace the value, and needs only its head.
-    pub(crate) fn question_for_head(&self) -> LookupRequest<'_> {
+    /// Returns the request to L2 of a caller that is about to replace the value, and needs only its head.
+    pub(crate) fn head_request(&self) -> LookupRequest<'_> {
         LookupRequest {
             head_only: true,
-            ..self.question(None)
+            ..self.lookup_request(None)
         }
     }
 

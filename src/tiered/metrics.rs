@@ -44,13 +44,13 @@ impl<K: RemoteKey, V: RemoteValue> ReadSamples for Inner<K, V> {
             times: tier.load_times.clone(),
         };
         let mut all = samples(stats, loads, self.l1.capacity());
-        all.extend(of_tier(&tier));
-        all.extend(of_health(&self.health()));
+        all.extend(tier_samples(&tier));
+        all.extend(health_samples(&self.health()));
         all
     }
 }
 
-fn of_tier(tier: &TierStats) -> Vec<Sample> {
+fn tier_samples(tier: &TierStats) -> Vec<Sample> {
     let mut samples = vec![
         Sample::labeled_counter(&HITS, "l2", tier.l2_hits),
         Sample::labeled_counter(&MISSES, "l2", tier.l2_misses),
@@ -88,7 +88,7 @@ fn of_tier(tier: &TierStats) -> Vec<Sample> {
 }
 
 #[allow(clippy::cast_precision_loss)] // Recorders take `f64` only.
-fn of_health(health: &Health) -> [Sample; 10] {
+fn health_samples(health: &Health) -> [Sample; 10] {
     let proven_for = health.proven_for.unwrap_or_default();
     let gauge = |metric, is: bool| Sample::gauge(metric, f64::from(u8::from(is)));
     [

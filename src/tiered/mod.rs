@@ -99,8 +99,8 @@ use tokio::runtime::Handle;
 /// [`max_concurrent_loads`](crate::LocalCacheBuilder::max_concurrent_loads) loaders run at one time (64 by default). A
 /// call to Redis takes no longer than its [deadline](TieredCacheBuilder::deadline). After a few failures a circuit
 /// breaker opens, and Redis is only probed until it answers again. Invalidations are queued and sent then. The cache
-/// can be built and works before Redis can be reached. The circuit breaker does not count a call that Redis refuses, or
-/// a large value that takes too long.
+/// can be built and works before Redis can be reached. A call that Redis refuses, or a
+/// large value that takes too long, does not open it.
 ///
 /// # Values and keys that Redis cannot store
 ///
@@ -127,9 +127,9 @@ struct Inner<K, V> {
     codec: EnvelopeCodec<K, V>,
     codec_health: CodecHealth,
     settings: TierSettings,
-    /// The number of this cache among all caches of the namespace.
+    /// The random id that distinguishes this cache from all others of the namespace.
     me: Peer,
-    /// The number of tokens so far.
+    /// The number of tokens that were created so far.
     tokens: AtomicU64,
     /// Granted and revoked by the subscriber.
     read_lease: ReadLease,

@@ -78,7 +78,7 @@ pub(super) struct PriorState<K, V> {
 struct Outgoing {
     /// The value, or `None` if only the invalidation is published.
     value: Option<NewValue>,
-    /// `true` if L2 does not store values of this key.
+    /// `true` if the class or the rollout excludes the key from L2.
     is_local: bool,
     /// `false` if L2 cannot store the value.
     fits: bool,
@@ -98,7 +98,7 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
             return None;
         }
         let request = LeaseRequest::new(self, name);
-        let answers = self.l2.lookup(&[request.question_for_head()]).await;
+        let answers = self.l2.lookup(&[request.head_request()]).await;
         match answers.ok()?.pop()? {
             LookupReply::LeaseGranted { head, .. } => Some(PriorState {
                 head,

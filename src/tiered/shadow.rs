@@ -92,13 +92,10 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
             return;
         }
         // If L2 has another value by now, the difference was caused by a change that was propagated meanwhile.
-        let asks = differ.iter().map(|(_, name, _)| LookupRequest {
-            key: name,
-            lease_token: None,
-            unreadable: None,
-            head_only: false,
-        });
-        let answers = self.l2.lookup(&asks.collect::<Vec<_>>()).await;
+        let requests = differ
+            .iter()
+            .map(|(_, name, _)| LookupRequest::without_load(name));
+        let answers = self.l2.lookup(&requests.collect::<Vec<_>>()).await;
         for ((key, _, shadow), answer) in differ.iter().zip(answers.unwrap_or_default()) {
             let LookupReply::Value { envelope, .. } = answer else {
                 continue;

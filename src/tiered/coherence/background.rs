@@ -43,7 +43,8 @@ impl Drop for BackgroundTasks {
     }
 }
 
-/// Returns all leases, so that no other process waits for this one.
+/// Ends the read lease and releases queued load leases, so that no other process waits for this one. Load leases beyond
+/// one batch end by their time.
 async fn sign_off<K: RemoteKey, V: RemoteValue>(inner: Arc<Inner<K, V>>) {
     // After a failure the leases end by their time.
     let _ = inner.l2.renew(0, Duration::ZERO).await;
@@ -89,7 +90,7 @@ async fn send_pending<K: RemoteKey, V: RemoteValue>(inner: Arc<Inner<K, V>>) {
     }
 }
 
-/// Releases load leases as they are returned. At each heartbeat, probes L2 while it does not answer, and logs changed
+/// Releases load leases when they are queued. At each heartbeat, probes L2 while it does not answer, and logs changed
 /// settings and warnings.
 async fn maintain<K: RemoteKey, V: RemoteValue>(inner: Arc<Inner<K, V>>) {
     let mut heartbeats = interval(inner.settings.heartbeat);

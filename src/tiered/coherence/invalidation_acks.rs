@@ -14,7 +14,8 @@ pub(crate) struct InvalidationAcks {
     changed: Notify,
 }
 
-/// The number of peers that are remembered. A peer that was dropped acknowledges its next invalidation again.
+/// The maximum number of peers that are remembered. When it is exceeded, all are dropped, and each is remembered again
+/// from its next acknowledgement on.
 const MAX_PEERS: usize = 10_000;
 
 impl InvalidationAcks {

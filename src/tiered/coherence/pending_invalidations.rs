@@ -1,6 +1,7 @@
 //! Invalidations that L2 has not received yet.
 //!
-//! While an invalidation is pending, L2 may contain the value that it is for. So this process does not ask L2 for it.
+//! While an invalidation is pending, L2 may still contain the invalidated value, so this process does not ask L2 for
+//! it.
 
 use crate::tiered::l2::remote::Subject;
 use parking_lot::Mutex;

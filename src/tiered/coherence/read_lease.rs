@@ -22,9 +22,8 @@ pub(crate) fn now() -> Nanos {
 /// The read lease of one cache, in the form that reads compare with the time.
 pub(crate) struct ReadLease {
     needs_proof: bool,
-    /// The interval between epochs, in nanoseconds, if no proof is needed. A caller joins no load of an earlier epoch,
-    /// and the interval is half of the bound on the age of values, so a caller joins no load that began longer ago than
-    /// that.
+    /// The interval between epochs, in nanoseconds, if no proof is needed: half of the bound on the age of values. A
+    /// caller joins no load of an earlier epoch, so it joins no load that began more than one interval ago.
     epoch_interval: Nanos,
     /// The time until which a read needs no further check: the end of the lease if the class needs proof, otherwise the
     /// beginning of the next epoch.

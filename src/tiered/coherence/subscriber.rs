@@ -214,8 +214,8 @@ impl<K: RemoteKey, V: RemoteValue> Subscriber<K, V> {
         }
     }
 
-    /// Tells the senders of the received events up to which position this process has applied them. Only writers in the
-    /// class `Realtime` wait for that.
+    /// Sends an acknowledgement of the events that this process has applied to their senders. Only writers in the class
+    /// `Realtime` wait for one.
     fn acknowledge(&mut self) {
         let is_awaited = self.inner.settings.consistency == Consistency::Realtime;
         let senders: Vec<Peer> = self.senders.drain().collect();

@@ -64,7 +64,7 @@ operations! {
     lookup: Lookup,
     /// Writes of loaded values.
     fill: Fill,
-    /// Returns of leases whose loads failed, or whose values are not stored in Redis.
+    /// Releases of leases whose loads failed, or whose values are not stored in Redis.
     release: Release,
     /// Invalidations, with or without a new value.
     invalidate: Invalidate,

@@ -1,4 +1,4 @@
-//! Circuit breaking around L2, by `recloser`, with counts of failed calls.
+//! Circuit breaking around L2, by `recloser`, with statistics of the calls.
 //!
 //! While the circuit is open, callers are refused at once. No caller probes, because a probe may take as long as the
 //! deadline: the [background tasks](crate::tiered::coherence::background) probe.
@@ -196,7 +196,7 @@ impl CircuitBreaker {
         results.map(|result| result.map_err(note).ok()).collect()
     }
 
-    /// Gives leases back without a value.
+    /// Releases leases without a value.
     pub(crate) async fn release(&self, leases: &[Fill<'_>]) -> Result<(), RemoteError> {
         let call = self.remote.fill(leases);
         self.call(Operation::Release, call).await.map(drop)
@@ -223,13 +223,7 @@ impl CircuitBreaker {
 
     /// Checks whether L2 still replies, by looking up a key that no cache stores.
     pub(crate) async fn check(&self) {
-        let nothing = LookupRequest {
-            key: &[],
-            lease_token: None,
-            unreadable: None,
-            head_only: false,
-        };
-        let _ = self.lookup(&[nothing]).await;
+        let _ = self.lookup(&[LookupRequest::without_load(&[])]).await;
     }
 
     /// Checks whether L2 replies again, if the last call failed or the circuit is open.

@@ -43,14 +43,14 @@ fn is_recent(found: Instant, now: Instant) -> bool {
     now.saturating_duration_since(found) < UNREADABLE_WARNING_DURATION
 }
 
-fn altered<K, V>(codec: &EnvelopeCodec<K, V>) -> Warning {
+fn altered_warning<K, V>(codec: &EnvelopeCodec<K, V>) -> Warning {
     Warning::AlteredValues {
         codec: codec.name.to_string(),
         schema: codec.schemas.value().to_owned(),
     }
 }
 
-fn unencodable<K, V>(codec: &EnvelopeCodec<K, V>) -> Warning {
+fn unencodable_warning<K, V>(codec: &EnvelopeCodec<K, V>) -> Warning {
     Warning::UnencodableKeys {
         schema: codec.schemas.key().to_owned(),
     }
@@ -64,8 +64,8 @@ impl<K, V> Inner<K, V> {
         let is_unencodable = health.unencodable.load(Relaxed);
         let unreadable = health.unreadable(Instant::now());
         let all = [
-            is_altered.then(|| altered(&self.codec)),
-            is_unencodable.then(|| unencodable(&self.codec)),
+            is_altered.then(|| altered_warning(&self.codec)),
+            is_unencodable.then(|| unencodable_warning(&self.codec)),
             unreadable.map(|why| Warning::UnreadableValues(why.to_string())),
         ];
         all.into_iter().flatten().collect()
@@ -86,7 +86,7 @@ impl<K, V> Inner<K, V> {
         }
         count(&self.counters.altered);
         if !self.codec_health.altered.swap(true, Relaxed) {
-            self.warn(&altered(&self.codec));
+            self.warn(&altered_warning(&self.codec));
         }
     }
 
@@ -102,7 +102,7 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
         if name.is_none() {
             count(&self.counters.unencodable);
             if !self.codec_health.unencodable.swap(true, Relaxed) {
-                self.warn(&unencodable(&self.codec));
+                self.warn(&unencodable_warning(&self.codec));
             }
         }
         name

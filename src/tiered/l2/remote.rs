@@ -85,6 +85,18 @@ pub(crate) struct LookupRequest<'a> {
     pub(crate) head_only: bool,
 }
 
+impl<'a> LookupRequest<'a> {
+    /// Creates a request of a caller that does not load.
+    pub(crate) const fn without_load(key: &'a [u8]) -> Self {
+        Self {
+            key,
+            lease_token: None,
+            unreadable: None,
+            head_only: false,
+        }
+    }
+}
+
 /// The reply to a [`LookupRequest`].
 pub(crate) enum LookupReply {
     Value {
@@ -104,12 +116,12 @@ pub(crate) enum LookupReply {
     None,
 }
 
-/// A value for L2 from the holder of a lease, or the return of the lease without a value.
+/// A value for L2 from the holder of a lease, or the release of the lease without a value.
 pub(crate) struct Fill<'a> {
     pub(crate) key: &'a [u8],
     /// The token of the lease.
     pub(crate) token: Token,
-    /// The envelope of the value. It is empty if the lease is returned without a value.
+    /// The envelope of the value. It is empty if the lease is released without a value.
     pub(crate) envelope: &'a [u8],
     pub(crate) ttl: Option<Duration>,
 }

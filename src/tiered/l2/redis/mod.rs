@@ -70,7 +70,7 @@ const STATE_RETENTION_MILLIS: u64 = 30 * 24 * 3_600 * 1_000;
 /// Time to live from which on a value is stored without one, because Redis refuses very long ones: a century.
 const MAX_TTL: Duration = Duration::from_secs(100 * 365 * 24 * 3_600);
 
-/// Longest lease of a load: a day. A process whose load takes longer is taken for dead.
+/// Longest lease of a load: a day. A process whose load takes longer counts as dead.
 const MAX_LOAD_LEASE: Duration = Duration::from_secs(24 * 3_600);
 
 /// Longest time that a call waits until it is sent, unless the load lease is shorter. After that time a caller of a
@@ -126,7 +126,7 @@ pub(crate) struct RedisSettings {
 
 /// The names of a namespace's keys and channels.
 struct Names {
-    /// The key of the state, which scripts describe.
+    /// The key of the state, whose fields `prelude.lua` describes.
     state: String,
     /// The key of the set of readers.
     readers: String,
@@ -236,7 +236,7 @@ impl Redis {
         call
     }
 
-    /// Returns the call that stores a value, or gives a lease back.
+    /// Returns the call that stores a value, or releases a lease.
     fn fill_call(&self, fill: &Fill<'_>, connection: &Connection) -> Cmd {
         let mut call = self.call(&FILL, connection, Some(fill.key));
         call.arg(&fill.token)

@@ -173,7 +173,7 @@ impl Redis {
         join_all(requests).await.into_iter().flatten().collect()
     }
 
-    /// Stores values, or gives leases back.
+    /// Stores values, or releases leases.
     pub(super) async fn fill_all(
         &self,
         fills: &[Fill<'_>],
@@ -187,7 +187,7 @@ impl Redis {
             items.partition(|item| item.bytes <= MAX_SMALL_VALUE_SIZE);
         let mut filled = Vec::new();
         for items in batches(small) {
-            // Other processes wait for leases that are given back.
+            // Other processes wait for leases that are released.
             let only_leases = items.iter().all(|item| item.bytes == 0);
             let class = if only_leases {
                 PriorityClass::Control
@@ -211,7 +211,7 @@ impl Redis {
         unless_all_failed(filled.collect())
     }
 
-    /// Stores values or gives leases back, in one round trip.
+    /// Stores values or releases leases, in one round trip.
     async fn fill_batch(
         &self,
         class: PriorityClass,

@@ -48,7 +48,7 @@ else
   redis.call('HSET', KEYS[1], 'clear', version)
 end
 local time = now()
--- The remaining time is at most the max_lease lease, even if the clock was set back.
+-- The remaining time is at most that of the longest lease, even if the clock was set back.
 local max_lease = tonumber(redis.call('HGET', KEYS[1], 'lease'))
 local readers = {}
 for at, field in ipairs(redis.call('ZRANGEBYSCORE', KEYS[2], '(' .. time, '+inf', 'WITHSCORES')) do

@@ -1,4 +1,4 @@
--- Returns the value of KEYS[3]. If there is none, gives the caller the lease of its load.
+-- Returns the value of KEYS[3]. If there is none, grants the caller the load lease.
 -- ARGV[5]: the token of the lease, or '' if the caller wants none; ARGV[6]: the duration of the lease, in ms; ARGV[7]:
 -- the token of an unreadable value, or ''; ARGV[8]: the largest size of a value, in bytes; ARGV[9]: the largest size
 -- that is returned, in bytes.

@@ -6,11 +6,11 @@
 --   clear: the version of the last invalidation of all keys,
 --   tagged: the version up to which invalidations of tags are not stored, so that every older value with tags is stale,
 --   t<hash>: the version of the last invalidation of a tag,
---   lease: the longest lease of an L1 so far, in ms.
--- KEYS[2]: the readers, which serve from their L1: a sorted set of peers by the end of their leases. '' stands for
+--   lease: the longest read lease so far, in ms.
+-- KEYS[2]: the readers, which serve from their L1: a sorted set of peers by the end of their read leases. '' stands for
 --   readers that are missing in the set, because it was lost.
 -- ARGV[1]: an id for a new incarnation; ARGV[2]: the replication history that the connection has found; ARGV[3]: the
--- duration of leases, in ms; ARGV[4]: the command to publish with.
+-- duration of read leases, in ms; ARGV[4]: the command to publish with.
 
 local VALUE, LEASE = 'hsV\2', 'hsL\1'
 
