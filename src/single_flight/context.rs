@@ -7,7 +7,7 @@
 use crate::sync::thread_local;
 use std::cell::RefCell;
 use std::future::{Future, poll_fn};
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::task::{Poll, ready};
 
 thread_local! {
@@ -95,8 +95,8 @@ pub(crate) fn is_loading() -> bool {
     active.unwrap_or(false)
 }
 
-/// Creates a future with `make`, awaits it, and returns the result of `finish` for its output. Each of these steps runs
-/// within the marks that `enter` sets.
+/// Creates a future with `make`, awaits it, and returns the result of `finish` for its output. Each of these steps, and
+/// the drop of the future, runs within the marks that `enter` sets.
 pub(crate) async fn run_within<E, F: Future, T>(
     enter: impl Fn() -> E,
     make: impl FnOnce() -> F,
@@ -106,13 +106,35 @@ pub(crate) async fn run_within<E, F: Future, T>(
         let _entered = enter();
         make()
     };
-    let mut future = pin!(future);
+    let mut running = RunningFuture {
+        future: pin!(Some(future)),
+        enter: &enter,
+    };
     let mut finish = Some(finish);
     poll_fn(|cx| {
         let _entered = enter();
-        let output = ready!(future.as_mut().poll(cx));
+        let future = running.future.as_mut().as_pin_mut();
+        let output = ready!(
+            future
+                .expect("the future is dropped with its owner")
+                .poll(cx)
+        );
         let finish = finish.take().expect("a future is ready once");
         Poll::Ready(finish(output))
     })
     .await
+}
+
+/// A future that is dropped within the marks that `enter` sets: its destructor is code of the user, which may call the
+/// cache.
+struct RunningFuture<'a, F, E, N: Fn() -> E> {
+    future: Pin<&'a mut Option<F>>,
+    enter: &'a N,
+}
+
+impl<F, E, N: Fn() -> E> Drop for RunningFuture<'_, F, E, N> {
+    fn drop(&mut self) {
+        let _entered = (self.enter)();
+        self.future.set(None);
+    }
 }

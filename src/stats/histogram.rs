@@ -46,8 +46,9 @@ fn bucket_of(nanos: u64) -> usize {
     } else if power >= LAST_POWER {
         BUCKETS - 1
     } else {
-        let sub = (nanos >> (power - SUB_BUCKET_BITS)) % u64::from(SUB_BUCKETS);
-        ((power - FIRST_POWER) * SUB_BUCKETS) as usize + sub as usize + 1
+        #[allow(clippy::cast_possible_truncation)] // It is less than SUB_BUCKETS.
+        let sub = ((nanos >> (power - SUB_BUCKET_BITS)) % u64::from(SUB_BUCKETS)) as u32;
+        ((power - FIRST_POWER) * SUB_BUCKETS + sub) as usize + 1
     }
 }
 
@@ -238,10 +239,16 @@ impl AtomicHistogram {
         self.count_by(add_shared, duration);
     }
 
-    /// Adds a duration. `add` adds an amount to a counter.
+    /// Adds a duration. `add` adds an amount to a counter and returns the sum.
     fn count_by(&self, add: impl Fn(&AtomicU64, u64) -> u64, duration: Duration) {
+        const NANOS_PER_SECOND: u64 = 1_000_000_000;
         add(&self.seconds, duration.as_secs());
-        add(&self.nanos, duration.subsec_nanos().into());
+        let nanos = u64::from(duration.subsec_nanos());
+        // Each time that the sum passes a whole second, that second is carried, so that the sum does not overflow.
+        if add(&self.nanos, nanos) % NANOS_PER_SECOND < nanos {
+            add(&self.seconds, 1);
+            add(&self.nanos, NANOS_PER_SECOND.wrapping_neg());
+        }
         add(&self.buckets[bucket_of(saturating_nanos(duration))], 1);
     }
 
@@ -307,6 +314,19 @@ mod tests {
                 assert!(bucket == 0 || upper_bound(bucket - 1).unwrap() <= nanos);
             }
         }
+    }
+
+    #[test]
+    fn sum_of_fractions_of_a_second_stays_below_a_second() {
+        let histogram = AtomicHistogram::default();
+        let duration = Duration::from_millis(999);
+        for _ in 0..3_000 {
+            histogram.count_by(add_shared, duration);
+        }
+        let mut sum = DurationHistogram::default();
+        histogram.add_to(&mut sum);
+        assert_eq!(sum.total, duration * 3_000);
+        assert!(histogram.nanos.load(Relaxed) < 1_000_000_000);
     }
 
     #[test]

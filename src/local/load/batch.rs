@@ -346,7 +346,10 @@ where
             }
             queued.poll(cx.waker())
         };
-        match wait_limits.wait(timer, poll, || self.stale_for(led)).await {
+        let waited = wait_limits.wait(timer, poll, || self.stale_for(led)).await;
+        // A permit that was offered to this caller passes on at once.
+        drop(queued);
+        match waited {
             Ok(permit) => Ok(Some(Some(permit))),
             Err(WaitFailure::TimedOut) => Err(LoadError::WaitTimeout),
             Err(WaitFailure::Stale(outcomes)) => {

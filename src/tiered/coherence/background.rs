@@ -43,12 +43,16 @@ impl Drop for BackgroundTasks {
     }
 }
 
-/// Ends the read lease and releases queued load leases, so that no other process waits for this one. Load leases beyond
-/// one batch end by their time.
+/// Ends the read lease and releases queued load leases, so that no other process waits for this one.
 async fn sign_off<K: RemoteKey, V: RemoteValue>(inner: Arc<Inner<K, V>>) {
     // After a failure the leases end by their time.
     let _ = inner.l2.renew(0, Duration::ZERO).await;
-    let _ = inner.release(&inner.releases.take()).await;
+    loop {
+        let leases = inner.releases.take();
+        if leases.is_empty() || inner.release(&leases).await.is_err() {
+            return;
+        }
+    }
 }
 
 /// The maximum number of pending invalidations that are sent at one time.

@@ -4,7 +4,8 @@ use super::common::*;
 use hotset::__private::validate;
 use hotset::LoadError;
 use std::convert::Infallible;
-use std::future::ready;
+use std::future::{pending, ready};
+use std::sync::Mutex;
 use std::thread;
 use tokio::task::yield_now;
 
@@ -159,4 +160,43 @@ fn loader_that_fails_with_recursive_leaves_no_load_behind() {
     ));
     validate(&cache);
     assert_eq!(ask_by_thread(&cache, 1).unwrap(), 10);
+}
+
+/// A value whose destructor requests a key, and sends the answer.
+struct AsksWhenDropped<'a> {
+    cache: &'a Cache,
+    key: u32,
+    answer: &'a Mutex<Option<Answer>>,
+}
+
+impl Drop for AsksWhenDropped<'_> {
+    fn drop(&mut self) {
+        let answer = self.cache.get_or_load(&self.key, |_| Ok(7));
+        *self.answer.lock().unwrap() = Some(answer);
+    }
+}
+
+#[test]
+fn destructor_of_a_cancelled_loader_gets_recursive_for_its_own_key() {
+    for (key, recurses) in [(1, true), (2, false)] {
+        let cache = patient_cache();
+        let answer = Mutex::new(None);
+        let asks = AsksWhenDropped {
+            cache: &cache,
+            key,
+            answer: &answer,
+        };
+        let load = || async {
+            let _asks = asks;
+            pending::<Result<u32, Infallible>>().await
+        };
+        let mut task = Task::new(cache.get_or_load_async(&1, load));
+        task.must_wait();
+        drop(task);
+        assert_eq!(
+            is_recursive(&answer.into_inner().unwrap().unwrap()),
+            recurses
+        );
+        validate(&cache);
+    }
 }

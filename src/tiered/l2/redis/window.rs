@@ -180,12 +180,12 @@ impl Window {
         let acquiring = Arc::clone(&self.free_units).acquire_many_owned(units);
         tokio::pin!(acquiring);
         loop {
-            let Some(next) = self.end_overdue() else {
-                return acquiring.await.ok();
-            };
+            // A call that has taken its units may not be admitted yet, so the next check is never left out.
+            let latest_check = Instant::now() + PICK_UP_TIME;
+            let next_check = self.end_overdue().unwrap_or(latest_check);
             tokio::select! {
                 units = &mut acquiring => return units.ok(),
-                () = tokio::time::sleep_until(next) => {}
+                () = tokio::time::sleep_until(next_check) => {}
             }
         }
     }
