@@ -1,4 +1,4 @@
-//! The memory that caches use beside their entries, as counted by the allocator.
+//! The memory that caches use in addition to their entries, as counted by the allocator.
 
 use dhat::{Alloc, HeapStats, Profiler};
 use hotset::__private::validate;

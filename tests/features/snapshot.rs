@@ -1,4 +1,4 @@
-//! Cached entries are cached again in the next run, or the file is refused as a whole.
+//! A snapshot restores the entries of the previous run, or is refused as a whole.
 
 use hotset::__private::validate;
 use hotset::{
@@ -140,7 +140,7 @@ fn file_with_any_flipped_bit_is_refused() {
         let is_expected = match bit / 8 {
             0..8 => matches!(error, SnapshotError::NotASnapshot),
             8..12 => matches!(error, SnapshotError::Version(version) if version != 3),
-            // A length among them may point anywhere.
+            // The damaged byte may belong to a length, which then points anywhere.
             _ => matches!(
                 error,
                 SnapshotError::Damaged | SnapshotError::Truncated | SnapshotError::TrailingBytes
@@ -156,7 +156,7 @@ fn file_of_another_kind_or_schema_is_refused() {
     let path = folder.path();
     assert!(matches!(refused(&path), SnapshotError::NotFound));
     assert!(matches!(refused(folder.0.path()), SnapshotError::Io(_)));
-    // The end is missing.
+    // This file has no end.
     #[cfg(unix)]
     assert!(matches!(
         refused(Path::new("/dev/zero")),
@@ -225,7 +225,7 @@ fn entry_that_decodes_to_another_one_is_left_out_and_counted() {
     let key = |id, region| Partial { id, region };
     cache.insert(key(1, 0), Some(Some(1)));
     cache.insert(key(2, 0), None);
-    // The value would become `None`, and the key that of region 0.
+    // The value of the first entry would become `None`, and the key of the second that of region 0.
     cache.insert(key(3, 0), Some(None));
     cache.insert(key(1, 1), Some(Some(2)));
     let written = cache.snapshot(folder.path()).unwrap();
@@ -299,7 +299,7 @@ fn restored_ttl_is_cut_to_that_of_the_cache_since_the_time_of_writing() {
     let cache = restored(SECOND * 1_000, 0.5);
     assert!(cache.remaining_ttl(&1).unwrap() >= SECOND * 488);
     assert!(cache.remaining_ttl(&3).unwrap() > SECOND * 8);
-    // An entry that was written before that has expired. A time to live without limit bounds nothing.
+    // An entry that is older than the time to live of the cache has expired. A maximum time to live limits nothing.
     assert!(restored(SECOND * 10, 0.001).is_empty());
     let cache = restored(Duration::MAX, 0.001);
     assert_eq!(cache.remaining_ttl(&1), Some(Duration::MAX));
@@ -429,11 +429,11 @@ fn restore_evicts_no_live_entry() {
 }
 
 #[test]
-fn restore_removes_dead_entries_and_calls_the_listener() {
+fn restore_removes_expired_entries_and_calls_the_listener() {
     let folder = Folder::new();
     of(0..50).snapshot(folder.path()).unwrap();
-    // Dead entries within their grace stay until an entry of their key is restored.
-    for (others, grace) in [(0, None), (1_000, None), (0, Some(SECOND * 100))] {
+    // Expired entries that may be served stale stay until an entry of their key is restored.
+    for (others, stale_if_error) in [(0, None), (1_000, None), (0, Some(SECOND * 100))] {
         let clock = ManualClock::new();
         let notified = Arc::new(Mutex::new(Vec::new()));
         let builder = LocalCache::builder().capacity(100).clock(clock.clone());
@@ -441,13 +441,13 @@ fn restore_removes_dead_entries_and_calls_the_listener() {
             let notified = Arc::clone(&notified);
             move |&key, &value, cause| notified.lock().unwrap().push((key, value, cause))
         });
-        let builder = match grace {
-            Some(grace) => builder.stale_if_error(grace),
+        let builder = match stale_if_error {
+            Some(age) => builder.stale_if_error(age),
             None => builder,
         };
         let cache: Cache = build(builder);
-        let dead = if grace.is_some() { 50 } else { 100 };
-        for key in others..others + dead {
+        let expired = if stale_if_error.is_some() { 50 } else { 100 };
+        for key in others..others + expired {
             cache.insert_with_ttl(key, 7, SECOND);
         }
         clock.advance(SECOND * 2);
@@ -456,7 +456,7 @@ fn restore_removes_dead_entries_and_calls_the_listener() {
         assert!((0..50).all(|key| cache.get(&key) == Some(key * 10)));
         let mut notified = notified.lock().unwrap().clone();
         notified.sort_unstable_by_key(|&(key, ..)| key);
-        let expected = (others..others + dead).map(|key| (key, 7, RemovalCause::Expired));
+        let expected = (others..others + expired).map(|key| (key, 7, RemovalCause::Expired));
         assert!(notified.into_iter().eq(expected));
         validate(&cache);
     }
@@ -665,7 +665,7 @@ fn load_in_flight_during_a_restore_is_stored() {
     let (began, begun) = mpsc::channel();
     let (go_on, may_go_on) = mpsc::channel::<()>();
     thread::scope(|scope| {
-        // Dropped if an assertion fails, so that the loader does not wait without end.
+        // Dropped if an assertion fails, so that the loader does not wait without limit.
         let (cache, go_on) = (&cache, go_on);
         let loader = scope.spawn(move || {
             let load = |_: &u64| {

@@ -222,7 +222,7 @@ impl Scene {
         drop(loaded);
     }
 
-    /// Loads with an error, or with a loader that revokes its own load by a write to its key.
+    /// Loads with a loader that may fail, or may revoke its own load by a write to its key.
     fn load_with(&self, id: u32, load: impl FnOnce() -> Result<Loaded<Value>, &'static str>) {
         let loaded = self.cache.get_or_load(self.key(id), |_| {
             reach(Hook::Loader);
