@@ -232,6 +232,7 @@ async fn no_call_waits_for_a_connection_to_a_dead_primary() {
     let traffic = tokio::spawn(async move {
         loop {
             traffic.invalidate(&1).await;
+            // Calls that fail at once must not occupy the machine.
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     });
