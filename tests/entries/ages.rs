@@ -4,6 +4,7 @@ use hotset::{LocalCache, LocalCacheBuilder, ManualClock, Policy};
 use std::convert::Infallible;
 use std::time::Duration;
 
+/// The number of hits of a test, about a hundred of which are sampled.
 const HITS: u64 = 64 * 100;
 /// The largest error of an age. Ages are stored with a resolution of 4.2 ms.
 const MAX_AGE_ERROR: Duration = Duration::from_millis(5);

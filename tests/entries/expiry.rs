@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 type Cache = LocalCache<u64, u64>;
 
 /// The latest time that the cache distinguishes from others, in nanoseconds.
-const END: u64 = u64::MAX;
+const MAX_TIME_NANOS: u64 = u64::MAX;
 
 const fn nanos(count: u64) -> Duration {
     Duration::from_nanos(count)
@@ -117,7 +117,7 @@ fn maximum_ttl_lasts_until_the_end_of_the_clock() {
     f.clock.set(seconds(5));
     f.cache.insert_with_ttl(1, 1, Duration::MAX);
     f.load(2, Loaded::new(2).ttl(Duration::MAX));
-    f.clock.set(nanos(END - 1));
+    f.clock.set(nanos(MAX_TIME_NANOS - 1));
     assert_eq!(f.cache.evict_expired(), 0);
     for key in [1, 2] {
         assert_eq!(f.cache.get(&key), Some(key));

@@ -1,4 +1,4 @@
-//! Tags: entries that share one are invalidated together, and never served again.
+//! Tags: entries that share a tag are invalidated together, and an invalidated entry is never served again.
 
 use crate::common::{Cache, Fixture, RUNTIME, WAYS, seconds};
 use hotset::__private::validate;

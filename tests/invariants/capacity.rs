@@ -333,7 +333,7 @@ fn unbounded_cache_evicts_nothing() {
     check_settled(&cache, &notified);
 }
 
-/// The only room is in one of two shards, and there are always readers in both.
+/// The only entry is in one of two shards, both of which are always being read.
 #[test]
 fn insert_evicts_from_another_shard_that_is_always_being_read() {
     let cache = build(bounded(1, 2));

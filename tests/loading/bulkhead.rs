@@ -12,7 +12,7 @@ use std::task::{Context, Poll, Waker};
 use std::thread;
 use std::time::{Duration, Instant};
 
-const NO: Result<u64, &str> = Err("the loader was called");
+const UNUSED: Result<u64, &str> = Err("the loader was called");
 
 fn cache_with_max_loads(loads: usize) -> Cache {
     let builder = Cache::builder().capacity(1_000).lease(Duration::MAX);
@@ -190,7 +190,7 @@ fn queued_caller_that_times_out_yields_to_the_next() {
                 .unwrap();
             let load = loads.load(&cache, 1);
             assert!(matches!(
-                way.ask(&cache, 2, NO),
+                way.ask(&cache, 2, UNUSED),
                 Err(LoadError::WaitTimeout)
             ));
             load.find(10);

@@ -1,4 +1,4 @@
-//! Values that take long to transfer, beside small values; values and keys that Redis refuses.
+//! Large values together with small values over a slow link, and values and keys that Redis refuses.
 
 use super::servers::slow_link::SlowLink;
 use super::servers::{Server, soon};
