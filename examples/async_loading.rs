@@ -12,6 +12,7 @@ use tokio::task::JoinSet;
 
 /// Simulates a query that takes 50 ms and fails for key 0.
 async fn query_price(id: u64) -> io::Result<u64> {
+    // Simulates the time that a query of a database takes.
     tokio::time::sleep(Duration::from_millis(50)).await;
     if id == 0 {
         return Err(io::Error::other("the query failed"));

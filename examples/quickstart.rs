@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 /// Simulates a query that takes 50 ms and fails for id 0.
 fn query_profile(id: u64) -> io::Result<Arc<str>> {
+    // Simulates the time that a query of a database takes.
     thread::sleep(Duration::from_millis(50));
     if id == 0 {
         return Err(io::Error::other("the query failed"));

@@ -1,4 +1,4 @@
-//! The memory that caches use beside their entries, as counted by the allocator.
+//! The memory that caches use in addition to their entries, as counted by the allocator.
 
 use dhat::{Alloc, HeapStats, Profiler};
 use hotset::__private::validate;
@@ -8,7 +8,7 @@ use std::time::Duration;
 #[global_allocator]
 static ALLOCATOR: Alloc = Alloc;
 
-/// Returns the bytes of a cache of `entries` entries that has evicted as many, some of which were hit.
+/// Returns the bytes of a full cache of `entries` entries that has evicted the same number. Some entries were hit.
 fn bytes(policy: Policy, entries: u64) -> usize {
     let before = HeapStats::get().curr_bytes;
     let capacity = usize::try_from(entries).unwrap();
@@ -27,8 +27,8 @@ const ENTRIES: u64 = 50_000;
 /// The number of bytes that an emptied cache may use more than a new one.
 const MAX_KEPT_BYTES: usize = 32 << 10;
 
-/// Returns a full cache with metadata of each kind that has evicted entries, and the bytes that were allocated when it
-/// was empty. It takes more than 50 bytes for each entry.
+/// Returns a full cache that has evicted entries and has metadata of each kind, and the bytes that were allocated when
+/// it was empty. The cache takes more than 50 bytes for each entry.
 fn filled(policy: Policy) -> (LocalCache<u64, u64>, usize) {
     let weighted = LocalCache::builder().max_weight(ENTRIES).weigher(|_, _| 1);
     let idle = weighted.time_to_idle(Duration::from_secs(3_600)).shards(8);

@@ -1,5 +1,5 @@
-//! Damaged files with a correct checksum: refused as a whole or read, without a panic, and without more memory than
-//! their length and the memory that serde reserves for a sequence.
+//! Damaged files with a correct checksum are refused as a whole or read, without a panic, and with little more memory
+//! than their length and the memory that serde reserves for a sequence.
 
 use hotset::__private::validate;
 use hotset::{Loaded, LocalCache, SnapshotError};
@@ -13,15 +13,15 @@ static ALLOCATOR: dhat::Alloc = dhat::Alloc;
 
 type Cache = LocalCache<u64, Vec<String>>;
 
-/// The number of bytes that serde reserves at most, whatever length a sequence claims.
-const AHEAD: usize = 1 << 20;
+/// The largest number of bytes that serde reserves for a sequence, whatever its encoded length is.
+const MAX_RESERVED_BYTES: usize = 1 << 20;
 /// The number of bytes before the frames.
-const BEGINNING: usize = 20;
+const HEADER_BYTES: usize = 20;
 /// The number of bytes behind the end mark: the number of entries and the checksum.
-const END: usize = 16;
+const FOOTER_BYTES: usize = 16;
 
 #[test]
-fn wrong_length_in_a_file_allocates_no_memory() {
+fn wrong_length_in_a_file_allocates_little_memory() {
     let _profiler = dhat::Profiler::builder().testing().build();
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("snapshot");
@@ -38,9 +38,11 @@ fn wrong_length_in_a_file_allocates_no_memory() {
     for _ in 0..1_000 {
         let mut damaged = whole.clone();
         for _ in 0..random.random_range(1..4) {
-            let at = random.random_range(BEGINNING..damaged.len() - END);
+            let at = random.random_range(HEADER_BYTES..damaged.len() - FOOTER_BYTES);
             // Lengths in frames are varints or big-endian numbers: a run of high bits makes a huge one.
-            let run = random.random_range(1..10).min(damaged.len() - END - at);
+            let run = random
+                .random_range(1..10)
+                .min(damaged.len() - FOOTER_BYTES - at);
             let byte = [0xFF, 0, 0x80, random.random()][random.random_range(0..4)];
             damaged[at..at + run].fill(byte);
         }
@@ -68,5 +70,8 @@ fn wrong_length_in_a_file_allocates_no_memory() {
         "{read} read, {truncated} truncated, {unreadable} unreadable"
     );
     let grown = dhat::HeapStats::get().max_bytes - before;
-    assert!(grown < 2 * AHEAD + 16 * whole.len(), "{grown} bytes");
+    assert!(
+        grown < 2 * MAX_RESERVED_BYTES + 16 * whole.len(),
+        "{grown} bytes"
+    );
 }

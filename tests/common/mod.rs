@@ -1,6 +1,7 @@
 //! Callers that are threads or tasks, and loads that run until a test ends them.
 
 use hotset::{LoadError, Loaded, LocalCache, LocalCacheBuilder, ManualClock, RemovalCause};
+use std::hash::Hash;
 use std::sync::{Arc, LazyLock, Mutex, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -11,7 +12,8 @@ pub(crate) type Cache = LocalCache<u32, u64>;
 pub(crate) type Answer = Result<u64, LoadError<&'static str>>;
 type Finding = Result<Loaded<u64>, &'static str>;
 
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+/// The longest wait of a test before it fails.
+pub(crate) const TEST_TIMEOUT: Duration = Duration::from_secs(60);
 
 pub(crate) static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| Runtime::new().unwrap());
 
@@ -23,11 +25,12 @@ pub(crate) const fn just_before(time: Duration) -> Duration {
     time.saturating_sub(Duration::from_nanos(1))
 }
 
+/// Waits for a condition that other threads make true.
 pub(crate) fn until(condition: impl Fn() -> bool) {
     let start = Instant::now();
     while !condition() {
         assert!(
-            start.elapsed() < PATIENCE,
+            start.elapsed() < TEST_TIMEOUT,
             "the condition did not hold in time"
         );
         thread::yield_now();
@@ -127,7 +130,7 @@ pub(crate) struct Call {
 impl Call {
     /// Waits until the loader runs.
     pub(crate) fn started(&self) {
-        self.started.recv_timeout(PATIENCE).unwrap();
+        self.started.recv_timeout(TEST_TIMEOUT).unwrap();
     }
 
     pub(crate) fn has_started(&self) -> bool {
@@ -136,45 +139,47 @@ impl Call {
 
     /// Ends the load with this result.
     pub(crate) fn finish(self, finding: Finding) -> Answer {
-        self.finish.send(finding).expect("it waits for this");
-        self.answer.recv_timeout(PATIENCE).unwrap()
+        self.finish.send(finding).expect("the loader runs");
+        self.answer.recv_timeout(TEST_TIMEOUT).unwrap()
     }
 
     pub(crate) fn find(self, value: u64) -> u64 {
         self.finish(Ok(Loaded::new(value))).unwrap()
     }
 
-    /// Returns the result of the caller. If its own loader runs, it ends with this.
+    /// Returns the result of the caller. If its own loader runs, the loader returns `finding`.
     pub(crate) fn answer(self, finding: Finding) -> Answer {
-        // A waiter does not receive it.
+        // The send fails if the caller has waited for the load of another caller.
         let _ = self.finish.send(finding);
-        self.answer.recv_timeout(PATIENCE).unwrap()
+        self.answer.recv_timeout(TEST_TIMEOUT).unwrap()
     }
 }
 
-type Notified = Arc<Mutex<Vec<(u32, u64, RemovalCause)>>>;
+type Removals<K> = Vec<(K, u64, RemovalCause)>;
 
-/// A cache of one shard, its clock, and the calls of its listener.
-pub(crate) struct Fixture {
-    pub(crate) cache: Cache,
+/// A cache of one shard with much room, its clock, and the calls of its listener.
+pub(crate) struct KeyedFixture<K> {
+    pub(crate) cache: LocalCache<K, u64>,
     pub(crate) clock: ManualClock,
-    notified: Notified,
+    notified: Arc<Mutex<Removals<K>>>,
 }
 
-impl Fixture {
+pub(crate) type Fixture = KeyedFixture<u32>;
+
+impl<K: Copy + Eq + Hash + Send + Sync + 'static> KeyedFixture<K> {
     pub(crate) fn new(
-        set_up: impl FnOnce(LocalCacheBuilder<u32, u64>) -> LocalCacheBuilder<u32, u64>,
+        set_up: impl FnOnce(LocalCacheBuilder<K, u64>) -> LocalCacheBuilder<K, u64>,
     ) -> Self {
         let clock = ManualClock::new();
-        let notified = Notified::default();
+        let notified = Arc::new(Mutex::new(Removals::new()));
         let listener = {
             let notified = Arc::clone(&notified);
-            move |&key: &u32, &value: &u64, cause| {
+            move |&key: &K, &value: &u64, cause| {
                 notified.lock().unwrap().push((key, value, cause));
             }
         };
         let builder = LocalCache::builder()
-            .capacity(1_000)
+            .capacity(100_000)
             .shards(1)
             .clock(clock.clone())
             .on_removal(listener);
@@ -186,7 +191,7 @@ impl Fixture {
     }
 
     /// Returns the calls of the listener since the last call of this function.
-    pub(crate) fn take_notified(&self) -> Vec<(u32, u64, RemovalCause)> {
+    pub(crate) fn take_notified(&self) -> Removals<K> {
         std::mem::take(&mut self.notified.lock().unwrap())
     }
 }

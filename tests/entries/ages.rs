@@ -4,9 +4,10 @@ use hotset::{LocalCache, LocalCacheBuilder, ManualClock, Policy};
 use std::convert::Infallible;
 use std::time::Duration;
 
+/// The number of hits of a test, about a hundred of which are sampled.
 const HITS: u64 = 64 * 100;
-/// The error of an age, which is stored with a resolution of 4.2 ms.
-const TICK: Duration = Duration::from_millis(5);
+/// The largest error of an age. Ages are stored with a resolution of 4.2 ms.
+const MAX_AGE_ERROR: Duration = Duration::from_millis(5);
 
 fn tracking(clock: &ManualClock) -> LocalCacheBuilder<u64, u64> {
     let builder = LocalCache::builder().capacity(1_000).clock(clock.clone());
@@ -23,8 +24,11 @@ fn hit(cache: &LocalCache<u64, u64>, keys: impl Fn(u64) -> u64) {
 fn assert_aged(cache: &LocalCache<u64, u64>, age: Duration) {
     let ages = cache.stats().ages;
     assert!((95..=105).contains(&ages.count()), "{ages:?}");
-    assert!(ages.mean().abs_diff(age) <= TICK, "{ages:?}");
-    assert!(ages.percentile(100.0) <= age * 5 / 4 + TICK, "{ages:?}");
+    assert!(ages.mean().abs_diff(age) <= MAX_AGE_ERROR, "{ages:?}");
+    assert!(
+        ages.percentile(100.0) <= age * 5 / 4 + MAX_AGE_ERROR,
+        "{ages:?}"
+    );
 }
 
 #[test]
@@ -86,6 +90,7 @@ fn age_of_a_loaded_value_includes_the_load_time() {
     let cache = LocalCache::builder().capacity(10).track_ages(true);
     let cache: LocalCache<u64, u64> = cache.build().unwrap();
     let load = |_: &u64| {
+        // The load has to take time, because the age of its value is counted from its start.
         std::thread::sleep(Duration::from_millis(320));
         Ok::<u64, Infallible>(1)
     };
@@ -155,7 +160,7 @@ fn age_of_months_does_not_wrap() {
     hit(&cache, |_| 1);
     let ages = cache.stats().ages;
     // All ages are in the bucket that has no bound.
-    assert!(ages.mean().abs_diff(months) <= TICK, "{ages:?}");
+    assert!(ages.mean().abs_diff(months) <= MAX_AGE_ERROR, "{ages:?}");
     assert_eq!(ages.percentile(1.0), Duration::MAX);
 }
 
@@ -176,7 +181,7 @@ fn restored_value_keeps_its_age() {
     let ages = next.stats().ages;
     let passed = Duration::from_secs(60);
     assert!(
-        (age..age + passed).contains(&(ages.mean() + TICK)),
+        (age..age + passed).contains(&(ages.mean() + MAX_AGE_ERROR)),
         "{ages:?}"
     );
 }

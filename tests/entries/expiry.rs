@@ -1,58 +1,25 @@
 //! Deadlines: no entry is served at or after its deadline, for any behavior of the clock.
 
+use crate::common::{KeyedFixture, seconds};
 use hotset::__private::validate;
-use hotset::{Loaded, LocalCache, LocalCacheBuilder, ManualClock, RemovalCause};
+use hotset::{Loaded, LocalCache, RemovalCause};
 use std::convert::Infallible;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
 type Cache = LocalCache<u64, u64>;
-type Notified = Arc<Mutex<Vec<(u64, u64, RemovalCause)>>>;
 
 /// The latest time that the cache distinguishes from others, in nanoseconds.
-const END: u64 = u64::MAX;
-
-const fn seconds(count: u64) -> Duration {
-    Duration::from_secs(count)
-}
+const MAX_TIME_NANOS: u64 = u64::MAX;
 
 const fn nanos(count: u64) -> Duration {
     Duration::from_nanos(count)
 }
 
-/// A cache of one shard with much room, its clock, and the calls of its listener.
-struct Fixture {
-    cache: Cache,
-    clock: ManualClock,
-    notified: Notified,
-}
+type Fixture = KeyedFixture<u64>;
 
 impl Fixture {
-    fn new(
-        set_up: impl FnOnce(LocalCacheBuilder<u64, u64>) -> LocalCacheBuilder<u64, u64>,
-    ) -> Self {
-        let clock = ManualClock::new();
-        let notified = Notified::default();
-        let listener = {
-            let notified = Arc::clone(&notified);
-            move |&key: &u64, &value: &u64, cause| {
-                notified.lock().unwrap().push((key, value, cause));
-            }
-        };
-        let builder = LocalCache::builder()
-            .capacity(100_000)
-            .shards(1)
-            .clock(clock.clone())
-            .on_removal(listener);
-        Self {
-            cache: set_up(builder).build().unwrap(),
-            clock,
-            notified,
-        }
-    }
-
     fn plain() -> Self {
         Self::new(|builder| builder)
     }
@@ -74,11 +41,6 @@ impl Fixture {
 
     fn listed(&self) -> Vec<(u64, u64)> {
         self.cache.iter().collect()
-    }
-
-    /// Returns the calls of the listener since the last call of this function.
-    fn take_notified(&self) -> Vec<(u64, u64, RemovalCause)> {
-        std::mem::take(&mut self.notified.lock().unwrap())
     }
 
     /// Checks whether the key is served, by each way to read that is not recorded. All must agree.
@@ -155,7 +117,7 @@ fn maximum_ttl_lasts_until_the_end_of_the_clock() {
     f.clock.set(seconds(5));
     f.cache.insert_with_ttl(1, 1, Duration::MAX);
     f.load(2, Loaded::new(2).ttl(Duration::MAX));
-    f.clock.set(nanos(END - 1));
+    f.clock.set(nanos(MAX_TIME_NANOS - 1));
     assert_eq!(f.cache.evict_expired(), 0);
     for key in [1, 2] {
         assert_eq!(f.cache.get(&key), Some(key));
@@ -170,7 +132,7 @@ fn entry_without_deadline_is_live_at_the_end_of_the_clock() {
     f.cache.insert(2, 2);
     f.clock.set(Duration::MAX);
     assert_eq!(f.cache.get(&1), Some(1));
-    assert!(f.serves(1), "get finds it");
+    assert!(f.serves(1), "other calls do not find the entry");
     assert_eq!(f.cache.evict_expired(), 0);
     assert_eq!(f.cache.remove(&1), Some(1));
     assert_eq!(f.take_notified(), [(1, 1, RemovalCause::Removed)]);
@@ -213,7 +175,7 @@ fn entry_lives_longer_if_the_clock_goes_back() {
     f.clock.set(seconds(60));
     assert!(f.serves(1) && !f.serves(2));
     f.clock.set(seconds(59));
-    assert!(f.serves(1) && f.serves(2), "it was removed");
+    assert!(f.serves(1) && f.serves(2), "the entry was removed");
     f.clock.set(seconds(60));
     assert_eq!(f.cache.evict_expired(), 1);
     f.clock.set(seconds(59));
@@ -362,7 +324,7 @@ fn hit_at_an_earlier_time_does_not_shorten_the_idle_time() {
 fn evict_expired_removes_all_expired_entries_and_no_others() {
     for shards in [1, 8] {
         let f = Fixture::new(|builder| builder.shards(shards));
-        // More slots than one hold of the lock visits, and a sweep of them in progress.
+        // There are more slots than a sweep visits while it holds the lock once, and a sweep is in progress.
         for key in 0..5_000 {
             f.cache.insert_with_ttl(key, key, seconds(1 + key % 3));
         }
@@ -394,7 +356,7 @@ fn evict_expired_removes_all_expired_entries_and_no_others() {
     }
 }
 
-/// Inserts 1,000 entries that have expired and `live` that have not. Returns their number.
+/// Inserts 1,000 entries that then expire, and `live` entries that do not. Returns the number of all.
 fn expire_a_thousand(f: &Fixture, live: u64) -> u64 {
     (0..1_000).for_each(|key| f.cache.insert_with_ttl(key, key, seconds(1)));
     (1_000..1_000 + live).for_each(|key| f.cache.insert(key, key));
@@ -463,7 +425,7 @@ fn expired_entries_are_removed_before_live_ones_are_evicted() {
     }
     f.take_notified();
     f.clock.advance(seconds(1));
-    // Fewer than have expired, so that each shard has enough expired entries for the new ones.
+    // These are fewer than the expired entries, so that each shard has enough expired entries for the new ones.
     for key in 20_000..20_500 {
         f.cache.insert(key, key);
     }
@@ -551,10 +513,10 @@ fn entry_expires_by_the_system_clock() {
     cache.insert_with_ttl(2, 2, seconds(3_600));
     assert!(cache.remaining_ttl(&1).unwrap() <= Duration::from_millis(100));
     while cache.contains_key(&1) {
-        assert!(start.elapsed() < seconds(30), "it does not expire");
+        assert!(start.elapsed() < seconds(30), "the entry does not expire");
         thread::yield_now();
     }
-    // The clock is coarse.
+    // The clock of the cache is coarse, so the entry may expire a little early.
     assert!(start.elapsed() > Duration::from_millis(70));
     assert_eq!((cache.get(&1), cache.get(&2)), (None, Some(2)));
     assert_eq!(cache.evict_expired(), 1);

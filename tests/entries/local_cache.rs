@@ -146,7 +146,7 @@ fn listener_is_called_for_each_removal_with_its_cause() {
         .on_removal(listener)
         .build()
         .unwrap();
-    let all_told = || {
+    let take_notified = || {
         let mut notified = std::mem::take(&mut *notified.lock().unwrap());
         notified.sort_unstable_by_key(|&(key, ..)| key);
         notified
@@ -154,23 +154,23 @@ fn listener_is_called_for_each_removal_with_its_cause() {
 
     cache.insert(1, 10);
     cache.insert(1, 11);
-    assert_eq!(all_told(), [(1, 10, RemovalCause::Replaced)]);
+    assert_eq!(take_notified(), [(1, 10, RemovalCause::Replaced)]);
     cache.remove(&1);
-    assert_eq!(all_told(), [(1, 11, RemovalCause::Removed)]);
+    assert_eq!(take_notified(), [(1, 11, RemovalCause::Removed)]);
     (2..=4).for_each(|key| cache.insert(key, 0));
-    assert_eq!(all_told(), [(2, 0, RemovalCause::Evicted)]);
+    assert_eq!(take_notified(), [(2, 0, RemovalCause::Evicted)]);
     cache.clear();
     assert_eq!(
-        all_told(),
+        take_notified(),
         [(3, 0, RemovalCause::Cleared), (4, 0, RemovalCause::Cleared)]
     );
     cache.insert_with_ttl(5, 50, Duration::from_secs(1));
     clock.advance(Duration::from_secs(1));
     assert_eq!(cache.remove(&5), None);
-    assert_eq!(all_told(), [(5, 50, RemovalCause::Expired)]);
+    assert_eq!(take_notified(), [(5, 50, RemovalCause::Expired)]);
     cache.get_or_load(&6, |_| Ok::<_, Infallible>(60)).unwrap();
     cache.update(&6, |_| None);
-    assert_eq!(all_told(), [(6, 60, RemovalCause::Removed)]);
+    assert_eq!(take_notified(), [(6, 60, RemovalCause::Removed)]);
     let stats = cache.stats();
     let removals = [
         stats.replaced,
@@ -300,7 +300,7 @@ fn invalid_setting_is_an_error_that_suggests_a_fix() {
     }
 }
 
-/// A hasher that maps integers to themselves, as some do for speed.
+/// A hasher that maps integers to themselves, like some fast hashers.
 #[derive(Clone, Copy, Default)]
 struct Identity(u64);
 

@@ -1,5 +1,5 @@
-//! The life of entries under loads, writes and invalidations. Each case is tested with threads, with tasks, and with
-//! both at one key.
+//! The life of entries under loads, writes and invalidations. Cases with loads are tested with threads, with tasks, and
+//! with both at one key.
 
 #[path = "../common/mod.rs"]
 #[allow(dead_code)]

@@ -36,7 +36,7 @@ fn due_with(
     f
 }
 
-/// Returns the number of loads when every kind of caller that can refresh asks once.
+/// Requests the entry once, and returns the number of loads that this starts.
 fn refreshes(f: &Fixture, way: Way) -> u64 {
     let before = f.cache.stats().loads;
     way.ask(&f.cache, 1, UNUSED).unwrap();
@@ -45,13 +45,13 @@ fn refreshes(f: &Fixture, way: Way) -> u64 {
 
 #[test]
 fn entry_due_for_refresh_is_served_at_once_while_one_caller_loads_it() {
-    for (renews, others) in PAIRS {
+    for (refreshing, others) in PAIRS {
         let f = due();
         f.clock.set(just_before(seconds(10)));
-        assert_eq!(renews.hit(&f.cache, 1), OLD);
+        assert_eq!(refreshing.hit(&f.cache, 1), OLD);
         f.clock.set(seconds(10));
         assert_eq!(f.cache.stats().loads, 0);
-        let refresh = renews.load(&f.cache, 1);
+        let refresh = refreshing.load(&f.cache, 1);
         for _ in 0..8 {
             assert_eq!(others.hit(&f.cache, 1), OLD);
         }
@@ -100,7 +100,7 @@ fn concurrent_callers_of_a_due_entry_refresh_it_once() {
 }
 
 #[test]
-fn call_without_a_loader_does_not_refresh() {
+fn lookup_iteration_and_batch_do_not_refresh() {
     for way in WAYS {
         let f = due();
         assert_eq!(f.cache.get(&1), Some(OLD));
@@ -119,7 +119,7 @@ fn call_without_a_loader_does_not_refresh() {
 #[test]
 fn failed_refresh_keeps_the_value_and_is_not_tried_again_for_a_second() {
     for stale in [false, true] {
-        for (renews, others) in PAIRS {
+        for (refreshing, others) in PAIRS {
             let f = due_with(|builder| {
                 if stale {
                     builder.stale_if_error(seconds(1))
@@ -127,7 +127,7 @@ fn failed_refresh_keeps_the_value_and_is_not_tried_again_for_a_second() {
                     builder
                 }
             });
-            let refresh = renews.load(&f.cache, 1);
+            let refresh = refreshing.load(&f.cache, 1);
             assert_eq!(refresh.finish(Err("no")).unwrap(), OLD);
             f.clock.advance(just_before(seconds(1)));
             assert_eq!(refreshes(&f, others), 0);
@@ -173,9 +173,9 @@ fn write_during_a_refresh_prevails() {
 
 #[test]
 fn caller_that_misses_during_a_refresh_waits_for_it() {
-    for (renews, misses) in PAIRS {
+    for (refreshing, misses) in PAIRS {
         let f = due();
-        let refresh = renews.load(&f.cache, 1);
+        let refresh = refreshing.load(&f.cache, 1);
         f.clock.set(seconds(100));
         assert_eq!(f.cache.get(&1), None);
         let waiter = misses.wait(&f.cache, 1);
@@ -216,10 +216,10 @@ fn lost_refresh_is_made_again_after_the_lease() {
 
 #[test]
 fn refresh_does_not_wait_for_a_permit() {
-    for (loads, renews) in PAIRS {
+    for (loads, refreshing) in PAIRS {
         let f = due_with(|builder| builder.max_concurrent_loads(1));
         let load = loads.load(&f.cache, 2);
-        assert_eq!(renews.hit(&f.cache, 1), OLD);
+        assert_eq!(refreshing.hit(&f.cache, 1), OLD);
         load.find(0);
         let stats = f.cache.stats();
         assert_eq!((stats.refreshes, stats.loads, stats.queued), (0, 1, 0));

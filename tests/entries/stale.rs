@@ -12,7 +12,7 @@ const OLD: u64 = 10;
 const NEW: u64 = 20;
 const DOWN: Result<u64, &str> = Err("the database is down");
 
-/// Returns a cache whose key 1 has just expired. Its value may serve for a minute.
+/// Returns a cache whose key 1 has just expired. Its value may be served stale for a minute.
 fn expired() -> Fixture {
     expired_with(|builder| builder.stale_if_error(seconds(60)))
 }

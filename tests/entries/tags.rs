@@ -1,4 +1,4 @@
-//! Tags: entries that share one are invalidated together, and never served again.
+//! Tags: entries that share a tag are invalidated together, and an invalidated entry is never served again.
 
 use crate::common::{Cache, Fixture, RUNTIME, WAYS, seconds};
 use hotset::__private::validate;
@@ -21,7 +21,7 @@ fn tagged(value: u64, tags: &[&str]) -> Loaded<u64> {
 
 thread_local! {
     /// The number of times that this thread has hashed or compared a [`Counting`] key.
-    static LOOKS: Cell<u64> = const { Cell::new(0) };
+    static KEY_VISITS: Cell<u64> = const { Cell::new(0) };
 }
 
 #[derive(Eq)]
@@ -29,14 +29,14 @@ struct Counting(u32);
 
 impl PartialEq for Counting {
     fn eq(&self, other: &Self) -> bool {
-        LOOKS.set(LOOKS.get() + 1);
+        KEY_VISITS.set(KEY_VISITS.get() + 1);
         self.0 == other.0
     }
 }
 
 impl Hash for Counting {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        LOOKS.set(LOOKS.get() + 1);
+        KEY_VISITS.set(KEY_VISITS.get() + 1);
         self.0.hash(state);
     }
 }
@@ -53,10 +53,10 @@ fn invalidation_visits_no_entry_for_any_number_of_entries() {
             let even_or_odd = if key % 2 == 0 { "even" } else { "odd" };
             cache.insert_loaded(Counting(key), tagged(0, &["all", even_or_odd]));
         }
-        LOOKS.set(0);
+        KEY_VISITS.set(0);
         let before = cache.stats();
         cache.invalidate_tag("odd");
-        assert_eq!(LOOKS.get(), 0);
+        assert_eq!(KEY_VISITS.get(), 0);
         assert_eq!(cache.stats(), before);
         let live = (0..entries).filter(|&key| cache.contains_key(&Counting(key)));
         assert_eq!(live.count() as u64, u64::from(entries) / 2);

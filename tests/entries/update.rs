@@ -1,4 +1,4 @@
-//! The settings that an update keeps of the entry that it replaces.
+//! The settings of an entry that `update` keeps when it replaces the value.
 
 use crate::common::{Cache, Fixture, just_before, seconds, until};
 use hotset::__private::validate;

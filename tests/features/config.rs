@@ -396,7 +396,7 @@ fn empty_prefix_is_rejected() {
     }
 }
 
-/// Above all not for an invalid URL, because its error message is read most.
+/// The messages for invalid URLs matter most, because they are read most often.
 #[test]
 fn no_error_shows_the_password_of_a_url() {
     for url in [

@@ -1,6 +1,6 @@
 //! Metrics that are published through the facade `metrics`, in the format of Prometheus.
 
-// Whole numbers.
+// The compared numbers are whole.
 #![allow(clippy::float_cmp)]
 
 #[cfg(feature = "serde")]
@@ -27,7 +27,7 @@ impl Prometheus {
     }
 }
 
-/// Returns the value of the metric that `line` begins with.
+/// Returns the number after `line`, which is the name of a metric with its labels.
 fn value(scraped: &str, line: &str) -> f64 {
     let found = scraped.lines().find_map(|each| each.strip_prefix(line));
     let found = found.unwrap_or_else(|| panic!("no {line} in\n{scraped}"));
@@ -154,7 +154,7 @@ fn cache_without_a_unique_name_is_rejected() {
 #[test]
 fn watched_cache_is_not_kept_alive_and_its_successor_continues_the_counters() {
     let (prometheus, metrics) = (Prometheus::new(), Metrics::new());
-    let value_of_first = Arc::new(0);
+    let shared_value = Arc::new(0);
     for sum in [1.0, 2.0, 3.0] {
         let cache: LocalCache<u64, Arc<u64>> = LocalCache::builder()
             .name("pages")
@@ -162,14 +162,14 @@ fn watched_cache_is_not_kept_alive_and_its_successor_continues_the_counters() {
             .build()
             .unwrap();
         metrics.watch(&cache).unwrap();
-        cache.insert(1, Arc::clone(&value_of_first));
+        cache.insert(1, Arc::clone(&shared_value));
         let scraped = prometheus.scrape(&metrics);
         assert_eq!(
             value(&scraped, "hotset_inserts_total{cache=\"pages\"}"),
             sum
         );
         drop(cache);
-        assert_eq!(Arc::strong_count(&value_of_first), 1);
+        assert_eq!(Arc::strong_count(&shared_value), 1);
         prometheus.scrape(&metrics);
     }
 }

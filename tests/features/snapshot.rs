@@ -1,4 +1,4 @@
-//! Cached entries are cached again in the next run, or the file is refused as a whole.
+//! A snapshot restores the entries of the previous run, or is refused as a whole.
 
 use hotset::__private::validate;
 use hotset::{
@@ -46,7 +46,7 @@ impl Folder {
     }
 }
 
-fn of(entries: impl IntoIterator<Item = u64>) -> Cache {
+fn cache_of(entries: impl IntoIterator<Item = u64>) -> Cache {
     let cache = Cache::new(1_000);
     for key in entries {
         cache.insert(key, key * 10);
@@ -79,7 +79,7 @@ fn reseal(path: &Path, mut bytes: Vec<u8>) {
 
 /// Restores a file that must be refused. Returns the error.
 fn refused(path: &Path) -> SnapshotError {
-    let cache = of([]);
+    let cache = cache_of([]);
     let error = cache.restore(path).unwrap_err();
     assert_eq!((cache.len(), cache.stats().inserts), (0, 0));
     validate(&cache);
@@ -90,7 +90,7 @@ fn refused(path: &Path) -> SnapshotError {
 #[test]
 fn restored_cache_has_the_entries_of_the_snapshot() {
     let folder = Folder::new();
-    let cache = of(0..500);
+    let cache = cache_of(0..500);
     let written = cache.snapshot(folder.path()).unwrap();
     assert_eq!(written.entries, 500);
     assert_eq!(written.bytes, fs::metadata(folder.path()).unwrap().len());
@@ -101,21 +101,21 @@ fn restored_cache_has_the_entries_of_the_snapshot() {
         let mode = fs::metadata(folder.path()).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
     }
-    let restored = of([]);
+    let restored = cache_of([]);
     let report = restored.restore(folder.path()).unwrap();
     assert_eq!((report.restored, report.bytes), (500, written.bytes));
     assert_eq!(restored.len(), 500);
     assert!((0..500).all(|key| restored.get(&key) == Some(key * 10)));
     validate(&restored);
     // An empty snapshot is valid, and replaces the file.
-    assert_eq!(of([]).snapshot(folder.path()).unwrap().entries, 0);
-    assert_eq!(of([]).restore(folder.path()).unwrap().restored, 0);
+    assert_eq!(cache_of([]).snapshot(folder.path()).unwrap().entries, 0);
+    assert_eq!(cache_of([]).restore(folder.path()).unwrap().restored, 0);
 }
 
 #[test]
 fn truncated_file_is_refused_as_truncated() {
     let folder = Folder::new();
-    of(0..3).snapshot(folder.path()).unwrap();
+    cache_of(0..3).snapshot(folder.path()).unwrap();
     let bytes = fs::read(folder.path()).unwrap();
     for len in 0..bytes.len() {
         fs::write(folder.path(), &bytes[..len]).unwrap();
@@ -130,7 +130,7 @@ fn truncated_file_is_refused_as_truncated() {
 #[test]
 fn file_with_any_flipped_bit_is_refused() {
     let folder = Folder::new();
-    of(0..3).snapshot(folder.path()).unwrap();
+    cache_of(0..3).snapshot(folder.path()).unwrap();
     let bytes = fs::read(folder.path()).unwrap();
     for bit in 0..bytes.len() * 8 {
         let mut damaged = bytes.clone();
@@ -140,7 +140,7 @@ fn file_with_any_flipped_bit_is_refused() {
         let is_expected = match bit / 8 {
             0..8 => matches!(error, SnapshotError::NotASnapshot),
             8..12 => matches!(error, SnapshotError::Version(version) if version != 3),
-            // A length among them may point anywhere.
+            // The damaged byte may belong to a length, which then points anywhere.
             _ => matches!(
                 error,
                 SnapshotError::Damaged | SnapshotError::Truncated | SnapshotError::TrailingBytes
@@ -156,7 +156,7 @@ fn file_of_another_kind_or_schema_is_refused() {
     let path = folder.path();
     assert!(matches!(refused(&path), SnapshotError::NotFound));
     assert!(matches!(refused(folder.0.path()), SnapshotError::Io(_)));
-    // The end is missing.
+    // This file has no end.
     #[cfg(unix)]
     assert!(matches!(
         refused(Path::new("/dev/zero")),
@@ -164,7 +164,7 @@ fn file_of_another_kind_or_schema_is_refused() {
     ));
     fs::write(&path, "key,value\n1,10\n").unwrap();
     assert!(matches!(refused(&path), SnapshotError::NotASnapshot));
-    of(0..3).snapshot(&path).unwrap();
+    cache_of(0..3).snapshot(&path).unwrap();
     let bytes = fs::read(&path).unwrap();
     fs::write(&path, [&bytes[..], b"\n"].concat()).unwrap();
     assert!(matches!(refused(&path), SnapshotError::TrailingBytes));
@@ -191,14 +191,16 @@ impl Schema for Text {
 #[test]
 fn unreadable_entry_or_wrong_length_refuses_the_whole_file() {
     let folder = Folder::new();
-    of([1, u64::MAX / 10]).snapshot(folder.path()).unwrap();
+    cache_of([1, u64::MAX / 10])
+        .snapshot(folder.path())
+        .unwrap();
     let cache = LocalCache::<u64, Text>::new(9);
     let error = cache.restore(folder.path()).unwrap_err();
     assert!(matches!(error, SnapshotError::Unreadable(_)), "{error:?}");
     assert!(cache.is_empty());
 
     // The length of the first frame, and the number of entries, are as large as they can be.
-    of([1]).snapshot(folder.path()).unwrap();
+    cache_of([1]).snapshot(folder.path()).unwrap();
     let bytes = fs::read(folder.path()).unwrap();
     let mut long = bytes.clone();
     long[20..24].copy_from_slice(&(u32::MAX - 1).to_le_bytes());
@@ -225,7 +227,7 @@ fn entry_that_decodes_to_another_one_is_left_out_and_counted() {
     let key = |id, region| Partial { id, region };
     cache.insert(key(1, 0), Some(Some(1)));
     cache.insert(key(2, 0), None);
-    // The value would become `None`, and the key that of region 0.
+    // The value of the first entry would become `None`, and the key of the second that of region 0.
     cache.insert(key(3, 0), Some(None));
     cache.insert(key(1, 1), Some(Some(2)));
     let written = cache.snapshot(folder.path()).unwrap();
@@ -299,7 +301,7 @@ fn restored_ttl_is_cut_to_that_of_the_cache_since_the_time_of_writing() {
     let cache = restored(SECOND * 1_000, 0.5);
     assert!(cache.remaining_ttl(&1).unwrap() >= SECOND * 488);
     assert!(cache.remaining_ttl(&3).unwrap() > SECOND * 8);
-    // An entry that was written before that has expired. A time to live without limit bounds nothing.
+    // An entry that is older than the time to live of the cache has expired. A maximum time to live limits nothing.
     assert!(restored(SECOND * 10, 0.001).is_empty());
     let cache = restored(Duration::MAX, 0.001);
     assert_eq!(cache.remaining_ttl(&1), Some(Duration::MAX));
@@ -358,7 +360,7 @@ fn live_entries_are_restored_with_their_tags_and_weights() {
     let report = small.restore(folder.path()).unwrap();
     assert_eq!((report.restored, report.did_not_fit), (1, 1));
     // The weigher determines the weight if the file has none.
-    of([1, 2]).snapshot(folder.path()).unwrap();
+    cache_of([1, 2]).snapshot(folder.path()).unwrap();
     let restored = weighing(1_000);
     restored.restore(folder.path()).unwrap();
     assert_eq!(restored.weight(), 30);
@@ -404,7 +406,7 @@ fn smaller_cache_restores_the_hottest_entries_and_evicts_them_last() {
 #[test]
 fn restore_evicts_no_live_entry() {
     let folder = Folder::new();
-    of(0..100).snapshot(folder.path()).unwrap();
+    cache_of(0..100).snapshot(folder.path()).unwrap();
     let cache = Cache::new(64);
     for key in (0..10).chain(1_000..1_020) {
         cache.insert(key, 1);
@@ -429,11 +431,11 @@ fn restore_evicts_no_live_entry() {
 }
 
 #[test]
-fn restore_removes_dead_entries_and_calls_the_listener() {
+fn restore_removes_expired_entries_and_calls_the_listener() {
     let folder = Folder::new();
-    of(0..50).snapshot(folder.path()).unwrap();
-    // Dead entries within their grace stay until an entry of their key is restored.
-    for (others, grace) in [(0, None), (1_000, None), (0, Some(SECOND * 100))] {
+    cache_of(0..50).snapshot(folder.path()).unwrap();
+    // Expired entries that may be served stale stay until an entry of their key is restored.
+    for (others, stale_if_error) in [(0, None), (1_000, None), (0, Some(SECOND * 100))] {
         let clock = ManualClock::new();
         let notified = Arc::new(Mutex::new(Vec::new()));
         let builder = LocalCache::builder().capacity(100).clock(clock.clone());
@@ -441,13 +443,13 @@ fn restore_removes_dead_entries_and_calls_the_listener() {
             let notified = Arc::clone(&notified);
             move |&key, &value, cause| notified.lock().unwrap().push((key, value, cause))
         });
-        let builder = match grace {
-            Some(grace) => builder.stale_if_error(grace),
+        let builder = match stale_if_error {
+            Some(age) => builder.stale_if_error(age),
             None => builder,
         };
         let cache: Cache = build(builder);
-        let dead = if grace.is_some() { 50 } else { 100 };
-        for key in others..others + dead {
+        let expired = if stale_if_error.is_some() { 50 } else { 100 };
+        for key in others..others + expired {
             cache.insert_with_ttl(key, 7, SECOND);
         }
         clock.advance(SECOND * 2);
@@ -456,7 +458,7 @@ fn restore_removes_dead_entries_and_calls_the_listener() {
         assert!((0..50).all(|key| cache.get(&key) == Some(key * 10)));
         let mut notified = notified.lock().unwrap().clone();
         notified.sort_unstable_by_key(|&(key, ..)| key);
-        let expected = (others..others + dead).map(|key| (key, 7, RemovalCause::Expired));
+        let expected = (others..others + expired).map(|key| (key, 7, RemovalCause::Expired));
         assert!(notified.into_iter().eq(expected));
         validate(&cache);
     }
@@ -465,8 +467,8 @@ fn restore_removes_dead_entries_and_calls_the_listener() {
 #[test]
 fn concurrent_restores_store_each_entry_once() {
     let folder = Folder::new();
-    of(0..1_000).snapshot(folder.path()).unwrap();
-    let cache = of([]);
+    cache_of(0..1_000).snapshot(folder.path()).unwrap();
+    let cache = cache_of([]);
     let restored: u64 = thread::scope(|scope| {
         let restore = || cache.restore(folder.path()).unwrap().restored;
         let restores: Vec<_> = (0..3).map(|_| scope.spawn(restore)).collect();
@@ -627,7 +629,7 @@ fn panic_in_deserialize_leaves_the_cache_unchanged() {
 #[test]
 fn panicking_listener_during_a_restore_leaves_a_valid_cache() {
     let folder = Folder::new();
-    of(0..50).snapshot(folder.path()).unwrap();
+    cache_of(0..50).snapshot(folder.path()).unwrap();
     let clock = ManualClock::new();
     let builder = LocalCache::builder().capacity(100).clock(clock.clone());
     let builder = builder.stale_if_error(SECOND * 100);
@@ -660,12 +662,12 @@ fn coldest_entries_are_left_out_if_other_writes_take_the_room() {
 #[test]
 fn load_in_flight_during_a_restore_is_stored() {
     let folder = Folder::new();
-    of(0..10).snapshot(folder.path()).unwrap();
-    let cache = of([]);
+    cache_of(0..10).snapshot(folder.path()).unwrap();
+    let cache = cache_of([]);
     let (began, begun) = mpsc::channel();
     let (go_on, may_go_on) = mpsc::channel::<()>();
     thread::scope(|scope| {
-        // Dropped if an assertion fails, so that the loader does not wait without end.
+        // Dropped if an assertion fails, so that the loader does not wait without limit.
         let (cache, go_on) = (&cache, go_on);
         let loader = scope.spawn(move || {
             let load = |_: &u64| {
@@ -722,7 +724,7 @@ fn folder_that_cannot_be_synced_is_not_written_to() {
     let folder = Folder::new();
     let allow = |mode| fs::set_permissions(folder.0.path(), fs::Permissions::from_mode(mode));
     allow(0o300).unwrap();
-    let written = of(0..3).snapshot(folder.path());
+    let written = cache_of(0..3).snapshot(folder.path());
     allow(0o700).unwrap();
     // The superuser may write everywhere.
     assert_eq!(folder.names().len(), usize::from(written.is_ok()));
@@ -735,31 +737,31 @@ fn symbolic_link_is_replaced_and_its_target_is_unchanged() {
     let other = folder.0.path().join("other");
     fs::write(&other, "as it was").unwrap();
     std::os::unix::fs::symlink(&other, folder.path()).unwrap();
-    of(0..3).snapshot(folder.path()).unwrap();
+    cache_of(0..3).snapshot(folder.path()).unwrap();
     assert!(fs::symlink_metadata(folder.path()).unwrap().is_file());
     assert_eq!(fs::read(&other).unwrap(), b"as it was");
     // Reading through a symbolic link works.
     fs::remove_file(&other).unwrap();
     std::os::unix::fs::symlink(folder.path(), &other).unwrap();
-    assert_eq!(of([]).restore(&other).unwrap().restored, 3);
+    assert_eq!(cache_of([]).restore(&other).unwrap().restored, 3);
 }
 
 #[test]
 fn concurrent_snapshots_to_one_path_never_show_a_partial_file() {
     let folder = Folder::new();
-    of(0..100).snapshot(folder.path()).unwrap();
+    cache_of(0..100).snapshot(folder.path()).unwrap();
     thread::scope(|scope| {
         for writer in 0..4 {
             let path = folder.path();
             scope.spawn(move || {
-                let cache = of(writer * 100..writer * 100 + 100);
+                let cache = cache_of(writer * 100..writer * 100 + 100);
                 for _ in 0..20 {
                     cache.snapshot(&path).unwrap();
                 }
             });
         }
         for _ in 0..40 {
-            let cache = of([]);
+            let cache = cache_of([]);
             assert_eq!(cache.restore(folder.path()).unwrap().restored, 100);
             let writers: HashSet<_> = keys(&cache).into_iter().map(|key| key / 100).collect();
             assert_eq!(writers.len(), 1);

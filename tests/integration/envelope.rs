@@ -21,7 +21,7 @@ const HEAD_LEN: usize = 36;
 const CHECKSUM_LEN: usize = 8;
 
 /// Number of damaged values for each combination of a value and a kind of damage.
-const DAMAGES: usize = 400;
+const DAMAGED_VALUES: usize = 400;
 
 /// A kind of damage. Runs of high bits make huge lengths.
 #[derive(Clone, Copy)]
@@ -67,7 +67,7 @@ async fn set(connection: &mut MultiplexedConnection, name: &[u8], envelope: Vec<
     let _: () = set.query_async(connection).await.unwrap();
 }
 
-/// Returns the envelope with a correct checksum, so that the checks behind it are reached.
+/// Returns the envelope with a correct checksum, so that the checks after that of the checksum are reached.
 fn sealed(mut envelope: Vec<u8>) -> Vec<u8> {
     envelope.truncate(envelope.len() - CHECKSUM_LEN);
     let checksum = xxh3_64(&envelope).to_be_bytes();
@@ -76,7 +76,7 @@ fn sealed(mut envelope: Vec<u8>) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn damaged_values_are_misses_and_cost_no_more_memory_than_a_value_may() {
+async fn damaged_values_are_misses_within_bounded_memory() {
     // Short backtraces, because the capture of whole ones takes more than a minute in debug builds.
     let _profiler = dhat::Profiler::builder()
         .testing()
@@ -110,7 +110,7 @@ async fn damaged_values_are_misses_and_cost_no_more_memory_than_a_value_may() {
     let (mut read, mut refused) = (0, 0);
     for (key, name, envelope) in &whole {
         for damage in Damage::ALL {
-            for _ in 0..DAMAGES {
+            for _ in 0..DAMAGED_VALUES {
                 let damaged = damage.apply(envelope, &mut random);
                 set(&mut connection, name, sealed(damaged)).await;
                 // A damaged text may still be valid.
@@ -122,7 +122,7 @@ async fn damaged_values_are_misses_and_cost_no_more_memory_than_a_value_may() {
         }
     }
     let stats = cache.tier_stats();
-    let total = whole.len() * Damage::ALL.len() * DAMAGES;
+    let total = whole.len() * Damage::ALL.len() * DAMAGED_VALUES;
     assert!(refused > total / 2, "{read} read, {refused} refused");
     assert!(stats.unreadable > total as u64 / 4, "{stats:?}");
     let after = dhat::HeapStats::get().max_bytes;

@@ -14,7 +14,7 @@ use std::thread;
 const THREADS: u64 = 8;
 const CALLS: u64 = 1_500;
 /// The least key that no thread uses.
-const FRESH: u64 = 1 << 32;
+const FIRST_UNUSED_KEY: u64 = 1 << 32;
 
 /// A cache in which each value is its own weight.
 type Cache = LocalCache<u64, u64>;
@@ -51,8 +51,8 @@ fn load(cache: &Cache, key: u64, loaded: impl Into<Loaded<u64>>) -> u64 {
     loaded.unwrap()
 }
 
-/// Writes random keys and weights from many threads, each of which checks after each call.
-fn hammer(cache: &Cache, keys: u64, heaviest: u64, check: impl Fn() + Sync) {
+/// Writes random keys and weights from many threads, each of which calls `check` after each of its writes.
+fn write_concurrently(cache: &Cache, keys: u64, heaviest: u64, check: impl Fn() + Sync) {
     thread::scope(|scope| {
         for seed in 0..THREADS {
             let check = &check;
@@ -134,15 +134,15 @@ fn number_of_entries_never_exceeds_the_capacity() {
     for (policy, &(capacity, shards)) in of_each_policy() {
         let (cache, notified) = counted(bounded(capacity, shards).policy(policy));
         let keys = capacity as u64 * 2 + 4;
-        hammer(&cache, keys, 1, || {
+        write_concurrently(&cache, keys, 1, || {
             assert!(cache.len() <= capacity);
             // All entries of a shard are listed at one moment, so this check does not depend on the budget.
             assert!(shards > 1 || cache.iter().count() <= capacity);
         });
         check_settled(&cache, &notified);
         for key in 0..capacity as u64 + 5 {
-            cache.insert(FRESH + key, 1);
-            assert!(cache.contains_key(&(FRESH + key)));
+            cache.insert(FIRST_UNUSED_KEY + key, 1);
+            assert!(cache.contains_key(&(FIRST_UNUSED_KEY + key)));
         }
         assert_eq!(cache.len(), capacity);
         check_settled(&cache, &notified);
@@ -156,7 +156,7 @@ fn weight_of_entries_never_exceeds_the_maximum_weight() {
         let (cache, notified) = counted(weighted(budget, shards).policy(policy));
         let weigh = |cache: &Cache| cache.iter().map(|(_, value)| value.max(1)).sum::<u64>();
         // Some values are heavier than the whole budget.
-        hammer(&cache, 50, budget + budget / 16 + 1, || {
+        write_concurrently(&cache, 50, budget + budget / 16 + 1, || {
             assert!(cache.weight() <= budget);
             assert!(shards > 1 || weigh(&cache) <= budget);
         });
@@ -165,7 +165,7 @@ fn weight_of_entries_never_exceeds_the_maximum_weight() {
         assert!(cache.stats().refused > 0);
         cache.clear();
         assert!(cache.is_empty());
-        for key in FRESH..FRESH + budget + 5 {
+        for key in FIRST_UNUSED_KEY..FIRST_UNUSED_KEY + budget + 5 {
             cache.insert(key, 1);
             assert!(cache.contains_key(&key));
         }
@@ -181,8 +181,8 @@ fn entry_as_heavy_as_the_budget_evicts_all_others_in_all_shards() {
         let (cache, notified) = counted(weighted(100, shards));
         (0..100).for_each(|key| cache.insert(key, 1));
         assert_eq!(cache.len(), 100);
-        cache.insert(FRESH, 100);
-        assert_eq!(cache.iter().collect::<Vec<_>>(), [(FRESH, 100)]);
+        cache.insert(FIRST_UNUSED_KEY, 100);
+        assert_eq!(cache.iter().collect::<Vec<_>>(), [(FIRST_UNUSED_KEY, 100)]);
         cache.insert(0, 1);
         assert_eq!(cache.iter().collect::<Vec<_>>(), [(0, 1)]);
         assert_eq!(cache.stats().evicted, 101);
@@ -328,12 +328,12 @@ fn unbounded_cache_evicts_nothing() {
     }
     assert_eq!((cache.len(), cache.weight()), (20_000, 20_000));
     assert!((0..20_000).all(|key| cache.get(&key) == Some(key)));
-    hammer(&cache, 1_000, 1, || assert!(cache.len() >= 19_000));
+    write_concurrently(&cache, 1_000, 1, || assert!(cache.len() >= 19_000));
     assert_eq!(cache.stats().evicted, 0);
     check_settled(&cache, &notified);
 }
 
-/// The only room is in one of two shards, and there are always readers in both.
+/// The only entry is in one of two shards, both of which are always being read.
 #[test]
 fn insert_evicts_from_another_shard_that_is_always_being_read() {
     let cache = build(bounded(1, 2));
@@ -365,7 +365,7 @@ fn hot_key_survives_a_scan(policy: Policy, capacity: usize, hit_during_the_scan:
     }
     let survives = |scanned: std::ops::Range<u64>| {
         scanned.clone().all(|key| {
-            cache.insert(FRESH + key, key);
+            cache.insert(FIRST_UNUSED_KEY + key, key);
             !hit_during_the_scan || cache.get(&0).is_some() && cache.get(&0).is_some()
         }) && cache.contains_key(&0)
     };
@@ -407,11 +407,11 @@ fn other_callers_proceed_while_a_heavy_entry_evicts_many() {
                 }
                 seen
             });
-            cache.insert(FRESH, ENTRIES - 10);
+            cache.insert(FIRST_UNUSED_KEY, ENTRIES - 10);
             done.store(true, Relaxed);
             observer.join().unwrap()
         });
-        assert_eq!(cache.get(&FRESH), Some(ENTRIES - 10));
+        assert_eq!(cache.get(&FIRST_UNUSED_KEY), Some(ENTRIES - 10));
         assert_eq!(
             notified.lock().unwrap()[&RemovalCause::Evicted],
             ENTRIES - 10

@@ -311,7 +311,7 @@ impl Model {
         self.peak = self.peak.max(self.entries.len() as u64);
     }
 
-    /// Updates the model after a key was to be removed.
+    /// Updates the model after a call that removes a key.
     fn removed(&mut self, key: Key, cause: RemovalCause) {
         self.tick += u64::from(self.entries.contains_key(&key));
         self.check_removals(&[key], cause, None);
@@ -417,7 +417,8 @@ impl Model {
         assert_eq!(self.cache.is_empty(), self.entries.is_empty());
     }
 
-    /// Checks the contents. None of these reads may count as a use; later victims would show it.
+    /// Checks the contents. None of these reads may count as a use: later evictions would differ
+    /// from those of the model.
     fn check_contents(&self) {
         validate(&self.cache);
         for key in 0..self.setup.keys {

@@ -222,7 +222,7 @@ impl Scene {
         drop(loaded);
     }
 
-    /// Loads with an error, or with a loader that revokes its own load by a write to its key.
+    /// Loads with a loader that may fail, or may revoke its own load by a write to its key.
     fn load_with(&self, id: u32, load: impl FnOnce() -> Result<Loaded<Value>, &'static str>) {
         let loaded = self.cache.get_or_load(self.key(id), |_| {
             reach(Hook::Loader);
@@ -438,19 +438,19 @@ macro_rules! the_cache_stays_valid {
 }
 
 the_cache_stays_valid! {
-    a_panic_in_hash_leaves_the_cache_valid: Hash,
-    a_panic_in_eq_leaves_the_cache_valid: Eq,
-    a_panic_in_the_clone_of_a_key_leaves_the_cache_valid: CloneKey,
-    a_panic_in_the_clone_of_a_value_leaves_the_cache_valid: CloneValue,
-    a_panic_in_the_weigher_leaves_the_cache_valid: Weigher,
-    a_panic_in_the_listener_leaves_the_cache_valid: Listener,
-    a_panic_in_the_clock_leaves_the_cache_valid: Clock,
-    a_panic_in_a_loader_leaves_the_cache_valid: Loader,
-    a_panic_in_the_closure_of_update_leaves_the_cache_valid: Update,
-    a_panic_in_the_closure_of_retain_leaves_the_cache_valid: Retain,
-    a_panic_in_the_closure_of_get_with_leaves_the_cache_valid: GetWith,
-    a_panic_in_the_drop_of_a_key_leaves_the_cache_valid: DropKey,
-    a_panic_in_the_drop_of_a_value_leaves_the_cache_valid: DropValue,
+    panic_in_hash_leaves_the_cache_valid: Hash,
+    panic_in_eq_leaves_the_cache_valid: Eq,
+    panic_in_the_clone_of_a_key_leaves_the_cache_valid: CloneKey,
+    panic_in_the_clone_of_a_value_leaves_the_cache_valid: CloneValue,
+    panic_in_the_weigher_leaves_the_cache_valid: Weigher,
+    panic_in_the_listener_leaves_the_cache_valid: Listener,
+    panic_in_the_clock_leaves_the_cache_valid: Clock,
+    panic_in_the_loader_leaves_the_cache_valid: Loader,
+    panic_in_the_closure_of_update_leaves_the_cache_valid: Update,
+    panic_in_the_closure_of_retain_leaves_the_cache_valid: Retain,
+    panic_in_the_closure_of_get_with_leaves_the_cache_valid: GetWith,
+    panic_in_the_drop_of_a_key_leaves_the_cache_valid: DropKey,
+    panic_in_the_drop_of_a_value_leaves_the_cache_valid: DropValue,
 }
 
 fn leaks_nothing(hook: Hook) {

@@ -186,10 +186,10 @@ fn eq_that_calls_the_cache_panics_instead_of_waiting_for_itself() {
     cache.insert(plain.clone(), 1);
     let asks: [Ask; 2] = [LocalCache::clear, |cache| assert!(cache.stats().hits < 100)];
     for ask in asks {
-        // The writer and the loader of a key with a load in the table compare keys.
+        // An insertion over an entry compares keys, and so does a call for a key with a load in flight.
         let curious = key(ask);
         let writes = catch_unwind(AssertUnwindSafe(|| cache.insert(curious.clone(), 2)));
-        assert!(writes.is_ok(), "clones do not ask");
+        assert!(writes.is_ok(), "a clone does not call the cache");
         let writes = catch_unwind(AssertUnwindSafe(|| cache.insert(key(ask), 2)));
         assert!(writes.is_err());
         validate(&cache);
@@ -229,7 +229,7 @@ fn captures_of_a_closure_are_dropped_without_the_lock_on_a_miss() {
 }
 
 #[test]
-fn weigher_and_hasher_may_call_the_cache() {
+fn weigher_may_call_the_cache() {
     let home: Arc<OnceLock<LocalCache<u32, u32>>> = Arc::default();
     let weigher = {
         let home = home.clone();

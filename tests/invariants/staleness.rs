@@ -58,7 +58,7 @@ impl Random {
 struct Setup {
     policy: Policy,
     permits: Option<usize>,
-    /// A cache bounded by weight, with refreshes.
+    /// `true` if the cache is bounded by weight and refreshes its entries.
     weighs: bool,
 }
 
@@ -241,7 +241,7 @@ impl Drop for Active {
     }
 }
 
-/// The versions that a call will be checked against.
+/// The oldest versions that a call may return.
 struct Expected {
     kind: &'static str,
     least: Vec<(usize, u64)>,
@@ -267,7 +267,7 @@ impl Expected {
         };
         for (key, version) in found {
             let least = self.least.iter().find(|(other, _)| *other == key);
-            let least = least.expect("the key was asked for").1;
+            let least = least.expect("the key was requested").1;
             self.active.world.check(self.kind, key, version, least);
         }
     }
@@ -341,14 +341,14 @@ fn only(found: Vec<(usize, Loaded<u64>)>) -> Loaded<u64> {
     loaded
 }
 
-/// A call of an async function, begun or not.
+/// A call of an async function, which may not have been polled yet.
 struct Call {
     future: Pin<Box<dyn Future<Output = Found>>>,
     expected: Expected,
 }
 
 impl Call {
-    /// Polls it up to so many times. Returns it if it has not ended by then.
+    /// Polls the call up to `polls` times. Returns the call if it is still pending.
     fn drive(mut self, polls: usize) -> Option<Self> {
         for _ in 0..polls {
             let mut cx = Context::from_waker(Waker::noop());
@@ -421,7 +421,7 @@ impl Reader {
         }
     }
 
-    /// These return no value to check, but they visit entries while those are written to.
+    /// Calls functions that return no value to check, but visit entries during writes.
     fn look(&self, key: usize) {
         let cache = &self.world.cache;
         if cache.contains_key(&key) {
@@ -532,7 +532,7 @@ impl Reader {
         }
     }
 
-    /// Drops a kept call, or goes on with it.
+    /// Drops a kept call, or continues it.
     fn resume(&mut self) {
         let which = self.random.below(self.kept.len());
         let call = self.kept.swap_remove(which);

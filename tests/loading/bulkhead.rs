@@ -12,9 +12,9 @@ use std::task::{Context, Poll, Waker};
 use std::thread;
 use std::time::{Duration, Instant};
 
-const NO: Result<u64, &str> = Err("the loader was called");
+const UNUSED: Result<u64, &str> = Err("the loader was called");
 
-fn of_at_most(loads: usize) -> Cache {
+fn cache_with_max_loads(loads: usize) -> Cache {
     let builder = Cache::builder().capacity(1_000).lease(Duration::MAX);
     builder.max_concurrent_loads(loads).build().unwrap()
 }
@@ -45,7 +45,7 @@ impl Gauge {
 #[test]
 fn number_of_loaders_never_exceeds_max_concurrent_loads() {
     for most in [1, 2, 3] {
-        let cache = of_at_most(most);
+        let cache = cache_with_max_loads(most);
         let gauge = Gauge::default();
         thread::scope(|scope| {
             for (caller, way) in (0..).zip(WAYS.repeat(4)) {
@@ -88,7 +88,7 @@ fn number_of_loaders_never_exceeds_max_concurrent_loads() {
 #[test]
 fn max_concurrent_loads_run_together_and_the_next_waits() {
     for (loads, waits) in PAIRS {
-        let cache = of_at_most(2);
+        let cache = cache_with_max_loads(2);
         let (one, two) = (loads.load(&cache, 1), waits.load(&cache, 2));
         assert_eq!(cache.stats().queued, 0);
         let three = waits.call(&cache, 3);
@@ -106,7 +106,7 @@ fn max_concurrent_loads_run_together_and_the_next_waits() {
 #[test]
 fn hit_and_waiter_for_the_same_key_need_no_permit() {
     for (loads, waits) in PAIRS {
-        let cache = of_at_most(1);
+        let cache = cache_with_max_loads(1);
         cache.insert(2, 20);
         let load = loads.load(&cache, 1);
         assert_eq!(waits.hit(&cache, 2), 20);
@@ -132,7 +132,7 @@ const OFFER_TIMEOUT: Duration = Duration::from_millis(5);
 /// Checks the order in which four queued callers and a later one get the only permit. Returns `false` if this took so
 /// long that an offer of the permit has lapsed.
 fn permits_are_granted_in_order(loads: Way) -> bool {
-    let cache = of_at_most(1);
+    let cache = cache_with_max_loads(1);
     let order = Mutex::new(Vec::new());
     let load = loads.load(&cache, 0);
     let future = |key: u32| {
@@ -190,7 +190,7 @@ fn queued_caller_that_times_out_yields_to_the_next() {
                 .unwrap();
             let load = loads.load(&cache, 1);
             assert!(matches!(
-                way.ask(&cache, 2, NO),
+                way.ask(&cache, 2, UNUSED),
                 Err(LoadError::WaitTimeout)
             ));
             load.find(10);
@@ -204,9 +204,11 @@ fn queued_caller_that_times_out_yields_to_the_next() {
 #[test]
 fn queued_caller_that_is_dropped_yields_to_the_next() {
     for (loads, waits) in PAIRS {
-        let cache = of_at_most(1);
+        let cache = cache_with_max_loads(1);
         let load = loads.load(&cache, 0);
-        let one = &async || -> Result<u64, &str> { unreachable!("it went away") };
+        let one = &async || -> Result<u64, &str> {
+            unreachable!("the caller is dropped before it loads")
+        };
         let mut first = Box::pin(cache.get_or_load_async(&1, one));
         let mut admitted = Box::pin(cache.get_or_load_async(&2, one));
         assert!(poll(&mut first.as_mut()).is_pending());
@@ -215,7 +217,7 @@ fn queued_caller_that_is_dropped_yields_to_the_next() {
         until(|| cache.stats().queued == 3);
         drop(first);
         load.find(0);
-        // It may load now, but is dropped before.
+        // This caller may load now, but is dropped before it is polled.
         drop(admitted);
         next.started();
         assert_eq!(next.find(30), 30);
@@ -226,7 +228,7 @@ fn queued_caller_that_is_dropped_yields_to_the_next() {
 #[test]
 fn permit_is_released_after_success_error_panic_and_drop() {
     for way in WAYS {
-        let cache = of_at_most(1);
+        let cache = cache_with_max_loads(1);
         assert!(way.ask(&cache, 1, Err("no")).is_err());
         let load = |_: &u32| -> Result<u64, &str> { resume_unwind(Box::new("panic")) };
         assert!(catch_unwind(AssertUnwindSafe(|| cache.get_or_load(&1, load))).is_err());
@@ -279,7 +281,7 @@ fn outer(way: Way, cache: &Cache, meanwhile: impl FnOnce()) -> Answer {
 #[test]
 fn load_within_a_load_needs_no_second_permit() {
     for way in WAYS {
-        let cache = of_at_most(1);
+        let cache = cache_with_max_loads(1);
         assert_eq!(outer(way, &cache, || ()).unwrap(), 21);
         let stats = cache.stats();
         assert_eq!((stats.loads, stats.queued), (2, 0));
@@ -290,7 +292,7 @@ fn load_within_a_load_needs_no_second_permit() {
 #[test]
 fn load_within_a_load_supersedes_a_queued_load_of_the_same_key() {
     for (loads, queues) in PAIRS {
-        let cache = of_at_most(1);
+        let cache = cache_with_max_loads(1);
         let queued = Mutex::new(Vec::new());
         let others_queue = || {
             let call = queues.call(&cache, 2);
@@ -321,7 +323,7 @@ fn queued_caller_loads_when_the_lease_of_a_hanging_load_ends() {
         queued.started();
         assert_eq!(cache.stats().abandoned_loads, 1);
         assert_eq!((queued.find(20), hanging.find(10)), (20, 10));
-        // It released no permit of another load.
+        // The end of the abandoned load has released no permit of another load.
         let next = loads.load(&cache, 3);
         let queued = waits.call(&cache, 4);
         until(|| cache.stats().queued == 2);
@@ -334,7 +336,7 @@ fn queued_caller_loads_when_the_lease_of_a_hanging_load_ends() {
 #[test]
 fn batch_needs_one_permit() {
     for loads in WAYS {
-        let cache = of_at_most(1);
+        let cache = cache_with_max_loads(1);
         let holder = loads.load(&cache, 1);
         let mut batch = pin!(cache.get_many_or_load_async(&[2, 3, 4], async |missing| {
             assert_eq!(missing, [2, 3, 4]);
@@ -367,7 +369,7 @@ fn random_calls_lose_no_permit() {
                     state ^= state << 13;
                     state ^= state >> 17;
                     state ^= state << 5;
-                    storm_step(cache, state);
+                    random_call(cache, state);
                 }
             });
         }
@@ -377,7 +379,7 @@ fn random_calls_lose_no_permit() {
     assert_eq!((one.find(1), two.find(2)), (1, 2));
 }
 
-fn storm_step(cache: &Cache, random: u32) {
+fn random_call(cache: &Cache, random: u32) {
     let (key, other) = (random % 11, random / 16 % 11);
     let load = |_: &u32| match random >> 8 & 15 {
         0 => Err("refused"),

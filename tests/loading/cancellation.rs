@@ -43,6 +43,7 @@ struct Loads {
     started: u32,
     /// The loads that have returned a result, by number.
     returned: Vec<u32>,
+    /// The largest number of loads that ran at one time.
     most: usize,
 }
 
@@ -110,7 +111,7 @@ struct Caller {
 }
 
 impl Caller {
-    fn is_rung(&self) -> bool {
+    fn is_woken(&self) -> bool {
         self.wake_flag.0.load(SeqCst)
     }
 }
@@ -118,7 +119,7 @@ impl Caller {
 struct Scene {
     cache: Cache,
     loads: Arc<Mutex<Loads>>,
-    /// `None` once it has its answer, has panicked, or was dropped.
+    /// The callers by number, with `None` for each that has its answer, has panicked, or was dropped.
     callers: Vec<Option<Caller>>,
     answers: Vec<Answer>,
     removed: bool,
@@ -198,26 +199,26 @@ impl Scene {
             }
         }
         let running = self.loads.lock().unwrap().running.len();
-        let gone = matches!(action, Action::Drop(_)) && running < before;
-        self.lost += u32::from(gone);
-        if gone && !self.removed {
-            self.check_one_is_to_lead(&woken);
+        let load_was_dropped = matches!(action, Action::Drop(_)) && running < before;
+        self.lost += u32::from(load_was_dropped);
+        if load_was_dropped && !self.removed {
+            self.check_one_waiter_is_woken(&woken);
         }
     }
 
     /// Returns for each caller whether it has been woken since it was last polled.
     fn woken(&self) -> Vec<bool> {
-        let is_rung = |caller: &Option<Caller>| caller.as_ref().is_some_and(Caller::is_rung);
-        self.callers.iter().map(is_rung).collect()
+        let is_woken = |caller: &Option<Caller>| caller.as_ref().is_some_and(Caller::is_woken);
+        self.callers.iter().map(is_woken).collect()
     }
 
     /// Checks that a waiter is or was woken after a leader was dropped.
-    fn check_one_is_to_lead(&self, rung_before: &[bool]) {
+    fn check_one_waiter_is_woken(&self, woken_before: &[bool]) {
         let woken = self.woken();
         if self.callers.iter().any(Option::is_some) {
             assert!(woken.contains(&true), "no waiter was woken to lead");
         }
-        let newly = woken.iter().zip(rung_before);
+        let newly = woken.iter().zip(woken_before);
         let newly = newly.filter(|(woken, before)| **woken && !**before).count();
         assert!(newly <= 1, "{newly} were woken to lead");
     }
@@ -243,7 +244,7 @@ impl Scene {
                 self.callers[index] = None;
                 self.lost += 1;
                 if !self.removed {
-                    self.check_one_is_to_lead(&woken);
+                    self.check_one_waiter_is_woken(&woken);
                 }
             }
         }
@@ -292,7 +293,10 @@ impl Scene {
                 Err(LoadError::Failed(number)) => **number,
                 Err(error) => panic!("{error}"),
             };
-            assert!(loads.returned.contains(&number), "of no load: {number}");
+            assert!(
+                loads.returned.contains(&number),
+                "no load returned {number}"
+            );
         }
     }
 }
@@ -348,7 +352,7 @@ fn waiter_that_was_woken_to_lead_and_is_dropped_hands_over() {
     assert_eq!(scene.woken(), [false, true, false, false]);
     scene.act(Drop(1));
     assert_eq!(scene.woken(), [false, false, true, false]);
-    // A waiter that was not woken to lead wakes no other one, or does no harm.
+    // The drop of a waiter that was not woken to lead does no harm.
     scene.act(Drop(3));
     scene.act(Poll(2));
     assert_eq!(scene.loads.lock().unwrap().started, 2);

@@ -1,7 +1,9 @@
 //! `detached`: loads in tasks of their own, which continue when their caller is dropped.
 #![cfg(feature = "tokio")]
 
-use crate::common::{Cache, Fixture, PATIENCE, RUNTIME, WAYS, Way, just_before, seconds, until};
+use crate::common::{
+    Cache, Fixture, RUNTIME, TEST_TIMEOUT, WAYS, Way, just_before, seconds, until,
+};
 use hotset::{LoadError, Loaded};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::pin::pin;
@@ -25,7 +27,7 @@ struct Load {
     caller: JoinHandle<crate::common::Answer>,
 }
 
-/// Starts one in a runtime; its loader runs when this returns.
+/// Starts a detached load in a runtime. Its loader runs when this function returns.
 fn start_in(runtime: &Runtime, cache: &Cache, key: u32) -> Load {
     let (finish, finished) = oneshot::channel();
     let (start, started) = mpsc::channel();
@@ -37,7 +39,7 @@ fn start_in(runtime: &Runtime, cache: &Cache, key: u32) -> Load {
         };
         cache.detached().get_or_load_async(&key, load).await
     });
-    started.recv_timeout(PATIENCE).unwrap();
+    started.recv_timeout(TEST_TIMEOUT).unwrap();
     Load { finish, caller }
 }
 
@@ -46,7 +48,7 @@ fn start(cache: &Cache, key: u32) -> Load {
 }
 
 impl Load {
-    /// Drops its caller.
+    /// Drops the caller of the load.
     fn abandon(&mut self) {
         self.caller.abort();
         assert!(
@@ -58,7 +60,7 @@ impl Load {
     }
 }
 
-/// A caller whose loader ends at once.
+/// Returns the answer of a caller whose loader ends at once.
 fn ask(cache: &Cache, key: u32, finding: Finding) -> crate::common::Answer {
     let load = move || async move { finding };
     RUNTIME.block_on(cache.detached().get_or_load_async(&key, load))
@@ -301,7 +303,7 @@ fn runtime_shutdown_ends_a_detached_call_with_an_error_and_a_waiter_loads() {
             };
             handle.block_on(cache.detached().get_or_load_async(&1, load))
         });
-        started.recv_timeout(PATIENCE).unwrap();
+        started.recv_timeout(TEST_TIMEOUT).unwrap();
         let waiter = Way::Thread.wait(&cache, 1);
         runtime.shutdown_background();
         assert!(matches!(caller.join().unwrap(), Err(LoadError::Shutdown)));

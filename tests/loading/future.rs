@@ -1,4 +1,4 @@
-//! The future of `get_or_load_async`: its size, the conditions for `Send`, and the time of the call of its loader.
+//! The future of `get_or_load_async`: its size, the condition for `Send`, and when it calls its loader.
 
 use hotset::LocalCache;
 use std::convert::Infallible;

@@ -1,5 +1,6 @@
 //! Futures that are alive but not polled, loaders that hang, and the results of other callers meanwhile.
 
+use crate::common::TEST_TIMEOUT;
 use futures_util::StreamExt;
 use futures_util::stream;
 use hotset::__private::validate;
@@ -21,8 +22,6 @@ type Cache = LocalCache<u64, u64>;
 
 /// A lease whose end tests await.
 const LEASE: Duration = Duration::from_millis(50);
-/// The longest wait of a test before it fails.
-const TEST_TIMEOUT: Duration = Duration::from_secs(60);
 
 const OLD: u64 = 1;
 const NEW: u64 = 2;
@@ -52,7 +51,7 @@ impl Wake for Unpark {
     }
 }
 
-/// Runs a future without a runtime, so without timers of one.
+/// Runs a future without a runtime, so that only the timer thread of the cache can wake it at a deadline.
 fn run<F: Future>(future: F) -> F::Output {
     let start = Instant::now();
     let mut future = pin!(future);
@@ -73,7 +72,7 @@ fn run_in_tokio<F: Future>(future: F) -> F::Output {
     runtime.block_on(timed).expect("timed out")
 }
 
-/// Runs a future that needs no wake-up but its own: each executor is to do.
+/// Evaluates an expression twice, and runs one of the two futures without a runtime and the other in one.
 macro_rules! by_each_executor {
     ($future:expr) => {
         run($future);
@@ -299,7 +298,7 @@ fn hanging_loader_of_one_key_leaves_permits_to_other_keys() {
             runtime.spawn(async move { cache.get_or_load_async(&0, hang).await })
         })
         .collect();
-    // As many leases as there are permits, and some more.
+    // The calls last for as many leases as there are permits, and some more.
     let start = Instant::now();
     for key in 1.. {
         let other = cache.clone();
@@ -385,7 +384,7 @@ fn superseded_load_whose_key_was_invalidated_meanwhile_is_counted_as_abandoned()
         let mut batch = Box::pin(cache.get_many_or_load_async(&[1], load_all));
         assert!(poll(&mut waiter).is_pending() && poll(&mut batch).is_pending());
         invalidate(&cache);
-        // The batch finds that the lease has ended, or the other caller does.
+        // Either the batch finds that the lease has ended, or the other caller does.
         assert_eq!(run(batch).unwrap(), [Some(10)]);
         assert_eq!(run(waiter), 10);
         assert_eq!(cache.stats().abandoned_loads, 1);
@@ -411,7 +410,7 @@ fn hanging_batch_gives_its_permit_to_others_at_the_end_of_its_lease() {
     by_each_executor!(scenario());
 }
 
-/// A cache whose key 1 has just expired.
+/// Returns a cache whose key 1 has just expired.
 fn expired(
     set_up: impl FnOnce(hotset::LocalCacheBuilder<u64, u64>) -> hotset::LocalCacheBuilder<u64, u64>,
 ) -> Cache {

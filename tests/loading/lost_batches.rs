@@ -1,6 +1,7 @@
-//! Batches that are dropped, panic or hang while other batches wait for the same keys: each of those loads the keys
-//! that it takes over with one call of its loader.
+//! Batches that are dropped, panic or hang while other batches wait for the same keys. Each waiting batch loads the
+//! keys that it takes over with one call of its loader.
 
+use crate::common::until;
 use hotset::__private::validate;
 use hotset::LocalCache;
 use std::collections::HashMap;
@@ -19,7 +20,6 @@ type Values = Vec<Option<u32>>;
 const KEYS: u32 = 500;
 /// A lease whose end a test awaits.
 const LEASE: Duration = Duration::from_millis(700);
-const TEST_TIMEOUT: Duration = Duration::from_secs(60);
 
 fn patient_cache() -> Cache {
     cache_with_lease(Duration::MAX)
@@ -67,7 +67,7 @@ fn answer(batch: &mut Batch) -> Values {
     }
 }
 
-/// A batch whose loader hangs. It loads those of its keys that no other call loads, and waits for the others.
+/// Returns a batch whose loader hangs. It loads those of its keys that no other call loads, and waits for the others.
 fn hanging(cache: &Cache, keys: Vec<u32>) -> Batch {
     let cache = cache.clone();
     let mut batch: Batch = Box::pin(async move {
@@ -86,19 +86,11 @@ fn asking(cache: &Cache, keys: Vec<u32>, calls: &Calls) -> Batch {
     })
 }
 
-/// A batch that waits for others in all of its keys.
+/// Returns a batch that waits for other batches for all of its keys.
 fn waiting(cache: &Cache, keys: Vec<u32>, calls: &Calls) -> Batch {
     let mut batch = asking(cache, keys, calls);
     assert!(poll(&mut batch).is_pending());
     batch
-}
-
-fn until(condition: impl Fn() -> bool) {
-    let start = Instant::now();
-    while !condition() {
-        assert!(start.elapsed() < TEST_TIMEOUT, "timed out");
-        thread::yield_now();
-    }
 }
 
 fn outlast_the_lease() {
@@ -325,7 +317,7 @@ fn batch_that_loads_keys_it_took_over_does_not_delay_waiters_of_its_other_keys()
     let calls = Calls::default();
     let waiter = PollOnWake::start(asking(&cache, vec![1], &calls));
     drop(lost);
-    // Takes over key 2. It is the first waiter for key 1, but cannot lead there.
+    // This batch takes over key 2. It is the first waiter for key 1, but cannot lead there.
     assert!(poll(&mut busy).is_pending());
     drop(slow);
     assert_eq!(calls.take(), [[1]]);

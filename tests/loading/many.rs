@@ -14,7 +14,7 @@ use std::thread;
 type Pairs = Vec<(u32, Loaded<u64>)>;
 type Found = Result<Vec<Option<u64>>, LoadError<&'static str>>;
 
-/// A batch whose loader ends at once.
+/// Returns the result of a batch whose loader ends at once.
 fn ask(
     way: Way,
     cache: &Cache,
@@ -144,7 +144,7 @@ fn batch_waits_for_keys_that_others_load_and_loads_the_rest() {
                     Ok(tenfold(&missing))
                 })
             });
-            // It loads what it leads before it waits.
+            // The batch loads the keys that it leads before it waits for others.
             until(|| cache.contains_key(&2));
             assert_eq!(load.find(11), 11);
             assert_eq!(found.join().unwrap().unwrap(), [Some(11), Some(20)]);
@@ -165,7 +165,7 @@ fn batch_that_waits_for_a_load_that_fails_returns_its_error() {
             until(|| cache.contains_key(&2));
             (0..100).for_each(|_| thread::yield_now());
             assert!(load.finish(Err("no")).is_err());
-            // It may have been too late to wait, and then loads itself.
+            // A batch that was too late to wait loads the key itself.
             match found.join().unwrap() {
                 Err(LoadError::Failed(error)) => assert_eq!(*error, "no"),
                 found => assert_eq!(found.unwrap(), [Some(10), Some(20)]),
@@ -276,8 +276,8 @@ fn write_during_a_batch_revokes_the_load_of_its_key_only() {
             Ok(pairs)
         });
         assert_eq!(found.unwrap(), [10, 20, 30, 40].map(Some));
-        let held = [1, 2, 3, 4].map(|key| cache.get(&key));
-        assert_eq!(held, [None, Some(22), None, Some(40)]);
+        let cached = [1, 2, 3, 4].map(|key| cache.get(&key));
+        assert_eq!(cached, [None, Some(22), None, Some(40)]);
         assert_eq!(cache.stats().outdated, 3);
         validate(&cache);
     }
@@ -310,13 +310,13 @@ fn failed_batch_gets_stale_values_if_all_missing_keys_have_one() {
         assert!(matches!(found, Err(LoadError::Failed(_))));
         let found = ask(way, &f.cache, &[1, 2], |_| Err("no"));
         assert_eq!(found.unwrap(), [Some(10), Some(20)]);
-        // The second was within the throttle of the first.
+        // The second batch came within a second of the failure of the first, so it did not load.
         assert_eq!(f.cache.stats().loads, 1);
         validate(&f.cache);
     }
 }
 
-/// Batches and single loads of the same keys in all orders: none waits for another in a circle.
+/// Batches and single loads of the same keys in all orders do not wait for each other in a circle.
 #[test]
 fn overlapping_batches_never_wait_for_each_other() {
     let cache = Cache::new(4);

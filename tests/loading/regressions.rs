@@ -1,5 +1,6 @@
 //! Tests of failures that other caches had, each with the issue that reported it.
 
+use crate::common::until;
 use hotset::__private::validate;
 use hotset::{LoadError, LocalCache, ManualClock};
 use std::convert::Infallible;
@@ -10,15 +11,13 @@ use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Barrier};
 use std::task::{Context, Poll, Waker};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio::sync::oneshot;
 
 type Cache = LocalCache<u32, u32>;
 
 /// A lease whose end a test waits for.
 const SHORT_LEASE: Duration = Duration::from_millis(300);
-/// The time after which a test fails that waits for a condition.
-const MAX_WAIT: Duration = Duration::from_secs(60);
 
 /// Builds a cache whose loads never lose their lease.
 fn cache_with_endless_lease() -> Cache {
@@ -30,18 +29,10 @@ fn poll<F: Future + ?Sized>(future: Pin<&mut F>) -> Poll<F::Output> {
     future.poll(&mut Context::from_waker(Waker::noop()))
 }
 
-fn wait_until(condition: impl Fn() -> bool) {
-    let start = Instant::now();
-    while !condition() {
-        assert!(start.elapsed() < MAX_WAIT, "the condition is never met");
-        thread::yield_now();
-    }
-}
-
 /// Waits until this number of lookups have missed. A miss is counted just before the caller joins a load, so this also
 /// lets the last caller get there.
-fn wait_until_missed(cache: &Cache, misses: u64) {
-    wait_until(|| cache.stats().misses >= misses);
+fn until_missed(cache: &Cache, misses: u64) {
+    until(|| cache.stats().misses >= misses);
     (0..100).for_each(|_| thread::yield_now());
 }
 
@@ -71,13 +62,13 @@ fn aborted_leader_is_replaced_by_a_waiter() {
         let load = pending::<Result<u32, Infallible>>;
         loading.get_or_load_async(&1, load).await
     });
-    wait_until(|| cache.stats().loads == 1);
+    until(|| cache.stats().loads == 1);
     let waiting = cache.clone();
     let waiter = runtime.spawn(async move {
         let load = || ready(Ok::<_, Infallible>(3));
         waiting.get_or_load_async(&1, load).await
     });
-    wait_until_missed(&cache, 2);
+    until_missed(&cache, 2);
     leader.abort();
     assert!(runtime.block_on(leader).unwrap_err().is_cancelled());
     assert_eq!(runtime.block_on(waiter).unwrap().unwrap(), 3);
@@ -274,13 +265,13 @@ fn waiters_of_a_panicked_load_get_a_value() {
     thread::scope(|scope| {
         scope.spawn(|| {
             let load = |_: &u32| -> Result<u32, Infallible> {
-                wait_until_missed(&cache, 5);
+                until_missed(&cache, 5);
                 resume_unwind(Box::new("the loader's panic"))
             };
             let call = || cache.get_or_load(&1, load);
             assert!(catch_unwind(AssertUnwindSafe(call)).is_err());
         });
-        wait_until(|| cache.stats().loads == 1);
+        until(|| cache.stats().loads == 1);
         for _ in 0..4 {
             scope.spawn(|| cache.get_or_load(&1, |_| Ok::<_, Infallible>(2)).unwrap());
         }

@@ -1,5 +1,6 @@
 //! `get_or_load` beyond the cases of `get_or_load/`: the settings of loaded entries, and all cases at once.
 
+use crate::common::until;
 use hotset::__private::validate;
 use hotset::{Loaded, LocalCache};
 use std::convert::Infallible;
@@ -8,17 +9,6 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 type Cache = LocalCache<u32, u32>;
-
-/// The longest wait of a test before it fails.
-const TEST_TIMEOUT: Duration = Duration::from_secs(60);
-
-fn until(condition: impl Fn() -> bool) {
-    let start = Instant::now();
-    while !condition() {
-        assert!(start.elapsed() < TEST_TIMEOUT, "timed out");
-        thread::yield_now();
-    }
-}
 
 #[test]
 fn loader_sets_time_to_live_and_weight_of_its_entry() {
@@ -64,7 +54,7 @@ fn random_calls_and_writes_leave_no_caller_waiting() {
                     state ^= state << 13;
                     state ^= state >> 17;
                     state ^= state << 5;
-                    storm_step(cache, state);
+                    random_call(cache, state);
                 }
             });
         }
@@ -72,7 +62,7 @@ fn random_calls_and_writes_leave_no_caller_waiting() {
     validate(&cache);
 }
 
-fn storm_step(cache: &Cache, random: u32) {
+fn random_call(cache: &Cache, random: u32) {
     let key = random % 5;
     let load = |_: &u32| match random >> 8 & 15 {
         0 => Err("refused"),

@@ -55,8 +55,8 @@ fn waker_that_panics_does_not_strand_later_waiters() {
     assert!(poll(first.as_mut(), &Arc::new(Panics).into()).is_pending());
     assert!(poll(second.as_mut(), &wakes.clone().into()).is_pending());
     finish.send(1).unwrap();
-    let landing = AssertUnwindSafe(|| poll(leader.as_mut(), Waker::noop()));
-    assert!(catch_unwind(landing).is_err());
+    let completion = AssertUnwindSafe(|| poll(leader.as_mut(), Waker::noop()));
+    assert!(catch_unwind(completion).is_err());
     assert_eq!(wakes.0.load(SeqCst), 1);
     assert!(matches!(
         poll(second.as_mut(), Waker::noop()),
@@ -90,12 +90,12 @@ fn waker_that_owns_a_waiter_is_dropped_without_a_lock() {
         let owner: Waker = Arc::new(Owner(Mutex::new(owned))).into();
         assert!(poll(moved.as_mut(), &owner).is_pending());
         drop(owner);
-        // The call has moved to another task: the last reference to its old one is in the queue.
+        // The call has moved to another task: the last reference to the waker of its old task is in the queue.
         assert!(poll(moved.as_mut(), Waker::noop()).is_pending());
         done.send(()).unwrap();
     });
     let limit = Duration::from_secs(30);
-    is_done.recv_timeout(limit).expect("it ends");
+    is_done.recv_timeout(limit).expect("the thread hangs");
 }
 
 #[cfg(feature = "tokio")]
@@ -105,6 +105,7 @@ async fn paused_clock_that_is_ahead_delays_no_caller() {
     tokio::time::advance(Duration::from_secs(3_600)).await;
     let cache = Cache::new(10);
     let load = || async {
+        // Simulates a load that takes some time. The paused clock of Tokio skips it.
         tokio::time::sleep(Duration::from_millis(10)).await;
         Ok::<_, Infallible>(1)
     };
@@ -112,7 +113,7 @@ async fn paused_clock_that_is_ahead_delays_no_caller() {
     let (first, second) = tokio::join!(ask(), ask());
     assert_eq!((first.unwrap(), second.unwrap()), (1, 1));
     assert_eq!(cache.stats().loads, 1);
-    // Below the lease, after which the second would load.
+    // This is below the lease, after which the second caller would load.
     assert!(started.elapsed() < Duration::from_secs(9));
 }
 

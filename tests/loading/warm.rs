@@ -248,18 +248,18 @@ fn warming_shares_loads_and_invalidations_prevail() {
 #[tokio::test]
 async fn async_warming_runs_the_set_number_of_batches_at_one_time() {
     let cache = Cache::new(1_000);
-    let (under_way, most) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    let (in_flight, most) = (AtomicUsize::new(0), AtomicUsize::new(0));
     let gate = Semaphore::new(0);
     let load = |keys: Vec<u64>| {
-        let (under_way, most, gate) = (&under_way, &most, &gate);
+        let (in_flight, most, gate) = (&in_flight, &most, &gate);
         async move {
-            most.fetch_max(under_way.fetch_add(1, SeqCst) + 1, SeqCst);
-            if under_way.load(SeqCst) == 3 {
+            most.fetch_max(in_flight.fetch_add(1, SeqCst) + 1, SeqCst);
+            if in_flight.load(SeqCst) == 3 {
                 gate.add_permits(1_000);
             }
             gate.acquire().await.unwrap().forget();
             yield_now().await;
-            under_way.fetch_sub(1, SeqCst);
+            in_flight.fetch_sub(1, SeqCst);
             load(keys)
         }
     };
@@ -290,15 +290,15 @@ async fn async_warming_fills_the_cache_exactly() {
 #[tokio::test]
 async fn async_warming_runs_one_batch_until_a_weight_is_known() {
     let cache = weighing(1_000, |_, _| 10);
-    let (under_way, sizes) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
+    let (in_flight, sizes) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
     let load = |keys: Vec<u64>| {
-        // All batches in flight, and those that are loaded beside them.
-        let before = under_way.fetch_add(keys.len(), SeqCst);
+        // The keys of this batch and of all batches in flight.
+        let before = in_flight.fetch_add(keys.len(), SeqCst);
         sizes.lock().unwrap().push(before + keys.len());
-        let under_way = &under_way;
+        let in_flight = &in_flight;
         async move {
             yield_now().await;
-            under_way.fetch_sub(keys.len(), SeqCst);
+            in_flight.fetch_sub(keys.len(), SeqCst);
             load(keys)
         }
     };

@@ -6,6 +6,7 @@
 
 use hdrhistogram::Histogram;
 use hotset::{Consistency, LocalCache, TieredCache};
+use peers::median;
 use rand::rngs::SmallRng;
 use rand::seq::SliceRandom;
 use rand::{RngExt, SeedableRng};
@@ -35,6 +36,22 @@ trait Backend: Send + Sync + 'static {
     fn read(&self, key: u64) -> impl Future<Output = Value> + Send;
 }
 
+/// Implements `Backend` by `get_or_load_async`. It is a macro, because a generic implementation could only call the
+/// method of the trait `AsyncCache`, whose cost would be measured as well.
+macro_rules! backend_by_get_or_load {
+    ($name:ident) => {
+        impl Backend for $name {
+            const BATCH: usize = 100;
+
+            async fn read(&self, key: u64) -> Value {
+                let load = || async { Err::<Value, _>("the loader was called") };
+                let loaded = self.0.get_or_load_async(&key, load).await;
+                loaded.expect("the key exists")
+            }
+        }
+    };
+}
+
 struct Map(RwLock<HashMap<u64, Value>>);
 
 impl Backend for Map {
@@ -59,17 +76,7 @@ impl Backend for Local {
 /// The local cache, with `get_or_load_async` instead of `get`.
 struct LocalLoad(LocalCache<u64, Value>);
 
-impl Backend for LocalLoad {
-    const BATCH: usize = 100;
-
-    async fn read(&self, key: u64) -> Value {
-        let load = || async { Err::<Value, _>("the key exists") };
-        self.0
-            .get_or_load_async(&key, load)
-            .await
-            .expect("the key exists")
-    }
-}
+backend_by_get_or_load!(LocalLoad);
 
 struct Plain(redis::aio::MultiplexedConnection);
 
@@ -98,19 +105,10 @@ impl<const N: usize> Backend for Tiered<N> {
     }
 }
 
+/// The tiered cache, with `get_or_load_async` instead of `get`.
 struct TieredLoad(TieredCache<u64, Value>);
 
-impl Backend for TieredLoad {
-    const BATCH: usize = 100;
-
-    async fn read(&self, key: u64) -> Value {
-        let load = || async { Err::<Value, _>("the key exists") };
-        self.0
-            .get_or_load_async(&key, load)
-            .await
-            .expect("the key exists")
-    }
-}
+backend_by_get_or_load!(TieredLoad);
 
 /// The results of one backend.
 struct Rounds {
@@ -188,11 +186,6 @@ impl Rounds {
         self.together
             .push(reads as f64 / turn_start.elapsed().as_secs_f64());
     }
-}
-
-fn median(figures: &mut [f64]) -> f64 {
-    figures.sort_by(f64::total_cmp);
-    figures[figures.len() / 2]
 }
 
 /// Returns a sequence of keys with Zipf exponent 0.99 over all entries.

@@ -6,7 +6,7 @@
 
 use hdrhistogram::Histogram;
 use peers::common::{Adaptive, Bench, Contents, Hotset, Numbers, Peer, Texts, Work};
-use peers::{Foyer, Moka, MokaFuture, MutexLru, PlainMap, QuickCache, Scc};
+use peers::{Foyer, Moka, MokaFuture, MutexLru, PlainMap, QuickCache, Scc, median};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -53,11 +53,6 @@ fn column<'a, C: Contents + 'a, P: Peer<C> + 'a>(
     })
 }
 
-fn median(mut figures: Vec<f64>) -> f64 {
-    figures.sort_by(f64::total_cmp);
-    figures[figures.len() / 2]
-}
-
 /// The rows selected on the command line.
 struct Picks {
     names: Vec<String>,
@@ -97,7 +92,9 @@ const PEERS: &str =
     "hotset | adaptive | `quick_cache` | moka | foyer | scc | `Mutex<lru>` | plain map |";
 
 fn main() {
-    if let Some(name) = std::env::args().find_map(|a| Some(a.strip_prefix(MEMORY_OF)?.to_owned())) {
+    if let Some(name) =
+        std::env::args().find_map(|a| Some(a.strip_prefix(MEMORY_OPTION)?.to_owned()))
+    {
         return memory_of(&name);
     }
     let picks = Picks::from_arguments();
@@ -130,7 +127,7 @@ fn main() {
         for name in MEMORY_CACHES {
             // Each cache is measured in a separate process, whose memory contains nothing else.
             let program = std::env::current_exe().expect("the path of this program");
-            let option = format!("{MEMORY_OF}{name}");
+            let option = format!("{MEMORY_OPTION}{name}");
             let status = Command::new(program).arg(option).status();
             assert!(status.expect("this program starts").success());
         }
@@ -173,8 +170,8 @@ fn rows<C: Contents>(name: &str, work: Work, capacity: usize, turn: Duration) {
     // Million operations per second, by column and number of threads.
     #[allow(clippy::cast_precision_loss)]
     let mops = |rounds: &Vec<[f64; 2]>, at: usize| {
-        let nanos = rounds.iter().map(|figures| figures[at]).collect();
-        THREADS[at] as f64 * 1_000.0 / median(nanos)
+        let mut nanos: Vec<f64> = rounds.iter().map(|figures| figures[at]).collect();
+        THREADS[at] as f64 * 1_000.0 / median(&mut nanos)
     };
     let ours = [0, 1].map(|at| mops(&rounds[0], at));
     for (at, threads) in THREADS.iter().enumerate() {
@@ -197,7 +194,7 @@ fn rows<C: Contents>(name: &str, work: Work, capacity: usize, turn: Duration) {
 }
 
 /// The option of the processes that measure memory.
-const MEMORY_OF: &str = "--memory-of=";
+const MEMORY_OPTION: &str = "--memory-of=";
 /// The caches whose memory is measured.
 const MEMORY_CACHES: [&str; 7] = [
     "hotset",

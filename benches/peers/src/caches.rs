@@ -6,6 +6,19 @@ use std::convert::Infallible;
 use std::sync::Mutex;
 use tokio::runtime::Runtime;
 
+/// Implements `get` and `insert` by the methods of the same names of the wrapped cache.
+macro_rules! get_and_insert {
+    () => {
+        fn get(&self, key: &C::Key) -> Option<C::Value> {
+            self.0.get(key)
+        }
+
+        fn insert(&self, key: C::Key, value: C::Value) {
+            self.0.insert(key, value);
+        }
+    };
+}
+
 /// `quick_cache`. It has no time to live, and no statistics with its default features.
 pub struct QuickCache<C: Contents>(quick_cache::sync::Cache<C::Key, C::Value>);
 
@@ -16,13 +29,7 @@ impl<C: Contents> Peer<C> for QuickCache<C> {
         Self(quick_cache::sync::Cache::new(capacity))
     }
 
-    fn get(&self, key: &C::Key) -> Option<C::Value> {
-        self.0.get(key)
-    }
-
-    fn insert(&self, key: C::Key, value: C::Value) {
-        self.0.insert(key, value);
-    }
+    get_and_insert!();
 
     fn get_or_load(&self, key: &C::Key, load: impl FnOnce() -> C::Value) -> C::Value {
         let load = || Ok::<_, Infallible>(load());
@@ -49,13 +56,7 @@ impl<C: Contents> Peer<C> for Moka<C> {
         Self(builder.time_to_live(TTL).build())
     }
 
-    fn get(&self, key: &C::Key) -> Option<C::Value> {
-        self.0.get(key)
-    }
-
-    fn insert(&self, key: C::Key, value: C::Value) {
-        self.0.insert(key, value);
-    }
+    get_and_insert!();
 
     fn get_or_load(&self, key: &C::Key, load: impl FnOnce() -> C::Value) -> C::Value {
         let load = || Ok::<_, Infallible>(load());

@@ -12,3 +12,9 @@ pub mod common;
 pub mod traces;
 
 pub use caches::{Foyer, Moka, MokaFuture, MutexLru, PlainMap, QuickCache, Scc};
+
+/// Sorts measured figures, and returns their median.
+pub fn median(figures: &mut [f64]) -> f64 {
+    figures.sort_by(f64::total_cmp);
+    figures[figures.len() / 2]
+}

@@ -61,7 +61,7 @@ fn zipf(distinct: u32, exponent: f64) -> impl Fn(&mut SmallRng) -> u64 {
 }
 
 /// Generates one trace of each kind with `length` accesses.
-pub fn made(length: usize) -> Vec<Trace> {
+pub fn generate(length: usize) -> Vec<Trace> {
     let distinct = u32::try_from(length / 8).expect("the length fits into 32 bits");
     let mut rng = SmallRng::seed_from_u64(1);
     let popular = zipf(distinct, 0.9);

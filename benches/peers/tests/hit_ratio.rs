@@ -187,7 +187,7 @@ const CAPACITIES: [usize; 3] = [64, 500, 4_000];
 
 /// Checks that the hit ratio of a policy differs from that of a reference by at most half a percent.
 fn assert_matches(policy: Policy, reference: fn(&Trace, usize) -> f64) {
-    for trace in traces::made(200_000) {
+    for trace in traces::generate(200_000) {
         for capacity in CAPACITIES {
             let ours = hotset(&trace, policy, capacity, 1);
             let theirs = reference(&trace, capacity);
@@ -229,7 +229,7 @@ fn twice(length: usize, batch: u64) -> Trace {
 
 #[test]
 fn adaptive_is_never_much_worse_than_lru_and_better_on_most_traces() {
-    let mut traces = traces::made(200_000);
+    let mut traces = traces::generate(200_000);
     traces.extend([50, 400, 3_600].map(|batch| twice(200_000, batch)));
     for trace in traces {
         for (capacity, shards) in [(64, 1), (500, 4), (4_000, 4)] {
@@ -252,7 +252,7 @@ fn adaptive_is_never_much_worse_than_lru_and_better_on_most_traces() {
 /// Removed entries leave vacant slots anywhere in the queues.
 #[test]
 fn policies_keep_their_lead_over_lru_when_entries_are_removed() {
-    let trace = &traces::made(400_000)[0];
+    let trace = &traces::generate(400_000)[0];
     let ratio = |policy| {
         let cache = LocalCache::builder()
             .capacity(2_000)

@@ -1,4 +1,4 @@
-//! The parts that the programs `profiles` and `async_profiles` share: database, traffic, runs and report.
+//! The parts that the programs share: database, traffic, runs and report.
 
 // SQLite is the name of a product and not a code item.
 #![allow(clippy::doc_markdown)]

@@ -9,8 +9,8 @@ const PAGE: &str = include_str!("page.html");
 const STYLE: &str = include_str!("page.css");
 const SCRIPT: &str = include_str!("page.js");
 
-/// Renders the home page. Past the caches all data comes from one query. The caches contain the list of products apart
-/// from prices and stock, because the list seldom changes.
+/// Renders the home page. If `bypass` is set, all data comes from one query of the database. The caches contain the
+/// list of products apart from prices and stock, because the list seldom changes.
 pub(crate) async fn home(shop: &Shop, bypass: bool) -> Result<String, AnyError> {
     let mut cards = String::new();
     if bypass {

@@ -1,4 +1,4 @@
-//! The service of the shop: reads through the caches or past them, and changes.
+//! The service of the shop: changes, and reads, which may bypass the caches.
 
 use crate::AnyError;
 use crate::caches::{Cached, Caches, map_caches};

@@ -19,7 +19,7 @@ pub(crate) struct Report {
     database_times: Summary,
     /// The latencies of reads through the caches.
     cached: Summary,
-    /// The latencies of reads past the caches.
+    /// The latencies of reads that bypass the caches.
     uncached: Summary,
     caches: Vec<CacheReport>,
 }

@@ -3,7 +3,7 @@
 use crate::AnyError;
 use crate::cpu::{Cpu, Processes};
 use crate::http::{Connection, Request};
-use crate::load::{Load, Stretch};
+use crate::load::{Load, RunSettings};
 use crate::tally::Tally;
 use indicatif::ProgressBar;
 use serde::Deserialize;
@@ -60,11 +60,11 @@ impl Comparison {
 
 /// The duration of an uncounted run before the first slice, with the cache off, in which connections are opened and the
 /// database reads its files.
-const PRELUDE: Duration = Duration::from_secs(1);
+const WARM_UP_DURATION: Duration = Duration::from_secs(1);
 
 /// Returns the total duration of the comparison.
 pub(crate) fn duration(slices: u64, slice: Duration) -> Duration {
-    PRELUDE + slice * u32::try_from(slices).unwrap_or(u32::MAX)
+    WARM_UP_DURATION + slice * u32::try_from(slices).unwrap_or(u32::MAX)
 }
 
 /// Runs slices with the cache off and on in turns. The two slices of a pair send the same requests.
@@ -75,12 +75,12 @@ pub(crate) fn run(
     processes: Option<&Processes>,
     bar: &ProgressBar,
 ) -> Result<Comparison, AnyError> {
-    let prelude = Stretch {
+    let warm_up = RunSettings {
         uncached: true,
-        duration: PRELUDE,
+        duration: WARM_UP_DURATION,
         seed,
     };
-    load.run(&prelude, bar)?;
+    load.run(&warm_up, bar)?;
     let mut comparison = Comparison {
         off: Side::default(),
         on: Side::default(),
@@ -89,12 +89,12 @@ pub(crate) fn run(
     for number in 0..slices {
         let uncached = number % 2 == 0;
         bar.set_message(if uncached { "cache off" } else { "cache on" });
-        let stretch = Stretch {
+        let settings = RunSettings {
             uncached,
             duration: slice,
             seed: seed.wrapping_add(1 + number / 2),
         };
-        let slice = measure(load, &stretch, processes, bar)?;
+        let slice = measure(load, &settings, processes, bar)?;
         let side = if uncached {
             &mut comparison.off
         } else {
@@ -109,14 +109,14 @@ pub(crate) fn run(
 /// Runs one slice.
 fn measure(
     load: &Load<'_>,
-    stretch: &Stretch,
+    settings: &RunSettings,
     processes: Option<&Processes>,
     bar: &ProgressBar,
 ) -> Result<Side, AnyError> {
     let used = || processes.and_then(Processes::used);
     let (reads, cpu) = (database_reads(load.shops)?, used());
     let started = Instant::now();
-    let tally = load.run(stretch, bar)?;
+    let tally = load.run(settings, bar)?;
     Ok(Side {
         tally,
         elapsed: started.elapsed(),
@@ -152,7 +152,7 @@ pub(crate) fn database_reads(shops: &[SocketAddr]) -> Result<u64, AnyError> {
     shops.iter().map(reads).sum()
 }
 
-/// Returns an error if a shop does not response or has too few products.
+/// Returns an error if a shop does not respond or has too few products.
 pub(crate) fn check(shops: &[SocketAddr], products: u64) -> Result<(), AnyError> {
     for &shop in shops {
         let available = Stats::read(shop)?.products;

@@ -7,7 +7,7 @@ use std::str;
 use std::time::Duration;
 
 /// The timeout of a request. It is longer than all timeouts in the shops, which respond with an error before it passes.
-const TIMEOUT: Duration = Duration::from_secs(30);
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A request to a shop.
 pub(crate) struct Request<'a> {
@@ -105,9 +105,9 @@ impl Connection {
 }
 
 fn connect(address: SocketAddr) -> io::Result<TcpStream> {
-    let stream = TcpStream::connect_timeout(&address, TIMEOUT)?;
+    let stream = TcpStream::connect_timeout(&address, REQUEST_TIMEOUT)?;
     stream.set_nodelay(true)?;
-    stream.set_read_timeout(Some(TIMEOUT))?;
+    stream.set_read_timeout(Some(REQUEST_TIMEOUT))?;
     Ok(stream)
 }
 

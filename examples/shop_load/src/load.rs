@@ -19,7 +19,7 @@ pub(crate) struct Load<'a> {
 }
 
 /// The settings of one run.
-pub(crate) struct Stretch {
+pub(crate) struct RunSettings {
     /// Whether the requests bypass the caches.
     pub(crate) uncached: bool,
     pub(crate) duration: Duration,
@@ -33,12 +33,12 @@ impl Load<'_> {
     /// # Errors
     ///
     /// Returns the first error of a client.
-    pub(crate) fn run(&self, stretch: &Stretch, bar: &ProgressBar) -> Result<Tally, AnyError> {
+    pub(crate) fn run(&self, settings: &RunSettings, bar: &ProgressBar) -> Result<Tally, AnyError> {
         let started = Instant::now();
         let from = bar.position();
         thread::scope(|scope| {
             let client = |number| {
-                let mut client = Client::new(self, stretch, started, number);
+                let mut client = Client::new(self, settings, started, number);
                 scope.spawn(move || {
                     client.work(|elapsed| {
                         if number == 0 {
@@ -73,7 +73,7 @@ struct Client<'a> {
 }
 
 impl<'a> Client<'a> {
-    fn new(load: &Load<'a>, stretch: &Stretch, started: Instant, number: u64) -> Self {
+    fn new(load: &Load<'a>, settings: &RunSettings, started: Instant, number: u64) -> Self {
         let mut shops: Vec<_> = load.shops.to_vec();
         let first = usize::try_from(number).unwrap_or(0) % shops.len();
         shops.rotate_left(first);
@@ -83,13 +83,13 @@ impl<'a> Client<'a> {
         Self {
             connections: shops.into_iter().map(Connection::new).collect(),
             // Clients of different numbers or runs have different seeds.
-            visits: Visits::new(load.popularity, stretch.seed << 32 | number),
-            uncached: stretch.uncached,
+            visits: Visits::new(load.popularity, settings.seed << 32 | number),
+            uncached: settings.uncached,
             pace: Pace {
                 // The first requests of the clients are spread over one interval.
                 due: started + interval.unwrap_or_default() * to_u32(number) / to_u32(load.clients),
                 interval,
-                end: started + stretch.duration,
+                end: started + settings.duration,
             },
             path: String::new(),
             body: String::new(),
@@ -161,6 +161,7 @@ impl Pace {
             // The last response was late, so the latency of this request includes the time since it was due.
             return Some(due);
         }
+        // With a given rate, requests are sent at fixed times, so this client waits.
         thread::sleep(due - now);
         // The current time and not `due`, because the shop is not responsible for a sleep that takes too long.
         Some(Instant::now())
@@ -178,9 +179,9 @@ mod tests {
     #[test]
     fn late_request_starts_at_its_due_time() {
         let ms = Duration::from_millis;
-        let due = Instant::now();
-        // Two requests are due after this. A third one would be due after the end of the run.
-        thread::sleep(ms(30));
+        let due = Instant::now().checked_sub(ms(30));
+        let due = due.expect("the clock has counted 30 ms");
+        // Two requests are due already. A third one would be due after the end of the run.
         let mut late = pace(Some(ms(10)), due, due + ms(15));
         assert_eq!(late.wait(), Some(due));
         assert_eq!(late.wait(), Some(due + ms(10)));

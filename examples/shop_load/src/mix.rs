@@ -162,9 +162,9 @@ impl Iterator for Visits<'_> {
     fn next(&mut self) -> Option<Self::Item> {
         let mut point = self.rng.random_range(0..1_000);
         let action = ACTIONS.iter().find(|action| {
-            let is_it = point < action.share;
+            let is_chosen = point < action.share;
             point = point.saturating_sub(action.share);
-            is_it
+            is_chosen
         });
         let requests = action.expect("the shares sum up to 1,000").requests;
         Some((requests, self.popularity.pick(&mut self.rng)))
@@ -185,9 +185,9 @@ mod tests {
                 .iter()
                 .filter(|visit| visit.0 == action.requests)
                 .count();
-            let most = 100 * action.share as usize;
+            let expected = 100 * action.share as usize;
             assert!(
-                count.abs_diff(most) < most / 5,
+                count.abs_diff(expected) < expected / 5,
                 "{} of {}",
                 count,
                 action.name

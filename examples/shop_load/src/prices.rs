@@ -151,6 +151,7 @@ impl Progress {
                 let seconds = MAX_GAP.as_secs();
                 return Err(format!("no change was acknowledged for {seconds} seconds").into());
             }
+            // The clients do not wake this thread, so that it takes no time of theirs. It polls the counters instead.
             thread::sleep(Duration::from_millis(1));
         }
         bar.set_position(self.acknowledged.load(Relaxed));

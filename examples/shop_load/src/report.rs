@@ -148,7 +148,7 @@ pub(crate) fn print_prices(seen: &Seen, findings: &Findings, readers: u64, resta
     }
 }
 
-/// Prints the number of transactions in the database beside the numbers of reads and changes.
+/// Prints the number of transactions in the database next to the numbers of reads and changes.
 #[allow(clippy::cast_precision_loss)]
 pub(crate) fn print_transactions(committed: u64, reads: u64, changes: u64) {
     println!(

@@ -57,12 +57,11 @@ impl Stage {
     /// Kills Redis, and restarts it empty after the outage.
     pub(crate) fn restart_redis(&mut self, outage: Duration) {
         self.redis.kill();
+        // The outage lasts for this time, while the clients continue.
         thread::sleep(outage);
         self.redis.restart();
     }
-}
 
-impl Stage {
     /// Stops the shops, and returns the number of transactions that PostgreSQL has committed. PostgreSQL counts those
     /// of a connection when the connection is closed at the latest.
     pub(crate) fn transactions(mut self) -> Result<u64, AnyError> {

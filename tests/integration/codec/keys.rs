@@ -215,7 +215,7 @@ async fn invalidation_reaches_keys_of_all_shapes_in_other_processes() {
         assert_eq!(reader.get(key).await, Some(1));
     }
     writer.invalidate(&keys[1]).await;
-    // The other keys stay in L1, because the name is that of a single key.
+    // The other keys stay in L1, because the invalidation names a single key.
     let hits = reader.stats().hits;
     assert_eq!(reader.get(&keys[0]).await, Some(1));
     assert_eq!(reader.get(&keys[1]).await, None);

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 /// Number of customers of each shop.
 const CUSTOMERS_PER_SHOP: usize = 4;
 
-/// Pause of a customer between two requests.
+/// Pause of a customer between two requests, which leaves time for the shops on a machine with few cores.
 const PAUSE: Duration = Duration::from_millis(5);
 
 /// The requests of a customer, and their results.
@@ -39,7 +39,7 @@ impl Customers {
                 let mut random = SmallRng::seed_from_u64(seed);
                 let mut served = Served::default();
                 while !stopped.load(SeqCst) {
-                    served.note(&shop, &mut random, products);
+                    served.send_request(&shop, &mut random, products);
                     std::thread::sleep(PAUSE);
                 }
                 served
@@ -69,7 +69,8 @@ impl Drop for Customers {
 }
 
 impl Served {
-    fn note(&mut self, shop: &Shop, random: &mut SmallRng, products: i64) {
+    /// Sends a random request, and records its result.
+    fn send_request(&mut self, shop: &Shop, random: &mut SmallRng, products: i64) {
         let id = random.random_range(1..=products);
         let (method, path, body, fresh) = match random.random_range(0..20) {
             0 => ("PUT", format!("/prices/{id}"), r#"{"cents": 500}"#, false),

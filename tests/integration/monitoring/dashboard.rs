@@ -99,6 +99,7 @@ fn every_query_has_data() {
     let begun = Instant::now();
     while !waiting.is_empty() {
         assert!(begun.elapsed() < QUERY_TIMEOUT, "no data: {waiting:#?}");
+        // Prometheus does not announce new data, and each round of queries costs it time.
         std::thread::sleep(Duration::from_millis(500));
         waiting.retain(|(_, expression)| {
             let found = deployment.prometheus.query(expression);

@@ -33,8 +33,9 @@ fn time_until(
         }
         assert!(
             begun.elapsed() < max_time,
-            "not within {max_time:?}, but {firing:#?}"
+            "the condition was not met within {max_time:?}: {firing:#?}"
         );
+        // Prometheus does not announce changes, so the alerts are polled.
         std::thread::sleep(Duration::from_millis(100));
     }
 }

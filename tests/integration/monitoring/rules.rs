@@ -75,7 +75,7 @@ fn redis_near_its_memory_limit_raises_an_alert() {
     let used: u64 = memory.get("used_memory").unwrap();
     let limit = (used * 21 / 20).to_string();
     let () = redis.command(&[b"CONFIG", b"SET", b"maxmemory", limit.as_bytes()]);
-    eventually("it is near its limit", || {
+    eventually("Redis is near its limit", || {
         !prometheus.query(query).is_empty()
     });
 }

@@ -93,6 +93,7 @@ impl Browser {
         let condition = format!("return Boolean({script})");
         let is_true = async {
             while self.run(&condition).await != true {
+                // The driver does not announce changes of the page, so the page is polled.
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
         };

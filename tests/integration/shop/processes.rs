@@ -170,6 +170,6 @@ async fn stopping_shop_answers_the_request_in_flight() {
     });
     transaction.commit().await.unwrap();
     assert_eq!(change.join().unwrap(), 200);
-    let (status, said) = stopped.join().unwrap();
-    assert!(status.success(), "{said}");
+    let (status, output) = stopped.join().unwrap();
+    assert!(status.success(), "{output}");
 }

@@ -1,9 +1,9 @@
 //! A checker of histories: it decides whether each read was allowed.
 //!
-//! Each write gives its key a higher number in the database than all writes before. So a read is wrong
-//! if its number is lower than that of a write that was acknowledged before the read began (by more
-//! than the bound, if the class has one). In the process that wrote, it is also wrong if its number is lower than that
-//! of a write that had returned. Times are those of the machine's monotonic clock.
+//! Each write gives its key a higher number in the database than all writes before. So a read is wrong if its number is
+//! lower than that of a write that was acknowledged before the read began (by more than the bound, if the class has
+//! one). In the process that wrote, a read is also wrong if its number is lower than that of a write that had returned.
+//! Times are those of the machine's monotonic clock.
 
 use rustix::time::{ClockId, clock_gettime};
 use std::collections::HashMap;
@@ -57,7 +57,7 @@ impl fmt::Display for Operation {
 pub(crate) fn parse(line: &str) -> Option<Operation> {
     let words: Vec<&str> = line.split(' ').collect();
     let [kind, process, key, begun, ended, number] = words[..] else {
-        // The line of a process that was killed while it wrote it.
+        // The line is incomplete, because its process was killed while it wrote the line.
         return None;
     };
     let ended = ended.parse().ok()?;

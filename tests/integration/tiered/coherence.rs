@@ -149,7 +149,7 @@ async fn bounded_entry_expires_after_its_bound_and_is_invalidated_after_a_gap() 
     proxy.cut(Cut::Subscriptions);
     writer.insert(1, 2).await;
     let acknowledged = Instant::now();
-    // The old value may be served until the bound has passed.
+    // The old value may be served until the bound has passed, which only reads can show.
     loop {
         let asked = acknowledged.elapsed();
         let read = reader.get_or_load_async(&1, fails).await.unwrap();

@@ -121,7 +121,7 @@ async fn bounded_read_does_not_join_a_load_older_than_its_bound() {
     });
     begun.acquire().await.unwrap().forget();
     assert_eq!(writer.invalidate(&1).await, Propagation::Acknowledged);
-    // Wait until the bound has passed.
+    // The load has to be older than the bound. Nothing in the cache shows its age, so no condition can be awaited.
     tokio::time::sleep(2 * bound).await;
     // The read starts a new load instead of joining the one in flight.
     assert_eq!(
@@ -480,9 +480,9 @@ async fn user_without_channel_rights_gets_a_warning_and_affects_no_other_process
         limited.get_or_load_async(&1, || value(10)).await.unwrap(),
         10
     );
-    let heard = healthy.tier_stats();
+    let before = healthy.tier_stats();
     let _ = healthy.invalidate(&7).await;
-    assert_eq!((healthy.health().gaps, heard.events), (0, 0));
+    assert_eq!((healthy.health().gaps, before.events), (0, 0));
     let _: String = server.command(&[b"ACL", b"SETUSER", b"app", b"&hotset:*"]);
     soon("proven", || limited.health().proven_for.is_some()).await;
     soon("the queue is empty", || limited.health().queued == 0).await;
@@ -572,6 +572,7 @@ async fn dropped_futures_leave_no_lease_and_no_waiter() {
             for round in 0..200_u64 {
                 let key = (task * 7 + round) % 20;
                 let load = || async {
+                    // Simulates a query, during which many of the calls are dropped.
                     tokio::time::sleep(Duration::from_micros(300)).await;
                     if round % 5 == 0 {
                         Err("fails")
@@ -584,9 +585,11 @@ async fn dropped_futures_leave_no_lease_and_no_waiter() {
                     0 => tokio::time::timeout(limit, cache.invalidate(&key))
                         .await
                         .is_ok(),
-                    1 => tokio::time::timeout(limit, cache.write_through(key, key, |_| load2()))
-                        .await
-                        .is_ok(),
+                    1 => {
+                        tokio::time::timeout(limit, cache.write_through(key, key, |_| write_row()))
+                            .await
+                            .is_ok()
+                    }
                     _ => tokio::time::timeout(limit, cache.get_or_load_async(&key, load))
                         .await
                         .is_ok(),
@@ -613,7 +616,8 @@ async fn dropped_futures_leave_no_lease_and_no_waiter() {
     );
 }
 
-async fn load2() -> Result<(), ()> {
+/// Simulates a write to the database, during which some of the calls are dropped.
+async fn write_row() -> Result<(), ()> {
     tokio::time::sleep(Duration::from_micros(200)).await;
     Ok(())
 }

@@ -57,7 +57,7 @@ async fn wait_until_working(workers: &Workers, since: Time) {
     }
 }
 
-/// Waits while the workers continue.
+/// Waits for a time in which the workers continue, so that their operations cover the time after a fault.
 async fn pause(millis: u64) {
     tokio::time::sleep(Duration::from_millis(millis)).await;
 }
@@ -243,8 +243,8 @@ async fn resumed_process_does_not_read_from_demoted_primary() {
     assert_eq!(paused.join().unwrap(), None);
 }
 
-/// Like a managed primary without sentinels: one address, which begins to lead to another
-/// server. Half of the clients stay connected to the old server, which does not know that it was replaced.
+/// Like a managed primary without sentinels, there is one address, which begins to lead to another server. Half of the
+/// clients stay connected to the old server, which does not know that it was replaced.
 #[tokio::test(flavor = "multi_thread")]
 async fn realtime_reads_are_correct_while_an_address_moves_to_another_server() {
     let (mut old, new) = (Server::start(), Server::start());

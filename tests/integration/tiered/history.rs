@@ -112,6 +112,7 @@ impl Actor {
                 _ => {}
             }
             let pause = random.random_range(0..2_000);
+            // The pause of a client between two operations. Without it, the processes would saturate the machine.
             tokio::time::sleep(Duration::from_micros(pause)).await;
         }
     }
@@ -209,8 +210,8 @@ impl Workers {
         workers
     }
 
-    /// Starts a worker. Its number is new, because the queue of a killed worker is lost. Modulo the number of workers
-    /// it is that of its place, which selects the keys that it writes.
+    /// Starts a worker at a place. The number of its process is new, because the queue of a killed worker is lost. That
+    /// number modulo the number of workers is the place, which selects the keys that the worker writes.
     fn worker(&mut self, at: usize) -> Worker {
         let workers = self.urls.len();
         let process = self.started / workers * workers + at;
@@ -276,7 +277,7 @@ impl Run {
         }
     }
 
-    /// Waits for a random time of at most `max_millis`.
+    /// Waits for a random time of at most `max_millis`, for which a failure or the time after it lasts.
     async fn pause(&mut self, max_millis: u64) {
         let pause = self.random.random_range(max_millis / 5..max_millis);
         tokio::time::sleep(Duration::from_millis(pause)).await;
@@ -321,6 +322,7 @@ impl Run {
 async fn history_of(consistency: &'static str, workers: usize, time: Duration) -> Vec<Operation> {
     let mut run = Run::start(consistency, workers).await;
     let begun = Instant::now();
+    // The workers first run for a while without a failure.
     tokio::time::sleep(Duration::from_secs(1)).await;
     let mut faults = 0;
     while begun.elapsed() < time {

@@ -1,4 +1,4 @@
-//! Values that take long to transfer, beside small values; values and keys that Redis refuses.
+//! Large values together with small values over a slow link, and values and keys that Redis refuses.
 
 use super::servers::slow_link::SlowLink;
 use super::servers::{Server, soon};
@@ -8,18 +8,19 @@ use hotset::{Consistency, Propagation, TieredCache, Warning};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::time::Duration;
 
-/// Bandwidth in bytes per second. All large values together take twice the deadline. It is three times the lowest
-/// throughput of a connection that is not taken for a broken one, so that a busy machine does not fall below that.
-const SLOW: u32 = 3 << 20;
+/// Bandwidth in bytes per second, at which all large values together take twice the deadline. It is three times the
+/// throughput below which a connection counts as broken, so that a busy machine does not fall below that.
+const SLOW_BANDWIDTH: u32 = 3 << 20;
 const DEADLINE: Duration = Duration::from_secs(2);
 
-const LARGE: usize = 200_000;
+/// The size of a large value, in bytes.
+const LARGE_SIZE: usize = 200_000;
 const LARGE_KEYS: u64 = 64;
 const SMALL_KEYS: u64 = 100;
 
 /// Returns a large value that contains its key.
 fn large(key: u64) -> String {
-    format!("{key:8}").repeat(LARGE / 8)
+    format!("{key:8}").repeat(LARGE_SIZE / 8)
 }
 
 fn small(key: u64) -> String {
@@ -31,7 +32,7 @@ fn small(key: u64) -> String {
 async fn over_slow_link() -> (Server, SlowLink, TieredCache<u64, String>) {
     let server = Server::start();
     fill(&server).await;
-    let link = SlowLink::start(server.address(), SLOW).await;
+    let link = SlowLink::start(server.address(), SLOW_BANDWIDTH).await;
     let builder = builder(&link.url(), Consistency::L2Only).deadline(DEADLINE);
     let cache = builder.build().unwrap();
     soon("proven", || cache.health().proven_for.is_some()).await;
@@ -62,7 +63,12 @@ async fn read_small(cache: &TieredCache<u64, String>, done: &AtomicBool) -> u64 
         let key = 1_000 + reads % SMALL_KEYS;
         let load = || value(String::new());
         let found = cache.get_or_load_async(&key, load).await.unwrap();
-        assert_eq!(found, small(key), "it was loaded: {:?}", cache.health());
+        assert_eq!(
+            found,
+            small(key),
+            "the loader was called: {:?}",
+            cache.health()
+        );
         assert!(!cache.health().breaker_open, "{:?}", cache.health());
         reads += 1;
     }
@@ -214,7 +220,7 @@ async fn value_beyond_an_unknown_proto_max_bulk_len_leaves_the_circuit_closed() 
 #[tokio::test(flavor = "multi_thread")]
 async fn keys_that_redis_refuses_do_not_fail_others_of_their_batch() {
     let server = Server::start();
-    // Their names are printable, which ACL patterns have to be.
+    // The names of these keys in Redis are printable, as ACL patterns have to be.
     let keys: Vec<u64> = (100..110).collect();
     let load =
         |missing: Vec<u64>| async { Ok::<_, &str>(missing.into_iter().map(|key| (key, key))) };
@@ -273,7 +279,7 @@ async fn list_under_the_name_of_an_entry_is_replaced() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn missing_right_to_read_entries_is_warned_of() {
+async fn missing_right_to_read_entries_is_a_warning() {
     let server = Server::start();
     let rights = [
         "ACL", "SETUSER", "app", "on", ">secret", "~*", "&*", "+@all", "-get",

@@ -3,7 +3,7 @@
 use super::servers::{Server, soon};
 use super::{MINUTE, fails, value};
 use futures_util::{StreamExt, stream};
-use hotset::{Consistency, LocalCache, TieredCache};
+use hotset::{Consistency, LocalCache, LocalCacheBuilder, TieredCache};
 use std::future::{Future, pending};
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, Waker};
@@ -13,13 +13,13 @@ use tokio::task::JoinHandle;
 /// A lease whose end tests wait for.
 const LEASE: Duration = Duration::from_millis(200);
 
-/// The longest time that a test waits for a call that must end.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// The longest wait of a test before it fails.
+const TEST_TIMEOUT: Duration = Duration::from_secs(60);
 
 async fn cache_with(
     server: &Server,
     consistency: Consistency,
-    set_up: impl FnOnce(hotset::LocalCacheBuilder<u64, u64>) -> hotset::LocalCacheBuilder<u64, u64>,
+    set_up: impl FnOnce(LocalCacheBuilder<u64, u64>) -> LocalCacheBuilder<u64, u64>,
 ) -> TieredCache<u64, u64> {
     let cache = set_up(LocalCache::builder().capacity(10_000).lease(LEASE))
         .redis(server.url(), "test")
@@ -39,11 +39,11 @@ fn poll<F: Future>(future: &mut Pin<Box<F>>) -> Poll<F::Output> {
 }
 
 async fn in_time<F: Future>(future: F) -> F::Output {
-    let timed = tokio::time::timeout(PATIENCE, future).await;
-    timed.expect("waited in vain")
+    let timed = tokio::time::timeout(TEST_TIMEOUT, future).await;
+    timed.expect("timed out")
 }
 
-/// Runs without an end, as a loader that hangs.
+/// A loader that hangs.
 async fn hang() -> Result<u64, &'static str> {
     pending().await
 }
@@ -125,7 +125,7 @@ async fn permit_offered_to_an_unpolled_future_passes_to_other_callers() {
         .map(|key| Box::pin(cache.get_or_load_async(key, || value(*key))))
         .collect();
     let mut batch = Box::pin(cache.get_many_or_load_async(&[5, 6], pairs));
-    soon("they stand in the queue", || {
+    soon("all calls are in the queue", || {
         for future in &mut unpolled {
             assert!(poll(future).is_pending());
         }
@@ -153,6 +153,7 @@ async fn leave_expired(cache: &TieredCache<u64, u64>) {
         assert_eq!(got.unwrap(), key);
     }
     while cache.get(&1).await.is_some() || cache.get(&2).await.is_some() {
+        // The values expire by the system clock, which only lookups can show.
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
@@ -168,20 +169,24 @@ async fn begin_hanging(cache: &TieredCache<u64, u64>, key: u64) -> JoinHandle<()
     hanging
 }
 
+/// Sets one permit for loads, a short time to live, and a short wait after which an expired value is served.
+fn with_one_permit_and_stale_values(
+    local: LocalCacheBuilder<u64, u64>,
+) -> LocalCacheBuilder<u64, u64> {
+    local
+        .lease(Duration::from_secs(60))
+        .max_concurrent_loads(1)
+        .time_to_live(Duration::from_millis(300))
+        .stale_if_error(Duration::from_secs(600))
+        .stale_if_slow(Duration::from_millis(20))
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn callers_that_wait_for_a_hanging_database_get_the_expired_value() {
     let server = Server::start();
-    let set_up = |local: hotset::LocalCacheBuilder<u64, u64>| {
-        local
-            .lease(Duration::from_secs(60))
-            .max_concurrent_loads(1)
-            .time_to_live(Duration::from_millis(300))
-            .stale_if_error(Duration::from_secs(600))
-            .stale_if_slow(Duration::from_millis(20))
-    };
     for consistency in [Consistency::Realtime, MINUTE] {
-        let one = cache_with(&server, consistency, set_up).await;
-        let other = cache_with(&server, consistency, set_up).await;
+        let one = cache_with(&server, consistency, with_one_permit_and_stale_values).await;
+        let other = cache_with(&server, consistency, with_one_permit_and_stale_values).await;
         leave_expired(&one).await;
         leave_expired(&other).await;
         let hanging = begin_hanging(&one, 1).await;
@@ -199,17 +204,9 @@ async fn callers_that_wait_for_a_hanging_database_get_the_expired_value() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn caller_that_finds_no_permit_in_the_shadow_gets_the_expired_value() {
+async fn caller_that_finds_no_permit_in_shadow_mode_gets_the_expired_value() {
     let server = Server::start();
-    let cache = cache_with(&server, MINUTE, |local| {
-        local
-            .lease(Duration::from_secs(60))
-            .max_concurrent_loads(1)
-            .time_to_live(Duration::from_millis(300))
-            .stale_if_error(Duration::from_secs(600))
-            .stale_if_slow(Duration::from_millis(20))
-    })
-    .await;
+    let cache = cache_with(&server, MINUTE, with_one_permit_and_stale_values).await;
     leave_expired(&cache).await;
     cache.rollout().set_shadow(true);
     let hanging = begin_hanging(&cache, 1).await;
@@ -218,14 +215,14 @@ async fn caller_that_finds_no_permit_in_the_shadow_gets_the_expired_value() {
     hanging.abort();
 }
 
-/// The bound has passed when a value arrives in L1, whatever the machine's speed.
-const PASSED: Consistency = Consistency::Bounded(Duration::from_nanos(1));
+/// A bound that has passed when a value arrives in L1, whatever the machine's speed.
+const SHORTEST_BOUND: Consistency = Consistency::Bounded(Duration::from_nanos(1));
 
 #[tokio::test(flavor = "multi_thread")]
-async fn value_that_expires_on_its_way_to_l1_is_kept_only_to_serve_where_a_load_fails() {
+async fn value_that_expires_on_its_way_to_l1_is_kept_only_with_stale_if_error() {
     let server = Server::start();
     for stale_if_error in [true, false] {
-        let cache = cache_with(&server, PASSED, |local| {
+        let cache = cache_with(&server, SHORTEST_BOUND, |local| {
             let local = local.time_to_live(Duration::from_millis(100));
             if stale_if_error {
                 local.stale_if_error(Duration::from_secs(600))
@@ -237,19 +234,21 @@ async fn value_that_expires_on_its_way_to_l1_is_kept_only_to_serve_where_a_load_
         let loaded = cache.get_or_load_async(&1, || value(1)).await;
         assert_eq!(loaded.unwrap(), 1);
         assert_eq!(cache.stats().entries, u64::from(stale_if_error));
-        soon("Redis holds nothing", || server.entries("test").is_empty()).await;
+        soon("Redis has no entry", || server.entries("test").is_empty()).await;
         let served = cache.get_or_load_async(&1, fails).await;
         assert_eq!(served.ok(), stale_if_error.then_some(1));
     }
 }
 
+type SetUp = fn(LocalCacheBuilder<u64, u64>) -> LocalCacheBuilder<u64, u64>;
+
+const STALE_IF_SLOW: SetUp = |local| local.stale_if_slow(Duration::from_millis(20));
+
 /// Returns a cache with expired values of keys 1 and 2, while another process loads key 1 and never ends. The second
 /// result keeps that process alive.
-async fn batch_beside_a_hanging_process(
-    set_up: impl Fn(hotset::LocalCacheBuilder<u64, u64>) -> hotset::LocalCacheBuilder<u64, u64>,
-) -> (TieredCache<u64, u64>, impl Sized) {
+async fn batch_beside_a_hanging_process(set_up: SetUp) -> (TieredCache<u64, u64>, impl Sized) {
     let server = Server::start();
-    let set_up = |local: hotset::LocalCacheBuilder<u64, u64>| {
+    let set_up = |local: LocalCacheBuilder<u64, u64>| {
         let local = local.lease(Duration::from_secs(60));
         set_up(
             local
@@ -270,35 +269,22 @@ async fn pairs(keys: Vec<u64>) -> Result<Vec<(u64, u64)>, &'static str> {
     Ok(keys.into_iter().map(|key| (key, key + 100)).collect())
 }
 
-async fn assert_batch_gets_the_expired_value(cache: &TieredCache<u64, u64>) {
-    let batch = cache.get_many_or_load_async(&[1, 2], pairs);
-    let found = in_time(batch).await.unwrap();
-    // On a busy machine the time may be over before key 2 is loaded, too.
-    assert!(found[0] == Some(1) && [Some(2), Some(102)].contains(&found[1]));
-    assert!(cache.stats().stale >= 1);
-}
-
 #[tokio::test(flavor = "multi_thread")]
-async fn batch_that_waits_for_another_process_gets_the_expired_value_instead_of_a_timeout() {
-    let (cache, _others) =
-        batch_beside_a_hanging_process(|local| local.wait_timeout(Duration::from_millis(150)))
-            .await;
-    assert_batch_gets_the_expired_value(&cache).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn batch_that_waits_for_another_process_gets_the_expired_value_if_that_is_slow() {
-    let (cache, _others) =
-        batch_beside_a_hanging_process(|local| local.stale_if_slow(Duration::from_millis(20)))
-            .await;
-    assert_batch_gets_the_expired_value(&cache).await;
+async fn batch_that_waits_for_another_process_gets_the_expired_value_after_either_time() {
+    let wait_timeout: SetUp = |local| local.wait_timeout(Duration::from_millis(150));
+    for set_up in [wait_timeout, STALE_IF_SLOW] {
+        let (cache, _others) = batch_beside_a_hanging_process(set_up).await;
+        let batch = cache.get_many_or_load_async(&[1, 2], pairs);
+        let found = in_time(batch).await.unwrap();
+        // On a busy machine, the time may also have passed before key 2 is loaded.
+        assert!(found[0] == Some(1) && [Some(2), Some(102)].contains(&found[1]));
+        assert!(cache.stats().stale >= 1);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn batch_that_finds_no_permit_gets_the_expired_values_if_that_takes_long() {
-    let (cache, _others) =
-        batch_beside_a_hanging_process(|local| local.stale_if_slow(Duration::from_millis(20)))
-            .await;
+    let (cache, _others) = batch_beside_a_hanging_process(STALE_IF_SLOW).await;
     let holder = begin_hanging(&cache, 3).await;
     let batch = cache.get_many_or_load_async(&[2], pairs);
     assert_eq!(in_time(batch).await.unwrap(), [Some(2)]);
@@ -315,7 +301,7 @@ async fn unpolled_reads_do_not_keep_others_from_redis() {
         let stored = writer.get_or_load_async(key, || value(*key)).await;
         assert_eq!(stored.unwrap(), *key);
     }
-    let long = |local: hotset::LocalCacheBuilder<u64, u64>| local.lease(Duration::from_secs(10));
+    let long = |local: LocalCacheBuilder<u64, u64>| local.lease(Duration::from_secs(10));
     let cache = cache_with(&server, Consistency::L2Only, long).await;
     let mut unpolled: Vec<_> = keys[..300]
         .iter()

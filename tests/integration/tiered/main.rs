@@ -74,6 +74,7 @@ async fn acknowledged(cache: &TieredCache<u64, u64>, key: u64) {
             "{:?}",
             cache.health()
         );
+        // An open breaker refuses calls at once, so this pauses between them.
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }

@@ -32,12 +32,12 @@ async fn cache_built_without_redis_works_and_recovers_when_redis_starts() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn outage_under_load_fails_no_read_and_keeps_the_bound_on_concurrent_loads() {
-    const BOUND: usize = 8;
+    const MAX_LOADS: usize = 8;
     for consistency in [Consistency::Realtime, MINUTE, Consistency::L2Only] {
         let mut server = Server::start();
         let cache: TieredCache<u64, u64> = LocalCache::builder()
             .capacity(100)
-            .max_concurrent_loads(BOUND)
+            .max_concurrent_loads(MAX_LOADS)
             .redis(server.url(), "test")
             .consistency(consistency)
             .heartbeat(Duration::from_millis(100))
@@ -58,6 +58,7 @@ async fn outage_under_load_fails_no_read_and_keeps_the_bound_on_concurrent_loads
                     let wanted = (key >> 33) % 5_000;
                     let load = || async {
                         most.fetch_max(running.fetch_add(1, SeqCst) + 1, SeqCst);
+                        // Simulates a query, so that loads run at the same time.
                         tokio::time::sleep(Duration::from_millis(2)).await;
                         running.fetch_sub(1, SeqCst);
                         Ok::<_, ()>(wanted)
@@ -70,6 +71,7 @@ async fn outage_under_load_fails_no_read_and_keeps_the_bound_on_concurrent_loads
         };
         let readers = futures_util::future::join_all((0..64).map(reader));
         let faults = async {
+            // The readers continue before, during and after the outage.
             tokio::time::sleep(Duration::from_millis(500)).await;
             server.kill();
             tokio::time::sleep(Duration::from_secs(1)).await;
@@ -77,7 +79,7 @@ async fn outage_under_load_fails_no_read_and_keeps_the_bound_on_concurrent_loads
         };
         tokio::join!(readers, faults);
         let most = most.load(SeqCst);
-        assert!(most <= BOUND, "{most} at one time, {consistency:?}");
+        assert!(most <= MAX_LOADS, "{most} at one time, {consistency:?}");
         assert!(answered.load(SeqCst) > 1_000, "{}", answered.load(SeqCst));
         soon("proven", || cache.health().proven_for.is_some()).await;
     }
@@ -266,7 +268,7 @@ async fn expired_value_is_served_after_a_failed_load_if_stale_if_error_is_set() 
 async fn drop_of_the_last_handle_ends_the_background_tasks() {
     let server = Server::start();
     let cache = proven::<u64>(&server.url(), MINUTE).await;
-    let held = Arc::new(cache.clone());
+    let last = Arc::new(cache.clone());
     let clients = || -> usize {
         let list: String = server.command(&[b"CLIENT", b"LIST"]);
         // The connection of this command does not count.
@@ -275,7 +277,7 @@ async fn drop_of_the_last_handle_ends_the_background_tasks() {
     assert!(clients() >= 2);
     drop(cache);
     assert!(clients() >= 2);
-    drop(held);
+    drop(last);
     soon("no connection is left", || clients() == 0).await;
 }
 

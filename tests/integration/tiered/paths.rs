@@ -163,6 +163,7 @@ async fn callers_of_several_caches_share_one_load_and_an_error_is_not_cached() {
             tasks.push(tokio::spawn(async move {
                 let load = || async {
                     loads.fetch_add(1, SeqCst);
+                    // Simulates a query that takes long enough for all callers to arrive.
                     tokio::time::sleep(Duration::from_millis(50)).await;
                     Ok::<_, ()>(10)
                 };
@@ -338,6 +339,7 @@ async fn inserted_value_is_found_by_others_with_its_own_time_to_live() {
     // The copy in L1 does not outlive the value in Redis.
     while other.get(&2).await.is_some() {
         assert!(begun.elapsed() < Duration::from_secs(2));
+        // The entry expires by the system clock, which only lookups can show.
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     AsyncCache::invalidate(&other, &1).await;
@@ -347,7 +349,7 @@ async fn inserted_value_is_found_by_others_with_its_own_time_to_live() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn batch_takes_one_round_trip_and_one_load() {
+async fn batch_looks_up_each_key_in_redis_and_loads_missing_keys_by_one_call() {
     let server = Server::start();
     let one = proven::<u64>(&server.url(), MINUTE).await;
     let other = proven::<u64>(&server.url(), MINUTE).await;
@@ -392,6 +394,7 @@ async fn batches_of_two_processes_share_their_loads() {
     let load = |missing: Vec<u64>| {
         loaded.fetch_add(missing.len(), SeqCst);
         async move {
+            // Simulates a query, so that the loads of the two processes overlap.
             tokio::time::sleep(Duration::from_millis(20)).await;
             Ok::<_, ()>(missing.into_iter().map(|key| (key, key * 10)))
         }
@@ -445,6 +448,7 @@ fn blocking_cache_serves_threads() {
             scope.spawn(|| {
                 let load = |key: &u64| {
                     loads.fetch_add(1, SeqCst);
+                    // Simulates a query that takes long enough for all callers to arrive.
                     std::thread::sleep(Duration::from_millis(50));
                     Ok::<_, ()>(key * 10)
                 };

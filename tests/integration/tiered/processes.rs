@@ -52,7 +52,7 @@ async fn fill_of_a_process_that_was_stopped_beyond_its_lease_is_refused() {
         if invalidated {
             assert_eq!(cache.invalidate(&1).await, Propagation::Acknowledged);
         } else {
-            // Ends its lease of ten seconds early.
+            // Ends the load lease of the worker, which is ten seconds long.
             let entry = server.entries("test").remove(0);
             let _: i64 = server.command(&[b"PEXPIRE", &entry, b"1"]);
         }

@@ -28,12 +28,12 @@ async fn rollout_stores_its_percentage_of_keys_in_redis_and_reports_it() {
     let mut entries = 0;
     for percent in [0_u32, 10, 50, 100] {
         rollout.set_percent(percent.into()).unwrap();
-        let is_shown = format!("{}", cache.health().percent);
-        assert_eq!(is_shown, percent.to_string());
+        let shown = format!("{}", cache.health().percent);
+        assert_eq!(shown, percent.to_string());
         cache.clear().await;
         for key in 0..KEYS {
             cache.get_or_load_async(&key, || value(key)).await.unwrap();
-            // L1 has all of the keys.
+            // L1 has every key, whatever the percentage is.
             cache.get_or_load_async(&key, fails).await.unwrap();
         }
         let now = server.entries("test").len();

@@ -64,8 +64,8 @@ async fn failed_load_is_not_filled_and_value_not_stored_in_l1_is_not_counted_as_
     for key in 10..20 {
         assert!(cache.get_or_load_async(&key, fails).await.is_err());
     }
-    let given_back = || cache.tier_stats().calls.release.times.count() > 0;
-    soon("the lease is released", given_back).await;
+    let is_released = || cache.tier_stats().calls.release.times.count() > 0;
+    soon("the lease is released", is_released).await;
     assert_eq!(cache.tier_stats().calls.fill.times.count(), 10);
 }
 
@@ -77,6 +77,7 @@ async fn wait_for_a_permit_does_not_count_as_age_of_the_value() {
     let slow = cache.clone();
     let slow = tokio::spawn(async move {
         let load = || async {
+            // Simulates a query that keeps the only permit for longer than the age that is checked below.
             tokio::time::sleep(Duration::from_secs(2)).await;
             value(10).await
         };

@@ -149,7 +149,7 @@ async fn outage_and_its_end_are_each_logged_once() {
     for event in worse {
         soon(event, || recorder.count(event) > 0).await;
     }
-    // Some more heartbeats without a change.
+    // Several more heartbeats pass without a change. The absence of further events cannot be awaited.
     tokio::time::sleep(std::time::Duration::from_millis(500)).await;
     assert_eq!(
         recorder.count("WARN"),
@@ -228,6 +228,7 @@ async fn missing_right_is_logged_once_while_other_calls_succeed() {
         // A lookup that finds a value needs the right, because it reads the time to live. A miss does not.
         cache.get(&1).await;
         cache.get(&2).await;
+        // The loop lasts for several heartbeats, whose calls succeed.
         tokio::time::sleep(std::time::Duration::from_millis(10)).await;
     }
     assert!(cache.tier_stats().calls.lookup.failures > 10);

@@ -290,7 +290,7 @@ async fn entry_under_a_key_that_cannot_be_encoded_is_local_and_no_other_entry_ch
             assert_eq!(one.get(&key).await, None);
             let loaded = one.get_or_load_async(&key, || value(22)).await;
             assert_eq!((loaded.unwrap(), one.get(&key).await), (22, Some(22)));
-            let load = |_| async { Err::<[(Key, u64); 0], _>("it is there") };
+            let load = |_| async { Err::<[(Key, u64); 0], _>("the loader was called") };
             let found = one
                 .get_many_or_load_async(slice::from_ref(&key), load)
                 .await;
@@ -305,7 +305,7 @@ async fn entry_under_a_key_that_cannot_be_encoded_is_local_and_no_other_entry_ch
         one.insert(ambiguous(2), 30).await;
         assert_eq!(one.get(&ambiguous(0)).await, None);
         for cache in [&one, &other] {
-            let load = || async { Err::<u64, _>("it is there") };
+            let load = || async { Err::<u64, _>("the loader was called") };
             assert_eq!(cache.get_or_load_async(&beside, load).await.unwrap(), 10);
         }
         assert_eq!(one.tier_stats().invalidations, invalidations);

@@ -25,7 +25,7 @@ fn replication(server: &Server, field: &str) -> String {
     info.get(field).unwrap_or_default()
 }
 
-/// Makes a server replicate the one at a port.
+/// Makes a server a replica of the server at a port.
 fn follow(replica: &Server, port: u16) {
     let () = replica.command(&[b"REPLICAOF", b"127.0.0.1", port.to_string().as_bytes()]);
 }
@@ -232,6 +232,7 @@ async fn no_call_waits_for_a_connection_to_a_dead_primary() {
     let traffic = tokio::spawn(async move {
         loop {
             traffic.invalidate(&1).await;
+            // Calls that fail at once must not occupy the machine.
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     });

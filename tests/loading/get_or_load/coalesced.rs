@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Barrier};
 use std::thread;
 
-/// Checks that all of `callers` calls returned 42, and that one of them has loaded it.
+/// Checks that one of `callers` calls has loaded the value, and that all others have waited for it.
 fn check_one_load(cache: &Cache, callers: u64, loads: &AtomicUsize) {
     assert_eq!(loads.load(SeqCst), 1);
     let stats = cache.stats();

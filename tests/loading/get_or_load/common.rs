@@ -1,5 +1,7 @@
 //! Shared code of the cases: callers on threads, in tasks, and polled by hand.
 
+pub(crate) use crate::common::{TEST_TIMEOUT, until};
+use hotset::__private::validate;
 use hotset::{LoadError, LocalCache};
 use std::any::Any;
 use std::convert::Infallible;
@@ -18,10 +20,8 @@ use tokio::task::JoinHandle;
 pub(crate) type Cache = LocalCache<u32, u32>;
 pub(crate) type Answer<E = Infallible> = Result<u32, LoadError<E>>;
 
-/// A lease whose end a test awaits. It is longer than a busy machine delays a thread.
-pub(crate) const SHORT: Duration = Duration::from_millis(300);
-/// The longest wait of a test before it fails.
-pub(crate) const TEST_TIMEOUT: Duration = Duration::from_secs(60);
+/// A lease or wait timeout whose end a test awaits. A busy machine delays a thread by less than this.
+pub(crate) const SHORT_TIMEOUT: Duration = Duration::from_millis(300);
 
 pub(crate) fn cache_with_lease(lease: Duration) -> Cache {
     Cache::builder().capacity(100).lease(lease).build().unwrap()
@@ -32,15 +32,7 @@ pub(crate) fn patient_cache() -> Cache {
     cache_with_lease(Duration::MAX)
 }
 
-/// Waits for a condition that other threads make true.
-pub(crate) fn until(condition: impl Fn() -> bool) {
-    let start = Instant::now();
-    while !condition() {
-        assert!(start.elapsed() < TEST_TIMEOUT, "timed out");
-        thread::yield_now();
-    }
-}
-
+/// Waits in a task until the condition is true.
 pub(crate) async fn until_async(condition: impl Fn() -> bool) {
     let start = Instant::now();
     while !condition() {
@@ -50,7 +42,7 @@ pub(crate) async fn until_async(condition: impl Fn() -> bool) {
 }
 
 /// Waits until this number of callers have missed. A miss is counted just before the caller joins a load, so this also
-/// yields, to let the last one join most likely.
+/// yields, after which the last one has most likely joined.
 pub(crate) fn until_missed(cache: &Cache, misses: u64) {
     until(|| cache.stats().misses >= misses);
     (0..100).for_each(|_| thread::yield_now());
@@ -99,11 +91,11 @@ impl<'a, T> Task<'a, T> {
     }
 
     pub(crate) fn must_wait(&mut self) {
-        assert!(self.poll().is_pending(), "it has an answer already");
+        assert!(self.poll().is_pending(), "the task has an answer already");
     }
 
     pub(crate) fn answer(&mut self) -> T {
-        self.try_answer().expect("it has no answer yet")
+        self.try_answer().expect("the task has no answer yet")
     }
 
     pub(crate) fn try_answer(&mut self) -> Option<T> {
@@ -116,7 +108,7 @@ impl<'a, T> Task<'a, T> {
     /// Polls the task, which panics, and returns the payload.
     pub(crate) fn panics(&mut self) -> Box<dyn Any + Send> {
         let poll = catch_unwind(AssertUnwindSafe(|| self.poll().is_ready()));
-        poll.expect_err("it does not panic")
+        poll.expect_err("the task does not panic")
     }
 
     /// Replaces its waker, like a move to another task.
@@ -167,12 +159,15 @@ impl<'a, E: Any + Send + Sync> LoadingTask<'a, E> {
         });
         let loads = cache.stats().loads;
         task.must_wait();
-        assert_eq!(cache.stats().loads, loads + 1, "it does not lead");
+        assert_eq!(cache.stats().loads, loads + 1, "the task does not lead");
         Self { finish, task }
     }
 
     pub(crate) fn finish(mut self, result: Result<u32, E>) -> Answer<E> {
-        assert!(self.finish.send(result).is_ok(), "it loads no more");
+        assert!(
+            self.finish.send(result).is_ok(),
+            "the load has ended already"
+        );
         self.task.answer()
     }
 
@@ -219,6 +214,52 @@ pub(crate) fn counted(
         loads.fetch_add(1, SeqCst);
         Ok(value)
     }
+}
+
+/// Checks that the first load of key 1 has failed, and that one waiter has then loaded 11.
+pub(crate) fn check_one_led(cache: &Cache, loads: &AtomicUsize) {
+    assert_eq!(loads.load(SeqCst), 1);
+    let stats = cache.stats();
+    assert_eq!((stats.loads, stats.load_failures), (2, 1));
+    assert_eq!(cache.get(&1), Some(11));
+    validate(cache);
+}
+
+/// Lets 4 threads and 16 tasks wait for a load of key 1 in flight, calls `lose_load`, which ends that load without a
+/// value, and checks that one of the waiters loads.
+pub(crate) fn check_one_waiter_takes_over(
+    runtime: &Runtime,
+    cache: &Cache,
+    lose_load: impl FnOnce(),
+) {
+    let loads = Arc::new(AtomicUsize::new(0));
+    thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| cache.get_or_load(&1, |_| counted(&loads, 11)()).unwrap());
+        }
+        let tasks = spawn_callers(runtime, 16, cache, &loads, 11);
+        until_missed(cache, 21);
+        lose_load();
+        assert_eq!(tasks.answers(), [11; 16]);
+    });
+    check_one_led(cache, &loads);
+}
+
+/// Spawns tasks that request key 1, with a loader that counts its calls.
+pub(crate) fn spawn_callers(
+    runtime: &Runtime,
+    count: usize,
+    cache: &Cache,
+    loads: &Arc<AtomicUsize>,
+    value: u32,
+) -> Tasks<u32> {
+    Tasks::spawn(runtime, count, || {
+        let (cache, loads) = (cache.clone(), loads.clone());
+        async move {
+            let load = || async { counted(&loads, value)() };
+            cache.get_or_load_async(&1, load).await.unwrap()
+        }
+    })
 }
 
 /// Tasks of a runtime.

@@ -67,7 +67,7 @@ fn threads_and_tasks_hit_while_threads_and_tasks_load_other_keys() {
 }
 
 /// Returns a cache in which key 1 is due for a refresh.
-fn due_for_renewal() -> Cache {
+fn due_for_refresh() -> Cache {
     let clock = ManualClock::new();
     let cache = Cache::builder()
         .capacity(10)
@@ -83,11 +83,11 @@ fn due_for_renewal() -> Cache {
 
 #[test]
 fn hit_does_not_wait_for_the_thread_that_refreshes_the_entry() {
-    let cache = due_for_renewal();
+    let cache = due_for_refresh();
     thread::scope(|scope| {
-        let renewing = LoadingThread::<&str>::start(scope, &cache, 1);
+        let refreshing = LoadingThread::<&str>::start(scope, &cache, 1);
         must_hit(&cache);
-        assert_eq!(renewing.finish(Ok(6)).unwrap(), 6);
+        assert_eq!(refreshing.finish(Ok(6)).unwrap(), 6);
     });
     assert_eq!(cache.get(&1), Some(6));
     validate(&cache);
@@ -95,21 +95,21 @@ fn hit_does_not_wait_for_the_thread_that_refreshes_the_entry() {
 
 #[test]
 fn hit_does_not_wait_for_the_task_that_refreshes_the_entry() {
-    let cache = due_for_renewal();
-    let renewing = LoadingTask::<&str>::start(&cache, 1);
+    let cache = due_for_refresh();
+    let refreshing = LoadingTask::<&str>::start(&cache, 1);
     must_hit(&cache);
     // A refresh that is dropped or fails removes nothing.
-    drop(renewing);
+    drop(refreshing);
     must_hit(&cache);
-    let cache = due_for_renewal();
-    let renewing = LoadingTask::<&str>::start(&cache, 1);
-    assert_eq!(renewing.finish(Err("refused")).unwrap(), 5);
+    let cache = due_for_refresh();
+    let refreshing = LoadingTask::<&str>::start(&cache, 1);
+    assert_eq!(refreshing.finish(Err("refused")).unwrap(), 5);
     must_hit(&cache);
     validate(&cache);
 }
 
 thread_local! {
-    /// The barriers of this thread at its first comparison of keys.
+    /// The channels by which this thread reports its first comparison of keys, and then waits.
     static PAUSE: RefCell<Option<(mpsc::Sender<()>, mpsc::Receiver<()>)>> =
         const { RefCell::new(None) };
 }
@@ -181,7 +181,7 @@ fn hit_does_not_wait_for_a_writer_of_another_shard() {
         let load = || std::future::ready(never());
         let mut task = Task::new(cache.get_or_load_async(&key, load));
         assert_eq!(task.answer().unwrap(), 1);
-        // Neither does a load there.
+        // A load in the same shard as the hit does not wait either.
         let load = |_: &Parity| Ok::<_, Infallible>(3);
         let loaded: Result<u32, LoadError<_>> = cache.get_or_load(&Parity(3), load);
         assert_eq!(loaded.unwrap(), 3);

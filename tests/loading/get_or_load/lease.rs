@@ -13,7 +13,7 @@ use std::time::Instant;
 /// Waits until the lease of a load that has begun before has ended.
 fn outlast_the_lease() {
     let start = Instant::now();
-    until(|| start.elapsed() > SHORT);
+    until(|| start.elapsed() > SHORT_TIMEOUT);
 }
 
 /// Checks that the newer value is still cached.
@@ -39,7 +39,7 @@ fn eight_threads_get_2(cache: &Cache) {
 
 #[test]
 fn exactly_one_thread_supersedes_a_slow_thread_whose_value_is_for_its_own_caller() {
-    let cache = cache_with_lease(SHORT);
+    let cache = cache_with_lease(SHORT_TIMEOUT);
     thread::scope(|scope| {
         let slow = LoadingThread::<Infallible>::start(scope, &cache, 1);
         eight_threads_get_2(&cache);
@@ -50,44 +50,59 @@ fn exactly_one_thread_supersedes_a_slow_thread_whose_value_is_for_its_own_caller
 
 #[test]
 fn exactly_one_thread_supersedes_a_slow_task() {
-    let cache = cache_with_lease(SHORT);
+    let cache = cache_with_lease(SHORT_TIMEOUT);
     let slow = LoadingTask::<Infallible>::start(&cache, 1);
     eight_threads_get_2(&cache);
     assert_eq!(slow.finish(Ok(1)).unwrap(), 1);
     check_newer_stays(&cache);
 }
 
+type Finding = Result<u32, Infallible>;
+
+/// Ends a load that has outlasted its lease and then its successor, and checks that the value of each is stored.
+fn check_both_are_stored(
+    cache: &Cache,
+    finish_first: impl FnOnce(Finding) -> Answer,
+    finish_second: impl FnOnce(Finding) -> Answer,
+) {
+    assert_eq!(finish_first(Ok(1)).unwrap(), 1);
+    assert_eq!(cache.get(&1), Some(1));
+    assert_eq!(finish_second(Ok(2)).unwrap(), 2);
+    assert_eq!(cache.get(&1), Some(2));
+    validate(cache);
+}
+
 #[test]
 fn late_value_of_a_thread_is_stored_if_no_newer_one_was() {
-    let cache = cache_with_lease(SHORT);
+    let cache = cache_with_lease(SHORT_TIMEOUT);
     thread::scope(|scope| {
         let first = LoadingThread::<Infallible>::start(scope, &cache, 1);
-        // Waits until the lease of the first has ended, and then is slow itself.
+        // The second caller waits until the lease of the first load has ended, and then loads slowly itself.
         let second = LoadingThread::<Infallible>::start(scope, &cache, 1);
-        assert_eq!(first.finish(Ok(1)).unwrap(), 1);
-        assert_eq!(cache.get(&1), Some(1));
-        assert_eq!(second.finish(Ok(2)).unwrap(), 2);
-        assert_eq!(cache.get(&1), Some(2));
+        check_both_are_stored(
+            &cache,
+            |late| first.finish(late),
+            |value| second.finish(value),
+        );
     });
-    validate(&cache);
 }
 
 #[test]
 fn late_value_of_a_task_is_stored_if_no_newer_one_was() {
-    let cache = cache_with_lease(SHORT);
+    let cache = cache_with_lease(SHORT_TIMEOUT);
     let first = LoadingTask::<Infallible>::start(&cache, 1);
     outlast_the_lease();
     let second = LoadingTask::<Infallible>::start(&cache, 1);
-    assert_eq!(first.finish(Ok(1)).unwrap(), 1);
-    assert_eq!(cache.get(&1), Some(1));
-    assert_eq!(second.finish(Ok(2)).unwrap(), 2);
-    assert_eq!(cache.get(&1), Some(2));
-    validate(&cache);
+    check_both_are_stored(
+        &cache,
+        |late| first.finish(late),
+        |value| second.finish(value),
+    );
 }
 
 #[test]
 fn late_value_is_not_stored_after_its_successor_failed() {
-    let cache = cache_with_lease(SHORT);
+    let cache = cache_with_lease(SHORT_TIMEOUT);
     thread::scope(|scope| {
         let slow = LoadingThread::<Infallible>::start(scope, &cache, 1);
         let error = cache.get_or_load(&1, |_| Err::<u32, _>("refused"));
@@ -116,7 +131,7 @@ fn leader_within_its_lease_is_not_superseded() {
 /// Outside a runtime, the timer thread of the process wakes tasks.
 #[test]
 fn task_outside_a_runtime_is_woken_when_the_lease_ends() {
-    let cache = cache_with_lease(SHORT);
+    let cache = cache_with_lease(SHORT_TIMEOUT);
     let slow = LoadingTask::<Infallible>::start(&cache, 1);
     let mut waiting = Task::ask(&cache, 1, || Ok::<_, Infallible>(2));
     waiting.must_wait();
@@ -128,7 +143,7 @@ fn task_outside_a_runtime_is_woken_when_the_lease_ends() {
 
 #[test]
 fn caller_after_the_lease_leads_and_its_value_reaches_an_unpolled_task() {
-    let cache = cache_with_lease(SHORT);
+    let cache = cache_with_lease(SHORT_TIMEOUT);
     let loads = AtomicUsize::new(0);
     let slow = LoadingTask::<Infallible>::start(&cache, 1);
     let mut waiting = Task::<Answer>::waiting(&cache, 1);
@@ -143,7 +158,7 @@ fn caller_after_the_lease_leads_and_its_value_reaches_an_unpolled_task() {
 
 #[test]
 fn only_the_first_task_polled_after_the_lease_leads() {
-    let cache = cache_with_lease(SHORT);
+    let cache = cache_with_lease(SHORT_TIMEOUT);
     let slow = LoadingTask::<Infallible>::start(&cache, 1);
     let mut first = Task::<Answer>::waiting(&cache, 1);
     let mut second = Task::new(async {
@@ -157,7 +172,7 @@ fn only_the_first_task_polled_after_the_lease_leads() {
     outlast_the_lease();
     second.must_wait();
     assert_eq!(cache.stats().loads, 2);
-    // Its successor has its own lease.
+    // The second load has its own lease, so the first caller does not take over yet.
     first.must_wait();
     assert_eq!(second.answer().unwrap(), 2);
     assert_eq!(first.answer().unwrap(), 2);
@@ -168,7 +183,7 @@ fn only_the_first_task_polled_after_the_lease_leads() {
 #[test]
 fn late_leader_that_is_dropped_or_fails_disturbs_no_other_caller() {
     for fails in [false, true] {
-        let cache = cache_with_lease(SHORT);
+        let cache = cache_with_lease(SHORT_TIMEOUT);
         let slow = LoadingTask::<&str>::start(&cache, 1);
         outlast_the_lease();
         let newer = LoadingTask::<&str>::start(&cache, 1);
@@ -188,7 +203,7 @@ fn late_leader_that_is_dropped_or_fails_disturbs_no_other_caller() {
 
 #[test]
 fn two_loaders_that_wait_for_each_other_end_after_the_lease() {
-    let cache = cache_with_lease(SHORT);
+    let cache = cache_with_lease(SHORT_TIMEOUT);
     let gate = Barrier::new(2);
     thread::scope(|scope| {
         for (mine, other) in [(1, 2), (2, 1)] {
@@ -211,28 +226,14 @@ mod by_timer {
     use super::*;
     use std::sync::Arc;
 
-    /// Runs tasks that request key 1, which has a load in flight. One of them takes over.
-    fn spawn_eight(
-        runtime: &tokio::runtime::Runtime,
-        cache: &Cache,
-        loads: &Arc<AtomicUsize>,
-    ) -> Tasks<u32> {
-        Tasks::spawn(runtime, 8, || {
-            let (cache, loads) = (cache.clone(), loads.clone());
-            async move {
-                let load = || async { counted(&loads, 2)() };
-                cache.get_or_load_async(&1, load).await.unwrap()
-            }
-        })
-    }
-
     #[test]
     fn exactly_one_task_supersedes_a_slow_task_whose_value_is_for_its_own_caller() {
-        let cache = cache_with_lease(SHORT);
+        let cache = cache_with_lease(SHORT_TIMEOUT);
         let loads = Arc::new(AtomicUsize::new(0));
         let slow = LoadingTask::<Infallible>::start(&cache, 1);
         let runtime = runtime();
-        assert_eq!(spawn_eight(&runtime, &cache, &loads).answers(), [2; 8]);
+        let tasks = spawn_callers(&runtime, 8, &cache, &loads, 2);
+        assert_eq!(tasks.answers(), [2; 8]);
         assert_eq!(loads.load(SeqCst), 1);
         assert_eq!(slow.finish(Ok(1)).unwrap(), 1);
         check_newer_stays(&cache);
@@ -240,15 +241,15 @@ mod by_timer {
 
     #[test]
     fn exactly_one_of_threads_and_tasks_supersedes_a_slow_leader() {
-        let cache = cache_with_lease(SHORT);
+        let cache = cache_with_lease(SHORT_TIMEOUT);
         let loads = Arc::new(AtomicUsize::new(0));
         let runtime = runtime();
         thread::scope(|scope| {
             let slow = LoadingThread::<Infallible>::start(scope, &cache, 1);
-            let answers = spawn_eight(&runtime, &cache, &loads);
+            let tasks = spawn_callers(&runtime, 8, &cache, &loads, 2);
             let call = || cache.get_or_load(&1, |_| counted(&loads, 2)());
             let threads = [(); 4].map(|()| scope.spawn(call));
-            assert_eq!(answers.answers(), [2; 8]);
+            assert_eq!(tasks.answers(), [2; 8]);
             let answers = threads.map(|thread| thread.join().unwrap().unwrap());
             assert_eq!(answers, [2; 4]);
             assert_eq!(slow.finish(Ok(1)).unwrap(), 1);

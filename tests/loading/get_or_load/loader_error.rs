@@ -44,7 +44,7 @@ fn all_are_one(errors: &[Arc<String>]) -> bool {
     errors.iter().all(|error| Arc::ptr_eq(error, &errors[0]))
 }
 
-/// A caller that joins after the load has failed loads again, so this tries until none did.
+/// A caller that arrives after the load has failed loads again, so this is repeated until no caller does.
 #[test]
 fn error_reaches_all_waiting_threads_and_is_not_cached() {
     some_attempt(|| {

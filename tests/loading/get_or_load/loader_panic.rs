@@ -6,14 +6,14 @@ use std::convert::Infallible;
 use std::future::Ready;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::sync::atomic::AtomicUsize;
 use std::thread;
 
 fn panic<T>() -> T {
     resume_unwind(Box::new("the loader's panic"))
 }
 
-/// Panics in this thread's loader once `callers` have missed.
+/// Loads on this thread with a loader that panics once `callers` callers have missed.
 fn panic_in_thread(cache: &Cache, callers: u64) {
     let load = || {
         cache.get_or_load(&1, |_| -> Result<u32, Infallible> {
@@ -23,14 +23,6 @@ fn panic_in_thread(cache: &Cache, callers: u64) {
     };
     let panic = catch_unwind(AssertUnwindSafe(load)).unwrap_err();
     assert_eq!(panic.downcast_ref(), Some(&"the loader's panic"));
-}
-
-/// Checks that one load has panicked and one has not.
-fn check_one_led(cache: &Cache, loads: &AtomicUsize) {
-    assert_eq!(loads.load(SeqCst), 1);
-    let stats = cache.stats();
-    assert_eq!((stats.loads, stats.load_failures), (2, 1));
-    validate(cache);
 }
 
 #[test]
@@ -80,19 +72,13 @@ fn panic_in_a_runtime_reaches_only_its_own_task() {
         loading.get_or_load_async(&1, load).await
     });
     until(|| cache.stats().loads >= 1);
-    let answers = Tasks::spawn(&runtime, 8, || {
-        let (cache, loads) = (cache.clone(), loads.clone());
-        async move {
-            let load = || async { counted(&loads, 11)() };
-            cache.get_or_load_async(&1, load).await.unwrap()
-        }
-    });
-    assert_eq!(answers.answers(), [11; 8]);
+    let tasks = spawn_callers(&runtime, 8, &cache, &loads, 11);
+    assert_eq!(tasks.answers(), [11; 8]);
     assert!(runtime.block_on(leader).unwrap_err().is_panic());
     check_one_led(&cache, &loads);
 }
 
-/// Panics before there is a future, and at its first poll.
+/// One loader panics before it has created its future, the other at the first poll of its future.
 #[test]
 fn loader_that_panics_before_its_first_await_hands_over() {
     let cache = patient_cache();
@@ -103,7 +89,7 @@ fn loader_that_panics_before_its_first_await_hands_over() {
     let poll = || async { panic::<Result<u32, Infallible>>() };
     let mut at_poll = Task::new(cache.get_or_load_async(&1, poll));
     at_poll.panics();
-    // The waiter is woken before the future itself is dropped.
+    // The load has ended although its future has not been dropped yet.
     validate(&cache);
     assert_eq!(cache.stats().load_failures, 2);
 }
@@ -130,23 +116,7 @@ fn panic_of_a_task_hands_over_to_one_of_threads_and_tasks() {
     let runtime = runtime();
     for _ in 0..20 {
         let cache = patient_cache();
-        let loads = Arc::new(AtomicUsize::new(0));
         let loading = LoadingTask::<Infallible>::start(&cache, 1);
-        thread::scope(|scope| {
-            for _ in 0..4 {
-                scope.spawn(|| cache.get_or_load(&1, |_| counted(&loads, 11)()).unwrap());
-            }
-            let answers = Tasks::spawn(&runtime, 4, || {
-                let (cache, loads) = (cache.clone(), loads.clone());
-                async move {
-                    let load = || async { counted(&loads, 11)() };
-                    cache.get_or_load_async(&1, load).await.unwrap()
-                }
-            });
-            until_missed(&cache, 9);
-            loading.panic();
-            assert_eq!(answers.answers(), [11; 4]);
-        });
-        check_one_led(&cache, &loads);
+        check_one_waiter_takes_over(&runtime, &cache, || loading.panic());
     }
 }

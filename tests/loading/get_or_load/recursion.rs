@@ -58,8 +58,8 @@ fn async_loader_gets_recursive_for_its_own_key_and_other_keys_work() {
     task.must_wait();
     task.must_wait();
     assert_eq!(task.answer().unwrap(), 21);
-    let held = [1, 2, 3].map(|key| cache.get(&key));
-    assert_eq!(held, [Some(21), Some(20), Some(30)]);
+    let cached = [1, 2, 3].map(|key| cache.get(&key));
+    assert_eq!(cached, [Some(21), Some(20), Some(30)]);
     validate(&cache);
 }
 

@@ -1,4 +1,4 @@
-//! The deadline of a waiter passes: `WaitTimeout` for this waiter only.
+//! A waiter whose deadline passes gets `WaitTimeout`. Other waiters continue to wait.
 
 use super::common::*;
 use hotset::__private::validate;
@@ -8,7 +8,7 @@ use std::thread;
 use std::time::Instant;
 
 fn impatient_cache() -> Cache {
-    let builder = Cache::builder().capacity(100).wait_timeout(SHORT);
+    let builder = Cache::builder().capacity(100).wait_timeout(SHORT_TIMEOUT);
     builder.build().unwrap()
 }
 
@@ -17,7 +17,7 @@ fn times_out(cache: &Cache) {
     let started = Instant::now();
     let result = cache.get_or_load(&1, |_| Ok::<_, Infallible>(2));
     assert!(matches!(result, Err(LoadError::WaitTimeout)));
-    assert!(started.elapsed() >= SHORT);
+    assert!(started.elapsed() >= SHORT_TIMEOUT);
 }
 
 #[test]
@@ -87,16 +87,18 @@ fn last_waiter_that_times_out_leaves_no_load_behind() {
 /// Polls `waiting` while two loads in turn, the first of which fails with an error of another type, take longer
 /// together than the wait timeout. Returns its answer.
 fn answer_after_two_slow_loads<T>(cache: &Cache, mut waiting: Task<'_, T>) -> T {
-    let pause = SHORT.mul_f64(0.6);
+    let pause = SHORT_TIMEOUT.mul_f64(0.6);
     let failing = LoadingTask::<u16>::start(cache, 1);
     waiting.must_wait();
+    // A part of the wait timeout has to pass. Nothing in the cache shows that it has, so no condition can be awaited.
     thread::sleep(pause);
     assert!(failing.finish(Err(404)).is_err());
     let hanging = LoadingTask::<u16>::start(cache, 1);
-    // It joins the second load, unless this machine was so busy that its deadline has passed already.
+    // The waiter joins the second load, unless this machine was so busy that its deadline has passed already.
     if let Some(answer) = waiting.try_answer() {
         return answer;
     }
+    // The rest of the wait timeout passes.
     thread::sleep(pause);
     let answer = waiting.answer();
     drop(hanging);
@@ -129,7 +131,7 @@ fn timer_wakes_tasks_and_threads_at_their_deadlines() {
             let started = Instant::now();
             let load = || async { Ok::<u32, Infallible>(2) };
             let answer = cache.get_or_load_async(&1, load).await;
-            assert!(started.elapsed() >= SHORT);
+            assert!(started.elapsed() >= SHORT_TIMEOUT);
             answer
         }
     });

@@ -45,7 +45,7 @@ fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let (options, paths): (Vec<_>, Vec<_>) = arguments.iter().partition(|a| a.starts_with("--"));
     let traces = if paths.is_empty() {
-        Ok(traces::made(TRACE_LENGTH))
+        Ok(traces::generate(TRACE_LENGTH))
     } else {
         let read = paths.iter().map(|path| traces::read_all(Path::new(path)));
         read.collect::<Result<Vec<_>, _>>()

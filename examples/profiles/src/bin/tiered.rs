@@ -14,15 +14,14 @@
 
 use clap::Parser;
 use hotset::{Consistency, LocalCache, Propagation, TieredCache};
+use profiles::AnyError;
 use rusqlite::{Connection, OptionalExtension};
-use std::error::Error;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncBufReadExt, BufReader, Lines, Stdin, stdin};
 
-type AnyError = Box<dyn Error + Send + Sync>;
 type Prices = TieredCache<u64, u64>;
 
 /// The list of commands that is printed at the start.

@@ -9,17 +9,16 @@
 use clap::Parser;
 use hotset::{LocalCache, Schema, SnapshotError, WarmOptions};
 use indicatif::{ProgressBar, ProgressStyle};
+use profiles::AnyError;
 use rand_distr::{Distribution, Zipf};
 use rusqlite::{Connection, params, params_from_iter};
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
-use std::error::Error;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-type AnyError = Box<dyn Error + Send + Sync>;
 type Products = LocalCache<u64, Arc<Product>>;
 
 /// Serves products from `SQLite` with a cache that is warm when it starts

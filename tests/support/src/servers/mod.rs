@@ -22,7 +22,8 @@ use tokio::net::{TcpListener as AsyncListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-/// Waits for a condition. Panics if it does not become true within 30 s.
+/// Waits for a condition, most often on another process, which cannot announce a change. So this polls with a short
+/// pause. Panics if the condition does not become true within 30 s.
 pub fn eventually(what: &str, mut is_true: impl FnMut() -> bool) {
     let begun = Instant::now();
     while !is_true() {
@@ -118,7 +119,7 @@ impl Server {
     /// Starts the server again, at the same address and with its saved data.
     pub fn restart(&mut self) {
         self.kill();
-        // It is a copy, because sentinels make servers rewrite their configuration.
+        // The file is a copy, because sentinels make servers rewrite their configuration.
         let configuration = self.folder.path().join("redis.conf");
         std::fs::copy(deployed("redis.conf"), &configuration).unwrap();
         let process = Command::new("redis-server")

@@ -57,7 +57,7 @@ impl Shop {
                 errors.join().unwrap();
                 let mut output = output.lock().unwrap().clone();
                 if error == RecvTimeoutError::Timeout {
-                    output.push_str("it took too long\n");
+                    output.push_str("the shop took too long to start\n");
                 }
                 Err(output)
             }

@@ -82,6 +82,7 @@ impl Direction {
             }
             let arrival = self.arrival(read);
             if arrival > Instant::now() + MAX_QUEUE_TIME {
+                // The packet waits for its place in the queue of the link.
                 tokio::time::sleep_until(arrival - MAX_QUEUE_TIME).await;
             }
             to.write_all(&packet[..read]).await?;
