@@ -25,7 +25,7 @@ pub struct Stats {
     pub loads: u64,
     /// Loaders that returned an error or panicked, or whose caller was cancelled.
     pub load_failures: u64,
-    /// Callers that missed, and got the value of another caller's load.
+    /// Callers that missed, and got the value or the error of another caller's load.
     pub coalesced: u64,
     /// Loaders that were run to refresh a live entry.
     pub refreshes: u64,
