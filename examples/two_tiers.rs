@@ -27,7 +27,7 @@ fn connect(url: &str) -> Result<TieredCache<u64, u64>, Box<dyn Error>> {
 
 /// Returns the price of product 7, through the cache.
 async fn price(prices: &TieredCache<u64, u64>) -> Result<u64, Box<dyn Error>> {
-    let query = || async {
+    let query = |_| async {
         println!("  query of the database");
         Ok::<_, io::Error>(PRICE.load(Relaxed))
     };

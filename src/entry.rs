@@ -7,7 +7,8 @@ use std::time::Duration;
 /// A value with its own time to live, weight and tags, for loaders, [`LocalCache::insert_loaded`] and
 /// [`LocalCache::update_loaded`].
 ///
-/// A loader may return a `Loaded<V>` or a plain `V`. A plain `V` gets the settings of the cache.
+/// [`LocalCache::get_or_load_entry`] takes a loader that returns a `Loaded<V>`. A plain `V` gets the settings of the
+/// cache.
 ///
 /// # Examples
 ///
@@ -16,7 +17,7 @@ use std::time::Duration;
 /// use std::time::Duration;
 ///
 /// let logins: LocalCache<u64, String> = LocalCache::new(1_000);
-/// let login = logins.get_or_load(&7, |_| {
+/// let login = logins.get_or_load_entry(&7, |_| {
 ///     Ok::<_, std::io::Error>(Loaded::new("alice".to_string()).ttl(Duration::from_secs(30)))
 /// })?;
 /// assert_eq!(login, "alice");
@@ -24,6 +25,7 @@ use std::time::Duration;
 /// # Ok::<(), hotset::LoadError<std::io::Error>>(())
 /// ```
 ///
+/// [`LocalCache::get_or_load_entry`]: crate::LocalCache::get_or_load_entry
 /// [`LocalCache::insert_loaded`]: crate::LocalCache::insert_loaded
 /// [`LocalCache::update_loaded`]: crate::LocalCache::update_loaded
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,6 +34,8 @@ pub struct Loaded<V> {
     pub(crate) ttl: Option<Duration>,
     pub(crate) weight: Option<u64>,
     pub(crate) tags: Vec<Arc<str>>,
+    /// `false` if no cache stores the value: see [`uncached`](Self::uncached). `ttl` is then zero.
+    pub(crate) is_cacheable: bool,
     /// Age of the value in nanoseconds, if it comes from another cache; otherwise 0.
     pub(crate) age: Nanos,
 }
@@ -44,6 +48,38 @@ impl<V> Loaded<V> {
             ttl: None,
             weight: None,
             tags: Vec::new(),
+            is_cacheable: true,
+            age: 0,
+        }
+    }
+
+    /// Creates a `Loaded` from a value that no cache stores.
+    ///
+    /// All callers of the load get the value. An older value of the key is removed. Unlike a value with a time to live
+    /// of zero, it is not counted as [refused](crate::Stats::refused). The other settings have no effect.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use hotset::{Loaded, LocalCache};
+    ///
+    /// # fn fetch(id: u64) -> std::io::Result<Option<String>> { Ok(None) }
+    /// let names: LocalCache<u64, Option<String>> = LocalCache::new(1_000);
+    /// let load = |&id: &u64| {
+    ///     let name = fetch(id)?;
+    ///     Ok::<_, std::io::Error>(if name.is_some() { Loaded::new(name) } else { Loaded::uncached(name) })
+    /// };
+    /// assert_eq!(names.get_or_load_entry(&7, load)?, None);
+    /// assert!(!names.contains_key(&7));
+    /// # Ok::<(), hotset::LoadError<std::io::Error>>(())
+    /// ```
+    pub const fn uncached(value: V) -> Self {
+        Self {
+            value,
+            ttl: Some(Duration::ZERO),
+            weight: None,
+            tags: Vec::new(),
+            is_cacheable: false,
             age: 0,
         }
     }
@@ -54,7 +90,9 @@ impl<V> Loaded<V> {
     /// stored, but all callers of the load still get it.
     #[must_use]
     pub const fn ttl(mut self, ttl: Duration) -> Self {
-        self.ttl = Some(ttl);
+        if self.is_cacheable {
+            self.ttl = Some(ttl);
+        }
         self
     }
 
@@ -81,7 +119,7 @@ impl<V> Loaded<V> {
     ///     let page = Loaded::new(format!("<h1>{path}</h1>"));
     ///     Ok::<_, std::io::Error>(page.tags(["layout", "product:7"]))
     /// };
-    /// pages.get_or_load(&"/shop", render)?;
+    /// pages.get_or_load_entry(&"/shop", render)?;
     /// assert!(pages.contains_key("/shop"));
     /// pages.invalidate_tag("product:7");
     /// assert!(!pages.contains_key("/shop"));

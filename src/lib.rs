@@ -74,11 +74,11 @@ mod random;
 mod schema;
 mod trace;
 
-mod traits;
-
 mod sync;
 
 mod stats;
+
+mod traits;
 
 #[cfg(feature = "snapshot")]
 mod codec;
@@ -121,7 +121,9 @@ pub use config::{
 pub use consistency::Consistency;
 pub use entry::Loaded;
 pub use equivalent::Equivalent;
-pub use error::{AnyError, BuildError, LoadError};
+pub use error::{
+    AnyError, BuildError, Description, LoadError, LoaderError, OpaqueError, SharedError,
+};
 #[cfg(feature = "tokio")]
 pub use local::Detached;
 pub use local::{DefaultHasher, Iter, LocalCache, LocalCacheBuilder, RemovalCause};
@@ -140,7 +142,10 @@ pub use tiered::{
     BlockingCache, CallStats, Health, L2Calls, Propagation, RemoteError, Rollout, TierStats,
     TieredCache, TieredCacheBuilder, Warning,
 };
-pub use traits::{AsyncCache, BoxedLoad, Cache, CacheFuture, ErasedAsyncLoader, ErasedLoader};
+pub use traits::{
+    AsyncCache, BatchResult, BoxedBatchLoad, BoxedLoad, Cache, CacheFuture, ErasedAsyncBatchLoader,
+    ErasedAsyncLoader, ErasedBatchLoader, ErasedKey, ErasedLoader, LoadResult,
+};
 pub use warm::{FailedBatch, WarmOptions, WarmOutcome, WarmProgress, WarmReport};
 
 #[cfg(any(doc, doctest))]

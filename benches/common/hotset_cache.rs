@@ -89,7 +89,7 @@ impl<C: Contents, const ADAPTIVE: bool> Peer<C> for Hotset<C, ADAPTIVE> {
     }
 
     async fn get_or_load_async(&self, key: &C::Key, load: impl Fn() -> C::Value) -> C::Value {
-        let load = || async { Ok::<_, Infallible>(load()) };
+        let load = |_| async { Ok::<_, Infallible>(load()) };
         let loaded = self.0.get_or_load_async(key, load).await;
         loaded.expect("the loader does not fail")
     }

@@ -1,5 +1,6 @@
 //! The caches that a configuration builds.
 
+use crate::entry::Loaded;
 use crate::error::{AnyError, LoadError};
 use crate::local::LocalCache;
 #[cfg(feature = "metrics")]
@@ -7,9 +8,14 @@ use crate::metrics::sealed::Source;
 #[cfg(feature = "metrics")]
 use crate::metrics::{MetricsSource, Watch};
 use crate::schema::{RemoteKey, RemoteValue};
+use crate::stats::Stats;
 #[cfg(feature = "redis")]
 use crate::tiered::{Rollout, TieredCache};
-use crate::traits::{AsyncCache, Cache, CacheFuture, ErasedAsyncLoader, ErasedLoader};
+use crate::traits::pointers::{delegate_async_cache, delegate_cache};
+use crate::traits::{
+    AsyncCache, Cache, CacheFuture, ErasedAsyncBatchLoader, ErasedAsyncLoader, ErasedBatchLoader,
+    ErasedKey, ErasedLoader,
+};
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -175,61 +181,9 @@ configured_cache! {
 }
 
 impl<K, V> Cache<K, V> for ConfiguredCache<K, V> {
-    fn get(&self, key: &K) -> Option<V> {
-        self.cache.get(key)
-    }
-
-    fn insert(&self, key: K, value: V) {
-        self.cache.insert(key, value);
-    }
-
-    fn insert_with_ttl(&self, key: K, value: V, ttl: Duration) {
-        self.cache.insert_with_ttl(key, value, ttl);
-    }
-
-    fn invalidate(&self, key: &K) {
-        self.cache.invalidate(key);
-    }
-
-    fn clear(&self) {
-        self.cache.clear();
-    }
-
-    fn get_or_load_erased(
-        &self,
-        key: &K,
-        load: &mut ErasedLoader<'_, K, V>,
-    ) -> Result<V, LoadError<AnyError>> {
-        self.cache.get_or_load_erased(key, load)
-    }
+    delegate_cache!(self => self.cache);
 }
 
 impl<K, V> AsyncCache<K, V> for ConfiguredAsyncCache<K, V> {
-    fn get<'a>(&'a self, key: &'a K) -> CacheFuture<'a, Option<V>> {
-        self.cache.get(key)
-    }
-
-    fn insert(&self, key: K, value: V) -> CacheFuture<'_, ()> {
-        self.cache.insert(key, value)
-    }
-
-    fn insert_with_ttl(&self, key: K, value: V, ttl: Duration) -> CacheFuture<'_, ()> {
-        self.cache.insert_with_ttl(key, value, ttl)
-    }
-
-    fn invalidate<'a>(&'a self, key: &'a K) -> CacheFuture<'a, ()> {
-        self.cache.invalidate(key)
-    }
-
-    fn clear(&self) -> CacheFuture<'_, ()> {
-        self.cache.clear()
-    }
-
-    fn get_or_load_erased<'a>(
-        &'a self,
-        key: &'a K,
-        load: &'a mut ErasedAsyncLoader<'_, V>,
-    ) -> CacheFuture<'a, Result<V, LoadError<AnyError>>> {
-        self.cache.get_or_load_erased(key, load)
-    }
+    delegate_async_cache!(self => self.cache);
 }

@@ -8,6 +8,7 @@ use crate::local::shard::entry::EntrySettings;
 use crate::local::shard::metadata::Provenance;
 use crate::local::{KeyLocation, LocalCache};
 use crate::single_flight::Leader;
+use equivalent::Equivalent;
 use std::hash::{BuildHasher, Hash};
 
 impl<K, V, S> LocalCache<K, V, S>
@@ -56,7 +57,10 @@ where
     /// assert_eq!(visits.update(&"home", |_| None), None);
     /// assert!(visits.is_empty());
     /// ```
-    pub fn update(&self, key: &K, mut change: impl FnMut(Option<&V>) -> Option<V>) -> Option<V> {
+    pub fn update<Q>(&self, key: &Q, mut change: impl FnMut(Option<&V>) -> Option<V>) -> Option<V>
+    where
+        Q: Hash + Equivalent<K> + ToOwned<Owned = K> + ?Sized,
+    {
         self.update_loaded(key, |value| change(value).map(Loaded::new))
     }
 
@@ -76,14 +80,17 @@ where
     /// sessions.update_loaded(&7, |name| Some(Loaded::new(name?.clone()).ttl(30 * minute)));
     /// assert!(sessions.remaining_ttl(&7).unwrap() > minute);
     /// ```
-    pub fn update_loaded(
+    pub fn update_loaded<Q>(
         &self,
-        key: &K,
+        key: &Q,
         mut change: impl FnMut(Option<&V>) -> Option<Loaded<V>>,
-    ) -> Option<V> {
+    ) -> Option<V>
+    where
+        Q: Hash + Equivalent<K> + ToOwned<Owned = K> + ?Sized,
+    {
         let location = self.location(key);
         loop {
-            let mut claim = self.claim(&location, key);
+            let mut claim = self.claim(&location, key.to_owned());
             let (current, settings) = self.peek_with_settings(&location, key).unzip();
             let next = change(current.as_ref());
             let mut removals = self.removals();
@@ -92,7 +99,7 @@ where
                     let provenance = self.updated_provenance(&mut loaded, settings, claim.epoch);
                     let value = Some(loaded.value.clone());
                     let claim = Some(&mut claim);
-                    let (key, out) = (key.clone(), &mut removals);
+                    let (key, out) = (key.to_owned(), &mut removals);
                     let stored = self.store(&location, key, loaded, provenance, claim, out);
                     (value, stored)
                 }
@@ -135,11 +142,14 @@ where
     }
 
     /// Returns the live value for `key` and the settings of its entry.
-    fn peek_with_settings(
+    fn peek_with_settings<Q>(
         &self,
         location: &KeyLocation<'_, K, V>,
-        key: &K,
-    ) -> Option<(V, EntrySettings)> {
+        key: &Q,
+    ) -> Option<(V, EntrySettings)>
+    where
+        Q: Equivalent<K> + ?Sized,
+    {
         location.cell.shard.read(|shard| {
             let now = || self.inner.settings.clock.now();
             let (value, settings) = shard.peek_with_settings(location.hash, key, now)?;
@@ -151,9 +161,9 @@ where
     pub(in crate::local) fn claim<'a>(
         &self,
         location: &KeyLocation<'a, K, V>,
-        key: &K,
+        key: K,
     ) -> Leader<'a, K, V> {
         let in_flight = &location.cell.in_flight;
-        in_flight.register_update(location.hash.0, key.clone(), self.candidate())
+        in_flight.register_update(location.hash.0, key, self.candidate())
     }
 }

@@ -120,7 +120,11 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
     ) -> Result<(), Outdated> {
         let inner = &*self.inner;
         let Loaded {
-            value, ttl, weight, ..
+            value,
+            ttl,
+            weight,
+            is_cacheable,
+            ..
         } = loaded;
         let is_explicit_weight = weight.is_some();
         let weight = inner.settings.weigh(&key, &value, weight);
@@ -135,7 +139,8 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
         let deadline = kept_deadline.unwrap_or_else(new_deadline);
         if weight > inner.budget.limit() || deadline <= now {
             // A tier gives a time to live of zero to a value that it keeps elsewhere. Such a value is not refused.
-            if !inner.settings.is_l1 || ttl != Some(Duration::ZERO) {
+            let is_kept_elsewhere = inner.settings.is_l1 && ttl == Some(Duration::ZERO);
+            if is_cacheable && !is_kept_elsewhere {
                 inner.counters.count(Count::Refused);
             }
             let cause = RemovalCause::Replaced;

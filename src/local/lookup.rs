@@ -8,6 +8,7 @@ use crate::single_flight::{Candidate, Role};
 use crate::stats::Count;
 use crate::sync::reentrancy::{assert_no_lock_held, is_reading, is_writing};
 use crate::sync::thread_slot::ThreadSlot;
+use crate::traits::key::LookupKey;
 use equivalent::Equivalent;
 use std::hash::{BuildHasher, Hash};
 
@@ -189,18 +190,28 @@ where
     ///
     /// Panics on a miss if this thread holds a lock, because the leader of a load may wait for that lock.
     #[inline(always)]
-    pub(crate) fn lookup<'a>(&self, location: &KeyLocation<'a, K, V>, key: &K) -> Lookup<'a, K, V> {
+    pub(crate) fn lookup<'a, Q>(
+        &self,
+        location: &KeyLocation<'a, K, V>,
+        key: &Q,
+    ) -> Lookup<'a, K, V>
+    where
+        Q: LookupKey<K> + ?Sized,
+    {
         self.lookup_at(location, key, self.early_time())
     }
 
     /// Looks a key up like [`lookup`](Self::lookup), at the given [early time](Self::early_time).
     #[inline(always)]
-    pub(in crate::local) fn lookup_at<'a>(
+    pub(in crate::local) fn lookup_at<'a, Q>(
         &self,
         location: &KeyLocation<'a, K, V>,
-        key: &K,
+        key: &Q,
         early_time: Nanos,
-    ) -> Lookup<'a, K, V> {
+    ) -> Lookup<'a, K, V>
+    where
+        Q: LookupKey<K> + ?Sized,
+    {
         let thread = ThreadSlot::current();
         // The result of a miss is returned through this variable, so that a hit stays in registers.
         let mut miss = None;
@@ -227,14 +238,17 @@ where
     /// Looks up a key under the shard's shared lock. On a hit, returns the value and whether the caller is to refresh
     /// it. Otherwise stores the result in `miss` and returns `None`.
     #[inline(always)]
-    fn lookup_in<'a>(
+    fn lookup_in<'a, Q>(
         &self,
         shard: &Shard<K, V>,
         location: &KeyLocation<'a, K, V>,
-        key: &K,
+        key: &Q,
         early_time: Nanos,
         miss: &mut Option<Lookup<'a, K, V>>,
-    ) -> Option<(V, bool)> {
+    ) -> Option<(V, bool)>
+    where
+        Q: LookupKey<K> + ?Sized,
+    {
         let time = self.hit_time(early_time);
         if let Some((slot, value)) = shard.hit(location.hash, key, time) {
             // The flag of the cache is checked first, because it is already in the processor's cache.
@@ -248,12 +262,15 @@ where
 
     /// Looks up a key like [`lookup`](Self::lookup), but takes the candidate as an argument and never requests a
     /// refresh. Neither the statistics nor the policy record the lookup.
-    pub(crate) fn join_or_lead<'a>(
+    pub(crate) fn join_or_lead<'a, Q>(
         &self,
         location: &KeyLocation<'a, K, V>,
-        key: &K,
+        key: &Q,
         candidate: impl FnOnce() -> Candidate,
-    ) -> Lookup<'a, K, V> {
+    ) -> Lookup<'a, K, V>
+    where
+        Q: LookupKey<K> + ?Sized,
+    {
         let now = || self.inner.settings.clock.now();
         let lookup = location.cell.shard.read(|shard| {
             let found = shard.peek(location.hash, key, now);
@@ -270,13 +287,16 @@ where
     /// value instead if a load failed recently.
     #[cold]
     #[inline(never)]
-    fn join_or_lead_in<'a>(
+    fn join_or_lead_in<'a, Q>(
         &self,
         shard: &Shard<K, V>,
         location: &KeyLocation<'a, K, V>,
-        key: &K,
+        key: &Q,
         candidate: impl FnOnce() -> Candidate,
-    ) -> Lookup<'a, K, V> {
+    ) -> Lookup<'a, K, V>
+    where
+        Q: LookupKey<K> + ?Sized,
+    {
         if self.inner.settings.stale_if_error.is_some() {
             let now = self.inner.settings.clock.now();
             if let Some((value, false)) = shard.stale(location.hash, key, now) {

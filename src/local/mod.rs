@@ -21,6 +21,7 @@ mod snapshot;
 mod tags;
 #[cfg(feature = "redis")]
 pub(crate) mod tier_hooks;
+mod traits;
 mod walk;
 mod warm;
 
@@ -33,10 +34,7 @@ pub use removal::RemovalCause;
 #[cfg(feature = "snapshot")]
 pub use snapshot::{RestoreReport, SnapshotReport};
 
-use crate::error::{AnyError, LoadError};
 use crate::local::budget::Budget;
-use crate::local::load::Loader;
-use crate::local::lookup::Lookup;
 use crate::local::removal::Removals;
 use crate::local::settings::Settings;
 use crate::local::shard::Shard;
@@ -45,11 +43,9 @@ use crate::local::tags::Tags;
 use crate::single_flight::{Bulkhead, InFlightLoads};
 use crate::stats::Counters;
 use crate::sync::read_biased_lock::ReadBiasedLock;
-use crate::traits::{Cache, ErasedLoader};
-use std::hash::{BuildHasher, Hash};
+use std::hash::{BuildHasher, Hash, Hasher};
 use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::sync::Arc;
-use std::time::Duration;
 
 /// The default hasher of a cache: foldhash with a random seed.
 pub type DefaultHasher = foldhash::fast::RandomState;
@@ -195,10 +191,19 @@ impl<K, V> LocalCache<K, V> {
 }
 
 impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
+    /// Returns the hash of a key.
+    #[inline]
+    fn hash_of<Q: Hash + ?Sized>(&self, key: &Q) -> u64 {
+        // Not by `hash_one`, which a hasher may specialize for the type of the key. A `DynKey` has the hash of its key.
+        let mut hasher = self.inner.hasher.build_hasher();
+        key.hash(&mut hasher);
+        hasher.finish()
+    }
+
     /// Returns the shard and the hash of a key.
     #[inline]
     fn location<Q: Hash + ?Sized>(&self, key: &Q) -> KeyLocation<'_, K, V> {
-        let hash = KeyHash(self.inner.hasher.hash_one(key));
+        let hash = KeyHash(self.hash_of(key));
         let index = hash.shard_bits() & self.inner.cell_mask;
         KeyLocation {
             cell: &self.inner.cells[index],
@@ -218,42 +223,3 @@ impl<K, V, S> LocalCache<K, V, S> {
 /// A panic in user code leaves the cache valid, so the cache may be used after the panic is caught.
 impl<K, V, S> UnwindSafe for LocalCache<K, V, S> {}
 impl<K, V, S> RefUnwindSafe for LocalCache<K, V, S> {}
-
-impl<K, V, S> Cache<K, V> for LocalCache<K, V, S>
-where
-    K: Eq + Hash + Clone + Send + Sync,
-    V: Clone + Send + Sync,
-    S: BuildHasher + Send + Sync,
-{
-    fn get(&self, key: &K) -> Option<V> {
-        self.get(key)
-    }
-
-    fn insert(&self, key: K, value: V) {
-        self.insert(key, value);
-    }
-
-    fn insert_with_ttl(&self, key: K, value: V, ttl: Duration) {
-        self.insert_with_ttl(key, value, ttl);
-    }
-
-    fn invalidate(&self, key: &K) {
-        self.invalidate(key);
-    }
-
-    fn clear(&self) {
-        self.clear();
-    }
-
-    fn get_or_load_erased(
-        &self,
-        key: &K,
-        load: &mut ErasedLoader<'_, K, V>,
-    ) -> Result<V, LoadError<AnyError>> {
-        let location = self.location(key);
-        match self.lookup(&location, key) {
-            Lookup::Hit(value) => Ok(value),
-            lookup => self.load_blocking(&location, key, lookup, Loader::ERASED, load),
-        }
-    }
-}

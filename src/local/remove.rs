@@ -275,7 +275,7 @@ where
     /// Returns an error if the key was written to meanwhile.
     fn retain_one(&self, key: &K, keep: &mut impl FnMut(&K, &V) -> bool) -> Result<(), Outdated> {
         let location = self.location(key);
-        let mut claim = self.claim(&location, key);
+        let mut claim = self.claim(&location, key.clone());
         let value = self.peek(&location, key, |value, _| value.clone());
         // An expired entry is removed too: `keep` was not called for it, so it may not serve after a failed load.
         if value.is_some_and(|value| keep(key, &value)) {
@@ -293,13 +293,16 @@ where
     /// # Errors
     ///
     /// Returns an error if the key was written to since the claim.
-    pub(in crate::local) fn remove_claimed(
+    pub(in crate::local) fn remove_claimed<Q>(
         &self,
         location: &KeyLocation<'_, K, V>,
-        key: &K,
+        key: &Q,
         claim: &mut Leader<'_, K, V>,
         removals: &mut Removals<'_, K, V>,
-    ) -> Result<(), Outdated> {
+    ) -> Result<(), Outdated>
+    where
+        Q: Hash + Equivalent<K> + ?Sized,
+    {
         self.remove_entry(location, key, RemovalCause::Removed, Some(claim), removals)?;
         Ok(())
     }

@@ -7,13 +7,15 @@ pub(crate) use crate::local::metrics::{Loads, samples};
 use crate::clock::{Nanos, TimeSource};
 use crate::entry::Loaded;
 use crate::error::{AnyError, LoadError};
-use crate::local::load::Loader;
 use crate::local::lookup::Lookup;
 use crate::local::{DefaultHasher, KeyLocation, LocalCache};
 use crate::single_flight::Leader;
 use crate::stats::Count;
 use crate::sync::thread_slot::ThreadSlot;
-use crate::traits::erasure::{ErrorType, LoadResult};
+use crate::traits::erasure::{LoadResult, LoaderProperties};
+use crate::traits::key::LookupKey;
+use equivalent::Equivalent;
+use std::convert;
 use std::future::Future;
 use std::hash::{BuildHasher, Hash};
 use std::time::Instant;
@@ -22,8 +24,9 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
     /// Looks up a key like [`get`](Self::get), for a caller that has read the system's clock at `now`. A miss is not
     /// counted.
     #[inline]
-    pub(crate) fn hit_or_uncounted_miss(&self, key: &K, now: Nanos) -> Option<V>
+    pub(crate) fn hit_or_uncounted_miss<Q>(&self, key: &Q, now: Nanos) -> Option<V>
     where
+        Q: Hash + Equivalent<K> + ?Sized,
         V: Clone,
     {
         let early_time = self.early_time_at(now);
@@ -76,7 +79,10 @@ where
     /// Looks up a key for a caller that has read the system's clock at `now`. On a miss, joins the load in flight or
     /// leads a new one: pass the result to [`load_missed`](Self::load_missed).
     #[inline(always)]
-    pub(crate) fn look_up_to_load(&self, key: &K, now: Nanos) -> Result<V, Missed<'_, K, V>> {
+    pub(crate) fn look_up_to_load<Q>(&self, key: &Q, now: Nanos) -> Result<V, Missed<'_, K, V>>
+    where
+        Q: LookupKey<K> + ?Sized,
+    {
         let location = self.location(key);
         match self.lookup_at(&location, key, self.early_time_at(now)) {
             Lookup::Hit(value) => Ok(value),
@@ -84,28 +90,27 @@ where
         }
     }
 
-    /// Returns the value for a key after its lookup, for a loader whose result is in shared form already. The caller
-    /// shares only loads whose errors have the type `error_type`.
-    pub(crate) async fn load_missed<F>(
+    /// Returns the value for a key after its lookup, for a loader whose result is in shared form already.
+    pub(crate) async fn load_missed<Q, F>(
         &self,
-        key: &K,
+        key: &Q,
         missed: Missed<'_, K, V>,
-        error_type: ErrorType,
+        loader: LoaderProperties,
         load: impl FnOnce() -> F,
     ) -> Result<V, LoadError<AnyError>>
     where
+        Q: LookupKey<K> + ?Sized,
         F: Future<Output = LoadResult<V>>,
     {
-        let loader = Loader::with_error_type(error_type);
         let Missed { location, lookup } = missed;
-        self.load_async(location, key, (lookup, loader), load, |result| result)
+        self.load_async(location, key, (lookup, loader), load, convert::identity)
             .await
     }
 
     /// Returns a promise of a value from elsewhere. The value is stored unless the key is written to meanwhile.
     pub(crate) fn promise(&self, key: &K) -> Promise<'_, K, V, S> {
         let location = self.location(key);
-        let claim = self.claim(&location, key);
+        let claim = self.claim(&location, key.clone());
         Promise {
             cache: self,
             location,

@@ -147,7 +147,7 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
 
     /// Removes all but the last item of each key, which is the newest: an entry is in one slot at a time.
     fn keep_last_of_each_key<T>(&self, listed: &mut Vec<Listed<T>>, key_of: impl Fn(&T) -> &K) {
-        let hash_of = |item: &T| self.inner.hasher.hash_one(key_of(item));
+        let hash_of = |item: &T| self.hash_of(key_of(item));
         let mut last = HashTable::with_capacity(listed.len());
         let mut is_last = vec![false; listed.len()];
         for (at, Listed { item, .. }) in listed.iter().enumerate().rev() {

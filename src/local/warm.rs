@@ -1,9 +1,10 @@
 //! Warming a cache from its source.
 
 use crate::entry::Loaded;
+use crate::error::LoaderError;
 use crate::local::{Bound, LocalCache};
+use crate::traits::erasure::into_entries;
 use crate::warm::{Room, Run, WarmOptions, WarmReport, run_all};
-use std::any::Any;
 use std::future::Future;
 use std::hash::{BuildHasher, Hash};
 
@@ -57,15 +58,15 @@ where
     /// });
     /// assert_eq!((report.found, prices.len()), (500, 500));
     /// ```
-    pub fn warm<M, L, E>(
+    pub fn warm<T, L, E, M>(
         &self,
         keys: impl IntoIterator<Item = K>,
-        load: impl FnMut(Vec<K>) -> Result<M, E>,
+        load: impl FnMut(Vec<K>) -> Result<T, E>,
     ) -> WarmReport<K, E>
     where
-        M: IntoIterator<Item = (K, L)>,
+        T: IntoIterator<Item = (K, L)>,
         L: Into<Loaded<V>>,
-        E: Any + Send + Sync,
+        E: LoaderError<M>,
     {
         self.warm_with(WarmOptions::new(), keys, load)
     }
@@ -79,20 +80,21 @@ where
     /// # Blocking
     ///
     /// Like [`warm`](Self::warm).
-    pub fn warm_with<M, L, E>(
+    pub fn warm_with<T, L, E, M>(
         &self,
         options: WarmOptions<'_>,
         keys: impl IntoIterator<Item = K>,
-        mut load: impl FnMut(Vec<K>) -> Result<M, E>,
+        mut load: impl FnMut(Vec<K>) -> Result<T, E>,
     ) -> WarmReport<K, E>
     where
-        M: IntoIterator<Item = (K, L)>,
+        T: IntoIterator<Item = (K, L)>,
         L: Into<Loaded<V>>,
-        E: Any + Send + Sync,
+        E: LoaderError<M>,
     {
         let mut run = Run::new(options, keys);
         while let Some(batch) = run.next_batch(&self.room()) {
-            let result = self.get_many_or_load(&batch, &mut load);
+            let load = |missing| load(missing).map(into_entries);
+            let result = self.get_many_or_load_entries(&batch, load);
             run.note(batch, result);
         }
         run.finish()
@@ -103,16 +105,16 @@ where
     /// # Cancel safety
     ///
     /// The future may be dropped at any time. The entries that were loaded until then stay cached.
-    pub async fn warm_async<M, L, E, F>(
+    pub async fn warm_async<T, L, E, F, M>(
         &self,
         keys: impl IntoIterator<Item = K>,
         load: impl Fn(Vec<K>) -> F,
     ) -> WarmReport<K, E>
     where
-        F: Future<Output = Result<M, E>>,
-        M: IntoIterator<Item = (K, L)>,
+        F: Future<Output = Result<T, E>>,
+        T: IntoIterator<Item = (K, L)>,
         L: Into<Loaded<V>>,
-        E: Any + Send + Sync,
+        E: LoaderError<M>,
     {
         self.warm_with_async(WarmOptions::new(), keys, load).await
     }
@@ -122,21 +124,25 @@ where
     /// # Cancel safety
     ///
     /// Like [`warm_async`](Self::warm_async).
-    pub async fn warm_with_async<M, L, E, F>(
+    pub async fn warm_with_async<T, L, E, F, M>(
         &self,
         options: WarmOptions<'_>,
         keys: impl IntoIterator<Item = K>,
         load: impl Fn(Vec<K>) -> F,
     ) -> WarmReport<K, E>
     where
-        F: Future<Output = Result<M, E>>,
-        M: IntoIterator<Item = (K, L)>,
+        F: Future<Output = Result<T, E>>,
+        T: IntoIterator<Item = (K, L)>,
         L: Into<Loaded<V>>,
-        E: Any + Send + Sync,
+        E: LoaderError<M>,
     {
         let load = &load;
         let load_batch = |batch: Vec<K>| async move {
-            let result = self.get_many_or_load_async(&batch, load).await;
+            let load = |missing| {
+                let loading = load(missing);
+                async { loading.await.map(into_entries) }
+            };
+            let result = self.get_many_or_load_entries_async(&batch, load).await;
             (batch, result)
         };
         run_all(Run::new(options, keys), || self.room(), load_batch).await

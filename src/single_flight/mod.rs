@@ -45,7 +45,7 @@ mod write_log;
 pub(crate) use crate::single_flight::bulkhead::{Bulkhead, Permit, Queued};
 #[cfg(feature = "tokio")]
 pub(crate) use crate::single_flight::context::is_loading;
-pub(crate) use crate::single_flight::context::{LoaderId, Reentry, run_within};
+pub(crate) use crate::single_flight::context::{Reentry, run_within};
 pub(crate) use crate::single_flight::group::{LeaderGroup, WaiterGroup};
 pub(crate) use crate::single_flight::leader::Leader;
 #[cfg(feature = "tokio")]
@@ -62,6 +62,7 @@ use crate::single_flight::state::{Admission, State, Waiters, wake};
 use crate::single_flight::table::Table;
 use crate::sync::reentrancy::{LockGuardMark, assert_no_exclusive_lock_held};
 use crate::sync::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Mutex, MutexGuard};
+use crate::traits::key::LookupKey;
 use equivalent::Equivalent;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use std::sync::{Arc, OnceLock};
@@ -161,9 +162,9 @@ impl<K: Eq, V> InFlightLoads<K, V> {
     /// # Panics
     ///
     /// Panics if this thread holds a lock exclusively.
-    pub(crate) fn join_or_lead(&self, hash: u64, key: &K, candidate: Candidate) -> Role<'_, K, V>
+    pub(crate) fn join_or_lead<Q>(&self, hash: u64, key: &Q, candidate: Candidate) -> Role<'_, K, V>
     where
-        K: Clone,
+        Q: LookupKey<K> + ?Sized,
     {
         assert_no_exclusive_lock_held("load into");
         let mut table = self.table.lock();
@@ -175,7 +176,7 @@ impl<K: Eq, V> InFlightLoads<K, V> {
         // dropped under the shard's lock.
         let _guard_mark = LockGuardMark::writing();
         let state = State::led(candidate, replaces);
-        let load = InFlightLoad::new(hash, key.clone(), true, state);
+        let load = InFlightLoad::new(hash, key.to_key(), true, state);
         Role::Lead(self.register(&mut table, load, candidate))
     }
 
@@ -203,15 +204,18 @@ impl<K: Eq, V> InFlightLoads<K, V> {
         Leader::new(self, load, 1, candidate)
     }
 
-    fn join(
+    fn join<Q>(
         &self,
         table: &mut Table<K, V>,
         hash: u64,
-        key: &K,
+        key: &Q,
         candidate: Candidate,
-    ) -> Join<'_, K, V> {
+    ) -> Join<'_, K, V>
+    where
+        Q: Equivalent<K> + ?Sized,
+    {
         let _guard_mark = LockGuardMark::writing();
-        let is_it = |other: &Arc<InFlightLoad<K, V>>| other.joinable && other.key == *key;
+        let is_it = |other: &Arc<InFlightLoad<K, V>>| other.joinable && key.equivalent(&other.key);
         let Some(load) = table.find(hash, is_it) else {
             return Join::StartNew { replaces: false };
         };

@@ -2,7 +2,7 @@
 //! store the loaded values.
 
 use crate::entry::Loaded;
-use crate::error::{AnyError, LoadError};
+use crate::error::{AnyError, LoadError, LoaderError};
 use crate::local::tier_hooks::BatchLookup;
 use crate::tiered::coherence::key_waiters::KeyWait;
 use crate::tiered::coherence::read_lease::now;
@@ -12,12 +12,14 @@ use crate::tiered::l2::remote::Token;
 use crate::tiered::load::Fetched;
 use crate::tiered::load_lease::{LeaseRequest, LoadLease};
 use crate::tiered::{Inner, RemoteKey, RemoteValue, TieredCache};
-use crate::traits::erasure::{BatchResult, ErrorType, share_batch, typed};
+use crate::traits::erasure::{BatchResult, ErrorType, into_entries, share_batch, typed};
+use crate::traits::key::LookupKey;
+use equivalent::Equivalent;
 use futures_util::future::join_all;
 use parking_lot::Mutex;
-use std::any::Any;
 use std::collections::{HashMap, HashSet};
 use std::future::Future;
+use std::hash::Hash;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -36,81 +38,58 @@ impl<K: RemoteKey, V: RemoteValue> TieredCache<K, V> {
     /// # Cancel safety
     ///
     /// The future may be dropped at any time.
-    pub async fn get_many_or_load_async<M, L, E, F>(
+    pub async fn get_many_or_load_async<'q, Q, T, E, F, M>(
         &self,
-        keys: &[K],
+        keys: impl IntoIterator<Item = &'q Q>,
         mut load: impl FnMut(Vec<K>) -> F,
     ) -> Result<Vec<Option<V>>, LoadError<E>>
     where
-        F: Future<Output = Result<M, E>>,
-        M: IntoIterator<Item = (K, L)>,
-        L: Into<Loaded<V>>,
-        E: Any + Send + Sync,
+        Q: Hash + Equivalent<K> + ToOwned<Owned = K> + ?Sized + 'q,
+        F: Future<Output = Result<T, E>>,
+        T: IntoIterator<Item = (K, V)>,
+        E: LoaderError<M>,
     {
-        let inner = &self.inner;
-        // Locked while `load` creates a future, and not while that runs.
-        let load = Mutex::new(|missing| {
+        let keys = keys.into_iter().collect();
+        let load = |missing| {
             let loading = load(missing);
-            async move { share_batch(loading.await) }
-        });
-        let first = Round::default();
-        let error_type = ErrorType::of::<E>();
-        let values = inner.load_round(keys, error_type, BatchLookup::Recorded, &load, &first);
-        let mut values = typed(values.await)?;
-        // The remaining keys are loaded by other processes, or another batch of this process waits for them. The wait
-        // is outside of the batch, because other callers wait for the other keys of the batch.
-        let mut left_out = first.left_out.into_inner();
-        let mut limits = None;
-        loop {
-            let missing = |at: &usize| values[*at].is_none() && !left_out.contains(&keys[*at]);
-            let rest: Vec<usize> = (0..keys.len()).filter(missing).collect();
-            if rest.is_empty() {
-                return Ok(values);
-            }
-            let limits = limits.get_or_insert_with(|| inner.l1.wait_limits());
-            let rest_keys: Vec<K> = rest.iter().map(|&at| keys[at].clone()).collect();
-            let names: Vec<_> = rest_keys.iter().map(|key| inner.key_name(key)).collect();
-            // Registered before L2 is asked, so that no notification is missed.
-            let key_waits: Vec<_> = names
-                .iter()
-                .flatten()
-                .map(|name| inner.key_waiters.register(name))
-                .collect();
-            let round = Round::default();
-            let found = inner
-                .load_round(
-                    &rest_keys,
-                    error_type,
-                    BatchLookup::Unrecorded,
-                    &load,
-                    &round,
-                )
-                .await;
-            for (at, value) in rest.into_iter().zip(typed(found)?) {
-                values[at] = value;
-            }
-            left_out.extend(round.left_out.into_inner());
-            let leased_elsewhere = round.leased_elsewhere.into_inner();
-            // If it is empty, another batch of this process waits for the keys.
-            if leased_elsewhere.is_empty() {
-                continue;
-            }
-            if limits.next().is_none_or(|next| Instant::now() < next) {
-                inner
-                    .wait_for_others(&leased_elsewhere, key_waits, limits.next())
-                    .await;
-                continue;
-            }
-            for (key, value) in keys.iter().zip(&mut values) {
-                if value.is_none() && !left_out.contains(key) {
-                    *value = inner.l1.stale_in_place(key);
-                    if value.is_none() && limits.is_over() {
-                        return Err(LoadError::WaitTimeout);
-                    }
-                }
-            }
-            limits.stale_from = None;
-        }
+            async { share_batch(loading.await.map(into_entries)) }
+        };
+        let values = self
+            .inner
+            .get_many_or_load(keys, ErrorType::of::<E>(), load);
+        typed(Box::pin(values).await)
+    }
+
+    /// Like [`get_many_or_load_async`](Self::get_many_or_load_async), but `load` returns pairs of key and [`Loaded`].
+    /// Each has its own time to live, weight and tags.
+    ///
+    /// # Errors
+    ///
+    /// Returns the same errors as [`get_many_or_load_async`](Self::get_many_or_load_async).
+    ///
+    /// # Cancel safety
+    ///
+    /// The future may be dropped at any time.
+    pub async fn get_many_or_load_entries_async<'q, Q, T, E, F, M>(
+        &self,
+        keys: impl IntoIterator<Item = &'q Q>,
+        mut load: impl FnMut(Vec<K>) -> F,
+    ) -> Result<Vec<Option<V>>, LoadError<E>>
+    where
+        Q: Hash + Equivalent<K> + ToOwned<Owned = K> + ?Sized + 'q,
+        F: Future<Output = Result<T, E>>,
+        T: IntoIterator<Item = (K, Loaded<V>)>,
+        E: LoaderError<M>,
+    {
+        let keys = keys.into_iter().collect();
+        let load = |missing| {
+            let loading = load(missing);
+            async { share_batch(loading.await) }
+        };
+        let values = self
+            .inner
+            .get_many_or_load(keys, ErrorType::of::<E>(), load);
+        typed(Box::pin(values).await)
     }
 }
 
@@ -153,24 +132,91 @@ pub(crate) struct BatchAnswer<K, V> {
 }
 
 impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
-    /// Gets the values from L1, L2 and the loader, once. Keys that other processes load get no value.
-    async fn load_round<F>(
+    /// Returns the values for several keys from L1, L2 and the loader, whose result is in shared form already. The
+    /// caller accepts errors of other callers' loads only if they have the type `error_type`.
+    pub(super) async fn get_many_or_load<Q, F>(
         self: &Arc<Self>,
-        keys: &[K],
+        keys: Vec<&Q>,
+        error_type: ErrorType,
+        load: impl FnMut(Vec<K>) -> F,
+    ) -> Result<Vec<Option<V>>, LoadError<AnyError>>
+    where
+        Q: LookupKey<K> + ?Sized,
+        F: Future<Output = BatchResult<K, V>>,
+    {
+        // Locked while `load` creates a future, and not while that runs.
+        let load = Mutex::new(load);
+        let first = Round::default();
+        let lookup = BatchLookup::Recorded;
+        let values = self.load_round(keys.clone(), error_type, lookup, &load, &first);
+        let mut values = values.await?;
+        // The remaining keys are loaded by other processes, or another batch of this process waits for them. The wait
+        // is outside of the batch, because other callers wait for the other keys of the batch.
+        let mut left_out = first.left_out.into_inner();
+        let missing = |at: &usize| values[*at].is_none();
+        let missing = (0..keys.len()).filter(missing);
+        let mut rest: Vec<(usize, K)> = missing.map(|at| (at, keys[at].to_key())).collect();
+        let mut limits = None;
+        loop {
+            rest.retain(|(at, key)| values[*at].is_none() && !left_out.contains(key));
+            if rest.is_empty() {
+                return Ok(values);
+            }
+            let limits = limits.get_or_insert_with(|| self.l1.wait_limits());
+            let names: Vec<_> = rest.iter().map(|(_, key)| self.key_name(key)).collect();
+            // Registered before L2 is asked, so that no notification is missed.
+            let key_waits: Vec<_> = names
+                .iter()
+                .flatten()
+                .map(|name| self.key_waiters.register(name))
+                .collect();
+            let (round, lookup) = (Round::default(), BatchLookup::Unrecorded);
+            let rest_keys = rest.iter().map(|(_, key)| key).collect();
+            let found = self.load_round(rest_keys, error_type, lookup, &load, &round);
+            for ((at, _), value) in rest.iter().zip(found.await?) {
+                values[*at] = value;
+            }
+            left_out.extend(round.left_out.into_inner());
+            let leased_elsewhere = round.leased_elsewhere.into_inner();
+            // If it is empty, another batch of this process waits for the keys.
+            if leased_elsewhere.is_empty() {
+                continue;
+            }
+            if limits.next().is_none_or(|next| Instant::now() < next) {
+                self.wait_for_others(&leased_elsewhere, key_waits, limits.next())
+                    .await;
+                continue;
+            }
+            for (at, key) in &rest {
+                if values[*at].is_none() && !left_out.contains(key) {
+                    values[*at] = self.l1.stale_in_place(key);
+                    if values[*at].is_none() && limits.is_over() {
+                        return Err(LoadError::WaitTimeout);
+                    }
+                }
+            }
+            limits.stale_from = None;
+        }
+    }
+
+    /// Gets the values from L1, L2 and the loader, once. Keys that other processes load get no value.
+    async fn load_round<Q, F>(
+        self: &Arc<Self>,
+        keys: Vec<&Q>,
         error_type: ErrorType,
         lookup: BatchLookup,
         load: &Mutex<impl FnMut(Vec<K>) -> F>,
         round: &Round<K>,
     ) -> Result<Vec<Option<V>>, LoadError<AnyError>>
     where
+        Q: LookupKey<K> + ?Sized,
         F: Future<Output = BatchResult<K, V>>,
     {
         self.may_serve(now());
         let fetch = |missing| self.fetch_many(missing, load, round);
-        let values = self
-            .l1
-            .get_many_or_load_shared(keys, error_type, lookup, fetch);
-        Box::pin(values).await
+        self.l1
+            .get_many_or_load_shared(keys, error_type, lookup, fetch)
+            .await
     }
 
     /// Waits until the loads of other processes have ended, so that the keys whose loads have failed are loaded

@@ -1,18 +1,15 @@
 //! The interface of a tiered cache for threads.
 
-use crate::entry::Loaded;
-use crate::error::{AnyError, LoadError};
 use crate::single_flight::blocking::block_on;
 use crate::tiered::write::Propagation;
 use crate::tiered::{RemoteKey, RemoteValue, Rollout, TieredCache};
-use crate::traits::erasure::ErrorType;
-use crate::traits::{Cache, ErasedLoader};
+use equivalent::Equivalent;
 use std::cell::Cell;
 use std::fmt;
 use std::future::{Future, ready};
-use std::time::Duration;
+use std::hash::Hash;
 
-/// A handle to a [`TieredCache`] for threads, from [`TieredCache::blocking`]. It implements [`Cache`].
+/// A handle to a [`TieredCache`] for threads, from [`TieredCache::blocking`]. It implements [`Cache`](crate::Cache).
 ///
 /// # Panics
 ///
@@ -42,7 +39,7 @@ impl<K: RemoteKey, V: RemoteValue> BlockingCache<K, V> {
 
     /// Blocks until `future` is ready. It is polled in the context of the runtime, but not as one of its tasks, because
     /// a loader may block, and may run another runtime.
-    fn wait<T>(&self, future: impl Future<Output = T>) -> T {
+    pub(super) fn wait<T>(&self, future: impl Future<Output = T>) -> T {
         let runtime = &self.tier.inner.runtime;
         // Panics if this is called by a task, whose thread must not be blocked.
         runtime.block_on(ready(()));
@@ -58,7 +55,10 @@ impl<K: RemoteKey, V: RemoteValue> BlockingCache<K, V> {
 
     /// Invalidates the value for a key, like [`TieredCache::invalidate`].
     #[allow(clippy::must_use_candidate)]
-    pub fn invalidate(&self, key: &K) -> Propagation {
+    pub fn invalidate<Q>(&self, key: &Q) -> Propagation
+    where
+        Q: Hash + Equivalent<K> + ToOwned<Owned = K> + ?Sized,
+    {
         self.wait(self.tier.invalidate(key))
     }
 
@@ -81,46 +81,6 @@ impl<K: RemoteKey, V: RemoteValue> BlockingCache<K, V> {
     ) -> Result<Propagation, E> {
         let write = |value: V| ready(write(&value));
         self.wait(self.tier.write_through(key, value, write))
-    }
-}
-
-impl<K: RemoteKey, V: RemoteValue> Cache<K, V> for BlockingCache<K, V> {
-    fn get(&self, key: &K) -> Option<V> {
-        match self.tier.inner.look_up_l1(key) {
-            Some(value) => Some(value),
-            None => self.wait(self.tier.inner.look_up_missing(key)),
-        }
-    }
-
-    fn insert(&self, key: K, value: V) {
-        self.wait(self.tier.insert(key, value));
-    }
-
-    fn insert_with_ttl(&self, key: K, value: V, ttl: Duration) {
-        self.wait(self.tier.insert_loaded(key, Loaded::new(value).ttl(ttl)));
-    }
-
-    fn invalidate(&self, key: &K) {
-        self.wait(self.tier.invalidate(key));
-    }
-
-    fn clear(&self) {
-        self.wait(self.tier.clear());
-    }
-
-    fn get_or_load_erased(
-        &self,
-        key: &K,
-        load: &mut ErasedLoader<'_, K, V>,
-    ) -> Result<V, LoadError<AnyError>> {
-        let inner = &self.tier.inner;
-        match inner.look_up_to_load(key) {
-            Ok(value) => Ok(value),
-            Err(missed) => {
-                let load = || ready(load(key).map_err(LoadError::Failed));
-                self.wait(inner.load_missed(key, missed, ErrorType::ANY, load))
-            }
-        }
     }
 }
 

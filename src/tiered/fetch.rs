@@ -220,12 +220,30 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
     }
 
     /// Returns the value of a key that was not found in L1 from L2, without loading.
-    pub(super) async fn look_up_missing(&self, key: &K) -> Option<V> {
+    pub(super) async fn look_up_missing(&self, key: K) -> Option<V> {
         let mut value = [None];
-        let key = slice::from_ref(key);
-        self.look_up_in_l2(key, &mut value).await.ok()?;
+        self.look_up_in_l2(&[key], &mut value).await.ok()?;
         let [value] = value;
         value
+    }
+
+    /// Returns the remaining time to live of a key's value in L2, or `None` if L2 has no readable value.
+    pub(super) async fn remaining_ttl_in_l2(&self, key: K) -> Option<Duration> {
+        let is_served = !self.settings.rollout.is_shadow();
+        let name = self
+            .key_name(&key)
+            .filter(|name| is_served && self.uses_l2(name))?;
+        let request = LookupRequest::without_load(&name);
+        match self.l2.lookup(&[request]).await.ok()?.pop()? {
+            LookupReply::Value { envelope, left } => {
+                self.decode(&envelope, &name, left)?;
+                Some(left.unwrap_or(Duration::MAX))
+            }
+            _ => {
+                count(&self.counters.l2_misses);
+                None
+            }
+        }
     }
 
     /// Looks up in L2 the keys that have no value yet, and stores in L1 the values that are found.

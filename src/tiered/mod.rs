@@ -13,8 +13,10 @@ mod log;
 #[cfg(feature = "metrics")]
 mod metrics;
 mod publish;
+mod read;
 mod rollout;
 mod shadow;
+mod traits;
 mod warm;
 mod write;
 
@@ -26,13 +28,9 @@ pub use health::{Health, TierStats, Warning};
 pub use rollout::Rollout;
 pub use write::Propagation;
 
-use crate::clock::Nanos;
 use crate::codec::{encode_key_name, message_pack};
 use crate::consistency::Consistency;
-use crate::entry::Loaded;
-use crate::error::{AnyError, LoadError};
 use crate::local::LocalCache;
-use crate::local::tier_hooks::Missed;
 use crate::schema::{RemoteKey, RemoteValue};
 use crate::single_flight::Bulkhead;
 use crate::stats::Stats;
@@ -47,17 +45,12 @@ use crate::tiered::l2::codec_health::CodecHealth;
 use crate::tiered::l2::envelope::EnvelopeCodec;
 use crate::tiered::l2::remote::{Peer, Token};
 use crate::tiered::load_lease::Releases;
-use crate::traits::erasure::{ErrorType, LoadResult, share, typed};
-use crate::traits::{AsyncCache, CacheFuture, ErasedAsyncLoader};
 use builder::TierSettings;
-use health::{TierCounters, count};
+use health::TierCounters;
 use parking_lot::Mutex;
-use std::any::Any;
 use std::fmt;
-use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::time::Duration;
 use tokio::runtime::Handle;
 
 /// A cache of several processes: each has a [`LocalCache`], its L1, and all share one Redis, their L2.
@@ -72,8 +65,7 @@ use tokio::runtime::Handle;
 ///
 /// ```no_run
 /// use hotset::{Consistency, LocalCache, TieredCache};
-/// use std::time::Duration;
-///
+/// ///
 /// # async fn fetch_price(id: u64) -> std::io::Result<u64> { Ok(id * 100) }
 /// # async fn store_price(id: u64, price: u64) -> std::io::Result<()> { Ok(()) }
 /// # #[tokio::main(flavor = "current_thread")]
@@ -85,7 +77,7 @@ use tokio::runtime::Handle;
 ///     .consistency(Consistency::Realtime)
 ///     .build()?;
 ///
-/// let price = prices.get_or_load_async(&7, || fetch_price(7)).await?;
+/// let price = prices.get_or_load_async(&7, fetch_price).await?;
 /// assert_eq!(price, 700);
 ///
 /// prices.write_through(7, 800, |price| store_price(7, price)).await?;
@@ -154,55 +146,6 @@ impl<K, V> Clone for TieredCache<K, V> {
 }
 
 impl<K: RemoteKey, V: RemoteValue> TieredCache<K, V> {
-    /// Returns the value for `key` from L1 or Redis, or `None` if neither has a valid one.
-    ///
-    /// # Cancel safety
-    ///
-    /// The future may be dropped at any time.
-    pub async fn get(&self, key: &K) -> Option<V> {
-        match self.inner.look_up_l1(key) {
-            Some(value) => Some(value),
-            None => Box::pin(self.inner.look_up_missing(key)).await,
-        }
-    }
-
-    /// Returns the value for `key` from L1 or Redis. If neither has a valid one, runs `load` and stores its result in
-    /// both.
-    ///
-    /// Within this process it works like [`LocalCache::get_or_load_async`]. Of all processes that miss a key
-    /// together, one loads, and the others wait for it. If its load takes longer than the
-    /// [lease](crate::LocalCacheBuilder::lease), another process loads, and the late value goes to its own
-    /// callers and is not stored. A value whose key was invalidated during the load is not stored either.
-    ///
-    /// # Errors
-    ///
-    /// Returns the same errors as [`LocalCache::get_or_load_async`]. A failure of Redis is no error.
-    ///
-    /// # Cancel safety
-    ///
-    /// The future may be dropped at any time. Another caller or another process then loads.
-    pub async fn get_or_load_async<L, E, F>(
-        &self,
-        key: &K,
-        load: impl FnOnce() -> F + Send,
-    ) -> Result<V, LoadError<E>>
-    where
-        F: Future<Output = Result<L, E>> + Send,
-        L: Into<Loaded<V>>,
-        E: Any + Send + Sync,
-    {
-        let inner = &self.inner;
-        match inner.look_up_to_load(key) {
-            Ok(value) => Ok(value),
-            Err(missed) => {
-                let error_type = ErrorType::of::<E>();
-                let load = || async { share(load().await) };
-                // Boxed, so that this future stays small whatever the loader's size.
-                typed(Box::pin(inner.load_missed(key, missed, error_type, load)).await)
-            }
-        }
-    }
-
     /// Returns the name of L1, or the namespace if L1 was given no name.
     #[must_use]
     pub fn name(&self) -> &str {
@@ -314,152 +257,6 @@ fn key_of<K: RemoteKey>(name: &[u8]) -> Option<K> {
     message_pack::from_bytes(name).ok()
 }
 
-impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
-    /// Returns the value in L1, if L1 may serve it. Counts a hit, but no miss, for a caller that looks it up again.
-    #[inline]
-    fn hit_l1(&self, key: &K) -> Option<V> {
-        let now = now();
-        if self.read_lease.may_serve(now) {
-            self.l1.hit_or_uncounted_miss(key, now)
-        } else {
-            None
-        }
-    }
-
-    /// Returns the value in L1, if L1 may serve it, and counts a hit or a miss.
-    #[inline]
-    fn look_up_l1(&self, key: &K) -> Option<V> {
-        let now = now();
-        if !self.may_serve(now) {
-            self.l1.miss();
-            return None;
-        }
-        let value = self.l1.hit_or_uncounted_miss(key, now);
-        if value.is_none() {
-            self.l1.miss();
-        }
-        value
-    }
-
-    /// Returns the value in L1, if L1 may serve it, and counts a hit or a miss. On a miss, joins the load of L1 that is
-    /// in flight or leads a new one: pass the result to [`load_missed`](Self::load_missed).
-    #[inline(always)]
-    fn look_up_to_load(&self, key: &K) -> Result<V, Missed<'_, K, V>> {
-        let now = now();
-        // If L1 may not serve its entries, they are invalid after this, and the lookup misses.
-        self.may_serve(now);
-        self.l1.look_up_to_load(key, now)
-    }
-
-    /// Checks whether L1 may serve its entries. If not, it invalidates them and its loads in flight, so that this
-    /// caller and later ones get none of them.
-    #[inline]
-    fn may_serve(&self, now: Nanos) -> bool {
-        self.read_lease.may_serve(now) || self.begin_epoch(now)
-    }
-
-    /// Begins an epoch in L1, after the read lease has ended. Returns whether L1 may serve the entries of earlier
-    /// epochs.
-    #[cold]
-    fn begin_epoch(&self, now: Nanos) -> bool {
-        match self.settings.consistency {
-            Consistency::Realtime | Consistency::L2Only => {
-                count(&self.counters.unproven_reads);
-                self.l1.invalidate_all();
-                false
-            }
-            Consistency::Bounded(_) | Consistency::L1Only => {
-                // Later callers do not join a load that began before now.
-                self.l1.begin_epoch();
-                self.read_lease.extend(now);
-                true
-            }
-        }
-    }
-
-    /// Returns the value from L2 or the loader after a miss of L1, with the single flight of L1.
-    async fn load_missed<F>(
-        self: &Arc<Self>,
-        key: &K,
-        missed: Missed<'_, K, V>,
-        error_type: ErrorType,
-        load: impl FnOnce() -> F,
-    ) -> Result<V, LoadError<AnyError>>
-    where
-        F: Future<Output = LoadResult<V>>,
-    {
-        let fetch = || self.fetch(key, load);
-        self.l1.load_missed(key, missed, error_type, fetch).await
-    }
-}
-
-impl<K: RemoteKey, V: RemoteValue> AsyncCache<K, V> for TieredCache<K, V> {
-    fn get<'a>(&'a self, key: &'a K) -> CacheFuture<'a, Option<V>> {
-        match self.inner.look_up_l1(key) {
-            Some(value) => CacheFuture::ready(Some(value)),
-            None => CacheFuture::new(self.inner.look_up_missing(key)),
-        }
-    }
-
-    fn insert(&self, key: K, value: V) -> CacheFuture<'_, ()> {
-        CacheFuture::new(async move {
-            self.insert(key, value).await;
-        })
-    }
-
-    fn insert_with_ttl(&self, key: K, value: V, ttl: Duration) -> CacheFuture<'_, ()> {
-        CacheFuture::new(async move {
-            self.insert_loaded(key, Loaded::new(value).ttl(ttl)).await;
-        })
-    }
-
-    fn invalidate<'a>(&'a self, key: &'a K) -> CacheFuture<'a, ()> {
-        CacheFuture::new(async move {
-            self.invalidate(key).await;
-        })
-    }
-
-    fn clear(&self) -> CacheFuture<'_, ()> {
-        CacheFuture::new(async move {
-            self.clear().await;
-        })
-    }
-
-    fn get_or_load_erased<'a>(
-        &'a self,
-        key: &'a K,
-        load: &'a mut ErasedAsyncLoader<'_, V>,
-    ) -> CacheFuture<'a, Result<V, LoadError<AnyError>>> {
-        let inner = &self.inner;
-        if let Some(value) = inner.hit_l1(key) {
-            return CacheFuture::ready(Ok(value));
-        }
-        CacheFuture::new(async move {
-            // Looked up again when the future is polled: the read lease may have ended since.
-            let missed = match inner.look_up_to_load(key) {
-                Ok(value) => return Ok(value),
-                Err(missed) => missed,
-            };
-            let load = move || async move { load().await.map_err(LoadError::Failed) };
-            inner.load_missed(key, missed, ErrorType::ANY, load).await
-        })
-    }
-
-    fn get_or_load_async<L, E, F>(
-        &self,
-        key: &K,
-        load: impl FnOnce() -> F + Send,
-    ) -> impl Future<Output = Result<V, LoadError<E>>> + Send
-    where
-        F: Future<Output = Result<L, E>> + Send,
-        L: Into<Loaded<V>>,
-        E: Any + Send + Sync,
-    {
-        // The method of the type, which needs no boxed loader.
-        self.get_or_load_async(key, load)
-    }
-}
-
 impl<K, V> fmt::Debug for TieredCache<K, V> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("TieredCache")
@@ -507,7 +304,7 @@ mod tests {
             .consistency(Consistency::L1Only)
             .build()
             .unwrap();
-        let load = || async { Ok::<_, Infallible>(10) };
+        let load = |_| async { Ok::<_, Infallible>(10) };
         for (hashes, key) in [CountedKey(1), CountedKey(2)].iter().enumerate() {
             let hashes = u32::try_from(hashes).unwrap();
             assert_eq!(HASHES.get(), 2 * hashes);

@@ -2,20 +2,19 @@
 
 use crate::consistency::Consistency;
 use crate::entry::Loaded;
-use crate::error::LoadError;
+use crate::error::{LoadError, LoaderError};
 use crate::local::SnapshotReport;
 use crate::snapshot;
 use crate::snapshot::SnapshotError;
 use crate::tiered::coherence::read_lease::now;
 use crate::tiered::l2::remote::RemoteError;
 use crate::tiered::{Inner, RemoteKey, RemoteValue, TieredCache};
+use crate::traits::erasure::into_entries;
 use crate::warm::{Run, WarmOptions, WarmOutcome, WarmReport, run_all};
-use std::any::Any;
 use std::future::Future;
 use std::io;
 use std::panic::resume_unwind;
 use std::path::Path;
-use std::sync::Arc;
 
 /// The number of heartbeats for which a warm-up waits for the proof that invalidations arrive.
 const PROOF_HEARTBEATS: u32 = 4;
@@ -37,16 +36,16 @@ impl<K: RemoteKey, V: RemoteValue> TieredCache<K, V> {
     /// # Cancel safety
     ///
     /// The future may be dropped at any time. Values that were loaded until then stay cached.
-    pub async fn warm_async<M, L, E, F>(
+    pub async fn warm_async<T, L, E, F, M>(
         &self,
         keys: impl IntoIterator<Item = K>,
         load: impl Fn(Vec<K>) -> F,
     ) -> WarmReport<K, E>
     where
-        F: Future<Output = Result<M, E>>,
-        M: IntoIterator<Item = (K, L)>,
+        F: Future<Output = Result<T, E>>,
+        T: IntoIterator<Item = (K, L)>,
         L: Into<Loaded<V>>,
-        E: Any + Send + Sync,
+        E: LoaderError<M>,
     {
         self.warm_with_async(WarmOptions::new(), keys, load).await
     }
@@ -56,21 +55,25 @@ impl<K: RemoteKey, V: RemoteValue> TieredCache<K, V> {
     /// # Cancel safety
     ///
     /// See [`warm_async`](Self::warm_async).
-    pub async fn warm_with_async<M, L, E, F>(
+    pub async fn warm_with_async<T, L, E, F, M>(
         &self,
         options: WarmOptions<'_>,
         keys: impl IntoIterator<Item = K>,
         load: impl Fn(Vec<K>) -> F,
     ) -> WarmReport<K, E>
     where
-        F: Future<Output = Result<M, E>>,
-        M: IntoIterator<Item = (K, L)>,
+        F: Future<Output = Result<T, E>>,
+        T: IntoIterator<Item = (K, L)>,
         L: Into<Loaded<V>>,
-        E: Any + Send + Sync,
+        E: LoaderError<M>,
     {
         let load = &load;
         let ask = |batch: Vec<K>| async move {
-            let result = self.get_many_or_load_async(&batch, load).await;
+            let load = |missing| {
+                let loading = load(missing);
+                async { loading.await.map(into_entries) }
+            };
+            let result = self.get_many_or_load_entries_async(&batch, load).await;
             (batch, result)
         };
         self.inner.warm(Run::new(options, keys), ask).await
@@ -92,7 +95,7 @@ impl<K: RemoteKey, V: RemoteValue> TieredCache<K, V> {
     ) -> WarmReport<K, RemoteError> {
         let ask = |batch: Vec<K>| async move {
             let found = self.inner.look_up_many(&batch).await;
-            let found = found.map_err(|error| LoadError::Failed(Arc::new(error)));
+            let found = found.map_err(|error| LoadError::failed(error));
             (batch, found)
         };
         self.inner.warm(Run::new(options, keys), ask).await

@@ -5,8 +5,10 @@ use crate::tiered::l2::remote::Subject;
 use crate::tiered::load::Fetched;
 use crate::tiered::publish::{Change, NewEntry};
 use crate::tiered::{RemoteKey, RemoteValue, TieredCache};
+use equivalent::Equivalent;
 use std::convert::Infallible;
 use std::future::{Future, Ready};
+use std::hash::Hash;
 use std::time::Instant;
 
 /// The extent to which a change has reached the other processes.
@@ -38,12 +40,16 @@ impl<K: RemoteKey, V: RemoteValue> TieredCache<K, V> {
     /// # Cancel safety
     ///
     /// If the future is dropped after it was polled, the invalidation continues.
-    pub async fn invalidate(&self, key: &K) -> Propagation {
-        let Some(name) = self.inner.key_name(key) else {
-            self.inner.l1.remove(key);
+    pub async fn invalidate<Q>(&self, key: &Q) -> Propagation
+    where
+        Q: Hash + Equivalent<K> + ToOwned<Owned = K> + ?Sized,
+    {
+        let key = key.to_owned();
+        let Some(name) = self.inner.key_name(&key) else {
+            self.inner.l1.remove(&key);
             return Propagation::LocalOnly;
         };
-        let change = Change::invalidation(Subject::Key(name), Some(key));
+        let change = Change::invalidation(Subject::Key(name), Some(&key));
         self.inner.publish(change).await
     }
 

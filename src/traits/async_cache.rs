@@ -1,13 +1,19 @@
 //! The trait of caches for async tasks.
 
 use crate::entry::Loaded;
-use crate::error::{AnyError, LoadError};
+use crate::error::{AnyError, LoadError, LoaderError};
+use crate::stats::Stats;
+use crate::traits::batch::{erase_keys, missing_keys, store_pair};
 use crate::traits::cache_future::CacheFuture;
 use crate::traits::erasure::{
-    BoxedLoad, ErasedAsyncLoader, FOREIGN_ERROR, SECOND_CALL, downcast, erase,
+    BoxedBatchLoad, BoxedLoad, ErasedAsyncBatchLoader, ErasedAsyncLoader, FOREIGN_ERROR,
+    LoaderProperties, SECOND_CALL, downcast, into_entries, share, share_batch, take_once,
 };
-use std::any::Any;
+use crate::traits::key::ErasedKey;
+use equivalent::Equivalent;
+use std::convert::Infallible;
 use std::future::Future;
+use std::hash::Hash;
 use std::time::Duration;
 
 /// A cache for async tasks, independent of the backend that stores its values. The async form of
@@ -15,7 +21,11 @@ use std::time::Duration;
 ///
 /// Write application code against `impl AsyncCache<K, V>` or `Arc<dyn AsyncCache<K, V>>`, so that the backend can
 /// change without it. [`LocalCache`](crate::LocalCache), [`TieredCache`](crate::TieredCache) and
-/// [`ConfiguredAsyncCache`](crate::ConfiguredAsyncCache) implement this trait, and so do pointers to a cache.
+/// [`ConfiguredAsyncCache`](crate::ConfiguredAsyncCache) implement this trait, and so do references to a cache and
+/// pointers to a trait object.
+///
+/// The methods whose names end in `_erased` have no type parameters, so that they can be called on a trait object. An
+/// implementation provides these; callers use the methods without the suffix.
 ///
 /// # Cancel safety
 ///
@@ -28,7 +38,7 @@ use std::time::Duration;
 /// use std::sync::Arc;
 ///
 /// async fn greet(names: &impl AsyncCache<u32, String>) -> String {
-///     let fetch = || async { Ok::<_, std::io::Error>("Ada".to_string()) };
+///     let fetch = |_| async { Ok::<_, std::io::Error>("Ada".to_string()) };
 ///     format!("hello {}", names.get_or_load_async(&1, fetch).await.unwrap())
 /// }
 ///
@@ -40,71 +50,311 @@ use std::time::Duration;
 /// # }
 /// ```
 pub trait AsyncCache<K, V>: Send + Sync {
-    /// Returns a clone of the value for `key`, or `None` if the key is absent or expired.
-    fn get<'a>(&'a self, key: &'a K) -> CacheFuture<'a, Option<V>>;
+    /// Returns a clone of the value for `key`, or `None` if the key is absent or expired. See [`get`](Self::get).
+    fn get_erased<'a>(&'a self, key: &'a dyn ErasedKey<K>) -> CacheFuture<'a, Option<V>>;
 
-    /// Inserts a value with the time to live of the cache.
-    fn insert(&self, key: K, value: V) -> CacheFuture<'_, ()>;
+    /// Inserts a value with its own time to live, weight and tags.
+    fn insert_loaded(&self, key: K, loaded: Loaded<V>) -> CacheFuture<'_, ()>;
 
-    /// Inserts a value with its own time to live.
-    fn insert_with_ttl(&self, key: K, value: V, ttl: Duration) -> CacheFuture<'_, ()>;
+    /// Removes the entry of `key`, if there is one. See [`invalidate`](Self::invalidate).
+    fn invalidate_erased<'a>(&'a self, key: &'a dyn ErasedKey<K>) -> CacheFuture<'a, ()>;
 
-    /// Removes the entry of `key`, if there is one. A load of this key that is in flight does not store its result.
-    fn invalidate<'a>(&'a self, key: &'a K) -> CacheFuture<'a, ()>;
+    /// Invalidates all entries that were stored with this [tag](Loaded::tags). Loads in flight that return the tag do
+    /// not store their results.
+    fn invalidate_tag<'a>(&'a self, tag: &'a str) -> CacheFuture<'a, ()>;
 
     /// Removes all entries. Loads in flight do not store their results.
+    #[doc(alias = "invalidate_all")]
     fn clear(&self) -> CacheFuture<'_, ()>;
 
-    /// Returns the value for `key`. On a miss, runs `load` and stores its result.
+    /// Returns the value for `key`. On a miss, runs `loader` and stores its result. See
+    /// [`get_or_load_async`](Self::get_or_load_async).
     ///
-    /// This is [`get_or_load_async`](Self::get_or_load_async) without type parameters, so that it can be called on a
-    /// trait object. Implement this method, and call `get_or_load_async`. An implementation calls `load` at most once.
+    /// An implementation runs `loader` at most once.
     ///
     /// # Errors
     ///
     /// Returns the same errors as `get_or_load_async`. A [`LoadError::Failed`] contains the unchanged error of a
-    /// caller's `load`.
+    /// caller's loader.
     fn get_or_load_erased<'a>(
         &'a self,
-        key: &'a K,
-        load: &'a mut ErasedAsyncLoader<'_, V>,
+        key: &'a dyn ErasedKey<K>,
+        loader: ErasedAsyncLoader<'a, K, V>,
     ) -> CacheFuture<'a, Result<V, LoadError<AnyError>>>;
+
+    /// Returns the values for several keys. Runs `loader` for the missing ones and stores its results. See
+    /// [`get_many_or_load_async`](Self::get_many_or_load_async).
+    ///
+    /// The default implementation runs `loader` once, for all keys that [`get_erased`](Self::get_erased) does not find.
+    ///
+    /// # Errors
+    ///
+    /// Returns the same errors as `get_many_or_load_async`. A [`LoadError::Failed`] contains the unchanged error of a
+    /// caller's loader.
+    fn get_many_or_load_erased<'a>(
+        &'a self,
+        keys: &'a [&'a dyn ErasedKey<K>],
+        mut loader: ErasedAsyncBatchLoader<'a, K, V>,
+    ) -> CacheFuture<'a, Result<Vec<Option<V>>, LoadError<AnyError>>>
+    where
+        K: Send,
+        V: Clone + Send + Sync,
+    {
+        CacheFuture::new(async move {
+            let mut values = Vec::with_capacity(keys.len());
+            for key in keys {
+                values.push(self.get_erased(*key).await);
+            }
+            let missing = missing_keys(keys, &values);
+            if !missing.is_empty() {
+                for (key, loaded) in loader.run(missing).await? {
+                    store_pair(keys, &mut values, &key, &loaded.value);
+                    self.insert_loaded(key, loaded).await;
+                }
+            }
+            Ok(values)
+        })
+    }
+
+    /// Returns `true` if the cache contains a live value for `key`. See [`contains_key`](Self::contains_key).
+    fn contains_key_erased<'a>(&'a self, key: &'a dyn ErasedKey<K>) -> CacheFuture<'a, bool>
+    where
+        V: Send,
+    {
+        CacheFuture::new(async move { self.get_erased(key).await.is_some() })
+    }
+
+    /// Returns the time until the entry for `key` expires. See [`remaining_ttl`](Self::remaining_ttl).
+    ///
+    /// The default implementation returns `Duration::MAX` for each key that has a value.
+    fn remaining_ttl_erased<'a>(
+        &'a self,
+        key: &'a dyn ErasedKey<K>,
+    ) -> CacheFuture<'a, Option<Duration>>
+    where
+        V: Send,
+    {
+        CacheFuture::new(async move { self.get_erased(key).await.map(|_| Duration::MAX) })
+    }
+
+    /// Returns the statistics of the cache. The default implementation returns zeros.
+    fn stats(&self) -> Stats {
+        Stats::default()
+    }
+
+    /// Returns a clone of the value for `key`, or `None` if the key is absent or expired.
+    fn get<Q>(&self, key: &Q) -> impl Future<Output = Option<V>> + Send
+    where
+        Q: Hash + Equivalent<K> + ToOwned<Owned = K> + Sync + ?Sized,
+        V: Send,
+        Self: Sized,
+    {
+        async move { self.get_erased(&key).await }
+    }
+
+    /// Returns `true` if the cache contains a live value for `key`.
+    fn contains_key<Q>(&self, key: &Q) -> impl Future<Output = bool> + Send
+    where
+        Q: Hash + Equivalent<K> + ToOwned<Owned = K> + Sync + ?Sized,
+        V: Send,
+        Self: Sized,
+    {
+        async move { self.contains_key_erased(&key).await }
+    }
+
+    /// Returns the time until the entry for `key` expires, or `None` if the key is absent or expired.
+    ///
+    /// Returns `Duration::MAX` for an entry that never expires.
+    fn remaining_ttl<Q>(&self, key: &Q) -> impl Future<Output = Option<Duration>> + Send
+    where
+        Q: Hash + Equivalent<K> + ToOwned<Owned = K> + Sync + ?Sized,
+        V: Send,
+        Self: Sized,
+    {
+        async move { self.remaining_ttl_erased(&key).await }
+    }
+
+    /// Inserts a value with the time to live of the cache.
+    fn insert(&self, key: K, value: V) -> CacheFuture<'_, ()> {
+        self.insert_loaded(key, Loaded::new(value))
+    }
+
+    /// Inserts a value with its own time to live.
+    fn insert_with_ttl(&self, key: K, value: V, ttl: Duration) -> CacheFuture<'_, ()> {
+        self.insert_loaded(key, Loaded::new(value).ttl(ttl))
+    }
+
+    /// Removes the entry of `key`, if there is one. A load of this key that is in flight does not store its result.
+    #[doc(alias = "remove")]
+    fn invalidate<Q>(&self, key: &Q) -> impl Future<Output = ()> + Send
+    where
+        Q: Hash + Equivalent<K> + ToOwned<Owned = K> + Sync + ?Sized,
+        Self: Sized,
+    {
+        async move { self.invalidate_erased(&key).await }
+    }
 
     /// Returns the value for `key`. On a miss, runs `load` and stores its result.
     ///
-    /// `Self` must be sized, which `Arc<dyn AsyncCache<K, V>>` is.
+    /// `load` receives the key in its owned form, and creates the future that loads. `Self` must be sized, which
+    /// `Arc<dyn AsyncCache<K, V>>` is.
     ///
     /// # Errors
     ///
     /// Returns an error if the load failed, or if the result of another caller's load could not be awaited: see
     /// [`LoadError`].
-    fn get_or_load_async<L, E, F>(
+    #[doc(alias = "try_get_with")]
+    fn get_or_load_async<Q, E, F, M>(
         &self,
-        key: &K,
-        load: impl FnOnce() -> F + Send,
+        key: &Q,
+        load: impl FnOnce(K) -> F + Send,
     ) -> impl Future<Output = Result<V, LoadError<E>>> + Send
     where
-        F: Future<Output = Result<L, E>> + Send,
-        L: Into<Loaded<V>>,
-        E: Any + Send + Sync,
-        K: Sync,
+        Q: Hash + Equivalent<K> + ToOwned<Owned = K> + Sync + ?Sized,
+        F: Future<Output = Result<V, E>> + Send,
+        E: LoaderError<M>,
+        K: Send,
+        V: Send,
+        Self: Sized,
+    {
+        let load = |key| {
+            let loading = load(key);
+            async { loading.await.map(Loaded::new) }
+        };
+        self.get_or_load_entry_async(key, load)
+    }
+
+    /// Like [`get_or_load_async`](Self::get_or_load_async), but `load` returns a [`Loaded`], which has its own time to
+    /// live, weight and tags.
+    ///
+    /// # Errors
+    ///
+    /// Returns the same errors as [`get_or_load_async`](Self::get_or_load_async).
+    fn get_or_load_entry_async<Q, E, F, M>(
+        &self,
+        key: &Q,
+        load: impl FnOnce(K) -> F + Send,
+    ) -> impl Future<Output = Result<V, LoadError<E>>> + Send
+    where
+        Q: Hash + Equivalent<K> + ToOwned<Owned = K> + Sync + ?Sized,
+        F: Future<Output = Result<Loaded<V>, E>> + Send,
+        E: LoaderError<M>,
+        K: Send,
         V: Send,
         Self: Sized,
     {
         async move {
+            let properties = LoaderProperties::new::<E, _>(&load);
             let mut load = Some(load);
             loop {
                 let result = {
-                    let mut erased = || -> BoxedLoad<'_, V> {
+                    let mut erased = |key| -> BoxedLoad<'_, V> {
                         let load = load.take().expect(SECOND_CALL);
-                        Box::pin(async move { erase(load().await) })
+                        Box::pin(async move { share(load(key).await) })
                     };
-                    self.get_or_load_erased(key, &mut erased).await
+                    let loader = ErasedAsyncLoader::new(&mut erased, properties);
+                    self.get_or_load_erased(&key, loader).await
                 };
                 if let Some(result) = downcast(result) {
                     return result;
                 }
                 assert!(load.is_some(), "{FOREIGN_ERROR}");
+            }
+        }
+    }
+
+    /// Returns the value for `key`. On a miss, computes it by `compute` and stores it.
+    ///
+    /// If the result of another caller's load cannot be awaited, `compute` runs for this caller, and nothing is stored.
+    #[doc(alias = "get_with")]
+    fn get_or_insert_with_async<Q, F>(
+        &self,
+        key: &Q,
+        compute: impl FnOnce(K) -> F + Send,
+    ) -> impl Future<Output = V> + Send
+    where
+        Q: Hash + Equivalent<K> + ToOwned<Owned = K> + Sync + ?Sized,
+        F: Future<Output = V> + Send,
+        K: Send,
+        V: Send,
+        Self: Sized,
+    {
+        async move {
+            let mut compute = Some(compute);
+            let load = |key| {
+                let computing = take_once(&mut compute)(key);
+                async { Ok::<_, Infallible>(computing.await) }
+            };
+            match self.get_or_load_async(key, load).await {
+                Ok(value) => value,
+                Err(_) => take_once(&mut compute)(key.to_owned()).await,
+            }
+        }
+    }
+
+    /// Returns the values for several keys, in their order. Calls `load` once for all missing keys.
+    ///
+    /// For a key that `load` leaves out, the result is `None` and nothing is cached.
+    ///
+    /// # Errors
+    ///
+    /// Returns the same errors as [`get_or_load_async`](Self::get_or_load_async), if the load of any key fails.
+    fn get_many_or_load_async<'q, Q, T, E, F, M>(
+        &self,
+        keys: impl IntoIterator<Item = &'q Q> + Send,
+        mut load: impl FnMut(Vec<K>) -> F + Send,
+    ) -> impl Future<Output = Result<Vec<Option<V>>, LoadError<E>>> + Send
+    where
+        Q: Hash + Equivalent<K> + ToOwned<Owned = K> + Sync + ?Sized + 'q,
+        F: Future<Output = Result<T, E>> + Send,
+        T: IntoIterator<Item = (K, V)>,
+        E: LoaderError<M>,
+        K: Send,
+        V: Clone + Send + Sync,
+        Self: Sized,
+    {
+        let load = move |missing| {
+            let loading = load(missing);
+            async { loading.await.map(into_entries) }
+        };
+        self.get_many_or_load_entries_async(keys, load)
+    }
+
+    /// Like [`get_many_or_load_async`](Self::get_many_or_load_async), but `load` returns pairs of key and [`Loaded`].
+    ///
+    /// # Errors
+    ///
+    /// Returns the same errors as [`get_many_or_load_async`](Self::get_many_or_load_async).
+    fn get_many_or_load_entries_async<'q, Q, T, E, F, M>(
+        &self,
+        keys: impl IntoIterator<Item = &'q Q> + Send,
+        mut load: impl FnMut(Vec<K>) -> F + Send,
+    ) -> impl Future<Output = Result<Vec<Option<V>>, LoadError<E>>> + Send
+    where
+        Q: Hash + Equivalent<K> + ToOwned<Owned = K> + Sync + ?Sized + 'q,
+        F: Future<Output = Result<T, E>> + Send,
+        T: IntoIterator<Item = (K, Loaded<V>)>,
+        E: LoaderError<M>,
+        K: Send,
+        V: Clone + Send + Sync,
+        Self: Sized,
+    {
+        let keys: Vec<&'q Q> = keys.into_iter().collect();
+        async move {
+            let properties = LoaderProperties::new::<E, _>(&load);
+            let keys = erase_keys(&keys);
+            loop {
+                let result = {
+                    let mut erased = |missing| -> BoxedBatchLoad<'_, K, V> {
+                        let loading = load(missing);
+                        Box::pin(async move { share_batch(loading.await) })
+                    };
+                    let loader = ErasedAsyncBatchLoader::new(&mut erased, properties);
+                    self.get_many_or_load_erased(&keys, loader).await
+                };
+                if let Some(result) = downcast(result) {
+                    return result;
+                }
             }
         }
     }

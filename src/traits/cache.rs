@@ -1,55 +1,68 @@
 //! The trait of caches for blocking callers.
 
 use crate::entry::Loaded;
-use crate::error::{AnyError, LoadError};
-use crate::traits::erasure::{ErasedLoader, with_erased};
-use std::any::Any;
+use crate::error::{AnyError, LoadError, LoaderError};
+use crate::stats::Stats;
+use crate::traits::batch::{erase_keys, missing_keys, store_pair};
+use crate::traits::erasure::{
+    ErasedBatchLoader, ErasedLoader, LoaderProperties, into_entries, share_batch, take_once,
+    typed_batch, with_erased,
+};
+use crate::traits::key::ErasedKey;
+use equivalent::Equivalent;
+use std::convert::Infallible;
+use std::hash::Hash;
 use std::time::Duration;
 
 /// A cache for blocking callers, independent of the backend that stores its values.
 ///
 /// Write application code against `impl Cache<K, V>` or `Arc<dyn Cache<K, V>>`, so that the backend can change without
 /// it. [`LocalCache`](crate::LocalCache), [`BlockingCache`](crate::BlockingCache) and
-/// [`ConfiguredCache`](crate::ConfiguredCache) implement this trait, and so do pointers to a cache. A test can
-/// implement it as well.
+/// [`ConfiguredCache`](crate::ConfiguredCache) implement this trait, and so do references to a cache and pointers to a
+/// trait object. A test can implement it as well.
+///
+/// # Implementing the trait
+///
+/// The methods whose names end in `_erased` have no type parameters, so that they can be called on a trait object.
+/// Implement these, and call the methods without the suffix. [`ErasedKey::to_key`] returns a key in its owned form.
 ///
 /// # Examples
 ///
 /// ```
-/// use hotset::{AnyError, Cache, ErasedLoader, LoadError};
-/// use std::{collections::HashMap, sync::{Arc, Mutex}, time::Duration};
+/// use hotset::{AnyError, Cache, ErasedKey, ErasedLoader, LoadError, Loaded};
+/// use std::{collections::HashMap, sync::{Arc, Mutex}};
 ///
 /// /// A cache for tests. It keeps all entries without limit.
 /// #[derive(Default)]
 /// struct TestCache(Mutex<HashMap<u32, String>>);
 ///
 /// impl Cache<u32, String> for TestCache {
-///     fn get(&self, key: &u32) -> Option<String> {
-///         self.0.lock().unwrap().get(key).cloned()
+///     fn get_erased(&self, key: &dyn ErasedKey<u32>) -> Option<String> {
+///         self.0.lock().unwrap().get(&key.to_key()).cloned()
 ///     }
-///     fn insert(&self, key: u32, value: String) {
-///         self.0.lock().unwrap().insert(key, value);
+///     fn insert_loaded(&self, key: u32, loaded: Loaded<String>) {
+///         self.0.lock().unwrap().insert(key, loaded.into_value());
 ///     }
-///     fn insert_with_ttl(&self, key: u32, value: String, _: Duration) {
-///         self.insert(key, value);
+///     fn invalidate_erased(&self, key: &dyn ErasedKey<u32>) {
+///         self.0.lock().unwrap().remove(&key.to_key());
 ///     }
-///     fn invalidate(&self, key: &u32) {
-///         self.0.lock().unwrap().remove(key);
+///     fn invalidate_tag(&self, _: &str) {
+///         self.clear();
 ///     }
 ///     fn clear(&self) {
 ///         self.0.lock().unwrap().clear();
 ///     }
 ///     fn get_or_load_erased(
 ///         &self,
-///         key: &u32,
-///         load: &mut ErasedLoader<'_, u32, String>,
+///         key: &dyn ErasedKey<u32>,
+///         mut loader: ErasedLoader<'_, String>,
 ///     ) -> Result<String, LoadError<AnyError>> {
-///         if let Some(value) = self.get(key) {
+///         if let Some(value) = self.get_erased(key) {
 ///             return Ok(value);
 ///         }
-///         let value = load(key).map_err(LoadError::Failed)?.into_value();
-///         self.insert(*key, value.clone());
-///         Ok(value)
+///         let loaded = loader.run()?;
+///         self.insert_loaded(key.to_key(), loaded.clone());
+///         Ok(loaded.into_value())
 ///     }
 /// }
 ///
@@ -64,35 +77,131 @@ use std::time::Duration;
 /// assert_eq!(greet(&shared), "hello Ada");
 /// ```
 pub trait Cache<K, V>: Send + Sync {
-    /// Returns a clone of the value for `key`, or `None` if the key is absent or expired.
-    fn get(&self, key: &K) -> Option<V>;
+    /// Returns a clone of the value for `key`, or `None` if the key is absent or expired. See [`get`](Self::get).
+    fn get_erased(&self, key: &dyn ErasedKey<K>) -> Option<V>;
 
-    /// Inserts a value with the time to live of the cache.
-    fn insert(&self, key: K, value: V);
+    /// Inserts a value with its own time to live, weight and tags.
+    fn insert_loaded(&self, key: K, loaded: Loaded<V>);
 
-    /// Inserts a value with its own time to live.
-    fn insert_with_ttl(&self, key: K, value: V, ttl: Duration);
+    /// Removes the entry of `key`, if there is one. See [`invalidate`](Self::invalidate).
+    fn invalidate_erased(&self, key: &dyn ErasedKey<K>);
 
-    /// Removes the entry of `key`, if there is one. A load of this key that is in flight does not store its result.
-    fn invalidate(&self, key: &K);
+    /// Invalidates all entries that were stored with this [tag](Loaded::tags). Loads in flight that return the tag do
+    /// not store their results.
+    fn invalidate_tag(&self, tag: &str);
 
     /// Removes all entries. Loads in flight do not store their results.
+    #[doc(alias = "invalidate_all")]
     fn clear(&self);
 
-    /// Returns the value for `key`. On a miss, runs `load` and stores its result.
+    /// Returns the value for `key`. On a miss, runs `loader` and stores its result. See
+    /// [`get_or_load`](Self::get_or_load).
     ///
-    /// This is [`get_or_load`](Self::get_or_load) without type parameters, so that it can be called on a trait object.
-    /// Implement this method, and call `get_or_load`. An implementation calls `load` at most once.
+    /// An implementation runs `loader` at most once.
     ///
     /// # Errors
     ///
     /// Returns the same errors as `get_or_load`. A [`LoadError::Failed`] contains the unchanged error of a caller's
-    /// `load`.
+    /// loader.
     fn get_or_load_erased(
         &self,
-        key: &K,
-        load: &mut ErasedLoader<'_, K, V>,
+        key: &dyn ErasedKey<K>,
+        loader: ErasedLoader<'_, V>,
     ) -> Result<V, LoadError<AnyError>>;
+
+    /// Returns the values for several keys. Runs `loader` for the missing ones and stores its results. See
+    /// [`get_many_or_load`](Self::get_many_or_load).
+    ///
+    /// The default implementation runs `loader` once, for all keys that [`get_erased`](Self::get_erased) does not find.
+    ///
+    /// # Errors
+    ///
+    /// Returns the same errors as `get_many_or_load`. A [`LoadError::Failed`] contains the unchanged error of a
+    /// caller's loader.
+    fn get_many_or_load_erased(
+        &self,
+        keys: &[&dyn ErasedKey<K>],
+        mut loader: ErasedBatchLoader<'_, K, V>,
+    ) -> Result<Vec<Option<V>>, LoadError<AnyError>>
+    where
+        V: Clone,
+    {
+        let mut values: Vec<_> = keys.iter().map(|key| self.get_erased(*key)).collect();
+        let missing = missing_keys(keys, &values);
+        if !missing.is_empty() {
+            for (key, loaded) in loader.run(missing)? {
+                store_pair(keys, &mut values, &key, &loaded.value);
+                self.insert_loaded(key, loaded);
+            }
+        }
+        Ok(values)
+    }
+
+    /// Returns `true` if the cache contains a live value for `key`. See [`contains_key`](Self::contains_key).
+    fn contains_key_erased(&self, key: &dyn ErasedKey<K>) -> bool {
+        self.get_erased(key).is_some()
+    }
+
+    /// Returns the time until the entry for `key` expires. See [`remaining_ttl`](Self::remaining_ttl).
+    ///
+    /// The default implementation returns `Duration::MAX` for each key that has a value.
+    fn remaining_ttl_erased(&self, key: &dyn ErasedKey<K>) -> Option<Duration> {
+        self.get_erased(key).map(|_| Duration::MAX)
+    }
+
+    /// Returns the statistics of the cache. The default implementation returns zeros.
+    fn stats(&self) -> Stats {
+        Stats::default()
+    }
+
+    /// Returns a clone of the value for `key`, or `None` if the key is absent or expired.
+    fn get<Q>(&self, key: &Q) -> Option<V>
+    where
+        Q: Hash + Equivalent<K> + ToOwned<Owned = K> + Sync + ?Sized,
+        Self: Sized,
+    {
+        self.get_erased(&key)
+    }
+
+    /// Returns `true` if the cache contains a live value for `key`.
+    fn contains_key<Q>(&self, key: &Q) -> bool
+    where
+        Q: Hash + Equivalent<K> + ToOwned<Owned = K> + Sync + ?Sized,
+        Self: Sized,
+    {
+        self.contains_key_erased(&key)
+    }
+
+    /// Returns the time until the entry for `key` expires, or `None` if the key is absent or expired.
+    ///
+    /// Returns `Duration::MAX` for an entry that never expires.
+    fn remaining_ttl<Q>(&self, key: &Q) -> Option<Duration>
+    where
+        Q: Hash + Equivalent<K> + ToOwned<Owned = K> + Sync + ?Sized,
+        Self: Sized,
+    {
+        self.remaining_ttl_erased(&key)
+    }
+
+    /// Inserts a value with the time to live of the cache.
+    fn insert(&self, key: K, value: V) {
+        self.insert_loaded(key, Loaded::new(value));
+    }
+
+    /// Inserts a value with its own time to live.
+    fn insert_with_ttl(&self, key: K, value: V, ttl: Duration) {
+        self.insert_loaded(key, Loaded::new(value).ttl(ttl));
+    }
+
+    /// Removes the entry of `key`, if there is one. A load of this key that is in flight does not store its result.
+    #[doc(alias = "remove")]
+    fn invalidate<Q>(&self, key: &Q)
+    where
+        Q: Hash + Equivalent<K> + ToOwned<Owned = K> + Sync + ?Sized,
+        Self: Sized,
+    {
+        self.invalidate_erased(&key);
+    }
 
     /// Returns the value for `key`. On a miss, runs `load` and stores its result.
     ///
@@ -107,16 +216,116 @@ pub trait Cache<K, V>: Send + Sync {
     /// # Blocking
     ///
     /// Blocks while `load` runs, and while another caller loads the same key.
-    fn get_or_load<L, E>(
+    #[doc(alias = "try_get_with")]
+    fn get_or_load<Q, E, M>(
         &self,
-        key: &K,
-        load: impl FnOnce(&K) -> Result<L, E>,
+        key: &Q,
+        load: impl FnOnce(&Q) -> Result<V, E>,
     ) -> Result<V, LoadError<E>>
     where
-        L: Into<Loaded<V>>,
-        E: Any + Send + Sync,
+        Q: Hash + Equivalent<K> + ToOwned<Owned = K> + Sync + ?Sized,
+        E: LoaderError<M>,
         Self: Sized,
     {
-        with_erased(load, |erased| self.get_or_load_erased(key, erased))
+        self.get_or_load_entry(key, |key| load(key).map(Loaded::new))
+    }
+
+    /// Like [`get_or_load`](Self::get_or_load), but `load` returns a [`Loaded`], which has its own time to live, weight
+    /// and tags.
+    ///
+    /// # Errors
+    ///
+    /// Returns the same errors as [`get_or_load`](Self::get_or_load).
+    ///
+    /// # Blocking
+    ///
+    /// Blocks like [`get_or_load`](Self::get_or_load).
+    fn get_or_load_entry<Q, E, M>(
+        &self,
+        key: &Q,
+        load: impl FnOnce(&Q) -> Result<Loaded<V>, E>,
+    ) -> Result<V, LoadError<E>>
+    where
+        Q: Hash + Equivalent<K> + ToOwned<Owned = K> + Sync + ?Sized,
+        E: LoaderError<M>,
+        Self: Sized,
+    {
+        let properties = LoaderProperties::new::<E, _>(&load);
+        let call = |loader: ErasedLoader<'_, V>| self.get_or_load_erased(&key, loader);
+        with_erased(|| load(key), properties, call)
+    }
+
+    /// Returns the value for `key`. On a miss, computes it by `compute` and stores it.
+    ///
+    /// If the result of another caller's load cannot be awaited, `compute` runs for this caller, and nothing is stored.
+    ///
+    /// # Blocking
+    ///
+    /// Blocks like [`get_or_load`](Self::get_or_load).
+    #[doc(alias = "get_with")]
+    fn get_or_insert_with<Q>(&self, key: &Q, compute: impl FnOnce(&Q) -> V) -> V
+    where
+        Q: Hash + Equivalent<K> + ToOwned<Owned = K> + Sync + ?Sized,
+        Self: Sized,
+    {
+        let mut compute = Some(compute);
+        let loaded = self.get_or_load(key, |key| Ok::<_, Infallible>(take_once(&mut compute)(key)));
+        loaded.unwrap_or_else(|_| take_once(&mut compute)(key))
+    }
+
+    /// Returns the values for several keys, in their order. Calls `load` once for all missing keys.
+    ///
+    /// For a key that `load` leaves out, the result is `None` and nothing is cached.
+    ///
+    /// # Errors
+    ///
+    /// Returns the same errors as [`get_or_load`](Self::get_or_load), if the load of any key fails.
+    ///
+    /// # Blocking
+    ///
+    /// Blocks like [`get_or_load`](Self::get_or_load).
+    fn get_many_or_load<'q, Q, T, E, M>(
+        &self,
+        keys: impl IntoIterator<Item = &'q Q>,
+        mut load: impl FnMut(Vec<K>) -> Result<T, E>,
+    ) -> Result<Vec<Option<V>>, LoadError<E>>
+    where
+        Q: Hash + Equivalent<K> + ToOwned<Owned = K> + Sync + ?Sized + 'q,
+        T: IntoIterator<Item = (K, V)>,
+        E: LoaderError<M>,
+        V: Clone,
+        Self: Sized,
+    {
+        self.get_many_or_load_entries(keys, |missing| load(missing).map(into_entries))
+    }
+
+    /// Like [`get_many_or_load`](Self::get_many_or_load), but `load` returns pairs of key and [`Loaded`].
+    ///
+    /// # Errors
+    ///
+    /// Returns the same errors as [`get_many_or_load`](Self::get_many_or_load).
+    ///
+    /// # Blocking
+    ///
+    /// Blocks like [`get_or_load`](Self::get_or_load).
+    fn get_many_or_load_entries<'q, Q, T, E, M>(
+        &self,
+        keys: impl IntoIterator<Item = &'q Q>,
+        mut load: impl FnMut(Vec<K>) -> Result<T, E>,
+    ) -> Result<Vec<Option<V>>, LoadError<E>>
+    where
+        Q: Hash + Equivalent<K> + ToOwned<Owned = K> + Sync + ?Sized + 'q,
+        T: IntoIterator<Item = (K, Loaded<V>)>,
+        E: LoaderError<M>,
+        V: Clone,
+        Self: Sized,
+    {
+        let properties = LoaderProperties::new::<E, _>(&load);
+        let mut load = |missing| share_batch(load(missing));
+        let keys: Vec<&Q> = keys.into_iter().collect();
+        typed_batch(|| {
+            let loader = ErasedBatchLoader::new(&mut load, properties);
+            self.get_many_or_load_erased(&erase_keys(&keys), loader)
+        })
     }
 }

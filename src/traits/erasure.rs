@@ -5,21 +5,109 @@
 //! back to the type of its own loader.
 
 use crate::entry::Loaded;
-use crate::error::{AnyError, LoadError};
-use std::any::{Any, TypeId};
+use crate::error::{AnyError, LoadError, LoaderError, SharedError};
+use std::any::{Any, TypeId, type_name_of_val};
+use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
 
-/// A loader of any type, for [`Cache::get_or_load_erased`](crate::Cache::get_or_load_erased).
-pub type ErasedLoader<'a, K, V> = dyn FnMut(&K) -> Result<Loaded<V>, Arc<AnyError>> + 'a;
+/// The result of a load, in the form that its callers share. The error is the loader's own, or the reason why the
+/// loader did not run.
+pub type LoadResult<V> = Result<Loaded<V>, LoadError<AnyError>>;
+
+/// The result of a load of several keys, in the form that its callers share.
+pub type BatchResult<K, V> = Result<Vec<(K, Loaded<V>)>, LoadError<AnyError>>;
+
+/// The properties of a caller's loader that decide which loads the caller may share.
+#[derive(Clone, Copy)]
+pub(crate) struct LoaderProperties {
+    /// The name of the loader's type, or `None` if it is not known.
+    pub(crate) id: Option<&'static str>,
+    pub(crate) error_type: ErrorType,
+}
+
+impl LoaderProperties {
+    /// The properties of a loader whose type is not known.
+    #[cfg(feature = "tokio")]
+    pub(crate) const ERASED: Self = Self {
+        id: None,
+        error_type: ErrorType(None),
+    };
+
+    /// Returns the properties of `load`, whose errors have the type `E`.
+    pub(crate) fn new<E: Any, T>(load: &T) -> Self {
+        Self {
+            id: Some(type_name_of_val(load)),
+            error_type: ErrorType::of::<E>(),
+        }
+    }
+}
+
+/// Defines a loader of an erased type.
+macro_rules! erased_loader {
+    ($(#[$about:meta])* $name:ident<$($generic:ident),*>: $load:ty, ($($key:ident: $argument:ty)?) -> $result:ty) => {
+        $(#[$about])*
+        pub struct $name<'a, $($generic),*> {
+            load: &'a mut $load,
+            pub(crate) properties: LoaderProperties,
+        }
+
+        impl<'a, $($generic),*> $name<'a, $($generic),*> {
+            pub(crate) fn new(load: &'a mut $load, properties: LoaderProperties) -> Self {
+                Self { load, properties }
+            }
+
+            /// Runs the loader.
+            ///
+            /// # Errors
+            ///
+            /// Returns the error of the loader.
+            pub fn run(&mut self $(, $key: $argument)?) -> $result {
+                (self.load)($($key)?)
+            }
+        }
+
+        impl<$($generic),*> fmt::Debug for $name<'_, $($generic),*> {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.debug_struct(stringify!($name)).finish_non_exhaustive()
+            }
+        }
+    };
+}
+
+erased_loader! {
+    /// A loader of any type, for [`Cache::get_or_load_erased`](crate::Cache::get_or_load_erased). It has its key.
+    ErasedLoader<V>: (dyn FnMut() -> LoadResult<V> + 'a), () -> LoadResult<V>
+}
+
+erased_loader! {
+    /// A loader of several keys of any type, for
+    /// [`Cache::get_many_or_load_erased`](crate::Cache::get_many_or_load_erased). It is given the missing keys.
+    ErasedBatchLoader<K, V>: (dyn FnMut(Vec<K>) -> BatchResult<K, V> + 'a),
+    (missing: Vec<K>) -> BatchResult<K, V>
+}
 
 /// A future of an [`ErasedAsyncLoader`].
-pub type BoxedLoad<'a, V> =
-    Pin<Box<dyn Future<Output = Result<Loaded<V>, Arc<AnyError>>> + Send + 'a>>;
+pub type BoxedLoad<'a, V> = Pin<Box<dyn Future<Output = LoadResult<V>> + Send + 'a>>;
 
-/// An async loader of any type, for [`AsyncCache::get_or_load_erased`](crate::AsyncCache::get_or_load_erased).
-pub type ErasedAsyncLoader<'a, V> = dyn FnMut() -> BoxedLoad<'a, V> + Send + 'a;
+erased_loader! {
+    /// An async loader of any type, for
+    /// [`AsyncCache::get_or_load_erased`](crate::AsyncCache::get_or_load_erased). It is given the key in its owned
+    /// form.
+    ErasedAsyncLoader<K, V>: (dyn FnMut(K) -> BoxedLoad<'a, V> + Send + 'a),
+    (key: K) -> BoxedLoad<'a, V>
+}
+
+/// A future of an [`ErasedAsyncBatchLoader`].
+pub type BoxedBatchLoad<'a, K, V> = Pin<Box<dyn Future<Output = BatchResult<K, V>> + Send + 'a>>;
+
+erased_loader! {
+    /// An async loader of several keys of any type, for
+    /// [`AsyncCache::get_many_or_load_erased`](crate::AsyncCache::get_many_or_load_erased). It is given the missing
+    /// keys.
+    ErasedAsyncBatchLoader<K, V>: (dyn FnMut(Vec<K>) -> BoxedBatchLoad<'a, K, V> + Send + 'a),
+    (missing: Vec<K>) -> BoxedBatchLoad<'a, K, V>
+}
 
 /// The panic message for an implementation of a trait that returns an error of its own making.
 pub(super) const FOREIGN_ERROR: &str =
@@ -30,26 +118,27 @@ pub(super) const SECOND_CALL: &str = "a cache calls a loader at most once";
 
 /// Calls `call` with the erased `load`, and converts its result to the error type of `load`.
 ///
-/// A caller that waited for the load of another caller, which failed with an error of another type, cannot return
-/// that error. It still has its loader, so it calls again.
+/// An implementation of a trait outside of this crate may return the error of another caller's load, which has another
+/// type. This caller cannot return that error. It still has its loader, so it calls again.
 ///
 /// # Panics
 ///
 /// Panics if `call` calls the loader twice, or returns an error of another type although it called the loader.
-pub(crate) fn with_erased<K, V, L, E>(
-    load: impl FnOnce(&K) -> Result<L, E>,
-    mut call: impl FnMut(&mut ErasedLoader<'_, K, V>) -> Result<V, LoadError<AnyError>>,
+pub(crate) fn with_erased<V, E, M>(
+    load: impl FnOnce() -> Result<Loaded<V>, E>,
+    properties: LoaderProperties,
+    mut call: impl FnMut(ErasedLoader<'_, V>) -> Result<V, LoadError<AnyError>>,
 ) -> Result<V, LoadError<E>>
 where
-    L: Into<Loaded<V>>,
-    E: Any + Send + Sync,
+    E: LoaderError<M>,
 {
     let mut load = Some(load);
     loop {
-        let result = call(&mut |key| {
+        let mut erased = || {
             let load = load.take().expect(SECOND_CALL);
-            erase(load(key))
-        });
+            share(load())
+        };
+        let result = call(ErasedLoader::new(&mut erased, properties));
         if let Some(result) = downcast(result) {
             return result;
         }
@@ -57,81 +146,90 @@ where
     }
 }
 
-/// Converts the result of a loader into the form that the callers of one load share.
-pub(crate) fn erase<L: Into<Loaded<V>>, V, E: Any + Send + Sync>(
-    result: Result<L, E>,
-) -> Result<Loaded<V>, Arc<AnyError>> {
-    match result {
-        Ok(loaded) => Ok(loaded.into()),
-        Err(error) => Err(Arc::new(error)),
+/// Calls `call`, which loads several keys, until its result has the error type of its loader.
+///
+/// Like [`with_erased`], but the loader may be called again.
+pub(crate) fn typed_batch<T, E, M>(
+    mut call: impl FnMut() -> Result<T, LoadError<AnyError>>,
+) -> Result<T, LoadError<E>>
+where
+    E: LoaderError<M>,
+{
+    loop {
+        if let Some(result) = downcast(call()) {
+            return result;
+        }
     }
 }
 
+/// Takes a function that is called once: as the loader, or in its place if the loader did not run.
+pub(crate) fn take_once<F>(function: &mut Option<F>) -> F {
+    function
+        .take()
+        .expect("a call that ran its loader has a value")
+}
+
 /// Erases the type of a loader. Each call except the first panics.
-pub(crate) fn erase_loader<K, V, L, E>(
-    load: impl FnOnce(&K) -> Result<L, E>,
-) -> impl FnMut(&K) -> Result<Loaded<V>, Arc<AnyError>>
+pub(crate) fn erase_loader<V, E, M>(
+    load: impl FnOnce() -> Result<Loaded<V>, E>,
+) -> impl FnMut() -> LoadResult<V>
 where
-    L: Into<Loaded<V>>,
-    E: Any + Send + Sync,
+    E: LoaderError<M>,
 {
     let mut load = Some(load);
-    move |key| {
+    move || {
         let load = load.take().expect(SECOND_CALL);
-        erase(load(key))
+        share(load())
     }
 }
 
 /// Converts a result to the error type of the caller's loader. Returns `None` if it is another caller's error of
 /// another type.
-pub(super) fn downcast<V, E: Any + Send + Sync>(
-    result: Result<V, LoadError<AnyError>>,
-) -> Option<Result<V, LoadError<E>>> {
-    match result.map_err(LoadError::downcast::<E>) {
+pub(super) fn downcast<T, E, M>(
+    result: Result<T, LoadError<AnyError>>,
+) -> Option<Result<T, LoadError<E>>>
+where
+    E: LoaderError<M>,
+{
+    match result.map_err(LoadError::downcast::<E, M>) {
         Ok(value) => Some(Ok(value)),
         Err(Ok(error)) => Some(Err(error)),
         Err(Err(_)) => None,
     }
 }
 
-/// The result of a load, in the form that its callers share. The error is the loader's own, or the reason why the
-/// loader did not run.
-pub(crate) type LoadResult<V> = Result<Loaded<V>, LoadError<AnyError>>;
-
-/// The result of a load of several keys, in the form that its callers share.
-pub(crate) type BatchResult<K, V> = Result<Vec<(K, Loaded<V>)>, LoadError<AnyError>>;
-
-/// Converts the result of a loader into a [`LoadResult`].
-pub(crate) fn share<L: Into<Loaded<V>>, V, E: Any + Send + Sync>(
-    result: Result<L, E>,
-) -> LoadResult<V> {
-    erase(result).map_err(LoadError::Failed)
-}
-
-/// Converts the result of a loader of several keys into a [`BatchResult`].
-pub(crate) fn share_batch<M, K, L, V, E>(result: Result<M, E>) -> BatchResult<K, V>
+/// Converts the result of a loader into the form that the callers of one load share.
+pub(crate) fn share<T, E, M>(result: Result<T, E>) -> Result<T, LoadError<AnyError>>
 where
-    M: IntoIterator<Item = (K, L)>,
-    L: Into<Loaded<V>>,
-    E: Any + Send + Sync,
+    E: LoaderError<M>,
 {
-    match result {
-        Ok(pairs) => Ok(pairs
-            .into_iter()
-            .map(|(key, loaded)| (key, loaded.into()))
-            .collect()),
-        Err(error) => Err(LoadError::Failed(Arc::new(error))),
-    }
+    result.map_err(|error| LoadError::Failed(SharedError::erased(error)))
 }
 
-/// The error type of a caller's loader. The caller shares only loads that fail with errors of this type.
+/// Converts the pairs that a loader of several keys returned into a [`BatchResult`].
+pub(crate) fn share_batch<K, V, E, M>(
+    result: Result<impl IntoIterator<Item = (K, Loaded<V>)>, E>,
+) -> BatchResult<K, V>
+where
+    E: LoaderError<M>,
+{
+    share(result.map(|pairs| pairs.into_iter().collect()))
+}
+
+/// Converts the values that a loader of several keys returned into entries.
+pub(crate) fn into_entries<K, L: Into<Loaded<V>>, V>(
+    pairs: impl IntoIterator<Item = (K, L)>,
+) -> impl Iterator<Item = (K, Loaded<V>)> {
+    let entry = |(key, value): (K, L)| (key, value.into());
+    pairs.into_iter().map(entry)
+}
+
+/// The error type of a caller's loader, or `None` for any type. The caller shares only loads that fail with errors of
+/// this type.
 #[derive(Clone, Copy)]
 pub(crate) struct ErrorType(Option<TypeId>);
 
 impl ErrorType {
-    /// Any type, for a caller whose loader is erased already.
-    pub(crate) const ANY: Self = Self(None);
-
     /// Returns the error type `E`.
     pub(crate) fn of<E: Any>() -> Self {
         Self(Some(TypeId::of::<E>()))
@@ -152,8 +250,9 @@ impl ErrorType {
 /// # Panics
 ///
 /// Panics if it is an error of another type.
-pub(crate) fn typed<V, E: Any + Send + Sync>(
-    result: Result<V, LoadError<AnyError>>,
-) -> Result<V, LoadError<E>> {
+pub(crate) fn typed<T, E, M>(result: Result<T, LoadError<AnyError>>) -> Result<T, LoadError<E>>
+where
+    E: LoaderError<M>,
+{
     downcast(result).expect("the call returns only errors of its caller's type")
 }

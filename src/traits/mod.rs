@@ -1,12 +1,18 @@
 //! The traits that application code is written against.
 
 mod async_cache;
+mod batch;
 mod cache;
 mod cache_future;
 pub(crate) mod erasure;
-mod pointers;
+pub(crate) mod key;
+pub(crate) mod pointers;
 
 pub use async_cache::AsyncCache;
 pub use cache::Cache;
 pub use cache_future::CacheFuture;
-pub use erasure::{BoxedLoad, ErasedAsyncLoader, ErasedLoader};
+pub use erasure::{
+    BatchResult, BoxedBatchLoad, BoxedLoad, ErasedAsyncBatchLoader, ErasedAsyncLoader,
+    ErasedBatchLoader, ErasedLoader, LoadResult,
+};
+pub use key::ErasedKey;

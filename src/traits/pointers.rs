@@ -1,73 +1,167 @@
-//! Implementations of the traits for pointers to caches.
+//! Implementations of the traits for references to caches, and for pointers to trait objects.
+//!
+//! `Arc<C>` has no implementation for other types, because a method of a trait on `Arc<LocalCache<K, V>>` would hide the
+//! method of the cache that has the same name.
 
+use crate::entry::Loaded;
 use crate::error::{AnyError, LoadError};
-use crate::traits::{AsyncCache, Cache, CacheFuture, ErasedAsyncLoader, ErasedLoader};
+use crate::stats::Stats;
+use crate::traits::{
+    AsyncCache, Cache, CacheFuture, ErasedAsyncBatchLoader, ErasedAsyncLoader, ErasedBatchLoader,
+    ErasedKey, ErasedLoader,
+};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Implements both traits for pointers to caches, so that `get_or_load` can be called on a pointer to a trait object.
-macro_rules! impl_for_pointer {
-    ($($pointer:ty),*) => {$(
-        impl<K, V, C: Cache<K, V> + ?Sized> Cache<K, V> for $pointer {
-            fn get(&self, key: &K) -> Option<V> {
-                (**self).get(key)
-            }
-
-            fn insert(&self, key: K, value: V) {
-                (**self).insert(key, value);
-            }
-
-            fn insert_with_ttl(&self, key: K, value: V, ttl: Duration) {
-                (**self).insert_with_ttl(key, value, ttl);
-            }
-
-            fn invalidate(&self, key: &K) {
-                (**self).invalidate(key);
-            }
-
-            fn clear(&self) {
-                (**self).clear();
-            }
-
-            fn get_or_load_erased(
-                &self,
-                key: &K,
-                load: &mut ErasedLoader<'_, K, V>,
-            ) -> Result<V, LoadError<AnyError>> {
-                (**self).get_or_load_erased(key, load)
-            }
+/// Defines the methods of [`Cache`] by those of another cache.
+macro_rules! delegate_cache {
+    ($self:ident => $cache:expr) => {
+        fn get_erased(&$self, key: &dyn ErasedKey<K>) -> Option<V> {
+            $cache.get_erased(key)
         }
 
-        impl<K, V, C: AsyncCache<K, V> + ?Sized> AsyncCache<K, V> for $pointer {
-            fn get<'a>(&'a self, key: &'a K) -> CacheFuture<'a, Option<V>> {
-                (**self).get(key)
-            }
+        fn insert_loaded(&$self, key: K, loaded: Loaded<V>) {
+            $cache.insert_loaded(key, loaded);
+        }
 
-            fn insert(&self, key: K, value: V) -> CacheFuture<'_, ()> {
-                (**self).insert(key, value)
-            }
+        fn invalidate_erased(&$self, key: &dyn ErasedKey<K>) {
+            $cache.invalidate_erased(key);
+        }
 
-            fn insert_with_ttl(&self, key: K, value: V, ttl: Duration) -> CacheFuture<'_, ()> {
-                (**self).insert_with_ttl(key, value, ttl)
-            }
+        fn invalidate_tag(&$self, tag: &str) {
+            $cache.invalidate_tag(tag);
+        }
 
-            fn invalidate<'a>(&'a self, key: &'a K) -> CacheFuture<'a, ()> {
-                (**self).invalidate(key)
-            }
+        fn clear(&$self) {
+            $cache.clear();
+        }
 
-            fn clear(&self) -> CacheFuture<'_, ()> {
-                (**self).clear()
-            }
+        fn get_or_load_erased(
+            &$self,
+            key: &dyn ErasedKey<K>,
+            loader: ErasedLoader<'_, V>,
+        ) -> Result<V, LoadError<AnyError>> {
+            $cache.get_or_load_erased(key, loader)
+        }
 
-            fn get_or_load_erased<'a>(
-                &'a self,
-                key: &'a K,
-                load: &'a mut ErasedAsyncLoader<'_, V>,
-            ) -> CacheFuture<'a, Result<V, LoadError<AnyError>>> {
-                (**self).get_or_load_erased(key, load)
-            }
+        fn get_many_or_load_erased(
+            &$self,
+            keys: &[&dyn ErasedKey<K>],
+            loader: ErasedBatchLoader<'_, K, V>,
+        ) -> Result<Vec<Option<V>>, LoadError<AnyError>>
+        where
+            V: Clone,
+        {
+            $cache.get_many_or_load_erased(keys, loader)
+        }
+
+        fn contains_key_erased(&$self, key: &dyn ErasedKey<K>) -> bool {
+            $cache.contains_key_erased(key)
+        }
+
+        fn remaining_ttl_erased(&$self, key: &dyn ErasedKey<K>) -> Option<Duration> {
+            $cache.remaining_ttl_erased(key)
+        }
+
+        fn stats(&$self) -> Stats {
+            $cache.stats()
+        }
+    };
+}
+#[cfg(feature = "serde")]
+pub(crate) use delegate_cache;
+
+/// Defines the methods of [`AsyncCache`] by those of another cache.
+macro_rules! delegate_async_cache {
+    ($self:ident => $cache:expr) => {
+        fn get_erased<'a>(&'a $self, key: &'a dyn ErasedKey<K>) -> CacheFuture<'a, Option<V>> {
+            $cache.get_erased(key)
+        }
+
+        fn insert_loaded(&$self, key: K, loaded: Loaded<V>) -> CacheFuture<'_, ()> {
+            $cache.insert_loaded(key, loaded)
+        }
+
+        fn invalidate_erased<'a>(&'a $self, key: &'a dyn ErasedKey<K>) -> CacheFuture<'a, ()> {
+            $cache.invalidate_erased(key)
+        }
+
+        fn invalidate_tag<'a>(&'a $self, tag: &'a str) -> CacheFuture<'a, ()> {
+            $cache.invalidate_tag(tag)
+        }
+
+        fn clear(&$self) -> CacheFuture<'_, ()> {
+            $cache.clear()
+        }
+
+        fn get_or_load_erased<'a>(
+            &'a $self,
+            key: &'a dyn ErasedKey<K>,
+            loader: ErasedAsyncLoader<'a, K, V>,
+        ) -> CacheFuture<'a, Result<V, LoadError<AnyError>>> {
+            $cache.get_or_load_erased(key, loader)
+        }
+
+        fn get_many_or_load_erased<'a>(
+            &'a $self,
+            keys: &'a [&'a dyn ErasedKey<K>],
+            loader: ErasedAsyncBatchLoader<'a, K, V>,
+        ) -> CacheFuture<'a, Result<Vec<Option<V>>, LoadError<AnyError>>>
+        where
+            K: Send,
+            V: Clone + Send + Sync,
+        {
+            $cache.get_many_or_load_erased(keys, loader)
+        }
+
+        fn contains_key_erased<'a>(&'a $self, key: &'a dyn ErasedKey<K>) -> CacheFuture<'a, bool>
+        where
+            V: Send,
+        {
+            $cache.contains_key_erased(key)
+        }
+
+        fn remaining_ttl_erased<'a>(
+            &'a $self,
+            key: &'a dyn ErasedKey<K>,
+        ) -> CacheFuture<'a, Option<Duration>>
+        where
+            V: Send,
+        {
+            $cache.remaining_ttl_erased(key)
+        }
+
+        fn stats(&$self) -> Stats {
+            $cache.stats()
+        }
+    };
+}
+#[cfg(feature = "serde")]
+pub(crate) use delegate_async_cache;
+
+impl<K, V, C: Cache<K, V> + ?Sized> Cache<K, V> for &C {
+    delegate_cache!(self => (**self));
+}
+
+impl<K, V, C: AsyncCache<K, V> + ?Sized> AsyncCache<K, V> for &C {
+    delegate_async_cache!(self => (**self));
+}
+
+macro_rules! impl_for_pointers {
+    ($($pointer:ident<dyn _ $(+ $auto:ident)*>),*) => {$(
+        impl<K, V> Cache<K, V> for $pointer<dyn Cache<K, V> $(+ $auto)* + '_> {
+            delegate_cache!(self => (**self));
+        }
+
+        impl<K, V> AsyncCache<K, V> for $pointer<dyn AsyncCache<K, V> $(+ $auto)* + '_> {
+            delegate_async_cache!(self => (**self));
         }
     )*};
 }
 
-impl_for_pointer!(Arc<C>, Box<C>, &C);
+impl_for_pointers!(
+    Arc<dyn _>,
+    Box<dyn _>,
+    Arc<dyn _ + Send + Sync>,
+    Box<dyn _ + Send + Sync>
+);

@@ -63,7 +63,7 @@ impl Way {
     pub(crate) fn ask_for(self, cache: &Cache, key: u32, finding: Finding) -> Answer {
         match self {
             Self::Thread => cache.get_or_load(&key, |_| finding),
-            Self::Task => RUNTIME.block_on(cache.get_or_load_async(&key, || async { finding })),
+            Self::Task => RUNTIME.block_on(cache.get_or_load_async(&key, |_| async { finding })),
         }
     }
 
@@ -88,7 +88,7 @@ impl Way {
                 let _ = send.send(answer);
             })),
             Self::Task => drop(RUNTIME.spawn(async move {
-                let load = || async move {
+                let load = |_| async move {
                     start.send(()).unwrap();
                     finished.await.unwrap()
                 };

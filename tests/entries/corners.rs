@@ -275,14 +275,14 @@ async fn detached_load_within_a_load_uses_its_permit() {
         .build()
         .unwrap();
     let (outer, inner) = (cache.clone(), cache.clone());
-    let three = move || async move {
-        let load = || async { Ok::<_, &str>(3) };
+    let three = move |_| async move {
+        let load = |_| async { Ok::<_, &str>(3) };
         let three = inner.get_or_load_async(&3, load).await;
         three.map_err(|_| "no permit for the innermost")
     };
     let two = || async { outer.detached().get_or_load_async(&2, three).await };
     let found = cache
-        .get_or_load_async(&1, || async {
+        .get_or_load_async(&1, |_| async {
             two()
                 .await
                 .map_err(|error| *error.failed().unwrap().clone())

@@ -189,7 +189,7 @@ fn caller_that_misses_during_a_refresh_waits_for_it() {
 #[test]
 fn lost_refresh_is_made_again_after_the_lease() {
     let dropped = |f: &Fixture| {
-        let load = || std::future::pending::<Result<u64, &str>>();
+        let load = |_| std::future::pending::<Result<u64, &str>>();
         let mut refresh = pin!(f.cache.get_or_load_async(&1, load));
         let poll = refresh
             .as_mut()
@@ -237,7 +237,7 @@ fn refreshing_loader_may_read_its_own_key() {
     assert_eq!(refreshed.unwrap(), OLD + 1);
     let f = due();
     let load = async || {
-        let old = f.cache.get_or_load_async(&1, async || UNUSED).await;
+        let old = f.cache.get_or_load_async(&1, async |_| UNUSED).await;
         Ok::<_, &str>(old.unwrap() + 1)
     };
     let refreshed = RUNTIME.block_on(f.cache.get_or_load_async(&1, load));

@@ -41,7 +41,7 @@ fn batch_started_before_retain_is_not_stored() {
 fn detached_load_started_before_retain_is_not_stored() {
     let cache = cache();
     let retaining = cache.clone();
-    let load = || async move {
+    let load = |_| async move {
         retaining.retain(|_, _| true);
         Ok::<_, Infallible>(10)
     };
@@ -128,7 +128,7 @@ fn read_after_retain_is_not_older_than_the_write_before_it() {
                     };
                     let found = match way {
                         Way::Thread => cache.get_or_load(&1, |_| read()),
-                        Way::Task => RUNTIME.block_on(cache.get_or_load_async(&1, async || read())),
+                        Way::Task => RUNTIME.block_on(cache.get_or_load_async(&1, async |_| read())),
                     };
                     let found = found.unwrap();
                     assert!(found >= least, "{found} after {least}");

@@ -137,7 +137,7 @@ async fn damaged_values_are_misses_within_bounded_memory() {
     set(&mut connection, name, sealed(old)).await;
     assert_eq!(cache.get(key).await, None);
     let fills = cache.tier_stats().fills;
-    let load = || async { Ok::<_, ()>(vec!["newer".to_string()]) };
+    let load = |_| async { Ok::<_, ()>(vec!["newer".to_string()]) };
     let loaded = cache.get_or_load_async(key, load).await.unwrap();
     assert_eq!(cache.get(key).await, Some(loaded));
     assert_eq!(cache.tier_stats().fills, fills + 1);
@@ -147,7 +147,7 @@ async fn damaged_values_are_misses_within_bounded_memory() {
     let mut other = envelope.clone();
     other.push(0);
     set(&mut connection, name, sealed(other)).await;
-    let load = || async { Ok::<_, ()>(vec!["new".to_string()]) };
+    let load = |_| async { Ok::<_, ()>(vec!["new".to_string()]) };
     let loaded = cache.get_or_load_async(key, load).await.unwrap();
     assert_eq!(loaded, ["new"]);
     assert_eq!(cache.get(key).await, Some(loaded));

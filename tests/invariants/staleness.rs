@@ -454,7 +454,7 @@ impl Reader {
         let expected = Expected::new(&self.world, "get_or_load_async", vec![key]);
         let world = Arc::clone(&self.world);
         let future = async move {
-            let start = || {
+            let start = |_| {
                 let found = load.run(Arc::clone(&world), vec![key]);
                 async { Ok(only(found.await?)) }
             };
@@ -480,7 +480,7 @@ impl Reader {
         let world = Arc::clone(&self.world);
         let future = async move {
             let found = load.run(Arc::clone(&world), vec![key]);
-            let start = || async { Ok(only(found.await?)) };
+            let start = |_| async { Ok(only(found.await?)) };
             let found = world.cache.detached().get_or_load_async(&key, start).await;
             Ok(vec![(key, found?)])
         };

@@ -269,7 +269,7 @@ fn outer(way: Way, cache: &Cache, meanwhile: impl FnOnce()) -> Answer {
             let two = cache.get_or_load(&2, |_| Ok::<_, &str>(20));
             Ok(two.unwrap() + 1)
         }),
-        Way::Task => RUNTIME.block_on(cache.get_or_load_async(&1, async || {
+        Way::Task => RUNTIME.block_on(cache.get_or_load_async(&1, async |_| {
             meanwhile();
             tokio::task::yield_now().await;
             let two = cache.get_or_load_async(&2, two).await;

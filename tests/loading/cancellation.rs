@@ -151,7 +151,7 @@ impl Scene {
     fn add_caller(&mut self) {
         let (cache, loads) = (self.cache.clone(), Arc::clone(&self.loads));
         let future = async move {
-            let load = || async {
+            let load = |_| async {
                 let running = Running::start(loads);
                 poll_fn(|cx| running.poll(cx)).await
             };

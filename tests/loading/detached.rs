@@ -33,7 +33,7 @@ fn start_in(runtime: &Runtime, cache: &Cache, key: u32) -> Load {
     let (start, started) = mpsc::channel();
     let cache = cache.clone();
     let caller = runtime.spawn(async move {
-        let load = move || async move {
+        let load = move |_| async move {
             start.send(()).unwrap();
             finished.await.unwrap()
         };
@@ -62,7 +62,7 @@ impl Load {
 
 /// Returns the answer of a caller whose loader ends at once.
 fn ask(cache: &Cache, key: u32, finding: Finding) -> crate::common::Answer {
-    let load = move || async move { finding };
+    let load = move |_| async move { finding };
     RUNTIME.block_on(cache.detached().get_or_load_async(&key, load))
 }
 
@@ -135,7 +135,7 @@ fn detached_waiter_with_another_error_type_calls_its_own_loader() {
     let load = Way::Task.load(&cache, 1);
     thread::scope(|scope| {
         let caller = scope.spawn(|| {
-            let own = move || async { Err::<u64, _>(404_u16) };
+            let own = move |_| async { Err::<u64, _>(404_u16) };
             RUNTIME.block_on(cache.detached().get_or_load_async(&1, own))
         });
         until(|| cache.stats().misses == 2);
@@ -153,7 +153,7 @@ fn panicking() -> std::future::Ready<Finding> {
 #[test]
 fn panic_of_a_detached_load_reaches_its_caller_and_the_next_one_loads() {
     let cache = Cache::new(10);
-    let in_future = || async { panicking().await };
+    let in_future = |_| async { panicking().await };
     for _ in 0..2 {
         let call = || RUNTIME.block_on(cache.detached().get_or_load_async(&1, panicking));
         let panic = catch_unwind(AssertUnwindSafe(call)).unwrap_err();
@@ -260,11 +260,11 @@ fn detached_load_of_a_dropped_caller_keeps_its_permit_until_it_ends() {
 fn detached_loader_that_calls_for_its_own_key_gets_recursive() {
     let cache = Cache::new(10);
     let inner = cache.clone();
-    let load = || async move {
-        let own = inner.get_or_load_async(&1, || async { Ok::<_, &str>(0) });
+    let load = |_| async move {
+        let own = inner.get_or_load_async(&1, |_| async { Ok::<_, &str>(0) });
         assert!(matches!(own.await, Err(LoadError::Recursive)));
         let other = inner.detached();
-        let other = other.get_or_load_async(&2, || async { Ok::<_, &str>(NEW) });
+        let other = other.get_or_load_async(&2, |_| async { Ok::<_, &str>(NEW) });
         Ok::<_, &str>(Loaded::new(other.await.unwrap() + 1))
     };
     let loaded = RUNTIME.block_on(cache.detached().get_or_load_async(&1, load));
@@ -276,7 +276,7 @@ fn detached_loader_that_calls_for_its_own_key_gets_recursive() {
 fn detached_call_outside_a_runtime_serves_a_hit_and_panics_on_a_load() {
     let cache = Cache::new(10);
     let asks = |key: u32| {
-        let load = || async { Ok::<_, &str>(NEW) };
+        let load = |_| async { Ok::<_, &str>(NEW) };
         let detached = cache.detached();
         let mut call = pin!(detached.get_or_load_async(&key, load));
         let mut context = Context::from_waker(Waker::noop());
@@ -297,7 +297,7 @@ fn runtime_shutdown_ends_a_detached_call_with_an_error_and_a_waiter_loads() {
     let (start, started) = mpsc::channel();
     thread::scope(|scope| {
         let caller = scope.spawn(|| {
-            let load = move || async move {
+            let load = move |_| async move {
                 start.send(()).unwrap();
                 std::future::pending::<Finding>().await
             };

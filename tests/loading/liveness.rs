@@ -113,7 +113,7 @@ async fn hang() -> Result<u64, Infallible> {
 
 async fn asks(cache: &Cache, key: u64) -> u64 {
     cache
-        .get_or_load_async(&key, || load(key * 10))
+        .get_or_load_async(&key, |_| load(key * 10))
         .await
         .unwrap()
 }
@@ -272,7 +272,7 @@ fn buffered_stream_whose_body_calls_the_cache_ends() {
 fn select_that_keeps_a_future_delays_no_other_caller_without_end() {
     let cache = cache_with(1);
     run_in_tokio(async {
-        let mut slow = Box::pin(cache.get_or_load_async(&1, async || {
+        let mut slow = Box::pin(cache.get_or_load_async(&1, async |_| {
             yield_now().await;
             yield_now().await;
             Ok::<_, Infallible>(10)
@@ -448,7 +448,7 @@ fn assert_callers_get_the_expired_value(cache: &Cache) {
     #[cfg(feature = "tokio")]
     {
         let detached = cache.detached();
-        let asking = detached.get_or_load_async(&1, || load(NEW));
+        let asking = detached.get_or_load_async(&1, |_| load(NEW));
         assert_eq!(run_in_tokio(asking).unwrap(), OLD);
     }
     let callers = if cfg!(feature = "tokio") { 4 } else { 3 };
@@ -523,7 +523,7 @@ fn waiter_without_an_expired_value_continues_to_wait_after_stale_if_slow() {
     let cache = expired(|builder| builder.stale_if_slow(Duration::from_millis(20)));
     let (finish, finished) = tokio::sync::oneshot::channel();
     let mut leader = Box::pin(
-        cache.get_or_load_async(&2, async || Ok::<_, Infallible>(finished.await.unwrap())),
+        cache.get_or_load_async(&2, async |_| Ok::<_, Infallible>(finished.await.unwrap())),
     );
     assert!(poll(&mut leader).is_pending());
     let mut waiter = Box::pin(asks(&cache, 2));
@@ -549,7 +549,7 @@ fn value_that_was_invalidated_is_not_served_to_a_waiter() {
         invalidate(&cache);
         let mut leader = Box::pin(cache.get_or_load_async(&1, hang));
         assert!(poll(&mut leader).is_pending());
-        let waited = run(cache.get_or_load_async(&1, || load(NEW)));
+        let waited = run(cache.get_or_load_async(&1, |_| load(NEW)));
         assert!(matches!(waited, Err(LoadError::WaitTimeout)));
     }
 }
@@ -594,7 +594,7 @@ mod detached {
             assert!(poll(&mut holder).is_pending());
             // Gets its permit when the lease of the holder ends.
             let detached = cache.detached();
-            let found = detached.get_or_load_async(&1, || load(NEW)).await;
+            let found = detached.get_or_load_async(&1, |_| load(NEW)).await;
             assert_eq!(found.unwrap(), NEW);
         });
         assert_eq!(cache.stats().stale, 0);
@@ -606,7 +606,7 @@ mod detached {
         run_in_tokio(async {
             let detached = cache.detached();
             let mut first = Box::pin(asks(&cache, 1));
-            let mut second = Box::pin(detached.get_or_load_async(&2, || load(20)));
+            let mut second = Box::pin(detached.get_or_load_async(&2, |_| load(20)));
             assert!(poll(&mut first).is_pending() && poll(&mut second).is_pending());
             assert_eq!(first.await, 10);
             assert_eq!(asks(&cache, 3).await, 30);
@@ -633,7 +633,7 @@ mod detached {
         let cache = expired(|builder| builder.stale_if_slow(Duration::from_millis(20)));
         let runtime = runtime();
         let (finish, finished) = tokio::sync::oneshot::channel();
-        let load = move || async move { Ok::<_, Infallible>(finished.await.unwrap()) };
+        let load = move |_| async move { Ok::<_, Infallible>(finished.await.unwrap()) };
         assert_eq!(
             runtime
                 .block_on(cache.detached().get_or_load_async(&1, load))
@@ -687,7 +687,7 @@ fn compute(runs: &Runs, request: u64) -> Result<u64, Infallible> {
 /// Request handlers whose loaders compute in a work-stealing pool.
 const HANDLERS: [Handle; 2] = [
     |cache, runs, request| cache.get_or_load(&1, |_| compute(runs, request)),
-    |cache, runs, request| run(cache.get_or_load_async(&1, async || compute(runs, request))),
+    |cache, runs, request| run(cache.get_or_load_async(&1, async |_| compute(runs, request))),
 ];
 
 #[test]

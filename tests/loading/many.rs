@@ -356,7 +356,7 @@ fn batch_counts_no_second_lookup_after_an_error_of_another_type() {
     let cache = Cache::new(10);
     let mut cx = Context::from_waker(Waker::noop());
     let (fail, failed) = tokio::sync::oneshot::channel::<()>();
-    let mut failing = Box::pin(cache.get_or_load_async(&1, || async {
+    let mut failing = Box::pin(cache.get_or_load_async(&1, |_| async {
         failed.await.unwrap();
         Err::<u64, _>(404_u16)
     }));

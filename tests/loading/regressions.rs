@@ -65,7 +65,7 @@ fn aborted_leader_is_replaced_by_a_waiter() {
     until(|| cache.stats().loads == 1);
     let waiting = cache.clone();
     let waiter = runtime.spawn(async move {
-        let load = || ready(Ok::<_, Infallible>(3));
+        let load = |_| ready(Ok::<_, Infallible>(3));
         waiting.get_or_load_async(&1, load).await
     });
     until_missed(&cache, 2);
@@ -114,7 +114,7 @@ fn play_tracked(cache: &LocalCache<u32, Tracked>, count: &Arc<AtomicI64>, end: E
             finishes.push(finish);
             let in_closure = Tracked::new(count);
             Box::pin(async move {
-                let load = move || {
+                let load = move |_| {
                     let in_future = in_closure.clone();
                     async move {
                         let (_closure, value) = (in_closure, in_future.clone());
@@ -180,7 +180,7 @@ fn caller_that_arrives_when_a_load_ends_does_not_load_again() {
                     let value = if caller % 2 == 0 {
                         cache.get_or_load(&1, |_| load().map(|_| 7_u32))
                     } else {
-                        let load = || ready(load().map(|_| 7_u32));
+                        let load = |_| ready(load().map(|_| 7_u32));
                         let mut call = pin!(cache.get_or_load_async(&1, load));
                         loop {
                             if let Poll::Ready(value) = poll(call.as_mut()) {
@@ -202,7 +202,7 @@ fn caller_that_arrives_when_a_load_ends_does_not_load_again() {
 /// afterwards.
 fn check_change_during_a_load(cache: &Cache, change: impl FnOnce(&Cache)) {
     let (finish, finished) = oneshot::channel();
-    let load = || async { Ok::<_, Infallible>(finished.await.unwrap()) };
+    let load = |_| async { Ok::<_, Infallible>(finished.await.unwrap()) };
     let mut old = pin!(cache.get_or_load_async(&1, load));
     assert!(poll(old.as_mut()).is_pending());
     change(cache);
@@ -286,10 +286,10 @@ fn waiters_of_a_panicked_load_get_a_value() {
 fn failed_load_is_not_repeated_by_its_waiters() {
     let cache = cache_with_endless_lease();
     let (finish, finished) = oneshot::channel::<&str>();
-    let load = || async { Err::<u32, _>(finished.await.unwrap()) };
+    let load = |_| async { Err::<u32, _>(finished.await.unwrap()) };
     let mut leader = pin!(cache.get_or_load_async(&1, load));
     assert!(poll(leader.as_mut()).is_pending());
-    let call = || Box::pin(cache.get_or_load_async(&1, || ready(Err::<u32, _>("again"))));
+    let call = || Box::pin(cache.get_or_load_async(&1, |_| ready(Err::<u32, _>("again"))));
     let mut waiting: Vec<_> = (0..50).map(|_| call()).collect();
     for caller in &mut waiting {
         assert!(poll(caller.as_mut()).is_pending());

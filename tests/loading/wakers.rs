@@ -46,10 +46,10 @@ impl Wake for Panics {
 fn waker_that_panics_does_not_strand_later_waiters() {
     let cache = cache();
     let (finish, finished) = oneshot::channel();
-    let load = || async { Ok::<u32, Infallible>(finished.await.unwrap()) };
+    let load = |_| async { Ok::<u32, Infallible>(finished.await.unwrap()) };
     let mut leader = Box::pin(cache.get_or_load_async(&1, load));
     assert!(poll(leader.as_mut(), Waker::noop()).is_pending());
-    let ask = || Box::pin(cache.get_or_load_async(&1, || ready(Ok::<_, Infallible>(2))));
+    let ask = || Box::pin(cache.get_or_load_async(&1, |_| ready(Ok::<_, Infallible>(2))));
     let (mut first, mut second) = (ask(), ask());
     let wakes = Arc::new(WakeCounter::default());
     assert!(poll(first.as_mut(), &Arc::new(Panics).into()).is_pending());
@@ -104,7 +104,7 @@ async fn paused_clock_that_is_ahead_delays_no_caller() {
     let started = std::time::Instant::now();
     tokio::time::advance(Duration::from_secs(3_600)).await;
     let cache = Cache::new(10);
-    let load = || async {
+    let load = |_| async {
         // Simulates a load that takes some time. The paused clock of Tokio skips it.
         tokio::time::sleep(Duration::from_millis(10)).await;
         Ok::<_, Infallible>(1)

@@ -44,7 +44,7 @@ macro_rules! backend_by_get_or_load {
             const BATCH: usize = 100;
 
             async fn read(&self, key: u64) -> Value {
-                let load = || async { Err::<Value, _>("the loader was called") };
+                let load = |_| async { Err::<Value, _>("the loader was called") };
                 let loaded = self.0.get_or_load_async(&key, load).await;
                 loaded.expect("the key exists")
             }

@@ -88,7 +88,7 @@ impl<T: Stored> Store<T> {
     where
         F: Future<Output = Result<Option<T>, AnyError>> + Send,
     {
-        let load = || async {
+        let load = |_| async {
             Ok::<_, AnyError>(match load().await? {
                 Some(value) => Loaded::new(Some(Arc::new(value))),
                 None => Loaded::new(None).ttl(MISSING_TTL),

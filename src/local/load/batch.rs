@@ -7,7 +7,7 @@
 
 use crate::clock::Nanos;
 use crate::entry::Loaded;
-use crate::error::{AnyError, LoadError};
+use crate::error::{AnyError, LoadError, LoaderError};
 use crate::local::load::waiting::{WaitFailure, WaitLimits};
 use crate::local::lookup::Lookup;
 use crate::local::{KeyLocation, LocalCache};
@@ -16,10 +16,12 @@ use crate::single_flight::future::TaskTimer;
 use crate::single_flight::{
     Answer, Leader, LeaderGroup, Outcome, Permit, Role, Timer, WaiterGroup, run_within,
 };
-use crate::traits::erasure::{BatchResult, ErrorType, share_batch, typed};
+use crate::traits::erasure::{BatchResult, ErrorType, into_entries, share_batch, typed};
+use crate::traits::key::LookupKey;
+use equivalent::Equivalent;
 use hashbrown::HashTable;
-use std::any::Any;
 use std::cell::Cell;
+use std::convert;
 use std::future::{Future, ready};
 use std::hash::{BuildHasher, Hash};
 use std::task::Context;
@@ -68,25 +70,78 @@ where
     /// # Blocking
     ///
     /// Blocks like [`get_or_load`](Self::get_or_load).
-    pub fn get_many_or_load<M, L, E>(
+    pub fn get_many_or_load<'q, Q, T, E, M>(
         &self,
-        keys: &[K],
-        mut load: impl FnMut(Vec<K>) -> Result<M, E>,
+        keys: impl IntoIterator<Item = &'q Q>,
+        mut load: impl FnMut(Vec<K>) -> Result<T, E>,
     ) -> Result<Vec<Option<V>>, LoadError<E>>
     where
-        M: IntoIterator<Item = (K, L)>,
-        L: Into<Loaded<V>>,
-        E: Any + Send + Sync,
+        Q: Hash + Equivalent<K> + ToOwned<Owned = K> + ?Sized + 'q,
+        T: IntoIterator<Item = (K, V)>,
+        E: LoaderError<M>,
     {
-        let error_type = ErrorType::of::<E>();
-        typed(block_on(&Cell::new(None), async |mut timer| {
-            let start = |missing| ready(load(missing));
-            let batch = Batch::look_up(self, keys, error_type, BatchLookup::Recorded);
-            self.load_many(batch, &mut timer, start, share_batch).await
-        }))
+        self.get_many_or_load_entries(keys, |missing| load(missing).map(into_entries))
     }
 
-    /// Like [`get_many_or_load`](Self::get_many_or_load), but asynchronous.
+    /// Like [`get_many_or_load`](Self::get_many_or_load), but `load` returns pairs of key and [`Loaded`]. Each has its
+    /// own time to live, weight and tags.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use hotset::{Loaded, LocalCache};
+    ///
+    /// let pages: LocalCache<String, u64> = LocalCache::new(1_000);
+    /// let load = |missing: Vec<String>| {
+    ///     let page = |path: String| (path.clone(), Loaded::new(100).tags([path]));
+    ///     Ok::<_, std::io::Error>(missing.into_iter().map(page))
+    /// };
+    /// assert_eq!(pages.get_many_or_load_entries(["/", "/shop"], load)?, [Some(100), Some(100)]);
+    /// pages.invalidate_tag("/shop");
+    /// assert_eq!(pages.get("/shop"), None);
+    /// # Ok::<(), hotset::LoadError<std::io::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// Returns the same errors as [`get_many_or_load`](Self::get_many_or_load).
+    ///
+    /// # Blocking
+    ///
+    /// Blocks like [`get_or_load`](Self::get_or_load).
+    pub fn get_many_or_load_entries<'q, Q, T, E, M>(
+        &self,
+        keys: impl IntoIterator<Item = &'q Q>,
+        mut load: impl FnMut(Vec<K>) -> Result<T, E>,
+    ) -> Result<Vec<Option<V>>, LoadError<E>>
+    where
+        Q: Hash + Equivalent<K> + ToOwned<Owned = K> + ?Sized + 'q,
+        T: IntoIterator<Item = (K, Loaded<V>)>,
+        E: LoaderError<M>,
+    {
+        let keys = keys.into_iter().collect();
+        let load = |missing| share_batch(load(missing));
+        typed(self.get_many_or_load_blocking(keys, ErrorType::of::<E>(), load))
+    }
+
+    /// Like [`get_many_or_load`](Self::get_many_or_load), but for tasks.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), hotset::LoadError<std::io::Error>> {
+    /// let prices: hotset::LocalCache<u32, u64> = hotset::LocalCache::new(1_000);
+    /// prices.insert(1, 100);
+    /// let load = |missing: Vec<u32>| async move {
+    ///     assert_eq!(missing, [2, 3]);
+    ///     Ok::<_, std::io::Error>([(2, 200)])
+    /// };
+    /// let found = prices.get_many_or_load_async(&[1, 2, 3], load).await?;
+    /// assert_eq!(found, [Some(100), Some(200), None]);
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     ///
@@ -95,50 +150,126 @@ where
     /// # Cancel safety
     ///
     /// The future may be dropped at any time: see [`get_or_load_async`](Self::get_or_load_async).
-    pub async fn get_many_or_load_async<M, L, E, F>(
+    pub async fn get_many_or_load_async<'q, Q, T, E, F, M>(
         &self,
-        keys: &[K],
-        load: impl FnMut(Vec<K>) -> F,
+        keys: impl IntoIterator<Item = &'q Q>,
+        mut load: impl FnMut(Vec<K>) -> F,
     ) -> Result<Vec<Option<V>>, LoadError<E>>
     where
-        F: Future<Output = Result<M, E>>,
-        M: IntoIterator<Item = (K, L)>,
-        L: Into<Loaded<V>>,
-        E: Any + Send + Sync,
+        Q: Hash + Equivalent<K> + ToOwned<Owned = K> + ?Sized + 'q,
+        F: Future<Output = Result<T, E>>,
+        T: IntoIterator<Item = (K, V)>,
+        E: LoaderError<M>,
     {
-        let mut timer = TaskTimer::default();
-        let batch = Batch::look_up(self, keys, ErrorType::of::<E>(), BatchLookup::Recorded);
-        let values = self.load_many(batch, &mut timer, load, share_batch);
-        typed(Box::pin(values).await)
+        let keys = keys.into_iter().collect();
+        let load = |missing| {
+            let loaded = load(missing);
+            async { share_batch(loaded.await.map(into_entries)) }
+        };
+        let lookup = BatchLookup::Recorded;
+        typed(
+            self.get_many_or_load_shared(keys, ErrorType::of::<E>(), lookup, load)
+                .await,
+        )
     }
 
-    /// Like [`get_many_or_load_async`](Self::get_many_or_load_async), but for a loader that returns a [`BatchResult`].
-    /// The caller accepts errors of other callers' loads only if they have the type `error_type`.
-    #[cfg(feature = "redis")]
-    pub(crate) async fn get_many_or_load_shared<F>(
+    /// Like [`get_many_or_load_entries`](Self::get_many_or_load_entries), but for tasks.
+    ///
+    /// # Errors
+    ///
+    /// Returns the same errors as [`get_many_or_load`](Self::get_many_or_load).
+    ///
+    /// # Cancel safety
+    ///
+    /// The future may be dropped at any time: see [`get_or_load_async`](Self::get_or_load_async).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use hotset::{Loaded, LocalCache};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), hotset::LoadError<std::io::Error>> {
+    /// let pages: LocalCache<String, u64> = LocalCache::new(1_000);
+    /// let load = |missing: Vec<String>| async {
+    ///     let page = |path| (path, Loaded::new(100).tags(["layout"]));
+    ///     Ok::<_, std::io::Error>(missing.into_iter().map(page))
+    /// };
+    /// let found = pages.get_many_or_load_entries_async(["/", "/shop"], load).await?;
+    /// assert_eq!(found, [Some(100), Some(100)]);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn get_many_or_load_entries_async<'q, Q, T, E, F, M>(
         &self,
-        keys: &[K],
+        keys: impl IntoIterator<Item = &'q Q>,
+        mut load: impl FnMut(Vec<K>) -> F,
+    ) -> Result<Vec<Option<V>>, LoadError<E>>
+    where
+        Q: Hash + Equivalent<K> + ToOwned<Owned = K> + ?Sized + 'q,
+        F: Future<Output = Result<T, E>>,
+        T: IntoIterator<Item = (K, Loaded<V>)>,
+        E: LoaderError<M>,
+    {
+        let keys = keys.into_iter().collect();
+        let load = |missing| {
+            let loaded = load(missing);
+            async { share_batch(loaded.await) }
+        };
+        let lookup = BatchLookup::Recorded;
+        typed(
+            self.get_many_or_load_shared(keys, ErrorType::of::<E>(), lookup, load)
+                .await,
+        )
+    }
+
+    /// Returns the values for several keys, for a loader whose result is in shared form already. The caller accepts
+    /// errors of other callers' loads only if they have the type `error_type`.
+    pub(in crate::local) fn get_many_or_load_blocking<Q>(
+        &self,
+        keys: Vec<&Q>,
+        error_type: ErrorType,
+        mut load: impl FnMut(Vec<K>) -> BatchResult<K, V>,
+    ) -> Result<Vec<Option<V>>, LoadError<AnyError>>
+    where
+        Q: LookupKey<K> + ?Sized,
+    {
+        block_on(&Cell::new(None), async |mut timer| {
+            let start = |missing| ready(load(missing));
+            let batch = Batch::look_up(self, keys, error_type, BatchLookup::Recorded);
+            self.load_many(batch, &mut timer, start).await
+        })
+    }
+
+    /// The async form of [`get_many_or_load_blocking`](Self::get_many_or_load_blocking).
+    pub(crate) async fn get_many_or_load_shared<Q, F>(
+        &self,
+        keys: Vec<&Q>,
         error_type: ErrorType,
         lookup: BatchLookup,
         load: impl FnMut(Vec<K>) -> F,
     ) -> Result<Vec<Option<V>>, LoadError<AnyError>>
     where
+        Q: LookupKey<K> + ?Sized,
         F: Future<Output = BatchResult<K, V>>,
     {
         let mut timer = TaskTimer::default();
         let batch = Batch::look_up(self, keys, error_type, lookup);
-        self.load_many(batch, &mut timer, load, |result| result)
-            .await
+        // Boxed, so that this future stays small whatever the loader's size.
+        Box::pin(self.load_many(batch, &mut timer, load)).await
     }
 
     /// Returns the values for a batch whose keys have been looked up. Loads the missing ones or waits for them.
-    async fn load_many<'a, F: Future>(
+    async fn load_many<'a, Q, F>(
         &'a self,
-        mut batch: Batch<'a, K, V, S>,
+        mut batch: Batch<'a, K, V, S, Q>,
         timer: &mut impl Timer,
         mut load: impl FnMut(Vec<K>) -> F,
-        share: impl Fn(F::Output) -> BatchResult<K, V>,
-    ) -> Result<Vec<Option<V>>, LoadError<AnyError>> {
+    ) -> Result<Vec<Option<V>>, LoadError<AnyError>>
+    where
+        Q: LookupKey<K> + ?Sized,
+        F: Future<Output = BatchResult<K, V>>,
+    {
         let mut wait_limits = self.wait_limits();
         let (mut led, mut waiting) = (LeaderGroup::new(), WaiterGroup::new());
         loop {
@@ -148,9 +279,7 @@ where
                 // other. While it loads, it does not become the leader of the loads that it waits for.
                 waiting.mark_busy();
                 let led = std::mem::replace(&mut led, LeaderGroup::new());
-                batch
-                    .load(led, &wait_limits, timer, &mut load, &share)
-                    .await?;
+                batch.load(led, &wait_limits, timer, &mut load).await?;
                 continue;
             }
             if waiting.is_empty() {
@@ -208,9 +337,9 @@ impl<T> Drop for InReverse<T> {
 }
 
 /// The keys of one call, by position, and the values that are known so far.
-struct Batch<'a, K, V, S> {
+struct Batch<'a, K, V, S, Q: ?Sized> {
     cache: &'a LocalCache<K, V, S>,
-    keys: &'a [K],
+    keys: Vec<&'a Q>,
     /// The error type of this call. It returns an error of another caller's load only if the error has this type.
     error_type: ErrorType,
     locations: Vec<KeyLocation<'a, K, V>>,
@@ -221,32 +350,34 @@ struct Batch<'a, K, V, S> {
     missing: Vec<usize>,
 }
 
-impl<'a, K, V, S> Batch<'a, K, V, S>
+impl<'a, K, V, S, Q> Batch<'a, K, V, S, Q>
 where
     K: Eq + Hash + Clone,
     V: Clone,
     S: BuildHasher,
+    Q: LookupKey<K> + ?Sized,
 {
     /// Creates a batch. Looks up each distinct key, unless the caller has already done so.
     fn look_up(
         cache: &'a LocalCache<K, V, S>,
-        keys: &'a [K],
+        keys: Vec<&'a Q>,
         error_type: ErrorType,
         lookup: BatchLookup,
     ) -> Self {
         let mut batch = Self {
             cache,
-            keys,
             error_type,
-            locations: keys.iter().map(|key| cache.location(key)).collect(),
+            locations: keys.iter().map(|key| cache.location(*key)).collect(),
             first: HashTable::with_capacity(keys.len()),
             values: vec![None; keys.len()],
             missing: Vec::new(),
+            keys,
         };
-        for (at, key) in keys.iter().enumerate() {
-            if batch.position(key, &batch.locations[at]).is_some() {
+        for at in 0..batch.keys.len() {
+            if batch.first_position(at).is_some() {
                 continue;
             }
+            let key = batch.keys[at];
             let Batch {
                 locations, first, ..
             } = &mut batch;
@@ -263,8 +394,20 @@ where
 
     /// Returns the first position of a key, if the key is in `first`.
     fn position(&self, key: &K, location: &KeyLocation<'_, K, V>) -> Option<usize> {
-        let is_it = |&other: &usize| self.keys[other] == *key;
+        let is_it = |&other: &usize| self.keys[other].equivalent(key);
         self.first.find(location.hash.0, is_it).copied()
+    }
+
+    /// Returns the first position of the key at a position, if the key is in `first`.
+    fn first_position(&self, at: usize) -> Option<usize> {
+        let hash = self.locations[at].hash.0;
+        // Two keys in borrowed form cannot be compared. Only keys with equal hashes are cloned for it.
+        let is_it = |&other: &usize| {
+            other == at
+                || (self.locations[other].hash.0 == hash
+                    && self.keys[other].equivalent(&self.keys[at].to_key()))
+        };
+        self.first.find(hash, is_it).copied()
     }
 
     /// Joins or leads the loads of all missing keys with one [`Candidate`](crate::single_flight::Candidate), so that
@@ -281,7 +424,7 @@ where
         for at in std::mem::take(&mut self.missing) {
             let join_or_lead = self
                 .cache
-                .join_or_lead(&self.locations[at], &self.keys[at], || candidate);
+                .join_or_lead(&self.locations[at], self.keys[at], || candidate);
             match join_or_lead {
                 Lookup::Miss(Role::Lead(leader)) => led.push(at, leader),
                 Lookup::Miss(Role::Wait(waiter)) => waiting.push(at, waiter),
@@ -296,14 +439,16 @@ where
     }
 
     /// Loads the keys that this caller leads, except those whose values have been stored in the meantime.
-    async fn load<F: Future>(
+    async fn load<F>(
         &mut self,
         led: LeaderGroup<'a, K, V>,
         wait_limits: &WaitLimits,
         timer: &mut impl Timer,
         load: &mut impl FnMut(Vec<K>) -> F,
-        share: &impl Fn(F::Output) -> BatchResult<K, V>,
-    ) -> Result<(), LoadError<AnyError>> {
+    ) -> Result<(), LoadError<AnyError>>
+    where
+        F: Future<Output = BatchResult<K, V>>,
+    {
         let Some(permit) = self.permit(&led, wait_limits, timer).await? else {
             return Ok(());
         };
@@ -311,7 +456,7 @@ where
         let Some((_, leader)) = led.iter().next() else {
             return Ok(());
         };
-        let keys = led.iter().map(|&(at, _)| self.keys[at].clone()).collect();
+        let keys = led.iter().map(|&(at, _)| self.keys[at].to_key()).collect();
         let load_timer = self.cache.load_timer(leader.since);
         let enter = || {
             let leaders = led.iter().map(|(_, leader)| leader.enter(None));
@@ -321,7 +466,7 @@ where
                 load_timer.span.enter(),
             )
         };
-        let result = run_within(enter, || load(keys), share).await;
+        let result = run_within(enter, || load(keys), convert::identity).await;
         let load_time = load_timer.stop(result.is_ok());
         drop(permit);
         self.finish_load(led, result, load_time)
@@ -366,7 +511,7 @@ where
         let stale = |&(at, _): &(usize, Leader<'a, K, V>)| {
             let outcome = self
                 .cache
-                .stale_for_waiter(&self.locations[at], &self.keys[at]);
+                .stale_for_waiter(&self.locations[at], self.keys[at]);
             outcome.map(|outcome| (at, outcome))
         };
         led.iter().map(stale).collect()
@@ -379,7 +524,7 @@ where
     ) -> Result<(), LoadError<AnyError>> {
         let mut result = Ok(());
         waiting.retain(|at| {
-            let (location, key) = (&self.locations[at], &self.keys[at]);
+            let (location, key) = (&self.locations[at], self.keys[at]);
             let Some(outcome) = self.cache.stale_for_waiter(location, key) else {
                 return true;
             };
@@ -406,7 +551,7 @@ where
             }
             match self
                 .cache
-                .look_up_again(&self.locations[at], &self.keys[at], &leader)
+                .look_up_again(&self.locations[at], self.keys[at], &leader)
             {
                 Some(outcome) => {
                     leader.complete(|| outcome.clone());
@@ -441,11 +586,13 @@ where
         };
         let mut first_error = Ok(());
         while let Some((at, leader)) = led.pop() {
-            let (location, key) = (&self.locations[at], &self.keys[at]);
+            let (location, key) = (&self.locations[at], self.keys[at]);
             let value = match (loaded[at].take(), &failed) {
-                (Some(loaded), _) => Ok(self
-                    .cache
-                    .complete(location, key, leader, loaded, load_time)),
+                (Some(loaded), _) => {
+                    Ok(self
+                        .cache
+                        .complete(location, key.to_key(), leader, loaded, load_time))
+                }
                 (None, Some(error)) => {
                     self.cache
                         .complete_failed(location, key, leader, error.clone())
@@ -467,7 +614,7 @@ where
     fn take_outcome(&mut self, at: usize, outcome: Outcome<V>) -> Result<(), LoadError<AnyError>> {
         if !matches!(outcome, Outcome::Absent) {
             self.values[at] = Some({
-                let (location, key) = (&self.locations[at], &self.keys[at]);
+                let (location, key) = (&self.locations[at], self.keys[at]);
                 self.cache.take_outcome(location, key, outcome)?
             });
         }
@@ -476,8 +623,8 @@ where
 
     /// Returns the value for each position. All positions of one key get the same value.
     fn into_values(mut self) -> Vec<Option<V>> {
-        for (at, key) in self.keys.iter().enumerate() {
-            let first = self.position(key, &self.locations[at]);
+        for at in 0..self.keys.len() {
+            let first = self.first_position(at);
             if let Some(first) = first.filter(|&first| first != at) {
                 let value = self.values[first].clone();
                 self.values[at] = value;

@@ -10,6 +10,8 @@ use crate::single_flight::{Leader, Outcome};
 use crate::stats::Count;
 use crate::sync::thread_slot::ThreadSlot;
 use crate::traits::erasure::LoadResult;
+use crate::traits::key::LookupKey;
+use equivalent::Equivalent;
 use std::hash::{BuildHasher, Hash};
 
 impl<K, V, S> LocalCache<K, V, S>
@@ -19,12 +21,15 @@ where
     S: BuildHasher,
 {
     /// Returns the result of a call from the outcome of another caller's load, and counts the call.
-    pub(crate) fn take_outcome(
+    pub(crate) fn take_outcome<Q>(
         &self,
         location: &KeyLocation<'_, K, V>,
-        key: &K,
+        key: &Q,
         outcome: Outcome<V>,
-    ) -> Result<V, LoadError<AnyError>> {
+    ) -> Result<V, LoadError<AnyError>>
+    where
+        Q: Hash + Equivalent<K> + ?Sized,
+    {
         let result = match outcome {
             Outcome::Stale(value) => {
                 self.count_stale(location, key);
@@ -38,17 +43,23 @@ where
         result
     }
 
-    fn count_stale(&self, location: &KeyLocation<'_, K, V>, key: &K) {
+    fn count_stale<Q>(&self, location: &KeyLocation<'_, K, V>, key: &Q)
+    where
+        Q: Hash + Equivalent<K> + ?Sized,
+    {
         self.count_served(ThreadSlot::current(), Count::Stale, location, key);
     }
 
     /// Looks up a key again for its leader, because a value may have been stored since the leader's first lookup.
-    pub(crate) fn look_up_again(
+    pub(crate) fn look_up_again<Q>(
         &self,
         location: &KeyLocation<'_, K, V>,
-        key: &K,
+        key: &Q,
         leader: &Leader<'_, K, V>,
-    ) -> Option<Outcome<V>> {
+    ) -> Option<Outcome<V>>
+    where
+        Q: Hash + Equivalent<K> + ?Sized,
+    {
         // The value that is found here may be invalidated meanwhile. Callers that come after the invalidation then do
         // not get this value, but look up the key themselves.
         leader.outdate(leader.epoch + 1);
@@ -58,17 +69,20 @@ where
     }
 
     /// Stores the result of a load that has ended, or falls back on an expired value.
-    pub(crate) fn finish_load(
+    pub(crate) fn finish_load<Q>(
         &self,
         location: &KeyLocation<'_, K, V>,
-        key: &K,
+        key: &Q,
         leader: Leader<'_, K, V>,
         result: LoadResult<V>,
         load_timer: LoadTimer<'_>,
-    ) -> Result<V, LoadError<AnyError>> {
+    ) -> Result<V, LoadError<AnyError>>
+    where
+        Q: LookupKey<K> + ?Sized,
+    {
         let load_time = load_timer.stop(result.is_ok());
         match result {
-            Ok(loaded) => Ok(self.complete(location, key, leader, loaded, load_time)),
+            Ok(loaded) => Ok(self.complete(location, key.to_key(), leader, loaded, load_time)),
             Err(error) => self.complete_failed(location, key, leader, error),
         }
     }
@@ -77,7 +91,7 @@ where
     pub(crate) fn complete(
         &self,
         location: &KeyLocation<'_, K, V>,
-        key: &K,
+        key: K,
         mut leader: Leader<'_, K, V>,
         loaded: Loaded<V>,
         load_time: Nanos,
@@ -90,22 +104,25 @@ where
         }
         let provenance = self.provenance(&loaded, leader.epoch, load_time);
         let mut removals = self.removals();
-        let (key, out) = (key.clone(), &mut removals);
+        let (leading, out) = (Some(&mut leader), &mut removals);
         // The callers get the value even if it is outdated and was not stored.
-        let _ = self.store(location, key, loaded, provenance, Some(&mut leader), out);
+        let _ = self.store(location, key, loaded, provenance, leading, out);
         leader.complete(|| Outcome::Value(value.clone()));
         removals.finish();
         value
     }
 
     /// Ends a load that has failed. Its callers get an expired value, if one may serve, or the error.
-    pub(crate) fn complete_failed(
+    pub(crate) fn complete_failed<Q>(
         &self,
         location: &KeyLocation<'_, K, V>,
-        key: &K,
+        key: &Q,
         leader: Leader<'_, K, V>,
         error: LoadError<AnyError>,
-    ) -> Result<V, LoadError<AnyError>> {
+    ) -> Result<V, LoadError<AnyError>>
+    where
+        Q: Hash + Equivalent<K> + ?Sized,
+    {
         // This comes before anything is read: see `look_up_again`.
         leader.outdate(leader.epoch + 1);
         if self.inner.has_refresh_rules {

@@ -1,15 +1,17 @@
 //! Loads that run in separate tasks.
 
 use crate::entry::Loaded;
-use crate::error::{AnyError, LoadError};
-use crate::local::load::{Loader, PermittedLeader, ValueOrLead};
+use crate::error::{AnyError, LoadError, LoaderError};
+use crate::local::load::{PermittedLeader, ValueOrLead};
 use crate::local::lookup::Lookup;
 use crate::local::shard::hash::KeyHash;
 use crate::local::{DefaultHasher, KeyLocation, LocalCache};
 use crate::single_flight::future::TaskTimer;
 use crate::single_flight::{Pending, SuspendedLeader, is_loading};
-use crate::traits::erasure::{share, typed};
-use std::any::Any;
+use crate::traits::erasure::{LoadResult, LoaderProperties, share, typed};
+use crate::traits::key::LookupKey;
+use equivalent::Equivalent;
+use std::convert;
 use std::fmt;
 use std::future::Future;
 use std::hash::{BuildHasher, Hash};
@@ -42,7 +44,7 @@ impl<K, V, S> LocalCache<K, V, S> {
     /// let prices: hotset::LocalCache<u64, u64> = hotset::LocalCache::new(1_000);
     /// let fetch = {
     ///     let db = db.clone();
-    ///     move || async move { db.fetch_price(7).await }
+    ///     move |id| async move { db.fetch_price(id).await }
     /// };
     /// assert_eq!(prices.detached().get_or_load_async(&7, fetch).await?, 700);
     /// # Ok(())
@@ -76,15 +78,77 @@ where
     /// # Cancel safety
     ///
     /// The future may be dropped at any time. A load that it has begun continues.
-    pub async fn get_or_load_async<L, E, F>(
+    pub async fn get_or_load_async<Q, E, F, M>(
         &self,
-        key: &K,
-        load: impl FnOnce() -> F + Send + 'static,
+        key: &Q,
+        load: impl FnOnce(K) -> F + Send + 'static,
     ) -> Result<V, LoadError<E>>
     where
-        F: Future<Output = Result<L, E>> + Send + 'static,
-        L: Into<Loaded<V>>,
-        E: Any + Send + Sync,
+        Q: Hash + Equivalent<K> + ToOwned<Owned = K> + ?Sized,
+        F: Future<Output = Result<V, E>> + Send + 'static,
+        E: LoaderError<M>,
+    {
+        let loader = LoaderProperties::new::<E, _>(&load);
+        let load = |key| async { share(load(key).await.map(Loaded::new)) };
+        typed(self.get_or_load_shared(key, loader, load).await)
+    }
+
+    /// Like [`get_or_load_async`](Self::get_or_load_async), but `load` returns a [`Loaded`], which has its own time to
+    /// live, weight and tags.
+    ///
+    /// # Errors
+    ///
+    /// See [`get_or_load_async`](Self::get_or_load_async).
+    ///
+    /// # Panics
+    ///
+    /// See [`get_or_load_async`](Self::get_or_load_async).
+    ///
+    /// # Cancel safety
+    ///
+    /// See [`get_or_load_async`](Self::get_or_load_async).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use hotset::{Loaded, LocalCache};
+    /// use std::time::Duration;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), hotset::LoadError<std::io::Error>> {
+    /// let prices: LocalCache<u64, u64> = LocalCache::new(1_000);
+    /// let load = |id| async move {
+    ///     Ok::<_, std::io::Error>(Loaded::new(id * 100).ttl(Duration::from_secs(60)))
+    /// };
+    /// assert_eq!(prices.detached().get_or_load_entry_async(&7, load).await?, 700);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn get_or_load_entry_async<Q, E, F, M>(
+        &self,
+        key: &Q,
+        load: impl FnOnce(K) -> F + Send + 'static,
+    ) -> Result<V, LoadError<E>>
+    where
+        Q: Hash + Equivalent<K> + ToOwned<Owned = K> + ?Sized,
+        F: Future<Output = Result<Loaded<V>, E>> + Send + 'static,
+        E: LoaderError<M>,
+    {
+        let loader = LoaderProperties::new::<E, _>(&load);
+        let load = |key| async { share(load(key).await) };
+        typed(self.get_or_load_shared(key, loader, load).await)
+    }
+
+    /// Returns the value for a key, for a loader whose result is in shared form already.
+    async fn get_or_load_shared<Q, F>(
+        &self,
+        key: &Q,
+        loader: LoaderProperties,
+        load: impl FnOnce(K) -> F + Send + 'static,
+    ) -> Result<V, LoadError<AnyError>>
+    where
+        Q: LookupKey<K> + ?Sized,
+        F: Future<Output = LoadResult<V>> + Send + 'static,
     {
         let location = self.0.location(key);
         match self.0.lookup(&location, key) {
@@ -95,28 +159,27 @@ where
                 let may_refresh = !is_loading();
                 let leader = may_refresh.then(|| self.0.begin_refresh(&location, key));
                 if let Some(leader) = leader.flatten() {
-                    self.spawn_load(&location, key, leader, load);
+                    self.spawn_load(&location, key.to_key(), leader, load);
                 }
                 Ok(value)
             }
-            lookup => typed(Box::pin(self.load(location, key, lookup, load)).await),
+            // Boxed, so that this future stays small whatever the loader's size.
+            lookup => Box::pin(self.load(location, key, (lookup, loader), load)).await,
         }
     }
 
     /// Completes `get_or_load_async` if the lookup was not a hit.
-    async fn load<'a, L, E, F>(
+    async fn load<'a, Q, F>(
         &self,
         location: KeyLocation<'a, K, V>,
-        key: &K,
-        lookup: Lookup<'a, K, V>,
-        load: impl FnOnce() -> F + Send + 'static,
+        key: &Q,
+        (lookup, loader): (Lookup<'a, K, V>, LoaderProperties),
+        load: impl FnOnce(K) -> F + Send + 'static,
     ) -> Result<V, LoadError<AnyError>>
     where
-        F: Future<Output = Result<L, E>> + Send + 'static,
-        L: Into<Loaded<V>>,
-        E: Any + Send + Sync,
+        Q: LookupKey<K> + ?Sized,
+        F: Future<Output = LoadResult<V>> + Send + 'static,
     {
-        let loader = Loader::new::<E, _>(&load);
         let mut timer = TaskTimer::default();
         let mut limits = self.0.wait_limits();
         let leader = match self
@@ -127,24 +190,24 @@ where
             ValueOrLead::Value(value) => return Ok(value),
             ValueOrLead::Lead(leader) => leader,
             ValueOrLead::LeadUnshared(reentry) => {
-                let load = |_: &K| load();
+                let load = || load(key.to_key());
                 return self
                     .0
-                    .run_unshared(key, &reentry, loader, load, share)
+                    .run_unshared(&reentry, loader, load, convert::identity)
                     .await;
             }
         };
         if is_loading() {
-            let load = |_: &K| load();
+            let load = || load(key.to_key());
             return self
                 .0
-                .run(&location, key, leader, loader, load, share)
+                .run(&location, key, leader, loader, load, convert::identity)
                 .await;
         }
         // The caller accepts an expired value at the end of its load's lease, or at `stale_from` if that is earlier.
         let lease_end = leader.0.since.checked_add(self.0.inner.settings.lease);
         limits.stale_from = limits.stale_from.into_iter().chain(lease_end).min();
-        let mut task = self.spawn_load(&location, key, leader, load);
+        let mut task = self.spawn_load(&location, key.to_key(), leader, load);
         let poll = |cx: &mut Context<'_>| match Pin::new(&mut task).poll(cx) {
             Poll::Ready(result) => Ok(result),
             Poll::Pending => Err(Pending { again: None }),
@@ -163,17 +226,15 @@ where
     }
 
     /// Spawns a task that runs a load.
-    fn spawn_load<L, E, F>(
+    fn spawn_load<F>(
         &self,
         location: &KeyLocation<'_, K, V>,
-        key: &K,
+        key: K,
         (leader, permit): PermittedLeader<'_, K, V>,
-        load: impl FnOnce() -> F + Send + 'static,
+        load: impl FnOnce(K) -> F + Send + 'static,
     ) -> JoinHandle<Result<V, LoadError<AnyError>>>
     where
-        F: Future<Output = Result<L, E>> + Send + 'static,
-        L: Into<Loaded<V>>,
-        E: Any + Send + Sync,
+        F: Future<Output = LoadResult<V>> + Send + 'static,
     {
         let mut spawned = SpawnedLoad {
             cache: self.0.clone(),
@@ -181,15 +242,21 @@ where
             hash: location.hash,
             leader: Some(leader.suspend()),
         };
-        let key = key.clone();
         tokio::spawn(async move {
             let leader = spawned.leader.take().expect("the task runs once");
             let location = spawned.location();
             let leader = (location.cell.in_flight.resume(leader), permit);
-            let load = |_: &K| load();
+            let load = || load(key.clone());
             spawned
                 .cache
-                .run(&location, &key, leader, Loader::ERASED, load, share)
+                .run(
+                    &location,
+                    &key,
+                    leader,
+                    LoaderProperties::ERASED,
+                    load,
+                    convert::identity,
+                )
                 .await
         })
     }

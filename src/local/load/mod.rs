@@ -1,6 +1,9 @@
 //! `get_or_load`: the path of a caller on a miss, written once for threads and tasks.
+//!
+//! The public methods are in `blocking.rs`, `tasks.rs`, `batch.rs` and `detached.rs`.
 
 pub(crate) mod batch;
+mod blocking;
 mod builder;
 mod complete;
 #[cfg(feature = "tokio")]
@@ -17,50 +20,18 @@ use crate::local::lookup::Lookup;
 use crate::local::{KeyLocation, LocalCache};
 use crate::single_flight::blocking::block_on;
 use crate::single_flight::{
-    Answer, Leader, LoaderId, Outcome, Permit, Reentry, Role, Timer, Waiter, run_within,
+    Answer, Leader, Outcome, Permit, Reentry, Role, Timer, Waiter, run_within,
 };
 use crate::stats::Count;
 use crate::sync::reentrancy::assert_no_lock_held;
-use crate::traits::ErasedLoader;
-use crate::traits::erasure::{ErrorType, LoadResult, erase_loader, typed};
-use std::any::{Any, type_name_of_val};
+use crate::traits::erasure::{LoadResult, LoaderProperties};
+use crate::traits::key::LookupKey;
 use std::cell::Cell;
+use std::convert;
 use std::future::{Future, ready};
 use std::hash::{BuildHasher, Hash};
 use std::task::{Context, Waker};
 use std::time::Instant;
-
-/// The properties of a caller's loader that decide which loads the caller may share.
-#[derive(Clone, Copy)]
-pub(crate) struct Loader {
-    id: LoaderId,
-    error_type: ErrorType,
-}
-
-impl Loader {
-    /// The properties of a loader whose type is not known.
-    pub(crate) const ERASED: Self = Self {
-        id: None,
-        error_type: ErrorType::ANY,
-    };
-
-    /// Returns the properties of a loader of unknown type, whose errors have the type `error_type`.
-    #[cfg(feature = "redis")]
-    pub(crate) const fn with_error_type(error_type: ErrorType) -> Self {
-        Self {
-            id: None,
-            error_type,
-        }
-    }
-
-    /// Returns the properties of `load`, whose errors have the type `E`.
-    pub(crate) fn new<E: Any, T>(load: &T) -> Self {
-        Self {
-            id: Some(type_name_of_val(load)),
-            error_type: ErrorType::of::<E>(),
-        }
-    }
-}
 
 /// A leader that may load at once, and its permit if it needs one.
 pub(crate) type PermittedLeader<'a, K, V> = (Leader<'a, K, V>, Option<Permit>);
@@ -79,113 +50,52 @@ where
     V: Clone,
     S: BuildHasher,
 {
-    /// Returns the value for `key`. On a miss, runs `load` and stores its result.
-    ///
-    /// Of all callers that miss a key together, one runs its loader. The others wait and get the same value, or the
-    /// same error. `load` returns a `V`, or a [`Loaded<V>`](Loaded) with its own time to live or weight. It runs
-    /// without a lock and may call the cache.
-    ///
-    /// - An error is not cached: the next call loads again.
-    /// - A panic reaches the caller whose loader panicked. Exactly one of the waiting callers then runs its own loader.
-    /// - If a loader takes longer than the lease (10 seconds by default, see
-    ///   [`LocalCacheBuilder::lease`](crate::LocalCacheBuilder::lease)), exactly one of the waiting callers runs its
-    ///   own loader. The late value is returned to its own caller, and is stored if no newer value was.
-    /// - If the key is written to, or [`clear`](Self::clear) or [`retain`](Self::retain) is called, during the load,
-    ///   then callers that already wait get the loaded value. The value is not stored, and later callers load again. So
-    ///   a value that was read from a database before a change never stays in the cache, if [`remove`](Self::remove) is
-    ///   called after the change.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use hotset::{LoadError, LocalCache};
-    ///
-    /// let prices: LocalCache<String, u64> = LocalCache::new(1_000);
-    /// let key = "apple".to_string();
-    ///
-    /// let error = prices.get_or_load(&key, |_| Err::<u64, _>("no connection")).unwrap_err();
-    /// assert!(matches!(error, LoadError::Failed(reason) if *reason == "no connection"));
-    ///
-    /// assert_eq!(prices.get_or_load(&key, |_| Ok::<_, &str>(120))?, 120);
-    /// assert_eq!(prices.get_or_load(&key, |_| Err::<u64, _>("not called"))?, 120);
-    /// # Ok::<(), LoadError<&str>>(())
-    /// ```
-    ///
-    /// # Errors
-    ///
-    /// - [`Failed`](LoadError::Failed): this load, or the load that the call waited for, returned an error. If the load
-    ///   that it waited for fails with an error of another type, the call runs its own loader instead.
-    /// - [`WaitTimeout`](LoadError::WaitTimeout): the load of another caller, or the wait for a permit of
-    ///   [`LocalCacheBuilder::max_concurrent_loads`](crate::LocalCacheBuilder::max_concurrent_loads), took longer than
-    ///   [`LocalCacheBuilder::wait_timeout`](crate::LocalCacheBuilder::wait_timeout).
-    /// - [`Recursive`](LoadError::Recursive): the call came from the loader of this key, on its thread. If both calls
-    ///   have a loader of the same type, the inner call is assumed to belong to another job, which a thread of a
-    ///   work-stealing pool runs while the loader waits. The inner call then runs its own loader and stores nothing, up
-    ///   to a depth of 8.
-    ///
-    /// # Blocking
-    ///
-    /// Blocks while `load` runs, in this call or in the call that it waits for. A hit never waits for a loader.
-    #[inline]
-    pub fn get_or_load<L, E>(
-        &self,
-        key: &K,
-        load: impl FnOnce(&K) -> Result<L, E>,
-    ) -> Result<V, LoadError<E>>
-    where
-        L: Into<Loaded<V>>,
-        E: Any + Send + Sync,
-    {
-        let location = self.location(key);
-        match self.lookup(&location, key) {
-            Lookup::Hit(value) => Ok(value),
-            lookup => {
-                let loader = Loader::new::<E, _>(&load);
-                let mut load = erase_loader(load);
-                typed(self.load_blocking(&location, key, lookup, loader, &mut load))
-            }
-        }
-    }
-
     /// Completes `get_or_load` if the lookup was not a [`Lookup::Hit`].
     #[cold]
-    pub(crate) fn load_blocking<'a>(
+    pub(crate) fn load_blocking<'a, Q>(
         &self,
         location: &KeyLocation<'a, K, V>,
-        key: &K,
+        key: &Q,
         lookup: Lookup<'a, K, V>,
-        loader: Loader,
-        load: &mut ErasedLoader<'_, K, V>,
-    ) -> Result<V, LoadError<AnyError>> {
+        loader: LoaderProperties,
+        load: &mut dyn FnMut() -> LoadResult<V>,
+    ) -> Result<V, LoadError<AnyError>>
+    where
+        Q: LookupKey<K> + ?Sized,
+    {
         let lookup = match lookup {
             // Most misses take this path, which needs no future.
             Lookup::Miss(Role::Lead(leader)) if self.inner.leads_at_once => {
                 let load_timer = self.load_timer(leader.since);
                 let entered = (leader.enter(loader.id), load_timer.span.enter());
-                let result = load(key).map_err(LoadError::Failed);
+                let result = load();
                 drop(entered);
                 return self.finish_load(location, key, leader, result, load_timer);
             }
             lookup => lookup,
         };
         block_on(&Cell::new(None), async |mut timer| {
-            let start = |key: &K| ready(load(key));
-            let share = |result: Result<_, _>| result.map_err(LoadError::Failed);
-            self.load(location, key, (lookup, loader), &mut timer, start, share)
+            let start = || ready(load());
+            let found = (lookup, loader);
+            self.load(location, key, found, &mut timer, start, convert::identity)
                 .await
         })
     }
 
     /// Returns the value for a key whose lookup had the result `lookup`. `share` converts the result of the loader.
-    pub(crate) async fn load<'a, F: Future>(
+    pub(crate) async fn load<'a, Q, F>(
         &self,
         location: &KeyLocation<'a, K, V>,
-        key: &K,
-        (lookup, loader): (Lookup<'a, K, V>, Loader),
+        key: &Q,
+        (lookup, loader): (Lookup<'a, K, V>, LoaderProperties),
         timer: &mut impl Timer,
-        load: impl FnOnce(&K) -> F,
+        load: impl FnOnce() -> F,
         share: impl FnOnce(F::Output) -> LoadResult<V>,
-    ) -> Result<V, LoadError<AnyError>> {
+    ) -> Result<V, LoadError<AnyError>>
+    where
+        Q: LookupKey<K> + ?Sized,
+        F: Future,
+    {
         if let Lookup::NeedsRefresh(old) = lookup {
             let Some(leader) = self.begin_refresh(location, key) else {
                 return Ok(old);
@@ -200,20 +110,23 @@ where
             ValueOrLead::Value(value) => Ok(value),
             ValueOrLead::Lead(leader) => self.run(location, key, leader, loader, load, share).await,
             ValueOrLead::LeadUnshared(reentry) => {
-                self.run_unshared(key, &reentry, loader, load, share).await
+                self.run_unshared(&reentry, loader, load, share).await
             }
         }
     }
 
     /// Waits until the caller has a value or is to load it.
-    pub(crate) async fn value_or_lead<'a>(
+    pub(crate) async fn value_or_lead<'a, Q>(
         &self,
         location: &KeyLocation<'a, K, V>,
-        key: &K,
+        key: &Q,
         mut lookup: Lookup<'a, K, V>,
-        loader: Loader,
+        loader: LoaderProperties,
         timer: &mut impl Timer,
-    ) -> Result<ValueOrLead<'a, K, V>, LoadError<AnyError>> {
+    ) -> Result<ValueOrLead<'a, K, V>, LoadError<AnyError>>
+    where
+        Q: LookupKey<K> + ?Sized,
+    {
         let limits = self.wait_limits();
         let value_of = |outcome| {
             let value = self.take_outcome(location, key, outcome);
@@ -286,14 +199,17 @@ where
     }
 
     /// Waits for another caller's load of one key.
-    async fn wait_for_load<'a>(
+    async fn wait_for_load<'a, Q>(
         &self,
         location: &KeyLocation<'a, K, V>,
-        key: &K,
+        key: &Q,
         mut waiter: Waiter<'a, K, V>,
         limits: &WaitLimits,
         timer: &mut impl Timer,
-    ) -> Result<Answer<'a, K, V>, WaitFailure<Outcome<V>>> {
+    ) -> Result<Answer<'a, K, V>, WaitFailure<Outcome<V>>>
+    where
+        Q: LookupKey<K> + ?Sized,
+    {
         let poll = |cx: &mut Context<'_>| waiter.poll(self.candidate(), cx.waker());
         let answer = self.wait_for(location, key, limits, timer, poll).await?;
         self.count_superseded(&answer);
@@ -301,15 +217,19 @@ where
     }
 
     /// Runs the loader, stores its result, and passes the outcome to the waiters.
-    pub(crate) async fn run<F: Future>(
+    pub(crate) async fn run<Q, F>(
         &self,
         location: &KeyLocation<'_, K, V>,
-        key: &K,
+        key: &Q,
         (leader, permit): PermittedLeader<'_, K, V>,
-        loader: Loader,
-        load: impl FnOnce(&K) -> F,
+        loader: LoaderProperties,
+        load: impl FnOnce() -> F,
         share: impl FnOnce(F::Output) -> LoadResult<V>,
-    ) -> Result<V, LoadError<AnyError>> {
+    ) -> Result<V, LoadError<AnyError>>
+    where
+        Q: LookupKey<K> + ?Sized,
+        F: Future,
+    {
         let load_timer = self.load_timer(leader.since);
         let enter_permit = || permit.as_ref().map(Permit::enter);
         let enter = || {
@@ -319,7 +239,7 @@ where
                 load_timer.span.enter(),
             )
         };
-        let result = run_within(enter, || load(key), share).await;
+        let result = run_within(enter, load, share).await;
         drop(permit);
         self.finish_load(location, key, leader, result, load_timer)
     }
@@ -328,26 +248,28 @@ where
     /// caller alone and is not stored.
     pub(crate) async fn run_unshared<F: Future>(
         &self,
-        key: &K,
         reentry: &Reentry,
-        loader: Loader,
-        load: impl FnOnce(&K) -> F,
+        loader: LoaderProperties,
+        load: impl FnOnce() -> F,
         share: impl FnOnce(F::Output) -> LoadResult<V>,
     ) -> Result<V, LoadError<AnyError>> {
         let load_timer = self.load_timer(Instant::now());
         let enter = || (reentry.enter(loader.id), load_timer.span.enter());
-        let result = run_within(enter, || load(key), share).await;
+        let result = run_within(enter, load, share).await;
         load_timer.stop(result.is_ok());
         result.map(Loaded::into_value)
     }
 
     /// Begins the load that refreshes a live entry. Returns `None` if another caller loads the key already, or if a
     /// permit is needed and none is free. It does not wait for either, because the live value can be served.
-    pub(crate) fn begin_refresh<'a>(
+    pub(crate) fn begin_refresh<'a, Q>(
         &self,
         location: &KeyLocation<'a, K, V>,
-        key: &K,
-    ) -> Option<PermittedLeader<'a, K, V>> {
+        key: &Q,
+    ) -> Option<PermittedLeader<'a, K, V>>
+    where
+        Q: LookupKey<K> + ?Sized,
+    {
         let permit = match self.required_bulkhead() {
             Some(bulkhead) => Some(bulkhead.try_acquire()?),
             None => None,

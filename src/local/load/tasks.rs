@@ -1,17 +1,16 @@
 //! `get_or_load` for tasks.
 
 use crate::entry::Loaded;
-use crate::error::{AnyError, LoadError};
-use crate::local::load::Loader;
+use crate::error::{AnyError, LoadError, LoaderError};
 use crate::local::lookup::Lookup;
 use crate::local::{KeyLocation, LocalCache};
 use crate::single_flight::future::TaskTimer;
-use crate::traits::erasure::{LoadResult, share, typed};
-use crate::traits::{AsyncCache, CacheFuture, ErasedAsyncLoader};
-use std::any::Any;
+use crate::traits::erasure::{LoadResult, LoaderProperties, share, take_once, typed};
+use crate::traits::key::LookupKey;
+use equivalent::Equivalent;
+use std::convert::Infallible;
 use std::future::Future;
 use std::hash::{BuildHasher, Hash};
-use std::time::Duration;
 
 impl<K, V, S> LocalCache<K, V, S>
 where
@@ -22,8 +21,8 @@ where
     /// Like [`get_or_load`](Self::get_or_load), but for tasks. Both share their loads: of all threads and tasks that
     /// miss a key together, one loads.
     ///
-    /// `load` creates the future that loads. It is not called on a hit. The returned future is `Send` if `load` and its
-    /// future are, and a hit allocates nothing.
+    /// `load` receives the key in its owned form, and creates the future that loads. It is not called on a hit. The
+    /// returned future is `Send` if `load` and its future are, and a hit allocates nothing.
     ///
     /// # Examples
     ///
@@ -40,7 +39,7 @@ where
     /// # async fn main() -> Result<(), hotset::LoadError<std::io::Error>> {
     /// # let db = Database;
     /// let profiles: LocalCache<u64, Profile> = LocalCache::new(1_000);
-    /// let profile = profiles.get_or_load_async(&7, || db.fetch_profile(7)).await?;
+    /// let profile = profiles.get_or_load_async(&7, |id| db.fetch_profile(id)).await?;
     /// assert_eq!(profile, Profile(7));
     /// # Ok(())
     /// # }
@@ -77,85 +76,130 @@ where
     /// its place. Use `detached` (feature `tokio`) for loads that are to continue. Take care of your own futures: if a
     /// future that writes to the database is dropped before it has called [`remove`](Self::remove), the cache keeps the
     /// old value. Do both in a task that is not cancelled.
-    pub async fn get_or_load_async<L, E, F>(
+    #[doc(alias = "try_get_with")]
+    #[doc(alias = "get_or_insert_async")]
+    #[doc(alias = "get_value_or_guard_async")]
+    pub async fn get_or_load_async<Q, E, F, M>(
         &self,
-        key: &K,
-        load: impl FnOnce() -> F,
+        key: &Q,
+        load: impl FnOnce(K) -> F,
     ) -> Result<V, LoadError<E>>
     where
-        F: Future<Output = Result<L, E>>,
-        L: Into<Loaded<V>>,
-        E: Any + Send + Sync,
+        Q: Hash + Equivalent<K> + ToOwned<Owned = K> + ?Sized,
+        F: Future<Output = Result<V, E>>,
+        E: LoaderError<M>,
     {
         let location = self.location(key);
         match self.lookup(&location, key) {
             Lookup::Hit(value) => Ok(value),
             lookup => {
-                let found = (lookup, Loader::new::<E, _>(&load));
+                let found = (lookup, LoaderProperties::new::<E, _>(&load));
+                let load = || load(key.to_owned());
+                let share = |result: Result<V, E>| share(result.map(Loaded::new));
                 // Boxed, so that this future stays small whatever the loader's size.
                 typed(Box::pin(self.load_async(location, key, found, load, share)).await)
             }
         }
     }
 
-    /// Returns the value for a key after its lookup.
-    pub(in crate::local) async fn load_async<'a, F: Future>(
+    /// Like [`get_or_load_async`](Self::get_or_load_async), but `load` returns a [`Loaded`], which has its own time to
+    /// live, weight and tags.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use hotset::{Loaded, LocalCache};
+    /// use std::time::Duration;
+    ///
+    /// # async fn fetch_token(user: &str) -> std::io::Result<(String, u64)> { Ok((user.to_uppercase(), 300)) }
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), hotset::LoadError<std::io::Error>> {
+    /// let tokens: LocalCache<String, String> = LocalCache::new(1_000);
+    /// let load = |user: String| async move {
+    ///     let (token, seconds) = fetch_token(&user).await?;
+    ///     Ok::<_, std::io::Error>(Loaded::new(token).ttl(Duration::from_secs(seconds)))
+    /// };
+    /// assert_eq!(tokens.get_or_load_entry_async("alice", load).await?, "ALICE");
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// Returns the same errors as [`get_or_load_async`](Self::get_or_load_async).
+    ///
+    /// # Cancel safety
+    ///
+    /// See [`get_or_load_async`](Self::get_or_load_async).
+    pub async fn get_or_load_entry_async<Q, E, F, M>(
         &self,
-        location: KeyLocation<'a, K, V>,
-        key: &K,
-        found: (Lookup<'a, K, V>, Loader),
-        load: impl FnOnce() -> F,
-        share: impl FnOnce(F::Output) -> LoadResult<V>,
-    ) -> Result<V, LoadError<AnyError>> {
-        let mut timer = TaskTimer::default();
-        self.load(&location, key, found, &mut timer, |_| load(), share)
-            .await
-    }
-}
-
-impl<K, V, S> AsyncCache<K, V> for LocalCache<K, V, S>
-where
-    K: Eq + Hash + Clone + Send + Sync,
-    V: Clone + Send + Sync,
-    S: BuildHasher + Send + Sync,
-{
-    fn get<'a>(&'a self, key: &'a K) -> CacheFuture<'a, Option<V>> {
-        CacheFuture::ready(self.get(key))
-    }
-
-    fn insert(&self, key: K, value: V) -> CacheFuture<'_, ()> {
-        self.insert(key, value);
-        CacheFuture::ready(())
-    }
-
-    fn insert_with_ttl(&self, key: K, value: V, ttl: Duration) -> CacheFuture<'_, ()> {
-        self.insert_with_ttl(key, value, ttl);
-        CacheFuture::ready(())
-    }
-
-    fn invalidate<'a>(&'a self, key: &'a K) -> CacheFuture<'a, ()> {
-        self.invalidate(key);
-        CacheFuture::ready(())
-    }
-
-    fn clear(&self) -> CacheFuture<'_, ()> {
-        self.clear();
-        CacheFuture::ready(())
-    }
-
-    fn get_or_load_erased<'a>(
-        &'a self,
-        key: &'a K,
-        load: &'a mut ErasedAsyncLoader<'_, V>,
-    ) -> CacheFuture<'a, Result<V, LoadError<AnyError>>> {
+        key: &Q,
+        load: impl FnOnce(K) -> F,
+    ) -> Result<V, LoadError<E>>
+    where
+        Q: Hash + Equivalent<K> + ToOwned<Owned = K> + ?Sized,
+        F: Future<Output = Result<Loaded<V>, E>>,
+        E: LoaderError<M>,
+    {
         let location = self.location(key);
         match self.lookup(&location, key) {
-            Lookup::Hit(value) => CacheFuture::ready(Ok(value)),
+            Lookup::Hit(value) => Ok(value),
             lookup => {
-                let found = (lookup, Loader::ERASED);
-                let share = |result: Result<_, _>| result.map_err(LoadError::Failed);
-                CacheFuture::new(self.load_async(location, key, found, load, share))
+                let found = (lookup, LoaderProperties::new::<E, _>(&load));
+                let load = || load(key.to_owned());
+                typed(Box::pin(self.load_async(location, key, found, load, share)).await)
             }
         }
+    }
+
+    /// Like [`get_or_insert_with`](Self::get_or_insert_with), but for tasks.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() {
+    /// let lengths: hotset::LocalCache<String, usize> = hotset::LocalCache::new(100);
+    /// let length = lengths.get_or_insert_with_async("apple", |name| async move { name.len() });
+    /// assert_eq!(length.await, 5);
+    /// # }
+    /// ```
+    ///
+    /// # Cancel safety
+    ///
+    /// See [`get_or_load_async`](Self::get_or_load_async).
+    #[doc(alias = "get_with")]
+    pub async fn get_or_insert_with_async<Q, F>(&self, key: &Q, compute: impl FnOnce(K) -> F) -> V
+    where
+        Q: Hash + Equivalent<K> + ToOwned<Owned = K> + ?Sized,
+        F: Future<Output = V>,
+    {
+        let mut compute = Some(compute);
+        let load = |key: K| {
+            let computed = take_once(&mut compute)(key);
+            async { Ok::<_, Infallible>(computed.await) }
+        };
+        match self.get_or_load_async(key, load).await {
+            Ok(value) => value,
+            Err(_) => take_once(&mut compute)(key.to_owned()).await,
+        }
+    }
+
+    /// Returns the value for a key after its lookup.
+    pub(in crate::local) async fn load_async<'a, Q, F>(
+        &self,
+        location: KeyLocation<'a, K, V>,
+        key: &Q,
+        found: (Lookup<'a, K, V>, LoaderProperties),
+        load: impl FnOnce() -> F,
+        share: impl FnOnce(F::Output) -> LoadResult<V>,
+    ) -> Result<V, LoadError<AnyError>>
+    where
+        Q: LookupKey<K> + ?Sized,
+        F: Future,
+    {
+        let mut timer = TaskTimer::default();
+        self.load(&location, key, found, &mut timer, load, share)
+            .await
     }
 }

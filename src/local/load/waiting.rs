@@ -11,13 +11,14 @@ use crate::single_flight::{
     Timer, poll_until,
 };
 use crate::stats::Count;
+use equivalent::Equivalent;
 use std::hash::{BuildHasher, Hash};
 use std::sync::Arc;
 use std::task::Context;
 use std::time::Instant;
 
 /// A function that looks for a value to serve in place of a loaded one. The `bool` is `true` if the value is live.
-type FindStale<K, V> = for<'s> fn(&'s Shard<K, V>, KeyHash, &K, Nanos) -> Option<(&'s V, bool)>;
+type FindStale<K, V, Q> = for<'s> fn(&'s Shard<K, V>, KeyHash, &Q, Nanos) -> Option<(&'s V, bool)>;
 
 /// The limits of a caller's wait.
 pub(crate) struct WaitLimits {
@@ -106,25 +107,31 @@ where
 
     /// Waits until `ready` returns a value. When a limit of the wait is reached, looks for an expired value of `key` to
     /// serve instead.
-    pub(crate) async fn wait_for<T>(
+    pub(crate) async fn wait_for<Q, T>(
         &self,
         location: &KeyLocation<'_, K, V>,
-        key: &K,
+        key: &Q,
         wait_limits: &WaitLimits,
         timer: &mut impl Timer,
         ready: impl FnMut(&mut Context<'_>) -> Result<T, Pending>,
-    ) -> Result<T, WaitFailure<Outcome<V>>> {
+    ) -> Result<T, WaitFailure<Outcome<V>>>
+    where
+        Q: Hash + Equivalent<K> + ?Sized,
+    {
         let stale = || self.stale_for_waiter(location, key);
         wait_limits.wait(timer, ready, stale).await
     }
 
     /// Returns the result of a call whose wait took too long.
-    pub(crate) fn stale_or_timeout(
+    pub(crate) fn stale_or_timeout<Q>(
         &self,
         location: &KeyLocation<'_, K, V>,
-        key: &K,
+        key: &Q,
         waited: WaitFailure<Outcome<V>>,
-    ) -> Result<V, LoadError<AnyError>> {
+    ) -> Result<V, LoadError<AnyError>>
+    where
+        Q: Hash + Equivalent<K> + ?Sized,
+    {
         match waited {
             WaitFailure::Stale(outcome) => self.take_outcome(location, key, outcome),
             WaitFailure::TimedOut => Err(LoadError::WaitTimeout),
@@ -180,14 +187,17 @@ where
     }
 
     /// Waits for a permit for the leader of one key. Returns `None` if the leader needs none.
-    pub(crate) async fn permit_for(
+    pub(crate) async fn permit_for<Q>(
         &self,
         location: &KeyLocation<'_, K, V>,
-        key: &K,
+        key: &Q,
         leader: &Leader<'_, K, V>,
         wait_limits: &WaitLimits,
         timer: &mut impl Timer,
-    ) -> Result<Option<Permit>, WaitFailure<Outcome<V>>> {
+    ) -> Result<Option<Permit>, WaitFailure<Outcome<V>>>
+    where
+        Q: Hash + Equivalent<K> + ?Sized,
+    {
         let mut queued = match self.permit_or_queue() {
             Ok(permit) => return Ok(permit),
             Err(queued) => queued,
@@ -203,24 +213,30 @@ where
     }
 
     /// Returns a value to serve in place of a load that has failed recently.
-    pub(crate) fn stale(&self, location: &KeyLocation<'_, K, V>, key: &K) -> Option<Outcome<V>> {
+    pub(crate) fn stale<Q>(&self, location: &KeyLocation<'_, K, V>, key: &Q) -> Option<Outcome<V>>
+    where
+        Q: Hash + Equivalent<K> + ?Sized,
+    {
         self.stale_by(location, key, Shard::stale)
     }
 
     /// Returns a value to serve in place of a load that takes too long.
-    pub(crate) fn stale_for_waiter(
+    pub(crate) fn stale_for_waiter<Q>(
         &self,
         location: &KeyLocation<'_, K, V>,
-        key: &K,
-    ) -> Option<Outcome<V>> {
+        key: &Q,
+    ) -> Option<Outcome<V>>
+    where
+        Q: Hash + Equivalent<K> + ?Sized,
+    {
         self.stale_by(location, key, Shard::servable)
     }
 
-    fn stale_by(
+    fn stale_by<Q: ?Sized>(
         &self,
         location: &KeyLocation<'_, K, V>,
-        key: &K,
-        find: FindStale<K, V>,
+        key: &Q,
+        find: FindStale<K, V, Q>,
     ) -> Option<Outcome<V>> {
         self.inner.settings.stale_if_error?;
         let now = self.inner.settings.clock.now();

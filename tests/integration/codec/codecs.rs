@@ -152,7 +152,7 @@ async fn map_in_shadow_mode_is_the_same_in_any_order() {
     let server = Server::start();
     let cache = build::<Value>(&server, |builder| builder.shadow(true));
     for _ in 0..20 {
-        let load = || async { Ok::<_, ()>(value()) };
+        let load = |_| async { Ok::<_, ()>(value()) };
         assert_eq!(cache.get_or_load_async(&1, load).await.unwrap(), value());
     }
     let stats = cache.tier_stats();

@@ -31,7 +31,7 @@ async fn value_of_a_key_with_another_schema_is_not_served() {
     // User 1 of tenant 2.
     assert_eq!(new.get(&After(1, 2)).await, None);
     assert_eq!(new.tier_stats().unreadable, 1);
-    let load = || async { Ok::<_, ()>("of tenant 2".to_string()) };
+    let load = |_| async { Ok::<_, ()>("of tenant 2".to_string()) };
     let loaded = new.get_or_load_async(&After(1, 2), load).await;
     assert_eq!(loaded.unwrap(), "of tenant 2");
     assert_eq!(old.get(&Before(1, 2)).await, None);
@@ -158,7 +158,7 @@ async fn key_that_decodes_to_another_key_is_not_shared() {
     let writer: TieredCache<Partial, u8> = cache(&server, "partial");
     let reader: TieredCache<Partial, u8> = cache(&server, "partial");
     let key = |region| Partial { id: 1, region };
-    let load = |value| move || async move { Ok::<u8, ()>(value) };
+    let load = |value| move |_| async move { Ok::<u8, ()>(value) };
     assert_eq!(
         writer.get_or_load_async(&key(0), load(10)).await.unwrap(),
         10

@@ -431,7 +431,7 @@ async fn altered_value_does_not_keep_other_values_from_being_shared() {
     assert_eq!(reader.get(&1).await, None);
     assert_eq!(reader.get(&2).await, Some(Some(Some(7))));
     assert_eq!(reader.get(&3).await, Some(None));
-    let load = || async { Ok::<_, ()>(Some(None)) };
+    let load = |_| async { Ok::<_, ()>(Some(None)) };
     assert_eq!(
         writer.get_or_load_async(&4, load).await.unwrap(),
         Some(None)
@@ -466,7 +466,7 @@ async fn altered_value_stays_in_l1_of_the_process_that_wrote_it() {
     let write = |_| async { Ok::<_, ()>(()) };
     let written = writer.write_through(2, Some(None), write).await;
     assert_eq!(written, Ok(Propagation::NotShared));
-    let load = || async { Ok::<_, ()>(Some(None)) };
+    let load = |_| async { Ok::<_, ()>(Some(None)) };
     let loaded = writer.get_or_load_async(&3, load).await;
     assert_eq!(loaded.unwrap(), Some(None));
     for key in [1, 2, 3] {

@@ -10,7 +10,7 @@ use hotset::{Consistency, Propagation, RemoteError, TieredCache, TieredCacheBuil
 async fn check_all_rights(builder: TieredCacheBuilder<u64, u64>) {
     let cache = builder.build().unwrap();
     soon("proven", || cache.health().proven_for.is_some()).await;
-    cache.get_or_load_async(&1, || value(10)).await.unwrap();
+    cache.get_or_load_async(&1, |_| value(10)).await.unwrap();
     cache.get_or_load_async(&1, fails).await.unwrap();
     let loaded = hotset::Loaded::new(20).tags(["a"]);
     assert_eq!(
@@ -110,7 +110,7 @@ async fn missing_right_is_a_warning() {
                 .any(|warning| matches!(warning, Warning::Forbidden(_)))
         };
         soon(missing, is_warned).await;
-        assert_eq!(cache.get_or_load_async(&1, || value(10)).await.unwrap(), 10);
+        assert_eq!(cache.get_or_load_async(&1, |_| value(10)).await.unwrap(), 10);
         assert!(!format!("{:?}", cache.health()).contains("secret"));
     }
 }
@@ -138,7 +138,7 @@ async fn caches_in_two_databases_of_one_server_are_independent() {
         async move { proven::<u64>(&url, Consistency::Realtime).await }
     };
     let (first, second) = (cache(1).await, cache(2).await);
-    first.get_or_load_async(&1, || value(10)).await.unwrap();
+    first.get_or_load_async(&1, |_| value(10)).await.unwrap();
     assert_eq!(second.get(&1).await, None);
     assert_eq!(cache(1).await.get(&1).await, Some(10));
     // The caches do not receive each other's invalidations.

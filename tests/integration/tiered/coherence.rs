@@ -41,7 +41,7 @@ impl Price {
         let mut reads = 0;
         while !self.stop.load(SeqCst) {
             let acknowledged = self.acknowledged.load(SeqCst);
-            let load = || value(self.database.load(SeqCst));
+            let load = |_| value(self.database.load(SeqCst));
             let read = cache.get_or_load_async(&1, load).await.unwrap();
             assert!(read >= acknowledged, "read {read} after {acknowledged}");
             reads += 1;
@@ -145,7 +145,7 @@ async fn bounded_entry_expires_after_its_bound_and_is_invalidated_after_a_gap() 
         .unwrap();
     let writer = proven::<u64>(&server.url(), MINUTE).await;
     soon("proven", || reader.health().proven_for.is_some()).await;
-    reader.get_or_load_async(&1, || value(1)).await.unwrap();
+    reader.get_or_load_async(&1, |_| value(1)).await.unwrap();
     proxy.cut(Cut::Subscriptions);
     writer.insert(1, 2).await;
     let acknowledged = Instant::now();
@@ -182,21 +182,21 @@ async fn bounded_entry_expires_after_its_bound_and_is_invalidated_after_a_gap() 
 async fn missing_event_is_detected() {
     let server = Server::start();
     let reader = proven::<u64>(&server.url(), REALTIME).await;
-    reader.get_or_load_async(&1, || value(1)).await.unwrap();
+    reader.get_or_load_async(&1, |_| value(1)).await.unwrap();
     assert_eq!(reader.get_or_load_async(&1, fails).await.unwrap(), 1);
     // Like an invalidation of the key whose event was lost.
     let state = b"hotset:{test}:state".as_slice();
     let _: u64 = server.command(&[b"HINCRBY", state, b"ver", b"1"]);
     let _: u64 = server.command(&[b"DEL", &server.entries("test")[0]]);
     soon("the gap is detected", || reader.health().gaps == 1).await;
-    assert_eq!(reader.get_or_load_async(&1, || value(2)).await.unwrap(), 2);
+    assert_eq!(reader.get_or_load_async(&1, |_| value(2)).await.unwrap(), 2);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn foreign_messages_on_the_channel_are_ignored() {
     let server = Server::start();
     let cache = proven::<u64>(&server.url(), REALTIME).await;
-    cache.get_or_load_async(&1, || value(1)).await.unwrap();
+    cache.get_or_load_async(&1, |_| value(1)).await.unwrap();
     for message in [
         &b""[..],
         b"E",

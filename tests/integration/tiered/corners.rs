@@ -48,7 +48,7 @@ async fn lookup_during_a_queued_invalidation_stores_no_old_value() {
     let other = cache(Duration::from_secs(1));
     soon("proven", || one.health().proven_for.is_some()).await;
     other
-        .get_or_load_async(&SlowKey(1), || value(10))
+        .get_or_load_async(&SlowKey(1), |_| value(10))
         .await
         .unwrap();
     BLOCK_NEXT_CLONE.store(true, SeqCst);
@@ -66,7 +66,7 @@ async fn lookup_during_a_queued_invalidation_stores_no_old_value() {
     soon("the queue is empty", || one.health().queued == 0).await;
     soon("proven", || one.health().proven_for.is_some()).await;
     let seen = one
-        .get_or_load_async(&SlowKey(1), || value(11))
+        .get_or_load_async(&SlowKey(1), |_| value(11))
         .await
         .unwrap();
     assert_eq!(seen, 11);
@@ -111,7 +111,7 @@ async fn bounded_read_does_not_join_a_load_older_than_its_bound() {
     let first = tokio::spawn({
         let (reader, begun, go_on) = (reader.clone(), Arc::clone(&begun), Arc::clone(&go_on));
         async move {
-            let load = || async {
+            let load = |_| async {
                 begun.add_permits(1);
                 go_on.acquire().await.unwrap().forget();
                 Ok::<_, ()>(10)
@@ -125,7 +125,7 @@ async fn bounded_read_does_not_join_a_load_older_than_its_bound() {
     tokio::time::sleep(2 * bound).await;
     // The read starts a new load instead of joining the one in flight.
     assert_eq!(
-        reader.get_or_load_async(&1, || value(11)).await.unwrap(),
+        reader.get_or_load_async(&1, |_| value(11)).await.unwrap(),
         11
     );
     go_on.add_permits(1);
@@ -141,11 +141,11 @@ async fn pause_of_the_server_leaves_no_orphaned_load_lease() {
     let other = proven::<u64>(&server.url(), MINUTE).await;
     soon("proven", || one.health().proven_for.is_some()).await;
     server.pause();
-    assert_eq!(one.get_or_load_async(&1, || value(10)).await.unwrap(), 10);
+    assert_eq!(one.get_or_load_async(&1, |_| value(10)).await.unwrap(), 10);
     server.resume();
     soon("proven", || other.health().proven_for.is_some()).await;
     let begun = Instant::now();
-    assert_eq!(other.get_or_load_async(&1, || value(10)).await.unwrap(), 10);
+    assert_eq!(other.get_or_load_async(&1, |_| value(10)).await.unwrap(), 10);
     assert!(
         begun.elapsed() < Duration::from_secs(3),
         "{:?}",
@@ -167,7 +167,7 @@ async fn longest_durations_are_valid_settings() {
             .time_to_live(ttl);
         let cache: TieredCache<u64, u64> = builder.redis(server.url(), "test").build().unwrap();
         soon("proven", || cache.health().proven_for.is_some()).await;
-        cache.get_or_load_async(&1, || value(10)).await.unwrap();
+        cache.get_or_load_async(&1, |_| value(10)).await.unwrap();
         assert_eq!(cache.insert(2, 20).await, Propagation::Acknowledged);
         assert_eq!(cache.get(&2).await, Some(20));
         assert_eq!(
@@ -197,7 +197,7 @@ async fn panic_of_a_removal_listener_does_not_end_the_subscription() {
         .unwrap();
     soon("proven", || cache.health().proven_for.is_some()).await;
     for round in 1..4 {
-        cache.get_or_load_async(&1, || value(round)).await.unwrap();
+        cache.get_or_load_async(&1, |_| value(round)).await.unwrap();
         assert_eq!(other.invalidate(&1).await, Propagation::Acknowledged);
         soon("the listener has panicked", || {
             panics.load(SeqCst) as u64 == round
@@ -250,7 +250,7 @@ async fn future_checks_the_read_lease_when_polled_not_when_created() {
     soon("proven", || reader.health().proven_for.is_some()).await;
     let mut load = || -> BoxedLoad<'static, u64> { Box::pin(async { Ok(Loaded::new(11)) }) };
     let later = reader.get_or_load_erased(&1, &mut load);
-    reader.get_or_load_async(&1, || value(10)).await.unwrap();
+    reader.get_or_load_async(&1, |_| value(10)).await.unwrap();
     proxy.cut(Cut::All);
     assert_eq!(writer.invalidate(&1).await, Propagation::Acknowledged);
     assert_eq!(later.await.unwrap(), 11);
@@ -263,12 +263,12 @@ async fn change_waits_for_readers_that_the_server_has_lost() {
         let proxy = Proxy::start(server.address()).await;
         let reader = proven::<u64>(&proxy.url(), REALTIME).await;
         let writer = proven::<u64>(&server.url(), REALTIME).await;
-        reader.get_or_load_async(&1, || value(10)).await.unwrap();
+        reader.get_or_load_async(&1, |_| value(10)).await.unwrap();
         proxy.cut(Cut::All);
         let _: u64 = server.command(&[b"DEL", lost]);
         assert_eq!(writer.invalidate(&1).await, Propagation::Acknowledged);
         assert_eq!(
-            reader.get_or_load_async(&1, || value(11)).await.unwrap(),
+            reader.get_or_load_async(&1, |_| value(11)).await.unwrap(),
             11
         );
         proxy.mend();
@@ -282,7 +282,7 @@ async fn batch_that_waits_for_another_process_does_not_delay_waiters_for_its_oth
     let one = proven::<u64>(&server.url(), MINUTE).await;
     let other = proven::<u64>(&server.url(), MINUTE).await;
     let (begun, go_on) = (Semaphore::new(0), Semaphore::new(0));
-    let slow = other.get_or_load_async(&2, || async {
+    let slow = other.get_or_load_async(&2, |_| async {
         begun.add_permits(1);
         go_on.acquire().await.unwrap().forget();
         Ok::<_, ()>(20)
@@ -314,7 +314,7 @@ async fn batch_loads_only_the_key_whose_load_failed_in_another_process() {
     let one = proven::<u64>(&server.url(), MINUTE).await;
     let other = proven::<u64>(&server.url(), MINUTE).await;
     let (begun, go_on) = (Semaphore::new(0), Semaphore::new(0));
-    let failing = other.get_or_load_async(&2, || async {
+    let failing = other.get_or_load_async(&2, |_| async {
         begun.add_permits(1);
         go_on.acquire().await.unwrap().forget();
         Err::<u64, _>("it fails")
@@ -352,7 +352,7 @@ async fn load_that_waits_for_a_permit_holds_no_lease() {
         .unwrap();
     soon("proven", || cache.health().proven_for.is_some()).await;
     // Each load takes a fifth of the lease.
-    let load = || async {
+    let load = |_| async {
         tokio::time::sleep(Duration::from_millis(80)).await;
         Ok::<_, ()>(1)
     };
@@ -400,7 +400,7 @@ fn call_from_another_runtime_leaves_the_connection_in_the_runtime_of_the_cache()
         .build()
         .unwrap();
     elsewhere.block_on(async {
-        let load = cache.get_or_load_async(&1, || value(10));
+        let load = cache.get_or_load_async(&1, |_| value(10));
         let _ = tokio::time::timeout(Duration::from_micros(500), load).await;
     });
     // The other runtime still exists, but no thread drives it.
@@ -447,12 +447,12 @@ async fn server_without_free_memory_accepts_invalidations() {
     let one = proven::<u64>(&server.url(), REALTIME).await;
     let other = proven::<u64>(&server.url(), REALTIME).await;
     for cache in [&one, &other] {
-        cache.get_or_load_async(&1, || value(10)).await.unwrap();
+        cache.get_or_load_async(&1, |_| value(10)).await.unwrap();
     }
     let _: String = server.command(&[b"CONFIG", b"SET", b"maxmemory", b"1"]);
     assert_eq!(one.invalidate(&1).await, Propagation::Acknowledged);
     for cache in [&one, &other] {
-        let seen = cache.get_or_load_async(&1, || value(11)).await.unwrap();
+        let seen = cache.get_or_load_async(&1, |_| value(11)).await.unwrap();
         assert_eq!(seen, 11);
     }
     assert!(one.health().proven_for.is_some());
@@ -477,7 +477,7 @@ async fn user_without_channel_rights_gets_a_warning_and_affects_no_other_process
     assert!(health.contains("can't publish"), "{health}");
     assert!(!health.contains("secret"), "{health}");
     assert_eq!(
-        limited.get_or_load_async(&1, || value(10)).await.unwrap(),
+        limited.get_or_load_async(&1, |_| value(10)).await.unwrap(),
         10
     );
     let before = healthy.tier_stats();
@@ -496,7 +496,7 @@ async fn demoted_primary_is_abandoned() {
     let port = primary.port().to_string();
     let _: String = server.command(&[b"REPLICAOF", b"127.0.0.1", port.as_bytes()]);
     assert_eq!(cache.invalidate(&1).await, Propagation::Queued);
-    assert_eq!(cache.get_or_load_async(&1, || value(10)).await.unwrap(), 10);
+    assert_eq!(cache.get_or_load_async(&1, |_| value(10)).await.unwrap(), 10);
     let _: String = server.command(&[b"REPLICAOF", b"NO", b"ONE"]);
     soon("the queue is empty", || cache.health().queued == 0).await;
     soon("proven", || cache.health().proven_for.is_some()).await;
@@ -520,7 +520,7 @@ fn change_after_the_shutdown_of_the_runtime_is_applied_locally() {
     other.block_on(async {
         assert_eq!(cache.invalidate(&1).await, Propagation::Queued);
         assert_eq!(cache.get(&1).await, None);
-        assert_eq!(cache.get_or_load_async(&1, || value(11)).await.unwrap(), 11);
+        assert_eq!(cache.get_or_load_async(&1, |_| value(11)).await.unwrap(), 11);
     });
 }
 
@@ -571,7 +571,7 @@ async fn dropped_futures_leave_no_lease_and_no_waiter() {
         async move {
             for round in 0..200_u64 {
                 let key = (task * 7 + round) % 20;
-                let load = || async {
+                let load = |_| async {
                     // Simulates a query, during which many of the calls are dropped.
                     tokio::time::sleep(Duration::from_micros(300)).await;
                     if round % 5 == 0 {
@@ -605,7 +605,7 @@ async fn dropped_futures_leave_no_lease_and_no_waiter() {
     let begun = Instant::now();
     for key in 0..20 {
         assert_eq!(
-            other.get_or_load_async(&key, || value(key)).await.unwrap(),
+            other.get_or_load_async(&key, |_| value(key)).await.unwrap(),
             key
         );
     }

@@ -61,7 +61,7 @@ async fn read_small(cache: &TieredCache<u64, String>, done: &AtomicBool) -> u64 
     let mut reads = 0;
     while !done.load(SeqCst) {
         let key = 1_000 + reads % SMALL_KEYS;
-        let load = || value(String::new());
+        let load = |_| value(String::new());
         let found = cache.get_or_load_async(&key, load).await.unwrap();
         assert_eq!(
             found,
@@ -84,7 +84,7 @@ async fn reads_of_large_values_over_a_slow_link_leave_the_circuit_closed() {
         async move {
             for round in 0..2 {
                 let key = (task + 7 * round) % LARGE_KEYS;
-                let load = || async {
+                let load = |_| async {
                     loads.fetch_add(1, SeqCst);
                     Ok::<_, &str>(large(key))
                 };
@@ -141,7 +141,7 @@ async fn fills_and_writes_of_large_values_over_a_slow_link_leave_the_circuit_clo
         async move {
             let key = LARGE_KEYS + task;
             if task.is_multiple_of(2) {
-                let load = || value(large(key));
+                let load = |_| value(large(key));
                 cache.get_or_load_async(&key, load).await.unwrap();
             } else {
                 let written = cache.insert(key, large(key)).await;
@@ -177,7 +177,7 @@ async fn value_beyond_proto_max_bulk_len_is_not_sent() {
             Propagation::NotShared
         );
         let other = 100 + key;
-        let loaded = cache.get_or_load_async(&other, || value(beyond.clone()));
+        let loaded = cache.get_or_load_async(&other, |_| value(beyond.clone()));
         assert_eq!(loaded.await.unwrap().len(), beyond.len());
         for key in [key, other] {
             assert!(cache.get(&key).await.is_some(), "it is cached in L1");
@@ -206,7 +206,7 @@ async fn value_beyond_an_unknown_proto_max_bulk_len_leaves_the_circuit_closed() 
         let (inserted, loaded, small) = (key, 100 + key, 200 + key);
         let written = cache.insert(inserted, beyond.clone()).await;
         assert_eq!(written, Propagation::NotShared);
-        let load = || value(beyond.clone());
+        let load = |_| value(beyond.clone());
         cache.get_or_load_async(&loaded, load).await.unwrap();
         for key in [inserted, loaded] {
             assert!(cache.get(&key).await.is_some(), "it is cached in L1");
@@ -267,7 +267,7 @@ async fn list_under_the_name_of_an_entry_is_replaced() {
     };
     spoil();
     assert_eq!(cache.get(&1).await, None);
-    assert_eq!(cache.get_or_load_async(&1, || value(11)).await.unwrap(), 11);
+    assert_eq!(cache.get_or_load_async(&1, |_| value(11)).await.unwrap(), 11);
     assert_eq!(cache.get(&1).await, Some(11));
     spoil();
     assert_eq!(cache.insert(1, 12).await, Propagation::Acknowledged);
@@ -287,7 +287,7 @@ async fn missing_right_to_read_entries_is_a_warning() {
     let () = server.command(&rights.map(str::as_bytes));
     let url = server.url().replace("://", "://app:secret@");
     let cache = proven::<u64>(&url, Consistency::L2Only).await;
-    assert_eq!(cache.get_or_load_async(&1, || value(10)).await.unwrap(), 10);
+    assert_eq!(cache.get_or_load_async(&1, |_| value(10)).await.unwrap(), 10);
     let warnings = cache.health().warnings;
     // The value is stored in the background, by a script that reads the entry too.
     let is_forbidden = |warning: &Warning| matches!(warning, Warning::Forbidden(_));

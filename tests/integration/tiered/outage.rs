@@ -14,7 +14,7 @@ async fn cache_built_without_redis_works_and_recovers_when_redis_starts() {
     let cache = builder::<u64>(&server.url(), Consistency::Realtime)
         .build()
         .unwrap();
-    assert_eq!(cache.get_or_load_async(&1, || value(10)).await.unwrap(), 10);
+    assert_eq!(cache.get_or_load_async(&1, |_| value(10)).await.unwrap(), 10);
     soon("the breaker opens", || cache.health().breaker_open).await;
     let health = cache.health();
     assert!(health.last_error.is_some() && health.proven_for.is_none());
@@ -25,7 +25,7 @@ async fn cache_built_without_redis_works_and_recovers_when_redis_starts() {
         !health.breaker_open && health.last_error.is_none(),
         "{health:?}"
     );
-    assert_eq!(cache.get_or_load_async(&1, || value(11)).await.unwrap(), 11);
+    assert_eq!(cache.get_or_load_async(&1, |_| value(11)).await.unwrap(), 11);
     assert_eq!(cache.get_or_load_async(&1, fails).await.unwrap(), 11);
     assert_eq!(server.entries("test").len(), 1);
 }
@@ -56,7 +56,7 @@ async fn outage_under_load_fails_no_read_and_keeps_the_bound_on_concurrent_loads
                         .wrapping_mul(6_364_136_223_846_793_005)
                         .wrapping_add(seed | 1);
                     let wanted = (key >> 33) % 5_000;
-                    let load = || async {
+                    let load = |_| async {
                         most.fetch_max(running.fetch_add(1, SeqCst) + 1, SeqCst);
                         // Simulates a query, so that loads run at the same time.
                         tokio::time::sleep(Duration::from_millis(2)).await;
@@ -95,7 +95,7 @@ async fn hanging_server_costs_one_deadline_and_then_nothing() {
     soon("proven", || cache.health().proven_for.is_some()).await;
     server.pause();
     let begun = Instant::now();
-    assert_eq!(cache.get_or_load_async(&1, || value(10)).await.unwrap(), 10);
+    assert_eq!(cache.get_or_load_async(&1, |_| value(10)).await.unwrap(), 10);
     assert!(
         begun.elapsed() < Duration::from_secs(1),
         "{:?}",
@@ -105,7 +105,7 @@ async fn hanging_server_costs_one_deadline_and_then_nothing() {
     let mut slowest = Duration::ZERO;
     for key in 0..200 {
         let begun = Instant::now();
-        cache.get_or_load_async(&key, || value(10)).await.unwrap();
+        cache.get_or_load_async(&key, |_| value(10)).await.unwrap();
         slowest = slowest.max(begun.elapsed());
     }
     // Far below the deadline, because Redis is not called.
@@ -131,7 +131,7 @@ async fn queued_invalidation_is_sent_later_and_no_old_value_is_read_meanwhile() 
         let other = proven::<u64>(&server.url(), consistency).await;
         soon("proven", || cut_off.health().proven_for.is_some()).await;
         for cache in [&cut_off, &other] {
-            cache.get_or_load_async(&1, || value(10)).await.unwrap();
+            cache.get_or_load_async(&1, |_| value(10)).await.unwrap();
         }
         proxy.cut(Cut::All);
         let database = AtomicU64::new(10);
@@ -142,7 +142,7 @@ async fn queued_invalidation_is_sent_later_and_no_old_value_is_read_meanwhile() 
         let written = cut_off.write_through(1, 11, write).await;
         assert_eq!(written, Ok(Propagation::Queued), "{consistency:?}");
         assert_eq!(cut_off.health().queued, 1);
-        let load = || value(database.load(SeqCst));
+        let load = |_| value(database.load(SeqCst));
         for _ in 0..3 {
             let seen = cut_off.get_or_load_async(&1, load).await.unwrap();
             assert_eq!(seen, 11, "{consistency:?}");
@@ -168,7 +168,7 @@ async fn full_queue_becomes_one_invalidation_of_everything() {
         .unwrap();
     let other = proven::<u64>(&server.url(), MINUTE).await;
     soon("proven", || cut_off.health().proven_for.is_some()).await;
-    other.get_or_load_async(&99, || value(10)).await.unwrap();
+    other.get_or_load_async(&99, |_| value(10)).await.unwrap();
     proxy.reset();
     for key in 0..20 {
         assert_eq!(cut_off.invalidate(&key).await, Propagation::Queued);
@@ -186,7 +186,7 @@ async fn redis_restarted_empty_serves_no_old_value() {
     let one = proven::<u64>(&server.url(), Consistency::Realtime).await;
     let other = proven::<u64>(&server.url(), Consistency::Realtime).await;
     for cache in [&one, &other] {
-        cache.get_or_load_async(&1, || value(10)).await.unwrap();
+        cache.get_or_load_async(&1, |_| value(10)).await.unwrap();
     }
     server.restart();
     // The first acknowledged change is visible to all.
@@ -196,7 +196,7 @@ async fn redis_restarted_empty_serves_no_old_value() {
         }
     }
     for cache in [&one, &other] {
-        let seen = cache.get_or_load_async(&1, || value(11)).await.unwrap();
+        let seen = cache.get_or_load_async(&1, |_| value(11)).await.unwrap();
         assert_eq!(seen, 11);
     }
     for cache in [&one, &other] {
@@ -208,7 +208,7 @@ async fn redis_restarted_empty_serves_no_old_value() {
 async fn redis_restarted_with_an_older_state_serves_no_old_value() {
     let mut server = Server::start_with(&["--dbfilename", "older.rdb"]);
     let one = proven::<u64>(&server.url(), Consistency::L2Only).await;
-    one.get_or_load_async(&1, || value(10)).await.unwrap();
+    one.get_or_load_async(&1, |_| value(10)).await.unwrap();
     let _: String = server.command(&[b"SAVE"]);
     assert_eq!(
         one.write_through(1, 11, |_| value(())).await,
@@ -220,14 +220,14 @@ async fn redis_restarted_with_an_older_state_serves_no_old_value() {
     soon("the breaker closes", || !one.health().breaker_open).await;
     soon("proven", || one.health().proven_for.is_some()).await;
     assert_eq!(one.get(&1).await, None);
-    assert_eq!(one.get_or_load_async(&1, || value(11)).await.unwrap(), 11);
+    assert_eq!(one.get_or_load_async(&1, |_| value(11)).await.unwrap(), 11);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn namespace_works_after_its_state_was_evicted_or_its_scripts_were_flushed() {
     let server = Server::start();
     let one = proven::<u64>(&server.url(), Consistency::Realtime).await;
-    one.get_or_load_async(&1, || value(10)).await.unwrap();
+    one.get_or_load_async(&1, |_| value(10)).await.unwrap();
     for command in [
         &[b"DEL".as_slice(), b"hotset:{test}:state"][..],
         &[b"DEL", b"hotset:{test}:readers"],
@@ -236,7 +236,7 @@ async fn namespace_works_after_its_state_was_evicted_or_its_scripts_were_flushed
     ] {
         let _: redis::Value = server.command(command);
         acknowledged(&one, 1).await;
-        assert_eq!(one.get_or_load_async(&1, || value(11)).await.unwrap(), 11);
+        assert_eq!(one.get_or_load_async(&1, |_| value(11)).await.unwrap(), 11);
         soon("proven", || one.health().proven_for.is_some()).await;
         assert_eq!(one.get_or_load_async(&1, fails).await.unwrap(), 11);
     }
@@ -255,7 +255,7 @@ async fn expired_value_is_served_after_a_failed_load_if_stale_if_error_is_set() 
         .build()
         .unwrap();
     soon("proven", || cache.health().proven_for.is_some()).await;
-    cache.get_or_load_async(&1, || value(10)).await.unwrap();
+    cache.get_or_load_async(&1, |_| value(10)).await.unwrap();
     server.kill();
     soon("not proven", || cache.health().proven_for.is_none()).await;
     // The loader fails because the database is down, too.
@@ -289,7 +289,7 @@ async fn flush_ends_when_all_queued_invalidations_are_sent() {
     let moment = Duration::from_millis(300);
     // The queue is empty.
     tokio::time::timeout(moment, cache.flush()).await.unwrap();
-    cache.get_or_load_async(&1, || value(10)).await.unwrap();
+    cache.get_or_load_async(&1, |_| value(10)).await.unwrap();
     server.pause();
     let slow = cache.clone();
     let change = tokio::spawn(async move { slow.invalidate(&1).await });

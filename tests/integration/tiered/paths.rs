@@ -23,7 +23,7 @@ async fn value_loaded_by_one_process_is_found_by_another() {
     let server = Server::start();
     let one = proven::<u64>(&server.url(), MINUTE).await;
     let other = proven::<u64>(&server.url(), MINUTE).await;
-    assert_eq!(one.get_or_load_async(&1, || value(10)).await.unwrap(), 10);
+    assert_eq!(one.get_or_load_async(&1, |_| value(10)).await.unwrap(), 10);
     assert_eq!(other.get(&1).await, Some(10));
     assert_eq!(other.get_or_load_async(&1, fails).await.unwrap(), 10);
     assert_eq!(other.stats().hits, 1);
@@ -42,10 +42,10 @@ async fn acknowledged_invalidation_is_visible_in_all_processes_as_the_class_prom
         for round in 0..50 {
             let old = 2 * round;
             for cache in [&one, &other] {
-                cache.get_or_load_async(&1, || value(old)).await.unwrap();
+                cache.get_or_load_async(&1, |_| value(old)).await.unwrap();
             }
             assert_eq!(one.invalidate(&1).await, Propagation::Acknowledged);
-            let seen = one.get_or_load_async(&1, || value(old + 1)).await.unwrap();
+            let seen = one.get_or_load_async(&1, |_| value(old + 1)).await.unwrap();
             assert_eq!(seen, old + 1, "{consistency:?}");
             if !at_once {
                 soon("the event arrives", || {
@@ -54,7 +54,7 @@ async fn acknowledged_invalidation_is_visible_in_all_processes_as_the_class_prom
                 .await;
             }
             let seen = other
-                .get_or_load_async(&1, || value(old + 1))
+                .get_or_load_async(&1, |_| value(old + 1))
                 .await
                 .unwrap();
             assert_eq!(seen, old + 1, "{consistency:?}");
@@ -77,11 +77,11 @@ async fn invalidation_of_a_tag_and_clear_remove_exactly_their_entries_in_all_pro
         let tagged = |value: u64, tag| async move { Ok::<_, ()>(Loaded::new(value).tags([tag])) };
         for cache in [&one, &other] {
             cache
-                .get_or_load_async(&1, || tagged(10, "a"))
+                .get_or_load_async(&1, |_| tagged(10, "a"))
                 .await
                 .unwrap();
             cache
-                .get_or_load_async(&2, || tagged(20, "b"))
+                .get_or_load_async(&2, |_| tagged(20, "b"))
                 .await
                 .unwrap();
         }
@@ -89,12 +89,12 @@ async fn invalidation_of_a_tag_and_clear_remove_exactly_their_entries_in_all_pro
         soon("the event arrives", || other.tier_stats().events == 1).await;
         for cache in [&one, &other] {
             let seen = cache
-                .get_or_load_async(&1, || tagged(11, "a"))
+                .get_or_load_async(&1, |_| tagged(11, "a"))
                 .await
                 .unwrap();
             assert_eq!(seen, 11, "{consistency:?}");
             let seen = cache
-                .get_or_load_async(&2, || tagged(20, "b"))
+                .get_or_load_async(&2, |_| tagged(20, "b"))
                 .await
                 .unwrap();
             assert_eq!(seen, 20);
@@ -108,7 +108,7 @@ async fn invalidation_of_a_tag_and_clear_remove_exactly_their_entries_in_all_pro
         }
         for cache in [&one, &other] {
             let seen = cache
-                .get_or_load_async(&2, || tagged(21, "b"))
+                .get_or_load_async(&2, |_| tagged(21, "b"))
                 .await
                 .unwrap();
             assert_eq!(seen, 21);
@@ -125,7 +125,7 @@ async fn load_started_before_an_invalidation_by_another_process_is_not_stored() 
             let one = proven::<u64>(&server.url(), consistency).await;
             let other = proven::<u64>(&server.url(), consistency).await;
             let (begun, go_on) = (Semaphore::new(0), Semaphore::new(0));
-            let load = || async {
+            let load = |_| async {
                 begun.add_permits(1);
                 go_on.acquire().await.unwrap().forget();
                 Ok::<_, ()>(Loaded::new(10).tags(["a"]))
@@ -146,7 +146,7 @@ async fn load_started_before_an_invalidation_by_another_process_is_not_stored() 
             for cache in [&one, &other] {
                 assert_eq!(cache.get(&1).await, None, "{consistency:?}, {what}");
             }
-            assert_eq!(one.get_or_load_async(&1, || value(11)).await.unwrap(), 11);
+            assert_eq!(one.get_or_load_async(&1, |_| value(11)).await.unwrap(), 11);
         }
     }
 }
@@ -161,7 +161,7 @@ async fn callers_of_several_caches_share_one_load_and_an_error_is_not_cached() {
         for _ in 0..50 {
             let (cache, loads) = (cache.clone(), Arc::clone(&loads));
             tasks.push(tokio::spawn(async move {
-                let load = || async {
+                let load = |_| async {
                     loads.fetch_add(1, SeqCst);
                     // Simulates a query that takes long enough for all callers to arrive.
                     tokio::time::sleep(Duration::from_millis(50)).await;
@@ -182,7 +182,7 @@ async fn callers_of_several_caches_share_one_load_and_an_error_is_not_cached() {
     // The lease is released at once, instead of at its end.
     let begun = Instant::now();
     let other = proven::<u64>(&server.url(), MINUTE).await;
-    assert_eq!(other.get_or_load_async(&2, || value(20)).await.unwrap(), 20);
+    assert_eq!(other.get_or_load_async(&2, |_| value(20)).await.unwrap(), 20);
     assert!(begun.elapsed() < Duration::from_secs(5));
 }
 
@@ -195,7 +195,7 @@ async fn dropped_load_passes_its_lease_to_another_process() {
     let hanging = tokio::spawn({
         let (one, begun) = (one.clone(), Arc::clone(&begun));
         async move {
-            let load = || async {
+            let load = |_| async {
                 begun.add_permits(1);
                 std::future::pending::<Result<u64, ()>>().await
             };
@@ -205,7 +205,7 @@ async fn dropped_load_passes_its_lease_to_another_process() {
     begun.acquire().await.unwrap().forget();
     let waiting = tokio::spawn({
         let other = other.clone();
-        async move { other.get_or_load_async(&1, || value(10)).await.unwrap() }
+        async move { other.get_or_load_async(&1, |_| value(10)).await.unwrap() }
     });
     soon("the other cache waits", || other.tier_stats().l2_waits > 0).await;
     let aborted = Instant::now();
@@ -225,7 +225,7 @@ async fn caller_that_waits_for_another_process_stops_at_its_own_deadline() {
         .build()
         .unwrap();
     let begun = Semaphore::new(0);
-    let hanging = one.get_or_load_async(&1, || async {
+    let hanging = one.get_or_load_async(&1, |_| async {
         begun.add_permits(1);
         std::future::pending::<Result<u64, ()>>().await
     });
@@ -246,11 +246,11 @@ async fn write_through_changes_the_database_first_and_then_all_caches() {
         let one = proven::<u64>(&server.url(), consistency).await;
         let other = proven::<u64>(&server.url(), consistency).await;
         for cache in [&one, &other] {
-            cache.get_or_load_async(&1, || value(10)).await.unwrap();
+            cache.get_or_load_async(&1, |_| value(10)).await.unwrap();
         }
         let written = one.write_through(1, 11, |_| async { Err("no room") }).await;
         assert_eq!(written, Err("no room"));
-        assert_eq!(one.get_or_load_async(&1, || value(10)).await.unwrap(), 10);
+        assert_eq!(one.get_or_load_async(&1, |_| value(10)).await.unwrap(), 10);
 
         let database = AtomicUsize::new(10);
         let write = |new: u64| {
@@ -261,7 +261,7 @@ async fn write_through_changes_the_database_first_and_then_all_caches() {
         assert_eq!(written, Ok(Propagation::Acknowledged));
         assert_eq!(database.load(SeqCst), 11);
         soon("the event arrives", || other.tier_stats().events == 1).await;
-        let load = || value(database.load(SeqCst) as u64);
+        let load = |_| value(database.load(SeqCst) as u64);
         for cache in [&one, &other] {
             let seen = cache.get_or_load_async(&1, load).await.unwrap();
             assert_eq!(seen, 11, "{consistency:?}");
@@ -299,7 +299,7 @@ async fn concurrent_write_throughs_leave_no_wrong_value_in_a_cache() {
         );
         let truth = database.load(SeqCst) as u64;
         for cache in [&one, &other] {
-            let seen = cache.get_or_load_async(&1, || value(truth)).await.unwrap();
+            let seen = cache.get_or_load_async(&1, |_| value(truth)).await.unwrap();
             assert_eq!(seen, truth);
         }
     }
@@ -309,7 +309,7 @@ async fn concurrent_write_throughs_leave_no_wrong_value_in_a_cache() {
 async fn dropped_write_through_invalidates_the_key() {
     let server = Server::start();
     let one = proven::<u64>(&server.url(), MINUTE).await;
-    one.get_or_load_async(&1, || value(10)).await.unwrap();
+    one.get_or_load_async(&1, |_| value(10)).await.unwrap();
     let begun = Semaphore::new(0);
     tokio::select! {
         _ = one.write_through(1, 11, |_| async {
@@ -322,7 +322,7 @@ async fn dropped_write_through_invalidates_the_key() {
         one.tier_stats().invalidations == 1
     })
     .await;
-    assert_eq!(one.get_or_load_async(&1, || value(11)).await.unwrap(), 11);
+    assert_eq!(one.get_or_load_async(&1, |_| value(11)).await.unwrap(), 11);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -381,7 +381,7 @@ async fn batch_looks_up_each_key_in_redis_and_loads_missing_keys_by_one_call() {
     assert_eq!(other.get(&3).await, Some(30));
     // No caller waits for a lease that was released.
     let begun = Instant::now();
-    assert_eq!(other.get_or_load_async(&5, || value(50)).await.unwrap(), 50);
+    assert_eq!(other.get_or_load_async(&5, |_| value(50)).await.unwrap(), 50);
     assert!(begun.elapsed() < Duration::from_secs(5));
 }
 
@@ -420,7 +420,7 @@ async fn value_of_another_schema_is_a_miss_and_is_replaced() {
     old.insert(1, 10).await;
     assert_eq!(new.get(&1).await, None);
     assert_eq!(new.tier_stats().unreadable, 1);
-    let load = || async { Ok::<_, ()>("ten".to_string()) };
+    let load = |_| async { Ok::<_, ()>("ten".to_string()) };
     soon("the event arrives", || new.tier_stats().events == 1).await;
     let loaded = new.get_or_load_async(&1, load).await.unwrap();
     assert_eq!(loaded, "ten");

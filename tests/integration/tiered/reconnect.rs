@@ -46,7 +46,7 @@ async fn read_of_a_large_value_after_the_server_closed_its_connections_runs_no_l
     cache.insert(1, vec![7; 300_000]).await;
     for _ in 0..30 {
         close_connections(&server);
-        let load = || async { Err::<Vec<u8>, _>("not to be loaded") };
+        let load = |_| async { Err::<Vec<u8>, _>("not to be loaded") };
         let found = cache.get_or_load_async(&1, load).await;
         assert_eq!(found.unwrap().len(), 300_000, "{:?}", cache.health());
     }
@@ -68,7 +68,7 @@ async fn write_after_the_server_closed_the_connection_is_acknowledged_and_stored
             }
             2 => {
                 assert_eq!(one.invalidate(&1).await, acknowledged);
-                let loaded = one.get_or_load_async(&1, || value(round)).await;
+                let loaded = one.get_or_load_async(&1, |_| value(round)).await;
                 assert_eq!(loaded.unwrap(), round);
             }
             _ => {
@@ -89,7 +89,7 @@ async fn fill_after_the_server_closed_the_connection_is_stored() {
     let server = Server::start();
     let cache: TieredCache<u64, u64> = proven(&server.url(), MINUTE).await;
     for key in 0..30 {
-        let load = || async {
+        let load = |_| async {
             // The connection is closed during the load.
             close_connections(&server);
             Ok::<_, ()>(key)

@@ -32,7 +32,7 @@ async fn rollout_stores_its_percentage_of_keys_in_redis_and_reports_it() {
         assert_eq!(shown, percent.to_string());
         cache.clear().await;
         for key in 0..KEYS {
-            cache.get_or_load_async(&key, || value(key)).await.unwrap();
+            cache.get_or_load_async(&key, |_| value(key)).await.unwrap();
             // L1 has every key, whatever the percentage is.
             cache.get_or_load_async(&key, fails).await.unwrap();
         }
@@ -55,7 +55,7 @@ async fn change_is_visible_to_processes_with_different_percentages() {
         let writer = proven_with(&server, &Rollout::with_percent(percent).unwrap()).await;
         let reader = proven_with(&server, &Rollout::with_percent(other).unwrap()).await;
         for cache in [&reader, &writer] {
-            cache.get_or_load_async(&7, || value(1)).await.unwrap();
+            cache.get_or_load_async(&7, |_| value(1)).await.unwrap();
         }
         assert_eq!(
             writer
@@ -63,7 +63,7 @@ async fn change_is_visible_to_processes_with_different_percentages() {
                 .await,
             Ok(Propagation::Acknowledged)
         );
-        assert_eq!(reader.get_or_load_async(&7, || value(2)).await.unwrap(), 2);
+        assert_eq!(reader.get_or_load_async(&7, |_| value(2)).await.unwrap(), 2);
         assert_eq!(writer.insert(8, 3).await, Propagation::Acknowledged);
         assert_eq!(writer.get(&8).await, Some(3));
         writer.clear().await;
@@ -97,7 +97,7 @@ async fn percentage_changed_under_load_causes_no_error() {
                     acknowledged[key].fetch_max(row, SeqCst);
                 }
                 let least = acknowledged[key].load(SeqCst);
-                let load = || value(rows[key].load(SeqCst));
+                let load = |_| value(rows[key].load(SeqCst));
                 let read = cache.get_or_load_async(&(key as u64), load).await.unwrap();
                 assert!(read % KEYS == key as u64 && read >= least, "{read} {least}");
             }
@@ -121,7 +121,7 @@ async fn shadow_mode_compares_values_and_does_not_serve_them() {
     let server = Server::start();
     let real: TieredCache<u64, u64> = proven(&server.url(), MINUTE).await;
     for key in 0..4 {
-        real.get_or_load_async(&key, || value(key)).await.unwrap();
+        real.get_or_load_async(&key, |_| value(key)).await.unwrap();
     }
     let rollout = Rollout::full();
     rollout.set_shadow(true);
@@ -130,8 +130,8 @@ async fn shadow_mode_compares_values_and_does_not_serve_them() {
     // The database is changed without an invalidation.
     let load = |key: u64| value(if key == 2 { 20 } else { key });
     assert_eq!(cache.get(&1).await, None);
-    assert_eq!(cache.get_or_load_async(&1, || load(1)).await.unwrap(), 1);
-    assert_eq!(cache.get_or_load_async(&2, || load(2)).await.unwrap(), 20);
+    assert_eq!(cache.get_or_load_async(&1, |_| load(1)).await.unwrap(), 1);
+    assert_eq!(cache.get_or_load_async(&2, |_| load(2)).await.unwrap(), 20);
     let many = |keys: Vec<u64>| {
         value(
             keys.into_iter()
@@ -150,7 +150,7 @@ async fn shadow_mode_compares_values_and_does_not_serve_them() {
     assert_eq!(real.get(&9).await, Some(39));
     rollout.set_shadow(false);
     cache.invalidate(&1).await;
-    real.get_or_load_async(&1, || value(100)).await.unwrap();
+    real.get_or_load_async(&1, |_| value(100)).await.unwrap();
     assert_eq!(cache.get_or_load_async(&1, fails).await.unwrap(), 100);
 }
 
@@ -164,14 +164,14 @@ fn percentage_out_of_range_is_refused() {
 async fn change_propagated_during_the_load_counts_as_no_difference_in_shadow_mode() {
     let server = Server::start();
     let real: TieredCache<u64, u64> = proven(&server.url(), MINUTE).await;
-    real.get_or_load_async(&1, || value(1)).await.unwrap();
+    real.get_or_load_async(&1, |_| value(1)).await.unwrap();
     let rollout = Rollout::full();
     rollout.set_shadow(true);
     let cache = proven_with(&server, &rollout).await;
-    let load = || async {
+    let load = |_| async {
         // The change comes after the loader has read the row.
         real.invalidate(&1).await;
-        real.get_or_load_async(&1, || value(3)).await.unwrap();
+        real.get_or_load_async(&1, |_| value(3)).await.unwrap();
         value(2).await
     };
     assert_eq!(cache.get_or_load_async(&1, load).await.unwrap(), 2);

@@ -10,7 +10,7 @@ async fn statistics_count_loads_of_the_loader_and_calls_by_operation() {
     let server = Server::start();
     let cache = proven::<u64>(&server.url(), Consistency::Realtime).await;
     let other = proven::<u64>(&server.url(), Consistency::Realtime).await;
-    cache.get_or_load_async(&1, || value(10)).await.unwrap();
+    cache.get_or_load_async(&1, |_| value(10)).await.unwrap();
     assert!(cache.get_or_load_async(&2, fails).await.is_err());
     // The value is found in Redis, which is a load for L1 but not for the loader.
     other.get_or_load_async(&1, fails).await.unwrap();
@@ -37,7 +37,7 @@ async fn lookup_counts_one_hit_or_miss_in_each_tier_that_it_reaches() {
         let (l1, l2) = (cache.stats(), cache.tier_stats());
         (l1.hits, l1.misses, l2.l2_hits, l2.l2_misses)
     };
-    cache.get_or_load_async(&1, || value(10)).await.unwrap();
+    cache.get_or_load_async(&1, |_| value(10)).await.unwrap();
     assert_eq!(counts(), (0, 1, 0, 1));
     cache.get_or_load_async(&1, fails).await.unwrap();
     assert_eq!(counts(), (1, 1, 0, 1));
@@ -57,7 +57,7 @@ async fn failed_load_is_not_filled_and_value_not_stored_in_l1_is_not_counted_as_
     let server = Server::start();
     let cache = proven::<u64>(&server.url(), Consistency::L2Only).await;
     for key in 0..10 {
-        cache.get_or_load_async(&key, || value(10)).await.unwrap();
+        cache.get_or_load_async(&key, |_| value(10)).await.unwrap();
     }
     assert_eq!(cache.stats().refused, 0);
     assert_eq!(cache.tier_stats().fills, 10);
@@ -76,7 +76,7 @@ async fn wait_for_a_permit_does_not_count_as_age_of_the_value() {
     soon("proven", || cache.health().proven_for.is_some()).await;
     let slow = cache.clone();
     let slow = tokio::spawn(async move {
-        let load = || async {
+        let load = |_| async {
             // Simulates a query that keeps the only permit for longer than the age that is checked below.
             tokio::time::sleep(Duration::from_secs(2)).await;
             value(10).await
@@ -84,7 +84,7 @@ async fn wait_for_a_permit_does_not_count_as_age_of_the_value() {
         slow.get_or_load_async(&1, load).await
     });
     soon("the loader runs", || cache.tier_stats().loads == 1).await;
-    cache.get_or_load_async(&2, || value(10)).await.unwrap();
+    cache.get_or_load_async(&2, |_| value(10)).await.unwrap();
     slow.await.unwrap().unwrap();
     let age = tokio::task::spawn_blocking(move || mean_age(&cache, 2)).await;
     assert!(age.unwrap() < Duration::from_secs(1));
@@ -116,7 +116,7 @@ async fn idle_cache_detects_an_outage() {
 async fn dropped_loader_counts_as_failed() {
     let server = Server::start();
     let cache = proven::<u64>(&server.url(), MINUTE).await;
-    let load = || async { std::future::pending::<Result<u64, ()>>().await };
+    let load = |_| async { std::future::pending::<Result<u64, ()>>().await };
     let most = Duration::from_millis(200);
     let cut_short = tokio::time::timeout(most, cache.get_or_load_async(&1, load)).await;
     assert!(cut_short.is_err());
@@ -153,7 +153,7 @@ async fn value_from_redis_keeps_its_age() {
     let server = Server::start();
     let first = tracking(&server);
     soon("proven", || first.health().proven_for.is_some()).await;
-    first.get_or_load_async(&1, || value(10)).await.unwrap();
+    first.get_or_load_async(&1, |_| value(10)).await.unwrap();
     // Shortens the remaining time to live by a minute, as if the value had been stored a minute before.
     let [entry] = &server.entries("test")[..] else {
         panic!("one entry")
@@ -209,7 +209,7 @@ async fn published_metrics_are_the_documented_ones_and_show_an_outage() {
         let name = row.split('`').nth(1).unwrap();
         has(&format!("\n# TYPE {name} "));
     }
-    cache.get_or_load_async(&1, || value(10)).await.unwrap();
+    cache.get_or_load_async(&1, |_| value(10)).await.unwrap();
     has("\nhotset_loads_total{cache=\"test\"} 1\n");
     has("\nhotset_misses_total{cache=\"test\",tier=\"l2\"} 1\n");
     has("\nhotset_l2_fills_total{cache=\"test\",result=\"stored\"} 1\n");

@@ -103,8 +103,8 @@ async fn miss_is_a_span_that_contains_its_calls_and_its_load() {
     let recorder = Recorder::start();
     let cache = proven::<u64>(&server.url(), Consistency::Realtime).await;
     let before = recorder.lines().len();
-    cache.get_or_load_async(&1, || value(10)).await.unwrap();
-    cache.get_or_load_async(&1, || value(10)).await.unwrap();
+    cache.get_or_load_async(&1, |_| value(10)).await.unwrap();
+    cache.get_or_load_async(&1, |_| value(10)).await.unwrap();
     let lines = recorder.lines().split_off(before);
     let of_miss = lines.iter().filter(|line| !line.contains("renew"));
     let expected = [
@@ -137,7 +137,7 @@ async fn outage_and_its_end_are_each_logged_once() {
 
     server.kill();
     for key in 0..100 {
-        cache.get_or_load_async(&key, || value(10)).await.unwrap();
+        cache.get_or_load_async(&key, |_| value(10)).await.unwrap();
         cache.invalidate(&key).await;
     }
     let worse = [
@@ -219,7 +219,7 @@ async fn missing_right_is_logged_once_while_other_calls_succeed() {
     ];
     let () = server.command(&user.map(str::as_bytes));
     let full = proven::<u64>(&server.url(), Consistency::Realtime).await;
-    full.get_or_load_async(&1, || value(10)).await.unwrap();
+    full.get_or_load_async(&1, |_| value(10)).await.unwrap();
     let recorder = Recorder::start();
     let url = server.url().replace("://", "://app:secret@");
     let cache = proven::<u64>(&url, Consistency::L2Only).await;

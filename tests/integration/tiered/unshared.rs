@@ -83,7 +83,7 @@ where
             for key in &keys {
                 one.insert(key.clone(), old.clone()).await;
                 other
-                    .get_or_load_async(key, || value(old.clone()))
+                    .get_or_load_async(key, |_| value(old.clone()))
                     .await
                     .unwrap();
             }
@@ -97,7 +97,7 @@ where
             .await;
         assert_eq!(result, Ok(expected), "{consistency:?}");
         one.invalidate(loaded).await;
-        let result = one.get_or_load_async(loaded, || value(loaded_new())).await;
+        let result = one.get_or_load_async(loaded, |_| value(loaded_new())).await;
         assert_eq!(result.unwrap(), new);
         one.invalidate(in_batch).await;
         let load = |keys: Vec<K>| value(keys.into_iter().map(|key| (key, loaded_new())));
@@ -214,7 +214,7 @@ async fn concurrent_write_throughs_that_are_not_shared_leave_no_wrong_value_in_a
             }
             for cache in [&one, &other] {
                 let seen = cache
-                    .get_or_load_async(&key, || value(truth))
+                    .get_or_load_async(&key, |_| value(truth))
                     .await
                     .unwrap();
                 assert_eq!(seen, truth, "{consistency:?}");
@@ -271,7 +271,7 @@ async fn entry_under_a_key_that_cannot_be_encoded_is_local_and_no_other_entry_ch
         );
         soon("the event arrives", || other.tier_stats().events == 1).await;
         other
-            .get_or_load_async(&beside, || value(10))
+            .get_or_load_async(&beside, |_| value(10))
             .await
             .unwrap();
         let invalidations = one.tier_stats().invalidations;
@@ -288,7 +288,7 @@ async fn entry_under_a_key_that_cannot_be_encoded_is_local_and_no_other_entry_ch
             assert_eq!(one.get(&key).await, Some(21));
             assert_eq!(one.invalidate(&key).await, Propagation::LocalOnly);
             assert_eq!(one.get(&key).await, None);
-            let loaded = one.get_or_load_async(&key, || value(22)).await;
+            let loaded = one.get_or_load_async(&key, |_| value(22)).await;
             assert_eq!((loaded.unwrap(), one.get(&key).await), (22, Some(22)));
             let load = |_| async { Err::<[(Key, u64); 0], _>("the loader was called") };
             let found = one
@@ -305,7 +305,7 @@ async fn entry_under_a_key_that_cannot_be_encoded_is_local_and_no_other_entry_ch
         one.insert(ambiguous(2), 30).await;
         assert_eq!(one.get(&ambiguous(0)).await, None);
         for cache in [&one, &other] {
-            let load = || async { Err::<u64, _>("the loader was called") };
+            let load = |_| async { Err::<u64, _>("the loader was called") };
             assert_eq!(cache.get_or_load_async(&beside, load).await.unwrap(), 10);
         }
         assert_eq!(one.tier_stats().invalidations, invalidations);

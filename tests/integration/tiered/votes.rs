@@ -44,7 +44,7 @@ async fn demoted_primary_that_restarts_serves_no_old_value() {
     let mut replicated = Replicated::start().await;
     let old = replicated.primary();
     let cache = proven(&replicated.url(), Consistency::L2Only).await;
-    assert_eq!(cache.get_or_load_async(&1, || value(10)).await.unwrap(), 10);
+    assert_eq!(cache.get_or_load_async(&1, |_| value(10)).await.unwrap(), 10);
     let id = replication(&replicated.servers[old], "master_replid");
     replicated.servers[(old + 2) % 3].kill();
     replicated.proxies[old].cut(Cut::All);
@@ -57,7 +57,7 @@ async fn demoted_primary_that_restarts_serves_no_old_value() {
     replicated.wait_for_failover(new);
     assert_eq!(replication(&replicated.servers[old], "master_replid"), id);
     let other = proven(&replicated.url(), Consistency::L2Only).await;
-    assert_eq!(other.get_or_load_async(&1, || value(11)).await.unwrap(), 11);
+    assert_eq!(other.get_or_load_async(&1, |_| value(11)).await.unwrap(), 11);
 }
 
 /// The first replica of a server changes its replication id, but loses no data.
@@ -67,14 +67,14 @@ async fn attaching_the_first_replica_serves_no_old_value_and_recovers() {
     let one = proven(&server.url(), Consistency::Realtime).await;
     let other = proven(&server.url(), Consistency::Realtime).await;
     for cache in [&one, &other] {
-        cache.get_or_load_async(&1, || value(10)).await.unwrap();
+        cache.get_or_load_async(&1, |_| value(10)).await.unwrap();
     }
     let id = replication(&server, "master_replid");
     follow(&replica, server.port());
     wait_for_replica(&server);
     assert_ne!(replication(&server, "master_replid"), id);
     acknowledged(&one, 1).await;
-    assert_eq!(other.get_or_load_async(&1, || value(11)).await.unwrap(), 11);
+    assert_eq!(other.get_or_load_async(&1, |_| value(11)).await.unwrap(), 11);
     for cache in [&one, &other] {
         soon("proven", || cache.health().proven_for.is_some()).await;
     }
@@ -113,13 +113,13 @@ async fn replica_of_the_new_primary_does_not_confirm_a_change_on_the_old_one() {
     let reader = waiting(&new.url()).unwrap();
     soon("proven", || reader.health().proven_for.is_some()).await;
     assert_eq!(
-        reader.get_or_load_async(&1, || value(10)).await.unwrap(),
+        reader.get_or_load_async(&1, |_| value(10)).await.unwrap(),
         10
     );
     let writer = waiting(&url_of_moving_address(old.address(), new.address()).await).unwrap();
     acknowledged(&writer, 1).await;
     assert_eq!(
-        reader.get_or_load_async(&1, || value(11)).await.unwrap(),
+        reader.get_or_load_async(&1, |_| value(11)).await.unwrap(),
         11
     );
 }
@@ -150,12 +150,12 @@ async fn primary_without_its_replicas_is_not_trusted() {
     .await;
     assert!(reader.health().proven_for.is_none());
     assert_eq!(
-        reader.get_or_load_async(&1, || value(10)).await.unwrap(),
+        reader.get_or_load_async(&1, |_| value(10)).await.unwrap(),
         10
     );
     acknowledged(&writer, 1).await;
     assert_eq!(
-        reader.get_or_load_async(&1, || value(11)).await.unwrap(),
+        reader.get_or_load_async(&1, |_| value(11)).await.unwrap(),
         11
     );
 }

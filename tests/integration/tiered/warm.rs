@@ -47,12 +47,12 @@ async fn keys_that_one_process_warms_are_found_in_redis_by_another() {
         );
         assert_in_l1(&other, 500..1_000).await;
         // No lease remains for the keys that were left out.
-        let loaded = other.get_or_load_async(&1_200, || value(1)).await.unwrap();
+        let loaded = other.get_or_load_async(&1_200, |_| value(1)).await.unwrap();
         assert_eq!((loaded, other.tier_stats().l2_waits), (1, 0));
         // An invalidation removes a value that was found by warming.
         assert_eq!(one.invalidate(&700).await, Propagation::Acknowledged);
         if consistency == Consistency::Realtime {
-            assert_eq!(other.get_or_load_async(&700, || value(1)).await.unwrap(), 1);
+            assert_eq!(other.get_or_load_async(&700, |_| value(1)).await.unwrap(), 1);
         }
     }
 }

@@ -28,7 +28,7 @@ fn load_by_thread(cache: &Cache, callers: u64, loads: &AtomicUsize) {
 }
 
 async fn load_by_task(cache: Cache, callers: u64, loads: Arc<AtomicUsize>) {
-    let load = || async {
+    let load = |_| async {
         until_async(|| cache.stats().misses >= callers).await;
         loads.fetch_add(1, SeqCst);
         Ok::<_, Infallible>(42)
@@ -135,7 +135,7 @@ fn concurrent_calls_of_one_task_make_one_load() {
     let cache = patient_cache();
     let loads = AtomicUsize::new(0);
     let call = || async {
-        let load = || async {
+        let load = |_| async {
             tokio::task::yield_now().await;
             counted(&loads, 3)()
         };

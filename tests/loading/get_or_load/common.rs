@@ -129,7 +129,7 @@ impl<'a, E: Any + Send + Sync> Task<'a, Answer<E>> {
         key: u32,
         load: impl FnOnce() -> Result<u32, E> + Send + 'a,
     ) -> Self {
-        Self::new(async move { cache.get_or_load_async(&key, || ready(load())).await })
+        Self::new(async move { cache.get_or_load_async(&key, |_| ready(load())).await })
     }
 
     /// Creates a caller that waits for a load in flight. Its own loader must not be called.
@@ -151,7 +151,7 @@ impl<'a, E: Any + Send + Sync> LoadingTask<'a, E> {
         let (finish, finished) = oneshot::channel();
         let mut task = Task::new(async move {
             // If the sender is dropped, this panics without a message on the standard error.
-            let load = || async {
+            let load = |_| async {
                 let result = finished.await;
                 result.unwrap_or_else(|_| resume_unwind(Box::new("the loader's panic")))
             };
@@ -256,7 +256,7 @@ pub(crate) fn spawn_callers(
     Tasks::spawn(runtime, count, || {
         let (cache, loads) = (cache.clone(), loads.clone());
         async move {
-            let load = || async { counted(&loads, value)() };
+            let load = |_| async { counted(&loads, value)() };
             cache.get_or_load_async(&1, load).await.unwrap()
         }
     })

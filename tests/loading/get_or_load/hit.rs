@@ -178,7 +178,7 @@ fn hit_does_not_wait_for_a_writer_of_another_shard() {
         let never = || -> Result<u32, Infallible> { panic!("the loader was called") };
         assert_eq!(cache.get(&key), Some(1));
         assert_eq!(cache.get_or_load(&key, |_| never()).unwrap(), 1);
-        let load = || std::future::ready(never());
+        let load = |_| std::future::ready(never());
         let mut task = Task::new(cache.get_or_load_async(&key, load));
         assert_eq!(task.answer().unwrap(), 1);
         // A load in the same shard as the hit does not wait either.

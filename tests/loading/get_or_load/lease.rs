@@ -162,7 +162,7 @@ fn only_the_first_task_polled_after_the_lease_leads() {
     let slow = LoadingTask::<Infallible>::start(&cache, 1);
     let mut first = Task::<Answer>::waiting(&cache, 1);
     let mut second = Task::new(async {
-        let load = || async {
+        let load = |_| async {
             tokio::task::yield_now().await;
             Ok::<_, Infallible>(2)
         };

@@ -65,7 +65,7 @@ fn panic_in_a_runtime_reaches_only_its_own_task() {
     let loads = Arc::new(AtomicUsize::new(0));
     let loading = cache.clone();
     let leader = runtime.spawn(async move {
-        let load = || async {
+        let load = |_| async {
             until_async(|| loading.stats().misses >= 9).await;
             panic::<Result<u32, Infallible>>()
         };
@@ -82,11 +82,11 @@ fn panic_in_a_runtime_reaches_only_its_own_task() {
 #[test]
 fn loader_that_panics_before_its_first_await_hands_over() {
     let cache = patient_cache();
-    let call = || panic::<Ready<Result<u32, Infallible>>>();
+    let call = |_| panic::<Ready<Result<u32, Infallible>>>();
     let mut at_call = Task::new(cache.get_or_load_async(&1, call));
     assert_eq!(at_call.panics().downcast_ref(), Some(&"the loader's panic"));
     validate(&cache);
-    let poll = || async { panic::<Result<u32, Infallible>>() };
+    let poll = |_| async { panic::<Result<u32, Infallible>>() };
     let mut at_poll = Task::new(cache.get_or_load_async(&1, poll));
     at_poll.panics();
     // The load has ended although its future has not been dropped yet.

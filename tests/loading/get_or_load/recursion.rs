@@ -14,7 +14,7 @@ fn ask_by_thread(cache: &Cache, key: u32) -> Answer {
 }
 
 async fn ask_by_task(cache: &Cache, key: u32) -> Answer {
-    cache.get_or_load_async(&key, || ready(Ok(key * 10))).await
+    cache.get_or_load_async(&key, |_| ready(Ok(key * 10))).await
 }
 
 fn is_recursive(answer: &Answer) -> bool {
@@ -40,12 +40,12 @@ fn blocking_loader_gets_recursive_for_its_own_key_and_other_keys_work() {
 #[test]
 fn async_loader_gets_recursive_for_its_own_key_and_other_keys_work() {
     let cache = patient_cache();
-    let load_one = || async {
+    let load_one = |_| async {
         assert!(is_recursive(&ask_by_task(&cache, 1).await));
         yield_now().await;
         // Also after it has waited, and from within another load.
         assert!(is_recursive(&ask_by_task(&cache, 1).await));
-        let load_two = || async {
+        let load_two = |_| async {
             yield_now().await;
             assert!(is_recursive(&ask_by_task(&cache, 1).await));
             Ok::<_, Infallible>(20)
@@ -66,7 +66,7 @@ fn async_loader_gets_recursive_for_its_own_key_and_other_keys_work() {
 #[test]
 fn loader_gets_recursive_before_it_has_created_its_future() {
     let cache = patient_cache();
-    let load = || {
+    let load = |_| {
         assert!(is_recursive(&ask_by_thread(&cache, 1)));
         assert!(is_recursive(&Task::new(ask_by_task(&cache, 1)).answer()));
         ready(Ok::<_, Infallible>(4))
@@ -85,7 +85,7 @@ fn blocking_and_async_calls_get_recursive_in_each_others_loaders() {
         Task::new(ask_by_task(&cache, 2)).answer()
     });
     assert_eq!(by_thread.unwrap(), 20);
-    let load = || async {
+    let load = |_| async {
         yield_now().await;
         assert!(is_recursive(&ask_by_thread(&cache, 3)));
         ask_by_thread(&cache, 4)
@@ -102,7 +102,7 @@ fn suspended_loader_makes_no_other_task_of_its_thread_recursive() {
     let loading = LoadingTask::<Infallible>::start(&cache, 1);
     let mut waiting = Task::<Answer>::waiting(&cache, 1);
     // Neither is the loader of another key that calls for this one.
-    let mut outer = Task::new(cache.get_or_load_async(&2, || ask_by_task(&cache, 1)));
+    let mut outer = Task::new(cache.get_or_load_async(&2, |_| ask_by_task(&cache, 1)));
     outer.must_wait();
     assert_eq!(loading.finish(Ok(7)).unwrap(), 7);
     assert_eq!(waiting.answer().unwrap(), 7);
@@ -113,7 +113,7 @@ fn suspended_loader_makes_no_other_task_of_its_thread_recursive() {
 #[test]
 fn loader_that_moves_between_threads_is_recursive_only_on_its_current_thread() {
     let cache = patient_cache();
-    let load = || async {
+    let load = |_| async {
         for _ in 0..2 {
             yield_now().await;
             assert!(is_recursive(&ask_by_task(&cache, 1).await));
@@ -134,7 +134,7 @@ fn loader_that_moves_between_threads_is_recursive_only_on_its_current_thread() {
 #[test]
 fn waiters_get_the_value_of_a_loader_that_got_recursive() {
     let cache = patient_cache();
-    let mut leader = Task::new(cache.get_or_load_async(&1, || async {
+    let mut leader = Task::new(cache.get_or_load_async(&1, |_| async {
         yield_now().await;
         assert!(is_recursive(&ask_by_task(&cache, 1).await));
         yield_now().await;
@@ -186,7 +186,7 @@ fn destructor_of_a_cancelled_loader_gets_recursive_for_its_own_key() {
             key,
             answer: &answer,
         };
-        let load = || async {
+        let load = |_| async {
             let _asks = asks;
             pending::<Result<u32, Infallible>>().await
         };

@@ -129,7 +129,7 @@ fn timer_wakes_tasks_and_threads_at_their_deadlines() {
         let cache = cache.clone();
         async move {
             let started = Instant::now();
-            let load = || async { Ok::<u32, Infallible>(2) };
+            let load = |_| async { Ok::<u32, Infallible>(2) };
             let answer = cache.get_or_load_async(&1, load).await;
             assert!(started.elapsed() >= SHORT_TIMEOUT);
             answer

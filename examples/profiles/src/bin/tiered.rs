@@ -92,7 +92,7 @@ async fn run(args: Args) -> Result<(), AnyError> {
 }
 
 async fn price(prices: &Prices, database: &Database, id: u64) -> Result<u64, AnyError> {
-    let price = prices.get_or_load_async(&id, || database.price(id)).await;
+    let price = prices.get_or_load_async(&id, |_| database.price(id)).await;
     Ok(price?)
 }
 

@@ -72,7 +72,7 @@ struct Herd {
 
 impl Herd {
     async fn request_in_task(self: Arc<Self>) -> Result<MaybeProfile, AnyError> {
-        let load = || async {
+        let load = |_| async {
             while self.is_gathering() {
                 task::yield_now().await;
             }

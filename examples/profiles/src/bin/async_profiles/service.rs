@@ -47,7 +47,7 @@ impl Service {
         id: u64,
     ) -> Result<MaybeProfile, LoadError<Error>> {
         let service = Arc::clone(self);
-        let load = move || async move {
+        let load = move |_| async move {
             let profile = service.query(id).await?;
             Ok(match profile {
                 Some(_) => Loaded::new(profile),

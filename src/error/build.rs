@@ -1,9 +1,7 @@
-//! Errors of building a cache and of loading, with their remedies.
+//! Errors of building a cache, with their remedies.
 
-use std::any::Any;
 use std::error::Error;
 use std::fmt;
-use std::sync::Arc;
 
 /// The maximum number of shards of a cache. Shards are chosen by 16 bits of a hash.
 pub(crate) const MAX_SHARDS: usize = 1 << 16;
@@ -124,91 +122,3 @@ impl fmt::Display for BuildError {
 }
 
 impl Error for BuildError {}
-
-/// An error of any type that the callers of one load share.
-pub type AnyError = dyn Any + Send + Sync;
-
-/// The reason why [`get_or_load`](crate::LocalCache::get_or_load) returned no value.
-///
-/// Clones share the loader's error.
-#[derive(Debug)]
-#[non_exhaustive]
-pub enum LoadError<E: ?Sized> {
-    /// The loader failed. All callers that waited for this load get the same error.
-    Failed(Arc<E>),
-    /// Another caller's load, the wait for a permit, or the caller's own load in a task of `detached` took longer
-    /// than this cache's `wait_timeout`. The load continues.
-    WaitTimeout,
-    /// The loader requested the key that it was loading, in the same thread or task, which would wait for itself
-    /// without limit.
-    Recursive,
-    /// The runtime that ran a `detached` load was shut down.
-    Shutdown,
-}
-
-impl<E: ?Sized> LoadError<E> {
-    /// Returns the loader's error, or `None` if the loader did not fail.
-    #[must_use]
-    pub fn failed(&self) -> Option<&Arc<E>> {
-        match self {
-            Self::Failed(error) => Some(error),
-            _ => None,
-        }
-    }
-}
-
-impl LoadError<AnyError> {
-    /// Converts the loader's error to the type `E`.
-    ///
-    /// # Errors
-    ///
-    /// Returns `self`, unchanged, if the loader's error has another type.
-    pub fn downcast<E: Any + Send + Sync>(self) -> Result<LoadError<E>, Self> {
-        match self {
-            Self::Failed(error) => error
-                .downcast::<E>()
-                .map(LoadError::Failed)
-                .map_err(Self::Failed),
-            Self::WaitTimeout => Ok(LoadError::WaitTimeout),
-            Self::Recursive => Ok(LoadError::Recursive),
-            Self::Shutdown => Ok(LoadError::Shutdown),
-        }
-    }
-}
-
-impl<E: ?Sized> Clone for LoadError<E> {
-    fn clone(&self) -> Self {
-        match self {
-            Self::Failed(error) => Self::Failed(Arc::clone(error)),
-            Self::WaitTimeout => Self::WaitTimeout,
-            Self::Recursive => Self::Recursive,
-            Self::Shutdown => Self::Shutdown,
-        }
-    }
-}
-
-impl<E: ?Sized + fmt::Display> fmt::Display for LoadError<E> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Failed(error) => write!(f, "the loader failed: {error}"),
-            Self::WaitTimeout => {
-                f.write_str("the load, or the wait for a permit, took longer than the wait timeout")
-            }
-            Self::Shutdown => {
-                f.write_str("the runtime was shut down before the detached load ended")
-            }
-            Self::Recursive => f.write_str(
-                "the loader requested the key that it is loading: load another key, or read with get",
-            ),
-        }
-    }
-}
-
-impl<E: Error + 'static> Error for LoadError<E> {
-    fn source(&self) -> Option<&(dyn Error + 'static)> {
-        match self {
-            Self::Failed(error) => Some(&**error),
-            _ => None,
-        }
-    }
-}

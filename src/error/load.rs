@@ -1,0 +1,259 @@
+//! The error of a call that may load.
+
+use crate::error::loader::{Description, LoaderError};
+use std::any::Any;
+use std::error::Error;
+use std::fmt;
+use std::ops::Deref;
+use std::sync::Arc;
+
+/// An error of any type that the callers of one load share.
+pub type AnyError = dyn Any + Send + Sync;
+
+/// The reason why [`get_or_load`](crate::LocalCache::get_or_load) returned no value.
+///
+/// It is an [`Error`] whatever the type of the loader's error, so the operator `?` converts it to `anyhow::Error`,
+/// `eyre::Report` and `Box<dyn Error + Send + Sync>`. The loader's error is its [`source`](Error::source). The text
+/// with `{}` therefore does not repeat the text of the loader's error, unless that is a string. The text with `{:#}`
+/// contains the whole chain of errors.
+///
+/// Clones share the loader's error.
+///
+/// # Examples
+///
+/// An error response of a web service:
+///
+/// ```
+/// use hotset::{LoadError, LocalCache};
+/// use std::io;
+///
+/// fn status(error: &LoadError<io::Error>) -> u16 {
+///     match error {
+///         LoadError::Failed(error) if error.kind() == io::ErrorKind::NotFound => 404,
+///         LoadError::Failed(_) => 502,
+///         LoadError::WaitTimeout => 504,
+///         _ => 500,
+///     }
+/// }
+///
+/// let pages: LocalCache<u32, String> = LocalCache::new(100);
+/// let missing = || io::Error::new(io::ErrorKind::NotFound, "there is no page 7");
+/// let error = pages.get_or_load(&7, |_| Err(missing())).unwrap_err();
+/// assert_eq!(status(&error), 404);
+/// assert_eq!(format!("{error:#}"), "the loader failed: there is no page 7");
+/// ```
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum LoadError<E: ?Sized> {
+    /// The loader failed. All callers that waited for this load get the same error.
+    Failed(SharedError<E>),
+    /// Another caller's load, the wait for a permit, or the caller's own load in a task of `detached` took longer
+    /// than this cache's `wait_timeout`. The load continues.
+    WaitTimeout,
+    /// The loader requested the key that it was loading, in the same thread or task, which would wait for itself
+    /// without limit.
+    Recursive,
+    /// The runtime that ran a `detached` load was shut down.
+    Shutdown,
+}
+
+impl<E: ?Sized> LoadError<E> {
+    /// Returns the loader's error, or `None` if the loader did not fail.
+    #[must_use]
+    pub fn as_inner(&self) -> Option<&E> {
+        match self {
+            Self::Failed(error) => Some(error),
+            _ => None,
+        }
+    }
+
+    /// Returns the loader's error, or `None` if the loader did not fail.
+    ///
+    /// The callers of one load share its error. [`Arc::into_inner`] returns the error itself to the last of them.
+    #[must_use]
+    pub fn into_inner(self) -> Option<Arc<E>> {
+        match self {
+            Self::Failed(error) => Some(error.error),
+            _ => None,
+        }
+    }
+}
+
+impl<E> LoadError<E> {
+    /// Creates a [`Failed`](Self::Failed) from the error of a loader.
+    pub fn failed<M>(error: E) -> Self
+    where
+        E: LoaderError<M>,
+    {
+        Self::Failed(SharedError::new(Arc::new(error)))
+    }
+
+    /// Converts the loader's error by `convert`, for example into the error type of the application.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use hotset::{LoadError, LocalCache};
+    ///
+    /// let pages: LocalCache<u32, String> = LocalCache::new(100);
+    /// let result = pages.get_or_load(&7, |_| "seven".parse::<u32>().map(|id| id.to_string()));
+    /// let error: LoadError<String> = result.unwrap_err().map(|error| error.to_string());
+    /// assert_eq!(error.as_inner().unwrap(), "invalid digit found in string");
+    /// ```
+    #[must_use]
+    pub fn map<F, M>(self, convert: impl FnOnce(Arc<E>) -> F) -> LoadError<F>
+    where
+        F: LoaderError<M>,
+    {
+        match self {
+            Self::Failed(error) => LoadError::failed(convert(error.error)),
+            Self::WaitTimeout => LoadError::WaitTimeout,
+            Self::Recursive => LoadError::Recursive,
+            Self::Shutdown => LoadError::Shutdown,
+        }
+    }
+}
+
+impl LoadError<AnyError> {
+    /// Converts the loader's error to the type `E`.
+    ///
+    /// # Errors
+    ///
+    /// Returns `self`, unchanged, if the loader's error has another type.
+    pub fn downcast<E, M>(self) -> Result<LoadError<E>, Self>
+    where
+        E: LoaderError<M>,
+    {
+        match self {
+            Self::Failed(SharedError { error, describe }) => match error.downcast::<E>() {
+                Ok(error) => Ok(LoadError::Failed(SharedError::new(error))),
+                Err(error) => Err(Self::Failed(SharedError { error, describe })),
+            },
+            Self::WaitTimeout => Ok(LoadError::WaitTimeout),
+            Self::Recursive => Ok(LoadError::Recursive),
+            Self::Shutdown => Ok(LoadError::Shutdown),
+        }
+    }
+}
+
+impl<E: ?Sized> Clone for LoadError<E> {
+    fn clone(&self) -> Self {
+        match self {
+            Self::Failed(error) => Self::Failed(error.clone()),
+            Self::WaitTimeout => Self::WaitTimeout,
+            Self::Recursive => Self::Recursive,
+            Self::Shutdown => Self::Shutdown,
+        }
+    }
+}
+
+impl<E: ?Sized> fmt::Display for LoadError<E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Failed(error) => {
+                f.write_str("the loader failed")?;
+                match error.description() {
+                    Description::Error(error) if f.alternate() => write_chain(error, f),
+                    Description::Text(text) => write!(f, ": {text}"),
+                    Description::Error(_) | Description::Empty => Ok(()),
+                }
+            }
+            Self::WaitTimeout => {
+                f.write_str("the load, or the wait for a permit, took longer than the wait timeout")
+            }
+            Self::Shutdown => {
+                f.write_str("the runtime was shut down before the detached load ended")
+            }
+            Self::Recursive => f.write_str(
+                "the loader requested the key that it is loading: load another key, or read with get",
+            ),
+        }
+    }
+}
+
+/// Writes the texts of an error and of its sources.
+fn write_chain(error: &(dyn Error + 'static), f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        write!(f, ": {error}")?;
+        next = error.source();
+    }
+    Ok(())
+}
+
+impl<E: ?Sized + fmt::Debug> Error for LoadError<E> {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match self {
+            Self::Failed(error) => match error.description() {
+                Description::Error(error) => Some(error),
+                Description::Text(_) | Description::Empty => None,
+            },
+            _ => None,
+        }
+    }
+}
+
+/// The error of a loader, which all callers of its load share. It dereferences to the error.
+pub struct SharedError<E: ?Sized> {
+    error: Arc<E>,
+    /// [`LoaderError::describe`] of the error's type, which is not known everywhere.
+    describe: fn(&E) -> Description<'_>,
+}
+
+impl<E> SharedError<E> {
+    /// Shares an error.
+    pub(crate) fn new<M>(error: Arc<E>) -> Self
+    where
+        E: LoaderError<M>,
+    {
+        Self {
+            error,
+            describe: E::describe,
+        }
+    }
+}
+
+impl SharedError<AnyError> {
+    /// Shares an error, and erases its type.
+    pub(crate) fn erased<E, M>(error: E) -> Self
+    where
+        E: LoaderError<M>,
+    {
+        Self {
+            error: Arc::new(error),
+            describe: |error| match error.downcast_ref::<E>() {
+                Some(error) => error.describe(),
+                None => Description::Empty,
+            },
+        }
+    }
+}
+
+impl<E: ?Sized> SharedError<E> {
+    fn description(&self) -> Description<'_> {
+        (self.describe)(&self.error)
+    }
+}
+
+impl<E: ?Sized> Clone for SharedError<E> {
+    fn clone(&self) -> Self {
+        Self {
+            error: Arc::clone(&self.error),
+            describe: self.describe,
+        }
+    }
+}
+
+impl<E: ?Sized> Deref for SharedError<E> {
+    type Target = E;
+
+    fn deref(&self) -> &E {
+        &self.error
+    }
+}
+
+impl<E: ?Sized + fmt::Debug> fmt::Debug for SharedError<E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.error.fmt(f)
+    }
+}

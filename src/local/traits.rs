@@ -1,0 +1,160 @@
+//! The implementations of the backend-neutral traits.
+
+use crate::entry::Loaded;
+use crate::error::{AnyError, LoadError};
+use crate::local::LocalCache;
+use crate::local::load::batch::BatchLookup;
+use crate::local::lookup::Lookup;
+use crate::stats::Stats;
+use crate::traits::key::DynKey;
+use crate::traits::{
+    AsyncCache, Cache, CacheFuture, ErasedAsyncBatchLoader, ErasedAsyncLoader, ErasedBatchLoader,
+    ErasedKey, ErasedLoader,
+};
+use std::convert;
+use std::hash::{BuildHasher, Hash};
+use std::time::Duration;
+
+impl<K, V, S> Cache<K, V> for LocalCache<K, V, S>
+where
+    K: Eq + Hash + Clone + Send + Sync,
+    V: Clone + Send + Sync,
+    S: BuildHasher + Send + Sync,
+{
+    fn get_erased(&self, key: &dyn ErasedKey<K>) -> Option<V> {
+        self.get(&DynKey(key))
+    }
+
+    fn insert_loaded(&self, key: K, loaded: Loaded<V>) {
+        self.insert_loaded(key, loaded);
+    }
+
+    fn invalidate_erased(&self, key: &dyn ErasedKey<K>) {
+        self.invalidate(&DynKey(key));
+    }
+
+    fn invalidate_tag(&self, tag: &str) {
+        self.invalidate_tag(tag);
+    }
+
+    fn clear(&self) {
+        self.clear();
+    }
+
+    fn get_or_load_erased(
+        &self,
+        key: &dyn ErasedKey<K>,
+        mut loader: ErasedLoader<'_, V>,
+    ) -> Result<V, LoadError<AnyError>> {
+        let key = &DynKey(key);
+        let location = self.location(key);
+        match self.lookup(&location, key) {
+            Lookup::Hit(value) => Ok(value),
+            lookup => {
+                let properties = loader.properties;
+                self.load_blocking(&location, key, lookup, properties, &mut || loader.run())
+            }
+        }
+    }
+
+    fn get_many_or_load_erased(
+        &self,
+        keys: &[&dyn ErasedKey<K>],
+        mut loader: ErasedBatchLoader<'_, K, V>,
+    ) -> Result<Vec<Option<V>>, LoadError<AnyError>> {
+        let keys: Vec<_> = keys.iter().map(|key| DynKey(*key)).collect();
+        let error_type = loader.properties.error_type;
+        let load = |missing| loader.run(missing);
+        self.get_many_or_load_blocking(keys.iter().collect(), error_type, load)
+    }
+
+    fn contains_key_erased(&self, key: &dyn ErasedKey<K>) -> bool {
+        self.contains_key(&DynKey(key))
+    }
+
+    fn remaining_ttl_erased(&self, key: &dyn ErasedKey<K>) -> Option<Duration> {
+        self.remaining_ttl(&DynKey(key))
+    }
+
+    fn stats(&self) -> Stats {
+        self.stats()
+    }
+}
+
+impl<K, V, S> AsyncCache<K, V> for LocalCache<K, V, S>
+where
+    K: Eq + Hash + Clone + Send + Sync,
+    V: Clone + Send + Sync,
+    S: BuildHasher + Send + Sync,
+{
+    fn get_erased<'a>(&'a self, key: &'a dyn ErasedKey<K>) -> CacheFuture<'a, Option<V>> {
+        CacheFuture::ready(self.get(&DynKey(key)))
+    }
+
+    fn insert_loaded(&self, key: K, loaded: Loaded<V>) -> CacheFuture<'_, ()> {
+        self.insert_loaded(key, loaded);
+        CacheFuture::ready(())
+    }
+
+    fn invalidate_erased<'a>(&'a self, key: &'a dyn ErasedKey<K>) -> CacheFuture<'a, ()> {
+        self.invalidate(&DynKey(key));
+        CacheFuture::ready(())
+    }
+
+    fn invalidate_tag<'a>(&'a self, tag: &'a str) -> CacheFuture<'a, ()> {
+        self.invalidate_tag(tag);
+        CacheFuture::ready(())
+    }
+
+    fn clear(&self) -> CacheFuture<'_, ()> {
+        self.clear();
+        CacheFuture::ready(())
+    }
+
+    fn get_or_load_erased<'a>(
+        &'a self,
+        key: &'a dyn ErasedKey<K>,
+        mut loader: ErasedAsyncLoader<'a, K, V>,
+    ) -> CacheFuture<'a, Result<V, LoadError<AnyError>>> {
+        let location = self.location(&DynKey(key));
+        match self.lookup(&location, &DynKey(key)) {
+            Lookup::Hit(value) => CacheFuture::ready(Ok(value)),
+            lookup => CacheFuture::new(async move {
+                let found = (lookup, loader.properties);
+                let load = || loader.run(key.to_key());
+                self.load_async(location, &DynKey(key), found, load, convert::identity)
+                    .await
+            }),
+        }
+    }
+
+    fn get_many_or_load_erased<'a>(
+        &'a self,
+        keys: &'a [&'a dyn ErasedKey<K>],
+        mut loader: ErasedAsyncBatchLoader<'a, K, V>,
+    ) -> CacheFuture<'a, Result<Vec<Option<V>>, LoadError<AnyError>>> {
+        CacheFuture::new(async move {
+            let keys: Vec<_> = keys.iter().map(|key| DynKey(*key)).collect();
+            let error_type = loader.properties.error_type;
+            let load = |missing| loader.run(missing);
+            let (keys, lookup) = (keys.iter().collect(), BatchLookup::Recorded);
+            self.get_many_or_load_shared(keys, error_type, lookup, load)
+                .await
+        })
+    }
+
+    fn contains_key_erased<'a>(&'a self, key: &'a dyn ErasedKey<K>) -> CacheFuture<'a, bool> {
+        CacheFuture::ready(self.contains_key(&DynKey(key)))
+    }
+
+    fn remaining_ttl_erased<'a>(
+        &'a self,
+        key: &'a dyn ErasedKey<K>,
+    ) -> CacheFuture<'a, Option<Duration>> {
+        CacheFuture::ready(self.remaining_ttl(&DynKey(key)))
+    }
+
+    fn stats(&self) -> Stats {
+        self.stats()
+    }
+}

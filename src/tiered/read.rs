@@ -1,0 +1,261 @@
+//! Reads of single keys.
+
+use crate::clock::Nanos;
+use crate::consistency::Consistency;
+use crate::entry::Loaded;
+use crate::error::{AnyError, LoadError, LoaderError};
+use crate::local::tier_hooks::Missed;
+use crate::tiered::coherence::read_lease::now;
+use crate::tiered::health::count;
+use crate::tiered::{Inner, RemoteKey, RemoteValue, TieredCache};
+use crate::traits::erasure::{LoadResult, LoaderProperties, share, take_once, typed};
+use crate::traits::key::LookupKey;
+use equivalent::Equivalent;
+use std::convert::Infallible;
+use std::future::Future;
+use std::hash::Hash;
+use std::sync::Arc;
+use std::time::Duration;
+
+impl<K: RemoteKey, V: RemoteValue> TieredCache<K, V> {
+    /// Returns the value for `key` from L1 or Redis, or `None` if neither has a valid one.
+    ///
+    /// # Cancel safety
+    ///
+    /// The future may be dropped at any time.
+    pub async fn get<Q>(&self, key: &Q) -> Option<V>
+    where
+        Q: Hash + Equivalent<K> + ToOwned<Owned = K> + ?Sized,
+    {
+        match self.inner.look_up_l1(key) {
+            Some(value) => Some(value),
+            None => Box::pin(self.inner.look_up_missing(key.to_owned())).await,
+        }
+    }
+
+    /// Returns `true` if L1 or Redis has a valid value for `key`.
+    ///
+    /// The call counts neither as a lookup of L1 nor as a use of its entry.
+    ///
+    /// # Cancel safety
+    ///
+    /// The future may be dropped at any time.
+    pub async fn contains_key<Q>(&self, key: &Q) -> bool
+    where
+        Q: Hash + Equivalent<K> + ToOwned<Owned = K> + ?Sized,
+    {
+        self.remaining_ttl(key).await.is_some()
+    }
+
+    /// Returns the time for which the value for `key` is still valid, or `None` if neither L1 nor Redis has a valid one.
+    ///
+    /// If L1 has the value, the result is the time until it expires there. That may be before it expires in Redis: see
+    /// [`TieredCacheBuilder::local_ttl`](crate::TieredCacheBuilder::local_ttl). Returns `Duration::MAX` for a value that
+    /// never expires. The call counts neither as a lookup of L1 nor as a use of its entry.
+    ///
+    /// # Cancel safety
+    ///
+    /// The future may be dropped at any time.
+    pub async fn remaining_ttl<Q>(&self, key: &Q) -> Option<Duration>
+    where
+        Q: Hash + Equivalent<K> + ToOwned<Owned = K> + ?Sized,
+    {
+        if self.inner.may_serve(now()) {
+            if let Some(left) = self.inner.l1.remaining_ttl(key) {
+                return Some(left);
+            }
+        }
+        Box::pin(self.inner.remaining_ttl_in_l2(key.to_owned())).await
+    }
+
+    /// Returns the value for `key` from L1 or Redis. If neither has a valid one, runs `load` and stores its result in
+    /// both.
+    ///
+    /// Within this process it works like
+    /// [`LocalCache::get_or_load_async`](crate::LocalCache::get_or_load_async). Of all processes that miss a key
+    /// together, one loads, and the others wait for it. If its load takes longer than the
+    /// [lease](crate::LocalCacheBuilder::lease), another process loads, and the late value goes to its own
+    /// callers and is not stored. A value whose key was invalidated during the load is not stored either.
+    ///
+    /// # Errors
+    ///
+    /// Returns the same errors as [`LocalCache::get_or_load_async`](crate::LocalCache::get_or_load_async). A failure of
+    /// Redis is no error.
+    ///
+    /// # Cancel safety
+    ///
+    /// The future may be dropped at any time. Another caller or another process then loads.
+    pub async fn get_or_load_async<Q, E, F, M>(
+        &self,
+        key: &Q,
+        load: impl FnOnce(K) -> F,
+    ) -> Result<V, LoadError<E>>
+    where
+        Q: Hash + Equivalent<K> + ToOwned<Owned = K> + ?Sized,
+        F: Future<Output = Result<V, E>>,
+        E: LoaderError<M>,
+    {
+        match self.inner.look_up_to_load(key) {
+            Ok(value) => Ok(value),
+            Err(missed) => {
+                let found = (missed, LoaderProperties::new::<E, _>(&load));
+                let load = |key| {
+                    let loading = load(key);
+                    async { share(loading.await.map(Loaded::new)) }
+                };
+                // Boxed, so that this future stays small whatever the loader's size.
+                typed(Box::pin(self.inner.load_missed(key, found, load)).await)
+            }
+        }
+    }
+
+    /// Like [`get_or_load_async`](Self::get_or_load_async), but `load` returns a [`Loaded`], which has its own time to
+    /// live, weight and tags.
+    ///
+    /// # Errors
+    ///
+    /// Returns the same errors as [`get_or_load_async`](Self::get_or_load_async).
+    ///
+    /// # Cancel safety
+    ///
+    /// See [`get_or_load_async`](Self::get_or_load_async).
+    pub async fn get_or_load_entry_async<Q, E, F, M>(
+        &self,
+        key: &Q,
+        load: impl FnOnce(K) -> F,
+    ) -> Result<V, LoadError<E>>
+    where
+        Q: Hash + Equivalent<K> + ToOwned<Owned = K> + ?Sized,
+        F: Future<Output = Result<Loaded<V>, E>>,
+        E: LoaderError<M>,
+    {
+        match self.inner.look_up_to_load(key) {
+            Ok(value) => Ok(value),
+            Err(missed) => {
+                let found = (missed, LoaderProperties::new::<E, _>(&load));
+                let load = |key| {
+                    let loading = load(key);
+                    async { share(loading.await) }
+                };
+                typed(Box::pin(self.inner.load_missed(key, found, load)).await)
+            }
+        }
+    }
+
+    /// Returns the value for `key` from L1 or Redis. If neither has a valid one, computes it by `compute` and stores it
+    /// in both.
+    ///
+    /// Like [`get_or_load_async`](Self::get_or_load_async), for a loader that cannot fail. Where `get_or_load_async`
+    /// would return an error, this call runs `compute` for itself and stores nothing.
+    ///
+    /// # Cancel safety
+    ///
+    /// See [`get_or_load_async`](Self::get_or_load_async).
+    #[doc(alias = "get_with")]
+    pub async fn get_or_insert_with_async<Q, F>(&self, key: &Q, compute: impl FnOnce(K) -> F) -> V
+    where
+        Q: Hash + Equivalent<K> + ToOwned<Owned = K> + ?Sized,
+        F: Future<Output = V>,
+    {
+        let mut compute = Some(compute);
+        let load = |key: K| {
+            let computing = take_once(&mut compute)(key);
+            async { Ok::<_, Infallible>(computing.await) }
+        };
+        match self.get_or_load_async(key, load).await {
+            Ok(value) => value,
+            Err(_) => take_once(&mut compute)(key.to_owned()).await,
+        }
+    }
+}
+
+impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
+    /// Returns the value in L1, if L1 may serve it. Counts a hit, but no miss, for a caller that looks it up again.
+    #[inline]
+    pub(super) fn hit_l1<Q>(&self, key: &Q) -> Option<V>
+    where
+        Q: Hash + Equivalent<K> + ?Sized,
+    {
+        let now = now();
+        if self.read_lease.may_serve(now) {
+            self.l1.hit_or_uncounted_miss(key, now)
+        } else {
+            None
+        }
+    }
+
+    /// Returns the value in L1, if L1 may serve it, and counts a hit or a miss.
+    #[inline]
+    pub(super) fn look_up_l1<Q>(&self, key: &Q) -> Option<V>
+    where
+        Q: Hash + Equivalent<K> + ?Sized,
+    {
+        let now = now();
+        if !self.may_serve(now) {
+            self.l1.miss();
+            return None;
+        }
+        let value = self.l1.hit_or_uncounted_miss(key, now);
+        if value.is_none() {
+            self.l1.miss();
+        }
+        value
+    }
+
+    /// Returns the value in L1, if L1 may serve it, and counts a hit or a miss. On a miss, joins the load of L1 that is
+    /// in flight or leads a new one: pass the result to [`load_missed`](Self::load_missed).
+    #[inline(always)]
+    pub(super) fn look_up_to_load<Q>(&self, key: &Q) -> Result<V, Missed<'_, K, V>>
+    where
+        Q: LookupKey<K> + ?Sized,
+    {
+        let now = now();
+        // If L1 may not serve its entries, they are invalid after this, and the lookup misses.
+        self.may_serve(now);
+        self.l1.look_up_to_load(key, now)
+    }
+
+    /// Checks whether L1 may serve its entries. If not, it invalidates them and its loads in flight, so that this
+    /// caller and later ones get none of them.
+    #[inline]
+    pub(super) fn may_serve(&self, now: Nanos) -> bool {
+        self.read_lease.may_serve(now) || self.begin_epoch(now)
+    }
+
+    /// Begins an epoch in L1, after the read lease has ended. Returns whether L1 may serve the entries of earlier
+    /// epochs.
+    #[cold]
+    fn begin_epoch(&self, now: Nanos) -> bool {
+        match self.settings.consistency {
+            Consistency::Realtime | Consistency::L2Only => {
+                count(&self.counters.unproven_reads);
+                self.l1.invalidate_all();
+                false
+            }
+            Consistency::Bounded(_) | Consistency::L1Only => {
+                // Later callers do not join a load that began before now.
+                self.l1.begin_epoch();
+                self.read_lease.extend(now);
+                true
+            }
+        }
+    }
+
+    /// Returns the value from L2 or the loader after a miss of L1, with the single flight of L1.
+    pub(super) async fn load_missed<Q, F>(
+        self: &Arc<Self>,
+        key: &Q,
+        (missed, loader): (Missed<'_, K, V>, LoaderProperties),
+        load: impl FnOnce(K) -> F,
+    ) -> Result<V, LoadError<AnyError>>
+    where
+        Q: LookupKey<K> + ?Sized,
+        F: Future<Output = LoadResult<V>>,
+    {
+        let fetch = || async {
+            let key = key.to_key();
+            self.fetch(&key, || load(key.clone())).await
+        };
+        self.l1.load_missed(key, missed, loader, fetch).await
+    }
+}

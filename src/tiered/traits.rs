@@ -1,0 +1,176 @@
+//! The implementations of the backend-neutral traits.
+
+use crate::entry::Loaded;
+use crate::error::{AnyError, LoadError, LoaderError};
+use crate::stats::Stats;
+use crate::tiered::{BlockingCache, RemoteKey, RemoteValue, TieredCache};
+use crate::traits::key::DynKey;
+use crate::traits::{
+    AsyncCache, Cache, CacheFuture, ErasedAsyncBatchLoader, ErasedAsyncLoader, ErasedBatchLoader,
+    ErasedKey, ErasedLoader,
+};
+use equivalent::Equivalent;
+use std::future::{Future, ready};
+use std::hash::Hash;
+use std::time::Duration;
+
+impl<K: RemoteKey, V: RemoteValue> AsyncCache<K, V> for TieredCache<K, V> {
+    fn get_erased<'a>(&'a self, key: &'a dyn ErasedKey<K>) -> CacheFuture<'a, Option<V>> {
+        match self.inner.look_up_l1(&DynKey(key)) {
+            Some(value) => CacheFuture::ready(Some(value)),
+            None => CacheFuture::new(self.inner.look_up_missing(key.to_key())),
+        }
+    }
+
+    fn insert_loaded(&self, key: K, loaded: Loaded<V>) -> CacheFuture<'_, ()> {
+        CacheFuture::new(async move {
+            self.insert_loaded(key, loaded).await;
+        })
+    }
+
+    fn invalidate_erased<'a>(&'a self, key: &'a dyn ErasedKey<K>) -> CacheFuture<'a, ()> {
+        CacheFuture::new(async move {
+            self.invalidate(&key.to_key()).await;
+        })
+    }
+
+    fn invalidate_tag<'a>(&'a self, tag: &'a str) -> CacheFuture<'a, ()> {
+        CacheFuture::new(async move {
+            self.invalidate_tag(tag).await;
+        })
+    }
+
+    fn clear(&self) -> CacheFuture<'_, ()> {
+        CacheFuture::new(async move {
+            self.clear().await;
+        })
+    }
+
+    fn get_or_load_erased<'a>(
+        &'a self,
+        key: &'a dyn ErasedKey<K>,
+        mut loader: ErasedAsyncLoader<'a, K, V>,
+    ) -> CacheFuture<'a, Result<V, LoadError<AnyError>>> {
+        let inner = &self.inner;
+        if let Some(value) = inner.hit_l1(&DynKey(key)) {
+            return CacheFuture::ready(Ok(value));
+        }
+        CacheFuture::new(async move {
+            let key = &DynKey(key);
+            // Looked up again when the future is polled: the read lease may have ended since.
+            let missed = match inner.look_up_to_load(key) {
+                Ok(value) => return Ok(value),
+                Err(missed) => missed,
+            };
+            let found = (missed, loader.properties);
+            inner.load_missed(key, found, |key| loader.run(key)).await
+        })
+    }
+
+    fn get_many_or_load_erased<'a>(
+        &'a self,
+        keys: &'a [&'a dyn ErasedKey<K>],
+        mut loader: ErasedAsyncBatchLoader<'a, K, V>,
+    ) -> CacheFuture<'a, Result<Vec<Option<V>>, LoadError<AnyError>>> {
+        CacheFuture::new(async move {
+            let keys: Vec<_> = keys.iter().map(|key| DynKey(*key)).collect();
+            let error_type = loader.properties.error_type;
+            let load = |missing| loader.run(missing);
+            let keys = keys.iter().collect();
+            self.inner.get_many_or_load(keys, error_type, load).await
+        })
+    }
+
+    fn contains_key_erased<'a>(&'a self, key: &'a dyn ErasedKey<K>) -> CacheFuture<'a, bool> {
+        CacheFuture::new(async move { self.contains_key(&key.to_key()).await })
+    }
+
+    fn remaining_ttl_erased<'a>(
+        &'a self,
+        key: &'a dyn ErasedKey<K>,
+    ) -> CacheFuture<'a, Option<Duration>> {
+        CacheFuture::new(async move { self.remaining_ttl(&key.to_key()).await })
+    }
+
+    fn stats(&self) -> Stats {
+        self.stats()
+    }
+
+    fn get_or_load_entry_async<Q, E, F, M>(
+        &self,
+        key: &Q,
+        load: impl FnOnce(K) -> F + Send,
+    ) -> impl Future<Output = Result<V, LoadError<E>>> + Send
+    where
+        Q: Hash + Equivalent<K> + ToOwned<Owned = K> + Sync + ?Sized,
+        F: Future<Output = Result<Loaded<V>, E>> + Send,
+        E: LoaderError<M>,
+    {
+        // The method of the type, which needs no boxed loader.
+        self.get_or_load_entry_async(key, load)
+    }
+}
+
+impl<K: RemoteKey, V: RemoteValue> Cache<K, V> for BlockingCache<K, V> {
+    fn get_erased(&self, key: &dyn ErasedKey<K>) -> Option<V> {
+        match self.tier.inner.look_up_l1(&DynKey(key)) {
+            Some(value) => Some(value),
+            None => self.wait(self.tier.inner.look_up_missing(key.to_key())),
+        }
+    }
+
+    fn insert_loaded(&self, key: K, loaded: Loaded<V>) {
+        self.wait(self.tier.insert_loaded(key, loaded));
+    }
+
+    fn invalidate_erased(&self, key: &dyn ErasedKey<K>) {
+        self.wait(self.tier.invalidate(&key.to_key()));
+    }
+
+    fn invalidate_tag(&self, tag: &str) {
+        self.wait(self.tier.invalidate_tag(tag));
+    }
+
+    fn clear(&self) {
+        self.wait(self.tier.clear());
+    }
+
+    fn get_or_load_erased(
+        &self,
+        key: &dyn ErasedKey<K>,
+        mut loader: ErasedLoader<'_, V>,
+    ) -> Result<V, LoadError<AnyError>> {
+        let (inner, key) = (&self.tier.inner, &DynKey(key));
+        match inner.look_up_to_load(key) {
+            Ok(value) => Ok(value),
+            Err(missed) => {
+                let found = (missed, loader.properties);
+                self.wait(inner.load_missed(key, found, |_| ready(loader.run())))
+            }
+        }
+    }
+
+    fn get_many_or_load_erased(
+        &self,
+        keys: &[&dyn ErasedKey<K>],
+        mut loader: ErasedBatchLoader<'_, K, V>,
+    ) -> Result<Vec<Option<V>>, LoadError<AnyError>> {
+        let keys: Vec<_> = keys.iter().map(|key| DynKey(*key)).collect();
+        let error_type = loader.properties.error_type;
+        let load = |missing| ready(loader.run(missing));
+        let keys = keys.iter().collect();
+        self.wait(self.tier.inner.get_many_or_load(keys, error_type, load))
+    }
+
+    fn contains_key_erased(&self, key: &dyn ErasedKey<K>) -> bool {
+        self.wait(self.tier.contains_key(&key.to_key()))
+    }
+
+    fn remaining_ttl_erased(&self, key: &dyn ErasedKey<K>) -> Option<Duration> {
+        self.wait(self.tier.remaining_ttl(&key.to_key()))
+    }
+
+    fn stats(&self) -> Stats {
+        self.tier.stats()
+    }
+}
