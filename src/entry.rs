@@ -137,6 +137,17 @@ impl<V> Loaded<V> {
     }
 }
 
+/// The change of an entry that the function given to [`LocalCache::compute`](crate::LocalCache::compute) decides on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Compute<V> {
+    /// Stores this value. The entry keeps its remaining time to live, its weight and its tags.
+    Put(V),
+    /// Leaves the entry as it is, or the key without an entry.
+    Keep,
+    /// Removes the entry, if there is one.
+    Remove,
+}
+
 impl<V> From<V> for Loaded<V> {
     fn from(value: V) -> Self {
         Self::new(value)

@@ -119,7 +119,7 @@ pub use config::{
 };
 #[cfg(any(feature = "redis", feature = "serde"))]
 pub use consistency::Consistency;
-pub use entry::Loaded;
+pub use entry::{Compute, Loaded};
 pub use equivalent::Equivalent;
 pub use error::{
     AnyError, BuildError, Description, LoadError, LoaderError, OpaqueError, SharedError,

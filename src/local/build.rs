@@ -61,7 +61,9 @@ impl<K: Eq, V, S> LocalCache<K, V, S> {
             }
         };
         let max_loads = settings.max_concurrent_loads;
-        let has_deadlines = settings.time_to_live.is_some() || time_to_idle.is_some();
+        let has_deadlines = settings.time_to_live.is_some()
+            || time_to_idle.is_some()
+            || settings.expire_after.is_some();
         let inner = Inner {
             cells: (0..shards).map(cell).collect(),
             cell_mask: shards - 1,

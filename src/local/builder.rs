@@ -172,6 +172,45 @@ impl<K, V, S> LocalCacheBuilder<K, V, S> {
         self
     }
 
+    /// Sets a rule for the time to live of each entry. Default: none.
+    ///
+    /// `rule` is called each time a value is stored by an insertion, a load or an update, unless the value comes with a
+    /// [time to live of its own](crate::Loaded::ttl). If it returns `None`, the [`time_to_live`](Self::time_to_live) of
+    /// the cache applies, and an updated entry keeps its remaining time to live. With `Duration::MAX` the entry never
+    /// expires; with zero it is not stored. The rule runs on the storing thread, with no lock held.
+    ///
+    /// # Examples
+    ///
+    /// A token is cached for as long as it is valid:
+    ///
+    /// ```
+    /// use hotset::LocalCache;
+    /// use std::time::Duration;
+    ///
+    /// #[derive(Clone)]
+    /// struct Token { text: String, valid_for: Duration }
+    ///
+    /// # fn fetch_token(user: &str) -> std::io::Result<Token> {
+    /// #     Ok(Token { text: user.to_uppercase(), valid_for: Duration::from_secs(90) })
+    /// # }
+    /// let tokens = LocalCache::<String, Token>::builder()
+    ///     .capacity(1_000)
+    ///     .expire_after(|_, token| Some(token.valid_for))
+    ///     .build()?;
+    /// tokens.get_or_load("alice", fetch_token)?;
+    /// assert!(tokens.remaining_ttl("alice").unwrap() <= Duration::from_secs(90));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[doc(alias = "Expiry")]
+    #[doc(alias = "expire_after_create")]
+    pub fn expire_after(
+        mut self,
+        rule: impl Fn(&K, &V) -> Option<Duration> + Send + Sync + 'static,
+    ) -> Self {
+        self.settings.expire_after = Some(Box::new(rule));
+        self
+    }
+
     /// Sets the eviction policy. Default: [`Policy::Lru`].
     ///
     /// [`Policy`] describes when to choose another one.
@@ -290,12 +329,14 @@ impl<K, V, S> LocalCacheBuilder<K, V, S> {
         self
     }
 
-    /// Sets a listener that is called once for each removed entry, with the cause. Default: none.
+    /// Sets a listener that is called once for each removed entry, with the entry and the cause. Default: none.
     ///
     /// It runs on the thread that caused the removal, after the removal, with no lock held. It may call the cache. It
-    /// is not called for the entries that are in the cache when the cache is dropped.
+    /// is not called for the entries that are in the cache when the cache is dropped. It owns the key and the value, so
+    /// it can send them to another thread or task.
     ///
-    /// If two threads remove successive values of one key, the listener may be called for them in either order.
+    /// The removals by one thread are reported in their order. If two threads remove successive values of one key, the
+    /// listener may be called for them in either order.
     ///
     /// # Examples
     ///
@@ -312,9 +353,30 @@ impl<K, V, S> LocalCacheBuilder<K, V, S> {
     ///     .build()?;
     /// # Ok::<(), hotset::BuildError>(())
     /// ```
+    ///
+    /// A listener that sends the removed entries to a thread:
+    ///
+    /// ```
+    /// use hotset::LocalCache;
+    /// use std::sync::mpsc;
+    ///
+    /// let (sender, removed) = mpsc::channel();
+    /// let cache = LocalCache::<u64, String>::builder()
+    ///     .capacity(1)
+    ///     // The receiver may be gone at the end of the program.
+    ///     .on_removal(move |key, value, cause| drop(sender.send((key, value, cause))))
+    ///     .build()?;
+    /// cache.insert(1, "one".to_string());
+    /// cache.insert(2, "two".to_string());
+    /// assert_eq!(removed.recv()?.1, "one");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[doc(alias = "eviction_listener")]
+    #[doc(alias = "removal_listener")]
+    #[doc(alias = "lifecycle")]
     pub fn on_removal(
         mut self,
-        listener: impl Fn(&K, &V, RemovalCause) + Send + Sync + 'static,
+        listener: impl Fn(K, V, RemovalCause) + Send + Sync + 'static,
     ) -> Self {
         self.settings.listener = Some(Box::new(listener));
         self

@@ -3,13 +3,46 @@
 //! An update claims its key in the table of loads in flight. The user code can therefore run without a lock, because a
 //! write that happens meanwhile is detected.
 
-use crate::entry::Loaded;
+use crate::entry::{Compute, Loaded};
 use crate::local::shard::entry::EntrySettings;
 use crate::local::shard::metadata::Provenance;
 use crate::local::{KeyLocation, LocalCache};
-use crate::single_flight::Leader;
+use crate::single_flight::{Leader, Outdated};
 use equivalent::Equivalent;
+use std::convert::Infallible;
+use std::future::Future;
 use std::hash::{BuildHasher, Hash};
+
+/// A change of an entry.
+enum Change<V> {
+    Put(Loaded<V>),
+    Keep,
+    Remove,
+}
+
+impl<V> From<Compute<V>> for Change<V> {
+    fn from(compute: Compute<V>) -> Self {
+        match compute {
+            Compute::Put(value) => Self::Put(Loaded::new(value)),
+            Compute::Keep => Self::Keep,
+            Compute::Remove => Self::Remove,
+        }
+    }
+}
+
+impl<V> From<Option<Loaded<V>>> for Change<V> {
+    fn from(loaded: Option<Loaded<V>>) -> Self {
+        loaded.map_or(Self::Remove, Self::Put)
+    }
+}
+
+/// Returns the result of a change that cannot fail.
+fn infallible<T>(result: Result<T, Infallible>) -> T {
+    match result {
+        Ok(value) => value,
+        Err(never) => match never {},
+    }
+}
 
 impl<K, V, S> LocalCache<K, V, S>
 where
@@ -88,33 +121,227 @@ where
     where
         Q: Hash + Equivalent<K> + ToOwned<Owned = K> + ?Sized,
     {
+        let mut change = |value: Option<&V>| Ok(Change::from(change(value)));
+        infallible(self.change(key, &mut change))
+    }
+
+    /// Reads the value for `key`, and stores, keeps or removes the entry as `change` says, as one step. Returns the
+    /// value that the key has afterwards.
+    ///
+    /// Like [`update`](Self::update), and with [`Compute::Keep`] the entry stays unchanged: neither its time to live
+    /// nor its use is renewed, and loads in flight may store their results.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use hotset::{Compute, LocalCache};
+    ///
+    /// let stock: LocalCache<String, u32> = LocalCache::new(100);
+    /// stock.insert("apple".to_string(), 1);
+    /// let take_one = |left: Option<&u32>| match left {
+    ///     None => Compute::Keep,
+    ///     Some(1) => Compute::Remove,
+    ///     Some(left) => Compute::Put(left - 1),
+    /// };
+    /// assert_eq!(stock.compute("apple", take_one), None);
+    /// assert!(!stock.contains_key("apple"));
+    /// ```
+    #[doc(alias = "and_compute_with")]
+    #[doc(alias = "and_upsert_with")]
+    #[doc(alias = "entry")]
+    pub fn compute<Q>(&self, key: &Q, mut change: impl FnMut(Option<&V>) -> Compute<V>) -> Option<V>
+    where
+        Q: Hash + Equivalent<K> + ToOwned<Owned = K> + ?Sized,
+    {
+        infallible(self.try_compute(key, |value| Ok(change(value))))
+    }
+
+    /// Like [`compute`](Self::compute), but `change` may fail.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use hotset::{Compute, LocalCache};
+    ///
+    /// let totals: LocalCache<String, u32> = LocalCache::new(100);
+    /// let add = |text: &'static str| {
+    ///     move |total: Option<&u32>| {
+    ///         Ok::<_, std::num::ParseIntError>(Compute::Put(total.unwrap_or(&0) + text.parse::<u32>()?))
+    ///     }
+    /// };
+    /// assert_eq!(totals.try_compute("a", add("5"))?, Some(5));
+    /// assert!(totals.try_compute("a", add("five")).is_err());
+    /// assert_eq!(totals.get("a"), Some(5));
+    /// # Ok::<(), std::num::ParseIntError>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// Returns the error of `change`. The entry is then unchanged.
+    #[doc(alias = "and_try_compute_with")]
+    pub fn try_compute<Q, E>(
+        &self,
+        key: &Q,
+        mut change: impl FnMut(Option<&V>) -> Result<Compute<V>, E>,
+    ) -> Result<Option<V>, E>
+    where
+        Q: Hash + Equivalent<K> + ToOwned<Owned = K> + ?Sized,
+    {
+        let mut change = |value: Option<&V>| change(value).map(Change::from);
+        self.change(key, &mut change)
+    }
+
+    /// Like [`compute`](Self::compute), but for tasks. `change` is given a clone of the value.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use hotset::{Compute, LocalCache};
+    ///
+    /// # async fn discount(price: u64) -> u64 { price * 9 / 10 }
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() {
+    /// let prices: LocalCache<String, u64> = LocalCache::new(100);
+    /// prices.insert("apple".to_string(), 200);
+    /// let reduce = |price| async move {
+    ///     match price {
+    ///         Some(price) => Compute::Put(discount(price).await),
+    ///         None => Compute::Keep,
+    ///     }
+    /// };
+    /// assert_eq!(prices.compute_async("apple", reduce).await, Some(180));
+    /// # }
+    /// ```
+    ///
+    /// # Cancel safety
+    ///
+    /// If the future is dropped, the entry is unchanged.
+    pub async fn compute_async<Q, F>(
+        &self,
+        key: &Q,
+        mut change: impl FnMut(Option<V>) -> F,
+    ) -> Option<V>
+    where
+        Q: Hash + Equivalent<K> + ToOwned<Owned = K> + ?Sized,
+        F: Future<Output = Compute<V>>,
+    {
+        let change = |value| {
+            let changing = change(value);
+            async { Ok(changing.await) }
+        };
+        infallible(self.try_compute_async(key, change).await)
+    }
+
+    /// Like [`try_compute`](Self::try_compute), but for tasks. `change` is given a clone of the value.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use hotset::{Compute, LocalCache};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() {
+    /// let prices: LocalCache<String, u64> = LocalCache::new(100);
+    /// let fail = |_| async { Err::<Compute<u64>, _>("no connection") };
+    /// assert_eq!(prices.try_compute_async("apple", fail).await, Err("no connection"));
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// Returns the error of `change`. The entry is then unchanged.
+    ///
+    /// # Cancel safety
+    ///
+    /// If the future is dropped, the entry is unchanged.
+    pub async fn try_compute_async<Q, F, E>(
+        &self,
+        key: &Q,
+        mut change: impl FnMut(Option<V>) -> F,
+    ) -> Result<Option<V>, E>
+    where
+        Q: Hash + Equivalent<K> + ToOwned<Owned = K> + ?Sized,
+        F: Future<Output = Result<Compute<V>, E>>,
+    {
         let location = self.location(key);
         loop {
-            let mut claim = self.claim(&location, key.to_owned());
+            let claim = self.claim(&location, key.to_owned());
             let (current, settings) = self.peek_with_settings(&location, key).unzip();
-            let next = change(current.as_ref());
-            let mut removals = self.removals();
-            let (value, written) = match next {
-                Some(mut loaded) => {
-                    let provenance = self.updated_provenance(&mut loaded, settings, claim.epoch);
-                    let value = Some(loaded.value.clone());
-                    let claim = Some(&mut claim);
-                    let (key, out) = (key.to_owned(), &mut removals);
-                    let stored = self.store(&location, key, loaded, provenance, claim, out);
-                    (value, stored)
+            let next = change(current.clone()).await?;
+            match self.apply(&location, key, claim, settings, next.into()) {
+                Ok(None) => return Ok(current),
+                Ok(Some(value)) => {
+                    // Not on return, because a panic in this `drop` would leak the returned value.
+                    drop(current);
+                    return Ok(value);
                 }
-                None => (
-                    None,
-                    self.remove_claimed(&location, key, &mut claim, &mut removals),
-                ),
-            };
-            // Dropped here and not on return, because a panic in a `drop` on return would leak the returned value.
-            drop((claim, current));
-            removals.finish();
-            if written.is_ok() {
-                return value;
+                Err(Outdated) => {}
             }
         }
+    }
+
+    /// Changes the entry of a key as `change` says, as one step.
+    fn change<Q, E>(
+        &self,
+        key: &Q,
+        change: &mut dyn FnMut(Option<&V>) -> Result<Change<V>, E>,
+    ) -> Result<Option<V>, E>
+    where
+        Q: Hash + Equivalent<K> + ToOwned<Owned = K> + ?Sized,
+    {
+        let location = self.location(key);
+        loop {
+            let claim = self.claim(&location, key.to_owned());
+            let (current, settings) = self.peek_with_settings(&location, key).unzip();
+            let next = change(current.as_ref())?;
+            match self.apply(&location, key, claim, settings, next) {
+                Ok(None) => return Ok(current),
+                Ok(Some(value)) => {
+                    // Not on return, because a panic in this `drop` would leak the returned value.
+                    drop(current);
+                    return Ok(value);
+                }
+                Err(Outdated) => {}
+            }
+        }
+    }
+
+    /// Applies a change to the entry of a claimed key, which had these settings. Returns the new value, or `None` if
+    /// the entry is kept.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if the key was written to since the claim. Nothing is then changed.
+    fn apply<Q>(
+        &self,
+        location: &KeyLocation<'_, K, V>,
+        key: &Q,
+        mut claim: Leader<'_, K, V>,
+        settings: Option<EntrySettings>,
+        change: Change<V>,
+    ) -> Result<Option<Option<V>>, Outdated>
+    where
+        Q: Hash + Equivalent<K> + ToOwned<Owned = K> + ?Sized,
+    {
+        let mut removals = self.removals();
+        let (value, written) = match change {
+            Change::Keep => return Ok(None),
+            Change::Put(mut loaded) => {
+                let provenance = self.updated_provenance(&mut loaded, settings, claim.epoch);
+                let value = Some(loaded.value.clone());
+                let (key, leader, out) = (key.to_owned(), Some(&mut claim), &mut removals);
+                let stored = self.store(location, key, loaded, provenance, leader, out);
+                (value, stored)
+            }
+            Change::Remove => {
+                let removed = self.remove_claimed(location, key, &mut claim, &mut removals);
+                (None, removed)
+            }
+        };
+        // Dropped here and not on return, because a panic in a `drop` on return would leak the returned value.
+        drop(claim);
+        removals.finish();
+        written.map(|()| Some(value))
     }
 
     /// Completes the settings of `loaded` by those of the entry that it replaces, and returns its provenance.
@@ -137,7 +364,7 @@ where
             epoch,
             tags,
             replaced_tags,
-            deadline: replaced.latest_deadline.filter(|_| loaded.ttl.is_none()),
+            deadline: replaced.latest_deadline,
         }
     }
 

@@ -53,6 +53,47 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
         self.hit(&self.location(key), key, read)
     }
 
+    /// Returns a clone of the value for `key` like [`get`](Self::get), but counts neither as a lookup nor as a use of
+    /// the entry.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let cache = hotset::LocalCache::new(100);
+    /// cache.insert(1, "one");
+    /// assert_eq!(cache.peek(&1), Some("one"));
+    /// assert_eq!(cache.stats().hits, 0);
+    /// ```
+    #[doc(alias = "get_quietly")]
+    pub fn peek<Q>(&self, key: &Q) -> Option<V>
+    where
+        Q: Hash + Equivalent<K> + ?Sized,
+        V: Clone,
+    {
+        self.peek_at(&self.location(key), key, |value, _| value.clone())
+    }
+
+    /// Returns clones of the values for several keys, in their order, with `None` for each key that is absent or
+    /// expired.
+    ///
+    /// [`get_many_or_load`](Self::get_many_or_load) also loads the missing values.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let cache = hotset::LocalCache::<String, u32>::new(100);
+    /// cache.insert("one".to_string(), 1);
+    /// assert_eq!(cache.get_many(["one", "two"]), [Some(1), None]);
+    /// ```
+    #[doc(alias = "get_all_present")]
+    pub fn get_many<'q, Q>(&self, keys: impl IntoIterator<Item = &'q Q>) -> Vec<Option<V>>
+    where
+        Q: Hash + Equivalent<K> + ?Sized + 'q,
+        V: Clone,
+    {
+        keys.into_iter().map(|key| self.get(key)).collect()
+    }
+
     /// Returns `true` if the cache contains a live value for `key`.
     ///
     /// The call counts neither as a lookup nor as a use of the entry.
@@ -69,7 +110,7 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
     where
         Q: Hash + Equivalent<K> + ?Sized,
     {
-        self.peek(&self.location(key), key, |_, _| ()).is_some()
+        self.peek_at(&self.location(key), key, |_, _| ()).is_some()
     }
 
     /// Returns the time until the entry for `key` expires, or `None` if the key is absent or expired.
@@ -93,7 +134,7 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
     where
         Q: Hash + Equivalent<K> + ?Sized,
     {
-        let deadline = self.peek(&self.location(key), key, |_, deadline| deadline)?;
+        let deadline = self.peek_at(&self.location(key), key, |_, deadline| deadline)?;
         if deadline == NEVER {
             return Some(Duration::MAX);
         }

@@ -78,6 +78,54 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
         removals.finish();
     }
 
+    /// Replaces the time to live of the entry of `key`, counted from now. Returns `false` if the key is absent or
+    /// expired.
+    ///
+    /// With `Duration::MAX` the entry never expires, unless the cache has a time to idle. With zero the entry is
+    /// removed. The value, its weight, its tags and its use are unchanged. Loads of the key that are in flight do not
+    /// store their results.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// let sessions = hotset::LocalCache::<String, u64>::new(100);
+    /// sessions.insert("alice".to_string(), 7);
+    /// assert!(sessions.set_ttl("alice", Duration::from_secs(1_800)));
+    /// assert!(sessions.remaining_ttl("alice").unwrap() <= Duration::from_secs(1_800));
+    /// assert!(!sessions.set_ttl("bob", Duration::from_secs(1_800)));
+    /// ```
+    #[doc(alias = "expire")]
+    #[allow(clippy::must_use_candidate)]
+    pub fn set_ttl<Q>(&self, key: &Q, ttl: Duration) -> bool
+    where
+        Q: Hash + Equivalent<K> + ?Sized,
+    {
+        let location = self.location(key);
+        let mut removals = self.removals();
+        let now = self.inner.settings.clock.now();
+        let deadline = self.inner.settings.deadline(now, Some(ttl));
+        let mut shard = location.cell.shard.write();
+        if shard.peek(location.hash, key, || now).is_none() {
+            return false;
+        }
+        // Without a leader nothing is outdated.
+        let Ok(key_write) = self.begin_write(&location, key, None) else {
+            return false;
+        };
+        if deadline <= now {
+            let (cause, budget) = (RemovalCause::Removed, &self.inner.budget);
+            shard.remove(location.hash, key, cause, budget, now, &mut removals);
+        } else {
+            shard.set_deadline(location.hash, key, deadline, now);
+        }
+        key_write.finish();
+        drop(shard);
+        removals.finish();
+        true
+    }
+
     /// Returns the provenance of a value whose load began in `epoch` and took `load_time`.
     pub(crate) fn provenance(
         &self,
@@ -128,8 +176,11 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
         } = loaded;
         let is_explicit_weight = weight.is_some();
         let weight = inner.settings.weigh(&key, &value, weight);
+        let ttl = inner.settings.ttl_of(&key, &value, ttl);
         let now = inner.settings.clock.now();
-        let kept_deadline = provenance.deadline.map(NonZero::get);
+        // A time to live of its own prevails over the deadline of an entry that was updated.
+        let kept_deadline = provenance.deadline.filter(|_| ttl.is_none());
+        let kept_deadline = kept_deadline.map(NonZero::get);
         if kept_deadline.is_some_and(|deadline| deadline <= now) {
             // The entry that the value was computed from has expired meanwhile.
             inner.counters.count(Count::Outdated);

@@ -80,3 +80,37 @@ where
         self.iter()
     }
 }
+
+impl<K, V, S> Extend<(K, V)> for LocalCache<K, V, S>
+where
+    K: Eq + Hash,
+    S: BuildHasher,
+{
+    /// Inserts all pairs with the time to live of the cache.
+    fn extend<T: IntoIterator<Item = (K, V)>>(&mut self, pairs: T) {
+        (&*self).extend(pairs);
+    }
+}
+
+impl<K, V, S> Extend<(K, V)> for &LocalCache<K, V, S>
+where
+    K: Eq + Hash,
+    S: BuildHasher,
+{
+    /// Inserts all pairs with the time to live of the cache.
+    fn extend<T: IntoIterator<Item = (K, V)>>(&mut self, pairs: T) {
+        for (key, value) in pairs {
+            self.insert(key, value);
+        }
+    }
+}
+
+/// Creates an unbounded cache from pairs. For a cache with a bound, use a [builder](LocalCache::builder) and
+/// [`Extend`].
+impl<K: Eq + Hash, V> FromIterator<(K, V)> for LocalCache<K, V> {
+    fn from_iter<T: IntoIterator<Item = (K, V)>>(pairs: T) -> Self {
+        let mut cache = Self::from_builder(Self::builder().unbounded());
+        cache.extend(pairs);
+        cache
+    }
+}

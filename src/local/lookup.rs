@@ -160,7 +160,7 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
 
     /// Returns the result of `read` on a live value and its deadline. Neither the statistics nor the policy record the
     /// lookup.
-    pub(crate) fn peek<Q, R>(
+    pub(crate) fn peek_at<Q, R>(
         &self,
         location: &KeyLocation<'_, K, V>,
         key: &Q,

@@ -23,7 +23,7 @@ pub enum RemovalCause {
 }
 
 /// A listener that is called with each removed entry, with no lock held.
-pub(crate) type Listener<K, V> = dyn Fn(&K, &V, RemovalCause) + Send + Sync;
+pub(crate) type Listener<K, V> = dyn Fn(K, V, RemovalCause) + Send + Sync;
 
 /// A removed entry. It is dropped with no lock held, because that runs user code.
 pub(crate) struct Removed<K, V> {
@@ -113,29 +113,49 @@ impl<'a, K, V> Removals<'a, K, V> {
         usize::from(self.first.is_some()) + self.rest.iter().map(Vec::len).sum::<usize>()
     }
 
-    /// Calls the listener with every entry, then drops all except the first, which is returned.
+    /// Calls the listener with every entry, or drops the entries if there is no listener.
     ///
     /// # Panics
     ///
     /// Panics if the listener does, after it was called with all entries.
     #[inline]
-    pub(crate) fn finish(&mut self) -> Option<Removed<K, V>> {
-        if self.listener.is_none() {
-            if !self.rest.is_empty() {
-                // Before the first entry is returned: see `notify`.
-                self.drop_rest();
+    pub(crate) fn finish(&mut self) {
+        if self.listener.is_some() {
+            if let Some(panic) = self.notify() {
+                resume_unwind(panic);
             }
-            return self.first.take();
+            return;
         }
-        let (first, panicked) = self.notify();
-        match panicked {
-            Some(panic) => {
+        if !self.rest.is_empty() {
+            self.drop_rest();
+        }
+        self.first = None;
+    }
+
+    /// Returns the value of the first entry, and its cause. Calls the listener with every entry, or drops the others.
+    ///
+    /// # Panics
+    ///
+    /// Panics if the listener does, after it was called with all entries.
+    pub(crate) fn finish_with_value(&mut self) -> Option<(V, RemovalCause)>
+    where
+        V: Clone,
+    {
+        if self.listener.is_some() {
+            let first = self.first.as_ref();
+            let value = first.map(|removed| (removed.value.clone(), removed.cause));
+            if let Some(panic) = self.notify() {
                 // Before the unwinding begins, in which a panic of a `drop` would end the process.
-                drop(first);
-                resume_unwind(panic)
+                drop(value);
+                resume_unwind(panic);
             }
-            None => first,
+            return value;
         }
+        let Removed { key, value, cause } = self.first.take()?;
+        // Before the value is returned, because a panic of these `drop`s would then leak it.
+        drop(key);
+        self.drop_rest();
+        Some((value, cause))
     }
 
     /// Drops all entries except the first.
@@ -144,21 +164,17 @@ impl<'a, K, V> Removals<'a, K, V> {
         self.rest.clear();
     }
 
-    /// Calls the listener with every entry and drops all except the first. Returns that one, and the first panic of
-    /// the listener.
+    /// Calls the listener with every entry. Returns the first panic of the listener.
     #[cold]
-    fn notify(&mut self) -> (Option<Removed<K, V>>, Option<Panic>) {
+    fn notify(&mut self) -> Option<Panic> {
         let (first, rest) = (self.first.take(), take(&mut self.rest));
+        let listener = self.listener?;
         let mut panicked = None;
-        if let Some(listener) = self.listener {
-            for Removed { key, value, cause } in first.iter().chain(rest.iter().flatten()) {
-                let result = catch_unwind(AssertUnwindSafe(|| listener(key, value, *cause)));
-                panicked = panicked.or(result.err());
-            }
+        for Removed { key, value, cause } in first.into_iter().chain(rest.into_iter().flatten()) {
+            let result = catch_unwind(AssertUnwindSafe(|| listener(key, value, cause)));
+            panicked = panicked.or(result.err());
         }
-        // Before the first entry is returned, because a panic of a `drop` would then leak it.
-        drop(rest);
-        (first, panicked)
+        panicked
     }
 }
 

@@ -30,7 +30,12 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
     where
         Q: Hash + Equivalent<K> + ?Sized,
     {
-        drop(self.remove(key));
+        let mut removals = self.removals();
+        let location = self.location(key);
+        let cause = RemovalCause::Removed;
+        // Without a leader nothing is outdated.
+        let _ = self.remove_entry(&location, key, cause, None, &mut removals);
+        removals.finish();
     }
 
     /// Removes the entry of `key`. Returns its value, or `None` if the key was absent or expired.
@@ -45,19 +50,20 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
     /// assert_eq!(cache.remove("apple"), Some(120));
     /// assert_eq!(cache.remove("apple"), None);
     /// ```
+    #[doc(alias = "pop")]
     pub fn remove<Q>(&self, key: &Q) -> Option<V>
     where
         Q: Hash + Equivalent<K> + ?Sized,
+        V: Clone,
     {
         let mut removals = self.removals();
         let location = self.location(key);
         let cause = RemovalCause::Removed;
         let result = self.remove_entry(&location, key, cause, None, &mut removals);
         // The first removed entry is the key's own, if there was one.
-        let removed = removals.finish().filter(|_| result.unwrap_or(false))?;
-        // Before the value is returned, because a panic of this `drop` would then leak it.
-        drop(removed.key);
-        (removed.cause == RemovalCause::Removed).then_some(removed.value)
+        let removed = removals.finish_with_value();
+        let (value, cause) = removed.filter(|_| result.unwrap_or(false))?;
+        (cause == RemovalCause::Removed).then_some(value)
     }
 
     /// Invalidates every entry that was stored with this [tag](crate::Loaded::tags). Loads in flight that return the
@@ -276,7 +282,7 @@ where
     fn retain_one(&self, key: &K, keep: &mut impl FnMut(&K, &V) -> bool) -> Result<(), Outdated> {
         let location = self.location(key);
         let mut claim = self.claim(&location, key.clone());
-        let value = self.peek(&location, key, |value, _| value.clone());
+        let value = self.peek_at(&location, key, |value, _| value.clone());
         // An expired entry is removed too: `keep` was not called for it, so it may not serve after a failed load.
         if value.is_some_and(|value| keep(key, &value)) {
             return Ok(());

@@ -12,6 +12,9 @@ const DEFAULT_LEASE: Duration = Duration::from_secs(10);
 /// A function that returns the weight of an entry.
 pub(crate) type Weigher<K, V> = dyn Fn(&K, &V) -> u64 + Send + Sync;
 
+/// A function that returns the time to live of an entry, or `None` for that of the cache.
+pub(crate) type ExpireAfter<K, V> = dyn Fn(&K, &V) -> Option<Duration> + Send + Sync;
+
 /// The settings that a cache needs after it is built.
 pub(crate) struct Settings<K, V> {
     pub(crate) name: Option<String>,
@@ -32,6 +35,7 @@ pub(crate) struct Settings<K, V> {
     /// `true` if the cache is the L1 of a tiered cache, which can invalidate all of its entries in one step.
     pub(crate) is_l1: bool,
     pub(crate) weigher: Option<Box<Weigher<K, V>>>,
+    pub(crate) expire_after: Option<Box<ExpireAfter<K, V>>>,
     pub(crate) listener: Option<Box<Listener<K, V>>>,
 }
 
@@ -55,6 +59,7 @@ impl<K, V> Settings<K, V> {
             tracks_ages: cfg!(feature = "metrics"),
             is_l1: false,
             weigher: None,
+            expire_after: None,
             listener: None,
         }
     }
@@ -68,6 +73,20 @@ impl<K, V> Settings<K, V> {
             _ => nanos,
         };
         now.saturating_add(nanos)
+    }
+
+    /// Returns the time to live of an entry: its explicit one, or that of the rule, or `None` for that of the cache.
+    #[inline]
+    pub(crate) fn ttl_of(
+        &self,
+        key: &K,
+        value: &V,
+        explicit: Option<Duration>,
+    ) -> Option<Duration> {
+        match &self.expire_after {
+            Some(rule) if explicit.is_none() => rule(key, value),
+            _ => explicit,
+        }
     }
 
     /// Returns the rules for refreshes and stale values, or `None` if the cache has neither.

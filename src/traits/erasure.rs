@@ -24,6 +24,8 @@ pub(crate) struct LoaderProperties {
     /// The name of the loader's type, or `None` if it is not known.
     pub(crate) id: Option<&'static str>,
     pub(crate) error_type: ErrorType,
+    /// `true` if the caller loads although there is a live value.
+    pub(crate) reloads: bool,
 }
 
 impl LoaderProperties {
@@ -32,6 +34,7 @@ impl LoaderProperties {
     pub(crate) const ERASED: Self = Self {
         id: None,
         error_type: ErrorType(None),
+        reloads: false,
     };
 
     /// Returns the properties of `load`, whose errors have the type `E`.
@@ -39,6 +42,15 @@ impl LoaderProperties {
         Self {
             id: Some(type_name_of_val(load)),
             error_type: ErrorType::of::<E>(),
+            reloads: false,
+        }
+    }
+
+    /// Returns the properties of a loader that runs although there is a live value.
+    pub(crate) const fn reloading(self) -> Self {
+        Self {
+            reloads: true,
+            ..self
         }
     }
 }

@@ -63,7 +63,7 @@ where
         // The value that is found here may be invalidated meanwhile. Callers that come after the invalidation then do
         // not get this value, but look up the key themselves.
         leader.outdate(leader.epoch + 1);
-        let live = self.peek(location, key, |value, _| value.clone());
+        let live = self.peek_at(location, key, |value, _| value.clone());
         let found = live.map(Outcome::Value);
         found.or_else(|| self.stale(location, key))
     }

@@ -1,6 +1,6 @@
 //! `get_or_load`: the path of a caller on a miss, written once for threads and tasks.
 //!
-//! The public methods are in `blocking.rs`, `tasks.rs`, `batch.rs` and `detached.rs`.
+//! The public methods are in `blocking.rs`, `tasks.rs`, `batch.rs`, `detached.rs` and `reload.rs`.
 
 pub(crate) mod batch;
 mod blocking;
@@ -10,6 +10,7 @@ mod complete;
 pub(crate) mod detached;
 mod load_timer;
 pub(crate) mod refresh;
+mod reload;
 mod tasks;
 mod waiting;
 
@@ -20,7 +21,7 @@ use crate::local::lookup::Lookup;
 use crate::local::{KeyLocation, LocalCache};
 use crate::single_flight::blocking::block_on;
 use crate::single_flight::{
-    Answer, Leader, Outcome, Permit, Reentry, Role, Timer, Waiter, run_within,
+    Answer, Candidate, Leader, Outcome, Permit, Reentry, Role, Timer, Waiter, run_within,
 };
 use crate::stats::Count;
 use crate::sync::reentrancy::assert_no_lock_held;
@@ -127,10 +128,21 @@ where
     where
         Q: LookupKey<K> + ?Sized,
     {
-        let limits = self.wait_limits();
+        let mut limits = self.wait_limits();
+        if loader.reloads {
+            limits.stale_from = None;
+        }
         let value_of = |outcome| {
             let value = self.take_outcome(location, key, outcome);
             value.map(ValueOrLead::Value)
+        };
+        // The result of a wait that took too long. A caller that reloads is not given the old value.
+        let instead = |failure| match failure {
+            WaitFailure::Stale(_) if loader.reloads => Err(LoadError::WaitTimeout),
+            failure => {
+                let value = self.stale_or_timeout(location, key, failure);
+                value.map(ValueOrLead::Value)
+            }
         };
         loop {
             let role = match lookup {
@@ -160,16 +172,12 @@ where
                             Outcome::Failed(error) if !loader.error_type.accepts(&error) => None,
                             outcome => return value_of(outcome),
                         },
-                        Err(failure) => {
-                            return self
-                                .stale_or_timeout(location, key, failure)
-                                .map(ValueOrLead::Value);
-                        }
+                        Err(failure) => return instead(failure),
                     }
                 }
             };
             let Some((mut leader, took_over)) = lead else {
-                lookup = self.join_or_lead(location, key, || self.candidate());
+                lookup = self.look_up_or_reload(location, key, loader);
                 continue;
             };
             let permit = match self
@@ -177,18 +185,15 @@ where
                 .await
             {
                 Ok(permit) => permit,
-                Err(failure) => {
-                    let value = self.stale_or_timeout(location, key, failure);
-                    return value.map(ValueOrLead::Value);
-                }
+                Err(failure) => return instead(failure),
             };
             if permit.is_some() && !leader.begin(self.permitted_candidate(true)) {
                 drop((leader, permit));
-                lookup = self.join_or_lead(location, key, || self.candidate());
+                lookup = self.look_up_or_reload(location, key, loader);
                 continue;
             }
             // By now there may be a value, or a failure so recent that no other load begins.
-            if took_over || !self.inner.leads_at_once {
+            if !loader.reloads && (took_over || !self.inner.leads_at_once) {
                 if let Some(outcome) = self.look_up_again(location, key, &leader) {
                     leader.complete(|| outcome.clone());
                     return value_of(outcome);
@@ -196,6 +201,40 @@ where
             }
             return Ok(ValueOrLead::Lead((leader, permit)));
         }
+    }
+
+    /// Looks up a key again, or joins or leads its load if the caller reloads.
+    fn look_up_or_reload<'a, Q>(
+        &self,
+        location: &KeyLocation<'a, K, V>,
+        key: &Q,
+        loader: LoaderProperties,
+    ) -> Lookup<'a, K, V>
+    where
+        Q: LookupKey<K> + ?Sized,
+    {
+        if loader.reloads {
+            Lookup::Miss(self.reload(location, key, self.candidate()))
+        } else {
+            self.join_or_lead(location, key, || self.candidate())
+        }
+    }
+
+    /// Joins or leads the load of a key, whether it has a live value or not.
+    pub(crate) fn reload<'a, Q>(
+        &self,
+        location: &KeyLocation<'a, K, V>,
+        key: &Q,
+        candidate: Candidate,
+    ) -> Role<'a, K, V>
+    where
+        Q: LookupKey<K> + ?Sized,
+    {
+        let in_flight = &location.cell.in_flight;
+        let join_or_lead = |_: &_| in_flight.join_or_lead(location.hash.0, key, candidate);
+        let role = location.cell.shard.read(join_or_lead);
+        assert_no_lock_held("load into");
+        role
     }
 
     /// Waits for another caller's load of one key.
@@ -274,12 +313,8 @@ where
             Some(bulkhead) => Some(bulkhead.try_acquire()?),
             None => None,
         };
-        let in_flight = &location.cell.in_flight;
         let candidate = self.permitted_candidate(permit.is_some());
-        let join_or_lead = |_: &_| in_flight.join_or_lead(location.hash.0, key, candidate);
-        let role = location.cell.shard.read(join_or_lead);
-        assert_no_lock_held("load into");
-        let leader = match role {
+        let leader = match self.reload(location, key, candidate) {
             Role::Lead(leader) => leader,
             Role::Wait(mut waiter) => {
                 // If this returns `None`, another caller loads, and its lease has not ended.

@@ -190,11 +190,16 @@ impl MetadataTable {
             epochs.put(slot, provenance.epoch);
         }
         self.tags.put(slot, provenance.tags);
+        self.set_deadline(slot, latest_deadline, now)
+    }
+
+    /// Sets the latest deadline of an entry. Returns its first deadline, which is not after the latest.
+    pub(crate) fn set_deadline(&mut self, slot: u32, latest: Nanos, now: Nanos) -> Nanos {
         match &mut self.latest_deadlines {
-            None => latest_deadline,
+            None => latest,
             Some(latest_deadlines) => {
-                latest_deadlines.put(slot, latest_deadline);
-                latest_deadline.min(now.saturating_add(self.time_to_idle))
+                latest_deadlines.put(slot, latest);
+                latest.min(now.saturating_add(self.time_to_idle))
             }
         }
     }

@@ -244,6 +244,22 @@ impl<K, V> Shard<K, V> {
         deadline
     }
 
+    /// Sets the latest deadline of the entry of a key, if there is one. A time to idle begins again.
+    pub(crate) fn set_deadline<Q>(&mut self, hash: KeyHash, key: &Q, latest: Nanos, now: Nanos)
+    where
+        Q: Equivalent<K> + ?Sized,
+    {
+        let Some(slot) = self.slot_of(hash, key) else {
+            return;
+        };
+        let metadata = self.metadata.as_mut();
+        let deadline = metadata.map_or(latest, |table| table.set_deadline(slot, latest, now));
+        if let Some(entry) = self.slab.get_mut(slot) {
+            *entry.deadline.get_mut() = deadline;
+        }
+        self.expiry.set(slot, deadline);
+    }
+
     /// Removes the entry of a key, and returns whether there was one. If it was dead, it is counted as such and not
     /// under `cause`. Also removes some other dead entries.
     pub(crate) fn remove<Q>(

@@ -1,0 +1,234 @@
+//! `refresh`: loads of keys that may have a live value.
+
+use crate::entry::Loaded;
+use crate::error::{AnyError, LoadError, LoaderError};
+use crate::local::LocalCache;
+use crate::local::lookup::Lookup;
+use crate::single_flight::Timer;
+use crate::single_flight::blocking::block_on;
+use crate::single_flight::future::TaskTimer;
+use crate::stats::Count;
+use crate::traits::erasure::{LoadResult, LoaderProperties, share, typed};
+use crate::traits::key::LookupKey;
+use equivalent::Equivalent;
+use std::cell::Cell;
+use std::convert;
+use std::future::{Future, ready};
+use std::hash::{BuildHasher, Hash};
+
+impl<K, V, S> LocalCache<K, V, S>
+where
+    K: Eq + Hash + Clone,
+    V: Clone,
+    S: BuildHasher,
+{
+    /// Loads the value for `key` now, whether it is cached or not, and stores the result.
+    ///
+    /// Other callers get the old value meanwhile, if there is one. Calls for one key share one load, also with calls of
+    /// [`get_or_load`](Self::get_or_load) that load the key. So after a change in the database, call
+    /// [`invalidate`](Self::invalidate): a load that `refresh` joins may have begun before the change.
+    ///
+    /// If the key is written to or invalidated during the load, the loaded value is returned and not stored.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let prices: hotset::LocalCache<String, u64> = hotset::LocalCache::new(100);
+    /// prices.insert("apple".to_string(), 120);
+    /// assert_eq!(prices.refresh("apple", |_| "130".parse())?, 130);
+    /// assert_eq!(prices.get("apple"), Some(130));
+    /// # Ok::<(), hotset::LoadError<std::num::ParseIntError>>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// Returns the same errors as [`get_or_load`](Self::get_or_load). The old value stays in the cache. With
+    /// [`stale_if_error`](crate::LocalCacheBuilder::stale_if_error), a failure of the loader returns the old value
+    /// instead of an error, and is counted in [`Stats::load_failures`](crate::Stats::load_failures).
+    ///
+    /// # Blocking
+    ///
+    /// Blocks like [`get_or_load`](Self::get_or_load).
+    #[doc(alias = "reload")]
+    pub fn refresh<Q, E, M>(
+        &self,
+        key: &Q,
+        load: impl FnOnce(&Q) -> Result<V, E>,
+    ) -> Result<V, LoadError<E>>
+    where
+        Q: Hash + Equivalent<K> + ToOwned<Owned = K> + ?Sized,
+        E: LoaderError<M>,
+    {
+        let loader = LoaderProperties::new::<E, _>(&load);
+        let load = || share(load(key).map(Loaded::new));
+        typed(self.refresh_blocking(key, loader, load))
+    }
+
+    /// Like [`refresh`](Self::refresh), but `load` is given the old value, if there is one that has not expired.
+    ///
+    /// A loader that finds the old value unchanged returns it again, for example after the status 304 of a web server.
+    /// The entry then gets a new time to live.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use hotset::LocalCache;
+    ///
+    /// #[derive(Clone)]
+    /// struct Page { etag: u32, text: String }
+    ///
+    /// # /// Returns `None` for the status 304.
+    /// # fn request(path: &str, etag: Option<u32>) -> std::io::Result<Option<Page>> { Ok(None) }
+    /// let pages: LocalCache<String, Page> = LocalCache::new(100);
+    /// pages.insert("/".to_string(), Page { etag: 7, text: "hello".to_string() });
+    /// let page = pages.refresh_with("/", |old| {
+    ///     let changed = request("/", old.as_ref().map(|page| page.etag))?;
+    ///     changed.or(old).ok_or_else(|| std::io::Error::other("status 304 without an etag"))
+    /// })?;
+    /// assert_eq!(page.text, "hello");
+    /// # Ok::<(), hotset::LoadError<std::io::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// Returns the same errors as [`refresh`](Self::refresh).
+    ///
+    /// # Blocking
+    ///
+    /// Blocks like [`get_or_load`](Self::get_or_load).
+    pub fn refresh_with<Q, E, M>(
+        &self,
+        key: &Q,
+        load: impl FnOnce(Option<V>) -> Result<V, E>,
+    ) -> Result<V, LoadError<E>>
+    where
+        Q: Hash + Equivalent<K> + ToOwned<Owned = K> + ?Sized,
+        E: LoaderError<M>,
+    {
+        let loader = LoaderProperties::new::<E, _>(&load);
+        let load = || share(load(self.peek(key)).map(Loaded::new));
+        typed(self.refresh_blocking(key, loader, load))
+    }
+
+    /// Like [`refresh`](Self::refresh), but for tasks.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # async fn fetch_price(name: String) -> std::io::Result<u64> { Ok(130) }
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), hotset::LoadError<std::io::Error>> {
+    /// let prices: hotset::LocalCache<String, u64> = hotset::LocalCache::new(100);
+    /// prices.insert("apple".to_string(), 120);
+    /// assert_eq!(prices.refresh_async("apple", fetch_price).await?, 130);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// Returns the same errors as [`refresh`](Self::refresh).
+    ///
+    /// # Cancel safety
+    ///
+    /// See [`get_or_load_async`](Self::get_or_load_async).
+    pub async fn refresh_async<Q, E, F, M>(
+        &self,
+        key: &Q,
+        load: impl FnOnce(K) -> F,
+    ) -> Result<V, LoadError<E>>
+    where
+        Q: Hash + Equivalent<K> + ToOwned<Owned = K> + ?Sized,
+        F: Future<Output = Result<V, E>>,
+        E: LoaderError<M>,
+    {
+        let loader = LoaderProperties::new::<E, _>(&load);
+        let load = || {
+            let loading = load(key.to_owned());
+            async { share(loading.await.map(Loaded::new)) }
+        };
+        let mut timer = TaskTimer::default();
+        typed(Box::pin(self.refresh_shared(key, loader, &mut timer, load)).await)
+    }
+
+    /// Like [`refresh_with`](Self::refresh_with), but for tasks.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # async fn fetch_page(old: Option<String>) -> std::io::Result<String> { Ok(old.unwrap_or_default()) }
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), hotset::LoadError<std::io::Error>> {
+    /// let pages: hotset::LocalCache<String, String> = hotset::LocalCache::new(100);
+    /// pages.insert("/".to_string(), "hello".to_string());
+    /// assert_eq!(pages.refresh_with_async("/", fetch_page).await?, "hello");
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// Returns the same errors as [`refresh`](Self::refresh).
+    ///
+    /// # Cancel safety
+    ///
+    /// See [`get_or_load_async`](Self::get_or_load_async).
+    pub async fn refresh_with_async<Q, E, F, M>(
+        &self,
+        key: &Q,
+        load: impl FnOnce(Option<V>) -> F,
+    ) -> Result<V, LoadError<E>>
+    where
+        Q: Hash + Equivalent<K> + ToOwned<Owned = K> + ?Sized,
+        F: Future<Output = Result<V, E>>,
+        E: LoaderError<M>,
+    {
+        let loader = LoaderProperties::new::<E, _>(&load);
+        let load = || {
+            let loading = load(self.peek(key));
+            async { share(loading.await.map(Loaded::new)) }
+        };
+        let mut timer = TaskTimer::default();
+        typed(Box::pin(self.refresh_shared(key, loader, &mut timer, load)).await)
+    }
+
+    fn refresh_blocking<Q>(
+        &self,
+        key: &Q,
+        loader: LoaderProperties,
+        load: impl FnOnce() -> LoadResult<V>,
+    ) -> Result<V, LoadError<AnyError>>
+    where
+        Q: LookupKey<K> + ?Sized,
+    {
+        block_on(&Cell::new(None), async |mut timer| {
+            let load = || ready(load());
+            self.refresh_shared(key, loader, &mut timer, load).await
+        })
+    }
+
+    /// Loads a key for a loader whose result is in shared form already.
+    async fn refresh_shared<Q, F>(
+        &self,
+        key: &Q,
+        loader: LoaderProperties,
+        timer: &mut impl Timer,
+        load: impl FnOnce() -> F,
+    ) -> Result<V, LoadError<AnyError>>
+    where
+        Q: LookupKey<K> + ?Sized,
+        F: Future<Output = LoadResult<V>>,
+    {
+        let location = self.location(key);
+        let role = self.reload(&location, key, self.candidate());
+        let found = (Lookup::Miss(role), loader.reloading());
+        let load = || {
+            if self.peek_at(&location, key, |_, _| ()).is_some() {
+                self.inner.counters.count(Count::Refresh);
+            }
+            load()
+        };
+        self.load(&location, key, found, timer, load, convert::identity)
+            .await
+    }
+}
