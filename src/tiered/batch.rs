@@ -284,8 +284,8 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
             .map(|it| it.request.lookup_request(it.unreadable));
         let answers = self.l2.lookup(&lookups.collect::<Vec<_>>()).await;
         let Ok(answers) = answers else {
-            let alone = requests.into_iter().map(|request| (request.key, None));
-            batch.to_load.extend(alone);
+            let unleased = requests.into_iter().map(|request| (request.key, None));
+            batch.to_load.extend(unleased);
             return again;
         };
         for (KeyRequest { key, request, .. }, answer) in requests.into_iter().zip(answers) {

@@ -182,7 +182,7 @@ counters! {
     /// The number of values that were loaded without a load lease, and so not stored in Redis: because Redis failed, an
     /// invalidation of the key was queued, the class, the rollout or the size of the key excludes it from Redis, or, in
     /// shadow mode, Redis had a value or another process was loading it.
-    alone,
+    unleased_values,
     /// The number of values in Redis that were equal to the loaded value, in shadow mode.
     shadow_same,
     /// The number of values in Redis that differed from the loaded value, in shadow mode.
