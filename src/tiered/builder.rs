@@ -412,7 +412,7 @@ impl<K: RemoteKey, V: RemoteValue> TieredCacheBuilder<K, V> {
             return Err(BuildError::Heartbeat);
         }
         if *consistency == Consistency::Bounded(Duration::ZERO) {
-            return Err(BuildError::ZeroDuration("consistency: Bounded"));
+            return Err(BuildError::ZeroDuration("consistency"));
         }
         if *local_ttl == Some(Duration::ZERO) {
             return Err(BuildError::ZeroDuration("local_time_to_live"));
