@@ -81,6 +81,13 @@ pub enum Warning {
 }
 
 impl Warning {
+    /// Checks whether both warnings are about the same condition. That values cannot be read is one condition, whatever
+    /// the reason for the last one is.
+    pub(crate) fn is_same_condition(&self, other: &Self) -> bool {
+        let is_unreadable = |warning: &Self| matches!(warning, Self::UnreadableValues(_));
+        self == other || (is_unreadable(self) && is_unreadable(other))
+    }
+
     /// Returns the warnings about the memory settings of a server, as far as the settings are known.
     pub(crate) fn of(max_memory: Option<u64>, policy: Option<String>) -> Vec<Self> {
         let limit = (max_memory == Some(0)).then_some(Self::NoMemoryLimit);
