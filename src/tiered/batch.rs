@@ -262,9 +262,13 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
                 None => batch.to_load.push((key.clone(), None)),
             }
         }
-        // A key whose value cannot be read is requested once more. If that fails too, it gets no value in this round.
+        // A key whose value cannot be read is requested once more, to replace that value. If another value that cannot
+        // be read was stored meanwhile, this process loads the key for itself, so that the batch ends.
         let again = self.ask_round(requests, &mut batch).await;
-        self.ask_round(again, &mut batch).await;
+        for KeyRequest { key, request, .. } in self.ask_round(again, &mut batch).await {
+            request.close();
+            batch.to_load.push((key, None));
+        }
         batch
     }
 

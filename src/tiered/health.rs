@@ -187,8 +187,9 @@ counters! {
     /// The number of times that a caller waited for the load of another process.
     l2_waits,
     /// The number of values that were loaded without a load lease, and so not stored in Redis: because Redis failed, an
-    /// invalidation of the key was queued, the class, the rollout or the size of the key excludes it from Redis, or, in
-    /// shadow mode, Redis had a value or another process was loading it.
+    /// invalidation of the key was queued, the class, the rollout or the size of the key excludes it from Redis, other
+    /// processes replaced an unreadable value of a batch by another one, or, in shadow mode, Redis had a value or
+    /// another process was loading it.
     unleased_values,
     /// The number of values in Redis that were equal to the loaded value, in shadow mode.
     shadow_same,
