@@ -6,6 +6,7 @@ use hotset::{Consistency, LocalCache, Propagation, RemoteError, TieredCache};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::SeqCst};
 use std::time::{Duration, Instant};
+use support::caches::wait_until_proven;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn cache_built_without_redis_works_and_recovers_when_redis_starts() {
@@ -19,7 +20,7 @@ async fn cache_built_without_redis_works_and_recovers_when_redis_starts() {
     let health = cache.health();
     assert!(health.last_error.is_some() && health.proven_for.is_none());
     server.restart();
-    soon("proven", || cache.health().proven_for.is_some()).await;
+    wait_until_proven(&cache).await;
     let health = cache.health();
     assert!(
         !health.breaker_open && health.last_error.is_none(),
@@ -43,7 +44,7 @@ async fn outage_under_load_fails_no_read_and_keeps_the_bound_on_concurrent_loads
             .heartbeat(Duration::from_millis(100))
             .build()
             .unwrap();
-        soon("proven", || cache.health().proven_for.is_some()).await;
+        wait_until_proven(&cache).await;
         let (running, most) = (AtomicUsize::new(0), AtomicUsize::new(0));
         let answered = AtomicUsize::new(0);
         let stop = Instant::now() + Duration::from_secs(3);
@@ -81,7 +82,7 @@ async fn outage_under_load_fails_no_read_and_keeps_the_bound_on_concurrent_loads
         let most = most.load(SeqCst);
         assert!(most <= MAX_LOADS, "{most} at one time, {consistency:?}");
         assert!(answered.load(SeqCst) > 1_000, "{}", answered.load(SeqCst));
-        soon("proven", || cache.health().proven_for.is_some()).await;
+        wait_until_proven(&cache).await;
     }
 }
 
@@ -92,7 +93,7 @@ async fn hanging_server_costs_one_deadline_and_then_nothing() {
         .deadline(Duration::from_millis(100))
         .build()
         .unwrap();
-    soon("proven", || cache.health().proven_for.is_some()).await;
+    wait_until_proven(&cache).await;
     server.pause();
     let begun = Instant::now();
     assert_eq!(cache.get_or_load_async(&1, || value(10)).await.unwrap(), 10);
@@ -115,7 +116,7 @@ async fn hanging_server_costs_one_deadline_and_then_nothing() {
         Some(RemoteError::Timeout)
     ));
     server.resume();
-    soon("proven", || cache.health().proven_for.is_some()).await;
+    wait_until_proven(&cache).await;
     assert!(!cache.health().breaker_open);
 }
 
@@ -129,7 +130,7 @@ async fn queued_invalidation_is_sent_later_and_no_old_value_is_read_meanwhile() 
             .build()
             .unwrap();
         let other = proven::<u64>(&server.url(), consistency).await;
-        soon("proven", || cut_off.health().proven_for.is_some()).await;
+        wait_until_proven(&cut_off).await;
         for cache in [&cut_off, &other] {
             cache.get_or_load_async(&1, || value(10)).await.unwrap();
         }
@@ -167,7 +168,7 @@ async fn full_queue_becomes_one_invalidation_of_everything() {
         .build()
         .unwrap();
     let other = proven::<u64>(&server.url(), MINUTE).await;
-    soon("proven", || cut_off.health().proven_for.is_some()).await;
+    wait_until_proven(&cut_off).await;
     other.get_or_load_async(&99, || value(10)).await.unwrap();
     proxy.reset();
     for key in 0..20 {
@@ -200,7 +201,7 @@ async fn redis_restarted_empty_serves_no_old_value() {
         assert_eq!(seen, 11);
     }
     for cache in [&one, &other] {
-        soon("proven", || cache.health().proven_for.is_some()).await;
+        wait_until_proven(cache).await;
     }
 }
 
@@ -218,7 +219,7 @@ async fn redis_restarted_with_an_older_state_serves_no_old_value() {
     server.restart();
     assert_eq!(server.entries("test").len(), 1);
     soon("the breaker closes", || !one.health().breaker_open).await;
-    soon("proven", || one.health().proven_for.is_some()).await;
+    wait_until_proven(&one).await;
     assert_eq!(one.get(&1).await, None);
     assert_eq!(one.get_or_load_async(&1, || value(11)).await.unwrap(), 11);
 }
@@ -237,7 +238,7 @@ async fn namespace_works_after_its_state_was_evicted_or_its_scripts_were_flushed
         let _: redis::Value = server.command(command);
         acknowledged(&one, 1).await;
         assert_eq!(one.get_or_load_async(&1, || value(11)).await.unwrap(), 11);
-        soon("proven", || one.health().proven_for.is_some()).await;
+        wait_until_proven(&one).await;
         assert_eq!(one.get_or_load_async(&1, fails).await.unwrap(), 11);
     }
 }
@@ -254,7 +255,7 @@ async fn expired_value_is_served_after_a_failed_load_if_stale_if_error_is_set() 
         .heartbeat(Duration::from_millis(100))
         .build()
         .unwrap();
-    soon("proven", || cache.health().proven_for.is_some()).await;
+    wait_until_proven(&cache).await;
     cache.get_or_load_async(&1, || value(10)).await.unwrap();
     server.kill();
     soon("not proven", || cache.health().proven_for.is_none()).await;

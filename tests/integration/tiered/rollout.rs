@@ -5,6 +5,7 @@ use super::{MINUTE, builder, fails, proven, value};
 use hotset::{BuildError, Consistency, LocalCache, Propagation, Rollout, TieredCache};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+use support::caches::wait_until_proven;
 
 /// The number of keys.
 const KEYS: u64 = 200;
@@ -16,7 +17,7 @@ fn cache(server: &Server, rollout: &Rollout) -> TieredCache<u64, u64> {
 
 async fn proven_with(server: &Server, rollout: &Rollout) -> TieredCache<u64, u64> {
     let cache = cache(server, rollout);
-    super::servers::soon("proven", || cache.health().proven_for.is_some()).await;
+    wait_until_proven(&cache).await;
     cache
 }
 
