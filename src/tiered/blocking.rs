@@ -5,8 +5,9 @@ use crate::error::{AnyError, LoadError};
 use crate::single_flight::blocking::block_on;
 use crate::tiered::write::Propagation;
 use crate::tiered::{RemoteKey, RemoteValue, Rollout, TieredCache};
-use crate::traits::erasure::ErrorType;
+use crate::traits::erasure::{ErrorType, share, typed};
 use crate::traits::{Cache, ErasedLoader};
+use std::any::Any;
 use std::cell::Cell;
 use std::fmt;
 use std::future::{Future, ready};
@@ -119,6 +120,27 @@ impl<K: RemoteKey, V: RemoteValue> Cache<K, V> for BlockingCache<K, V> {
             Err(missed) => {
                 let load = || ready(load(key).map_err(LoadError::Failed));
                 self.wait(inner.load_missed(key, missed, ErrorType::ANY, load))
+            }
+        }
+    }
+
+    // Here the error type is known, so a caller that waits for a load that fails with an error of another type keeps
+    // its deadline.
+    fn get_or_load<L, E>(
+        &self,
+        key: &K,
+        load: impl FnOnce(&K) -> Result<L, E>,
+    ) -> Result<V, LoadError<E>>
+    where
+        L: Into<Loaded<V>>,
+        E: Any + Send + Sync,
+    {
+        let inner = &self.tier.inner;
+        match inner.look_up_to_load(key) {
+            Ok(value) => Ok(value),
+            Err(missed) => {
+                let load = || ready(share(load(key)));
+                typed(self.wait(inner.load_missed(key, missed, ErrorType::of::<E>(), load)))
             }
         }
     }

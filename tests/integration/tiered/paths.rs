@@ -1,6 +1,6 @@
 //! The path of a miss and of a write without failures.
 
-use super::servers::{Server, soon};
+use super::servers::{Server, eventually, soon};
 use super::{MINUTE, builder, fails, proven, value};
 use hotset::{
     AsyncCache, Cache, Consistency, LoadError, Loaded, LocalCache, Propagation, TieredCache,
@@ -434,6 +434,31 @@ async fn value_of_another_schema_is_a_miss_and_is_replaced() {
     let loaded = new.get_or_load_async(&1, load).await.unwrap();
     assert_eq!(loaded, "ten");
     assert_eq!(new.tier_stats().fills, 1);
+}
+
+/// A second lookup would start a new wait, with a new deadline.
+#[test]
+fn blocking_caller_is_not_looked_up_again_after_an_error_of_another_type() {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let _within = runtime.enter();
+    // The class `L1Only` needs no server to serve.
+    let builder = builder::<u64>("redis://127.0.0.1:1", Consistency::L1Only);
+    let tier = builder.build().unwrap();
+    let cache = tier.blocking();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let failed = cache.get_or_load(&1, |_| {
+                scope.spawn(|| assert_eq!(cache.get_or_load(&1, |_| Ok::<_, ()>(10)).unwrap(), 10));
+                eventually("the other caller waits", || tier.stats().misses == 2);
+                Err::<u64, _>("no connection")
+            });
+            assert!(failed.is_err());
+        });
+    });
+    assert_eq!(tier.stats().misses, 2);
 }
 
 #[test]
