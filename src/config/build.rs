@@ -249,7 +249,7 @@ mod tests {
                 "max_queued_invalidations: 25",
             ),
             ("percent", "26.5", "percent: Some(26.5)"),
-            ("shadow", "true", "shadow: true"),
+            ("shadow", "true", "shadow: Some(true)"),
             ("replicas", "27", "replicas: 27"),
         ];
         let seen = local.iter().chain(&redis);

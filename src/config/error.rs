@@ -110,7 +110,6 @@ pub(super) fn setting_of(error: &BuildError) -> Option<&'static str> {
         | BuildError::NoWeigher
         | BuildError::WeigherWithoutBound => "capacity",
         BuildError::Shards(_) => "shards",
-        BuildError::ZeroDuration("consistency: Bounded") => "consistency",
         BuildError::ZeroDuration(setting)
         | BuildError::OutOfRange(setting)
         | BuildError::NotOverRedis(setting)

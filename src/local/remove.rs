@@ -9,7 +9,7 @@ use crate::storage::work_slice::WorkSlice;
 use equivalent::Equivalent;
 use std::hash::{BuildHasher, Hash};
 
-/// The number of blocks of 32 slots that `evict_expired` visits under one hold of a shard's lock.
+/// The number of blocks of 32 slots that `remove_expired` visits under one hold of a shard's lock.
 const BLOCKS_PER_HOLD: u32 = 32;
 
 impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
@@ -70,7 +70,7 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
     /// tag do not store their results.
     ///
     /// The call takes the same short time for any number of entries. The entries are never served again. Their room is
-    /// reclaimed by later writes to the cache, or by [`evict_expired`](Self::evict_expired).
+    /// reclaimed by later writes to the cache, or by [`remove_expired`](Self::remove_expired).
     ///
     /// The tags of a load in flight are not known yet, so later callers do not wait for a load that began before the
     /// invalidation. The first of them starts another load, and the others wait for that one.
@@ -164,16 +164,16 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
     /// Panics if a listener or the `Drop` of a key or value does. The slots after that one are then left for the next
     /// call.
     #[allow(clippy::must_use_candidate)]
-    pub fn evict_expired(&self) -> usize {
+    pub fn remove_expired(&self) -> usize {
         self.inner
             .cells
             .iter()
-            .map(|cell| self.evict_expired_of(cell))
+            .map(|cell| self.remove_expired_of(cell))
             .sum()
     }
 
     /// Removes the expired and invalidated entries of one shard, and returns their number.
-    fn evict_expired_of(&self, cell: &ShardCell<K, V>) -> usize {
+    fn remove_expired_of(&self, cell: &ShardCell<K, V>) -> usize {
         let now = self.inner.settings.clock.now();
         let mut left = cell.shard.read(Shard::blocks);
         let mut expired = 0;

@@ -236,7 +236,7 @@ where
         let restore = Restore::begin(self);
         let contents = read(path.as_ref())?;
         contents.check(schemas)?;
-        self.evict_expired();
+        self.remove_expired();
         let mut report = RestoreReport {
             bytes: contents.len(),
             ..RestoreReport::default()

@@ -107,11 +107,12 @@ where
             .await
     }
 
-    /// Returns a promise of a value from elsewhere. The value is stored unless the key is written to meanwhile.
-    pub(crate) fn promise(&self, key: &K) -> Promise<'_, K, V, S> {
+    /// Begins the insertion of a value that the caller gets from elsewhere. The value is stored unless the key is
+    /// written to meanwhile.
+    pub(crate) fn begin_insertion(&self, key: &K) -> ConditionalInsertion<'_, K, V, S> {
         let location = self.location(key);
         let claim = self.claim(&location, key.clone());
-        Promise {
+        ConditionalInsertion {
             cache: self,
             location,
             claim,
@@ -145,28 +146,28 @@ pub(crate) struct Missed<'a, K, V> {
     lookup: Lookup<'a, K, V>,
 }
 
-/// The right to store a value from elsewhere. The value is stored unless the key was written to since the promise was
-/// made.
-pub(crate) struct Promise<'a, K, V, S = DefaultHasher> {
+/// The insertion of a value from elsewhere. The value is stored unless the key was written to since the insertion was
+/// begun.
+pub(crate) struct ConditionalInsertion<'a, K, V, S = DefaultHasher> {
     cache: &'a LocalCache<K, V, S>,
     location: KeyLocation<'a, K, V>,
     claim: Leader<'a, K, V>,
 }
 
-impl<K, V, S> Promise<'_, K, V, S>
+impl<K, V, S> ConditionalInsertion<'_, K, V, S>
 where
     K: Eq + Hash + Clone,
     V: Clone,
     S: BuildHasher,
 {
     /// Stores the value. Returns `false` if the key was written to meanwhile.
-    pub(crate) fn keep(self, key: K, loaded: Loaded<V>) -> bool {
-        self.keep_since(u64::MAX, key, loaded)
+    pub(crate) fn commit(self, key: K, loaded: Loaded<V>) -> bool {
+        self.commit_as_of(u64::MAX, key, loaded)
     }
 
-    /// Stores a value like [`keep`](Self::keep), if it was read in an earlier [epoch](LocalCache::epoch). Invalidations
-    /// since then apply to it.
-    pub(crate) fn keep_since(mut self, epoch: u64, key: K, loaded: Loaded<V>) -> bool {
+    /// Stores a value like [`commit`](Self::commit), if it was read in an earlier [epoch](LocalCache::epoch).
+    /// Invalidations since then apply to it.
+    pub(crate) fn commit_as_of(mut self, epoch: u64, key: K, loaded: Loaded<V>) -> bool {
         let cache = self.cache;
         let mut removals = cache.removals();
         let provenance = cache.provenance(&loaded, self.claim.epoch.min(epoch), 0);

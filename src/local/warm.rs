@@ -153,7 +153,7 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
     /// Returns the room for further entries. In a full cache, removes dead entries first.
     pub(crate) fn room(&self) -> Room {
         let room = self.current_room();
-        if room.free == 0 && self.evict_expired() > 0 {
+        if room.free == 0 && self.remove_expired() > 0 {
             return self.current_room();
         }
         room

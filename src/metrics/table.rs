@@ -75,8 +75,8 @@ metrics! {
     L2_WAITS: Counter "hotset_l2_waits_total",
         "Waits for the load of another process.";
     #[cfg(feature = "redis")]
-    L2_ALONE: Counter "hotset_l2_alone_total",
-        "Loads whose value was not sent to Redis, for example because Redis was unavailable.";
+    L2_UNLEASED_VALUES: Counter "hotset_l2_unleased_values_total",
+        "Values that were loaded without a load lease and so not sent to Redis, for example during an outage.";
     #[cfg(feature = "redis")]
     L2_FILLS: Counter "hotset_l2_fills_total" ["result"],
         "Loaded values sent to Redis: stored, or lost to an invalidation or another process.";

@@ -308,9 +308,13 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
                 None => batch.to_load.push((key.clone(), None)),
             }
         }
-        // A key whose value cannot be read is requested once more. If that fails too, it gets no value in this round.
+        // A key whose value cannot be read is requested once more, to replace that value. If another value that cannot
+        // be read was stored meanwhile, this process loads the key for itself, so that the batch ends.
         let again = self.ask_round(requests, &mut batch).await;
-        self.ask_round(again, &mut batch).await;
+        for KeyRequest { key, request, .. } in self.ask_round(again, &mut batch).await {
+            request.close();
+            batch.to_load.push((key, None));
+        }
         batch
     }
 
@@ -330,8 +334,8 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
             .map(|it| it.request.lookup_request(it.unreadable));
         let answers = self.l2.lookup(&lookups.collect::<Vec<_>>()).await;
         let Ok(answers) = answers else {
-            let alone = requests.into_iter().map(|request| (request.key, None));
-            batch.to_load.extend(alone);
+            let unleased = requests.into_iter().map(|request| (request.key, None));
+            batch.to_load.extend(unleased);
             return again;
         };
         for (KeyRequest { key, request, .. }, answer) in requests.into_iter().zip(answers) {

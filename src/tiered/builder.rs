@@ -57,6 +57,7 @@ pub struct TieredCacheBuilder<K, V> {
     deadline: Duration,
     max_queue: usize,
     percent: Option<f64>,
+    shadow: Option<bool>,
     replicas: u64,
     certificates: Certificates,
 }
@@ -196,6 +197,7 @@ impl<K: RemoteKey, V: RemoteValue> LocalCacheBuilder<K, V> {
             deadline: DEFAULT_DEADLINE,
             max_queue: DEFAULT_MAX_QUEUED,
             percent: None,
+            shadow: None,
             replicas: 0,
             certificates: Certificates::default(),
         }
@@ -288,13 +290,13 @@ impl<K: RemoteKey, V: RemoteValue> TieredCacheBuilder<K, V> {
     }
 
     /// Turns shadow mode on or off: see [`Rollout`]. Default: off.
-    pub fn shadow(self, shadow: bool) -> Self {
-        self.settings.rollout.set_shadow(shadow);
+    pub fn shadow(mut self, shadow: bool) -> Self {
+        self.shadow = Some(shadow);
         self
     }
 
-    /// Sets a rollout that several caches share. Call this before [`percent`](Self::percent) and
-    /// [`shadow`](Self::shadow), which change it.
+    /// Sets a rollout that several caches share. [`percent`](Self::percent) and [`shadow`](Self::shadow) change it when
+    /// the cache is built.
     pub fn rollout(mut self, rollout: &Rollout) -> Self {
         self.settings.rollout = rollout.clone();
         self
@@ -338,7 +340,7 @@ impl<K: RemoteKey, V: RemoteValue> TieredCacheBuilder<K, V> {
     /// # Errors
     ///
     /// Returns an error if the settings are invalid, or if this is not called in a tokio runtime. The error names the
-    /// setting and suggests a fix.
+    /// setting and suggests a fix. A shared [rollout](Self::rollout) is not changed then.
     pub fn build(self) -> Result<TieredCache<K, V>, BuildError> {
         let target = self.validate()?;
         let runtime = Handle::try_current().map_err(|_| BuildError::NoRuntime)?;
@@ -347,9 +349,6 @@ impl<K: RemoteKey, V: RemoteValue> TieredCacheBuilder<K, V> {
             mut settings,
             ..
         } = self;
-        if let Some(percent) = self.percent {
-            settings.rollout.set_percent(percent)?;
-        }
         settings.fails_over = target.fails_over() || self.replicas > 0;
         let loads = local.settings.max_concurrent_loads.take();
         local.settings.is_l1 = true;
@@ -369,8 +368,16 @@ impl<K: RemoteKey, V: RemoteValue> TieredCacheBuilder<K, V> {
         let redis = Redis::new(target, &settings.namespace, me, redis, &runtime);
         let permits = loads.unwrap_or(DEFAULT_MAX_LOADS);
         let bulkhead = Arc::new(Bulkhead::new(permits, settings.lease));
+        let l1 = local.build()?;
+        // Other caches may use the rollout, so it is changed only after the last step that can fail.
+        if let Some(percent) = self.percent {
+            settings.rollout.set_percent(percent)?;
+        }
+        if let Some(shadow) = self.shadow {
+            settings.rollout.set_shadow(shadow);
+        }
         let inner = Inner {
-            l1: local.build()?,
+            l1,
             l2: CircuitBreaker::new(name, Box::new(redis)),
             codec: self.codec,
             codec_health: CodecHealth::default(),
@@ -412,7 +419,7 @@ impl<K: RemoteKey, V: RemoteValue> TieredCacheBuilder<K, V> {
             return Err(BuildError::Heartbeat);
         }
         if *consistency == Consistency::Bounded(Duration::ZERO) {
-            return Err(BuildError::ZeroDuration("consistency: Bounded"));
+            return Err(BuildError::ZeroDuration("consistency"));
         }
         if *local_ttl == Some(Duration::ZERO) {
             return Err(BuildError::ZeroDuration("local_time_to_live"));
@@ -451,7 +458,7 @@ impl<K, V> std::fmt::Debug for TieredCacheBuilder<K, V> {
             .field("compress_above", &self.codec.compress_above)
             .field("max_queued_invalidations", &self.max_queue)
             .field("percent", &self.percent)
-            .field("shadow", &self.settings.rollout.is_shadow())
+            .field("shadow", &self.shadow)
             .field("replicas", &self.replicas)
             .finish_non_exhaustive()
     }

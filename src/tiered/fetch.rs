@@ -254,12 +254,13 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
             .zip(values)
             .filter(|(_, value)| value.is_none())
             .filter_map(|(key, value)| {
-                // The promise is made before `uses_l2` is checked, so that an invalidation after the check voids it.
-                let promise = self.l1.promise(key);
+                // The insertion is begun before `uses_l2` is checked, so that an invalidation after the check
+                // prevents it.
+                let insertion = self.l1.begin_insertion(key);
                 let name = self
                     .key_name(key)
                     .filter(|name| is_served && self.uses_l2(name))?;
-                Some((key, value, promise, name))
+                Some((key, value, insertion, name))
             })
             .collect();
         if missing.is_empty() {
@@ -270,14 +271,14 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
             .iter()
             .map(|(_, _, _, name)| LookupRequest::without_load(name));
         let answers = self.l2.lookup(&requests.collect::<Vec<_>>()).await?;
-        for ((key, value, promise, name), answer) in missing.into_iter().zip(answers) {
+        for ((key, value, insertion, name), answer) in missing.into_iter().zip(answers) {
             let LookupReply::Value { envelope, left } = answer else {
                 count(&self.counters.l2_misses);
                 continue;
             };
             if let Some(loaded) = self.decode(&envelope, &name, left) {
                 *value = Some(loaded.value.clone());
-                promise.keep(key.clone(), self.for_l1(Fetched::found(loaded, asked)));
+                insertion.commit(key.clone(), self.for_l1(Fetched::found(loaded, asked)));
             }
         }
         Ok(())

@@ -81,6 +81,13 @@ pub enum Warning {
 }
 
 impl Warning {
+    /// Checks whether both warnings are about the same condition. That values cannot be read is one condition, whatever
+    /// the reason for the last one is.
+    pub(crate) fn is_same_condition(&self, other: &Self) -> bool {
+        let is_unreadable = |warning: &Self| matches!(warning, Self::UnreadableValues(_));
+        self == other || (is_unreadable(self) && is_unreadable(other))
+    }
+
     /// Returns the warnings about the memory settings of a server, as far as the settings are known.
     pub(crate) fn of(max_memory: Option<u64>, policy: Option<String>) -> Vec<Self> {
         let limit = (max_memory == Some(0)).then_some(Self::NoMemoryLimit);
@@ -180,9 +187,10 @@ counters! {
     /// The number of times that a caller waited for the load of another process.
     l2_waits,
     /// The number of values that were loaded without a load lease, and so not stored in Redis: because Redis failed, an
-    /// invalidation of the key was queued, the class, the rollout or the size of the key excludes it from Redis, or, in
-    /// shadow mode, Redis had a value or another process was loading it.
-    alone,
+    /// invalidation of the key was queued, the class, the rollout or the size of the key excludes it from Redis, other
+    /// processes replaced an unreadable value of a batch by another one, or, in shadow mode, Redis had a value or
+    /// another process was loading it.
+    unleased_values,
     /// The number of values in Redis that were equal to the loaded value, in shadow mode.
     shadow_same,
     /// The number of values in Redis that differed from the loaded value, in shadow mode.

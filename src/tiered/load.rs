@@ -154,7 +154,7 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
         let (mut leases, mut envelopes) = (Vec::new(), Vec::new());
         for (lease, place) in loads {
             let Some(lease) = lease else {
-                count(&self.counters.alone);
+                count(&self.counters.unleased_values);
                 continue;
             };
             let loaded = &fetched[place].loaded;

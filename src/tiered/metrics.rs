@@ -5,9 +5,9 @@ use crate::metrics::sealed::Source;
 use crate::metrics::table::{
     BACKPLANE_EVENTS, BACKPLANE_GAPS, BACKPLANE_PROVEN, BACKPLANE_PROVEN_SECONDS,
     BACKPLANE_SUBSCRIPTIONS, BREAKER_OPEN, HITS, INVALIDATION_OVERFLOWS, INVALIDATIONS,
-    INVALIDATIONS_QUEUED, L1_INVALIDATIONS, L2_ALONE, L2_ALTERED, L2_CALL_SECONDS, L2_FAILURES,
-    L2_FILLS, L2_UNENCODABLE, L2_UNREADABLE, L2_UNSTORABLE, L2_WAITS, MISSES, OVERDUE_LOADS,
-    ROLLOUT_PERCENT, SHADOW, SHADOW_ON, UNPROVEN_READS, WARNINGS,
+    INVALIDATIONS_QUEUED, L1_INVALIDATIONS, L2_ALTERED, L2_CALL_SECONDS, L2_FAILURES, L2_FILLS,
+    L2_UNENCODABLE, L2_UNLEASED_VALUES, L2_UNREADABLE, L2_UNSTORABLE, L2_WAITS, MISSES,
+    OVERDUE_LOADS, ROLLOUT_PERCENT, SHADOW, SHADOW_ON, UNPROVEN_READS, WARNINGS,
 };
 use crate::metrics::{MetricsSource, ReadSamples, Sample, Watch};
 use crate::tiered::{BlockingCache, Health, Inner, RemoteKey, RemoteValue, TierStats, TieredCache};
@@ -55,7 +55,7 @@ fn tier_samples(tier: &TierStats) -> Vec<Sample> {
         Sample::labeled_counter(&HITS, "l2", tier.l2_hits),
         Sample::labeled_counter(&MISSES, "l2", tier.l2_misses),
         Sample::counter(&L2_WAITS, tier.l2_waits),
-        Sample::counter(&L2_ALONE, tier.alone),
+        Sample::counter(&L2_UNLEASED_VALUES, tier.unleased_values),
         Sample::labeled_counter(&L2_FILLS, "stored", tier.fills),
         Sample::labeled_counter(&L2_FILLS, "lost", tier.lost_fills),
         Sample::counter(&L2_UNREADABLE, tier.unreadable),

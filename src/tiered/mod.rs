@@ -318,7 +318,7 @@ mod tests {
 
         HASHES.set(0);
         assert_eq!(cache.get(&CountedKey(3)).await, None);
-        // The second one is that of the promise for a value from L2.
+        // The second one is that of the insertion of a value from L2.
         assert_eq!(HASHES.get(), 2);
         assert_eq!(cache.stats().misses, 3);
     }

@@ -15,12 +15,13 @@
 //!    its lease has ended.
 //!
 //! A load that began before step 3 has a lease of an older version, so L2 refuses its value. In L1, step 4 revokes the
-//! loads of the key that are in flight. If such a load stores its value in L1 between steps 3 and 4, the [`Promise`]
-//! that was made before step 3 is void, and step 4 removes that value instead of storing the new one.
+//! loads of the key that are in flight. If such a load stores its value in L1 between steps 3 and 4, the
+//! [insertion](ConditionalInsertion) that was begun before step 3 fails, and step 4 removes that value instead of
+//! storing the new one.
 
 use crate::consistency::Consistency;
 use crate::entry::Loaded;
-use crate::local::tier_hooks::Promise;
+use crate::local::tier_hooks::ConditionalInsertion;
 use crate::tiered::builder::MAX_KEY_LEN;
 use crate::tiered::coherence::pending_invalidations::Pushed;
 use crate::tiered::health::count;
@@ -148,8 +149,8 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
             (Subject::Key(name), Some(new)) => Some(self.outgoing(name, new)),
             _ => None,
         };
-        // The promise is made before the change is published, so that an invalidation that arrives meanwhile voids it.
-        let promise = key.as_ref().map(|key| self.l1.promise(key));
+        // The insertion is begun before the change is published, so that it fails if an invalidation arrives meanwhile.
+        let insertion = key.as_ref().map(|key| self.l1.begin_insertion(key));
 
         // Step 3: publish.
         let asked = Instant::now();
@@ -158,7 +159,7 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
             // The invalidation is queued before L1 removes the old value, so that a caller that misses L1 does not ask
             // L2.
             self.queue(subject.clone());
-            drop(promise);
+            drop(insertion);
             self.apply(&subject);
             return Propagation::Queued;
         };
@@ -167,15 +168,15 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
         // Step 4: apply locally.
         let mut propagation = Propagation::Acknowledged;
         let mut stored = false;
-        if let (Some(key), Some(promise), Some(new), Some(outgoing)) =
-            (key, promise, value, outgoing)
+        if let (Some(key), Some(insertion), Some(new), Some(outgoing)) =
+            (key, insertion, value, outgoing)
         {
             let is_shareable = outgoing.fits && !published.is_refused;
             if !is_shareable {
                 propagation = Propagation::NotShared;
             }
             let stays_local = new.is_inserted && (outgoing.is_local || !is_shareable);
-            stored = self.store_published(key, promise, new, &published, stays_local, asked);
+            stored = self.store_published(key, insertion, new, &published, stays_local, asked);
         }
         self.apply_published(&subject, stored);
 
@@ -188,7 +189,7 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
     fn store_published(
         &self,
         key: K,
-        promise: Promise<'_, K, V>,
+        insertion: ConditionalInsertion<'_, K, V>,
         new: NewEntry<K, V>,
         published: &Invalidated,
         stays_local: bool,
@@ -196,12 +197,12 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
     ) -> bool {
         let stored = if published.stored || stays_local {
             let fetched = Fetched::written(new.loaded, asked);
-            promise.keep(key, self.for_l1(fetched))
+            insertion.commit(key, self.for_l1(fetched))
         } else if published.untouched {
             // L2 stores no value, so it has not checked for invalidations of tags or of everything since step 1. L1
             // checks for them by the epoch.
             let fetched = Fetched::written(new.loaded, new.begun);
-            promise.keep_since(new.epoch, key, self.for_l1(fetched))
+            insertion.commit_as_of(new.epoch, key, self.for_l1(fetched))
         } else {
             false
         };

@@ -42,12 +42,12 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
         match answer {
             L2Answer::LoadLease(lease) => self.fill(vec![(Some(lease), 0)], &mut fetched).await,
             L2Answer::Value(shadow) => {
-                count(&self.counters.alone);
+                count(&self.counters.unleased_values);
                 let loaded = &fetched[0].loaded.value;
                 self.compare(vec![(key, shadow.loaded.value, loaded)]).await;
             }
             L2Answer::L2Unavailable | L2Answer::Unreadable(_) | L2Answer::LeasedElsewhere(_) => {
-                count(&self.counters.alone);
+                count(&self.counters.unleased_values);
             }
         }
         Ok(self.for_l1(fetched.remove(0)))

@@ -208,11 +208,11 @@ impl<K: RemoteKey, V: RemoteValue> TieredCache<K, V> {
         let is_inserted = write.is_none();
         let (begun, epoch) = (Instant::now(), inner.l1.epoch());
         let Some(name) = inner.key_name(&key) else {
-            // The promise is made before the write, so that a change of the key during the write prevents the store.
-            let promise = inner.l1.promise(&key);
+            // The insertion is begun before the write, so that it fails if the key is changed during the write.
+            let insertion = inner.l1.begin_insertion(&key);
             run_write(write, || drop(inner.l1.remove(&key))).await?;
             let local = inner.for_l1(Fetched::written(loaded, begun));
-            if !promise.keep(key.clone(), local) {
+            if !insertion.commit(key.clone(), local) {
                 inner.l1.remove(&key);
             }
             return Ok(Propagation::LocalOnly);

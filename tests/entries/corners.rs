@@ -142,7 +142,7 @@ fn entry_invalidated_just_before_it_was_stored_is_removed() {
     cache.insert_loaded(1, Loaded::new(1).tags(["other"]));
     cache.insert_loaded(2, Loaded::new(13).tags(["t"]));
     assert_eq!(cache.get(&2), None);
-    cache.evict_expired();
+    cache.remove_expired();
     assert_eq!(cache.len(), 1);
 }
 

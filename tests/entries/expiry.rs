@@ -118,7 +118,7 @@ fn maximum_ttl_lasts_until_the_end_of_the_clock() {
     f.cache.insert_with_ttl(1, 1, Duration::MAX);
     f.load(2, Loaded::new(2).ttl(Duration::MAX));
     f.clock.set(nanos(MAX_TIME_NANOS - 1));
-    assert_eq!(f.cache.evict_expired(), 0);
+    assert_eq!(f.cache.remove_expired(), 0);
     for key in [1, 2] {
         assert_eq!(f.cache.get(&key), Some(key));
         assert_eq!(f.cache.remaining_ttl(&key), Some(Duration::MAX));
@@ -133,7 +133,7 @@ fn entry_without_deadline_is_live_at_the_end_of_the_clock() {
     f.clock.set(Duration::MAX);
     assert_eq!(f.cache.get(&1), Some(1));
     assert!(f.serves(1), "other calls do not find the entry");
-    assert_eq!(f.cache.evict_expired(), 0);
+    assert_eq!(f.cache.remove_expired(), 0);
     assert_eq!(f.cache.remove(&1), Some(1));
     assert_eq!(f.take_notified(), [(1, 1, RemovalCause::Removed)]);
     assert!(f.serves(2));
@@ -156,7 +156,7 @@ fn entry_with_deadline_is_expired_at_the_end_of_the_clock() {
     f.cache.insert(1, 1);
     f.clock.set(Duration::MAX);
     assert!(!f.serves(1));
-    assert_eq!(f.cache.evict_expired(), 1);
+    assert_eq!(f.cache.remove_expired(), 1);
     f.clock.set(Duration::ZERO);
     f.cache.insert(1, 2);
     assert_eq!(f.cache.remaining_ttl(&1), Some(seconds(1)));
@@ -177,7 +177,7 @@ fn entry_lives_longer_if_the_clock_goes_back() {
     f.clock.set(seconds(59));
     assert!(f.serves(1) && f.serves(2), "the entry was removed");
     f.clock.set(seconds(60));
-    assert_eq!(f.cache.evict_expired(), 1);
+    assert_eq!(f.cache.remove_expired(), 1);
     f.clock.set(seconds(59));
     assert!(f.serves(1) && !f.serves(2));
     validate(&f.cache);
@@ -192,7 +192,7 @@ fn stopped_clock_expires_no_entry() {
     for _ in 0..1_000 {
         f.cache.insert(0, 0);
     }
-    assert_eq!(f.cache.evict_expired(), 0);
+    assert_eq!(f.cache.remove_expired(), 0);
     assert!((0..100).all(|key| f.serves(key)));
     assert_eq!(f.cache.stats().expired, 0);
 }
@@ -334,10 +334,10 @@ fn evict_expired_removes_all_expired_entries_and_no_others() {
         let swept = f.cache.stats().expired;
         assert!(swept > 0);
         assert_eq!(
-            f.cache.evict_expired() as u64,
+            f.cache.remove_expired() as u64,
             expected.len() as u64 + 1 - swept
         );
-        assert_eq!(f.cache.evict_expired(), 0);
+        assert_eq!(f.cache.remove_expired(), 0);
         expected.insert(0, 0);
         let mut notified = f.take_notified();
         notified.retain(|(_, _, cause)| *cause != RemovalCause::Replaced);
@@ -350,7 +350,7 @@ fn evict_expired_removes_all_expired_entries_and_no_others() {
         notified.sort_unstable();
         assert_eq!(notified, expected);
         f.clock.set(seconds(3));
-        assert_eq!(f.cache.evict_expired(), 3_333);
+        assert_eq!(f.cache.remove_expired(), 3_333);
         assert_eq!(f.listed(), [(0, 0)]);
         validate(&f.cache);
     }
@@ -399,7 +399,7 @@ fn every_removal_of_an_expired_entry_has_the_cause_expired() {
         |f| assert_eq!(f.cache.update(&1, |_| None), None),
         |f| f.cache.clear(),
         |f| assert_eq!(f.load(1, 2), 2),
-        |f| assert_eq!(f.cache.evict_expired(), 1),
+        |f| assert_eq!(f.cache.remove_expired(), 1),
     ];
     for remove in removals {
         let f = Fixture::plain();
@@ -519,5 +519,5 @@ fn entry_expires_by_the_system_clock() {
     // The clock of the cache is coarse, so the entry may expire a little early.
     assert!(start.elapsed() > Duration::from_millis(70));
     assert_eq!((cache.get(&1), cache.get(&2)), (None, Some(2)));
-    assert_eq!(cache.evict_expired(), 1);
+    assert_eq!(cache.remove_expired(), 1);
 }

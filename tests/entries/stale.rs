@@ -179,12 +179,12 @@ fn stale_value_is_served_only_after_a_failed_load() {
 fn stale_value_is_kept_as_long_as_it_may_serve() {
     let f = expired();
     f.clock.set(just_before(seconds(70)));
-    assert_eq!(f.cache.evict_expired(), 0);
+    assert_eq!(f.cache.remove_expired(), 0);
     (2..20).for_each(|key| f.cache.insert_with_ttl(key, 0, Duration::MAX));
     assert_eq!(f.cache.len(), 19);
     assert_eq!(f.cache.stats().entries, 19);
     f.clock.set(seconds(70));
-    assert_eq!(f.cache.evict_expired(), 1);
+    assert_eq!(f.cache.remove_expired(), 1);
     assert_eq!(f.take_notified(), [(1, OLD, RemovalCause::Expired)]);
     assert_eq!(f.cache.len(), 18);
     validate(&f.cache);
@@ -215,7 +215,7 @@ fn stale_value_is_evicted_if_there_is_no_room() {
 fn stale_value_without_age_limit_is_always_served() {
     let f = expired_with(|builder| builder.stale_if_error(Duration::MAX));
     f.clock.set(Duration::MAX);
-    assert_eq!(f.cache.evict_expired(), 0);
+    assert_eq!(f.cache.remove_expired(), 0);
     assert_eq!(Way::Thread.ask(&f.cache, 1, DOWN).unwrap(), OLD);
 }
 

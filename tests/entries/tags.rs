@@ -154,12 +154,12 @@ fn evict_expired_removes_invalidated_entries() {
             let tag = if key % 5 == 0 { "dead" } else { "live" };
             f.cache.insert_loaded(key, tagged(1, &[tag]));
         }
-        assert_eq!(f.cache.evict_expired(), 0);
+        assert_eq!(f.cache.remove_expired(), 0);
         f.cache.invalidate_tag("dead");
         f.cache.invalidate_tag("never used");
         assert_eq!(f.cache.len(), 5_000);
-        assert_eq!(f.cache.evict_expired(), 1_000);
-        assert_eq!(f.cache.evict_expired(), 0);
+        assert_eq!(f.cache.remove_expired(), 1_000);
+        assert_eq!(f.cache.remove_expired(), 0);
         let notified = f.take_notified();
         assert_eq!(notified.len(), 1_000);
         assert!(
@@ -203,7 +203,7 @@ fn weight_of_invalidated_entries_is_free_after_their_removal() {
     cache.remove(&10);
     (0..10).for_each(|key| cache.insert_loaded(key, tagged(90, &["tag"]).weight(100)));
     cache.invalidate_tag("tag");
-    assert_eq!(cache.evict_expired(), 10);
+    assert_eq!(cache.remove_expired(), 10);
     assert!(cache.is_empty());
     validate(&cache);
 }
@@ -220,7 +220,7 @@ fn every_removal_of_an_invalidated_entry_has_the_cause_invalidated() {
             let loaded = cache.get_or_load(&1, |_| Ok::<_, Infallible>(2));
             assert_eq!(loaded.unwrap(), 2);
         },
-        |cache| assert_eq!(cache.evict_expired(), 1),
+        |cache| assert_eq!(cache.remove_expired(), 1),
         |cache| cache.insert(2, 0),
     ];
     for remove in removals {
@@ -321,7 +321,7 @@ proptest! {
                     prop_assert!(f.cache.is_empty());
                 }
                 Op::EvictExpired => {
-                    f.cache.evict_expired();
+                    f.cache.remove_expired();
                     prop_assert_eq!(f.cache.len(), model.len());
                 }
             }

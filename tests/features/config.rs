@@ -552,7 +552,7 @@ fn settings_of_redis_are_checked_with_every_backend() {
         ),
         (
             "consistency = 'bounded 0s'",
-            "consistency: Bounded is zero, which has no meaning: use a longer duration, or leave \
+            "consistency is zero, which has no meaning: use a longer duration, or leave \
              it out",
         ),
         (

@@ -5,6 +5,7 @@ use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 use redis::aio::MultiplexedConnection;
 use servers::Server;
+use support::caches::wait_until_proven;
 use support::servers;
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -91,7 +92,7 @@ async fn damaged_values_are_misses_within_bounded_memory() {
         .compress_above(500)
         .build()
         .unwrap();
-    servers::soon("proven", || cache.health().proven_for.is_some()).await;
+    wait_until_proven(&cache).await;
     let client = redis::Client::open(server.url()).unwrap();
     let mut connection = client.get_multiplexed_async_connection().await.unwrap();
     let mut random = SmallRng::seed_from_u64(5);

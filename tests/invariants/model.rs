@@ -187,7 +187,7 @@ impl Model {
                     .entries
                     .values()
                     .filter(|entry| entry.deadline <= self.now);
-                assert_eq!(self.cache.evict_expired(), expired.count());
+                assert_eq!(self.cache.remove_expired(), expired.count());
                 self.check_removals(&[], RemovalCause::Expired, None);
                 assert!(self.entries.values().all(|entry| self.now < entry.deadline));
             }

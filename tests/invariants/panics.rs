@@ -330,7 +330,7 @@ const SCENARIO: &[fn(&Scene)] = &[
     |scene| (0..6).for_each(|id| scene.insert_with_ttl(id, SECOND)),
     |scene| scene.clock.advance(SECOND),
     |scene| {
-        scene.cache.evict_expired();
+        scene.cache.remove_expired();
     },
     |scene| (0..6).for_each(|id| scene.insert(id, 1)),
     |scene| scene.cache.clear(),

@@ -27,7 +27,7 @@ impl Drop for Noisy {
         if let Some(cache) = self.home.get() {
             assert!(cache.get_with(&1_000, |_| ()).is_none());
             cache.remove(&(self.id + 1));
-            cache.evict_expired();
+            cache.remove_expired();
         }
     }
 }

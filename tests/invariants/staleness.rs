@@ -403,7 +403,7 @@ impl Reader {
             17 => self.get_many(),
             18 => self.get_many_async(),
             _ if self.random.one_in(4) => self.iterate(),
-            _ => assert!(self.world.cache.evict_expired() <= CAPACITY * 2),
+            _ => assert!(self.world.cache.remove_expired() <= CAPACITY * 2),
         }
     }
 

@@ -148,11 +148,21 @@ impl LoggedState {
         let not_subscribed = inner.proof.lock().not_subscribed.clone();
         let warnings = inner.warnings(not_subscribed.as_ref());
         let before = std::mem::replace(&mut self.warnings, warnings);
-        for warning in self.warnings.iter().filter(|it| !before.contains(it)) {
+        for warning in absent_in(&before, &self.warnings) {
             log(inner.name(), &StateChange::Warned(warning));
         }
-        for warning in before.iter().filter(|it| !self.warnings.contains(it)) {
+        for warning in absent_in(&self.warnings, &before) {
             log(inner.name(), &StateChange::Remedied(warning));
         }
     }
+}
+
+/// Returns the warnings whose condition is not in `others`.
+fn absent_in<'a>(
+    others: &'a [Warning],
+    warnings: &'a [Warning],
+) -> impl Iterator<Item = &'a Warning> {
+    warnings
+        .iter()
+        .filter(|warning| !others.iter().any(|other| warning.is_same_condition(other)))
 }

@@ -99,7 +99,9 @@ impl EventSequence {
                 subject,
             } => self.receive_event(*at, *sender, subject),
             Message::Heartbeat { at, nonce } => self.receive_heartbeat(*at, *nonce),
-            Message::Acknowledgement { .. } | Message::Filled(_) | Message::Foreign => Effect::None,
+            Message::Acknowledgement { .. } | Message::LoadEnded(_) | Message::Malformed => {
+                Effect::None
+            }
         }
     }
 
@@ -186,10 +188,13 @@ mod tests {
     fn proven() -> EventSequence {
         let mut events = EventSequence::new(ME, 100);
         let nonce = events.request_lease(10);
-        let beat = Message::Heartbeat { at: at(5), nonce };
+        let heartbeat = Message::Heartbeat { at: at(5), nonce };
         let lease_until = Some(110);
-        assert_eq!(events.receive(&beat), Effect::InvalidateAll { lease_until });
-        assert_eq!(events.receive(&beat), Effect::None);
+        assert_eq!(
+            events.receive(&heartbeat),
+            Effect::InvalidateAll { lease_until }
+        );
+        assert_eq!(events.receive(&heartbeat), Effect::None);
         events
     }
 
@@ -198,15 +203,15 @@ mod tests {
         let mut events = proven();
         let first = events.request_lease(50);
         let second = events.request_lease(60);
-        let beat = |nonce| Message::Heartbeat { at: at(5), nonce };
+        let heartbeat = |nonce| Message::Heartbeat { at: at(5), nonce };
         assert_eq!(events.oldest_request(), Some(50));
         assert_eq!(
-            events.receive(&beat(second)),
+            events.receive(&heartbeat(second)),
             Effect::RenewLease { until: 160 }
         );
-        assert_eq!(events.receive(&beat(first)), Effect::None);
+        assert_eq!(events.receive(&heartbeat(first)), Effect::None);
         assert_eq!(events.oldest_request(), None);
-        assert_eq!(events.receive(&beat(99)), Effect::None);
+        assert_eq!(events.receive(&heartbeat(99)), Effect::None);
     }
 
     #[test]
@@ -230,8 +235,8 @@ mod tests {
             assert_eq!(events.gaps, 1);
             let at = events.position().unwrap();
             let nonce = events.request_lease(30);
-            let beat = events.receive(&Message::Heartbeat { at, nonce });
-            assert_eq!(beat, Effect::RenewLease { until: 130 });
+            let heartbeat = events.receive(&Message::Heartbeat { at, nonce });
+            assert_eq!(heartbeat, Effect::RenewLease { until: 130 });
         }
     }
 
@@ -239,9 +244,12 @@ mod tests {
     fn heartbeat_after_a_missing_event_invalidates_all() {
         let mut events = proven();
         let nonce = events.request_lease(20);
-        let beat = Message::Heartbeat { at: at(6), nonce };
+        let heartbeat = Message::Heartbeat { at: at(6), nonce };
         let lease_until = Some(120);
-        assert_eq!(events.receive(&beat), Effect::InvalidateAll { lease_until });
+        assert_eq!(
+            events.receive(&heartbeat),
+            Effect::InvalidateAll { lease_until }
+        );
         assert_eq!(events.gaps, 1);
         assert_eq!(events.receive(&event(7, OTHER)), applied(OTHER));
     }
@@ -270,9 +278,9 @@ mod tests {
         let mut events = proven();
         let nonce = events.request_lease(20);
         events.reset();
-        let beat = Message::Heartbeat { at: at(5), nonce };
+        let heartbeat = Message::Heartbeat { at: at(5), nonce };
         assert_eq!(
-            events.receive(&beat),
+            events.receive(&heartbeat),
             Effect::InvalidateAll { lease_until: None }
         );
     }

@@ -171,8 +171,8 @@ impl<K: RemoteKey, V: RemoteValue> Subscriber<K, V> {
         let inner = &self.inner;
         match message {
             Message::Acknowledgement { by, at } => inner.acks.record(*by, *at),
-            Message::Filled(key) => inner.key_waiters.wake(key),
-            Message::Event { .. } | Message::Heartbeat { .. } | Message::Foreign => {}
+            Message::LoadEnded(key) => inner.key_waiters.wake(key),
+            Message::Event { .. } | Message::Heartbeat { .. } | Message::Malformed => {}
         }
         match self.events.receive(message) {
             Effect::None => {}

@@ -3,7 +3,6 @@
 use crate::tiered::health::{Warning, count};
 use crate::tiered::l2::envelope::{EnvelopeCodec, Unstorable};
 use crate::tiered::l2::remote::Unreadable;
-use crate::tiered::log::{StateChange, log};
 use crate::tiered::{Inner, RemoteKey, RemoteValue, name_of};
 use parking_lot::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -25,22 +24,17 @@ pub(crate) struct CodecHealth {
 }
 
 impl CodecHealth {
-    /// Records an unreadable value. Returns `true` if there was no warning about one.
-    fn note_unreadable(&self, why: Unreadable, now: Instant) -> bool {
-        let before = self.unreadable.lock().replace((why, now));
-        before.is_none_or(|(_, found)| !is_recent(found, now))
+    /// Records an unreadable value.
+    fn note_unreadable(&self, why: Unreadable, now: Instant) {
+        *self.unreadable.lock() = Some((why, now));
     }
 
     /// Returns the reason for the last unreadable value, if the warning about it still lasts.
     fn unreadable(&self, now: Instant) -> Option<Unreadable> {
-        let last = *self.unreadable.lock();
-        last.filter(|(_, found)| is_recent(*found, now))
-            .map(|(why, _)| why)
+        let (why, found) = (*self.unreadable.lock())?;
+        let age = now.saturating_duration_since(found);
+        (age < UNREADABLE_WARNING_DURATION).then_some(why)
     }
-}
-
-fn is_recent(found: Instant, now: Instant) -> bool {
-    now.saturating_duration_since(found) < UNREADABLE_WARNING_DURATION
 }
 
 fn altered_warning<K, V>(codec: &EnvelopeCodec<K, V>) -> Warning {
@@ -57,7 +51,8 @@ fn unencodable_warning<K, V>(codec: &EnvelopeCodec<K, V>) -> Warning {
 }
 
 impl<K, V> Inner<K, V> {
-    /// Returns warnings about keys and values.
+    /// Returns warnings about keys and values. The [background tasks](crate::tiered::coherence::background) log their
+    /// changes at the next heartbeat.
     pub(crate) fn codec_warnings(&self) -> Vec<Warning> {
         let health = &self.codec_health;
         let is_altered = health.altered.load(Relaxed);
@@ -74,9 +69,7 @@ impl<K, V> Inner<K, V> {
     /// Counts a value in L2 that cannot be read.
     pub(crate) fn note_unreadable(&self, why: Unreadable) {
         count(&self.counters.unreadable);
-        if self.codec_health.note_unreadable(why, Instant::now()) {
-            self.warn(&Warning::UnreadableValues(why.to_string()));
-        }
+        self.codec_health.note_unreadable(why, Instant::now());
     }
 
     /// Counts a value that is not stored in L2.
@@ -85,25 +78,17 @@ impl<K, V> Inner<K, V> {
             return count(&self.counters.unstorable);
         }
         count(&self.counters.altered);
-        if !self.codec_health.altered.swap(true, Relaxed) {
-            self.warn(&altered_warning(&self.codec));
-        }
-    }
-
-    fn warn(&self, warning: &Warning) {
-        log(self.name(), &StateChange::Warned(warning));
+        self.codec_health.altered.store(true, Relaxed);
     }
 }
 
 impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
-    /// Returns the name of a key in L2, like [`name_of`]. Counts keys without a name, and warns about the first.
+    /// Returns the name of a key in L2, like [`name_of`]. Counts keys without a name.
     pub(crate) fn key_name(&self, key: &K) -> Option<Box<[u8]>> {
         let name = name_of(key);
         if name.is_none() {
             count(&self.counters.unencodable);
-            if !self.codec_health.unencodable.swap(true, Relaxed) {
-                self.warn(&unencodable_warning(&self.codec));
-            }
+            self.codec_health.unencodable.store(true, Relaxed);
         }
         name
     }
@@ -114,17 +99,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn warning_about_unreadable_values_starts_once_and_ends_after_the_last_one() {
+    fn warning_about_unreadable_values_ends_a_time_after_the_last_one() {
         let health = CodecHealth::default();
         let start = Instant::now();
         assert_eq!(health.unreadable(start), None);
-        assert!(health.note_unreadable(Unreadable::Schema, start));
+        health.note_unreadable(Unreadable::Schema, start);
         let later = start + UNREADABLE_WARNING_DURATION / 2;
-        assert!(!health.note_unreadable(Unreadable::Checksum, later));
+        health.note_unreadable(Unreadable::Checksum, later);
         let end = later + UNREADABLE_WARNING_DURATION;
         let just_before = end.checked_sub(Duration::from_millis(1)).unwrap();
         assert_eq!(health.unreadable(just_before), Some(Unreadable::Checksum));
         assert_eq!(health.unreadable(end), None);
-        assert!(health.note_unreadable(Unreadable::Schema, end));
+        health.note_unreadable(Unreadable::Schema, end);
+        assert_eq!(health.unreadable(end), Some(Unreadable::Schema));
     }
 }

@@ -182,9 +182,9 @@ pub(crate) enum Message {
     /// The notice that a peer has received all events up to `at`.
     Acknowledgement { by: Peer, at: Position },
     /// The notice that a key for which a process waits has a value, or that its load has failed.
-    Filled(Box<[u8]>),
+    LoadEnded(Box<[u8]>),
     /// A message that cannot be parsed.
-    Foreign,
+    Malformed,
 }
 
 /// The messages of a subscription, in the order of their arrival.

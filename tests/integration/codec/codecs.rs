@@ -1,6 +1,6 @@
 //! Codecs that a user writes or chooses.
 
-use crate::servers::{Server, soon};
+use crate::servers::Server;
 use crate::{MINUTE, Rate};
 use hotset::{
     Codec, CodecError, Consistency, LocalCache, MessagePack, Postcard, Schema, Schemas,
@@ -9,6 +9,7 @@ use hotset::{
 use serde::{Serialize, de::DeserializeOwned};
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
+use support::caches::wait_until_proven;
 
 /// A readable format.
 struct Json;
@@ -222,7 +223,7 @@ async fn types_of_other_crates_are_stored_under_explicit_schemas() {
         let builder = LocalCache::builder().capacity(100);
         let builder = builder.redis_with_schemas(server.url(), "documents", schemas);
         let cache = builder.consistency(MINUTE).build().unwrap();
-        soon("proven", || cache.health().proven_for.is_some()).await;
+        wait_until_proven(&cache).await;
         cache
     };
     let document = serde_json::json!({"title": "One", "tags": [1, -2, 3.5, null, {"a": true}]});

@@ -1,9 +1,10 @@
 //! Keys whose encodings could be confused.
 
 use crate::cache;
-use crate::servers::{Server, soon};
+use crate::servers::Server;
 use hotset::{Schema, TieredCache, Warning};
 use serde::{Deserialize, Serialize};
+use support::caches::wait_until_proven;
 
 /// Defines a key of two fields without names.
 macro_rules! key {
@@ -196,12 +197,9 @@ async fn invalidation_reaches_keys_of_all_shapes_in_other_processes() {
         builder.build().unwrap()
     };
     let (writer, reader) = (build(), build());
-    soon("proven", || {
-        [&writer, &reader]
-            .iter()
-            .all(|cache| cache.health().proven_for.is_some())
-    })
-    .await;
+    for cache in [&writer, &reader] {
+        wait_until_proven(cache).await;
+    }
     let key = |text: &str, number| {
         let filter = Filter {
             a: None,

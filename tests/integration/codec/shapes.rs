@@ -1,6 +1,6 @@
 //! Types with all of serde's attributes, and all types that have a `Schema`.
 
-use crate::servers::{Server, soon};
+use crate::servers::Server;
 use crate::{MINUTE, Rate, Stored, cache, store};
 use hotset::{LocalCache, Propagation, TieredCache};
 use serde::{Deserialize, Serialize};
@@ -11,6 +11,7 @@ use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use support::caches::wait_until_proven;
 
 /// Declares types, each with a `Schema`.
 macro_rules! shapes {
@@ -458,7 +459,7 @@ async fn altered_value_stays_in_l1_of_the_process_that_wrote_it() {
         let builder = LocalCache::builder().capacity(100);
         let builder = builder.redis(server.url(), "local");
         let cache = builder.consistency(MINUTE).build().unwrap();
-        soon("proven", || cache.health().proven_for.is_some()).await;
+        wait_until_proven(&cache).await;
         cache
     };
     let (writer, reader) = (build().await, build().await);

@@ -4,7 +4,7 @@ use super::client::agent;
 use super::routes::{SMALL, check_concurrent_purchases, check_reads};
 use super::servers::postgres::Postgres;
 use super::servers::shop::Shop;
-use super::servers::{Server, eventually};
+use super::servers::{Server, eventually, soon_async};
 use std::net::TcpStream;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering::SeqCst};
 use std::thread;
@@ -157,13 +157,11 @@ async fn stopping_shop_answers_the_request_in_flight() {
         change.send(r#"{"cents": 77}"#).unwrap().status()
     });
     let waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted";
-    while transaction
-        .query_one(waiting, &[])
-        .await
-        .unwrap()
-        .get::<_, i64>(0)
-        == 0
-    {}
+    soon_async("the change waits for the lock", || async {
+        let row = transaction.query_one(waiting, &[]).await.unwrap();
+        row.get::<_, i64>(0) > 0
+    })
+    .await;
     let stopped = thread::spawn(move || (shop.stop(), shop.output()));
     eventually("the shop accepts no more connections", || {
         TcpStream::connect(address).is_err()

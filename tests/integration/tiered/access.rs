@@ -5,11 +5,12 @@ use super::servers::replicated::Replicated;
 use super::servers::{Server, deployed, soon};
 use super::{builder, fails, proven, value};
 use hotset::{Consistency, Propagation, RemoteError, TieredCache, TieredCacheBuilder, Warning};
+use support::caches::wait_until_proven;
 
 /// Checks that a cache with this builder has all required rights, by calls that need each of them.
 async fn check_all_rights(builder: TieredCacheBuilder<u64, u64>) {
     let cache = builder.build().unwrap();
-    soon("proven", || cache.health().proven_for.is_some()).await;
+    wait_until_proven(&cache).await;
     cache.get_or_load_async(&1, |_| value(10)).await.unwrap();
     cache.get_or_load_async(&1, fails).await.unwrap();
     let loaded = hotset::Loaded::new(20).tags(["a"]);

@@ -5,6 +5,7 @@ use super::{MINUTE, builder, fails, proven, value};
 use hotset::{Consistency, Propagation, TieredCache};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::time::{Duration, Instant};
+use support::caches::wait_until_proven;
 
 const REALTIME: Consistency = Consistency::Realtime;
 
@@ -65,7 +66,7 @@ async fn realtime_read_during_any_kind_of_disconnection_is_not_older_than_the_la
     let mut next = 0;
     let changes = async {
         for round in 0..12 {
-            soon("proven", || reader.health().proven_for.is_some()).await;
+            wait_until_proven(&reader).await;
             let lost = [Cut::Subscriptions, Cut::All][round % 2];
             if round % 3 == 2 {
                 proxy.reset();
@@ -99,7 +100,7 @@ async fn realtime_change_waits_for_readers_that_may_serve_the_old_value_and_no_l
         .build()
         .unwrap();
     let writer = proven::<u64>(&server.url(), REALTIME).await;
-    soon("proven", || reader.health().proven_for.is_some()).await;
+    wait_until_proven(&reader).await;
     let price = Price::new();
     // A new namespace may be one whose readers were lost, so the first change waits for them.
     price.set(&writer, 0).await;
@@ -118,7 +119,7 @@ async fn realtime_change_waits_for_readers_that_may_serve_the_old_value_and_no_l
     assert!(elapsed < Duration::from_secs(3), "{elapsed:?}");
     // A cache that was dropped has returned its read lease.
     proxy.mend();
-    soon("proven", || reader.health().proven_for.is_some()).await;
+    wait_until_proven(&reader).await;
     drop(reader);
     soon("the read lease is returned", || {
         let readers: Vec<String> =
@@ -144,7 +145,7 @@ async fn bounded_entry_expires_after_its_bound_and_is_invalidated_after_a_gap() 
         .build()
         .unwrap();
     let writer = proven::<u64>(&server.url(), MINUTE).await;
-    soon("proven", || reader.health().proven_for.is_some()).await;
+    wait_until_proven(&reader).await;
     reader.get_or_load_async(&1, |_| value(1)).await.unwrap();
     proxy.cut(Cut::Subscriptions);
     writer.insert(1, 2).await;
@@ -162,7 +163,7 @@ async fn bounded_entry_expires_after_its_bound_and_is_invalidated_after_a_gap() 
 
     let reader = builder::<u64>(&proxy.url(), MINUTE).build().unwrap();
     proxy.mend();
-    soon("proven", || reader.health().proven_for.is_some()).await;
+    wait_until_proven(&reader).await;
     assert_eq!(reader.get_or_load_async(&1, fails).await.unwrap(), 2);
     proxy.reset();
     writer.insert(1, 3).await;

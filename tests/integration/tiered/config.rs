@@ -4,6 +4,7 @@ use crate::servers::{self, Server};
 use hotset::{AsyncCache, Cache, CacheConfig, TieredCache};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
+use support::caches::wait_until_proven;
 
 /// Returns the configuration of a service, with the server for any backend.
 fn config(server: &Server, backend: &str) -> CacheConfig {
@@ -68,7 +69,7 @@ async fn backend_redis_stores_nothing_in_the_process() {
         let local = config.local_builder().unwrap();
         let builder = config.tiered_builder(local).unwrap();
         let prices: TieredCache<u64, String> = builder.build().unwrap();
-        servers::soon("proven", || prices.health().proven_for.is_some()).await;
+        wait_until_proven(&prices).await;
         serve(&prices).await;
         assert_eq!(prices.stats().entries, kept, "{backend}");
     }

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::SeqCst};
 use std::time::{Duration, Instant};
+use support::caches::wait_until_proven;
 use tokio::sync::Semaphore;
 
 const REALTIME: Consistency = Consistency::Realtime;
@@ -46,7 +47,7 @@ async fn lookup_during_a_queued_invalidation_stores_no_old_value() {
     };
     let one = cache(Duration::from_secs(1));
     let other = cache(Duration::from_secs(1));
-    soon("proven", || one.health().proven_for.is_some()).await;
+    wait_until_proven(&one).await;
     other
         .get_or_load_async(&SlowKey(1), |_| value(10))
         .await
@@ -64,7 +65,7 @@ async fn lookup_during_a_queued_invalidation_stores_no_old_value() {
     MAY_CONTINUE.store(true, SeqCst);
     reader.await.unwrap();
     soon("the queue is empty", || one.health().queued == 0).await;
-    soon("proven", || one.health().proven_for.is_some()).await;
+    wait_until_proven(&one).await;
     let seen = one
         .get_or_load_async(&SlowKey(1), |_| value(11))
         .await
@@ -80,7 +81,7 @@ async fn value_that_a_batch_finds_before_its_load_ages_during_the_load() {
     for consistency in [bound, REALTIME] {
         let proxy = Proxy::start(server.address()).await;
         let reader = builder::<u64>(&proxy.url(), consistency).build().unwrap();
-        soon("proven", || reader.health().proven_for.is_some()).await;
+        wait_until_proven(&reader).await;
         AsyncCache::insert_with_ttl(&writer, 1, 10, Duration::from_millis(500)).await;
         proxy.cut(Cut::Subscriptions);
         let load = |_| async {
@@ -104,7 +105,7 @@ async fn bounded_read_does_not_join_a_load_older_than_its_bound() {
         .build()
         .unwrap();
     let writer = proven::<u64>(&server.url(), MINUTE).await;
-    soon("proven", || reader.health().proven_for.is_some()).await;
+    wait_until_proven(&reader).await;
     proxy.cut(Cut::Subscriptions);
     let go_on = Arc::new(Semaphore::new(0));
     let begun = Arc::new(Semaphore::new(0));
@@ -139,11 +140,11 @@ async fn pause_of_the_server_leaves_no_orphaned_load_lease() {
     let one = builder::<u64>(&server.url(), MINUTE);
     let one = one.deadline(Duration::from_millis(100)).build().unwrap();
     let other = proven::<u64>(&server.url(), MINUTE).await;
-    soon("proven", || one.health().proven_for.is_some()).await;
+    wait_until_proven(&one).await;
     server.pause();
     assert_eq!(one.get_or_load_async(&1, |_| value(10)).await.unwrap(), 10);
     server.resume();
-    soon("proven", || other.health().proven_for.is_some()).await;
+    wait_until_proven(&other).await;
     let begun = Instant::now();
     assert_eq!(
         other.get_or_load_async(&1, |_| value(10)).await.unwrap(),
@@ -169,7 +170,7 @@ async fn longest_durations_are_valid_settings() {
             .lease(lease)
             .time_to_live(ttl);
         let cache: TieredCache<u64, u64> = builder.redis(server.url(), "test").build().unwrap();
-        soon("proven", || cache.health().proven_for.is_some()).await;
+        wait_until_proven(&cache).await;
         cache.get_or_load_async(&1, |_| value(10)).await.unwrap();
         assert_eq!(cache.insert(2, 20).await, Propagation::Acknowledged);
         assert_eq!(cache.get(&2).await, Some(20));
@@ -198,7 +199,7 @@ async fn panic_of_a_removal_listener_does_not_end_the_subscription() {
         .heartbeat(Duration::from_millis(100))
         .build()
         .unwrap();
-    soon("proven", || cache.health().proven_for.is_some()).await;
+    wait_until_proven(&cache).await;
     for round in 1..4 {
         cache.get_or_load_async(&1, |_| value(round)).await.unwrap();
         assert_eq!(other.invalidate(&1).await, Propagation::Acknowledged);
@@ -206,7 +207,7 @@ async fn panic_of_a_removal_listener_does_not_end_the_subscription() {
             panics.load(SeqCst) as u64 == round
         })
         .await;
-        soon("proven", || cache.health().proven_for.is_some()).await;
+        wait_until_proven(&cache).await;
     }
     assert_eq!(cache.health().subscriptions, 1);
 }
@@ -250,7 +251,7 @@ async fn future_checks_the_read_lease_when_polled_not_when_created() {
     let reader = builder::<u64>(&proxy.url(), REALTIME);
     let reader = reader.deadline(Duration::from_millis(100)).build().unwrap();
     let writer = proven::<u64>(&server.url(), REALTIME).await;
-    soon("proven", || reader.health().proven_for.is_some()).await;
+    wait_until_proven(&reader).await;
     let mut load = || -> BoxedLoad<'static, u64> { Box::pin(async { Ok(Loaded::new(11)) }) };
     let later = reader.get_or_load_erased(&1, &mut load);
     reader.get_or_load_async(&1, |_| value(10)).await.unwrap();
@@ -353,7 +354,7 @@ async fn load_that_waits_for_a_permit_holds_no_lease() {
         .deadline(Duration::from_secs(2))
         .build()
         .unwrap();
-    soon("proven", || cache.health().proven_for.is_some()).await;
+    wait_until_proven(&cache).await;
     // Each load takes a fifth of the lease.
     let load = |_| async {
         tokio::time::sleep(Duration::from_millis(80)).await;
@@ -408,7 +409,7 @@ fn call_from_another_runtime_leaves_the_connection_in_the_runtime_of_the_cache()
     });
     // The other runtime still exists, but no thread drives it.
     home.block_on(async {
-        soon("proven", || cache.health().proven_for.is_some()).await;
+        wait_until_proven(&cache).await;
         assert_eq!(cache.insert(2, 20).await, Propagation::Acknowledged);
     });
     drop(elsewhere);
@@ -487,7 +488,7 @@ async fn user_without_channel_rights_gets_a_warning_and_affects_no_other_process
     let _ = healthy.invalidate(&7).await;
     assert_eq!((healthy.health().gaps, before.events), (0, 0));
     let _: String = server.command(&[b"ACL", b"SETUSER", b"app", b"&hotset:*"]);
-    soon("proven", || limited.health().proven_for.is_some()).await;
+    wait_until_proven(&limited).await;
     soon("the queue is empty", || limited.health().queued == 0).await;
     assert_eq!(limited.health().not_subscribed.map(drop), None);
 }
@@ -505,7 +506,7 @@ async fn demoted_primary_is_abandoned() {
     );
     let _: String = server.command(&[b"REPLICAOF", b"NO", b"ONE"]);
     soon("the queue is empty", || cache.health().queued == 0).await;
-    soon("proven", || cache.health().proven_for.is_some()).await;
+    wait_until_proven(&cache).await;
     assert!(cache.health().last_error.is_none());
 }
 

@@ -9,6 +9,7 @@ use super::{builder, value};
 use hotset::{Consistency, Propagation};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
+use support::caches::wait_until_proven;
 
 /// A fault that was injected, and its time.
 struct Fault {
@@ -178,7 +179,7 @@ async fn failover_is_detected_by_the_message_of_the_sentinels() {
     let replicated = Replicated::start().await;
     let cache = builder::<u64>(&replicated.url(), Consistency::Realtime);
     let cache = cache.heartbeat(Duration::from_secs(60)).build().unwrap();
-    soon("proven", || cache.health().proven_for.is_some()).await;
+    wait_until_proven(&cache).await;
     let old = replicated.primary();
     replicated.servers[old].pause();
     replicated.wait_for_failover(old);
@@ -211,7 +212,7 @@ async fn resumed_process_does_not_read_from_demoted_primary() {
     let near_url = url(near.iter().map(Proxy::port));
     let far = builder::<u64>(&replicated.url(), Consistency::L2Only);
     let far = far.build().unwrap();
-    soon("proven", || far.health().proven_for.is_some()).await;
+    wait_until_proven(&far).await;
     assert_eq!(far.insert(1, 10).await, Propagation::Acknowledged);
 
     // All tasks of the process run in one thread, which the test stops and resumes.
@@ -225,7 +226,7 @@ async fn resumed_process_does_not_read_from_demoted_primary() {
             let near = builder::<u64>(&near_url, Consistency::L2Only)
                 .build()
                 .unwrap();
-            soon("proven", || near.health().proven_for.is_some()).await;
+            wait_until_proven(&near).await;
             assert_eq!(near.get(&1).await, Some(10));
             is_stopped.send(()).unwrap();
             go_on.recv().unwrap();

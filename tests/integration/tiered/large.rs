@@ -1,12 +1,13 @@
 //! Large values together with small values over a slow link, and values and keys that Redis refuses.
 
+use super::servers::Server;
 use super::servers::slow_link::SlowLink;
-use super::servers::{Server, soon};
 use super::{builder, proven, value};
 use futures_util::future::join_all;
 use hotset::{Consistency, Propagation, TieredCache, Warning};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::time::Duration;
+use support::caches::wait_until_proven;
 
 /// Bandwidth in bytes per second, at which all large values together take twice the deadline. It is three times the
 /// throughput below which a connection counts as broken, so that a busy machine does not fall below that.
@@ -35,7 +36,7 @@ async fn over_slow_link() -> (Server, SlowLink, TieredCache<u64, String>) {
     let link = SlowLink::start(server.address(), SLOW_BANDWIDTH).await;
     let builder = builder(&link.url(), Consistency::L2Only).deadline(DEADLINE);
     let cache = builder.build().unwrap();
-    soon("proven", || cache.health().proven_for.is_some()).await;
+    wait_until_proven(&cache).await;
     (server, link, cache)
 }
 
@@ -169,7 +170,7 @@ async fn value_beyond_proto_max_bulk_len_is_not_sent() {
         .max_value_size(64 << 20)
         .build()
         .unwrap();
-    soon("proven", || cache.health().proven_for.is_some()).await;
+    wait_until_proven(&cache).await;
     let beyond = "beyond".repeat(1 << 19);
     for key in 0..20 {
         assert_eq!(
@@ -200,7 +201,7 @@ async fn value_beyond_an_unknown_proto_max_bulk_len_leaves_the_circuit_closed() 
         .max_value_size(64 << 20)
         .build()
         .unwrap();
-    soon("proven", || cache.health().proven_for.is_some()).await;
+    wait_until_proven(&cache).await;
     let beyond = "beyond".repeat(1 << 20);
     for key in 0..8 {
         let (inserted, loaded, small) = (key, 100 + key, 200 + key);

@@ -8,6 +8,7 @@ use std::future::{Future, pending};
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
+use support::caches::wait_until_proven;
 use tokio::task::JoinHandle;
 
 /// A lease whose end tests wait for.
@@ -28,7 +29,7 @@ async fn cache_with(
         .deadline(Duration::from_secs(2))
         .build()
         .unwrap();
-    soon("proven", || cache.health().proven_for.is_some()).await;
+    wait_until_proven(&cache).await;
     cache
 }
 

@@ -26,6 +26,7 @@ use hotset::{
     Consistency, LocalCache, Propagation, RemoteValue, Schema, TieredCache, TieredCacheBuilder,
 };
 use std::time::{Duration, Instant};
+use support::caches::wait_until_proven;
 use support::servers;
 
 /// Returns the builder for most tests.
@@ -51,7 +52,7 @@ async fn proven<V: RemoteValue + Schema>(
     consistency: Consistency,
 ) -> TieredCache<u64, V> {
     let cache = builder(url, consistency).build().unwrap();
-    servers::soon("proven", || cache.health().proven_for.is_some()).await;
+    wait_until_proven(&cache).await;
     cache
 }
 

@@ -6,6 +6,7 @@ use hotset::{Consistency, LocalCache, Propagation, RemoteError, TieredCache};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::SeqCst};
 use std::time::{Duration, Instant};
+use support::caches::wait_until_proven;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn cache_built_without_redis_works_and_recovers_when_redis_starts() {
@@ -22,7 +23,7 @@ async fn cache_built_without_redis_works_and_recovers_when_redis_starts() {
     let health = cache.health();
     assert!(health.last_error.is_some() && health.proven_for.is_none());
     server.restart();
-    soon("proven", || cache.health().proven_for.is_some()).await;
+    wait_until_proven(&cache).await;
     let health = cache.health();
     assert!(
         !health.breaker_open && health.last_error.is_none(),
@@ -49,7 +50,7 @@ async fn outage_under_load_fails_no_read_and_keeps_the_bound_on_concurrent_loads
             .heartbeat(Duration::from_millis(100))
             .build()
             .unwrap();
-        soon("proven", || cache.health().proven_for.is_some()).await;
+        wait_until_proven(&cache).await;
         let (running, most) = (AtomicUsize::new(0), AtomicUsize::new(0));
         let answered = AtomicUsize::new(0);
         let stop = Instant::now() + Duration::from_secs(3);
@@ -87,7 +88,7 @@ async fn outage_under_load_fails_no_read_and_keeps_the_bound_on_concurrent_loads
         let most = most.load(SeqCst);
         assert!(most <= MAX_LOADS, "{most} at one time, {consistency:?}");
         assert!(answered.load(SeqCst) > 1_000, "{}", answered.load(SeqCst));
-        soon("proven", || cache.health().proven_for.is_some()).await;
+        wait_until_proven(&cache).await;
     }
 }
 
@@ -98,7 +99,7 @@ async fn hanging_server_costs_one_deadline_and_then_nothing() {
         .deadline(Duration::from_millis(100))
         .build()
         .unwrap();
-    soon("proven", || cache.health().proven_for.is_some()).await;
+    wait_until_proven(&cache).await;
     server.pause();
     let begun = Instant::now();
     assert_eq!(
@@ -124,7 +125,7 @@ async fn hanging_server_costs_one_deadline_and_then_nothing() {
         Some(RemoteError::Timeout)
     ));
     server.resume();
-    soon("proven", || cache.health().proven_for.is_some()).await;
+    wait_until_proven(&cache).await;
     assert!(!cache.health().breaker_open);
 }
 
@@ -138,7 +139,7 @@ async fn queued_invalidation_is_sent_later_and_no_old_value_is_read_meanwhile() 
             .build()
             .unwrap();
         let other = proven::<u64>(&server.url(), consistency).await;
-        soon("proven", || cut_off.health().proven_for.is_some()).await;
+        wait_until_proven(&cut_off).await;
         for cache in [&cut_off, &other] {
             cache.get_or_load_async(&1, |_| value(10)).await.unwrap();
         }
@@ -176,7 +177,7 @@ async fn full_queue_becomes_one_invalidation_of_everything() {
         .build()
         .unwrap();
     let other = proven::<u64>(&server.url(), MINUTE).await;
-    soon("proven", || cut_off.health().proven_for.is_some()).await;
+    wait_until_proven(&cut_off).await;
     other.get_or_load_async(&99, |_| value(10)).await.unwrap();
     proxy.reset();
     for key in 0..20 {
@@ -199,17 +200,13 @@ async fn redis_restarted_empty_serves_no_old_value() {
     }
     server.restart();
     // The first acknowledged change is visible to all.
-    loop {
-        if one.invalidate(&1).await == Propagation::Acknowledged {
-            break;
-        }
-    }
+    acknowledged(&one, 1).await;
     for cache in [&one, &other] {
         let seen = cache.get_or_load_async(&1, |_| value(11)).await.unwrap();
         assert_eq!(seen, 11);
     }
     for cache in [&one, &other] {
-        soon("proven", || cache.health().proven_for.is_some()).await;
+        wait_until_proven(cache).await;
     }
 }
 
@@ -227,7 +224,7 @@ async fn redis_restarted_with_an_older_state_serves_no_old_value() {
     server.restart();
     assert_eq!(server.entries("test").len(), 1);
     soon("the breaker closes", || !one.health().breaker_open).await;
-    soon("proven", || one.health().proven_for.is_some()).await;
+    wait_until_proven(&one).await;
     assert_eq!(one.get(&1).await, None);
     assert_eq!(one.get_or_load_async(&1, |_| value(11)).await.unwrap(), 11);
 }
@@ -246,7 +243,7 @@ async fn namespace_works_after_its_state_was_evicted_or_its_scripts_were_flushed
         let _: redis::Value = server.command(command);
         acknowledged(&one, 1).await;
         assert_eq!(one.get_or_load_async(&1, |_| value(11)).await.unwrap(), 11);
-        soon("proven", || one.health().proven_for.is_some()).await;
+        wait_until_proven(&one).await;
         assert_eq!(one.get_or_load_async(&1, fails).await.unwrap(), 11);
     }
 }
@@ -263,7 +260,7 @@ async fn expired_value_is_served_after_a_failed_load_if_stale_if_error_is_set() 
         .heartbeat(Duration::from_millis(100))
         .build()
         .unwrap();
-    soon("proven", || cache.health().proven_for.is_some()).await;
+    wait_until_proven(&cache).await;
     cache.get_or_load_async(&1, |_| value(10)).await.unwrap();
     server.kill();
     soon("not proven", || cache.health().proven_for.is_none()).await;

@@ -2,9 +2,10 @@
 
 use super::servers::Server;
 use super::{MINUTE, builder, fails, proven, value};
-use hotset::{BuildError, Consistency, Propagation, Rollout, TieredCache};
+use hotset::{BuildError, Consistency, LocalCache, Propagation, Rollout, TieredCache};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+use support::caches::wait_until_proven;
 
 /// The number of keys.
 const KEYS: u64 = 200;
@@ -16,7 +17,7 @@ fn cache(server: &Server, rollout: &Rollout) -> TieredCache<u64, u64> {
 
 async fn proven_with(server: &Server, rollout: &Rollout) -> TieredCache<u64, u64> {
     let cache = cache(server, rollout);
-    super::servers::soon("proven", || cache.health().proven_for.is_some()).await;
+    wait_until_proven(&cache).await;
     cache
 }
 
@@ -152,6 +153,22 @@ async fn shadow_mode_compares_values_and_does_not_serve_them() {
     cache.invalidate(&1).await;
     real.get_or_load_async(&1, |_| value(100)).await.unwrap();
     assert_eq!(cache.get_or_load_async(&1, fails).await.unwrap(), 100);
+}
+
+#[tokio::test]
+async fn rollout_is_changed_by_a_build_that_succeeds_and_by_no_other() {
+    let server = Server::start();
+    let rollout = Rollout::with_percent(10.0).unwrap();
+    let build = |shards| {
+        let local = LocalCache::<u64, u64>::builder().capacity(1).shards(shards);
+        let tiered = local.redis(server.url(), "test").percent(50.0).shadow(true);
+        tiered.rollout(&rollout).build()
+    };
+    assert_eq!(build(0).err(), Some(BuildError::Shards(0)));
+    assert_eq!((rollout.percent(), rollout.is_shadow()), (10.0, false));
+    let cache = build(1).unwrap();
+    assert_eq!((rollout.percent(), rollout.is_shadow()), (50.0, true));
+    assert!(cache.health().shadow);
 }
 
 #[test]

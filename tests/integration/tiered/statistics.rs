@@ -4,6 +4,7 @@ use super::servers::{Server, soon};
 use super::{MINUTE, builder, fails, proven, value};
 use hotset::{Consistency, TieredCache};
 use std::time::Duration;
+use support::caches::wait_until_proven;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn statistics_count_loads_of_the_loader_and_calls_by_operation() {
@@ -73,7 +74,7 @@ async fn failed_load_is_not_filled_and_value_not_stored_in_l1_is_not_counted_as_
 async fn wait_for_a_permit_does_not_count_as_age_of_the_value() {
     let server = Server::start();
     let cache = cache_with_one_permit(&server);
-    soon("proven", || cache.health().proven_for.is_some()).await;
+    wait_until_proven(&cache).await;
     let slow = cache.clone();
     let slow = tokio::spawn(async move {
         let load = |_| async {
@@ -152,7 +153,7 @@ fn tracking(server: &Server) -> TieredCache<u64, u64> {
 async fn value_from_redis_keeps_its_age() {
     let server = Server::start();
     let first = tracking(&server);
-    soon("proven", || first.health().proven_for.is_some()).await;
+    wait_until_proven(&first).await;
     first.get_or_load_async(&1, |_| value(10)).await.unwrap();
     // Shortens the remaining time to live by a minute, as if the value had been stored a minute before.
     let [entry] = &server.entries("test")[..] else {
@@ -162,7 +163,7 @@ async fn value_from_redis_keeps_its_age() {
     let set: i64 = server.command(&[b"PEXPIRE", entry, left.as_bytes()]);
     assert_eq!(set, 1);
     let second = tracking(&server);
-    soon("proven", || second.health().proven_for.is_some()).await;
+    wait_until_proven(&second).await;
     second.get_or_load_async(&1, fails).await.unwrap();
     let (young, old) =
         tokio::task::spawn_blocking(move || (mean_age(&first, 1), mean_age(&second, 1)))

@@ -12,6 +12,7 @@ use std::hash::Hash;
 use std::slice;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::time::Duration;
+use support::caches::wait_until_proven;
 use tokio::sync::Semaphore;
 
 /// The classes in which L1 stores values.
@@ -31,7 +32,7 @@ where
         .max_value_size(10_000)
         .build()
         .unwrap();
-    soon("proven", || cache.health().proven_for.is_some()).await;
+    wait_until_proven(&cache).await;
     cache
 }
 

@@ -8,6 +8,7 @@ use hotset::{Consistency, Propagation, TieredCache, Warning};
 use redis::InfoDict;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
+use support::caches::wait_until_proven;
 use tokio::io::copy_bidirectional;
 use tokio::net::{TcpListener, TcpStream};
 
@@ -15,7 +16,7 @@ use tokio::net::{TcpListener, TcpStream};
 async fn proven(url: &str, consistency: Consistency) -> TieredCache<u64, u64> {
     let cache = builder(url, consistency).deadline(Duration::from_millis(200));
     let cache = cache.build().unwrap();
-    soon("proven", || cache.health().proven_for.is_some()).await;
+    wait_until_proven(&cache).await;
     cache
 }
 
@@ -85,7 +86,7 @@ async fn attaching_the_first_replica_serves_no_old_value_and_recovers() {
         11
     );
     for cache in [&one, &other] {
-        soon("proven", || cache.health().proven_for.is_some()).await;
+        wait_until_proven(cache).await;
     }
     assert_eq!(one.get(&1).await, Some(11));
 }
@@ -120,7 +121,7 @@ async fn replica_of_the_new_primary_does_not_confirm_a_change_on_the_old_one() {
             .build()
     };
     let reader = waiting(&new.url()).unwrap();
-    soon("proven", || reader.health().proven_for.is_some()).await;
+    wait_until_proven(&reader).await;
     assert_eq!(
         reader.get_or_load_async(&1, |_| value(10)).await.unwrap(),
         10
@@ -149,7 +150,7 @@ async fn primary_without_its_replicas_is_not_trusted() {
         builder.heartbeat(Duration::from_secs(1)).build().unwrap()
     };
     let writer = waiting(&new.url());
-    soon("proven", || writer.health().proven_for.is_some()).await;
+    wait_until_proven(&writer).await;
     acknowledged(&writer, 1).await;
     // The address still leads this cache to the old primary.
     let reader = waiting(&old.url());
@@ -235,7 +236,7 @@ async fn no_call_waits_for_a_connection_to_a_dead_primary() {
     let cache =
         builder::<u64>(&replicated.url(), Consistency::L2Only).deadline(Duration::from_secs(4));
     let cache = cache.build().unwrap();
-    soon("proven", || cache.health().proven_for.is_some()).await;
+    wait_until_proven(&cache).await;
     replicated.proxies[old].cut(Cut::All);
     let traffic = cache.clone();
     let traffic = tokio::spawn(async move {
@@ -247,7 +248,7 @@ async fn no_call_waits_for_a_connection_to_a_dead_primary() {
     });
     replicated.wait_for_failover(old);
     let begun = Instant::now();
-    soon("proven", || cache.health().proven_for.is_some()).await;
+    wait_until_proven(&cache).await;
     traffic.abort();
     assert!(
         begun.elapsed() < Duration::from_secs(10),
@@ -266,7 +267,7 @@ async fn failover_ends_the_subscription_once() {
     replicated.fail_over();
     replicated.wait_for_failover(old);
     replicated.wait_until_settled();
-    soon("proven", || cache.health().proven_for.is_some()).await;
+    wait_until_proven(&cache).await;
     acknowledged(&cache, 1).await;
     assert_eq!(cache.health().subscriptions, before + 1);
 }

@@ -4,12 +4,13 @@
 use super::builder;
 use super::checker::{Kind, now};
 use super::history;
-use super::servers::{signal, soon};
+use super::servers::signal;
 use hotset::{Consistency, Propagation, TieredCache};
 use rustix::process::Signal;
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::Duration;
+use support::caches::wait_until_proven;
 
 /// Environment variable with the task of a worker.
 const TASK_VARIABLE: &str = "HOTSET_WORKER";
@@ -149,7 +150,7 @@ async fn work() {
 /// Lets a thousand tasks miss one key together, on command.
 async fn stampede(url: &str, database: Database) {
     let cache = builder::<u64>(url, Consistency::Realtime).build().unwrap();
-    soon("proven", || cache.health().proven_for.is_some()).await;
+    wait_until_proven(&cache).await;
     answer("ready");
     command().await;
     let get = || async {
@@ -169,7 +170,7 @@ async fn stampede(url: &str, database: Database) {
 /// Loads a key with a query that ends on command, and then reads it again.
 async fn slow(url: &str, database: Database) {
     let cache: TieredCache<u64, u64> = builder(url, Consistency::Realtime).build().unwrap();
-    soon("proven", || cache.health().proven_for.is_some()).await;
+    wait_until_proven(&cache).await;
     let load = |_| async {
         let row = database.get(1).await;
         answer("loading");

@@ -9,5 +9,7 @@
     clippy::return_self_not_must_use
 )]
 
+#[cfg(feature = "caches")]
+pub mod caches;
 pub mod client;
 pub mod servers;

@@ -62,7 +62,7 @@ impl Subscription {
     fn message(&mut self, push: PushInfo) -> Option<Message> {
         match (push.kind, push.data.into_iter().nth(1)) {
             (PushKind::Message | PushKind::SMessage, Some(Value::BulkString(bytes))) => {
-                Some(parse_message(&bytes).unwrap_or(Message::Foreign))
+                Some(parse_message(&bytes).unwrap_or(Message::Malformed))
             }
             // The slot has moved, or the connection is closed.
             (PushKind::Unsubscribe | PushKind::SUnsubscribe | PushKind::Disconnection, _) => {
@@ -127,7 +127,7 @@ pub(super) fn event_payload(sender: Peer, subject: &Subject) -> Vec<u8> {
 fn parse_message(bytes: &[u8]) -> Option<Message> {
     let (kind, rest) = bytes.split_first()?;
     if *kind == b'F' {
-        return Some(Message::Filled(rest.into()));
+        return Some(Message::LoadEnded(rest.into()));
     }
     let (incarnation, rest) = rest.split_first_chunk::<8>()?;
     let (version, rest) = rest.split_first_chunk::<8>()?;

@@ -9,6 +9,7 @@ pub mod shop;
 pub mod slow_link;
 
 use rustix::process::{Pid, Signal, kill_process};
+use std::future::{Future, ready};
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream as BlockingStream};
 use std::path::{Path, PathBuf};
@@ -37,8 +38,13 @@ pub fn eventually(what: &str, mut is_true: impl FnMut() -> bool) {
 
 /// Like [`eventually`], but does not block the thread.
 pub async fn soon(what: &str, mut is_true: impl FnMut() -> bool) {
+    soon_async(what, || ready(is_true())).await;
+}
+
+/// Like [`soon`], for a condition that is checked by a future.
+pub async fn soon_async<F: Future<Output = bool>>(what: &str, mut is_true: impl FnMut() -> F) {
     let begun = Instant::now();
-    while !is_true() {
+    while !is_true().await {
         assert!(
             begun.elapsed() < Duration::from_secs(30),
             "not within 30 s: {what}"
