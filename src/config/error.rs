@@ -120,6 +120,6 @@ pub(super) fn setting_of(error: &BuildError) -> Option<&'static str> {
         BuildError::RedisUrl(_) => "url",
         BuildError::Namespace => "namespace",
         BuildError::Heartbeat => "heartbeat",
-        BuildError::NoRuntime => return None,
+        BuildError::NoRuntime | BuildError::OtherBound(_) => return None,
     })
 }

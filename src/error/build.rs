@@ -41,6 +41,8 @@ pub enum BuildError {
     Namespace,
     /// `heartbeat` is out of range.
     Heartbeat,
+    /// A change of a bound that the cache does not have, with the name of the method.
+    OtherBound(&'static str),
     /// A setting that a cache over Redis does not have, with its name.
     NotOverRedis(&'static str),
 }
@@ -110,6 +112,15 @@ impl fmt::Display for BuildError {
             Self::Heartbeat => {
                 f.write_str("heartbeat is out of range: use 50 milliseconds to 60 seconds")
             }
+            Self::OtherBound("set_capacity") => f.write_str(
+                "set_capacity changes the number of entries of a cache that was built with capacity: use \
+                 set_max_weight if it was built with max_weight",
+            ),
+            Self::OtherBound(method) => write!(
+                f,
+                "{method} changes the bound of a cache that was built with max_weight: use set_capacity if it was \
+                 built with capacity",
+            ),
             Self::NotOverRedis(setting) => {
                 write!(f, "a cache over Redis has no {setting}: leave it out")
             }

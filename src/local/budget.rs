@@ -6,7 +6,8 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 /// exceeds the limit, not even for a moment.
 #[repr(align(128))]
 pub(crate) struct Budget {
-    limit: u64,
+    /// Changed while the cache is in use. It orders no other memory.
+    limit: AtomicU64,
     /// The weight of all entries and reservations. It orders no other memory, so relaxed accesses suffice.
     used: AtomicU64,
 }
@@ -15,14 +16,24 @@ impl Budget {
     /// Creates a budget of which nothing is used.
     pub(crate) const fn new(limit: u64) -> Self {
         Self {
-            limit,
+            limit: AtomicU64::new(limit),
             used: AtomicU64::new(0),
         }
     }
 
     /// Returns the highest weight.
-    pub(crate) const fn limit(&self) -> u64 {
-        self.limit
+    pub(crate) fn limit(&self) -> u64 {
+        self.limit.load(Relaxed)
+    }
+
+    /// Sets the highest weight. If it is exceeded now, nothing more can be reserved.
+    pub(crate) fn set_limit(&self, limit: u64) {
+        self.limit.store(limit, Relaxed);
+    }
+
+    /// Checks whether the highest weight is exceeded, because it was lowered.
+    pub(crate) fn is_exceeded(&self) -> bool {
+        self.used() > self.limit()
     }
 
     /// Returns the weight of all entries and reservations.
@@ -32,7 +43,7 @@ impl Budget {
 
     /// Returns the weight that is neither used nor reserved.
     pub(crate) fn left(&self) -> u64 {
-        self.limit.saturating_sub(self.used())
+        self.limit().saturating_sub(self.used())
     }
 
     /// Gives back the weight of a removed entry.
@@ -45,9 +56,10 @@ impl Budget {
     /// Reserves a weight, if it is free.
     fn try_take(&self, amount: u64) -> bool {
         // In a full cache this fails at the load, so that its writers share the cache line unchanged.
+        let limit = self.limit();
         self.used
             .fetch_update(Relaxed, Relaxed, |used| {
-                used.checked_add(amount).filter(|&sum| sum <= self.limit)
+                used.checked_add(amount).filter(|&sum| sum <= limit)
             })
             .is_ok()
     }

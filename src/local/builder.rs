@@ -6,6 +6,7 @@ use crate::local::removal::RemovalCause;
 use crate::local::settings::Settings;
 use crate::local::{DefaultHasher, LocalCache};
 use crate::policy::Policy;
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -416,5 +417,30 @@ impl<K, V, S> LocalCacheBuilder<K, V, S> {
     {
         self.validate()?;
         Ok(LocalCache::from_builder(self))
+    }
+}
+
+impl<K, V, S> fmt::Debug for LocalCacheBuilder<K, V, S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let settings = &self.settings;
+        f.debug_struct("LocalCacheBuilder")
+            .field("name", &settings.name)
+            .field("capacity", &self.capacity)
+            .field("max_weight", &self.max_weight)
+            .field("unbounded", &self.unbounded)
+            .field("shards", &self.shards)
+            .field("policy", &self.policy)
+            .field("time_to_live", &settings.time_to_live)
+            .field("time_to_idle", &settings.time_to_idle)
+            .field("ttl_jitter", &settings.ttl_jitter)
+            .field("lease", &settings.lease)
+            .field("wait_timeout", &settings.wait_timeout)
+            .field("max_concurrent_loads", &settings.max_concurrent_loads)
+            .field("refresh_after", &settings.refresh_after)
+            .field("early_refresh", &settings.early_refresh)
+            .field("stale_if_error", &settings.stale_if_error)
+            .field("stale_if_slow", &settings.stale_if_slow)
+            .field("track_ages", &settings.tracks_ages)
+            .finish_non_exhaustive()
     }
 }

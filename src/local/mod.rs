@@ -14,6 +14,7 @@ mod lookup;
 mod metrics;
 mod removal;
 mod remove;
+mod resize;
 mod settings;
 mod shard;
 #[cfg(feature = "snapshot")]

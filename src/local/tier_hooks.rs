@@ -47,6 +47,12 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
         }
     }
 
+    /// Completes the time to live of a value that was loaded or written, by the rule of
+    /// [`expire_after`](crate::LocalCacheBuilder::expire_after).
+    pub(crate) fn apply_expire_after(&self, key: &K, loaded: &mut Loaded<V>) {
+        loaded.ttl = self.inner.settings.ttl_of(key, &loaded.value, loaded.ttl);
+    }
+
     /// Counts a miss without a lookup. Called when no value that a lookup could find may be served.
     pub(crate) fn miss(&self) {
         self.count_miss(ThreadSlot::current());

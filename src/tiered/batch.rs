@@ -369,10 +369,11 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
         let mut loaded: HashMap<K, Loaded<V>> = loaded.into_iter().collect();
         let (mut keys, mut fetched, mut loads) = (Vec::new(), Vec::new(), Vec::new());
         for (key, lease) in to_load {
-            let Some(loaded) = loaded.remove(&key) else {
+            let Some(mut loaded) = loaded.remove(&key) else {
                 left_out.lock().insert(key);
                 continue;
             };
+            self.l1.apply_expire_after(&key, &mut loaded);
             loads.push((lease, fetched.len()));
             fetched.push(Fetched::loaded(loaded, begun));
             keys.push(key);

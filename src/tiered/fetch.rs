@@ -102,7 +102,8 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
             permit = Some(self.wait_for_permit(deadline).await?);
         };
         let begun = Instant::now();
-        let loaded = self.run(permit, load).await?;
+        let mut loaded = self.run(permit, load).await?;
+        self.l1.apply_expire_after(key, &mut loaded);
         let mut fetched = vec![Fetched::loaded(loaded, begun)];
         self.fill(vec![(lease, 0)], &mut fetched).await;
         Ok(self.for_l1(fetched.remove(0)))

@@ -37,7 +37,8 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
             None => L2Answer::L2Unavailable,
         };
         let begun = Instant::now();
-        let loaded = self.run(permit, load).await?;
+        let mut loaded = self.run(permit, load).await?;
+        self.l1.apply_expire_after(key, &mut loaded);
         let mut fetched = vec![Fetched::loaded(loaded, begun)];
         match answer {
             L2Answer::LoadLease(lease) => self.fill(vec![(Some(lease), 0)], &mut fetched).await,

@@ -198,13 +198,14 @@ impl<K: RemoteKey, V: RemoteValue> TieredCache<K, V> {
     async fn write<E, F>(
         &self,
         key: K,
-        loaded: Loaded<V>,
+        mut loaded: Loaded<V>,
         write: Option<impl FnOnce() -> F>,
     ) -> Result<Propagation, E>
     where
         F: Future<Output = Result<(), E>>,
     {
         let inner = &self.inner;
+        inner.l1.apply_expire_after(&key, &mut loaded);
         let is_inserted = write.is_none();
         let (begun, epoch) = (Instant::now(), inner.l1.epoch());
         let Some(name) = inner.key_name(&key) else {

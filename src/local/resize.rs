@@ -1,0 +1,122 @@
+//! Changes of the bound of a cache that is in use.
+
+use crate::error::BuildError;
+use crate::local::{Bound, LocalCache, ShardCell};
+use crate::storage::work_slice::WorkSlice;
+use std::thread;
+
+/// The number of entries that are evicted from one shard before the next one has its turn. All shards then lose about
+/// the same part of their entries.
+const EVICTIONS_PER_TURN: u32 = 64;
+
+impl<K, V, S> LocalCache<K, V, S> {
+    /// Changes the maximum number of entries of a cache that is in use.
+    ///
+    /// A higher capacity is available at once. With a lower one, the coldest entries of all shards are evicted, and
+    /// when the call returns, the cache contains at most `entries` entries. If several threads change the capacity at
+    /// the same time, the last change counts.
+    ///
+    /// The number of [shards](crate::LocalCacheBuilder::shards) does not change. Memory for evicted entries is kept for
+    /// later ones: [`shrink_to_fit`](Self::shrink_to_fit) frees it.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let cache: hotset::LocalCache<u64, u64> = hotset::LocalCache::new(1_000);
+    /// (0..1_000).for_each(|key| cache.insert(key, key));
+    /// cache.set_capacity(100)?;
+    /// assert_eq!(cache.len(), 100);
+    /// # Ok::<(), hotset::BuildError>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if the cache was not built with [`capacity`](crate::LocalCacheBuilder::capacity).
+    ///
+    /// # Panics
+    ///
+    /// Panics if a listener or the `Drop` of a key or value does. The capacity is changed nevertheless, and later
+    /// insertions evict the rest.
+    ///
+    /// # Blocking
+    ///
+    /// Evicts on this thread, a few hundred entries under each hold of a shard's lock.
+    #[doc(alias = "resize")]
+    pub fn set_capacity(&self, entries: usize) -> Result<(), BuildError> {
+        if self.inner.bound != Bound::Entries {
+            return Err(BuildError::OtherBound("set_capacity"));
+        }
+        self.set_limit(entries as u64);
+        Ok(())
+    }
+
+    /// Changes the maximum total weight of a cache that is in use. Like [`set_capacity`](Self::set_capacity) otherwise.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let names = hotset::LocalCache::<u64, String>::builder()
+    ///     .max_weight(1_000)
+    ///     .weigher(|_, name| name.len() as u64)
+    ///     .build()?;
+    /// (0..100).for_each(|key| names.insert(key, "ten bytes.".to_string()));
+    /// names.set_max_weight(505)?;
+    /// assert_eq!((names.len(), names.weight()), (50, 500));
+    /// # Ok::<(), hotset::BuildError>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if the cache was not built with [`max_weight`](crate::LocalCacheBuilder::max_weight).
+    ///
+    /// # Panics
+    ///
+    /// See [`set_capacity`](Self::set_capacity).
+    ///
+    /// # Blocking
+    ///
+    /// See [`set_capacity`](Self::set_capacity).
+    pub fn set_max_weight(&self, weight: u64) -> Result<(), BuildError> {
+        if self.inner.bound != Bound::Weight {
+            return Err(BuildError::OtherBound("set_max_weight"));
+        }
+        self.set_limit(weight);
+        Ok(())
+    }
+
+    /// Changes the limit of the budget, and evicts entries until it holds.
+    fn set_limit(&self, limit: u64) {
+        self.inner.budget.set_limit(limit);
+        while self.inner.budget.is_exceeded() {
+            let turns = self.inner.cells.iter().map(|cell| self.evict_turn(cell));
+            if !turns.fold(false, |any, evicted| any || evicted) {
+                // Insertions in progress have reserved the rest. They give it back or spend it.
+                thread::yield_now();
+            }
+        }
+    }
+
+    /// Evicts entries of one shard while the budget is exceeded. Returns `true` if it has evicted any.
+    fn evict_turn(&self, cell: &ShardCell<K, V>) -> bool {
+        let budget = &self.inner.budget;
+        if !budget.is_exceeded() {
+            return false;
+        }
+        let now = self.inner.settings.clock.now();
+        let (mut removals, mut work) = (self.removals(), WorkSlice::new());
+        let mut shard = cell.shard.write();
+        for _ in 0..EVICTIONS_PER_TURN {
+            let Some(freed) = shard.evict(now, &mut work, &mut removals) else {
+                break;
+            };
+            budget.release(freed);
+            if work.is_used_up() || !budget.is_exceeded() {
+                break;
+            }
+        }
+        drop(shard);
+        let evicted = removals.len() > 0;
+        removals.finish();
+        evicted
+    }
+}
