@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 #[cfg(feature = "snapshot")]
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -14,7 +14,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 ///
 /// Only expiration uses this clock. The timeouts of a [single flight](crate::LocalCache::get_or_load), which are the
 /// lease and the wait timeout, guard against threads that hang. They are always measured by the operating system's
-/// monotonic clock.
+/// monotonic clock, or by the clock of tokio in a runtime whose clock is paused.
 ///
 /// # Examples
 ///
@@ -120,6 +120,75 @@ impl Clock for ManualClock {
     fn now(&self) -> Duration {
         Duration::from_nanos(self.0.load(Ordering::Relaxed))
     }
+}
+
+/// A clock that follows the time of tokio, for tests with a
+/// [paused clock](https://docs.rs/tokio/latest/tokio/time/fn.pause.html) (feature `tokio`).
+///
+/// Outside of a tokio runtime, and while the clock of the runtime is not paused, it is the system's monotonic clock. The
+/// lease of a load and the wait timeout follow the time of tokio with every clock.
+///
+/// # Examples
+///
+/// ```
+/// use hotset::{LocalCache, TokioClock};
+/// use std::time::Duration;
+///
+/// # tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build()?.block_on(async {
+/// let cache = LocalCache::builder()
+///     .capacity(100)
+///     .time_to_live(Duration::from_secs(60))
+///     .clock(TokioClock::new())
+///     .build()?;
+/// cache.insert(1, "one");
+/// tokio::time::sleep(Duration::from_secs(60)).await; // Returns at once, because the clock is paused.
+/// assert_eq!(cache.get(&1), None);
+/// # Ok::<(), hotset::BuildError>(())
+/// # })?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[cfg(feature = "tokio")]
+#[derive(Debug, Clone, Copy)]
+pub struct TokioClock {
+    origin: tokio::time::Instant,
+}
+
+#[cfg(feature = "tokio")]
+impl TokioClock {
+    /// Creates a clock whose time is zero now.
+    #[must_use]
+    pub fn new() -> Self {
+        Self {
+            origin: tokio::time::Instant::now(),
+        }
+    }
+}
+
+#[cfg(feature = "tokio")]
+impl Default for TokioClock {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+#[cfg(feature = "tokio")]
+impl Clock for TokioClock {
+    fn now(&self) -> Duration {
+        self.origin.elapsed()
+    }
+}
+
+/// Returns the precise time, from which deadlines of waiting callers are computed. In a tokio runtime whose clock is
+/// paused, it is the time of that clock.
+#[cfg(feature = "tokio")]
+pub(crate) fn precise_now() -> Instant {
+    tokio::time::Instant::now().into_std()
+}
+
+/// Returns the precise time, from which deadlines of waiting callers are computed.
+#[cfg(not(feature = "tokio"))]
+pub(crate) fn precise_now() -> Instant {
+    Instant::now()
 }
 
 /// A point in time or a duration, in nanoseconds.

@@ -108,6 +108,8 @@ pub mod __private {
     pub use crate::local::validate;
 }
 
+#[cfg(feature = "tokio")]
+pub use clock::TokioClock;
 pub use clock::{Clock, ManualClock, SystemClock};
 #[cfg(feature = "redis")]
 pub use codec::Postcard;

@@ -1,5 +1,6 @@
 //! The blocking front: runs a future on a thread, which parks while the future waits.
 
+use crate::clock::precise_now;
 use crate::single_flight::Timer;
 use std::cell::Cell;
 use std::future::Future;
@@ -54,7 +55,7 @@ pub(crate) fn block_on<'a, F: Future>(
                 return output;
             }
             match wake_at.take() {
-                Some(at) => thread::park_timeout(at.saturating_duration_since(Instant::now())),
+                Some(at) => thread::park_timeout(at.saturating_duration_since(precise_now())),
                 None => thread::park(),
             }
         }

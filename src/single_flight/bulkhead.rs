@@ -1,6 +1,7 @@
 //! A bound on the number of loads that run at one time, over all keys. Callers above the bound wait in order of
 //! arrival.
 
+use crate::clock::precise_now;
 use crate::single_flight::Pending;
 use crate::single_flight::context::{Entered, is_running};
 use crate::single_flight::permits::{HolderId, PermitQueue, Reply, Ticket};
@@ -19,7 +20,7 @@ pub(crate) struct Bulkhead {
 impl Bulkhead {
     /// Creates a bulkhead with the given number of permits, each of which ends after `lease`.
     pub(crate) fn new(permits: usize, lease: Duration) -> Self {
-        Self::with_clock(permits, lease, Instant::now)
+        Self::with_clock(permits, lease, precise_now)
     }
 
     pub(crate) fn with_clock(permits: usize, lease: Duration, now: fn() -> Instant) -> Self {

@@ -1,5 +1,6 @@
 //! The async front: a timer of the tokio runtime, or of the process outside of one.
 
+use crate::clock::precise_now;
 use crate::single_flight::Timer;
 use crate::single_flight::timer::ScheduledWake;
 use std::task::{Context, Poll};
@@ -25,7 +26,7 @@ impl Timer for TaskTimer {
         let Some(at) = at else {
             return Poll::Pending;
         };
-        if at <= Instant::now() {
+        if at <= precise_now() {
             return Poll::Ready(());
         }
         self.scheduled = ScheduledWake::set(at, cx.waker().clone());
@@ -41,10 +42,8 @@ impl TaskTimer {
             return Poll::Pending;
         };
         if !matches!(&self.sleep, Some((set, sleep)) if *set == at && !sleep.is_elapsed()) {
-            // A duration and not a time, because tokio's clock may be paused and then differs from the system's.
-            let left = at.saturating_duration_since(Instant::now());
-            // The timer that wakes the task at this time.
-            self.sleep = Some((at, Box::pin(tokio::time::sleep(left))));
+            let sleep = tokio::time::sleep_until(at.into());
+            self.sleep = Some((at, Box::pin(sleep)));
         }
         match &mut self.sleep {
             Some((_, sleep)) => sleep.as_mut().poll(cx),

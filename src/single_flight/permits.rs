@@ -279,7 +279,7 @@ mod tests {
         fn new(permits: usize) -> Self {
             Self {
                 queue: PermitQueue::new(permits, LEASE),
-                now: Instant::now(),
+                now: precise_now(),
             }
         }
 

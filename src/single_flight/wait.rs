@@ -1,5 +1,6 @@
 //! The wait for a load or for a permit, for threads and tasks alike.
 
+use crate::clock::precise_now;
 use crate::single_flight::Pending;
 use std::future::poll_fn;
 use std::task::{Context, Poll, ready};
@@ -32,7 +33,7 @@ pub(crate) async fn poll_until<T>(
                 Ok(value) => return Poll::Ready(Ok(value)),
                 Err(Pending { again }) => again,
             };
-            if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+            if deadline.is_some_and(|deadline| deadline <= precise_now()) {
                 return Poll::Ready(Err(TimedOut));
             }
             ready!(timer.set(deadline.into_iter().chain(again).min(), cx));

@@ -1,6 +1,8 @@
 //! Statistics: striped counters that cost a hit almost nothing, and snapshots of them.
 
 pub(crate) mod histogram;
+#[cfg(feature = "serde")]
+pub(crate) mod serialize;
 pub(crate) mod timer;
 
 use crate::stats::histogram::{DurationHistogram, StripedHistogram, add_shared, add_unshared};
@@ -15,6 +17,7 @@ use std::time::Duration;
 /// The numbers are read one after the other and shard by shard while the cache is in use, so a sum over several of
 /// them may miss what happened meanwhile. They are exact if the cache is not in use.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct Stats {
     /// Lookups that found a live entry.

@@ -1,5 +1,6 @@
 //! A timer that counts an operation when it ends.
 
+use crate::clock::precise_now;
 use std::time::{Duration, Instant};
 
 /// The outcome of an operation that an [`OperationTimer`] has measured.
@@ -49,7 +50,7 @@ impl<'a, C: CountOperation> OperationTimer<'a, C> {
     }
 
     fn count(&mut self, outcome: Outcome) -> Duration {
-        let elapsed = self.started.elapsed();
+        let elapsed = precise_now().saturating_duration_since(self.started);
         if let Some(counters) = self.counters.take() {
             counters.count_operation(elapsed, outcome);
         }

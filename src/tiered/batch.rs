@@ -1,6 +1,7 @@
 //! Batches: one round trip for the keys that L1 misses, one load for those that L2 misses too, and one round trip to
 //! store the loaded values.
 
+use crate::clock::precise_now;
 use crate::entry::Loaded;
 use crate::error::{AnyError, LoadError, LoaderError};
 use crate::local::tier_hooks::BatchLookup;
@@ -182,7 +183,7 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
             if leased_elsewhere.is_empty() {
                 continue;
             }
-            if limits.next().is_none_or(|next| Instant::now() < next) {
+            if limits.next().is_none_or(|next| precise_now() < next) {
                 self.wait_for_others(&leased_elsewhere, key_waits, limits.next())
                     .await;
                 continue;
@@ -230,7 +231,7 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
         let longest = leased_elsewhere.values().max().copied();
         let mut timeout = longest.unwrap_or_default().min(POLL_INTERVAL);
         if let Some(until) = until {
-            timeout = timeout.min(until.saturating_duration_since(Instant::now()));
+            timeout = timeout.min(until.saturating_duration_since(precise_now()));
         }
         key_waits.retain(|wait| leased_elsewhere.contains_key(wait.key()));
         join_all(key_waits.iter_mut().map(|wait| {

@@ -1,6 +1,6 @@
 //! The path of a miss in L1: it asks L2 for the value or the load lease, and runs the loader if there is no value.
 
-use crate::clock::saturating_nanos;
+use crate::clock::{precise_now, saturating_nanos};
 use crate::consistency::Consistency;
 use crate::entry::Loaded;
 use crate::error::{AnyError, LoadError};
@@ -55,7 +55,7 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
     /// deadline or, if each key has an expired value, the time from which it accepts them, whichever is earlier.
     pub(super) fn wait_deadline(&self, keys: &[K]) -> Option<Instant> {
         let timeout = self.settings.wait_timeout;
-        let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+        let deadline = timeout.and_then(|timeout| precise_now().checked_add(timeout));
         // `None` is less than any time, so the minimum is `None` if a single key has no expired value.
         let stale_from = keys.iter().map(|key| self.l1.accepts_stale_from(key));
         let stale_from = stale_from.min().flatten();
@@ -130,7 +130,7 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
             count(&self.counters.l2_waits);
             let mut timeout = lease_left.min(POLL_INTERVAL);
             if let Some(deadline) = deadline {
-                let now = Instant::now();
+                let now = precise_now();
                 if now >= deadline {
                     return Err(LoadError::WaitTimeout);
                 }

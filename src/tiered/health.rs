@@ -1,6 +1,8 @@
 //! Health and statistics of a tiered cache.
 
 use crate::stats::histogram::{AtomicHistogram, DurationHistogram};
+#[cfg(feature = "serde")]
+use crate::stats::serialize::optional_seconds;
 use crate::tiered::l2::calls::L2Calls;
 use crate::tiered::l2::remote::RemoteError;
 use std::fmt;
@@ -10,6 +12,7 @@ use std::time::Duration;
 /// The state of a [`TieredCache`](crate::tiered::TieredCache) at one moment, from
 /// [`TieredCache::health`](crate::tiered::TieredCache::health).
 #[derive(Debug, Clone)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct Health {
     /// The error of the last call to Redis, of any kind, or `None` if that call succeeded.
@@ -21,6 +24,7 @@ pub struct Health {
     pub breaker_open: bool,
     /// The time for which invalidations of other processes have been proven to arrive without a break, or `None` if
     /// they are not proven to arrive now.
+    #[cfg_attr(feature = "serde", serde(serialize_with = "optional_seconds"))]
     pub proven_for: Option<Duration>,
     /// The number of times that invalidations were missing, so that L1 invalidated all its entries.
     pub gaps: u64,
@@ -99,6 +103,14 @@ impl Warning {
     }
 }
 
+/// Serializes the text of the warning.
+#[cfg(feature = "serde")]
+impl serde::Serialize for Warning {
+    fn serialize<S: serde::Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_str(self)
+    }
+}
+
 impl fmt::Display for Warning {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -139,6 +151,7 @@ macro_rules! counters {
         /// Statistics of a [`TieredCache`](crate::tiered::TieredCache) about Redis and its loaders, since it was built.
         /// The statistics of L1 are in [`Stats`](crate::Stats).
         #[derive(Debug, Clone, PartialEq, Eq, Default)]
+        #[cfg_attr(feature = "serde", derive(serde::Serialize))]
         #[non_exhaustive]
         pub struct TierStats {
             $($(#[$doc])* pub $name: u64,)*

@@ -5,6 +5,8 @@ mod run;
 pub(crate) use run::{Room, Run, run_all};
 
 use crate::error::LoadError;
+#[cfg(feature = "serde")]
+use crate::stats::serialize::{chain, seconds};
 use std::fmt;
 use std::time::Duration;
 
@@ -128,6 +130,11 @@ impl WarmProgress {
 
 /// The result of warming a cache, in keys.
 #[derive(Debug, Clone)]
+#[cfg_attr(
+    feature = "serde",
+    derive(serde::Serialize),
+    serde(bound(serialize = "K: serde::Serialize"))
+)]
 #[non_exhaustive]
 pub struct WarmReport<K, E> {
     /// The number of keys for which a value was cached already, loaded, or found in Redis. The cache does not always
@@ -143,21 +150,29 @@ pub struct WarmReport<K, E> {
     /// The reason why the warming ended.
     pub end: WarmOutcome,
     /// The total duration of the warming.
+    #[cfg_attr(feature = "serde", serde(serialize_with = "seconds"))]
     pub time_taken: Duration,
 }
 
 /// A batch of keys whose load failed. Some of the keys may still be cached, because other callers loaded them.
 #[derive(Debug, Clone)]
+#[cfg_attr(
+    feature = "serde",
+    derive(serde::Serialize),
+    serde(bound(serialize = "K: serde::Serialize"))
+)]
 #[non_exhaustive]
 pub struct FailedBatch<K, E> {
     /// The keys of the batch, up to the limit of [`WarmReport::failures`].
     pub keys: Vec<K>,
     /// The error. It is shared with all other callers that waited for the same load.
+    #[cfg_attr(feature = "serde", serde(serialize_with = "chain"))]
     pub error: LoadError<E>,
 }
 
 /// The reason why a warming ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub enum WarmOutcome {
     /// All keys have been processed.

@@ -14,6 +14,7 @@ mod reload;
 mod tasks;
 mod waiting;
 
+use crate::clock::precise_now;
 use crate::entry::Loaded;
 use crate::error::{AnyError, LoadError};
 use crate::local::load::waiting::{WaitFailure, WaitLimits};
@@ -32,7 +33,6 @@ use std::convert;
 use std::future::{Future, ready};
 use std::hash::{BuildHasher, Hash};
 use std::task::{Context, Waker};
-use std::time::Instant;
 
 /// A leader that may load at once, and its permit if it needs one.
 pub(crate) type PermittedLeader<'a, K, V> = (Leader<'a, K, V>, Option<Permit>);
@@ -292,7 +292,7 @@ where
         load: impl FnOnce() -> F,
         share: impl FnOnce(F::Output) -> LoadResult<V>,
     ) -> Result<V, LoadError<AnyError>> {
-        let load_timer = self.load_timer(Instant::now());
+        let load_timer = self.load_timer(precise_now());
         let enter = || (reentry.enter(loader.id), load_timer.span.enter());
         let result = run_within(enter, load, share).await;
         load_timer.stop(result.is_ok());

@@ -1,7 +1,7 @@
 //! The wait of a caller for a load in flight or for a permit, and the expired value that it may get if the wait takes
 //! too long.
 
-use crate::clock::Nanos;
+use crate::clock::{Nanos, precise_now};
 use crate::error::{AnyError, LoadError};
 use crate::local::shard::Shard;
 use crate::local::shard::hash::KeyHash;
@@ -37,7 +37,7 @@ impl WaitLimits {
     /// Checks whether the deadline has passed.
     pub(crate) fn is_over(&self) -> bool {
         self.deadline
-            .is_some_and(|deadline| deadline <= Instant::now())
+            .is_some_and(|deadline| deadline <= precise_now())
     }
 
     /// Waits until `ready` returns a value. `stale` looks for an expired value to serve instead. It is called at
@@ -59,7 +59,7 @@ impl WaitLimits {
                 Ok(value) => return Ok(Ok(value)),
                 Err(Pending { again }) => again,
             };
-            if stale_from.take_if(|from| *from <= Instant::now()).is_some() {
+            if stale_from.take_if(|from| *from <= precise_now()).is_some() {
                 if let Some(instead) = stale() {
                     return Ok(Err(WaitFailure::Stale(instead)));
                 }
@@ -101,7 +101,7 @@ where
         let slow = self.inner.settings.stale_if_slow;
         WaitLimits {
             deadline: self.wait_deadline(),
-            stale_from: slow.and_then(|after| Instant::now().checked_add(after)),
+            stale_from: slow.and_then(|after| precise_now().checked_add(after)),
         }
     }
 
@@ -142,7 +142,7 @@ where
     pub(crate) fn candidate(&self) -> Candidate {
         let bulkhead = self.inner.bulkhead.as_ref();
         Candidate {
-            now: Instant::now(),
+            now: precise_now(),
             lease: self.inner.settings.lease,
             epoch: self.inner.tags.epoch(),
             permitted: bulkhead.is_none_or(|bulkhead| bulkhead.is_entered()),
@@ -161,7 +161,7 @@ where
 
     fn wait_deadline(&self) -> Option<Instant> {
         let timeout = self.inner.settings.wait_timeout?;
-        Instant::now().checked_add(timeout)
+        precise_now().checked_add(timeout)
     }
 
     /// Returns the bulkhead if this caller needs a permit.

@@ -9,6 +9,7 @@ macro_rules! operations {
     ($($(#[$doc:meta])* $name:ident: $variant:ident),* $(,)?) => {
         /// The calls of a [`TieredCache`](crate::tiered::TieredCache) to Redis, by purpose.
         #[derive(Debug, Clone, PartialEq, Eq, Default)]
+        #[cfg_attr(feature = "serde", derive(serde::Serialize))]
         #[non_exhaustive]
         pub struct L2Calls {
             $($(#[$doc])* pub $name: CallStats,)*
@@ -76,6 +77,7 @@ operations! {
 
 /// Statistics of one kind of calls.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct CallStats {
     /// The durations of the calls, including calls that failed or whose caller was dropped, but not those that the open

@@ -286,6 +286,14 @@ impl RemoteError {
     }
 }
 
+/// Serializes the text of the error.
+#[cfg(feature = "serde")]
+impl serde::Serialize for RemoteError {
+    fn serialize<S: serde::Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_str(self)
+    }
+}
+
 impl fmt::Display for RemoteError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
