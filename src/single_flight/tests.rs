@@ -1,6 +1,7 @@
 //! Tests of the state machine, step by step.
 
 use super::*;
+use crate::error::SharedError;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::task::Wake;
 use std::time::{Duration, Instant};
@@ -234,7 +235,7 @@ fn superseded_leader_of_an_ended_load_may_not_store() {
     let mut waiter = TestWaiter::join(&in_flight, clock.at(1));
     waiter
         .leads(clock.at(10))
-        .complete(|| Outcome::Failed(LoadError::Failed(Arc::new("refused"))));
+        .complete(|| Outcome::Failed(LoadError::Failed(SharedError::erased("refused"))));
     assert_eq!(in_flight.len(), 0);
     assert!(!stores(&mut slow));
 }

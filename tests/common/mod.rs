@@ -62,8 +62,10 @@ impl Way {
 
     pub(crate) fn ask_for(self, cache: &Cache, key: u32, finding: Finding) -> Answer {
         match self {
-            Self::Thread => cache.get_or_load(&key, |_| finding),
-            Self::Task => RUNTIME.block_on(cache.get_or_load_async(&key, |_| async { finding })),
+            Self::Thread => cache.get_or_load_entry(&key, |_| finding),
+            Self::Task => {
+                RUNTIME.block_on(cache.get_or_load_entry_async(&key, |_| async { finding }))
+            }
         }
     }
 
@@ -80,7 +82,7 @@ impl Way {
         let cache = cache.clone();
         match self {
             Self::Thread => drop(thread::spawn(move || {
-                let answer = cache.get_or_load(&key, |_| {
+                let answer = cache.get_or_load_entry(&key, |_| {
                     start.send(()).unwrap();
                     finished.blocking_recv().unwrap()
                 });
@@ -92,7 +94,7 @@ impl Way {
                     start.send(()).unwrap();
                     finished.await.unwrap()
                 };
-                let answer = cache.get_or_load_async(&key, load).await;
+                let answer = cache.get_or_load_entry_async(&key, load).await;
                 drop(cache);
                 let _ = send.send(answer);
             })),

@@ -1,11 +1,21 @@
 //! Application code written against `Cache`.
 
-use hotset::{AnyError, Cache, ErasedLoader, LoadError, Loaded, LocalCache};
-use std::sync::Arc;
+use hotset::{AnyError, Cache, ErasedKey, ErasedLoader, LoadError, Loaded, LocalCache};
+use std::error::Error;
+use std::fmt;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 #[derive(Debug, PartialEq)]
 struct NotFound(u32);
+
+impl fmt::Display for NotFound {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "there is no row {}", self.0)
+    }
+}
+
+impl Error for NotFound {}
 
 fn by_generic(cache: &impl Cache<u32, String>, key: u32) -> Result<String, LoadError<NotFound>> {
     cache.get_or_load(&key, |&key| {
@@ -19,7 +29,7 @@ fn by_generic(cache: &impl Cache<u32, String>, key: u32) -> Result<String, LoadE
 
 fn by_reference(cache: &dyn Cache<u32, String>, key: u32) -> String {
     let load = |key: &u32| Ok::<_, NotFound>(Loaded::new(key.to_string()).ttl(Duration::MAX));
-    (&cache).get_or_load(&key, load).unwrap()
+    (&cache).get_or_load_entry(&key, load).unwrap()
 }
 
 #[test]
@@ -58,29 +68,32 @@ fn error_keeps_its_type_through_a_trait_object() {
     assert_eq!(recursive.unwrap(), "outer");
 }
 
-/// A cache that breaks the contract of the trait: its error is not from the loader.
-struct Broken;
+/// A cache that breaks the contract of the trait: it returns the first error of a loader to all callers.
+#[derive(Default)]
+struct Broken(OnceLock<LoadError<AnyError>>);
 
 impl Cache<u32, String> for Broken {
-    fn get(&self, _: &u32) -> Option<String> {
+    fn get_erased(&self, _: &dyn ErasedKey<u32>) -> Option<String> {
         None
     }
-    fn insert(&self, _: u32, _: String) {}
-    fn insert_with_ttl(&self, _: u32, _: String, _: Duration) {}
-    fn invalidate(&self, _: &u32) {}
+    fn insert_loaded(&self, _: u32, _: Loaded<String>) {}
+    fn invalidate_erased(&self, _: &dyn ErasedKey<u32>) {}
+    fn invalidate_tag(&self, _: &str) {}
     fn clear(&self) {}
     fn get_or_load_erased(
         &self,
-        key: &u32,
-        load: &mut ErasedLoader<'_, u32, String>,
+        _: &dyn ErasedKey<u32>,
+        mut loader: ErasedLoader<'_, String>,
     ) -> Result<String, LoadError<AnyError>> {
-        let _ = load(key);
-        Err(LoadError::Failed(Arc::new("not the error of the loader")))
+        let loaded = loader.run().map(Loaded::into_value);
+        loaded.map_err(|error| self.0.get_or_init(|| error).clone())
     }
 }
 
 #[test]
 #[should_panic(expected = "an error that is not its loader's")]
 fn error_that_is_not_from_the_loader_panics_instead_of_looping() {
-    let _ = by_generic(&Broken, 11);
+    let broken = Broken::default();
+    assert!(broken.get_or_load(&1, |_| Err("refused")).is_err());
+    let _ = by_generic(&broken, 11);
 }

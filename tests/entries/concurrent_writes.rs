@@ -33,7 +33,7 @@ fn concurrent_reader_never_finds_a_value_older_than_the_last_invalidation() {
                     let value = if reader % 2 == 0 {
                         cache.get_or_load(&key, load)
                     } else {
-                        let load = async || load(&key);
+                        let load = async |key| load(&key);
                         RUNTIME.block_on(cache.get_or_load_async(&key, load))
                     };
                     let value = value.unwrap();

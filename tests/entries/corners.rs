@@ -283,9 +283,7 @@ async fn detached_load_within_a_load_uses_its_permit() {
     let two = || async { outer.detached().get_or_load_async(&2, three).await };
     let found = cache
         .get_or_load_async(&1, |_| async {
-            two()
-                .await
-                .map_err(|error| *error.failed().unwrap().clone())
+            two().await.map_err(|error| *error.as_inner().unwrap())
         })
         .await;
     assert_eq!(found.unwrap(), 3);

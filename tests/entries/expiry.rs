@@ -35,7 +35,7 @@ impl Fixture {
     fn load(&self, key: u64, loaded: impl Into<Loaded<u64>>) -> u64 {
         let loaded = self
             .cache
-            .get_or_load(&key, |_| Ok::<_, Infallible>(loaded));
+            .get_or_load_entry(&key, |_| Ok::<_, Infallible>(loaded.into()));
         loaded.unwrap()
     }
 

@@ -125,15 +125,15 @@ fn load_whose_loader_writes_to_the_key_is_not_stored() {
             write(&cache);
             Ok::<_, Infallible>(found())
         };
-        assert_eq!(cache.get_or_load(&1, load).unwrap(), OLD);
+        assert_eq!(cache.get_or_load_entry(&1, load).unwrap(), OLD);
         assert_eq!(cache.get(&1), left);
         let cache = small();
-        let load = async || {
+        let load = async |_| {
             write(&cache);
             tokio::task::yield_now().await;
             Ok::<_, Infallible>(found())
         };
-        let loaded = RUNTIME.block_on(cache.get_or_load_async(&1, load));
+        let loaded = RUNTIME.block_on(cache.get_or_load_entry_async(&1, load));
         assert_eq!((loaded.unwrap(), cache.get(&1)), (OLD, left));
     }
 }

@@ -125,11 +125,11 @@ fn absent_value_can_be_cached_with_its_own_time_to_live() {
         };
         let user = |key: u32| {
             if blocking {
-                users.get_or_load(&key, |&key| select(key)).unwrap()
+                users.get_or_load_entry(&key, |&key| select(key)).unwrap()
             } else {
-                let load = async || select(key);
+                let load = async |key| select(key);
                 RUNTIME
-                    .block_on(users.get_or_load_async(&key, load))
+                    .block_on(users.get_or_load_entry_async(&key, load))
                     .unwrap()
             }
         };

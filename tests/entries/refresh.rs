@@ -236,7 +236,7 @@ fn refreshing_loader_may_read_its_own_key() {
     });
     assert_eq!(refreshed.unwrap(), OLD + 1);
     let f = due();
-    let load = async || {
+    let load = async |_| {
         let old = f.cache.get_or_load_async(&1, async |_| UNUSED).await;
         Ok::<_, &str>(old.unwrap() + 1)
     };

@@ -227,7 +227,7 @@ fn panic_of_the_loader_is_not_masked_by_a_stale_value_and_the_next_caller_loads(
     assert!(catch_unwind(call).is_err());
     let cache = f.cache.clone();
     let task = RUNTIME.spawn(async move {
-        let load = async || -> Result<u64, &str> { resume_unwind(Box::new("panic")) };
+        let load = async |_| -> Result<u64, &str> { resume_unwind(Box::new("panic")) };
         cache.get_or_load_async(&1, load).await
     });
     assert!(RUNTIME.block_on(task).unwrap_err().is_panic());
@@ -244,7 +244,7 @@ fn panic_of_the_loader_is_not_masked_by_a_stale_value_and_the_next_caller_loads(
 fn dropped_load_does_not_count_as_failed() {
     let f = expired();
     {
-        let load = std::future::pending::<Result<u64, &str>>;
+        let load = |_| std::future::pending::<Result<u64, &str>>();
         let mut dropped = pin!(f.cache.get_or_load_async(&1, load));
         let poll = dropped
             .as_mut()

@@ -297,7 +297,7 @@ proptest! {
                 Op::Load(key, tags, ttl) => {
                     let load = |_: &u32| Ok::<_, Infallible>(loaded(tags, ttl));
                     let expected = model.entry(key).or_insert((value, tags, deadline(ttl))).0;
-                    prop_assert_eq!(f.cache.get_or_load(&key, load).unwrap(), expected);
+                    prop_assert_eq!(f.cache.get_or_load_entry(&key, load).unwrap(), expected);
                 }
                 Op::Get(key) => {
                     prop_assert_eq!(f.cache.get(&key), model.get(&key).map(|value| value.0));
@@ -356,18 +356,18 @@ fn concurrent_reader_never_finds_a_value_older_than_the_last_invalidation_of_its
                     let tags = [ROW_TAGS[at], PAIR_TAGS[at % 2]];
                     let row = || tagged(database[at].load(SeqCst), &tags);
                     let value = match (reader, at) {
-                        (0 | 1, _) => cache.get_or_load(&key, |_| Ok::<_, Infallible>(row())),
+                        (0 | 1, _) => cache.get_or_load_entry(&key, |_| Ok::<_, Infallible>(row())),
                         (2, _) => {
-                            let load = async || {
+                            let load = async |_| {
                                 let row = row();
                                 tokio::task::yield_now().await;
                                 Ok::<_, Infallible>(row)
                             };
-                            RUNTIME.block_on(cache.get_or_load_async(&key, load))
+                            RUNTIME.block_on(cache.get_or_load_entry_async(&key, load))
                         }
                         _ => {
                             let load = |_| Ok::<_, Infallible>([(key, row())]);
-                            let found = cache.get_many_or_load(&[key], load);
+                            let found = cache.get_many_or_load_entries(&[key], load);
                             found.map(|values| values[0].unwrap())
                         }
                     };

@@ -76,7 +76,7 @@ fn update_adds_no_jitter() {
 fn update_of_a_loaded_entry_keeps_the_loaders_time_to_live() {
     let f = Fixture::new(|builder| builder);
     let load = |_: &u32| Ok::<_, Infallible>(Loaded::new(10).ttl(seconds(5)));
-    f.cache.get_or_load(&1, load).unwrap();
+    f.cache.get_or_load_entry(&1, load).unwrap();
     f.clock.set(seconds(2));
     f.cache.update(&1, increment);
     assert_eq!(f.cache.remaining_ttl(&1), Some(seconds(3)));

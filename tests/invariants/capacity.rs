@@ -47,7 +47,7 @@ fn build(builder: LocalCacheBuilder<u64, u64>) -> Cache {
 }
 
 fn load(cache: &Cache, key: u64, loaded: impl Into<Loaded<u64>>) -> u64 {
-    let loaded = cache.get_or_load(&key, |_| Ok::<_, Infallible>(loaded));
+    let loaded = cache.get_or_load_entry(&key, |_| Ok::<_, Infallible>(loaded.into()));
     loaded.unwrap()
 }
 

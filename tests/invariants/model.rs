@@ -231,7 +231,7 @@ impl Model {
             (value, loaded)
         });
         let mut loads = 0;
-        let returned = self.cache.get_or_load(&key, |_| {
+        let returned = self.cache.get_or_load_entry(&key, |_| {
             loads += 1;
             fresh.clone().map(|(_, loaded)| loaded).ok_or("not found")
         });
@@ -245,7 +245,7 @@ impl Model {
             }
             _ => {
                 self.stats.load_failures += 1;
-                assert_eq!(returned.unwrap_err().failed(), Some(&Arc::new("not found")));
+                assert_eq!(returned.unwrap_err().as_inner(), Some(&"not found"));
             }
         }
     }

@@ -224,7 +224,7 @@ impl Scene {
 
     /// Loads with a loader that may fail, or may revoke its own load by a write to its key.
     fn load_with(&self, id: u32, load: impl FnOnce() -> Result<Loaded<Value>, &'static str>) {
-        let loaded = self.cache.get_or_load(self.key(id), |_| {
+        let loaded = self.cache.get_or_load_entry(self.key(id), |_| {
             reach(Hook::Loader);
             load()
         });

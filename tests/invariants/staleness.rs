@@ -445,7 +445,7 @@ impl Reader {
         let world = &self.world;
         let found = world
             .cache
-            .get_or_load(&key, |&key| load.blocking(world, &[key]).map(only));
+            .get_or_load_entry(&key, |&key| load.blocking(world, &[key]).map(only));
         expected.check(found.map(|version| vec![(key, version)]));
     }
 
@@ -458,7 +458,7 @@ impl Reader {
                 let found = load.run(Arc::clone(&world), vec![key]);
                 async { Ok(only(found.await?)) }
             };
-            let found = world.cache.get_or_load_async(&key, start).await;
+            let found = world.cache.get_or_load_entry_async(&key, start).await;
             Ok(vec![(key, found?)])
         };
         let future = Box::pin(future);
@@ -481,7 +481,11 @@ impl Reader {
         let future = async move {
             let found = load.run(Arc::clone(&world), vec![key]);
             let start = |_| async { Ok(only(found.await?)) };
-            let found = world.cache.detached().get_or_load_async(&key, start).await;
+            let found = world
+                .cache
+                .detached()
+                .get_or_load_entry_async(&key, start)
+                .await;
             Ok(vec![(key, found?)])
         };
         let future = Box::pin(future);
@@ -500,7 +504,7 @@ impl Reader {
         let world = &self.world;
         let found = world
             .cache
-            .get_many_or_load(&keys, |missing| load.blocking(world, &missing));
+            .get_many_or_load_entries(&keys, |missing| load.blocking(world, &missing));
         expected.check(found.map(|found| pairs(&keys, found)));
     }
 
@@ -510,7 +514,10 @@ impl Reader {
         let world = Arc::clone(&self.world);
         let future = async move {
             let start = |missing| load.run(Arc::clone(&world), missing);
-            let found = world.cache.get_many_or_load_async(&keys, start).await?;
+            let found = world
+                .cache
+                .get_many_or_load_entries_async(&keys, start)
+                .await?;
             Ok(pairs(&keys, found))
         };
         let future = Box::pin(future);

@@ -64,7 +64,7 @@ fn number_of_loaders_never_exceeds_max_concurrent_loads() {
                             gauge.leave();
                             Ok::<_, Infallible>(0)
                         };
-                        let task = async || {
+                        let task = async |_| {
                             gauge.enter();
                             tokio::task::yield_now().await;
                             gauge.leave();
@@ -138,7 +138,7 @@ fn permits_are_granted_in_order(loads: Way) -> bool {
     let future = |key: u32| {
         let (cache, order) = (&cache, &order);
         async move {
-            let load = async || {
+            let load = async |key| {
                 order.lock().unwrap().push(key);
                 Ok::<_, Infallible>(0)
             };
@@ -206,7 +206,7 @@ fn queued_caller_that_is_dropped_yields_to_the_next() {
     for (loads, waits) in PAIRS {
         let cache = cache_with_max_loads(1);
         let load = loads.load(&cache, 0);
-        let one = &async || -> Result<u64, &str> {
+        let one = &async |_: u32| -> Result<u64, &str> {
             unreachable!("the caller is dropped before it loads")
         };
         let mut first = Box::pin(cache.get_or_load_async(&1, one));
@@ -234,12 +234,12 @@ fn permit_is_released_after_success_error_panic_and_drop() {
         assert!(catch_unwind(AssertUnwindSafe(|| cache.get_or_load(&1, load))).is_err());
         let panicking = cache.clone();
         let task = RUNTIME.spawn(async move {
-            let load = async || -> Result<u64, &str> { resume_unwind(Box::new("panic")) };
+            let load = async |_| -> Result<u64, &str> { resume_unwind(Box::new("panic")) };
             panicking.get_or_load_async(&1, load).await
         });
         assert!(RUNTIME.block_on(task).unwrap_err().is_panic());
         {
-            let load = std::future::pending::<Result<u64, &str>>;
+            let load = |_| std::future::pending::<Result<u64, &str>>();
             let mut dropped = pin!(cache.get_or_load_async(&1, load));
             assert!(poll(&mut dropped).is_pending());
             assert_eq!(cache.stats().queued, 0);
@@ -262,7 +262,7 @@ fn permit_is_released_after_success_error_panic_and_drop() {
 
 /// A load of key 1 that, after `meanwhile`, loads key 2.
 fn outer(way: Way, cache: &Cache, meanwhile: impl FnOnce()) -> Answer {
-    let two = async || Ok::<_, &str>(20);
+    let two = async |_| Ok::<_, &str>(20);
     match way {
         Way::Thread => cache.get_or_load(&1, |_| {
             meanwhile();
@@ -393,7 +393,7 @@ fn random_call(cache: &Cache, random: u32) {
     match random >> 16 & 7 {
         0 => drop(cache.remove(&key)),
         1 => {
-            let load = async || {
+            let load = async |key| {
                 tokio::task::yield_now().await;
                 Ok::<_, &str>(u64::from(key))
             };

@@ -1,7 +1,7 @@
 //! Callers that are dropped at any moment: all short schedules of polls, drops, and ends of loads.
 
 use hotset::__private::validate;
-use hotset::{LoadError, LocalCache};
+use hotset::{LoadError, LocalCache, OpaqueError};
 use std::future::{Future, poll_fn};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::pin::Pin;
@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Wake, Waker};
 
 type Cache = LocalCache<u32, u32>;
-type Answer = Result<u32, LoadError<u32>>;
+type Answer = Result<u32, LoadError<OpaqueError<u32>>>;
 
 /// A step of a schedule. Callers are numbered in the order of their arrival.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -68,7 +68,7 @@ impl Running {
         Self { number, loads }
     }
 
-    fn poll(&self, cx: &mut Context<'_>) -> Poll<Result<u32, u32>> {
+    fn poll(&self, cx: &mut Context<'_>) -> Poll<Result<u32, OpaqueError<u32>>> {
         let mut loads = self.loads.lock().unwrap();
         let mut running = loads.running.iter_mut();
         let load = running.find(|load| load.number == self.number).unwrap();
@@ -78,7 +78,7 @@ impl Running {
                 return Poll::Pending;
             }
             Some(End::Value) => Ok(self.number),
-            Some(End::Error) => Err(self.number),
+            Some(End::Error) => Err(OpaqueError(self.number)),
             Some(End::Panic) => {
                 drop(loads);
                 resume_unwind(Box::new("the loader's panic"))
@@ -290,7 +290,7 @@ impl Scene {
         for answer in &self.answers {
             let number = match answer {
                 Ok(number) => *number,
-                Err(LoadError::Failed(number)) => **number,
+                Err(LoadError::Failed(number)) => number.0,
                 Err(error) => panic!("{error}"),
             };
             assert!(

@@ -4,7 +4,7 @@
 use crate::common::{
     Cache, Fixture, RUNTIME, TEST_TIMEOUT, WAYS, Way, just_before, seconds, until,
 };
-use hotset::{LoadError, Loaded};
+use hotset::{LoadError, Loaded, OpaqueError};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::pin::pin;
 use std::sync::Barrier;
@@ -135,25 +135,25 @@ fn detached_waiter_with_another_error_type_calls_its_own_loader() {
     let load = Way::Task.load(&cache, 1);
     thread::scope(|scope| {
         let caller = scope.spawn(|| {
-            let own = move |_| async { Err::<u64, _>(404_u16) };
+            let own = move |_| async { Err::<u64, _>(OpaqueError(404)) };
             RUNTIME.block_on(cache.detached().get_or_load_async(&1, own))
         });
         until(|| cache.stats().misses == 2);
         assert!(load.finish(Err("no")).is_err());
         let failed = caller.join().unwrap();
-        assert!(matches!(failed, Err(LoadError::Failed(code)) if *code == 404));
+        assert!(matches!(failed, Err(LoadError::Failed(code)) if code.0 == 404));
     });
     validate(&cache);
 }
 
-fn panicking() -> std::future::Ready<Finding> {
+fn panicking(_: u32) -> std::future::Ready<Finding> {
     resume_unwind(Box::new("the loader's panic"))
 }
 
 #[test]
 fn panic_of_a_detached_load_reaches_its_caller_and_the_next_one_loads() {
     let cache = Cache::new(10);
-    let in_future = |_| async { panicking().await };
+    let in_future = |key| async move { panicking(key).await };
     for _ in 0..2 {
         let call = || RUNTIME.block_on(cache.detached().get_or_load_async(&1, panicking));
         let panic = catch_unwind(AssertUnwindSafe(call)).unwrap_err();
@@ -267,7 +267,7 @@ fn detached_loader_that_calls_for_its_own_key_gets_recursive() {
         let other = other.get_or_load_async(&2, |_| async { Ok::<_, &str>(NEW) });
         Ok::<_, &str>(Loaded::new(other.await.unwrap() + 1))
     };
-    let loaded = RUNTIME.block_on(cache.detached().get_or_load_async(&1, load));
+    let loaded = RUNTIME.block_on(cache.detached().get_or_load_entry_async(&1, load));
     assert_eq!(loaded.unwrap(), NEW + 1);
     validate(&cache);
 }

@@ -107,13 +107,13 @@ async fn load_all(keys: Vec<u64>) -> Result<Vec<(u64, u64)>, Infallible> {
     Ok(keys.into_iter().map(|key| (key, key * 10)).collect())
 }
 
-async fn hang() -> Result<u64, Infallible> {
+async fn hang(_: u64) -> Result<u64, Infallible> {
     pending().await
 }
 
 async fn asks(cache: &Cache, key: u64) -> u64 {
     cache
-        .get_or_load_async(&key, |_| load(key * 10))
+        .get_or_load_async(&key, |key| load(key * 10))
         .await
         .unwrap()
 }
@@ -321,7 +321,7 @@ fn hanging_loader_of_one_key_leaves_permits_to_other_keys() {
 fn loader_that_awaits_a_spawned_load_of_the_same_cache_ends() {
     let cache = cache_with(1);
     let other = cache.clone();
-    let load_outer = async move || {
+    let load_outer = async move |_| {
         let inner = tokio::spawn(async move { asks(&other, 2).await });
         Ok::<_, Infallible>(inner.await.unwrap() + 1)
     };
@@ -723,7 +723,7 @@ fn ask_in_a_circle(cache: &Cache, depth: &RefCell<usize>) -> Result<u64, String>
         ask_in_a_circle(cache, depth)
     };
     cache.get_or_load(&1, load).map_err(|error| match error {
-        LoadError::Failed(error) => error.as_ref().clone(),
+        LoadError::Failed(error) => String::clone(&error),
         error => error.to_string(),
     })
 }

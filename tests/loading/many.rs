@@ -3,7 +3,7 @@
 
 use crate::common::{Cache, Fixture, PAIRS, RUNTIME, WAYS, Way, seconds, until};
 use hotset::__private::validate;
-use hotset::{LoadError, Loaded};
+use hotset::{LoadError, Loaded, OpaqueError};
 use std::collections::HashMap;
 use std::convert::Infallible;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -22,10 +22,10 @@ fn ask(
     mut load: impl FnMut(Vec<u32>) -> Result<Pairs, &'static str>,
 ) -> Found {
     match way {
-        Way::Thread => cache.get_many_or_load(keys, load),
+        Way::Thread => cache.get_many_or_load_entries(keys, load),
         Way::Task => {
             let load = |missing| std::future::ready(load(missing));
-            RUNTIME.block_on(cache.get_many_or_load_async(keys, load))
+            RUNTIME.block_on(cache.get_many_or_load_entries_async(keys, load))
         }
     }
 }
@@ -184,7 +184,7 @@ fn batch_loads_a_key_itself_after_an_error_of_another_type() {
         thread::scope(|scope| {
             let found = scope.spawn(|| {
                 cache.get_many_or_load(&[1, 2], |missing| {
-                    Ok::<_, u16>(missing.into_iter().map(|key| (key, u64::from(key))))
+                    Ok::<_, Infallible>(missing.into_iter().map(|key| (key, u64::from(key))))
                 })
             });
             until(|| cache.contains_key(&2));
@@ -358,11 +358,11 @@ fn batch_counts_no_second_lookup_after_an_error_of_another_type() {
     let (fail, failed) = tokio::sync::oneshot::channel::<()>();
     let mut failing = Box::pin(cache.get_or_load_async(&1, |_| async {
         failed.await.unwrap();
-        Err::<u64, _>(404_u16)
+        Err::<u64, _>(OpaqueError(404))
     }));
     assert!(failing.as_mut().poll(&mut cx).is_pending());
     let asked = Mutex::new(Vec::new());
-    let mut batch = Box::pin(cache.get_many_or_load_async(&[1, 2], |missing| {
+    let mut batch = Box::pin(cache.get_many_or_load_entries_async(&[1, 2], |missing| {
         asked.lock().unwrap().push(missing.clone());
         std::future::ready(Ok::<_, &str>(tenfold(&missing)))
     }));

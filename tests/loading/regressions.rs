@@ -2,7 +2,7 @@
 
 use crate::common::until;
 use hotset::__private::validate;
-use hotset::{LoadError, LocalCache, ManualClock};
+use hotset::{LoadError, LocalCache, ManualClock, OpaqueError};
 use std::convert::Infallible;
 use std::future::{Future, pending, ready};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -41,7 +41,7 @@ fn until_missed(cache: &Cache, misses: u64) {
 fn leader_that_is_never_polled_again_blocks_no_other_caller() {
     let builder = Cache::builder().capacity(100).lease(SHORT_LEASE);
     let cache = builder.build().unwrap();
-    let mut leader = pin!(cache.get_or_load_async(&1, pending::<Result<u32, Infallible>>));
+    let mut leader = pin!(cache.get_or_load_async(&1, |_| pending::<Result<u32, Infallible>>()));
     assert!(poll(leader.as_mut()).is_pending());
     let value = cache.get_or_load(&1, |_| Ok::<_, Infallible>(2));
     assert_eq!((value.unwrap(), cache.get(&1)), (2, Some(2)));
@@ -59,7 +59,7 @@ fn aborted_leader_is_replaced_by_a_waiter() {
     let cache = cache_with_endless_lease();
     let loading = cache.clone();
     let leader = runtime.spawn(async move {
-        let load = pending::<Result<u32, Infallible>>;
+        let load = |_| pending::<Result<u32, Infallible>>();
         loading.get_or_load_async(&1, load).await
     });
     until(|| cache.stats().loads == 1);
@@ -76,6 +76,7 @@ fn aborted_leader_is_replaced_by_a_waiter() {
 }
 
 /// A value that counts its instances.
+#[derive(Debug)]
 struct Tracked(Arc<AtomicI64>);
 
 impl Tracked {
@@ -120,7 +121,7 @@ fn play_tracked(cache: &LocalCache<u32, Tracked>, count: &Arc<AtomicI64>, end: E
                         let (_closure, value) = (in_closure, in_future.clone());
                         match finished.await {
                             Ok(End::Value) => Ok(value),
-                            Ok(End::Error) => Err(value),
+                            Ok(End::Error) => Err(OpaqueError(value)),
                             _ => resume_unwind(Box::new("the loader's panic")),
                         }
                     }
@@ -251,8 +252,7 @@ fn loader_that_requests_its_own_key_does_not_hang() {
     let cache = cache_with_endless_lease();
     let result = cache.get_or_load(&1, |key| cache.get_or_load(key, |_| Ok::<_, Infallible>(1)));
     let error = result.unwrap_err();
-    let inner = error.failed().unwrap();
-    assert!(matches!(**inner, LoadError::Recursive));
+    assert!(matches!(error.as_inner(), Some(LoadError::Recursive)));
     let result = cache.get_or_load(&1, |_| cache.get_or_load(&2, |_| Ok::<_, Infallible>(1)));
     assert_eq!(result.unwrap(), 1);
     validate(&cache);

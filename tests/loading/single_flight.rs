@@ -20,15 +20,15 @@ fn loader_sets_time_to_live_and_weight_of_its_entry() {
         .unwrap();
     let loaded = Loaded::new(5).ttl(Duration::from_secs(3_600)).weight(8);
     cache
-        .get_or_load(&1, |_| Ok::<_, Infallible>(loaded))
+        .get_or_load_entry(&1, |_| Ok::<_, Infallible>(loaded))
         .unwrap();
     assert_eq!(cache.weight(), 8);
     assert!(cache.remaining_ttl(&1).unwrap() > Duration::from_secs(3_000));
 
-    let heavy = cache.get_or_load(&2, |_| Ok::<_, Infallible>(Loaded::new(6).weight(11)));
+    let heavy = cache.get_or_load_entry(&2, |_| Ok::<_, Infallible>(Loaded::new(6).weight(11)));
     assert_eq!(heavy.unwrap(), 6);
     assert_eq!((cache.get(&2), cache.stats().refused), (None, 1));
-    let short = cache.get_or_load(&3, |_| {
+    let short = cache.get_or_load_entry(&3, |_| {
         Ok::<_, Infallible>(Loaded::new(7).ttl(Duration::ZERO))
     });
     assert_eq!((short.unwrap(), cache.get(&3)), (7, None));

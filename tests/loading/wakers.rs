@@ -74,7 +74,7 @@ impl Wake for Owner {
 fn hang(cache: &Cache) -> Call {
     let cache = cache.clone();
     Box::pin(async move {
-        let hang = pending::<Result<u32, Infallible>>;
+        let hang = |_| pending::<Result<u32, Infallible>>();
         cache.get_or_load_async(&1, hang).await
     })
 }
@@ -123,7 +123,7 @@ fn permit_is_free_again_if_the_waker_of_another_caller_panics_while_it_is_taken(
     let builder = Cache::builder().capacity(10).max_concurrent_loads(2);
     let cache = builder.lease(lease).build().unwrap();
     let hangs = |key: &'static u32| {
-        let call = cache.get_or_load_async(key, pending::<Result<u32, Infallible>>);
+        let call = cache.get_or_load_async(key, |_| pending::<Result<u32, Infallible>>());
         Box::pin(call)
     };
     let (mut one, mut two, mut queued) = (hangs(&1), hangs(&2), hangs(&3));

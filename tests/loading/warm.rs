@@ -1,7 +1,7 @@
 //! Warming: the cache gets the values of the loader, and requests no more keys than it has room for.
 
 use hotset::__private::validate;
-use hotset::{LoadError, Loaded, LocalCache, ManualClock, WarmOptions, WarmOutcome};
+use hotset::{LoadError, Loaded, LocalCache, ManualClock, OpaqueError, WarmOptions, WarmOutcome};
 use std::collections::HashMap;
 use std::convert::Infallible;
 use std::future::Future;
@@ -320,7 +320,7 @@ async fn async_warming_reports_failed_batches() {
         .on_progress(|progress| reported.lock().unwrap().push(progress.failed));
     let load = |keys: Vec<u64>| async move {
         yield_now().await;
-        Err::<Vec<(u64, u64)>, _>(keys[0])
+        Err::<Vec<(u64, u64)>, _>(OpaqueError(keys[0]))
     };
     let report = cache.warm_with_async(warming, 0..1_000, load).await;
     // The batches in flight when the second one failed have failed too.
@@ -329,7 +329,7 @@ async fn async_warming_reports_failed_batches() {
     assert_eq!(reported.lock().unwrap().last(), Some(&report.failed));
     for batch in &report.failures {
         assert_eq!(
-            batch.error.failed().map(|first| **first),
+            batch.error.as_inner().map(|first| first.0),
             Some(batch.keys[0])
         );
     }

@@ -2,7 +2,7 @@
 
 pub(crate) use crate::common::{TEST_TIMEOUT, until};
 use hotset::__private::validate;
-use hotset::{LoadError, LocalCache};
+use hotset::{LoadError, LoaderError, LocalCache};
 use std::any::Any;
 use std::convert::Infallible;
 use std::future::{Future, ready};
@@ -122,18 +122,24 @@ impl<'a, T> Task<'a, T> {
     }
 }
 
-impl<'a, E: Any + Send + Sync> Task<'a, Answer<E>> {
+impl<'a, E> Task<'a, Answer<E>> {
     /// Creates a caller whose loader ends at once.
-    pub(crate) fn ask(
+    pub(crate) fn ask<M>(
         cache: &'a Cache,
         key: u32,
         load: impl FnOnce() -> Result<u32, E> + Send + 'a,
-    ) -> Self {
+    ) -> Self
+    where
+        E: LoaderError<M>,
+    {
         Self::new(async move { cache.get_or_load_async(&key, |_| ready(load())).await })
     }
 
     /// Creates a caller that waits for a load in flight. Its own loader must not be called.
-    pub(crate) fn waiting(cache: &'a Cache, key: u32) -> Self {
+    pub(crate) fn waiting<M>(cache: &'a Cache, key: u32) -> Self
+    where
+        E: LoaderError<M>,
+    {
         let mut task = Self::ask(cache, key, || panic!("the loader was called"));
         task.must_wait();
         task
@@ -146,8 +152,11 @@ pub(crate) struct LoadingTask<'a, E> {
     task: Task<'a, Answer<E>>,
 }
 
-impl<'a, E: Any + Send + Sync> LoadingTask<'a, E> {
-    pub(crate) fn start(cache: &'a Cache, key: u32) -> Self {
+impl<'a, E> LoadingTask<'a, E> {
+    pub(crate) fn start<M>(cache: &'a Cache, key: u32) -> Self
+    where
+        E: LoaderError<M>,
+    {
         let (finish, finished) = oneshot::channel();
         let mut task = Task::new(async move {
             // If the sender is dropped, this panics without a message on the standard error.
@@ -184,8 +193,11 @@ pub(crate) struct LoadingThread<'scope, E> {
     thread: ScopedJoinHandle<'scope, Answer<E>>,
 }
 
-impl<'scope, E: Any + Send + Sync> LoadingThread<'scope, E> {
-    pub(crate) fn start(scope: &'scope Scope<'scope, '_>, cache: &Cache, key: u32) -> Self {
+impl<'scope, E: Send + Sync + 'static> LoadingThread<'scope, E> {
+    pub(crate) fn start<M>(scope: &'scope Scope<'scope, '_>, cache: &Cache, key: u32) -> Self
+    where
+        E: LoaderError<M>,
+    {
         let (finish, finished) = mpsc::channel();
         let (started, is_started) = mpsc::channel();
         let cache = cache.clone();

@@ -12,7 +12,7 @@ use tokio::task::JoinHandle;
 /// Spawns a task whose loader never ends, and waits until it loads.
 fn spawn_endless(runtime: &Runtime, cache: &Cache) -> JoinHandle<Answer> {
     let loading = cache.clone();
-    let load = pending::<Result<u32, Infallible>>;
+    let load = |_| pending::<Result<u32, Infallible>>();
     let task = runtime.spawn(async move { loading.get_or_load_async(&1, load).await });
     until(|| cache.stats().loads >= 1);
     task

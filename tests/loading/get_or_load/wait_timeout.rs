@@ -88,12 +88,12 @@ fn last_waiter_that_times_out_leaves_no_load_behind() {
 /// together than the wait timeout. Returns its answer.
 fn answer_after_two_slow_loads<T>(cache: &Cache, mut waiting: Task<'_, T>) -> T {
     let pause = SHORT_TIMEOUT.mul_f64(0.6);
-    let failing = LoadingTask::<u16>::start(cache, 1);
+    let failing = LoadingTask::<()>::start(cache, 1);
     waiting.must_wait();
     // A part of the wait timeout has to pass. Nothing in the cache shows that it has, so no condition can be awaited.
     thread::sleep(pause);
-    assert!(failing.finish(Err(404)).is_err());
-    let hanging = LoadingTask::<u16>::start(cache, 1);
+    assert!(failing.finish(Err(())).is_err());
+    let hanging = LoadingTask::<()>::start(cache, 1);
     // The waiter joins the second load, unless this machine was so busy that its deadline has passed already.
     if let Some(answer) = waiting.try_answer() {
         return answer;
