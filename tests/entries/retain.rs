@@ -128,7 +128,9 @@ fn read_after_retain_is_not_older_than_the_write_before_it() {
                     };
                     let found = match way {
                         Way::Thread => cache.get_or_load(&1, |_| read()),
-                        Way::Task => RUNTIME.block_on(cache.get_or_load_async(&1, async |_| read())),
+                        Way::Task => {
+                            RUNTIME.block_on(cache.get_or_load_async(&1, async |_| read()))
+                        }
                     };
                     let found = found.unwrap();
                     assert!(found >= least, "{found} after {least}");

@@ -110,7 +110,10 @@ async fn missing_right_is_a_warning() {
                 .any(|warning| matches!(warning, Warning::Forbidden(_)))
         };
         soon(missing, is_warned).await;
-        assert_eq!(cache.get_or_load_async(&1, |_| value(10)).await.unwrap(), 10);
+        assert_eq!(
+            cache.get_or_load_async(&1, |_| value(10)).await.unwrap(),
+            10
+        );
         assert!(!format!("{:?}", cache.health()).contains("secret"));
     }
 }

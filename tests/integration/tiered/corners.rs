@@ -145,7 +145,10 @@ async fn pause_of_the_server_leaves_no_orphaned_load_lease() {
     server.resume();
     soon("proven", || other.health().proven_for.is_some()).await;
     let begun = Instant::now();
-    assert_eq!(other.get_or_load_async(&1, |_| value(10)).await.unwrap(), 10);
+    assert_eq!(
+        other.get_or_load_async(&1, |_| value(10)).await.unwrap(),
+        10
+    );
     assert!(
         begun.elapsed() < Duration::from_secs(3),
         "{:?}",
@@ -496,7 +499,10 @@ async fn demoted_primary_is_abandoned() {
     let port = primary.port().to_string();
     let _: String = server.command(&[b"REPLICAOF", b"127.0.0.1", port.as_bytes()]);
     assert_eq!(cache.invalidate(&1).await, Propagation::Queued);
-    assert_eq!(cache.get_or_load_async(&1, |_| value(10)).await.unwrap(), 10);
+    assert_eq!(
+        cache.get_or_load_async(&1, |_| value(10)).await.unwrap(),
+        10
+    );
     let _: String = server.command(&[b"REPLICAOF", b"NO", b"ONE"]);
     soon("the queue is empty", || cache.health().queued == 0).await;
     soon("proven", || cache.health().proven_for.is_some()).await;
@@ -520,7 +526,10 @@ fn change_after_the_shutdown_of_the_runtime_is_applied_locally() {
     other.block_on(async {
         assert_eq!(cache.invalidate(&1).await, Propagation::Queued);
         assert_eq!(cache.get(&1).await, None);
-        assert_eq!(cache.get_or_load_async(&1, |_| value(11)).await.unwrap(), 11);
+        assert_eq!(
+            cache.get_or_load_async(&1, |_| value(11)).await.unwrap(),
+            11
+        );
     });
 }
 

@@ -188,7 +188,10 @@ async fn failover_is_detected_by_the_message_of_the_sentinels() {
     })
     .await;
     replicated.servers[old].resume();
-    assert_eq!(cache.get_or_load_async(&1, |_| value(10)).await.unwrap(), 10);
+    assert_eq!(
+        cache.get_or_load_async(&1, |_| value(10)).await.unwrap(),
+        10
+    );
     assert_eq!(
         replicated.servers[replicated.primary()]
             .entries("test")

@@ -267,7 +267,10 @@ async fn list_under_the_name_of_an_entry_is_replaced() {
     };
     spoil();
     assert_eq!(cache.get(&1).await, None);
-    assert_eq!(cache.get_or_load_async(&1, |_| value(11)).await.unwrap(), 11);
+    assert_eq!(
+        cache.get_or_load_async(&1, |_| value(11)).await.unwrap(),
+        11
+    );
     assert_eq!(cache.get(&1).await, Some(11));
     spoil();
     assert_eq!(cache.insert(1, 12).await, Propagation::Acknowledged);
@@ -287,7 +290,10 @@ async fn missing_right_to_read_entries_is_a_warning() {
     let () = server.command(&rights.map(str::as_bytes));
     let url = server.url().replace("://", "://app:secret@");
     let cache = proven::<u64>(&url, Consistency::L2Only).await;
-    assert_eq!(cache.get_or_load_async(&1, |_| value(10)).await.unwrap(), 10);
+    assert_eq!(
+        cache.get_or_load_async(&1, |_| value(10)).await.unwrap(),
+        10
+    );
     let warnings = cache.health().warnings;
     // The value is stored in the background, by a script that reads the entry too.
     let is_forbidden = |warning: &Warning| matches!(warning, Warning::Forbidden(_));

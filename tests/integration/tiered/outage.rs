@@ -14,7 +14,10 @@ async fn cache_built_without_redis_works_and_recovers_when_redis_starts() {
     let cache = builder::<u64>(&server.url(), Consistency::Realtime)
         .build()
         .unwrap();
-    assert_eq!(cache.get_or_load_async(&1, |_| value(10)).await.unwrap(), 10);
+    assert_eq!(
+        cache.get_or_load_async(&1, |_| value(10)).await.unwrap(),
+        10
+    );
     soon("the breaker opens", || cache.health().breaker_open).await;
     let health = cache.health();
     assert!(health.last_error.is_some() && health.proven_for.is_none());
@@ -25,7 +28,10 @@ async fn cache_built_without_redis_works_and_recovers_when_redis_starts() {
         !health.breaker_open && health.last_error.is_none(),
         "{health:?}"
     );
-    assert_eq!(cache.get_or_load_async(&1, |_| value(11)).await.unwrap(), 11);
+    assert_eq!(
+        cache.get_or_load_async(&1, |_| value(11)).await.unwrap(),
+        11
+    );
     assert_eq!(cache.get_or_load_async(&1, fails).await.unwrap(), 11);
     assert_eq!(server.entries("test").len(), 1);
 }
@@ -95,7 +101,10 @@ async fn hanging_server_costs_one_deadline_and_then_nothing() {
     soon("proven", || cache.health().proven_for.is_some()).await;
     server.pause();
     let begun = Instant::now();
-    assert_eq!(cache.get_or_load_async(&1, |_| value(10)).await.unwrap(), 10);
+    assert_eq!(
+        cache.get_or_load_async(&1, |_| value(10)).await.unwrap(),
+        10
+    );
     assert!(
         begun.elapsed() < Duration::from_secs(1),
         "{:?}",

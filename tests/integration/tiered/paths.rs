@@ -182,7 +182,10 @@ async fn callers_of_several_caches_share_one_load_and_an_error_is_not_cached() {
     // The lease is released at once, instead of at its end.
     let begun = Instant::now();
     let other = proven::<u64>(&server.url(), MINUTE).await;
-    assert_eq!(other.get_or_load_async(&2, |_| value(20)).await.unwrap(), 20);
+    assert_eq!(
+        other.get_or_load_async(&2, |_| value(20)).await.unwrap(),
+        20
+    );
     assert!(begun.elapsed() < Duration::from_secs(5));
 }
 
@@ -381,7 +384,10 @@ async fn batch_looks_up_each_key_in_redis_and_loads_missing_keys_by_one_call() {
     assert_eq!(other.get(&3).await, Some(30));
     // No caller waits for a lease that was released.
     let begun = Instant::now();
-    assert_eq!(other.get_or_load_async(&5, |_| value(50)).await.unwrap(), 50);
+    assert_eq!(
+        other.get_or_load_async(&5, |_| value(50)).await.unwrap(),
+        50
+    );
     assert!(begun.elapsed() < Duration::from_secs(5));
 }
 

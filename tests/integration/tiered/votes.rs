@@ -44,7 +44,10 @@ async fn demoted_primary_that_restarts_serves_no_old_value() {
     let mut replicated = Replicated::start().await;
     let old = replicated.primary();
     let cache = proven(&replicated.url(), Consistency::L2Only).await;
-    assert_eq!(cache.get_or_load_async(&1, |_| value(10)).await.unwrap(), 10);
+    assert_eq!(
+        cache.get_or_load_async(&1, |_| value(10)).await.unwrap(),
+        10
+    );
     let id = replication(&replicated.servers[old], "master_replid");
     replicated.servers[(old + 2) % 3].kill();
     replicated.proxies[old].cut(Cut::All);
@@ -57,7 +60,10 @@ async fn demoted_primary_that_restarts_serves_no_old_value() {
     replicated.wait_for_failover(new);
     assert_eq!(replication(&replicated.servers[old], "master_replid"), id);
     let other = proven(&replicated.url(), Consistency::L2Only).await;
-    assert_eq!(other.get_or_load_async(&1, |_| value(11)).await.unwrap(), 11);
+    assert_eq!(
+        other.get_or_load_async(&1, |_| value(11)).await.unwrap(),
+        11
+    );
 }
 
 /// The first replica of a server changes its replication id, but loses no data.
@@ -74,7 +80,10 @@ async fn attaching_the_first_replica_serves_no_old_value_and_recovers() {
     wait_for_replica(&server);
     assert_ne!(replication(&server, "master_replid"), id);
     acknowledged(&one, 1).await;
-    assert_eq!(other.get_or_load_async(&1, |_| value(11)).await.unwrap(), 11);
+    assert_eq!(
+        other.get_or_load_async(&1, |_| value(11)).await.unwrap(),
+        11
+    );
     for cache in [&one, &other] {
         soon("proven", || cache.health().proven_for.is_some()).await;
     }

@@ -52,7 +52,10 @@ async fn keys_that_one_process_warms_are_found_in_redis_by_another() {
         // An invalidation removes a value that was found by warming.
         assert_eq!(one.invalidate(&700).await, Propagation::Acknowledged);
         if consistency == Consistency::Realtime {
-            assert_eq!(other.get_or_load_async(&700, |_| value(1)).await.unwrap(), 1);
+            assert_eq!(
+                other.get_or_load_async(&700, |_| value(1)).await.unwrap(),
+                1
+            );
         }
     }
 }
