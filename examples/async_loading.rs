@@ -31,7 +31,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let mut tasks = JoinSet::new();
     for _ in 0..100 {
         let prices = prices.clone();
-        tasks.spawn(async move { prices.get_or_load_async(&7, |_| query_price(7)).await });
+        tasks.spawn(async move { prices.get_or_load_async(&7, query_price).await });
     }
     while let Some(price) = tasks.join_next().await {
         assert_eq!(price??, 700);
@@ -43,8 +43,11 @@ async fn main() -> Result<(), Box<dyn Error>> {
     );
 
     // All callers that wait for a load get its error. Errors are not cached.
-    let failed = prices.get_or_load_async(&0, |_| query_price(0)).await;
-    println!("key 0: {}", failed.expect_err("the query for key 0 fails"));
+    let failed = prices.get_or_load_async(&0, query_price).await;
+    println!(
+        "key 0: {:#}",
+        failed.expect_err("the query for key 0 fails")
+    );
     println!("cached entries: {}", prices.len());
     Ok(())
 }

@@ -4,7 +4,7 @@
 //! cargo run --example batch
 //! ```
 
-use hotset::{Loaded, LocalCache};
+use hotset::LocalCache;
 use std::error::Error;
 use std::io;
 
@@ -21,10 +21,7 @@ fn query_prices(ids: &[u64]) -> io::Result<Vec<(u64, u64)>> {
 /// Prints the prices of these products, and the query that they need.
 fn prices_of(prices: &LocalCache<u64, u64>, ids: &[u64]) -> Result<(), Box<dyn Error>> {
     println!("request for {ids:?}");
-    let found = prices.get_many_or_load(ids, |missing| {
-        let rows = query_prices(&missing)?;
-        Ok::<_, io::Error>(rows.into_iter().map(|(id, cents)| (id, Loaded::new(cents))))
-    })?;
+    let found = prices.get_many_or_load(ids, |missing| query_prices(&missing))?;
     // The values are in the order of the keys, with `None` for keys that the query did not return.
     println!("  prices {found:?}");
     Ok(())

@@ -6,7 +6,6 @@
 
 use hotset::{LocalCache, Metrics};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder};
-use std::convert::Infallible;
 use std::error::Error;
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -24,7 +23,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     metrics.watch(&squares)?;
 
     for number in (0..10_000).map(|step| step % 900) {
-        squares.get_or_load(&number, |number| Ok::<_, Infallible>(number * number))?;
+        squares.get_or_insert_with(&number, |number| number * number);
     }
 
     // A service does the same for each request of `GET /metrics`.

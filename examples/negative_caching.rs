@@ -6,47 +6,51 @@
 //! ```
 
 use hotset::{Loaded, LocalCache, ManualClock};
-use std::convert::Infallible;
 use std::error::Error;
+use std::io;
 use std::time::Duration;
+
+type Users = LocalCache<String, Option<u64>>;
 
 /// The time to live of missing users.
 const MISSING_TTL: Duration = Duration::from_secs(5);
 
 /// Simulates a query on a table with one user.
-fn query_user(name: &str) -> Option<u64> {
+fn query_user(name: &str) -> io::Result<Option<u64>> {
     println!("  query for {name}");
-    (name == "ada").then_some(1)
+    match name {
+        "" => Err(io::Error::other("the name is empty")),
+        _ => Ok((name == "ada").then_some(1)),
+    }
 }
 
 /// Returns the id of a user, or `None` if there is no such user.
-fn find_user(users: &LocalCache<String, Option<u64>>, name: &str) -> Option<u64> {
-    let found = users.get_or_load(&name.to_owned(), |name| {
-        let user = query_user(name);
-        Ok::<_, Infallible>(match user {
+fn find_user(users: &Users, name: &str) -> Result<Option<u64>, Box<dyn Error>> {
+    let found = users.get_or_load_entry(name, |name| {
+        query_user(name).map(|user| match user {
             Some(_) => Loaded::new(user),
             None => Loaded::new(None).ttl(MISSING_TTL),
         })
-    });
-    found.expect("this loader does not fail")
+    })?;
+    Ok(found)
 }
 
 fn main() -> Result<(), Box<dyn Error>> {
     // This clock is advanced by the program, so that it does not have to wait.
     let clock = ManualClock::new();
-    let users: LocalCache<String, Option<u64>> = LocalCache::builder()
+    let users: Users = LocalCache::builder()
         .capacity(10_000)
         .time_to_live(Duration::from_secs(300))
         .clock(clock.clone())
         .build()?;
 
     for name in ["ada", "ada", "nobody", "nobody"] {
-        println!("{name}: {:?}", find_user(&users, name));
+        println!("{name}: {:?}", find_user(&users, name)?);
     }
     clock.advance(Duration::from_secs(10));
     println!("10 seconds later");
     for name in ["ada", "nobody"] {
-        println!("{name}: {:?}", find_user(&users, name));
+        println!("{name}: {:?}", find_user(&users, name)?);
     }
     Ok(())
 }

@@ -5,11 +5,19 @@
 //! ```
 
 use hotset::{LocalCache, ManualClock};
-use std::convert::Infallible;
 use std::error::Error;
+use std::io;
 use std::time::Duration;
 
 const MINUTE: Duration = Duration::from_secs(60);
+
+/// Simulates a query that fails for session 0.
+fn query_user(session: u64) -> io::Result<String> {
+    match session {
+        0 => Err(io::Error::other("the query failed")),
+        _ => Ok(format!("user of session {session}")),
+    }
+}
 
 /// The sessions of a service. Production code passes no clock, so that the cache uses the system clock.
 struct Sessions(LocalCache<u64, String>);
@@ -27,8 +35,10 @@ impl Sessions {
 
     /// Returns the user of a session, through the cache.
     fn user(&self, session: u64) -> Result<String, Box<dyn Error>> {
-        let load = |_: &_| Ok::<_, Infallible>(format!("user of session {session}"));
-        Ok(self.0.get_or_load(&session, load)?)
+        let user = self
+            .0
+            .get_or_load(&session, |&session| query_user(session))?;
+        Ok(user)
     }
 }
 

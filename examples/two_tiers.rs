@@ -25,13 +25,10 @@ fn connect(url: &str) -> Result<TieredCache<u64, u64>, Box<dyn Error>> {
     Ok(prices.build()?)
 }
 
-/// Returns the price of product 7, through the cache.
-async fn price(prices: &TieredCache<u64, u64>) -> Result<u64, Box<dyn Error>> {
-    let query = |_| async {
-        println!("  query of the database");
-        Ok::<_, io::Error>(PRICE.load(Relaxed))
-    };
-    Ok(prices.get_or_load_async(&7, query).await?)
+/// Simulates a query.
+async fn query_price(id: u64) -> io::Result<u64> {
+    println!("  query for product {id}");
+    Ok(PRICE.load(Relaxed))
 }
 
 #[tokio::main]
@@ -42,8 +39,10 @@ async fn main() -> Result<(), Box<dyn Error>> {
 
     // Redis may still contain the entry of an earlier run.
     first.invalidate(&7).await;
-    println!("first process: {}", price(&first).await?);
-    println!("second process, from Redis: {}", price(&second).await?);
+    let price = first.get_or_load_async(&7, query_price).await?;
+    println!("first process: {price}");
+    let price = second.get_or_load_async(&7, query_price).await?;
+    println!("second process, from Redis: {price}");
 
     let write = |price| async move {
         PRICE.store(price, Relaxed);
@@ -51,6 +50,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     };
     let propagation = first.write_through(7, 130, write).await?;
     println!("first process sets 130: {propagation:?}");
-    println!("second process: {}", price(&second).await?);
+    let price = second.get_or_load_async(&7, query_price).await?;
+    println!("second process: {price}");
     Ok(())
 }

@@ -150,7 +150,7 @@ async fn warm<T: Cached>(
     let report = store.warm(warming, popular, database).await;
     bar.set_position(before + ids.len() as u64);
     match (report.failures.first(), report.end) {
-        (Some(failed), _) => Err(format!("cannot warm {}: {}", T::NAME, failed.error).into()),
+        (Some(failed), _) => Err(format!("cannot warm {}: {:#}", T::NAME, failed.error).into()),
         (None, WarmOutcome::NotProven) => {
             bar.suspend(|| eprintln!("{}: not warmed, because Redis does not answer", T::NAME));
             Ok(0)

@@ -43,7 +43,7 @@ impl IntoResponse for ErrorResponse {
 /// Reports errors of the database with status 503.
 impl From<AnyError> for ErrorResponse {
     fn from(error: AnyError) -> Self {
-        Self::new(StatusCode::SERVICE_UNAVAILABLE, error.to_string())
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, format!("{error:#}"))
     }
 }
 

@@ -62,9 +62,9 @@ impl Shop {
     /// Returns a record from its cache, or from the database if `bypass` is set.
     pub(crate) async fn get<T: Cached>(&self, id: Id, bypass: bool) -> Result<Value<T>, AnyError> {
         let started = Instant::now();
-        let find = || self.database.find::<T>(id);
+        let find = |id| self.database.find::<T>(id);
         let found = if bypass {
-            find().await.map(|found| found.map(Arc::new))
+            find(id).await.map(|found| found.map(Arc::new))
         } else {
             T::store(&self.caches).get_or_load(id, find).await
         };
@@ -75,7 +75,7 @@ impl Shop {
     /// Returns the product list of the home page from its cache.
     pub(crate) async fn home(&self) -> Result<Arc<Home>, AnyError> {
         let started = Instant::now();
-        let find = || async { self.database.home().await.map(Some) };
+        let find = |_| async { self.database.home().await.map(Some) };
         let home = self.caches.home.get_or_load(0, find).await?;
         self.record("home", started, false);
         Ok(home.expect("the loader always returns a list"))

@@ -83,19 +83,19 @@ impl<T: Stored> Store<T> {
     pub(crate) async fn get_or_load<F>(
         &self,
         id: Id,
-        load: impl FnOnce() -> F + Send,
+        load: impl FnOnce(Id) -> F + Send,
     ) -> Result<Value<T>, AnyError>
     where
         F: Future<Output = Result<Option<T>, AnyError>> + Send,
     {
-        let load = |_| async {
-            Ok::<_, AnyError>(match load().await? {
+        let load = async |id| {
+            load(id).await.map(|found| match found {
                 Some(value) => Loaded::new(Some(Arc::new(value))),
                 None => Loaded::new(None).ttl(MISSING_TTL),
             })
         };
-        let value = with_cache!(self, cache => cache.get_or_load_async(&id, load).await);
-        value.map_err(|error| error.to_string().into())
+        let value = with_cache!(self, cache => cache.get_or_load_entry_async(&id, load).await?);
+        Ok(value)
     }
 
     /// Changes the database with `write`. Returns `true` if the change is acknowledged: then no process serves an older
@@ -179,7 +179,7 @@ impl<T: Record> Store<T> {
         let load = |ids: Vec<Id>| async move {
             let found = database.find_many::<T>(&ids).await?;
             let entry = |record: T| (record.id(), Some(Arc::new(record)));
-            Ok::<_, AnyError>(found.into_iter().map(entry))
+            Ok(found.into_iter().map(entry))
         };
         with_cache!(self, cache => cache.warm_with_async(warming, ids, load).await)
     }

@@ -159,13 +159,19 @@ async fn key_that_decodes_to_another_key_is_not_shared() {
     let writer: TieredCache<Partial, u8> = cache(&server, "partial");
     let reader: TieredCache<Partial, u8> = cache(&server, "partial");
     let key = |region| Partial { id: 1, region };
-    let load = |value| move |_| async move { Ok::<u8, ()>(value) };
+    let load = async |value| Ok::<u8, ()>(value);
     assert_eq!(
-        writer.get_or_load_async(&key(0), load(10)).await.unwrap(),
+        writer
+            .get_or_load_async(&key(0), |_| load(10))
+            .await
+            .unwrap(),
         10
     );
     assert_eq!(
-        reader.get_or_load_async(&key(1), load(11)).await.unwrap(),
+        reader
+            .get_or_load_async(&key(1), |_| load(11))
+            .await
+            .unwrap(),
         11
     );
     assert_eq!(reader.get(&key(0)).await, Some(10));
@@ -176,10 +182,13 @@ async fn key_that_decodes_to_another_key_is_not_shared() {
     };
     assert!(warnings.contains(&expected), "{warnings:?}");
     let options: TieredCache<Option<Option<u8>>, u8> = cache(&server, "options");
-    assert_eq!(options.get_or_load_async(&None, load(1)).await.unwrap(), 1);
+    assert_eq!(
+        options.get_or_load_async(&None, |_| load(1)).await.unwrap(),
+        1
+    );
     assert_eq!(
         options
-            .get_or_load_async(&Some(None), load(2))
+            .get_or_load_async(&Some(None), |_| load(2))
             .await
             .unwrap(),
         2

@@ -146,7 +146,7 @@ async fn bounded_entry_expires_after_its_bound_and_is_invalidated_after_a_gap() 
         .unwrap();
     let writer = proven::<u64>(&server.url(), MINUTE).await;
     wait_until_proven(&reader).await;
-    reader.get_or_load_async(&1, |_| value(1)).await.unwrap();
+    reader.get_or_load_async(&1, value).await.unwrap();
     proxy.cut(Cut::Subscriptions);
     writer.insert(1, 2).await;
     let acknowledged = Instant::now();
@@ -183,7 +183,7 @@ async fn bounded_entry_expires_after_its_bound_and_is_invalidated_after_a_gap() 
 async fn missing_event_is_detected() {
     let server = Server::start();
     let reader = proven::<u64>(&server.url(), REALTIME).await;
-    reader.get_or_load_async(&1, |_| value(1)).await.unwrap();
+    reader.get_or_load_async(&1, value).await.unwrap();
     assert_eq!(reader.get_or_load_async(&1, fails).await.unwrap(), 1);
     // Like an invalidation of the key whose event was lost.
     let state = b"hotset:{test}:state".as_slice();
@@ -197,7 +197,7 @@ async fn missing_event_is_detected() {
 async fn foreign_messages_on_the_channel_are_ignored() {
     let server = Server::start();
     let cache = proven::<u64>(&server.url(), REALTIME).await;
-    cache.get_or_load_async(&1, |_| value(1)).await.unwrap();
+    cache.get_or_load_async(&1, value).await.unwrap();
     for message in [
         &b""[..],
         b"E",

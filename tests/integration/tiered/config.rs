@@ -106,7 +106,7 @@ async fn backend_changed_to_redis_and_back_under_load_causes_no_error() {
                     let mut key = task;
                     while !stop.load(SeqCst) {
                         key = (key + 7) % 500;
-                        let load = |_| async move { Ok::<_, std::io::Error>(key * 100) };
+                        let load = |key| async move { Ok::<_, std::io::Error>(key * 100) };
                         let price = prices.get_or_load_async(&key, load).await.unwrap();
                         assert_eq!(price, key * 100);
                         if reads.fetch_add(1, SeqCst) % 50 == 0 {

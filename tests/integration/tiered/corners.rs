@@ -3,8 +3,8 @@
 use super::servers::{Cut, Proxy, Server, soon};
 use super::{MINUTE, builder, fails, proven, value};
 use hotset::{
-    AsyncCache, BoxedLoad, BuildError, Cache, Consistency, LoadError, Loaded, LocalCache,
-    Propagation, TieredCache,
+    AnyError, AsyncCache, BuildError, Cache, CacheFuture, Consistency, ErasedAsyncLoader,
+    ErasedKey, LoadError, Loaded, LocalCache, Propagation, TieredCache,
 };
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
@@ -244,6 +244,50 @@ async fn same_namespace_in_two_databases_of_one_server_is_two_namespaces() {
     assert_eq!((one.health().gaps, one.tier_stats().events), (0, 0));
 }
 
+/// A cache that creates the future of a load at once, and polls it later.
+struct LatePolls<'a> {
+    cache: &'a TieredCache<u64, u64>,
+    /// A permit for each future that is created.
+    created: Semaphore,
+    /// A permit for each future that may be polled.
+    go_on: Semaphore,
+}
+
+impl AsyncCache<u64, u64> for LatePolls<'_> {
+    fn get_erased<'a>(&'a self, key: &'a dyn ErasedKey<u64>) -> CacheFuture<'a, Option<u64>> {
+        self.cache.get_erased(key)
+    }
+
+    fn insert_loaded(&self, key: u64, loaded: Loaded<u64>) -> CacheFuture<'_, ()> {
+        AsyncCache::insert_loaded(self.cache, key, loaded)
+    }
+
+    fn invalidate_erased<'a>(&'a self, key: &'a dyn ErasedKey<u64>) -> CacheFuture<'a, ()> {
+        self.cache.invalidate_erased(key)
+    }
+
+    fn invalidate_tag<'a>(&'a self, tag: &'a str) -> CacheFuture<'a, ()> {
+        AsyncCache::invalidate_tag(self.cache, tag)
+    }
+
+    fn clear(&self) -> CacheFuture<'_, ()> {
+        AsyncCache::clear(self.cache)
+    }
+
+    fn get_or_load_erased<'a>(
+        &'a self,
+        key: &'a dyn ErasedKey<u64>,
+        loader: ErasedAsyncLoader<'a, u64, u64>,
+    ) -> CacheFuture<'a, Result<u64, LoadError<AnyError>>> {
+        let loading = self.cache.get_or_load_erased(key, loader);
+        self.created.add_permits(1);
+        CacheFuture::new(async move {
+            self.go_on.acquire().await.unwrap().forget();
+            loading.await
+        })
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn future_checks_the_read_lease_when_polled_not_when_created() {
     let server = Server::start();
@@ -252,12 +296,21 @@ async fn future_checks_the_read_lease_when_polled_not_when_created() {
     let reader = reader.deadline(Duration::from_millis(100)).build().unwrap();
     let writer = proven::<u64>(&server.url(), REALTIME).await;
     wait_until_proven(&reader).await;
-    let mut load = || -> BoxedLoad<'static, u64> { Box::pin(async { Ok(Loaded::new(11)) }) };
-    let later = reader.get_or_load_erased(&1, &mut load);
-    reader.get_or_load_async(&1, |_| value(10)).await.unwrap();
-    proxy.cut(Cut::All);
-    assert_eq!(writer.invalidate(&1).await, Propagation::Acknowledged);
-    assert_eq!(later.await.unwrap(), 11);
+    let late = LatePolls {
+        cache: &reader,
+        created: Semaphore::new(0),
+        go_on: Semaphore::new(0),
+    };
+    let change = async {
+        late.created.acquire().await.unwrap().forget();
+        reader.get_or_load_async(&1, |_| value(10)).await.unwrap();
+        proxy.cut(Cut::All);
+        assert_eq!(writer.invalidate(&1).await, Propagation::Acknowledged);
+        late.go_on.add_permits(1);
+    };
+    let later = AsyncCache::get_or_load_async(&late, &1, |_| value(11));
+    let (loaded, ()) = tokio::join!(later, change);
+    assert_eq!(loaded.unwrap(), 11);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -614,10 +667,7 @@ async fn dropped_futures_leave_no_lease_and_no_waiter() {
     let other = proven::<u64>(&server.url(), REALTIME).await;
     let begun = Instant::now();
     for key in 0..20 {
-        assert_eq!(
-            other.get_or_load_async(&key, |_| value(key)).await.unwrap(),
-            key
-        );
+        assert_eq!(other.get_or_load_async(&key, value).await.unwrap(), key);
     }
     assert!(
         begun.elapsed() < Duration::from_secs(5),

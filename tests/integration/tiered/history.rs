@@ -130,7 +130,7 @@ impl Actor {
 
     async fn read(&self, key: u64) {
         let begun = now();
-        let load = |_| async { Ok::<_, ()>(self.database.get(key).await) };
+        let load = |key| async move { Ok::<_, ()>(self.database.get(key).await) };
         let number = self.cache.get_or_load_async(&key, load).await.unwrap();
         self.record(key, begun, Kind::Read(now()), number);
     }

@@ -85,7 +85,7 @@ async fn reads_of_large_values_over_a_slow_link_leave_the_circuit_closed() {
         async move {
             for round in 0..2 {
                 let key = (task + 7 * round) % LARGE_KEYS;
-                let load = |_| async {
+                let load = |key| async move {
                     loads.fetch_add(1, SeqCst);
                     Ok::<_, &str>(large(key))
                 };
@@ -142,7 +142,7 @@ async fn fills_and_writes_of_large_values_over_a_slow_link_leave_the_circuit_clo
         async move {
             let key = LARGE_KEYS + task;
             if task.is_multiple_of(2) {
-                let load = |_| value(large(key));
+                let load = |key| value(large(key));
                 cache.get_or_load_async(&key, load).await.unwrap();
             } else {
                 let written = cache.insert(key, large(key)).await;

@@ -45,7 +45,7 @@ async fn in_time<F: Future>(future: F) -> F::Output {
 }
 
 /// A loader that hangs.
-async fn hang() -> Result<u64, &'static str> {
+async fn hang(_: u64) -> Result<u64, &'static str> {
     pending().await
 }
 
@@ -58,7 +58,7 @@ async fn buffered_stream_whose_body_asks_the_cache_ends_and_other_tasks_go_on() 
         let others = cache.clone();
         let others = tokio::spawn(async move {
             for key in 10_000..10_300 {
-                let got = others.get_or_load_async(&key, |_| value(key)).await;
+                let got = others.get_or_load_async(&key, value).await;
                 assert_eq!(got.unwrap(), key);
             }
         });
@@ -66,13 +66,13 @@ async fn buffered_stream_whose_body_asks_the_cache_ends_and_other_tasks_go_on() 
             let keys: Vec<u64> = (0..300).collect();
             let rows = stream::iter(&keys).map(|key| {
                 let cache = &cache;
-                async move { cache.get_or_load_async(key, |_| value(*key)).await }
+                async move { cache.get_or_load_async(key, value).await }
             });
             let mut rows = pin!(rows.buffered(100));
             let mut count = 0;
             while let Some(row) = rows.next().await {
                 let key = row.unwrap() + 1_000;
-                let body = async { cache.get_or_load_async(&key, |_| value(key)).await };
+                let body = async { cache.get_or_load_async(&key, value).await };
                 assert_eq!(body.await.unwrap(), key);
                 count += 1;
             }
@@ -96,7 +96,7 @@ async fn hanging_loader_of_one_key_leaves_permits_to_other_keys() {
             })
             .collect();
         for key in 1.. {
-            let got = in_time(cache.get_or_load_async(&key, |_| value(key))).await;
+            let got = in_time(cache.get_or_load_async(&key, value)).await;
             assert_eq!(got.unwrap(), key);
             if cache.tier_stats().abandoned_loads > 2 {
                 break;
@@ -123,7 +123,7 @@ async fn permit_offered_to_an_unpolled_future_passes_to_other_callers() {
     let keys = [2, 3, 4];
     let mut unpolled: Vec<_> = keys
         .iter()
-        .map(|key| Box::pin(cache.get_or_load_async(key, |_| value(*key))))
+        .map(|key| Box::pin(cache.get_or_load_async(key, value)))
         .collect();
     let mut batch = Box::pin(cache.get_many_or_load_async(&[5, 6], pairs));
     soon("all calls are in the queue", || {
@@ -136,7 +136,7 @@ async fn permit_offered_to_an_unpolled_future_passes_to_other_callers() {
     .await;
     holder.abort();
     for key in [2, 3, 4, 7] {
-        let got = in_time(cache.get_or_load_async(&key, |_| value(key))).await;
+        let got = in_time(cache.get_or_load_async(&key, value)).await;
         assert_eq!(got.unwrap(), key);
     }
     let found = in_time(cache.get_many_or_load_async(&[5, 6], pairs)).await;
@@ -150,7 +150,7 @@ async fn permit_offered_to_an_unpolled_future_passes_to_other_callers() {
 /// Caches values of keys 1 and 2, and waits until they have expired.
 async fn leave_expired(cache: &TieredCache<u64, u64>) {
     for key in [1, 2] {
-        let got = cache.get_or_load_async(&key, |_| value(key)).await;
+        let got = cache.get_or_load_async(&key, value).await;
         assert_eq!(got.unwrap(), key);
     }
     while cache.get(&1).await.is_some() || cache.get(&2).await.is_some() {
@@ -232,7 +232,7 @@ async fn value_that_expires_on_its_way_to_l1_is_kept_only_with_stale_if_error() 
             }
         })
         .await;
-        let loaded = cache.get_or_load_async(&1, |_| value(1)).await;
+        let loaded = cache.get_or_load_async(&1, value).await;
         assert_eq!(loaded.unwrap(), 1);
         assert_eq!(cache.stats().entries, u64::from(stale_if_error));
         soon("Redis has no entry", || server.entries("test").is_empty()).await;
@@ -299,7 +299,7 @@ async fn unpolled_reads_do_not_keep_others_from_redis() {
     let writer = cache_with(&server, MINUTE, |local| local).await;
     let keys: Vec<u64> = (0..320).collect();
     for key in &keys {
-        let stored = writer.get_or_load_async(key, |_| value(*key)).await;
+        let stored = writer.get_or_load_async(key, value).await;
         assert_eq!(stored.unwrap(), *key);
     }
     let long = |local: LocalCacheBuilder<u64, u64>| local.lease(Duration::from_secs(10));

@@ -23,7 +23,10 @@ async fn load_all(cache: &TieredCache<u64, u64>) -> Vec<Vec<u64>> {
         calls.lock().push(missing.clone());
         async { Ok::<_, ()>(missing.into_iter().map(|key| (key, key * 10))) }
     };
-    let found = cache.get_many_or_load_async(&ALL, load).await.unwrap();
+    let found = cache
+        .get_many_or_load_async(ALL.iter(), load)
+        .await
+        .unwrap();
     let expected: Vec<_> = ALL.iter().map(|key| Some(key * 10)).collect();
     assert_eq!(found, expected);
     calls.into_inner()
@@ -44,7 +47,7 @@ async fn keys_of_a_dropped_batch_of_another_process_are_loaded_together() {
     let one = proven::<u64>(&server.url(), MINUTE).await;
     let other = proven::<u64>(&server.url(), MINUTE).await;
     let begun = Semaphore::new(0);
-    let lost = other.get_many_or_load_async(&ALL, |_| {
+    let lost = other.get_many_or_load_async(ALL.iter(), |_| {
         begun.add_permits(1);
         pending::<Result<HashMap<u64, u64>, ()>>()
     });
@@ -68,7 +71,7 @@ async fn keys_of_a_failed_batch_of_another_process_are_loaded_together() {
     let one = proven::<u64>(&server.url(), MINUTE).await;
     let other = proven::<u64>(&server.url(), MINUTE).await;
     let (begun, go_on) = (Semaphore::new(0), Semaphore::new(0));
-    let failing = other.get_many_or_load_async(&ALL, |_| async {
+    let failing = other.get_many_or_load_async(ALL.iter(), |_| async {
         begun.add_permits(1);
         go_on.acquire().await.unwrap().forget();
         Err::<HashMap<u64, u64>, _>("it fails")
@@ -91,7 +94,7 @@ async fn keys_of_a_dropped_batch_of_the_same_process_are_loaded_together() {
     let server = Server::start();
     let cache = proven::<u64>(&server.url(), MINUTE).await;
     let loading = AtomicBool::new(false);
-    let lost = cache.get_many_or_load_async(&ALL, |_| {
+    let lost = cache.get_many_or_load_async(ALL.iter(), |_| {
         loading.store(true, SeqCst);
         pending::<Result<HashMap<u64, u64>, ()>>()
     });

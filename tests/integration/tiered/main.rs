@@ -57,7 +57,7 @@ async fn proven<V: RemoteValue + Schema>(
 }
 
 /// A loader that must not be called or whose error is expected.
-async fn fails() -> Result<u64, &'static str> {
+async fn fails(_: u64) -> Result<u64, &'static str> {
     Err("not to be loaded")
 }
 

@@ -78,11 +78,11 @@ async fn invalidation_of_a_tag_and_clear_remove_exactly_their_entries_in_all_pro
         let tagged = |value: u64, tag| async move { Ok::<_, ()>(Loaded::new(value).tags([tag])) };
         for cache in [&one, &other] {
             cache
-                .get_or_load_async(&1, |_| tagged(10, "a"))
+                .get_or_load_entry_async(&1, |_| tagged(10, "a"))
                 .await
                 .unwrap();
             cache
-                .get_or_load_async(&2, |_| tagged(20, "b"))
+                .get_or_load_entry_async(&2, |_| tagged(20, "b"))
                 .await
                 .unwrap();
         }
@@ -90,12 +90,12 @@ async fn invalidation_of_a_tag_and_clear_remove_exactly_their_entries_in_all_pro
         soon("the event arrives", || other.tier_stats().events == 1).await;
         for cache in [&one, &other] {
             let seen = cache
-                .get_or_load_async(&1, |_| tagged(11, "a"))
+                .get_or_load_entry_async(&1, |_| tagged(11, "a"))
                 .await
                 .unwrap();
             assert_eq!(seen, 11, "{consistency:?}");
             let seen = cache
-                .get_or_load_async(&2, |_| tagged(20, "b"))
+                .get_or_load_entry_async(&2, |_| tagged(20, "b"))
                 .await
                 .unwrap();
             assert_eq!(seen, 20);
@@ -109,7 +109,7 @@ async fn invalidation_of_a_tag_and_clear_remove_exactly_their_entries_in_all_pro
         }
         for cache in [&one, &other] {
             let seen = cache
-                .get_or_load_async(&2, |_| tagged(21, "b"))
+                .get_or_load_entry_async(&2, |_| tagged(21, "b"))
                 .await
                 .unwrap();
             assert_eq!(seen, 21);
@@ -142,7 +142,7 @@ async fn load_started_before_an_invalidation_by_another_process_is_not_stored() 
                 soon("the event arrives", || one.tier_stats().events == 1).await;
                 go_on.add_permits(1);
             };
-            let (loaded, ()) = tokio::join!(one.get_or_load_async(&1, load), invalidate);
+            let (loaded, ()) = tokio::join!(one.get_or_load_entry_async(&1, load), invalidate);
             assert_eq!(loaded.unwrap(), 10);
             for cache in [&one, &other] {
                 assert_eq!(cache.get(&1).await, None, "{consistency:?}, {what}");

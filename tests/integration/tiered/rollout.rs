@@ -33,7 +33,7 @@ async fn rollout_stores_its_percentage_of_keys_in_redis_and_reports_it() {
         assert_eq!(shown, percent.to_string());
         cache.clear().await;
         for key in 0..KEYS {
-            cache.get_or_load_async(&key, |_| value(key)).await.unwrap();
+            cache.get_or_load_async(&key, value).await.unwrap();
             // L1 has every key, whatever the percentage is.
             cache.get_or_load_async(&key, fails).await.unwrap();
         }
@@ -122,7 +122,7 @@ async fn shadow_mode_compares_values_and_does_not_serve_them() {
     let server = Server::start();
     let real: TieredCache<u64, u64> = proven(&server.url(), MINUTE).await;
     for key in 0..4 {
-        real.get_or_load_async(&key, |_| value(key)).await.unwrap();
+        real.get_or_load_async(&key, value).await.unwrap();
     }
     let rollout = Rollout::full();
     rollout.set_shadow(true);
@@ -131,8 +131,8 @@ async fn shadow_mode_compares_values_and_does_not_serve_them() {
     // The database is changed without an invalidation.
     let load = |key: u64| value(if key == 2 { 20 } else { key });
     assert_eq!(cache.get(&1).await, None);
-    assert_eq!(cache.get_or_load_async(&1, |_| load(1)).await.unwrap(), 1);
-    assert_eq!(cache.get_or_load_async(&2, |_| load(2)).await.unwrap(), 20);
+    assert_eq!(cache.get_or_load_async(&1, load).await.unwrap(), 1);
+    assert_eq!(cache.get_or_load_async(&2, load).await.unwrap(), 20);
     let many = |keys: Vec<u64>| {
         value(
             keys.into_iter()
@@ -181,7 +181,7 @@ fn percentage_out_of_range_is_refused() {
 async fn change_propagated_during_the_load_counts_as_no_difference_in_shadow_mode() {
     let server = Server::start();
     let real: TieredCache<u64, u64> = proven(&server.url(), MINUTE).await;
-    real.get_or_load_async(&1, |_| value(1)).await.unwrap();
+    real.get_or_load_async(&1, value).await.unwrap();
     let rollout = Rollout::full();
     rollout.set_shadow(true);
     let cache = proven_with(&server, &rollout).await;

@@ -9,7 +9,6 @@ use serde::{Deserialize, Serialize, Serializer, de::DeserializeOwned};
 use std::borrow::Cow;
 use std::fmt::Debug;
 use std::hash::Hash;
-use std::slice;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::time::Duration;
 use support::caches::wait_until_proven;
@@ -98,11 +97,13 @@ where
             .await;
         assert_eq!(result, Ok(expected), "{consistency:?}");
         one.invalidate(loaded).await;
-        let result = one.get_or_load_async(loaded, |_| value(loaded_new())).await;
+        let result = one
+            .get_or_load_entry_async(loaded, |_| value(loaded_new()))
+            .await;
         assert_eq!(result.unwrap(), new);
         one.invalidate(in_batch).await;
         let load = |keys: Vec<K>| value(keys.into_iter().map(|key| (key, loaded_new())));
-        let result = one.get_many_or_load_async(slice::from_ref(in_batch), load);
+        let result = one.get_many_or_load_entries_async([in_batch], load);
         assert_eq!(result.await.unwrap(), [Some(new.clone())]);
         for key in &keys {
             assert_eq!(
@@ -292,9 +293,7 @@ async fn entry_under_a_key_that_cannot_be_encoded_is_local_and_no_other_entry_ch
             let loaded = one.get_or_load_async(&key, |_| value(22)).await;
             assert_eq!((loaded.unwrap(), one.get(&key).await), (22, Some(22)));
             let load = |_| async { Err::<[(Key, u64); 0], _>("the loader was called") };
-            let found = one
-                .get_many_or_load_async(slice::from_ref(&key), load)
-                .await;
+            let found = one.get_many_or_load_async([&key], load).await;
             assert_eq!(found.unwrap(), [Some(22)]);
             // The entry exists in one process only.
             assert_eq!(other.get(&key).await, None);

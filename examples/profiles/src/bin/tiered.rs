@@ -51,7 +51,7 @@ async fn main() -> ExitCode {
     match run(Args::parse()).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error}");
+            eprintln!("error: {error:#}");
             ExitCode::FAILURE
         }
     }
@@ -92,7 +92,7 @@ async fn run(args: Args) -> Result<(), AnyError> {
 }
 
 async fn price(prices: &Prices, database: &Database, id: u64) -> Result<u64, AnyError> {
-    let price = prices.get_or_load_async(&id, |_| database.price(id)).await;
+    let price = prices.get_or_load_async(&id, |id| database.price(id)).await;
     Ok(price?)
 }
 

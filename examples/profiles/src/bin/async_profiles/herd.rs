@@ -72,22 +72,22 @@ struct Herd {
 
 impl Herd {
     async fn request_in_task(self: Arc<Self>) -> Result<MaybeProfile, AnyError> {
-        let load = |_| async {
+        let load = async |id| {
             while self.is_gathering() {
                 task::yield_now().await;
             }
-            self.service.query(self.id).await
+            self.service.query(id).await
         };
         let cache = &self.service.cache;
         Ok(cache.get_or_load_async(&self.id, load).await?)
     }
 
     fn request_in_thread(&self, reader: &Reader) -> Result<MaybeProfile, AnyError> {
-        let load = |id: &u64| {
+        let load = |&id: &u64| {
             while self.is_gathering() {
                 thread::yield_now();
             }
-            if_known(reader.profile(*id))
+            if_known(reader.profile(id))
         };
         Ok(self.service.cache.get_or_load(&self.id, load)?)
     }

@@ -57,6 +57,6 @@ fn unknown(id: u64) -> Response {
 }
 
 fn failed(action: &str, id: u64, error: &impl Display) -> Response {
-    let text = format!("cannot {action} profile {id}: {error}\n");
+    let text = format!("cannot {action} profile {id}: {error:#}\n");
     (StatusCode::INTERNAL_SERVER_ERROR, text).into_response()
 }

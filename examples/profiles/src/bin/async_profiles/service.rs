@@ -47,14 +47,15 @@ impl Service {
         id: u64,
     ) -> Result<MaybeProfile, LoadError<Error>> {
         let service = Arc::clone(self);
-        let load = move |_| async move {
+        let load = move |id| async move {
             let profile = service.query(id).await?;
             Ok(match profile {
                 Some(_) => Loaded::new(profile),
                 None => Loaded::new(None).ttl(service.missing_ttl),
             })
         };
-        self.cache.detached().get_or_load_async(&id, load).await
+        let cache = self.cache.detached();
+        cache.get_or_load_entry_async(&id, load).await
     }
 
     /// Returns a profile from the database.

@@ -26,13 +26,13 @@ pub(crate) fn stampede(cache: &ProfileCache, database: &Database, id: u64) -> Re
         profile,
     };
     let coalesced = cache.stats().coalesced;
-    let together = herd.queries(|query| Ok(cache.get_or_load(&id, |_| query())?))?;
+    let together = herd.queries(|query| Ok(cache.get_or_load(&id, |&id| query(id))?))?;
     let coalesced = cache.stats().coalesced - coalesced;
     let each = herd.queries(|query| {
         if let Some(profile) = cache.get(&id) {
             return Ok(profile);
         }
-        let profile = query()?;
+        let profile = query(id)?;
         cache.insert(id, Arc::clone(&profile));
         Ok(profile)
     })?;
@@ -53,8 +53,8 @@ pub(crate) fn stampede(cache: &ProfileCache, database: &Database, id: u64) -> Re
     }
 }
 
-/// A function that queries the database for the profile.
-type Query<'a> = &'a dyn Fn() -> rusqlite::Result<Arc<Profile>>;
+/// A function that queries the database for a profile.
+type Query<'a> = &'a dyn Fn(u64) -> rusqlite::Result<Arc<Profile>>;
 
 struct Herd<'a> {
     cache: &'a ProfileCache,
@@ -78,13 +78,13 @@ impl Herd<'_> {
             start.wait();
             let started = Instant::now();
             // No query runs before all threads have missed, so that the worst case is certain.
-            let query = || {
+            let query = |id| {
                 while self.cache.stats().misses < all_missed
                     && started.elapsed() < GATHERING_TIMEOUT
                 {
                     thread::yield_now();
                 }
-                reader.profile(self.id)
+                reader.profile(id)
             };
             answer(&query)
         };

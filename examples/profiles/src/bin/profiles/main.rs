@@ -34,7 +34,7 @@ fn main() -> ExitCode {
     match run(&args) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error}");
+            eprintln!("error: {error:#}");
             ExitCode::FAILURE
         }
     }
@@ -63,7 +63,7 @@ fn run(args: &Args) -> Result<(), AnyError> {
         Ok(reader.profile(id)?)
     })?;
     let cached = runs.run("through the cache", readers()?, |reader, id| {
-        Ok(cache.get_or_load(&id, |id| reader.profile(*id))?)
+        Ok(cache.get_or_load(&id, |&id| reader.profile(id))?)
     })?;
 
     report::print_table(&alone, &cached, cache.stats().hit_ratio());
