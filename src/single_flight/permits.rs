@@ -279,7 +279,7 @@ mod tests {
         fn new(permits: usize) -> Self {
             Self {
                 queue: PermitQueue::new(permits, LEASE),
-                now: precise_now(),
+                now: Instant::now(),
             }
         }
 

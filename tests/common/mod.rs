@@ -176,9 +176,7 @@ impl<K: Copy + Eq + Hash + Send + Sync + 'static> KeyedFixture<K> {
         let notified = Arc::new(Mutex::new(Removals::new()));
         let listener = {
             let notified = Arc::clone(&notified);
-            move |&key: &K, &value: &u64, cause| {
-                notified.lock().unwrap().push((key, value, cause));
-            }
+            move |key, value, cause| notified.lock().unwrap().push((key, value, cause))
         };
         let builder = LocalCache::builder()
             .capacity(100_000)

@@ -103,7 +103,7 @@ fn retain_does_not_remove_a_value_that_its_closure_has_not_seen() {
     let removed = Arc::new(Mutex::new(Vec::new()));
     let listener = {
         let removed = removed.clone();
-        move |_: &u32, value: &u64, cause| removed.lock().unwrap().push((*value, cause))
+        move |_, value, cause| removed.lock().unwrap().push((value, cause))
     };
     let cache = Cache::builder()
         .capacity(10)

@@ -137,7 +137,7 @@ fn listener_is_called_for_each_removal_with_its_cause() {
     let clock = ManualClock::new();
     let listener = {
         let notified = notified.clone();
-        move |key: &u32, value: &u32, cause| notified.lock().unwrap().push((*key, *value, cause))
+        move |key, value, cause| notified.lock().unwrap().push((key, value, cause))
     };
     let cache = Cache::builder()
         .capacity(2)
@@ -187,7 +187,7 @@ fn panicking_listener_is_called_for_all_entries_before_its_panic_continues() {
     let notified = Arc::new(Mutex::new(0));
     let listener = {
         let notified = notified.clone();
-        move |_: &u32, _: &u32, _| {
+        move |_, _, _| {
             *notified
                 .lock()
                 .unwrap_or_else(std::sync::PoisonError::into_inner) += 1;

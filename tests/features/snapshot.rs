@@ -441,7 +441,7 @@ fn restore_removes_expired_entries_and_calls_the_listener() {
         let builder = LocalCache::builder().capacity(100).clock(clock.clone());
         let builder = builder.on_removal({
             let notified = Arc::clone(&notified);
-            move |&key, &value, cause| notified.lock().unwrap().push((key, value, cause))
+            move |key, value, cause| notified.lock().unwrap().push((key, value, cause))
         });
         let builder = match stale_if_error {
             Some(age) => builder.stale_if_error(age),

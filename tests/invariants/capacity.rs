@@ -37,7 +37,7 @@ fn counted(builder: LocalCacheBuilder<u64, u64>) -> (Cache, Notified) {
     let notified = Notified::default();
     let listener = {
         let notified = Arc::clone(&notified);
-        move |_: &u64, _: &u64, cause| *notified.lock().unwrap().entry(cause).or_default() += 1
+        move |_, _, cause| *notified.lock().unwrap().entry(cause).or_default() += 1
     };
     (builder.on_removal(listener).build().unwrap(), notified)
 }

@@ -103,9 +103,7 @@ impl Model {
         let removals = Arc::new(Mutex::new(Vec::new()));
         let listener = {
             let removals = Arc::clone(&removals);
-            move |key: &Key, value: &Value, cause| {
-                removals.lock().unwrap().push((*key, value.clone(), cause));
-            }
+            move |key, value, cause| removals.lock().unwrap().push((key, value, cause))
         };
         let mut builder: LocalCacheBuilder<Key, Value> = LocalCache::builder()
             .policy(setup.policy)

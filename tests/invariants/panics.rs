@@ -171,7 +171,7 @@ impl Scene {
         let reported = Arc::new(AtomicU64::new(0));
         let listener = {
             let reported = Arc::clone(&reported);
-            move |_: &Key, _: &Value, _: RemovalCause| {
+            move |_: Key, _: Value, _: RemovalCause| {
                 reported.fetch_add(1, Relaxed);
                 reach(Hook::Listener);
             }

@@ -64,13 +64,13 @@ fn listener_may_call_the_cache() {
     let evicted = Arc::new(AtomicUsize::new(0));
     let listener = {
         let (home, evicted) = (home.clone(), evicted.clone());
-        move |key: &u32, value: &u32, cause| {
+        move |key: u32, value: u32, cause| {
             let cache = home.get().and_then(Weak::upgrade).unwrap();
-            assert!(cache.get(key) != Some(*value) || cause == RemovalCause::Replaced);
+            assert!(cache.get(&key) != Some(value) || cause == RemovalCause::Replaced);
             // Each evicted entry is inserted again once, which evicts another.
-            if cause == RemovalCause::Evicted && *value < 100 {
+            if cause == RemovalCause::Evicted && value < 100 {
                 evicted.fetch_add(1, SeqCst);
-                cache.insert(*key, value + 100);
+                cache.insert(key, value + 100);
             }
         }
     };
