@@ -339,6 +339,9 @@ impl<K, V, S> LocalCacheBuilder<K, V, S> {
     /// The removals by one thread are reported in their order. If two threads remove successive values of one key, the
     /// listener may be called for them in either order.
     ///
+    /// If the listener panics, the panic reaches the caller of the method that caused the removal, after the listener
+    /// was called for all of its removals.
+    ///
     /// # Examples
     ///
     /// ```

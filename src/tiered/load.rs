@@ -1,6 +1,6 @@
 //! Loads: their permits, and the storage of loaded values in L2 and L1.
 
-use crate::clock::saturating_nanos;
+use crate::clock::{precise_now, saturating_nanos};
 use crate::entry::Loaded;
 use crate::error::{AnyError, LoadError};
 use crate::single_flight::future::TaskTimer;
@@ -136,7 +136,7 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
         F: Future<Output = Result<T, LoadError<AnyError>>>,
     {
         count(&self.counters.loads);
-        let timer = OperationTimer::new(&self.counters, Instant::now());
+        let timer = OperationTimer::new(&self.counters, precise_now());
         let span = Span::load(self.l1.name());
         let enter = || (permit.as_ref().map(Permit::enter), span.enter());
         let result = run_within(enter, load, |result| result).await;

@@ -1,9 +1,10 @@
 //! Counts and durations of the calls to L2.
 
+use crate::clock::precise_now;
 use crate::stats::histogram::{AtomicHistogram, DurationHistogram};
 use crate::stats::timer::{CountOperation, OperationTimer, Outcome};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 macro_rules! operations {
     ($($(#[$doc:meta])* $name:ident: $variant:ident),* $(,)?) => {
@@ -107,7 +108,7 @@ impl CountOperation for CallCounter {
 impl CallCounter {
     /// Begins the measurement of a call.
     pub(crate) fn begin(&self) -> OperationTimer<'_, Self> {
-        OperationTimer::new(self, Instant::now())
+        OperationTimer::new(self, precise_now())
     }
 
     fn snapshot(&self) -> CallStats {
