@@ -194,6 +194,7 @@ impl<K, V> LocalCache<K, V> {
 impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
     /// Returns the hash of a key.
     #[inline]
+    #[allow(clippy::manual_hash_one)]
     fn hash_of<Q: Hash + ?Sized>(&self, key: &Q) -> u64 {
         // Not by `hash_one`, which a hasher may specialize for the type of the key. A `DynKey` has the hash of its key.
         let mut hasher = self.inner.hasher.build_hasher();

@@ -235,15 +235,13 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
             .key_name(&key)
             .filter(|name| is_served && self.uses_l2(name))?;
         let request = LookupRequest::without_load(&name);
-        match self.l2.lookup(&[request]).await.ok()?.pop()? {
-            LookupReply::Value { envelope, left } => {
-                self.decode(&envelope, &name, left)?;
-                Some(left.unwrap_or(Duration::MAX))
-            }
-            _ => {
-                count(&self.counters.l2_misses);
-                None
-            }
+        let reply = self.l2.lookup(&[request]).await.ok()?.pop()?;
+        if let LookupReply::Value { envelope, left } = reply {
+            self.decode(&envelope, &name, left)?;
+            Some(left.unwrap_or(Duration::MAX))
+        } else {
+            count(&self.counters.l2_misses);
+            None
         }
     }
 

@@ -95,7 +95,7 @@ impl<K: RemoteKey, V: RemoteValue> TieredCache<K, V> {
     ) -> WarmReport<K, RemoteError> {
         let ask = |batch: Vec<K>| async move {
             let found = self.inner.look_up_many(&batch).await;
-            let found = found.map_err(|error| LoadError::failed(error));
+            let found = found.map_err(LoadError::failed);
             (batch, found)
         };
         self.inner.warm(Run::new(options, keys), ask).await
