@@ -35,10 +35,7 @@ impl Sessions {
 
     /// Returns the user of a session, through the cache.
     fn user(&self, session: u64) -> Result<String, Box<dyn Error>> {
-        let user = self
-            .0
-            .get_or_load(&session, |&session| query_user(session))?;
-        Ok(user)
+        Ok(self.0.get_or_load(&session, |&id| query_user(id))?)
     }
 }
 

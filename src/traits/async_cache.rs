@@ -299,13 +299,13 @@ pub trait AsyncCache<K, V>: Send + Sync {
     /// # Errors
     ///
     /// Returns the same errors as [`get_or_load_async`](Self::get_or_load_async), if the load of any key fails.
-    fn get_many_or_load_async<'q, Q, T, E, F, M>(
-        &self,
-        keys: impl IntoIterator<Item = &'q Q> + Send,
-        mut load: impl FnMut(Vec<K>) -> F + Send,
-    ) -> impl Future<Output = Result<Vec<Option<V>>, LoadError<E>>> + Send
+    fn get_many_or_load_async<'a, Q, T, E, F, M>(
+        &'a self,
+        keys: impl IntoIterator<Item = &'a Q>,
+        mut load: impl FnMut(Vec<K>) -> F + Send + 'a,
+    ) -> CacheFuture<'a, Result<Vec<Option<V>>, LoadError<E>>>
     where
-        Q: Hash + Equivalent<K> + ToOwned<Owned = K> + Sync + ?Sized + 'q,
+        Q: Hash + Equivalent<K> + ToOwned<Owned = K> + Sync + ?Sized + 'a,
         F: Future<Output = Result<T, E>> + Send,
         T: IntoIterator<Item = (K, V)>,
         E: LoaderError<M>,
@@ -325,13 +325,13 @@ pub trait AsyncCache<K, V>: Send + Sync {
     /// # Errors
     ///
     /// Returns the same errors as [`get_many_or_load_async`](Self::get_many_or_load_async).
-    fn get_many_or_load_entries_async<'q, Q, T, E, F, M>(
-        &self,
-        keys: impl IntoIterator<Item = &'q Q> + Send,
-        mut load: impl FnMut(Vec<K>) -> F + Send,
-    ) -> impl Future<Output = Result<Vec<Option<V>>, LoadError<E>>> + Send
+    fn get_many_or_load_entries_async<'a, Q, T, E, F, M>(
+        &'a self,
+        keys: impl IntoIterator<Item = &'a Q>,
+        mut load: impl FnMut(Vec<K>) -> F + Send + 'a,
+    ) -> CacheFuture<'a, Result<Vec<Option<V>>, LoadError<E>>>
     where
-        Q: Hash + Equivalent<K> + ToOwned<Owned = K> + Sync + ?Sized + 'q,
+        Q: Hash + Equivalent<K> + ToOwned<Owned = K> + Sync + ?Sized + 'a,
         F: Future<Output = Result<T, E>> + Send,
         T: IntoIterator<Item = (K, Loaded<V>)>,
         E: LoaderError<M>,
@@ -339,8 +339,8 @@ pub trait AsyncCache<K, V>: Send + Sync {
         V: Clone + Send + Sync,
         Self: Sized,
     {
-        let keys: Vec<&'q Q> = keys.into_iter().collect();
-        async move {
+        let keys: Vec<&'a Q> = keys.into_iter().collect();
+        CacheFuture::new(async move {
             let properties = LoaderProperties::new::<E, _>(&load);
             let keys = erase_keys(&keys);
             loop {
@@ -356,6 +356,6 @@ pub trait AsyncCache<K, V>: Send + Sync {
                     return result;
                 }
             }
-        }
+        })
     }
 }

@@ -128,6 +128,24 @@ async fn trait_objects_accept_keys_in_borrowed_form() {
     assert_eq!(cache.stats().loads, 3);
 }
 
+/// Loads two names with a loader that borrows, through any cache.
+async fn lengths(cache: &impl AsyncCache<String, usize>) -> io::Result<Vec<Option<usize>>> {
+    let suffix = String::from("s");
+    let load = async |missing: Vec<String>| {
+        let row = |name: String| (name.clone(), (name + &suffix).len());
+        Ok::<_, io::Error>(missing.into_iter().map(row).collect::<Vec<_>>())
+    };
+    let found = cache.get_many_or_load_async(["pear", "fig"], load).await;
+    found.map_err(io::Error::other)
+}
+
+#[tokio::test]
+async fn batch_through_the_trait_runs_in_a_spawned_task() {
+    let cache: LocalCache<String, usize> = LocalCache::new(10);
+    let found = tokio::spawn(async move { lengths(&cache).await });
+    assert_eq!(found.await.unwrap().unwrap(), [Some(5), Some(4)]);
+}
+
 #[tokio::test]
 async fn pointer_to_a_cache_has_the_methods_of_the_cache() {
     // Both traits are in scope.

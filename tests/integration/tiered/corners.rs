@@ -634,7 +634,7 @@ async fn dropped_futures_leave_no_lease_and_no_waiter() {
         async move {
             for round in 0..200_u64 {
                 let key = (task * 7 + round) % 20;
-                let load = |_| async {
+                let load = |key| async move {
                     // Simulates a query, during which many of the calls are dropped.
                     tokio::time::sleep(Duration::from_micros(300)).await;
                     if round % 5 == 0 {

@@ -63,12 +63,12 @@ async fn outage_under_load_fails_no_read_and_keeps_the_bound_on_concurrent_loads
                         .wrapping_mul(6_364_136_223_846_793_005)
                         .wrapping_add(seed | 1);
                     let wanted = (key >> 33) % 5_000;
-                    let load = |_| async {
+                    let load = |key| async move {
                         most.fetch_max(running.fetch_add(1, SeqCst) + 1, SeqCst);
                         // Simulates a query, so that loads run at the same time.
                         tokio::time::sleep(Duration::from_millis(2)).await;
                         running.fetch_sub(1, SeqCst);
-                        Ok::<_, ()>(wanted)
+                        Ok::<_, ()>(key)
                     };
                     let got = cache.get_or_load_async(&wanted, load).await;
                     assert_eq!(got.unwrap(), wanted);

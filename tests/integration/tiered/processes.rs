@@ -56,7 +56,7 @@ async fn fill_of_a_process_that_was_stopped_beyond_its_lease_is_refused() {
             let entry = server.entries("test").remove(0);
             let _: i64 = server.command(&[b"PEXPIRE", &entry, b"1"]);
         }
-        let load = |_| async { Ok::<_, ()>(rows.get(1).await) };
+        let load = async |key| Ok::<_, ()>(rows.get(key).await);
         let begun = Instant::now();
         assert_eq!(cache.get_or_load_async(&1, load).await.unwrap(), 2);
         assert!(begun.elapsed() < Duration::from_secs(5));

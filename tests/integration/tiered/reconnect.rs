@@ -89,7 +89,7 @@ async fn fill_after_the_server_closed_the_connection_is_stored() {
     let server = Server::start();
     let cache: TieredCache<u64, u64> = proven(&server.url(), MINUTE).await;
     for key in 0..30 {
-        let load = |_| async {
+        let load = async |key| {
             // The connection is closed during the load.
             close_connections(&server);
             Ok::<_, ()>(key)

@@ -347,8 +347,7 @@ async fn invalidation_of_a_key_too_long_for_an_event_reaches_no_other_process() 
     assert_eq!(one.invalidate(&key).await, Propagation::LocalOnly);
     assert_eq!(one.get(&key).await, None);
     // Events arrive in order: there was none before this one.
-    let short = "k".to_string();
-    assert_eq!(one.invalidate(&short).await, Propagation::Acknowledged);
+    assert_eq!(one.invalidate("k").await, Propagation::Acknowledged);
     soon("the event arrives", || other.tier_stats().events > 0).await;
     assert_eq!(other.tier_stats().events, 1);
 }

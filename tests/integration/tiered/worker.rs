@@ -154,8 +154,8 @@ async fn stampede(url: &str, database: Database) {
     answer("ready");
     command().await;
     let get = || async {
-        let load = |_| async {
-            let row = database.get(1).await;
+        let load = async |key| {
+            let row = database.get(key).await;
             // The query is slow enough that all tasks wait for it.
             tokio::time::sleep(Duration::from_millis(100)).await;
             Ok::<_, ()>(row)
@@ -171,15 +171,15 @@ async fn stampede(url: &str, database: Database) {
 async fn slow(url: &str, database: Database) {
     let cache: TieredCache<u64, u64> = builder(url, Consistency::Realtime).build().unwrap();
     wait_until_proven(&cache).await;
-    let load = |_| async {
-        let row = database.get(1).await;
+    let load = async |key| {
+        let row = database.get(key).await;
         answer("loading");
         command().await;
         Ok::<_, ()>(row)
     };
     let late = cache.get_or_load_async(&1, load).await.unwrap();
     answer(late);
-    let load = |_| async { Ok::<_, ()>(database.get(1).await) };
+    let load = async |key| Ok::<_, ()>(database.get(key).await);
     answer(cache.get_or_load_async(&1, load).await.unwrap());
     loop {
         command().await;
