@@ -73,6 +73,7 @@ impl<V> Loaded<V> {
     /// assert!(!names.contains_key(&7));
     /// # Ok::<(), hotset::LoadError<std::io::Error>>(())
     /// ```
+    #[doc(alias("optionally_get_with", "get_with_if"))]
     pub const fn uncached(value: V) -> Self {
         Self {
             value,
@@ -89,6 +90,7 @@ impl<V> Loaded<V> {
     /// With `Duration::MAX` the entry never expires, unless the cache has a time to idle. With zero the value is not
     /// stored, but all callers of the load still get it.
     #[must_use]
+    #[doc(alias = "expire_after_create")]
     pub const fn ttl(mut self, ttl: Duration) -> Self {
         if self.is_cacheable {
             self.ttl = Some(ttl);
@@ -139,10 +141,12 @@ impl<V> Loaded<V> {
 
 /// The change of an entry that the function given to [`LocalCache::compute`](crate::LocalCache::compute) decides on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[doc(alias = "Op")]
 pub enum Compute<V> {
     /// Stores this value. The entry keeps its remaining time to live, its weight and its tags.
     Put(V),
     /// Leaves the entry as it is, or the key without an entry.
+    #[doc(alias = "Nop")]
     Keep,
     /// Removes the entry, if there is one.
     Remove,

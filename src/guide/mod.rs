@@ -3,11 +3,11 @@
 //! | module | contents |
 //! | --- | --- |
 //! | [`getting_started`] | a first cache, its settings, code that does not depend on the backend |
-//! | [`loading`] | `get_or_load`: what happens in each case, tasks, batches, limits |
-//! | [`expiration`] | time to live, time to idle, refresh, stale values |
-//! | [`invalidation`] | what to call after a change in the database |
+//! | [`loading`] | `get_or_load` in all its forms: tasks, batches, errors, refreshes, limits |
+//! | [`expiration`] | time to live, time to idle, a rule for each entry, refresh, stale values |
+//! | [`invalidation`] | what to call after a change in the database, changes in one step, tags, listeners |
 //! | [`several_processes`] | caches of many processes over one Redis |
-//! | [`operations`] | metrics, health, warming, snapshots, shutdown |
+//! | [`operations`] | statistics, metrics, health, removed entries, warming, snapshots, capacity, shutdown |
 //! | [`testing`] | time in tests, test doubles, assertions on statistics |
 //! | [`migrating`] | from moka and from `quick_cache` |
 //! | [`choosing_a_policy`] | LRU, S3-FIFO, CAR and the adaptive policy |

@@ -90,6 +90,7 @@ where
     /// assert_eq!(visits.update(&"home", |_| None), None);
     /// assert!(visits.is_empty());
     /// ```
+    #[doc(alias("replace", "computeIfPresent", "merge"))]
     pub fn update<Q>(&self, key: &Q, mut change: impl FnMut(Option<&V>) -> Option<V>) -> Option<V>
     where
         Q: Hash + Equivalent<K> + ToOwned<Owned = K> + ?Sized,
@@ -146,9 +147,7 @@ where
     /// assert_eq!(stock.compute("apple", take_one), None);
     /// assert!(!stock.contains_key("apple"));
     /// ```
-    #[doc(alias = "and_compute_with")]
-    #[doc(alias = "and_upsert_with")]
-    #[doc(alias = "entry")]
+    #[doc(alias("and_compute_with", "and_upsert_with", "entry", "remove_if"))]
     pub fn compute<Q>(&self, key: &Q, mut change: impl FnMut(Option<&V>) -> Compute<V>) -> Option<V>
     where
         Q: Hash + Equivalent<K> + ToOwned<Owned = K> + ?Sized,
@@ -216,6 +215,7 @@ where
     /// # Cancel safety
     ///
     /// If the future is dropped, the entry is unchanged.
+    #[doc(alias("and_compute_with", "and_upsert_with", "entry_async"))]
     pub async fn compute_async<Q, F>(
         &self,
         key: &Q,
@@ -254,6 +254,7 @@ where
     /// # Cancel safety
     ///
     /// If the future is dropped, the entry is unchanged.
+    #[doc(alias = "and_try_compute_with")]
     pub async fn try_compute_async<Q, F, E>(
         &self,
         key: &Q,

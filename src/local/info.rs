@@ -10,6 +10,7 @@ impl<K, V, S> LocalCache<K, V, S> {
     /// capacity.
     #[must_use]
     #[allow(clippy::cast_possible_truncation)]
+    #[doc(alias("entry_count", "estimatedSize", "size"))]
     pub fn len(&self) -> usize {
         let entries = match self.inner.bound {
             Bound::Weight => {
@@ -31,6 +32,7 @@ impl<K, V, S> LocalCache<K, V, S> {
     /// Returns the total weight of all entries. It never exceeds the budget. Without a
     /// [weigher](crate::LocalCacheBuilder::weigher), each entry weighs 1.
     #[must_use]
+    #[doc(alias("weighted_size", "weightedSize"))]
     pub fn weight(&self) -> u64 {
         self.inner.budget.used()
     }
@@ -38,6 +40,7 @@ impl<K, V, S> LocalCache<K, V, S> {
     /// Returns the budget: the highest number of entries, or the highest total weight if there is a weigher. Returns
     /// `None` if the cache is unbounded.
     #[must_use]
+    #[doc(alias("max_capacity", "policy"))]
     pub fn capacity(&self) -> Option<u64> {
         (self.inner.bound != Bound::None).then(|| self.inner.budget.limit())
     }
@@ -61,6 +64,7 @@ impl<K, V, S> LocalCache<K, V, S> {
     /// assert_eq!((stats.hits, stats.misses, stats.entries), (1, 1, 1));
     /// ```
     #[must_use]
+    #[doc(alias("hits", "misses", "recordStats"))]
     pub fn stats(&self) -> Stats {
         let mut stats = self.inner.counters.snapshot();
         for cell in &self.inner.cells {

@@ -10,11 +10,13 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 pub enum RemovalCause {
     /// A new value replaced it.
     Replaced,
-    /// A call of `invalidate`, `remove`, `retain` or `update` removed it.
+    /// A call of `invalidate`, `remove`, `retain`, `update` or `compute` removed it, or one of `set_ttl` with zero.
+    #[doc(alias = "Explicit")]
     Removed,
     /// It was past its deadline when a call of any kind found it.
     Expired,
     /// The policy evicted it, because there was no room for another entry.
+    #[doc(alias = "Size")]
     Evicted,
     /// A call of `clear` removed it.
     Cleared,

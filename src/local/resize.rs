@@ -41,7 +41,7 @@ impl<K, V, S> LocalCache<K, V, S> {
     /// # Blocking
     ///
     /// Evicts on this thread, a few hundred entries under each hold of a shard's lock.
-    #[doc(alias = "resize")]
+    #[doc(alias("resize", "setMaximum"))]
     pub fn set_capacity(&self, entries: usize) -> Result<(), BuildError> {
         if self.inner.bound != Bound::Entries {
             return Err(BuildError::OtherBound("set_capacity"));
@@ -76,6 +76,7 @@ impl<K, V, S> LocalCache<K, V, S> {
     /// # Blocking
     ///
     /// See [`set_capacity`](Self::set_capacity).
+    #[doc(alias("resize", "setMaximum"))]
     pub fn set_max_weight(&self, weight: u64) -> Result<(), BuildError> {
         if self.inner.bound != Bound::Weight {
             return Err(BuildError::OtherBound("set_max_weight"));

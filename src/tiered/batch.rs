@@ -39,6 +39,7 @@ impl<K: RemoteKey, V: RemoteValue> TieredCache<K, V> {
     /// # Cancel safety
     ///
     /// The future may be dropped at any time.
+    #[doc(alias("getAll", "get_all"))]
     pub async fn get_many_or_load_async<'q, Q, T, E, F, M>(
         &self,
         keys: impl IntoIterator<Item = &'q Q>,
@@ -71,6 +72,7 @@ impl<K: RemoteKey, V: RemoteValue> TieredCache<K, V> {
     /// # Cancel safety
     ///
     /// The future may be dropped at any time.
+    #[doc(alias("getAll", "get_all"))]
     pub async fn get_many_or_load_entries_async<'q, Q, T, E, F, M>(
         &self,
         keys: impl IntoIterator<Item = &'q Q>,

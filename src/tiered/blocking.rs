@@ -55,6 +55,7 @@ impl<K: RemoteKey, V: RemoteValue> BlockingCache<K, V> {
 
     /// Invalidates the value for a key, like [`TieredCache::invalidate`].
     #[allow(clippy::must_use_candidate)]
+    #[doc(alias("remove", "delete"))]
     pub fn invalidate<Q>(&self, key: &Q) -> Propagation
     where
         Q: Hash + Equivalent<K> + ToOwned<Owned = K> + ?Sized,

@@ -23,6 +23,7 @@ impl<K: RemoteKey, V: RemoteValue> TieredCache<K, V> {
     /// # Cancel safety
     ///
     /// The future may be dropped at any time.
+    #[doc(alias = "getIfPresent")]
     pub async fn get<Q>(&self, key: &Q) -> Option<V>
     where
         Q: Hash + Equivalent<K> + ToOwned<Owned = K> + ?Sized,
@@ -40,6 +41,7 @@ impl<K: RemoteKey, V: RemoteValue> TieredCache<K, V> {
     /// # Cancel safety
     ///
     /// The future may be dropped at any time.
+    #[doc(alias = "containsKey")]
     pub async fn contains_key<Q>(&self, key: &Q) -> bool
     where
         Q: Hash + Equivalent<K> + ToOwned<Owned = K> + ?Sized,
@@ -50,12 +52,13 @@ impl<K: RemoteKey, V: RemoteValue> TieredCache<K, V> {
     /// Returns the time for which the value for `key` is still valid, or `None` if neither L1 nor Redis has a valid one.
     ///
     /// If L1 has the value, the result is the time until it expires there. That may be before it expires in Redis: see
-    /// [`TieredCacheBuilder::local_ttl`](crate::TieredCacheBuilder::local_ttl). Returns `Duration::MAX` for a value that
+    /// [`local_time_to_live`](crate::TieredCacheBuilder::local_time_to_live). Returns `Duration::MAX` for a value that
     /// never expires. The call counts neither as a lookup of L1 nor as a use of its entry.
     ///
     /// # Cancel safety
     ///
     /// The future may be dropped at any time.
+    #[doc(alias = "getExpiresAfter")]
     pub async fn remaining_ttl<Q>(&self, key: &Q) -> Option<Duration>
     where
         Q: Hash + Equivalent<K> + ToOwned<Owned = K> + ?Sized,
@@ -85,6 +88,10 @@ impl<K: RemoteKey, V: RemoteValue> TieredCache<K, V> {
     /// # Cancel safety
     ///
     /// The future may be dropped at any time. Another caller or another process then loads.
+    #[doc(alias = "try_get_with")]
+    #[doc(alias = "get_or_insert_async")]
+    #[doc(alias = "get_value_or_guard_async")]
+    #[doc(alias = "optionally_get_with")]
     pub async fn get_or_load_async<Q, E, F, M>(
         &self,
         key: &Q,
@@ -119,6 +126,7 @@ impl<K: RemoteKey, V: RemoteValue> TieredCache<K, V> {
     /// # Cancel safety
     ///
     /// See [`get_or_load_async`](Self::get_or_load_async).
+    #[doc(alias("try_get_with", "or_try_insert_with"))]
     pub async fn get_or_load_entry_async<Q, E, F, M>(
         &self,
         key: &Q,
@@ -151,7 +159,7 @@ impl<K: RemoteKey, V: RemoteValue> TieredCache<K, V> {
     /// # Cancel safety
     ///
     /// See [`get_or_load_async`](Self::get_or_load_async).
-    #[doc(alias = "get_with")]
+    #[doc(alias("get_with", "get_or_insert", "or_insert_with"))]
     pub async fn get_or_insert_with_async<Q, F>(&self, key: &Q, compute: impl FnOnce(K) -> F) -> V
     where
         Q: Hash + Equivalent<K> + ToOwned<Owned = K> + ?Sized,

@@ -40,6 +40,7 @@ impl<K: RemoteKey, V: RemoteValue> TieredCache<K, V> {
     /// # Cancel safety
     ///
     /// If the future is dropped after it was polled, the invalidation continues.
+    #[doc(alias("remove", "delete"))]
     pub async fn invalidate<Q>(&self, key: &Q) -> Propagation
     where
         Q: Hash + Equivalent<K> + ToOwned<Owned = K> + ?Sized,
@@ -71,6 +72,7 @@ impl<K: RemoteKey, V: RemoteValue> TieredCache<K, V> {
     /// # Cancel safety
     ///
     /// If the future is dropped after it was polled, the invalidation continues.
+    #[doc(alias("invalidate_all", "invalidateAll"))]
     pub async fn clear(&self) -> Propagation {
         let change = Change::invalidation(Subject::All, None);
         self.inner.publish(change).await
@@ -108,6 +110,7 @@ impl<K: RemoteKey, V: RemoteValue> TieredCache<K, V> {
     ///
     /// If the future is dropped while it asks Redis for the old value, nothing is changed. If it is dropped later, the
     /// insertion continues.
+    #[doc(alias = "put")]
     pub async fn insert(&self, key: K, value: V) -> Propagation {
         self.insert_loaded(key, Loaded::new(value)).await
     }
@@ -117,6 +120,7 @@ impl<K: RemoteKey, V: RemoteValue> TieredCache<K, V> {
     /// # Cancel safety
     ///
     /// See [`insert`](Self::insert).
+    #[doc(alias = "put")]
     pub async fn insert_loaded(&self, key: K, loaded: Loaded<V>) -> Propagation {
         let no_write = None::<fn() -> Ready<Result<(), Infallible>>>;
         match self.write(key, loaded, no_write).await {

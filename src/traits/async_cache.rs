@@ -54,6 +54,7 @@ pub trait AsyncCache<K, V>: Send + Sync {
     fn get_erased<'a>(&'a self, key: &'a dyn ErasedKey<K>) -> CacheFuture<'a, Option<V>>;
 
     /// Inserts a value with its own time to live, weight and tags.
+    #[doc(alias = "put")]
     fn insert_loaded(&self, key: K, loaded: Loaded<V>) -> CacheFuture<'_, ()>;
 
     /// Removes the entry of `key`, if there is one. See [`invalidate`](Self::invalidate).
@@ -64,7 +65,7 @@ pub trait AsyncCache<K, V>: Send + Sync {
     fn invalidate_tag<'a>(&'a self, tag: &'a str) -> CacheFuture<'a, ()>;
 
     /// Removes all entries. Loads in flight do not store their results.
-    #[doc(alias = "invalidate_all")]
+    #[doc(alias("invalidate_all", "invalidateAll"))]
     fn clear(&self) -> CacheFuture<'_, ()>;
 
     /// Returns the value for `key`. On a miss, runs `loader` and stores its result. See
@@ -143,6 +144,7 @@ pub trait AsyncCache<K, V>: Send + Sync {
     }
 
     /// Returns a clone of the value for `key`, or `None` if the key is absent or expired.
+    #[doc(alias = "getIfPresent")]
     fn get<Q>(&self, key: &Q) -> impl Future<Output = Option<V>> + Send
     where
         Q: Hash + Equivalent<K> + ToOwned<Owned = K> + Sync + ?Sized,
@@ -153,6 +155,7 @@ pub trait AsyncCache<K, V>: Send + Sync {
     }
 
     /// Returns `true` if the cache contains a live value for `key`.
+    #[doc(alias = "containsKey")]
     fn contains_key<Q>(&self, key: &Q) -> impl Future<Output = bool> + Send
     where
         Q: Hash + Equivalent<K> + ToOwned<Owned = K> + Sync + ?Sized,
@@ -165,6 +168,7 @@ pub trait AsyncCache<K, V>: Send + Sync {
     /// Returns the time until the entry for `key` expires, or `None` if the key is absent or expired.
     ///
     /// Returns `Duration::MAX` for an entry that never expires.
+    #[doc(alias = "getExpiresAfter")]
     fn remaining_ttl<Q>(&self, key: &Q) -> impl Future<Output = Option<Duration>> + Send
     where
         Q: Hash + Equivalent<K> + ToOwned<Owned = K> + Sync + ?Sized,
@@ -175,11 +179,13 @@ pub trait AsyncCache<K, V>: Send + Sync {
     }
 
     /// Inserts a value with the time to live of the cache.
+    #[doc(alias = "put")]
     fn insert(&self, key: K, value: V) -> CacheFuture<'_, ()> {
         self.insert_loaded(key, Loaded::new(value))
     }
 
     /// Inserts a value with its own time to live.
+    #[doc(alias = "put")]
     fn insert_with_ttl(&self, key: K, value: V, ttl: Duration) -> CacheFuture<'_, ()> {
         self.insert_loaded(key, Loaded::new(value).ttl(ttl))
     }
@@ -204,6 +210,9 @@ pub trait AsyncCache<K, V>: Send + Sync {
     /// Returns an error if the load failed, or if the result of another caller's load could not be awaited: see
     /// [`LoadError`].
     #[doc(alias = "try_get_with")]
+    #[doc(alias = "get_or_insert_async")]
+    #[doc(alias = "get_value_or_guard_async")]
+    #[doc(alias = "optionally_get_with")]
     fn get_or_load_async<Q, E, F, M>(
         &self,
         key: &Q,
@@ -230,6 +239,7 @@ pub trait AsyncCache<K, V>: Send + Sync {
     /// # Errors
     ///
     /// Returns the same errors as [`get_or_load_async`](Self::get_or_load_async).
+    #[doc(alias("try_get_with", "or_try_insert_with"))]
     fn get_or_load_entry_async<Q, E, F, M>(
         &self,
         key: &Q,
@@ -266,7 +276,7 @@ pub trait AsyncCache<K, V>: Send + Sync {
     /// Returns the value for `key`. On a miss, computes it by `compute` and stores it.
     ///
     /// If the result of another caller's load cannot be awaited, `compute` runs for this caller, and nothing is stored.
-    #[doc(alias = "get_with")]
+    #[doc(alias("get_with", "get_or_insert", "or_insert_with"))]
     fn get_or_insert_with_async<Q, F>(
         &self,
         key: &Q,
@@ -299,6 +309,7 @@ pub trait AsyncCache<K, V>: Send + Sync {
     /// # Errors
     ///
     /// Returns the same errors as [`get_or_load_async`](Self::get_or_load_async), if the load of any key fails.
+    #[doc(alias("getAll", "get_all"))]
     fn get_many_or_load_async<'a, Q, T, E, F, M>(
         &'a self,
         keys: impl IntoIterator<Item = &'a Q>,
@@ -325,6 +336,7 @@ pub trait AsyncCache<K, V>: Send + Sync {
     /// # Errors
     ///
     /// Returns the same errors as [`get_many_or_load_async`](Self::get_many_or_load_async).
+    #[doc(alias("getAll", "get_all"))]
     fn get_many_or_load_entries_async<'a, Q, T, E, F, M>(
         &'a self,
         keys: impl IntoIterator<Item = &'a Q>,

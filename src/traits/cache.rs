@@ -81,6 +81,7 @@ pub trait Cache<K, V>: Send + Sync {
     fn get_erased(&self, key: &dyn ErasedKey<K>) -> Option<V>;
 
     /// Inserts a value with its own time to live, weight and tags.
+    #[doc(alias = "put")]
     fn insert_loaded(&self, key: K, loaded: Loaded<V>);
 
     /// Removes the entry of `key`, if there is one. See [`invalidate`](Self::invalidate).
@@ -91,7 +92,7 @@ pub trait Cache<K, V>: Send + Sync {
     fn invalidate_tag(&self, tag: &str);
 
     /// Removes all entries. Loads in flight do not store their results.
-    #[doc(alias = "invalidate_all")]
+    #[doc(alias("invalidate_all", "invalidateAll"))]
     fn clear(&self);
 
     /// Returns the value for `key`. On a miss, runs `loader` and stores its result. See
@@ -155,6 +156,7 @@ pub trait Cache<K, V>: Send + Sync {
     }
 
     /// Returns a clone of the value for `key`, or `None` if the key is absent or expired.
+    #[doc(alias = "getIfPresent")]
     fn get<Q>(&self, key: &Q) -> Option<V>
     where
         Q: Hash + Equivalent<K> + ToOwned<Owned = K> + Sync + ?Sized,
@@ -164,6 +166,7 @@ pub trait Cache<K, V>: Send + Sync {
     }
 
     /// Returns `true` if the cache contains a live value for `key`.
+    #[doc(alias = "containsKey")]
     fn contains_key<Q>(&self, key: &Q) -> bool
     where
         Q: Hash + Equivalent<K> + ToOwned<Owned = K> + Sync + ?Sized,
@@ -175,6 +178,7 @@ pub trait Cache<K, V>: Send + Sync {
     /// Returns the time until the entry for `key` expires, or `None` if the key is absent or expired.
     ///
     /// Returns `Duration::MAX` for an entry that never expires.
+    #[doc(alias = "getExpiresAfter")]
     fn remaining_ttl<Q>(&self, key: &Q) -> Option<Duration>
     where
         Q: Hash + Equivalent<K> + ToOwned<Owned = K> + Sync + ?Sized,
@@ -184,11 +188,13 @@ pub trait Cache<K, V>: Send + Sync {
     }
 
     /// Inserts a value with the time to live of the cache.
+    #[doc(alias = "put")]
     fn insert(&self, key: K, value: V) {
         self.insert_loaded(key, Loaded::new(value));
     }
 
     /// Inserts a value with its own time to live.
+    #[doc(alias = "put")]
     fn insert_with_ttl(&self, key: K, value: V, ttl: Duration) {
         self.insert_loaded(key, Loaded::new(value).ttl(ttl));
     }
@@ -216,7 +222,12 @@ pub trait Cache<K, V>: Send + Sync {
     /// # Blocking
     ///
     /// Blocks while `load` runs, and while another caller loads the same key.
-    #[doc(alias = "try_get_with")]
+    #[doc(alias(
+        "try_get_with",
+        "get_value_or_guard",
+        "optionally_get_with",
+        "computeIfAbsent"
+    ))]
     fn get_or_load<Q, E, M>(
         &self,
         key: &Q,
@@ -240,6 +251,7 @@ pub trait Cache<K, V>: Send + Sync {
     /// # Blocking
     ///
     /// Blocks like [`get_or_load`](Self::get_or_load).
+    #[doc(alias("try_get_with", "or_try_insert_with"))]
     fn get_or_load_entry<Q, E, M>(
         &self,
         key: &Q,
@@ -262,7 +274,7 @@ pub trait Cache<K, V>: Send + Sync {
     /// # Blocking
     ///
     /// Blocks like [`get_or_load`](Self::get_or_load).
-    #[doc(alias = "get_with")]
+    #[doc(alias("get_with", "get_or_insert", "or_insert_with"))]
     fn get_or_insert_with<Q>(&self, key: &Q, compute: impl FnOnce(&Q) -> V) -> V
     where
         Q: Hash + Equivalent<K> + ToOwned<Owned = K> + Sync + ?Sized,
@@ -284,6 +296,7 @@ pub trait Cache<K, V>: Send + Sync {
     /// # Blocking
     ///
     /// Blocks like [`get_or_load`](Self::get_or_load).
+    #[doc(alias("getAll", "get_all"))]
     fn get_many_or_load<'q, Q, T, E, M>(
         &self,
         keys: impl IntoIterator<Item = &'q Q>,
@@ -308,6 +321,7 @@ pub trait Cache<K, V>: Send + Sync {
     /// # Blocking
     ///
     /// Blocks like [`get_or_load`](Self::get_or_load).
+    #[doc(alias("getAll", "get_all"))]
     fn get_many_or_load_entries<'q, Q, T, E, M>(
         &self,
         keys: impl IntoIterator<Item = &'q Q>,

@@ -78,6 +78,7 @@ where
     /// # Cancel safety
     ///
     /// The future may be dropped at any time. A load that it has begun continues.
+    #[doc(alias("try_get_with", "AsyncLoadingCache"))]
     pub async fn get_or_load_async<Q, E, F, M>(
         &self,
         key: &Q,
@@ -124,6 +125,7 @@ where
     /// # Ok(())
     /// # }
     /// ```
+    #[doc(alias("try_get_with", "or_try_insert_with"))]
     pub async fn get_or_load_entry_async<Q, E, F, M>(
         &self,
         key: &Q,

@@ -96,6 +96,7 @@ where
     /// # Blocking
     ///
     /// Blocks like [`get_or_load`](Self::get_or_load).
+    #[doc(alias = "reload")]
     pub fn refresh_with<Q, E, M>(
         &self,
         key: &Q,
@@ -132,6 +133,7 @@ where
     /// # Cancel safety
     ///
     /// See [`get_or_load_async`](Self::get_or_load_async).
+    #[doc(alias = "reload")]
     pub async fn refresh_async<Q, E, F, M>(
         &self,
         key: &Q,
@@ -173,6 +175,7 @@ where
     /// # Cancel safety
     ///
     /// See [`get_or_load_async`](Self::get_or_load_async).
+    #[doc(alias = "reload")]
     pub async fn refresh_with_async<Q, E, F, M>(
         &self,
         key: &Q,
