@@ -8,6 +8,14 @@ use std::fmt;
 impl<K, V, S> LocalCache<K, V, S> {
     /// Returns the number of entries, including expired ones that have not been removed yet. It never exceeds the
     /// capacity.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let cache = hotset::LocalCache::new(100);
+    /// cache.insert("apple", 120);
+    /// assert_eq!(cache.len(), 1);
+    /// ```
     #[must_use]
     #[allow(clippy::cast_possible_truncation)]
     #[doc(alias("entry_count", "estimatedSize", "size"))]
@@ -24,6 +32,15 @@ impl<K, V, S> LocalCache<K, V, S> {
     }
 
     /// Returns `true` if the cache contains no entries.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let cache = hotset::LocalCache::new(100);
+    /// assert!(cache.is_empty());
+    /// cache.insert("apple", 120);
+    /// assert!(!cache.is_empty());
+    /// ```
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.weight() == 0
@@ -31,6 +48,18 @@ impl<K, V, S> LocalCache<K, V, S> {
 
     /// Returns the total weight of all entries. It never exceeds the budget. Without a
     /// [weigher](crate::LocalCacheBuilder::weigher), each entry weighs 1.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let pages = hotset::LocalCache::<u32, String>::builder()
+    ///     .max_weight(1 << 20)
+    ///     .weigher(|_, page| page.len() as u64)
+    ///     .build()?;
+    /// pages.insert(7, "hello".to_string());
+    /// assert_eq!(pages.weight(), 5);
+    /// # Ok::<(), hotset::BuildError>(())
+    /// ```
     #[must_use]
     #[doc(alias("weighted_size", "weightedSize"))]
     pub fn weight(&self) -> u64 {
@@ -39,6 +68,16 @@ impl<K, V, S> LocalCache<K, V, S> {
 
     /// Returns the budget: the highest number of entries, or the highest total weight if there is a weigher. Returns
     /// `None` if the cache is unbounded.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let cache: hotset::LocalCache<u32, u32> = hotset::LocalCache::new(100);
+    /// assert_eq!(cache.capacity(), Some(100));
+    /// cache.set_capacity(200)?;
+    /// assert_eq!(cache.capacity(), Some(200));
+    /// # Ok::<(), hotset::BuildError>(())
+    /// ```
     #[must_use]
     #[doc(alias("max_capacity", "policy"))]
     pub fn capacity(&self) -> Option<u64> {

@@ -161,6 +161,22 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
     /// Writes to a cache remove such entries too, a few at a time. Call this if the cache is not written to. The lock
     /// of a shard is held for 1,024 slots at a time.
     ///
+    /// # Examples
+    ///
+    /// ```
+    /// use hotset::{LocalCache, ManualClock};
+    /// use std::time::Duration;
+    ///
+    /// let clock = ManualClock::new();
+    /// let cache = LocalCache::builder().capacity(100).clock(clock.clone()).build()?;
+    /// cache.insert_with_ttl("apple", 120, Duration::from_secs(60));
+    /// clock.advance(Duration::from_secs(60));
+    /// assert_eq!((cache.get("apple"), cache.len()), (None, 1));
+    /// assert_eq!(cache.remove_expired(), 1);
+    /// assert!(cache.is_empty());
+    /// # Ok::<(), hotset::BuildError>(())
+    /// ```
+    ///
     /// # Panics
     ///
     /// Panics if a listener or the `Drop` of a key or value does. The slots after that one are then left for the next

@@ -102,6 +102,22 @@ where
 
     /// Like [`warm`](Self::warm), but for tasks on any runtime, and with several batches at one time.
     ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() {
+    /// use hotset::LocalCache;
+    ///
+    /// let prices: LocalCache<u64, u64> = LocalCache::new(1_000);
+    /// let report = prices.warm_async(0..100, async |ids| {
+    ///     // Your query: `SELECT id, cents FROM prices WHERE id IN (..)`.
+    ///     Ok::<_, std::io::Error>(ids.into_iter().map(|id| (id, id * 100)))
+    /// });
+    /// assert_eq!(report.await.found, 100);
+    /// # }
+    /// ```
+    ///
     /// # Cancel safety
     ///
     /// The future may be dropped at any time. The entries that were loaded until then stay cached.

@@ -16,6 +16,21 @@ use std::time::Duration;
 ///
 /// The numbers are read one after the other and shard by shard while the cache is in use, so a sum over several of
 /// them may miss what happened meanwhile. They are exact if the cache is not in use.
+///
+/// # Examples
+///
+/// ```
+/// use hotset::LocalCache;
+///
+/// let prices: LocalCache<String, u64> = LocalCache::new(100);
+/// for _ in 0..4 {
+///     prices.get_or_load("apple", |_| "120".parse())?;
+/// }
+/// let stats = prices.stats();
+/// assert_eq!((stats.hits, stats.misses, stats.loads), (3, 1, 1));
+/// assert!(stats.to_string().starts_with("3 hits, 1 misses (75.0%)"));
+/// # Ok::<(), hotset::LoadError<std::num::ParseIntError>>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
@@ -81,6 +96,16 @@ pub struct Stats {
 
 impl Stats {
     /// Returns the share of lookups that found a live entry, from 0 to 1, or 0 before the first lookup.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let cache = hotset::LocalCache::new(100);
+    /// cache.insert("apple", 120);
+    /// cache.get("apple");
+    /// cache.get("pear");
+    /// assert!((cache.stats().hit_ratio() - 0.5).abs() < f64::EPSILON);
+    /// ```
     #[must_use]
     #[allow(clippy::cast_precision_loss)]
     #[doc(alias("hitRate", "hit_rate"))]

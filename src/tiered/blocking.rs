@@ -11,6 +11,21 @@ use std::hash::Hash;
 
 /// A handle to a [`TieredCache`] for threads, from [`TieredCache::blocking`]. It implements [`Cache`](crate::Cache).
 ///
+/// # Examples
+///
+/// ```
+/// # use hotset::BlockingCache;
+/// # fn fetch_price(name: &str) -> std::io::Result<u64> { Ok(120) }
+/// # fn store_price(name: &str, price: u64) -> std::io::Result<()> { Ok(()) }
+/// # fn example(prices: BlockingCache<String, u64>) -> Result<(), Box<dyn std::error::Error>> {
+/// use hotset::Cache;
+///
+/// let price = prices.get_or_load("apple", fetch_price)?;
+/// prices.write_through("apple".to_string(), price + 10, |price| store_price("apple", *price))?;
+/// # Ok(())
+/// # }
+/// ```
+///
 /// # Panics
 ///
 /// A method panics if it has to block and is called by a task. Tasks use the [`TieredCache`] itself.

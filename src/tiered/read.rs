@@ -20,6 +20,18 @@ use std::time::Duration;
 impl<K: RemoteKey, V: RemoteValue> TieredCache<K, V> {
     /// Returns the value for `key` from L1 or Redis, or `None` if neither has a valid one.
     ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use hotset::TieredCache;
+    /// # async fn example(prices: TieredCache<String, u64>) -> Result<(), Box<dyn std::error::Error>> {
+    /// if let Some(price) = prices.get("apple").await {
+    ///     println!("an apple costs {price}");
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Cancel safety
     ///
     /// The future may be dropped at any time.
@@ -38,6 +50,18 @@ impl<K: RemoteKey, V: RemoteValue> TieredCache<K, V> {
     ///
     /// The call counts neither as a lookup of L1 nor as a use of its entry.
     ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use hotset::TieredCache;
+    /// # async fn example(prices: TieredCache<String, u64>) -> Result<(), Box<dyn std::error::Error>> {
+    /// if !prices.contains_key("apple").await {
+    ///     println!("the price of an apple is not cached");
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Cancel safety
     ///
     /// The future may be dropped at any time.
@@ -54,6 +78,18 @@ impl<K: RemoteKey, V: RemoteValue> TieredCache<K, V> {
     /// If L1 has the value, the result is the time until it expires there. That may be before it expires in Redis: see
     /// [`local_time_to_live`](crate::TieredCacheBuilder::local_time_to_live). Returns `Duration::MAX` for a value that
     /// never expires. The call counts neither as a lookup of L1 nor as a use of its entry.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use hotset::TieredCache;
+    /// # async fn example(prices: TieredCache<String, u64>) -> Result<(), Box<dyn std::error::Error>> {
+    /// if let Some(left) = prices.remaining_ttl("apple").await {
+    ///     println!("valid for another {left:?}");
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Cancel safety
     ///
@@ -79,6 +115,17 @@ impl<K: RemoteKey, V: RemoteValue> TieredCache<K, V> {
     /// together, one loads, and the others wait for it. If its load takes longer than the
     /// [lease](crate::LocalCacheBuilder::lease), another process loads, and the late value goes to its own
     /// callers and is not stored. A value whose key was invalidated during the load is not stored either.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use hotset::TieredCache;
+    /// # async fn example(prices: TieredCache<String, u64>) -> Result<(), Box<dyn std::error::Error>> {
+    /// # async fn fetch_price(name: String) -> std::io::Result<u64> { Ok(120) }
+    /// let price = prices.get_or_load_async("apple", fetch_price).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     ///
@@ -119,6 +166,21 @@ impl<K: RemoteKey, V: RemoteValue> TieredCache<K, V> {
     /// Like [`get_or_load_async`](Self::get_or_load_async), but `load` returns a [`Loaded`], which has its own time to
     /// live, weight and tags.
     ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use hotset::TieredCache;
+    /// # async fn example(prices: TieredCache<String, u64>) -> Result<(), Box<dyn std::error::Error>> {
+    /// # async fn fetch_price(name: String) -> std::io::Result<u64> { Ok(120) }
+    /// use hotset::Loaded;
+    ///
+    /// let load = async |name| fetch_price(name).await.map(|price| Loaded::new(price).tags(["fruit"]));
+    /// let price = prices.get_or_load_entry_async("apple", load).await?;
+    /// prices.invalidate_tag("fruit").await;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
     ///
     /// Returns the same errors as [`get_or_load_async`](Self::get_or_load_async).
@@ -155,6 +217,16 @@ impl<K: RemoteKey, V: RemoteValue> TieredCache<K, V> {
     ///
     /// Like [`get_or_load_async`](Self::get_or_load_async), for a loader that cannot fail. Where `get_or_load_async`
     /// would return an error, this call runs `compute` for itself and stores nothing.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use hotset::TieredCache;
+    /// # async fn example(lengths: TieredCache<String, u64>) -> Result<(), Box<dyn std::error::Error>> {
+    /// let length = lengths.get_or_insert_with_async("apple", async |name| name.len() as u64).await;
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Cancel safety
     ///

@@ -205,6 +205,21 @@ pub trait AsyncCache<K, V>: Send + Sync {
     /// `load` receives the key in its owned form, and creates the future that loads. `Self` must be sized, which
     /// `Arc<dyn AsyncCache<K, V>>` is.
     ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # async fn fetch_price(name: String) -> std::io::Result<u64> { Ok(120) }
+    /// use hotset::{AsyncCache, LocalCache};
+    /// use std::sync::Arc;
+    ///
+    /// let prices: Arc<dyn AsyncCache<String, u64>> = Arc::new(LocalCache::new(100));
+    /// assert_eq!(prices.get_or_load_async("apple", fetch_price).await?, 120);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
     ///
     /// Returns an error if the load failed, or if the result of another caller's load could not be awaited: see
@@ -235,6 +250,25 @@ pub trait AsyncCache<K, V>: Send + Sync {
 
     /// Like [`get_or_load_async`](Self::get_or_load_async), but `load` returns a [`Loaded`], which has its own time to
     /// live, weight and tags.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # async fn fetch_price(name: &str) -> std::io::Result<u64> { Ok(120) }
+    /// use hotset::{AsyncCache, Loaded, LocalCache};
+    /// use std::{io, sync::Arc, time::Duration};
+    ///
+    /// let prices: Arc<dyn AsyncCache<String, u64>> = Arc::new(LocalCache::new(100));
+    /// let load = |name: String| async move {
+    ///     let price = fetch_price(&name).await?;
+    ///     Ok::<_, io::Error>(Loaded::new(price).ttl(Duration::from_secs(60)).tags([name]))
+    /// };
+    /// assert_eq!(prices.get_or_load_entry_async("apple", load).await?, 120);
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     ///
@@ -276,6 +310,21 @@ pub trait AsyncCache<K, V>: Send + Sync {
     /// Returns the value for `key`. On a miss, computes it by `compute` and stores it.
     ///
     /// If the result of another caller's load cannot be awaited, `compute` runs for this caller, and nothing is stored.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use hotset::{AsyncCache, LocalCache};
+    /// use std::sync::Arc;
+    ///
+    /// let lengths: Arc<dyn AsyncCache<String, usize>> = Arc::new(LocalCache::new(100));
+    /// let length = lengths.get_or_insert_with_async("apple", |name| async move { name.len() });
+    /// assert_eq!(length.await, 5);
+    /// # Ok(())
+    /// # }
+    /// ```
     #[doc(alias("get_with", "get_or_insert", "or_insert_with"))]
     fn get_or_insert_with_async<Q, F>(
         &self,
@@ -305,6 +354,24 @@ pub trait AsyncCache<K, V>: Send + Sync {
     /// Returns the values for several keys, in their order. Calls `load` once for all missing keys.
     ///
     /// For a key that `load` leaves out, the result is `None` and nothing is cached.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use hotset::{AsyncCache, LocalCache};
+    /// use std::sync::Arc;
+    ///
+    /// let prices: Arc<dyn AsyncCache<u64, u64>> = Arc::new(LocalCache::new(100));
+    /// let load = |missing: Vec<u64>| async move {
+    ///     // Your query: `SELECT id, cents FROM prices WHERE id IN (..)`.
+    ///     Ok::<_, std::io::Error>(missing.into_iter().map(|id| (id, id * 100)))
+    /// };
+    /// assert_eq!(prices.get_many_or_load_async(&[7, 8], load).await?, [Some(700), Some(800)]);
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     ///

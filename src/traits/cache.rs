@@ -214,6 +214,22 @@ pub trait Cache<K, V>: Send + Sync {
     /// `Self` must be sized. `Arc<dyn Cache<K, V>>` is; with `cache: &dyn Cache<K, V>` call
     /// `(&cache).get_or_load(..)`.
     ///
+    /// # Examples
+    ///
+    /// ```
+    /// use hotset::{Cache, LocalCache};
+    /// use std::sync::Arc;
+    ///
+    /// fn price(prices: &impl Cache<String, u64>, name: &str) -> Result<u64, Box<dyn std::error::Error>> {
+    ///     Ok(prices.get_or_load(name, |name| name.parse())?)
+    /// }
+    ///
+    /// let prices: Arc<dyn Cache<String, u64>> = Arc::new(LocalCache::new(100));
+    /// assert_eq!(price(&prices, "120")?, 120);
+    /// assert!(price(&prices, "apple").is_err());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
     /// # Errors
     ///
     /// Returns an error if the load failed, or if the result of another caller's load could not be awaited: see
@@ -244,6 +260,19 @@ pub trait Cache<K, V>: Send + Sync {
     /// Like [`get_or_load`](Self::get_or_load), but `load` returns a [`Loaded`], which has its own time to live, weight
     /// and tags.
     ///
+    /// # Examples
+    ///
+    /// ```
+    /// use hotset::{Cache, Loaded, LocalCache};
+    ///
+    /// fn page(pages: &impl Cache<String, String>, path: &str) -> Result<String, Box<dyn std::error::Error>> {
+    ///     let read = |path: &str| std::fs::read_to_string(path).map(|page| Loaded::new(page).tags(["page"]));
+    ///     Ok(pages.get_or_load_entry(path, read)?)
+    /// }
+    ///
+    /// assert!(page(&LocalCache::new(100), "/no/such/page").is_err());
+    /// ```
+    ///
     /// # Errors
     ///
     /// Returns the same errors as [`get_or_load`](Self::get_or_load).
@@ -271,6 +300,18 @@ pub trait Cache<K, V>: Send + Sync {
     ///
     /// If the result of another caller's load cannot be awaited, `compute` runs for this caller, and nothing is stored.
     ///
+    /// # Examples
+    ///
+    /// ```
+    /// use hotset::{Cache, LocalCache};
+    ///
+    /// fn length(lengths: &impl Cache<String, usize>, name: &str) -> usize {
+    ///     lengths.get_or_insert_with(name, |name| name.len())
+    /// }
+    ///
+    /// assert_eq!(length(&LocalCache::new(100), "apple"), 5);
+    /// ```
+    ///
     /// # Blocking
     ///
     /// Blocks like [`get_or_load`](Self::get_or_load).
@@ -288,6 +329,21 @@ pub trait Cache<K, V>: Send + Sync {
     /// Returns the values for several keys, in their order. Calls `load` once for all missing keys.
     ///
     /// For a key that `load` leaves out, the result is `None` and nothing is cached.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use hotset::{Cache, LocalCache, LoadError};
+    /// use std::io;
+    ///
+    /// fn prices_of(prices: &impl Cache<u64, u64>, ids: &[u64]) -> Result<Vec<Option<u64>>, LoadError<io::Error>> {
+    ///     // Your query: `SELECT id, cents FROM prices WHERE id IN (..)`.
+    ///     prices.get_many_or_load(ids, |missing| Ok(missing.into_iter().map(|id| (id, id * 100))))
+    /// }
+    ///
+    /// assert_eq!(prices_of(&LocalCache::new(100), &[7, 8])?, [Some(700), Some(800)]);
+    /// # Ok::<(), LoadError<io::Error>>(())
+    /// ```
     ///
     /// # Errors
     ///

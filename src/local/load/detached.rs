@@ -21,6 +21,22 @@ use std::task::{Context, Poll};
 use tokio::task::JoinHandle;
 
 /// A view of a cache whose loads run in separate tasks, from [`LocalCache::detached`].
+///
+/// # Examples
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), hotset::LoadError<std::io::Error>> {
+/// # async fn fetch_price(name: String) -> std::io::Result<u64> { Ok(120) }
+/// use hotset::LocalCache;
+///
+/// let prices: LocalCache<String, u64> = LocalCache::new(1_000);
+/// // The query continues if this future is dropped.
+/// let price = prices.detached().get_or_load_async("apple", fetch_price).await?;
+/// assert_eq!(price, 120);
+/// # Ok(())
+/// # }
+/// ```
 pub struct Detached<'a, K, V, S = DefaultHasher>(&'a LocalCache<K, V, S>);
 
 impl<K, V, S> LocalCache<K, V, S> {
