@@ -54,11 +54,11 @@
 //! | `metrics` | [`Metrics`], for the facade of the crate `metrics` |
 //! | `tracing` | spans of loads and of calls to Redis, and an event for each change of state |
 //! | `serde` | [`CacheConfig`]: backend and settings from TOML, JSON or the environment; `Serialize` for statistics |
-//! | `testing` | `testing::TestCache`, a cache for tests that fails, hangs or is slow on command |
+//! | `testing` | [`testing::TestCache`], a cache for tests that fails, hangs or is slow on command |
 
 #![warn(missing_docs)]
 #![cfg_attr(
-    not(all(feature = "metrics", feature = "redis", feature = "serde")),
+    not(all(feature = "metrics", feature = "redis", feature = "serde", feature = "testing")),
     doc = "",
     doc = include_str!("guide/links_to_docs_rs.md"),
     // The documentation of other items links to items that do not exist without these features.

@@ -25,7 +25,12 @@
 //! - A *refresh* is a load of a key whose entry is still live.
 
 /// Returns the links to items that need a feature.
-#[cfg(all(feature = "metrics", feature = "redis", feature = "serde"))]
+#[cfg(all(
+    feature = "metrics",
+    feature = "redis",
+    feature = "serde",
+    feature = "testing"
+))]
 macro_rules! links {
     () => {
         include_str!("links.md")
@@ -33,7 +38,12 @@ macro_rules! links {
 }
 
 /// Returns the same links to docs.rs, because some of the items do not exist without these features.
-#[cfg(not(all(feature = "metrics", feature = "redis", feature = "serde")))]
+#[cfg(not(all(
+    feature = "metrics",
+    feature = "redis",
+    feature = "serde",
+    feature = "testing"
+)))]
 macro_rules! links {
     () => {
         include_str!("links_to_docs_rs.md")
