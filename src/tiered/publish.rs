@@ -86,7 +86,7 @@ struct Outgoing {
 }
 
 impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
-    /// Step 1: returns the state of a key in L2, and acquires the load lease if L2 has no value.
+    /// Returns the state of a key in L2, and acquires the load lease if L2 has no value. This is step 1.
     pub(super) async fn prior_state(
         self: &Arc<Self>,
         name: &[u8],

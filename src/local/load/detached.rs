@@ -81,6 +81,18 @@ where
     /// Like [`LocalCache::get_or_load_async`], but runs the load in a separate task, so `load` must own all values that
     /// it uses. A load within a load runs in the task of the outer load.
     ///
+    /// # Examples
+    ///
+    /// ```
+    /// # async fn fetch_price(name: String) -> std::io::Result<u64> { Ok(120) }
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), hotset::LoadError<std::io::Error>> {
+    /// let prices: hotset::LocalCache<String, u64> = hotset::LocalCache::new(1_000);
+    /// assert_eq!(prices.detached().get_or_load_async("apple", fetch_price).await?, 120);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
     ///
     /// Returns the same errors as [`LocalCache::get_or_load_async`], and [`Shutdown`](LoadError::Shutdown) if the
