@@ -72,7 +72,13 @@ impl<K, V, S> LocalCacheBuilder<K, V, S> {
     /// assert_eq!(cache.len(), 2);
     /// # Ok::<(), hotset::BuildError>(())
     /// ```
-    #[doc(alias("max_capacity", "maximumSize", "items_capacity"))]
+    #[doc(alias(
+        "max_capacity",
+        "maximumSize",
+        "items_capacity",
+        "maximum_size",
+        "max_size"
+    ))]
     pub fn capacity(mut self, entries: usize) -> Self {
         self.capacity = Some(entries);
         self
@@ -91,7 +97,7 @@ impl<K, V, S> LocalCacheBuilder<K, V, S> {
     /// assert_eq!(pages.capacity(), Some(64 << 20));
     /// # Ok::<(), hotset::BuildError>(())
     /// ```
-    #[doc(alias("max_capacity", "maximumWeight", "weight_capacity"))]
+    #[doc(alias("max_capacity", "maximumWeight", "weight_capacity", "maximum_weight"))]
     pub fn max_weight(mut self, weight: u64) -> Self {
         self.max_weight = Some(weight);
         self
@@ -148,7 +154,7 @@ impl<K, V, S> LocalCacheBuilder<K, V, S> {
     ///     .build()?;
     /// # Ok::<(), hotset::BuildError>(())
     /// ```
-    #[doc(alias = "expireAfterWrite")]
+    #[doc(alias("expireAfterWrite", "expire_after_write", "ttl"))]
     pub fn time_to_live(mut self, ttl: Duration) -> Self {
         self.settings.time_to_live = Some(ttl);
         self.settings.ttl_nanos = saturating_nanos(ttl);
@@ -172,7 +178,7 @@ impl<K, V, S> LocalCacheBuilder<K, V, S> {
     ///     .build()?;
     /// # Ok::<(), hotset::BuildError>(())
     /// ```
-    #[doc(alias = "expireAfterAccess")]
+    #[doc(alias("expireAfterAccess", "expire_after_access"))]
     pub fn time_to_idle(mut self, idle: Duration) -> Self {
         self.settings.time_to_idle = Some(idle);
         self

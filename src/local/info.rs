@@ -18,7 +18,7 @@ impl<K, V, S> LocalCache<K, V, S> {
     /// ```
     #[must_use]
     #[allow(clippy::cast_possible_truncation)]
-    #[doc(alias("entry_count", "estimatedSize", "size"))]
+    #[doc(alias("entry_count", "estimatedSize", "size", "estimated_size"))]
     pub fn len(&self) -> usize {
         let entries = match self.inner.bound {
             Bound::Weight => {

@@ -36,7 +36,7 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
     /// cache.insert("apple", 130);
     /// assert_eq!(cache.get("apple"), Some(130));
     /// ```
-    #[doc(alias("put", "set"))]
+    #[doc(alias("put", "set", "replace"))]
     pub fn insert(&self, key: K, value: V) {
         self.insert_loaded(key, Loaded::new(value));
     }
@@ -54,7 +54,7 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
     /// cache.insert_with_ttl("session", 7, Duration::from_secs(1_800));
     /// assert!(cache.remaining_ttl("session").unwrap() <= Duration::from_secs(1_800));
     /// ```
-    #[doc(alias = "put")]
+    #[doc(alias("put", "put_with_ttl"))]
     pub fn insert_with_ttl(&self, key: K, value: V, ttl: Duration) {
         self.insert_loaded(key, Loaded::new(value).ttl(ttl));
     }

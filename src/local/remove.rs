@@ -182,7 +182,7 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
     /// Panics if a listener or the `Drop` of a key or value does. The slots after that one are then left for the next
     /// call.
     #[allow(clippy::must_use_candidate)]
-    #[doc(alias("run_pending_tasks", "cleanUp"))]
+    #[doc(alias("run_pending_tasks", "cleanUp", "clean_up"))]
     pub fn remove_expired(&self) -> usize {
         self.inner
             .cells
