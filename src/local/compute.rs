@@ -20,6 +20,13 @@ enum Change<V> {
     Remove,
 }
 
+/// The result of a change.
+enum Applied<V> {
+    Kept,
+    /// The entry was stored with this value, or removed.
+    Changed(Option<V>),
+}
+
 impl<V> From<Compute<V>> for Change<V> {
     fn from(compute: Compute<V>) -> Self {
         match compute {
@@ -121,8 +128,8 @@ where
     where
         Q: Hash + Equivalent<K> + ToOwned<Owned = K> + ?Sized,
     {
-        let mut change = |value: Option<&V>| Ok(Change::from(change(value)));
-        infallible(self.change(key, &mut change))
+        let change = |value: Option<&V>| Ok(Change::from(change(value)));
+        infallible(self.change(key, change))
     }
 
     /// Reads the value for `key`, and stores, keeps or removes the entry as `change` says, as one step. Returns the
@@ -187,8 +194,8 @@ where
     where
         Q: Hash + Equivalent<K> + ToOwned<Owned = K> + ?Sized,
     {
-        let mut change = |value: Option<&V>| change(value).map(Change::from);
-        self.change(key, &mut change)
+        let change = |value: Option<&V>| change(value).map(Change::from);
+        self.change(key, change)
     }
 
     /// Like [`compute`](Self::compute), but for tasks. `change` is given a clone of the value.
@@ -269,8 +276,8 @@ where
             let (current, settings) = self.peek_with_settings(&location, key).unzip();
             let next = change(current.clone()).await?;
             match self.apply(&location, key, claim, settings, next.into()) {
-                Ok(None) => return Ok(current),
-                Ok(Some(value)) => {
+                Ok(Applied::Kept) => return Ok(current),
+                Ok(Applied::Changed(value)) => {
                     // Not on return, because a panic in this `drop` would leak the returned value.
                     drop(current);
                     return Ok(value);
@@ -284,7 +291,7 @@ where
     fn change<Q, E>(
         &self,
         key: &Q,
-        change: &mut dyn FnMut(Option<&V>) -> Result<Change<V>, E>,
+        mut change: impl FnMut(Option<&V>) -> Result<Change<V>, E>,
     ) -> Result<Option<V>, E>
     where
         Q: Hash + Equivalent<K> + ToOwned<Owned = K> + ?Sized,
@@ -295,8 +302,8 @@ where
             let (current, settings) = self.peek_with_settings(&location, key).unzip();
             let next = change(current.as_ref())?;
             match self.apply(&location, key, claim, settings, next) {
-                Ok(None) => return Ok(current),
-                Ok(Some(value)) => {
+                Ok(Applied::Kept) => return Ok(current),
+                Ok(Applied::Changed(value)) => {
                     // Not on return, because a panic in this `drop` would leak the returned value.
                     drop(current);
                     return Ok(value);
@@ -306,8 +313,7 @@ where
         }
     }
 
-    /// Applies a change to the entry of a claimed key, which had these settings. Returns the new value, or `None` if
-    /// the entry is kept.
+    /// Applies a change to the entry of a claimed key, which had these settings.
     ///
     /// # Errors
     ///
@@ -319,13 +325,13 @@ where
         mut claim: Leader<'_, K, V>,
         settings: Option<EntrySettings>,
         change: Change<V>,
-    ) -> Result<Option<Option<V>>, Outdated>
+    ) -> Result<Applied<V>, Outdated>
     where
         Q: Hash + Equivalent<K> + ToOwned<Owned = K> + ?Sized,
     {
         let mut removals = self.removals();
         let (value, written) = match change {
-            Change::Keep => return Ok(None),
+            Change::Keep => return Ok(Applied::Kept),
             Change::Put(mut loaded) => {
                 let provenance = self.updated_provenance(&mut loaded, settings, claim.epoch);
                 let value = Some(loaded.value.clone());
@@ -341,7 +347,7 @@ where
         // Dropped here and not on return, because a panic in a `drop` on return would leak the returned value.
         drop(claim);
         removals.finish();
-        written.map(|()| Some(value))
+        written.map(|()| Applied::Changed(value))
     }
 
     /// Completes the settings of `loaded` by those of the entry that it replaces, and returns its provenance.

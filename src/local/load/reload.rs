@@ -220,7 +220,7 @@ where
         F: Future<Output = LoadResult<V>>,
     {
         let location = self.location(key);
-        let role = self.reload(&location, key, self.candidate());
+        let role = Self::reload(&location, key, self.candidate());
         let found = (Lookup::Miss(role), loader.reloading());
         let load = || {
             if self.peek_at(&location, key, |_, _| ()).is_some() {
