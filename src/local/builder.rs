@@ -72,6 +72,9 @@ impl<K, V, S> LocalCacheBuilder<K, V, S> {
     /// assert_eq!(cache.len(), 2);
     /// # Ok::<(), hotset::BuildError>(())
     /// ```
+    #[doc(alias = "max_capacity")]
+    #[doc(alias = "maximum_size")]
+    #[doc(alias = "max_size")]
     pub fn capacity(mut self, entries: usize) -> Self {
         self.capacity = Some(entries);
         self
@@ -90,6 +93,8 @@ impl<K, V, S> LocalCacheBuilder<K, V, S> {
     /// assert_eq!(pages.capacity(), Some(64 << 20));
     /// # Ok::<(), hotset::BuildError>(())
     /// ```
+    #[doc(alias = "weight_capacity")]
+    #[doc(alias = "maximum_weight")]
     pub fn max_weight(mut self, weight: u64) -> Self {
         self.max_weight = Some(weight);
         self
@@ -111,6 +116,7 @@ impl<K, V, S> LocalCacheBuilder<K, V, S> {
     /// assert_eq!(names.weight(), 5);
     /// # Ok::<(), hotset::BuildError>(())
     /// ```
+    #[doc(alias = "weighter")]
     pub fn weigher(mut self, weigher: impl Fn(&K, &V) -> u64 + Send + Sync + 'static) -> Self {
         self.settings.weigher = Some(Box::new(weigher));
         self
@@ -145,6 +151,8 @@ impl<K, V, S> LocalCacheBuilder<K, V, S> {
     ///     .build()?;
     /// # Ok::<(), hotset::BuildError>(())
     /// ```
+    #[doc(alias = "expire_after_write")]
+    #[doc(alias = "ttl")]
     pub fn time_to_live(mut self, ttl: Duration) -> Self {
         self.settings.time_to_live = Some(ttl);
         self.settings.ttl_nanos = saturating_nanos(ttl);
@@ -168,6 +176,7 @@ impl<K, V, S> LocalCacheBuilder<K, V, S> {
     ///     .build()?;
     /// # Ok::<(), hotset::BuildError>(())
     /// ```
+    #[doc(alias = "expire_after_access")]
     pub fn time_to_idle(mut self, idle: Duration) -> Self {
         self.settings.time_to_idle = Some(idle);
         self
@@ -222,6 +231,7 @@ impl<K, V, S> LocalCacheBuilder<K, V, S> {
     /// let cache = hotset::LocalCache::<u64, u64>::builder().capacity(100).policy(hotset::Policy::S3Fifo).build()?;
     /// # Ok::<(), hotset::BuildError>(())
     /// ```
+    #[doc(alias = "eviction_policy")]
     pub fn policy(mut self, policy: Policy) -> Self {
         self.policy = policy;
         self
@@ -256,6 +266,7 @@ impl<K, V, S> LocalCacheBuilder<K, V, S> {
     /// let cache = hotset::LocalCache::<u64, u64>::builder().capacity(100).hasher(std::hash::RandomState::new()).build()?;
     /// # Ok::<(), hotset::BuildError>(())
     /// ```
+    #[doc(alias = "build_with_hasher")]
     pub fn hasher<T>(self, hasher: T) -> LocalCacheBuilder<K, V, T> {
         LocalCacheBuilder {
             capacity: self.capacity,
@@ -289,6 +300,7 @@ impl<K, V, S> LocalCacheBuilder<K, V, S> {
     /// assert_eq!(cache.get(&1), None);
     /// # Ok::<(), hotset::BuildError>(())
     /// ```
+    #[doc(alias = "ticker")]
     pub fn clock(mut self, clock: impl Clock) -> Self {
         self.settings.clock = TimeSource::Custom(Arc::new(clock));
         self

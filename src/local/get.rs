@@ -21,6 +21,7 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
     /// assert_eq!(cache.get(&2), None);
     /// ```
     #[inline]
+    #[doc(alias = "get_if_present")]
     pub fn get<Q>(&self, key: &Q) -> Option<V>
     where
         Q: Hash + Equivalent<K> + ?Sized,

@@ -10,6 +10,8 @@ impl<K, V, S> LocalCache<K, V, S> {
     /// capacity.
     #[must_use]
     #[allow(clippy::cast_possible_truncation)]
+    #[doc(alias = "entry_count")]
+    #[doc(alias = "estimated_size")]
     pub fn len(&self) -> usize {
         let entries = match self.inner.bound {
             Bound::Weight => {
@@ -31,6 +33,7 @@ impl<K, V, S> LocalCache<K, V, S> {
     /// Returns the total weight of all entries. It never exceeds the budget. Without a
     /// [weigher](crate::LocalCacheBuilder::weigher), each entry weighs 1.
     #[must_use]
+    #[doc(alias = "weighted_size")]
     pub fn weight(&self) -> u64 {
         self.inner.budget.used()
     }
@@ -61,6 +64,8 @@ impl<K, V, S> LocalCache<K, V, S> {
     /// assert_eq!((stats.hits, stats.misses, stats.entries), (1, 1, 1));
     /// ```
     #[must_use]
+    #[doc(alias = "hits")]
+    #[doc(alias = "misses")]
     pub fn stats(&self) -> Stats {
         let mut stats = self.inner.counters.snapshot();
         for cell in &self.inner.cells {

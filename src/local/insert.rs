@@ -36,6 +36,8 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
     /// cache.insert("apple", 130);
     /// assert_eq!(cache.get("apple"), Some(130));
     /// ```
+    #[doc(alias = "put")]
+    #[doc(alias = "replace")]
     pub fn insert(&self, key: K, value: V) {
         self.insert_loaded(key, Loaded::new(value));
     }
@@ -53,6 +55,7 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
     /// cache.insert_with_ttl("session", 7, Duration::from_secs(1_800));
     /// assert!(cache.remaining_ttl("session").unwrap() <= Duration::from_secs(1_800));
     /// ```
+    #[doc(alias = "put_with_ttl")]
     pub fn insert_with_ttl(&self, key: K, value: V, ttl: Duration) {
         self.insert_loaded(key, Loaded::new(value).ttl(ttl));
     }

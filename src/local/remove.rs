@@ -108,6 +108,7 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
     /// cache.clear();
     /// assert!(cache.is_empty());
     /// ```
+    #[doc(alias = "invalidate_all")]
     pub fn clear(&self) {
         for cell in &self.inner.cells {
             let now = self.inner.settings.clock.now();
@@ -164,6 +165,8 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
     /// Panics if a listener or the `Drop` of a key or value does. The slots after that one are then left for the next
     /// call.
     #[allow(clippy::must_use_candidate)]
+    #[doc(alias = "run_pending_tasks")]
+    #[doc(alias = "clean_up")]
     pub fn remove_expired(&self) -> usize {
         self.inner
             .cells
@@ -252,6 +255,8 @@ where
     /// prices.retain(|_, price| *price > 100);
     /// assert!(prices.contains_key("apple") && !prices.contains_key("pear"));
     /// ```
+    #[doc(alias = "invalidate_entries_if")]
+    #[doc(alias = "invalidate_if")]
     pub fn retain(&self, mut keep: impl FnMut(&K, &V) -> bool) {
         for cell in &self.inner.cells {
             // The loads are revoked before the entries are listed. So a value that a load has stored by now is listed,

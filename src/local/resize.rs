@@ -76,6 +76,7 @@ impl<K, V, S> LocalCache<K, V, S> {
     /// # Blocking
     ///
     /// See [`set_capacity`](Self::set_capacity).
+    #[doc(alias = "resize")]
     pub fn set_max_weight(&self, weight: u64) -> Result<(), BuildError> {
         if self.inner.bound != Bound::Weight {
             return Err(BuildError::OtherBound("set_max_weight"));

@@ -70,6 +70,7 @@ where
     /// # Blocking
     ///
     /// Blocks like [`get_or_load`](Self::get_or_load).
+    #[doc(alias = "get_all")]
     pub fn get_many_or_load<'q, Q, T, E, M>(
         &self,
         keys: impl IntoIterator<Item = &'q Q>,

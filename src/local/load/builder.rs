@@ -99,6 +99,7 @@ impl<K, V, S> LocalCacheBuilder<K, V, S> {
     ///     .build()?;
     /// # Ok::<(), hotset::BuildError>(())
     /// ```
+    #[doc(alias = "refresh_after_write")]
     pub fn refresh_after(mut self, age: Duration) -> Self {
         self.settings.refresh_after = Some(age);
         self
