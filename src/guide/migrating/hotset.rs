@@ -111,9 +111,10 @@ impl<E: Into<anyhow::Error>> From<E> for AppError {
 impl IntoResponse for AppError {
     fn into_response(self) -> Response {
         let cause = self.0.root_cause();
-        let status = match cause.is::<NotFound>() {
-            true => StatusCode::NOT_FOUND,
-            false => StatusCode::INTERNAL_SERVER_ERROR,
+        let status = if cause.is::<NotFound>() {
+            StatusCode::NOT_FOUND
+        } else {
+            StatusCode::INTERNAL_SERVER_ERROR
         };
         (status, cause.to_string()).into_response()
     }

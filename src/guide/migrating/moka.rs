@@ -137,9 +137,10 @@ impl From<anyhow::Error> for AppError {
 impl IntoResponse for AppError {
     fn into_response(self) -> Response {
         let cause = self.0.root_cause();
-        let status = match cause.is::<NotFound>() {
-            true => StatusCode::NOT_FOUND,
-            false => StatusCode::INTERNAL_SERVER_ERROR,
+        let status = if cause.is::<NotFound>() {
+            StatusCode::NOT_FOUND
+        } else {
+            StatusCode::INTERNAL_SERVER_ERROR
         };
         (status, cause.to_string()).into_response()
     }
@@ -212,14 +213,14 @@ async fn get_counts(State(wiki): State<Arc<Wiki>>) -> Json<Value> {
     }))
 }
 
-pub(crate) fn router(database: Database) -> anyhow::Result<Router> {
+pub(crate) fn router(database: Database) -> Router {
     let wiki = Arc::new(Wiki::new(database));
     let limit = from_fn_with_state(Arc::clone(&wiki), limit_requests);
-    Ok(Router::new()
+    Router::new()
         .route("/articles/{id}", get(get_article).put(put_article))
         .route("/articles/{id}/preview", get(get_preview))
         .route("/authors/{author}", delete(delete_author))
         .layer(limit)
         .route("/counts", get(get_counts))
-        .with_state(wiki))
+        .with_state(wiki)
 }
