@@ -9,7 +9,9 @@
 //! | [`several_processes`] | caches of many processes over one Redis |
 //! | [`operations`] | metrics, health, warming, snapshots, shutdown |
 //! | [`testing`] | time in tests, test doubles, assertions on statistics |
-//! | [`migrating_from_moka`], [`migrating_from_quick_cache`], [`migrating_from_cached`] | names, differences, and programs with both |
+//! | [`migrating_from_moka`] | names, differences, and a program with both |
+//! | [`migrating_from_quick_cache`] | likewise |
+//! | [`migrating_from_cached`] | likewise |
 //! | [`choosing_a_policy`] | LRU, S3-FIFO, CAR and the adaptive policy |
 //!
 //! # Definitions
