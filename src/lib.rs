@@ -54,7 +54,8 @@
 //! | `redis-tls` | `rediss://` URLs and certificates; includes `redis` |
 //! | `metrics` | [`Metrics`], for the facade of the crate `metrics` |
 //! | `tracing` | spans of loads and of calls to Redis, and an event for each change of state |
-//! | `serde` | [`CacheConfig`]: backend and settings from TOML, JSON or the environment |
+//! | `serde` | [`CacheConfig`]: backend and settings from TOML, JSON or the environment; `Serialize` for statistics |
+//! | `testing` | `testing::TestCache`, a cache for tests that fails, hangs or is slow on command |
 
 #![warn(missing_docs)]
 #![cfg_attr(
@@ -96,6 +97,9 @@ mod storage;
 mod policy;
 
 mod local;
+
+#[cfg(feature = "testing")]
+pub mod testing;
 
 #[cfg(feature = "redis")]
 mod tiered;

@@ -115,6 +115,17 @@ impl<E> LoadError<E> {
 }
 
 impl LoadError<AnyError> {
+    /// Creates a [`Failed`](Self::Failed) from the error of a loader, and erases its type.
+    ///
+    /// An implementation of [`Cache`](crate::Cache) or [`AsyncCache`](crate::AsyncCache) has no use for it if it only
+    /// returns the errors of its callers' loaders. A failure of its backend is no error of a load: it runs the loader.
+    pub fn erased<E, M>(error: E) -> Self
+    where
+        E: LoaderError<M>,
+    {
+        Self::Failed(SharedError::erased(error))
+    }
+
     /// Converts the loader's error to the type `E`.
     ///
     /// # Errors
@@ -230,6 +241,12 @@ impl SharedError<AnyError> {
 }
 
 impl<E: ?Sized> SharedError<E> {
+    /// Returns `true` if both are the error of one load.
+    #[must_use]
+    pub fn ptr_eq(this: &Self, other: &Self) -> bool {
+        Arc::ptr_eq(&this.error, &other.error)
+    }
+
     fn description(&self) -> Description<'_> {
         (self.describe)(&self.error)
     }

@@ -65,7 +65,8 @@ use tokio::runtime::Handle;
 ///
 /// ```no_run
 /// use hotset::{Consistency, LocalCache, TieredCache};
-/// ///
+/// use std::time::Duration;
+///
 /// # async fn fetch_price(id: u64) -> std::io::Result<u64> { Ok(id * 100) }
 /// # async fn store_price(id: u64, price: u64) -> std::io::Result<()> { Ok(()) }
 /// # #[tokio::main(flavor = "current_thread")]

@@ -6,3 +6,5 @@ mod config;
 mod metrics;
 #[cfg(feature = "snapshot")]
 mod snapshot;
+#[cfg(feature = "testing")]
+mod testing;
