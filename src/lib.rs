@@ -35,7 +35,8 @@
 //! - [`guide`]: the user guide, by topic: [getting started](guide::getting_started), [loading](guide::loading),
 //!   [expiration](guide::expiration), [invalidation](guide::invalidation),
 //!   [several processes](guide::several_processes), [operations](guide::operations), [testing](guide::testing),
-//!   [migrating from moka and `quick_cache`](guide::migrating), [choosing a policy](guide::choosing_a_policy).
+//!   migrating [from moka](guide::migrating_from_moka), [from `quick_cache`](guide::migrating_from_quick_cache) and
+//!   [from `cached`](guide::migrating_from_cached), [choosing a policy](guide::choosing_a_policy).
 //! - [`LocalCache`], its [builder](LocalCacheBuilder), and [`Stats`].
 //! - [`Cache`] and [`AsyncCache`]: the traits for code that does not depend on the backend.
 //! - [`TieredCache`], its [builder][`TieredCacheBuilder`], and [`Consistency`].

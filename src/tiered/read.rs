@@ -309,7 +309,7 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
         match self.settings.consistency {
             Consistency::Realtime | Consistency::L2Only => {
                 count(&self.counters.unproven_reads);
-                self.l1.invalidate_all();
+                self.l1.invalidate_all_entries();
                 false
             }
             Consistency::Bounded(_) | Consistency::L1Only => {
