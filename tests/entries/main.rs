@@ -15,6 +15,7 @@ mod jitter;
 mod loaded;
 mod local_cache;
 mod refresh;
+mod resize;
 mod retain;
 mod stale;
 mod tags;

@@ -42,8 +42,9 @@ impl<K, V> Shard<K, V> {
             return;
         }
         let room = self.next_room(self.slab.end() as usize);
-        // The last slots are used while entries are moved to the next storage.
-        let room = room + room / SLOTS_PER_STEP + 1;
+        // The last slots are used while entries are moved to the next storage. With these more, a shard that has as many
+        // entries as expected does not begin to move them.
+        let room = room + room / (SLOTS_PER_STEP - 1) + 1;
         self.slab.grow(room);
         self.policy.grow(room);
         if let Some(metadata) = &mut self.metadata {
@@ -87,9 +88,11 @@ impl<K, V> Shard<K, V> {
     /// soon all that are expected, so that few entries are moved and little memory stays unused.
     fn next_room(&self, len: usize) -> usize {
         let expected = self.setup.expected_entries;
-        if (len + 1..=len * 16).contains(&expected) {
+        // The moves to storage that is hardly larger would end when it is full already.
+        let at_least = len + len / (SLOTS_PER_STEP / 2) + 1;
+        if (at_least..=len * 16).contains(&expected) {
             expected
-        } else if (1..=len).contains(&expected) {
+        } else if (1..at_least).contains(&expected) {
             // The shard has more than its share of the entries, but rarely many more.
             len + (len / 8).max(INITIAL_ROOM)
         } else {
