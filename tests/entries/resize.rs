@@ -1,10 +1,11 @@
 //! Changes of the bound of a cache that is in use.
 
-use crate::common::{Fixture, KeyedFixture};
+use crate::common::{Fixture, KeyedFixture, TEST_TIMEOUT, until};
 use hotset::__private::validate;
 use hotset::{BuildError, Loaded, LocalCache, Policy, RemovalCause};
+use std::hash::{Hash, Hasher};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Barrier, Mutex, mpsc};
 use std::thread;
 
 const POLICIES: [Policy; 4] = [Policy::Lru, Policy::S3Fifo, Policy::Car, Policy::Adaptive];
@@ -200,6 +201,70 @@ fn listener_may_change_the_capacity() {
     cache.set_capacity(50).unwrap();
     assert_eq!((cache.len(), cache.capacity()), (5, Some(5)));
     *handle.lock().unwrap() = None;
+    validate(&cache);
+}
+
+/// A key whose comparison waits for the test.
+#[derive(Clone)]
+struct SlowKey {
+    compares: Option<Arc<(Barrier, Barrier)>>,
+}
+
+impl PartialEq for SlowKey {
+    fn eq(&self, other: &Self) -> bool {
+        for gate in [&self.compares, &other.compares].into_iter().flatten() {
+            gate.0.wait();
+            gate.1.wait();
+        }
+        true
+    }
+}
+
+impl Eq for SlowKey {}
+
+impl Hash for SlowKey {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write_u32(1);
+    }
+}
+
+#[test]
+fn insertion_that_a_lower_bound_makes_too_heavy_is_refused() {
+    let cache = LocalCache::<SlowKey, u64>::builder()
+        .max_weight(1_000)
+        .weigher(|_, weight| *weight)
+        .build()
+        .unwrap();
+    cache.insert(SlowKey { compares: None }, 10);
+    let gate = Arc::new((Barrier::new(2), Barrier::new(2)));
+    let key = SlowKey {
+        compares: Some(Arc::clone(&gate)),
+    };
+    let (send, inserted) = mpsc::channel();
+    let inserting = cache.clone();
+    // Not joined if it never ends.
+    thread::spawn(move || {
+        inserting.insert(key, 500);
+        send.send(()).unwrap();
+    });
+    // The insertion has found its weight small enough, and holds the lock.
+    gate.0.wait();
+    let resizing = cache.clone();
+    let resize = thread::spawn(move || resizing.set_max_weight(100).unwrap());
+    until(|| cache.capacity() == Some(100));
+    gate.1.wait();
+    // Further comparisons do not wait.
+    thread::spawn(move || {
+        loop {
+            gate.0.wait();
+            gate.1.wait();
+        }
+    });
+    inserted
+        .recv_timeout(TEST_TIMEOUT / 6)
+        .expect("the insertion ends");
+    resize.join().unwrap();
+    assert_eq!((cache.len(), cache.stats().refused), (0, 1));
     validate(&cache);
 }
 
