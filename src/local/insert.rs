@@ -82,8 +82,8 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
     /// expired.
     ///
     /// With `Duration::MAX` the entry never expires, unless the cache has a time to idle. With zero the entry is
-    /// removed. The value, its weight, its tags and its use are unchanged. Loads of the key that are in flight do not
-    /// store their results.
+    /// removed. The value, its weight, its tags and its place in the order of eviction are unchanged. A time to idle
+    /// begins again. Loads of the key that are in flight do not store their results.
     ///
     /// # Examples
     ///
