@@ -10,6 +10,7 @@ mod cache_trait;
 mod compute;
 mod concurrent_writes;
 mod corners;
+mod erased;
 mod expire_after;
 mod expiry;
 mod invalidation;
