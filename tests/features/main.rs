@@ -4,5 +4,7 @@
 mod config;
 #[cfg(feature = "metrics")]
 mod metrics;
+#[cfg(feature = "serde")]
+mod serialize;
 #[cfg(feature = "snapshot")]
 mod snapshot;
