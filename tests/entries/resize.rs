@@ -1,9 +1,10 @@
 //! Changes of the bound of a cache that is in use.
 
-use crate::common::{Fixture, KeyedFixture, TEST_TIMEOUT, until};
+use crate::common::{Fixture, KeyedFixture, TEST_TIMEOUT, seconds, until};
 use hotset::__private::validate;
 use hotset::{BuildError, Loaded, LocalCache, Policy, RemovalCause};
 use std::hash::{Hash, Hasher};
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Barrier, Mutex, mpsc};
 use std::thread;
@@ -61,9 +62,9 @@ fn lower_capacity_evicts_the_least_recently_used_entries() {
 #[test]
 fn expired_entry_that_a_lower_capacity_removes_is_reported_as_expired() {
     let f = Fixture::new(|builder| builder.capacity(10));
-    f.cache.insert_with_ttl(1, 1, crate::common::seconds(1));
+    f.cache.insert_with_ttl(1, 1, seconds(1));
     f.cache.insert(2, 2);
-    f.clock.advance(crate::common::seconds(1));
+    f.clock.advance(seconds(1));
     f.cache.set_capacity(1).unwrap();
     assert_eq!(f.take_notified(), [(1, 1, RemovalCause::Expired)]);
     assert_eq!(f.cache.get(&2), Some(2));
@@ -277,4 +278,30 @@ fn loaded_value_that_a_lower_bound_makes_too_heavy_reaches_its_caller() {
     });
     assert_eq!(loaded.unwrap(), 7);
     assert_eq!((f.cache.len(), f.cache.stats().refused), (0, 1));
+}
+
+#[test]
+fn raised_capacity_is_used_in_full_whatever_the_former_one() {
+    for capacity in (1..300).step_by(3).chain((300..3_000).step_by(271)) {
+        for shrink in [false, true] {
+            for (shards, raised) in [(1, capacity + 1), (1, capacity * 4), (4, capacity * 3)] {
+                let cache = LocalCache::<usize, u64>::builder()
+                    .capacity(capacity)
+                    .shards(shards)
+                    .time_to_live(seconds(1_000))
+                    .build()
+                    .unwrap();
+                let insert = |keys: Range<usize>| keys.for_each(|key| cache.insert(key, 0));
+                insert(0..capacity);
+                cache.set_capacity(raised).unwrap();
+                insert(0..capacity / 2);
+                if shrink {
+                    cache.shrink_to_fit();
+                }
+                insert(capacity..raised * 2);
+                assert_eq!(cache.len(), raised);
+                validate(&cache);
+            }
+        }
+    }
 }

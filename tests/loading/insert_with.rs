@@ -100,6 +100,7 @@ fn panic_reaches_the_caller_and_the_next_one_computes() {
     }
 }
 
+#[cfg(feature = "tokio")]
 #[tokio::test(start_paused = true)]
 async fn caller_computes_for_itself_after_the_wait_timeout() {
     let f = Fixture::new(|builder| builder.wait_timeout(seconds(2)));

@@ -16,6 +16,7 @@ mod many;
 mod regressions;
 mod reload;
 mod single_flight;
+#[cfg(feature = "tokio")]
 mod tokio_clock;
 mod wakers;
 mod warm;

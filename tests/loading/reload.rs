@@ -330,6 +330,7 @@ fn refresh_waits_for_a_permit() {
     }
 }
 
+#[cfg(feature = "tokio")]
 #[tokio::test(start_paused = true)]
 async fn refresh_that_waits_too_long_for_a_permit_or_a_load_returns_wait_timeout() {
     for stale in [false, true] {
@@ -435,6 +436,7 @@ fn refresh_that_was_never_polled_or_was_dropped_blocks_nobody() {
     }
 }
 
+#[cfg(feature = "tokio")]
 #[tokio::test(start_paused = true)]
 async fn hanging_refresh_is_superseded_after_the_lease() {
     let f = fixture_with(|builder| builder.lease(seconds(3)));

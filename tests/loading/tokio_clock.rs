@@ -1,5 +1,4 @@
 //! `TokioClock` in a runtime whose clock is paused.
-#![cfg(feature = "tokio")]
 
 use crate::common::seconds;
 use hotset::{Clock, LoadError, LocalCache, LocalCacheBuilder, TokioClock};
