@@ -275,7 +275,8 @@ where
         loop {
             let claim = self.claim(&location, key.to_owned());
             let (current, settings) = self.peek_with_settings(&location, key).unzip();
-            let next = change(current.clone()).await?;
+            // Boxed, so that this future stays small whatever the size of the change.
+            let next = Box::pin(change(current.clone())).await?;
             match self.apply(&location, key, claim, settings, next.into()) {
                 Ok(Applied::Kept) => return Ok(current),
                 Ok(Applied::Changed(value)) => {

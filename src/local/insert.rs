@@ -85,8 +85,8 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
     /// expired.
     ///
     /// With `Duration::MAX` the entry never expires, unless the cache has a time to idle. With zero the entry is
-    /// removed. The value, its weight, its tags and its use are unchanged. Loads of the key that are in flight do not
-    /// store their results.
+    /// removed. The value, its weight, its tags and its place in the order of eviction are unchanged. A time to idle
+    /// begins again. Loads of the key that are in flight do not store their results.
     ///
     /// # Examples
     ///
@@ -194,12 +194,8 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
         if weight > inner.budget.limit() || deadline <= now {
             // A tier gives a time to live of zero to a value that it keeps elsewhere. Such a value is not refused.
             let is_kept_elsewhere = inner.settings.is_l1 && ttl == Some(Duration::ZERO);
-            if is_cacheable && !is_kept_elsewhere {
-                inner.counters.count(Count::Refused);
-            }
-            let cause = RemovalCause::Replaced;
-            self.remove_entry(location, &key, cause, leader, removals)?;
-            return Ok(());
+            let counts = is_cacheable && !is_kept_elsewhere;
+            return self.refuse(location, &key, counts, leader, removals);
         }
         // Declared before the lock is acquired, so that it is dropped after the release even if `Eq` panics.
         let mut new = NewEntry {
@@ -238,10 +234,31 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
             // The write ends here: another shard may not be locked while the table of loads in flight is.
             drop(key_write);
             drop(shard);
+            if weight > inner.budget.limit() {
+                // The limit was lowered meanwhile, so there will never be room.
+                return self.refuse(location, &new.key, is_cacheable, leader, removals);
+            }
             if !work.is_used_up() {
                 self.evict_elsewhere(location.index, weight, &mut room, now, removals);
             }
         }
+    }
+
+    /// Removes the entry of a key whose new value is not stored. Counts the value as refused if `counts` is `true`.
+    #[cold]
+    fn refuse(
+        &self,
+        location: &KeyLocation<'_, K, V>,
+        key: &K,
+        counts: bool,
+        leader: Option<&mut Leader<'_, K, V>>,
+        removals: &mut Removals<'_, K, V>,
+    ) -> Result<(), Outdated> {
+        if counts {
+            self.inner.counters.count(Count::Refused);
+        }
+        self.remove_entry(location, key, RemovalCause::Replaced, leader, removals)?;
+        Ok(())
     }
 
     /// Allocates a table for the index of a shard that is about to grow, while its lock is not held.

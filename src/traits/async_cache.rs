@@ -109,8 +109,9 @@ pub trait AsyncCache<K, V>: Send + Sync {
             let missing = missing_keys(keys, &values);
             if !missing.is_empty() {
                 for (key, loaded) in loader.run(missing).await? {
-                    store_pair(keys, &mut values, &key, &loaded.value);
-                    self.insert_loaded(key, loaded).await;
+                    if store_pair(keys, &mut values, &key, &loaded.value) {
+                        self.insert_loaded(key, loaded).await;
+                    }
                 }
             }
             Ok(values)
@@ -346,14 +347,16 @@ pub trait AsyncCache<K, V>: Send + Sync {
             };
             match self.get_or_load_async(key, load).await {
                 Ok(value) => value,
-                Err(_) => take_once(&mut compute)(key.to_owned()).await,
+                // Boxed like the load, so that this future stays small.
+                Err(_) => Box::pin(take_once(&mut compute)(key.to_owned())).await,
             }
         }
     }
 
     /// Returns the values for several keys, in their order. Calls `load` once for all missing keys.
     ///
-    /// For a key that `load` leaves out, the result is `None` and nothing is cached.
+    /// For a key that `load` leaves out, the result is `None` and nothing is cached. A pair for a key that `load` did
+    /// not receive is ignored.
     ///
     /// # Examples
     ///

@@ -22,16 +22,20 @@ pub(super) fn missing_keys<K, V>(keys: &[&dyn ErasedKey<K>], values: &[Option<V>
     missing
 }
 
-/// Stores a loaded value at each position of its key.
+/// Stores a loaded value at each position of its key. Returns `false` if there is a value already, or no such position:
+/// the loader did not receive the key, or has returned a pair for it before.
 pub(super) fn store_pair<K, V: Clone>(
     keys: &[&dyn ErasedKey<K>],
     values: &mut [Option<V>],
     key: &K,
     value: &V,
-) {
+) -> bool {
+    let mut is_missing = false;
     for (other, place) in keys.iter().zip(values) {
-        if other.is_form_of(key) {
+        if place.is_none() && other.is_form_of(key) {
             *place = Some(value.clone());
+            is_missing = true;
         }
     }
+    is_missing
 }

@@ -131,8 +131,9 @@ pub trait Cache<K, V>: Send + Sync {
         let missing = missing_keys(keys, &values);
         if !missing.is_empty() {
             for (key, loaded) in loader.run(missing)? {
-                store_pair(keys, &mut values, &key, &loaded.value);
-                self.insert_loaded(key, loaded);
+                if store_pair(keys, &mut values, &key, &loaded.value) {
+                    self.insert_loaded(key, loaded);
+                }
             }
         }
         Ok(values)
@@ -328,7 +329,8 @@ pub trait Cache<K, V>: Send + Sync {
 
     /// Returns the values for several keys, in their order. Calls `load` once for all missing keys.
     ///
-    /// For a key that `load` leaves out, the result is `None` and nothing is cached.
+    /// For a key that `load` leaves out, the result is `None` and nothing is cached. A pair for a key that `load` did
+    /// not receive is ignored.
     ///
     /// # Examples
     ///

@@ -1,6 +1,10 @@
 //! Errors of loaders: conversions by `?`, texts, and chains of sources.
 
-use hotset::{Cache, LoadError, LocalCache, OpaqueError};
+use hotset::{
+    AnyError, Cache, ErasedKey, ErasedLoader, LoadError, Loaded, LoaderError, LocalCache,
+    OpaqueError,
+};
+use std::borrow::Cow;
 use std::error::Error;
 use std::fmt;
 use std::io;
@@ -185,4 +189,161 @@ fn trait_object_returns_the_error_with_its_chain() {
     let object: Arc<dyn Cache<u32, u32>> = Arc::new(cache());
     let error = object.get_or_load(&1, |_| Err(query())).unwrap_err();
     assert_eq!(format!("{error:#}"), format!("the loader failed: {CHAIN}"));
+}
+
+#[test]
+fn error_of_a_nested_cache_has_each_text_once() {
+    let (outer, inner) = (cache(), cache());
+    let load = |key: &u32| inner.get_or_load(key, |_| Err::<u32, _>(query()));
+    let error = outer.get_or_load(&1, load).unwrap_err();
+    let expected = "the loader failed: the loader failed: the query failed: connection reset";
+    assert_eq!(format!("{error:#}"), expected);
+    assert_eq!(chain(&error), expected);
+    let load = |key: &u32| inner.get_or_load(key, |_| Err::<u32, _>("no rows"));
+    let error = outer.get_or_load(&1, load).unwrap_err();
+    assert_eq!(
+        format!("{error:#}"),
+        "the loader failed: the loader failed: no rows"
+    );
+    assert_eq!(
+        chain(&error),
+        "the loader failed: the loader failed: no rows"
+    );
+    let innermost = error.as_inner().unwrap().as_inner();
+    assert_eq!(innermost, Some(&"no rows"));
+}
+
+#[test]
+fn text_without_a_chain_is_displayed_once_in_both_forms() {
+    fn check<E: LoaderError<M> + fmt::Debug, M>(error: E, expected: &str) {
+        let error = LoadError::failed(error);
+        assert_eq!(
+            (format!("{error}").as_str(), format!("{error:#}").as_str()),
+            (expected, expected)
+        );
+        assert!(error.source().is_none());
+    }
+
+    check("no rows", "the loader failed: no rows");
+    check(String::new(), "the loader failed: ");
+    check(Cow::Borrowed("no rows"), "the loader failed: no rows");
+    check(
+        Cow::<'static, str>::Owned("no rows".to_string()),
+        "the loader failed: no rows",
+    );
+    check(Box::<str>::from("no rows"), "the loader failed: no rows");
+    check(Arc::<str>::from("no rows"), "the loader failed: no rows");
+    check((), "the loader failed");
+}
+
+#[test]
+fn errors_of_the_cache_have_no_source_and_name_the_cause() {
+    let errors: [(LoadError<QueryError>, &str); 3] = [
+        (
+            LoadError::WaitTimeout,
+            "the load, or the wait for a permit, took longer than the wait timeout",
+        ),
+        (
+            LoadError::Recursive,
+            "the loader requested the key that it is loading: load another key, or read with get",
+        ),
+        (
+            LoadError::Shutdown,
+            "the runtime was shut down before the detached load ended",
+        ),
+    ];
+    for (error, text) in errors {
+        assert_eq!(
+            (error.to_string().as_str(), format!("{error:#}").as_str()),
+            (text, text)
+        );
+        assert!(error.source().is_none());
+        assert!(error.clone().as_inner().is_none());
+    }
+}
+
+#[test]
+fn erased_error_keeps_its_chain_and_its_type() {
+    let error = erased();
+    assert_eq!(format!("{error:#}"), format!("the loader failed: {CHAIN}"));
+    assert!(error.source().unwrap().is::<QueryError>());
+    let error = error.downcast::<String, _>().unwrap_err();
+    assert_eq!(format!("{error:#}"), format!("the loader failed: {CHAIN}"));
+    let error = error.downcast::<QueryError, _>().unwrap();
+    assert_eq!(error.as_inner().unwrap().to_string(), "the query failed");
+    let timeout = LoadError::<AnyError>::WaitTimeout.downcast::<String, _>();
+    assert!(matches!(timeout, Ok(LoadError::WaitTimeout)));
+}
+
+/// Returns an error in the form in which caches pass it to their callers.
+fn erased() -> LoadError<AnyError> {
+    struct Capture(std::sync::Mutex<Option<LoadError<AnyError>>>);
+
+    impl Cache<u32, u32> for Capture {
+        fn get_erased(&self, _: &dyn ErasedKey<u32>) -> Option<u32> {
+            None
+        }
+
+        fn insert_loaded(&self, _: u32, _: Loaded<u32>) {}
+
+        fn invalidate_erased(&self, _: &dyn ErasedKey<u32>) {}
+
+        fn invalidate_tag(&self, _: &str) {}
+
+        fn clear(&self) {}
+
+        fn get_or_load_erased(
+            &self,
+            _: &dyn ErasedKey<u32>,
+            mut loader: ErasedLoader<'_, u32>,
+        ) -> Result<u32, LoadError<AnyError>> {
+            let error = loader.run().unwrap_err();
+            *self.0.lock().unwrap() = Some(error.clone());
+            Err(error)
+        }
+    }
+
+    let capture = Capture(std::sync::Mutex::new(None));
+    assert!(capture.get_or_load(&1, |_| Err(query())).is_err());
+    capture.0.into_inner().unwrap().unwrap()
+}
+
+#[test]
+fn load_error_is_send_sync_static_and_shares_its_inner_error() {
+    fn check<T: Send + Sync + 'static>(_: &T) {}
+
+    let error = cache().get_or_load(&1, |_| Err(query())).unwrap_err();
+    check(&error);
+    let (first, second) = (
+        error.clone().into_inner().unwrap(),
+        error.into_inner().unwrap(),
+    );
+    assert!(Arc::ptr_eq(&first, &second));
+    let error = LoadError::failed("no rows");
+    if let LoadError::Failed(shared) = &error {
+        check(shared);
+        assert_eq!((**shared, shared.clone().len()), ("no rows", 7));
+        assert_eq!(
+            format!("{shared:?} {error:?}"),
+            "\"no rows\" Failed(\"no rows\")"
+        );
+    }
+    check(&LoadError::<AnyError>::WaitTimeout);
+}
+
+#[test]
+fn mapping_to_text_and_to_an_opaque_error_keeps_what_the_other_type_shows() {
+    let error = LoadError::failed(query()).map(|error| error.to_string());
+    assert_eq!(error.to_string(), "the loader failed: the query failed");
+    let error = LoadError::failed("no rows").map(|text| OpaqueError(text.len()));
+    assert_eq!(format!("{error:#}"), "the loader failed: 7");
+    let error = LoadError::failed(()).map(|_| io::Error::other("connection reset"));
+    assert_eq!(format!("{error:#}"), "the loader failed: connection reset");
+}
+
+#[test]
+fn load_error_becomes_an_io_error() {
+    let error = cache().get_or_load(&1, |_| Err(query())).unwrap_err();
+    let error = io::Error::other(error);
+    assert_eq!(chain(&error), format!("the loader failed: {CHAIN}"));
 }

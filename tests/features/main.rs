@@ -4,6 +4,8 @@
 mod config;
 #[cfg(feature = "metrics")]
 mod metrics;
+#[cfg(feature = "serde")]
+mod serialize;
 #[cfg(feature = "snapshot")]
 mod snapshot;
 #[cfg(feature = "testing")]

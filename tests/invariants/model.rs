@@ -6,7 +6,9 @@
 //! and whether there was a less recently used entry.
 
 use hotset::__private::validate;
-use hotset::{Loaded, LocalCache, LocalCacheBuilder, ManualClock, Policy, RemovalCause, Stats};
+use hotset::{
+    Compute, Loaded, LocalCache, LocalCacheBuilder, ManualClock, Policy, RemovalCause, Stats,
+};
 use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
@@ -56,11 +58,19 @@ enum Op {
     InsertWithTtl(Key, u64, u64),
     Get(Key),
     GetWith(Key),
+    Peek(Key),
     /// A load that fails if there is `None`.
     GetOrLoad(Key, Option<Load>),
     Remove(Key),
     /// An update that removes the key if there is `None`.
     Update(Key, Option<u64>),
+    /// A `compute` that keeps the entry.
+    Keep(Key),
+    /// A `refresh` that fails if there is `None`.
+    Refresh(Key, Option<u64>),
+    SetTtl(Key, u64),
+    /// A change of the bound, to this many percent of the bound at first.
+    Resize(u64),
     /// A `retain` that keeps the keys below this one.
     Retain(Key),
     Clear,
@@ -84,6 +94,7 @@ struct Entry {
 
 struct Model {
     setup: Setup,
+    first_bound: Bound,
     cache: LocalCache<Key, Value>,
     clock: ManualClock,
     removals: Arc<Mutex<Vec<(Key, Value, RemovalCause)>>>,
@@ -124,6 +135,7 @@ impl Model {
         }
         Self {
             setup: setup.clone(),
+            first_bound: setup.bound,
             cache: builder.build().unwrap(),
             clock,
             removals,
@@ -166,6 +178,7 @@ impl Model {
                 let expected = self.look_up(key).map(|value| value.id);
                 assert_eq!(self.cache.get_with(&key, |value| value.id), expected);
             }
+            Op::Peek(key) => assert_eq!(self.cache.peek(&key).as_ref(), self.live(key)),
             Op::GetOrLoad(key, ref load) => self.get_or_load(key, load.as_ref()),
             Op::Remove(key) => {
                 let expected = self.live(key).cloned();
@@ -173,6 +186,14 @@ impl Model {
                 self.removed(key, RemovalCause::Removed);
             }
             Op::Update(key, weight) => self.update(key, weight),
+            Op::Keep(key) => {
+                let expected = self.live(key).cloned();
+                let kept = self.cache.compute(&key, |_| Compute::Keep);
+                assert_eq!(kept, expected);
+            }
+            Op::Refresh(key, weight) => self.refresh(key, weight),
+            Op::SetTtl(key, ttl) => self.set_ttl(key, ttl),
+            Op::Resize(percent) => self.resize(percent),
             Op::Retain(below) => self.retain(below),
             Op::Clear => {
                 self.cache.clear();
@@ -266,6 +287,57 @@ impl Model {
             Some(value) => self.inserted(key, value, given_weight, limit),
             None => self.removed(key, RemovalCause::Removed),
         }
+    }
+
+    fn refresh(&mut self, key: Key, weight: Option<u64>) {
+        let live = self.live(key).cloned();
+        let fresh = weight.map(|weight| self.new_value(weight));
+        let returned = self.cache.refresh_with(&key, |old| {
+            assert_eq!(old, live);
+            fresh.clone().ok_or("not found")
+        });
+        self.stats.loads += 1;
+        self.stats.refreshes += u64::from(live.is_some());
+        match fresh {
+            Some(value) => {
+                assert_eq!(returned.unwrap(), value);
+                self.inserted(key, value, None, self.limit(None));
+            }
+            None => {
+                self.stats.load_failures += 1;
+                assert_eq!(returned.unwrap_err().as_inner(), Some(&"not found"));
+            }
+        }
+    }
+
+    fn set_ttl(&mut self, key: Key, ttl: u64) {
+        let is_live = self.live(key).is_some();
+        assert_eq!(self.cache.set_ttl(&key, Duration::from_nanos(ttl)), is_live);
+        let limit = self.limit(Some(ttl));
+        let deadline = self.idle_deadline(limit);
+        if is_live && limit <= self.now {
+            self.removed(key, RemovalCause::Removed);
+        } else if is_live {
+            let entry = self.entries.get_mut(&key).unwrap();
+            (entry.limit, entry.deadline) = (limit, deadline);
+        }
+    }
+
+    fn resize(&mut self, percent: u64) {
+        let bound = match self.first_bound {
+            Bound::Entries(entries) => Bound::Entries(entries * percent / 100),
+            Bound::Weight(weight) => Bound::Weight(weight * percent / 100),
+        };
+        self.setup.bound = bound;
+        let (Bound::Entries(budget) | Bound::Weight(budget)) = bound;
+        match bound {
+            Bound::Entries(entries) => self.cache.set_capacity(usize::try_from(entries).unwrap()),
+            Bound::Weight(weight) => self.cache.set_max_weight(weight),
+        }
+        .unwrap();
+        self.check_removals(&[], RemovalCause::Evicted, Some(budget));
+        assert_eq!(self.cache.capacity(), Some(budget));
+        assert!(self.weight() <= budget);
     }
 
     fn retain(&mut self, below: Key) {
@@ -461,9 +533,14 @@ fn ops(keys: Key, budget: u64) -> impl Strategy<Value = Op> {
         40 => (key(), weight(), ttl()).prop_map(|(key, weight, ttl)| Op::InsertWithTtl(key, weight, ttl)),
         250 => key().prop_map(Op::Get),
         50 => key().prop_map(Op::GetWith),
+        20 => key().prop_map(Op::Peek),
         100 => (key(), option::weighted(0.8, load)).prop_map(|(key, load)| Op::GetOrLoad(key, load)),
         30 => key().prop_map(Op::Remove),
         100 => (key(), option::weighted(0.8, weight())).prop_map(|(key, weight)| Op::Update(key, weight)),
+        20 => key().prop_map(Op::Keep),
+        50 => (key(), option::weighted(0.8, weight())).prop_map(|(key, weight)| Op::Refresh(key, weight)),
+        50 => (key(), ttl()).prop_map(|(key, ttl)| Op::SetTtl(key, ttl)),
+        10 => prop_oneof![0..=200_u64, Just(100)].prop_map(Op::Resize),
         2 => (0..=keys).prop_map(Op::Retain),
         1 => Just(Op::Clear),
         5 => Just(Op::EvictExpired),

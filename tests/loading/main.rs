@@ -9,10 +9,14 @@ mod cancellation;
 mod detached;
 mod future;
 mod get_or_load;
+mod insert_with;
 mod liveness;
 mod lost_batches;
 mod many;
 mod regressions;
+mod reload;
 mod single_flight;
+#[cfg(feature = "tokio")]
+mod tokio_clock;
 mod wakers;
 mod warm;

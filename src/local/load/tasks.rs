@@ -183,7 +183,8 @@ where
         };
         match self.get_or_load_async(key, load).await {
             Ok(value) => value,
-            Err(_) => take_once(&mut compute)(key.to_owned()).await,
+            // Boxed like the load, so that this future stays small.
+            Err(_) => Box::pin(take_once(&mut compute)(key.to_owned())).await,
         }
     }
 
