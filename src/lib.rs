@@ -133,7 +133,7 @@ pub use error::{
 };
 #[cfg(feature = "tokio")]
 pub use local::Detached;
-pub use local::{DefaultHasher, Iter, LocalCache, LocalCacheBuilder, RemovalCause};
+pub use local::{DefaultHasher, Iter, Keys, LocalCache, LocalCacheBuilder, RemovalCause};
 #[cfg(feature = "snapshot")]
 pub use local::{RestoreReport, SnapshotReport};
 #[cfg(feature = "metrics")]

@@ -1,46 +1,117 @@
-//! Iteration over clones of all live entries.
+//! Iteration over clones of the live entries.
 
-use crate::local::LocalCache;
+use crate::clock::Nanos;
 use crate::local::shard::Shard;
-use crate::local::walk::Span;
+use crate::local::walk::{Span, Walk};
+use crate::local::{DefaultHasher, LocalCache};
+use std::fmt;
 use std::hash::{BuildHasher, Hash};
 use std::iter::FusedIterator;
+use std::mem::take;
 use std::vec;
 
-/// An iterator over clones of all live entries of a cache, from [`LocalCache::iter`](crate::LocalCache::iter).
-///
-/// The shards alternate. The entries of a shard are ordered from the hottest to the coldest according to the eviction
-/// policy.
-#[derive(Debug)]
-pub struct Iter<K, V> {
-    entries: vec::IntoIter<(K, V)>,
+/// An iterator over clones of the live entries of a cache, from [`LocalCache::iter`].
+pub struct Iter<'a, K, V, S = DefaultHasher>(Clones<'a, K, V, S, (K, V)>);
+
+/// An iterator over clones of the keys of the live entries of a cache, from [`LocalCache::keys`].
+pub struct Keys<'a, K, V, S = DefaultHasher>(Clones<'a, K, V, S, K>);
+
+/// A function that lists the live entries in a span of a shard's slots.
+type ListSpan<K, V, T> = fn(&Shard<K, V>, &Span, Nanos, &mut Vec<T>);
+
+/// An iterator over all shards of a cache, which lists one span of slots at a time.
+struct Clones<'a, K, V, S, T> {
+    cache: &'a LocalCache<K, V, S>,
+    list: ListSpan<K, V, T>,
+    /// The index of the current shard.
+    cell: usize,
+    walk: Walk,
+    /// The items of the last span.
+    listed: vec::IntoIter<T>,
 }
 
-impl<K, V> Iterator for Iter<K, V> {
+impl<'a, K, V, S, T> Clones<'a, K, V, S, T> {
+    fn new(cache: &'a LocalCache<K, V, S>, list: ListSpan<K, V, T>) -> Self {
+        Self {
+            cache,
+            list,
+            cell: 0,
+            walk: Walk::new(),
+            listed: Vec::new().into_iter(),
+        }
+    }
+}
+
+impl<K, V, S, T> Iterator for Clones<'_, K, V, S, T> {
+    type Item = T;
+
+    fn next(&mut self) -> Option<T> {
+        loop {
+            if let Some(item) = self.listed.next() {
+                return Some(item);
+            }
+            if self.walk.is_over() {
+                self.cell += 1;
+                self.walk = Walk::new();
+            }
+            let cell = self.cache.inner.cells.get(self.cell)?;
+            let now = self.cache.inner.settings.clock.now();
+            // Outside of the lock, so that it is dropped there if a `clone` panics.
+            let mut listed = Vec::new();
+            let list = |shard: &Shard<K, V>, span: &Span| {
+                (self.list)(shard, span, now, &mut listed);
+            };
+            self.walk.step(&cell.shard, list);
+            self.listed = take(&mut listed).into_iter();
+        }
+    }
+}
+
+impl<K, V, S> Iterator for Iter<'_, K, V, S> {
     type Item = (K, V);
 
     fn next(&mut self) -> Option<(K, V)> {
-        self.entries.next()
-    }
-
-    fn size_hint(&self) -> (usize, Option<usize>) {
-        self.entries.size_hint()
+        self.0.next()
     }
 }
 
-impl<K, V> ExactSizeIterator for Iter<K, V> {}
-impl<K, V> FusedIterator for Iter<K, V> {}
+impl<K, V, S> Iterator for Keys<'_, K, V, S> {
+    type Item = K;
+
+    fn next(&mut self) -> Option<K> {
+        self.0.next()
+    }
+}
+
+impl<K, V, S> FusedIterator for Iter<'_, K, V, S> {}
+impl<K, V, S> FusedIterator for Keys<'_, K, V, S> {}
+
+impl<K, V, S> fmt::Debug for Iter<'_, K, V, S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Iter").finish_non_exhaustive()
+    }
+}
+
+impl<K, V, S> fmt::Debug for Keys<'_, K, V, S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Keys").finish_non_exhaustive()
+    }
+}
 
 impl<K, V, S> LocalCache<K, V, S>
 where
     K: Eq + Hash,
     S: BuildHasher,
 {
-    /// Returns an iterator over clones of all live entries, the hottest of each shard first.
+    /// Returns an iterator over clones of all live entries, in no particular order.
     ///
-    /// This method clones all entries before it returns. It holds a shard's shared lock for a few hundred slots at a
-    /// time. An entry that is neither stored nor removed during the call is listed once. An entry that is stored or
-    /// removed during the call may or may not be listed. No key is listed twice.
+    /// The iterator clones a few hundred entries at a time, under a shard's shared lock, so it takes little memory
+    /// whatever the size of the cache. It holds no lock between two calls of `next`, and the cache may be used
+    /// meanwhile. An entry that is neither stored nor removed during the iteration is listed once. An entry that is
+    /// stored or removed meanwhile may or may not be listed, and a key that is stored again may be listed twice. If
+    /// [`shrink_to_fit`](Self::shrink_to_fit) runs meanwhile, other entries may be listed twice, too.
+    ///
+    /// A listing counts neither as a lookup nor as a use of the entries. [`hottest`](Self::hottest) lists them by heat.
     ///
     /// # Examples
     ///
@@ -52,9 +123,58 @@ where
     /// entries.sort();
     /// assert_eq!(entries, [(1, "one"), (2, "two")]);
     /// ```
+    #[doc(alias("asMap", "as_map"))]
     #[must_use]
-    #[doc(alias("asMap", "entries", "keys"))]
-    pub fn iter(&self) -> Iter<K, V>
+    pub fn iter(&self) -> Iter<'_, K, V, S>
+    where
+        K: Clone,
+        V: Clone,
+    {
+        Iter(Clones::new(self, |shard, span, now, listed| {
+            listed.extend(shard.clones_in(span, now).map(|listed| listed.item));
+        }))
+    }
+
+    /// Returns an iterator over clones of the keys of all live entries. Like [`iter`](Self::iter) otherwise.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let cache = hotset::LocalCache::new(100);
+    /// cache.insert(1, "one");
+    /// assert!(cache.keys().eq([1]));
+    /// ```
+    #[doc(alias("keySet", "key_set"))]
+    #[must_use]
+    pub fn keys(&self) -> Keys<'_, K, V, S>
+    where
+        K: Clone,
+    {
+        Keys(Clones::new(self, |shard, span, now, listed| {
+            listed.extend(shard.live_keys_in(span, now).cloned());
+        }))
+    }
+
+    /// Returns clones of the hottest live entries, at most `limit` of them, the hottest first.
+    ///
+    /// The heat is that of the eviction policy. The shards contribute equal shares, so the order across shards is an
+    /// estimate. No key is listed twice.
+    ///
+    /// This method clones all entries before it returns. It holds a shard's shared lock for a few hundred slots at a
+    /// time.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let cache = hotset::LocalCache::new(100);
+    /// cache.insert(1, "one");
+    /// cache.insert(2, "two");
+    /// cache.get(&1);
+    /// assert_eq!(cache.hottest(1), [(1, "one")]);
+    /// ```
+    #[doc(alias("hottest_entries", "coldest"))]
+    #[must_use]
+    pub fn hottest(&self, limit: usize) -> Vec<(K, V)>
     where
         K: Clone,
         V: Clone,
@@ -63,21 +183,22 @@ where
         let clone = |shard: &Shard<K, V>, span: &Span, clones: &mut Vec<_>| {
             clones.extend(shard.clones_in(span, now));
         };
-        let entries = self.list(clone, |(key, _)| key).into_iter();
-        Iter { entries }
+        let mut entries = self.list(clone, |(key, _)| key);
+        entries.truncate(limit);
+        entries
     }
 }
 
-impl<K, V, S> IntoIterator for &LocalCache<K, V, S>
+impl<'a, K, V, S> IntoIterator for &'a LocalCache<K, V, S>
 where
     K: Eq + Hash + Clone,
     V: Clone,
     S: BuildHasher,
 {
     type Item = (K, V);
-    type IntoIter = Iter<K, V>;
+    type IntoIter = Iter<'a, K, V, S>;
 
-    fn into_iter(self) -> Iter<K, V> {
+    fn into_iter(self) -> Self::IntoIter {
         self.iter()
     }
 }

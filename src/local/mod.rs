@@ -30,7 +30,7 @@ mod warm;
 pub use crate::local::load::detached::Detached;
 pub use builder::LocalCacheBuilder;
 pub use info::validate;
-pub use iter::Iter;
+pub use iter::{Iter, Keys};
 pub use removal::RemovalCause;
 #[cfg(feature = "snapshot")]
 pub use snapshot::{RestoreReport, SnapshotReport};

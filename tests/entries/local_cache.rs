@@ -47,12 +47,11 @@ fn full_cache_evicts_the_least_recently_used_entry() {
     assert!(cache.contains_key(&3));
     cache.insert(5, 5);
     assert!(!cache.contains_key(&3));
-    let keys: Vec<u32> = cache.iter().map(|(key, _)| key).collect();
-    assert_eq!(keys, [5, 4, 1]);
+    assert_eq!(cache.hottest(9), [(5, 5), (4, 4), (1, 1)]);
 }
 
 #[test]
-fn iter_lists_all_live_entries_at_one_time() {
+fn iter_lists_each_live_entry_once() {
     let clock = ManualClock::new();
     let cache = Cache::builder()
         .capacity(1_000)
@@ -63,22 +62,63 @@ fn iter_lists_all_live_entries_at_one_time() {
     (0..500).for_each(|key| cache.insert(key, key + 1));
     cache.insert_with_ttl(9_999, 0, Duration::from_secs(1));
     clock.advance(Duration::from_secs(1));
-    let snapshot = cache.iter();
-    cache.clear();
-    assert_eq!(snapshot.len(), 500);
-    let entries: HashMap<u32, u32> = snapshot.collect();
+    assert_eq!(cache.iter().count(), 500);
+    let entries: HashMap<u32, u32> = cache.iter().collect();
     assert!((0..500).all(|key| entries[&key] == key + 1));
+    let mut keys: Vec<u32> = cache.keys().collect();
+    keys.sort_unstable();
+    assert!(keys.into_iter().eq(0..500));
+    assert_eq!(cache.stats().hits, 0);
 }
 
 #[test]
-fn iter_lists_the_hottest_entries_of_all_shards_first() {
+fn iter_is_lazy_and_leaves_the_cache_usable() {
+    let cache = Cache::builder().capacity(10_000).shards(2).build().unwrap();
+    (0..10_000).for_each(|key| cache.insert(key, key));
+    let mut entries = cache.iter();
+    assert!(entries.next().is_some());
+    // No lock is held between two calls of `next`, and entries that are removed meanwhile are not listed.
+    cache.clear();
+    cache.insert(10_000, 0);
+    assert!(entries.count() < 2_000);
+    // An iteration that has ended lists nothing more.
+    let mut entries = cache.iter();
+    assert_eq!(entries.by_ref().count(), 1);
+    assert_eq!(entries.next(), None);
+}
+
+#[test]
+fn iter_lists_unchanged_entries_while_others_are_stored() {
+    let cache = Cache::builder()
+        .capacity(100_000)
+        .shards(4)
+        .build()
+        .unwrap();
+    (0..5_000).for_each(|key| cache.insert(key, key));
+    let mut listed = vec![0; 5_000];
+    for (at, (key, _)) in (0..).zip(cache.iter()) {
+        // This makes shards grow.
+        cache.insert(10_000 + at, at);
+        if let Some(count) = listed.get_mut(key as usize) {
+            *count += 1;
+        }
+    }
+    assert!(listed.iter().all(|&count| count == 1));
+}
+
+#[test]
+fn hottest_entries_of_all_shards_are_listed_first() {
     let cache = Cache::builder().capacity(400).shards(4).build().unwrap();
     (0..400).for_each(|key| cache.insert(key, 0));
     for key in 100..140 {
         cache.get(&key);
     }
-    let first: Vec<u32> = cache.iter().take(60).map(|(key, _)| key).collect();
-    let hot = first.iter().filter(|key| (100..140).contains(*key)).count();
+    let first = cache.hottest(60);
+    assert_eq!(first.len(), 60);
+    let hot = first
+        .iter()
+        .filter(|(key, _)| (100..140).contains(key))
+        .count();
     assert!(hot >= 30, "{hot} of 40 hot keys are among the first 60");
 }
 

@@ -298,15 +298,12 @@ impl Model {
         });
         self.stats.loads += 1;
         self.stats.refreshes += u64::from(live.is_some());
-        match fresh {
-            Some(value) => {
-                assert_eq!(returned.unwrap(), value);
-                self.inserted(key, value, None, self.limit(None));
-            }
-            None => {
-                self.stats.load_failures += 1;
-                assert_eq!(returned.unwrap_err().as_inner(), Some(&"not found"));
-            }
+        if let Some(value) = fresh {
+            assert_eq!(returned.unwrap(), value);
+            self.inserted(key, value, None, self.limit(None));
+        } else {
+            self.stats.load_failures += 1;
+            assert_eq!(returned.unwrap_err().as_inner(), Some(&"not found"));
         }
     }
 
@@ -499,7 +496,7 @@ impl Model {
             });
             assert_eq!(self.cache.remaining_ttl(&key), left);
         }
-        let mut listed: Vec<_> = self.cache.iter().collect();
+        let mut listed = self.cache.hottest(usize::MAX);
         let mut hottest = 0;
         for used in listed.iter().rev().map(|(key, _)| self.entries[key].used) {
             let is_in_order = used + self.peak / 128 >= hottest;
@@ -508,6 +505,12 @@ impl Model {
         }
         listed.sort_by_key(|(key, _)| *key);
         assert_eq!(listed, self.all_live());
+        let mut listed: Vec<_> = self.cache.iter().collect();
+        listed.sort_by_key(|(key, _)| *key);
+        assert_eq!(listed, self.all_live());
+        let mut keys: Vec<_> = self.cache.keys().collect();
+        keys.sort_unstable();
+        assert!(keys.into_iter().eq(listed.into_iter().map(|(key, _)| key)));
     }
 }
 

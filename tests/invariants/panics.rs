@@ -263,7 +263,8 @@ const SCENARIO: &[fn(&Scene)] = &[
     |scene| {
         scene.cache.remaining_ttl(scene.key(1));
     },
-    |scene| drop(scene.cache.iter()),
+    |scene| scene.cache.iter().for_each(drop),
+    |scene| drop(scene.cache.hottest(9)),
     // Replacements: by a value of the same weight, and by a heavier one that evicts others.
     |scene| scene.insert(0, 2),
     |scene| scene.insert(1, 6),

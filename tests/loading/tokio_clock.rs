@@ -2,7 +2,7 @@
 
 use crate::common::seconds;
 use hotset::{Clock, LoadError, LocalCache, LocalCacheBuilder, TokioClock};
-use std::future::pending;
+use std::future::{pending, ready};
 use std::time::Duration;
 use tokio::time::{Instant, advance, sleep};
 
@@ -14,7 +14,7 @@ fn cache(set_up: impl FnOnce(LocalCacheBuilder<u32, u64>) -> LocalCacheBuilder<u
 }
 
 async fn load(value: Result<u64, &'static str>) -> Result<u64, &'static str> {
-    value
+    ready(value).await
 }
 
 #[tokio::test(start_paused = true)]

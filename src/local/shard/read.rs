@@ -224,6 +224,11 @@ impl<K, V> Shard<K, V> {
         live.map(|listed| listed.map(|(_, entry)| (entry.key.clone(), entry.value.clone())))
     }
 
+    /// Returns the keys of the live entries in a span of slots.
+    pub(crate) fn live_keys_in(&self, span: &Span, now: Nanos) -> impl Iterator<Item = &K> {
+        self.live_in(span, now).map(|listed| &listed.item.1.key)
+    }
+
     /// Returns the keys of all entries in a span of slots, expired and invalidated ones included.
     pub(crate) fn keys_in(&self, span: &Span) -> impl Iterator<Item = &K> {
         let slots = span.slots.start..span.slots.end.min(self.slab.end());
