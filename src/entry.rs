@@ -73,6 +73,7 @@ impl<V> Loaded<V> {
     /// assert!(!names.contains_key(&7));
     /// # Ok::<(), hotset::LoadError<std::io::Error>>(())
     /// ```
+    #[doc(alias("optionally_get_with", "get_with_if"))]
     pub const fn uncached(value: V) -> Self {
         Self {
             value,
@@ -88,7 +89,19 @@ impl<V> Loaded<V> {
     ///
     /// With `Duration::MAX` the entry never expires, unless the cache has a time to idle. With zero the value is not
     /// stored, but all callers of the load still get it.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use hotset::{Loaded, LocalCache};
+    /// use std::time::Duration;
+    ///
+    /// let codes = LocalCache::new(100);
+    /// codes.insert_loaded("alice", Loaded::new(123_456).ttl(Duration::from_secs(60)));
+    /// assert!(codes.remaining_ttl("alice").unwrap() <= Duration::from_secs(60));
+    /// ```
     #[must_use]
+    #[doc(alias = "expire_after_create")]
     pub const fn ttl(mut self, ttl: Duration) -> Self {
         if self.is_cacheable {
             self.ttl = Some(ttl);
@@ -99,6 +112,17 @@ impl<V> Loaded<V> {
     /// Sets the weight of the entry, which replaces the result of the cache's `weigher`. A weight of 0 counts as 1.
     ///
     /// A cache that is not bounded by weight ignores it.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use hotset::{Loaded, LocalCache};
+    ///
+    /// let pages = LocalCache::<&str, &str>::builder().max_weight(1_000).weigher(|_, page| page.len() as u64).build()?;
+    /// pages.insert_loaded("/", Loaded::new("hello").weight(100));
+    /// assert_eq!(pages.weight(), 100);
+    /// # Ok::<(), hotset::BuildError>(())
+    /// ```
     #[must_use]
     pub const fn weight(mut self, weight: u64) -> Self {
         self.weight = Some(weight);
@@ -138,11 +162,26 @@ impl<V> Loaded<V> {
 }
 
 /// The change of an entry that the function given to [`LocalCache::compute`](crate::LocalCache::compute) decides on.
+///
+/// # Examples
+///
+/// ```
+/// use hotset::{Compute, LocalCache};
+///
+/// let stock: LocalCache<String, u32> = LocalCache::new(100);
+/// let deliver = |left: Option<&u32>| Compute::Put(left.unwrap_or(&0) + 10);
+/// assert_eq!(stock.compute("apple", deliver), Some(10));
+/// assert_eq!(stock.compute("pear", |_| Compute::Keep), None);
+/// assert_eq!(stock.compute("apple", |_| Compute::Remove), None);
+/// assert!(stock.is_empty());
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[doc(alias = "Op")]
 pub enum Compute<V> {
     /// Stores this value. The entry keeps its remaining time to live, its weight and its tags.
     Put(V),
     /// Leaves the entry as it is, or the key without an entry.
+    #[doc(alias = "Nop")]
     Keep,
     /// Removes the entry, if there is one.
     Remove,

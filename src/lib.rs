@@ -35,7 +35,8 @@
 //! - [`guide`]: the user guide, by topic: [getting started](guide::getting_started), [loading](guide::loading),
 //!   [expiration](guide::expiration), [invalidation](guide::invalidation),
 //!   [several processes](guide::several_processes), [operations](guide::operations), [testing](guide::testing),
-//!   [migrating from moka and `quick_cache`](guide::migrating), [choosing a policy](guide::choosing_a_policy).
+//!   migrating [from moka](guide::migrating_from_moka), [from `quick_cache`](guide::migrating_from_quick_cache) and
+//!   [from `cached`](guide::migrating_from_cached), [choosing a policy](guide::choosing_a_policy).
 //! - [`LocalCache`], its [builder](LocalCacheBuilder), and [`Stats`].
 //! - [`Cache`] and [`AsyncCache`]: the traits for code that does not depend on the backend.
 //! - [`TieredCache`], its [builder][`TieredCacheBuilder`], and [`Consistency`].
@@ -53,11 +54,12 @@
 //! | `redis-tls` | `rediss://` URLs and certificates; includes `redis` |
 //! | `metrics` | [`Metrics`], for the facade of the crate `metrics` |
 //! | `tracing` | spans of loads and of calls to Redis, and an event for each change of state |
-//! | `serde` | [`CacheConfig`]: backend and settings from TOML, JSON or the environment |
+//! | `serde` | [`CacheConfig`]: backend and settings from TOML, JSON or the environment; `Serialize` for statistics |
+//! | `testing` | [`testing::TestCache`], a cache for tests that fails, hangs or is slow on command |
 
 #![warn(missing_docs)]
 #![cfg_attr(
-    not(all(feature = "metrics", feature = "redis", feature = "serde")),
+    not(all(feature = "metrics", feature = "redis", feature = "serde", feature = "testing")),
     doc = "",
     doc = include_str!("guide/links_to_docs_rs.md"),
     // The documentation of other items links to items that do not exist without these features.
@@ -95,6 +97,9 @@ mod storage;
 mod policy;
 
 mod local;
+
+#[cfg(feature = "testing")]
+pub mod testing;
 
 #[cfg(feature = "redis")]
 mod tiered;

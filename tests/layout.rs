@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The modules of `src`. A module may use those above it.
-const MODULES: [&str; 21] = [
+const MODULES: [&str; 22] = [
     "clock",
     "entry",
     "error",
@@ -23,6 +23,7 @@ const MODULES: [&str; 21] = [
     "storage",
     "policy",
     "local",
+    "testing",
     "tiered",
     "config",
     // Documentation only.

@@ -110,7 +110,7 @@ settings! {
     /// let config = CacheConfig::from_toml(file)?.override_from_env("PRICES_")?;
     ///
     /// let prices = config.build_async::<u64, u64>()?;
-    /// let price = prices.get_or_load_async(&7, || fetch_price(7)).await?;
+    /// let price = prices.get_or_load_async(&7, fetch_price).await?;
     /// assert_eq!(price, 700);
     /// # Ok(())
     /// # }

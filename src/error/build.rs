@@ -8,6 +8,16 @@ pub(crate) const MAX_SHARDS: usize = 1 << 16;
 
 /// An invalid setting of a [`LocalCacheBuilder`](crate::LocalCacheBuilder) or a
 /// [`TieredCacheBuilder`](crate::TieredCacheBuilder). The message says what to change.
+///
+/// # Examples
+///
+/// ```
+/// use hotset::{BuildError, LocalCache};
+///
+/// let error = LocalCache::<u32, u32>::builder().build().unwrap_err();
+/// assert_eq!(error, BuildError::NoBound);
+/// assert!(error.to_string().starts_with("the cache has no bound: call capacity(entries)"));
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum BuildError {

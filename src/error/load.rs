@@ -59,6 +59,18 @@ pub enum LoadError<E: ?Sized> {
 
 impl<E: ?Sized> LoadError<E> {
     /// Returns the loader's error, or `None` if the loader did not fail.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use hotset::{LoadError, LocalCache};
+    /// use std::io::{Error, ErrorKind};
+    ///
+    /// let pages: LocalCache<u32, String> = LocalCache::new(100);
+    /// let error = pages.get_or_load(&7, |_| Err(Error::from(ErrorKind::NotFound))).unwrap_err();
+    /// assert_eq!(error.as_inner().map(Error::kind), Some(ErrorKind::NotFound));
+    /// assert!(LoadError::<Error>::WaitTimeout.as_inner().is_none());
+    /// ```
     #[must_use]
     pub fn as_inner(&self) -> Option<&E> {
         match self {
@@ -70,6 +82,19 @@ impl<E: ?Sized> LoadError<E> {
     /// Returns the loader's error, or `None` if the loader did not fail.
     ///
     /// The callers of one load share its error. [`Arc::into_inner`] returns the error itself to the last of them.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use hotset::LocalCache;
+    /// use std::{io, sync::Arc};
+    ///
+    /// let pages: LocalCache<u32, String> = LocalCache::new(100);
+    /// let error = pages.get_or_load(&7, |_| Err(io::Error::other("no connection"))).unwrap_err();
+    /// // No other caller has waited for this load.
+    /// let error: io::Error = error.into_inner().and_then(Arc::into_inner).unwrap();
+    /// assert_eq!(error.to_string(), "no connection");
+    /// ```
     #[must_use]
     pub fn into_inner(self) -> Option<Arc<E>> {
         match self {
@@ -81,6 +106,17 @@ impl<E: ?Sized> LoadError<E> {
 
 impl<E> LoadError<E> {
     /// Creates a [`Failed`](Self::Failed) from the error of a loader.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use hotset::LoadError;
+    /// use std::io;
+    ///
+    /// // For a double in a test.
+    /// let error = LoadError::failed(io::Error::other("no connection"));
+    /// assert_eq!(format!("{error:#}"), "the loader failed: no connection");
+    /// ```
     pub fn failed<M>(error: E) -> Self
     where
         E: LoaderError<M>,
@@ -115,6 +151,17 @@ impl<E> LoadError<E> {
 }
 
 impl LoadError<AnyError> {
+    /// Creates a [`Failed`](Self::Failed) from the error of a loader, and erases its type.
+    ///
+    /// An implementation of [`Cache`](crate::Cache) or [`AsyncCache`](crate::AsyncCache) has no use for it if it only
+    /// returns the errors of its callers' loaders. A failure of its backend is no error of a load: it runs the loader.
+    pub fn erased<E, M>(error: E) -> Self
+    where
+        E: LoaderError<M>,
+    {
+        Self::Failed(SharedError::erased(error))
+    }
+
     /// Converts the loader's error to the type `E`.
     ///
     /// # Errors
@@ -194,6 +241,22 @@ impl<E: ?Sized + fmt::Debug> Error for LoadError<E> {
 }
 
 /// The error of a loader, which all callers of its load share. It dereferences to the error.
+///
+/// # Examples
+///
+/// ```
+/// use hotset::{LoadError, LocalCache};
+/// use std::io;
+///
+/// let pages: LocalCache<u32, String> = LocalCache::new(100);
+/// match pages.get_or_load(&7, |_| Err(io::ErrorKind::NotFound.into())) {
+///     Err(LoadError::Failed(error)) => {
+///         let error: &io::Error = &error;
+///         assert_eq!(error.kind(), io::ErrorKind::NotFound);
+///     }
+///     other => panic!("{other:?}"),
+/// }
+/// ```
 pub struct SharedError<E: ?Sized> {
     error: Arc<E>,
     /// [`LoaderError::describe`] of the error's type, which is not known everywhere.
@@ -230,6 +293,12 @@ impl SharedError<AnyError> {
 }
 
 impl<E: ?Sized> SharedError<E> {
+    /// Returns `true` if both are the error of one load.
+    #[must_use]
+    pub fn ptr_eq(this: &Self, other: &Self) -> bool {
+        Arc::ptr_eq(&this.error, &other.error)
+    }
+
     fn description(&self) -> Description<'_> {
         (self.describe)(&self.error)
     }

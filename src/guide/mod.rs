@@ -3,13 +3,15 @@
 //! | module | contents |
 //! | --- | --- |
 //! | [`getting_started`] | a first cache, its settings, code that does not depend on the backend |
-//! | [`loading`] | `get_or_load`: what happens in each case, tasks, batches, limits |
-//! | [`expiration`] | time to live, time to idle, refresh, stale values |
-//! | [`invalidation`] | what to call after a change in the database |
+//! | [`loading`] | `get_or_load` in all its forms: tasks, batches, errors, refreshes, limits |
+//! | [`expiration`] | time to live, time to idle, a rule for each entry, refresh, stale values |
+//! | [`invalidation`] | what to call after a change in the database, changes in one step, tags, listeners |
 //! | [`several_processes`] | caches of many processes over one Redis |
-//! | [`operations`] | metrics, health, warming, snapshots, shutdown |
+//! | [`operations`] | statistics, metrics, health, removed entries, warming, snapshots, capacity, shutdown |
 //! | [`testing`] | time in tests, test doubles, assertions on statistics |
-//! | [`migrating`] | from moka and from `quick_cache` |
+//! | [`migrating_from_moka`] | names, differences, and a program with both |
+//! | [`migrating_from_quick_cache`] | likewise |
+//! | [`migrating_from_cached`] | likewise |
 //! | [`choosing_a_policy`] | LRU, S3-FIFO, CAR and the adaptive policy |
 //!
 //! # Definitions
@@ -25,7 +27,12 @@
 //! - A *refresh* is a load of a key whose entry is still live.
 
 /// Returns the links to items that need a feature.
-#[cfg(all(feature = "metrics", feature = "redis", feature = "serde"))]
+#[cfg(all(
+    feature = "metrics",
+    feature = "redis",
+    feature = "serde",
+    feature = "testing"
+))]
 macro_rules! links {
     () => {
         include_str!("links.md")
@@ -33,7 +40,12 @@ macro_rules! links {
 }
 
 /// Returns the same links to docs.rs, because some of the items do not exist without these features.
-#[cfg(not(all(feature = "metrics", feature = "redis", feature = "serde")))]
+#[cfg(not(all(
+    feature = "metrics",
+    feature = "redis",
+    feature = "serde",
+    feature = "testing"
+)))]
 macro_rules! links {
     () => {
         include_str!("links_to_docs_rs.md")
@@ -50,6 +62,33 @@ macro_rules! chapter {
     };
 }
 
+/// Defines a module whose documentation is a file of this folder and two programs: the original with another library,
+/// and the port. A test of the package `peers` compares their results.
+macro_rules! migration {
+    ($name:ident, $file:literal, $library:literal, $original:literal, $port:literal) => {
+        #[doc = include_str!($file)]
+        #[doc = ""]
+        #[doc = concat!("# A program with ", $library)]
+        #[doc = ""]
+        #[doc = "The module `database` is not shown. Both programs use the same."]
+        #[doc = ""]
+        #[doc = "```rust,ignore"]
+        #[doc = include_str!($original)]
+        #[doc = "```"]
+        #[doc = ""]
+        #[doc = "# The same program with hotset"]
+        #[doc = ""]
+        #[doc = "A test in the repository sends the same requests to both programs and compares the results."]
+        #[doc = ""]
+        #[doc = "```rust,ignore"]
+        #[doc = include_str!($port)]
+        #[doc = "```"]
+        #[doc = ""]
+        #[doc = links!()]
+        pub mod $name {}
+    };
+}
+
 chapter!(getting_started, "getting_started.md");
 chapter!(loading, "loading.md");
 chapter!(expiration, "expiration.md");
@@ -57,5 +96,25 @@ chapter!(invalidation, "invalidation.md");
 chapter!(several_processes, "several_processes.md");
 chapter!(operations, "operations.md");
 chapter!(testing, "testing.md");
-chapter!(migrating, "migrating.md");
+migration!(
+    migrating_from_moka,
+    "migrating_from_moka.md",
+    "moka",
+    "migrating/moka.rs",
+    "migrating/hotset.rs"
+);
+migration!(
+    migrating_from_quick_cache,
+    "migrating_from_quick_cache.md",
+    "`quick_cache`",
+    "migrating/quick_cache.rs",
+    "migrating/hotset_for_quick_cache.rs"
+);
+migration!(
+    migrating_from_cached,
+    "migrating_from_cached.md",
+    "`cached`",
+    "migrating/cached.rs",
+    "migrating/hotset_for_cached.rs"
+);
 chapter!(choosing_a_policy, "choosing_a_policy.md");

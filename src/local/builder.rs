@@ -72,6 +72,13 @@ impl<K, V, S> LocalCacheBuilder<K, V, S> {
     /// assert_eq!(cache.len(), 2);
     /// # Ok::<(), hotset::BuildError>(())
     /// ```
+    #[doc(alias(
+        "max_capacity",
+        "maximumSize",
+        "items_capacity",
+        "maximum_size",
+        "max_size"
+    ))]
     pub fn capacity(mut self, entries: usize) -> Self {
         self.capacity = Some(entries);
         self
@@ -90,6 +97,7 @@ impl<K, V, S> LocalCacheBuilder<K, V, S> {
     /// assert_eq!(pages.capacity(), Some(64 << 20));
     /// # Ok::<(), hotset::BuildError>(())
     /// ```
+    #[doc(alias("max_capacity", "maximumWeight", "weight_capacity", "maximum_weight"))]
     pub fn max_weight(mut self, weight: u64) -> Self {
         self.max_weight = Some(weight);
         self
@@ -111,6 +119,7 @@ impl<K, V, S> LocalCacheBuilder<K, V, S> {
     /// assert_eq!(names.weight(), 5);
     /// # Ok::<(), hotset::BuildError>(())
     /// ```
+    #[doc(alias("weighter", "with_weighter"))]
     pub fn weigher(mut self, weigher: impl Fn(&K, &V) -> u64 + Send + Sync + 'static) -> Self {
         self.settings.weigher = Some(Box::new(weigher));
         self
@@ -145,6 +154,7 @@ impl<K, V, S> LocalCacheBuilder<K, V, S> {
     ///     .build()?;
     /// # Ok::<(), hotset::BuildError>(())
     /// ```
+    #[doc(alias("expireAfterWrite", "expire_after_write", "ttl"))]
     pub fn time_to_live(mut self, ttl: Duration) -> Self {
         self.settings.time_to_live = Some(ttl);
         self.settings.ttl_nanos = saturating_nanos(ttl);
@@ -168,6 +178,7 @@ impl<K, V, S> LocalCacheBuilder<K, V, S> {
     ///     .build()?;
     /// # Ok::<(), hotset::BuildError>(())
     /// ```
+    #[doc(alias("expireAfterAccess", "expire_after_access"))]
     pub fn time_to_idle(mut self, idle: Duration) -> Self {
         self.settings.time_to_idle = Some(idle);
         self
@@ -202,8 +213,7 @@ impl<K, V, S> LocalCacheBuilder<K, V, S> {
     /// assert!(tokens.remaining_ttl("alice").unwrap() <= Duration::from_secs(90));
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    #[doc(alias = "Expiry")]
-    #[doc(alias = "expire_after_create")]
+    #[doc(alias("Expiry", "expire_after_create", "expireAfter"))]
     pub fn expire_after(
         mut self,
         rule: impl Fn(&K, &V) -> Option<Duration> + Send + Sync + 'static,
@@ -222,6 +232,7 @@ impl<K, V, S> LocalCacheBuilder<K, V, S> {
     /// let cache = hotset::LocalCache::<u64, u64>::builder().capacity(100).policy(hotset::Policy::S3Fifo).build()?;
     /// # Ok::<(), hotset::BuildError>(())
     /// ```
+    #[doc(alias = "eviction_policy")]
     pub fn policy(mut self, policy: Policy) -> Self {
         self.policy = policy;
         self
@@ -240,6 +251,7 @@ impl<K, V, S> LocalCacheBuilder<K, V, S> {
     /// let cache = hotset::LocalCache::<u64, u64>::builder().capacity(100).shards(4).build()?;
     /// # Ok::<(), hotset::BuildError>(())
     /// ```
+    #[doc(alias("segments", "num_shards"))]
     pub fn shards(mut self, shards: usize) -> Self {
         self.shards = Some(shards);
         self
@@ -256,6 +268,7 @@ impl<K, V, S> LocalCacheBuilder<K, V, S> {
     /// let cache = hotset::LocalCache::<u64, u64>::builder().capacity(100).hasher(std::hash::RandomState::new()).build()?;
     /// # Ok::<(), hotset::BuildError>(())
     /// ```
+    #[doc(alias("build_with_hasher", "with_hasher"))]
     pub fn hasher<T>(self, hasher: T) -> LocalCacheBuilder<K, V, T> {
         LocalCacheBuilder {
             capacity: self.capacity,
@@ -289,6 +302,7 @@ impl<K, V, S> LocalCacheBuilder<K, V, S> {
     /// assert_eq!(cache.get(&1), None);
     /// # Ok::<(), hotset::BuildError>(())
     /// ```
+    #[doc(alias = "ticker")]
     pub fn clock(mut self, clock: impl Clock) -> Self {
         self.settings.clock = TimeSource::Custom(Arc::new(clock));
         self
@@ -378,6 +392,8 @@ impl<K, V, S> LocalCacheBuilder<K, V, S> {
     #[doc(alias = "eviction_listener")]
     #[doc(alias = "removal_listener")]
     #[doc(alias = "lifecycle")]
+    #[doc(alias = "evictionListener")]
+    #[doc(alias = "removalListener")]
     pub fn on_removal(
         mut self,
         listener: impl Fn(K, V, RemovalCause) + Send + Sync + 'static,

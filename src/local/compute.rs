@@ -20,6 +20,13 @@ enum Change<V> {
     Remove,
 }
 
+/// The result of a change.
+enum Applied<V> {
+    Kept,
+    /// The entry was stored with this value, or removed.
+    Changed(Option<V>),
+}
+
 impl<V> From<Compute<V>> for Change<V> {
     fn from(compute: Compute<V>) -> Self {
         match compute {
@@ -90,6 +97,7 @@ where
     /// assert_eq!(visits.update(&"home", |_| None), None);
     /// assert!(visits.is_empty());
     /// ```
+    #[doc(alias("replace", "computeIfPresent", "merge"))]
     pub fn update<Q>(&self, key: &Q, mut change: impl FnMut(Option<&V>) -> Option<V>) -> Option<V>
     where
         Q: Hash + Equivalent<K> + ToOwned<Owned = K> + ?Sized,
@@ -121,8 +129,8 @@ where
     where
         Q: Hash + Equivalent<K> + ToOwned<Owned = K> + ?Sized,
     {
-        let mut change = |value: Option<&V>| Ok(Change::from(change(value)));
-        infallible(self.change(key, &mut change))
+        let change = |value: Option<&V>| Ok(Change::from(change(value)));
+        infallible(self.change(key, change))
     }
 
     /// Reads the value for `key`, and stores, keeps or removes the entry as `change` says, as one step. Returns the
@@ -146,9 +154,7 @@ where
     /// assert_eq!(stock.compute("apple", take_one), None);
     /// assert!(!stock.contains_key("apple"));
     /// ```
-    #[doc(alias = "and_compute_with")]
-    #[doc(alias = "and_upsert_with")]
-    #[doc(alias = "entry")]
+    #[doc(alias("and_compute_with", "and_upsert_with", "entry", "remove_if"))]
     pub fn compute<Q>(&self, key: &Q, mut change: impl FnMut(Option<&V>) -> Compute<V>) -> Option<V>
     where
         Q: Hash + Equivalent<K> + ToOwned<Owned = K> + ?Sized,
@@ -187,8 +193,8 @@ where
     where
         Q: Hash + Equivalent<K> + ToOwned<Owned = K> + ?Sized,
     {
-        let mut change = |value: Option<&V>| change(value).map(Change::from);
-        self.change(key, &mut change)
+        let change = |value: Option<&V>| change(value).map(Change::from);
+        self.change(key, change)
     }
 
     /// Like [`compute`](Self::compute), but for tasks. `change` is given a clone of the value.
@@ -216,6 +222,7 @@ where
     /// # Cancel safety
     ///
     /// If the future is dropped, the entry is unchanged.
+    #[doc(alias("and_compute_with", "and_upsert_with", "entry_async"))]
     pub async fn compute_async<Q, F>(
         &self,
         key: &Q,
@@ -254,6 +261,7 @@ where
     /// # Cancel safety
     ///
     /// If the future is dropped, the entry is unchanged.
+    #[doc(alias = "and_try_compute_with")]
     pub async fn try_compute_async<Q, F, E>(
         &self,
         key: &Q,
@@ -270,8 +278,8 @@ where
             // Boxed, so that this future stays small whatever the size of the change.
             let next = Box::pin(change(current.clone())).await?;
             match self.apply(&location, key, claim, settings, next.into()) {
-                Ok(None) => return Ok(current),
-                Ok(Some(value)) => {
+                Ok(Applied::Kept) => return Ok(current),
+                Ok(Applied::Changed(value)) => {
                     // Not on return, because a panic in this `drop` would leak the returned value.
                     drop(current);
                     return Ok(value);
@@ -285,7 +293,7 @@ where
     fn change<Q, E>(
         &self,
         key: &Q,
-        change: &mut dyn FnMut(Option<&V>) -> Result<Change<V>, E>,
+        mut change: impl FnMut(Option<&V>) -> Result<Change<V>, E>,
     ) -> Result<Option<V>, E>
     where
         Q: Hash + Equivalent<K> + ToOwned<Owned = K> + ?Sized,
@@ -296,8 +304,8 @@ where
             let (current, settings) = self.peek_with_settings(&location, key).unzip();
             let next = change(current.as_ref())?;
             match self.apply(&location, key, claim, settings, next) {
-                Ok(None) => return Ok(current),
-                Ok(Some(value)) => {
+                Ok(Applied::Kept) => return Ok(current),
+                Ok(Applied::Changed(value)) => {
                     // Not on return, because a panic in this `drop` would leak the returned value.
                     drop(current);
                     return Ok(value);
@@ -307,8 +315,7 @@ where
         }
     }
 
-    /// Applies a change to the entry of a claimed key, which had these settings. Returns the new value, or `None` if
-    /// the entry is kept.
+    /// Applies a change to the entry of a claimed key, which had these settings.
     ///
     /// # Errors
     ///
@@ -320,13 +327,13 @@ where
         mut claim: Leader<'_, K, V>,
         settings: Option<EntrySettings>,
         change: Change<V>,
-    ) -> Result<Option<Option<V>>, Outdated>
+    ) -> Result<Applied<V>, Outdated>
     where
         Q: Hash + Equivalent<K> + ToOwned<Owned = K> + ?Sized,
     {
         let mut removals = self.removals();
         let (value, written) = match change {
-            Change::Keep => return Ok(None),
+            Change::Keep => return Ok(Applied::Kept),
             Change::Put(mut loaded) => {
                 let provenance = self.updated_provenance(&mut loaded, settings, claim.epoch);
                 let value = Some(loaded.value.clone());
@@ -342,7 +349,7 @@ where
         // Dropped here and not on return, because a panic in a `drop` on return would leak the returned value.
         drop(claim);
         removals.finish();
-        written.map(|()| Some(value))
+        written.map(|()| Applied::Changed(value))
     }
 
     /// Completes the settings of `loaded` by those of the entry that it replaces, and returns its provenance.

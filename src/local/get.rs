@@ -21,6 +21,7 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
     /// assert_eq!(cache.get(&2), None);
     /// ```
     #[inline]
+    #[doc(alias("getIfPresent", "get_if_present"))]
     pub fn get<Q>(&self, key: &Q) -> Option<V>
     where
         Q: Hash + Equivalent<K> + ?Sized,
@@ -64,7 +65,7 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
     /// assert_eq!(cache.peek(&1), Some("one"));
     /// assert_eq!(cache.stats().hits, 0);
     /// ```
-    #[doc(alias = "get_quietly")]
+    #[doc(alias("get_quietly", "getIfPresentQuietly"))]
     pub fn peek<Q>(&self, key: &Q) -> Option<V>
     where
         Q: Hash + Equivalent<K> + ?Sized,
@@ -85,7 +86,7 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
     /// cache.insert("one".to_string(), 1);
     /// assert_eq!(cache.get_many(["one", "two"]), [Some(1), None]);
     /// ```
-    #[doc(alias = "get_all_present")]
+    #[doc(alias("get_all_present", "getAllPresent"))]
     pub fn get_many<'q, Q>(&self, keys: impl IntoIterator<Item = &'q Q>) -> Vec<Option<V>>
     where
         Q: Hash + Equivalent<K> + ?Sized + 'q,
@@ -106,6 +107,7 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
     /// assert!(cache.contains_key("apple"));
     /// assert!(!cache.contains_key("pear"));
     /// ```
+    #[doc(alias = "containsKey")]
     pub fn contains_key<Q>(&self, key: &Q) -> bool
     where
         Q: Hash + Equivalent<K> + ?Sized,
@@ -130,6 +132,7 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
     /// assert_eq!(cache.remaining_ttl(&2), Some(Duration::MAX));
     /// assert_eq!(cache.remaining_ttl(&3), None);
     /// ```
+    #[doc(alias = "getExpiresAfter")]
     pub fn remaining_ttl<Q>(&self, key: &Q) -> Option<Duration>
     where
         Q: Hash + Equivalent<K> + ?Sized,

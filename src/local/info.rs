@@ -8,8 +8,17 @@ use std::fmt;
 impl<K, V, S> LocalCache<K, V, S> {
     /// Returns the number of entries, including expired ones that have not been removed yet. It never exceeds the
     /// capacity.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let cache = hotset::LocalCache::new(100);
+    /// cache.insert("apple", 120);
+    /// assert_eq!(cache.len(), 1);
+    /// ```
     #[must_use]
     #[allow(clippy::cast_possible_truncation)]
+    #[doc(alias("entry_count", "estimatedSize", "size", "estimated_size"))]
     pub fn len(&self) -> usize {
         let entries = match self.inner.bound {
             Bound::Weight => {
@@ -23,6 +32,15 @@ impl<K, V, S> LocalCache<K, V, S> {
     }
 
     /// Returns `true` if the cache contains no entries.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let cache = hotset::LocalCache::new(100);
+    /// assert!(cache.is_empty());
+    /// cache.insert("apple", 120);
+    /// assert!(!cache.is_empty());
+    /// ```
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.weight() == 0
@@ -30,14 +48,38 @@ impl<K, V, S> LocalCache<K, V, S> {
 
     /// Returns the total weight of all entries. It never exceeds the budget. Without a
     /// [weigher](crate::LocalCacheBuilder::weigher), each entry weighs 1.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let pages = hotset::LocalCache::<u32, String>::builder()
+    ///     .max_weight(1 << 20)
+    ///     .weigher(|_, page| page.len() as u64)
+    ///     .build()?;
+    /// pages.insert(7, "hello".to_string());
+    /// assert_eq!(pages.weight(), 5);
+    /// # Ok::<(), hotset::BuildError>(())
+    /// ```
     #[must_use]
+    #[doc(alias("weighted_size", "weightedSize"))]
     pub fn weight(&self) -> u64 {
         self.inner.budget.used()
     }
 
     /// Returns the budget: the highest number of entries, or the highest total weight if there is a weigher. Returns
     /// `None` if the cache is unbounded.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let cache: hotset::LocalCache<u32, u32> = hotset::LocalCache::new(100);
+    /// assert_eq!(cache.capacity(), Some(100));
+    /// cache.set_capacity(200)?;
+    /// assert_eq!(cache.capacity(), Some(200));
+    /// # Ok::<(), hotset::BuildError>(())
+    /// ```
     #[must_use]
+    #[doc(alias("max_capacity", "policy"))]
     pub fn capacity(&self) -> Option<u64> {
         (self.inner.bound != Bound::None).then(|| self.inner.budget.limit())
     }
@@ -61,6 +103,7 @@ impl<K, V, S> LocalCache<K, V, S> {
     /// assert_eq!((stats.hits, stats.misses, stats.entries), (1, 1, 1));
     /// ```
     #[must_use]
+    #[doc(alias("hits", "misses", "recordStats"))]
     pub fn stats(&self) -> Stats {
         let mut stats = self.inner.counters.snapshot();
         for cell in &self.inner.cells {

@@ -36,6 +36,7 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
     /// cache.insert("apple", 130);
     /// assert_eq!(cache.get("apple"), Some(130));
     /// ```
+    #[doc(alias("put", "set", "replace"))]
     pub fn insert(&self, key: K, value: V) {
         self.insert_loaded(key, Loaded::new(value));
     }
@@ -53,6 +54,7 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
     /// cache.insert_with_ttl("session", 7, Duration::from_secs(1_800));
     /// assert!(cache.remaining_ttl("session").unwrap() <= Duration::from_secs(1_800));
     /// ```
+    #[doc(alias("put", "put_with_ttl"))]
     pub fn insert_with_ttl(&self, key: K, value: V, ttl: Duration) {
         self.insert_loaded(key, Loaded::new(value).ttl(ttl));
     }
@@ -69,6 +71,7 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
     /// pages.invalidate_tag("user 7");
     /// assert_eq!(pages.get("/users/7"), None);
     /// ```
+    #[doc(alias = "put")]
     pub fn insert_loaded(&self, key: K, loaded: Loaded<V>) {
         let location = self.location(&key);
         let mut removals = self.removals();
@@ -96,8 +99,8 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
     /// assert!(sessions.remaining_ttl("alice").unwrap() <= Duration::from_secs(1_800));
     /// assert!(!sessions.set_ttl("bob", Duration::from_secs(1_800)));
     /// ```
-    #[doc(alias = "expire")]
     #[allow(clippy::must_use_candidate)]
+    #[doc(alias("expire", "setExpiresAfter"))]
     pub fn set_ttl<Q>(&self, key: &Q, ttl: Duration) -> bool
     where
         Q: Hash + Equivalent<K> + ?Sized,

@@ -53,6 +53,7 @@ where
     /// assert_eq!(entries, [(1, "one"), (2, "two")]);
     /// ```
     #[must_use]
+    #[doc(alias("asMap", "entries", "keys"))]
     pub fn iter(&self) -> Iter<K, V>
     where
         K: Clone,

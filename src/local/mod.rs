@@ -186,6 +186,7 @@ impl<K, V> LocalCache<K, V> {
     /// assert_eq!(refused.unwrap_err(), BuildError::NoBound);
     /// # Ok::<(), BuildError>(())
     /// ```
+    #[doc(alias("with_options", "newBuilder"))]
     pub fn builder() -> LocalCacheBuilder<K, V> {
         LocalCacheBuilder::new()
     }

@@ -5,16 +5,39 @@ use std::mem::take;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
 /// The reason for the removal of an entry.
+///
+/// # Examples
+///
+/// ```
+/// use hotset::{LocalCache, RemovalCause};
+/// use std::sync::mpsc;
+///
+/// let (sender, causes) = mpsc::channel();
+/// let cache = LocalCache::<u32, u32>::builder()
+///     .capacity(1)
+///     .on_removal(move |_, _, cause| drop(sender.send(cause)))
+///     .build()?;
+/// cache.insert(1, 10);
+/// cache.insert(1, 11);
+/// cache.insert(2, 20);
+/// cache.invalidate(&2);
+/// drop(cache);
+/// let expected = [RemovalCause::Replaced, RemovalCause::Evicted, RemovalCause::Removed];
+/// assert_eq!(causes.iter().collect::<Vec<_>>(), expected);
+/// # Ok::<(), hotset::BuildError>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum RemovalCause {
     /// A new value replaced it.
     Replaced,
-    /// A call of `invalidate`, `remove`, `retain` or `update` removed it.
+    /// A call of `invalidate`, `remove`, `retain`, `update` or `compute` removed it, or one of `set_ttl` with zero.
+    #[doc(alias = "Explicit")]
     Removed,
     /// It was past its deadline when a call of any kind found it.
     Expired,
     /// The policy evicted it, because there was no room for another entry.
+    #[doc(alias = "Size")]
     Evicted,
     /// A call of `clear` removed it.
     Cleared,

@@ -26,6 +26,7 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
     /// cache.invalidate("apple");
     /// assert_eq!(cache.get("apple"), None);
     /// ```
+    #[doc(alias = "delete")]
     pub fn invalidate<Q>(&self, key: &Q)
     where
         Q: Hash + Equivalent<K> + ?Sized,
@@ -50,7 +51,7 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
     /// assert_eq!(cache.remove("apple"), Some(120));
     /// assert_eq!(cache.remove("apple"), None);
     /// ```
-    #[doc(alias = "pop")]
+    #[doc(alias("pop", "take"))]
     pub fn remove<Q>(&self, key: &Q) -> Option<V>
     where
         Q: Hash + Equivalent<K> + ?Sized,
@@ -108,6 +109,7 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
     /// cache.clear();
     /// assert!(cache.is_empty());
     /// ```
+    #[doc(alias("invalidate_all", "invalidateAll", "drain"))]
     pub fn clear(&self) {
         for cell in &self.inner.cells {
             let now = self.inner.settings.clock.now();
@@ -159,11 +161,28 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
     /// Writes to a cache remove such entries too, a few at a time. Call this if the cache is not written to. The lock
     /// of a shard is held for 1,024 slots at a time.
     ///
+    /// # Examples
+    ///
+    /// ```
+    /// use hotset::{LocalCache, ManualClock};
+    /// use std::time::Duration;
+    ///
+    /// let clock = ManualClock::new();
+    /// let cache = LocalCache::builder().capacity(100).clock(clock.clone()).build()?;
+    /// cache.insert_with_ttl("apple", 120, Duration::from_secs(60));
+    /// clock.advance(Duration::from_secs(60));
+    /// assert_eq!((cache.get("apple"), cache.len()), (None, 1));
+    /// assert_eq!(cache.remove_expired(), 1);
+    /// assert!(cache.is_empty());
+    /// # Ok::<(), hotset::BuildError>(())
+    /// ```
+    ///
     /// # Panics
     ///
     /// Panics if a listener or the `Drop` of a key or value does. The slots after that one are then left for the next
     /// call.
     #[allow(clippy::must_use_candidate)]
+    #[doc(alias("run_pending_tasks", "cleanUp", "clean_up"))]
     pub fn remove_expired(&self) -> usize {
         self.inner
             .cells
@@ -252,6 +271,7 @@ where
     /// prices.retain(|_, price| *price > 100);
     /// assert!(prices.contains_key("apple") && !prices.contains_key("pear"));
     /// ```
+    #[doc(alias("invalidate_entries_if", "invalidate_if"))]
     pub fn retain(&self, mut keep: impl FnMut(&K, &V) -> bool) {
         for cell in &self.inner.cells {
             // The loads are revoked before the entries are listed. So a value that a load has stored by now is listed,

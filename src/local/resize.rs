@@ -41,7 +41,7 @@ impl<K, V, S> LocalCache<K, V, S> {
     /// # Blocking
     ///
     /// Evicts on this thread, a few hundred entries under each hold of a shard's lock.
-    #[doc(alias = "resize")]
+    #[doc(alias("resize", "setMaximum"))]
     pub fn set_capacity(&self, entries: usize) -> Result<(), BuildError> {
         if self.inner.bound != Bound::Entries {
             return Err(BuildError::OtherBound("set_capacity"));
@@ -76,6 +76,7 @@ impl<K, V, S> LocalCache<K, V, S> {
     /// # Blocking
     ///
     /// See [`set_capacity`](Self::set_capacity).
+    #[doc(alias("resize", "setMaximum"))]
     pub fn set_max_weight(&self, weight: u64) -> Result<(), BuildError> {
         if self.inner.bound != Bound::Weight {
             return Err(BuildError::OtherBound("set_max_weight"));
@@ -88,19 +89,19 @@ impl<K, V, S> LocalCache<K, V, S> {
     fn set_limit(&self, limit: u64) {
         self.inner.budget.set_limit(limit);
         while self.inner.budget.is_exceeded() {
-            let turns = self.inner.cells.iter().map(|cell| self.evict_turn(cell));
-            if !turns.fold(false, |any, evicted| any || evicted) {
+            let cells = self.inner.cells.iter();
+            if cells.map(|cell| self.evict_turn(cell)).sum::<usize>() == 0 {
                 // Insertions in progress have reserved the rest. They give it back or spend it.
                 thread::yield_now();
             }
         }
     }
 
-    /// Evicts entries of one shard while the budget is exceeded. Returns `true` if it has evicted any.
-    fn evict_turn(&self, cell: &ShardCell<K, V>) -> bool {
+    /// Evicts entries of one shard while the budget is exceeded, and returns their number.
+    fn evict_turn(&self, cell: &ShardCell<K, V>) -> usize {
         let budget = &self.inner.budget;
         if !budget.is_exceeded() {
-            return false;
+            return 0;
         }
         let now = self.inner.settings.clock.now();
         let (mut removals, mut work) = (self.removals(), WorkSlice::new());
@@ -115,7 +116,7 @@ impl<K, V, S> LocalCache<K, V, S> {
             }
         }
         drop(shard);
-        let evicted = removals.len() > 0;
+        let evicted = removals.len();
         removals.finish();
         evicted
     }

@@ -60,7 +60,7 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
 
     /// Invalidates all entries, in the same short time for any number of them. The results of loads in flight are
     /// stored, but count as invalidated, and later callers do not wait for those loads.
-    pub(crate) fn invalidate_all(&self) {
+    pub(crate) fn invalidate_all_entries(&self) {
         debug_assert!(self.inner.settings.is_l1);
         self.inner.tags.invalidate_all();
     }

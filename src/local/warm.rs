@@ -73,6 +73,18 @@ where
 
     /// Like [`warm`](Self::warm), but with the given options.
     ///
+    /// # Examples
+    ///
+    /// ```
+    /// use hotset::{LocalCache, WarmOptions};
+    ///
+    /// let prices: LocalCache<u64, u64> = LocalCache::new(1_000);
+    /// let report = prices.warm_with(WarmOptions::new().batch(10), 0..100, |ids| {
+    ///     Ok::<_, std::io::Error>(ids.into_iter().map(|id| (id, id * 100)))
+    /// });
+    /// assert_eq!((report.found, prices.stats().loads), (100, 10));
+    /// ```
+    ///
     /// # Panics
     ///
     /// Like [`warm`](Self::warm), and if the listener of progress panics.
@@ -101,6 +113,22 @@ where
     }
 
     /// Like [`warm`](Self::warm), but for tasks on any runtime, and with several batches at one time.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() {
+    /// use hotset::LocalCache;
+    ///
+    /// let prices: LocalCache<u64, u64> = LocalCache::new(1_000);
+    /// let report = prices.warm_async(0..100, async |ids| {
+    ///     // Your query: `SELECT id, cents FROM prices WHERE id IN (..)`.
+    ///     Ok::<_, std::io::Error>(ids.into_iter().map(|id| (id, id * 100)))
+    /// });
+    /// assert_eq!(report.await.found, 100);
+    /// # }
+    /// ```
     ///
     /// # Cancel safety
     ///

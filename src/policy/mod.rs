@@ -53,6 +53,7 @@ use std::sync::atomic::AtomicU32;
     serde(rename_all = "kebab-case")
 )]
 #[non_exhaustive]
+#[doc(alias = "EvictionPolicy")]
 pub enum Policy {
     /// Least recently used. Recency is resolved to one 64th of a shard, and exact below 128 entries.
     #[default]

@@ -16,17 +16,37 @@ use std::time::Duration;
 ///
 /// The numbers are read one after the other and shard by shard while the cache is in use, so a sum over several of
 /// them may miss what happened meanwhile. They are exact if the cache is not in use.
+///
+/// # Examples
+///
+/// ```
+/// use hotset::LocalCache;
+///
+/// let prices: LocalCache<String, u64> = LocalCache::new(100);
+/// for _ in 0..4 {
+///     prices.get_or_load("apple", |_| "120".parse())?;
+/// }
+/// let stats = prices.stats();
+/// assert_eq!((stats.hits, stats.misses, stats.loads), (3, 1, 1));
+/// assert!(stats.to_string().starts_with("3 hits, 1 misses (75.0%)"));
+/// # Ok::<(), hotset::LoadError<std::num::ParseIntError>>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
+#[doc(alias = "CacheStats")]
 pub struct Stats {
     /// Lookups that found a live entry.
+    #[doc(alias = "hitCount")]
     pub hits: u64,
     /// Lookups that found no live entry.
+    #[doc(alias = "missCount")]
     pub misses: u64,
     /// Loaders that were run.
+    #[doc(alias = "loadCount")]
     pub loads: u64,
     /// Loaders that returned an error or panicked, or whose caller was cancelled.
+    #[doc(alias = "loadFailureCount")]
     pub load_failures: u64,
     /// Callers that missed, and got the value or the error of another caller's load.
     pub coalesced: u64,
@@ -41,6 +61,7 @@ pub struct Stats {
     /// [`max_concurrent_loads`](crate::LocalCacheBuilder::max_concurrent_loads).
     pub abandoned_loads: u64,
     /// The run times of loaders, failed ones included.
+    #[doc(alias = "totalLoadTime")]
     pub load_times: DurationHistogram,
     /// The ages of served values: the times since they were read from their source. One hit in 64 is counted, if the
     /// cache [tracks ages](crate::LocalCacheBuilder::track_ages).
@@ -54,26 +75,40 @@ pub struct Stats {
     pub outdated: u64,
     /// Entries that were replaced by a new value of their key.
     pub replaced: u64,
-    /// Entries removed by `invalidate`, `remove`, `retain` or `update`.
+    /// Entries removed by `invalidate`, `remove`, `retain`, `update` or `compute`, or by `set_ttl` with zero.
     pub removed: u64,
     /// Entries removed because they had expired.
     pub expired: u64,
     /// Entries removed by the policy to make room for others.
+    #[doc(alias = "evictionCount")]
     pub evicted: u64,
     /// Entries removed by `clear`.
     pub cleared: u64,
     /// Entries removed because one of their tags was invalidated.
     pub invalidated: u64,
     /// The number of entries, including expired ones that have not been removed yet.
+    #[doc(alias = "entry_count")]
     pub entries: u64,
     /// The weight of these entries. Without a weigher, each weighs 1.
+    #[doc(alias = "weighted_size")]
     pub weight: u64,
 }
 
 impl Stats {
     /// Returns the share of lookups that found a live entry, from 0 to 1, or 0 before the first lookup.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let cache = hotset::LocalCache::new(100);
+    /// cache.insert("apple", 120);
+    /// cache.get("apple");
+    /// cache.get("pear");
+    /// assert!((cache.stats().hit_ratio() - 0.5).abs() < f64::EPSILON);
+    /// ```
     #[must_use]
     #[allow(clippy::cast_precision_loss)]
+    #[doc(alias("hitRate", "hit_rate"))]
     pub fn hit_ratio(&self) -> f64 {
         match self.hits + self.misses {
             0 => 0.0,

@@ -12,6 +12,7 @@ pub(crate) fn seconds<S: Serializer>(duration: &Duration, to: S) -> Result<S::Ok
 
 /// Serializes an optional duration as its number of seconds.
 #[cfg(feature = "redis")]
+#[allow(clippy::ref_option)] // The signature that serde requires.
 pub(crate) fn optional_seconds<S: Serializer>(
     duration: &Option<Duration>,
     to: S,

@@ -32,6 +32,18 @@ impl<K: RemoteKey, V: RemoteValue> TieredCache<K, V> {
     /// Redis for all keys that L1 misses. If other processes load some of the keys, this waits for them. If such loads
     /// fail together, `load` is called once for all of their keys.
     ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use hotset::TieredCache;
+    /// # async fn example(prices: TieredCache<String, u64>) -> Result<(), Box<dyn std::error::Error>> {
+    /// # async fn fetch_prices(names: Vec<String>) -> std::io::Result<Vec<(String, u64)>> { Ok(Vec::new()) }
+    /// let found = prices.get_many_or_load_async(["apple", "pear"], fetch_prices).await?;
+    /// println!("an apple costs {:?}, a pear {:?}", found[0], found[1]);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
     ///
     /// Returns the same errors as [`get_or_load_async`](Self::get_or_load_async), for the first key that has one.
@@ -39,6 +51,7 @@ impl<K: RemoteKey, V: RemoteValue> TieredCache<K, V> {
     /// # Cancel safety
     ///
     /// The future may be dropped at any time.
+    #[doc(alias("getAll", "get_all"))]
     pub async fn get_many_or_load_async<'q, Q, T, E, F, M>(
         &self,
         keys: impl IntoIterator<Item = &'q Q>,
@@ -64,6 +77,23 @@ impl<K: RemoteKey, V: RemoteValue> TieredCache<K, V> {
     /// Like [`get_many_or_load_async`](Self::get_many_or_load_async), but `load` returns pairs of key and [`Loaded`].
     /// Each has its own time to live, weight and tags.
     ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use hotset::TieredCache;
+    /// # async fn example(prices: TieredCache<String, u64>) -> Result<(), Box<dyn std::error::Error>> {
+    /// # async fn fetch_prices(names: Vec<String>) -> std::io::Result<Vec<(String, u64)>> { Ok(Vec::new()) }
+    /// use hotset::Loaded;
+    ///
+    /// let load = |names| async {
+    ///     let rows = fetch_prices(names).await?;
+    ///     Ok::<_, std::io::Error>(rows.into_iter().map(|(name, price)| (name, Loaded::new(price).tags(["fruit"]))))
+    /// };
+    /// let found = prices.get_many_or_load_entries_async(["apple", "pear"], load).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
     ///
     /// Returns the same errors as [`get_many_or_load_async`](Self::get_many_or_load_async).
@@ -71,6 +101,7 @@ impl<K: RemoteKey, V: RemoteValue> TieredCache<K, V> {
     /// # Cancel safety
     ///
     /// The future may be dropped at any time.
+    #[doc(alias("getAll", "get_all"))]
     pub async fn get_many_or_load_entries_async<'q, Q, T, E, F, M>(
         &self,
         keys: impl IntoIterator<Item = &'q Q>,

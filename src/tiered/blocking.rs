@@ -11,6 +11,21 @@ use std::hash::Hash;
 
 /// A handle to a [`TieredCache`] for threads, from [`TieredCache::blocking`]. It implements [`Cache`](crate::Cache).
 ///
+/// # Examples
+///
+/// ```
+/// # use hotset::BlockingCache;
+/// # fn fetch_price(name: &str) -> std::io::Result<u64> { Ok(120) }
+/// # fn store_price(name: &str, price: u64) -> std::io::Result<()> { Ok(()) }
+/// # fn example(prices: BlockingCache<String, u64>) -> Result<(), Box<dyn std::error::Error>> {
+/// use hotset::Cache;
+///
+/// let price = prices.get_or_load("apple", fetch_price)?;
+/// prices.write_through("apple".to_string(), price + 10, |price| store_price("apple", *price))?;
+/// # Ok(())
+/// # }
+/// ```
+///
 /// # Panics
 ///
 /// A method panics if it has to block and is called by a task. Tasks use the [`TieredCache`] itself.
@@ -55,6 +70,7 @@ impl<K: RemoteKey, V: RemoteValue> BlockingCache<K, V> {
 
     /// Invalidates the value for a key, like [`TieredCache::invalidate`].
     #[allow(clippy::must_use_candidate)]
+    #[doc(alias("remove", "delete"))]
     pub fn invalidate<Q>(&self, key: &Q) -> Propagation
     where
         Q: Hash + Equivalent<K> + ToOwned<Owned = K> + ?Sized,

@@ -48,6 +48,26 @@ const MAX_NAMESPACE_LEN: usize = 128;
 pub(super) const MAX_KEY_LEN: usize = 1 << 10;
 
 /// A builder of a [`TieredCache`], from [`LocalCacheBuilder::redis`], which is called after the settings of L1.
+///
+/// # Examples
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), hotset::BuildError> {
+/// use hotset::{Consistency, LocalCache, TieredCache};
+/// use std::time::Duration;
+///
+/// let prices: TieredCache<String, u64> = LocalCache::builder()
+///     .capacity(100_000)
+///     .time_to_live(Duration::from_secs(300))
+///     .redis("redis://127.0.0.1/", "prices")
+///     .consistency(Consistency::Realtime)
+///     .local_time_to_live(Duration::from_secs(60))
+///     .compress_above(4 << 10)
+///     .build()?;
+/// # Ok(())
+/// # }
+/// ```
 #[must_use = "a builder does nothing until build is called"]
 pub struct TieredCacheBuilder<K, V> {
     local: LocalCacheBuilder<K, V>,
@@ -207,6 +227,18 @@ impl<K: RemoteKey, V: RemoteValue> LocalCacheBuilder<K, V> {
 impl<K: RemoteKey, V: RemoteValue> TieredCacheBuilder<K, V> {
     /// Sets the consistency class, which says which values readers may get after a change. Default: `Bounded` to 5
     /// seconds.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use hotset::{Consistency, LocalCache};
+    /// use std::time::Duration;
+    ///
+    /// let builder = LocalCache::<String, u64>::builder()
+    ///     .capacity(100_000)
+    ///     .redis("redis://127.0.0.1/", "prices")
+    ///     .consistency(Consistency::Bounded(Duration::from_secs(1)));
+    /// ```
     pub fn consistency(mut self, consistency: Consistency) -> Self {
         self.settings.consistency = consistency;
         self
@@ -232,6 +264,15 @@ impl<K: RemoteKey, V: RemoteValue> TieredCacheBuilder<K, V> {
     }
 
     /// Sets the maximum time to live of entries in L1. Default: the time to live of the value.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let builder = hotset::LocalCache::<String, u64>::builder()
+    ///     .capacity(100_000)
+    ///     .redis("redis://127.0.0.1/", "prices")
+    ///     .local_time_to_live(std::time::Duration::from_secs(60));
+    /// ```
     pub fn local_time_to_live(mut self, ttl: Duration) -> Self {
         self.settings.local_ttl = Some(ttl);
         self
@@ -244,6 +285,15 @@ impl<K: RemoteKey, V: RemoteValue> TieredCacheBuilder<K, V> {
     /// do not wait for them. Up to 1 MiB is in flight there at one time, or one larger value. A value that has not been
     /// sent within 10 seconds, or within the [lease](LocalCacheBuilder::lease) if that is shorter, fails. Such a
     /// failure concerns that value alone: the loader runs instead, and the circuit breaker stays closed.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let builder = hotset::LocalCache::<String, u64>::builder()
+    ///     .capacity(100_000)
+    ///     .redis("redis://127.0.0.1/", "prices")
+    ///     .deadline(std::time::Duration::from_millis(100));
+    /// ```
     pub fn deadline(mut self, deadline: Duration) -> Self {
         self.deadline = deadline;
         self
@@ -253,6 +303,15 @@ impl<K: RemoteKey, V: RemoteValue> TieredCacheBuilder<K, V> {
     ///
     /// In the class `Realtime`, L1 does not serve after two heartbeats without proof, and a change waits for up to two
     /// heartbeats for a process that has died. All processes of a namespace must use the same heartbeat.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let builder = hotset::LocalCache::<String, u64>::builder()
+    ///     .capacity(100_000)
+    ///     .redis("redis://127.0.0.1/", "prices")
+    ///     .heartbeat(std::time::Duration::from_secs(1));
+    /// ```
     pub fn heartbeat(mut self, heartbeat: Duration) -> Self {
         self.settings.heartbeat = heartbeat;
         self
@@ -263,6 +322,15 @@ impl<K: RemoteKey, V: RemoteValue> TieredCacheBuilder<K, V> {
     /// Larger values are stored in L1 only, and larger values in Redis are not read. Values beyond the server's
     /// `proto-max-bulk-len` are stored in L1 only as well. That setting is read when a connection is
     /// made, if the user has the right to `CONFIG GET`. Otherwise 512 MiB is assumed.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let builder = hotset::LocalCache::<String, u64>::builder()
+    ///     .capacity(100_000)
+    ///     .redis("redis://127.0.0.1/", "prices")
+    ///     .max_value_size(4 << 20);
+    /// ```
     pub fn max_value_size(mut self, bytes: usize) -> Self {
         self.codec.max_size = bytes;
         self
@@ -270,6 +338,15 @@ impl<K: RemoteKey, V: RemoteValue> TieredCacheBuilder<K, V> {
 
     /// Sets the serialized size, in bytes, above which values are compressed (LZ4), if that makes them
     /// smaller. Default: no compression.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let builder = hotset::LocalCache::<String, u64>::builder()
+    ///     .capacity(100_000)
+    ///     .redis("redis://127.0.0.1/", "prices")
+    ///     .compress_above(4 << 10);
+    /// ```
     pub fn compress_above(mut self, bytes: usize) -> Self {
         self.codec.compress_above = Some(bytes);
         self
@@ -297,6 +374,24 @@ impl<K: RemoteKey, V: RemoteValue> TieredCacheBuilder<K, V> {
 
     /// Sets a rollout that several caches share. [`percent`](Self::percent) and [`shadow`](Self::shadow) change it when
     /// the cache is built.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use hotset::{LocalCache, Rollout};
+    ///
+    /// let rollout = Rollout::with_percent(10.0)?;
+    /// let prices = LocalCache::<u64, u64>::builder()
+    ///     .capacity(100_000)
+    ///     .redis("redis://127.0.0.1/", "prices")
+    ///     .rollout(&rollout);
+    /// let names = LocalCache::<u64, String>::builder()
+    ///     .capacity(100_000)
+    ///     .redis("redis://127.0.0.1/", "names")
+    ///     .rollout(&rollout);
+    /// rollout.set_percent(50.0)?; // of both caches
+    /// # Ok::<(), hotset::BuildError>(())
+    /// ```
     pub fn rollout(mut self, rollout: &Rollout) -> Self {
         self.settings.rollout = rollout.clone();
         self

@@ -65,7 +65,8 @@ use tokio::runtime::Handle;
 ///
 /// ```no_run
 /// use hotset::{Consistency, LocalCache, TieredCache};
-/// ///
+/// use std::time::Duration;
+///
 /// # async fn fetch_price(id: u64) -> std::io::Result<u64> { Ok(id * 100) }
 /// # async fn store_price(id: u64, price: u64) -> std::io::Result<()> { Ok(()) }
 /// # #[tokio::main(flavor = "current_thread")]
@@ -160,12 +161,35 @@ impl<K: RemoteKey, V: RemoteValue> TieredCache<K, V> {
     }
 
     /// Returns the statistics of Redis and of the loader.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use hotset::TieredCache;
+    /// # async fn example(prices: TieredCache<String, u64>) -> Result<(), Box<dyn std::error::Error>> {
+    /// let stats = prices.tier_stats();
+    /// println!("{stats:?}");
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn tier_stats(&self) -> TierStats {
         self.inner.tier_stats()
     }
 
     /// Returns the health of the Redis connection and of the invalidation channel.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use hotset::TieredCache;
+    /// # async fn example(prices: TieredCache<String, u64>) -> Result<(), Box<dyn std::error::Error>> {
+    /// for warning in prices.health().warnings {
+    ///     eprintln!("{warning}");
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn health(&self) -> Health {
         self.inner.health()
@@ -178,6 +202,20 @@ impl<K: RemoteKey, V: RemoteValue> TieredCache<K, V> {
     }
 
     /// Returns a handle for threads.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use hotset::TieredCache;
+    /// # async fn example(prices: TieredCache<String, u64>) -> Result<(), Box<dyn std::error::Error>> {
+    /// # fn fetch_price(name: &str) -> std::io::Result<u64> { Ok(120) }
+    /// use hotset::Cache;
+    ///
+    /// let prices = prices.blocking();
+    /// std::thread::spawn(move || prices.get_or_load("apple", fetch_price));
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn blocking(&self) -> BlockingCache<K, V> {
         BlockingCache::new(self.clone())

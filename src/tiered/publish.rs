@@ -86,7 +86,7 @@ struct Outgoing {
 }
 
 impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
-    /// Step 1: returns the state of a key in L2, and acquires the load lease if L2 has no value.
+    /// Returns the state of a key in L2, and acquires the load lease if L2 has no value. This is step 1.
     pub(super) async fn prior_state(
         self: &Arc<Self>,
         name: &[u8],
@@ -300,7 +300,7 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
                     // This process encodes the key to the same name as the process that sent the invalidation. If it
                     // does not, the entry cannot be found, so all entries are invalidated.
                     Some(key) if name_of(&key).as_ref() == Some(name) => drop(self.l1.remove(&key)),
-                    _ => self.l1.invalidate_all(),
+                    _ => self.l1.invalidate_all_entries(),
                 }
                 self.key_waiters.wake(name);
             }
@@ -311,7 +311,7 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
             Subject::All => {
                 self.l1.clear();
                 // This begins an epoch, so that L1 does not store a value that was written before the change.
-                self.l1.invalidate_all();
+                self.l1.invalidate_all_entries();
                 self.key_waiters.wake_all();
             }
         }

@@ -20,9 +20,22 @@ use std::time::Duration;
 impl<K: RemoteKey, V: RemoteValue> TieredCache<K, V> {
     /// Returns the value for `key` from L1 or Redis, or `None` if neither has a valid one.
     ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use hotset::TieredCache;
+    /// # async fn example(prices: TieredCache<String, u64>) -> Result<(), Box<dyn std::error::Error>> {
+    /// if let Some(price) = prices.get("apple").await {
+    ///     println!("an apple costs {price}");
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Cancel safety
     ///
     /// The future may be dropped at any time.
+    #[doc(alias = "getIfPresent")]
     pub async fn get<Q>(&self, key: &Q) -> Option<V>
     where
         Q: Hash + Equivalent<K> + ToOwned<Owned = K> + ?Sized,
@@ -37,9 +50,22 @@ impl<K: RemoteKey, V: RemoteValue> TieredCache<K, V> {
     ///
     /// The call counts neither as a lookup of L1 nor as a use of its entry.
     ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use hotset::TieredCache;
+    /// # async fn example(prices: TieredCache<String, u64>) -> Result<(), Box<dyn std::error::Error>> {
+    /// if !prices.contains_key("apple").await {
+    ///     println!("the price of an apple is not cached");
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Cancel safety
     ///
     /// The future may be dropped at any time.
+    #[doc(alias = "containsKey")]
     pub async fn contains_key<Q>(&self, key: &Q) -> bool
     where
         Q: Hash + Equivalent<K> + ToOwned<Owned = K> + ?Sized,
@@ -50,12 +76,25 @@ impl<K: RemoteKey, V: RemoteValue> TieredCache<K, V> {
     /// Returns the time for which the value for `key` is still valid, or `None` if neither L1 nor Redis has a valid one.
     ///
     /// If L1 has the value, the result is the time until it expires there. That may be before it expires in Redis: see
-    /// [`TieredCacheBuilder::local_ttl`](crate::TieredCacheBuilder::local_ttl). Returns `Duration::MAX` for a value that
+    /// [`local_time_to_live`](crate::TieredCacheBuilder::local_time_to_live). Returns `Duration::MAX` for a value that
     /// never expires. The call counts neither as a lookup of L1 nor as a use of its entry.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use hotset::TieredCache;
+    /// # async fn example(prices: TieredCache<String, u64>) -> Result<(), Box<dyn std::error::Error>> {
+    /// if let Some(left) = prices.remaining_ttl("apple").await {
+    ///     println!("valid for another {left:?}");
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Cancel safety
     ///
     /// The future may be dropped at any time.
+    #[doc(alias = "getExpiresAfter")]
     pub async fn remaining_ttl<Q>(&self, key: &Q) -> Option<Duration>
     where
         Q: Hash + Equivalent<K> + ToOwned<Owned = K> + ?Sized,
@@ -77,6 +116,17 @@ impl<K: RemoteKey, V: RemoteValue> TieredCache<K, V> {
     /// [lease](crate::LocalCacheBuilder::lease), another process loads, and the late value goes to its own
     /// callers and is not stored. A value whose key was invalidated during the load is not stored either.
     ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use hotset::TieredCache;
+    /// # async fn example(prices: TieredCache<String, u64>) -> Result<(), Box<dyn std::error::Error>> {
+    /// # async fn fetch_price(name: String) -> std::io::Result<u64> { Ok(120) }
+    /// let price = prices.get_or_load_async("apple", fetch_price).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
     ///
     /// Returns the same errors as [`LocalCache::get_or_load_async`](crate::LocalCache::get_or_load_async). A failure of
@@ -85,6 +135,10 @@ impl<K: RemoteKey, V: RemoteValue> TieredCache<K, V> {
     /// # Cancel safety
     ///
     /// The future may be dropped at any time. Another caller or another process then loads.
+    #[doc(alias = "try_get_with")]
+    #[doc(alias = "get_or_insert_async")]
+    #[doc(alias = "get_value_or_guard_async")]
+    #[doc(alias = "optionally_get_with")]
     pub async fn get_or_load_async<Q, E, F, M>(
         &self,
         key: &Q,
@@ -112,6 +166,21 @@ impl<K: RemoteKey, V: RemoteValue> TieredCache<K, V> {
     /// Like [`get_or_load_async`](Self::get_or_load_async), but `load` returns a [`Loaded`], which has its own time to
     /// live, weight and tags.
     ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use hotset::TieredCache;
+    /// # async fn example(prices: TieredCache<String, u64>) -> Result<(), Box<dyn std::error::Error>> {
+    /// # async fn fetch_price(name: String) -> std::io::Result<u64> { Ok(120) }
+    /// use hotset::Loaded;
+    ///
+    /// let load = async |name| fetch_price(name).await.map(|price| Loaded::new(price).tags(["fruit"]));
+    /// let price = prices.get_or_load_entry_async("apple", load).await?;
+    /// prices.invalidate_tag("fruit").await;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
     ///
     /// Returns the same errors as [`get_or_load_async`](Self::get_or_load_async).
@@ -119,6 +188,7 @@ impl<K: RemoteKey, V: RemoteValue> TieredCache<K, V> {
     /// # Cancel safety
     ///
     /// See [`get_or_load_async`](Self::get_or_load_async).
+    #[doc(alias("try_get_with", "or_try_insert_with"))]
     pub async fn get_or_load_entry_async<Q, E, F, M>(
         &self,
         key: &Q,
@@ -148,10 +218,20 @@ impl<K: RemoteKey, V: RemoteValue> TieredCache<K, V> {
     /// Like [`get_or_load_async`](Self::get_or_load_async), for a loader that cannot fail. Where `get_or_load_async`
     /// would return an error, this call runs `compute` for itself and stores nothing.
     ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use hotset::TieredCache;
+    /// # async fn example(lengths: TieredCache<String, u64>) -> Result<(), Box<dyn std::error::Error>> {
+    /// let length = lengths.get_or_insert_with_async("apple", async |name| name.len() as u64).await;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Cancel safety
     ///
     /// See [`get_or_load_async`](Self::get_or_load_async).
-    #[doc(alias = "get_with")]
+    #[doc(alias("get_with", "get_or_insert", "or_insert_with"))]
     pub async fn get_or_insert_with_async<Q, F>(&self, key: &Q, compute: impl FnOnce(K) -> F) -> V
     where
         Q: Hash + Equivalent<K> + ToOwned<Owned = K> + ?Sized,
@@ -229,7 +309,7 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
         match self.settings.consistency {
             Consistency::Realtime | Consistency::L2Only => {
                 count(&self.counters.unproven_reads);
-                self.l1.invalidate_all();
+                self.l1.invalidate_all_entries();
                 false
             }
             Consistency::Bounded(_) | Consistency::L1Only => {

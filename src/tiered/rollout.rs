@@ -92,6 +92,14 @@ impl Rollout {
     }
 
     /// Turns shadow mode on or off.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let rollout = hotset::Rollout::full();
+    /// rollout.set_shadow(true);
+    /// assert!(rollout.is_shadow());
+    /// ```
     pub fn set_shadow(&self, shadow: bool) {
         self.state.shadow.store(shadow, Relaxed);
     }

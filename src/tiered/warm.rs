@@ -33,6 +33,19 @@ impl<K: RemoteKey, V: RemoteValue> TieredCache<K, V> {
     ///
     /// With [`L2Only`](Consistency::L2Only) this fills only Redis, with as many keys as L1 has room for.
     ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use hotset::TieredCache;
+    /// # async fn example(prices: TieredCache<String, u64>) -> Result<(), Box<dyn std::error::Error>> {
+    /// # async fn fetch_prices(names: Vec<String>) -> std::io::Result<Vec<(String, u64)>> { Ok(Vec::new()) }
+    /// # let names: Vec<String> = Vec::new();
+    /// let report = prices.warm_async(names, fetch_prices).await;
+    /// println!("{} prices", report.found);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Cancel safety
     ///
     /// The future may be dropped at any time. Values that were loaded until then stay cached.
@@ -85,6 +98,20 @@ impl<K: RemoteKey, V: RemoteValue> TieredCache<K, V> {
     /// the report are those of Redis. For keys that the [rollout](Self::rollout) excludes from Redis, and for all keys
     /// in shadow mode, only the values in L1 are found.
     ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use hotset::TieredCache;
+    /// # async fn example(prices: TieredCache<String, u64>) -> Result<(), Box<dyn std::error::Error>> {
+    /// # let names: Vec<String> = Vec::new();
+    /// use hotset::WarmOptions;
+    ///
+    /// let report = prices.warm_from_l2(WarmOptions::new().batch(1_000), names).await;
+    /// println!("{} prices", report.found);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Cancel safety
     ///
     /// The future may be dropped at any time. Values that were found until then stay cached.
@@ -122,6 +149,22 @@ impl<K: RemoteKey, V: RemoteValue> TieredCache<K, V> {
     ///
     /// Like [`warm_from_l2`](Self::warm_from_l2) otherwise. The values in the snapshot are not used, because they may
     /// have been invalidated since. A snapshot of a [`LocalCache`](crate::LocalCache) works, too.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use hotset::TieredCache;
+    /// # async fn example(prices: TieredCache<String, u64>) -> Result<(), Box<dyn std::error::Error>> {
+    /// use hotset::WarmOptions;
+    ///
+    /// // Before the process ends:
+    /// prices.snapshot("prices.snapshot").await?;
+    /// // In the next run:
+    /// let report = prices.warm_from_snapshot(WarmOptions::new(), "prices.snapshot").await?;
+    /// println!("{} prices", report.found);
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     ///

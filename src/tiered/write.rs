@@ -37,9 +37,26 @@ impl<K: RemoteKey, V: RemoteValue> TieredCache<K, V> {
     /// Call it after the database was changed. A load of the key that is in flight in any process does not store its
     /// result.
     ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use hotset::TieredCache;
+    /// # async fn example(prices: TieredCache<String, u64>) -> Result<(), Box<dyn std::error::Error>> {
+    /// # async fn store_price(name: &str, price: u64) -> std::io::Result<()> { Ok(()) }
+    /// use hotset::Propagation;
+    ///
+    /// store_price("apple", 130).await?;
+    /// if prices.invalidate("apple").await == Propagation::Queued {
+    ///     println!("Redis is unreachable: other processes are notified later");
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Cancel safety
     ///
     /// If the future is dropped after it was polled, the invalidation continues.
+    #[doc(alias("remove", "delete"))]
     pub async fn invalidate<Q>(&self, key: &Q) -> Propagation
     where
         Q: Hash + Equivalent<K> + ToOwned<Owned = K> + ?Sized,
@@ -55,6 +72,16 @@ impl<K: RemoteKey, V: RemoteValue> TieredCache<K, V> {
 
     /// Invalidates all values that have this [tag](Loaded::tags). Like [`invalidate`](Self::invalidate) otherwise.
     ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use hotset::TieredCache;
+    /// # async fn example(prices: TieredCache<String, u64>) -> Result<(), Box<dyn std::error::Error>> {
+    /// prices.invalidate_tag("fruit").await;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Cancel safety
     ///
     /// If the future is dropped after it was polled, the invalidation continues.
@@ -68,9 +95,20 @@ impl<K: RemoteKey, V: RemoteValue> TieredCache<K, V> {
     /// Redis is not scanned. The values there become invalid, because their version is older than that of the call, and
     /// are deleted when their time to live ends.
     ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use hotset::TieredCache;
+    /// # async fn example(prices: TieredCache<String, u64>) -> Result<(), Box<dyn std::error::Error>> {
+    /// prices.clear().await;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Cancel safety
     ///
     /// If the future is dropped after it was polled, the invalidation continues.
+    #[doc(alias("invalidate_all", "invalidateAll"))]
     pub async fn clear(&self) -> Propagation {
         let change = Change::invalidation(Subject::All, None);
         self.inner.publish(change).await
@@ -104,19 +142,45 @@ impl<K: RemoteKey, V: RemoteValue> TieredCache<K, V> {
     /// reached, nothing is stored. A value that Redis cannot store is stored in this process's L1, and the result is
     /// [`Propagation::NotShared`].
     ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use hotset::TieredCache;
+    /// # async fn example(prices: TieredCache<String, u64>) -> Result<(), Box<dyn std::error::Error>> {
+    /// prices.insert("apple".to_string(), 120).await;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Cancel safety
     ///
     /// If the future is dropped while it asks Redis for the old value, nothing is changed. If it is dropped later, the
     /// insertion continues.
+    #[doc(alias = "put")]
     pub async fn insert(&self, key: K, value: V) -> Propagation {
         self.insert_loaded(key, Loaded::new(value)).await
     }
 
     /// Inserts a value with its own time to live, weight and tags. Like [`insert`](Self::insert) otherwise.
     ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use hotset::TieredCache;
+    /// # async fn example(prices: TieredCache<String, u64>) -> Result<(), Box<dyn std::error::Error>> {
+    /// use hotset::Loaded;
+    /// use std::time::Duration;
+    ///
+    /// let price = Loaded::new(120).ttl(Duration::from_secs(60)).tags(["fruit"]);
+    /// prices.insert_loaded("apple".to_string(), price).await;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Cancel safety
     ///
     /// See [`insert`](Self::insert).
+    #[doc(alias = "put")]
     pub async fn insert_loaded(&self, key: K, loaded: Loaded<V>) -> Propagation {
         let no_write = None::<fn() -> Ready<Result<(), Infallible>>>;
         match self.write(key, loaded, no_write).await {

@@ -54,6 +54,7 @@ pub trait AsyncCache<K, V>: Send + Sync {
     fn get_erased<'a>(&'a self, key: &'a dyn ErasedKey<K>) -> CacheFuture<'a, Option<V>>;
 
     /// Inserts a value with its own time to live, weight and tags.
+    #[doc(alias = "put")]
     fn insert_loaded(&self, key: K, loaded: Loaded<V>) -> CacheFuture<'_, ()>;
 
     /// Removes the entry of `key`, if there is one. See [`invalidate`](Self::invalidate).
@@ -64,7 +65,7 @@ pub trait AsyncCache<K, V>: Send + Sync {
     fn invalidate_tag<'a>(&'a self, tag: &'a str) -> CacheFuture<'a, ()>;
 
     /// Removes all entries. Loads in flight do not store their results.
-    #[doc(alias = "invalidate_all")]
+    #[doc(alias("invalidate_all", "invalidateAll"))]
     fn clear(&self) -> CacheFuture<'_, ()>;
 
     /// Returns the value for `key`. On a miss, runs `loader` and stores its result. See
@@ -144,6 +145,7 @@ pub trait AsyncCache<K, V>: Send + Sync {
     }
 
     /// Returns a clone of the value for `key`, or `None` if the key is absent or expired.
+    #[doc(alias = "getIfPresent")]
     fn get<Q>(&self, key: &Q) -> impl Future<Output = Option<V>> + Send
     where
         Q: Hash + Equivalent<K> + ToOwned<Owned = K> + Sync + ?Sized,
@@ -154,6 +156,7 @@ pub trait AsyncCache<K, V>: Send + Sync {
     }
 
     /// Returns `true` if the cache contains a live value for `key`.
+    #[doc(alias = "containsKey")]
     fn contains_key<Q>(&self, key: &Q) -> impl Future<Output = bool> + Send
     where
         Q: Hash + Equivalent<K> + ToOwned<Owned = K> + Sync + ?Sized,
@@ -166,6 +169,7 @@ pub trait AsyncCache<K, V>: Send + Sync {
     /// Returns the time until the entry for `key` expires, or `None` if the key is absent or expired.
     ///
     /// Returns `Duration::MAX` for an entry that never expires.
+    #[doc(alias = "getExpiresAfter")]
     fn remaining_ttl<Q>(&self, key: &Q) -> impl Future<Output = Option<Duration>> + Send
     where
         Q: Hash + Equivalent<K> + ToOwned<Owned = K> + Sync + ?Sized,
@@ -176,11 +180,13 @@ pub trait AsyncCache<K, V>: Send + Sync {
     }
 
     /// Inserts a value with the time to live of the cache.
+    #[doc(alias = "put")]
     fn insert(&self, key: K, value: V) -> CacheFuture<'_, ()> {
         self.insert_loaded(key, Loaded::new(value))
     }
 
     /// Inserts a value with its own time to live.
+    #[doc(alias = "put")]
     fn insert_with_ttl(&self, key: K, value: V, ttl: Duration) -> CacheFuture<'_, ()> {
         self.insert_loaded(key, Loaded::new(value).ttl(ttl))
     }
@@ -200,11 +206,29 @@ pub trait AsyncCache<K, V>: Send + Sync {
     /// `load` receives the key in its owned form, and creates the future that loads. `Self` must be sized, which
     /// `Arc<dyn AsyncCache<K, V>>` is.
     ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # async fn fetch_price(name: String) -> std::io::Result<u64> { Ok(120) }
+    /// use hotset::{AsyncCache, LocalCache};
+    /// use std::sync::Arc;
+    ///
+    /// let prices: Arc<dyn AsyncCache<String, u64>> = Arc::new(LocalCache::new(100));
+    /// assert_eq!(prices.get_or_load_async("apple", fetch_price).await?, 120);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
     ///
     /// Returns an error if the load failed, or if the result of another caller's load could not be awaited: see
     /// [`LoadError`].
     #[doc(alias = "try_get_with")]
+    #[doc(alias = "get_or_insert_async")]
+    #[doc(alias = "get_value_or_guard_async")]
+    #[doc(alias = "optionally_get_with")]
     fn get_or_load_async<Q, E, F, M>(
         &self,
         key: &Q,
@@ -228,9 +252,29 @@ pub trait AsyncCache<K, V>: Send + Sync {
     /// Like [`get_or_load_async`](Self::get_or_load_async), but `load` returns a [`Loaded`], which has its own time to
     /// live, weight and tags.
     ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # async fn fetch_price(name: &str) -> std::io::Result<u64> { Ok(120) }
+    /// use hotset::{AsyncCache, Loaded, LocalCache};
+    /// use std::{io, sync::Arc, time::Duration};
+    ///
+    /// let prices: Arc<dyn AsyncCache<String, u64>> = Arc::new(LocalCache::new(100));
+    /// let load = |name: String| async move {
+    ///     let price = fetch_price(&name).await?;
+    ///     Ok::<_, io::Error>(Loaded::new(price).ttl(Duration::from_secs(60)).tags([name]))
+    /// };
+    /// assert_eq!(prices.get_or_load_entry_async("apple", load).await?, 120);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
     ///
     /// Returns the same errors as [`get_or_load_async`](Self::get_or_load_async).
+    #[doc(alias("try_get_with", "or_try_insert_with"))]
     fn get_or_load_entry_async<Q, E, F, M>(
         &self,
         key: &Q,
@@ -267,7 +311,22 @@ pub trait AsyncCache<K, V>: Send + Sync {
     /// Returns the value for `key`. On a miss, computes it by `compute` and stores it.
     ///
     /// If the result of another caller's load cannot be awaited, `compute` runs for this caller, and nothing is stored.
-    #[doc(alias = "get_with")]
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use hotset::{AsyncCache, LocalCache};
+    /// use std::sync::Arc;
+    ///
+    /// let lengths: Arc<dyn AsyncCache<String, usize>> = Arc::new(LocalCache::new(100));
+    /// let length = lengths.get_or_insert_with_async("apple", |name| async move { name.len() });
+    /// assert_eq!(length.await, 5);
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[doc(alias("get_with", "get_or_insert", "or_insert_with"))]
     fn get_or_insert_with_async<Q, F>(
         &self,
         key: &Q,
@@ -299,9 +358,28 @@ pub trait AsyncCache<K, V>: Send + Sync {
     /// For a key that `load` leaves out, the result is `None` and nothing is cached. A pair for a key that `load` did
     /// not receive is ignored.
     ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use hotset::{AsyncCache, LocalCache};
+    /// use std::sync::Arc;
+    ///
+    /// let prices: Arc<dyn AsyncCache<u64, u64>> = Arc::new(LocalCache::new(100));
+    /// let load = |missing: Vec<u64>| async move {
+    ///     // Your query: `SELECT id, cents FROM prices WHERE id IN (..)`.
+    ///     Ok::<_, std::io::Error>(missing.into_iter().map(|id| (id, id * 100)))
+    /// };
+    /// assert_eq!(prices.get_many_or_load_async(&[7, 8], load).await?, [Some(700), Some(800)]);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
     ///
     /// Returns the same errors as [`get_or_load_async`](Self::get_or_load_async), if the load of any key fails.
+    #[doc(alias("getAll", "get_all"))]
     fn get_many_or_load_async<'a, Q, T, E, F, M>(
         &'a self,
         keys: impl IntoIterator<Item = &'a Q>,
@@ -328,6 +406,7 @@ pub trait AsyncCache<K, V>: Send + Sync {
     /// # Errors
     ///
     /// Returns the same errors as [`get_many_or_load_async`](Self::get_many_or_load_async).
+    #[doc(alias("getAll", "get_all"))]
     fn get_many_or_load_entries_async<'a, Q, T, E, F, M>(
         &'a self,
         keys: impl IntoIterator<Item = &'a Q>,

@@ -81,6 +81,7 @@ pub trait Cache<K, V>: Send + Sync {
     fn get_erased(&self, key: &dyn ErasedKey<K>) -> Option<V>;
 
     /// Inserts a value with its own time to live, weight and tags.
+    #[doc(alias = "put")]
     fn insert_loaded(&self, key: K, loaded: Loaded<V>);
 
     /// Removes the entry of `key`, if there is one. See [`invalidate`](Self::invalidate).
@@ -91,7 +92,7 @@ pub trait Cache<K, V>: Send + Sync {
     fn invalidate_tag(&self, tag: &str);
 
     /// Removes all entries. Loads in flight do not store their results.
-    #[doc(alias = "invalidate_all")]
+    #[doc(alias("invalidate_all", "invalidateAll"))]
     fn clear(&self);
 
     /// Returns the value for `key`. On a miss, runs `loader` and stores its result. See
@@ -156,6 +157,7 @@ pub trait Cache<K, V>: Send + Sync {
     }
 
     /// Returns a clone of the value for `key`, or `None` if the key is absent or expired.
+    #[doc(alias = "getIfPresent")]
     fn get<Q>(&self, key: &Q) -> Option<V>
     where
         Q: Hash + Equivalent<K> + ToOwned<Owned = K> + Sync + ?Sized,
@@ -165,6 +167,7 @@ pub trait Cache<K, V>: Send + Sync {
     }
 
     /// Returns `true` if the cache contains a live value for `key`.
+    #[doc(alias = "containsKey")]
     fn contains_key<Q>(&self, key: &Q) -> bool
     where
         Q: Hash + Equivalent<K> + ToOwned<Owned = K> + Sync + ?Sized,
@@ -176,6 +179,7 @@ pub trait Cache<K, V>: Send + Sync {
     /// Returns the time until the entry for `key` expires, or `None` if the key is absent or expired.
     ///
     /// Returns `Duration::MAX` for an entry that never expires.
+    #[doc(alias = "getExpiresAfter")]
     fn remaining_ttl<Q>(&self, key: &Q) -> Option<Duration>
     where
         Q: Hash + Equivalent<K> + ToOwned<Owned = K> + Sync + ?Sized,
@@ -185,11 +189,13 @@ pub trait Cache<K, V>: Send + Sync {
     }
 
     /// Inserts a value with the time to live of the cache.
+    #[doc(alias = "put")]
     fn insert(&self, key: K, value: V) {
         self.insert_loaded(key, Loaded::new(value));
     }
 
     /// Inserts a value with its own time to live.
+    #[doc(alias = "put")]
     fn insert_with_ttl(&self, key: K, value: V, ttl: Duration) {
         self.insert_loaded(key, Loaded::new(value).ttl(ttl));
     }
@@ -209,6 +215,22 @@ pub trait Cache<K, V>: Send + Sync {
     /// `Self` must be sized. `Arc<dyn Cache<K, V>>` is; with `cache: &dyn Cache<K, V>` call
     /// `(&cache).get_or_load(..)`.
     ///
+    /// # Examples
+    ///
+    /// ```
+    /// use hotset::{Cache, LocalCache};
+    /// use std::sync::Arc;
+    ///
+    /// fn price(prices: &impl Cache<String, u64>, name: &str) -> Result<u64, Box<dyn std::error::Error>> {
+    ///     Ok(prices.get_or_load(name, |name| name.parse())?)
+    /// }
+    ///
+    /// let prices: Arc<dyn Cache<String, u64>> = Arc::new(LocalCache::new(100));
+    /// assert_eq!(price(&prices, "120")?, 120);
+    /// assert!(price(&prices, "apple").is_err());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
     /// # Errors
     ///
     /// Returns an error if the load failed, or if the result of another caller's load could not be awaited: see
@@ -217,7 +239,12 @@ pub trait Cache<K, V>: Send + Sync {
     /// # Blocking
     ///
     /// Blocks while `load` runs, and while another caller loads the same key.
-    #[doc(alias = "try_get_with")]
+    #[doc(alias(
+        "try_get_with",
+        "get_value_or_guard",
+        "optionally_get_with",
+        "computeIfAbsent"
+    ))]
     fn get_or_load<Q, E, M>(
         &self,
         key: &Q,
@@ -234,6 +261,19 @@ pub trait Cache<K, V>: Send + Sync {
     /// Like [`get_or_load`](Self::get_or_load), but `load` returns a [`Loaded`], which has its own time to live, weight
     /// and tags.
     ///
+    /// # Examples
+    ///
+    /// ```
+    /// use hotset::{Cache, Loaded, LocalCache};
+    ///
+    /// fn page(pages: &impl Cache<String, String>, path: &str) -> Result<String, Box<dyn std::error::Error>> {
+    ///     let read = |path: &str| std::fs::read_to_string(path).map(|page| Loaded::new(page).tags(["page"]));
+    ///     Ok(pages.get_or_load_entry(path, read)?)
+    /// }
+    ///
+    /// assert!(page(&LocalCache::new(100), "/no/such/page").is_err());
+    /// ```
+    ///
     /// # Errors
     ///
     /// Returns the same errors as [`get_or_load`](Self::get_or_load).
@@ -241,6 +281,7 @@ pub trait Cache<K, V>: Send + Sync {
     /// # Blocking
     ///
     /// Blocks like [`get_or_load`](Self::get_or_load).
+    #[doc(alias("try_get_with", "or_try_insert_with"))]
     fn get_or_load_entry<Q, E, M>(
         &self,
         key: &Q,
@@ -260,10 +301,22 @@ pub trait Cache<K, V>: Send + Sync {
     ///
     /// If the result of another caller's load cannot be awaited, `compute` runs for this caller, and nothing is stored.
     ///
+    /// # Examples
+    ///
+    /// ```
+    /// use hotset::{Cache, LocalCache};
+    ///
+    /// fn length(lengths: &impl Cache<String, usize>, name: &str) -> usize {
+    ///     lengths.get_or_insert_with(name, |name| name.len())
+    /// }
+    ///
+    /// assert_eq!(length(&LocalCache::new(100), "apple"), 5);
+    /// ```
+    ///
     /// # Blocking
     ///
     /// Blocks like [`get_or_load`](Self::get_or_load).
-    #[doc(alias = "get_with")]
+    #[doc(alias("get_with", "get_or_insert", "or_insert_with"))]
     fn get_or_insert_with<Q>(&self, key: &Q, compute: impl FnOnce(&Q) -> V) -> V
     where
         Q: Hash + Equivalent<K> + ToOwned<Owned = K> + Sync + ?Sized,
@@ -279,6 +332,21 @@ pub trait Cache<K, V>: Send + Sync {
     /// For a key that `load` leaves out, the result is `None` and nothing is cached. A pair for a key that `load` did
     /// not receive is ignored.
     ///
+    /// # Examples
+    ///
+    /// ```
+    /// use hotset::{Cache, LocalCache, LoadError};
+    /// use std::io;
+    ///
+    /// fn prices_of(prices: &impl Cache<u64, u64>, ids: &[u64]) -> Result<Vec<Option<u64>>, LoadError<io::Error>> {
+    ///     // Your query: `SELECT id, cents FROM prices WHERE id IN (..)`.
+    ///     prices.get_many_or_load(ids, |missing| Ok(missing.into_iter().map(|id| (id, id * 100))))
+    /// }
+    ///
+    /// assert_eq!(prices_of(&LocalCache::new(100), &[7, 8])?, [Some(700), Some(800)]);
+    /// # Ok::<(), LoadError<io::Error>>(())
+    /// ```
+    ///
     /// # Errors
     ///
     /// Returns the same errors as [`get_or_load`](Self::get_or_load), if the load of any key fails.
@@ -286,6 +354,7 @@ pub trait Cache<K, V>: Send + Sync {
     /// # Blocking
     ///
     /// Blocks like [`get_or_load`](Self::get_or_load).
+    #[doc(alias("getAll", "get_all"))]
     fn get_many_or_load<'q, Q, T, E, M>(
         &self,
         keys: impl IntoIterator<Item = &'q Q>,
@@ -310,6 +379,7 @@ pub trait Cache<K, V>: Send + Sync {
     /// # Blocking
     ///
     /// Blocks like [`get_or_load`](Self::get_or_load).
+    #[doc(alias("getAll", "get_all"))]
     fn get_many_or_load_entries<'q, Q, T, E, M>(
         &self,
         keys: impl IntoIterator<Item = &'q Q>,

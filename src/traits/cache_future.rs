@@ -8,6 +8,47 @@ use std::task::{Context, Poll};
 /// The future of a method of [`AsyncCache`](crate::AsyncCache): either a ready value, or a boxed future.
 ///
 /// A hit returns a ready value, which needs no allocation.
+///
+/// # Examples
+///
+/// ```
+/// use hotset::{AnyError, AsyncCache, CacheFuture, ErasedAsyncLoader, ErasedKey, LoadError, Loaded};
+///
+/// /// A cache that stores nothing.
+/// struct NoCache;
+///
+/// impl AsyncCache<String, u64> for NoCache {
+///     fn get_erased<'a>(&'a self, _: &'a dyn ErasedKey<String>) -> CacheFuture<'a, Option<u64>> {
+///         CacheFuture::ready(None)
+///     }
+///     fn insert_loaded(&self, _: String, _: Loaded<u64>) -> CacheFuture<'_, ()> {
+///         CacheFuture::ready(())
+///     }
+///     fn invalidate_erased<'a>(&'a self, _: &'a dyn ErasedKey<String>) -> CacheFuture<'a, ()> {
+///         CacheFuture::ready(())
+///     }
+///     fn invalidate_tag<'a>(&'a self, _: &'a str) -> CacheFuture<'a, ()> {
+///         CacheFuture::ready(())
+///     }
+///     fn clear(&self) -> CacheFuture<'_, ()> {
+///         CacheFuture::ready(())
+///     }
+///     fn get_or_load_erased<'a>(
+///         &'a self,
+///         key: &'a dyn ErasedKey<String>,
+///         mut loader: ErasedAsyncLoader<'a, String, u64>,
+///     ) -> CacheFuture<'a, Result<u64, LoadError<AnyError>>> {
+///         CacheFuture::new(async move { loader.run(key.to_key()).await.map(Loaded::into_value) })
+///     }
+/// }
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), LoadError<std::io::Error>> {
+/// let load = async |name: String| Ok::<_, std::io::Error>(name.len() as u64 * 100);
+/// assert_eq!(NoCache.get_or_load_async("apple", load).await?, 500);
+/// # Ok(())
+/// # }
+/// ```
 #[must_use = "futures do nothing unless they are awaited"]
 pub struct CacheFuture<'a, T>(Kind<'a, T>);
 

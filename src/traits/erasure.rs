@@ -5,7 +5,7 @@
 //! back to the type of its own loader.
 
 use crate::entry::Loaded;
-use crate::error::{AnyError, LoadError, LoaderError, SharedError};
+use crate::error::{AnyError, LoadError, LoaderError};
 use std::any::{Any, TypeId, type_name_of_val};
 use std::fmt;
 use std::future::Future;
@@ -215,7 +215,7 @@ pub(crate) fn share<T, E, M>(result: Result<T, E>) -> Result<T, LoadError<AnyErr
 where
     E: LoaderError<M>,
 {
-    result.map_err(|error| LoadError::Failed(SharedError::erased(error)))
+    result.map_err(LoadError::erased)
 }
 
 /// Converts the pairs that a loader of several keys returned into a [`BatchResult`].

@@ -232,9 +232,12 @@ fn load_that_ends_during_the_change_is_seen_by_it() {
     }
 }
 
+/// A write, and the value of the key after it.
+type Write = (fn(&Cache), Option<u64>);
+
 #[test]
 fn change_is_repeated_after_a_write_that_comes_between() {
-    let writes: [(fn(&Cache), Option<u64>); 6] = [
+    let writes: [Write; 6] = [
         (|cache| cache.insert(1, 50), Some(50)),
         (|cache| cache.invalidate(&1), None),
         (|cache| cache.invalidate_tag("tag"), None),

@@ -120,6 +120,7 @@ impl AsyncCache<String, u64> for Double {
     }
 }
 
+#[allow(clippy::unnecessary_wraps)] // A loader.
 fn lengths(missing: Vec<String>) -> Result<Vec<(String, u64)>, &'static str> {
     let pair = |key: String| (key.clone(), key.len() as u64);
     Ok(missing.into_iter().map(pair).collect())
@@ -365,7 +366,9 @@ impl Hasher for PickyHasher {
     }
 
     fn write(&mut self, bytes: &[u8]) {
-        bytes.iter().for_each(|byte| self.mix(1, u64::from(*byte)));
+        for byte in bytes {
+            self.mix(1, u64::from(*byte));
+        }
     }
 
     fn write_u8(&mut self, number: u8) {
@@ -385,7 +388,7 @@ impl Hasher for PickyHasher {
     }
 
     fn write_i64(&mut self, number: i64) {
-        self.mix(6, number.cast_unsigned());
+        self.mix(6, u64::from_ne_bytes(number.to_ne_bytes()));
     }
 
     fn write_u128(&mut self, number: u128) {

@@ -172,9 +172,9 @@ fn concurrent_insertions_and_changes_of_the_capacity_keep_the_last_bound() {
                     })
                 })
                 .collect();
-            resizing
-                .into_iter()
-                .for_each(|thread| thread.join().unwrap());
+            for thread in resizing {
+                thread.join().unwrap();
+            }
             cache.set_capacity(50).unwrap();
             assert!(cache.len() <= 50);
             stop.store(true, SeqCst);

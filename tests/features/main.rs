@@ -8,3 +8,5 @@ mod metrics;
 mod serialize;
 #[cfg(feature = "snapshot")]
 mod snapshot;
+#[cfg(feature = "testing")]
+mod testing;

@@ -213,9 +213,12 @@ fn hit_does_not_begin_a_second_refresh_of_a_key_that_is_refreshed() {
     }
 }
 
+/// A write, and the value of the key after it.
+type Write = (fn(&Cache), Option<u64>);
+
 #[test]
 fn value_is_not_stored_if_the_key_is_written_to_during_a_refresh() {
-    let writes: [(fn(&Cache), Option<u64>); 7] = [
+    let writes: [Write; 7] = [
         (|cache| cache.insert(1, 30), Some(30)),
         (|cache| cache.invalidate(&1), None),
         (|cache| cache.invalidate_tag("tag"), None),

@@ -43,8 +43,8 @@ where
     /// dropped, or fails with an error of a type other than `E`, this call may run `load` for its key. Keys whose loads
     /// end together, such as those of another batch, are passed to one call of `load`.
     ///
-    /// Each [`Loaded`] value has its own settings. A batch never refreshes entries: live entries older than
-    /// [`refresh_after`](crate::LocalCacheBuilder::refresh_after) are returned unchanged.
+    /// A batch never refreshes entries: live entries older than
+    /// [`refresh_after`](crate::LocalCacheBuilder::refresh_after) are returned as they are.
     ///
     /// # Examples
     ///
@@ -70,6 +70,7 @@ where
     /// # Blocking
     ///
     /// Blocks like [`get_or_load`](Self::get_or_load).
+    #[doc(alias("getAll", "get_all"))]
     pub fn get_many_or_load<'q, Q, T, E, M>(
         &self,
         keys: impl IntoIterator<Item = &'q Q>,
@@ -109,6 +110,7 @@ where
     /// # Blocking
     ///
     /// Blocks like [`get_or_load`](Self::get_or_load).
+    #[doc(alias("getAll", "get_all"))]
     pub fn get_many_or_load_entries<'q, Q, T, E, M>(
         &self,
         keys: impl IntoIterator<Item = &'q Q>,
@@ -150,6 +152,7 @@ where
     /// # Cancel safety
     ///
     /// The future may be dropped at any time: see [`get_or_load_async`](Self::get_or_load_async).
+    #[doc(alias("getAll", "get_all"))]
     pub async fn get_many_or_load_async<'q, Q, T, E, F, M>(
         &self,
         keys: impl IntoIterator<Item = &'q Q>,
@@ -200,6 +203,7 @@ where
     /// # Ok(())
     /// # }
     /// ```
+    #[doc(alias("getAll", "get_all"))]
     pub async fn get_many_or_load_entries_async<'q, Q, T, E, F, M>(
         &self,
         keys: impl IntoIterator<Item = &'q Q>,
@@ -241,7 +245,7 @@ where
         })
     }
 
-    /// The async form of [`get_many_or_load_blocking`](Self::get_many_or_load_blocking).
+    /// Returns the values for several keys like [`get_many_or_load_blocking`](Self::get_many_or_load_blocking), for tasks.
     pub(crate) async fn get_many_or_load_shared<Q, F>(
         &self,
         keys: Vec<&Q>,

@@ -69,6 +69,8 @@ where
     #[doc(alias = "try_get_with")]
     #[doc(alias = "get_or_insert_with")]
     #[doc(alias = "get_value_or_guard")]
+    #[doc(alias = "optionally_get_with")]
+    #[doc(alias = "computeIfAbsent")]
     pub fn get_or_load<Q, E, M>(
         &self,
         key: &Q,
@@ -117,6 +119,7 @@ where
     ///
     /// Blocks like [`get_or_load`](Self::get_or_load).
     #[inline]
+    #[doc(alias("try_get_with", "or_try_insert_with"))]
     pub fn get_or_load_entry<Q, E, M>(
         &self,
         key: &Q,
@@ -153,8 +156,7 @@ where
     /// # Blocking
     ///
     /// Blocks like [`get_or_load`](Self::get_or_load).
-    #[doc(alias = "get_with")]
-    #[doc(alias = "get_or_insert")]
+    #[doc(alias("get_with", "get_or_insert", "or_insert_with"))]
     pub fn get_or_insert_with<Q>(&self, key: &Q, compute: impl FnOnce(&Q) -> V) -> V
     where
         Q: Hash + Equivalent<K> + ToOwned<Owned = K> + ?Sized,

@@ -73,6 +73,7 @@ impl<K, V, S> LocalCacheBuilder<K, V, S> {
     /// let cache = hotset::LocalCache::<u64, u64>::builder().capacity(100).max_concurrent_loads(8).build()?;
     /// # Ok::<(), hotset::BuildError>(())
     /// ```
+    #[doc(alias = "bulkhead")]
     pub fn max_concurrent_loads(mut self, loads: usize) -> Self {
         self.settings.max_concurrent_loads = Some(loads);
         self
@@ -99,6 +100,7 @@ impl<K, V, S> LocalCacheBuilder<K, V, S> {
     ///     .build()?;
     /// # Ok::<(), hotset::BuildError>(())
     /// ```
+    #[doc(alias("refreshAfterWrite", "stale_while_revalidate", "refresh_after_write"))]
     pub fn refresh_after(mut self, age: Duration) -> Self {
         self.settings.refresh_after = Some(age);
         self
@@ -124,6 +126,7 @@ impl<K, V, S> LocalCacheBuilder<K, V, S> {
     ///     .build()?;
     /// # Ok::<(), hotset::BuildError>(())
     /// ```
+    #[doc(alias = "xfetch")]
     pub fn early_refresh(mut self, beta: f64) -> Self {
         self.settings.early_refresh = Some(beta);
         self

@@ -21,6 +21,22 @@ use std::task::{Context, Poll};
 use tokio::task::JoinHandle;
 
 /// A view of a cache whose loads run in separate tasks, from [`LocalCache::detached`].
+///
+/// # Examples
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), hotset::LoadError<std::io::Error>> {
+/// # async fn fetch_price(name: String) -> std::io::Result<u64> { Ok(120) }
+/// use hotset::LocalCache;
+///
+/// let prices: LocalCache<String, u64> = LocalCache::new(1_000);
+/// // The query continues if this future is dropped.
+/// let price = prices.detached().get_or_load_async("apple", fetch_price).await?;
+/// assert_eq!(price, 120);
+/// # Ok(())
+/// # }
+/// ```
 pub struct Detached<'a, K, V, S = DefaultHasher>(&'a LocalCache<K, V, S>);
 
 impl<K, V, S> LocalCache<K, V, S> {
@@ -65,6 +81,18 @@ where
     /// Like [`LocalCache::get_or_load_async`], but runs the load in a separate task, so `load` must own all values that
     /// it uses. A load within a load runs in the task of the outer load.
     ///
+    /// # Examples
+    ///
+    /// ```
+    /// # async fn fetch_price(name: String) -> std::io::Result<u64> { Ok(120) }
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), hotset::LoadError<std::io::Error>> {
+    /// let prices: hotset::LocalCache<String, u64> = hotset::LocalCache::new(1_000);
+    /// assert_eq!(prices.detached().get_or_load_async("apple", fetch_price).await?, 120);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
     ///
     /// Returns the same errors as [`LocalCache::get_or_load_async`], and [`Shutdown`](LoadError::Shutdown) if the
@@ -78,6 +106,7 @@ where
     /// # Cancel safety
     ///
     /// The future may be dropped at any time. A load that it has begun continues.
+    #[doc(alias("try_get_with", "AsyncLoadingCache"))]
     pub async fn get_or_load_async<Q, E, F, M>(
         &self,
         key: &Q,
@@ -124,6 +153,7 @@ where
     /// # Ok(())
     /// # }
     /// ```
+    #[doc(alias("try_get_with", "or_try_insert_with"))]
     pub async fn get_or_load_entry_async<Q, E, F, M>(
         &self,
         key: &Q,

@@ -214,7 +214,7 @@ where
         Q: LookupKey<K> + ?Sized,
     {
         if loader.reloads {
-            Lookup::Miss(self.reload(location, key, self.candidate()))
+            Lookup::Miss(Self::reload(location, key, self.candidate()))
         } else {
             self.join_or_lead(location, key, || self.candidate())
         }
@@ -222,7 +222,6 @@ where
 
     /// Joins or leads the load of a key, whether it has a live value or not.
     pub(crate) fn reload<'a, Q>(
-        &self,
         location: &KeyLocation<'a, K, V>,
         key: &Q,
         candidate: Candidate,
@@ -314,7 +313,7 @@ where
             None => None,
         };
         let candidate = self.permitted_candidate(permit.is_some());
-        let leader = match self.reload(location, key, candidate) {
+        let leader = match Self::reload(location, key, candidate) {
             Role::Lead(leader) => leader,
             Role::Wait(mut waiter) => {
                 // If this returns `None`, another caller loads, and its lease has not ended.

@@ -96,6 +96,7 @@ where
     /// # Blocking
     ///
     /// Blocks like [`get_or_load`](Self::get_or_load).
+    #[doc(alias = "reload")]
     pub fn refresh_with<Q, E, M>(
         &self,
         key: &Q,
@@ -132,6 +133,7 @@ where
     /// # Cancel safety
     ///
     /// See [`get_or_load_async`](Self::get_or_load_async).
+    #[doc(alias = "reload")]
     pub async fn refresh_async<Q, E, F, M>(
         &self,
         key: &Q,
@@ -173,6 +175,7 @@ where
     /// # Cancel safety
     ///
     /// See [`get_or_load_async`](Self::get_or_load_async).
+    #[doc(alias = "reload")]
     pub async fn refresh_with_async<Q, E, F, M>(
         &self,
         key: &Q,
@@ -220,7 +223,7 @@ where
         F: Future<Output = LoadResult<V>>,
     {
         let location = self.location(key);
-        let role = self.reload(&location, key, self.candidate());
+        let role = Self::reload(&location, key, self.candidate());
         let found = (Lookup::Miss(role), loader.reloading());
         let load = || {
             if self.peek_at(&location, key, |_, _| ()).is_some() {

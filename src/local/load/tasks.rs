@@ -79,6 +79,7 @@ where
     #[doc(alias = "try_get_with")]
     #[doc(alias = "get_or_insert_async")]
     #[doc(alias = "get_value_or_guard_async")]
+    #[doc(alias = "optionally_get_with")]
     pub async fn get_or_load_async<Q, E, F, M>(
         &self,
         key: &Q,
@@ -131,6 +132,7 @@ where
     /// # Cancel safety
     ///
     /// See [`get_or_load_async`](Self::get_or_load_async).
+    #[doc(alias("try_get_with", "or_try_insert_with"))]
     pub async fn get_or_load_entry_async<Q, E, F, M>(
         &self,
         key: &Q,
@@ -168,7 +170,7 @@ where
     /// # Cancel safety
     ///
     /// See [`get_or_load_async`](Self::get_or_load_async).
-    #[doc(alias = "get_with")]
+    #[doc(alias("get_with", "get_or_insert", "or_insert_with"))]
     pub async fn get_or_insert_with_async<Q, F>(&self, key: &Q, compute: impl FnOnce(K) -> F) -> V
     where
         Q: Hash + Equivalent<K> + ToOwned<Owned = K> + ?Sized,

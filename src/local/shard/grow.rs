@@ -42,8 +42,8 @@ impl<K, V> Shard<K, V> {
             return;
         }
         let room = self.next_room(self.slab.end() as usize);
-        // The last slots are used while entries are moved to the next storage. With these more, a shard that has as many
-        // entries as expected does not begin to move them.
+        // The last slots are used while entries are moved to the next storage. The next growth begins when `room` slots
+        // are in use and one more is needed, not earlier.
         let room = room + room / (SLOTS_PER_STEP - 1) + 1;
         self.slab.grow(room);
         self.policy.grow(room);
@@ -86,15 +86,17 @@ impl<K, V> Shard<K, V> {
 
     /// Returns the number of entries for which a shard with `len` entries has to have room. That is twice as many, or
     /// soon all that are expected, so that few entries are moved and little memory stays unused.
+    ///
+    /// It is at least an eighth more than `len`. With less, the next growth would have to begin before this one has
+    /// moved all slots.
     fn next_room(&self, len: usize) -> usize {
         let expected = self.setup.expected_entries;
-        // The moves to storage that is hardly larger would end when it is full already.
-        let at_least = len + len / (SLOTS_PER_STEP / 2) + 1;
-        if (at_least..=len * 16).contains(&expected) {
+        let least = len + (len / 8).max(INITIAL_ROOM);
+        if (least..=len * 16).contains(&expected) {
             expected
-        } else if (1..at_least).contains(&expected) {
-            // The shard has more than its share of the entries, but rarely many more.
-            len + (len / 8).max(INITIAL_ROOM)
+        } else if (1..least).contains(&expected) {
+            // The shard has more than its share of the entries, or almost. It rarely gets many more.
+            least
         } else {
             (len * 2).max(INITIAL_ROOM)
         }

@@ -273,3 +273,24 @@ fn shrunk_shard_keeps_order_weights_and_deadlines_of_its_entries() {
         test.validate();
     }
 }
+
+#[test]
+fn shard_with_more_entries_than_expected_grows_before_it_is_full() {
+    for expected in [100, 1_000, 8_192, 13_000, 29_999] {
+        let mut test = TestShard::new(Policy::Lru, ENTRIES, false);
+        test.shard.setup.expected_entries = expected;
+        // An insertion into a full shard panics.
+        test.fill(1);
+        assert_eq!(u64::from(test.shard.slab.len()), ENTRIES);
+    }
+}
+
+#[test]
+fn shard_with_the_expected_entries_does_not_grow_again() {
+    let entries = usize::try_from(ENTRIES).unwrap();
+    let mut test = TestShard::new(Policy::Lru, ENTRIES, false);
+    test.shard.setup.expected_entries = entries;
+    test.fill(1);
+    assert!(!test.shard.slab.is_growing());
+    assert!(test.shard.slab.capacity() < entries + entries / 60);
+}

@@ -163,7 +163,7 @@ impl<K: RemoteKey, V: RemoteValue> Subscriber<K, V> {
     fn receive_or_invalidate(&mut self, message: &Message) {
         if catch_unwind(AssertUnwindSafe(|| self.receive(message))).is_err() {
             self.inner.read_lease.revoke();
-            self.inner.l1.invalidate_all();
+            self.inner.l1.invalidate_all_entries();
         }
     }
 
@@ -199,7 +199,7 @@ impl<K: RemoteKey, V: RemoteValue> Subscriber<K, V> {
         inner.read_lease.revoke();
         count(&inner.counters.l1_invalidations);
         // The lease is granted after the invalidation, so a reader that sees the lease sees the invalidation.
-        inner.l1.invalidate_all();
+        inner.l1.invalidate_all_entries();
         inner.key_waiters.wake_all();
         let mut proof = inner.proof.lock();
         let gaps = std::mem::replace(&mut proof.gaps, self.events.gaps);

@@ -1,0 +1,332 @@
+//! A cache for tests that fails, hangs or is slow on command (feature `testing`).
+
+use crate::clock::precise_now;
+use crate::entry::Loaded;
+use crate::error::{AnyError, LoadError};
+use crate::local::LocalCache;
+use crate::single_flight::blocking::block_on;
+use crate::single_flight::future::TaskTimer;
+use crate::single_flight::{Pending, Timer, poll_until};
+use crate::stats::Stats;
+use crate::traits::{
+    AsyncCache, Cache, CacheFuture, ErasedAsyncBatchLoader, ErasedAsyncLoader, ErasedBatchLoader,
+    ErasedKey, ErasedLoader,
+};
+use parking_lot::Mutex;
+use std::cell::Cell;
+use std::fmt;
+use std::hash::Hash;
+use std::sync::Arc;
+use std::task::{Context, Waker};
+use std::time::{Duration, Instant};
+
+/// The behavior of a [`TestCache`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum Fault {
+    /// The cache works.
+    #[default]
+    None,
+    /// Reads find nothing, writes and invalidations have no effect, and calls that load return
+    /// [`LoadError::WaitTimeout`] without running their loader.
+    Fail,
+    /// Calls do not return until the fault is changed.
+    Hang,
+    /// Each call takes this long, and then works.
+    Delay(Duration),
+}
+
+/// A cache for tests that fails, hangs or is slow on command. It implements [`Cache`] and [`AsyncCache`].
+///
+/// Give it to code that is written against one of the traits, and set a [`Fault`] to test how the code behaves. Clones
+/// are handles to the same cache. The waits of tasks follow the time of tokio, which a test may pause.
+///
+/// # Examples
+///
+/// ```
+/// use hotset::testing::{Fault, TestCache};
+/// use hotset::{AsyncCache, LoadError};
+/// use std::sync::Arc;
+/// use std::time::Duration;
+///
+/// /// The code under test: it answers without the cache if that takes too long.
+/// async fn price(prices: Arc<dyn AsyncCache<u64, u64>>, id: u64) -> Option<u64> {
+///     let load = |id| async move { Ok::<_, std::io::Error>(id * 100) };
+///     let limit = Duration::from_secs(1);
+///     tokio::time::timeout(limit, prices.get_or_load_async(&id, load)).await.ok()?.ok()
+/// }
+///
+/// # tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build()?.block_on(async {
+/// let prices = TestCache::new();
+/// assert_eq!(price(Arc::new(prices.clone()), 7).await, Some(700));
+///
+/// prices.set_fault(Fault::Hang);
+/// assert_eq!(price(Arc::new(prices.clone()), 7).await, None);
+///
+/// prices.set_fault(Fault::Fail);
+/// let result = prices.get_or_load_async(&7, |_| async { Err("not called") }).await;
+/// assert!(matches!(result, Err(LoadError::WaitTimeout)));
+/// # });
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub struct TestCache<K, V> {
+    cache: LocalCache<K, V>,
+    state: Arc<Mutex<State>>,
+}
+
+/// The fault of a cache, and the callers that wait until it changes.
+#[derive(Default)]
+struct State {
+    fault: Fault,
+    waiting: Vec<Waker>,
+}
+
+/// The error of a call to a cache that fails.
+struct Failed;
+
+impl<K: Eq + Hash, V> TestCache<K, V> {
+    /// Creates a cache that works. It has no bound, and its entries do not expire unless they are stored with a time to
+    /// live.
+    #[must_use]
+    pub fn new() -> Self {
+        Self {
+            cache: LocalCache::from_iter([]),
+            state: Arc::default(),
+        }
+    }
+}
+
+impl<K: Eq + Hash, V> Default for TestCache<K, V> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<K, V> TestCache<K, V> {
+    /// Changes the behavior of the cache. Calls that hang continue.
+    pub fn set_fault(&self, fault: Fault) {
+        let mut state = self.state.lock();
+        state.fault = fault;
+        let waiting = std::mem::take(&mut state.waiting);
+        // Waking runs the code of an executor.
+        drop(state);
+        waiting.into_iter().for_each(Waker::wake);
+    }
+
+    /// Returns the cache itself, to prepare or to check its entries. It always works.
+    #[must_use]
+    pub fn inner(&self) -> &LocalCache<K, V> {
+        &self.cache
+    }
+
+    /// Waits as long as the fault requires.
+    async fn pass(&self, timer: &mut impl Timer) -> Result<(), Failed> {
+        let mut end_of_delay: Option<Instant> = None;
+        let poll = |cx: &mut Context<'_>| {
+            let mut state = self.state.lock();
+            match state.fault {
+                Fault::None => Ok(Ok(())),
+                Fault::Fail => Ok(Err(Failed)),
+                Fault::Hang => {
+                    state.waiting.push(cx.waker().clone());
+                    Err(Pending { again: None })
+                }
+                Fault::Delay(by) => {
+                    let now = precise_now();
+                    let until = *end_of_delay.get_or_insert(now + by);
+                    if until <= now {
+                        return Ok(Ok(()));
+                    }
+                    state.waiting.push(cx.waker().clone());
+                    Err(Pending { again: Some(until) })
+                }
+            }
+        };
+        poll_until(timer, None, poll).await.unwrap_or(Err(Failed))
+    }
+
+    async fn pass_task(&self) -> Result<(), Failed> {
+        self.pass(&mut TaskTimer::default()).await
+    }
+
+    fn pass_thread(&self) -> Result<(), Failed> {
+        block_on(&Cell::new(None), async |mut timer| {
+            self.pass(&mut timer).await
+        })
+    }
+}
+
+impl<K, V> Cache<K, V> for TestCache<K, V>
+where
+    K: Eq + Hash + Clone + Send + Sync,
+    V: Clone + Send + Sync,
+{
+    fn get_erased(&self, key: &dyn ErasedKey<K>) -> Option<V> {
+        self.pass_thread().ok()?;
+        Cache::get_erased(&self.cache, key)
+    }
+
+    fn insert_loaded(&self, key: K, loaded: Loaded<V>) {
+        if self.pass_thread().is_ok() {
+            self.cache.insert_loaded(key, loaded);
+        }
+    }
+
+    fn invalidate_erased(&self, key: &dyn ErasedKey<K>) {
+        if self.pass_thread().is_ok() {
+            Cache::invalidate_erased(&self.cache, key);
+        }
+    }
+
+    fn invalidate_tag(&self, tag: &str) {
+        if self.pass_thread().is_ok() {
+            self.cache.invalidate_tag(tag);
+        }
+    }
+
+    fn clear(&self) {
+        if self.pass_thread().is_ok() {
+            self.cache.clear();
+        }
+    }
+
+    fn get_or_load_erased(
+        &self,
+        key: &dyn ErasedKey<K>,
+        loader: ErasedLoader<'_, V>,
+    ) -> Result<V, LoadError<AnyError>> {
+        self.pass_thread()
+            .map_err(|Failed| LoadError::WaitTimeout)?;
+        Cache::get_or_load_erased(&self.cache, key, loader)
+    }
+
+    fn get_many_or_load_erased(
+        &self,
+        keys: &[&dyn ErasedKey<K>],
+        loader: ErasedBatchLoader<'_, K, V>,
+    ) -> Result<Vec<Option<V>>, LoadError<AnyError>> {
+        self.pass_thread()
+            .map_err(|Failed| LoadError::WaitTimeout)?;
+        Cache::get_many_or_load_erased(&self.cache, keys, loader)
+    }
+
+    fn contains_key_erased(&self, key: &dyn ErasedKey<K>) -> bool {
+        self.pass_thread().is_ok() && Cache::contains_key_erased(&self.cache, key)
+    }
+
+    fn remaining_ttl_erased(&self, key: &dyn ErasedKey<K>) -> Option<Duration> {
+        self.pass_thread().ok()?;
+        Cache::remaining_ttl_erased(&self.cache, key)
+    }
+
+    fn stats(&self) -> Stats {
+        self.cache.stats()
+    }
+}
+
+impl<K, V> AsyncCache<K, V> for TestCache<K, V>
+where
+    K: Eq + Hash + Clone + Send + Sync,
+    V: Clone + Send + Sync,
+{
+    fn get_erased<'a>(&'a self, key: &'a dyn ErasedKey<K>) -> CacheFuture<'a, Option<V>> {
+        CacheFuture::new(async move {
+            self.pass_task().await.ok()?;
+            AsyncCache::get_erased(&self.cache, key).await
+        })
+    }
+
+    fn insert_loaded(&self, key: K, loaded: Loaded<V>) -> CacheFuture<'_, ()> {
+        CacheFuture::new(async move {
+            if self.pass_task().await.is_ok() {
+                self.cache.insert_loaded(key, loaded);
+            }
+        })
+    }
+
+    fn invalidate_erased<'a>(&'a self, key: &'a dyn ErasedKey<K>) -> CacheFuture<'a, ()> {
+        CacheFuture::new(async move {
+            if self.pass_task().await.is_ok() {
+                Cache::invalidate_erased(&self.cache, key);
+            }
+        })
+    }
+
+    fn invalidate_tag<'a>(&'a self, tag: &'a str) -> CacheFuture<'a, ()> {
+        CacheFuture::new(async move {
+            if self.pass_task().await.is_ok() {
+                self.cache.invalidate_tag(tag);
+            }
+        })
+    }
+
+    fn clear(&self) -> CacheFuture<'_, ()> {
+        CacheFuture::new(async move {
+            if self.pass_task().await.is_ok() {
+                self.cache.clear();
+            }
+        })
+    }
+
+    fn get_or_load_erased<'a>(
+        &'a self,
+        key: &'a dyn ErasedKey<K>,
+        loader: ErasedAsyncLoader<'a, K, V>,
+    ) -> CacheFuture<'a, Result<V, LoadError<AnyError>>> {
+        CacheFuture::new(async move {
+            let passed = self.pass_task().await;
+            passed.map_err(|Failed| LoadError::WaitTimeout)?;
+            AsyncCache::get_or_load_erased(&self.cache, key, loader).await
+        })
+    }
+
+    fn get_many_or_load_erased<'a>(
+        &'a self,
+        keys: &'a [&'a dyn ErasedKey<K>],
+        loader: ErasedAsyncBatchLoader<'a, K, V>,
+    ) -> CacheFuture<'a, Result<Vec<Option<V>>, LoadError<AnyError>>> {
+        CacheFuture::new(async move {
+            let passed = self.pass_task().await;
+            passed.map_err(|Failed| LoadError::WaitTimeout)?;
+            AsyncCache::get_many_or_load_erased(&self.cache, keys, loader).await
+        })
+    }
+
+    fn contains_key_erased<'a>(&'a self, key: &'a dyn ErasedKey<K>) -> CacheFuture<'a, bool> {
+        CacheFuture::new(async move {
+            self.pass_task().await.is_ok() && Cache::contains_key_erased(&self.cache, key)
+        })
+    }
+
+    fn remaining_ttl_erased<'a>(
+        &'a self,
+        key: &'a dyn ErasedKey<K>,
+    ) -> CacheFuture<'a, Option<Duration>> {
+        CacheFuture::new(async move {
+            self.pass_task().await.ok()?;
+            Cache::remaining_ttl_erased(&self.cache, key)
+        })
+    }
+
+    fn stats(&self) -> Stats {
+        self.cache.stats()
+    }
+}
+
+impl<K, V> Clone for TestCache<K, V> {
+    fn clone(&self) -> Self {
+        Self {
+            cache: self.cache.clone(),
+            state: Arc::clone(&self.state),
+        }
+    }
+}
+
+impl<K, V> fmt::Debug for TestCache<K, V> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TestCache")
+            .field("fault", &self.state.lock().fault)
+            .field("cache", &self.cache)
+            .finish()
+    }
+}

@@ -1,0 +1,117 @@
+//! The cache for tests that fails, hangs or is slow on command.
+
+use hotset::testing::{Fault, TestCache};
+use hotset::{AsyncCache, Cache, LoadError, Loaded};
+use std::io;
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
+
+type TestedCache = TestCache<u32, u32>;
+
+#[test]
+fn working_cache_has_the_operations_of_a_cache() {
+    let cache = TestedCache::new();
+    let load = |&key: &u32| Ok::<_, io::Error>(key * 10);
+    assert_eq!(Cache::get_or_load(&cache, &1, load).unwrap(), 10);
+    Cache::insert_loaded(&cache, 2, Loaded::new(20).tags(["even"]));
+    let found = Cache::get_many_or_load(&cache, &[1, 2, 3], |missing| {
+        assert_eq!(missing, [3]);
+        Ok::<_, io::Error>([(3, 30)])
+    });
+    assert_eq!(found.unwrap(), [Some(10), Some(20), Some(30)]);
+    assert_eq!(Cache::remaining_ttl(&cache, &1), Some(Duration::MAX));
+    Cache::invalidate_tag(&cache, "even");
+    assert!(!Cache::contains_key(&cache, &2));
+    Cache::invalidate(&cache, &1);
+    assert_eq!(Cache::get(&cache, &1), None);
+    Cache::clear(&cache);
+    assert!(cache.inner().is_empty());
+}
+
+#[test]
+fn failing_cache_finds_and_changes_nothing() {
+    let cache = TestedCache::new();
+    cache.inner().insert(1, 10);
+    cache.set_fault(Fault::Fail);
+    assert_eq!(Cache::get(&cache, &1), None);
+    assert!(!Cache::contains_key(&cache, &1));
+    assert_eq!(Cache::remaining_ttl(&cache, &1), None);
+    Cache::insert(&cache, 2, 20);
+    Cache::invalidate(&cache, &1);
+    Cache::clear(&cache);
+    let result = Cache::get_or_load(&cache, &1, |_| -> io::Result<u32> { unreachable!() });
+    assert!(matches!(result, Err(LoadError::WaitTimeout)));
+    let result =
+        Cache::get_many_or_load(&cache, &[1], |_| -> io::Result<[_; 0]> { unreachable!() });
+    assert!(matches!(result, Err(LoadError::WaitTimeout)));
+    cache.set_fault(Fault::None);
+    assert_eq!(Cache::get(&cache, &1), Some(10));
+    assert_eq!(cache.inner().len(), 1);
+}
+
+#[test]
+fn thread_hangs_until_the_fault_is_changed() {
+    let cache = TestedCache::new();
+    cache.inner().insert(1, 10);
+    cache.set_fault(Fault::Hang);
+    let (sender, found) = mpsc::channel();
+    let reader = cache.clone();
+    let thread = thread::spawn(move || sender.send(Cache::get(&reader, &1)));
+    assert!(found.recv_timeout(Duration::from_millis(20)).is_err());
+    cache.set_fault(Fault::None);
+    assert_eq!(found.recv().unwrap(), Some(10));
+    thread.join().unwrap().unwrap();
+}
+
+#[test]
+fn slow_cache_delays_a_thread() {
+    let cache = TestedCache::new();
+    let delay = Duration::from_millis(10);
+    cache.set_fault(Fault::Delay(delay));
+    let begun = std::time::Instant::now();
+    Cache::insert(&cache, 1, 10);
+    assert!(begun.elapsed() >= delay);
+    assert_eq!(cache.inner().get(&1), Some(10));
+}
+
+#[cfg(feature = "tokio")]
+mod tasks {
+    use super::*;
+    use tokio::time::{Instant, timeout};
+
+    #[tokio::test(start_paused = true)]
+    async fn task_hangs_until_the_fault_is_changed() {
+        let cache = TestedCache::new();
+        cache.inner().insert(1, 10);
+        cache.set_fault(Fault::Hang);
+        let mut get = std::pin::pin!(AsyncCache::get(&cache, &1));
+        let day = Duration::from_secs(86_400);
+        assert!(timeout(day, &mut get).await.is_err());
+        cache.set_fault(Fault::None);
+        assert_eq!(get.await, Some(10));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn slow_cache_delays_a_task() {
+        let cache = TestedCache::new();
+        let (delay, begun) = (Duration::from_secs(5), Instant::now());
+        cache.set_fault(Fault::Delay(delay));
+        let load = |key| async move { Ok::<_, io::Error>(key * 10) };
+        let loaded = AsyncCache::get_or_load_async(&cache, &1, load).await;
+        assert_eq!(loaded.unwrap(), 10);
+        assert_eq!(begun.elapsed(), delay);
+    }
+
+    #[tokio::test]
+    async fn failing_cache_returns_an_error_to_tasks() {
+        let cache = TestedCache::new();
+        cache.set_fault(Fault::Fail);
+        let load = |_| async { Err::<u32, _>("not called") };
+        let result = AsyncCache::get_or_load_async(&cache, &1, load).await;
+        assert!(matches!(result, Err(LoadError::WaitTimeout)));
+        AsyncCache::insert(&cache, 1, 10).await;
+        assert_eq!(AsyncCache::get(&cache, &1).await, None);
+        assert!(cache.inner().is_empty());
+    }
+}
