@@ -298,15 +298,12 @@ impl Model {
         });
         self.stats.loads += 1;
         self.stats.refreshes += u64::from(live.is_some());
-        match fresh {
-            Some(value) => {
-                assert_eq!(returned.unwrap(), value);
-                self.inserted(key, value, None, self.limit(None));
-            }
-            None => {
-                self.stats.load_failures += 1;
-                assert_eq!(returned.unwrap_err().as_inner(), Some(&"not found"));
-            }
+        if let Some(value) = fresh {
+            assert_eq!(returned.unwrap(), value);
+            self.inserted(key, value, None, self.limit(None));
+        } else {
+            self.stats.load_failures += 1;
+            assert_eq!(returned.unwrap_err().as_inner(), Some(&"not found"));
         }
     }
 
