@@ -321,6 +321,12 @@ impl<E: ?Sized> Deref for SharedError<E> {
     }
 }
 
+impl<E: ?Sized + fmt::Display> fmt::Display for SharedError<E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.error.fmt(f)
+    }
+}
+
 impl<E: ?Sized + fmt::Debug> fmt::Debug for SharedError<E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.error.fmt(f)

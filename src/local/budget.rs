@@ -1,14 +1,17 @@
 //! The budget of a cache, which all of its shards share: a number of entries, or a total weight.
 
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{
+    AtomicU64,
+    Ordering::{Relaxed, SeqCst},
+};
 
 /// The budget of a cache. Entries are inserted only against a [`Reservation`], so the total weight of all shards never
 /// exceeds the limit, not even for a moment.
 #[repr(align(128))]
 pub(crate) struct Budget {
-    /// Changed while the cache is in use. It orders no other memory.
+    /// Changed while the cache is in use. Sequentially consistent with `used` where it is changed.
     limit: AtomicU64,
-    /// The weight of all entries and reservations. It orders no other memory, so relaxed accesses suffice.
+    /// The weight of all entries and reservations. It orders no other memory than `limit`.
     used: AtomicU64,
 }
 
@@ -28,12 +31,12 @@ impl Budget {
 
     /// Sets the highest weight. If it is exceeded now, nothing more can be reserved.
     pub(crate) fn set_limit(&self, limit: u64) {
-        self.limit.store(limit, Relaxed);
+        self.limit.store(limit, SeqCst);
     }
 
     /// Checks whether the highest weight is exceeded, because it was lowered.
     pub(crate) fn is_exceeded(&self) -> bool {
-        self.used() > self.limit()
+        self.used.load(SeqCst) > self.limit()
     }
 
     /// Returns the weight of all entries and reservations.
@@ -57,11 +60,18 @@ impl Budget {
     fn try_take(&self, amount: u64) -> bool {
         // In a full cache this fails at the load, so that its writers share the cache line unchanged.
         let limit = self.limit();
-        self.used
-            .fetch_update(Relaxed, Relaxed, |used| {
-                used.checked_add(amount).filter(|&sum| sum <= limit)
-            })
-            .is_ok()
+        let taken = self.used.fetch_update(SeqCst, Relaxed, |used| {
+            used.checked_add(amount).filter(|&sum| sum <= limit)
+        });
+        let Ok(before) = taken else {
+            return false;
+        };
+        // If the limit was lowered meanwhile, either `is_exceeded` sees this reservation, or this load sees the limit.
+        if before + amount > self.limit.load(SeqCst) {
+            self.release(amount);
+            return false;
+        }
+        true
     }
 }
 
@@ -138,6 +148,48 @@ mod tests {
         drop(first);
         drop(second);
         assert_eq!(budget.used(), 4);
+    }
+
+    #[test]
+    fn reservation_at_the_time_of_a_lower_limit_is_seen_or_fails() {
+        // Two threads that begin each round at the same time.
+        let (round, ready) = (AtomicU64::new(0), AtomicU64::new(0));
+        let budgets: Vec<Budget> = (0..20_000).map(|_| Budget::new(1)).collect();
+        let begin = |number: usize| {
+            let number = number as u64;
+            if ready.fetch_add(1, SeqCst) == 2 * number + 1 {
+                round.store(number + 1, SeqCst);
+            }
+            while round.load(SeqCst) <= number {
+                std::hint::spin_loop();
+            }
+        };
+        std::thread::scope(|scope| {
+            let insert = scope.spawn(|| {
+                for (number, budget) in budgets.iter().enumerate() {
+                    begin(number);
+                    let mut room = Reservation::none(budget);
+                    if room.reach(1) {
+                        room.spend(1);
+                    }
+                }
+            });
+            let seen: Vec<bool> = budgets
+                .iter()
+                .enumerate()
+                .map(|(number, budget)| {
+                    begin(number);
+                    budget.set_limit(0);
+                    budget.is_exceeded()
+                })
+                .collect();
+            insert.join().unwrap();
+            let unseen = budgets
+                .iter()
+                .zip(seen)
+                .filter(|(budget, seen)| budget.is_exceeded() && !seen);
+            assert_eq!(unseen.count(), 0);
+        });
     }
 
     #[test]

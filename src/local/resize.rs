@@ -1,8 +1,10 @@
 //! Changes of the bound of a cache that is in use.
 
 use crate::error::BuildError;
+use crate::local::removal::Removals;
 use crate::local::{Bound, LocalCache, ShardCell};
 use crate::storage::work_slice::WorkSlice;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::thread;
 
 /// The number of entries that are evicted from one shard before the next one has its turn. All shards then lose about
@@ -35,8 +37,7 @@ impl<K, V, S> LocalCache<K, V, S> {
     ///
     /// # Panics
     ///
-    /// Panics if a listener or the `Drop` of a key or value does. The capacity is changed nevertheless, and later
-    /// insertions evict the rest.
+    /// Panics if a listener or the `Drop` of a key or value does, after all entries in excess were evicted.
     ///
     /// # Blocking
     ///
@@ -88,23 +89,35 @@ impl<K, V, S> LocalCache<K, V, S> {
     /// Changes the limit of the budget, and evicts entries until it holds.
     fn set_limit(&self, limit: u64) {
         self.inner.budget.set_limit(limit);
+        let mut panicked = None;
         while self.inner.budget.is_exceeded() {
-            let cells = self.inner.cells.iter();
-            if cells.map(|cell| self.evict_turn(cell)).sum::<usize>() == 0 {
+            let mut has_evicted = false;
+            for cell in &self.inner.cells {
+                let mut removals = self.evict_turn(cell);
+                has_evicted |= removals.len() > 0;
+                // The rest is evicted after a panic too. Insertions would only replace it.
+                let result = catch_unwind(AssertUnwindSafe(|| removals.finish()));
+                panicked = panicked.or(result.err());
+            }
+            if !has_evicted {
                 // Insertions in progress have reserved the rest. They give it back or spend it.
                 thread::yield_now();
             }
         }
+        if let Some(panic) = panicked {
+            resume_unwind(panic);
+        }
     }
 
-    /// Evicts entries of one shard while the budget is exceeded, and returns their number.
-    fn evict_turn(&self, cell: &ShardCell<K, V>) -> usize {
+    /// Evicts entries of one shard while the budget is exceeded, and returns them.
+    fn evict_turn(&self, cell: &ShardCell<K, V>) -> Removals<'_, K, V> {
         let budget = &self.inner.budget;
+        let mut removals = self.removals();
         if !budget.is_exceeded() {
-            return 0;
+            return removals;
         }
         let now = self.inner.settings.clock.now();
-        let (mut removals, mut work) = (self.removals(), WorkSlice::new());
+        let mut work = WorkSlice::new();
         let mut shard = cell.shard.write();
         for _ in 0..EVICTIONS_PER_TURN {
             let Some(freed) = shard.evict(now, &mut work, &mut removals) else {
@@ -116,8 +129,6 @@ impl<K, V, S> LocalCache<K, V, S> {
             }
         }
         drop(shard);
-        let evicted = removals.len();
-        removals.finish();
-        evicted
+        removals
     }
 }

@@ -342,6 +342,20 @@ fn mapping_to_text_and_to_an_opaque_error_keeps_what_the_other_type_shows() {
 }
 
 #[test]
+fn shared_error_is_displayed_like_the_error_of_the_loader() {
+    let LoadError::Failed(shared) = LoadError::failed(anyhow::Error::new(query())) else {
+        panic!("it is no failure");
+    };
+    assert_eq!(format!("{shared}"), "the query failed");
+    assert_eq!(format!("{shared:#}"), CHAIN);
+    let object: Arc<dyn Cache<u32, u32>> = Arc::new(cache());
+    match object.get_or_load(&1, |_| Err("no rows")) {
+        Err(LoadError::Failed(error)) => assert_eq!(format!("{error:>9}"), "  no rows"),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
 fn load_error_becomes_an_io_error() {
     let error = cache().get_or_load(&1, |_| Err(query())).unwrap_err();
     let error = io::Error::other(error);

@@ -5,6 +5,7 @@ use hotset::__private::validate;
 use hotset::{BuildError, Loaded, LocalCache, Policy, RemovalCause};
 use std::hash::{Hash, Hasher};
 use std::ops::Range;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Barrier, Mutex, mpsc};
 use std::thread;
@@ -202,6 +203,38 @@ fn listener_may_change_the_capacity() {
     cache.set_capacity(50).unwrap();
     assert_eq!((cache.len(), cache.capacity()), (5, Some(5)));
     *handle.lock().unwrap() = None;
+    validate(&cache);
+}
+
+#[test]
+fn lower_capacity_is_exact_although_the_listener_panics() {
+    let calls = Arc::new(AtomicU64::new(0));
+    let counting = Arc::clone(&calls);
+    let cache = LocalCache::<u64, u64>::builder()
+        .capacity(1_000)
+        .shards(2)
+        .on_removal(move |_, _, _| {
+            counting.fetch_add(1, SeqCst);
+            resume_unwind(Box::new("panic"));
+        })
+        .build()
+        .unwrap();
+    (0..1_000).for_each(|key| cache.insert(key, key));
+    assert_eq!(calls.load(SeqCst), 0);
+    let shrink = AssertUnwindSafe(|| cache.set_capacity(3));
+    assert!(catch_unwind(shrink).is_err());
+    assert_eq!((cache.len(), calls.load(SeqCst)), (3, 997));
+    validate(&cache);
+}
+
+#[test]
+fn set_capacity_under_a_lock_of_the_cache_panics_instead_of_waiting() {
+    let cache: LocalCache<u64, u64> = LocalCache::new(10);
+    (0..10).for_each(|key| cache.insert(key, key));
+    let shrink = AssertUnwindSafe(|| cache.get_with(&1, |_| cache.set_capacity(3)));
+    assert!(catch_unwind(shrink).is_err());
+    cache.set_capacity(2).unwrap();
+    assert_eq!(cache.len(), 2);
     validate(&cache);
 }
 

@@ -4,7 +4,7 @@ use crate::common::{
     Answer, Cache, Fixture, PAIRS, RUNTIME, TEST_TIMEOUT, WAYS, Way, seconds, until,
 };
 use hotset::__private::validate;
-use hotset::{LoadError, Loaded, LocalCacheBuilder};
+use hotset::{Compute, LoadError, Loaded, LocalCacheBuilder};
 use std::future::pending;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::mpsc;
@@ -463,6 +463,70 @@ async fn hanging_refresh_is_superseded_after_the_lease() {
     // The value of the superseded load is older, and not stored.
     assert_eq!(f.cache.get(&1), Some(NEW));
     validate(&f.cache);
+}
+
+#[cfg(feature = "tokio")]
+#[tokio::test(start_paused = true)]
+async fn refresh_that_waits_is_not_given_the_old_value_by_stale_if_slow() {
+    let f = fixture_with(|builder| {
+        builder
+            .stale_if_error(seconds(10))
+            .stale_if_slow(seconds(1))
+    });
+    let (finish, finished) = oneshot::channel::<Finding>();
+    let mut loading = Box::pin(
+        f.cache
+            .refresh_async(&1, |_| async { finished.await.unwrap() }),
+    );
+    let mut cx = Context::from_waker(Waker::noop());
+    assert!(loading.as_mut().poll(&mut cx).is_pending());
+    let cache = f.cache.clone();
+    let waiter = tokio::spawn(async move {
+        let load = async |_| Err::<u64, _>("the loader was called");
+        cache.refresh_async(&1, load).await
+    });
+    tokio::time::sleep(seconds(5)).await;
+    assert!(!waiter.is_finished());
+    finish.send(Ok(NEW)).unwrap();
+    assert_eq!(loading.await.unwrap(), NEW);
+    assert_eq!(waiter.await.unwrap().unwrap(), NEW);
+    assert_eq!(f.cache.stats().stale, 0);
+    validate(&f.cache);
+}
+
+#[test]
+fn refresh_neither_waits_for_a_change_in_progress_nor_is_lost_by_it() {
+    for way in WAYS {
+        let f = fixture();
+        let mut change = Box::pin(f.cache.compute_async(&1, |_| pending::<Compute<u64>>()));
+        let mut cx = Context::from_waker(Waker::noop());
+        assert!(change.as_mut().poll(&mut cx).is_pending());
+        assert_eq!(refresh(way, &f.cache, Ok(NEW)).unwrap(), NEW);
+        assert_eq!(f.cache.get(&1), Some(NEW));
+        drop(change);
+        let refreshing = Refresh::load(way, &f.cache);
+        let kept = f.cache.compute(&1, |_| Compute::Keep);
+        assert_eq!(kept, Some(NEW));
+        assert_eq!(refreshing.finish(Ok(30)).unwrap(), 30);
+        assert_eq!(f.cache.get(&1), Some(30));
+        validate(&f.cache);
+    }
+}
+
+#[test]
+fn refreshed_entry_that_was_evicted_meanwhile_is_stored_again() {
+    for way in WAYS {
+        let f = Fixture::new(|builder| builder.capacity(2));
+        f.cache.insert(1, OLD);
+        let refreshing = Refresh::load(way, &f.cache);
+        f.cache.insert(2, 0);
+        f.cache.insert(3, 0);
+        assert_eq!(f.cache.get(&1), None);
+        assert_eq!(refreshing.finish(Ok(NEW)).unwrap(), NEW);
+        assert_eq!(f.cache.get(&1), Some(NEW));
+        assert_eq!(f.cache.stats().refreshes, 1);
+        validate(&f.cache);
+    }
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use crate::common::seconds;
 use hotset::{Clock, LoadError, LocalCache, LocalCacheBuilder, TokioClock};
-use std::future::{pending, ready};
+use std::future::{Ready, pending, ready};
 use std::time::Duration;
 use tokio::time::{Instant, advance, sleep};
 
@@ -13,8 +13,8 @@ fn cache(set_up: impl FnOnce(LocalCacheBuilder<u32, u64>) -> LocalCacheBuilder<u
     set_up(builder).build().unwrap()
 }
 
-async fn load(value: Result<u64, &'static str>) -> Result<u64, &'static str> {
-    ready(value).await
+fn load(value: Result<u64, &'static str>) -> Ready<Result<u64, &'static str>> {
+    ready(value)
 }
 
 #[tokio::test(start_paused = true)]
