@@ -17,11 +17,12 @@ use crate::tiered::l2::envelope::EnvelopeCodec;
 use crate::tiered::l2::redis::{Certificates, Redis, RedisSettings, ServerUrl, entropy};
 use crate::tiered::load_lease::Releases;
 use crate::tiered::rollout::Rollout;
+use crate::tiered::settings::TierSettings;
 use crate::tiered::{Consistency, Inner, RemoteKey, RemoteValue, TieredCache};
 use parking_lot::Mutex;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio::runtime::Handle;
 
 /// The default deadline of a call to Redis.
@@ -80,51 +81,6 @@ pub struct TieredCacheBuilder<K, V> {
     shadow: Option<bool>,
     replicas: u64,
     certificates: Certificates,
-}
-
-/// The settings that the cache needs after it was built.
-pub(super) struct TierSettings {
-    pub(super) namespace: String,
-    pub(super) consistency: Consistency,
-    /// The time to live of values in L2.
-    pub(super) ttl: Option<Duration>,
-    /// The maximum time to live of values in L1.
-    pub(super) local_ttl: Option<Duration>,
-    /// The duration of a load lease.
-    pub(super) lease: Duration,
-    pub(super) wait_timeout: Option<Duration>,
-    pub(super) heartbeat: Duration,
-    /// `true` if another server may become the primary while the old one still answers.
-    pub(super) fails_over: bool,
-    pub(super) rollout: Rollout,
-}
-
-impl TierSettings {
-    /// Returns the duration of a read lease: two heartbeats.
-    pub(super) fn read_lease(&self) -> Duration {
-        self.heartbeat * 2
-    }
-
-    /// Returns the time for which L1 may serve a value that was current at `current_at`, and whose time to live of
-    /// `ttl` began at `ttl_from`. Returns zero if that time has passed, and `None` if the class stores no values in L1.
-    pub(super) fn l1_ttl(
-        &self,
-        ttl: Duration,
-        current_at: Instant,
-        ttl_from: Instant,
-    ) -> Option<Duration> {
-        let bound = match self.consistency {
-            Consistency::L2Only => return None,
-            Consistency::Bounded(bound) => bound.saturating_sub(current_at.elapsed()),
-            Consistency::Realtime | Consistency::L1Only => Duration::MAX,
-        };
-        let own = self.local_ttl.unwrap_or(Duration::MAX);
-        let left = match ttl {
-            Duration::MAX => ttl,
-            ttl => ttl.saturating_sub(ttl_from.elapsed()),
-        };
-        Some(left.min(own).min(bound))
-    }
 }
 
 impl<K: RemoteKey, V: RemoteValue> LocalCacheBuilder<K, V> {

@@ -1,6 +1,6 @@
 //! `get_or_load`: the path of a caller on a miss, written once for threads and tasks.
 //!
-//! The public methods are in `blocking.rs`, `tasks.rs`, `batch.rs`, `detached.rs` and `reload.rs`.
+//! The public methods are in `blocking.rs`, `tasks.rs`, `many.rs`, `detached.rs` and `reload.rs`.
 
 pub(crate) mod batch;
 mod blocking;
@@ -9,6 +9,7 @@ mod complete;
 #[cfg(feature = "tokio")]
 pub(crate) mod detached;
 mod load_timer;
+mod many;
 pub(crate) mod refresh;
 mod reload;
 mod tasks;
