@@ -1,6 +1,7 @@
 //! Tests of `TieredCache` with real servers.
 
 mod access;
+mod api;
 mod checker;
 mod coherence;
 mod config;
