@@ -125,8 +125,8 @@ impl Clock for ManualClock {
 /// A clock that follows the time of tokio, for tests with a
 /// [paused clock](https://docs.rs/tokio/latest/tokio/time/fn.pause.html) (feature `tokio`).
 ///
-/// Outside of a tokio runtime, and while the clock of the runtime is not paused, it is the system's monotonic clock. The
-/// lease of a load and the wait timeout follow the time of tokio with every clock.
+/// Outside of a tokio runtime, and while the clock of the runtime is not paused, it is the system's monotonic clock.
+/// The lease of a load and the wait timeout follow the time of tokio with every clock.
 ///
 /// # Examples
 ///

@@ -85,7 +85,7 @@ impl<V> Loaded<V> {
         }
     }
 
-    /// Sets the time to live of the entry, which replaces the `time_to_live` of the cache.
+    /// Sets the time to live of the entry, in place of the `time_to_live` and the `expire_after` rule of the cache.
     ///
     /// With `Duration::MAX` the entry never expires, unless the cache has a time to idle. With zero the value is not
     /// stored, but all callers of the load still get it.
@@ -109,7 +109,7 @@ impl<V> Loaded<V> {
         self
     }
 
-    /// Sets the weight of the entry, which replaces the result of the cache's `weigher`. A weight of 0 counts as 1.
+    /// Sets the weight of the entry, in place of the result of the cache's `weigher`. A weight of 0 counts as 1.
     ///
     /// A cache that is not bounded by weight ignores it.
     ///
@@ -161,7 +161,7 @@ impl<V> Loaded<V> {
     }
 }
 
-/// The change of an entry that the function given to [`LocalCache::compute`](crate::LocalCache::compute) decides on.
+/// The decision about an entry that a function passed to [`LocalCache::compute`](crate::LocalCache::compute) returns.
 ///
 /// # Examples
 ///
@@ -180,7 +180,7 @@ impl<V> Loaded<V> {
 pub enum Compute<V> {
     /// Stores this value. The entry keeps its remaining time to live, its weight and its tags.
     Put(V),
-    /// Leaves the entry as it is, or the key without an entry.
+    /// Leaves the entry unchanged. If there is none, none is stored.
     #[doc(alias = "Nop")]
     Keep,
     /// Removes the entry, if there is one.

@@ -40,7 +40,8 @@
 //! - [`LocalCache`], its [builder](LocalCacheBuilder), and [`Stats`].
 //! - [`Cache`] and [`AsyncCache`]: the traits for code that does not depend on the backend.
 //! - [`TieredCache`], its [builder][`TieredCacheBuilder`], and [`Consistency`].
-//! - [`Metrics`] and [`CacheConfig`].
+//! - [`Metrics`], which publishes statistics, and [`CacheConfig`], which reads the settings of a cache from TOML, JSON
+//!   or the environment.
 //!
 //! # Features
 //!

@@ -32,7 +32,7 @@ pub enum Fault {
     Fail,
     /// Calls do not return until the fault is changed.
     Hang,
-    /// Each call takes this long, and then works.
+    /// Each call waits for this long, and then works.
     Delay(Duration),
 }
 
@@ -103,7 +103,7 @@ impl<K: Eq + Hash, V> Default for TestCache<K, V> {
 }
 
 impl<K, V> TestCache<K, V> {
-    /// Changes the behavior of the cache. Calls that hang continue.
+    /// Sets the behavior of the cache. Calls that hang or are delayed continue with the new behavior.
     pub fn set_fault(&self, fault: Fault) {
         let mut state = self.state.lock();
         state.fault = fault;
@@ -113,7 +113,7 @@ impl<K, V> TestCache<K, V> {
         waiting.into_iter().for_each(Waker::wake);
     }
 
-    /// Returns the cache itself, to prepare or to check its entries. It always works.
+    /// Returns the underlying cache, to prepare or to check its entries. It works whatever the fault is.
     #[must_use]
     pub fn inner(&self) -> &LocalCache<K, V> {
         &self.cache
@@ -145,10 +145,12 @@ impl<K, V> TestCache<K, V> {
         poll_until(timer, None, poll).await.unwrap_or(Err(Failed))
     }
 
+    /// Waits as long as the fault requires, in a task.
     async fn pass_task(&self) -> Result<(), Failed> {
         self.pass(&mut TaskTimer::default()).await
     }
 
+    /// Waits as long as the fault requires, on this thread.
     fn pass_thread(&self) -> Result<(), Failed> {
         block_on(&Cell::new(None), async |mut timer| {
             self.pass(&mut timer).await

@@ -153,8 +153,9 @@ impl<E> LoadError<E> {
 impl LoadError<AnyError> {
     /// Creates a [`Failed`](Self::Failed) from the error of a loader, and erases its type.
     ///
-    /// An implementation of [`Cache`](crate::Cache) or [`AsyncCache`](crate::AsyncCache) has no use for it if it only
-    /// returns the errors of its callers' loaders. A failure of its backend is no error of a load: it runs the loader.
+    /// Most implementations of [`Cache`](crate::Cache) or [`AsyncCache`](crate::AsyncCache) do not need it, because
+    /// they return only the errors of their callers' loaders. If its backend fails, an implementation runs the loader
+    /// instead of returning an error.
     pub fn erased<E, M>(error: E) -> Self
     where
         E: LoaderError<M>,
@@ -293,12 +294,13 @@ impl SharedError<AnyError> {
 }
 
 impl<E: ?Sized> SharedError<E> {
-    /// Returns `true` if both are the error of one load.
+    /// Returns `true` if `this` and `other` are the error of the same load.
     #[must_use]
     pub fn ptr_eq(this: &Self, other: &Self) -> bool {
         Arc::ptr_eq(&this.error, &other.error)
     }
 
+    /// Returns the parts of the error for the text and the source of a [`LoadError`].
     fn description(&self) -> Description<'_> {
         (self.describe)(&self.error)
     }

@@ -41,9 +41,10 @@ pub struct LocalCacheBuilder<K, V, S = DefaultHasher> {
 }
 
 impl<K, V> LocalCacheBuilder<K, V> {
-    /// The highest number of [`shards`](Self::shards): 65,536.
+    /// The maximum number of [`shards`](Self::shards): 65,536.
     pub const MAX_SHARDS: usize = MAX_SHARDS;
 
+    /// Creates a builder with the default settings.
     pub(crate) fn new() -> Self {
         Self {
             capacity: None,
@@ -241,9 +242,9 @@ impl<K, V, S> LocalCacheBuilder<K, V, S> {
     /// Sets the number of shards, each with its own lock. From 1 to [`MAX_SHARDS`](Self::MAX_SHARDS), rounded up to a
     /// power of two. Default: four for each core, rounded up likewise, and fewer for a small capacity.
     ///
-    /// A shard has at most seven million entries. It then evicts, whatever the bound. If
-    /// [`capacity`](Self::capacity) asks for more, there are more shards than set. With `max_weight` or `unbounded`,
-    /// set enough of them.
+    /// A shard contains at most seven million entries. A full shard evicts an entry for each new one, whatever the
+    /// bound of the cache. If a [`capacity`](Self::capacity) needs more shards than are set, the cache has more. With
+    /// `max_weight` or `unbounded`, set enough shards for all entries.
     ///
     /// # Examples
     ///
@@ -265,7 +266,8 @@ impl<K, V, S> LocalCacheBuilder<K, V, S> {
     /// # Examples
     ///
     /// ```
-    /// let cache = hotset::LocalCache::<u64, u64>::builder().capacity(100).hasher(std::hash::RandomState::new()).build()?;
+    /// let hasher = std::hash::RandomState::new();
+    /// let cache = hotset::LocalCache::<u64, u64>::builder().capacity(100).hasher(hasher).build()?;
     /// # Ok::<(), hotset::BuildError>(())
     /// ```
     #[doc(alias("build_with_hasher", "with_hasher"))]

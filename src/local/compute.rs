@@ -61,16 +61,16 @@ where
     /// `change` is called again with the new value.
     ///
     /// `change` is given the live value, or `None` if there is none, and returns the new value, or `None` to remove the
-    /// key. Returns the new value. Loads of the key that are in flight do not store their results.
+    /// entry. The call returns the new value. Loads of the key that are in flight do not store their results.
     ///
     /// The entry keeps:
     ///
-    /// - its remaining time to live, to the nanosecond, whether that is its own or the cache's. So an
-    ///   entry that is updated again and again still expires. If it expires while `change` runs,
-    ///   `change` is called again with `None`;
+    /// - its remaining time to live, to the nanosecond, whether that is its own or the cache's. So an entry that is
+    ///   updated again and again still expires. If it expires while `change` runs, `change` is called again with
+    ///   `None`;
     /// - its [weight](Loaded::weight), if it was stored with one. Otherwise the weigher is called again;
-    /// - its [tags](Loaded::tags). If one of them is invalidated while `change` runs, `change` is called
-    ///   again with `None`.
+    /// - its [tags](Loaded::tags). If one of them is invalidated while `change` runs, `change` is called again with
+    ///   `None`.
     ///
     /// To change these, use [`update_loaded`](Self::update_loaded). The times of
     /// [`time_to_idle`](crate::LocalCacheBuilder::time_to_idle) and
@@ -136,8 +136,9 @@ where
     /// Reads the value for `key`, and stores, keeps or removes the entry as `change` says, as one step. Returns the
     /// value that the key has afterwards.
     ///
-    /// Like [`update`](Self::update), and with [`Compute::Keep`] the entry stays unchanged: neither its time to live
-    /// nor its use is renewed, and loads in flight may store their results.
+    /// Like [`update`](Self::update), but `change` returns a [`Compute`]. With [`Compute::Keep`] the entry stays
+    /// unchanged: the call does not count as a use, a time to idle does not begin again, and loads in flight may store
+    /// their results.
     ///
     /// # Examples
     ///
@@ -164,6 +165,10 @@ where
 
     /// Like [`compute`](Self::compute), but `change` may fail.
     ///
+    /// # Errors
+    ///
+    /// Returns the error of `change`. The entry is then unchanged.
+    ///
     /// # Examples
     ///
     /// ```
@@ -180,10 +185,6 @@ where
     /// assert_eq!(totals.get("a"), Some(5));
     /// # Ok::<(), std::num::ParseIntError>(())
     /// ```
-    ///
-    /// # Errors
-    ///
-    /// Returns the error of `change`. The entry is then unchanged.
     #[doc(alias = "and_try_compute_with")]
     pub fn try_compute<Q, E>(
         &self,
@@ -198,6 +199,10 @@ where
     }
 
     /// Like [`compute`](Self::compute), but for tasks. `change` is given a clone of the value.
+    ///
+    /// # Cancel safety
+    ///
+    /// If the future is dropped, the entry is unchanged.
     ///
     /// # Examples
     ///
@@ -218,10 +223,6 @@ where
     /// assert_eq!(prices.compute_async("apple", reduce).await, Some(180));
     /// # }
     /// ```
-    ///
-    /// # Cancel safety
-    ///
-    /// If the future is dropped, the entry is unchanged.
     #[doc(alias("and_compute_with", "and_upsert_with", "entry_async"))]
     pub async fn compute_async<Q, F>(
         &self,
@@ -241,6 +242,14 @@ where
 
     /// Like [`try_compute`](Self::try_compute), but for tasks. `change` is given a clone of the value.
     ///
+    /// # Errors
+    ///
+    /// Returns the error of `change`. The entry is then unchanged.
+    ///
+    /// # Cancel safety
+    ///
+    /// If the future is dropped, the entry is unchanged.
+    ///
     /// # Examples
     ///
     /// ```
@@ -253,14 +262,6 @@ where
     /// assert_eq!(prices.try_compute_async("apple", fail).await, Err("no connection"));
     /// # }
     /// ```
-    ///
-    /// # Errors
-    ///
-    /// Returns the error of `change`. The entry is then unchanged.
-    ///
-    /// # Cancel safety
-    ///
-    /// If the future is dropped, the entry is unchanged.
     #[doc(alias = "and_try_compute_with")]
     pub async fn try_compute_async<Q, F, E>(
         &self,

@@ -24,9 +24,9 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
     /// The new entry keeps nothing of the replaced one: neither its time to live nor its weight nor its tags.
     /// [`update`](Self::update) keeps them.
     ///
-    /// A value that is heavier than the whole budget is not stored, and is counted in
-    /// [`Stats::refused`](crate::Stats::refused). An existing value is removed all the same. Loads of the key
-    /// that are in flight do not store their results.
+    /// A value whose weight alone exceeds the bound of the cache is not stored, and is counted in
+    /// [`Stats::refused`](crate::Stats::refused). An existing value is removed even then. Loads of the key that are in
+    /// flight do not store their results.
     ///
     /// # Examples
     ///
@@ -43,7 +43,8 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
 
     /// Inserts a value with its own time to live, like [`insert`](Self::insert) otherwise.
     ///
-    /// With `Duration::MAX` the entry never expires, unless the cache has a time to idle. With zero nothing is stored.
+    /// With `Duration::MAX` the entry never expires, unless the cache has a time to idle. With zero nothing is stored,
+    /// and an existing value is removed.
     ///
     /// # Examples
     ///
@@ -86,7 +87,7 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
     ///
     /// With `Duration::MAX` the entry never expires, unless the cache has a time to idle. With zero the entry is
     /// removed. The value, its weight, its tags and its place in the order of eviction are unchanged. A time to idle
-    /// begins again. Loads of the key that are in flight do not store their results.
+    /// begins again. If there is an entry, loads of the key that are in flight do not store their results.
     ///
     /// # Examples
     ///

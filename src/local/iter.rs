@@ -31,6 +31,7 @@ struct Clones<'a, K, V, S, T> {
 }
 
 impl<'a, K, V, S, T> Clones<'a, K, V, S, T> {
+    /// Creates an iterator that begins at the first shard.
     fn new(cache: &'a LocalCache<K, V, S>, list: ListSpan<K, V, T>) -> Self {
         Self {
             cache,
@@ -157,11 +158,13 @@ where
 
     /// Returns clones of the hottest live entries, at most `limit` of them, the hottest first.
     ///
-    /// The heat is that of the eviction policy. The shards contribute equal shares, so the order across shards is an
-    /// estimate. No key is listed twice.
+    /// The heat of an entry is its place in the order of the eviction policy. The shards contribute equal shares, so
+    /// the order across shards is an estimate. No key is listed twice. All entries are cloned before the method
+    /// returns, whatever the `limit`.
     ///
-    /// This method clones all entries before it returns. It holds a shard's shared lock for a few hundred slots at a
-    /// time.
+    /// # Blocking
+    ///
+    /// Holds a shard's shared lock for a few hundred slots at a time. Writes to the shard wait meanwhile.
     ///
     /// # Examples
     ///
@@ -172,7 +175,7 @@ where
     /// cache.get(&1);
     /// assert_eq!(cache.hottest(1), [(1, "one")]);
     /// ```
-    #[doc(alias("hottest_entries", "coldest"))]
+    #[doc(alias("hottest_entries"))]
     #[must_use]
     pub fn hottest(&self, limit: usize) -> Vec<(K, V)>
     where

@@ -21,16 +21,6 @@ impl<K, V, S> LocalCache<K, V, S> {
     /// The number of [shards](crate::LocalCacheBuilder::shards) does not change. Memory for evicted entries is kept for
     /// later ones: [`shrink_to_fit`](Self::shrink_to_fit) frees it.
     ///
-    /// # Examples
-    ///
-    /// ```
-    /// let cache: hotset::LocalCache<u64, u64> = hotset::LocalCache::new(1_000);
-    /// (0..1_000).for_each(|key| cache.insert(key, key));
-    /// cache.set_capacity(100)?;
-    /// assert_eq!(cache.len(), 100);
-    /// # Ok::<(), hotset::BuildError>(())
-    /// ```
-    ///
     /// # Errors
     ///
     /// Returns an error if the cache was not built with [`capacity`](crate::LocalCacheBuilder::capacity).
@@ -42,6 +32,16 @@ impl<K, V, S> LocalCache<K, V, S> {
     /// # Blocking
     ///
     /// Evicts on this thread, a few hundred entries under each hold of a shard's lock.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let cache: hotset::LocalCache<u64, u64> = hotset::LocalCache::new(1_000);
+    /// (0..1_000).for_each(|key| cache.insert(key, key));
+    /// cache.set_capacity(100)?;
+    /// assert_eq!(cache.len(), 100);
+    /// # Ok::<(), hotset::BuildError>(())
+    /// ```
     #[doc(alias("resize", "setMaximum"))]
     pub fn set_capacity(&self, entries: usize) -> Result<(), BuildError> {
         if self.inner.bound != Bound::Entries {
@@ -52,6 +52,18 @@ impl<K, V, S> LocalCache<K, V, S> {
     }
 
     /// Changes the maximum total weight of a cache that is in use. Like [`set_capacity`](Self::set_capacity) otherwise.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if the cache was not built with [`max_weight`](crate::LocalCacheBuilder::max_weight).
+    ///
+    /// # Panics
+    ///
+    /// See [`set_capacity`](Self::set_capacity).
+    ///
+    /// # Blocking
+    ///
+    /// See [`set_capacity`](Self::set_capacity).
     ///
     /// # Examples
     ///
@@ -65,18 +77,6 @@ impl<K, V, S> LocalCache<K, V, S> {
     /// assert_eq!((names.len(), names.weight()), (50, 500));
     /// # Ok::<(), hotset::BuildError>(())
     /// ```
-    ///
-    /// # Errors
-    ///
-    /// Returns an error if the cache was not built with [`max_weight`](crate::LocalCacheBuilder::max_weight).
-    ///
-    /// # Panics
-    ///
-    /// See [`set_capacity`](Self::set_capacity).
-    ///
-    /// # Blocking
-    ///
-    /// See [`set_capacity`](Self::set_capacity).
     #[doc(alias("resize", "setMaximum"))]
     pub fn set_max_weight(&self, weight: u64) -> Result<(), BuildError> {
         if self.inner.bound != Bound::Weight {

@@ -165,8 +165,8 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
 
 /// Returns the positions of slots in their queues. `filed_next` has for each slot the slot that was filed after it.
 ///
-/// The links were read at different times, so a queue may have come apart into several pieces. The order of the pieces is
-/// not known.
+/// The links were read at different times, so a queue may have come apart into several pieces. The order of the pieces
+/// is not known.
 fn positions(filed_next: &[u32]) -> Vec<usize> {
     const UNKNOWN: usize = usize::MAX;
     let mut is_first = vec![true; filed_next.len()];

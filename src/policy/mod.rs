@@ -123,8 +123,8 @@ pub(crate) trait EvictionPolicy {
     /// Heats are comparable if they were computed with the same `since`, a time of the policy's clock.
     fn heat(&self, state: &AtomicU32, since: u32) -> i32;
 
-    /// Returns the slot that was filed after this one in the same queue, or `None` if there is none or the policy has no
-    /// queues. Of entries with the same heat, the one that was filed first is most likely evicted before the others.
+    /// Returns the slot that was filed after this one in the same queue, or `None` if there is none or the policy has
+    /// no queues. Of entries with the same heat, the one that was filed first is most likely evicted before the others.
     fn filed_next(&self, slot: u32) -> Option<u32>;
 
     /// Checks the policy's own structure, for tests.

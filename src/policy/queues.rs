@@ -6,8 +6,8 @@ use crate::storage::work_slice::WorkSlice;
 use std::sync::atomic::AtomicU32;
 
 /// The highest number of entries to which one eviction gives a second chance. It then evicts an entry although it was
-/// hit. Without a limit, one eviction might visit all entries. The policies count across calls, because one eviction may need
-/// several holds of the shard's lock.
+/// hit. Without a limit, one eviction might visit all entries. The policies count across calls, because one eviction
+/// may need several holds of the shard's lock.
 pub(crate) const MAX_SECOND_CHANCES: u32 = 1_000;
 
 /// The highest number of slots at which the lists are emptied when the last entry is removed. With more slots, that

@@ -68,7 +68,7 @@ pub struct Stats {
     pub ages: DurationHistogram,
     /// Entries stored, replacements included.
     pub inserts: u64,
-    /// Values not stored: heavier than the whole budget, or with a time to live of zero.
+    /// Values not stored: heavier than the bound of the cache, or with a time to live of zero.
     pub refused: u64,
     /// Loads whose value was not stored, and steps of `update` and `retain` that were repeated, because the
     /// key was written or removed meanwhile.

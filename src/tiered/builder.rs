@@ -86,7 +86,7 @@ pub struct TieredCacheBuilder<K, V> {
 impl<K: RemoteKey, V: RemoteValue> LocalCacheBuilder<K, V> {
     /// Sets Redis as L2 of a tiered cache. The settings so far are those of each process's L1.
     ///
-    /// `url` names a server, of Redis or Valkey, version 6 or newer:
+    /// `url` names a server of Redis, version 6 or newer, or of Valkey:
     ///
     /// | | |
     /// | --- | --- |

@@ -20,6 +20,10 @@ use std::time::Duration;
 impl<K: RemoteKey, V: RemoteValue> TieredCache<K, V> {
     /// Returns the value for `key` from L1 or Redis, or `None` if neither has a valid one.
     ///
+    /// # Cancel safety
+    ///
+    /// The future may be dropped at any time.
+    ///
     /// # Examples
     ///
     /// ```
@@ -31,10 +35,6 @@ impl<K: RemoteKey, V: RemoteValue> TieredCache<K, V> {
     /// # Ok(())
     /// # }
     /// ```
-    ///
-    /// # Cancel safety
-    ///
-    /// The future may be dropped at any time.
     #[doc(alias = "getIfPresent")]
     pub async fn get<Q>(&self, key: &Q) -> Option<V>
     where
@@ -50,6 +50,10 @@ impl<K: RemoteKey, V: RemoteValue> TieredCache<K, V> {
     ///
     /// The call counts neither as a lookup of L1 nor as a use of its entry.
     ///
+    /// # Cancel safety
+    ///
+    /// The future may be dropped at any time.
+    ///
     /// # Examples
     ///
     /// ```
@@ -61,10 +65,6 @@ impl<K: RemoteKey, V: RemoteValue> TieredCache<K, V> {
     /// # Ok(())
     /// # }
     /// ```
-    ///
-    /// # Cancel safety
-    ///
-    /// The future may be dropped at any time.
     #[doc(alias = "containsKey")]
     pub async fn contains_key<Q>(&self, key: &Q) -> bool
     where
@@ -73,11 +73,15 @@ impl<K: RemoteKey, V: RemoteValue> TieredCache<K, V> {
         self.remaining_ttl(key).await.is_some()
     }
 
-    /// Returns the time for which the value for `key` is still valid, or `None` if neither L1 nor Redis has a valid one.
+    /// Returns the time until the value for `key` expires, or `None` if neither L1 nor Redis has a valid one.
     ///
     /// If L1 has the value, the result is the time until it expires there. That may be before it expires in Redis: see
     /// [`local_time_to_live`](crate::TieredCacheBuilder::local_time_to_live). Returns `Duration::MAX` for a value that
     /// never expires. The call counts neither as a lookup of L1 nor as a use of its entry.
+    ///
+    /// # Cancel safety
+    ///
+    /// The future may be dropped at any time.
     ///
     /// # Examples
     ///
@@ -90,10 +94,6 @@ impl<K: RemoteKey, V: RemoteValue> TieredCache<K, V> {
     /// # Ok(())
     /// # }
     /// ```
-    ///
-    /// # Cancel safety
-    ///
-    /// The future may be dropped at any time.
     #[doc(alias = "getExpiresAfter")]
     pub async fn remaining_ttl<Q>(&self, key: &Q) -> Option<Duration>
     where
@@ -116,6 +116,15 @@ impl<K: RemoteKey, V: RemoteValue> TieredCache<K, V> {
     /// [lease](crate::LocalCacheBuilder::lease), another process loads, and the late value goes to its own
     /// callers and is not stored. A value whose key was invalidated during the load is not stored either.
     ///
+    /// # Errors
+    ///
+    /// Returns the same errors as [`LocalCache::get_or_load_async`](crate::LocalCache::get_or_load_async). A failure of
+    /// Redis is not an error: the loader runs instead.
+    ///
+    /// # Cancel safety
+    ///
+    /// The future may be dropped at any time. Another caller or another process then loads.
+    ///
     /// # Examples
     ///
     /// ```
@@ -126,15 +135,6 @@ impl<K: RemoteKey, V: RemoteValue> TieredCache<K, V> {
     /// # Ok(())
     /// # }
     /// ```
-    ///
-    /// # Errors
-    ///
-    /// Returns the same errors as [`LocalCache::get_or_load_async`](crate::LocalCache::get_or_load_async). A failure of
-    /// Redis is no error.
-    ///
-    /// # Cancel safety
-    ///
-    /// The future may be dropped at any time. Another caller or another process then loads.
     #[doc(alias = "try_get_with")]
     #[doc(alias = "get_or_insert_async")]
     #[doc(alias = "get_value_or_guard_async")]
@@ -166,6 +166,14 @@ impl<K: RemoteKey, V: RemoteValue> TieredCache<K, V> {
     /// Like [`get_or_load_async`](Self::get_or_load_async), but `load` returns a [`Loaded`], which has its own time to
     /// live, weight and tags.
     ///
+    /// # Errors
+    ///
+    /// Returns the same errors as [`get_or_load_async`](Self::get_or_load_async).
+    ///
+    /// # Cancel safety
+    ///
+    /// See [`get_or_load_async`](Self::get_or_load_async).
+    ///
     /// # Examples
     ///
     /// ```
@@ -180,14 +188,6 @@ impl<K: RemoteKey, V: RemoteValue> TieredCache<K, V> {
     /// # Ok(())
     /// # }
     /// ```
-    ///
-    /// # Errors
-    ///
-    /// Returns the same errors as [`get_or_load_async`](Self::get_or_load_async).
-    ///
-    /// # Cancel safety
-    ///
-    /// See [`get_or_load_async`](Self::get_or_load_async).
     #[doc(alias("try_get_with", "or_try_insert_with"))]
     pub async fn get_or_load_entry_async<Q, E, F, M>(
         &self,
@@ -218,6 +218,10 @@ impl<K: RemoteKey, V: RemoteValue> TieredCache<K, V> {
     /// Like [`get_or_load_async`](Self::get_or_load_async), for a loader that cannot fail. Where `get_or_load_async`
     /// would return an error, this call runs `compute` for itself and stores nothing.
     ///
+    /// # Cancel safety
+    ///
+    /// See [`get_or_load_async`](Self::get_or_load_async).
+    ///
     /// # Examples
     ///
     /// ```
@@ -227,10 +231,6 @@ impl<K: RemoteKey, V: RemoteValue> TieredCache<K, V> {
     /// # Ok(())
     /// # }
     /// ```
-    ///
-    /// # Cancel safety
-    ///
-    /// See [`get_or_load_async`](Self::get_or_load_async).
     #[doc(alias("get_with", "get_or_insert", "or_insert_with"))]
     pub async fn get_or_insert_with_async<Q, F>(&self, key: &Q, compute: impl FnOnce(K) -> F) -> V
     where

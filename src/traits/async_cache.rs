@@ -206,6 +206,11 @@ pub trait AsyncCache<K, V>: Send + Sync {
     /// `load` receives the key in its owned form, and creates the future that loads. `Self` must be sized, which
     /// `Arc<dyn AsyncCache<K, V>>` is.
     ///
+    /// # Errors
+    ///
+    /// Returns an error if the load failed, or if the result of another caller's load could not be awaited: see
+    /// [`LoadError`].
+    ///
     /// # Examples
     ///
     /// ```
@@ -220,11 +225,6 @@ pub trait AsyncCache<K, V>: Send + Sync {
     /// # Ok(())
     /// # }
     /// ```
-    ///
-    /// # Errors
-    ///
-    /// Returns an error if the load failed, or if the result of another caller's load could not be awaited: see
-    /// [`LoadError`].
     #[doc(alias = "try_get_with")]
     #[doc(alias = "get_or_insert_async")]
     #[doc(alias = "get_value_or_guard_async")]
@@ -252,6 +252,10 @@ pub trait AsyncCache<K, V>: Send + Sync {
     /// Like [`get_or_load_async`](Self::get_or_load_async), but `load` returns a [`Loaded`], which has its own time to
     /// live, weight and tags.
     ///
+    /// # Errors
+    ///
+    /// Returns the same errors as [`get_or_load_async`](Self::get_or_load_async).
+    ///
     /// # Examples
     ///
     /// ```
@@ -270,10 +274,6 @@ pub trait AsyncCache<K, V>: Send + Sync {
     /// # Ok(())
     /// # }
     /// ```
-    ///
-    /// # Errors
-    ///
-    /// Returns the same errors as [`get_or_load_async`](Self::get_or_load_async).
     #[doc(alias("try_get_with", "or_try_insert_with"))]
     fn get_or_load_entry_async<Q, E, F, M>(
         &self,
@@ -358,6 +358,10 @@ pub trait AsyncCache<K, V>: Send + Sync {
     /// For a key that `load` leaves out, the result is `None` and nothing is cached. A pair for a key that `load` did
     /// not receive is ignored.
     ///
+    /// # Errors
+    ///
+    /// Returns the same errors as [`get_or_load_async`](Self::get_or_load_async), if the load of any key fails.
+    ///
     /// # Examples
     ///
     /// ```
@@ -375,10 +379,6 @@ pub trait AsyncCache<K, V>: Send + Sync {
     /// # Ok(())
     /// # }
     /// ```
-    ///
-    /// # Errors
-    ///
-    /// Returns the same errors as [`get_or_load_async`](Self::get_or_load_async), if the load of any key fails.
     #[doc(alias("getAll", "get_all"))]
     fn get_many_or_load_async<'a, Q, T, E, F, M>(
         &'a self,

@@ -34,9 +34,9 @@ use std::time::Duration;
 ///
 /// /// A cache for tests. It keeps all entries without limit.
 /// #[derive(Default)]
-/// struct TestCache(Mutex<HashMap<u32, String>>);
+/// struct MapCache(Mutex<HashMap<u32, String>>);
 ///
-/// impl Cache<u32, String> for TestCache {
+/// impl Cache<u32, String> for MapCache {
 ///     fn get_erased(&self, key: &dyn ErasedKey<u32>) -> Option<String> {
 ///         self.0.lock().unwrap().get(&key.to_key()).cloned()
 ///     }
@@ -71,9 +71,9 @@ use std::time::Duration;
 ///     format!("hello {}", name.unwrap())
 /// }
 ///
-/// assert_eq!(greet(&TestCache::default()), "hello Ada");
+/// assert_eq!(greet(&MapCache::default()), "hello Ada");
 /// assert_eq!(greet(&hotset::LocalCache::new(10)), "hello Ada");
-/// let shared: Arc<dyn Cache<u32, String>> = Arc::new(TestCache::default());
+/// let shared: Arc<dyn Cache<u32, String>> = Arc::new(MapCache::default());
 /// assert_eq!(greet(&shared), "hello Ada");
 /// ```
 pub trait Cache<K, V>: Send + Sync {
@@ -215,6 +215,15 @@ pub trait Cache<K, V>: Send + Sync {
     /// `Self` must be sized. `Arc<dyn Cache<K, V>>` is; with `cache: &dyn Cache<K, V>` call
     /// `(&cache).get_or_load(..)`.
     ///
+    /// # Errors
+    ///
+    /// Returns an error if the load failed, or if the result of another caller's load could not be awaited: see
+    /// [`LoadError`].
+    ///
+    /// # Blocking
+    ///
+    /// Blocks while `load` runs, and while another caller loads the same key.
+    ///
     /// # Examples
     ///
     /// ```
@@ -230,15 +239,6 @@ pub trait Cache<K, V>: Send + Sync {
     /// assert!(price(&prices, "apple").is_err());
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    ///
-    /// # Errors
-    ///
-    /// Returns an error if the load failed, or if the result of another caller's load could not be awaited: see
-    /// [`LoadError`].
-    ///
-    /// # Blocking
-    ///
-    /// Blocks while `load` runs, and while another caller loads the same key.
     #[doc(alias(
         "try_get_with",
         "get_value_or_guard",
@@ -261,6 +261,14 @@ pub trait Cache<K, V>: Send + Sync {
     /// Like [`get_or_load`](Self::get_or_load), but `load` returns a [`Loaded`], which has its own time to live, weight
     /// and tags.
     ///
+    /// # Errors
+    ///
+    /// Returns the same errors as [`get_or_load`](Self::get_or_load).
+    ///
+    /// # Blocking
+    ///
+    /// Blocks like [`get_or_load`](Self::get_or_load).
+    ///
     /// # Examples
     ///
     /// ```
@@ -273,14 +281,6 @@ pub trait Cache<K, V>: Send + Sync {
     ///
     /// assert!(page(&LocalCache::new(100), "/no/such/page").is_err());
     /// ```
-    ///
-    /// # Errors
-    ///
-    /// Returns the same errors as [`get_or_load`](Self::get_or_load).
-    ///
-    /// # Blocking
-    ///
-    /// Blocks like [`get_or_load`](Self::get_or_load).
     #[doc(alias("try_get_with", "or_try_insert_with"))]
     fn get_or_load_entry<Q, E, M>(
         &self,
@@ -301,6 +301,10 @@ pub trait Cache<K, V>: Send + Sync {
     ///
     /// If the result of another caller's load cannot be awaited, `compute` runs for this caller, and nothing is stored.
     ///
+    /// # Blocking
+    ///
+    /// Blocks like [`get_or_load`](Self::get_or_load).
+    ///
     /// # Examples
     ///
     /// ```
@@ -312,10 +316,6 @@ pub trait Cache<K, V>: Send + Sync {
     ///
     /// assert_eq!(length(&LocalCache::new(100), "apple"), 5);
     /// ```
-    ///
-    /// # Blocking
-    ///
-    /// Blocks like [`get_or_load`](Self::get_or_load).
     #[doc(alias("get_with", "get_or_insert", "or_insert_with"))]
     fn get_or_insert_with<Q>(&self, key: &Q, compute: impl FnOnce(&Q) -> V) -> V
     where
@@ -332,6 +332,14 @@ pub trait Cache<K, V>: Send + Sync {
     /// For a key that `load` leaves out, the result is `None` and nothing is cached. A pair for a key that `load` did
     /// not receive is ignored.
     ///
+    /// # Errors
+    ///
+    /// Returns the same errors as [`get_or_load`](Self::get_or_load), if the load of any key fails.
+    ///
+    /// # Blocking
+    ///
+    /// Blocks like [`get_or_load`](Self::get_or_load).
+    ///
     /// # Examples
     ///
     /// ```
@@ -346,14 +354,6 @@ pub trait Cache<K, V>: Send + Sync {
     /// assert_eq!(prices_of(&LocalCache::new(100), &[7, 8])?, [Some(700), Some(800)]);
     /// # Ok::<(), LoadError<io::Error>>(())
     /// ```
-    ///
-    /// # Errors
-    ///
-    /// Returns the same errors as [`get_or_load`](Self::get_or_load), if the load of any key fails.
-    ///
-    /// # Blocking
-    ///
-    /// Blocks like [`get_or_load`](Self::get_or_load).
     #[doc(alias("getAll", "get_all"))]
     fn get_many_or_load<'q, Q, T, E, M>(
         &self,

@@ -1,7 +1,7 @@
 //! Implementations of the traits for references to caches, and for pointers to trait objects.
 //!
-//! `Arc<C>` has no implementation for other types, because a method of a trait on `Arc<LocalCache<K, V>>` would hide the
-//! method of the cache that has the same name.
+//! `Arc<C>` has no implementation for other types, because a method of a trait on `Arc<LocalCache<K, V>>` would hide
+//! the method of the cache that has the same name.
 
 use crate::entry::Loaded;
 use crate::error::{AnyError, LoadError};

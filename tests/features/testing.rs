@@ -1,7 +1,7 @@
 //! The cache for tests that fails, hangs or is slow on command.
 
 use hotset::testing::{Fault, TestCache};
-use hotset::{AsyncCache, Cache, LoadError, Loaded};
+use hotset::{Cache, LoadError, Loaded};
 use std::io;
 use std::sync::mpsc;
 use std::thread;
@@ -78,6 +78,7 @@ fn slow_cache_delays_a_thread() {
 #[cfg(feature = "tokio")]
 mod tasks {
     use super::*;
+    use hotset::AsyncCache;
     use tokio::time::{Instant, timeout};
 
     #[tokio::test(start_paused = true)]

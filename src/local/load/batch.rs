@@ -49,7 +49,8 @@ where
         })
     }
 
-    /// Returns the values for several keys like [`get_many_or_load_blocking`](Self::get_many_or_load_blocking), for tasks.
+    /// Returns the values for several keys like [`get_many_or_load_blocking`](Self::get_many_or_load_blocking), for
+    /// tasks.
     pub(crate) async fn get_many_or_load_shared<Q, F>(
         &self,
         keys: Vec<&Q>,

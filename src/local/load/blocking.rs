@@ -35,6 +35,27 @@ where
     ///   a value that was read from a database before a change never stays in the cache, if
     ///   [`invalidate`](Self::invalidate) is called after the change.
     ///
+    /// # Errors
+    ///
+    /// - [`Failed`](LoadError::Failed): this load, or the load that the call waited for, returned an error. If the load
+    ///   that it waited for fails with an error of another type, the call runs its own loader instead.
+    /// - [`WaitTimeout`](LoadError::WaitTimeout): the load of another caller, or the wait for a permit of
+    ///   [`LocalCacheBuilder::max_concurrent_loads`](crate::LocalCacheBuilder::max_concurrent_loads), took longer than
+    ///   [`LocalCacheBuilder::wait_timeout`](crate::LocalCacheBuilder::wait_timeout).
+    /// - [`Recursive`](LoadError::Recursive): the loader of this key called for the same key, on its own thread. There
+    ///   is one exception: if both calls have a loader of the same type, the inner call is assumed to belong to another
+    ///   job, which a thread of a work-stealing pool runs while the loader waits. The inner call then runs its own
+    ///   loader and stores nothing, up to a depth of 8.
+    ///
+    /// # Panics
+    ///
+    /// Panics if `load` does, or if the call has to load and comes from code that [runs inside a
+    /// cache](crate::LocalCache#panics), such as an `Eq` or the closure of [`get_with`](Self::get_with).
+    ///
+    /// # Blocking
+    ///
+    /// Blocks while `load` runs, in this call or in the call that it waits for. A hit never waits for a loader.
+    ///
     /// # Examples
     ///
     /// ```
@@ -49,25 +70,8 @@ where
     /// assert_eq!(prices.get_or_load("apple", |_| "not called".parse())?, 120);
     /// # Ok::<(), LoadError<std::num::ParseIntError>>(())
     /// ```
-    ///
-    /// # Errors
-    ///
-    /// - [`Failed`](LoadError::Failed): this load, or the load that the call waited for, returned an error. If the load
-    ///   that it waited for fails with an error of another type, the call runs its own loader instead.
-    /// - [`WaitTimeout`](LoadError::WaitTimeout): the load of another caller, or the wait for a permit of
-    ///   [`LocalCacheBuilder::max_concurrent_loads`](crate::LocalCacheBuilder::max_concurrent_loads), took longer than
-    ///   [`LocalCacheBuilder::wait_timeout`](crate::LocalCacheBuilder::wait_timeout).
-    /// - [`Recursive`](LoadError::Recursive): the call came from the loader of this key, on its thread. If both calls
-    ///   have a loader of the same type, the inner call is assumed to belong to another job, which a thread of a
-    ///   work-stealing pool runs while the loader waits. The inner call then runs its own loader and stores nothing, up
-    ///   to a depth of 8.
-    ///
-    /// # Blocking
-    ///
-    /// Blocks while `load` runs, in this call or in the call that it waits for. A hit never waits for a loader.
     #[inline]
     #[doc(alias = "try_get_with")]
-    #[doc(alias = "get_or_insert_with")]
     #[doc(alias = "get_value_or_guard")]
     #[doc(alias = "optionally_get_with")]
     #[doc(alias = "computeIfAbsent")]
@@ -94,6 +98,18 @@ where
     /// Like [`get_or_load`](Self::get_or_load), but `load` returns a [`Loaded`], which has its own time to live, weight
     /// and tags.
     ///
+    /// # Errors
+    ///
+    /// Returns the same errors as [`get_or_load`](Self::get_or_load).
+    ///
+    /// # Panics
+    ///
+    /// Panics like [`get_or_load`](Self::get_or_load).
+    ///
+    /// # Blocking
+    ///
+    /// Blocks like [`get_or_load`](Self::get_or_load).
+    ///
     /// # Examples
     ///
     /// ```
@@ -110,14 +126,6 @@ where
     /// assert!(tokens.remaining_ttl("alice").unwrap() <= Duration::from_secs(300));
     /// # Ok::<(), hotset::LoadError<std::io::Error>>(())
     /// ```
-    ///
-    /// # Errors
-    ///
-    /// Returns the same errors as [`get_or_load`](Self::get_or_load).
-    ///
-    /// # Blocking
-    ///
-    /// Blocks like [`get_or_load`](Self::get_or_load).
     #[inline]
     #[doc(alias("try_get_with", "or_try_insert_with"))]
     pub fn get_or_load_entry<Q, E, M>(
@@ -146,16 +154,20 @@ where
     /// [`WaitTimeout`](LoadError::WaitTimeout) or [`Recursive`](LoadError::Recursive), this call runs `compute` for
     /// itself and stores nothing.
     ///
+    /// # Panics
+    ///
+    /// Panics like [`get_or_load`](Self::get_or_load).
+    ///
+    /// # Blocking
+    ///
+    /// Blocks like [`get_or_load`](Self::get_or_load).
+    ///
     /// # Examples
     ///
     /// ```
     /// let lengths: hotset::LocalCache<String, usize> = hotset::LocalCache::new(100);
     /// assert_eq!(lengths.get_or_insert_with("apple", |name| name.len()), 5);
     /// ```
-    ///
-    /// # Blocking
-    ///
-    /// Blocks like [`get_or_load`](Self::get_or_load).
     #[doc(alias("get_with", "get_or_insert", "or_insert_with"))]
     pub fn get_or_insert_with<Q>(&self, key: &Q, compute: impl FnOnce(&Q) -> V) -> V
     where

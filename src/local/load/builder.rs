@@ -84,8 +84,8 @@ impl<K, V, S> LocalCacheBuilder<K, V, S> {
     ///
     /// The entry is served meanwhile. The first `get_or_load` that finds it due runs its loader. A thread and a plain
     /// [`get_or_load_async`](crate::LocalCache::get_or_load_async) wait for their own refresh, and all others get the
-    /// present value at once. With `detached` (feature `tokio`) the refresh runs in its own task, so nobody waits. If
-    /// it fails, the present value is returned, and the next attempt begins one second later at the earliest. A write
+    /// current value at once. With `detached` (feature `tokio`) the refresh runs in its own task, so nobody waits. If
+    /// it fails, the current value is returned, and the next attempt begins one second later at the earliest. A write
     /// to the key during the refresh prevails, as over every load.
     ///
     /// # Examples

@@ -81,18 +81,6 @@ where
     /// Like [`LocalCache::get_or_load_async`], but runs the load in a separate task, so `load` must own all values that
     /// it uses. A load within a load runs in the task of the outer load.
     ///
-    /// # Examples
-    ///
-    /// ```
-    /// # async fn fetch_price(name: String) -> std::io::Result<u64> { Ok(120) }
-    /// # #[tokio::main(flavor = "current_thread")]
-    /// # async fn main() -> Result<(), hotset::LoadError<std::io::Error>> {
-    /// let prices: hotset::LocalCache<String, u64> = hotset::LocalCache::new(1_000);
-    /// assert_eq!(prices.detached().get_or_load_async("apple", fetch_price).await?, 120);
-    /// # Ok(())
-    /// # }
-    /// ```
-    ///
     /// # Errors
     ///
     /// Returns the same errors as [`LocalCache::get_or_load_async`], and [`Shutdown`](LoadError::Shutdown) if the
@@ -106,6 +94,18 @@ where
     /// # Cancel safety
     ///
     /// The future may be dropped at any time. A load that it has begun continues.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # async fn fetch_price(name: String) -> std::io::Result<u64> { Ok(120) }
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), hotset::LoadError<std::io::Error>> {
+    /// let prices: hotset::LocalCache<String, u64> = hotset::LocalCache::new(1_000);
+    /// assert_eq!(prices.detached().get_or_load_async("apple", fetch_price).await?, 120);
+    /// # Ok(())
+    /// # }
+    /// ```
     #[doc(alias("try_get_with", "AsyncLoadingCache"))]
     pub async fn get_or_load_async<Q, E, F, M>(
         &self,
@@ -127,11 +127,11 @@ where
     ///
     /// # Errors
     ///
-    /// See [`get_or_load_async`](Self::get_or_load_async).
+    /// Returns the same errors as [`get_or_load_async`](Self::get_or_load_async).
     ///
     /// # Panics
     ///
-    /// See [`get_or_load_async`](Self::get_or_load_async).
+    /// Panics like [`get_or_load_async`](Self::get_or_load_async).
     ///
     /// # Cancel safety
     ///
@@ -302,6 +302,7 @@ struct SpawnedLoad<K, V, S> {
 }
 
 impl<K, V, S> SpawnedLoad<K, V, S> {
+    /// Returns the shard and the hash of the key.
     fn location(&self) -> KeyLocation<'_, K, V> {
         KeyLocation {
             cell: &self.cache.inner.cells[self.index],

@@ -24,10 +24,24 @@ where
     ///
     /// The call waits for keys that other callers are loading, alone or in batches. If such a load panics, hangs, is
     /// dropped, or fails with an error of a type other than `E`, this call may run `load` for its key. Keys whose loads
-    /// end together, such as those of another batch, are passed to one call of `load`.
+    /// end together, such as those of another batch, are passed to `load` in one call.
     ///
     /// A batch never refreshes entries: live entries older than
     /// [`refresh_after`](crate::LocalCacheBuilder::refresh_after) are returned as they are.
+    ///
+    /// # Errors
+    ///
+    /// Returns the same errors as [`get_or_load`](Self::get_or_load), if the load of any key fails. The loaded values
+    /// of the other keys are cached. A call on a thread that runs the loader of one of the keys always returns
+    /// [`Recursive`](LoadError::Recursive).
+    ///
+    /// # Panics
+    ///
+    /// Panics like [`get_or_load`](Self::get_or_load).
+    ///
+    /// # Blocking
+    ///
+    /// Blocks like [`get_or_load`](Self::get_or_load).
     ///
     /// # Examples
     ///
@@ -43,16 +57,6 @@ where
     /// assert_eq!(found, [Some(100), Some(200), None]);
     /// # Ok::<(), hotset::LoadError<std::io::Error>>(())
     /// ```
-    ///
-    /// # Errors
-    ///
-    /// Returns the same errors as [`get_or_load`](Self::get_or_load), if the load of any key fails. The loaded values
-    /// of the other keys are cached. A call on a thread that runs the loader of one of the keys always returns
-    /// [`Recursive`](LoadError::Recursive).
-    ///
-    /// # Blocking
-    ///
-    /// Blocks like [`get_or_load`](Self::get_or_load).
     #[doc(alias("getAll", "get_all"))]
     pub fn get_many_or_load<'q, Q, T, E, M>(
         &self,
@@ -67,8 +71,20 @@ where
         self.get_many_or_load_entries(keys, |missing| load(missing).map(into_entries))
     }
 
-    /// Like [`get_many_or_load`](Self::get_many_or_load), but `load` returns pairs of key and [`Loaded`]. Each has its
-    /// own time to live, weight and tags.
+    /// Like [`get_many_or_load`](Self::get_many_or_load), but `load` returns pairs of key and [`Loaded`], which has
+    /// its own time to live, weight and tags.
+    ///
+    /// # Errors
+    ///
+    /// Returns the same errors as [`get_many_or_load`](Self::get_many_or_load).
+    ///
+    /// # Panics
+    ///
+    /// Panics like [`get_or_load`](Self::get_or_load).
+    ///
+    /// # Blocking
+    ///
+    /// Blocks like [`get_or_load`](Self::get_or_load).
     ///
     /// # Examples
     ///
@@ -85,14 +101,6 @@ where
     /// assert_eq!(pages.get("/shop"), None);
     /// # Ok::<(), hotset::LoadError<std::io::Error>>(())
     /// ```
-    ///
-    /// # Errors
-    ///
-    /// Returns the same errors as [`get_many_or_load`](Self::get_many_or_load).
-    ///
-    /// # Blocking
-    ///
-    /// Blocks like [`get_or_load`](Self::get_or_load).
     #[doc(alias("getAll", "get_all"))]
     pub fn get_many_or_load_entries<'q, Q, T, E, M>(
         &self,
@@ -111,6 +119,18 @@ where
 
     /// Like [`get_many_or_load`](Self::get_many_or_load), but for tasks.
     ///
+    /// # Errors
+    ///
+    /// Returns the same errors as [`get_many_or_load`](Self::get_many_or_load).
+    ///
+    /// # Panics
+    ///
+    /// Panics like [`get_or_load_async`](Self::get_or_load_async).
+    ///
+    /// # Cancel safety
+    ///
+    /// The future may be dropped at any time: see [`get_or_load_async`](Self::get_or_load_async).
+    ///
     /// # Examples
     ///
     /// ```
@@ -127,14 +147,6 @@ where
     /// # Ok(())
     /// # }
     /// ```
-    ///
-    /// # Errors
-    ///
-    /// Returns the same errors as [`get_many_or_load`](Self::get_many_or_load).
-    ///
-    /// # Cancel safety
-    ///
-    /// The future may be dropped at any time: see [`get_or_load_async`](Self::get_or_load_async).
     #[doc(alias("getAll", "get_all"))]
     pub async fn get_many_or_load_async<'q, Q, T, E, F, M>(
         &self,
@@ -164,6 +176,10 @@ where
     /// # Errors
     ///
     /// Returns the same errors as [`get_many_or_load`](Self::get_many_or_load).
+    ///
+    /// # Panics
+    ///
+    /// Panics like [`get_or_load_async`](Self::get_or_load_async).
     ///
     /// # Cancel safety
     ///

@@ -24,11 +24,26 @@ where
 {
     /// Loads the value for `key` now, whether it is cached or not, and stores the result.
     ///
-    /// Other callers get the old value meanwhile, if there is one. Calls for one key share one load, also with calls of
-    /// [`get_or_load`](Self::get_or_load) that load the key. So after a change in the database, call
-    /// [`invalidate`](Self::invalidate): a load that `refresh` joins may have begun before the change.
+    /// Other callers get the current value meanwhile, if there is one. If a load of the key is in flight already, for
+    /// `refresh` or for [`get_or_load`](Self::get_or_load), the call joins it. So after a change in the database, call
+    /// [`invalidate`](Self::invalidate) instead: a load that `refresh` joins may have begun before the change.
     ///
     /// If the key is written to or invalidated during the load, the loaded value is returned and not stored.
+    ///
+    /// # Errors
+    ///
+    /// Returns the same errors as [`get_or_load`](Self::get_or_load). The current value stays in the cache. With
+    /// [`stale_if_error`](crate::LocalCacheBuilder::stale_if_error), the call returns the current value, or an expired
+    /// one, instead of the error of the loader. The failure is counted in
+    /// [`Stats::load_failures`](crate::Stats::load_failures).
+    ///
+    /// # Panics
+    ///
+    /// Panics like [`get_or_load`](Self::get_or_load).
+    ///
+    /// # Blocking
+    ///
+    /// Blocks like [`get_or_load`](Self::get_or_load).
     ///
     /// # Examples
     ///
@@ -39,16 +54,6 @@ where
     /// assert_eq!(prices.get("apple"), Some(130));
     /// # Ok::<(), hotset::LoadError<std::num::ParseIntError>>(())
     /// ```
-    ///
-    /// # Errors
-    ///
-    /// Returns the same errors as [`get_or_load`](Self::get_or_load). The old value stays in the cache. With
-    /// [`stale_if_error`](crate::LocalCacheBuilder::stale_if_error), a failure of the loader returns the old value
-    /// instead of an error, and is counted in [`Stats::load_failures`](crate::Stats::load_failures).
-    ///
-    /// # Blocking
-    ///
-    /// Blocks like [`get_or_load`](Self::get_or_load).
     #[doc(alias = "reload")]
     pub fn refresh<Q, E, M>(
         &self,
@@ -64,10 +69,23 @@ where
         typed(self.refresh_blocking(key, loader, load))
     }
 
-    /// Like [`refresh`](Self::refresh), but `load` is given the old value, if there is one that has not expired.
+    /// Like [`refresh`](Self::refresh), but `load` is given the current value, or `None` if the key is absent or
+    /// expired.
     ///
-    /// A loader that finds the old value unchanged returns it again, for example after the status 304 of a web server.
+    /// A loader that finds the value unchanged returns it again, for example after the status 304 of a web server.
     /// The entry then gets a new time to live.
+    ///
+    /// # Errors
+    ///
+    /// Returns the same errors as [`refresh`](Self::refresh).
+    ///
+    /// # Panics
+    ///
+    /// Panics like [`get_or_load`](Self::get_or_load).
+    ///
+    /// # Blocking
+    ///
+    /// Blocks like [`get_or_load`](Self::get_or_load).
     ///
     /// # Examples
     ///
@@ -88,14 +106,6 @@ where
     /// assert_eq!(page.text, "hello");
     /// # Ok::<(), hotset::LoadError<std::io::Error>>(())
     /// ```
-    ///
-    /// # Errors
-    ///
-    /// Returns the same errors as [`refresh`](Self::refresh).
-    ///
-    /// # Blocking
-    ///
-    /// Blocks like [`get_or_load`](Self::get_or_load).
     #[doc(alias = "reload")]
     pub fn refresh_with<Q, E, M>(
         &self,
@@ -113,6 +123,18 @@ where
 
     /// Like [`refresh`](Self::refresh), but for tasks.
     ///
+    /// # Errors
+    ///
+    /// Returns the same errors as [`refresh`](Self::refresh).
+    ///
+    /// # Panics
+    ///
+    /// Panics like [`get_or_load_async`](Self::get_or_load_async).
+    ///
+    /// # Cancel safety
+    ///
+    /// See [`get_or_load_async`](Self::get_or_load_async).
+    ///
     /// # Examples
     ///
     /// ```
@@ -125,14 +147,6 @@ where
     /// # Ok(())
     /// # }
     /// ```
-    ///
-    /// # Errors
-    ///
-    /// Returns the same errors as [`refresh`](Self::refresh).
-    ///
-    /// # Cancel safety
-    ///
-    /// See [`get_or_load_async`](Self::get_or_load_async).
     #[doc(alias = "reload")]
     pub async fn refresh_async<Q, E, F, M>(
         &self,
@@ -155,6 +169,18 @@ where
 
     /// Like [`refresh_with`](Self::refresh_with), but for tasks.
     ///
+    /// # Errors
+    ///
+    /// Returns the same errors as [`refresh`](Self::refresh).
+    ///
+    /// # Panics
+    ///
+    /// Panics like [`get_or_load_async`](Self::get_or_load_async).
+    ///
+    /// # Cancel safety
+    ///
+    /// See [`get_or_load_async`](Self::get_or_load_async).
+    ///
     /// # Examples
     ///
     /// ```
@@ -167,14 +193,6 @@ where
     /// # Ok(())
     /// # }
     /// ```
-    ///
-    /// # Errors
-    ///
-    /// Returns the same errors as [`refresh`](Self::refresh).
-    ///
-    /// # Cancel safety
-    ///
-    /// See [`get_or_load_async`](Self::get_or_load_async).
     #[doc(alias = "reload")]
     pub async fn refresh_with_async<Q, E, F, M>(
         &self,
@@ -195,6 +213,7 @@ where
         typed(Box::pin(self.refresh_shared(key, loader, &mut timer, load)).await)
     }
 
+    /// Loads a key like [`refresh_shared`](Self::refresh_shared), on this thread.
     fn refresh_blocking<Q>(
         &self,
         key: &Q,

@@ -24,6 +24,40 @@ where
     /// `load` receives the key in its owned form, and creates the future that loads. It is not called on a hit. The
     /// returned future is `Send` if `load` and its future are, and a hit allocates nothing.
     ///
+    /// # Timers
+    ///
+    /// Waiting tasks are woken by `Waker`s, on any runtime. The [lease](crate::LocalCacheBuilder::lease), the [wait
+    /// timeout](crate::LocalCacheBuilder::wait_timeout) and the queue of
+    /// [`max_concurrent_loads`](crate::LocalCacheBuilder::max_concurrent_loads) also need a timer. With the feature
+    /// `tokio`, in a tokio runtime, this is `tokio::time`. Elsewhere it is a thread named `hotset-timers`, which the
+    /// first task of the process that has to wait starts.
+    ///
+    /// # Futures that are not polled
+    ///
+    /// A future that was polled once and is then kept without being polled, as with `select!` on `&mut future` or with
+    /// `buffered`, delays other callers by at most one lease. They then load in its place, and a permit that it holds
+    /// is given to another load.
+    ///
+    /// # Errors
+    ///
+    /// Returns the same errors as [`get_or_load`](Self::get_or_load). A loader that calls for its own key in its own
+    /// task gets [`Recursive`](LoadError::Recursive). A call for this key from a task that the loader has spawned and
+    /// awaits waits until the lease ends. If a blocking loader drives a runtime on its own thread, all calls in this
+    /// runtime count as calls of the loader.
+    ///
+    /// # Panics
+    ///
+    /// Panics like [`get_or_load`](Self::get_or_load). With the feature `tokio`, also panics if it has to wait in a
+    /// tokio runtime that was built without `enable_time`.
+    ///
+    /// # Cancel safety
+    ///
+    /// The future may be dropped at any time. If it was the one that loads, exactly one of the waiting callers loads in
+    /// its place. Use `detached` (feature `tokio`) for loads that have to continue.
+    ///
+    /// If your own future changes the database and is dropped before it has called [`invalidate`](Self::invalidate),
+    /// the cache keeps the outdated value. Do both in a task that is not cancelled.
+    ///
     /// # Examples
     ///
     /// ```
@@ -44,38 +78,6 @@ where
     /// # Ok(())
     /// # }
     /// ```
-    ///
-    /// # Errors
-    ///
-    /// Returns the same errors as [`get_or_load`](Self::get_or_load). A loader that calls for its own key in its own
-    /// task gets [`Recursive`](LoadError::Recursive). If the call comes from a task that the loader has spawned and
-    /// awaits, it waits until the lease ends. All calls in a runtime that a blocking loader drives on its own thread
-    /// count as calls of this loader.
-    ///
-    /// # Timers
-    ///
-    /// Waiting tasks are woken by `Waker`s, on any runtime. The [lease](crate::LocalCacheBuilder::lease), the [wait
-    /// timeout](crate::LocalCacheBuilder::wait_timeout) and the queue of
-    /// [`max_concurrent_loads`](crate::LocalCacheBuilder::max_concurrent_loads) also need a timer. With the feature
-    /// `tokio`, in a tokio runtime, this is `tokio::time`. Elsewhere it is a thread named `hotset-timers`, which the
-    /// first task of the process that has to wait starts.
-    ///
-    /// # Futures that are not polled
-    ///
-    /// A future that was polled once and is then kept without being polled, as with `select!` on `&mut future` or with
-    /// `buffered`, delays other callers by at most one lease. They then load in its place, and a permit that it holds
-    /// is given to another load.
-    ///
-    /// # Panics
-    ///
-    /// With the feature `tokio`, panics if it has to wait in a tokio runtime that was built without `enable_time`.
-    ///
-    /// # Cancel safety
-    ///
-    /// The future may be dropped at any time. If it was the one that loads, exactly one of the waiting callers loads in
-    /// its place. Use `detached` (feature `tokio`) for loads that are to continue. Take care of your own futures: if a
-    /// future that writes to the database is dropped before it has called [`remove`](Self::remove), the cache keeps the
-    /// old value. Do both in a task that is not cancelled.
     #[doc(alias = "try_get_with")]
     #[doc(alias = "get_or_insert_async")]
     #[doc(alias = "get_value_or_guard_async")]
@@ -106,6 +108,18 @@ where
     /// Like [`get_or_load_async`](Self::get_or_load_async), but `load` returns a [`Loaded`], which has its own time to
     /// live, weight and tags.
     ///
+    /// # Errors
+    ///
+    /// Returns the same errors as [`get_or_load_async`](Self::get_or_load_async).
+    ///
+    /// # Panics
+    ///
+    /// Panics like [`get_or_load_async`](Self::get_or_load_async).
+    ///
+    /// # Cancel safety
+    ///
+    /// See [`get_or_load_async`](Self::get_or_load_async).
+    ///
     /// # Examples
     ///
     /// ```
@@ -124,14 +138,6 @@ where
     /// # Ok(())
     /// # }
     /// ```
-    ///
-    /// # Errors
-    ///
-    /// Returns the same errors as [`get_or_load_async`](Self::get_or_load_async).
-    ///
-    /// # Cancel safety
-    ///
-    /// See [`get_or_load_async`](Self::get_or_load_async).
     #[doc(alias("try_get_with", "or_try_insert_with"))]
     pub async fn get_or_load_entry_async<Q, E, F, M>(
         &self,
@@ -156,6 +162,14 @@ where
 
     /// Like [`get_or_insert_with`](Self::get_or_insert_with), but for tasks.
     ///
+    /// # Panics
+    ///
+    /// Panics like [`get_or_load_async`](Self::get_or_load_async).
+    ///
+    /// # Cancel safety
+    ///
+    /// See [`get_or_load_async`](Self::get_or_load_async).
+    ///
     /// # Examples
     ///
     /// ```
@@ -166,10 +180,6 @@ where
     /// assert_eq!(length.await, 5);
     /// # }
     /// ```
-    ///
-    /// # Cancel safety
-    ///
-    /// See [`get_or_load_async`](Self::get_or_load_async).
     #[doc(alias("get_with", "get_or_insert", "or_insert_with"))]
     pub async fn get_or_insert_with_async<Q, F>(&self, key: &Q, compute: impl FnOnce(K) -> F) -> V
     where
