@@ -177,6 +177,7 @@ impl<V> Loaded<V> {
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[doc(alias = "Op")]
+#[non_exhaustive]
 pub enum Compute<V> {
     /// Stores this value. The entry keeps its remaining time to live, its weight and its tags.
     Put(V),

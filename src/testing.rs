@@ -81,6 +81,15 @@ struct State {
     waiting: Vec<Waker>,
 }
 
+impl State {
+    /// Registers a caller that waits until the fault changes.
+    fn wait(&mut self, waker: &Waker) {
+        if !self.waiting.iter().any(|other| other.will_wake(waker)) {
+            self.waiting.push(waker.clone());
+        }
+    }
+}
+
 /// The error of a call to a cache that fails.
 struct Failed;
 
@@ -128,17 +137,21 @@ impl<K, V> TestCache<K, V> {
                 Fault::None => Ok(Ok(())),
                 Fault::Fail => Ok(Err(Failed)),
                 Fault::Hang => {
-                    state.waiting.push(cx.waker().clone());
+                    state.wait(cx.waker());
                     Err(Pending { again: None })
                 }
                 Fault::Delay(by) => {
                     let now = precise_now();
-                    let until = *end_of_delay.get_or_insert(now + by);
-                    if until <= now {
+                    if end_of_delay.is_none() {
+                        end_of_delay = now.checked_add(by);
+                    }
+                    if end_of_delay.is_some_and(|end| end <= now) {
                         return Ok(Ok(()));
                     }
-                    state.waiting.push(cx.waker().clone());
-                    Err(Pending { again: Some(until) })
+                    state.wait(cx.waker());
+                    Err(Pending {
+                        again: end_of_delay,
+                    })
                 }
             }
         };

@@ -134,7 +134,7 @@ where
     }
 
     /// Reads the value for `key`, and stores, keeps or removes the entry as `change` says, as one step. Returns the
-    /// value that the key has afterwards.
+    /// new value, even if it is not stored because it is refused, or the current one if it is kept.
     ///
     /// Like [`update`](Self::update), but `change` returns a [`Compute`]. With [`Compute::Keep`] the entry stays
     /// unchanged: the call does not count as a use, a time to idle does not begin again, and loads in flight may store
@@ -378,7 +378,7 @@ where
     }
 
     /// Returns the live value for `key` and the settings of its entry.
-    fn peek_with_settings<Q>(
+    pub(in crate::local) fn peek_with_settings<Q>(
         &self,
         location: &KeyLocation<'_, K, V>,
         key: &Q,

@@ -7,7 +7,7 @@ use std::fmt;
 
 impl<K, V, S> LocalCache<K, V, S> {
     /// Returns the number of entries, including expired ones that have not been removed yet. It never exceeds the
-    /// capacity.
+    /// capacity, except while [`set_capacity`](Self::set_capacity) lowers it.
     ///
     /// # Examples
     ///
@@ -46,7 +46,8 @@ impl<K, V, S> LocalCache<K, V, S> {
         self.weight() == 0
     }
 
-    /// Returns the total weight of all entries. It never exceeds the budget. Without a
+    /// Returns the total weight of all entries. It never exceeds the budget, except while
+    /// [`set_max_weight`](Self::set_max_weight) lowers it. Without a
     /// [weigher](crate::LocalCacheBuilder::weigher), each entry weighs 1.
     ///
     /// # Examples

@@ -4,6 +4,7 @@ use crate::error::BuildError;
 use crate::local::removal::Removals;
 use crate::local::{Bound, LocalCache, ShardCell};
 use crate::storage::work_slice::WorkSlice;
+use crate::sync::reentrancy::assert_no_lock_held;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::thread;
 
@@ -31,7 +32,7 @@ impl<K, V, S> LocalCache<K, V, S> {
     ///
     /// # Blocking
     ///
-    /// Evicts on this thread, a few hundred entries under each hold of a shard's lock.
+    /// Evicts on this thread, at most a few hundred slots under each hold of a shard's lock.
     ///
     /// # Examples
     ///
@@ -88,6 +89,8 @@ impl<K, V, S> LocalCache<K, V, S> {
 
     /// Changes the limit of the budget, and evicts entries until it holds.
     fn set_limit(&self, limit: u64) {
+        // Before the limit is changed, because an eviction would panic, and the limit would stay exceeded.
+        assert_no_lock_held("change the bound of");
         self.inner.budget.set_limit(limit);
         let mut panicked = None;
         while self.inner.budget.is_exceeded() {

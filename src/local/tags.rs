@@ -18,7 +18,6 @@ use std::sync::atomic::{
 
 /// A tag that entries have, or that was invalidated recently.
 struct Tag {
-    #[cfg_attr(not(feature = "snapshot"), allow(dead_code))]
     name: Arc<str>,
     /// The epoch of the last invalidation.
     invalidated: AtomicU64,
@@ -163,7 +162,6 @@ impl EntryTags {
     }
 
     /// Returns the names of the tags.
-    #[cfg(feature = "snapshot")]
     pub(crate) fn names(&self) -> impl Iterator<Item = Arc<str>> {
         self.tags.iter().map(|tag| Arc::clone(&tag.name))
     }

@@ -189,6 +189,7 @@ impl<K: Eq, V> InFlightLoads<K, V> {
         key: K,
         candidate: Candidate,
     ) -> Leader<'_, K, V> {
+        assert_no_exclusive_lock_held("write to");
         let load = InFlightLoad::new(hash, key, false, State::led(candidate, false));
         self.register(&mut self.table.lock(), load, candidate)
     }

@@ -70,7 +70,7 @@ pub struct Stats {
     pub inserts: u64,
     /// Values not stored: heavier than the bound of the cache, or with a time to live of zero.
     pub refused: u64,
-    /// Loads whose value was not stored, and steps of `update` and `retain` that were repeated, because the
+    /// Loads whose value was not stored, and steps of `update`, `compute` and `retain` that were repeated, because the
     /// key was written or removed meanwhile.
     pub outdated: u64,
     /// Entries that were replaced by a new value of their key.

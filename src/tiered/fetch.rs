@@ -238,7 +238,8 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
         let reply = self.l2.lookup(&[request]).await.ok()?.pop()?;
         if let LookupReply::Value { envelope, left } = reply {
             self.decode(&envelope, &name, left)?;
-            Some(left.unwrap_or(Duration::MAX))
+            // L2 counts whole milliseconds, so nothing may be left of a value that it still has.
+            Some(left.unwrap_or(Duration::MAX)).filter(|left| !left.is_zero())
         } else {
             count(&self.counters.l2_misses);
             None

@@ -99,10 +99,8 @@ impl<K: RemoteKey, V: RemoteValue> TieredCache<K, V> {
     where
         Q: Hash + Equivalent<K> + ToOwned<Owned = K> + ?Sized,
     {
-        if self.inner.may_serve(now()) {
-            if let Some(left) = self.inner.l1.remaining_ttl(key) {
-                return Some(left);
-            }
+        if let Some(left) = self.inner.remaining_ttl_in_l1(key) {
+            return Some(left);
         }
         Box::pin(self.inner.remaining_ttl_in_l2(key.to_owned())).await
     }
@@ -262,6 +260,16 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
         } else {
             None
         }
+    }
+
+    /// Returns the remaining time to live of the entry in L1, if L1 may serve it.
+    pub(super) fn remaining_ttl_in_l1<Q>(&self, key: &Q) -> Option<Duration>
+    where
+        Q: Hash + Equivalent<K> + ?Sized,
+    {
+        self.may_serve(now())
+            .then(|| self.l1.remaining_ttl(key))
+            .flatten()
     }
 
     /// Returns the value in L1, if L1 may serve it, and counts a hit or a miss.

@@ -163,11 +163,14 @@ impl<K: RemoteKey, V: RemoteValue> Cache<K, V> for BlockingCache<K, V> {
     }
 
     fn contains_key_erased(&self, key: &dyn ErasedKey<K>) -> bool {
-        self.wait(self.tier.contains_key(&key.to_key()))
+        Cache::remaining_ttl_erased(self, key).is_some()
     }
 
     fn remaining_ttl_erased(&self, key: &dyn ErasedKey<K>) -> Option<Duration> {
-        self.wait(self.tier.remaining_ttl(&key.to_key()))
+        match self.tier.inner.remaining_ttl_in_l1(&DynKey(key)) {
+            Some(left) => Some(left),
+            None => self.wait(self.tier.inner.remaining_ttl_in_l2(key.to_key())),
+        }
     }
 
     fn stats(&self) -> Stats {

@@ -7,7 +7,8 @@ use crate::traits::batch::{erase_keys, missing_keys, store_pair};
 use crate::traits::cache_future::CacheFuture;
 use crate::traits::erasure::{
     BoxedBatchLoad, BoxedLoad, ErasedAsyncBatchLoader, ErasedAsyncLoader, FOREIGN_ERROR,
-    LoaderProperties, SECOND_CALL, downcast, into_entries, share, share_batch, take_once,
+    LoaderProperties, MAX_REPETITIONS, SECOND_CALL, downcast, into_entries, share, share_batch,
+    take_once,
 };
 use crate::traits::key::ErasedKey;
 use equivalent::Equivalent;
@@ -291,7 +292,7 @@ pub trait AsyncCache<K, V>: Send + Sync {
         async move {
             let properties = LoaderProperties::new::<E, _>(&load);
             let mut load = Some(load);
-            loop {
+            for _ in 0..=MAX_REPETITIONS {
                 let result = {
                     let mut erased = |key| -> BoxedLoad<'_, V> {
                         let load = load.take().expect(SECOND_CALL);
@@ -305,6 +306,7 @@ pub trait AsyncCache<K, V>: Send + Sync {
                 }
                 assert!(load.is_some(), "{FOREIGN_ERROR}");
             }
+            panic!("{FOREIGN_ERROR}");
         }
     }
 
@@ -425,7 +427,7 @@ pub trait AsyncCache<K, V>: Send + Sync {
         CacheFuture::new(async move {
             let properties = LoaderProperties::new::<E, _>(&load);
             let keys = erase_keys(&keys);
-            loop {
+            for _ in 0..=MAX_REPETITIONS {
                 let result = {
                     let mut erased = |missing| -> BoxedBatchLoad<'_, K, V> {
                         let loading = load(missing);
@@ -438,6 +440,7 @@ pub trait AsyncCache<K, V>: Send + Sync {
                     return result;
                 }
             }
+            panic!("{FOREIGN_ERROR}");
         })
     }
 }

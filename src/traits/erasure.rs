@@ -125,6 +125,10 @@ erased_loader! {
 pub(super) const FOREIGN_ERROR: &str =
     "get_or_load_erased returned an error that is not its loader's";
 
+/// The number of times that a call is repeated because it returned the error of another caller's load. An
+/// implementation that returns such errors without end is at fault.
+pub(super) const MAX_REPETITIONS: usize = 10;
+
 /// The panic message for an implementation of a trait that calls its loader a second time.
 pub(super) const SECOND_CALL: &str = "a cache calls a loader at most once";
 
@@ -145,7 +149,7 @@ where
     E: LoaderError<M>,
 {
     let mut load = Some(load);
-    loop {
+    for _ in 0..=MAX_REPETITIONS {
         let mut erased = || {
             let load = load.take().expect(SECOND_CALL);
             share(load())
@@ -156,6 +160,7 @@ where
         }
         assert!(load.is_some(), "{FOREIGN_ERROR}");
     }
+    panic!("{FOREIGN_ERROR}");
 }
 
 /// Calls `call`, which loads several keys, until its result has the error type of its loader.
@@ -167,11 +172,12 @@ pub(crate) fn typed_batch<T, E, M>(
 where
     E: LoaderError<M>,
 {
-    loop {
+    for _ in 0..=MAX_REPETITIONS {
         if let Some(result) = downcast(call()) {
             return result;
         }
     }
+    panic!("{FOREIGN_ERROR}");
 }
 
 /// Takes a function that is called once: as the loader, or in its place if the loader did not run.

@@ -24,6 +24,14 @@ macro_rules! delegate_cache {
             $cache.insert_loaded(key, loaded);
         }
 
+        fn insert(&$self, key: K, value: V) {
+            $cache.insert(key, value);
+        }
+
+        fn insert_with_ttl(&$self, key: K, value: V, ttl: Duration) {
+            $cache.insert_with_ttl(key, value, ttl);
+        }
+
         fn invalidate_erased(&$self, key: &dyn ErasedKey<K>) {
             $cache.invalidate_erased(key);
         }
@@ -80,6 +88,14 @@ macro_rules! delegate_async_cache {
 
         fn insert_loaded(&$self, key: K, loaded: Loaded<V>) -> CacheFuture<'_, ()> {
             $cache.insert_loaded(key, loaded)
+        }
+
+        fn insert(&$self, key: K, value: V) -> CacheFuture<'_, ()> {
+            $cache.insert(key, value)
+        }
+
+        fn insert_with_ttl(&$self, key: K, value: V, ttl: Duration) -> CacheFuture<'_, ()> {
+            $cache.insert_with_ttl(key, value, ttl)
         }
 
         fn invalidate_erased<'a>(&'a $self, key: &'a dyn ErasedKey<K>) -> CacheFuture<'a, ()> {

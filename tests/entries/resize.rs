@@ -338,3 +338,13 @@ fn raised_capacity_is_used_in_full_whatever_the_former_one() {
         }
     }
 }
+
+#[test]
+fn change_of_the_bound_by_a_reader_panics_and_changes_nothing() {
+    let cache: LocalCache<u32, u32> = LocalCache::new(10);
+    (0..10).for_each(|key| cache.insert(key, key));
+    let read = || cache.get_with(&1, |_| cache.set_capacity(1));
+    assert!(std::panic::catch_unwind(std::panic::AssertUnwindSafe(read)).is_err());
+    assert_eq!((cache.capacity(), cache.len()), (Some(10), 10));
+    validate(&cache);
+}

@@ -104,6 +104,17 @@ mod tasks {
         assert_eq!(begun.elapsed(), delay);
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn endless_delay_ends_when_the_fault_is_changed() {
+        let cache = TestedCache::new();
+        cache.inner().insert(1, 10);
+        cache.set_fault(Fault::Delay(Duration::MAX));
+        let mut get = std::pin::pin!(AsyncCache::get(&cache, &1));
+        assert!(timeout(Duration::from_secs(1), &mut get).await.is_err());
+        cache.set_fault(Fault::None);
+        assert_eq!(get.await, Some(10));
+    }
+
     #[tokio::test]
     async fn failing_cache_returns_an_error_to_tasks() {
         let cache = TestedCache::new();

@@ -291,6 +291,9 @@ impl Model {
 
     fn refresh(&mut self, key: Key, weight: Option<u64>) {
         let live = self.live(key).cloned();
+        // A live entry keeps its weight, but not its limit.
+        let kept = live.as_ref().and_then(|_| self.entries.get(&key));
+        let given_weight = kept.and_then(|entry| entry.given_weight);
         let fresh = weight.map(|weight| self.new_value(weight));
         let returned = self.cache.refresh_with(&key, |old| {
             assert_eq!(old, live);
@@ -300,7 +303,7 @@ impl Model {
         self.stats.refreshes += u64::from(live.is_some());
         if let Some(value) = fresh {
             assert_eq!(returned.unwrap(), value);
-            self.inserted(key, value, None, self.limit(None));
+            self.inserted(key, value, given_weight, self.limit(None));
         } else {
             self.stats.load_failures += 1;
             assert_eq!(returned.unwrap_err().as_inner(), Some(&"not found"));

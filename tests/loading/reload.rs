@@ -4,7 +4,7 @@ use crate::common::{
     Answer, Cache, Fixture, PAIRS, RUNTIME, TEST_TIMEOUT, WAYS, Way, seconds, until,
 };
 use hotset::__private::validate;
-use hotset::{Compute, LoadError, Loaded, LocalCacheBuilder};
+use hotset::{Compute, LoadError, Loaded, LocalCache, LocalCacheBuilder};
 use std::future::pending;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::mpsc;
@@ -236,11 +236,6 @@ fn value_is_not_stored_if_the_key_is_written_to_during_a_refresh() {
             let refresh = Refresh::load(way, &f.cache);
             write(&f.cache);
             assert_eq!(refresh.finish(Ok(NEW)).unwrap(), NEW);
-            if index == 2 {
-                // The loaded value does not have the tag, so it is not outdated.
-                assert_eq!(f.cache.get(&1), Some(NEW));
-                continue;
-            }
             assert_eq!(f.cache.get(&1), left, "{index}");
             assert_eq!(f.cache.stats().outdated, 1);
             validate(&f.cache);
@@ -595,4 +590,26 @@ fn callers_with_other_error_types_share_refreshes() {
     assert_eq!(error.as_inner().unwrap(), "other");
     let joined = Refresh::call(Way::Task, &f.cache);
     assert_eq!(joined.finish(Ok(NEW)).unwrap(), NEW);
+}
+
+#[test]
+fn refreshed_entry_keeps_its_tags_and_its_weight() {
+    let builder = LocalCache::builder().max_weight(100).weigher(|_, _| 1);
+    let cache: LocalCache<u32, u64> = builder.build().unwrap();
+    cache.insert_loaded(1, Loaded::new(OLD).tags(["tag"]).weight(7));
+    let refreshed = cache.refresh(&1, |_| Ok::<_, &str>(NEW));
+    assert_eq!((refreshed.unwrap(), cache.weight()), (NEW, 7));
+    // The status 304 of a web server: the value is the same.
+    let kept = cache.refresh_with(&1, |current| current.ok_or("absent"));
+    assert_eq!((kept.unwrap(), cache.weight()), (NEW, 7));
+    cache.invalidate_tag("tag");
+    assert_eq!(cache.get(&1), None);
+    // An invalidation of the tag during the load.
+    cache.insert_loaded(1, Loaded::new(OLD).tags(["tag"]));
+    let kept = cache.refresh_with(&1, |current| {
+        cache.invalidate_tag("tag");
+        current.ok_or("absent")
+    });
+    assert_eq!((kept.unwrap(), cache.get(&1)), (OLD, None));
+    validate(&cache);
 }

@@ -64,7 +64,8 @@ impl<K, V, S> LocalCacheBuilder<K, V, S> {
     /// A loader that loads other keys of the same cache on its thread or in its task does so within its own permit. A
     /// loader that waits for a *spawned* load of the same cache holds its permit meanwhile; if that was the last one,
     /// the spawned load begins once the lease is over. A batch of
-    /// [`get_many_or_load`](crate::LocalCache::get_many_or_load) is one load. Refreshes do not wait for a permit: they
+    /// [`get_many_or_load`](crate::LocalCache::get_many_or_load) is one load. Refreshes of
+    /// [`refresh_after`](Self::refresh_after) and [`early_refresh`](Self::early_refresh) do not wait for a permit: they
     /// are postponed.
     ///
     /// # Examples

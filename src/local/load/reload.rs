@@ -8,7 +8,7 @@ use crate::single_flight::Timer;
 use crate::single_flight::blocking::block_on;
 use crate::single_flight::future::TaskTimer;
 use crate::stats::Count;
-use crate::traits::erasure::{LoadResult, LoaderProperties, share, typed};
+use crate::traits::erasure::{LoaderProperties, share, typed};
 use crate::traits::key::LookupKey;
 use equivalent::Equivalent;
 use std::cell::Cell;
@@ -28,7 +28,11 @@ where
     /// `refresh` or for [`get_or_load`](Self::get_or_load), the call joins it. So after a change in the database, call
     /// [`invalidate`](Self::invalidate) instead: a load that `refresh` joins may have begun before the change.
     ///
-    /// If the key is written to or invalidated during the load, the loaded value is returned and not stored.
+    /// The new entry keeps the tags and the [weight](Loaded::weight) of the current one. Its time to live begins again,
+    /// with the length that an insertion has.
+    ///
+    /// If the key is written to or invalidated during the load, or one of the tags is, the loaded value is returned and
+    /// not stored.
     ///
     /// # Errors
     ///
@@ -65,7 +69,7 @@ where
         E: LoaderError<M>,
     {
         let loader = LoaderProperties::new::<E, _>(&load);
-        let load = || share(load(key).map(Loaded::new));
+        let load = |_| share(load(key));
         typed(self.refresh_blocking(key, loader, load))
     }
 
@@ -117,7 +121,7 @@ where
         E: LoaderError<M>,
     {
         let loader = LoaderProperties::new::<E, _>(&load);
-        let load = || share(load(self.peek(key)).map(Loaded::new));
+        let load = |current| share(load(current));
         typed(self.refresh_blocking(key, loader, load))
     }
 
@@ -159,9 +163,9 @@ where
         E: LoaderError<M>,
     {
         let loader = LoaderProperties::new::<E, _>(&load);
-        let load = || {
+        let load = |_| {
             let loading = load(key.to_owned());
-            async { share(loading.await.map(Loaded::new)) }
+            async { share(loading.await) }
         };
         let mut timer = TaskTimer::default();
         typed(Box::pin(self.refresh_shared(key, loader, &mut timer, load)).await)
@@ -205,9 +209,9 @@ where
         E: LoaderError<M>,
     {
         let loader = LoaderProperties::new::<E, _>(&load);
-        let load = || {
-            let loading = load(self.peek(key));
-            async { share(loading.await.map(Loaded::new)) }
+        let load = |current| {
+            let loading = load(current);
+            async { share(loading.await) }
         };
         let mut timer = TaskTimer::default();
         typed(Box::pin(self.refresh_shared(key, loader, &mut timer, load)).await)
@@ -218,37 +222,49 @@ where
         &self,
         key: &Q,
         loader: LoaderProperties,
-        load: impl FnOnce() -> LoadResult<V>,
+        load: impl FnOnce(Option<V>) -> Result<V, LoadError<AnyError>>,
     ) -> Result<V, LoadError<AnyError>>
     where
         Q: LookupKey<K> + ?Sized,
     {
         block_on(&Cell::new(None), async |mut timer| {
-            let load = || ready(load());
+            let load = |current| ready(load(current));
             self.refresh_shared(key, loader, &mut timer, load).await
         })
     }
 
-    /// Loads a key for a loader whose result is in shared form already.
+    /// Loads a key for a loader whose result is in shared form already. The loader is given the current value. The new
+    /// entry keeps the tags and the explicit weight of the current one.
     async fn refresh_shared<Q, F>(
         &self,
         key: &Q,
         loader: LoaderProperties,
         timer: &mut impl Timer,
-        load: impl FnOnce() -> F,
+        load: impl FnOnce(Option<V>) -> F,
     ) -> Result<V, LoadError<AnyError>>
     where
         Q: LookupKey<K> + ?Sized,
-        F: Future<Output = LoadResult<V>>,
+        F: Future<Output = Result<V, LoadError<AnyError>>>,
     {
         let location = self.location(key);
         let role = Self::reload(&location, key, self.candidate());
         let found = (Lookup::Miss(role), loader.reloading());
         let load = || {
-            if self.peek_at(&location, key, |_, _| ()).is_some() {
+            // The load has begun, so an invalidation of one of these tags from now on makes the new value outdated.
+            let (current, settings) = self.peek_with_settings(&location, key).unzip();
+            if current.is_some() {
                 self.inner.counters.count(Count::Refresh);
             }
-            load()
+            let loading = load(current);
+            async {
+                let mut loaded = Loaded::new(loading.await?);
+                if let Some(settings) = settings {
+                    loaded.weight = settings.weight;
+                    let tags = settings.tags.iter().flat_map(|tags| tags.names());
+                    loaded.tags = tags.collect();
+                }
+                Ok(loaded)
+            }
         };
         self.load(&location, key, found, timer, load, convert::identity)
             .await

@@ -2,6 +2,7 @@
 
 use super::MINUTE;
 use super::servers::Server;
+use futures_util::future::BoxFuture;
 use hotset::{
     AsyncCache, Cache, Consistency, LoadError, Loaded, LocalCache, LocalCacheBuilder, TieredCache,
 };
@@ -239,4 +240,28 @@ async fn local_class_has_the_same_methods_without_redis() {
     assert!(cache.contains_key("apple").await);
     assert_eq!(cache.remaining_ttl("apple").await, Some(Duration::MAX));
     assert_eq!(cache.remaining_ttl("fig").await, None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn loader_that_calls_for_its_own_key_gets_recursive_at_once() {
+    /// Loads the length of a name through the cache that it is loaded for.
+    fn load(
+        cache: Lengths,
+        name: String,
+    ) -> BoxFuture<'static, Result<u64, LoadError<Infallible>>> {
+        Box::pin(async move {
+            let load = |name| load(cache.clone(), name);
+            let loaded = cache.get_or_load_async(&name, load).await;
+            loaded.map_err(|error| match error.into_inner() {
+                Some(inner) => (*inner).clone(),
+                None => LoadError::Recursive,
+            })
+        })
+    }
+
+    let server = Server::start();
+    let waits = |local: LocalCacheBuilder<String, u64>| local.lease(HOUR);
+    let cache = cache_with(&server, waits).await;
+    let loaded = tokio::time::timeout(Duration::from_secs(60), load(cache, "apple".to_string()));
+    assert!(matches!(loaded.await, Ok(Err(LoadError::Recursive))));
 }
