@@ -172,8 +172,7 @@ where
     /// let cache = hotset::LocalCache::new(100);
     /// cache.insert(1, "one");
     /// cache.insert(2, "two");
-    /// cache.get(&1);
-    /// assert_eq!(cache.hottest(1), [(1, "one")]);
+    /// assert_eq!(cache.hottest(1), [(2, "two")]);
     /// ```
     #[doc(alias("hottest_entries"))]
     #[must_use]
