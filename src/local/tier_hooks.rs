@@ -108,8 +108,8 @@ where
         Q: LookupKey<K> + ?Sized,
         F: Future<Output = LoadResult<V>>,
     {
-        // Without an id, a call from the loader of the key is recursive, and is not taken for a stolen job: that job would
-        // wait in L2 for the lease of the load that it interrupts.
+        // Without an id, a call from the loader of the key is recursive, and is not taken for a stolen job. That job
+        // would wait in L2 for the lease of the load that it interrupts.
         let loader = LoaderProperties { id: None, ..loader };
         let Missed { location, lookup } = missed;
         self.load_async(location, key, (lookup, loader), load, convert::identity)
