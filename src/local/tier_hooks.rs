@@ -15,7 +15,6 @@ use crate::sync::thread_slot::ThreadSlot;
 use crate::traits::erasure::{LoadResult, LoaderProperties};
 use crate::traits::key::LookupKey;
 use equivalent::Equivalent;
-use std::convert;
 use std::future::Future;
 use std::hash::{BuildHasher, Hash};
 use std::time::Instant;
@@ -112,8 +111,7 @@ where
         // would wait in L2 for the lease of the load that it interrupts.
         let loader = LoaderProperties { id: None, ..loader };
         let Missed { location, lookup } = missed;
-        self.load_async(location, key, (lookup, loader), load, convert::identity)
-            .await
+        self.load_async(location, key, (lookup, loader), load).await
     }
 
     /// Begins the insertion of a value that the caller gets from elsewhere. The value is stored unless the key is

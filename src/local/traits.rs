@@ -11,7 +11,6 @@ use crate::traits::{
     AsyncCache, Cache, CacheFuture, ErasedAsyncBatchLoader, ErasedAsyncLoader, ErasedBatchLoader,
     ErasedKey, ErasedLoader,
 };
-use std::convert;
 use std::hash::{BuildHasher, Hash};
 use std::time::Duration;
 
@@ -122,8 +121,7 @@ where
             lookup => CacheFuture::new(async move {
                 let found = (lookup, loader.properties);
                 let load = || loader.run(key.to_key());
-                self.load_async(location, &DynKey(key), found, load, convert::identity)
-                    .await
+                self.load_async(location, &DynKey(key), found, load).await
             }),
         }
     }

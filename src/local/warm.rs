@@ -3,7 +3,6 @@
 use crate::entry::Loaded;
 use crate::error::LoaderError;
 use crate::local::{Bound, LocalCache};
-use crate::traits::erasure::into_entries;
 use crate::warm::{Room, Run, WarmOptions, WarmReport, run_all};
 use std::future::Future;
 use std::hash::{BuildHasher, Hash};
@@ -105,8 +104,7 @@ where
     {
         let mut run = Run::new(options, keys);
         while let Some(batch) = run.next_batch(&self.room()) {
-            let load = |missing| load(missing).map(into_entries);
-            let result = self.get_many_or_load_entries(&batch, load);
+            let result = self.get_many_loaded(&batch, &mut load);
             run.note(batch, result);
         }
         run.finish()
@@ -166,11 +164,7 @@ where
     {
         let load = &load;
         let load_batch = |batch: Vec<K>| async move {
-            let load = |missing| {
-                let loading = load(missing);
-                async { loading.await.map(into_entries) }
-            };
-            let result = self.get_many_or_load_entries_async(&batch, load).await;
+            let result = self.get_many_loaded_async(&batch, load).await;
             (batch, result)
         };
         run_all(Run::new(options, keys), || self.room(), load_batch).await

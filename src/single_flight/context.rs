@@ -8,7 +8,6 @@ use crate::sync::thread_local;
 use std::cell::RefCell;
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
-use std::task::{Poll, ready};
 
 thread_local! {
     // Addresses of objects that live as long as their `Entered`. loom's macro accepts no `const` blocks.
@@ -95,13 +94,12 @@ pub(crate) fn is_loading() -> bool {
     active.unwrap_or(false)
 }
 
-/// Creates a future with `make`, awaits it, and returns the result of `finish` for its output. Each of these steps, and
-/// the drop of the future, runs within the marks that `enter` sets.
-pub(crate) async fn run_within<E, F: Future, T>(
+/// Creates a future with `make`, and awaits it. Both, and the drop of the future, run within the marks that `enter`
+/// sets.
+pub(crate) async fn run_within<E, F: Future>(
     enter: impl Fn() -> E,
     make: impl FnOnce() -> F,
-    finish: impl FnOnce(F::Output) -> T,
-) -> T {
+) -> F::Output {
     let future = {
         let _entered = enter();
         make()
@@ -110,17 +108,11 @@ pub(crate) async fn run_within<E, F: Future, T>(
         future: pin!(Some(future)),
         enter: &enter,
     };
-    let mut finish = Some(finish);
     poll_fn(|cx| {
         let _entered = enter();
         let future = running.future.as_mut().as_pin_mut();
-        let output = ready!(
-            future
-                .expect("the future is dropped with its owner")
-                .poll(cx)
-        );
-        let finish = finish.take().expect("a future is ready once");
-        Poll::Ready(finish(output))
+        let future = future.expect("the future is dropped with its owner");
+        future.poll(cx)
     })
     .await
 }

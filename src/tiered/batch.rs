@@ -13,7 +13,7 @@ use crate::tiered::l2::remote::Token;
 use crate::tiered::load::Fetched;
 use crate::tiered::load_lease::{LeaseRequest, LoadLease};
 use crate::tiered::{Inner, RemoteKey, RemoteValue, TieredCache};
-use crate::traits::erasure::{BatchResult, ErrorType, into_entries, share_batch, typed};
+use crate::traits::erasure::{BatchResult, ErrorType, share_batch_async, typed};
 use crate::traits::key::LookupKey;
 use equivalent::Equivalent;
 use futures_util::future::join_all;
@@ -55,7 +55,7 @@ impl<K: RemoteKey, V: RemoteValue> TieredCache<K, V> {
     pub async fn get_many_or_load_async<'q, Q, T, E, F, M>(
         &self,
         keys: impl IntoIterator<Item = &'q Q>,
-        mut load: impl FnMut(Vec<K>) -> F,
+        load: impl FnMut(Vec<K>) -> F,
     ) -> Result<Vec<Option<V>>, LoadError<E>>
     where
         Q: Hash + Equivalent<K> + ToOwned<Owned = K> + ?Sized + 'q,
@@ -63,15 +63,7 @@ impl<K: RemoteKey, V: RemoteValue> TieredCache<K, V> {
         T: IntoIterator<Item = (K, V)>,
         E: LoaderError<M>,
     {
-        let keys = keys.into_iter().collect();
-        let load = |missing| {
-            let loading = load(missing);
-            async { share_batch(loading.await.map(into_entries)) }
-        };
-        let values = self
-            .inner
-            .get_many_or_load(keys, ErrorType::of::<E>(), load);
-        typed(Box::pin(values).await)
+        self.get_many_loaded_async(keys, load).await
     }
 
     /// Like [`get_many_or_load_async`](Self::get_many_or_load_async), but `load` returns pairs of key and [`Loaded`].
@@ -105,7 +97,7 @@ impl<K: RemoteKey, V: RemoteValue> TieredCache<K, V> {
     pub async fn get_many_or_load_entries_async<'q, Q, T, E, F, M>(
         &self,
         keys: impl IntoIterator<Item = &'q Q>,
-        mut load: impl FnMut(Vec<K>) -> F,
+        load: impl FnMut(Vec<K>) -> F,
     ) -> Result<Vec<Option<V>>, LoadError<E>>
     where
         Q: Hash + Equivalent<K> + ToOwned<Owned = K> + ?Sized + 'q,
@@ -113,11 +105,24 @@ impl<K: RemoteKey, V: RemoteValue> TieredCache<K, V> {
         T: IntoIterator<Item = (K, Loaded<V>)>,
         E: LoaderError<M>,
     {
+        self.get_many_loaded_async(keys, load).await
+    }
+
+    /// Returns the values for several keys, for a loader of values or of entries.
+    pub(super) async fn get_many_loaded_async<'q, Q, T, L, E, F, M>(
+        &self,
+        keys: impl IntoIterator<Item = &'q Q>,
+        mut load: impl FnMut(Vec<K>) -> F,
+    ) -> Result<Vec<Option<V>>, LoadError<E>>
+    where
+        Q: LookupKey<K> + ?Sized + 'q,
+        F: Future<Output = Result<T, E>>,
+        T: IntoIterator<Item = (K, L)>,
+        L: Into<Loaded<V>>,
+        E: LoaderError<M>,
+    {
         let keys = keys.into_iter().collect();
-        let load = |missing| {
-            let loading = load(missing);
-            async { share_batch(loading.await) }
-        };
+        let load = |missing| share_batch_async(load(missing));
         let values = self
             .inner
             .get_many_or_load(keys, ErrorType::of::<E>(), load);

@@ -139,7 +139,7 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
         let timer = OperationTimer::new(&self.counters, precise_now());
         let span = Span::load(self.l1.name());
         let enter = || (permit.as_ref().map(Permit::enter), span.enter());
-        let result = run_within(enter, load, |result| result).await;
+        let result = run_within(enter, load).await;
         timer.stop(result.is_ok());
         result
     }

@@ -9,7 +9,6 @@ use crate::snapshot::SnapshotError;
 use crate::tiered::coherence::read_lease::now;
 use crate::tiered::l2::remote::RemoteError;
 use crate::tiered::{Inner, RemoteKey, RemoteValue, TieredCache};
-use crate::traits::erasure::into_entries;
 use crate::warm::{Run, WarmOptions, WarmOutcome, WarmReport, run_all};
 use std::future::Future;
 use std::io;
@@ -82,11 +81,7 @@ impl<K: RemoteKey, V: RemoteValue> TieredCache<K, V> {
     {
         let load = &load;
         let ask = |batch: Vec<K>| async move {
-            let load = |missing| {
-                let loading = load(missing);
-                async { loading.await.map(into_entries) }
-            };
-            let result = self.get_many_or_load_entries_async(&batch, load).await;
+            let result = self.get_many_loaded_async(&batch, load).await;
             (batch, result)
         };
         self.inner.warm(Run::new(options, keys), ask).await

@@ -7,8 +7,8 @@ use crate::traits::batch::{erase_keys, missing_keys, store_pair};
 use crate::traits::cache_future::CacheFuture;
 use crate::traits::erasure::{
     BoxedBatchLoad, BoxedLoad, ErasedAsyncBatchLoader, ErasedAsyncLoader, FOREIGN_ERROR,
-    LoaderProperties, MAX_REPETITIONS, SECOND_CALL, downcast, into_entries, share, share_batch,
-    take_once,
+    LoaderProperties, MAX_REPETITIONS, SECOND_CALL, downcast, into_entries, share_batch,
+    share_entry, take_once,
 };
 use crate::traits::key::ErasedKey;
 use equivalent::Equivalent;
@@ -296,7 +296,7 @@ pub trait AsyncCache<K, V>: Send + Sync {
                 let result = {
                     let mut erased = |key| -> BoxedLoad<'_, V> {
                         let load = load.take().expect(SECOND_CALL);
-                        Box::pin(async move { share(load(key).await) })
+                        Box::pin(share_entry(load(key)))
                     };
                     let loader = ErasedAsyncLoader::new(&mut erased, properties);
                     self.get_or_load_erased(&key, loader).await

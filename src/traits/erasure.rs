@@ -224,17 +224,50 @@ where
     result.map_err(LoadError::erased)
 }
 
-/// Converts the pairs that a loader of several keys returned into a [`BatchResult`].
-pub(crate) fn share_batch<K, V, E, M>(
-    result: Result<impl IntoIterator<Item = (K, Loaded<V>)>, E>,
-) -> BatchResult<K, V>
+/// Awaits an async loader of a value, and converts its result into a [`LoadResult`].
+pub(crate) async fn share_value<V, E, M>(
+    loading: impl Future<Output = Result<V, E>>,
+) -> LoadResult<V>
 where
     E: LoaderError<M>,
 {
-    share(result.map(|pairs| pairs.into_iter().collect()))
+    share(loading.await.map(Loaded::new))
 }
 
-/// Converts the values that a loader of several keys returned into entries.
+/// Awaits an async loader of an entry, and converts its result into a [`LoadResult`].
+pub(crate) async fn share_entry<V, E, M>(
+    loading: impl Future<Output = Result<Loaded<V>, E>>,
+) -> LoadResult<V>
+where
+    E: LoaderError<M>,
+{
+    share(loading.await)
+}
+
+/// Converts the pairs of key and value, or of key and entry, that a loader returned into a [`BatchResult`].
+pub(crate) fn share_batch<K, L, V, E, M>(
+    result: Result<impl IntoIterator<Item = (K, L)>, E>,
+) -> BatchResult<K, V>
+where
+    L: Into<Loaded<V>>,
+    E: LoaderError<M>,
+{
+    share(result.map(|pairs| into_entries(pairs).collect()))
+}
+
+/// Awaits an async loader of several keys, and converts its result into a [`BatchResult`].
+pub(crate) async fn share_batch_async<T, K, L, V, E, M>(
+    loading: impl Future<Output = Result<T, E>>,
+) -> BatchResult<K, V>
+where
+    T: IntoIterator<Item = (K, L)>,
+    L: Into<Loaded<V>>,
+    E: LoaderError<M>,
+{
+    share_batch(loading.await)
+}
+
+/// Converts pairs of key and value, or of key and entry, into pairs of key and entry.
 pub(crate) fn into_entries<K, L: Into<Loaded<V>>, V>(
     pairs: impl IntoIterator<Item = (K, L)>,
 ) -> impl Iterator<Item = (K, Loaded<V>)> {

@@ -264,7 +264,7 @@ fn errors_of_the_cache_have_no_source_and_name_the_cause() {
 
 #[test]
 fn erased_error_keeps_its_chain_and_its_type() {
-    let error = erased();
+    let error = LoadError::erased(query());
     assert_eq!(format!("{error:#}"), format!("the loader failed: {CHAIN}"));
     assert!(error.source().unwrap().is::<QueryError>());
     let error = error.downcast::<String, _>().unwrap_err();
@@ -273,39 +273,6 @@ fn erased_error_keeps_its_chain_and_its_type() {
     assert_eq!(error.as_inner().unwrap().to_string(), "the query failed");
     let timeout = LoadError::<AnyError>::WaitTimeout.downcast::<String, _>();
     assert!(matches!(timeout, Ok(LoadError::WaitTimeout)));
-}
-
-/// Returns an error in the form in which caches pass it to their callers.
-fn erased() -> LoadError<AnyError> {
-    struct Capture(std::sync::Mutex<Option<LoadError<AnyError>>>);
-
-    impl Cache<u32, u32> for Capture {
-        fn get_erased(&self, _: &dyn ErasedKey<u32>) -> Option<u32> {
-            None
-        }
-
-        fn insert_loaded(&self, _: u32, _: Loaded<u32>) {}
-
-        fn invalidate_erased(&self, _: &dyn ErasedKey<u32>) {}
-
-        fn invalidate_tag(&self, _: &str) {}
-
-        fn clear(&self) {}
-
-        fn get_or_load_erased(
-            &self,
-            _: &dyn ErasedKey<u32>,
-            mut loader: ErasedLoader<'_, u32>,
-        ) -> Result<u32, LoadError<AnyError>> {
-            let error = loader.run().unwrap_err();
-            *self.0.lock().unwrap() = Some(error.clone());
-            Err(error)
-        }
-    }
-
-    let capture = Capture(std::sync::Mutex::new(None));
-    assert!(capture.get_or_load(&1, |_| Err(query())).is_err());
-    capture.0.into_inner().unwrap().unwrap()
 }
 
 #[test]

@@ -20,7 +20,6 @@ use crate::traits::erasure::{BatchResult, ErrorType};
 use crate::traits::key::LookupKey;
 use hashbrown::HashTable;
 use std::cell::Cell;
-use std::convert;
 use std::future::{Future, ready};
 use std::hash::{BuildHasher, Hash};
 use std::task::Context;
@@ -275,7 +274,7 @@ where
                 load_timer.span.enter(),
             )
         };
-        let result = run_within(enter, || load(keys), convert::identity).await;
+        let result = run_within(enter, || load(keys)).await;
         let load_time = load_timer.stop(result.is_ok());
         drop(permit);
         self.finish_load(led, result, load_time)

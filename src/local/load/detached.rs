@@ -8,10 +8,9 @@ use crate::local::shard::hash::KeyHash;
 use crate::local::{DefaultHasher, KeyLocation, LocalCache};
 use crate::single_flight::future::TaskTimer;
 use crate::single_flight::{Pending, SuspendedLeader, is_loading};
-use crate::traits::erasure::{LoadResult, LoaderProperties, share, typed};
+use crate::traits::erasure::{LoadResult, LoaderProperties, share_entry, share_value, typed};
 use crate::traits::key::LookupKey;
 use equivalent::Equivalent;
-use std::convert;
 use std::fmt;
 use std::future::Future;
 use std::hash::{BuildHasher, Hash};
@@ -118,7 +117,7 @@ where
         E: LoaderError<M>,
     {
         let loader = LoaderProperties::new::<E, _>(&load);
-        let load = |key| async { share(load(key).await.map(Loaded::new)) };
+        let load = |key| async { share_value(load(key)).await };
         typed(self.get_or_load_shared(key, loader, load).await)
     }
 
@@ -165,7 +164,7 @@ where
         E: LoaderError<M>,
     {
         let loader = LoaderProperties::new::<E, _>(&load);
-        let load = |key| async { share(load(key).await) };
+        let load = |key| async { share_entry(load(key)).await };
         typed(self.get_or_load_shared(key, loader, load).await)
     }
 
@@ -221,18 +220,12 @@ where
             ValueOrLead::Lead(leader) => leader,
             ValueOrLead::LeadUnshared(reentry) => {
                 let load = || load(key.to_key());
-                return self
-                    .0
-                    .run_unshared(&reentry, loader, load, convert::identity)
-                    .await;
+                return self.0.run_unshared(&reentry, loader, load).await;
             }
         };
         if is_loading() {
             let load = || load(key.to_key());
-            return self
-                .0
-                .run(&location, key, leader, loader, load, convert::identity)
-                .await;
+            return self.0.run(&location, key, leader, loader, load).await;
         }
         // The caller accepts an expired value at the end of its load's lease, or at `stale_from` if that is earlier.
         let lease_end = leader.0.since.checked_add(self.0.inner.settings.lease);
@@ -279,14 +272,7 @@ where
             let load = || load(key.clone());
             spawned
                 .cache
-                .run(
-                    &location,
-                    &key,
-                    leader,
-                    LoaderProperties::ERASED,
-                    load,
-                    convert::identity,
-                )
+                .run(&location, &key, leader, LoaderProperties::ERASED, load)
                 .await
         })
     }

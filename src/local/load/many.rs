@@ -4,7 +4,8 @@ use crate::entry::Loaded;
 use crate::error::{LoadError, LoaderError};
 use crate::local::LocalCache;
 use crate::local::load::batch::BatchLookup;
-use crate::traits::erasure::{ErrorType, into_entries, share_batch, typed};
+use crate::traits::erasure::{ErrorType, share_batch, share_batch_async, typed};
+use crate::traits::key::LookupKey;
 use equivalent::Equivalent;
 use std::future::Future;
 use std::hash::{BuildHasher, Hash};
@@ -61,14 +62,14 @@ where
     pub fn get_many_or_load<'q, Q, T, E, M>(
         &self,
         keys: impl IntoIterator<Item = &'q Q>,
-        mut load: impl FnMut(Vec<K>) -> Result<T, E>,
+        load: impl FnMut(Vec<K>) -> Result<T, E>,
     ) -> Result<Vec<Option<V>>, LoadError<E>>
     where
         Q: Hash + Equivalent<K> + ToOwned<Owned = K> + ?Sized + 'q,
         T: IntoIterator<Item = (K, V)>,
         E: LoaderError<M>,
     {
-        self.get_many_or_load_entries(keys, |missing| load(missing).map(into_entries))
+        self.get_many_loaded(keys, load)
     }
 
     /// Like [`get_many_or_load`](Self::get_many_or_load), but `load` returns pairs of key and [`Loaded`], which has
@@ -105,16 +106,14 @@ where
     pub fn get_many_or_load_entries<'q, Q, T, E, M>(
         &self,
         keys: impl IntoIterator<Item = &'q Q>,
-        mut load: impl FnMut(Vec<K>) -> Result<T, E>,
+        load: impl FnMut(Vec<K>) -> Result<T, E>,
     ) -> Result<Vec<Option<V>>, LoadError<E>>
     where
         Q: Hash + Equivalent<K> + ToOwned<Owned = K> + ?Sized + 'q,
         T: IntoIterator<Item = (K, Loaded<V>)>,
         E: LoaderError<M>,
     {
-        let keys = keys.into_iter().collect();
-        let load = |missing| share_batch(load(missing));
-        typed(self.get_many_or_load_blocking(keys, ErrorType::of::<E>(), load))
+        self.get_many_loaded(keys, load)
     }
 
     /// Like [`get_many_or_load`](Self::get_many_or_load), but for tasks.
@@ -151,7 +150,7 @@ where
     pub async fn get_many_or_load_async<'q, Q, T, E, F, M>(
         &self,
         keys: impl IntoIterator<Item = &'q Q>,
-        mut load: impl FnMut(Vec<K>) -> F,
+        load: impl FnMut(Vec<K>) -> F,
     ) -> Result<Vec<Option<V>>, LoadError<E>>
     where
         Q: Hash + Equivalent<K> + ToOwned<Owned = K> + ?Sized + 'q,
@@ -159,16 +158,7 @@ where
         T: IntoIterator<Item = (K, V)>,
         E: LoaderError<M>,
     {
-        let keys = keys.into_iter().collect();
-        let load = |missing| {
-            let loaded = load(missing);
-            async { share_batch(loaded.await.map(into_entries)) }
-        };
-        let lookup = BatchLookup::Recorded;
-        typed(
-            self.get_many_or_load_shared(keys, ErrorType::of::<E>(), lookup, load)
-                .await,
-        )
+        self.get_many_loaded_async(keys, load).await
     }
 
     /// Like [`get_many_or_load_entries`](Self::get_many_or_load_entries), but for tasks.
@@ -206,7 +196,7 @@ where
     pub async fn get_many_or_load_entries_async<'q, Q, T, E, F, M>(
         &self,
         keys: impl IntoIterator<Item = &'q Q>,
-        mut load: impl FnMut(Vec<K>) -> F,
+        load: impl FnMut(Vec<K>) -> F,
     ) -> Result<Vec<Option<V>>, LoadError<E>>
     where
         Q: Hash + Equivalent<K> + ToOwned<Owned = K> + ?Sized + 'q,
@@ -214,15 +204,43 @@ where
         T: IntoIterator<Item = (K, Loaded<V>)>,
         E: LoaderError<M>,
     {
+        self.get_many_loaded_async(keys, load).await
+    }
+
+    /// Returns the values for several keys, for a loader of values or of entries.
+    pub(in crate::local) fn get_many_loaded<'q, Q, T, L, E, M>(
+        &self,
+        keys: impl IntoIterator<Item = &'q Q>,
+        mut load: impl FnMut(Vec<K>) -> Result<T, E>,
+    ) -> Result<Vec<Option<V>>, LoadError<E>>
+    where
+        Q: LookupKey<K> + ?Sized + 'q,
+        T: IntoIterator<Item = (K, L)>,
+        L: Into<Loaded<V>>,
+        E: LoaderError<M>,
+    {
         let keys = keys.into_iter().collect();
-        let load = |missing| {
-            let loaded = load(missing);
-            async { share_batch(loaded.await) }
-        };
-        let lookup = BatchLookup::Recorded;
-        typed(
-            self.get_many_or_load_shared(keys, ErrorType::of::<E>(), lookup, load)
-                .await,
-        )
+        let load = |missing| share_batch(load(missing));
+        typed(self.get_many_or_load_blocking(keys, ErrorType::of::<E>(), load))
+    }
+
+    /// Like [`get_many_loaded`](Self::get_many_loaded), but for tasks.
+    pub(in crate::local) async fn get_many_loaded_async<'q, Q, T, L, E, F, M>(
+        &self,
+        keys: impl IntoIterator<Item = &'q Q>,
+        mut load: impl FnMut(Vec<K>) -> F,
+    ) -> Result<Vec<Option<V>>, LoadError<E>>
+    where
+        Q: LookupKey<K> + ?Sized + 'q,
+        F: Future<Output = Result<T, E>>,
+        T: IntoIterator<Item = (K, L)>,
+        L: Into<Loaded<V>>,
+        E: LoaderError<M>,
+    {
+        let keys = keys.into_iter().collect();
+        let load = |missing| share_batch_async(load(missing));
+        let (error_type, lookup) = (ErrorType::of::<E>(), BatchLookup::Recorded);
+        let values = self.get_many_or_load_shared(keys, error_type, lookup, load);
+        typed(values.await)
     }
 }

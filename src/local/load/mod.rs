@@ -30,7 +30,6 @@ use crate::sync::reentrancy::assert_no_lock_held;
 use crate::traits::erasure::{LoadResult, LoaderProperties};
 use crate::traits::key::LookupKey;
 use std::cell::Cell;
-use std::convert;
 use std::future::{Future, ready};
 use std::hash::{BuildHasher, Hash};
 use std::task::{Context, Waker};
@@ -79,12 +78,11 @@ where
         block_on(&Cell::new(None), async |mut timer| {
             let start = || ready(load());
             let found = (lookup, loader);
-            self.load(location, key, found, &mut timer, start, convert::identity)
-                .await
+            self.load(location, key, found, &mut timer, start).await
         })
     }
 
-    /// Returns the value for a key whose lookup had the result `lookup`. `share` converts the result of the loader.
+    /// Returns the value for a key whose lookup had the result `lookup`.
     pub(crate) async fn load<'a, Q, F>(
         &self,
         location: &KeyLocation<'a, K, V>,
@@ -92,17 +90,16 @@ where
         (lookup, loader): (Lookup<'a, K, V>, LoaderProperties),
         timer: &mut impl Timer,
         load: impl FnOnce() -> F,
-        share: impl FnOnce(F::Output) -> LoadResult<V>,
     ) -> Result<V, LoadError<AnyError>>
     where
         Q: LookupKey<K> + ?Sized,
-        F: Future,
+        F: Future<Output = LoadResult<V>>,
     {
         if let Lookup::NeedsRefresh(old) = lookup {
             let Some(leader) = self.begin_refresh(location, key) else {
                 return Ok(old);
             };
-            let refreshed = self.run(location, key, leader, loader, load, share).await;
+            let refreshed = self.run(location, key, leader, loader, load).await;
             return refreshed.or(Ok(old));
         }
         match self
@@ -110,10 +107,8 @@ where
             .await?
         {
             ValueOrLead::Value(value) => Ok(value),
-            ValueOrLead::Lead(leader) => self.run(location, key, leader, loader, load, share).await,
-            ValueOrLead::LeadUnshared(reentry) => {
-                self.run_unshared(&reentry, loader, load, share).await
-            }
+            ValueOrLead::Lead(leader) => self.run(location, key, leader, loader, load).await,
+            ValueOrLead::LeadUnshared(reentry) => self.run_unshared(&reentry, loader, load).await,
         }
     }
 
@@ -263,11 +258,10 @@ where
         (leader, permit): PermittedLeader<'_, K, V>,
         loader: LoaderProperties,
         load: impl FnOnce() -> F,
-        share: impl FnOnce(F::Output) -> LoadResult<V>,
     ) -> Result<V, LoadError<AnyError>>
     where
         Q: LookupKey<K> + ?Sized,
-        F: Future,
+        F: Future<Output = LoadResult<V>>,
     {
         let load_timer = self.load_timer(leader.since);
         let enter_permit = || permit.as_ref().map(Permit::enter);
@@ -278,23 +272,25 @@ where
                 load_timer.span.enter(),
             )
         };
-        let result = run_within(enter, load, share).await;
+        let result = run_within(enter, load).await;
         drop(permit);
         self.finish_load(location, key, leader, result, load_timer)
     }
 
     /// Runs the loader of a caller that interrupts the load of the same key on this thread. The result is for this
     /// caller alone and is not stored.
-    pub(crate) async fn run_unshared<F: Future>(
+    pub(crate) async fn run_unshared<F>(
         &self,
         reentry: &Reentry,
         loader: LoaderProperties,
         load: impl FnOnce() -> F,
-        share: impl FnOnce(F::Output) -> LoadResult<V>,
-    ) -> Result<V, LoadError<AnyError>> {
+    ) -> Result<V, LoadError<AnyError>>
+    where
+        F: Future<Output = LoadResult<V>>,
+    {
         let load_timer = self.load_timer(precise_now());
         let enter = || (reentry.enter(loader.id), load_timer.span.enter());
-        let result = run_within(enter, load, share).await;
+        let result = run_within(enter, load).await;
         load_timer.stop(result.is_ok());
         result.map(Loaded::into_value)
     }

@@ -12,7 +12,6 @@ use crate::traits::erasure::{LoaderProperties, share, typed};
 use crate::traits::key::LookupKey;
 use equivalent::Equivalent;
 use std::cell::Cell;
-use std::convert;
 use std::future::{Future, ready};
 use std::hash::{BuildHasher, Hash};
 
@@ -266,7 +265,6 @@ where
                 Ok(loaded)
             }
         };
-        self.load(&location, key, found, timer, load, convert::identity)
-            .await
+        self.load(&location, key, found, timer, load).await
     }
 }

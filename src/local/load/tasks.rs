@@ -5,7 +5,9 @@ use crate::error::{AnyError, LoadError, LoaderError};
 use crate::local::lookup::Lookup;
 use crate::local::{KeyLocation, LocalCache};
 use crate::single_flight::future::TaskTimer;
-use crate::traits::erasure::{LoadResult, LoaderProperties, share, take_once, typed};
+use crate::traits::erasure::{
+    LoadResult, LoaderProperties, share_entry, share_value, take_once, typed,
+};
 use crate::traits::key::LookupKey;
 use equivalent::Equivalent;
 use std::convert::Infallible;
@@ -92,17 +94,9 @@ where
         F: Future<Output = Result<V, E>>,
         E: LoaderError<M>,
     {
-        let location = self.location(key);
-        match self.lookup(&location, key) {
-            Lookup::Hit(value) => Ok(value),
-            lookup => {
-                let found = (lookup, LoaderProperties::new::<E, _>(&load));
-                let load = || load(key.to_owned());
-                let share = |result: Result<V, E>| share(result.map(Loaded::new));
-                // Boxed, so that this future stays small whatever the loader's size.
-                typed(Box::pin(self.load_async(location, key, found, load, share)).await)
-            }
-        }
+        let loader = LoaderProperties::new::<E, _>(&load);
+        let load = || share_value(load(key.to_owned()));
+        typed(self.get_or_load_shared(key, loader, load).await)
     }
 
     /// Like [`get_or_load_async`](Self::get_or_load_async), but `load` returns a [`Loaded`], which has its own time to
@@ -149,15 +143,9 @@ where
         F: Future<Output = Result<Loaded<V>, E>>,
         E: LoaderError<M>,
     {
-        let location = self.location(key);
-        match self.lookup(&location, key) {
-            Lookup::Hit(value) => Ok(value),
-            lookup => {
-                let found = (lookup, LoaderProperties::new::<E, _>(&load));
-                let load = || load(key.to_owned());
-                typed(Box::pin(self.load_async(location, key, found, load, share)).await)
-            }
-        }
+        let loader = LoaderProperties::new::<E, _>(&load);
+        let load = || share_entry(load(key.to_owned()));
+        typed(self.get_or_load_shared(key, loader, load).await)
     }
 
     /// Like [`get_or_insert_with`](Self::get_or_insert_with), but for tasks.
@@ -198,6 +186,26 @@ where
         }
     }
 
+    /// Returns the value for a key, for a loader whose result is in shared form already.
+    #[inline]
+    async fn get_or_load_shared<Q, F>(
+        &self,
+        key: &Q,
+        loader: LoaderProperties,
+        load: impl FnOnce() -> F,
+    ) -> Result<V, LoadError<AnyError>>
+    where
+        Q: LookupKey<K> + ?Sized,
+        F: Future<Output = LoadResult<V>>,
+    {
+        let location = self.location(key);
+        match self.lookup(&location, key) {
+            Lookup::Hit(value) => Ok(value),
+            // Boxed, so that this future stays small whatever the loader's size.
+            lookup => Box::pin(self.load_async(location, key, (lookup, loader), load)).await,
+        }
+    }
+
     /// Returns the value for a key after its lookup.
     pub(in crate::local) async fn load_async<'a, Q, F>(
         &self,
@@ -205,14 +213,12 @@ where
         key: &Q,
         found: (Lookup<'a, K, V>, LoaderProperties),
         load: impl FnOnce() -> F,
-        share: impl FnOnce(F::Output) -> LoadResult<V>,
     ) -> Result<V, LoadError<AnyError>>
     where
         Q: LookupKey<K> + ?Sized,
-        F: Future,
+        F: Future<Output = LoadResult<V>>,
     {
         let mut timer = TaskTimer::default();
-        self.load(&location, key, found, &mut timer, load, share)
-            .await
+        self.load(&location, key, found, &mut timer, load).await
     }
 }
