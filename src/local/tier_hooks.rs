@@ -1,6 +1,7 @@
 //! The operations that only a tiered cache calls, on the local cache that is its L1.
 
 pub(crate) use crate::local::load::batch::BatchLookup;
+pub(crate) use crate::local::load::waiting::WaitLimits;
 #[cfg(feature = "metrics")]
 pub(crate) use crate::local::metrics::{Loads, samples};
 
@@ -17,7 +18,6 @@ use crate::traits::key::LookupKey;
 use equivalent::Equivalent;
 use std::future::Future;
 use std::hash::{BuildHasher, Hash};
-use std::time::Instant;
 
 impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
     /// Looks up a key like [`get`](Self::get), for a caller that has read the system's clock at `now`. A miss is not
@@ -131,12 +131,9 @@ where
         self.inner.settings.stale_if_error.is_some()
     }
 
-    /// Returns the time from which a caller that starts to wait now accepts the expired value of `key`, or `None` if
-    /// there is no such value.
-    pub(crate) fn accepts_stale_from(&self, key: &K) -> Option<Instant> {
-        let from = self.wait_limits().stale_from?;
-        let stale = self.stale_for_waiter(&self.location(key), key);
-        stale.map(|_| from)
+    /// Checks whether there is a value to serve in place of a load that takes too long.
+    pub(crate) fn has_stale(&self, key: &K) -> bool {
+        self.stale_for_waiter(&self.location(key), key).is_some()
     }
 
     /// Returns an expired value for a caller that has waited for too long, and counts it.

@@ -136,7 +136,7 @@ where
             let error_type = loader.properties.error_type;
             let load = |missing| loader.run(missing);
             let (keys, lookup) = (keys.iter().collect(), BatchLookup::Recorded);
-            self.get_many_or_load_shared(keys, error_type, lookup, load)
+            self.get_many_or_load_shared(keys, error_type, lookup, self.wait_limits(), load)
                 .await
         })
     }

@@ -4,7 +4,7 @@
 use crate::clock::precise_now;
 use crate::entry::Loaded;
 use crate::error::{AnyError, LoadError, LoaderError};
-use crate::local::tier_hooks::BatchLookup;
+use crate::local::tier_hooks::{BatchLookup, WaitLimits};
 use crate::tiered::coherence::key_waiters::KeyWait;
 use crate::tiered::coherence::read_lease::now;
 use crate::tiered::fetch::{L2Answer, POLL_INTERVAL};
@@ -185,7 +185,8 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
         let load = Mutex::new(load);
         let first = Round::default();
         let lookup = BatchLookup::Recorded;
-        let values = self.load_round(keys.clone(), error_type, lookup, &load, &first);
+        let mut limits = self.l1.wait_limits();
+        let values = self.load_round(keys.clone(), error_type, lookup, limits, &load, &first);
         let mut values = values.await?;
         // The remaining keys are loaded by other processes, or another batch of this process waits for them. The wait
         // is outside of the batch, because other callers wait for the other keys of the batch.
@@ -193,13 +194,11 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
         let missing = |at: &usize| values[*at].is_none();
         let missing = (0..keys.len()).filter(missing);
         let mut rest: Vec<(usize, K)> = missing.map(|at| (at, keys[at].to_key())).collect();
-        let mut limits = None;
         loop {
             rest.retain(|(at, key)| values[*at].is_none() && !left_out.contains(key));
             if rest.is_empty() {
                 return Ok(values);
             }
-            let limits = limits.get_or_insert_with(|| self.l1.wait_limits());
             let names: Vec<_> = rest.iter().map(|(_, key)| self.key_name(key)).collect();
             // Registered before L2 is asked, so that no notification is missed.
             let key_waits: Vec<_> = names
@@ -209,14 +208,14 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
                 .collect();
             let (round, lookup) = (Round::default(), BatchLookup::Unrecorded);
             let rest_keys = rest.iter().map(|(_, key)| key).collect();
-            let found = self.load_round(rest_keys, error_type, lookup, &load, &round);
+            let found = self.load_round(rest_keys, error_type, lookup, limits, &load, &round);
             for ((at, _), value) in rest.iter().zip(found.await?) {
                 values[*at] = value;
             }
             left_out.extend(round.left_out.into_inner());
             let leased_elsewhere = round.leased_elsewhere.into_inner();
             // If it is empty, another batch of this process waits for the keys.
-            if leased_elsewhere.is_empty() {
+            if leased_elsewhere.is_empty() && !limits.is_over() {
                 continue;
             }
             if limits.next().is_none_or(|next| precise_now() < next) {
@@ -242,6 +241,7 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
         keys: Vec<&Q>,
         error_type: ErrorType,
         lookup: BatchLookup,
+        limits: WaitLimits,
         load: &Mutex<impl FnMut(Vec<K>) -> F>,
         round: &Round<K>,
     ) -> Result<Vec<Option<V>>, LoadError<AnyError>>
@@ -250,9 +250,9 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
         F: Future<Output = BatchResult<K, V>>,
     {
         self.may_serve(now());
-        let fetch = |missing| self.fetch_many(missing, load, round);
+        let fetch = |missing| self.fetch_many(missing, limits, load, round);
         self.l1
-            .get_many_or_load_shared(keys, error_type, lookup, fetch)
+            .get_many_or_load_shared(keys, error_type, lookup, limits, fetch)
             .await
     }
 
@@ -282,13 +282,14 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
     async fn fetch_many<F>(
         self: &Arc<Self>,
         keys: Vec<K>,
+        limits: WaitLimits,
         load: &Mutex<impl FnMut(Vec<K>) -> F>,
         round: &Round<K>,
     ) -> BatchResult<K, V>
     where
         F: Future<Output = BatchResult<K, V>>,
     {
-        let deadline = self.wait_deadline(&keys);
+        let deadline = self.end_of_wait(&keys, limits);
         let is_shadow = self.settings.rollout.is_shadow();
         let mut answer = self.ask_many(&keys, is_shadow).await;
         let mut permit = None;

@@ -4,45 +4,21 @@ use crate::codec::{Codec, MessagePack};
 use crate::error::BuildError;
 use crate::local::LocalCacheBuilder;
 use crate::schema::{Schema, Schemas};
-use crate::single_flight::Bulkhead;
-use crate::tiered::coherence::background::BackgroundTasks;
-use crate::tiered::coherence::invalidation_acks::InvalidationAcks;
-use crate::tiered::coherence::key_waiters::KeyWaiters;
-use crate::tiered::coherence::pending_invalidations::PendingInvalidations;
-use crate::tiered::coherence::read_lease::ReadLease;
-use crate::tiered::health::TierCounters;
-use crate::tiered::l2::circuit_breaker::CircuitBreaker;
-use crate::tiered::l2::codec_health::CodecHealth;
 use crate::tiered::l2::envelope::EnvelopeCodec;
-use crate::tiered::l2::redis::{Certificates, Redis, RedisSettings, ServerUrl, entropy};
-use crate::tiered::load_lease::Releases;
+use crate::tiered::l2::redis::Certificates;
 use crate::tiered::rollout::Rollout;
 use crate::tiered::settings::TierSettings;
-use crate::tiered::{Consistency, Inner, RemoteKey, RemoteValue, TieredCache};
-use parking_lot::Mutex;
-use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use crate::tiered::{Consistency, RemoteKey, RemoteValue, TieredCache};
 use std::time::Duration;
-use tokio::runtime::Handle;
 
 /// The default deadline of a call to Redis.
 const DEFAULT_DEADLINE: Duration = Duration::from_millis(200);
 /// The default interval between heartbeats.
 const DEFAULT_HEARTBEAT: Duration = Duration::from_millis(500);
-/// The default maximum number of concurrent loads.
-const DEFAULT_MAX_LOADS: usize = 64;
 /// The default maximum size of a value in Redis, in bytes.
 const DEFAULT_MAX_VALUE_SIZE: usize = 1 << 20;
 /// The default maximum number of queued invalidations.
 const DEFAULT_MAX_QUEUED: usize = 10_000;
-
-/// The shortest heartbeat. With a shorter one, a pause of a busy machine looks like a failure.
-const MIN_HEARTBEAT: Duration = Duration::from_millis(50);
-/// The longest heartbeat.
-const MAX_HEARTBEAT: Duration = Duration::from_secs(60);
-
-/// The maximum length of a namespace, in bytes.
-const MAX_NAMESPACE_LEN: usize = 128;
 
 /// The maximum length of a key's name in L2, in bytes. Entries with longer names are stored in L1 only. Invalidations
 /// of them reach all processes.
@@ -71,16 +47,16 @@ pub(super) const MAX_KEY_LEN: usize = 1 << 10;
 /// ```
 #[must_use = "a builder does nothing until build is called"]
 pub struct TieredCacheBuilder<K, V> {
-    local: LocalCacheBuilder<K, V>,
-    url: String,
-    codec: EnvelopeCodec<K, V>,
-    settings: TierSettings,
-    deadline: Duration,
-    max_queue: usize,
-    percent: Option<f64>,
-    shadow: Option<bool>,
-    replicas: u64,
-    certificates: Certificates,
+    pub(super) local: LocalCacheBuilder<K, V>,
+    pub(super) url: String,
+    pub(super) codec: EnvelopeCodec<K, V>,
+    pub(super) settings: TierSettings,
+    pub(super) deadline: Duration,
+    pub(super) max_queue: usize,
+    pub(super) percent: Option<f64>,
+    pub(super) shadow: Option<bool>,
+    pub(super) replicas: u64,
+    pub(super) certificates: Certificates,
 }
 
 impl<K: RemoteKey, V: RemoteValue> LocalCacheBuilder<K, V> {
@@ -160,7 +136,6 @@ impl<K: RemoteKey, V: RemoteValue> LocalCacheBuilder<K, V> {
             ttl: self.settings.time_to_live,
             local_ttl: None,
             lease: self.settings.lease,
-            wait_timeout: self.settings.wait_timeout,
             heartbeat: DEFAULT_HEARTBEAT,
             fails_over: false,
             rollout: Rollout::full(),
@@ -393,105 +368,7 @@ impl<K: RemoteKey, V: RemoteValue> TieredCacheBuilder<K, V> {
     /// Returns an error if the settings are invalid, or if this is not called in a tokio runtime. The error names the
     /// setting and suggests a fix. A shared [rollout](Self::rollout) is not changed then.
     pub fn build(self) -> Result<TieredCache<K, V>, BuildError> {
-        let target = self.validate()?;
-        let runtime = Handle::try_current().map_err(|_| BuildError::NoRuntime)?;
-        let Self {
-            mut local,
-            mut settings,
-            ..
-        } = self;
-        settings.fails_over = target.fails_over() || self.replicas > 0;
-        let loads = local.settings.max_concurrent_loads.take();
-        local.settings.is_l1 = true;
-        let name = local
-            .settings
-            .name
-            .get_or_insert_with(|| settings.namespace.clone());
-        let name = name.clone();
-        let me = entropy();
-        let redis = RedisSettings {
-            deadline: self.deadline,
-            lease: settings.lease,
-            read_lease: settings.read_lease(),
-            max_size: self.codec.max_size,
-            replicas: self.replicas,
-        };
-        let redis = Redis::new(target, &settings.namespace, me, redis, &runtime);
-        let permits = loads.unwrap_or(DEFAULT_MAX_LOADS);
-        let bulkhead = Arc::new(Bulkhead::new(permits, settings.lease));
-        let l1 = local.build()?;
-        // Other caches may use the rollout, so it is changed only after the last step that can fail.
-        if let Some(percent) = self.percent {
-            settings.rollout.set_percent(percent)?;
-        }
-        if let Some(shadow) = self.shadow {
-            settings.rollout.set_shadow(shadow);
-        }
-        let inner = Inner {
-            l1,
-            l2: CircuitBreaker::new(name, Box::new(redis)),
-            codec: self.codec,
-            codec_health: CodecHealth::default(),
-            read_lease: ReadLease::new(settings.consistency, settings.ttl),
-            settings,
-            me,
-            tokens: AtomicU64::new(0),
-            proof: Mutex::default(),
-            key_waiters: KeyWaiters::default(),
-            acks: InvalidationAcks::default(),
-            pending_invalidations: PendingInvalidations::new(self.max_queue),
-            releases: Releases::default(),
-            bulkhead,
-            counters: TierCounters::default(),
-            runtime,
-        };
-        let inner = Arc::new(inner);
-        let background = Arc::new(BackgroundTasks::start(&inner));
-        Ok(TieredCache { inner, background })
-    }
-
-    /// Returns the server, or an error if a setting is invalid. [`LocalCacheBuilder::build`] checks the settings of L1.
-    pub(crate) fn validate(&self) -> Result<ServerUrl, BuildError> {
-        let TierSettings {
-            namespace,
-            consistency,
-            local_ttl,
-            heartbeat,
-            ..
-        } = &self.settings;
-        let is_name = |byte: u8| byte.is_ascii_graphic() && !b"{}".contains(&byte);
-        if namespace.is_empty()
-            || namespace.len() > MAX_NAMESPACE_LEN
-            || !namespace.bytes().all(is_name)
-        {
-            return Err(BuildError::Namespace);
-        }
-        if !(MIN_HEARTBEAT..=MAX_HEARTBEAT).contains(heartbeat) {
-            return Err(BuildError::Heartbeat);
-        }
-        if *consistency == Consistency::Bounded(Duration::ZERO) {
-            return Err(BuildError::ZeroDuration("consistency"));
-        }
-        if *local_ttl == Some(Duration::ZERO) {
-            return Err(BuildError::ZeroDuration("local_time_to_live"));
-        }
-        if self.deadline.is_zero() {
-            return Err(BuildError::ZeroDuration("deadline"));
-        }
-        if let Some(percent) = self.percent {
-            drop(Rollout::with_percent(percent)?);
-        }
-        let local = &self.local.settings;
-        if local.refresh_after.is_some() {
-            return Err(BuildError::NotOverRedis("refresh_after"));
-        }
-        if local.early_refresh.is_some() {
-            return Err(BuildError::NotOverRedis("early_refresh"));
-        }
-        if local.max_concurrent_loads == Some(0) {
-            return Err(BuildError::NoLoads);
-        }
-        ServerUrl::new(&self.url, self.certificates.clone())
+        TieredCache::from_builder(self)
     }
 }
 

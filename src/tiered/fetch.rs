@@ -4,6 +4,7 @@ use crate::clock::{precise_now, saturating_nanos};
 use crate::consistency::Consistency;
 use crate::entry::Loaded;
 use crate::error::{AnyError, LoadError};
+use crate::local::tier_hooks::WaitLimits;
 use crate::tiered::builder::MAX_KEY_LEN;
 use crate::tiered::coherence::read_lease::now;
 use crate::tiered::health::count;
@@ -51,30 +52,28 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
             && !self.pending_invalidations.covers(key)
     }
 
-    /// Returns the time at which a caller that starts to wait now stops waiting for the values of these keys: its own
-    /// deadline or, if each key has an expired value, the time from which it accepts them, whichever is earlier.
-    pub(super) fn wait_deadline(&self, keys: &[K]) -> Option<Instant> {
-        let timeout = self.settings.wait_timeout;
-        let deadline = timeout.and_then(|timeout| precise_now().checked_add(timeout));
-        // `None` is less than any time, so the minimum is `None` if a single key has no expired value.
-        let stale_from = keys.iter().map(|key| self.l1.accepts_stale_from(key));
-        let stale_from = stale_from.min().flatten();
-        deadline.into_iter().chain(stale_from).min()
+    /// Returns the time at which a caller with these limits stops waiting for the values of these keys: its deadline or,
+    /// if each key has an expired value, the time from which it accepts them, whichever is earlier.
+    pub(super) fn end_of_wait(&self, keys: &[K], limits: WaitLimits) -> Option<Instant> {
+        let stale_from = limits.stale_from;
+        let stale_from = stale_from.filter(|_| keys.iter().all(|key| self.l1.has_stale(key)));
+        limits.deadline.into_iter().chain(stale_from).min()
     }
 
     /// Returns the value from L2, or loads it. Called by the leader of a load in L1.
     pub(super) async fn fetch<F>(
         self: &Arc<Self>,
         key: &K,
+        limits: WaitLimits,
         load: impl FnOnce() -> F,
     ) -> LoadResult<V>
     where
         F: Future<Output = LoadResult<V>>,
     {
         if self.settings.rollout.is_shadow() {
-            return self.fetch_in_shadow(key, load).await;
+            return self.fetch_in_shadow(key, limits, load).await;
         }
-        let deadline = self.wait_deadline(slice::from_ref(key));
+        let deadline = self.end_of_wait(slice::from_ref(key), limits);
         let name = self.key_name(key);
         let mut permit = None;
         let (lease, permit) = loop {

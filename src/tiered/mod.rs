@@ -2,6 +2,7 @@
 
 mod batch;
 mod blocking;
+mod build;
 mod builder;
 mod coherence;
 mod fetch;

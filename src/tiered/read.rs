@@ -345,9 +345,11 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
         Q: LookupKey<K> + ?Sized,
         F: Future<Output = LoadResult<V>>,
     {
+        // They begin with the call, and not when the caller becomes the leader.
+        let limits = self.l1.wait_limits();
         let fetch = || async {
             let key = key.to_key();
-            self.fetch(&key, || load(key.clone())).await
+            self.fetch(&key, limits, || load(key.clone())).await
         };
         self.l1.load_missed(key, missed, loader, fetch).await
     }

@@ -14,7 +14,6 @@ pub(super) struct TierSettings {
     pub(super) local_ttl: Option<Duration>,
     /// The duration of a load lease.
     pub(super) lease: Duration,
-    pub(super) wait_timeout: Option<Duration>,
     pub(super) heartbeat: Duration,
     /// `true` if another server may become the primary while the old one still answers.
     pub(super) fails_over: bool,

@@ -2,6 +2,7 @@
 
 use crate::codec::fingerprint;
 use crate::entry::Loaded;
+use crate::local::tier_hooks::WaitLimits;
 use crate::tiered::batch::BatchAnswer;
 use crate::tiered::fetch::L2Answer;
 use crate::tiered::health::count;
@@ -20,6 +21,7 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
     pub(super) async fn fetch_in_shadow<F>(
         self: &Arc<Self>,
         key: &K,
+        limits: WaitLimits,
         load: impl FnOnce() -> F,
     ) -> LoadResult<V>
     where
@@ -28,7 +30,7 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
         let permit = if let Some(permit) = self.try_permit() {
             permit
         } else {
-            let deadline = self.wait_deadline(slice::from_ref(key));
+            let deadline = self.end_of_wait(slice::from_ref(key), limits);
             self.wait_for_permit(deadline).await?
         };
         let name = self.key_name(key);

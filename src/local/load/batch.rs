@@ -44,7 +44,8 @@ where
         block_on(&Cell::new(None), async |mut timer| {
             let start = |missing| ready(load(missing));
             let batch = Batch::look_up(self, keys, error_type, BatchLookup::Recorded);
-            self.load_many(batch, &mut timer, start).await
+            self.load_many(batch, self.wait_limits(), &mut timer, start)
+                .await
         })
     }
 
@@ -55,6 +56,7 @@ where
         keys: Vec<&Q>,
         error_type: ErrorType,
         lookup: BatchLookup,
+        wait_limits: WaitLimits,
         load: impl FnMut(Vec<K>) -> F,
     ) -> Result<Vec<Option<V>>, LoadError<AnyError>>
     where
@@ -64,13 +66,14 @@ where
         let mut timer = TaskTimer::default();
         let batch = Batch::look_up(self, keys, error_type, lookup);
         // Boxed, so that this future stays small whatever the loader's size.
-        Box::pin(self.load_many(batch, &mut timer, load)).await
+        Box::pin(self.load_many(batch, wait_limits, &mut timer, load)).await
     }
 
     /// Returns the values for a batch whose keys have been looked up. Loads the missing ones or waits for them.
     async fn load_many<'a, Q, F>(
         &'a self,
         mut batch: Batch<'a, K, V, S, Q>,
+        mut wait_limits: WaitLimits,
         timer: &mut impl Timer,
         mut load: impl FnMut(Vec<K>) -> F,
     ) -> Result<Vec<Option<V>>, LoadError<AnyError>>
@@ -78,7 +81,6 @@ where
         Q: LookupKey<K> + ?Sized,
         F: Future<Output = BatchResult<K, V>>,
     {
-        let mut wait_limits = self.wait_limits();
         let (mut led, mut waiting) = (LeaderGroup::new(), WaiterGroup::new());
         loop {
             batch.join_or_lead(&mut led, &mut waiting)?;

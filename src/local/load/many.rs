@@ -240,7 +240,8 @@ where
         let keys = keys.into_iter().collect();
         let load = |missing| share_batch_async(load(missing));
         let (error_type, lookup) = (ErrorType::of::<E>(), BatchLookup::Recorded);
-        let values = self.get_many_or_load_shared(keys, error_type, lookup, load);
+        let limits = self.wait_limits();
+        let values = self.get_many_or_load_shared(keys, error_type, lookup, limits, load);
         typed(values.await)
     }
 }

@@ -13,7 +13,7 @@ mod many;
 pub(crate) mod refresh;
 mod reload;
 mod tasks;
-mod waiting;
+pub(crate) mod waiting;
 
 use crate::clock::precise_now;
 use crate::entry::Loaded;

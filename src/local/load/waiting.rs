@@ -21,6 +21,7 @@ use std::time::Instant;
 type FindStale<K, V, Q> = for<'s> fn(&'s Shard<K, V>, KeyHash, &Q, Nanos) -> Option<(&'s V, bool)>;
 
 /// The limits of a caller's wait.
+#[derive(Clone, Copy)]
 pub(crate) struct WaitLimits {
     /// The end of the wait. `None` if the wait has no limit.
     pub(crate) deadline: Option<Instant>,

@@ -1,0 +1,138 @@
+//! The construction of a tiered cache from its builder.
+
+use crate::error::BuildError;
+use crate::single_flight::Bulkhead;
+use crate::tiered::coherence::background::BackgroundTasks;
+use crate::tiered::coherence::invalidation_acks::InvalidationAcks;
+use crate::tiered::coherence::key_waiters::KeyWaiters;
+use crate::tiered::coherence::pending_invalidations::PendingInvalidations;
+use crate::tiered::coherence::read_lease::ReadLease;
+use crate::tiered::health::TierCounters;
+use crate::tiered::l2::circuit_breaker::CircuitBreaker;
+use crate::tiered::l2::codec_health::CodecHealth;
+use crate::tiered::l2::redis::{Redis, RedisSettings, ServerUrl, entropy};
+use crate::tiered::load_lease::Releases;
+use crate::tiered::rollout::Rollout;
+use crate::tiered::settings::TierSettings;
+use crate::tiered::{Consistency, Inner, RemoteKey, RemoteValue, TieredCache, TieredCacheBuilder};
+use parking_lot::Mutex;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+use tokio::runtime::Handle;
+
+/// The default maximum number of concurrent loads.
+const DEFAULT_MAX_LOADS: usize = 64;
+/// The shortest heartbeat. With a shorter one, a pause of a busy machine looks like a failure.
+const MIN_HEARTBEAT: Duration = Duration::from_millis(50);
+/// The longest heartbeat.
+const MAX_HEARTBEAT: Duration = Duration::from_secs(60);
+/// The maximum length of a namespace, in bytes.
+const MAX_NAMESPACE_LEN: usize = 128;
+
+impl<K: RemoteKey, V: RemoteValue> TieredCache<K, V> {
+    /// Builds a cache, if the settings are valid.
+    pub(super) fn from_builder(builder: TieredCacheBuilder<K, V>) -> Result<Self, BuildError> {
+        let target = builder.validate()?;
+        let runtime = Handle::try_current().map_err(|_| BuildError::NoRuntime)?;
+        let TieredCacheBuilder {
+            mut local,
+            mut settings,
+            ..
+        } = builder;
+        settings.fails_over = target.fails_over() || builder.replicas > 0;
+        let loads = local.settings.max_concurrent_loads.take();
+        local.settings.is_l1 = true;
+        let name = local
+            .settings
+            .name
+            .get_or_insert_with(|| settings.namespace.clone());
+        let name = name.clone();
+        let me = entropy();
+        let redis = RedisSettings {
+            deadline: builder.deadline,
+            lease: settings.lease,
+            read_lease: settings.read_lease(),
+            max_size: builder.codec.max_size,
+            replicas: builder.replicas,
+        };
+        let redis = Redis::new(target, &settings.namespace, me, redis, &runtime);
+        let permits = loads.unwrap_or(DEFAULT_MAX_LOADS);
+        let bulkhead = Arc::new(Bulkhead::new(permits, settings.lease));
+        let l1 = local.build()?;
+        // Other caches may use the rollout, so it is changed only after the last step that can fail.
+        if let Some(percent) = builder.percent {
+            settings.rollout.set_percent(percent)?;
+        }
+        if let Some(shadow) = builder.shadow {
+            settings.rollout.set_shadow(shadow);
+        }
+        let inner = Inner {
+            l1,
+            l2: CircuitBreaker::new(name, Box::new(redis)),
+            codec: builder.codec,
+            codec_health: CodecHealth::default(),
+            read_lease: ReadLease::new(settings.consistency, settings.ttl),
+            settings,
+            me,
+            tokens: AtomicU64::new(0),
+            proof: Mutex::default(),
+            key_waiters: KeyWaiters::default(),
+            acks: InvalidationAcks::default(),
+            pending_invalidations: PendingInvalidations::new(builder.max_queue),
+            releases: Releases::default(),
+            bulkhead,
+            counters: TierCounters::default(),
+            runtime,
+        };
+        let inner = Arc::new(inner);
+        let background = Arc::new(BackgroundTasks::start(&inner));
+        Ok(Self { inner, background })
+    }
+}
+
+impl<K: RemoteKey, V: RemoteValue> TieredCacheBuilder<K, V> {
+    /// Returns the server, or an error if a setting is invalid. [`LocalCacheBuilder::build`] checks the settings of L1.
+    pub(crate) fn validate(&self) -> Result<ServerUrl, BuildError> {
+        let TierSettings {
+            namespace,
+            consistency,
+            local_ttl,
+            heartbeat,
+            ..
+        } = &self.settings;
+        let is_name = |byte: u8| byte.is_ascii_graphic() && !b"{}".contains(&byte);
+        if namespace.is_empty()
+            || namespace.len() > MAX_NAMESPACE_LEN
+            || !namespace.bytes().all(is_name)
+        {
+            return Err(BuildError::Namespace);
+        }
+        if !(MIN_HEARTBEAT..=MAX_HEARTBEAT).contains(heartbeat) {
+            return Err(BuildError::Heartbeat);
+        }
+        if *consistency == Consistency::Bounded(Duration::ZERO) {
+            return Err(BuildError::ZeroDuration("consistency"));
+        }
+        if *local_ttl == Some(Duration::ZERO) {
+            return Err(BuildError::ZeroDuration("local_time_to_live"));
+        }
+        if self.deadline.is_zero() {
+            return Err(BuildError::ZeroDuration("deadline"));
+        }
+        if let Some(percent) = self.percent {
+            drop(Rollout::with_percent(percent)?);
+        }
+        let local = &self.local.settings;
+        if local.refresh_after.is_some() {
+            return Err(BuildError::NotOverRedis("refresh_after"));
+        }
+        if local.early_refresh.is_some() {
+            return Err(BuildError::NotOverRedis("early_refresh"));
+        }
+        if local.max_concurrent_loads == Some(0) {
+            return Err(BuildError::NoLoads);
+        }
+        ServerUrl::new(&self.url, self.certificates.clone())
+    }
+}
