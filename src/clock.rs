@@ -126,7 +126,8 @@ impl Clock for ManualClock {
 /// [paused clock](https://docs.rs/tokio/latest/tokio/time/fn.pause.html) (feature `tokio`).
 ///
 /// Outside of a tokio runtime, and while the clock of the runtime is not paused, it is the system's monotonic clock.
-/// The lease of a load and the wait timeout follow the time of tokio with every clock.
+/// The lease of a load and the wait timeout follow the time of tokio with every clock. A blocking call in a runtime
+/// whose clock is paused waits until another task advances the clock.
 ///
 /// # Examples
 ///

@@ -39,7 +39,8 @@ pub enum Fault {
 /// A cache for tests that fails, hangs or is slow on command. It implements [`Cache`] and [`AsyncCache`].
 ///
 /// Give it to code that is written against one of the traits, and set a [`Fault`] to test how the code behaves. Clones
-/// are handles to the same cache. The waits of tasks follow the time of tokio, which a test may pause.
+/// are handles to the same cache. The waits of tasks follow the time of tokio, which a test may pause. A blocking call
+/// in a runtime whose clock is paused waits until another task advances the clock.
 ///
 /// # Examples
 ///

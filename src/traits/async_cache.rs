@@ -72,7 +72,8 @@ pub trait AsyncCache<K, V>: Send + Sync {
     /// Returns the value for `key`. On a miss, runs `loader` and stores its result. See
     /// [`get_or_load_async`](Self::get_or_load_async).
     ///
-    /// An implementation runs `loader` at most once.
+    /// An implementation runs `loader` at most once. If it returns an error other than [`LoadError::Failed`], it has not
+    /// run `loader`.
     ///
     /// # Errors
     ///
@@ -88,6 +89,8 @@ pub trait AsyncCache<K, V>: Send + Sync {
     /// [`get_many_or_load_async`](Self::get_many_or_load_async).
     ///
     /// The default implementation runs `loader` once, for all keys that [`get_erased`](Self::get_erased) does not find.
+    /// It merges no loads, and an invalidation during the load does not prevent the insertion of the loaded value. Its
+    /// time grows with the square of the number of missing keys.
     ///
     /// # Errors
     ///

@@ -25,7 +25,8 @@ where
     ///
     /// Other callers get the current value meanwhile, if there is one. If a load of the key is in flight already, for
     /// `refresh` or for [`get_or_load`](Self::get_or_load), the call joins it. So after a change in the database, call
-    /// [`invalidate`](Self::invalidate) instead: a load that `refresh` joins may have begun before the change.
+    /// [`invalidate`](Self::invalidate) instead: a load that `refresh` joins may have begun before the change. If that
+    /// load outlives its lease, the call may also get the value of an earlier load.
     ///
     /// The new entry keeps the tags and the [weight](Loaded::weight) of the current one. Its time to live begins again,
     /// with the length that an insertion has.
