@@ -453,42 +453,6 @@ fn keys_of_many_types_have_the_same_hash_through_a_trait_object() {
     check([Some(true), Some(false), None]);
 }
 
-/// A cache that calls the loaders of its callers, and fails or returns errors as the test says.
-struct Faulty(fn() -> LoadError<AnyError>);
-
-impl Cache<u32, u64> for Faulty {
-    fn get_erased(&self, _: &dyn ErasedKey<u32>) -> Option<u64> {
-        None
-    }
-
-    fn insert_loaded(&self, _: u32, _: Loaded<u64>) {}
-
-    fn invalidate_erased(&self, _: &dyn ErasedKey<u32>) {}
-
-    fn invalidate_tag(&self, _: &str) {}
-
-    fn clear(&self) {}
-
-    fn get_or_load_erased(
-        &self,
-        _: &dyn ErasedKey<u32>,
-        _: ErasedLoader<'_, u64>,
-    ) -> Result<u64, LoadError<AnyError>> {
-        Err(self.0())
-    }
-}
-
-#[test]
-fn double_that_fails_without_the_loader_passes_its_error_on() {
-    let timeout = Faulty(|| LoadError::WaitTimeout);
-    let result = timeout.get_or_load(&1, |_| Ok::<_, &str>(1));
-    assert!(matches!(result, Err(LoadError::WaitTimeout)));
-    assert_eq!(timeout.get_or_insert_with(&1, |_| 7), 7);
-    let recursive = Faulty(|| LoadError::Recursive);
-    let result = recursive.get_or_load(&1, |_| Ok::<_, String>(1));
-    assert!(matches!(result, Err(LoadError::Recursive)));
-}
-
 #[test]
 fn values_of_a_map_are_collected_through_the_trait() {
     let double = Double::default();
