@@ -1,4 +1,4 @@
-//! Sends each entry that the cache removes to a thread, which closes the connection that was its value.
+//! Sends each removed entry to a thread, which closes the connection that is the value of the entry.
 //!
 //! ```sh
 //! cargo run --example removal_listener

@@ -3,7 +3,7 @@
 //! | module | contents |
 //! | --- | --- |
 //! | [`getting_started`] | a first cache, its settings, code that does not depend on the backend |
-//! | [`loading`] | `get_or_load` in all its forms: tasks, batches, errors, refreshes, limits |
+//! | [`loading`] | `get_or_load` in all its forms: errors, tasks, batches, refreshes, limits |
 //! | [`expiration`] | time to live, time to idle, a rule for each entry, refresh, stale values |
 //! | [`invalidation`] | what to call after a change in the database, changes in one step, tags, listeners |
 //! | [`several_processes`] | caches of many processes over one Redis |

@@ -68,11 +68,12 @@ fn error_keeps_its_type_through_a_trait_object() {
     assert_eq!(recursive.unwrap(), "outer");
 }
 
-/// A cache that breaks the contract of the trait: it returns the first error of a loader to all callers.
-#[derive(Default)]
-struct Broken(OnceLock<LoadError<AnyError>>);
+type Outcome = Result<String, LoadError<AnyError>>;
 
-impl Cache<u32, String> for Broken {
+/// A cache that stores nothing, and whose function answers the callers that load.
+struct Scripted(fn(ErasedLoader<'_, String>) -> Outcome);
+
+impl Cache<u32, String> for Scripted {
     fn get_erased(&self, _: &dyn ErasedKey<u32>) -> Option<String> {
         None
     }
@@ -83,17 +84,37 @@ impl Cache<u32, String> for Broken {
     fn get_or_load_erased(
         &self,
         _: &dyn ErasedKey<u32>,
-        mut loader: ErasedLoader<'_, String>,
-    ) -> Result<String, LoadError<AnyError>> {
-        let loaded = loader.run().map(Loaded::into_value);
-        loaded.map_err(|error| self.0.get_or_init(|| error).clone())
+        loader: ErasedLoader<'_, String>,
+    ) -> Outcome {
+        self.0(loader)
     }
+}
+
+#[test]
+fn error_of_a_cache_that_does_not_call_the_loader_reaches_the_caller() {
+    let timeout = Scripted(|_| Err(LoadError::WaitTimeout));
+    assert!(matches!(
+        by_generic(&timeout, 1),
+        Err(LoadError::WaitTimeout)
+    ));
+    let computed = timeout.get_or_insert_with(&1, |_| "computed".to_string());
+    assert_eq!(computed, "computed");
+    let recursive = Scripted(|_| Err(LoadError::Recursive));
+    assert!(matches!(
+        by_generic(&recursive, 1),
+        Err(LoadError::Recursive)
+    ));
 }
 
 #[test]
 #[should_panic(expected = "an error that is not its loader's")]
 fn error_that_is_not_from_the_loader_panics_instead_of_looping() {
-    let broken = Broken::default();
+    // The error of the first loader, which this cache returns to all callers. The trait does not allow that.
+    static FIRST_ERROR: OnceLock<LoadError<AnyError>> = OnceLock::new();
+    let broken = Scripted(|mut loader| {
+        let loaded = loader.run().map(Loaded::into_value);
+        loaded.map_err(|error| FIRST_ERROR.get_or_init(|| error).clone())
+    });
     assert!(broken.get_or_load(&1, |_| Err("refused")).is_err());
     let _ = by_generic(&broken, 11);
 }

@@ -52,7 +52,7 @@ impl Form {
     }
 }
 
-/// Returns a cache whose key 1 has the value 10, a tag, and a time to live of a minute.
+/// Returns a cache whose key 1 has the value 10, a tag, and a time to live of a minute. Other entries live longer.
 fn fixture() -> Fixture {
     let f = Fixture::new(|builder| builder.time_to_live(seconds(1_000)));
     f.cache
@@ -97,7 +97,7 @@ fn put_keeps_the_explicit_weight() {
 }
 
 #[test]
-fn put_of_an_absent_key_has_the_settings_of_the_cache() {
+fn put_of_an_absent_key_stores_an_entry_with_the_settings_of_the_cache() {
     for form in FORMS {
         let f = fixture();
         let value = form.call(&f.cache, 2, |value| {
@@ -146,7 +146,7 @@ fn keep_changes_nothing() {
 }
 
 #[test]
-fn remove_removes_the_entry_and_only_that() {
+fn remove_removes_only_the_entry_of_its_key() {
     for form in FORMS {
         let f = fixture();
         f.cache.insert(2, 20);
@@ -195,7 +195,7 @@ fn keep_does_not_revoke_a_load_in_flight() {
 }
 
 #[test]
-fn load_in_flight_does_not_overwrite_the_change() {
+fn load_in_flight_does_not_overwrite_a_change() {
     for way in WAYS {
         for form in FORMS {
             for change in [Compute::Put(5), Compute::Remove] {
@@ -211,7 +211,7 @@ fn load_in_flight_does_not_overwrite_the_change() {
 }
 
 #[test]
-fn load_that_ends_during_the_change_is_seen_by_it() {
+fn load_that_ends_during_a_change_is_not_stored_or_is_seen_by_the_change() {
     for way in WAYS {
         for form in FORMS {
             let f = fixture();
@@ -236,7 +236,7 @@ fn load_that_ends_during_the_change_is_seen_by_it() {
 type Write = (fn(&Cache), Option<u64>);
 
 #[test]
-fn change_is_repeated_after_a_write_that_comes_between() {
+fn change_is_repeated_after_a_write_during_it() {
     let writes: [Write; 6] = [
         (|cache| cache.insert(1, 50), Some(50)),
         (|cache| cache.invalidate(&1), None),
@@ -307,7 +307,7 @@ fn dropped_future_changes_nothing() {
         if started {
             let mut cx = Context::from_waker(Waker::noop());
             assert!(change.as_mut().poll(&mut cx).is_pending());
-            // The change in progress delays nobody.
+            // The change in progress does not delay other callers.
             assert_eq!(f.cache.get(&1), Some(10));
         }
     }
@@ -377,7 +377,7 @@ fn panic_in_a_change_leaves_the_entry() {
 }
 
 #[test]
-fn entry_that_expires_during_the_change_is_absent_in_the_repetition() {
+fn entry_that_expires_during_a_change_is_absent_when_the_change_is_repeated() {
     for form in FORMS {
         let f = fixture();
         let mut seen = Vec::new();
@@ -392,7 +392,7 @@ fn entry_that_expires_during_the_change_is_absent_in_the_repetition() {
 }
 
 #[test]
-fn lookup_of_a_change_is_not_counted() {
+fn change_is_not_counted_as_a_lookup() {
     for form in FORMS {
         let f = fixture();
         form.call(&f.cache, 1, |_| Compute::Keep);
@@ -403,7 +403,7 @@ fn lookup_of_a_change_is_not_counted() {
 }
 
 #[test]
-fn keys_in_borrowed_form_are_changed() {
+fn change_of_a_key_in_borrowed_form_finds_the_entry() {
     let cache: LocalCache<String, Arc<str>> = LocalCache::new(10);
     let value = cache.compute("key", |_| Compute::Put("value".into()));
     assert_eq!(value.as_deref(), Some("value"));

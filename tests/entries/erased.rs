@@ -126,7 +126,7 @@ fn lengths(missing: Vec<String>) -> Result<Vec<(String, u64)>, &'static str> {
     Ok(missing.into_iter().map(pair).collect())
 }
 
-/// Calls every method of a blocking cache.
+/// Calls every method of a [`Cache`].
 fn exercise(cache: &impl Cache<String, u64>) {
     assert_eq!(cache.get("a"), None);
     cache.insert("a".to_string(), 10);
@@ -165,7 +165,7 @@ fn exercise(cache: &impl Cache<String, u64>) {
     assert_eq!(cache.get("z"), None);
 }
 
-/// Calls every method of a cache for tasks.
+/// Calls every method of an [`AsyncCache`].
 async fn exercise_async(cache: &impl AsyncCache<String, u64>) {
     assert_eq!(cache.get("a").await, None);
     cache.insert("a".to_string(), 10).await;
@@ -217,7 +217,7 @@ async fn load_one(key: String) -> Result<u64, &'static str> {
 }
 
 #[test]
-fn every_blocking_method_works_through_every_pointer() {
+fn every_method_of_cache_works_through_every_pointer() {
     let local = || LocalCache::<String, u64>::new(100);
     exercise(&local());
     exercise(&&local());
@@ -236,7 +236,7 @@ fn every_blocking_method_works_through_every_pointer() {
 }
 
 #[tokio::test]
-async fn every_async_method_works_through_every_pointer() {
+async fn every_method_of_async_cache_works_through_every_pointer() {
     let local = || LocalCache::<String, u64>::new(100);
     exercise_async(&local()).await;
     exercise_async(&&local()).await;
@@ -291,7 +291,7 @@ async fn default_batch_ignores_pairs_for_keys_that_the_loader_did_not_receive() 
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Pair(String, u32);
 
-/// The fields are hashed in an order and by methods of their own.
+/// The second field is hashed first, unlike with a derived implementation.
 impl Hash for Pair {
     fn hash<H: Hasher>(&self, state: &mut H) {
         state.write_u32(self.1);
@@ -350,17 +350,17 @@ impl ToOwned for dyn AsPair {
     }
 }
 
-/// A hasher whose result depends on the methods through which it is written.
+/// A hasher whose result depends on which of its methods are called.
 #[derive(Default)]
-struct PickyHasher(u64);
+struct MethodSensitiveHasher(u64);
 
-impl PickyHasher {
+impl MethodSensitiveHasher {
     fn mix(&mut self, kind: u64, value: u64) {
         self.0 = (self.0.rotate_left(7) ^ kind ^ value).wrapping_mul(0x9E37_79B9_7F4A_7C15);
     }
 }
 
-impl Hasher for PickyHasher {
+impl Hasher for MethodSensitiveHasher {
     fn finish(&self) -> u64 {
         self.0
     }
@@ -397,12 +397,13 @@ impl Hasher for PickyHasher {
 }
 
 #[tokio::test]
-async fn borrowed_form_of_a_key_is_found_with_a_hasher_that_tells_methods_apart() {
-    let cache: LocalCache<Pair, u64, BuildHasherDefault<PickyHasher>> = LocalCache::builder()
-        .capacity(100)
-        .hasher(BuildHasherDefault::default())
-        .build()
-        .unwrap();
+async fn borrowed_form_of_a_key_is_found_with_a_hasher_that_depends_on_its_methods() {
+    let cache: LocalCache<Pair, u64, BuildHasherDefault<MethodSensitiveHasher>> =
+        LocalCache::builder()
+            .capacity(100)
+            .hasher(BuildHasherDefault::default())
+            .build()
+            .unwrap();
     let object: Arc<dyn Cache<Pair, u64>> = Arc::new(cache.clone());
     let tasks: Arc<dyn AsyncCache<Pair, u64>> = Arc::new(cache.clone());
     let (one, two) = (Pair("one".to_string(), 1), Pair("two".to_string(), 2));
@@ -429,11 +430,12 @@ fn keys_of_many_types_have_the_same_hash_through_a_trait_object() {
     where
         K: Eq + Hash + Clone + Send + Sync + 'static,
     {
-        let cache: LocalCache<K, usize, BuildHasherDefault<PickyHasher>> = LocalCache::builder()
-            .capacity(1_000)
-            .hasher(BuildHasherDefault::default())
-            .build()
-            .unwrap();
+        let cache: LocalCache<K, usize, BuildHasherDefault<MethodSensitiveHasher>> =
+            LocalCache::builder()
+                .capacity(1_000)
+                .hasher(BuildHasherDefault::default())
+                .build()
+                .unwrap();
         let object: &dyn Cache<K, usize> = &cache;
         let keys: Vec<K> = keys.into_iter().collect();
         for (index, key) in keys.iter().enumerate() {
@@ -453,44 +455,8 @@ fn keys_of_many_types_have_the_same_hash_through_a_trait_object() {
     check([Some(true), Some(false), None]);
 }
 
-/// A cache that calls the loaders of its callers, and fails or returns errors as the test says.
-struct Faulty(fn() -> LoadError<AnyError>);
-
-impl Cache<u32, u64> for Faulty {
-    fn get_erased(&self, _: &dyn ErasedKey<u32>) -> Option<u64> {
-        None
-    }
-
-    fn insert_loaded(&self, _: u32, _: Loaded<u64>) {}
-
-    fn invalidate_erased(&self, _: &dyn ErasedKey<u32>) {}
-
-    fn invalidate_tag(&self, _: &str) {}
-
-    fn clear(&self) {}
-
-    fn get_or_load_erased(
-        &self,
-        _: &dyn ErasedKey<u32>,
-        _: ErasedLoader<'_, u64>,
-    ) -> Result<u64, LoadError<AnyError>> {
-        Err(self.0())
-    }
-}
-
 #[test]
-fn double_that_fails_without_the_loader_passes_its_error_on() {
-    let timeout = Faulty(|| LoadError::WaitTimeout);
-    let result = timeout.get_or_load(&1, |_| Ok::<_, &str>(1));
-    assert!(matches!(result, Err(LoadError::WaitTimeout)));
-    assert_eq!(timeout.get_or_insert_with(&1, |_| 7), 7);
-    let recursive = Faulty(|| LoadError::Recursive);
-    let result = recursive.get_or_load(&1, |_| Ok::<_, String>(1));
-    assert!(matches!(result, Err(LoadError::Recursive)));
-}
-
-#[test]
-fn values_of_a_map_are_collected_through_the_trait() {
+fn loader_of_a_batch_may_return_a_map() {
     let double = Double::default();
     let rows = HashMap::from([("a".to_string(), 1), ("b".to_string(), 2)]);
     let found = Cache::get_many_or_load(&double, ["a", "b"], |_| Ok::<_, &str>(rows.clone()));

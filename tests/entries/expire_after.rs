@@ -1,4 +1,4 @@
-//! The rule for the time to live of each entry.
+//! `expire_after`, the rule for the time to live of each entry.
 
 use crate::common::{Fixture, RUNTIME, WAYS, seconds};
 use hotset::__private::validate;
@@ -7,7 +7,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind, panic_any};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-/// Returns a cache whose values are times to live in seconds. The value 0 has that of the cache.
+/// Returns a cache whose values are their times to live in seconds. For the value 0, the rule returns `None`.
 fn fixture() -> Fixture {
     Fixture::new(|builder| {
         builder
@@ -53,7 +53,7 @@ fn rule_applies_to_batches_and_refreshes() {
 }
 
 #[test]
-fn updated_entry_gets_the_time_of_the_rule_or_keeps_its_own() {
+fn updated_entry_gets_the_time_to_live_of_the_rule_or_keeps_its_own() {
     let f = fixture();
     f.cache.insert(1, 7);
     f.clock.set(seconds(5));
@@ -85,7 +85,7 @@ fn explicit_time_to_live_prevails_over_the_rule() {
 }
 
 #[test]
-fn zero_is_not_stored_and_the_maximum_never_expires() {
+fn value_with_zero_is_not_stored_and_with_the_maximum_never_expires() {
     for way in WAYS {
         let f = Fixture::new(|builder| {
             builder.expire_after(|_, &value| {
@@ -173,7 +173,7 @@ fn rule_may_call_the_cache() {
 }
 
 #[test]
-fn jitter_and_time_to_idle_apply_to_the_rule() {
+fn ttl_jitter_and_time_to_idle_apply_to_times_of_the_rule() {
     let f = Fixture::new(|builder| {
         builder
             .ttl_jitter(0.5)

@@ -321,7 +321,7 @@ fn hit_at_an_earlier_time_does_not_shorten_the_idle_time() {
 }
 
 #[test]
-fn evict_expired_removes_all_expired_entries_and_no_others() {
+fn remove_expired_removes_all_expired_entries_and_no_others() {
     for shards in [1, 8] {
         let f = Fixture::new(|builder| builder.shards(shards));
         // There are more slots than a sweep visits while it holds the lock once, and a sweep is in progress.

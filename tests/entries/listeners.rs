@@ -96,7 +96,7 @@ fn remove_of_an_expired_entry_returns_nothing_and_reports_its_expiration() {
 }
 
 #[test]
-fn every_entry_reaches_the_listener_once_under_concurrent_writes() {
+fn listener_gets_every_entry_once_under_concurrent_writes() {
     let (send, removed) = mpsc::channel();
     let cache: LocalCache<u32, u32> = LocalCache::builder()
         .capacity(64)

@@ -18,7 +18,7 @@ mod jitter;
 mod listeners;
 mod loaded;
 mod local_cache;
-mod quiet_reads;
+mod peek_and_extend;
 mod refresh;
 mod resize;
 mod retain;

@@ -173,12 +173,12 @@ fn write_during_a_refresh_prevails() {
 
 #[test]
 fn caller_that_misses_during_a_refresh_waits_for_it() {
-    for (refreshing, misses) in PAIRS {
+    for (refreshing, waiting) in PAIRS {
         let f = due();
         let refresh = refreshing.load(&f.cache, 1);
         f.clock.set(seconds(100));
         assert_eq!(f.cache.get(&1), None);
-        let waiter = misses.wait(&f.cache, 1);
+        let waiter = waiting.wait(&f.cache, 1);
         assert_eq!(refresh.find(NEW), NEW);
         assert_eq!(waiter.answer(Err("called")).unwrap(), NEW);
         assert_eq!(f.cache.stats().loads, 1);

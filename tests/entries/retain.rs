@@ -1,5 +1,5 @@
-//! `retain` as an invalidation: its effect on batches, detached loads, updates and other calls of `retain`. Single loads
-//! and refreshes are in `invalidation.rs` and `refresh.rs`.
+//! `retain` as an invalidation: its effect on batches, detached loads, updates and other calls of `retain`. Single
+//! loads and refreshes are in `invalidation.rs` and `refresh.rs`.
 
 use crate::common::{Cache, RUNTIME, WAYS, Way};
 use hotset::__private::validate;

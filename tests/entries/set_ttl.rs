@@ -6,7 +6,7 @@ use hotset::{Loaded, LocalCache, RemovalCause};
 use std::time::Duration;
 
 #[test]
-fn entry_lives_as_long_as_the_new_time_to_live_says() {
+fn entry_expires_when_the_new_time_to_live_ends() {
     for (ttl, expected) in [(200, 210), (5, 15), (100, 110)] {
         let f = Fixture::new(|builder| builder.time_to_live(seconds(100)));
         f.cache.insert_loaded(1, Loaded::new(10).tags(["tag"]));
@@ -25,7 +25,7 @@ fn entry_lives_as_long_as_the_new_time_to_live_says() {
 }
 
 #[test]
-fn value_weight_tags_and_statistics_are_unchanged() {
+fn set_ttl_leaves_value_tags_and_statistics_unchanged() {
     let f = Fixture::new(|builder| builder);
     f.cache.insert_loaded(1, Loaded::new(10).tags(["tag"]));
     let before = f.cache.stats();
@@ -36,13 +36,14 @@ fn value_weight_tags_and_statistics_are_unchanged() {
         (after.hits, after.inserts, after.replaced)
     );
     assert!(f.take_notified().is_empty());
+    assert_eq!(f.cache.peek(&1), Some(10));
     f.cache.invalidate_tag("tag");
     assert!(!f.cache.set_ttl(&1, seconds(5)));
     assert_eq!(f.cache.get(&1), None);
 }
 
 #[test]
-fn set_ttl_is_no_use_of_the_entry() {
+fn set_ttl_does_not_count_as_a_use_of_the_entry() {
     let f = Fixture::new(|builder| builder.capacity(3));
     (1..4).for_each(|key| f.cache.insert(key, 0));
     assert!(f.cache.set_ttl(&1, seconds(5)));
@@ -51,7 +52,7 @@ fn set_ttl_is_no_use_of_the_entry() {
 }
 
 #[test]
-fn zero_removes_the_entry_at_once() {
+fn set_ttl_of_zero_removes_the_entry_at_once() {
     let f = Fixture::new(|builder| builder);
     f.cache.insert(1, 10);
     assert!(f.cache.set_ttl(&1, Duration::ZERO));
@@ -62,7 +63,7 @@ fn zero_removes_the_entry_at_once() {
 }
 
 #[test]
-fn entry_with_the_maximum_never_expires() {
+fn entry_with_the_maximum_time_to_live_never_expires() {
     let f = Fixture::new(|builder| builder.time_to_live(seconds(1)));
     f.cache.insert(1, 10);
     assert!(f.cache.set_ttl(&1, Duration::MAX));
@@ -73,7 +74,7 @@ fn entry_with_the_maximum_never_expires() {
 }
 
 #[test]
-fn absent_and_expired_entries_are_not_revived() {
+fn set_ttl_of_an_absent_or_expired_entry_stores_nothing() {
     for stale in [false, true] {
         let f = Fixture::new(|builder| {
             let builder = builder.time_to_live(seconds(1));
@@ -93,7 +94,7 @@ fn absent_and_expired_entries_are_not_revived() {
 }
 
 #[test]
-fn entry_that_was_made_to_expire_is_found_by_remove_expired() {
+fn entry_with_a_shortened_time_to_live_is_removed_by_remove_expired() {
     let f = Fixture::new(|builder| builder);
     (0..1_000).for_each(|key| f.cache.insert(key, 0));
     for key in (0..1_000).step_by(7) {
@@ -108,7 +109,7 @@ fn entry_that_was_made_to_expire_is_found_by_remove_expired() {
 }
 
 #[test]
-fn entry_that_was_extended_is_not_removed_by_remove_expired() {
+fn entry_with_an_extended_time_to_live_is_not_removed_by_remove_expired() {
     let f = Fixture::new(|builder| builder.time_to_live(seconds(5)));
     (0..100).for_each(|key| f.cache.insert(key, 0));
     assert!(f.cache.set_ttl(&50, seconds(10)));
@@ -122,7 +123,7 @@ fn entry_that_was_extended_is_not_removed_by_remove_expired() {
 }
 
 #[test]
-fn entry_with_a_time_to_idle_expires_at_the_earlier_of_both() {
+fn entry_expires_at_the_earlier_of_set_ttl_and_time_to_idle() {
     let f = Fixture::new(|builder| builder.time_to_idle(seconds(10)));
     f.cache.insert(1, 10);
     assert!(f.cache.set_ttl(&1, seconds(15)));
@@ -157,7 +158,7 @@ fn set_ttl_begins_the_time_to_idle_again() {
 }
 
 #[test]
-fn jitter_shortens_the_new_time_to_live() {
+fn ttl_jitter_shortens_the_time_to_live_of_set_ttl() {
     let f = Fixture::new(|builder| builder.ttl_jitter(0.5));
     let ttls: Vec<_> = (0..100)
         .map(|key| {
@@ -195,7 +196,7 @@ fn load_in_flight_does_not_replace_the_entry_whose_time_to_live_was_set() {
 }
 
 #[test]
-fn load_in_flight_of_an_absent_key_is_stored_although_set_ttl_was_called() {
+fn load_in_flight_of_an_absent_key_is_stored_after_set_ttl() {
     for way in WAYS {
         let f = Fixture::new(|builder| builder);
         let load = way.load(&f.cache, 1);

@@ -147,7 +147,7 @@ fn tag_names_without_entries_are_removed() {
 }
 
 #[test]
-fn evict_expired_removes_invalidated_entries() {
+fn remove_expired_removes_invalidated_entries() {
     for shards in [1, 8] {
         let f = Fixture::new(|builder| builder.capacity(100_000).shards(shards));
         for key in 0..5_000 {

@@ -23,7 +23,7 @@ fn uncached_value_reaches_the_caller_and_all_waiters() {
 }
 
 #[test]
-fn uncached_value_removes_an_older_one() {
+fn uncached_value_removes_the_older_value() {
     let f = Fixture::new(|builder| builder.refresh_after(seconds(1)));
     let uncached = || Loaded::uncached(7).ttl(seconds(5)).weight(3).tags(["tag"]);
     let ways: [&dyn Fn(); 4] = [

@@ -11,7 +11,7 @@ fn cache() -> (LocalCache<String, u64>, ManualClock) {
 }
 
 #[test]
-fn statistics_have_a_number_for_each_count() {
+fn serialized_statistics_have_a_number_for_each_count() {
     let (cache, _) = cache();
     cache.insert("a".to_string(), 1);
     cache.get("a");
@@ -47,7 +47,7 @@ fn statistics_have_a_number_for_each_count() {
 }
 
 #[test]
-fn statistics_of_an_unused_cache_have_no_null() {
+fn serialized_statistics_of_an_unused_cache_contain_no_null() {
     let json = serde_json::to_value(Stats::default()).unwrap();
     let values = json.as_object().unwrap().values();
     let nested = |value: &Value| match value {
@@ -71,7 +71,7 @@ impl std::fmt::Display for QueryError {
 impl std::error::Error for QueryError {}
 
 #[test]
-fn report_of_a_warming_has_its_failures_with_their_errors() {
+fn serialized_warm_report_has_the_failures_with_their_errors() {
     let (cache, _) = cache();
     let load = |keys: Vec<String>| {
         if keys.contains(&"bad".to_string()) {

@@ -487,8 +487,8 @@ impl Model {
         assert_eq!(self.cache.is_empty(), self.entries.is_empty());
     }
 
-    /// Checks the contents. None of these reads may count as a use: later evictions would differ
-    /// from those of the model.
+    /// Checks the contents. None of these reads may count as a use, because later evictions would differ from those of
+    /// the model.
     fn check_contents(&self) {
         validate(&self.cache);
         for key in 0..self.setup.keys {

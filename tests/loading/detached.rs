@@ -258,7 +258,7 @@ fn detached_load_of_a_dropped_caller_keeps_its_permit_until_it_ends() {
 }
 
 #[test]
-fn detached_loader_that_calls_for_its_own_key_gets_recursive() {
+fn detached_loader_that_requests_its_own_key_gets_recursive() {
     let cache = Cache::new(10);
     let inner = cache.clone();
     let load = |_| async move {

@@ -1,6 +1,6 @@
 //! `get_or_insert_with`, whose loader cannot fail.
 
-use crate::common::{Cache, Fixture, PAIRS, RUNTIME, TEST_TIMEOUT, WAYS, Way, seconds};
+use crate::common::{Cache, Fixture, PAIRS, RUNTIME, TEST_TIMEOUT, WAYS, Way, seconds, until};
 use hotset::__private::validate;
 use hotset::LocalCache;
 use std::future::pending;
@@ -43,7 +43,7 @@ fn caller_gets_the_value_of_a_load_in_flight() {
         let waiter = thread::spawn(move || {
             send.send(get_or_insert(waiting, &cache, 1, || 99)).unwrap();
         });
-        crate::common::until(|| f.cache.stats().misses == 2);
+        until(|| f.cache.stats().misses == 2);
         (0..100).for_each(|_| thread::yield_now());
         assert_eq!(load.find(7), 7);
         assert_eq!(value.recv_timeout(TEST_TIMEOUT).unwrap(), 7);
@@ -59,7 +59,7 @@ fn caller_that_waits_for_a_failed_load_computes_the_value() {
         let load = loading.load(&f.cache, 1);
         let cache = f.cache.clone();
         let waiter = thread::spawn(move || get_or_insert(waiting, &cache, 1, || 99));
-        crate::common::until(|| f.cache.stats().misses == 2);
+        until(|| f.cache.stats().misses == 2);
         (0..100).for_each(|_| thread::yield_now());
         assert!(load.finish(Err("no")).is_err());
         assert_eq!(waiter.join().unwrap(), 99);

@@ -21,7 +21,7 @@ const KEYS: u32 = 500;
 /// A lease whose end a test awaits.
 const LEASE: Duration = Duration::from_millis(700);
 
-fn patient_cache() -> Cache {
+fn cache_with_endless_lease() -> Cache {
     cache_with_lease(Duration::MAX)
 }
 
@@ -129,7 +129,7 @@ impl Scene {
 #[test]
 fn batch_dropped_while_another_waits_is_loaded_again_by_one_call() {
     let bounded = Cache::builder().capacity(2_000).max_concurrent_loads(1);
-    for cache in [patient_cache(), bounded.build().unwrap()] {
+    for cache in [cache_with_endless_lease(), bounded.build().unwrap()] {
         let mut scene = Scene::new(cache);
         let mut other = scene.waiting(all());
         scene.lost = Box::pin(pending());
@@ -172,7 +172,7 @@ fn task_that_waits_out_the_lease_of_a_batch_calls_its_loader_once() {
 /// A test cannot observe that the thread waits for all keys. It may find keys without a load in flight, and load them
 /// before the others. So the caller repeats this until it did not.
 fn thread_that_waits(lose: impl FnOnce(&Cache, &dyn Fn())) -> Vec<Vec<u32>> {
-    let cache = patient_cache();
+    let cache = cache_with_endless_lease();
     let calls = Calls::default();
     thread::scope(|scope| {
         let waiter = Mutex::new(None);
@@ -256,7 +256,7 @@ impl Wake for PollOnWake {
 
 #[test]
 fn waiter_is_woken_only_when_all_keys_of_a_dropped_batch_can_be_taken_over() {
-    let mut scene = Scene::new(patient_cache());
+    let mut scene = Scene::new(cache_with_endless_lease());
     let waiter = PollOnWake::start(asking(&scene.cache, all(), &scene.calls));
     assert!(scene.calls.take().is_empty());
     scene.lost = Box::pin(pending());
@@ -266,7 +266,7 @@ fn waiter_is_woken_only_when_all_keys_of_a_dropped_batch_can_be_taken_over() {
 
 #[test]
 fn two_batches_that_wait_for_a_dropped_batch_call_their_loaders_once_each() {
-    let Scene { cache, calls, lost } = Scene::new(patient_cache());
+    let Scene { cache, calls, lost } = Scene::new(cache_with_endless_lease());
     let (low, high): (Vec<u32>, Vec<u32>) = ((0..300).collect(), (200..KEYS).collect());
     let mut first = waiting(&cache, low.clone(), &calls);
     let mut second = waiting(&cache, high.clone(), &calls);
@@ -279,7 +279,7 @@ fn two_batches_that_wait_for_a_dropped_batch_call_their_loaders_once_each() {
 
 #[test]
 fn removed_keys_of_a_dropped_batch_are_loaded_by_the_same_call() {
-    let Scene { cache, calls, lost } = Scene::new(patient_cache());
+    let Scene { cache, calls, lost } = Scene::new(cache_with_endless_lease());
     let mut other = waiting(&cache, all(), &calls);
     for key in (0..KEYS).step_by(2) {
         cache.remove(&key);
@@ -294,7 +294,7 @@ fn removed_keys_of_a_dropped_batch_are_loaded_by_the_same_call() {
 
 #[test]
 fn key_without_leader_is_loaded_while_another_caller_loads_an_earlier_key() {
-    let cache = patient_cache();
+    let cache = cache_with_endless_lease();
     let calls = Calls::default();
     let slow = hanging(&cache, vec![1]);
     let lost = hanging(&cache, vec![2, 3]);
@@ -311,7 +311,7 @@ fn key_without_leader_is_loaded_while_another_caller_loads_an_earlier_key() {
 
 #[test]
 fn batch_that_loads_keys_it_took_over_does_not_delay_waiters_of_its_other_keys() {
-    let cache = patient_cache();
+    let cache = cache_with_endless_lease();
     let [slow, lost] = [1, 2].map(|key| hanging(&cache, vec![key]));
     let mut busy = hanging(&cache, vec![1, 2]);
     let calls = Calls::default();

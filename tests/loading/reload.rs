@@ -31,7 +31,7 @@ fn fixture_with(
     f
 }
 
-/// Refreshes a key with a loader that ends at once.
+/// Refreshes key 1 with a loader that ends at once.
 fn refresh(way: Way, cache: &Cache, finding: Finding) -> Answer {
     match way {
         Way::Thread => cache.refresh(&1, |_| finding),
@@ -53,7 +53,7 @@ fn refresh_with(
     }
 }
 
-/// A refresh in its own thread or task.
+/// A refresh of key 1 in its own thread or task.
 struct Refresh {
     finish: oneshot::Sender<Finding>,
     started: mpsc::Receiver<()>,
@@ -61,6 +61,7 @@ struct Refresh {
 }
 
 impl Refresh {
+    /// Starts a refresh.
     fn call(way: Way, cache: &Cache) -> Self {
         let (finish, finished) = oneshot::channel::<Finding>();
         let (start, started) = mpsc::channel();
@@ -96,7 +97,9 @@ impl Refresh {
         refresh
     }
 
+    /// Returns the result of the refresh. If its own loader runs, the loader returns `finding`.
     fn finish(self, finding: Finding) -> Answer {
+        // The send fails if the refresh has joined another load.
         let _ = self.finish.send(finding);
         self.answer.recv_timeout(TEST_TIMEOUT).unwrap()
     }
@@ -120,7 +123,7 @@ fn old_value_is_served_while_a_refresh_runs() {
 }
 
 #[test]
-fn refresh_of_an_absent_key_loads_it_and_is_no_refresh_in_the_statistics() {
+fn refresh_of_an_absent_key_loads_it_and_is_not_counted_as_a_refresh() {
     for way in WAYS {
         let f = fixture();
         f.clock.set(seconds(100));
@@ -142,7 +145,7 @@ fn concurrent_refreshes_share_one_load() {
         (0..1_000).for_each(|_| thread::yield_now());
         assert_eq!(leader.finish(Ok(NEW)).unwrap(), NEW);
         for waiter in waiters {
-            // One that came too late for this load runs its own.
+            // A waiter that came too late for this load runs its own loader.
             assert_eq!(waiter.finish(Ok(NEW)).unwrap(), NEW);
         }
         let stats = f.cache.stats();
@@ -199,7 +202,7 @@ fn refresh_joins_the_refresh_that_a_hit_began() {
 }
 
 #[test]
-fn hit_does_not_begin_a_second_refresh_of_a_key_that_is_refreshed() {
+fn hit_does_not_begin_a_second_refresh_while_one_is_in_flight() {
     for (refreshing, hitting) in PAIRS {
         let f = fixture_with(|builder| builder.refresh_after(seconds(1)));
         f.clock.set(seconds(1));
@@ -421,7 +424,7 @@ fn dropped_refresh_hands_over_to_a_waiter() {
 }
 
 #[test]
-fn refresh_that_was_never_polled_or_was_dropped_blocks_nobody() {
+fn refresh_that_was_never_polled_or_was_dropped_delays_no_other_caller() {
     for way in WAYS {
         let f = fixture();
         drop(f.cache.refresh_async(&1, |_| pending::<Finding>()));
@@ -490,7 +493,7 @@ async fn refresh_that_waits_is_not_given_the_old_value_by_stale_if_slow() {
 }
 
 #[test]
-fn refresh_neither_waits_for_a_change_in_progress_nor_is_lost_by_it() {
+fn refresh_does_not_wait_for_a_compute_and_is_not_revoked_by_one_that_keeps_the_entry() {
     for way in WAYS {
         let f = fixture();
         let mut change = Box::pin(f.cache.compute_async(&1, |_| pending::<Compute<u64>>()));
@@ -562,7 +565,7 @@ fn refresh_with_does_not_store_a_value_based_on_an_overwritten_one() {
 }
 
 #[test]
-fn refresh_of_a_zero_time_to_live_removes_the_old_value() {
+fn refreshed_value_with_a_zero_time_to_live_removes_the_old_value() {
     for way in WAYS {
         let f = Fixture::new(|builder| {
             builder.expire_after(|_, &value| (value == NEW).then_some(Duration::ZERO))
@@ -574,7 +577,7 @@ fn refresh_of_a_zero_time_to_live_removes_the_old_value() {
 }
 
 #[test]
-fn callers_with_other_error_types_share_refreshes() {
+fn callers_with_different_error_types_share_a_refreshed_value_but_no_error() {
     let f = fixture();
     let leader = Refresh::load(Way::Thread, &f.cache);
     let cache = f.cache.clone();
@@ -599,12 +602,12 @@ fn refreshed_entry_keeps_its_tags_and_its_weight() {
     cache.insert_loaded(1, Loaded::new(OLD).tags(["tag"]).weight(7));
     let refreshed = cache.refresh(&1, |_| Ok::<_, &str>(NEW));
     assert_eq!((refreshed.unwrap(), cache.weight()), (NEW, 7));
-    // The status 304 of a web server: the value is the same.
+    // The loader returns the current value again, for example after the status 304 of a web server.
     let kept = cache.refresh_with(&1, |current| current.ok_or("absent"));
     assert_eq!((kept.unwrap(), cache.weight()), (NEW, 7));
     cache.invalidate_tag("tag");
     assert_eq!(cache.get(&1), None);
-    // An invalidation of the tag during the load.
+    // The value is not stored if its tag is invalidated during the load.
     cache.insert_loaded(1, Loaded::new(OLD).tags(["tag"]));
     let kept = cache.refresh_with(&1, |current| {
         cache.invalidate_tag("tag");

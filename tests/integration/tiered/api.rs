@@ -64,7 +64,7 @@ async fn remaining_ttl_is_that_of_l1_or_of_redis() {
     let (one, other) = (cache(&server).await, cache(&server).await);
     let load = |_| async { Ok::<_, Infallible>(Loaded::new(1).ttl(HOUR / 2)) };
     one.get_or_load_entry_async("apple", load).await.unwrap();
-    // In L1, an entry of the class lives for a minute at most.
+    // In this class of consistency, an entry lives in L1 for a minute at most.
     assert!(one.remaining_ttl("apple").await.unwrap() <= Duration::from_secs(60));
     let left = other.remaining_ttl("apple").await.unwrap();
     assert!(left <= HOUR / 2 && left > HOUR / 3, "{left:?}");
@@ -229,7 +229,7 @@ async fn statistics_and_health_are_serialized() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn local_class_has_the_same_methods_without_redis() {
+async fn cache_of_the_class_l1_only_works_without_redis() {
     let cache: Lengths = LocalCache::builder()
         .capacity(10)
         .redis("redis://127.0.0.1:1/", "test")
@@ -243,7 +243,7 @@ async fn local_class_has_the_same_methods_without_redis() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn loader_that_calls_for_its_own_key_gets_recursive_at_once() {
+async fn loader_that_requests_its_own_key_gets_recursive_at_once() {
     /// Loads the length of a name through the cache that it is loaded for.
     fn load(
         cache: Lengths,

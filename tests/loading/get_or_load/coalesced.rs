@@ -38,7 +38,7 @@ async fn load_by_task(cache: Cache, callers: u64, loads: Arc<AtomicUsize>) {
 
 #[test]
 fn thousand_threads_on_one_missing_key_make_one_load() {
-    let cache = patient_cache();
+    let cache = cache_with_endless_lease();
     let loads = AtomicUsize::new(0);
     let gate = Barrier::new(1_000);
     thread::scope(|scope| {
@@ -54,7 +54,7 @@ fn thousand_threads_on_one_missing_key_make_one_load() {
 
 #[test]
 fn thousand_tasks_on_one_missing_key_make_one_load() {
-    let cache = patient_cache();
+    let cache = cache_with_endless_lease();
     let loads = Arc::new(AtomicUsize::new(0));
     let runtime = runtime();
     let task = || load_by_task(cache.clone(), 1_000, loads.clone());
@@ -66,7 +66,7 @@ fn thousand_tasks_on_one_missing_key_make_one_load() {
 fn threads_and_tasks_on_one_missing_key_make_one_load() {
     let runtime = runtime();
     for _ in 0..20 {
-        let cache = patient_cache();
+        let cache = cache_with_endless_lease();
         let loads = Arc::new(AtomicUsize::new(0));
         let gate = Barrier::new(9);
         thread::scope(|scope| {
@@ -86,7 +86,7 @@ fn threads_and_tasks_on_one_missing_key_make_one_load() {
 
 #[test]
 fn each_waiting_task_is_woken_once_when_the_load_completes() {
-    let cache = patient_cache();
+    let cache = cache_with_endless_lease();
     let loading = LoadingTask::<Infallible>::start(&cache, 1);
     let mut waiting = [(); 3].map(|()| Task::<Answer>::waiting(&cache, 1));
     assert!(waiting.iter().all(|task| task.wake_count() == 0));
@@ -101,7 +101,7 @@ fn each_waiting_task_is_woken_once_when_the_load_completes() {
 
 #[test]
 fn call_that_has_moved_to_another_task_is_woken_there() {
-    let cache = patient_cache();
+    let cache = cache_with_endless_lease();
     let loading = LoadingTask::<Infallible>::start(&cache, 1);
     let mut waiting = Task::<Answer>::waiting(&cache, 1);
     waiting.move_to_another();
@@ -112,7 +112,7 @@ fn call_that_has_moved_to_another_task_is_woken_there() {
 
 #[test]
 fn thread_and_task_wait_for_each_others_loads() {
-    let cache = patient_cache();
+    let cache = cache_with_endless_lease();
     thread::scope(|scope| {
         let thread = LoadingThread::<Infallible>::start(scope, &cache, 1);
         let mut task = Task::<Answer>::waiting(&cache, 1);
@@ -132,7 +132,7 @@ fn thread_and_task_wait_for_each_others_loads() {
 
 #[test]
 fn concurrent_calls_of_one_task_make_one_load() {
-    let cache = patient_cache();
+    let cache = cache_with_endless_lease();
     let loads = AtomicUsize::new(0);
     let call = || async {
         let load = |_| async {

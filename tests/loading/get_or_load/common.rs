@@ -28,7 +28,7 @@ pub(crate) fn cache_with_lease(lease: Duration) -> Cache {
 }
 
 /// Returns a cache whose slow loads are never superseded.
-pub(crate) fn patient_cache() -> Cache {
+pub(crate) fn cache_with_endless_lease() -> Cache {
     cache_with_lease(Duration::MAX)
 }
 

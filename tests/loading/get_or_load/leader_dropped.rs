@@ -20,7 +20,7 @@ fn spawn_endless(runtime: &Runtime, cache: &Cache) -> JoinHandle<Answer> {
 
 #[test]
 fn exactly_one_waiting_task_leads_after_the_leader_is_dropped() {
-    let cache = patient_cache();
+    let cache = cache_with_endless_lease();
     let loads = AtomicUsize::new(0);
     let loading = LoadingTask::<Infallible>::start(&cache, 1);
     let mut waiting = [(); 3].map(|()| Task::ask(&cache, 1, counted(&loads, 11)));
@@ -38,7 +38,7 @@ fn exactly_one_waiting_task_leads_after_the_leader_is_dropped() {
 #[test]
 fn exactly_one_waiting_thread_leads_after_the_leader_is_dropped() {
     for _ in 0..20 {
-        let cache = patient_cache();
+        let cache = cache_with_endless_lease();
         let loads = AtomicUsize::new(0);
         let loading = LoadingTask::<Infallible>::start(&cache, 1);
         thread::scope(|scope| {
@@ -59,7 +59,7 @@ fn exactly_one_waiting_thread_leads_after_the_leader_is_dropped() {
 fn exactly_one_of_waiting_threads_and_tasks_leads_after_an_abort() {
     let runtime = runtime();
     for _ in 0..20 {
-        let cache = patient_cache();
+        let cache = cache_with_endless_lease();
         let leader = spawn_endless(&runtime, &cache);
         check_one_waiter_takes_over(&runtime, &cache, || {
             leader.abort();
@@ -70,7 +70,7 @@ fn exactly_one_of_waiting_threads_and_tasks_leads_after_an_abort() {
 
 #[test]
 fn dropped_leader_without_waiters_leaves_no_load_behind() {
-    let cache = patient_cache();
+    let cache = cache_with_endless_lease();
     drop(LoadingTask::<Infallible>::start(&cache, 1));
     validate(&cache);
     assert_eq!(
@@ -82,7 +82,7 @@ fn dropped_leader_without_waiters_leaves_no_load_behind() {
 
 #[test]
 fn leading_thread_is_not_disturbed_by_a_dropped_waiter() {
-    let cache = patient_cache();
+    let cache = cache_with_endless_lease();
     thread::scope(|scope| {
         let loading = LoadingThread::<Infallible>::start(scope, &cache, 1);
         let dropped = Task::<Answer>::waiting(&cache, 1);

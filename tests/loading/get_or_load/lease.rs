@@ -117,7 +117,7 @@ fn late_value_is_not_stored_after_its_successor_failed() {
 
 #[test]
 fn leader_within_its_lease_is_not_superseded() {
-    let cache = patient_cache();
+    let cache = cache_with_endless_lease();
     thread::scope(|scope| {
         let slow = LoadingThread::<Infallible>::start(scope, &cache, 1);
         let waiter =
@@ -260,7 +260,7 @@ mod by_timer {
 
     #[test]
     fn lease_without_end_needs_no_timer() {
-        let cache = patient_cache();
+        let cache = cache_with_endless_lease();
         let runtime = tokio::runtime::Builder::new_current_thread()
             .build()
             .unwrap();

@@ -49,7 +49,7 @@ fn all_are_one(errors: &[Arc<String>]) -> bool {
 #[test]
 fn error_reaches_all_waiting_threads_and_is_not_cached() {
     some_attempt(|| {
-        let cache = patient_cache();
+        let cache = cache_with_endless_lease();
         let errors = eight_errors(&cache);
         check_nothing_is_cached(&cache, 8);
         all_are_one(&errors)
@@ -58,7 +58,7 @@ fn error_reaches_all_waiting_threads_and_is_not_cached() {
 
 #[test]
 fn error_reaches_all_waiting_tasks_and_is_not_cached() {
-    let cache = patient_cache();
+    let cache = cache_with_endless_lease();
     let loading = LoadingTask::start(&cache, 1);
     let mut waiting = [(); 3].map(|()| Task::waiting(&cache, 1));
     let mut errors = vec![error(loading.finish(Err("no connection".to_string())))];
@@ -72,7 +72,7 @@ fn error_reaches_all_waiting_tasks_and_is_not_cached() {
 fn error_of_a_task_reaches_threads_and_error_of_a_thread_reaches_tasks() {
     let failed = || Err::<u32, _>("no connection".to_string());
     some_attempt(|| {
-        let cache = patient_cache();
+        let cache = cache_with_endless_lease();
         let errors = thread::scope(|scope| {
             let loading = LoadingTask::start(&cache, 1);
             let mut task = Task::waiting(&cache, 1);
@@ -87,7 +87,7 @@ fn error_of_a_task_reaches_threads_and_error_of_a_thread_reaches_tasks() {
         all_are_one(&errors)
     });
 
-    let cache = patient_cache();
+    let cache = cache_with_endless_lease();
     thread::scope(|scope| {
         let loading = LoadingThread::start(scope, &cache, 1);
         let mut task = Task::waiting(&cache, 1);
@@ -99,7 +99,7 @@ fn error_of_a_task_reaches_threads_and_error_of_a_thread_reaches_tasks() {
 
 #[test]
 fn waiting_thread_with_another_error_type_calls_its_own_loader() {
-    let cache = patient_cache();
+    let cache = cache_with_endless_lease();
     thread::scope(|scope| {
         let leader = scope.spawn(|| {
             cache.get_or_load(&1, |_| {
@@ -118,7 +118,7 @@ fn waiting_thread_with_another_error_type_calls_its_own_loader() {
 
 #[test]
 fn waiting_task_with_another_error_type_calls_its_own_loader() {
-    let cache = patient_cache();
+    let cache = cache_with_endless_lease();
     let codes = AtomicUsize::new(0);
     let load = || {
         codes.fetch_add(1, SeqCst);
@@ -137,7 +137,7 @@ fn waiting_task_with_another_error_type_calls_its_own_loader() {
 
 #[test]
 fn task_waiting_for_a_thread_with_another_error_type_calls_its_own_loader() {
-    let cache = patient_cache();
+    let cache = cache_with_endless_lease();
     thread::scope(|scope| {
         let loading = LoadingThread::start(scope, &cache, 1);
         let mut task = Task::ask(&cache, 1, || Ok::<_, Infallible>(6));

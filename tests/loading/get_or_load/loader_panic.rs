@@ -27,7 +27,7 @@ fn panic_in_thread(cache: &Cache, callers: u64) {
 
 #[test]
 fn panic_reaches_its_own_thread_and_exactly_one_waiter_leads() {
-    let cache = patient_cache();
+    let cache = cache_with_endless_lease();
     let loads = AtomicUsize::new(0);
     thread::scope(|scope| {
         scope.spawn(|| panic_in_thread(&cache, 9));
@@ -44,7 +44,7 @@ fn panic_reaches_its_own_thread_and_exactly_one_waiter_leads() {
 
 #[test]
 fn panic_reaches_its_own_task_and_exactly_one_waiter_leads() {
-    let cache = patient_cache();
+    let cache = cache_with_endless_lease();
     let loads = AtomicUsize::new(0);
     let loading = LoadingTask::<Infallible>::start(&cache, 1);
     let mut waiting = [(); 3].map(|()| Task::ask(&cache, 1, counted(&loads, 11)));
@@ -61,7 +61,7 @@ fn panic_reaches_its_own_task_and_exactly_one_waiter_leads() {
 #[test]
 fn panic_in_a_runtime_reaches_only_its_own_task() {
     let runtime = runtime();
-    let cache = patient_cache();
+    let cache = cache_with_endless_lease();
     let loads = Arc::new(AtomicUsize::new(0));
     let loading = cache.clone();
     let leader = runtime.spawn(async move {
@@ -81,7 +81,7 @@ fn panic_in_a_runtime_reaches_only_its_own_task() {
 /// One loader panics before it has created its future, the other at the first poll of its future.
 #[test]
 fn loader_that_panics_before_its_first_await_hands_over() {
-    let cache = patient_cache();
+    let cache = cache_with_endless_lease();
     let call = |_| panic::<Ready<Result<u32, Infallible>>>();
     let mut at_call = Task::new(cache.get_or_load_async(&1, call));
     assert_eq!(at_call.panics().downcast_ref(), Some(&"the loader's panic"));
@@ -96,7 +96,7 @@ fn loader_that_panics_before_its_first_await_hands_over() {
 
 #[test]
 fn panic_of_a_thread_hands_over_to_one_task() {
-    let cache = patient_cache();
+    let cache = cache_with_endless_lease();
     let loads = AtomicUsize::new(0);
     let mut waiting = [(); 2].map(|()| Task::ask(&cache, 1, counted(&loads, 11)));
     thread::scope(|scope| {
@@ -115,7 +115,7 @@ fn panic_of_a_thread_hands_over_to_one_task() {
 fn panic_of_a_task_hands_over_to_one_of_threads_and_tasks() {
     let runtime = runtime();
     for _ in 0..20 {
-        let cache = patient_cache();
+        let cache = cache_with_endless_lease();
         let loading = LoadingTask::<Infallible>::start(&cache, 1);
         check_one_waiter_takes_over(&runtime, &cache, || loading.panic());
     }

@@ -39,7 +39,7 @@ fn blocking_loader_gets_recursive_for_its_own_key_and_other_keys_work() {
 
 #[test]
 fn async_loader_gets_recursive_for_its_own_key_and_other_keys_work() {
-    let cache = patient_cache();
+    let cache = cache_with_endless_lease();
     let load_one = |_| async {
         assert!(is_recursive(&ask_by_task(&cache, 1).await));
         yield_now().await;
@@ -65,7 +65,7 @@ fn async_loader_gets_recursive_for_its_own_key_and_other_keys_work() {
 
 #[test]
 fn loader_gets_recursive_before_it_has_created_its_future() {
-    let cache = patient_cache();
+    let cache = cache_with_endless_lease();
     let load = |_| {
         assert!(is_recursive(&ask_by_thread(&cache, 1)));
         assert!(is_recursive(&Task::new(ask_by_task(&cache, 1)).answer()));
@@ -78,7 +78,7 @@ fn loader_gets_recursive_before_it_has_created_its_future() {
 
 #[test]
 fn blocking_and_async_calls_get_recursive_in_each_others_loaders() {
-    let cache = patient_cache();
+    let cache = cache_with_endless_lease();
     let by_thread = cache.get_or_load(&1, |_| {
         let mut inner = Task::new(ask_by_task(&cache, 1));
         assert!(is_recursive(&inner.answer()));
@@ -98,7 +98,7 @@ fn blocking_and_async_calls_get_recursive_in_each_others_loaders() {
 
 #[test]
 fn suspended_loader_makes_no_other_task_of_its_thread_recursive() {
-    let cache = patient_cache();
+    let cache = cache_with_endless_lease();
     let loading = LoadingTask::<Infallible>::start(&cache, 1);
     let mut waiting = Task::<Answer>::waiting(&cache, 1);
     // Neither is the loader of another key that calls for this one.
@@ -112,7 +112,7 @@ fn suspended_loader_makes_no_other_task_of_its_thread_recursive() {
 
 #[test]
 fn loader_that_moves_between_threads_is_recursive_only_on_its_current_thread() {
-    let cache = patient_cache();
+    let cache = cache_with_endless_lease();
     let load = |_| async {
         for _ in 0..2 {
             yield_now().await;
@@ -133,7 +133,7 @@ fn loader_that_moves_between_threads_is_recursive_only_on_its_current_thread() {
 
 #[test]
 fn waiters_get_the_value_of_a_loader_that_got_recursive() {
-    let cache = patient_cache();
+    let cache = cache_with_endless_lease();
     let mut leader = Task::new(cache.get_or_load_async(&1, |_| async {
         yield_now().await;
         assert!(is_recursive(&ask_by_task(&cache, 1).await));
@@ -151,7 +151,7 @@ fn waiters_get_the_value_of_a_loader_that_got_recursive() {
 /// The `?` of a loader converts the recursion to its own error. The next call loads as usual.
 #[test]
 fn loader_that_fails_with_recursive_leaves_no_load_behind() {
-    let cache = patient_cache();
+    let cache = cache_with_endless_lease();
     let result = cache.get_or_load(&1, |_| ask_by_thread(&cache, 1));
     let error = result.unwrap_err();
     assert!(matches!(error.as_inner(), Some(LoadError::Recursive)));
@@ -176,7 +176,7 @@ impl Drop for AsksWhenDropped<'_> {
 #[test]
 fn destructor_of_a_cancelled_loader_gets_recursive_for_its_own_key() {
     for (key, recurses) in [(1, true), (2, false)] {
-        let cache = patient_cache();
+        let cache = cache_with_endless_lease();
         let answer = Mutex::new(None);
         let asks = AsksWhenDropped {
             cache: &cache,

@@ -7,7 +7,7 @@ use std::convert::Infallible;
 use std::thread;
 use std::time::Instant;
 
-fn impatient_cache() -> Cache {
+fn cache_with_wait_timeout() -> Cache {
     let builder = Cache::builder().capacity(100).wait_timeout(SHORT_TIMEOUT);
     builder.build().unwrap()
 }
@@ -22,7 +22,7 @@ fn times_out(cache: &Cache) {
 
 #[test]
 fn wait_timeout_of_a_thread_concerns_that_thread_only() {
-    let cache = impatient_cache();
+    let cache = cache_with_wait_timeout();
     thread::scope(|scope| {
         let slow = LoadingThread::<Infallible>::start(scope, &cache, 1);
         times_out(&cache);
@@ -35,7 +35,7 @@ fn wait_timeout_of_a_thread_concerns_that_thread_only() {
 /// Outside a runtime, the timer thread of the process wakes tasks.
 #[test]
 fn wait_timeout_of_a_task_concerns_that_task_only() {
-    let cache = impatient_cache();
+    let cache = cache_with_wait_timeout();
     let slow = LoadingTask::<Infallible>::start(&cache, 1);
     let mut early = Task::<Answer>::waiting(&cache, 1);
     until(|| early.wake_count() == 1);
@@ -49,7 +49,7 @@ fn wait_timeout_of_a_task_concerns_that_task_only() {
 
 #[test]
 fn wait_timeout_of_a_thread_does_not_end_the_wait_of_a_task() {
-    let cache = impatient_cache();
+    let cache = cache_with_wait_timeout();
     let slow = LoadingTask::<Infallible>::start(&cache, 1);
     let mut waiting = Task::<Answer>::waiting(&cache, 1);
     times_out(&cache);
@@ -61,7 +61,7 @@ fn wait_timeout_of_a_thread_does_not_end_the_wait_of_a_task() {
 
 #[test]
 fn waiter_that_was_woken_to_lead_leads_after_its_deadline() {
-    let cache = impatient_cache();
+    let cache = cache_with_wait_timeout();
     let slow = LoadingTask::<Infallible>::start(&cache, 1);
     let mut waiting = Task::ask(&cache, 1, || Ok::<_, Infallible>(2));
     waiting.must_wait();
@@ -73,7 +73,7 @@ fn waiter_that_was_woken_to_lead_leads_after_its_deadline() {
 
 #[test]
 fn last_waiter_that_times_out_leaves_no_load_behind() {
-    let cache = impatient_cache();
+    let cache = cache_with_wait_timeout();
     let slow = LoadingTask::<Infallible>::start(&cache, 1);
     times_out(&cache);
     drop(slow);
@@ -107,7 +107,7 @@ fn answer_after_two_slow_loads<T>(cache: &Cache, mut waiting: Task<'_, T>) -> T 
 
 #[test]
 fn deadline_of_a_waiter_does_not_start_again_after_an_error_of_another_type() {
-    let cache = impatient_cache();
+    let cache = cache_with_wait_timeout();
     let one = Task::ask(&cache, 1, || Err::<u32, _>("the loader was called"));
     let answer = answer_after_two_slow_loads(&cache, one);
     assert!(matches!(answer, Err(LoadError::WaitTimeout)));
@@ -122,7 +122,7 @@ fn deadline_of_a_waiter_does_not_start_again_after_an_error_of_another_type() {
 #[cfg(feature = "tokio")]
 #[test]
 fn timer_wakes_tasks_and_threads_at_their_deadlines() {
-    let cache = impatient_cache();
+    let cache = cache_with_wait_timeout();
     let runtime = runtime();
     let slow = LoadingTask::<Infallible>::start(&cache, 1);
     let tasks = Tasks::spawn(&runtime, 8, || {

@@ -43,7 +43,7 @@ pub(crate) struct Database {
 }
 
 impl Database {
-    /// Returns the article with a number, after long enough for other requests to begin.
+    /// Returns the article with a number. The query takes long enough for other requests to begin.
     pub(crate) async fn article(&self, id: u64) -> anyhow::Result<Article> {
         tokio::time::sleep(Duration::from_millis(20)).await;
         self.query(id)

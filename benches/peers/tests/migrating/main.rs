@@ -60,7 +60,7 @@ async fn answers(wiki: Router, database: Database) -> (Vec<Answer>, (u64, u64)) 
     let get =
         |user: &'static str, path: &'static str| send(&wiki, user, "GET", path, String::new());
 
-    // Written by their author, and by others.
+    // Articles are written by their author, and by others.
     for id in 1..=6 {
         let (path, body) = (format!("/articles/{id}"), json!(article(id)).to_string());
         answers.push(send(&wiki, "alice", "PUT", &path, body).await);
@@ -71,7 +71,7 @@ async fn answers(wiki: Router, database: Database) -> (Vec<Answer>, (u64, u64)) 
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 
-    // One query for concurrent requests, and errors that are not cached.
+    // Concurrent requests share one query, and errors are not cached.
     let requests = (0..8).map(|_| {
         let wiki = wiki.clone();
         tokio::spawn(async move { send(&wiki, "bob", "GET", "/articles/1", String::new()).await })
@@ -83,7 +83,7 @@ async fn answers(wiki: Router, database: Database) -> (Vec<Answer>, (u64, u64)) 
     answers.push(get("bob", "/articles/99").await);
     answers.push(get("bob", "/articles/99/preview").await);
 
-    // A new version.
+    // An article gets a new version.
     answers.push(get("carol", "/articles/1/preview").await);
     let mut changed = article(1);
     changed.text = "This is a new version of the article.".to_string();
@@ -91,14 +91,14 @@ async fn answers(wiki: Router, database: Database) -> (Vec<Answer>, (u64, u64)) 
     answers.push(send(&wiki, "alice", "PUT", "/articles/1", body).await);
     answers.push(get("carol", "/articles/1").await);
 
-    // More previews than the budget. The policies evict different ones, but equally many.
+    // The previews exceed the budget. The policies evict different ones, but equally many.
     for id in 1..=6 {
         let path = format!("/articles/{id}/preview");
         answers.push(send(&wiki, "carol", "GET", &path, String::new()).await);
     }
     answers.push(get("carol", "/counts").await);
 
-    // An article without text, and the removal of all.
+    // An article loses its text, and then all are deleted.
     changed.text.clear();
     changed.title.push_str(" without text");
     let body = json!(changed).to_string();
@@ -110,7 +110,7 @@ async fn answers(wiki: Router, database: Database) -> (Vec<Answer>, (u64, u64)) 
     answers.push(get("carol", "/articles/2").await);
     answers.push(get("carol", "/counts").await);
 
-    // Too many requests of one user.
+    // One user sends too many requests.
     for _ in 0..21 {
         answers.push(get("dave", "/articles/99").await);
     }

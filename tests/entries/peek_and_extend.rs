@@ -5,7 +5,7 @@ use hotset::__private::validate;
 use hotset::{LocalCache, RemovalCause};
 
 #[test]
-fn peek_counts_nothing_and_is_no_use_of_the_entry() {
+fn peek_counts_as_neither_a_lookup_nor_a_use_of_the_entry() {
     let f = Fixture::new(|builder| builder.capacity(2).time_to_idle(seconds(10)));
     f.cache.insert(1, 10);
     f.cache.insert(2, 20);
@@ -39,7 +39,7 @@ fn peek_does_not_refresh_or_return_a_stale_value() {
 }
 
 #[test]
-fn get_many_counts_and_uses_each_key_like_get() {
+fn get_many_counts_as_a_lookup_and_a_use_of_each_key() {
     let f = Fixture::new(|builder| builder.capacity(3));
     (1..4).for_each(|key| f.cache.insert(key, key.into()));
     let found = f.cache.get_many(&[1, 9, 1, 2]);
@@ -52,7 +52,7 @@ fn get_many_counts_and_uses_each_key_like_get() {
 }
 
 #[test]
-fn extend_inserts_all_pairs_and_the_last_of_a_key_prevails() {
+fn extend_inserts_all_pairs_and_keeps_the_last_of_each_key() {
     let f = Fixture::new(|builder| builder.time_to_live(seconds(5)));
     let mut cache = f.cache.clone();
     cache.extend([(1, 10), (2, 20), (1, 11)]);
