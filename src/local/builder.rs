@@ -190,8 +190,8 @@ impl<K, V, S> LocalCacheBuilder<K, V, S> {
     /// `rule` is called each time a value is stored by an insertion, a load or an update, unless the value comes with a
     /// [time to live of its own](crate::Loaded::ttl). If it returns `None`, the [`time_to_live`](Self::time_to_live) of
     /// the cache applies, and an updated entry keeps its remaining time to live. With `Duration::MAX` the entry never
-    /// expires; with zero it is not stored. The rule runs on the storing thread, with no lock held.
-    /// It must not load the key that is stored: that load would wait for itself.
+    /// expires; with zero it is not stored. The rule runs on the storing thread, with no lock held. If it loads the key
+    /// that is stored, that load returns [`Recursive`](crate::LoadError::Recursive).
     ///
     /// # Examples
     ///

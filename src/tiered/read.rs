@@ -149,9 +149,15 @@ impl<K: RemoteKey, V: RemoteValue> TieredCache<K, V> {
         F: Future<Output = Result<V, E>>,
         E: LoaderError<M>,
     {
-        let loader = LoaderProperties::new::<E, _>(&load);
-        let load = |key| share_value(load(key));
-        typed(self.get_or_load_shared(key, loader, load).await)
+        match self.inner.look_up_to_load(key) {
+            Ok(value) => Ok(value),
+            Err(missed) => {
+                let found = (missed, LoaderProperties::new::<E, _>(&load));
+                let load = |key| share_value(load(key));
+                // Boxed, so that this future stays small whatever the loader's size.
+                typed(Box::pin(self.inner.load_missed(key, found, load)).await)
+            }
+        }
     }
 
     /// Like [`get_or_load_async`](Self::get_or_load_async), but `load` returns a [`Loaded`], which has its own time to
@@ -190,9 +196,15 @@ impl<K: RemoteKey, V: RemoteValue> TieredCache<K, V> {
         F: Future<Output = Result<Loaded<V>, E>>,
         E: LoaderError<M>,
     {
-        let loader = LoaderProperties::new::<E, _>(&load);
-        let load = |key| share_entry(load(key));
-        typed(self.get_or_load_shared(key, loader, load).await)
+        match self.inner.look_up_to_load(key) {
+            Ok(value) => Ok(value),
+            Err(missed) => {
+                let found = (missed, LoaderProperties::new::<E, _>(&load));
+                let load = |key| share_entry(load(key));
+                // Boxed, so that this future stays small whatever the loader's size.
+                typed(Box::pin(self.inner.load_missed(key, found, load)).await)
+            }
+        }
     }
 
     /// Returns the value for `key` from L1 or Redis. If neither has a valid one, computes it by `compute` and stores it
@@ -229,25 +241,6 @@ impl<K: RemoteKey, V: RemoteValue> TieredCache<K, V> {
             Ok(value) => value,
             // Boxed like the load, so that this future stays small.
             Err(_) => Box::pin(take_once(&mut compute)(key.to_owned())).await,
-        }
-    }
-
-    /// Returns the value for a key, for a loader whose result is in shared form already.
-    #[inline]
-    async fn get_or_load_shared<Q, F>(
-        &self,
-        key: &Q,
-        loader: LoaderProperties,
-        load: impl FnOnce(K) -> F,
-    ) -> Result<V, LoadError<AnyError>>
-    where
-        Q: LookupKey<K> + ?Sized,
-        F: Future<Output = LoadResult<V>>,
-    {
-        match self.inner.look_up_to_load(key) {
-            Ok(value) => Ok(value),
-            // Boxed, so that this future stays small whatever the loader's size.
-            Err(missed) => Box::pin(self.inner.load_missed(key, (missed, loader), load)).await,
         }
     }
 }

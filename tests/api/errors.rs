@@ -1,9 +1,6 @@
 //! Errors of loaders: conversions by `?`, texts, and chains of sources.
 
-use hotset::{
-    AnyError, Cache, ErasedBatchLoader, ErasedKey, ErasedLoader, LoadError, Loaded, LoaderError,
-    LocalCache, OpaqueError,
-};
+use hotset::{AnyError, Cache, LoadError, LoaderError, LocalCache, OpaqueError};
 use std::borrow::Cow;
 use std::error::Error;
 use std::fmt;
@@ -327,55 +324,4 @@ fn load_error_becomes_an_io_error() {
     let error = cache().get_or_load(&1, |_| Err(query())).unwrap_err();
     let error = io::Error::other(error);
     assert_eq!(chain(&error), format!("the loader failed: {CHAIN}"));
-}
-
-/// A cache that returns an error of its own, and does not run the loader.
-struct BrokenCache;
-
-impl Cache<u32, u32> for BrokenCache {
-    fn get_erased(&self, _: &dyn ErasedKey<u32>) -> Option<u32> {
-        None
-    }
-
-    fn insert_loaded(&self, _: u32, _: Loaded<u32>) {}
-
-    fn invalidate_erased(&self, _: &dyn ErasedKey<u32>) {}
-
-    fn invalidate_tag(&self, _: &str) {}
-
-    fn clear(&self) {}
-
-    fn get_or_load_erased(
-        &self,
-        _: &dyn ErasedKey<u32>,
-        _: ErasedLoader<'_, u32>,
-    ) -> Result<u32, LoadError<AnyError>> {
-        Err(LoadError::erased("broken"))
-    }
-
-    fn get_many_or_load_erased(
-        &self,
-        _: &[&dyn ErasedKey<u32>],
-        _: ErasedBatchLoader<'_, u32, u32>,
-    ) -> Result<Vec<Option<u32>>, LoadError<AnyError>> {
-        Err(LoadError::erased("broken"))
-    }
-}
-
-#[test]
-fn cache_that_always_returns_an_error_of_another_type_is_reported() {
-    let panics = |call: &dyn Fn()| {
-        let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(call));
-        *result.unwrap_err().downcast::<String>().unwrap()
-    };
-    let expected = "get_or_load_erased returned an error that is not its loader's";
-    let single = || drop(BrokenCache.get_or_load(&1, |_| Err(query())));
-    assert_eq!(panics(&single), expected);
-    let batch = || drop(BrokenCache.get_many_or_load(&[1], |_| Err::<[_; 0], _>(query())));
-    assert_eq!(panics(&batch), expected);
-    // An error of the same type is returned.
-    let error = BrokenCache
-        .get_or_load(&1, |_| Err("not called"))
-        .unwrap_err();
-    assert_eq!(*error.as_inner().unwrap(), "broken");
 }

@@ -1,8 +1,11 @@
 //! Application code written against `Cache`.
 
-use hotset::{AnyError, Cache, ErasedKey, ErasedLoader, LoadError, Loaded, LocalCache};
+use hotset::{
+    AnyError, Cache, ErasedBatchLoader, ErasedKey, ErasedLoader, LoadError, Loaded, LocalCache,
+};
 use std::error::Error;
 use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -70,7 +73,7 @@ fn error_keeps_its_type_through_a_trait_object() {
 
 type Outcome = Result<String, LoadError<AnyError>>;
 
-/// A cache that stores nothing, and whose function answers the callers that load.
+/// A cache that stores nothing, and whose function answers the callers that load. Batches fail without a call of it.
 struct Scripted(fn(ErasedLoader<'_, String>) -> Outcome);
 
 impl Cache<u32, String> for Scripted {
@@ -86,7 +89,14 @@ impl Cache<u32, String> for Scripted {
         _: &dyn ErasedKey<u32>,
         loader: ErasedLoader<'_, String>,
     ) -> Outcome {
-        self.0(loader)
+        (self.0)(loader)
+    }
+    fn get_many_or_load_erased(
+        &self,
+        _: &[&dyn ErasedKey<u32>],
+        _: ErasedBatchLoader<'_, u32, String>,
+    ) -> Result<Vec<Option<String>>, LoadError<AnyError>> {
+        Err(LoadError::erased("no batches"))
     }
 }
 
@@ -117,4 +127,20 @@ fn error_that_is_not_from_the_loader_panics_instead_of_looping() {
     });
     assert!(broken.get_or_load(&1, |_| Err("refused")).is_err());
     let _ = by_generic(&broken, 11);
+}
+
+#[test]
+fn cache_that_returns_foreign_errors_without_end_panics_instead_of_looping() {
+    let broken = Scripted(|_| Err(LoadError::erased("broken")));
+    let panic_of = |call: &dyn Fn()| {
+        let panicked = catch_unwind(AssertUnwindSafe(call)).unwrap_err();
+        *panicked.downcast::<String>().unwrap()
+    };
+    let message = "get_or_load_erased returned an error that is not its loader's";
+    assert_eq!(panic_of(&|| drop(by_generic(&broken, 11))), message);
+    let batch = || drop(broken.get_many_or_load(&[11], |_| Err::<[_; 0], _>(NotFound(11))));
+    assert_eq!(panic_of(&batch), message);
+    // An error of the type of the caller's loader is returned.
+    let error = broken.get_or_load(&1, |_| Err("not called")).unwrap_err();
+    assert_eq!(error.as_inner(), Some(&"broken"));
 }

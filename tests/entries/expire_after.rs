@@ -2,7 +2,8 @@
 
 use crate::common::{Fixture, RUNTIME, WAYS, seconds};
 use hotset::__private::validate;
-use hotset::{Compute, Loaded, LocalCache};
+use hotset::{Compute, LoadError, Loaded, LocalCache};
+use std::convert::Infallible;
 use std::panic::{AssertUnwindSafe, catch_unwind, panic_any};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -191,4 +192,30 @@ fn ttl_jitter_and_time_to_idle_apply_to_times_of_the_rule() {
     assert_eq!(f.cache.remaining_ttl(&1), Some(seconds(10)));
     f.cache.insert(2, 5);
     assert_eq!(f.cache.remaining_ttl(&2), Some(seconds(5)));
+}
+
+#[test]
+fn load_of_the_stored_key_by_the_rule_is_recursive() {
+    type Handle = Arc<Mutex<Option<LocalCache<u32, u64>>>>;
+    let handle = Handle::default();
+    let inner = Arc::clone(&handle);
+    let cache = LocalCache::<u32, u64>::builder()
+        .capacity(100)
+        .lease(Duration::MAX)
+        .expire_after(move |key, _| {
+            let cache = inner.lock().unwrap().clone()?;
+            let loaded = cache.get_or_load(key, |_| Ok::<_, Infallible>(1));
+            assert!(matches!(loaded, Err(LoadError::Recursive) | Ok(1)));
+            None
+        })
+        .build()
+        .unwrap();
+    *handle.lock().unwrap() = Some(cache.clone());
+    // The rule of the load, and then the rule of the load that the rule of the insertion begins.
+    assert_eq!(cache.get_or_insert_with(&1, |_| 5), 5);
+    cache.insert(2, 6);
+    let loaded = cache.get_many_or_load(&[3, 4], |_| Ok::<_, Infallible>([(3, 30), (4, 40)]));
+    assert_eq!(loaded.unwrap(), [Some(30), Some(40)]);
+    *handle.lock().unwrap() = None;
+    validate(&cache);
 }

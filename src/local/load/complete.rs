@@ -104,9 +104,14 @@ where
         }
         let provenance = self.provenance(&loaded, leader.epoch, load_time);
         let mut removals = self.removals();
+        // The weigher and the rule of `expire_after` run before the load is over. If they load its key, that is recursive.
+        let settings = &self.inner.settings;
+        let calls_user = settings.weigher.is_some() || settings.expire_after.is_some();
+        let entered = calls_user.then(|| leader.enter(None));
         let (leading, out) = (Some(&mut leader), &mut removals);
         // The callers get the value even if it is outdated and was not stored.
         let _ = self.store(location, key, loaded, provenance, leading, out);
+        drop(entered);
         leader.complete(|| Outcome::Value(value.clone()));
         removals.finish();
         value

@@ -94,9 +94,16 @@ where
         F: Future<Output = Result<V, E>>,
         E: LoaderError<M>,
     {
-        let loader = LoaderProperties::new::<E, _>(&load);
-        let load = || share_value(load(key.to_owned()));
-        typed(self.get_or_load_shared(key, loader, load).await)
+        let location = self.location(key);
+        match self.lookup(&location, key) {
+            Lookup::Hit(value) => Ok(value),
+            lookup => {
+                let found = (lookup, LoaderProperties::new::<E, _>(&load));
+                let load = || share_value(load(key.to_owned()));
+                // Boxed, so that this future stays small whatever the loader's size.
+                typed(Box::pin(self.load_async(location, key, found, load)).await)
+            }
+        }
     }
 
     /// Like [`get_or_load_async`](Self::get_or_load_async), but `load` returns a [`Loaded`], which has its own time to
@@ -143,9 +150,16 @@ where
         F: Future<Output = Result<Loaded<V>, E>>,
         E: LoaderError<M>,
     {
-        let loader = LoaderProperties::new::<E, _>(&load);
-        let load = || share_entry(load(key.to_owned()));
-        typed(self.get_or_load_shared(key, loader, load).await)
+        let location = self.location(key);
+        match self.lookup(&location, key) {
+            Lookup::Hit(value) => Ok(value),
+            lookup => {
+                let found = (lookup, LoaderProperties::new::<E, _>(&load));
+                let load = || share_entry(load(key.to_owned()));
+                // Boxed, so that this future stays small whatever the loader's size.
+                typed(Box::pin(self.load_async(location, key, found, load)).await)
+            }
+        }
     }
 
     /// Like [`get_or_insert_with`](Self::get_or_insert_with), but for tasks.
@@ -183,26 +197,6 @@ where
             Ok(value) => value,
             // Boxed like the load, so that this future stays small.
             Err(_) => Box::pin(take_once(&mut compute)(key.to_owned())).await,
-        }
-    }
-
-    /// Returns the value for a key, for a loader whose result is in shared form already.
-    #[inline]
-    async fn get_or_load_shared<Q, F>(
-        &self,
-        key: &Q,
-        loader: LoaderProperties,
-        load: impl FnOnce() -> F,
-    ) -> Result<V, LoadError<AnyError>>
-    where
-        Q: LookupKey<K> + ?Sized,
-        F: Future<Output = LoadResult<V>>,
-    {
-        let location = self.location(key);
-        match self.lookup(&location, key) {
-            Lookup::Hit(value) => Ok(value),
-            // Boxed, so that this future stays small whatever the loader's size.
-            lookup => Box::pin(self.load_async(location, key, (lookup, loader), load)).await,
         }
     }
 
