@@ -32,6 +32,10 @@ impl CacheConfig {
     /// Like [`build_async`](Self::build_async), but with settings that a file cannot contain: a weigher, a listener, a
     /// clock. With a Redis backend, they apply to L1.
     ///
+    /// # Errors
+    ///
+    /// Like [`build_async`](Self::build_async).
+    ///
     /// # Examples
     ///
     /// ```
@@ -45,10 +49,6 @@ impl CacheConfig {
     /// })?;
     /// # Ok::<(), hotset::ConfigError>(())
     /// ```
-    ///
-    /// # Errors
-    ///
-    /// Like [`build_async`](Self::build_async).
     pub fn build_async_with<K: RemoteKey + Schema, V: RemoteValue + Schema>(
         &self,
         complete: impl FnOnce(LocalCacheBuilder<K, V>) -> LocalCacheBuilder<K, V>,

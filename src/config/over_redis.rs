@@ -13,6 +13,10 @@ impl CacheConfig {
     /// `local` is the builder that [`local_builder`](Self::local_builder) returned. Use the result instead of
     /// [`build_async`](Self::build_async) for methods that [`AsyncCache`](crate::AsyncCache) does not have.
     ///
+    /// # Errors
+    ///
+    /// Returns an error if a setting is missing or invalid.
+    ///
     /// # Examples
     ///
     /// ```no_run
@@ -22,10 +26,6 @@ impl CacheConfig {
     /// let prices: TieredCache<u64, u64> = config.tiered_builder(config.local_builder()?)?.build()?;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    ///
-    /// # Errors
-    ///
-    /// Returns an error if a setting is missing or invalid.
     pub fn tiered_builder<K, V>(
         &self,
         local: LocalCacheBuilder<K, V>,

@@ -85,6 +85,10 @@ impl CacheConfig {
 
     /// Replaces settings like [`override_from_env`](Self::override_from_env), but from the given variables.
     ///
+    /// # Errors
+    ///
+    /// Like [`from_env`](Self::from_env).
+    ///
     /// # Examples
     ///
     /// ```
@@ -95,10 +99,6 @@ impl CacheConfig {
     /// assert_eq!(config, CacheConfig::from_toml("capacity = 2000\nlease = '3s'")?);
     /// # Ok::<(), hotset::ConfigError>(())
     /// ```
-    ///
-    /// # Errors
-    ///
-    /// Like [`from_env`](Self::from_env).
     pub fn override_from_vars<N: Into<OsString>, V: Into<OsString>>(
         mut self,
         prefix: &str,

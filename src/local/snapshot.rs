@@ -78,6 +78,21 @@ where
     /// other. `Clone` runs there, so keep it cheap: wrap a value that is expensive to clone in an
     /// [`Arc`](std::sync::Arc). Everything else, `Serialize` above all, runs with no lock held.
     ///
+    /// # Errors
+    ///
+    /// Returns an error if the file cannot be written, or a key or value cannot be serialized. The file is then
+    /// unchanged, with one exception: if the last step fails, which makes the file's new name durable, it may be the
+    /// new one.
+    ///
+    /// # Panics
+    ///
+    /// Panics if `Serialize` or `Clone` does. The file is then unchanged.
+    ///
+    /// # Blocking
+    ///
+    /// Writes to the disk, and waits until all data is stored. Tasks call it through the `spawn_blocking` of their
+    /// runtime.
+    ///
     /// # Examples
     ///
     /// ```
@@ -95,21 +110,6 @@ where
     /// assert_eq!((report.restored, prices.get(&1)), (1, Some(100)));
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    ///
-    /// # Errors
-    ///
-    /// Returns an error if the file cannot be written, or a key or value cannot be serialized. The file is then
-    /// unchanged, with one exception: if the last step fails, which makes the file's new name durable, it may be the
-    /// new one.
-    ///
-    /// # Panics
-    ///
-    /// Panics if `Serialize` or `Clone` does. The file is then unchanged.
-    ///
-    /// # Blocking
-    ///
-    /// Writes to the disk, and waits until all data is stored. Tasks call it through the `spawn_blocking` of their
-    /// runtime.
     pub fn snapshot(&self, path: impl AsRef<Path>) -> Result<SnapshotReport, SnapshotError>
     where
         K: Schema,
@@ -172,6 +172,21 @@ where
     /// The times of `time_to_idle` and `refresh_after` begin again. The cache does not know of changes in the database
     /// between the two calls: only the time to live bounds how long an outdated value may be served.
     ///
+    /// # Errors
+    ///
+    /// Returns [`SnapshotError::NotFound`] if there is no file, and another error if it cannot be read, is not exactly
+    /// as it was written, or has keys or values of another [`Schema`]. Nothing is restored then. The memory that is
+    /// allocated is in proportion to the length of the file, unless the file does not begin like a snapshot.
+    ///
+    /// # Panics
+    ///
+    /// Panics if `Deserialize` does, or a listener or the `Drop` of a dead entry that is removed. Then nothing is
+    /// restored, or only the coldest entries are.
+    ///
+    /// # Blocking
+    ///
+    /// Reads from the disk. Tasks call it through the `spawn_blocking` of their runtime.
+    ///
     /// # Examples
     ///
     /// The first run finds no file, and a new version of the program may find a file with another schema:
@@ -189,21 +204,6 @@ where
     /// }
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    ///
-    /// # Errors
-    ///
-    /// Returns [`SnapshotError::NotFound`] if there is no file, and another error if it cannot be read, is not exactly
-    /// as it was written, or has keys or values of another [`Schema`]. Nothing is restored then. The memory that is
-    /// allocated is in proportion to the length of the file, unless the file does not begin like a snapshot.
-    ///
-    /// # Panics
-    ///
-    /// Panics if `Deserialize` does, or a listener or the `Drop` of a dead entry that is removed. Then nothing is
-    /// restored, or only the coldest entries are.
-    ///
-    /// # Blocking
-    ///
-    /// Reads from the disk. Tasks call it through the `spawn_blocking` of their runtime.
     pub fn restore(&self, path: impl AsRef<Path>) -> Result<RestoreReport, SnapshotError>
     where
         K: Schema,

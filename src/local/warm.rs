@@ -72,6 +72,14 @@ where
 
     /// Like [`warm`](Self::warm), but with the given options.
     ///
+    /// # Panics
+    ///
+    /// Like [`warm`](Self::warm), and if the listener of progress panics.
+    ///
+    /// # Blocking
+    ///
+    /// Like [`warm`](Self::warm).
+    ///
     /// # Examples
     ///
     /// ```
@@ -83,14 +91,6 @@ where
     /// });
     /// assert_eq!((report.found, prices.stats().loads), (100, 10));
     /// ```
-    ///
-    /// # Panics
-    ///
-    /// Like [`warm`](Self::warm), and if the listener of progress panics.
-    ///
-    /// # Blocking
-    ///
-    /// Like [`warm`](Self::warm).
     pub fn warm_with<T, L, E, M>(
         &self,
         options: WarmOptions<'_>,
@@ -112,6 +112,10 @@ where
 
     /// Like [`warm`](Self::warm), but for tasks on any runtime, and with several batches at one time.
     ///
+    /// # Cancel safety
+    ///
+    /// The future may be dropped at any time. The entries that were loaded until then stay cached.
+    ///
     /// # Examples
     ///
     /// ```
@@ -127,10 +131,6 @@ where
     /// assert_eq!(report.await.found, 100);
     /// # }
     /// ```
-    ///
-    /// # Cancel safety
-    ///
-    /// The future may be dropped at any time. The entries that were loaded until then stay cached.
     pub async fn warm_async<T, L, E, F, M>(
         &self,
         keys: impl IntoIterator<Item = K>,

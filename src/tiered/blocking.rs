@@ -11,6 +11,16 @@ use std::hash::Hash;
 
 /// A handle to a [`TieredCache`] for threads, from [`TieredCache::blocking`]. It implements [`Cache`](crate::Cache).
 ///
+/// # Panics
+///
+/// A method panics if it has to block and is called by a task. Tasks use the [`TieredCache`] itself.
+///
+/// # Blocking
+///
+/// A hit in L1 does not block. Other calls block the thread while calls to Redis run in the runtime
+/// in which the cache was built. That runtime needs a thread of its own: it must have tokio's
+/// `multi_thread` flavor, or be driven by another thread.
+///
 /// # Examples
 ///
 /// ```
@@ -25,16 +35,6 @@ use std::hash::Hash;
 /// # Ok(())
 /// # }
 /// ```
-///
-/// # Panics
-///
-/// A method panics if it has to block and is called by a task. Tasks use the [`TieredCache`] itself.
-///
-/// # Blocking
-///
-/// A hit in L1 does not block. Other calls block the thread while calls to Redis run in the runtime
-/// in which the cache was built. That runtime needs a thread of its own: it must have tokio's
-/// `multi_thread` flavor, or be driven by another thread.
 pub struct BlockingCache<K, V> {
     pub(super) tier: TieredCache<K, V>,
 }

@@ -63,6 +63,28 @@ use tokio::runtime::Handle;
 ///
 /// A clone is another handle to the same cache.
 ///
+/// # Outages of Redis
+///
+/// No failure of Redis fails a read. The loader runs instead, and at most
+/// [`max_concurrent_loads`](crate::LocalCacheBuilder::max_concurrent_loads) loaders run at one time (64 by default). A
+/// call to Redis takes no longer than its [deadline](TieredCacheBuilder::deadline). After a few failures a circuit
+/// breaker opens, and Redis is only probed until it answers again. Invalidations are queued and sent then. The cache
+/// can be built and works before Redis can be reached. A call that Redis refuses, or a
+/// large value that takes too long, does not open it.
+///
+/// # Values and keys that Redis cannot store
+///
+/// A value that is too large, has more than 64 tags or cannot be serialized, and any value under a key of more than 1
+/// KiB, is stored in L1 only, in the classes that store values there. Other processes load it. All processes can
+/// invalidate it. A key that cannot be serialized, is longer than 64 KiB, or has the same serialized form as another
+/// key, is local to each process: operations on it concern this process only, even in the class
+/// [`Realtime`](Consistency::Realtime). See [`Propagation`].
+///
+/// # Panics
+///
+/// Panics in the cases in which [`LocalCache`] does. All methods need the tokio runtime in which the cache was built,
+/// with timer and IO enabled.
+///
 /// # Examples
 ///
 /// ```no_run
@@ -87,28 +109,6 @@ use tokio::runtime::Handle;
 /// # Ok(())
 /// # }
 /// ```
-///
-/// # Outages of Redis
-///
-/// No failure of Redis fails a read. The loader runs instead, and at most
-/// [`max_concurrent_loads`](crate::LocalCacheBuilder::max_concurrent_loads) loaders run at one time (64 by default). A
-/// call to Redis takes no longer than its [deadline](TieredCacheBuilder::deadline). After a few failures a circuit
-/// breaker opens, and Redis is only probed until it answers again. Invalidations are queued and sent then. The cache
-/// can be built and works before Redis can be reached. A call that Redis refuses, or a
-/// large value that takes too long, does not open it.
-///
-/// # Values and keys that Redis cannot store
-///
-/// A value that is too large, has more than 64 tags or cannot be serialized, and any value under a key of more than 1
-/// KiB, is stored in L1 only, in the classes that store values there. Other processes load it. All processes can
-/// invalidate it. A key that cannot be serialized, is longer than 64 KiB, or has the same serialized form as another
-/// key, is local to each process: operations on it concern this process only, even in the class
-/// [`Realtime`](Consistency::Realtime). See [`Propagation`].
-///
-/// # Panics
-///
-/// Panics in the cases in which [`LocalCache`] does. All methods need the tokio runtime in which the cache was built,
-/// with timer and IO enabled.
 pub struct TieredCache<K, V> {
     inner: Arc<Inner<K, V>>,
     /// The background tasks, which end with the last handle.

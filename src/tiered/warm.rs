@@ -32,6 +32,10 @@ impl<K: RemoteKey, V: RemoteValue> TieredCache<K, V> {
     ///
     /// With [`L2Only`](Consistency::L2Only) this fills only Redis, with as many keys as L1 has room for.
     ///
+    /// # Cancel safety
+    ///
+    /// The future may be dropped at any time. Values that were loaded until then stay cached.
+    ///
     /// # Examples
     ///
     /// ```
@@ -44,10 +48,6 @@ impl<K: RemoteKey, V: RemoteValue> TieredCache<K, V> {
     /// # Ok(())
     /// # }
     /// ```
-    ///
-    /// # Cancel safety
-    ///
-    /// The future may be dropped at any time. Values that were loaded until then stay cached.
     pub async fn warm_async<T, L, E, F, M>(
         &self,
         keys: impl IntoIterator<Item = K>,
@@ -93,6 +93,10 @@ impl<K: RemoteKey, V: RemoteValue> TieredCache<K, V> {
     /// the report are those of Redis. For keys that the [rollout](Self::rollout) excludes from Redis, and for all keys
     /// in shadow mode, only the values in L1 are found.
     ///
+    /// # Cancel safety
+    ///
+    /// The future may be dropped at any time. Values that were found until then stay cached.
+    ///
     /// # Examples
     ///
     /// ```
@@ -106,10 +110,6 @@ impl<K: RemoteKey, V: RemoteValue> TieredCache<K, V> {
     /// # Ok(())
     /// # }
     /// ```
-    ///
-    /// # Cancel safety
-    ///
-    /// The future may be dropped at any time. Values that were found until then stay cached.
     pub async fn warm_from_l2(
         &self,
         options: WarmOptions<'_>,
@@ -145,6 +145,14 @@ impl<K: RemoteKey, V: RemoteValue> TieredCache<K, V> {
     /// Like [`warm_from_l2`](Self::warm_from_l2) otherwise. The values in the snapshot are not used, because they may
     /// have been invalidated since. A snapshot of a [`LocalCache`](crate::LocalCache) works, too.
     ///
+    /// # Errors
+    ///
+    /// Returns the same errors as [`LocalCache::restore`](crate::LocalCache::restore), except for the schema of values.
+    ///
+    /// # Cancel safety
+    ///
+    /// See [`warm_from_l2`](Self::warm_from_l2).
+    ///
     /// # Examples
     ///
     /// ```
@@ -160,14 +168,6 @@ impl<K: RemoteKey, V: RemoteValue> TieredCache<K, V> {
     /// # Ok(())
     /// # }
     /// ```
-    ///
-    /// # Errors
-    ///
-    /// Returns the same errors as [`LocalCache::restore`](crate::LocalCache::restore), except for the schema of values.
-    ///
-    /// # Cancel safety
-    ///
-    /// See [`warm_from_l2`](Self::warm_from_l2).
     pub async fn warm_from_snapshot(
         &self,
         options: WarmOptions<'_>,
