@@ -46,6 +46,17 @@ pub trait LoaderError<M>: Any + Send + Sync {
 }
 
 /// The parts of a loader's error that the text and the source of a [`LoadError`](crate::LoadError) are made of.
+///
+/// # Examples
+///
+/// ```
+/// use hotset::{Description, LoaderError};
+/// use std::fmt;
+///
+/// assert!(matches!(fmt::Error.describe(), Description::Error(_)));
+/// assert!(matches!("no connection".describe(), Description::Text("no connection")));
+/// assert!(matches!(().describe(), Description::Empty));
+/// ```
 #[derive(Debug, Clone, Copy)]
 #[non_exhaustive]
 pub enum Description<'a> {

@@ -23,6 +23,20 @@ use std::time::{Duration, Instant};
 const NANOS_PER_MILLI: Nanos = 1_000_000;
 
 /// A report on a snapshot that was written, from [`LocalCache::snapshot`].
+///
+/// # Examples
+///
+/// ```
+/// use hotset::LocalCache;
+///
+/// # let folder = tempfile::tempdir()?;
+/// # let path = folder.path().join("prices");
+/// let prices: LocalCache<u64, u64> = LocalCache::from_iter([(7, 120)]);
+/// let report = prices.snapshot(&path)?;
+/// println!("{} bytes in {:?}", report.bytes, report.time_taken);
+/// assert_eq!((report.entries, report.altered), (1, 0));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct SnapshotReport {
@@ -39,6 +53,24 @@ pub struct SnapshotReport {
 
 /// A report on a snapshot that was restored, from [`LocalCache::restore`]. Each entry of the file is in one of the
 /// first four counts.
+///
+/// # Examples
+///
+/// ```
+/// use hotset::LocalCache;
+///
+/// # let folder = tempfile::tempdir()?;
+/// # let path = folder.path().join("prices");
+/// let prices: LocalCache<u64, u64> = LocalCache::from_iter([(7, 120), (8, 130)]);
+/// prices.snapshot(&path)?;
+///
+/// prices.remove(&7);
+/// prices.insert(8, 140);
+/// let report = prices.restore(&path)?;
+/// assert_eq!((report.restored, report.superseded), (1, 1));
+/// assert_eq!((prices.get(&7), prices.get(&8)), (Some(120), Some(140)));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RestoreReport {
@@ -123,15 +155,29 @@ where
     ///
     /// # Errors
     ///
-    /// Like [`snapshot`](Self::snapshot).
+    /// Returns the same errors as [`snapshot`](Self::snapshot).
     ///
     /// # Panics
     ///
-    /// Like [`snapshot`](Self::snapshot).
+    /// Panics like [`snapshot`](Self::snapshot).
     ///
     /// # Blocking
     ///
-    /// Like [`snapshot`](Self::snapshot).
+    /// Blocks like [`snapshot`](Self::snapshot).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use hotset::{LocalCache, Schema, Schemas};
+    ///
+    /// # let folder = tempfile::tempdir()?;
+    /// # let path = folder.path().join("documents");
+    /// // `serde_json::Value` does not implement `Schema`.
+    /// let documents: LocalCache<u64, serde_json::Value> = LocalCache::from_iter([(1, "One".into())]);
+    /// let report = documents.snapshot_with_schemas(&path, &Schemas::new(u64::schema(), "document/1"))?;
+    /// assert_eq!(report.entries, 1);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn snapshot_with_schemas(
         &self,
         path: impl AsRef<Path>,
@@ -217,15 +263,33 @@ where
     ///
     /// # Errors
     ///
-    /// Like [`restore`](Self::restore).
+    /// Returns the same errors as [`restore`](Self::restore).
     ///
     /// # Panics
     ///
-    /// Like [`restore`](Self::restore).
+    /// Panics like [`restore`](Self::restore).
     ///
     /// # Blocking
     ///
-    /// Like [`restore`](Self::restore).
+    /// Blocks like [`restore`](Self::restore).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use hotset::{LocalCache, Schema, Schemas, SnapshotError};
+    ///
+    /// # let folder = tempfile::tempdir()?;
+    /// # let path = folder.path().join("documents");
+    /// let documents: LocalCache<u64, serde_json::Value> = LocalCache::from_iter([(1, "One".into())]);
+    /// documents.snapshot_with_schemas(&path, &Schemas::new(u64::schema(), "document/1"))?;
+    ///
+    /// documents.clear();
+    /// let changed = documents.restore_with_schemas(&path, &Schemas::new(u64::schema(), "document/2"));
+    /// assert!(matches!(changed, Err(SnapshotError::ValueSchema { .. })));
+    /// documents.restore_with_schemas(&path, &Schemas::new(u64::schema(), "document/1"))?;
+    /// assert_eq!(documents.get(&1), Some("One".into()));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn restore_with_schemas(
         &self,
         path: impl AsRef<Path>,

@@ -74,11 +74,11 @@ where
     ///
     /// # Panics
     ///
-    /// Like [`warm`](Self::warm), and if the listener of progress panics.
+    /// Panics like [`warm`](Self::warm), and if the listener of progress panics.
     ///
     /// # Blocking
     ///
-    /// Like [`warm`](Self::warm).
+    /// Blocks like [`warm`](Self::warm).
     ///
     /// # Examples
     ///
@@ -149,7 +149,24 @@ where
     ///
     /// # Cancel safety
     ///
-    /// Like [`warm_async`](Self::warm_async).
+    /// See [`warm_async`](Self::warm_async).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() {
+    /// use hotset::{LocalCache, WarmOptions};
+    ///
+    /// let prices: LocalCache<u64, u64> = LocalCache::new(1_000);
+    /// let options = WarmOptions::new().batch(10).concurrency(2);
+    /// let report = prices.warm_with_async(options, 0..100, async |ids| {
+    ///     Ok::<_, std::io::Error>(ids.into_iter().map(|id| (id, id * 100)))
+    /// });
+    /// assert_eq!(report.await.found, 100);
+    /// assert_eq!(prices.stats().loads, 10);
+    /// # }
+    /// ```
     pub async fn warm_with_async<T, L, E, F, M>(
         &self,
         options: WarmOptions<'_>,

@@ -157,6 +157,17 @@ impl<K: RemoteKey, V: RemoteValue> TieredCache<K, V> {
 
     /// Returns the statistics of L1. A load in them is a miss of L1, which gets its value from Redis or the loader. The
     /// loads of the loader are in [`tier_stats`](Self::tier_stats).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use hotset::TieredCache;
+    /// # async fn example(prices: TieredCache<String, u64>) -> Result<(), Box<dyn std::error::Error>> {
+    /// let l1 = prices.stats();
+    /// println!("{} hits in L1, {} misses", l1.hits, l1.misses);
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn stats(&self) -> Stats {
         self.inner.l1.stats()
@@ -198,6 +209,16 @@ impl<K: RemoteKey, V: RemoteValue> TieredCache<K, V> {
     }
 
     /// Returns the rollout, which can be changed while the cache is in use.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use hotset::TieredCache;
+    /// # async fn example(prices: TieredCache<String, u64>) -> Result<(), Box<dyn std::error::Error>> {
+    /// prices.rollout().set_percent(50.0)?;
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn rollout(&self) -> &Rollout {
         &self.inner.settings.rollout

@@ -67,6 +67,22 @@ impl<K: RemoteKey, V: RemoteValue> TieredCache<K, V> {
     /// # Cancel safety
     ///
     /// See [`warm_async`](Self::warm_async).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use hotset::TieredCache;
+    /// # async fn example(prices: TieredCache<String, u64>) -> Result<(), Box<dyn std::error::Error>> {
+    /// # async fn fetch_prices(names: Vec<String>) -> std::io::Result<Vec<(String, u64)>> { Ok(Vec::new()) }
+    /// # let names: Vec<String> = Vec::new();
+    /// use hotset::WarmOptions;
+    ///
+    /// let options = WarmOptions::new().batch(1_000).stop_after_failures(3);
+    /// let report = prices.warm_with_async(options, names, fetch_prices).await;
+    /// println!("{} prices, {} failed", report.found, report.failed);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn warm_with_async<T, L, E, F, M>(
         &self,
         options: WarmOptions<'_>,
@@ -133,6 +149,17 @@ impl<K: RemoteKey, V: RemoteValue> TieredCache<K, V> {
     /// # Cancel safety
     ///
     /// If the future is dropped, the file is written nevertheless.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use hotset::TieredCache;
+    /// # async fn example(prices: TieredCache<String, u64>) -> Result<(), Box<dyn std::error::Error>> {
+    /// let report = prices.snapshot("prices.snapshot").await?;
+    /// println!("{} entries", report.entries);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn snapshot(&self, path: impl AsRef<Path>) -> Result<SnapshotReport, SnapshotError> {
         let (l1, path) = (self.inner.l1.clone(), path.as_ref().to_owned());
         let schemas = self.inner.codec.schemas.clone();
