@@ -83,7 +83,7 @@ impl<V> Loaded<V> {
     /// assert!(!names.contains_key(&7));
     /// # Ok::<(), hotset::LoadError<std::io::Error>>(())
     /// ```
-    #[doc(alias("optionally_get_with", "get_with_if"))]
+    #[doc(alias("optionally_get_with", "or_optionally_insert_with"))]
     pub const fn uncached(value: V) -> Self {
         Self {
             value,

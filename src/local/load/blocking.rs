@@ -71,10 +71,16 @@ where
     /// # Ok::<(), LoadError<std::num::ParseIntError>>(())
     /// ```
     #[inline]
-    #[doc(alias = "try_get_with")]
-    #[doc(alias = "get_value_or_guard")]
-    #[doc(alias = "optionally_get_with")]
-    #[doc(alias = "computeIfAbsent")]
+    #[doc(alias(
+        "try_get_with",
+        "get_value_or_guard",
+        "optionally_get_with",
+        "computeIfAbsent",
+        "try_get_with_by_ref",
+        "optionally_get_with_by_ref",
+        "or_try_insert_with",
+        "or_optionally_insert_with"
+    ))]
     pub fn get_or_load<Q, E, M>(
         &self,
         key: &Q,
@@ -169,7 +175,16 @@ where
     /// let lengths: hotset::LocalCache<String, usize> = hotset::LocalCache::new(100);
     /// assert_eq!(lengths.get_or_insert_with("apple", |name| name.len()), 5);
     /// ```
-    #[doc(alias("get_with", "get_or_insert", "or_insert_with"))]
+    #[doc(alias(
+        "get_with",
+        "get_or_insert",
+        "or_insert_with",
+        "get_with_by_ref",
+        "or_insert",
+        "or_default",
+        "putIfAbsent",
+        "computeIfAbsent"
+    ))]
     pub fn get_or_insert_with<Q>(&self, key: &Q, compute: impl FnOnce(&Q) -> V) -> V
     where
         Q: Hash + Equivalent<K> + ToOwned<Owned = K> + ?Sized,
