@@ -39,8 +39,7 @@ pub trait Clock: Send + Sync + 'static {
     /// Returns the time since an origin that the clock chooses.
     ///
     /// A write of the cache calls it with no lock held, and a read may call it under a shared lock, so it must not call
-    /// the cache.
-    /// Times above `u64::MAX` nanoseconds (584 years) count as `u64::MAX` nanoseconds.
+    /// the cache. Times above `u64::MAX` nanoseconds (584 years) count as `u64::MAX` nanoseconds.
     fn now(&self) -> Duration;
 }
 

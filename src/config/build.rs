@@ -15,8 +15,9 @@ impl CacheConfig {
     /// [`local_builder`](Self::local_builder), and for types without a [`Schema`]
     /// `tiered_builder_with_schemas` (feature `redis`).
     ///
-    /// The result implements [`AsyncCache`](crate::AsyncCache). For operations that this trait lacks, such as tags,
-    /// warming and snapshots, use the caches that `local_builder` and `tiered_builder` (feature `redis`) build.
+    /// The result implements [`AsyncCache`](crate::AsyncCache). For operations that this trait lacks, such as
+    /// `compute`, warming and snapshots, use the caches that `local_builder` and `tiered_builder` (feature `redis`)
+    /// build.
     ///
     /// # Errors
     ///

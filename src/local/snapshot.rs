@@ -113,8 +113,8 @@ where
     /// # Errors
     ///
     /// Returns an error if the file cannot be written, or a key or value cannot be serialized. The file is then
-    /// unchanged, with one exception: if the last step fails, which makes the file's new name durable, it may be the
-    /// new one.
+    /// unchanged, with one exception: the last step makes the replacement of the file durable, and if this step fails,
+    /// the file may be the new one.
     ///
     /// # Panics
     ///
@@ -211,9 +211,9 @@ where
     /// restored, no more entries are restored. Loads that are in flight store their results.
     ///
     /// An entry gets the remaining time to live that it had when the file was written, or the `time_to_live` of this
-    /// cache if that is shorter, also in place of a longer [time to live of its own](Loaded::ttl). The time that has
-    /// passed since the file was written, by the system's wall clock, is subtracted. It counts as zero if that clock
-    /// was set back.
+    /// cache if that is shorter, even if the entry was stored with a [time to live of its own](Loaded::ttl). The time
+    /// that has passed since the file was written, by the system's wall clock, is subtracted. It counts as zero if that
+    /// clock was set back.
     ///
     /// The times of `time_to_idle` and `refresh_after` begin again. The cache does not know of changes in the database
     /// between the two calls: only the time to live bounds how long an outdated value may be served.
@@ -221,8 +221,8 @@ where
     /// # Errors
     ///
     /// Returns [`SnapshotError::NotFound`] if there is no file, and another error if it cannot be read, is not exactly
-    /// as it was written, or has keys or values of another [`Schema`]. Nothing is restored then. The memory that is
-    /// allocated is in proportion to the length of the file, unless the file does not begin like a snapshot.
+    /// as it was written, or has keys or values of another [`Schema`]. Nothing is restored then. A file that does not
+    /// begin like a snapshot is not read further. Reading any other file allocates memory in proportion to its length.
     ///
     /// # Panics
     ///

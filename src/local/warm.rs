@@ -21,8 +21,8 @@ where
     ///
     /// `keys` may be lazy and endless, because keys are taken as they are needed. Give the most important ones first,
     /// and each once. The first ones are stored first, so they are also the first to be evicted by later insertions,
-    /// unless they were hit since. If all keys fit in any case, give them in reverse order. (A snapshot is restored in
-    /// the right order.)
+    /// unless they were hit since. If all keys fit in any case, give the most important ones last. (A snapshot is
+    /// restored in the right order.)
     ///
     /// `load` has the contract of `get_many_or_load`: loads are merged, `max_concurrent_loads` holds, and invalidations
     /// prevail, so the cache may be in use meanwhile. A batch that fails does not stop the others.

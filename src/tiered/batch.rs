@@ -29,8 +29,8 @@ impl<K: RemoteKey, V: RemoteValue> TieredCache<K, V> {
     /// has, and stores its results.
     ///
     /// Like [`LocalCache::get_many_or_load_async`](crate::LocalCache::get_many_or_load_async), with one round trip to
-    /// Redis for all keys that L1 misses. If other processes load some of the keys, this waits for them. If such loads
-    /// fail together, `load` is called once for all of their keys.
+    /// Redis for all keys that L1 misses. If other processes load some of the keys, the call waits for their values. If
+    /// several of these loads fail at about the same time, `load` is called once for all of their keys.
     ///
     /// # Errors
     ///

@@ -17,9 +17,9 @@ use std::hash::Hash;
 ///
 /// # Blocking
 ///
-/// A hit in L1 does not block. Other calls block the thread while calls to Redis run in the runtime
-/// in which the cache was built. That runtime needs a thread of its own: it must have tokio's
-/// `multi_thread` flavor, or be driven by another thread.
+/// A hit in L1 does not block. Other calls block the thread while calls to Redis run in the runtime in which the cache
+/// was built. That runtime needs a thread of its own: it must have tokio's `multi_thread` flavor, or be driven by
+/// another thread.
 ///
 /// # Examples
 ///

@@ -79,13 +79,13 @@ impl<K, V> LocalCacheBuilder<K, V> {
     /// of a cluster, on one server, so use one namespace for each cache.
     ///
     /// `namespace` is the name of the cache in Redis. Caches with the same namespace, in any process, share their
-    /// values, and must have the same types of keys and values. Each value is stored with the
-    /// [`Schema`] of its key and of itself. A value that was stored with another schema is a miss.
-    /// Use [`redis_with_schemas`](Self::redis_with_schemas) for types that do not implement `Schema`.
+    /// values, and must have the same types of keys and values. Each value is stored with its own [`Schema`] and that
+    /// of its key. A value that was stored with another schema is a miss. Use
+    /// [`redis_with_schemas`](Self::redis_with_schemas) for types that do not implement `Schema`.
     ///
-    /// [`time_to_live`](Self::time_to_live) and [`lease`](Self::lease) also apply to values and
-    /// loads in Redis. [`max_concurrent_loads`](Self::max_concurrent_loads) limits the loaders that
-    /// this process runs, not its calls to Redis.
+    /// [`time_to_live`](Self::time_to_live) and [`lease`](Self::lease) also apply to values and loads in Redis.
+    /// [`max_concurrent_loads`](Self::max_concurrent_loads) limits the loaders that this process runs, not its calls to
+    /// Redis.
     ///
     /// A user of Redis without all rights needs the rights of `hotset` in this ACL file (and, on sentinels,
     /// `+sentinel +subscribe`):
@@ -256,8 +256,8 @@ impl<K: RemoteKey, V: RemoteValue> TieredCacheBuilder<K, V> {
     /// Sets the maximum size of a serialized value in Redis, in bytes. Default: 1 MiB.
     ///
     /// Larger values are stored in L1 only, and larger values in Redis are not read. Values beyond the server's
-    /// `proto-max-bulk-len` are stored in L1 only as well. That setting is read when a connection is
-    /// made, if the user has the right to `CONFIG GET`. Otherwise 512 MiB is assumed.
+    /// `proto-max-bulk-len` are stored in L1 only as well. That setting is read when a connection is made, if the user
+    /// has the right to `CONFIG GET`. Otherwise 512 MiB is assumed.
     ///
     /// # Examples
     ///
@@ -272,8 +272,8 @@ impl<K: RemoteKey, V: RemoteValue> TieredCacheBuilder<K, V> {
         self
     }
 
-    /// Sets the serialized size, in bytes, above which values are compressed (LZ4), if that makes them
-    /// smaller. Default: no compression.
+    /// Sets the serialized size, in bytes, above which values are compressed (LZ4), if that makes them smaller.
+    /// Default: no compression.
     ///
     /// # Examples
     ///

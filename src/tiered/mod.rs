@@ -65,20 +65,20 @@ use tokio::runtime::Handle;
 ///
 /// # Outages of Redis
 ///
-/// No failure of Redis fails a read. The loader runs instead, and at most
+/// A failure of Redis never fails a read: the loader runs instead, and at most
 /// [`max_concurrent_loads`](crate::LocalCacheBuilder::max_concurrent_loads) loaders run at one time (64 by default). A
 /// call to Redis takes no longer than its [deadline](TieredCacheBuilder::deadline). After a few failures a circuit
-/// breaker opens, and Redis is only probed until it answers again. Invalidations are queued and sent then. The cache
-/// can be built and works before Redis can be reached. A call that Redis refuses, or a
-/// large value that takes too long, does not open it.
+/// breaker opens: Redis is only probed until it answers again, and invalidations are queued until then. A call that
+/// Redis refuses, or a large value that takes too long, does not open the circuit breaker. The cache can be built, and
+/// works, before Redis can be reached.
 ///
 /// # Values and keys that Redis cannot store
 ///
 /// A value that is too large, has more than 64 tags or cannot be serialized, and any value under a key of more than 1
-/// KiB, is stored in L1 only, in the classes that store values there. Other processes load it. All processes can
-/// invalidate it. A key that cannot be serialized, is longer than 64 KiB, or has the same serialized form as another
-/// key, is local to each process: operations on it concern this process only, even in the class
-/// [`Realtime`](Consistency::Realtime). See [`Propagation`].
+/// KiB, is stored in L1 only, in the classes that store values there. Each process loads such a value for itself, and
+/// an invalidation by any process reaches all of them. A key that cannot be serialized, is longer than 64 KiB, or has
+/// the same serialized form as another key, is local to each process: operations on it concern this process only, even
+/// in the class [`Realtime`](Consistency::Realtime). See [`Propagation`].
 ///
 /// # Panics
 ///
@@ -155,8 +155,8 @@ impl<K: RemoteKey, V: RemoteValue> TieredCache<K, V> {
         self.inner.name()
     }
 
-    /// Returns the statistics of L1. A load in them is a miss of L1, which gets its value from Redis or the loader. The
-    /// loads of the loader are in [`tier_stats`](Self::tier_stats).
+    /// Returns the statistics of L1. They count each miss of L1 as a load, whether its value comes from Redis or from
+    /// the loader. [`tier_stats`](Self::tier_stats) counts the runs of the loader.
     ///
     /// # Examples
     ///

@@ -24,13 +24,12 @@ impl<K: RemoteKey, V: RemoteValue> TieredCache<K, V> {
     ///
     /// Like [`LocalCache::warm_async`](crate::LocalCache::warm_async) otherwise.
     ///
-    /// L1 invalidates its entries at the moment from which invalidations are [proven](crate::Health::proven_for) to
-    /// arrive, so this waits for the proof first, for four heartbeats at most. A cache of the class
-    /// [`Realtime`](Consistency::Realtime) stores no entries without the proof. If there is none by then, for instance
-    /// because Redis is down, nothing is loaded, and the report ends with [`WarmOutcome::NotProven`]. Other classes
-    /// load.
+    /// L1 invalidates its entries when invalidations are first [proven](crate::Health::proven_for) to arrive, so the
+    /// call waits for the proof before it loads, for four heartbeats at most. Without the proof, for instance because
+    /// Redis is down, a cache of the class [`Realtime`](Consistency::Realtime) stores no entries: nothing is loaded,
+    /// and the report ends with [`WarmOutcome::NotProven`]. Caches of other classes load nevertheless.
     ///
-    /// With [`L2Only`](Consistency::L2Only) this fills only Redis, with as many keys as L1 has room for.
+    /// With [`L2Only`](Consistency::L2Only), the call fills only Redis, with as many keys as L1 has room for.
     ///
     /// # Cancel safety
     ///

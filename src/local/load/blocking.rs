@@ -22,8 +22,8 @@ where
     /// [`get_or_load_entry`](Self::get_or_load_entry) takes a loader that also returns a time to live, a weight or
     /// tags. [`get_or_insert_with`](Self::get_or_insert_with) takes one that cannot fail.
     ///
-    /// The key may have any borrowed form, such as `&str` for a cache with keys of type `String`. It is cloned only if
-    /// a load starts.
+    /// The key may have any borrowed form that [`ToOwned`] converts to the type of the keys, such as `&str` for keys of
+    /// type `String`. For keys of type `Arc<str>`, it is an `&Arc<str>`. The key is cloned only if a load starts.
     ///
     /// - An error is not cached: the next call loads again.
     /// - A panic reaches the caller whose loader panicked. Exactly one of the waiting callers then runs its own loader.
