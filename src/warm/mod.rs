@@ -156,6 +156,18 @@ impl fmt::Debug for WarmOptions<'_> {
 }
 
 /// The progress of warming a cache, in keys.
+///
+/// # Examples
+///
+/// ```
+/// use hotset::{LocalCache, WarmOptions};
+///
+/// let prices: LocalCache<u64, u64> = LocalCache::new(1_000);
+/// let options = WarmOptions::new().on_progress(|progress| {
+///     println!("{} of {:?}, {} failed", progress.done(), progress.total, progress.failed);
+/// });
+/// prices.warm_with(options, 0..1_000, |ids| Ok::<_, std::io::Error>(ids.into_iter().map(|id| (id, id * 100))));
+/// ```
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct WarmProgress {
@@ -219,6 +231,18 @@ pub struct WarmReport<K, E> {
 }
 
 /// A batch of keys whose load failed. Some of the keys may still be cached, because other callers loaded them.
+///
+/// # Examples
+///
+/// ```
+/// use hotset::LocalCache;
+///
+/// let prices: LocalCache<u64, u64> = LocalCache::new(1_000);
+/// let report = prices.warm(0..3, |_| Err::<Vec<(u64, u64)>, _>("no connection"));
+/// let batch = &report.failures[0];
+/// assert_eq!(batch.keys, [0, 1, 2]);
+/// assert_eq!(batch.error.as_inner(), Some(&"no connection"));
+/// ```
 #[derive(Debug, Clone)]
 #[cfg_attr(
     feature = "serde",

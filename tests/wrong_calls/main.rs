@@ -78,7 +78,7 @@ fn each_wrong_call_has_an_error_that_says_what_is_wrong() {
         let Some((line, _)) = place else { continue };
         let line: usize = line.parse().unwrap();
         let call = calls.iter_mut().rfind(|call| call.line <= line).unwrap();
-        call.errors += &format!("error{error}\n");
+        call.errors += &["error", error, "\n"].concat();
     }
     for call in calls {
         let (name, errors) = (call.name, call.errors);

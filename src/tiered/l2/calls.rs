@@ -89,6 +89,18 @@ operations! {
 }
 
 /// Statistics of one kind of calls.
+///
+/// # Examples
+///
+/// ```
+/// # use hotset::TieredCache;
+/// # async fn example(prices: TieredCache<String, u64>) -> Result<(), Box<dyn std::error::Error>> {
+/// let lookups = prices.tier_stats().calls.lookup;
+/// println!("{} of {} lookups failed", lookups.failures, lookups.times.count());
+/// println!("99 percent take less than {:?}", lookups.times.percentile(99.0));
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
