@@ -108,6 +108,7 @@ const CAFFEINE: &str = "
     putIfAbsent                      LocalCache::get_or_insert_with
     recordStats                      LocalCache::stats
     refreshAfterWrite                LocalCacheBuilder::refresh_after
+    reload                           refresh refresh_async refresh_with refresh_with_async
     removalListener                  LocalCacheBuilder::on_removal
     setExpiresAfter                  LocalCache::set_ttl
     setMaximum                       LocalCache::set_capacity LocalCache::set_max_weight
