@@ -3,7 +3,9 @@
 //! Each line of the comment above a function is a part of the errors that the compiler must print for it. The texts of
 //! this library are there as a whole, but little of the compiler's own, which other versions may word differently.
 
-use hotset::{AsyncCache, Cache, CacheConfig, LoadError, Loaded, LocalCache, Metrics, TieredCache};
+use hotset::{
+    AsyncCache, Cache, CacheConfig, LoadError, Loaded, LocalCache, Metrics, Schemas, TieredCache,
+};
 use serde::{Deserialize, Serialize};
 use std::error::Error;
 use std::io;
@@ -102,7 +104,8 @@ struct NoSuchUser;
 
 // E0277
 // `NoSuchUser` cannot be the error type of a loader
-// a loader's error is a `std::error::Error + Send + Sync + 'static`, an `anyhow::Error`, an `eyre::Report`, a `Box<dyn
+// a loader's error is a `std::error::Error + Send + Sync + 'static`, an `anyhow::Error`, an `eyre::Report`, a
+// `Box<dyn Error + Send + Sync>`, or a string
 // implement `std::error::Error` for it, or return it as `hotset::OpaqueError(error)`
 fn error_without_an_implementation_of_error(users: &Users) {
     let _ = users.get_or_load(&7, |_| Err(NoSuchUser));
@@ -197,6 +200,18 @@ fn value_in_redis_without_schema() {
 }
 
 // E0277
+// `Price` cannot be a value in Redis
+// derive `Clone`, `serde::Serialize` and `serde::Deserialize` for it
+fn value_with_explicit_schemas_without_serialize() {
+    let builder = LocalCache::<u64, Price>::builder();
+    let _ = builder.redis_with_schemas(
+        "redis://localhost",
+        "prices",
+        Schemas::new("u64", "price/1"),
+    );
+}
+
+// E0277
 // `UserId` cannot be a key in Redis
 // derive `Clone`, `PartialEq`, `Eq`, `Hash`, `serde::Serialize` and `serde::Deserialize` for it
 fn key_in_redis_without_hash() {
@@ -249,6 +264,14 @@ fn arc_in_place_of_a_cache(users: &Arc<Users>) {
         users.get_or_load(&7, |_| Ok(User))
     }
     let _ = greet(users);
+}
+
+// E0277
+// is not an `AsyncCache` with keys of type `u64` and values of type `User`
+// pass `&*cache` if this is an `Arc` of a cache
+fn arc_in_place_of_an_async_cache(users: &Arc<Users>) {
+    fn check(_: &impl AsyncCache<u64, User>) {}
+    check(users);
 }
 
 // E0277
