@@ -4,7 +4,7 @@
 //! the shard logs the keys that are written to.
 
 use crate::single_flight::InFlightLoads;
-use foldhash::fast::RandomState;
+use ahash::RandomState;
 use std::collections::HashSet;
 
 /// The maximum number of keys in a log. If more are written to, all keys count as written to.
