@@ -68,6 +68,13 @@ impl<K: RemoteKey, V: RemoteValue> BlockingCache<K, V> {
         self.tier.rollout()
     }
 
+    /// Returns the size of the memory that L1 has allocated, in bytes, like [`TieredCache::memory_usage`].
+    #[must_use]
+    #[doc(alias = "memory_used")]
+    pub fn memory_usage(&self) -> usize {
+        self.tier.memory_usage()
+    }
+
     /// Invalidates the value for a key, like [`TieredCache::invalidate`].
     #[allow(clippy::must_use_candidate)]
     #[doc(alias("remove", "delete"))]
