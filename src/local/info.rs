@@ -122,8 +122,8 @@ impl<K, V, S> LocalCache<K, V, S> {
 }
 
 impl<K, V, S> LocalCache<K, V, S> {
-    /// Returns an estimate of the memory that the cache has allocated, in bytes: for entries, the index, metadata, tags,
-    /// the policy, statistics and loads in flight.
+    /// Returns an estimate of the memory that the cache has allocated, in bytes: for entries, the index, metadata,
+    /// tags, the policy, statistics and loads in flight.
     ///
     /// Keys and values count with their own size (`size_of::<K>()` and `size_of::<V>()`), without the memory that they
     /// own, such as the text of a `String`. To estimate the total, add that memory. If a
@@ -132,8 +132,9 @@ impl<K, V, S> LocalCache<K, V, S> {
     /// The estimate is the sum of the sizes that the cache requested from the allocator. While the cache is not in use,
     /// it is exact to 256 bytes, which a test checks with each policy. Three things are not included:
     ///
-    /// - The overhead of the allocator, which rounds sizes up: usually by less than 24 bytes, and in allocators with size
-    ///   classes by up to a quarter. An entry without tags has no allocation of its own, and one with tags has two.
+    /// - The overhead of the allocator, which rounds sizes up: usually by less than 24 bytes, and in allocators with
+    ///   size classes by up to a quarter. An entry without tags has no allocation of its own, and one with tags has
+    ///   two.
     /// - The queues of callers that wait for loads, and removed entries that were not dropped yet.
     /// - The memory that closures of the builder and a [`Clock`](crate::Clock) own.
     ///

@@ -68,7 +68,7 @@ impl<K: RemoteKey, V: RemoteValue> BlockingCache<K, V> {
         self.tier.rollout()
     }
 
-    /// Returns the size of the memory that L1 has allocated, in bytes, like [`TieredCache::memory_usage`].
+    /// Returns an estimate of the memory that L1 has allocated, in bytes, like [`TieredCache::memory_usage`].
     #[must_use]
     #[doc(alias = "memory_used")]
     pub fn memory_usage(&self) -> usize {

@@ -162,8 +162,8 @@ impl<K: RemoteKey, V: RemoteValue> TieredCache<K, V> {
         self.inner.l1.stats()
     }
 
-    /// Returns the size of the memory that L1 has allocated, in bytes, like [`LocalCache::memory_usage`]. Connections to
-    /// Redis and queued invalidations are not included.
+    /// Returns an estimate of the memory that L1 has allocated, in bytes, like [`LocalCache::memory_usage`]. Connections
+    /// to Redis and queued invalidations are not included.
     ///
     /// # Blocking
     ///
