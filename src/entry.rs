@@ -38,6 +38,8 @@ pub struct Loaded<V> {
     pub(crate) is_cacheable: bool,
     /// Age of the value in nanoseconds, if it comes from another cache; otherwise 0.
     pub(crate) age: Nanos,
+    /// Duration of its load in nanoseconds, if a tiered cache knows it; otherwise 0.
+    pub(crate) load_time: Nanos,
 }
 
 impl<V> Loaded<V> {
@@ -50,6 +52,7 @@ impl<V> Loaded<V> {
             tags: Vec::new(),
             is_cacheable: true,
             age: 0,
+            load_time: 0,
         }
     }
 
@@ -82,6 +85,7 @@ impl<V> Loaded<V> {
             tags: Vec::new(),
             is_cacheable: false,
             age: 0,
+            load_time: 0,
         }
     }
 

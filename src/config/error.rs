@@ -112,7 +112,6 @@ pub(super) fn setting_of(error: &BuildError) -> Option<&'static str> {
         BuildError::Shards(_) => "shards",
         BuildError::ZeroDuration(setting)
         | BuildError::OutOfRange(setting)
-        | BuildError::NotOverRedis(setting)
         | BuildError::Certificate(setting) => setting,
         BuildError::RefreshAfterEnd => "refresh_after",
         BuildError::StaleIfSlowAlone => "stale_if_slow",

@@ -156,11 +156,11 @@ settings! {
         /// [`LocalCacheBuilder::max_concurrent_loads`](crate::LocalCacheBuilder::max_concurrent_loads).
         max_concurrent_loads: usize,
         /// The age at which a live entry is refreshed: see
-        /// [`LocalCacheBuilder::refresh_after`](crate::LocalCacheBuilder::refresh_after). Not supported over Redis.
+        /// [`LocalCacheBuilder::refresh_after`](crate::LocalCacheBuilder::refresh_after).
         #[serde(with = "duration")]
         refresh_after: Duration,
         /// The `beta` of the random early refresh of popular entries, usually 1.0: see
-        /// [`LocalCacheBuilder::early_refresh`](crate::LocalCacheBuilder::early_refresh). Not supported over Redis.
+        /// [`LocalCacheBuilder::early_refresh`](crate::LocalCacheBuilder::early_refresh).
         early_refresh: f64,
         /// The time after its expiration during which an entry may be served if a load fails: see
         /// [`LocalCacheBuilder::stale_if_error`](crate::LocalCacheBuilder::stale_if_error).

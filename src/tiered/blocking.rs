@@ -1,8 +1,11 @@
 //! The interface of a tiered cache for threads.
 
+use crate::entry::Loaded;
+use crate::error::{LoadError, LoaderError};
 use crate::single_flight::blocking::block_on;
 use crate::tiered::write::Propagation;
 use crate::tiered::{RemoteKey, RemoteValue, Rollout, TieredCache};
+use crate::traits::erasure::{LoaderProperties, share, typed};
 use equivalent::Equivalent;
 use std::cell::Cell;
 use std::fmt;
@@ -89,6 +92,68 @@ impl<K: RemoteKey, V: RemoteValue> BlockingCache<K, V> {
     #[allow(clippy::must_use_candidate)]
     pub fn invalidate_tag(&self, tag: &str) -> Propagation {
         self.wait(self.tier.invalidate_tag(tag))
+    }
+
+    /// Loads the value for `key` now, like [`TieredCache::refresh_async`]. `load` may block.
+    ///
+    /// # Errors
+    ///
+    /// Returns the same errors as [`TieredCache::refresh_async`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use hotset::BlockingCache;
+    /// # fn fetch_price(name: &str) -> std::io::Result<u64> { Ok(120) }
+    /// # fn example(prices: BlockingCache<String, u64>) -> Result<(), Box<dyn std::error::Error>> {
+    /// let price = prices.refresh("apple", fetch_price)?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[doc(alias = "reload")]
+    pub fn refresh<Q, E, M>(
+        &self,
+        key: &Q,
+        load: impl FnOnce(&Q) -> Result<V, E>,
+    ) -> Result<V, LoadError<E>>
+    where
+        Q: Hash + Equivalent<K> + ToOwned<Owned = K> + ?Sized,
+        E: LoaderError<M>,
+    {
+        let loader = LoaderProperties::new::<E, _>(&load);
+        let load = |_, _| ready(share(load(key).map(Loaded::new)));
+        typed(self.wait(self.tier.inner.refresh(key, loader, load)))
+    }
+
+    /// Like [`refresh`](Self::refresh), but `load` is given the current value, or `None` if there is no live one.
+    ///
+    /// # Errors
+    ///
+    /// Returns the same errors as [`TieredCache::refresh_async`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use hotset::BlockingCache;
+    /// # fn fetch_page(old: Option<String>) -> std::io::Result<String> { Ok(old.unwrap_or_default()) }
+    /// # fn example(pages: BlockingCache<String, String>) -> Result<(), Box<dyn std::error::Error>> {
+    /// let page = pages.refresh_with("/", fetch_page)?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[doc(alias = "reload")]
+    pub fn refresh_with<Q, E, M>(
+        &self,
+        key: &Q,
+        load: impl FnOnce(Option<V>) -> Result<V, E>,
+    ) -> Result<V, LoadError<E>>
+    where
+        Q: Hash + Equivalent<K> + ToOwned<Owned = K> + ?Sized,
+        E: LoaderError<M>,
+    {
+        let loader = LoaderProperties::new::<E, _>(&load);
+        let load = |_, current| ready(share(load(current).map(Loaded::new)));
+        typed(self.wait(self.tier.inner.refresh(key, loader, load)))
     }
 
     /// Changes the database by `write`, which may block, and then the caches, like [`TieredCache::write_through`].

@@ -15,6 +15,7 @@ mod log;
 mod metrics;
 mod publish;
 mod read;
+mod refresh;
 mod rollout;
 mod settings;
 mod shadow;
