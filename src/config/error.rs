@@ -9,6 +9,15 @@ use std::fmt;
 ///
 /// `setting` is the name of the setting in its source: `time_to_live`, or for an environment variable
 /// `PRICES_TIME_TO_LIVE`.
+///
+/// # Examples
+///
+/// ```
+/// use hotset::CacheConfig;
+///
+/// let error = CacheConfig::from_toml("capacty = 1000").unwrap_err();
+/// assert_eq!(error.to_string(), "there is no setting capacty: did you mean capacity?");
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ConfigError {

@@ -88,6 +88,15 @@ settings! {
     /// Settings of Redis may be present while the backend is still local. They are then checked but not used; without
     /// the feature `redis`, only their format is checked.
     ///
+    /// # Formats
+    ///
+    /// Durations are strings such as `"250ms"`, `"5m"` or `"1h 30m"`. Each setting has the name of its field. Its
+    /// environment variable has a prefix and the same name in capitals: `PRICES_TIME_TO_LIVE=5m`.
+    ///
+    /// # Passwords
+    ///
+    /// Neither `Debug` nor a [`ConfigError`] shows the password in `url`. `Serialize` writes it.
+    ///
     /// # Examples
     ///
     /// ```
@@ -115,15 +124,6 @@ settings! {
     /// # Ok(())
     /// # }
     /// ```
-    ///
-    /// # Formats
-    ///
-    /// Durations are strings such as `"250ms"`, `"5m"` or `"1h 30m"`. Each setting has the name of its field. Its
-    /// environment variable has a prefix and the same name in capitals: `PRICES_TIME_TO_LIVE=5m`.
-    ///
-    /// # Passwords
-    ///
-    /// Neither `Debug` nor a [`ConfigError`] shows the password in `url`. `Serialize` writes it.
     {
         /// The place where the cache stores its values. Default: [`Backend::Local`].
         backend: Backend,

@@ -36,7 +36,7 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
     /// cache.insert("apple", 130);
     /// assert_eq!(cache.get("apple"), Some(130));
     /// ```
-    #[doc(alias("put", "set", "replace"))]
+    #[doc(alias("put", "set", "replace", "putAll"))]
     pub fn insert(&self, key: K, value: V) {
         self.insert_loaded(key, Loaded::new(value));
     }

@@ -14,6 +14,16 @@ use std::hash::Hash;
 
 /// A handle to a [`TieredCache`] for threads, from [`TieredCache::blocking`]. It implements [`Cache`](crate::Cache).
 ///
+/// # Panics
+///
+/// A method panics if it has to block and is called by a task. Tasks use the [`TieredCache`] itself.
+///
+/// # Blocking
+///
+/// A hit in L1 does not block. Other calls block the thread while calls to Redis run in the runtime in which the cache
+/// was built. That runtime needs a thread of its own: it must have tokio's `multi_thread` flavor, or be driven by
+/// another thread.
+///
 /// # Examples
 ///
 /// ```
@@ -28,16 +38,6 @@ use std::hash::Hash;
 /// # Ok(())
 /// # }
 /// ```
-///
-/// # Panics
-///
-/// A method panics if it has to block and is called by a task. Tasks use the [`TieredCache`] itself.
-///
-/// # Blocking
-///
-/// A hit in L1 does not block. Other calls block the thread while calls to Redis run in the runtime
-/// in which the cache was built. That runtime needs a thread of its own: it must have tokio's
-/// `multi_thread` flavor, or be driven by another thread.
 pub struct BlockingCache<K, V> {
     pub(super) tier: TieredCache<K, V>,
 }
@@ -66,6 +66,16 @@ impl<K: RemoteKey, V: RemoteValue> BlockingCache<K, V> {
     }
 
     /// Returns the rollout of the cache, to change it while the cache is in use.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use hotset::BlockingCache;
+    /// # fn example(prices: BlockingCache<String, u64>) -> Result<(), Box<dyn std::error::Error>> {
+    /// prices.rollout().set_percent(50.0)?;
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn rollout(&self) -> &Rollout {
         self.tier.rollout()
@@ -79,6 +89,18 @@ impl<K: RemoteKey, V: RemoteValue> BlockingCache<K, V> {
     }
 
     /// Invalidates the value for a key, like [`TieredCache::invalidate`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use hotset::BlockingCache;
+    /// # fn example(prices: BlockingCache<String, u64>) -> Result<(), Box<dyn std::error::Error>> {
+    /// # fn store_price(name: &str, price: u64) -> std::io::Result<()> { Ok(()) }
+    /// store_price("apple", 130)?;
+    /// prices.invalidate("apple");
+    /// # Ok(())
+    /// # }
+    /// ```
     #[allow(clippy::must_use_candidate)]
     #[doc(alias("remove", "delete"))]
     pub fn invalidate<Q>(&self, key: &Q) -> Propagation
@@ -89,6 +111,16 @@ impl<K: RemoteKey, V: RemoteValue> BlockingCache<K, V> {
     }
 
     /// Invalidates all values that have this tag, like [`TieredCache::invalidate_tag`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use hotset::BlockingCache;
+    /// # fn example(prices: BlockingCache<String, u64>) -> Result<(), Box<dyn std::error::Error>> {
+    /// prices.invalidate_tag("fruit");
+    /// # Ok(())
+    /// # }
+    /// ```
     #[allow(clippy::must_use_candidate)]
     pub fn invalidate_tag(&self, tag: &str) -> Propagation {
         self.wait(self.tier.invalidate_tag(tag))
@@ -161,6 +193,17 @@ impl<K: RemoteKey, V: RemoteValue> BlockingCache<K, V> {
     /// # Errors
     ///
     /// Returns the error of `write`. The caches are not changed then.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use hotset::BlockingCache;
+    /// # fn example(prices: BlockingCache<String, u64>) -> Result<(), Box<dyn std::error::Error>> {
+    /// # fn store_price(name: &str, price: u64) -> std::io::Result<()> { Ok(()) }
+    /// prices.write_through("apple".to_string(), 130, |price| store_price("apple", *price))?;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn write_through<E>(
         &self,
         key: K,

@@ -30,6 +30,7 @@ pub(crate) struct RefreshRules {
 impl RefreshRules {
     /// Checks whether a value of this age is due for a refresh, which the second rule decides at random. `left` is the
     /// remaining time to live, or [`NEVER`] if the value does not expire.
+    #[cfg(any(test, feature = "redis"))]
     pub(crate) fn is_due(&self, age: Nanos, left: Nanos, load_time: Nanos) -> bool {
         self.refresh_after.is_some_and(|after| age >= after) || self.is_early(left, load_time)
     }

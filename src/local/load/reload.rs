@@ -59,7 +59,7 @@ where
     /// assert_eq!(prices.get("apple"), Some(130));
     /// # Ok::<(), hotset::LoadError<std::num::ParseIntError>>(())
     /// ```
-    #[doc(alias = "reload")]
+    #[doc(alias("reload", "get_with_if", "or_insert_with_if"))]
     pub fn refresh<Q, E, M>(
         &self,
         key: &Q,
@@ -152,7 +152,7 @@ where
     /// # Ok(())
     /// # }
     /// ```
-    #[doc(alias = "reload")]
+    #[doc(alias("reload", "get_with_if", "or_insert_with_if"))]
     pub async fn refresh_async<Q, E, F, M>(
         &self,
         key: &Q,

@@ -256,6 +256,22 @@ pub(crate) trait Remote: Send + Sync + 'static {
 }
 
 /// The reason why a call to L2 failed. It contains no key, no value and no password.
+///
+/// # Examples
+///
+/// ```
+/// # use hotset::TieredCache;
+/// # async fn example(prices: TieredCache<String, u64>) -> Result<(), Box<dyn std::error::Error>> {
+/// use hotset::RemoteError;
+///
+/// match prices.health().last_error {
+///     None => println!("Redis answers"),
+///     Some(RemoteError::Timeout) => println!("Redis is slow"),
+///     Some(error) => println!("Redis fails: {error}"),
+/// }
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum RemoteError {
