@@ -79,6 +79,8 @@ mod trace;
 
 mod sync;
 
+mod storage;
+
 mod stats;
 
 mod traits;
@@ -92,8 +94,6 @@ mod snapshot;
 mod warm;
 
 mod single_flight;
-
-mod storage;
 
 mod policy;
 
