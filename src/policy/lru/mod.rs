@@ -189,9 +189,15 @@ impl Lru {
     /// need not wait for it.
     #[inline]
     fn prefetch_next(&self, states: &impl PolicyStates) {
-        // Without settled entries, which are rare, it is the first of the oldest generation. `END` is no slot.
-        if let Some(stamp) = states.state(self.generation(self.oldest).list.head) {
-            stamp.load(Relaxed);
+        // Without settled entries, which are rare, it is the first of the oldest generation that has entries.
+        let mut list = self.generation(self.oldest).list;
+        if list.is_empty() {
+            list = self.generation(self.oldest.wrapping_add(1)).list;
+        }
+        if !list.is_empty() {
+            if let Some(stamp) = states.state(list.head) {
+                stamp.load(Relaxed);
+            }
         }
     }
 
@@ -413,6 +419,6 @@ impl EvictionPolicy for Lru {
 
 impl AllocatedBytes for Lru {
     fn allocated_bytes(&self) -> usize {
-        self.generations.allocated_bytes() + self.links.allocated_bytes()
+        size_of_val(&*self.generations) + self.links.allocated_bytes()
     }
 }
