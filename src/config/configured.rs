@@ -1,5 +1,6 @@
 //! The caches that a configuration builds.
 
+use crate::consistency::Propagation;
 use crate::entry::Loaded;
 use crate::error::{AnyError, LoadError};
 use crate::local::LocalCache;
@@ -13,8 +14,8 @@ use crate::stats::Stats;
 use crate::tiered::{Rollout, TieredCache};
 use crate::traits::pointers::{delegate_async_cache, delegate_cache};
 use crate::traits::{
-    AsyncCache, Cache, CacheFuture, ErasedAsyncBatchLoader, ErasedAsyncLoader, ErasedBatchLoader,
-    ErasedKey, ErasedLoader,
+    AsyncCache, Cache, CacheFuture, ErasedAsyncBatchLoader, ErasedAsyncLoader, ErasedAsyncWrite,
+    ErasedBatchLoader, ErasedKey, ErasedLoader, ErasedWrite, WriteFailed,
 };
 use std::fmt;
 use std::sync::Arc;

@@ -1,5 +1,6 @@
 //! The implementations of the backend-neutral traits.
 
+use crate::consistency::Propagation;
 use crate::entry::Loaded;
 use crate::error::{AnyError, LoadError};
 use crate::local::LocalCache;
@@ -8,8 +9,8 @@ use crate::local::lookup::Lookup;
 use crate::stats::Stats;
 use crate::traits::key::DynKey;
 use crate::traits::{
-    AsyncCache, Cache, CacheFuture, ErasedAsyncBatchLoader, ErasedAsyncLoader, ErasedBatchLoader,
-    ErasedKey, ErasedLoader,
+    AsyncCache, Cache, CacheFuture, ErasedAsyncBatchLoader, ErasedAsyncLoader, ErasedAsyncWrite,
+    ErasedBatchLoader, ErasedKey, ErasedLoader, ErasedWrite, WriteFailed,
 };
 use std::hash::{BuildHasher, Hash};
 use std::time::Duration;
@@ -24,20 +25,34 @@ where
         self.get(&DynKey(key))
     }
 
-    fn insert_loaded(&self, key: K, loaded: Loaded<V>) {
+    fn insert_loaded(&self, key: K, loaded: Loaded<V>) -> Propagation {
         self.insert_loaded(key, loaded);
+        Propagation::Acknowledged
     }
 
-    fn invalidate_erased(&self, key: &dyn ErasedKey<K>) {
+    fn invalidate_erased(&self, key: &dyn ErasedKey<K>) -> Propagation {
         self.invalidate(&DynKey(key));
+        Propagation::Acknowledged
     }
 
-    fn invalidate_tag(&self, tag: &str) {
+    fn invalidate_tag(&self, tag: &str) -> Propagation {
         self.invalidate_tag(tag);
+        Propagation::Acknowledged
     }
 
-    fn clear(&self) {
+    fn clear(&self) -> Propagation {
         self.clear();
+        Propagation::Acknowledged
+    }
+
+    fn write_through_erased(
+        &self,
+        key: &dyn ErasedKey<K>,
+        loaded: Loaded<V>,
+        write: ErasedWrite<'_, V>,
+    ) -> Result<Propagation, WriteFailed> {
+        let written = self.write_through_loaded(key.to_key(), loaded, |value| write.run(value));
+        written.map(|()| Propagation::Acknowledged)
     }
 
     fn get_or_load_erased(
@@ -90,24 +105,38 @@ where
         CacheFuture::ready(self.get(&DynKey(key)))
     }
 
-    fn insert_loaded(&self, key: K, loaded: Loaded<V>) -> CacheFuture<'_, ()> {
+    fn insert_loaded(&self, key: K, loaded: Loaded<V>) -> CacheFuture<'_, Propagation> {
         self.insert_loaded(key, loaded);
-        CacheFuture::ready(())
+        CacheFuture::ready(Propagation::Acknowledged)
     }
 
-    fn invalidate_erased<'a>(&'a self, key: &'a dyn ErasedKey<K>) -> CacheFuture<'a, ()> {
+    fn invalidate_erased<'a>(&'a self, key: &'a dyn ErasedKey<K>) -> CacheFuture<'a, Propagation> {
         self.invalidate(&DynKey(key));
-        CacheFuture::ready(())
+        CacheFuture::ready(Propagation::Acknowledged)
     }
 
-    fn invalidate_tag<'a>(&'a self, tag: &'a str) -> CacheFuture<'a, ()> {
+    fn invalidate_tag<'a>(&'a self, tag: &'a str) -> CacheFuture<'a, Propagation> {
         self.invalidate_tag(tag);
-        CacheFuture::ready(())
+        CacheFuture::ready(Propagation::Acknowledged)
     }
 
-    fn clear(&self) -> CacheFuture<'_, ()> {
+    fn clear(&self) -> CacheFuture<'_, Propagation> {
         self.clear();
-        CacheFuture::ready(())
+        CacheFuture::ready(Propagation::Acknowledged)
+    }
+
+    fn write_through_erased<'a>(
+        &'a self,
+        key: &'a dyn ErasedKey<K>,
+        loaded: Loaded<V>,
+        write: ErasedAsyncWrite<'a, V>,
+    ) -> CacheFuture<'a, Result<Propagation, WriteFailed>> {
+        CacheFuture::new(async move {
+            let write = |value| write.run(value);
+            self.write_through_loaded_async(key.to_key(), loaded, write)
+                .await
+                .map(|()| Propagation::Acknowledged)
+        })
     }
 
     fn get_or_load_erased<'a>(

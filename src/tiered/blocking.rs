@@ -1,7 +1,8 @@
 //! The interface of a tiered cache for threads.
 
+use crate::consistency::Propagation;
+use crate::entry::Loaded;
 use crate::single_flight::blocking::block_on;
-use crate::tiered::write::Propagation;
 use crate::tiered::{RemoteKey, RemoteValue, Rollout, TieredCache};
 use equivalent::Equivalent;
 use std::cell::Cell;
@@ -95,8 +96,22 @@ impl<K: RemoteKey, V: RemoteValue> BlockingCache<K, V> {
         value: V,
         write: impl FnOnce(&V) -> Result<(), E>,
     ) -> Result<Propagation, E> {
+        self.write_through_loaded(key, Loaded::new(value), write)
+    }
+
+    /// Like [`write_through`](Self::write_through), for a value with its own time to live, weight and tags.
+    ///
+    /// # Errors
+    ///
+    /// See [`write_through`](Self::write_through).
+    pub fn write_through_loaded<E>(
+        &self,
+        key: K,
+        loaded: Loaded<V>,
+        write: impl FnOnce(&V) -> Result<(), E>,
+    ) -> Result<Propagation, E> {
         let write = |value: V| ready(write(&value));
-        self.wait(self.tier.write_through(key, value, write))
+        self.wait(self.tier.write_through_loaded(key, loaded, write))
     }
 }
 

@@ -28,7 +28,6 @@ pub use blocking::BlockingCache;
 pub use builder::TieredCacheBuilder;
 pub use health::{Health, TierStats, Warning};
 pub use rollout::Rollout;
-pub use write::Propagation;
 
 use crate::codec::{encode_key_name, message_pack};
 use crate::consistency::Consistency;
@@ -103,7 +102,7 @@ use tokio::runtime::Handle;
 /// KiB, is stored in L1 only, in the classes that store values there. Other processes load it. All processes can
 /// invalidate it. A key that cannot be serialized, is longer than 64 KiB, or has the same serialized form as another
 /// key, is local to each process: operations on it concern this process only, even in the class
-/// [`Realtime`](Consistency::Realtime). See [`Propagation`].
+/// [`Realtime`](Consistency::Realtime). See [`Propagation`](crate::Propagation).
 ///
 /// # Panics
 ///

@@ -1,13 +1,14 @@
 //! The implementations of the backend-neutral traits.
 
+use crate::consistency::Propagation;
 use crate::entry::Loaded;
 use crate::error::{AnyError, LoadError, LoaderError};
 use crate::stats::Stats;
 use crate::tiered::{BlockingCache, RemoteKey, RemoteValue, TieredCache};
 use crate::traits::key::DynKey;
 use crate::traits::{
-    AsyncCache, Cache, CacheFuture, ErasedAsyncBatchLoader, ErasedAsyncLoader, ErasedBatchLoader,
-    ErasedKey, ErasedLoader,
+    AsyncCache, Cache, CacheFuture, ErasedAsyncBatchLoader, ErasedAsyncLoader, ErasedAsyncWrite,
+    ErasedBatchLoader, ErasedKey, ErasedLoader, ErasedWrite, WriteFailed,
 };
 use equivalent::Equivalent;
 use std::future::{Future, ready};
@@ -22,27 +23,31 @@ impl<K: RemoteKey, V: RemoteValue> AsyncCache<K, V> for TieredCache<K, V> {
         }
     }
 
-    fn insert_loaded(&self, key: K, loaded: Loaded<V>) -> CacheFuture<'_, ()> {
-        CacheFuture::new(async move {
-            self.insert_loaded(key, loaded).await;
-        })
+    fn insert_loaded(&self, key: K, loaded: Loaded<V>) -> CacheFuture<'_, Propagation> {
+        CacheFuture::new(self.insert_loaded(key, loaded))
     }
 
-    fn invalidate_erased<'a>(&'a self, key: &'a dyn ErasedKey<K>) -> CacheFuture<'a, ()> {
-        CacheFuture::new(async move {
-            self.invalidate(&key.to_key()).await;
-        })
+    fn invalidate_erased<'a>(&'a self, key: &'a dyn ErasedKey<K>) -> CacheFuture<'a, Propagation> {
+        CacheFuture::new(async move { self.invalidate(&key.to_key()).await })
     }
 
-    fn invalidate_tag<'a>(&'a self, tag: &'a str) -> CacheFuture<'a, ()> {
-        CacheFuture::new(async move {
-            self.invalidate_tag(tag).await;
-        })
+    fn invalidate_tag<'a>(&'a self, tag: &'a str) -> CacheFuture<'a, Propagation> {
+        CacheFuture::new(self.invalidate_tag(tag))
     }
 
-    fn clear(&self) -> CacheFuture<'_, ()> {
+    fn clear(&self) -> CacheFuture<'_, Propagation> {
+        CacheFuture::new(self.clear())
+    }
+
+    fn write_through_erased<'a>(
+        &'a self,
+        key: &'a dyn ErasedKey<K>,
+        loaded: Loaded<V>,
+        write: ErasedAsyncWrite<'a, V>,
+    ) -> CacheFuture<'a, Result<Propagation, WriteFailed>> {
         CacheFuture::new(async move {
-            self.clear().await;
+            let write = |value| write.run(value);
+            self.write_through_loaded(key.to_key(), loaded, write).await
         })
     }
 
@@ -119,20 +124,29 @@ impl<K: RemoteKey, V: RemoteValue> Cache<K, V> for BlockingCache<K, V> {
         }
     }
 
-    fn insert_loaded(&self, key: K, loaded: Loaded<V>) {
-        self.wait(self.tier.insert_loaded(key, loaded));
+    fn insert_loaded(&self, key: K, loaded: Loaded<V>) -> Propagation {
+        self.wait(self.tier.insert_loaded(key, loaded))
     }
 
-    fn invalidate_erased(&self, key: &dyn ErasedKey<K>) {
-        self.wait(self.tier.invalidate(&key.to_key()));
+    fn invalidate_erased(&self, key: &dyn ErasedKey<K>) -> Propagation {
+        self.invalidate(&key.to_key())
     }
 
-    fn invalidate_tag(&self, tag: &str) {
-        self.wait(self.tier.invalidate_tag(tag));
+    fn invalidate_tag(&self, tag: &str) -> Propagation {
+        self.invalidate_tag(tag)
     }
 
-    fn clear(&self) {
-        self.wait(self.tier.clear());
+    fn clear(&self) -> Propagation {
+        self.wait(self.tier.clear())
+    }
+
+    fn write_through_erased(
+        &self,
+        key: &dyn ErasedKey<K>,
+        loaded: Loaded<V>,
+        write: ErasedWrite<'_, V>,
+    ) -> Result<Propagation, WriteFailed> {
+        self.write_through_loaded(key.to_key(), loaded, |value| write.run(value))
     }
 
     fn get_or_load_erased(

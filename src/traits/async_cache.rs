@@ -1,5 +1,6 @@
 //! The trait of caches for async tasks.
 
+use crate::consistency::Propagation;
 use crate::entry::Loaded;
 use crate::error::{AnyError, LoadError, LoaderError};
 use crate::stats::Stats;
@@ -11,6 +12,7 @@ use crate::traits::erasure::{
     share_entry, take_once,
 };
 use crate::traits::key::ErasedKey;
+use crate::traits::write::{ErasedAsyncWrite, FOREIGN_FAILURE, WriteFailed};
 use equivalent::Equivalent;
 use std::convert::Infallible;
 use std::future::Future;
@@ -56,18 +58,42 @@ pub trait AsyncCache<K, V>: Send + Sync {
 
     /// Inserts a value with its own time to live, weight and tags.
     #[doc(alias = "put")]
-    fn insert_loaded(&self, key: K, loaded: Loaded<V>) -> CacheFuture<'_, ()>;
+    fn insert_loaded(&self, key: K, loaded: Loaded<V>) -> CacheFuture<'_, Propagation>;
 
     /// Removes the entry of `key`, if there is one. See [`invalidate`](Self::invalidate).
-    fn invalidate_erased<'a>(&'a self, key: &'a dyn ErasedKey<K>) -> CacheFuture<'a, ()>;
+    fn invalidate_erased<'a>(&'a self, key: &'a dyn ErasedKey<K>) -> CacheFuture<'a, Propagation>;
 
     /// Invalidates all entries that were stored with this [tag](Loaded::tags). Loads in flight that return the tag do
     /// not store their results.
-    fn invalidate_tag<'a>(&'a self, tag: &'a str) -> CacheFuture<'a, ()>;
+    fn invalidate_tag<'a>(&'a self, tag: &'a str) -> CacheFuture<'a, Propagation>;
 
     /// Removes all entries. Loads in flight do not store their results.
     #[doc(alias("invalidate_all", "invalidateAll"))]
-    fn clear(&self) -> CacheFuture<'_, ()>;
+    fn clear(&self) -> CacheFuture<'_, Propagation>;
+
+    /// Changes the database by `write`, then stores the new value. See [`write_through`](Self::write_through).
+    ///
+    /// The default implementation does not store the new value: it runs `write`, and then invalidates the key.
+    ///
+    /// # Errors
+    ///
+    /// Returns the failure of `write`.
+    ///
+    /// # Cancel safety
+    ///
+    /// If the future of the default implementation is dropped while `write` runs, the key is not invalidated.
+    fn write_through_erased<'a>(
+        &'a self,
+        key: &'a dyn ErasedKey<K>,
+        loaded: Loaded<V>,
+        write: ErasedAsyncWrite<'a, V>,
+    ) -> CacheFuture<'a, Result<Propagation, WriteFailed>> {
+        let writing = write.run(loaded.value);
+        CacheFuture::new(async move {
+            writing.await?;
+            Ok(self.invalidate_erased(key).await)
+        })
+    }
 
     /// Returns the value for `key`. On a miss, runs `loader` and stores its result. See
     /// [`get_or_load_async`](Self::get_or_load_async).
@@ -185,24 +211,125 @@ pub trait AsyncCache<K, V>: Send + Sync {
 
     /// Inserts a value with the time to live of the cache.
     #[doc(alias = "put")]
-    fn insert(&self, key: K, value: V) -> CacheFuture<'_, ()> {
+    fn insert(&self, key: K, value: V) -> CacheFuture<'_, Propagation> {
         self.insert_loaded(key, Loaded::new(value))
     }
 
     /// Inserts a value with its own time to live.
     #[doc(alias = "put")]
-    fn insert_with_ttl(&self, key: K, value: V, ttl: Duration) -> CacheFuture<'_, ()> {
+    fn insert_with_ttl(&self, key: K, value: V, ttl: Duration) -> CacheFuture<'_, Propagation> {
         self.insert_loaded(key, Loaded::new(value).ttl(ttl))
     }
 
     /// Removes the entry of `key`, if there is one. A load of this key that is in flight does not store its result.
     #[doc(alias = "remove")]
-    fn invalidate<Q>(&self, key: &Q) -> impl Future<Output = ()> + Send
+    fn invalidate<Q>(&self, key: &Q) -> impl Future<Output = Propagation> + Send
     where
         Q: Hash + Equivalent<K> + ToOwned<Owned = K> + Sync + ?Sized,
         Self: Sized,
     {
         async move { self.invalidate_erased(&key).await }
+    }
+
+    /// Changes the database by `write`, then stores the new value, and invalidates the old value in all other
+    /// processes.
+    ///
+    /// If another caller writes or invalidates the key at the same time, no cache stores either value, because only the
+    /// database knows which of them is newer. `write` must not read the key through the cache: over Redis, it would
+    /// wait for itself until the [lease](crate::LocalCacheBuilder::lease) ends.
+    ///
+    /// The new entry has the cache's time to live and no tags, whatever the old entry had: see
+    /// [`write_through_loaded`](Self::write_through_loaded).
+    ///
+    /// # Errors
+    ///
+    /// Returns the error of `write`. The cache is not changed then. If the database may have changed despite the error,
+    /// for example after a timeout, call [`invalidate`](Self::invalidate) once it can no longer change.
+    ///
+    /// # Cancel safety
+    ///
+    /// If the future is dropped while `write` runs, the key is invalidated, because it is unknown whether the database
+    /// has changed. The [default implementation](Self::write_through_erased) does not do that.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # async fn store_price(id: u64, price: u64) -> std::io::Result<()> { Ok(()) }
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> std::io::Result<()> {
+    /// use hotset::{AsyncCache, LocalCache};
+    /// use std::sync::Arc;
+    ///
+    /// let prices: Arc<dyn AsyncCache<u64, u64>> = Arc::new(LocalCache::new(100));
+    /// let propagation = prices.write_through(7, 800, |price| store_price(7, price)).await?;
+    /// assert!(propagation.is_acknowledged());
+    /// assert_eq!(prices.get(&7).await, Some(800));
+    /// # Ok(())
+    /// # }
+    /// ```
+    fn write_through<E, F>(
+        &self,
+        key: K,
+        value: V,
+        write: impl FnOnce(V) -> F + Send,
+    ) -> impl Future<Output = Result<Propagation, E>> + Send
+    where
+        F: Future<Output = Result<(), E>> + Send,
+        E: Send,
+        K: Hash + Eq + Clone + Send + Sync,
+        V: Send,
+        Self: Sized,
+    {
+        self.write_through_loaded(key, Loaded::new(value), write)
+    }
+
+    /// Like [`write_through`](Self::write_through), for a value with its own time to live, weight and tags.
+    ///
+    /// # Errors
+    ///
+    /// See [`write_through`](Self::write_through).
+    ///
+    /// # Cancel safety
+    ///
+    /// See [`write_through`](Self::write_through).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # async fn store_price(id: u64, price: u64) -> std::io::Result<()> { Ok(()) }
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> std::io::Result<()> {
+    /// use hotset::{AsyncCache, Loaded, LocalCache};
+    /// use std::{sync::Arc, time::Duration};
+    ///
+    /// let prices: Arc<dyn AsyncCache<u64, u64>> = Arc::new(LocalCache::new(100));
+    /// let price = Loaded::new(800).ttl(Duration::from_secs(60));
+    /// prices.write_through_loaded(7, price, |price| store_price(7, price)).await?;
+    /// assert!(prices.remaining_ttl(&7).await.unwrap() <= Duration::from_secs(60));
+    /// # Ok(())
+    /// # }
+    /// ```
+    fn write_through_loaded<E, F>(
+        &self,
+        key: K,
+        loaded: Loaded<V>,
+        write: impl FnOnce(V) -> F + Send,
+    ) -> impl Future<Output = Result<Propagation, E>> + Send
+    where
+        F: Future<Output = Result<(), E>> + Send,
+        E: Send,
+        K: Hash + Eq + Clone + Send + Sync,
+        V: Send,
+        Self: Sized,
+    {
+        async move {
+            let mut error = None;
+            let written = {
+                let write = ErasedAsyncWrite::new(write, &mut error);
+                self.write_through_erased(&&key, loaded, write).await
+            };
+            written.map_err(|_| error.expect(FOREIGN_FAILURE))
+        }
     }
 
     /// Returns the value for `key`. On a miss, runs `load` and stores its result.

@@ -1,5 +1,6 @@
 //! The trait of caches for blocking callers.
 
+use crate::consistency::Propagation;
 use crate::entry::Loaded;
 use crate::error::{AnyError, LoadError, LoaderError};
 use crate::stats::Stats;
@@ -9,6 +10,7 @@ use crate::traits::erasure::{
     typed_batch, with_erased,
 };
 use crate::traits::key::ErasedKey;
+use crate::traits::write::{ErasedWrite, FOREIGN_FAILURE, InvalidateOnDrop, WriteFailed};
 use equivalent::Equivalent;
 use std::convert::Infallible;
 use std::hash::Hash;
@@ -29,7 +31,7 @@ use std::time::Duration;
 /// # Examples
 ///
 /// ```
-/// use hotset::{AnyError, Cache, ErasedKey, ErasedLoader, LoadError, Loaded};
+/// use hotset::{AnyError, Cache, ErasedKey, ErasedLoader, LoadError, Loaded, Propagation};
 /// use std::{collections::HashMap, sync::{Arc, Mutex}};
 ///
 /// /// A cache for tests. It keeps all entries without limit.
@@ -40,17 +42,20 @@ use std::time::Duration;
 ///     fn get_erased(&self, key: &dyn ErasedKey<u32>) -> Option<String> {
 ///         self.0.lock().unwrap().get(&key.to_key()).cloned()
 ///     }
-///     fn insert_loaded(&self, key: u32, loaded: Loaded<String>) {
+///     fn insert_loaded(&self, key: u32, loaded: Loaded<String>) -> Propagation {
 ///         self.0.lock().unwrap().insert(key, loaded.into_value());
+///         Propagation::Acknowledged
 ///     }
-///     fn invalidate_erased(&self, key: &dyn ErasedKey<u32>) {
+///     fn invalidate_erased(&self, key: &dyn ErasedKey<u32>) -> Propagation {
 ///         self.0.lock().unwrap().remove(&key.to_key());
+///         Propagation::Acknowledged
 ///     }
-///     fn invalidate_tag(&self, _: &str) {
-///         self.clear();
+///     fn invalidate_tag(&self, _: &str) -> Propagation {
+///         self.clear()
 ///     }
-///     fn clear(&self) {
+///     fn clear(&self) -> Propagation {
 ///         self.0.lock().unwrap().clear();
+///         Propagation::Acknowledged
 ///     }
 ///     fn get_or_load_erased(
 ///         &self,
@@ -82,18 +87,43 @@ pub trait Cache<K, V>: Send + Sync {
 
     /// Inserts a value with its own time to live, weight and tags.
     #[doc(alias = "put")]
-    fn insert_loaded(&self, key: K, loaded: Loaded<V>);
+    fn insert_loaded(&self, key: K, loaded: Loaded<V>) -> Propagation;
 
     /// Removes the entry of `key`, if there is one. See [`invalidate`](Self::invalidate).
-    fn invalidate_erased(&self, key: &dyn ErasedKey<K>);
+    fn invalidate_erased(&self, key: &dyn ErasedKey<K>) -> Propagation;
 
     /// Invalidates all entries that were stored with this [tag](Loaded::tags). Loads in flight that return the tag do
     /// not store their results.
-    fn invalidate_tag(&self, tag: &str);
+    fn invalidate_tag(&self, tag: &str) -> Propagation;
 
     /// Removes all entries. Loads in flight do not store their results.
     #[doc(alias("invalidate_all", "invalidateAll"))]
-    fn clear(&self);
+    fn clear(&self) -> Propagation;
+
+    /// Changes the database by `write`, then stores the new value. See [`write_through`](Self::write_through).
+    ///
+    /// The default implementation does not store the new value: it runs `write`, and then invalidates the key.
+    ///
+    /// # Errors
+    ///
+    /// Returns the failure of `write`.
+    ///
+    /// # Panics
+    ///
+    /// Panics if `write` does. The key is then invalidated.
+    fn write_through_erased(
+        &self,
+        key: &dyn ErasedKey<K>,
+        loaded: Loaded<V>,
+        write: ErasedWrite<'_, V>,
+    ) -> Result<Propagation, WriteFailed> {
+        let interrupted = InvalidateOnDrop::new(|| {
+            self.invalidate_erased(key);
+        });
+        let written = write.run(&loaded.value);
+        interrupted.disarm();
+        written.map(|()| self.invalidate_erased(key))
+    }
 
     /// Returns the value for `key`. On a miss, runs `loader` and stores its result. See
     /// [`get_or_load`](Self::get_or_load).
@@ -193,24 +223,117 @@ pub trait Cache<K, V>: Send + Sync {
 
     /// Inserts a value with the time to live of the cache.
     #[doc(alias = "put")]
-    fn insert(&self, key: K, value: V) {
-        self.insert_loaded(key, Loaded::new(value));
+    fn insert(&self, key: K, value: V) -> Propagation {
+        self.insert_loaded(key, Loaded::new(value))
     }
 
     /// Inserts a value with its own time to live.
     #[doc(alias = "put")]
-    fn insert_with_ttl(&self, key: K, value: V, ttl: Duration) {
-        self.insert_loaded(key, Loaded::new(value).ttl(ttl));
+    fn insert_with_ttl(&self, key: K, value: V, ttl: Duration) -> Propagation {
+        self.insert_loaded(key, Loaded::new(value).ttl(ttl))
     }
 
     /// Removes the entry of `key`, if there is one. A load of this key that is in flight does not store its result.
     #[doc(alias = "remove")]
-    fn invalidate<Q>(&self, key: &Q)
+    fn invalidate<Q>(&self, key: &Q) -> Propagation
     where
         Q: Hash + Equivalent<K> + ToOwned<Owned = K> + Sync + ?Sized,
         Self: Sized,
     {
-        self.invalidate_erased(&key);
+        self.invalidate_erased(&key)
+    }
+
+    /// Changes the database by `write`, then stores the new value, and invalidates the old value in all other
+    /// processes.
+    ///
+    /// If another caller writes or invalidates the key at the same time, no cache stores either value, because only the
+    /// database knows which of them is newer. `write` must not read the key through the cache.
+    ///
+    /// The new entry has the cache's time to live and no tags, whatever the old entry had: see
+    /// [`write_through_loaded`](Self::write_through_loaded).
+    ///
+    /// # Errors
+    ///
+    /// Returns the error of `write`. The cache is not changed then. If the database may have changed despite the error,
+    /// for example after a timeout, call [`invalidate`](Self::invalidate) once it can no longer change.
+    ///
+    /// # Panics
+    ///
+    /// Panics if `write` does. The key is then invalidated.
+    ///
+    /// # Blocking
+    ///
+    /// Blocks while `write` runs, and until the other processes have acknowledged the invalidation.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # fn store_price(id: u64, price: u64) -> std::io::Result<()> { Ok(()) }
+    /// use hotset::{Cache, LocalCache};
+    /// use std::sync::Arc;
+    ///
+    /// let prices: Arc<dyn Cache<u64, u64>> = Arc::new(LocalCache::new(100));
+    /// let propagation = prices.write_through(7, 800, |&price| store_price(7, price))?;
+    /// assert!(propagation.is_acknowledged());
+    /// assert_eq!(prices.get(&7), Some(800));
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    fn write_through<E>(
+        &self,
+        key: K,
+        value: V,
+        write: impl FnOnce(&V) -> Result<(), E>,
+    ) -> Result<Propagation, E>
+    where
+        K: Hash + Eq + Clone + Sync,
+        Self: Sized,
+    {
+        self.write_through_loaded(key, Loaded::new(value), write)
+    }
+
+    /// Like [`write_through`](Self::write_through), for a value with its own time to live, weight and tags.
+    ///
+    /// # Errors
+    ///
+    /// See [`write_through`](Self::write_through).
+    ///
+    /// # Panics
+    ///
+    /// See [`write_through`](Self::write_through).
+    ///
+    /// # Blocking
+    ///
+    /// Blocks like [`write_through`](Self::write_through).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # fn store_price(id: u64, price: u64) -> std::io::Result<()> { Ok(()) }
+    /// use hotset::{Cache, Loaded, LocalCache};
+    ///
+    /// fn set_price(prices: &impl Cache<u64, u64>, id: u64, price: u64) -> std::io::Result<bool> {
+    ///     let loaded = Loaded::new(price).tags(["fruit"]);
+    ///     let propagation = prices.write_through_loaded(id, loaded, |&price| store_price(id, price))?;
+    ///     Ok(propagation.is_acknowledged())
+    /// }
+    ///
+    /// assert!(set_price(&LocalCache::new(100), 7, 800)?);
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    fn write_through_loaded<E>(
+        &self,
+        key: K,
+        loaded: Loaded<V>,
+        write: impl FnOnce(&V) -> Result<(), E>,
+    ) -> Result<Propagation, E>
+    where
+        K: Hash + Eq + Clone + Sync,
+        Self: Sized,
+    {
+        let mut error = None;
+        let write = ErasedWrite::new(write, &mut error);
+        let written = self.write_through_erased(&&key, loaded, write);
+        written.map_err(|_| error.expect(FOREIGN_FAILURE))
     }
 
     /// Returns the value for `key`. On a miss, runs `load` and stores its result.

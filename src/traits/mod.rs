@@ -7,6 +7,7 @@ mod cache_future;
 pub(crate) mod erasure;
 pub(crate) mod key;
 pub(crate) mod pointers;
+pub(crate) mod write;
 
 pub use async_cache::AsyncCache;
 pub use cache::Cache;
@@ -16,3 +17,4 @@ pub use erasure::{
     ErasedBatchLoader, ErasedLoader, LoadResult,
 };
 pub use key::ErasedKey;
+pub use write::{BoxedWrite, ErasedAsyncWrite, ErasedWrite, WriteFailed};

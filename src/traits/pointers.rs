@@ -3,12 +3,13 @@
 //! `Arc<C>` has no implementation for other types, because a method of a trait on `Arc<LocalCache<K, V>>` would hide
 //! the method of the cache that has the same name.
 
+use crate::consistency::Propagation;
 use crate::entry::Loaded;
 use crate::error::{AnyError, LoadError};
 use crate::stats::Stats;
 use crate::traits::{
-    AsyncCache, Cache, CacheFuture, ErasedAsyncBatchLoader, ErasedAsyncLoader, ErasedBatchLoader,
-    ErasedKey, ErasedLoader,
+    AsyncCache, Cache, CacheFuture, ErasedAsyncBatchLoader, ErasedAsyncLoader, ErasedAsyncWrite,
+    ErasedBatchLoader, ErasedKey, ErasedLoader, ErasedWrite, WriteFailed,
 };
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,28 +21,37 @@ macro_rules! delegate_cache {
             $cache.get_erased(key)
         }
 
-        fn insert_loaded(&$self, key: K, loaded: Loaded<V>) {
-            $cache.insert_loaded(key, loaded);
+        fn insert_loaded(&$self, key: K, loaded: Loaded<V>) -> Propagation {
+            $cache.insert_loaded(key, loaded)
         }
 
-        fn insert(&$self, key: K, value: V) {
-            $cache.insert(key, value);
+        fn insert(&$self, key: K, value: V) -> Propagation {
+            $cache.insert(key, value)
         }
 
-        fn insert_with_ttl(&$self, key: K, value: V, ttl: Duration) {
-            $cache.insert_with_ttl(key, value, ttl);
+        fn insert_with_ttl(&$self, key: K, value: V, ttl: Duration) -> Propagation {
+            $cache.insert_with_ttl(key, value, ttl)
         }
 
-        fn invalidate_erased(&$self, key: &dyn ErasedKey<K>) {
-            $cache.invalidate_erased(key);
+        fn invalidate_erased(&$self, key: &dyn ErasedKey<K>) -> Propagation {
+            $cache.invalidate_erased(key)
         }
 
-        fn invalidate_tag(&$self, tag: &str) {
-            $cache.invalidate_tag(tag);
+        fn invalidate_tag(&$self, tag: &str) -> Propagation {
+            $cache.invalidate_tag(tag)
         }
 
-        fn clear(&$self) {
-            $cache.clear();
+        fn clear(&$self) -> Propagation {
+            $cache.clear()
+        }
+
+        fn write_through_erased(
+            &$self,
+            key: &dyn ErasedKey<K>,
+            loaded: Loaded<V>,
+            write: ErasedWrite<'_, V>,
+        ) -> Result<Propagation, WriteFailed> {
+            $cache.write_through_erased(key, loaded, write)
         }
 
         fn get_or_load_erased(
@@ -86,28 +96,37 @@ macro_rules! delegate_async_cache {
             $cache.get_erased(key)
         }
 
-        fn insert_loaded(&$self, key: K, loaded: Loaded<V>) -> CacheFuture<'_, ()> {
+        fn insert_loaded(&$self, key: K, loaded: Loaded<V>) -> CacheFuture<'_, Propagation> {
             $cache.insert_loaded(key, loaded)
         }
 
-        fn insert(&$self, key: K, value: V) -> CacheFuture<'_, ()> {
+        fn insert(&$self, key: K, value: V) -> CacheFuture<'_, Propagation> {
             $cache.insert(key, value)
         }
 
-        fn insert_with_ttl(&$self, key: K, value: V, ttl: Duration) -> CacheFuture<'_, ()> {
+        fn insert_with_ttl(&$self, key: K, value: V, ttl: Duration) -> CacheFuture<'_, Propagation> {
             $cache.insert_with_ttl(key, value, ttl)
         }
 
-        fn invalidate_erased<'a>(&'a $self, key: &'a dyn ErasedKey<K>) -> CacheFuture<'a, ()> {
+        fn invalidate_erased<'a>(&'a $self, key: &'a dyn ErasedKey<K>) -> CacheFuture<'a, Propagation> {
             $cache.invalidate_erased(key)
         }
 
-        fn invalidate_tag<'a>(&'a $self, tag: &'a str) -> CacheFuture<'a, ()> {
+        fn invalidate_tag<'a>(&'a $self, tag: &'a str) -> CacheFuture<'a, Propagation> {
             $cache.invalidate_tag(tag)
         }
 
-        fn clear(&$self) -> CacheFuture<'_, ()> {
+        fn clear(&$self) -> CacheFuture<'_, Propagation> {
             $cache.clear()
+        }
+
+        fn write_through_erased<'a>(
+            &'a $self,
+            key: &'a dyn ErasedKey<K>,
+            loaded: Loaded<V>,
+            write: ErasedAsyncWrite<'a, V>,
+        ) -> CacheFuture<'a, Result<Propagation, WriteFailed>> {
+            $cache.write_through_erased(key, loaded, write)
         }
 
         fn get_or_load_erased<'a>(

@@ -4,7 +4,8 @@ use super::MINUTE;
 use super::servers::Server;
 use futures_util::future::BoxFuture;
 use hotset::{
-    AsyncCache, Cache, Consistency, LoadError, Loaded, LocalCache, LocalCacheBuilder, TieredCache,
+    AsyncCache, Cache, Consistency, LoadError, Loaded, LocalCache, LocalCacheBuilder, Propagation,
+    TieredCache,
 };
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -176,6 +177,78 @@ async fn trait_objects_have_the_methods_of_a_tiered_cache() {
     });
     thread.await.unwrap();
     assert_eq!(tasks.get("pear").await, Some(4));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn changes_through_trait_objects_reach_other_processes() {
+    let server = Server::start();
+    let (one, other) = (cache(&server).await, cache(&server).await);
+    let tasks: Arc<dyn AsyncCache<String, u64>> = Arc::new(one.clone());
+    let apple = || "apple".to_string();
+    let acknowledged = Propagation::Acknowledged;
+    assert_eq!(tasks.insert(apple(), 1).await, acknowledged);
+    assert_eq!(other.get("apple").await, Some(1));
+    let read = || async { (tasks.get("apple").await, other.get("apple").await) };
+    let failed = tasks.write_through(apple(), 2, |_| async { Err("down") });
+    assert_eq!(failed.await, Err("down"));
+    assert_eq!(read().await, (Some(1), Some(1)));
+    let write = |value| async move { (value == 3).then_some(()).ok_or("another value") };
+    let loaded = Loaded::new(3).ttl(HOUR / 2).tags(["fruit"]);
+    let written = tasks.write_through_loaded(apple(), loaded, write).await;
+    assert_eq!(written, Ok(acknowledged));
+    assert_eq!(read().await, (Some(3), Some(3)));
+    assert_eq!(tasks.invalidate_tag("fruit").await, acknowledged);
+    assert_eq!(read().await, (None, None));
+
+    let blocking: Arc<dyn Cache<String, u64>> = Arc::new(one.blocking());
+    let thread = tokio::task::spawn_blocking(move || {
+        assert_eq!(blocking.insert(apple(), 4), acknowledged);
+        let write = |value: &u64| if *value == 5 { Ok(()) } else { Err("down") };
+        assert_eq!(blocking.write_through(apple(), 6, write), Err("down"));
+        assert_eq!(blocking.get("apple"), Some(4));
+        let written = blocking.write_through(apple(), 5, write);
+        assert_eq!(
+            (written, blocking.get("apple")),
+            (Ok(acknowledged), Some(5))
+        );
+    });
+    thread.await.unwrap();
+    assert_eq!(read().await, (Some(5), Some(5)));
+    assert_eq!(tasks.clear().await, acknowledged);
+    assert_eq!(read().await, (None, None));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn outage_is_visible_through_trait_objects() {
+    let cache: Lengths = LocalCache::builder()
+        .capacity(10)
+        .redis("redis://127.0.0.1:1/", "test")
+        .consistency(Consistency::L1Only)
+        .build()
+        .unwrap();
+    let tasks: Arc<dyn AsyncCache<String, u64>> = Arc::new(cache.clone());
+    let apple = || "apple".to_string();
+    let write = |_| async { Ok::<_, Infallible>(()) };
+    let changes = [
+        tasks.insert(apple(), 1).await,
+        tasks.insert_with_ttl(apple(), 1, HOUR).await,
+        tasks.insert_loaded(apple(), Loaded::new(1)).await,
+        tasks.write_through(apple(), 1, write).await.unwrap(),
+        tasks.invalidate("apple").await,
+        tasks.invalidate_tag("fruit").await,
+        tasks.clear().await,
+    ];
+    assert!(
+        changes.iter().all(|it| *it == Propagation::Queued),
+        "{changes:?}"
+    );
+    let blocking: Arc<dyn Cache<String, u64>> = Arc::new(cache.blocking());
+    let thread = tokio::task::spawn_blocking(move || {
+        let write = |_: &u64| Ok::<_, Infallible>(());
+        let written = blocking.write_through(apple(), 1, write).unwrap();
+        [written, blocking.invalidate("apple"), blocking.clear()]
+    });
+    assert_eq!(thread.await.unwrap(), [Propagation::Queued; 3]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
