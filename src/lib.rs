@@ -80,6 +80,8 @@ mod sync;
 
 mod stats;
 
+mod warm;
+
 mod traits;
 
 #[cfg(feature = "snapshot")]
@@ -88,7 +90,6 @@ mod codec;
 mod metrics;
 #[cfg(feature = "snapshot")]
 mod snapshot;
-mod warm;
 
 mod single_flight;
 

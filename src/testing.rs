@@ -13,6 +13,7 @@ use crate::traits::{
     AsyncCache, Cache, CacheFuture, ErasedAsyncBatchLoader, ErasedAsyncLoader, ErasedAsyncWrite,
     ErasedBatchLoader, ErasedKey, ErasedLoader, ErasedWrite, WriteFailed,
 };
+use crate::warm::{Run, WarmOptions, WarmOutcome, WarmReport};
 use parking_lot::Mutex;
 use std::cell::Cell;
 use std::fmt;
@@ -30,7 +31,7 @@ pub enum Fault {
     None,
     /// Reads find nothing. Writes and invalidations have no effect and return [`Propagation::Queued`], and
     /// `write_through` only runs its write. Calls that load return [`LoadError::WaitTimeout`] without running their
-    /// loader.
+    /// loader. Calls that warm the cache end with [`WarmOutcome::NotProven`].
     Fail,
     /// Calls do not return until the fault is changed.
     Hang,
@@ -250,6 +251,23 @@ where
         Cache::get_many_or_load_erased(&self.cache, keys, loader)
     }
 
+    fn warm_erased(
+        &self,
+        options: WarmOptions<'_>,
+        keys: &mut dyn Iterator<Item = K>,
+        loader: ErasedBatchLoader<'_, K, V>,
+    ) -> WarmReport<K, AnyError> {
+        match self.pass_thread() {
+            Ok(()) => Cache::warm_erased(&self.cache, options, keys, loader),
+            Err(Failed) => Run::new(options, keys).refuse(WarmOutcome::NotProven),
+        }
+    }
+
+    fn flush(&self) {
+        // A cache that fails has nothing queued.
+        let _ = self.pass_thread();
+    }
+
     fn contains_key_erased(&self, key: &dyn ErasedKey<K>) -> bool {
         self.pass_thread().is_ok() && Cache::contains_key_erased(&self.cache, key)
     }
@@ -328,6 +346,26 @@ where
             let passed = self.pass_task().await;
             passed.map_err(|Failed| LoadError::WaitTimeout)?;
             AsyncCache::get_many_or_load_erased(&self.cache, keys, loader).await
+        })
+    }
+
+    fn warm_erased<'a>(
+        &'a self,
+        options: WarmOptions<'a>,
+        keys: &'a mut (dyn Iterator<Item = K> + Send + 'a),
+        loader: ErasedAsyncBatchLoader<'a, K, V>,
+    ) -> CacheFuture<'a, WarmReport<K, AnyError>> {
+        CacheFuture::new(async move {
+            match self.pass_task().await {
+                Ok(()) => AsyncCache::warm_erased(&self.cache, options, keys, loader).await,
+                Err(Failed) => Run::new(options, keys).refuse(WarmOutcome::NotProven),
+            }
+        })
+    }
+
+    fn flush(&self) -> CacheFuture<'_, ()> {
+        CacheFuture::new(async move {
+            let _ = self.pass_task().await;
         })
     }
 

@@ -12,6 +12,8 @@ use crate::traits::{
     AsyncCache, Cache, CacheFuture, ErasedAsyncBatchLoader, ErasedAsyncLoader, ErasedAsyncWrite,
     ErasedBatchLoader, ErasedKey, ErasedLoader, ErasedWrite, WriteFailed,
 };
+use crate::warm::{Run, WarmOptions, WarmReport, run_all};
+use parking_lot::Mutex;
 use std::hash::{BuildHasher, Hash};
 use std::time::Duration;
 
@@ -80,6 +82,20 @@ where
         let error_type = loader.properties.error_type;
         let load = |missing| loader.run(missing);
         self.get_many_or_load_blocking(keys.iter().collect(), error_type, load)
+    }
+
+    fn warm_erased(
+        &self,
+        options: WarmOptions<'_>,
+        keys: &mut dyn Iterator<Item = K>,
+        mut loader: ErasedBatchLoader<'_, K, V>,
+    ) -> WarmReport<K, AnyError> {
+        let error_type = loader.properties.error_type;
+        let load = |batch: &[K]| {
+            let load = |missing| loader.run(missing);
+            self.get_many_or_load_blocking(batch.iter().collect(), error_type, load)
+        };
+        Run::new(options, keys).run_blocking(|| self.room(), load)
     }
 
     fn contains_key_erased(&self, key: &dyn ErasedKey<K>) -> bool {
@@ -167,6 +183,28 @@ where
             let (keys, lookup) = (keys.iter().collect(), BatchLookup::Recorded);
             self.get_many_or_load_shared(keys, error_type, lookup, self.wait_limits(), load)
                 .await
+        })
+    }
+
+    fn warm_erased<'a>(
+        &'a self,
+        options: WarmOptions<'a>,
+        keys: &'a mut (dyn Iterator<Item = K> + Send + 'a),
+        loader: ErasedAsyncBatchLoader<'a, K, V>,
+    ) -> CacheFuture<'a, WarmReport<K, AnyError>> {
+        CacheFuture::new(async move {
+            let error_type = loader.properties.error_type;
+            // Locked while the loader creates a future, and not while that runs.
+            let loader = &Mutex::new(loader);
+            let load_batch = |batch: Vec<K>| async move {
+                let load = |missing| loader.lock().run(missing);
+                let (keys, lookup) = (batch.iter().collect(), BatchLookup::Recorded);
+                let limits = self.wait_limits();
+                let result = self.get_many_or_load_shared(keys, error_type, lookup, limits, load);
+                let result = result.await;
+                (batch, result)
+            };
+            run_all(Run::new(options, keys), || self.room(), load_batch).await
         })
     }
 

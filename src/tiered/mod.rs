@@ -104,6 +104,19 @@ use tokio::runtime::Handle;
 /// key, is local to each process: operations on it concern this process only, even in the class
 /// [`Realtime`](Consistency::Realtime). See [`Propagation`](crate::Propagation).
 ///
+/// # What is not offered over Redis
+///
+/// | of [`LocalCache`] | reason, and what to do instead |
+/// | --- | --- |
+/// | `update`, `compute` and their other forms | Redis has no lock that keeps all processes from writing to a key while one of them computes its value: a lock with a lease may end before the computation does. Compute in the database, by a transaction or a compare-and-set, with [`write_through`](Self::write_through). |
+/// | `retain` | The predicate needs every key and value of the namespace, which would have to be read from Redis. Use [tags](Self::invalidate_tag). |
+/// | `iter`, `keys`, `hottest`, `len`, `peek`, `get_with`, `get_many` | They see the L1 of one process, and Redis has no list of the keys of a namespace. Use [`get`](Self::get), or [`get_many_or_load_async`](Self::get_many_or_load_async) for several keys. |
+/// | `remove`, which returns the value | Another call may read or write the key between the read of the value and its invalidation. Use [`invalidate`](Self::invalidate). |
+/// | `set_ttl` | Each process has a copy in its L1 with its own deadline. Store the value again, with [`insert_loaded`](Self::insert_loaded). |
+/// | `set_capacity`, `set_max_weight`, `remove_expired`, `shrink_to_fit` | They concern the memory of one process only. The [builder](TieredCacheBuilder) of L1 sets its bound. |
+/// | `restore` | The values in a snapshot may have been invalidated since. [`warm_from_snapshot`](Self::warm_from_snapshot) reads them from Redis. |
+/// | `detached` | It is not needed: a task that calls [`get_or_load_async`](Self::get_or_load_async) on a clone of this handle continues if the request that spawned it is cancelled. |
+///
 /// # Panics
 ///
 /// Panics in the cases in which [`LocalCache`] does. All methods need the tokio runtime in which the cache was built,

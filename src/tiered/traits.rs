@@ -10,7 +10,10 @@ use crate::traits::{
     AsyncCache, Cache, CacheFuture, ErasedAsyncBatchLoader, ErasedAsyncLoader, ErasedAsyncWrite,
     ErasedBatchLoader, ErasedKey, ErasedLoader, ErasedWrite, WriteFailed,
 };
+use crate::warm::{Run, WarmOptions, WarmReport};
 use equivalent::Equivalent;
+use parking_lot::Mutex;
+use std::cell::RefCell;
 use std::future::{Future, ready};
 use std::hash::Hash;
 use std::time::Duration;
@@ -84,6 +87,30 @@ impl<K: RemoteKey, V: RemoteValue> AsyncCache<K, V> for TieredCache<K, V> {
             let keys = keys.iter().collect();
             self.inner.get_many_or_load(keys, error_type, load).await
         })
+    }
+
+    fn warm_erased<'a>(
+        &'a self,
+        options: WarmOptions<'a>,
+        keys: &'a mut (dyn Iterator<Item = K> + Send + 'a),
+        loader: ErasedAsyncBatchLoader<'a, K, V>,
+    ) -> CacheFuture<'a, WarmReport<K, AnyError>> {
+        CacheFuture::new(async move {
+            let error_type = loader.properties.error_type;
+            // Locked while the loader creates a future, and not while that runs.
+            let loader = &Mutex::new(loader);
+            let ask = |batch: Vec<K>| async move {
+                let load = |missing| loader.lock().run(missing);
+                let keys = batch.iter().collect();
+                let result = self.inner.get_many_or_load(keys, error_type, load).await;
+                (batch, result)
+            };
+            self.inner.warm(Run::new(options, keys), ask).await
+        })
+    }
+
+    fn flush(&self) -> CacheFuture<'_, ()> {
+        CacheFuture::new(self.flush())
     }
 
     fn contains_key_erased<'a>(&'a self, key: &'a dyn ErasedKey<K>) -> CacheFuture<'a, bool> {
@@ -174,6 +201,30 @@ impl<K: RemoteKey, V: RemoteValue> Cache<K, V> for BlockingCache<K, V> {
         let load = |missing| ready(loader.run(missing));
         let keys = keys.iter().collect();
         self.wait(self.tier.inner.get_many_or_load(keys, error_type, load))
+    }
+
+    fn warm_erased(
+        &self,
+        options: WarmOptions<'_>,
+        keys: &mut dyn Iterator<Item = K>,
+        loader: ErasedBatchLoader<'_, K, V>,
+    ) -> WarmReport<K, AnyError> {
+        let error_type = loader.properties.error_type;
+        let loader = &RefCell::new(loader);
+        let inner = &self.tier.inner;
+        let ask = |batch: Vec<K>| async move {
+            let load = |missing| ready(loader.borrow_mut().run(missing));
+            let keys = batch.iter().collect();
+            let result = inner.get_many_or_load(keys, error_type, load).await;
+            (batch, result)
+        };
+        // One batch at a time, because the loader blocks.
+        let run = Run::new(options.concurrency(1), keys);
+        self.wait(inner.warm(run, ask))
+    }
+
+    fn flush(&self) {
+        self.wait(self.tier.flush());
     }
 
     fn contains_key_erased(&self, key: &dyn ErasedKey<K>) -> bool {

@@ -196,7 +196,8 @@ impl<K: RemoteKey, V: RemoteValue> TieredCache<K, V> {
 }
 
 impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
-    async fn warm<E, I, F>(
+    /// Runs a warming once invalidations are proven to arrive. `ask` returns the values of a batch.
+    pub(super) async fn warm<E: ?Sized, I, F>(
         &self,
         run: Run<'_, K, E, I>,
         ask: impl Fn(Vec<K>) -> F,

@@ -9,10 +9,12 @@ use crate::traits::cache_future::CacheFuture;
 use crate::traits::erasure::{
     BoxedBatchLoad, BoxedLoad, ErasedAsyncBatchLoader, ErasedAsyncLoader, FOREIGN_ERROR,
     LoaderProperties, MAX_REPETITIONS, SECOND_CALL, downcast, into_entries, share_batch,
-    share_entry, take_once,
+    share_entry, take_once, typed_error,
 };
 use crate::traits::key::ErasedKey;
+use crate::traits::warm::warm_in_batches_async;
 use crate::traits::write::{ErasedAsyncWrite, FOREIGN_FAILURE, WriteFailed};
+use crate::warm::{WarmOptions, WarmReport};
 use equivalent::Equivalent;
 use std::convert::Infallible;
 use std::future::Future;
@@ -26,6 +28,9 @@ use std::time::Duration;
 /// change without it. [`LocalCache`](crate::LocalCache), [`TieredCache`](crate::TieredCache) and
 /// [`ConfiguredAsyncCache`](crate::ConfiguredAsyncCache) implement this trait, and so do references to a cache and
 /// pointers to a trait object.
+///
+/// A method of [`LocalCache`](crate::LocalCache) that this trait lacks has no meaning on some of the backends: see [What
+/// is not offered over Redis](crate::TieredCache#what-is-not-offered-over-redis).
 ///
 /// The methods whose names end in `_erased` have no type parameters, so that they can be called on a trait object. An
 /// implementation provides these; callers use the methods without the suffix.
@@ -148,6 +153,23 @@ pub trait AsyncCache<K, V>: Send + Sync {
         })
     }
 
+    /// Loads the keys that are not cached yet, in batches. See [`warm_async`](Self::warm_async).
+    ///
+    /// The default implementation calls [`get_many_or_load_erased`](Self::get_many_or_load_erased) for each batch. It
+    /// does not know how many entries the cache has room for, so it ends with the last key.
+    fn warm_erased<'a>(
+        &'a self,
+        options: WarmOptions<'a>,
+        keys: &'a mut (dyn Iterator<Item = K> + Send + 'a),
+        loader: ErasedAsyncBatchLoader<'a, K, V>,
+    ) -> CacheFuture<'a, WarmReport<K, AnyError>>
+    where
+        K: Hash + Eq + Clone + Send + Sync,
+        V: Clone + Send + Sync,
+    {
+        warm_in_batches_async(self, options, keys, loader)
+    }
+
     /// Returns `true` if the cache contains a live value for `key`. See [`contains_key`](Self::contains_key).
     fn contains_key_erased<'a>(&'a self, key: &'a dyn ErasedKey<K>) -> CacheFuture<'a, bool>
     where
@@ -167,6 +189,30 @@ pub trait AsyncCache<K, V>: Send + Sync {
         V: Send,
     {
         CacheFuture::new(async move { self.get_erased(key).await.map(|_| Duration::MAX) })
+    }
+
+    /// Waits until all queued invalidations are sent to the other processes. Call it before shutdown: invalidations
+    /// still queued when the process exits are lost.
+    ///
+    /// It waits without limit while Redis does not answer, so use a timeout. The future of the default implementation,
+    /// which is also that of a [`LocalCache`](crate::LocalCache), is ready at once.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use hotset::{AsyncCache, LocalCache};
+    /// use std::{sync::Arc, time::Duration};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() {
+    /// let prices: Arc<dyn AsyncCache<u64, u64>> = Arc::new(LocalCache::new(100));
+    /// if tokio::time::timeout(Duration::from_secs(10), prices.flush()).await.is_err() {
+    ///     eprintln!("not all invalidations were sent");
+    /// }
+    /// # }
+    /// ```
+    fn flush(&self) -> CacheFuture<'_, ()> {
+        CacheFuture::ready(())
     }
 
     /// Returns the statistics of the cache. The default implementation returns zeros.
@@ -572,5 +618,102 @@ pub trait AsyncCache<K, V>: Send + Sync {
             }
             panic!("{FOREIGN_ERROR}");
         })
+    }
+
+    /// Loads the keys that are not cached yet, in batches like
+    /// [`get_many_or_load_async`](Self::get_many_or_load_async), until the cache is full.
+    ///
+    /// `keys` may be lazy and endless. Give the most important ones first. Several batches are loaded at one time, and
+    /// a batch that fails does not stop the others. See
+    /// [`LocalCache::warm_async`](crate::LocalCache::warm_async) and, for caches over Redis,
+    /// [`TieredCache::warm_async`](crate::TieredCache::warm_async), which ends with
+    /// [`WarmOutcome::NotProven`](crate::WarmOutcome::NotProven) if L1 may not store entries.
+    ///
+    /// # Cancel safety
+    ///
+    /// The future may be dropped at any time. The entries that were loaded until then stay cached.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() {
+    /// use hotset::{AsyncCache, LocalCache};
+    /// use std::sync::Arc;
+    ///
+    /// let prices: Arc<dyn AsyncCache<u64, u64>> = Arc::new(LocalCache::new(1_000));
+    /// let report = prices.warm_async(0..100, |ids: Vec<u64>| async {
+    ///     // Your query: `SELECT id, cents FROM prices WHERE id IN (..)`.
+    ///     Ok::<_, std::io::Error>(ids.into_iter().map(|id| (id, id * 100)))
+    /// });
+    /// assert_eq!(report.await.found, 100);
+    /// # }
+    /// ```
+    fn warm_async<T, L, E, F, M>(
+        &self,
+        keys: impl IntoIterator<Item = K, IntoIter: Send>,
+        load: impl FnMut(Vec<K>) -> F + Send,
+    ) -> impl Future<Output = WarmReport<K, E>> + Send
+    where
+        F: Future<Output = Result<T, E>> + Send,
+        T: IntoIterator<Item = (K, L)>,
+        L: Into<Loaded<V>>,
+        E: LoaderError<M>,
+        K: Hash + Eq + Clone + Send + Sync,
+        V: Clone + Send + Sync,
+        Self: Sized,
+    {
+        self.warm_with_async(WarmOptions::new(), keys, load)
+    }
+
+    /// Like [`warm_async`](Self::warm_async), but with the given options.
+    ///
+    /// # Cancel safety
+    ///
+    /// See [`warm_async`](Self::warm_async).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() {
+    /// use hotset::{AsyncCache, LocalCache, WarmOptions};
+    /// use std::sync::Arc;
+    ///
+    /// let prices: Arc<dyn AsyncCache<u64, u64>> = Arc::new(LocalCache::new(1_000));
+    /// let options = WarmOptions::new().batch(10).concurrency(2);
+    /// let load = |ids: Vec<u64>| async {
+    ///     Ok::<_, std::io::Error>(ids.into_iter().map(|id| (id, id * 100)))
+    /// };
+    /// assert_eq!(prices.warm_with_async(options, 0..100, load).await.found, 100);
+    /// assert_eq!(prices.stats().loads, 10);
+    /// # }
+    /// ```
+    fn warm_with_async<T, L, E, F, M>(
+        &self,
+        options: WarmOptions<'_>,
+        keys: impl IntoIterator<Item = K, IntoIter: Send>,
+        mut load: impl FnMut(Vec<K>) -> F + Send,
+    ) -> impl Future<Output = WarmReport<K, E>> + Send
+    where
+        F: Future<Output = Result<T, E>> + Send,
+        T: IntoIterator<Item = (K, L)>,
+        L: Into<Loaded<V>>,
+        E: LoaderError<M>,
+        K: Hash + Eq + Clone + Send + Sync,
+        V: Clone + Send + Sync,
+        Self: Sized,
+    {
+        let mut keys = keys.into_iter();
+        async move {
+            let properties = LoaderProperties::new::<E, _>(&load);
+            let mut load = |missing| -> BoxedBatchLoad<'_, K, V> {
+                let loading = load(missing);
+                Box::pin(async move { share_batch(loading.await) })
+            };
+            let loader = ErasedAsyncBatchLoader::new(&mut load, properties);
+            let report = self.warm_erased(options, &mut keys, loader).await;
+            report.map_errors(typed_error)
+        }
     }
 }

@@ -7,10 +7,12 @@ use crate::stats::Stats;
 use crate::traits::batch::{erase_keys, missing_keys, store_pair};
 use crate::traits::erasure::{
     ErasedBatchLoader, ErasedLoader, LoaderProperties, into_entries, share_batch, take_once,
-    typed_batch, with_erased,
+    typed_batch, typed_error, with_erased,
 };
 use crate::traits::key::ErasedKey;
+use crate::traits::warm::warm_in_batches;
 use crate::traits::write::{ErasedWrite, FOREIGN_FAILURE, InvalidateOnDrop, WriteFailed};
+use crate::warm::{WarmOptions, WarmReport};
 use equivalent::Equivalent;
 use std::convert::Infallible;
 use std::hash::Hash;
@@ -22,6 +24,9 @@ use std::time::Duration;
 /// it. [`LocalCache`](crate::LocalCache), [`BlockingCache`](crate::BlockingCache) and
 /// [`ConfiguredCache`](crate::ConfiguredCache) implement this trait, and so do references to a cache and pointers to a
 /// trait object. A test can implement it as well.
+///
+/// A method of [`LocalCache`](crate::LocalCache) that this trait lacks has no meaning on some of the backends: see [What
+/// is not offered over Redis](crate::TieredCache#what-is-not-offered-over-redis).
 ///
 /// # Implementing the trait
 ///
@@ -172,6 +177,23 @@ pub trait Cache<K, V>: Send + Sync {
         Ok(values)
     }
 
+    /// Loads the keys that are not cached yet, in batches. See [`warm`](Self::warm).
+    ///
+    /// The default implementation calls [`get_many_or_load_erased`](Self::get_many_or_load_erased) for each batch. It
+    /// does not know how many entries the cache has room for, so it ends with the last key.
+    fn warm_erased(
+        &self,
+        options: WarmOptions<'_>,
+        keys: &mut dyn Iterator<Item = K>,
+        loader: ErasedBatchLoader<'_, K, V>,
+    ) -> WarmReport<K, AnyError>
+    where
+        K: Hash + Eq + Clone + Sync,
+        V: Clone,
+    {
+        warm_in_batches(self, options, keys, loader)
+    }
+
     /// Returns `true` if the cache contains a live value for `key`. See [`contains_key`](Self::contains_key).
     fn contains_key_erased(&self, key: &dyn ErasedKey<K>) -> bool {
         self.get_erased(key).is_some()
@@ -183,6 +205,28 @@ pub trait Cache<K, V>: Send + Sync {
     fn remaining_ttl_erased(&self, key: &dyn ErasedKey<K>) -> Option<Duration> {
         self.get_erased(key).map(|_| Duration::MAX)
     }
+
+    /// Waits until all queued invalidations are sent to the other processes. Call it before shutdown: invalidations
+    /// still queued when the process exits are lost.
+    ///
+    /// It waits without limit while Redis does not answer. The default implementation, which is also that of a
+    /// [`LocalCache`](crate::LocalCache), returns at once.
+    ///
+    /// # Blocking
+    ///
+    /// Blocks until the queue is empty.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use hotset::{Cache, LocalCache};
+    /// use std::sync::Arc;
+    ///
+    /// let prices: Arc<dyn Cache<u64, u64>> = Arc::new(LocalCache::new(100));
+    /// prices.invalidate(&7);
+    /// prices.flush();
+    /// ```
+    fn flush(&self) {}
 
     /// Returns the statistics of the cache. The default implementation returns zeros.
     fn stats(&self) -> Stats {
@@ -525,5 +569,97 @@ pub trait Cache<K, V>: Send + Sync {
             let loader = ErasedBatchLoader::new(&mut load, properties);
             self.get_many_or_load_erased(&erase_keys(&keys), loader)
         })
+    }
+
+    /// Loads the keys that are not cached yet, in batches like [`get_many_or_load`](Self::get_many_or_load), until the
+    /// cache is full.
+    ///
+    /// `keys` may be lazy and endless. Give the most important ones first. A batch that fails does not stop the others.
+    /// See [`LocalCache::warm`](crate::LocalCache::warm) and, for caches over Redis,
+    /// [`TieredCache::warm_async`](crate::TieredCache::warm_async), which ends with
+    /// [`WarmOutcome::NotProven`](crate::WarmOutcome::NotProven) if L1 may not store entries.
+    ///
+    /// # Panics
+    ///
+    /// Panics if `load` or the iterator does. The entries that were loaded before stay cached.
+    ///
+    /// # Blocking
+    ///
+    /// Loads on this thread, one batch after the other.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use hotset::{Cache, LocalCache};
+    /// use std::sync::Arc;
+    ///
+    /// let prices: Arc<dyn Cache<u64, u64>> = Arc::new(LocalCache::new(1_000));
+    /// let report = prices.warm(0..500, |ids| {
+    ///     // Your query: `SELECT id, cents FROM prices WHERE id IN (..)`.
+    ///     Ok::<_, std::io::Error>(ids.into_iter().map(|id| (id, id * 100)))
+    /// });
+    /// assert_eq!((report.found, prices.get(&7)), (500, Some(700)));
+    /// ```
+    fn warm<T, L, E, M>(
+        &self,
+        keys: impl IntoIterator<Item = K>,
+        load: impl FnMut(Vec<K>) -> Result<T, E>,
+    ) -> WarmReport<K, E>
+    where
+        K: Hash + Eq + Clone + Sync,
+        V: Clone,
+        T: IntoIterator<Item = (K, L)>,
+        L: Into<Loaded<V>>,
+        E: LoaderError<M>,
+        Self: Sized,
+    {
+        self.warm_with(WarmOptions::new(), keys, load)
+    }
+
+    /// Like [`warm`](Self::warm), but with the given options.
+    ///
+    /// # Panics
+    ///
+    /// Like [`warm`](Self::warm), and if the listener of progress panics.
+    ///
+    /// # Blocking
+    ///
+    /// Like [`warm`](Self::warm).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use hotset::{Cache, LocalCache, WarmOptions, WarmReport};
+    /// use std::io;
+    ///
+    /// fn warm(prices: &impl Cache<u64, u64>, ids: Vec<u64>) -> WarmReport<u64, io::Error> {
+    ///     prices.warm_with(WarmOptions::new().batch(10), ids, |ids| {
+    ///         Ok(ids.into_iter().map(|id| (id, id * 100)))
+    ///     })
+    /// }
+    ///
+    /// let prices = LocalCache::new(1_000);
+    /// assert_eq!(warm(&prices, (0..100).collect()).found, 100);
+    /// assert_eq!(prices.stats().loads, 10);
+    /// ```
+    fn warm_with<T, L, E, M>(
+        &self,
+        options: WarmOptions<'_>,
+        keys: impl IntoIterator<Item = K>,
+        mut load: impl FnMut(Vec<K>) -> Result<T, E>,
+    ) -> WarmReport<K, E>
+    where
+        K: Hash + Eq + Clone + Sync,
+        V: Clone,
+        T: IntoIterator<Item = (K, L)>,
+        L: Into<Loaded<V>>,
+        E: LoaderError<M>,
+        Self: Sized,
+    {
+        let properties = LoaderProperties::new::<E, _>(&load);
+        let mut load = |missing| share_batch(load(missing));
+        let loader = ErasedBatchLoader::new(&mut load, properties);
+        let report = self.warm_erased(options, &mut keys.into_iter(), loader);
+        report.map_errors(typed_error)
     }
 }

@@ -7,6 +7,7 @@ mod cache_future;
 pub(crate) mod erasure;
 pub(crate) mod key;
 pub(crate) mod pointers;
+mod warm;
 pub(crate) mod write;
 
 pub use async_cache::AsyncCache;

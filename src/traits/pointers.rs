@@ -11,6 +11,8 @@ use crate::traits::{
     AsyncCache, Cache, CacheFuture, ErasedAsyncBatchLoader, ErasedAsyncLoader, ErasedAsyncWrite,
     ErasedBatchLoader, ErasedKey, ErasedLoader, ErasedWrite, WriteFailed,
 };
+use crate::warm::{WarmOptions, WarmReport};
+use std::hash::Hash;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -71,6 +73,23 @@ macro_rules! delegate_cache {
             V: Clone,
         {
             $cache.get_many_or_load_erased(keys, loader)
+        }
+
+        fn warm_erased(
+            &$self,
+            options: WarmOptions<'_>,
+            keys: &mut dyn Iterator<Item = K>,
+            loader: ErasedBatchLoader<'_, K, V>,
+        ) -> WarmReport<K, AnyError>
+        where
+            K: Hash + Eq + Clone + Sync,
+            V: Clone,
+        {
+            $cache.warm_erased(options, keys, loader)
+        }
+
+        fn flush(&$self) {
+            $cache.flush();
         }
 
         fn contains_key_erased(&$self, key: &dyn ErasedKey<K>) -> bool {
@@ -147,6 +166,23 @@ macro_rules! delegate_async_cache {
             V: Clone + Send + Sync,
         {
             $cache.get_many_or_load_erased(keys, loader)
+        }
+
+        fn warm_erased<'a>(
+            &'a $self,
+            options: WarmOptions<'a>,
+            keys: &'a mut (dyn Iterator<Item = K> + Send + 'a),
+            loader: ErasedAsyncBatchLoader<'a, K, V>,
+        ) -> CacheFuture<'a, WarmReport<K, AnyError>>
+        where
+            K: Hash + Eq + Clone + Send + Sync,
+            V: Clone + Send + Sync,
+        {
+            $cache.warm_erased(options, keys, loader)
+        }
+
+        fn flush(&$self) -> CacheFuture<'_, ()> {
+            $cache.flush()
         }
 
         fn contains_key_erased<'a>(&'a $self, key: &'a dyn ErasedKey<K>) -> CacheFuture<'a, bool>

@@ -181,6 +181,9 @@ fn exercise(cache: &impl Cache<String, u64>) {
     let loaded = Loaded::new(8).ttl(seconds(60));
     let failed = cache.write_through_loaded("w".to_string(), loaded, write);
     assert_eq!(failed, Err("no"));
+    let warmed = cache.warm(["warm".to_string()], lengths);
+    assert_eq!((warmed.found, cache.get("warm")), (1, Some(4)));
+    cache.flush();
     cache.invalidate_tag("tag");
     let _: Stats = cache.stats();
     cache.clear();
@@ -237,6 +240,10 @@ async fn exercise_async(cache: &impl AsyncCache<String, u64>) {
     let loaded = Loaded::new(8).ttl(seconds(60));
     let failed = cache.write_through_loaded("w".to_string(), loaded, write);
     assert_eq!(failed.await, Err("no"));
+    let warming = cache.warm_async(["warm".to_string()], async |missing| lengths(missing));
+    assert_eq!(warming.await.found, 1);
+    assert_eq!(cache.get("warm").await, Some(4));
+    cache.flush().await;
     cache.invalidate_tag("tag").await;
     let _: Stats = cache.stats();
     cache.clear().await;

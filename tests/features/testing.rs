@@ -1,7 +1,7 @@
 //! The cache for tests that fails, hangs or is slow on command.
 
 use hotset::testing::{Fault, TestCache};
-use hotset::{Cache, LoadError, Loaded, Propagation};
+use hotset::{Cache, LoadError, Loaded, Propagation, WarmOutcome};
 use std::io;
 use std::sync::mpsc;
 use std::thread;
@@ -55,9 +55,16 @@ fn failing_cache_finds_and_changes_nothing() {
     let result =
         Cache::get_many_or_load(&cache, &[1], |_| -> io::Result<[_; 0]> { unreachable!() });
     assert!(matches!(result, Err(LoadError::WaitTimeout)));
+    let warming = Cache::warm(&cache, [2], |_| -> io::Result<[(u32, u32); 0]> {
+        unreachable!()
+    });
+    assert_eq!(warming.end, WarmOutcome::NotProven);
+    Cache::flush(&cache);
     cache.set_fault(Fault::None);
     assert_eq!(Cache::get(&cache, &1), Some(10));
     assert_eq!(cache.inner().len(), 1);
+    let rows = |missing: Vec<u32>| Ok::<_, io::Error>(missing.into_iter().map(|key| (key, key)));
+    assert_eq!(Cache::warm(&cache, 0..10, rows).found, 10);
 }
 
 #[test]
@@ -144,7 +151,15 @@ mod tasks {
         assert_eq!(written, Ok(Propagation::Queued));
         let failed = AsyncCache::write_through(&cache, 1, 20, write).await;
         assert_eq!(failed, Err("down"));
+        let rows = |missing: Vec<u32>| async {
+            Ok::<_, io::Error>(missing.into_iter().map(|key| (key, key)))
+        };
+        let warming = cache.warm_async(0..10, rows).await;
+        assert_eq!((warming.end, warming.found), (WarmOutcome::NotProven, 0));
+        AsyncCache::flush(&cache).await;
         assert_eq!(AsyncCache::get(&cache, &1).await, None);
         assert!(cache.inner().is_empty());
+        cache.set_fault(Fault::None);
+        assert_eq!(cache.warm_async(0..10, rows).await.found, 10);
     }
 }

@@ -20,10 +20,18 @@ async fn cache_with(
     server: &Server,
     set_up: impl FnOnce(LocalCacheBuilder<String, u64>) -> LocalCacheBuilder<String, u64>,
 ) -> Lengths {
+    cache_of_class(server, MINUTE, set_up).await
+}
+
+async fn cache_of_class(
+    server: &Server,
+    consistency: Consistency,
+    set_up: impl FnOnce(LocalCacheBuilder<String, u64>) -> LocalCacheBuilder<String, u64>,
+) -> Lengths {
     let local = LocalCache::builder().capacity(1_000).time_to_live(HOUR);
     let cache = set_up(local)
         .redis(server.url(), "test")
-        .consistency(MINUTE)
+        .consistency(consistency)
         .heartbeat(Duration::from_millis(100))
         .deadline(Duration::from_secs(2))
         .build()
@@ -182,7 +190,8 @@ async fn trait_objects_have_the_methods_of_a_tiered_cache() {
 #[tokio::test(flavor = "multi_thread")]
 async fn changes_through_trait_objects_reach_other_processes() {
     let server = Server::start();
-    let (one, other) = (cache(&server).await, cache(&server).await);
+    let exact = || cache_of_class(&server, Consistency::Realtime, |local| local);
+    let (one, other) = (exact().await, exact().await);
     let tasks: Arc<dyn AsyncCache<String, u64>> = Arc::new(one.clone());
     let apple = || "apple".to_string();
     let acknowledged = Propagation::Acknowledged;
