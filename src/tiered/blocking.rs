@@ -55,12 +55,29 @@ impl<K: RemoteKey, V: RemoteValue> BlockingCache<K, V> {
 
     /// Blocks until `future` is ready. It is polled in the context of the runtime, but not as one of its tasks, because
     /// a loader may block, and may run another runtime.
-    pub(super) fn wait<T>(&self, future: impl Future<Output = T>) -> T {
+    pub(crate) fn wait<T>(&self, future: impl Future<Output = T>) -> T {
         let runtime = &self.tier.inner.runtime;
         // Panics if this is called by a task, whose thread must not be blocked.
         runtime.block_on(ready(()));
         let _entered = runtime.enter();
         block_on(&Cell::new(None), |_| future)
+    }
+
+    /// Returns the tiered cache, for its methods that do not block, such as [`health`](TieredCache::health) and
+    /// [`tier_stats`](TieredCache::tier_stats).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # fn example(prices: hotset::BlockingCache<String, u64>) {
+    /// for warning in prices.tiered().health().warnings {
+    ///     eprintln!("{warning}");
+    /// }
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn tiered(&self) -> &TieredCache<K, V> {
+        &self.tier
     }
 
     /// Returns the rollout of the cache, to change it while the cache is in use.

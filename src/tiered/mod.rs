@@ -15,6 +15,8 @@ mod log;
 mod metrics;
 mod publish;
 mod read;
+#[cfg(feature = "serde")]
+mod restore;
 mod rollout;
 mod settings;
 mod shadow;
@@ -160,7 +162,7 @@ impl<K, V> Clone for TieredCache<K, V> {
     }
 }
 
-impl<K: RemoteKey, V: RemoteValue> TieredCache<K, V> {
+impl<K, V> TieredCache<K, V> {
     /// Returns the name of L1, or the namespace if L1 was given no name.
     #[must_use]
     pub fn name(&self) -> &str {
@@ -214,7 +216,9 @@ impl<K: RemoteKey, V: RemoteValue> TieredCache<K, V> {
     pub fn rollout(&self) -> &Rollout {
         &self.inner.settings.rollout
     }
+}
 
+impl<K: RemoteKey, V: RemoteValue> TieredCache<K, V> {
     /// Returns a handle for threads.
     ///
     /// # Examples
