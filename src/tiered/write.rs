@@ -11,7 +11,7 @@ use equivalent::Equivalent;
 use std::convert::Infallible;
 use std::future::{Future, ready};
 use std::hash::Hash;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 impl<K: RemoteKey, V: RemoteValue> TieredCache<K, V> {
     /// Invalidates the value for a key in this process, in Redis and in all other processes.
@@ -141,6 +141,27 @@ impl<K: RemoteKey, V: RemoteValue> TieredCache<K, V> {
     #[doc(alias = "put")]
     pub async fn insert(&self, key: K, value: V) -> Propagation {
         self.insert_loaded(key, Loaded::new(value)).await
+    }
+
+    /// Inserts a value with its own time to live. Like [`insert`](Self::insert) otherwise.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use hotset::TieredCache;
+    /// # async fn example(prices: TieredCache<String, u64>) -> Result<(), Box<dyn std::error::Error>> {
+    /// let minute = std::time::Duration::from_secs(60);
+    /// prices.insert_with_ttl("apple".to_string(), 120, minute).await;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Cancel safety
+    ///
+    /// See [`insert`](Self::insert).
+    #[doc(alias("put", "put_with_ttl"))]
+    pub async fn insert_with_ttl(&self, key: K, value: V, ttl: Duration) -> Propagation {
+        self.insert_loaded(key, Loaded::new(value).ttl(ttl)).await
     }
 
     /// Inserts a value with its own time to live, weight and tags. Like [`insert`](Self::insert) otherwise.

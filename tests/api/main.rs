@@ -11,3 +11,4 @@
 mod errors;
 mod keys;
 mod loaders;
+mod traits_in_scope;
