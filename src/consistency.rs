@@ -89,7 +89,7 @@ pub enum Consistency {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Propagation {
-    /// The change has reached all processes, to the extent that the [`Consistency`](crate::Consistency) class promises.
+    /// The change has reached all processes, to the extent that the [`Consistency`] class promises.
     Acknowledged,
     /// The old value is invalid in all processes, like with [`Acknowledged`](Self::Acknowledged), but Redis does not
     /// have the new value: it is too large, has too many tags or cannot be serialized, its key is too long, or it could
@@ -107,7 +107,7 @@ pub enum Propagation {
 
 impl Propagation {
     /// Returns `true` if no process serves the old value any more, to the extent that the
-    /// [`Consistency`](crate::Consistency) class promises: for [`Acknowledged`](Self::Acknowledged) and
+    /// [`Consistency`] class promises: for [`Acknowledged`](Self::Acknowledged) and
     /// [`NotShared`](Self::NotShared).
     ///
     /// # Examples
