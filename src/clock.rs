@@ -39,8 +39,7 @@ pub trait Clock: Send + Sync + 'static {
     /// Returns the time since an origin that the clock chooses.
     ///
     /// A write of the cache calls it with no lock held, and a read may call it under a shared lock, so it must not call
-    /// the cache.
-    /// Times above `u64::MAX` nanoseconds (584 years) count as `u64::MAX` nanoseconds.
+    /// the cache. Times above `u64::MAX` nanoseconds (584 years) count as `u64::MAX` nanoseconds.
     fn now(&self) -> Duration;
 }
 
@@ -49,6 +48,15 @@ pub trait Clock: Send + Sync + 'static {
 /// Its resolution is a few milliseconds: 4 ms on most Linux systems, and up to 16 ms on Windows. Reading it takes a few
 /// nanoseconds. In a cache without a time to live, a time to idle and refreshes, a hit reads it only if the entry has a
 /// deadline of its own, or if the age of the value is sampled.
+///
+/// # Examples
+///
+/// ```
+/// use hotset::{Clock, SystemClock};
+///
+/// let before = SystemClock.now();
+/// assert!(SystemClock.now() >= before);
+/// ```
 #[derive(Debug, Clone, Copy, Default)]
 pub struct SystemClock;
 
@@ -101,6 +109,18 @@ impl ManualClock {
     }
 
     /// Advances the clock. The time saturates at `u64::MAX` nanoseconds.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use hotset::{Clock, ManualClock};
+    /// use std::time::Duration;
+    ///
+    /// let clock = ManualClock::new();
+    /// clock.advance(Duration::from_secs(60));
+    /// clock.advance(Duration::from_secs(1));
+    /// assert_eq!(clock.now(), Duration::from_secs(61));
+    /// ```
     pub fn advance(&self, by: Duration) {
         let by = saturating_nanos(by);
         let _ = self
@@ -111,6 +131,17 @@ impl ManualClock {
     }
 
     /// Sets the time, which may be earlier than the current one.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use hotset::{Clock, ManualClock};
+    /// use std::time::Duration;
+    ///
+    /// let clock = ManualClock::new();
+    /// clock.set(Duration::from_secs(3_600));
+    /// assert_eq!(clock.now(), Duration::from_secs(3_600));
+    /// ```
     pub fn set(&self, now: Duration) {
         self.0.store(saturating_nanos(now), Ordering::Relaxed);
     }

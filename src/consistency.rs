@@ -44,6 +44,17 @@ use std::time::Duration;
 /// [`Propagation::LocalOnly`]: crate::Propagation::LocalOnly
 /// [`Propagation::NotShared`]: crate::Propagation::NotShared
 /// [`Propagation::Queued`]: crate::Propagation::Queued
+///
+/// # Examples
+///
+/// ```
+/// use hotset::Consistency;
+/// use std::time::Duration;
+///
+/// let prices = Consistency::Realtime;
+/// let profiles = Consistency::Bounded(Duration::from_secs(5));
+/// assert_ne!(prices, profiles);
+/// ```
 #[cfg(any(feature = "redis", feature = "serde"))]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]

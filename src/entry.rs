@@ -38,10 +38,22 @@ pub struct Loaded<V> {
     pub(crate) is_cacheable: bool,
     /// Age of the value in nanoseconds, if it comes from another cache; otherwise 0.
     pub(crate) age: Nanos,
+    /// Duration of its load in nanoseconds, if a tiered cache knows it; otherwise 0.
+    pub(crate) load_time: Nanos,
 }
 
 impl<V> Loaded<V> {
     /// Creates a `Loaded` from a value, with the settings of the cache.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use hotset::{Loaded, LocalCache};
+    ///
+    /// let prices = LocalCache::new(100);
+    /// prices.insert_loaded("apple", Loaded::new(120).tags(["fruit"]));
+    /// assert_eq!(prices.get("apple"), Some(120));
+    /// ```
     pub const fn new(value: V) -> Self {
         Self {
             value,
@@ -50,6 +62,7 @@ impl<V> Loaded<V> {
             tags: Vec::new(),
             is_cacheable: true,
             age: 0,
+            load_time: 0,
         }
     }
 
@@ -73,7 +86,7 @@ impl<V> Loaded<V> {
     /// assert!(!names.contains_key(&7));
     /// # Ok::<(), hotset::LoadError<std::io::Error>>(())
     /// ```
-    #[doc(alias("optionally_get_with", "get_with_if"))]
+    #[doc(alias("optionally_get_with", "or_optionally_insert_with"))]
     pub const fn uncached(value: V) -> Self {
         Self {
             value,
@@ -82,6 +95,7 @@ impl<V> Loaded<V> {
             tags: Vec::new(),
             is_cacheable: false,
             age: 0,
+            load_time: 0,
         }
     }
 
@@ -156,6 +170,15 @@ impl<V> Loaded<V> {
     }
 
     /// Returns the value without the settings.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use hotset::Loaded;
+    ///
+    /// let loaded = Loaded::new("hello").weight(5);
+    /// assert_eq!(loaded.into_value(), "hello");
+    /// ```
     pub fn into_value(self) -> V {
         self.value
     }

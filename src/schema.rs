@@ -25,6 +25,25 @@ use std::time::{Duration, SystemTime};
 ///
 /// A key that cannot be serialized, or whose name decodes to another key (for example because a field is skipped, or
 /// for `Some(None)`), has no name in Redis. Its value is cached in L1 alone.
+///
+/// # Examples
+///
+/// ```
+/// use serde::{Deserialize, Serialize};
+///
+/// #[derive(Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+/// struct ProductId {
+///     shop: u32,
+///     number: u64,
+/// }
+///
+/// fn assert_is_key<K: hotset::RemoteKey>() {}
+/// assert_is_key::<ProductId>();
+/// ```
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot be a key in Redis",
+    note = "derive `Clone`, `PartialEq`, `Eq`, `Hash`, `serde::Serialize` and `serde::Deserialize` for it"
+)]
 pub trait RemoteKey:
     Eq + Hash + Clone + Serialize + DeserializeOwned + Send + Sync + 'static
 {
@@ -33,6 +52,24 @@ pub trait RemoteKey:
 impl<K: Eq + Hash + Clone + Serialize + DeserializeOwned + Send + Sync + 'static> RemoteKey for K {}
 
 /// A value of a [`TieredCache`](crate::TieredCache).
+///
+/// # Examples
+///
+/// ```
+/// use serde::{Deserialize, Serialize};
+///
+/// #[derive(Clone, Serialize, Deserialize)]
+/// struct Price {
+///     cents: u64,
+/// }
+///
+/// fn assert_is_value<V: hotset::RemoteValue>() {}
+/// assert_is_value::<Price>();
+/// ```
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot be a value in Redis",
+    note = "derive `Clone`, `serde::Serialize` and `serde::Deserialize` for it"
+)]
 pub trait RemoteValue: Serialize + DeserializeOwned + Clone + Send + Sync + 'static {}
 
 impl<V: Serialize + DeserializeOwned + Clone + Send + Sync + 'static> RemoteValue for V {}
@@ -62,6 +99,11 @@ impl<V: Serialize + DeserializeOwned + Clone + Send + Sync + 'static> RemoteValu
 ///
 /// assert_eq!(<Option<Vec<Price>>>::schema(), "option(vec(price/2))");
 /// ```
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` does not implement `Schema`, which names its serialized shape",
+    note = "derive `serde::Serialize` and `serde::Deserialize` for it, and add `hotset::schema!({Self}, \"name/1\");`",
+    note = "for a type of another crate, pass `Schemas` to the method whose name ends in `_with_schemas`"
+)]
 pub trait Schema: Serialize + DeserializeOwned {
     /// Returns the name and version of the shape that serde gives this type.
     fn schema() -> Cow<'static, str>;
@@ -147,6 +189,15 @@ pub struct Schemas {
 
 impl Schemas {
     /// Creates `Schemas` from the names of the shapes of keys and of values.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use hotset::Schemas;
+    ///
+    /// let schemas = Schemas::new("u64", "document/1");
+    /// assert_eq!((schemas.key(), schemas.value()), ("u64", "document/1"));
+    /// ```
     #[must_use]
     pub fn new(key: impl Into<Cow<'static, str>>, value: impl Into<Cow<'static, str>>) -> Self {
         Self {
@@ -156,6 +207,14 @@ impl Schemas {
     }
 
     /// Creates `Schemas` from the implementations of [`Schema`] for `K` and `V`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use hotset::Schemas;
+    ///
+    /// assert_eq!(Schemas::of::<u64, Vec<String>>(), Schemas::new("u64", "vec(String)"));
+    /// ```
     #[must_use]
     pub fn of<K: Schema, V: Schema>() -> Self {
         Self::new(K::schema(), V::schema())

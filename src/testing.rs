@@ -23,6 +23,18 @@ use std::task::{Context, Waker};
 use std::time::{Duration, Instant};
 
 /// The behavior of a [`TestCache`].
+///
+/// # Examples
+///
+/// ```
+/// use hotset::Cache;
+/// use hotset::testing::{Fault, TestCache};
+///
+/// let prices = TestCache::new();
+/// prices.insert(7, 120);
+/// prices.set_fault(Fault::Fail);
+/// assert_eq!(prices.get(&7), None);
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum Fault {
@@ -125,6 +137,20 @@ impl<K: Eq + Hash, V> Default for TestCache<K, V> {
 
 impl<K, V> TestCache<K, V> {
     /// Sets the behavior of the cache. Calls that hang or are delayed continue with the new behavior.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use hotset::Cache;
+    /// use hotset::testing::{Fault, TestCache};
+    ///
+    /// let prices = TestCache::new();
+    /// prices.insert(7, 120);
+    /// prices.set_fault(Fault::Fail);
+    /// assert_eq!(prices.get(&7), None);
+    /// prices.set_fault(Fault::None);
+    /// assert_eq!(prices.get(&7), Some(120));
+    /// ```
     pub fn set_fault(&self, fault: Fault) {
         let mut state = self.state.lock();
         state.fault = fault;
@@ -135,6 +161,18 @@ impl<K, V> TestCache<K, V> {
     }
 
     /// Returns the underlying cache, to prepare or to check its entries. It works whatever the fault is.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use hotset::Cache;
+    /// use hotset::testing::{Fault, TestCache};
+    ///
+    /// let prices = TestCache::new();
+    /// prices.set_fault(Fault::Fail);
+    /// prices.insert("apple", 120); // has no effect
+    /// assert!(prices.inner().is_empty());
+    /// ```
     #[must_use]
     pub fn inner(&self) -> &LocalCache<K, V> {
         &self.cache

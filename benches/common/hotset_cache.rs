@@ -52,6 +52,12 @@ pub struct Hotset<C: Contents, const ADAPTIVE: bool = false>(LocalCache<C::Key, 
 /// hotset with the adaptive policy. Loads are not measured, because they do not depend on the policy.
 pub type Adaptive<C> = Hotset<C, true>;
 
+impl<C: Contents> From<LocalCache<C::Key, C::Value>> for Hotset<C> {
+    fn from(cache: LocalCache<C::Key, C::Value>) -> Self {
+        Self(cache)
+    }
+}
+
 impl<C: Contents, const ADAPTIVE: bool> Peer<C> for Hotset<C, ADAPTIVE> {
     const NAME: &'static str = if ADAPTIVE {
         "hotset, adaptive"

@@ -18,6 +18,18 @@ use serde::{Serialize, Serializer, de::DeserializeOwned};
 ///
 /// A `Some` whose content is encoded as nil, such as `Some(None)` or `Some(())`, has the same encoding as `None`. The
 /// [round-trip check](Codec#round-trip-check) keeps such values out of Redis and of snapshots.
+///
+/// # Examples
+///
+/// ```
+/// use hotset::{Codec, CodecError, MessagePack};
+///
+/// let bytes = MessagePack.encode(&7_u64, &"pear".to_string())?;
+/// assert_eq!(bytes, b"\x92\x07\xa4pear");
+/// let (key, value): (u64, String) = MessagePack.decode(&bytes)?;
+/// assert_eq!((key, &*value), (7, "pear"));
+/// # Ok::<(), CodecError>(())
+/// ```
 #[derive(Debug, Clone, Copy, Default)]
 pub struct MessagePack;
 

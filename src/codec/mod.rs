@@ -139,6 +139,15 @@ pub struct CodecError(String);
 
 impl CodecError {
     /// Creates an error from its reason.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use hotset::CodecError;
+    ///
+    /// let number: Result<u32, CodecError> = "seven".parse().map_err(CodecError::new);
+    /// assert_eq!(number.unwrap_err().to_string(), "invalid digit found in string");
+    /// ```
     #[must_use]
     #[allow(clippy::needless_pass_by_value)] // So that it can be passed to `map_err`.
     pub fn new(reason: impl fmt::Display) -> Self {

@@ -9,6 +9,18 @@ use serde::{Serialize, de::DeserializeOwned};
 /// Use it for types without serde attributes. The bytes are not self-describing, so a value that was encoded without
 /// some of its fields is decoded to a different value. The [round-trip check](Codec#round-trip-check) keeps such values
 /// out of Redis. Change the [`Schema`](crate::Schema) of a type whenever fields are added, removed or reordered.
+///
+/// # Examples
+///
+/// ```
+/// use hotset::{Codec, CodecError, Postcard};
+///
+/// let bytes = Postcard.encode(&7_u64, &"pear".to_string())?;
+/// assert_eq!(bytes, b"\x07\x04pear");
+/// let (key, value): (u64, String) = Postcard.decode(&bytes)?;
+/// assert_eq!((key, &*value), (7, "pear"));
+/// # Ok::<(), CodecError>(())
+/// ```
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Postcard;
 

@@ -25,6 +25,21 @@ impl CacheConfig {
     /// Returns an error if a setting is missing or invalid, if the backend needs the feature `redis` and the feature is
     /// not enabled, or if the backend needs a tokio runtime and the method is called outside of one. Redis need not be
     /// reachable.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use hotset::{AsyncCache, CacheConfig};
+    ///
+    /// let config = CacheConfig::from_toml("capacity = 1000\ntime_to_live = '5m'")?;
+    /// let prices = config.build_async::<u64, u64>()?;
+    /// prices.insert(7, 120).await;
+    /// assert_eq!(prices.get(&7).await, Some(120));
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn build_async<K: RemoteKey + Schema, V: RemoteValue + Schema>(
         &self,
     ) -> Result<ConfiguredAsyncCache<K, V>, ConfigError> {
@@ -33,6 +48,10 @@ impl CacheConfig {
 
     /// Like [`build_async`](Self::build_async), but with settings that a file cannot contain: a weigher, a listener, a
     /// clock. With a Redis backend, they apply to L1.
+    ///
+    /// # Errors
+    ///
+    /// Returns the same errors as [`build_async`](Self::build_async).
     ///
     /// # Examples
     ///
@@ -47,10 +66,6 @@ impl CacheConfig {
     /// })?;
     /// # Ok::<(), hotset::ConfigError>(())
     /// ```
-    ///
-    /// # Errors
-    ///
-    /// Like [`build_async`](Self::build_async).
     pub fn build_async_with<K: RemoteKey + Schema, V: RemoteValue + Schema>(
         &self,
         complete: impl FnOnce(LocalCacheBuilder<K, V>) -> LocalCacheBuilder<K, V>,
@@ -65,7 +80,19 @@ impl CacheConfig {
     ///
     /// # Errors
     ///
-    /// Like [`build_async`](Self::build_async).
+    /// Returns the same errors as [`build_async`](Self::build_async).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use hotset::{Cache, CacheConfig};
+    ///
+    /// let config = CacheConfig::from_toml("capacity = 1000\ntime_to_live = '5m'")?;
+    /// let prices = config.build_blocking::<u64, u64>()?;
+    /// prices.insert(7, 120);
+    /// assert_eq!(prices.get(&7), Some(120));
+    /// # Ok::<(), hotset::ConfigError>(())
+    /// ```
     pub fn build_blocking<K: RemoteKey + Schema, V: RemoteValue + Schema>(
         &self,
     ) -> Result<ConfiguredCache<K, V>, ConfigError> {
@@ -77,7 +104,19 @@ impl CacheConfig {
     ///
     /// # Errors
     ///
-    /// Like [`build_async`](Self::build_async).
+    /// Returns the same errors as [`build_async`](Self::build_async).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use hotset::CacheConfig;
+    ///
+    /// let config = CacheConfig::from_toml("capacity = 1000")?;
+    /// let prices = config.build_blocking_with::<u64, u64>(|local| {
+    ///     local.on_removal(|id, price, cause| println!("{id}: {price} is {cause:?}"))
+    /// })?;
+    /// # Ok::<(), hotset::ConfigError>(())
+    /// ```
     pub fn build_blocking_with<K: RemoteKey + Schema, V: RemoteValue + Schema>(
         &self,
         complete: impl FnOnce(LocalCacheBuilder<K, V>) -> LocalCacheBuilder<K, V>,
@@ -92,6 +131,18 @@ impl CacheConfig {
     /// # Errors
     ///
     /// Returns an error if a setting is invalid. A missing bound is an error only when the cache is built.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use hotset::{CacheConfig, LocalCache};
+    /// use std::hash::RandomState;
+    ///
+    /// let config = CacheConfig::from_toml("capacity = 1000")?;
+    /// let names: LocalCache<u64, &str, RandomState> = config.local_builder()?.hasher(RandomState::new()).build()?;
+    /// assert_eq!(names.capacity(), Some(1_000));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn local_builder<K, V>(&self) -> Result<LocalCacheBuilder<K, V>, ConfigError> {
         let config = self.clone();
         let mut builder = LocalCacheBuilder::new();

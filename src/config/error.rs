@@ -9,6 +9,15 @@ use std::fmt;
 ///
 /// `setting` is the name of the setting in its source: `time_to_live`, or for an environment variable
 /// `PRICES_TIME_TO_LIVE`.
+///
+/// # Examples
+///
+/// ```
+/// use hotset::CacheConfig;
+///
+/// let error = CacheConfig::from_toml("capacty = 1000").unwrap_err();
+/// assert_eq!(error.to_string(), "there is no setting capacty: did you mean capacity?");
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ConfigError {
@@ -112,7 +121,6 @@ pub(super) fn setting_of(error: &BuildError) -> Option<&'static str> {
         BuildError::Shards(_) => "shards",
         BuildError::ZeroDuration(setting)
         | BuildError::OutOfRange(setting)
-        | BuildError::NotOverRedis(setting)
         | BuildError::Certificate(setting) => setting,
         BuildError::RefreshAfterEnd => "refresh_after",
         BuildError::StaleIfSlowAlone => "stale_if_slow",

@@ -88,6 +88,15 @@ settings! {
     /// Settings of Redis may be present while the backend is still local. They are then checked but not used; without
     /// the feature `redis`, only their format is checked.
     ///
+    /// # Formats
+    ///
+    /// Durations are strings such as `"250ms"`, `"5m"` or `"1h 30m"`. Each setting has the name of its field. Its
+    /// environment variable has a prefix and the same name in capitals: `PRICES_TIME_TO_LIVE=5m`.
+    ///
+    /// # Passwords
+    ///
+    /// Neither `Debug` nor a [`ConfigError`] shows the password in `url`. `Serialize` writes it.
+    ///
     /// # Examples
     ///
     /// ```
@@ -115,15 +124,6 @@ settings! {
     /// # Ok(())
     /// # }
     /// ```
-    ///
-    /// # Formats
-    ///
-    /// Durations are strings such as `"250ms"`, `"5m"` or `"1h 30m"`. Each setting has the name of its field. Its
-    /// environment variable has a prefix and the same name in capitals: `PRICES_TIME_TO_LIVE=5m`.
-    ///
-    /// # Passwords
-    ///
-    /// Neither `Debug` nor a [`ConfigError`] shows the password in `url`. `Serialize` writes it.
     {
         /// The place where the cache stores its values. Default: [`Backend::Local`].
         backend: Backend,
@@ -156,11 +156,11 @@ settings! {
         /// [`LocalCacheBuilder::max_concurrent_loads`](crate::LocalCacheBuilder::max_concurrent_loads).
         max_concurrent_loads: usize,
         /// The age at which a live entry is refreshed: see
-        /// [`LocalCacheBuilder::refresh_after`](crate::LocalCacheBuilder::refresh_after). Not supported over Redis.
+        /// [`LocalCacheBuilder::refresh_after`](crate::LocalCacheBuilder::refresh_after).
         #[serde(with = "duration")]
         refresh_after: Duration,
         /// The `beta` of the random early refresh of popular entries, usually 1.0: see
-        /// [`LocalCacheBuilder::early_refresh`](crate::LocalCacheBuilder::early_refresh). Not supported over Redis.
+        /// [`LocalCacheBuilder::early_refresh`](crate::LocalCacheBuilder::early_refresh).
         early_refresh: f64,
         /// The time after its expiration during which an entry may be served if a load fails: see
         /// [`LocalCacheBuilder::stale_if_error`](crate::LocalCacheBuilder::stale_if_error).

@@ -13,6 +13,10 @@ impl CacheConfig {
     /// `local` is the builder that [`local_builder`](Self::local_builder) returned. Use the result instead of
     /// [`build_async`](Self::build_async) for methods that [`AsyncCache`](crate::AsyncCache) does not have.
     ///
+    /// # Errors
+    ///
+    /// Returns an error if a setting is missing or invalid.
+    ///
     /// # Examples
     ///
     /// ```no_run
@@ -22,10 +26,6 @@ impl CacheConfig {
     /// let prices: TieredCache<u64, u64> = config.tiered_builder(config.local_builder()?)?.build()?;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    ///
-    /// # Errors
-    ///
-    /// Returns an error if a setting is missing or invalid.
     pub fn tiered_builder<K, V>(
         &self,
         local: LocalCacheBuilder<K, V>,
@@ -42,7 +42,20 @@ impl CacheConfig {
     ///
     /// # Errors
     ///
-    /// Like [`tiered_builder`](Self::tiered_builder).
+    /// Returns the same errors as [`tiered_builder`](Self::tiered_builder).
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// use hotset::{CacheConfig, Schema, Schemas, TieredCache};
+    ///
+    /// let config = CacheConfig::from_env("DOCUMENTS_")?;
+    /// // `serde_json::Value` does not implement `Schema`.
+    /// let schemas = Schemas::new(u64::schema(), "document/1");
+    /// let documents: TieredCache<u64, serde_json::Value> =
+    ///     config.tiered_builder_with_schemas(config.local_builder()?, schemas)?.build()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn tiered_builder_with_schemas<K: RemoteKey, V: RemoteValue>(
         &self,
         local: LocalCacheBuilder<K, V>,

@@ -34,6 +34,16 @@ impl CacheConfig {
     /// Returns an error if the text is not TOML, if it has an unknown setting, or if a value has the wrong type.
     /// Settings that are missing or out of range are errors only when a cache is built, because the environment may
     /// set them.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use hotset::{CacheConfig, Capacity};
+    ///
+    /// let config = CacheConfig::from_toml("capacity = 1000\ntime_to_live = '5m'")?;
+    /// assert_eq!(config.capacity, Some(Capacity::Entries(1_000)));
+    /// # Ok::<(), hotset::ConfigError>(())
+    /// ```
     pub fn from_toml(text: &str) -> Result<Self, ConfigError> {
         let table: toml::Table = toml::from_str(text).map_err(|error| {
             // The `Display` of the error is not used, because it quotes the line, which may contain a password.
@@ -51,7 +61,17 @@ impl CacheConfig {
     ///
     /// # Errors
     ///
-    /// Like [`from_toml`](Self::from_toml).
+    /// Returns the same errors as [`from_toml`](Self::from_toml).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use hotset::{CacheConfig, Capacity};
+    ///
+    /// let config = CacheConfig::from_json(r#"{"capacity": 1000, "time_to_live": "5m"}"#)?;
+    /// assert_eq!(config.capacity, Some(Capacity::Entries(1_000)));
+    /// # Ok::<(), hotset::ConfigError>(())
+    /// ```
     pub fn from_json(text: &str) -> Result<Self, ConfigError> {
         let Entries(entries) = serde_json::from_str(text).map_err(|error| ConfigError::Syntax {
             format: "JSON",
@@ -69,6 +89,16 @@ impl CacheConfig {
     ///
     /// Returns an error if the prefix is empty, if a variable with the prefix is not a setting, or if its value has
     /// the wrong type.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use hotset::CacheConfig;
+    ///
+    /// let config = CacheConfig::from_env("PRICES")?;
+    /// println!("{config:?}");
+    /// # Ok::<(), hotset::ConfigError>(())
+    /// ```
     pub fn from_env(prefix: &str) -> Result<Self, ConfigError> {
         Self::default().override_from_env(prefix)
     }
@@ -78,12 +108,27 @@ impl CacheConfig {
     ///
     /// # Errors
     ///
-    /// Like [`from_env`](Self::from_env).
+    /// Returns the same errors as [`from_env`](Self::from_env).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use hotset::CacheConfig;
+    ///
+    /// let defaults = CacheConfig::from_toml("capacity = 1000")?;
+    /// // With PRICES_CAPACITY=2000, the capacity is 2,000.
+    /// let config = defaults.override_from_env("PRICES")?;
+    /// # Ok::<(), hotset::ConfigError>(())
+    /// ```
     pub fn override_from_env(self, prefix: &str) -> Result<Self, ConfigError> {
         self.override_from_vars(prefix, env::vars_os())
     }
 
     /// Replaces settings like [`override_from_env`](Self::override_from_env), but from the given variables.
+    ///
+    /// # Errors
+    ///
+    /// Returns the same errors as [`from_env`](Self::from_env).
     ///
     /// # Examples
     ///
@@ -95,10 +140,6 @@ impl CacheConfig {
     /// assert_eq!(config, CacheConfig::from_toml("capacity = 2000\nlease = '3s'")?);
     /// # Ok::<(), hotset::ConfigError>(())
     /// ```
-    ///
-    /// # Errors
-    ///
-    /// Like [`from_env`](Self::from_env).
     pub fn override_from_vars<N: Into<OsString>, V: Into<OsString>>(
         mut self,
         prefix: &str,

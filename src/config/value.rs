@@ -6,6 +6,16 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::fmt;
 
 /// The place where a cache stores its values.
+///
+/// # Examples
+///
+/// ```
+/// use hotset::{Backend, CacheConfig};
+///
+/// let config = CacheConfig::from_toml("backend = 'tiered'")?;
+/// assert_eq!(config.backend, Some(Backend::Tiered));
+/// # Ok::<(), hotset::ConfigError>(())
+/// ```
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
@@ -30,6 +40,16 @@ impl fmt::Display for Backend {
 }
 
 /// The maximum number of entries of a cache in this process, or `"unbounded"`.
+///
+/// # Examples
+///
+/// ```
+/// use hotset::{CacheConfig, Capacity};
+///
+/// assert_eq!(CacheConfig::from_toml("capacity = 'unbounded'")?.capacity, Some(Capacity::Unbounded));
+/// assert_eq!(CacheConfig::from_toml("capacity = 1000")?.capacity, Some(1_000.into()));
+/// # Ok::<(), hotset::ConfigError>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Capacity {
     /// A number of entries: see [`LocalCacheBuilder::capacity`](crate::LocalCacheBuilder::capacity).
@@ -93,6 +113,16 @@ impl Visitor<'_> for CapacityVisitor {
 }
 
 /// The URL of a Redis server, of sentinels or of a cluster. The `Debug` output contains no password.
+///
+/// # Examples
+///
+/// ```
+/// use hotset::RedisUrl;
+///
+/// let url = RedisUrl::from("redis://user:secret@localhost/");
+/// assert!(!format!("{url:?}").contains("secret"));
+/// assert!(url.as_str().contains("secret"));
+/// ```
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct RedisUrl(String);

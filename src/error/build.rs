@@ -53,8 +53,6 @@ pub enum BuildError {
     Heartbeat,
     /// A change of a bound that the cache does not have, with the name of the method.
     OtherBound(&'static str),
-    /// A setting that a cache over Redis does not have, with its name.
-    NotOverRedis(&'static str),
 }
 
 impl fmt::Display for BuildError {
@@ -131,9 +129,6 @@ impl fmt::Display for BuildError {
                 "{method} changes the bound of a cache that was built with max_weight: use set_capacity if it was \
                  built with capacity",
             ),
-            Self::NotOverRedis(setting) => {
-                write!(f, "a cache over Redis has no {setting}: leave it out")
-            }
             Self::ZeroDuration(setting) => write!(
                 f,
                 "{setting} is zero, which has no meaning: use a longer duration, or leave it out"

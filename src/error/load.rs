@@ -156,6 +156,16 @@ impl LoadError<AnyError> {
     /// Most implementations of [`Cache`](crate::Cache) or [`AsyncCache`](crate::AsyncCache) do not need it, because
     /// they return only the errors of their callers' loaders. If its backend fails, an implementation runs the loader
     /// instead of returning an error.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use hotset::{AnyError, LoadError};
+    /// use std::io;
+    ///
+    /// let error: LoadError<AnyError> = LoadError::erased(io::Error::other("no connection"));
+    /// assert_eq!(format!("{error:#}"), "the loader failed: no connection");
+    /// ```
     pub fn erased<E, M>(error: E) -> Self
     where
         E: LoaderError<M>,
@@ -168,6 +178,19 @@ impl LoadError<AnyError> {
     /// # Errors
     ///
     /// Returns `self`, unchanged, if the loader's error has another type.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use hotset::LoadError;
+    /// use std::{fmt, io};
+    ///
+    /// let error = LoadError::erased(io::Error::other("no connection"));
+    /// // The error has another type, so it is returned unchanged.
+    /// let error = error.downcast::<fmt::Error, _>().unwrap_err();
+    /// let error: LoadError<io::Error> = error.downcast().unwrap();
+    /// assert_eq!(error.as_inner().unwrap().to_string(), "no connection");
+    /// ```
     pub fn downcast<E, M>(self) -> Result<LoadError<E>, Self>
     where
         E: LoaderError<M>,
@@ -295,6 +318,18 @@ impl SharedError<AnyError> {
 
 impl<E: ?Sized> SharedError<E> {
     /// Returns `true` if `this` and `other` are the error of the same load.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use hotset::{LoadError, SharedError};
+    ///
+    /// let error = LoadError::failed("no connection");
+    /// let (LoadError::Failed(first), LoadError::Failed(second)) = (error.clone(), error) else {
+    ///     unreachable!()
+    /// };
+    /// assert!(SharedError::ptr_eq(&first, &second));
+    /// ```
     #[must_use]
     pub fn ptr_eq(this: &Self, other: &Self) -> bool {
         Arc::ptr_eq(&this.error, &other.error)

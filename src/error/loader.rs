@@ -46,6 +46,17 @@ pub trait LoaderError<M>: Any + Send + Sync {
 }
 
 /// The parts of a loader's error that the text and the source of a [`LoadError`](crate::LoadError) are made of.
+///
+/// # Examples
+///
+/// ```
+/// use hotset::{Description, LoaderError};
+/// use std::fmt;
+///
+/// assert!(matches!(fmt::Error.describe(), Description::Error(_)));
+/// assert!(matches!("no connection".describe(), Description::Text("no connection")));
+/// assert!(matches!(().describe(), Description::Empty));
+/// ```
 #[derive(Debug, Clone, Copy)]
 #[non_exhaustive]
 pub enum Description<'a> {
@@ -91,6 +102,8 @@ where
 
 macro_rules! impl_for_text {
     ($($text:ty),*) => {$(
+        // The notes above name the types that are allowed.
+        #[diagnostic::do_not_recommend]
         impl LoaderError<group::IsText> for $text {
             fn describe(&self) -> Description<'_> {
                 Description::Text(self)
@@ -102,6 +115,7 @@ macro_rules! impl_for_text {
 // Not all types that implement `AsRef<str>`, because a type that implements `Error` as well would belong to two groups.
 impl_for_text!(String, &'static str, Box<str>, Arc<str>, Cow<'static, str>);
 
+#[diagnostic::do_not_recommend]
 impl LoaderError<group::IsText> for () {
     fn describe(&self) -> Description<'_> {
         Description::Empty

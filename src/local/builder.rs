@@ -215,7 +215,7 @@ impl<K, V, S> LocalCacheBuilder<K, V, S> {
     /// assert!(tokens.remaining_ttl("alice").unwrap() <= Duration::from_secs(90));
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    #[doc(alias("Expiry", "expire_after_create", "expireAfter"))]
+    #[doc(alias("Expiry", "expire_after_create", "expireAfter", "expire_after_update"))]
     pub fn expire_after(
         mut self,
         rule: impl Fn(&K, &V) -> Option<Duration> + Send + Sync + 'static,
@@ -392,11 +392,16 @@ impl<K, V, S> LocalCacheBuilder<K, V, S> {
     /// assert_eq!(removed.recv()?.1, "one");
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    #[doc(alias = "eviction_listener")]
-    #[doc(alias = "removal_listener")]
-    #[doc(alias = "lifecycle")]
-    #[doc(alias = "evictionListener")]
-    #[doc(alias = "removalListener")]
+    #[doc(alias(
+        "eviction_listener",
+        "removal_listener",
+        "lifecycle",
+        "evictionListener",
+        "removalListener",
+        "async_eviction_listener",
+        "on_evict",
+        "insert_with_lifecycle"
+    ))]
     pub fn on_removal(
         mut self,
         listener: impl Fn(K, V, RemovalCause) + Send + Sync + 'static,

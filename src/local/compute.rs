@@ -97,7 +97,7 @@ where
     /// assert_eq!(visits.update(&"home", |_| None), None);
     /// assert!(visits.is_empty());
     /// ```
-    #[doc(alias("replace", "computeIfPresent", "merge"))]
+    #[doc(alias("replace", "computeIfPresent", "merge", "and_upsert_with", "get_mut"))]
     pub fn update<Q>(&self, key: &Q, mut change: impl FnMut(Option<&V>) -> Option<V>) -> Option<V>
     where
         Q: Hash + Equivalent<K> + ToOwned<Owned = K> + ?Sized,
@@ -155,7 +155,13 @@ where
     /// assert_eq!(stock.compute("apple", take_one), None);
     /// assert!(!stock.contains_key("apple"));
     /// ```
-    #[doc(alias("and_compute_with", "and_upsert_with", "entry", "remove_if"))]
+    #[doc(alias(
+        "and_compute_with",
+        "and_upsert_with",
+        "entry",
+        "remove_if",
+        "entry_by_ref"
+    ))]
     pub fn compute<Q>(&self, key: &Q, mut change: impl FnMut(Option<&V>) -> Compute<V>) -> Option<V>
     where
         Q: Hash + Equivalent<K> + ToOwned<Owned = K> + ?Sized,
@@ -262,7 +268,7 @@ where
     /// assert_eq!(prices.try_compute_async("apple", fail).await, Err("no connection"));
     /// # }
     /// ```
-    #[doc(alias = "and_try_compute_with")]
+    #[doc(alias("and_try_compute_with", "and_try_compute_if_nobody_else"))]
     pub async fn try_compute_async<Q, F, E>(
         &self,
         key: &Q,

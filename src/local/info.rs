@@ -86,6 +86,14 @@ impl<K, V, S> LocalCache<K, V, S> {
     }
 
     /// Returns the [name](crate::LocalCacheBuilder::name) of the cache, if it has one.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let prices = hotset::LocalCache::<u64, u64>::builder().name("prices").capacity(100).build()?;
+    /// assert_eq!(prices.name(), Some("prices"));
+    /// # Ok::<(), hotset::BuildError>(())
+    /// ```
     #[must_use]
     pub fn name(&self) -> Option<&str> {
         self.inner.settings.name.as_deref()

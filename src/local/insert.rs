@@ -36,7 +36,7 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
     /// cache.insert("apple", 130);
     /// assert_eq!(cache.get("apple"), Some(130));
     /// ```
-    #[doc(alias("put", "set", "replace"))]
+    #[doc(alias("put", "set", "replace", "putAll"))]
     pub fn insert(&self, key: K, value: V) {
         self.insert_loaded(key, Loaded::new(value));
     }
@@ -138,6 +138,11 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
         load_time: Nanos,
     ) -> Provenance {
         let tags = self.inner.tags.entry_tags(&loaded.tags, epoch);
+        let load_time = match loaded.load_time {
+            0 => load_time,
+            // The time that L1 has measured includes that of L2.
+            load_time => load_time,
+        };
         Provenance {
             load_time,
             // A load may have read the value as soon as it began. A tier knows the age more exactly.

@@ -11,9 +11,33 @@ use std::mem::take;
 use std::vec;
 
 /// An iterator over clones of the live entries of a cache, from [`LocalCache::iter`].
+///
+/// # Examples
+///
+/// ```
+/// let prices = hotset::LocalCache::new(100);
+/// prices.insert("apple", 120);
+/// prices.insert("pear", 140);
+/// for (name, price) in &prices {
+///     println!("{name}: {price}");
+/// }
+/// let total: u32 = prices.iter().map(|(_, price)| price).sum();
+/// assert_eq!(total, 260);
+/// ```
 pub struct Iter<'a, K, V, S = DefaultHasher>(Clones<'a, K, V, S, (K, V)>);
 
 /// An iterator over clones of the keys of the live entries of a cache, from [`LocalCache::keys`].
+///
+/// # Examples
+///
+/// ```
+/// let prices = hotset::LocalCache::new(100);
+/// prices.insert("apple", 120);
+/// prices.insert("pear", 140);
+/// let mut names: Vec<_> = prices.keys().collect();
+/// names.sort();
+/// assert_eq!(names, ["apple", "pear"]);
+/// ```
 pub struct Keys<'a, K, V, S = DefaultHasher>(Clones<'a, K, V, S, K>);
 
 /// A function that lists the live entries in a span of a shard's slots.

@@ -63,21 +63,6 @@ pub type DefaultHasher = foldhash::fast::RandomState;
 /// another core reads. All methods may be called from any thread, and also by removal listeners, by loaders, and by the
 /// `Drop` of keys and values, all of which run with no lock held.
 ///
-/// # Examples
-///
-/// ```
-/// use hotset::LocalCache;
-/// use std::sync::Arc;
-///
-/// let profiles: LocalCache<u64, Arc<str>> = LocalCache::new(100_000);
-/// let fetch = |id: &u64| Ok::<Arc<str>, std::io::Error>(format!("profile {id}").into());
-///
-/// let profile = profiles.get_or_load(&7, fetch)?;
-/// assert_eq!(&*profile, "profile 7");
-/// assert!(profiles.contains_key(&7));
-/// # Ok::<(), hotset::LoadError<std::io::Error>>(())
-/// ```
-///
 /// # Panics
 ///
 /// `Clone`, `Eq` and `Hash` of keys and values, and the closure of [`get_with`](Self::get_with), run inside the cache.
@@ -92,6 +77,21 @@ pub type DefaultHasher = foldhash::fast::RandomState;
 /// waits for a loader. A write waits for another shard only if it needs room, its own shard is empty, and all shards
 /// that are not empty are in use. Only the methods that take a loader, such as [`get_or_load`](Self::get_or_load), wait
 /// for loaders.
+///
+/// # Examples
+///
+/// ```
+/// use hotset::LocalCache;
+/// use std::sync::Arc;
+///
+/// let profiles: LocalCache<u64, Arc<str>> = LocalCache::new(100_000);
+/// let fetch = |id: &u64| Ok::<Arc<str>, std::io::Error>(format!("profile {id}").into());
+///
+/// let profile = profiles.get_or_load(&7, fetch)?;
+/// assert_eq!(&*profile, "profile 7");
+/// assert!(profiles.contains_key(&7));
+/// # Ok::<(), hotset::LoadError<std::io::Error>>(())
+/// ```
 pub struct LocalCache<K, V, S = DefaultHasher> {
     inner: Arc<Inner<K, V, S>>,
 }

@@ -161,6 +161,11 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
     /// Writes to a cache remove such entries too, a few at a time. Call this if the cache is not written to. The lock
     /// of a shard is held for 1,024 slots at a time.
     ///
+    /// # Panics
+    ///
+    /// Panics if a listener or the `Drop` of a key or value does. The slots after that one are then left for the next
+    /// call.
+    ///
     /// # Examples
     ///
     /// ```
@@ -176,11 +181,6 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
     /// assert!(cache.is_empty());
     /// # Ok::<(), hotset::BuildError>(())
     /// ```
-    ///
-    /// # Panics
-    ///
-    /// Panics if a listener or the `Drop` of a key or value does. The slots after that one are then left for the next
-    /// call.
     #[allow(clippy::must_use_candidate)]
     #[doc(alias("run_pending_tasks", "cleanUp", "clean_up"))]
     pub fn remove_expired(&self) -> usize {

@@ -78,7 +78,7 @@ impl<K, V, S> LocalCache<K, V, S> {
     /// assert_eq!((names.len(), names.weight()), (50, 500));
     /// # Ok::<(), hotset::BuildError>(())
     /// ```
-    #[doc(alias("resize", "setMaximum"))]
+    #[doc(alias("resize", "setMaximum", "set_capacity"))]
     pub fn set_max_weight(&self, weight: u64) -> Result<(), BuildError> {
         if self.inner.bound != Bound::Weight {
             return Err(BuildError::OtherBound("set_max_weight"));

@@ -23,6 +23,20 @@ use std::time::{Duration, Instant};
 const NANOS_PER_MILLI: Nanos = 1_000_000;
 
 /// A report on a snapshot that was written, from [`LocalCache::snapshot`].
+///
+/// # Examples
+///
+/// ```
+/// use hotset::LocalCache;
+///
+/// # let folder = tempfile::tempdir()?;
+/// # let path = folder.path().join("prices");
+/// let prices: LocalCache<u64, u64> = LocalCache::from_iter([(7, 120)]);
+/// let report = prices.snapshot(&path)?;
+/// println!("{} bytes in {:?}", report.bytes, report.time_taken);
+/// assert_eq!((report.entries, report.altered), (1, 0));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct SnapshotReport {
@@ -39,6 +53,24 @@ pub struct SnapshotReport {
 
 /// A report on a snapshot that was restored, from [`LocalCache::restore`]. Each entry of the file is in one of the
 /// first five counts.
+///
+/// # Examples
+///
+/// ```
+/// use hotset::LocalCache;
+///
+/// # let folder = tempfile::tempdir()?;
+/// # let path = folder.path().join("prices");
+/// let prices: LocalCache<u64, u64> = LocalCache::from_iter([(7, 120), (8, 130)]);
+/// prices.snapshot(&path)?;
+///
+/// prices.remove(&7);
+/// prices.insert(8, 140);
+/// let report = prices.restore(&path)?;
+/// assert_eq!((report.restored, report.superseded), (1, 1));
+/// assert_eq!((prices.get(&7), prices.get(&8)), (Some(120), Some(140)));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RestoreReport {
@@ -80,6 +112,21 @@ where
     /// other. `Clone` runs there, so keep it cheap: wrap a value that is expensive to clone in an
     /// [`Arc`](std::sync::Arc). Everything else, `Serialize` above all, runs with no lock held.
     ///
+    /// # Errors
+    ///
+    /// Returns an error if the file cannot be written, or a key or value cannot be serialized. The file is then
+    /// unchanged, with one exception: the last step makes the replacement of the file durable, and if this step fails,
+    /// the file may be the new one.
+    ///
+    /// # Panics
+    ///
+    /// Panics if `Serialize` or `Clone` does. The file is then unchanged.
+    ///
+    /// # Blocking
+    ///
+    /// Writes to the disk, and waits until all data is stored. Tasks call it through the `spawn_blocking` of their
+    /// runtime.
+    ///
     /// # Examples
     ///
     /// ```
@@ -97,21 +144,6 @@ where
     /// assert_eq!((report.restored, prices.get(&1)), (1, Some(100)));
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    ///
-    /// # Errors
-    ///
-    /// Returns an error if the file cannot be written, or a key or value cannot be serialized. The file is then
-    /// unchanged, with one exception: if the last step fails, which makes the file's new name durable, it may be the
-    /// new one.
-    ///
-    /// # Panics
-    ///
-    /// Panics if `Serialize` or `Clone` does. The file is then unchanged.
-    ///
-    /// # Blocking
-    ///
-    /// Writes to the disk, and waits until all data is stored. Tasks call it through the `spawn_blocking` of their
-    /// runtime.
     pub fn snapshot(&self, path: impl AsRef<Path>) -> Result<SnapshotReport, SnapshotError>
     where
         K: Schema,
@@ -125,15 +157,29 @@ where
     ///
     /// # Errors
     ///
-    /// Like [`snapshot`](Self::snapshot).
+    /// Returns the same errors as [`snapshot`](Self::snapshot).
     ///
     /// # Panics
     ///
-    /// Like [`snapshot`](Self::snapshot).
+    /// Panics like [`snapshot`](Self::snapshot).
     ///
     /// # Blocking
     ///
-    /// Like [`snapshot`](Self::snapshot).
+    /// Blocks like [`snapshot`](Self::snapshot).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use hotset::{LocalCache, Schema, Schemas};
+    ///
+    /// # let folder = tempfile::tempdir()?;
+    /// # let path = folder.path().join("documents");
+    /// // `serde_json::Value` does not implement `Schema`.
+    /// let documents: LocalCache<u64, serde_json::Value> = LocalCache::from_iter([(1, "One".into())]);
+    /// let report = documents.snapshot_with_schemas(&path, &Schemas::new(u64::schema(), "document/1"))?;
+    /// assert_eq!(report.entries, 1);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn snapshot_with_schemas(
         &self,
         path: impl AsRef<Path>,
@@ -167,12 +213,28 @@ where
     /// restored, no more entries are restored. Loads that are in flight store their results.
     ///
     /// An entry gets the remaining time to live that it had when the file was written, or the `time_to_live` of this
-    /// cache if that is shorter, also in place of a longer [time to live of its own](Loaded::ttl). The time that has
-    /// passed since the file was written, by the system's wall clock, is subtracted. It counts as zero if that clock
-    /// was set back.
+    /// cache if that is shorter, even if the entry was stored with a [time to live of its own](Loaded::ttl). The time
+    /// that has passed since the file was written, by the system's wall clock, is subtracted. It counts as zero if that
+    /// clock was set back.
     ///
-    /// The times of `time_to_idle` and `refresh_after` begin again. The cache does not know of changes in the database
+    /// The time of `time_to_idle` begins again. That of `refresh_after` includes the age that the value had in the file, if
+    /// the cache [tracked ages](crate::LocalCacheBuilder::track_ages), and the time since the file was written. The cache does not know of changes in the database
     /// between the two calls: only the time to live bounds how long an outdated value may be served.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`SnapshotError::NotFound`] if there is no file, and another error if it cannot be read, is not exactly
+    /// as it was written, or has keys or values of another [`Schema`]. Nothing is restored then. A file that does not
+    /// begin like a snapshot is not read further. Reading any other file allocates memory in proportion to its length.
+    ///
+    /// # Panics
+    ///
+    /// Panics if `Deserialize` does, or a listener or the `Drop` of a dead entry that is removed. Then nothing is
+    /// restored, or only the coldest entries are.
+    ///
+    /// # Blocking
+    ///
+    /// Reads from the disk. Tasks call it through the `spawn_blocking` of their runtime.
     ///
     /// # Examples
     ///
@@ -191,21 +253,6 @@ where
     /// }
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    ///
-    /// # Errors
-    ///
-    /// Returns [`SnapshotError::NotFound`] if there is no file, and another error if it cannot be read, is not exactly
-    /// as it was written, or has keys or values of another [`Schema`]. Nothing is restored then. The memory that is
-    /// allocated is in proportion to the length of the file, unless the file does not begin like a snapshot.
-    ///
-    /// # Panics
-    ///
-    /// Panics if `Deserialize` does, or a listener or the `Drop` of a dead entry that is removed. Then nothing is
-    /// restored, or only the coldest entries are.
-    ///
-    /// # Blocking
-    ///
-    /// Reads from the disk. Tasks call it through the `spawn_blocking` of their runtime.
     pub fn restore(&self, path: impl AsRef<Path>) -> Result<RestoreReport, SnapshotError>
     where
         K: Schema,
@@ -219,15 +266,33 @@ where
     ///
     /// # Errors
     ///
-    /// Like [`restore`](Self::restore).
+    /// Returns the same errors as [`restore`](Self::restore).
     ///
     /// # Panics
     ///
-    /// Like [`restore`](Self::restore).
+    /// Panics like [`restore`](Self::restore).
     ///
     /// # Blocking
     ///
-    /// Like [`restore`](Self::restore).
+    /// Blocks like [`restore`](Self::restore).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use hotset::{LocalCache, Schema, Schemas, SnapshotError};
+    ///
+    /// # let folder = tempfile::tempdir()?;
+    /// # let path = folder.path().join("documents");
+    /// let documents: LocalCache<u64, serde_json::Value> = LocalCache::from_iter([(1, "One".into())]);
+    /// documents.snapshot_with_schemas(&path, &Schemas::new(u64::schema(), "document/1"))?;
+    ///
+    /// documents.clear();
+    /// let changed = documents.restore_with_schemas(&path, &Schemas::new(u64::schema(), "document/2"));
+    /// assert!(matches!(changed, Err(SnapshotError::ValueSchema { .. })));
+    /// documents.restore_with_schemas(&path, &Schemas::new(u64::schema(), "document/1"))?;
+    /// assert_eq!(documents.get(&1), Some("One".into()));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn restore_with_schemas(
         &self,
         path: impl AsRef<Path>,

@@ -6,10 +6,11 @@ pub(crate) use crate::local::load::waiting::WaitLimits;
 pub(crate) use crate::local::metrics::{Loads, samples};
 pub(crate) use crate::local::write_through::ConditionalInsertion;
 
-use crate::clock::{Nanos, TimeSource};
+use crate::clock::{NEVER, Nanos, TimeSource, saturating_nanos};
 use crate::entry::Loaded;
 use crate::error::{AnyError, LoadError};
 use crate::local::lookup::Lookup;
+use crate::local::shard::entry::EntrySettings;
 use crate::local::{KeyLocation, LocalCache};
 use crate::stats::Count;
 use crate::sync::thread_slot::ThreadSlot;
@@ -18,6 +19,7 @@ use crate::traits::key::LookupKey;
 use equivalent::Equivalent;
 use std::future::Future;
 use std::hash::{BuildHasher, Hash};
+use std::time::Duration;
 
 impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
     /// Looks up a key like [`get`](Self::get), for a caller that has read the system's clock at `now`. A miss is not
@@ -95,6 +97,28 @@ where
         }
     }
 
+    /// Joins the load of a key in flight or leads a new one, whether the key has a live value or not.
+    pub(crate) fn reload_missed<Q>(&self, key: &Q) -> Missed<'_, K, V>
+    where
+        Q: LookupKey<K> + ?Sized,
+    {
+        let location = self.location(key);
+        let role = Self::reload(&location, key, self.candidate());
+        let lookup = Lookup::Miss(role);
+        Missed { location, lookup }
+    }
+
+    /// Returns the lookup of a key whose live value is due for a refresh.
+    pub(crate) fn due_for_refresh<Q>(&self, key: &Q, value: V) -> Missed<'_, K, V>
+    where
+        Q: Hash + ?Sized,
+    {
+        Missed {
+            location: self.location(key),
+            lookup: Lookup::NeedsRefresh(value),
+        }
+    }
+
     /// Returns the value for a key after its lookup, for a loader whose result is in shared form already.
     pub(crate) async fn load_missed<Q, F>(
         &self,
@@ -112,6 +136,29 @@ where
         let loader = LoaderProperties { id: None, ..loader };
         let Missed { location, lookup } = missed;
         self.load_async(location, key, (lookup, loader), load).await
+    }
+
+    /// Returns the live value of a key that the caller has begun to load again, with the settings that its new entry
+    /// keeps.
+    pub(crate) fn begin_reload(&self, key: &K) -> Option<(V, EntrySettings)> {
+        self.value_to_refresh(&self.location(key), key)
+    }
+
+    /// Checks whether a rule may find a live value due for a refresh.
+    pub(crate) fn refreshes_by_rule(&self) -> bool {
+        let settings = &self.inner.settings;
+        settings.refresh_after.is_some() || settings.early_refresh.is_some()
+    }
+
+    /// Checks whether a value of L2 is due for a refresh, which the rule of
+    /// [`early_refresh`](crate::LocalCacheBuilder::early_refresh) decides at random.
+    pub(crate) fn is_due_for_refresh(&self, found: &Loaded<V>) -> bool {
+        let left = match found.ttl {
+            None | Some(Duration::MAX) => NEVER,
+            Some(ttl) => saturating_nanos(ttl),
+        };
+        let rules = self.inner.settings.refresh_rules();
+        rules.is_some_and(|rules| rules.is_due(found.age, left, found.load_time))
     }
 
     /// Checks whether expired values may serve if a load fails.
@@ -136,4 +183,19 @@ where
 pub(crate) struct Missed<'a, K, V> {
     location: KeyLocation<'a, K, V>,
     lookup: Lookup<'a, K, V>,
+}
+
+impl<K, V> Missed<'_, K, V> {
+    /// Checks whether the key has a live value that the caller is to refresh.
+    pub(crate) fn needs_refresh(&self) -> bool {
+        matches!(self.lookup, Lookup::NeedsRefresh(_))
+    }
+
+    /// Returns the live value that the caller is to refresh, if there is one.
+    pub(crate) fn into_live_value(self) -> Option<V> {
+        match self.lookup {
+            Lookup::NeedsRefresh(value) => Some(value),
+            _ => None,
+        }
+    }
 }

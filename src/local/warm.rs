@@ -21,8 +21,8 @@ where
     ///
     /// `keys` may be lazy and endless, because keys are taken as they are needed. Give the most important ones first,
     /// and each once. The first ones are stored first, so they are also the first to be evicted by later insertions,
-    /// unless they were hit since. If all keys fit in any case, give them in reverse order. (A snapshot is restored in
-    /// the right order.)
+    /// unless they were hit since. If all keys fit in any case, give the most important ones last. (A snapshot is
+    /// restored in the right order.)
     ///
     /// `load` has the contract of `get_many_or_load`: loads are merged, `max_concurrent_loads` holds, and invalidations
     /// prevail, so the cache may be in use meanwhile. A batch that fails does not stop the others.
@@ -72,6 +72,14 @@ where
 
     /// Like [`warm`](Self::warm), but with the given options.
     ///
+    /// # Panics
+    ///
+    /// Panics like [`warm`](Self::warm), and if the listener of progress panics.
+    ///
+    /// # Blocking
+    ///
+    /// Blocks like [`warm`](Self::warm).
+    ///
     /// # Examples
     ///
     /// ```
@@ -83,14 +91,6 @@ where
     /// });
     /// assert_eq!((report.found, prices.stats().loads), (100, 10));
     /// ```
-    ///
-    /// # Panics
-    ///
-    /// Like [`warm`](Self::warm), and if the listener of progress panics.
-    ///
-    /// # Blocking
-    ///
-    /// Like [`warm`](Self::warm).
     pub fn warm_with<T, L, E, M>(
         &self,
         options: WarmOptions<'_>,
@@ -108,6 +108,10 @@ where
 
     /// Like [`warm`](Self::warm), but for tasks on any runtime, and with several batches at one time.
     ///
+    /// # Cancel safety
+    ///
+    /// The future may be dropped at any time. The entries that were loaded until then stay cached.
+    ///
     /// # Examples
     ///
     /// ```
@@ -123,10 +127,6 @@ where
     /// assert_eq!(report.await.found, 100);
     /// # }
     /// ```
-    ///
-    /// # Cancel safety
-    ///
-    /// The future may be dropped at any time. The entries that were loaded until then stay cached.
     pub async fn warm_async<T, L, E, F, M>(
         &self,
         keys: impl IntoIterator<Item = K>,
@@ -145,7 +145,24 @@ where
     ///
     /// # Cancel safety
     ///
-    /// Like [`warm_async`](Self::warm_async).
+    /// See [`warm_async`](Self::warm_async).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() {
+    /// use hotset::{LocalCache, WarmOptions};
+    ///
+    /// let prices: LocalCache<u64, u64> = LocalCache::new(1_000);
+    /// let options = WarmOptions::new().batch(10).concurrency(2);
+    /// let report = prices.warm_with_async(options, 0..100, async |ids| {
+    ///     Ok::<_, std::io::Error>(ids.into_iter().map(|id| (id, id * 100)))
+    /// });
+    /// assert_eq!(report.await.found, 100);
+    /// assert_eq!(prices.stats().loads, 10);
+    /// # }
+    /// ```
     pub async fn warm_with_async<T, L, E, F, M>(
         &self,
         options: WarmOptions<'_>,

@@ -94,6 +94,20 @@ impl Metrics {
     /// # Errors
     ///
     /// Returns an error if the cache has no name, or the name of a cache that is watched already.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use hotset::{LocalCache, Metrics, WatchError};
+    ///
+    /// let metrics = Metrics::new();
+    /// let prices: LocalCache<u64, u64> = LocalCache::builder().name("prices").capacity(100).build()?;
+    /// metrics.watch(&prices)?;
+    ///
+    /// let without_name: LocalCache<u64, u64> = LocalCache::new(100);
+    /// assert_eq!(metrics.watch(&without_name), Err(WatchError::NoName));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn watch(&self, cache: &(impl Watch + ?Sized)) -> Result<(), WatchError> {
         let MetricsSource { name, cache } = cache.source();
         let name = name.ok_or(WatchError::NoName)?;
@@ -111,6 +125,21 @@ impl Metrics {
 
     /// Publishes the current metrics of all watched caches to the recorder of the current thread, or else to the
     /// global one.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # fn example(metrics: hotset::Metrics) {
+    /// use std::{thread, time::Duration};
+    ///
+    /// thread::spawn(move || {
+    ///     loop {
+    ///         metrics.publish();
+    ///         thread::sleep(Duration::from_secs(5));
+    ///     }
+    /// });
+    /// # }
+    /// ```
     pub fn publish(&self) {
         with_recorder(|recorder| {
             for metric in table::ALL {

@@ -15,6 +15,11 @@ use std::sync::{Arc, Weak};
 /// struct OtherCache;
 /// impl hotset::Watch for OtherCache {}
 /// ```
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot be watched",
+    note = "pass a `LocalCache`, a `TieredCache`, a `BlockingCache` or a cache that a `CacheConfig` builds, before it \
+            becomes a trait object"
+)]
 pub trait Watch: sealed::Source {}
 
 pub(crate) mod sealed {
@@ -55,6 +60,18 @@ macro_rules! watch_by_pointer {
 watch_by_pointer!(Arc<C>, Box<C>, &C);
 
 /// The reason why a cache cannot be watched.
+///
+/// # Examples
+///
+/// ```
+/// use hotset::{LocalCache, Metrics, WatchError};
+///
+/// let prices: LocalCache<u64, u64> = LocalCache::builder().name("prices").capacity(100).build()?;
+/// let metrics = Metrics::new();
+/// metrics.watch(&prices)?;
+/// assert_eq!(metrics.watch(&prices), Err(WatchError::NameTaken("prices".into())));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum WatchError {

@@ -72,6 +72,7 @@ pub enum Policy {
     /// simulations", ATC 2017; Einziger et al., "`TinyLFU`", 2017).
     ///
     /// It takes at most four bytes more than `Lru` for each entry of capacity, and a few kilobytes for each cache.
+    #[doc(alias = "TinyLfu")]
     Adaptive,
 }
 

@@ -5,6 +5,20 @@ use std::fmt;
 use std::io;
 
 /// The reason why a snapshot was not written, or was refused as a whole.
+///
+/// # Examples
+///
+/// ```
+/// use hotset::{LocalCache, SnapshotError};
+///
+/// # let folder = tempfile::tempdir()?;
+/// # let path = folder.path().join("prices");
+/// let prices: LocalCache<u64, u64> = LocalCache::new(100);
+/// assert!(matches!(prices.restore(&path), Err(SnapshotError::NotFound)));
+/// std::fs::write(&path, "7: 120")?;
+/// assert!(matches!(prices.restore(&path), Err(SnapshotError::NotASnapshot)));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum SnapshotError {

@@ -66,6 +66,13 @@ fn upper_bound(bucket: usize) -> Option<Duration> {
 
 impl DurationHistogram {
     /// Returns the sum of all durations.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let load_times = hotset::LocalCache::<u32, u32>::new(100).stats().load_times;
+    /// assert!(load_times.total().is_zero());
+    /// ```
     #[must_use]
     pub fn total(&self) -> Duration {
         self.total
@@ -78,6 +85,15 @@ impl DurationHistogram {
     }
 
     /// Returns the arithmetic mean, or zero if there are no durations.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let lengths: hotset::LocalCache<&str, usize> = hotset::LocalCache::new(100);
+    /// lengths.get_or_insert_with(&"apple", |name| name.len());
+    /// let load_times = lengths.stats().load_times;
+    /// assert_eq!(load_times.mean(), load_times.total()); // of one load
+    /// ```
     #[must_use]
     pub fn mean(&self) -> Duration {
         match self.count() {
@@ -92,6 +108,17 @@ impl DurationHistogram {
     /// bucket.
     ///
     /// Returns zero if there are no durations, and `Duration::MAX` if the result is above 13 days.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use hotset::LocalCache;
+    ///
+    /// # let pages: LocalCache<u32, String> = LocalCache::new(100);
+    /// let load_times = pages.stats().load_times;
+    /// println!("99 percent of all loads take less than {:?}", load_times.percentile(99.0));
+    /// # assert_eq!(load_times.percentile(99.0), std::time::Duration::ZERO);
+    /// ```
     #[must_use]
     #[allow(
         clippy::cast_precision_loss,
@@ -113,6 +140,21 @@ impl DurationHistogram {
     /// Returns the buckets in ascending order, each as the least duration above it and the number of durations in it.
     ///
     /// The bound of the last bucket is `Duration::MAX`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use hotset::LocalCache;
+    ///
+    /// let lengths: LocalCache<&str, usize> = LocalCache::new(100);
+    /// lengths.get_or_insert_with(&"apple", |name| name.len());
+    /// let load_times = lengths.stats().load_times;
+    /// let filled: Vec<_> = load_times.buckets().filter(|(_, count)| *count > 0).collect();
+    /// for (bound, count) in &filled {
+    ///     println!("less than {bound:?}: {count}");
+    /// }
+    /// assert_eq!(filled.len(), 1);
+    /// ```
     pub fn buckets(&self) -> impl Iterator<Item = (Duration, u64)> + '_ {
         self.buckets
             .iter()

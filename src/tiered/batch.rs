@@ -29,8 +29,16 @@ impl<K: RemoteKey, V: RemoteValue> TieredCache<K, V> {
     /// has, and stores its results.
     ///
     /// Like [`LocalCache::get_many_or_load_async`](crate::LocalCache::get_many_or_load_async), with one round trip to
-    /// Redis for all keys that L1 misses. If other processes load some of the keys, this waits for them. If such loads
-    /// fail together, `load` is called once for all of their keys.
+    /// Redis for all keys that L1 misses. If other processes load some of the keys, the call waits for their values. If
+    /// several of these loads fail at about the same time, `load` is called once for all of their keys.
+    ///
+    /// # Errors
+    ///
+    /// Returns the same errors as [`get_or_load_async`](Self::get_or_load_async), for the first key that has one.
+    ///
+    /// # Cancel safety
+    ///
+    /// The future may be dropped at any time.
     ///
     /// # Examples
     ///
@@ -43,14 +51,6 @@ impl<K: RemoteKey, V: RemoteValue> TieredCache<K, V> {
     /// # Ok(())
     /// # }
     /// ```
-    ///
-    /// # Errors
-    ///
-    /// Returns the same errors as [`get_or_load_async`](Self::get_or_load_async), for the first key that has one.
-    ///
-    /// # Cancel safety
-    ///
-    /// The future may be dropped at any time.
     #[doc(alias("getAll", "get_all"))]
     pub async fn get_many_or_load_async<'q, Q, T, E, F, M>(
         &self,
@@ -69,6 +69,14 @@ impl<K: RemoteKey, V: RemoteValue> TieredCache<K, V> {
     /// Like [`get_many_or_load_async`](Self::get_many_or_load_async), but `load` returns pairs of key and [`Loaded`].
     /// Each has its own time to live, weight and tags.
     ///
+    /// # Errors
+    ///
+    /// Returns the same errors as [`get_many_or_load_async`](Self::get_many_or_load_async).
+    ///
+    /// # Cancel safety
+    ///
+    /// The future may be dropped at any time.
+    ///
     /// # Examples
     ///
     /// ```
@@ -85,14 +93,6 @@ impl<K: RemoteKey, V: RemoteValue> TieredCache<K, V> {
     /// # Ok(())
     /// # }
     /// ```
-    ///
-    /// # Errors
-    ///
-    /// Returns the same errors as [`get_many_or_load_async`](Self::get_many_or_load_async).
-    ///
-    /// # Cancel safety
-    ///
-    /// The future may be dropped at any time.
     #[doc(alias("getAll", "get_all"))]
     pub async fn get_many_or_load_entries_async<'q, Q, T, E, F, M>(
         &self,

@@ -2,8 +2,10 @@
 
 use crate::consistency::Propagation;
 use crate::entry::Loaded;
+use crate::error::{LoadError, LoaderError};
 use crate::single_flight::blocking::block_on;
 use crate::tiered::{RemoteKey, RemoteValue, Rollout, TieredCache};
+use crate::traits::erasure::{LoaderProperties, share, typed};
 use equivalent::Equivalent;
 use std::cell::Cell;
 use std::fmt;
@@ -11,6 +13,16 @@ use std::future::{Future, ready};
 use std::hash::Hash;
 
 /// A handle to a [`TieredCache`] for threads, from [`TieredCache::blocking`]. It implements [`Cache`](crate::Cache).
+///
+/// # Panics
+///
+/// A method panics if it has to block and is called by a task. Tasks use the [`TieredCache`] itself.
+///
+/// # Blocking
+///
+/// A hit in L1 does not block. Other calls block the thread while calls to Redis run in the runtime in which the cache
+/// was built. That runtime needs a thread of its own: it must have tokio's `multi_thread` flavor, or be driven by
+/// another thread.
 ///
 /// # Examples
 ///
@@ -26,16 +38,6 @@ use std::hash::Hash;
 /// # Ok(())
 /// # }
 /// ```
-///
-/// # Panics
-///
-/// A method panics if it has to block and is called by a task. Tasks use the [`TieredCache`] itself.
-///
-/// # Blocking
-///
-/// A hit in L1 does not block. Other calls block the thread while calls to Redis run in the runtime
-/// in which the cache was built. That runtime needs a thread of its own: it must have tokio's
-/// `multi_thread` flavor, or be driven by another thread.
 pub struct BlockingCache<K, V> {
     pub(super) tier: TieredCache<K, V>,
 }
@@ -81,12 +83,34 @@ impl<K: RemoteKey, V: RemoteValue> BlockingCache<K, V> {
     }
 
     /// Returns the rollout of the cache, to change it while the cache is in use.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use hotset::BlockingCache;
+    /// # fn example(prices: BlockingCache<String, u64>) -> Result<(), Box<dyn std::error::Error>> {
+    /// prices.rollout().set_percent(50.0)?;
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn rollout(&self) -> &Rollout {
         self.tier.rollout()
     }
 
     /// Invalidates the value for a key, like [`TieredCache::invalidate`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use hotset::BlockingCache;
+    /// # fn example(prices: BlockingCache<String, u64>) -> Result<(), Box<dyn std::error::Error>> {
+    /// # fn store_price(name: &str, price: u64) -> std::io::Result<()> { Ok(()) }
+    /// store_price("apple", 130)?;
+    /// prices.invalidate("apple");
+    /// # Ok(())
+    /// # }
+    /// ```
     #[allow(clippy::must_use_candidate)]
     #[doc(alias("remove", "delete"))]
     pub fn invalidate<Q>(&self, key: &Q) -> Propagation
@@ -97,9 +121,81 @@ impl<K: RemoteKey, V: RemoteValue> BlockingCache<K, V> {
     }
 
     /// Invalidates all values that have this tag, like [`TieredCache::invalidate_tag`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use hotset::BlockingCache;
+    /// # fn example(prices: BlockingCache<String, u64>) -> Result<(), Box<dyn std::error::Error>> {
+    /// prices.invalidate_tag("fruit");
+    /// # Ok(())
+    /// # }
+    /// ```
     #[allow(clippy::must_use_candidate)]
     pub fn invalidate_tag(&self, tag: &str) -> Propagation {
         self.wait(self.tier.invalidate_tag(tag))
+    }
+
+    /// Loads the value for `key` now, like [`TieredCache::refresh_async`]. `load` may block.
+    ///
+    /// # Errors
+    ///
+    /// Returns the same errors as [`TieredCache::refresh_async`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use hotset::BlockingCache;
+    /// # fn fetch_price(name: &str) -> std::io::Result<u64> { Ok(120) }
+    /// # fn example(prices: BlockingCache<String, u64>) -> Result<(), Box<dyn std::error::Error>> {
+    /// let price = prices.refresh("apple", fetch_price)?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[doc(alias = "reload")]
+    pub fn refresh<Q, E, M>(
+        &self,
+        key: &Q,
+        load: impl FnOnce(&Q) -> Result<V, E>,
+    ) -> Result<V, LoadError<E>>
+    where
+        Q: Hash + Equivalent<K> + ToOwned<Owned = K> + ?Sized,
+        E: LoaderError<M>,
+    {
+        let loader = LoaderProperties::new::<E, _>(&load);
+        let load = |_, _| ready(share(load(key).map(Loaded::new)));
+        typed(self.wait(self.tier.inner.refresh(key, loader, load)))
+    }
+
+    /// Like [`refresh`](Self::refresh), but `load` is given the current value, or `None` if there is no live one.
+    ///
+    /// # Errors
+    ///
+    /// Returns the same errors as [`TieredCache::refresh_async`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use hotset::BlockingCache;
+    /// # fn fetch_page(old: Option<String>) -> std::io::Result<String> { Ok(old.unwrap_or_default()) }
+    /// # fn example(pages: BlockingCache<String, String>) -> Result<(), Box<dyn std::error::Error>> {
+    /// let page = pages.refresh_with("/", fetch_page)?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[doc(alias = "reload")]
+    pub fn refresh_with<Q, E, M>(
+        &self,
+        key: &Q,
+        load: impl FnOnce(Option<V>) -> Result<V, E>,
+    ) -> Result<V, LoadError<E>>
+    where
+        Q: Hash + Equivalent<K> + ToOwned<Owned = K> + ?Sized,
+        E: LoaderError<M>,
+    {
+        let loader = LoaderProperties::new::<E, _>(&load);
+        let load = |_, current| ready(share(load(current).map(Loaded::new)));
+        typed(self.wait(self.tier.inner.refresh(key, loader, load)))
     }
 
     /// Changes the database by `write`, which may block, and then the caches, like [`TieredCache::write_through`].
@@ -107,6 +203,17 @@ impl<K: RemoteKey, V: RemoteValue> BlockingCache<K, V> {
     /// # Errors
     ///
     /// Returns the error of `write`. The caches are not changed then.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use hotset::BlockingCache;
+    /// # fn example(prices: BlockingCache<String, u64>) -> Result<(), Box<dyn std::error::Error>> {
+    /// # fn store_price(name: &str, price: u64) -> std::io::Result<()> { Ok(()) }
+    /// prices.write_through("apple".to_string(), 130, |price| store_price("apple", *price))?;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn write_through<E>(
         &self,
         key: K,

@@ -124,12 +124,6 @@ impl<K: RemoteKey, V: RemoteValue> TieredCacheBuilder<K, V> {
             drop(Rollout::with_percent(percent)?);
         }
         let local = &self.local.settings;
-        if local.refresh_after.is_some() {
-            return Err(BuildError::NotOverRedis("refresh_after"));
-        }
-        if local.early_refresh.is_some() {
-            return Err(BuildError::NotOverRedis("early_refresh"));
-        }
         if local.max_concurrent_loads == Some(0) {
             return Err(BuildError::NoLoads);
         }

@@ -59,7 +59,8 @@ pub struct TieredCacheBuilder<K, V> {
     pub(super) certificates: Certificates,
 }
 
-impl<K: RemoteKey, V: RemoteValue> LocalCacheBuilder<K, V> {
+// The bounds belong to the methods, so that the compiler names the trait that a type lacks.
+impl<K, V> LocalCacheBuilder<K, V> {
     /// Sets Redis as L2 of a tiered cache. The settings so far are those of each process's L1.
     ///
     /// `url` names a server of Redis, version 6 or newer, or of Valkey:
@@ -78,13 +79,13 @@ impl<K: RemoteKey, V: RemoteValue> LocalCacheBuilder<K, V> {
     /// of a cluster, on one server, so use one namespace for each cache.
     ///
     /// `namespace` is the name of the cache in Redis. Caches with the same namespace, in any process, share their
-    /// values, and must have the same types of keys and values. Each value is stored with the
-    /// [`Schema`] of its key and of itself. A value that was stored with another schema is a miss.
-    /// Use [`redis_with_schemas`](Self::redis_with_schemas) for types that do not implement `Schema`.
+    /// values, and must have the same types of keys and values. Each value is stored with its own [`Schema`] and that
+    /// of its key. A value that was stored with another schema is a miss. Use
+    /// [`redis_with_schemas`](Self::redis_with_schemas) for types that do not implement `Schema`.
     ///
-    /// [`time_to_live`](Self::time_to_live) and [`lease`](Self::lease) also apply to values and
-    /// loads in Redis. [`max_concurrent_loads`](Self::max_concurrent_loads) limits the loaders that
-    /// this process runs, not its calls to Redis.
+    /// [`time_to_live`](Self::time_to_live) and [`lease`](Self::lease) also apply to values and loads in Redis.
+    /// [`max_concurrent_loads`](Self::max_concurrent_loads) limits the loaders that this process runs, not its calls to
+    /// Redis.
     ///
     /// A user of Redis without all rights needs the rights of `hotset` in this ACL file (and, on sentinels,
     /// `+sentinel +subscribe`):
@@ -98,8 +99,8 @@ impl<K: RemoteKey, V: RemoteValue> LocalCacheBuilder<K, V> {
         namespace: impl Into<String>,
     ) -> TieredCacheBuilder<K, V>
     where
-        K: Schema,
-        V: Schema,
+        K: RemoteKey + Schema,
+        V: RemoteValue + Schema,
     {
         self.redis_with_schemas(url, namespace, Schemas::of::<K, V>())
     }
@@ -129,7 +130,11 @@ impl<K: RemoteKey, V: RemoteValue> LocalCacheBuilder<K, V> {
         url: impl Into<String>,
         namespace: impl Into<String>,
         schemas: Schemas,
-    ) -> TieredCacheBuilder<K, V> {
+    ) -> TieredCacheBuilder<K, V>
+    where
+        K: RemoteKey,
+        V: RemoteValue,
+    {
         let settings = TierSettings {
             namespace: namespace.into(),
             consistency: Consistency::Bounded(Duration::from_secs(5)),
@@ -251,8 +256,8 @@ impl<K: RemoteKey, V: RemoteValue> TieredCacheBuilder<K, V> {
     /// Sets the maximum size of a serialized value in Redis, in bytes. Default: 1 MiB.
     ///
     /// Larger values are stored in L1 only, and larger values in Redis are not read. Values beyond the server's
-    /// `proto-max-bulk-len` are stored in L1 only as well. That setting is read when a connection is
-    /// made, if the user has the right to `CONFIG GET`. Otherwise 512 MiB is assumed.
+    /// `proto-max-bulk-len` are stored in L1 only as well. That setting is read when a connection is made, if the user
+    /// has the right to `CONFIG GET`. Otherwise 512 MiB is assumed.
     ///
     /// # Examples
     ///
@@ -267,8 +272,8 @@ impl<K: RemoteKey, V: RemoteValue> TieredCacheBuilder<K, V> {
         self
     }
 
-    /// Sets the serialized size, in bytes, above which values are compressed (LZ4), if that makes them
-    /// smaller. Default: no compression.
+    /// Sets the serialized size, in bytes, above which values are compressed (LZ4), if that makes them smaller.
+    /// Default: no compression.
     ///
     /// # Examples
     ///
@@ -286,18 +291,45 @@ impl<K: RemoteKey, V: RemoteValue> TieredCacheBuilder<K, V> {
     /// Sets the maximum number of invalidations that are queued while Redis cannot be reached. Default: 10,000.
     ///
     /// If there are more, one invalidation of everything replaces them.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let builder = hotset::LocalCache::<String, u64>::builder()
+    ///     .capacity(100_000)
+    ///     .redis("redis://127.0.0.1/", "prices")
+    ///     .max_queued_invalidations(1_000);
+    /// ```
     pub fn max_queued_invalidations(mut self, queued: usize) -> Self {
         self.max_queue = queued;
         self
     }
 
     /// Sets the initial percentage of keys that are stored in Redis: see [`Rollout`]. Default: 100.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let builder = hotset::LocalCache::<String, u64>::builder()
+    ///     .capacity(100_000)
+    ///     .redis("redis://127.0.0.1/", "prices")
+    ///     .percent(10.0);
+    /// ```
     pub fn percent(mut self, percent: f64) -> Self {
         self.percent = Some(percent);
         self
     }
 
     /// Turns shadow mode on or off: see [`Rollout`]. Default: off.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let builder = hotset::LocalCache::<String, u64>::builder()
+    ///     .capacity(100_000)
+    ///     .redis("redis://127.0.0.1/", "prices")
+    ///     .shadow(true);
+    /// ```
     pub fn shadow(mut self, shadow: bool) -> Self {
         self.shadow = Some(shadow);
         self
@@ -334,6 +366,15 @@ impl<K: RemoteKey, V: RemoteValue> TieredCacheBuilder<K, V> {
     /// Use it for a primary that fails over behind one address, like that of a managed service: set the number of
     /// replicas that may take over. The address must not lead back to a server that was demoted and does not know it.
     /// Sentinels and clusters do not need this setting, because they are asked for the primary.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let builder = hotset::LocalCache::<String, u64>::builder()
+    ///     .capacity(100_000)
+    ///     .redis("redis://127.0.0.1/", "prices")
+    ///     .replicas(1);
+    /// ```
     pub fn replicas(mut self, replicas: u64) -> Self {
         self.replicas = replicas;
         self
@@ -341,6 +382,19 @@ impl<K: RemoteKey, V: RemoteValue> TieredCacheBuilder<K, V> {
 
     /// Sets the certificate, in PEM, of the authority that has signed the certificates of the servers. Default: the
     /// authorities that the machine trusts.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # let folder = tempfile::tempdir()?;
+    /// # let path = folder.path().join("authority.pem");
+    /// # std::fs::write(&path, "")?;
+    /// let builder = hotset::LocalCache::<String, u64>::builder()
+    ///     .capacity(100_000)
+    ///     .redis("rediss://redis.internal/", "prices")
+    ///     .root_certificate(std::fs::read(path)?);
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
     #[cfg(feature = "redis-tls")]
     pub fn root_certificate(mut self, pem: impl Into<Vec<u8>>) -> Self {
         self.certificates.root = Some(pem.into());
@@ -348,6 +402,20 @@ impl<K: RemoteKey, V: RemoteValue> TieredCacheBuilder<K, V> {
     }
 
     /// Sets the certificate that this process presents to servers, and its private key, both in PEM.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # let folder = tempfile::tempdir()?;
+    /// # let (certificate, key) = (folder.path().join("client.pem"), folder.path().join("client.key"));
+    /// # std::fs::write(&certificate, "")?;
+    /// # std::fs::write(&key, "")?;
+    /// let builder = hotset::LocalCache::<String, u64>::builder()
+    ///     .capacity(100_000)
+    ///     .redis("rediss://redis.internal/", "prices")
+    ///     .client_certificate(std::fs::read(certificate)?, std::fs::read(key)?);
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
     #[cfg(feature = "redis-tls")]
     pub fn client_certificate(
         mut self,
@@ -367,6 +435,22 @@ impl<K: RemoteKey, V: RemoteValue> TieredCacheBuilder<K, V> {
     ///
     /// Returns an error if the settings are invalid, or if this is not called in a tokio runtime. The error names the
     /// setting and suggests a fix. A shared [rollout](Self::rollout) is not changed then.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), hotset::BuildError> {
+    /// use hotset::{LocalCache, TieredCache};
+    ///
+    /// let prices: TieredCache<String, u64> = LocalCache::builder()
+    ///     .capacity(100_000)
+    ///     .redis("redis://127.0.0.1/", "prices")
+    ///     .build()?;
+    /// assert_eq!(prices.name(), "prices");
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn build(self) -> Result<TieredCache<K, V>, BuildError> {
         TieredCache::from_builder(self)
     }

@@ -11,6 +11,7 @@ use crate::tiered::health::count;
 use crate::tiered::l2::remote::{Head, LookupReply, LookupRequest, RemoteError, Token, Unreadable};
 use crate::tiered::load::Fetched;
 use crate::tiered::load_lease::{LeaseRequest, LoadLease};
+use crate::tiered::refresh::DueForRefresh;
 use crate::tiered::{Inner, RemoteKey, RemoteValue, key_of};
 use crate::traits::erasure::LoadResult;
 use std::future::Future;
@@ -65,6 +66,7 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
         self: &Arc<Self>,
         key: &K,
         limits: WaitLimits,
+        due: &DueForRefresh,
         load: impl FnOnce() -> F,
     ) -> LoadResult<V>
     where
@@ -83,7 +85,12 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
                 Some(name) => self.ask_until_decided(name, deadline).await?,
             };
             let lease = match answer {
-                L2Answer::Value(fetched) => return Ok(self.for_l1(fetched)),
+                L2Answer::Value(fetched) => {
+                    if self.l1.refreshes_by_rule() {
+                        due.note(&self.l1, &fetched.loaded);
+                    }
+                    return Ok(self.for_l1(fetched));
+                }
                 L2Answer::LoadLease(lease) => Some(lease),
                 L2Answer::L2Unavailable => None,
                 // Another process loads. A caller releases its permit before it waits for that.
@@ -100,12 +107,8 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
             drop(lease);
             permit = Some(self.wait_for_permit(deadline).await?);
         };
-        let begun = Instant::now();
-        let mut loaded = self.run(permit, load).await?;
-        self.l1.apply_expire_after(key, &mut loaded);
-        let mut fetched = vec![Fetched::loaded(loaded, begun)];
-        self.fill(vec![(lease, 0)], &mut fetched).await;
-        Ok(self.for_l1(fetched.remove(0)))
+        let fetched = self.load_and_fill(key, permit, lease, load).await?;
+        Ok(self.for_l1(fetched))
     }
 
     /// Asks L2 until it has a value or grants the lease, and waits for other processes meanwhile.

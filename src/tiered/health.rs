@@ -11,6 +11,19 @@ use std::time::Duration;
 
 /// The state of a [`TieredCache`](crate::tiered::TieredCache) at one moment, from
 /// [`TieredCache::health`](crate::tiered::TieredCache::health).
+///
+/// # Examples
+///
+/// ```
+/// # use hotset::TieredCache;
+/// # async fn example(prices: TieredCache<String, u64>) -> Result<(), Box<dyn std::error::Error>> {
+/// let health = prices.health();
+/// if health.breaker_open {
+///     println!("Redis is not called, and {} invalidations wait: {:?}", health.queued, health.last_error);
+/// }
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
@@ -46,6 +59,15 @@ pub struct Health {
 }
 
 /// A condition that keeps a cache from working as it should, and that an operator or a developer can remove.
+///
+/// # Examples
+///
+/// ```
+/// use hotset::Warning;
+///
+/// let warning = Warning::EvictionPolicy("noeviction".to_string());
+/// assert!(warning.to_string().contains("allkeys-lru"));
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Warning {

@@ -12,6 +12,7 @@ use crate::tiered::l2::remote::{Fill, Head};
 use crate::tiered::load_lease::LoadLease;
 use crate::tiered::{Inner, RemoteKey, RemoteValue, key_of};
 use crate::trace::Span;
+use crate::traits::erasure::LoadResult;
 use std::future::Future;
 use std::time::{Duration, Instant};
 
@@ -48,11 +49,17 @@ impl<V> Fetched<V> {
     }
 
     /// Creates one from a value whose load began at this time and has just ended.
-    pub(super) fn loaded(loaded: Loaded<V>, begun: Instant) -> Self {
+    pub(super) fn loaded(mut loaded: Loaded<V>, begun: Instant) -> Self {
+        loaded.load_time = saturating_nanos(begun.elapsed());
         Self {
             ttl_from: Instant::now(),
             ..Self::written(loaded, begun)
         }
+    }
+
+    /// Keeps the value out of L1, because its key was changed during the load.
+    pub(super) fn outdate(&mut self) {
+        self.is_cached = false;
     }
 }
 
@@ -144,6 +151,26 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
         result
     }
 
+    /// Runs a loader, and stores its result in L2 under `lease`, if there is one.
+    pub(super) async fn load_and_fill<F>(
+        &self,
+        key: &K,
+        permit: LoadPermit,
+        lease: Option<LoadLease<K, V>>,
+        load: impl FnOnce() -> F,
+    ) -> Result<Fetched<V>, LoadError<AnyError>>
+    where
+        F: Future<Output = LoadResult<V>>,
+    {
+        let begun = Instant::now();
+        let mut loaded = self.run(permit, load).await?;
+        self.l1.apply_expire_after(key, &mut loaded);
+        let mut fetched = [Fetched::loaded(loaded, begun)];
+        self.fill(vec![(lease, 0)], &mut fetched).await;
+        let [fetched] = fetched;
+        Ok(fetched)
+    }
+
     /// Stores loaded values in L2. Each lease comes with the position of its value in `fetched`. A value whose lease
     /// has ended, or whose key was invalidated, is stored neither in L2 nor in L1.
     pub(super) async fn fill(
@@ -186,7 +213,7 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
                 }
                 Some(false) => {
                     lease.close();
-                    fetched[place].is_cached = false;
+                    fetched[place].outdate();
                     count(&self.counters.lost_fills);
                 }
                 // The lease stays open and is released, like after a failure of the whole call.
@@ -209,6 +236,7 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
             value: &loaded.value,
             tags: &loaded.tags,
             ttl,
+            load_time: loaded.load_time,
         };
         let envelope = self.codec.encode(head, &contents).and_then(|envelope| {
             let fits = envelope.len() <= self.l2.max_value_size();

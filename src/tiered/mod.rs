@@ -15,6 +15,7 @@ mod log;
 mod metrics;
 mod publish;
 mod read;
+mod refresh;
 #[cfg(feature = "serde")]
 mod restore;
 mod rollout;
@@ -64,6 +65,41 @@ use tokio::runtime::Handle;
 ///
 /// A clone is another handle to the same cache.
 ///
+/// # Outages of Redis
+///
+/// A failure of Redis never fails a read: the loader runs instead, and at most
+/// [`max_concurrent_loads`](crate::LocalCacheBuilder::max_concurrent_loads) loaders run at one time (64 by default). A
+/// call to Redis takes no longer than its [deadline](TieredCacheBuilder::deadline). After a few failures a circuit
+/// breaker opens: Redis is only probed until it answers again, and invalidations are queued until then. A call that
+/// Redis refuses, or a large value that takes too long, does not open the circuit breaker. The cache can be built, and
+/// works, before Redis can be reached.
+///
+/// # Values and keys that Redis cannot store
+///
+/// A value that is too large, has more than 64 tags or cannot be serialized, and any value under a key of more than 1
+/// KiB, is stored in L1 only, in the classes that store values there. Each process loads such a value for itself, and
+/// an invalidation by any process reaches all of them. A key that cannot be serialized, is longer than 64 KiB, or has
+/// the same serialized form as another key, is local to each process: operations on it concern this process only, even
+/// in the class [`Realtime`](Consistency::Realtime). See [`Propagation`](crate::Propagation).
+///
+/// # What is not offered over Redis
+///
+/// | of [`LocalCache`] | reason, and what to do instead |
+/// | --- | --- |
+/// | `update`, `compute` and their other forms | Redis has no lock that keeps all processes from writing to a key while one of them computes its value: a lock with a lease may end before the computation does. Compute in the database, by a transaction or a compare-and-set, with [`write_through`](Self::write_through). |
+/// | `retain` | The predicate needs every key and value of the namespace, which would have to be read from Redis. Use [tags](Self::invalidate_tag). |
+/// | `iter`, `keys`, `hottest`, `len`, `peek`, `get_with`, `get_many` | They see the L1 of one process, and Redis has no list of the keys of a namespace. Use [`get`](Self::get), or [`get_many_or_load_async`](Self::get_many_or_load_async) for several keys. |
+/// | `remove`, which returns the value | The current value may be in L1, in Redis, or only in the L1 of another process. Use [`invalidate`](Self::invalidate). |
+/// | `set_ttl` | Each process has a copy in its L1 with its own deadline. Store the value again, with [`insert_loaded`](Self::insert_loaded). |
+/// | `set_capacity`, `set_max_weight`, `remove_expired`, `shrink_to_fit` | They concern the memory of one process only. The [builder](TieredCacheBuilder) of L1 sets its bound. |
+/// | `restore` | The values in a snapshot may have been invalidated since. [`warm_from_snapshot`](Self::warm_from_snapshot) reads them from Redis. |
+/// | `detached` | It is not needed: a task that calls [`get_or_load_async`](Self::get_or_load_async) on a clone of this handle continues if the request that spawned it is cancelled. |
+///
+/// # Panics
+///
+/// Panics in the cases in which [`LocalCache`] does. All methods need the tokio runtime in which the cache was built,
+/// with timer and IO enabled.
+///
 /// # Examples
 ///
 /// ```no_run
@@ -88,41 +124,6 @@ use tokio::runtime::Handle;
 /// # Ok(())
 /// # }
 /// ```
-///
-/// # Outages of Redis
-///
-/// No failure of Redis fails a read. The loader runs instead, and at most
-/// [`max_concurrent_loads`](crate::LocalCacheBuilder::max_concurrent_loads) loaders run at one time (64 by default). A
-/// call to Redis takes no longer than its [deadline](TieredCacheBuilder::deadline). After a few failures a circuit
-/// breaker opens, and Redis is only probed until it answers again. Invalidations are queued and sent then. The cache
-/// can be built and works before Redis can be reached. A call that Redis refuses, or a
-/// large value that takes too long, does not open it.
-///
-/// # Values and keys that Redis cannot store
-///
-/// A value that is too large, has more than 64 tags or cannot be serialized, and any value under a key of more than 1
-/// KiB, is stored in L1 only, in the classes that store values there. Other processes load it. All processes can
-/// invalidate it. A key that cannot be serialized, is longer than 64 KiB, or has the same serialized form as another
-/// key, is local to each process: operations on it concern this process only, even in the class
-/// [`Realtime`](Consistency::Realtime). See [`Propagation`](crate::Propagation).
-///
-/// # What is not offered over Redis
-///
-/// | of [`LocalCache`] | reason, and what to do instead |
-/// | --- | --- |
-/// | `update`, `compute` and their other forms | Redis has no lock that keeps all processes from writing to a key while one of them computes its value: a lock with a lease may end before the computation does. Compute in the database, by a transaction or a compare-and-set, with [`write_through`](Self::write_through). |
-/// | `retain` | The predicate needs every key and value of the namespace, which would have to be read from Redis. Use [tags](Self::invalidate_tag). |
-/// | `iter`, `keys`, `hottest`, `len`, `peek`, `get_with`, `get_many` | They see the L1 of one process, and Redis has no list of the keys of a namespace. Use [`get`](Self::get), or [`get_many_or_load_async`](Self::get_many_or_load_async) for several keys. |
-/// | `remove`, which returns the value | Another call may read or write the key between the read of the value and its invalidation. Use [`invalidate`](Self::invalidate). |
-/// | `set_ttl` | Each process has a copy in its L1 with its own deadline. Store the value again, with [`insert_loaded`](Self::insert_loaded). |
-/// | `set_capacity`, `set_max_weight`, `remove_expired`, `shrink_to_fit` | They concern the memory of one process only. The [builder](TieredCacheBuilder) of L1 sets its bound. |
-/// | `restore` | The values in a snapshot may have been invalidated since. [`warm_from_snapshot`](Self::warm_from_snapshot) reads them from Redis. |
-/// | `detached` | It is not needed: a task that calls [`get_or_load_async`](Self::get_or_load_async) on a clone of this handle continues if the request that spawned it is cancelled. |
-///
-/// # Panics
-///
-/// Panics in the cases in which [`LocalCache`] does. All methods need the tokio runtime in which the cache was built,
-/// with timer and IO enabled.
 pub struct TieredCache<K, V> {
     inner: Arc<Inner<K, V>>,
     /// The background tasks, which end with the last handle.
@@ -169,8 +170,19 @@ impl<K, V> TieredCache<K, V> {
         self.inner.name()
     }
 
-    /// Returns the statistics of L1. A load in them is a miss of L1, which gets its value from Redis or the loader. The
-    /// loads of the loader are in [`tier_stats`](Self::tier_stats).
+    /// Returns the statistics of L1. They count each miss of L1 as a load, whether its value comes from Redis or from
+    /// the loader. [`tier_stats`](Self::tier_stats) counts the runs of the loader.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use hotset::TieredCache;
+    /// # async fn example(prices: TieredCache<String, u64>) -> Result<(), Box<dyn std::error::Error>> {
+    /// let l1 = prices.stats();
+    /// println!("{} hits in L1, {} misses", l1.hits, l1.misses);
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn stats(&self) -> Stats {
         self.inner.l1.stats()
@@ -212,6 +224,16 @@ impl<K, V> TieredCache<K, V> {
     }
 
     /// Returns the rollout, which can be changed while the cache is in use.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use hotset::TieredCache;
+    /// # async fn example(prices: TieredCache<String, u64>) -> Result<(), Box<dyn std::error::Error>> {
+    /// prices.rollout().set_percent(50.0)?;
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn rollout(&self) -> &Rollout {
         &self.inner.settings.rollout

@@ -25,7 +25,7 @@ use crate::local::tier_hooks::ConditionalInsertion;
 use crate::tiered::builder::MAX_KEY_LEN;
 use crate::tiered::coherence::pending_invalidations::Pushed;
 use crate::tiered::health::count;
-use crate::tiered::l2::remote::{Head, Invalidated, LookupReply, NewValue, Peer, Subject};
+use crate::tiered::l2::remote::{Head, Invalidated, LookupReply, NewValue, Peer, Subject, Token};
 use crate::tiered::load::{Encoded, Fetched};
 use crate::tiered::load_lease::{LeaseRequest, LoadLease};
 use crate::tiered::log::{StateChange, log};
@@ -75,10 +75,56 @@ pub(super) struct PriorState<K, V> {
     lease: Option<LoadLease<K, V>>,
 }
 
+impl<K, V> PriorState<K, V> {
+    /// Creates one for a key without a value, for which L2 has granted the load lease.
+    pub(super) fn of_lease(lease: LoadLease<K, V>) -> Self {
+        Self {
+            head: lease.head(),
+            lease: Some(lease),
+        }
+    }
+
+    /// Creates one for a key whose value has this token, at the position of `head` in the order of invalidations.
+    pub(super) fn of_value(token: Token, head: Head) -> Self {
+        Self {
+            head: Head { token, ..head },
+            lease: None,
+        }
+    }
+
+    /// Returns the token of the value or of the lease.
+    pub(super) fn token(&self) -> Token {
+        self.head.token
+    }
+
+    /// Returns the load lease, if L2 had no value.
+    pub(super) fn into_lease(self) -> Option<LoadLease<K, V>> {
+        self.lease
+    }
+}
+
+impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
+    /// Returns the lease under which a new value takes the place of the state `prior`.
+    pub(super) fn lease_to_replace(
+        self: &Arc<Self>,
+        name: &[u8],
+        prior: PriorState<K, V>,
+    ) -> LoadLease<K, V> {
+        let PriorState { head, lease } = prior;
+        lease.unwrap_or_else(|| {
+            let new = Head {
+                token: self.token(),
+                ..head
+            };
+            LoadLease::to_replace(self, name, head.token, new)
+        })
+    }
+}
+
 /// A new value, encoded for publication.
-struct Outgoing {
+pub(super) struct Outgoing {
     /// The value, or `None` if only the invalidation is published.
-    value: Option<NewValue>,
+    pub(super) value: Option<NewValue>,
     /// `true` if the class or the rollout excludes the key from L2.
     is_local: bool,
     /// `false` if L2 cannot store the value.
@@ -101,14 +147,13 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
         let request = LeaseRequest::new(self, name);
         let answers = self.l2.lookup(&[request.head_request()]).await;
         match answers.ok()?.pop()? {
-            LookupReply::LeaseGranted { head, .. } => Some(PriorState {
-                head,
-                lease: Some(request.granted(head)),
-            }),
+            LookupReply::LeaseGranted { head, .. } => {
+                Some(PriorState::of_lease(request.granted(head)))
+            }
             LookupReply::Value { envelope, .. } => {
                 request.close();
                 let head = Head::of(&envelope).ok()?;
-                Some(PriorState { head, lease: None })
+                Some(PriorState::of_value(head.token, head))
             }
             LookupReply::LeasedElsewhere { .. } | LookupReply::None => {
                 request.close();
@@ -207,7 +252,7 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
             false
         };
         // The change has replaced or deleted the lease in L2.
-        if let Some(lease) = new.prior.and_then(|prior| prior.lease) {
+        if let Some(lease) = new.prior.and_then(PriorState::into_lease) {
             lease.close();
         }
         stored
@@ -223,7 +268,7 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
         }
     }
 
-    async fn await_acknowledgements(&self, published: Invalidated) {
+    pub(super) async fn await_acknowledgements(&self, published: Invalidated) {
         let mut readers = published.readers;
         readers.retain(|(peer, _)| self.awaits(*peer));
         self.acks.wait(published.position, &readers).await;
@@ -257,7 +302,7 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
 
     /// Encodes a new value. If L2 does not or cannot store it, the value is empty, and publishing it only detects
     /// whether another writer has changed the key.
-    fn outgoing(&self, name: &[u8], new: &NewEntry<K, V>) -> Outgoing {
+    pub(super) fn outgoing(&self, name: &[u8], new: &NewEntry<K, V>) -> Outgoing {
         let prior_head = new.prior.as_ref().map(|prior| prior.head);
         let is_local =
             self.settings.consistency == Consistency::L1Only || !self.settings.rollout.routes(name);

@@ -7,6 +7,7 @@ use crate::error::{AnyError, LoadError, LoaderError};
 use crate::local::tier_hooks::Missed;
 use crate::tiered::coherence::read_lease::now;
 use crate::tiered::health::count;
+use crate::tiered::refresh::DueForRefresh;
 use crate::tiered::{Inner, RemoteKey, RemoteValue, TieredCache};
 use crate::traits::erasure::{
     LoadResult, LoaderProperties, share_entry, share_value, take_once, typed,
@@ -246,14 +247,15 @@ impl<K: RemoteKey, V: RemoteValue> TieredCache<K, V> {
 }
 
 impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
-    /// Returns the value in L1, if L1 may serve it. Counts a hit, but no miss, for a caller that looks it up again.
+    /// Returns the value in L1, if L1 may serve it and no rule may find it due for a refresh. Counts a hit, but no miss,
+    /// for a caller that looks it up again.
     #[inline]
     pub(super) fn hit_l1<Q>(&self, key: &Q) -> Option<V>
     where
         Q: Hash + Equivalent<K> + ?Sized,
     {
         let now = now();
-        if self.read_lease.may_serve(now) {
+        if self.read_lease.may_serve(now) && !self.l1.refreshes_by_rule() {
             self.l1.hit_or_uncounted_miss(key, now)
         } else {
             None
@@ -338,12 +340,26 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
         Q: LookupKey<K> + ?Sized,
         F: Future<Output = LoadResult<V>>,
     {
+        if missed.needs_refresh() {
+            let left = self.remaining_ttl_in_l1(key).unwrap_or(Duration::ZERO);
+            let refreshing = self.refresh_by_rule(key, (missed, loader), left, load);
+            // Boxed, so that the future of a miss stays small.
+            return Box::pin(refreshing).await;
+        }
         // They begin with the call, and not when the caller becomes the leader.
         let limits = self.l1.wait_limits();
-        let fetch = || async {
+        let (due, mut load) = (DueForRefresh::default(), Some(load));
+        let (due_ref, load_ref) = (&due, &mut load);
+        let fetch = move || async move {
             let key = key.to_key();
-            self.fetch(&key, limits, || load(key.clone())).await
+            let load = || take_once(load_ref)(key.clone());
+            self.fetch(&key, limits, due_ref, load).await
         };
-        self.l1.load_missed(key, missed, loader, fetch).await
+        let value = self.l1.load_missed(key, missed, loader, fetch).await?;
+        if let (Some(left), Some(load)) = (due.left(), load) {
+            let due = self.l1.due_for_refresh(key, value);
+            return Box::pin(self.refresh_by_rule(key, (due, loader), left, load)).await;
+        }
+        Ok(value)
     }
 }

@@ -55,6 +55,14 @@ struct State {
 
 impl Rollout {
     /// Creates a rollout of all keys, without shadow mode.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let rollout = hotset::Rollout::full();
+    /// assert_eq!(rollout.percent(), 100.0);
+    /// assert!(!rollout.is_shadow());
+    /// ```
     #[must_use]
     pub fn full() -> Self {
         Self {
@@ -70,6 +78,16 @@ impl Rollout {
     /// # Errors
     ///
     /// Returns an error if `percent` is out of range.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use hotset::{BuildError, Rollout};
+    ///
+    /// assert_eq!(Rollout::with_percent(10.0)?.percent(), 10.0);
+    /// assert_eq!(Rollout::with_percent(101.0).unwrap_err(), BuildError::OutOfRange("percent"));
+    /// # Ok::<(), BuildError>(())
+    /// ```
     pub fn with_percent(percent: f64) -> Result<Self, BuildError> {
         let rollout = Self::full();
         rollout.set_percent(percent)?;
@@ -81,6 +99,15 @@ impl Rollout {
     /// # Errors
     ///
     /// Returns an error if `percent` is out of range.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let rollout = hotset::Rollout::full();
+    /// rollout.set_percent(12.5)?;
+    /// assert_eq!(rollout.percent(), 12.5);
+    /// # Ok::<(), hotset::BuildError>(())
+    /// ```
     pub fn set_percent(&self, percent: f64) -> Result<(), BuildError> {
         if !(0.0..=100.0).contains(&percent) {
             return Err(BuildError::OutOfRange("percent"));
@@ -105,6 +132,16 @@ impl Rollout {
     }
 
     /// Returns the percentage of keys that are stored in Redis.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let rollout = hotset::Rollout::with_percent(10.0)?;
+    /// let other = rollout.clone();
+    /// other.set_percent(20.0)?;
+    /// assert_eq!(rollout.percent(), 20.0);
+    /// # Ok::<(), hotset::BuildError>(())
+    /// ```
     #[must_use]
     pub fn percent(&self) -> f64 {
         #[allow(clippy::cast_precision_loss)] // 0 to a million.
@@ -113,6 +150,15 @@ impl Rollout {
     }
 
     /// Checks whether shadow mode is on.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let rollout = hotset::Rollout::full();
+    /// assert!(!rollout.is_shadow());
+    /// rollout.set_shadow(true);
+    /// assert!(rollout.is_shadow());
+    /// ```
     #[must_use]
     pub fn is_shadow(&self) -> bool {
         self.state.shadow.load(Relaxed)

@@ -22,13 +22,16 @@ impl<K: RemoteKey, V: RemoteValue> TieredCache<K, V> {
     ///
     /// Like [`LocalCache::warm_async`](crate::LocalCache::warm_async) otherwise.
     ///
-    /// L1 invalidates its entries at the moment from which invalidations are [proven](crate::Health::proven_for) to
-    /// arrive, so this waits for the proof first, for four heartbeats at most. A cache of the class
-    /// [`Realtime`](Consistency::Realtime) stores no entries without the proof. If there is none by then, for instance
-    /// because Redis is down, nothing is loaded, and the report ends with [`WarmOutcome::NotProven`]. Other classes
-    /// load.
+    /// L1 invalidates its entries when invalidations are first [proven](crate::Health::proven_for) to arrive, so the
+    /// call waits for the proof before it loads, for four heartbeats at most. Without the proof, for instance because
+    /// Redis is down, a cache of the class [`Realtime`](Consistency::Realtime) stores no entries: nothing is loaded,
+    /// and the report ends with [`WarmOutcome::NotProven`]. Caches of other classes load nevertheless.
     ///
-    /// With [`L2Only`](Consistency::L2Only) this fills only Redis, with as many keys as L1 has room for.
+    /// With [`L2Only`](Consistency::L2Only), the call fills only Redis, with as many keys as L1 has room for.
+    ///
+    /// # Cancel safety
+    ///
+    /// The future may be dropped at any time. Values that were loaded until then stay cached.
     ///
     /// # Examples
     ///
@@ -42,10 +45,6 @@ impl<K: RemoteKey, V: RemoteValue> TieredCache<K, V> {
     /// # Ok(())
     /// # }
     /// ```
-    ///
-    /// # Cancel safety
-    ///
-    /// The future may be dropped at any time. Values that were loaded until then stay cached.
     pub async fn warm_async<T, L, E, F, M>(
         &self,
         keys: impl IntoIterator<Item = K>,
@@ -65,6 +64,22 @@ impl<K: RemoteKey, V: RemoteValue> TieredCache<K, V> {
     /// # Cancel safety
     ///
     /// See [`warm_async`](Self::warm_async).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use hotset::TieredCache;
+    /// # async fn example(prices: TieredCache<String, u64>) -> Result<(), Box<dyn std::error::Error>> {
+    /// # async fn fetch_prices(names: Vec<String>) -> std::io::Result<Vec<(String, u64)>> { Ok(Vec::new()) }
+    /// # let names: Vec<String> = Vec::new();
+    /// use hotset::WarmOptions;
+    ///
+    /// let options = WarmOptions::new().batch(1_000).stop_after_failures(3);
+    /// let report = prices.warm_with_async(options, names, fetch_prices).await;
+    /// println!("{} prices, {} failed", report.found, report.failed);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn warm_with_async<T, L, E, F, M>(
         &self,
         options: WarmOptions<'_>,
@@ -91,6 +106,10 @@ impl<K: RemoteKey, V: RemoteValue> TieredCache<K, V> {
     /// the report are those of Redis. For keys that the [rollout](Self::rollout) excludes from Redis, and for all keys
     /// in shadow mode, only the values in L1 are found.
     ///
+    /// # Cancel safety
+    ///
+    /// The future may be dropped at any time. Values that were found until then stay cached.
+    ///
     /// # Examples
     ///
     /// ```
@@ -104,10 +123,6 @@ impl<K: RemoteKey, V: RemoteValue> TieredCache<K, V> {
     /// # Ok(())
     /// # }
     /// ```
-    ///
-    /// # Cancel safety
-    ///
-    /// The future may be dropped at any time. Values that were found until then stay cached.
     pub async fn warm_from_l2(
         &self,
         options: WarmOptions<'_>,
@@ -131,6 +146,17 @@ impl<K: RemoteKey, V: RemoteValue> TieredCache<K, V> {
     /// # Cancel safety
     ///
     /// If the future is dropped, the file is written nevertheless.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use hotset::TieredCache;
+    /// # async fn example(prices: TieredCache<String, u64>) -> Result<(), Box<dyn std::error::Error>> {
+    /// let report = prices.snapshot("prices.snapshot").await?;
+    /// println!("{} entries", report.entries);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn snapshot(&self, path: impl AsRef<Path>) -> Result<SnapshotReport, SnapshotError> {
         let (l1, path) = (self.inner.l1.clone(), path.as_ref().to_owned());
         let schemas = self.inner.codec.schemas.clone();
@@ -142,6 +168,14 @@ impl<K: RemoteKey, V: RemoteValue> TieredCache<K, V> {
     ///
     /// Like [`warm_from_l2`](Self::warm_from_l2) otherwise. The values in the snapshot are not used, because they may
     /// have been invalidated since. A snapshot of a [`LocalCache`](crate::LocalCache) works, too.
+    ///
+    /// # Errors
+    ///
+    /// Returns the same errors as [`LocalCache::restore`](crate::LocalCache::restore), except for the schema of values.
+    ///
+    /// # Cancel safety
+    ///
+    /// See [`warm_from_l2`](Self::warm_from_l2).
     ///
     /// # Examples
     ///
@@ -158,14 +192,6 @@ impl<K: RemoteKey, V: RemoteValue> TieredCache<K, V> {
     /// # Ok(())
     /// # }
     /// ```
-    ///
-    /// # Errors
-    ///
-    /// Returns the same errors as [`LocalCache::restore`](crate::LocalCache::restore), except for the schema of values.
-    ///
-    /// # Cancel safety
-    ///
-    /// See [`warm_from_l2`](Self::warm_from_l2).
     pub async fn warm_from_snapshot(
         &self,
         options: WarmOptions<'_>,

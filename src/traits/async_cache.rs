@@ -57,6 +57,10 @@ use std::time::Duration;
 /// assert_eq!(names.get(&1).await.as_deref(), Some("Ada"));
 /// # }
 /// ```
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not an `AsyncCache` with keys of type `{K}` and values of type `{V}`",
+    note = "pass `&*cache` if this is an `Arc` of a cache"
+)]
 pub trait AsyncCache<K, V>: Send + Sync {
     /// Returns a clone of the value for `key`, or `None` if the key is absent or expired. See [`get`](Self::get).
     fn get_erased<'a>(&'a self, key: &'a dyn ErasedKey<K>) -> CacheFuture<'a, Option<V>>;

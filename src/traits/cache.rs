@@ -86,6 +86,11 @@ use std::time::Duration;
 /// let shared: Arc<dyn Cache<u32, String>> = Arc::new(MapCache::default());
 /// assert_eq!(greet(&shared), "hello Ada");
 /// ```
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a `Cache` with keys of type `{K}` and values of type `{V}`",
+    note = "pass `&*cache` if this is an `Arc` of a cache",
+    note = "a `TieredCache` is an `AsyncCache`: threads use the handle that its method `blocking` returns"
+)]
 pub trait Cache<K, V>: Send + Sync {
     /// Returns a clone of the value for `key`, or `None` if the key is absent or expired. See [`get`](Self::get).
     fn get_erased(&self, key: &dyn ErasedKey<K>) -> Option<V>;

@@ -62,6 +62,18 @@ impl<'a> WarmOptions<'a> {
     ///
     /// In a cache that is bounded by weight, the first batches are smaller, until enough entries are cached to estimate
     /// their average weight.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use hotset::{LocalCache, WarmOptions};
+    ///
+    /// let prices: LocalCache<u64, u64> = LocalCache::new(1_000);
+    /// prices.warm_with(WarmOptions::new().batch(2), 0..4, |ids| {
+    ///     assert_eq!(ids.len(), 2);
+    ///     Ok::<_, std::io::Error>(ids.into_iter().map(|id| (id, id * 100)))
+    /// });
+    /// ```
     pub fn batch(mut self, keys: usize) -> Self {
         self.batch = keys.max(1);
         self
@@ -72,18 +84,55 @@ impl<'a> WarmOptions<'a> {
     /// Blocking methods always load one batch at a time.
     /// [`max_concurrent_loads`](crate::LocalCacheBuilder::max_concurrent_loads) also applies: each batch counts as one
     /// load.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() {
+    /// use hotset::{LocalCache, WarmOptions};
+    ///
+    /// let prices: LocalCache<u64, u64> = LocalCache::new(1_000);
+    /// let options = WarmOptions::new().batch(10).concurrency(8);
+    /// let load = async |ids: Vec<u64>| Ok::<_, std::io::Error>(ids.into_iter().map(|id| (id, id * 100)));
+    /// assert_eq!(prices.warm_with_async(options, 0..100, load).await.found, 100);
+    /// # }
+    /// ```
     pub fn concurrency(mut self, batches: usize) -> Self {
         self.concurrency = batches.max(1);
         self
     }
 
     /// Sets the number of failed batches after which no further batch is started. Default: no limit.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use hotset::{LocalCache, WarmOptions, WarmOutcome};
+    ///
+    /// let prices: LocalCache<u64, u64> = LocalCache::new(1_000);
+    /// let options = WarmOptions::new().batch(10).stop_after_failures(3);
+    /// let report = prices.warm_with(options, 0..1_000, |_| Err::<Vec<(u64, u64)>, _>("no connection"));
+    /// assert_eq!((report.end, report.failed), (WarmOutcome::Failures, 30));
+    /// ```
     pub fn stop_after_failures(mut self, batches: usize) -> Self {
         self.max_failures = Some(batches);
         self
     }
 
     /// Sets a listener that is called after each batch, by the thread or task that warms the cache.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use hotset::{LocalCache, WarmOptions};
+    ///
+    /// let prices: LocalCache<u64, u64> = LocalCache::new(1_000);
+    /// let mut seen = Vec::new();
+    /// let options = WarmOptions::new().batch(50).on_progress(|progress| seen.push(progress.done()));
+    /// prices.warm_with(options, 0..100, |ids| Ok::<_, std::io::Error>(ids.into_iter().map(|id| (id, id * 100))));
+    /// assert_eq!(seen, [50, 100]);
+    /// ```
     pub fn on_progress(mut self, listener: impl FnMut(&WarmProgress) + Send + 'a) -> Self {
         self.on_progress = Some(Box::new(listener));
         self
@@ -107,6 +156,18 @@ impl fmt::Debug for WarmOptions<'_> {
 }
 
 /// The progress of warming a cache, in keys.
+///
+/// # Examples
+///
+/// ```
+/// use hotset::{LocalCache, WarmOptions};
+///
+/// let prices: LocalCache<u64, u64> = LocalCache::new(1_000);
+/// let options = WarmOptions::new().on_progress(|progress| {
+///     println!("{} of {:?}, {} failed", progress.done(), progress.total, progress.failed);
+/// });
+/// prices.warm_with(options, 0..1_000, |ids| Ok::<_, std::io::Error>(ids.into_iter().map(|id| (id, id * 100))));
+/// ```
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct WarmProgress {
@@ -129,6 +190,21 @@ impl WarmProgress {
 }
 
 /// The result of warming a cache, in keys.
+///
+/// # Examples
+///
+/// ```
+/// use hotset::{LocalCache, WarmOutcome};
+///
+/// let prices: LocalCache<u64, u64> = LocalCache::new(1_000);
+/// // There is no product 7.
+/// let load = |ids: Vec<u64>| Ok::<_, std::io::Error>(ids.into_iter().filter(|id| *id != 7).map(|id| (id, id * 100)));
+/// let report = prices.warm(0..10, load);
+/// assert_eq!((report.found, report.left_out, report.end), (9, 1, WarmOutcome::Done));
+/// for batch in report.failures {
+///     eprintln!("{:?}: {}", batch.keys, batch.error);
+/// }
+/// ```
 #[derive(Debug, Clone)]
 #[cfg_attr(
     feature = "serde",
@@ -176,6 +252,18 @@ impl<K, E: ?Sized> WarmReport<K, E> {
 }
 
 /// A batch of keys whose load failed. Some of the keys may still be cached, because other callers loaded them.
+///
+/// # Examples
+///
+/// ```
+/// use hotset::LocalCache;
+///
+/// let prices: LocalCache<u64, u64> = LocalCache::new(1_000);
+/// let report = prices.warm(0..3, |_| Err::<Vec<(u64, u64)>, _>("no connection"));
+/// let batch = &report.failures[0];
+/// assert_eq!(batch.keys, [0, 1, 2]);
+/// assert_eq!(batch.error.as_inner(), Some(&"no connection"));
+/// ```
 #[derive(Debug, Clone)]
 #[cfg_attr(
     feature = "serde",
@@ -192,6 +280,17 @@ pub struct FailedBatch<K, E: ?Sized> {
 }
 
 /// The reason why a warming ended.
+///
+/// # Examples
+///
+/// ```
+/// use hotset::{LocalCache, WarmOutcome};
+///
+/// let prices: LocalCache<u64, u64> = LocalCache::new(100);
+/// let load = |ids: Vec<u64>| Ok::<_, std::io::Error>(ids.into_iter().map(|id| (id, id * 100)));
+/// assert_eq!(prices.warm(0..50, load).end, WarmOutcome::Done);
+/// assert_eq!(prices.warm(50.., load).end, WarmOutcome::Full);
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]

@@ -8,6 +8,7 @@
     clippy::unnecessary_wraps
 )]
 
+mod caches;
 mod errors;
 mod keys;
 mod loaders;

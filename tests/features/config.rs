@@ -595,12 +595,9 @@ fn missing_setting_of_the_backend_is_named_in_the_error() {
             "capacity is missing: set it to a number of entries, or to \"unbounded\"",
         ),
         (
-            format!("{whole}refresh_after = '1m'"),
-            "a cache over Redis has no refresh_after: leave it out",
-        ),
-        (
-            format!("{whole}early_refresh = 1"),
-            "a cache over Redis has no early_refresh: leave it out",
+            format!("{whole}refresh_after = '1h'\ntime_to_live = '5m'"),
+            "refresh_after is not below time_to_live, so entries would expire before they are refreshed: use a shorter \
+             refresh_after",
         ),
     ];
     let runtime = tokio::runtime::Runtime::new().unwrap();

@@ -22,8 +22,8 @@ where
     /// [`get_or_load_entry`](Self::get_or_load_entry) takes a loader that also returns a time to live, a weight or
     /// tags. [`get_or_insert_with`](Self::get_or_insert_with) takes one that cannot fail.
     ///
-    /// The key may have any borrowed form, such as `&str` for a cache with keys of type `String`. It is cloned only if
-    /// a load starts.
+    /// The key may have any borrowed form that [`ToOwned`] converts to the type of the keys, such as `&str` for keys of
+    /// type `String`. For keys of type `Arc<str>`, it is an `&Arc<str>`. The key is cloned only if a load starts.
     ///
     /// - An error is not cached: the next call loads again.
     /// - A panic reaches the caller whose loader panicked. Exactly one of the waiting callers then runs its own loader.
@@ -71,10 +71,16 @@ where
     /// # Ok::<(), LoadError<std::num::ParseIntError>>(())
     /// ```
     #[inline]
-    #[doc(alias = "try_get_with")]
-    #[doc(alias = "get_value_or_guard")]
-    #[doc(alias = "optionally_get_with")]
-    #[doc(alias = "computeIfAbsent")]
+    #[doc(alias(
+        "try_get_with",
+        "get_value_or_guard",
+        "optionally_get_with",
+        "computeIfAbsent",
+        "try_get_with_by_ref",
+        "optionally_get_with_by_ref",
+        "or_try_insert_with",
+        "or_optionally_insert_with"
+    ))]
     pub fn get_or_load<Q, E, M>(
         &self,
         key: &Q,
@@ -169,7 +175,16 @@ where
     /// let lengths: hotset::LocalCache<String, usize> = hotset::LocalCache::new(100);
     /// assert_eq!(lengths.get_or_insert_with("apple", |name| name.len()), 5);
     /// ```
-    #[doc(alias("get_with", "get_or_insert", "or_insert_with"))]
+    #[doc(alias(
+        "get_with",
+        "get_or_insert",
+        "or_insert_with",
+        "get_with_by_ref",
+        "or_insert",
+        "or_default",
+        "putIfAbsent",
+        "computeIfAbsent"
+    ))]
     pub fn get_or_insert_with<Q>(&self, key: &Q, compute: impl FnOnce(&Q) -> V) -> V
     where
         Q: Hash + Equivalent<K> + ToOwned<Owned = K> + ?Sized,

@@ -83,11 +83,17 @@ impl<K, V, S> LocalCacheBuilder<K, V, S> {
     /// Sets the age at which a live entry is loaded again. Above zero and below [`time_to_live`](Self::time_to_live).
     /// Default: never.
     ///
+    /// The age counts from the begin of the load, or from the insertion. After a load that takes longer than `age`, the
+    /// next one begins no sooner than after as much time again.
+    ///
     /// The entry is served meanwhile. The first `get_or_load` that finds it due runs its loader. A thread and a plain
     /// [`get_or_load_async`](crate::LocalCache::get_or_load_async) wait for their own refresh, and all others get the
     /// current value at once. With `detached` (feature `tokio`) the refresh runs in its own task, so nobody waits. If
     /// it fails, the current value is returned, and the next attempt begins one second later at the earliest. A write
     /// to the key during the refresh prevails, as over every load.
+    ///
+    /// Over Redis, the age counts across processes, and of all processes one refreshes a key at a time. The new value
+    /// replaces the old one in Redis. Other processes get it when their own copy is due.
     ///
     /// # Examples
     ///

@@ -66,6 +66,7 @@ impl<K, V, S> LocalCache<K, V, S> {
     /// # }
     /// ```
     #[must_use]
+    #[doc(alias = "executor")]
     pub fn detached(&self) -> Detached<'_, K, V, S> {
         Detached(self)
     }

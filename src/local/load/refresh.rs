@@ -26,6 +26,24 @@ pub(crate) struct RefreshRules {
     pub(crate) throttle: Nanos,
 }
 
+impl RefreshRules {
+    /// Checks whether a value of this age is due for a refresh, which the second rule decides at random. `left` is the
+    /// remaining time to live, or [`NEVER`] if the value does not expire.
+    #[cfg(any(test, feature = "redis"))]
+    pub(crate) fn is_due(&self, age: Nanos, left: Nanos, load_time: Nanos) -> bool {
+        self.refresh_after.is_some_and(|after| age >= after) || self.is_early(left, load_time)
+    }
+
+    /// Decides at random whether a value is refreshed before its remaining time to live of `left` ends.
+    #[allow(clippy::cast_precision_loss)]
+    fn is_early(&self, left: Nanos, load_time: Nanos) -> bool {
+        let scale = load_time as f64 * self.early;
+        let in_time = left as f64;
+        // The logarithm of a random number is never below -64, so most hits need no random number.
+        left != NEVER && in_time < scale * 64.0 && in_time <= scale * -random::unit().ln()
+    }
+}
+
 /// The refresh times of a shard's entries, by slot.
 pub(crate) struct RefreshTimes {
     rules: RefreshRules,
@@ -54,11 +72,13 @@ impl RefreshTimes {
         }
     }
 
-    /// Sets the times of a slot that was filled now.
-    pub(crate) fn set(&mut self, slot: u32, now: Nanos, load_time: Nanos) {
-        let refresh_after = self.rules.refresh_after;
+    /// Sets the times of a slot that was filled now, with a value of this age.
+    pub(crate) fn set(&mut self, slot: u32, now: Nanos, age: Nanos, load_time: Nanos) {
+        // If loads take longer than the age that is allowed, there is still a pause between them.
+        let until_refresh = |after: Nanos| after.saturating_sub(age).max(load_time);
+        let refresh_at = |after| now.saturating_add(until_refresh(after));
         let new = Slot {
-            refresh_at: refresh_after.map_or(NEVER, |after| now.saturating_add(after)),
+            refresh_at: self.rules.refresh_after.map_or(NEVER, refresh_at),
             load_time,
             not_before: AtomicU64::new(0),
             failed_until: AtomicU64::new(0),
@@ -77,7 +97,12 @@ impl RefreshTimes {
             return false;
         };
         let not_before = slot.not_before.load(Relaxed);
-        if now < not_before || !(now >= slot.refresh_at || self.is_early(slot, deadline, now)) {
+        let left = match deadline {
+            NEVER => NEVER,
+            deadline => deadline.saturating_sub(now),
+        };
+        let is_early = || self.rules.is_early(left, slot.load_time);
+        if now < not_before || !(now >= slot.refresh_at || is_early()) {
             return false;
         }
         // The claim is short, so that another caller gets it soon if this one does not refresh the entry. While the
@@ -87,15 +112,6 @@ impl RefreshTimes {
             .not_before
             .compare_exchange(not_before, until, Relaxed, Relaxed);
         claim.is_ok()
-    }
-
-    /// Decides at random whether a hit refreshes the entry before its time.
-    #[allow(clippy::cast_precision_loss)]
-    fn is_early(&self, slot: &Slot, deadline: Nanos, now: Nanos) -> bool {
-        let scale = slot.load_time as f64 * self.rules.early;
-        let left = deadline.saturating_sub(now) as f64;
-        // The logarithm of a random number is never below -64, so most hits need no random number.
-        deadline != NEVER && left < scale * 64.0 && left <= scale * -random::unit().ln()
     }
 
     /// Records that a load of this entry has failed.
@@ -135,7 +151,7 @@ mod tests {
         let mut refreshes = RefreshTimes::new(RULES);
         let tries = 20_000_u32;
         let hits = (0..tries).filter(|_| {
-            refreshes.set(0, 0, 1_000);
+            refreshes.set(0, 0, 0, 1_000);
             refreshes.claim(0, left + 1, 1)
         });
         f64::from(u32::try_from(hits.count()).unwrap()) / f64::from(tries)
@@ -163,7 +179,7 @@ mod tests {
             ..RULES
         };
         let mut refreshes = RefreshTimes::new(rules);
-        refreshes.set(0, 1_000, 7);
+        refreshes.set(0, 1_000, 0, 7);
         assert!(!refreshes.claim(0, NEVER, 1_099));
         assert!(refreshes.claim(0, NEVER, 1_100));
         assert!(!refreshes.claim(0, NEVER, 1_104));
@@ -171,5 +187,22 @@ mod tests {
         refreshes.failed(0, 1_109);
         assert!(!refreshes.claim(0, NEVER, 1_113) && refreshes.is_throttled(0, 1_113));
         assert!(refreshes.claim(0, NEVER, 1_114) && !refreshes.is_throttled(0, 1_114));
+    }
+
+    #[test]
+    fn value_is_due_at_its_age_and_not_before_a_load_could_have_ended() {
+        let rules = RefreshRules {
+            refresh_after: Some(100),
+            early: 0.0,
+            ..RULES
+        };
+        let mut refreshes = RefreshTimes::new(rules);
+        for (age, due_at) in [(0, 1_100), (60, 1_040), (98, 1_007), (500, 1_007)] {
+            refreshes.set(0, 1_000, age, 7);
+            assert!(!refreshes.claim(0, NEVER, due_at - 1), "{age}");
+            assert!(refreshes.claim(0, NEVER, due_at), "{age}");
+        }
+        assert!(!rules.is_due(99, NEVER, 7) && rules.is_due(100, NEVER, 7));
+        assert!(!rules.is_due(99, 0, 7), "without early refreshes");
     }
 }

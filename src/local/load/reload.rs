@@ -2,8 +2,9 @@
 
 use crate::entry::Loaded;
 use crate::error::{AnyError, LoadError, LoaderError};
-use crate::local::LocalCache;
 use crate::local::lookup::Lookup;
+use crate::local::shard::entry::EntrySettings;
+use crate::local::{KeyLocation, LocalCache};
 use crate::single_flight::Timer;
 use crate::single_flight::blocking::block_on;
 use crate::single_flight::future::TaskTimer;
@@ -58,7 +59,7 @@ where
     /// assert_eq!(prices.get("apple"), Some(130));
     /// # Ok::<(), hotset::LoadError<std::num::ParseIntError>>(())
     /// ```
-    #[doc(alias = "reload")]
+    #[doc(alias("reload", "get_with_if", "or_insert_with_if"))]
     pub fn refresh<Q, E, M>(
         &self,
         key: &Q,
@@ -151,7 +152,7 @@ where
     /// # Ok(())
     /// # }
     /// ```
-    #[doc(alias = "reload")]
+    #[doc(alias("reload", "get_with_if", "or_insert_with_if"))]
     pub async fn refresh_async<Q, E, F, M>(
         &self,
         key: &Q,
@@ -251,21 +252,33 @@ where
         let found = (Lookup::Miss(role), loader.reloading());
         let load = || {
             // The load has begun, so an invalidation of one of these tags from now on makes the new value outdated.
-            let (current, settings) = self.peek_with_settings(&location, key).unzip();
-            if current.is_some() {
-                self.inner.counters.count(Count::Refresh);
-            }
+            let (current, settings) = self.value_to_refresh(&location, key).unzip();
             let loading = load(current);
             async {
                 let mut loaded = Loaded::new(loading.await?);
                 if let Some(settings) = settings {
-                    loaded.weight = settings.weight;
-                    let tags = settings.tags.iter().flat_map(|tags| tags.names());
-                    loaded.tags = tags.collect();
+                    settings.pass_on(&mut loaded);
                 }
                 Ok(loaded)
             }
         };
         self.load(&location, key, found, timer, load).await
+    }
+
+    /// Returns the live value of a key that is about to be loaded again, with the settings that its new entry keeps, and
+    /// counts the refresh.
+    pub(in crate::local) fn value_to_refresh<Q>(
+        &self,
+        location: &KeyLocation<'_, K, V>,
+        key: &Q,
+    ) -> Option<(V, EntrySettings)>
+    where
+        Q: Equivalent<K> + ?Sized,
+    {
+        let found = self.peek_with_settings(location, key);
+        if found.is_some() {
+            self.inner.counters.count(Count::Refresh);
+        }
+        found
     }
 }

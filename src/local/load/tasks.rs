@@ -80,10 +80,16 @@ where
     /// # Ok(())
     /// # }
     /// ```
-    #[doc(alias = "try_get_with")]
-    #[doc(alias = "get_or_insert_async")]
-    #[doc(alias = "get_value_or_guard_async")]
-    #[doc(alias = "optionally_get_with")]
+    #[doc(alias(
+        "try_get_with",
+        "get_or_insert_async",
+        "get_value_or_guard_async",
+        "optionally_get_with",
+        "try_get_with_by_ref",
+        "optionally_get_with_by_ref",
+        "or_try_insert_with",
+        "or_optionally_insert_with"
+    ))]
     pub async fn get_or_load_async<Q, E, F, M>(
         &self,
         key: &Q,
@@ -182,7 +188,14 @@ where
     /// assert_eq!(length.await, 5);
     /// # }
     /// ```
-    #[doc(alias("get_with", "get_or_insert", "or_insert_with"))]
+    #[doc(alias(
+        "get_with",
+        "get_or_insert",
+        "or_insert_with",
+        "get_with_by_ref",
+        "or_insert",
+        "or_default"
+    ))]
     pub async fn get_or_insert_with_async<Q, F>(&self, key: &Q, compute: impl FnOnce(K) -> F) -> V
     where
         Q: Hash + Equivalent<K> + ToOwned<Owned = K> + ?Sized,

@@ -1,6 +1,7 @@
 //! Stored entries, and new entries before they are stored.
 
 use crate::clock::Nanos;
+use crate::entry::Loaded;
 use crate::local::shard::hash::{KeyHash, StoredHash};
 use crate::local::shard::metadata::EntryMetadata;
 use crate::local::shard::slab::Slab;
@@ -40,6 +41,15 @@ pub(crate) struct EntrySettings {
     pub(crate) tags: Option<Box<EntryTags>>,
     /// The duration of the load, in nanoseconds.
     pub(crate) load_time: Nanos,
+}
+
+impl EntrySettings {
+    /// Gives a reloaded value the weight and the tags of the entry that it replaces.
+    pub(crate) fn pass_on<V>(&self, loaded: &mut Loaded<V>) {
+        loaded.weight = self.weight;
+        let tags = self.tags.iter().flat_map(|tags| tags.names());
+        loaded.tags = tags.collect();
+    }
 }
 
 impl<K, V> Slab<Entry<K, V>> {

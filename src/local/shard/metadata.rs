@@ -183,7 +183,7 @@ impl MetadataTable {
             provenance,
         } = metadata;
         if let Some(refreshes) = &mut self.refreshes {
-            refreshes.set(slot, now, provenance.load_time);
+            refreshes.set(slot, now, provenance.age, provenance.load_time);
         }
         self.write_weight(slot, weight, is_explicit_weight);
         if let Some(epochs) = &mut self.epochs {

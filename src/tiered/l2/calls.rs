@@ -9,6 +9,18 @@ use std::time::Duration;
 macro_rules! operations {
     ($($(#[$doc:meta])* $name:ident: $variant:ident),* $(,)?) => {
         /// The calls of a [`TieredCache`](crate::tiered::TieredCache) to Redis, by purpose.
+        ///
+        /// # Examples
+        ///
+        /// ```
+        /// # use hotset::TieredCache;
+        /// # async fn example(prices: TieredCache<String, u64>) -> Result<(), Box<dyn std::error::Error>> {
+        /// for (name, calls) in prices.tier_stats().calls.iter() {
+        ///     println!("{name}: {} calls, {} of them failed", calls.times.count(), calls.failures);
+        /// }
+        /// # Ok(())
+        /// # }
+        /// ```
         #[derive(Debug, Clone, PartialEq, Eq, Default)]
         #[cfg_attr(feature = "serde", derive(serde::Serialize))]
         #[non_exhaustive]
@@ -77,6 +89,18 @@ operations! {
 }
 
 /// Statistics of one kind of calls.
+///
+/// # Examples
+///
+/// ```
+/// # use hotset::TieredCache;
+/// # async fn example(prices: TieredCache<String, u64>) -> Result<(), Box<dyn std::error::Error>> {
+/// let lookups = prices.tier_stats().calls.lookup;
+/// println!("{} of {} lookups failed", lookups.failures, lookups.times.count());
+/// println!("99 percent take less than {:?}", lookups.times.percentile(99.0));
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]

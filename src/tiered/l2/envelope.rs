@@ -2,14 +2,14 @@
 //!
 //! ```text
 //! 0   "hsV" for a value, "hsL" for a lease
-//! 3   format version: 2 for a value, 1 for a lease
+//! 3   format version: 3 for a value, 1 for a lease
 //! 4   incarnation of the namespace, 8 bytes     together the head: the writer, and the position in
 //! 12  version at which its load began, 8 bytes  the order of the namespace's invalidations
 //! 20  token of the writer, 16 bytes
 //! 36  in a lease: 1 if a process waits for it, else 0. In a value:
 //! 36  number of tags, then 8 bytes for each: xxh3 of its name
 //!     body, by postcard: name of the codec, schema of the key, schema of the value, time of storing, time to live,
-//!     size, flags, names of the tags, payload
+//!     duration of the load, size, flags, names of the tags, payload
 //! -8  xxh3 of all bytes before
 //! ```
 //!
@@ -19,7 +19,7 @@
 //!
 //! An envelope of another format, codec or schema, of another key, or with a wrong checksum is unreadable: a miss.
 
-use crate::clock::{saturating_millis, saturating_nanos, unix_millis};
+use crate::clock::{Nanos, saturating_millis, saturating_nanos, unix_millis};
 use crate::codec::{Codec, RoundTripCheck};
 use crate::entry::Loaded;
 use crate::schema::{RemoteKey, RemoteValue, Schemas};
@@ -31,7 +31,7 @@ use std::time::Duration;
 use xxhash_rust::xxh3::xxh3_64;
 
 /// First bytes of a value: the mark and the format version.
-const VALUE: &[u8; 4] = b"hsV\x02";
+const VALUE: &[u8; 4] = b"hsV\x03";
 
 /// Length of the head, in bytes.
 const HEAD_LEN: usize = 36;
@@ -41,6 +41,9 @@ const CHECKSUM_LEN: usize = 8;
 
 /// Largest number of tags of a value that is stored in L2.
 pub(crate) const MAX_TAGS: usize = 64;
+
+/// Number of nanoseconds in a microsecond.
+const NANOS_PER_MICRO: Nanos = 1_000;
 
 /// Flag of a body whose payload is compressed.
 const COMPRESSED: u8 = 1;
@@ -55,6 +58,8 @@ struct Body<'a> {
     stored_at: u64,
     /// The time to live, in milliseconds; 0 for a value that does not expire.
     ttl: u64,
+    /// The duration of the load, in microseconds; 0 if it is not known.
+    load_time: u64,
     /// The size of the payload before compression, in bytes.
     size: u32,
     flags: u8,
@@ -85,12 +90,14 @@ pub(crate) enum Unstorable {
     Altered,
 }
 
-/// The contents of an envelope: a value with its key, its tags and its time to live.
+/// The contents of an envelope: a value with its key, its tags, its time to live and the duration of its load.
 pub(crate) struct EnvelopeContents<'a, K, V> {
     pub(crate) key: &'a K,
     pub(crate) value: &'a V,
     pub(crate) tags: &'a [Arc<str>],
     pub(crate) ttl: Option<Duration>,
+    /// The duration of the load, in nanoseconds; 0 if it is not known.
+    pub(crate) load_time: Nanos,
 }
 
 impl Head {
@@ -183,6 +190,7 @@ impl<K: RemoteKey, V: RemoteValue> EnvelopeCodec<K, V> {
             value_schema: self.schemas.value(),
             stored_at,
             ttl: contents.ttl.map_or(0, millis),
+            load_time: contents.load_time / NANOS_PER_MICRO,
             size,
             flags: if compressed.is_some() { COMPRESSED } else { 0 },
             tags: tags.iter().map(|tag| &**tag).collect(),
@@ -249,6 +257,7 @@ impl<K: RemoteKey, V: RemoteValue> EnvelopeCodec<K, V> {
         loaded.ttl = (body.ttl > 0).then(|| Duration::from_millis(body.ttl));
         let age = unix_millis().saturating_sub(body.stored_at);
         loaded.age = saturating_nanos(Duration::from_millis(age));
+        loaded.load_time = body.load_time.saturating_mul(NANOS_PER_MICRO);
         Ok(loaded)
     }
 
@@ -331,6 +340,7 @@ mod tests {
             value,
             tags,
             ttl: Some(Duration::from_secs(300)),
+            load_time: 20_000_500,
         }
     }
 
@@ -349,17 +359,18 @@ mod tests {
             .iter()
             .fold(String::new(), |hex, byte| hex + &format!("{byte:02x}"));
         let parts = [
-            "68735602",
+            "68735603",
             "696e6361726e6174",
             "0102030405060708",
             "30313233343536373839616263646566",
             "02e6c632b61e964e1ff3fbbc384d518cd9",
-            // Codec, schemas, time of storing, time to live, size, flags.
+            // Codec, schemas, time of storing, time to live, duration of the load, size, flags.
             "096d73677061636b2f31",
             "03753634",
             "0770726963652f32",
             "80d095ffbc31",
             "e0a712",
+            "a09c01",
             "08",
             "00",
             // Tags, payload, checksum.
@@ -372,6 +383,7 @@ mod tests {
         let loaded = codec().decode(&bytes, &7).unwrap();
         assert_eq!((&*loaded.value, loaded.tags), ("12.50", tags().into()));
         assert_eq!(loaded.ttl, Some(Duration::from_secs(300)));
+        assert_eq!(loaded.load_time, 20_000_000);
         let years = loaded.age / (365 * 24 * 3_600 * 1_000_000_000);
         assert!(
             (1..100).contains(&years),
@@ -396,7 +408,7 @@ mod tests {
         assert_eq!(numbers.decode(&bytes, &7), Err(Unreadable::Payload));
         assert_eq!(codec().decode(&bytes, &8), Err(Unreadable::Key));
         assert_eq!(codec().decode(b"", &7), Err(Unreadable::Truncated));
-        for version in [1, 3] {
+        for version in [2, 4] {
             let mut other = bytes.clone();
             other[3] = version;
             assert_eq!(codec().decode(&other, &7), Err(Unreadable::Format));

@@ -116,10 +116,10 @@ pub(crate) enum LookupReply {
     None,
 }
 
-/// A value for L2 from the holder of a lease, or the release of the lease without a value.
+/// A value for L2 from the holder of a load lease or a refresh lease, or the release of a load lease without a value.
 pub(crate) struct Fill<'a> {
     pub(crate) key: &'a [u8],
-    /// The token of the lease.
+    /// The token of the lease, or that of the value that is replaced.
     pub(crate) token: Token,
     /// The envelope of the value. It is empty if the lease is released without a value.
     pub(crate) envelope: &'a [u8],
@@ -219,8 +219,9 @@ pub(crate) trait Remote: Send + Sync + 'static {
         requests: &'a [LookupRequest<'a>],
     ) -> RemoteFuture<'a, Vec<Result<LookupReply, RemoteError>>>;
 
-    /// Stores loaded values. Each is stored only if its lease is still under the key, and if neither the key nor a tag
-    /// of the value was invalidated since the lease was granted. Returns for each whether it was stored.
+    /// Stores loaded values. Each is stored only if its lease, or the value that it replaces, is still under the key, and
+    /// if neither the key nor a tag of the value was invalidated since the lease was granted. Returns for each whether it
+    /// was stored.
     ///
     /// # Errors
     ///
@@ -255,6 +256,22 @@ pub(crate) trait Remote: Send + Sync + 'static {
 }
 
 /// The reason why a call to L2 failed. It contains no key, no value and no password.
+///
+/// # Examples
+///
+/// ```
+/// # use hotset::TieredCache;
+/// # async fn example(prices: TieredCache<String, u64>) -> Result<(), Box<dyn std::error::Error>> {
+/// use hotset::RemoteError;
+///
+/// match prices.health().last_error {
+///     None => println!("Redis answers"),
+///     Some(RemoteError::Timeout) => println!("Redis is slow"),
+///     Some(error) => println!("Redis fails: {error}"),
+/// }
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum RemoteError {

@@ -604,13 +604,11 @@ async fn invalid_settings_are_errors() {
     }
     let refused = LocalCache::<u64, u64>::builder()
         .capacity(10)
+        .time_to_live(Duration::from_secs(1))
         .refresh_after(Duration::from_secs(1))
         .redis("redis://localhost", "test")
         .build();
-    assert_eq!(
-        refused.unwrap_err(),
-        BuildError::NotOverRedis("refresh_after")
-    );
+    assert_eq!(refused.unwrap_err(), BuildError::RefreshAfterEnd);
     let refused = builder::<u64>("redis://localhost", Consistency::Bounded(Duration::ZERO)).build();
     assert!(matches!(refused, Err(BuildError::ZeroDuration(_))));
     let refused = builder::<u64>("redis://localhost", MINUTE)

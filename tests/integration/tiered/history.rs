@@ -3,8 +3,8 @@
 use super::checker::{Kind, Operation, Summary, Time, assert_allowed, now, parse, violations};
 use super::servers::{Cut, Proxy, Server};
 use super::worker::{Database, Worker, kind_of};
-use super::{MINUTE, builder};
-use hotset::{Consistency, TieredCache};
+use super::{MINUTE, builder_with};
+use hotset::{Consistency, LocalCacheBuilder, TieredCache};
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 use rustix::process::Signal;
@@ -70,7 +70,10 @@ pub(crate) async fn work(url: &str, database: Database, words: &[&str]) {
             lines.clear();
         }
     });
-    let cache = builder::<u64>(url, class(consistency));
+    // So half of the reads that find a value also refresh it.
+    let refresh_after =
+        |local: LocalCacheBuilder<_, _>| local.refresh_after(Duration::from_millis(20));
+    let cache = builder_with::<u64>(url, class(consistency), refresh_after);
     let cache = cache.replicas(u64::from(*consistency == "realtime-wait"));
     let actor = Actor {
         cache: cache.deadline(Duration::from_millis(100)).build().unwrap(),
@@ -101,7 +104,8 @@ impl Actor {
             match random.random_range(0..100) {
                 0..80 => self.read(key).await,
                 80..85 => self.get(key).await,
-                85..90 => {
+                85..87 => self.refresh(key).await,
+                87..90 => {
                     self.read_many([key, (key + 7) % KEYS, (key + 9) % KEYS])
                         .await;
                 }
@@ -140,6 +144,13 @@ impl Actor {
         if let Some(number) = self.cache.get(&key).await {
             self.record(key, begun, Kind::Read(now()), number);
         }
+    }
+
+    async fn refresh(&self, key: u64) {
+        let begun = now();
+        let load = |key| async move { Ok::<_, ()>(self.database.get(key).await) };
+        let number = self.cache.refresh_async(&key, load).await.unwrap();
+        self.record(key, begun, Kind::Read(now()), number);
     }
 
     async fn read_many(&self, keys: [u64; 3]) {

@@ -15,6 +15,7 @@ mod outage;
 mod paths;
 mod processes;
 mod reconnect;
+mod refresh;
 mod rollout;
 mod statistics;
 mod traces;
@@ -24,7 +25,8 @@ mod warm;
 mod worker;
 
 use hotset::{
-    Consistency, LocalCache, Propagation, RemoteValue, Schema, TieredCache, TieredCacheBuilder,
+    Consistency, LocalCache, LocalCacheBuilder, Propagation, RemoteValue, Schema, TieredCache,
+    TieredCacheBuilder,
 };
 use std::time::{Duration, Instant};
 use support::caches::wait_until_proven;
@@ -35,9 +37,19 @@ fn builder<V: RemoteValue + Schema>(
     url: &str,
     consistency: Consistency,
 ) -> TieredCacheBuilder<u64, V> {
-    LocalCache::builder()
+    builder_with(url, consistency, |local| local)
+}
+
+/// Returns the builder for tests that change the settings of L1.
+fn builder_with<V: RemoteValue + Schema>(
+    url: &str,
+    consistency: Consistency,
+    set_up: impl FnOnce(LocalCacheBuilder<u64, V>) -> LocalCacheBuilder<u64, V>,
+) -> TieredCacheBuilder<u64, V> {
+    let local = LocalCache::builder()
         .capacity(10_000)
-        .time_to_live(Duration::from_secs(300))
+        .time_to_live(Duration::from_secs(300));
+    set_up(local)
         .redis(url, "test")
         .consistency(consistency)
         .heartbeat(Duration::from_millis(100))

@@ -1,14 +1,27 @@
--- Replaces the lease with the token ARGV[5] under KEYS[3] by the value ARGV[6], with a time to live of ARGV[7] ms. A
--- value of '' releases the lease. If another process waits for the value, publishes ARGV[9] on the channel ARGV[8].
--- Returns 1 if the value was stored, and 0 otherwise.
+-- Replaces the lease or the value with the token ARGV[5] under KEYS[3] by the value ARGV[6], with a time to live of
+-- ARGV[7] ms. A value of '' releases the lease. If another process waits for the value, publishes ARGV[9] on the channel
+-- ARGV[8]. Returns 1 if the value was stored, and 0 otherwise.
 
 local found = read(KEYS[3])
-if not found or string.sub(found, 21, 36) ~= ARGV[5] then
+if not found then
   return 0
 end
-if string.sub(found, 1, 4) ~= LEASE then
+local is_lease = string.sub(found, 1, 4) == LEASE
+local token = string.sub(found, 21, 36)
+if not is_lease and token == string.sub(ARGV[6], 21, 36) then
   -- This call is a retry: the first reply was lost, and the value is stored.
-  return (ARGV[6] ~= '' and is_current(found)) and 1 or 0
+  return is_current(found) and 1 or 0
+end
+if token ~= ARGV[5] then
+  return 0
+end
+if not is_lease then
+  -- A refresh replaces a value. If that fails, the value stays.
+  if ARGV[6] == '' or not is_current(ARGV[6]) then
+    return 0
+  end
+  store(KEYS[3], ARGV[6], ARGV[7])
+  return 1
 end
 local stored = 0
 if ARGV[6] ~= '' and is_current(ARGV[6]) then

@@ -1,0 +1,506 @@
+//! Refreshes: loads of keys that have a live value.
+//!
+//! Of all processes, one refreshes a key at a time: the one that holds the key's *refresh lease*. This is a load lease
+//! under a name that no key has. The old value stays under the name of the key, where all processes find it, until the
+//! new one replaces it.
+//!
+//! A refresh by a rule replaces the value in L2 without an event, because the old value is not invalid: other processes
+//! get the new one when their own copy is due. A refresh that the application requests is published like a write, so
+//! that all processes get the new value at once.
+
+use crate::clock::precise_now;
+use crate::entry::Loaded;
+use crate::error::{AnyError, LoadError, LoaderError};
+use crate::local::LocalCache;
+use crate::local::tier_hooks::{Missed, WaitLimits};
+use crate::tiered::coherence::read_lease::now;
+use crate::tiered::fetch::{L2Answer, POLL_INTERVAL};
+use crate::tiered::health::count;
+use crate::tiered::l2::remote::{Head, Invalidated, LookupReply, Subject, Token};
+use crate::tiered::load::Fetched;
+use crate::tiered::load_lease::{LeaseRequest, LoadLease};
+use crate::tiered::publish::{Change, NewEntry, PriorState};
+use crate::tiered::{Inner, RemoteKey, RemoteValue, TieredCache};
+use crate::traits::erasure::{LoadResult, LoaderProperties, share_value, typed};
+use crate::traits::key::LookupKey;
+use equivalent::Equivalent;
+use parking_lot::Mutex;
+use std::future::Future;
+use std::hash::Hash;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+/// The first byte of the name of a refresh lease. No name of a key begins with it, because `MessagePack` does not use it.
+const REFRESH_LEASE: u8 = 0xc1;
+
+/// The largest difference between the deadlines that two processes compute for the same value.
+const MAX_DEADLINE_ERROR: Duration = Duration::from_millis(50);
+
+impl<K: RemoteKey, V: RemoteValue> TieredCache<K, V> {
+    /// Loads the value for `key` now, whether it is cached or not, stores the result in L1 and Redis, and invalidates
+    /// the old value in all other processes.
+    ///
+    /// All processes serve the current value meanwhile, if there is one. If a load of the key is in flight in any
+    /// process, for a refresh or for [`get_or_load_async`](Self::get_or_load_async), the call joins it. So after a change
+    /// in the database, call [`invalidate`](Self::invalidate) instead: a load that the call joins may have begun before
+    /// the change. If that load fails, this caller loads.
+    ///
+    /// The new entry keeps the tags of the current one, and its [weight](Loaded::weight) in L1. Its time to live begins
+    /// again, with the length that an insertion has.
+    ///
+    /// If the key is written to or invalidated during the load, the loaded value is returned and not stored. While Redis
+    /// cannot be reached, the value is stored in L1 only.
+    ///
+    /// # Errors
+    ///
+    /// Returns the same errors as [`get_or_load_async`](Self::get_or_load_async). The current value stays in the caches.
+    /// With [`stale_if_error`](crate::LocalCacheBuilder::stale_if_error), the call returns the current value in L1, or
+    /// an expired one, instead of the error of the loader.
+    ///
+    /// # Cancel safety
+    ///
+    /// The future may be dropped at any time. It is then not known whether the value was stored.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use hotset::TieredCache;
+    /// # async fn fetch_price(name: String) -> std::io::Result<u64> { Ok(120) }
+    /// # async fn example(prices: TieredCache<String, u64>) -> Result<(), Box<dyn std::error::Error>> {
+    /// let price = prices.refresh_async("apple", fetch_price).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[doc(alias = "reload")]
+    pub async fn refresh_async<Q, E, F, M>(
+        &self,
+        key: &Q,
+        load: impl FnOnce(K) -> F,
+    ) -> Result<V, LoadError<E>>
+    where
+        Q: Hash + Equivalent<K> + ToOwned<Owned = K> + ?Sized,
+        F: Future<Output = Result<V, E>>,
+        E: LoaderError<M>,
+    {
+        let loader = LoaderProperties::new::<E, _>(&load);
+        let load = |key, _| share_value(load(key));
+        typed(Box::pin(self.inner.refresh(key, loader, load)).await)
+    }
+
+    /// Like [`refresh_async`](Self::refresh_async), but `load` is given the current value, or `None` if there is no live
+    /// one.
+    ///
+    /// A loader that finds the value unchanged returns it again, for example after the status 304 of a web server.
+    ///
+    /// # Errors
+    ///
+    /// Returns the same errors as [`refresh_async`](Self::refresh_async).
+    ///
+    /// # Cancel safety
+    ///
+    /// See [`refresh_async`](Self::refresh_async).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use hotset::TieredCache;
+    /// # async fn fetch_page(old: Option<String>) -> std::io::Result<String> { Ok(old.unwrap_or_default()) }
+    /// # async fn example(pages: TieredCache<String, String>) -> Result<(), Box<dyn std::error::Error>> {
+    /// let page = pages.refresh_with_async("/", fetch_page).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[doc(alias = "reload")]
+    pub async fn refresh_with_async<Q, E, F, M>(
+        &self,
+        key: &Q,
+        load: impl FnOnce(Option<V>) -> F,
+    ) -> Result<V, LoadError<E>>
+    where
+        Q: Hash + Equivalent<K> + ToOwned<Owned = K> + ?Sized,
+        F: Future<Output = Result<V, E>>,
+        E: LoaderError<M>,
+    {
+        let loader = LoaderProperties::new::<E, _>(&load);
+        let load = |_, current| share_value(load(current));
+        typed(Box::pin(self.inner.refresh(key, loader, load)).await)
+    }
+}
+
+/// The result of a fetch: whether a rule found the value from L2 due for a refresh.
+#[derive(Default)]
+pub(super) struct DueForRefresh(OnceLock<Duration>);
+
+impl DueForRefresh {
+    /// Asks the rules of L1 about a value that was found in L2.
+    pub(super) fn note<K, V>(&self, l1: &LocalCache<K, V>, found: &Loaded<V>)
+    where
+        K: RemoteKey,
+        V: RemoteValue,
+    {
+        if l1.is_due_for_refresh(found) {
+            let _ = self.0.set(found.ttl.unwrap_or(Duration::MAX));
+        }
+    }
+
+    /// Returns the remaining time to live of the value, if it is due.
+    pub(super) fn left(&self) -> Option<Duration> {
+        self.0.get().copied()
+    }
+}
+
+/// The answer of L2 to a caller that is about to refresh a key.
+enum RefreshAnswer<K, V> {
+    Granted(RefreshLease<K, V>),
+    /// Another process refreshes or loads the key, for at most this long.
+    Elsewhere {
+        left: Duration,
+        current: Option<(Token, Fetched<V>)>,
+    },
+    L2Unavailable,
+}
+
+/// The refresh lease of a key, granted to this process.
+struct RefreshLease<K, V> {
+    /// The lease. It is released when this is dropped.
+    lease: LoadLease<K, V>,
+    /// The value in L2, unless it cannot be read.
+    current: Option<Fetched<V>>,
+    /// The state of the key in L2.
+    prior: PriorState<K, V>,
+}
+
+/// A published refresh, whose acknowledgements are to be awaited.
+type Published = Mutex<Option<Invalidated>>;
+
+/// Returns the name under which L2 has the refresh lease of the key with this name.
+fn refresh_lease_name(name: &[u8]) -> Box<[u8]> {
+    [&[REFRESH_LEASE], name].concat().into()
+}
+
+impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
+    /// Loads a value that the application wants to be refreshed, and publishes it.
+    pub(super) async fn refresh<Q, F>(
+        self: &Arc<Self>,
+        key: &Q,
+        loader: LoaderProperties,
+        load: impl FnOnce(K, Option<V>) -> F,
+    ) -> Result<V, LoadError<AnyError>>
+    where
+        Q: LookupKey<K> + ?Sized,
+        F: Future<Output = LoadResult<V>>,
+    {
+        let limits = self.l1.wait_limits();
+        // If L1 may not serve its entries, they are invalid after this, and none of them is the current value.
+        self.may_serve(now());
+        let missed = self.l1.reload_missed(key);
+        let published = Published::default();
+        let reload = || async { self.reload(key.to_key(), limits, load, &published).await };
+        let result = self
+            .l1
+            .load_missed(key, missed, loader.reloading(), reload)
+            .await;
+        if let Some(published) = published.into_inner() {
+            self.await_acknowledgements(published).await;
+        }
+        result
+    }
+
+    /// Loads and publishes a value, or returns the one that another process has loaded meanwhile. Called by the leader
+    /// of a load in L1.
+    async fn reload<F>(
+        self: &Arc<Self>,
+        key: K,
+        limits: WaitLimits,
+        load: impl FnOnce(K, Option<V>) -> F,
+        published: &Published,
+    ) -> LoadResult<V>
+    where
+        F: Future<Output = LoadResult<V>>,
+    {
+        let is_shadow = self.settings.rollout.is_shadow();
+        let name = self.key_name(&key);
+        let name = name.filter(|name| !is_shadow && self.uses_l2(name));
+        let mut permit = None;
+        let (lease, permit) = loop {
+            let lease = match &name {
+                None => None,
+                Some(name) if permit.is_some() => match self.ask_to_refresh(name).await {
+                    RefreshAnswer::Granted(lease) => Some(lease),
+                    RefreshAnswer::L2Unavailable => None,
+                    // A caller releases its permit before it waits for another process.
+                    RefreshAnswer::Elsewhere { .. } => {
+                        permit = None;
+                        continue;
+                    }
+                },
+                Some(name) => match self.join_or_lead_refresh(name, limits.deadline).await? {
+                    JoinedOrLed::Joined(fetched) => return Ok(self.for_l1(fetched)),
+                    JoinedOrLed::Led(lease) => lease,
+                },
+            };
+            if let Some(permit) = permit.take().or_else(|| self.try_permit()) {
+                break (lease, permit);
+            }
+            // The lease is released before the wait, because it might end before the load begins.
+            drop(lease);
+            permit = Some(self.wait_for_permit(limits.deadline).await?);
+        };
+        let (refresh_lease, in_l2, prior) = match lease {
+            Some(lease) => (Some(lease.lease), lease.current, Some(lease.prior)),
+            None => (None, None, None),
+        };
+        let (in_l1, settings) = self.l1.begin_reload(&key).unzip();
+        let in_l2 = in_l2.map(|fetched| (fetched.loaded.value, fetched.loaded.tags));
+        let (in_l2, tags) = in_l2.unzip();
+        let current = in_l2.or(in_l1);
+        let (begun, epoch) = (Instant::now(), self.l1.epoch());
+        let mut loaded = self.run(permit, || load(key.clone(), current)).await?;
+        if let Some(settings) = settings {
+            settings.pass_on(&mut loaded);
+        }
+        if let Some(tags) = tags {
+            loaded.tags = tags;
+        }
+        self.l1.apply_expire_after(&key, &mut loaded);
+        let mut fetched = Fetched::loaded(loaded, begun);
+        if let (Some(name), Some(prior)) = (name, prior) {
+            let new = NewEntry {
+                loaded: fetched.loaded.clone(),
+                prior: Some(prior),
+                is_inserted: false,
+                begun,
+                epoch,
+            };
+            *published.lock() = self.publish_refresh(name, new, &mut fetched).await;
+        }
+        drop(refresh_lease);
+        Ok(self.for_l1(fetched))
+    }
+
+    /// Waits for the refresh lease of a key, and returns it. If another process has stored a new value meanwhile,
+    /// returns that value instead.
+    async fn join_or_lead_refresh(
+        self: &Arc<Self>,
+        name: &[u8],
+        deadline: Option<Instant>,
+    ) -> Result<JoinedOrLed<K, V>, LoadError<AnyError>> {
+        let lease_name = refresh_lease_name(name);
+        // The token of the value in L2 when another process was first found to load.
+        let mut joined = None;
+        loop {
+            // Registered before L2 is asked, so that no notification is missed.
+            let mut wait = self.key_waiters.register(&lease_name);
+            let answer = self.ask_to_refresh(name).await;
+            let (left, current) = match answer {
+                RefreshAnswer::L2Unavailable => return Ok(JoinedOrLed::Led(None)),
+                RefreshAnswer::Granted(lease) => {
+                    let token = lease.prior.token();
+                    return Ok(match lease.current {
+                        Some(fetched) if joined.is_some_and(|old| old != Some(token)) => {
+                            JoinedOrLed::Joined(fetched)
+                        }
+                        _ => JoinedOrLed::Led(Some(lease)),
+                    });
+                }
+                RefreshAnswer::Elsewhere { left, current } => (left, current),
+            };
+            let token = current.as_ref().map(|(token, _)| *token);
+            if *joined.get_or_insert(token) != token {
+                if let Some((_, fetched)) = current {
+                    return Ok(JoinedOrLed::Joined(fetched));
+                }
+            }
+            count(&self.counters.l2_waits);
+            let mut timeout = left.min(POLL_INTERVAL);
+            if let Some(deadline) = deadline {
+                let now = precise_now();
+                if now >= deadline {
+                    return Err(LoadError::WaitTimeout);
+                }
+                timeout = timeout.min(deadline - now);
+            }
+            wait.wait(timeout).await;
+        }
+    }
+
+    /// Publishes a refreshed value, so that it replaces the old one in all processes.
+    async fn publish_refresh(
+        self: &Arc<Self>,
+        name: Box<[u8]>,
+        new: NewEntry<K, V>,
+        fetched: &mut Fetched<V>,
+    ) -> Option<Invalidated> {
+        let outgoing = self.outgoing(&name, &new);
+        let subject = Subject::Key(name.clone());
+        // After a failure L1 may store the value, because it receives invalidations itself.
+        let published = self
+            .l2
+            .invalidate(&subject, outgoing.value.as_ref())
+            .await
+            .ok()?;
+        count(&self.counters.invalidations);
+        if !published.stored && !published.untouched {
+            fetched.outdate();
+        }
+        if let Some(lease) = new.prior.and_then(PriorState::into_lease) {
+            // The value has replaced the lease.
+            lease.close();
+        }
+        self.key_waiters.wake(&name);
+        Some(published)
+    }
+
+    /// Returns the new value of a key whose live value a rule of L1 finds due for a refresh. Returns the live value if
+    /// another caller refreshes it, if there is no permit for the load, or if the load fails. `left` is the remaining
+    /// time to live of the live value.
+    pub(super) async fn refresh_by_rule<Q, F>(
+        self: &Arc<Self>,
+        key: &Q,
+        (mut due, loader): (Missed<'_, K, V>, LoaderProperties),
+        left: Duration,
+        load: impl FnOnce(K) -> F,
+    ) -> Result<V, LoadError<AnyError>>
+    where
+        Q: LookupKey<K> + ?Sized,
+        F: Future<Output = LoadResult<V>>,
+    {
+        let owned = key.to_key();
+        if self.settings.rollout.is_shadow() {
+            let limits = self.l1.wait_limits();
+            let fetch = || async {
+                self.fetch_in_shadow(&owned, limits, || load(owned.clone()))
+                    .await
+            };
+            return self.l1.load_missed(key, due, loader, fetch).await;
+        }
+        let Some(permit) = self.try_permit() else {
+            return Ok(live_value(due));
+        };
+        let mut refresh_lease = None;
+        let name = self.key_name(&owned).filter(|name| self.uses_l2(name));
+        if let Some(name) = &name {
+            // Begun before L2 is asked, so that an invalidation that arrives between the answer and the insertion
+            // prevents it.
+            let insertion = self.l1.begin_insertion(&owned);
+            let (current, may_load) = match self.ask_to_refresh(name).await {
+                RefreshAnswer::Granted(lease) => {
+                    refresh_lease = Some((lease.lease, lease.prior));
+                    (lease.current, true)
+                }
+                RefreshAnswer::Elsewhere { current, .. } => {
+                    (current.map(|(_, current)| current), false)
+                }
+                RefreshAnswer::L2Unavailable => (None, true),
+            };
+            let is_due = current
+                .as_ref()
+                .is_none_or(|found| self.is_due(found, left));
+            if let Some(newer) = current.filter(|found| !is_copy(found, left)) {
+                due = self.l1.due_for_refresh(key, newer.loaded.value.clone());
+                insertion.commit(owned.clone(), self.for_l1(newer));
+            }
+            if !is_due || !may_load {
+                return Ok(live_value(due));
+            }
+        }
+        let reload = || async {
+            let (_refresh_lease, prior) = refresh_lease.unzip();
+            let (name, prior) = (name.as_deref().unwrap_or_default(), prior);
+            let lease = prior.map(|prior| self.lease_to_replace(name, prior));
+            let load = || load(owned.clone());
+            let fetched = self.load_and_fill(&owned, permit, lease, load).await?;
+            if fetched.loaded.ttl == Some(Duration::ZERO) {
+                // The loader wants no cache to have a value.
+                let subject = Subject::Key(name.into());
+                drop(self.spawn_publication(Change::invalidation(subject, Some(&owned))));
+            }
+            Ok(self.for_l1(fetched))
+        };
+        self.l1.load_missed(key, due, loader, reload).await
+    }
+
+    /// Checks whether a value of L2 is due for a refresh, for a caller whose own value is due with the remaining time to
+    /// live `left`.
+    fn is_due(&self, found: &Fetched<V>, left: Duration) -> bool {
+        // The rule of early refreshes is random, so it is not asked again about the same value. A value without a
+        // deadline is due by its age only.
+        let was_asked = is_copy(found, left) && left != Duration::MAX;
+        was_asked || self.l1.is_due_for_refresh(&found.loaded)
+    }
+
+    /// Asks L2 for the refresh lease of a key and for the value.
+    async fn ask_to_refresh(self: &Arc<Self>, name: &[u8]) -> RefreshAnswer<K, V> {
+        if !self.uses_l2(name) {
+            return RefreshAnswer::L2Unavailable;
+        }
+        let lease = LeaseRequest::new(self, &refresh_lease_name(name));
+        let request = LeaseRequest::new(self, name);
+        let requests = [lease.lookup_request(None), request.lookup_request(None)];
+        let asked = Instant::now();
+        let answers = self.l2.lookup(&requests).await.ok();
+        let answers = answers.and_then(|answers| <[LookupReply; 2]>::try_from(answers).ok());
+        let Some([lease_answer, answer]) = answers else {
+            return RefreshAnswer::L2Unavailable;
+        };
+        let token = match &answer {
+            LookupReply::Value { envelope, .. } => Head::of(envelope).ok().map(|head| head.token),
+            _ => None,
+        };
+        let answer = self.read(request, answer, asked);
+        let lease = match lease_answer {
+            LookupReply::LeaseGranted { head, .. } => lease.granted(head),
+            LookupReply::LeasedElsewhere { left } => {
+                lease.close();
+                let current = match answer {
+                    L2Answer::Value(fetched) => token.map(|token| (token, fetched)),
+                    _ => None,
+                };
+                return RefreshAnswer::Elsewhere { left, current };
+            }
+            LookupReply::Value { .. } | LookupReply::None => return RefreshAnswer::L2Unavailable,
+        };
+        let (current, prior) = match answer {
+            L2Answer::LoadLease(load) => (None, PriorState::of_lease(load)),
+            L2Answer::LeasedElsewhere(left) => {
+                return RefreshAnswer::Elsewhere {
+                    left,
+                    current: None,
+                };
+            }
+            L2Answer::L2Unavailable => return RefreshAnswer::L2Unavailable,
+            L2Answer::Value(fetched) => {
+                let Some(token) = token else {
+                    return RefreshAnswer::L2Unavailable;
+                };
+                (Some(fetched), PriorState::of_value(token, lease.head()))
+            }
+            L2Answer::Unreadable(token) => (None, PriorState::of_value(token, lease.head())),
+        };
+        RefreshAnswer::Granted(RefreshLease {
+            lease,
+            current,
+            prior,
+        })
+    }
+}
+
+/// Checks whether a value of L2 may be the one that the caller has with the remaining time to live `left`, and is not a
+/// newer one.
+fn is_copy<V>(found: &Fetched<V>, left: Duration) -> bool {
+    let left_in_l2 = found.loaded.ttl.unwrap_or(Duration::MAX);
+    left_in_l2 <= left.saturating_add(MAX_DEADLINE_ERROR)
+}
+
+/// Returns the live value that a rule finds due for a refresh.
+fn live_value<K, V>(due: Missed<'_, K, V>) -> V {
+    due.into_live_value().expect("a value that is due is live")
+}
+
+/// The result of [`join_or_lead_refresh`](Inner::join_or_lead_refresh).
+enum JoinedOrLed<K, V> {
+    /// The value that another process has stored meanwhile.
+    Joined(Fetched<V>),
+    /// The caller loads. It has no lease if L2 cannot be asked.
+    Led(Option<RefreshLease<K, V>>),
+}

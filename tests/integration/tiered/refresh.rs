@@ -1,0 +1,371 @@
+//! Refreshes over Redis: those that the application requests, and those by a rule.
+
+use super::servers::{Server, soon, soon_async};
+use super::{MINUTE, builder_with, fails, value};
+use hotset::{
+    AsyncCache, Cache, Consistency, LoadError, Loaded, LocalCacheBuilder, Propagation, TieredCache,
+};
+use std::convert::Infallible;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use support::caches::wait_until_proven;
+use tokio::sync::Semaphore;
+use tokio::task::JoinHandle;
+
+const OLD: u64 = 10;
+const NEW: u64 = 20;
+
+/// The age at which values are due for a refresh.
+const AGE: Duration = Duration::from_millis(5);
+
+/// The classes that share values over Redis.
+const SHARED: [Consistency; 3] = [Consistency::Realtime, MINUTE, Consistency::L2Only];
+
+type Prices = TieredCache<u64, u64>;
+
+async fn cache_with(
+    server: &Server,
+    consistency: Consistency,
+    set_up: impl FnOnce(LocalCacheBuilder<u64, u64>) -> LocalCacheBuilder<u64, u64>,
+) -> Prices {
+    let builder = builder_with(&server.url(), consistency, set_up);
+    let cache = builder.build().unwrap();
+    wait_until_proven(&cache).await;
+    cache
+}
+
+async fn cache(server: &Server, consistency: Consistency) -> Prices {
+    cache_with(server, consistency, |local| local).await
+}
+
+/// Returns a cache whose values are due for a refresh at [`AGE`].
+async fn refreshing(server: &Server, consistency: Consistency) -> Prices {
+    cache_with(server, consistency, |local| local.refresh_after(AGE)).await
+}
+
+/// A database query that has begun, and ends on command.
+struct Query<T> {
+    end: Arc<Semaphore>,
+    caller: JoinHandle<T>,
+}
+
+impl<T: Send + 'static> Query<T> {
+    /// Spawns the task that `call` creates from a loader of `result`, and waits until the loader runs.
+    async fn begin<F>(
+        result: Result<u64, &'static str>,
+        call: impl FnOnce(Arc<Semaphore>, Arc<Semaphore>, Result<u64, &'static str>) -> F,
+    ) -> Self
+    where
+        F: Future<Output = T> + Send + 'static,
+    {
+        let (begun, end) = (Arc::new(Semaphore::new(0)), Arc::new(Semaphore::new(0)));
+        let caller = tokio::spawn(call(Arc::clone(&begun), Arc::clone(&end), result));
+        drop(begun.acquire().await.unwrap());
+        Self { end, caller }
+    }
+
+    async fn end(self) -> T {
+        self.end.add_permits(1);
+        self.caller.await.unwrap()
+    }
+}
+
+/// Begins a refresh of key 1 whose loader returns `result` on command.
+async fn refresh_of(
+    cache: &Prices,
+    result: Result<u64, &'static str>,
+) -> Query<Result<u64, LoadError<&'static str>>> {
+    let cache = cache.clone();
+    let call = |begun: Arc<Semaphore>, end: Arc<Semaphore>, result| async move {
+        let load = |_| async move {
+            begun.add_permits(1);
+            drop(end.acquire().await.unwrap());
+            result
+        };
+        cache.refresh_async(&1, load).await
+    };
+    Query::begin(result, call).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn refresh_replaces_the_value_in_all_processes_and_serves_the_old_one_meanwhile() {
+    for consistency in SHARED {
+        let server = Server::start();
+        let caches = [
+            cache(&server, consistency).await,
+            cache(&server, consistency).await,
+        ];
+        let [one, other] = &caches;
+        let load = |_| async { Ok::<_, Infallible>(Loaded::new(OLD).tags(["tag"])) };
+        for cache in &caches {
+            assert_eq!(cache.get_or_load_entry_async(&1, load).await.unwrap(), OLD);
+        }
+        let query = refresh_of(one, Ok(NEW)).await;
+        for cache in &caches {
+            assert_eq!(cache.get(&1).await, Some(OLD), "{consistency:?}");
+            assert_eq!(cache.get_or_load_async(&1, fails).await.unwrap(), OLD);
+        }
+        assert_eq!(query.end().await.unwrap(), NEW);
+        for cache in &caches {
+            soon_async("the new value is served", || async {
+                cache.get(&1).await == Some(NEW)
+            })
+            .await;
+        }
+        let stats = one.tier_stats();
+        assert_eq!(
+            (stats.loads, stats.invalidations),
+            (2, 1),
+            "{consistency:?}"
+        );
+        // The new entry has the tags of the old one.
+        assert_eq!(other.invalidate_tag("tag").await, Propagation::Acknowledged);
+        soon_async("the entry with the tag is invalid", || async {
+            one.get(&1).await.is_none()
+        })
+        .await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn concurrent_refreshes_of_several_processes_load_once() {
+    for consistency in SHARED {
+        let server = Server::start();
+        let one = cache(&server, consistency).await;
+        let other = cache(&server, consistency).await;
+        one.insert(1, OLD).await;
+        let query = refresh_of(&one, Ok(NEW)).await;
+        let joining: Vec<_> = [&one, &other]
+            .map(|cache| {
+                let cache = cache.clone();
+                tokio::spawn(async move { cache.refresh_async(&1, fails).await })
+            })
+            .into();
+        soon("the other process waits", || {
+            other.tier_stats().l2_waits > 0
+        })
+        .await;
+        assert_eq!(query.end().await.unwrap(), NEW);
+        for joined in joining {
+            assert_eq!(joined.await.unwrap().unwrap(), NEW, "{consistency:?}");
+        }
+        assert_eq!((one.tier_stats().loads, other.tier_stats().loads), (1, 0));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn failed_refresh_keeps_the_value_and_lets_another_process_load() {
+    let server = Server::start();
+    let (one, other) = (cache(&server, MINUTE).await, cache(&server, MINUTE).await);
+    one.insert(1, OLD).await;
+    let query = refresh_of(&one, Err("no database")).await;
+    let joining = {
+        let other = other.clone();
+        tokio::spawn(async move { other.refresh_async(&1, |_| value(NEW)).await })
+    };
+    soon("the other process waits", || {
+        other.tier_stats().l2_waits > 0
+    })
+    .await;
+    let error = query.end().await.unwrap_err();
+    assert!(matches!(error, LoadError::Failed(_)), "{error:?}");
+    // The lease of the failed load is released, so this does not wait for its end.
+    assert_eq!(joining.await.unwrap().unwrap(), NEW);
+    let error = one.refresh_async(&1, fails).await.unwrap_err();
+    assert!(matches!(error, LoadError::Failed(_)), "{error:?}");
+    assert_eq!(one.get(&1).await, Some(NEW));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn value_of_a_key_that_is_invalidated_during_its_refresh_is_not_stored() {
+    for consistency in SHARED {
+        let server = Server::start();
+        let one = cache(&server, consistency).await;
+        let other = cache(&server, consistency).await;
+        for changing in [&one, &other] {
+            one.insert(1, OLD).await;
+            let query = refresh_of(&one, Ok(NEW)).await;
+            assert_eq!(changing.invalidate(&1).await, Propagation::Acknowledged);
+            assert_eq!(query.end().await.unwrap(), NEW);
+            for cache in [&one, &other] {
+                soon_async("the value is not stored", || async {
+                    cache.get(&1).await.is_none()
+                })
+                .await;
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn loader_of_refresh_with_is_given_the_value_of_either_level() {
+    let server = Server::start();
+    let (one, other) = (cache(&server, MINUTE).await, cache(&server, MINUTE).await);
+    let add = |old: Option<u64>| async move { Ok::<_, Infallible>(old.unwrap_or(0) + 1) };
+    for (cache, expected) in [(&one, 1), (&one, 2), (&other, 3), (&one, 4)] {
+        assert_eq!(cache.refresh_with_async(&1, add).await.unwrap(), expected);
+        assert_eq!(cache.get(&1).await, Some(expected));
+    }
+    let (one, other) = (one.blocking(), other.blocking());
+    std::thread::spawn(move || {
+        let add = |old: Option<u64>| Ok::<_, Infallible>(old.unwrap_or(0) + 1);
+        assert_eq!(other.refresh_with(&1, add).unwrap(), 5);
+        assert_eq!(
+            one.refresh(&1, |key| Ok::<_, Infallible>(key + 6)).unwrap(),
+            7
+        );
+        assert_eq!(one.get(&1), Some(7));
+        assert!(one.refresh(&1, |_| Err("no database")).is_err());
+        assert_eq!(other.refresh_with(&1, add).unwrap(), 8);
+    })
+    .join()
+    .unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn refresh_without_redis_is_stored_in_l1() {
+    let server = Server::start();
+    let one = cache(&server, MINUTE).await;
+    one.insert(1, OLD).await;
+    drop(server);
+    for new in [NEW, 30] {
+        assert_eq!(one.refresh_async(&1, |_| value(new)).await.unwrap(), new);
+        assert_eq!(one.get(&1).await, Some(new));
+    }
+    assert_eq!(one.health().queued, 0, "a refresh is no change");
+}
+
+/// Begins a `get_or_load` of key 1 whose loader returns `result` on command.
+async fn load_of(
+    cache: &Prices,
+    result: Result<u64, &'static str>,
+) -> Query<Result<u64, LoadError<&'static str>>> {
+    let cache = cache.clone();
+    let call = |begun: Arc<Semaphore>, end: Arc<Semaphore>, result| async move {
+        let load = |_| async move {
+            begun.add_permits(1);
+            drop(end.acquire().await.unwrap());
+            result
+        };
+        cache.get_or_load_async(&1, load).await
+    };
+    Query::begin(result, call).await
+}
+
+/// Inserts the old value of key 1, and waits until it is due for a refresh.
+async fn insert_due(cache: &Prices) {
+    cache.insert(1, OLD).await;
+    let inserted = Instant::now();
+    soon("the value is due", || inserted.elapsed() > 2 * AGE).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn value_due_by_its_age_is_served_while_one_process_loads_it() {
+    for consistency in SHARED {
+        let server = Server::start();
+        let one = refreshing(&server, consistency).await;
+        let other = refreshing(&server, consistency).await;
+        insert_due(&one).await;
+        let query = load_of(&one, Ok(NEW)).await;
+        for _ in 0..20 {
+            for cache in [&one, &other] {
+                let found = cache.get_or_load_async(&1, fails).await.unwrap();
+                assert_eq!(found, OLD, "{consistency:?}");
+            }
+        }
+        assert_eq!((one.tier_stats().loads, other.tier_stats().loads), (1, 0));
+        assert_eq!(query.end().await.unwrap(), NEW);
+        for cache in [&one, &other] {
+            // A failed load leaves the value, so the new one comes from the process that has loaded it.
+            soon_async("the new value arrives", || async {
+                cache.get_or_load_async(&1, fails).await.unwrap() == NEW
+            })
+            .await;
+        }
+        // The insertion was published, and the refresh was not.
+        assert_eq!(one.tier_stats().invalidations, 1);
+        assert!(one.stats().refreshes > 0);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn value_due_by_its_age_is_refreshed_through_the_traits_and_by_threads() {
+    let server = Server::start();
+    let cache = refreshing(&server, MINUTE).await;
+    insert_due(&cache).await;
+    let dynamic: Arc<dyn AsyncCache<u64, u64>> = Arc::new(cache.clone());
+    let found = dynamic.get_or_load_async(&1, |_| value(NEW)).await.unwrap();
+    assert_eq!(found, NEW);
+    insert_due(&cache).await;
+    let blocking = cache.blocking();
+    let found = std::thread::spawn(move || blocking.get_or_load(&1, |_| Ok::<_, Infallible>(NEW)));
+    assert_eq!(found.join().unwrap().unwrap(), NEW);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn failed_refresh_by_a_rule_keeps_the_value() {
+    let server = Server::start();
+    let cache = refreshing(&server, MINUTE).await;
+    insert_due(&cache).await;
+    let query = load_of(&cache, Err("no database")).await;
+    assert_eq!(query.end().await.unwrap(), OLD);
+    assert_eq!(cache.get(&1).await, Some(OLD));
+    let stats = cache.stats();
+    assert_eq!((stats.load_failures, stats.refreshes), (1, 1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn value_that_changes_during_its_refresh_by_a_rule_prevails() {
+    for consistency in SHARED {
+        let server = Server::start();
+        let one = refreshing(&server, consistency).await;
+        let other = cache(&server, consistency).await;
+        insert_due(&one).await;
+        let query = load_of(&one, Ok(NEW)).await;
+        assert_eq!(other.insert(1, 30).await, Propagation::Acknowledged);
+        assert_eq!(query.end().await.unwrap(), NEW);
+        soon_async("the inserted value is served", || async {
+            one.get(&1).await == Some(30)
+        })
+        .await;
+        assert_eq!(other.get(&1).await, Some(30), "{consistency:?}");
+        assert_eq!(one.tier_stats().lost_fills, 1);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn uncached_result_of_a_refresh_removes_the_value() {
+    let server = Server::start();
+    let one = refreshing(&server, MINUTE).await;
+    let other = cache(&server, MINUTE).await;
+    insert_due(&one).await;
+    assert_eq!(other.get(&1).await, Some(OLD));
+    let load = |_| async { Ok::<_, Infallible>(Loaded::uncached(NEW)) };
+    assert_eq!(one.get_or_load_entry_async(&1, load).await.unwrap(), NEW);
+    for cache in [&one, &other] {
+        soon_async("the value is removed", || async {
+            cache.get(&1).await.is_none()
+        })
+        .await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn early_refresh_knows_the_duration_of_the_load_of_another_process() {
+    for consistency in SHARED {
+        let server = Server::start();
+        // With this `beta`, a value whose load took a microsecond is due at once.
+        let early = |local: LocalCacheBuilder<u64, u64>| local.early_refresh(1e12);
+        let one = cache_with(&server, consistency, early).await;
+        let other = cache_with(&server, consistency, early).await;
+        assert_eq!(
+            one.get_or_load_async(&1, |_| value(OLD)).await.unwrap(),
+            OLD
+        );
+        assert_eq!(other.get(&1).await, Some(OLD));
+        let found = other.get_or_load_async(&1, |_| value(NEW)).await.unwrap();
+        assert_eq!(found, NEW, "{consistency:?}");
+        assert_eq!(other.tier_stats().fills, 1);
+    }
+}
