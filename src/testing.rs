@@ -241,6 +241,13 @@ where
         Cache::get_erased(&self.cache, key)
     }
 
+    fn get_many_erased(&self, keys: &[&dyn ErasedKey<K>]) -> Vec<Option<V>> {
+        match self.pass_thread() {
+            Ok(()) => Cache::get_many_erased(&self.cache, keys),
+            Err(Failed) => vec![None; keys.len()],
+        }
+    }
+
     fn insert_loaded(&self, key: K, loaded: Loaded<V>) -> Propagation {
         self.change_on_thread(|| self.cache.insert_loaded(key, loaded))
     }
@@ -329,6 +336,18 @@ where
         CacheFuture::new(async move {
             self.pass_task().await.ok()?;
             AsyncCache::get_erased(&self.cache, key).await
+        })
+    }
+
+    fn get_many_erased<'a>(
+        &'a self,
+        keys: &'a [&'a dyn ErasedKey<K>],
+    ) -> CacheFuture<'a, Vec<Option<V>>> {
+        CacheFuture::new(async move {
+            match self.pass_task().await {
+                Ok(()) => Cache::get_many_erased(&self.cache, keys),
+                Err(Failed) => vec![None; keys.len()],
+            }
         })
     }
 

@@ -88,7 +88,7 @@ use tokio::runtime::Handle;
 /// | --- | --- |
 /// | `update`, `compute` and their other forms | Redis has no lock that keeps all processes from writing to a key while one of them computes its value: a lock with a lease may end before the computation does. Compute in the database, by a transaction or a compare-and-set, with [`write_through`](Self::write_through). |
 /// | `retain` | The predicate needs every key and value of the namespace, which would have to be read from Redis. Use [tags](Self::invalidate_tag). |
-/// | `iter`, `keys`, `hottest`, `len`, `peek`, `get_with`, `get_many` | They see the L1 of one process, and Redis has no list of the keys of a namespace. Use [`get`](Self::get), or [`get_many_or_load_async`](Self::get_many_or_load_async) for several keys. |
+/// | `iter`, `keys`, `hottest`, `len`, `peek`, `get_with` | They see the L1 of one process, and Redis has no list of the keys of a namespace. Use [`get`](Self::get) and [`get_many`](Self::get_many). |
 /// | `remove`, which returns the value | The current value may be in L1, in Redis, or only in the L1 of another process. Use [`invalidate`](Self::invalidate). |
 /// | `set_ttl` | Each process has a copy in its L1 with its own deadline. Store the value again, with [`insert_loaded`](Self::insert_loaded). |
 /// | `set_capacity`, `set_max_weight`, `remove_expired`, `shrink_to_fit` | They concern the memory of one process only. The [builder](TieredCacheBuilder) of L1 sets its bound. |

@@ -26,6 +26,15 @@ impl<K: RemoteKey, V: RemoteValue> AsyncCache<K, V> for TieredCache<K, V> {
         }
     }
 
+    fn get_many_erased<'a>(
+        &'a self,
+        keys: &'a [&'a dyn ErasedKey<K>],
+    ) -> CacheFuture<'a, Vec<Option<V>>> {
+        let keys: Vec<K> = keys.iter().map(|key| key.to_key()).collect();
+        let values = self.inner.look_up_many_in_l1(&keys);
+        CacheFuture::new(async move { self.inner.look_up_many_missing(&keys, values).await })
+    }
+
     fn insert_loaded(&self, key: K, loaded: Loaded<V>) -> CacheFuture<'_, Propagation> {
         CacheFuture::new(self.insert_loaded(key, loaded))
     }
@@ -149,6 +158,16 @@ impl<K: RemoteKey, V: RemoteValue> Cache<K, V> for BlockingCache<K, V> {
             Some(value) => Some(value),
             None => self.wait(self.tier.inner.look_up_missing(key.to_key())),
         }
+    }
+
+    fn get_many_erased(&self, keys: &[&dyn ErasedKey<K>]) -> Vec<Option<V>> {
+        let keys: Vec<K> = keys.iter().map(|key| key.to_key()).collect();
+        let inner = &self.tier.inner;
+        let values = inner.look_up_many_in_l1(&keys);
+        if values.iter().all(Option::is_some) {
+            return values;
+        }
+        self.wait(inner.look_up_many_missing(&keys, values))
     }
 
     fn insert_loaded(&self, key: K, loaded: Loaded<V>) -> Propagation {

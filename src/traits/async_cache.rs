@@ -65,6 +65,25 @@ pub trait AsyncCache<K, V>: Send + Sync {
     /// Returns a clone of the value for `key`, or `None` if the key is absent or expired. See [`get`](Self::get).
     fn get_erased<'a>(&'a self, key: &'a dyn ErasedKey<K>) -> CacheFuture<'a, Option<V>>;
 
+    /// Returns clones of the values for several keys. See [`get_many`](Self::get_many).
+    ///
+    /// The default implementation calls [`get_erased`](Self::get_erased) for each key.
+    fn get_many_erased<'a>(
+        &'a self,
+        keys: &'a [&'a dyn ErasedKey<K>],
+    ) -> CacheFuture<'a, Vec<Option<V>>>
+    where
+        V: Send,
+    {
+        CacheFuture::new(async move {
+            let mut values = Vec::with_capacity(keys.len());
+            for key in keys {
+                values.push(self.get_erased(*key).await);
+            }
+            values
+        })
+    }
+
     /// Inserts a value with its own time to live, weight and tags.
     #[doc(alias = "put")]
     fn insert_loaded(&self, key: K, loaded: Loaded<V>) -> CacheFuture<'_, Propagation>;
@@ -141,10 +160,7 @@ pub trait AsyncCache<K, V>: Send + Sync {
         V: Clone + Send + Sync,
     {
         CacheFuture::new(async move {
-            let mut values = Vec::with_capacity(keys.len());
-            for key in keys {
-                values.push(self.get_erased(*key).await);
-            }
+            let mut values = self.get_many_erased(keys).await;
             let missing = missing_keys(keys, &values);
             if !missing.is_empty() {
                 for (key, loaded) in loader.run(missing).await? {
@@ -233,6 +249,36 @@ pub trait AsyncCache<K, V>: Send + Sync {
         Self: Sized,
     {
         async move { self.get_erased(&key).await }
+    }
+
+    /// Returns clones of the values for several keys, in their order, with `None` for each key that is absent or
+    /// expired.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use hotset::{AsyncCache, LocalCache};
+    /// use std::sync::Arc;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() {
+    /// let prices: Arc<dyn AsyncCache<String, u64>> = Arc::new(LocalCache::new(100));
+    /// prices.insert("apple".to_string(), 120).await;
+    /// assert_eq!(prices.get_many(["apple", "pear"]).await, [Some(120), None]);
+    /// # }
+    /// ```
+    #[doc(alias("get_all_present", "getAllPresent"))]
+    fn get_many<'a, Q>(
+        &'a self,
+        keys: impl IntoIterator<Item = &'a Q>,
+    ) -> CacheFuture<'a, Vec<Option<V>>>
+    where
+        Q: Hash + Equivalent<K> + ToOwned<Owned = K> + Sync + ?Sized + 'a,
+        V: Send,
+        Self: Sized,
+    {
+        let keys: Vec<&'a Q> = keys.into_iter().collect();
+        CacheFuture::new(async move { self.get_many_erased(&erase_keys(&keys)).await })
     }
 
     /// Returns `true` if the cache contains a live value for `key`.

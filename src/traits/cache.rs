@@ -95,6 +95,13 @@ pub trait Cache<K, V>: Send + Sync {
     /// Returns a clone of the value for `key`, or `None` if the key is absent or expired. See [`get`](Self::get).
     fn get_erased(&self, key: &dyn ErasedKey<K>) -> Option<V>;
 
+    /// Returns clones of the values for several keys. See [`get_many`](Self::get_many).
+    ///
+    /// The default implementation calls [`get_erased`](Self::get_erased) for each key.
+    fn get_many_erased(&self, keys: &[&dyn ErasedKey<K>]) -> Vec<Option<V>> {
+        keys.iter().map(|key| self.get_erased(*key)).collect()
+    }
+
     /// Inserts a value with its own time to live, weight and tags.
     #[doc(alias = "put")]
     fn insert_loaded(&self, key: K, loaded: Loaded<V>) -> Propagation;
@@ -170,7 +177,7 @@ pub trait Cache<K, V>: Send + Sync {
     where
         V: Clone,
     {
-        let mut values: Vec<_> = keys.iter().map(|key| self.get_erased(*key)).collect();
+        let mut values = self.get_many_erased(keys);
         let missing = missing_keys(keys, &values);
         if !missing.is_empty() {
             for (key, loaded) in loader.run(missing)? {
@@ -246,6 +253,29 @@ pub trait Cache<K, V>: Send + Sync {
         Self: Sized,
     {
         self.get_erased(&key)
+    }
+
+    /// Returns clones of the values for several keys, in their order, with `None` for each key that is absent or
+    /// expired.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use hotset::{Cache, LocalCache};
+    /// use std::sync::Arc;
+    ///
+    /// let prices: Arc<dyn Cache<String, u64>> = Arc::new(LocalCache::new(100));
+    /// prices.insert("apple".to_string(), 120);
+    /// assert_eq!(prices.get_many(["apple", "pear"]), [Some(120), None]);
+    /// ```
+    #[doc(alias("get_all_present", "getAllPresent"))]
+    fn get_many<'q, Q>(&self, keys: impl IntoIterator<Item = &'q Q>) -> Vec<Option<V>>
+    where
+        Q: Hash + Equivalent<K> + ToOwned<Owned = K> + Sync + ?Sized + 'q,
+        Self: Sized,
+    {
+        let keys: Vec<&Q> = keys.into_iter().collect();
+        self.get_many_erased(&erase_keys(&keys))
     }
 
     /// Returns `true` if the cache contains a live value for `key`.

@@ -23,6 +23,10 @@ macro_rules! delegate_cache {
             $cache.get_erased(key)
         }
 
+        fn get_many_erased(&$self, keys: &[&dyn ErasedKey<K>]) -> Vec<Option<V>> {
+            $cache.get_many_erased(keys)
+        }
+
         fn insert_loaded(&$self, key: K, loaded: Loaded<V>) -> Propagation {
             $cache.insert_loaded(key, loaded)
         }
@@ -113,6 +117,16 @@ macro_rules! delegate_async_cache {
     ($self:ident => $cache:expr) => {
         fn get_erased<'a>(&'a $self, key: &'a dyn ErasedKey<K>) -> CacheFuture<'a, Option<V>> {
             $cache.get_erased(key)
+        }
+
+        fn get_many_erased<'a>(
+            &'a $self,
+            keys: &'a [&'a dyn ErasedKey<K>],
+        ) -> CacheFuture<'a, Vec<Option<V>>>
+        where
+            V: Send,
+        {
+            $cache.get_many_erased(keys)
         }
 
         fn insert_loaded(&$self, key: K, loaded: Loaded<V>) -> CacheFuture<'_, Propagation> {

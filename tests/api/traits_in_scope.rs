@@ -36,6 +36,7 @@ macro_rules! call_local {
         let () = cache.insert_with_ttl(one(), 1, MINUTE);
         let () = cache.insert_loaded(one(), Loaded::new(1));
         let _: Option<u64> = cache.get("one");
+        let _: Vec<Option<u64>> = cache.get_many(["one"]);
         let _: bool = cache.contains_key("one");
         let _: Option<Duration> = cache.remaining_ttl("one");
         let () = cache.invalidate("one");
@@ -99,6 +100,7 @@ macro_rules! call_blocking {
         let _: Propagation = cache.insert_with_ttl(one(), 1, MINUTE);
         let _: Propagation = cache.insert_loaded(one(), Loaded::new(1));
         let _: Option<u64> = cache.get("one");
+        let _: Vec<Option<u64>> = cache.get_many(["one"]);
         let _: bool = cache.contains_key("one");
         let _: Option<Duration> = cache.remaining_ttl("one");
         let _: Propagation = cache.invalidate("one");
@@ -127,6 +129,7 @@ macro_rules! call_async {
         let _: Propagation = cache.insert_with_ttl(one(), 1, MINUTE).await;
         let _: Propagation = cache.insert_loaded(one(), Loaded::new(1)).await;
         let _: Option<u64> = cache.get("one").await;
+        let _: Vec<Option<u64>> = cache.get_many(["one"]).await;
         let _: bool = cache.contains_key("one").await;
         let _: Option<Duration> = cache.remaining_ttl("one").await;
         let _: Propagation = cache.invalidate("one").await;

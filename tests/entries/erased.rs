@@ -148,6 +148,8 @@ fn exercise(cache: &impl Cache<String, u64>) {
     cache.insert_with_ttl("b".to_string(), 20, seconds(60));
     cache.insert_loaded("c".to_string(), Loaded::new(30).ttl(Duration::MAX));
     assert_eq!((cache.get("a"), cache.get("c")), (Some(10), Some(30)));
+    let found = cache.get_many(["c", "x", "a", "c"]);
+    assert_eq!(found, [Some(30), None, Some(10), Some(30)]);
     assert!(cache.contains_key("b") && !cache.contains_key("x"));
     assert_eq!(cache.remaining_ttl("c"), Some(Duration::MAX));
     assert_eq!(cache.remaining_ttl("x"), None);
@@ -200,6 +202,8 @@ async fn exercise_async(cache: &impl AsyncCache<String, u64>) {
     let loaded = Loaded::new(30).ttl(Duration::MAX);
     cache.insert_loaded("c".to_string(), loaded).await;
     assert_eq!(cache.get("c").await, Some(30));
+    let found = cache.get_many(["c", "x", "a", "c"]).await;
+    assert_eq!(found, [Some(30), None, Some(10), Some(30)]);
     assert!(cache.contains_key("b").await && !cache.contains_key("x").await);
     assert_eq!(cache.remaining_ttl("c").await, Some(Duration::MAX));
     assert_eq!(cache.remaining_ttl("x").await, None);

@@ -38,6 +38,7 @@ fn failing_cache_finds_and_changes_nothing() {
     cache.inner().insert(1, 10);
     cache.set_fault(Fault::Fail);
     assert_eq!(Cache::get(&cache, &1), None);
+    assert_eq!(Cache::get_many(&cache, &[1, 2]), [None, None]);
     assert!(!Cache::contains_key(&cache, &1));
     assert_eq!(Cache::remaining_ttl(&cache, &1), None);
     let changes = [
@@ -158,8 +159,13 @@ mod tasks {
         assert_eq!((warming.end, warming.found), (WarmOutcome::NotProven, 0));
         AsyncCache::flush(&cache).await;
         assert_eq!(AsyncCache::get(&cache, &1).await, None);
+        assert_eq!(AsyncCache::get_many(&cache, &[1, 2]).await, [None, None]);
         assert!(cache.inner().is_empty());
         cache.set_fault(Fault::None);
         assert_eq!(cache.warm_async(0..10, rows).await.found, 10);
+        assert_eq!(
+            AsyncCache::get_many(&cache, &[3, 30]).await,
+            [Some(3), None]
+        );
     }
 }

@@ -228,6 +228,40 @@ async fn changes_through_trait_objects_reach_other_processes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn values_of_several_keys_are_read_from_redis_in_one_call() {
+    let mut server = Server::start();
+    // In this class, the insertions are known in all processes when they are acknowledged.
+    let exact = || cache_of_class(&server, Consistency::Realtime, |local| local);
+    let (one, other, third) = (exact().await, exact().await, exact().await);
+    for (name, length) in [("apple", 5), ("fig", 3)] {
+        one.insert(name.to_string(), length).await;
+    }
+    let names = ["fig", "pear", "apple", "fig"];
+    let found = [Some(3), None, Some(5), Some(3)];
+    let calls = other.tier_stats().calls.lookup.times.count();
+    assert_eq!(other.get_many(names).await, found);
+    assert_eq!(other.tier_stats().calls.lookup.times.count(), calls + 1);
+    // Both values are in L1 now.
+    assert_eq!(
+        (
+            other.get_many(["fig", "apple"]).await.len(),
+            other.stats().hits
+        ),
+        (2, 2)
+    );
+    let tasks: Arc<dyn AsyncCache<String, u64>> = Arc::new(one.clone());
+    assert_eq!(tasks.get_many(names).await, found);
+    let blocking: Arc<dyn Cache<String, u64>> = Arc::new(third.blocking());
+    let get = tokio::task::spawn_blocking(move || blocking.get_many(names));
+    assert_eq!(get.await.unwrap(), found);
+    let bounded = cache(&server).await;
+    assert_eq!(bounded.get_many(names).await, found);
+    server.kill();
+    // In this class, L1 still serves without Redis.
+    assert_eq!(bounded.get_many(names).await, found);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn outage_is_visible_through_trait_objects() {
     let cache: Lengths = LocalCache::builder()
         .capacity(10)
