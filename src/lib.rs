@@ -78,6 +78,8 @@ mod trace;
 
 mod sync;
 
+mod storage;
+
 mod stats;
 
 mod warm;
@@ -92,8 +94,6 @@ mod metrics;
 mod snapshot;
 
 mod single_flight;
-
-mod storage;
 
 mod policy;
 

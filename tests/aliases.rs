@@ -64,6 +64,7 @@ const QUICK_CACHE: &str = "
     hits                             LocalCache::stats
     insert_with_lifecycle            LocalCacheBuilder::on_removal
     lifecycle                        LocalCacheBuilder::on_removal
+    memory_used                      memory_usage
     misses                           LocalCache::stats
     num_shards                       LocalCacheBuilder::shards
     on_evict                         LocalCacheBuilder::on_removal

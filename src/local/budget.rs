@@ -1,9 +1,10 @@
 //! The budget of a cache, which all of its shards share: a number of entries, or a total weight.
 
-use std::sync::atomic::{
-    AtomicU64,
-    Ordering::{Relaxed, SeqCst},
-};
+#[cfg(all(test, any(loom_models, shuttle_models)))]
+mod models;
+
+use crate::sync::{AtomicU64, model_fence};
+use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 
 /// The budget of a cache. Entries are inserted only against a [`Reservation`], so the total weight of all shards never
 /// exceeds the limit, not even for a moment.
@@ -17,7 +18,7 @@ pub(crate) struct Budget {
 
 impl Budget {
     /// Creates a budget of which nothing is used.
-    pub(crate) const fn new(limit: u64) -> Self {
+    pub(crate) fn new(limit: u64) -> Self {
         Self {
             limit: AtomicU64::new(limit),
             used: AtomicU64::new(0),
@@ -32,6 +33,7 @@ impl Budget {
     /// Sets the highest weight. If it is exceeded now, nothing more can be reserved.
     pub(crate) fn set_limit(&self, limit: u64) {
         self.limit.store(limit, SeqCst);
+        model_fence();
     }
 
     /// Checks whether the highest weight is exceeded, because it was lowered.
@@ -66,6 +68,7 @@ impl Budget {
         let Ok(before) = taken else {
             return false;
         };
+        model_fence();
         // If the limit was lowered meanwhile, either `is_exceeded` sees this reservation, or this load sees the limit.
         if before + amount > self.limit.load(SeqCst) {
             self.release(amount);

@@ -4,8 +4,8 @@ use crate::local::{Inner, LocalCache};
 use crate::metrics::sealed::Source;
 use crate::metrics::table::{
     ABANDONED_LOADS, AGE_SECONDS, CAPACITY, COALESCED, ENTRIES, HITS, INSERTS, LOAD_FAILURES,
-    LOAD_SECONDS, LOADS, MISSES, OUTDATED, QUEUED_LOADS, REFRESHES, REFUSED, REMOVALS,
-    STALE_SERVES, WEIGHT,
+    LOAD_SECONDS, LOADS, MEMORY_BYTES, MISSES, OUTDATED, QUEUED_LOADS, REFRESHES, REFUSED,
+    REMOVALS, STALE_SERVES, WEIGHT,
 };
 use crate::metrics::{MetricsSource, ReadSamples, Sample, Watch};
 use crate::stats::Stats;
@@ -55,14 +55,20 @@ impl<K: Send + Sync, V: Send + Sync, S: Send + Sync> ReadSamples for Inner<K, V,
             abandoned: stats.abandoned_loads,
             times: stats.load_times.clone(),
         };
-        samples(stats, loads, cache.capacity())
+        samples(stats, loads, &cache)
     }
 }
 
-/// Returns the samples of a cache in this process, either alone or as the L1 of a tiered cache.
+/// Returns the samples of a cache in this process, either alone or as the L1 of a tiered cache. `stats` are those of
+/// the cache.
 #[allow(clippy::cast_precision_loss)] // Recorders take `f64` only.
-pub(crate) fn samples(stats: Stats, loads: Loads, capacity: Option<u64>) -> Vec<Sample> {
+pub(crate) fn samples<K, V, S>(
+    stats: Stats,
+    loads: Loads,
+    cache: &LocalCache<K, V, S>,
+) -> Vec<Sample> {
     let removal = |cause, count| Sample::labeled_counter(&REMOVALS, cause, count);
+    let capacity = cache.capacity();
     let capacity = capacity.map(|most| Sample::gauge(&CAPACITY, most as f64));
     let samples = [
         Sample::labeled_counter(&HITS, "l1", stats.hits),
@@ -87,6 +93,7 @@ pub(crate) fn samples(stats: Stats, loads: Loads, capacity: Option<u64>) -> Vec<
         removal("invalidated", stats.invalidated),
         Sample::gauge(&ENTRIES, stats.entries as f64),
         Sample::gauge(&WEIGHT, stats.weight as f64),
+        Sample::gauge(&MEMORY_BYTES, cache.memory_usage() as f64),
     ];
     samples.into_iter().chain(capacity).collect()
 }

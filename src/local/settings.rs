@@ -4,6 +4,7 @@ use crate::clock::{NEVER, Nanos, TimeSource, saturating_nanos};
 use crate::local::load::refresh::{RefreshRules, THROTTLE};
 use crate::local::removal::Listener;
 use crate::random;
+use crate::storage::allocated::AllocatedBytes;
 use std::time::Duration;
 
 /// The default lease of a load.
@@ -113,6 +114,17 @@ impl<K, V> Settings<K, V> {
             return 1;
         };
         explicit.unwrap_or_else(|| weigher(key, value)).max(1)
+    }
+}
+
+/// The memory that closures own is not included.
+impl<K, V> AllocatedBytes for Settings<K, V> {
+    fn allocated_bytes(&self) -> usize {
+        let name = self.name.as_ref().map_or(0, String::capacity);
+        let weigher = self.weigher.as_deref().map_or(0, size_of_val);
+        let expire_after = self.expire_after.as_deref().map_or(0, size_of_val);
+        let listener = self.listener.as_deref().map_or(0, size_of_val);
+        name + weigher + expire_after + listener
     }
 }
 

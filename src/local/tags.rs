@@ -8,8 +8,10 @@
 //! The L1 of a tiered cache also has a *minimum live epoch*: an entry of an older epoch is dead, with or without tags.
 
 use crate::local::DefaultHasher;
+use crate::storage::allocated::{AllocatedBytes, arc_bytes};
+use hashbrown::HashMap;
 use parking_lot::{Mutex, MutexGuard};
-use std::collections::HashMap;
+use std::alloc::Layout;
 use std::sync::Arc;
 use std::sync::atomic::{
     AtomicU64,
@@ -33,6 +35,9 @@ pub(crate) struct Tags {
 /// The tags of entries, and those that were invalidated recently, because loads in flight may still return them.
 struct KnownTags {
     by_name: HashMap<Arc<str>, Arc<Tag>, DefaultHasher>,
+    /// The size of all tags and of their names, in bytes. It is counted here, because a sum over all tags would take
+    /// long.
+    tag_bytes: usize,
     /// The epoch of the last invalidation of a tag that is not known any more.
     last_unknown_invalidation: u64,
     /// The number of tags at which those that no entry has are removed.
@@ -50,6 +55,7 @@ impl Tags {
             min_live_epoch: Arc::default(),
             known: Mutex::new(KnownTags {
                 by_name: HashMap::default(),
+                tag_bytes: 0,
                 last_unknown_invalidation: 0,
                 cleanup_len: MIN_CLEANUP_LEN,
             }),
@@ -126,6 +132,7 @@ impl KnownTags {
             name: Arc::clone(name),
             invalidated: AtomicU64::new(self.last_unknown_invalidation),
         });
+        self.tag_bytes += tag_bytes(name);
         self.by_name.insert(Arc::clone(name), Arc::clone(&tag));
         tag
     }
@@ -137,11 +144,25 @@ impl KnownTags {
         self.by_name.retain(|_, tag| {
             let is_used = Arc::strong_count(tag) > 1;
             if !is_used {
+                self.tag_bytes -= tag_bytes(&tag.name);
                 *last = (*last).max(tag.invalidated.load(Relaxed));
             }
             is_used
         });
         self.cleanup_len = (self.by_name.len() * 2).max(MIN_CLEANUP_LEN);
+    }
+}
+
+/// Returns the size of a tag with this name, in bytes.
+fn tag_bytes(name: &str) -> usize {
+    arc_bytes(Layout::new::<Tag>()) + arc_bytes(Layout::for_value(name))
+}
+
+impl AllocatedBytes for Tags {
+    fn allocated_bytes(&self) -> usize {
+        let epochs = 2 * arc_bytes(Layout::new::<AtomicU64>());
+        let known = self.known.lock();
+        epochs + known.by_name.allocated_bytes() + known.tag_bytes
     }
 }
 
@@ -164,6 +185,13 @@ impl EntryTags {
     /// Returns the names of the tags.
     pub(crate) fn names(&self) -> impl Iterator<Item = Arc<str>> {
         self.tags.iter().map(|tag| Arc::clone(&tag.name))
+    }
+}
+
+impl AllocatedBytes for EntryTags {
+    fn allocated_bytes(&self) -> usize {
+        // The tags themselves belong to the table of the cache.
+        self.tags.allocated_bytes()
     }
 }
 

@@ -64,6 +64,8 @@ metrics! {
         "Entries that were evicted, expired, replaced, removed, cleared or invalidated.";
     ENTRIES: Gauge "hotset_entries", "Number of entries, including expired ones that have not been removed yet.";
     WEIGHT: Gauge "hotset_weight", "Weight of all entries. Without a weigher, each weighs 1.";
+    MEMORY_BYTES: Gauge "hotset_memory_bytes",
+        "Memory that the cache has allocated, without the memory that keys and values own, in bytes.";
     CAPACITY: Gauge "hotset_capacity", "Maximum weight of all entries. Absent if the cache is unbounded.";
 
     #[cfg(feature = "redis")]

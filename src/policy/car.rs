@@ -6,6 +6,7 @@ use crate::policy::EvictionPolicy;
 use crate::policy::ghost_list::GhostList;
 use crate::policy::queues::{MAX_SECOND_CHANCES, Queues};
 use crate::policy::state::{NoOpHits, PolicyStates, Queue, QueueState};
+use crate::storage::allocated::AllocatedBytes;
 use crate::storage::work_slice::WorkSlice;
 use std::sync::atomic::AtomicU32;
 
@@ -162,6 +163,13 @@ impl EvictionPolicy for Car {
 
     fn validate(&self, states: &impl PolicyStates) {
         self.clocks.validate(states);
+    }
+}
+
+impl AllocatedBytes for Car {
+    fn allocated_bytes(&self) -> usize {
+        let [once, often] = &self.ghosts;
+        self.clocks.allocated_bytes() + once.allocated_bytes() + often.allocated_bytes()
     }
 }
 

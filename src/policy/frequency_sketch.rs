@@ -1,6 +1,7 @@
 //! An approximate count of recent requests by key.
 
 use crate::random;
+use crate::storage::allocated::AllocatedBytes;
 
 /// The number of entries that share a word of 32 counters, which is not quite three bytes for each entry.
 const ENTRIES_PER_WORD: usize = 3;
@@ -108,6 +109,12 @@ impl FrequencySketch {
         if self.hand >= self.words.len() {
             self.hand = 0;
         }
+    }
+}
+
+impl AllocatedBytes for FrequencySketch {
+    fn allocated_bytes(&self) -> usize {
+        self.words.allocated_bytes()
     }
 }
 

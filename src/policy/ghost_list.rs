@@ -1,6 +1,7 @@
 //! An exact list of recently evicted keys, in the order of their evictions.
 
 use crate::policy::spread;
+use crate::storage::allocated::AllocatedBytes;
 use crate::storage::index::Index;
 use std::collections::VecDeque;
 
@@ -111,6 +112,21 @@ impl GhostList {
                 return;
             }
         }
+    }
+}
+
+impl AllocatedBytes for GhostList {
+    fn allocated_bytes(&self) -> usize {
+        self.queue.allocated_bytes() + self.numbers.allocated_bytes()
+    }
+}
+
+impl AllocatedBytes for Queue {
+    fn allocated_bytes(&self) -> usize {
+        // All chunks except the last were filled, so they have room for exactly `CHUNK_LEN` hashes.
+        let filled = self.chunks.len().saturating_sub(1) * CHUNK_LEN * size_of::<u32>();
+        let last = self.chunks.back().map_or(0, Vec::allocated_bytes);
+        self.chunks.allocated_bytes() + filled + last
     }
 }
 

@@ -1,6 +1,7 @@
 //! An approximate queue of recently evicted keys, as fingerprints.
 
 use crate::policy::spread;
+use crate::storage::allocated::AllocatedBytes;
 
 /// The number of keys in a bucket.
 const WAYS: usize = 8;
@@ -87,6 +88,12 @@ impl GhostQueue {
         // A removed key leaves room for another one, whose addition does not age the keys before it.
         self.added -= i32::from(remembered);
         remembered
+    }
+}
+
+impl AllocatedBytes for GhostQueue {
+    fn allocated_bytes(&self) -> usize {
+        self.buckets.allocated_bytes()
     }
 }
 

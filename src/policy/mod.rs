@@ -20,6 +20,7 @@ use crate::policy::lru::Lru;
 use crate::policy::s3_fifo::S3Fifo;
 use crate::policy::state::NoOpHits;
 use crate::random;
+use crate::storage::allocated::AllocatedBytes;
 use crate::storage::work_slice::WorkSlice;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
@@ -85,7 +86,7 @@ fn spread(hash: u32) -> u64 {
 /// An eviction policy. It knows slots, their states and hashes, and nothing of keys, values or time.
 ///
 /// [`on_hit`](Self::on_hit) runs under a shared lock, and everything else under an exclusive one.
-pub(crate) trait EvictionPolicy {
+pub(crate) trait EvictionPolicy: AllocatedBytes {
     /// Returns the hits of which [`on_hit`](Self::on_hit) need not be notified until the next write begins.
     fn no_op_hits(&self) -> NoOpHits;
 
@@ -267,6 +268,12 @@ impl EvictionPolicy for AnyPolicy {
 
     fn validate(&self, states: &impl PolicyStates) {
         dispatch!(&self.kind, policy => policy.validate(states));
+    }
+}
+
+impl AllocatedBytes for AnyPolicy {
+    fn allocated_bytes(&self) -> usize {
+        dispatch!(&self.kind, policy => policy.allocated_bytes())
     }
 }
 

@@ -2,6 +2,7 @@
 
 use crate::policy::slot_list::{Links, List, as_slot};
 use crate::policy::state::{PolicyStates, Queue, QueueState};
+use crate::storage::allocated::AllocatedBytes;
 use crate::storage::work_slice::WorkSlice;
 use std::sync::atomic::AtomicU32;
 
@@ -199,5 +200,11 @@ impl Queues {
             assert_eq!(filed, self.links.is_filed(slot));
             assert!(filed || states.state(slot).is_none());
         }
+    }
+}
+
+impl AllocatedBytes for Queues {
+    fn allocated_bytes(&self) -> usize {
+        self.links.allocated_bytes()
     }
 }

@@ -10,6 +10,7 @@ use crate::policy::ghost_queue::GhostQueue;
 use crate::policy::queues::{MAX_SECOND_CHANCES, Queues, Taken};
 use crate::policy::slot_list::as_slot;
 use crate::policy::state::{NoOpHits, PolicyStates, Queue, QueueState};
+use crate::storage::allocated::AllocatedBytes;
 use crate::storage::work_slice::WorkSlice;
 use std::sync::atomic::AtomicU32;
 
@@ -337,6 +338,13 @@ impl EvictionPolicy for S3Fifo {
 
     fn validate(&self, states: &impl PolicyStates) {
         self.queues.validate(states);
+    }
+}
+
+impl AllocatedBytes for S3Fifo {
+    fn allocated_bytes(&self) -> usize {
+        let history = self.ghosts.allocated_bytes() + self.sketch.allocated_bytes();
+        self.queues.allocated_bytes() + history
     }
 }
 

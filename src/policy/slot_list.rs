@@ -1,5 +1,6 @@
 //! Lists from which slots are removed at the head only, so that one link for each slot is enough.
 
+use crate::storage::allocated::AllocatedBytes;
 use crate::storage::column::Column;
 
 /// The link of the last slot of a list.
@@ -69,6 +70,12 @@ impl Links {
     /// Moves up to `most` slots: see [`Column::step`].
     pub(crate) fn step(&mut self, most: usize) -> Option<Vec<u32>> {
         self.0.step(most)
+    }
+}
+
+impl AllocatedBytes for Links {
+    fn allocated_bytes(&self) -> usize {
+        self.0.allocated_bytes()
     }
 }
 

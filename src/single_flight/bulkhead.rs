@@ -6,6 +6,7 @@ use crate::single_flight::Pending;
 use crate::single_flight::context::{Entered, is_running};
 use crate::single_flight::permits::{HolderId, PermitQueue, Reply, Ticket};
 use crate::single_flight::state::wake;
+use crate::storage::allocated::AllocatedBytes;
 use crate::sync::{Mutex, MutexGuard};
 use std::sync::Arc;
 use std::task::Waker;
@@ -102,6 +103,12 @@ impl Bulkhead {
         let woken = queue.advance(now);
         unlock_and_wake(queue, woken);
         result
+    }
+}
+
+impl AllocatedBytes for Bulkhead {
+    fn allocated_bytes(&self) -> usize {
+        self.queue.lock().allocated_bytes()
     }
 }
 

@@ -60,7 +60,8 @@ use crate::error::{AnyError, LoadError};
 use crate::single_flight::context::is_running;
 use crate::single_flight::state::{Admission, State, Waiters, wake};
 use crate::single_flight::table::Table;
-use crate::sync::reentrancy::{LockGuardMark, assert_no_exclusive_lock_held};
+use crate::storage::allocated::AllocatedBytes;
+use crate::sync::reentrancy::{LockGuardMark, assert_no_exclusive_lock_held, is_writing};
 use crate::sync::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Mutex, MutexGuard};
 use crate::traits::key::LookupKey;
 use equivalent::Equivalent;
@@ -423,6 +424,18 @@ impl<K, V> InFlightLoads<K, V> {
         let logged = usize::from(table.log.is_some());
         assert_eq!(table.len() + logged, self.registered.load(Relaxed));
         table.len()
+    }
+}
+
+impl<K, V> AllocatedBytes for InFlightLoads<K, V> {
+    fn allocated_bytes(&self) -> usize {
+        // The `Eq` and `Clone` of keys may call this under the table's lock, and then must not wait for it.
+        let table = if is_writing() {
+            self.table.try_lock()
+        } else {
+            Some(self.table.lock())
+        };
+        table.map_or(0, |table| table.allocated_bytes())
     }
 }
 

@@ -14,6 +14,7 @@
 //! moment when an offer lapses or a lease ends. If all did, 1,000 callers behind 64 loads that hang would ask 40,000
 //! times a second.
 
+use crate::storage::allocated::AllocatedBytes;
 use std::collections::VecDeque;
 use std::mem::swap;
 use std::task::Waker;
@@ -261,6 +262,13 @@ fn check_at(watchers: &mut usize, moment: Instant, check: Instant) -> Instant {
     }
     *watchers += 1;
     moment
+}
+
+impl AllocatedBytes for PermitQueue {
+    fn allocated_bytes(&self) -> usize {
+        let offered = self.holders.allocated_bytes() + self.offers.allocated_bytes();
+        offered + self.waiting.allocated_bytes()
+    }
 }
 
 #[cfg(all(test, not(any(loom_models, shuttle_models))))]

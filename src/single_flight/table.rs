@@ -2,7 +2,9 @@
 
 use crate::single_flight::InFlightLoad;
 use crate::single_flight::write_log::WriteLog;
+use crate::storage::allocated::{AllocatedBytes, arc_bytes};
 use hashbrown::HashTable;
+use std::alloc::Layout;
 use std::sync::Arc;
 
 /// A table of loads. Most often it has at most one load, which is stored inline, so that a miss accesses no memory here
@@ -68,5 +70,13 @@ impl<K, V> Table<K, V> {
 
     pub(crate) fn drain(&mut self) -> impl Iterator<Item = Arc<InFlightLoad<K, V>>> {
         self.first.take().into_iter().chain(self.others.drain())
+    }
+}
+
+impl<K, V> AllocatedBytes for Table<K, V> {
+    fn allocated_bytes(&self) -> usize {
+        // The waiters of the loads are not included, because each load has a lock of its own.
+        let loads = self.len() * arc_bytes(Layout::new::<InFlightLoad<K, V>>());
+        loads + self.others.allocated_bytes() + self.log.allocated_bytes()
     }
 }

@@ -4,8 +4,9 @@
 //! the shard logs the keys that are written to.
 
 use crate::single_flight::InFlightLoads;
+use crate::storage::allocated::AllocatedBytes;
 use foldhash::fast::RandomState;
-use std::collections::HashSet;
+use hashbrown::HashSet;
 
 /// The maximum number of keys in a log. If more are written to, all keys count as written to.
 const MAX_WRITTEN_KEYS: usize = 1 << 16;
@@ -35,6 +36,12 @@ impl WriteLog {
     pub(crate) fn record_all(&mut self) {
         self.all = true;
         self.written = HashSet::default();
+    }
+}
+
+impl AllocatedBytes for WriteLog {
+    fn allocated_bytes(&self) -> usize {
+        self.written.allocated_bytes()
     }
 }
 

@@ -1,6 +1,7 @@
 //! Histograms of durations, and the concurrent counters behind them.
 
 use crate::clock::saturating_nanos;
+use crate::storage::allocated::AllocatedBytes;
 use crate::sync::thread_slot::{SLOTS, ThreadSlot};
 use std::fmt;
 use std::sync::OnceLock;
@@ -339,6 +340,13 @@ impl StripedHistogram {
             histogram.add_to(&mut sum);
         }
         sum
+    }
+}
+
+impl AllocatedBytes for StripedHistogram {
+    fn allocated_bytes(&self) -> usize {
+        let allocated = self.0.iter().filter_map(OnceLock::get);
+        allocated.count() * size_of::<AtomicHistogram>()
     }
 }
 

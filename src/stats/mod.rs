@@ -7,6 +7,7 @@ pub(crate) mod timer;
 
 use crate::stats::histogram::{DurationHistogram, StripedHistogram, add_shared, add_unshared};
 use crate::stats::timer::{CountOperation, Outcome};
+use crate::storage::allocated::AllocatedBytes;
 use crate::sync::thread_slot::{SLOTS, ThreadSlot};
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -236,6 +237,13 @@ impl CountOperation for Counters {
         if outcome != Outcome::Succeeded {
             self.count(Count::LoadFailure);
         }
+    }
+}
+
+impl AllocatedBytes for Counters {
+    fn allocated_bytes(&self) -> usize {
+        let histograms = self.load_times.allocated_bytes() + self.ages.allocated_bytes();
+        size_of_val(&*self.stripes) + histograms
     }
 }
 

@@ -1,5 +1,7 @@
 //! Per-slot storage that grows without moving all of its items in one call.
 
+use crate::storage::allocated::AllocatedBytes;
+
 /// A vector of items by slot whose growth is spread over many calls.
 ///
 /// [`grow`](Self::grow) allocates the larger storage and moves no item. Each [`step`](Self::step) then moves some
@@ -97,6 +99,12 @@ impl<T> Column<T> {
             debug_assert!(slot as usize == self.len(), "slot {slot} is past the end");
             self.push(item);
         }
+    }
+}
+
+impl<T> AllocatedBytes for Column<T> {
+    fn allocated_bytes(&self) -> usize {
+        self.items.allocated_bytes() + self.outgrown.allocated_bytes()
     }
 }
 

@@ -1,5 +1,6 @@
 //! A hash table that grows without rehashing all of its values in one call.
 
+use crate::storage::allocated::AllocatedBytes;
 use hashbrown::HashTable;
 
 /// The number of buckets of the former table that an insertion drains. The new table has room for twice as many
@@ -208,6 +209,19 @@ impl<T: Copy> Index<T> {
         let outgrown = self.outgrown.iter();
         let outgrown = outgrown.flat_map(|outgrown| outgrown.table.iter());
         self.table.iter().chain(outgrown).copied()
+    }
+}
+
+impl<T> AllocatedBytes for Index<T> {
+    fn allocated_bytes(&self) -> usize {
+        let tables = self.table.allocated_bytes() + self.spare.allocated_bytes();
+        tables + self.outgrown.allocated_bytes()
+    }
+}
+
+impl<T> AllocatedBytes for Outgrown<T> {
+    fn allocated_bytes(&self) -> usize {
+        self.table.allocated_bytes()
     }
 }
 

@@ -9,6 +9,9 @@ pub(crate) mod reentrancy;
 #[cfg_attr(loom_models, path = "thread_slot_model.rs")]
 pub(crate) mod thread_slot;
 
+#[cfg(all(test, any(loom_models, shuttle_models)))]
+pub(crate) mod schedules;
+
 #[cfg(not(any(loom_models, shuttle_models)))]
 mod imp {
     pub(crate) use parking_lot::{Mutex, MutexGuard};
@@ -48,7 +51,19 @@ mod imp {
         pub(crate) fn lock(&self) -> MutexGuard<'_, T> {
             self.0.lock().unwrap()
         }
+
+        pub(crate) fn try_lock(&self) -> Option<MutexGuard<'_, T>> {
+            self.0.try_lock().ok()
+        }
     }
 }
 
 pub(crate) use imp::*;
+
+/// Orders sequentially consistent accesses before it and after it in models of loom, which orders only fences so.
+/// Elsewhere this returns at once, because the accesses alone suffice.
+#[inline(always)]
+pub(crate) fn model_fence() {
+    #[cfg(loom_models)]
+    loom::sync::atomic::fence(std::sync::atomic::Ordering::SeqCst);
+}

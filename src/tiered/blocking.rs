@@ -98,6 +98,13 @@ impl<K: RemoteKey, V: RemoteValue> BlockingCache<K, V> {
         self.tier.rollout()
     }
 
+    /// Returns an estimate of the memory that L1 has allocated, in bytes, like [`TieredCache::memory_usage`].
+    #[must_use]
+    #[doc(alias = "memory_used")]
+    pub fn memory_usage(&self) -> usize {
+        self.tier.memory_usage()
+    }
+
     /// Invalidates the value for a key, like [`TieredCache::invalidate`].
     ///
     /// # Examples

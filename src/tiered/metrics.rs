@@ -43,7 +43,7 @@ impl<K: RemoteKey, V: RemoteValue> ReadSamples for Inner<K, V> {
             abandoned: tier.abandoned_loads,
             times: tier.load_times.clone(),
         };
-        let mut all = samples(stats, loads, self.l1.capacity());
+        let mut all = samples(stats, loads, &self.l1);
         all.extend(tier_samples(&tier));
         all.extend(health_samples(&self.health()));
         all

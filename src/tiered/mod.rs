@@ -188,6 +188,29 @@ impl<K, V> TieredCache<K, V> {
         self.inner.l1.stats()
     }
 
+    /// Returns an estimate of the memory that L1 has allocated, in bytes, like [`LocalCache::memory_usage`]. Connections
+    /// to Redis and queued invalidations are not included.
+    ///
+    /// # Blocking
+    ///
+    /// See [`LocalCache::memory_usage`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use hotset::TieredCache;
+    /// # async fn example(prices: TieredCache<String, u64>) -> Result<(), Box<dyn std::error::Error>> {
+    /// let mebibytes = prices.memory_usage() / (1 << 20);
+    /// println!("prices: {mebibytes} MiB");
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    #[doc(alias = "memory_used")]
+    pub fn memory_usage(&self) -> usize {
+        self.inner.l1.memory_usage()
+    }
+
     /// Returns the statistics of Redis and of the loader.
     ///
     /// # Examples
@@ -369,19 +392,37 @@ mod tests {
         }
     }
 
-    #[tokio::test]
-    async fn miss_looks_l1_up_once() {
-        // The class `L1Only` needs no server to serve.
-        let cache: TieredCache<CountedKey, u64> = LocalCache::builder()
-            .capacity(100)
-            .redis_with_schemas(
-                "redis://127.0.0.1:1/",
-                "test",
-                Schemas::new(u64::schema(), u64::schema()),
-            )
+    /// Returns a cache of the class `L1Only`, which needs no server to serve.
+    fn l1_only(capacity: usize) -> TieredCache<CountedKey, u64> {
+        let schemas = Schemas::new(u64::schema(), u64::schema());
+        LocalCache::builder()
+            .capacity(capacity)
+            .redis_with_schemas("redis://127.0.0.1:1/", "test", schemas)
             .consistency(Consistency::L1Only)
             .build()
-            .unwrap();
+            .unwrap()
+    }
+
+    #[tokio::test]
+    async fn memory_usage_is_that_of_l1() {
+        let cache = l1_only(10_000);
+        let empty = cache.memory_usage();
+        for key in 0..10_000 {
+            let load = |_| async { Ok::<_, Infallible>(10) };
+            cache
+                .get_or_load_async(&CountedKey(key), load)
+                .await
+                .unwrap();
+        }
+        let full = cache.memory_usage();
+        assert!(full > empty + 10_000 * 32, "{empty}, {full}");
+        assert_eq!(full, cache.inner.l1.memory_usage());
+        assert_eq!(full, cache.blocking().memory_usage());
+    }
+
+    #[tokio::test]
+    async fn miss_looks_l1_up_once() {
+        let cache = l1_only(100);
         let load = |_| async { Ok::<_, Infallible>(10) };
         for (hashes, key) in [CountedKey(1), CountedKey(2)].iter().enumerate() {
             let hashes = u32::try_from(hashes).unwrap();

@@ -70,7 +70,7 @@ fn all_metrics_are_published_before_the_first_operation() {
         assert!(scraped.contains(&first), "{first}\n{scraped}");
         count += 1;
     }
-    assert_eq!(count, 18);
+    assert_eq!(count, 19);
     assert_eq!(value(&scraped, "hotset_capacity{cache=\"pages\"}"), 100.0);
     let evicted = "hotset_removals_total{cache=\"pages\",cause=\"evicted\"}";
     assert_eq!(value(&scraped, evicted), 0.0);
@@ -104,6 +104,10 @@ fn repeated_scrapes_publish_the_totals_of_the_cache() {
         );
         is("hotset_entries{cache=\"pages\"}", 100);
         is("hotset_weight{cache=\"pages\"}", 100);
+        is(
+            "hotset_memory_bytes{cache=\"pages\"}",
+            cache.memory_usage() as u64,
+        );
         let evicted = "hotset_removals_total{cache=\"pages\",cause=\"evicted\"}";
         is(evicted, stats.evicted);
         let sum = value(&scraped, "hotset_load_seconds_sum{cache=\"pages\"}");

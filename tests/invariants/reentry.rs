@@ -184,7 +184,11 @@ fn eq_that_calls_the_cache_panics_instead_of_waiting_for_itself() {
     let cache: LocalCache<Curious, u32> = one_shard(10).build().unwrap();
     home.set(cache.clone()).unwrap_or_else(|_| unreachable!());
     cache.insert(plain.clone(), 1);
-    let asks: [Ask; 2] = [LocalCache::clear, |cache| assert!(cache.stats().hits < 100)];
+    let asks: [Ask; 3] = [
+        LocalCache::clear,
+        |cache| assert!(cache.stats().hits < 100),
+        |cache| assert!(cache.memory_usage() > 0),
+    ];
     for ask in asks {
         // An insertion over an entry compares keys, and so does a call for a key with a load in flight.
         let curious = key(ask);

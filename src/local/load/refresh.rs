@@ -6,6 +6,7 @@
 
 use crate::clock::{NEVER, Nanos};
 use crate::random;
+use crate::storage::allocated::AllocatedBytes;
 use crate::storage::column::Column;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
@@ -132,6 +133,12 @@ impl RefreshTimes {
     pub(crate) fn is_throttled(&self, slot: u32, now: Nanos) -> bool {
         let slot = self.slots.get(slot);
         slot.is_some_and(|slot| now < slot.failed_until.load(Relaxed))
+    }
+}
+
+impl AllocatedBytes for RefreshTimes {
+    fn allocated_bytes(&self) -> usize {
+        self.slots.allocated_bytes()
     }
 }
 

@@ -8,6 +8,7 @@
 //! a slot.
 
 use crate::clock::{NEVER, Nanos};
+use crate::storage::allocated::AllocatedBytes;
 use std::ops::Range;
 
 /// The number of slots in a block.
@@ -201,6 +202,13 @@ impl Expiry {
 /// Converts the end of a block to a slot number. The end of the last block may be greater than any slot number.
 fn slot_number(slot: usize) -> u32 {
     u32::try_from(slot).unwrap_or(u32::MAX)
+}
+
+impl AllocatedBytes for Expiry {
+    fn allocated_bytes(&self) -> usize {
+        let levels = self.levels.iter().map(Vec::allocated_bytes);
+        self.levels.allocated_bytes() + levels.sum::<usize>()
+    }
 }
 
 #[cfg(test)]

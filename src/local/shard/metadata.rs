@@ -9,6 +9,7 @@ use crate::local::load::refresh::{RefreshRules, RefreshTimes};
 use crate::local::removal::Retired;
 use crate::local::shard::tag_column::TagColumn;
 use crate::local::tags::EntryTags;
+use crate::storage::allocated::AllocatedBytes;
 use crate::storage::column::Column;
 use std::num::NonZero;
 use std::sync::Arc;
@@ -294,5 +295,16 @@ impl MetadataTable {
     /// Checks whether entries may be invalidated before their deadline, by a tag or by their epoch.
     pub(crate) fn has_invalidations(&self) -> bool {
         !self.tags.is_empty() || self.min_live_epoch.is_some()
+    }
+}
+
+impl AllocatedBytes for MetadataTable {
+    fn allocated_bytes(&self) -> usize {
+        self.latest_deadlines.allocated_bytes()
+            + self.tags.allocated_bytes()
+            + self.refreshes.allocated_bytes()
+            + self.epochs.allocated_bytes()
+            + self.weights.allocated_bytes()
+            + self.explicit_weights.allocated_bytes()
     }
 }

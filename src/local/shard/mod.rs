@@ -37,6 +37,7 @@ use crate::local::shard::read_times::ReadTimes;
 use crate::local::shard::slab::Slab;
 use crate::policy::{AnyPolicy, EvictionPolicy};
 use crate::stats::Stats;
+use crate::storage::allocated::AllocatedBytes;
 use crate::storage::index::Index;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -187,5 +188,16 @@ impl<K, V> Shard<K, V> {
         let weight = self.slab.iter().map(|(slot, _)| self.weight(slot)).sum();
         assert_eq!(weight, self.total_weight());
         weight
+    }
+}
+
+impl<K, V> AllocatedBytes for Shard<K, V> {
+    fn allocated_bytes(&self) -> usize {
+        self.index.allocated_bytes()
+            + self.slab.allocated_bytes()
+            + self.metadata.allocated_bytes()
+            + self.policy.allocated_bytes()
+            + self.expiry.allocated_bytes()
+            + self.read_times.allocated_bytes()
     }
 }

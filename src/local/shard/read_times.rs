@@ -1,6 +1,7 @@
 //! The times at which the values of a shard were read from their source, by slot.
 
 use crate::clock::Nanos;
+use crate::storage::allocated::AllocatedBytes;
 use crate::storage::column::Column;
 use std::time::Duration;
 
@@ -49,6 +50,12 @@ impl ReadTimes {
             ticks
         };
         Duration::from_nanos(Nanos::from(ticks) << TICK_BITS)
+    }
+}
+
+impl AllocatedBytes for ReadTimes {
+    fn allocated_bytes(&self) -> usize {
+        self.read_at.allocated_bytes()
     }
 }
 

@@ -1,5 +1,6 @@
 //! Slots addressed by `u32`, stable while they are occupied.
 
+use crate::storage::allocated::AllocatedBytes;
 use crate::storage::column::Column;
 
 /// The end of the free list, which is never a slot's number.
@@ -168,6 +169,12 @@ impl<T> Slab<T> {
     /// Returns all values with their slots.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (u32, &T)> {
         (0..self.end()).filter_map(|slot| Some((slot, self.get(slot)?)))
+    }
+}
+
+impl<T> AllocatedBytes for Slab<T> {
+    fn allocated_bytes(&self) -> usize {
+        self.slots.allocated_bytes()
     }
 }
 

@@ -3,6 +3,7 @@
 use crate::policy::s3_fifo::{Rules, S3Fifo};
 use crate::policy::slot_list::as_slot;
 use crate::policy::{EvictionPolicy, PolicyStates, spread};
+use crate::storage::allocated::AllocatedBytes;
 use crate::storage::work_slice::WorkSlice;
 use hashbrown::HashTable;
 use std::sync::atomic::AtomicU32;
@@ -150,6 +151,14 @@ impl<const N: usize> MiniatureCaches<N> {
             found.expect("each key is in the index").remove();
             self.free.push(slot);
         }
+    }
+}
+
+impl<const N: usize> AllocatedBytes for MiniatureCaches<N> {
+    fn allocated_bytes(&self) -> usize {
+        let slots = self.keys.allocated_bytes() + self.free.allocated_bytes();
+        let caches = self.caches.iter().map(S3Fifo::allocated_bytes);
+        self.index.allocated_bytes() + slots + caches.sum::<usize>()
     }
 }
 

@@ -18,7 +18,9 @@ use crate::policy::adaptive::sampler::Sampler;
 use crate::policy::s3_fifo::{CLOCK_PERCENT, Rules, S3Fifo};
 use crate::policy::slot_list::as_slot;
 use crate::policy::state::{NoOpHits, PolicyStates, QueueState};
+use crate::storage::allocated::{AllocatedBytes, arc_bytes};
 use crate::storage::work_slice::WorkSlice;
+use std::alloc::Layout;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
@@ -159,5 +161,16 @@ impl EvictionPolicy for Adaptive {
 
     fn validate(&self, states: &impl PolicyStates) {
         self.queues.validate(states);
+    }
+}
+
+impl AllocatedBytes for Adaptive {
+    fn allocated_bytes(&self) -> usize {
+        // The share is counted once for all shards, by the one that samples.
+        let share = self
+            .sampler
+            .as_ref()
+            .map_or(0, |_| arc_bytes(Layout::new::<SmallQueueShare>()));
+        self.queues.allocated_bytes() + self.sampler.allocated_bytes() + share
     }
 }

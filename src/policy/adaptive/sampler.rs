@@ -6,6 +6,7 @@ use crate::policy::adaptive::{SmallQueueShare, rules};
 use crate::policy::s3_fifo::CLOCK_PERCENT;
 use crate::policy::state::QueueState;
 use crate::random;
+use crate::storage::allocated::AllocatedBytes;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 /// The shares of the small queue to choose from, in percent.
@@ -204,5 +205,11 @@ impl Sampler {
     fn part_of(&self, entries: u32) -> usize {
         let part = (u64::from(entries) * self.part) >> 32;
         usize::try_from(part).unwrap_or(usize::MAX).max(1)
+    }
+}
+
+impl AllocatedBytes for Sampler {
+    fn allocated_bytes(&self) -> usize {
+        self.caches.allocated_bytes()
     }
 }

@@ -31,6 +31,7 @@ mod tests;
 use crate::policy::EvictionPolicy;
 use crate::policy::slot_list::{Links, List, as_slot};
 use crate::policy::state::{NoOpHits, PolicyStates};
+use crate::storage::allocated::AllocatedBytes;
 use crate::storage::work_slice::{SLOTS_PER_HOLD, WorkSlice};
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
@@ -375,5 +376,11 @@ impl EvictionPolicy for Lru {
         for (slot, filed) in (0..).zip(filed) {
             assert_eq!(filed, self.links.is_filed(slot));
         }
+    }
+}
+
+impl AllocatedBytes for Lru {
+    fn allocated_bytes(&self) -> usize {
+        self.generations.allocated_bytes() + self.links.allocated_bytes()
     }
 }

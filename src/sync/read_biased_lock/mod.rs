@@ -57,6 +57,7 @@ mod primitives;
 #[cfg(not(loom_models))]
 mod tests;
 
+use crate::sync::model_fence;
 use crate::sync::read_biased_lock::primitives::{
     AtomicU32, AtomicUsize, Backoff, Mutex, READS_BEFORE_BIAS, RwLock, RwLockReadGuard,
     RwLockWriteGuard, Thread, UnsafeCell,
@@ -136,7 +137,7 @@ impl<T> ReadBiasedLock<T> {
             return None;
         }
         published.swap(self.address(), SeqCst);
-        primitives::fence();
+        model_fence();
         let guard = ReadGuard {
             lock: self,
             published,
@@ -259,7 +260,7 @@ impl<T> ReadBiasedLock<T> {
     #[cold]
     fn revoke_granted_bias(&self, wait: bool) -> bool {
         self.read_bias.swap(REVOKED, SeqCst);
-        primitives::fence();
+        model_fence();
         let ended = self.readers_have_ended(wait);
         if !ended {
             self.read_bias.store(GRANTED, Release);
@@ -292,7 +293,7 @@ impl<T> ReadBiasedLock<T> {
     #[cold]
     fn park(&self, backoff: &mut Backoff, slot: &AtomicUsize) {
         *self.parked_writer.lock() = Some(primitives::current());
-        primitives::fence();
+        model_fence();
         // A thread changes its slot or `nested_waiters` before it looks for a writer in `parked_writer`. If it does not
         // find this writer there, its change is visible here.
         if self.is_reader(slot) && self.nested_waiters.load(SeqCst) == 0 {

@@ -70,10 +70,6 @@ mod imp {
     #[inline(always)]
     pub(crate) fn reader_fence() {}
 
-    /// Returns at once, because sequentially consistent accesses suffice for the handshake. Loom does not model those.
-    #[inline]
-    pub(crate) fn fence() {}
-
     /// A cell with the interface of loom's.
     pub(crate) struct UnsafeCell<T>(std::cell::UnsafeCell<T>);
 
@@ -128,11 +124,7 @@ mod imp {
     }
 
     pub(crate) fn reader_fence() {
-        fence();
-    }
-
-    pub(crate) fn fence() {
-        loom::sync::atomic::fence(std::sync::atomic::Ordering::SeqCst);
+        crate::sync::model_fence();
     }
 
     /// Loom's lock with the interface of `parking_lot`.
