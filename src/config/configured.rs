@@ -252,8 +252,8 @@ configured_cache! {
 }
 
 configured_cache! {
-    /// A cache for async tasks, built by [`CacheConfig::build_async`](crate::CacheConfig::build_async) or converted from
-    /// a cache of any backend.
+    /// A cache for async tasks, built by [`CacheConfig::build_async`](crate::CacheConfig::build_async) or converted
+    /// from a cache of any backend.
     ///
     /// It is an [`AsyncCache`], whichever backend was configured. The operations that need to know the backend are
     /// methods of this type. A clone is another handle to the same cache.

@@ -25,8 +25,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 impl<K: RemoteKey, V: RemoteValue> TieredCache<K, V> {
-    /// Returns the values for several keys from L1 and Redis, in their order, with `None` for each key for which neither
-    /// has a valid one.
+    /// Returns the values for several keys from L1 and Redis, in their order, with `None` for each key for which
+    /// neither has a valid one.
     ///
     /// All keys that L1 does not have are read from Redis in one round trip.
     /// [`get_many_or_load_async`](Self::get_many_or_load_async) also loads the missing values.

@@ -29,8 +29,8 @@ use std::time::Duration;
 /// [`ConfiguredAsyncCache`](crate::ConfiguredAsyncCache) implement this trait, and so do references to a cache and
 /// pointers to a trait object.
 ///
-/// A method of [`LocalCache`](crate::LocalCache) that this trait lacks has no meaning on some of the backends: see [What
-/// is not offered over Redis](crate::TieredCache#what-is-not-offered-over-redis).
+/// A method of [`LocalCache`](crate::LocalCache) that this trait lacks has no meaning on some of the backends: see
+/// [What is not offered over Redis](crate::TieredCache#what-is-not-offered-over-redis).
 ///
 /// The methods whose names end in `_erased` have no type parameters, so that they can be called on a trait object. An
 /// implementation provides these; callers use the methods without the suffix.
@@ -126,8 +126,8 @@ pub trait AsyncCache<K, V>: Send + Sync {
     /// Returns the value for `key`. On a miss, runs `loader` and stores its result. See
     /// [`get_or_load_async`](Self::get_or_load_async).
     ///
-    /// An implementation runs `loader` at most once. If it returns an error other than [`LoadError::Failed`], it has not
-    /// run `loader`.
+    /// An implementation runs `loader` at most once. If it returns an error other than [`LoadError::Failed`], it has
+    /// not run `loader`.
     ///
     /// # Errors
     ///

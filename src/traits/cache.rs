@@ -25,8 +25,8 @@ use std::time::Duration;
 /// [`ConfiguredCache`](crate::ConfiguredCache) implement this trait, and so do references to a cache and pointers to a
 /// trait object. A test can implement it as well.
 ///
-/// A method of [`LocalCache`](crate::LocalCache) that this trait lacks has no meaning on some of the backends: see [What
-/// is not offered over Redis](crate::TieredCache#what-is-not-offered-over-redis).
+/// A method of [`LocalCache`](crate::LocalCache) that this trait lacks has no meaning on some of the backends: see
+/// [What is not offered over Redis](crate::TieredCache#what-is-not-offered-over-redis).
 ///
 /// # Implementing the trait
 ///
@@ -145,8 +145,8 @@ pub trait Cache<K, V>: Send + Sync {
     /// Returns the value for `key`. On a miss, runs `loader` and stores its result. See
     /// [`get_or_load`](Self::get_or_load).
     ///
-    /// An implementation runs `loader` at most once. If it returns an error other than [`LoadError::Failed`], it has not
-    /// run `loader`.
+    /// An implementation runs `loader` at most once. If it returns an error other than [`LoadError::Failed`], it has
+    /// not run `loader`.
     ///
     /// # Errors
     ///
