@@ -25,6 +25,7 @@ pub(crate) mod tier_hooks;
 mod traits;
 mod walk;
 mod warm;
+mod write_through;
 
 #[cfg(feature = "tokio")]
 pub use crate::local::load::detached::Detached;
