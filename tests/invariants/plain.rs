@@ -39,7 +39,7 @@ fn op(keys: u16) -> impl Strategy<Value = Op> {
 fn caches(policy: Policy, capacity: usize, ttl: Option<u64>) -> (ManualClock, [Cache; 2]) {
     let clock = ManualClock::new();
     // The time zero has a meaning of its own.
-    clock.set(Duration::from_nanos(1_000));
+    clock.set(Duration::from_micros(1));
     let builder = || {
         let builder = LocalCache::builder()
             .capacity(capacity)
