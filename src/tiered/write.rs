@@ -318,7 +318,7 @@ where
 }
 
 /// A guard that calls a function when it is dropped.
-struct OnDrop<F: FnOnce()>(Option<F>);
+pub(super) struct OnDrop<F: FnOnce()>(pub(super) Option<F>);
 
 impl<F: FnOnce()> Drop for OnDrop<F> {
     fn drop(&mut self) {
