@@ -1,5 +1,6 @@
-//! Classes of consistency.
+//! Classes of consistency, and the extent to which a change has reached other processes.
 
+#[cfg(any(feature = "redis", feature = "serde"))]
 use std::time::Duration;
 
 /// The values that a reader may see after an *acknowledged* change.
@@ -54,6 +55,7 @@ use std::time::Duration;
 /// let profiles = Consistency::Bounded(Duration::from_secs(5));
 /// assert_ne!(prices, profiles);
 /// ```
+#[cfg(any(feature = "redis", feature = "serde"))]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Consistency {
@@ -71,4 +73,64 @@ pub enum Consistency {
     L2Only,
     /// The class without values in Redis, which only distributes invalidations.
     L1Only,
+}
+
+/// The extent to which a change has reached the other processes.
+///
+/// A [`LocalCache`](crate::LocalCache), which has no other processes, always returns
+/// [`Acknowledged`](Self::Acknowledged) through the traits.
+///
+/// # Examples
+///
+/// ```
+/// use hotset::{AsyncCache, LocalCache};
+/// use std::sync::Arc;
+///
+/// # async fn store_price(id: u64, price: u64) -> std::io::Result<()> { Ok(()) }
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> std::io::Result<()> {
+/// let prices: Arc<dyn AsyncCache<u64, u64>> = Arc::new(LocalCache::new(1_000));
+/// let propagation = prices.write_through(7, 800, |price| store_price(7, price)).await?;
+/// if !propagation.is_acknowledged() {
+///     println!("other processes may still serve the old price: {propagation:?}");
+/// }
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Propagation {
+    /// The change has reached all processes, to the extent that the [`Consistency`] class promises.
+    Acknowledged,
+    /// The old value is invalid in all processes, like with [`Acknowledged`](Self::Acknowledged), but Redis does not
+    /// have the new value: it is too large, has too many tags or cannot be serialized, its key is too long, or it could
+    /// not be transferred. This process stores it in L1, if the consistency class stores values there. Other processes
+    /// load it.
+    NotShared,
+    /// Redis could not be reached. The change is visible in this process. The invalidation for the other processes is
+    /// queued until Redis answers again.
+    Queued,
+    /// The change does not reach other processes, because the key cannot be encoded, is longer than 64 KiB, or decodes
+    /// to another key. Each process has its own entry under such a key. With every consistency class, the entry stays
+    /// in L1 until it is removed there or expires.
+    LocalOnly,
+}
+
+impl Propagation {
+    /// Returns `true` if no process serves the old value any more, to the extent that the
+    /// [`Consistency`] class promises: for [`Acknowledged`](Self::Acknowledged) and
+    /// [`NotShared`](Self::NotShared).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use hotset::Propagation;
+    ///
+    /// assert!(Propagation::NotShared.is_acknowledged());
+    /// assert!(!Propagation::Queued.is_acknowledged());
+    /// ```
+    #[must_use]
+    pub const fn is_acknowledged(self) -> bool {
+        matches!(self, Self::Acknowledged | Self::NotShared)
+    }
 }

@@ -68,7 +68,6 @@
 )]
 
 mod clock;
-#[cfg(any(feature = "redis", feature = "serde"))]
 mod consistency;
 mod entry;
 mod error;
@@ -83,6 +82,8 @@ mod storage;
 
 mod stats;
 
+mod warm;
+
 mod traits;
 
 #[cfg(feature = "snapshot")]
@@ -91,7 +92,6 @@ mod codec;
 mod metrics;
 #[cfg(feature = "snapshot")]
 mod snapshot;
-mod warm;
 
 mod single_flight;
 
@@ -127,6 +127,7 @@ pub use config::{
 };
 #[cfg(any(feature = "redis", feature = "serde"))]
 pub use consistency::Consistency;
+pub use consistency::Propagation;
 pub use entry::{Compute, Loaded};
 pub use equivalent::Equivalent;
 pub use error::{
@@ -147,12 +148,13 @@ pub use snapshot::SnapshotError;
 pub use stats::{Stats, histogram::DurationHistogram};
 #[cfg(feature = "redis")]
 pub use tiered::{
-    BlockingCache, CallStats, Health, L2Calls, Propagation, RemoteError, Rollout, TierStats,
-    TieredCache, TieredCacheBuilder, Warning,
+    BlockingCache, CallStats, Health, L2Calls, RemoteError, Rollout, TierStats, TieredCache,
+    TieredCacheBuilder, Warning,
 };
 pub use traits::{
-    AsyncCache, BatchResult, BoxedBatchLoad, BoxedLoad, Cache, CacheFuture, ErasedAsyncBatchLoader,
-    ErasedAsyncLoader, ErasedBatchLoader, ErasedKey, ErasedLoader, LoadResult,
+    AsyncCache, BatchResult, BoxedBatchLoad, BoxedLoad, BoxedWrite, Cache, CacheFuture,
+    ErasedAsyncBatchLoader, ErasedAsyncLoader, ErasedAsyncWrite, ErasedBatchLoader, ErasedKey,
+    ErasedLoader, ErasedWrite, LoadResult, WriteFailed,
 };
 pub use warm::{FailedBatch, WarmOptions, WarmOutcome, WarmProgress, WarmReport};
 

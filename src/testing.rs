@@ -1,6 +1,7 @@
 //! A cache for tests that fails, hangs or is slow on command (feature `testing`).
 
 use crate::clock::precise_now;
+use crate::consistency::Propagation;
 use crate::entry::Loaded;
 use crate::error::{AnyError, LoadError};
 use crate::local::LocalCache;
@@ -9,9 +10,10 @@ use crate::single_flight::future::TaskTimer;
 use crate::single_flight::{Pending, Timer, poll_until};
 use crate::stats::Stats;
 use crate::traits::{
-    AsyncCache, Cache, CacheFuture, ErasedAsyncBatchLoader, ErasedAsyncLoader, ErasedBatchLoader,
-    ErasedKey, ErasedLoader,
+    AsyncCache, Cache, CacheFuture, ErasedAsyncBatchLoader, ErasedAsyncLoader, ErasedAsyncWrite,
+    ErasedBatchLoader, ErasedKey, ErasedLoader, ErasedWrite, WriteFailed,
 };
+use crate::warm::{Run, WarmOptions, WarmOutcome, WarmReport};
 use parking_lot::Mutex;
 use std::cell::Cell;
 use std::fmt;
@@ -39,8 +41,9 @@ pub enum Fault {
     /// The cache works.
     #[default]
     None,
-    /// Reads find nothing, writes and invalidations have no effect, and calls that load return
-    /// [`LoadError::WaitTimeout`] without running their loader.
+    /// Reads find nothing. Writes and invalidations have no effect and return [`Propagation::Queued`], and
+    /// `write_through` only runs its write. Calls that load return [`LoadError::WaitTimeout`] without running their
+    /// loader. Calls that warm the cache end with [`WarmOutcome::NotProven`].
     Fail,
     /// Calls do not return until the fault is changed.
     Hang,
@@ -105,6 +108,14 @@ impl State {
 
 /// The error of a call to a cache that fails.
 struct Failed;
+
+/// Applies a change, unless the cache fails.
+fn applied<T>(passed: Result<(), Failed>, change: impl FnOnce() -> T) -> Propagation {
+    passed.map_or(Propagation::Queued, |()| {
+        change();
+        Propagation::Acknowledged
+    })
+}
 
 impl<K: Eq + Hash, V> TestCache<K, V> {
     /// Creates a cache that works. It has no bound, and its entries do not expire unless they are stored with a time to
@@ -208,6 +219,16 @@ impl<K, V> TestCache<K, V> {
             self.pass(&mut timer).await
         })
     }
+
+    /// Applies a change on this thread as the fault requires.
+    fn change_on_thread<T>(&self, change: impl FnOnce() -> T) -> Propagation {
+        applied(self.pass_thread(), change)
+    }
+
+    /// Applies a change in a task as the fault requires.
+    async fn change_in_task<T>(&self, change: impl FnOnce() -> T) -> Propagation {
+        applied(self.pass_task().await, change)
+    }
 }
 
 impl<K, V> Cache<K, V> for TestCache<K, V>
@@ -220,27 +241,38 @@ where
         Cache::get_erased(&self.cache, key)
     }
 
-    fn insert_loaded(&self, key: K, loaded: Loaded<V>) {
-        if self.pass_thread().is_ok() {
-            self.cache.insert_loaded(key, loaded);
+    fn get_many_erased(&self, keys: &[&dyn ErasedKey<K>]) -> Vec<Option<V>> {
+        match self.pass_thread() {
+            Ok(()) => Cache::get_many_erased(&self.cache, keys),
+            Err(Failed) => vec![None; keys.len()],
         }
     }
 
-    fn invalidate_erased(&self, key: &dyn ErasedKey<K>) {
-        if self.pass_thread().is_ok() {
-            Cache::invalidate_erased(&self.cache, key);
-        }
+    fn insert_loaded(&self, key: K, loaded: Loaded<V>) -> Propagation {
+        self.change_on_thread(|| self.cache.insert_loaded(key, loaded))
     }
 
-    fn invalidate_tag(&self, tag: &str) {
-        if self.pass_thread().is_ok() {
-            self.cache.invalidate_tag(tag);
-        }
+    fn invalidate_erased(&self, key: &dyn ErasedKey<K>) -> Propagation {
+        self.change_on_thread(|| Cache::invalidate_erased(&self.cache, key))
     }
 
-    fn clear(&self) {
-        if self.pass_thread().is_ok() {
-            self.cache.clear();
+    fn invalidate_tag(&self, tag: &str) -> Propagation {
+        self.change_on_thread(|| self.cache.invalidate_tag(tag))
+    }
+
+    fn clear(&self) -> Propagation {
+        self.change_on_thread(|| self.cache.clear())
+    }
+
+    fn write_through_erased(
+        &self,
+        key: &dyn ErasedKey<K>,
+        loaded: Loaded<V>,
+        write: ErasedWrite<'_, V>,
+    ) -> Result<Propagation, WriteFailed> {
+        match self.pass_thread() {
+            Ok(()) => Cache::write_through_erased(&self.cache, key, loaded, write),
+            Err(Failed) => write.run(&loaded.value).map(|()| Propagation::Queued),
         }
     }
 
@@ -262,6 +294,23 @@ where
         self.pass_thread()
             .map_err(|Failed| LoadError::WaitTimeout)?;
         Cache::get_many_or_load_erased(&self.cache, keys, loader)
+    }
+
+    fn warm_erased(
+        &self,
+        options: WarmOptions<'_>,
+        keys: &mut dyn Iterator<Item = K>,
+        loader: ErasedBatchLoader<'_, K, V>,
+    ) -> WarmReport<K, AnyError> {
+        match self.pass_thread() {
+            Ok(()) => Cache::warm_erased(&self.cache, options, keys, loader),
+            Err(Failed) => Run::new(options, keys).refuse(WarmOutcome::NotProven),
+        }
+    }
+
+    fn flush(&self) {
+        // A cache that fails has nothing queued.
+        let _ = self.pass_thread();
     }
 
     fn contains_key_erased(&self, key: &dyn ErasedKey<K>) -> bool {
@@ -290,35 +339,46 @@ where
         })
     }
 
-    fn insert_loaded(&self, key: K, loaded: Loaded<V>) -> CacheFuture<'_, ()> {
+    fn get_many_erased<'a>(
+        &'a self,
+        keys: &'a [&'a dyn ErasedKey<K>],
+    ) -> CacheFuture<'a, Vec<Option<V>>> {
         CacheFuture::new(async move {
-            if self.pass_task().await.is_ok() {
-                self.cache.insert_loaded(key, loaded);
+            match self.pass_task().await {
+                Ok(()) => Cache::get_many_erased(&self.cache, keys),
+                Err(Failed) => vec![None; keys.len()],
             }
         })
     }
 
-    fn invalidate_erased<'a>(&'a self, key: &'a dyn ErasedKey<K>) -> CacheFuture<'a, ()> {
-        CacheFuture::new(async move {
-            if self.pass_task().await.is_ok() {
-                Cache::invalidate_erased(&self.cache, key);
-            }
-        })
+    fn insert_loaded(&self, key: K, loaded: Loaded<V>) -> CacheFuture<'_, Propagation> {
+        CacheFuture::new(self.change_in_task(move || self.cache.insert_loaded(key, loaded)))
     }
 
-    fn invalidate_tag<'a>(&'a self, tag: &'a str) -> CacheFuture<'a, ()> {
-        CacheFuture::new(async move {
-            if self.pass_task().await.is_ok() {
-                self.cache.invalidate_tag(tag);
-            }
-        })
+    fn invalidate_erased<'a>(&'a self, key: &'a dyn ErasedKey<K>) -> CacheFuture<'a, Propagation> {
+        CacheFuture::new(self.change_in_task(move || Cache::invalidate_erased(&self.cache, key)))
     }
 
-    fn clear(&self) -> CacheFuture<'_, ()> {
+    fn invalidate_tag<'a>(&'a self, tag: &'a str) -> CacheFuture<'a, Propagation> {
+        CacheFuture::new(self.change_in_task(move || self.cache.invalidate_tag(tag)))
+    }
+
+    fn clear(&self) -> CacheFuture<'_, Propagation> {
+        CacheFuture::new(self.change_in_task(move || self.cache.clear()))
+    }
+
+    fn write_through_erased<'a>(
+        &'a self,
+        key: &'a dyn ErasedKey<K>,
+        loaded: Loaded<V>,
+        write: ErasedAsyncWrite<'a, V>,
+    ) -> CacheFuture<'a, Result<Propagation, WriteFailed>> {
         CacheFuture::new(async move {
-            if self.pass_task().await.is_ok() {
-                self.cache.clear();
+            if self.pass_task().await.is_err() {
+                write.run(loaded.value).await?;
+                return Ok(Propagation::Queued);
             }
+            AsyncCache::write_through_erased(&self.cache, key, loaded, write).await
         })
     }
 
@@ -343,6 +403,26 @@ where
             let passed = self.pass_task().await;
             passed.map_err(|Failed| LoadError::WaitTimeout)?;
             AsyncCache::get_many_or_load_erased(&self.cache, keys, loader).await
+        })
+    }
+
+    fn warm_erased<'a>(
+        &'a self,
+        options: WarmOptions<'a>,
+        keys: &'a mut (dyn Iterator<Item = K> + Send + 'a),
+        loader: ErasedAsyncBatchLoader<'a, K, V>,
+    ) -> CacheFuture<'a, WarmReport<K, AnyError>> {
+        CacheFuture::new(async move {
+            match self.pass_task().await {
+                Ok(()) => AsyncCache::warm_erased(&self.cache, options, keys, loader).await,
+                Err(Failed) => Run::new(options, keys).refuse(WarmOutcome::NotProven),
+            }
+        })
+    }
+
+    fn flush(&self) -> CacheFuture<'_, ()> {
+        CacheFuture::new(async move {
+            let _ = self.pass_task().await;
         })
     }
 

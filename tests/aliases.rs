@@ -92,7 +92,7 @@ const CAFFEINE: &str = "
     expireAfterAccess                LocalCacheBuilder::time_to_idle
     expireAfterWrite                 LocalCacheBuilder::time_to_live
     getAll                           get_many_or_load get_many_or_load_async
-    getAllPresent                    LocalCache::get_many
+    getAllPresent                    get_many
     getExpiresAfter                  remaining_ttl
     getIfPresent                     get
     getIfPresentQuietly              LocalCache::peek

@@ -15,9 +15,10 @@ impl CacheConfig {
     /// [`local_builder`](Self::local_builder), and for types without a [`Schema`]
     /// `tiered_builder_with_schemas` (feature `redis`).
     ///
-    /// The result implements [`AsyncCache`](crate::AsyncCache). For operations that this trait lacks, such as
-    /// `compute`, warming and snapshots, use the caches that `local_builder` and `tiered_builder` (feature `redis`)
-    /// build.
+    /// The result implements [`AsyncCache`](crate::AsyncCache), and has the operations that depend on the backend, such
+    /// as snapshots. For others, such as `update` or `warm_from_l2`, build a cache by
+    /// [`local_builder`](Self::local_builder) or `tiered_builder` (feature `redis`), and convert it into a
+    /// [`ConfiguredAsyncCache`] where the backend does not matter.
     ///
     /// # Errors
     ///

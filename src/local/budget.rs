@@ -41,7 +41,14 @@ impl Budget {
         self.used.load(SeqCst) > self.limit()
     }
 
+    /// Checks whether exactly the highest weight is used.
+    #[inline]
+    pub(crate) fn is_used_up(&self) -> bool {
+        self.used() == self.limit()
+    }
+
     /// Returns the weight of all entries and reservations.
+    #[inline]
     pub(crate) fn used(&self) -> u64 {
         self.used.load(Relaxed)
     }

@@ -69,6 +69,12 @@ impl<K: Eq, V, S> LocalCache<K, V, S> {
             cell_mask: shards - 1,
             expires: has_deadlines || refresh_rules.is_some(),
             has_refresh_rules: refresh_rules.is_some(),
+            is_plain: settings.listener.is_none()
+                && settings.weigher.is_none()
+                && settings.expire_after.is_none()
+                && settings.time_to_idle.is_none()
+                && refresh_rules.is_none()
+                && !settings.is_l1,
             leads_at_once: max_loads.is_none() && settings.stale_if_error.is_none(),
             sample_bound: if settings.tracks_ages {
                 SAMPLE_BOUND

@@ -259,7 +259,7 @@ impl<K, V, S> LocalCacheBuilder<K, V, S> {
         self
     }
 
-    /// Sets the hasher of keys. Default: foldhash with a random seed.
+    /// Sets the hasher of keys. Default: ahash with a random seed.
     ///
     /// With the default, only someone who has learned the seed can construct keys that collide. If that is not safe
     /// enough, use `std::hash::RandomState`, which is slower and does not reveal its seed.

@@ -38,7 +38,10 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
     /// ```
     #[doc(alias("put", "set", "replace", "putAll"))]
     pub fn insert(&self, key: K, value: V) {
-        self.insert_loaded(key, Loaded::new(value));
+        let location = self.location(&key);
+        if let Err((key, value)) = self.insert_plain(&location, key, value, None) {
+            self.insert_at(&location, key, Loaded::new(value));
+        }
     }
 
     /// Inserts a value with its own time to live, like [`insert`](Self::insert) otherwise.
@@ -57,7 +60,10 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
     /// ```
     #[doc(alias("put", "put_with_ttl"))]
     pub fn insert_with_ttl(&self, key: K, value: V, ttl: Duration) {
-        self.insert_loaded(key, Loaded::new(value).ttl(ttl));
+        let location = self.location(&key);
+        if let Err((key, value)) = self.insert_plain(&location, key, value, Some(ttl)) {
+            self.insert_at(&location, key, Loaded::new(value).ttl(ttl));
+        }
     }
 
     /// Inserts a value with its own time to live, weight and tags, like [`insert`](Self::insert) otherwise.
@@ -75,11 +81,58 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
     #[doc(alias = "put")]
     pub fn insert_loaded(&self, key: K, loaded: Loaded<V>) {
         let location = self.location(&key);
+        self.insert_at(&location, key, loaded);
+    }
+
+    /// Inserts a value at the location of its key.
+    fn insert_at(&self, location: &KeyLocation<'_, K, V>, key: K, loaded: Loaded<V>) {
         let mut removals = self.removals();
         let provenance = self.provenance(&loaded, self.inner.tags.epoch(), 0);
         // Without a leader nothing is outdated.
-        let _ = self.store(&location, key, loaded, provenance, None, &mut removals);
+        let _ = self.store(location, key, loaded, provenance, None, &mut removals);
         removals.finish();
+    }
+
+    /// Inserts a value in place of the entry of its key, or of the policy's victim, and drops that one. This is the
+    /// short path of most insertions into a full cache without optional settings.
+    ///
+    /// # Errors
+    ///
+    /// Returns the key and the value if the insertion needs more work than this.
+    #[inline]
+    fn insert_plain(
+        &self,
+        location: &KeyLocation<'_, K, V>,
+        key: K,
+        value: V,
+        ttl: Option<Duration>,
+    ) -> Result<(), (K, V)> {
+        if !self.inner.is_plain || !self.inner.budget.is_used_up() {
+            return Err((key, value));
+        }
+        let settings = &self.inner.settings;
+        let needs_time = self.inner.expires || settings.tracks_ages || ttl.is_some();
+        let now = if needs_time { settings.clock.now() } else { 0 };
+        let deadline = settings.deadline(now, ttl);
+        if deadline <= now {
+            return Err((key, value));
+        }
+        let mut shard = location.cell.shard.write();
+        if !location.cell.in_flight.is_quiet() {
+            return Err((key, value));
+        }
+        // If `Eq` panics, the lock is released before the key and the value are dropped.
+        let Some(lookup) = shard.look_up_plain(location.hash, &key, now) else {
+            return Err((key, value));
+        };
+        let replaced = shard.store_plain(lookup, key, value, deadline, now)?;
+        let needs_table = shard.needs_spare_table();
+        drop(shard);
+        drop(replaced);
+        if needs_table {
+            Self::prepare_table(location.cell);
+        }
+        Ok(())
     }
 
     /// Replaces the time to live of the entry of `key`, counted from now. Returns `false` if the key is absent or

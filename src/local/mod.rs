@@ -25,6 +25,7 @@ pub(crate) mod tier_hooks;
 mod traits;
 mod walk;
 mod warm;
+mod write_through;
 
 #[cfg(feature = "tokio")]
 pub use crate::local::load::detached::Detached;
@@ -48,8 +49,8 @@ use std::hash::{BuildHasher, Hash, Hasher};
 use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::sync::Arc;
 
-/// The default hasher of a cache: foldhash with a random seed.
-pub type DefaultHasher = foldhash::fast::RandomState;
+/// The default hasher of a cache: ahash with a random seed.
+pub type DefaultHasher = ahash::RandomState;
 
 /// A concurrent, sharded, bounded, in-process cache with per-entry expiration.
 ///
@@ -104,6 +105,9 @@ struct Inner<K, V, S> {
     expires: bool,
     /// `true` if live entries are refreshed, or expired values are served when a load fails.
     has_refresh_rules: bool,
+    /// `true` if no optional setting affects insertions: no listener, no weights, no rule of expiration, no time to idle
+    /// and no rules for refreshes.
+    is_plain: bool,
     /// `true` if a leader may load at once, without a permit and without another lookup.
     leads_at_once: bool,
     /// [`lookup::SAMPLE_BOUND`] if the ages of values are sampled, or 0 if not.

@@ -52,7 +52,7 @@ pub struct SnapshotReport {
 }
 
 /// A report on a snapshot that was restored, from [`LocalCache::restore`]. Each entry of the file is in one of the
-/// first four counts.
+/// first five counts.
 ///
 /// # Examples
 ///
@@ -76,13 +76,15 @@ pub struct SnapshotReport {
 pub struct RestoreReport {
     /// The number of entries that were stored.
     pub restored: u64,
-    /// The number of entries whose time to live has passed.
+    /// The number of entries whose time to live has passed. Over Redis, the number of those that Redis does not have.
     pub expired: u64,
     /// The number of entries that were left out because the cache may have something newer: the key is cached or being
     /// loaded, or the key was written to or a tag of the entry was invalidated while the snapshot was restored.
     pub superseded: u64,
     /// The number of entries for which there was no room.
     pub did_not_fit: u64,
+    /// The number of entries that could not be read from Redis. Always 0 for a [`LocalCache`].
+    pub failed: u64,
     /// The length of the file, in bytes.
     pub bytes: u64,
     /// The duration of the call.

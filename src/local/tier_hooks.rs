@@ -5,6 +5,7 @@ pub(crate) use crate::local::load::refresh::THROTTLE;
 pub(crate) use crate::local::load::waiting::WaitLimits;
 #[cfg(feature = "metrics")]
 pub(crate) use crate::local::metrics::{Loads, samples};
+pub(crate) use crate::local::write_through::ConditionalInsertion;
 
 use crate::clock::{NEVER, Nanos, TimeSource, saturating_nanos};
 use crate::entry::Loaded;
@@ -12,8 +13,7 @@ use crate::error::{AnyError, LoadError};
 use crate::local::lookup::Lookup;
 use crate::local::shard::Shard;
 use crate::local::shard::entry::EntrySettings;
-use crate::local::{DefaultHasher, KeyLocation, LocalCache};
-use crate::single_flight::Leader;
+use crate::local::{KeyLocation, LocalCache};
 use crate::stats::Count;
 use crate::sync::thread_slot::ThreadSlot;
 use crate::traits::erasure::{LoadResult, LoaderProperties};
@@ -151,18 +151,6 @@ where
         self.load_async(location, key, (lookup, loader), load).await
     }
 
-    /// Begins the insertion of a value that the caller gets from elsewhere. The value is stored unless the key is
-    /// written to meanwhile.
-    pub(crate) fn begin_insertion(&self, key: &K) -> ConditionalInsertion<'_, K, V, S> {
-        let location = self.location(key);
-        let claim = self.claim(&location, key.clone());
-        ConditionalInsertion {
-            cache: self,
-            location,
-            claim,
-        }
-    }
-
     /// Returns the live value of a key that the caller has begun to load again, with the settings that its new entry
     /// keeps.
     pub(crate) fn begin_reload(&self, key: &K) -> Option<(V, EntrySettings)> {
@@ -222,45 +210,5 @@ impl<K, V> Missed<'_, K, V> {
             Lookup::NeedsRefresh(value) => Some(value),
             _ => None,
         }
-    }
-}
-
-/// The insertion of a value from elsewhere. The value is stored unless the key was written to since the insertion was
-/// begun.
-pub(crate) struct ConditionalInsertion<'a, K, V, S = DefaultHasher> {
-    cache: &'a LocalCache<K, V, S>,
-    location: KeyLocation<'a, K, V>,
-    claim: Leader<'a, K, V>,
-}
-
-impl<K, V, S> ConditionalInsertion<'_, K, V, S>
-where
-    K: Eq + Hash + Clone,
-    V: Clone,
-    S: BuildHasher,
-{
-    /// Stores the value. Returns `false` if the key was written to meanwhile.
-    pub(crate) fn commit(self, key: K, loaded: Loaded<V>) -> bool {
-        self.commit_as_of(u64::MAX, key, loaded)
-    }
-
-    /// Stores a value like [`commit`](Self::commit), if it was read in an earlier [epoch](LocalCache::epoch).
-    /// Invalidations since then apply to it.
-    pub(crate) fn commit_as_of(mut self, epoch: u64, key: K, loaded: Loaded<V>) -> bool {
-        let cache = self.cache;
-        let mut removals = cache.removals();
-        let provenance = cache.provenance(&loaded, self.claim.epoch.min(epoch), 0);
-        let claim = Some(&mut self.claim);
-        let stored = cache.store(
-            &self.location,
-            key,
-            loaded,
-            provenance,
-            claim,
-            &mut removals,
-        );
-        drop(self);
-        removals.finish();
-        stored.is_ok()
     }
 }

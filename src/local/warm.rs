@@ -102,12 +102,8 @@ where
         L: Into<Loaded<V>>,
         E: LoaderError<M>,
     {
-        let mut run = Run::new(options, keys);
-        while let Some(batch) = run.next_batch(&self.room()) {
-            let result = self.get_many_loaded(&batch, &mut load);
-            run.note(batch, result);
-        }
-        run.finish()
+        let load = |batch: &[K]| self.get_many_loaded(batch, &mut load);
+        Run::new(options, keys).run_blocking(|| self.room(), load)
     }
 
     /// Like [`warm`](Self::warm), but for tasks on any runtime, and with several batches at one time.

@@ -107,6 +107,21 @@ pub(crate) trait EvictionPolicy: AllocatedBytes {
     /// was found. In the second case, a later call continues the search.
     fn evict(&mut self, states: &impl PolicyStates, work: &mut WorkSlice) -> Option<u32>;
 
+    /// Records a write, chooses a victim and inserts an entry with this hash in its slot. Returns that slot, whose
+    /// contents the caller replaces, or `None` like [`evict`](Self::evict). The write is recorded even then.
+    #[inline]
+    fn replace_victim(
+        &mut self,
+        states: &impl PolicyStates,
+        hash: u32,
+        work: &mut WorkSlice,
+    ) -> Option<u32> {
+        self.on_write(states, work);
+        let slot = self.evict(states, work)?;
+        self.insert(slot, states.state(slot)?, hash);
+        Some(slot)
+    }
+
     /// Begins to make room for `slots` slots.
     fn grow(&mut self, slots: usize);
 
@@ -240,6 +255,20 @@ impl EvictionPolicy for AnyPolicy {
     #[inline(always)]
     fn evict(&mut self, states: &impl PolicyStates, work: &mut WorkSlice) -> Option<u32> {
         dispatch!(&mut self.kind, policy => policy.evict(states, work))
+    }
+
+    #[inline(always)]
+    fn replace_victim(
+        &mut self,
+        states: &impl PolicyStates,
+        hash: u32,
+        work: &mut WorkSlice,
+    ) -> Option<u32> {
+        dispatch!(&mut self.kind, policy => {
+            let slot = policy.replace_victim(states, hash, work);
+            self.no_op_hits = policy.no_op_hits();
+            slot
+        })
     }
 
     fn step(&mut self, most: usize) -> Option<Vec<u32>> {

@@ -55,6 +55,12 @@ impl Links {
         Some(self.get(slot)).filter(|&next| next != END && next != UNFILED)
     }
 
+    /// Clears the link of a slot that was [detached](List::detach).
+    #[inline]
+    pub(crate) fn clear(&mut self, slot: u32) {
+        self.set(slot, UNFILED);
+    }
+
     /// Clears the link of a slot that is removed from its list, and returns the next slot of that list.
     #[inline]
     fn unfile(&mut self, slot: u32) -> u32 {
@@ -120,6 +126,18 @@ impl List {
             self.tail = slot;
         }
         self.head = slot;
+    }
+
+    /// Removes the first slot and returns it, but keeps its link. The caller files the slot in a list again, or
+    /// [clears](Links::clear) the link.
+    #[inline]
+    pub(crate) fn detach(&mut self, links: &Links) -> Option<u32> {
+        let head = self.head;
+        if head == END {
+            return None;
+        }
+        self.head = links.get(head);
+        Some(head)
     }
 
     /// Removes the first slot and returns it.

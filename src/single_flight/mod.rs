@@ -259,7 +259,7 @@ impl<K: Eq, V> InFlightLoads<K, V> {
         Q: Equivalent<K> + ?Sized,
     {
         // If nothing is registered, the leader's load was unregistered, and its `stored` is `REVOKED`.
-        let is_quiet = self.registered.load(Acquire) == 0;
+        let is_quiet = self.is_quiet();
         if is_quiet && leader.is_none() {
             // Most writes take this path: one atomic load, and a result that stays in registers.
             return Ok(KeyWrite {
@@ -269,6 +269,13 @@ impl<K: Eq, V> InFlightLoads<K, V> {
             });
         }
         self.begin_contended_write(hash, key, leader, is_quiet)
+    }
+
+    /// Checks whether a write may proceed without [`begin_write`](Self::begin_write), because no load is registered.
+    /// Called under the shard's exclusive lock.
+    #[inline]
+    pub(crate) fn is_quiet(&self) -> bool {
+        self.registered.load(Acquire) == 0
     }
 
     /// Begins a write like [`begin_write`](Self::begin_write), if there is a leader or something to revoke.

@@ -5,7 +5,7 @@
 
 use crate::single_flight::InFlightLoads;
 use crate::storage::allocated::AllocatedBytes;
-use foldhash::fast::RandomState;
+use ahash::RandomState;
 use hashbrown::HashSet;
 
 /// The maximum number of keys in a log. If more are written to, all keys count as written to.

@@ -25,6 +25,35 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 impl<K: RemoteKey, V: RemoteValue> TieredCache<K, V> {
+    /// Returns the values for several keys from L1 and Redis, in their order, with `None` for each key for which
+    /// neither has a valid one.
+    ///
+    /// All keys that L1 does not have are read from Redis in one round trip.
+    /// [`get_many_or_load_async`](Self::get_many_or_load_async) also loads the missing values.
+    ///
+    /// # Cancel safety
+    ///
+    /// The future may be dropped at any time.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use hotset::TieredCache;
+    /// # async fn example(prices: TieredCache<String, u64>) {
+    /// let found = prices.get_many(["apple", "pear"]).await;
+    /// println!("{} of {} prices are cached", found.iter().flatten().count(), found.len());
+    /// # }
+    /// ```
+    #[doc(alias("get_all_present", "getAllPresent"))]
+    pub async fn get_many<'q, Q>(&self, keys: impl IntoIterator<Item = &'q Q>) -> Vec<Option<V>>
+    where
+        Q: Hash + Equivalent<K> + ToOwned<Owned = K> + ?Sized + 'q,
+    {
+        let keys: Vec<K> = keys.into_iter().map(ToOwned::to_owned).collect();
+        let values = self.inner.look_up_many_in_l1(&keys);
+        Box::pin(self.inner.look_up_many_missing(&keys, values)).await
+    }
+
     /// Returns the values for several keys, in their order. Runs `load` once for the keys that neither L1 nor Redis
     /// has, and stores its results.
     ///

@@ -1,9 +1,9 @@
 //! The interface of a tiered cache for threads.
 
+use crate::consistency::Propagation;
 use crate::entry::Loaded;
 use crate::error::{LoadError, LoaderError};
 use crate::single_flight::blocking::block_on;
-use crate::tiered::write::Propagation;
 use crate::tiered::{RemoteKey, RemoteValue, Rollout, TieredCache};
 use crate::traits::erasure::{LoaderProperties, share, typed};
 use equivalent::Equivalent;
@@ -57,12 +57,29 @@ impl<K: RemoteKey, V: RemoteValue> BlockingCache<K, V> {
 
     /// Blocks until `future` is ready. It is polled in the context of the runtime, but not as one of its tasks, because
     /// a loader may block, and may run another runtime.
-    pub(super) fn wait<T>(&self, future: impl Future<Output = T>) -> T {
+    pub(crate) fn wait<T>(&self, future: impl Future<Output = T>) -> T {
         let runtime = &self.tier.inner.runtime;
         // Panics if this is called by a task, whose thread must not be blocked.
         runtime.block_on(ready(()));
         let _entered = runtime.enter();
         block_on(&Cell::new(None), |_| future)
+    }
+
+    /// Returns the tiered cache, for its methods that do not block, such as [`health`](TieredCache::health) and
+    /// [`tier_stats`](TieredCache::tier_stats).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # fn example(prices: hotset::BlockingCache<String, u64>) {
+    /// for warning in prices.tiered().health().warnings {
+    ///     eprintln!("{warning}");
+    /// }
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn tiered(&self) -> &TieredCache<K, V> {
+        &self.tier
     }
 
     /// Returns the rollout of the cache, to change it while the cache is in use.
@@ -210,8 +227,22 @@ impl<K: RemoteKey, V: RemoteValue> BlockingCache<K, V> {
         value: V,
         write: impl FnOnce(&V) -> Result<(), E>,
     ) -> Result<Propagation, E> {
+        self.write_through_loaded(key, Loaded::new(value), write)
+    }
+
+    /// Like [`write_through`](Self::write_through), for a value with its own time to live, weight and tags.
+    ///
+    /// # Errors
+    ///
+    /// See [`write_through`](Self::write_through).
+    pub fn write_through_loaded<E>(
+        &self,
+        key: K,
+        loaded: Loaded<V>,
+        write: impl FnOnce(&V) -> Result<(), E>,
+    ) -> Result<Propagation, E> {
         let write = |value: V| ready(write(&value));
-        self.wait(self.tier.write_through(key, value, write))
+        self.wait(self.tier.write_through_loaded(key, loaded, write))
     }
 }
 

@@ -208,6 +208,13 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
 
     /// Returns the values of several keys from L1 and L2, in one round trip, without loading.
     pub(super) async fn look_up_many(&self, keys: &[K]) -> Result<Vec<Option<V>>, RemoteError> {
+        let mut values = self.look_up_many_in_l1(keys);
+        self.look_up_in_l2(keys, &mut values).await?;
+        Ok(values)
+    }
+
+    /// Returns the values of several keys from L1, and counts a hit or a miss for each.
+    pub(super) fn look_up_many_in_l1(&self, keys: &[K]) -> Vec<Option<V>> {
         let may_serve = self.may_serve(now());
         let look_up = |key| {
             if may_serve {
@@ -217,9 +224,18 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
                 None
             }
         };
-        let mut values: Vec<_> = keys.iter().map(look_up).collect();
-        self.look_up_in_l2(keys, &mut values).await?;
-        Ok(values)
+        keys.iter().map(look_up).collect()
+    }
+
+    /// Completes the values that were found in L1 by those in L2, as far as L2 answers.
+    pub(super) async fn look_up_many_missing(
+        &self,
+        keys: &[K],
+        mut values: Vec<Option<V>>,
+    ) -> Vec<Option<V>> {
+        // A failure of L2 does not fail a read. It is counted, and visible in the health.
+        let _ = self.look_up_in_l2(keys, &mut values).await;
+        values
     }
 
     /// Returns the value of a key that was not found in L1 from L2, without loading.

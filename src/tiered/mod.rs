@@ -17,6 +17,8 @@ mod publish;
 mod read;
 mod refresh;
 mod refresh_by_rule;
+#[cfg(feature = "serde")]
+mod restore;
 mod rollout;
 mod settings;
 mod shadow;
@@ -30,7 +32,6 @@ pub use blocking::BlockingCache;
 pub use builder::TieredCacheBuilder;
 pub use health::{Health, TierStats, Warning};
 pub use rollout::Rollout;
-pub use write::Propagation;
 
 use crate::codec::{encode_key_name, message_pack};
 use crate::consistency::Consistency;
@@ -81,7 +82,20 @@ use tokio::runtime::Handle;
 /// KiB, is stored in L1 only, in the classes that store values there. Each process loads such a value for itself, and
 /// an invalidation by any process reaches all of them. A key that cannot be serialized, is longer than 64 KiB, or has
 /// the same serialized form as another key, is local to each process: operations on it concern this process only, even
-/// in the class [`Realtime`](Consistency::Realtime). See [`Propagation`].
+/// in the class [`Realtime`](Consistency::Realtime). See [`Propagation`](crate::Propagation).
+///
+/// # What is not offered over Redis
+///
+/// | of [`LocalCache`] | reason, and what to do instead |
+/// | --- | --- |
+/// | `update`, `compute` and their other forms | Redis has no lock that keeps all processes from writing to a key while one of them computes its value: a lock with a lease may end before the computation does. Compute in the database, by a transaction or a compare-and-set, with [`write_through`](Self::write_through). |
+/// | `retain` | The predicate needs every key and value of the namespace, which would have to be read from Redis. Use [tags](Self::invalidate_tag). |
+/// | `iter`, `keys`, `hottest`, `len`, `peek`, `get_with` | They see the L1 of one process, and Redis has no list of the keys of a namespace. Use [`get`](Self::get) and [`get_many`](Self::get_many). |
+/// | `remove`, which returns the value | The current value may be in L1, in Redis, or only in the L1 of another process. Use [`invalidate`](Self::invalidate). |
+/// | `set_ttl` | Each process has a copy in its L1 with its own deadline. Store the value again, with [`insert_loaded`](Self::insert_loaded). |
+/// | `set_capacity`, `set_max_weight`, `remove_expired`, `shrink_to_fit` | They concern the memory of one process only. The [builder](TieredCacheBuilder) of L1 sets its bound. |
+/// | `restore` | The values in a snapshot may have been invalidated since. [`warm_from_snapshot`](Self::warm_from_snapshot) reads them from Redis. |
+/// | `detached` | It is not needed: a task that calls [`get_or_load_async`](Self::get_or_load_async) on a clone of this handle continues if the request that spawned it is cancelled. |
 ///
 /// # Panics
 ///
@@ -152,7 +166,7 @@ impl<K, V> Clone for TieredCache<K, V> {
     }
 }
 
-impl<K: RemoteKey, V: RemoteValue> TieredCache<K, V> {
+impl<K, V> TieredCache<K, V> {
     /// Returns the name of L1, or the namespace if L1 was given no name.
     #[must_use]
     pub fn name(&self) -> &str {
@@ -250,7 +264,9 @@ impl<K: RemoteKey, V: RemoteValue> TieredCache<K, V> {
     pub fn rollout(&self) -> &Rollout {
         &self.inner.settings.rollout
     }
+}
 
+impl<K: RemoteKey, V: RemoteValue> TieredCache<K, V> {
     /// Returns a handle for threads.
     ///
     /// # Examples

@@ -19,7 +19,7 @@
 //! [insertion](ConditionalInsertion) that was begun before step 3 fails, and step 4 removes that value instead of
 //! storing the new one.
 
-use crate::consistency::Consistency;
+use crate::consistency::{Consistency, Propagation};
 use crate::entry::Loaded;
 use crate::local::tier_hooks::ConditionalInsertion;
 use crate::tiered::builder::MAX_KEY_LEN;
@@ -31,7 +31,7 @@ use crate::tiered::l2::remote::{
 use crate::tiered::load::{Encoded, Fetched};
 use crate::tiered::load_lease::{LeaseRequest, LoadLease};
 use crate::tiered::log::{StateChange, log};
-use crate::tiered::{Inner, Propagation, RemoteKey, RemoteValue, key_of, name_of};
+use crate::tiered::{Inner, RemoteKey, RemoteValue, key_of, name_of};
 use crate::trace::Span;
 use std::sync::Arc;
 use std::time::Instant;

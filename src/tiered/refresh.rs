@@ -18,10 +18,10 @@ use crate::tiered::l2::remote::{Head, Invalidated, LookupReply, Subject, Token};
 use crate::tiered::load::Fetched;
 use crate::tiered::load_lease::{LeaseRequest, LoadLease};
 use crate::tiered::publish::{Change, NewEntry, PriorState};
-use crate::tiered::write::OnDrop;
 use crate::tiered::{Inner, RemoteKey, RemoteValue, TieredCache};
 use crate::traits::erasure::{LoadResult, LoaderProperties, share_value, typed};
 use crate::traits::key::LookupKey;
+use crate::traits::write::InvalidateOnDrop;
 use equivalent::Equivalent;
 use futures_util::future::select;
 use parking_lot::Mutex;
@@ -180,7 +180,7 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
         let publication = Publication::default();
         // If this is dropped or user code panics before L1 has the new value, L1 may still have the old one, although L2
         // and the other processes have not.
-        let mut unfinished = OnDrop(Some(|| {
+        let unfinished = InvalidateOnDrop::new(|| {
             let key = publication.has_begun.load(Relaxed).then(|| key.to_key());
             if let Some((key, name)) =
                 key.and_then(|key| self.key_name(&key).map(|name| (key, name)))
@@ -188,14 +188,13 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
                 let change = Change::invalidation(Subject::Key(name), Some(&key));
                 drop(self.spawn_publication(change));
             }
-        }));
+        });
         let reload = || async { self.reload(key.to_key(), limits, load, &publication).await };
         let result = self
             .l1
             .load_missed(key, missed, loader.reloading(), reload)
             .await;
-        unfinished.0 = None;
-        drop(unfinished);
+        unfinished.disarm();
         if let Some(reply) = publication.reply.into_inner() {
             self.await_acknowledgements(reply).await;
         }

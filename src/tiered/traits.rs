@@ -1,15 +1,19 @@
 //! The implementations of the backend-neutral traits.
 
+use crate::consistency::Propagation;
 use crate::entry::Loaded;
 use crate::error::{AnyError, LoadError, LoaderError};
 use crate::stats::Stats;
 use crate::tiered::{BlockingCache, RemoteKey, RemoteValue, TieredCache};
 use crate::traits::key::DynKey;
 use crate::traits::{
-    AsyncCache, Cache, CacheFuture, ErasedAsyncBatchLoader, ErasedAsyncLoader, ErasedBatchLoader,
-    ErasedKey, ErasedLoader,
+    AsyncCache, Cache, CacheFuture, ErasedAsyncBatchLoader, ErasedAsyncLoader, ErasedAsyncWrite,
+    ErasedBatchLoader, ErasedKey, ErasedLoader, ErasedWrite, WriteFailed,
 };
+use crate::warm::{Run, WarmOptions, WarmReport};
 use equivalent::Equivalent;
+use parking_lot::Mutex;
+use std::cell::RefCell;
 use std::future::{Future, ready};
 use std::hash::Hash;
 use std::time::Duration;
@@ -22,27 +26,40 @@ impl<K: RemoteKey, V: RemoteValue> AsyncCache<K, V> for TieredCache<K, V> {
         }
     }
 
-    fn insert_loaded(&self, key: K, loaded: Loaded<V>) -> CacheFuture<'_, ()> {
-        CacheFuture::new(async move {
-            self.insert_loaded(key, loaded).await;
-        })
+    fn get_many_erased<'a>(
+        &'a self,
+        keys: &'a [&'a dyn ErasedKey<K>],
+    ) -> CacheFuture<'a, Vec<Option<V>>> {
+        let keys: Vec<K> = keys.iter().map(|key| key.to_key()).collect();
+        let values = self.inner.look_up_many_in_l1(&keys);
+        CacheFuture::new(async move { self.inner.look_up_many_missing(&keys, values).await })
     }
 
-    fn invalidate_erased<'a>(&'a self, key: &'a dyn ErasedKey<K>) -> CacheFuture<'a, ()> {
-        CacheFuture::new(async move {
-            self.invalidate(&key.to_key()).await;
-        })
+    fn insert_loaded(&self, key: K, loaded: Loaded<V>) -> CacheFuture<'_, Propagation> {
+        CacheFuture::new(self.insert_loaded(key, loaded))
     }
 
-    fn invalidate_tag<'a>(&'a self, tag: &'a str) -> CacheFuture<'a, ()> {
-        CacheFuture::new(async move {
-            self.invalidate_tag(tag).await;
-        })
+    fn invalidate_erased<'a>(&'a self, key: &'a dyn ErasedKey<K>) -> CacheFuture<'a, Propagation> {
+        CacheFuture::new(async move { self.invalidate(&key.to_key()).await })
     }
 
-    fn clear(&self) -> CacheFuture<'_, ()> {
+    fn invalidate_tag<'a>(&'a self, tag: &'a str) -> CacheFuture<'a, Propagation> {
+        CacheFuture::new(self.invalidate_tag(tag))
+    }
+
+    fn clear(&self) -> CacheFuture<'_, Propagation> {
+        CacheFuture::new(self.clear())
+    }
+
+    fn write_through_erased<'a>(
+        &'a self,
+        key: &'a dyn ErasedKey<K>,
+        loaded: Loaded<V>,
+        write: ErasedAsyncWrite<'a, V>,
+    ) -> CacheFuture<'a, Result<Propagation, WriteFailed>> {
         CacheFuture::new(async move {
-            self.clear().await;
+            let write = |value| write.run(value);
+            self.write_through_loaded(key.to_key(), loaded, write).await
         })
     }
 
@@ -79,6 +96,30 @@ impl<K: RemoteKey, V: RemoteValue> AsyncCache<K, V> for TieredCache<K, V> {
             let keys = keys.iter().collect();
             self.inner.get_many_or_load(keys, error_type, load).await
         })
+    }
+
+    fn warm_erased<'a>(
+        &'a self,
+        options: WarmOptions<'a>,
+        keys: &'a mut (dyn Iterator<Item = K> + Send + 'a),
+        loader: ErasedAsyncBatchLoader<'a, K, V>,
+    ) -> CacheFuture<'a, WarmReport<K, AnyError>> {
+        CacheFuture::new(async move {
+            let error_type = loader.properties.error_type;
+            // Locked while the loader creates a future, and not while that runs.
+            let loader = &Mutex::new(loader);
+            let ask = |batch: Vec<K>| async move {
+                let load = |missing| loader.lock().run(missing);
+                let keys = batch.iter().collect();
+                let result = self.inner.get_many_or_load(keys, error_type, load).await;
+                (batch, result)
+            };
+            self.inner.warm(Run::new(options, keys), ask).await
+        })
+    }
+
+    fn flush(&self) -> CacheFuture<'_, ()> {
+        CacheFuture::new(self.flush())
     }
 
     fn contains_key_erased<'a>(&'a self, key: &'a dyn ErasedKey<K>) -> CacheFuture<'a, bool> {
@@ -119,20 +160,39 @@ impl<K: RemoteKey, V: RemoteValue> Cache<K, V> for BlockingCache<K, V> {
         }
     }
 
-    fn insert_loaded(&self, key: K, loaded: Loaded<V>) {
-        self.wait(self.tier.insert_loaded(key, loaded));
+    fn get_many_erased(&self, keys: &[&dyn ErasedKey<K>]) -> Vec<Option<V>> {
+        let keys: Vec<K> = keys.iter().map(|key| key.to_key()).collect();
+        let inner = &self.tier.inner;
+        let values = inner.look_up_many_in_l1(&keys);
+        if values.iter().all(Option::is_some) {
+            return values;
+        }
+        self.wait(inner.look_up_many_missing(&keys, values))
     }
 
-    fn invalidate_erased(&self, key: &dyn ErasedKey<K>) {
-        self.wait(self.tier.invalidate(&key.to_key()));
+    fn insert_loaded(&self, key: K, loaded: Loaded<V>) -> Propagation {
+        self.wait(self.tier.insert_loaded(key, loaded))
     }
 
-    fn invalidate_tag(&self, tag: &str) {
-        self.wait(self.tier.invalidate_tag(tag));
+    fn invalidate_erased(&self, key: &dyn ErasedKey<K>) -> Propagation {
+        self.invalidate(&key.to_key())
     }
 
-    fn clear(&self) {
-        self.wait(self.tier.clear());
+    fn invalidate_tag(&self, tag: &str) -> Propagation {
+        self.invalidate_tag(tag)
+    }
+
+    fn clear(&self) -> Propagation {
+        self.wait(self.tier.clear())
+    }
+
+    fn write_through_erased(
+        &self,
+        key: &dyn ErasedKey<K>,
+        loaded: Loaded<V>,
+        write: ErasedWrite<'_, V>,
+    ) -> Result<Propagation, WriteFailed> {
+        self.write_through_loaded(key.to_key(), loaded, |value| write.run(value))
     }
 
     fn get_or_load_erased(
@@ -160,6 +220,30 @@ impl<K: RemoteKey, V: RemoteValue> Cache<K, V> for BlockingCache<K, V> {
         let load = |missing| ready(loader.run(missing));
         let keys = keys.iter().collect();
         self.wait(self.tier.inner.get_many_or_load(keys, error_type, load))
+    }
+
+    fn warm_erased(
+        &self,
+        options: WarmOptions<'_>,
+        keys: &mut dyn Iterator<Item = K>,
+        loader: ErasedBatchLoader<'_, K, V>,
+    ) -> WarmReport<K, AnyError> {
+        let error_type = loader.properties.error_type;
+        let loader = &RefCell::new(loader);
+        let inner = &self.tier.inner;
+        let ask = |batch: Vec<K>| async move {
+            let load = |missing| ready(loader.borrow_mut().run(missing));
+            let keys = batch.iter().collect();
+            let result = inner.get_many_or_load(keys, error_type, load).await;
+            (batch, result)
+        };
+        // One batch at a time, because the loader blocks.
+        let run = Run::new(options.concurrency(1), keys);
+        self.wait(inner.warm(run, ask))
+    }
+
+    fn flush(&self) {
+        self.wait(self.tier.flush());
     }
 
     fn contains_key_erased(&self, key: &dyn ErasedKey<K>) -> bool {

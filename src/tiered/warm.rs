@@ -11,8 +11,6 @@ use crate::tiered::l2::remote::RemoteError;
 use crate::tiered::{Inner, RemoteKey, RemoteValue, TieredCache};
 use crate::warm::{Run, WarmOptions, WarmOutcome, WarmReport, run_all};
 use std::future::Future;
-use std::io;
-use std::panic::resume_unwind;
 use std::path::Path;
 
 /// The number of heartbeats for which a warm-up waits for the proof that invalidations arrive.
@@ -162,8 +160,8 @@ impl<K: RemoteKey, V: RemoteValue> TieredCache<K, V> {
     pub async fn snapshot(&self, path: impl AsRef<Path>) -> Result<SnapshotReport, SnapshotError> {
         let (l1, path) = (self.inner.l1.clone(), path.as_ref().to_owned());
         let schemas = self.inner.codec.schemas.clone();
-        self.run_blocking(move || l1.snapshot_with_schemas(path, &schemas))
-            .await
+        let write = move || l1.snapshot_with_schemas(path, &schemas);
+        snapshot::run_blocking(&self.inner.runtime, write).await
     }
 
     /// Fills L1 with the values that Redis has for the keys of a snapshot, the hottest first.
@@ -199,30 +197,25 @@ impl<K: RemoteKey, V: RemoteValue> TieredCache<K, V> {
         options: WarmOptions<'_>,
         path: impl AsRef<Path>,
     ) -> Result<WarmReport<K, RemoteError>, SnapshotError> {
-        let path = path.as_ref().to_owned();
-        let schemas = self.inner.codec.schemas.clone();
-        let read = move || snapshot::keys(&path, schemas.key());
-        let keys = self.run_blocking(read).await?;
+        let (keys, _) = self.keys_of_snapshot(path.as_ref()).await?;
         Ok(self.warm_from_l2(options, keys).await)
     }
 
-    /// Runs blocking work on a thread for it.
-    async fn run_blocking<T: Send + 'static>(
+    /// Returns the keys of a snapshot, and the length of the file.
+    pub(super) async fn keys_of_snapshot(
         &self,
-        run: impl FnOnce() -> Result<T, SnapshotError> + Send + 'static,
-    ) -> Result<T, SnapshotError> {
-        match self.inner.runtime.spawn_blocking(run).await {
-            Ok(result) => result,
-            Err(error) => match error.try_into_panic() {
-                Ok(panic) => resume_unwind(panic),
-                Err(_) => Err(io::Error::other("the runtime was shut down").into()),
-            },
-        }
+        path: &Path,
+    ) -> Result<(Vec<K>, u64), SnapshotError> {
+        let path = path.to_owned();
+        let schemas = self.inner.codec.schemas.clone();
+        let read = move || snapshot::keys(&path, schemas.key());
+        snapshot::run_blocking(&self.inner.runtime, read).await
     }
 }
 
 impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
-    async fn warm<E, I, F>(
+    /// Runs a warming once invalidations are proven to arrive. `ask` returns the values of a batch.
+    pub(super) async fn warm<E: ?Sized, I, F>(
         &self,
         run: Run<'_, K, E, I>,
         ask: impl Fn(Vec<K>) -> F,

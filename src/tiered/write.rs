@@ -1,35 +1,17 @@
 //! The public methods for writes and invalidations.
 
+use crate::consistency::Propagation;
 use crate::entry::Loaded;
 use crate::tiered::l2::remote::Subject;
 use crate::tiered::load::Fetched;
 use crate::tiered::publish::{Change, NewEntry};
 use crate::tiered::{RemoteKey, RemoteValue, TieredCache};
+use crate::traits::write::InvalidateOnDrop;
 use equivalent::Equivalent;
 use std::convert::Infallible;
-use std::future::{Future, Ready};
+use std::future::{Future, ready};
 use std::hash::Hash;
-use std::time::Instant;
-
-/// The extent to which a change has reached the other processes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Propagation {
-    /// The change has reached all processes, to the extent that the [`Consistency`](crate::Consistency) class promises.
-    Acknowledged,
-    /// The old value is invalid in all processes, like with [`Acknowledged`](Self::Acknowledged), but Redis does not
-    /// have the new value: it is too large, has too many tags or cannot be serialized, its key is too long, or it could
-    /// not be transferred. This process stores it in L1, if the consistency class stores values there. Other processes
-    /// load it.
-    NotShared,
-    /// Redis could not be reached. The change is visible in this process. The invalidation for the other processes is
-    /// queued until Redis answers again.
-    Queued,
-    /// The change does not reach other processes, because the key cannot be encoded, is longer than 64 KiB, or decodes
-    /// to another key. Each process has its own entry under such a key. With every consistency class, the entry stays
-    /// in L1 until it is removed there or expires.
-    LocalOnly,
-}
+use std::time::{Duration, Instant};
 
 impl<K: RemoteKey, V: RemoteValue> TieredCache<K, V> {
     /// Invalidates the value for a key in this process, in Redis and in all other processes.
@@ -161,6 +143,27 @@ impl<K: RemoteKey, V: RemoteValue> TieredCache<K, V> {
         self.insert_loaded(key, Loaded::new(value)).await
     }
 
+    /// Inserts a value with its own time to live. Like [`insert`](Self::insert) otherwise.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use hotset::TieredCache;
+    /// # async fn example(prices: TieredCache<String, u64>) -> Result<(), Box<dyn std::error::Error>> {
+    /// let minute = std::time::Duration::from_secs(60);
+    /// prices.insert_with_ttl("apple".to_string(), 120, minute).await;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Cancel safety
+    ///
+    /// See [`insert`](Self::insert).
+    #[doc(alias("put", "put_with_ttl"))]
+    pub async fn insert_with_ttl(&self, key: K, value: V, ttl: Duration) -> Propagation {
+        self.insert_loaded(key, Loaded::new(value).ttl(ttl)).await
+    }
+
     /// Inserts a value with its own time to live, weight and tags. Like [`insert`](Self::insert) otherwise.
     ///
     /// # Examples
@@ -182,8 +185,8 @@ impl<K: RemoteKey, V: RemoteValue> TieredCache<K, V> {
     /// See [`insert`](Self::insert).
     #[doc(alias = "put")]
     pub async fn insert_loaded(&self, key: K, loaded: Loaded<V>) -> Propagation {
-        let no_write = None::<fn() -> Ready<Result<(), Infallible>>>;
-        match self.write(key, loaded, no_write).await {
+        let no_write = |_: &V| ready(Ok::<_, Infallible>(()));
+        match self.write(key, loaded, no_write, true).await {
             Ok(propagation) => propagation,
             Err(never) => match never {},
         }
@@ -254,38 +257,38 @@ impl<K: RemoteKey, V: RemoteValue> TieredCache<K, V> {
     where
         F: Future<Output = Result<(), E>>,
     {
-        let value = loaded.value.clone();
-        Box::pin(self.write(key, loaded, Some(|| write(value)))).await
+        let write = |value: &V| write(value.clone());
+        Box::pin(self.write(key, loaded, write, false)).await
     }
 
-    /// Changes the database by `write`, if there is one, and then the caches.
+    /// Changes the database by `write`, and then the caches. For an insertion, `write` does nothing.
     async fn write<E, F>(
         &self,
         key: K,
         mut loaded: Loaded<V>,
-        write: Option<impl FnOnce() -> F>,
+        write: impl FnOnce(&V) -> F,
+        is_inserted: bool,
     ) -> Result<Propagation, E>
     where
         F: Future<Output = Result<(), E>>,
     {
         let inner = &self.inner;
         inner.l1.apply_expire_after(&key, &mut loaded);
-        let is_inserted = write.is_none();
         let (begun, epoch) = (Instant::now(), inner.l1.epoch());
         let Some(name) = inner.key_name(&key) else {
-            // The insertion is begun before the write, so that it fails if the key is changed during the write.
-            let insertion = inner.l1.begin_insertion(&key);
-            run_write(write, || drop(inner.l1.remove(&key))).await?;
-            let local = inner.for_l1(Fetched::written(loaded, begun));
-            if !insertion.commit(key.clone(), local) {
-                inner.l1.remove(&key);
-            }
-            return Ok(Propagation::LocalOnly);
+            let complete = |loaded| inner.for_l1(Fetched::written(loaded, begun));
+            let written = inner.l1.write_and_insert(key, loaded, write, complete);
+            return written.await.map(|()| Propagation::LocalOnly);
         };
         let prior = inner.prior_state(&name, is_inserted).await;
         let subject = Subject::Key(name);
-        let invalidation = Change::invalidation(subject.clone(), None);
-        run_write(write, || drop(inner.spawn_publication(invalidation))).await?;
+        let interrupted = InvalidateOnDrop::new(|| {
+            let invalidation = Change::invalidation(subject.clone(), None);
+            drop(inner.spawn_publication(invalidation));
+        });
+        let written = write(&loaded.value).await;
+        interrupted.disarm();
+        written?;
         let change = Change {
             subject,
             key: Some(key),
@@ -298,32 +301,5 @@ impl<K: RemoteKey, V: RemoteValue> TieredCache<K, V> {
             }),
         };
         Ok(inner.publish(change).await)
-    }
-}
-
-/// Changes the database by `write`, if there is one. Calls `invalidate` if `write` panics or is dropped, because it is
-/// then unknown whether the database has changed.
-async fn run_write<E, F>(
-    write: Option<impl FnOnce() -> F>,
-    invalidate: impl FnOnce(),
-) -> Result<(), E>
-where
-    F: Future<Output = Result<(), E>>,
-{
-    let Some(write) = write else { return Ok(()) };
-    let mut interrupted = OnDrop(Some(invalidate));
-    let written = write().await;
-    interrupted.0 = None;
-    written
-}
-
-/// A guard that calls a function when it is dropped.
-pub(super) struct OnDrop<F: FnOnce()>(pub(super) Option<F>);
-
-impl<F: FnOnce()> Drop for OnDrop<F> {
-    fn drop(&mut self) {
-        if let Some(call) = self.0.take() {
-            call();
-        }
     }
 }

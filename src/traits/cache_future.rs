@@ -12,7 +12,7 @@ use std::task::{Context, Poll};
 /// # Examples
 ///
 /// ```
-/// use hotset::{AnyError, AsyncCache, CacheFuture, ErasedAsyncLoader, ErasedKey, LoadError, Loaded};
+/// use hotset::{AnyError, AsyncCache, CacheFuture, ErasedAsyncLoader, ErasedKey, LoadError, Loaded, Propagation};
 ///
 /// /// A cache that stores nothing.
 /// struct NoCache;
@@ -21,17 +21,17 @@ use std::task::{Context, Poll};
 ///     fn get_erased<'a>(&'a self, _: &'a dyn ErasedKey<String>) -> CacheFuture<'a, Option<u64>> {
 ///         CacheFuture::ready(None)
 ///     }
-///     fn insert_loaded(&self, _: String, _: Loaded<u64>) -> CacheFuture<'_, ()> {
-///         CacheFuture::ready(())
+///     fn insert_loaded(&self, _: String, _: Loaded<u64>) -> CacheFuture<'_, Propagation> {
+///         CacheFuture::ready(Propagation::Acknowledged)
 ///     }
-///     fn invalidate_erased<'a>(&'a self, _: &'a dyn ErasedKey<String>) -> CacheFuture<'a, ()> {
-///         CacheFuture::ready(())
+///     fn invalidate_erased<'a>(&'a self, _: &'a dyn ErasedKey<String>) -> CacheFuture<'a, Propagation> {
+///         CacheFuture::ready(Propagation::Acknowledged)
 ///     }
-///     fn invalidate_tag<'a>(&'a self, _: &'a str) -> CacheFuture<'a, ()> {
-///         CacheFuture::ready(())
+///     fn invalidate_tag<'a>(&'a self, _: &'a str) -> CacheFuture<'a, Propagation> {
+///         CacheFuture::ready(Propagation::Acknowledged)
 ///     }
-///     fn clear(&self) -> CacheFuture<'_, ()> {
-///         CacheFuture::ready(())
+///     fn clear(&self) -> CacheFuture<'_, Propagation> {
+///         CacheFuture::ready(Propagation::Acknowledged)
 ///     }
 ///     fn get_or_load_erased<'a>(
 ///         &'a self,

@@ -180,6 +180,23 @@ where
     panic!("{FOREIGN_ERROR}");
 }
 
+/// Repeats `call`, which loads several keys, until its result is not the error of another caller's load, of another
+/// type.
+///
+/// Like [`typed_batch`], for a loader whose error type is erased.
+pub(crate) fn repeat_batch<T>(
+    properties: LoaderProperties,
+    mut call: impl FnMut() -> Result<T, LoadError<AnyError>>,
+) -> Result<T, LoadError<AnyError>> {
+    for _ in 0..=MAX_REPETITIONS {
+        let result = call();
+        if properties.error_type.accepts_result(&result) {
+            return result;
+        }
+    }
+    panic!("{FOREIGN_ERROR}");
+}
+
 /// Takes a function that is called once: as the loader, or in its place if the loader did not run.
 pub(crate) fn take_once<F>(function: &mut Option<F>) -> F {
     function
@@ -293,6 +310,14 @@ impl ErrorType {
             _ => true,
         }
     }
+
+    /// Checks whether the caller may return this result, which may be that of another caller's load.
+    pub(super) fn accepts_result<T>(self, result: &Result<T, LoadError<AnyError>>) -> bool {
+        result
+            .as_ref()
+            .err()
+            .is_none_or(|error| self.accepts(error))
+    }
 }
 
 /// Converts the result of a call to the error type of the caller's loader, which was given to the call as an
@@ -306,4 +331,18 @@ where
     E: LoaderError<M>,
 {
     downcast(result).expect("the call returns only errors of its caller's type")
+}
+
+/// Converts an error like [`typed`] converts a result.
+///
+/// # Panics
+///
+/// Panics if it is an error of another type.
+pub(super) fn typed_error<E, M>(error: LoadError<AnyError>) -> LoadError<E>
+where
+    E: LoaderError<M>,
+{
+    error
+        .downcast::<E, M>()
+        .unwrap_or_else(|_| panic!("{FOREIGN_ERROR}"))
 }

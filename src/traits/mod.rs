@@ -7,6 +7,8 @@ mod cache_future;
 pub(crate) mod erasure;
 pub(crate) mod key;
 pub(crate) mod pointers;
+mod warm;
+pub(crate) mod write;
 
 pub use async_cache::AsyncCache;
 pub use cache::Cache;
@@ -16,3 +18,4 @@ pub use erasure::{
     ErasedBatchLoader, ErasedLoader, LoadResult,
 };
 pub use key::ErasedKey;
+pub use write::{BoxedWrite, ErasedAsyncWrite, ErasedWrite, WriteFailed};

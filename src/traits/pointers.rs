@@ -3,13 +3,16 @@
 //! `Arc<C>` has no implementation for other types, because a method of a trait on `Arc<LocalCache<K, V>>` would hide
 //! the method of the cache that has the same name.
 
+use crate::consistency::Propagation;
 use crate::entry::Loaded;
 use crate::error::{AnyError, LoadError};
 use crate::stats::Stats;
 use crate::traits::{
-    AsyncCache, Cache, CacheFuture, ErasedAsyncBatchLoader, ErasedAsyncLoader, ErasedBatchLoader,
-    ErasedKey, ErasedLoader,
+    AsyncCache, Cache, CacheFuture, ErasedAsyncBatchLoader, ErasedAsyncLoader, ErasedAsyncWrite,
+    ErasedBatchLoader, ErasedKey, ErasedLoader, ErasedWrite, WriteFailed,
 };
+use crate::warm::{WarmOptions, WarmReport};
+use std::hash::Hash;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,28 +23,41 @@ macro_rules! delegate_cache {
             $cache.get_erased(key)
         }
 
-        fn insert_loaded(&$self, key: K, loaded: Loaded<V>) {
-            $cache.insert_loaded(key, loaded);
+        fn get_many_erased(&$self, keys: &[&dyn ErasedKey<K>]) -> Vec<Option<V>> {
+            $cache.get_many_erased(keys)
         }
 
-        fn insert(&$self, key: K, value: V) {
-            $cache.insert(key, value);
+        fn insert_loaded(&$self, key: K, loaded: Loaded<V>) -> Propagation {
+            $cache.insert_loaded(key, loaded)
         }
 
-        fn insert_with_ttl(&$self, key: K, value: V, ttl: Duration) {
-            $cache.insert_with_ttl(key, value, ttl);
+        fn insert(&$self, key: K, value: V) -> Propagation {
+            $cache.insert(key, value)
         }
 
-        fn invalidate_erased(&$self, key: &dyn ErasedKey<K>) {
-            $cache.invalidate_erased(key);
+        fn insert_with_ttl(&$self, key: K, value: V, ttl: Duration) -> Propagation {
+            $cache.insert_with_ttl(key, value, ttl)
         }
 
-        fn invalidate_tag(&$self, tag: &str) {
-            $cache.invalidate_tag(tag);
+        fn invalidate_erased(&$self, key: &dyn ErasedKey<K>) -> Propagation {
+            $cache.invalidate_erased(key)
         }
 
-        fn clear(&$self) {
-            $cache.clear();
+        fn invalidate_tag(&$self, tag: &str) -> Propagation {
+            $cache.invalidate_tag(tag)
+        }
+
+        fn clear(&$self) -> Propagation {
+            $cache.clear()
+        }
+
+        fn write_through_erased(
+            &$self,
+            key: &dyn ErasedKey<K>,
+            loaded: Loaded<V>,
+            write: ErasedWrite<'_, V>,
+        ) -> Result<Propagation, WriteFailed> {
+            $cache.write_through_erased(key, loaded, write)
         }
 
         fn get_or_load_erased(
@@ -61,6 +77,23 @@ macro_rules! delegate_cache {
             V: Clone,
         {
             $cache.get_many_or_load_erased(keys, loader)
+        }
+
+        fn warm_erased(
+            &$self,
+            options: WarmOptions<'_>,
+            keys: &mut dyn Iterator<Item = K>,
+            loader: ErasedBatchLoader<'_, K, V>,
+        ) -> WarmReport<K, AnyError>
+        where
+            K: Hash + Eq + Clone + Sync,
+            V: Clone,
+        {
+            $cache.warm_erased(options, keys, loader)
+        }
+
+        fn flush(&$self) {
+            $cache.flush();
         }
 
         fn contains_key_erased(&$self, key: &dyn ErasedKey<K>) -> bool {
@@ -86,28 +119,47 @@ macro_rules! delegate_async_cache {
             $cache.get_erased(key)
         }
 
-        fn insert_loaded(&$self, key: K, loaded: Loaded<V>) -> CacheFuture<'_, ()> {
+        fn get_many_erased<'a>(
+            &'a $self,
+            keys: &'a [&'a dyn ErasedKey<K>],
+        ) -> CacheFuture<'a, Vec<Option<V>>>
+        where
+            V: Send,
+        {
+            $cache.get_many_erased(keys)
+        }
+
+        fn insert_loaded(&$self, key: K, loaded: Loaded<V>) -> CacheFuture<'_, Propagation> {
             $cache.insert_loaded(key, loaded)
         }
 
-        fn insert(&$self, key: K, value: V) -> CacheFuture<'_, ()> {
+        fn insert(&$self, key: K, value: V) -> CacheFuture<'_, Propagation> {
             $cache.insert(key, value)
         }
 
-        fn insert_with_ttl(&$self, key: K, value: V, ttl: Duration) -> CacheFuture<'_, ()> {
+        fn insert_with_ttl(&$self, key: K, value: V, ttl: Duration) -> CacheFuture<'_, Propagation> {
             $cache.insert_with_ttl(key, value, ttl)
         }
 
-        fn invalidate_erased<'a>(&'a $self, key: &'a dyn ErasedKey<K>) -> CacheFuture<'a, ()> {
+        fn invalidate_erased<'a>(&'a $self, key: &'a dyn ErasedKey<K>) -> CacheFuture<'a, Propagation> {
             $cache.invalidate_erased(key)
         }
 
-        fn invalidate_tag<'a>(&'a $self, tag: &'a str) -> CacheFuture<'a, ()> {
+        fn invalidate_tag<'a>(&'a $self, tag: &'a str) -> CacheFuture<'a, Propagation> {
             $cache.invalidate_tag(tag)
         }
 
-        fn clear(&$self) -> CacheFuture<'_, ()> {
+        fn clear(&$self) -> CacheFuture<'_, Propagation> {
             $cache.clear()
+        }
+
+        fn write_through_erased<'a>(
+            &'a $self,
+            key: &'a dyn ErasedKey<K>,
+            loaded: Loaded<V>,
+            write: ErasedAsyncWrite<'a, V>,
+        ) -> CacheFuture<'a, Result<Propagation, WriteFailed>> {
+            $cache.write_through_erased(key, loaded, write)
         }
 
         fn get_or_load_erased<'a>(
@@ -128,6 +180,23 @@ macro_rules! delegate_async_cache {
             V: Clone + Send + Sync,
         {
             $cache.get_many_or_load_erased(keys, loader)
+        }
+
+        fn warm_erased<'a>(
+            &'a $self,
+            options: WarmOptions<'a>,
+            keys: &'a mut (dyn Iterator<Item = K> + Send + 'a),
+            loader: ErasedAsyncBatchLoader<'a, K, V>,
+        ) -> CacheFuture<'a, WarmReport<K, AnyError>>
+        where
+            K: Hash + Eq + Clone + Send + Sync,
+            V: Clone + Send + Sync,
+        {
+            $cache.warm_erased(options, keys, loader)
+        }
+
+        fn flush(&$self) -> CacheFuture<'_, ()> {
+            $cache.flush()
         }
 
         fn contains_key_erased<'a>(&'a $self, key: &'a dyn ErasedKey<K>) -> CacheFuture<'a, bool>

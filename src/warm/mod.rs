@@ -212,7 +212,7 @@ impl WarmProgress {
     serde(bound(serialize = "K: serde::Serialize"))
 )]
 #[non_exhaustive]
-pub struct WarmReport<K, E> {
+pub struct WarmReport<K, E: ?Sized> {
     /// The number of keys for which a value was cached already, loaded, or found in Redis. The cache does not always
     /// contain the value afterwards: it may be too heavy, have a time to live of zero, or have been invalidated in the
     /// meantime. A key that occurs twice counts twice.
@@ -228,6 +228,27 @@ pub struct WarmReport<K, E> {
     /// The total duration of the warming.
     #[cfg_attr(feature = "serde", serde(serialize_with = "seconds"))]
     pub time_taken: Duration,
+}
+
+impl<K, E: ?Sized> WarmReport<K, E> {
+    /// Converts the errors of the failed batches.
+    pub(crate) fn map_errors<E2>(
+        self,
+        convert: impl Fn(LoadError<E>) -> LoadError<E2>,
+    ) -> WarmReport<K, E2> {
+        let failures = self.failures.into_iter().map(|failed| FailedBatch {
+            keys: failed.keys,
+            error: convert(failed.error),
+        });
+        WarmReport {
+            found: self.found,
+            left_out: self.left_out,
+            failed: self.failed,
+            failures: failures.collect(),
+            end: self.end,
+            time_taken: self.time_taken,
+        }
+    }
 }
 
 /// A batch of keys whose load failed. Some of the keys may still be cached, because other callers loaded them.
@@ -250,7 +271,7 @@ pub struct WarmReport<K, E> {
     serde(bound(serialize = "K: serde::Serialize"))
 )]
 #[non_exhaustive]
-pub struct FailedBatch<K, E> {
+pub struct FailedBatch<K, E: ?Sized> {
     /// The keys of the batch, up to the limit of [`WarmReport::failures`].
     pub keys: Vec<K>,
     /// The error. It is shared with all other callers that waited for the same load.

@@ -21,8 +21,17 @@ pub(crate) struct Room {
     pub(crate) weighed: Option<u64>,
 }
 
+impl Room {
+    /// The room in a cache whose bound is not known.
+    pub(crate) const UNKNOWN: Self = Self {
+        free: u64::MAX,
+        all: u64::MAX,
+        weighed: None,
+    };
+}
+
 /// A warming in progress.
-pub(crate) struct Run<'a, K, E, I: Iterator<Item = K>> {
+pub(crate) struct Run<'a, K, E: ?Sized, I: Iterator<Item = K>> {
     options: WarmOptions<'a>,
     keys: Fuse<I>,
     /// The number of keys in batches that are in flight.
@@ -36,7 +45,8 @@ pub(crate) struct Run<'a, K, E, I: Iterator<Item = K>> {
     begun: Instant,
 }
 
-impl<'a, K, E, I: Iterator<Item = K>> Run<'a, K, E, I> {
+impl<'a, K, E: ?Sized, I: Iterator<Item = K>> Run<'a, K, E, I> {
+    /// Creates a warming that has loaded nothing yet.
     pub(crate) fn new(options: WarmOptions<'a>, keys: impl IntoIterator<IntoIter = I>) -> Self {
         let keys = keys.into_iter();
         let total = match keys.size_hint() {
@@ -95,8 +105,21 @@ impl<'a, K, E, I: Iterator<Item = K>> Run<'a, K, E, I> {
         usize::try_from(max.min(step)).unwrap_or(usize::MAX)
     }
 
+    /// Runs the warming on this thread, one batch after the other.
+    pub(crate) fn run_blocking<V>(
+        mut self,
+        room: impl Fn() -> Room,
+        mut load: impl FnMut(&[K]) -> Result<Vec<Option<V>>, LoadError<E>>,
+    ) -> WarmReport<K, E> {
+        while let Some(batch) = self.next_batch(&room()) {
+            let result = load(&batch);
+            self.note(batch, result);
+        }
+        self.finish()
+    }
+
     /// Ends the warming before the first batch.
-    #[cfg(feature = "redis")]
+    #[cfg(any(feature = "redis", feature = "testing"))]
     pub(crate) fn refuse(mut self, end: WarmOutcome) -> WarmReport<K, E> {
         self.end = end;
         self.finish()
@@ -145,7 +168,7 @@ impl<'a, K, E, I: Iterator<Item = K>> Run<'a, K, E, I> {
 }
 
 /// Runs a warming with several batches in flight, within the caller's task.
-pub(crate) async fn run_all<K, V, E, I, F>(
+pub(crate) async fn run_all<K, V, E: ?Sized, I, F>(
     mut run: Run<'_, K, E, I>,
     room: impl Fn() -> Room,
     load: impl Fn(Vec<K>) -> F,

@@ -12,3 +12,4 @@ mod caches;
 mod errors;
 mod keys;
 mod loaders;
+mod traits_in_scope;

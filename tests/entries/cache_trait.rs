@@ -2,6 +2,7 @@
 
 use hotset::{
     AnyError, Cache, ErasedBatchLoader, ErasedKey, ErasedLoader, LoadError, Loaded, LocalCache,
+    Propagation,
 };
 use std::error::Error;
 use std::fmt;
@@ -80,10 +81,18 @@ impl Cache<u32, String> for Scripted {
     fn get_erased(&self, _: &dyn ErasedKey<u32>) -> Option<String> {
         None
     }
-    fn insert_loaded(&self, _: u32, _: Loaded<String>) {}
-    fn invalidate_erased(&self, _: &dyn ErasedKey<u32>) {}
-    fn invalidate_tag(&self, _: &str) {}
-    fn clear(&self) {}
+    fn insert_loaded(&self, _: u32, _: Loaded<String>) -> Propagation {
+        Propagation::Acknowledged
+    }
+    fn invalidate_erased(&self, _: &dyn ErasedKey<u32>) -> Propagation {
+        Propagation::Acknowledged
+    }
+    fn invalidate_tag(&self, _: &str) -> Propagation {
+        Propagation::Acknowledged
+    }
+    fn clear(&self) -> Propagation {
+        Propagation::Acknowledged
+    }
     fn get_or_load_erased(
         &self,
         _: &dyn ErasedKey<u32>,

@@ -4,10 +4,11 @@ use crate::common::seconds;
 use equivalent::Equivalent;
 use hotset::{
     AnyError, AsyncCache, Cache, CacheFuture, ErasedAsyncLoader, ErasedKey, ErasedLoader,
-    LoadError, Loaded, LocalCache, Stats,
+    LoadError, Loaded, LocalCache, Propagation, Stats,
 };
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hash, Hasher};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -51,18 +52,23 @@ impl Cache<String, u64> for Double {
         self.find(key)
     }
 
-    fn insert_loaded(&self, key: String, loaded: Loaded<u64>) {
+    fn insert_loaded(&self, key: String, loaded: Loaded<u64>) -> Propagation {
         self.put(key, loaded);
+        Propagation::Acknowledged
     }
 
-    fn invalidate_erased(&self, key: &dyn ErasedKey<String>) {
+    fn invalidate_erased(&self, key: &dyn ErasedKey<String>) -> Propagation {
         self.remove(key);
+        Propagation::Queued
     }
 
-    fn invalidate_tag(&self, _: &str) {}
+    fn invalidate_tag(&self, _: &str) -> Propagation {
+        Propagation::Acknowledged
+    }
 
-    fn clear(&self) {
+    fn clear(&self) -> Propagation {
         self.pairs.lock().unwrap().clear();
+        Propagation::Acknowledged
     }
 
     fn get_or_load_erased(
@@ -87,21 +93,30 @@ impl AsyncCache<String, u64> for Double {
         })
     }
 
-    fn insert_loaded(&self, key: String, loaded: Loaded<u64>) -> CacheFuture<'_, ()> {
-        CacheFuture::new(async move { self.put(key, loaded) })
+    fn insert_loaded(&self, key: String, loaded: Loaded<u64>) -> CacheFuture<'_, Propagation> {
+        CacheFuture::new(async move {
+            self.put(key, loaded);
+            Propagation::Acknowledged
+        })
     }
 
-    fn invalidate_erased<'a>(&'a self, key: &'a dyn ErasedKey<String>) -> CacheFuture<'a, ()> {
-        CacheFuture::new(async move { self.remove(key) })
+    fn invalidate_erased<'a>(
+        &'a self,
+        key: &'a dyn ErasedKey<String>,
+    ) -> CacheFuture<'a, Propagation> {
+        CacheFuture::new(async move {
+            self.remove(key);
+            Propagation::Queued
+        })
     }
 
-    fn invalidate_tag<'a>(&'a self, _: &'a str) -> CacheFuture<'a, ()> {
-        CacheFuture::ready(())
+    fn invalidate_tag<'a>(&'a self, _: &'a str) -> CacheFuture<'a, Propagation> {
+        CacheFuture::ready(Propagation::Acknowledged)
     }
 
-    fn clear(&self) -> CacheFuture<'_, ()> {
+    fn clear(&self) -> CacheFuture<'_, Propagation> {
         self.pairs.lock().unwrap().clear();
-        CacheFuture::ready(())
+        CacheFuture::ready(Propagation::Acknowledged)
     }
 
     fn get_or_load_erased<'a>(
@@ -133,6 +148,8 @@ fn exercise(cache: &impl Cache<String, u64>) {
     cache.insert_with_ttl("b".to_string(), 20, seconds(60));
     cache.insert_loaded("c".to_string(), Loaded::new(30).ttl(Duration::MAX));
     assert_eq!((cache.get("a"), cache.get("c")), (Some(10), Some(30)));
+    let found = cache.get_many(["c", "x", "a", "c"]);
+    assert_eq!(found, [Some(30), None, Some(10), Some(30)]);
     assert!(cache.contains_key("b") && !cache.contains_key("x"));
     assert_eq!(cache.remaining_ttl("c"), Some(Duration::MAX));
     assert_eq!(cache.remaining_ttl("x"), None);
@@ -159,6 +176,16 @@ fn exercise(cache: &impl Cache<String, u64>) {
         |missing: Vec<String>| Ok::<_, &str>(missing.into_iter().map(|key| (key, Loaded::new(1))));
     let found = cache.get_many_or_load_entries(["z"], entries);
     assert_eq!(found.unwrap(), [Some(1)]);
+    let write = |value: &u64| if *value == 7 { Ok(()) } else { Err("no") };
+    cache.write_through("w".to_string(), 7, write).unwrap();
+    // The default implementation does not store the value.
+    assert!(cache.get("w").is_none_or(|value| value == 7));
+    let loaded = Loaded::new(8).ttl(seconds(60));
+    let failed = cache.write_through_loaded("w".to_string(), loaded, write);
+    assert_eq!(failed, Err("no"));
+    let warmed = cache.warm(["warm".to_string()], lengths);
+    assert_eq!((warmed.found, cache.get("warm")), (1, Some(4)));
+    cache.flush();
     cache.invalidate_tag("tag");
     let _: Stats = cache.stats();
     cache.clear();
@@ -175,6 +202,8 @@ async fn exercise_async(cache: &impl AsyncCache<String, u64>) {
     let loaded = Loaded::new(30).ttl(Duration::MAX);
     cache.insert_loaded("c".to_string(), loaded).await;
     assert_eq!(cache.get("c").await, Some(30));
+    let found = cache.get_many(["c", "x", "a", "c"]).await;
+    assert_eq!(found, [Some(30), None, Some(10), Some(30)]);
     assert!(cache.contains_key("b").await && !cache.contains_key("x").await);
     assert_eq!(cache.remaining_ttl("c").await, Some(Duration::MAX));
     assert_eq!(cache.remaining_ttl("x").await, None);
@@ -206,6 +235,19 @@ async fn exercise_async(cache: &impl AsyncCache<String, u64>) {
     };
     let found = cache.get_many_or_load_entries_async(["z"], entries).await;
     assert_eq!(found.unwrap(), [Some(1)]);
+    let write = |value| async move { if value == 7 { Ok(()) } else { Err("no") } };
+    cache
+        .write_through("w".to_string(), 7, write)
+        .await
+        .unwrap();
+    assert!(cache.get("w").await.is_none_or(|value| value == 7));
+    let loaded = Loaded::new(8).ttl(seconds(60));
+    let failed = cache.write_through_loaded("w".to_string(), loaded, write);
+    assert_eq!(failed.await, Err("no"));
+    let warming = cache.warm_async(["warm".to_string()], async |missing| lengths(missing));
+    assert_eq!(warming.await.found, 1);
+    assert_eq!(cache.get("warm").await, Some(4));
+    cache.flush().await;
     cache.invalidate_tag("tag").await;
     let _: Stats = cache.stats();
     cache.clear().await;
@@ -250,6 +292,74 @@ async fn every_method_of_async_cache_works_through_every_pointer() {
     exercise_async(&object).await;
     let object: Box<dyn AsyncCache<String, u64> + Send + Sync> = Box::new(Double::default());
     exercise_async(&object).await;
+}
+
+#[test]
+fn local_cache_acknowledges_every_change_to_a_thread() {
+    let local: Arc<dyn Cache<String, u64>> = Arc::new(LocalCache::new(10));
+    let key = || "a".to_string();
+    let results = [
+        local.insert(key(), 1),
+        local.insert_with_ttl(key(), 1, seconds(1)),
+        local.insert_loaded(key(), Loaded::new(1)),
+        local.write_through(key(), 1, |_| Ok::<_, ()>(())).unwrap(),
+        local.invalidate("a"),
+        local.invalidate_tag("tag"),
+        local.clear(),
+    ];
+    assert!(results.iter().all(|it| *it == Propagation::Acknowledged));
+}
+
+#[tokio::test]
+async fn local_cache_acknowledges_every_change_to_a_task() {
+    let local: Arc<dyn AsyncCache<String, u64>> = Arc::new(LocalCache::new(10));
+    let key = || "a".to_string();
+    let write = |_| async { Ok::<_, ()>(()) };
+    let results = [
+        local.insert(key(), 1).await,
+        local.insert_with_ttl(key(), 1, seconds(1)).await,
+        local.insert_loaded(key(), Loaded::new(1)).await,
+        local.write_through(key(), 1, write).await.unwrap(),
+        local.invalidate("a").await,
+        local.invalidate_tag("tag").await,
+        local.clear().await,
+    ];
+    assert!(results.iter().all(|it| *it == Propagation::Acknowledged));
+}
+
+#[test]
+fn default_write_through_writes_and_then_invalidates() {
+    let double = Double::default();
+    let old = || double.put("a".to_string(), Loaded::new(1));
+    old();
+    let written = Cache::write_through(&double, "a".to_string(), 2, |value| {
+        assert_eq!((*value, double.find(&"a")), (2, Some(1)));
+        Ok::<_, &str>(())
+    });
+    assert_eq!(written, Ok(Propagation::Queued));
+    assert_eq!(double.find(&"a"), None);
+
+    old();
+    let failed = Cache::write_through(&double, "a".to_string(), 2, |_| Err("down"));
+    assert_eq!((failed, double.find(&"a")), (Err("down"), Some(1)));
+
+    let panics = |_: &u64| -> Result<(), &str> { panic!("write") };
+    let panicking = || Cache::write_through(&double, "a".to_string(), 2, panics);
+    catch_unwind(AssertUnwindSafe(panicking)).unwrap_err();
+    assert_eq!(double.find(&"a"), None);
+}
+
+#[tokio::test]
+async fn default_write_through_of_tasks_writes_and_then_invalidates() {
+    let double = Double::default();
+    double.put("a".to_string(), Loaded::new(1));
+    let failing = |_| async { Err("down") };
+    let failed = AsyncCache::write_through(&double, "a".to_string(), 2, failing);
+    assert_eq!((failed.await, double.find(&"a")), (Err("down"), Some(1)));
+    let write = |value| async move { (value == 2).then_some(()).ok_or("another value") };
+    let written = AsyncCache::write_through(&double, "a".to_string(), 2, write);
+    assert_eq!(written.await, Ok(Propagation::Queued));
+    assert_eq!(double.find(&"a"), None);
 }
 
 #[test]

@@ -27,3 +27,4 @@ mod stale;
 mod tags;
 mod uncached;
 mod update;
+mod write_through;

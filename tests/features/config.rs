@@ -633,7 +633,9 @@ fn blocking_cache_has_the_configured_settings() {
     assert_eq!(cache.get(&7), Some(700));
     clock.advance(Duration::from_secs(300));
     assert_eq!(cache.get(&7), None);
-    (0..5).for_each(|key| cache.insert(key, key));
+    for key in 0..5 {
+        cache.insert(key, key);
+    }
     assert_eq!((0..5).filter(|key| cache.get(key).is_some()).count(), 2);
 }
 

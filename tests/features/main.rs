@@ -2,6 +2,8 @@
 
 #[cfg(feature = "serde")]
 mod config;
+#[cfg(feature = "serde")]
+mod configured;
 #[cfg(feature = "metrics")]
 mod metrics;
 #[cfg(feature = "serde")]

@@ -4,5 +4,6 @@
 mod capacity;
 mod model;
 mod panics;
+mod plain;
 mod reentry;
 mod staleness;

@@ -20,3 +20,4 @@ mod single_flight;
 mod tokio_clock;
 mod wakers;
 mod warm;
+mod warm_through_traits;

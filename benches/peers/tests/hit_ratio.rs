@@ -1,7 +1,7 @@
 //! Hit ratios of the policies: equal to those of plain implementations of their papers, and for `Adaptive` never much
 //! below that of LRU.
 
-use foldhash::fast::FixedState;
+use ahash::RandomState;
 use hotset::__private::validate;
 use hotset::{LocalCache, Policy};
 use peers::traces::{self, Trace};
@@ -21,7 +21,7 @@ fn hotset(trace: &Trace, policy: Policy, capacity: usize, shards: usize) -> f64 
         .policy(policy)
         .shards(shards)
         // With a fixed seed each run samples the same keys.
-        .hasher(FixedState::with_seed(7))
+        .hasher(RandomState::with_seeds(1, 2, 3, 4))
         .build()
         .unwrap();
     let ratio = hit_ratio(trace, |key| {
@@ -258,7 +258,10 @@ fn policies_keep_their_lead_over_lru_when_entries_are_removed() {
             .capacity(2_000)
             .policy(policy)
             .shards(1);
-        let cache = cache.hasher(FixedState::with_seed(7)).build().unwrap();
+        let cache = cache
+            .hasher(RandomState::with_seeds(1, 2, 3, 4))
+            .build()
+            .unwrap();
         let mut inserted = VecDeque::new();
         let ratio = hit_ratio(trace, |key| {
             let hit = cache.get(&key).is_some();

@@ -2,7 +2,6 @@
 
 use crate::AnyError;
 use crate::caches::{Caches, map_caches};
-use crate::store::{Store, with_cache};
 use hotset::Metrics;
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use std::time::Duration;
@@ -31,9 +30,7 @@ impl Exporter {
             .set_buckets_for_metric(requests, &REQUEST_BUCKETS)?
             .install_recorder()?;
         let metrics = Metrics::new();
-        for watched in
-            map_caches!(caches, (_name, store) => with_cache!(store, cache => metrics.watch(cache)))
-        {
+        for watched in map_caches!(caches, (_name, store) => metrics.watch(&store.cache)) {
             watched?;
         }
         let (handle, mut ticks) = (prometheus.clone(), interval(UPKEEP_INTERVAL));

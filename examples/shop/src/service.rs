@@ -7,7 +7,7 @@ use crate::latency::Latencies;
 use crate::metrics::Exporter;
 use crate::records::{Home, Id, Offer, Versioned};
 use crate::store::Value;
-use hotset::Stats;
+use hotset::{AsyncCache, Stats};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::{Mutex, RwLock};
@@ -133,7 +133,7 @@ impl Shop {
     pub(crate) async fn finish(&self, max_wait: Duration) {
         let finished = timeout(max_wait, async {
             let _no_changes = self.changes_in_flight.write().await;
-            map_caches!(self.caches, (_name, store) => store.flush().await);
+            map_caches!(self.caches, (_name, store) => store.cache.flush().await);
         });
         if finished.await.is_err() {
             eprintln!(

@@ -1,4 +1,4 @@
-//! A cache of this process only, or of all processes over one Redis.
+//! A cache of records: of this process only, or of all processes over one Redis.
 
 use crate::AnyError;
 use crate::database::Database;
@@ -6,7 +6,10 @@ use crate::options::Redis;
 use crate::records::{Id, Record};
 use crate::snapshots::Stored;
 use crate::tier::Tier;
-use hotset::{Loaded, LocalCache, Policy, Stats, WarmOptions, WarmReport};
+use hotset::{
+    AsyncCache, ConfiguredAsyncCache, Consistency, Loaded, LocalCache, Policy, Stats, WarmOptions,
+    WarmReport,
+};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,21 +24,9 @@ const MISSING_TTL: Duration = Duration::from_secs(30);
 const MAX_STALENESS: Duration = Duration::from_secs(60);
 
 /// A cache with or without Redis.
-pub(crate) enum Store<T> {
-    Local(LocalCache<Id, Value<T>>),
-    Tiered(hotset::TieredCache<Id, Value<T>>),
+pub(crate) struct Store<T> {
+    pub(crate) cache: ConfiguredAsyncCache<Id, Value<T>>,
 }
-
-/// Evaluates an expression with the cache of either kind, for methods that both have.
-macro_rules! with_cache {
-    ($store:expr, $cache:ident => $done:expr) => {
-        match $store {
-            Store::Local($cache) => $done,
-            Store::Tiered($cache) => $done,
-        }
-    };
-}
-pub(crate) use with_cache;
 
 /// The settings of a cache.
 #[derive(Clone, Copy)]
@@ -63,18 +54,19 @@ impl CacheSettings {
         } else {
             local.stale_if_error(self.ttl)
         };
-        match redis {
-            None => Ok(Store::Local(local.build()?)),
+        let cache = match redis {
+            None => local.build()?.into(),
             Some(Redis { url, deadline }) => {
                 let tiered = local.redis(url, format!("shop:{}", self.name));
                 let tiered = tiered.deadline(deadline).consistency(if self.is_exact {
-                    hotset::Consistency::Realtime
+                    Consistency::Realtime
                 } else {
-                    hotset::Consistency::Bounded(MAX_STALENESS)
+                    Consistency::Bounded(MAX_STALENESS)
                 });
-                Ok(Store::Tiered(tiered.build()?))
+                tiered.build()?.into()
             }
-        }
+        };
+        Ok(Store { cache })
     }
 }
 
@@ -94,77 +86,43 @@ impl<T: Stored> Store<T> {
                 None => Loaded::new(None).ttl(MISSING_TTL),
             })
         };
-        let value = with_cache!(self, cache => cache.get_or_load_entry_async(&id, load).await?);
-        Ok(value)
+        Ok(self.cache.get_or_load_entry_async(&id, load).await?)
     }
 
     /// Changes the database with `write`. Returns `true` if the change is acknowledged: then no process serves an older
     /// value any more. Returns `false` if Redis is not available, so that other processes see the change later.
-    ///
-    /// # Cancel safety
-    ///
-    /// If the future is dropped, the cache may keep the old value. Run it in its own task.
     pub(crate) async fn write_through(
         &self,
         id: Id,
         value: T,
-        write: impl Future<Output = Result<(), AnyError>>,
+        write: impl Future<Output = Result<(), AnyError>> + Send,
     ) -> Result<bool, AnyError> {
-        // The entry is invalidated even if `write` fails, because its commit may have succeeded.
-        match self {
-            Self::Local(cache) => {
-                drop(value);
-                let written = write.await;
-                // Invalidated and not inserted: of two concurrent writers, the first in the database may be the last
-                // here, and its outdated value would stay.
-                cache.invalidate(&id);
-                written.map(|()| true)
+        let value = Some(Arc::new(value));
+        match self.cache.write_through(id, value, |_| write).await {
+            Ok(propagation) => Ok(propagation.is_acknowledged()),
+            Err(error) => {
+                // The commit may have succeeded although `write` has failed.
+                self.cache.invalidate(&id).await;
+                Err(error)
             }
-            Self::Tiered(cache) => {
-                use hotset::Propagation;
-                let value = Some(Arc::new(value));
-                match cache.write_through(id, value, |_| write).await {
-                    Ok(propagation) => Ok(matches!(
-                        propagation,
-                        Propagation::Acknowledged | Propagation::NotShared
-                    )),
-                    Err(error) => {
-                        cache.invalidate(&id).await;
-                        Err(error)
-                    }
-                }
-            }
-        }
-    }
-
-    /// Waits until all queued invalidations are sent to Redis.
-    pub(crate) async fn flush(&self) {
-        match self {
-            Self::Local(_) => {}
-            Self::Tiered(cache) => cache.flush().await,
         }
     }
 
     /// Returns the statistics. Loads are only those from the database, without values from Redis.
     pub(crate) fn stats(&self) -> Stats {
-        match self {
-            Self::Local(cache) => cache.stats(),
-            Self::Tiered(cache) => {
-                let (mut stats, tier) = (cache.stats(), cache.tier_stats());
-                stats.loads = tier.loads;
-                stats.load_failures = tier.load_failures;
-                stats.load_times = tier.load_times;
-                stats
-            }
+        let mut stats = self.cache.stats();
+        if let Some(tier) = self.cache.tier_stats() {
+            stats.loads = tier.loads;
+            stats.load_failures = tier.load_failures;
+            stats.load_times = tier.load_times;
         }
+        stats
     }
 
     /// Returns the state of Redis, if it is used.
     pub(crate) fn tier(&self) -> Option<Tier> {
-        match self {
-            Self::Local(_) => None,
-            Self::Tiered(cache) => Some(Tier::of(cache)),
-        }
+        let (health, stats) = (self.cache.health()?, self.cache.tier_stats()?);
+        Some(Tier::new(&health, &stats))
     }
 }
 
@@ -181,6 +139,6 @@ impl<T: Record> Store<T> {
             let entry = |record: T| (record.id(), Some(Arc::new(record)));
             Ok(found.into_iter().map(entry))
         };
-        with_cache!(self, cache => cache.warm_with_async(warming, ids, load).await)
+        self.cache.warm_with_async(warming, ids, load).await
     }
 }

@@ -1,5 +1,6 @@
 //! The state of Redis in the report of `/stats`.
 
+use hotset::{Health, TierStats};
 use serde::Serialize;
 
 /// The state of Redis, as one cache sees it.
@@ -21,10 +22,7 @@ pub(crate) struct Tier {
 }
 
 impl Tier {
-    pub(crate) fn of<K: hotset::RemoteKey, V: hotset::RemoteValue>(
-        cache: &hotset::TieredCache<K, V>,
-    ) -> Self {
-        let (health, stats) = (cache.health(), cache.tier_stats());
+    pub(crate) fn new(health: &Health, stats: &TierStats) -> Self {
         Self {
             breaker_open: health.breaker_open,
             proven_seconds: health.proven_for.map(|proven| proven.as_secs_f64()),

@@ -53,6 +53,12 @@ impl Expiry {
         }
     }
 
+    /// Returns the bound on all deadlines.
+    #[inline]
+    pub(crate) fn soonest(&self) -> Nanos {
+        self.soonest
+    }
+
     /// Sets the deadline of a slot.
     #[inline]
     pub(crate) fn set(&mut self, slot: u32, deadline: Nanos) {

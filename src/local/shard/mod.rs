@@ -13,6 +13,7 @@ pub(crate) mod expiry;
 mod grow;
 pub(crate) mod hash;
 pub(crate) mod metadata;
+mod plain;
 mod read;
 pub(crate) mod read_times;
 pub(crate) mod slab;

@@ -163,7 +163,7 @@ impl<K, V> Shard<K, V> {
 
     /// Adds a slot to the index.
     #[inline]
-    fn add_to_index(&mut self, hash: KeyHash, slot: u32) {
+    pub(super) fn add_to_index(&mut self, hash: KeyHash, slot: u32) {
         if self.index.is_full() {
             self.grow_index();
         }
@@ -173,14 +173,14 @@ impl<K, V> Shard<K, V> {
 
     /// Removes a slot from the index.
     #[inline]
-    fn remove_from_index(&mut self, hash: StoredHash, slot: u32) {
+    pub(super) fn remove_from_index(&mut self, hash: StoredHash, slot: u32) {
         let found = self.index.remove(hash.canonical(), |&other| other == slot);
         assert!(found, "each occupied slot is in the index");
     }
 
     /// Writes the time at which a value of this age was read from its source, if read times are recorded.
     #[inline]
-    fn write_read_time(&mut self, slot: u32, age: Nanos, now: Nanos) {
+    pub(super) fn write_read_time(&mut self, slot: u32, age: Nanos, now: Nanos) {
         if let Some(read_times) = &mut self.read_times {
             read_times.set(slot, now, age);
         }

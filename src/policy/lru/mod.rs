@@ -67,7 +67,7 @@ pub(crate) struct Lru {
     /// The number of the newest generation.
     newest: u32,
     /// The generations from `oldest` to `newest`, by their number modulo `MAX_GENERATIONS`.
-    generations: Box<[Generation]>,
+    generations: Box<[Generation; MAX_GENERATIONS as usize]>,
     links: Links,
     /// The number of entries.
     len: u32,
@@ -137,20 +137,64 @@ impl Lru {
         generation.list.pop(&mut self.links)
     }
 
-    /// Removes the first slot of those that are older than all generations, unless they are filed too low.
+    /// Detaches the first slot of the oldest generation.
     #[inline]
-    fn take_settled(&mut self) -> Option<u32> {
-        let merged = self.merged.pop(&mut self.links);
-        merged.or_else(|| self.settled.pop(&mut self.links))
+    fn detach_oldest(&mut self) -> Option<u32> {
+        let oldest = &mut self.generations[(self.oldest % MAX_GENERATIONS) as usize];
+        oldest.list.detach(&self.links)
+    }
+
+    /// Detaches the first slot of those that are older than all generations, unless they are filed too low.
+    #[inline]
+    fn detach_settled(&mut self) -> Option<u32> {
+        if self.merged.is_empty() && self.settled.is_empty() {
+            return None;
+        }
+        let merged = self.merged.detach(&self.links);
+        merged.or_else(|| self.settled.detach(&self.links))
+    }
+
+    /// Removes the least recently used entry from the lists. Its link is not cleared. Returns `None` if there is none, or if the work was used up
+    /// before one was found.
+    #[inline]
+    fn take_victim(&mut self, states: &impl PolicyStates, work: &mut WorkSlice) -> Option<u32> {
+        while !work.is_used_up() {
+            work.spend(1);
+            let (slot, later) = if let Some(slot) = self.detach_settled() {
+                (slot, self.oldest)
+            } else if let Some(slot) = self.detach_oldest() {
+                (slot, self.oldest.wrapping_add(1))
+            } else if self.oldest == self.newest {
+                return None;
+            } else {
+                self.oldest = self.oldest.wrapping_add(1);
+                continue;
+            };
+            let Some(stored) = states.state(slot) else {
+                self.links.clear(slot);
+                continue;
+            };
+            let stamp = stored.load(Relaxed);
+            let is_last = later == self.newest.wrapping_add(1);
+            if is_last || !self.is_of_or_after(stamp, later) {
+                return Some(slot);
+            }
+            // The entry is filed too low, because stamps only grow.
+            self.file(slot, self.generation_of(stamp));
+        }
+        None
     }
 
     /// Loads the stamp of the most likely next victim while the caller waits for memory anyway, so that the next write
     /// need not wait for it.
     #[inline]
     fn prefetch_next(&self, states: &impl PolicyStates) {
-        let oldest = self.generation(self.oldest).list;
-        let lists = [self.merged, self.settled, oldest];
-        if let Some(list) = lists.into_iter().find(|list| !list.is_empty()) {
+        // Without settled entries, which are rare, it is the first of the oldest generation that has entries.
+        let mut list = self.generation(self.oldest).list;
+        if list.is_empty() {
+            list = self.generation(self.oldest.wrapping_add(1)).list;
+        }
+        if !list.is_empty() {
             if let Some(stamp) = states.state(list.head) {
                 stamp.load(Relaxed);
             }
@@ -237,7 +281,7 @@ impl Default for Lru {
             slack: 0,
             oldest: 0,
             newest: 0,
-            generations: vec![empty; MAX_GENERATIONS as usize].into(),
+            generations: Box::new([empty; MAX_GENERATIONS as usize]),
             links: Links::new(),
             len: 0,
             settled: List::EMPTY,
@@ -288,32 +332,26 @@ impl EvictionPolicy for Lru {
     }
 
     fn evict(&mut self, states: &impl PolicyStates, work: &mut WorkSlice) -> Option<u32> {
-        while !work.is_used_up() {
-            work.spend(1);
-            let (slot, later) = if let Some(slot) = self.take_settled() {
-                (slot, self.oldest)
-            } else if let Some(slot) = self.take(self.oldest) {
-                (slot, self.oldest.wrapping_add(1))
-            } else if self.oldest == self.newest {
-                return None;
-            } else {
-                self.oldest = self.oldest.wrapping_add(1);
-                continue;
-            };
-            let Some(stored) = states.state(slot) else {
-                continue;
-            };
-            let stamp = stored.load(Relaxed);
-            let is_last = later == self.newest.wrapping_add(1);
-            if is_last || !self.is_of_or_after(stamp, later) {
-                self.resize(self.len - 1);
-                self.prefetch_next(states);
-                return Some(slot);
-            }
-            // The entry is filed too low, because stamps only grow.
-            self.file(slot, self.generation_of(stamp));
-        }
-        None
+        let victim = self.take_victim(states, work)?;
+        self.links.clear(victim);
+        self.resize(self.len - 1);
+        self.prefetch_next(states);
+        Some(victim)
+    }
+
+    #[inline]
+    fn replace_victim(
+        &mut self,
+        states: &impl PolicyStates,
+        _: u32,
+        work: &mut WorkSlice,
+    ) -> Option<u32> {
+        self.on_write(states, work);
+        let victim = self.take_victim(states, work)?;
+        states.state(victim)?.store(self.clock, Relaxed);
+        self.file(victim, self.newest);
+        self.prefetch_next(states);
+        Some(victim)
     }
 
     fn grow(&mut self, slots: usize) {
@@ -381,6 +419,6 @@ impl EvictionPolicy for Lru {
 
 impl AllocatedBytes for Lru {
     fn allocated_bytes(&self) -> usize {
-        self.generations.allocated_bytes() + self.links.allocated_bytes()
+        size_of_val(&*self.generations) + self.links.allocated_bytes()
     }
 }

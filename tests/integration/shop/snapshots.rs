@@ -25,9 +25,9 @@ fn next_shop_restores_the_snapshot_except_prices_and_stock() {
     }
     shop.put_price(7, 123);
     assert!(shop.stop().success(), "{}", shop.output());
-    // Products, prices and stock were warmed, and the changed price was not read again.
+    // Products, prices and stock were warmed, and the changed price was stored with its change.
     assert!(
-        shop.output().contains("snapshot: 469 entries"),
+        shop.output().contains("snapshot: 470 entries"),
         "{}",
         shop.output()
     );

@@ -4,7 +4,8 @@ use super::MINUTE;
 use super::servers::Server;
 use futures_util::future::BoxFuture;
 use hotset::{
-    AsyncCache, Cache, Consistency, LoadError, Loaded, LocalCache, LocalCacheBuilder, TieredCache,
+    AsyncCache, Cache, Consistency, LoadError, Loaded, LocalCache, LocalCacheBuilder, Propagation,
+    TieredCache,
 };
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -19,10 +20,18 @@ async fn cache_with(
     server: &Server,
     set_up: impl FnOnce(LocalCacheBuilder<String, u64>) -> LocalCacheBuilder<String, u64>,
 ) -> Lengths {
+    cache_of_class(server, MINUTE, set_up).await
+}
+
+async fn cache_of_class(
+    server: &Server,
+    consistency: Consistency,
+    set_up: impl FnOnce(LocalCacheBuilder<String, u64>) -> LocalCacheBuilder<String, u64>,
+) -> Lengths {
     let local = LocalCache::builder().capacity(1_000).time_to_live(HOUR);
     let cache = set_up(local)
         .redis(server.url(), "test")
-        .consistency(MINUTE)
+        .consistency(consistency)
         .heartbeat(Duration::from_millis(100))
         .deadline(Duration::from_secs(2))
         .build()
@@ -176,6 +185,113 @@ async fn trait_objects_have_the_methods_of_a_tiered_cache() {
     });
     thread.await.unwrap();
     assert_eq!(tasks.get("pear").await, Some(4));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn changes_through_trait_objects_reach_other_processes() {
+    let server = Server::start();
+    let exact = || cache_of_class(&server, Consistency::Realtime, |local| local);
+    let (one, other) = (exact().await, exact().await);
+    let tasks: Arc<dyn AsyncCache<String, u64>> = Arc::new(one.clone());
+    let apple = || "apple".to_string();
+    let acknowledged = Propagation::Acknowledged;
+    assert_eq!(tasks.insert(apple(), 1).await, acknowledged);
+    assert_eq!(other.get("apple").await, Some(1));
+    let read = || async { (tasks.get("apple").await, other.get("apple").await) };
+    let failed = tasks.write_through(apple(), 2, |_| async { Err("down") });
+    assert_eq!(failed.await, Err("down"));
+    assert_eq!(read().await, (Some(1), Some(1)));
+    let write = |value| async move { (value == 3).then_some(()).ok_or("another value") };
+    let loaded = Loaded::new(3).ttl(HOUR / 2).tags(["fruit"]);
+    let written = tasks.write_through_loaded(apple(), loaded, write).await;
+    assert_eq!(written, Ok(acknowledged));
+    assert_eq!(read().await, (Some(3), Some(3)));
+    assert_eq!(tasks.invalidate_tag("fruit").await, acknowledged);
+    assert_eq!(read().await, (None, None));
+
+    let blocking: Arc<dyn Cache<String, u64>> = Arc::new(one.blocking());
+    let thread = tokio::task::spawn_blocking(move || {
+        assert_eq!(blocking.insert(apple(), 4), acknowledged);
+        let write = |value: &u64| if *value == 5 { Ok(()) } else { Err("down") };
+        assert_eq!(blocking.write_through(apple(), 6, write), Err("down"));
+        assert_eq!(blocking.get("apple"), Some(4));
+        let written = blocking.write_through(apple(), 5, write);
+        assert_eq!(
+            (written, blocking.get("apple")),
+            (Ok(acknowledged), Some(5))
+        );
+    });
+    thread.await.unwrap();
+    assert_eq!(read().await, (Some(5), Some(5)));
+    assert_eq!(tasks.clear().await, acknowledged);
+    assert_eq!(read().await, (None, None));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn values_of_several_keys_are_read_from_redis_in_one_call() {
+    let mut server = Server::start();
+    // In this class, the insertions are known in all processes when they are acknowledged.
+    let exact = || cache_of_class(&server, Consistency::Realtime, |local| local);
+    let (one, other, third) = (exact().await, exact().await, exact().await);
+    for (name, length) in [("apple", 5), ("fig", 3)] {
+        one.insert(name.to_string(), length).await;
+    }
+    let names = ["fig", "pear", "apple", "fig"];
+    let found = [Some(3), None, Some(5), Some(3)];
+    let calls = other.tier_stats().calls.lookup.times.count();
+    assert_eq!(other.get_many(names).await, found);
+    assert_eq!(other.tier_stats().calls.lookup.times.count(), calls + 1);
+    // Both values are in L1 now.
+    assert_eq!(
+        (
+            other.get_many(["fig", "apple"]).await.len(),
+            other.stats().hits
+        ),
+        (2, 2)
+    );
+    let tasks: Arc<dyn AsyncCache<String, u64>> = Arc::new(one.clone());
+    assert_eq!(tasks.get_many(names).await, found);
+    let blocking: Arc<dyn Cache<String, u64>> = Arc::new(third.blocking());
+    let get = tokio::task::spawn_blocking(move || blocking.get_many(names));
+    assert_eq!(get.await.unwrap(), found);
+    let bounded = cache(&server).await;
+    assert_eq!(bounded.get_many(names).await, found);
+    server.kill();
+    // In this class, L1 still serves without Redis.
+    assert_eq!(bounded.get_many(names).await, found);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn outage_is_visible_through_trait_objects() {
+    let cache: Lengths = LocalCache::builder()
+        .capacity(10)
+        .redis("redis://127.0.0.1:1/", "test")
+        .consistency(Consistency::L1Only)
+        .build()
+        .unwrap();
+    let tasks: Arc<dyn AsyncCache<String, u64>> = Arc::new(cache.clone());
+    let apple = || "apple".to_string();
+    let write = |_| async { Ok::<_, Infallible>(()) };
+    let changes = [
+        tasks.insert(apple(), 1).await,
+        tasks.insert_with_ttl(apple(), 1, HOUR).await,
+        tasks.insert_loaded(apple(), Loaded::new(1)).await,
+        tasks.write_through(apple(), 1, write).await.unwrap(),
+        tasks.invalidate("apple").await,
+        tasks.invalidate_tag("fruit").await,
+        tasks.clear().await,
+    ];
+    assert!(
+        changes.iter().all(|it| *it == Propagation::Queued),
+        "{changes:?}"
+    );
+    let blocking: Arc<dyn Cache<String, u64>> = Arc::new(cache.blocking());
+    let thread = tokio::task::spawn_blocking(move || {
+        let write = |_: &u64| Ok::<_, Infallible>(());
+        let written = blocking.write_through(apple(), 1, write).unwrap();
+        [written, blocking.invalidate("apple"), blocking.clear()]
+    });
+    assert_eq!(thread.await.unwrap(), [Propagation::Queued; 3]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,9 +1,14 @@
 //! The same application code on each backend, which the configuration selects.
 
+use crate::MINUTE;
 use crate::servers::{self, Server};
-use hotset::{AsyncCache, Cache, CacheConfig, TieredCache};
+use hotset::{
+    AsyncCache, Cache, CacheConfig, ConfiguredAsyncCache, ConfiguredCache, LocalCache, Propagation,
+    SnapshotError, TieredCache,
+};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
+use std::time::Duration;
 use support::caches::wait_until_proven;
 
 /// Returns the configuration of a service, with the server for any backend.
@@ -134,4 +139,93 @@ async fn backend_changed_to_redis_and_back_under_load_causes_no_error() {
         assert!(grows == (backend != "local"), "{backend}: {stored:?}");
         let () = server.command(&[b"FLUSHALL"]);
     }
+}
+
+/// Returns a tiered cache of at most `capacity` entries in L1.
+fn unproven(url: &str, capacity: usize) -> TieredCache<u64, u64> {
+    LocalCache::builder()
+        .capacity(capacity)
+        .redis(url, "prices")
+        .consistency(MINUTE)
+        .heartbeat(Duration::from_millis(100))
+        .build()
+        .unwrap()
+}
+
+/// Returns the same, once invalidations are proven to arrive.
+async fn tiered(url: &str, capacity: usize) -> TieredCache<u64, u64> {
+    let cache = unproven(url, capacity);
+    wait_until_proven(&cache).await;
+    cache
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tiered_cache_becomes_a_configured_cache() {
+    let server = Server::start();
+    let cache = tiered(&server.url(), 100).await;
+    let tasks = ConfiguredAsyncCache::from(cache.clone());
+    assert_eq!(tasks.insert(7, 700).await, Propagation::Acknowledged);
+    let load = |id| async move { Ok::<_, std::io::Error>(id * 100) };
+    tasks.get_or_load_async(&8, load).await.unwrap();
+    assert_eq!(tasks.name(), Some("prices"));
+    assert_eq!(tasks.tier_stats().unwrap().loads, 1);
+    assert!(!tasks.health().unwrap().breaker_open);
+    tasks.rollout().unwrap().set_percent(50.0).unwrap();
+    assert_eq!(cache.health().percent.to_string(), "50");
+
+    for threads in [
+        ConfiguredCache::from(cache.clone()),
+        ConfiguredCache::from(cache.blocking()),
+    ] {
+        assert_eq!(threads.name(), Some("prices"));
+        assert_eq!(threads.tier_stats().unwrap().loads, 1);
+        assert!(threads.health().is_some() && threads.rollout().is_some());
+        let get = tokio::task::spawn_blocking(move || threads.get(&7));
+        assert_eq!(get.await.unwrap(), Some(700));
+    }
+    assert_eq!(cache.blocking().tiered().health().percent.to_string(), "50");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn snapshot_of_a_configured_cache_is_restored_from_redis() {
+    let mut server = Server::start();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("prices");
+    let first = ConfiguredAsyncCache::from(tiered(&server.url(), 100).await);
+    for id in 0..10 {
+        first.insert(id, id * 100).await;
+    }
+    assert_eq!(first.snapshot(&path).await.unwrap().entries, 10);
+    first.invalidate(&3).await;
+
+    let second = ConfiguredAsyncCache::from(tiered(&server.url(), 100).await);
+    let report = second.restore(&path).await.unwrap();
+    assert_eq!((report.restored, report.expired), (9, 1));
+    assert_eq!((report.did_not_fit, report.failed), (0, 0));
+    assert_eq!(report.bytes, std::fs::metadata(&path).unwrap().len());
+    assert_eq!(
+        (second.get(&3).await, second.get(&4).await),
+        (None, Some(400))
+    );
+
+    let blocking = ConfiguredCache::from(tiered(&server.url(), 4).await);
+    let restored = tokio::task::spawn_blocking({
+        let (blocking, path) = (blocking.clone(), path.clone());
+        move || (blocking.restore(&path), blocking.snapshot(&path))
+    });
+    let (restored, written) = restored.await.unwrap();
+    let report = restored.unwrap();
+    let counts = (report.restored + report.expired, report.did_not_fit);
+    assert_eq!((counts.0 + counts.1, report.failed), (10, 0));
+    assert!(report.restored <= 4 && report.did_not_fit > 0, "{report:?}");
+    assert_eq!(written.unwrap().entries, report.restored);
+
+    let missing = second.restore(folder.path().join("missing")).await;
+    assert!(matches!(missing, Err(SnapshotError::NotFound)));
+    first.snapshot(&path).await.unwrap();
+    let url = server.url();
+    server.kill();
+    let cut_off = ConfiguredAsyncCache::from(unproven(&url, 100));
+    let report = cut_off.restore(&path).await.unwrap();
+    assert_eq!((report.restored, report.failed), (0, 9));
 }

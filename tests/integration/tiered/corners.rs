@@ -258,19 +258,22 @@ impl AsyncCache<u64, u64> for LatePolls<'_> {
         self.cache.get_erased(key)
     }
 
-    fn insert_loaded(&self, key: u64, loaded: Loaded<u64>) -> CacheFuture<'_, ()> {
+    fn insert_loaded(&self, key: u64, loaded: Loaded<u64>) -> CacheFuture<'_, Propagation> {
         AsyncCache::insert_loaded(self.cache, key, loaded)
     }
 
-    fn invalidate_erased<'a>(&'a self, key: &'a dyn ErasedKey<u64>) -> CacheFuture<'a, ()> {
+    fn invalidate_erased<'a>(
+        &'a self,
+        key: &'a dyn ErasedKey<u64>,
+    ) -> CacheFuture<'a, Propagation> {
         self.cache.invalidate_erased(key)
     }
 
-    fn invalidate_tag<'a>(&'a self, tag: &'a str) -> CacheFuture<'a, ()> {
+    fn invalidate_tag<'a>(&'a self, tag: &'a str) -> CacheFuture<'a, Propagation> {
         AsyncCache::invalidate_tag(self.cache, tag)
     }
 
-    fn clear(&self) -> CacheFuture<'_, ()> {
+    fn clear(&self) -> CacheFuture<'_, Propagation> {
         AsyncCache::clear(self.cache)
     }
 

@@ -3,10 +3,11 @@
 use super::servers::Server;
 use super::{MINUTE, builder, fails, proven, value};
 use hotset::{
-    Consistency, LoadError, LocalCache, Propagation, SnapshotError, TieredCache, WarmOptions,
-    WarmOutcome,
+    AsyncCache, Cache as _, Consistency, LoadError, LocalCache, Propagation, SnapshotError,
+    TieredCache, WarmOptions, WarmOutcome,
 };
 use std::convert::Infallible;
+use std::sync::Arc;
 use std::time::Duration;
 
 type Cache = TieredCache<u64, u64>;
@@ -172,4 +173,61 @@ async fn warming_stops_when_l1_is_full() {
     let report = other.warm_from_l2(WarmOptions::new(), 0..).await;
     assert_eq!((report.end, report.found), (WarmOutcome::Full, 100));
     assert_eq!(other.stats().evicted, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn trait_objects_warm_both_levels() {
+    let server = Server::start();
+    let one: Cache = builder(&server.url(), MINUTE).build().unwrap();
+    let tasks: Arc<dyn AsyncCache<u64, u64>> = Arc::new(one.clone());
+    let options = WarmOptions::new().batch(10);
+    let report = tasks.warm_with_async(options, 0..100, rows).await;
+    assert_eq!((report.found, report.end), (100, WarmOutcome::Done));
+    assert_in_l1(&one, 0..100).await;
+    assert_eq!(one.tier_stats().loads, 10);
+
+    let other: Cache = builder(&server.url(), MINUTE).build().unwrap();
+    let blocking: Arc<dyn hotset::Cache<u64, u64>> = Arc::new(other.blocking());
+    let warming = tokio::task::spawn_blocking(move || {
+        let options = WarmOptions::new().batch(50);
+        let report = blocking.warm_with(options, 50..150, |keys| {
+            assert!(keys[0] >= 100, "the other keys are in Redis");
+            let rows = keys.into_iter().map(|key| (key, key * 10));
+            Ok::<_, Infallible>(rows)
+        });
+        blocking.flush();
+        report
+    });
+    assert_eq!(warming.await.unwrap().found, 100);
+    assert_in_l1(&other, 50..150).await;
+    tasks.flush().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn trait_object_over_a_realtime_cache_without_proof_loads_nothing() {
+    let mut server = Server::start();
+    let url = server.url();
+    server.kill();
+    let cache: Cache = builder(&url, Consistency::Realtime).build().unwrap();
+    let tasks: Arc<dyn AsyncCache<u64, u64>> = Arc::new(cache.clone());
+    let report = tasks.warm_async(0.., rows).await;
+    assert_eq!((report.end, report.found), (WarmOutcome::NotProven, 0));
+    let blocking: Arc<dyn hotset::Cache<u64, u64>> = Arc::new(cache.blocking());
+    let load = |_| -> Result<[(u64, u64); 0], Infallible> { unreachable!() };
+    let warming = tokio::task::spawn_blocking(move || blocking.warm(0.., load));
+    assert_eq!(warming.await.unwrap().end, WarmOutcome::NotProven);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn flush_through_a_trait_object_waits_until_redis_answers() {
+    let mut server = Server::start();
+    let cache = proven::<u64>(&server.url(), MINUTE).await;
+    let tasks: Arc<dyn AsyncCache<u64, u64>> = Arc::new(cache.clone());
+    server.kill();
+    assert_eq!(tasks.invalidate(&1).await, Propagation::Queued);
+    let limit = Duration::from_millis(50);
+    assert!(tokio::time::timeout(limit, tasks.flush()).await.is_err());
+    server.restart();
+    tasks.flush().await;
+    assert_eq!(cache.health().queued, 0);
 }
