@@ -8,7 +8,7 @@ use crate::local::lookup::SAMPLE_BOUND;
 use crate::local::shard::metadata::ColumnSet;
 use crate::local::shard::{MAX_ENTRIES, Setup, Shard};
 use crate::local::tags::Tags;
-use crate::local::{Bound, Inner, LocalCache, ShardCell};
+use crate::local::{Bound, Inner, Insertions, LocalCache, ShardCell};
 use crate::policy::AnyPolicy;
 use crate::single_flight::{Bulkhead, InFlightLoads};
 use crate::stats::Counters;
@@ -64,17 +64,22 @@ impl<K: Eq, V, S> LocalCache<K, V, S> {
         let has_deadlines = settings.time_to_live.is_some()
             || time_to_idle.is_some()
             || settings.expire_after.is_some();
+        let is_plain = settings.listener.is_none()
+            && settings.weigher.is_none()
+            && settings.expire_after.is_none()
+            && settings.time_to_idle.is_none()
+            && refresh_rules.is_none()
+            && !settings.is_l1;
         let inner = Inner {
             cells: (0..shards).map(cell).collect(),
             cell_mask: shards - 1,
             expires: has_deadlines || refresh_rules.is_some(),
             has_refresh_rules: refresh_rules.is_some(),
-            is_plain: settings.listener.is_none()
-                && settings.weigher.is_none()
-                && settings.expire_after.is_none()
-                && settings.time_to_idle.is_none()
-                && refresh_rules.is_none()
-                && !settings.is_l1,
+            insertions: if is_plain {
+                Insertions::Plain
+            } else {
+                Insertions::General
+            },
             leads_at_once: max_loads.is_none() && settings.stale_if_error.is_none(),
             sample_bound: if settings.tracks_ages {
                 SAMPLE_BOUND

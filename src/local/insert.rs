@@ -7,7 +7,7 @@ use crate::local::removal::{RemovalCause, Removals};
 use crate::local::shard::Shard;
 use crate::local::shard::entry::NewEntry;
 use crate::local::shard::metadata::{EntryMetadata, Provenance};
-use crate::local::{KeyLocation, LocalCache, ShardCell};
+use crate::local::{Insertions, KeyLocation, LocalCache, ShardCell};
 use crate::single_flight::{KeyWrite, Leader, Outdated};
 use crate::stats::Count;
 use crate::storage::index::Index;
@@ -107,7 +107,7 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
         value: V,
         ttl: Option<Duration>,
     ) -> Result<(), (K, V)> {
-        if !self.inner.is_plain || !self.inner.budget.is_used_up() {
+        if self.inner.insertions != Insertions::Plain || !self.inner.budget.is_used_up() {
             return Err((key, value));
         }
         let settings = &self.inner.settings;

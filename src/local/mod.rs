@@ -105,9 +105,7 @@ struct Inner<K, V, S> {
     expires: bool,
     /// `true` if live entries are refreshed, or expired values are served when a load fails.
     has_refresh_rules: bool,
-    /// `true` if no optional setting affects insertions: no listener, no weights, no rule of expiration, no time to idle
-    /// and no rules for refreshes.
-    is_plain: bool,
+    insertions: Insertions,
     /// `true` if a leader may load at once, without a permit and without another lookup.
     leads_at_once: bool,
     /// [`lookup::SAMPLE_BOUND`] if the ages of values are sampled, or 0 if not.
@@ -119,6 +117,15 @@ struct Inner<K, V, S> {
     bulkhead: Option<Arc<Bulkhead>>,
     bound: Bound,
     budget: Budget,
+}
+
+/// The work that insertions need.
+#[derive(Clone, Copy, PartialEq)]
+enum Insertions {
+    /// No optional setting affects them: there is no listener, no weigher, no rule of expiration, no time to idle and no
+    /// rule for refreshes.
+    Plain,
+    General,
 }
 
 /// The unit of the budget.

@@ -105,16 +105,13 @@ fn run(operation: Operation, cache: &str, count: u64) {
     fn peer<P: Peer<Numbers>>() -> P {
         P::with_capacity(usize::try_from(ENTRIES).expect("a small number"))
     }
+    let policy = |policy| hotset(|builder| builder.policy(policy));
     match cache {
         "hotset" => operation.run(&hotset(|builder| builder), count),
         "hotset, TTL" => operation.run(&hotset(|builder| builder.time_to_live(TTL)), count),
-        "hotset, S3-FIFO" => {
-            operation.run(&hotset(|builder| builder.policy(Policy::S3Fifo)), count)
-        }
-        "hotset, CAR" => operation.run(&hotset(|builder| builder.policy(Policy::Car)), count),
-        "hotset, adaptive" => {
-            operation.run(&hotset(|builder| builder.policy(Policy::Adaptive)), count)
-        }
+        "hotset, S3-FIFO" => operation.run(&policy(Policy::S3Fifo), count),
+        "hotset, CAR" => operation.run(&policy(Policy::Car), count),
+        "hotset, adaptive" => operation.run(&policy(Policy::Adaptive), count),
         "quick_cache" => operation.run(&peer::<QuickCache<_>>(), count),
         "moka" => operation.run(&peer::<Moka<_>>(), count),
         "Mutex<lru>" => operation.run(&peer::<MutexLru<_>>(), count),
