@@ -40,6 +40,8 @@ pub struct Loaded<V> {
     pub(crate) age: Nanos,
     /// Duration of its load in nanoseconds, if a tiered cache knows it; otherwise 0.
     pub(crate) load_time: Nanos,
+    /// Number of the write that has stored the value in Redis; 0 if it is not known.
+    pub(crate) write: u64,
 }
 
 impl<V> Loaded<V> {
@@ -63,6 +65,7 @@ impl<V> Loaded<V> {
             is_cacheable: true,
             age: 0,
             load_time: 0,
+            write: 0,
         }
     }
 
@@ -96,6 +99,7 @@ impl<V> Loaded<V> {
             is_cacheable: false,
             age: 0,
             load_time: 0,
+            write: 0,
         }
     }
 

@@ -376,6 +376,7 @@ where
         Provenance {
             load_time: replaced.load_time,
             age: 0,
+            write: 0,
             epoch,
             tags,
             replaced_tags,

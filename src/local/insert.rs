@@ -204,6 +204,7 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
             } else {
                 load_time.max(loaded.age)
             },
+            write: loaded.write,
             epoch,
             tags,
             ..Provenance::default()

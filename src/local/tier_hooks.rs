@@ -1,6 +1,7 @@
 //! The operations that only a tiered cache calls, on the local cache that is its L1.
 
 pub(crate) use crate::local::load::batch::BatchLookup;
+pub(crate) use crate::local::load::refresh::THROTTLE;
 pub(crate) use crate::local::load::waiting::WaitLimits;
 #[cfg(feature = "metrics")]
 pub(crate) use crate::local::metrics::{Loads, samples};
@@ -10,6 +11,7 @@ use crate::clock::{NEVER, Nanos, TimeSource, saturating_nanos};
 use crate::entry::Loaded;
 use crate::error::{AnyError, LoadError};
 use crate::local::lookup::Lookup;
+use crate::local::shard::Shard;
 use crate::local::shard::entry::EntrySettings;
 use crate::local::{KeyLocation, LocalCache};
 use crate::stats::Count;
@@ -52,6 +54,17 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
     /// [`expire_after`](crate::LocalCacheBuilder::expire_after).
     pub(crate) fn apply_expire_after(&self, key: &K, loaded: &mut Loaded<V>) {
         loaded.ttl = self.inner.settings.ttl_of(key, &loaded.value, loaded.ttl);
+    }
+
+    /// Returns the number of the write that has stored the value of a key in L2, or 0 if it is not known. Only caches
+    /// with rules for refreshes know it.
+    pub(crate) fn write_in_l2<Q>(&self, key: &Q) -> u64
+    where
+        Q: Hash + Equivalent<K> + ?Sized,
+    {
+        let location = self.location(key);
+        let write = |shard: &Shard<K, V>| shard.write_in_l2(location.hash, key);
+        location.cell.shard.read(write)
     }
 
     /// Counts a miss without a lookup. Called when no value that a lookup could find may be served.

@@ -12,6 +12,7 @@ use crate::tiered::l2::circuit_breaker::CircuitBreaker;
 use crate::tiered::l2::codec_health::CodecHealth;
 use crate::tiered::l2::redis::{Redis, RedisSettings, ServerUrl, entropy};
 use crate::tiered::load_lease::Releases;
+use crate::tiered::refresh_by_rule::RefreshThrottle;
 use crate::tiered::rollout::Rollout;
 use crate::tiered::settings::TierSettings;
 use crate::tiered::{Consistency, Inner, RemoteKey, RemoteValue, TieredCache, TieredCacheBuilder};
@@ -81,6 +82,7 @@ impl<K: RemoteKey, V: RemoteValue> TieredCache<K, V> {
             acks: InvalidationAcks::default(),
             pending_invalidations: PendingInvalidations::new(builder.max_queue),
             releases: Releases::default(),
+            refresh_throttle: RefreshThrottle::default(),
             bulkhead,
             counters: TierCounters::default(),
             runtime,

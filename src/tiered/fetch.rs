@@ -11,7 +11,7 @@ use crate::tiered::health::count;
 use crate::tiered::l2::remote::{Head, LookupReply, LookupRequest, RemoteError, Token, Unreadable};
 use crate::tiered::load::Fetched;
 use crate::tiered::load_lease::{LeaseRequest, LoadLease};
-use crate::tiered::refresh::DueForRefresh;
+use crate::tiered::refresh_by_rule::DueForRefresh;
 use crate::tiered::{Inner, RemoteKey, RemoteValue, key_of};
 use crate::traits::erasure::LoadResult;
 use std::future::Future;
@@ -86,8 +86,8 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
             };
             let lease = match answer {
                 L2Answer::Value(fetched) => {
-                    if self.l1.refreshes_by_rule() {
-                        due.note(&self.l1, &fetched.loaded);
+                    if let Some(name) = &name {
+                        self.note_if_due(due, name, &fetched.loaded);
                     }
                     return Ok(self.for_l1(fetched));
                 }

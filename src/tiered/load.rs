@@ -8,7 +8,7 @@ use crate::single_flight::{Permit, run_within};
 use crate::stats::timer::{CountOperation, OperationTimer, Outcome};
 use crate::tiered::health::{TierCounters, count};
 use crate::tiered::l2::envelope::{EnvelopeContents, Unstorable};
-use crate::tiered::l2::remote::{Fill, Head};
+use crate::tiered::l2::remote::{Fill, Head, write_number};
 use crate::tiered::load_lease::LoadLease;
 use crate::tiered::{Inner, RemoteKey, RemoteValue, key_of};
 use crate::trace::Span;
@@ -208,6 +208,7 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
         for ((lease, place), filled) in leases.into_iter().zip(filled) {
             match filled {
                 Some(true) => {
+                    fetched[place].loaded.write = write_number(&lease.head().token);
                     lease.close();
                     count(&self.counters.fills);
                 }

@@ -16,6 +16,7 @@ mod metrics;
 mod publish;
 mod read;
 mod refresh;
+mod refresh_by_rule;
 #[cfg(feature = "serde")]
 mod restore;
 mod rollout;
@@ -49,6 +50,7 @@ use crate::tiered::l2::codec_health::CodecHealth;
 use crate::tiered::l2::envelope::EnvelopeCodec;
 use crate::tiered::l2::remote::{Peer, Token};
 use crate::tiered::load_lease::Releases;
+use crate::tiered::refresh_by_rule::RefreshThrottle;
 use crate::tiered::settings::TierSettings;
 use health::TierCounters;
 use parking_lot::Mutex;
@@ -149,6 +151,7 @@ struct Inner<K, V> {
     acks: InvalidationAcks,
     pending_invalidations: PendingInvalidations,
     releases: Releases,
+    refresh_throttle: RefreshThrottle,
     bulkhead: Arc<Bulkhead>,
     counters: TierCounters,
     runtime: Handle,

@@ -25,7 +25,9 @@ use crate::local::tier_hooks::ConditionalInsertion;
 use crate::tiered::builder::MAX_KEY_LEN;
 use crate::tiered::coherence::pending_invalidations::Pushed;
 use crate::tiered::health::count;
-use crate::tiered::l2::remote::{Head, Invalidated, LookupReply, NewValue, Peer, Subject, Token};
+use crate::tiered::l2::remote::{
+    Head, Invalidated, LookupReply, NewValue, Peer, Subject, Token, write_number,
+};
 use crate::tiered::load::{Encoded, Fetched};
 use crate::tiered::load_lease::{LeaseRequest, LoadLease};
 use crate::tiered::log::{StateChange, log};
@@ -129,6 +131,8 @@ pub(super) struct Outgoing {
     is_local: bool,
     /// `false` if L2 cannot store the value.
     fits: bool,
+    /// The number of the write.
+    pub(super) write: u64,
 }
 
 impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
@@ -213,9 +217,12 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
         // Step 4: apply locally.
         let mut propagation = Propagation::Acknowledged;
         let mut stored = false;
-        if let (Some(key), Some(insertion), Some(new), Some(outgoing)) =
+        if let (Some(key), Some(insertion), Some(mut new), Some(outgoing)) =
             (key, insertion, value, outgoing)
         {
+            if published.stored {
+                new.loaded.write = outgoing.write;
+            }
             let is_shareable = outgoing.fits && !published.is_refused;
             if !is_shareable {
                 propagation = Propagation::NotShared;
@@ -306,6 +313,7 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
         let prior_head = new.prior.as_ref().map(|prior| prior.head);
         let is_local =
             self.settings.consistency == Consistency::L1Only || !self.settings.rollout.routes(name);
+        let token = self.token();
         let encoded = if is_local {
             None
         } else if name.len() > MAX_KEY_LEN {
@@ -313,7 +321,7 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
             Some(Encoded::Unstorable)
         } else {
             let head = Head {
-                token: self.token(),
+                token,
                 // Without a prior state the value is not sent, so `Head::NONE` is never stored.
                 ..prior_head.unwrap_or(Head::NONE)
             };
@@ -334,6 +342,7 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
             value,
             is_local,
             fits,
+            write: write_number(&token),
         }
     }
 

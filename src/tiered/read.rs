@@ -7,7 +7,7 @@ use crate::error::{AnyError, LoadError, LoaderError};
 use crate::local::tier_hooks::Missed;
 use crate::tiered::coherence::read_lease::now;
 use crate::tiered::health::count;
-use crate::tiered::refresh::DueForRefresh;
+use crate::tiered::refresh_by_rule::{CopyInL1, DueForRefresh};
 use crate::tiered::{Inner, RemoteKey, RemoteValue, TieredCache};
 use crate::traits::erasure::{
     LoadResult, LoaderProperties, share_entry, share_value, take_once, typed,
@@ -341,8 +341,11 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
         F: Future<Output = LoadResult<V>>,
     {
         if missed.needs_refresh() {
-            let left = self.remaining_ttl_in_l1(key).unwrap_or(Duration::ZERO);
-            let refreshing = self.refresh_by_rule(key, (missed, loader), left, load);
+            let copy = CopyInL1 {
+                left: self.remaining_ttl_in_l1(key).unwrap_or(Duration::ZERO),
+                write: self.l1.write_in_l2(key),
+            };
+            let refreshing = self.refresh_by_rule(key, (missed, loader), copy, load);
             // Boxed, so that the future of a miss stays small.
             return Box::pin(refreshing).await;
         }
@@ -356,9 +359,9 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
             self.fetch(&key, limits, due_ref, load).await
         };
         let value = self.l1.load_missed(key, missed, loader, fetch).await?;
-        if let (Some(left), Some(load)) = (due.left(), load) {
+        if let (Some(copy), Some(load)) = (due.value(), load) {
             let due = self.l1.due_for_refresh(key, value);
-            return Box::pin(self.refresh_by_rule(key, (due, loader), left, load)).await;
+            return Box::pin(self.refresh_by_rule(key, (due, loader), copy, load)).await;
         }
         Ok(value)
     }

@@ -4,15 +4,13 @@
 //! under a name that no key has. The old value stays under the name of the key, where all processes find it, until the
 //! new one replaces it.
 //!
-//! A refresh by a rule replaces the value in L2 without an event, because the old value is not invalid: other processes
-//! get the new one when their own copy is due. A refresh that the application requests is published like a write, so
-//! that all processes get the new value at once.
+//! A refresh [by a rule](crate::tiered::refresh_by_rule) replaces the value in L2 without an event, because the old value
+//! is not invalid: other processes get the new one when their own copy is due. A refresh that the application requests is
+//! published like a write, so that all processes get the new value at once.
 
 use crate::clock::precise_now;
-use crate::entry::Loaded;
 use crate::error::{AnyError, LoadError, LoaderError};
-use crate::local::LocalCache;
-use crate::local::tier_hooks::{Missed, WaitLimits};
+use crate::local::tier_hooks::WaitLimits;
 use crate::tiered::coherence::read_lease::now;
 use crate::tiered::fetch::{L2Answer, POLL_INTERVAL};
 use crate::tiered::health::count;
@@ -23,18 +21,19 @@ use crate::tiered::publish::{Change, NewEntry, PriorState};
 use crate::tiered::{Inner, RemoteKey, RemoteValue, TieredCache};
 use crate::traits::erasure::{LoadResult, LoaderProperties, share_value, typed};
 use crate::traits::key::LookupKey;
+use crate::traits::write::InvalidateOnDrop;
 use equivalent::Equivalent;
+use futures_util::future::select;
 use parking_lot::Mutex;
 use std::future::Future;
 use std::hash::Hash;
-use std::sync::{Arc, OnceLock};
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 /// The first byte of the name of a refresh lease. No name of a key begins with it, because `MessagePack` does not use it.
 const REFRESH_LEASE: u8 = 0xc1;
-
-/// The largest difference between the deadlines that two processes compute for the same value.
-const MAX_DEADLINE_ERROR: Duration = Duration::from_millis(50);
 
 impl<K: RemoteKey, V: RemoteValue> TieredCache<K, V> {
     /// Loads the value for `key` now, whether it is cached or not, stores the result in L1 and Redis, and invalidates
@@ -127,30 +126,8 @@ impl<K: RemoteKey, V: RemoteValue> TieredCache<K, V> {
     }
 }
 
-/// The result of a fetch: whether a rule found the value from L2 due for a refresh.
-#[derive(Default)]
-pub(super) struct DueForRefresh(OnceLock<Duration>);
-
-impl DueForRefresh {
-    /// Asks the rules of L1 about a value that was found in L2.
-    pub(super) fn note<K, V>(&self, l1: &LocalCache<K, V>, found: &Loaded<V>)
-    where
-        K: RemoteKey,
-        V: RemoteValue,
-    {
-        if l1.is_due_for_refresh(found) {
-            let _ = self.0.set(found.ttl.unwrap_or(Duration::MAX));
-        }
-    }
-
-    /// Returns the remaining time to live of the value, if it is due.
-    pub(super) fn left(&self) -> Option<Duration> {
-        self.0.get().copied()
-    }
-}
-
 /// The answer of L2 to a caller that is about to refresh a key.
-enum RefreshAnswer<K, V> {
+pub(super) enum RefreshAnswer<K, V> {
     Granted(RefreshLease<K, V>),
     /// Another process refreshes or loads the key, for at most this long.
     Elsewhere {
@@ -161,17 +138,23 @@ enum RefreshAnswer<K, V> {
 }
 
 /// The refresh lease of a key, granted to this process.
-struct RefreshLease<K, V> {
+pub(super) struct RefreshLease<K, V> {
     /// The lease. It is released when this is dropped.
-    lease: LoadLease<K, V>,
+    pub(super) lease: LoadLease<K, V>,
     /// The value in L2, unless it cannot be read.
-    current: Option<Fetched<V>>,
+    pub(super) current: Option<Fetched<V>>,
     /// The state of the key in L2.
-    prior: PriorState<K, V>,
+    pub(super) prior: PriorState<K, V>,
 }
 
-/// A published refresh, whose acknowledgements are to be awaited.
-type Published = Mutex<Option<Invalidated>>;
+/// The publication of a refresh.
+#[derive(Default)]
+struct Publication {
+    /// `true` once the value may have reached L2.
+    has_begun: AtomicBool,
+    /// The reply of L2, whose acknowledgements are to be awaited.
+    reply: Mutex<Option<Invalidated>>,
+}
 
 /// Returns the name under which L2 has the refresh lease of the key with this name.
 fn refresh_lease_name(name: &[u8]) -> Box<[u8]> {
@@ -194,14 +177,26 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
         // If L1 may not serve its entries, they are invalid after this, and none of them is the current value.
         self.may_serve(now());
         let missed = self.l1.reload_missed(key);
-        let published = Published::default();
-        let reload = || async { self.reload(key.to_key(), limits, load, &published).await };
+        let publication = Publication::default();
+        // If this is dropped or user code panics before L1 has the new value, L1 may still have the old one, although L2
+        // and the other processes have not.
+        let unfinished = InvalidateOnDrop::new(|| {
+            let key = publication.has_begun.load(Relaxed).then(|| key.to_key());
+            if let Some((key, name)) =
+                key.and_then(|key| self.key_name(&key).map(|name| (key, name)))
+            {
+                let change = Change::invalidation(Subject::Key(name), Some(&key));
+                drop(self.spawn_publication(change));
+            }
+        });
+        let reload = || async { self.reload(key.to_key(), limits, load, &publication).await };
         let result = self
             .l1
             .load_missed(key, missed, loader.reloading(), reload)
             .await;
-        if let Some(published) = published.into_inner() {
-            self.await_acknowledgements(published).await;
+        unfinished.disarm();
+        if let Some(reply) = publication.reply.into_inner() {
+            self.await_acknowledgements(reply).await;
         }
         result
     }
@@ -213,7 +208,7 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
         key: K,
         limits: WaitLimits,
         load: impl FnOnce(K, Option<V>) -> F,
-        published: &Published,
+        publication: &Publication,
     ) -> LoadResult<V>
     where
         F: Future<Output = LoadResult<V>>,
@@ -250,7 +245,9 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
             Some(lease) => (Some(lease.lease), lease.current, Some(lease.prior)),
             None => (None, None, None),
         };
-        let (in_l1, settings) = self.l1.begin_reload(&key).unzip();
+        // The wait may have been long, so L1 is checked again.
+        let in_l1 = self.may_serve(now()).then(|| self.l1.begin_reload(&key));
+        let (in_l1, settings) = in_l1.flatten().unzip();
         let in_l2 = in_l2.map(|fetched| (fetched.loaded.value, fetched.loaded.tags));
         let (in_l2, tags) = in_l2.unzip();
         let current = in_l2.or(in_l1);
@@ -272,7 +269,11 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
                 begun,
                 epoch,
             };
-            *published.lock() = self.publish_refresh(name, new, &mut fetched).await;
+            publication.has_begun.store(true, Relaxed);
+            let reply = self.publish_refresh(name, new, &mut fetched).await;
+            *publication.reply.lock() = reply;
+        } else {
+            count(&self.counters.unleased_values);
         }
         drop(refresh_lease);
         Ok(self.for_l1(fetched))
@@ -290,7 +291,8 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
         let mut joined = None;
         loop {
             // Registered before L2 is asked, so that no notification is missed.
-            let mut wait = self.key_waiters.register(&lease_name);
+            let mut refresh = self.key_waiters.register(&lease_name);
+            let mut load = self.key_waiters.register(name);
             let answer = self.ask_to_refresh(name).await;
             let (left, current) = match answer {
                 RefreshAnswer::L2Unavailable => return Ok(JoinedOrLed::Led(None)),
@@ -320,7 +322,8 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
                 }
                 timeout = timeout.min(deadline - now);
             }
-            wait.wait(timeout).await;
+            let (refresh, load) = (refresh.wait(timeout), load.wait(timeout));
+            select(pin!(refresh), pin!(load)).await;
         }
     }
 
@@ -340,8 +343,12 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
             .await
             .ok()?;
         count(&self.counters.invalidations);
-        if !published.stored && !published.untouched {
+        if published.stored {
+            fetched.loaded.write = outgoing.write;
+            count(&self.counters.fills);
+        } else if !published.untouched {
             fetched.outdate();
+            count(&self.counters.lost_fills);
         }
         if let Some(lease) = new.prior.and_then(PriorState::into_lease) {
             // The value has replaced the lease.
@@ -351,86 +358,8 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
         Some(published)
     }
 
-    /// Returns the new value of a key whose live value a rule of L1 finds due for a refresh. Returns the live value if
-    /// another caller refreshes it, if there is no permit for the load, or if the load fails. `left` is the remaining
-    /// time to live of the live value.
-    pub(super) async fn refresh_by_rule<Q, F>(
-        self: &Arc<Self>,
-        key: &Q,
-        (mut due, loader): (Missed<'_, K, V>, LoaderProperties),
-        left: Duration,
-        load: impl FnOnce(K) -> F,
-    ) -> Result<V, LoadError<AnyError>>
-    where
-        Q: LookupKey<K> + ?Sized,
-        F: Future<Output = LoadResult<V>>,
-    {
-        let owned = key.to_key();
-        if self.settings.rollout.is_shadow() {
-            let limits = self.l1.wait_limits();
-            let fetch = || async {
-                self.fetch_in_shadow(&owned, limits, || load(owned.clone()))
-                    .await
-            };
-            return self.l1.load_missed(key, due, loader, fetch).await;
-        }
-        let Some(permit) = self.try_permit() else {
-            return Ok(live_value(due));
-        };
-        let mut refresh_lease = None;
-        let name = self.key_name(&owned).filter(|name| self.uses_l2(name));
-        if let Some(name) = &name {
-            // Begun before L2 is asked, so that an invalidation that arrives between the answer and the insertion
-            // prevents it.
-            let insertion = self.l1.begin_insertion(&owned);
-            let (current, may_load) = match self.ask_to_refresh(name).await {
-                RefreshAnswer::Granted(lease) => {
-                    refresh_lease = Some((lease.lease, lease.prior));
-                    (lease.current, true)
-                }
-                RefreshAnswer::Elsewhere { current, .. } => {
-                    (current.map(|(_, current)| current), false)
-                }
-                RefreshAnswer::L2Unavailable => (None, true),
-            };
-            let is_due = current
-                .as_ref()
-                .is_none_or(|found| self.is_due(found, left));
-            if let Some(newer) = current.filter(|found| !is_copy(found, left)) {
-                due = self.l1.due_for_refresh(key, newer.loaded.value.clone());
-                insertion.commit(owned.clone(), self.for_l1(newer));
-            }
-            if !is_due || !may_load {
-                return Ok(live_value(due));
-            }
-        }
-        let reload = || async {
-            let (_refresh_lease, prior) = refresh_lease.unzip();
-            let (name, prior) = (name.as_deref().unwrap_or_default(), prior);
-            let lease = prior.map(|prior| self.lease_to_replace(name, prior));
-            let load = || load(owned.clone());
-            let fetched = self.load_and_fill(&owned, permit, lease, load).await?;
-            if fetched.loaded.ttl == Some(Duration::ZERO) {
-                // The loader wants no cache to have a value.
-                let subject = Subject::Key(name.into());
-                drop(self.spawn_publication(Change::invalidation(subject, Some(&owned))));
-            }
-            Ok(self.for_l1(fetched))
-        };
-        self.l1.load_missed(key, due, loader, reload).await
-    }
-
-    /// Checks whether a value of L2 is due for a refresh, for a caller whose own value is due with the remaining time to
-    /// live `left`.
-    fn is_due(&self, found: &Fetched<V>, left: Duration) -> bool {
-        // The rule of early refreshes is random, so it is not asked again about the same value. A value without a
-        // deadline is due by its age only.
-        let was_asked = is_copy(found, left) && left != Duration::MAX;
-        was_asked || self.l1.is_due_for_refresh(&found.loaded)
-    }
-
     /// Asks L2 for the refresh lease of a key and for the value.
-    async fn ask_to_refresh(self: &Arc<Self>, name: &[u8]) -> RefreshAnswer<K, V> {
+    pub(super) async fn ask_to_refresh(self: &Arc<Self>, name: &[u8]) -> RefreshAnswer<K, V> {
         if !self.uses_l2(name) {
             return RefreshAnswer::L2Unavailable;
         }
@@ -483,18 +412,6 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
             prior,
         })
     }
-}
-
-/// Checks whether a value of L2 may be the one that the caller has with the remaining time to live `left`, and is not a
-/// newer one.
-fn is_copy<V>(found: &Fetched<V>, left: Duration) -> bool {
-    let left_in_l2 = found.loaded.ttl.unwrap_or(Duration::MAX);
-    left_in_l2 <= left.saturating_add(MAX_DEADLINE_ERROR)
-}
-
-/// Returns the live value that a rule finds due for a refresh.
-fn live_value<K, V>(due: Missed<'_, K, V>) -> V {
-    due.into_live_value().expect("a value that is due is live")
 }
 
 /// The result of [`join_or_lead_refresh`](Inner::join_or_lead_refresh).

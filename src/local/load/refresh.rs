@@ -58,6 +58,8 @@ pub(crate) struct Slot {
     refresh_at: Nanos,
     /// The duration of the load of this entry, in nanoseconds.
     load_time: Nanos,
+    /// The number of the write that has stored the value in Redis, or 0 if it is not known.
+    write: u64,
     /// The time before which no caller refreshes the entry, because another caller has begun to.
     not_before: AtomicU64,
     /// The time until which an old value serves, because a load of the entry failed.
@@ -81,10 +83,24 @@ impl RefreshTimes {
         let new = Slot {
             refresh_at: self.rules.refresh_after.map_or(NEVER, refresh_at),
             load_time,
+            write: 0,
             not_before: AtomicU64::new(0),
             failed_until: AtomicU64::new(0),
         };
         self.slots.put(slot, new);
+    }
+
+    /// Sets the number of the write that has stored the value of a slot in Redis.
+    pub(crate) fn set_write(&mut self, slot: u32, write: u64) {
+        if let Some(slot) = self.slots.get_mut(slot) {
+            slot.write = write;
+        }
+    }
+
+    /// Returns the number of the write that has stored the value of a slot in Redis, or 0 if it is not known.
+    #[cfg_attr(not(feature = "redis"), allow(dead_code))]
+    pub(crate) fn write(&self, slot: u32) -> u64 {
+        self.slots.get(slot).map_or(0, |slot| slot.write)
     }
 
     /// Returns the duration of the load of an entry.

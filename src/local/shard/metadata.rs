@@ -48,6 +48,8 @@ pub(crate) struct Provenance {
     pub(crate) load_time: Nanos,
     /// The time since the value was read from its source, in nanoseconds, when it is stored.
     pub(crate) age: Nanos,
+    /// The number of the write that has stored the value in Redis, or 0 if it is not known.
+    pub(crate) write: u64,
     /// The epoch in which the load began.
     pub(crate) epoch: u64,
     pub(crate) tags: Option<Box<EntryTags>>,
@@ -185,6 +187,7 @@ impl MetadataTable {
         } = metadata;
         if let Some(refreshes) = &mut self.refreshes {
             refreshes.set(slot, now, provenance.age, provenance.load_time);
+            refreshes.set_write(slot, provenance.write);
         }
         self.write_weight(slot, weight, is_explicit_weight);
         if let Some(epochs) = &mut self.epochs {

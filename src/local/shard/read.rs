@@ -125,6 +125,16 @@ impl<K, V> Shard<K, V> {
         entry.is_some_and(|entry| refreshes.claim(slot, entry.deadline.load(Relaxed), now()))
     }
 
+    /// Returns the number of the write that has stored the value of a key in Redis, or 0 if it is not known.
+    #[cfg(feature = "redis")]
+    pub(crate) fn write_in_l2<Q>(&self, hash: KeyHash, key: &Q) -> u64
+    where
+        Q: Equivalent<K> + ?Sized,
+    {
+        let found = self.refreshes().zip(self.slot_of(hash, key));
+        found.map_or(0, |(refreshes, slot)| refreshes.write(slot))
+    }
+
     /// Returns a live value and its deadline. The policy does not record it.
     pub(crate) fn peek<Q>(
         &self,

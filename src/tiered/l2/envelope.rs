@@ -23,7 +23,7 @@ use crate::clock::{Nanos, saturating_millis, saturating_nanos, unix_millis};
 use crate::codec::{Codec, RoundTripCheck};
 use crate::entry::Loaded;
 use crate::schema::{RemoteKey, RemoteValue, Schemas};
-use crate::tiered::l2::remote::{Head, Unreadable};
+use crate::tiered::l2::remote::{Head, Unreadable, write_number};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::sync::Arc;
@@ -236,6 +236,7 @@ impl<K: RemoteKey, V: RemoteValue> EnvelopeCodec<K, V> {
         if bytes.len() > self.max_size {
             return Err(Unreadable::TooLarge);
         }
+        let head = Head::of(bytes)?;
         let body = decode_body(bytes)?;
         if *body.codec != *self.name {
             return Err(Unreadable::Codec);
@@ -258,6 +259,7 @@ impl<K: RemoteKey, V: RemoteValue> EnvelopeCodec<K, V> {
         let age = unix_millis().saturating_sub(body.stored_at);
         loaded.age = saturating_nanos(Duration::from_millis(age));
         loaded.load_time = body.load_time.saturating_mul(NANOS_PER_MICRO);
+        loaded.write = write_number(&head.token);
         Ok(loaded)
     }
 
@@ -384,6 +386,7 @@ mod tests {
         assert_eq!((&*loaded.value, loaded.tags), ("12.50", tags().into()));
         assert_eq!(loaded.ttl, Some(Duration::from_secs(300)));
         assert_eq!(loaded.load_time, 20_000_000);
+        assert_eq!(loaded.write, write_number(&HEAD_OF_TEST.token));
         let years = loaded.age / (365 * 24 * 3_600 * 1_000_000_000);
         assert!(
             (1..100).contains(&years),

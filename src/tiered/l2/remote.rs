@@ -5,6 +5,7 @@ use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::time::Duration;
+use xxhash_rust::xxh3::xxh3_64;
 
 /// Distinguishes the state of a namespace from its state before it was lost, by a restart or by eviction.
 pub(crate) type Incarnation = [u8; 8];
@@ -14,6 +15,11 @@ pub(crate) type Peer = u64;
 
 /// The id of a write: the [`Peer`] that writes, and a number of its own.
 pub(crate) type Token = [u8; 16];
+
+/// Returns the number by which L1 knows the write with this token. It is not 0.
+pub(crate) fn write_number(token: &Token) -> u64 {
+    xxh3_64(token).max(1)
+}
 
 /// A position in the order of a namespace's invalidations.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -4,6 +4,12 @@
 
 local found = read(KEYS[3])
 if not found then
+  -- The value that a refresh replaces may have expired. If nothing was invalidated since the refresh began, that value
+  -- was not, and the new one is stored.
+  if ARGV[6] ~= '' and string.sub(ARGV[6], 21, 36) ~= ARGV[5] and string.sub(ARGV[6], 5, 20) == id .. pack(version) then
+    store(KEYS[3], ARGV[6], ARGV[7])
+    return 1
+  end
   return 0
 end
 local is_lease = string.sub(found, 1, 4) == LEASE

@@ -22,10 +22,13 @@ if ARGV[7] == 'k' then
   local found = ARGV[9] ~= '' and read(KEYS[3])
   local token = found and string.sub(found, 21, 36)
   local is_new = ARGV[10] ~= '' and token == string.sub(ARGV[10], 21, 36)
+  -- The expected value or lease may have expired. If there was no other invalidation since, no other process has written
+  -- the key.
+  local has_expired = ARGV[9] ~= '' and not found and string.sub(ARGV[10], 5, 20) == id .. pack(version - 1)
   if is_new and is_current(found) then
     -- This call is a retry: the first reply was lost, and the value is stored.
     untouched = 1
-  elseif token == ARGV[9] and ARGV[10] ~= '' and is_current(ARGV[10]) then
+  elseif (token == ARGV[9] or has_expired) and ARGV[10] ~= '' and is_current(ARGV[10]) then
     store(KEYS[3], ARGV[10], ARGV[11])
     untouched = 1
   else
