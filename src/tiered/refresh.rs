@@ -44,11 +44,13 @@ impl<K: RemoteKey, V: RemoteValue> TieredCache<K, V> {
     /// in the database, call [`invalidate`](Self::invalidate) instead: a load that the call joins may have begun before
     /// the change. If that load fails, this caller loads.
     ///
-    /// The new entry keeps the tags of the current one, and its [weight](Loaded::weight) in L1. Its time to live begins
+    /// The new entry keeps the tags of the current one, and its [weight](crate::Loaded::weight) in L1. Its time to live begins
     /// again, with the length that an insertion has.
     ///
-    /// If the key is written to or invalidated during the load, the loaded value is returned and not stored. While Redis
-    /// cannot be reached, the value is stored in L1 only.
+    /// If the key is written to or invalidated during the load, the loaded value is returned and not stored. Like two
+    /// insertions at the same time, a refresh and an insertion may then both be missing in the caches. While Redis cannot
+    /// be reached, the value is stored in L1 only. In the class `L1Only`, and for keys that the
+    /// [rollout](crate::Rollout) excludes from Redis, other processes keep their values.
     ///
     /// # Errors
     ///
