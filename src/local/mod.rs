@@ -122,8 +122,8 @@ struct Inner<K, V, S> {
 /// The work that insertions need.
 #[derive(Clone, Copy, PartialEq)]
 enum Insertions {
-    /// No optional setting affects them: there is no listener, no weigher, no rule of expiration, no time to idle and no
-    /// rule for refreshes.
+    /// No optional setting affects them: there is no listener, no weigher, no rule of expiration, no time to idle and
+    /// no rule for refreshes.
     Plain,
     General,
 }

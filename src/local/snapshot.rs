@@ -217,9 +217,10 @@ where
     /// that has passed since the file was written, by the system's wall clock, is subtracted. It counts as zero if that
     /// clock was set back.
     ///
-    /// The time of `time_to_idle` begins again. That of `refresh_after` includes the age that the value had in the file, if
-    /// the cache [tracked ages](crate::LocalCacheBuilder::track_ages), and the time since the file was written. The cache does not know of changes in the database
-    /// between the two calls: only the time to live bounds how long an outdated value may be served.
+    /// The time of `time_to_idle` begins again. That of `refresh_after` includes the age that the value had in the
+    /// file, if the cache [tracked ages](crate::LocalCacheBuilder::track_ages), and the time since the file was
+    /// written. The cache does not know of changes in the database between the two calls: only the time to live bounds
+    /// how long an outdated value may be served.
     ///
     /// # Errors
     ///

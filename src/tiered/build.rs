@@ -94,7 +94,8 @@ impl<K: RemoteKey, V: RemoteValue> TieredCache<K, V> {
 }
 
 impl<K: RemoteKey, V: RemoteValue> TieredCacheBuilder<K, V> {
-    /// Returns the server, or an error if a setting is invalid. [`LocalCacheBuilder::build`](crate::LocalCacheBuilder::build) checks the settings of L1.
+    /// Returns the server, or an error if a setting is invalid.
+    /// [`LocalCacheBuilder::build`](crate::LocalCacheBuilder::build) checks the settings of L1.
     pub(crate) fn validate(&self) -> Result<ServerUrl, BuildError> {
         let TierSettings {
             namespace,

@@ -53,8 +53,8 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
             && !self.pending_invalidations.covers(key)
     }
 
-    /// Returns the time at which a caller with these limits stops waiting for the values of these keys: its deadline or,
-    /// if each key has an expired value, the time from which it accepts them, whichever is earlier.
+    /// Returns the time at which a caller with these limits stops waiting for the values of these keys: its deadline
+    /// or, if each key has an expired value, the time from which it accepts them, whichever is earlier.
     pub(super) fn end_of_wait(&self, keys: &[K], limits: WaitLimits) -> Option<Instant> {
         let stale_from = limits.stale_from;
         let stale_from = stale_from.filter(|_| keys.iter().all(|key| self.l1.has_stale(key)));

@@ -92,8 +92,8 @@ pub(crate) struct LoadLease<K, V> {
 }
 
 impl<K, V> LoadLease<K, V> {
-    /// Creates one for the holder of the refresh lease of a key. Under it, a value with the head `head` replaces the one
-    /// with the token `replaced`. There is nothing to release.
+    /// Creates one for the holder of the refresh lease of a key. Under it, a value with the head `head` replaces the
+    /// one with the token `replaced`. There is nothing to release.
     pub(crate) fn to_replace(
         inner: &Arc<Inner<K, V>>,
         key: &[u8],

@@ -191,8 +191,8 @@ impl<K, V> TieredCache<K, V> {
         self.inner.l1.stats()
     }
 
-    /// Returns an estimate of the memory that L1 has allocated, in bytes, like [`LocalCache::memory_usage`]. Connections
-    /// to Redis and queued invalidations are not included.
+    /// Returns an estimate of the memory that L1 has allocated, in bytes, like [`LocalCache::memory_usage`].
+    /// Connections to Redis and queued invalidations are not included.
     ///
     /// # Blocking
     ///

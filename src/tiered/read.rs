@@ -247,8 +247,8 @@ impl<K: RemoteKey, V: RemoteValue> TieredCache<K, V> {
 }
 
 impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
-    /// Returns the value in L1, if L1 may serve it and no rule may find it due for a refresh. Counts a hit, but no miss,
-    /// for a caller that looks it up again.
+    /// Returns the value in L1, if L1 may serve it and no rule may find it due for a refresh. Counts a hit, but no
+    /// miss, for a caller that looks it up again.
     #[inline]
     pub(super) fn hit_l1<Q>(&self, key: &Q) -> Option<V>
     where

@@ -4,9 +4,9 @@
 //! under a name that no key has. The old value stays under the name of the key, where all processes find it, until the
 //! new one replaces it.
 //!
-//! A refresh [by a rule](crate::tiered::refresh_by_rule) replaces the value in L2 without an event, because the old value
-//! is not invalid: other processes get the new one when their own copy is due. A refresh that the application requests is
-//! published like a write, so that all processes get the new value at once.
+//! A refresh [by a rule](crate::tiered::refresh_by_rule) replaces the value in L2 without an event, because the old
+//! value is not invalid: other processes get the new one when their own copy is due. A refresh that the application
+//! requests is published like a write, so that all processes get the new value at once.
 
 use crate::clock::precise_now;
 use crate::error::{AnyError, LoadError, LoaderError};
@@ -32,7 +32,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-/// The first byte of the name of a refresh lease. No name of a key begins with it, because `MessagePack` does not use it.
+/// The first byte of the name of a refresh lease. No name of a key begins with it, because `MessagePack` does not use
+/// it.
 const REFRESH_LEASE: u8 = 0xc1;
 
 impl<K: RemoteKey, V: RemoteValue> TieredCache<K, V> {
@@ -40,23 +41,23 @@ impl<K: RemoteKey, V: RemoteValue> TieredCache<K, V> {
     /// the old value in all other processes.
     ///
     /// All processes serve the current value meanwhile, if there is one. If a load of the key is in flight in any
-    /// process, for a refresh or for [`get_or_load_async`](Self::get_or_load_async), the call joins it. So after a change
-    /// in the database, call [`invalidate`](Self::invalidate) instead: a load that the call joins may have begun before
-    /// the change. If that load fails, this caller loads.
+    /// process, for a refresh or for [`get_or_load_async`](Self::get_or_load_async), the call joins it. So after a
+    /// change in the database, call [`invalidate`](Self::invalidate) instead: a load that the call joins may have begun
+    /// before the change. If that load fails, this caller loads.
     ///
-    /// The new entry keeps the tags of the current one, and its [weight](crate::Loaded::weight) in L1. Its time to live begins
-    /// again, with the length that an insertion has.
+    /// The new entry keeps the tags of the current one, and its [weight](crate::Loaded::weight) in L1. Its time to live
+    /// begins again, with the length that an insertion has.
     ///
     /// If the key is written to or invalidated during the load, the loaded value is returned and not stored. Like two
-    /// insertions at the same time, a refresh and an insertion may then both be missing in the caches. While Redis cannot
-    /// be reached, the value is stored in L1 only. In the class `L1Only`, and for keys that the
+    /// insertions at the same time, a refresh and an insertion may then both be missing in the caches. While Redis
+    /// cannot be reached, the value is stored in L1 only. In the class `L1Only`, and for keys that the
     /// [rollout](crate::Rollout) excludes from Redis, other processes keep their values.
     ///
     /// # Errors
     ///
-    /// Returns the same errors as [`get_or_load_async`](Self::get_or_load_async). The current value stays in the caches.
-    /// With [`stale_if_error`](crate::LocalCacheBuilder::stale_if_error), the call returns the current value in L1, or
-    /// an expired one, instead of the error of the loader.
+    /// Returns the same errors as [`get_or_load_async`](Self::get_or_load_async). The current value stays in the
+    /// caches. With [`stale_if_error`](crate::LocalCacheBuilder::stale_if_error), the call returns the current value in
+    /// L1, or an expired one, instead of the error of the loader.
     ///
     /// # Cancel safety
     ///
@@ -88,8 +89,8 @@ impl<K: RemoteKey, V: RemoteValue> TieredCache<K, V> {
         typed(Box::pin(self.inner.refresh(key, loader, load)).await)
     }
 
-    /// Like [`refresh_async`](Self::refresh_async), but `load` is given the current value, or `None` if there is no live
-    /// one.
+    /// Like [`refresh_async`](Self::refresh_async), but `load` is given the current value, or `None` if there is no
+    /// live one.
     ///
     /// A loader that finds the value unchanged returns it again, for example after the status 304 of a web server.
     ///
@@ -180,8 +181,8 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
         self.may_serve(now());
         let missed = self.l1.reload_missed(key);
         let publication = Publication::default();
-        // If this is dropped or user code panics before L1 has the new value, L1 may still have the old one, although L2
-        // and the other processes have not.
+        // If this is dropped or user code panics before L1 has the new value, L1 may still have the old one, although
+        // L2 and the other processes have not.
         let unfinished = InvalidateOnDrop::new(|| {
             let key = publication.has_begun.load(Relaxed).then(|| key.to_key());
             if let Some((key, name)) =

@@ -73,7 +73,8 @@ impl RefreshThrottle {
         &self.0[usize::from(hash[0])]
     }
 
-    /// Checks whether the caller is to refresh the key with this name. Returns `true` to at most one of several callers.
+    /// Checks whether the caller is to refresh the key with this name. Returns `true` to at most one of several
+    /// callers.
     fn claim(&self, name: &[u8], now: Nanos) -> bool {
         let not_before = self.not_before(name);
         let before = not_before.load(Relaxed);

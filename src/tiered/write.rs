@@ -19,6 +19,10 @@ impl<K: RemoteKey, V: RemoteValue> TieredCache<K, V> {
     /// Call it after the database was changed. A load of the key that is in flight in any process does not store its
     /// result.
     ///
+    /// # Cancel safety
+    ///
+    /// If the future is dropped after it was polled, the invalidation continues.
+    ///
     /// # Examples
     ///
     /// ```
@@ -34,10 +38,6 @@ impl<K: RemoteKey, V: RemoteValue> TieredCache<K, V> {
     /// # Ok(())
     /// # }
     /// ```
-    ///
-    /// # Cancel safety
-    ///
-    /// If the future is dropped after it was polled, the invalidation continues.
     #[doc(alias("remove", "delete"))]
     pub async fn invalidate<Q>(&self, key: &Q) -> Propagation
     where
@@ -54,6 +54,10 @@ impl<K: RemoteKey, V: RemoteValue> TieredCache<K, V> {
 
     /// Invalidates all values that have this [tag](Loaded::tags). Like [`invalidate`](Self::invalidate) otherwise.
     ///
+    /// # Cancel safety
+    ///
+    /// If the future is dropped after it was polled, the invalidation continues.
+    ///
     /// # Examples
     ///
     /// ```
@@ -63,10 +67,6 @@ impl<K: RemoteKey, V: RemoteValue> TieredCache<K, V> {
     /// # Ok(())
     /// # }
     /// ```
-    ///
-    /// # Cancel safety
-    ///
-    /// If the future is dropped after it was polled, the invalidation continues.
     pub async fn invalidate_tag(&self, tag: &str) -> Propagation {
         let change = Change::invalidation(Subject::Tag(tag.into()), None);
         self.inner.publish(change).await
@@ -77,6 +77,10 @@ impl<K: RemoteKey, V: RemoteValue> TieredCache<K, V> {
     /// Redis is not scanned. The values there become invalid, because their version is older than that of the call, and
     /// are deleted when their time to live ends.
     ///
+    /// # Cancel safety
+    ///
+    /// If the future is dropped after it was polled, the invalidation continues.
+    ///
     /// # Examples
     ///
     /// ```
@@ -86,10 +90,6 @@ impl<K: RemoteKey, V: RemoteValue> TieredCache<K, V> {
     /// # Ok(())
     /// # }
     /// ```
-    ///
-    /// # Cancel safety
-    ///
-    /// If the future is dropped after it was polled, the invalidation continues.
     #[doc(alias("invalidate_all", "invalidateAll"))]
     pub async fn clear(&self) -> Propagation {
         let change = Change::invalidation(Subject::All, None);
@@ -124,6 +124,11 @@ impl<K: RemoteKey, V: RemoteValue> TieredCache<K, V> {
     /// reached, nothing is stored. A value that Redis cannot store is stored in this process's L1, and the result is
     /// [`Propagation::NotShared`].
     ///
+    /// # Cancel safety
+    ///
+    /// If the future is dropped while it asks Redis for the old value, nothing is changed. If it is dropped later, the
+    /// insertion continues.
+    ///
     /// # Examples
     ///
     /// ```
@@ -133,17 +138,16 @@ impl<K: RemoteKey, V: RemoteValue> TieredCache<K, V> {
     /// # Ok(())
     /// # }
     /// ```
-    ///
-    /// # Cancel safety
-    ///
-    /// If the future is dropped while it asks Redis for the old value, nothing is changed. If it is dropped later, the
-    /// insertion continues.
     #[doc(alias = "put")]
     pub async fn insert(&self, key: K, value: V) -> Propagation {
         self.insert_loaded(key, Loaded::new(value)).await
     }
 
     /// Inserts a value with its own time to live. Like [`insert`](Self::insert) otherwise.
+    ///
+    /// # Cancel safety
+    ///
+    /// See [`insert`](Self::insert).
     ///
     /// # Examples
     ///
@@ -155,16 +159,16 @@ impl<K: RemoteKey, V: RemoteValue> TieredCache<K, V> {
     /// # Ok(())
     /// # }
     /// ```
-    ///
-    /// # Cancel safety
-    ///
-    /// See [`insert`](Self::insert).
     #[doc(alias("put", "put_with_ttl"))]
     pub async fn insert_with_ttl(&self, key: K, value: V, ttl: Duration) -> Propagation {
         self.insert_loaded(key, Loaded::new(value).ttl(ttl)).await
     }
 
     /// Inserts a value with its own time to live, weight and tags. Like [`insert`](Self::insert) otherwise.
+    ///
+    /// # Cancel safety
+    ///
+    /// See [`insert`](Self::insert).
     ///
     /// # Examples
     ///
@@ -179,10 +183,6 @@ impl<K: RemoteKey, V: RemoteValue> TieredCache<K, V> {
     /// # Ok(())
     /// # }
     /// ```
-    ///
-    /// # Cancel safety
-    ///
-    /// See [`insert`](Self::insert).
     #[doc(alias = "put")]
     pub async fn insert_loaded(&self, key: K, loaded: Loaded<V>) -> Propagation {
         let no_write = |_: &V| ready(Ok::<_, Infallible>(()));

@@ -1,5 +1,5 @@
-//! Insertions into a full cache without optional settings take a shorter path. A removal listener makes a cache take the
-//! general path, so the contents of two caches that differ by a listener only are the same after any operations.
+//! Insertions into a full cache without optional settings take a shorter path. A removal listener makes a cache take
+//! the general path, so the contents of two caches that differ by a listener only are the same after any operations.
 
 use ahash::RandomState;
 use hotset::__private::validate;

@@ -4,8 +4,8 @@
 //! difference of the two counts, divided by 20,000, does not depend on the load of the machine. It contains the loop of
 //! the measurement, which is the row "loop".
 //!
-//! `--check` compares the figures of hotset with those in `instructions.txt`, and fails if one of them has grown by more
-//! than 3%. `--write` replaces that file. Other arguments select operations by name.
+//! `--check` compares the figures of hotset with those in `instructions.txt`, and fails if one of them has grown by
+//! more than 3%. `--write` replaces that file. Other arguments select operations by name.
 
 use hotset::{LocalCache, LocalCacheBuilder, Policy};
 use peers::common::hotset_cache::TTL;

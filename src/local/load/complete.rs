@@ -104,7 +104,8 @@ where
         }
         let provenance = self.provenance(&loaded, leader.epoch, load_time);
         let mut removals = self.removals();
-        // The weigher and the rule of `expire_after` run before the load is over. If they load its key, that is recursive.
+        // The weigher and the rule of `expire_after` run before the load is over. If they load its key, that is
+        // recursive.
         let settings = &self.inner.settings;
         let calls_user = settings.weigher.is_some() || settings.expire_after.is_some();
         let entered = calls_user.then(|| leader.enter(None));

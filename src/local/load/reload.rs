@@ -265,8 +265,8 @@ where
         self.load(&location, key, found, timer, load).await
     }
 
-    /// Returns the live value of a key that is about to be loaded again, with the settings that its new entry keeps, and
-    /// counts the refresh.
+    /// Returns the live value of a key that is about to be loaded again, with the settings that its new entry keeps,
+    /// and counts the refresh.
     pub(in crate::local) fn value_to_refresh<Q>(
         &self,
         location: &KeyLocation<'_, K, V>,

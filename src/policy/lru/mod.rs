@@ -154,8 +154,8 @@ impl Lru {
         merged.or_else(|| self.settled.detach(&self.links))
     }
 
-    /// Removes the least recently used entry from the lists. Its link is not cleared. Returns `None` if there is none, or if the work was used up
-    /// before one was found.
+    /// Removes the least recently used entry from the lists. Its link is not cleared. Returns `None` if there is none,
+    /// or if the work was used up before one was found.
     #[inline]
     fn take_victim(&mut self, states: &impl PolicyStates, work: &mut WorkSlice) -> Option<u32> {
         while !work.is_used_up() {

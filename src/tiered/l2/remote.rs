@@ -225,9 +225,9 @@ pub(crate) trait Remote: Send + Sync + 'static {
         requests: &'a [LookupRequest<'a>],
     ) -> RemoteFuture<'a, Vec<Result<LookupReply, RemoteError>>>;
 
-    /// Stores loaded values. Each is stored only if its lease, or the value that it replaces, is still under the key, and
-    /// if neither the key nor a tag of the value was invalidated since the lease was granted. Returns for each whether it
-    /// was stored.
+    /// Stores loaded values. Each is stored only if its lease, or the value that it replaces, is still under the key,
+    /// and if neither the key nor a tag of the value was invalidated since the lease was granted. Returns for each
+    /// whether it was stored.
     ///
     /// # Errors
     ///

@@ -1,6 +1,6 @@
 -- Replaces the lease or the value with the token ARGV[5] under KEYS[3] by the value ARGV[6], with a time to live of
--- ARGV[7] ms. A value of '' releases the lease. If another process waits for the value, publishes ARGV[9] on the channel
--- ARGV[8]. Returns 1 if the value was stored, and 0 otherwise.
+-- ARGV[7] ms. A value of '' releases the lease. If another process waits for the value, publishes ARGV[9] on the
+-- channel ARGV[8]. Returns 1 if the value was stored, and 0 otherwise.
 
 local found = read(KEYS[3])
 if not found then

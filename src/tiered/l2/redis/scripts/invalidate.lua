@@ -22,8 +22,8 @@ if ARGV[7] == 'k' then
   local found = ARGV[9] ~= '' and read(KEYS[3])
   local token = found and string.sub(found, 21, 36)
   local is_new = ARGV[10] ~= '' and token == string.sub(ARGV[10], 21, 36)
-  -- The expected value or lease may have expired. If there was no other invalidation since, no other process has written
-  -- the key.
+  -- The expected value or lease may have expired. If there was no other invalidation since, no other process has
+  -- written the key.
   local has_expired = ARGV[9] ~= '' and not found and string.sub(ARGV[10], 5, 20) == id .. pack(version - 1)
   if is_new and is_current(found) then
     -- This call is a retry: the first reply was lost, and the value is stored.
