@@ -15,6 +15,8 @@ mod metrics;
 mod removal;
 mod remove;
 mod resize;
+#[cfg(feature = "snapshot")]
+mod restore;
 mod settings;
 mod shard;
 #[cfg(feature = "snapshot")]
@@ -34,7 +36,9 @@ pub use info::validate;
 pub use iter::{Iter, Keys};
 pub use removal::RemovalCause;
 #[cfg(feature = "snapshot")]
-pub use snapshot::{RestoreReport, SnapshotReport};
+pub use restore::RestoreReport;
+#[cfg(feature = "snapshot")]
+pub use snapshot::SnapshotReport;
 
 use crate::local::budget::Budget;
 use crate::local::removal::Removals;

@@ -37,6 +37,27 @@ pub(super) enum L2Answer<K, V> {
     L2Unavailable,
 }
 
+/// Returns the time after which a caller that waits for another process asks L2 again. The lease of that process ends
+/// after `lease_left` at the latest.
+///
+/// # Errors
+///
+/// Returns [`LoadError::WaitTimeout`] if the deadline has passed.
+pub(super) fn time_to_poll(
+    lease_left: Duration,
+    deadline: Option<Instant>,
+) -> Result<Duration, LoadError<AnyError>> {
+    let timeout = lease_left.min(POLL_INTERVAL);
+    let Some(deadline) = deadline else {
+        return Ok(timeout);
+    };
+    let left = deadline.saturating_duration_since(precise_now());
+    if left.is_zero() {
+        return Err(LoadError::WaitTimeout);
+    }
+    Ok(timeout.min(left))
+}
+
 impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
     /// Checks whether this key is stored in L2, and L2 may be asked for it now.
     pub(super) fn uses_l2(&self, key: &[u8]) -> bool {
@@ -130,15 +151,7 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
                 answer => return Ok(answer),
             };
             count(&self.counters.l2_waits);
-            let mut timeout = lease_left.min(POLL_INTERVAL);
-            if let Some(deadline) = deadline {
-                let now = precise_now();
-                if now >= deadline {
-                    return Err(LoadError::WaitTimeout);
-                }
-                timeout = timeout.min(deadline - now);
-            }
-            wait.wait(timeout).await;
+            wait.wait(time_to_poll(lease_left, deadline)?).await;
         }
     }
 

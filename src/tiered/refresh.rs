@@ -8,11 +8,10 @@
 //! value is not invalid: other processes get the new one when their own copy is due. A refresh that the application
 //! requests is published like a write, so that all processes get the new value at once.
 
-use crate::clock::precise_now;
 use crate::error::{AnyError, LoadError, LoaderError};
 use crate::local::tier_hooks::WaitLimits;
 use crate::tiered::coherence::read_lease::now;
-use crate::tiered::fetch::{L2Answer, POLL_INTERVAL};
+use crate::tiered::fetch::{L2Answer, time_to_poll};
 use crate::tiered::health::count;
 use crate::tiered::l2::remote::{Head, Invalidated, LookupReply, Subject, Token};
 use crate::tiered::load::Fetched;
@@ -317,14 +316,7 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
                 }
             }
             count(&self.counters.l2_waits);
-            let mut timeout = left.min(POLL_INTERVAL);
-            if let Some(deadline) = deadline {
-                let now = precise_now();
-                if now >= deadline {
-                    return Err(LoadError::WaitTimeout);
-                }
-                timeout = timeout.min(deadline - now);
-            }
+            let timeout = time_to_poll(left, deadline)?;
             let (refresh, load) = (refresh.wait(timeout), load.wait(timeout));
             select(pin!(refresh), pin!(load)).await;
         }

@@ -45,47 +45,64 @@ async fn refreshing(server: &Server, consistency: Consistency) -> Prices {
     cache_with(server, consistency, |local| local.refresh_after(AGE)).await
 }
 
-/// A database query that has begun, and ends on command.
-struct Query<T> {
+/// The result of a call for key 1.
+type Found = Result<u64, LoadError<&'static str>>;
+
+/// A call whose database query has begun, and ends on command.
+struct Query {
     end: Arc<Semaphore>,
-    caller: JoinHandle<T>,
+    caller: JoinHandle<Found>,
 }
 
-impl<T: Send + 'static> Query<T> {
-    /// Spawns the task that `call` creates from a loader of `result`, and waits until the loader runs.
-    async fn begin<F>(
-        result: Result<u64, &'static str>,
-        call: impl FnOnce(Arc<Semaphore>, Arc<Semaphore>, Result<u64, &'static str>) -> F,
-    ) -> Self
+/// The loader of a [`Query`].
+struct Loader {
+    begun: Arc<Semaphore>,
+    end: Arc<Semaphore>,
+    result: Result<u64, &'static str>,
+}
+
+impl Loader {
+    async fn run(self) -> Result<u64, &'static str> {
+        self.begun.add_permits(1);
+        drop(self.end.acquire().await.unwrap());
+        self.result
+    }
+}
+
+impl Query {
+    /// Spawns the call that `call` makes with a loader of `result`, and waits until the loader runs.
+    async fn begin<F>(result: Result<u64, &'static str>, call: impl FnOnce(Loader) -> F) -> Self
     where
-        F: Future<Output = T> + Send + 'static,
+        F: Future<Output = Found> + Send + 'static,
     {
         let (begun, end) = (Arc::new(Semaphore::new(0)), Arc::new(Semaphore::new(0)));
-        let caller = tokio::spawn(call(Arc::clone(&begun), Arc::clone(&end), result));
+        let loader = Loader {
+            begun: Arc::clone(&begun),
+            end: Arc::clone(&end),
+            result,
+        };
+        let caller = tokio::spawn(call(loader));
         drop(begun.acquire().await.unwrap());
         Self { end, caller }
     }
 
-    async fn end(self) -> T {
+    async fn end(self) -> Found {
         self.end.add_permits(1);
         self.caller.await.unwrap()
     }
 }
 
 /// Begins a refresh of key 1 whose loader returns `result` on command.
-async fn refresh_of(
-    cache: &Prices,
-    result: Result<u64, &'static str>,
-) -> Query<Result<u64, LoadError<&'static str>>> {
+async fn refresh_of(cache: &Prices, result: Result<u64, &'static str>) -> Query {
     let cache = cache.clone();
-    let call = |begun: Arc<Semaphore>, end: Arc<Semaphore>, result| async move {
-        let load = |_| async move {
-            begun.add_permits(1);
-            drop(end.acquire().await.unwrap());
-            result
-        };
-        cache.refresh_async(&1, load).await
-    };
+    let call = |loader: Loader| async move { cache.refresh_async(&1, |_| loader.run()).await };
+    Query::begin(result, call).await
+}
+
+/// Begins a `get_or_load` of key 1 whose loader returns `result` on command.
+async fn load_of(cache: &Prices, result: Result<u64, &'static str>) -> Query {
+    let cache = cache.clone();
+    let call = |loader: Loader| async move { cache.get_or_load_async(&1, |_| loader.run()).await };
     Query::begin(result, call).await
 }
 
@@ -235,23 +252,6 @@ async fn refresh_without_redis_is_stored_in_l1() {
         assert_eq!(one.get(&1).await, Some(new));
     }
     assert_eq!(one.health().queued, 0, "a refresh is no change");
-}
-
-/// Begins a `get_or_load` of key 1 whose loader returns `result` on command.
-async fn load_of(
-    cache: &Prices,
-    result: Result<u64, &'static str>,
-) -> Query<Result<u64, LoadError<&'static str>>> {
-    let cache = cache.clone();
-    let call = |begun: Arc<Semaphore>, end: Arc<Semaphore>, result| async move {
-        let load = |_| async move {
-            begun.add_permits(1);
-            drop(end.acquire().await.unwrap());
-            result
-        };
-        cache.get_or_load_async(&1, load).await
-    };
-    Query::begin(result, call).await
 }
 
 /// Inserts the old value of key 1, and waits until it is due for a refresh.
@@ -568,13 +568,12 @@ async fn invalidation_of_any_kind_prevails_over_a_refresh() {
 }
 
 /// Begins a `get_or_load` of key 1 whose loader returns the new value with a tag on command.
-async fn tagged_load_of(cache: &Prices) -> Query<Result<u64, LoadError<&'static str>>> {
+async fn tagged_load_of(cache: &Prices) -> Query {
     let cache = cache.clone();
-    let call = |begun: Arc<Semaphore>, end: Arc<Semaphore>, result: Result<u64, _>| async move {
-        let load = |_| async move {
-            begun.add_permits(1);
-            drop(end.acquire().await.unwrap());
-            result.map(|value| Loaded::new(value).tags(["tag"]))
+    let call = |loader: Loader| async move {
+        let load = |_| async {
+            let loaded = loader.run().await;
+            loaded.map(|value| Loaded::new(value).tags(["tag"]))
         };
         cache.get_or_load_entry_async(&1, load).await
     };
