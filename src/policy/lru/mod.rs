@@ -261,7 +261,7 @@ impl Lru {
     }
 
     /// Begins a generation. If there is the highest number of them, the newest one continues instead.
-    #[inline]
+    #[inline(always)]
     fn begin_generation(&mut self) {
         let live = self.live_generations();
         if live < MAX_GENERATIONS {
