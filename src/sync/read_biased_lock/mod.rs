@@ -231,21 +231,33 @@ impl<T> ReadBiasedLock<T> {
     /// # Panics
     ///
     /// Panics if this thread reads or writes any lock.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn write(&self) -> WriteGuard<'_, T> {
         assert_no_lock_held("write to");
-        loop {
-            let underlying = self.underlying.write();
-            if self.revoke_bias(true) {
-                return self.guard(underlying);
-            }
-            // Let nested waiters acquire `underlying` first.
+        let mut underlying = self.underlying.write();
+        if self.read_bias.load(Relaxed) != REVOKED {
+            underlying = self.revoke_bias_for_write(underlying);
+        }
+        self.guard(underlying)
+    }
+
+    /// Revokes the read bias like [`revoke_bias`](Self::revoke_bias), and waits for the active readers. While there are
+    /// nested waiters, releases `underlying` for them.
+    #[cold]
+    #[inline(never)]
+    fn revoke_bias_for_write<'a>(
+        &'a self,
+        mut underlying: RwLockWriteGuard<'a, ()>,
+    ) -> RwLockWriteGuard<'a, ()> {
+        while !self.revoke_bias(true) {
             drop(underlying);
             let mut backoff = Backoff::new();
             while self.nested_waiters.load(SeqCst) > 0 {
                 backoff.pause();
             }
+            underlying = self.underlying.write();
         }
+        underlying
     }
 
     /// Like [`write`](Self::write), but returns `None` instead of waiting.
