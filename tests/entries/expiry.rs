@@ -331,7 +331,7 @@ fn entry_expires_between_63_64ths_of_the_idle_time_and_the_idle_time_after_its_l
         let left = f.cache.remaining_ttl(&1).unwrap();
         assert!((seconds(63)..=seconds(64)).contains(&left), "{left:?}");
     }
-    f.clock.advance(seconds(63) - nanos(1));
+    f.clock.advance(nanos(62_999_999_999));
     assert!(f.cache.contains_key(&1));
     f.clock.advance(seconds(1));
     assert!(!f.cache.contains_key(&1));
