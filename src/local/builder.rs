@@ -167,6 +167,10 @@ impl<K, V, S> LocalCacheBuilder<K, V, S> {
     ///
     /// An entry that also has a time to live expires at the earlier of both times.
     ///
+    /// A hit writes the new deadline only if it is more than 1/64 of `idle` after the previous one, so that hits on a
+    /// popular entry do not write to shared memory. An entry therefore expires between 63/64 of `idle` and `idle` after
+    /// its last hit, never later. A time to live is not shortened by this.
+    ///
     /// # Examples
     ///
     /// ```
