@@ -44,7 +44,8 @@ struct Ticker {
 ///
 /// One thread per process stores the time in one word, at the finest resolution of all ticking clocks. A hit reads this
 /// word, which takes less time than a call of [`SystemClock`]. The thread starts with the first ticking clock, and
-/// stops when all of them, their clones and the caches that use them have been dropped. A write reads the precise clock.
+/// stops when all of them, their clones and the caches that use them have been dropped. A write reads the precise
+/// clock.
 ///
 /// # Accuracy
 ///
