@@ -7,7 +7,6 @@ use crate::local::settings::Settings;
 use crate::local::{DefaultHasher, LocalCache};
 use crate::policy::Policy;
 use std::fmt;
-use std::sync::Arc;
 use std::time::Duration;
 
 /// A builder of a [`LocalCache`], from [`LocalCache::builder`].
@@ -311,7 +310,7 @@ impl<K, V, S> LocalCacheBuilder<K, V, S> {
     /// ```
     #[doc(alias = "ticker")]
     pub fn clock(mut self, clock: impl Clock) -> Self {
-        self.settings.clock = TimeSource::Custom(Arc::new(clock));
+        self.settings.clock = TimeSource::new(clock);
         self
     }
 

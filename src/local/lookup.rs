@@ -29,12 +29,13 @@ pub(crate) enum Lookup<'a, K, V> {
 }
 
 impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
-    /// Returns the current time if hits of this cache usually need it, otherwise 0. The time is read before the lock is
-    /// acquired, because a processor overlaps the two poorly in the other order.
+    /// Returns the current time if hits of this cache usually need it, otherwise 0. It is also 0 if the clock is to be
+    /// read again. The time is read before the lock is acquired, because a processor overlaps the two poorly in the
+    /// other order.
     #[inline(always)]
     pub(in crate::local) fn early_time(&self) -> Nanos {
         if self.inner.expires {
-            self.inner.settings.clock.now()
+            self.inner.settings.clock.early_time_of_hit()
         } else {
             0
         }
