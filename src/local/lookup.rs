@@ -215,9 +215,7 @@ where
         let hit = if let Some(shard) = location.cell.shard.publish(thread) {
             self.lookup_in(&shard, location, key, early_time, &mut miss)
         } else {
-            let lookup =
-                |shard: &Shard<K, V>| self.lookup_in(shard, location, key, early_time, &mut miss);
-            location.cell.shard.read_unpublished(thread, lookup)
+            self.lookup_unpublished(location, key, early_time, thread, &mut miss)
         };
         if let Some((value, needs_refresh)) = hit {
             self.count_served(thread, Count::Hit, key);
@@ -230,6 +228,24 @@ where
         self.count_miss(thread);
         assert_no_lock_held("load into");
         miss.expect("a lookup without a hit is a miss")
+    }
+
+    /// Looks up a key like [`lookup_in`](Self::lookup_in) if the reader could not be published. This is a separate
+    /// function, so that a hit stays in registers.
+    #[inline(never)]
+    fn lookup_unpublished<'a, Q>(
+        &self,
+        location: &KeyLocation<'a, K, V>,
+        key: &Q,
+        early_time: Nanos,
+        thread: ThreadSlot,
+        miss: &mut Option<Lookup<'a, K, V>>,
+    ) -> Option<(V, bool)>
+    where
+        Q: LookupKey<K> + ?Sized,
+    {
+        let lookup = |shard: &Shard<K, V>| self.lookup_in(shard, location, key, early_time, miss);
+        location.cell.shard.read_unpublished(thread, lookup)
     }
 
     /// Looks up a key under the shard's shared lock. On a hit, returns the value and whether the caller is to refresh

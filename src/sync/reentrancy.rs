@@ -80,6 +80,12 @@ pub(crate) fn is_reading() -> bool {
     has_published() || LOCK_COUNTS.with(Cell::get) % ONE_WRITE > 0
 }
 
+/// Checks that this thread holds no lock exclusively, and reads none without a published slot.
+#[inline(always)]
+pub(crate) fn holds_no_unpublished_lock() -> bool {
+    LOCK_COUNTS.with(Cell::get) == 0
+}
+
 /// Checks whether this thread holds any lock exclusively.
 #[inline]
 pub(crate) fn is_writing() -> bool {

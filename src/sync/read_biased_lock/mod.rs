@@ -70,7 +70,8 @@ use crate::sync::read_biased_lock::primitives::{
     RwLockWriteGuard, Thread, UnsafeCell,
 };
 use crate::sync::reentrancy::{
-    LockGuardMark, assert_no_lock_held, is_reading, is_writing, panic_on_reentry,
+    LockGuardMark, assert_no_lock_held, holds_no_unpublished_lock, is_reading, is_writing,
+    panic_on_reentry,
 };
 use crate::sync::thread_slot::{NO_LOCK, ThreadSlot, count_in_use, slots_in_use};
 use std::marker::PhantomData;
@@ -161,20 +162,34 @@ impl<T> ReadBiasedLock<T> {
     /// # Panics
     ///
     /// Panics if this thread writes to a lock and would have to wait.
-    #[inline(never)]
+    #[inline(always)]
     pub(crate) fn read_unpublished<R>(&self, slot: ThreadSlot, read: impl FnOnce(&T) -> R) -> R {
-        let nested = slot.published_lock().load(Relaxed) == self.address();
-        let _underlying = (!nested).then(|| self.lock_for_reading());
-        // SAFETY: This is the second case of invariant R while `_underlying` lives, or the third case while the outer
-        // reader runs. By W there is no `WriteGuard` meanwhile. An earlier writer released `underlying`, and this
-        // thread has acquired that release, directly or through the bias. A later writer waits for `underlying` or for
-        // this thread's slot.
+        let published = slot.published_lock().load(Relaxed);
+        let underlying = if published == NO_LOCK && holds_no_unpublished_lock() {
+            // Most reads take this path: the thread holds no lock, so it may wait for this one.
+            let guard = self.underlying.read();
+            Some((LockGuardMark::reading(), guard))
+        } else {
+            self.lock_nested(published)
+        };
+        if underlying.is_some() && self.read_bias.load(Relaxed) != GRANTED {
+            self.count_read();
+        }
+        // SAFETY: This is the second case of invariant R while `underlying` lives. Without `underlying` it is the
+        // third case, while the outer reader runs. By W there is no `WriteGuard` meanwhile. An earlier writer released
+        // `underlying`, and this thread has acquired that release, directly or through the bias. A later writer waits
+        // for `underlying` or for this thread's slot.
         self.data.with(|data| read(unsafe { &*data }))
     }
 
-    /// Acquires `underlying` for reading, and records that this thread holds it.
-    #[inline]
-    fn lock_for_reading(&self) -> (LockGuardMark, RwLockReadGuard<'_, ()>) {
+    /// Acquires `underlying` for reading, for a thread that may hold other locks. Returns `None` if the thread reads
+    /// this lock already, through its slot, which contains `published`.
+    #[cold]
+    #[inline(never)]
+    fn lock_nested(&self, published: usize) -> Option<(LockGuardMark, RwLockReadGuard<'_, ()>)> {
+        if published == self.address() {
+            return None;
+        }
         let guard = if is_writing() {
             self.lock_without_waiting()
         } else if is_reading() {
@@ -182,8 +197,7 @@ impl<T> ReadBiasedLock<T> {
         } else {
             self.underlying.read()
         };
-        self.count_read();
-        (LockGuardMark::reading(), guard)
+        Some((LockGuardMark::reading(), guard))
     }
 
     /// Acquires `underlying` for a thread that writes to a lock, and that may therefore read but not wait.
@@ -211,10 +225,8 @@ impl<T> ReadBiasedLock<T> {
 
     /// Counts a read through `underlying`, and grants the bias if there were enough such reads since the last write.
     /// The caller holds `underlying` for reading, so there is no writer.
+    #[inline]
     fn count_read(&self) {
-        if self.read_bias.load(Relaxed) == GRANTED {
-            return;
-        }
         let reads = self.reads_since_write.load(Relaxed) + 1;
         if (reads as usize) < reads_before_bias(count_in_use()) {
             self.reads_since_write.store(reads, Relaxed);
