@@ -4,4 +4,5 @@
 pub(crate) mod allocated;
 pub(crate) mod column;
 pub(crate) mod index;
+pub(crate) mod slot_table;
 pub(crate) mod work_slice;
