@@ -3,6 +3,7 @@
 use crate::policy::spread;
 use crate::storage::allocated::AllocatedBytes;
 use crate::storage::index::Index;
+use hashbrown::HashTable;
 use std::collections::VecDeque;
 
 /// The number of hashes in a chunk of the queue.
@@ -21,7 +22,7 @@ pub(crate) struct GhostList {
     /// The number of the first hash in the queue.
     first: u32,
     /// The hashes that were not removed, with their numbers in the queue.
-    numbers: Index<(u32, u32)>,
+    numbers: Index<HashTable<(u32, u32)>>,
 }
 
 /// A queue in chunks, so that no call moves all of it to larger storage.
@@ -56,6 +57,11 @@ impl Queue {
     }
 }
 
+/// Returns the hash under which the index contains a hash with its number.
+fn hash_of((hash, _): (u32, u32)) -> u64 {
+    spread(hash)
+}
+
 impl GhostList {
     /// Returns the number of hashes that were not removed.
     pub(crate) fn len(&self) -> usize {
@@ -64,14 +70,18 @@ impl GhostList {
 
     /// Checks whether a hash is in the list.
     pub(crate) fn contains(&self, hash: u32) -> bool {
-        let is_it = |&(other, _): &(u32, u32)| other == hash;
-        self.numbers.find(spread(hash), is_it).is_some()
+        self.find(hash).is_some()
+    }
+
+    /// Returns a hash with its number.
+    fn find(&self, hash: u32) -> Option<(u32, u32)> {
+        self.numbers.find(spread(hash), |(other, _)| other == hash)
     }
 
     /// Removes a hash, and returns whether the list contained it.
     pub(crate) fn remove(&mut self, hash: u32) -> bool {
-        let is_it = |&(other, _): &(u32, u32)| other == hash;
-        self.numbers.remove(spread(hash), is_it)
+        let found = self.find(hash);
+        found.is_some_and(|found| self.numbers.remove(spread(hash), found, hash_of))
     }
 
     /// Adds a hash as the latest, and removes the oldest if there are more than `most`.
@@ -80,7 +90,6 @@ impl GhostList {
         self.remove(hash);
         let number = self.first.wrapping_add(self.queue.len as u32);
         self.queue.push_back(hash);
-        let hash_of = |&(other, _): &(u32, u32)| spread(other);
         if self.numbers.is_full() {
             self.numbers.grow(self.len() * 2, hash_of);
         }
@@ -108,7 +117,7 @@ impl GhostList {
             };
             let oldest = (hash, self.first);
             self.first = self.first.wrapping_add(1);
-            if self.numbers.remove(spread(hash), |&other| other == oldest) {
+            if self.numbers.remove(spread(hash), oldest, hash_of) {
                 return;
             }
         }

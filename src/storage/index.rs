@@ -1,4 +1,4 @@
-//! A hash table that grows without rehashing all of its values in one call.
+//! An index that grows without rehashing all of its values in one call.
 
 use crate::storage::allocated::AllocatedBytes;
 use hashbrown::HashTable;
@@ -8,48 +8,139 @@ use hashbrown::HashTable;
 /// therefore drained long before the new table is full.
 pub(crate) const BUCKETS_PER_STEP: usize = 256;
 
-/// A hash table whose growth is spread over many insertions.
+/// A hash table of values, which does not store their hashes.
 ///
-/// All operations on a value use the same hash: `hash_of` returns the one that the value was inserted with. `HashTable`
-/// requires it.
+/// All operations on a value use the same hash: `hash_of` returns the one that the value was inserted with.
+pub(crate) trait Table: Default + AllocatedBytes {
+    type Hash: Copy;
+    type Value: Copy + PartialEq;
+
+    /// Creates an empty table with room for `capacity` values.
+    fn with_capacity(capacity: usize) -> Self;
+
+    /// Returns the number of values.
+    fn len(&self) -> usize;
+
+    /// Returns the number of values that the table has room for, with those that it contains.
+    fn capacity(&self) -> usize;
+
+    /// Returns the number of buckets.
+    fn buckets(&self) -> usize;
+
+    /// Returns a value with this hash for which `is_it` returns `true`.
+    fn find(&self, hash: Self::Hash, is_it: impl Fn(Self::Value) -> bool) -> Option<Self::Value>;
+
+    /// Inserts a value that is not in the table. The caller has checked that there is room.
+    fn insert(
+        &mut self,
+        hash: Self::Hash,
+        value: Self::Value,
+        hash_of: impl Fn(Self::Value) -> Self::Hash,
+    );
+
+    /// Removes a value. Returns whether the table contained it.
+    fn remove(
+        &mut self,
+        hash: Self::Hash,
+        value: Self::Value,
+        hash_of: impl Fn(Self::Value) -> Self::Hash,
+    ) -> bool;
+
+    /// Removes a value of a bucket and returns it, or `None` if the bucket is empty.
+    fn take_from(
+        &mut self,
+        bucket: usize,
+        hash_of: impl Fn(Self::Value) -> Self::Hash,
+    ) -> Option<Self::Value>;
+
+    /// Returns all values, in no particular order.
+    fn iter(&self) -> impl Iterator<Item = Self::Value> + '_;
+}
+
+impl<T: Copy + PartialEq> Table for HashTable<T> {
+    type Hash = u64;
+    type Value = T;
+
+    fn with_capacity(capacity: usize) -> Self {
+        Self::with_capacity(capacity)
+    }
+
+    fn len(&self) -> usize {
+        self.len()
+    }
+
+    fn capacity(&self) -> usize {
+        self.capacity()
+    }
+
+    fn buckets(&self) -> usize {
+        self.num_buckets()
+    }
+
+    fn find(&self, hash: u64, is_it: impl Fn(T) -> bool) -> Option<T> {
+        self.find(hash, |&value| is_it(value)).copied()
+    }
+
+    fn insert(&mut self, hash: u64, value: T, hash_of: impl Fn(T) -> u64) {
+        self.insert_unique(hash, value, |&value| hash_of(value));
+    }
+
+    fn remove(&mut self, hash: u64, value: T, _: impl Fn(T) -> u64) -> bool {
+        let found = self.find_entry(hash, |&other| other == value);
+        found
+            .map(hashbrown::hash_table::OccupiedEntry::remove)
+            .is_ok()
+    }
+
+    fn take_from(&mut self, bucket: usize, _: impl Fn(T) -> u64) -> Option<T> {
+        let found = self.get_bucket_entry(bucket).ok()?;
+        Some(found.remove().0)
+    }
+
+    fn iter(&self) -> impl Iterator<Item = T> + '_ {
+        self.iter().copied()
+    }
+}
+
+/// A table whose growth is spread over many insertions.
 ///
 /// While it grows there are two tables. Values are inserted into the new one and looked up in both, the new one first.
 /// A lookup of a value in the new one costs the same as in a plain table.
 #[repr(C)]
-pub(crate) struct Index<T> {
+pub(crate) struct Index<B> {
     /// All values, except those that have not moved yet.
-    table: HashTable<T>,
+    table: B,
     /// The former table while its values are moved.
-    outgrown: Option<Box<Outgrown<T>>>,
+    outgrown: Option<Box<Outgrown<B>>>,
     /// An empty table for the next growth.
-    spare: Option<Box<HashTable<T>>>,
+    spare: Option<Box<B>>,
 }
 
 /// The capacity from which on a table gets a spare one. A smaller table is allocated when it is needed.
 const MIN_SPARE_CAPACITY: usize = 1 << 16;
 
 /// A table whose values are being moved to a larger one.
-struct Outgrown<T> {
-    table: HashTable<T>,
+struct Outgrown<B> {
+    table: B,
     /// The next bucket to be drained. Those below it are empty.
     next: usize,
 }
 
-impl<T> Default for Index<T> {
+impl<B: Default> Default for Index<B> {
     fn default() -> Self {
         Self {
-            table: HashTable::new(),
+            table: B::default(),
             outgrown: None,
             spare: None,
         }
     }
 }
 
-impl<T: Copy> Index<T> {
+impl<B: Table> Index<B> {
     /// Creates an empty index with room for `capacity` values.
     pub(crate) fn with_capacity(capacity: usize) -> Self {
         Self {
-            table: HashTable::with_capacity(capacity),
+            table: B::with_capacity(capacity),
             outgrown: None,
             spare: None,
         }
@@ -62,48 +153,58 @@ impl<T: Copy> Index<T> {
 
     /// Returns the table that holds all values, except those that have not moved yet.
     #[inline(always)]
-    pub(crate) fn current(&self) -> &HashTable<T> {
+    pub(crate) fn current(&self) -> &B {
         &self.table
+    }
+
+    /// Returns the table that holds all values, except those that have not moved yet.
+    #[inline(always)]
+    pub(crate) fn current_mut(&mut self) -> &mut B {
+        &mut self.table
     }
 
     /// Returns a value, whether or not it has moved.
     #[inline]
-    pub(crate) fn find(&self, hash: u64, is_it: impl Fn(&T) -> bool) -> Option<T> {
+    pub(crate) fn find(&self, hash: B::Hash, is_it: impl Fn(B::Value) -> bool) -> Option<B::Value> {
         match self.table.find(hash, &is_it) {
-            Some(&found) => Some(found),
-            None => match &self.outgrown {
-                None => None,
-                Some(outgrown) => outgrown.find(hash, is_it),
-            },
+            None => self.find_outgrown(hash, is_it),
+            found => found,
         }
     }
 
+    /// Returns a value that has not moved yet.
+    #[cold]
+    #[inline(never)]
+    fn find_outgrown(&self, hash: B::Hash, is_it: impl Fn(B::Value) -> bool) -> Option<B::Value> {
+        self.outgrown.as_ref()?.table.find(hash, is_it)
+    }
+
     /// Removes a value. Returns whether the index contained it.
-    #[inline]
-    pub(crate) fn remove(&mut self, hash: u64, is_it: impl Fn(&T) -> bool) -> bool {
-        match self.table.find_entry(hash, &is_it) {
-            Ok(found) => {
-                found.remove();
-                true
-            }
-            Err(_) => self.remove_outgrown(hash, is_it),
-        }
+    #[inline(always)]
+    pub(crate) fn remove(
+        &mut self,
+        hash: B::Hash,
+        value: B::Value,
+        hash_of: impl Fn(B::Value) -> B::Hash,
+    ) -> bool {
+        self.table.remove(hash, value, &hash_of) || self.remove_outgrown(hash, value, hash_of)
     }
 
     /// Removes a value that has not moved yet.
     #[cold]
-    fn remove_outgrown(&mut self, hash: u64, is_it: impl Fn(&T) -> bool) -> bool {
-        let Some(outgrown) = &mut self.outgrown else {
-            return false;
-        };
-        let found = outgrown.table.find_entry(hash, is_it);
-        found
-            .map(hashbrown::hash_table::OccupiedEntry::remove)
-            .is_ok()
+    #[inline(never)]
+    fn remove_outgrown(
+        &mut self,
+        hash: B::Hash,
+        value: B::Value,
+        hash_of: impl Fn(B::Value) -> B::Hash,
+    ) -> bool {
+        let outgrown = self.outgrown.as_mut();
+        outgrown.is_some_and(|outgrown| outgrown.table.remove(hash, value, hash_of))
     }
 
-    /// Returns `true` if the next insertion would rehash the table, because it is full of values and of tombstones of
-    /// removed ones.
+    /// Returns `true` if the next insertion needs a larger table. A `HashTable` may be full of tombstones of removed
+    /// values.
     #[inline]
     pub(crate) fn is_full(&self) -> bool {
         self.table.capacity() == self.table.len()
@@ -119,23 +220,8 @@ impl<T: Copy> Index<T> {
             && self.spare.is_none()
     }
 
-    /// Allocates an empty table for `capacity` values, and touches all of its pages. Otherwise each of the first
-    /// steps would fault about 200 pages, because it moves values to random places. That takes more than a millisecond.
-    pub(crate) fn prepare_table(capacity: usize) -> HashTable<T>
-    where
-        T: Default,
-    {
-        const BUCKETS_PER_PAGE: usize = 512;
-        let mut table = HashTable::with_capacity(capacity);
-        for bucket in (0..table.num_buckets()).step_by(BUCKETS_PER_PAGE) {
-            table.insert_unique(bucket as u64, T::default(), |_| bucket as u64);
-        }
-        table.clear();
-        table
-    }
-
     /// Stores an empty table for the next growth, or returns it as an error if there is one already.
-    pub(crate) fn set_spare(&mut self, table: HashTable<T>) -> Result<(), HashTable<T>> {
+    pub(crate) fn set_spare(&mut self, table: B) -> Result<(), B> {
         if self.spare.is_some() {
             return Err(table);
         }
@@ -143,16 +229,16 @@ impl<T: Copy> Index<T> {
         Ok(())
     }
 
-    /// Inserts a value that is not in the index. If the table is full, it rehashes all values at once: call
-    /// [`grow`](Self::grow) before that.
+    /// Inserts a value that is not in the index. The caller has [grown](Self::grow) the table if it was
+    /// [full](Self::is_full).
     #[inline]
-    pub(crate) fn insert(&mut self, hash: u64, value: T, hash_of: impl Fn(&T) -> u64) {
-        debug_assert_eq!(
-            hash,
-            hash_of(&value),
-            "a value has one hash for all operations"
-        );
-        self.table.insert_unique(hash, value, hash_of);
+    pub(crate) fn insert(
+        &mut self,
+        hash: B::Hash,
+        value: B::Value,
+        hash_of: impl Fn(B::Value) -> B::Hash,
+    ) {
+        self.table.insert(hash, value, hash_of);
     }
 
     /// Returns `true` while values are left to be moved.
@@ -162,19 +248,19 @@ impl<T: Copy> Index<T> {
 
     /// Allocates a table for `capacity` values and begins to move the present ones there.
     #[cold]
-    pub(crate) fn grow(&mut self, capacity: usize, hash_of: impl Fn(&T) -> u64) {
+    pub(crate) fn grow(&mut self, capacity: usize, hash_of: impl Fn(B::Value) -> B::Hash) {
         while self.outgrown.is_some() {
             self.step(usize::MAX, &hash_of);
         }
         // If most buckets contain tombstones only, the new table has to leave enough insertions to drain them.
-        let least = self.table.len() + self.table.num_buckets() / 8 + 1;
+        let least = self.table.len() + self.table.buckets() / 8 + 1;
         let capacity = capacity.max(least);
         let spare = self.spare.take().map(|spare| *spare);
         let table = spare
             .filter(|spare| spare.capacity() >= capacity)
-            .unwrap_or_else(|| HashTable::with_capacity(capacity));
+            .unwrap_or_else(|| B::with_capacity(capacity));
         let table = std::mem::replace(&mut self.table, table);
-        if !table.is_empty() {
+        if table.len() > 0 {
             self.outgrown = Some(Box::new(Outgrown { table, next: 0 }));
         }
     }
@@ -184,53 +270,48 @@ impl<T: Copy> Index<T> {
     pub(crate) fn step(
         &mut self,
         buckets: usize,
-        hash_of: impl Fn(&T) -> u64,
-    ) -> Option<HashTable<T>> {
+        hash_of: impl Fn(B::Value) -> B::Hash,
+    ) -> Option<B> {
         let Self {
             table, outgrown, ..
         } = self;
         let Outgrown { table: from, next } = &mut **outgrown.as_mut()?;
-        let end = next.saturating_add(buckets).min(from.num_buckets());
-        for bucket in *next..end {
-            if let Ok(found) = from.get_bucket_entry(bucket) {
-                let (value, _) = found.remove();
-                table.insert_unique(hash_of(&value), value, &hash_of);
+        let end = next.saturating_add(buckets).min(from.buckets());
+        let mut values = 0;
+        while *next < end && values < buckets {
+            // A removal may move another value to the bucket.
+            match from.take_from(*next, &hash_of) {
+                Some(value) => {
+                    table.insert(hash_of(value), value, &hash_of);
+                    values += 1;
+                }
+                None => *next += 1,
             }
         }
-        *next = end;
-        if !from.is_empty() {
+        if from.len() > 0 {
             return None;
         }
         outgrown.take().map(|emptied| emptied.table)
     }
 
     /// Returns all values, in no particular order.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = T> + '_ {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = B::Value> + '_ {
         let outgrown = self.outgrown.iter();
         let outgrown = outgrown.flat_map(|outgrown| outgrown.table.iter());
-        self.table.iter().chain(outgrown).copied()
+        self.table.iter().chain(outgrown)
     }
 }
 
-impl<T> AllocatedBytes for Index<T> {
+impl<B: AllocatedBytes> AllocatedBytes for Index<B> {
     fn allocated_bytes(&self) -> usize {
         let tables = self.table.allocated_bytes() + self.spare.allocated_bytes();
         tables + self.outgrown.allocated_bytes()
     }
 }
 
-impl<T> AllocatedBytes for Outgrown<T> {
+impl<B: AllocatedBytes> AllocatedBytes for Outgrown<B> {
     fn allocated_bytes(&self) -> usize {
         self.table.allocated_bytes()
-    }
-}
-
-impl<T: Copy> Outgrown<T> {
-    /// Returns a value that has not moved yet.
-    #[cold]
-    #[inline(never)]
-    fn find(&self, hash: u64, is_it: impl Fn(&T) -> bool) -> Option<T> {
-        self.table.find(hash, is_it).copied()
     }
 }
 
@@ -238,37 +319,37 @@ impl<T: Copy> Outgrown<T> {
 mod tests {
     use super::*;
     use crate::random::{GOLDEN_RATIO, spread};
+    use crate::storage::slot_table::{CellHash, SlotTable};
 
-    #[allow(clippy::trivially_copy_pass_by_ref)]
-    fn hash_of(value: &u32) -> u64 {
-        spread((*value).into(), GOLDEN_RATIO)
+    fn hash_of(value: u32) -> u64 {
+        spread(value.into(), GOLDEN_RATIO)
     }
 
-    #[test]
-    fn values_are_found_and_removed_while_the_index_grows() {
-        let mut index = Index::default();
+    #[allow(clippy::cast_possible_truncation)]
+    fn cell_of(value: u32) -> CellHash {
+        CellHash::new((hash_of(value) >> 32) as u32, (hash_of(value) >> 59) as u32)
+    }
+
+    fn check_growth<B: Table<Value = u32>>(hash_of: impl Fn(u32) -> B::Hash + Copy) {
+        let mut index = Index::<B>::default();
         let mut steps = 0;
         for value in 0..50_000_u32 {
             if index.is_full() {
                 assert!(index.outgrown.is_none(), "it is full before it has grown");
                 index.grow(index.len() * 2, hash_of);
             }
-            let rehash = |hashed: &u32| {
-                assert_eq!(*hashed, value, "all values are rehashed at once");
-                hash_of(hashed)
-            };
-            index.insert(hash_of(&value), value, rehash);
+            index.insert(hash_of(value), value, hash_of);
             if index.outgrown.is_some() {
                 steps += 1;
                 index.step(BUCKETS_PER_STEP, hash_of);
-                let find = |value: u32| index.find(hash_of(&value), |&other| other == value);
+                let find = |value: u32| index.find(hash_of(value), |other| other == value);
                 for value in [0, value / 2, value / 3 * 2, value - 1] {
                     assert_eq!(find(value), (value % 5 != 1).then_some(value));
                 }
             }
             if value % 5 == 1 {
-                assert!(index.remove(hash_of(&value), |&other| other == value));
-                assert!(!index.remove(hash_of(&value), |&other| other == value));
+                assert!(index.remove(hash_of(value), value, hash_of));
+                assert!(!index.remove(hash_of(value), value, hash_of));
             }
         }
         assert_eq!((index.len(), index.iter().count()), (40_000, 40_000));
@@ -276,19 +357,25 @@ mod tests {
     }
 
     #[test]
+    fn values_are_found_and_removed_while_the_index_grows() {
+        check_growth::<HashTable<u32>>(hash_of);
+        check_growth::<SlotTable>(cell_of);
+    }
+
+    #[test]
     fn spare_table_is_requested_before_it_is_needed_and_used_once() {
-        let mut index = Index::with_capacity(MIN_SPARE_CAPACITY);
+        let mut index = Index::<SlotTable>::with_capacity(MIN_SPARE_CAPACITY);
         let mut value = 0;
         while !index.needs_spare() {
             assert!(!index.is_full());
-            index.insert(hash_of(&value), value, hash_of);
+            index.insert(cell_of(value), value, cell_of);
             value += 1;
         }
-        let spare = || Index::prepare_table(4 * MIN_SPARE_CAPACITY);
-        assert!(spare().is_empty() && spare().capacity() >= 4 * MIN_SPARE_CAPACITY);
+        let spare = || SlotTable::with_capacity(4 * MIN_SPARE_CAPACITY);
+        assert!(spare().capacity() >= 4 * MIN_SPARE_CAPACITY);
         assert!(index.set_spare(spare()).is_ok() && !index.needs_spare());
         assert!(index.set_spare(spare()).is_err());
-        index.grow(2 * MIN_SPARE_CAPACITY, hash_of);
+        index.grow(2 * MIN_SPARE_CAPACITY, cell_of);
         assert!(index.table.capacity() >= 4 * MIN_SPARE_CAPACITY);
         assert!(index.spare.is_none() && !index.needs_spare());
     }

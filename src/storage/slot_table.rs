@@ -22,21 +22,21 @@
 //! handled in separate functions, which compute the distance from the hash of the slot.
 
 use crate::storage::allocated::AllocatedBytes;
+use crate::storage::index::Table;
 use std::mem::replace;
 
 /// The number of bits of a slot.
 const SLOT_BITS: u32 = 23;
 const SLOT: u32 = (1 << SLOT_BITS) - 1;
-const TAG_BITS: u32 = 5;
-const DISTANCE_SHIFT: u32 = SLOT_BITS + TAG_BITS;
+const DISTANCE_SHIFT: u32 = SLOT_BITS + CellHash::TAG_BITS;
 /// One position of distance.
 const ONE: u32 = 1 << DISTANCE_SHIFT;
 /// The distance at which it saturates.
 const FAR: u32 = 15 << DISTANCE_SHIFT;
 const EMPTY: u32 = 0;
 
-/// One more than the highest slot that a table can contain.
-pub(crate) const MAX_SLOTS: u32 = SLOT;
+/// The number of slots that a table can contain.
+pub(crate) const MAX_SLOTS: u32 = SLOT + 1;
 
 /// The hash of a slot, as the table uses it.
 #[derive(Clone, Copy)]
@@ -48,7 +48,10 @@ pub(crate) struct CellHash {
 }
 
 impl CellHash {
-    /// Creates a hash from the bits of a home and of a tag, of which the lowest five are used.
+    /// The number of bits of a tag.
+    pub(crate) const TAG_BITS: u32 = 5;
+
+    /// Creates a hash from the bits of a home and of a tag, of which the lowest [`TAG_BITS`](Self::TAG_BITS) are used.
     #[inline(always)]
     pub(crate) const fn new(home: u32, tag: u32) -> Self {
         Self {
@@ -60,6 +63,12 @@ impl CellHash {
     #[inline(always)]
     const fn home(self, mask: usize) -> usize {
         self.home as usize & mask
+    }
+
+    /// Checks whether a table with this mask of positions does not distinguish two hashes.
+    #[cfg(test)]
+    pub(crate) fn is_equal(self, other: Self, mask: usize) -> bool {
+        self.home(mask) == other.home(mask) && self.head == other.head
     }
 }
 
@@ -96,50 +105,10 @@ impl Default for SlotTable {
 }
 
 impl SlotTable {
-    /// Creates a table with room for `capacity` slots.
-    pub(crate) fn with_capacity(capacity: usize) -> Self {
-        if capacity == 0 {
-            return Self::default();
-        }
-        let cells = (capacity * 4).div_ceil(3).next_power_of_two().max(4);
-        Self {
-            cells: vec![EMPTY; cells].into(),
-            len: 0,
-        }
-    }
-
-    /// Returns the number of slots.
-    #[inline]
-    pub(crate) fn len(&self) -> usize {
-        self.len
-    }
-
-    /// Returns the number of slots that the table has room for: three quarters of its cells. So there is always an
-    /// empty cell, at which each search ends.
-    #[inline]
-    pub(crate) fn capacity(&self) -> usize {
-        self.cells.len() / 4 * 3
-    }
-
-    /// Returns the number of cells.
-    pub(crate) fn cells(&self) -> usize {
-        self.cells.len()
-    }
-
     /// Returns the mask of positions. Without cells, no position is valid.
     #[inline(always)]
     fn mask(&self) -> usize {
         self.cells.len().wrapping_sub(1)
-    }
-
-    /// Returns the slot with this hash for which `is_it` returns `true`.
-    #[inline(always)]
-    pub(crate) fn find(&self, hash: CellHash, is_it: impl Fn(u32) -> bool) -> Option<u32> {
-        match self.probe(hash, &is_it) {
-            Probe::Found(slot) => Some(slot),
-            Probe::Vacant(_) => None,
-            Probe::Far => self.find_far(hash, is_it),
-        }
     }
 
     /// Returns the slot with this hash for which `is_it` returns `true`, or the place to insert it.
@@ -193,21 +162,6 @@ impl SlotTable {
         (!self.cells.is_empty()).then(|| (hash.home(mask) + steps) & mask)
     }
 
-    /// Inserts a slot that is not in the table. The caller has checked that there is room.
-    #[inline]
-    pub(crate) fn insert(
-        &mut self,
-        hash: CellHash,
-        slot: u32,
-        hash_of: impl Fn(u32) -> CellHash,
-    ) {
-        // A slot with the same head goes before or after the others, whichever is faster.
-        match self.probe(hash, |_| false) {
-            Probe::Vacant(vacancy) => self.insert_at(vacancy, slot),
-            Probe::Found(_) | Probe::Far => self.insert_far(hash, slot, hash_of),
-        }
-    }
-
     /// Inserts a slot where [`probe`](Self::probe) has found it absent. The caller has checked that there is room.
     #[inline(always)]
     pub(crate) fn insert_at(&mut self, Vacancy { position, head }: Vacancy, slot: u32) {
@@ -257,14 +211,84 @@ impl SlotTable {
         position.wrapping_sub(home) & mask
     }
 
-    /// Removes a slot. Returns whether the table contained it.
+    /// Removes the slot at a position, and moves the cells after it back.
     #[inline(always)]
-    pub(crate) fn remove(
-        &mut self,
-        hash: CellHash,
-        slot: u32,
-        hash_of: impl Fn(u32) -> CellHash,
-    ) -> bool {
+    fn remove_at(&mut self, mut position: usize, hash_of: impl Fn(u32) -> CellHash) {
+        let mask = self.mask();
+        self.len -= 1;
+        loop {
+            let next = (position + 1) & mask;
+            let mut cell = self.cells[next];
+            if cell < 2 * ONE {
+                self.cells[position] = EMPTY;
+                return;
+            }
+            if cell < FAR || self.is_first_far(next, &hash_of) {
+                cell -= ONE;
+            }
+            self.cells[position] = cell;
+            position = next;
+        }
+    }
+
+    /// Checks whether the distance of a cell is exactly that at which it saturates.
+    #[cold]
+    #[inline(never)]
+    fn is_first_far(&self, position: usize, hash_of: impl Fn(u32) -> CellHash) -> bool {
+        self.distance(position, hash_of) == (FAR / ONE - 1) as usize
+    }
+}
+
+impl Table for SlotTable {
+    type Hash = CellHash;
+    type Value = u32;
+
+    fn with_capacity(capacity: usize) -> Self {
+        if capacity == 0 {
+            return Self::default();
+        }
+        let cells = (capacity * 4).div_ceil(3).next_power_of_two().max(4);
+        Self {
+            cells: vec![EMPTY; cells].into(),
+            len: 0,
+        }
+    }
+
+    #[inline(always)]
+    fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Returns three quarters of the number of cells. So there is always an empty cell, at which each search ends.
+    #[inline(always)]
+    fn capacity(&self) -> usize {
+        self.cells.len() / 4 * 3
+    }
+
+    fn buckets(&self) -> usize {
+        self.cells.len()
+    }
+
+    #[inline(always)]
+    fn find(&self, hash: CellHash, is_it: impl Fn(u32) -> bool) -> Option<u32> {
+        match self.probe(hash, &is_it) {
+            Probe::Found(slot) => Some(slot),
+            Probe::Vacant(_) => None,
+            Probe::Far => self.find_far(hash, is_it),
+        }
+    }
+
+    #[inline]
+    fn insert(&mut self, hash: CellHash, slot: u32, hash_of: impl Fn(u32) -> CellHash) {
+        // A slot with the same head goes before or after the others, whichever is faster.
+        match self.probe(hash, |_| false) {
+            Probe::Vacant(vacancy) => self.insert_at(vacancy, slot),
+            Probe::Found(_) | Probe::Far => self.insert_far(hash, slot, hash_of),
+        }
+    }
+
+    #[inline(always)]
+    fn remove(&mut self, hash: CellHash, slot: u32, hash_of: impl Fn(u32) -> CellHash) -> bool {
         let mask = self.mask();
         let mut position = hash.home(mask);
         let mut expected = hash.head | slot;
@@ -292,39 +316,7 @@ impl SlotTable {
         true
     }
 
-    /// Removes the slot at a position, and moves the cells after it back.
-    #[inline(always)]
-    fn remove_at(&mut self, mut position: usize, hash_of: impl Fn(u32) -> CellHash) {
-        let mask = self.mask();
-        self.len -= 1;
-        loop {
-            let next = (position + 1) & mask;
-            let mut cell = self.cells[next];
-            if cell < 2 * ONE {
-                self.cells[position] = EMPTY;
-                return;
-            }
-            if cell < FAR || self.is_first_far(next, &hash_of) {
-                cell -= ONE;
-            }
-            self.cells[position] = cell;
-            position = next;
-        }
-    }
-
-    /// Checks whether the distance of a cell is exactly that at which it saturates.
-    #[cold]
-    #[inline(never)]
-    fn is_first_far(&self, position: usize, hash_of: impl Fn(u32) -> CellHash) -> bool {
-        self.distance(position, hash_of) == (FAR / ONE - 1) as usize
-    }
-
-    /// Removes any slot at a position and returns it, or `None` if the cell is empty.
-    pub(crate) fn take_at(
-        &mut self,
-        position: usize,
-        hash_of: impl Fn(u32) -> CellHash,
-    ) -> Option<u32> {
+    fn take_from(&mut self, position: usize, hash_of: impl Fn(u32) -> CellHash) -> Option<u32> {
         let cell = self.cells[position];
         if cell == EMPTY {
             return None;
@@ -333,8 +325,7 @@ impl SlotTable {
         Some(cell & SLOT)
     }
 
-    /// Returns all slots.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = u32> + '_ {
+    fn iter(&self) -> impl Iterator<Item = u32> + '_ {
         let cells = self.cells.iter().filter(|&&cell| cell != EMPTY);
         cells.map(|&cell| cell & SLOT)
     }
@@ -342,7 +333,7 @@ impl SlotTable {
 
 impl AllocatedBytes for SlotTable {
     fn allocated_bytes(&self) -> usize {
-        size_of_val(&*self.cells)
+        self.cells.allocated_bytes()
     }
 }
 
@@ -383,7 +374,14 @@ mod tests {
     #[test]
     #[allow(clippy::cast_possible_truncation)]
     fn slots_are_found_until_they_are_removed_for_any_quality_of_the_hash() {
-        for (homes, tags) in [(u32::MAX, 32), (64, 32), (8, 3), (1, 32), (1, 1), (1_000, 1)] {
+        for (homes, tags) in [
+            (u32::MAX, 32),
+            (64, 32),
+            (8, 3),
+            (1, 32),
+            (1, 1),
+            (1_000, 1),
+        ] {
             let hash_of = |slot: u32| {
                 let bits = mix(slot.into());
                 CellHash::new(bits as u32 % homes, (bits >> 40) as u32 % tags)
@@ -413,8 +411,8 @@ mod tests {
                 }
             }
             assert!(present.len() > 50 || table.len() > 50);
-            for position in 0..table.cells() {
-                while let Some(slot) = table.take_at(position, hash_of) {
+            for position in 0..table.buckets() {
+                while let Some(slot) = table.take_from(position, hash_of) {
                     assert!(present.remove(&slot));
                     validate(&table, hash_of);
                 }
@@ -429,6 +427,6 @@ mod tests {
         let hash = CellHash::new(5, 5);
         assert_eq!(table.find(hash, |_| true), None);
         assert!(!table.remove(hash, 1, |_| hash));
-        assert_eq!((table.len(), table.capacity(), table.cells()), (0, 0, 0));
+        assert_eq!((table.len(), table.capacity(), table.buckets()), (0, 0, 0));
     }
 }

@@ -10,7 +10,8 @@ use crate::local::shard::metadata::MetadataTable;
 use crate::local::shard::read_times::ReadTimes;
 use crate::local::shard::slab::Slab;
 use crate::policy::{AnyPolicy, EvictionPolicy};
-use crate::storage::index::Index;
+use crate::storage::index::{Index, Table};
+use crate::storage::slot_table::SlotTable;
 use std::mem::{replace, take};
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -23,7 +24,7 @@ const MIN_SLOTS_FREED: usize = 64;
 struct Storage<K, V> {
     slab: Slab<Entry<K, V>>,
     metadata: Option<Box<MetadataTable>>,
-    _index: Index<u32>,
+    _index: Index<SlotTable>,
     _policy: AnyPolicy,
     _expiry: Expiry,
     _read_times: Option<ReadTimes>,
@@ -120,7 +121,7 @@ impl<K, V> Shard<K, V> {
         let mut index = Index::with_capacity(room);
         self.expiry.restart(self.slab.end());
         for (slot, entry) in self.slab.iter() {
-            index.insert(entry.hash.canonical(), slot, self.slab.hash_of());
+            index.insert(entry.hash.cell(), slot, self.slab.hash_of());
             self.expiry.set(slot, entry.deadline.load(Relaxed));
         }
         out.retire(Box::new(replace(&mut self.index, index)));

@@ -7,6 +7,7 @@ use crate::local::shard::metadata::EntryMetadata;
 use crate::local::shard::slab::Slab;
 use crate::local::tags::EntryTags;
 use crate::policy::PolicyStates;
+use crate::storage::slot_table::CellHash;
 use std::num::NonZero;
 use std::sync::atomic::{AtomicU32, AtomicU64};
 
@@ -55,8 +56,11 @@ impl EntrySettings {
 impl<K, V> Slab<Entry<K, V>> {
     /// Returns a function from a slot to the hash of its entry, for the index.
     #[inline]
-    pub(super) fn hash_of(&self) -> impl Fn(&u32) -> u64 + '_ {
-        |&slot| self.get(slot).map_or(0, |entry| entry.hash.canonical())
+    pub(super) fn hash_of(&self) -> impl Fn(u32) -> CellHash + '_ {
+        |slot| {
+            let entry = self.get(slot).expect("a slot in the index is occupied");
+            entry.hash.cell()
+        }
     }
 }
 

@@ -1,17 +1,21 @@
 //! The growth of a shard, which moves a few entries at a time.
 
 use crate::local::removal::Removals;
-use crate::local::shard::{MAX_ENTRIES, Shard};
+use crate::local::shard::Shard;
+use crate::local::shard::hash::StoredHash;
 use crate::policy::EvictionPolicy;
 use crate::storage::index::BUCKETS_PER_STEP;
+use crate::storage::slot_table::SlotTable;
 use crate::storage::work_slice::WorkSlice;
-use hashbrown::HashTable;
 
 /// The number of entries that a shard has room for at first.
 const INITIAL_ROOM: usize = 16;
 /// The number of slots that each write moves while a shard grows. A shard with `n` slots begins to grow when
 /// `n / SLOTS_PER_STEP` of them are left. So it has moved all slots when the last one is taken.
 const SLOTS_PER_STEP: usize = 64;
+
+/// The number of entries that the largest table of the index has room for.
+const MAX_INDEX_ROOM: usize = (1 << StoredHash::POSITION_BITS) / 4 * 3;
 
 impl<K, V> Shard<K, V> {
     /// Makes room for one more slot. If entries have to be moved for it, this write moves the first of them, and later
@@ -70,7 +74,7 @@ impl<K, V> Shard<K, V> {
     pub(crate) fn next_index_room(&self) -> usize {
         let len = self.index.len();
         let room = self.next_room(len).max(len * 2);
-        room.min(MAX_ENTRIES as usize * 2)
+        room.min(MAX_INDEX_ROOM)
     }
 
     /// Returns `true` if the index is about to need another table. The caller allocates it where no lock is held.
@@ -80,7 +84,7 @@ impl<K, V> Shard<K, V> {
     }
 
     /// Stores an empty table for the index, or returns it as an error if there is one already.
-    pub(crate) fn set_spare_table(&mut self, table: HashTable<u32>) -> Result<(), HashTable<u32>> {
+    pub(crate) fn set_spare_table(&mut self, table: SlotTable) -> Result<(), SlotTable> {
         self.index.set_spare(table)
     }
 

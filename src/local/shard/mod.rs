@@ -40,12 +40,15 @@ use crate::policy::{AnyPolicy, EvictionPolicy};
 use crate::stats::Stats;
 use crate::storage::allocated::AllocatedBytes;
 use crate::storage::index::Index;
+use crate::storage::slot_table::{MAX_SLOTS, SlotTable};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-/// The number of entries at which a shard evicts, whatever the budget. With more entries its index might grow to more
-/// positions than a [`StoredHash`] distinguishes.
+/// The number of entries at which a shard evicts, whatever the budget. Its index then has a table with room for half as
+/// many more, and no more cells than a [`StoredHash`] distinguishes.
 pub(crate) const MAX_ENTRIES: u32 = (1 << StoredHash::POSITION_BITS) / 16 * 7;
+
+const _: () = assert!(MAX_ENTRIES < MAX_SLOTS);
 
 /// The settings of a shard.
 pub(crate) struct Setup {
@@ -79,7 +82,7 @@ impl Setup {
 /// those that are rarely needed.
 #[repr(C)]
 pub(crate) struct Shard<K, V> {
-    index: Index<u32>,
+    index: Index<SlotTable>,
     slab: Slab<Entry<K, V>>,
     metadata: Option<Box<MetadataTable>>,
     inserts: u64,
@@ -179,8 +182,8 @@ impl<K, V> Shard<K, V> {
             assert!(self.slab.get(slot).is_some(), "slot {slot} is vacant");
         }
         for (slot, entry) in self.slab.iter() {
-            let hash = entry.hash.canonical();
-            assert!(self.index.find(hash, |&other| other == slot).is_some());
+            let hash = entry.hash.cell();
+            assert!(self.index.find(hash, |other| other == slot).is_some());
         }
         self.policy.validate(&self.slab);
         let deadlines = self.slab.iter();

@@ -6,6 +6,7 @@ use crate::local::shard::Shard;
 use crate::local::shard::entry::MovedEntries;
 use crate::local::shard::hash::{KeyHash, StoredHash};
 use crate::policy::EvictionPolicy;
+use crate::storage::index::Table;
 use crate::storage::work_slice::WorkSlice;
 use equivalent::Equivalent;
 use std::mem::replace;
@@ -32,15 +33,12 @@ impl<K, V> Shard<K, V> {
         if self.metadata.is_some() || self.is_growing || needs_time || self.expiry.is_due(now) {
             return None;
         }
-        let is_match = |&slot: &u32| {
+        let is_match = |slot| {
             let entry = self.slab.get_moved(slot);
             entry.is_some_and(|entry| key.equivalent(&entry.key))
         };
-        let existing = self.index.current().find(hash.canonical(), is_match);
-        Some(PlainLookup {
-            hash,
-            existing: existing.copied(),
-        })
+        let existing = self.index.current().find(hash.cell(), is_match);
+        Some(PlainLookup { hash, existing })
     }
 
     /// Stores an entry in place of the present one of its key, or of the policy's victim, and returns what it replaces.

@@ -7,6 +7,7 @@ use crate::local::shard::entry::{Entry, EntrySettings};
 use crate::local::shard::hash::KeyHash;
 use crate::local::walk::{Listed, Span};
 use crate::policy::EvictionPolicy;
+use crate::storage::index::Table;
 use equivalent::Equivalent;
 use std::num::NonZero;
 use std::sync::atomic::Ordering::Relaxed;
@@ -47,11 +48,11 @@ impl<K, V> Shard<K, V> {
         // This searches the storage that entries move to, which has all of them while the shard does not grow. A hit
         // then costs as much as in a shard that cannot grow. With the search of the former storage inlined here, it
         // took eight instructions more.
-        let is_match = |&slot: &u32| {
+        let is_match = |slot| {
             let entry = self.slab.get_moved(slot);
             entry.is_some_and(|entry| key.equivalent(&entry.key))
         };
-        if let Some(&slot) = self.index.current().find(hash.canonical(), is_match) {
+        if let Some(slot) = self.index.current().find(hash.cell(), is_match) {
             return Some((slot, self.slab.get_moved(slot)?));
         }
         if self.is_growing {
@@ -67,11 +68,11 @@ impl<K, V> Shard<K, V> {
     where
         Q: Equivalent<K> + ?Sized,
     {
-        let is_match = |&slot: &u32| {
+        let is_match = |slot| {
             let entry = self.slab.get(slot);
             entry.is_some_and(|entry| key.equivalent(&entry.key))
         };
-        let slot = self.index.find(hash.canonical(), is_match)?;
+        let slot = self.index.find(hash.cell(), is_match)?;
         Some((slot, self.slab.get(slot)?))
     }
 

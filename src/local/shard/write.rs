@@ -167,14 +167,13 @@ impl<K, V> Shard<K, V> {
         if self.index.is_full() {
             self.grow_index();
         }
-        self.index
-            .insert(hash.canonical(), slot, self.slab.hash_of());
+        self.index.insert(hash.cell(), slot, self.slab.hash_of());
     }
 
     /// Removes a slot from the index.
     #[inline]
     pub(super) fn remove_from_index(&mut self, hash: StoredHash, slot: u32) {
-        let found = self.index.remove(hash.canonical(), |&other| other == slot);
+        let found = self.index.remove(hash.cell(), slot, self.slab.hash_of());
         assert!(found, "each occupied slot is in the index");
     }
 
