@@ -153,16 +153,6 @@ pub(crate) struct KeyLocation<'a, K, V> {
     hash: KeyHash,
 }
 
-// Not derived, because that would require `Clone` of keys and values.
-impl<K, V> Clone for KeyLocation<'_, K, V> {
-    #[inline(always)]
-    fn clone(&self) -> Self {
-        *self
-    }
-}
-
-impl<K, V> Copy for KeyLocation<'_, K, V> {}
-
 impl<K, V, S> Clone for LocalCache<K, V, S> {
     fn clone(&self) -> Self {
         Self {
