@@ -4,7 +4,6 @@ use crate::clock::saturating_nanos;
 use crate::error::{BuildError, MAX_SHARDS};
 use crate::local::budget::Budget;
 use crate::local::builder::LocalCacheBuilder;
-use crate::local::lookup::SAMPLE_BOUND;
 use crate::local::shard::metadata::ColumnSet;
 use crate::local::shard::{MAX_ENTRIES, Setup, Shard};
 use crate::local::tags::Tags;
@@ -81,15 +80,10 @@ impl<K: Eq, V, S> LocalCache<K, V, S> {
                 Insertions::General
             },
             leads_at_once: max_loads.is_none() && settings.stale_if_error.is_none(),
-            sample_bound: if settings.tracks_ages {
-                SAMPLE_BOUND
-            } else {
-                0
-            },
             hasher: builder.hasher,
             bulkhead: max_loads.map(|loads| Arc::new(Bulkhead::new(loads, settings.lease))),
+            counters: Counters::new(settings.tracks_ages),
             settings,
-            counters: Counters::new(),
             tags,
             bound,
             budget: Budget::new(limit),

@@ -3,18 +3,13 @@
 use crate::clock::Nanos;
 use crate::local::shard::{HitTime, Shard};
 use crate::local::{KeyLocation, LocalCache};
-use crate::random::{GOLDEN_RATIO, spread};
 use crate::single_flight::{Candidate, Role};
 use crate::stats::Count;
-use crate::sync::reentrancy::{assert_no_lock_held, is_reading, is_writing};
+use crate::sync::reentrancy::assert_no_lock_held;
 use crate::sync::thread_slot::ThreadSlot;
 use crate::traits::key::LookupKey;
 use equivalent::Equivalent;
 use std::hash::{BuildHasher, Hash};
-
-/// A hit is sampled if its number, after [`spread`], is below this bound: one hit in 64. Without `spread`, a caller
-/// that requests the same keys in turn could have the same key sampled each time.
-pub(crate) const SAMPLE_BOUND: u64 = 1 << (64 - 6);
 
 /// The result of a lookup by a caller that can load.
 pub(crate) enum Lookup<'a, K, V> {
@@ -60,17 +55,20 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
     where
         Q: Hash + Equivalent<K> + ?Sized,
     {
-        let (thread, early_time) = (ThreadSlot::current(), self.early_time());
-        let found = self.hit_at(location, key, early_time, thread, read);
-        if found.is_some() {
-            self.count_served(thread, Count::Hit, key);
+        let thread = ThreadSlot::current_or_shared();
+        // A cache without deadlines has its own copy of the lookup, which needs no time.
+        let found = if self.inner.expires {
+            self.hit_at(location, key, self.early_time(), thread, read)
         } else {
+            self.hit_at(location, key, 0, thread, read)
+        };
+        if found.is_none() {
             self.count_miss(thread);
         }
         found
     }
 
-    /// Looks up a key like [`hit`](Self::hit), at the given [early time](Self::early_time), but counts nothing.
+    /// Looks up a key like [`hit`](Self::hit), at the given [early time](Self::early_time), but does not count a miss.
     #[inline(always)]
     pub(in crate::local) fn hit_at<Q, R>(
         &self,
@@ -88,10 +86,14 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
             // lock on a miss.
             #[allow(clippy::manual_map)]
             Some(shard) => match shard.hit(location.hash, key, self.hit_time(early_time)) {
-                Some((_, value)) => Some(read(value)),
+                Some((slot, value)) => {
+                    let result = read(value);
+                    self.count_hit(&shard, slot, thread);
+                    Some(result)
+                }
                 None => None,
             },
-            None => self.hit_unpublished(location, key, early_time, thread, read),
+            None => self.hit_unpublished(*location, key, early_time, thread, read),
         }
     }
 
@@ -100,7 +102,7 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
     #[inline(never)]
     fn hit_unpublished<Q, R>(
         &self,
-        location: &KeyLocation<'_, K, V>,
+        location: KeyLocation<'_, K, V>,
         key: &Q,
         early_time: Nanos,
         thread: ThreadSlot,
@@ -112,39 +114,42 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
         // The inner closure only borrows `read`, so that on a miss `read` is not dropped under the lock.
         let mut read = Some(read);
         location.cell.shard.read_unpublished(thread, |shard| {
-            let (_, value) = shard.hit(location.hash, key, self.hit_time(early_time))?;
-            read.take().map(|read| read(value))
+            let (slot, value) = shard.hit(location.hash, key, self.hit_time(early_time))?;
+            let result = read.take().map(|read| read(value));
+            self.count_hit(shard, slot, thread);
+            result
         })
     }
 
-    /// Counts a served value as `count`, and records the ages of some of the values.
+    /// Counts a hit of a slot, and records the ages of some of the values.
     #[inline(always)]
-    pub(crate) fn count_served<Q>(&self, thread: ThreadSlot, count: Count, key: &Q)
-    where
-        Q: Hash + Equivalent<K> + ?Sized,
-    {
-        let number = self.inner.counters.add(thread, count);
-        if spread(number, GOLDEN_RATIO) < self.inner.sample_bound {
-            self.sample_age(thread, key);
+    fn count_hit(&self, shard: &Shard<K, V>, slot: u32, thread: ThreadSlot) {
+        if self.inner.counters.add_served(thread) {
+            self.sample_age(shard, slot, thread);
         }
     }
 
-    /// Records the age of a value that was served. Hashes the key and looks the value up again, because otherwise every
-    /// hit would have to keep its location.
-    #[cold]
-    #[inline(never)]
-    fn sample_age<Q>(&self, thread: ThreadSlot, key: &Q)
+    /// Counts a value that was served for a key without a hit.
+    pub(crate) fn count_served<Q>(&self, thread: ThreadSlot, key: &Q)
     where
         Q: Hash + Equivalent<K> + ?Sized,
     {
-        // User code may call this under a lock. The second read might then have to wait, although the first did not.
-        if is_reading() || is_writing() {
-            return;
+        if self.inner.counters.add_served(thread) {
+            let location = self.location(key);
+            location.cell.shard.read(|shard| {
+                if let Some(slot) = shard.slot_of(location.hash, key) {
+                    self.sample_age(shard, slot, thread);
+                }
+            });
         }
-        let location = self.location(key);
+    }
+
+    /// Records the age of the value in a slot.
+    #[cold]
+    #[inline(never)]
+    fn sample_age(&self, shard: &Shard<K, V>, slot: u32, thread: ThreadSlot) {
         let now = self.inner.settings.clock.now();
-        let age = |shard: &Shard<K, V>| shard.age(location.hash, key, now);
-        if let Some(age) = location.cell.shard.read(age) {
+        if let Some(age) = shard.age(slot, now) {
             self.inner.counters.add_age(thread, age);
         }
     }
@@ -209,16 +214,15 @@ where
     where
         Q: LookupKey<K> + ?Sized,
     {
-        let thread = ThreadSlot::current();
+        let thread = ThreadSlot::current_or_shared();
         // The result of a miss is returned through this variable, so that a hit stays in registers.
         let mut miss = None;
         let hit = if let Some(shard) = location.cell.shard.publish(thread) {
-            self.lookup_in(&shard, location, key, early_time, &mut miss)
+            self.lookup_in(&shard, location, key, early_time, thread, &mut miss)
         } else {
             self.lookup_unpublished(location, key, early_time, thread, &mut miss)
         };
         if let Some((value, needs_refresh)) = hit {
-            self.count_served(thread, Count::Hit, key);
             return if needs_refresh {
                 Lookup::NeedsRefresh(value)
             } else {
@@ -244,11 +248,12 @@ where
     where
         Q: LookupKey<K> + ?Sized,
     {
-        let lookup = |shard: &Shard<K, V>| self.lookup_in(shard, location, key, early_time, miss);
+        let lookup =
+            |shard: &Shard<K, V>| self.lookup_in(shard, location, key, early_time, thread, miss);
         location.cell.shard.read_unpublished(thread, lookup)
     }
 
-    /// Looks up a key under the shard's shared lock. On a hit, returns the value and whether the caller is to refresh
+    /// Looks up a key under the shard's shared lock. Counts a hit, and returns the value and whether the caller is to refresh
     /// it. Otherwise stores the result in `miss` and returns `None`.
     #[inline(always)]
     fn lookup_in<'a, Q>(
@@ -257,6 +262,7 @@ where
         location: &KeyLocation<'a, K, V>,
         key: &Q,
         early_time: Nanos,
+        thread: ThreadSlot,
         miss: &mut Option<Lookup<'a, K, V>>,
     ) -> Option<(V, bool)>
     where
@@ -267,7 +273,9 @@ where
             // The flag of the cache is checked first, because it is already in the processor's cache.
             let needs_refresh =
                 self.inner.has_refresh_rules && shard.claim_refresh(slot, || time.now());
-            return Some((value.clone(), needs_refresh));
+            let value = value.clone();
+            self.count_hit(shard, slot, thread);
+            return Some((value, needs_refresh));
         }
         *miss = Some(self.join_or_lead_in(shard, location, key, || self.candidate()));
         None

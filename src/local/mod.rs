@@ -115,8 +115,6 @@ struct Inner<K, V, S> {
     insertions: Insertions,
     /// `true` if a leader may load at once, without a permit and without another lookup.
     leads_at_once: bool,
-    /// [`lookup::SAMPLE_BOUND`] if the ages of values are sampled, or 0 if not.
-    sample_bound: u64,
     hasher: S,
     settings: Settings<K, V>,
     counters: Counters,
@@ -155,6 +153,14 @@ pub(crate) struct KeyLocation<'a, K, V> {
     cell: &'a ShardCell<K, V>,
     hash: KeyHash,
 }
+
+impl<K, V> Clone for KeyLocation<'_, K, V> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<K, V> Copy for KeyLocation<'_, K, V> {}
 
 impl<K, V, S> Clone for LocalCache<K, V, S> {
     fn clone(&self) -> Self {

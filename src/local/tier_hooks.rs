@@ -33,12 +33,8 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
         V: Clone,
     {
         let early_time = self.early_time_at(now);
-        let (location, thread) = (self.location(key), ThreadSlot::current());
-        let found = self.hit_at(&location, key, early_time, thread, V::clone);
-        if found.is_some() {
-            self.count_served(thread, Count::Hit, key);
-        }
-        found
+        let (location, thread) = (self.location(key), ThreadSlot::current_or_shared());
+        self.hit_at(&location, key, early_time, thread, V::clone)
     }
 
     /// Returns the [early time](Self::early_time) for a caller that has read the system's clock at `now`.

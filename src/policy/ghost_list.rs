@@ -75,7 +75,8 @@ impl GhostList {
 
     /// Returns a hash with its number.
     fn find(&self, hash: u32) -> Option<(u32, u32)> {
-        self.numbers.find(spread(hash), |(other, _)| other == hash)
+        let pick = |entry: (u32, u32)| (entry.0 == hash).then_some(entry);
+        self.numbers.find(spread(hash), pick)
     }
 
     /// Removes a hash, and returns whether the list contained it.

@@ -6,6 +6,7 @@ pub(crate) mod serialize;
 mod stripes;
 pub(crate) mod timer;
 
+use crate::random::mix;
 use crate::stats::histogram::{DurationHistogram, StripedHistogram, add_shared, add_unshared};
 use crate::stats::stripes::Stripes;
 use crate::stats::timer::{CountOperation, Outcome};
@@ -144,7 +145,8 @@ impl fmt::Display for Stats {
 /// The counters that are kept outside a shard's lock. Writes are counted in their shard, under its lock.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Count {
-    Hit,
+    /// Values that were served, live or not.
+    Served,
     Miss,
     Load,
     LoadFailure,
@@ -161,9 +163,33 @@ pub(crate) enum Count {
 const COUNTS: usize = Count::Outdated as usize + 1;
 
 /// A stripe of counters, on a cache line of its own (two, because some processors fetch lines in pairs).
-#[derive(Default)]
 #[repr(align(128))]
-struct Stripe([AtomicU64; COUNTS]);
+struct Stripe {
+    counts: [AtomicU64; COUNTS],
+    /// The number of the next served value whose age is sampled.
+    next_sample: AtomicU64,
+}
+
+impl Default for Stripe {
+    fn default() -> Self {
+        Self {
+            counts: Default::default(),
+            next_sample: AtomicU64::new(u64::MAX),
+        }
+    }
+}
+
+/// The highest number of served values from one whose age is sampled to the next. The average is 64.
+const MAX_SAMPLE_GAP: u64 = 127;
+
+impl Stripe {
+    /// Selects the value after this number whose age is sampled. The gap varies, because a caller that requests the
+    /// same keys in turn could otherwise have the same key sampled each time.
+    fn begin_sample_gap(&self, number: u64) {
+        let gap = 1 + mix(number) % MAX_SAMPLE_GAP;
+        self.next_sample.store(number + gap, Relaxed);
+    }
+}
 
 /// The counters of one cache.
 pub(crate) struct Counters {
@@ -175,10 +201,16 @@ pub(crate) struct Counters {
 }
 
 impl Counters {
-    /// Creates counters that are zero.
-    pub(crate) fn new() -> Self {
+    /// Creates counters that are zero. If `samples_ages` is set, the ages of some of the served values are sampled.
+    pub(crate) fn new(samples_ages: bool) -> Self {
+        let stripes = Box::<Stripes<Stripe>>::default();
+        if samples_ages {
+            for (number, stripe) in (0..).zip(stripes.iter()) {
+                stripe.next_sample.store(1 + mix(number) % MAX_SAMPLE_GAP, Relaxed);
+            }
+        }
         Self {
-            stripes: Box::default(),
+            stripes,
             load_times: Box::new(StripedHistogram::new()),
             ages: Box::new(StripedHistogram::new()),
         }
@@ -188,9 +220,26 @@ impl Counters {
     #[inline]
     pub(crate) fn add(&self, slot: ThreadSlot, count: Count) -> u64 {
         match self.stripes.own(slot) {
-            Some(Stripe(counts)) => add_unshared(&counts[count as usize], 1),
-            None => add_shared(&self.stripes.shared(slot).0[count as usize], 1),
+            Some(stripe) => add_unshared(&stripe.counts[count as usize], 1),
+            None => add_shared(&self.stripes.shared(slot).counts[count as usize], 1),
         }
+    }
+
+    /// Counts a served value. Returns `true` if its age is to be sampled, which is so for one value in 64, on average.
+    #[inline(always)]
+    pub(crate) fn add_served(&self, slot: ThreadSlot) -> bool {
+        let (number, stripe) = match self.stripes.own(slot) {
+            Some(stripe) => (add_unshared(&stripe.counts[Count::Served as usize], 1), stripe),
+            None => {
+                let stripe = self.stripes.shared(slot);
+                (add_shared(&stripe.counts[Count::Served as usize], 1), stripe)
+            }
+        };
+        let is_sampled = number >= stripe.next_sample.load(Relaxed);
+        if is_sampled {
+            stripe.begin_sample_gap(number);
+        }
+        is_sampled
     }
 
     /// Like [`add`](Self::add), for callers that are not on the path of every hit.
@@ -206,17 +255,20 @@ impl Counters {
     /// Returns a snapshot of the counters that are kept here.
     pub(crate) fn snapshot(&self) -> Stats {
         let sum = |count: Count| {
-            let of_stripe = |stripe: &Stripe| stripe.0[count as usize].load(Relaxed);
+            let of_stripe = |stripe: &Stripe| stripe.counts[count as usize].load(Relaxed);
             self.stripes.iter().map(of_stripe).sum()
         };
+        let served: u64 = sum(Count::Served);
+        let stale = sum(Count::Stale);
         Stats {
-            hits: sum(Count::Hit),
+            // A stale value that is being served may be counted as such only.
+            hits: served.saturating_sub(stale),
             misses: sum(Count::Miss),
             loads: sum(Count::Load),
             load_failures: sum(Count::LoadFailure),
             coalesced: sum(Count::Coalesced),
             refreshes: sum(Count::Refresh),
-            stale: sum(Count::Stale),
+            stale,
             queued: sum(Count::Queued),
             abandoned_loads: sum(Count::Abandoned),
             refused: sum(Count::Refused),
@@ -252,11 +304,11 @@ mod tests {
 
     #[test]
     fn counts_of_300_live_threads_are_exact_and_the_memory_is_bounded() {
-        let counters = Counters::new();
+        let counters = Counters::new(false);
         let count = || {
             let (slot, age) = (ThreadSlot::current(), Duration::from_millis(1_500));
             for _ in 0..1_000 {
-                counters.add(slot, Count::Hit);
+                counters.add(slot, Count::Served);
                 counters.add_age(slot, age);
             }
         };
@@ -271,7 +323,7 @@ mod tests {
 
     #[test]
     fn sum_returned_to_each_of_300_live_threads_is_the_number_of_its_hit_in_a_stripe() {
-        let counters = Counters::new();
+        let counters = Counters::new(false);
         let mut sums = on_live_threads(300, || {
             let slot = ThreadSlot::current();
             let stripe = counters
@@ -280,7 +332,7 @@ mod tests {
                 .unwrap_or_else(|| counters.stripes.shared(slot));
             let stripe = std::ptr::from_ref(stripe) as usize;
             (0..100)
-                .map(|_| (stripe, counters.add(slot, Count::Hit)))
+                .map(|_| (stripe, counters.add(slot, Count::Served)))
                 .collect::<Vec<_>>()
         })
         .concat();

@@ -27,8 +27,9 @@ pub(crate) trait Table: Default + AllocatedBytes {
     /// Returns the number of buckets.
     fn buckets(&self) -> usize;
 
-    /// Returns a value with this hash for which `is_it` returns `true`.
-    fn find(&self, hash: Self::Hash, is_it: impl Fn(Self::Value) -> bool) -> Option<Self::Value>;
+    /// Returns the first result of `pick` for a value with this hash. `pick` may be called with other values, and has
+    /// to return `None` for what was never inserted.
+    fn find<R>(&self, hash: Self::Hash, pick: impl Fn(Self::Value) -> Option<R>) -> Option<R>;
 
     /// Inserts a value that is not in the table. The caller has checked that there is room.
     fn insert(
@@ -77,8 +78,9 @@ impl<T: Copy + PartialEq> Table for HashTable<T> {
         self.num_buckets()
     }
 
-    fn find(&self, hash: u64, is_it: impl Fn(T) -> bool) -> Option<T> {
-        self.find(hash, |&value| is_it(value)).copied()
+    fn find<R>(&self, hash: u64, pick: impl Fn(T) -> Option<R>) -> Option<R> {
+        let found = self.find(hash, |&value| pick(value).is_some());
+        found.and_then(|&value| pick(value))
     }
 
     fn insert(&mut self, hash: u64, value: T, hash_of: impl Fn(T) -> u64) {
@@ -163,11 +165,15 @@ impl<B: Table> Index<B> {
         &mut self.table
     }
 
-    /// Returns a value, whether or not it has moved.
+    /// Returns the first result of `pick` for a value with this hash, whether or not it has moved.
     #[inline]
-    pub(crate) fn find(&self, hash: B::Hash, is_it: impl Fn(B::Value) -> bool) -> Option<B::Value> {
-        match self.table.find(hash, &is_it) {
-            None => self.find_outgrown(hash, is_it),
+    pub(crate) fn find<R>(
+        &self,
+        hash: B::Hash,
+        pick: impl Fn(B::Value) -> Option<R>,
+    ) -> Option<R> {
+        match self.table.find(hash, &pick) {
+            None => self.find_outgrown(hash, pick),
             found => found,
         }
     }
@@ -175,8 +181,12 @@ impl<B: Table> Index<B> {
     /// Returns a value that has not moved yet.
     #[cold]
     #[inline(never)]
-    fn find_outgrown(&self, hash: B::Hash, is_it: impl Fn(B::Value) -> bool) -> Option<B::Value> {
-        self.outgrown.as_ref()?.table.find(hash, is_it)
+    fn find_outgrown<R>(
+        &self,
+        hash: B::Hash,
+        pick: impl Fn(B::Value) -> Option<R>,
+    ) -> Option<R> {
+        self.outgrown.as_ref()?.table.find(hash, pick)
     }
 
     /// Removes a value. Returns whether the index contained it.
@@ -342,7 +352,7 @@ mod tests {
             if index.outgrown.is_some() {
                 steps += 1;
                 index.step(BUCKETS_PER_STEP, hash_of);
-                let find = |value: u32| index.find(hash_of(value), |other| other == value);
+                let find = |value: u32| index.find(hash_of(value), |other| (other == value).then_some(other));
                 for value in [0, value / 2, value / 3 * 2, value - 1] {
                     assert_eq!(find(value), (value % 5 != 1).then_some(value));
                 }

@@ -81,8 +81,8 @@ pub(crate) struct Vacancy {
 }
 
 /// The result of [`SlotTable::probe`].
-pub(crate) enum Probe {
-    Found(u32),
+pub(crate) enum Probe<R> {
+    Found(R),
     Vacant(Vacancy),
     /// The slot is absent or so far from its home that other functions have to be used.
     Far,
@@ -111,18 +111,20 @@ impl SlotTable {
         self.cells.len().wrapping_sub(1)
     }
 
-    /// Returns the slot with this hash for which `is_it` returns `true`, or the place to insert it.
+    /// Returns the first result of `pick` for a slot with this hash, or the place to insert one. `pick` has to return
+    /// `None` for numbers that are no slots.
     #[inline(always)]
-    pub(crate) fn probe(&self, hash: CellHash, is_it: impl Fn(u32) -> bool) -> Probe {
+    pub(crate) fn probe<R>(&self, hash: CellHash, pick: impl Fn(u32) -> Option<R>) -> Probe<R> {
         let mask = self.mask();
         let mut position = hash.home(mask);
         let mut head = hash.head;
         while let Some(&cell) = self.cells.get(position) {
-            let Some(slot) = cell.checked_sub(head) else {
+            // Unless the heads are equal, this is no slot.
+            if let Some(found) = pick(cell ^ head) {
+                return Probe::Found(found);
+            }
+            if cell < head {
                 return Probe::Vacant(Vacancy { position, head });
-            };
-            if slot <= SLOT && is_it(slot) {
-                return Probe::Found(slot);
             }
             head += ONE;
             if head >= FAR {
@@ -136,19 +138,22 @@ impl SlotTable {
     /// Searches the cells whose distance is saturated.
     #[cold]
     #[inline(never)]
-    fn find_far(&self, hash: CellHash, is_it: impl Fn(u32) -> bool) -> Option<u32> {
-        let position = self.find_far_position(hash, is_it)?;
-        Some(self.cells[position] & SLOT)
+    fn find_far<R>(&self, hash: CellHash, pick: impl Fn(u32) -> Option<R>) -> Option<R> {
+        Some(self.find_far_position(hash, pick)?.1)
     }
 
-    fn find_far_position(&self, hash: CellHash, is_it: impl Fn(u32) -> bool) -> Option<usize> {
+    /// Returns the first result of `pick` for a slot whose distance is saturated, with its position.
+    fn find_far_position<R>(
+        &self,
+        hash: CellHash,
+        pick: impl Fn(u32) -> Option<R>,
+    ) -> Option<(usize, R)> {
         let mask = self.mask();
         let mut position = self.first_far(hash)?;
         let head = hash.head % ONE | FAR;
         while self.cells[position] >= FAR {
-            let slot = self.cells[position].wrapping_sub(head);
-            if slot <= SLOT && is_it(slot) {
-                return Some(position);
+            if let Some(found) = pick(self.cells[position] ^ head) {
+                return Some((position, found));
             }
             position = (position + 1) & mask;
         }
@@ -270,20 +275,20 @@ impl Table for SlotTable {
     }
 
     #[inline(always)]
-    fn find(&self, hash: CellHash, is_it: impl Fn(u32) -> bool) -> Option<u32> {
-        match self.probe(hash, &is_it) {
-            Probe::Found(slot) => Some(slot),
+    fn find<R>(&self, hash: CellHash, pick: impl Fn(u32) -> Option<R>) -> Option<R> {
+        match self.probe(hash, &pick) {
+            Probe::Found(found) => Some(found),
             Probe::Vacant(_) => None,
-            Probe::Far => self.find_far(hash, is_it),
+            Probe::Far => self.find_far(hash, pick),
         }
     }
 
     #[inline]
     fn insert(&mut self, hash: CellHash, slot: u32, hash_of: impl Fn(u32) -> CellHash) {
         // A slot with the same head goes before or after the others, whichever is faster.
-        match self.probe(hash, |_| false) {
+        match self.probe(hash, |_| None::<()>) {
             Probe::Vacant(vacancy) => self.insert_at(vacancy, slot),
-            Probe::Found(_) | Probe::Far => self.insert_far(hash, slot, hash_of),
+            Probe::Found(()) | Probe::Far => self.insert_far(hash, slot, hash_of),
         }
     }
 
@@ -305,7 +310,8 @@ impl Table for SlotTable {
             expected += ONE;
             position = (position + 1) & mask;
             if expected >= FAR {
-                let Some(found) = self.find_far_position(hash, |other| other == slot) else {
+                let pick = |other| (other == slot).then_some(());
+                let Some((found, ())) = self.find_far_position(hash, pick) else {
                     return false;
                 };
                 position = found;
@@ -394,7 +400,7 @@ mod tests {
                 state = mix(state + step);
                 let slot = (state % 200) as u32;
                 let hash = hash_of(slot);
-                let found = table.find(hash, |other| other == slot);
+                let found = table.find(hash, |other| (other == slot).then_some(other));
                 assert_eq!(found, present.contains(&slot).then_some(slot));
                 if found.is_some() {
                     assert!(table.remove(hash, slot, hash_of));
@@ -425,7 +431,7 @@ mod tests {
     fn table_without_cells_contains_nothing_and_has_no_room() {
         let mut table = SlotTable::default();
         let hash = CellHash::new(5, 5);
-        assert_eq!(table.find(hash, |_| true), None);
+        assert_eq!(table.find(hash, Some), None);
         assert!(!table.remove(hash, 1, |_| hash));
         assert_eq!((table.len(), table.capacity(), table.buckets()), (0, 0, 0));
     }

@@ -69,7 +69,7 @@ impl Drop for LockGuardMark {
 /// Checks whether this thread has published that it reads a lock.
 #[inline]
 fn has_published() -> bool {
-    ThreadSlot::current()
+    ThreadSlot::current_or_shared()
         .published_lock()
         .load(Ordering::Relaxed)
         > SHARED

@@ -61,7 +61,8 @@ impl Slot {
 
 /// The slots that threads own, in chunks.
 static ALL: [OnceLock<Box<[Slot]>>; CHUNKS] = [const { OnceLock::new() }; CHUNKS];
-/// The slot of all threads that own none: those whose destructors run after that of `RELEASE`.
+/// The slot of all threads that own none: those that have used no cache yet, and those whose destructors run after that
+/// of `RELEASE`. No lock is ever published there.
 static SHARED_SLOT: Slot = Slot::new(SHARED, MAX_SLOTS);
 
 /// The indices of the slots that are owned.
@@ -70,8 +71,8 @@ static ASSIGNMENT: Mutex<SlotAssignment> = Mutex::new(SlotAssignment::new());
 static HIGH_WATER: AtomicUsize = AtomicUsize::new(0);
 
 thread_local! {
-    /// The slot of the current thread, once it has one.
-    static CURRENT: Cell<Option<&'static Slot>> = const { Cell::new(None) };
+    /// The slot of the current thread.
+    static CURRENT: Cell<&'static Slot> = const { Cell::new(&SHARED_SLOT) };
     /// Frees the slot when the thread ends.
     static RELEASE: OnceCell<Release> = const { OnceCell::new() };
 }
@@ -84,11 +85,28 @@ pub(crate) struct ThreadSlot {
 }
 
 impl ThreadSlot {
-    /// Returns the slot of the current thread.
+    /// Returns the slot of the current thread. Assigns one if the thread has none.
     #[inline]
     pub(crate) fn current() -> Self {
+        let current = Self::current_or_shared();
+        if current.index() == MAX_SLOTS {
+            return Self::new(assign());
+        }
+        current
+    }
+
+    /// Returns the slot of the current thread, or the shared one if the thread has none. A reader with the shared slot
+    /// is never published. So a hit need not check whether it has its own, and the thread gets one when it cannot
+    /// publish a reader.
+    #[inline(always)]
+    pub(crate) fn current_or_shared() -> Self {
+        Self::new(CURRENT.get())
+    }
+
+    #[inline(always)]
+    const fn new(slot: &'static Slot) -> Self {
         Self {
-            slot: CURRENT.get().unwrap_or_else(assign),
+            slot,
             _not_send: PhantomData,
         }
     }
@@ -152,7 +170,7 @@ fn assign() -> &'static Slot {
     });
     // `try_with` fails if the thread is ending and `RELEASE` was dropped. A slot that it got now would never be freed.
     let slot = assigned.ok().flatten().unwrap_or(&SHARED_SLOT);
-    CURRENT.set(Some(slot));
+    CURRENT.set(slot);
     slot
 }
 
@@ -161,7 +179,7 @@ struct Release(usize);
 
 impl Drop for Release {
     fn drop(&mut self) {
-        CURRENT.set(Some(&SHARED_SLOT));
+        CURRENT.set(&SHARED_SLOT);
         let mut assignment = ASSIGNMENT.lock();
         assignment.release(self.0);
         HIGH_WATER.store(assignment.high_water(), Ordering::SeqCst);

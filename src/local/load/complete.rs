@@ -46,7 +46,8 @@ where
     where
         Q: Hash + Equivalent<K> + ?Sized,
     {
-        self.count_served(ThreadSlot::current(), Count::Stale, key);
+        self.inner.counters.count(Count::Stale);
+        self.count_served(ThreadSlot::current(), key);
     }
 
     /// Looks up a key again for its leader, because a value may have been stored since the leader's first lookup.

@@ -10,7 +10,7 @@ use crate::local::shard::metadata::MetadataTable;
 use crate::local::shard::read_times::ReadTimes;
 use crate::local::shard::slab::Slab;
 use crate::policy::{AnyPolicy, EvictionPolicy};
-use crate::storage::index::{Index, Table};
+use crate::storage::index::Index;
 use crate::storage::slot_table::SlotTable;
 use std::mem::{replace, take};
 use std::sync::atomic::Ordering::Relaxed;

@@ -183,7 +183,8 @@ impl<K, V> Shard<K, V> {
         }
         for (slot, entry) in self.slab.iter() {
             let hash = entry.hash.cell();
-            assert!(self.index.find(hash, |other| other == slot).is_some());
+            let found = self.index.find(hash, |other| (other == slot).then_some(()));
+            assert!(found.is_some(), "slot {slot} is not in the index");
         }
         self.policy.validate(&self.slab);
         let deadlines = self.slab.iter();

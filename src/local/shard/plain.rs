@@ -6,7 +6,7 @@ use crate::local::shard::Shard;
 use crate::local::shard::entry::MovedEntries;
 use crate::local::shard::hash::{KeyHash, StoredHash};
 use crate::policy::EvictionPolicy;
-use crate::storage::index::Table;
+use crate::storage::slot_table::{Probe, Vacancy};
 use crate::storage::work_slice::WorkSlice;
 use equivalent::Equivalent;
 use std::mem::replace;
@@ -14,8 +14,15 @@ use std::mem::replace;
 /// The lookup of the key of a plain insertion.
 pub(crate) struct PlainLookup {
     hash: KeyHash,
-    /// The slot of the key, if it has an entry.
-    existing: Option<u32>,
+    place: Place,
+}
+
+/// The place of a new entry.
+enum Place {
+    /// The slot of the present entry of the key.
+    Present(u32),
+    /// The place in the index for the slot of another entry, which has to be evicted.
+    Vacant(Vacancy),
 }
 
 impl<K, V> Shard<K, V> {
@@ -33,12 +40,16 @@ impl<K, V> Shard<K, V> {
         if self.metadata.is_some() || self.is_growing || needs_time || self.expiry.is_due(now) {
             return None;
         }
-        let is_match = |slot| {
-            let entry = self.slab.get_moved(slot);
-            entry.is_some_and(|entry| key.equivalent(&entry.key))
+        let found = self.index.current().probe(hash.cell(), |slot| {
+            let entry = self.slab.get_moved(slot)?;
+            key.equivalent(&entry.key).then_some(slot)
+        });
+        let place = match found {
+            Probe::Found(slot) => Place::Present(slot),
+            Probe::Vacant(vacancy) if !self.index.is_full() => Place::Vacant(vacancy),
+            Probe::Vacant(_) | Probe::Far => return None,
         };
-        let existing = self.index.current().find(hash.cell(), is_match);
-        Some(PlainLookup { hash, existing })
+        Some(PlainLookup { hash, place })
     }
 
     /// Stores an entry in place of the present one of its key, or of the policy's victim, and returns what it replaces.
@@ -51,7 +62,7 @@ impl<K, V> Shard<K, V> {
     #[inline(always)]
     pub(crate) fn store_plain(
         &mut self,
-        PlainLookup { hash, existing }: PlainLookup,
+        PlainLookup { hash, place }: PlainLookup,
         key: K,
         value: V,
         deadline: Nanos,
@@ -59,9 +70,9 @@ impl<K, V> Shard<K, V> {
     ) -> Result<(K, V), (K, V)> {
         let work = &mut WorkSlice::new();
         let new_hash = StoredHash::new(hash);
-        let slot = if existing.is_some() {
+        let slot = if let Place::Present(slot) = place {
             self.policy.on_write(&self.slab, work);
-            existing
+            Some(slot)
         } else {
             let policy = &mut self.policy;
             policy.replace_victim(&MovedEntries(&self.slab), new_hash.bits(), work)
@@ -75,14 +86,19 @@ impl<K, V> Shard<K, V> {
             replace(&mut entry.value, value),
         );
         let was_expired = replace(entry.deadline.get_mut(), deadline) <= now;
-        if existing.is_some() {
-            self.policy.on_hit(slot, &entry.policy_state);
-            self.count_plain(RemovalCause::Replaced, was_expired);
-        } else {
-            let old_hash = replace(&mut entry.hash, new_hash);
-            self.remove_from_index(old_hash, slot);
-            self.add_to_index(hash, slot);
-            self.count_plain(RemovalCause::Evicted, was_expired);
+        match place {
+            Place::Present(_) => {
+                self.policy.on_hit(slot, &entry.policy_state);
+                self.count_plain(RemovalCause::Replaced, was_expired);
+            }
+            Place::Vacant(vacancy) => {
+                let old_hash = replace(&mut entry.hash, new_hash);
+                // The vacancy is used first, because the removal may move it. The slot is in the index twice meanwhile.
+                // The removal finds its former place, because the new one is not far from its home.
+                self.index.current_mut().insert_at(vacancy, slot);
+                self.remove_from_index(old_hash, slot);
+                self.count_plain(RemovalCause::Evicted, was_expired);
+            }
         }
         self.expiry.set(slot, deadline);
         self.write_read_time(slot, 0, now);

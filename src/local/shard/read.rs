@@ -7,7 +7,7 @@ use crate::local::shard::entry::{Entry, EntrySettings};
 use crate::local::shard::hash::KeyHash;
 use crate::local::walk::{Listed, Span};
 use crate::policy::EvictionPolicy;
-use crate::storage::index::Table;
+use crate::storage::slot_table::Probe;
 use equivalent::Equivalent;
 use std::num::NonZero;
 use std::sync::atomic::Ordering::Relaxed;
@@ -31,10 +31,14 @@ impl HitTime<'_> {
         }
     }
 
-    /// Checks whether a deadline has passed, if the time was not read early.
-    #[inline]
+    /// Checks whether a deadline has passed. Reads the clock if the time was not read early and there is a deadline.
+    #[inline(always)]
     fn is_late_for(self, deadline: Nanos) -> bool {
-        self.early == 0 && deadline <= self.clock.time_of_hit()
+        if self.early == 0 {
+            deadline != NEVER && deadline <= self.clock.time_of_hit()
+        } else {
+            deadline <= self.early
+        }
     }
 }
 
@@ -48,32 +52,29 @@ impl<K, V> Shard<K, V> {
         // This searches the storage that entries move to, which has all of them while the shard does not grow. A hit
         // then costs as much as in a shard that cannot grow. With the search of the former storage inlined here, it
         // took eight instructions more.
-        let is_match = |slot| {
-            let entry = self.slab.get_moved(slot);
-            entry.is_some_and(|entry| key.equivalent(&entry.key))
-        };
-        if let Some(slot) = self.index.current().find(hash.cell(), is_match) {
-            return Some((slot, self.slab.get_moved(slot)?));
+        let found = self.index.current().probe(hash.cell(), |slot| {
+            let entry = self.slab.get_moved(slot)?;
+            key.equivalent(&entry.key).then_some((slot, entry))
+        });
+        match found {
+            Probe::Found(found) => Some(found),
+            Probe::Vacant(_) if !self.is_growing => None,
+            Probe::Vacant(_) | Probe::Far => self.find_everywhere(hash, key),
         }
-        if self.is_growing {
-            return self.find_everywhere(hash, key);
-        }
-        None
     }
 
-    /// Returns the entry of a key and its slot, whether or not it has moved to larger storage.
+    /// Returns the entry of a key and its slot, whether or not it has moved to larger storage, and however far it is
+    /// from its place in the index.
     #[cold]
     #[inline(never)]
     fn find_everywhere<Q>(&self, hash: KeyHash, key: &Q) -> Option<(u32, &Entry<K, V>)>
     where
         Q: Equivalent<K> + ?Sized,
     {
-        let is_match = |slot| {
-            let entry = self.slab.get(slot);
-            entry.is_some_and(|entry| key.equivalent(&entry.key))
-        };
-        let slot = self.index.find(hash.cell(), is_match)?;
-        Some((slot, self.slab.get(slot)?))
+        self.index.find(hash.cell(), |slot| {
+            let entry = self.slab.get(slot)?;
+            key.equivalent(&entry.key).then_some((slot, entry))
+        })
     }
 
     /// Returns the slot of a key, live or not.
@@ -93,7 +94,7 @@ impl<K, V> Shard<K, V> {
     {
         let (slot, entry) = self.find(hash, key)?;
         let deadline = entry.deadline.load(Relaxed);
-        if deadline <= time.early || deadline != NEVER && time.is_late_for(deadline) {
+        if time.is_late_for(deadline) {
             return None;
         }
         if let Some(metadata) = &self.metadata {
@@ -152,12 +153,8 @@ impl<K, V> Shard<K, V> {
         is_live.then_some((&entry.value, deadline))
     }
 
-    /// Returns the age of the value of a key, live or not, if it is known.
-    pub(crate) fn age<Q>(&self, hash: KeyHash, key: &Q, now: Nanos) -> Option<Duration>
-    where
-        Q: Equivalent<K> + ?Sized,
-    {
-        let slot = self.slot_of(hash, key)?;
+    /// Returns the age of the value in a slot, if it is known.
+    pub(crate) fn age(&self, slot: u32, now: Nanos) -> Option<Duration> {
         Some(self.read_times.as_ref()?.age(slot, now))
     }
 

@@ -70,7 +70,7 @@ use crate::sync::reentrancy::{
     LockGuardMark, assert_no_lock_held, holds_no_unpublished_lock, is_reading, is_writing,
     panic_on_reentry,
 };
-use crate::sync::thread_slot::{NO_LOCK, ThreadSlot, count_in_use, slots_in_use};
+use crate::sync::thread_slot::{NO_LOCK, SHARED, ThreadSlot, count_in_use, slots_in_use};
 use std::marker::PhantomData;
 use std::ops::{Deref, DerefMut};
 use std::sync::atomic::Ordering::{Relaxed, Release, SeqCst};
@@ -123,7 +123,7 @@ impl<T> ReadBiasedLock<T> {
     ///
     /// Panics if this thread writes to a lock and would have to wait.
     pub(crate) fn read<R>(&self, read: impl FnOnce(&T) -> R) -> R {
-        let slot = ThreadSlot::current();
+        let slot = ThreadSlot::current_or_shared();
         match self.publish(slot) {
             Some(data) => read(&data),
             None => self.read_unpublished(slot, read),
@@ -186,6 +186,10 @@ impl<T> ReadBiasedLock<T> {
     fn lock_nested(&self, published: usize) -> Option<(LockGuardMark, RwLockReadGuard<'_, ()>)> {
         if published == self.address() {
             return None;
+        }
+        if published == SHARED {
+            // The thread gets a slot for its next reads.
+            ThreadSlot::current();
         }
         let guard = if is_writing() {
             self.lock_without_waiting()
