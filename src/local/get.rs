@@ -51,7 +51,7 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
     where
         Q: Hash + Equivalent<K> + ?Sized,
     {
-        self.hit(&self.location(key), key, read)
+        self.hit(key, read)
     }
 
     /// Returns a clone of the value for `key` like [`get`](Self::get), but counts neither as a lookup nor as a use of

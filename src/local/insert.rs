@@ -1,6 +1,6 @@
 //! Insertions: the work under a shard's exclusive lock, and around it.
 
-use crate::clock::Nanos;
+use crate::clock::{NEVER, Nanos};
 use crate::entry::Loaded;
 use crate::local::budget::Reservation;
 use crate::local::removal::{RemovalCause, Removals};
@@ -113,8 +113,12 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
         }
         let settings = &self.inner.settings;
         let needs_time = self.inner.expires || settings.tracks_ages || ttl.is_some();
-        let now = if needs_time { settings.clock.now() } else { 0 };
-        let deadline = settings.deadline(now, ttl);
+        let (now, deadline) = if needs_time {
+            let now = settings.clock.now();
+            (now, settings.deadline(now, ttl))
+        } else {
+            (0, NEVER)
+        };
         if deadline <= now {
             return Err((key, value));
         }
@@ -123,16 +127,12 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
             return Err((key, value));
         }
         // If `Eq` panics, the lock is released before the key and the value are dropped.
-        let Some(lookup) = shard.look_up_plain(location.hash, &key, now) else {
+        let Some(place) = shard.look_up_plain(location.hash, &key, now) else {
             return Err((key, value));
         };
-        let replaced = shard.store_plain(lookup, key, value, deadline, now)?;
-        let needs_table = shard.needs_spare_table();
+        let replaced = shard.store_plain(place, location.hash, key, value, deadline, now)?;
         drop(shard);
         drop(replaced);
-        if needs_table {
-            Self::prepare_table(location.cell);
-        }
         Ok(())
     }
 

@@ -46,21 +46,18 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
 
     /// Looks up a key and returns the result of `read` on its live value. Counts a hit or a miss.
     #[inline(always)]
-    pub(crate) fn hit<Q, R>(
-        &self,
-        location: &KeyLocation<'_, K, V>,
-        key: &Q,
-        read: impl FnOnce(&V) -> R,
-    ) -> Option<R>
+    pub(crate) fn hit<Q, R>(&self, key: &Q, read: impl FnOnce(&V) -> R) -> Option<R>
     where
         Q: Hash + Equivalent<K> + ?Sized,
     {
         let thread = ThreadSlot::current_or_shared();
-        // A cache without deadlines has its own copy of the lookup, which needs no time.
+        // A cache without deadlines has its own copy of the lookup, which needs no time. The time is read before the
+        // key is hashed, when few registers are in use.
         let found = if self.inner.expires {
-            self.hit_at(location, key, self.early_time(), thread, read)
+            let early_time = self.inner.settings.clock.early_time_of_hit();
+            self.hit_at(&self.location(key), key, early_time, thread, read)
         } else {
-            self.hit_at(location, key, 0, thread, read)
+            self.hit_at(&self.location(key), key, 0, thread, read)
         };
         if found.is_none() {
             self.count_miss(thread);
@@ -68,7 +65,8 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
         found
     }
 
-    /// Looks up a key like [`hit`](Self::hit), at the given [early time](Self::early_time), but does not count a miss.
+    /// Looks up a key like [`hit`](Self::hit), at its location and the given [early time](Self::early_time), but does not
+    /// count a miss.
     #[inline(always)]
     pub(in crate::local) fn hit_at<Q, R>(
         &self,

@@ -14,7 +14,6 @@ use crate::local::lookup::Lookup;
 use crate::local::shard::Shard;
 use crate::local::shard::entry::EntrySettings;
 use crate::local::{KeyLocation, LocalCache};
-use crate::stats::Count;
 use crate::sync::thread_slot::ThreadSlot;
 use crate::traits::erasure::{LoadResult, LoaderProperties};
 use crate::traits::key::LookupKey;

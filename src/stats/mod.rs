@@ -206,7 +206,9 @@ impl Counters {
         let stripes = Box::<Stripes<Stripe>>::default();
         if samples_ages {
             for (number, stripe) in (0..).zip(stripes.iter()) {
-                stripe.next_sample.store(1 + mix(number) % MAX_SAMPLE_GAP, Relaxed);
+                stripe
+                    .next_sample
+                    .store(1 + mix(number) % MAX_SAMPLE_GAP, Relaxed);
             }
         }
         Self {
@@ -219,27 +221,29 @@ impl Counters {
     /// Increments a counter of this thread. Returns its new value.
     #[inline]
     pub(crate) fn add(&self, slot: ThreadSlot, count: Count) -> u64 {
-        match self.stripes.own(slot) {
-            Some(stripe) => add_unshared(&stripe.counts[count as usize], 1),
-            None => add_shared(&self.stripes.shared(slot).counts[count as usize], 1),
-        }
+        self.add_to_stripe(slot, count).0
     }
 
     /// Counts a served value. Returns `true` if its age is to be sampled, which is so for one value in 64, on average.
     #[inline(always)]
     pub(crate) fn add_served(&self, slot: ThreadSlot) -> bool {
-        let (number, stripe) = match self.stripes.own(slot) {
-            Some(stripe) => (add_unshared(&stripe.counts[Count::Served as usize], 1), stripe),
-            None => {
-                let stripe = self.stripes.shared(slot);
-                (add_shared(&stripe.counts[Count::Served as usize], 1), stripe)
-            }
-        };
+        let (number, stripe) = self.add_to_stripe(slot, Count::Served);
         let is_sampled = number >= stripe.next_sample.load(Relaxed);
         if is_sampled {
             stripe.begin_sample_gap(number);
         }
         is_sampled
+    }
+
+    /// Increments a counter of this thread. Returns its new value and its stripe.
+    #[inline(always)]
+    fn add_to_stripe(&self, slot: ThreadSlot, count: Count) -> (u64, &Stripe) {
+        if let Some(stripe) = self.stripes.own(slot) {
+            (add_unshared(&stripe.counts[count as usize], 1), stripe)
+        } else {
+            let stripe = self.stripes.shared(slot);
+            (add_shared(&stripe.counts[count as usize], 1), stripe)
+        }
     }
 
     /// Like [`add`](Self::add), for callers that are not on the path of every hit.

@@ -167,11 +167,7 @@ impl<B: Table> Index<B> {
 
     /// Returns the first result of `pick` for a value with this hash, whether or not it has moved.
     #[inline]
-    pub(crate) fn find<R>(
-        &self,
-        hash: B::Hash,
-        pick: impl Fn(B::Value) -> Option<R>,
-    ) -> Option<R> {
+    pub(crate) fn find<R>(&self, hash: B::Hash, pick: impl Fn(B::Value) -> Option<R>) -> Option<R> {
         match self.table.find(hash, &pick) {
             None => self.find_outgrown(hash, pick),
             found => found,
@@ -181,11 +177,7 @@ impl<B: Table> Index<B> {
     /// Returns a value that has not moved yet.
     #[cold]
     #[inline(never)]
-    fn find_outgrown<R>(
-        &self,
-        hash: B::Hash,
-        pick: impl Fn(B::Value) -> Option<R>,
-    ) -> Option<R> {
+    fn find_outgrown<R>(&self, hash: B::Hash, pick: impl Fn(B::Value) -> Option<R>) -> Option<R> {
         self.outgrown.as_ref()?.table.find(hash, pick)
     }
 
@@ -352,7 +344,9 @@ mod tests {
             if index.outgrown.is_some() {
                 steps += 1;
                 index.step(BUCKETS_PER_STEP, hash_of);
-                let find = |value: u32| index.find(hash_of(value), |other| (other == value).then_some(other));
+                let find = |value: u32| {
+                    index.find(hash_of(value), |other| (other == value).then_some(other))
+                };
                 for value in [0, value / 2, value / 3 * 2, value - 1] {
                     assert_eq!(find(value), (value % 5 != 1).then_some(value));
                 }

@@ -56,7 +56,7 @@ impl CellHash {
     pub(crate) const fn new(home: u32, tag: u32) -> Self {
         Self {
             home,
-            head: ONE | (tag << SLOT_BITS) % ONE,
+            head: ONE | ((tag << SLOT_BITS) % ONE),
         }
     }
 
@@ -89,19 +89,11 @@ pub(crate) enum Probe<R> {
 }
 
 /// A table of slots.
+#[derive(Default)]
 pub(crate) struct SlotTable {
     /// The cells. Their number is a power of two, or zero.
     cells: Box<[u32]>,
     len: usize,
-}
-
-impl Default for SlotTable {
-    fn default() -> Self {
-        Self {
-            cells: Box::default(),
-            len: 0,
-        }
-    }
 }
 
 impl SlotTable {
@@ -150,7 +142,7 @@ impl SlotTable {
     ) -> Option<(usize, R)> {
         let mask = self.mask();
         let mut position = self.first_far(hash)?;
-        let head = hash.head % ONE | FAR;
+        let head = (hash.head % ONE) | FAR;
         while self.cells[position] >= FAR {
             if let Some(found) = pick(self.cells[position] ^ head) {
                 return Some((position, found));
@@ -223,6 +215,27 @@ impl SlotTable {
         self.len -= 1;
         loop {
             let next = (position + 1) & mask;
+            let cell = self.cells[next];
+            if cell < 2 * ONE {
+                self.cells[position] = EMPTY;
+                return;
+            }
+            if cell >= FAR {
+                self.move_back_far(position, hash_of);
+                return;
+            }
+            self.cells[position] = cell - ONE;
+            position = next;
+        }
+    }
+
+    /// Moves the cells after a position back, of which some are saturated.
+    #[cold]
+    #[inline(never)]
+    fn move_back_far(&mut self, mut position: usize, hash_of: impl Fn(u32) -> CellHash) {
+        let mask = self.mask();
+        loop {
+            let next = (position + 1) & mask;
             let mut cell = self.cells[next];
             if cell < 2 * ONE {
                 self.cells[position] = EMPTY;
@@ -236,9 +249,19 @@ impl SlotTable {
         }
     }
 
-    /// Checks whether the distance of a cell is exactly that at which it saturates.
+    /// Removes a slot whose distance is saturated. Returns whether the table contained it.
     #[cold]
     #[inline(never)]
+    fn remove_far(&mut self, hash: CellHash, slot: u32, hash_of: impl Fn(u32) -> CellHash) -> bool {
+        let pick = |other| (other == slot).then_some(());
+        let Some((position, ())) = self.find_far_position(hash, pick) else {
+            return false;
+        };
+        self.remove_at(position, hash_of);
+        true
+    }
+
+    /// Checks whether the distance of a cell is exactly that at which it saturates.
     fn is_first_far(&self, position: usize, hash_of: impl Fn(u32) -> CellHash) -> bool {
         self.distance(position, hash_of) == (FAR / ONE - 1) as usize
     }
@@ -297,29 +320,21 @@ impl Table for SlotTable {
         let mask = self.mask();
         let mut position = hash.home(mask);
         let mut expected = hash.head | slot;
-        loop {
-            let Some(&cell) = self.cells.get(position) else {
-                return false;
-            };
+        while let Some(&cell) = self.cells.get(position) {
             if cell == expected {
-                break;
+                self.remove_at(position, hash_of);
+                return true;
             }
             if cell < expected & !SLOT {
                 return false;
             }
             expected += ONE;
-            position = (position + 1) & mask;
             if expected >= FAR {
-                let pick = |other| (other == slot).then_some(());
-                let Some((found, ())) = self.find_far_position(hash, pick) else {
-                    return false;
-                };
-                position = found;
-                break;
+                return self.remove_far(hash, slot, hash_of);
             }
+            position = (position + 1) & mask;
         }
-        self.remove_at(position, hash_of);
-        true
+        false
     }
 
     fn take_from(&mut self, position: usize, hash_of: impl Fn(u32) -> CellHash) -> Option<u32> {
@@ -360,7 +375,7 @@ mod tests {
             }
             let distance = table.distance(position, hash_of);
             let hash = hash_of(cell & SLOT);
-            assert_eq!(cell % ONE & !SLOT, hash.head % ONE, "tag");
+            assert_eq!((cell % ONE) & !SLOT, hash.head % ONE, "tag");
             let saturated = u32::try_from(distance + 1).unwrap_or(15).min(15);
             assert_eq!(cell / ONE, saturated, "distance");
             let before = position.wrapping_sub(1) & mask;
@@ -369,7 +384,7 @@ mod tests {
                 let distance_before = table.distance(before, hash_of);
                 assert!(distance_before + 1 >= distance, "order of homes");
                 if distance_before + 1 == distance {
-                    let tags = [table.cells[before], cell].map(|cell| cell % ONE & !SLOT);
+                    let tags = [table.cells[before], cell].map(|cell| (cell % ONE) & !SLOT);
                     assert!(tags[0] >= tags[1], "order of tags");
                 }
             }

@@ -100,7 +100,10 @@ pub(crate) fn is_writing() -> bool {
 /// Panics if this thread holds any lock.
 #[inline]
 pub(crate) fn assert_no_lock_held(operation: &str) {
-    if has_published() || LOCK_COUNTS.with(Cell::get) > 0 {
+    if has_published() {
+        panic_on_reentry(operation);
+    }
+    if LOCK_COUNTS.with(Cell::get) > 0 {
         panic_on_reentry(operation);
     }
 }

@@ -53,12 +53,6 @@ impl Expiry {
         }
     }
 
-    /// Returns the bound on all deadlines.
-    #[inline]
-    pub(crate) fn soonest(&self) -> Nanos {
-        self.soonest
-    }
-
     /// Sets the deadline of a slot.
     #[inline(always)]
     pub(crate) fn set(&mut self, slot: u32, deadline: Nanos) {
@@ -103,6 +97,12 @@ impl Expiry {
             }
             (level, last) = (level + 1, last / FAN_OUT);
         }
+    }
+
+    /// Checks whether an entry may expire at some time, or a block is to be searched.
+    #[inline(always)]
+    pub(crate) fn has_deadlines(&self) -> bool {
+        self.soonest != NEVER || self.to_search > 0
     }
 
     /// Checks whether an entry may have expired, or a block is to be searched.

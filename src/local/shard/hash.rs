@@ -20,10 +20,8 @@ impl KeyHash {
     #[inline(always)]
     #[allow(clippy::cast_possible_truncation)]
     pub(crate) const fn cell(self) -> CellHash {
-        CellHash::new(
-            self.0 as u32,
-            (self.0 >> (u64::BITS - CellHash::TAG_BITS)) as u32,
-        )
+        let bits = self.0 as u32;
+        CellHash::new(bits, bits >> StoredHash::TAG_SHIFT)
     }
 }
 
@@ -31,48 +29,46 @@ impl KeyHash {
 /// hash.
 ///
 /// ```text
-/// full hash    | tag: the top 7 bits | .. | position: the low 24 bits |
-/// stored hash  | tag: 7 bits | 1 | position: 24 bits |
+///  31 .. 27   26   25 .. 24   23 .. 0
+/// +----------+----+----------+----------+
+/// | TAG      | 1  | unused   | POSITION |
+/// +----------+----+----------+----------+
 /// ```
 ///
-/// The bit between tag and position is always set. It makes zero a niche, so that a vacant slot costs no memory.
+/// These are the low 32 bits of the full hash, except that one bit is always set. It makes zero a niche, so that a
+/// vacant slot costs no memory.
 #[derive(Clone, Copy)]
 pub(crate) struct StoredHash(NonZeroU32);
 
 impl StoredHash {
     /// The number of position bits. An index never has more cells than they distinguish.
     pub(crate) const POSITION_BITS: u32 = 24;
-    const POSITION: u64 = (1 << Self::POSITION_BITS) - 1;
-    /// The shift of the tag in a full hash.
-    const TAG_SHIFT: u32 = 57;
-    /// The shift of the tag in a stored hash.
-    const STORED_TAG_SHIFT: u32 = Self::POSITION_BITS + 1;
-    const NICHE: NonZeroU32 = NonZeroU32::new(1 << Self::POSITION_BITS).expect("not zero");
+    const TAG_SHIFT: u32 = u32::BITS - CellHash::TAG_BITS;
+    const NICHE: NonZeroU32 = NonZeroU32::new(1 << (Self::TAG_SHIFT - 1)).expect("not zero");
 
     /// Stores a part of a hash.
-    #[inline]
+    #[inline(always)]
     #[allow(clippy::cast_possible_truncation)]
     pub(crate) const fn new(hash: KeyHash) -> Self {
-        let tag = (hash.0 >> Self::TAG_SHIFT) << Self::STORED_TAG_SHIFT;
-        let bits = (tag | hash.0 & Self::POSITION) as u32;
-        match NonZeroU32::new(bits | Self::NICHE.get()) {
+        match NonZeroU32::new(hash.0 as u32 | Self::NICHE.get()) {
             Some(stored) => Self(stored),
             None => unreachable!(),
         }
     }
 
     /// Returns all stored bits, for users that need only some hash of the key.
-    pub(crate) fn bits(self) -> u32 {
+    pub(crate) const fn bits(self) -> u32 {
         self.0.get()
     }
 
     /// Returns the hash under which the index contains the entry.
     #[inline(always)]
     pub(crate) const fn cell(self) -> CellHash {
-        let bits = self.0.get();
-        CellHash::new(bits, bits >> (u32::BITS - CellHash::TAG_BITS))
+        CellHash::new(self.bits(), self.bits() >> Self::TAG_SHIFT)
     }
 }
+
+const _: () = assert!(StoredHash::POSITION_BITS < StoredHash::TAG_SHIFT);
 
 #[cfg(test)]
 mod tests {
@@ -80,11 +76,16 @@ mod tests {
     use crate::random;
 
     #[test]
-    fn stored_hash_has_the_same_place_in_the_index_as_the_full_one() {
+    fn hashes_that_differ_in_their_position_or_their_tag_are_distinguished() {
         const MASK: usize = (1 << StoredHash::POSITION_BITS) - 1;
-        for number in 0..100_000 {
-            let full = KeyHash(random::mix(number));
-            assert!(StoredHash::new(full).cell().is_equal(full.cell(), MASK));
+        for number in 0..10_000 {
+            let hash = random::mix(number);
+            let cell = KeyHash(hash).cell();
+            assert!(StoredHash::new(KeyHash(hash)).cell().is_equal(cell, MASK));
+            for bit in (0..StoredHash::POSITION_BITS).chain(StoredHash::TAG_SHIFT..u32::BITS) {
+                let other = KeyHash(hash ^ 1 << bit);
+                assert!(!other.cell().is_equal(cell, MASK), "bit {bit}");
+            }
         }
     }
 }

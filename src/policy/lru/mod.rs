@@ -79,6 +79,8 @@ pub(crate) struct Lru {
     merged: List,
     /// The last generation that the present pass merges, or `None` between passes.
     merges_to: Option<u32>,
+    /// `true` if a pass is in progress, or `settled` or `merged` contains a slot. It may also be `true` otherwise.
+    has_merged: bool,
 }
 
 #[derive(Clone, Copy)]
@@ -170,7 +172,9 @@ impl Lru {
     #[cold]
     fn detach_settled(&mut self) -> Option<u32> {
         let merged = self.merged.detach(&self.links);
-        merged.or_else(|| self.settled.detach(&self.links))
+        let slot = merged.or_else(|| self.settled.detach(&self.links));
+        self.has_merged = slot.is_some() || self.merges_to.is_some();
+        slot
     }
 
     /// Removes the least recently used entry from the lists. Its link is not cleared. Returns `None` if there is none,
@@ -179,8 +183,13 @@ impl Lru {
     fn take_victim(&mut self, states: &impl PolicyStates, work: &mut WorkSlice) -> Option<u32> {
         while !work.is_used_up() {
             work.spend(1);
-            let (slot, later) = if !(self.merged.is_empty() && self.settled.is_empty()) {
-                (self.detach_settled()?, self.oldest)
+            let settled = if self.has_merged {
+                self.detach_settled()
+            } else {
+                None
+            };
+            let (slot, later) = if let Some(slot) = settled {
+                (slot, self.oldest)
             } else if let Some(slot) = self.detach_oldest() {
                 (slot, self.oldest.wrapping_add(1))
             } else if self.oldest == self.newest {
@@ -206,27 +215,42 @@ impl Lru {
 
     /// Moves the least recently used entry from its list to that of the newest generation, sets its stamp to the
     /// present, and returns its slot. Returns `None` and moves no entry if the search takes more than a few steps. The
-    /// caller then continues it with [`move_victim`](Self::move_victim).
+    /// caller then continues it with [`move_victim`](Self::move_victim). It has checked that there are no settled
+    /// entries.
     #[inline(always)]
     fn move_first_victim(&mut self, states: &impl PolicyStates) -> Option<u32> {
-        if !self.merged.is_empty() || !self.settled.is_empty() {
+        // The fields are copied, so that the stores below need not be followed by loads of them.
+        let (clock, newest, mut oldest) = (self.clock, self.newest, self.oldest);
+        let generations = &mut *self.generations;
+        if generations[(oldest % MAX_GENERATIONS) as usize]
+            .slots
+            .is_empty()
+            && oldest != newest
+        {
+            oldest = oldest.wrapping_add(1);
+            self.oldest = oldest;
+        }
+        if oldest == newest {
             return None;
         }
-        if self.generation(self.oldest).slots.is_empty() && self.oldest != self.newest {
-            self.oldest = self.oldest.wrapping_add(1);
-        }
-        let (oldest, newest) = (self.oldest, self.newest);
-        let slot = self.generation(oldest).slots.head();
+        let slot = generations[(oldest % MAX_GENERATIONS) as usize]
+            .slots
+            .head();
         let stored = states.state(slot)?;
-        if oldest == newest || self.is_of_or_after(stored.load(Relaxed), oldest.wrapping_add(1)) {
+        let later = generations[(oldest.wrapping_add(1) % MAX_GENERATIONS) as usize].start;
+        if clock.wrapping_sub(later) >= clock.wrapping_sub(stored.load(Relaxed)) {
+            // The entry was used in a later generation.
             return None;
         }
         let link = self.links.get_moved_mut(slot)?;
-        stored.store(self.clock, Relaxed);
-        let oldest = &mut self.generations[(oldest % MAX_GENERATIONS) as usize];
-        oldest.slots.set_head(*link);
-        let newest = &mut self.generations[(newest % MAX_GENERATIONS) as usize];
+        stored.store(clock, Relaxed);
+        let next = *link;
+        generations[(oldest % MAX_GENERATIONS) as usize]
+            .slots
+            .set_head(next);
+        let newest = &mut generations[(newest % MAX_GENERATIONS) as usize];
         *link = newest.slots.replace_head(slot);
+        Self::prefetch(next, states);
         Some(slot)
     }
 
@@ -243,15 +267,10 @@ impl Lru {
 
     /// Loads the stamp of the most likely next victim while the caller waits for memory anyway, so that the next write
     /// need not wait for it.
-    #[inline]
-    fn prefetch_next(&self, states: &impl PolicyStates) {
-        // Without settled entries, which are rare, it is the first of the oldest generation that has entries.
-        let mut slots = self.generation(self.oldest).slots;
-        if slots.is_empty() {
-            slots = self.generation(self.oldest.wrapping_add(1)).slots;
-        }
+    #[inline(always)]
+    fn prefetch(slot: u32, states: &impl PolicyStates) {
         // If there is no slot, there is no state either.
-        if let Some(stamp) = states.state(slots.head()) {
+        if let Some(stamp) = states.state(slot) {
             stamp.load(Relaxed);
         }
     }
@@ -265,19 +284,33 @@ impl Lru {
     #[inline(always)]
     fn begin_generation(&mut self) {
         let live = self.live_generations();
-        if live < MAX_GENERATIONS {
-            self.newest = self.newest.wrapping_add(1);
-            let generation = (self.newest % MAX_GENERATIONS) as usize;
-            self.generations[generation] = Generation::new(self.clock);
+        if live + 1 >= MERGE_GENERATIONS && !self.has_room_for_generation(live) {
+            return;
         }
-        if live + 1 >= MERGE_GENERATIONS && self.merges_to.is_none() {
-            self.merges_to = Some(self.newest.wrapping_sub(1));
-        }
+        self.newest = self.newest.wrapping_add(1);
+        let generation = (self.newest % MAX_GENERATIONS) as usize;
+        self.generations[generation] = Generation::new(self.clock);
     }
 
-    /// Merges a few entries up to the generation `to`: see the module's documentation.
+    /// Begins a pass if there is none, for a number of generations at which there has to be one. Returns `false` if
+    /// there is the highest number of them.
     #[cold]
-    fn merge(&mut self, to: u32, states: &impl PolicyStates, work: &mut WorkSlice) {
+    fn has_room_for_generation(&mut self, live: u32) -> bool {
+        let has_room = live < MAX_GENERATIONS;
+        if self.merges_to.is_none() {
+            // The generation that is about to begin is not merged. Without room for it, the newest one is not.
+            self.merges_to = Some(self.newest.wrapping_sub(u32::from(!has_room)));
+            self.has_merged = true;
+        }
+        has_room
+    }
+
+    /// Merges a few entries if a pass is in progress: see the module's documentation.
+    #[cold]
+    fn merge(&mut self, states: &impl PolicyStates, work: &mut WorkSlice) {
+        let Some(to) = self.merges_to else {
+            return;
+        };
         let steps = if self.live_generations() < FAST_MERGE_GENERATIONS {
             MERGED_PER_WRITE
         } else {
@@ -337,6 +370,7 @@ impl Default for Lru {
             settled: List::EMPTY,
             merged: List::EMPTY,
             merges_to: None,
+            has_merged: false,
         }
     }
 }
@@ -361,8 +395,8 @@ impl EvictionPolicy for Lru {
         if self.age(self.generation(self.newest).start) >= self.slack.max(1) {
             self.begin_generation();
         }
-        if let Some(to) = self.merges_to {
-            self.merge(to, states, work);
+        if self.has_merged {
+            self.merge(states, work);
         }
     }
 
@@ -383,9 +417,11 @@ impl EvictionPolicy for Lru {
 
     fn evict(&mut self, states: &impl PolicyStates, work: &mut WorkSlice) -> Option<u32> {
         let victim = self.take_victim(states, work)?;
+        if let Some(slot) = self.links.next(victim) {
+            Self::prefetch(slot, states);
+        }
         self.links.clear(victim);
         self.resize(self.len - 1);
-        self.prefetch_next(states);
         Some(victim)
     }
 
@@ -397,12 +433,12 @@ impl EvictionPolicy for Lru {
         work: &mut WorkSlice,
     ) -> Option<u32> {
         self.on_write(states, work);
-        let victim = match self.move_first_victim(states) {
-            None => self.move_victim(states, work)?,
-            Some(victim) => victim,
-        };
-        self.prefetch_next(states);
-        Some(victim)
+        if !self.has_merged {
+            if let Some(victim) = self.move_first_victim(states) {
+                return Some(victim);
+            }
+        }
+        self.move_victim(states, work)
     }
 
     fn grow(&mut self, slots: usize) {

@@ -123,7 +123,7 @@ impl<T> ReadBiasedLock<T> {
     ///
     /// Panics if this thread writes to a lock and would have to wait.
     pub(crate) fn read<R>(&self, read: impl FnOnce(&T) -> R) -> R {
-        let slot = ThreadSlot::current_or_shared();
+        let slot = ThreadSlot::current();
         match self.publish(slot) {
             Some(data) => read(&data),
             None => self.read_unpublished(slot, read),
