@@ -74,27 +74,6 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
         self.peek_at(&self.location(key), key, |value, _| value.clone())
     }
 
-    /// Returns clones of the values for several keys, in their order, with `None` for each key that is absent or
-    /// expired.
-    ///
-    /// [`get_many_or_load`](Self::get_many_or_load) also loads the missing values.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// let cache = hotset::LocalCache::<String, u32>::new(100);
-    /// cache.insert("one".to_string(), 1);
-    /// assert_eq!(cache.get_many(["one", "two"]), [Some(1), None]);
-    /// ```
-    #[doc(alias("get_all_present", "getAllPresent"))]
-    pub fn get_many<'q, Q>(&self, keys: impl IntoIterator<Item = &'q Q>) -> Vec<Option<V>>
-    where
-        Q: Hash + Equivalent<K> + ?Sized + 'q,
-        V: Clone,
-    {
-        keys.into_iter().map(|key| self.get(key)).collect()
-    }
-
     /// Returns `true` if the cache contains a live value for `key`.
     ///
     /// The call counts neither as a lookup nor as a use of the entry.

@@ -95,6 +95,20 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
         }
     }
 
+    /// Returns a clone of the value of a key at its location. Counts a hit or a miss.
+    pub(in crate::local) fn get_at<Q>(&self, location: &KeyLocation<'_, K, V>, key: &Q) -> Option<V>
+    where
+        Q: Hash + Equivalent<K> + ?Sized,
+        V: Clone,
+    {
+        let (thread, early_time) = (ThreadSlot::current_or_shared(), self.early_time());
+        let found = self.hit_at(location, key, early_time, thread, V::clone);
+        if found.is_none() {
+            self.count_miss(thread);
+        }
+        found
+    }
+
     /// Completes [`hit_at`](Self::hit_at) if the reader could not be published. This is a separate function, so that a
     /// hit stays in registers.
     #[inline(never)]

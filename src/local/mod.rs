@@ -5,6 +5,7 @@ mod build;
 mod builder;
 mod compute;
 mod get;
+mod get_many;
 mod info;
 mod insert;
 mod iter;

@@ -179,15 +179,16 @@ impl Default for Stripe {
     }
 }
 
-/// The highest number of served values from one whose age is sampled to the next. The average is 64.
-const MAX_SAMPLE_GAP: u64 = 127;
+/// The number of served values in a stripe of which the age of one is sampled.
+const SAMPLE_BLOCK: u64 = 64;
 
 impl Stripe {
-    /// Selects the value after this number whose age is sampled. The gap varies, because a caller that requests the
-    /// same keys in turn could otherwise have the same key sampled each time.
-    fn begin_sample_gap(&self, number: u64) {
-        let gap = 1 + mix(number) % MAX_SAMPLE_GAP;
-        self.next_sample.store(number + gap, Relaxed);
+    /// Selects the served value whose age is sampled in the block of numbers from `begin` on. Its position in the block
+    /// varies, because a caller that requests the same keys in turn could otherwise have the same key sampled each
+    /// time.
+    fn select_sample(&self, begin: u64) {
+        let position = mix(begin) % SAMPLE_BLOCK;
+        self.next_sample.store(begin + position, Relaxed);
     }
 }
 
@@ -205,10 +206,8 @@ impl Counters {
     pub(crate) fn new(samples_ages: bool) -> Self {
         let stripes = Box::<Stripes<Stripe>>::default();
         if samples_ages {
-            for (number, stripe) in (0..).zip(stripes.iter()) {
-                stripe
-                    .next_sample
-                    .store(1 + mix(number) % MAX_SAMPLE_GAP, Relaxed);
+            for stripe in stripes.iter() {
+                stripe.select_sample(0);
             }
         }
         Self {
@@ -224,13 +223,13 @@ impl Counters {
         self.add_to_stripe(slot, count).0
     }
 
-    /// Counts a served value. Returns `true` if its age is to be sampled, which is so for one value in 64, on average.
+    /// Counts a served value. Returns `true` if its age is to be sampled, which is so for one value in 64.
     #[inline(always)]
     pub(crate) fn add_served(&self, slot: ThreadSlot) -> bool {
         let (number, stripe) = self.add_to_stripe(slot, Count::Served);
         let is_sampled = number >= stripe.next_sample.load(Relaxed);
         if is_sampled {
-            stripe.begin_sample_gap(number);
+            stripe.select_sample((number / SAMPLE_BLOCK + 1) * SAMPLE_BLOCK);
         }
         is_sampled
     }

@@ -127,6 +127,12 @@ impl SlotTable {
         Probe::Far
     }
 
+    /// Returns the first cell that a search for a hash reads, or `None` if there are no cells.
+    #[inline]
+    pub(crate) fn first_cell(&self, hash: CellHash) -> Option<&u32> {
+        self.cells.get(hash.home(self.mask()))
+    }
+
     /// Searches the cells whose distance is saturated.
     #[cold]
     #[inline(never)]

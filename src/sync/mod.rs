@@ -4,6 +4,7 @@
 //! Single flight is written against [`Mutex`] and the atomics of this module, so that its models run under loom and
 //! shuttle.
 
+pub(crate) mod prefetch;
 pub(crate) mod read_biased_lock;
 pub(crate) mod reentrancy;
 pub(crate) mod slot_assignment;

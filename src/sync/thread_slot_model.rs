@@ -71,6 +71,10 @@ impl ThreadSlot {
         Self(CURRENT.with(|owned| owned.slot.unwrap_or(SLOTS)))
     }
 
+    pub(crate) fn current_or_shared() -> Self {
+        Self::current()
+    }
+
     pub(crate) fn published_lock(self) -> &'static AtomicUsize {
         &ALL[self.0]
     }

@@ -401,3 +401,93 @@ fn capacity_beyond_all_memory_builds_a_working_cache() {
     assert_eq!((cache.len(), cache.capacity()), (1_000, Some(u64::MAX)));
     validate(&cache);
 }
+
+#[test]
+fn get_many_returns_values_in_order_in_small_and_large_caches() {
+    // A cache of this size is larger than the processor's caches, so that entries are prefetched.
+    for entries in [10_u32, 100_000] {
+        let cache = LocalCache::<u32, u32>::new(200_000);
+        for key in 0..entries {
+            cache.insert(key, key + 1);
+        }
+        cache.insert_with_ttl(0, 0, Duration::ZERO);
+        for count in [0, 1, 2, 15, 16, 17, 33, 100] {
+            // Some keys are absent, some occur twice.
+            let keys: Vec<u32> = (0..count).map(|key| key * 7_919 % (entries + 9)).collect();
+            let expected = keys
+                .iter()
+                .map(|&key| (1..entries).contains(&key).then_some(key + 1));
+            let before = cache.stats();
+            assert_eq!(cache.get_many(&keys), expected.clone().collect::<Vec<_>>());
+            let stats = cache.stats();
+            let hits = expected.flatten().count() as u64;
+            assert_eq!(stats.hits - before.hits, hits);
+            assert_eq!(stats.misses - before.misses, u64::from(count) - hits);
+        }
+    }
+}
+
+/// A hasher of `u32` keys that distinguishes only a few of them.
+#[derive(Clone, Copy)]
+struct PoorHasher {
+    hashes: u64,
+    hash: u64,
+}
+
+impl BuildHasher for PoorHasher {
+    type Hasher = Self;
+
+    fn build_hasher(&self) -> Self {
+        *self
+    }
+}
+
+impl Hasher for PoorHasher {
+    fn finish(&self) -> u64 {
+        self.hash
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        let key = bytes
+            .iter()
+            .fold(0, |key, &byte| key << 8 | u64::from(byte));
+        self.hash = key % self.hashes;
+    }
+}
+
+#[test]
+fn entries_with_few_distinct_hashes_are_found_evicted_and_removed() {
+    for hashes in [1, 2, 40] {
+        let hasher = PoorHasher { hashes, hash: 0 };
+        let builder = LocalCache::builder().capacity(100).shards(1);
+        let cache: LocalCache<u32, u32, _> = builder.hasher(hasher).build().unwrap();
+        // The keys in LRU order, with their values.
+        let mut model: Vec<(u32, u32)> = Vec::new();
+        let mut state = 1_u32;
+        for value in 0..5_000 {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            let key = (state >> 16) % 150;
+            let found = model.iter().position(|&(other, _)| other == key);
+            let old = found.map(|at| model.remove(at));
+            match state >> 30 {
+                0 => assert_eq!(cache.remove(&key), old.map(|(_, value)| value)),
+                1 => {
+                    assert_eq!(cache.get(&key), old.map(|(_, value)| value));
+                    model.extend(old);
+                }
+                _ => {
+                    cache.insert(key, value);
+                    model.push((key, value));
+                    if model.len() > 100 {
+                        model.remove(0);
+                    }
+                }
+            }
+            assert_eq!(cache.len(), model.len());
+        }
+        validate(&cache);
+        for (key, value) in model {
+            assert_eq!(cache.peek(&key), Some(value));
+        }
+    }
+}

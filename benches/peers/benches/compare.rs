@@ -5,8 +5,13 @@
 //! `cargo bench -p peers --bench compare -- hit churn 100000`. `--quick` makes each turn a tenth as long.
 
 use hdrhistogram::Histogram;
-use peers::common::{Adaptive, Bench, Contents, Hotset, Numbers, Peer, Texts, Work};
+use hotset::LocalCache;
+use peers::common::hotset_cache::TTL;
+use peers::common::{Adaptive, Bench, Contents, Hotset, Numbers, Peer, SIZES, Texts, Work};
 use peers::{Foyer, Moka, MokaFuture, MutexLru, PlainMap, QuickCache, Scc, median};
+use rand::rngs::SmallRng;
+use rand::{RngExt, SeedableRng};
+use std::hint::black_box;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -128,6 +133,18 @@ fn main() {
              | --- | --: | --: | --: | --: |"
         );
         many_threads(picks.turn);
+    }
+    if picks.has_name("get_many") {
+        println!(
+            "\nNanoseconds for each key that hotset finds, by `get` and by `get_many` of {BATCH} keys at a time, by one\n\
+             thread. All keys are equally frequent. Median of {ROUNDS} rounds.\n\n\
+             | entries | `get` | `get_many` |\n| --: | --: | --: |"
+        );
+        for size in SIZES {
+            if picks.has_size(size) {
+                get_many(size, picks.turn);
+            }
+        }
     }
     if picks.has_name("memory") && picks.has_size(1_000_000) {
         println!(
@@ -262,6 +279,46 @@ fn many_threads(turn: Duration) {
         let cells = rates.map(|rate| format!(" {rate:.1} |"));
         println!("| {} |{}", row.name, cells.concat());
     }
+}
+
+/// The number of keys of one call of `get_many`.
+const BATCH: usize = 32;
+
+/// Prints the time for each key of single and of batched hits.
+fn get_many(entries: usize, turn: Duration) {
+    let cache = LocalCache::builder().capacity(entries).time_to_live(TTL);
+    let cache = cache.build().expect("settings are valid");
+    (0..)
+        .take(entries)
+        .for_each(|rank| cache.insert(Numbers::key(rank), rank));
+    let mut rng = SmallRng::seed_from_u64(7);
+    let count = entries.max(1 << 18) / BATCH * BATCH;
+    let rank = |_| rng.random_range(0..entries as u64);
+    let keys: Vec<u64> = (0..count).map(rank).map(Numbers::key).collect();
+    let time = |look_up: &dyn Fn()| {
+        let begin = Instant::now();
+        let mut passes = 0;
+        while begin.elapsed() < turn {
+            look_up();
+            passes += 1;
+        }
+        #[allow(clippy::cast_precision_loss)]
+        let keys = (passes * count) as f64;
+        begin.elapsed().as_secs_f64() * 1e9 / keys
+    };
+    let single = || keys.iter().for_each(|key| drop(black_box(cache.get(key))));
+    let batched = || {
+        for batch in keys.chunks(BATCH) {
+            black_box(cache.get_many(batch));
+        }
+    };
+    let rounds = (0..ROUNDS).map(|_| (time(&single), time(&batched)));
+    let (mut single, mut batched): (Vec<_>, Vec<_>) = rounds.unzip();
+    println!(
+        "| {entries} | {:.1} | {:.1} |",
+        median(&mut single),
+        median(&mut batched)
+    );
 }
 
 /// The option of the processes that measure memory.

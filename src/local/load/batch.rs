@@ -16,7 +16,6 @@ use crate::single_flight::future::TaskTimer;
 use crate::single_flight::{
     Answer, Leader, LeaderGroup, Outcome, Permit, Role, Timer, WaiterGroup, run_within,
 };
-use crate::sync::thread_slot::ThreadSlot;
 use crate::traits::erasure::{BatchResult, ErrorType};
 use crate::traits::key::LookupKey;
 use hashbrown::HashTable;
@@ -194,11 +193,7 @@ where
             } = &mut batch;
             first.insert_unique(locations[at].hash.0, at, |&other| locations[other].hash.0);
             if lookup == BatchLookup::Recorded {
-                let (thread, time) = (ThreadSlot::current_or_shared(), cache.early_time());
-                batch.values[at] = cache.hit_at(&batch.locations[at], key, time, thread, V::clone);
-                if batch.values[at].is_none() {
-                    cache.count_miss(thread);
-                }
+                batch.values[at] = cache.get_at(&batch.locations[at], key);
             }
             if batch.values[at].is_none() {
                 batch.missing.push(at);

@@ -8,6 +8,7 @@ use crate::local::shard::hash::KeyHash;
 use crate::local::walk::{Listed, Span};
 use crate::policy::EvictionPolicy;
 use crate::storage::slot_table::Probe;
+use crate::sync::prefetch::prefetch;
 use equivalent::Equivalent;
 use std::num::NonZero;
 use std::sync::atomic::Ordering::Relaxed;
@@ -75,6 +76,27 @@ impl<K, V> Shard<K, V> {
             let entry = self.slab.get(slot)?;
             key.equivalent(&entry.key).then_some((slot, entry))
         })
+    }
+
+    /// Returns the approximate memory of the entries, in bytes.
+    pub(crate) fn memory(&self) -> usize {
+        self.slab.len() as usize * size_of::<Entry<K, V>>()
+    }
+
+    /// Begins to load from memory what the index has for a hash.
+    #[inline]
+    pub(crate) fn prefetch_index(&self, hash: KeyHash) {
+        if let Some(cell) = self.index.current().first_cell(hash.cell()) {
+            prefetch(cell);
+        }
+    }
+
+    /// Begins to load from memory the entry that probably has a hash.
+    #[inline]
+    pub(crate) fn prefetch_entry(&self, hash: KeyHash) {
+        // The tag alone is compared, so that no entry is read.
+        let prefetch = |slot| self.slab.prefetch_moved(slot);
+        self.index.current().probe(hash.cell(), prefetch);
     }
 
     /// Returns the slot of a key, live or not.

@@ -2,6 +2,7 @@
 
 use crate::storage::allocated::AllocatedBytes;
 use crate::storage::column::Column;
+use crate::sync::prefetch::prefetch;
 
 /// The end of the free list, which is never a slot's number.
 const NO_SLOT: u32 = u32::MAX;
@@ -66,6 +67,14 @@ impl<T> Slab<T> {
             Some(Slot::Occupied(value)) => Some(value),
             _ => None,
         }
+    }
+
+    /// Begins to load a slot from memory. Returns `None` if there is no such slot, or if it has not moved to the larger
+    /// storage yet.
+    #[inline]
+    pub(crate) fn prefetch_moved(&self, slot: u32) -> Option<()> {
+        prefetch(self.slots.get_moved(slot)?);
+        Some(())
     }
 
     /// Returns the value of a slot for writing. Unlike [`get_mut`](Self::get_mut), returns `None` if the slot has not
