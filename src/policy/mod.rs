@@ -216,20 +216,21 @@ impl AnyPolicy {
         }
     }
 
-    /// Replaces the victim of any policy: see [`replace_victim`](EvictionPolicy::replace_victim). Not inlined, so that
-    /// an insertion contains the code of the default policy alone.
+    /// Replaces the victim of a policy with queues. An insertion contains the code of the default policy alone.
     #[inline(never)]
-    fn replace_victim_uninlined(
+    fn replace_victim_of_queues(
         &mut self,
         states: &impl PolicyStates,
         hash: u32,
         work: &mut WorkSlice,
     ) -> Option<u32> {
-        dispatch!(&mut self.kind, policy => {
-            let slot = policy.replace_victim(states, hash, work);
-            self.no_op_hits = policy.no_op_hits();
-            slot
-        })
+        // The no-op hits of these policies never change.
+        match &mut self.kind {
+            Kind::Adaptive(policy) => policy.replace_victim(states, hash, work),
+            Kind::S3Fifo(policy) => replace_victim_of(&mut **policy, states, hash, work),
+            Kind::Car(policy) => replace_victim_of(&mut **policy, states, hash, work),
+            Kind::Lru(policy) => replace_victim_of(policy, states, hash, work),
+        }
     }
 
     /// Records a hit that is not a no-op. Not inlined, so that a no-op hit has the registers to itself.
@@ -237,6 +238,17 @@ impl AnyPolicy {
     fn on_effective_hit(&self, slot: u32, state: &AtomicU32) {
         dispatch!(&self.kind, policy => policy.on_hit(slot, state));
     }
+}
+
+/// Calls [`replace_victim`](EvictionPolicy::replace_victim) in a function of its own.
+#[inline(never)]
+fn replace_victim_of(
+    policy: &mut impl EvictionPolicy,
+    states: &impl PolicyStates,
+    hash: u32,
+    work: &mut WorkSlice,
+) -> Option<u32> {
+    policy.replace_victim(states, hash, work)
 }
 
 impl EvictionPolicy for AnyPolicy {
@@ -285,7 +297,7 @@ impl EvictionPolicy for AnyPolicy {
             self.no_op_hits = lru.no_op_hits();
             return slot;
         }
-        self.replace_victim_uninlined(states, hash, work)
+        self.replace_victim_of_queues(states, hash, work)
     }
 
     fn step(&mut self, most: usize) -> Option<Vec<u32>> {

@@ -113,6 +113,32 @@ impl Queues {
         }
     }
 
+    /// Replaces the first entry of a queue by a new one, in the same slot at the end of the queue, and returns the slot.
+    /// Returns `None`, and changes nothing, if the first slot is vacant, or its entry is misfiled or was hit.
+    #[inline(always)]
+    pub(crate) fn replace_first(
+        &mut self,
+        queue: Queue,
+        states: &impl PolicyStates,
+        admission_frequency: u32,
+    ) -> Option<u32> {
+        let list = &mut self.lists[queue as usize];
+        let slot = list.head();
+        let stored = states.state(slot)?;
+        let state = QueueState::load(stored);
+        if state.is_misfiled() || state.hits() > 0 || !list.rotate(&mut self.links) {
+            return None;
+        }
+        QueueState::new(queue, admission_frequency).store(stored);
+        Some(slot)
+    }
+
+    /// Returns `true` if no slot is filed in a queue.
+    #[inline]
+    pub(crate) fn is_empty(&self, queue: Queue) -> bool {
+        self.lists[queue as usize].is_empty()
+    }
+
     /// Removes an entry from the counts, because it is about to be removed for another reason than eviction.
     pub(crate) fn remove(&mut self, stored: &AtomicU32) {
         let state = QueueState::load(stored);

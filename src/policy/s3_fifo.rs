@@ -210,6 +210,19 @@ impl S3Fifo {
         }
     }
 
+    /// Replaces the victim however many steps the search takes.
+    #[inline(never)]
+    fn replace_any_victim(
+        &mut self,
+        states: &impl PolicyStates,
+        hash: u32,
+        work: &mut WorkSlice,
+    ) -> Option<u32> {
+        let slot = self.evict(states, work)?;
+        self.insert(slot, states.state(slot)?, hash);
+        Some(slot)
+    }
+
     /// Moves the first entries of the small queue to the main queue if the small one is much too long. A few move at a
     /// time, so that a smaller share takes effect soon and no entry is evicted for it.
     #[inline]
@@ -308,6 +321,22 @@ impl EvictionPolicy for S3Fifo {
             }
         }
         None
+    }
+
+    #[inline(always)]
+    fn replace_victim(
+        &mut self,
+        states: &impl PolicyStates,
+        hash: u32,
+        work: &mut WorkSlice,
+    ) -> Option<u32> {
+        if self.is_clock() && self.queues.is_empty(MAIN) {
+            if let Some(slot) = self.queues.replace_first(SMALL, states, 0) {
+                self.second_chances = 0;
+                return Some(slot);
+            }
+        }
+        self.replace_any_victim(states, hash, work)
     }
 
     fn grow(&mut self, slots: usize) {

@@ -79,6 +79,43 @@ impl Adaptive {
     }
 }
 
+impl Adaptive {
+    /// Prepares the queues and the sampler for an eviction.
+    #[inline]
+    fn begin_eviction(&mut self) {
+        if let Some(sampler) = &mut self.sampler {
+            sampler.on_eviction(self.queues.len());
+        }
+        self.queues.set_small_percent(self.share.percent());
+    }
+
+    /// Replaces the victim in the shard that samples.
+    #[inline(never)]
+    fn replace_sampled_victim(
+        &mut self,
+        states: &impl PolicyStates,
+        hash: u32,
+        work: &mut WorkSlice,
+    ) -> Option<u32> {
+        self.on_write(states, work);
+        self.begin_eviction();
+        let slot = self.queues.replace_victim(states, hash, work)?;
+        self.sample(states.state(slot)?, hash);
+        Some(slot)
+    }
+
+    /// Records the insertion of an entry if it is in the sample.
+    #[inline]
+    fn sample(&mut self, state: &AtomicU32, hash: u32) {
+        if let Some(sampler) = &mut self.sampler {
+            if sampler.samples(hash) {
+                QueueState::load(state).unsampled().store(state);
+                sampler.access(hash, &self.share);
+            }
+        }
+    }
+}
+
 impl EvictionPolicy for Adaptive {
     #[inline]
     fn no_op_hits(&self) -> NoOpHits {
@@ -106,12 +143,7 @@ impl EvictionPolicy for Adaptive {
 
     fn insert(&mut self, slot: u32, state: &AtomicU32, hash: u32) {
         self.queues.insert(slot, state, hash);
-        if let Some(sampler) = &mut self.sampler {
-            if sampler.samples(hash) {
-                QueueState::load(state).unsampled().store(state);
-                sampler.access(hash, &self.share);
-            }
-        }
+        self.sample(state, hash);
     }
 
     fn remove(&mut self, state: &AtomicU32, hash: u32) {
@@ -122,11 +154,22 @@ impl EvictionPolicy for Adaptive {
     }
 
     fn evict(&mut self, states: &impl PolicyStates, work: &mut WorkSlice) -> Option<u32> {
-        if let Some(sampler) = &mut self.sampler {
-            sampler.on_eviction(self.queues.len());
-        }
-        self.queues.set_small_percent(self.share.percent());
+        self.begin_eviction();
         self.queues.evict(states, work)
+    }
+
+    #[inline(always)]
+    fn replace_victim(
+        &mut self,
+        states: &impl PolicyStates,
+        hash: u32,
+        work: &mut WorkSlice,
+    ) -> Option<u32> {
+        if self.sampler.is_some() {
+            return self.replace_sampled_victim(states, hash, work);
+        }
+        self.begin_eviction();
+        self.queues.replace_victim(states, hash, work)
     }
 
     fn grow(&mut self, slots: usize) {

@@ -1,3 +1,4 @@
+use super::merge::{MERGED_PER_WRITE, MERGED_PER_WRITE_FAST};
 use super::*;
 use crate::policy::tests::hottest_first;
 
