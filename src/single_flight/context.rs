@@ -68,7 +68,10 @@ impl Drop for Entered {
     fn drop(&mut self) {
         let _ = ACTIVE_LOADS.try_with(|active| {
             let mut active = active.borrow_mut();
-            if let Some(last) = active.iter().rposition(|&(address, _)| address == self.0) {
+            // The marks of a blocking call end in the reverse order, and without a search.
+            if active.last().is_some_and(|&(address, _)| address == self.0) {
+                active.pop();
+            } else if let Some(last) = active.iter().rposition(|&(address, _)| address == self.0) {
                 active.remove(last);
             }
         });

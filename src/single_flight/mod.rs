@@ -116,6 +116,27 @@ impl<K, V> InFlightLoad<K, V> {
         })
     }
 
+    /// Begins another load in the memory of this one, which has ended and which no caller had joined.
+    fn restart(&mut self, hash: u64, key: K, candidate: Candidate, replaces: bool) {
+        let Self {
+            hash: own_hash,
+            key: own_key,
+            joinable,
+            joined,
+            stored,
+            outdated_from,
+            state,
+            outcome,
+        } = self;
+        debug_assert!(outcome.get().is_none() && !joined.load(Relaxed));
+        *own_hash = hash;
+        *own_key = key;
+        *joinable = true;
+        stored.store(0, Relaxed);
+        outdated_from.store(u64::MAX, Relaxed);
+        state.get_mut().restart(candidate, replaces);
+    }
+
     fn is_revoked(&self) -> bool {
         self.stored.load(Relaxed) == REVOKED
     }
@@ -163,21 +184,30 @@ impl<K: Eq, V> InFlightLoads<K, V> {
     /// # Panics
     ///
     /// Panics if this thread holds a lock exclusively.
+    #[inline]
     pub(crate) fn join_or_lead<Q>(&self, hash: u64, key: &Q, candidate: Candidate) -> Role<'_, K, V>
     where
         Q: LookupKey<K> + ?Sized,
     {
         assert_no_exclusive_lock_held("load into");
         let mut table = self.table.lock();
+        // `Eq` and `Clone` of keys run from here on.
+        let _guard_mark = LockGuardMark::writing();
         let replaces = match self.join(&mut table, hash, key, candidate) {
             Join::Found(role) => return role,
             Join::StartNew { replaces } => replaces,
         };
         // The key is cloned under the table's lock. If it were cloned before, a clone that is not needed would be
         // dropped under the shard's lock.
-        let _guard_mark = LockGuardMark::writing();
-        let state = State::led(candidate, replaces);
-        let load = InFlightLoad::new(hash, key.to_key(), true, state);
+        let key = key.to_key();
+        let load = match table.take_unused() {
+            Some(mut load) => {
+                let unused = Arc::get_mut(&mut load).expect("nothing refers to unused memory");
+                unused.restart(hash, key, candidate, replaces);
+                load
+            }
+            None => InFlightLoad::new(hash, key, true, State::led(candidate, replaces)),
+        };
         Role::Lead(self.register(&mut table, load, candidate))
     }
 
@@ -195,6 +225,7 @@ impl<K: Eq, V> InFlightLoads<K, V> {
         self.register(&mut self.table.lock(), load, candidate)
     }
 
+    #[inline]
     fn register(
         &self,
         table: &mut Table<K, V>,
@@ -206,6 +237,7 @@ impl<K: Eq, V> InFlightLoads<K, V> {
         Leader::new(self, load, 1, candidate)
     }
 
+    #[inline]
     fn join<Q>(
         &self,
         table: &mut Table<K, V>,
@@ -216,11 +248,21 @@ impl<K: Eq, V> InFlightLoads<K, V> {
     where
         Q: Equivalent<K> + ?Sized,
     {
-        let _guard_mark = LockGuardMark::writing();
         let is_it = |other: &Arc<InFlightLoad<K, V>>| other.joinable && key.equivalent(&other.key);
-        let Some(load) = table.find(hash, is_it) else {
-            return Join::StartNew { replaces: false };
-        };
+        match table.find(hash, is_it) {
+            Some(load) => self.join_load(&Arc::clone(load), table, candidate),
+            None => Join::StartNew { replaces: false },
+        }
+    }
+
+    /// Joins a load that was found in the table.
+    #[cold]
+    fn join_load(
+        &self,
+        load: &Arc<InFlightLoad<K, V>>,
+        table: &mut Table<K, V>,
+        candidate: Candidate,
+    ) -> Join<'_, K, V> {
         if is_running(Arc::as_ptr(load)) {
             return Join::Found(Role::Recursive(Reentry::new(Arc::as_ptr(load))));
         }
@@ -234,8 +276,7 @@ impl<K: Eq, V> InFlightLoads<K, V> {
                 Role::Wait(Waiter::new(self, Arc::clone(load), ticket, candidate))
             }
             Admission::Replace => {
-                let load = Arc::clone(load);
-                self.unregister(table, &load);
+                self.unregister(table, load);
                 return Join::StartNew { replaces: true };
             }
         })
@@ -344,7 +385,20 @@ pub(crate) struct KeyWrite<'a, 'f, K, V> {
     leader: Option<&'a mut Leader<'f, K, V>>,
 }
 
-impl<K, V> KeyWrite<'_, '_, K, V> {
+impl<'a, 'f, K, V> KeyWrite<'a, 'f, K, V> {
+    /// Returns the write of a leader that holds the table's lock.
+    fn by(
+        in_flight: &'a InFlightLoads<K, V>,
+        table: MutexGuard<'a, Table<K, V>>,
+        leader: &'a mut Leader<'f, K, V>,
+    ) -> Self {
+        Self {
+            in_flight,
+            table: Some(table),
+            leader: Some(leader),
+        }
+    }
+
     /// Checks whether this is the write of a leader.
     pub(crate) fn is_by_leader(&self) -> bool {
         self.leader.is_some()
@@ -378,10 +432,12 @@ impl<K, V> KeyWrite<'_, '_, K, V> {
 impl<K, V> InFlightLoads<K, V> {
     /// Removes a load from the table, if it is still there. No superseded leader of it may store after this, because a
     /// write could not find the load to revoke it.
+    #[inline]
     fn unregister(&self, table: &mut Table<K, V>, load: &Arc<InFlightLoad<K, V>>) {
         load.stored.store(REVOKED, Relaxed);
         let found = table.take(load.hash, |other| Arc::ptr_eq(other, load));
-        if found.is_some() {
+        if let Some(load) = found {
+            table.keep_unused(load);
             self.update_registered(table);
         }
     }

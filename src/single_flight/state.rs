@@ -133,6 +133,14 @@ impl State {
         state
     }
 
+    /// Makes this the state of another load with its first leader. The former load has ended and had no waiters.
+    pub(crate) fn restart(&mut self, candidate: Candidate, replaces: bool) {
+        debug_assert!(self.waiters.is_empty() && self.next_ticket == 0);
+        self.generation = 0;
+        self.replaces = replaces;
+        self.lead(candidate);
+    }
+
     fn lead(&mut self, candidate: Candidate) -> u32 {
         self.generation += 1;
         self.epoch = candidate.epoch;

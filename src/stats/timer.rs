@@ -43,6 +43,18 @@ impl<'a, C: CountOperation> OperationTimer<'a, C> {
         })
     }
 
+    /// Ends the measurement without counting the operation. `count` counts it instead, and gets a function that returns
+    /// the duration.
+    #[inline]
+    pub(crate) fn stop_by(mut self, count: impl FnOnce(&C, &dyn Fn() -> Duration)) {
+        let started = self.started;
+        if let Some(counters) = self.counters.take() {
+            count(counters, &|| {
+                precise_now().saturating_duration_since(started)
+            });
+        }
+    }
+
     /// Ends the measurement without counting the operation.
     #[cfg(feature = "redis")]
     pub(crate) fn discard(mut self) {

@@ -3,9 +3,10 @@
 use crate::clock::Nanos;
 use crate::entry::Loaded;
 use crate::error::{AnyError, LoadError};
+use crate::local::insert::PlainLoad;
 use crate::local::load::load_timer::LoadTimer;
 use crate::local::shard::Shard;
-use crate::local::{KeyLocation, LocalCache};
+use crate::local::{Insertions, KeyLocation, LocalCache};
 use crate::single_flight::{Leader, Outcome};
 use crate::stats::Count;
 use crate::sync::thread_slot::ThreadSlot;
@@ -80,10 +81,50 @@ where
     where
         Q: LookupKey<K> + ?Sized,
     {
-        let load_time = load_timer.stop(result.is_ok());
+        let load_time = if self.needs_load_times() {
+            load_timer.stop(result.is_ok())
+        } else {
+            load_timer.stop_sampled(result.is_ok());
+            0
+        };
         match result {
-            Ok(loaded) => Ok(self.complete(location, key.to_key(), leader, loaded, load_time)),
+            Ok(loaded) => Ok(self.complete_load(location, key.to_key(), leader, loaded, load_time)),
             Err(error) => self.complete_failed(location, key, leader, error),
+        }
+    }
+
+    /// Checks whether an entry needs the run time of its load, for its age or for refreshes.
+    fn needs_load_times(&self) -> bool {
+        self.inner.insertions != Insertions::Plain || self.inner.settings.tracks_ages
+    }
+
+    /// Stores the result of a load on the short path of insertions, if that is possible, and passes it to the waiters.
+    fn complete_load(
+        &self,
+        location: &KeyLocation<'_, K, V>,
+        key: K,
+        mut leader: Leader<'_, K, V>,
+        mut loaded: Loaded<V>,
+        load_time: Nanos,
+    ) -> V {
+        if !loaded.tags.is_empty() || !self.may_insert_plain() {
+            return self.complete(location, key, leader, loaded, load_time);
+        }
+        let value = loaded.value.clone();
+        let load = PlainLoad {
+            leader: &mut leader,
+            age: load_time.max(loaded.age),
+        };
+        match self.insert_plain(location, key, loaded.value, loaded.ttl, Some(load)) {
+            Ok(replaced) => {
+                leader.complete(|| Outcome::Value(value.clone()));
+                drop(replaced);
+                value
+            }
+            Err((key, unstored)) => {
+                loaded.value = unstored;
+                self.complete(location, key, leader, loaded, load_time)
+            }
         }
     }
 

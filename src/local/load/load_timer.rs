@@ -5,7 +5,7 @@ use crate::local::LocalCache;
 use crate::stats::timer::OperationTimer;
 use crate::stats::{Count, Counters};
 use crate::trace::Span;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 impl<K, V, S> LocalCache<K, V, S> {
     /// Counts a load that started at `started`, and creates its timer and its tracing span.
@@ -38,5 +38,14 @@ impl<'a> LoadTimer<'a> {
     /// Stops the timer. Returns the duration of the load.
     pub(crate) fn stop(self, succeeded: bool) -> Nanos {
         saturating_nanos(self.timer.stop(succeeded))
+    }
+
+    /// Stops the timer of a load whose duration serves the statistics alone, so that a sample of short loads suffices.
+    #[inline]
+    pub(crate) fn stop_sampled(self, succeeded: bool) {
+        let count = |counters: &Counters, measure: &dyn Fn() -> Duration| {
+            counters.count_sampled_load(succeeded, measure);
+        };
+        self.timer.stop_by(count);
     }
 }

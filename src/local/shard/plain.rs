@@ -56,6 +56,7 @@ impl<K, V> Shard<K, V> {
         key: K,
         value: V,
         deadline: Nanos,
+        age: Nanos,
         now: Nanos,
     ) -> Result<(K, V), (K, V)> {
         let work = &mut WorkSlice::new();
@@ -86,7 +87,7 @@ impl<K, V> Shard<K, V> {
             self.count_plain(RemovalCause::Evicted, was_expired);
         }
         self.expiry.set(slot, deadline);
-        self.write_read_time(slot, 0, now);
+        self.write_read_time(slot, age, now);
         self.inserts += 1;
         Ok(old)
     }
