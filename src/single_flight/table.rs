@@ -9,12 +9,14 @@ use std::mem::needs_drop;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
+type Loads<K, V> = HashTable<Arc<InFlightLoad<K, V>>>;
+
 /// A table of loads. Most often it has at most one load, which is stored inline, so that a miss accesses no memory here
 /// except the cache line of the lock.
 pub(crate) struct Table<K, V> {
     first: Option<Arc<InFlightLoad<K, V>>>,
     /// The loads beside the first one. In a box, so that the table and its lock are in one cache line.
-    others: Option<Box<HashTable<Arc<InFlightLoad<K, V>>>>>,
+    others: Option<Box<Loads<K, V>>>,
     /// A load that has ended and that no caller has joined. The next load uses its memory.
     spare: Option<Arc<InFlightLoad<K, V>>>,
     /// The log of writes, if there is an observer.

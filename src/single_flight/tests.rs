@@ -396,9 +396,8 @@ fn store_alone<K, V>(mut leader: Leader<'_, K, V>) -> *const InFlightLoad<K, V> 
 #[test]
 fn load_in_reused_memory_has_no_state_of_the_former_load() {
     let (clock, in_flight) = (TestClock::new(), InFlightLoads::new());
-    let former = match in_flight.join_or_lead(2, &2, clock.at(0)) {
-        Role::Lead(leader) => leader,
-        _ => panic!("somebody leads already"),
+    let Role::Lead(former) = in_flight.join_or_lead(2, &2, clock.at(0)) else {
+        panic!("somebody leads already");
     };
     former.outdate(0);
     let address = store_alone(former);

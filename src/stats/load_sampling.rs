@@ -84,7 +84,7 @@ mod tests {
     #[test]
     fn loads_of_ten_microseconds_are_all_timed() {
         let histogram = AtomicHistogram::default();
-        let loads = vec![Duration::from_micros(50), SAMPLED_BELOW].repeat(5_000);
+        let loads = [Duration::from_micros(50), SAMPLED_BELOW].repeat(5_000);
         assert_eq!(add(&histogram, loads.iter().copied()), loads.len());
         let sum = histogram.snapshot();
         assert_eq!(sum.total(), loads.iter().sum());
@@ -116,10 +116,10 @@ mod tests {
     #[test]
     fn sampling_ends_when_loads_become_long() {
         let histogram = AtomicHistogram::default();
-        add(&histogram, [Duration::from_nanos(100); 10_000]);
+        add(&histogram, (0..10_000).map(|_| Duration::from_nanos(100)));
         let long = Duration::from_micros(50);
-        let timed = add(&histogram, [long; 1_000]);
-        assert!(timed > 1_000 - UNTIMED_BOUND as usize, "{timed}");
+        let timed = add(&histogram, (0..1_000).map(|_| long));
+        assert!(timed as u64 > 1_000 - UNTIMED_BOUND, "{timed}");
         assert_eq!(histogram.snapshot().count(), 11_000);
     }
 }
