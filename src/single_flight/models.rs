@@ -164,30 +164,32 @@ impl Model {
             generation: leader.generation,
         };
         let mut shard = self.shard.lock();
-        let is_short = self.short_path && leader.is_alone();
-        let key_write = if is_short {
-            None
-        } else {
-            let key_write = self.in_flight.begin_write(HASH, &KEY, Some(&mut *leader));
-            let Ok(key_write) = key_write else {
-                return false;
-            };
-            Some(key_write)
+        if self.short_path && leader.is_alone() {
+            Self::check_order(&shard, &entry);
+            *shard = Some(entry);
+            leader.finish_lone_write();
+            return true;
+        }
+        let Ok(key_write) = self.in_flight.begin_write(HASH, &KEY, Some(leader)) else {
+            return false;
         };
-        if let Some(old) = &*shard {
-            let is_older = Arc::ptr_eq(&entry.load, &old.load) && entry.generation < old.generation;
-            assert!(
-                !is_older,
-                "a superseded leader overwrites its successor's value"
-            );
-            assert!(entry.epoch >= old.epoch, "the value is of an older epoch");
-        }
+        Self::check_order(&shard, &entry);
         *shard = Some(entry);
-        match key_write {
-            Some(key_write) => key_write.finish(),
-            None => leader.finish_lone_write(),
-        }
+        key_write.finish();
         true
+    }
+
+    /// Checks that an entry may replace the stored one.
+    fn check_order(stored: &Option<Entry>, entry: &Entry) {
+        let Some(old) = stored else {
+            return;
+        };
+        let is_older = Arc::ptr_eq(&entry.load, &old.load) && entry.generation < old.generation;
+        assert!(
+            !is_older,
+            "a superseded leader overwrites its successor's value"
+        );
+        assert!(entry.epoch >= old.epoch, "the value is of an older epoch");
     }
 
     /// Changes the database and then removes the key from the cache.

@@ -41,10 +41,11 @@ fn loaded_value_replaces_an_entry_of_a_full_cache() {
 
 #[test]
 fn value_loaded_before_a_write_to_its_key_is_not_stored() {
-    let writes: [(fn(&Cache), Option<u32>); 6] = [
+    type Write = (fn(&Cache), Option<u32>);
+    let writes: [Write; 6] = [
         (|cache| cache.insert(100, 7), Some(7)),
         (|cache| cache.invalidate(&100), None),
-        (|cache| drop(cache.remove(&100)), None),
+        (|cache| assert_eq!(cache.remove(&100), None), None),
         (
             |cache| cache.insert_with_ttl(100, 7, Duration::from_secs(60)),
             Some(7),
