@@ -1,5 +1,10 @@
 //! Clocks, and points in time in nanoseconds.
 
+mod ticking;
+
+pub use ticking::TickingClock;
+
+use std::any::Any;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -84,6 +89,22 @@ pub(crate) fn system_nanos() -> Nanos {
     // `Instant::now` would also store to a static that all threads share. A tick is 2^-32 seconds.
     let ticks = coarsetime::Instant::now_without_cache_update().as_ticks();
     u64::try_from((u128::from(ticks) * 1_000_000_000) >> 32).unwrap_or(u64::MAX)
+}
+
+/// Returns the time of the system's precise monotonic clock, which has the same origin as the coarse one and is never
+/// before it.
+#[cfg(target_os = "linux")]
+#[allow(clippy::cast_sign_loss)]
+fn precise_nanos() -> Nanos {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    // As in `system_nanos`.
+    (now.tv_sec as u64).wrapping_mul(1_000_000_000) + now.tv_nsec as u64
+}
+
+/// Returns the time of the system's monotonic clock, as precisely as it is available with the origin of the coarse one.
+#[cfg(not(target_os = "linux"))]
+fn precise_nanos() -> Nanos {
+    system_nanos()
 }
 
 /// A clock that a test sets and advances. Clones share one time.
@@ -251,20 +272,58 @@ pub(crate) fn saturating_millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// The clock of one cache. The system's clock is read without a virtual call, because each hit may read it.
+/// The clock of one cache. The system's clock and the ticking clock are read without a virtual call, because each hit
+/// may read them.
 #[derive(Clone, Default)]
 pub(crate) enum TimeSource {
     #[default]
     System,
+    /// The clock is in this variant only to keep its thread alive.
+    Ticking(#[allow(dead_code)] TickingClock),
     Custom(Arc<dyn Clock>),
 }
 
 impl TimeSource {
-    /// Returns the time of the clock.
+    /// Creates the source for a clock.
+    pub(crate) fn new(clock: impl Clock) -> Self {
+        let any: &dyn Any = &clock;
+        if any.is::<SystemClock>() {
+            return Self::System;
+        }
+        match any.downcast_ref::<TickingClock>() {
+            Some(ticking) => Self::Ticking(ticking.clone()),
+            None => Self::Custom(Arc::new(clock)),
+        }
+    }
+
+    /// Returns the time of the clock. For a ticking clock, it is the precise time, so that a deadline is never computed
+    /// from a time that is late.
     #[inline]
     pub(crate) fn now(&self) -> Nanos {
         match self {
             Self::System => system_nanos(),
+            Self::Ticking(_) => TickingClock::precise(),
+            Self::Custom(clock) => custom_nanos(&**clock),
+        }
+    }
+
+    /// Returns the time of the clock like [`time_of_hit`](Self::time_of_hit), or 0 if it has to be read again by that
+    /// function, because no thread advances the ticking clock. So a hit does not check for this before its lookup.
+    #[inline(always)]
+    pub(crate) fn early_time_of_hit(&self) -> Nanos {
+        match self {
+            Self::System => system_nanos(),
+            Self::Ticking(_) => TickingClock::last_tick_or_zero(),
+            Self::Custom(clock) => custom_nanos(&**clock),
+        }
+    }
+
+    /// Returns the time of the clock for a hit, which may be late by the resolution of a ticking clock.
+    #[inline(always)]
+    pub(crate) fn time_of_hit(&self) -> Nanos {
+        match self {
+            Self::System => system_nanos(),
+            Self::Ticking(_) => TickingClock::last_tick(),
             Self::Custom(clock) => custom_nanos(&**clock),
         }
     }
@@ -281,6 +340,7 @@ impl fmt::Debug for TimeSource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::System => "System",
+            Self::Ticking(_) => "Ticking",
             Self::Custom(_) => "Custom",
         })
     }

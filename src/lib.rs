@@ -116,7 +116,7 @@ pub mod __private {
 
 #[cfg(feature = "tokio")]
 pub use clock::TokioClock;
-pub use clock::{Clock, ManualClock, SystemClock};
+pub use clock::{Clock, ManualClock, SystemClock, TickingClock};
 #[cfg(feature = "redis")]
 pub use codec::Postcard;
 #[cfg(feature = "snapshot")]

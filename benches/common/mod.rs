@@ -238,7 +238,9 @@ impl<'a, C: Contents, P: Peer<C>> Bench<'a, C, P> {
         }
     }
 
-    /// Returns the time in which each of `threads` threads runs `operations` operations. All start at the same time.
+    /// Returns the time in which each of `threads` threads runs `operations` operations, from the first start to the
+    /// last end. All threads exist before the first one starts. If there are more of them than processors, some start
+    /// late.
     pub fn time(&self, threads: u64, operations: u64, seed: u64) -> Duration {
         let gate = Barrier::new(usize::try_from(threads).expect("few threads"));
         thread::scope(|scope| {
@@ -251,12 +253,14 @@ impl<'a, C: Contents, P: Peer<C>> Bench<'a, C, P> {
                         gate.wait();
                         let start = Instant::now();
                         std::hint::black_box(self.run(operations, seed.wrapping_add(thread)));
-                        start.elapsed()
+                        (start, Instant::now())
                     })
                 })
                 .collect();
             let times = workers.into_iter().map(|worker| worker.join().unwrap());
-            times.max().expect("at least one thread")
+            let (starts, ends): (Vec<_>, Vec<_>) = times.unzip();
+            let last_end = ends.into_iter().max().expect("at least one thread");
+            last_end - starts.into_iter().min().expect("at least one thread")
         })
     }
 }

@@ -7,7 +7,6 @@ use crate::local::settings::Settings;
 use crate::local::{DefaultHasher, LocalCache};
 use crate::policy::Policy;
 use std::fmt;
-use std::sync::Arc;
 use std::time::Duration;
 
 /// A builder of a [`LocalCache`], from [`LocalCache::builder`].
@@ -167,6 +166,10 @@ impl<K, V, S> LocalCacheBuilder<K, V, S> {
     ///
     /// An entry that also has a time to live expires at the earlier of both times.
     ///
+    /// A hit writes the new deadline only if it is more than 1/64 of `idle` after the previous one, so that hits on a
+    /// popular entry do not write to shared memory. An entry therefore expires between 63/64 of `idle` and `idle` after
+    /// its last hit, never later. A time to live is not shortened by this.
+    ///
     /// # Examples
     ///
     /// ```
@@ -307,7 +310,7 @@ impl<K, V, S> LocalCacheBuilder<K, V, S> {
     /// ```
     #[doc(alias = "ticker")]
     pub fn clock(mut self, clock: impl Clock) -> Self {
-        self.settings.clock = TimeSource::Custom(Arc::new(clock));
+        self.settings.clock = TimeSource::new(clock);
         self
     }
 

@@ -321,7 +321,8 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
                 return self.refuse(location, &new.key, is_cacheable, leader, removals);
             }
             if !work.is_used_up() {
-                self.evict_elsewhere(location.index, weight, &mut room, now, removals);
+                let index = inner.shard_index(location.hash);
+                self.evict_elsewhere(index, weight, &mut room, now, removals);
             }
         }
     }

@@ -29,12 +29,13 @@ pub(crate) enum Lookup<'a, K, V> {
 }
 
 impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
-    /// Returns the current time if hits of this cache usually need it, otherwise 0. The time is read before the lock is
-    /// acquired, because a processor overlaps the two poorly in the other order.
+    /// Returns the current time if hits of this cache usually need it, otherwise 0. It is also 0 if the clock is to be
+    /// read again. The time is read before the lock is acquired, because a processor overlaps the two poorly in the
+    /// other order.
     #[inline(always)]
     pub(in crate::local) fn early_time(&self) -> Nanos {
         if self.inner.expires {
-            self.inner.settings.clock.now()
+            self.inner.settings.clock.early_time_of_hit()
         } else {
             0
         }
@@ -62,7 +63,7 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
         let (thread, early_time) = (ThreadSlot::current(), self.early_time());
         let found = self.hit_at(location, key, early_time, thread, read);
         if found.is_some() {
-            self.count_served(thread, Count::Hit, location, key);
+            self.count_served(thread, Count::Hit, key);
         } else {
             self.count_miss(thread);
         }
@@ -90,16 +91,16 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
                 Some((_, value)) => Some(read(value)),
                 None => None,
             },
-            None => self.hit_unpublished(location, key, early_time, thread, read),
+            None => self.hit_unpublished(*location, key, early_time, thread, read),
         }
     }
 
-    /// Completes [`hit_at`](Self::hit_at) if the reader could not be published. This is a separate function, so that a
-    /// hit stays in registers.
+    /// Completes [`hit_at`](Self::hit_at) if the reader could not be published. This is a separate function with the
+    /// location as a value, so that a hit stays in registers.
     #[inline(never)]
     fn hit_unpublished<Q, R>(
         &self,
-        location: &KeyLocation<'_, K, V>,
+        location: KeyLocation<'_, K, V>,
         key: &Q,
         early_time: Nanos,
         thread: ThreadSlot,
@@ -118,26 +119,21 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
 
     /// Counts a served value as `count`, and records the ages of some of the values.
     #[inline(always)]
-    pub(crate) fn count_served<Q>(
-        &self,
-        thread: ThreadSlot,
-        count: Count,
-        location: &KeyLocation<'_, K, V>,
-        key: &Q,
-    ) where
+    pub(crate) fn count_served<Q>(&self, thread: ThreadSlot, count: Count, key: &Q)
+    where
         Q: Hash + Equivalent<K> + ?Sized,
     {
         let number = self.inner.counters.add(thread, count);
         if spread(number, GOLDEN_RATIO) < self.inner.sample_bound {
-            self.sample_age(thread, location, key);
+            self.sample_age(thread, key);
         }
     }
 
-    /// Records the age of a value that was served. Looks up the value again, because otherwise every hit would have to
-    /// pass its slot on.
+    /// Records the age of a value that was served. Hashes the key and looks the value up again, because otherwise every
+    /// hit would have to keep its location.
     #[cold]
     #[inline(never)]
-    fn sample_age<Q>(&self, thread: ThreadSlot, location: &KeyLocation<'_, K, V>, key: &Q)
+    fn sample_age<Q>(&self, thread: ThreadSlot, key: &Q)
     where
         Q: Hash + Equivalent<K> + ?Sized,
     {
@@ -145,6 +141,7 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
         if is_reading() || is_writing() {
             return;
         }
+        let location = self.location(key);
         let now = self.inner.settings.clock.now();
         let age = |shard: &Shard<K, V>| shard.age(location.hash, key, now);
         if let Some(age) = location.cell.shard.read(age) {
@@ -223,7 +220,7 @@ where
             location.cell.shard.read_unpublished(thread, lookup)
         };
         if let Some((value, needs_refresh)) = hit {
-            self.count_served(thread, Count::Hit, location, key);
+            self.count_served(thread, Count::Hit, key);
             return if needs_refresh {
                 Lookup::NeedsRefresh(value)
             } else {

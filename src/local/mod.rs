@@ -150,10 +150,18 @@ struct ShardCell<K, V> {
 /// The shard of a key, and the key's hash.
 pub(crate) struct KeyLocation<'a, K, V> {
     cell: &'a ShardCell<K, V>,
-    /// The index of the shard.
-    index: usize,
     hash: KeyHash,
 }
+
+// Not derived, because that would require `Clone` of keys and values.
+impl<K, V> Clone for KeyLocation<'_, K, V> {
+    #[inline(always)]
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<K, V> Copy for KeyLocation<'_, K, V> {}
 
 impl<K, V, S> Clone for LocalCache<K, V, S> {
     fn clone(&self) -> Self {
@@ -222,12 +230,18 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
     #[inline]
     fn location<Q: Hash + ?Sized>(&self, key: &Q) -> KeyLocation<'_, K, V> {
         let hash = KeyHash(self.hash_of(key));
-        let index = hash.shard_bits() & self.inner.cell_mask;
         KeyLocation {
-            cell: &self.inner.cells[index],
-            index,
+            cell: &self.inner.cells[self.inner.shard_index(hash)],
             hash,
         }
+    }
+}
+
+impl<K, V, S> Inner<K, V, S> {
+    /// Returns the index of the shard of a hash.
+    #[inline]
+    fn shard_index(&self, hash: KeyHash) -> usize {
+        hash.shard_bits() & self.cell_mask
     }
 }
 

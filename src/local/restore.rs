@@ -318,9 +318,10 @@ where
             },
         };
         let mut room = Reservation::none(&inner.budget);
+        let observer = &self.observers[inner.shard_index(location.hash)];
         let mut shard = location.cell.shard.write();
         let is_current = new.metadata.provenance.is_current();
-        if !is_current || !self.observers[location.index].is_unwritten(location.hash.0) {
+        if !is_current || !observer.is_unwritten(location.hash.0) {
             return Err(NotRestored::Superseded);
         }
         let (hash, key, out) = (new.hash, &new.key, &mut removals);

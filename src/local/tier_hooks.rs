@@ -36,7 +36,7 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
         let (location, thread) = (self.location(key), ThreadSlot::current());
         let found = self.hit_at(&location, key, early_time, thread, V::clone);
         if found.is_some() {
-            self.count_served(thread, Count::Hit, &location, key);
+            self.count_served(thread, Count::Hit, key);
         }
         found
     }
@@ -188,7 +188,7 @@ where
     pub(crate) fn stale_in_place(&self, key: &K) -> Option<V> {
         let location = self.location(key);
         let outcome = self.stale_for_waiter(&location, key)?;
-        self.take_outcome(&location, key, outcome).ok()
+        self.take_outcome(key, outcome).ok()
     }
 }
 

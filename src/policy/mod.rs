@@ -216,6 +216,17 @@ impl AnyPolicy {
         }
     }
 
+    /// Does the work of [`replace_victim`](EvictionPolicy::replace_victim) for all policies.
+    #[inline(never)]
+    fn replace_victim_of_queues(
+        &mut self,
+        states: &impl PolicyStates,
+        hash: u32,
+        work: &mut WorkSlice,
+    ) -> Option<u32> {
+        dispatch!(&mut self.kind, policy => policy.replace_victim(states, hash, work))
+    }
+
     /// Records a hit that is not a no-op. Not inlined, so that a no-op hit has the registers to itself.
     #[inline(never)]
     fn on_effective_hit(&self, slot: u32, state: &AtomicU32) {
@@ -264,11 +275,13 @@ impl EvictionPolicy for AnyPolicy {
         hash: u32,
         work: &mut WorkSlice,
     ) -> Option<u32> {
-        dispatch!(&mut self.kind, policy => {
-            let slot = policy.replace_victim(states, hash, work);
-            self.no_op_hits = policy.no_op_hits();
-            slot
-        })
+        // The default policy is inlined into the insertion. The others are called.
+        if let Kind::Lru(lru) = &mut self.kind {
+            let slot = lru.replace_victim(states, hash, work);
+            self.no_op_hits = lru.no_op_hits();
+            return slot;
+        }
+        self.replace_victim_of_queues(states, hash, work)
     }
 
     fn step(&mut self, most: usize) -> Option<Vec<u32>> {

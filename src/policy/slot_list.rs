@@ -44,6 +44,12 @@ impl Links {
         }
     }
 
+    /// Returns the link of a slot for writing, or `None` if it has none or has not moved to larger storage yet.
+    #[inline(always)]
+    pub(crate) fn get_moved_mut(&mut self, slot: u32) -> Option<&mut u32> {
+        self.0.get_moved_mut(slot)
+    }
+
     /// Returns the link of a slot.
     #[inline]
     fn get(&self, slot: u32) -> u32 {
@@ -85,21 +91,17 @@ impl AllocatedBytes for Links {
     }
 }
 
-/// A list of slots in the order in which they were filed. If the list is empty, the tail has no meaning.
+/// A list to which slots are added at the head, and from which they are removed there.
 ///
 /// A slot that is vacated stays in its list. It is vacant, or filled again, when it is removed from the list.
 #[derive(Clone, Copy)]
-pub(crate) struct List {
+pub(crate) struct Stack {
     pub(crate) head: u32,
-    tail: u32,
 }
 
-impl List {
+impl Stack {
     /// A list without slots.
-    pub(crate) const EMPTY: Self = Self {
-        head: END,
-        tail: END,
-    };
+    pub(crate) const EMPTY: Self = Self { head: END };
 
     /// Returns `true` if the list has no slots.
     #[inline]
@@ -107,24 +109,10 @@ impl List {
         self.head == END
     }
 
-    /// Adds a slot at the end.
+    /// Adds a slot at the head.
     #[inline]
     pub(crate) fn push(&mut self, slot: u32, links: &mut Links) {
-        links.set(slot, END);
-        if self.head == END {
-            self.head = slot;
-        } else {
-            links.set(self.tail, slot);
-        }
-        self.tail = slot;
-    }
-
-    /// Adds a slot at the head.
-    pub(crate) fn push_first(&mut self, slot: u32, links: &mut Links) {
         links.set(slot, self.head);
-        if self.head == END {
-            self.tail = slot;
-        }
         self.head = slot;
     }
 
@@ -164,8 +152,81 @@ impl List {
         })
     }
 
-    /// Moves the list to other slots and links. `slot_of` returns the new number of each slot, or `None` to
-    /// leave it out.
+    /// Moves the list to other slots and links, in any order. `slot_of` returns the new number of each slot, or `None`
+    /// to leave it out.
+    pub(crate) fn renumber(
+        &mut self,
+        from: &Links,
+        to: &mut Links,
+        slot_of: impl Fn(u32) -> Option<u32>,
+    ) {
+        let mut renumbered = Self::EMPTY;
+        for slot in self.iter(from).filter_map(slot_of) {
+            renumbered.push(slot, to);
+        }
+        *self = renumbered;
+    }
+}
+
+/// A list of slots in the order in which they were filed. If the list is empty, the tail has no meaning.
+#[derive(Clone, Copy)]
+pub(crate) struct List {
+    stack: Stack,
+    tail: u32,
+}
+
+impl List {
+    /// A list without slots.
+    pub(crate) const EMPTY: Self = Self {
+        stack: Stack::EMPTY,
+        tail: END,
+    };
+
+    /// Returns `true` if the list has no slots.
+    #[inline]
+    pub(crate) fn is_empty(self) -> bool {
+        self.stack.is_empty()
+    }
+
+    /// Adds a slot at the end.
+    #[inline]
+    pub(crate) fn push(&mut self, slot: u32, links: &mut Links) {
+        links.set(slot, END);
+        if self.is_empty() {
+            self.stack.head = slot;
+        } else {
+            links.set(self.tail, slot);
+        }
+        self.tail = slot;
+    }
+
+    /// Adds a slot at the head.
+    pub(crate) fn push_first(&mut self, slot: u32, links: &mut Links) {
+        if self.is_empty() {
+            self.tail = slot;
+        }
+        self.stack.push(slot, links);
+    }
+
+    /// Detaches the first slot: see [`Stack::detach`].
+    #[inline]
+    pub(crate) fn detach(&mut self, links: &Links) -> Option<u32> {
+        self.stack.detach(links)
+    }
+
+    /// Removes the first slot and returns it.
+    #[inline]
+    pub(crate) fn pop(&mut self, links: &mut Links) -> Option<u32> {
+        self.stack.pop(links)
+    }
+
+    /// Returns the slots from the first one on.
+    pub(crate) fn iter(self, links: &Links) -> impl Iterator<Item = u32> {
+        self.stack.iter(links)
+    }
+
+    /// Moves the list to other slots and links, in the same order. `slot_of` returns the new number of each slot, or
+    /// `None` to leave it out.
     pub(crate) fn renumber(
         &mut self,
         from: &Links,

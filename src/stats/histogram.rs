@@ -2,8 +2,9 @@
 
 use crate::clock::saturating_nanos;
 use crate::stats::load_sampling::LoadSampling;
+use crate::stats::stripes::Stripes;
 use crate::storage::allocated::AllocatedBytes;
-use crate::sync::thread_slot::{SLOTS, ThreadSlot};
+use crate::sync::thread_slot::ThreadSlot;
 use std::fmt;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -321,23 +322,23 @@ impl AtomicHistogram {
     }
 }
 
-/// The counters of a histogram for each thread that adds to it, and one that all further threads share. They are large,
-/// so each is allocated when its thread first adds a duration.
-pub(crate) struct StripedHistogram([OnceLock<Box<AtomicHistogram>>; SLOTS + 1]);
+/// The stripes of a histogram. They are large, so each is allocated when its thread first adds a duration.
+pub(crate) struct StripedHistogram(Stripes<OnceLock<Box<AtomicHistogram>>>);
 
 impl StripedHistogram {
     /// Creates counters without durations.
     pub(crate) fn new() -> Self {
-        Self(std::array::from_fn(|_| OnceLock::new()))
+        Self(Stripes::default())
     }
 
     /// Adds a duration, for the thread with this slot.
     pub(crate) fn count(&self, slot: ThreadSlot, duration: Duration) {
-        let histogram = self.0[slot.index()].get_or_init(Box::default);
-        if slot.index() < SLOTS {
-            histogram.count_by(add_unshared, duration);
+        if let Some(own) = self.0.own(slot) {
+            own.get_or_init(Box::default)
+                .count_by(add_unshared, duration);
         } else {
-            histogram.count_by(add_shared, duration);
+            let shared = self.0.shared(slot).get_or_init(Box::default);
+            shared.count_by(add_shared, duration);
         }
     }
 
@@ -345,9 +346,9 @@ impl StripedHistogram {
     /// [`load_sampling`](crate::stats::load_sampling). `measure` reads the clock.
     #[inline]
     pub(crate) fn count_load(&self, slot: ThreadSlot, measure: impl FnOnce() -> Duration) {
-        match self.0[slot.index()].get() {
-            Some(histogram) if slot.index() < SLOTS => histogram.count_load(measure),
-            _ => self.count(slot, measure()),
+        match self.0.own(slot).and_then(OnceLock::get) {
+            Some(histogram) => histogram.count_load(measure),
+            None => self.count(slot, measure()),
         }
     }
 

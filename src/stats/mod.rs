@@ -4,12 +4,14 @@ pub(crate) mod histogram;
 mod load_sampling;
 #[cfg(feature = "serde")]
 pub(crate) mod serialize;
+mod stripes;
 pub(crate) mod timer;
 
 use crate::stats::histogram::{DurationHistogram, StripedHistogram, add_shared, add_unshared};
+use crate::stats::stripes::Stripes;
 use crate::stats::timer::{CountOperation, Outcome};
 use crate::storage::allocated::AllocatedBytes;
-use crate::sync::thread_slot::{SLOTS, ThreadSlot};
+use crate::sync::thread_slot::ThreadSlot;
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
@@ -164,16 +166,14 @@ pub(crate) enum Count {
 /// The number of variants of [`Count`].
 const COUNTS: usize = Count::Outdated as usize + 1;
 
-/// The counters of one thread, on a cache line of their own (two, because some processors fetch lines in pairs).
+/// A stripe of counters, on a cache line of its own (two, because some processors fetch lines in pairs).
 #[derive(Default)]
 #[repr(align(128))]
 struct Stripe([AtomicU64; COUNTS]);
 
-/// The counters of one cache: one stripe for each thread that has a slot, and one that all other threads share.
+/// The counters of one cache.
 pub(crate) struct Counters {
-    stripes: Box<[Stripe; SLOTS]>,
-    /// The stripe of all threads without a slot of their own.
-    shared: Stripe,
+    stripes: Box<Stripes<Stripe>>,
     /// The run times of loaders.
     load_times: Box<StripedHistogram>,
     /// The ages of values on the sampled hits.
@@ -184,8 +184,7 @@ impl Counters {
     /// Creates counters that are zero.
     pub(crate) fn new() -> Self {
         Self {
-            stripes: Box::new(std::array::from_fn(|_| Stripe::default())),
-            shared: Stripe::default(),
+            stripes: Box::default(),
             load_times: Box::new(StripedHistogram::new()),
             ages: Box::new(StripedHistogram::new()),
         }
@@ -194,9 +193,9 @@ impl Counters {
     /// Increments a counter of this thread. Returns its new value.
     #[inline]
     pub(crate) fn add(&self, slot: ThreadSlot, count: Count) -> u64 {
-        match self.stripes.get(slot.index()) {
+        match self.stripes.own(slot) {
             Some(Stripe(counts)) => add_unshared(&counts[count as usize], 1),
-            None => add_shared(&self.shared.0[count as usize], 1),
+            None => add_shared(&self.stripes.shared(slot).0[count as usize], 1),
         }
     }
 
@@ -224,8 +223,7 @@ impl Counters {
     pub(crate) fn snapshot(&self) -> Stats {
         let sum = |count: Count| {
             let of_stripe = |stripe: &Stripe| stripe.0[count as usize].load(Relaxed);
-            let stripes = self.stripes.iter().chain([&self.shared]);
-            stripes.map(of_stripe).sum()
+            self.stripes.iter().map(of_stripe).sum()
         };
         Stats {
             hits: sum(Count::Hit),
@@ -263,20 +261,48 @@ impl AllocatedBytes for Counters {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom_models)))]
 mod tests {
     use super::*;
-    use std::thread;
+    use crate::sync::thread_slot::tests::on_live_threads;
 
     #[test]
-    fn counts_are_exact_with_more_threads_than_stripes() {
+    fn counts_of_300_live_threads_are_exact_and_the_memory_is_bounded() {
         let counters = Counters::new();
-        let threads = SLOTS + 16;
-        thread::scope(|scope| {
-            for _ in 0..threads {
-                scope.spawn(|| (0..1_000).for_each(|_| counters.count(Count::Hit)));
+        let count = || {
+            let (slot, age) = (ThreadSlot::current(), Duration::from_millis(1_500));
+            for _ in 0..1_000 {
+                counters.add(slot, Count::Hit);
+                counters.add_age(slot, age);
             }
-        });
-        assert_eq!(counters.snapshot().hits, threads as u64 * 1_000);
+        };
+        on_live_threads(300, count);
+        let (stats, allocated) = (counters.snapshot(), counters.allocated_bytes());
+        assert_eq!((stats.hits, stats.ages.count()), (300_000, 300_000));
+        assert_eq!(stats.ages.total(), Duration::from_secs(450_000));
+        on_live_threads(600, count);
+        assert_eq!(counters.snapshot().hits, 900_000);
+        assert_eq!(counters.allocated_bytes(), allocated);
+    }
+
+    #[test]
+    fn sum_returned_to_each_of_300_live_threads_is_the_number_of_its_hit_in_a_stripe() {
+        let counters = Counters::new();
+        let mut sums = on_live_threads(300, || {
+            let slot = ThreadSlot::current();
+            let stripe = counters
+                .stripes
+                .own(slot)
+                .unwrap_or_else(|| counters.stripes.shared(slot));
+            let stripe = std::ptr::from_ref(stripe) as usize;
+            (0..100)
+                .map(|_| (stripe, counters.add(slot, Count::Hit)))
+                .collect::<Vec<_>>()
+        })
+        .concat();
+        sums.sort_unstable();
+        for sums in sums.chunk_by(|(first, _), (second, _)| first == second) {
+            assert!(sums.iter().map(|&(_, sum)| sum).eq(1..=sums.len() as u64));
+        }
     }
 }

@@ -55,6 +55,13 @@ impl<T> Column<T> {
         self.items.get(slot as usize)
     }
 
+    /// Returns the item of a slot for writing. Unlike [`get_mut`](Self::get_mut), returns `None` if it has not moved
+    /// yet.
+    #[inline(always)]
+    pub(crate) fn get_moved_mut(&mut self, slot: u32) -> Option<&mut T> {
+        self.items.get_mut(slot as usize)
+    }
+
     /// Returns the item of a slot, or `None` if the slot is past the end.
     #[inline(always)]
     pub(crate) fn get(&self, slot: u32) -> Option<&T> {

@@ -114,8 +114,8 @@ impl<T: Copy> Index<T> {
     #[inline]
     pub(crate) fn needs_spare(&self) -> bool {
         let capacity = self.table.capacity();
-        capacity - self.table.len() <= capacity / 64
-            && capacity >= MIN_SPARE_CAPACITY
+        capacity >= MIN_SPARE_CAPACITY
+            && capacity - self.table.len() <= capacity / 64
             && self.spare.is_none()
     }
 

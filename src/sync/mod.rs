@@ -6,6 +6,7 @@
 
 pub(crate) mod read_biased_lock;
 pub(crate) mod reentrancy;
+pub(crate) mod slot_assignment;
 #[cfg_attr(loom_models, path = "thread_slot_model.rs")]
 pub(crate) mod thread_slot;
 

@@ -1,12 +1,15 @@
 //! The module `thread_slot` for models that run under loom.
 
+use crate::sync::model_fence;
+use crate::sync::slot_assignment::SlotAssignment;
 use loom::sync::Mutex;
 use loom::sync::atomic::AtomicUsize;
 use loom::thread_local;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 
 /// The number of slots. It is one less than the number of threads of a model, so that one of them has no slot.
-pub(crate) const SLOTS: usize = 2;
+const SLOTS: usize = 2;
 pub(crate) const NO_LOCK: usize = 0;
 pub(crate) const SHARED: usize = 1;
 
@@ -15,25 +18,48 @@ loom::lazy_static! {
         let initial = |slot| if slot < SLOTS { NO_LOCK } else { SHARED };
         (0..=SLOTS).map(|slot| AtomicUsize::new(initial(slot))).collect()
     };
-    static ref FREE: Arc<Mutex<Vec<usize>>> = Arc::new(Mutex::new((0..SLOTS).rev().collect()));
+    static ref ASSIGNMENT: Arc<Assignment> = Arc::new(Assignment {
+        slots: Mutex::new(SlotAssignment::new()),
+        high_water: AtomicUsize::new(0),
+    });
 }
 
 thread_local! {
-    static CURRENT: Owned = Owned {
-        slot: FREE.lock().unwrap().pop(),
-        free: Arc::clone(&FREE),
+    static CURRENT: Owned = {
+        let assignment = Arc::clone(&ASSIGNMENT);
+        let slot = assignment.change(|slots| slots.assign(SLOTS));
+        Owned { slot, assignment }
     };
+}
+
+/// The indices of the slots that are owned, and their high-water mark.
+struct Assignment {
+    slots: Mutex<SlotAssignment>,
+    high_water: AtomicUsize,
+}
+
+impl Assignment {
+    /// Changes the assignment, and stores the new high-water mark.
+    fn change<R>(&self, change: impl FnOnce(&mut SlotAssignment) -> R) -> R {
+        let mut slots = self.slots.lock().unwrap();
+        let result = change(&mut slots);
+        self.high_water.store(slots.high_water(), SeqCst);
+        model_fence();
+        result
+    }
 }
 
 struct Owned {
     slot: Option<usize>,
-    /// A clone of `FREE`, which loom drops before the first thread of a model ends.
-    free: Arc<Mutex<Vec<usize>>>,
+    /// A clone of `ASSIGNMENT`, which loom drops before the first thread of a model ends.
+    assignment: Arc<Assignment>,
 }
 
 impl Drop for Owned {
     fn drop(&mut self) {
-        self.free.lock().unwrap().extend(self.slot);
+        if let Some(slot) = self.slot {
+            self.assignment.change(|slots| slots.release(slot));
+        }
     }
 }
 
@@ -55,5 +81,9 @@ impl ThreadSlot {
 }
 
 pub(crate) fn slots_in_use() -> impl Iterator<Item = &'static AtomicUsize> {
-    ALL[..SLOTS].iter()
+    ALL[..ASSIGNMENT.high_water.load(SeqCst)].iter()
+}
+
+pub(crate) fn count_in_use() -> usize {
+    ASSIGNMENT.high_water.load(Relaxed)
 }

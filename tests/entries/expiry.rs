@@ -310,6 +310,45 @@ fn hits_do_not_extend_an_idle_entry_past_its_ttl() {
 }
 
 #[test]
+fn hit_extends_the_idle_time_only_by_more_than_a_64th() {
+    let f = Fixture::with_idle(seconds(64));
+    f.cache.insert(1, 1);
+    f.clock.advance(seconds(1));
+    f.cache.get(&1);
+    assert_eq!(f.cache.remaining_ttl(&1), Some(seconds(63)));
+    f.clock.advance(nanos(1));
+    f.cache.get(&1);
+    assert_eq!(f.cache.remaining_ttl(&1), Some(seconds(64)));
+}
+
+#[test]
+fn entry_expires_between_63_64ths_of_the_idle_time_and_the_idle_time_after_its_last_hit() {
+    let f = Fixture::with_idle(seconds(64));
+    f.cache.insert(1, 1);
+    for step in 0..2_000 {
+        f.clock.advance(Duration::from_millis(step % 700));
+        assert_eq!(f.cache.get(&1), Some(1));
+        let left = f.cache.remaining_ttl(&1).unwrap();
+        assert!((seconds(63)..=seconds(64)).contains(&left), "{left:?}");
+    }
+    f.clock.advance(nanos(62_999_999_999));
+    assert!(f.cache.contains_key(&1));
+    f.clock.advance(seconds(1));
+    assert!(!f.cache.contains_key(&1));
+    validate(&f.cache);
+}
+
+#[test]
+fn resolution_of_the_idle_time_does_not_shorten_the_time_to_live() {
+    let ttl = Duration::from_millis(64_500);
+    let f = Fixture::new(|builder| builder.time_to_idle(seconds(64)).time_to_live(ttl));
+    f.cache.insert(1, 1);
+    f.clock.advance(Duration::from_millis(500));
+    f.cache.get(&1);
+    assert_eq!(f.cache.remaining_ttl(&1), Some(seconds(64)));
+}
+
+#[test]
 fn hit_at_an_earlier_time_does_not_shorten_the_idle_time() {
     let f = Fixture::with_idle(seconds(10));
     f.clock.set(seconds(100));

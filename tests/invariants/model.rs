@@ -439,9 +439,12 @@ impl Model {
         }
         self.stats.hits += 1;
         let moved = self.idle_deadline(self.entries[&key].limit);
+        let resolution = self.setup.time_to_idle.unwrap_or(0) / 64;
         let entry = self.entries.get_mut(&key)?;
         entry.used = self.tick;
-        entry.deadline = entry.deadline.max(moved);
+        if moved > entry.deadline.saturating_add(resolution) || moved == entry.limit {
+            entry.deadline = entry.deadline.max(moved);
+        }
         Some(entry.value.clone())
     }
 

@@ -14,6 +14,8 @@ const ROUNDS: u64 = 9;
 /// The approximate duration of a turn.
 const TURN_DURATION: Duration = Duration::from_millis(60);
 const THREADS: [u64; 2] = [1, 2];
+/// The numbers of threads in the table of hits by many threads.
+const MANY_THREADS: [u64; 4] = [8, 64, 128, 512];
 
 /// A cache in the table.
 struct Column<'a> {
@@ -118,6 +120,16 @@ fn main() {
             rows::<Texts>(name, work, 100_000, picks.turn);
         }
     }
+    if picks.has_name("threads") && picks.has_size(100_000) {
+        println!(
+            "\nMillion hits per second over all threads, with more threads than processors, which share the\n\
+             same number of hits. Median of {ROUNDS} rounds; 100,000 entries.\n\n\
+             | cache | 8 threads | 64 threads | 128 threads | 512 threads |\n\
+             | --- | --: | --: | --: | --: |"
+        );
+        many_threads::<Hotset<_>>(picks.turn);
+        many_threads::<QuickCache<_>>(picks.turn);
+    }
     if picks.has_name("memory") && picks.has_size(1_000_000) {
         println!(
             "\nBytes per entry beyond key and value in a cache of 1,000,000 entries of `u64` to `u64`: after it\n\
@@ -191,6 +203,29 @@ fn rows<C: Contents>(name: &str, work: Work, capacity: usize, turn: Duration) {
         }
         println!();
     }
+}
+
+/// Prints the rate of hits for each of [`MANY_THREADS`].
+fn many_threads<P: Peer<Numbers>>(turn: Duration) {
+    const ENTRIES: usize = 100_000;
+    let keys = Work::Hit.keys::<Numbers>(ENTRIES);
+    let bench = Bench::<Numbers, P>::new(Work::Hit, ENTRIES, &keys);
+    // The largest number of threads, so that each of the others also divides the number of hits.
+    let mut hits = MANY_THREADS.into_iter().max().expect("a number of threads") * 1_000;
+    while bench.time(8, hits / 8, 0) < turn {
+        hits *= 2;
+    }
+    let mut nanos = MANY_THREADS.map(|_| Vec::new());
+    for round in 1..=ROUNDS {
+        for (threads, nanos) in MANY_THREADS.into_iter().zip(&mut nanos) {
+            #[allow(clippy::cast_precision_loss)]
+            nanos.push(bench.time(threads, hits / threads, round).as_nanos() as f64);
+        }
+    }
+    #[allow(clippy::cast_precision_loss)]
+    let rates =
+        nanos.map(|mut nanos| format!(" {:.1} |", hits as f64 * 1_000.0 / median(&mut nanos)));
+    println!("| {} |{}", P::NAME, rates.concat());
 }
 
 /// The option of the processes that measure memory.

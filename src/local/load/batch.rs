@@ -423,10 +423,7 @@ where
     /// Records the value of an outcome for the key at a position, or returns the error of the outcome.
     fn take_outcome(&mut self, at: usize, outcome: Outcome<V>) -> Result<(), LoadError<AnyError>> {
         if !matches!(outcome, Outcome::Absent) {
-            self.values[at] = Some({
-                let (location, key) = (&self.locations[at], self.keys[at]);
-                self.cache.take_outcome(location, key, outcome)?
-            });
+            self.values[at] = Some(self.cache.take_outcome(self.keys[at], outcome)?);
         }
         Ok(())
     }

@@ -24,7 +24,6 @@ where
     /// Returns the result of a call from the outcome of another caller's load, and counts the call.
     pub(crate) fn take_outcome<Q>(
         &self,
-        location: &KeyLocation<'_, K, V>,
         key: &Q,
         outcome: Outcome<V>,
     ) -> Result<V, LoadError<AnyError>>
@@ -33,7 +32,7 @@ where
     {
         let result = match outcome {
             Outcome::Stale(value) => {
-                self.count_stale(location, key);
+                self.count_stale(key);
                 return Ok(value);
             }
             Outcome::Value(value) => Ok(value),
@@ -44,11 +43,11 @@ where
         result
     }
 
-    fn count_stale<Q>(&self, location: &KeyLocation<'_, K, V>, key: &Q)
+    fn count_stale<Q>(&self, key: &Q)
     where
         Q: Hash + Equivalent<K> + ?Sized,
     {
-        self.count_served(ThreadSlot::current(), Count::Stale, location, key);
+        self.count_served(ThreadSlot::current(), Count::Stale, key);
     }
 
     /// Looks up a key again for its leader, because a value may have been stored since the leader's first lookup.
@@ -179,7 +178,7 @@ where
         }
         if let Some(outcome) = self.stale(location, key) {
             if let Outcome::Stale(_) = outcome {
-                self.count_stale(location, key);
+                self.count_stale(key);
             }
             leader.complete(|| outcome.clone());
             return match outcome {

@@ -245,7 +245,7 @@ where
             Ok(Err(error)) if error.is_panic() => resume_unwind(error.into_panic()),
             Ok(Err(_)) => Err(LoadError::Shutdown),
             // The load continues.
-            Err(failure) => self.0.stale_or_timeout(&location, key, failure),
+            Err(failure) => self.0.stale_or_timeout(key, failure),
         }
     }
 
@@ -262,7 +262,6 @@ where
     {
         let mut spawned = SpawnedLoad {
             cache: self.0.clone(),
-            index: location.index,
             hash: location.hash,
             leader: Some(leader.suspend()),
         };
@@ -282,7 +281,6 @@ where
 /// A load that is about to run in a task, with a handle to its cache.
 struct SpawnedLoad<K, V, S> {
     cache: LocalCache<K, V, S>,
-    index: usize,
     hash: KeyHash,
     /// The leader, or `None` once the task runs. If the task never runs, `drop` makes a waiter the leader instead.
     leader: Option<SuspendedLeader<K, V>>,
@@ -291,9 +289,9 @@ struct SpawnedLoad<K, V, S> {
 impl<K, V, S> SpawnedLoad<K, V, S> {
     /// Returns the shard and the hash of the key.
     fn location(&self) -> KeyLocation<'_, K, V> {
+        let inner = &self.cache.inner;
         KeyLocation {
-            cell: &self.cache.inner.cells[self.index],
-            index: self.index,
+            cell: &inner.cells[inner.shard_index(self.hash)],
             hash: self.hash,
         }
     }

@@ -129,14 +129,14 @@ where
             limits.stale_from = None;
         }
         let value_of = |outcome| {
-            let value = self.take_outcome(location, key, outcome);
+            let value = self.take_outcome(key, outcome);
             value.map(ValueOrLead::Value)
         };
         // The result of a wait that took too long. A caller that reloads is not given the old value.
         let instead = |failure| match failure {
             WaitFailure::Stale(_) if loader.reloads => Err(LoadError::WaitTimeout),
             failure => {
-                let value = self.stale_or_timeout(location, key, failure);
+                let value = self.stale_or_timeout(key, failure);
                 value.map(ValueOrLead::Value)
             }
         };

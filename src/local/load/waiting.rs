@@ -126,7 +126,6 @@ where
     /// Returns the result of a call whose wait took too long.
     pub(crate) fn stale_or_timeout<Q>(
         &self,
-        location: &KeyLocation<'_, K, V>,
         key: &Q,
         waited: WaitFailure<Outcome<V>>,
     ) -> Result<V, LoadError<AnyError>>
@@ -134,7 +133,7 @@ where
         Q: Hash + Equivalent<K> + ?Sized,
     {
         match waited {
-            WaitFailure::Stale(outcome) => self.take_outcome(location, key, outcome),
+            WaitFailure::Stale(outcome) => self.take_outcome(key, outcome),
             WaitFailure::TimedOut => Err(LoadError::WaitTimeout),
         }
     }

@@ -60,6 +60,22 @@ impl<K, V> Slab<Entry<K, V>> {
     }
 }
 
+/// The entries of a shard that does not grow. Accesses need no second lookup for entries that have not moved yet.
+pub(super) struct MovedEntries<'a, K, V>(pub(super) &'a Slab<Entry<K, V>>);
+
+impl<K, V> PolicyStates for MovedEntries<'_, K, V> {
+    #[inline(always)]
+    fn state(&self, slot: u32) -> Option<&AtomicU32> {
+        Some(&self.0.get_moved(slot)?.policy_state)
+    }
+
+    #[inline(always)]
+    fn hash(&self, slot: u32) -> u32 {
+        let entry = self.0.get_moved(slot);
+        entry.map_or(0, |entry| entry.hash.bits())
+    }
+}
+
 impl<K, V> PolicyStates for Slab<Entry<K, V>> {
     #[inline]
     fn state(&self, slot: u32) -> Option<&AtomicU32> {

@@ -60,12 +60,14 @@ impl Expiry {
     }
 
     /// Sets the deadline of a slot.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn set(&mut self, slot: u32, deadline: Nanos) {
+        if deadline == NEVER {
+            return;
+        }
         let block = slot as usize / FAN_OUT;
         match self.levels.first().and_then(|blocks| blocks.get(block)) {
             Some(&bound) if bound <= deadline => {}
-            None if deadline == NEVER => {}
             _ => self.lower(block, deadline),
         }
     }

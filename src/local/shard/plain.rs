@@ -3,6 +3,7 @@
 use crate::clock::{NEVER, Nanos};
 use crate::local::removal::RemovalCause;
 use crate::local::shard::Shard;
+use crate::local::shard::entry::MovedEntries;
 use crate::local::shard::hash::{KeyHash, StoredHash};
 use crate::policy::EvictionPolicy;
 use crate::storage::work_slice::WorkSlice;
@@ -66,9 +67,9 @@ impl<K, V> Shard<K, V> {
             existing
         } else {
             let policy = &mut self.policy;
-            policy.replace_victim(&self.slab, new_hash.bits(), work)
+            policy.replace_victim(&MovedEntries(&self.slab), new_hash.bits(), work)
         };
-        let entry = slot.and_then(|slot| Some((slot, self.slab.get_mut(slot)?)));
+        let entry = slot.and_then(|slot| Some((slot, self.slab.get_moved_mut(slot)?)));
         let Some((slot, entry)) = entry else {
             return Err((key, value));
         };

@@ -25,7 +25,7 @@ impl HitTime<'_> {
     #[inline]
     pub(crate) fn now(self) -> Nanos {
         match self.early {
-            0 => self.clock.now(),
+            0 => self.clock.time_of_hit(),
             early => early,
         }
     }
@@ -33,7 +33,7 @@ impl HitTime<'_> {
     /// Checks whether a deadline has passed, if the time was not read early.
     #[inline]
     fn is_late_for(self, deadline: Nanos) -> bool {
-        self.early == 0 && deadline <= self.clock.now()
+        self.early == 0 && deadline <= self.clock.time_of_hit()
     }
 }
 

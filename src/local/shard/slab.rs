@@ -68,6 +68,16 @@ impl<T> Slab<T> {
         }
     }
 
+    /// Returns the value of a slot for writing. Unlike [`get_mut`](Self::get_mut), returns `None` if the slot has not
+    /// moved to the larger storage yet.
+    #[inline(always)]
+    pub(crate) fn get_moved_mut(&mut self, slot: u32) -> Option<&mut T> {
+        match self.slots.get_moved_mut(slot) {
+            Some(Slot::Occupied(value)) => Some(value),
+            _ => None,
+        }
+    }
+
     /// Returns the value of a slot, or `None` if it is vacant.
     #[inline]
     pub(crate) fn get(&self, slot: u32) -> Option<&T> {

@@ -6,9 +6,10 @@
 //!
 //! The order is stored in lists, one for each *generation*: a span of the write clock of 1/128 of the shard's size. An
 //! entry is filed in the generation of its stamp. Hits do not move it. If a stamp is younger than the generation in
-//! which the entry is filed, the entry is filed too low. An eviction removes the first entry of the oldest generation.
-//! If that one is filed too low, it is filed again under its stamp, in O(1); otherwise it is the victim. Entries are
-//! therefore removed from a list only at its head, and one link for each slot is enough. A slot that is vacated stays
+//! which the entry is filed, the entry is filed too low. An eviction removes an entry of the oldest generation.
+//! If that one is filed too low, it is filed again under its stamp, in O(1); otherwise it is the victim. The order
+//! within a generation is not kept, so that entries are added to its list and removed from it at the head, and one link
+//! for each slot is enough. A slot that is vacated stays
 //! where it is filed, and when it is filled again, its new entry is filed too low.
 //!
 //! As a result, no entry is evicted while a less recently used one exists, where recency is resolved to 1/64 of the
@@ -29,10 +30,11 @@
 mod tests;
 
 use crate::policy::EvictionPolicy;
-use crate::policy::slot_list::{Links, List, as_slot};
+use crate::policy::slot_list::{Links, List, Stack, as_slot};
 use crate::policy::state::{NoOpHits, PolicyStates};
 use crate::storage::allocated::AllocatedBytes;
 use crate::storage::work_slice::{SLOTS_PER_HOLD, WorkSlice};
+use std::mem::replace;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 /// The highest number of generations, a power of two. It is twice what a shard needs in which every write evicts.
@@ -84,7 +86,18 @@ pub(crate) struct Lru {
 struct Generation {
     /// The time of the write clock when the generation began.
     start: u32,
-    list: List,
+    /// The slots that are filed in it, in no particular order.
+    slots: Stack,
+}
+
+impl Generation {
+    /// A generation without slots that began at this time of the write clock.
+    const fn new(start: u32) -> Self {
+        Self {
+            start,
+            slots: Stack::EMPTY,
+        }
+    }
 }
 
 impl Lru {
@@ -123,33 +136,37 @@ impl Lru {
         found
     }
 
-    /// Files a slot at the end of a generation.
+    /// Files a slot in a generation.
     #[inline]
     fn file(&mut self, slot: u32, generation: u32) {
         let generation = &mut self.generations[(generation % MAX_GENERATIONS) as usize];
-        generation.list.push(slot, &mut self.links);
+        generation.slots.push(slot, &mut self.links);
     }
 
-    /// Removes the first slot of a generation.
+    /// Files a slot that is in no list in the generation of its stamp.
+    #[cold]
+    #[inline(never)]
+    fn refile(&mut self, slot: u32, stamp: u32) {
+        self.file(slot, self.generation_of(stamp));
+    }
+
+    /// Removes a slot of a generation.
     #[inline]
     fn take(&mut self, generation: u32) -> Option<u32> {
         let generation = &mut self.generations[(generation % MAX_GENERATIONS) as usize];
-        generation.list.pop(&mut self.links)
+        generation.slots.pop(&mut self.links)
     }
 
-    /// Detaches the first slot of the oldest generation.
+    /// Detaches a slot of the oldest generation.
     #[inline]
     fn detach_oldest(&mut self) -> Option<u32> {
         let oldest = &mut self.generations[(self.oldest % MAX_GENERATIONS) as usize];
-        oldest.list.detach(&self.links)
+        oldest.slots.detach(&self.links)
     }
 
     /// Detaches the first slot of those that are older than all generations, unless they are filed too low.
-    #[inline]
+    #[cold]
     fn detach_settled(&mut self) -> Option<u32> {
-        if self.merged.is_empty() && self.settled.is_empty() {
-            return None;
-        }
         let merged = self.merged.detach(&self.links);
         merged.or_else(|| self.settled.detach(&self.links))
     }
@@ -160,8 +177,8 @@ impl Lru {
     fn take_victim(&mut self, states: &impl PolicyStates, work: &mut WorkSlice) -> Option<u32> {
         while !work.is_used_up() {
             work.spend(1);
-            let (slot, later) = if let Some(slot) = self.detach_settled() {
-                (slot, self.oldest)
+            let (slot, later) = if !(self.merged.is_empty() && self.settled.is_empty()) {
+                (self.detach_settled()?, self.oldest)
             } else if let Some(slot) = self.detach_oldest() {
                 (slot, self.oldest.wrapping_add(1))
             } else if self.oldest == self.newest {
@@ -180,9 +197,47 @@ impl Lru {
                 return Some(slot);
             }
             // The entry is filed too low, because stamps only grow.
-            self.file(slot, self.generation_of(stamp));
+            self.refile(slot, stamp);
         }
         None
+    }
+
+    /// Moves the least recently used entry from its list to that of the newest generation, sets its stamp to the
+    /// present, and returns its slot. Returns `None`, and changes nothing of that, if the first entry that is found is
+    /// filed too low, or if more than one generation without entries has to be skipped.
+    #[inline(always)]
+    fn move_first_victim(&mut self, states: &impl PolicyStates) -> Option<u32> {
+        if !self.merged.is_empty() || !self.settled.is_empty() {
+            return None;
+        }
+        if self.generation(self.oldest).slots.is_empty() && self.oldest != self.newest {
+            self.oldest = self.oldest.wrapping_add(1);
+        }
+        let (oldest, newest) = (self.oldest, self.newest);
+        let slot = self.generation(oldest).slots.head;
+        let stored = states.state(slot)?;
+        if oldest == newest || self.is_of_or_after(stored.load(Relaxed), oldest.wrapping_add(1)) {
+            return None;
+        }
+        let link = self.links.get_moved_mut(slot)?;
+        stored.store(self.clock, Relaxed);
+        self.generations[(oldest % MAX_GENERATIONS) as usize]
+            .slots
+            .head = *link;
+        let newest = &mut self.generations[(newest % MAX_GENERATIONS) as usize];
+        *link = replace(&mut newest.slots.head, slot);
+        Some(slot)
+    }
+
+    /// Moves the least recently used entry like [`move_first_victim`](Self::move_first_victim), whatever has to be
+    /// done before it is found. Returns `None` if there is no entry, or if the work was used up before one was found.
+    #[cold]
+    #[inline(never)]
+    fn move_victim(&mut self, states: &impl PolicyStates, work: &mut WorkSlice) -> Option<u32> {
+        let victim = self.take_victim(states, work)?;
+        states.state(victim)?.store(self.clock, Relaxed);
+        self.file(victim, self.newest);
+        Some(victim)
     }
 
     /// Loads the stamp of the most likely next victim while the caller waits for memory anyway, so that the next write
@@ -190,14 +245,13 @@ impl Lru {
     #[inline]
     fn prefetch_next(&self, states: &impl PolicyStates) {
         // Without settled entries, which are rare, it is the first of the oldest generation that has entries.
-        let mut list = self.generation(self.oldest).list;
-        if list.is_empty() {
-            list = self.generation(self.oldest.wrapping_add(1)).list;
+        let mut slots = self.generation(self.oldest).slots;
+        if slots.is_empty() {
+            slots = self.generation(self.oldest.wrapping_add(1)).slots;
         }
-        if !list.is_empty() {
-            if let Some(stamp) = states.state(list.head) {
-                stamp.load(Relaxed);
-            }
+        // If there is no slot, there is no state either.
+        if let Some(stamp) = states.state(slots.head) {
+            stamp.load(Relaxed);
         }
     }
 
@@ -207,16 +261,15 @@ impl Lru {
     }
 
     /// Begins a generation. If there is the highest number of them, the newest one continues instead.
-    #[cold]
+    #[inline(always)]
     fn begin_generation(&mut self) {
-        if self.live_generations() < MAX_GENERATIONS {
+        let live = self.live_generations();
+        if live < MAX_GENERATIONS {
             self.newest = self.newest.wrapping_add(1);
-            self.generations[(self.newest % MAX_GENERATIONS) as usize] = Generation {
-                start: self.clock,
-                list: List::EMPTY,
-            };
+            let generation = (self.newest % MAX_GENERATIONS) as usize;
+            self.generations[generation] = Generation::new(self.clock);
         }
-        if self.live_generations() >= MERGE_GENERATIONS && self.merges_to.is_none() {
+        if live + 1 >= MERGE_GENERATIONS && self.merges_to.is_none() {
             self.merges_to = Some(self.newest.wrapping_sub(1));
         }
     }
@@ -235,7 +288,7 @@ impl Lru {
                 self.settle(slot, self.oldest, states);
             } else if to.wrapping_sub(self.oldest) >= MAX_GENERATIONS {
                 // The oldest generation is later than `to` by now.
-                self.settled = std::mem::replace(&mut self.merged, List::EMPTY);
+                self.settled = replace(&mut self.merged, List::EMPTY);
                 self.merges_to = None;
                 return;
             } else if let Some(slot) = self.take(self.oldest) {
@@ -272,16 +325,12 @@ impl Lru {
 
 impl Default for Lru {
     fn default() -> Self {
-        let empty = Generation {
-            start: 0,
-            list: List::EMPTY,
-        };
         Self {
             clock: 0,
             slack: 0,
             oldest: 0,
             newest: 0,
-            generations: Box::new([empty; MAX_GENERATIONS as usize]),
+            generations: Box::new([Generation::new(0); MAX_GENERATIONS as usize]),
             links: Links::new(),
             len: 0,
             settled: List::EMPTY,
@@ -305,7 +354,7 @@ impl EvictionPolicy for Lru {
         state.store(self.clock, Relaxed);
     }
 
-    #[inline]
+    #[inline(always)]
     fn on_write(&mut self, states: &impl PolicyStates, work: &mut WorkSlice) {
         self.clock = self.clock.wrapping_add(1);
         if self.age(self.generation(self.newest).start) >= self.slack.max(1) {
@@ -339,7 +388,7 @@ impl EvictionPolicy for Lru {
         Some(victim)
     }
 
-    #[inline]
+    #[inline(always)]
     fn replace_victim(
         &mut self,
         states: &impl PolicyStates,
@@ -347,9 +396,10 @@ impl EvictionPolicy for Lru {
         work: &mut WorkSlice,
     ) -> Option<u32> {
         self.on_write(states, work);
-        let victim = self.take_victim(states, work)?;
-        states.state(victim)?.store(self.clock, Relaxed);
-        self.file(victim, self.newest);
+        let victim = match self.move_first_victim(states) {
+            None => self.move_victim(states, work)?,
+            Some(victim) => victim,
+        };
         self.prefetch_next(states);
         Some(victim)
     }
@@ -363,12 +413,14 @@ impl EvictionPolicy for Lru {
     }
 
     fn renumber(&mut self, slots: usize, slot_of: impl Fn(u32) -> Option<u32>) {
-        let from = std::mem::replace(&mut self.links, Links::new());
+        let from = replace(&mut self.links, Links::new());
         let to = &mut self.links;
         to.grow(slots);
         to.cover(as_slot(slots).saturating_sub(1));
-        let generations = self.generations.iter_mut().map(|it| &mut it.list);
-        for list in generations.chain([&mut self.settled, &mut self.merged]) {
+        for generation in self.generations.iter_mut() {
+            generation.slots.renumber(&from, to, &slot_of);
+        }
+        for list in [&mut self.settled, &mut self.merged] {
             list.renumber(&from, to, &slot_of);
         }
     }
@@ -388,13 +440,13 @@ impl EvictionPolicy for Lru {
 
     fn validate(&self, states: &impl PolicyStates) {
         let mut filed = vec![false; self.links.len()];
-        let mut file = |slot: u32| assert!(!std::mem::replace(&mut filed[slot as usize], true));
+        let mut file = |slot: u32| assert!(!replace(&mut filed[slot as usize], true));
         for list in [self.merged, self.settled] {
             list.iter(&self.links).for_each(&mut file);
         }
         for generation in 0..self.live_generations() {
-            let list = self.generation(self.oldest.wrapping_add(generation)).list;
-            for slot in list.iter(&self.links) {
+            let slots = self.generation(self.oldest.wrapping_add(generation)).slots;
+            for slot in slots.iter(&self.links) {
                 file(slot);
                 if let Some(stored) = states.state(slot) {
                     let home = self.generation_of(stored.load(Relaxed));

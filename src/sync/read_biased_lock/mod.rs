@@ -1,8 +1,8 @@
 //! A reader-writer lock for data that is read far more often than it is written.
 //!
 //! Except in the first few reads after a write, a reader writes to no memory that another reader accesses. It publishes
-//! the lock's address in the slot of its own thread. One array contains the slots of all threads of the process. A
-//! writer revokes the lock's *read bias* and waits until no slot contains the lock's address. Similar designs are
+//! the lock's address in the slot of its own thread. A writer revokes the lock's *read bias* and waits until no slot of
+//! any thread of the process contains the lock's address. Similar designs are
 //! Linux's brlock, folly's `SharedMutex` with deferred readers, and BRAVO (Dice and Kogan, USENIX ATC 2019), from which
 //! the terms are taken.
 //!
@@ -16,7 +16,15 @@
 //! Frequently written data is therefore protected by the underlying lock alone: its readers do not store to the slots,
 //! and its writers do not check the slots.
 //!
-//! A reader without its own slot, or whose slot already contains another lock, always uses the underlying lock.
+//! The number of reads that grant the bias is a quarter of the number of slots in use, and at least 16. So a writer
+//! that has to check many slots, most of them perhaps of idle threads, has had many reads before it, and each of these
+//! reads accounts for four slots, or for all 64 of a process with few threads. To check a slot that no thread has
+//! changed takes about a nanosecond, and a read through the underlying lock takes some nanoseconds longer than one
+//! through a slot. Idle threads therefore delay neither frequent writers, for which the bias stays revoked, nor rare
+//! ones, whose checks are a small part of the cost of the reads between them.
+//!
+//! A reader without its own slot, or whose slot already contains another lock, always uses the underlying lock. Only
+//! a thread that ends has no slot, while its last destructors run.
 //!
 //! A writer that sees a reader spins briefly, then parks. When a reader ends, it clears its slot and loads the bias,
 //! whose cache line it has read before. If the bias is revoked, a writer may be waiting, and the reader unparks it.
@@ -59,13 +67,13 @@ mod tests;
 
 use crate::sync::model_fence;
 use crate::sync::read_biased_lock::primitives::{
-    AtomicU32, AtomicUsize, Backoff, Mutex, READS_BEFORE_BIAS, RwLock, RwLockReadGuard,
+    AtomicU32, AtomicUsize, Backoff, MIN_READS_BEFORE_BIAS, Mutex, RwLock, RwLockReadGuard,
     RwLockWriteGuard, Thread, UnsafeCell,
 };
 use crate::sync::reentrancy::{
     LockGuardMark, assert_no_lock_held, is_reading, is_writing, panic_on_reentry,
 };
-use crate::sync::thread_slot::{NO_LOCK, ThreadSlot, slots_in_use};
+use crate::sync::thread_slot::{NO_LOCK, ThreadSlot, count_in_use, slots_in_use};
 use std::marker::PhantomData;
 use std::ops::{Deref, DerefMut};
 use std::sync::atomic::Ordering::{Relaxed, Release, SeqCst};
@@ -74,6 +82,8 @@ use std::sync::atomic::Ordering::{Relaxed, Release, SeqCst};
 const REVOKED: u32 = 0;
 /// The value of the read bias while readers may enter through their slots.
 const GRANTED: u32 = 1;
+/// The number of slots in use for each read that is necessary to grant the read bias again.
+const SLOTS_PER_READ: usize = 4;
 
 /// A reader-writer lock. The fields that each reader loads come first, and those that only other threads need last.
 #[repr(C)]
@@ -207,7 +217,7 @@ impl<T> ReadBiasedLock<T> {
             return;
         }
         let reads = self.reads_since_write.load(Relaxed) + 1;
-        if reads < READS_BEFORE_BIAS {
+        if (reads as usize) < reads_before_bias(count_in_use()) {
             self.reads_since_write.store(reads, Relaxed);
         } else {
             // `Release`, so that a thread that sees the bias granted also sees all writes that were made while it was
@@ -221,21 +231,33 @@ impl<T> ReadBiasedLock<T> {
     /// # Panics
     ///
     /// Panics if this thread reads or writes any lock.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn write(&self) -> WriteGuard<'_, T> {
         assert_no_lock_held("write to");
-        loop {
-            let underlying = self.underlying.write();
-            if self.revoke_bias(true) {
-                return self.guard(underlying);
-            }
-            // Let nested waiters acquire `underlying` first.
+        let mut underlying = self.underlying.write();
+        if self.read_bias.load(Relaxed) != REVOKED {
+            underlying = self.revoke_bias_for_write(underlying);
+        }
+        self.guard(underlying)
+    }
+
+    /// Revokes the read bias like [`revoke_bias`](Self::revoke_bias), and waits for the active readers. While there are
+    /// nested waiters, releases `underlying` for them.
+    #[cold]
+    #[inline(never)]
+    fn revoke_bias_for_write<'a>(
+        &'a self,
+        mut underlying: RwLockWriteGuard<'a, ()>,
+    ) -> RwLockWriteGuard<'a, ()> {
+        while !self.revoke_bias(true) {
             drop(underlying);
             let mut backoff = Backoff::new();
             while self.nested_waiters.load(SeqCst) > 0 {
                 backoff.pause();
             }
+            underlying = self.underlying.write();
         }
+        underlying
     }
 
     /// Like [`write`](Self::write), but returns `None` instead of waiting.
@@ -326,6 +348,12 @@ impl<T> ReadBiasedLock<T> {
     fn address(&self) -> usize {
         std::ptr::from_ref(self) as usize
     }
+}
+
+/// Returns the number of reads after the last write that grant the read bias again, for a number of slots in use.
+/// Together they cost at least as much as the next writer saves if it does not check the slots.
+fn reads_before_bias(slots: usize) -> usize {
+    (slots / SLOTS_PER_READ).max(MIN_READS_BEFORE_BIAS)
 }
 
 /// Shared access through a published slot. It is not `Send`, because the slot belongs to the thread.

@@ -7,9 +7,8 @@ mod imp {
     pub(crate) use std::thread::{Thread, current};
     use std::time::Duration;
 
-    /// The number of reads after the last write that grant the read bias again. Together they cost about as much as
-    /// the next writer saves because it does not check the slots.
-    pub(crate) const READS_BEFORE_BIAS: u32 = 16;
+    /// The least number of reads after the last write that grant the read bias again.
+    pub(crate) const MIN_READS_BEFORE_BIAS: usize = 16;
 
     /// The number of times that a writer checks a slot again without giving up the processor.
     const MAX_SPINS: u32 = 64;
@@ -97,7 +96,7 @@ mod imp {
     pub(crate) use loom::sync::{RwLockReadGuard, RwLockWriteGuard};
 
     /// One read, because models have few.
-    pub(crate) const READS_BEFORE_BIAS: u32 = 1;
+    pub(crate) const MIN_READS_BEFORE_BIAS: usize = 1;
 
     pub(crate) use crate::sync::Mutex;
     pub(crate) use loom::thread::{Thread, current};

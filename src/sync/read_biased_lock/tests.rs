@@ -1,8 +1,9 @@
 use super::*;
+use crate::sync::thread_slot::tests::on_live_threads;
+use std::cell::OnceCell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Barrier;
 use std::sync::atomic::AtomicBool;
-use std::sync::mpsc;
+use std::sync::{Arc, Barrier, mpsc};
 use std::thread;
 
 #[test]
@@ -45,29 +46,99 @@ fn readers_see_no_partial_write() {
 }
 
 #[test]
-fn readers_without_a_slot_and_writers_exclude_each_other() {
+fn readers_with_slots_in_several_chunks_and_writers_exclude_each_other() {
     let lock = ReadBiasedLock::new((0u64, 0u64));
-    let threads = crate::sync::thread_slot::SLOTS + 8;
-    let barrier = Barrier::new(threads);
-    thread::scope(|scope| {
-        for thread in 0..threads {
-            let (lock, barrier) = (&lock, &barrier);
-            scope.spawn(move || {
-                let _ = ThreadSlot::current();
-                barrier.wait();
-                for _ in 0..500 {
-                    if thread % 8 == 0 {
-                        let mut pair = lock.write();
-                        pair.0 += 1;
-                        pair.1 += 1;
-                    } else {
-                        lock.read(|pair| assert_eq!(pair.0, pair.1));
-                    }
-                }
-            });
+    let numbers = AtomicUsize::new(0);
+    on_live_threads(136, || {
+        let is_writer = numbers.fetch_add(1, SeqCst) % 8 == 0;
+        for _ in 0..500 {
+            if is_writer {
+                let mut pair = lock.write();
+                pair.0 += 1;
+                pair.1 += 1;
+            } else {
+                lock.read(|pair| assert_eq!(pair.0, pair.1));
+            }
         }
     });
-    assert_eq!(lock.read(|pair| pair.0), threads.div_ceil(8) as u64 * 500);
+    assert_eq!(lock.read(|pair| pair.0), 136 / 8 * 500);
+}
+
+#[test]
+fn reads_of_200_live_threads_do_not_take_the_underlying_lock() {
+    let lock = lock_with(GRANTED);
+    let underlying = lock.underlying.write();
+    let published = on_live_threads(200, || {
+        let reader = lock.publish(ThreadSlot::current());
+        reader.is_some_and(|value| *value == 0)
+    });
+    assert_eq!(published, [true; 200]);
+    drop(underlying);
+}
+
+#[test]
+fn writer_finds_the_reader_in_each_of_200_slots() {
+    let (lock, turn) = (lock_with(GRANTED), Mutex::new(()));
+    on_live_threads(200, || {
+        let _turn = turn.lock();
+        let reader = lock.publish(ThreadSlot::current());
+        assert!(reader.is_some() && lock.try_write().is_none());
+    });
+    assert!(lock.try_write().is_some());
+}
+
+#[test]
+fn bias_is_granted_after_one_read_for_four_slots_in_use() {
+    let reads = on_live_threads(400, || {
+        let lock = ReadBiasedLock::new(0);
+        let read = || {
+            lock.read(|_| ());
+            lock.read_bias.load(SeqCst) == REVOKED
+        };
+        1 + std::iter::repeat_with(read)
+            .take_while(|&revoked| revoked)
+            .count()
+    });
+    // Other tests in this process may have threads as well.
+    assert!(
+        reads.iter().all(|reads| (100..1_000).contains(reads)),
+        "{reads:?}"
+    );
+    assert_eq!(
+        [0, 1, 64, 68, 2_000].map(reads_before_bias),
+        [16, 16, 16, 17, 500]
+    );
+}
+
+/// Reads a lock when it is dropped.
+struct ReadOnDrop(Arc<ReadBiasedLock<i32>>, mpsc::Sender<i32>);
+
+impl Drop for ReadOnDrop {
+    fn drop(&mut self) {
+        self.1.send(self.0.read(|value| *value)).unwrap();
+    }
+}
+
+/// Thread-local variables are dropped in an unspecified order, so one is initialized before the slot is assigned and
+/// one afterwards. One of the two is dropped when the slot is free.
+#[test]
+fn destructor_that_runs_after_the_slot_was_freed_reads_through_the_underlying_lock() {
+    thread_local! {
+        static FIRST: OnceCell<ReadOnDrop> = const { OnceCell::new() };
+        static LAST: OnceCell<ReadOnDrop> = const { OnceCell::new() };
+    }
+    let lock = Arc::new(lock_with(GRANTED));
+    let (values, read) = mpsc::channel();
+    let on_drop = || ReadOnDrop(Arc::clone(&lock), values.clone());
+    let (first, last) = (on_drop(), on_drop());
+    let thread = thread::spawn(|| {
+        FIRST.with(|variable| assert!(variable.set(first).is_ok()));
+        let _ = ThreadSlot::current();
+        LAST.with(|variable| assert!(variable.set(last).is_ok()));
+    });
+    thread.join().unwrap();
+    assert_eq!([read.recv(), read.recv()], [Ok(0), Ok(0)]);
+    *lock.write() = 1;
 }
 
 /// Returns a lock that was read until its bias had this value.
@@ -84,10 +155,12 @@ fn reads_grant_the_bias_and_a_write_revokes_it() {
     let lock = lock_with(GRANTED);
     *lock.write() += 1;
     assert_eq!(lock.read_bias.load(SeqCst), REVOKED);
-    for _ in 1..READS_BEFORE_BIAS {
+    for _ in 1..MIN_READS_BEFORE_BIAS {
         lock.read(|_| assert_eq!(lock.read_bias.load(SeqCst), REVOKED));
     }
-    lock.read(|_| assert_eq!(lock.read_bias.load(SeqCst), GRANTED));
+    while lock.read_bias.load(SeqCst) != GRANTED {
+        lock.read(|_| ());
+    }
     *lock.write() += 1;
     assert_eq!(lock.read_bias.load(SeqCst), REVOKED);
     assert_eq!(lock.read(|value| *value), 2);
