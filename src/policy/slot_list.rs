@@ -2,6 +2,7 @@
 
 use crate::storage::allocated::AllocatedBytes;
 use crate::storage::column::Column;
+use std::mem::replace;
 
 /// The link of the last slot of a list.
 pub(crate) const END: u32 = u32::MAX;
@@ -71,7 +72,7 @@ impl Links {
     #[inline]
     fn unfile(&mut self, slot: u32) -> u32 {
         let link = self.0.get_mut(slot);
-        link.map_or(END, |link| std::mem::replace(link, UNFILED))
+        link.map_or(END, |link| replace(link, UNFILED))
     }
 
     /// Begins to make room for `slots` slots: see [`Column::grow`].
@@ -91,17 +92,21 @@ impl AllocatedBytes for Links {
     }
 }
 
-/// A list to which slots are added at the head, and from which they are removed there.
+/// A list of slots. If it is empty, the tail has no meaning.
 ///
 /// A slot that is vacated stays in its list. It is vacant, or filled again, when it is removed from the list.
 #[derive(Clone, Copy)]
-pub(crate) struct Stack {
-    pub(crate) head: u32,
+pub(crate) struct List {
+    head: u32,
+    tail: u32,
 }
 
-impl Stack {
+impl List {
     /// A list without slots.
-    pub(crate) const EMPTY: Self = Self { head: END };
+    pub(crate) const EMPTY: Self = Self {
+        head: END,
+        tail: END,
+    };
 
     /// Returns `true` if the list has no slots.
     #[inline]
@@ -109,11 +114,44 @@ impl Stack {
         self.head == END
     }
 
-    /// Adds a slot at the head.
+    /// Returns the first slot, or [`END`].
+    #[inline]
+    pub(crate) fn head(self) -> u32 {
+        self.head
+    }
+
+    /// Removes the first slot. `next` is its link.
+    #[inline]
+    pub(crate) fn set_head(&mut self, next: u32) {
+        self.head = next;
+    }
+
+    /// Adds a slot at the head, and returns the link that the caller gives it.
+    #[inline]
+    pub(crate) fn replace_head(&mut self, slot: u32) -> u32 {
+        if self.is_empty() {
+            self.tail = slot;
+        }
+        replace(&mut self.head, slot)
+    }
+
+    /// Adds a slot at the end.
     #[inline]
     pub(crate) fn push(&mut self, slot: u32, links: &mut Links) {
-        links.set(slot, self.head);
-        self.head = slot;
+        links.set(slot, END);
+        if self.is_empty() {
+            self.head = slot;
+        } else {
+            links.set(self.tail, slot);
+        }
+        self.tail = slot;
+    }
+
+    /// Adds a slot at the head.
+    #[inline]
+    pub(crate) fn push_first(&mut self, slot: u32, links: &mut Links) {
+        let next = self.replace_head(slot);
+        links.set(slot, next);
     }
 
     /// Removes the first slot and returns it, but keeps its link. The caller files the slot in a list again, or
@@ -152,81 +190,8 @@ impl Stack {
         })
     }
 
-    /// Moves the list to other slots and links, in any order. `slot_of` returns the new number of each slot, or `None`
-    /// to leave it out.
-    pub(crate) fn renumber(
-        &mut self,
-        from: &Links,
-        to: &mut Links,
-        slot_of: impl Fn(u32) -> Option<u32>,
-    ) {
-        let mut renumbered = Self::EMPTY;
-        for slot in self.iter(from).filter_map(slot_of) {
-            renumbered.push(slot, to);
-        }
-        *self = renumbered;
-    }
-}
-
-/// A list of slots in the order in which they were filed. If the list is empty, the tail has no meaning.
-#[derive(Clone, Copy)]
-pub(crate) struct List {
-    stack: Stack,
-    tail: u32,
-}
-
-impl List {
-    /// A list without slots.
-    pub(crate) const EMPTY: Self = Self {
-        stack: Stack::EMPTY,
-        tail: END,
-    };
-
-    /// Returns `true` if the list has no slots.
-    #[inline]
-    pub(crate) fn is_empty(self) -> bool {
-        self.stack.is_empty()
-    }
-
-    /// Adds a slot at the end.
-    #[inline]
-    pub(crate) fn push(&mut self, slot: u32, links: &mut Links) {
-        links.set(slot, END);
-        if self.is_empty() {
-            self.stack.head = slot;
-        } else {
-            links.set(self.tail, slot);
-        }
-        self.tail = slot;
-    }
-
-    /// Adds a slot at the head.
-    pub(crate) fn push_first(&mut self, slot: u32, links: &mut Links) {
-        if self.is_empty() {
-            self.tail = slot;
-        }
-        self.stack.push(slot, links);
-    }
-
-    /// Detaches the first slot: see [`Stack::detach`].
-    #[inline]
-    pub(crate) fn detach(&mut self, links: &Links) -> Option<u32> {
-        self.stack.detach(links)
-    }
-
-    /// Removes the first slot and returns it.
-    #[inline]
-    pub(crate) fn pop(&mut self, links: &mut Links) -> Option<u32> {
-        self.stack.pop(links)
-    }
-
-    /// Returns the slots from the first one on.
-    pub(crate) fn iter(self, links: &Links) -> impl Iterator<Item = u32> {
-        self.stack.iter(links)
-    }
-
-    /// Moves the list to other slots and links, in the same order. `slot_of` returns the new number of each slot, or
-    /// `None` to leave it out.
+    /// Moves the list to other slots and links. `slot_of` returns the new number of each slot, or `None` to
+    /// leave it out.
     pub(crate) fn renumber(
         &mut self,
         from: &Links,

@@ -2,7 +2,7 @@
 
 use crate::common::{KeyedFixture, seconds};
 use hotset::__private::validate;
-use hotset::{Loaded, LocalCache, RemovalCause};
+use hotset::{Loaded, LocalCache, RemovalCause, SystemClock};
 use std::convert::Infallible;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread;
@@ -559,4 +559,18 @@ fn entry_expires_by_the_system_clock() {
     assert!(start.elapsed() > Duration::from_millis(70));
     assert_eq!((cache.get(&1), cache.get(&2)), (None, Some(2)));
     assert_eq!(cache.remove_expired(), 1);
+}
+
+#[test]
+fn entry_expires_by_a_ticking_clock_and_not_before_its_time_to_live() {
+    const TTL: Duration = Duration::from_millis(30);
+    let clock = SystemClock::ticking(Duration::from_millis(1));
+    let builder = LocalCache::builder().capacity(10).time_to_live(TTL);
+    let cache: LocalCache<u32, u32> = builder.clock(clock).build().unwrap();
+    let began = Instant::now();
+    cache.insert(1, 1);
+    while cache.get(&1).is_some() {
+        thread::yield_now();
+    }
+    assert!(began.elapsed() >= TTL, "{:?}", began.elapsed());
 }

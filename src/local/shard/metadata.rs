@@ -250,7 +250,6 @@ impl MetadataTable {
     ///
     /// A deadline never changes to an earlier time, so the lower bounds in
     /// [`Expiry`](crate::local::shard::expiry::Expiry) stay valid.
-    #[inline(never)] // Inlined, it cost hits of caches without a time to idle one instruction more.
     fn extend_deadline(&self, deadline: &AtomicU64, latest: Nanos, now: impl FnOnce() -> Nanos) {
         let extended = latest.min(now().saturating_add(self.time_to_idle));
         let current = deadline.load(Relaxed);

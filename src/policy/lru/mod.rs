@@ -7,9 +7,8 @@
 //! The order is stored in lists, one for each *generation*: a span of the write clock of 1/128 of the shard's size. An
 //! entry is filed in the generation of its stamp. Hits do not move it. If a stamp is younger than the generation in
 //! which the entry is filed, the entry is filed too low. An eviction removes an entry of the oldest generation.
-//! If that one is filed too low, it is filed again under its stamp, in O(1); otherwise it is the victim. The order
-//! within a generation is not kept, so that entries are added to its list and removed from it at the head, and one link
-//! for each slot is enough. A slot that is vacated stays
+//! If that one is filed too low, it is filed again under its stamp, in O(1); otherwise it is the victim. Entries are
+//! therefore removed from a list only at its head, and one link for each slot is enough. A slot that is vacated stays
 //! where it is filed, and when it is filled again, its new entry is filed too low.
 //!
 //! As a result, no entry is evicted while a less recently used one exists, where recency is resolved to 1/64 of the
@@ -30,7 +29,7 @@
 mod tests;
 
 use crate::policy::EvictionPolicy;
-use crate::policy::slot_list::{Links, List, Stack, as_slot};
+use crate::policy::slot_list::{Links, List, as_slot};
 use crate::policy::state::{NoOpHits, PolicyStates};
 use crate::storage::allocated::AllocatedBytes;
 use crate::storage::work_slice::{SLOTS_PER_HOLD, WorkSlice};
@@ -86,8 +85,9 @@ pub(crate) struct Lru {
 struct Generation {
     /// The time of the write clock when the generation began.
     start: u32,
-    /// The slots that are filed in it, in no particular order.
-    slots: Stack,
+    /// The slots that are filed in it: first those that were filled in it, the last one first, then those that were
+    /// filed again. So the entry of a write is evicted before those that were hit between it and the next write.
+    slots: List,
 }
 
 impl Generation {
@@ -95,7 +95,7 @@ impl Generation {
     const fn new(start: u32) -> Self {
         Self {
             start,
-            slots: Stack::EMPTY,
+            slots: List::EMPTY,
         }
     }
 }
@@ -136,18 +136,20 @@ impl Lru {
         found
     }
 
-    /// Files a slot in a generation.
+    /// Files a slot that was filled in the newest generation.
     #[inline]
-    fn file(&mut self, slot: u32, generation: u32) {
-        let generation = &mut self.generations[(generation % MAX_GENERATIONS) as usize];
-        generation.slots.push(slot, &mut self.links);
+    fn file(&mut self, slot: u32) {
+        let newest = &mut self.generations[(self.newest % MAX_GENERATIONS) as usize];
+        newest.slots.push_first(slot, &mut self.links);
     }
 
-    /// Files a slot that is in no list in the generation of its stamp.
+    /// Files a slot that was removed from its list in the generation of its stamp.
     #[cold]
     #[inline(never)]
     fn refile(&mut self, slot: u32, stamp: u32) {
-        self.file(slot, self.generation_of(stamp));
+        let generation = self.generation_of(stamp) % MAX_GENERATIONS;
+        let generation = &mut self.generations[generation as usize];
+        generation.slots.push(slot, &mut self.links);
     }
 
     /// Removes a slot of a generation.
@@ -214,18 +216,17 @@ impl Lru {
             self.oldest = self.oldest.wrapping_add(1);
         }
         let (oldest, newest) = (self.oldest, self.newest);
-        let slot = self.generation(oldest).slots.head;
+        let slot = self.generation(oldest).slots.head();
         let stored = states.state(slot)?;
         if oldest == newest || self.is_of_or_after(stored.load(Relaxed), oldest.wrapping_add(1)) {
             return None;
         }
         let link = self.links.get_moved_mut(slot)?;
         stored.store(self.clock, Relaxed);
-        self.generations[(oldest % MAX_GENERATIONS) as usize]
-            .slots
-            .head = *link;
+        let oldest = &mut self.generations[(oldest % MAX_GENERATIONS) as usize];
+        oldest.slots.set_head(*link);
         let newest = &mut self.generations[(newest % MAX_GENERATIONS) as usize];
-        *link = replace(&mut newest.slots.head, slot);
+        *link = newest.slots.replace_head(slot);
         Some(slot)
     }
 
@@ -236,7 +237,7 @@ impl Lru {
     fn move_victim(&mut self, states: &impl PolicyStates, work: &mut WorkSlice) -> Option<u32> {
         let victim = self.take_victim(states, work)?;
         states.state(victim)?.store(self.clock, Relaxed);
-        self.file(victim, self.newest);
+        self.file(victim);
         Some(victim)
     }
 
@@ -250,7 +251,7 @@ impl Lru {
             slots = self.generation(self.oldest.wrapping_add(1)).slots;
         }
         // If there is no slot, there is no state either.
-        if let Some(stamp) = states.state(slots.head) {
+        if let Some(stamp) = states.state(slots.head()) {
             stamp.load(Relaxed);
         }
     }
@@ -307,7 +308,7 @@ impl Lru {
         };
         let stamp = stored.load(Relaxed);
         if self.is_of_or_after(stamp, later) {
-            self.file(slot, self.generation_of(stamp));
+            self.refile(slot, stamp);
             return;
         }
         if self.age(stamp) > MAX_AGE {
@@ -371,7 +372,7 @@ impl EvictionPolicy for Lru {
         self.links.cover(slot);
         // A slot that is filed already is filed too low, because an earlier entry was there.
         if !self.links.is_filed(slot) {
-            self.file(slot, self.newest);
+            self.file(slot);
         }
         self.resize(self.len + 1);
     }

@@ -18,10 +18,9 @@
 //!
 //! The number of reads that grant the bias is a quarter of the number of slots in use, and at least 16. So a writer
 //! that has to check many slots, most of them perhaps of idle threads, has had many reads before it, and each of these
-//! reads accounts for four slots, or for all 64 of a process with few threads. To check a slot that no thread has
-//! changed takes about a nanosecond, and a read through the underlying lock takes some nanoseconds longer than one
-//! through a slot. Idle threads therefore delay neither frequent writers, for which the bias stays revoked, nor rare
-//! ones, whose checks are a small part of the cost of the reads between them.
+//! reads accounts for four slots, or for all 64 of a process with few threads. Idle threads therefore do not delay
+//! frequent writers, for which the bias stays revoked, and the checks of a rare writer are few for each of the reads
+//! before it.
 //!
 //! A reader without its own slot, or whose slot already contains another lock, always uses the underlying lock. Only
 //! a thread that ends has no slot, while its last destructors run.
