@@ -29,7 +29,7 @@ static TICKER: Mutex<Ticker> = Mutex::new(Ticker {
     running_in: None,
 });
 
-/// Is notified when the resolutions change.
+/// The condition that the resolutions have changed.
 static CHANGED: Condvar = Condvar::new();
 
 /// The state of the thread that advances the time.
@@ -44,13 +44,13 @@ struct Ticker {
 ///
 /// One thread per process stores the time in one word, at the finest resolution of all ticking clocks. A hit reads this
 /// word, which takes less time than a call of [`SystemClock`]. The thread starts with the first ticking clock, and
-/// stops when all of them, their clones and the caches that use them have been dropped. A write reads the precise
-/// clock.
+/// stops when all of them, their clones and the caches that use them have been dropped. All other operations, such as
+/// writes and [`peek`](crate::LocalCache::peek), read the precise clock.
 ///
 /// # Accuracy
 ///
 /// A hit sees a time that is late by at most the resolution and the delay until the operating system runs the thread.
-/// An entry may be served that much longer than its time to live, and is never served for less than it. A time to idle
+/// So a hit may return a value that much longer than its time to live, and never for less than it. A time to idle
 /// begins at the time that the hit sees, so it may end that much earlier. In a process that was suspended, the first
 /// hits may still see the time before the suspension.
 ///

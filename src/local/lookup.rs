@@ -29,9 +29,9 @@ pub(crate) enum Lookup<'a, K, V> {
 }
 
 impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
-    /// Returns the current time if hits of this cache usually need it, otherwise 0. It is also 0 if the clock is to be
-    /// read again. The time is read before the lock is acquired, because a processor overlaps the two poorly in the
-    /// other order.
+    /// Returns the current time if hits of this cache usually need it, otherwise 0. It is also 0 while no thread
+    /// advances a ticking clock, so that a hit with a deadline reads the clock again. The time is read before the lock
+    /// is acquired, because a processor overlaps the two poorly in the other order.
     #[inline(always)]
     pub(in crate::local) fn early_time(&self) -> Nanos {
         if self.inner.expires {
@@ -91,16 +91,16 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
                 Some((_, value)) => Some(read(value)),
                 None => None,
             },
-            None => self.hit_unpublished(*location, key, early_time, thread, read),
+            None => self.hit_unpublished(location, key, early_time, thread, read),
         }
     }
 
-    /// Completes [`hit_at`](Self::hit_at) if the reader could not be published. This is a separate function with the
-    /// location as a value, so that a hit stays in registers.
+    /// Completes [`hit_at`](Self::hit_at) if the reader could not be published. This is a separate function, so that a
+    /// hit stays in registers.
     #[inline(never)]
     fn hit_unpublished<Q, R>(
         &self,
-        location: KeyLocation<'_, K, V>,
+        location: &KeyLocation<'_, K, V>,
         key: &Q,
         early_time: Nanos,
         thread: ThreadSlot,

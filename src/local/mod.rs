@@ -64,8 +64,11 @@ pub type DefaultHasher = ahash::RandomState;
 /// A clone is another handle to the same cache, so share it by cloning.
 ///
 /// A hit acquires no exclusive lock. Except for the first few hits after a write to its shard, it writes no memory that
-/// another core reads. All methods may be called from any thread, and also by removal listeners, by loaders, and by the
-/// `Drop` of keys and values, all of which run with no lock held.
+/// another core reads. If the process has more than 64 threads that use caches, the others share counters of the
+/// statistics.
+///
+/// All methods may be called from any thread, and also by removal listeners, by loaders, and by the `Drop` of keys and
+/// values, all of which run with no lock held.
 ///
 /// # Panics
 ///
@@ -152,16 +155,6 @@ pub(crate) struct KeyLocation<'a, K, V> {
     cell: &'a ShardCell<K, V>,
     hash: KeyHash,
 }
-
-// Not derived, because that would require `Clone` of keys and values.
-impl<K, V> Clone for KeyLocation<'_, K, V> {
-    #[inline(always)]
-    fn clone(&self) -> Self {
-        *self
-    }
-}
-
-impl<K, V> Copy for KeyLocation<'_, K, V> {}
 
 impl<K, V, S> Clone for LocalCache<K, V, S> {
     fn clone(&self) -> Self {

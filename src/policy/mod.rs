@@ -216,15 +216,20 @@ impl AnyPolicy {
         }
     }
 
-    /// Does the work of [`replace_victim`](EvictionPolicy::replace_victim) for all policies.
+    /// Replaces the victim of any policy: see [`replace_victim`](EvictionPolicy::replace_victim). Not inlined, so that
+    /// an insertion contains the code of the default policy alone.
     #[inline(never)]
-    fn replace_victim_of_queues(
+    fn replace_victim_uninlined(
         &mut self,
         states: &impl PolicyStates,
         hash: u32,
         work: &mut WorkSlice,
     ) -> Option<u32> {
-        dispatch!(&mut self.kind, policy => policy.replace_victim(states, hash, work))
+        dispatch!(&mut self.kind, policy => {
+            let slot = policy.replace_victim(states, hash, work);
+            self.no_op_hits = policy.no_op_hits();
+            slot
+        })
     }
 
     /// Records a hit that is not a no-op. Not inlined, so that a no-op hit has the registers to itself.
@@ -275,13 +280,12 @@ impl EvictionPolicy for AnyPolicy {
         hash: u32,
         work: &mut WorkSlice,
     ) -> Option<u32> {
-        // The default policy is inlined into the insertion. The others are called.
         if let Kind::Lru(lru) = &mut self.kind {
             let slot = lru.replace_victim(states, hash, work);
             self.no_op_hits = lru.no_op_hits();
             return slot;
         }
-        self.replace_victim_of_queues(states, hash, work)
+        self.replace_victim_uninlined(states, hash, work)
     }
 
     fn step(&mut self, most: usize) -> Option<Vec<u32>> {

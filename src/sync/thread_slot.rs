@@ -3,9 +3,9 @@
 //! A [`ReadBiasedLock`](crate::sync::read_biased_lock) publishes its readers there, and statistics are striped by slot.
 //! Both thereby write to a cache line of their own without a contended instruction.
 //!
-//! There are as many slots as threads have used a cache at the same time. They are allocated in chunks and never
-//! deallocated, so that a reference to a slot is always valid. A thread that ends frees its slot, and the next thread
-//! that needs one gets the lowest free one.
+//! There are at least as many slots as threads have used a cache at the same time. They are allocated in chunks and
+//! never deallocated, so that a reference to a slot is always valid. A thread that ends frees its slot, and the next
+//! thread that needs one gets the lowest free one.
 //!
 //! The high-water mark is one more than the highest index that is owned. Writers look for readers only below it. It is
 //! sequentially consistent with the assignment of slots, for this reason: it changes only under the lock of
@@ -123,7 +123,7 @@ pub(crate) fn count_in_use() -> usize {
     HIGH_WATER.load(Ordering::Relaxed)
 }
 
-/// Returns the slot with this index, whose chunk is allocated if it is the first one of it.
+/// Returns the slot with this index. Allocates its chunk, if that does not exist yet.
 fn slot(index: usize) -> &'static Slot {
     // The first index of a chunk is also the number of its slots, except in the first chunk.
     let (chunk, first) = match index.checked_ilog2() {

@@ -127,8 +127,7 @@ fn main() {
              | cache | 8 threads | 64 threads | 128 threads | 512 threads |\n\
              | --- | --: | --: | --: | --: |"
         );
-        many_threads::<Hotset<_>>(picks.turn);
-        many_threads::<QuickCache<_>>(picks.turn);
+        many_threads(picks.turn);
     }
     if picks.has_name("memory") && picks.has_size(1_000_000) {
         println!(
@@ -205,27 +204,64 @@ fn rows<C: Contents>(name: &str, work: Work, capacity: usize, turn: Duration) {
     }
 }
 
-/// Prints the rate of hits for each of [`MANY_THREADS`].
-fn many_threads<P: Peer<Numbers>>(turn: Duration) {
-    const ENTRIES: usize = 100_000;
-    let keys = Work::Hit.keys::<Numbers>(ENTRIES);
-    let bench = Bench::<Numbers, P>::new(Work::Hit, ENTRIES, &keys);
-    // The largest number of threads, so that each of the others also divides the number of hits.
-    let mut hits = MANY_THREADS.into_iter().max().expect("a number of threads") * 1_000;
-    while bench.time(8, hits / 8, 0) < turn {
-        hits *= 2;
-    }
-    let mut nanos = MANY_THREADS.map(|_| Vec::new());
-    for round in 1..=ROUNDS {
-        for (threads, nanos) in MANY_THREADS.into_iter().zip(&mut nanos) {
+/// A cache in the table of hits by many threads.
+struct ManyThreadsRow<'a> {
+    name: &'static str,
+    /// The number of hits in a turn, which all threads share.
+    hits: u64,
+    /// A function that returns the nanoseconds of a turn with this number of threads in this round.
+    turn: Box<dyn Fn(u64, u64) -> f64 + 'a>,
+    /// The results so far, for each of [`MANY_THREADS`].
+    nanos: [Vec<f64>; MANY_THREADS.len()],
+}
+
+impl<'a> ManyThreadsRow<'a> {
+    fn new<P: Peer<Numbers> + 'a>(
+        entries: usize,
+        keys: &'a [<Numbers as Contents>::Key],
+        turn: Duration,
+    ) -> Self {
+        let bench = Bench::<Numbers, P>::new(Work::Hit, entries, keys);
+        // A multiple of each number of threads, which are powers of two.
+        let mut hits = MANY_THREADS.into_iter().max().expect("some numbers") * 1_000;
+        while bench.time(MANY_THREADS[0], hits / MANY_THREADS[0], 0) < turn {
+            hits *= 2;
+        }
+        Self {
+            name: P::NAME,
+            hits,
             #[allow(clippy::cast_precision_loss)]
-            nanos.push(bench.time(threads, hits / threads, round).as_nanos() as f64);
+            turn: Box::new(move |threads, round| {
+                bench.time(threads, hits / threads, round).as_nanos() as f64
+            }),
+            nanos: MANY_THREADS.map(|_| Vec::new()),
         }
     }
-    #[allow(clippy::cast_precision_loss)]
-    let rates =
-        nanos.map(|mut nanos| format!(" {:.1} |", hits as f64 * 1_000.0 / median(&mut nanos)));
-    println!("| {} |{}", P::NAME, rates.concat());
+}
+
+/// Prints the rates of hits for each of [`MANY_THREADS`].
+fn many_threads(turn: Duration) {
+    const ENTRIES: usize = 100_000;
+    let keys = Work::Hit.keys::<Numbers>(ENTRIES);
+    let mut rows = [
+        ManyThreadsRow::new::<Hotset<_>>(ENTRIES, &keys, turn),
+        ManyThreadsRow::new::<QuickCache<_>>(ENTRIES, &keys, turn),
+    ];
+    for round in 1..=ROUNDS {
+        for (at, threads) in MANY_THREADS.into_iter().enumerate() {
+            for row in &mut rows {
+                let nanos = (row.turn)(threads, round);
+                row.nanos[at].push(nanos);
+            }
+        }
+    }
+    for mut row in rows {
+        #[allow(clippy::cast_precision_loss)]
+        let rate = |nanos: &mut Vec<f64>| row.hits as f64 * 1_000.0 / median(nanos);
+        let rates = row.nanos.each_mut().map(rate);
+        let cells = rates.map(|rate| format!(" {rate:.1} |"));
+        println!("| {} |{}", row.name, cells.concat());
+    }
 }
 
 /// The option of the processes that measure memory.

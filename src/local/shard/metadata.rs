@@ -15,7 +15,7 @@ use std::num::NonZero;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-/// The number of times that hits may extend a deadline within one time to idle.
+/// The highest number of times that hits extend a deadline within one time to idle.
 const IDLE_TIME_STEPS: Nanos = 64;
 
 /// The columns that the table of a cache has from the start.

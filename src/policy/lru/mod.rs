@@ -205,8 +205,8 @@ impl Lru {
     }
 
     /// Moves the least recently used entry from its list to that of the newest generation, sets its stamp to the
-    /// present, and returns its slot. Returns `None`, and changes nothing of that, if the first entry that is found is
-    /// filed too low, or if more than one generation without entries has to be skipped.
+    /// present, and returns its slot. Returns `None` and moves no entry if the search takes more than a few steps. The
+    /// caller then continues it with [`move_victim`](Self::move_victim).
     #[inline(always)]
     fn move_first_victim(&mut self, states: &impl PolicyStates) -> Option<u32> {
         if !self.merged.is_empty() || !self.settled.is_empty() {
@@ -230,8 +230,8 @@ impl Lru {
         Some(slot)
     }
 
-    /// Moves the least recently used entry like [`move_first_victim`](Self::move_first_victim), whatever has to be
-    /// done before it is found. Returns `None` if there is no entry, or if the work was used up before one was found.
+    /// Moves the least recently used entry like [`move_first_victim`](Self::move_first_victim), however many steps the
+    /// search takes. Returns `None` if there is no entry, or if the work was used up before one was found.
     #[cold]
     #[inline(never)]
     fn move_victim(&mut self, states: &impl PolicyStates, work: &mut WorkSlice) -> Option<u32> {

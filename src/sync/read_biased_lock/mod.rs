@@ -2,9 +2,8 @@
 //!
 //! Except in the first few reads after a write, a reader writes to no memory that another reader accesses. It publishes
 //! the lock's address in the slot of its own thread. A writer revokes the lock's *read bias* and waits until no slot of
-//! any thread of the process contains the lock's address. Similar designs are
-//! Linux's brlock, folly's `SharedMutex` with deferred readers, and BRAVO (Dice and Kogan, USENIX ATC 2019), from which
-//! the terms are taken.
+//! any thread of the process contains the lock's address. Similar designs are Linux's brlock, folly's `SharedMutex`
+//! with deferred readers, and BRAVO (Dice and Kogan, USENIX ATC 2019), from which the terms are taken.
 //!
 //! Reader and writer exclude each other with Dekker's algorithm, here called the *handshake*. The reader stores to its
 //! slot, then loads the bias. The writer stores to the bias, then loads the slots. All four accesses are sequentially
@@ -16,14 +15,12 @@
 //! Frequently written data is therefore protected by the underlying lock alone: its readers do not store to the slots,
 //! and its writers do not check the slots.
 //!
-//! The number of reads that grant the bias is a quarter of the number of slots in use, and at least 16. So a writer
-//! that has to check many slots, most of them perhaps of idle threads, has had many reads before it, and each of these
-//! reads accounts for four slots, or for all 64 of a process with few threads. Idle threads therefore do not delay
-//! frequent writers, for which the bias stays revoked, and the checks of a rare writer are few for each of the reads
-//! before it.
+//! The bias is granted after one read for every four slots in use, and after 16 reads at least. A writer that revokes
+//! it checks every slot, also those of idle threads. So it checks at most four slots for each of the reads before it,
+//! however many threads there are.
 //!
-//! A reader without its own slot, or whose slot already contains another lock, always uses the underlying lock. Only
-//! a thread that ends has no slot, while its last destructors run.
+//! A reader without its own slot, or whose slot already contains another lock, always uses the underlying lock. A
+//! thread has no slot only while its last destructors run.
 //!
 //! A writer that sees a reader spins briefly, then parks. When a reader ends, it clears its slot and loads the bias,
 //! whose cache line it has read before. If the bias is revoked, a writer may be waiting, and the reader unparks it.
