@@ -41,6 +41,8 @@ const LAST_POWER: u32 = 50;
 /// The number of all buckets.
 const BUCKETS: usize = ((LAST_POWER - FIRST_POWER) * SUB_BUCKETS + 2) as usize;
 
+const NANOS_PER_SECOND: u64 = 1_000_000_000;
+
 /// Returns the bucket of a duration.
 pub(super) fn bucket_of(nanos: u64) -> usize {
     let power = nanos.max(1).ilog2();
@@ -264,7 +266,7 @@ pub(crate) struct AtomicHistogram {
     seconds: AtomicU64,
     /// The fractions of a second of all durations, in nanoseconds.
     nanos: AtomicU64,
-    pub(super) buckets: [AtomicU64; BUCKETS],
+    buckets: [AtomicU64; BUCKETS],
     pub(super) sampling: LoadSampling,
 }
 
@@ -295,13 +297,22 @@ impl AtomicHistogram {
 
     /// Adds nanoseconds to the sum, less than a second.
     #[inline]
-    pub(super) fn add_nanos(&self, add: impl Fn(&AtomicU64, u64) -> u64, nanos: u64) {
-        const NANOS_PER_SECOND: u64 = 1_000_000_000;
+    fn add_nanos(&self, add: impl Fn(&AtomicU64, u64) -> u64, nanos: u64) {
         // Each time that the sum passes a whole second, that second is carried, so that the sum does not overflow.
         if add(&self.nanos, nanos) % NANOS_PER_SECOND < nanos {
             add(&self.seconds, 1);
             add(&self.nanos, NANOS_PER_SECOND.wrapping_neg());
         }
+    }
+
+    /// Adds a duration of less than a second, for the only thread that adds to this histogram.
+    #[inline]
+    pub(super) fn add_short(&self, nanos: u64, bucket: usize) {
+        if add_unshared(&self.nanos, nanos) >= NANOS_PER_SECOND {
+            add_unshared(&self.seconds, 1);
+            add_unshared(&self.nanos, NANOS_PER_SECOND.wrapping_neg());
+        }
+        add_unshared(&self.buckets[bucket], 1);
     }
 
     /// Adds all durations to a histogram.
@@ -345,9 +356,15 @@ impl StripedHistogram {
     /// Adds the duration of a load, or in its place that of an earlier load of the thread, see
     /// [`load_sampling`](crate::stats::load_sampling). `measure` reads the clock.
     #[inline]
-    pub(crate) fn count_load(&self, slot: ThreadSlot, measure: impl FnOnce() -> Duration) {
+    pub(crate) fn count_load(
+        &self,
+        slot: ThreadSlot,
+        is_short: bool,
+        measure: impl FnOnce() -> Duration,
+    ) {
         match self.0.own(slot).and_then(OnceLock::get) {
-            Some(histogram) => histogram.count_load(measure),
+            Some(histogram) if is_short => histogram.count_short_load(measure),
+            Some(histogram) => histogram.count_by(add_unshared, measure()),
             None => self.count(slot, measure()),
         }
     }

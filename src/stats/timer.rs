@@ -43,15 +43,11 @@ impl<'a, C: CountOperation> OperationTimer<'a, C> {
         })
     }
 
-    /// Ends the measurement without counting the operation. `count` counts it instead, and gets a function that returns
-    /// the duration.
+    /// Ends the measurement without counting the operation. `count` counts it instead, and gets its start.
     #[inline]
-    pub(crate) fn stop_by(mut self, count: impl FnOnce(&C, &dyn Fn() -> Duration)) {
-        let started = self.started;
+    pub(crate) fn stop_by(mut self, count: impl FnOnce(&C, Instant)) {
         if let Some(counters) = self.counters.take() {
-            count(counters, &|| {
-                precise_now().saturating_duration_since(started)
-            });
+            count(counters, self.started);
         }
     }
 

@@ -9,6 +9,7 @@ pub(crate) mod reentrancy;
 pub(crate) mod slot_assignment;
 #[cfg_attr(loom_models, path = "thread_slot_model.rs")]
 pub(crate) mod thread_slot;
+pub(crate) mod tick_counter;
 
 #[cfg(all(test, any(loom_models, shuttle_models)))]
 pub(crate) mod schedules;

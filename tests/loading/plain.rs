@@ -4,7 +4,7 @@ use hotset::__private::validate;
 use hotset::{Loaded, LocalCache};
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 type Cache = LocalCache<u32, u32>;
 
@@ -120,4 +120,26 @@ fn failed_loads_are_all_counted() {
     let stats = cache.stats();
     assert_eq!((stats.loads, stats.load_failures), (1_000, 1_000));
     assert_eq!(stats.load_times.count(), 1_000);
+}
+
+#[test]
+fn each_long_load_among_sampled_short_ones_is_timed() {
+    let long = Duration::from_micros(50);
+    let wait = || {
+        let start = Instant::now();
+        while start.elapsed() < long {}
+    };
+    let cache = full_cache();
+    for key in 1_000..21_000 {
+        if key % 100 == 0 {
+            load(&cache, key, key, wait);
+        } else {
+            load(&cache, key, key, || ());
+        }
+    }
+    let load_times = cache.stats().load_times;
+    assert_eq!(load_times.count(), 20_000);
+    // One load in 100 is long, so this is the run time of the second shortest of the 200 long loads.
+    assert!(load_times.percentile(99.006) >= long, "{load_times:?}");
+    assert!(load_times.total() >= 200 * long);
 }
