@@ -109,7 +109,20 @@ impl<'a, K, V> Leader<'a, K, V> {
     ///
     /// Panics if `outcome` does. The waiters then start again.
     pub(crate) fn complete(mut self, outcome: impl FnOnce() -> Outcome<V>) {
-        if self.over || !self.load.state.lock().prepare_completion(self.generation) {
+        self.finish(outcome);
+    }
+
+    /// Ends the load like [`complete`](Self::complete), but leaves the leader where it is.
+    #[inline]
+    pub(crate) fn finish(&mut self, outcome: impl FnOnce() -> Outcome<V>) {
+        if !self.over {
+            self.finish_shared(outcome);
+        }
+    }
+
+    #[inline(never)]
+    fn finish_shared(&mut self, outcome: impl FnOnce() -> Outcome<V>) {
+        if !self.load.state.lock().prepare_completion(self.generation) {
             return;
         }
         self.in_flight

@@ -186,7 +186,7 @@ impl<K: Eq, V> InFlightLoads<K, V> {
     /// # Panics
     ///
     /// Panics if this thread holds a lock exclusively.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn join_or_lead<Q>(&self, hash: u64, key: &Q, candidate: Candidate) -> Role<'_, K, V>
     where
         Q: LookupKey<K> + ?Sized,
@@ -202,14 +202,12 @@ impl<K: Eq, V> InFlightLoads<K, V> {
         // The key is cloned under the table's lock. If it were cloned before, a clone that is not needed would be
         // dropped under the shard's lock.
         let key = key.to_key();
-        let load = match table.take_unused() {
-            Some(mut load) => {
-                let unused = Arc::get_mut(&mut load).expect("nothing refers to unused memory");
-                unused.restart(hash, key, candidate, replaces);
-                load
-            }
-            None => InFlightLoad::new(hash, key, true, State::led(candidate, replaces)),
-        };
+        let restarted = table.restart_unused(key, |unused, key| {
+            unused.restart(hash, key, candidate, replaces);
+        });
+        let load = restarted.unwrap_or_else(|key| {
+            InFlightLoad::new(hash, key, true, State::led(candidate, replaces))
+        });
         Role::Lead(self.register(&mut table, load, candidate))
     }
 
@@ -227,7 +225,7 @@ impl<K: Eq, V> InFlightLoads<K, V> {
         self.register(&mut self.table.lock(), load, candidate)
     }
 
-    #[inline]
+    #[inline(always)]
     fn register(
         &self,
         table: &mut Table<K, V>,
@@ -239,7 +237,7 @@ impl<K: Eq, V> InFlightLoads<K, V> {
         Leader::new(self, load, 1, candidate)
     }
 
-    #[inline]
+    #[inline(always)]
     fn join<Q>(
         &self,
         table: &mut Table<K, V>,
@@ -288,7 +286,7 @@ impl<K: Eq, V> InFlightLoads<K, V> {
 impl<K, V> InFlightLoads<K, V> {
     /// Removes a load from the table, if it is still there. No superseded leader of it may store after this, because a
     /// write could not find the load to revoke it.
-    #[inline]
+    #[inline(always)]
     fn unregister(&self, table: &mut Table<K, V>, load: &Arc<InFlightLoad<K, V>>) {
         load.stored.store(REVOKED, Relaxed);
         let found = table.take(load.hash, |other| Arc::ptr_eq(other, load));

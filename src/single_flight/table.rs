@@ -87,11 +87,22 @@ impl<K, V> Table<K, V> {
         }
     }
 
-    /// Takes memory for a new load, if there is some that nothing refers to any more.
-    pub(crate) fn take_unused(&mut self) -> Option<Arc<InFlightLoad<K, V>>> {
+    /// Takes memory for a new load and restarts it with `restart`. Returns the argument of `restart` if there is no
+    /// memory that nothing refers to any more.
+    #[inline]
+    pub(crate) fn restart_unused<A>(
+        &mut self,
+        argument: A,
+        restart: impl FnOnce(&mut InFlightLoad<K, V>, A),
+    ) -> Result<Arc<InFlightLoad<K, V>>, A> {
         // Its last leader may still have a reference. Its memory is then freed by whichever reference is dropped last.
-        let mut spare = self.spare.take()?;
-        Arc::get_mut(&mut spare).is_some().then_some(spare)
+        if let Some(mut spare) = self.spare.take() {
+            if let Some(unused) = Arc::get_mut(&mut spare) {
+                restart(unused, argument);
+                return Ok(spare);
+            }
+        }
+        Err(argument)
     }
 
     pub(crate) fn drain(&mut self) -> impl Iterator<Item = Arc<InFlightLoad<K, V>>> {

@@ -57,6 +57,33 @@ where
         &self,
         location: &KeyLocation<'a, K, V>,
         key: &Q,
+        mut lookup: Lookup<'a, K, V>,
+        loader: LoaderProperties,
+        load: &mut dyn FnMut() -> LoadResult<V>,
+    ) -> Result<V, LoadError<AnyError>>
+    where
+        Q: LookupKey<K> + ?Sized,
+    {
+        if let Lookup::Miss(Role::Lead(leader)) = &mut lookup {
+            if self.inner.leads_at_once {
+                // Most misses take this path, which needs no future. The leader is not moved, which would take more
+                // than ten instructions each time.
+                let load_timer = self.load_timer(leader.since);
+                let entered = (leader.enter(loader.id), load_timer.span.enter());
+                let result = load();
+                drop(entered);
+                return self.finish_load(location, key, leader, result, load_timer);
+            }
+        }
+        self.load_on_this_thread(location, key, lookup, loader, load)
+    }
+
+    /// Completes [`load_blocking`](Self::load_blocking) if the caller does not lead at once.
+    #[inline(never)]
+    fn load_on_this_thread<'a, Q>(
+        &self,
+        location: &KeyLocation<'a, K, V>,
+        key: &Q,
         lookup: Lookup<'a, K, V>,
         loader: LoaderProperties,
         load: &mut dyn FnMut() -> LoadResult<V>,
@@ -64,17 +91,6 @@ where
     where
         Q: LookupKey<K> + ?Sized,
     {
-        let lookup = match lookup {
-            // Most misses take this path, which needs no future.
-            Lookup::Miss(Role::Lead(leader)) if self.inner.leads_at_once => {
-                let load_timer = self.load_timer(leader.since);
-                let entered = (leader.enter(loader.id), load_timer.span.enter());
-                let result = load();
-                drop(entered);
-                return self.finish_load(location, key, leader, result, load_timer);
-            }
-            lookup => lookup,
-        };
         block_on(&Cell::new(None), async |mut timer| {
             let start = || ready(load());
             let found = (lookup, loader);
@@ -255,7 +271,7 @@ where
         &self,
         location: &KeyLocation<'_, K, V>,
         key: &Q,
-        (leader, permit): PermittedLeader<'_, K, V>,
+        (mut leader, permit): PermittedLeader<'_, K, V>,
         loader: LoaderProperties,
         load: impl FnOnce() -> F,
     ) -> Result<V, LoadError<AnyError>>
@@ -274,7 +290,7 @@ where
         };
         let result = run_within(enter, load).await;
         drop(permit);
-        self.finish_load(location, key, leader, result, load_timer)
+        self.finish_load(location, key, &mut leader, result, load_timer)
     }
 
     /// Runs the loader of a caller that interrupts the load of the same key on this thread. The result is for this
