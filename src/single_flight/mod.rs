@@ -289,8 +289,7 @@ impl<K, V> InFlightLoads<K, V> {
     #[inline(always)]
     fn unregister(&self, table: &mut Table<K, V>, load: &Arc<InFlightLoad<K, V>>) {
         load.stored.store(REVOKED, Relaxed);
-        let found = table.take(load.hash, |other| Arc::ptr_eq(other, load));
-        if let Some(load) = found {
+        if let Some(load) = table.remove(load) {
             table.keep_unused(load);
             self.update_registered(table);
         }

@@ -65,6 +65,28 @@ impl<K, V> Table<K, V> {
         }
     }
 
+    /// Removes this load and returns it, if it is there.
+    #[inline(always)]
+    pub(crate) fn remove(
+        &mut self,
+        load: &Arc<InFlightLoad<K, V>>,
+    ) -> Option<Arc<InFlightLoad<K, V>>> {
+        if self
+            .first
+            .as_ref()
+            .is_some_and(|first| Arc::ptr_eq(first, load))
+        {
+            return self.first.take();
+        }
+        self.remove_other(load)
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn remove_other(&mut self, load: &Arc<InFlightLoad<K, V>>) -> Option<Arc<InFlightLoad<K, V>>> {
+        self.take(load.hash, |other| Arc::ptr_eq(other, load))
+    }
+
     /// Removes a load and returns it.
     pub(crate) fn take(
         &mut self,

@@ -44,7 +44,7 @@ impl<'a, C: CountOperation> OperationTimer<'a, C> {
     }
 
     /// Ends the measurement without counting the operation. `count` counts it instead, and gets its start.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn stop_by(mut self, count: impl FnOnce(&C, Instant)) {
         if let Some(counters) = self.counters.take() {
             count(counters, self.started);

@@ -45,7 +45,7 @@ impl<'a> LoadTimer<'a> {
     }
 
     /// Stops the timer of a load whose duration serves the statistics alone, so that a sample of short loads suffices.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn stop_sampled(self, succeeded: bool) {
         let is_short = self.started.are_recent();
         self.timer.stop_by(|counters, started| {
