@@ -10,8 +10,6 @@ use crate::local::{Insertions, KeyLocation, LocalCache};
 use crate::single_flight::{Leader, Outcome};
 use crate::stats::Count;
 use crate::sync::thread_slot::ThreadSlot;
-use crate::traits::erasure::LoadResult;
-use crate::traits::key::LookupKey;
 use equivalent::Equivalent;
 use std::hash::{BuildHasher, Hash};
 use std::mem::forget;
@@ -69,29 +67,14 @@ where
         found.or_else(|| self.stale(location, key))
     }
 
-    /// Stores the result of a load that has ended, or falls back on an expired value.
+    /// Stops the timer of a load. Returns the run time of the load, or 0 if no entry needs it.
     #[inline(always)]
-    pub(crate) fn finish_load<Q>(
-        &self,
-        location: &KeyLocation<'_, K, V>,
-        key: &Q,
-        leader: &mut Leader<'_, K, V>,
-        result: LoadResult<V>,
-        load_timer: LoadTimer<'_>,
-    ) -> Result<V, LoadError<AnyError>>
-    where
-        Q: LookupKey<K> + ?Sized,
-    {
-        let load_time = if self.needs_load_times() {
-            load_timer.stop(result.is_ok())
-        } else {
-            load_timer.stop_sampled(result.is_ok());
-            0
-        };
-        match result {
-            Ok(loaded) => Ok(self.complete_load(location, key.to_key(), leader, loaded, load_time)),
-            Err(error) => self.complete_failed(location, key, leader, error),
+    pub(crate) fn stop_timer(&self, load_timer: LoadTimer<'_>, succeeded: bool) -> Nanos {
+        if self.needs_load_times() {
+            return load_timer.stop(succeeded);
         }
+        load_timer.stop_sampled(succeeded);
+        0
     }
 
     /// Checks whether an entry needs the run time of its load, for its age or for refreshes.
@@ -101,7 +84,7 @@ where
 
     /// Stores the result of a load on the short path of insertions, if that is possible, and passes it to the waiters.
     #[inline(always)]
-    fn complete_load(
+    pub(in crate::local) fn complete_load(
         &self,
         location: &KeyLocation<'_, K, V>,
         key: K,

@@ -72,7 +72,22 @@ where
                 let entered = (leader.enter(loader.id), load_timer.span.enter());
                 let result = load();
                 drop(entered);
-                return self.finish_load(location, key, leader, result, load_timer);
+                let load_time = self.stop_timer(load_timer, result.is_ok());
+                // The key of the load is dropped before the result is returned: if the drop panicked after that, the
+                // result would never be dropped.
+                return match result {
+                    Ok(loaded) => {
+                        let key = key.to_key();
+                        let value = self.complete_load(location, key, leader, loaded, load_time);
+                        drop(lookup);
+                        Ok(value)
+                    }
+                    Err(error) => {
+                        let result = self.complete_failed(location, key, leader, error);
+                        drop(lookup);
+                        result
+                    }
+                };
             }
         }
         self.load_on_this_thread(location, key, lookup, loader, load)
@@ -290,7 +305,17 @@ where
         };
         let result = run_within(enter, load).await;
         drop(permit);
-        self.finish_load(location, key, &mut leader, result, load_timer)
+        let load_time = self.stop_timer(load_timer, result.is_ok());
+        let result = match result {
+            Ok(loaded) => {
+                let key = key.to_key();
+                Ok(self.complete_load(location, key, &mut leader, loaded, load_time))
+            }
+            Err(error) => self.complete_failed(location, key, &mut leader, error),
+        };
+        // As in `load_blocking`.
+        drop(leader);
+        result
     }
 
     /// Runs the loader of a caller that interrupts the load of the same key on this thread. The result is for this
