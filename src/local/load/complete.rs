@@ -92,7 +92,8 @@ where
         loaded: Loaded<V>,
         load_time: Nanos,
     ) -> V {
-        if loaded.tags.capacity() > 0 {
+        // The value is cloned once on either path.
+        if loaded.tags.capacity() > 0 || !self.may_insert_plain() {
             return self.complete(location, key, leader, loaded, load_time);
         }
         let Loaded {
@@ -112,6 +113,7 @@ where
                 returned
             }
             Err((key, value)) => {
+                drop(returned);
                 let tags = Vec::new();
                 let loaded = Loaded {
                     value,
