@@ -355,7 +355,7 @@ impl StripedHistogram {
 
     /// Adds the duration of a load, or in its place that of an earlier load of the thread, see
     /// [`load_sampling`](crate::stats::load_sampling). `measure` reads the clock.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn count_load(
         &self,
         slot: ThreadSlot,

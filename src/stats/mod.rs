@@ -214,7 +214,7 @@ impl Counters {
 
     /// Counts a load like [`count_operation`](CountOperation::count_operation). If `is_short` is set, times it only if
     /// it is in the sample. `measure` reads the clock.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn count_sampled_load(
         &self,
         succeeded: bool,

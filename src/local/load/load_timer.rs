@@ -48,9 +48,8 @@ impl<'a> LoadTimer<'a> {
     #[inline(always)]
     pub(crate) fn stop_sampled(self, succeeded: bool) {
         let is_short = self.started.are_recent();
-        self.timer.stop_by(|counters, started| {
-            let measure = || precise_now().saturating_duration_since(started);
-            counters.count_sampled_load(succeeded, is_short, measure);
-        });
+        let (counters, started) = self.timer.into_parts();
+        let measure = || precise_now().saturating_duration_since(started);
+        counters.count_sampled_load(succeeded, is_short, measure);
     }
 }
