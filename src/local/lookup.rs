@@ -263,7 +263,7 @@ where
         &self,
         location: &KeyLocation<'a, K, V>,
         key: &Q,
-        candidate: impl FnOnce() -> Candidate,
+        candidate: impl Fn() -> Candidate,
     ) -> Lookup<'a, K, V>
     where
         Q: LookupKey<K> + ?Sized,
@@ -289,7 +289,7 @@ where
         shard: &Shard<K, V>,
         location: &KeyLocation<'a, K, V>,
         key: &Q,
-        candidate: impl FnOnce() -> Candidate,
+        candidate: impl Fn() -> Candidate,
     ) -> Lookup<'a, K, V>
     where
         Q: LookupKey<K> + ?Sized,
@@ -301,6 +301,6 @@ where
             }
         }
         let in_flight = &location.cell.in_flight;
-        Lookup::Miss(in_flight.join_or_lead(location.hash.0, key, candidate()))
+        Lookup::Miss(in_flight.join_or_lead_with(location.hash.0, key, candidate))
     }
 }

@@ -186,8 +186,22 @@ impl<K: Eq, V> InFlightLoads<K, V> {
     /// # Panics
     ///
     /// Panics if this thread holds a lock exclusively.
-    #[inline(always)]
     pub(crate) fn join_or_lead<Q>(&self, hash: u64, key: &Q, candidate: Candidate) -> Role<'_, K, V>
+    where
+        Q: LookupKey<K> + ?Sized,
+    {
+        self.join_or_lead_with(hash, key, || candidate)
+    }
+
+    /// Joins or leads like [`join_or_lead`](Self::join_or_lead). `candidate` is called under the table's lock, and runs
+    /// no code of the user. So the terms of a leader stay in registers.
+    #[inline(always)]
+    pub(crate) fn join_or_lead_with<Q>(
+        &self,
+        hash: u64,
+        key: &Q,
+        candidate: impl Fn() -> Candidate,
+    ) -> Role<'_, K, V>
     where
         Q: LookupKey<K> + ?Sized,
     {
@@ -195,10 +209,11 @@ impl<K: Eq, V> InFlightLoads<K, V> {
         let mut table = self.table.lock();
         // `Eq` and `Clone` of keys run from here on.
         let _guard_mark = LockGuardMark::writing();
-        let replaces = match self.join(&mut table, hash, key, candidate) {
+        let replaces = match self.join(&mut table, hash, key, &candidate) {
             Join::Found(role) => return role,
             Join::StartNew { replaces } => replaces,
         };
+        let candidate = candidate();
         // The key is cloned under the table's lock. If it were cloned before, a clone that is not needed would be
         // dropped under the shard's lock.
         let key = key.to_key();
@@ -233,7 +248,9 @@ impl<K: Eq, V> InFlightLoads<K, V> {
         candidate: Candidate,
     ) -> Leader<'_, K, V> {
         table.insert(Arc::clone(&load));
-        self.update_registered(table);
+        // The sum that `update_registered` would compute, in fewer instructions. Only this thread writes it now.
+        let registered = self.registered.load(Relaxed) + 1;
+        self.registered.store(registered, Release);
         Leader::new(self, load, 1, candidate)
     }
 
@@ -243,14 +260,14 @@ impl<K: Eq, V> InFlightLoads<K, V> {
         table: &mut Table<K, V>,
         hash: u64,
         key: &Q,
-        candidate: Candidate,
+        candidate: impl Fn() -> Candidate,
     ) -> Join<'_, K, V>
     where
         Q: Equivalent<K> + ?Sized,
     {
         let is_it = |other: &Arc<InFlightLoad<K, V>>| other.joinable && key.equivalent(&other.key);
         match table.find(hash, is_it) {
-            Some(load) => self.join_load(&Arc::clone(load), table, candidate),
+            Some(load) => self.join_load(&Arc::clone(load), table, candidate()),
             None => Join::StartNew { replaces: false },
         }
     }
@@ -291,7 +308,8 @@ impl<K, V> InFlightLoads<K, V> {
         load.stored.store(REVOKED, Relaxed);
         if let Some(load) = table.remove(load) {
             table.keep_unused(load);
-            self.update_registered(table);
+            let registered = self.registered.load(Relaxed) - 1;
+            self.registered.store(registered, Release);
         }
     }
 

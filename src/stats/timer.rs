@@ -28,10 +28,7 @@ pub(crate) struct OperationTimer<'a, C: CountOperation> {
 impl<'a, C: CountOperation> OperationTimer<'a, C> {
     /// Creates a timer of an operation that has started at this time.
     pub(crate) const fn new(counters: &'a C, started: Instant) -> Self {
-        Self {
-            counters,
-            started,
-        }
+        Self { counters, started }
     }
 
     /// Counts the operation, and returns its duration.
