@@ -57,17 +57,16 @@ where
         &self,
         location: &KeyLocation<'a, K, V>,
         key: &Q,
-        mut lookup: Lookup<'a, K, V>,
+        lookup: Lookup<'a, K, V>,
         loader: LoaderProperties,
         load: &mut dyn FnMut() -> LoadResult<V>,
     ) -> Result<V, LoadError<AnyError>>
     where
         Q: LookupKey<K> + ?Sized,
     {
-        if let Lookup::Miss(Role::Lead(leader)) = &mut lookup {
-            if self.inner.leads_at_once {
-                // Most misses take this path, which needs no future. The leader is not moved, which would take more
-                // than ten instructions each time.
+        let lookup = match lookup {
+            Lookup::Miss(Role::Lead(mut leader)) if self.inner.leads_at_once => {
+                // Most misses take this path, which needs no future.
                 let load_timer = self.load_timer(leader.since);
                 let entered = (leader.enter(loader.id), load_timer.span.enter());
                 let result = load();
@@ -78,18 +77,20 @@ where
                 return match result {
                     Ok(loaded) => {
                         let key = key.to_key();
-                        let value = self.complete_load(location, key, leader, loaded, load_time);
-                        drop(lookup);
+                        let leading = &mut leader;
+                        let value = self.complete_load(location, key, leading, loaded, load_time);
+                        drop(leader);
                         Ok(value)
                     }
                     Err(error) => {
-                        let result = self.complete_failed(location, key, leader, error);
-                        drop(lookup);
+                        let result = self.complete_failed(location, key, &mut leader, error);
+                        drop(leader);
                         result
                     }
                 };
             }
-        }
+            lookup => lookup,
+        };
         self.load_on_this_thread(location, key, lookup, loader, load)
     }
 
