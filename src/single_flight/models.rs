@@ -8,7 +8,7 @@ use crate::sync::schedules::scenarios;
 use std::cell::Cell;
 use std::future::Future;
 use std::pin::pin;
-use std::sync::atomic::AtomicUsize as Monitor;
+use std::sync::atomic::{AtomicUsize as Monitor, Ordering::Acquire};
 use std::task::{Context, Poll, Wake};
 use std::time::{Duration, Instant};
 
