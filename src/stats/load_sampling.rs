@@ -1,8 +1,9 @@
 //! Sampling of the run times of short loads, because reading the clock takes longer than some loaders.
 //!
-//! A load that is not certainly [short](crate::sync::tick_counter) is always timed, and stands for itself alone. A short
-//! load that is timed also stands for the short loads of its thread that follow it without being timed. Their number is
-//! random and independent of all run times. So the histogram is unbiased, and the number of its durations is exact.
+//! A load that is not certainly [short](crate::sync::tick_counter) is always timed, and stands for itself alone. A
+//! short load that is timed also stands for the short loads of its thread that follow it without being timed. Their
+//! number is random and independent of all run times. So the histogram is unbiased, and the number of its durations is
+//! exact.
 //!
 //! Short loads are sampled after [`TIMED_BEFORE_SAMPLING`] of them were timed in succession. If a short load is in the
 //! sample and takes [`SAMPLED_BELOW`] or more by the clock, which is possible if the clock is simulated, then this
