@@ -4,9 +4,9 @@ use crate::clock::{NEVER, Nanos};
 use crate::entry::Loaded;
 use crate::local::budget::Reservation;
 use crate::local::removal::{RemovalCause, Removals};
-use crate::local::shard::Shard;
 use crate::local::shard::entry::NewEntry;
 use crate::local::shard::metadata::{EntryMetadata, Provenance};
+use crate::local::shard::{PlainEntry, Shard};
 use crate::local::{Insertions, KeyLocation, LocalCache, ShardCell};
 use crate::single_flight::{KeyWrite, Leader, Outdated};
 use crate::stats::Count;
@@ -18,6 +18,13 @@ use std::hash::{BuildHasher, Hash};
 use std::num::NonZero;
 use std::thread;
 use std::time::Duration;
+
+/// A load whose result is inserted on the short path.
+pub(in crate::local) struct PlainLoad<'a, 'f, K, V> {
+    pub(in crate::local) leader: &'a mut Leader<'f, K, V>,
+    /// The age of the loaded value.
+    pub(in crate::local) age: Nanos,
+}
 
 impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
     /// Inserts a value with the time to live of the cache, and replaces an existing one.
@@ -40,7 +47,7 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
     #[doc(alias("put", "set", "replace", "putAll"))]
     pub fn insert(&self, key: K, value: V) {
         let location = self.location(&key);
-        if let Err((key, value)) = self.insert_plain(&location, key, value, None) {
+        if let Err((key, value)) = self.insert_plain(&location, key, value, None, None) {
             self.insert_at(&location, key, Loaded::new(value));
         }
     }
@@ -62,7 +69,7 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
     #[doc(alias("put", "put_with_ttl"))]
     pub fn insert_with_ttl(&self, key: K, value: V, ttl: Duration) {
         let location = self.location(&key);
-        if let Err((key, value)) = self.insert_plain(&location, key, value, Some(ttl)) {
+        if let Err((key, value)) = self.insert_plain(&location, key, value, Some(ttl), None) {
             self.insert_at(&location, key, Loaded::new(value).ttl(ttl));
         }
     }
@@ -94,21 +101,29 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
         removals.finish();
     }
 
-    /// Inserts a value in place of the entry of its key, or of the policy's victim, and drops that one. This is the
-    /// short path of most insertions into a full cache without optional settings.
+    /// Checks whether an insertion may take the short path.
+    #[inline]
+    pub(in crate::local) fn may_insert_plain(&self) -> bool {
+        self.inner.insertions == Insertions::Plain && self.inner.budget.is_used_up()
+    }
+
+    /// Inserts a value in place of the entry of its key, or of the policy's victim, and returns that one. This is the
+    /// short path of most insertions into a full cache without optional settings. `loaded` is given for the result of
+    /// a load, whose leader then [finishes its write](Leader::finish_lone_write).
     ///
     /// # Errors
     ///
     /// Returns the key and the value if the insertion needs more work than this.
-    #[inline]
-    fn insert_plain(
+    #[inline(always)]
+    pub(in crate::local) fn insert_plain(
         &self,
         location: &KeyLocation<'_, K, V>,
         key: K,
         value: V,
         ttl: Option<Duration>,
-    ) -> Result<(), (K, V)> {
-        if self.inner.insertions != Insertions::Plain || !self.inner.budget.is_used_up() {
+        loaded: Option<PlainLoad<'_, '_, K, V>>,
+    ) -> Result<(K, V), (K, V)> {
+        if !self.may_insert_plain() {
             return Err((key, value));
         }
         let settings = &self.inner.settings;
@@ -123,17 +138,29 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
             return Err((key, value));
         }
         let mut shard = location.cell.shard.write();
-        if !location.cell.in_flight.is_quiet() {
+        let may_write = match &loaded {
+            Some(load) => load.leader.is_alone(),
+            None => location.cell.in_flight.is_quiet(),
+        };
+        if !may_write {
             return Err((key, value));
         }
         // If `Eq` panics, the lock is released before the key and the value are dropped.
         let Some(place) = shard.look_up_plain(location.hash, &key, now) else {
             return Err((key, value));
         };
-        let replaced = shard.store_plain(place, location.hash, key, value, deadline, now)?;
-        drop(shard);
-        drop(replaced);
-        Ok(())
+        let new = PlainEntry {
+            hash: location.hash,
+            key,
+            value,
+            deadline,
+            age: loaded.as_ref().map_or(0, |load| load.age),
+        };
+        let replaced = shard.store_plain(place, new, now)?;
+        if let Some(load) = loaded {
+            load.leader.finish_lone_write();
+        }
+        Ok(replaced)
     }
 
     /// Replaces the time to live of the entry of `key`, counted from now. Returns `false` if the key is absent or

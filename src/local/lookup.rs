@@ -299,7 +299,7 @@ where
         &self,
         location: &KeyLocation<'a, K, V>,
         key: &Q,
-        candidate: impl FnOnce() -> Candidate,
+        candidate: impl Fn() -> Candidate,
     ) -> Lookup<'a, K, V>
     where
         Q: LookupKey<K> + ?Sized,
@@ -325,7 +325,7 @@ where
         shard: &Shard<K, V>,
         location: &KeyLocation<'a, K, V>,
         key: &Q,
-        candidate: impl FnOnce() -> Candidate,
+        candidate: impl Fn() -> Candidate,
     ) -> Lookup<'a, K, V>
     where
         Q: LookupKey<K> + ?Sized,
@@ -337,6 +337,6 @@ where
             }
         }
         let in_flight = &location.cell.in_flight;
-        Lookup::Miss(in_flight.join_or_lead(location.hash.0, key, candidate()))
+        Lookup::Miss(in_flight.join_or_lead_with(location.hash.0, key, candidate))
     }
 }

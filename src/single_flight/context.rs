@@ -4,15 +4,65 @@
 //! A task runs on the thread that polls it, so this holds for tasks as well, unless a loader calls the cache from
 //! another task or thread that it has started.
 
-use crate::sync::thread_local;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 
-thread_local! {
-    // Addresses of objects that live as long as their `Entered`. loom's macro accepts no `const` blocks.
+/// A mark of a thread.
+#[derive(Clone, Copy)]
+struct Mark {
+    /// The address of an object that lives as long as the [`Entered`] of this mark, or 0 if there is no mark.
+    address: usize,
+    loader: LoaderId,
+}
+
+impl Mark {
+    const NONE: Self = Self {
+        address: 0,
+        loader: None,
+    };
+}
+
+/// The marks of the current thread. Most often there is at most one, which needs no destructor and no allocation.
+struct Marks {
+    first: Cell<Mark>,
+    /// The number of marks in `FURTHER_MARKS`, which were set while there was a first one.
+    further: Cell<usize>,
+}
+
+impl Marks {
+    const fn new() -> Self {
+        Self {
+            first: Cell::new(Mark::NONE),
+            further: Cell::new(0),
+        }
+    }
+}
+
+// The macros of the models do not support `const` blocks.
+#[cfg(not(any(loom_models, shuttle_models)))]
+std::thread_local! {
+    static MARKS: Marks = const { Marks::new() };
+}
+#[cfg(any(loom_models, shuttle_models))]
+crate::sync::thread_local! {
+    static MARKS: Marks = Marks::new();
+}
+crate::sync::thread_local! {
     #[allow(clippy::missing_const_for_thread_local)]
-    static ACTIVE_LOADS: RefCell<Vec<(usize, LoaderId)>> = RefCell::new(Vec::new());
+    static FURTHER_MARKS: RefCell<Vec<Mark>> = RefCell::new(Vec::new());
+}
+
+/// Returns the marks of this thread.
+fn marks() -> impl Iterator<Item = Mark> {
+    let (first, further) = MARKS.with(|marks| (marks.first.get(), marks.further.get()));
+    let further = if further > 0 {
+        FURTHER_MARKS.try_with(|further| further.borrow().clone())
+    } else {
+        Ok(Vec::new())
+    };
+    let first = (first.address != 0).then_some(first);
+    first.into_iter().chain(further.unwrap_or_default())
 }
 
 /// The type name of a loader, if it is known. Loaders of one place in the code have the same type name.
@@ -29,10 +79,43 @@ impl Entered {
         Self::at(address as usize, loader)
     }
 
+    #[inline]
     fn at(address: usize, loader: LoaderId) -> Self {
-        // An error means that the thread is ending. A recursion in a destructor is then not recognized.
-        let _ = ACTIVE_LOADS.try_with(|active| active.borrow_mut().push((address, loader)));
+        let mark = Mark { address, loader };
+        MARKS.with(|marks| {
+            if marks.first.get().address == 0 {
+                marks.first.set(mark);
+            } else {
+                Self::add_further(marks, mark);
+            }
+        });
         Self(address)
+    }
+
+    #[cold]
+    fn add_further(marks: &Marks, mark: Mark) {
+        // An error means that the thread is ending. A recursion in a destructor is then not recognized.
+        if FURTHER_MARKS
+            .try_with(|further| further.borrow_mut().push(mark))
+            .is_ok()
+        {
+            marks.further.set(marks.further.get() + 1);
+        }
+    }
+
+    /// Removes the mark if there are further ones.
+    #[cold]
+    fn remove_further(&self, marks: &Marks) {
+        let removed = FURTHER_MARKS.try_with(|further| {
+            let mut further = further.borrow_mut();
+            let last = further.iter().rposition(|mark| mark.address == self.0);
+            last.map(|last| further.remove(last)).is_some()
+        });
+        if removed.unwrap_or(false) {
+            marks.further.set(marks.further.get() - 1);
+        } else if marks.first.get().address == self.0 {
+            marks.first.set(Mark::NONE);
+        }
     }
 }
 
@@ -48,14 +131,9 @@ impl Reentry {
     /// Checks whether the call may belong to a stolen job: it comes from the same place in the code as the load that it
     /// runs within, and the nesting is less than `MAX_REENTRIES` deep, which an endless recursion exceeds.
     pub(crate) fn may_be_stolen(&self, loader: LoaderId) -> bool {
-        let depth = ACTIVE_LOADS.try_with(|active| {
-            let active = active.borrow();
-            let loads = active.iter().filter(|(address, _)| *address == self.0);
-            let is_same = loads.clone().all(|(_, other)| *other == loader);
-            is_same.then(|| loads.count())
-        });
-        let depth = depth.ok().flatten();
-        loader.is_some() && depth.is_some_and(|depth| depth < MAX_REENTRIES)
+        let of_this_load = || marks().filter(|mark| mark.address == self.0);
+        let is_same = of_this_load().all(|mark| mark.loader == loader);
+        loader.is_some() && is_same && of_this_load().count() < MAX_REENTRIES
     }
 
     /// Marks this thread as running the loader of this call while the result lives.
@@ -65,11 +143,13 @@ impl Reentry {
 }
 
 impl Drop for Entered {
+    #[inline]
     fn drop(&mut self) {
-        let _ = ACTIVE_LOADS.try_with(|active| {
-            let mut active = active.borrow_mut();
-            if let Some(last) = active.iter().rposition(|&(address, _)| address == self.0) {
-                active.remove(last);
+        MARKS.with(|marks| {
+            if marks.further.get() == 0 && marks.first.get().address == self.0 {
+                marks.first.set(Mark::NONE);
+            } else {
+                self.remove_further(marks);
             }
         });
     }
@@ -77,21 +157,13 @@ impl Drop for Entered {
 
 /// Checks whether this thread has a mark for this address.
 pub(crate) fn is_running<T>(address: *const T) -> bool {
-    ACTIVE_LOADS
-        .try_with(|active| {
-            active
-                .borrow()
-                .iter()
-                .any(|&(other, _)| other == address as usize)
-        })
-        .unwrap_or(false)
+    marks().any(|mark| mark.address == address as usize)
 }
 
 /// Checks whether this thread runs a loader of any cache.
 #[cfg(feature = "tokio")]
 pub(crate) fn is_loading() -> bool {
-    let active = ACTIVE_LOADS.try_with(|active| !active.borrow().is_empty());
-    active.unwrap_or(false)
+    marks().next().is_some()
 }
 
 /// Creates a future with `make`, and awaits it. Both, and the drop of the future, run within the marks that `enter`

@@ -2,9 +2,9 @@
 
 use crate::single_flight::context::{Entered, LoaderId};
 use crate::single_flight::state::{Candidate, Superseded, wake};
-use crate::single_flight::{InFlightLoad, InFlightLoads, Outcome};
+use crate::single_flight::{InFlightLoad, InFlightLoads, KeyWrite, Outcome};
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::Ordering::{Acquire, Relaxed};
 use std::task::Waker;
 use std::time::Instant;
 
@@ -66,6 +66,30 @@ impl<'a, K, V> Leader<'a, K, V> {
         self.load.outdated_from.fetch_min(from, Relaxed);
     }
 
+    /// Checks whether this leader may write without [`begin_write`](InFlightLoads::begin_write), because its load is
+    /// the only registered one, and no leader of it has stored. Called under the shard's exclusive lock, which is held
+    /// until the write is finished by [`finish_lone_write`](Self::finish_lone_write).
+    #[inline]
+    pub(crate) fn is_alone(&self) -> bool {
+        // A load that is not revoked is registered, unless it ends just now. So it is the one that is counted.
+        self.in_flight.registered.load(Acquire) == 1 && self.load.stored.load(Relaxed) == 0
+    }
+
+    /// Finishes a write that [`is_alone`](Self::is_alone) has allowed. If no caller waits for this leader, this ends
+    /// its load too.
+    #[inline]
+    pub(crate) fn finish_lone_write(&mut self) {
+        let in_flight = self.in_flight;
+        let mut table = in_flight.table.lock();
+        if self.load.joined.load(Relaxed) {
+            self.load.stored.store(self.generation, Relaxed);
+            KeyWrite::by(in_flight, table, self).finish();
+        } else {
+            in_flight.unregister(&mut table, &self.load);
+            self.over = true;
+        }
+    }
+
     /// Gives up the borrow of the table, for a task that will [`resume`](InFlightLoads::resume).
     #[cfg(feature = "tokio")]
     pub(crate) fn suspend(mut self) -> SuspendedLeader<K, V> {
@@ -85,7 +109,20 @@ impl<'a, K, V> Leader<'a, K, V> {
     ///
     /// Panics if `outcome` does. The waiters then start again.
     pub(crate) fn complete(mut self, outcome: impl FnOnce() -> Outcome<V>) {
-        if self.over || !self.load.state.lock().prepare_completion(self.generation) {
+        self.finish(outcome);
+    }
+
+    /// Ends the load like [`complete`](Self::complete), but leaves the leader where it is.
+    #[inline]
+    pub(crate) fn finish(&mut self, outcome: impl FnOnce() -> Outcome<V>) {
+        if !self.over {
+            self.finish_shared(outcome);
+        }
+    }
+
+    #[inline(never)]
+    fn finish_shared(&mut self, outcome: impl FnOnce() -> Outcome<V>) {
+        if !self.load.state.lock().prepare_completion(self.generation) {
             return;
         }
         self.in_flight
@@ -112,11 +149,19 @@ impl<K, V> Leader<'_, K, V> {
         self.in_flight
             .transition_deferred(&self.load, |state| state.abandon(self.generation))
     }
+
+    #[cold]
+    fn hand_over(&mut self) {
+        wake(self.abandon());
+    }
 }
 
 impl<K, V> Drop for Leader<'_, K, V> {
+    #[inline]
     fn drop(&mut self) {
-        wake(self.abandon());
+        if !self.over {
+            self.hand_over();
+        }
     }
 }
 

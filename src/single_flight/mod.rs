@@ -39,6 +39,7 @@ mod table;
 mod timer;
 mod wait;
 mod waiter;
+mod write;
 #[cfg_attr(not(feature = "snapshot"), allow(dead_code))]
 mod write_log;
 
@@ -53,6 +54,7 @@ pub(crate) use crate::single_flight::leader::SuspendedLeader;
 pub(crate) use crate::single_flight::state::{Candidate, Superseded};
 pub(crate) use crate::single_flight::wait::{TimedOut, Timer, poll_until};
 pub(crate) use crate::single_flight::waiter::{Answer, Pending, Waiter};
+pub(crate) use crate::single_flight::write::{KeyWrite, Outdated};
 #[cfg(feature = "snapshot")]
 pub(crate) use crate::single_flight::write_log::WriteObserver;
 
@@ -62,10 +64,10 @@ use crate::single_flight::state::{Admission, State, Waiters, wake};
 use crate::single_flight::table::Table;
 use crate::storage::allocated::AllocatedBytes;
 use crate::sync::reentrancy::{LockGuardMark, assert_no_exclusive_lock_held, is_writing};
-use crate::sync::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Mutex, MutexGuard};
+use crate::sync::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Mutex};
 use crate::traits::key::LookupKey;
 use equivalent::Equivalent;
-use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use std::sync::atomic::Ordering::{Relaxed, Release};
 use std::sync::{Arc, OnceLock};
 use std::task::Waker;
 
@@ -114,6 +116,27 @@ impl<K, V> InFlightLoad<K, V> {
             state: Mutex::new(state),
             outcome: OnceLock::new(),
         })
+    }
+
+    /// Begins another load in the memory of this one, which has ended and which no caller had joined.
+    fn restart(&mut self, hash: u64, key: K, candidate: Candidate, replaces: bool) {
+        let Self {
+            hash: own_hash,
+            key: own_key,
+            joinable,
+            joined,
+            stored,
+            outdated_from,
+            state,
+            outcome,
+        } = self;
+        debug_assert!(outcome.get().is_none() && !joined.load(Relaxed));
+        *own_hash = hash;
+        *own_key = key;
+        *joinable = true;
+        stored.store(0, Relaxed);
+        outdated_from.store(u64::MAX, Relaxed);
+        state.get_mut().restart(candidate, replaces);
     }
 
     fn is_revoked(&self) -> bool {
@@ -167,17 +190,39 @@ impl<K: Eq, V> InFlightLoads<K, V> {
     where
         Q: LookupKey<K> + ?Sized,
     {
+        self.join_or_lead_with(hash, key, || candidate)
+    }
+
+    /// Joins or leads like [`join_or_lead`](Self::join_or_lead). `candidate` is called under the table's lock, and runs
+    /// no code of the user. So the terms of a leader stay in registers.
+    #[inline(always)]
+    pub(crate) fn join_or_lead_with<Q>(
+        &self,
+        hash: u64,
+        key: &Q,
+        candidate: impl Fn() -> Candidate,
+    ) -> Role<'_, K, V>
+    where
+        Q: LookupKey<K> + ?Sized,
+    {
         assert_no_exclusive_lock_held("load into");
         let mut table = self.table.lock();
-        let replaces = match self.join(&mut table, hash, key, candidate) {
+        // `Eq` and `Clone` of keys run from here on.
+        let _guard_mark = LockGuardMark::writing();
+        let replaces = match self.join(&mut table, hash, key, &candidate) {
             Join::Found(role) => return role,
             Join::StartNew { replaces } => replaces,
         };
+        let candidate = candidate();
         // The key is cloned under the table's lock. If it were cloned before, a clone that is not needed would be
         // dropped under the shard's lock.
-        let _guard_mark = LockGuardMark::writing();
-        let state = State::led(candidate, replaces);
-        let load = InFlightLoad::new(hash, key.to_key(), true, state);
+        let key = key.to_key();
+        let restarted = table.restart_unused(key, |unused, key| {
+            unused.restart(hash, key, candidate, replaces);
+        });
+        let load = restarted.unwrap_or_else(|key| {
+            InFlightLoad::new(hash, key, true, State::led(candidate, replaces))
+        });
         Role::Lead(self.register(&mut table, load, candidate))
     }
 
@@ -195,6 +240,7 @@ impl<K: Eq, V> InFlightLoads<K, V> {
         self.register(&mut self.table.lock(), load, candidate)
     }
 
+    #[inline(always)]
     fn register(
         &self,
         table: &mut Table<K, V>,
@@ -202,25 +248,38 @@ impl<K: Eq, V> InFlightLoads<K, V> {
         candidate: Candidate,
     ) -> Leader<'_, K, V> {
         table.insert(Arc::clone(&load));
-        self.update_registered(table);
+        // The sum that `update_registered` would compute, in fewer instructions. Only this thread writes it now.
+        let registered = self.registered.load(Relaxed) + 1;
+        self.registered.store(registered, Release);
         Leader::new(self, load, 1, candidate)
     }
 
+    #[inline(always)]
     fn join<Q>(
         &self,
         table: &mut Table<K, V>,
         hash: u64,
         key: &Q,
-        candidate: Candidate,
+        candidate: impl Fn() -> Candidate,
     ) -> Join<'_, K, V>
     where
         Q: Equivalent<K> + ?Sized,
     {
-        let _guard_mark = LockGuardMark::writing();
         let is_it = |other: &Arc<InFlightLoad<K, V>>| other.joinable && key.equivalent(&other.key);
-        let Some(load) = table.find(hash, is_it) else {
-            return Join::StartNew { replaces: false };
-        };
+        match table.find(hash, is_it) {
+            Some(load) => self.join_load(&Arc::clone(load), table, candidate()),
+            None => Join::StartNew { replaces: false },
+        }
+    }
+
+    /// Joins a load that was found in the table.
+    #[cold]
+    fn join_load(
+        &self,
+        load: &Arc<InFlightLoad<K, V>>,
+        table: &mut Table<K, V>,
+        candidate: Candidate,
+    ) -> Join<'_, K, V> {
         if is_running(Arc::as_ptr(load)) {
             return Join::Found(Role::Recursive(Reentry::new(Arc::as_ptr(load))));
         }
@@ -234,155 +293,23 @@ impl<K: Eq, V> InFlightLoads<K, V> {
                 Role::Wait(Waiter::new(self, Arc::clone(load), ticket, candidate))
             }
             Admission::Replace => {
-                let load = Arc::clone(load);
-                self.unregister(table, &load);
+                self.unregister(table, load);
                 return Join::StartNew { replaces: true };
             }
         })
-    }
-
-    /// Begins a write to a key, by `leader` or by another writer. From now on no other load of the key may store.
-    /// Called under the shard's exclusive lock, which is held until the write is finished.
-    ///
-    /// # Errors
-    ///
-    /// Returns an error if `leader` may not write, because the key has been written to since it registered, or because
-    /// a later leader of its load has stored.
-    #[inline(always)]
-    pub(crate) fn begin_write<'a, 'f, Q>(
-        &'a self,
-        hash: u64,
-        key: &Q,
-        leader: Option<&'a mut Leader<'f, K, V>>,
-    ) -> Result<KeyWrite<'a, 'f, K, V>, Outdated>
-    where
-        Q: Equivalent<K> + ?Sized,
-    {
-        // If nothing is registered, the leader's load was unregistered, and its `stored` is `REVOKED`.
-        let is_quiet = self.is_quiet();
-        if is_quiet && leader.is_none() {
-            // Most writes take this path: one atomic load, and a result that stays in registers.
-            return Ok(KeyWrite {
-                in_flight: self,
-                table: None,
-                leader: None,
-            });
-        }
-        self.begin_contended_write(hash, key, leader, is_quiet)
-    }
-
-    /// Checks whether a write may proceed without [`begin_write`](Self::begin_write), because no load is registered.
-    /// Called under the shard's exclusive lock.
-    #[inline]
-    pub(crate) fn is_quiet(&self) -> bool {
-        self.registered.load(Acquire) == 0
-    }
-
-    /// Begins a write like [`begin_write`](Self::begin_write), if there is a leader or something to revoke.
-    fn begin_contended_write<'a, 'f, Q>(
-        &'a self,
-        hash: u64,
-        key: &Q,
-        leader: Option<&'a mut Leader<'f, K, V>>,
-        is_quiet: bool,
-    ) -> Result<KeyWrite<'a, 'f, K, V>, Outdated>
-    where
-        Q: Equivalent<K> + ?Sized,
-    {
-        let mut table = (!is_quiet).then(|| self.table.lock());
-        if let Some(leader) = &leader {
-            let stored = &leader.load.stored;
-            if stored.load(Relaxed) > leader.generation {
-                return Err(Outdated);
-            }
-            stored.store(leader.generation, Relaxed);
-        }
-        if let Some(table) = &mut table {
-            let is_by_leader = |other: &Arc<InFlightLoad<K, V>>| {
-                let leader = leader.as_ref();
-                leader.is_some_and(|leader| Arc::ptr_eq(&leader.load, other))
-            };
-            let is_it = |other: &Arc<InFlightLoad<K, V>>| {
-                !is_by_leader(other) && key.equivalent(&other.key)
-            };
-            while let Some(load) = table.take(hash, is_it) {
-                load.stored.store(REVOKED, Relaxed);
-                self.update_registered(table);
-            }
-            if let Some(log) = &mut table.log {
-                log.record(hash);
-            }
-        }
-        Ok(KeyWrite {
-            in_flight: self,
-            table,
-            leader,
-        })
-    }
-
-    /// Revokes all loads, like a [write](Self::begin_write) to every key.
-    pub(crate) fn revoke_all(&self) {
-        let mut table = self.table.lock();
-        for load in table.drain() {
-            load.stored.store(REVOKED, Relaxed);
-        }
-        if let Some(log) = &mut table.log {
-            log.record_all();
-        }
-        self.update_registered(&table);
-    }
-}
-
-/// The error of a leader that may not write, because its key was written to after the leader had registered.
-#[derive(Debug)]
-pub(crate) struct Outdated;
-
-/// A write in progress. No caller joins a load of this shard meanwhile.
-pub(crate) struct KeyWrite<'a, 'f, K, V> {
-    in_flight: &'a InFlightLoads<K, V>,
-    table: Option<MutexGuard<'a, Table<K, V>>>,
-    leader: Option<&'a mut Leader<'f, K, V>>,
-}
-
-impl<K, V> KeyWrite<'_, '_, K, V> {
-    /// Checks whether this is the write of a leader.
-    pub(crate) fn is_by_leader(&self) -> bool {
-        self.leader.is_some()
-    }
-
-    /// Ends the write. If no caller waits for the leader, this ends its load too.
-    #[inline(always)]
-    pub(crate) fn finish(self) {
-        if self.leader.is_some() {
-            self.complete();
-        }
-    }
-
-    fn complete(self) {
-        let (Some(leader), Some(mut table)) = (self.leader, self.table) else {
-            return;
-        };
-        let load = &leader.load;
-        if load.joined.load(Relaxed) {
-            let mut state = load.state.lock();
-            if !state.is_led(leader.generation) || state.is_awaited() {
-                return;
-            }
-            state.end();
-        }
-        self.in_flight.unregister(&mut table, load);
-        leader.over = true;
     }
 }
 
 impl<K, V> InFlightLoads<K, V> {
     /// Removes a load from the table, if it is still there. No superseded leader of it may store after this, because a
     /// write could not find the load to revoke it.
+    #[inline(always)]
     fn unregister(&self, table: &mut Table<K, V>, load: &Arc<InFlightLoad<K, V>>) {
         load.stored.store(REVOKED, Relaxed);
-        let found = table.take(load.hash, |other| Arc::ptr_eq(other, load));
-        if found.is_some() {
-            self.update_registered(table);
+        if let Some(load) = table.remove(load) {
+            table.keep_unused(load);
+            let registered = self.registered.load(Relaxed) - 1;
+            self.registered.store(registered, Release);
         }
     }
 

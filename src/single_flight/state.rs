@@ -44,18 +44,31 @@ pub(crate) fn wake(wakers: impl IntoIterator<Item = Waker>) {
 
 enum Phase {
     /// The leader waits for a permit and has not begun to load. A caller that may load at once may supersede it, which
-    /// wastes no load. Any caller may supersede it from `lease_end` on (`None`: never). The leader extends its lease
-    /// whenever it is polled, so the lease ends only if the leader is no longer polled.
-    Queued { lease_end: Option<Instant> },
-    /// The leader loads, and may be superseded from `lease_end` on (`None`: never).
-    Loading {
-        lease_end: Option<Instant>,
-        has_permit: bool,
-    },
+    /// wastes no load. Any caller may supersede it after its lease. The leader extends its lease whenever it is polled,
+    /// so the lease ends only if the leader is no longer polled.
+    Queued { lease: Lease },
+    /// The leader loads, and may be superseded after its lease.
+    Loading { lease: Lease, has_permit: bool },
+    /// The leader has its result, and cannot be superseded.
+    Completing,
     /// There is no leader. The next caller that polls becomes the leader.
     Vacant,
     /// The load has ended. Its outcome is set, or its waiters have to start again.
     Over,
+}
+
+/// The lease of a leader. Its end is computed only when a caller waits, which is rare.
+#[derive(Clone, Copy)]
+struct Lease {
+    start: Instant,
+    length: Duration,
+}
+
+impl Lease {
+    /// Returns the end of the lease, or `None` if it never ends.
+    fn end(self) -> Option<Instant> {
+        self.start.checked_add(self.length)
+    }
 }
 
 /// The terms on which a caller would lead.
@@ -73,12 +86,15 @@ pub(crate) struct Candidate {
 }
 
 impl Candidate {
-    fn lease_end(&self) -> Option<Instant> {
-        self.now.checked_add(self.lease)
+    fn lease(&self) -> Lease {
+        Lease {
+            start: self.now,
+            length: self.lease,
+        }
     }
 
-    fn is_after(&self, lease_end: Option<Instant>) -> bool {
-        lease_end.is_some_and(|end| end <= self.now)
+    fn is_after(&self, lease: Lease) -> bool {
+        lease.end().is_some_and(|end| end <= self.now)
     }
 }
 
@@ -133,17 +149,25 @@ impl State {
         state
     }
 
+    /// Makes this the state of another load with its first leader. The former load has ended and had no waiters.
+    pub(crate) fn restart(&mut self, candidate: Candidate, replaces: bool) {
+        debug_assert!(self.waiters.is_empty() && self.next_ticket == 0);
+        self.generation = 0;
+        self.replaces = replaces;
+        self.lead(candidate);
+    }
+
     fn lead(&mut self, candidate: Candidate) -> u32 {
         self.generation += 1;
         self.epoch = candidate.epoch;
-        let lease_end = candidate.lease_end();
+        let lease = candidate.lease();
         self.phase = if candidate.permitted {
             Phase::Loading {
-                lease_end,
+                lease,
                 has_permit: candidate.has_permit,
             }
         } else {
-            Phase::Queued { lease_end }
+            Phase::Queued { lease }
         };
         self.generation
     }
@@ -154,7 +178,7 @@ impl State {
         if led {
             self.epoch = candidate.epoch;
             self.phase = Phase::Loading {
-                lease_end: candidate.lease_end(),
+                lease: candidate.lease(),
                 has_permit: candidate.has_permit,
             };
         }
@@ -167,19 +191,21 @@ impl State {
         if self.generation != generation {
             return;
         }
-        if let Phase::Queued { lease_end } = &mut self.phase {
-            *lease_end = candidate.lease_end();
+        if let Phase::Queued { lease } = &mut self.phase {
+            *lease = candidate.lease();
         }
     }
 
     /// Admits a caller, as the leader or as a waiter.
     pub(crate) fn admit(&mut self, candidate: Candidate) -> Admission {
         match self.phase {
-            Phase::Loading { .. } if candidate.epoch > self.epoch && !self.replaces => {
+            Phase::Loading { .. } | Phase::Completing
+                if candidate.epoch > self.epoch && !self.replaces =>
+            {
                 Admission::Replace
             }
             Phase::Queued { .. } if !candidate.permitted => self.enqueue(),
-            Phase::Loading { .. } | Phase::Over => self.enqueue(),
+            Phase::Loading { .. } | Phase::Completing | Phase::Over => self.enqueue(),
             Phase::Queued { .. } | Phase::Vacant => Admission::Lead {
                 generation: self.lead(candidate),
             },
@@ -207,11 +233,11 @@ impl State {
                 *waker = self.dequeue(ticket);
                 return Turn::Over;
             }
-            Phase::Loading { lease_end, .. } if !candidate.is_after(lease_end) => lease_end,
-            Phase::Queued { lease_end }
-                if !candidate.permitted && !candidate.is_after(lease_end) =>
-            {
-                lease_end
+            // The leader has its result.
+            Phase::Completing => None,
+            Phase::Loading { lease, .. } if !candidate.is_after(lease) => lease.end(),
+            Phase::Queued { lease } if !candidate.permitted && !candidate.is_after(lease) => {
+                lease.end()
             }
             Phase::Queued { .. } | Phase::Loading { .. } | Phase::Vacant => {
                 *waker = self.dequeue(ticket);
@@ -234,7 +260,7 @@ impl State {
             Phase::Loading {
                 has_permit: true, ..
             } => Some(Superseded::LoadingWithPermit),
-            Phase::Loading { .. } => Some(Superseded::Loading),
+            Phase::Loading { .. } | Phase::Completing => Some(Superseded::Loading),
             Phase::Vacant | Phase::Over => None,
         }
     }
@@ -265,10 +291,7 @@ impl State {
     pub(crate) fn prepare_completion(&mut self, generation: u32) -> bool {
         let led = self.is_led(generation);
         if led {
-            self.phase = Phase::Loading {
-                lease_end: None,
-                has_permit: false,
-            };
+            self.phase = Phase::Completing;
         }
         led
     }

@@ -384,3 +384,97 @@ fn waiter_marked_busy_is_not_woken_to_lead_and_gets_the_outcome() {
     assert!(busy.has_completed_with(clock.at(0), 7));
     assert_eq!(in_flight.len(), 0);
 }
+
+/// Stores and finishes like a leader that is alone, and returns the address of its load.
+fn store_alone<K, V>(mut leader: Leader<'_, K, V>) -> *const InFlightLoad<K, V> {
+    assert!(leader.is_alone());
+    leader.finish_lone_write();
+    assert!(leader.over);
+    Arc::as_ptr(&leader.load)
+}
+
+#[test]
+fn load_in_reused_memory_has_no_state_of_the_former_load() {
+    let (clock, in_flight) = (TestClock::new(), InFlightLoads::new());
+    let Role::Lead(former) = in_flight.join_or_lead(2, &2, clock.at(0)) else {
+        panic!("somebody leads already");
+    };
+    former.outdate(0);
+    let address = store_alone(former);
+    assert_eq!(in_flight.len(), 0);
+
+    let mut leader = lead(&in_flight, clock.at(5));
+    assert_eq!(Arc::as_ptr(&leader.load), address);
+    assert!(matches!(
+        in_flight.join_or_lead(2, &2, clock.at(5)),
+        Role::Lead(_)
+    ));
+    let mut waiter = TestWaiter::join(&in_flight, clock.at(6));
+    let lease_end = clock.at(5).now + LEASE;
+    assert_eq!(waiter.must_wait(clock.at(6)), Some(lease_end));
+    assert!(leader.is_alone() && stores(&mut leader));
+    leader.complete(|| Outcome::Value(7));
+    assert!(waiter.has_completed_with(clock.at(7), 7));
+}
+
+#[test]
+fn memory_of_a_load_that_is_still_referenced_is_not_reused() {
+    let (clock, in_flight) = (TestClock::new(), InFlightLoads::new());
+    let mut former = lead(&in_flight, clock.at(0));
+    former.finish_lone_write();
+    let leader = lead(&in_flight, clock.at(1));
+    assert!(!Arc::ptr_eq(&former.load, &leader.load));
+    drop(former);
+    leader.complete(|| panic!("nobody waits"));
+}
+
+#[test]
+fn memory_of_a_joined_load_is_not_reused() {
+    let (clock, in_flight) = (TestClock::new(), InFlightLoads::new());
+    let leader = lead(&in_flight, clock.at(0));
+    let load = Arc::downgrade(&leader.load);
+    let mut waiter = TestWaiter::join(&in_flight, clock.at(0));
+    leader.complete(|| Outcome::Value(7));
+    assert!(waiter.has_completed_with(clock.at(1), 7));
+    drop(waiter);
+    assert!(load.upgrade().is_none());
+}
+
+#[test]
+fn key_with_a_destructor_does_not_outlive_its_load() {
+    let (clock, in_flight) = (TestClock::new(), InFlightLoads::<_, u32>::new());
+    let key = Arc::new(1);
+    match in_flight.join_or_lead(1, &key, clock.at(0)) {
+        Role::Lead(leader) => store_alone(leader),
+        _ => panic!("somebody leads already"),
+    };
+    assert_eq!(Arc::strong_count(&key), 1);
+}
+
+#[test]
+fn leader_is_not_alone_beside_another_load_or_after_a_write() {
+    let (clock, in_flight) = (TestClock::new(), InFlightLoads::new());
+    let leader = lead(&in_flight, clock.at(0));
+    let other = in_flight.join_or_lead(2, &2, clock.at(0));
+    assert!(!leader.is_alone());
+    drop(other);
+    assert!(leader.is_alone());
+    revoke(&in_flight);
+    assert!(!leader.is_alone());
+    let _other = in_flight.join_or_lead(2, &2, clock.at(0));
+    assert!(!leader.is_alone());
+}
+
+#[test]
+fn lone_leader_that_stores_passes_its_outcome_to_a_waiter() {
+    let (clock, in_flight) = (TestClock::new(), InFlightLoads::new());
+    let mut leader = lead(&in_flight, clock.at(0));
+    let mut waiter = TestWaiter::join(&in_flight, clock.at(0));
+    waiter.must_wait(clock.at(0));
+    assert!(leader.is_alone());
+    leader.finish_lone_write();
+    assert!(!leader.over);
+    leader.complete(|| Outcome::Value(7));
+    assert!(waiter.has_completed_with(clock.at(1), 7));
+    assert_eq!(in_flight.len(), 0);
+}

@@ -1,6 +1,7 @@
 //! Histograms of durations, and the concurrent counters behind them.
 
 use crate::clock::saturating_nanos;
+use crate::stats::load_sampling::LoadSampling;
 use crate::stats::stripes::Stripes;
 use crate::storage::allocated::AllocatedBytes;
 use crate::sync::thread_slot::ThreadSlot;
@@ -40,8 +41,10 @@ const LAST_POWER: u32 = 50;
 /// The number of all buckets.
 const BUCKETS: usize = ((LAST_POWER - FIRST_POWER) * SUB_BUCKETS + 2) as usize;
 
+const NANOS_PER_SECOND: u64 = 1_000_000_000;
+
 /// Returns the bucket of a duration.
-fn bucket_of(nanos: u64) -> usize {
+pub(super) fn bucket_of(nanos: u64) -> usize {
     let power = nanos.max(1).ilog2();
     if power < FIRST_POWER {
         0
@@ -264,6 +267,7 @@ pub(crate) struct AtomicHistogram {
     /// The fractions of a second of all durations, in nanoseconds.
     nanos: AtomicU64,
     buckets: [AtomicU64; BUCKETS],
+    pub(super) sampling: LoadSampling,
 }
 
 impl Default for AtomicHistogram {
@@ -272,6 +276,7 @@ impl Default for AtomicHistogram {
             seconds: AtomicU64::new(0),
             nanos: AtomicU64::new(0),
             buckets: std::array::from_fn(|_| AtomicU64::new(0)),
+            sampling: LoadSampling::default(),
         }
     }
 }
@@ -284,16 +289,30 @@ impl AtomicHistogram {
     }
 
     /// Adds a duration. `add` adds an amount to a counter and returns the sum.
-    fn count_by(&self, add: impl Fn(&AtomicU64, u64) -> u64, duration: Duration) {
-        const NANOS_PER_SECOND: u64 = 1_000_000_000;
+    pub(super) fn count_by(&self, add: impl Fn(&AtomicU64, u64) -> u64, duration: Duration) {
         add(&self.seconds, duration.as_secs());
-        let nanos = u64::from(duration.subsec_nanos());
+        self.add_nanos(&add, u64::from(duration.subsec_nanos()));
+        add(&self.buckets[bucket_of(saturating_nanos(duration))], 1);
+    }
+
+    /// Adds nanoseconds to the sum, less than a second.
+    #[inline]
+    fn add_nanos(&self, add: impl Fn(&AtomicU64, u64) -> u64, nanos: u64) {
         // Each time that the sum passes a whole second, that second is carried, so that the sum does not overflow.
         if add(&self.nanos, nanos) % NANOS_PER_SECOND < nanos {
             add(&self.seconds, 1);
             add(&self.nanos, NANOS_PER_SECOND.wrapping_neg());
         }
-        add(&self.buckets[bucket_of(saturating_nanos(duration))], 1);
+    }
+
+    /// Adds a duration of less than a second, for the only thread that adds to this histogram.
+    #[inline]
+    pub(super) fn add_short(&self, nanos: u64, bucket: usize) {
+        if add_unshared(&self.nanos, nanos) >= NANOS_PER_SECOND {
+            add_unshared(&self.seconds, 1);
+            add_unshared(&self.nanos, NANOS_PER_SECOND.wrapping_neg());
+        }
+        add_unshared(&self.buckets[bucket], 1);
     }
 
     /// Adds all durations to a histogram.
@@ -306,7 +325,7 @@ impl AtomicHistogram {
     }
 
     /// Returns the durations so far.
-    #[cfg(feature = "redis")]
+    #[cfg(any(feature = "redis", test))]
     pub(crate) fn snapshot(&self) -> DurationHistogram {
         let mut sum = DurationHistogram::default();
         self.add_to(&mut sum);
@@ -331,6 +350,22 @@ impl StripedHistogram {
         } else {
             let shared = self.0.shared(slot).get_or_init(Box::default);
             shared.count_by(add_shared, duration);
+        }
+    }
+
+    /// Adds the duration of a load, or in its place that of an earlier load of the thread, see
+    /// [`load_sampling`](crate::stats::load_sampling). `measure` reads the clock.
+    #[inline(always)]
+    pub(crate) fn count_load(
+        &self,
+        slot: ThreadSlot,
+        is_short: bool,
+        measure: impl FnOnce() -> Duration,
+    ) {
+        match self.0.own(slot).and_then(OnceLock::get) {
+            Some(histogram) if is_short => histogram.count_short_load(measure),
+            Some(histogram) => histogram.count_by(add_unshared, measure()),
+            None => self.count(slot, measure()),
         }
     }
 

@@ -1,6 +1,7 @@
 //! Statistics: striped counters that cost a hit almost nothing, and snapshots of them.
 
 pub(crate) mod histogram;
+mod load_sampling;
 #[cfg(feature = "serde")]
 pub(crate) mod serialize;
 mod stripes;
@@ -65,6 +66,14 @@ pub struct Stats {
     /// [`max_concurrent_loads`](crate::LocalCacheBuilder::max_concurrent_loads).
     pub abandoned_loads: u64,
     /// The run times of loaders, failed ones included.
+    ///
+    /// Each load is counted, and each load of 10 microseconds or more is timed. Of the shorter loads of a thread, the
+    /// first 64 are timed, and then about one in 16, at random. The others are counted with the run time of the last
+    /// short load that was timed, so that the distribution is unbiased. Whether a load is short is determined by the
+    /// time-stamp counter of x86-64. On other processors all loads are timed.
+    ///
+    /// All loads are timed too if the cache [tracks ages](crate::LocalCacheBuilder::track_ages), or if it has a removal
+    /// listener, a weigher, a time to idle, a rule of expiration, or a rule for refreshes.
     #[doc(alias = "totalLoadTime")]
     pub load_times: DurationHistogram,
     /// The ages of served values: the times since they were read from their source. One hit in 64 is counted, if the
@@ -253,6 +262,22 @@ impl Counters {
     /// Adds the age of a served value, for the thread with this slot.
     pub(crate) fn add_age(&self, slot: ThreadSlot, age: Duration) {
         self.ages.count(slot, age);
+    }
+
+    /// Counts a load like [`count_operation`](CountOperation::count_operation). If `is_short` is set, times it only if
+    /// it is in the sample. `measure` reads the clock.
+    #[inline(always)]
+    pub(crate) fn count_sampled_load(
+        &self,
+        succeeded: bool,
+        is_short: bool,
+        measure: impl FnOnce() -> Duration,
+    ) {
+        let slot = ThreadSlot::current();
+        self.load_times.count_load(slot, is_short, measure);
+        if !succeeded {
+            self.count(Count::LoadFailure);
+        }
     }
 
     /// Returns a snapshot of the counters that are kept here.

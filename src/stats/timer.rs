@@ -1,6 +1,7 @@
 //! A timer that counts an operation when it ends.
 
 use crate::clock::precise_now;
+use std::mem::forget;
 use std::time::{Duration, Instant};
 
 /// The outcome of an operation that an [`OperationTimer`] has measured.
@@ -20,49 +21,52 @@ pub(crate) trait CountOperation {
 
 /// A timer that counts an operation when it ends, also if it panics or the future that runs it is dropped.
 pub(crate) struct OperationTimer<'a, C: CountOperation> {
-    /// The counters, or `None` if the operation is not counted any more.
-    counters: Option<&'a C>,
+    counters: &'a C,
     started: Instant,
 }
 
 impl<'a, C: CountOperation> OperationTimer<'a, C> {
     /// Creates a timer of an operation that has started at this time.
     pub(crate) const fn new(counters: &'a C, started: Instant) -> Self {
-        Self {
-            counters: Some(counters),
-            started,
-        }
+        Self { counters, started }
     }
 
     /// Counts the operation, and returns its duration.
-    pub(crate) fn stop(mut self, succeeded: bool) -> Duration {
-        self.count(if succeeded {
+    pub(crate) fn stop(self, succeeded: bool) -> Duration {
+        let elapsed = self.count(if succeeded {
             Outcome::Succeeded
         } else {
             Outcome::Failed
-        })
+        });
+        forget(self);
+        elapsed
+    }
+
+    /// Ends the measurement without counting the operation. Returns its counters and its start.
+    #[inline(always)]
+    pub(crate) const fn into_parts(self) -> (&'a C, Instant) {
+        let parts = (self.counters, self.started);
+        forget(self);
+        parts
     }
 
     /// Ends the measurement without counting the operation.
     #[cfg(feature = "redis")]
-    pub(crate) fn discard(mut self) {
-        self.counters = None;
+    pub(crate) fn discard(self) {
+        forget(self);
     }
 
-    fn count(&mut self, outcome: Outcome) -> Duration {
+    fn count(&self, outcome: Outcome) -> Duration {
         let elapsed = precise_now().saturating_duration_since(self.started);
-        if let Some(counters) = self.counters.take() {
-            counters.count_operation(elapsed, outcome);
-        }
+        self.counters.count_operation(elapsed, outcome);
         elapsed
     }
 }
 
+/// Counts an operation that did not end. A timer that was stopped or discarded is not dropped.
 impl<C: CountOperation> Drop for OperationTimer<'_, C> {
     fn drop(&mut self) {
-        if self.counters.is_some() {
-            self.count(Outcome::Dropped);
-        }
+        self.count(Outcome::Dropped);
     }
 }
 

@@ -10,6 +10,7 @@ pub(crate) mod reentrancy;
 pub(crate) mod slot_assignment;
 #[cfg_attr(loom_models, path = "thread_slot_model.rs")]
 pub(crate) mod thread_slot;
+pub(crate) mod tick_counter;
 
 #[cfg(all(test, any(loom_models, shuttle_models)))]
 pub(crate) mod schedules;
@@ -52,6 +53,10 @@ mod imp {
 
         pub(crate) fn lock(&self) -> MutexGuard<'_, T> {
             self.0.lock().unwrap()
+        }
+
+        pub(crate) fn get_mut(&mut self) -> &mut T {
+            self.0.get_mut().unwrap()
         }
 
         pub(crate) fn try_lock(&self) -> Option<MutexGuard<'_, T>> {

@@ -98,7 +98,7 @@ pub(crate) fn is_writing() -> bool {
 /// # Panics
 ///
 /// Panics if this thread holds any lock.
-#[inline]
+#[inline(always)]
 pub(crate) fn assert_no_lock_held(operation: &str) {
     if has_published() {
         panic_on_reentry(operation);

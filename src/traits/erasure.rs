@@ -326,11 +326,15 @@ impl ErrorType {
 /// # Panics
 ///
 /// Panics if it is an error of another type.
+#[inline]
 pub(crate) fn typed<T, E, M>(result: Result<T, LoadError<AnyError>>) -> Result<T, LoadError<E>>
 where
     E: LoaderError<M>,
 {
-    downcast(result).expect("the call returns only errors of its caller's type")
+    match result {
+        Ok(value) => Ok(value),
+        Err(error) => Err(typed_error(error)),
+    }
 }
 
 /// Converts an error like [`typed`] converts a result.

@@ -13,6 +13,7 @@ mod insert_with;
 mod liveness;
 mod lost_batches;
 mod many;
+mod plain;
 mod regressions;
 mod reload;
 mod single_flight;

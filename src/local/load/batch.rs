@@ -395,17 +395,17 @@ where
             Err(error) => Some(error),
         };
         let mut first_error = Ok(());
-        while let Some((at, leader)) = led.pop() {
+        while let Some((at, mut leader)) = led.pop() {
             let (location, key) = (&self.locations[at], self.keys[at]);
             let value = match (loaded[at].take(), &failed) {
                 (Some(loaded), _) => {
                     Ok(self
                         .cache
-                        .complete(location, key.to_key(), leader, loaded, load_time))
+                        .complete(location, key.to_key(), &mut leader, loaded, load_time))
                 }
                 (None, Some(error)) => {
                     self.cache
-                        .complete_failed(location, key, leader, error.clone())
+                        .complete_failed(location, key, &mut leader, error.clone())
                 }
                 (None, None) => {
                     leader.complete(|| Outcome::Absent);

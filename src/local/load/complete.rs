@@ -3,16 +3,16 @@
 use crate::clock::Nanos;
 use crate::entry::Loaded;
 use crate::error::{AnyError, LoadError};
+use crate::local::insert::PlainLoad;
 use crate::local::load::load_timer::LoadTimer;
 use crate::local::shard::Shard;
-use crate::local::{KeyLocation, LocalCache};
+use crate::local::{Insertions, KeyLocation, LocalCache};
 use crate::single_flight::{Leader, Outcome};
 use crate::stats::Count;
 use crate::sync::thread_slot::ThreadSlot;
-use crate::traits::erasure::LoadResult;
-use crate::traits::key::LookupKey;
 use equivalent::Equivalent;
 use std::hash::{BuildHasher, Hash};
+use std::mem::forget;
 
 impl<K, V, S> LocalCache<K, V, S>
 where
@@ -68,31 +68,71 @@ where
         found.or_else(|| self.stale(location, key))
     }
 
-    /// Stores the result of a load that has ended, or falls back on an expired value.
-    pub(crate) fn finish_load<Q>(
+    /// Stops the timer of a load. Returns the run time of the load, or 0 if no entry needs it.
+    #[inline(always)]
+    pub(crate) fn stop_timer(&self, load_timer: LoadTimer<'_>, succeeded: bool) -> Nanos {
+        if self.needs_load_times() {
+            return load_timer.stop(succeeded);
+        }
+        load_timer.stop_sampled(succeeded);
+        0
+    }
+
+    /// Checks whether an entry needs the run time of its load, for its age or for refreshes.
+    fn needs_load_times(&self) -> bool {
+        self.inner.insertions != Insertions::Plain || self.inner.settings.tracks_ages
+    }
+
+    /// Stores the result of a load on the short path of insertions, if that is possible, and passes it to the waiters.
+    #[inline(always)]
+    pub(in crate::local) fn complete_load(
         &self,
         location: &KeyLocation<'_, K, V>,
-        key: &Q,
-        leader: Leader<'_, K, V>,
-        result: LoadResult<V>,
-        load_timer: LoadTimer<'_>,
-    ) -> Result<V, LoadError<AnyError>>
-    where
-        Q: LookupKey<K> + ?Sized,
-    {
-        let load_time = load_timer.stop(result.is_ok());
-        match result {
-            Ok(loaded) => Ok(self.complete(location, key.to_key(), leader, loaded, load_time)),
-            Err(error) => self.complete_failed(location, key, leader, error),
+        key: K,
+        leader: &mut Leader<'_, K, V>,
+        loaded: Loaded<V>,
+        load_time: Nanos,
+    ) -> V {
+        // The value is cloned once on either path.
+        if loaded.tags.capacity() > 0 || !self.may_insert_plain() {
+            return self.complete(location, key, leader, loaded, load_time);
+        }
+        let Loaded {
+            value, ttl, tags, ..
+        } = loaded;
+        // It owns no memory. A call of its destructor would take 18 instructions.
+        forget(tags);
+        let returned = value.clone();
+        let load = PlainLoad {
+            leader,
+            age: load_time.max(loaded.age),
+        };
+        match self.insert_plain(location, key, value, ttl, Some(load)) {
+            Ok(replaced) => {
+                leader.finish(|| Outcome::Value(returned.clone()));
+                drop(replaced);
+                returned
+            }
+            Err((key, value)) => {
+                drop(returned);
+                let tags = Vec::new();
+                let loaded = Loaded {
+                    value,
+                    tags,
+                    ..loaded
+                };
+                self.complete(location, key, leader, loaded, load_time)
+            }
         }
     }
 
     /// Stores the result of a load, and passes it to the waiters.
+    #[inline(never)]
     pub(crate) fn complete(
         &self,
         location: &KeyLocation<'_, K, V>,
         key: K,
-        mut leader: Leader<'_, K, V>,
+        leader: &mut Leader<'_, K, V>,
         loaded: Loaded<V>,
         load_time: Nanos,
     ) -> V {
@@ -109,21 +149,23 @@ where
         let settings = &self.inner.settings;
         let calls_user = settings.weigher.is_some() || settings.expire_after.is_some();
         let entered = calls_user.then(|| leader.enter(None));
-        let (leading, out) = (Some(&mut leader), &mut removals);
+        let (leading, out) = (Some(&mut *leader), &mut removals);
         // The callers get the value even if it is outdated and was not stored.
         let _ = self.store(location, key, loaded, provenance, leading, out);
         drop(entered);
-        leader.complete(|| Outcome::Value(value.clone()));
+        leader.finish(|| Outcome::Value(value.clone()));
         removals.finish();
         value
     }
 
     /// Ends a load that has failed. Its callers get an expired value, if one may serve, or the error.
+    #[cold]
+    #[inline(never)]
     pub(crate) fn complete_failed<Q>(
         &self,
         location: &KeyLocation<'_, K, V>,
         key: &Q,
-        leader: Leader<'_, K, V>,
+        leader: &mut Leader<'_, K, V>,
         error: LoadError<AnyError>,
     ) -> Result<V, LoadError<AnyError>>
     where
@@ -140,13 +182,13 @@ where
             if let Outcome::Stale(_) = outcome {
                 self.count_stale(key);
             }
-            leader.complete(|| outcome.clone());
+            leader.finish(|| outcome.clone());
             return match outcome {
                 Outcome::Value(value) | Outcome::Stale(value) => Ok(value),
                 Outcome::Failed(_) | Outcome::Absent => unreachable!("there is a value"),
             };
         }
-        leader.complete(|| Outcome::Failed(error.clone()));
+        leader.finish(|| Outcome::Failed(error.clone()));
         Err(error)
     }
 }

@@ -1,9 +1,10 @@
 //! Counting and timing of loads.
 
-use crate::clock::{Nanos, saturating_nanos};
+use crate::clock::{Nanos, precise_now, saturating_nanos};
 use crate::local::LocalCache;
 use crate::stats::timer::OperationTimer;
 use crate::stats::{Count, Counters};
+use crate::sync::tick_counter::Ticks;
 use crate::trace::Span;
 use std::time::Instant;
 
@@ -23,6 +24,8 @@ impl<K, V, S> LocalCache<K, V, S> {
 /// as a failure.
 pub(crate) struct LoadTimer<'a> {
     timer: OperationTimer<'a, Counters>,
+    /// The ticks at the start of the load.
+    started: Ticks,
     pub(crate) span: Span,
 }
 
@@ -31,6 +34,7 @@ impl<'a> LoadTimer<'a> {
         counters.count(Count::Load);
         Self {
             timer: OperationTimer::new(counters, started),
+            started: Ticks::now(),
             span,
         }
     }
@@ -38,5 +42,14 @@ impl<'a> LoadTimer<'a> {
     /// Stops the timer. Returns the duration of the load.
     pub(crate) fn stop(self, succeeded: bool) -> Nanos {
         saturating_nanos(self.timer.stop(succeeded))
+    }
+
+    /// Stops the timer of a load whose duration serves the statistics alone, so that a sample of short loads suffices.
+    #[inline(always)]
+    pub(crate) fn stop_sampled(self, succeeded: bool) {
+        let is_short = self.started.are_recent();
+        let (counters, started) = self.timer.into_parts();
+        let measure = || precise_now().saturating_duration_since(started);
+        counters.count_sampled_load(succeeded, is_short, measure);
     }
 }

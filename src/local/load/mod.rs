@@ -18,6 +18,7 @@ pub(crate) mod waiting;
 use crate::clock::precise_now;
 use crate::entry::Loaded;
 use crate::error::{AnyError, LoadError};
+use crate::local::load::load_timer::LoadTimer;
 use crate::local::load::waiting::{WaitFailure, WaitLimits};
 use crate::local::lookup::Lookup;
 use crate::local::{KeyLocation, LocalCache};
@@ -65,16 +66,65 @@ where
         Q: LookupKey<K> + ?Sized,
     {
         let lookup = match lookup {
-            // Most misses take this path, which needs no future.
             Lookup::Miss(Role::Lead(leader)) if self.inner.leads_at_once => {
-                let load_timer = self.load_timer(leader.since);
-                let entered = (leader.enter(loader.id), load_timer.span.enter());
-                let result = load();
-                drop(entered);
-                return self.finish_load(location, key, leader, result, load_timer);
+                return self.lead_at_once(location, key, leader, loader, load);
             }
             lookup => lookup,
         };
+        self.load_on_this_thread(location, key, lookup, loader, load)
+    }
+
+    /// Completes [`load_blocking`](Self::load_blocking) if the caller leads at once. Without optimization this is a
+    /// separate function, so that other loads within loads need less of the stack.
+    #[inline]
+    fn lead_at_once<Q>(
+        &self,
+        location: &KeyLocation<'_, K, V>,
+        key: &Q,
+        mut leader: Leader<'_, K, V>,
+        loader: LoaderProperties,
+        load: &mut dyn FnMut() -> LoadResult<V>,
+    ) -> Result<V, LoadError<AnyError>>
+    where
+        Q: LookupKey<K> + ?Sized,
+    {
+        // Most misses take this path, which needs no future.
+        let load_timer = self.load_timer(leader.since);
+        let entered = (leader.enter(loader.id), load_timer.span.enter());
+        let result = load();
+        drop(entered);
+        let load_time = self.stop_timer(load_timer, result.is_ok());
+        // The key of the load is dropped before the result is returned: if the drop panicked after that, the
+        // result would never be dropped.
+        match result {
+            Ok(loaded) => {
+                let key = key.to_key();
+                let leading = &mut leader;
+                let value = self.complete_load(location, key, leading, loaded, load_time);
+                drop(leader);
+                Ok(value)
+            }
+            Err(error) => {
+                let result = self.complete_failed(location, key, &mut leader, error);
+                drop(leader);
+                result
+            }
+        }
+    }
+
+    /// Completes [`load_blocking`](Self::load_blocking) if the caller does not lead at once.
+    #[inline(never)]
+    fn load_on_this_thread<'a, Q>(
+        &self,
+        location: &KeyLocation<'a, K, V>,
+        key: &Q,
+        lookup: Lookup<'a, K, V>,
+        loader: LoaderProperties,
+        load: &mut dyn FnMut() -> LoadResult<V>,
+    ) -> Result<V, LoadError<AnyError>>
+    where
+        Q: LookupKey<K> + ?Sized,
+    {
         block_on(&Cell::new(None), async |mut timer| {
             let start = || ready(load());
             let found = (lookup, loader);
@@ -275,6 +325,33 @@ where
         let result = run_within(enter, load).await;
         drop(permit);
         self.finish_load(location, key, leader, result, load_timer)
+    }
+
+    /// Stores the result of a load that has ended, or falls back on an expired value. This is a separate function, so
+    /// that loads within loads need less of the stack.
+    #[inline(never)]
+    fn finish_load<Q>(
+        &self,
+        location: &KeyLocation<'_, K, V>,
+        key: &Q,
+        mut leader: Leader<'_, K, V>,
+        result: LoadResult<V>,
+        load_timer: LoadTimer<'_>,
+    ) -> Result<V, LoadError<AnyError>>
+    where
+        Q: LookupKey<K> + ?Sized,
+    {
+        let load_time = self.stop_timer(load_timer, result.is_ok());
+        let result = match result {
+            Ok(loaded) => {
+                let key = key.to_key();
+                Ok(self.complete_load(location, key, &mut leader, loaded, load_time))
+            }
+            Err(error) => self.complete_failed(location, key, &mut leader, error),
+        };
+        // As in `load_blocking`.
+        drop(leader);
+        result
     }
 
     /// Runs the loader of a caller that interrupts the load of the same key on this thread. The result is for this

@@ -25,6 +25,7 @@ mod tests;
 mod write;
 
 pub(crate) use clear::FoundDead;
+pub(crate) use plain::PlainEntry;
 pub(crate) use read::HitTime;
 #[cfg(feature = "snapshot")]
 pub(crate) use snapshot::{Copied, NotRestored};

@@ -11,6 +11,16 @@ use crate::storage::work_slice::WorkSlice;
 use equivalent::Equivalent;
 use std::mem::replace;
 
+/// An entry to be stored without optional settings.
+pub(crate) struct PlainEntry<K, V> {
+    pub(crate) hash: KeyHash,
+    pub(crate) key: K,
+    pub(crate) value: V,
+    pub(crate) deadline: Nanos,
+    /// The time since the value was read from its source, in nanoseconds.
+    pub(crate) age: Nanos,
+}
+
 /// The place of a new entry.
 #[derive(Clone, Copy)]
 pub(crate) enum Place {
@@ -61,13 +71,17 @@ impl<K, V> Shard<K, V> {
     pub(crate) fn store_plain(
         &mut self,
         place: Place,
-        hash: KeyHash,
-        key: K,
-        value: V,
-        deadline: Nanos,
+        new: PlainEntry<K, V>,
         now: Nanos,
     ) -> Result<(K, V), (K, V)> {
         let work = &mut WorkSlice::new();
+        let PlainEntry {
+            hash,
+            key,
+            value,
+            deadline,
+            age,
+        } = new;
         match place {
             Place::Present(slot) => {
                 self.policy.on_write(&self.slab, work);
@@ -76,7 +90,7 @@ impl<K, V> Shard<K, V> {
                 };
                 self.policy.on_hit(slot, &entry.policy_state);
                 let (old, was_expired) = entry.replace(key, value, deadline, now);
-                self.finish_plain(slot, deadline, now);
+                self.finish_plain(slot, deadline, age, now);
                 self.count_plain(RemovalCause::Replaced, was_expired);
                 Ok(old)
             }
@@ -94,7 +108,7 @@ impl<K, V> Shard<K, V> {
                 // The removal finds its former place, because the new one is not far from its home.
                 self.index.current_mut().insert_at(vacancy, slot);
                 self.remove_from_index(old_hash, slot);
-                self.finish_plain(slot, deadline, now);
+                self.finish_plain(slot, deadline, age, now);
                 // Evictions are not counted, so that a write touches one cache line less.
                 if was_expired {
                     self.count_plain(RemovalCause::Expired, true);
@@ -106,9 +120,9 @@ impl<K, V> Shard<K, V> {
 
     /// Completes an insertion into a slot.
     #[inline(always)]
-    fn finish_plain(&mut self, slot: u32, deadline: Nanos, now: Nanos) {
+    fn finish_plain(&mut self, slot: u32, deadline: Nanos, age: Nanos, now: Nanos) {
         self.expiry.set(slot, deadline);
-        self.write_read_time(slot, 0, now);
+        self.write_read_time(slot, age, now);
         self.inserts += 1;
     }
 

@@ -25,6 +25,11 @@ scenarios! {
     caller_of_a_third_epoch_waits_and_gets_the_newest_value
     queued_leader_is_superseded_and_there_is_one_load
     concurrent_updates_lose_no_increment
+    concurrent_callers_make_one_load_on_the_short_path
+    caller_after_an_invalidation_gets_the_new_value_on_the_short_path
+    superseded_leader_does_not_store_after_an_invalidation_on_the_short_path
+    superseded_leader_does_not_store_during_an_invalidation_on_the_short_path
+    waiters_supersede_a_slow_leader_on_the_short_path
 }
 
 /// Returns the values that all threads got, this thread first.
@@ -34,7 +39,14 @@ fn all<T>(first: T, others: impl IntoIterator<Item = thread::JoinHandle<T>>) -> 
 }
 
 fn concurrent_callers_make_one_load() {
-    let model = Model::new();
+    check_concurrent_callers(&Model::new());
+}
+
+fn concurrent_callers_make_one_load_on_the_short_path() {
+    check_concurrent_callers(&Model::with_short_path(true));
+}
+
+fn check_concurrent_callers(model: &Arc<Model>) {
     let others: Vec<_> = (1..CALLERS).map(|_| model.spawn(Model::ask)).collect();
     let answers = all(model.ask(), others);
     assert!(answers.iter().all(|&value| value == OLD));
@@ -78,7 +90,14 @@ fn waiter_dropped_during_completion_strands_no_other_waiter() {
 
 /// All timers fire at the end of the leader's lease, and then at the end of each other's.
 fn waiters_supersede_a_slow_leader_and_each_other() {
-    let model = Model::new();
+    check_superseding_waiters(&Model::new());
+}
+
+fn waiters_supersede_a_slow_leader_on_the_short_path() {
+    check_superseding_waiters(&Model::with_short_path(true));
+}
+
+fn check_superseding_waiters(model: &Arc<Model>) {
     let slow = Caller {
         load: Model::load_and_increment,
         ..model.caller()
@@ -155,7 +174,14 @@ fn complete_late_without_storing(model: &Model) {
 }
 
 fn superseded_leader_does_not_store_after_an_invalidation() {
-    let model = Model::new();
+    check_superseded_leader_after_invalidation(&Model::new());
+}
+
+fn superseded_leader_does_not_store_after_an_invalidation_on_the_short_path() {
+    check_superseded_leader_after_invalidation(&Model::with_short_path(true));
+}
+
+fn check_superseded_leader_after_invalidation(model: &Arc<Model>) {
     let slow = model.caller();
     let leader = slow.lead_first();
     let other = model.spawn(|model| {
@@ -168,7 +194,14 @@ fn superseded_leader_does_not_store_after_an_invalidation() {
 }
 
 fn superseded_leader_does_not_store_during_an_invalidation() {
-    let model = Model::new();
+    check_superseded_leader_during_invalidation(&Model::new());
+}
+
+fn superseded_leader_does_not_store_during_an_invalidation_on_the_short_path() {
+    check_superseded_leader_during_invalidation(&Model::with_short_path(true));
+}
+
+fn check_superseded_leader_during_invalidation(model: &Arc<Model>) {
     let slow = model.caller();
     let leader = slow.lead_first();
     let others = [
@@ -182,10 +215,9 @@ fn superseded_leader_does_not_store_during_an_invalidation() {
     model.ends_with(None, 1..=2);
 }
 
-fn check_caller_after(invalidate: fn(&Model)) {
-    let model = Model::new();
+fn check_caller_after(model: &Arc<Model>, invalidate: fn(&Model)) {
     let others: Vec<_> = (1..CALLERS).map(|_| model.spawn(Model::ask)).collect();
-    invalidate(&model);
+    invalidate(model);
     assert_eq!(model.ask(), NEW);
     for other in others {
         other.join().unwrap();
@@ -194,11 +226,15 @@ fn check_caller_after(invalidate: fn(&Model)) {
 }
 
 fn caller_after_an_invalidation_gets_the_new_value() {
-    check_caller_after(Model::invalidate);
+    check_caller_after(&Model::new(), Model::invalidate);
+}
+
+fn caller_after_an_invalidation_gets_the_new_value_on_the_short_path() {
+    check_caller_after(&Model::with_short_path(true), Model::invalidate);
 }
 
 fn caller_after_a_clear_gets_the_new_value() {
-    check_caller_after(Model::clear);
+    check_caller_after(&Model::new(), Model::clear);
 }
 
 /// After the invalidation no caller loads again, which would hide the value that an older load has stored.
