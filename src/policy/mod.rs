@@ -152,7 +152,8 @@ pub(crate) trait EvictionPolicy: AllocatedBytes {
     fn validate(&self, states: &impl PolicyStates);
 }
 
-/// The policy of one shard.
+/// The policy of one shard. The fields that each write changes are next to each other.
+#[repr(C)]
 pub(crate) struct AnyPolicy {
     /// The no-op hits of `kind` since the last write began.
     no_op_hits: NoOpHits,

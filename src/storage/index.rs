@@ -112,10 +112,16 @@ impl<T: Copy + PartialEq> Table for HashTable<T> {
 pub(crate) struct Index<B> {
     /// All values, except those that have not moved yet.
     table: B,
-    /// The former table while its values are moved.
-    outgrown: Option<Box<Outgrown<B>>>,
+    /// `None` most of the time. It is one pointer, so that little lies between the fields that writes change.
+    growth: Option<Box<Growth<B>>>,
+}
+
+/// A second table.
+enum Growth<B> {
+    /// The former table, while its values are moved to the larger one.
+    Outgrown(Outgrown<B>),
     /// An empty table for the next growth.
-    spare: Option<Box<B>>,
+    Spare(B),
 }
 
 /// The capacity from which on a table gets a spare one. A smaller table is allocated when it is needed.
@@ -132,8 +138,7 @@ impl<B: Default> Default for Index<B> {
     fn default() -> Self {
         Self {
             table: B::default(),
-            outgrown: None,
-            spare: None,
+            growth: None,
         }
     }
 }
@@ -143,14 +148,21 @@ impl<B: Table> Index<B> {
     pub(crate) fn with_capacity(capacity: usize) -> Self {
         Self {
             table: B::with_capacity(capacity),
-            outgrown: None,
-            spare: None,
+            growth: None,
+        }
+    }
+
+    /// Returns the former table while its values are moved.
+    fn outgrown(&self) -> Option<&Outgrown<B>> {
+        match self.growth.as_deref() {
+            Some(Growth::Outgrown(outgrown)) => Some(outgrown),
+            _ => None,
         }
     }
 
     /// Returns the number of values.
     pub(crate) fn len(&self) -> usize {
-        self.table.len() + self.outgrown.as_ref().map_or(0, |old| old.table.len())
+        self.table.len() + self.outgrown().map_or(0, |old| old.table.len())
     }
 
     /// Returns the table that holds all values, except those that have not moved yet.
@@ -178,7 +190,7 @@ impl<B: Table> Index<B> {
     #[cold]
     #[inline(never)]
     fn find_outgrown<R>(&self, hash: B::Hash, pick: impl Fn(B::Value) -> Option<R>) -> Option<R> {
-        self.outgrown.as_ref()?.table.find(hash, pick)
+        self.outgrown()?.table.find(hash, pick)
     }
 
     /// Removes a value. Returns whether the index contained it.
@@ -201,8 +213,10 @@ impl<B: Table> Index<B> {
         value: B::Value,
         hash_of: impl Fn(B::Value) -> B::Hash,
     ) -> bool {
-        let outgrown = self.outgrown.as_mut();
-        outgrown.is_some_and(|outgrown| outgrown.table.remove(hash, value, hash_of))
+        match self.growth.as_deref_mut() {
+            Some(Growth::Outgrown(outgrown)) => outgrown.table.remove(hash, value, hash_of),
+            _ => false,
+        }
     }
 
     /// Returns `true` if the next insertion needs a larger table. A `HashTable` may be full of tombstones of removed
@@ -212,22 +226,22 @@ impl<B: Table> Index<B> {
         self.table.capacity() == self.table.len()
     }
 
-    /// Returns `true` if the table is large and almost full, and there is no spare one. Allocating a table of four
+    /// Returns `true` if the table is large and almost full, and there is no second one. Allocating a table of four
     /// million buckets takes two milliseconds, so the caller does it where no lock is held.
     #[inline]
     pub(crate) fn needs_spare(&self) -> bool {
         let capacity = self.table.capacity();
         capacity >= MIN_SPARE_CAPACITY
             && capacity - self.table.len() <= capacity / 64
-            && self.spare.is_none()
+            && self.growth.is_none()
     }
 
-    /// Stores an empty table for the next growth, or returns it as an error if there is one already.
+    /// Stores an empty table for the next growth, or returns it as an error if there is a second one already.
     pub(crate) fn set_spare(&mut self, table: B) -> Result<(), B> {
-        if self.spare.is_some() {
+        if self.growth.is_some() {
             return Err(table);
         }
-        self.spare = Some(Box::new(table));
+        self.growth = Some(Box::new(Growth::Spare(table)));
         Ok(())
     }
 
@@ -245,25 +259,26 @@ impl<B: Table> Index<B> {
 
     /// Returns `true` while values are left to be moved.
     pub(crate) fn is_growing(&self) -> bool {
-        self.outgrown.is_some()
+        self.outgrown().is_some()
     }
 
     /// Allocates a table for `capacity` values and begins to move the present ones there.
     #[cold]
     pub(crate) fn grow(&mut self, capacity: usize, hash_of: impl Fn(B::Value) -> B::Hash) {
-        while self.outgrown.is_some() {
+        while self.is_growing() {
             self.step(usize::MAX, &hash_of);
         }
         // If most buckets contain tombstones only, the new table has to leave enough insertions to drain them.
         let least = self.table.len() + self.table.buckets() / 8 + 1;
         let capacity = capacity.max(least);
-        let spare = self.spare.take().map(|spare| *spare);
-        let table = spare
-            .filter(|spare| spare.capacity() >= capacity)
-            .unwrap_or_else(|| B::with_capacity(capacity));
+        let table = match self.growth.take().map(|growth| *growth) {
+            Some(Growth::Spare(spare)) if spare.capacity() >= capacity => spare,
+            _ => B::with_capacity(capacity),
+        };
         let table = std::mem::replace(&mut self.table, table);
         if table.len() > 0 {
-            self.outgrown = Some(Box::new(Outgrown { table, next: 0 }));
+            let outgrown = Outgrown { table, next: 0 };
+            self.growth = Some(Box::new(Growth::Outgrown(outgrown)));
         }
     }
 
@@ -274,10 +289,11 @@ impl<B: Table> Index<B> {
         buckets: usize,
         hash_of: impl Fn(B::Value) -> B::Hash,
     ) -> Option<B> {
-        let Self {
-            table, outgrown, ..
-        } = self;
-        let Outgrown { table: from, next } = &mut **outgrown.as_mut()?;
+        let Some(Growth::Outgrown(outgrown)) = self.growth.as_deref_mut() else {
+            return None;
+        };
+        let Outgrown { table: from, next } = outgrown;
+        let table = &mut self.table;
         let end = next.saturating_add(buckets).min(from.buckets());
         let mut values = 0;
         while *next < end && values < buckets {
@@ -293,12 +309,14 @@ impl<B: Table> Index<B> {
         if from.len() > 0 {
             return None;
         }
-        outgrown.take().map(|emptied| emptied.table)
+        let emptied = std::mem::take(from);
+        self.growth = None;
+        Some(emptied)
     }
 
     /// Returns all values, in no particular order.
     pub(crate) fn iter(&self) -> impl Iterator<Item = B::Value> + '_ {
-        let outgrown = self.outgrown.iter();
+        let outgrown = self.outgrown().into_iter();
         let outgrown = outgrown.flat_map(|outgrown| outgrown.table.iter());
         self.table.iter().chain(outgrown)
     }
@@ -306,14 +324,16 @@ impl<B: Table> Index<B> {
 
 impl<B: AllocatedBytes> AllocatedBytes for Index<B> {
     fn allocated_bytes(&self) -> usize {
-        let tables = self.table.allocated_bytes() + self.spare.allocated_bytes();
-        tables + self.outgrown.allocated_bytes()
+        self.table.allocated_bytes() + self.growth.allocated_bytes()
     }
 }
 
-impl<B: AllocatedBytes> AllocatedBytes for Outgrown<B> {
+impl<B: AllocatedBytes> AllocatedBytes for Growth<B> {
     fn allocated_bytes(&self) -> usize {
-        self.table.allocated_bytes()
+        match self {
+            Self::Outgrown(outgrown) => outgrown.table.allocated_bytes(),
+            Self::Spare(table) => table.allocated_bytes(),
+        }
     }
 }
 
@@ -337,11 +357,11 @@ mod tests {
         let mut steps = 0;
         for value in 0..50_000_u32 {
             if index.is_full() {
-                assert!(index.outgrown.is_none(), "it is full before it has grown");
+                assert!(!index.is_growing(), "it is full before it has grown");
                 index.grow(index.len() * 2, hash_of);
             }
             index.insert(hash_of(value), value, hash_of);
-            if index.outgrown.is_some() {
+            if index.is_growing() {
                 steps += 1;
                 index.step(BUCKETS_PER_STEP, hash_of);
                 let find = |value: u32| {
@@ -381,6 +401,6 @@ mod tests {
         assert!(index.set_spare(spare()).is_err());
         index.grow(2 * MIN_SPARE_CAPACITY, cell_of);
         assert!(index.table.capacity() >= 4 * MIN_SPARE_CAPACITY);
-        assert!(index.spare.is_none() && !index.needs_spare());
+        assert!(index.is_growing() && !index.needs_spare());
     }
 }

@@ -90,9 +90,10 @@ pub(crate) struct ReadBiasedLock<T> {
     /// The number of reads that have found the bias revoked since the last write. Some reads may not be counted,
     /// because readers race.
     reads_since_write: AtomicU32,
-    data: UnsafeCell<T>,
-    /// The lock held by the writer, and by readers that cannot use their slots.
+    /// The lock held by the writer, and by readers that cannot use their slots. It is on the same cache line as the
+    /// bias and the first fields of the data, so that a writer needs few lines that another one has written.
     underlying: RwLock<()>,
+    data: UnsafeCell<T>,
     /// The number of threads that wait for `underlying` while they read another lock.
     nested_waiters: AtomicUsize,
     /// The writer that has revoked the bias and is parked or about to park. It holds `underlying`, so there is at most
