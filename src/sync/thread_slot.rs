@@ -71,8 +71,9 @@ static ASSIGNMENT: Mutex<SlotAssignment> = Mutex::new(SlotAssignment::new());
 static HIGH_WATER: AtomicUsize = AtomicUsize::new(0);
 
 thread_local! {
-    /// The slot of the current thread.
-    static CURRENT: Cell<&'static Slot> = const { Cell::new(&SHARED_SLOT) };
+    /// The slot of the current thread. Only addresses of slots that live forever are stored here. It is a pointer,
+    /// because Rust 1.85 accepts no reference to a static with atomics in a constant.
+    static CURRENT: Cell<*const Slot> = const { Cell::new(&raw const SHARED_SLOT) };
     /// Frees the slot when the thread ends.
     static RELEASE: OnceCell<Release> = const { OnceCell::new() };
 }
@@ -99,8 +100,11 @@ impl ThreadSlot {
     /// is never published. So a hit need not check whether it has its own, and the thread gets one when it cannot
     /// publish a reader.
     #[inline(always)]
+    #[allow(unsafe_code)]
     pub(crate) fn current_or_shared() -> Self {
-        Self::new(CURRENT.get())
+        // SAFETY: The pointer is always that of `SHARED_SLOT` or of a slot in `ALL`, which are never deallocated, and
+        // which are only accessed by shared references.
+        Self::new(unsafe { &*CURRENT.get() })
     }
 
     #[inline(always)]
@@ -179,7 +183,7 @@ struct Release(usize);
 
 impl Drop for Release {
     fn drop(&mut self) {
-        CURRENT.set(&SHARED_SLOT);
+        CURRENT.set(&raw const SHARED_SLOT);
         let mut assignment = ASSIGNMENT.lock();
         assignment.release(self.0);
         HIGH_WATER.store(assignment.high_water(), Ordering::SeqCst);
