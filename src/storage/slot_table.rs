@@ -38,6 +38,9 @@ const EMPTY: u32 = 0;
 /// The number of slots that a table can contain.
 pub(crate) const MAX_SLOTS: u32 = SLOT + 1;
 
+/// The least number of cells. With it, a full table has two empty cells.
+const MIN_CELLS: usize = 8;
+
 /// The hash of a slot, as the table uses it.
 #[derive(Clone, Copy)]
 pub(crate) struct CellHash {
@@ -165,7 +168,8 @@ impl SlotTable {
         (!self.cells.is_empty()).then(|| (hash.home(mask) + steps) & mask)
     }
 
-    /// Inserts a slot where [`probe`](Self::probe) has found it absent. The caller has checked that there is room.
+    /// Inserts a slot where [`probe`](Self::probe) has found it absent. The caller has checked that there is room, or
+    /// removes another slot next: a full table has room for one more.
     #[inline(always)]
     pub(crate) fn insert_at(&mut self, Vacancy { position, head }: Vacancy, slot: u32) {
         debug_assert!(slot < MAX_SLOTS && self.len < self.cells.len() - 1);
@@ -281,7 +285,8 @@ impl Table for SlotTable {
         if capacity == 0 {
             return Self::default();
         }
-        let cells = (capacity * 4).div_ceil(3).next_power_of_two().max(4);
+        let cells = (capacity * 4).div_ceil(3).next_power_of_two();
+        let cells = cells.max(MIN_CELLS);
         Self {
             cells: vec![EMPTY; cells].into(),
             len: 0,
@@ -293,7 +298,7 @@ impl Table for SlotTable {
         self.len
     }
 
-    /// Returns three quarters of the number of cells. So there is always an empty cell, at which each search ends.
+    /// Returns three quarters of the number of cells. So there are always two empty cells, at which each search ends.
     #[inline(always)]
     fn capacity(&self) -> usize {
         self.cells.len() / 4 * 3

@@ -2,6 +2,7 @@
 
 use hotset::__private::validate;
 use hotset::{BuildError, Equivalent, Loaded, LocalCache, ManualClock, RemovalCause};
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::convert::Infallible;
 use std::hash::{BuildHasher, Hash, Hasher, RandomState};
@@ -488,6 +489,83 @@ fn entries_with_few_distinct_hashes_are_found_evicted_and_removed() {
         validate(&cache);
         for (key, value) in model {
             assert_eq!(cache.peek(&key), Some(value));
+        }
+    }
+}
+
+/// A key that counts its comparisons with others.
+#[derive(Clone, Debug)]
+struct Counted(u64);
+
+thread_local! {
+    static COMPARISONS: Cell<u64> = const { Cell::new(0) };
+}
+
+impl PartialEq for Counted {
+    fn eq(&self, other: &Self) -> bool {
+        COMPARISONS.set(COMPARISONS.get() + 1);
+        self.0 == other.0
+    }
+}
+
+impl Eq for Counted {}
+
+impl Hash for Counted {
+    fn hash<H: Hasher>(&self, hasher: &mut H) {
+        self.0.hash(hasher);
+    }
+}
+
+/// A hasher of integers that multiplies them by a number, as some fast hashers do.
+#[derive(Clone, Copy)]
+struct Multiplied {
+    multiplier: u64,
+    hash: u64,
+}
+
+impl BuildHasher for Multiplied {
+    type Hasher = Self;
+
+    fn build_hasher(&self) -> Self {
+        *self
+    }
+}
+
+impl Hasher for Multiplied {
+    fn finish(&self) -> u64 {
+        self.hash
+    }
+
+    fn write(&mut self, _: &[u8]) {
+        unreachable!("keys are integers");
+    }
+
+    fn write_u64(&mut self, key: u64) {
+        self.hash = key.wrapping_mul(self.multiplier);
+    }
+}
+
+#[test]
+fn hit_compares_few_keys_with_simple_hashers_of_integers() {
+    const KEYS: u64 = 3_000;
+    for multiplier in [1, 0x517c_c1b7_2722_0a95] {
+        for shift in [0, 3, 16, 32, 40] {
+            for shards in [1, 64] {
+                let hash = 0;
+                let builder = LocalCache::builder().capacity(10_000).shards(shards);
+                let builder = builder.hasher(Multiplied { multiplier, hash });
+                let cache: LocalCache<Counted, u64, _> = builder.build().unwrap();
+                (0..KEYS).for_each(|key| cache.insert(Counted(key << shift), key));
+                COMPARISONS.set(0);
+                for key in 0..KEYS {
+                    assert_eq!(cache.get(&Counted(key << shift)), Some(key));
+                }
+                let comparisons = COMPARISONS.get();
+                assert!(
+                    comparisons < KEYS * 3 / 2,
+                    "{comparisons} for {multiplier}, {shift}, {shards}"
+                );
+            }
         }
     }
 }

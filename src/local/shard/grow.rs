@@ -77,10 +77,12 @@ impl<K, V> Shard<K, V> {
         room.min(MAX_INDEX_ROOM)
     }
 
-    /// Returns `true` if the index is about to need another table. The caller allocates it where no lock is held.
+    /// Returns `true` if the index is about to need another table. The caller allocates it where no lock is held. A
+    /// shard with all expected entries rarely gets more of them, and then allocates the table under its lock.
     #[inline]
     pub(crate) fn needs_spare_table(&self) -> bool {
-        self.index.needs_spare()
+        let expected = self.setup.expected_entries;
+        self.index.needs_spare() && (expected == 0 || self.index.len() < expected)
     }
 
     /// Stores an empty table for the index, or returns it as an error if there is one already.

@@ -1,5 +1,6 @@
 //! Hashes of keys: the full one, and the part of it that the index uses and that each entry stores.
 
+use crate::random::{GOLDEN_RATIO, spread};
 use crate::storage::slot_table::CellHash;
 use std::num::NonZeroU32;
 
@@ -8,19 +9,25 @@ use std::num::NonZeroU32;
 pub(crate) struct KeyHash(pub(crate) u64);
 
 impl KeyHash {
-    /// Returns the bits that choose a shard. They differ from those of the index if the hash is good, and they still
-    /// differ between small integers that hash to themselves.
+    /// Returns the bits that choose a shard. They are independent of those of the index if the hash is good, and they
+    /// still differ between small integers that hash to themselves.
     #[inline]
     #[allow(clippy::cast_possible_truncation)]
     pub(crate) fn shard_bits(self) -> usize {
         (self.0 ^ (self.0 >> 40)) as usize
     }
 
+    /// Returns 32 bits that depend on all bits of the hash. Hashers of which only the high bits or only the low bits
+    /// are good, and integers that hash to themselves, are therefore spread well too.
+    #[inline(always)]
+    const fn mixed_bits(self) -> u32 {
+        (spread(self.0, GOLDEN_RATIO) >> u32::BITS) as u32
+    }
+
     /// Returns the hash under which the index of a shard contains the key.
     #[inline(always)]
-    #[allow(clippy::cast_possible_truncation)]
     pub(crate) const fn cell(self) -> CellHash {
-        let bits = self.0 as u32;
+        let bits = self.mixed_bits();
         CellHash::new(bits, bits >> StoredHash::TAG_SHIFT)
     }
 }
@@ -35,8 +42,8 @@ impl KeyHash {
 /// +----------+----+----------+----------+
 /// ```
 ///
-/// These are the low 32 bits of the full hash, except that one bit is always set. It makes zero a niche, so that a
-/// vacant slot costs no memory.
+/// These are 32 mixed bits of the full hash, one of which is always set. It makes zero a niche, so that a vacant slot
+/// costs no memory.
 #[derive(Clone, Copy)]
 pub(crate) struct StoredHash(NonZeroU32);
 
@@ -48,9 +55,8 @@ impl StoredHash {
 
     /// Stores a part of a hash.
     #[inline(always)]
-    #[allow(clippy::cast_possible_truncation)]
     pub(crate) const fn new(hash: KeyHash) -> Self {
-        match NonZeroU32::new(hash.0 as u32 | Self::NICHE.get()) {
+        match NonZeroU32::new(hash.mixed_bits() | Self::NICHE.get()) {
             Some(stored) => Self(stored),
             None => unreachable!(),
         }
@@ -75,16 +81,24 @@ mod tests {
     use super::*;
     use crate::random;
 
+    const MASK: usize = (1 << StoredHash::POSITION_BITS) - 1;
+
     #[test]
-    fn hashes_that_differ_in_their_position_or_their_tag_are_distinguished() {
-        const MASK: usize = (1 << StoredHash::POSITION_BITS) - 1;
+    fn stored_hash_has_the_same_place_in_the_index_as_the_full_one() {
+        for number in 0..100_000 {
+            let full = KeyHash(random::mix(number));
+            assert!(StoredHash::new(full).cell().is_equal(full.cell(), MASK));
+        }
+    }
+
+    #[test]
+    fn hashes_that_differ_in_any_bit_are_distinguished() {
         for number in 0..10_000 {
             let hash = random::mix(number);
-            let cell = KeyHash(hash).cell();
-            assert!(StoredHash::new(KeyHash(hash)).cell().is_equal(cell, MASK));
-            for bit in (0..StoredHash::POSITION_BITS).chain(StoredHash::TAG_SHIFT..u32::BITS) {
+            let place = KeyHash(hash).cell();
+            for bit in 0..u64::BITS {
                 let other = KeyHash(hash ^ 1 << bit);
-                assert!(!other.cell().is_equal(cell, MASK), "bit {bit}");
+                assert!(!other.cell().is_equal(place, MASK), "bit {bit}");
             }
         }
     }

@@ -55,8 +55,9 @@ impl<K, V> Shard<K, V> {
         });
         match found {
             Probe::Found(slot) => Some(Place::Present(slot)),
-            Probe::Vacant(vacancy) if !self.index.is_full() => Some(Place::Vacant(vacancy)),
-            Probe::Vacant(_) | Probe::Far => None,
+            // A full index has room for one more slot until that of the victim is removed.
+            Probe::Vacant(vacancy) => Some(Place::Vacant(vacancy)),
+            Probe::Far => None,
         }
     }
 

@@ -7,7 +7,7 @@ use crate::local::removal::{RemovalCause, Removals};
 use crate::local::shard::entry::NewEntry;
 use crate::local::shard::hash::KeyHash;
 use crate::local::shard::metadata::{ColumnSet, EntryMetadata, Provenance};
-use crate::local::shard::{FoundDead, HitTime, Setup, Shard};
+use crate::local::shard::{FoundDead, HitTime, PlainEntry, Setup, Shard};
 use crate::local::walk::Span;
 use crate::policy::{AnyPolicy, EvictionPolicy, Policy};
 use crate::storage::work_slice::WorkSlice;
@@ -29,8 +29,17 @@ struct TestShard {
 
 impl TestShard {
     fn new(policy: Policy, limit: u64, weighted: bool) -> Self {
+        Self::with_expected_entries(0, policy, limit, weighted)
+    }
+
+    fn with_expected_entries(
+        expected_entries: usize,
+        policy: Policy,
+        limit: u64,
+        weighted: bool,
+    ) -> Self {
         let setup = Setup {
-            expected_entries: 0,
+            expected_entries,
             columns: ColumnSet {
                 weights: weighted,
                 ..ColumnSet::default()
@@ -101,6 +110,20 @@ impl TestShard {
             .shard
             .remove(hash, &key, cause, &self.budget, 0, &mut out);
         assert!(removed);
+    }
+
+    /// Inserts an entry by the short path, and returns whether that was possible.
+    fn insert_plain(&mut self, key: u64) -> bool {
+        let hash = Self::hash(key);
+        let new = PlainEntry {
+            hash,
+            key,
+            value: key,
+            deadline: NEVER,
+            age: 0,
+        };
+        let place = self.shard.look_up_plain(hash, &key, 0);
+        place.is_some_and(|place| self.shard.store_plain(place, new, 0).is_ok())
     }
 
     fn fill(&mut self, weight: u64) {
@@ -293,4 +316,25 @@ fn shard_with_the_expected_entries_does_not_grow_again() {
     test.fill(1);
     assert!(!test.shard.slab.is_growing());
     assert!(test.shard.slab.capacity() < entries + entries / 60);
+}
+
+#[test]
+fn insertion_into_a_full_index_takes_the_short_path() {
+    // An index has room for three quarters of a power of two.
+    for entries in [96_u32, 1_536, 12_288] {
+        for policy in POLICIES {
+            let size = entries as usize;
+            let mut shard = TestShard::with_expected_entries(size, policy, entries.into(), false);
+            // The growth to the expected size ends after some writes.
+            for key in 0..3 * u64::from(entries) {
+                shard.insert(key, 1, NEVER);
+            }
+            assert!(shard.shard.index.is_full(), "{entries}");
+            for key in 10_000..20_000 {
+                assert!(shard.insert_plain(key), "{entries}, {policy:?}");
+            }
+            assert_eq!(shard.shard.validate(), u64::from(entries));
+            assert!(shard.shard.index.is_full() && !shard.shard.needs_spare_table());
+        }
+    }
 }
