@@ -54,8 +54,9 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
         // A cache without deadlines has its own copy of the lookup, which needs no time. The time is read before the
         // key is hashed, when few registers are in use.
         let found = if self.inner.expires {
+            let location = self.location(key);
             let early_time = self.inner.settings.clock.early_time_of_hit();
-            self.hit_at(&self.location(key), key, early_time, thread, read)
+            self.hit_at(&location, key, early_time, thread, read)
         } else {
             self.hit_at(&self.location(key), key, 0, thread, read)
         };

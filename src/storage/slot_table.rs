@@ -106,6 +106,27 @@ impl SlotTable {
         self.cells.len().wrapping_sub(1)
     }
 
+    /// Returns the result of `pick` for a slot in the first two cells of a search for this hash, where most slots are, or
+    /// `None`. `pick` has to return `None` for numbers that are no slots.
+    ///
+    /// The slot that matches is selected without a branch, because processors would often mispredict it. With branches,
+    /// a lookup of a random key took a third longer.
+    #[inline(always)]
+    pub(crate) fn find_near<R>(
+        &self,
+        hash: CellHash,
+        pick: impl Fn(u32) -> Option<R>,
+    ) -> Option<R> {
+        let mask = self.mask();
+        let position = hash.home(mask);
+        let first = self.cells.get(position)? ^ hash.head;
+        let second = self.cells[(position + 1) & mask] ^ (hash.head + ONE);
+        // All bits are set if `first` is a slot. A comparison would be compiled to a branch.
+        #[allow(clippy::cast_sign_loss, clippy::cast_possible_truncation)]
+        let is_first = ((i64::from(first) - i64::from(MAX_SLOTS)) >> 63) as u32;
+        pick(second ^ ((first ^ second) & is_first))
+    }
+
     /// Returns the first result of `pick` for a slot with this hash, or the place to insert one. `pick` has to return
     /// `None` for numbers that are no slots.
     #[inline(always)]

@@ -53,10 +53,15 @@ impl<K, V> Shard<K, V> {
         // This searches the storage that entries move to, which has all of them while the shard does not grow. A hit
         // then costs as much as in a shard that cannot grow. With the search of the former storage inlined here, it
         // took eight instructions more.
-        let found = self.index.current().probe(hash.cell(), |slot| {
+        let pick = |slot| {
             let entry = self.slab.get_moved(slot)?;
             key.equivalent(&entry.key).then_some((slot, entry))
-        });
+        };
+        let index = self.index.current();
+        if let Some(found) = index.find_near(hash.cell(), pick) {
+            return Some(found);
+        }
+        let found = index.probe(hash.cell(), pick);
         match found {
             Probe::Found(found) => Some(found),
             Probe::Vacant(_) if !self.is_growing => None,
