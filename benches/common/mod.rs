@@ -243,16 +243,18 @@ impl<'a, C: Contents, P: Peer<C>> Bench<'a, C, P> {
     /// late.
     pub fn time(&self, threads: u64, operations: u64, seed: u64) -> Duration {
         let gate = Barrier::new(usize::try_from(threads).expect("few threads"));
+        // No two turns request the same new keys, which could still be cached.
+        let seed_of = |thread: u64| (((seed << 12) + threads) << 12) + thread;
         thread::scope(|scope| {
             let workers: Vec<_> = (0..threads)
                 .map(|thread| {
-                    let gate = &gate;
+                    let (gate, seed_of) = (&gate, &seed_of);
                     scope.spawn(move || {
                         // The first operations initialize the state of the thread in the cache.
-                        std::hint::black_box(self.run(64, seed ^ thread));
+                        std::hint::black_box(self.run(64, !seed_of(thread)));
                         gate.wait();
                         let start = Instant::now();
-                        std::hint::black_box(self.run(operations, seed.wrapping_add(thread)));
+                        std::hint::black_box(self.run(operations, seed_of(thread)));
                         (start, Instant::now())
                     })
                 })

@@ -306,7 +306,11 @@ fn get_many(entries: usize, turn: Duration) {
         let keys = (passes * count) as f64;
         begin.elapsed().as_secs_f64() * 1e9 / keys
     };
-    let single = || keys.iter().for_each(|key| drop(black_box(cache.get(key))));
+    let single = || {
+        for key in &keys {
+            black_box(cache.get(key));
+        }
+    };
     let batched = || {
         for batch in keys.chunks(BATCH) {
             black_box(cache.get_many(batch));
