@@ -10,7 +10,6 @@ use crate::local::shard::{PlainEntry, Shard};
 use crate::local::{Insertions, KeyLocation, LocalCache, ShardCell};
 use crate::single_flight::{KeyWrite, Leader, Outdated};
 use crate::stats::Count;
-use crate::storage::index::Table;
 use crate::storage::slot_table::SlotTable;
 use crate::storage::work_slice::WorkSlice;
 use equivalent::Equivalent;
@@ -354,7 +353,7 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
     #[cold]
     #[inline(never)]
     fn prepare_table(cell: &ShardCell<K, V>) {
-        let table = SlotTable::with_capacity(cell.shard.read(Shard::next_index_room));
+        let table = SlotTable::prepared(cell.shard.read(Shard::next_index_room));
         // If the table is returned, it is dropped after the lock is released.
         let unneeded = cell.shard.write().set_spare_table(table);
         drop(unneeded);

@@ -51,8 +51,7 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
         Q: Hash + Equivalent<K> + ?Sized,
     {
         let thread = ThreadSlot::current_or_shared();
-        // A cache without deadlines has its own copy of the lookup, which needs no time. The time is read before the
-        // key is hashed, when few registers are in use.
+        // A cache without deadlines has its own copy of the lookup, which needs no time.
         let found = if self.inner.expires {
             let location = self.location(key);
             let early_time = self.inner.settings.clock.early_time_of_hit();

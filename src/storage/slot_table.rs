@@ -23,6 +23,7 @@
 
 use crate::storage::allocated::AllocatedBytes;
 use crate::storage::index::Table;
+use std::hint::black_box;
 use std::mem::replace;
 
 /// The number of bits of a slot.
@@ -100,6 +101,18 @@ pub(crate) struct SlotTable {
 }
 
 impl SlotTable {
+    /// Creates an empty table with room for `capacity` slots, and touches all of its pages. Otherwise the first
+    /// insertions, which go to random places, would fault hundreds of pages, perhaps under a lock.
+    pub(crate) fn prepared(capacity: usize) -> Self {
+        const CELLS_PER_PAGE: usize = 4_096 / size_of::<u32>();
+        let mut table = Self::with_capacity(capacity);
+        for cell in table.cells.iter_mut().step_by(CELLS_PER_PAGE) {
+            // The compiler would omit a plain store of zero to memory that was allocated as zeros.
+            *black_box(cell) = EMPTY;
+        }
+        table
+    }
+
     /// Returns the mask of positions. Without cells, no position is valid.
     #[inline(always)]
     fn mask(&self) -> usize {
