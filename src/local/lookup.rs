@@ -65,8 +65,8 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
         found
     }
 
-    /// Looks up a key like [`hit`](Self::hit), at its location and the given [early time](Self::early_time), but does not
-    /// count a miss.
+    /// Looks up a key like [`hit`](Self::hit), at its location and the given [early time](Self::early_time), but does
+    /// not count a miss.
     #[inline(always)]
     pub(in crate::local) fn hit_at<Q, R>(
         &self,
@@ -265,8 +265,8 @@ where
         location.cell.shard.read_unpublished(thread, lookup)
     }
 
-    /// Looks up a key under the shard's shared lock. Counts a hit, and returns the value and whether the caller is to refresh
-    /// it. Otherwise stores the result in `miss` and returns `None`.
+    /// Looks up a key under the shard's shared lock. Counts a hit, and returns the value and whether the
+    /// caller is to refresh it. Otherwise stores the result in `miss` and returns `None`.
     #[inline(always)]
     fn lookup_in<'a, Q>(
         &self,

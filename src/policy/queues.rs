@@ -113,8 +113,8 @@ impl Queues {
         }
     }
 
-    /// Replaces the first entry of a queue by a new one, in the same slot at the end of the queue, and returns the slot.
-    /// Returns `None`, and changes nothing, if the first slot is vacant, or its entry is misfiled or was hit.
+    /// Replaces the first entry of a queue by a new one, in the same slot at the end of the queue, and returns the
+    /// slot. Returns `None`, and changes nothing, if the first slot is vacant, or its entry is misfiled or was hit.
     #[inline(always)]
     pub(crate) fn replace_first(
         &mut self,

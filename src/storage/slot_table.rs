@@ -119,8 +119,8 @@ impl SlotTable {
         self.cells.len().wrapping_sub(1)
     }
 
-    /// Returns the result of `pick` for a slot in the first two cells of a search for this hash, where most slots are, or
-    /// `None`. `pick` has to return `None` for numbers that are no slots.
+    /// Returns the result of `pick` for a slot in the first two cells of a search for this hash, where most slots
+    /// are, or `None`. `pick` has to return `None` for numbers that are no slots.
     ///
     /// The slot that matches is selected without a branch, because processors would often mispredict it. With branches,
     /// a lookup of a random key took a third longer.

@@ -2,8 +2,8 @@
 
 #![allow(unsafe_code)]
 
-/// Begins to load the cache line of a place, so that a later access waits less for memory. It does nothing on processors
-/// other than x86-64 and `AArch64`.
+/// Begins to load the cache line of a place, so that a later access waits less for memory. It does nothing on
+/// processors other than x86-64 and `AArch64`.
 #[inline(always)]
 pub(crate) fn prefetch<T>(place: &T) {
     let place = std::ptr::from_ref(place);

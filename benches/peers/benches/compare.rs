@@ -136,8 +136,8 @@ fn main() {
     }
     if picks.has_name("get_many") {
         println!(
-            "\nNanoseconds for each key that hotset finds, by `get` and by `get_many` of {BATCH} keys at a time, by one\n\
-             thread. All keys are equally frequent. Median of {ROUNDS} rounds.\n\n\
+            "\nNanoseconds for each key that hotset finds, by `get` and by `get_many` of {BATCH} keys at a time, by\n\
+             one thread. All keys are equally frequent. Median of {ROUNDS} rounds.\n\n\
              | entries | `get` | `get_many` |\n| --: | --: | --: |"
         );
         for size in SIZES {
