@@ -30,8 +30,13 @@ const MIN_CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// Time limit for connecting, in deadlines of a call: it takes several round trips.
 const CONNECT_TIMEOUT_IN_DEADLINES: u32 = 8;
 
-/// Interval between checks that a server is still the primary, while a connection to it is opened.
+/// Interval between checks that a server is still the primary, while a connection to it is opened or a voter has
+/// announced another primary.
 const PRIMARY_CHECK_INTERVAL: Duration = Duration::from_millis(250);
+
+/// Largest number of checks whether a majority agrees with the announcement of a failover. With sentinels that answer
+/// at once they last for 10 seconds. Sentinels tell each other of a new primary every two seconds.
+const MAX_ANNOUNCEMENT_CHECKS: u32 = 40;
 
 /// The default of `proto-max-bulk-len`, the largest argument that a server accepts, in bytes.
 const DEFAULT_MAX_ARGUMENT_SIZE: usize = 512 << 20;
@@ -198,18 +203,20 @@ impl Connector {
     pub(super) fn watch_failovers(&self, runtime: &Handle) -> Option<JoinHandle<()>> {
         let resolver = Arc::clone(&self.resolver);
         let (connection, primary) = (Arc::clone(&self.connection), self.primary.clone());
-        let on_primary = move |address: &str| {
-            let known = primary
-                .borrow()
-                .as_ref()
-                .and_then(|known| known.address.clone());
-            if known.is_some_and(|known| known != address) {
-                leave_primary(&connection, &primary);
-            }
+        let watching = async move {
+            let (announced, mut announcements) = watch::channel(String::new());
+            let on_primary = |address: &str| drop(announced.send_replace(address.into()));
+            let leaving = async {
+                while announcements.changed().await.is_ok() {
+                    let address = announcements.borrow_and_update().clone();
+                    leave_if_replaced(&resolver, &connection, &primary, &address).await;
+                }
+            };
+            tokio::join!(resolver.watch(on_primary), leaving);
         };
-        resolver
+        self.resolver
             .announces_failovers()
-            .then(|| runtime.spawn(async move { resolver.watch(on_primary).await }))
+            .then(|| runtime.spawn(watching))
     }
 
     /// Checks that the server of this connection was the primary at some time after this call.
@@ -217,7 +224,7 @@ impl Connector {
         if self.resolver.primary().await? == connection.primary {
             return Ok(());
         }
-        leave_primary(&self.connection, &self.primary);
+        leave_primary(&self.connection, &self.primary, &connection.primary);
         Err(RemoteError::Disconnected(PRIMARY_CHANGED.into()))
     }
 
@@ -281,14 +288,45 @@ async fn primary_change(resolver: &Arc<PrimaryResolver>, primary: &Primary) -> R
     }
 }
 
-/// Ends the subscriptions and discards the connection to a server that is not the primary any more, so that the new
-/// one is found.
+/// Leaves the current primary once a majority names another one, after a voter has announced a failover to the server
+/// at the address `announced`.
+///
+/// The first voter announces it before the others know of it. A connection that was opened then would lead to the old
+/// primary again, and its subscription would soon end once more. If no majority agrees with the announcement in time,
+/// the checks of calls and heartbeats detect a later failover.
+async fn leave_if_replaced(
+    resolver: &Arc<PrimaryResolver>,
+    connection: &SharedConnection<Connection>,
+    primary: &watch::Sender<Option<Primary>>,
+    announced: &str,
+) {
+    let is_other = |known: &Primary| known.address.as_deref() != Some(announced);
+    let Some(old) = primary.borrow().clone().filter(is_other) else {
+        return;
+    };
+    for _ in 0..MAX_ANNOUNCEMENT_CHECKS {
+        if resolver.primary().await.is_ok_and(|current| current != old) {
+            leave_primary(connection, primary, &old);
+        }
+        if primary.borrow().as_ref() != Some(&old) {
+            return;
+        }
+        tokio::time::sleep(PRIMARY_CHECK_INTERVAL).await;
+    }
+}
+
+/// Ends the subscriptions and discards the connection to the server `old`, which is not the primary any more, so that
+/// the new one is found. Does nothing if another call has left it already: a late reply of the old primary must not end
+/// the subscription to the new one.
 fn leave_primary(
     connection: &SharedConnection<Connection>,
     primary: &watch::Sender<Option<Primary>>,
+    old: &Primary,
 ) {
-    primary.send_replace(None);
-    connection.discard_open();
+    let is_current = |current: &mut Option<Primary>| current.take_if(|it| it == old).is_some();
+    if primary.send_if_modified(is_current) {
+        connection.discard_open();
+    }
 }
 
 /// Opens the connections to a primary, asks the server for its facts, and loads the scripts.
@@ -435,5 +473,30 @@ impl From<RedisError> for RemoteError {
             let why = why.split(", with args").next().unwrap_or_default();
             Self::Refused(why.to_owned())
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn late_reply_of_an_old_primary_does_not_end_the_subscription_to_the_new_one() {
+        let named = |id: &str, term| Primary {
+            id: id.into(),
+            term,
+            address: None,
+        };
+        let connection = SharedConnection::new(Duration::from_secs(1), Handle::current());
+        let (old, new) = (named("old", 1), named("new", 2));
+        let primary = watch::Sender::new(Some(old.clone()));
+        let mut changes = primary.subscribe();
+        leave_primary(&connection, &primary, &old);
+        assert!(changes.borrow_and_update().is_none());
+        primary.send_replace(Some(new.clone()));
+        changes.mark_unchanged();
+        leave_primary(&connection, &primary, &old);
+        assert!(!changes.has_changed().unwrap());
+        assert_eq!(*primary.borrow(), Some(new));
     }
 }
