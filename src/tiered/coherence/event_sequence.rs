@@ -85,9 +85,14 @@ impl EventSequence {
         self.newest_nonce
     }
 
-    /// Returns the time of the oldest request whose heartbeat has not arrived.
-    pub(crate) fn oldest_request(&self) -> Option<Nanos> {
-        self.requests.front().map(|&(_, requested)| requested)
+    /// Checks whether the subscription counts as lost: a request is older than a lease, and a later one has no
+    /// heartbeat either.
+    ///
+    /// A process that was suspended finds an old request when it resumes, while the heartbeat waits in its socket. It
+    /// is received before the answer to a later request is due.
+    pub(crate) fn is_lost(&self, now: Nanos) -> bool {
+        let is_old = |&(_, requested): &(u64, Nanos)| now.saturating_sub(requested) > self.lease;
+        self.requests.len() > 1 && self.requests.front().is_some_and(is_old)
     }
 
     /// Receives a message, and returns its effect on L1.
@@ -204,13 +209,11 @@ mod tests {
         let first = events.request_lease(50);
         let second = events.request_lease(60);
         let heartbeat = |nonce| Message::Heartbeat { at: at(5), nonce };
-        assert_eq!(events.oldest_request(), Some(50));
         assert_eq!(
             events.receive(&heartbeat(second)),
             Effect::RenewLease { until: 160 }
         );
         assert_eq!(events.receive(&heartbeat(first)), Effect::None);
-        assert_eq!(events.oldest_request(), None);
         assert_eq!(events.receive(&heartbeat(99)), Effect::None);
     }
 
@@ -283,6 +286,26 @@ mod tests {
             events.receive(&heartbeat),
             Effect::InvalidateAll { lease_until: None }
         );
+    }
+
+    #[test]
+    fn subscription_is_lost_when_two_requests_have_no_heartbeat_for_a_lease() {
+        let mut events = proven();
+        events.request_lease(50);
+        assert!(!events.is_lost(150));
+        // A process that was suspended finds that the only request is old.
+        assert!(!events.is_lost(9_000));
+        let later = events.request_lease(9_000);
+        assert!(events.is_lost(9_000));
+        assert!(!events.is_lost(150));
+        events.receive(&Message::Heartbeat {
+            at: at(5),
+            nonce: later,
+        });
+        events.request_lease(9_100);
+        events.request_lease(9_200);
+        assert!(!events.is_lost(9_200));
+        assert!(events.is_lost(9_201));
     }
 
     #[test]

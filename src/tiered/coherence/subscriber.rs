@@ -115,12 +115,11 @@ impl<K: RemoteKey, V: RemoteValue> Subscriber<K, V> {
         self.inner.key_waiters.wake_all();
     }
 
-    /// Receives messages until the connection fails, or no heartbeat arrives within the duration of a read lease.
+    /// Receives messages until the connection fails, or no heartbeat arrives for longer than a read lease.
     async fn receive_all(
         &mut self,
         mut messages: Box<dyn Messages>,
     ) -> Result<Infallible, RemoteError> {
-        let timeout = saturating_nanos(self.inner.settings.read_lease());
         let mut heartbeats = interval(self.inner.settings.heartbeat);
         heartbeats.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -138,8 +137,7 @@ impl<K: RemoteKey, V: RemoteValue> Subscriber<K, V> {
                 _ = heartbeats.tick() => {
                     self.log_proof();
                     let now = now();
-                    let requested = self.events.oldest_request();
-                    if requested.is_some_and(|requested| now.saturating_sub(requested) > timeout) {
+                    if self.events.is_lost(now) {
                         return Err(RemoteError::Timeout);
                     }
                     self.request_lease(now);
