@@ -1,13 +1,14 @@
 //! A headless browser.
 
 use super::client::agent;
-use super::servers::{eventually, free_port};
+use super::servers::process::Process;
+use super::servers::{TEST_TIMEOUT, eventually, free_port};
 use fantoccini::wd::Capabilities;
 use fantoccini::{Client, ClientBuilder, Locator};
 use hyper_util::client::legacy::connect::HttpConnector;
 use serde_json::{Value, json};
 use std::net::TcpStream;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::Duration;
 use tempfile::TempDir;
 
@@ -20,7 +21,7 @@ pub(crate) struct Browser {
 
 struct Driver {
     port: u16,
-    process: Child,
+    process: Process,
 }
 
 impl Browser {
@@ -88,7 +89,7 @@ impl Browser {
         element.click().await.unwrap();
     }
 
-    /// Waits until an expression of JavaScript is true. Panics if that takes more than 30 s.
+    /// Waits until an expression of JavaScript is true.
     pub(crate) async fn until(&self, script: &str) {
         let condition = format!("return Boolean({script})");
         let is_true = async {
@@ -97,7 +98,7 @@ impl Browser {
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
         };
-        let waited = tokio::time::timeout(Duration::from_secs(30), is_true).await;
+        let waited = tokio::time::timeout(TEST_TIMEOUT, is_true).await;
         if waited.is_err() {
             let shown = self.text("body").await;
             panic!("not true: {script}\n{shown}\n{:#}", self.log().await);
@@ -132,12 +133,12 @@ impl Driver {
     /// Starts `chromedriver`, and waits until it listens.
     fn start() -> Self {
         let port = free_port();
-        let process = Command::new("chromedriver")
+        let mut command = Command::new("chromedriver");
+        command
             .arg(format!("--port={port}"))
             .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("chromium-driver is installed");
+            .stderr(Stdio::null());
+        let process = Process::spawn(&mut command).expect("chromium-driver is installed");
         let driver = Self { port, process };
         eventually("chromedriver listens", || {
             TcpStream::connect(("127.0.0.1", port)).is_ok()

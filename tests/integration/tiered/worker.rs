@@ -1,14 +1,15 @@
 //! A worker process, for tests of several processes: the binary of this test, with its task in an environment variable.
 //! It reads commands from standard input and answers on standard output.
 
-use super::builder;
 use super::checker::{Kind, now};
 use super::history;
+use super::servers::process::Process;
 use super::servers::signal;
+use super::{LONG_LEASE, SHORT_HEARTBEAT, builder_with};
 use hotset::{Consistency, Propagation, TieredCache};
 use rustix::process::Signal;
 use std::io::{BufRead, BufReader, Write};
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::process::{ChildStdin, ChildStdout, Command, Stdio};
 use std::time::Duration;
 use support::caches::wait_until_proven;
 
@@ -17,7 +18,7 @@ const TASK_VARIABLE: &str = "HOTSET_WORKER";
 
 /// A handle of the parent process to a worker process.
 pub(crate) struct Worker {
-    process: Child,
+    process: Process,
     input: ChildStdin,
     output: BufReader<ChildStdout>,
 }
@@ -25,13 +26,13 @@ pub(crate) struct Worker {
 impl Worker {
     /// Starts a worker. `task` is its task and the arguments of the task: see [`work`].
     pub(crate) fn start(task: &str) -> Self {
-        let mut process = Command::new(std::env::current_exe().unwrap())
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command
             .args(["--exact", "worker::work", "--nocapture", "--quiet"])
             .env(TASK_VARIABLE, task)
             .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
+            .stdout(Stdio::piped());
+        let mut process = Process::spawn(&mut command).unwrap();
         Self {
             input: process.stdin.take().unwrap(),
             output: BufReader::new(process.stdout.take().unwrap()),
@@ -68,14 +69,6 @@ impl Worker {
     }
 }
 
-impl Drop for Worker {
-    fn drop(&mut self) {
-        // The worker may have ended already.
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
-}
-
 /// Prints an answer to the parent process.
 fn answer(line: impl std::fmt::Display) {
     println!("> {line}");
@@ -98,7 +91,9 @@ impl Database {
     pub(crate) async fn connect(url: &str) -> Self {
         let client = redis::Client::open(url).unwrap();
         // A process may be stopped while it waits for an answer.
-        let config = redis::AsyncConnectionConfig::new().set_response_timeout(None);
+        let config = redis::AsyncConnectionConfig::new()
+            .set_connection_timeout(None)
+            .set_response_timeout(None);
         let connection = client.get_multiplexed_async_connection_with_config(&config);
         Self(connection.await.unwrap())
     }
@@ -149,7 +144,10 @@ async fn work() {
 
 /// Lets a thousand tasks miss one key together, on command.
 async fn stampede(url: &str, database: Database) {
-    let cache = builder::<u64>(url, Consistency::Realtime).build().unwrap();
+    let cache: TieredCache<u64, u64> =
+        builder_with(url, Consistency::Realtime, |local| local.lease(LONG_LEASE))
+            .build()
+            .unwrap();
     wait_until_proven(&cache).await;
     answer("ready");
     command().await;
@@ -169,7 +167,11 @@ async fn stampede(url: &str, database: Database) {
 
 /// Loads a key with a query that ends on command, and then reads it again.
 async fn slow(url: &str, database: Database) {
-    let cache: TieredCache<u64, u64> = builder(url, Consistency::Realtime).build().unwrap();
+    let cache: TieredCache<u64, u64> =
+        builder_with(url, Consistency::Realtime, |local| local.lease(LONG_LEASE))
+            .heartbeat(SHORT_HEARTBEAT)
+            .build()
+            .unwrap();
     wait_until_proven(&cache).await;
     let load = async |key| {
         let row = database.get(key).await;

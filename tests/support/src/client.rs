@@ -1,8 +1,8 @@
 //! An HTTP client of the example `shop`.
 
+use super::servers::TEST_TIMEOUT;
 use super::servers::shop::Shop;
 use serde_json::{Value, json};
-use std::time::Duration;
 use ureq::http::{Request, Response};
 use ureq::{Agent, Body, SendBody};
 
@@ -71,11 +71,11 @@ impl Shop {
     }
 }
 
-/// Creates an HTTP client that returns responses with error codes like others, after at most 30 s.
+/// Creates an HTTP client that returns responses with error codes like others.
 pub fn agent() -> Agent {
     let config = Agent::config_builder()
         .http_status_as_error(false)
-        .timeout_global(Some(Duration::from_secs(30)))
+        .timeout_global(Some(TEST_TIMEOUT))
         .allow_non_standard_methods(true);
     config.build().into()
 }

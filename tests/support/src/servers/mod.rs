@@ -2,19 +2,23 @@
 //! files in `examples/deploy`.
 
 pub mod cluster;
+mod ports;
 pub mod postgres;
+pub mod process;
 pub mod prometheus;
 pub mod replicated;
+pub mod scripted_sentinels;
 pub mod shop;
 pub mod slow_link;
 
+use process::Process;
 use rustix::process::{Pid, Signal, kill_process};
 use std::future::{Future, ready};
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream as BlockingStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream as BlockingStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
@@ -23,16 +27,23 @@ use tokio::net::{TcpListener as AsyncListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+/// The longest wait of a test before it fails. It only ends tests that hang: no test that passes comes near it, however
+/// busy the machine is.
+pub const TEST_TIMEOUT: Duration = Duration::from_secs(300);
+
+/// The interval between checks of a condition.
+const POLL_INTERVAL: Duration = Duration::from_millis(2);
+
+/// The longest wait for the reply of a server that may be paused.
+const REPLY_TIMEOUT: Duration = Duration::from_secs(3);
+
 /// Waits for a condition, most often on another process, which cannot announce a change. So this polls with a short
-/// pause. Panics if the condition does not become true within 30 s.
+/// pause. Panics after [`TEST_TIMEOUT`].
 pub fn eventually(what: &str, mut is_true: impl FnMut() -> bool) {
     let begun = Instant::now();
     while !is_true() {
-        assert!(
-            begun.elapsed() < Duration::from_secs(30),
-            "not within 30 s: {what}"
-        );
-        std::thread::sleep(Duration::from_millis(2));
+        assert!(begun.elapsed() < TEST_TIMEOUT, "never became true: {what}");
+        std::thread::sleep(POLL_INTERVAL);
     }
 }
 
@@ -45,12 +56,30 @@ pub async fn soon(what: &str, mut is_true: impl FnMut() -> bool) {
 pub async fn soon_async<F: Future<Output = bool>>(what: &str, mut is_true: impl FnMut() -> F) {
     let begun = Instant::now();
     while !is_true().await {
-        assert!(
-            begun.elapsed() < Duration::from_secs(30),
-            "not within 30 s: {what}"
-        );
-        tokio::time::sleep(Duration::from_millis(2)).await;
+        assert!(begun.elapsed() < TEST_TIMEOUT, "never became true: {what}");
+        tokio::time::sleep(POLL_INTERVAL).await;
     }
+}
+
+/// Runs a future, and fails if it hangs.
+pub async fn in_time<F: Future>(future: F) -> F::Output {
+    let timed = tokio::time::timeout(TEST_TIMEOUT, future).await;
+    timed.expect("timed out")
+}
+
+/// Repeats an attempt with twice the time until it returns `true`. It is for tests in which something has to happen
+/// before a time is over, such as a time to live or a lease, which a busy machine may exceed.
+///
+/// # Panics
+///
+/// Panics if no attempt succeeds.
+pub async fn with_growing_time(first: Duration, mut attempt: impl AsyncFnMut(Duration) -> bool) {
+    for doublings in 0..8 {
+        if attempt(first * (1 << doublings)).await {
+            return;
+        }
+    }
+    panic!("no attempt succeeded");
 }
 
 /// Returns the path of a file in `examples/deploy`.
@@ -59,10 +88,9 @@ pub fn deployed(name: &str) -> PathBuf {
     folder.join(name)
 }
 
-/// Returns a free port of the loopback interface.
+/// Returns a free port of the loopback interface, which no other test gets while this process runs.
 pub fn free_port() -> u16 {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-    listener.local_addr().unwrap().port()
+    ports::reserve()
 }
 
 /// Sends a signal to a process.
@@ -76,7 +104,7 @@ pub struct Server {
     port: u16,
     folder: TempDir,
     options: Vec<String>,
-    process: Option<Child>,
+    process: Option<Process>,
 }
 
 impl Server {
@@ -128,19 +156,22 @@ impl Server {
         // The file is a copy, because sentinels make servers rewrite their configuration.
         let configuration = self.folder.path().join("redis.conf");
         std::fs::copy(deployed("redis.conf"), &configuration).unwrap();
-        let process = Command::new("redis-server")
+        let mut command = Command::new("redis-server");
+        command
             .arg(configuration)
             .args(["--port", &self.port.to_string(), "--bind", "127.0.0.1"])
             .arg("--dir")
             .arg(self.folder.path())
             .args(&self.options)
             .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("redis-server is installed");
-        self.process = Some(process);
+            .stderr(Stdio::null());
+        let process = Process::spawn(&mut command).expect("redis-server is installed");
+        let address = self.address();
+        let process = self.process.insert(process);
         eventually("redis-server listens", || {
-            BlockingStream::connect(self.address()).is_ok()
+            let ended = process.try_wait().unwrap();
+            assert!(ended.is_none(), "redis-server has ended: {ended:?}");
+            BlockingStream::connect(address).is_ok()
         });
     }
 
@@ -161,12 +192,12 @@ impl Server {
 
     /// Runs a command and returns its reply.
     pub fn command<T: redis::FromRedisValue>(&self, command: &[&[u8]]) -> T {
-        self.query(command, Duration::from_secs(30)).unwrap()
+        self.query(command, TEST_TIMEOUT).unwrap()
     }
 
     /// Like [`command`](Self::command), but returns `None` if the server does not reply.
     pub fn try_command<T: redis::FromRedisValue>(&self, command: &[&[u8]]) -> Option<T> {
-        self.query(command, Duration::from_millis(500)).ok()
+        self.query(command, REPLY_TIMEOUT).ok()
     }
 
     fn query<T: redis::FromRedisValue>(

@@ -1,10 +1,11 @@
 //! A `postgres` server.
 
+use super::process::Process;
 use super::{eventually, free_port, signal};
 use rustix::process::{Signal, geteuid};
 use std::fs::{File, read_dir};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command};
+use std::process::Command;
 use tempfile::TempDir;
 
 /// A `postgres` server of one test, with a database `postgres`. It refuses to run as root, so tests of root run it as
@@ -12,7 +13,7 @@ use tempfile::TempDir;
 pub struct Postgres {
     port: u16,
     folder: TempDir,
-    process: Option<Child>,
+    process: Option<Process>,
 }
 
 impl Postgres {
@@ -51,7 +52,8 @@ impl Postgres {
     pub fn restart(&mut self) {
         self.kill();
         let log = File::create(self.folder.path().join("log")).unwrap();
-        let process = as_user("postgres")
+        let mut command = as_user("postgres");
+        command
             .arg("-D")
             .arg(self.folder.path().join("data"))
             .arg("-k")
@@ -59,12 +61,12 @@ impl Postgres {
             .args(["-p", &self.port.to_string(), "-h", "127.0.0.1"])
             .args(["-c", "max_connections=200"])
             .stdout(log.try_clone().unwrap())
-            .stderr(log)
-            .spawn()
-            .unwrap();
-        self.process = Some(process);
+            .stderr(log);
+        let process = self.process.insert(Process::spawn(&mut command).unwrap());
+        let port = self.port.to_string();
         eventually("postgres accepts connections", || {
-            let port = self.port.to_string();
+            let ended = process.try_wait().unwrap();
+            assert!(ended.is_none(), "postgres has ended: {ended:?}");
             let mut ask = Command::new(binary("pg_isready"));
             let ask = ask.args(["-q", "-h", "127.0.0.1", "-p", &port]);
             ask.status().unwrap().success()

@@ -1,12 +1,13 @@
 //! Prometheus with the files in `examples/deploy`, and the exporter of the metrics of Redis.
 
-use super::{deployed, eventually, free_port};
+use super::process::Process;
+use super::{TEST_TIMEOUT, deployed, eventually, free_port};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::Duration;
 use tempfile::TempDir;
 use ureq::Agent;
@@ -83,7 +84,7 @@ impl Rule {
 pub struct Prometheus {
     address: SocketAddr,
     agent: Agent,
-    process: Child,
+    _process: Process,
     _folder: TempDir,
 }
 
@@ -94,19 +95,19 @@ impl Prometheus {
         configure(folder.path(), shops, redis_exporter);
         let address = (Ipv4Addr::LOCALHOST, free_port()).into();
         let option = |name: &str, value: &Path| format!("--{name}={}", value.display());
-        let process = Command::new("prometheus")
+        let mut command = Command::new("prometheus");
+        command
             .arg(option("config.file", &folder.path().join("prometheus.yml")))
             .arg(option("storage.tsdb.path", &folder.path().join("data")))
             .arg(format!("--web.listen-address={address}"))
             .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("prometheus is installed");
-        let config = Agent::config_builder().timeout_global(Some(Duration::from_secs(10)));
+            .stderr(Stdio::null());
+        let process = Process::spawn(&mut command).expect("prometheus is installed");
+        let config = Agent::config_builder().timeout_global(Some(TEST_TIMEOUT));
         let server = Self {
             address,
             agent: config.build().into(),
-            process,
+            _process: process,
             _folder: folder,
         };
         eventually("prometheus is ready", || {
@@ -164,12 +165,6 @@ impl Prometheus {
     }
 }
 
-impl Drop for Prometheus {
-    fn drop(&mut self) {
-        stop(&mut self.process);
-    }
-}
-
 fn configure(folder: &Path, shops: &[SocketAddr], redis_exporter: SocketAddr) {
     let mut text = std::fs::read_to_string(deployed("prometheus.yml")).unwrap();
     let shops: Vec<_> = shops.iter().map(SocketAddr::to_string).collect();
@@ -187,20 +182,23 @@ fn configure(folder: &Path, shops: &[SocketAddr], redis_exporter: SocketAddr) {
 /// The exporter of the metrics of Redis.
 pub struct RedisExporter {
     address: SocketAddr,
-    process: Child,
+    _process: Process,
 }
 
 impl RedisExporter {
     pub fn start(redis: SocketAddr) -> Self {
         let address: SocketAddr = (Ipv4Addr::LOCALHOST, free_port()).into();
-        let process = Command::new("prometheus-redis-exporter")
+        let mut command = Command::new("prometheus-redis-exporter");
+        command
             .args(["--redis.addr", &format!("redis://{redis}")])
             .args(["--web.listen-address", &address.to_string()])
             .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("prometheus-redis-exporter is installed");
-        let exporter = Self { address, process };
+            .stderr(Stdio::null());
+        let process = Process::spawn(&mut command).expect("prometheus-redis-exporter is installed");
+        let exporter = Self {
+            address,
+            _process: process,
+        };
         eventually("the exporter listens", || {
             TcpStream::connect(address).is_ok()
         });
@@ -210,16 +208,4 @@ impl RedisExporter {
     pub fn address(&self) -> SocketAddr {
         self.address
     }
-}
-
-impl Drop for RedisExporter {
-    fn drop(&mut self) {
-        stop(&mut self.process);
-    }
-}
-
-/// Kills a process, which may have ended already.
-fn stop(process: &mut Child) {
-    let _ = process.kill();
-    let _ = process.wait();
 }

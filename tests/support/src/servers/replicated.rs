@@ -1,17 +1,18 @@
 //! A primary with replicas, monitored by sentinels.
 
+use super::process::Process;
 use super::{Cut, Proxy, Server, deployed, eventually, free_port, signal};
 use rustix::process::Signal;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use tempfile::TempDir;
 
 /// The name of the service in `sentinel.conf`.
-const SERVICE: &str = "hotset";
+pub(super) const SERVICE: &str = "hotset";
 
 struct Sentinel {
     port: u16,
-    process: Child,
+    process: Process,
     _folder: TempDir,
 }
 
@@ -28,7 +29,8 @@ impl Sentinel {
             .replace("hotset 10000", "hotset 2000");
         std::fs::write(&file, text).unwrap();
         let port = free_port();
-        let process = Command::new("redis-server")
+        let mut command = Command::new("redis-server");
+        command
             .arg(file)
             .args([
                 "--sentinel",
@@ -38,9 +40,8 @@ impl Sentinel {
                 "127.0.0.1",
             ])
             .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("redis-server is installed");
+            .stderr(Stdio::null());
+        let process = Process::spawn(&mut command).expect("redis-server is installed");
         Self {
             port,
             process,
@@ -75,14 +76,6 @@ impl Sentinel {
                 .map(String::from)
         };
         clients.filter_map(id).collect()
-    }
-}
-
-impl Drop for Sentinel {
-    fn drop(&mut self) {
-        // It may have ended already.
-        let _ = self.process.kill();
-        let _ = self.process.wait();
     }
 }
 

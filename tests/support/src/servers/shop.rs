@@ -1,22 +1,19 @@
 //! The example `shop`, started as a process.
 
-use super::{eventually, signal};
+use super::process::Process;
+use super::{TEST_TIMEOUT, eventually, signal};
 use rustix::process::Signal;
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::thread;
-use std::time::Duration;
-
-/// Longest time until the shop serves. It may have to fill a large database first.
-const START_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// A process of the shop.
 pub struct Shop {
-    process: Child,
+    process: Process,
     address: SocketAddr,
     /// The output so far, including standard error.
     output: Arc<Mutex<String>>,
@@ -31,20 +28,20 @@ impl Shop {
 
     /// Like [`start`](Self::start), but returns the output if the shop does not start.
     pub fn try_start(options: &[&str]) -> Result<Self, String> {
-        let mut process = Command::new(executable())
+        let mut command = Command::new(executable());
+        command
             .args(["--listen", "127.0.0.1:0"])
             .args(options)
             .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
+            .stderr(Stdio::piped());
+        let mut process = Process::spawn(&mut command).unwrap();
         let output = Arc::new(Mutex::new(String::new()));
         let (sender, receiver) = channel();
         let out = BufReader::new(process.stdout.take().unwrap());
         let errors = BufReader::new(process.stderr.take().unwrap());
         collect_output(out, Arc::clone(&output), Some(sender));
         let errors = collect_output(errors, Arc::clone(&output), None);
-        match receiver.recv_timeout(START_TIMEOUT) {
+        match receiver.recv_timeout(TEST_TIMEOUT) {
             Ok(address) => Ok(Self {
                 process,
                 address,
@@ -101,14 +98,6 @@ impl Shop {
     pub fn kill(&mut self) {
         self.process.kill().unwrap();
         self.process.wait().unwrap();
-    }
-}
-
-impl Drop for Shop {
-    fn drop(&mut self) {
-        // It may have ended.
-        let _ = self.process.kill();
-        let _ = self.process.wait();
     }
 }
 
