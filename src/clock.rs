@@ -356,11 +356,11 @@ mod tests {
     fn coarse_system_clock_keeps_pace_with_the_precise_clock() {
         let (coarse, fine) = (SystemClock.now(), Instant::now());
         while SystemClock.now() < coarse + Duration::from_millis(100) {
+            assert!(fine.elapsed() < Duration::from_secs(300), "it stands still");
             thread::yield_now();
         }
         let elapsed = fine.elapsed();
         assert!(elapsed > Duration::from_millis(70), "{elapsed:?}");
-        assert!(elapsed < Duration::from_secs(10), "{elapsed:?}");
     }
 
     #[test]

@@ -223,12 +223,11 @@ mod tests {
         assert!(Ticker::lock().running_in.is_some());
         let (ticking, fine) = (clock.now(), Instant::now());
         while clock.now() < ticking + Duration::from_millis(100) {
+            assert!(fine.elapsed() < Duration::from_secs(300), "it stands still");
             let tick = LAST_TICK.0.load(Relaxed);
             assert!(tick != 0 && tick <= precise_nanos());
             thread::yield_now();
         }
-        let elapsed = fine.elapsed();
-        assert!(elapsed < Duration::from_secs(10), "{elapsed:?}");
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! Regression tests of combined features: refreshes, tags, batches, permits and failures.
 
+use crate::common::{let_others_run, until};
 use hotset::{Loaded, LocalCache, LocalCacheBuilder, ManualClock};
 use std::convert::Infallible;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::SeqCst};
@@ -216,10 +217,8 @@ fn stale_value_is_not_served_to_a_caller_that_came_after_its_tag_was_invalidated
             };
             cache.get_or_load(&1, load).is_ok()
         });
-        while cache.stats().misses < 3 {
-            thread::yield_now();
-        }
-        (0..10_000).for_each(|_| thread::yield_now());
+        until(|| cache.stats().misses >= 3);
+        let_others_run();
         resume.wait();
         let served = third.join().unwrap();
         barrier.wait();

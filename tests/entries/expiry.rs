@@ -1,6 +1,6 @@
 //! Deadlines: no entry is served at or after its deadline, for any behavior of the clock.
 
-use crate::common::{KeyedFixture, seconds};
+use crate::common::{KeyedFixture, seconds, until};
 use hotset::__private::validate;
 use hotset::{Loaded, LocalCache, RemovalCause, SystemClock};
 use std::convert::Infallible;
@@ -544,19 +544,18 @@ fn concurrent_reader_never_gets_a_value_past_its_deadline() {
 fn entry_expires_by_the_system_clock() {
     let cache: Cache = LocalCache::builder()
         .capacity(10)
-        .time_to_live(Duration::from_millis(100))
+        .time_to_live(Duration::from_millis(500))
         .build()
         .unwrap();
     let start = Instant::now();
     cache.insert(1, 1);
     cache.insert_with_ttl(2, 2, seconds(3_600));
-    assert!(cache.remaining_ttl(&1).unwrap() <= Duration::from_millis(100));
-    while cache.contains_key(&1) {
-        assert!(start.elapsed() < seconds(30), "the entry does not expire");
-        thread::yield_now();
-    }
+    // On a busy machine it may have expired already.
+    let left = cache.remaining_ttl(&1);
+    assert!(left.is_none_or(|left| left <= Duration::from_millis(500)));
+    until(|| !cache.contains_key(&1));
     // The clock of the cache is coarse, so the entry may expire a little early.
-    assert!(start.elapsed() > Duration::from_millis(70));
+    assert!(start.elapsed() > Duration::from_millis(470));
     assert_eq!((cache.get(&1), cache.get(&2)), (None, Some(2)));
     assert_eq!(cache.remove_expired(), 1);
 }

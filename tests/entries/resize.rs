@@ -296,7 +296,7 @@ fn insertion_that_a_lower_bound_makes_too_heavy_is_refused() {
         }
     });
     inserted
-        .recv_timeout(TEST_TIMEOUT / 6)
+        .recv_timeout(TEST_TIMEOUT)
         .expect("the insertion ends");
     resize.join().unwrap();
     assert_eq!((cache.len(), cache.stats().refused), (0, 1));

@@ -5,6 +5,7 @@ use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 use redis::aio::MultiplexedConnection;
 use servers::Server;
+use std::time::Duration;
 use support::caches::wait_until_proven;
 use support::servers;
 use xxhash_rust::xxh3::xxh3_64;
@@ -90,11 +91,16 @@ async fn damaged_values_are_misses_within_bounded_memory() {
         .consistency(Consistency::L2Only)
         .max_value_size(MAX_SIZE)
         .compress_above(500)
+        .deadline(Duration::from_secs(30))
         .build()
         .unwrap();
     wait_until_proven(&cache).await;
     let client = redis::Client::open(server.url()).unwrap();
-    let mut connection = client.get_multiplexed_async_connection().await.unwrap();
+    let config = redis::AsyncConnectionConfig::new()
+        .set_connection_timeout(None)
+        .set_response_timeout(None);
+    let connection = client.get_multiplexed_async_connection_with_config(&config);
+    let mut connection = connection.await.unwrap();
     let mut random = SmallRng::seed_from_u64(5);
     let mut whole = Vec::new();
     for words in [3, 300] {

@@ -1,6 +1,6 @@
 //! `max_concurrent_loads`: the number of loaders that run at one time, and the queue of the others.
 
-use crate::common::{Answer, Cache, PAIRS, RUNTIME, WAYS, Way, until};
+use crate::common::{Answer, Cache, PAIRS, RUNTIME, WAYS, Way, let_others_run, until};
 use hotset::__private::validate;
 use hotset::LoadError;
 use std::convert::Infallible;
@@ -297,7 +297,7 @@ fn load_within_a_load_supersedes_a_queued_load_of_the_same_key() {
         let others_queue = || {
             let call = queues.call(&cache, 2);
             until(|| cache.stats().queued == 1);
-            (0..100).for_each(|_| thread::yield_now());
+            let_others_run();
             queued
                 .lock()
                 .unwrap()
@@ -314,7 +314,7 @@ fn load_within_a_load_supersedes_a_queued_load_of_the_same_key() {
 
 #[test]
 fn queued_caller_loads_when_the_lease_of_a_hanging_load_ends() {
-    let lease = Duration::from_millis(100);
+    let lease = Duration::from_millis(500);
     for (loads, waits) in PAIRS {
         let cache = Cache::builder().capacity(10).lease(lease);
         let cache = cache.max_concurrent_loads(1).build().unwrap();

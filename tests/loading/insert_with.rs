@@ -1,6 +1,8 @@
 //! `get_or_insert_with`, whose loader cannot fail.
 
-use crate::common::{Cache, Fixture, PAIRS, RUNTIME, TEST_TIMEOUT, WAYS, Way, seconds, until};
+use crate::common::{
+    Cache, Fixture, PAIRS, RUNTIME, TEST_TIMEOUT, WAYS, Way, let_others_run, seconds, until,
+};
 use hotset::__private::validate;
 use hotset::LocalCache;
 use std::future::pending;
@@ -44,7 +46,7 @@ fn caller_gets_the_value_of_a_load_in_flight() {
             send.send(get_or_insert(waiting, &cache, 1, || 99)).unwrap();
         });
         until(|| f.cache.stats().misses == 2);
-        (0..100).for_each(|_| thread::yield_now());
+        let_others_run();
         assert_eq!(load.find(7), 7);
         assert_eq!(value.recv_timeout(TEST_TIMEOUT).unwrap(), 7);
         waiter.join().unwrap();
@@ -60,7 +62,7 @@ fn caller_that_waits_for_a_failed_load_computes_the_value() {
         let cache = f.cache.clone();
         let waiter = thread::spawn(move || get_or_insert(waiting, &cache, 1, || 99));
         until(|| f.cache.stats().misses == 2);
-        (0..100).for_each(|_| thread::yield_now());
+        let_others_run();
         assert!(load.finish(Err("no")).is_err());
         assert_eq!(waiter.join().unwrap(), 99);
         assert_eq!(f.cache.get(&1), Some(99));

@@ -1,7 +1,7 @@
 //! Batches that are dropped, panic or hang while other batches wait for the same keys. Each waiting batch loads the
 //! keys that it takes over with one call of its loader.
 
-use crate::common::until;
+use crate::common::{let_others_run, until};
 use hotset::__private::validate;
 use hotset::LocalCache;
 use std::collections::HashMap;
@@ -182,7 +182,7 @@ fn thread_that_waits(lose: impl FnOnce(&Cache, &dyn Fn())) -> Vec<Vec<u32>> {
             });
             *waiter.lock().unwrap() = Some(found);
             until(|| cache.stats().misses == u64::from(2 * KEYS));
-            (0..1_000).for_each(|_| thread::yield_now());
+            let_others_run();
         };
         lose(&cache, &wait);
         let found = waiter.into_inner().unwrap().unwrap().join().unwrap();

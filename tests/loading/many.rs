@@ -1,7 +1,7 @@
 //! `get_many_or_load`, for threads and tasks: the keys given to the loader, the results, and loads shared by batches
 //! and single callers.
 
-use crate::common::{Cache, Fixture, PAIRS, RUNTIME, WAYS, Way, seconds, until};
+use crate::common::{Cache, Fixture, PAIRS, RUNTIME, WAYS, Way, let_others_run, seconds, until};
 use hotset::__private::validate;
 use hotset::{LoadError, Loaded, OpaqueError};
 use std::collections::HashMap;
@@ -163,7 +163,7 @@ fn batch_that_waits_for_a_load_that_fails_returns_its_error() {
         thread::scope(|scope| {
             let found = scope.spawn(|| ask(batch, &cache, &[1, 2], |asked| Ok(tenfold(&asked))));
             until(|| cache.contains_key(&2));
-            (0..100).for_each(|_| thread::yield_now());
+            let_others_run();
             assert!(load.finish(Err("no")).is_err());
             // A batch that was too late to wait loads the key itself.
             match found.join().unwrap() {

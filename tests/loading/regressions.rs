@@ -1,6 +1,6 @@
 //! Tests of failures that other caches had, each with the issue that reported it.
 
-use crate::common::until;
+use crate::common::{let_others_run, until};
 use hotset::__private::validate;
 use hotset::{LoadError, LocalCache, ManualClock, OpaqueError};
 use std::convert::Infallible;
@@ -17,7 +17,7 @@ use tokio::sync::oneshot;
 type Cache = LocalCache<u32, u32>;
 
 /// A lease whose end a test waits for.
-const SHORT_LEASE: Duration = Duration::from_millis(300);
+const SHORT_LEASE: Duration = Duration::from_secs(1);
 
 /// Builds a cache whose loads never lose their lease.
 fn cache_with_endless_lease() -> Cache {
@@ -33,7 +33,7 @@ fn poll<F: Future + ?Sized>(future: Pin<&mut F>) -> Poll<F::Output> {
 /// lets the last caller get there.
 fn until_missed(cache: &Cache, misses: u64) {
     until(|| cache.stats().misses >= misses);
-    (0..100).for_each(|_| thread::yield_now());
+    let_others_run();
 }
 
 // moka #240: a leader whose future was polled once and never again blocked all other callers without limit.

@@ -1,7 +1,7 @@
 //! `refresh` and `refresh_with`: loads of keys that may have a live value.
 
 use crate::common::{
-    Answer, Cache, Fixture, PAIRS, RUNTIME, TEST_TIMEOUT, WAYS, Way, seconds, until,
+    Answer, Cache, Fixture, PAIRS, RUNTIME, TEST_TIMEOUT, WAYS, Way, let_others_run, seconds, until,
 };
 use hotset::__private::validate;
 use hotset::{Compute, LoadError, Loaded, LocalCache, LocalCacheBuilder};
@@ -142,7 +142,7 @@ fn concurrent_refreshes_share_one_load() {
         let f = fixture();
         let leader = Refresh::load(leading, &f.cache);
         let waiters: Vec<_> = (0..4).map(|_| Refresh::call(waiting, &f.cache)).collect();
-        (0..1_000).for_each(|_| thread::yield_now());
+        let_others_run();
         assert_eq!(leader.finish(Ok(NEW)).unwrap(), NEW);
         for waiter in waiters {
             // A waiter that came too late for this load runs its own loader.
@@ -413,7 +413,7 @@ fn dropped_refresh_hands_over_to_a_waiter() {
         let mut refreshing = Box::pin(f.cache.refresh_async(&1, |_| pending::<Finding>()));
         assert!(refreshing.as_mut().poll(&mut cx).is_pending());
         let waiter = Refresh::call(waiting, &f.cache);
-        (0..1_000).for_each(|_| thread::yield_now());
+        let_others_run();
         assert!(waiter.started.try_recv().is_err());
         drop(refreshing);
         waiter.started.recv_timeout(TEST_TIMEOUT).unwrap();

@@ -1,5 +1,6 @@
 //! Wakers and timers are code of an executor: their panics and drops must not harm other callers.
 
+use crate::common::TEST_TIMEOUT;
 use hotset::{LoadError, LocalCache};
 use std::convert::Infallible;
 use std::future::{Future, pending, ready};
@@ -94,8 +95,9 @@ fn waker_that_owns_a_waiter_is_dropped_without_a_lock() {
         assert!(poll(moved.as_mut(), Waker::noop()).is_pending());
         done.send(()).unwrap();
     });
-    let limit = Duration::from_secs(30);
-    is_done.recv_timeout(limit).expect("the thread hangs");
+    is_done
+        .recv_timeout(TEST_TIMEOUT)
+        .expect("the thread hangs");
 }
 
 #[cfg(feature = "tokio")]
@@ -103,7 +105,9 @@ fn waker_that_owns_a_waiter_is_dropped_without_a_lock() {
 async fn paused_clock_that_is_ahead_delays_no_caller() {
     let started = std::time::Instant::now();
     tokio::time::advance(Duration::from_secs(3_600)).await;
-    let cache = Cache::new(10);
+    // If the second caller waited until the lease ends, the test would take too long.
+    let builder = Cache::builder().capacity(10).lease(2 * TEST_TIMEOUT);
+    let cache = builder.build().unwrap();
     let load = |_| async {
         // Simulates a load that takes some time. The paused clock of Tokio skips it.
         tokio::time::sleep(Duration::from_millis(10)).await;
@@ -113,13 +117,12 @@ async fn paused_clock_that_is_ahead_delays_no_caller() {
     let (first, second) = tokio::join!(ask(), ask());
     assert_eq!((first.unwrap(), second.unwrap()), (1, 1));
     assert_eq!(cache.stats().loads, 1);
-    // This is below the lease, after which the second caller would load.
-    assert!(started.elapsed() < Duration::from_secs(9));
+    assert!(started.elapsed() < TEST_TIMEOUT);
 }
 
 #[test]
 fn permit_is_free_again_if_the_waker_of_another_caller_panics_while_it_is_taken() {
-    let lease = Duration::from_millis(300);
+    let lease = Duration::from_secs(1);
     let builder = Cache::builder().capacity(10).max_concurrent_loads(2);
     let cache = builder.lease(lease).build().unwrap();
     let hangs = |key: &'static u32| {

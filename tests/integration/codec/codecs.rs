@@ -93,7 +93,7 @@ where
 {
     let builder = LocalCache::builder().capacity(100);
     let builder = builder.redis(server.url(), "test");
-    let builder = builder.deadline(std::time::Duration::from_secs(5));
+    let builder = builder.deadline(std::time::Duration::from_secs(30));
     with(builder.consistency(Consistency::L2Only))
         .build()
         .unwrap()
@@ -102,7 +102,11 @@ where
 /// Returns the envelope of a value in Redis.
 async fn stored(server: &Server, key: u64) -> Vec<u8> {
     let client = redis::Client::open(server.url()).unwrap();
-    let mut connection = client.get_multiplexed_async_connection().await.unwrap();
+    let config = redis::AsyncConnectionConfig::new()
+        .set_connection_timeout(None)
+        .set_response_timeout(None);
+    let connection = client.get_multiplexed_async_connection_with_config(&config);
+    let mut connection = connection.await.unwrap();
     let mut name = b"hotset:{test}:e:".to_vec();
     name.extend(rmp_serde::to_vec_named(&key).unwrap());
     let mut get = redis::cmd("GET");
@@ -222,6 +226,7 @@ async fn types_of_other_crates_are_stored_under_explicit_schemas() {
         let schemas = Schemas::new(u64::schema(), version);
         let builder = LocalCache::builder().capacity(100);
         let builder = builder.redis_with_schemas(server.url(), "documents", schemas);
+        let builder = builder.deadline(std::time::Duration::from_secs(30));
         let cache = builder.consistency(MINUTE).build().unwrap();
         wait_until_proven(&cache).await;
         cache

@@ -4,6 +4,7 @@ use crate::cache;
 use crate::servers::Server;
 use hotset::{Schema, TieredCache, Warning};
 use serde::{Deserialize, Serialize};
+use std::time::Duration;
 use support::caches::wait_until_proven;
 
 /// Defines a key of two fields without names.
@@ -203,7 +204,9 @@ async fn invalidation_reaches_keys_of_all_shapes_in_other_processes() {
         let builder = hotset::LocalCache::builder().capacity(100);
         let builder = builder.redis(server.url(), "invalidated");
         let builder = builder.consistency(hotset::Consistency::Realtime);
-        builder.build().unwrap()
+        // The read lease does not end during the test.
+        let builder = builder.heartbeat(Duration::from_secs(1));
+        builder.deadline(Duration::from_secs(30)).build().unwrap()
     };
     let (writer, reader) = (build(), build());
     for cache in [&writer, &reader] {

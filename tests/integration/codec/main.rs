@@ -36,7 +36,7 @@ fn cache<K: RemoteKey + Schema, V: RemoteValue + Schema>(
     let builder = LocalCache::builder().capacity(100);
     let builder = builder.redis(server.url(), namespace);
     let builder = builder.consistency(Consistency::L2Only);
-    builder.deadline(Duration::from_secs(5)).build().unwrap()
+    builder.deadline(Duration::from_secs(30)).build().unwrap()
 }
 
 /// The result of storing several values.

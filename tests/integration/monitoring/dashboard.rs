@@ -1,13 +1,10 @@
 //! The dashboard for Grafana: its layout and the results of its queries.
 
 use super::Deployment;
-use super::servers::deployed;
+use super::servers::{TEST_TIMEOUT, deployed};
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
-
-/// Longest time until all queries have data. Rates need four scrapes, and rare events have to occur once.
-const QUERY_TIMEOUT: Duration = Duration::from_secs(90);
 
 fn dashboard() -> Value {
     let file = deployed("grafana/dashboards/hotset.json");
@@ -98,7 +95,7 @@ fn every_query_has_data() {
 
     let begun = Instant::now();
     while !waiting.is_empty() {
-        assert!(begun.elapsed() < QUERY_TIMEOUT, "no data: {waiting:#?}");
+        assert!(begun.elapsed() < TEST_TIMEOUT, "no data: {waiting:#?}");
         // Prometheus does not announce new data, and each round of queries costs it time.
         std::thread::sleep(Duration::from_millis(500));
         waiting.retain(|(_, expression)| {

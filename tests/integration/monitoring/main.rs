@@ -12,11 +12,8 @@ use servers::Server;
 use servers::postgres::Postgres;
 use servers::prometheus::{Prometheus, RedisExporter};
 use servers::shop::Shop;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use support::servers;
-
-/// Lock that runs tests one at a time, because they measure times of a few seconds.
-static TURN: Mutex<()> = Mutex::new(());
 
 /// All services that compose.yaml starts with the profile "shop", except Grafana, and customers. Fields are dropped
 /// from the first to the last.
@@ -27,12 +24,10 @@ struct Deployment {
     _shops: Vec<Arc<Shop>>,
     redis: Server,
     _postgres: Postgres,
-    _turn: MutexGuard<'static, ()>,
 }
 
 impl Deployment {
     fn start() -> Self {
-        let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
         let (postgres, redis) = (Postgres::start(), Server::start());
         let (database, url) = (postgres.url(), redis.url());
         // The requested products do not fit into L1.
@@ -55,7 +50,6 @@ impl Deployment {
             _shops: shops,
             redis,
             _postgres: postgres,
-            _turn: turn,
         }
     }
 }

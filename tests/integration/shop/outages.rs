@@ -112,7 +112,7 @@ fn stopping_shop_sends_its_queued_invalidations_first() {
     let backends = Backends::new();
     let (database, redis) = (backends.postgres.url(), backends.redis.url());
     let urls = ["--database", &database, "--redis", &redis];
-    let options = [&SMALL[..], &urls, &["--redis-deadline", "300"]].concat();
+    let options = [&SMALL[..], &urls, &["--redis-deadline", "1000"]].concat();
     let [mut one, other] = [Shop::start(&options), Shop::start(&options)];
     for shop in [&one, &other] {
         assert_eq!(shop.get("/prices/7").body["version"], 1);

@@ -191,8 +191,10 @@ async fn page_shows_changes_by_another_process_and_the_state_of_redis() {
     browser
         .until("document.getElementById('price').textContent === '$42.42'")
         .await;
-    let backplane = browser.text("[data-cache=prices] .tier:last-child").await;
-    assert!(backplane.starts_with("proven"), "{backplane}");
+    let backplane = "document.querySelector('[data-cache=prices] .tier:last-child').textContent";
+    browser
+        .until(&format!("{backplane}.startsWith('proven')"))
+        .await;
     backends.redis.kill();
     browser
         .until(&format!(

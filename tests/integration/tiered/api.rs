@@ -1,7 +1,7 @@
 //! The methods for loading and reading that a tiered cache shares with a local one.
 
-use super::MINUTE;
 use super::servers::Server;
+use super::{DEADLINE, HEARTBEAT, MINUTE};
 use futures_util::future::BoxFuture;
 use hotset::{
     AsyncCache, Cache, Consistency, LoadError, Loaded, LocalCache, LocalCacheBuilder, Propagation,
@@ -32,8 +32,8 @@ async fn cache_of_class(
     let cache = set_up(local)
         .redis(server.url(), "test")
         .consistency(consistency)
-        .heartbeat(Duration::from_millis(100))
-        .deadline(Duration::from_secs(2))
+        .heartbeat(HEARTBEAT)
+        .deadline(DEADLINE)
         .build()
         .unwrap();
     wait_until_proven(&cache).await;

@@ -1,19 +1,18 @@
 //! The same application code on each backend, which the configuration selects.
 
-use crate::MINUTE;
 use crate::servers::{self, Server};
+use crate::{DEADLINE, HEARTBEAT, MINUTE};
 use hotset::{
     AsyncCache, Cache, CacheConfig, ConfiguredAsyncCache, ConfiguredCache, LocalCache, Propagation,
     SnapshotError, TieredCache,
 };
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
-use std::time::Duration;
 use support::caches::wait_until_proven;
 
 /// Returns the configuration of a service, with the server for any backend.
 fn config(server: &Server, backend: &str) -> CacheConfig {
-    let file = "capacity = 1000\ntime_to_live = '5m'\nnamespace = 'prices'\ndeadline = '2s'";
+    let file = "capacity = 1000\ntime_to_live = '5m'\nnamespace = 'prices'\ndeadline = '30s'";
     let variables = [("PRICES_BACKEND", backend), ("PRICES_URL", &server.url())];
     let file = CacheConfig::from_toml(file).unwrap();
     file.override_from_vars("PRICES_", variables).unwrap()
@@ -147,7 +146,8 @@ fn unproven(url: &str, capacity: usize) -> TieredCache<u64, u64> {
         .capacity(capacity)
         .redis(url, "prices")
         .consistency(MINUTE)
-        .heartbeat(Duration::from_millis(100))
+        .heartbeat(HEARTBEAT)
+        .deadline(DEADLINE)
         .build()
         .unwrap()
 }

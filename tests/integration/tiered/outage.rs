@@ -1,11 +1,13 @@
 //! Outages of Redis: down, slow, restarted empty, or restarted with an older state.
 
-use super::servers::{Cut, Proxy, Server, soon};
-use super::{MINUTE, acknowledged, builder, fails, proven, value};
+use super::servers::{Cut, Proxy, Server, in_time, soon};
+use super::{
+    DEADLINE, MINUTE, SHORT_DEADLINE, SHORT_HEARTBEAT, acknowledged, builder, fails, proven, value,
+};
 use hotset::{Consistency, LocalCache, Propagation, RemoteError, TieredCache};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::SeqCst};
-use std::time::{Duration, Instant};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::SeqCst};
+use std::time::Duration;
 use support::caches::wait_until_proven;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -47,18 +49,18 @@ async fn outage_under_load_fails_no_read_and_keeps_the_bound_on_concurrent_loads
             .max_concurrent_loads(MAX_LOADS)
             .redis(server.url(), "test")
             .consistency(consistency)
-            .heartbeat(Duration::from_millis(100))
+            .heartbeat(SHORT_HEARTBEAT)
             .build()
             .unwrap();
         wait_until_proven(&cache).await;
         let (running, most) = (AtomicUsize::new(0), AtomicUsize::new(0));
-        let answered = AtomicUsize::new(0);
-        let stop = Instant::now() + Duration::from_secs(3);
+        let (answered, stop) = (AtomicUsize::new(0), AtomicBool::new(false));
         let reader = |seed: u64| {
             let (cache, running, most, answered) = (&cache, &running, &most, &answered);
+            let stop = &stop;
             async move {
                 let mut key = seed;
-                while Instant::now() < stop {
+                while !stop.load(SeqCst) {
                     key = key
                         .wrapping_mul(6_364_136_223_846_793_005)
                         .wrapping_add(seed | 1);
@@ -77,18 +79,27 @@ async fn outage_under_load_fails_no_read_and_keeps_the_bound_on_concurrent_loads
             }
         };
         let readers = futures_util::future::join_all((0..64).map(reader));
+        let reads_continue = || async {
+            let before = answered.load(SeqCst);
+            soon("reads are answered", || {
+                answered.load(SeqCst) >= before + 500
+            })
+            .await;
+        };
         let faults = async {
-            // The readers continue before, during and after the outage.
-            tokio::time::sleep(Duration::from_millis(500)).await;
+            reads_continue().await;
             server.kill();
-            tokio::time::sleep(Duration::from_secs(1)).await;
+            reads_continue().await;
+            soon("the breaker opens", || cache.health().breaker_open).await;
+            reads_continue().await;
             server.restart();
+            wait_until_proven(&cache).await;
+            reads_continue().await;
+            stop.store(true, SeqCst);
         };
         tokio::join!(readers, faults);
         let most = most.load(SeqCst);
         assert!(most <= MAX_LOADS, "{most} at one time, {consistency:?}");
-        assert!(answered.load(SeqCst) > 1_000, "{}", answered.load(SeqCst));
-        wait_until_proven(&cache).await;
     }
 }
 
@@ -96,30 +107,26 @@ async fn outage_under_load_fails_no_read_and_keeps_the_bound_on_concurrent_loads
 async fn hanging_server_costs_one_deadline_and_then_nothing() {
     let server = Server::start();
     let cache = builder::<u64>(&server.url(), MINUTE)
-        .deadline(Duration::from_millis(100))
+        .heartbeat(SHORT_HEARTBEAT)
+        .deadline(SHORT_DEADLINE)
         .build()
         .unwrap();
     wait_until_proven(&cache).await;
+    let calls = || {
+        let calls = cache.tier_stats().calls;
+        calls.lookup.times.count() + calls.fill.times.count() + calls.release.times.count()
+    };
     server.pause();
-    let begun = Instant::now();
-    assert_eq!(
-        cache.get_or_load_async(&1, |_| value(10)).await.unwrap(),
-        10
-    );
-    assert!(
-        begun.elapsed() < Duration::from_secs(1),
-        "{:?}",
-        begun.elapsed()
-    );
+    let loads = cache.get_or_load_async(&1, |_| value(10));
+    assert_eq!(in_time(loads).await.unwrap(), 10);
+    assert!(cache.tier_stats().calls.lookup.failures > 0);
     soon("the breaker opens", || cache.health().breaker_open).await;
-    let mut slowest = Duration::ZERO;
+    let before = calls();
     for key in 0..200 {
-        let begun = Instant::now();
         cache.get_or_load_async(&key, |_| value(10)).await.unwrap();
-        slowest = slowest.max(begun.elapsed());
     }
-    // Far below the deadline, because Redis is not called.
-    assert!(slowest < Duration::from_millis(90), "{slowest:?}");
+    // A few calls that began before the breaker opened may have ended meanwhile.
+    assert!(calls() < before + 20, "reads call Redis");
     assert!(matches!(
         cache.health().last_error,
         Some(RemoteError::Timeout)
@@ -135,7 +142,8 @@ async fn queued_invalidation_is_sent_later_and_no_old_value_is_read_meanwhile() 
         let server = Server::start();
         let proxy = Proxy::start(server.address()).await;
         let cut_off = builder::<u64>(&proxy.url(), consistency)
-            .deadline(Duration::from_millis(100))
+            .heartbeat(SHORT_HEARTBEAT)
+            .deadline(SHORT_DEADLINE)
             .build()
             .unwrap();
         let other = proven::<u64>(&server.url(), consistency).await;
@@ -172,7 +180,8 @@ async fn full_queue_becomes_one_invalidation_of_everything() {
     let server = Server::start();
     let proxy = Proxy::start(server.address()).await;
     let cut_off = builder::<u64>(&proxy.url(), MINUTE)
-        .deadline(Duration::from_millis(50))
+        .heartbeat(SHORT_HEARTBEAT)
+        .deadline(SHORT_DEADLINE)
         .max_queued_invalidations(10)
         .build()
         .unwrap();
@@ -257,7 +266,8 @@ async fn expired_value_is_served_after_a_failed_load_if_stale_if_error_is_set() 
         .stale_if_error(Duration::from_secs(60))
         .redis(server.url(), "test")
         .consistency(Consistency::Realtime)
-        .heartbeat(Duration::from_millis(100))
+        .heartbeat(SHORT_HEARTBEAT)
+        .deadline(DEADLINE)
         .build()
         .unwrap();
     wait_until_proven(&cache).await;
@@ -290,21 +300,22 @@ async fn drop_of_the_last_handle_ends_the_background_tasks() {
 #[tokio::test(flavor = "multi_thread")]
 async fn flush_ends_when_all_queued_invalidations_are_sent() {
     let mut server = Server::start();
-    let cache = proven::<u64>(&server.url(), Consistency::Realtime).await;
+    let cache = builder::<u64>(&server.url(), Consistency::Realtime);
+    let cache = cache.deadline(SHORT_DEADLINE).build().unwrap();
+    wait_until_proven(&cache).await;
     let other = proven::<u64>(&server.url(), Consistency::L2Only).await;
-    let moment = Duration::from_millis(300);
     // The queue is empty.
-    tokio::time::timeout(moment, cache.flush()).await.unwrap();
+    in_time(cache.flush()).await;
     cache.get_or_load_async(&1, |_| value(10)).await.unwrap();
     server.pause();
     let slow = cache.clone();
     let change = tokio::spawn(async move { slow.invalidate(&1).await });
     assert_eq!(change.await.unwrap(), Propagation::Queued);
+    let moment = Duration::from_millis(300);
     let flushing = tokio::time::timeout(moment, cache.flush()).await;
     assert!(flushing.is_err(), "Redis does not answer");
     server.resume();
-    let most = Duration::from_secs(30);
-    tokio::time::timeout(most, cache.flush()).await.unwrap();
+    in_time(cache.flush()).await;
     assert_eq!(cache.health().queued, 0);
     soon("the event arrives", || other.tier_stats().events > 0).await;
     server.kill();

@@ -1,11 +1,10 @@
 //! Several processes, some of which are stopped.
 
-use super::servers::Server;
+use super::servers::{Server, in_time};
 use super::worker::{Database, Worker};
-use super::{builder, proven};
-use hotset::{Consistency, LocalCache, Propagation, TieredCache};
+use super::{LONG_LEASE, builder_with, proven};
+use hotset::{Consistency, Propagation, TieredCache};
 use rustix::process::Signal;
-use std::time::{Duration, Instant};
 
 /// Returns the arguments of a worker.
 fn task(name: &str, cache: &Server, database: &Server) -> String {
@@ -37,12 +36,10 @@ async fn fill_of_a_process_that_was_stopped_beyond_its_lease_is_refused() {
         let (server, database) = (Server::start(), Server::start());
         let rows = Database::connect(&database.url()).await;
         rows.set(1, 1).await;
-        let cache: TieredCache<u64, u64> = LocalCache::builder()
-            .capacity(100)
-            .lease(Duration::from_secs(1))
-            .redis(server.url(), "test")
-            .consistency(Consistency::Realtime)
-            .heartbeat(Duration::from_millis(100))
+        let cache: TieredCache<u64, u64> =
+            builder_with(&server.url(), Consistency::Realtime, |local| {
+                local.lease(LONG_LEASE)
+            })
             .build()
             .unwrap();
         let mut worker = Worker::start(&task("slow", &server, &database));
@@ -52,14 +49,13 @@ async fn fill_of_a_process_that_was_stopped_beyond_its_lease_is_refused() {
         if invalidated {
             assert_eq!(cache.invalidate(&1).await, Propagation::Acknowledged);
         } else {
-            // Ends the load lease of the worker, which is ten seconds long.
+            // Ends the load lease of the worker.
             let entry = server.entries("test").remove(0);
             let _: i64 = server.command(&[b"PEXPIRE", &entry, b"1"]);
         }
         let load = async |key| Ok::<_, ()>(rows.get(key).await);
-        let begun = Instant::now();
-        assert_eq!(cache.get_or_load_async(&1, load).await.unwrap(), 2);
-        assert!(begun.elapsed() < Duration::from_secs(5));
+        let loaded = in_time(cache.get_or_load_async(&1, load)).await;
+        assert_eq!(loaded.unwrap(), 2);
         worker.signal(Signal::CONT);
         worker.send("go on");
         // The late value reaches only the callers that waited for it.
@@ -80,9 +76,7 @@ async fn process_that_was_stopped_during_a_change_serves_the_new_value() {
     worker.send("go on");
     assert_eq!(worker.answer(), "1");
     assert_eq!(worker.answer(), "1");
-    let writer = builder::<u64>(&server.url(), Consistency::Realtime)
-        .build()
-        .unwrap();
+    let writer = proven::<u64>(&server.url(), Consistency::Realtime).await;
     for price in 2..8 {
         worker.signal(Signal::STOP);
         let write = |price| {

@@ -1,11 +1,12 @@
 //! Spans and events, as a subscriber of `tracing` sees them.
 
 use super::servers::{Server, soon};
-use super::{builder, proven, value};
+use super::{SHORT_HEARTBEAT, builder, proven, value};
 use hotset::{Consistency, Postcard, TieredCache};
 use std::cell::{Cell, RefCell};
 use std::fmt::{self, Debug};
 use std::sync::{Arc, Mutex, Once};
+use support::caches::wait_until_proven;
 use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Subscriber, span};
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
@@ -149,8 +150,10 @@ async fn outage_and_its_end_are_each_logged_once() {
     for event in worse {
         soon(event, || recorder.count(event) > 0).await;
     }
-    // Several more heartbeats pass without a change. The absence of further events cannot be awaited.
-    tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+    // Further attempts to reach Redis are no change.
+    let failures = || cache.tier_stats().calls.renew.failures;
+    let before = failures();
+    soon("probes fail", || failures() >= before + 2).await;
     assert_eq!(
         recorder.count("WARN"),
         worse.len(),
@@ -180,6 +183,12 @@ async fn outage_and_its_end_are_each_logged_once() {
         recorder.count("INFO") == all
     })
     .await;
+}
+
+/// Returns the number of heartbeats that Redis has answered.
+fn heartbeats<V: hotset::RemoteValue>(cache: &TieredCache<u64, V>) -> u64 {
+    let calls = cache.tier_stats().calls.renew;
+    calls.times.count() - calls.failures
 }
 
 fn is_healthy(cache: &TieredCache<u64, u64>) -> bool {
@@ -222,14 +231,17 @@ async fn missing_right_is_logged_once_while_other_calls_succeed() {
     full.get_or_load_async(&1, |_| value(10)).await.unwrap();
     let recorder = Recorder::start();
     let url = server.url().replace("://", "://app:secret@");
-    let cache = proven::<u64>(&url, Consistency::L2Only).await;
+    let cache = builder::<u64>(&url, Consistency::L2Only).heartbeat(SHORT_HEARTBEAT);
+    let cache = cache.build().unwrap();
+    wait_until_proven(&cache).await;
     let lacks = "WARN message=the user of Redis lacks a right";
-    for _ in 0..100 {
+    let mut rounds = 0;
+    // The calls of heartbeats succeed.
+    while rounds < 20 || heartbeats(&cache) < 5 {
         // A lookup that finds a value needs the right, because it reads the time to live. A miss does not.
         cache.get(&1).await;
         cache.get(&2).await;
-        // The loop lasts for several heartbeats, whose calls succeed.
-        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        rounds += 1;
     }
     assert!(cache.tier_stats().calls.lookup.failures > 10);
     assert_eq!(recorder.count(lacks), 1, "{:#?}", recorder.lines());
@@ -267,8 +279,8 @@ async fn altered_and_unreadable_values_are_each_logged_once() {
     other_codec.insert(0, "in another format".into()).await;
     assert_eq!(cache.get(&0).await, None);
     assert_ne!(cache.health().warnings, warnings);
-    // Several heartbeats pass. The absence of further events cannot be awaited.
-    tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+    let before = heartbeats(&cache);
+    soon("heartbeats pass", || heartbeats(&cache) >= before + 2).await;
     assert_eq!(recorder.count("WARN"), 2, "{:#?}", recorder.lines());
     assert_eq!(recorder.count("resolved"), 0);
 }

@@ -1,7 +1,7 @@
 //! Values that Redis cannot store and keys that cannot be encoded: both stay in L1.
 
 use super::servers::{Server, soon};
-use super::{MINUTE, value};
+use super::{DEADLINE, HEARTBEAT, MINUTE, value};
 use hotset::{
     AsyncCache, Consistency, Loaded, LocalCache, Propagation, Schema, Schemas, TieredCache, Warning,
 };
@@ -10,7 +10,6 @@ use std::borrow::Cow;
 use std::fmt::Debug;
 use std::hash::Hash;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
-use std::time::Duration;
 use support::caches::wait_until_proven;
 use tokio::sync::Semaphore;
 
@@ -26,8 +25,8 @@ where
         .capacity(1_000)
         .redis_with_schemas(url, "test", Schemas::new("key", V::schema()))
         .consistency(consistency)
-        .heartbeat(Duration::from_millis(100))
-        .deadline(Duration::from_secs(2))
+        .heartbeat(HEARTBEAT)
+        .deadline(DEADLINE)
         .max_value_size(10_000)
         .build()
         .unwrap();

@@ -1,7 +1,7 @@
 //! Warming of a process that has just started.
 
 use super::servers::Server;
-use super::{MINUTE, builder, fails, proven, value};
+use super::{MINUTE, SHORT_HEARTBEAT, builder, fails, proven, value};
 use hotset::{
     AsyncCache, Cache as _, Consistency, LoadError, LocalCache, Propagation, SnapshotError,
     TieredCache, WarmOptions, WarmOutcome,
@@ -118,7 +118,8 @@ async fn warming_a_realtime_cache_without_proof_loads_nothing() {
     let mut server = Server::start();
     let url = server.url();
     server.kill();
-    let cache: Cache = builder(&url, Consistency::Realtime).build().unwrap();
+    let cache = builder(&url, Consistency::Realtime).heartbeat(SHORT_HEARTBEAT);
+    let cache: Cache = cache.build().unwrap();
     let report = cache.warm_async(0.., rows).await;
     assert_eq!((report.end, report.found), (WarmOutcome::NotProven, 0));
     let report = cache.warm_from_l2(WarmOptions::new(), 0..).await;
@@ -208,7 +209,8 @@ async fn trait_object_over_a_realtime_cache_without_proof_loads_nothing() {
     let mut server = Server::start();
     let url = server.url();
     server.kill();
-    let cache: Cache = builder(&url, Consistency::Realtime).build().unwrap();
+    let cache = builder(&url, Consistency::Realtime).heartbeat(SHORT_HEARTBEAT);
+    let cache: Cache = cache.build().unwrap();
     let tasks: Arc<dyn AsyncCache<u64, u64>> = Arc::new(cache.clone());
     let report = tasks.warm_async(0.., rows).await;
     assert_eq!((report.end, report.found), (WarmOutcome::NotProven, 0));

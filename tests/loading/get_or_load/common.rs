@@ -1,5 +1,6 @@
 //! Shared code of the cases: callers on threads, in tasks, and polled by hand.
 
+use crate::common::let_others_run;
 pub(crate) use crate::common::{TEST_TIMEOUT, until};
 use hotset::__private::validate;
 use hotset::{LoadError, LoaderError, LocalCache};
@@ -20,8 +21,8 @@ use tokio::task::JoinHandle;
 pub(crate) type Cache = LocalCache<u32, u32>;
 pub(crate) type Answer<E = Infallible> = Result<u32, LoadError<E>>;
 
-/// A lease or wait timeout whose end a test awaits. A busy machine delays a thread by less than this.
-pub(crate) const SHORT_TIMEOUT: Duration = Duration::from_millis(300);
+/// A lease or wait timeout whose end a test awaits. Between two steps of a test, not even a busy machine takes so long.
+pub(crate) const SHORT_TIMEOUT: Duration = Duration::from_secs(1);
 
 pub(crate) fn cache_with_lease(lease: Duration) -> Cache {
     Cache::builder().capacity(100).lease(lease).build().unwrap()
@@ -42,10 +43,10 @@ pub(crate) async fn until_async(condition: impl Fn() -> bool) {
 }
 
 /// Waits until this number of callers have missed. A miss is counted just before the caller joins a load, so this also
-/// yields, after which the last one has most likely joined.
+/// lets other threads run, after which the last one has most likely joined.
 pub(crate) fn until_missed(cache: &Cache, misses: u64) {
     until(|| cache.stats().misses >= misses);
-    (0..100).for_each(|_| thread::yield_now());
+    let_others_run();
 }
 
 /// Repeats `attempt` until it returns `true`. A test cannot observe that a thread waits for a load, so it checks
