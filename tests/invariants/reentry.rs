@@ -216,6 +216,8 @@ fn eq_that_calls_the_cache_panics_instead_of_waiting_for_itself() {
         });
         validate(&cache);
     }
+    // The keys refer to the cache, which would never be dropped.
+    cache.clear();
 }
 
 #[test]
@@ -234,12 +236,12 @@ fn captures_of_a_closure_are_dropped_without_the_lock_on_a_miss() {
 
 #[test]
 fn weigher_may_call_the_cache() {
-    let home: Arc<OnceLock<LocalCache<u32, u32>>> = Arc::default();
+    let home: Arc<OnceLock<Weak<LocalCache<u32, u32>>>> = Arc::default();
     let weigher = {
         let home = home.clone();
         move |key: &u32, _: &u32| {
-            home.get()
-                .map_or(1, |cache| cache.get(&(key / 2)).map_or(1, u64::from))
+            let cache = home.get().and_then(Weak::upgrade);
+            cache.map_or(1, |cache| cache.get(&(key / 2)).map_or(1, u64::from))
         }
     };
     let cache = LocalCache::builder()
@@ -247,7 +249,8 @@ fn weigher_may_call_the_cache() {
         .weigher(weigher)
         .build()
         .unwrap();
-    home.set(cache.clone()).unwrap();
+    let cache = Arc::new(cache);
+    home.set(Arc::downgrade(&cache)).unwrap();
     for key in 0..50 {
         cache.insert(key, 2);
     }
