@@ -1,0 +1,76 @@
+# The steps of `tests/run`: what a change should pass before it is proposed.
+
+default_steps=(packages formatting clippy documentation dependencies tests)
+
+# Installs what a fresh Debian or Ubuntu machine lacks for the steps of `tests/run`.
+packages() {
+    need cc "a C compiler, for dependencies of the tests and for SQLite" build-essential
+    need redis-server "Redis, its sentinels and clusters, for the tests of TieredCache" redis-server
+    [ -n "$(ls /usr/lib/postgresql/*/bin/initdb 2>/dev/null)" ] ||
+        install_packages "PostgreSQL, the database in tests of the shop" postgresql
+    need promtool "Prometheus, for the tests of metrics, alerts and dashboard" prometheus
+    need prometheus-redis-exporter "metrics of Redis, for the tests of alerts" prometheus-redis-exporter
+    need chromium "a browser, for the test of the shop's page" chromium
+    need chromedriver "the browser's driver" chromium-driver
+    if ! command -v cargo >/dev/null; then
+        need curl "downloads Rust" curl ca-certificates
+        echo "installing Rust, with rustup"
+        curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs | sh -s -- -y --profile minimal
+    fi
+    local component
+    for component in rustfmt clippy; do
+        "cargo-${component/rustfmt/fmt}" --version >/dev/null 2>&1 || rustup component add "$component"
+    done
+    echo "all packages are installed"
+}
+
+formatting() {
+    cargo fmt --all --check
+}
+
+clippy() {
+    cargo clippy --all-targets -- -D warnings
+    cargo clippy --workspace --all-targets --all-features -- -D warnings
+}
+
+documentation() {
+    RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --all-features --document-private-items
+}
+
+# Checks that the library has at most five direct dependencies by default.
+dependencies() {
+    local direct
+    direct=$(cargo tree --edges normal --depth 1 --prefix none | tail -n +2 | sort -u | wc -l)
+    echo "$direct direct dependencies with default features"
+    [ "$direct" -le 5 ]
+}
+
+# Runs all tests and doctests with all features. The binaries that mostly wait for servers run beside the others.
+tests() {
+    local all=(cargo test --workspace --all-features) waiting=(tiered monitoring shop)
+    local binaries binary others=() logs pids=() status=0
+    binaries=$("${all[@]}" --no-run 2>&1 | tee /dev/stderr | names_of_test_binaries)
+    for binary in $binaries; do
+        [[ " ${waiting[*]} " == *" $binary "* ]] || others+=(--test "$binary")
+    done
+    logs=$(mktemp -d)
+    for binary in "${waiting[@]}"; do
+        "${all[@]}" --test "$binary" >"$logs/$binary" 2>&1 &
+        pids+=($!)
+    done
+    "${all[@]}" --no-fail-fast --lib --bins "${others[@]}" || status=1
+    "${all[@]}" --doc || status=1
+    for binary in "${!waiting[@]}"; do
+        wait "${pids[binary]}" || status=1
+        cat "$logs/${waiting[binary]}"
+    done
+    rm -r "$logs"
+    return "$status"
+}
+
+# Prints the names of integration tests, from the output of `cargo test --no-run`:
+#
+#       Executable tests/loading/main.rs (target/debug/deps/loading-af4b4a4f94d49323)
+names_of_test_binaries() {
+    sed -nE '/Executable unittests/d; s|^ +Executable .*/([^/]+)-[0-9a-f]+\)$|\1|p'
+}

@@ -1,0 +1,124 @@
+# The steps that `tests/run --full` adds: what CI runs for each change.
+
+full_steps=(
+    "${default_steps[@]}" feature-combinations oldest-rust loom shuttle address-sanitizer thread-sanitizer
+    release-tests examples benchmarks instructions load
+)
+
+# Checks sets of features that users choose, and runs the tests with default features.
+feature_combinations() {
+    local features
+    for features in tokio snapshot metrics tracing redis redis-tls redis,metrics redis,tracing serde testing \
+        serde,redis; do
+        cargo clippy --all-targets --features "$features" -- -D warnings
+    done
+    cargo test
+}
+
+# Checks the library with the oldest Rust that it supports. Tests and benchmarks need a newer one.
+oldest_rust() {
+    local oldest command=()
+    oldest=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)
+    if has_toolchain "$oldest"; then
+        command=(rustup run "$oldest" cargo)
+    elif has_debian_rust "$oldest" || install_debian_rust "$oldest"; then
+        command=(env PATH=/usr/bin:/bin /usr/bin/cargo)
+    else
+        skip "Rust $oldest" "rustup cannot download it, and Debian has no package of it"
+        return
+    fi
+    CARGO_TARGET_DIR=$target/oldest "${command[@]}" check --lib --all-features
+}
+
+has_debian_rust() { /usr/bin/cargo --version 2>/dev/null | grep -q "^cargo $1\."; }
+
+# Installs a version of Rust from Debian, for machines where rustup cannot download toolchains.
+install_debian_rust() {
+    local name version
+    as_root apt-get update -qq
+    for name in "" -web; do
+        version=$(apt-cache madison "rustc$name" | awk '{print $3}' | grep "^$1\." | head -n 1)
+        [ -n "$version" ] || continue
+        as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --allow-downgrades \
+            "rustc$name=$version" "cargo$name=$version" "libstd-rust$name-dev=$version" >/dev/null && break
+    done
+    has_debian_rust "$1"
+}
+
+# Runs the models of the lock, of single flight and of the bound with all schedules of few preemptions.
+loom() {
+    RUSTFLAGS="--cfg loom_models" CARGO_TARGET_DIR=$target/loom cargo test --release --lib models
+}
+
+# Runs the same models with random schedules.
+#   shuttle [SCHEDULES]
+shuttle() {
+    RUSTFLAGS="--cfg shuttle_models" CARGO_TARGET_DIR=$target/shuttle HOTSET_SCHEDULES=${1-2000} \
+        cargo test --release --lib models
+}
+
+# Runs tests in release mode that take too long without optimization.
+release_tests() {
+    # A snapshot of a million entries.
+    cargo test --release --features snapshot --test features snapshot::
+}
+
+# Runs all examples.
+examples() {
+    local example folder warm
+    for example in quickstart async_loading batch negative_caching removal_listener tags time_in_tests metrics; do
+        cargo run --all-features --example "$example"
+    done
+    cargo run --release -p profiles -- --seconds 1 --profiles 20000
+    # One build with all features, so that dependencies are not built once for each program.
+    cargo build --release -p profiles --all-features
+    "$target/release/async_profiles" --seconds 1 --profiles 20000
+    warm=("$target/release/warm" --seconds 1 --products 20000)
+    folder=$(mktemp -d)
+    "${warm[@]}" --folder "$folder"
+    "${warm[@]}" --folder "$folder" --background | grep "^restored"
+    rm -r "$folder"
+    two_processes
+}
+
+# Runs the example `two_tiers`, and checks that a price set by one process of `tiered` is read by another.
+two_processes() {
+    local folder line=""
+    folder=$(mktemp -d)
+    redis-server --port 0 --unixsocket "$folder/redis" --save "" >"$folder/log" 2>&1 &
+    local server=$!
+    until redis-cli -s "$folder/redis" ping >/dev/null 2>&1; do :; done
+    cargo run --features redis --example two_tiers -- "redis+unix://$folder/redis" |
+        grep "^second process: 130"
+    local run=("$target/release/tiered"
+        --redis "redis+unix://$folder/redis" --database "$folder/prices.sqlite")
+    coproc OTHER { "${run[@]}"; }
+    echo "set 7 130" >&"${OTHER[1]}"
+    until [[ $line == acknowledged* ]]; do read -r -t 60 line <&"${OTHER[0]}"; done
+    echo "set 7 140" | "${run[@]}" | grep "^acknowledged"
+    echo "get 7" >&"${OTHER[1]}"
+    read -r -t 60 line <&"${OTHER[0]}"
+    echo quit >&"${OTHER[1]}"
+    kill "$server"
+    rm -r "$folder"
+    echo "$line"
+    [[ $line == "140 cents"* ]]
+}
+
+# Runs the benchmarks for a moment, which checks that they work. Times are not compared.
+benchmarks() {
+    cargo bench -- --test hit/1000
+    cargo bench -p peers --bench compare -- --quick hit 1000
+    cargo bench -p peers --bench backends -- --quick
+}
+
+# Compares the instructions per operation with `benches/peers/instructions.txt`.
+instructions() {
+    need valgrind "counts instructions" valgrind
+    cargo bench -p peers --bench instructions -- --check
+}
+
+# Runs the load generator of the shop for a moment.
+load() {
+    cargo run --release -p shop_load -- --seconds 1 --slices 2 --changes 1000
+}

@@ -1,0 +1,40 @@
+# The tests of the library under the sanitizers of LLVM, which need a nightly toolchain.
+
+sanitizer_features=tokio,snapshot,metrics,testing,serde
+sanitizer_target=x86_64-unknown-linux-gnu
+
+# Runs tests in which threads compete. The number of reads is small, because each costs much under a sanitizer.
+#   run_stress_tests NAME CARGO...
+run_stress_tests() {
+    HOTSET_STRESS_READS=50000 "${@:2}" test --target "$sanitizer_target" --target-dir "$target/$1" \
+        --features "$sanitizer_features" --lib --test entries --test loading --test invariants
+}
+
+# Detects memory that is used after it was freed, overflows of buffers, and leaks.
+address_sanitizer() {
+    if ! has_toolchain nightly; then
+        skip AddressSanitizer "no nightly toolchain can be installed"
+        return
+    fi
+    RUSTFLAGS="-Zsanitizer=address -Cunsafe-allow-abi-mismatch=sanitizer" \
+        run_stress_tests address cargo +nightly
+}
+
+# Detects data races. The standard library is built with the sanitizer too, because otherwise its locks and channels
+# are reported. What remains is the fence in the destructor of `Arc`, which the sanitizer does not understand; the
+# standard library replaces it by a load when it is built with the sanitizer.
+thread_sanitizer() {
+    local flags="-Zsanitizer=thread" cargo=(cargo +nightly)
+    if has_toolchain nightly && rustup component add rust-src --toolchain nightly 2>/dev/null; then
+        :
+    elif install_debian_rust_source; then
+        # The compiler of Debian comes without the sanitizer's runtime, which is the one of Clang.
+        flags+=" -Zexternal-clangrt -Clinker=clang-22 -Clink-arg=-fsanitize=thread"
+        cargo=(env "${debian_rust_source[@]}" cargo)
+    else
+        skip ThreadSanitizer "no source of the standard library can be installed"
+        return
+    fi
+    CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUSTFLAGS=$flags \
+        run_stress_tests thread "${cargo[@]}" -Z build-std=std,panic_unwind,test
+}

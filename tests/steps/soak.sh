@@ -1,0 +1,40 @@
+# The campaigns of `tests/run --soak MINUTES`: searches for rare failures. Each gets the same share of the time, and
+# repeats its search until the share is over. The last search of a campaign is not cut off.
+
+soak_steps=(packages histories chaos reads schedules)
+
+# The time of each campaign, in seconds.
+share() { echo $((${soak_minutes:-10} * 60 / (${#soak_steps[@]} - 1))); }
+
+# Repeats a command until the time of the campaign is over.
+repeat() {
+    local end=$((SECONDS + $(share))) count=0
+    while [ "$count" -eq 0 ] || [ "$SECONDS" -lt "$end" ]; do
+        "$@"
+        count=$((count + 1))
+    done
+    echo "repeated $count times without a failure"
+}
+
+# Checks histories of processes over Redis while servers fail at random.
+histories() {
+    # The four histories run one after another on two cores; together they take 2.25 times the time that is set.
+    HOTSET_HISTORY_SECONDS=$(($(share) * 4 / 9)) \
+        cargo test --workspace --all-features --test tiered -- history --nocapture
+}
+
+# Repeats the tests in which servers and processes fail, are stopped, or are cut off.
+chaos() {
+    repeat cargo test --workspace --all-features --test tiered -- \
+        failover outage reconnect processes votes liveness lost_batches corners --skip history
+}
+
+# Searches for outdated reads of caches in one process.
+reads() {
+    HOTSET_STRESS_READS=200000000 repeat cargo test --release --all-features --test invariants -- staleness
+}
+
+# Runs the models with random schedules.
+schedules() {
+    repeat shuttle 100000
+}
