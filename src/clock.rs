@@ -62,8 +62,9 @@ pub trait Clock: Send + Sync + 'static {
 /// The operating system's coarse monotonic clock, the default.
 ///
 /// Its resolution is a few milliseconds: 4 ms on most Linux systems, and up to 16 ms on Windows. Reading it takes a few
-/// nanoseconds. On `wasm32-unknown-unknown` it is `performance.now()` of the JavaScript host. In a cache without a time to live, a time to idle and refreshes, a hit reads it only if the entry has a
-/// deadline of its own, or if the age of the value is sampled.
+/// nanoseconds. On `wasm32-unknown-unknown` it is `performance.now()` of the JavaScript host. In a cache without a time
+/// to live, a time to idle and refreshes, a hit reads it only if the entry has a deadline of its own, or if the age of
+/// the value is sampled.
 ///
 /// # Examples
 ///
