@@ -8,9 +8,20 @@ use std::any::Any;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
-#[cfg(feature = "snapshot")]
+use std::time::Duration;
+#[cfg(all(
+    feature = "snapshot",
+    not(all(target_family = "wasm", target_os = "unknown"))
+))]
 use std::time::{SystemTime, UNIX_EPOCH};
+#[cfg(all(feature = "snapshot", target_family = "wasm", target_os = "unknown"))]
+use web_time::{SystemTime, UNIX_EPOCH};
+
+#[cfg(not(all(target_family = "wasm", target_os = "unknown")))]
+pub(crate) use std::time::Instant;
+/// The clocks of std panic on this target. These read those of the JavaScript host.
+#[cfg(all(target_family = "wasm", target_os = "unknown"))]
+pub(crate) use web_time::Instant;
 
 /// A source of time for expiration.
 ///
@@ -51,8 +62,9 @@ pub trait Clock: Send + Sync + 'static {
 /// The operating system's coarse monotonic clock, the default.
 ///
 /// Its resolution is a few milliseconds: 4 ms on most Linux systems, and up to 16 ms on Windows. Reading it takes a few
-/// nanoseconds. In a cache without a time to live, a time to idle and refreshes, a hit reads it only if the entry has a
-/// deadline of its own, or if the age of the value is sampled.
+/// nanoseconds. On `wasm32-unknown-unknown` it is `performance.now()` of the JavaScript host. In a cache without a time
+/// to live, a time to idle and refreshes, a hit reads it only if the entry has a deadline of its own, or if the age of
+/// the value is sampled.
 ///
 /// # Examples
 ///
@@ -83,12 +95,23 @@ pub(crate) fn system_nanos() -> Nanos {
 }
 
 /// Returns the time of the system's coarse monotonic clock.
-#[cfg(not(target_os = "linux"))]
+// No test runs this, because all tests run on Linux. It is checked that it compiles.
+#[cfg(not(any(
+    target_os = "linux",
+    all(target_family = "wasm", target_os = "unknown")
+)))]
 #[inline]
 pub(crate) fn system_nanos() -> Nanos {
     // `Instant::now` would also store to a static that all threads share. A tick is 2^-32 seconds.
     let ticks = coarsetime::Instant::now_without_cache_update().as_ticks();
     u64::try_from((u128::from(ticks) * 1_000_000_000) >> 32).unwrap_or(u64::MAX)
+}
+
+/// Returns the time of the JavaScript host's monotonic clock since the first call.
+#[cfg(all(target_family = "wasm", target_os = "unknown"))]
+pub(crate) fn system_nanos() -> Nanos {
+    static ORIGIN: std::sync::LazyLock<Instant> = std::sync::LazyLock::new(Instant::now);
+    saturating_nanos(ORIGIN.elapsed())
 }
 
 /// Returns the time of the system's precise monotonic clock, which has the same origin as the coarse one and is never

@@ -57,6 +57,25 @@
 //! | `tracing` | spans of loads and of calls to Redis, and an event for each change of state |
 //! | `serde` | [`CacheConfig`]: backend and settings from TOML, JSON or the environment; `Serialize` for statistics |
 //! | `testing` | [`testing::TestCache`], a cache for tests that fails, hangs or is slow on command |
+//!
+//! # Platforms
+//!
+//! All features work where std, tokio and `ring` work: on Linux, macOS and Windows, on processors of 32 and of 64 bits.
+//! All tests run on x86-64 Linux, and those of the library also as 32-bit programs. For Windows, macOS and aarch64,
+//! only the compilation is checked. Two things depend on the platform: the resolution of [`SystemClock`], and
+//! snapshots, whose folder is synchronized and whose permissions are restricted on Unix only.
+//!
+//! On `wasm32-unknown-unknown`, the features `tokio`, `redis` and `redis-tls` are refused at compile time, because
+//! tokio has no clock there. The others compile. A cache works in one thread of a JavaScript host, with these limits:
+//!
+//! - Clocks read `performance.now()` and `Date.now()` of the host, so `wasm-bindgen` has to process the program.
+//!   [`TickingClock`] reads the same clock at each hit.
+//! - There are no threads, and therefore no timers for tasks. A task that waits for the load of another task is woken
+//!   when that load ends, but not when a lease or a wait timeout ends. It then notices this when it is polled.
+//! - A blocking call that has to wait for the load of a task panics, because the task could not continue.
+//! - [`DefaultHasher`] has a fixed seed. If keys come from outside, depend on ahash with its feature `runtime-rng`, and
+//!   select a source of random numbers for getrandom 0.3, as its documentation says.
+//! - There are no files, so `snapshot` and `restore` return errors.
 
 #![warn(missing_docs)]
 #![cfg_attr(
@@ -66,6 +85,11 @@
     // The documentation of other items links to items that do not exist without these features.
     allow(rustdoc::broken_intra_doc_links)
 )]
+
+#[cfg(all(feature = "tokio", target_family = "wasm", target_os = "unknown"))]
+compile_error!(
+    "the feature `tokio` does not work on wasm32-unknown-unknown, because tokio has no clock there"
+);
 
 mod clock;
 mod consistency;

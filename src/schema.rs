@@ -4,7 +4,9 @@ use serde::{Serialize, de::DeserializeOwned};
 use std::borrow::Cow;
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap, HashSet, LinkedList, VecDeque};
-use std::ffi::{CString, OsString};
+use std::ffi::CString;
+#[cfg(any(unix, windows))]
+use std::ffi::OsString;
 use std::hash::{BuildHasher, Hash};
 use std::marker::PhantomData;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
@@ -264,7 +266,6 @@ named!(
     f64,
     String,
     CString,
-    OsString,
     PathBuf,
     Duration,
     SystemTime,
@@ -275,6 +276,10 @@ named!(
     SocketAddrV4,
     SocketAddrV6,
 );
+
+// serde encodes it on these platforms only.
+#[cfg(any(unix, windows))]
+named!(OsString);
 
 /// Implements [`Schema`] for types that are serialized like another type.
 macro_rules! like {

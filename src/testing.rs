@@ -1,6 +1,6 @@
 //! A cache for tests that fails, hangs or is slow on command (feature `testing`).
 
-use crate::clock::precise_now;
+use crate::clock::{Instant, precise_now};
 use crate::consistency::Propagation;
 use crate::entry::Loaded;
 use crate::error::{AnyError, LoadError};
@@ -20,7 +20,7 @@ use std::fmt;
 use std::hash::Hash;
 use std::sync::Arc;
 use std::task::{Context, Waker};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// The behavior of a [`TestCache`].
 ///

@@ -54,7 +54,7 @@ use std::hash::{BuildHasher, Hash, Hasher};
 use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::sync::Arc;
 
-/// The default hasher of a cache: ahash with a random seed.
+/// The default hasher of a cache: ahash with a random seed, or with a fixed one on `wasm32-unknown-unknown`.
 pub type DefaultHasher = ahash::RandomState;
 
 /// A concurrent, sharded, bounded, in-process cache with per-entry expiration.

@@ -1,6 +1,6 @@
 //! The restoration of entries from a snapshot file.
 
-use crate::clock::{NEVER, Nanos, saturating_nanos, unix_millis};
+use crate::clock::{Instant, NEVER, Nanos, saturating_nanos, unix_millis};
 use crate::entry::Loaded;
 use crate::local::LocalCache;
 use crate::local::budget::Reservation;
@@ -14,7 +14,7 @@ use crate::snapshot::{Contents, SnapshotError, decode, read};
 use serde::{Serialize, de::DeserializeOwned};
 use std::hash::{BuildHasher, Hash};
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// A report on a snapshot that was restored, from [`LocalCache::restore`]. Each entry of the file is in one of the
 /// first five counts.

@@ -1,6 +1,6 @@
 //! Snapshots: the entries of a cache in a file, from one run of a program to the next. `restore.rs` reads them.
 
-use crate::clock::{Nanos, unix_millis};
+use crate::clock::{Instant, Nanos, unix_millis};
 use crate::codec::{MessagePack, RoundTripCheck};
 use crate::local::LocalCache;
 use crate::local::shard::{Copied, Shard};
@@ -13,7 +13,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use std::hash::{BuildHasher, Hash};
 use std::io::Write;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// The number of nanoseconds in a millisecond.
 pub(super) const NANOS_PER_MILLI: Nanos = 1_000_000;

@@ -1,6 +1,6 @@
 //! The blocking front: runs a future on a thread, which parks while the future waits.
 
-use crate::clock::precise_now;
+use crate::clock::{Instant, precise_now};
 use crate::single_flight::Timer;
 use std::cell::Cell;
 use std::future::Future;
@@ -8,7 +8,6 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread::{self, Thread};
-use std::time::Instant;
 
 struct Unpark(Thread);
 

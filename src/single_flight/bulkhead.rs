@@ -1,7 +1,7 @@
 //! A bound on the number of loads that run at one time, over all keys. Callers above the bound wait in order of
 //! arrival.
 
-use crate::clock::precise_now;
+use crate::clock::{Instant, precise_now};
 use crate::single_flight::Pending;
 use crate::single_flight::context::{Entered, is_running};
 use crate::single_flight::permits::{HolderId, PermitQueue, Reply, Ticket};
@@ -10,7 +10,7 @@ use crate::storage::allocated::AllocatedBytes;
 use crate::sync::{Mutex, MutexGuard};
 use std::sync::Arc;
 use std::task::Waker;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// The permits of one cache. [`PermitQueue`] is its state machine.
 pub(crate) struct Bulkhead {

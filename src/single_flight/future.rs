@@ -1,10 +1,9 @@
 //! The async front: a timer of the tokio runtime, or of the process outside of one.
 
-use crate::clock::precise_now;
+use crate::clock::{Instant, precise_now};
 use crate::single_flight::Timer;
 use crate::single_flight::timer::ScheduledWake;
 use std::task::{Context, Poll};
-use std::time::Instant;
 
 /// A timer for a task: `tokio::time` with the feature `tokio` and in its runtime, otherwise a thread that all such
 /// tasks of the process share.

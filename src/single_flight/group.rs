@@ -4,6 +4,7 @@
 //! loader loads them. This needs two things: all leaders of a batch hand over before any waiter is woken, and a woken
 //! caller polls all its waiters before it acts.
 
+use crate::clock::Instant;
 use crate::single_flight::leader::Leader;
 use crate::single_flight::state::{Candidate, wake};
 use crate::single_flight::wait::{TimedOut, Timer, poll_until};
@@ -12,7 +13,6 @@ use crate::sync::Mutex;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::task::{Wake, Waker};
-use std::time::Instant;
 
 /// The leaders of one caller, each with the caller's number for its key. When the group is dropped, all of them hand
 /// over to waiters before the first waiter is woken.

@@ -1,12 +1,12 @@
 //! The leader of a load, which runs the loader.
 
+use crate::clock::Instant;
 use crate::single_flight::context::{Entered, LoaderId};
 use crate::single_flight::state::{Candidate, Superseded, wake};
 use crate::single_flight::{InFlightLoad, InFlightLoads, KeyWrite, Outcome};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::{Acquire, Relaxed};
 use std::task::Waker;
-use std::time::Instant;
 
 /// The caller that loads. If it is dropped before it has completed the load, it hands over to a waiter.
 pub(crate) struct Leader<'a, K, V> {

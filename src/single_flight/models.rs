@@ -4,13 +4,14 @@ mod permits;
 mod scenarios;
 
 use super::*;
+use crate::clock::Instant;
 use crate::sync::schedules::scenarios;
 use std::cell::Cell;
 use std::future::Future;
 use std::pin::pin;
 use std::sync::atomic::{AtomicUsize as Monitor, Ordering::Acquire};
 use std::task::{Context, Poll, Wake};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 #[cfg(loom_models)]
 use loom::{sync::Condvar, thread};

@@ -14,11 +14,12 @@
 //! moment when an offer lapses or a lease ends. If all did, 1,000 callers behind 64 loads that hang would ask 40,000
 //! times a second.
 
+use crate::clock::Instant;
 use crate::storage::allocated::AllocatedBytes;
 use std::collections::VecDeque;
 use std::mem::swap;
 use std::task::Waker;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// The time for which a free permit is offered to the caller that was woken for it.
 pub(crate) const OFFER_TIMEOUT: Duration = Duration::from_millis(5);

@@ -1,12 +1,13 @@
 //! The state machine of one load: its leader, its waiters, and the answers to them. It is pure: it has no lock and no
 //! clock, and returns the wakers to wake instead of waking them.
 
+use crate::clock::Instant;
 use std::collections::VecDeque;
 use std::mem::swap;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::task::Waker;
 use std::thread::panicking;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// The leader and the waiters of a load.
 pub(crate) struct State {

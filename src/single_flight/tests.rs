@@ -1,10 +1,11 @@
 //! Tests of the state machine, step by step.
 
 use super::*;
+use crate::clock::Instant;
 use crate::error::SharedError;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::task::Wake;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 const LEASE: Duration = Duration::from_secs(10);
 

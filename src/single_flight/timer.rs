@@ -1,12 +1,12 @@
 //! Timers for tasks outside a tokio runtime: one thread for the whole process, started by the first task that
 //! has to wait.
 
+use crate::clock::Instant;
 use parking_lot::{Condvar, Mutex};
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::task::Waker;
 use std::thread;
-use std::time::Instant;
 
 /// The time at which a task is woken, and a number that distinguishes wake-ups of the same time.
 type Key = (Instant, u64);
@@ -48,8 +48,8 @@ impl Service {
                     schedule = self.schedule.lock();
                 }
                 Some(first) => {
-                    let at = first.key().0;
-                    self.changed.wait_until(&mut schedule, at);
+                    let remaining = first.key().0.saturating_duration_since(Instant::now());
+                    self.changed.wait_for(&mut schedule, remaining);
                 }
             }
         }

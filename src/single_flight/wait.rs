@@ -1,10 +1,9 @@
 //! The wait for a load or for a permit, for threads and tasks alike.
 
-use crate::clock::precise_now;
+use crate::clock::{Instant, precise_now};
 use crate::single_flight::Pending;
 use std::future::poll_fn;
 use std::task::{Context, Poll, ready};
-use std::time::Instant;
 
 /// A timer that wakes its caller.
 pub(crate) trait Timer {

@@ -1,12 +1,12 @@
 //! The waiters of a load.
 
+use crate::clock::Instant;
 use crate::single_flight::leader::Leader;
 use crate::single_flight::state::{Candidate, State, Superseded, Turn};
 use crate::single_flight::{InFlightLoad, InFlightLoads, Outcome};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::task::Waker;
-use std::time::Instant;
 
 /// A caller that waits for the leader of a load. If it is dropped before it has an answer, it leaves the queue.
 pub(crate) struct Waiter<'a, K, V> {

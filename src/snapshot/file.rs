@@ -121,6 +121,7 @@ impl Folder {
     }
 }
 
+// No test runs this, because all tests run on Linux. It is checked that it compiles.
 #[cfg(not(unix))]
 #[allow(clippy::unnecessary_wraps, clippy::unused_self)]
 impl Folder {

@@ -1,8 +1,8 @@
 //! A timer that counts an operation when it ends.
 
-use crate::clock::precise_now;
+use crate::clock::{Instant, precise_now};
 use std::mem::forget;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// The outcome of an operation that an [`OperationTimer`] has measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,4 +1,6 @@
 //! Prefetch instructions.
+//!
+//! The tests run the one of x86-64, and the empty function as 32-bit programs. That of `AArch64` is only compiled.
 
 #![allow(unsafe_code)]
 

@@ -1,12 +1,12 @@
 //! The state of a warming in progress: the next keys, and the results so far.
 
+use crate::clock::Instant;
 use crate::error::LoadError;
 use crate::warm::{FailedBatch, WarmOptions, WarmOutcome, WarmProgress, WarmReport};
 use std::future::{Future, poll_fn};
 use std::iter::Fuse;
 use std::pin::Pin;
 use std::task::Poll;
-use std::time::Instant;
 
 /// Maximum number of keys of failed batches in a report.
 const MAX_REPORTED_KEYS: usize = 10_000;

@@ -399,7 +399,10 @@ fn loaded_is_converted_from_a_plain_value() {
 fn capacity_beyond_all_memory_builds_a_working_cache() {
     let cache = Cache::new(usize::MAX);
     (0..1_000).for_each(|key| cache.insert(key, key));
-    assert_eq!((cache.len(), cache.capacity()), (1_000, Some(u64::MAX)));
+    assert_eq!(
+        (cache.len(), cache.capacity()),
+        (1_000, Some(usize::MAX as u64))
+    );
     validate(&cache);
 }
 

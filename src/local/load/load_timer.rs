@@ -1,12 +1,11 @@
 //! Counting and timing of loads.
 
-use crate::clock::{Nanos, precise_now, saturating_nanos};
+use crate::clock::{Instant, Nanos, precise_now, saturating_nanos};
 use crate::local::LocalCache;
 use crate::stats::timer::OperationTimer;
 use crate::stats::{Count, Counters};
 use crate::sync::tick_counter::Ticks;
 use crate::trace::Span;
-use std::time::Instant;
 
 impl<K, V, S> LocalCache<K, V, S> {
     /// Counts a load that started at `started`, and creates its timer and its tracing span.

@@ -1,7 +1,7 @@
 //! The wait of a caller for a load in flight or for a permit, and the expired value that it may get if the wait takes
 //! too long.
 
-use crate::clock::{Nanos, precise_now};
+use crate::clock::{Instant, Nanos, precise_now};
 use crate::error::{AnyError, LoadError};
 use crate::local::shard::Shard;
 use crate::local::shard::hash::KeyHash;
@@ -15,7 +15,6 @@ use equivalent::Equivalent;
 use std::hash::{BuildHasher, Hash};
 use std::sync::Arc;
 use std::task::Context;
-use std::time::Instant;
 
 /// A function that looks for a value to serve in place of a loaded one. The `bool` is `true` if the value is live.
 type FindStale<K, V, Q> = for<'s> fn(&'s Shard<K, V>, KeyHash, &Q, Nanos) -> Option<(&'s V, bool)>;

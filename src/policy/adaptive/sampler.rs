@@ -174,7 +174,7 @@ impl Sampler {
 
     /// Sets the number of slots of the shard, and empties the miniature caches.
     pub(crate) fn grow(&mut self, slots: u32) {
-        let all = slots as usize * self.shards;
+        let all = (slots as usize).saturating_mul(self.shards);
         let sample = (all / ENTRIES_PER_SAMPLE_OF_SMALL)
             .clamp(64, 128)
             .max(all / ENTRIES_PER_SAMPLE);
