@@ -2,11 +2,11 @@
 
 # Nothing is built incrementally here, and less debug information keeps the build directory small.
 export CARGO_INCREMENTAL=0 CARGO_PROFILE_DEV_DEBUG=line-tables-only
-target=${CARGO_TARGET_DIR:-target}
+target=$(realpath -m "${CARGO_TARGET_DIR:-target}")
 # Programs that steps install with cargo.
 tools=$target/tools
 # Both folders may be created during the run.
-PATH="$PATH:$HOME/.cargo/bin:$(realpath -m "$tools")/bin"
+PATH="$PATH:$HOME/.cargo/bin:$tools/bin"
 
 summary=$(mktemp)
 
@@ -69,8 +69,13 @@ has_toolchain() {
         timeout 300 rustup toolchain install "$1" --profile minimal >/dev/null 2>&1
 }
 
-# Installs a program with cargo, unless it is there in this version.
+# Installs a program with cargo, unless it is there in this version. It is built without optimization, which takes less
+# time than the optimization would save.
 #   need_tool NAME VERSION
 need_tool() {
-    cargo install --quiet --locked --root "$tools" "$1@$2"
+    if ! "$tools/bin/$1" --version 2>/dev/null | grep -qF "$2"; then
+        echo "installing $1 $2"
+        cargo install --quiet --locked --profile dev --root "$tools" --target-dir "$tools/build" "$1@$2"
+        rm -r "$tools/build"
+    fi
 }

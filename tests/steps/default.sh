@@ -51,11 +51,13 @@ tests() {
     local binaries binary others=() logs pids=() status=0
     binaries=$("${all[@]}" --no-run 2>&1 | tee /dev/stderr | names_of_test_binaries)
     for binary in $binaries; do
-        [[ " ${waiting[*]} " == *" $binary "* ]] || others+=(--test "$binary")
+        # The public API has a step of its own.
+        [[ " ${waiting[*]} public_api " == *" $binary "* ]] || others+=(--test "$binary")
     done
     logs=$(mktemp -d)
     for binary in "${waiting[@]}"; do
-        "${all[@]}" --test "$binary" >"$logs/$binary" 2>&1 &
+        # More tests than processors, because they wait most of the time.
+        RUST_TEST_THREADS=6 "${all[@]}" --test "$binary" >"$logs/$binary" 2>&1 &
         pids+=($!)
     done
     "${all[@]}" --no-fail-fast --lib --bins "${others[@]}" || status=1

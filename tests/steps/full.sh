@@ -1,8 +1,8 @@
 # The steps that `tests/run --full` adds: what CI runs for each change.
 
 full_steps=(
-    "${default_steps[@]}" feature-combinations oldest-rust loom shuttle address-sanitizer thread-sanitizer
-    release-tests examples benchmarks instructions load
+    "${default_steps[@]}" feature-combinations oldest-rust platforms supply-chain oldest-dependencies public-api
+    loom shuttle address-sanitizer thread-sanitizer release-tests examples benchmarks instructions load
 )
 
 # Checks sets of features that users choose, and runs the tests with default features.
@@ -121,4 +121,9 @@ instructions() {
 # Runs the load generator of the shop for a moment.
 load() {
     cargo run --release -p shop_load -- --seconds 1 --slices 2 --changes 1000
+}
+
+# Runs the tests of the library alone, on systems where the servers of the other tests cannot be installed.
+library() {
+    cargo test --all-features
 }

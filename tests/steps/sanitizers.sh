@@ -6,7 +6,8 @@ sanitizer_target=x86_64-unknown-linux-gnu
 # Runs tests in which threads compete. The number of reads is small, because each costs much under a sanitizer.
 #   run_stress_tests NAME CARGO...
 run_stress_tests() {
-    HOTSET_STRESS_READS=50000 "${@:2}" test --target "$sanitizer_target" --target-dir "$target/$1" \
+    export HOTSET_STRESS_READS=50000
+    "${@:2}" test --target "$sanitizer_target" --target-dir "$target/$1" \
         --features "$sanitizer_features" --lib --test entries --test loading --test invariants
 }
 
@@ -25,15 +26,15 @@ address_sanitizer() {
 # standard library replaces it by a load when it is built with the sanitizer.
 thread_sanitizer() {
     local flags="-Zsanitizer=thread" cargo=(cargo +nightly)
-    if has_toolchain nightly && rustup component add rust-src --toolchain nightly 2>/dev/null; then
-        :
-    elif install_debian_rust_source; then
-        # The compiler of Debian comes without the sanitizer's runtime, which is the one of Clang.
+    if ! has_toolchain nightly || ! timeout 120 rustup component add rust-src --toolchain nightly 2>/dev/null; then
+        if ! unpack_debian_rust; then
+            skip ThreadSanitizer "neither rustup nor Debian has the sources of the standard library"
+            return
+        fi
+        # The compiler of Debian comes without the runtime of the sanitizer. Clang has it.
+        need clang-22 "the runtime of ThreadSanitizer" clang-22 libclang-rt-22-dev
         flags+=" -Zexternal-clangrt -Clinker=clang-22 -Clink-arg=-fsanitize=thread"
-        cargo=(env "${debian_rust_source[@]}" cargo)
-    else
-        skip ThreadSanitizer "no source of the standard library can be installed"
-        return
+        cargo=(with_debian_rust cargo)
     fi
     CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUSTFLAGS=$flags \
         run_stress_tests thread "${cargo[@]}" -Z build-std=std,panic_unwind,test
