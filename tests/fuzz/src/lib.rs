@@ -4,6 +4,17 @@
 //! programs in `targets` give these functions to libFuzzer when `cargo fuzz` builds them, and otherwise run the files
 //! that they are given. The test `replay` runs all inputs in `corpus` and `crashes`, so that an ordinary `cargo test`
 //! covers them.
+//!
+//! This searches for faults for a minute, with `cargo install cargo-fuzz`. It needs no nightly toolchain, because it
+//! uses no sanitizer. New inputs are kept in the first folder, and an input that makes the target fail in `artifacts`:
+//!
+//! ```sh
+//! mkdir -p target/corpus/envelope
+//! cargo fuzz run --fuzz-dir tests/fuzz --sanitizer none envelope \
+//!     target/corpus/envelope tests/fuzz/corpus/envelope -- -max_total_time=60 -len_control=0 -max_len=1000
+//! ```
+//!
+//! A failing input is moved to `crashes`, and its cause also gets a test of its own where the faulty code is tested.
 
 pub mod config;
 pub mod envelope;

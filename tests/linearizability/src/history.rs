@@ -33,8 +33,8 @@ pub struct Workload {
 
 /// Numbers that all threads of a history share.
 struct Counters {
-    /// Counts the beginnings and ends of operations. An operation that ends before another one begins has a lower number
-    /// in all threads.
+    /// The number of beginnings and ends of operations so far. An operation that ends before another one begins has a
+    /// lower number, in all threads.
     step: AtomicU64,
     id: AtomicU64,
 }
