@@ -122,7 +122,7 @@ fn update_that_finds_its_value_invalidated_revokes_no_load() {
         cache.insert_loaded(1, Loaded::new(10).tags(["t"]));
         let (start, started) = mpsc::channel();
         let (release, released) = mpsc::channel();
-        let load = |_: &u32| {
+        let load = move |_: &u32| {
             start.send(()).unwrap();
             released.recv().unwrap();
             Ok::<_, Infallible>(20)
@@ -137,7 +137,7 @@ fn update_that_finds_its_value_invalidated_revokes_no_load() {
                 let cache = &cache;
                 scope.spawn(move || cache.get_or_load(&1, load).unwrap());
                 started.recv().unwrap();
-                change.clone()
+                change
             });
             assert_eq!(kept, None);
             release.send(()).unwrap();
