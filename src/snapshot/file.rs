@@ -51,7 +51,10 @@ fn open(path: &Path) -> io::Result<File> {
 }
 
 /// A file that is removed unless it is renamed.
-struct Temporary(PathBuf);
+struct Temporary {
+    path: PathBuf,
+    is_renamed: bool,
+}
 
 impl Temporary {
     /// Creates a file in the folder of `path`, under a name that is not in use. Only its owner may read it, because
@@ -73,7 +76,11 @@ impl Temporary {
             other.push(format!(".{:016x}.tmp", random::bits()));
             let temporary = path.with_file_name(other);
             match options.open(&temporary) {
-                Ok(file) => return Ok((Self(temporary), file)),
+                Ok(file) => {
+                    let is_renamed = false;
+                    let path = temporary;
+                    return Ok((Self { path, is_renamed }, file));
+                }
                 Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
                 Err(error) => return Err(error),
             }
@@ -81,17 +88,19 @@ impl Temporary {
     }
 
     /// Renames the file to `path`.
-    fn rename(self, path: &Path) -> io::Result<()> {
-        fs::rename(&self.0, path)?;
-        std::mem::forget(self);
+    fn rename(mut self, path: &Path) -> io::Result<()> {
+        fs::rename(&self.path, path)?;
+        self.is_renamed = true;
         Ok(())
     }
 }
 
 impl Drop for Temporary {
     fn drop(&mut self) {
-        // A file that cannot be removed is left behind.
-        let _ = fs::remove_file(&self.0);
+        if !self.is_renamed {
+            // A file that cannot be removed is left behind.
+            let _ = fs::remove_file(&self.path);
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 use hotset::{Compute, Loaded, LocalCache, LocalCacheBuilder, ManualClock};
 use std::convert::Infallible;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::SeqCst};
-use std::sync::{Arc, Barrier, mpsc};
+use std::sync::{Arc, Barrier, Mutex, mpsc};
 use std::thread;
 use std::time::Duration;
 
@@ -180,12 +180,14 @@ fn sweep_completes_while_tags_are_invalidated_continuously() {
 /// the tag at the right moment.
 #[test]
 fn entry_invalidated_just_before_it_was_stored_is_removed() {
-    let handle: Arc<std::sync::OnceLock<Cache>> = Arc::default();
+    let handle: Arc<Mutex<Option<Cache>>> = Arc::default();
     let weigher = {
         let handle = Arc::clone(&handle);
         move |_: &u32, &value: &u64| {
             if value == 13 {
-                handle.get().unwrap().invalidate_tag("t");
+                // Taken, because a cache that its own weigher refers to would never be dropped.
+                let cache = handle.lock().unwrap().take();
+                cache.expect("to be weighed once").invalidate_tag("t");
             }
             1
         }
@@ -196,7 +198,7 @@ fn entry_invalidated_just_before_it_was_stored_is_removed() {
         .shards(1)
         .build()
         .unwrap();
-    handle.set(cache.clone()).unwrap();
+    *handle.lock().unwrap() = Some(cache.clone());
     cache.insert_loaded(1, Loaded::new(1).tags(["other"]));
     cache.insert_loaded(2, Loaded::new(13).tags(["t"]));
     assert_eq!(cache.get(&2), None);
