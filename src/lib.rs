@@ -136,6 +136,8 @@ mod config;
 #[doc(hidden)]
 pub mod __private {
     pub use crate::local::validate;
+    #[cfg(feature = "redis")]
+    pub use crate::tiered::l2::fuzzing::Envelopes;
 }
 
 #[cfg(feature = "tokio")]

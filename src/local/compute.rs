@@ -58,7 +58,7 @@ where
     S: BuildHasher,
 {
     /// Replaces the value for `key` by the result of `change`, as one step. If the key is written to meanwhile,
-    /// `change` is called again with the new value.
+    /// `change` is called again with the new value. An eviction does not count as a write.
     ///
     /// `change` is given the live value, or `None` if there is none, and returns the new value, or `None` to remove the
     /// entry. The call returns the new value. Loads of the key that are in flight do not store their results.
@@ -326,7 +326,8 @@ where
     ///
     /// # Errors
     ///
-    /// Returns an error if the key was written to since the claim. Nothing is then changed.
+    /// Returns an error if the key was written to since the claim, or if the entry has expired or was invalidated.
+    /// Nothing is then changed.
     fn apply<Q>(
         &self,
         location: &KeyLocation<'_, K, V>,
@@ -349,7 +350,8 @@ where
                 (value, stored)
             }
             Change::Remove => {
-                let removed = self.remove_claimed(location, key, &mut claim, &mut removals);
+                let read = settings.as_ref();
+                let removed = self.remove_claimed(location, key, &mut claim, read, &mut removals);
                 (None, removed)
             }
         };

@@ -300,11 +300,12 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
         loop {
             let mut work = WorkSlice::new();
             let mut shard = location.cell.shard.write();
-            let key_write = self.begin_write(location, &new.key, leader.as_deref_mut())?;
-            if key_write.is_by_leader() && !new.metadata.provenance.is_current() {
+            // Checked first, because the write revokes other loads, which may have begun after the invalidation.
+            if leader.is_some() && !new.metadata.provenance.is_current() {
                 inner.counters.count(Count::Outdated);
                 return Err(Outdated);
             }
+            let key_write = self.begin_write(location, &new.key, leader.as_deref_mut())?;
             // `Eq` runs for the last time here, while `new` is still owned outside of the lock.
             let existing = shard.slot_of(new.hash, &new.key);
             match shard.insert(new, existing, &mut room, now, &mut work, removals) {
@@ -345,7 +346,14 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
         if counts {
             self.inner.counters.count(Count::Refused);
         }
-        self.remove_entry(location, key, RemovalCause::Replaced, leader, removals)?;
+        self.remove_entry(
+            location,
+            key,
+            RemovalCause::Replaced,
+            leader,
+            None,
+            removals,
+        )?;
         Ok(())
     }
 

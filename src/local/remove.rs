@@ -1,10 +1,12 @@
 //! Removals and invalidations by callers, and the removal of dead entries.
 
 use crate::local::removal::{RemovalCause, Removals};
+use crate::local::shard::entry::EntrySettings;
 use crate::local::shard::{FoundDead, Shard};
 use crate::local::walk::{Span, Walk};
 use crate::local::{KeyLocation, LocalCache, ShardCell};
 use crate::single_flight::{Leader, Outdated};
+use crate::stats::Count;
 use crate::storage::work_slice::WorkSlice;
 use equivalent::Equivalent;
 use std::hash::{BuildHasher, Hash};
@@ -35,7 +37,7 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
         let location = self.location(key);
         let cause = RemovalCause::Removed;
         // Without a leader nothing is outdated.
-        let _ = self.remove_entry(&location, key, cause, None, &mut removals);
+        let _ = self.remove_entry(&location, key, cause, None, None, &mut removals);
         removals.finish();
     }
 
@@ -60,7 +62,7 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
         let mut removals = self.removals();
         let location = self.location(key);
         let cause = RemovalCause::Removed;
-        let result = self.remove_entry(&location, key, cause, None, &mut removals);
+        let result = self.remove_entry(&location, key, cause, None, None, &mut removals);
         // The first removed entry is the key's own, if there was one.
         let removed = removals.finish_with_value();
         let (value, cause) = removed.filter(|_| result.unwrap_or(false))?;
@@ -215,17 +217,19 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
         expired
     }
 
-    /// Removes the entry of a key, unless `leader` is given and outdated. Returns whether there was an entry.
+    /// Removes the entry of a key, unless `leader` is given and outdated, or the entry that it has read, which had the
+    /// settings `read`, has expired or was invalidated since. Returns whether there was an entry.
     ///
     /// # Errors
     ///
-    /// Returns an error if the leader is outdated. Nothing is then removed.
+    /// Returns an error if the leader or what it has read is outdated. Nothing is then removed.
     pub(crate) fn remove_entry<Q>(
         &self,
         location: &KeyLocation<'_, K, V>,
         key: &Q,
         cause: RemovalCause,
         leader: Option<&mut Leader<'_, K, V>>,
+        read: Option<&EntrySettings>,
         removals: &mut Removals<'_, K, V>,
     ) -> Result<bool, Outdated>
     where
@@ -233,6 +237,11 @@ impl<K: Eq + Hash, V, S: BuildHasher> LocalCache<K, V, S> {
     {
         let now = self.inner.settings.clock.now();
         let mut shard = location.cell.shard.write();
+        // Checked first, because the write revokes loads.
+        if read.is_some_and(|read| !read.is_current(now)) {
+            self.inner.counters.count(Count::Outdated);
+            return Err(Outdated);
+        }
         let key_write = self.begin_write(location, key, leader)?;
         let budget = &self.inner.budget;
         let removed = shard.remove(location.hash, key, cause, budget, now, removals);
@@ -308,7 +317,7 @@ where
             return Ok(());
         }
         let mut removals = self.removals();
-        let removed = self.remove_claimed(&location, key, &mut claim, &mut removals);
+        let removed = self.remove_claimed(&location, key, &mut claim, None, &mut removals);
         drop(claim);
         removals.finish();
         removed
@@ -318,18 +327,21 @@ where
     ///
     /// # Errors
     ///
-    /// Returns an error if the key was written to since the claim.
+    /// Returns an error if the key was written to since the claim, or if the entry with the settings `read`, from which
+    /// the removal was decided, has expired or was invalidated since.
     pub(in crate::local) fn remove_claimed<Q>(
         &self,
         location: &KeyLocation<'_, K, V>,
         key: &Q,
         claim: &mut Leader<'_, K, V>,
+        read: Option<&EntrySettings>,
         removals: &mut Removals<'_, K, V>,
     ) -> Result<(), Outdated>
     where
         Q: Hash + Equivalent<K> + ?Sized,
     {
-        self.remove_entry(location, key, RemovalCause::Removed, Some(claim), removals)?;
+        let cause = RemovalCause::Removed;
+        self.remove_entry(location, key, cause, Some(claim), read, removals)?;
         Ok(())
     }
 }

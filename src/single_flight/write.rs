@@ -32,11 +32,6 @@ impl<'a, 'f, K, V> KeyWrite<'a, 'f, K, V> {
         }
     }
 
-    /// Checks whether this is the write of a leader.
-    pub(crate) fn is_by_leader(&self) -> bool {
-        self.leader.is_some()
-    }
-
     /// Ends the write. If no caller waits for the leader, this ends its load too.
     #[inline(always)]
     pub(crate) fn finish(self) {

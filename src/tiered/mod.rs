@@ -7,7 +7,7 @@ mod builder;
 mod coherence;
 mod fetch;
 mod health;
-mod l2;
+pub(crate) mod l2;
 mod load;
 mod load_lease;
 mod log;

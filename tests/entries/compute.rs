@@ -267,11 +267,6 @@ fn change_is_repeated_after_a_write_during_it() {
                 };
                 assert_eq!(value, expected);
                 assert_eq!(f.cache.get(&1), expected);
-                // The removal of an entry is no different if one of its tags was invalidated before.
-                if (index, change) == (2, Compute::Remove) {
-                    assert_eq!(seen, [Some(10)]);
-                    continue;
-                }
                 assert_eq!(seen, [Some(10), second], "{form:?} {index} {change:?}");
                 if index == 5 && expected.is_some() {
                     assert_eq!(f.cache.remaining_ttl(&1), Some(seconds(5)));

@@ -1,7 +1,7 @@
 //! Regression tests of combined features: refreshes, tags, batches, permits and failures.
 
 use crate::common::{let_others_run, until};
-use hotset::{Loaded, LocalCache, LocalCacheBuilder, ManualClock};
+use hotset::{Compute, Loaded, LocalCache, LocalCacheBuilder, ManualClock};
 use std::convert::Infallible;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::SeqCst};
 use std::sync::{Arc, Barrier, Mutex, mpsc};
@@ -87,6 +87,64 @@ fn update_does_not_store_a_value_computed_from_an_invalidated_one() {
         current.map(|value| value + 1)
     });
     assert_eq!(cache.get(&1), None);
+}
+
+/// The entry is removed as one step with the decision to remove it, so that decision is made again too.
+#[test]
+fn update_decides_again_on_a_removal_if_the_value_dies_meanwhile() {
+    let deaths: [fn(&Cache, &ManualClock); 2] = [
+        |cache, _| cache.invalidate_tag("t"),
+        |_, clock| clock.set(seconds(5)),
+    ];
+    for die in deaths {
+        let clock = ManualClock::new();
+        let builder = LocalCache::builder().capacity(10).clock(clock.clone());
+        let cache: Cache = builder.build().unwrap();
+        cache.insert_loaded(1, Loaded::new(10).tags(["t"]).ttl(seconds(5)));
+        let mut seen = Vec::new();
+        let updated = cache.update(&1, |current| {
+            seen.push(current.copied());
+            if seen.len() == 1 {
+                die(&cache, &clock);
+                return None;
+            }
+            Some(11)
+        });
+        assert_eq!(seen, [Some(10), None]);
+        assert_eq!((updated, cache.get(&1)), (Some(11), Some(11)));
+    }
+}
+
+/// The load begins after the invalidation, and nothing is written after that.
+#[test]
+fn update_that_finds_its_value_invalidated_revokes_no_load() {
+    for change in [Compute::Put(11), Compute::Remove] {
+        let cache = Cache::new(10);
+        cache.insert_loaded(1, Loaded::new(10).tags(["t"]));
+        let (start, started) = mpsc::channel();
+        let (release, released) = mpsc::channel();
+        let load = move |_: &u32| {
+            start.send(()).unwrap();
+            released.recv().unwrap();
+            Ok::<_, Infallible>(20)
+        };
+        let mut load = Some(load);
+        thread::scope(|scope| {
+            let kept = cache.compute(&1, |_| {
+                let Some(load) = load.take() else {
+                    return Compute::Keep;
+                };
+                cache.invalidate_tag("t");
+                let cache = &cache;
+                scope.spawn(move || cache.get_or_load(&1, load).unwrap());
+                started.recv().unwrap();
+                change
+            });
+            assert_eq!(kept, None);
+            release.send(()).unwrap();
+        });
+        assert_eq!(cache.get(&1), Some(20), "{change:?}");
+    }
 }
 
 #[test]

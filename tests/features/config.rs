@@ -177,6 +177,14 @@ proptest! {
     }
 
     #[test]
+    fn numbers_are_serialized_without_loss(number in prop::num::f64::NORMAL) {
+        let mut config = CacheConfig::default();
+        config.ttl_jitter = Some(number);
+        let json = serde_json::to_string(&config).unwrap();
+        prop_assert_eq!(CacheConfig::from_json(&json).unwrap(), config);
+    }
+
+    #[test]
     fn unknown_setting_is_named_in_the_error(name in "[a-z][a-z_]{0,30}") {
         let known = serde_json::to_value(toml(TOML)).unwrap();
         prop_assume!(known.get(&name).is_none());

@@ -5,5 +5,6 @@ mod capacity;
 mod model;
 mod panics;
 mod plain;
+mod random_runs;
 mod reentry;
 mod staleness;

@@ -1,24 +1,22 @@
-//! Random operations on a cache of one shard, compared with a plain model of expiration, and of LRU if that is the
-//! policy.
+//! Operations on a cache of one shard, compared with a plain model of expiration, of tags, and of LRU if that is the
+//! policy. The package `fuzz` uses this file too.
 //!
-//! The removal listener drives the model. The cache may remove an expired entry at any time, so the model does not
-//! predict removals but checks each one: whether the entry was cached, whether it had expired, whether room was needed,
+//! The removal listener drives the model. The cache may remove a dead entry at any time, so the model does not
+//! predict removals but checks each one: whether the entry was cached, whether it was dead, whether room was needed,
 //! and whether there was a less recently used entry.
 
 use hotset::__private::validate;
 use hotset::{
     Compute, Loaded, LocalCache, LocalCacheBuilder, ManualClock, Policy, RemovalCause, Stats,
 };
-use proptest::collection::vec;
-use proptest::option;
-use proptest::prelude::*;
-use proptest::test_runner::Config;
 use std::collections::BTreeMap;
-use std::ops::RangeInclusive;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-type Key = u16;
+pub(crate) type Key = u16;
+
+/// A set of the tags `"0"` to `"7"`, one in each bit.
+pub(crate) type TagSet = u8;
 
 #[derive(Debug, Clone, PartialEq)]
 struct Value {
@@ -28,34 +26,36 @@ struct Value {
 }
 
 #[derive(Debug, Clone, Copy)]
-enum Bound {
+pub(crate) enum Bound {
     Entries(u64),
     Weight(u64),
 }
 
 /// The settings of a run. Times are in nanoseconds, the unit of deadlines.
 #[derive(Debug, Clone)]
-struct Setup {
-    policy: Policy,
-    bound: Bound,
-    time_to_live: Option<u64>,
-    time_to_idle: Option<u64>,
-    keys: Key,
+pub(crate) struct Setup {
+    pub(crate) policy: Policy,
+    pub(crate) bound: Bound,
+    pub(crate) time_to_live: Option<u64>,
+    pub(crate) time_to_idle: Option<u64>,
+    pub(crate) keys: Key,
     /// `true` if the run begins with an insertion of every key, and checks the contents less often.
-    large: bool,
+    pub(crate) large: bool,
 }
 
 #[derive(Debug, Clone)]
-struct Load {
-    weight: u64,
-    own_weight: Option<u64>,
-    ttl: Option<u64>,
+pub(crate) struct Load {
+    pub(crate) weight: u64,
+    pub(crate) own_weight: Option<u64>,
+    pub(crate) ttl: Option<u64>,
+    pub(crate) tags: TagSet,
 }
 
 #[derive(Debug, Clone)]
-enum Op {
+pub(crate) enum Op {
     Insert(Key, u64),
     InsertWithTtl(Key, u64, u64),
+    InsertLoaded(Key, Load),
     Get(Key),
     GetWith(Key),
     Peek(Key),
@@ -75,11 +75,13 @@ enum Op {
     Retain(Key),
     Clear,
     EvictExpired,
+    /// The number of a tag, from 0 to 7.
+    InvalidateTag(u8),
     Advance(u64),
     SetBack(u64),
 }
 
-/// An entry of the cache, live or expired.
+/// An entry of the cache, live or dead.
 struct Entry {
     value: Value,
     weight: u64,
@@ -90,9 +92,19 @@ struct Entry {
     deadline: u64,
     /// The tick of the last use.
     used: u64,
+    tags: TagSet,
+    is_invalidated: bool,
 }
 
-struct Model {
+/// The settings that an update or a refresh keeps.
+#[derive(Clone, Copy)]
+struct Terms {
+    given_weight: Option<u64>,
+    limit: u64,
+    tags: TagSet,
+}
+
+pub(crate) struct Model {
     setup: Setup,
     first_bound: Bound,
     cache: LocalCache<Key, Value>,
@@ -148,7 +160,8 @@ impl Model {
         }
     }
 
-    fn run(setup: &Setup, ops: &[Op]) {
+    /// Runs operations on a new cache. Panics if the cache does not do what the model does.
+    pub(crate) fn run(setup: &Setup, ops: &[Op]) {
         let mut model = Self::new(setup);
         if setup.large {
             (0..setup.keys).for_each(|key| model.insert(key, 1, None));
@@ -156,7 +169,7 @@ impl Model {
         let check_every = if setup.large { 32 } else { 1 };
         for (step, op) in ops.iter().enumerate() {
             model.apply(op);
-            // An entry that is removed for no reason that `apply` knows must have expired.
+            // An entry that is removed for no reason that `apply` knows must be dead.
             model.check_removals(&[], RemovalCause::Expired, None);
             model.check_figures();
             if step % check_every == 0 {
@@ -170,6 +183,11 @@ impl Model {
         match *op {
             Op::Insert(key, weight) => self.insert(key, weight, None),
             Op::InsertWithTtl(key, weight, ttl) => self.insert(key, weight, Some(ttl)),
+            Op::InsertLoaded(key, ref load) => {
+                let (value, loaded) = self.loaded(load);
+                self.cache.insert_loaded(key, loaded);
+                self.inserted(key, value, self.terms_of(load));
+            }
             Op::Get(key) => {
                 let expected = self.look_up(key);
                 assert_eq!(self.cache.get(&key), expected);
@@ -202,13 +220,16 @@ impl Model {
                 self.check_removals(&all, RemovalCause::Cleared, None);
             }
             Op::EvictExpired => {
-                let expired = self
-                    .entries
-                    .values()
-                    .filter(|entry| entry.deadline <= self.now);
-                assert_eq!(self.cache.remove_expired(), expired.count());
+                let dead = self.entries.len() - self.all_live().len();
+                assert_eq!(self.cache.remove_expired(), dead);
                 self.check_removals(&[], RemovalCause::Expired, None);
-                assert!(self.entries.values().all(|entry| self.now < entry.deadline));
+                assert_eq!(self.entries.len(), self.all_live().len());
+            }
+            Op::InvalidateTag(tag) => {
+                self.cache.invalidate_tag(&tag.to_string());
+                for entry in self.entries.values_mut() {
+                    entry.is_invalidated |= entry.tags >> tag & 1 == 1;
+                }
             }
             Op::Advance(by) => {
                 self.now += by;
@@ -227,7 +248,39 @@ impl Model {
             Some(ttl) => self.cache.insert_with_ttl(key, value.clone(), ttl),
             None => self.cache.insert(key, value.clone()),
         }
-        self.inserted(key, value, None, self.limit(ttl));
+        self.inserted(key, value, self.terms(ttl));
+    }
+
+    /// Returns the settings of an entry that is stored now without a weight and tags of its own.
+    fn terms(&self, ttl: Option<u64>) -> Terms {
+        Terms {
+            given_weight: None,
+            limit: self.limit(ttl),
+            tags: 0,
+        }
+    }
+
+    /// Returns the settings of an entry that is stored now.
+    fn terms_of(&self, load: &Load) -> Terms {
+        Terms {
+            given_weight: load.own_weight,
+            tags: load.tags,
+            ..self.terms(load.ttl)
+        }
+    }
+
+    /// Returns a new value, alone and with its settings.
+    fn loaded(&mut self, load: &Load) -> (Value, Loaded<Value>) {
+        let value = self.new_value(load.weight);
+        let tags = (0..8).filter(|tag| load.tags >> tag & 1 == 1);
+        let mut loaded = Loaded::new(value.clone()).tags(tags.map(|tag| tag.to_string()));
+        if let Some(weight) = load.own_weight {
+            loaded = loaded.weight(weight);
+        }
+        if let Some(ttl) = load.ttl {
+            loaded = loaded.ttl(Duration::from_nanos(ttl));
+        }
+        (value, loaded)
     }
 
     /// Returns the time at which an entry expires that is stored now.
@@ -238,17 +291,7 @@ impl Model {
 
     fn get_or_load(&mut self, key: Key, load: Option<&Load>) {
         let hit = self.look_up(key);
-        let fresh = load.map(|load| {
-            let value = self.new_value(load.weight);
-            let mut loaded = Loaded::new(value.clone());
-            if let Some(weight) = load.own_weight {
-                loaded = loaded.weight(weight);
-            }
-            if let Some(ttl) = load.ttl {
-                loaded = loaded.ttl(Duration::from_nanos(ttl));
-            }
-            (value, loaded)
-        });
+        let fresh = load.map(|load| self.loaded(load));
         let mut loads = 0;
         let returned = self.cache.get_or_load_entry(&key, |_| {
             loads += 1;
@@ -260,7 +303,7 @@ impl Model {
             (Some(value), ..) => assert_eq!(returned.unwrap(), value),
             (None, Some(load), Some((value, _))) => {
                 assert_eq!(returned.unwrap(), value);
-                self.inserted(key, value, load.own_weight, self.limit(load.ttl));
+                self.inserted(key, value, self.terms_of(load));
             }
             _ => {
                 self.stats.load_failures += 1;
@@ -271,10 +314,8 @@ impl Model {
 
     fn update(&mut self, key: Key, weight: Option<u64>) {
         let live = self.live(key).cloned();
-        // A live entry keeps its weight and limit.
-        let kept = live.as_ref().and_then(|_| self.entries.get(&key));
-        let terms = kept.map(|entry| (entry.given_weight, entry.limit));
-        let (given_weight, limit) = terms.unwrap_or((None, self.limit(None)));
+        // A live entry keeps its weight, its limit and its tags.
+        let terms = self.kept(key).unwrap_or(self.terms(None));
         let next = weight.map(|weight| self.new_value(weight));
         let mut seen = Vec::new();
         let returned = self.cache.update(&key, |value| {
@@ -284,16 +325,19 @@ impl Model {
         assert_eq!(seen, [live]);
         assert_eq!(returned, next);
         match next {
-            Some(value) => self.inserted(key, value, given_weight, limit),
+            Some(value) => self.inserted(key, value, terms),
             None => self.removed(key, RemovalCause::Removed),
         }
     }
 
     fn refresh(&mut self, key: Key, weight: Option<u64>) {
         let live = self.live(key).cloned();
-        // A live entry keeps its weight, but not its limit.
-        let kept = live.as_ref().and_then(|_| self.entries.get(&key));
-        let given_weight = kept.and_then(|entry| entry.given_weight);
+        // A live entry keeps its weight and its tags, but not its limit.
+        let new_terms = self.terms(None);
+        let terms = self.kept(key).map_or(new_terms, |kept| Terms {
+            limit: new_terms.limit,
+            ..kept
+        });
         let fresh = weight.map(|weight| self.new_value(weight));
         let returned = self.cache.refresh_with(&key, |old| {
             assert_eq!(old, live);
@@ -303,11 +347,22 @@ impl Model {
         self.stats.refreshes += u64::from(live.is_some());
         if let Some(value) = fresh {
             assert_eq!(returned.unwrap(), value);
-            self.inserted(key, value, given_weight, self.limit(None));
+            self.inserted(key, value, terms);
         } else {
             self.stats.load_failures += 1;
             assert_eq!(returned.unwrap_err().as_inner(), Some(&"not found"));
         }
+    }
+
+    /// Returns the settings of a live entry.
+    fn kept(&self, key: Key) -> Option<Terms> {
+        self.live(key)?;
+        let entry = self.entries.get(&key)?;
+        Some(Terms {
+            given_weight: entry.given_weight,
+            limit: entry.limit,
+            tags: entry.tags,
+        })
     }
 
     fn set_ttl(&mut self, key: Key, ttl: u64) {
@@ -355,7 +410,12 @@ impl Model {
     }
 
     /// Updates the model after the cache was given a value to store.
-    fn inserted(&mut self, key: Key, value: Value, given_weight: Option<u64>, limit: u64) {
+    fn inserted(&mut self, key: Key, value: Value, terms: Terms) {
+        let Terms {
+            given_weight,
+            limit,
+            tags,
+        } = terms;
         let weight = given_weight.unwrap_or(value.weight);
         let (budget, weight) = match self.setup.bound {
             Bound::Entries(entries) => (entries, 1),
@@ -375,6 +435,8 @@ impl Model {
             limit,
             deadline: self.idle_deadline(limit),
             used: self.tick,
+            tags,
+            is_invalidated: false,
         };
         self.entries.insert(key, entry);
         self.stats.inserts += 1;
@@ -388,7 +450,7 @@ impl Model {
     }
 
     /// Checks the removals of which the listener was notified. All keys in `own` are removed for `cause`. Other entries
-    /// may have expired, or be evicted until their weight is at most `room`.
+    /// may be dead, or be evicted until their weight is at most `room`.
     fn check_removals(&mut self, own: &[Key], cause: RemovalCause, room: Option<u64>) {
         let removals = std::mem::take(&mut *self.removals.lock().unwrap());
         for (key, value, actual_cause) in removals {
@@ -399,7 +461,9 @@ impl Model {
                 .remove(&key)
                 .expect("each entry is removed once");
             assert_eq!(entry.value, value);
-            if entry.deadline <= self.now {
+            if entry.is_invalidated {
+                assert_eq!(actual_cause, RemovalCause::Invalidated);
+            } else if entry.deadline <= self.now {
                 assert_eq!(actual_cause, RemovalCause::Expired);
             } else if own.contains(&key) {
                 assert_eq!(actual_cause, cause);
@@ -426,6 +490,7 @@ impl Model {
             RemovalCause::Expired => &mut self.stats.expired,
             RemovalCause::Evicted => &mut self.stats.evicted,
             RemovalCause::Cleared => &mut self.stats.cleared,
+            RemovalCause::Invalidated => &mut self.stats.invalidated,
             _ => unreachable!("{cause:?} is new"),
         };
         *counter += 1;
@@ -456,7 +521,8 @@ impl Model {
 
     fn live(&self, key: Key) -> Option<&Value> {
         let entry = self.entries.get(&key)?;
-        (self.now < entry.deadline).then_some(&entry.value)
+        let is_live = self.now < entry.deadline && !entry.is_invalidated;
+        is_live.then_some(&entry.value)
     }
 
     fn all_live(&self) -> Vec<(Key, Value)> {
@@ -517,119 +583,5 @@ impl Model {
         let mut keys: Vec<_> = self.cache.keys().collect();
         keys.sort_unstable();
         assert!(keys.into_iter().eq(listed.into_iter().map(|(key, _)| key)));
-    }
-}
-
-/// Generates small steps of the clock, and sometimes one after which most entries have expired.
-fn steps() -> impl Strategy<Value = u64> {
-    prop_oneof![12 => 1..=3_u64, 1 => 1..=400_u64]
-}
-
-fn ops(keys: Key, budget: u64) -> impl Strategy<Value = Op> {
-    // One eighth of the keys is requested often.
-    let key = || prop_oneof![5 => 0..keys.div_ceil(8), 2 => 0..keys];
-    // Usually several entries fit into the budget, and sometimes one exceeds it.
-    let weight = || prop_oneof![9 => 0..=budget / 10 + 1, 1 => 0..=budget + budget / 10 + 1];
-    let ttl = || prop_oneof![1 => Just(u64::MAX), 2 => 0..400_u64];
-    let load = (weight(), option::of(weight()), option::of(ttl()));
-    let load = load.prop_map(|(weight, own_weight, ttl)| Load {
-        weight,
-        own_weight,
-        ttl,
-    });
-    prop_oneof![
-        200 => (key(), weight()).prop_map(|(key, weight)| Op::Insert(key, weight)),
-        40 => (key(), weight(), ttl()).prop_map(|(key, weight, ttl)| Op::InsertWithTtl(key, weight, ttl)),
-        250 => key().prop_map(Op::Get),
-        50 => key().prop_map(Op::GetWith),
-        20 => key().prop_map(Op::Peek),
-        100 => (key(), option::weighted(0.8, load)).prop_map(|(key, load)| Op::GetOrLoad(key, load)),
-        30 => key().prop_map(Op::Remove),
-        100 => (key(), option::weighted(0.8, weight())).prop_map(|(key, weight)| Op::Update(key, weight)),
-        20 => key().prop_map(Op::Keep),
-        50 => (key(), option::weighted(0.8, weight())).prop_map(|(key, weight)| Op::Refresh(key, weight)),
-        50 => (key(), ttl()).prop_map(|(key, ttl)| Op::SetTtl(key, ttl)),
-        10 => prop_oneof![0..=200_u64, Just(100)].prop_map(Op::Resize),
-        2 => (0..=keys).prop_map(Op::Retain),
-        1 => Just(Op::Clear),
-        5 => Just(Op::EvictExpired),
-        100 => steps().prop_map(Op::Advance),
-        10 => steps().prop_map(Op::SetBack),
-    ]
-}
-
-fn runs(
-    bounds: impl Strategy<Value = (Bound, Key)>,
-    large: bool,
-    length: RangeInclusive<usize>,
-) -> impl Strategy<Value = (Setup, Vec<Op>)> {
-    let lives = || option::of(1..=400_u64);
-    let policies = prop_oneof![
-        3 => Just(Policy::Lru),
-        1 => Just(Policy::S3Fifo),
-        1 => Just(Policy::Car),
-        1 => Just(Policy::Adaptive),
-    ];
-    let setups = (policies, bounds, lives(), lives());
-    setups.prop_flat_map(move |(policy, (bound, keys), time_to_live, time_to_idle)| {
-        let (Bound::Entries(budget) | Bound::Weight(budget)) = bound;
-        let setup = Setup {
-            policy,
-            bound,
-            time_to_live,
-            time_to_idle,
-            keys,
-            large,
-        };
-        (Just(setup), vec(ops(keys, budget), length.clone()))
-    })
-}
-
-fn config(cases: u32) -> Config {
-    Config {
-        cases,
-        failure_persistence: None,
-        ..Config::default()
-    }
-}
-
-proptest! {
-    #![proptest_config(config(80))]
-
-    #[test]
-    fn small_cache_is_an_exact_lru_with_expiration(
-        (setup, ops) in runs(
-            (1..=60_u64, 1..=130_u16).prop_map(|(entries, keys)| (Bound::Entries(entries), keys)),
-            false,
-            300..=900,
-        )
-    ) {
-        Model::run(&setup, &ops);
-    }
-
-    #[test]
-    fn weighted_cache_evicts_in_lru_order_and_only_if_room_is_needed(
-        (setup, ops) in runs(
-            (1..=300_u64, 1..=80_u16).prop_map(|(weight, keys)| (Bound::Weight(weight), keys)),
-            false,
-            300..=900,
-        )
-    ) {
-        Model::run(&setup, &ops);
-    }
-}
-
-proptest! {
-    #![proptest_config(config(16))]
-
-    #[test]
-    fn large_cache_resolves_recency_to_a_64th_of_its_entries(
-        (setup, ops) in runs(
-            (128..=500_u64, 130..=700_u16).prop_map(|(entries, keys)| (Bound::Entries(entries), keys)),
-            true,
-            700..=2_000,
-        )
-    ) {
-        Model::run(&setup, &ops);
     }
 }

@@ -45,6 +45,13 @@ pub(crate) struct EntrySettings {
 }
 
 impl EntrySettings {
+    /// Checks whether the entry has neither expired nor been invalidated since its settings were read.
+    pub(crate) fn is_current(&self, now: Nanos) -> bool {
+        let is_live = |deadline: NonZero<Nanos>| now < deadline.get();
+        let has_current_tags = self.tags.as_ref().is_none_or(|tags| tags.is_current());
+        has_current_tags && self.latest_deadline.is_none_or(is_live)
+    }
+
     /// Gives a reloaded value the weight and the tags of the entry that it replaces.
     pub(crate) fn pass_on<V>(&self, loaded: &mut Loaded<V>) {
         loaded.weight = self.weight;

@@ -4,5 +4,6 @@ pub(crate) mod calls;
 pub(crate) mod circuit_breaker;
 pub(crate) mod codec_health;
 pub(crate) mod envelope;
+pub(crate) mod fuzzing;
 pub(crate) mod redis;
 pub(crate) mod remote;

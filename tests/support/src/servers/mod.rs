@@ -223,6 +223,29 @@ impl Server {
     }
 }
 
+/// Starts a `redis-server` that ends with this process, however that ends. Returns its URL.
+///
+/// It is for programs that end without running destructors. It saves nothing.
+pub fn start_redis_until_exit() -> String {
+    // The end of this process closes the pipe that the shell reads.
+    let script = "redis-server \"$@\" >/dev/null 2>&1 & read -r _; kill $!";
+    let port = free_port();
+    // Nobody waits for the shell, because it outlives this process.
+    #[allow(clippy::zombie_processes)]
+    let mut shell = Command::new("sh")
+        .args(["-c", script, "sh", "--save", "", "--bind", "127.0.0.1"])
+        .args(["--port", &port.to_string(), "--dir", "/"])
+        .stdin(Stdio::piped())
+        .spawn()
+        .expect("there is a shell");
+    // Dropping the child would close the pipe.
+    std::mem::forget(shell.stdin.take());
+    eventually("redis-server listens", || {
+        BlockingStream::connect((Ipv4Addr::LOCALHOST, port)).is_ok()
+    });
+    format!("redis://127.0.0.1:{port}/")
+}
+
 impl Drop for Server {
     fn drop(&mut self) {
         self.kill();
