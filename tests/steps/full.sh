@@ -2,7 +2,8 @@
 
 full_steps=(
     "${default_steps[@]}" feature-combinations oldest-rust platforms supply-chain oldest-dependencies public-api
-    loom shuttle address-sanitizer thread-sanitizer release-tests examples benchmarks instructions load
+    loom shuttle address-sanitizer thread-sanitizer fuzzing linearizability release-tests examples benchmarks
+    instructions load
 )
 
 # Checks sets of features that users choose, and runs the tests with default features.
@@ -55,6 +56,27 @@ loom() {
 shuttle() {
     RUSTFLAGS="--cfg shuttle_models" CARGO_TARGET_DIR=$target/shuttle HOTSET_SCHEDULES=${1-2000} \
         cargo test --release --lib models
+}
+
+# Searches with each fuzz target for inputs that make it fail. It uses no sanitizer, so it needs no nightly toolchain.
+#   fuzzing [SECONDS]
+fuzzing() {
+    local name corpus
+    need c++ "a C++ compiler, which builds libFuzzer" g++
+    need_tool cargo-fuzz 0.13.2
+    for name in envelope snapshot config scripts operations; do
+        # New inputs are kept in the first folder.
+        corpus=$target/corpus/$name
+        mkdir -p "$corpus"
+        cargo fuzz run --fuzz-dir tests/fuzz --sanitizer none --target-dir "$target/fuzz" "$name" \
+            "$corpus" "tests/fuzz/corpus/$name" -- \
+            "-max_total_time=${1-30}" -len_control=0 -max_len=1000 -timeout=60 -verbosity=0
+    done
+}
+
+# Checks that concurrent operations of a cache have an order in which a sequential cache returns the same.
+linearizability() {
+    HOTSET_OPERATIONS=1000000 cargo test --release -p linearizability
 }
 
 # Runs tests in release mode that take too long without optimization.

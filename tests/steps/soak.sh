@@ -1,7 +1,7 @@
 # The campaigns of `tests/run --soak MINUTES`: searches for rare failures. Each gets the same share of the time, and
 # repeats its search until the share is over. The last search of a campaign is not cut off.
 
-soak_steps=(packages histories chaos reads schedules)
+soak_steps=(packages histories chaos reads schedules orders inputs mutants)
 
 # The time of each campaign, in seconds.
 share() { echo $((${soak_minutes:-10} * 60 / (${#soak_steps[@]} - 1))); }
@@ -37,4 +37,27 @@ reads() {
 # Runs the models with random schedules.
 schedules() {
     repeat shuttle 100000
+}
+
+# Searches for histories of a cache in one process that have no order.
+orders() {
+    repeat linearizability
+}
+
+# Searches for inputs that make a fuzz target fail.
+inputs() {
+    fuzzing $(($(share) / 5))
+}
+
+# Changes single expressions of the modules that carry the guarantees, and checks that a test fails for each change. A
+# campaign runs as many parts of the list as its time allows, beginning with a part that depends on the day.
+mutants() {
+    local parts=100 part
+    need_tool cargo-mutants 27.1.0
+    part=$(($(date +%s) / 86400 % parts))
+    next_part() {
+        cargo mutants --config .ci/mutants.toml --output "$target/mutants" --shard "$part/$parts"
+        part=$(((part + 1) % parts))
+    }
+    repeat next_part
 }
