@@ -135,6 +135,13 @@ pub fn run(data: &[u8]) {
     let Ok(input) = Input::arbitrary_take_rest(Unstructured::new(data)) else {
         return;
     };
+    // Only a URL with a login has a password. Elsewhere the word is shown like any other.
+    let has_word = data
+        .windows(PASSWORD.len())
+        .any(|word| word == PASSWORD.as_bytes());
+    if has_word && !matches!(input, Input::Login { .. }) {
+        return;
+    }
     match input {
         Input::Toml(text) => check(CacheConfig::from_toml(text)),
         Input::Json(text) => check(CacheConfig::from_json(text)),

@@ -64,7 +64,10 @@ struct Contents<'a> {
     value: &'a [u8],
     /// A multiple of the length of the value, for long values.
     repeated: u8,
-    tags: Vec<u8>,
+    /// A set of the first tags of the input, one in each bit.
+    tags: u8,
+    /// Further tags.
+    more_tags: Vec<u8>,
     ttl: Option<u16>,
 }
 
@@ -235,7 +238,9 @@ impl<'a> Run<'a> {
         }
         for key in &self.input.keys {
             let expected = self.model.get(*key).map(|(value, _)| value.clone());
-            assert_eq!(self.caches.reader.get(*key).await, expected, "{key:?}");
+            let found = self.caches.reader.get(*key).await;
+            let stats = self.caches.reader.tier_stats();
+            assert_eq!(found, expected, "{key:?} {stats:?}");
             let other = self.other.get(*key).await;
             let is_kept = other.as_deref() == Some(&b"other"[..]);
             assert!(is_kept || !is_storable(key, b"other", &[]), "{key:?}");
@@ -255,11 +260,9 @@ impl<'a> Run<'a> {
     }
 
     fn loaded(&self, contents: &Contents<'a>) -> (Loaded<Vec<u8>>, Vec<String>) {
-        let tags: Vec<String> = contents
-            .tags
-            .iter()
-            .map(|&at| self.tag(at).to_string())
-            .collect();
+        let set = (0..8).filter(|at| contents.tags >> at & 1 == 1);
+        let tags = set.chain(contents.more_tags.iter().copied());
+        let tags: Vec<String> = tags.map(|at| self.tag(at).to_string()).collect();
         let value = contents.value.repeat(usize::from(contents.repeated) + 1);
         let mut loaded = Loaded::new(value).tags(tags.clone());
         if let Some(ttl) = contents.ttl {
@@ -269,14 +272,22 @@ impl<'a> Run<'a> {
     }
 
     /// Updates the model after a write.
-    fn written(
+    async fn written(
         &mut self,
         key: Vec<u8>,
         value: Vec<u8>,
         tags: Vec<String>,
         propagation: Propagation,
     ) {
+        // A value that replaces another one has the version of that one. So it counts as outdated if one of its tags
+        // was invalidated since the other one was loaded, and is then stored nowhere.
+        let may_be_outdated = self.model.contains_key(&key) && !tags.is_empty();
         match propagation {
+            Propagation::Acknowledged
+                if may_be_outdated && self.caches.reader.get(&key).await.is_none() =>
+            {
+                self.model.remove(&key);
+            }
             Propagation::Acknowledged => {
                 self.model.insert(key, (value, tags));
             }
@@ -317,7 +328,7 @@ impl<'a> Run<'a> {
                 let (loaded, tags) = self.loaded(contents);
                 let value = loaded.clone().into_value();
                 let propagation = writer.insert_loaded(key.clone(), loaded).await;
-                self.written(key, value, tags, propagation);
+                self.written(key, value, tags, propagation).await;
             }
             Call::WriteThrough(key, contents) => {
                 let key = self.key(*key);
@@ -326,7 +337,7 @@ impl<'a> Run<'a> {
                 let write = async |_| Ok::<_, Infallible>(());
                 let written = writer.write_through_loaded(key.clone(), loaded, write);
                 let propagation = written.await.unwrap();
-                self.written(key, value, tags, propagation);
+                self.written(key, value, tags, propagation).await;
             }
             Call::Load(key, contents) => {
                 let key = self.key(*key);
