@@ -2,8 +2,8 @@
 
 full_steps=(
     "${default_steps[@]}" feature-combinations oldest-rust platforms supply-chain oldest-dependencies public-api
-    loom shuttle address-sanitizer thread-sanitizer fuzzing linearizability release-tests examples benchmarks
-    instructions load
+    loom shuttle address-sanitizer thread-sanitizer linearizability release-tests examples benchmarks instructions load
+    fuzzing
 )
 
 # Checks sets of features that users choose, and runs the tests with default features.
