@@ -191,7 +191,7 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
         asked: Instant,
     ) -> L2Answer<K, V> {
         match answer {
-            LookupReply::Value { envelope, left } => {
+            LookupReply::Value { envelope, left, .. } => {
                 let loaded = self.decode(&envelope, request.key(), left);
                 request.close();
                 match loaded {
@@ -267,7 +267,7 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
             .filter(|name| is_served && self.uses_l2(name))?;
         let request = LookupRequest::without_load(&name);
         let reply = self.l2.lookup(&[request]).await.ok()?.pop()?;
-        if let LookupReply::Value { envelope, left } = reply {
+        if let LookupReply::Value { envelope, left, .. } = reply {
             self.decode(&envelope, &name, left)?;
             // L2 counts whole milliseconds, so nothing may be left of a value that it still has.
             Some(left.unwrap_or(Duration::MAX)).filter(|left| !left.is_zero())
@@ -303,7 +303,7 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
             .map(|(_, _, _, name)| LookupRequest::without_load(name));
         let answers = self.l2.lookup(&requests.collect::<Vec<_>>()).await?;
         for ((key, value, insertion, name), answer) in missing.into_iter().zip(answers) {
-            let LookupReply::Value { envelope, left } = answer else {
+            let LookupReply::Value { envelope, left, .. } = answer else {
                 count(&self.counters.l2_misses);
                 continue;
             };

@@ -154,10 +154,14 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
             LookupReply::LeaseGranted { head, .. } => {
                 Some(PriorState::of_lease(request.granted(head)))
             }
-            LookupReply::Value { envelope, .. } => {
+            LookupReply::Value {
+                envelope, version, ..
+            } => {
                 request.close();
                 let head = Head::of(&envelope).ok()?;
-                Some(PriorState::of_value(head.token, head))
+                // The new value is as recent as this reply. The version of the value that it replaces may be from before
+                // an invalidation of one of the new value's tags.
+                Some(PriorState::of_value(head.token, Head { version, ..head }))
             }
             LookupReply::LeasedElsewhere { .. } | LookupReply::None => {
                 request.close();

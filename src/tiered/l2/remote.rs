@@ -109,6 +109,8 @@ pub(crate) enum LookupReply {
         envelope: Vec<u8>,
         /// The remaining time to live; `None` if the value does not expire.
         left: Option<Duration>,
+        /// The version of the namespace when the value was read.
+        version: u64,
     },
     /// The caller has the lease of the load, and writes the value with this head.
     LeaseGranted {

@@ -272,22 +272,14 @@ impl<'a> Run<'a> {
     }
 
     /// Updates the model after a write.
-    async fn written(
+    fn written(
         &mut self,
         key: Vec<u8>,
         value: Vec<u8>,
         tags: Vec<String>,
         propagation: Propagation,
     ) {
-        // A value that replaces another one has the version of that one. So it counts as outdated if one of its tags
-        // was invalidated since the other one was loaded, and is then stored nowhere.
-        let may_be_outdated = self.model.contains_key(&key) && !tags.is_empty();
         match propagation {
-            Propagation::Acknowledged
-                if may_be_outdated && self.caches.reader.get(&key).await.is_none() =>
-            {
-                self.model.remove(&key);
-            }
             Propagation::Acknowledged => {
                 self.model.insert(key, (value, tags));
             }
@@ -328,7 +320,7 @@ impl<'a> Run<'a> {
                 let (loaded, tags) = self.loaded(contents);
                 let value = loaded.clone().into_value();
                 let propagation = writer.insert_loaded(key.clone(), loaded).await;
-                self.written(key, value, tags, propagation).await;
+                self.written(key, value, tags, propagation);
             }
             Call::WriteThrough(key, contents) => {
                 let key = self.key(*key);
@@ -337,7 +329,7 @@ impl<'a> Run<'a> {
                 let write = async |_| Ok::<_, Infallible>(());
                 let written = writer.write_through_loaded(key.clone(), loaded, write);
                 let propagation = written.await.unwrap();
-                self.written(key, value, tags, propagation).await;
+                self.written(key, value, tags, propagation);
             }
             Call::Load(key, contents) => {
                 let key = self.key(*key);

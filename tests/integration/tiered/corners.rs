@@ -238,6 +238,28 @@ async fn value_written_through_has_its_own_tags() {
     }
 }
 
+/// The value that is replaced has an older version than the invalidation. That of the new value is newer.
+#[tokio::test(flavor = "multi_thread")]
+async fn value_with_a_tag_that_was_invalidated_since_the_replaced_value_was_loaded_is_shared() {
+    let server = Server::start();
+    let one = proven::<u64>(&server.url(), REALTIME).await;
+    let other = proven::<u64>(&server.url(), REALTIME).await;
+    for key in [1, 2] {
+        other.get_or_load_async(&key, |_| value(1)).await.unwrap();
+    }
+    assert_eq!(
+        other.invalidate_tag("shop").await,
+        Propagation::Acknowledged
+    );
+    let new = || Loaded::new(11).tags(["shop"]);
+    let written = one.write_through_loaded(1, new(), |_| value(())).await;
+    assert_eq!(written, Ok(Propagation::Acknowledged));
+    assert_eq!(one.insert_loaded(2, new()).await, Propagation::Acknowledged);
+    for key in [1, 2] {
+        assert_eq!(other.get(&key).await, Some(11), "{key}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn same_namespace_in_two_databases_of_one_server_is_two_namespaces() {
     let server = Server::start();

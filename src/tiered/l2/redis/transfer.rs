@@ -326,6 +326,7 @@ fn parse_reply(request: &LookupRequest<'_>, reply: Value) -> Result<ParsedReply,
                 // It is -1 for a value that does not expire.
                 left: u64::try_from(left).ok().map(Duration::from_millis),
                 envelope: parse(part()?)?,
+                version: parse(part()?)?,
             }
         }
         2 => LookupReply::LeasedElsewhere {
@@ -350,6 +351,7 @@ fn parse_reply(request: &LookupRequest<'_>, reply: Value) -> Result<ParsedReply,
             LookupReply::Value {
                 left: None,
                 envelope: parse(part()?)?,
+                version: parse(part()?)?,
             }
         }
         _ => return Err(malformed_reply()),

@@ -4,11 +4,11 @@
 -- that is returned, in bytes.
 -- Returns one of
 --   0: no value,
---   1, the remaining time to live in ms, a value,
+--   1, the remaining time to live in ms, a value, version,
 --   2, the remaining time of the lease in ms: another process has the lease,
 --   3, id, version: the caller has the lease,
 --   4, id, version: the caller has the lease, and replaces a value that is too large,
---   5, size, head: a value that is larger than ARGV[9].
+--   5, size, head, version: a value that is larger than ARGV[9].
 
 local found = read(KEYS[3])
 local kind = 3
@@ -27,9 +27,9 @@ if found and string.sub(found, 5, 12) == id then
   if is_current(found) and string.sub(found, 21, 36) ~= ARGV[7] then
     if #found <= tonumber(ARGV[8]) then
       if #found > tonumber(ARGV[9]) then
-        return {5, #found, string.sub(found, 1, 36)}
+        return {5, #found, string.sub(found, 1, 36), version}
       end
-      return {1, redis.call('PTTL', KEYS[3]), found}
+      return {1, redis.call('PTTL', KEYS[3]), found, version}
     end
     kind = 4
   end
