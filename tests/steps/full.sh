@@ -11,7 +11,7 @@ feature_combinations() {
     local features
     for features in tokio snapshot metrics tracing redis redis-tls redis,metrics redis,tracing serde testing \
         serde,redis; do
-        cargo clippy --all-targets --features "$features" -- -D warnings
+        cargo clippy --features "$features" -- -D warnings
     done
     cargo test
 }
@@ -70,7 +70,7 @@ fuzzing() {
         mkdir -p "$corpus"
         cargo fuzz run --fuzz-dir tests/fuzz --sanitizer none --target-dir "$target/fuzz" "$name" \
             "$corpus" "tests/fuzz/corpus/$name" -- \
-            "-max_total_time=${1-30}" -len_control=0 -max_len=1000 -timeout=60 -verbosity=0
+            "-max_total_time=${1-20}" -len_control=0 -max_len=1000 -timeout=60 -verbosity=0
     done
 }
 
