@@ -3,14 +3,14 @@
 sanitizer_features=tokio,snapshot,metrics,testing,serde
 sanitizer_target=x86_64-unknown-linux-gnu
 
-# Runs the tests of the library, except for some that take long and have one thread. The number of reads is small,
-# because each costs much under a sanitizer.
+# Runs the tests of the library, except for those of modules without threads and for long ones with one thread. The number
+# of reads is small, because each costs much under a sanitizer.
 #   run_stress_tests NAME CARGO...
 run_stress_tests() {
     export HOTSET_STRESS_READS=20000
     "${@:2}" test --target "$sanitizer_target" --target-dir "$target/$1" \
         --features "$sanitizer_features" --lib --test entries --test loading --test invariants -- \
-        --skip model:: --skip random_runs:: --skip every_short_schedule
+        --skip policy:: --skip storage:: --skip model:: --skip random_runs:: --skip every_short_schedule
 }
 
 # Detects memory that is used after it was freed, overflows of buffers, and leaks.
