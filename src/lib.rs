@@ -61,9 +61,9 @@
 //! # Platforms
 //!
 //! All features work where std, tokio and `ring` work: on Linux, macOS and Windows, on processors of 32 and of 64 bits.
-//! All tests run on x86-64 Linux, and those of the library also as 32-bit programs. For Windows, macOS and aarch64,
-//! only the compilation is checked. Two things depend on the platform: the resolution of [`SystemClock`], and
-//! snapshots, whose folder is synchronized and whose permissions are restricted on Unix only.
+//! All tests run on x86-64 Linux. For Windows, macOS, aarch64 and 32-bit Linux, only the compilation is checked. Two
+//! things depend on the platform: the resolution of [`SystemClock`], and snapshots, whose folder is synchronized and
+//! whose permissions are restricted on Unix only.
 //!
 //! On `wasm32-unknown-unknown`, the features `tokio`, `redis` and `redis-tls` are refused at compile time, because
 //! tokio has no clock there. The others compile. A cache works in one thread of a JavaScript host, with these limits:
