@@ -9,19 +9,20 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
-#[cfg(all(
-    feature = "snapshot",
-    not(all(target_family = "wasm", target_os = "unknown"))
-))]
-use std::time::{SystemTime, UNIX_EPOCH};
-#[cfg(all(feature = "snapshot", target_family = "wasm", target_os = "unknown"))]
-use web_time::{SystemTime, UNIX_EPOCH};
 
+// The clocks of std panic on `wasm32-unknown-unknown`. Those of `web_time` read the clocks of the JavaScript host.
 #[cfg(not(all(target_family = "wasm", target_os = "unknown")))]
-pub(crate) use std::time::Instant;
-/// The clocks of std panic on this target. These read those of the JavaScript host.
+use std::time;
 #[cfg(all(target_family = "wasm", target_os = "unknown"))]
-pub(crate) use web_time::Instant;
+use web_time as time;
+
+pub(crate) use time::Instant;
+#[cfg(feature = "snapshot")]
+use time::{SystemTime, UNIX_EPOCH};
+
+/// The longest wait of a unit test, which only ends tests that hang.
+#[cfg(test)]
+pub(crate) const TEST_TIMEOUT: Duration = Duration::from_secs(300);
 
 /// A source of time for expiration.
 ///
@@ -379,7 +380,7 @@ mod tests {
     fn coarse_system_clock_keeps_pace_with_the_precise_clock() {
         let (coarse, fine) = (SystemClock.now(), Instant::now());
         while SystemClock.now() < coarse + Duration::from_millis(100) {
-            assert!(fine.elapsed() < Duration::from_secs(300), "it stands still");
+            assert!(fine.elapsed() < TEST_TIMEOUT, "it stands still");
             thread::yield_now();
         }
         let elapsed = fine.elapsed();

@@ -60,13 +60,14 @@
 //!
 //! # Platforms
 //!
-//! All features work where std, tokio and `ring` work: on Linux, macOS and Windows, on processors of 32 and of 64 bits.
-//! All tests run on x86-64 Linux. For Windows, macOS, aarch64 and 32-bit Linux, only the compilation is checked. Two
-//! things depend on the platform: the resolution of [`SystemClock`], and snapshots, whose folder is synchronized and
-//! whose permissions are restricted on Unix only.
+//! The library supports Linux, macOS and Windows, on processors of 32 and of 64 bits. Tests run on x86-64 Linux. For the
+//! other platforms, the checks of the project only compile the library. Two things depend on the platform: the
+//! resolution of [`SystemClock`], and snapshots, whose folder is synchronized and whose permissions are restricted on
+//! Unix only.
 //!
 //! On `wasm32-unknown-unknown`, the features `tokio`, `redis` and `redis-tls` are refused at compile time, because
-//! tokio has no clock there. The others compile. A cache works in one thread of a JavaScript host, with these limits:
+//! tokio has no clock there. The others compile, but no test runs there. A cache is for one thread of a JavaScript host,
+//! with these limits:
 //!
 //! - Clocks read `performance.now()` and `Date.now()` of the host, so `wasm-bindgen` has to process the program.
 //!   [`TickingClock`] reads the same clock at each hit.

@@ -93,6 +93,7 @@ impl Drop for KeyWait<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::clock::TEST_TIMEOUT;
     use std::future::Future;
     use std::sync::mpsc;
     use std::task::{Context, Wake, Waker};
@@ -138,7 +139,7 @@ mod tests {
                 assert!(waiting.notified.as_mut().poll(context).is_ready());
                 done.send(()).unwrap();
             });
-            assert_eq!(ended.recv_timeout(Duration::from_secs(300)), Ok(()));
+            assert_eq!(ended.recv_timeout(TEST_TIMEOUT), Ok(()));
         }
     }
 }
