@@ -15,6 +15,7 @@ use process::Process;
 use rustix::process::{Pid, Signal, kill_process};
 use std::future::{Future, ready};
 use std::io;
+use std::mem::forget;
 use std::net::{Ipv4Addr, SocketAddr, TcpStream as BlockingStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -223,23 +224,18 @@ impl Server {
     }
 }
 
-/// Starts a `redis-server` that ends with this process, however that ends. Returns its URL.
+/// Starts a `redis-server` that saves nothing and ends with this process. Returns its URL.
 ///
-/// It is for programs that end without running destructors. It saves nothing.
+/// It is for programs that end without running destructors.
 pub fn start_redis_until_exit() -> String {
-    // The end of this process closes the pipe that the shell reads.
-    let script = "redis-server \"$@\" >/dev/null 2>&1 & read -r _; kill $!";
     let port = free_port();
-    // Nobody waits for the shell, because it outlives this process.
-    #[allow(clippy::zombie_processes)]
-    let mut shell = Command::new("sh")
-        .args(["-c", script, "sh", "--save", "", "--bind", "127.0.0.1"])
-        .args(["--port", &port.to_string(), "--dir", "/"])
-        .stdin(Stdio::piped())
-        .spawn()
-        .expect("there is a shell");
-    // Dropping the child would close the pipe.
-    std::mem::forget(shell.stdin.take());
+    let mut command = Command::new("redis-server");
+    command
+        .args(["--port", &port.to_string(), "--bind", "127.0.0.1"])
+        .args(["--save", "", "--dir", "/"])
+        .stdout(Stdio::null());
+    // The watchdog kills it when this process ends.
+    forget(Process::spawn(&mut command).expect("redis-server is installed"));
     eventually("redis-server listens", || {
         BlockingStream::connect((Ipv4Addr::LOCALHOST, port)).is_ok()
     });
