@@ -41,7 +41,8 @@ enum Input<'a> {
     },
 }
 
-/// The fields of a body, in the order of the format.
+/// The fields of a body, in the order of the format. This is not the type of the library, so that the names may be wrong,
+/// and so that a change of the format by mistake is noticed.
 #[derive(Debug, Arbitrary, Serialize)]
 struct Body<'a> {
     codec: Name,
