@@ -45,13 +45,18 @@ as_root() {
     if [ "$(id -u)" -eq 0 ]; then "$@"; else sudo "$@"; fi
 }
 
+# Updates the list of packages, once in a step.
+list_packages() {
+    [ -n "${packages_are_listed-}" ] || as_root apt-get update -qq
+    packages_are_listed=yes
+}
+
 # Installs packages of Debian or Ubuntu, and says why.
 #   install_packages REASON PACKAGE...
 install_packages() {
     echo "installing ${*:2}: $1"
     command -v apt-get >/dev/null || { echo "there is no apt-get here: please install them by hand" >&2; return 1; }
-    [ -n "${packages_are_listed-}" ] || as_root apt-get update -qq
-    packages_are_listed=yes
+    list_packages
     # Runlevel 1 prevents packages from starting their services. Tests start and stop their own servers.
     as_root env DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 \
         apt-get install -y -qq --no-install-recommends "${@:2}" >/dev/null

@@ -18,32 +18,16 @@ feature_combinations() {
 
 # Checks the library with the oldest Rust that it supports. Tests and benchmarks need a newer one.
 oldest_rust() {
-    local oldest command=()
+    local oldest check=(check --lib --all-features)
+    export CARGO_TARGET_DIR=$target/oldest
     oldest=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)
     if has_toolchain "$oldest"; then
-        command=(rustup run "$oldest" cargo)
-    elif has_debian_rust "$oldest" || install_debian_rust "$oldest"; then
-        command=(env PATH=/usr/bin:/bin /usr/bin/cargo)
+        rustup run "$oldest" cargo "${check[@]}"
+    elif unpack_debian_rust "$oldest"; then
+        with_debian_rust cargo "${check[@]}"
     else
         skip "Rust $oldest" "rustup cannot download it, and Debian has no package of it"
-        return
     fi
-    CARGO_TARGET_DIR=$target/oldest "${command[@]}" check --lib --all-features
-}
-
-has_debian_rust() { /usr/bin/cargo --version 2>/dev/null | grep -q "^cargo $1\."; }
-
-# Installs a version of Rust from Debian, for machines where rustup cannot download toolchains.
-install_debian_rust() {
-    local name version
-    as_root apt-get update -qq
-    for name in "" -web; do
-        version=$(apt-cache madison "rustc$name" | awk '{print $3}' | grep "^$1\." | head -n 1)
-        [ -n "$version" ] || continue
-        as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --allow-downgrades \
-            "rustc$name=$version" "cargo$name=$version" "libstd-rust$name-dev=$version" >/dev/null && break
-    done
-    has_debian_rust "$1"
 }
 
 # Runs the models of the lock, of single flight and of the bound with all schedules of few preemptions.

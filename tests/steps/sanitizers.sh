@@ -3,8 +3,8 @@
 sanitizer_features=tokio,snapshot,metrics,testing,serde
 sanitizer_target=x86_64-unknown-linux-gnu
 
-# Runs the tests of the library, except for those of modules without threads and for long ones with one thread. The number
-# of reads is small, because each costs much under a sanitizer.
+# Runs the tests of the library, except for those of modules without threads, and for long tests with one thread. The
+# number of reads is small, because each costs much under a sanitizer.
 #   run_stress_tests NAME CARGO...
 run_stress_tests() {
     export HOTSET_STRESS_READS=20000
