@@ -55,9 +55,11 @@ use crate::tiered::settings::TierSettings;
 use health::TierCounters;
 use parking_lot::Mutex;
 use std::fmt;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use tokio::runtime::Handle;
+use tokio::task::JoinHandle;
 
 /// A cache of several processes: each has a [`LocalCache`], its L1, and all share one Redis, their L2.
 ///
@@ -289,6 +291,16 @@ impl<K: RemoteKey, V: RemoteValue> TieredCache<K, V> {
 }
 
 impl<K, V> Inner<K, V> {
+    /// Starts a task in the background. The task is boxed, because tokio's code for tasks is compiled again for each
+    /// type of task, and the types of tasks here depend on the types of keys and values.
+    fn spawn<T: Send + 'static>(
+        &self,
+        task: impl Future<Output = T> + Send + 'static,
+    ) -> JoinHandle<T> {
+        let task: Pin<Box<dyn Future<Output = T> + Send>> = Box::pin(task);
+        self.runtime.spawn(task)
+    }
+
     /// Returns a token that no cache has used before.
     fn token(&self) -> Token {
         let number = self.tokens.fetch_add(1, Relaxed);

@@ -189,7 +189,7 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
     ) -> JoinHandle<Propagation> {
         let inner = Arc::clone(self);
         let publication = async move { inner.run_publication(change).await };
-        self.runtime.spawn(Span::current().around(publication))
+        self.spawn(Span::current().around(publication))
     }
 
     async fn run_publication(self: Arc<Self>, change: Change<K, V>) -> Propagation {

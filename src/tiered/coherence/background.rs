@@ -21,15 +21,14 @@ pub(crate) struct BackgroundTasks {
 impl BackgroundTasks {
     /// Starts the tasks, in the runtime in which the cache is built.
     pub(crate) fn start<K: RemoteKey, V: RemoteValue>(inner: &Arc<Inner<K, V>>) -> Self {
-        let runtime = &inner.runtime;
         let cache = Arc::clone(inner);
         Self {
             tasks: [
-                runtime.spawn(Subscriber::new(inner).run()),
-                runtime.spawn(send_pending(Arc::clone(inner))),
-                runtime.spawn(maintain(Arc::clone(inner))),
+                inner.spawn(Subscriber::new(inner).run()),
+                inner.spawn(send_pending(Arc::clone(inner))),
+                inner.spawn(maintain(Arc::clone(inner))),
             ],
-            sign_off: Box::new(move || drop(cache.runtime.spawn(sign_off(Arc::clone(&cache))))),
+            sign_off: Box::new(move || drop(cache.spawn(sign_off(Arc::clone(&cache))))),
         }
     }
 }

@@ -90,7 +90,6 @@ impl<K: RemoteKey, V: RemoteValue> Subscriber<K, V> {
     fn check(&self) {
         let inner = Arc::clone(&self.inner);
         self.inner
-            .runtime
             .spawn(async move { inner.l2.check().await });
     }
 
@@ -150,7 +149,7 @@ impl<K: RemoteKey, V: RemoteValue> Subscriber<K, V> {
     fn request_lease(&mut self, now: u64) {
         let inner = Arc::clone(&self.inner);
         let nonce = self.events.request_lease(now);
-        self.inner.runtime.spawn(async move {
+        self.inner.spawn(async move {
             let lease = inner.settings.read_lease();
             let _ = inner.l2.renew(nonce, lease).await;
         });
@@ -222,7 +221,7 @@ impl<K: RemoteKey, V: RemoteValue> Subscriber<K, V> {
         };
         if !senders.is_empty() {
             let inner = Arc::clone(&self.inner);
-            self.inner.runtime.spawn(async move {
+            self.inner.spawn(async move {
                 // After a failure the senders wait until this process's read lease ends.
                 let _ = inner.l2.acknowledge(&senders, position).await;
             });

@@ -17,6 +17,8 @@ pub struct Shop {
     address: SocketAddr,
     /// The output so far, including standard error.
     output: Arc<Mutex<String>>,
+    /// The threads that collect the output. They end with the process.
+    collectors: Vec<thread::JoinHandle<()>>,
 }
 
 impl Shop {
@@ -39,19 +41,22 @@ impl Shop {
         let (sender, receiver) = channel();
         let out = BufReader::new(process.stdout.take().unwrap());
         let errors = BufReader::new(process.stderr.take().unwrap());
-        collect_output(out, Arc::clone(&output), Some(sender));
-        let errors = collect_output(errors, Arc::clone(&output), None);
+        let collectors = vec![
+            collect_output(out, Arc::clone(&output), Some(sender)),
+            collect_output(errors, Arc::clone(&output), None),
+        ];
         match receiver.recv_timeout(TEST_TIMEOUT) {
             Ok(address) => Ok(Self {
                 process,
                 address,
                 output,
+                collectors,
             }),
             Err(error) => {
                 // It may have ended.
                 let _ = process.kill();
                 process.wait().unwrap();
-                errors.join().unwrap();
+                join_all(collectors);
                 let mut output = output.lock().unwrap().clone();
                 if error == RecvTimeoutError::Timeout {
                     output.push_str("the shop took too long to start\n");
@@ -78,12 +83,14 @@ impl Shop {
         self.output.lock().unwrap().clone()
     }
 
-    /// Terminates the shop, and waits until it has answered its clients and written its snapshot.
+    /// Terminates the shop, and waits until it has answered its clients and written its snapshot, and all of its output
+    /// was collected.
     pub fn stop(&mut self) -> ExitStatus {
         signal(&self.process, Signal::TERM);
         eventually("the shop ends", || {
             self.process.try_wait().unwrap().is_some()
         });
+        join_all(self.collectors.drain(..));
         self.process.wait().unwrap()
     }
 
@@ -98,6 +105,12 @@ impl Shop {
     pub fn kill(&mut self) {
         self.process.kill().unwrap();
         self.process.wait().unwrap();
+    }
+}
+
+fn join_all(threads: impl IntoIterator<Item = thread::JoinHandle<()>>) {
+    for thread in threads {
+        thread.join().unwrap();
     }
 }
 
