@@ -89,8 +89,7 @@ impl<K: RemoteKey, V: RemoteValue> Subscriber<K, V> {
     /// Calls L2 in the background, so that a cache without requests detects an outage too.
     fn check(&self) {
         let inner = Arc::clone(&self.inner);
-        self.inner
-            .spawn(async move { inner.l2.check().await });
+        self.inner.spawn(async move { inner.l2.check().await });
     }
 
     /// Logs whether invalidations are proven to arrive, if that has changed.

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 const CUSTOMERS_PER_SHOP: usize = 4;
 
 /// Pause of a customer between two requests, which leaves time for the shops on a machine with few cores.
-const PAUSE: Duration = Duration::from_millis(5);
+const PAUSE: Duration = Duration::from_millis(40);
 
 /// The requests of a customer, and their results.
 #[derive(Debug, Default)]

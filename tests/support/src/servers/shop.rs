@@ -147,10 +147,18 @@ fn build() -> PathBuf {
     // The program is in target/debug/deps if it is a test, and in target/release if it is the load generator.
     let own = std::env::current_exe().unwrap();
     let folder = own.parent().unwrap();
-    let folder = if folder.ends_with("deps") {
+    let is_test = folder.ends_with("deps");
+    let folder = if is_test {
         folder.parent().unwrap()
     } else {
         folder
+    };
+    // Cargo selects the features of dependencies for all packages and targets that it builds. The test, which exists
+    // by now, makes it select those with which the tests were built, so that no dependency is built twice.
+    let also_built: &[&str] = if is_test {
+        &["--test", "envelope"]
+    } else {
+        &[]
     };
     let profile = match folder.file_name().and_then(|name| name.to_str()) {
         Some("debug") => "dev",
@@ -171,9 +179,8 @@ fn build() -> PathBuf {
     }
     let built = cargo
         .current_dir(env!("CARGO_MANIFEST_DIR"))
-        // With the features of all packages, as after a build of the workspace's tests, so that nothing is built
-        // twice.
         .args(["build", "--workspace", "--all-features", "--bin", "shop"])
+        .args(also_built)
         .args(["--profile", profile])
         .arg("--target-dir")
         .arg(folder.parent().unwrap())
