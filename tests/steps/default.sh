@@ -29,7 +29,7 @@ formatting() {
 }
 
 clippy() {
-    cargo clippy --all-targets -- -D warnings
+    cargo clippy -- -D warnings
     cargo clippy --workspace --all-targets --all-features -- -D warnings
 }
 

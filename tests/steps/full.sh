@@ -13,6 +13,7 @@ feature_combinations() {
         serde,redis; do
         cargo clippy --features "$features" -- -D warnings
     done
+    cargo clippy --all-targets -- -D warnings
     cargo test
 }
 
