@@ -21,6 +21,7 @@ platforms() {
     done
     if timeout 120 rustup target add "${platform_targets[@]}" $wasm >/dev/null 2>&1; then
         echo "standard libraries: from rustup"
+        need x86_64-w64-mingw32-dlltool "creates import libraries for Windows" binutils-mingw-w64-x86-64
         cargo_for() { cargo "$1" --lib "${@:2}"; }
     elif unpack_debian_rust; then
         echo "standard libraries: built from Debian's sources"
