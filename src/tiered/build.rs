@@ -56,6 +56,7 @@ impl<K: RemoteKey, V: RemoteValue> TieredCache<K, V> {
             read_lease: settings.read_lease(),
             max_size: builder.codec.max_size,
             replicas: builder.replicas,
+            use_description: use_description(settings.consistency, &builder.codec.name),
         };
         let redis = Redis::new(target, &settings.namespace, me, redis, &runtime);
         let permits = loads.unwrap_or(DEFAULT_MAX_LOADS);
@@ -91,6 +92,17 @@ impl<K: RemoteKey, V: RemoteValue> TieredCache<K, V> {
         let background = Arc::new(BackgroundTasks::start(&inner));
         Ok(Self { inner, background })
     }
+}
+
+/// Returns the settings that all processes of a namespace should share. The bound of `Bounded` may differ.
+fn use_description(consistency: Consistency, codec: &str) -> String {
+    let class = match consistency {
+        Consistency::Realtime => "Realtime",
+        Consistency::Bounded(_) => "Bounded",
+        Consistency::L2Only => "L2Only",
+        Consistency::L1Only => "L1Only",
+    };
+    format!("the class {class} and the codec {codec:?}")
 }
 
 impl<K: RemoteKey, V: RemoteValue> TieredCacheBuilder<K, V> {

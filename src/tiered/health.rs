@@ -98,6 +98,18 @@ pub enum Warning {
         /// The schema of the keys.
         schema: String,
     },
+    /// Other processes use the namespace with another [class](crate::Consistency) or another
+    /// [codec](crate::TieredCacheBuilder::codec). Each process has only the guarantees of its own class, and values of
+    /// another codec count as misses. Listed until a minute after the last heartbeat of these processes.
+    ///
+    /// This is expected during a deployment that changes these settings. Otherwise give caches of different classes or
+    /// codecs namespaces of their own.
+    OtherSettings {
+        /// The settings of this process.
+        own: String,
+        /// The settings of other processes.
+        others: Vec<String>,
+    },
     /// Redis has values that this process cannot read, with the reason for the last one. They count as misses. Listed
     /// until none has been found for ten minutes.
     ///
@@ -108,10 +120,13 @@ pub enum Warning {
 
 impl Warning {
     /// Checks whether both warnings are about the same condition. That values cannot be read is one condition, whatever
-    /// the reason for the last one is.
+    /// the reason for the last one is, and so are other settings, whatever they are.
     pub(crate) fn is_same_condition(&self, other: &Self) -> bool {
         let is_unreadable = |warning: &Self| matches!(warning, Self::UnreadableValues(_));
-        self == other || (is_unreadable(self) && is_unreadable(other))
+        let is_about_settings = |warning: &Self| matches!(warning, Self::OtherSettings { .. });
+        self == other
+            || (is_unreadable(self) && is_unreadable(other))
+            || (is_about_settings(self) && is_about_settings(other))
     }
 
     /// Returns the warnings about the memory settings of a server, as far as the settings are known.
@@ -157,6 +172,12 @@ impl fmt::Display for Warning {
                 "some keys of the schema {schema:?} are cached by each process for itself, and their invalidations \
                  reach no other process, because they cannot be serialized or are deserialized to other keys: remove \
                  the serde attributes that skip their fields"
+            ),
+            Self::OtherSettings { own, others } => write!(
+                f,
+                "this process uses the namespace with {own}, and other processes with {}: unless a deployment is \
+                 changing these settings, give caches with different settings different namespaces",
+                others.join(" and with ")
             ),
             Self::UnreadableValues(why) => write!(
                 f,

@@ -26,6 +26,16 @@ impl TierSettings {
         self.heartbeat * 2
     }
 
+    /// Returns the duration for which this process is registered as a reader. It is zero outside of the class
+    /// `Realtime`: no writer has to wait until other processes have received a change, because they do not stop to serve
+    /// values when their lease ends.
+    pub(super) fn registration(&self) -> Duration {
+        match self.consistency {
+            Consistency::Realtime => self.read_lease(),
+            Consistency::Bounded(_) | Consistency::L2Only | Consistency::L1Only => Duration::ZERO,
+        }
+    }
+
     /// Returns the time for which L1 may serve a value that was current at `current_at`, and whose time to live of
     /// `ttl` began at `ttl_from`. Returns zero if that time has passed, and `None` if the class stores no values in L1.
     pub(super) fn l1_ttl(

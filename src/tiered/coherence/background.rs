@@ -105,7 +105,7 @@ async fn maintain<K: RemoteKey, V: RemoteValue>(inner: Arc<Inner<K, V>>) {
             () = inner.releases.pushed() => {}
             _ = heartbeats.tick() => {
                 logged.log_changes(&inner);
-                inner.l2.probe(inner.settings.read_lease()).await;
+                inner.l2.probe(inner.settings.registration()).await;
                 later.drain(..).for_each(|release| inner.releases.put_back(release));
             }
         }

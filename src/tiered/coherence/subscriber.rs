@@ -144,13 +144,13 @@ impl<K: RemoteKey, V: RemoteValue> Subscriber<K, V> {
         }
     }
 
-    /// Requests a read lease. The answer arrives as a message.
+    /// Requests a heartbeat, and registers this process as a reader in the class `Realtime`. The answer arrives as a
+    /// message.
     fn request_lease(&mut self, now: u64) {
         let inner = Arc::clone(&self.inner);
         let nonce = self.events.request_lease(now);
         self.inner.spawn(async move {
-            let lease = inner.settings.read_lease();
-            let _ = inner.l2.renew(nonce, lease).await;
+            let _ = inner.l2.renew(nonce, inner.settings.registration()).await;
         });
     }
 

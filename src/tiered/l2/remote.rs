@@ -250,7 +250,7 @@ pub(crate) trait Remote: Send + Sync + 'static {
     fn max_value_size(&self) -> usize;
 
     /// Registers this process as a reader, which serves from its L1 until it receives an invalidation, for `lease` from
-    /// now, and sends it a [heartbeat](Message::Heartbeat). A lease of zero removes the registration.
+    /// now, and sends it a [heartbeat](Message::Heartbeat). With a lease of zero, it is not registered.
     fn renew(&self, nonce: u64, lease: Duration) -> RemoteFuture<'_, ()>;
 
     /// Sends an [acknowledgement](Message::Acknowledgement) of all events up to `at` to peers.

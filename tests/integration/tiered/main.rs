@@ -11,6 +11,7 @@ mod history;
 mod large;
 mod liveness;
 mod lost_batches;
+mod mixed;
 mod outage;
 mod paths;
 mod processes;

@@ -32,6 +32,7 @@ use crate::tiered::l2::remote::{
     Fill, Incarnation, Invalidated, LookupReply, LookupRequest, Messages, NewValue, Peer, Position,
     Remote, RemoteError, RemoteFuture, Subject,
 };
+use parking_lot::Mutex;
 use redis::{Cmd, Script, Value};
 use std::sync::LazyLock;
 use std::time::Duration;
@@ -66,6 +67,9 @@ const CALL_OVERHEAD: usize = 256;
 
 /// Time for which the state of a namespace is kept after its last process has ended, in milliseconds: 30 days.
 const STATE_RETENTION_MILLIS: u64 = 30 * 24 * 3_600 * 1_000;
+
+/// Shortest time for which the settings of a process are noted after its last heartbeat.
+const MIN_USE_RETENTION: Duration = Duration::from_secs(60);
 
 /// Time to live from which on a value is stored without one, because Redis refuses very long ones: a century.
 const MAX_TTL: Duration = Duration::from_secs(100 * 365 * 24 * 3_600);
@@ -105,6 +109,8 @@ pub(crate) struct Redis {
     bulk: FlowControl,
     /// Expected size of a value in the reply to a request.
     value_size: ExpectedSize,
+    /// The settings with which other processes use the namespace, if they differ from its own.
+    other_uses: Mutex<Vec<String>>,
     runtime: Handle,
     /// The task that watches for failovers, if the servers announce them.
     failover_watch: Option<JoinHandle<()>>,
@@ -122,6 +128,8 @@ pub(crate) struct RedisSettings {
     pub(crate) max_size: usize,
     /// Number of replicas that must have a write before it is confirmed.
     pub(crate) replicas: u64,
+    /// The settings that all processes of a namespace should share, in words.
+    pub(crate) use_description: String,
 }
 
 /// The names of a namespace's keys and channels.
@@ -130,6 +138,8 @@ struct Names {
     state: String,
     /// The key of the set of readers.
     readers: String,
+    /// The key of the settings with which processes use the namespace.
+    uses: String,
     /// The key that is written for replicas to confirm.
     mark: String,
     /// The channel of events.
@@ -149,6 +159,7 @@ impl Names {
         Self {
             state: format!("{base}:state"),
             readers: format!("{base}:readers"),
+            uses: format!("{base}:uses"),
             mark: format!("{base}:mark"),
             channel: format!("{base}:{database}"),
             events: format!("{base}:{database}:events"),
@@ -198,12 +209,18 @@ impl Redis {
             small: FlowControl::new(SMALL_WINDOW, limits, runtime.clone()),
             bulk: FlowControl::new(BULK_WINDOW, limits, runtime.clone()),
             value_size: ExpectedSize::new(MAX_SMALL_VALUE_SIZE / 4),
+            other_uses: Mutex::default(),
             runtime: runtime.clone(),
         }
     }
 
-    /// Returns a call of a script, with the arguments that all scripts share. `key` is the key of the entry, for a
-    /// script that concerns one.
+    /// Returns a call of a script that concerns an entry, with the arguments that all scripts share.
+    fn entry_call(&self, script: &Lua, connection: &Connection, key: &[u8]) -> Cmd {
+        self.call(script, connection, Some(&self.names.entry(key)))
+    }
+
+    /// Returns a call of a script, with the arguments that all scripts share. `key` is the name of the third key, for a
+    /// script that has one.
     fn call(&self, script: &Lua, connection: &Connection, key: Option<&[u8]>) -> Cmd {
         let mut call = redis::cmd("EVALSHA");
         call.arg(&script.hash)
@@ -211,7 +228,7 @@ impl Redis {
             .arg(&self.names.state)
             .arg(&self.names.readers);
         if let Some(key) = key {
-            call.arg(self.names.entry(key));
+            call.arg(key);
         }
         call.arg(&entropy().to_be_bytes())
             .arg(&connection.server.history)
@@ -227,7 +244,7 @@ impl Redis {
         max_bytes: usize,
         connection: &Connection,
     ) -> Cmd {
-        let mut call = self.call(&LOOKUP, connection, Some(request.key));
+        let mut call = self.entry_call(&LOOKUP, connection, request.key);
         call.arg(request.lease_token.as_ref().map_or(&[][..], |token| token))
             .arg(millis(self.settings.lease.min(MAX_LOAD_LEASE)))
             .arg(request.unreadable.as_ref().map_or(&[][..], |token| token))
@@ -238,7 +255,7 @@ impl Redis {
 
     /// Returns the call that stores a value, or releases a lease.
     fn fill_call(&self, fill: &Fill<'_>, connection: &Connection) -> Cmd {
-        let mut call = self.call(&FILL, connection, Some(fill.key));
+        let mut call = self.entry_call(&FILL, connection, fill.key);
         call.arg(&fill.token)
             .arg(fill.envelope)
             .arg(ttl_millis(fill.ttl))
@@ -254,11 +271,10 @@ impl Redis {
         value: Option<&NewValue>,
         connection: &Connection,
     ) -> Cmd {
-        let key = match subject {
-            Subject::Key(key) => Some(&**key),
-            Subject::Tag(_) | Subject::All => None,
+        let mut call = match subject {
+            Subject::Key(key) => self.entry_call(&INVALIDATE, connection, key),
+            Subject::Tag(_) | Subject::All => self.call(&INVALIDATE, connection, None),
         };
-        let mut call = self.call(&INVALIDATE, connection, key);
         call.arg(&self.names.events)
             .arg(event_payload(self.own_id, subject));
         match subject {
@@ -315,18 +331,23 @@ impl Remote for Redis {
     fn renew(&self, nonce: u64, lease: Duration) -> RemoteFuture<'_, ()> {
         Box::pin(async move {
             let call = |connection: &Connection| {
-                let mut call = self.call(&RENEW, connection, None);
+                let mut call = self.call(&RENEW, connection, Some(self.names.uses.as_bytes()));
                 let lease = if lease.is_zero() { 0 } else { millis(lease) };
+                let retention = MIN_USE_RETENTION.max(self.settings.read_lease * 2);
                 call.arg(format!("{:016x}", self.own_id))
                     .arg(lease)
                     .arg(self.names.peer_channel(self.own_id))
                     .arg(nonce)
-                    .arg(STATE_RETENTION_MILLIS);
+                    .arg(STATE_RETENTION_MILLIS)
+                    .arg(&self.settings.use_description)
+                    .arg(millis(retention));
                 call
             };
             let round_trip = RoundTrip::new(PriorityClass::Control, CALL_OVERHEAD)
                 .with_check(PrimaryCheck::Before);
-            self.call_once(round_trip, call).await.map(drop)
+            let others: Vec<String> = parse(self.call_once(round_trip, call).await?)?;
+            *self.other_uses.lock() = others;
+            Ok(())
         })
     }
 
@@ -352,7 +373,15 @@ impl Remote for Redis {
     }
 
     fn warnings(&self) -> Vec<Warning> {
-        self.connector.warnings()
+        let mut warnings = self.connector.warnings();
+        let others = self.other_uses.lock();
+        if !others.is_empty() {
+            warnings.push(Warning::OtherSettings {
+                own: self.settings.use_description.clone(),
+                others: others.clone(),
+            });
+        }
+        warnings
     }
 
     fn subscribe(&self) -> RemoteFuture<'_, Box<dyn Messages>> {

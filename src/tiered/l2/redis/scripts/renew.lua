@@ -1,5 +1,6 @@
 -- Adds the peer ARGV[5] to the readers for ARGV[6] ms from now, or removes it if that is 0. Publishes a heartbeat with
--- the number ARGV[8] on its channel ARGV[7]. Keeps the state of the namespace for ARGV[9] ms.
+-- the number ARGV[8] on its channel ARGV[7]. Keeps the state of the namespace for ARGV[9] ms. Notes for ARGV[11] ms in
+-- the hash KEYS[3] that processes use the namespace with the settings ARGV[10]. Returns the settings of other processes.
 
 if not has_history() then
   return other_history()
@@ -18,11 +19,24 @@ if ARGV[6] == '0' then
   redis.call('ZREM', KEYS[2], ARGV[5])
 else
   redis.call('ZADD', KEYS[2], time + ARGV[6], ARGV[5])
-  if tonumber(redis.call('HGET', KEYS[1], 'lease')) < tonumber(ARGV[6]) then
-    redis.call('HSET', KEYS[1], 'lease', ARGV[6])
+end
+-- Processes that are no readers trust a demoted primary for as long.
+if tonumber(redis.call('HGET', KEYS[1], 'lease')) < tonumber(ARGV[3]) then
+  redis.call('HSET', KEYS[1], 'lease', ARGV[3])
+end
+redis.call('HSET', KEYS[3], ARGV[10], time + ARGV[11])
+redis.call('PEXPIRE', KEYS[3], ARGV[9])
+local others = {}
+for _, settings in ipairs(redis.call('HKEYS', KEYS[3])) do
+  local left = redis.call('HGET', KEYS[3], settings) - time
+  -- The remaining time is at most what was noted, even if the clock was set back.
+  if left <= 0 or left > 2 * ARGV[11] then
+    redis.call('HDEL', KEYS[3], settings)
+  elseif settings ~= ARGV[10] then
+    table.insert(others, settings)
   end
 end
 redis.call('PEXPIRE', KEYS[1], ARGV[9])
 redis.call('PEXPIRE', KEYS[2], ARGV[9])
 publish(ARGV[7], 'B' .. id .. pack(version) .. struct.pack('>I8', ARGV[8]))
-return 1
+return others
