@@ -343,6 +343,47 @@ async fn clock_of_the_server_that_is_set_back_delays_no_change() {
     in_time(acknowledged(&cache, 1)).await;
 }
 
+/// Lets the key of the only entry expire in an hour, as if the server's clock had been set back by an hour.
+fn set_clock_back(server: &Server) {
+    let entry = &server.entries("test")[0];
+    let _: u64 = server.command(&[b"PEXPIRE", entry, b"3600000"]);
+}
+
+#[tokio::test]
+async fn value_that_would_outlive_its_time_to_live_is_loaded_again() {
+    let server = Server::start();
+    let writer = proven(&server.url(), Consistency::L2Only, DEADLINE).await;
+    writer.insert(1, 1).await;
+    assert_eq!(writer.get(&1).await, Some(1));
+    set_clock_back(&server);
+    assert_eq!(writer.get(&1).await, None);
+    assert_eq!(writer.get_many([&1]).await, [None]);
+    let load = |_| async { Ok::<_, ()>(2) };
+    assert_eq!(writer.get_or_load_async(&1, load).await.unwrap(), 2);
+    assert_eq!(writer.get(&1).await, Some(2));
+}
+
+#[tokio::test]
+async fn load_lease_that_would_outlive_its_time_passes_to_the_next_caller() {
+    let server = Server::start();
+    let dead = proven(&server.url(), Consistency::L2Only, DEADLINE).await;
+    let other = proven(&server.url(), Consistency::L2Only, DEADLINE).await;
+    let hangs = dead.get_or_load_async(&1, |_| std::future::pending::<Result<u64, ()>>());
+    let load = |_| async { Ok::<_, ()>(2) };
+    let loads = async {
+        soon("the lease is granted", || {
+            !server.entries("test").is_empty()
+        })
+        .await;
+        set_clock_back(&server);
+        other.get_or_load_async(&1, load).await.unwrap()
+    };
+    tokio::select! {
+        _ = hangs => unreachable!("the load hangs"),
+        loaded = in_time(loads) => assert_eq!(loaded, 2),
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn missing_right_on_a_voting_server_is_a_warning() {
     let cluster = Cluster::start();

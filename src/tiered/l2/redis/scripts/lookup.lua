@@ -21,8 +21,13 @@ if found and string.sub(found, 5, 12) == id then
     if string.sub(found, 21, 36) == ARGV[5] then
       return {3, id, version}
     end
-    redis.call('SETRANGE', KEYS[3], 36, '\1')
-    return {2, redis.call('PTTL', KEYS[3])}
+    local left = redis.call('PTTL', KEYS[3])
+    -- If more is left than was given, the clock was set back, and Redis would keep the lease of a dead process for too
+    -- long. Processes of an earlier version do not write what was given.
+    if #found < 45 or left <= struct.unpack('>I8', found, 38) then
+      redis.call('SETRANGE', KEYS[3], 36, '\1')
+      return {2, left}
+    end
   end
   if is_current(found) and string.sub(found, 21, 36) ~= ARGV[7] then
     if #found <= tonumber(ARGV[8]) then
@@ -37,5 +42,6 @@ end
 if ARGV[5] == '' then
   return {0}
 end
-redis.call('SET', KEYS[3], LEASE .. id .. pack(version) .. ARGV[5] .. '\0', 'PX', ARGV[6])
+local lease = LEASE .. id .. pack(version) .. ARGV[5] .. '\0' .. struct.pack('>I8', ARGV[6])
+redis.call('SET', KEYS[3], lease, 'PX', ARGV[6])
 return {kind, id, version}
