@@ -56,7 +56,7 @@ impl<K: RemoteKey, V: RemoteValue> TieredCache<K, V> {
             read_lease: settings.read_lease(),
             max_size: builder.codec.max_size,
             replicas: builder.replicas,
-            use_description: use_description(settings.consistency, &builder.codec.name),
+            shared_settings: shared_settings(settings.consistency, &builder.codec.name),
         };
         let redis = Redis::new(target, &settings.namespace, me, redis, &runtime);
         let permits = loads.unwrap_or(DEFAULT_MAX_LOADS);
@@ -94,8 +94,8 @@ impl<K: RemoteKey, V: RemoteValue> TieredCache<K, V> {
     }
 }
 
-/// Returns the settings that all processes of a namespace should share. The bound of `Bounded` may differ.
-fn use_description(consistency: Consistency, codec: &str) -> String {
+/// Describes the settings that all processes of a namespace should share. The bound of `Bounded` may differ.
+fn shared_settings(consistency: Consistency, codec: &str) -> String {
     let class = match consistency {
         Consistency::Realtime => "Realtime",
         Consistency::Bounded(_) => "Bounded",

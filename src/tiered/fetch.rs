@@ -316,8 +316,8 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
     }
 
     /// Decodes an envelope of the key with this name. The value gets the remaining time to live `left`, or an unlimited
-    /// one if that is `None`. Returns `None` if the envelope is unreadable, or if more is left than the value was given:
-    /// the server's clock was set back, so Redis would keep the value for too long.
+    /// one if that is `None`. Returns `None` if the envelope is unreadable, or if more time is left than the value was
+    /// given: then the server's clock was set back, and Redis would keep the value for too long.
     fn decode(&self, envelope: &[u8], name: &[u8], left: Option<Duration>) -> Option<Loaded<V>> {
         let decoded = self.codec.decode(envelope, &key_of(name)?);
         let decoded = decoded.inspect_err(|why| self.note_unreadable(*why));

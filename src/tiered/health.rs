@@ -53,7 +53,8 @@ pub struct Health {
     pub percent: f64,
     /// `true` in shadow mode: values in Redis are compared with loaded values, and not served.
     pub shadow: bool,
-    /// Problems with the configuration of the server, with the rights of its user, and with keys and values. The server
+    /// Problems with the configuration of the server, with the rights of its user, with the settings of other processes, and
+    /// with keys and values. The server
     /// is checked when a connection to it is made, and twice a minute after that.
     pub warnings: Vec<Warning>,
 }
@@ -100,7 +101,7 @@ pub enum Warning {
     },
     /// Other processes use the namespace with another [class](crate::Consistency) or another
     /// [codec](crate::TieredCacheBuilder::codec). Each process has only the guarantees of its own class, and values of
-    /// another codec count as misses. Listed until a minute after the last heartbeat of these processes.
+    /// another codec count as misses. Listed until five minutes after the last heartbeat of these processes.
     ///
     /// This is expected during a deployment that changes these settings. Otherwise give caches of different classes or
     /// codecs namespaces of their own.

@@ -26,9 +26,8 @@ impl TierSettings {
         self.heartbeat * 2
     }
 
-    /// Returns the duration for which this process is registered as a reader. It is zero outside of the class
-    /// `Realtime`: no writer has to wait until other processes have received a change, because they do not stop to serve
-    /// values when their lease ends.
+    /// Returns the duration for which a heartbeat registers this process as a reader, for which writers wait. It is zero
+    /// outside of the class `Realtime`, because the other classes do not promise to serve no old value.
     pub(super) fn registration(&self) -> Duration {
         match self.consistency {
             Consistency::Realtime => self.read_lease(),

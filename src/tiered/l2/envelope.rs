@@ -2,12 +2,11 @@
 //!
 //! ```text
 //! 0   "hsV" for a value, "hsL" for a lease
-//! 3   format version: 3 for a value, 1 for a lease
+//! 3   format version: 3 for a value, 2 for a lease
 //! 4   incarnation of the namespace, 8 bytes     together the head: the writer, and the position in
 //! 12  version at which its load began, 8 bytes  the order of the namespace's invalidations
 //! 20  token of the writer, 16 bytes
-//! 36  in a lease: 1 if a process waits for it, else 0; then its duration in milliseconds, 8 bytes, big-endian, which
-//!     the first versions do not write. In a value:
+//! 36  in a lease: 1 if a process waits for it, else 0; then its duration in milliseconds, 8 bytes. In a value:
 //! 36  number of tags, then 8 bytes for each: xxh3 of its name
 //!     body, by postcard: name of the codec, schema of the key, schema of the value, time of storing, time to live,
 //!     duration of the load, size, flags, names of the tags, payload

@@ -120,7 +120,7 @@ impl Actor {
                 }
                 _ => {}
             }
-            let pause = random.random_range(0..4_000);
+            let pause = random.random_range(0..2_000);
             // The pause of a client between two operations. Without it, the processes would saturate the machine.
             tokio::time::sleep(Duration::from_micros(pause)).await;
         }

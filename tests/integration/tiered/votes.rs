@@ -361,6 +361,19 @@ async fn value_that_would_outlive_its_time_to_live_is_loaded_again() {
     let load = |_| async { Ok::<_, ()>(2) };
     assert_eq!(writer.get_or_load_async(&1, load).await.unwrap(), 2);
     assert_eq!(writer.get(&1).await, Some(2));
+    set_clock_back(&server);
+    let load_many = |keys: Vec<u64>| async { Ok::<_, ()>(keys.into_iter().map(|key| (key, 3))) };
+    let loaded = writer.get_many_or_load_async([&1], load_many).await;
+    assert_eq!(loaded.unwrap(), [Some(3)]);
+    set_clock_back(&server);
+    assert_eq!(
+        writer
+            .refresh_async(&1, async |_| Ok::<_, ()>(4))
+            .await
+            .unwrap(),
+        4
+    );
+    assert_eq!(writer.get(&1).await, Some(4));
 }
 
 #[tokio::test]

@@ -68,8 +68,9 @@ const CALL_OVERHEAD: usize = 256;
 /// Time for which the state of a namespace is kept after its last process has ended, in milliseconds: 30 days.
 const STATE_RETENTION_MILLIS: u64 = 30 * 24 * 3_600 * 1_000;
 
-/// Shortest time for which the settings of a process are noted after its last heartbeat.
-const MIN_USE_RETENTION: Duration = Duration::from_secs(60);
+/// Time for which the settings of a process are noted after its last heartbeat. It is longer than two of the longest
+/// heartbeats.
+const SETTINGS_RETENTION: Duration = Duration::from_secs(300);
 
 /// Time to live from which on a value is stored without one, because Redis refuses very long ones: a century.
 const MAX_TTL: Duration = Duration::from_secs(100 * 365 * 24 * 3_600);
@@ -109,8 +110,8 @@ pub(crate) struct Redis {
     bulk: FlowControl,
     /// Expected size of a value in the reply to a request.
     value_size: ExpectedSize,
-    /// The settings with which other processes use the namespace, if they differ from its own.
-    other_uses: Mutex<Vec<String>>,
+    /// The other settings with which the namespace is used.
+    other_settings: Mutex<Vec<String>>,
     runtime: Handle,
     /// The task that watches for failovers, if the servers announce them.
     failover_watch: Option<JoinHandle<()>>,
@@ -129,7 +130,7 @@ pub(crate) struct RedisSettings {
     /// Number of replicas that must have a write before it is confirmed.
     pub(crate) replicas: u64,
     /// The settings that all processes of a namespace should share, in words.
-    pub(crate) use_description: String,
+    pub(crate) shared_settings: String,
 }
 
 /// The names of a namespace's keys and channels.
@@ -138,8 +139,8 @@ struct Names {
     state: String,
     /// The key of the set of readers.
     readers: String,
-    /// The key of the settings with which processes use the namespace.
-    uses: String,
+    /// The key of the settings with which the namespace is used.
+    settings: String,
     /// The key that is written for replicas to confirm.
     mark: String,
     /// The channel of events.
@@ -159,7 +160,7 @@ impl Names {
         Self {
             state: format!("{base}:state"),
             readers: format!("{base}:readers"),
-            uses: format!("{base}:uses"),
+            settings: format!("{base}:settings"),
             mark: format!("{base}:mark"),
             channel: format!("{base}:{database}"),
             events: format!("{base}:{database}:events"),
@@ -209,7 +210,7 @@ impl Redis {
             small: FlowControl::new(SMALL_WINDOW, limits, runtime.clone()),
             bulk: FlowControl::new(BULK_WINDOW, limits, runtime.clone()),
             value_size: ExpectedSize::new(MAX_SMALL_VALUE_SIZE / 4),
-            other_uses: Mutex::default(),
+            other_settings: Mutex::default(),
             runtime: runtime.clone(),
         }
     }
@@ -331,22 +332,21 @@ impl Remote for Redis {
     fn renew(&self, nonce: u64, lease: Duration) -> RemoteFuture<'_, ()> {
         Box::pin(async move {
             let call = |connection: &Connection| {
-                let mut call = self.call(&RENEW, connection, Some(self.names.uses.as_bytes()));
+                let mut call = self.call(&RENEW, connection, Some(self.names.settings.as_bytes()));
                 let lease = if lease.is_zero() { 0 } else { millis(lease) };
-                let retention = MIN_USE_RETENTION.max(self.settings.read_lease * 2);
                 call.arg(format!("{:016x}", self.own_id))
                     .arg(lease)
                     .arg(self.names.peer_channel(self.own_id))
                     .arg(nonce)
                     .arg(STATE_RETENTION_MILLIS)
-                    .arg(&self.settings.use_description)
-                    .arg(millis(retention));
+                    .arg(&self.settings.shared_settings)
+                    .arg(millis(SETTINGS_RETENTION));
                 call
             };
             let round_trip = RoundTrip::new(PriorityClass::Control, CALL_OVERHEAD)
                 .with_check(PrimaryCheck::Before);
             let others: Vec<String> = parse(self.call_once(round_trip, call).await?)?;
-            *self.other_uses.lock() = others;
+            *self.other_settings.lock() = others;
             Ok(())
         })
     }
@@ -374,10 +374,10 @@ impl Remote for Redis {
 
     fn warnings(&self) -> Vec<Warning> {
         let mut warnings = self.connector.warnings();
-        let others = self.other_uses.lock();
+        let others = self.other_settings.lock();
         if !others.is_empty() {
             warnings.push(Warning::OtherSettings {
-                own: self.settings.use_description.clone(),
+                own: self.settings.shared_settings.clone(),
                 others: others.clone(),
             });
         }

@@ -23,8 +23,8 @@ if found and string.sub(found, 5, 12) == id then
     end
     local left = redis.call('PTTL', KEYS[3])
     -- If more is left than was given, the clock was set back, and Redis would keep the lease of a dead process for too
-    -- long. Processes of an earlier version do not write what was given.
-    if #found < 45 or left <= struct.unpack('>I8', found, 38) then
+    -- long.
+    if #found == 45 and left <= struct.unpack('>I8', found, 38) then
       redis.call('SETRANGE', KEYS[3], 36, '\1')
       return {2, left}
     end

@@ -12,7 +12,7 @@
 -- ARGV[1]: an id for a new incarnation; ARGV[2]: the replication history that the connection has found; ARGV[3]: the
 -- duration of read leases, in ms; ARGV[4]: the command to publish with.
 
-local VALUE, LEASE = 'hsV\3', 'hsL\1'
+local VALUE, LEASE = 'hsV\3', 'hsL\2'
 
 local function now()
   local time = redis.call('TIME')

@@ -1,6 +1,7 @@
 -- Adds the peer ARGV[5] to the readers for ARGV[6] ms from now, or removes it if that is 0. Publishes a heartbeat with
--- the number ARGV[8] on its channel ARGV[7]. Keeps the state of the namespace for ARGV[9] ms. Notes for ARGV[11] ms in
--- the hash KEYS[3] that processes use the namespace with the settings ARGV[10]. Returns the settings of other processes.
+-- the number ARGV[8] on its channel ARGV[7]. Keeps the state of the namespace for ARGV[9] ms. Notes in the hash
+-- KEYS[3], for ARGV[11] ms, that the namespace is used with the settings ARGV[10]. Returns the other settings with which
+-- it is used.
 
 if not has_history() then
   return other_history()
@@ -29,8 +30,8 @@ redis.call('PEXPIRE', KEYS[3], ARGV[9])
 local others = {}
 for _, settings in ipairs(redis.call('HKEYS', KEYS[3])) do
   local left = redis.call('HGET', KEYS[3], settings) - time
-  -- The remaining time is at most what was noted, even if the clock was set back.
-  if left <= 0 or left > 2 * ARGV[11] then
+  -- If more is left than was given, the clock was set back.
+  if left <= 0 or left > tonumber(ARGV[11]) then
     redis.call('HDEL', KEYS[3], settings)
   elseif settings ~= ARGV[10] then
     table.insert(others, settings)
