@@ -328,6 +328,7 @@ impl AllocatedBytes for Counters {
 #[cfg(all(test, not(loom_models)))]
 mod tests {
     use super::*;
+    use crate::stats::histogram::AtomicHistogram;
     use crate::sync::thread_slot::tests::on_live_threads;
 
     #[test]
@@ -341,12 +342,15 @@ mod tests {
             }
         };
         on_live_threads(300, count);
-        let (stats, allocated) = (counters.snapshot(), counters.allocated_bytes());
+        let stats = counters.snapshot();
         assert_eq!((stats.hits, stats.ages.count()), (300_000, 300_000));
         assert_eq!(stats.ages.total(), Duration::from_secs(450_000));
         on_live_threads(600, count);
         assert_eq!(counters.snapshot().hits, 900_000);
-        assert_eq!(counters.allocated_bytes(), allocated);
+        // Which stripes are allocated depends on the slots of these threads, and thus on tests that run meanwhile.
+        let stripes = counters.stripes.iter().count();
+        let most = size_of_val(&*counters.stripes) + stripes * size_of::<AtomicHistogram>();
+        assert!(counters.allocated_bytes() <= most);
     }
 
     #[test]
