@@ -71,7 +71,7 @@ impl<K: RemoteKey, V: RemoteValue> TieredCache<K, V> {
         }
         let inner = Inner {
             l1,
-            l2: CircuitBreaker::new(name, Box::new(redis)),
+            l2: CircuitBreaker::new(name, Box::new(Arc::new(redis))),
             codec: builder.codec,
             codec_health: CodecHealth::default(),
             read_lease: ReadLease::new(settings.consistency, settings.ttl),

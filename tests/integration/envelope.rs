@@ -22,6 +22,9 @@ const HEAD_LEN: usize = 36;
 /// Length of the checksum at the end of an envelope, in bytes.
 const CHECKSUM_LEN: usize = 8;
 
+/// Length of the deadline after an envelope, in bytes.
+const DEADLINE_LEN: usize = 8;
+
 /// Number of damaged values for each combination of a value and a kind of damage.
 const DAMAGED_VALUES: usize = 400;
 
@@ -62,10 +65,12 @@ impl Damage {
     }
 }
 
-/// Stores an envelope in Redis, under the name of a key.
+/// Stores an envelope in Redis, under the name of a key, followed by the deadline of a value that does not expire.
 async fn set(connection: &mut MultiplexedConnection, name: &[u8], envelope: Vec<u8>) {
     let mut set = redis::cmd("SET");
-    let set = set.arg(name).arg(envelope);
+    let set = set
+        .arg(name)
+        .arg([&envelope[..], &[0; DEADLINE_LEN]].concat());
     let _: () = set.query_async(connection).await.unwrap();
 }
 
@@ -110,7 +115,8 @@ async fn damaged_values_are_misses_within_bounded_memory() {
         let mut name = b"hotset:{test}:e:".to_vec();
         name.extend(rmp_serde::to_vec_named(&(words as u64)).unwrap());
         let mut get = redis::cmd("GET");
-        let envelope: Vec<u8> = get.arg(&name).query_async(&mut connection).await.unwrap();
+        let mut envelope: Vec<u8> = get.arg(&name).query_async(&mut connection).await.unwrap();
+        envelope.truncate(envelope.len() - DEADLINE_LEN);
         whole.push((words as u64, name, envelope));
     }
     let before = dhat::HeapStats::get().max_bytes;

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! 0   "hsV" for a value, "hsL" for a lease
-//! 3   format version: 3 for a value, 2 for a lease
+//! 3   format version: 4 for a value, 2 for a lease
 //! 4   incarnation of the namespace, 8 bytes     together the head: the writer, and the position in
 //! 12  version at which its load began, 8 bytes  the order of the namespace's invalidations
 //! 20  token of the writer, 16 bytes
@@ -12,6 +12,8 @@
 //!     duration of the load, size, flags, names of the tags, payload
 //! -8  xxh3 of all bytes before
 //! ```
+//!
+//! The script that stores an envelope appends the [deadline](split_deadline) of the value.
 //!
 //! Numbers of the head and the hashes of the tags are big-endian, because scripts read them. The payload is the key and
 //! the value, encoded by the cache's [`Codec`] and then compressed if a flag says so. The codec is
@@ -31,7 +33,10 @@ use std::time::Duration;
 use xxhash_rust::xxh3::xxh3_64;
 
 /// First bytes of a value: the mark and the format version.
-const VALUE: &[u8; 4] = b"hsV\x03";
+const VALUE: &[u8; 4] = b"hsV\x04";
+
+/// First bytes of a lease.
+const LEASE: &[u8; 3] = b"hsL";
 
 /// Length of the head, in bytes.
 const HEAD_LEN: usize = 36;
@@ -124,6 +129,40 @@ impl Head {
             token: head[20..].try_into().map_err(|_| Unreadable::Truncated)?,
         })
     }
+}
+
+/// The part of an envelope by which it is decided whether the value is valid.
+pub(crate) struct Envelope {
+    pub(crate) head: Head,
+    /// Number of tags.
+    pub(crate) tags: u8,
+}
+
+impl Envelope {
+    /// Parses the beginning of an envelope. Returns `None` if the bytes are not the envelope of a value.
+    pub(crate) fn new(bytes: &[u8]) -> Option<Self> {
+        Some(Self {
+            head: Head::of(bytes).ok()?,
+            tags: *bytes.get(HEAD_LEN)?,
+        })
+    }
+}
+
+/// Removes the deadline from the bytes under a key, so that the envelope remains. Returns the deadline: the time at which
+/// the value expires, in milliseconds since 1970 by the server's clock, or `None` if it does not expire.
+pub(crate) fn split_deadline(stored: &mut Vec<u8>) -> Option<u64> {
+    let (envelope, deadline) = stored.split_last_chunk()?;
+    let deadline = u64::from_be_bytes(*deadline);
+    stored.truncate(envelope.len());
+    Some(deadline).filter(|deadline| *deadline > 0)
+}
+
+/// Length of the deadline after an envelope, in bytes.
+pub(crate) const DEADLINE_LEN: usize = 8;
+
+/// Checks whether bytes are a lease in place of a value.
+pub(crate) fn is_lease(bytes: &[u8]) -> bool {
+    bytes.starts_with(LEASE)
 }
 
 /// Returns the hash that scripts compare in place of a tag's name.

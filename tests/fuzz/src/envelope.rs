@@ -92,14 +92,14 @@ pub fn run(data: &[u8]) {
     };
     match input {
         Input::Raw(bytes) => decode_all(bytes, 7),
-        Input::Sealed(bytes) => decode_all(&sealed([b"hsV\x03", bytes].concat()), 7),
+        Input::Sealed(bytes) => decode_all(&sealed([b"hsV\x04", bytes].concat()), 7),
         Input::Framed {
             key,
             tags,
             body,
             rest,
         } => {
-            let mut bytes = b"hsV\x03incarnation, version, token, 36B".to_vec();
+            let mut bytes = b"hsV\x04incarnation, version, token, 36B".to_vec();
             bytes.truncate(36);
             bytes.push(tags);
             bytes.resize(bytes.len() + 8 * usize::from(tags), 0);

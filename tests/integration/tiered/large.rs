@@ -274,7 +274,8 @@ async fn keys_that_redis_refuses_do_not_fail_others_of_their_batch() {
     one.get_many_or_load_async(&keys, load).await.unwrap();
     // This user may not touch three of them.
     let entries = server.entries("test");
-    let names = ["state", "readers", "settings"].map(|name| format!("~hotset:{{test}}:{name}"));
+    let names =
+        ["state", "readers", "tags", "settings"].map(|name| format!("~hotset:{{test}}:{name}"));
     let allowed = entries[3..].iter().map(|entry| [b"~", &entry[..]].concat());
     let rights: Vec<Vec<u8>> = ["ACL", "SETUSER", "app", "on", ">secret", "&*", "+@all"]
         .map(|word| word.as_bytes().to_vec())

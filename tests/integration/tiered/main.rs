@@ -14,6 +14,7 @@ mod lost_batches;
 mod mixed;
 mod outage;
 mod paths;
+mod plain_reads;
 mod processes;
 mod reconnect;
 mod refresh;
@@ -106,6 +107,24 @@ fn forget_lost_readers(url: &str) {
         .arg("")
         .query(&mut connection)
         .unwrap();
+}
+
+/// Sets the remaining time to live of the only entry. A value is followed by its deadline, by the server's clock.
+fn set_time_left(server: &servers::Server, left: Duration) {
+    let entries = server.entries("test");
+    let [entry] = &entries[..] else {
+        panic!("one entry")
+    };
+    let left = u64::try_from(left.as_millis()).unwrap();
+    let set: i64 = server.command(&[b"PEXPIRE", entry, left.to_string().as_bytes()]);
+    assert_eq!(set, 1);
+    let value: Vec<u8> = server.command(&[b"GET", entry]);
+    if value.starts_with(b"hsV") {
+        let (seconds, micros): (u64, u64) = server.command(&[b"TIME"]);
+        let deadline = (seconds * 1_000 + micros / 1_000 + left).to_be_bytes();
+        let at = (value.len() - deadline.len()).to_string();
+        let _: u64 = server.command(&[b"SETRANGE", entry, at.as_bytes(), &deadline]);
+    }
 }
 
 /// A loader that must not be called or whose error is expected.

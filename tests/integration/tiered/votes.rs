@@ -4,7 +4,7 @@ use super::servers::cluster::Cluster;
 use super::servers::replicated::Replicated;
 use super::servers::scripted_sentinels::ScriptedSentinels;
 use super::servers::{Cut, Proxy, Server, TEST_TIMEOUT, eventually, in_time, soon};
-use super::{DEADLINE, LONG_HEARTBEAT, MINUTE, acknowledged, builder, value};
+use super::{DEADLINE, LONG_HEARTBEAT, MINUTE, acknowledged, builder, set_time_left, value};
 use hotset::{Consistency, Propagation, TieredCache, Warning};
 use redis::InfoDict;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -343,10 +343,9 @@ async fn clock_of_the_server_that_is_set_back_delays_no_change() {
     in_time(acknowledged(&cache, 1)).await;
 }
 
-/// Lets the key of the only entry expire in an hour, as if the server's clock had been set back by an hour.
+/// Lets the only entry expire in an hour, as if the server's clock had been set back by an hour.
 fn set_clock_back(server: &Server) {
-    let entry = &server.entries("test")[0];
-    let _: u64 = server.command(&[b"PEXPIRE", entry, b"3600000"]);
+    set_time_left(server, Duration::from_secs(3_600));
 }
 
 #[tokio::test]

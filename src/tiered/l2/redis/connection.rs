@@ -8,6 +8,7 @@ use crate::tiered::health::Warning;
 use crate::tiered::l2::redis::coalesced_query::CoalescedQuery;
 use crate::tiered::l2::redis::primary_resolver::PrimaryResolver;
 use crate::tiered::l2::redis::scripts;
+use crate::tiered::l2::redis::server_clock::ServerClock;
 use crate::tiered::l2::redis::server_connection::ServerConnection;
 use crate::tiered::l2::redis::shared_connection::SharedConnection;
 use crate::tiered::l2::redis::subscription::Subscription;
@@ -99,6 +100,7 @@ pub(super) struct ServerInfo {
     pub(super) history: String,
     /// The `run_id` of the server, which changes with each restart.
     run_id: String,
+    pub(super) clock: ServerClock,
     /// The largest argument that the server accepts, in bytes.
     max_argument_size: usize,
     /// `true` if messages are published and received within their shard of a cluster.
@@ -346,8 +348,13 @@ async fn open(
     for script in scripts() {
         calls.cmd("SCRIPT").arg("LOAD").arg(script.source).ignore();
     }
-    let (server, replication): (InfoDict, InfoDict) = calls.query_async(&mut main).await?;
-    let mut server = ServerInfo::new(&server, &replication, history_term(url, &primary))?;
+    calls.cmd("TIME");
+    let asked = Instant::now();
+    let replies = calls.query_async(&mut main).await?;
+    let (server, replication, (seconds, micros)): (InfoDict, InfoDict, (u64, u64)) = replies;
+    let clock = ServerClock::new(asked, seconds * 1_000 + micros / 1_000);
+    let term = history_term(url, &primary);
+    let mut server = ServerInfo::new(&server, &replication, term, clock)?;
     server.max_argument_size = max_argument_size(&mut main).await;
     let mut replica_wait = None;
     if requires_replicas {
@@ -411,7 +418,12 @@ fn history_term(url: &ServerUrl, primary: &Primary) -> u64 {
 
 impl ServerInfo {
     /// Reads the facts from the reply to `INFO`.
-    fn new(server: &InfoDict, replication: &InfoDict, term: u64) -> Result<Self, RemoteError> {
+    fn new(
+        server: &InfoDict,
+        replication: &InfoDict,
+        term: u64,
+        clock: ServerClock,
+    ) -> Result<Self, RemoteError> {
         if replication
             .get::<String>("role")
             .is_some_and(|role| role != "master")
@@ -430,8 +442,9 @@ impl ServerInfo {
             .next()
             .and_then(|major| major.parse::<u32>().ok());
         Ok(Self {
-            history: format!("{replication_id}:{term}"),
+            history: format!("{replication_id:<40.40}:{term:016x}"),
             run_id: server.get("run_id").ok_or_else(|| missing("run_id"))?,
+            clock,
             max_argument_size: DEFAULT_MAX_ARGUMENT_SIZE,
             is_sharded: mode.is_some_and(|mode| mode == "cluster") && major >= Some(7),
         })

@@ -6,8 +6,11 @@ mod coalesced_query;
 mod connection;
 mod expected_size;
 mod flow_control;
+mod plain_read;
 mod primary_resolver;
+mod read_batches;
 mod round_trip;
+mod server_clock;
 mod server_connection;
 mod shared_connection;
 mod subscription;
@@ -24,6 +27,8 @@ use crate::tiered::l2::envelope::{millis, tag_hash};
 use crate::tiered::l2::redis::connection::{Connection, Connector};
 use crate::tiered::l2::redis::expected_size::ExpectedSize;
 use crate::tiered::l2::redis::flow_control::FlowControl;
+use crate::tiered::l2::redis::plain_read::PlainReads;
+use crate::tiered::l2::redis::read_batches::ReadBatches;
 use crate::tiered::l2::redis::round_trip::{PrimaryCheck, PriorityClass, RoundTrip};
 use crate::tiered::l2::redis::subscription::event_payload;
 use crate::tiered::l2::redis::transfer::{BULK_WINDOW, MAX_SMALL_VALUE_SIZE, SMALL_WINDOW};
@@ -33,9 +38,9 @@ use crate::tiered::l2::remote::{
     Remote, RemoteError, RemoteFuture, Subject,
 };
 use parking_lot::Mutex;
-use redis::{Cmd, Script, Value};
-use std::sync::LazyLock;
-use std::time::Duration;
+use redis::{Cmd, Pipeline, Script, Value};
+use std::sync::{Arc, LazyLock};
+use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 
@@ -110,6 +115,8 @@ pub(crate) struct Redis {
     bulk: FlowControl,
     /// Expected size of a value in the reply to a request.
     value_size: ExpectedSize,
+    plain_reads: PlainReads,
+    read_batches: ReadBatches,
     /// The other settings with which the namespace is used.
     other_settings: Mutex<Vec<String>>,
     runtime: Handle,
@@ -135,10 +142,12 @@ pub(crate) struct RedisSettings {
 
 /// The names of a namespace's keys and channels.
 struct Names {
-    /// The key of the state, whose fields `prelude.lua` describes.
+    /// The key of the state, which `prelude.lua` describes.
     state: String,
     /// The key of the set of readers.
     readers: String,
+    /// The key of the cells of invalidated tags.
+    tags: String,
     /// The key of the settings with which the namespace is used.
     settings: String,
     /// The key that is written for replicas to confirm.
@@ -160,6 +169,7 @@ impl Names {
         Self {
             state: format!("{base}:state"),
             readers: format!("{base}:readers"),
+            tags: format!("{base}:tags"),
             settings: format!("{base}:settings"),
             mark: format!("{base}:mark"),
             channel: format!("{base}:{database}"),
@@ -210,6 +220,8 @@ impl Redis {
             small: FlowControl::new(SMALL_WINDOW, limits, runtime.clone()),
             bulk: FlowControl::new(BULK_WINDOW, limits, runtime.clone()),
             value_size: ExpectedSize::new(MAX_SMALL_VALUE_SIZE / 4),
+            plain_reads: PlainReads::new(),
+            read_batches: ReadBatches::default(),
             other_settings: Mutex::default(),
             runtime: runtime.clone(),
         }
@@ -220,14 +232,15 @@ impl Redis {
         self.call(script, connection, Some(&self.names.entry(key)))
     }
 
-    /// Returns a call of a script, with the arguments that all scripts share. `key` is the name of the third key, for a
+    /// Returns a call of a script, with the arguments that all scripts share. `key` is the name of the fourth key, for a
     /// script that has one.
     fn call(&self, script: &Lua, connection: &Connection, key: Option<&[u8]>) -> Cmd {
         let mut call = redis::cmd("EVALSHA");
         call.arg(&script.hash)
-            .arg(if key.is_some() { 3 } else { 2 })
+            .arg(if key.is_some() { 4 } else { 3 })
             .arg(&self.names.state)
-            .arg(&self.names.readers);
+            .arg(&self.names.readers)
+            .arg(&self.names.tags);
         if let Some(key) = key {
             call.arg(key);
         }
@@ -302,7 +315,7 @@ impl Drop for Redis {
     }
 }
 
-impl Remote for Redis {
+impl Remote for Arc<Redis> {
     fn lookup<'a>(
         &'a self,
         requests: &'a [LookupRequest<'a>],
@@ -331,7 +344,7 @@ impl Remote for Redis {
 
     fn renew(&self, nonce: u64, lease: Duration) -> RemoteFuture<'_, ()> {
         Box::pin(async move {
-            let call = |connection: &Connection| {
+            let calls = |connection: &Connection| {
                 let mut call = self.call(&RENEW, connection, Some(self.names.settings.as_bytes()));
                 let lease = if lease.is_zero() { 0 } else { millis(lease) };
                 call.arg(format!("{:016x}", self.own_id))
@@ -341,11 +354,16 @@ impl Remote for Redis {
                     .arg(STATE_RETENTION_MILLIS)
                     .arg(&self.settings.shared_settings)
                     .arg(millis(SETTINGS_RETENTION));
-                call
+                let mut calls = Pipeline::with_capacity(1);
+                calls.add_command(call);
+                calls
             };
             let round_trip = RoundTrip::new(PriorityClass::Control, CALL_OVERHEAD)
                 .with_check(PrimaryCheck::Before);
-            let others: Vec<String> = parse(self.call_once(round_trip, call).await?)?;
+            let asked = Instant::now();
+            let (mut replies, server) = self.call_all(round_trip, calls).await?;
+            let (time, others) = parse(replies.pop().ok_or_else(malformed_reply)??)?;
+            server.clock.read(asked, time);
             *self.other_settings.lock() = others;
             Ok(())
         })
@@ -374,6 +392,7 @@ impl Remote for Redis {
 
     fn warnings(&self) -> Vec<Warning> {
         let mut warnings = self.connector.warnings();
+        warnings.extend(self.plain_reads.refusal().map(Warning::Forbidden));
         let others = self.other_settings.lock();
         if !others.is_empty() {
             warnings.push(Warning::OtherSettings {

@@ -2,7 +2,7 @@
 //! deadline. It is repeated if the server has closed the connection.
 
 use crate::tiered::l2::envelope::millis;
-use crate::tiered::l2::redis::connection::{BulkConnection, Connection};
+use crate::tiered::l2::redis::connection::{BulkConnection, Connection, ServerInfo};
 use crate::tiered::l2::redis::flow_control::FlowControl;
 use crate::tiered::l2::redis::server_connection::ServerConnection;
 use crate::tiered::l2::redis::window::Permit;
@@ -95,18 +95,36 @@ impl Redis {
             .ok_or_else(malformed_reply)?
     }
 
-    /// Makes a call for each of the items, in one round trip. A connection that has failed is not used again.
-    ///
-    /// # Errors
-    ///
-    /// Returns an error if there were no replies in time. A call that the server refuses is only an error of its own
-    /// reply.
+    /// Makes a call for each of the items, in one round trip. See [`call_all`](Self::call_all).
     pub(super) async fn call_each<T>(
         &self,
         round_trip: RoundTrip,
         items: &[T],
         call: impl Fn(&T, &Connection) -> Cmd,
     ) -> Result<Replies, RemoteError> {
+        let calls = |connection: &Connection| {
+            let mut calls = Pipeline::with_capacity(items.len());
+            for item in items {
+                calls.add_command(call(item, connection));
+            }
+            calls
+        };
+        let (replies, _) = self.call_all(round_trip, calls).await?;
+        Ok(replies)
+    }
+
+    /// Makes several calls in one round trip. Returns their replies, and the server that has sent them. A connection
+    /// that has failed is not used again.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if there were no replies in time. A call that the server refuses is only an error of its own
+    /// reply.
+    pub(super) async fn call_all(
+        &self,
+        round_trip: RoundTrip,
+        calls: impl Fn(&Connection) -> Pipeline,
+    ) -> Result<(Replies, Arc<ServerInfo>), RemoteError> {
         let flow_control = self.flow_control(round_trip.class);
         // Shared with the task of `transfer`, which may outlive this call, and kept for retries.
         let permit = Arc::new(match round_trip.class {
@@ -118,7 +136,7 @@ impl Redis {
             }
         });
         let mut used = UsedConnections::default();
-        let attempts = self.retry(round_trip, items, &call, &permit, &mut used);
+        let attempts = self.retry(round_trip, &calls, &permit, &mut used);
         let result = tokio::time::timeout(permit.allowance(), attempts).await;
         let result = result.unwrap_or(Err(RemoteError::Timeout));
         flow_control.note(&result);
@@ -130,17 +148,16 @@ impl Redis {
 
     /// Attempts a round trip, and repeats it on a fresh connection if the connection was closed. Every call may be made
     /// twice: a script that finds its own earlier write returns the same reply as before.
-    async fn retry<T>(
+    async fn retry(
         &self,
         round_trip: RoundTrip,
-        items: &[T],
-        call: &impl Fn(&T, &Connection) -> Cmd,
+        calls: &impl Fn(&Connection) -> Pipeline,
         permit: &Arc<Permit>,
         used: &mut UsedConnections,
-    ) -> Result<Replies, RemoteError> {
+    ) -> Result<(Replies, Arc<ServerInfo>), RemoteError> {
         let mut retries = 0;
         loop {
-            match self.attempt(round_trip, items, call, permit, used).await {
+            match self.attempt(round_trip, calls, permit, used).await {
                 Err(error @ RemoteError::Disconnected(_)) if retries < MAX_RETRIES => {
                     retries += 1;
                     self.discard_failed(round_trip.class, std::mem::take(used), &error);
@@ -151,24 +168,20 @@ impl Redis {
     }
 
     /// Makes the calls of a round trip on the current connection, and notes that connection in `used`.
-    async fn attempt<T>(
+    async fn attempt(
         &self,
         round_trip: RoundTrip,
-        items: &[T],
-        call: &impl Fn(&T, &Connection) -> Cmd,
+        calls: &impl Fn(&Connection) -> Pipeline,
         permit: &Arc<Permit>,
         used: &mut UsedConnections,
-    ) -> Result<Replies, RemoteError> {
+    ) -> Result<(Replies, Arc<ServerInfo>), RemoteError> {
         let (number, connection) = self.connector.get().await?;
         used.main = Some(number);
         if round_trip.check == PrimaryCheck::Before {
             self.check_primary(&connection).await?;
             self.connector.check_settings(&connection).await?;
         }
-        let mut pipeline = Pipeline::with_capacity(items.len());
-        for item in items {
-            pipeline.add_command(call(item, &connection));
-        }
+        let mut pipeline = calls(&connection);
         pipeline.ignore_errors();
         let replies = if round_trip.class == PriorityClass::Bulk {
             let (number, bulk) = connection.bulk.get().await?;
@@ -190,7 +203,7 @@ impl Redis {
         if round_trip.check == PrimaryCheck::After {
             self.check_primary(&connection).await?;
         }
-        Ok(replies)
+        Ok((replies, connection.server))
     }
 
     /// Transfers large values in a task that shares the permit with the caller: their bytes are in flight until they

@@ -4,7 +4,9 @@
 //! again over the connection for large values, when that has room for its bytes. The size of a value that is written is
 //! known from the beginning. A failure of that connection concerns large values only: it does not count as an outage.
 
+use crate::tiered::l2::envelope::split_deadline;
 use crate::tiered::l2::redis::connection::Connection;
+use crate::tiered::l2::redis::plain_read::PlainReplies;
 use crate::tiered::l2::redis::round_trip::{PrimaryCheck, PriorityClass, Replies, RoundTrip};
 use crate::tiered::l2::redis::{CALL_OVERHEAD, MAX_CALLS, Redis, malformed_reply, parse, position};
 use crate::tiered::l2::remote::{
@@ -12,6 +14,7 @@ use crate::tiered::l2::remote::{
 };
 use futures_util::future::{join_all, try_join_all};
 use redis::Value;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Largest size of a value that shares a connection with heartbeats and other small values, in bytes. At
@@ -97,22 +100,23 @@ fn into_transfer_error(error: RemoteError) -> RemoteError {
 impl Redis {
     /// Requests values.
     pub(super) async fn lookup_all(
-        &self,
+        self: &Arc<Self>,
         requests: &[LookupRequest<'_>],
     ) -> Result<Vec<Result<LookupReply, RemoteError>>, RemoteError> {
-        let expected = self.value_size.get();
-        // Values of the expected size fill half of a round trip, which leaves room for larger ones.
-        let batch_len = MAX_BATCH_SIZE / (2 * expected.max(1));
-        let batch_len = batch_len.clamp(MAX_BATCH_SIZE / MAX_SMALL_VALUE_SIZE, MAX_CALLS);
-        let batches = requests
-            .chunks(batch_len)
-            .map(|requests| self.lookup_small(requests, expected));
-        let replies = try_join_all(batches).await?.into_iter().flatten();
+        let batch_len = self.batch_len();
+        let replies = if requests.len() <= batch_len {
+            self.lookup_small(requests).await?
+        } else {
+            let batches = requests.chunks(batch_len);
+            let batches = batches.map(|requests| self.lookup_small(requests));
+            try_join_all(batches).await?.into_iter().flatten().collect()
+        };
         let (mut results, mut large) = (Vec::with_capacity(requests.len()), Vec::new());
         for (index, (request, reply)) in requests.iter().zip(replies).enumerate() {
-            let parsed = reply.and_then(|reply| parse_reply(request, reply));
-            results.push(parsed.map(|parsed| match parsed {
+            results.push(reply.map(|reply| match reply {
                 ParsedReply::Complete(reply) => {
+                    let is_value = matches!(reply, LookupReply::Value { .. });
+                    self.plain_reads.note(request, is_value);
                     if let (false, LookupReply::Value { envelope, .. }) =
                         (request.head_only, &reply)
                     {
@@ -136,23 +140,66 @@ impl Redis {
         unless_all_failed(results)
     }
 
-    /// Requests values in one round trip. The reply contains those that fit into an equal share of it.
-    async fn lookup_small(
-        &self,
-        requests: &[LookupRequest<'_>],
-        expected: usize,
-    ) -> Result<Replies, RemoteError> {
-        let share = (MAX_BATCH_SIZE / requests.len()).clamp(MIN_SHARE, MAX_SMALL_VALUE_SIZE);
+    /// Returns the number of values in a round trip. Values of the expected size fill half of it, which leaves room for
+    /// larger ones.
+    pub(super) fn batch_len(&self) -> usize {
+        let len = MAX_BATCH_SIZE / (2 * self.value_size.get().max(1));
+        len.clamp(MAX_BATCH_SIZE / MAX_SMALL_VALUE_SIZE, MAX_CALLS)
+    }
+
+    /// Returns a round trip for this many values, and the share of each, in bytes.
+    pub(super) fn small_round_trip(&self, values: usize) -> (RoundTrip, usize) {
+        let share = (MAX_BATCH_SIZE / values.max(1)).clamp(MIN_SHARE, MAX_SMALL_VALUE_SIZE);
+        let expected = self.value_size.get().min(share);
         let round_trip = RoundTrip {
             class: PriorityClass::Small,
-            bytes: requests.len() * (CALL_OVERHEAD + expected.min(share)),
-            max_bytes: requests.len() * (CALL_OVERHEAD + share),
+            bytes: values * (CALL_OVERHEAD + expected),
+            max_bytes: values * (CALL_OVERHEAD + share),
             check: PrimaryCheck::Never,
         };
-        let call = |request: &LookupRequest<'_>, connection: &Connection| {
-            self.lookup_call(request, share, connection)
+        (round_trip, share)
+    }
+
+    /// Requests values by [plain reads](crate::tiered::l2::redis::plain_read), and what these do not decide by scripts
+    /// in another round trip. The replies contain the values that fit into an equal share of a round trip.
+    async fn lookup_small(
+        self: &Arc<Self>,
+        requests: &[LookupRequest<'_>],
+    ) -> Result<Vec<Result<ParsedReply, RemoteError>>, RemoteError> {
+        let plain = match requests {
+            [request] => self.read_one(request).await,
+            requests if self.plain_reads.are_worthwhile(requests) => {
+                self.read_plain(requests).await
+            }
+            requests => Ok(PlainReplies::undecided(requests.len())),
         };
-        self.call_each(round_trip, requests, call).await
+        let PlainReplies {
+            replies: decided,
+            refusal,
+        } = plain?;
+        let undecided = requests.iter().zip(&decided);
+        let undecided = undecided.filter(|(_, reply)| reply.is_none());
+        let undecided: Vec<_> = undecided.map(|(request, _)| request).collect();
+        let mut replies = Vec::new();
+        if !undecided.is_empty() {
+            let (round_trip, share) = self.small_round_trip(undecided.len());
+            let call = |request: &&LookupRequest<'_>, connection: &Connection| {
+                self.lookup_call(request, share, connection)
+            };
+            replies = self.call_each(round_trip, &undecided, call).await?;
+        }
+        if let Some(refusal) = refusal.filter(|_| replies.iter().any(Result::is_ok)) {
+            self.plain_reads.note_refusal(refusal);
+        }
+        let mut replies = replies.into_iter();
+        let complete = |(request, decided): (_, Option<LookupReply>)| {
+            if let Some(reply) = decided {
+                return Ok(ParsedReply::Complete(reply));
+            }
+            let reply = replies.next().ok_or_else(malformed_reply)?;
+            parse_reply(request, reply?)
+        };
+        Ok(requests.iter().zip(decided).map(complete).collect())
     }
 
     /// Requests values whose sizes are known. Returns each with its index.
@@ -322,10 +369,12 @@ fn parse_reply(request: &LookupRequest<'_>, reply: Value) -> Result<ParsedReply,
         0 => LookupReply::None,
         1 => {
             let left = parse::<i64>(part()?)?;
+            let mut envelope = parse(part()?)?;
+            split_deadline(&mut envelope);
             LookupReply::Value {
                 // It is -1 for a value that does not expire.
                 left: u64::try_from(left).ok().map(Duration::from_millis),
-                envelope: parse(part()?)?,
+                envelope,
                 version: parse(part()?)?,
             }
         }

@@ -1,26 +1,31 @@
 -- Precedes each script.
--- KEYS[1]: the state of the namespace, a hash with the fields
---   id: its incarnation,
---   history: the replication history in which it began: the replication id, and a term,
---   ver: the number of invalidations,
---   clear: the version of the last invalidation of all keys,
---   tagged: the version up to which invalidations of tags are not stored, so that every older value with tags is stale,
---   t<hash>: the version of the last invalidation of a tag,
---   lease: the longest read lease so far, in ms.
+-- KEYS[1]: the state of the namespace, a string. Its numbers have 8 bytes, the most significant first:
+--   1   its incarnation,
+--   9   version: the number of invalidations,
+--   17  clear: the version of the last invalidation of all keys,
+--   25  tagged: the version of the last invalidation of a tag,
+--   33  lease: the longest read lease so far, in ms,
+--   41  tags: the approximate number of tags that were invalidated,
+--   49  largest: the size of the largest value so far, in bytes,
+--   57  the replication history in which it began: the replication id, and a term.
 -- KEYS[2]: the readers, which serve from their L1: a sorted set of peers by the end of their read leases. '' stands for
 --   readers that are missing in the set, because it was lost.
+-- KEYS[3]: the cells of invalidated tags, a string: see `cells_of`.
 -- ARGV[1]: an id for a new incarnation; ARGV[2]: the replication history that the connection has found; ARGV[3]: the
 -- duration of read leases, in ms; ARGV[4]: the command to publish with.
 
-local VALUE, LEASE = 'hsV\3', 'hsL\2'
+local VALUE, LEASE = 'hsV\4', 'hsL\2'
+
+-- The length of the state, except for the replication history.
+local NUMBERS = 56
 
 local function now()
   local time = redis.call('TIME')
   return time[1] * 1000 + math.floor(time[2] / 1000)
 end
 
-local function pack(version)
-  return struct.pack('>I8', version)
+local function pack(number)
+  return struct.pack('>I8', number)
 end
 
 local function publish(channel, message)
@@ -38,49 +43,93 @@ local function other_history()
   return redis.error_reply('HISTORY the server has another replication history')
 end
 
-local state = redis.call('HMGET', KEYS[1], 'id', 'history', 'ver', 'clear', 'tagged')
+local state = redis.pcall('GET', KEYS[1])
+if type(state) ~= 'string' then
+  -- There is none, or a list or another type, or an error that the calls below report as well.
+  state = ''
+end
 
 -- Begins a new incarnation if the state was evicted, or belongs to another replication history after a restart or a
 -- failover, because the state may then lack invalidations.
-if not state[1] or state[2] ~= ARGV[2] then
+if string.sub(state, NUMBERS + 1) ~= ARGV[2] then
   if not has_history() then
     return other_history()
   end
-  local lease = math.max(tonumber(redis.call('HGET', KEYS[1], 'lease') or 0), ARGV[3])
-  state = {ARGV[1], ARGV[2], 1, 0, 0}
-  redis.call('DEL', KEYS[1], KEYS[2])
-  redis.call('HSET', KEYS[1], 'id', state[1], 'history', state[2], 'ver', 1, 'clear', 0, 'tagged', 0,
-    'lease', lease)
+  local longest, greatest = 0, 0
+  if #state == NUMBERS + #ARGV[2] then
+    longest, greatest = struct.unpack('>I8', state, 33), struct.unpack('>I8', state, 49)
+  end
+  state = ARGV[1] .. pack(1) .. pack(0) .. pack(0) .. pack(math.max(longest, ARGV[3])) .. pack(0) .. pack(greatest)
+    .. ARGV[2]
+  redis.call('DEL', KEYS[2], KEYS[3])
+  redis.call('SET', KEYS[1], state)
 end
 
-local id, version = state[1], tonumber(state[3])
+local id = string.sub(state, 1, 8)
+local version, clear, tagged, lease, tags, largest = struct.unpack('>I8I8I8I8I8I8', state, 9)
 
 -- Adds '' to the readers if the set is missing, because it may have been lost with readers in it.
 local function remember_readers()
   if redis.call('EXISTS', KEYS[2]) == 0 then
-    redis.call('ZADD', KEYS[2], now() + redis.call('HGET', KEYS[1], 'lease'), '')
+    redis.call('ZADD', KEYS[2], now() + lease, '')
   end
+end
+
+-- The cells are a Bloom filter with versions in place of bits: an invalidation of a tag sets its three cells to the
+-- version. All of them have at least the version of the last invalidation of the tag then, and rarely that of others.
+-- So the memory of tags is bounded, and a value whose tags were not invalidated is rarely lost. Before the cells is the
+-- version up to which they know nothing, because they were evicted.
+
+-- Returns the number of cells.
+local function count_cells()
+  return math.floor(redis.call('STRLEN', KEYS[3]) / 8) - 1
+end
+
+-- Returns the positions of a tag's cells. The index of a cell keeps its low bits when the number of cells is doubled.
+local function cells_of(hash, count)
+  local first, step = struct.unpack('>I4I4', hash)
+  step = step - step % 2 + 1
+  local cells = {}
+  for cell = 0, 2 do
+    cells[cell + 1] = 8 + 8 * ((first + cell * step) % count)
+  end
+  return cells
+end
+
+-- Returns the version in a cell, or at position 0 that up to which the cells know nothing.
+local function read_cell(cell)
+  return struct.unpack('>I8', redis.call('GETRANGE', KEYS[3], cell, cell + 7))
+end
+
+-- Checks whether a tag was invalidated after this version, or may have been.
+local function is_tag_newer(hash, begun, count)
+  for _, cell in ipairs(cells_of(hash, count)) do
+    if read_cell(cell) <= begun then
+      return false
+    end
+  end
+  return true
 end
 
 -- Checks that a value was not invalidated.
 local function is_current(value)
-  if string.sub(value, 1, 4) ~= VALUE or string.sub(value, 5, 12) ~= id then
+  if string.sub(value, 1, 12) ~= VALUE .. id or #value < 37 then
     return false
   end
   local begun = struct.unpack('>I8', value, 13)
-  if begun < tonumber(state[4]) then
+  if begun < clear then
     return false
   end
-  local tags = string.byte(value, 37)
-  if tags == 0 then
+  local own_tags = string.byte(value, 37)
+  if own_tags == 0 or begun >= tagged then
     return true
   end
-  if begun < tonumber(state[5]) then
+  local count = count_cells()
+  if count < 1 or begun < read_cell(0) then
     return false
   end
-  for tag = 0, tags - 1 do
-    local last = redis.call('HGET', KEYS[1], 't' .. string.sub(value, 38 + 8 * tag, 45 + 8 * tag))
-    if last and begun < tonumber(last) then
+  for tag = 0, own_tags - 1 do
+    if is_tag_newer(string.sub(value, 38 + 8 * tag, 45 + 8 * tag), begun, count) then
       return false
     end
   end
@@ -98,11 +147,16 @@ local function read(key)
   return type(found) == 'string' and found
 end
 
--- Stores a value with a time to live in milliseconds, or without one if it is '0'.
+-- Stores a value with a time to live in milliseconds, or without one if it is '0'. Appends the time at which it expires,
+-- so that it can be read without a second call.
 local function store(key, value, ttl)
+  if #value > largest then
+    largest = #value
+    redis.call('SETRANGE', KEYS[1], 48, pack(largest))
+  end
   if ttl == '0' then
-    redis.call('SET', key, value)
+    redis.call('SET', key, value .. pack(0))
   else
-    redis.call('SET', key, value, 'PX', ttl)
+    redis.call('SET', key, value .. pack(now() + ttl), 'PX', ttl)
   end
 end
