@@ -18,6 +18,7 @@ use std::future::Future;
 use std::slice;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use tokio::task::coop::consume_budget;
 
 /// The interval at which a caller that waits for another process asks L2 again, in case a notification is lost.
 pub(super) const POLL_INTERVAL: Duration = Duration::from_millis(100);
@@ -262,9 +263,11 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
     /// Returns the remaining time to live of a key's value in L2, or `None` if L2 has no readable value.
     pub(super) async fn remaining_ttl_in_l2(&self, key: K) -> Option<Duration> {
         let is_served = !self.settings.rollout.is_shadow();
-        let name = self
-            .key_name(&key)
-            .filter(|name| is_served && self.uses_l2(name))?;
+        let name = self.key_name(&key);
+        let Some(name) = name.filter(|name| is_served && self.uses_l2(name)) else {
+            consume_budget().await;
+            return None;
+        };
         let request = LookupRequest::without_load(&name);
         let reply = self.l2.lookup(&[request]).await.ok()?.pop()?;
         if let LookupReply::Value { envelope, left, .. } = reply {
@@ -295,6 +298,8 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
             })
             .collect();
         if missing.is_empty() {
+            // A loop around a call that awaits nothing would keep the runtime's thread for itself.
+            consume_budget().await;
             return Ok(());
         }
         let asked = Instant::now();

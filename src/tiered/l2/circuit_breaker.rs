@@ -16,6 +16,7 @@ use recloser::{AsyncRecloser, Error, Recloser};
 use std::future::Future;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
+use tokio::task::coop::consume_budget;
 
 /// The number of calls whose outcome is remembered while the circuit is closed.
 const CLOSED_LEN: usize = 6;
@@ -109,6 +110,8 @@ impl CircuitBreaker {
         call: impl Future<Output = Result<T, RemoteError>>,
     ) -> Result<T, RemoteError> {
         if self.is_open() {
+            // Nothing else is awaited, so that a loop around the call would keep the runtime's thread for itself.
+            consume_budget().await;
             return Err(RemoteError::Open);
         }
         self.attempt(operation, call).await

@@ -39,6 +39,42 @@ async fn cache_built_without_redis_works_and_recovers_when_redis_starts() {
     assert_eq!(server.entries("test").len(), 1);
 }
 
+/// Calls a read without a pause until another task of the same thread has run.
+async fn until_another_task_runs<T>(read: impl AsyncFn() -> T) {
+    let (another, ran) = tokio::sync::oneshot::channel();
+    tokio::spawn(async move { another.send(()) });
+    let mut ran = ran;
+    for _ in 0..1_000_000 {
+        read().await;
+        if ran.try_recv().is_ok() {
+            return;
+        }
+    }
+    panic!("the reads leave no time for other tasks");
+}
+
+#[tokio::test]
+async fn reads_in_a_loop_let_other_tasks_run_while_redis_is_not_asked() {
+    for class in [
+        Consistency::Realtime,
+        Consistency::L2Only,
+        Consistency::L1Only,
+    ] {
+        let mut server = Server::start();
+        let cache = proven::<u64>(&server.url(), class).await;
+        server.kill();
+        if class != Consistency::L1Only {
+            let is_open = || cache.health().breaker_open;
+            while !is_open() {
+                cache.get(&1).await;
+            }
+        }
+        until_another_task_runs(async || cache.get(&1).await).await;
+        until_another_task_runs(async || cache.get_many(&[1, 2]).await).await;
+        until_another_task_runs(async || cache.contains_key(&1).await).await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn outage_under_load_fails_no_read_and_keeps_the_bound_on_concurrent_loads() {
     const MAX_LOADS: usize = 8;
