@@ -3,7 +3,8 @@
 //! A change is an invalidation of a key, a tag or everything, or a new value for a key.
 //!
 //! 1. **Before the write** (new values only). The writer asks L2 for the [state of the key](PriorState). If L2 has no
-//!    value, the writer acquires the load lease, so that other callers wait for the new value.
+//!    value, the writer acquires the load lease, so that other callers wait for the new value. An insertion, which writes
+//!    to no database, replaces whatever L2 has, so it skips this step.
 //! 2. **Write.** The writer changes the database. The remaining steps run in a task of their own, so that a change
 //!    whose caller is cancelled is not published in part.
 //! 3. **Publish.** L2 raises the version of the namespace, sends an event to all processes, and stores the new value if
@@ -26,7 +27,8 @@ use crate::tiered::builder::MAX_KEY_LEN;
 use crate::tiered::coherence::pending_invalidations::Pushed;
 use crate::tiered::health::count;
 use crate::tiered::l2::remote::{
-    Head, Invalidated, LookupReply, NewValue, Peer, Subject, Token, write_number,
+    Head, Invalidated, LookupReply, NewValue, Peer, Position, RemoteError, Subject, Token,
+    write_number,
 };
 use crate::tiered::load::{Encoded, Fetched};
 use crate::tiered::load_lease::{LeaseRequest, LoadLease};
@@ -36,6 +38,9 @@ use crate::trace::Span;
 use std::sync::Arc;
 use std::time::Instant;
 use tokio::task::JoinHandle;
+
+/// Number of times that an insertion is sent while everything or its tags are invalidated at the same time.
+const MAX_INSERT_ATTEMPTS: usize = 5;
 
 /// A change to publish, and to apply in this process.
 pub(super) struct Change<K, V> {
@@ -73,6 +78,8 @@ pub(super) struct NewEntry<K, V> {
 /// the key.
 pub(super) struct PriorState<K, V> {
     head: Head,
+    /// `true` if the new value replaces whatever is under the key.
+    is_any: bool,
     /// The load lease, if L2 had no value. Other callers wait for the new value meanwhile.
     lease: Option<LoadLease<K, V>>,
 }
@@ -82,6 +89,7 @@ impl<K, V> PriorState<K, V> {
     pub(super) fn of_lease(lease: LoadLease<K, V>) -> Self {
         Self {
             head: lease.head(),
+            is_any: false,
             lease: Some(lease),
         }
     }
@@ -90,6 +98,25 @@ impl<K, V> PriorState<K, V> {
     pub(super) fn of_value(token: Token, head: Head) -> Self {
         Self {
             head: Head { token, ..head },
+            is_any: false,
+            lease: None,
+        }
+    }
+
+    /// Creates one for an insertion that replaces whatever is under the key, begun at this position in the order of
+    /// invalidations.
+    fn of_any(at: Position) -> Self {
+        let Position {
+            incarnation,
+            version,
+        } = at;
+        Self {
+            head: Head {
+                incarnation,
+                version,
+                ..Head::NONE
+            },
+            is_any: true,
             lease: None,
         }
     }
@@ -112,7 +139,7 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
         name: &[u8],
         prior: PriorState<K, V>,
     ) -> LoadLease<K, V> {
-        let PriorState { head, lease } = prior;
+        let PriorState { head, lease, .. } = prior;
         lease.unwrap_or_else(|| {
             let new = Head {
                 token: self.token(),
@@ -147,6 +174,9 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
             || self.settings.consistency != Consistency::L2Only && self.trusts_l2(name);
         if !self.uses_l2(name) && (is_inserted || !detects_writers()) {
             return None;
+        }
+        if let Some(at) = self.l2.position().filter(|_| is_inserted) {
+            return Some(PriorState::of_any(at));
         }
         let request = LeaseRequest::new(self, name);
         let answers = self.l2.lookup(&[request.head_request()]).await;
@@ -198,17 +228,13 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
             key,
             value,
         } = change;
-        let outgoing = match (&subject, &value) {
-            (Subject::Key(name), Some(new)) => Some(self.outgoing(name, new)),
-            _ => None,
-        };
         // The insertion is begun before the change is published, so that it fails if an invalidation arrives meanwhile.
         let insertion = key.as_ref().map(|key| self.l1.begin_insertion(key));
 
         // Step 3: publish.
         let asked = Instant::now();
-        let new = outgoing.as_ref().and_then(|it| it.value.as_ref());
-        let Ok(published) = self.l2.invalidate(&subject, new).await else {
+        let mut value = value;
+        let Ok((published, outgoing)) = self.send(&subject, &mut value).await else {
             // The invalidation is queued before L1 removes the old value, so that a caller that misses L1 does not ask
             // L2.
             self.queue(subject.clone());
@@ -239,6 +265,32 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
         // Step 5: await acknowledgements.
         self.await_acknowledgements(published).await;
         propagation
+    }
+
+    /// Sends a change to L2. If the value of an insertion is not stored, because everything or one of its tags was
+    /// invalidated after the position that this process knew, sends it again.
+    async fn send(
+        &self,
+        subject: &Subject,
+        value: &mut Option<NewEntry<K, V>>,
+    ) -> Result<(Invalidated, Option<Outgoing>), RemoteError> {
+        let (Subject::Key(name), Some(new)) = (subject, value) else {
+            return Ok((self.l2.invalidate(subject, None).await?, None));
+        };
+        let mut attempts = 0;
+        loop {
+            let outgoing = self.outgoing(name, new);
+            let sent = outgoing.value.as_ref();
+            let published = self.l2.invalidate(subject, sent).await?;
+            attempts += 1;
+            let is_outdated = !published.stored
+                && !published.is_refused
+                && sent.is_some_and(|sent| sent.expected.is_none() && !sent.envelope.is_empty());
+            if !is_outdated || attempts == MAX_INSERT_ATTEMPTS {
+                return Ok((published, Some(outgoing)));
+            }
+            new.prior = Some(PriorState::of_any(published.position));
+        }
     }
 
     /// Stores a new value in L1, if no other writer has changed the key since step 1. Returns `true` if it is stored.
@@ -315,6 +367,7 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
     /// whether another writer has changed the key.
     pub(super) fn outgoing(&self, name: &[u8], new: &NewEntry<K, V>) -> Outgoing {
         let prior_head = new.prior.as_ref().map(|prior| prior.head);
+        let replaces_any = new.prior.as_ref().is_some_and(|prior| prior.is_any);
         let is_local =
             self.settings.consistency == Consistency::L1Only || !self.settings.rollout.routes(name);
         let token = self.token();
@@ -338,7 +391,7 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
             Some(Encoded::Expired) => None,
         };
         let value = prior_head.zip(envelope).map(|(head, envelope)| NewValue {
-            expected: head.token,
+            expected: (!replaces_any).then_some(head.token),
             envelope,
             ttl: new.loaded.ttl.or(self.settings.ttl),
         });

@@ -120,8 +120,8 @@ impl<K: RemoteKey, V: RemoteValue> TieredCache<K, V> {
 
     /// Inserts a value into L1 and Redis, and invalidates the old value in all other processes.
     ///
-    /// If another caller writes or invalidates the key at the same time, neither value is stored. While Redis cannot be
-    /// reached, nothing is stored. A value that Redis cannot store is stored in this process's L1, and the result is
+    /// If another caller inserts or invalidates the key at the same time, the later call wins, in the order in which Redis
+    /// receives them. While Redis cannot be reached, nothing is stored. A value that Redis cannot store is stored in this process's L1, and the result is
     /// [`Propagation::NotShared`].
     ///
     /// # Cancel safety

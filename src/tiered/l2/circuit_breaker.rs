@@ -210,6 +210,11 @@ impl CircuitBreaker {
         self.remote.max_value_size()
     }
 
+    /// Returns a position that the namespace has had, as recent as this process knows.
+    pub(crate) fn position(&self) -> Option<Position> {
+        self.remote.position()
+    }
+
     pub(crate) async fn invalidate(
         &self,
         subject: &Subject,
@@ -298,6 +303,9 @@ mod tests {
             unreachable!()
         }
         fn renew(&self, _: u64, _: Duration) -> RemoteFuture<'_, ()> {
+            unreachable!()
+        }
+        fn position(&self) -> Option<Position> {
             unreachable!()
         }
         fn acknowledge<'a>(&'a self, _: &'a [Peer], _: Position) -> RemoteFuture<'a, ()> {

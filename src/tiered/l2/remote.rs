@@ -144,8 +144,8 @@ pub(crate) enum Subject {
 
 /// The new value of a key that is invalidated.
 pub(crate) struct NewValue {
-    /// The token that must still be under the key, so that the value is stored.
-    pub(crate) expected: Token,
+    /// The token that must still be under the key, so that the value is stored. `None` if it replaces whatever is there.
+    pub(crate) expected: Option<Token>,
     /// The envelope of the value. If it is empty, nothing is stored, and the reply only says whether the token was
     /// still under the key.
     pub(crate) envelope: Vec<u8>,
@@ -252,6 +252,9 @@ pub(crate) trait Remote: Send + Sync + 'static {
     /// Registers this process as a reader, which serves from its L1 until it receives an invalidation, for `lease` from
     /// now, and sends it a [heartbeat](Message::Heartbeat). With a lease of zero, it is not registered.
     fn renew(&self, nonce: u64, lease: Duration) -> RemoteFuture<'_, ()>;
+
+    /// Returns a position that the namespace has had, as recent as this process knows.
+    fn position(&self) -> Option<Position>;
 
     /// Sends an [acknowledgement](Message::Acknowledgement) of all events up to `at` to peers.
     fn acknowledge<'a>(&'a self, peers: &'a [Peer], at: Position) -> RemoteFuture<'a, ()>;

@@ -174,3 +174,45 @@ async fn invalidations_of_many_tags_leave_most_values_with_other_tags() {
     let _: u64 = server.command(&[b"DEL", b"hotset:{test}:tags"]);
     assert_eq!(found().await, 0);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn insertion_that_follows_an_invalidation_by_another_process_is_stored() {
+    let server = Server::start();
+    let url = server.url();
+    let cache = || proven::<u64>(&url, Consistency::L2Only);
+    let (one, other) = (cache().await, cache().await);
+    for round in 0..100 {
+        match round % 3 {
+            0 => assert!(other.clear().await.is_acknowledged()),
+            1 => assert!(other.invalidate_tag("new").await.is_acknowledged()),
+            _ => {
+                let _: u64 = server.command(&[b"DEL", b"hotset:{test}:state"]);
+            }
+        }
+        let loaded = Loaded::new(round).tags(["new"]);
+        let propagation = one.insert_loaded(1, loaded).await;
+        assert_eq!(propagation, Propagation::Acknowledged);
+        assert_eq!(other.get(&1).await, Some(round));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_of_several_insertions_at_the_same_time_is_stored() {
+    let server = Server::start();
+    let url = server.url();
+    let cache = || proven::<u64>(&url, Consistency::Realtime);
+    let (one, other) = (cache().await, cache().await);
+    for round in 0..50 {
+        let values: Vec<u64> = (0..8).map(|value| 8 * round + value).collect();
+        let insertions = values.iter().map(|value| {
+            let cache = if value % 2 == 0 { &one } else { &other };
+            cache.insert(1, *value)
+        });
+        for propagation in join_all(insertions).await {
+            assert_eq!(propagation, Propagation::Acknowledged);
+        }
+        let (seen, seen_by_other) = (one.get(&1).await, other.get(&1).await);
+        assert!(values.contains(&seen.expect("a value is stored")));
+        assert_eq!(seen, seen_by_other);
+    }
+}

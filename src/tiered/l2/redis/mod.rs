@@ -117,6 +117,8 @@ pub(crate) struct Redis {
     value_size: ExpectedSize,
     plain_reads: PlainReads,
     read_batches: ReadBatches,
+    /// The last position of the namespace that a reply has contained.
+    position: Mutex<Option<Position>>,
     /// The other settings with which the namespace is used.
     other_settings: Mutex<Vec<String>>,
     runtime: Handle,
@@ -222,9 +224,15 @@ impl Redis {
             value_size: ExpectedSize::new(MAX_SMALL_VALUE_SIZE / 4),
             plain_reads: PlainReads::new(),
             read_batches: ReadBatches::default(),
+            position: Mutex::default(),
             other_settings: Mutex::default(),
             runtime: runtime.clone(),
         }
+    }
+
+    /// Notes the position of the namespace that a reply contains.
+    fn note_position(&self, at: Position) {
+        *self.position.lock() = Some(at);
     }
 
     /// Returns a call of a script that concerns an entry, with the arguments that all scripts share.
@@ -297,7 +305,7 @@ impl Redis {
             Subject::All => call.arg("a").arg(""),
         };
         if let Some(value) = value {
-            call.arg(&value.expected)
+            call.arg(value.expected.as_ref().map_or(&b"*"[..], |token| token))
                 .arg(&value.envelope)
                 .arg(ttl_millis(value.ttl));
         } else {
@@ -362,11 +370,16 @@ impl Remote for Arc<Redis> {
                 .with_check(PrimaryCheck::Before);
             let asked = Instant::now();
             let (mut replies, server) = self.call_all(round_trip, calls).await?;
-            let (time, others) = parse(replies.pop().ok_or_else(malformed_reply)??)?;
+            let (time, others, id, version) = parse(replies.pop().ok_or_else(malformed_reply)??)?;
             server.clock.read(asked, time);
+            self.note_position(position(id, version)?);
             *self.other_settings.lock() = others;
             Ok(())
         })
+    }
+
+    fn position(&self) -> Option<Position> {
+        *self.position.lock()
     }
 
     fn acknowledge<'a>(&'a self, peers: &'a [Peer], at: Position) -> RemoteFuture<'a, ()> {

@@ -16,7 +16,9 @@ use crate::tiered::l2::envelope::{DEADLINE_LEN, Envelope, is_lease, split_deadli
 use crate::tiered::l2::redis::Redis;
 use crate::tiered::l2::redis::connection::Connection;
 use crate::tiered::l2::redis::round_trip::Replies;
-use crate::tiered::l2::remote::{Head, Incarnation, LookupReply, LookupRequest, RemoteError};
+use crate::tiered::l2::remote::{
+    Head, Incarnation, LookupReply, LookupRequest, Position, RemoteError,
+};
 use parking_lot::Mutex;
 use redis::{Pipeline, Value};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
@@ -214,8 +216,12 @@ impl Redis {
         let (entries, state) = parse_entries(replies, is_whole);
         let state = state.as_deref().and_then(State::parse);
         let state = state.filter(|state| state.history == server.history.as_bytes());
-        if let Some(State { largest, .. }) = state {
-            self.plain_reads.largest.store(largest, Relaxed);
+        if let Some(state) = &state {
+            self.plain_reads.largest.store(state.largest, Relaxed);
+            self.note_position(Position {
+                incarnation: state.incarnation,
+                version: state.version,
+            });
         }
         let now = server.clock.latest_time(2 * self.settings.read_lease);
         let decide = |(request, entry): (&LookupRequest<'_>, Option<Vec<u8>>)| {

@@ -325,8 +325,10 @@ impl Redis {
             let peer = u64::from_str_radix(&peer, 16).ok();
             (peer, Duration::from_millis(left))
         };
+        let at = position(id, version)?;
+        self.note_position(at);
         Ok(Invalidated {
-            position: position(id, version)?,
+            position: at,
             untouched,
             stored: untouched && envelope > 0,
             is_refused: false,

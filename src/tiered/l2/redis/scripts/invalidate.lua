@@ -1,6 +1,6 @@
 -- Increments the version, and publishes it with ARGV[6] on the channel ARGV[5].
 -- ARGV[7]: 'k' for the key KEYS[4], 't' for the tag with the hash ARGV[8], 'a' for all keys.
--- If the token under the key is ARGV[9], the key gets the value ARGV[10] with a time to live of ARGV[11] ms. Otherwise,
+-- If the token under the key is ARGV[9], or that is '*', the key gets the value ARGV[10] with a time to live of ARGV[11] ms. Otherwise,
 -- or if the value is '', it is deleted. Returns id, version, 1 if that token was under the key, and the readers, each
 -- with the remaining time of its lease in ms.
 
@@ -45,7 +45,8 @@ publish(ARGV[5], 'E' .. id .. pack(version) .. ARGV[6])
 redis.call('SETRANGE', KEYS[1], 8, pack(version))
 local untouched = 0
 if ARGV[7] == 'k' then
-  local found = ARGV[9] ~= '' and read(KEYS[4])
+  local replaces_any = ARGV[9] == '*'
+  local found = ARGV[9] ~= '' and not replaces_any and read(KEYS[4])
   local token = found and string.sub(found, 21, 36)
   local is_new = ARGV[10] ~= '' and token == string.sub(ARGV[10], 21, 36)
   -- The expected value or lease may have expired. If there was no other invalidation since, no other process has
@@ -54,7 +55,7 @@ if ARGV[7] == 'k' then
   if is_new and is_current(found) then
     -- This call is a retry: the first reply was lost, and the value is stored.
     untouched = 1
-  elseif (token == ARGV[9] or has_expired) and ARGV[10] ~= '' and is_current(ARGV[10]) then
+  elseif (replaces_any or token == ARGV[9] or has_expired) and ARGV[10] ~= '' and is_current(ARGV[10]) then
     store(KEYS[4], ARGV[10], ARGV[11])
     untouched = 1
   else
