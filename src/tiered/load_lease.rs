@@ -42,6 +42,16 @@ impl<K, V> LeaseRequest<K, V> {
             lease_token: Some(self.token),
             unreadable,
             head_only: false,
+            in_order: false,
+        }
+    }
+
+    /// Returns the request to L2 of a caller that refreshes. Its value is read after the refresh lease is granted, so
+    /// that every invalidation of the value is later than the lease.
+    pub(crate) fn request_in_order(&self) -> LookupRequest<'_> {
+        LookupRequest {
+            in_order: true,
+            ..self.lookup_request(None)
         }
     }
 

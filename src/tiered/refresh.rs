@@ -360,7 +360,7 @@ impl<K: RemoteKey, V: RemoteValue> Inner<K, V> {
         }
         let lease = LeaseRequest::new(self, &refresh_lease_name(name));
         let request = LeaseRequest::new(self, name);
-        let requests = [lease.lookup_request(None), request.lookup_request(None)];
+        let requests = [lease.request_in_order(), request.request_in_order()];
         let asked = Instant::now();
         let answers = self.l2.lookup(&requests).await.ok();
         let answers = answers.and_then(|answers| <[LookupReply; 2]>::try_from(answers).ok());

@@ -400,7 +400,7 @@ mod tests {
             .iter()
             .fold(String::new(), |hex, byte| hex + &format!("{byte:02x}"));
         let parts = [
-            "68735603",
+            "68735604",
             "696e6361726e6174",
             "0102030405060708",
             "30313233343536373839616263646566",
@@ -450,7 +450,7 @@ mod tests {
         assert_eq!(numbers.decode(&bytes, &7), Err(Unreadable::Payload));
         assert_eq!(codec().decode(&bytes, &8), Err(Unreadable::Key));
         assert_eq!(codec().decode(b"", &7), Err(Unreadable::Truncated));
-        for version in [2, 4] {
+        for version in [3, 5] {
             let mut other = bytes.clone();
             other[3] = version;
             assert_eq!(codec().decode(&other, &7), Err(Unreadable::Format));

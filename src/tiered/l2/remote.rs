@@ -89,6 +89,8 @@ pub(crate) struct LookupRequest<'a> {
     pub(crate) unreadable: Option<Token>,
     /// `true` if only the head of a value is needed.
     pub(crate) head_only: bool,
+    /// `true` if the requests of the call have to be answered in their order.
+    pub(crate) in_order: bool,
 }
 
 impl<'a> LookupRequest<'a> {
@@ -99,6 +101,7 @@ impl<'a> LookupRequest<'a> {
             lease_token: None,
             unreadable: None,
             head_only: false,
+            in_order: false,
         }
     }
 }

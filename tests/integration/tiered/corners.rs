@@ -5,6 +5,7 @@ use super::{
     DEADLINE, HEARTBEAT, LONG_LEASE, MINUTE, SHORT_DEADLINE, SHORT_HEARTBEAT, builder,
     builder_with, fails, proven, value,
 };
+use futures_util::future::join_all;
 use hotset::{
     AnyError, AsyncCache, BuildError, Cache, CacheFuture, Consistency, ErasedAsyncLoader,
     ErasedKey, LoadError, Loaded, LocalCache, Propagation, TieredCache,
@@ -617,6 +618,10 @@ fn change_after_the_shutdown_of_the_runtime_is_applied_locally() {
         .build()
         .unwrap();
     other.block_on(async {
+        // Reads at the same time share round trips, which tasks of the runtime make.
+        let keys: Vec<u64> = (100..150).collect();
+        let reads = keys.iter().map(|key| cache.get(key));
+        assert_eq!(in_time(join_all(reads)).await, [None; 50]);
         assert_eq!(cache.invalidate(&1).await, Propagation::Queued);
         assert_eq!(cache.get(&1).await, None);
         assert_eq!(

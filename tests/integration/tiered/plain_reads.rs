@@ -2,7 +2,7 @@
 
 use super::history::CLOCK_RESOLUTION;
 use super::servers::{Server, TEST_TIMEOUT, soon};
-use super::{MINUTE, acknowledged, builder, builder_with, fails, proven};
+use super::{MINUTE, acknowledged, builder, builder_with, fails, proven, value};
 use futures_util::future::join_all;
 use hotset::{Consistency, Loaded, Propagation, Warning};
 use std::time::{Duration, Instant};
@@ -215,4 +215,51 @@ async fn one_of_several_insertions_at_the_same_time_is_stored() {
         assert!(values.contains(&seen.expect("a value is stored")));
         assert_eq!(seen, seen_by_other);
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn damaged_values_and_tags_of_another_type_are_replaced() {
+    let server = Server::start();
+    let cache = proven::<u64>(&server.url(), Consistency::L2Only).await;
+    let tagged = |value: u64| Loaded::new(value).tags(["tag"]);
+    cache.insert_loaded(1, tagged(10)).await;
+    let entry = server.entries("test").remove(0);
+    let whole: Vec<u8> = server.command(&[b"GET", &entry]);
+    cache.invalidate_tag("other").await;
+    let mut many_tags = whole.clone();
+    many_tags[36] = 200;
+    let damaged = [
+        &whole[..36],
+        &whole[..40],
+        &whole[..60],
+        &many_tags,
+        &[0xFF; 500],
+    ];
+    for (round, bytes) in (0..).zip(damaged) {
+        let () = server.command(&[b"SET", &entry, bytes]);
+        assert_eq!(cache.get(&1).await, None);
+        let load = |_| async { Ok::<_, ()>(tagged(round)) };
+        let loaded = cache.get_or_load_entry_async(&1, load).await;
+        assert_eq!(loaded.unwrap(), round);
+        assert_eq!(cache.get_or_load_async(&1, fails).await.unwrap(), round);
+    }
+    let _: u64 = server.command(&[b"DEL", b"hotset:{test}:tags"]);
+    let _: u64 = server.command(&[b"LPUSH", b"hotset:{test}:tags", b"foreign"]);
+    assert!(cache.invalidate_tag("tag").await.is_acknowledged());
+    assert_eq!(cache.get(&1).await, None);
+    assert!(!cache.health().breaker_open);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn refresh_reads_the_value_by_a_script_after_its_lease_is_granted() {
+    let server = Server::start();
+    let cache = proven::<u64>(&server.url(), Consistency::L2Only).await;
+    cache.insert(1, 10).await;
+    assert_eq!(cache.get(&1).await, Some(10));
+    let plain = || calls_of(&server, "mget") + calls_of(&server, "getrange");
+    let before = plain();
+    let refreshed = cache.refresh_async(&1, |_| value(11)).await;
+    assert_eq!(refreshed.unwrap(), 11);
+    assert_eq!(plain(), before);
+    assert_eq!(cache.get(&1).await, Some(11));
 }

@@ -352,7 +352,10 @@ impl Remote for Arc<Redis> {
 
     fn renew(&self, nonce: u64, lease: Duration) -> RemoteFuture<'_, ()> {
         Box::pin(async move {
+            // The time at which the call was sent.
+            let asked = Mutex::new(Instant::now());
             let calls = |connection: &Connection| {
+                *asked.lock() = Instant::now();
                 let mut call = self.call(&RENEW, connection, Some(self.names.settings.as_bytes()));
                 let lease = if lease.is_zero() { 0 } else { millis(lease) };
                 call.arg(format!("{:016x}", self.own_id))
@@ -368,10 +371,9 @@ impl Remote for Arc<Redis> {
             };
             let round_trip = RoundTrip::new(PriorityClass::Control, CALL_OVERHEAD)
                 .with_check(PrimaryCheck::Before);
-            let asked = Instant::now();
             let (mut replies, server) = self.call_all(round_trip, calls).await?;
             let (time, others, id, version) = parse(replies.pop().ok_or_else(malformed_reply)??)?;
-            server.clock.read(asked, time);
+            server.clock.read(*asked.lock(), time);
             self.note_position(position(id, version)?);
             *self.other_settings.lock() = others;
             Ok(())

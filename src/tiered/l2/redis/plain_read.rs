@@ -79,6 +79,9 @@ impl<'a> State<'a> {
         if bytes.is_empty() || is_lease(&bytes) {
             return without_value();
         }
+        if bytes.len() < DECISIVE_LEN + DEADLINE_LEN && !is_cut {
+            return without_value();
+        }
         let envelope = Envelope::new(&bytes)?;
         let Head {
             incarnation,
@@ -113,8 +116,8 @@ impl<'a> State<'a> {
 /// The share of requests that find a value, and whether plain reads are allowed. Both decide whether a plain read is
 /// worth its cost.
 pub(super) struct PlainReads {
-    /// The recent share of requests that found a value, of those that would load it. In units of 1 / [`Self::ALL`].
-    found: AtomicU32,
+    /// The recent share of requests that a plain read decides or would decide, in units of 1 / [`Self::ALL`].
+    decided: AtomicU32,
     /// Size of the largest value in the namespace, in bytes, as far as it is known.
     largest: AtomicU64,
     /// The time of the last plain read for which the user lacked the right, with the error of the server.
@@ -127,30 +130,37 @@ impl PlainReads {
 
     pub(super) fn new() -> Self {
         Self {
-            found: AtomicU32::new(Self::ALL),
+            decided: AtomicU32::new(Self::ALL),
             largest: AtomicU64::new(u64::MAX),
             refusal: Mutex::default(),
         }
     }
 
-    /// Checks whether a plain read is worth its cost. A miss costs a script on top of it, so it is not if most requests
-    /// miss.
+    /// Checks whether plain reads are worth their cost. What they do not decide costs a script on top of them, so they
+    /// are not if that is true of most requests.
     pub(super) fn are_worthwhile(&self, requests: &[LookupRequest<'_>]) -> bool {
-        let loads = requests.iter().any(|request| request.lease_token.is_some());
-        (!loads || self.found.load(Relaxed) > Self::ALL / 4) && self.refusal().is_none()
+        !requests.iter().any(|request| request.in_order)
+            && self.decided.load(Relaxed) > Self::ALL / 4
+            && self.refusal().is_none()
     }
 
-    /// Notes whether a request that would load has found a value. Writes look up keys of which many have none.
-    pub(super) fn note(&self, request: &LookupRequest<'_>, found: bool) {
-        if request.lease_token.is_some() && !request.head_only {
-            let share = self.found.load(Relaxed);
-            let target = if found { Self::ALL } else { 0 };
+    /// Notes whether a plain read has decided a request, or would have. Writes do not count, because they look up keys
+    /// of which many have no value.
+    pub(super) fn note(&self, request: &LookupRequest<'_>, decided: bool) {
+        if !request.head_only {
+            let share = self.decided.load(Relaxed);
+            let target = if decided { Self::ALL } else { 0 };
             // An unsigned step toward the target, which it reaches but for the rounding.
             let next = share - share / 16 + target / 16;
             if next != share {
-                self.found.store(next, Relaxed);
+                self.decided.store(next, Relaxed);
             }
         }
+    }
+
+    /// Forgets the size of the largest value, so that the next read does not ask for whole values.
+    fn forget_largest(&self) {
+        self.largest.store(u64::MAX, Relaxed);
     }
 
     /// Returns the error of the server if the user lacks the right for plain reads.
@@ -210,7 +220,9 @@ impl Redis {
                 self.ranged_calls(requests.iter().zip(names), max_bytes)
             }
         };
-        let (replies, server) = self.call_all(round_trip, calls).await?;
+        let replies = self.call_all(round_trip, calls).await;
+        // Larger values may have been stored meanwhile, which take too long.
+        let (replies, server) = replies.inspect_err(|_| self.plain_reads.forget_largest())?;
         let mut errors = replies.iter().filter_map(|reply| reply.as_ref().err());
         let refusal = errors.find_map(refusal).cloned();
         let (entries, state) = parse_entries(replies, is_whole);
@@ -230,7 +242,7 @@ impl Redis {
             let is_cut = !is_whole && bytes.len() > range;
             // The script replaces a value that the caller cannot read, or that is too large.
             let is_readable = request.unreadable.is_none()
-                && bytes.len() <= self.settings.max_size + DEADLINE_LEN;
+                && bytes.len() <= self.settings.max_size.saturating_add(DEADLINE_LEN);
             is_readable.then(|| state.decide(request, bytes, is_cut, now))?
         };
         let mut entries = entries.into_iter();

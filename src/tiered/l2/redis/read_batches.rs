@@ -7,10 +7,11 @@
 //! A read may belong to a future that nobody polls, so a round trip for several callers is made in a task.
 
 use crate::tiered::l2::redis::plain_read::PlainReplies;
-use crate::tiered::l2::redis::{MAX_CALLS, Redis};
+use crate::tiered::l2::redis::{MAX_QUEUE_TIME, Redis};
 use crate::tiered::l2::remote::{LookupReply, LookupRequest, RemoteError, Token};
 use parking_lot::Mutex;
 use std::sync::Arc;
+use std::time::Instant;
 use tokio::sync::oneshot;
 
 /// Number of reads that are sent at once, each in a round trip of its own.
@@ -40,16 +41,16 @@ struct QueuedRead {
     key: Box<[u8]>,
     lease_token: Option<Token>,
     head_only: bool,
+    queued: Instant,
     reply: oneshot::Sender<Result<Decision, RemoteError>>,
 }
 
 impl QueuedRead {
     fn request(&self) -> LookupRequest<'_> {
         LookupRequest {
-            key: &self.key,
             lease_token: self.lease_token,
-            unreadable: None,
             head_only: self.head_only,
+            ..LookupRequest::without_load(&self.key)
         }
     }
 }
@@ -84,20 +85,54 @@ impl ReadBatches {
         }
         needs_sender
     }
+}
 
-    /// Takes up to `limit` reads from the queue. If there are none, the task that calls this has to end.
-    fn take(&self, limit: usize) -> Vec<QueuedRead> {
-        let mut state = self.0.lock();
+/// A task that sends batches.
+struct Sender {
+    redis: Arc<Redis>,
+    has_ended: bool,
+}
+
+impl Sender {
+    /// Sends batches until no read is queued.
+    async fn run(mut self) {
+        loop {
+            // Callers that are ready to run may queue further reads first.
+            tokio::task::yield_now().await;
+            let reads = self.take();
+            if self.has_ended {
+                return;
+            }
+            self.redis.send_batch(reads).await;
+        }
+    }
+
+    /// Takes the reads of the next batch from the queue. If the queue is empty, this task has ended.
+    fn take(&mut self) -> Vec<QueuedRead> {
+        let limit = self.redis.batch_len();
+        let mut state = self.redis.read_batches.0.lock();
         let count = state.queue.len().min(limit);
         if count == 0 {
+            self.has_ended = true;
             state.senders -= 1;
         }
         state.queue.drain(..count).collect()
     }
+}
 
-    /// Takes all reads from the queue.
-    fn take_all(&self) -> Vec<QueuedRead> {
-        std::mem::take(&mut self.0.lock().queue)
+/// If the task does not end by itself, because the runtime shuts down, and it is the last one, the callers of the queued
+/// reads are notified.
+impl Drop for Sender {
+    fn drop(&mut self) {
+        if self.has_ended {
+            return;
+        }
+        let mut state = self.redis.read_batches.0.lock();
+        state.senders -= 1;
+        let is_last = state.senders == 0;
+        let stranded = is_last.then(|| std::mem::take(&mut state.queue));
+        drop(state);
+        drop(stranded);
     }
 }
 
@@ -117,48 +152,56 @@ impl Redis {
         if let Some(_in_flight) = self.read_batches.begin_single_read() {
             return self.read_plain(std::slice::from_ref(request)).await;
         }
-        let (sender, receiver) = oneshot::channel();
-        let is_first = self.read_batches.push(QueuedRead {
+        let (reply, receiver) = oneshot::channel();
+        let needs_sender = self.read_batches.push(QueuedRead {
             key: request.key.into(),
             lease_token: request.lease_token,
             head_only: request.head_only,
-            reply: sender,
+            queued: Instant::now(),
+            reply,
         });
-        if is_first {
-            let redis = Arc::clone(self);
-            self.runtime
-                .spawn(async move { redis.send_batches().await });
+        if needs_sender {
+            let sender = Sender {
+                redis: Arc::clone(self),
+                has_ended: false,
+            };
+            self.runtime.spawn(sender.run());
         }
+        // The time limit is for a runtime that is not driven. Otherwise the round trip ends in time.
+        let received =
+            tokio::time::timeout(2 * self.settings.deadline + MAX_QUEUE_TIME, receiver).await;
+        let received = received.map_err(|_| RemoteError::Timeout)?;
         let shut_down = || RemoteError::Disconnected("the runtime shuts down".into());
-        let (reply, refusal) = receiver.await.unwrap_or_else(|_| Err(shut_down()))?;
+        let (reply, refusal) = received.unwrap_or_else(|_| Err(shut_down()))?;
         Ok(PlainReplies {
             replies: vec![reply],
             refusal,
         })
     }
 
-    /// Sends batches until no read is queued.
-    async fn send_batches(&self) {
-        loop {
-            // Callers that are ready to run may queue further reads first.
-            tokio::task::yield_now().await;
-            let reads = self.read_batches.take(self.batch_len().min(MAX_CALLS));
-            if reads.is_empty() {
-                return;
-            }
-            let requests: Vec<_> = reads.iter().map(QueuedRead::request).collect();
-            match self.read_plain(&requests).await {
-                Ok(PlainReplies { replies, refusal }) => {
-                    for (read, reply) in reads.into_iter().zip(replies) {
-                        // The caller may have been dropped.
-                        let _ = read.reply.send(Ok((reply, refusal.clone())));
-                    }
+    /// Sends one batch, except for reads whose callers were dropped, or have waited for too long.
+    async fn send_batch(&self, reads: Vec<QueuedRead>) {
+        let max_wait = self.settings.deadline;
+        let awaited = reads.into_iter().filter(|read| !read.reply.is_closed());
+        let (late, reads): (Vec<_>, Vec<_>) =
+            awaited.partition(|read| read.queued.elapsed() >= max_wait);
+        for read in late {
+            // The caller may have been dropped, here and below.
+            let _ = read.reply.send(Err(RemoteError::Timeout));
+        }
+        if reads.is_empty() {
+            return;
+        }
+        let requests: Vec<_> = reads.iter().map(QueuedRead::request).collect();
+        match self.read_plain(&requests).await {
+            Ok(PlainReplies { replies, refusal }) => {
+                for (read, reply) in reads.into_iter().zip(replies) {
+                    let _ = read.reply.send(Ok((reply, refusal.clone())));
                 }
-                Err(error) => {
-                    // Those that wait would exceed their deadline.
-                    for read in reads.into_iter().chain(self.read_batches.take_all()) {
-                        let _ = read.reply.send(Err(error.clone()));
-                    }
+            }
+            Err(error) => {
+                for read in reads {
+                    let _ = read.reply.send(Err(error.clone()));
                 }
             }
         }

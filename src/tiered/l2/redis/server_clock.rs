@@ -3,10 +3,13 @@
 use parking_lot::Mutex;
 use std::time::{Duration, Instant};
 
+/// The server's clock runs faster than that of this process by at most one part in this many: by two percent.
+const MAX_DRIFT: u32 = 50;
+
 /// The clock of a server: a time that it has reported, and the time of this process before it was asked.
 ///
 /// The server's time now is at most the reported time plus the time that has passed since the question, if both clocks
-/// run equally fast and the server's is not set forward.
+/// run equally fast, to within two percent, and the server's is not set forward.
 pub(super) struct ServerClock(Mutex<Reading>);
 
 struct Reading {
@@ -31,6 +34,7 @@ impl ServerClock {
         let Reading { asked, millis } = *self.0.lock();
         let passed = asked.elapsed();
         let passed = Some(passed).filter(|passed| *passed <= max_age)?;
+        let passed = passed + passed / MAX_DRIFT;
         // The server reports whole milliseconds, rounded down.
         let passed = u64::try_from(passed.as_millis()).ok()?.saturating_add(2);
         Some(millis.saturating_add(passed))

@@ -115,8 +115,6 @@ impl Redis {
         for (index, (request, reply)) in requests.iter().zip(replies).enumerate() {
             results.push(reply.map(|reply| match reply {
                 ParsedReply::Complete(reply) => {
-                    let is_value = matches!(reply, LookupReply::Value { .. });
-                    self.plain_reads.note(request, is_value);
                     if let (false, LookupReply::Value { envelope, .. }) =
                         (request.head_only, &reply)
                     {
@@ -166,12 +164,11 @@ impl Redis {
         self: &Arc<Self>,
         requests: &[LookupRequest<'_>],
     ) -> Result<Vec<Result<ParsedReply, RemoteError>>, RemoteError> {
+        let reads_plain = self.plain_reads.are_worthwhile(requests);
         let plain = match requests {
+            _ if !reads_plain => Ok(PlainReplies::undecided(requests.len())),
             [request] => self.read_one(request).await,
-            requests if self.plain_reads.are_worthwhile(requests) => {
-                self.read_plain(requests).await
-            }
-            requests => Ok(PlainReplies::undecided(requests.len())),
+            requests => self.read_plain(requests).await,
         };
         let PlainReplies {
             replies: decided,
@@ -194,10 +191,16 @@ impl Redis {
         let mut replies = replies.into_iter();
         let complete = |(request, decided): (_, Option<LookupReply>)| {
             if let Some(reply) = decided {
+                self.plain_reads.note(request, true);
                 return Ok(ParsedReply::Complete(reply));
             }
             let reply = replies.next().ok_or_else(malformed_reply)?;
-            parse_reply(request, reply?)
+            let reply = parse_reply(request, reply?)?;
+            // The script has found what a plain read finds in most cases.
+            let is_small_value = matches!(reply, ParsedReply::Complete(LookupReply::Value { .. }));
+            self.plain_reads
+                .note(request, !reads_plain && is_small_value);
+            Ok(reply)
         };
         Ok(requests.iter().zip(decided).map(complete).collect())
     }

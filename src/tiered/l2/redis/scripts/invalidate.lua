@@ -18,9 +18,9 @@ local function invalidate_tag(hash)
     count = MIN_CELLS
     redis.call('SET', KEYS[3], pack(tagged) .. string.rep('\0', 8 * count))
   elseif tags * CELLS_PER_TAG > count and count < MAX_CELLS then
-    -- Each tag has its cells in both halves then, of which one counts.
-    redis.call('APPEND', KEYS[3], redis.call('GETRANGE', KEYS[3], 8, -1))
-    count = 2 * count
+    -- Each tag has its cells in both halves then, of which one counts. The server may refuse values of that size.
+    local length = redis.pcall('APPEND', KEYS[3], redis.call('GETRANGE', KEYS[3], 8, -1))
+    count = type(length) == 'number' and 2 * count or count
   end
   local is_new = 0
   for _, cell in ipairs(cells_of(hash, count)) do

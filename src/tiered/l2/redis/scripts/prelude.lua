@@ -82,7 +82,9 @@ end
 
 -- Returns the number of cells.
 local function count_cells()
-  return math.floor(redis.call('STRLEN', KEYS[3]) / 8) - 1
+  local length = redis.pcall('STRLEN', KEYS[3])
+  -- A list or another type counts as none, because it is replaced.
+  return type(length) == 'number' and math.floor(length / 8) - 1 or -1
 end
 
 -- Returns the positions of a tag's cells. The index of a cell keeps its low bits when the number of cells is doubled.
@@ -113,7 +115,7 @@ end
 
 -- Checks that a value was not invalidated.
 local function is_current(value)
-  if string.sub(value, 1, 12) ~= VALUE .. id or #value < 37 then
+  if string.sub(value, 1, 12) ~= VALUE .. id or #value < 45 then
     return false
   end
   local begun = struct.unpack('>I8', value, 13)
@@ -123,6 +125,9 @@ local function is_current(value)
   local own_tags = string.byte(value, 37)
   if own_tags == 0 or begun >= tagged then
     return true
+  end
+  if #value < 45 + 8 * own_tags then
+    return false
   end
   local count = count_cells()
   if count < 1 or begun < read_cell(0) then
