@@ -10,6 +10,7 @@ mod failover;
 mod history;
 mod large;
 mod liveness;
+mod losses;
 mod lost_batches;
 mod mixed;
 mod outage;

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use support::caches::wait_until_proven;
 
 /// Returns the number of calls of a command that the server has counted.
-fn calls_of(server: &Server, command: &str) -> u64 {
+pub(super) fn calls_of(server: &Server, command: &str) -> u64 {
     let stats: String = server.command(&[b"INFO", b"commandstats"]);
     let prefix = format!("cmdstat_{command}:calls=");
     let line = stats.lines().find_map(|line| line.strip_prefix(&prefix));
