@@ -1,8 +1,11 @@
-//! The cost of a read from a map, a local cache, Redis, and a tiered cache over Redis.
+//! The cost of a read from a map, a local cache, Redis, and a tiered cache over Redis, and of operations over Redis for
+//! the server.
 //!
 //! `cargo bench -p peers --bench backends` starts a `redis-server`, which must be installed. All backends take turns,
 //! and the figures are medians of rounds. Reads of less than a microsecond are timed in batches of a hundred, so their
 //! percentiles are those of the means of batches. `--quick` makes each turn a tenth as long.
+
+mod operations;
 
 use hdrhistogram::Histogram;
 use hotset::{Consistency, LocalCache, TieredCache};
@@ -251,7 +254,7 @@ async fn main() {
     let map = Arc::new(Map(RwLock::new(map)));
     let local_load = Arc::new(LocalLoad(local.clone()));
     let local = Arc::new(Local(local));
-    let plain = Arc::new(Plain(connection));
+    let plain = Arc::new(Plain(connection.clone()));
     let tiered_load = Arc::new(TieredLoad(realtime.clone()));
     let realtime = Arc::new(Tiered::<100>(realtime));
     let l2_only = Arc::new(Tiered::<1>(l2_only));
@@ -282,6 +285,7 @@ async fn main() {
         rounds[6].run(&l2_only, &keys, turn).await;
     }
     print(&mut rounds);
+    operations::measure(&server, &connection, turn).await;
 }
 
 fn print(rounds: &mut [Rounds]) {
