@@ -110,7 +110,7 @@ impl CircuitBreaker {
         call: impl Future<Output = Result<T, RemoteError>>,
     ) -> Result<T, RemoteError> {
         if self.is_open() {
-            // Nothing else is awaited, so that a loop around the call would keep the runtime's thread for itself.
+            // The call awaits nothing else. Without this, a loop around it would keep the runtime's thread for itself.
             consume_budget().await;
             return Err(RemoteError::Open);
         }

@@ -1,4 +1,4 @@
-//! Reads of values by plain commands, which take a fifth of the server's time for a script.
+//! Reads of values by plain commands, which cost the server less than a script.
 //!
 //! A read is one `MGET` of entries and of the [state](State) of the namespace. By the state this process decides what a
 //! script would: whether a value belongs to the current incarnation and replication history, and was not invalidated.
@@ -76,10 +76,8 @@ impl<'a> State<'a> {
         now: u64,
     ) -> Option<LookupReply> {
         let without_value = || request.lease_token.is_none().then_some(LookupReply::None);
-        if bytes.is_empty() || is_lease(&bytes) {
-            return without_value();
-        }
-        if bytes.len() < DECISIVE_LEN + DEADLINE_LEN && !is_cut {
+        let is_truncated = bytes.len() < DECISIVE_LEN + DEADLINE_LEN && !is_cut;
+        if is_truncated || is_lease(&bytes) {
             return without_value();
         }
         let envelope = Envelope::new(&bytes)?;
@@ -113,8 +111,8 @@ impl<'a> State<'a> {
     }
 }
 
-/// The share of requests that find a value, and whether plain reads are allowed. Both decide whether a plain read is
-/// worth its cost.
+/// What is known about plain reads of a namespace: the share of requests that they decide, the size of the largest
+/// value, and whether the user has the right for them.
 pub(super) struct PlainReads {
     /// The recent share of requests that a plain read decides or would decide, in units of 1 / [`Self::ALL`].
     decided: AtomicU32,
@@ -150,7 +148,7 @@ impl PlainReads {
         if !request.head_only {
             let share = self.decided.load(Relaxed);
             let target = if decided { Self::ALL } else { 0 };
-            // An unsigned step toward the target, which it reaches but for the rounding.
+            // A moving average: each request counts for a sixteenth.
             let next = share - share / 16 + target / 16;
             if next != share {
                 self.decided.store(next, Relaxed);

@@ -142,11 +142,7 @@ impl Redis {
         self: &Arc<Self>,
         request: &LookupRequest<'_>,
     ) -> Result<PlainReplies, RemoteError> {
-        if request.unreadable.is_some()
-            || !self
-                .plain_reads
-                .are_worthwhile(std::slice::from_ref(request))
-        {
+        if request.unreadable.is_some() {
             return Ok(PlainReplies::undecided(1));
         }
         if let Some(_in_flight) = self.read_batches.begin_single_read() {

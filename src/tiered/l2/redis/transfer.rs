@@ -196,7 +196,7 @@ impl Redis {
             }
             let reply = replies.next().ok_or_else(malformed_reply)?;
             let reply = parse_reply(request, reply?)?;
-            // The script has found what a plain read finds in most cases.
+            // If no plain read was tried, the reply shows whether one would have decided.
             let is_small_value = matches!(reply, ParsedReply::Complete(LookupReply::Value { .. }));
             self.plain_reads
                 .note(request, !reads_plain && is_small_value);

@@ -1,8 +1,8 @@
 -- Increments the version, and publishes it with ARGV[6] on the channel ARGV[5].
 -- ARGV[7]: 'k' for the key KEYS[4], 't' for the tag with the hash ARGV[8], 'a' for all keys.
--- If the token under the key is ARGV[9], or that is '*', the key gets the value ARGV[10] with a time to live of ARGV[11] ms. Otherwise,
--- or if the value is '', it is deleted. Returns id, version, 1 if that token was under the key, and the readers, each
--- with the remaining time of its lease in ms.
+-- If the token under the key is ARGV[9], or ARGV[9] is '*', the key gets the value ARGV[10] with a time to live of
+-- ARGV[11] ms. Otherwise, or if the value is '', it is deleted. Returns id, version, 1 if that token was under the key
+-- or a value replaced whatever was there, and the readers, each with the remaining time of its lease in ms.
 
 -- The number of cells after the first invalidation of a tag, and at most. They take 8 KiB, and 1 MiB.
 local MIN_CELLS, MAX_CELLS = 1024, 131072
@@ -14,11 +14,12 @@ local CELLS_PER_TAG = 64
 local function invalidate_tag(hash)
   local count = count_cells()
   if count < MIN_CELLS then
-    -- Cells that were evicted have had the versions up to that of the last invalidation of a tag.
+    -- Cells that were evicted may have had any version up to that of the last invalidation of a tag.
     count = MIN_CELLS
     redis.call('SET', KEYS[3], pack(tagged) .. string.rep('\0', 8 * count))
   elseif tags * CELLS_PER_TAG > count and count < MAX_CELLS then
-    -- Each tag has its cells in both halves then, of which one counts. The server may refuse values of that size.
+    -- A tag then has its cells in both halves, but only one of them counts. The server may refuse a string of that
+    -- size.
     local length = redis.pcall('APPEND', KEYS[3], redis.call('GETRANGE', KEYS[3], 8, -1))
     count = type(length) == 'number' and 2 * count or count
   end

@@ -30,7 +30,7 @@ if found and string.sub(found, 5, 12) == id then
     end
   end
   if is_current(found) and string.sub(found, 21, 36) ~= ARGV[7] then
-    -- The deadline after it does not count.
+    -- The deadline at the end does not count.
     if #found - 8 <= tonumber(ARGV[8]) then
       if #found > tonumber(ARGV[9]) then
         return {5, #found, string.sub(found, 1, 36), version}
@@ -43,6 +43,6 @@ end
 if ARGV[5] == '' then
   return {0}
 end
-local lease = LEASE .. id .. pack(version) .. ARGV[5] .. '\0' .. struct.pack('>I8', ARGV[6])
+local lease = LEASE .. id .. pack(version) .. ARGV[5] .. '\0' .. pack(ARGV[6])
 redis.call('SET', KEYS[4], lease, 'PX', ARGV[6])
 return {kind, id, version}

@@ -40,5 +40,5 @@ end
 redis.call('PEXPIRE', KEYS[1], ARGV[9])
 redis.call('PEXPIRE', KEYS[2], ARGV[9])
 redis.call('PEXPIRE', KEYS[3], ARGV[9])
-publish(ARGV[7], 'B' .. id .. pack(version) .. struct.pack('>I8', ARGV[8]))
+publish(ARGV[7], 'B' .. id .. pack(version) .. pack(ARGV[8]))
 return {time, others, id, version}
