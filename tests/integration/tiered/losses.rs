@@ -84,48 +84,45 @@ fn set(server: &Server, name: &str, value: &str) {
     let () = server.command(&[b"CONFIG", b"SET", name.as_bytes(), value.as_bytes()]);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn classes_hold_after_redis_has_evicted_everything() {
+/// Checks that each class holds after a loss in the server during which the reader is cut off.
+async fn check_classes(lose: impl AsyncFn(&Server)) {
     for class in CLASSES {
         let server = Server::start();
         let pair = Pair::new(&server, class).await;
+        assert!(pair.writer.invalidate_tag("other").await.is_acknowledged());
         pair.proxy.cut(Cut::All);
-        let before = incarnation(&server);
-        set(&server, "maxmemory-policy", "allkeys-random");
-        set(&server, "maxmemory", "1");
-        soon("the state is evicted", || incarnation(&server) != before).await;
-        set(&server, "maxmemory", "0");
+        lose(&server).await;
         pair.check_after_change().await;
         pair.check_recovery().await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn classes_hold_after_redis_has_evicted_everything() {
+    check_classes(async |server| {
+        let before = incarnation(server);
+        set(server, "maxmemory-policy", "allkeys-random");
+        set(server, "maxmemory", "1");
+        soon("the state is evicted", || incarnation(server) != before).await;
+        set(server, "maxmemory", "0");
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn classes_hold_after_single_keys_of_the_namespace_were_evicted() {
-    for class in CLASSES {
-        for key in ["state", "readers", "tags"] {
-            let server = Server::start();
-            let pair = Pair::new(&server, class).await;
-            assert!(pair.writer.invalidate_tag("other").await.is_acknowledged());
-            pair.proxy.cut(Cut::All);
-            let name = format!("hotset:{{test}}:{key}");
+    for key in ["state", "readers", "tags"] {
+        let name = format!("hotset:{{test}}:{key}");
+        check_classes(async |server| {
             let _: u64 = server.command(&[b"DEL", name.as_bytes()]);
-            pair.check_after_change().await;
-            pair.check_recovery().await;
-        }
+        })
+        .await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn classes_hold_after_flushall() {
-    for class in CLASSES {
-        let server = Server::start();
-        let pair = Pair::new(&server, class).await;
-        pair.proxy.cut(Cut::All);
-        let () = server.command(&[b"FLUSHALL"]);
-        pair.check_after_change().await;
-        pair.check_recovery().await;
-    }
+    check_classes(async |server| server.command(&[b"FLUSHALL"])).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

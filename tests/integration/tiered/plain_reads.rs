@@ -4,7 +4,7 @@ use super::history::CLOCK_RESOLUTION;
 use super::servers::{Server, TEST_TIMEOUT, soon};
 use super::{MINUTE, acknowledged, builder, builder_with, fails, proven, value};
 use futures_util::future::join_all;
-use hotset::{Consistency, Loaded, Propagation, Warning};
+use hotset::{Consistency, Loaded, Propagation, TieredCache, Warning};
 use std::time::{Duration, Instant};
 use support::caches::wait_until_proven;
 
@@ -50,12 +50,19 @@ async fn values_in_redis_are_read_without_scripts_in_all_classes() {
     }
 }
 
+/// Returns the caches of two processes.
+async fn two_processes(
+    server: &Server,
+    class: Consistency,
+) -> (TieredCache<u64, u64>, TieredCache<u64, u64>) {
+    let url = server.url();
+    (proven(&url, class).await, proven(&url, class).await)
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn read_without_script_returns_no_value_that_was_invalidated() {
     let server = Server::start();
-    let url = server.url();
-    let cache = || proven::<u64>(&url, Consistency::L2Only);
-    let (one, other) = (cache().await, cache().await);
+    let (one, other) = two_processes(&server, Consistency::L2Only).await;
     let tagged = |value: u64| Loaded::new(value).tags(["even"]);
     for round in 1..=20 {
         for key in 1..=3 {
@@ -85,9 +92,7 @@ async fn read_without_script_returns_no_value_that_was_invalidated() {
 #[tokio::test(flavor = "multi_thread")]
 async fn value_with_a_time_to_live_is_kept_in_l1_no_longer_than_in_redis() {
     let server = Server::start();
-    let url = server.url();
-    let cache = || proven::<u64>(&url, Consistency::Realtime);
-    let (one, other) = (cache().await, cache().await);
+    let (one, other) = two_processes(&server, Consistency::Realtime).await;
     let ttl = Duration::from_millis(700);
     let begun = Instant::now();
     other.insert_with_ttl(1, 10, ttl).await;
@@ -178,9 +183,7 @@ async fn invalidations_of_many_tags_leave_most_values_with_other_tags() {
 #[tokio::test(flavor = "multi_thread")]
 async fn insertion_that_follows_an_invalidation_by_another_process_is_stored() {
     let server = Server::start();
-    let url = server.url();
-    let cache = || proven::<u64>(&url, Consistency::L2Only);
-    let (one, other) = (cache().await, cache().await);
+    let (one, other) = two_processes(&server, Consistency::L2Only).await;
     for round in 0..100 {
         match round % 3 {
             0 => assert!(other.clear().await.is_acknowledged()),
@@ -199,9 +202,7 @@ async fn insertion_that_follows_an_invalidation_by_another_process_is_stored() {
 #[tokio::test(flavor = "multi_thread")]
 async fn one_of_several_insertions_at_the_same_time_is_stored() {
     let server = Server::start();
-    let url = server.url();
-    let cache = || proven::<u64>(&url, Consistency::Realtime);
-    let (one, other) = (cache().await, cache().await);
+    let (one, other) = two_processes(&server, Consistency::Realtime).await;
     for round in 0..50 {
         let values: Vec<u64> = (0..8).map(|value| 8 * round + value).collect();
         let insertions = values.iter().map(|value| {
