@@ -96,64 +96,53 @@ fn processor_seconds(server: &Server) -> f64 {
     used("used_cpu_user:") + used("used_cpu_sys:")
 }
 
+/// Returns an operation on a connection or a cache, of which each call gets a clone.
+fn operation<T, F>(
+    name: &'static str,
+    target: &T,
+    run: impl Fn(T, u64) -> F + Send + Sync + 'static,
+) -> Operation
+where
+    T: Clone + Send + Sync + 'static,
+    F: Future<Output = ()> + Send + 'static,
+{
+    let target = target.clone();
+    Operation::new(name, move |number| run(target.clone(), number))
+}
+
 /// Returns the operations on plain Redis.
 fn plain_operations(connection: &MultiplexedConnection) -> [Operation; 4] {
     let key = |kind: &str, number: u64| format!("plain:{kind}:{number}");
-    let get = connection.clone();
-    let fill = connection.clone();
-    let set = connection.clone();
-    let delete = connection.clone();
     let seconds = super::TTL.as_secs();
+    let get = |mut connection: MultiplexedConnection, number: u64| async move {
+        let got: redis::RedisResult<String> = connection.get(number % ENTRIES).await;
+        got.expect("the key exists");
+    };
+    let fill = move |mut connection: MultiplexedConnection, number: u64| async move {
+        let key = key("fill", number);
+        let got: redis::RedisResult<Option<String>> = connection.get(&key).await;
+        assert_eq!(got.expect("the server replies"), None);
+        let set = connection.set_ex(key, &*value(number), seconds).await;
+        let () = set.expect("Redis has enough memory");
+    };
+    let set = move |mut connection: MultiplexedConnection, number: u64| async move {
+        let key = key("set", number % ENTRIES);
+        let set = connection.set_ex(key, &*value(number), seconds).await;
+        let () = set.expect("Redis has enough memory");
+    };
+    let delete = move |mut connection: MultiplexedConnection, number: u64| async move {
+        let key = key("set", number % ENTRIES);
+        let mut calls = redis::pipe();
+        calls.del(&key).publish("plain:events", key);
+        let calls = calls.exec_async(&mut connection).await;
+        calls.expect("the server replies");
+    };
     [
-        Operation::new("`GET`", move |number| {
-            let mut connection = get.clone();
-            async move {
-                let got: redis::RedisResult<String> = connection.get(number % ENTRIES).await;
-                got.expect("the key exists");
-            }
-        }),
-        Operation::new("`GET` without a value, then `SET`", move |number| {
-            let mut connection = fill.clone();
-            async move {
-                let key = key("fill", number);
-                let got: redis::RedisResult<Option<String>> = connection.get(&key).await;
-                assert_eq!(got.expect("the server replies"), None);
-                let set = connection.set_ex(key, &*value(number), seconds).await;
-                let () = set.expect("Redis has enough memory");
-            }
-        }),
-        Operation::new("`SET`", move |number| {
-            let mut connection = set.clone();
-            async move {
-                let key = key("set", number % ENTRIES);
-                let set = connection.set_ex(key, &*value(number), seconds).await;
-                let () = set.expect("Redis has enough memory");
-            }
-        }),
-        Operation::new("`DEL` and `PUBLISH`", move |number| {
-            let mut connection = delete.clone();
-            async move {
-                let key = key("set", number % ENTRIES);
-                let mut calls = redis::pipe();
-                calls.del(&key).publish("plain:events", key);
-                let calls = calls.exec_async(&mut connection).await;
-                calls.expect("the server replies");
-            }
-        }),
+        operation("`GET`", connection, get),
+        operation("`GET` without a value, then `SET`", connection, fill),
+        operation("`SET`", connection, set),
+        operation("`DEL` and `PUBLISH`", connection, delete),
     ]
-}
-
-/// Returns an operation on a tiered cache.
-fn cache_operation<F>(
-    name: &'static str,
-    cache: &TieredCache<u64, Value>,
-    run: impl Fn(TieredCache<u64, Value>, u64) -> F + Send + Sync + 'static,
-) -> Operation
-where
-    F: Future<Output = ()> + Send + 'static,
-{
-    let cache = cache.clone();
-    Operation::new(name, move |number| run(cache.clone(), number))
 }
 
 /// Builds a cache of the class `Realtime` whose L1 has room for one entry.
@@ -205,12 +194,12 @@ pub(super) async fn measure(server: &Server, connection: &MultiplexedConnection,
     };
     let mut operations = Vec::from(plain_operations(connection));
     operations.extend([
-        cache_operation("L2 hit, `L2Only`", &l2_only, read),
-        cache_operation("L2 hit, `Realtime`", &realtime, read),
-        cache_operation("miss and fill", &missing, load),
-        cache_operation("`insert`", &realtime, insert),
-        cache_operation("`invalidate`", &realtime, invalidate),
-        cache_operation("`invalidate`, 64 other processes", &crowded, invalidate),
+        operation("L2 hit, `L2Only`", &l2_only, read),
+        operation("L2 hit, `Realtime`", &realtime, read),
+        operation("miss and fill", &missing, load),
+        operation("`insert`", &realtime, insert),
+        operation("`invalidate`", &realtime, invalidate),
+        operation("`invalidate`, 64 other processes", &crowded, invalidate),
     ]);
     for _ in 0..ROUNDS {
         for operation in &mut operations {
