@@ -53,8 +53,8 @@ pub struct Health {
     pub percent: f64,
     /// `true` in shadow mode: values in Redis are compared with loaded values, and not served.
     pub shadow: bool,
-    /// Problems with the configuration of the server, with the rights of its user, with the settings of other processes,
-    /// and with keys and values. The server is checked when a connection to it is made, and twice a minute after that.
+    /// Problems with the configuration of the server, the rights of its user, the settings of other processes, and keys
+    /// and values. The server is checked when a connection to it is made, and twice a minute after that.
     pub warnings: Vec<Warning>,
 }
 

@@ -240,8 +240,8 @@ impl Redis {
         self.call(script, connection, Some(&self.names.entry(key)))
     }
 
-    /// Returns a call of a script, with the arguments that all scripts share. `key` is the name of the fourth key, for a
-    /// script that has one.
+    /// Returns a call of a script, with the arguments that all scripts share. `key` is the name of the fourth key, for
+    /// a script that has one.
     fn call(&self, script: &Lua, connection: &Connection, key: Option<&[u8]>) -> Cmd {
         let mut call = redis::cmd("EVALSHA");
         call.arg(&script.hash)

@@ -6,8 +6,8 @@
 //! deadline that the script has stored with the value, minus the latest time that the
 //! [server's clock](crate::tiered::l2::redis::server_clock) may show.
 //!
-//! The state contains the size of the largest value. If that is more than a reply should contain, the read is `GETRANGE`
-//! of each entry, and then `GET` of the state, which is newer than the values.
+//! The state contains the size of the largest value. If that is more than a reply should contain, the read is
+//! `GETRANGE` of each entry, and then `GET` of the state, which is newer than the values.
 //!
 //! What a plain read cannot decide is left to the script: a value with a tag that is older than the last invalidation
 //! of any tag, a large value, and a miss of a caller that loads, which needs the load lease.
@@ -280,7 +280,8 @@ impl Redis {
     }
 }
 
-/// Returns the number of bytes of a value up to which a plain read returns it. One byte more shows that a value is larger.
+/// Returns the number of bytes of a value up to which a plain read returns it. One byte more shows that a value is
+/// larger.
 fn range(request: &LookupRequest<'_>, max_bytes: usize) -> usize {
     if request.head_only {
         DECISIVE_LEN

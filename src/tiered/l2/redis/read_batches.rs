@@ -120,8 +120,8 @@ impl Sender {
     }
 }
 
-/// If the task does not end by itself, because the runtime shuts down, and it is the last one, the callers of the queued
-/// reads are notified.
+/// Notifies the callers of the queued reads if the task is the last one and does not end by itself, because the runtime
+/// shuts down.
 impl Drop for Sender {
     fn drop(&mut self) {
         if self.has_ended {

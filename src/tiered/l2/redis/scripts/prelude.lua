@@ -152,8 +152,8 @@ local function read(key)
   return type(found) == 'string' and found
 end
 
--- Stores a value with a time to live in milliseconds, or without one if it is '0'. Appends the time at which it expires,
--- so that it can be read without a second call.
+-- Stores a value with a time to live in milliseconds, or without one if it is '0'. Appends the time at which it
+-- expires, so that it can be read without a second call.
 local function store(key, value, ttl)
   if #value > largest then
     largest = #value

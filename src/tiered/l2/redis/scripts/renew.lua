@@ -1,7 +1,7 @@
 -- Adds the peer ARGV[5] to the readers for ARGV[6] ms from now, or removes it if that is 0. Publishes a heartbeat with
 -- the number ARGV[8] on its channel ARGV[7]. Keeps the state of the namespace for ARGV[9] ms. Notes in the hash
--- KEYS[4], for ARGV[11] ms, that the namespace is used with the settings ARGV[10]. Returns the time of the server in ms,
--- the other settings with which the namespace is used, id, and version.
+-- KEYS[4], for ARGV[11] ms, that the namespace is used with the settings ARGV[10]. Returns the time of the server in
+-- ms, the other settings with which the namespace is used, id, and version.
 
 if not has_history() then
   return other_history()
